@@ -1,0 +1,207 @@
+//! Sets of CPUs: a plain value, and one that CPUs join and leave concurrently.
+
+use core::fmt;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::{CpuId, MAX_CPUS};
+
+const WORDS: usize = MAX_CPUS / 64;
+
+const fn place(cpu: CpuId) -> (usize, u64) {
+    (cpu.index() / 64, 1 << (cpu.index() % 64))
+}
+
+/// A set of CPUs, one cache line.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuSet {
+    words: [u64; WORDS],
+}
+
+impl CpuSet {
+    /// The set without members.
+    pub const EMPTY: CpuSet = CpuSet { words: [0; WORDS] };
+
+    /// The set of `cpu` alone.
+    #[must_use]
+    pub const fn of(cpu: CpuId) -> CpuSet {
+        let mut set = CpuSet::EMPTY;
+        let (word, bit) = place(cpu);
+        set.words[word] = bit;
+        set
+    }
+
+    /// Adds `cpu`; true where it was not a member.
+    pub fn insert(&mut self, cpu: CpuId) -> bool {
+        let (word, bit) = place(cpu);
+        let fresh = self.words[word] & bit == 0;
+        self.words[word] |= bit;
+        fresh
+    }
+
+    /// Takes `cpu` out; true where it was a member.
+    pub fn remove(&mut self, cpu: CpuId) -> bool {
+        let (word, bit) = place(cpu);
+        let member = self.words[word] & bit != 0;
+        self.words[word] &= !bit;
+        member
+    }
+
+    /// Is `cpu` a member?
+    #[must_use]
+    pub const fn contains(&self, cpu: CpuId) -> bool {
+        let (word, bit) = place(cpu);
+        self.words[word] & bit != 0
+    }
+
+    /// Has it no members?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|&word| word == 0)
+    }
+
+    /// How many members it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The members, in order of number.
+    pub fn iter(&self) -> impl Iterator<Item = CpuId> + use<> {
+        let words = self.words;
+        (0..WORDS).flat_map(move |index| {
+            let mut word = words[index];
+            core::iter::from_fn(move || {
+                if word == 0 {
+                    return None;
+                }
+                let bit = word.trailing_zeros() as usize;
+                word &= word - 1;
+                CpuId::new(index * 64 + bit)
+            })
+        })
+    }
+
+    /// The members of either set.
+    #[must_use]
+    pub fn union(mut self, other: &CpuSet) -> CpuSet {
+        for (word, &others) in self.words.iter_mut().zip(&other.words) {
+            *word |= others;
+        }
+        self
+    }
+
+    /// The members that `other` lacks.
+    #[must_use]
+    pub fn difference(mut self, other: &CpuSet) -> CpuSet {
+        for (word, &others) in self.words.iter_mut().zip(&other.words) {
+            *word &= !others;
+        }
+        self
+    }
+}
+
+impl FromIterator<CpuId> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = CpuId>>(cpus: I) -> CpuSet {
+        let mut set = CpuSet::EMPTY;
+        for cpu in cpus {
+            set.insert(cpu);
+        }
+        set
+    }
+}
+
+impl fmt::Debug for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// A [`CpuSet`] that CPUs join and leave concurrently.
+///
+/// Each member's bit is coherent by itself; [`AtomicCpuSet::load`] reads word by word, so it is
+/// no snapshot across 64-CPU words. The protocols built on it order a join against their own
+/// data with a full barrier, and need no more than that per CPU.
+pub struct AtomicCpuSet {
+    words: [AtomicU64; WORDS],
+}
+
+impl AtomicCpuSet {
+    /// The set without members.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new() -> AtomicCpuSet {
+        AtomicCpuSet { words: [const { AtomicU64::new(0) }; WORDS] }
+    }
+
+    /// The set without members (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new() -> AtomicCpuSet {
+        AtomicCpuSet { words: core::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    /// Adds `cpu`; true where it was not a member.
+    pub fn insert(&self, cpu: CpuId, order: Ordering) -> bool {
+        let (word, bit) = place(cpu);
+        self.words[word].fetch_or(bit, order) & bit == 0
+    }
+
+    /// Takes `cpu` out; true where it was a member.
+    pub fn remove(&self, cpu: CpuId, order: Ordering) -> bool {
+        let (word, bit) = place(cpu);
+        self.words[word].fetch_and(!bit, order) & bit != 0
+    }
+
+    /// Is `cpu` a member?
+    pub fn contains(&self, cpu: CpuId, order: Ordering) -> bool {
+        let (word, bit) = place(cpu);
+        self.words[word].load(order) & bit != 0
+    }
+
+    /// The members, read word by word with `order` each.
+    pub fn load(&self, order: Ordering) -> CpuSet {
+        CpuSet { words: core::array::from_fn(|word| self.words[word].load(order)) }
+    }
+}
+
+impl Default for AtomicCpuSet {
+    fn default() -> AtomicCpuSet {
+        AtomicCpuSet::new()
+    }
+}
+
+impl fmt::Debug for AtomicCpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.load(Ordering::Relaxed).fmt(f)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn cpu(index: usize) -> CpuId {
+        CpuId::new(index).unwrap()
+    }
+
+    #[test]
+    fn members_come_back_in_order() {
+        let set: CpuSet = [511, 0, 64, 63].map(cpu).into_iter().collect();
+        let members: Vec<usize> = set.iter().map(CpuId::index).collect();
+        assert_eq!(members, [0, 63, 64, 511]);
+        assert_eq!(set.len(), 4);
+        assert!(!set.difference(&CpuSet::of(cpu(64))).contains(cpu(64)));
+    }
+
+    #[test]
+    fn atomic_set_reports_changes() {
+        let set = AtomicCpuSet::new();
+        assert!(set.insert(cpu(70), Ordering::SeqCst));
+        assert!(!set.insert(cpu(70), Ordering::SeqCst));
+        assert_eq!(set.load(Ordering::SeqCst), CpuSet::of(cpu(70)));
+        assert!(set.remove(cpu(70), Ordering::SeqCst));
+        assert!(set.load(Ordering::SeqCst).is_empty());
+    }
+}

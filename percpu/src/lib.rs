@@ -1,0 +1,24 @@
+//! What every CPU of an SMP kernel needs for itself: dense CPU ids and sets, the proof of
+//! being pinned to a CPU, CPU-local cells, and (above them) magazines, depots and a slab heap.
+//!
+//! The crate stands alone: a kernel that wants only the heap, or only CPU-local cells, needs
+//! nothing else of topomem.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+mod cpu;
+mod cpu_set;
+mod local;
+mod node;
+mod order;
+mod platform;
+pub mod sync;
+
+pub use cpu::{CpuId, MAX_CPUS};
+pub use cpu_set::{AtomicCpuSet, CpuSet};
+pub use local::{CpuLocal, Slot, Unavailable};
+pub use node::{MAX_NODES, NodeId};
+pub use order::Order;
+pub use platform::{CpuPin, PinGuard, Platform};

@@ -1,0 +1,194 @@
+//! One value per CPU, on that CPU's own memory, used without locks or atomic
+//! read-modify-writes.
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ptr;
+
+use crate::sync::atomic::{AtomicBool, AtomicPtr, Ordering, compiler_fence};
+use crate::{CpuId, CpuPin, MAX_CPUS};
+
+/// The storage of one CPU's value: place it on that CPU's node.
+///
+/// Aligned to 128 bytes, since adjacent-line prefetch pairs 64-byte lines.
+#[repr(align(128))]
+pub struct Slot<T> {
+    /// Set while a context of the owning CPU uses `value`. Only contexts of that CPU access
+    /// it, one nested in the other, so relaxed loads and stores suffice; atomic because the
+    /// compiler must assume an interrupt between any two.
+    busy: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: `value` is reached only through `CpuLocal::with` on the owning CPU, one context at a
+// time (`busy`); a value that moves to its CPU once needs `Send`, never `Sync`.
+unsafe impl<T: Send> Sync for Slot<T> {}
+
+impl<T> Slot<T> {
+    /// A slot that holds `value`.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new(value: T) -> Slot<T> {
+        Slot { busy: AtomicBool::new(false), value: UnsafeCell::new(value) }
+    }
+
+    /// A slot that holds `value` (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new(value: T) -> Slot<T> {
+        Slot { busy: AtomicBool::new(false), value: UnsafeCell::new(value) }
+    }
+}
+
+impl<T> fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
+    }
+}
+
+/// Why a CPU's value could not be used now. Callers take their shared path instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The CPU has no slot: it is not online yet.
+    NotInstalled,
+    /// An interrupted context of the same CPU is using it.
+    Busy,
+}
+
+/// A value per CPU; slots are installed as CPUs come online.
+///
+/// [`CpuLocal::with`] costs a load of the slot's address and plain accesses to the slot's own
+/// line. It is safe in interrupt and NMI handlers without masking anything: a nested use of the
+/// same CPU's value is told [`Unavailable::Busy`].
+pub struct CpuLocal<T: 'static> {
+    slots: [AtomicPtr<Slot<T>>; MAX_CPUS],
+}
+
+impl<T> CpuLocal<T> {
+    /// No CPU has a slot yet.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new() -> CpuLocal<T> {
+        CpuLocal { slots: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS] }
+    }
+
+    /// No CPU has a slot yet (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new() -> CpuLocal<T> {
+        CpuLocal { slots: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
+    }
+
+    /// Gives `cpu` its slot, for good.
+    ///
+    /// # Errors
+    ///
+    /// The slot comes back where `cpu` has one already.
+    pub fn install(&self, cpu: CpuId, slot: &'static Slot<T>) -> Result<(), &'static Slot<T>> {
+        // Release pairs with the Acquire in `slot`: who sees the address sees the value.
+        match self.slots[cpu.index()].compare_exchange(
+            ptr::null_mut(),
+            ptr::from_ref(slot).cast_mut(),
+            Ordering::Release,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(slot),
+        }
+    }
+
+    /// Has `cpu` a slot?
+    pub fn is_installed(&self, cpu: CpuId) -> bool {
+        self.slot(cpu).is_some()
+    }
+
+    fn slot(&self, cpu: CpuId) -> Option<&'static Slot<T>> {
+        // SAFETY: a non-null address came from a `&'static Slot` in `install`, and only shared
+        // references to a slot are ever made.
+        unsafe { self.slots[cpu.index()].load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Uses the pinned CPU's value.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`], with `f` not called.
+    #[inline]
+    pub fn with<R>(&self, pin: &CpuPin, f: impl FnOnce(&mut T) -> R) -> Result<R, Unavailable> {
+        let slot = self.slot(pin.cpu()).ok_or(Unavailable::NotInstalled)?;
+        if slot.busy.load(Ordering::Relaxed) {
+            return Err(Unavailable::Busy);
+        }
+        slot.busy.store(true, Ordering::Relaxed);
+        let release = Release(&slot.busy);
+        // The accesses of `f` stay between the two stores to `busy`, as this CPU's own
+        // interrupt handlers see it.
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: the pin proves that this is the slot's own CPU, so other CPUs are out; `busy`
+        // was clear, so no interrupted context of this CPU is inside; whoever interrupts us
+        // from here on finds it set, and a handler that ran between the check and the store
+        // has finished with it.
+        let result = f(unsafe { &mut *slot.value.get() });
+        drop(release);
+        Ok(result)
+    }
+}
+
+/// Clears `busy`, also when the closure unwinds.
+struct Release<'a>(&'a AtomicBool);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl<T> Default for CpuLocal<T> {
+    fn default() -> CpuLocal<T> {
+        CpuLocal::new()
+    }
+}
+
+impl<T> fmt::Debug for CpuLocal<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuLocal").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::boxed::Box;
+
+    use super::*;
+
+    fn pin(cpu: usize) -> CpuPin {
+        // SAFETY: the test has one thread, which plays every CPU in turn.
+        unsafe { CpuPin::new(CpuId::new(cpu).unwrap()) }
+    }
+
+    fn slot(value: u32) -> &'static Slot<u32> {
+        Box::leak(Box::new(Slot::new(value)))
+    }
+
+    #[test]
+    fn each_cpu_has_its_own_value() {
+        let local = CpuLocal::new();
+        local.install(CpuId::BOOT, slot(1)).unwrap();
+        local.install(CpuId::new(1).unwrap(), slot(2)).unwrap();
+        local.with(&pin(0), |value| *value += 10).unwrap();
+        assert_eq!(local.with(&pin(0), |value| *value), Ok(11));
+        assert_eq!(local.with(&pin(1), |value| *value), Ok(2));
+        assert_eq!(local.with(&pin(2), |value| *value), Err(Unavailable::NotInstalled));
+        assert!(local.install(CpuId::BOOT, slot(3)).is_err());
+    }
+
+    #[test]
+    fn nested_use_is_refused() {
+        let local = CpuLocal::new();
+        local.install(CpuId::BOOT, slot(1)).unwrap();
+        let nested = local.with(&pin(0), |_| local.with(&pin(0), |value| *value));
+        assert_eq!(nested, Ok(Err(Unavailable::Busy)));
+        assert_eq!(local.with(&pin(0), |value| *value), Ok(1));
+    }
+}

@@ -1,0 +1,39 @@
+//! Dense NUMA node numbers.
+
+use core::fmt;
+
+/// How many nodes the fixed-size structures have room for.
+pub const MAX_NODES: usize = 64;
+
+/// A NUMA node, numbered densely from 0; firmware's proximity domains may be sparse.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct NodeId(u8);
+
+impl NodeId {
+    /// The only node of a machine that describes none.
+    pub const ZERO: NodeId = NodeId(0);
+
+    /// The node numbered `index`, or `None` where `index` is not below [`MAX_NODES`].
+    #[must_use]
+    pub const fn new(index: usize) -> Option<NodeId> {
+        if index < MAX_NODES { Some(NodeId(index as u8)) } else { None }
+    }
+
+    /// The number, always below [`MAX_NODES`]: an index into per-node arrays.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node{}", self.0)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

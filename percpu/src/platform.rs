@@ -1,0 +1,108 @@
+//! What a kernel tells topomem about itself, and the proof of being pinned to a CPU.
+
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+use x86_64::PhysAddr;
+
+use crate::CpuId;
+
+/// What a kernel supplies: which CPU runs, how to stay on it, and its direct map.
+///
+/// Everything is monomorphised; there is no link-time magic. A kernel whose contexts never
+/// migrate between CPUs leaves the two migration methods as they are.
+///
+/// # Safety
+///
+/// - While migration is disabled, `current_cpu` returns the same id to the calling context, and
+///   no other CPU is given that id.
+/// - `phys_to_virt` of RAM that the kernel handed to topomem is valid for reads and writes, for
+///   as long as the platform lives, and maps distinct bytes to distinct addresses.
+pub unsafe trait Platform: Sync {
+    /// The executing CPU; valid with interrupts masked and in interrupt handlers.
+    fn current_cpu(&self) -> CpuId;
+
+    /// The direct map: where the RAM byte at `addr` is readable and writable.
+    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8>;
+
+    /// Keeps the calling context on its CPU until the matching [`Platform::enable_migration`];
+    /// calls nest.
+    fn disable_migration(&self) {}
+
+    /// Ends what the last [`Platform::disable_migration`] of this context began.
+    fn enable_migration(&self) {}
+
+    /// Pins the calling context to its CPU until the guard is dropped.
+    fn pin(&self) -> PinGuard<'_, Self> {
+        self.disable_migration();
+        // SAFETY: migration was just disabled, and stays so until the guard enables it.
+        let pin = unsafe { CpuPin::new(self.current_cpu()) };
+        PinGuard { platform: self, pin }
+    }
+}
+
+// SAFETY: every method is the referenced platform's own.
+unsafe impl<P: Platform + ?Sized> Platform for &P {
+    fn current_cpu(&self) -> CpuId {
+        (**self).current_cpu()
+    }
+
+    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+        (**self).phys_to_virt(addr)
+    }
+
+    fn disable_migration(&self) {
+        (**self).disable_migration();
+    }
+
+    fn enable_migration(&self) {
+        (**self).enable_migration();
+    }
+}
+
+/// Proof that the holder cannot migrate: whatever borrows it runs on [`CpuPin::cpu`].
+///
+/// Not `Send`. It proves nothing about interrupts: a handler on the same CPU can nest.
+#[derive(Debug)]
+pub struct CpuPin {
+    cpu: CpuId,
+    not_send: PhantomData<*const ()>,
+}
+
+impl CpuPin {
+    /// # Safety
+    ///
+    /// The caller runs on `cpu`, and stays there for as long as the value lives.
+    #[must_use]
+    pub const unsafe fn new(cpu: CpuId) -> CpuPin {
+        CpuPin { cpu, not_send: PhantomData }
+    }
+
+    /// The CPU that the holder runs on.
+    #[must_use]
+    pub const fn cpu(&self) -> CpuId {
+        self.cpu
+    }
+}
+
+/// [`Platform::pin`]'s guard; a [`CpuPin`] by `Deref`, migration again possible on drop.
+#[derive(Debug)]
+pub struct PinGuard<'p, P: Platform + ?Sized> {
+    platform: &'p P,
+    pin: CpuPin,
+}
+
+impl<P: Platform + ?Sized> Deref for PinGuard<'_, P> {
+    type Target = CpuPin;
+
+    fn deref(&self) -> &CpuPin {
+        &self.pin
+    }
+}
+
+impl<P: Platform + ?Sized> Drop for PinGuard<'_, P> {
+    fn drop(&mut self) {
+        self.platform.enable_migration();
+    }
+}

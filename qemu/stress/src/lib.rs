@@ -1,0 +1,2 @@
+//! qemu/stress
+#![no_std]

@@ -1,0 +1,2 @@
+//! shootdown
+#![no_std]

@@ -1,0 +1,2 @@
+//! topomem
+#![no_std]
