@@ -17,6 +17,9 @@ use crate::CpuId;
 ///
 /// - While migration is disabled, `current_cpu` returns the same id to the calling context, and
 ///   no other CPU is given that id.
+/// - While migration is disabled, another context of the same CPU runs only nested: like an
+///   interrupt handler, it ends before the interrupted context goes on. (A kernel that
+///   preempts threads disables preemption, not just migration.)
 /// - `phys_to_virt` of RAM that the kernel handed to topomem is valid for reads and writes, for
 ///   as long as the platform lives, and maps distinct bytes to distinct addresses.
 pub unsafe trait Platform: Sync {
@@ -32,6 +35,15 @@ pub unsafe trait Platform: Sync {
 
     /// Ends what the last [`Platform::disable_migration`] of this context began.
     fn enable_migration(&self) {}
+
+    /// One turn of a spin loop; every lock and wait of topomem spins through here.
+    ///
+    /// A kernel polls its shootdown queue here, so that a CPU that spins with interrupts masked
+    /// still answers the CPU that it waits for. It may be called with locks of topomem held
+    /// further out, so it must not wait for anything itself.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
 
     /// Pins the calling context to its CPU until the guard is dropped.
     fn pin(&self) -> PinGuard<'_, Self> {
@@ -58,6 +70,10 @@ unsafe impl<P: Platform + ?Sized> Platform for &P {
 
     fn enable_migration(&self) {
         (**self).enable_migration();
+    }
+
+    fn relax(&self) {
+        (**self).relax();
     }
 }
 
