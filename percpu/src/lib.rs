@@ -10,15 +10,22 @@ extern crate std;
 
 mod cpu;
 mod cpu_set;
+mod heap;
 mod local;
+mod magazine;
 mod node;
 mod order;
+mod page_source;
 mod platform;
+mod slab;
 pub mod sync;
 
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
+pub use heap::{AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats};
 pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};
 pub use order::Order;
+pub use page_source::{OutOfMemory, PageSource};
 pub use platform::{CpuPin, PinGuard, Platform};
+pub use slab::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};

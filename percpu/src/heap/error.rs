@@ -1,0 +1,155 @@
+//! What can go wrong in the heap, with the facts.
+
+use core::fmt;
+
+use crate::{NodeId, OutOfMemory, SizeClass};
+
+/// Why [`Heap::alloc`](crate::Heap::alloc) returned no memory. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllocError {
+    /// The page source has nothing left, nor has any slab.
+    OutOfMemory,
+    /// Larger, or more strictly aligned, than the largest run of pages (1 GiB).
+    TooLarge {
+        /// The bytes asked for.
+        size: usize,
+        /// The alignment asked for.
+        align: usize,
+    },
+}
+
+impl From<OutOfMemory> for AllocError {
+    fn from(_: OutOfMemory) -> AllocError {
+        AllocError::OutOfMemory
+    }
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AllocError::OutOfMemory => f.write_str("out of memory"),
+            AllocError::TooLarge { size, align } => {
+                write!(f, "{size} bytes aligned to {align} exceed the largest run of pages")
+            }
+        }
+    }
+}
+
+impl core::error::Error for AllocError {}
+
+/// A free that the heap refused: the memory stays as it was. Addresses are plain numbers, for a
+/// report; nothing can be reached through them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidFree {
+    /// No slab of the layout's size class holds this address: the pointer, or the layout, is not
+    /// the one that was allocated.
+    NotInSlab {
+        /// The address freed.
+        address: usize,
+        /// The class that the layout asks for.
+        class: SizeClass,
+    },
+    /// The address lies inside an object, not at its start.
+    InsideObject {
+        /// The address freed.
+        address: usize,
+        /// The class of the object.
+        class: SizeClass,
+    },
+    /// The object is free already.
+    DoubleFree {
+        /// The address freed.
+        address: usize,
+        /// The class of the object.
+        class: SizeClass,
+    },
+    /// A large object's address that no run of its order can have.
+    Misaligned {
+        /// The address freed.
+        address: usize,
+        /// The bytes of the run that the layout asks for.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for InvalidFree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InvalidFree::NotInSlab { address, class } => {
+                write!(f, "free of {address:#x}: no slab of {class} there")
+            }
+            InvalidFree::InsideObject { address, class } => {
+                write!(f, "free of {address:#x}: inside an object of {class}")
+            }
+            InvalidFree::DoubleFree { address, class } => {
+                write!(f, "double free of {address:#x} of {class}")
+            }
+            InvalidFree::Misaligned { address, bytes } => {
+                write!(f, "free of {address:#x}: no run of {bytes} bytes starts there")
+            }
+        }
+    }
+}
+
+impl core::error::Error for InvalidFree {}
+
+/// A list or counter of the heap that contradicts another, found by
+/// [`Heap::validate`](crate::Heap::validate).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Corruption {
+    /// The lists of this class are in use and did not come free; nothing is known to be wrong.
+    Busy {
+        /// The node.
+        node: NodeId,
+        /// The class.
+        class: SizeClass,
+    },
+    /// A slab's header does not name the node and class that list it.
+    StraySlab {
+        /// Address of the slab.
+        slab: usize,
+        /// The node that lists it.
+        node: NodeId,
+        /// The class that lists it.
+        class: SizeClass,
+    },
+    /// A slab's free list and its count of free objects differ, or the list leaves the slab.
+    FreeList {
+        /// Address of the slab.
+        slab: usize,
+        /// Its count of free objects.
+        counted: usize,
+        /// The objects found before the list ended or went astray.
+        found: usize,
+    },
+    /// A slab is on the wrong list for its number of free objects.
+    WrongList {
+        /// Address of the slab.
+        slab: usize,
+        /// Its count of free objects.
+        free: usize,
+    },
+    /// A class's totals differ from what its slabs add up to.
+    Totals {
+        /// The node.
+        node: NodeId,
+        /// The class.
+        class: SizeClass,
+        /// Slabs counted by the class.
+        counted_slabs: usize,
+        /// Slabs found on its lists.
+        found_slabs: usize,
+        /// Free objects counted by the class.
+        counted_free: usize,
+        /// Free objects found in its slabs.
+        found_free: usize,
+    },
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl core::error::Error for Corruption {}

@@ -1,0 +1,2 @@
+//! Magazines.
+pub(crate) const MAX_ROUNDS: usize = 30;

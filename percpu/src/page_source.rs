@@ -1,0 +1,82 @@
+//! Where the heap gets its pages.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use crate::{CpuId, CpuPin, InvalidFree, NodeId, Order};
+
+/// No memory could be had; nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("out of memory")
+    }
+}
+
+impl core::error::Error for OutOfMemory {}
+
+/// What the heap asks of the allocator below it: runs of pages, and where they lie.
+///
+/// The heap calls it in whatever context the heap itself is used, interrupt handlers included,
+/// but never while it holds one of its own locks. A source must not allocate from the heap that
+/// it feeds.
+///
+/// # Safety
+///
+/// - A run that `allocate` returned is valid for reads and writes of [`Order::bytes`] bytes,
+///   aligned to that size, and nobody else's until it comes back through `free`.
+/// - `node_of` gives the same answer for every byte of a run, for as long as the run is out.
+pub unsafe trait PageSource: Sync {
+    /// A run of `order`, on `node` if possible, else near it. The bytes are arbitrary.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`] where no node has such a run.
+    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory>;
+
+    /// Takes a run back.
+    ///
+    /// # Safety
+    ///
+    /// `run` came from [`PageSource::allocate`] with the same `order`, and is not used any more.
+    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order);
+
+    /// The node whose memory holds `address`, which lies in a run that is out.
+    fn node_of(&self, address: NonNull<u8>) -> NodeId;
+
+    /// The node whose memory serves `cpu` best: its own, or the nearest that has memory. A CPU
+    /// caches freed objects of this node only; all others go home.
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId;
+
+    /// Told of a free that the heap refused (builds with debug assertions or the `hardened`
+    /// feature detect them). A kernel logs it, or panics. Called outside the heap's locks.
+    fn refused(&self, invalid: InvalidFree) {
+        let _ = invalid;
+    }
+}
+
+// SAFETY: every method is the referenced source's own.
+unsafe impl<S: PageSource + ?Sized> PageSource for &S {
+    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+        (**self).allocate(pin, node, order)
+    }
+
+    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { (**self).free(pin, run, order) };
+    }
+
+    fn node_of(&self, address: NonNull<u8>) -> NodeId {
+        (**self).node_of(address)
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        (**self).node_of_cpu(cpu)
+    }
+
+    fn refused(&self, invalid: InvalidFree) {
+        (**self).refused(invalid);
+    }
+}

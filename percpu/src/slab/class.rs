@@ -1,0 +1,164 @@
+//! Size classes.
+
+use core::alloc::Layout;
+use core::fmt;
+
+use crate::Order;
+
+/// How many size classes there are.
+pub const CLASS_COUNT: usize = 40;
+
+/// Bytes of the largest class; larger objects are runs of pages.
+pub const MAX_CLASS_SIZE: usize = 16 * 1024;
+
+/// Classes that step by 8 bytes, up to 64; above, each doubling has four.
+const FINE: usize = 8;
+
+/// A size that slabs serve: 8, 16, ... 64 bytes, then four to a doubling (80, 96, 112, 128,
+/// 160, ...) up to 16 KiB. A request of more than 64 bytes wastes under a fifth of its object.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SizeClass(u8);
+
+impl SizeClass {
+    /// The class numbered `index`, or `None` where `index` is not below [`CLASS_COUNT`].
+    #[must_use]
+    pub const fn new(index: usize) -> Option<SizeClass> {
+        if index < CLASS_COUNT { Some(SizeClass(index as u8)) } else { None }
+    }
+
+    /// All classes, by size.
+    pub fn all() -> impl Iterator<Item = SizeClass> {
+        (0..CLASS_COUNT as u8).map(SizeClass)
+    }
+
+    /// The smallest class whose objects have the size and the alignment of `layout`, or `None`
+    /// where it must have pages of its own.
+    #[must_use]
+    #[inline]
+    pub const fn of(layout: Layout) -> Option<SizeClass> {
+        // Rounding the size up to the alignment skips most classes that are large enough but
+        // not aligned; the largest class of each doubling is a power of two, so the search is
+        // at most three steps long.
+        let align = layout.align();
+        if layout.size() > MAX_CLASS_SIZE || align > MAX_CLASS_SIZE {
+            return None;
+        }
+        let size = (layout.size() + align - 1) & !(align - 1);
+        if size > MAX_CLASS_SIZE {
+            return None;
+        }
+        let mut class = SizeClass::for_size(size);
+        while class.align() < align {
+            class = SizeClass(class.0 + 1);
+        }
+        Some(class)
+    }
+
+    /// The smallest class of at least `size` bytes, which is at most [`MAX_CLASS_SIZE`].
+    const fn for_size(size: usize) -> SizeClass {
+        if size <= 8 * FINE {
+            return SizeClass(size.saturating_sub(1) as u8 / 8);
+        }
+        // The doubling above 2^log, in quarters.
+        let log = (size - 1).ilog2() as usize;
+        let quarter = (size - 1 - (1 << log)) >> (log - 2);
+        SizeClass((FINE + (log - 6) * 4 + quarter) as u8)
+    }
+
+    /// The number, always below [`CLASS_COUNT`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Bytes of an object.
+    #[must_use]
+    #[inline]
+    pub const fn size(self) -> usize {
+        let index = self.0 as usize;
+        if index < FINE {
+            return (index + 1) * 8;
+        }
+        let log = (index - FINE) / 4 + 6;
+        let quarter = (index - FINE) % 4 + 1;
+        (1 << log) + (quarter << (log - 2))
+    }
+
+    /// Every object's alignment in bytes: the largest power of two that divides the size.
+    #[must_use]
+    pub const fn align(self) -> usize {
+        1 << self.size().trailing_zeros()
+    }
+
+    /// How many objects a magazine of this class holds: about 16 KiB worth, 2 to 30.
+    #[must_use]
+    pub const fn rounds(self) -> usize {
+        let rounds = 16 * 1024 / self.size();
+        if rounds < 2 {
+            2
+        } else if rounds > crate::magazine::MAX_ROUNDS {
+            crate::magazine::MAX_ROUNDS
+        } else {
+            rounds
+        }
+    }
+}
+
+impl fmt::Debug for SizeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "class of {} bytes", self.size())
+    }
+}
+
+impl fmt::Display for SizeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// How a class's slabs are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlabShape {
+    /// The run of pages.
+    pub order: Order,
+    /// Bytes from the slab's base to its first object.
+    pub first: usize,
+    /// How many objects it holds.
+    pub capacity: usize,
+}
+
+impl SlabShape {
+    /// The smallest run that loses at most an eighth of itself, and holds enough for a magazine
+    /// and one more.
+    pub const fn of(class: SizeClass) -> SlabShape {
+        let header = crate::slab::header::HEADER_BYTES;
+        let first = (header + class.align() - 1) & !(class.align() - 1);
+        let mut order = 0;
+        loop {
+            let bytes = 4096usize << order;
+            let capacity = bytes.saturating_sub(first) / class.size();
+            let enough = capacity > class.rounds();
+            if enough && (bytes - capacity * class.size()) * 8 <= bytes {
+                break;
+            }
+            order += 1;
+        }
+        let capacity = ((4096usize << order) - first) / class.size();
+        let order = match Order::new(order) {
+            Some(order) => order,
+            None => Order::GIANT,
+        };
+        SlabShape { order, first, capacity }
+    }
+
+    /// The shape of each class.
+    pub const ALL: [SlabShape; CLASS_COUNT] = {
+        let mut shapes = [SlabShape { order: Order::FRAME, first: 0, capacity: 0 }; CLASS_COUNT];
+        let mut index = 0;
+        while index < CLASS_COUNT {
+            shapes[index] = SlabShape::of(SizeClass(index as u8));
+            index += 1;
+        }
+        shapes
+    };
+}

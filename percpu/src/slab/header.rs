@@ -1,0 +1,2 @@
+//! Headers.
+pub(crate) const HEADER_BYTES: usize = 256;
