@@ -1,2 +1,30 @@
-//! numa
+//! From firmware tables to nodes to frames.
+//!
+//! - [`FirmwareTables`]: MADT, SRAT, SLIT, HMAT and CEDT as byte slices, parsed in place.
+//! - [`Topology`]: nodes, CPUs, memory ranges, distances; one node where firmware says nothing
+//!   or nonsense.
+//! - [`MemoryMap`] and [`BootAllocator`]: usable RAM less reserved regions, and who hands it out
+//!   before the frame allocator.
+//!
+//! The crate stands alone and uses no heap.
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+mod memory;
+pub mod tables;
+mod topology;
+
+pub use memory::{
+    BootAllocError, BootAllocator, FRAME_SIZE, LOW_MEMORY, MapFull, MemoryMap, MemoryRange, Piece, Pieces,
+    ReservedRegion,
+};
+pub use tables::{Diagnostic, FirmwareTables};
+#[cfg(feature = "acpi")]
+pub use tables::{FindTablesError, find_tables};
+pub use topology::{
+    ApicId, CacheAssociativity, CacheWritePolicy, CpuEntry, Distance, MegabytesPerSecond, MemoryKind,
+    MemorySideCache, NodeRange, Picoseconds, Topology,
+};
+pub use topomem_percpu::{CpuId, CpuSet, MAX_CPUS, MAX_NODES, NodeId};

@@ -1,0 +1,162 @@
+//! The early allocator: serves boot before there are frames to hand out.
+
+use core::fmt;
+
+use topomem_percpu::NodeId;
+use x86_64::PhysAddr;
+
+use super::{FRAME_SIZE, MapFull, MemoryMap, MemoryRange, Pieces, align_up};
+use crate::Topology;
+
+/// The name under which the map reserves what was handed out.
+const NAME: &str = "boot allocations";
+/// ISA DMA reaches no higher: boot data stays out of that little memory while there is other.
+const DMA_END: PhysAddr = PhysAddr::new_truncate(16 << 20);
+
+/// Why the boot allocator gave nothing. The map is unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootAllocError {
+    /// `align` is not a power of two.
+    Alignment {
+        /// The alignment asked for.
+        align: u64,
+    },
+    /// No bytes were asked for.
+    Empty,
+    /// No reachable node has that much free memory in one piece below the limit.
+    Exhausted {
+        /// The node that was preferred.
+        node: NodeId,
+        /// The bytes asked for.
+        bytes: u64,
+        /// The alignment asked for.
+        align: u64,
+    },
+    /// The map has no room to note the allocation.
+    MapFull(MapFull),
+}
+
+impl fmt::Display for BootAllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BootAllocError::Alignment { align } => write!(f, "alignment {align} is not a power of two"),
+            BootAllocError::Empty => f.write_str("no bytes asked for"),
+            BootAllocError::Exhausted { node, bytes, align } => {
+                write!(f, "no {bytes} bytes aligned to {align} for {node} or any node that it reaches")
+            }
+            BootAllocError::MapFull(full) => full.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for BootAllocError {}
+
+/// Hands out whole frames of the map, lowest first, on the wanted node or the nearest that has
+/// room, and notes them in the map as the region "boot allocations".
+///
+/// It is the only way to the map while it lives, so nobody sees memory as free that it gave away;
+/// [`BootAllocator::finish`] ends it and gives back the map for the frame allocator. There is no
+/// way to free. Memory below 16 MiB is used last, the first 1 MiB never.
+///
+/// ```
+/// use topomem_numa::{BootAllocator, MemoryMap, MemoryRange, NodeId, Topology};
+///
+/// let topology = Topology::new();
+/// let mut map = MemoryMap::new();
+/// map.add_usable(MemoryRange::from_bounds(0x10_0000, 0x400_0000).unwrap())?;
+/// let mut boot = BootAllocator::new(&mut map, &topology);
+/// let table = boot.alloc(100, 8, NodeId::ZERO)?;
+/// assert_eq!(table.as_u64(), 0x100_0000);
+/// let map = boot.finish();
+/// assert!(map.pieces(&topology).all(|piece| !piece.range.contains(table)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct BootAllocator<'a> {
+    map: &'a mut MemoryMap,
+    topology: &'a Topology,
+}
+
+impl<'a> BootAllocator<'a> {
+    /// An allocator over what is free in `map`.
+    pub fn new(map: &'a mut MemoryMap, topology: &'a Topology) -> BootAllocator<'a> {
+        BootAllocator { map, topology }
+    }
+
+    /// At least `bytes` bytes, in whole frames, at a multiple of `align` (at least 4096), on
+    /// `node` or else the nearest node with room. The memory is not cleared.
+    ///
+    /// Cost: quadratic in the ranges of map and topology; meant for tens of calls at boot.
+    ///
+    /// # Errors
+    /// [`BootAllocError`]; the map is unchanged.
+    pub fn alloc(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, BootAllocError> {
+        self.alloc_below(bytes, align, node, MemoryRange::EVERYTHING.end)
+    }
+
+    /// Like [`BootAllocator::alloc`], with every byte below `limit`: for early page tables, or
+    /// devices with few address bits.
+    ///
+    /// # Errors
+    /// [`BootAllocError`]; the map is unchanged.
+    pub fn alloc_below(
+        &mut self,
+        bytes: u64,
+        align: u64,
+        node: NodeId,
+        limit: PhysAddr,
+    ) -> Result<PhysAddr, BootAllocError> {
+        if !align.is_power_of_two() {
+            return Err(BootAllocError::Alignment { align });
+        }
+        if bytes == 0 {
+            return Err(BootAllocError::Empty);
+        }
+        let frames = align_up(bytes, FRAME_SIZE);
+        let fit = |floor: PhysAddr, wanted: NodeId| {
+            let window = MemoryRange::new(floor, limit)?;
+            self.pieces()
+                .filter(|piece| piece.node == wanted)
+                .filter_map(|piece| piece.range.intersection(&window))
+                .find_map(|range| {
+                    let start = align_up(range.start.as_u64(), align.max(FRAME_SIZE));
+                    MemoryRange::from_length(start, frames).filter(|found| found.end <= range.end)
+                })
+        };
+        let nearest = self.topology.nearest(node);
+        let found = [DMA_END, PhysAddr::zero()]
+            .into_iter()
+            .find_map(|floor| nearest.iter().find_map(|&wanted| fit(floor, wanted)))
+            .ok_or(BootAllocError::Exhausted { node, bytes, align })?;
+        self.map.reserve(found, NAME).map_err(BootAllocError::MapFull)?;
+        Ok(found.start)
+    }
+
+    /// What is still free.
+    #[must_use]
+    pub fn pieces(&self) -> Pieces<'_> {
+        self.map.pieces(self.topology)
+    }
+
+    /// The map as it stands.
+    #[must_use]
+    pub fn map(&self) -> &MemoryMap {
+        self.map
+    }
+
+    /// The topology by which it chooses nodes.
+    #[must_use]
+    pub fn topology(&self) -> &'a Topology {
+        self.topology
+    }
+
+    /// Ends boot allocation: the map, with everything handed out reserved in it.
+    #[must_use]
+    pub fn finish(self) -> &'a MemoryMap {
+        self.map
+    }
+}
+
+#[cfg(test)]
+#[path = "boot_tests.rs"]
+mod tests;

@@ -1,0 +1,160 @@
+//! The memory map: usable RAM and named reserved regions.
+
+use core::fmt;
+
+use arrayvec::ArrayVec;
+use x86_64::PhysAddr;
+
+use super::{MemoryRange, Pieces};
+use crate::Topology;
+
+/// How many disjoint ranges of usable RAM fit.
+const USABLE: usize = 128;
+/// How many disjoint or differently named reserved regions fit.
+const RESERVED: usize = 128;
+
+/// The first 1 MiB, which real-mode firmware, its data and the start-up code of application
+/// processors share: reserved in every map.
+pub const LOW_MEMORY: ReservedRegion = ReservedRegion {
+    range: MemoryRange { start: PhysAddr::zero(), end: PhysAddr::new_truncate(0x10_0000) },
+    name: "low 1 MiB",
+};
+
+/// A range that must not be handed out, and who has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReservedRegion {
+    /// The frames it touches.
+    pub range: MemoryRange,
+    /// Who has it: `"kernel image"`, `"ACPI"`, `"module"`.
+    pub name: &'static str,
+}
+
+/// There is no room for one more range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapFull {
+    /// No room for this usable range; the map has at most `capacity` disjoint ones.
+    Usable {
+        /// The range that was left out.
+        range: MemoryRange,
+        /// How many fit.
+        capacity: usize,
+    },
+    /// No room for this reserved region; the map has at most `capacity`.
+    Reserved {
+        /// The region that was left out.
+        region: ReservedRegion,
+        /// How many fit.
+        capacity: usize,
+    },
+}
+
+impl fmt::Display for MapFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MapFull::Usable { range, capacity } => {
+                write!(f, "usable range {range} does not fit: {capacity} disjoint ranges at most")
+            }
+            MapFull::Reserved { region, capacity } => {
+                write!(f, "{} at {} does not fit: {capacity} regions at most", region.name, region.range)
+            }
+        }
+    }
+}
+
+impl core::error::Error for MapFull {}
+
+/// Usable RAM, as firmware reports it, less the regions that somebody has.
+///
+/// Entries may come unsorted and overlap. Usable ranges are rounded inwards to 4 KiB frames and
+/// reserved ones outwards, and where both claim a frame, the reservation wins. The first 1 MiB is
+/// always reserved. Fixed size, no heap: usable before there is any allocator.
+///
+/// ```
+/// use topomem_numa::{MemoryMap, MemoryRange, Topology};
+///
+/// let mut map = MemoryMap::new();
+/// map.add_usable(MemoryRange::from_bounds(0, 0x80_0000).unwrap())?;
+/// map.reserve(MemoryRange::from_bounds(0x20_0000, 0x2f_f123).unwrap(), "kernel image")?;
+///
+/// let topology = Topology::new();
+/// let free: Vec<_> = map.pieces(&topology).map(|piece| piece.range).collect();
+/// assert_eq!(free[0], MemoryRange::from_bounds(0x10_0000, 0x20_0000).unwrap());
+/// assert_eq!(free[1], MemoryRange::from_bounds(0x30_0000, 0x80_0000).unwrap());
+/// # Ok::<(), topomem_numa::MapFull>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct MemoryMap {
+    /// Sorted, disjoint, not touching, on frame boundaries.
+    usable: ArrayVec<MemoryRange, USABLE>,
+    /// Sorted by start, on frame boundaries; may overlap where the names differ.
+    reserved: ArrayVec<ReservedRegion, RESERVED>,
+}
+
+impl MemoryMap {
+    /// A map without usable memory.
+    #[must_use]
+    pub const fn new() -> MemoryMap {
+        MemoryMap { usable: ArrayVec::new_const(), reserved: ArrayVec::new_const() }
+    }
+
+    /// Adds RAM, rounded inwards to whole frames; a range without a whole frame adds nothing.
+    ///
+    /// # Errors
+    /// [`MapFull::Usable`]; the map is unchanged.
+    pub fn add_usable(&mut self, range: MemoryRange) -> Result<(), MapFull> {
+        let Some(mut merged) = range.whole_frames() else { return Ok(()) };
+        let first = self.usable.partition_point(|known| known.end < merged.start);
+        let last = self.usable.partition_point(|known| known.start <= merged.end);
+        if first < last {
+            merged.start = merged.start.min(self.usable[first].start);
+            merged.end = merged.end.max(self.usable[last - 1].end);
+            self.usable.drain(first + 1..last);
+            self.usable[first] = merged;
+            return Ok(());
+        }
+        self.usable.try_insert(first, merged).map_err(|_| MapFull::Usable { range, capacity: USABLE })
+    }
+
+    /// Reserves `range`, rounded outwards to whole frames, for `name`. Overlaps are tolerated;
+    /// regions of one name that touch become one.
+    ///
+    /// # Errors
+    /// [`MapFull::Reserved`]; the map is unchanged.
+    pub fn reserve(&mut self, range: MemoryRange, name: &'static str) -> Result<(), MapFull> {
+        let Some(mut range) = range.touched_frames() else { return Ok(()) };
+        // A region that grows may reach the next one of its name: absorb until none touches.
+        while let Some(index) = self.reserved.iter().position(|known| {
+            known.name == name && known.range.start <= range.end && range.start <= known.range.end
+        }) {
+            let known = self.reserved.remove(index).range;
+            range.start = range.start.min(known.start);
+            range.end = range.end.max(known.end);
+        }
+        let region = ReservedRegion { range, name };
+        let index = self.reserved.partition_point(|known| known.range.start <= range.start);
+        self.reserved.try_insert(index, region).map_err(|_| MapFull::Reserved { region, capacity: RESERVED })
+    }
+
+    /// Usable RAM before reservations: sorted, disjoint, on frame boundaries.
+    #[must_use]
+    pub fn usable(&self) -> &[MemoryRange] {
+        &self.usable
+    }
+
+    /// The reserved regions, by start: [`LOW_MEMORY`] first; differently named ones may overlap.
+    pub fn reserved(&self) -> impl Iterator<Item = &ReservedRegion> {
+        core::iter::once(&LOW_MEMORY).chain(&self.reserved)
+    }
+
+    /// What is free: usable less reserved, sorted, disjoint, split where the node changes.
+    ///
+    /// Cost: each piece takes time linear in the map's and the topology's ranges.
+    #[must_use]
+    pub fn pieces<'a>(&'a self, topology: &'a Topology) -> Pieces<'a> {
+        Pieces::new(self, topology)
+    }
+}
+
+#[cfg(test)]
+#[path = "map_tests.rs"]
+mod tests;

@@ -1,0 +1,141 @@
+//! Ranges of physical addresses.
+
+use core::fmt;
+
+use x86_64::PhysAddr;
+
+/// Bytes in a frame.
+pub const FRAME_SIZE: u64 = 4096;
+
+/// The last frame boundary of the 52-bit physical address space.
+pub(crate) const ADDRESS_END: u64 = (1 << 52) - FRAME_SIZE;
+
+/// Physical addresses from `start` up to, not including, `end`.
+///
+/// ```
+/// use topomem_numa::MemoryRange;
+///
+/// let range = MemoryRange::from_bounds(0x1234, 0x5678).unwrap();
+/// assert_eq!(range.bytes(), 0x4444);
+/// assert_eq!(range.whole_frames(), MemoryRange::from_bounds(0x2000, 0x5000));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MemoryRange {
+    /// The first address.
+    pub start: PhysAddr,
+    /// The address after the last.
+    pub end: PhysAddr,
+}
+
+impl MemoryRange {
+    /// Every frame that a 52-bit physical address can name, except the last.
+    pub const EVERYTHING: MemoryRange =
+        MemoryRange { start: PhysAddr::zero(), end: PhysAddr::new_truncate(ADDRESS_END) };
+
+    /// The range from `start` up to `end`; `None` where it is empty.
+    #[must_use]
+    pub const fn new(start: PhysAddr, end: PhysAddr) -> Option<MemoryRange> {
+        if start.as_u64() < end.as_u64() { Some(MemoryRange { start, end }) } else { None }
+    }
+
+    /// The range from `start` up to `end`; `None` where it is empty or leaves the 52-bit
+    /// physical address space.
+    #[must_use]
+    pub const fn from_bounds(start: u64, end: u64) -> Option<MemoryRange> {
+        if start >= end || end > ADDRESS_END {
+            return None;
+        }
+        Some(MemoryRange { start: PhysAddr::new_truncate(start), end: PhysAddr::new_truncate(end) })
+    }
+
+    /// The range of `bytes` bytes from `base` on; `None` where it is empty or leaves the 52-bit
+    /// physical address space.
+    #[must_use]
+    pub const fn from_length(base: u64, bytes: u64) -> Option<MemoryRange> {
+        match base.checked_add(bytes) {
+            Some(end) => MemoryRange::from_bounds(base, end),
+            None => None,
+        }
+    }
+
+    /// How many bytes it has; 0 where `end` is not above `start`.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.end.as_u64().saturating_sub(self.start.as_u64())
+    }
+
+    /// How many frames it has, counting whole ones only by length: meant for ranges on frame
+    /// boundaries.
+    #[must_use]
+    pub const fn frames(&self) -> u64 {
+        self.bytes() / FRAME_SIZE
+    }
+
+    /// Does `addr` lie in it?
+    #[must_use]
+    pub fn contains(&self, addr: PhysAddr) -> bool {
+        self.start <= addr && addr < self.end
+    }
+
+    /// The addresses in both; `None` where there are none.
+    #[must_use]
+    pub fn intersection(&self, other: &MemoryRange) -> Option<MemoryRange> {
+        MemoryRange::new(self.start.max(other.start), self.end.min(other.end))
+    }
+
+    /// The frames that lie in it whole: both ends rounded inwards.
+    #[must_use]
+    pub const fn whole_frames(&self) -> Option<MemoryRange> {
+        let start = align_up(self.start.as_u64(), FRAME_SIZE);
+        let end = self.end.as_u64() & !(FRAME_SIZE - 1);
+        MemoryRange::from_bounds(start, end)
+    }
+
+    /// The frames that it touches: both ends rounded outwards.
+    #[must_use]
+    pub const fn touched_frames(&self) -> Option<MemoryRange> {
+        let start = self.start.as_u64() & !(FRAME_SIZE - 1);
+        let end = align_up(self.end.as_u64(), FRAME_SIZE);
+        MemoryRange::from_bounds(start, if end > ADDRESS_END { ADDRESS_END } else { end })
+    }
+}
+
+impl fmt::Debug for MemoryRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}..{:#x}", self.start.as_u64(), self.end.as_u64())
+    }
+}
+
+impl fmt::Display for MemoryRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The first multiple of `align`, a power of two, at or above `value`; saturates at the last.
+pub(crate) const fn align_up(value: u64, align: u64) -> u64 {
+    match value.checked_add(align - 1) {
+        Some(sum) => sum & !(align - 1),
+        None => u64::MAX & !(align - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_inwards_and_outwards() {
+        let range = MemoryRange::from_bounds(0x1001, 0x1fff).unwrap();
+        assert_eq!(range.whole_frames(), None);
+        assert_eq!(range.touched_frames(), MemoryRange::from_bounds(0x1000, 0x2000));
+    }
+
+    #[test]
+    fn refuses_what_leaves_the_address_space() {
+        assert_eq!(MemoryRange::from_length(u64::MAX, 2), None);
+        assert_eq!(MemoryRange::from_bounds(0, 1 << 52), None);
+        assert_eq!(MemoryRange::from_length(0x1000, 0), None);
+        assert_eq!(MemoryRange::EVERYTHING.touched_frames(), Some(MemoryRange::EVERYTHING));
+    }
+}

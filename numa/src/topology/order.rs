@@ -1,0 +1,51 @@
+//! For each node, the others in the order in which allocations fall back to them.
+
+use topomem_percpu::{MAX_NODES, NodeId};
+
+/// Each node's reachable nodes, nearest first.
+#[derive(Debug)]
+pub(super) struct NearestNodes {
+    nodes: [[NodeId; MAX_NODES]; MAX_NODES],
+    /// How many of each row count.
+    counts: [u8; MAX_NODES],
+}
+
+impl NearestNodes {
+    /// Every node reaches itself alone.
+    pub(super) const fn new() -> NearestNodes {
+        let mut nodes = [[NodeId::ZERO; MAX_NODES]; MAX_NODES];
+        let mut index = 0;
+        while index < MAX_NODES {
+            if let Some(node) = NodeId::new(index) {
+                nodes[index][0] = node;
+            }
+            index += 1;
+        }
+        NearestNodes { nodes, counts: [1; MAX_NODES] }
+    }
+
+    pub(super) fn of(&self, node: NodeId) -> &[NodeId] {
+        let row = &self.nodes[node.index()];
+        row.get(..usize::from(self.counts[node.index()])).unwrap_or(row)
+    }
+
+    /// Orders the nodes that `node` reaches: itself, then ascending by `key` (`None` where there
+    /// is no path), then by number.
+    pub(super) fn sort<K: Ord>(
+        &mut self,
+        node: NodeId,
+        all: impl Iterator<Item = NodeId>,
+        key: impl Fn(NodeId) -> Option<K>,
+    ) {
+        let row = &mut self.nodes[node.index()];
+        row[0] = node;
+        let mut count = 1;
+        let reachable = all.filter(|&other| other != node && key(other).is_some());
+        for (slot, other) in row[1..].iter_mut().zip(reachable) {
+            *slot = other;
+            count += 1;
+        }
+        self.counts[node.index()] = count;
+        row[1..usize::from(count)].sort_unstable_by_key(|&other| (key(other), other));
+    }
+}

@@ -1,0 +1,77 @@
+//! Units of the topology's figures.
+
+use core::fmt;
+
+/// Relative cost of reaching one node's memory from another, as ACPI's SLIT counts it: 10 is a
+/// node's own memory, 20 twice as far.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Distance(u8);
+
+impl Distance {
+    /// A node to itself.
+    pub const LOCAL: Distance = Distance(10);
+    /// To another node, where firmware gives no distances.
+    pub const REMOTE: Distance = Distance(20);
+    /// There is no path.
+    pub const UNREACHABLE: Distance = Distance(255);
+
+    /// The distance that a SLIT writes as `value`.
+    #[must_use]
+    pub const fn new(value: u8) -> Distance {
+        Distance(value)
+    }
+
+    /// As a SLIT writes it.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// Is there a path?
+    #[must_use]
+    pub const fn is_reachable(self) -> bool {
+        self.0 != Distance::UNREACHABLE.0
+    }
+}
+
+impl fmt::Debug for Distance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Distance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A latency, in picoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Picoseconds(pub u32);
+
+impl fmt::Display for Picoseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03} ns", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+/// A bandwidth, in megabytes per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MegabytesPerSecond(pub u32);
+
+impl fmt::Display for MegabytesPerSecond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MB/s", self.0)
+    }
+}
+
+/// The number by which interrupts reach a CPU: 8 bits in xAPIC mode, 32 in x2APIC mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApicId(pub u32);
+
+impl fmt::Display for ApicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "APIC {}", self.0)
+    }
+}
