@@ -5,7 +5,7 @@ use core::fmt;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{CpuId, MAX_CPUS};
 
-const WORDS: usize = MAX_CPUS / 64;
+const WORDS: usize = MAX_CPUS.div_ceil(64);
 
 const fn place(cpu: CpuId) -> (usize, u64) {
     (cpu.index() / 64, 1 << (cpu.index() % 64))
