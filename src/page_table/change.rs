@@ -1,0 +1,224 @@
+//! Clearing, reprotecting and splitting what is mapped in a range.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::{PageTable, RootEntries};
+use super::chain::{Chain, Reserve};
+use super::cursor::Cursor;
+use super::entry::{Entry, Leaf, Ownership, RawEntry};
+use super::format::Format;
+use super::level::{ENTRIES, Level, Pages};
+use super::map::unlink;
+use super::memory::{TableMemory, table_at};
+use super::protection::Protection;
+use super::table::Table;
+
+/// What a change made stale, and what it unlinked.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    /// The first to the last page whose translation changed; what TLBs must forget.
+    pub stale: Option<Pages>,
+    /// How many 4 KiB pages changed.
+    pub pages: u64,
+    /// Unlinked tables.
+    pub tables: Chain,
+    /// Owned frames of leaves, by level: 4 KiB, 2 MiB, 1 GiB.
+    pub frames: [Chain; 3],
+}
+
+impl Changed {
+    const NOTHING: Changed = Changed {
+        stale: None,
+        pages: 0,
+        tables: Chain::EMPTY,
+        frames: [Chain::EMPTY, Chain::EMPTY, Chain::EMPTY],
+    };
+
+    fn note(&mut self, part: Pages) {
+        self.pages += part.count();
+        self.stale = Some(match self.stale {
+            None => part,
+            Some(stale) => Pages { first: stale.first.min(part.first), last: stale.last.max(part.last) },
+        });
+    }
+
+    fn retire<M: TableMemory>(&mut self, memory: &M, leaf: &Leaf, level: Level) {
+        if leaf.ownership == Ownership::Owned
+            && let Some(chain) = self.frames.get_mut(usize::from(level.get()) - 1)
+        {
+            chain.push(memory, leaf.frame);
+        }
+    }
+}
+
+/// What is done to the leaves of a range.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Clear,
+    Protect(Protection),
+}
+
+/// How many tables it takes to cut a leaf of `level` at the ends of `part`.
+fn cuts(level: Level, part: Pages) -> u64 {
+    match level.below() {
+        Some(below) if !part.fill_entries(level) => {
+            1 + part.by_entry(below).map(|part| cuts(below, part)).sum::<u64>()
+        }
+        _ => 0,
+    }
+}
+
+/// How many tables the leaves at the ends of `pages` take to be cut there.
+fn plan<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> u64 {
+    let mut needed = 0;
+    // Only the first and the last entry can be covered in part.
+    for part in pages.by_entry(level).filter(|part| !part.fill_entries(level)) {
+        needed += match (F::decode(table.load(level.index(part.first)), level), level.below()) {
+            (Entry::Leaf(_), _) => cuts(level, part),
+            (Entry::Table(next), Some(below)) => {
+                // SAFETY: it is linked under a table that the caller has locked exclusively.
+                plan::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+            }
+            _ => 0,
+        };
+    }
+    needed
+}
+
+impl<F: Format> PageTable<F> {
+    /// Unmaps what is mapped in `pages`, and unlinks the tables below the locked one that this
+    /// leaves empty; or changes nothing.
+    pub(crate) fn clear<M: TableMemory>(
+        &self,
+        memory: &M,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+    ) -> Result<Changed, M::Error> {
+        self.change(memory, reserve, pages, Change::Clear)
+    }
+
+    /// Gives what is mapped in `pages` another protection; or changes nothing.
+    pub(crate) fn reprotect<M: TableMemory>(
+        &self,
+        memory: &M,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        protection: Protection,
+    ) -> Result<Changed, M::Error> {
+        self.change(memory, reserve, pages, Change::Protect(protection))
+    }
+
+    fn change<M: TableMemory>(
+        &self,
+        memory: &M,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        change: Change,
+    ) -> Result<Changed, M::Error> {
+        loop {
+            let cursor = Cursor::<F, M>::lock(self, memory, pages);
+            let needed = plan::<F, M>(memory, cursor.table(), cursor.level, pages);
+            if needed > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(needed)?;
+                continue;
+            }
+            let mut changer =
+                Changer { memory, reserve, change, roots: self.root_entries, changed: Changed::NOTHING };
+            changer.apply::<F>(cursor.table(), cursor.level, pages);
+            return Ok(changer.changed);
+        }
+    }
+}
+
+struct Changer<'a, 'r, M: TableMemory> {
+    memory: &'a M,
+    reserve: &'a mut Reserve<'r, M>,
+    change: Change,
+    roots: RootEntries,
+    changed: Changed,
+}
+
+impl<M: TableMemory> Changer<'_, '_, M> {
+    fn apply<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) {
+        for part in pages.by_entry(level) {
+            let index = level.index(part.first);
+            let raw = table.load(index);
+            match (F::decode(raw, level), level.below()) {
+                (Entry::Empty, _) => {}
+                (Entry::Leaf(_), Some(below)) if !part.fill_entries(level) => {
+                    let Some(frame) = self.split::<F>(table, index, level) else {
+                        debug_assert!(false, "the plan counted too few tables");
+                        return;
+                    };
+                    // SAFETY: it was just linked under the exclusively locked table.
+                    self.apply::<F>(unsafe { table_at(self.memory, frame) }, below, part);
+                }
+                (Entry::Leaf(_), _) => self.leaf::<F>(table, index, level, part),
+                (Entry::Table(next), Some(below)) => {
+                    // SAFETY: it is linked under the exclusively locked table.
+                    self.apply::<F>(unsafe { table_at(self.memory, next) }, below, part);
+                    self.unlink_empty::<F>(table, next, level, part);
+                }
+                (Entry::Table(_), None) => {}
+            }
+        }
+    }
+
+    /// Unlinks the table `next` below `level` where the clearing of `part` has emptied it.
+    fn unlink_empty<F: Format>(&mut self, table: &Table, next: PhysFrame, level: Level, part: Pages) {
+        let kept = level == F::ROOT && self.roots == RootEntries::Shared;
+        let emptied = part.fill_entries(level) && matches!(self.change, Change::Clear);
+        if let (Some(below), true) = (level.below(), emptied && !kept) {
+            table.swap(level.index(part.first), RawEntry::EMPTY);
+            unlink::<F, M>(self.memory, next, below, &mut self.changed.tables);
+        }
+    }
+
+    /// Changes the leaf at `index`, all of whose pages are `part`.
+    fn leaf<F: Format>(&mut self, table: &Table, index: usize, level: Level, part: Pages) {
+        match self.change {
+            Change::Clear => {
+                let old = table.swap(index, RawEntry::EMPTY);
+                if let Entry::Leaf(leaf) = F::decode(old, level) {
+                    self.changed.note(part);
+                    self.changed.retire(self.memory, &leaf, level);
+                }
+            }
+            Change::Protect(protection) => {
+                let mut raw = table.load(index);
+                loop {
+                    let new = F::reprotect(raw, level, protection);
+                    if new == raw {
+                        return;
+                    }
+                    // The hardware may set accessed and dirty bits in between.
+                    match table.compare_exchange(index, raw, new) {
+                        Ok(()) => break,
+                        Err(now) => raw = now,
+                    }
+                }
+                self.changed.note(part);
+            }
+        }
+    }
+
+    /// Puts a table of smaller leaves in the place of the leaf at `index`; the translations
+    /// stay what they were, so no TLB is stale by it.
+    fn split<F: Format>(&mut self, table: &Table, index: usize, level: Level) -> Option<PhysFrame> {
+        let frame = self.reserve.take()?;
+        // SAFETY: it came from the reserve: ours alone.
+        let parts = unsafe { table_at(self.memory, frame) };
+        let mut raw = table.load(index);
+        loop {
+            for part in 0..ENTRIES {
+                parts.store(part, F::split(raw, level, part));
+            }
+            // The hardware may set accessed and dirty bits in between.
+            match table.compare_exchange(index, raw, F::table(frame)) {
+                Ok(()) => return Some(frame),
+                Err(now) => raw = now,
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Locking the part of a page table that serves a range.
+//!
+//! # The protocol
+//!
+//! A cursor over a range locks exclusively the lowest table that covers it, and shared every
+//! table on the way there from the root; always from the root downwards, so there is no cycle
+//! to deadlock on. Hence:
+//!
+//! - cursors over ranges in different tables run in parallel;
+//! - a table is unlinked only by who holds a table above it exclusively, so no cursor can hold
+//!   or wait for the lock of an unlinked table, and its aux word is free for other use;
+//! - under a shared lock, an empty entry may become a table (by compare-and-swap); every other
+//!   change needs the exclusive lock of a table above or of the table itself.
+//!
+//! Walks take none of these locks: see [`Walks`](super::Walks).
+//!
+//! Interrupt handlers must not change mappings that they may have interrupted the change of.
+
+use core::marker::PhantomData;
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::PageTable;
+use super::entry::Entry;
+use super::format::Format;
+use super::level::{Level, Pages};
+use super::lock;
+use super::memory::{TableMemory, table_at};
+use super::table::Table;
+
+/// The most tables above a locked one: five levels, less one.
+const MAX_PATH: usize = 4;
+
+/// Exclusive use of the subtree that serves a range, until dropped.
+pub(crate) struct Cursor<'a, F: Format, M: TableMemory> {
+    pub(super) memory: &'a M,
+    pub(super) pages: Pages,
+    pub(super) level: Level,
+    locked: PhysFrame,
+    path: Path<'a, M>,
+    format: PhantomData<fn() -> F>,
+}
+
+/// The tables held shared, from the root down; given back in reverse.
+struct Path<'a, M: TableMemory> {
+    memory: &'a M,
+    tables: [Option<PhysFrame>; MAX_PATH],
+    depth: usize,
+}
+
+impl<M: TableMemory> Drop for Path<'_, M> {
+    fn drop(&mut self) {
+        for table in self.tables.iter().rev().flatten() {
+            lock::unlock_shared(self.memory.aux(*table));
+        }
+    }
+}
+
+/// What to do about an empty entry that alone covers the range.
+pub(super) enum OnEmpty<E> {
+    /// Lock the table that has it.
+    Lock,
+    /// Look again: it was filled.
+    Retry,
+    /// Give up.
+    Abort(E),
+}
+
+impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
+    /// Locks the subtree that serves `pages`; where it does not exist, the lowest table above.
+    pub fn lock(page_table: &'a PageTable<F>, memory: &'a M, pages: Pages) -> Cursor<'a, F, M> {
+        let locked = Cursor::descend(page_table, memory, pages, |_, _, _| OnEmpty::<Never>::Lock);
+        match locked {
+            Ok(cursor) => cursor,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Locks the subtree that serves `pages`; `on_empty` may create what is missing on the way.
+    pub(super) fn descend<E>(
+        page_table: &'a PageTable<F>,
+        memory: &'a M,
+        pages: Pages,
+        mut on_empty: impl FnMut(&Table, usize, Level) -> OnEmpty<E>,
+    ) -> Result<Cursor<'a, F, M>, E> {
+        let mut path = Path { memory, tables: [None; MAX_PATH], depth: 0 };
+        let mut frame = page_table.root;
+        let mut level = F::ROOT;
+        loop {
+            let Some(below) = level.below().filter(|_| pages.within_one_entry(level)) else {
+                break;
+            };
+            let word = memory.aux(frame);
+            lock::lock_shared(word, &page_table.locks, || memory.relax());
+            // SAFETY: the tables above are held shared, so this one stays linked.
+            let table = unsafe { table_at(memory, frame) };
+            let index = level.index(pages.first);
+            let next = loop {
+                match F::decode(table.load(index), level) {
+                    Entry::Table(next) => break Ok(Some(next)),
+                    Entry::Leaf(_) => break Ok(None),
+                    Entry::Empty => match on_empty(table, index, level) {
+                        OnEmpty::Lock => break Ok(None),
+                        OnEmpty::Retry => {}
+                        OnEmpty::Abort(error) => break Err(error),
+                    },
+                }
+            };
+            match next {
+                Ok(Some(next)) => {
+                    path.tables[path.depth] = Some(frame);
+                    path.depth += 1;
+                    (frame, level) = (next, below);
+                }
+                // It stays linked meanwhile: the tables above are held. Whatever it holds once
+                // it is ours, it covers the range.
+                Ok(None) => {
+                    lock::unlock_shared(word);
+                    break;
+                }
+                Err(error) => {
+                    lock::unlock_shared(word);
+                    return Err(error);
+                }
+            }
+        }
+        lock::lock_exclusive(memory.aux(frame), &page_table.locks, || memory.relax());
+        Ok(Cursor { memory, pages, level, locked: frame, path, format: PhantomData })
+    }
+
+    /// The locked table.
+    pub(super) fn table(&self) -> &'a Table {
+        // SAFETY: it is locked, and so linked, until `self` is dropped; who keeps the reference
+        // longer is in this module's parent, and none does.
+        unsafe { table_at(self.memory, self.locked) }
+    }
+
+    /// The tables held shared above the locked one.
+    #[cfg(test)]
+    pub fn depth(&self) -> usize {
+        self.path.depth
+    }
+}
+
+impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
+    fn drop(&mut self) {
+        lock::unlock_exclusive(self.memory.aux(self.locked));
+    }
+}
+
+/// No value.
+enum Never {}

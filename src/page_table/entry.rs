@@ -1,0 +1,56 @@
+//! What an entry of a page table says, whatever the architecture.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::Protection;
+
+/// An entry's 64 bits as the architecture lays them out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawEntry(pub u64);
+
+impl RawEntry {
+    /// Nothing mapped; zero in every format, so that a zeroed frame is an empty table.
+    pub const EMPTY: RawEntry = RawEntry(0);
+}
+
+/// A decoded entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Nothing mapped.
+    Empty,
+    /// The table of the next lower level.
+    Table(PhysFrame),
+    /// A mapping.
+    Leaf(Leaf),
+}
+
+/// A mapping of one 4 KiB, 2 MiB or 1 GiB page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaf {
+    /// The first 4 KiB frame, aligned to the leaf's size.
+    pub frame: PhysFrame,
+    /// What it permits.
+    pub protection: Protection,
+    /// Whether address spaces share the translation.
+    pub reach: Reach,
+    /// What becomes of the frame on unmap.
+    pub ownership: Ownership,
+}
+
+/// Whether a translation survives an address-space switch in a TLB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// It belongs to one address space.
+    Space,
+    /// It is the same in all of them: the kernel half's.
+    Global,
+}
+
+/// What becomes of a leaf's frame when it is unmapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ownership {
+    /// The mapping owns it: it retires, and is freed once no TLB can hold the translation.
+    Owned,
+    /// Someone else's: device memory, the kernel image, a frame mapped in several places.
+    Borrowed,
+}

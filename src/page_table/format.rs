@@ -1,0 +1,39 @@
+//! What differs between architectures.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::{Entry, Leaf, Level, Protection, RawEntry};
+
+/// The layout of page-table entries; a new architecture is one implementation of it.
+///
+/// Tables are 4 KiB of 512 eight-byte entries in all of them: x86-64, AArch64 with 4 KiB
+/// granules, RISC-V Sv39, Sv48 and Sv57.
+///
+/// # Safety
+///
+/// `decode` returns what `table` and `leaf` were given (an entry that the hardware marked
+/// accessed or dirty included), and [`Entry::Empty`] for [`RawEntry::EMPTY`]; the encodings
+/// mean to the hardware what they say: otherwise unmapped memory stays reachable.
+pub unsafe trait Format: Send + Sync + 'static {
+    /// The root's level.
+    const ROOT: Level;
+    /// The highest level at which leaves may stand.
+    const LARGEST_LEAF: Level;
+
+    /// An entry that points to a table.
+    fn table(frame: PhysFrame) -> RawEntry;
+
+    /// A mapping in a table of `level`, at most [`Format::LARGEST_LEAF`].
+    fn leaf(leaf: &Leaf, level: Level) -> RawEntry;
+
+    /// What `raw`, in a table of `level`, says.
+    fn decode(raw: RawEntry, level: Level) -> Entry;
+
+    /// The leaf `raw` of a table of `level` with another protection; what the hardware noted
+    /// in it (accessed, dirty) stays.
+    fn reprotect(raw: RawEntry, level: Level, protection: Protection) -> RawEntry;
+
+    /// The leaf `raw` of a table of `level` as the entry `index` of the table, one level
+    /// lower, that takes its place; what the hardware noted stays.
+    fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry;
+}

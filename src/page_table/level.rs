@@ -1,0 +1,129 @@
+//! Levels of a page table, and how a page number is cut into indexes.
+
+use core::fmt;
+
+use topomem_percpu::Order;
+
+/// log2 of a table's entry count: 512 eight-byte entries fill a frame.
+pub(crate) const INDEX_BITS: u32 = 9;
+
+/// How many entries a table has.
+pub const ENTRIES: usize = 1 << INDEX_BITS;
+
+/// A page-table level: 1 holds 4 KiB leaves, 2 tables or 2 MiB leaves, 3 tables or 1 GiB leaves.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level(u8);
+
+impl Level {
+    /// 4 KiB leaves.
+    pub const PAGE: Level = Level(1);
+    /// Tables of 4 KiB leaves, or 2 MiB leaves.
+    pub const HUGE: Level = Level(2);
+    /// Tables of 2 MiB leaves, or 1 GiB leaves.
+    pub const GIANT: Level = Level(3);
+    /// The root where addresses have 48 bits.
+    pub const FOURTH: Level = Level(4);
+    /// The root where addresses have 57 bits.
+    pub const FIFTH: Level = Level(5);
+
+    /// The number, 1 to 5.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The level of the tables that this level's entries point to; `None` at 4 KiB leaves.
+    #[must_use]
+    pub const fn below(self) -> Option<Level> {
+        if self.0 > 1 { Some(Level(self.0 - 1)) } else { None }
+    }
+
+    /// How many 4 KiB pages one entry of this level covers.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        1 << (INDEX_BITS * (self.0 as u32 - 1))
+    }
+
+    /// The order of the frames that a leaf of this level maps; `None` above 1 GiB leaves.
+    #[must_use]
+    pub const fn order(self) -> Option<Order> {
+        Order::new(INDEX_BITS as u8 * (self.0 - 1))
+    }
+
+    /// Bits of an address that a table tree with this root translates.
+    #[must_use]
+    pub const fn address_bits(self) -> u32 {
+        12 + INDEX_BITS * self.0 as u32
+    }
+
+    /// Which entry of a table of this level serves `page`.
+    pub(crate) const fn index(self, page: u64) -> usize {
+        (page >> (INDEX_BITS * (self.0 as u32 - 1))) as usize & (ENTRIES - 1)
+    }
+}
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "L{}", self.0)
+    }
+}
+
+/// Pages `first..=last` by number (address / 4096, sign-extended): inclusive, so that the last
+/// page of the address space needs no special case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pages {
+    pub first: u64,
+    pub last: u64,
+}
+
+impl Pages {
+    pub const fn count(self) -> u64 {
+        self.last - self.first + 1
+    }
+
+    /// Does one entry of a table at `level` cover them all?
+    pub const fn within_one_entry(self, level: Level) -> bool {
+        self.first / level.pages() == self.last / level.pages()
+    }
+
+    /// Do they fill every page of the entries they touch at `level`?
+    pub const fn fill_entries(self, level: Level) -> bool {
+        self.first % level.pages() == 0 && (self.last + 1) % level.pages() == 0
+    }
+
+    /// The part under each entry of a table at `level`, in order.
+    pub fn by_entry(self, level: Level) -> impl Iterator<Item = Pages> {
+        let span = level.pages();
+        let mut next = Some(self.first);
+        core::iter::from_fn(move || {
+            let first = next?;
+            let last = (first | (span - 1)).min(self.last);
+            next = if last < self.last { Some(last + 1) } else { None };
+            Some(Pages { first, last })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn by_entry_clips_both_ends() {
+        let pages = Pages { first: 510, last: 1024 };
+        let parts: Vec<(u64, u64)> = pages.by_entry(Level::HUGE).map(|p| (p.first, p.last)).collect();
+        assert_eq!(parts, [(510, 511), (512, 1023), (1024, 1024)]);
+        assert!(!pages.within_one_entry(Level::HUGE));
+        assert!(pages.within_one_entry(Level::GIANT));
+    }
+
+    #[test]
+    fn the_last_page_of_all_ends() {
+        let top = u64::MAX >> 12;
+        let pages = Pages { first: top - 1, last: top };
+        assert_eq!(pages.by_entry(Level::PAGE).count(), 2);
+        assert_eq!(Level::FOURTH.index(top), 511);
+    }
+}

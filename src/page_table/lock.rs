@@ -1,0 +1,116 @@
+//! The reader-writer lock of a page-table page, in its word of the per-frame table.
+//!
+//! Bit 31: held exclusively. Bit 30: someone waits to, so that new sharers stand back. The rest
+//! counts sharers. A zeroed word is a free lock.
+
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+const EXCLUSIVE: u32 = 1 << 31;
+const WAITING: u32 = 1 << 30;
+
+/// How often locks were taken and how often that had to wait.
+#[derive(Debug, Default)]
+pub struct LockCounters {
+    contended: AtomicU64,
+}
+
+impl LockCounters {
+    #[cfg(not(loom))]
+    pub(super) const fn new() -> LockCounters {
+        LockCounters { contended: AtomicU64::new(0) }
+    }
+
+    #[cfg(loom)]
+    pub(super) fn new() -> LockCounters {
+        LockCounters { contended: AtomicU64::new(0) }
+    }
+
+    /// Acquisitions that found the lock held by another cursor.
+    pub fn contended(&self) -> u64 {
+        self.contended.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) {
+        self.contended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes `word` shared; spins through `relax` while it is held exclusively.
+pub(super) fn lock_shared(word: &AtomicU32, counters: &LockCounters, relax: impl Fn()) {
+    let mut waited = false;
+    loop {
+        let state = word.load(Ordering::Relaxed);
+        if state & (EXCLUSIVE | WAITING) != 0 {
+            if !waited {
+                counters.count();
+                waited = true;
+            }
+            relax();
+            continue;
+        }
+        // Acquire pairs with the Release in `unlock_exclusive`: the holder's entries are seen.
+        // A lost race against another sharer is no contention: nobody waits for anybody.
+        if word.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Gives back what [`lock_shared`] took.
+pub(super) fn unlock_shared(word: &AtomicU32) {
+    // Release pairs with the Acquire in `lock_exclusive`: entries that a sharer linked are seen.
+    word.fetch_sub(1, Ordering::Release);
+}
+
+/// Takes `word` exclusively; spins through `relax` while anybody holds it.
+pub(super) fn lock_exclusive(word: &AtomicU32, counters: &LockCounters, relax: impl Fn()) {
+    let mut waited = false;
+    loop {
+        let state = word.load(Ordering::Relaxed);
+        if state & !WAITING == 0 {
+            // Acquire pairs with the Releases of both unlocks. WAITING goes away with it; who
+            // else waits sets it again.
+            if word.compare_exchange_weak(state, EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                return;
+            }
+            continue;
+        }
+        if !waited {
+            counters.count();
+            waited = true;
+        }
+        if state & WAITING == 0 {
+            word.fetch_or(WAITING, Ordering::Relaxed);
+        }
+        relax();
+    }
+}
+
+/// Gives back what [`lock_exclusive`] took.
+pub(super) fn unlock_exclusive(word: &AtomicU32) {
+    word.fetch_and(!EXCLUSIVE, Ordering::Release);
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_writer_holds_new_readers_back() {
+        let word = AtomicU32::new(0);
+        let counters = LockCounters::new();
+        lock_shared(&word, &counters, || panic!("free"));
+        lock_shared(&word, &counters, || panic!("shared"));
+        assert_eq!(counters.contended(), 0);
+        let turns = std::cell::Cell::new(0);
+        lock_exclusive(&word, &counters, || {
+            assert_eq!(word.load(Ordering::Relaxed) & !3, WAITING);
+            unlock_shared(&word);
+            turns.set(turns.get() + 1);
+        });
+        assert_eq!(turns.get(), 2);
+        assert_eq!(counters.contended(), 1);
+        unlock_exclusive(&word);
+        assert_eq!(word.load(Ordering::Relaxed), 0);
+    }
+}

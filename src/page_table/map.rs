@@ -1,0 +1,243 @@
+//! Filling a range: plan first, then change, so that what fails changes nothing.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::PageTable;
+use super::chain::{Chain, Reserve};
+use super::cursor::{Cursor, OnEmpty};
+use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach};
+use super::format::Format;
+use super::level::{Level, Pages};
+use super::memory::{TableMemory, table_at};
+use super::protection::Protection;
+use super::table::Table;
+
+/// Which frames a range is mapped to.
+pub(crate) trait Backing {
+    /// The highest level at which a leaf could start at `page`, as far as the frames go.
+    fn level_at(&self, page: u64) -> Level;
+
+    /// The frame for a leaf of `level` at `page`; called once per leaf, in order of pages.
+    fn take(&mut self, page: u64, level: Level) -> Option<PhysFrame>;
+}
+
+/// A physically contiguous run, in the largest leaves that alignment permits.
+pub(crate) struct Contiguous {
+    pub first_page: u64,
+    pub frame: PhysFrame,
+    pub largest: Level,
+}
+
+impl Contiguous {
+    fn number(&self, page: u64) -> u64 {
+        self.frame.start_address().as_u64() / 4096 + (page - self.first_page)
+    }
+}
+
+impl Backing for Contiguous {
+    fn level_at(&self, page: u64) -> Level {
+        let aligned = |level: &Level| (page | self.number(page)) % level.pages() == 0;
+        [Level::GIANT, Level::HUGE].into_iter().filter(|&level| level <= self.largest).find(aligned).unwrap_or(Level::PAGE)
+    }
+
+    fn take(&mut self, page: u64, _: Level) -> Option<PhysFrame> {
+        Some(self.frame + (page - self.first_page))
+    }
+}
+
+/// Frames of one size, from a chain.
+pub(crate) struct Chained<'a, M: TableMemory> {
+    pub memory: &'a M,
+    pub level: Level,
+    pub frames: &'a mut Chain,
+}
+
+impl<M: TableMemory> Backing for Chained<'_, M> {
+    fn level_at(&self, _: u64) -> Level {
+        self.level
+    }
+
+    fn take(&mut self, _: u64, _: Level) -> Option<PhysFrame> {
+        self.frames.pop(self.memory)
+    }
+}
+
+/// What every leaf of a new mapping has in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attributes {
+    pub protection: Protection,
+    pub reach: Reach,
+    pub ownership: Ownership,
+}
+
+/// Why a range was not mapped.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FillError<E> {
+    /// `page` is mapped.
+    Occupied { page: u64, leaf: Leaf },
+    /// No frame for a table.
+    Tables(E),
+}
+
+/// How many more tables a range needs.
+struct Missing(u64);
+
+fn leaf_here<F: Format>(level: Level, part: Pages, backing: &impl Backing) -> bool {
+    level <= F::LARGEST_LEAF && part.fill_entries(level) && backing.level_at(part.first) >= level
+}
+
+/// How many tables `pages` needs under `table` (of `level`; `None`: one that is yet to be).
+fn plan<F: Format, M: TableMemory>(
+    memory: &M,
+    table: Option<&Table>,
+    level: Level,
+    pages: Pages,
+    backing: &impl Backing,
+) -> Result<u64, (u64, Leaf)> {
+    let mut missing = 0;
+    for part in pages.by_entry(level) {
+        let raw = table.map_or(RawEntry::EMPTY, |table| table.load(level.index(part.first)));
+        match (F::decode(raw, level), level.below()) {
+            (Entry::Leaf(leaf), _) => return Err((part.first, leaf)),
+            (Entry::Empty, Some(below)) if !leaf_here::<F>(level, part, backing) => {
+                missing += 1 + plan::<F, M>(memory, None, below, part, backing)?;
+            }
+            (Entry::Table(next), Some(below)) => {
+                // SAFETY: it is linked under a table that the caller has locked exclusively.
+                let next = unsafe { table_at(memory, next) };
+                let needed = plan::<F, M>(memory, Some(next), below, part, backing)?;
+                // A leaf takes the place of an empty table.
+                missing += if leaf_here::<F>(level, part, backing) { 0 } else { needed };
+            }
+            _ => {}
+        }
+    }
+    Ok(missing)
+}
+
+impl<F: Format> PageTable<F> {
+    /// Maps `pages`, or changes nothing; tables that leaves took the place of come back, for
+    /// the caller to retire before it relies on the mapping.
+    pub(crate) fn fill<M: TableMemory>(
+        &self,
+        memory: &M,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        backing: &mut impl Backing,
+        attributes: Attributes,
+    ) -> Result<Chain, FillError<M::Error>> {
+        loop {
+            // Allocation happens with nothing locked: the allocator may wait, or be slow.
+            let cursor = match self.lock_to_fill(memory, reserve, pages, backing) {
+                Ok(cursor) => cursor,
+                Err(Missing(tables)) => {
+                    reserve.fill_to(tables).map_err(FillError::Tables)?;
+                    continue;
+                }
+            };
+            let planned = plan::<F, M>(memory, Some(cursor.table()), cursor.level, pages, backing);
+            let missing = planned.map_err(|(page, leaf)| FillError::Occupied { page, leaf })?;
+            if missing > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(missing).map_err(FillError::Tables)?;
+                continue;
+            }
+            let mut filler = Filler { memory, reserve, backing, attributes, replaced: Chain::EMPTY };
+            filler.fill::<F>(cursor.table(), cursor.level, pages);
+            return Ok(filler.replaced);
+        }
+    }
+
+    fn lock_to_fill<'a, M: TableMemory>(
+        &'a self,
+        memory: &'a M,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        backing: &impl Backing,
+    ) -> Result<Cursor<'a, F, M>, Missing> {
+        Cursor::descend(self, memory, pages, |table, index, level| {
+            let Some(below) = level.below().filter(|_| !leaf_here::<F>(level, pages, backing)) else {
+                return OnEmpty::Lock;
+            };
+            let Some(frame) = reserve.take() else {
+                // Nothing is mapped below, so the plan cannot fail.
+                let further = plan::<F, M>(memory, None, below, pages, backing).unwrap_or(0);
+                return OnEmpty::Abort(Missing(1 + further));
+            };
+            if table.compare_exchange(index, RawEntry::EMPTY, F::table(frame)).is_err() {
+                reserve.put_back(frame);
+            }
+            OnEmpty::Retry
+        })
+    }
+}
+
+struct Filler<'a, 'r, M: TableMemory, B> {
+    memory: &'a M,
+    reserve: &'a mut Reserve<'r, M>,
+    backing: &'a mut B,
+    attributes: Attributes,
+    replaced: Chain,
+}
+
+impl<M: TableMemory, B: Backing> Filler<'_, '_, M, B> {
+    fn leaf<F: Format>(&mut self, page: u64, level: Level) -> RawEntry {
+        let Attributes { protection, reach, ownership } = self.attributes;
+        match self.backing.take(page, level) {
+            Some(frame) => F::leaf(&Leaf { frame, protection, reach, ownership }, level),
+            None => RawEntry::EMPTY,
+        }
+    }
+
+    /// Fills what [`plan`] found vacant, from a reserve that it found sufficient.
+    fn fill<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) {
+        for part in pages.by_entry(level) {
+            let index = level.index(part.first);
+            let Some(below) = level.below().filter(|_| !leaf_here::<F>(level, part, self.backing)) else {
+                let leaf = self.leaf::<F>(part.first, level);
+                // Nothing else changes the entry: it is empty, or a table without leaves.
+                let old = table.swap(index, leaf);
+                if let (Entry::Table(frame), Some(below)) = (F::decode(old, level), level.below()) {
+                    unlink::<F, M>(self.memory, frame, below, &mut self.replaced);
+                }
+                continue;
+            };
+            match F::decode(table.load(index), level) {
+                Entry::Table(next) => {
+                    // SAFETY: it is linked under the exclusively locked table.
+                    let next = unsafe { table_at(self.memory, next) };
+                    self.fill::<F>(next, below, part);
+                }
+                _ => {
+                    let Some(frame) = self.reserve.take() else {
+                        debug_assert!(false, "the plan counted too few tables");
+                        return;
+                    };
+                    // SAFETY: it came from the reserve: ours alone.
+                    let next = unsafe { table_at(self.memory, frame) };
+                    self.fill::<F>(next, below, part);
+                    table.store(index, F::table(frame));
+                }
+            }
+        }
+    }
+}
+
+/// Chains the unlinked table `frame` of `level`, and every table under it.
+pub(super) fn unlink<F: Format, M: TableMemory>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    unlinked: &mut Chain,
+) {
+    if let Some(below) = level.below() {
+        // SAFETY: it was unlinked by the caller, who has not freed it.
+        let table = unsafe { table_at(memory, frame) };
+        for index in 0..super::level::ENTRIES {
+            if let Entry::Table(next) = F::decode(table.load(index), level) {
+                unlink::<F, M>(memory, next, below, unlinked);
+            }
+        }
+    }
+    unlinked.push(memory, frame);
+}

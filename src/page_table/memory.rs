@@ -1,0 +1,64 @@
+//! Where tables live: frames, their direct map, and their words of the per-frame table.
+
+use core::ptr::NonNull;
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::AtomicU32;
+use x86_64::structures::paging::PhysFrame;
+
+use super::table::Table;
+
+/// What page tables need from the frame allocator.
+///
+/// # Safety
+///
+/// - `allocate` hands out a frame to nobody else until it comes back through `free`, zeroed by
+///   then, and its aux word zero.
+/// - `direct_map` of an allocated frame is readable and writable, for as long as `self` lives.
+/// - `aux` is one word per allocated frame that nobody else writes while the frame is
+///   allocated; `link` and `frame_of` are each other's inverse, and no link is 0.
+pub unsafe trait TableMemory {
+    /// Why no frame came.
+    type Error;
+
+    /// A zeroed frame for a table.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the allocator from giving one.
+    fn allocate(&self, pin: &CpuPin) -> Result<PhysFrame, Self::Error>;
+
+    /// Takes a table's frame back.
+    ///
+    /// # Safety
+    ///
+    /// It came from `allocate`, and nothing (no CPU's page walk included) uses it any more.
+    unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame);
+
+    /// Where a frame's bytes are.
+    fn direct_map(&self, frame: PhysFrame) -> NonNull<u8>;
+
+    /// A frame's word in the per-frame table: a page table's lock, a retired frame's link.
+    fn aux(&self, frame: PhysFrame) -> &AtomicU32;
+
+    /// A frame's number in 32 bits, never 0.
+    fn link(&self, frame: PhysFrame) -> u32;
+
+    /// The frame that [`TableMemory::link`] numbered so.
+    fn frame_of(&self, link: u32) -> PhysFrame;
+
+    /// One turn of a spin loop; polls the shootdown queue.
+    fn relax(&self);
+}
+
+/// The table in `frame`.
+///
+/// # Safety
+///
+/// `frame` holds a table of this memory and stays allocated for `'a`: it is linked into a page
+/// table whose lock or walk guard the caller holds, or it is the caller's alone.
+pub(super) unsafe fn table_at<'a, M: TableMemory + ?Sized>(memory: &'a M, frame: PhysFrame) -> &'a Table {
+    // SAFETY: the direct map of an allocated frame is valid, aligned to 4096 bytes, and holds
+    // 512 initialised words (it was zeroed) that are only ever accessed as atomics.
+    unsafe { memory.direct_map(frame).cast().as_ref() }
+}

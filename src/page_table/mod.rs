@@ -1,0 +1,125 @@
+//! Page tables: trees of frames that the hardware walks.
+//!
+//! [`Format`] is what an architecture adds; [`X64`] is x86-64 with 4 or 5 levels. Changes go
+//! through a cursor that locks only the subtree of its range (the protocol is described in
+//! `cursor.rs`); walks take no lock.
+
+mod chain;
+mod change;
+mod cursor;
+mod entry;
+mod format;
+mod level;
+mod lock;
+mod map;
+mod memory;
+mod protection;
+mod table;
+mod walk;
+mod x64;
+
+use core::marker::PhantomData;
+
+use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::CpuPin;
+
+pub use chain::Chain;
+pub(crate) use chain::Reserve;
+pub(crate) use change::Changed;
+pub use entry::{Entry, Leaf, Ownership, RawEntry, Reach};
+pub use format::Format;
+pub(crate) use level::Pages;
+pub use level::{ENTRIES, Level};
+pub use lock::LockCounters;
+pub(crate) use map::{Attributes, Backing, Chained, Contiguous, FillError};
+pub use memory::TableMemory;
+pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
+pub use walk::{WalkGuard, Walks};
+pub use x64::X64;
+
+use memory::table_at;
+
+/// A page table: its root, and what its locks have seen.
+///
+/// Dropping it frees nothing: its owner clears it, and frees the root, once no CPU uses it.
+#[derive(Debug)]
+pub(crate) struct PageTable<F> {
+    root: PhysFrame,
+    root_entries: RootEntries,
+    locks: LockCounters,
+    format: PhantomData<fn() -> F>,
+}
+
+/// Who else has what a root's entries point to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RootEntries {
+    /// Nobody: an emptied table below the root is unlinked.
+    Own,
+    /// Other roots: tables below the root stay for good.
+    Shared,
+}
+
+impl<F: Format> PageTable<F> {
+    /// An empty page table.
+    pub fn new<M: TableMemory>(
+        memory: &M,
+        pin: &CpuPin,
+        root_entries: RootEntries,
+    ) -> Result<PageTable<F>, M::Error> {
+        let root = memory.allocate(pin)?;
+        Ok(PageTable { root, root_entries, locks: LockCounters::new(), format: PhantomData })
+    }
+
+    /// The table that the hardware starts at.
+    pub fn root(&self) -> PhysFrame {
+        self.root
+    }
+
+    /// What the locks have seen.
+    pub fn locks(&self) -> &LockCounters {
+        &self.locks
+    }
+
+    /// Copies the root's entries `first..` from another table's root: both then share what is
+    /// below.
+    ///
+    /// # Safety
+    ///
+    /// `self` is in use by nobody yet; `from` is the root of a table of this format, and the
+    /// tables below those entries outlive `self`.
+    pub unsafe fn share_from<M: TableMemory>(&self, memory: &M, from: PhysFrame, first: usize) {
+        // SAFETY: both are roots that live; the caller's promise for `from`.
+        let (own, other) = unsafe { (table_at(memory, self.root), table_at(memory, from)) };
+        for index in first..ENTRIES {
+            own.store(index, other.load(index));
+        }
+    }
+
+    /// Gives each of the root's entries that `pages` touches a table, where it has none: what
+    /// other roots copy from then on stays.
+    pub fn root_tables<M: TableMemory>(
+        &self,
+        memory: &M,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+    ) -> Result<(), M::Error> {
+        // SAFETY: the root lives as long as `self`.
+        let root = unsafe { table_at(memory, self.root) };
+        for part in pages.by_entry(F::ROOT) {
+            let index = F::ROOT.index(part.first);
+            if root.load(index) != RawEntry::EMPTY {
+                continue;
+            }
+            reserve.fill_to(1)?;
+            if let Some(table) = reserve.take()
+                && root.compare_exchange(index, RawEntry::EMPTY, F::table(table)).is_err()
+            {
+                reserve.put_back(table);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,201 @@
+//! x86-64 entries, 4 or 5 levels (Intel SDM volume 3, 4.5; AMD APM volume 2, 5.3).
+//!
+//! The kernel has set EFER.NXE, CR0.WP and CR4.PGE, and left the PAT at its reset value.
+
+use bitflags::bitflags;
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach};
+use super::format::Format;
+use super::level::Level;
+use super::protection::{Access, Cache, Privilege, Protection};
+
+bitflags! {
+    /// The bits of an entry beside the frame's address.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Bits: u64 {
+        const PRESENT = 1 << 0;
+        const WRITABLE = 1 << 1;
+        const USER = 1 << 2;
+        const WRITE_THROUGH = 1 << 3;
+        const CACHE_DISABLE = 1 << 4;
+        const ACCESSED = 1 << 5;
+        const DIRTY = 1 << 6;
+        /// In tables above the lowest: a leaf, not a table.
+        const LARGE = 1 << 7;
+        const GLOBAL = 1 << 8;
+        /// Ignored by the hardware; ours: the mapping owns its frame.
+        const OWNED = 1 << 9;
+        const NO_EXECUTE = 1 << 63;
+    }
+}
+
+/// Bits 12 to 51.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// x86-64 with `LEVELS` levels of tables: 4 (48-bit addresses) or 5 (57-bit).
+#[derive(Debug, Clone, Copy)]
+pub struct X64<const LEVELS: u8 = 4>;
+
+impl<const LEVELS: u8> X64<LEVELS> {
+    const ROOT_LEVEL: Level = match LEVELS {
+        4 => Level::FOURTH,
+        5 => Level::FIFTH,
+        _ => panic!("x86-64 has 4 or 5 levels of page tables"),
+    };
+}
+
+fn protection_bits(protection: Protection) -> Bits {
+    let mut bits = Bits::empty();
+    bits.set(Bits::WRITABLE, protection.access().writes());
+    bits.set(Bits::NO_EXECUTE, !protection.access().executes());
+    bits.set(Bits::USER, protection.privilege() == Privilege::User);
+    match protection.cache() {
+        Cache::WriteBack => {}
+        Cache::WriteThrough => bits |= Bits::WRITE_THROUGH,
+        Cache::Uncached => bits |= Bits::WRITE_THROUGH | Bits::CACHE_DISABLE,
+    }
+    bits
+}
+
+fn protection_of(bits: Bits) -> Protection {
+    let access = Access::from_bits(bits.contains(Bits::WRITABLE), !bits.contains(Bits::NO_EXECUTE));
+    let privilege = if bits.contains(Bits::USER) { Privilege::User } else { Privilege::Kernel };
+    let cache = if bits.contains(Bits::CACHE_DISABLE) {
+        Cache::Uncached
+    } else if bits.contains(Bits::WRITE_THROUGH) {
+        Cache::WriteThrough
+    } else {
+        Cache::WriteBack
+    };
+    Protection::of(access, privilege, cache)
+}
+
+fn frame_at(address: u64) -> PhysFrame {
+    PhysFrame::containing_address(PhysAddr::new_truncate(address))
+}
+
+// SAFETY: the encodings are the manuals'; `decode` reads back every bit that `leaf` and
+// `table` write, and looks at neither ACCESSED nor DIRTY.
+unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
+    const ROOT: Level = Self::ROOT_LEVEL;
+    const LARGEST_LEAF: Level = Level::GIANT;
+
+    fn table(frame: PhysFrame) -> RawEntry {
+        // A leaf's own bits decide: the ones above permit everything.
+        let bits = Bits::PRESENT | Bits::WRITABLE | Bits::USER;
+        RawEntry(frame.start_address().as_u64() | bits.bits())
+    }
+
+    fn leaf(leaf: &Leaf, level: Level) -> RawEntry {
+        let mut bits = Bits::PRESENT | protection_bits(leaf.protection);
+        bits.set(Bits::LARGE, level > Level::PAGE);
+        bits.set(Bits::GLOBAL, leaf.reach == Reach::Global);
+        bits.set(Bits::OWNED, leaf.ownership == Ownership::Owned);
+        RawEntry(leaf.frame.start_address().as_u64() | bits.bits())
+    }
+
+    fn decode(raw: RawEntry, level: Level) -> Entry {
+        let bits = Bits::from_bits_truncate(raw.0);
+        if !bits.contains(Bits::PRESENT) {
+            return Entry::Empty;
+        }
+        if level > Level::PAGE && !bits.contains(Bits::LARGE) {
+            return Entry::Table(frame_at(raw.0 & ADDRESS));
+        }
+        // Below the frame's address, large leaves have the PAT bit and reserved ones.
+        let address = raw.0 & ADDRESS & !(level.pages() * 4096 - 1);
+        Entry::Leaf(Leaf {
+            frame: frame_at(address),
+            protection: protection_of(bits),
+            reach: if bits.contains(Bits::GLOBAL) { Reach::Global } else { Reach::Space },
+            ownership: if bits.contains(Bits::OWNED) { Ownership::Owned } else { Ownership::Borrowed },
+        })
+    }
+
+    fn reprotect(raw: RawEntry, _level: Level, protection: Protection) -> RawEntry {
+        let own = Bits::WRITABLE
+            | Bits::NO_EXECUTE
+            | Bits::USER
+            | Bits::WRITE_THROUGH
+            | Bits::CACHE_DISABLE;
+        RawEntry(raw.0 & !own.bits() | protection_bits(protection).bits())
+    }
+
+    fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry {
+        let Some(below) = level.below() else {
+            return raw;
+        };
+        // Bit 7 is the PAT bit in the lowest table, and "leaf" above it.
+        let bits = if below == Level::PAGE { raw.0 & !Bits::LARGE.bits() } else { raw.0 };
+        RawEntry(bits + index as u64 * below.pages() * 4096)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Four = X64<4>;
+
+    fn leaf(protection: Protection) -> Leaf {
+        Leaf { frame: frame_at(0x4020_0000), protection, reach: Reach::Global, ownership: Ownership::Owned }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        // SAFETY: nothing is executed.
+        let capability = unsafe { super::super::WriteExecute::new() };
+        for access in [Access::READ, Access::WRITE, Access::EXECUTE, Access::write_execute(&capability)] {
+            for protection in [Protection::kernel(access), Protection::user(access)] {
+                for cache in [Cache::WriteBack, Cache::WriteThrough, Cache::Uncached] {
+                    let leaf = leaf(protection.cached(cache));
+                    for level in [Level::PAGE, Level::HUGE] {
+                        let raw = Four::leaf(&leaf, level);
+                        assert_eq!(Four::decode(raw, level), Entry::Leaf(leaf));
+                        let touched = RawEntry(raw.0 | (Bits::ACCESSED | Bits::DIRTY).bits());
+                        assert_eq!(Four::decode(touched, level), Entry::Leaf(leaf));
+                    }
+                }
+            }
+        }
+        assert_eq!(Four::decode(Four::table(frame_at(0x5000)), Level::HUGE), Entry::Table(frame_at(0x5000)));
+        assert_eq!(Four::decode(RawEntry::EMPTY, Level::PAGE), Entry::Empty);
+    }
+
+    #[test]
+    fn reprotect_keeps_frame_and_dirty_bit() {
+        let dirty = RawEntry(Four::leaf(&leaf(Protection::KERNEL_DATA), Level::PAGE).0 | Bits::DIRTY.bits());
+        let changed = Four::reprotect(dirty, Level::PAGE, Protection::KERNEL_READ_ONLY);
+        assert_ne!(changed.0 & Bits::DIRTY.bits(), 0);
+        assert_eq!(Four::decode(changed, Level::PAGE), Entry::Leaf(leaf(Protection::KERNEL_READ_ONLY)));
+    }
+
+    #[test]
+    fn split_covers_the_same_frames() {
+        let huge = leaf(Protection::USER_CODE);
+        let raw = Four::leaf(&huge, Level::HUGE);
+        for index in [0, 1, 511] {
+            let expected = Leaf { frame: huge.frame + index as u64, ..huge };
+            assert_eq!(Four::decode(Four::split(raw, Level::HUGE, index), Level::PAGE), Entry::Leaf(expected));
+        }
+    }
+
+    #[test]
+    fn write_and_execute_exclude_each_other_in_every_preset() {
+        for preset in [
+            Protection::KERNEL_CODE,
+            Protection::KERNEL_DATA,
+            Protection::KERNEL_READ_ONLY,
+            Protection::USER_CODE,
+            Protection::USER_DATA,
+            Protection::USER_READ_ONLY,
+            Protection::DEVICE,
+        ] {
+            let raw = Four::leaf(&leaf(preset), Level::PAGE);
+            let bits = Bits::from_bits_truncate(raw.0);
+            assert!(!bits.contains(Bits::WRITABLE) || bits.contains(Bits::NO_EXECUTE), "{preset:?}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Memory accesses by virtual address, as the calling CPU makes them.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use topomem_shootdown::VirtAddr;
+use x86_64::PhysAddr;
+
+use super::mmu::{Access, Fault, Privilege, translate};
+use super::Sim;
+
+impl Sim {
+    /// Reads the word at `address`, as the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], what a page fault would report.
+    pub fn load(&self, address: VirtAddr) -> Result<u64, Fault> {
+        // Acquire and Release: x86 keeps loads in order among themselves, and stores too.
+        Ok(self.access(address, Access::Read, Privilege::Kernel)?.load(Ordering::Acquire))
+    }
+
+    /// Writes the word at `address`, as the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], what a page fault would report.
+    pub fn store(&self, address: VirtAddr, value: u64) -> Result<(), Fault> {
+        self.access(address, Access::Write, Privilege::Kernel)?.store(value, Ordering::Release);
+        Ok(())
+    }
+
+    /// The word at `address` if `access` is allowed. A poll point.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], what a page fault would report.
+    pub fn access(
+        &self,
+        address: VirtAddr,
+        access: Access,
+        privilege: Privilege,
+    ) -> Result<&AtomicU64, Fault> {
+        self.take_interrupts();
+        let address = address.as_u64();
+        if !address.is_multiple_of(8) {
+            return Err(Fault::Misaligned(address));
+        }
+        let physical = self.state(|state| {
+            translate(&self.arena, &mut state.tlb, state.root, address, access, privilege)
+        })?;
+        self.arena.word(physical).ok_or(Fault::BusError { address, physical })
+    }
+
+    /// The root of the page tables that the calling CPU uses.
+    pub fn root(&self) -> Option<PhysAddr> {
+        self.state(|state| state.root)
+    }
+
+    /// How many translations the calling CPU has cached.
+    pub fn cached_translations(&self) -> usize {
+        self.state(|state| state.tlb.len())
+    }
+}

@@ -1,0 +1,166 @@
+//! Translates addresses by the page tables in RAM, as an x86-64 processor with four levels does.
+//!
+//! A hit in the CPU's own [`Tlb`] is used even where the tables say otherwise by now: that is the
+//! point. A miss walks the bytes of the tables. Accessed and dirty bits are not kept.
+
+use core::fmt;
+
+use x86_64::PhysAddr;
+
+use super::arena::Arena;
+use super::tlb::{Branch, Level, Rights, Tlb, Translation};
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const LARGE: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
+const NO_EXECUTE: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// What an access does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reads data.
+    Read,
+    /// Writes data.
+    Write,
+    /// Fetches an instruction.
+    Execute,
+}
+
+/// Who accesses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// The kernel, with CR0.WP set: it may not write through read-only pages either, and with
+    /// SMEP: it may not execute user pages.
+    Kernel,
+    /// A user program.
+    User,
+}
+
+/// Why an access did not go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// An entry on the way is not present; `level` 1 is the table of 4 KiB pages.
+    NotPresent {
+        /// The accessed address.
+        address: u64,
+        /// Whose entry it was.
+        level: u8,
+    },
+    /// The page is there, but does not allow the access.
+    Denied {
+        /// The accessed address.
+        address: u64,
+        /// What was tried.
+        access: Access,
+    },
+    /// The address is not the sign extension of its low 48 bits.
+    NotCanonical(u64),
+    /// The address is not a multiple of eight; the sim accesses whole words.
+    Misaligned(u64),
+    /// The way leads out of RAM: a table or page that no RAM answers for.
+    BusError {
+        /// The accessed address.
+        address: u64,
+        /// Where the tables led.
+        physical: PhysAddr,
+    },
+    /// The CPU has loaded no root.
+    NoRoot(u64),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::NotPresent { address, level } => write!(f, "{address:#x} is not present at level {level}"),
+            Fault::Denied { address, access } => write!(f, "{address:#x} does not allow {access:?}"),
+            Fault::NotCanonical(address) => write!(f, "{address:#x} is not canonical"),
+            Fault::Misaligned(address) => write!(f, "{address:#x} is not a multiple of 8"),
+            Fault::BusError { address, physical } => {
+                write!(f, "{address:#x} leads to {physical:?}, where there is no RAM")
+            }
+            Fault::NoRoot(address) => write!(f, "{address:#x} accessed without page tables"),
+        }
+    }
+}
+
+impl core::error::Error for Fault {}
+
+/// The RAM address behind `address`, by the CPU's caches or else by the tables under `root`.
+pub(super) fn translate(
+    arena: &Arena,
+    tlb: &mut Tlb,
+    root: Option<PhysAddr>,
+    address: u64,
+    access: Access,
+    privilege: Privilege,
+) -> Result<PhysAddr, Fault> {
+    if (address as i64) << 16 >> 16 != address as i64 {
+        return Err(Fault::NotCanonical(address));
+    }
+    let translation = match tlb.lookup(address) {
+        Some(cached) => cached,
+        None => {
+            let root = root.ok_or(Fault::NoRoot(address))?;
+            let walked = walk(arena, tlb, root, address)?;
+            if allows(walked.rights, access, privilege) {
+                tlb.insert(address, walked);
+            }
+            walked
+        }
+    };
+    if !allows(translation.rights, access, privilege) {
+        tlb.fault(address);
+        return Err(Fault::Denied { address, access });
+    }
+    Ok(translation.base + (address & ((1 << translation.level.shift()) - 1)))
+}
+
+fn allows(rights: Rights, access: Access, privilege: Privilege) -> bool {
+    let by_access = match access {
+        Access::Read => true,
+        Access::Write => rights.writable,
+        Access::Execute => rights.executable,
+    };
+    let by_privilege = match privilege {
+        Privilege::User => rights.user,
+        Privilege::Kernel => !(rights.user && access == Access::Execute),
+    };
+    by_access && by_privilege
+}
+
+fn walk(arena: &Arena, tlb: &mut Tlb, root: PhysAddr, address: u64) -> Result<Translation, Fault> {
+    let start = (Level::ROOT, Branch { table: root, rights: Rights::ALL });
+    let (mut level, mut branch) = tlb.nearest_branch(address).unwrap_or(start);
+    loop {
+        let slot = branch.table + level.index(address) * 8;
+        let entry = arena.load(slot).ok_or(Fault::BusError { address, physical: slot })?;
+        if entry & PRESENT == 0 {
+            return Err(Fault::NotPresent { address, level: level.get() });
+        }
+        let rights = Rights {
+            writable: branch.rights.writable && entry & WRITABLE != 0,
+            user: branch.rights.user && entry & USER != 0,
+            executable: branch.rights.executable && entry & NO_EXECUTE == 0,
+        };
+        let is_leaf = level == Level::LAST || (entry & LARGE != 0 && level != Level::ROOT);
+        match level.below() {
+            Some(below) if !is_leaf => {
+                branch = Branch { table: PhysAddr::new(entry & ADDRESS), rights };
+                level = below;
+                tlb.insert_branch(level, address, branch);
+            }
+            _ => {
+                // Bit 12 of a large leaf is its PAT bit; the page's own offset bits are no address.
+                let base = PhysAddr::new(entry & ADDRESS & !((1 << level.shift()) - 1));
+                return Ok(Translation { base, level, rights, global: entry & GLOBAL != 0 });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "mmu_tests.rs"]
+mod tests;
