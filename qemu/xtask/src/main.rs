@@ -1,1 +1,44 @@
-fn main() {}
+//! `cargo xtask`: builds, runs and tests topomem.
+
+mod boot;
+mod cli;
+mod description;
+mod error;
+mod kernel;
+mod qemu;
+mod record;
+mod report;
+mod shell;
+mod symbolize;
+mod tools;
+mod topology;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use error::Error;
+use tools::Tool;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Did what the command ran succeed?
+fn run(command: Command) -> Result<bool, Error> {
+    match command {
+        Command::Qemu(arguments) => boot::boot(&arguments),
+        Command::Doctor => Ok(tools::doctor()),
+        Command::Prepare => tools::ensure(&Tool::ALL).map(|()| true),
+        _ => Ok(false),
+    }
+}

@@ -1,0 +1,50 @@
+//! `cargo xtask qemu`: one machine, one scenario.
+
+use crate::cli::RunArgs;
+use crate::description::describe;
+use crate::error::Error;
+use crate::kernel::{Kernel, Variant};
+use crate::qemu::{self, Job};
+use crate::record::Failure;
+use crate::report::{self, Document, Finished, Screen};
+use crate::tools::{self, Tool};
+use crate::workspace;
+
+/// Builds and boots the kernel, and shows what came of it. Did it succeed?
+pub(crate) fn boot(arguments: &RunArgs) -> Result<bool, Error> {
+    let spec = arguments.machine.spec(workspace::root())?;
+    tools::ensure(&[Tool::KernelTarget, Tool::Qemu])?;
+    let kernel = Kernel::build(Variant::for_fault(arguments.scenario.fault.as_deref()))?;
+    let mut screen = Screen::open();
+    screen.line(&format!("machine: {}", spec.name));
+    let job = Job { kernel: &kernel, spec: &spec, scenario: &arguments.scenario, emulation: arguments.emulation };
+    let finished = qemu::run(job, &mut screen)?;
+    conclude("qemu", arguments, &spec, finished, &mut screen)
+}
+
+/// Shows the summary, writes the report, and says whether the run succeeded.
+pub(crate) fn conclude(
+    command: &str,
+    arguments: &RunArgs,
+    spec: &crate::topology::TopologySpec,
+    mut run: Finished,
+    screen: &mut Screen,
+) -> Result<bool, Error> {
+    if let Some(fault) = &arguments.scenario.fault
+        && run.succeeded()
+    {
+        run.failures.push(Failure::new(format!("the fault {fault} went unnoticed"), "oracle"));
+    }
+    report::summary(&run).iter().for_each(|line| screen.line(line));
+    if let Some(path) = &arguments.json {
+        let description = describe(command, spec, &arguments.scenario, arguments.emulation);
+        report::write(path, &Document::new(description, &run)?)?;
+        screen.line(&format!("report: {}", path.display()));
+    }
+    let seconds = run.duration.as_secs_f64();
+    match run.failures.len() {
+        0 => screen.line(&format!("ok: {}, seed {}, {seconds:.1} s", spec.name, arguments.scenario.seed)),
+        n => screen.line(&format!("{n} failed: {}, seed {}, {seconds:.1} s", spec.name, arguments.scenario.seed)),
+    }
+    Ok(run.succeeded())
+}

@@ -1,0 +1,162 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::topology::MachineOptions;
+
+/// Builds, runs and tests topomem.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Boot the reference kernel on a NUMA machine under QEMU and run a scenario on all its CPUs
+    Qemu(RunArgs),
+    /// Run the same scenario on the host: threads as CPUs, a software MMU; needs no QEMU
+    Sim(RunArgs),
+    /// Run a list of machines under QEMU
+    Matrix(MatrixArgs),
+    /// Run every test there is
+    Test(TestArgs),
+    /// Say what is installed and what is missing
+    Doctor,
+    /// Install what is missing for building, running and testing
+    Prepare,
+    /// Save the firmware tables of a machine, as acpidump writes them
+    Acpidump(AcpidumpArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioOptions,
+    #[command(flatten)]
+    pub(crate) emulation: EmulationOptions,
+    /// Write all results to FILE, machine-readable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// What the kernel is to do.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ScenarioOptions {
+    /// What to run on the CPUs
+    #[arg(long, value_name = "NAME", default_value = "stress", value_parser = word)]
+    pub(crate) scenario: String,
+    /// How long to run it
+    #[arg(long, value_name = "S", default_value_t = 5)]
+    pub(crate) seconds: u32,
+    /// Seed of its random choices
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Disable or corrupt one mechanism (shootdown, magazine, distance); the run must then fail
+    #[arg(long = "break", value_name = "FAULT", value_parser = word)]
+    pub(crate) fault: Option<String>,
+}
+
+/// How QEMU is to run the machine.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct EmulationOptions {
+    /// Wait for gdb before the first instruction
+    #[arg(long)]
+    pub(crate) gdb: bool,
+    /// Count instructions exactly: the same run every time, on one host thread
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// QEMU's accelerator
+    #[arg(long, value_enum, default_value_t = Accelerator::Tcg)]
+    pub(crate) accel: Accelerator,
+}
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accelerator {
+    Tcg,
+    Kvm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MatrixArgs {
+    /// Machines: TOML files, or names of ones in qemu/topologies; all of those when none is given
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) topologies: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioOptions,
+    /// Write all runs' results to FILE, machine-readable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Only steps whose name contains one of these
+    pub(crate) filters: Vec<String>,
+    /// Leave out the slow steps: loom, Miri, and most machines
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// List the steps and stop
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AcpidumpArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    /// Folder for the files, one per table
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// One word of the kernel's command line.
+fn word(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !text.is_empty() && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a word of letters, digits, - and _".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn knows_every_option_of_a_run() {
+        let line = "xtask qemu --nodes 4 --cpus 8 --memory 4G --distance 0,1=21 --distance 1,0=31 --scenario stress \
+                    --seconds 3 --seed 7 --break shootdown --json out.json --gdb --icount --accel kvm";
+        let Command::Qemu(run) = Cli::parse_from(line.split_whitespace()).command else { panic!() };
+        assert_eq!((run.machine.nodes, run.machine.cpus, run.machine.distance.len()), (4, 8, 2));
+        assert_eq!((run.scenario.seconds, run.scenario.seed), (3, 7));
+        assert_eq!(run.scenario.fault.as_deref(), Some("shootdown"));
+        assert!(run.emulation.gdb && run.emulation.icount && run.emulation.accel == Accelerator::Kvm);
+    }
+
+    #[test]
+    fn refuses_words_that_would_break_the_kernel_command_line() {
+        for scenario in ["", "a b", "a=b"] {
+            assert!(Cli::try_parse_from(["xtask", "qemu", "--scenario", scenario]).is_err(), "{scenario:?}");
+        }
+    }
+
+    #[test]
+    fn a_topology_file_excludes_the_options_it_replaces() {
+        assert!(Cli::try_parse_from(["xtask", "qemu", "--topology", "uma1", "--nodes", "3"]).is_err());
+    }
+}

@@ -1,0 +1,101 @@
+//! QEMU's command line.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
+use crate::error::Error;
+use crate::shell;
+use crate::topology::{TopologySpec, machine_arguments};
+use crate::workspace;
+
+/// The emulator.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// First line of `--version`, when the emulator is there.
+pub(crate) fn version() -> Option<String> {
+    Some(shell::output(PROGRAM, &["--version"])?.lines().next()?.to_owned())
+}
+
+/// The whole command that boots `elf` on the machine `spec`.
+pub(super) fn command(
+    elf: &Path,
+    spec: &TopologySpec,
+    scenario: &ScenarioOptions,
+    emulation: EmulationOptions,
+) -> Result<Command, Error> {
+    let machine = machine_arguments(spec);
+    let mut command = Command::new(PROGRAM);
+    // Without the default devices: no network card, whose option ROM may not be installed, and a faster boot.
+    command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
+    command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    command.args(accelerator(emulation));
+    command.arg("-cpu").arg(spec.cpu.as_deref().unwrap_or(match emulation.accel {
+        Accelerator::Tcg => "max",
+        Accelerator::Kvm => "host",
+    }));
+    command.args(machine.arguments);
+    for table in machine.tables {
+        let file = write_table(&spec.name, table.signature, &table.body)?;
+        let mut value = OsString::from(format!("sig={},rev={},data=", table.signature, table.revision));
+        value.push(file);
+        command.arg("-acpitable").arg(value);
+    }
+    if emulation.gdb {
+        command.args(["-s", "-S"]);
+    }
+    command.arg("-kernel").arg(elf).arg("-append").arg(kernel_command_line(scenario));
+    Ok(command)
+}
+
+fn accelerator(emulation: EmulationOptions) -> &'static [&'static str] {
+    match (emulation.accel, emulation.icount) {
+        (Accelerator::Kvm, _) => &["-accel", "kvm"],
+        (Accelerator::Tcg, false) => &["-accel", "tcg,thread=multi"],
+        (Accelerator::Tcg, true) => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"],
+    }
+}
+
+/// `key=value` words, as the kernel reads them.
+pub(super) fn kernel_command_line(scenario: &ScenarioOptions) -> String {
+    let mut line = format!("scenario={} seconds={} seed={}", scenario.scenario, scenario.seconds, scenario.seed);
+    if let Some(fault) = &scenario.fault {
+        line.push_str(&format!(" break={fault}"));
+    }
+    line
+}
+
+/// Puts the body of a firmware table where QEMU finds it.
+fn write_table(machine: &str, signature: &str, body: &[u8]) -> Result<PathBuf, Error> {
+    let folder = workspace::target_folder().join("firmware").join(machine);
+    std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+    let file = folder.join(signature);
+    std::fs::write(&file, body).map_err(Error::file(&file))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCG: EmulationOptions = EmulationOptions { gdb: false, icount: false, accel: Accelerator::Tcg };
+
+    #[test]
+    fn the_kernel_is_told_what_to_do() {
+        let mut scenario =
+            ScenarioOptions { scenario: "stress".to_owned(), seconds: 3, seed: 9, fault: None };
+        assert_eq!(kernel_command_line(&scenario), "scenario=stress seconds=3 seed=9");
+        scenario.fault = Some("magazine".to_owned());
+        assert_eq!(kernel_command_line(&scenario), "scenario=stress seconds=3 seed=9 break=magazine");
+    }
+
+    #[test]
+    fn counting_instructions_takes_one_thread() {
+        assert_eq!(accelerator(TCG), ["-accel", "tcg,thread=multi"]);
+        let icount = EmulationOptions { icount: true, ..TCG };
+        assert_eq!(accelerator(icount), ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
+        let kvm = EmulationOptions { accel: Accelerator::Kvm, ..TCG };
+        assert_eq!(accelerator(kvm), ["-accel", "kvm"]);
+    }
+}

@@ -1,0 +1,9 @@
+//! The reference kernel under QEMU: the command, the session with it, and what came of it.
+
+mod command;
+mod run;
+mod session;
+mod verdict;
+
+pub(crate) use command::{PROGRAM, version};
+pub(crate) use run::{Job, run};

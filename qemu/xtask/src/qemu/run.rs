@@ -1,0 +1,53 @@
+//! A scenario on a machine under QEMU, from the command to the report.
+
+use std::time::Duration;
+
+use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::report::{Finished, Report, Screen};
+use crate::shell;
+use crate::symbolize::Symbols;
+use crate::topology::TopologySpec;
+
+use super::command::command;
+use super::session::{self, Limits};
+use super::verdict;
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) spec: &'a TopologySpec,
+    pub(crate) scenario: &'a ScenarioOptions,
+    pub(crate) emulation: EmulationOptions,
+}
+
+/// Boots the kernel and follows it to its end.
+pub(crate) fn run(job: Job<'_>, screen: &mut Screen) -> Result<Finished, Error> {
+    let symbols = Symbols::load(job.kernel.elf())?;
+    let command = command(job.kernel.elf(), job.spec, job.scenario, job.emulation)?;
+    screen.line(&shell::typed(&command));
+    if job.emulation.gdb {
+        screen.line("waiting for gdb; in another terminal, type");
+        screen.line(&format!("    gdb {} -ex 'target remote :1234'", job.kernel.elf().display()));
+    }
+    let mut report = Report::new(Some(symbols));
+    let end = session::run(command, limits(&job), &mut |line| report.line(line, screen))?;
+    for complaint in &end.complaints {
+        screen.line(&format!("QEMU: {complaint}"));
+    }
+    let failures = verdict::failures(job.spec, &report, &end);
+    Ok(report.finish(failures, end.duration))
+}
+
+/// A kernel that waits for gdb may wait forever.
+fn limits(job: &Job<'_>) -> Option<Limits> {
+    let EmulationOptions { gdb, icount, accel } = job.emulation;
+    // With one host thread and a virtual clock that counts instructions, a guest's second takes many.
+    let slowdown = if icount && accel == Accelerator::Tcg { 20 } else { 1 };
+    let scenario = Duration::from_secs(u64::from(job.scenario.seconds));
+    let silence = Duration::from_secs(30) * slowdown;
+    let total = (scenario * 4 + Duration::from_secs(120)) * slowdown;
+    (!gdb).then_some(Limits { silence, total })
+}

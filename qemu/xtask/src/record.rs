@@ -1,0 +1,217 @@
+//! The machine-readable lines among the kernel's serial output: `@@` and one JSON object.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What a record's line starts with.
+const MARK: &str = "@@";
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "t", rename_all = "snake_case")]
+pub(crate) enum Record {
+    Topology(DiscoveredTopology),
+    Progress(Progress),
+    Node(NodeCounters),
+    Cpu(CpuCounters),
+    Result(Measurement),
+    Failure(Failure),
+    Panic(Panic),
+    /// A backtrace, innermost first.
+    Frames {
+        addresses: Vec<String>,
+    },
+    Table(TablePiece),
+    /// The last record.
+    End {
+        ok: bool,
+    },
+}
+
+/// The topology that the kernel made of the firmware tables.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DiscoveredTopology {
+    pub(crate) nodes: Vec<DiscoveredNode>,
+    #[serde(default)]
+    pub(crate) distances: Vec<Vec<u8>>,
+}
+
+/// A node as discovered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DiscoveredNode {
+    pub(crate) node: usize,
+    #[serde(default)]
+    pub(crate) proximity: u32,
+    #[serde(default)]
+    pub(crate) cpus: Vec<u32>,
+    /// Physical addresses, start and end, end exclusive.
+    #[serde(default)]
+    pub(crate) ranges: Vec<(u64, u64)>,
+    /// What each of the ranges is.
+    #[serde(default)]
+    pub(crate) kinds: Vec<String>,
+    #[serde(default)]
+    pub(crate) free_frames: u64,
+}
+
+/// How far the scenario is: counters that go up, named by the scenario.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) ms: u64,
+    #[serde(default)]
+    pub(crate) ops: u64,
+    #[serde(flatten)]
+    pub(crate) others: Map<String, Value>,
+}
+
+/// One node's frames at the end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NodeCounters {
+    pub(crate) node: usize,
+    /// Frames given to this node's own CPUs.
+    #[serde(default)]
+    pub(crate) local: u64,
+    /// Frames given to other nodes' CPUs.
+    #[serde(default)]
+    pub(crate) remote: u64,
+    #[serde(default)]
+    pub(crate) free: u64,
+    #[serde(default)]
+    pub(crate) total: u64,
+    #[serde(flatten)]
+    pub(crate) others: Map<String, Value>,
+}
+
+/// What one CPU did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct CpuCounters {
+    pub(crate) cpu: u32,
+    pub(crate) node: usize,
+    pub(crate) alloc_local: u64,
+    pub(crate) alloc_remote: u64,
+    pub(crate) magazine_hits: u64,
+    pub(crate) magazine_misses: u64,
+    pub(crate) shootdowns: u64,
+    pub(crate) ipis_sent: u64,
+    pub(crate) ipis_received: u64,
+    pub(crate) flush_page: u64,
+    pub(crate) flush_full: u64,
+    #[serde(flatten)]
+    pub(crate) others: Map<String, Value>,
+}
+
+/// One result of a measurement, as the report's `results` carry it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Measurement {
+    pub(crate) suite: String,
+    pub(crate) case: String,
+    pub(crate) subject: String,
+    pub(crate) cpus: u32,
+    pub(crate) unit: String,
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    pub(crate) n: u64,
+}
+
+/// Something that went wrong, as the report's `failures` carry it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) what: String,
+    #[serde(rename = "where")]
+    pub(crate) place: String,
+}
+
+impl Failure {
+    pub(crate) fn new(what: impl Into<String>, place: impl Into<String>) -> Self {
+        Self { what: what.into(), place: place.into() }
+    }
+}
+
+/// The kernel gave up.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Panic {
+    pub(crate) message: String,
+    #[serde(default)]
+    pub(crate) location: String,
+    #[serde(default)]
+    pub(crate) cpu: u32,
+}
+
+/// Some bytes of a firmware table.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct TablePiece {
+    pub(crate) signature: String,
+    pub(crate) offset: usize,
+    pub(crate) hex: String,
+}
+
+/// What a line of serial output is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Line {
+    /// For people.
+    Log(String),
+    Record(Box<Record>),
+    /// It starts like a record, but is none.
+    Malformed { line: String, reason: String },
+}
+
+impl Line {
+    /// Tells records from log lines.
+    pub(crate) fn parse(line: &str) -> Self {
+        let Some(json) = line.strip_prefix(MARK) else { return Self::Log(line.to_owned()) };
+        match serde_json::from_str(json) {
+            Ok(record) => Self::Record(Box::new(record)),
+            Err(error) => Self::Malformed { line: line.to_owned(), reason: error.to_string() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(line: &str) -> Record {
+        match Line::parse(line) {
+            Line::Record(record) => *record,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn parses_each_kind_of_record() {
+        let topology = record(
+            r#"@@{"t":"topology","nodes":[{"node":0,"proximity":3,"cpus":[0,1],"ranges":[[0,655360],[1048576,2097152]],"kinds":["conventional","conventional"],"free_frames":9}],"distances":[[10]]}"#,
+        );
+        let Record::Topology(topology) = topology else { panic!("{topology:?}") };
+        assert_eq!(topology.nodes[0].ranges[1], (1 << 20, 2 << 20));
+        assert_eq!(topology.distances, [[10]]);
+
+        let progress = record(r#"@@{"t":"progress","ms":500,"ops":7,"maps":3}"#);
+        let Record::Progress(progress) = progress else { panic!("{progress:?}") };
+        assert_eq!((progress.ms, progress.ops, progress.others["maps"].as_u64()), (500, 7, Some(3)));
+
+        let cpu = record(r#"@@{"t":"cpu","cpu":3,"node":1,"alloc_local":5,"nested":1}"#);
+        let Record::Cpu(cpu) = cpu else { panic!("{cpu:?}") };
+        assert_eq!((cpu.cpu, cpu.node, cpu.alloc_local, cpu.ipis_sent), (3, 1, 5, 0));
+
+        assert_eq!(
+            record(r#"@@{"t":"failure","what":"stale translation","where":"cpu 1"}"#),
+            Record::Failure(Failure::new("stale translation", "cpu 1"))
+        );
+        assert_eq!(
+            record(r#"@@{"t":"frames","addresses":["0xffffffff80001000"]}"#),
+            Record::Frames { addresses: vec!["0xffffffff80001000".to_owned()] }
+        );
+        assert_eq!(record(r#"@@{"t":"end","ok":true}"#), Record::End { ok: true });
+    }
+
+    #[test]
+    fn tells_log_lines_and_broken_records_apart() {
+        assert_eq!(Line::parse("hello @@{"), Line::Log("hello @@{".to_owned()));
+        for broken in ["@@", "@@{\"t\":\"end\"}", "@@{\"t\":\"unheard of\"}", "@@{\"t\":\"end\",\"ok\":tr"] {
+            assert!(matches!(Line::parse(broken), Line::Malformed { .. }), "{broken}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Gathers a run's records, and shows what comes as it comes.
+
+use std::time::Duration;
+
+use super::screen::Screen;
+use super::topology;
+use crate::record::{
+    CpuCounters, DiscoveredTopology, Failure, Line, Measurement, NodeCounters, Panic, Progress, Record, TablePiece,
+};
+use crate::symbolize::Symbols;
+
+/// A run's records so far.
+pub(crate) struct Report {
+    symbols: Option<Symbols>,
+    topology: Option<DiscoveredTopology>,
+    nodes: Vec<NodeCounters>,
+    cpus: Vec<CpuCounters>,
+    results: Vec<Measurement>,
+    failures: Vec<Failure>,
+    backtraces: Vec<Vec<String>>,
+    tables: Vec<TablePiece>,
+    ended_ok: Option<bool>,
+}
+
+/// A run that is over.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    pub(crate) topology: Option<DiscoveredTopology>,
+    pub(crate) nodes: Vec<NodeCounters>,
+    pub(crate) cpus: Vec<CpuCounters>,
+    pub(crate) results: Vec<Measurement>,
+    /// None: the run succeeded.
+    pub(crate) failures: Vec<Failure>,
+    /// Symbolised, one line per function.
+    pub(crate) backtraces: Vec<Vec<String>>,
+    pub(crate) tables: Vec<TablePiece>,
+    pub(crate) duration: Duration,
+}
+
+impl Report {
+    /// An empty report. Without symbols, backtraces stay addresses.
+    pub(crate) fn new(symbols: Option<Symbols>) -> Self {
+        Self {
+            symbols,
+            topology: None,
+            nodes: Vec::new(),
+            cpus: Vec::new(),
+            results: Vec::new(),
+            failures: Vec::new(),
+            backtraces: Vec::new(),
+            tables: Vec::new(),
+            ended_ok: None,
+        }
+    }
+
+    /// Takes one line of output.
+    pub(crate) fn line(&mut self, line: &str, screen: &mut Screen) {
+        match Line::parse(line) {
+            Line::Log(text) => screen.line(&text),
+            Line::Record(record) => self.record(*record, screen),
+            Line::Malformed { line, reason } => {
+                let failure = Failure::new(format!("a record that can't be read: {reason}"), line);
+                self.fail(failure, screen);
+            }
+        }
+    }
+
+    fn record(&mut self, record: Record, screen: &mut Screen) {
+        match record {
+            Record::Topology(topology) => {
+                topology::render(&topology).iter().for_each(|line| screen.line(line));
+                self.topology = Some(topology);
+            }
+            Record::Progress(progress) => screen.progress(&progress_line(&progress)),
+            Record::Node(node) => self.nodes.push(node),
+            Record::Cpu(cpu) => self.cpus.push(cpu),
+            Record::Result(result) => self.results.push(result),
+            Record::Failure(failure) => self.fail(failure, screen),
+            Record::Panic(panic) => self.fail(panic_failure(&panic), screen),
+            Record::Frames { addresses } => {
+                let backtrace = match &self.symbols {
+                    Some(symbols) => symbols.backtrace(&addresses),
+                    None => addresses,
+                };
+                screen.line("backtrace:");
+                backtrace.iter().for_each(|line| screen.line(line));
+                self.backtraces.push(backtrace);
+            }
+            Record::Table(piece) => self.tables.push(piece),
+            Record::End { ok } => self.ended_ok = Some(ok),
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, screen: &mut Screen) {
+        screen.line(&format!("FAILURE: {}; {}", failure.what, failure.place));
+        self.failures.push(failure);
+    }
+
+    /// The topology, once the kernel has told it.
+    pub(crate) fn topology(&self) -> Option<&DiscoveredTopology> {
+        self.topology.as_ref()
+    }
+
+    /// Failures reported so far.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = &Failure> {
+        self.failures.iter()
+    }
+
+    /// What the last record said.
+    pub(crate) fn ended_ok(&self) -> Option<bool> {
+        self.ended_ok
+    }
+
+    /// The whole run, with failures that were seen from outside added.
+    pub(crate) fn finish(mut self, seen_from_outside: Vec<Failure>, duration: Duration) -> Finished {
+        self.failures.extend(seen_from_outside);
+        self.nodes.sort_by_key(|node| node.node);
+        self.cpus.sort_by_key(|cpu| cpu.cpu);
+        Finished {
+            topology: self.topology,
+            nodes: self.nodes,
+            cpus: self.cpus,
+            results: self.results,
+            failures: self.failures,
+            backtraces: self.backtraces,
+            tables: self.tables,
+            duration,
+        }
+    }
+}
+
+fn panic_failure(panic: &Panic) -> Failure {
+    Failure::new(format!("panic: {}", panic.message), format!("{}, CPU {}", panic.location, panic.cpu))
+}
+
+fn progress_line(progress: &Progress) -> String {
+    let mut line = format!("{:6.1} s  {} operations", progress.ms as f64 / 1000.0, progress.ops);
+    for (name, value) in &progress.others {
+        line.push_str(&format!("  {value} {}", name.replace('_', " ")));
+    }
+    line
+}
+
+impl Finished {
+    /// Did nothing fail?
+    pub(crate) fn succeeded(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Operations by the scenario's own count, for one-line summaries.
+    pub(crate) fn frames_allocated(&self) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.alloc_local + cpu.alloc_remote).sum()
+    }
+
+    pub(crate) fn shootdowns(&self) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.shootdowns).sum()
+    }
+}

@@ -1,0 +1,90 @@
+//! Addresses to functions and lines, from the kernel's debug information.
+
+use std::path::Path;
+
+use addr2line::Loader;
+
+use crate::error::Error;
+use crate::workspace;
+
+/// Symbols of one kernel.
+pub(crate) struct Symbols {
+    loader: Loader,
+}
+
+impl Symbols {
+    /// Reads the debug information of `elf`.
+    pub(crate) fn load(elf: &Path) -> Result<Self, Error> {
+        let loader = Loader::new(elf)
+            .map_err(|error| Error::DebugInfo { path: elf.to_owned(), reason: error.to_string() })?;
+        Ok(Self { loader })
+    }
+
+    /// A backtrace for people: one line per function, inlined ones included.
+    ///
+    /// `addresses` are the innermost instruction and then return addresses, which are one past the call.
+    pub(crate) fn backtrace(&self, addresses: &[String]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (depth, text) in addresses.iter().enumerate() {
+            let Some(address) = parse_address(text) else {
+                lines.push(format!("{depth:>3}: {text}"));
+                continue;
+            };
+            let call = if depth == 0 { address } else { address.saturating_sub(1) };
+            let functions = self.functions(call);
+            if functions.is_empty() {
+                lines.push(format!("{depth:>3}: {address:#018x} ?"));
+            }
+            for (inlining, function) in functions.iter().enumerate() {
+                match inlining {
+                    0 => lines.push(format!("{depth:>3}: {address:#018x} {function}")),
+                    _ => lines.push(format!("{:>23} {function}", "in")),
+                }
+            }
+        }
+        lines
+    }
+
+    /// The functions at `address`, innermost first, each with its file and line.
+    fn functions(&self, address: u64) -> Vec<String> {
+        let mut functions = Vec::new();
+        if let Ok(mut frames) = self.loader.find_frames(address) {
+            while let Ok(Some(frame)) = frames.next() {
+                let name = frame.function.as_ref().and_then(|name| Some(name.demangle().ok()?.into_owned()));
+                let Some(name) = name else { continue };
+                let place = frame.location.and_then(|location| {
+                    Some(format!("{}:{}", workspace::shorten(location.file?), location.line?))
+                });
+                functions.push(format!("{name} ({})", place.as_deref().unwrap_or("?")));
+            }
+        }
+        if functions.is_empty() {
+            let symbol = self.loader.find_symbol(address);
+            functions.extend(symbol.map(|name| addr2line::demangle_auto(name.into(), None).into_owned()));
+        }
+        functions
+    }
+}
+
+fn parse_address(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_addresses() {
+        assert_eq!(parse_address("0xffffffff80000000"), Some(0xffff_ffff_8000_0000));
+        assert_eq!(parse_address("12"), None);
+        assert_eq!(parse_address("0xzz"), None);
+    }
+
+    #[test]
+    fn an_address_without_symbols_stays_an_address() {
+        let symbols = Symbols::load(&std::env::current_exe().unwrap()).unwrap();
+        let lines = symbols.backtrace(&["0x1".to_owned(), "nonsense".to_owned()]);
+        assert_eq!(lines, ["  0: 0x0000000000000001 ?", "  1: nonsense"]);
+    }
+}

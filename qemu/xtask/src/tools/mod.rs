@@ -1,0 +1,9 @@
+//! What building, running and testing needs on this machine, and installing what is missing.
+
+mod doctor;
+mod install;
+mod tool;
+
+pub(crate) use doctor::doctor;
+pub(crate) use install::ensure;
+pub(crate) use tool::Tool;

@@ -1,0 +1,117 @@
+//! The tools: what they are for, whether they are there, and how to get them.
+
+use std::path::{Path, PathBuf};
+
+use crate::kernel;
+use crate::qemu;
+use crate::shell;
+
+/// Something that has to be installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tool {
+    KernelTarget,
+    Qemu,
+    Rustfmt,
+    Clippy,
+    /// Miri, with the nightly toolchain and the library sources that it needs.
+    Miri,
+}
+
+impl Tool {
+    pub(crate) const ALL: [Self; 5] = [Self::KernelTarget, Self::Qemu, Self::Rustfmt, Self::Clippy, Self::Miri];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::KernelTarget => "the target x86_64-unknown-none",
+            Self::Qemu => "QEMU for x86-64",
+            Self::Rustfmt => "rustfmt",
+            Self::Clippy => "clippy",
+            Self::Miri => "Miri on the nightly toolchain",
+        }
+    }
+
+    /// What works only with it.
+    pub(crate) fn purpose(self) -> &'static str {
+        match self {
+            Self::KernelTarget => "builds the reference kernel",
+            Self::Qemu => "boots it (cargo xtask sim does without)",
+            Self::Rustfmt | Self::Clippy => ".ci/run",
+            Self::Miri => "cargo xtask test",
+        }
+    }
+
+    /// Where it is or what version it has, when it is there.
+    pub(crate) fn found(self) -> Option<String> {
+        match self {
+            Self::KernelTarget => existing(sysroot(&["rustc"])?.join("lib/rustlib").join(kernel::TARGET)),
+            Self::Qemu => qemu::version(),
+            Self::Rustfmt => shell::output("cargo", &["fmt", "--version"]),
+            Self::Clippy => shell::output("cargo", &["clippy", "--version"]),
+            Self::Miri => {
+                existing(sysroot(&["rustup", "run", "nightly", "rustc"])?.join("lib/rustlib/src/rust/library"))?;
+                shell::output("rustup", &["run", "nightly", "cargo", "miri", "--version"])
+            }
+        }
+    }
+
+    /// The commands that install it.
+    pub(crate) fn commands(self) -> Vec<Vec<&'static str>> {
+        match self {
+            Self::KernelTarget => vec![vec!["rustup", "target", "add", kernel::TARGET]],
+            Self::Qemu => vec![
+                vec!["apt-get", "update"],
+                vec!["apt-get", "install", "--yes", "--no-install-recommends", "qemu-system-x86"],
+            ],
+            Self::Rustfmt => vec![vec!["rustup", "component", "add", "rustfmt"]],
+            Self::Clippy => vec![vec!["rustup", "component", "add", "clippy"]],
+            Self::Miri if sysroot(&["rustup", "run", "nightly", "rustc"]).is_some() => {
+                vec![vec!["rustup", "component", "add", "--toolchain", "nightly", "miri", "rust-src"]]
+            }
+            Self::Miri => vec![vec![
+                "rustup", "toolchain", "install", "nightly", "--profile", "minimal", "--component", "miri,rust-src",
+            ]],
+        }
+    }
+
+    /// The same for people, on whatever system this is.
+    pub(crate) fn instructions(self) -> Vec<String> {
+        let commands = self.commands().into_iter().map(|words| words.join(" "));
+        match self {
+            Self::Qemu if !is_debian() => {
+                vec![format!("(your system's package manager; {} must be in the PATH)", qemu::PROGRAM)]
+            }
+            Self::Qemu => commands.map(|command| format!("sudo {command}")).collect(),
+            _ => commands.collect(),
+        }
+    }
+
+    /// Why it can't be installed from here, if it can't.
+    pub(crate) fn obstacle(self) -> Option<&'static str> {
+        match self {
+            Self::Qemu if !is_debian() => Some("this is neither Debian nor Ubuntu"),
+            Self::Qemu if !is_root() => Some("installing packages needs root"),
+            Self::Qemu => None,
+            _ if shell::find("rustup").is_none() => Some("there is no rustup (https://rustup.rs)"),
+            _ => None,
+        }
+    }
+}
+
+fn sysroot(rustc: &[&str]) -> Option<PathBuf> {
+    let (program, arguments) = rustc.split_first()?;
+    let arguments: Vec<&str> = arguments.iter().copied().chain(["--print", "sysroot"]).collect();
+    Some(PathBuf::from(shell::output(program, &arguments)?))
+}
+
+fn existing(path: PathBuf) -> Option<String> {
+    path.exists().then(|| path.display().to_string())
+}
+
+/// Debian, or one of its descendants.
+fn is_debian() -> bool {
+    Path::new("/etc/debian_version").exists() && shell::find("apt-get").is_some()
+}
+
+fn is_root() -> bool {
+    shell::output("id", &["-u"]).as_deref() == Some("0")
+}

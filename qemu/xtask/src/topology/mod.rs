@@ -1,0 +1,18 @@
+//! What machine to boot: from options or a file, checked, and turned into QEMU's arguments.
+
+mod error;
+mod file;
+mod firmware;
+mod options;
+mod qemu_args;
+mod size;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use error::SpecError;
+pub(crate) use file::{TopologyFileError, folder, load};
+pub(crate) use options::MachineOptions;
+pub(crate) use qemu_args::{MachineArguments, machine_arguments};
+pub(crate) use size::Size;
+pub(crate) use spec::TopologySpec;
