@@ -5,6 +5,7 @@
 //!   or nonsense.
 //! - [`MemoryMap`] and [`BootAllocator`]: usable RAM less reserved regions, and who hands it out
 //!   before the frame allocator.
+//! - [`frames::Frames`]: the frame allocator.
 //!
 //! The crate stands alone and uses no heap.
 #![no_std]
@@ -12,6 +13,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod frames;
 mod memory;
 pub mod tables;
 mod topology;

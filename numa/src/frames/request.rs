@@ -1,0 +1,92 @@
+//! What a caller asks of the frame allocator.
+
+use topomem_percpu::{NodeId, Order};
+
+use super::{Policy, Zone};
+
+/// A request for one naturally aligned run of frames: order, placement and treatment.
+///
+/// ```
+/// use topomem_numa::frames::{FrameRequest, NodeSet, Policy, Zone};
+/// use topomem_numa::NodeId;
+/// use topomem_percpu::Order;
+///
+/// let table = FrameRequest::frame().zeroed();
+/// let huge = FrameRequest::order(Order::HUGE).policy(Policy::Bind(NodeSet::of(NodeId::ZERO)));
+/// let isa = FrameRequest::frame().zone(Zone::Dma).emergency();
+/// assert_eq!(huge.get_order(), Order::HUGE);
+/// # let _ = (table, isa);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct FrameRequest {
+    pub(super) order: Order,
+    /// A magazine of the requesting CPU may serve it: one frame, placed locally, any zone.
+    pub(super) plain: bool,
+    pub(super) zeroed: bool,
+    pub(super) emergency: bool,
+    pub(super) zone: Zone,
+    /// Whose neighbourhood "local" means; the requesting CPU's where `None`.
+    pub(super) node: Option<NodeId>,
+    pub(super) policy: Policy,
+}
+
+impl FrameRequest {
+    /// One frame, near the requesting CPU.
+    pub const fn frame() -> FrameRequest {
+        FrameRequest::order(Order::FRAME)
+    }
+
+    /// A run of `order`, near the requesting CPU.
+    pub const fn order(order: Order) -> FrameRequest {
+        FrameRequest {
+            order,
+            plain: order.get() == 0,
+            zeroed: false,
+            emergency: false,
+            zone: Zone::Normal,
+            node: None,
+            policy: Policy::Local,
+        }
+    }
+
+    /// Near `node` instead of the requesting CPU; farther nodes still serve when it is exhausted
+    /// (for `node` and no other, use [`Policy::Bind`]).
+    pub const fn node(mut self, node: NodeId) -> FrameRequest {
+        self.node = Some(node);
+        self.plain = false;
+        self
+    }
+
+    /// Placed by `policy`.
+    pub const fn policy(mut self, policy: Policy) -> FrameRequest {
+        self.policy = policy;
+        self.plain = self.plain && matches!(policy, Policy::Local);
+        self
+    }
+
+    /// From `zone` or a lower one.
+    pub const fn zone(mut self, zone: Zone) -> FrameRequest {
+        self.zone = zone;
+        self.plain = self.plain && matches!(zone, Zone::Normal);
+        self
+    }
+
+    /// Filled with zeros before it is handed out. Costs a write of the whole run.
+    pub const fn zeroed(mut self) -> FrameRequest {
+        self.zeroed = true;
+        self
+    }
+
+    /// May dip into the reserve below the minimum watermark: for what frees memory by using some.
+    pub const fn emergency(mut self) -> FrameRequest {
+        self.emergency = true;
+        self
+    }
+
+    /// The order asked for.
+    #[must_use]
+    pub const fn get_order(&self) -> Order {
+        self.order
+    }
+}

@@ -1,0 +1,119 @@
+//! Zones: bands of physical address that devices with few address bits can reach.
+
+use core::fmt;
+
+use x86_64::PhysAddr;
+
+/// A band of physical addresses, lowest first. A request for one is also served by lower ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Zone {
+    /// What ISA DMA reaches: below 16 MiB by default.
+    Dma,
+    /// What 32-bit devices reach: below 4 GiB by default.
+    Dma32,
+    /// All memory.
+    Normal,
+}
+
+impl Zone {
+    /// How many zones there are.
+    pub const COUNT: usize = 3;
+
+    /// All zones, lowest first.
+    pub const ALL: [Zone; Zone::COUNT] = [Zone::Dma, Zone::Dma32, Zone::Normal];
+
+    /// An index into per-zone arrays.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Zone::Dma => "DMA",
+            Zone::Dma32 => "DMA32",
+            Zone::Normal => "Normal",
+        })
+    }
+}
+
+/// Where the zones end. Any multiple of 4 KiB works; a limit of 0 leaves a zone out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ZoneLimits {
+    /// The end of [`Zone::Dma`].
+    pub dma_end: PhysAddr,
+    /// The end of [`Zone::Dma32`].
+    pub dma32_end: PhysAddr,
+}
+
+impl ZoneLimits {
+    /// 16 MiB and 4 GiB, as PCs need.
+    pub const PC: ZoneLimits =
+        ZoneLimits { dma_end: PhysAddr::new_truncate(16 << 20), dma32_end: PhysAddr::new_truncate(4 << 30) };
+
+    /// A 32-bit layout: DMA below 16 MiB, directly mapped memory below 896 MiB, and
+    /// [`Zone::Normal`] in the role of HighMem.
+    pub const HIGH_MEM: ZoneLimits =
+        ZoneLimits { dma_end: PhysAddr::new_truncate(16 << 20), dma32_end: PhysAddr::new_truncate(896 << 20) };
+
+    /// The zone of the frame numbered `frame`, and the frame where that zone ends.
+    pub(super) fn zone_of(&self, frame: u64) -> (Zone, u64) {
+        let dma = self.dma_end.as_u64() >> 12;
+        let dma32 = (self.dma32_end.as_u64() >> 12).max(dma);
+        if frame < dma {
+            (Zone::Dma, dma)
+        } else if frame < dma32 {
+            (Zone::Dma32, dma32)
+        } else {
+            (Zone::Normal, u64::MAX)
+        }
+    }
+}
+
+impl Default for ZoneLimits {
+    fn default() -> ZoneLimits {
+        ZoneLimits::PC
+    }
+}
+
+/// Free frames of one zone below which it is spared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Watermarks {
+    /// Only [`FrameRequest::emergency`](super::FrameRequest::emergency) goes below: the reserve.
+    pub min: u64,
+    /// Below this, reclaim should start.
+    pub low: u64,
+    /// Reclaim may stop here.
+    pub high: u64,
+}
+
+/// How a zone stands against its [`Watermarks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// At or below `min`.
+    Critical,
+    /// Below `low`.
+    Low,
+    /// Below `high`.
+    Moderate,
+    /// At or above `high`.
+    None,
+}
+
+impl Watermarks {
+    /// How `free` frames stand against them.
+    #[must_use]
+    pub const fn pressure(&self, free: u64) -> Pressure {
+        if self.min > 0 && free <= self.min {
+            Pressure::Critical
+        } else if free < self.low {
+            Pressure::Low
+        } else if free < self.high {
+            Pressure::Moderate
+        } else {
+            Pressure::None
+        }
+    }
+}
