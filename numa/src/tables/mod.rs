@@ -1,6 +1,32 @@
-//! Firmware tables, read in place.
+//! Firmware tables, read in place: no copy, no heap, no panic, no read out of bounds, and no
+//! endless loop, whatever the bytes are.
+
+mod bytes;
+mod cedt;
+mod diagnostic;
+mod error;
+#[cfg(feature = "acpi")]
+mod find;
+mod header;
+mod hmat;
+mod madt;
+mod slit;
+mod srat;
+mod structures;
+
+pub use cedt::{Cedt, CedtEntry};
+pub use diagnostic::Diagnostic;
+pub use error::{Table, TableError};
+#[cfg(feature = "acpi")]
+pub use find::{FindTablesError, find_tables};
+pub use hmat::{DataType, Figure, Hmat, HmatEntry, LatencyBandwidth};
+pub use madt::{CpuState, Madt, MadtEntry};
+pub use slit::Slit;
+pub use srat::{MemoryAffinity, Srat, SratEntry};
 
 /// The tables that describe topology, whole, header included.
+///
+/// Bytes beyond the length that a table's header states are ignored.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FirmwareTables<'a> {
     /// Interrupt controllers, so CPUs ("APIC").
@@ -14,7 +40,3 @@ pub struct FirmwareTables<'a> {
     /// CXL windows.
     pub cedt: Option<&'a [u8]>,
 }
-
-/// Something in the tables was wrong, and what was made of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Diagnostic {}

@@ -1,5 +1,6 @@
 //! The machine's nodes: which CPUs and which memory belong together, and how far apart they are.
 
+mod costs;
 mod discover;
 mod display;
 mod order;
@@ -170,7 +171,7 @@ impl Topology {
         self.performance.bandwidth(initiator, target)
     }
 
-    /// The outermost cache in front of `node`'s memory, where the HMAT says.
+    /// The cache in front of `node`'s memory that is nearest to the CPUs, where the HMAT says.
     #[must_use]
     pub fn memory_side_cache(&self, node: NodeId) -> Option<MemorySideCache> {
         self.performance.cache(node)

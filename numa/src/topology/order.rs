@@ -24,6 +24,14 @@ impl NearestNodes {
         NearestNodes { nodes, counts: [1; MAX_NODES] }
     }
 
+    /// As [`NearestNodes::new`], in place.
+    pub(super) fn clear(&mut self) {
+        self.counts.fill(1);
+        for (row, node) in self.nodes.iter_mut().zip((0..MAX_NODES).filter_map(NodeId::new)) {
+            row[0] = node;
+        }
+    }
+
     pub(super) fn of(&self, node: NodeId) -> &[NodeId] {
         let row = &self.nodes[node.index()];
         row.get(..usize::from(self.counts[node.index()])).unwrap_or(row)

@@ -64,6 +64,12 @@ impl RangeList {
         if self.ranges.is_empty() { ONE_NODE } else { &self.ranges }
     }
 
+    /// The lowest range that has some of `range`.
+    pub(super) fn first_within(&self, range: &MemoryRange) -> Option<&NodeRange> {
+        let first = self.ranges.partition_point(|known| known.range.end <= range.start);
+        self.ranges.get(first).filter(|known| known.range.start < range.end)
+    }
+
     /// The node of `addr` (node 0 where no range has it) and the first address above it where
     /// the answer may differ.
     pub(super) fn span_at(&self, addr: PhysAddr) -> (NodeId, PhysAddr) {

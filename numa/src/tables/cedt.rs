@@ -1,0 +1,64 @@
+//! CEDT: CXL host bridges and the windows through which their memory is reached.
+//! CXL 3.0, section 9.17.1.
+
+use super::header::{HEADER, Verified};
+use super::structures::{Layout, Structure, Structures};
+use super::{Table, TableError};
+
+/// A verified CEDT.
+#[derive(Debug, Clone, Copy)]
+pub struct Cedt<'a>(Verified<'a>);
+
+/// A structure of the CEDT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CedtEntry {
+    /// A host bridge's registers (CHBS, type 0).
+    HostBridge {
+        /// The number of its object in the AML namespace.
+        uid: u32,
+        /// Where the registers are.
+        base: u64,
+        /// How many bytes they take.
+        bytes: u64,
+    },
+    /// A fixed memory window (CFMWS, type 1).
+    Window {
+        /// The first address.
+        base: u64,
+        /// How many bytes.
+        bytes: u64,
+        /// What may be bound to it: bit 2 volatile, bit 3 persistent memory.
+        restrictions: u16,
+    },
+    /// Some other structure, by its type.
+    Other(u16),
+}
+
+impl<'a> Cedt<'a> {
+    /// Verifies the header.
+    ///
+    /// # Errors
+    /// [`TableError`] on a wrong signature, length or checksum.
+    pub fn parse(bytes: &'a [u8]) -> Result<Cedt<'a>, TableError> {
+        Verified::new(Table::Cedt, bytes, HEADER).map(Cedt)
+    }
+
+    /// The structures, in the table's order.
+    pub fn entries(&self) -> impl Iterator<Item = Result<CedtEntry, TableError>> + use<'a> {
+        Structures::new(Table::Cedt, Layout::Cedt, self.0.bytes, HEADER).map(|structure| entry(&structure?))
+    }
+}
+
+fn entry(structure: &Structure<'_>) -> Result<CedtEntry, TableError> {
+    match structure.kind {
+        0 => {
+            let fields = structure.fields(32)?;
+            Ok(CedtEntry::HostBridge { uid: fields.u32(4), base: fields.u64(16), bytes: fields.u64(24) })
+        }
+        1 => {
+            let fields = structure.fields(36)?;
+            Ok(CedtEntry::Window { base: fields.u64(8), bytes: fields.u64(16), restrictions: fields.u16(32) })
+        }
+        other => Ok(CedtEntry::Other(other)),
+    }
+}

@@ -1,0 +1,134 @@
+//! What can be wrong with a table's bytes.
+
+use core::fmt;
+
+/// The tables that describe topology.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// Multiple APIC Description Table, "APIC".
+    Madt,
+    /// System Resource Affinity Table.
+    Srat,
+    /// System Locality Information Table.
+    Slit,
+    /// Heterogeneous Memory Attribute Table.
+    Hmat,
+    /// CXL Early Discovery Table.
+    Cedt,
+}
+
+impl Table {
+    /// The first four bytes of the table.
+    #[must_use]
+    pub const fn signature(self) -> [u8; 4] {
+        match self {
+            Table::Madt => *b"APIC",
+            Table::Srat => *b"SRAT",
+            Table::Slit => *b"SLIT",
+            Table::Hmat => *b"HMAT",
+            Table::Cedt => *b"CEDT",
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Table::Madt => "MADT",
+            Table::Srat => "SRAT",
+            Table::Slit => "SLIT",
+            Table::Hmat => "HMAT",
+            Table::Cedt => "CEDT",
+        })
+    }
+}
+
+/// A table, or a structure in it, is malformed. Offsets count bytes from the table's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableError {
+    /// The table has fewer bytes than its fixed part.
+    Truncated {
+        /// Which table.
+        table: Table,
+        /// Its bytes.
+        found: usize,
+        /// The bytes of its fixed part.
+        needed: usize,
+    },
+    /// It is another table.
+    Signature {
+        /// Which table was expected.
+        table: Table,
+        /// The signature found.
+        found: [u8; 4],
+    },
+    /// The header states more bytes than are there.
+    Length {
+        /// Which table.
+        table: Table,
+        /// The bytes that its header states.
+        stated: u32,
+        /// The bytes that are there.
+        available: usize,
+    },
+    /// The bytes do not add up to 0.
+    Checksum {
+        /// Which table.
+        table: Table,
+        /// What they add up to, modulo 256.
+        sum: u8,
+    },
+    /// A structure has fewer bytes than its type needs. One shorter than its own header, so of
+    /// length 0 too, ends the reading of the table.
+    StructureTooShort {
+        /// Which table.
+        table: Table,
+        /// Where the structure starts.
+        offset: usize,
+        /// Its type.
+        kind: u16,
+        /// The bytes that it states.
+        found: usize,
+        /// The bytes that its type needs.
+        needed: usize,
+    },
+    /// A structure reaches beyond the table, which ends the reading of the table.
+    StructureOverrun {
+        /// Which table.
+        table: Table,
+        /// Where the structure starts.
+        offset: usize,
+        /// The bytes that it states.
+        stated: usize,
+        /// The bytes that the table still has.
+        available: usize,
+    },
+}
+
+impl fmt::Display for TableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TableError::Truncated { table, found, needed } => {
+                write!(f, "{table} has {found} bytes, its fixed part {needed}")
+            }
+            TableError::Signature { table, found } => {
+                write!(f, "{table} has the signature {:?}", found.escape_ascii())
+            }
+            TableError::Length { table, stated, available } => {
+                write!(f, "{table} states {stated} bytes, {available} are there")
+            }
+            TableError::Checksum { table, sum } => write!(f, "{table} has the checksum {sum:#04x}, not 0"),
+            TableError::StructureTooShort { table, offset, kind, found, needed } => {
+                write!(
+                    f,
+                    "{table} at {offset:#x}: a structure of type {kind} has {found} bytes, not {needed}"
+                )
+            }
+            TableError::StructureOverrun { table, offset, stated, available } => {
+                write!(f, "{table} at {offset:#x}: a structure of {stated} bytes, {available} are left")
+            }
+        }
+    }
+}
+
+impl core::error::Error for TableError {}

@@ -1,0 +1,106 @@
+//! MADT: the interrupt controllers, one per CPU. ACPI 6.5, section 5.2.12.
+
+use super::bytes::Fields;
+use super::header::{HEADER, Verified};
+use super::structures::{Layout, Structure, Structures};
+use super::{Table, TableError};
+use crate::ApicId;
+
+/// A verified MADT.
+#[derive(Debug, Clone, Copy)]
+pub struct Madt<'a>(Verified<'a>);
+
+/// Whether a CPU may be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CpuState {
+    /// There, and ready to be started.
+    Enabled,
+    /// Not there yet; may be plugged in.
+    OnlineCapable,
+    /// Not there, or broken.
+    Disabled,
+}
+
+impl CpuState {
+    fn from_flags(flags: u32) -> CpuState {
+        match flags & 3 {
+            0 => CpuState::Disabled,
+            2 => CpuState::OnlineCapable,
+            _ => CpuState::Enabled,
+        }
+    }
+}
+
+/// A structure of the MADT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MadtEntry {
+    /// A CPU by its local APIC (type 0) or x2APIC (type 9).
+    Cpu {
+        /// How interrupts reach it.
+        apic_id: ApicId,
+        /// The number of its object in the AML namespace.
+        processor_uid: u32,
+        /// Whether it may be started.
+        state: CpuState,
+    },
+    /// Where the local APICs' registers are, in place of [`Madt::local_apic_address`] (type 5).
+    LocalApicAddress(u64),
+    /// Some other structure, by its type.
+    Other(u16),
+}
+
+impl<'a> Madt<'a> {
+    const FIXED: usize = HEADER + 8;
+
+    /// Verifies the header.
+    ///
+    /// # Errors
+    /// [`TableError`] on a wrong signature, length or checksum.
+    pub fn parse(bytes: &'a [u8]) -> Result<Madt<'a>, TableError> {
+        Verified::new(Table::Madt, bytes, Madt::FIXED).map(Madt)
+    }
+
+    /// Where the local APICs' registers are, by the fixed part; an entry may override it.
+    #[must_use]
+    pub fn local_apic_address(&self) -> u32 {
+        Fields(self.0.bytes).u32(36)
+    }
+
+    /// Does the machine also have 8259 interrupt controllers, which must be masked?
+    #[must_use]
+    pub fn has_8259(&self) -> bool {
+        Fields(self.0.bytes).u32(40) & 1 != 0
+    }
+
+    /// The structures, in the table's order.
+    pub fn entries(&self) -> impl Iterator<Item = Result<MadtEntry, TableError>> + use<'a> {
+        Structures::new(Table::Madt, Layout::Short, self.0.bytes, Madt::FIXED)
+            .map(|structure| entry(&structure?))
+    }
+}
+
+fn entry(structure: &Structure<'_>) -> Result<MadtEntry, TableError> {
+    match structure.kind {
+        0 => {
+            let fields = structure.fields(8)?;
+            let id = fields.u8(3);
+            // 255 addresses all local APICs, so no single one: firmware marks absent CPUs with it.
+            let state = if id == u8::MAX { CpuState::Disabled } else { CpuState::from_flags(fields.u32(4)) };
+            Ok(MadtEntry::Cpu {
+                apic_id: ApicId(u32::from(id)),
+                processor_uid: u32::from(fields.u8(2)),
+                state,
+            })
+        }
+        5 => Ok(MadtEntry::LocalApicAddress(structure.fields(12)?.u64(4))),
+        9 => {
+            let fields = structure.fields(16)?;
+            Ok(MadtEntry::Cpu {
+                apic_id: ApicId(fields.u32(4)),
+                processor_uid: fields.u32(12),
+                state: CpuState::from_flags(fields.u32(8)),
+            })
+        }
+        other => Ok(MadtEntry::Other(other)),
+    }
+}

@@ -1,0 +1,65 @@
+//! SLIT: how far each proximity domain is from each other. ACPI 6.5, section 5.2.17.
+
+use super::bytes::Fields;
+use super::diagnostic::Diagnostic;
+use super::header::{HEADER, Verified};
+use super::{Table, TableError};
+use crate::Distance;
+
+/// A verified SLIT of any size: rows and columns are numbered by proximity domain.
+#[derive(Debug, Clone, Copy)]
+pub struct Slit<'a> {
+    localities: usize,
+    /// `localities` squared bytes.
+    matrix: &'a [u8],
+}
+
+impl<'a> Slit<'a> {
+    const FIXED: usize = HEADER + 8;
+
+    /// Verifies the header and that the matrix is there whole; its values are for
+    /// [`Slit::fault`] to judge.
+    ///
+    /// # Errors
+    /// [`TableError`] on a wrong signature, length or checksum, or a matrix cut short.
+    pub fn parse(bytes: &'a [u8]) -> Result<Slit<'a>, TableError> {
+        let table = Table::Slit;
+        let bytes = Verified::new(table, bytes, Slit::FIXED)?.bytes;
+        let localities = usize::try_from(Fields(bytes).u64(HEADER)).unwrap_or(usize::MAX);
+        let needed = localities.saturating_mul(localities).saturating_add(Slit::FIXED);
+        let matrix = bytes.get(Slit::FIXED..needed);
+        let matrix = matrix.ok_or(TableError::Truncated { table, found: bytes.len(), needed })?;
+        Ok(Slit { localities, matrix })
+    }
+
+    /// How many proximity domains it has; they are numbered from 0.
+    #[must_use]
+    pub fn localities(&self) -> usize {
+        self.localities
+    }
+
+    /// From domain `from` to domain `to`; `None` where the table lacks either.
+    #[must_use]
+    pub fn distance(&self, from: u32, to: u32) -> Option<Distance> {
+        let (from, to) = (usize::try_from(from).ok()?, usize::try_from(to).ok()?);
+        if from >= self.localities || to >= self.localities {
+            return None;
+        }
+        self.matrix.get(from * self.localities + to).copied().map(Distance::new)
+    }
+
+    /// The first value that cannot be: a domain's distance to itself is 10, and to any other
+    /// above 10. Cost: linear in the matrix.
+    #[must_use]
+    pub fn fault(&self) -> Option<Diagnostic> {
+        // `localities` is 0 only where the matrix is empty too.
+        let rows = self.matrix.chunks_exact(self.localities.max(1));
+        (0u32..).zip(rows).find_map(|(from, row)| {
+            (0u32..).zip(row).find_map(|(to, &found)| {
+                let possible =
+                    if from == to { found == Distance::LOCAL.get() } else { found > Distance::LOCAL.get() };
+                (!possible).then_some(Diagnostic::ImpossibleDistance { from, to, found })
+            })
+        })
+    }
+}
