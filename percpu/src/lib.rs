@@ -4,12 +4,14 @@
 //! The crate stands alone: a kernel that wants only the heap, or only CPU-local cells, needs
 //! nothing else of topomem.
 #![no_std]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 #[cfg(test)]
 extern crate std;
 
 mod cpu;
 mod cpu_set;
+mod depot;
 mod heap;
 mod local;
 mod magazine;
@@ -19,6 +21,7 @@ mod page_source;
 mod platform;
 mod slab;
 pub mod sync;
+mod try_lock;
 
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};

@@ -1,11 +1,12 @@
 //! One value per CPU, on that CPU's own memory, used without locks or atomic
 //! read-modify-writes.
 
-use core::cell::UnsafeCell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ptr;
 
 use crate::sync::atomic::{AtomicBool, AtomicPtr, Ordering, compiler_fence};
+use crate::sync::cell::UnsafeCell;
 use crate::{CpuId, CpuPin, MAX_CPUS};
 
 /// The storage of one CPU's value: place it on that CPU's node.
@@ -17,11 +18,15 @@ pub struct Slot<T> {
     /// it, one nested in the other, so relaxed loads and stores suffice; atomic because the
     /// compiler must assume an interrupt between any two.
     busy: AtomicBool,
+    /// Set while the slot is some CPU's: a slot that two CPUs shared would hand out two
+    /// exclusive references.
+    installed: AtomicBool,
     value: UnsafeCell<T>,
 }
 
 // SAFETY: `value` is reached only through `CpuLocal::with` on the owning CPU, one context at a
-// time (`busy`); a value that moves to its CPU once needs `Send`, never `Sync`.
+// time (`busy`), and a slot has one CPU (`installed`); a value that moves to its CPU once needs
+// `Send`, never `Sync`.
 unsafe impl<T: Send> Sync for Slot<T> {}
 
 impl<T> Slot<T> {
@@ -29,14 +34,22 @@ impl<T> Slot<T> {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(value: T) -> Slot<T> {
-        Slot { busy: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Slot {
+            busy: AtomicBool::new(false),
+            installed: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
     }
 
     /// A slot that holds `value` (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(value: T) -> Slot<T> {
-        Slot { busy: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Slot {
+            busy: AtomicBool::new(false),
+            installed: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
     }
 }
 
@@ -62,6 +75,8 @@ pub enum Unavailable {
 /// same CPU's value is told [`Unavailable::Busy`].
 pub struct CpuLocal<T: 'static> {
     slots: [AtomicPtr<Slot<T>>; MAX_CPUS],
+    /// `AtomicPtr` is `Sync` whatever it points to: only a `T: Send` may be left for another CPU.
+    shares: PhantomData<&'static Slot<T>>,
 }
 
 impl<T> CpuLocal<T> {
@@ -69,22 +84,26 @@ impl<T> CpuLocal<T> {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> CpuLocal<T> {
-        CpuLocal { slots: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS] }
+        CpuLocal { slots: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS], shares: PhantomData }
     }
 
     /// No CPU has a slot yet (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> CpuLocal<T> {
-        CpuLocal { slots: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
+        CpuLocal { slots: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())), shares: PhantomData }
     }
 
     /// Gives `cpu` its slot, for good.
     ///
     /// # Errors
     ///
-    /// The slot comes back where `cpu` has one already.
+    /// The slot comes back where `cpu` has one already, or the slot has a CPU already.
     pub fn install(&self, cpu: CpuId, slot: &'static Slot<T>) -> Result<(), &'static Slot<T>> {
+        // Relaxed: the flag decides who may install the slot, and orders nothing.
+        if slot.installed.swap(true, Ordering::Relaxed) {
+            return Err(slot);
+        }
         // Release pairs with the Acquire in `slot`: who sees the address sees the value.
         match self.slots[cpu.index()].compare_exchange(
             ptr::null_mut(),
@@ -93,7 +112,10 @@ impl<T> CpuLocal<T> {
             Ordering::Relaxed,
         ) {
             Ok(_) => Ok(()),
-            Err(_) => Err(slot),
+            Err(_) => {
+                slot.installed.store(false, Ordering::Relaxed);
+                Err(slot)
+            }
         }
     }
 
@@ -127,8 +149,8 @@ impl<T> CpuLocal<T> {
         // SAFETY: the pin proves that this is the slot's own CPU, so other CPUs are out; `busy`
         // was clear, so no interrupted context of this CPU is inside; whoever interrupts us
         // from here on finds it set, and a handler that ran between the check and the store
-        // has finished with it.
-        let result = f(unsafe { &mut *slot.value.get() });
+        // has finished with it (`Platform` demands that contexts of a CPU nest).
+        let result = slot.value.with_mut(|value| f(unsafe { &mut *value }));
         drop(release);
         Ok(result)
     }
@@ -181,6 +203,24 @@ mod tests {
         assert_eq!(local.with(&pin(1), |value| *value), Ok(2));
         assert_eq!(local.with(&pin(2), |value| *value), Err(Unavailable::NotInstalled));
         assert!(local.install(CpuId::BOOT, slot(3)).is_err());
+    }
+
+    #[test]
+    fn a_slot_has_one_cpu() {
+        let (local, other) = (CpuLocal::new(), CpuLocal::new());
+        let shared = slot(1);
+        local.install(CpuId::BOOT, shared).unwrap();
+        assert!(local.install(CpuId::new(1).unwrap(), shared).is_err());
+        assert!(other.install(CpuId::BOOT, shared).is_err());
+    }
+
+    #[test]
+    fn a_refused_slot_can_serve_elsewhere() {
+        let local = CpuLocal::new();
+        local.install(CpuId::BOOT, slot(1)).unwrap();
+        let second = slot(2);
+        assert!(local.install(CpuId::BOOT, second).is_err());
+        assert!(local.install(CpuId::new(1).unwrap(), second).is_ok());
     }
 
     #[test]

@@ -13,6 +13,38 @@ pub mod atomic {
     };
 }
 
+/// A cell for data that a protocol of atomics guards; loom checks each access under `--cfg loom`.
+pub mod cell {
+    #[cfg(loom)]
+    pub use loom::cell::UnsafeCell;
+
+    /// [`core::cell::UnsafeCell`] with loom's access by closure.
+    #[cfg(not(loom))]
+    #[derive(Debug)]
+    pub struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
+
+    #[cfg(not(loom))]
+    impl<T> UnsafeCell<T> {
+        /// A cell that holds `value`.
+        #[must_use]
+        pub const fn new(value: T) -> UnsafeCell<T> {
+            UnsafeCell(core::cell::UnsafeCell::new(value))
+        }
+
+        /// Calls `f` with the address of the value, to read it.
+        #[inline]
+        pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        /// Calls `f` with the address of the value, to write it.
+        #[inline]
+        pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+}
+
 /// One turn of a spin loop.
 pub mod hint {
     #[cfg(not(loom))]

@@ -67,8 +67,8 @@ pub enum InvalidFree {
     Misaligned {
         /// The address freed.
         address: usize,
-        /// The bytes of the run that the layout asks for.
-        bytes: usize,
+        /// The bytes of the layout.
+        size: usize,
     },
 }
 
@@ -84,8 +84,8 @@ impl fmt::Display for InvalidFree {
             InvalidFree::DoubleFree { address, class } => {
                 write!(f, "double free of {address:#x} of {class}")
             }
-            InvalidFree::Misaligned { address, bytes } => {
-                write!(f, "free of {address:#x}: no run of {bytes} bytes starts there")
+            InvalidFree::Misaligned { address, size } => {
+                write!(f, "free of {address:#x}: no run that holds {size} bytes starts there")
             }
         }
     }

@@ -1,142 +1,306 @@
-//! The heap.
+//! The heap: slabs per size class and node, with magazines per CPU in front.
+//!
+//! # How an object travels
+//!
+//! An allocation pops the CPU's loaded [magazine](crate::magazine): no lock, no atomic
+//! read-modify-write. Empty-handed it takes a full magazine from its node's
+//! [depot](crate::depot), else fills one from its node's [shelf](crate::slab), else has the page
+//! source make a new slab. A free goes the same way back, if the object is of the CPU's node;
+//! another node's object goes home at once, by one compare-and-swap on its slab. A slab whose
+//! objects are all back returns its pages; each shelf keeps one such slab.
+//!
+//! # Contexts
+//!
+//! Everything works in every context, with nothing masked: thread, interrupt handler, NMI
+//! handler nested in either, a CPU that is not online yet. A use that is nested in another use on
+//! its CPU finds the CPU's cell busy, and takes the *shared path*: it tries the shelf's lock
+//! once, and without it frees to the slab's remote stack, or allocates from a new slab. No
+//! context waits for another without bound, so none can deadlock; what the heap calls meanwhile
+//! ([`PageSource`], [`Platform::relax`]) is called without any of its locks held.
 
+mod cache;
+mod counters;
 mod error;
+mod global;
+mod large;
+mod life;
+mod node;
+mod shared;
 mod stats;
 
 pub use error::{AllocError, Corruption, InvalidFree};
 pub use stats::{ClassStats, CpuHeapStats, LargeStats};
 
-use core::alloc::{GlobalAlloc, Layout};
+use core::alloc::Layout;
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-use crate::{CpuId, CpuPin, OutOfMemory, PageSource, Platform, SizeClass};
+use crate::slab::{CHECKED, Slab, SlabShape, WasLive};
+use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::try_lock::Patience;
+use crate::{
+    CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, OutOfMemory, PageSource, Platform, SizeClass, Unavailable,
+};
+use cache::{CpuArea, CpuCache, Declined};
+use node::NodeHeap;
 
-/// A slab heap.
+/// A slab heap over the pages of `S`, for the CPUs of `P`.
+///
+/// `const`-constructible, so it fits in a `static`, as `#[global_allocator]` too. It serves
+/// from the first call on; [`Heap::cpu_online`] gives each CPU its magazines. Objects up to
+/// [`MAX_CLASS_SIZE`](crate::MAX_CLASS_SIZE) come from slabs, larger ones are runs of pages.
+///
+/// Dropping it returns all its pages but those of slabs of which callers still hold objects.
 pub struct Heap<P: Platform, S: PageSource> {
     platform: P,
     source: S,
+    caches: CpuLocal<CpuCache>,
+    /// The areas that hold the caches, for what other CPUs may read of them.
+    areas: [AtomicPtr<CpuArea>; MAX_CPUS],
+    /// Made when the node's memory is first used.
+    nodes: [AtomicPtr<NodeHeap>; MAX_NODES],
+    large: large::Counters,
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// An empty heap.
+    /// An empty heap. It takes its first pages at the first allocation.
+    #[cfg(not(loom))]
     #[must_use]
     pub const fn new(platform: P, source: S) -> Heap<P, S> {
-        Heap { platform, source }
+        Heap {
+            platform,
+            source,
+            caches: CpuLocal::new(),
+            areas: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS],
+            nodes: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
+            large: large::Counters::new(),
+        }
+    }
+
+    /// An empty heap (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new(platform: P, source: S) -> Heap<P, S> {
+        Heap {
+            platform,
+            source,
+            caches: CpuLocal::new(),
+            areas: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            nodes: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            large: large::Counters::new(),
+        }
     }
 
     /// The page source.
-    pub fn source(&self) -> &S {
+    pub const fn source(&self) -> &S {
         &self.source
     }
 
-    /// Installs the pinned CPU's magazines, on its node.
-    ///
-    /// # Errors
-    ///
-    /// [`OutOfMemory`].
-    pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OutOfMemory> {
-        let _ = (pin, &self.platform);
-        Ok(())
-    }
-
-    /// Returns what the pinned CPU's magazines cache.
-    pub fn cpu_offline(&self, pin: &CpuPin) {
-        let _ = pin;
-    }
-
-    /// Returns the pinned CPU's cached objects, all depots' and all spare slabs.
-    pub fn drain(&self, pin: &CpuPin) {
-        let _ = pin;
-    }
-
-    /// Memory for `layout`.
+    /// Memory for `layout`: aligned, uninitialised, the caller's until [`Heap::dealloc`]. For a
+    /// size of zero an aligned address that may not be used. A hit costs a few plain loads and
+    /// stores. When nothing is left, the caches that can be reached are returned, and it tries
+    /// once more.
     ///
     /// # Errors
     ///
     /// [`AllocError`].
+    #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        let _ = layout;
-        Err(AllocError::OutOfMemory)
+        if layout.size() == 0 {
+            return Ok(dangling(layout));
+        }
+        let pin = self.platform.pin();
+        let Some(class) = SizeClass::of(layout) else {
+            return self.alloc_large(&pin, layout);
+        };
+        let object = match self.alloc_class(&pin, class) {
+            Ok(object) => object,
+            Err(OutOfMemory) => self.alloc_last_resort(&pin, class)?,
+        };
+        if CHECKED {
+            mark_live(class, object);
+        }
+        Ok(object)
     }
 
-    /// Zeroed memory for `layout`.
+    /// Like [`Heap::alloc`], all bytes zero.
     ///
     /// # Errors
     ///
     /// [`AllocError`].
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        self.alloc(layout)
+        let memory = self.alloc(layout)?;
+        // SAFETY: `alloc` returned that many bytes, which are the caller's.
+        unsafe { memory.write_bytes(0, layout.size()) };
+        Ok(memory)
     }
 
     /// Takes memory back.
     ///
     /// # Safety
     ///
-    /// `memory` came from this heap with the same `layout`, and is not used any more.
+    /// `memory` came from this heap for the same `layout`, and is not used any more. Builds with
+    /// debug assertions or the `hardened` feature detect most breaches of this, but may crash on
+    /// an address that is not readable as far back as a slab reaches.
     ///
     /// # Errors
     ///
-    /// [`InvalidFree`].
+    /// [`InvalidFree`], in those builds, with everything unchanged.
+    #[inline]
     pub unsafe fn dealloc(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
-        let _ = (memory, layout);
+        if layout.size() == 0 {
+            return Ok(());
+        }
+        let pin = self.platform.pin();
+        let Some(class) = SizeClass::of(layout) else {
+            // SAFETY: the caller's promise.
+            return unsafe { self.dealloc_large(&pin, memory, layout) };
+        };
+        // SAFETY: the caller's promise; in checking builds the seal is looked at first.
+        let slab = unsafe { Slab::of(memory, class) };
+        if CHECKED {
+            check_free(slab, class, memory)?;
+        }
+        self.dealloc_class(&pin, slab, class, memory);
         Ok(())
     }
 
-    /// Changes the size.
+    /// Changes the size of an allocation, in place where the size class (or the run of pages)
+    /// is the same; else the contents are copied, as far as both sizes reach.
     ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`].
+    /// As for [`Heap::dealloc`]; on success `memory` may not be used any more, and the new
+    /// allocation has `layout`'s alignment.
     ///
     /// # Errors
     ///
-    /// [`AllocError`], with `memory` unchanged.
+    /// [`AllocError`], with `memory` as it was.
     pub unsafe fn realloc(
         &self,
         memory: NonNull<u8>,
         layout: Layout,
         new_size: usize,
     ) -> Result<NonNull<u8>, AllocError> {
-        let _ = (memory, layout, new_size);
-        Err(AllocError::OutOfMemory)
+        let too_large = AllocError::TooLarge { size: new_size, align: layout.align() };
+        let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
+            return Err(too_large);
+        };
+        if layout.size() != 0 && new_size != 0 && same_room(layout, new_layout) {
+            return Ok(memory);
+        }
+        let moved = self.alloc(new_layout)?;
+        // SAFETY: two allocations, each at least that large; the old one is the caller's.
+        unsafe {
+            moved.copy_from_nonoverlapping(memory, layout.size().min(new_size));
+            if let Err(invalid) = self.dealloc(memory, layout) {
+                self.source.refused(invalid);
+            }
+        }
+        Ok(moved)
     }
 
-    /// One class's counters.
-    pub fn class_stats(&self, class: SizeClass) -> ClassStats {
-        let _ = class;
-        ClassStats::default()
+    fn alloc_class(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, OutOfMemory> {
+        let patience = match self.caches.with(pin, |cache| cache.alloc(self, pin, class)) {
+            Ok(Ok(object)) => return Ok(object),
+            Ok(Err(Declined::OutOfMemory)) => return Err(OutOfMemory),
+            Ok(Err(Declined::Offline)) | Err(Unavailable::NotInstalled) => Patience::Bounded,
+            Err(Unavailable::Busy) => {
+                self.count_nested(pin);
+                Patience::None
+            }
+        };
+        let object = self.take_one(pin, self.source.node_of_cpu(pin.cpu()), class, patience)?;
+        self.count_shared_alloc(class, object);
+        Ok(object)
     }
 
-    /// The large objects' counters.
-    pub fn large_stats(&self) -> LargeStats {
-        LargeStats::default()
+    fn alloc_last_resort(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, OutOfMemory> {
+        self.drain(pin);
+        if let Ok(object) = self.alloc_class(pin, class) {
+            return Ok(object);
+        }
+        let object = self.take_anywhere(pin, class)?;
+        self.count_shared_alloc(class, object);
+        Ok(object)
     }
 
-    /// One CPU's counters, or `None` before it came online.
-    pub fn cpu_stats(&self, cpu: CpuId) -> Option<CpuHeapStats> {
-        let _ = cpu;
-        None
+    #[inline]
+    fn dealloc_class(&self, pin: &CpuPin, slab: Slab, class: SizeClass, object: NonNull<u8>) {
+        let patience = match self.caches.with(pin, |cache| cache.free(self, pin, slab, class, object)) {
+            Ok(Ok(())) => return,
+            Ok(Err(_)) | Err(Unavailable::NotInstalled) => Patience::Bounded,
+            Err(Unavailable::Busy) => {
+                self.count_nested(pin);
+                Patience::None
+            }
+        };
+        // Counted while the object still keeps its slab alive.
+        if let Some(node) = self.existing(slab.node()) {
+            node.class(class).ops.freed();
+        }
+        self.give(pin, slab, class, object, patience);
     }
 
-    /// Cross-checks lists and counters.
-    ///
-    /// # Errors
-    ///
-    /// [`Corruption`].
-    pub fn validate(&self) -> Result<(), Corruption> {
-        Ok(())
+    fn area(&self, cpu: crate::CpuId) -> Option<&CpuArea> {
+        // Acquire pairs with the Release in `cpu_online`.
+        // SAFETY: a non-null address is an area's, which lives until the heap is dropped.
+        unsafe { self.areas[cpu.index()].load(Ordering::Acquire).as_ref() }
+    }
+
+    fn count_nested(&self, pin: &CpuPin) {
+        if let Some(area) = self.area(pin.cpu()) {
+            area.counters.nested();
+        }
+    }
+
+    fn count_shared_alloc(&self, class: SizeClass, object: NonNull<u8>) {
+        // SAFETY: the object was just taken from a slab of this class.
+        let slab = unsafe { Slab::of(object, class) };
+        if let Some(node) = self.existing(slab.node()) {
+            node.class(class).ops.allocated();
+        }
     }
 }
 
-// SAFETY: stub.
-unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        Heap::alloc(self, layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+/// Do both layouts, neither of size zero, get the same memory?
+fn same_room(old: Layout, new: Layout) -> bool {
+    match (SizeClass::of(old), SizeClass::of(new)) {
+        (Some(old), Some(new)) => old == new,
+        (None, None) => large::order_of(old) == large::order_of(new),
+        _ => false,
     }
+}
 
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        let _ = (memory, layout);
+/// An aligned address for an allocation without bytes.
+fn dangling(layout: Layout) -> NonNull<u8> {
+    // An alignment is never zero, so neither fallback is taken.
+    NonNull::new(ptr::without_provenance_mut(layout.align())).unwrap_or(NonNull::dangling())
+}
+
+fn object_index(slab: Slab, class: SizeClass, object: NonNull<u8>) -> Option<usize> {
+    SlabShape::ALL[class.index()].index_of(class, object.addr().get().wrapping_sub(slab.address()))
+}
+
+fn mark_live(class: SizeClass, object: NonNull<u8>) {
+    // SAFETY: the object was just taken from a slab of this class.
+    let slab = unsafe { Slab::of(object, class) };
+    if let Some(index) = object_index(slab, class, object) {
+        slab.live().set(index);
+    }
+}
+
+fn check_free(slab: Slab, class: SizeClass, object: NonNull<u8>) -> Result<(), InvalidFree> {
+    let address = object.addr().get();
+    if !slab.is_sealed(class) {
+        return Err(InvalidFree::NotInSlab { address, class });
+    }
+    let Some(index) = object_index(slab, class, object) else {
+        return Err(InvalidFree::InsideObject { address, class });
+    };
+    match slab.live().clear(index) {
+        WasLive::Yes => Ok(()),
+        WasLive::No => Err(InvalidFree::DoubleFree { address, class }),
     }
 }
 
@@ -145,3 +309,6 @@ impl<P: Platform, S: PageSource> fmt::Debug for Heap<P, S> {
         f.debug_struct("Heap").finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,4 +1,11 @@
-//! What the heap counts.
+//! What the heap counts, and the check that it adds up.
+
+use super::{Corruption, Heap};
+use crate::magazine::MagazineBox;
+use crate::slab::{ShelfCounts, SizeClass, SlabShape};
+use crate::sync::atomic::Ordering;
+use crate::try_lock::Patience;
+use crate::{CpuId, MAX_CPUS, PageSource, Platform};
 
 /// One size class, over all nodes. Read counter by counter while others run, so exact only when
 /// nobody else uses the heap.
@@ -47,4 +54,79 @@ pub struct CpuHeapStats {
     pub nested: u64,
     /// Frees of another node's objects, sent home.
     pub remote_frees: u64,
+}
+
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// One class's counters, over all nodes. Takes each node's lock of the class for a moment;
+    /// a shelf whose lock does not come free is left out.
+    #[must_use]
+    pub fn class_stats(&self, class: SizeClass) -> ClassStats {
+        let pin = self.platform.pin();
+        let shape = SlabShape::ALL[class.index()];
+        let mut counts = ShelfCounts::default();
+        let mut live = 0u64;
+        let mut magazines = 0;
+        for node in self.existing_nodes() {
+            let of_node = node.class(class);
+            if let Some(shelf) = of_node.shelf.lock(&self.platform, Patience::Bounded) {
+                counts.slabs += shelf.counts().slabs;
+                counts.free += shelf.counts().free;
+                self.release(&pin, class, shelf.unlock());
+            }
+            live = live.wrapping_add(of_node.ops.live());
+            if class == MagazineBox::CLASS {
+                magazines += node.magazines.load(Ordering::Relaxed);
+            }
+        }
+        for cpu in (0..MAX_CPUS).filter_map(CpuId::new) {
+            if let Some(area) = self.area(cpu) {
+                live = live.wrapping_add(area.counters.live(class));
+            }
+        }
+        // A free that was counted before its allocation was leaves the sum below zero.
+        let live = if live > u64::MAX / 2 { 0 } else { live };
+        let used = (counts.slabs * shape.capacity - counts.free) as u64;
+        ClassStats {
+            object_size: class.size(),
+            live,
+            cached: used.saturating_sub(live + magazines),
+            free: counts.free as u64,
+            slabs: counts.slabs as u64,
+            slab_bytes: counts.slabs as u64 * shape.order.bytes(),
+        }
+    }
+
+    /// The large objects' counters.
+    #[must_use]
+    pub fn large_stats(&self) -> LargeStats {
+        self.large.read()
+    }
+
+    /// One CPU's counters, or `None` before it came online.
+    #[must_use]
+    pub fn cpu_stats(&self, cpu: CpuId) -> Option<CpuHeapStats> {
+        Some(self.area(cpu)?.counters.read())
+    }
+
+    /// Cross-checks every shelf's lists, its slabs' headers and free lists, and its counters,
+    /// each shelf under its lock; others may use the heap meanwhile. Walks every free object.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Corruption`] found.
+    pub fn validate(&self) -> Result<(), Corruption> {
+        let pin = self.platform.pin();
+        for heap in self.existing_nodes() {
+            for class in SizeClass::all() {
+                let node = heap.node;
+                let Some(shelf) = heap.class(class).shelf.lock(&self.platform, Patience::Bounded) else {
+                    return Err(Corruption::Busy { node, class });
+                };
+                let outcome = shelf.validate(node, class);
+                self.release(&pin, class, shelf.unlock());
+                outcome?;
+            }
+        }
+        Ok(())
+    }
 }

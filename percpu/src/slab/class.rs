@@ -151,6 +151,13 @@ impl SlabShape {
         SlabShape { order, first, capacity }
     }
 
+    /// Which object starts `offset` bytes behind the slab's base, if one does.
+    pub fn index_of(&self, class: SizeClass, offset: usize) -> Option<usize> {
+        let behind = offset.checked_sub(self.first)?;
+        let index = behind / class.size();
+        (behind % class.size() == 0 && index < self.capacity).then_some(index)
+    }
+
     /// The shape of each class.
     pub const ALL: [SlabShape; CLASS_COUNT] = {
         let mut shapes = [SlabShape { order: Order::FRAME, first: 0, capacity: 0 }; CLASS_COUNT];

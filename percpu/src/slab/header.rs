@@ -1,2 +1,291 @@
-//! Headers.
-pub(crate) const HEADER_BYTES: usize = 256;
+//! A slab: a run of pages, aligned to its own size, with this header at its base and objects of
+//! one class behind it.
+
+use core::mem;
+use core::ptr::{self, NonNull};
+
+use super::chain::{self, Chain};
+use super::class::{SizeClass, SlabShape};
+use super::live::{LiveMap, MAX_OBJECTS};
+use crate::NodeId;
+use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::cell::UnsafeCell;
+
+/// Bytes that a slab loses to its header.
+pub(crate) const HEADER_BYTES: usize = mem::size_of::<Header>();
+
+const _: () = {
+    let mut class = 0;
+    while class < SlabShape::ALL.len() {
+        assert!(cfg!(loom) || SlabShape::ALL[class].capacity <= MAX_OBJECTS);
+        class += 1;
+    }
+};
+
+/// Four cache lines, by who writes them: nobody; the holder of the shelf's lock; anybody who
+/// frees from elsewhere; hardened builds at every allocation and free.
+#[repr(C)]
+pub(crate) struct Header {
+    constant: Constant,
+    /// Reached under the lock of the home shelf only.
+    pub(super) shelved: Aligned<UnsafeCell<Shelved>>,
+    remote: Aligned<Remote>,
+    live: Aligned<LiveMap>,
+}
+
+#[repr(align(64))]
+pub(super) struct Aligned<T>(pub(super) T);
+
+/// Written when the slab is made, and only read while it lives.
+#[repr(align(64))]
+struct Constant {
+    /// [`seal`] of the slab's address and class while it lives.
+    seal: usize,
+    /// The node whose memory the slab is, and whose shelf it belongs to.
+    node: NodeId,
+}
+
+/// What tells a slab of `class` at `address` from other memory.
+fn seal(address: usize, class: SizeClass) -> usize {
+    address ^ (0x51ab_0000 + class.index())
+}
+
+/// Which of its shelf's lists a slab is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// None yet: it is new, and on its way in the shelf's inbox.
+    Unshelved,
+    /// Some objects are free.
+    Partial,
+    /// None is free.
+    Full,
+    /// All are free, and the shelf keeps it to save the next allocation a trip to the source.
+    Spare,
+}
+
+/// The part of a slab that its shelf's lock guards.
+pub(super) struct Shelved {
+    pub(super) place: Place,
+    pub(super) previous: Option<Slab>,
+    pub(super) next: Option<Slab>,
+    pub(super) free: Chain,
+}
+
+/// The part of a slab that anybody may push to; see [`Shelf`] for the protocol.
+struct Remote {
+    /// Stack of objects freed from elsewhere.
+    freed: AtomicPtr<u8>,
+    /// The next slab in the shelf's inbox; meaningful while this one is in it.
+    next_in_inbox: AtomicPtr<Header>,
+}
+
+/// Was the object the first in the slab's remote stack?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// Yes: who pushed it must put the slab into its shelf's inbox.
+    First,
+    /// No: somebody else has done so, or will.
+    Later,
+}
+
+/// A handle to a slab that lives: some object of it is out, or the holder has it from a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slab(NonNull<Header>);
+
+// SAFETY: a handle is an address; what it leads to is atomic, or guarded by the shelf's lock.
+unsafe impl Send for Slab {}
+
+impl Slab {
+    /// Cuts the run at `base` into a slab, whose free objects come back as a chain, in order of
+    /// address from the top.
+    ///
+    /// # Safety
+    ///
+    /// `base` is a run of the class's [`SlabShape::order`], the caller's alone.
+    pub(crate) unsafe fn new_in(base: NonNull<u8>, class: SizeClass, node: NodeId) -> (Slab, Chain) {
+        let slab = Slab(base.cast());
+        let header = Header {
+            constant: Constant { seal: seal(base.addr().get(), class), node },
+            shelved: Aligned(UnsafeCell::new(Shelved {
+                place: Place::Unshelved,
+                previous: None,
+                next: None,
+                free: Chain::EMPTY,
+            })),
+            remote: Aligned(Remote {
+                freed: AtomicPtr::new(ptr::null_mut()),
+                next_in_inbox: AtomicPtr::new(ptr::null_mut()),
+            }),
+            live: Aligned(LiveMap::new()),
+        };
+        // SAFETY: the run is ours, and larger and more strictly aligned than a header.
+        unsafe { slab.0.write(header) };
+        let shape = SlabShape::ALL[class.index()];
+        let mut objects = Chain::EMPTY;
+        for index in (0..shape.capacity).rev() {
+            // SAFETY: `SlabShape` keeps every object inside the run, behind the header; each is
+            // pushed once.
+            unsafe { objects.push(base.add(shape.first + index * class.size())) };
+        }
+        (slab, objects)
+    }
+
+    /// The slab of an object.
+    ///
+    /// # Safety
+    ///
+    /// `object` is an object of `class` that is out, or may at least be read as far back as the
+    /// class's slab alignment reaches (then see [`Slab::is_sealed`] before anything else).
+    #[inline]
+    pub(crate) unsafe fn of(object: NonNull<u8>, class: SizeClass) -> Slab {
+        let mask = SlabShape::ALL[class.index()].order.bytes() as usize - 1;
+        let base = object.as_ptr().map_addr(|address| address & !mask);
+        // SAFETY: a slab's base is not null, since its runs come as `NonNull`.
+        Slab(unsafe { NonNull::new_unchecked(base.cast()) })
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: a handle's slab lives, and its header is only shared; what changes in it is
+        // atomic or in a cell.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Is there a slab of `class` here?
+    pub(crate) fn is_sealed(self, class: SizeClass) -> bool {
+        self.header().constant.seal == seal(self.address(), class)
+    }
+
+    /// Takes the slab apart; its run comes back.
+    ///
+    /// # Safety
+    ///
+    /// All objects are free, none is on its way home, and no list holds the slab.
+    pub(crate) unsafe fn into_run(self) -> NonNull<u8> {
+        // SAFETY: nobody else has a way to the slab any more. A stale seal would vouch for
+        // whatever the pages hold next.
+        unsafe { (&raw mut (*self.0.as_ptr()).constant.seal).write(0) };
+        self.0.cast()
+    }
+
+    /// The slab's address, for reports and comparisons.
+    pub(crate) fn address(self) -> usize {
+        self.0.addr().get()
+    }
+
+    /// The node whose memory the slab is, and whose shelf it belongs to.
+    #[inline]
+    pub(crate) fn node(self) -> NodeId {
+        self.header().constant.node
+    }
+
+    /// Which objects callers hold; maintained in hardened builds only.
+    pub(crate) fn live(&self) -> &LiveMap {
+        &self.header().live.0
+    }
+
+    /// The part that the shelf's lock guards.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds that lock, and `f` uses the same slab's part no second time.
+    pub(super) unsafe fn shelved<R>(self, f: impl FnOnce(&mut Shelved) -> R) -> R {
+        // SAFETY: the caller's promise makes the reference the only one.
+        self.header().shelved.0.with_mut(|shelved| f(unsafe { &mut *shelved }))
+    }
+
+    /// Frees an object onto the remote stack. Lock-free; the slab may be gone on return, unless
+    /// the answer is [`Pushed::First`].
+    ///
+    /// # Safety
+    ///
+    /// The caller owns `object`, an object of this slab.
+    pub(super) unsafe fn push_remote(self, object: NonNull<u8>) -> Pushed {
+        let freed = &self.header().remote.0.freed;
+        let mut head = freed.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the object is ours until the exchange below succeeds.
+            unsafe { chain::link(object, NonNull::new(head)) };
+            // Release pairs with the Acquire in `take_remote`: who takes the stack sees the
+            // links, and the last uses of the objects. A head that went and came back (ABA) is
+            // harmless: we link to it, and look at nothing behind it.
+            match freed.compare_exchange_weak(head, object.as_ptr(), Ordering::Release, Ordering::Relaxed) {
+                Ok(_) if head.is_null() => return Pushed::First,
+                Ok(_) => return Pushed::Later,
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    /// Makes `objects` the remote stack of a new slab.
+    ///
+    /// # Safety
+    ///
+    /// The objects are this slab's, at least one, and nobody else knows the slab yet.
+    pub(super) unsafe fn preset_remote(self, objects: Chain) {
+        let head = objects.head().map_or(ptr::null_mut(), NonNull::as_ptr);
+        // Relaxed: published with the slab, by the push into the inbox.
+        self.header().remote.0.freed.store(head, Ordering::Relaxed);
+    }
+
+    /// Takes the remote stack.
+    ///
+    /// # Safety
+    ///
+    /// The caller took the slab from its shelf's inbox, and calls this once for that.
+    pub(super) unsafe fn take_remote(self) -> Chain {
+        // Acquire pairs with the Release in `push_remote`.
+        let head = self.header().remote.0.freed.swap(ptr::null_mut(), Ordering::Acquire);
+        // SAFETY: the swap made every object on the stack ours.
+        unsafe { Chain::walk(NonNull::new(head)) }
+    }
+}
+
+/// A shelf's inbox: a stack of slabs, pushed by anybody, taken as a whole.
+pub(super) struct Inbox {
+    head: AtomicPtr<Header>,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Inbox {
+        Inbox { head: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Puts `slab` in.
+    ///
+    /// # Safety
+    ///
+    /// The slab is not in it, has objects on its remote stack, and the caller alone has the
+    /// duty to push it ([`Pushed::First`], or it is new).
+    pub(super) unsafe fn push(&self, slab: Slab) {
+        let next = &slab.header().remote.0.next_in_inbox;
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            next.store(head, Ordering::Relaxed);
+            // Release pairs with the Acquire in `take`: who takes the inbox sees the link and
+            // the header. Nothing of the slab may be touched after it.
+            match self.head.compare_exchange_weak(head, slab.0.as_ptr(), Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    /// Takes all slabs out, and calls `f` with each one and its remote stack.
+    pub(super) fn take(&self, mut f: impl FnMut(Slab, Chain)) {
+        if self.head.load(Ordering::Relaxed).is_null() {
+            return;
+        }
+        // Acquire pairs with the Release in `push`.
+        let mut cursor = NonNull::new(self.head.swap(ptr::null_mut(), Ordering::Acquire));
+        while let Some(header) = cursor {
+            let slab = Slab(header);
+            // Before the remote stack is taken: from then on the next remote free may put the
+            // slab in again, and write the link.
+            cursor = NonNull::new(slab.header().remote.0.next_in_inbox.load(Ordering::Relaxed));
+            // SAFETY: the swap took this slab out of the inbox, for us alone.
+            let freed = unsafe { slab.take_remote() };
+            f(slab, freed);
+        }
+    }
+}

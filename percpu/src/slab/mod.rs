@@ -1,5 +1,15 @@
-//! Slabs.
+//! Slabs: runs of pages cut into objects of one size class (Bonwick, "The Slab Allocator",
+//! USENIX 1994), on the shelf of their node and class.
+
+mod chain;
 mod class;
 pub(crate) mod header;
+mod list;
+mod live;
+mod shelf;
 
+pub(crate) use class::SlabShape;
 pub use class::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};
+pub(crate) use header::Slab;
+pub(crate) use live::{CHECKED, WasLive};
+pub(crate) use shelf::{Emptied, Shelf, ShelfCounts};

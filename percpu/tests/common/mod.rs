@@ -1,0 +1,213 @@
+//! A machine for the heap's tests: an arena as RAM, cut into nodes; threads that play CPUs.
+//! Lock-free throughout, so that signal handlers can play interrupt handlers on it.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+use topomem_percpu::{CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform};
+
+const PAGE: usize = 4096;
+/// A word of the page bitmap.
+const CHUNK: usize = 64 * PAGE;
+
+thread_local! {
+    static CPU: Cell<usize> = const { Cell::new(0) };
+    static HOOK_DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+pub type TestHeap<'a> = Heap<&'a Machine, &'a Machine>;
+
+pub struct Machine {
+    memory: NonNull<u8>,
+    nodes: usize,
+    cpus_per_node: usize,
+    chunks_per_node: usize,
+    used: Vec<AtomicU64>,
+    /// Allocations until they begin to fail; negative: never.
+    pub allowance: AtomicI64,
+    pub refused: AtomicUsize,
+    /// Runs inside `allocate` and `free`, once per nesting.
+    hook: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+unsafe impl Send for Machine {}
+unsafe impl Sync for Machine {}
+
+impl Machine {
+    pub fn new(nodes: usize, cpus_per_node: usize, bytes_per_node: usize) -> Machine {
+        let chunks_per_node = bytes_per_node / CHUNK;
+        let memory = unsafe { std::alloc::alloc(Machine::layout(nodes * chunks_per_node)) };
+        Machine {
+            memory: NonNull::new(memory).unwrap(),
+            nodes,
+            cpus_per_node,
+            chunks_per_node,
+            used: (0..nodes * chunks_per_node).map(|_| AtomicU64::new(0)).collect(),
+            allowance: AtomicI64::new(-1),
+            refused: AtomicUsize::new(0),
+            hook: None,
+        }
+    }
+
+    pub fn hooked(mut self, hook: impl Fn() + Send + Sync + 'static) -> Machine {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    fn layout(chunks: usize) -> Layout {
+        Layout::from_size_align(chunks * CHUNK, CHUNK).unwrap()
+    }
+
+    fn run_hook(&self) {
+        if let Some(hook) = &self.hook
+            && HOOK_DEPTH.replace(1) == 0
+        {
+            hook();
+            HOOK_DEPTH.set(0);
+        }
+    }
+
+    /// Pages that are out.
+    pub fn outstanding(&self) -> usize {
+        self.used.iter().map(|word| word.load(Ordering::SeqCst).count_ones() as usize).sum()
+    }
+
+    pub fn cpus(&self) -> usize {
+        self.nodes * self.cpus_per_node
+    }
+
+    fn allocate_in(&self, chunk: usize, order: Order) -> Option<NonNull<u8>> {
+        let frames = order.frames() as usize;
+        let run = if frames == 64 { u64::MAX } else { (1 << frames) - 1 };
+        for start in (0..64).step_by(frames) {
+            let mask = run << start;
+            let mut word = self.used[chunk].load(Ordering::Relaxed);
+            while word & mask == 0 {
+                match self.used[chunk].compare_exchange(
+                    word,
+                    word | mask,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                ) {
+                    Ok(_) => {
+                        let offset = chunk * CHUNK + start * PAGE;
+                        return Some(unsafe { self.memory.add(offset) });
+                    }
+                    Err(seen) => word = seen,
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        unsafe { std::alloc::dealloc(self.memory.as_ptr(), Machine::layout(self.used.len())) };
+    }
+}
+
+/// The calling thread is `cpu` from here on.
+pub fn become_cpu(cpu: usize) {
+    CPU.set(cpu);
+}
+
+/// A pin for the CPU that the thread plays.
+pub fn pin() -> CpuPin {
+    unsafe { CpuPin::new(CpuId::new(CPU.get()).unwrap()) }
+}
+
+// Tests let one thread at a time play a CPU.
+unsafe impl Platform for Machine {
+    fn current_cpu(&self) -> CpuId {
+        CpuId::new(CPU.get()).unwrap()
+    }
+
+    fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> {
+        unreachable!("the heap asks for no physical address")
+    }
+
+    fn relax(&self) {
+        std::thread::yield_now();
+    }
+}
+
+unsafe impl PageSource for Machine {
+    fn allocate(&self, _: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+        self.run_hook();
+        if order.frames() > 64 {
+            return Err(OutOfMemory);
+        }
+        let left = self.allowance.load(Ordering::SeqCst);
+        if left == 0 {
+            return Err(OutOfMemory);
+        }
+        if left > 0 {
+            self.allowance.fetch_sub(1, Ordering::SeqCst);
+        }
+        for distance in 0..self.nodes {
+            let node = (node.index() + distance) % self.nodes;
+            for chunk in node * self.chunks_per_node..(node + 1) * self.chunks_per_node {
+                if let Some(run) = self.allocate_in(chunk, order) {
+                    // Whoever reads memory it was not given reads this.
+                    unsafe { run.write_bytes(0xa5, order.bytes() as usize) };
+                    return Ok(run);
+                }
+            }
+        }
+        Err(OutOfMemory)
+    }
+
+    unsafe fn free(&self, _: &CpuPin, run: NonNull<u8>, order: Order) {
+        self.run_hook();
+        let offset = run.addr().get() - self.memory.addr().get();
+        assert_eq!(offset as u64 % order.bytes(), 0, "a run comes back aligned to its order");
+        unsafe { run.write_bytes(0x5a, order.bytes() as usize) };
+        let frames = order.frames() as usize;
+        let bits = if frames == 64 { u64::MAX } else { (1 << frames) - 1 };
+        let mask = bits << (offset % CHUNK / PAGE);
+        let before = self.used[offset / CHUNK].fetch_and(!mask, Ordering::AcqRel);
+        assert_eq!(before & mask, mask, "the run was out");
+    }
+
+    fn node_of(&self, address: NonNull<u8>) -> NodeId {
+        let offset = address.addr().get() - self.memory.addr().get();
+        NodeId::new(offset / CHUNK / self.chunks_per_node).unwrap()
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        NodeId::new(cpu.index() / self.cpus_per_node % self.nodes).unwrap()
+    }
+
+    fn refused(&self, _: InvalidFree) {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Brings every CPU's magazines online, from one thread.
+pub fn all_online(heap: &TestHeap<'_>) {
+    for cpu in 0..heap.source().cpus() {
+        become_cpu(cpu);
+        heap.cpu_online(&pin()).unwrap();
+    }
+    become_cpu(0);
+}
+
+/// Returns every CPU's cached objects, from one thread.
+pub fn all_drained(heap: &TestHeap<'_>) {
+    for cpu in 0..heap.source().cpus() {
+        become_cpu(cpu);
+        heap.drain(&pin());
+    }
+    become_cpu(0);
+}
+
+/// Live, cached and free objects of all classes, and slabs.
+pub fn totals(heap: &TestHeap<'_>) -> (u64, u64, u64, u64) {
+    topomem_percpu::SizeClass::all().map(|class| heap.class_stats(class)).fold((0, 0, 0, 0), |sum, stats| {
+        (sum.0 + stats.live, sum.1 + stats.cached, sum.2 + stats.free, sum.3 + stats.slabs)
+    })
+}
