@@ -1,0 +1,250 @@
+//! The executing CPU's local APIC, through the `x2apic` crate: x2APIC mode where CPUID offers
+//! it, else xAPIC.
+//!
+//! `x2apic` 0.5.1 puts a destination into ICR bits 32 and up in both modes; in xAPIC mode the
+//! hardware reads bits 56 to 63. [`Destination`] therefore shifts before the call, in one place.
+
+use core::fmt;
+use core::hint;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+use x2apic::lapic::{
+    ErrorFlags, IpiAllShorthand, IpiDestMode, LocalApic, LocalApicBuilder, TimerDivide, TimerMode, xapic_base,
+};
+use x86_64::PhysAddr;
+use x86_64::instructions::interrupts;
+use x86_64::registers::model_specific::Msr;
+
+use super::vector::{self, Vector};
+use super::{clock, features};
+use crate::per_cpu;
+
+/// Timer interrupts per second: a bound for what was missed, not a scheduler's clock.
+const TIMER_HZ: u32 = 10;
+/// Turns after which a pending ICR is written to regardless.
+const DELIVERY_TURNS: u32 = 1_000_000;
+const LVT_LINT0: u32 = 0x350;
+const LVT_LINT1: u32 = 0x360;
+const LVT_MASKED: u32 = 1 << 16;
+const ICR_LOW: u32 = 0x300;
+const ICR_HIGH: u32 = 0x310;
+const ICR_LOGICAL: u32 = 1 << 11;
+const ICR_ASSERT: u32 = 1 << 14;
+
+/// Where the registers are mapped in xAPIC mode; 0 in x2APIC mode. Written once by [`map`],
+/// before other CPUs run.
+static REGISTERS: AtomicU64 = AtomicU64::new(0);
+/// APIC timer ticks per millisecond, divided by 16; written once by [`calibrate_timer`].
+static TIMER_PER_MS: AtomicU32 = AtomicU32::new(62_500);
+/// Set where flat logical destinations name all CPUs: xAPIC mode and at most eight of them.
+static FLAT_LOGICAL: AtomicBool = AtomicBool::new(false);
+
+/// A CPU as the interrupt hardware numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ApicId(pub u32);
+
+/// Who gets an interrupt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// One CPU.
+    Physical(ApicId),
+    /// A set of CPUs by flat logical id, one bit each (xAPIC mode).
+    Flat(u8),
+    /// All CPUs but the sender.
+    Others,
+}
+
+/// The local APIC of one CPU could not be set up: what the crate said.
+#[derive(Debug, Clone, Copy)]
+pub struct SetUpError(pub &'static str);
+
+impl fmt::Display for SetUpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "local APIC: {}", self.0)
+    }
+}
+
+/// Is the register page needed, and where does it lie? `None` in x2APIC mode.
+pub fn register_page() -> Option<PhysAddr> {
+    // SAFETY: the MSR exists on every CPU with a local APIC.
+    (!features::has_x2apic()).then(|| PhysAddr::new_truncate(unsafe { xapic_base() }))
+}
+
+/// Notes where the register page is mapped.
+pub fn map(registers: u64) {
+    REGISTERS.store(registers, Ordering::Relaxed);
+}
+
+/// Sets up the executing CPU's local APIC with the timer stopped, addressable in flat logical
+/// mode as `logical` where that is not 0.
+///
+/// # Errors
+///
+/// [`SetUpError`].
+pub fn set_up(logical: u8) -> Result<LocalApic, SetUpError> {
+    let mut builder = LocalApicBuilder::new();
+    builder
+        .timer_vector(usize::from(vector::TIMER.0))
+        .error_vector(usize::from(vector::APIC_ERROR.0))
+        .spurious_vector(usize::from(vector::SPURIOUS.0))
+        .timer_mode(TimerMode::Periodic)
+        .timer_divide(TimerDivide::Div16)
+        // `enable` starts the timer; an initial count of 0 keeps it stopped.
+        .timer_initial(0)
+        .ipi_destination_mode(IpiDestMode::Physical)
+        .set_xapic_base(REGISTERS.load(Ordering::Relaxed));
+    let mut apic = builder.build().map_err(SetUpError)?;
+    // SAFETY: the registers are mapped (xAPIC) or MSRs (x2APIC); the vectors have handlers.
+    unsafe {
+        apic.enable();
+        // `enable` leaves the pins unmasked with vector 0.
+        write_register(LVT_LINT0, LVT_MASKED);
+        write_register(LVT_LINT1, LVT_MASKED);
+        if logical != 0 && !is_x2apic() {
+            // The destination format register is "flat" after reset.
+            apic.set_logical_id(u32::from(logical) << 24);
+        }
+    }
+    Ok(apic)
+}
+
+fn is_x2apic() -> bool {
+    REGISTERS.load(Ordering::Relaxed) == 0
+}
+
+/// # Safety
+///
+/// `offset` names a register whose write with `value` does no harm.
+unsafe fn write_register(offset: u32, value: u32) {
+    if is_x2apic() {
+        // SAFETY: x2APIC registers are MSRs, one per 16 bytes of the page; the caller vouches.
+        unsafe { Msr::new(0x800 + (offset >> 4)).write(u64::from(value)) };
+    } else {
+        let addr = REGISTERS.load(Ordering::Relaxed) + u64::from(offset);
+        // SAFETY: the page is mapped; the caller vouches.
+        unsafe { core::ptr::with_exposed_provenance_mut::<u32>(addr as usize).write_volatile(value) };
+    }
+}
+
+/// Declares that every CPU has a flat logical id of its own.
+pub fn use_flat_logical() {
+    FLAT_LOGICAL.store(!is_x2apic(), Ordering::Relaxed);
+}
+
+/// Can [`Destination::Flat`] reach every CPU?
+pub fn has_flat_logical() -> bool {
+    FLAT_LOGICAL.load(Ordering::Relaxed)
+}
+
+fn with<R>(f: impl FnOnce(&mut LocalApic) -> R) -> Option<R> {
+    interrupts::without_interrupts(|| {
+        // SAFETY: interrupts are off, so no other context of this CPU comes between, save an
+        // NMI; that handler uses the APIC only when it will never return (panic).
+        unsafe { (*per_cpu::current().apic.get()).as_mut() }.map(f)
+    })
+}
+
+/// Measures the timer, and with it the TSC, on the boot CPU; false where the PIT is silent.
+pub fn calibrate_timer() -> bool {
+    let measured = with(|apic| {
+        // SAFETY: the timer's interrupt is masked while it runs freely.
+        unsafe {
+            apic.disable_timer();
+            apic.set_timer_initial(u32::MAX);
+            let measured = clock::calibrate(|| apic.timer_current());
+            apic.set_timer_initial(0);
+            measured
+        }
+    });
+    match measured.flatten() {
+        Some(per_ms) => {
+            TIMER_PER_MS.store(per_ms.max(1), Ordering::Relaxed);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Starts the executing CPU's periodic timer.
+pub fn start_timer() {
+    let per_tick = TIMER_PER_MS.load(Ordering::Relaxed).saturating_mul(1000 / TIMER_HZ);
+    with(|apic| {
+        // SAFETY: the vector has a handler.
+        unsafe {
+            apic.set_timer_initial(per_tick);
+            apic.enable_timer();
+        }
+    });
+}
+
+/// Ends the interrupt in service.
+pub fn end_of_interrupt() {
+    // SAFETY: called by the handler of the interrupt in service.
+    with(|apic| unsafe { apic.end_of_interrupt() });
+}
+
+/// The errors noted since the last reading.
+pub fn error_flags() -> Option<ErrorFlags> {
+    // SAFETY: reading the error register has no side effect that anyone relies on.
+    with(|apic| unsafe { apic.error_flags() })
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// An interrupt.
+    Fixed(Vector),
+    /// A non-maskable interrupt.
+    Nmi,
+    /// INIT: the target waits for a start-up message.
+    Init,
+    /// Start-up: the target runs at this page in real mode.
+    StartUp(u8),
+}
+
+/// Sends `message`; everything this CPU wrote before is visible to a target that handles it.
+///
+/// One ICR write. In xAPIC mode it waits, bounded, until the last message has left.
+pub fn send(message: Message, to: Destination) {
+    if is_x2apic() {
+        // A WRMSR to the ICR is not ordered after earlier stores (SDM 11.12.3).
+        fence(Ordering::SeqCst);
+    }
+    with(|apic| {
+        if !is_x2apic() {
+            wait_for_delivery(apic);
+        }
+        let shift = if is_x2apic() { 0 } else { 24 };
+        // SAFETY: vectors have handlers; INIT, start-up and NMI are sent by the code that
+        // starts CPUs and by the one that stops them.
+        unsafe {
+            match (message, to) {
+                (Message::Fixed(vector), Destination::Physical(id)) => apic.send_ipi(vector.0, id.0 << shift),
+                (Message::Fixed(vector), Destination::Others) => {
+                    apic.send_ipi_all(vector.0, IpiAllShorthand::AllExcludingSelf);
+                }
+                // The crate fixes physical or logical addressing when an APIC is built.
+                (Message::Fixed(vector), Destination::Flat(set)) => {
+                    write_register(ICR_HIGH, u32::from(set) << 24);
+                    write_register(ICR_LOW, u32::from(vector.0) | ICR_LOGICAL | ICR_ASSERT);
+                }
+                (Message::Nmi, Destination::Physical(id)) => apic.send_nmi(id.0 << shift),
+                (Message::Nmi, _) => apic.send_nmi_all(IpiAllShorthand::AllExcludingSelf),
+                (Message::Init, Destination::Physical(id)) => apic.send_init_ipi(id.0 << shift),
+                (Message::Init, _) => apic.send_init_ipi_all(),
+                (Message::StartUp(page), Destination::Physical(id)) => apic.send_sipi(page, id.0 << shift),
+                (Message::StartUp(page), _) => apic.send_sipi_all(page),
+            }
+        }
+    });
+}
+
+fn wait_for_delivery(apic: &LocalApic) {
+    for _ in 0..DELIVERY_TURNS {
+        // SAFETY: reading the ICR has no side effect.
+        if !unsafe { apic.get_ipi_delivery_status() } {
+            return;
+        }
+        hint::spin_loop();
+    }
+}

@@ -1,0 +1,42 @@
+//! CPUID bits, and the control-register bits that they allow.
+
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
+
+/// 1 GiB pages (CPUID 8000_0001 EDX bit 26).
+pub fn has_gigabyte_pages() -> bool {
+    __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).edx >> 26 & 1 == 1
+}
+
+/// x2APIC (CPUID 1 ECX bit 21).
+pub fn has_x2apic() -> bool {
+    __cpuid(1).ecx >> 21 & 1 == 1
+}
+
+/// This CPU's APIC id: 32 bits from leaf 0BH where there is one, else 8 bits.
+pub fn apic_id() -> u32 {
+    if __cpuid(0).eax >= 0xb && __cpuid_count(0xb, 0).ebx & 0xffff != 0 {
+        __cpuid_count(0xb, 0).edx
+    } else {
+        __cpuid(1).ebx >> 24
+    }
+}
+
+/// Turns on what the kernel relies on beyond long mode: global pages, no-execute, and
+/// supervisor-mode execution prevention where the CPU has it.
+///
+/// # Safety
+///
+/// The active page tables must be the kernel's own: no executable page is a user page, and
+/// global pages are the same in every address space.
+pub unsafe fn enable() {
+    let smep = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx >> 7 & 1 == 1;
+    let mut cr4 = Cr4::read() | Cr4Flags::PAGE_GLOBAL;
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, smep);
+    // SAFETY: the caller vouches for the page tables; no other bit changes.
+    unsafe {
+        Cr4::write(cr4);
+        Efer::write(Efer::read() | EferFlags::NO_EXECUTE_ENABLE);
+    }
+}

@@ -1,0 +1,192 @@
+//! How every exception and interrupt enters the kernel: a stub per vector, one common frame,
+//! one dispatcher.
+
+use core::arch::global_asm;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use x86_64::registers::control::Cr2;
+
+use super::gdt::Segments;
+use super::vector::{self, Vector};
+use super::{apic, probe};
+use crate::panic::{self, report};
+use crate::per_cpu;
+use crate::smp::ipi;
+
+/// The interrupted context, as the common stub lays it out.
+#[derive(Debug)]
+#[repr(C)]
+pub struct TrapFrame {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    /// The frame pointer, where a backtrace goes on.
+    pub rbp: u64,
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+    rcx: u64,
+    rbx: u64,
+    rax: u64,
+    /// Which vector.
+    pub vector: u64,
+    /// The exception's error code; 0 where it has none.
+    pub error: u64,
+    /// The interrupted instruction.
+    pub rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+impl fmt::Display for TrapFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  rip {:016x} rsp {:016x} rbp {:016x} rflags {:x} cs {:x} ss {:x}",
+            self.rip, self.rsp, self.rbp, self.rflags, self.cs, self.ss
+        )?;
+        writeln!(
+            f,
+            "  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
+            self.rax, self.rbx, self.rcx, self.rdx
+        )?;
+        writeln!(
+            f,
+            "  rsi {:016x} rdi {:016x} r8  {:016x} r9  {:016x}",
+            self.rsi, self.rdi, self.r8, self.r9
+        )?;
+        writeln!(
+            f,
+            "  r10 {:016x} r11 {:016x} r12 {:016x} r13 {:016x}",
+            self.r10, self.r11, self.r12, self.r13
+        )?;
+        write!(f, "  r14 {:016x} r15 {:016x}", self.r14, self.r15)
+    }
+}
+
+/// Bytes from one stub to the next.
+pub const STUB_BYTES: u64 = 16;
+
+// Vectors 8, 10 to 14, 17, 21, 29 and 30 push an error code; for the others the stub pushes 0,
+// so that the frame is the same.
+global_asm!(
+    r#"
+    .section .text.trap_stubs, "ax", @progbits
+    .balign 16
+    .globl trap_stubs
+trap_stubs:
+    .set trap_vector, 0
+    .rept 256
+    .balign 16
+    .if (trap_vector == 8) || ((trap_vector >= 10) && (trap_vector <= 14)) || (trap_vector == 17) || (trap_vector == 21) || (trap_vector == 29) || (trap_vector == 30)
+    .else
+    .byte 0x6a, 0           // push 0
+    .endif
+    .byte 0x68              // push imm32
+    .long trap_vector
+    jmp trap_common
+    .set trap_vector, trap_vector + 1
+    .endr
+
+trap_common:
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    cld
+    mov rdi, rsp
+    call {dispatch}
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    add rsp, 16             // vector and error code
+    iretq
+    "#,
+    dispatch = sym dispatch,
+);
+
+unsafe extern "C" {
+    static trap_stubs: u8;
+}
+
+/// Where the stub of `vector` begins.
+pub fn stub(vector: Vector) -> u64 {
+    &raw const trap_stubs as u64 + STUB_BYTES * u64::from(vector.0)
+}
+
+/// Called by the stubs with the frame they built, interrupts off.
+extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
+    let vector = Vector(frame.vector as u8);
+    match vector {
+        vector::SHOOTDOWN => {
+            apic::end_of_interrupt();
+            ipi::on_shootdown();
+        }
+        vector::RESCHEDULE => {
+            // The idle loop looks at its queue after every interrupt: waking it is all.
+            per_cpu::current().counters.reschedules.fetch_add(1, Ordering::Relaxed);
+            apic::end_of_interrupt();
+        }
+        vector::TIMER => {
+            per_cpu::current().counters.timer.fetch_add(1, Ordering::Relaxed);
+            apic::end_of_interrupt();
+        }
+        vector::PAGE_FAULT => page_fault(frame),
+        vector::NMI => panic::on_nmi(frame),
+        // A spurious interrupt is not in service: it gets no EOI.
+        vector::SPURIOUS => {}
+        vector::APIC_ERROR => {
+            apic::end_of_interrupt();
+            crate::log!("local APIC error: {:?}", apic::error_flags());
+        }
+        Vector(number) if number < 32 => report::exception(frame, None),
+        Vector(number) if (vector::LEGACY.0..vector::LEGACY.0 + 16).contains(&number) => {}
+        Vector(number) => {
+            apic::end_of_interrupt();
+            crate::log!("unexpected interrupt, vector {number:#x}");
+        }
+    }
+}
+
+fn page_fault(frame: &mut TrapFrame) {
+    let addr = Cr2::read_raw();
+    let segments: *mut Segments = per_cpu::current().segments.get();
+    // SAFETY: this is the handler of this CPU's page fault, and what came before cannot fault.
+    unsafe { Segments::enter_page_fault(segments) };
+    if !probe::recover(frame) {
+        report::exception(frame, Some(addr));
+    }
+    // SAFETY: undoes the above; only the stub's pops follow.
+    unsafe { Segments::leave_page_fault(segments) };
+}

@@ -1,0 +1,26 @@
+//! The interrupt vectors, by priority class: what other CPUs wait for comes first.
+
+/// One local APIC interrupt vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vector(pub u8);
+
+/// Page fault, an exception.
+pub const PAGE_FAULT: Vector = Vector(14);
+/// Non-maskable interrupt, an exception.
+pub const NMI: Vector = Vector(2);
+/// Double fault, an exception.
+pub const DOUBLE_FAULT: Vector = Vector(8);
+/// Machine check, an exception.
+pub const MACHINE_CHECK: Vector = Vector(18);
+/// Where the 8259s are moved to: 16 vectors, all masked. Spurious ones can still come.
+pub const LEGACY: Vector = Vector(0x20);
+/// The local APIC's periodic timer.
+pub const TIMER: Vector = Vector(0xe0);
+/// Another CPU made a task runnable here.
+pub const RESCHEDULE: Vector = Vector(0xf0);
+/// The shootdown queue has something for this CPU.
+pub const SHOOTDOWN: Vector = Vector(0xf1);
+/// Local APIC errors.
+pub const APIC_ERROR: Vector = Vector(0xfe);
+/// Local APIC spurious interrupts; its low four bits are ones, as old APICs want.
+pub const SPURIOUS: Vector = Vector(0xff);

@@ -1,0 +1,95 @@
+//! What the boot CPU uses before memory is known: an area and trap stacks in the image, and
+//! frames for the first page tables.
+
+use core::cell::UnsafeCell;
+
+use topomem_numa::{BootAllocator, NodeId};
+use topomem_percpu::CpuId;
+use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
+use x86_64::{PhysAddr, VirtAddr};
+
+use crate::arch::apic::ApicId;
+use crate::arch::gdt::{Segments, TrapStack};
+use crate::arch::{idt, paging};
+use crate::per_cpu::stacks::StackTops;
+use crate::per_cpu::{self, PerCpu};
+
+const TRAP_STACK: usize = 32 * 1024;
+/// Frames for the first tables: a direct map in 2 MiB pages takes one per GiB.
+const FRAMES: usize = 64;
+const FRAME: usize = 4096;
+
+#[repr(C, align(4096))]
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: the boot CPU alone uses them, each through one pointer (`set_up`, `EarlyFrames`).
+unsafe impl<T> Sync for Shared<T> {}
+
+static AREA: Shared<PerCpu> = Shared(UnsafeCell::new(PerCpu::new(CpuId::BOOT, ApicId(0), StackTops::NONE)));
+static TRAP_STACKS: Shared<[[u8; TRAP_STACK]; TrapStack::ALL.len()]> =
+    Shared(UnsafeCell::new([[0; TRAP_STACK]; TrapStack::ALL.len()]));
+static POOL: Shared<[[u8; FRAME]; FRAMES]> = Shared(UnsafeCell::new([[0; FRAME]; FRAMES]));
+
+/// Gives the boot CPU its first area and trap handlers: faults are reported from here on.
+///
+/// # Safety
+///
+/// Called once, by the boot CPU, before anything that needs either.
+pub unsafe fn set_up() {
+    let bottom = VirtAddr::from_ptr(TRAP_STACKS.0.get());
+    let tops = TrapStack::ALL.map(|stack| bottom + TRAP_STACK as u64 * (stack as u64 + 1));
+    // SAFETY: the area and the stacks are this CPU's alone, and static.
+    unsafe {
+        per_cpu::install(AREA.0.get());
+        Segments::load(per_cpu::current().segments.get(), tops);
+        idt::init();
+        idt::load();
+    }
+}
+
+/// Frames of the image, for the first page tables.
+#[derive(Debug)]
+pub struct EarlyFrames {
+    used: usize,
+}
+
+impl EarlyFrames {
+    /// All of them; called once.
+    pub const fn new() -> EarlyFrames {
+        EarlyFrames { used: 0 }
+    }
+}
+
+// SAFETY: each frame of the pool is handed out once, and nothing else uses the pool.
+unsafe impl FrameAllocator<Size4KiB> for EarlyFrames {
+    fn allocate_frame(&mut self) -> Option<PhysFrame> {
+        if self.used == FRAMES {
+            return None;
+        }
+        let virt = POOL.0.get() as u64 + (self.used * FRAME) as u64;
+        self.used += 1;
+        Some(PhysFrame::containing_address(PhysAddr::new_truncate(virt - paging::IMAGE_BASE)))
+    }
+}
+
+/// Frames from the boot allocator, on a node where it has some.
+#[derive(Debug)]
+pub struct NodeFrames<'a, 'b> {
+    boot: &'a mut BootAllocator<'b>,
+    node: NodeId,
+}
+
+impl<'a, 'b> NodeFrames<'a, 'b> {
+    /// Frames of `node`, from `boot`.
+    pub fn new(boot: &'a mut BootAllocator<'b>, node: NodeId) -> NodeFrames<'a, 'b> {
+        NodeFrames { boot, node }
+    }
+}
+
+// SAFETY: the boot allocator hands out each frame once.
+unsafe impl FrameAllocator<Size4KiB> for NodeFrames<'_, '_> {
+    fn allocate_frame(&mut self) -> Option<PhysFrame> {
+        let addr = self.boot.alloc(FRAME as u64, FRAME as u64, self.node).ok()?;
+        Some(PhysFrame::containing_address(addr))
+    }
+}

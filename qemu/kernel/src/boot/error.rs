@@ -1,0 +1,53 @@
+//! Why the kernel could not boot.
+
+use core::fmt;
+
+use topomem_numa::{BootAllocError, MapFull};
+
+use super::start_info::StartInfoError;
+use crate::arch::apic::SetUpError;
+use crate::arch::exit::{self, Outcome};
+use crate::arch::paging::MapError;
+use crate::log::Json;
+use crate::{log, record};
+
+/// Why the boot CPU stops.
+#[derive(Debug, Clone, Copy)]
+pub enum BootError {
+    /// The loader's words make no sense.
+    StartInfo(StartInfoError),
+    /// A mapping could not be made.
+    Map(MapError),
+    /// The firmware's memory map has too many pieces.
+    MapFull(MapFull),
+    /// No memory for a CPU's area and stacks.
+    Memory(BootAllocError),
+    /// The boot CPU's local APIC could not be set up.
+    Apic(SetUpError),
+    /// The topology lists not even the boot CPU.
+    NoCpus,
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BootError::StartInfo(error) => error.fmt(f),
+            BootError::Map(error) => error.fmt(f),
+            BootError::MapFull(error) => error.fmt(f),
+            BootError::Memory(error) => error.fmt(f),
+            BootError::Apic(error) => error.fmt(f),
+            BootError::NoCpus => f.write_str("the topology lists no CPU"),
+        }
+    }
+}
+
+/// Says why, and ends the run.
+pub fn fail(error: BootError) -> ! {
+    log!("cannot boot: {error}");
+    record!(
+        "{{\"t\":\"failure\",\"what\":{},\"where\":\"boot\"}}",
+        Json(format_args!("cannot boot: {error}"))
+    );
+    record!("{{\"t\":\"end\",\"ok\":false}}");
+    exit::exit(Outcome::Failures)
+}

@@ -1,0 +1,96 @@
+//! The end: one CPU reports, the others stop.
+
+pub mod backtrace;
+pub mod report;
+
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+
+use topomem_percpu::CpuId;
+use x86_64::instructions::interrupts;
+
+use crate::arch::apic::{self, Destination, Message};
+use crate::arch::clock;
+use crate::arch::exit::{self, Outcome};
+use crate::arch::trap::TrapFrame;
+use crate::log::Json;
+use crate::{log, per_cpu, record};
+
+const NONE: u32 = u32::MAX;
+/// The CPU that panics, or `NONE`. Claimed once; who loses stops.
+static PANICKING: AtomicU32 = AtomicU32::new(NONE);
+
+/// The CPU that reports a panic, if one does.
+pub fn panicking_cpu() -> Option<CpuId> {
+    CpuId::new(PANICKING.load(Ordering::Relaxed) as usize)
+}
+
+/// What a second panic of the same CPU still allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    First,
+    Again,
+}
+
+/// Makes the executing CPU the one that reports, and stops the others by NMI. A CPU that finds
+/// another reporting halts here.
+fn claim() -> Claim {
+    interrupts::disable();
+    let me = per_cpu::current().cpu.index() as u32;
+    match PANICKING.compare_exchange(NONE, me, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            apic::send(Message::Nmi, Destination::Others);
+            Claim::First
+        }
+        Err(claimed) if claimed == me => Claim::Again,
+        Err(_) => exit::halt_forever(),
+    }
+}
+
+/// Reports where the others were stopped, and ends the run.
+fn finish() -> ! {
+    clock::delay(Duration::from_millis(5));
+    let me = per_cpu::current().cpu;
+    for area in per_cpu::all().filter(|area| area.cpu != me) {
+        match area.stopped_at.load(Ordering::Relaxed) {
+            0 => log!("{} did not stop", area.cpu),
+            at => log!("{} stopped at {at:#x}", area.cpu),
+        }
+    }
+    record!("{{\"t\":\"end\",\"ok\":false}}");
+    exit::exit(Outcome::Panic)
+}
+
+/// The NMI handler: another CPU panicked, or the hardware complains.
+pub fn on_nmi(frame: &TrapFrame) {
+    if panicking_cpu().is_some() {
+        per_cpu::current().stopped_at.store(frame.rip, Ordering::Relaxed);
+        exit::halt_forever();
+    }
+    report::exception(frame, None);
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    if claim() == Claim::Again {
+        exit::exit(Outcome::Panic);
+    }
+    let cpu = per_cpu::current().cpu;
+    log!("{info}");
+    match info.location() {
+        Some(location) => record!(
+            "{{\"t\":\"panic\",\"message\":{},\"location\":{},\"cpu\":{}}}",
+            Json(info.message()),
+            Json(location),
+            cpu.index()
+        ),
+        None => record!(
+            "{{\"t\":\"panic\",\"message\":{},\"location\":\"\",\"cpu\":{}}}",
+            Json(info.message()),
+            cpu.index()
+        ),
+    }
+    backtrace::Backtrace::here().report();
+    finish()
+}

@@ -1,0 +1,133 @@
+//! What each CPU keeps for itself, reached through the GS base; on the CPU's own node, save the
+//! boot CPU's first area, which serves until the nodes are known.
+
+pub mod stacks;
+
+use core::cell::UnsafeCell;
+use core::hint;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+
+use topomem_percpu::{CpuId, MAX_CPUS};
+use x2apic::lapic::LocalApic;
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::GsBase;
+
+use crate::arch::apic::ApicId;
+use crate::arch::gdt::Segments;
+use stacks::StackTops;
+
+/// Bytes that an area takes, in whole frames.
+pub const AREA_BYTES: u64 = (size_of::<PerCpu>() as u64).next_multiple_of(4096);
+
+/// One CPU's area. Only the fields that say so are touched by other CPUs.
+#[repr(C, align(128))]
+pub struct PerCpu {
+    /// The area's own address, what `gs:0` reads.
+    this: *const PerCpu,
+    /// The dense number.
+    pub cpu: CpuId,
+    /// The interrupt hardware's number.
+    pub apic_id: ApicId,
+    /// Where its stacks begin.
+    pub stacks: StackTops,
+    /// Descriptor table and task state; the owner's alone, reached by raw pointer since the
+    /// CPU itself reads and writes them.
+    pub segments: UnsafeCell<Segments>,
+    /// The local APIC; the owner's alone, with interrupts off.
+    pub apic: UnsafeCell<Option<LocalApic>>,
+    /// True from before the idle loop's last look at its queue until it has left HLT. Others
+    /// read it: who makes work visible first, then reads true, must send an interrupt.
+    pub halted: AtomicBool,
+    /// Where the CPU was when another panicked; 0 unless it was stopped so.
+    pub stopped_at: AtomicU64,
+    /// What happened here.
+    pub counters: Counters,
+}
+
+/// Events on one CPU; written by it alone, read by reports, so all accesses are relaxed.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Counters {
+    /// Timer interrupts.
+    pub timer: AtomicU64,
+    /// Reschedule interrupts received.
+    pub reschedules: AtomicU64,
+    /// Shootdown interrupts received.
+    pub shootdowns: AtomicU64,
+    /// Interrupt messages sent (one may reach many CPUs).
+    pub messages_sent: AtomicU64,
+}
+
+// SAFETY: `this`, `cpu` and `apic_id` are constant; `segments` and `apic` are the owner's alone;
+// the rest is atomic.
+unsafe impl Sync for PerCpu {}
+
+impl PerCpu {
+    /// An area for `cpu`, not in use.
+    pub const fn new(cpu: CpuId, apic_id: ApicId, stacks: StackTops) -> PerCpu {
+        PerCpu {
+            this: ptr::null(),
+            cpu,
+            apic_id,
+            stacks,
+            segments: UnsafeCell::new(Segments::new()),
+            apic: UnsafeCell::new(None),
+            halted: AtomicBool::new(false),
+            stopped_at: AtomicU64::new(0),
+            counters: Counters {
+                timer: AtomicU64::new(0),
+                reschedules: AtomicU64::new(0),
+                shootdowns: AtomicU64::new(0),
+                messages_sent: AtomicU64::new(0),
+            },
+        }
+    }
+}
+
+/// The areas by CPU; null until the CPU runs.
+static AREAS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
+
+/// Makes `area` the executing CPU's.
+///
+/// # Safety
+///
+/// `area` is initialised, stays for good, and is no other CPU's; the caller's `cpu` is the
+/// executing CPU.
+pub unsafe fn install(area: *mut PerCpu) {
+    // SAFETY: the caller hands over the area; nobody else reads it before it is published.
+    let cpu = unsafe {
+        (*area).this = area;
+        (*area).cpu
+    };
+    GsBase::write(VirtAddr::from_ptr(area));
+    // Release pairs with the Acquire in `of`.
+    AREAS[cpu.index()].store(area, Ordering::Release);
+}
+
+/// The executing CPU's area. Contexts never migrate.
+pub fn current() -> &'static PerCpu {
+    let area: *const PerCpu;
+    // SAFETY: the first thing every CPU does is to install its area, whose first word is its
+    // own address.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[0]", out(reg) area, options(nostack, preserves_flags, readonly));
+        &*area
+    }
+}
+
+/// The area of `cpu`, if it runs.
+pub fn of(cpu: CpuId) -> Option<&'static PerCpu> {
+    // SAFETY: non-null addresses come from `install`, and stay valid.
+    unsafe { AREAS[cpu.index()].load(Ordering::Acquire).as_ref() }
+}
+
+/// All areas, in order of CPU number.
+pub fn all() -> impl Iterator<Item = &'static PerCpu> {
+    (0..MAX_CPUS).filter_map(CpuId::new).filter_map(of)
+}
+
+/// One turn of every spin loop in the kernel.
+pub fn relax() {
+    hint::spin_loop();
+}

@@ -1,0 +1,5 @@
+//! The other CPUs: how they are started, and how CPUs interrupt one another.
+
+pub mod ipi;
+pub mod start;
+mod trampoline;

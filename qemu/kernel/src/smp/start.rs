@@ -1,0 +1,133 @@
+//! Starting the other CPUs: INIT to all of them, then start-up messages one CPU at a time.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+
+use topomem_percpu::CpuId;
+use x86_64::PhysAddr;
+
+use super::trampoline;
+use crate::arch::apic::{self, ApicId, Destination, Message, SetUpError};
+use crate::arch::gdt::Segments;
+use crate::arch::{clock, features, idt};
+use crate::log;
+use crate::per_cpu::{self, PerCpu};
+
+/// Between INIT and the first start-up message (Intel's MP specification, B.4).
+const AFTER_INIT: Duration = Duration::from_millis(10);
+/// How long to wait before the second start-up message.
+const AFTER_FIRST: Duration = Duration::from_millis(20);
+/// How long to wait after the second. Long, since the host may run the CPU late.
+const AFTER_SECOND: Duration = Duration::from_secs(2);
+
+const NOBODY: u32 = u32::MAX;
+/// The last CPU that set itself up: its number.
+static ARRIVED: AtomicU32 = AtomicU32::new(NOBODY);
+
+/// A CPU that the firmware lists does not take part.
+#[derive(Debug, Clone, Copy)]
+pub enum StartError {
+    /// It never reported; it was put back into its waiting state by another INIT.
+    Silent(CpuId, ApicId),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Silent(cpu, apic_id) => write!(f, "{cpu} (APIC id {}) did not start", apic_id.0),
+        }
+    }
+}
+
+/// Sets up the executing CPU: its area, segments, traps and local APIC. Interrupts stay off.
+///
+/// # Errors
+///
+/// [`SetUpError`] of the local APIC.
+///
+/// # Safety
+///
+/// `area` is this CPU's, with its stacks mapped, and not installed yet; the kernel's tables
+/// are active.
+pub unsafe fn set_up_cpu(area: *mut PerCpu) -> Result<(), SetUpError> {
+    // SAFETY: handed on by the caller; the boot CPU has filled the trap table.
+    let area = unsafe {
+        per_cpu::install(area);
+        let area = per_cpu::current();
+        Segments::load(area.segments.get(), area.stacks.trap);
+        idt::load();
+        features::enable();
+        area
+    };
+    // `Segments::load` writes no selector into GS, which would clear its base.
+    let logical = if apic::has_flat_logical() { 1 << area.cpu.index() } else { 0 };
+    let local = apic::set_up(logical)?;
+    // SAFETY: this CPU's own, interrupts off, nobody uses it yet.
+    unsafe { *area.apic.get() = Some(local) };
+    Ok(())
+}
+
+/// Starts the CPUs of `areas`, each on `root`'s tables, and tells `failed` of those that stay
+/// silent; the others run [`crate::cpu_main`].
+///
+/// # Safety
+///
+/// Called once, by the boot CPU. Each area is a distinct CPU's, with its stacks mapped in
+/// `root`, and stays for good; the trampoline's page is nobody's.
+pub unsafe fn start_all(
+    areas: impl Iterator<Item = *mut PerCpu> + Clone,
+    root: PhysAddr,
+    mut failed: impl FnMut(StartError),
+) {
+    // SAFETY: the caller gives the page.
+    unsafe { trampoline::install() };
+    for area in areas.clone() {
+        // SAFETY: the area is initialised, and not in use yet.
+        let apic_id = unsafe { (*area).apic_id };
+        apic::send(Message::Init, Destination::Physical(apic_id));
+    }
+    clock::delay(AFTER_INIT);
+    for area in areas {
+        // SAFETY: as above.
+        let (cpu, apic_id, stack) = unsafe { ((*area).cpu, (*area).apic_id, (*area).stacks.work) };
+        trampoline::prepare(root, stack.as_u64(), area.expose_provenance() as u64);
+        let page = (trampoline::PAGE.as_u64() >> 12) as u8;
+        let arrived = [AFTER_FIRST, AFTER_SECOND].into_iter().any(|patience| {
+            apic::send(Message::StartUp(page), Destination::Physical(apic_id));
+            wait_for(cpu, patience)
+        });
+        if !arrived {
+            // Were it to come late, it would find the next CPU's stack.
+            apic::send(Message::Init, Destination::Physical(apic_id));
+            failed(StartError::Silent(cpu, apic_id));
+        }
+    }
+}
+
+fn wait_for(cpu: CpuId, patience: Duration) -> bool {
+    let start = clock::now();
+    // Acquire pairs with the Release in `ap_main`: its set-up is visible.
+    while ARRIVED.load(Ordering::Acquire) != cpu.index() as u32 {
+        if clock::elapsed(start) > patience {
+            return false;
+        }
+        per_cpu::relax();
+    }
+    true
+}
+
+/// Where a further CPU enters Rust: interrupts off, on its own stack and the kernel's tables.
+pub extern "sysv64" fn ap_main(area: *mut PerCpu) -> ! {
+    // SAFETY: the starting CPU prepared the area for this CPU alone.
+    match unsafe { set_up_cpu(area) } {
+        Ok(()) => {
+            ARRIVED.store(per_cpu::current().cpu.index() as u32, Ordering::Release);
+            crate::cpu_main()
+        }
+        Err(error) => {
+            log!("{error}");
+            crate::arch::exit::halt_forever()
+        }
+    }
+}

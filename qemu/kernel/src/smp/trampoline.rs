@@ -1,0 +1,100 @@
+//! Where a start-up message sends a CPU: real mode, in one page below 1 MiB, and from there
+//! straight to long mode on the boot tables.
+
+use core::arch::global_asm;
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use x86_64::PhysAddr;
+
+use crate::arch::paging;
+
+/// The page; the first 1 MiB is nobody else's once the firmware is done.
+pub const PAGE: PhysAddr = PhysAddr::new_truncate(0x8000);
+
+/// What the CPU being started loads, one CPU at a time: published by the start-up message.
+static ROOT: AtomicU64 = AtomicU64::new(0);
+static STACK: AtomicU64 = AtomicU64::new(0);
+static AREA: AtomicU64 = AtomicU64::new(0);
+
+// CR0 and EFER as in `boot::pvh`; CR4: PAE. Long mode needs paging and protection turned on in
+// one write, so that no 32-bit step lies between.
+global_asm!(
+    r#"
+    .section .rodata.trampoline, "a", @progbits
+    .globl trampoline_start
+    .globl trampoline_end
+    .code16
+trampoline_start:
+    .byte 0xeb, 6           // jump over the table's pointer
+    .word 23
+    .long boot_gdt
+    cli
+    cld
+    mov ax, cs
+    mov ds, ax
+    mov eax, 0x20
+    mov cr4, eax
+    mov eax, offset boot_pml4
+    mov cr3, eax
+    mov ecx, 0xc0000080
+    mov eax, 0x900
+    xor edx, edx
+    wrmsr
+    .byte 0x66              // all 32 bits of the table's base
+    lgdt [2]
+    mov eax, 0x80010033
+    mov cr0, eax
+    .byte 0x66, 0xea        // far jump, 32-bit offset
+    .long ap_long_mode
+    .word 0x08
+trampoline_end:
+
+    .code64
+    .section .text.ap_higher_half, "ax", @progbits
+    .globl ap_higher_half
+ap_higher_half:
+    xor eax, eax
+    mov ds, eax
+    mov es, eax
+    mov ss, eax
+    mov fs, eax
+    mov gs, eax
+    mov rax, [rip + {root}]
+    mov cr3, rax
+    mov rsp, [rip + {stack}]
+    xor ebp, ebp
+    mov rdi, [rip + {area}]
+    call {ap_main}
+    ud2
+    "#,
+    root = sym ROOT,
+    stack = sym STACK,
+    area = sym AREA,
+    ap_main = sym super::start::ap_main,
+);
+
+unsafe extern "C" {
+    static trampoline_start: u8;
+    static trampoline_end: u8;
+}
+
+/// Copies the code to its page.
+///
+/// # Safety
+///
+/// The page is RAM that nobody uses, and no CPU runs there.
+pub unsafe fn install() {
+    let start = &raw const trampoline_start;
+    let bytes = &raw const trampoline_end as usize - start as usize;
+    // SAFETY: the caller gives the page, which the direct map covers; the code is in the image.
+    unsafe { ptr::copy_nonoverlapping(start, paging::direct_map(PAGE).as_ptr(), bytes) };
+}
+
+/// Tells the next CPU its root table, its stack and its area. The message that starts it is
+/// sent after these stores, and x86 keeps that order.
+pub fn prepare(root: PhysAddr, stack: u64, area: u64) {
+    ROOT.store(root.as_u64(), Ordering::Release);
+    STACK.store(stack, Ordering::Release);
+    AREA.store(area, Ordering::Release);
+}
