@@ -1,0 +1,219 @@
+//! Virtual addresses up to 57 bits wide, and page sizes.
+
+use core::fmt;
+
+/// How many low bits of a virtual address the page tables translate; the bits above repeat the
+/// highest translated one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct AddressWidth(u8);
+
+impl AddressWidth {
+    /// Three levels: RISC-V Sv39.
+    pub const BITS_39: AddressWidth = AddressWidth(39);
+    /// Four levels: x86-64, Sv48, AArch64 with a 4 KiB granule.
+    pub const BITS_48: AddressWidth = AddressWidth(48);
+    /// Five levels: x86-64 LA57, Sv57.
+    pub const BITS_57: AddressWidth = AddressWidth(57);
+
+    /// The width in bits.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// `address` with its bits above the width replaced by copies of the highest one within.
+    #[must_use]
+    pub const fn sign_extend(self, address: u64) -> u64 {
+        let unused = 64 - self.0 as u32;
+        (((address << unused) as i64) >> unused) as u64
+    }
+}
+
+/// An address that no page table of the width can translate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NonCanonical {
+    /// The refused address.
+    pub address: u64,
+    /// The width that it was checked against.
+    pub width: AddressWidth,
+}
+
+impl fmt::Display for NonCanonical {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x} is not canonical for {} address bits", self.address, self.width.bits())
+    }
+}
+
+impl core::error::Error for NonCanonical {}
+
+/// A virtual address, canonical for 57 bits: the widest that any supported format translates.
+///
+/// The x86_64 crate's type is fixed at 48 bits; [`From`] and [`TryFrom`] convert.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct VirtAddr(u64);
+
+impl VirtAddr {
+    /// The address `address`.
+    ///
+    /// # Errors
+    ///
+    /// [`NonCanonical`] where bits 57..64 don't repeat bit 56.
+    pub const fn new(address: u64) -> Result<VirtAddr, NonCanonical> {
+        let width = AddressWidth::BITS_57;
+        if width.sign_extend(address) == address {
+            Ok(VirtAddr(address))
+        } else {
+            Err(NonCanonical { address, width })
+        }
+    }
+
+    /// The address `address`, its bits 57..64 replaced by copies of bit 56.
+    #[must_use]
+    pub const fn new_truncate(address: u64) -> VirtAddr {
+        VirtAddr(AddressWidth::BITS_57.sign_extend(address))
+    }
+
+    /// The address that `pointer` holds.
+    #[must_use]
+    pub fn from_ptr<P: ?Sized>(pointer: *const P) -> VirtAddr {
+        VirtAddr::new_truncate(pointer.cast::<()>().addr() as u64)
+    }
+
+    /// The address as a number.
+    #[must_use]
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// Can page tables of `width` translate it?
+    #[must_use]
+    pub const fn is_canonical(self, width: AddressWidth) -> bool {
+        width.sign_extend(self.0) == self.0
+    }
+
+    /// Does a page of `size` start here?
+    #[must_use]
+    pub const fn is_aligned(self, size: PageSize) -> bool {
+        self.0 & (size.bytes() - 1) == 0
+    }
+
+    /// The start of the page of `size` that holds it.
+    #[must_use]
+    pub const fn align_down(self, size: PageSize) -> VirtAddr {
+        VirtAddr(self.0 & !(size.bytes() - 1))
+    }
+
+    /// The address `bytes` further up, or `None` beyond the top or inside the hole between the
+    /// two canonical halves.
+    #[must_use]
+    pub const fn checked_add(self, bytes: u64) -> Option<VirtAddr> {
+        match self.0.checked_add(bytes) {
+            // A sum that leaves the lower half lands in the hole or, over it, in the upper half.
+            Some(sum) if (sum ^ self.0) >> 63 == 0 => match VirtAddr::new(sum) {
+                Ok(address) => Some(address),
+                Err(_) => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VirtAddr({:#x})", self.0)
+    }
+}
+
+impl fmt::Display for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl fmt::LowerHex for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::LowerHex::fmt(&self.0, f)
+    }
+}
+
+impl From<x86_64::VirtAddr> for VirtAddr {
+    fn from(address: x86_64::VirtAddr) -> VirtAddr {
+        VirtAddr(address.as_u64())
+    }
+}
+
+impl TryFrom<VirtAddr> for x86_64::VirtAddr {
+    type Error = NonCanonical;
+
+    /// Fails where the address needs more than 48 bits.
+    fn try_from(address: VirtAddr) -> Result<x86_64::VirtAddr, NonCanonical> {
+        x86_64::VirtAddr::try_new(address.0)
+            .map_err(|_| NonCanonical { address: address.0, width: AddressWidth::BITS_48 })
+    }
+}
+
+/// The size of one leaf translation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum PageSize {
+    /// 4 KiB: the base page.
+    Size4KiB = 0,
+    /// 2 MiB: one level up.
+    Size2MiB = 1,
+    /// 1 GiB: two levels up.
+    Size1GiB = 2,
+}
+
+impl PageSize {
+    /// Every size, smallest first.
+    pub const ALL: [PageSize; 3] = [PageSize::Size4KiB, PageSize::Size2MiB, PageSize::Size1GiB];
+
+    /// The size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        4096 << (9 * self as u32)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_halves_and_the_hole() {
+        for bits in [AddressWidth::BITS_39, AddressWidth::BITS_48, AddressWidth::BITS_57] {
+            let half = 1u64 << (bits.bits() - 1);
+            assert!(VirtAddr::new_truncate(half - 1).is_canonical(bits));
+            assert!(VirtAddr::new_truncate(half.wrapping_neg()).is_canonical(bits));
+            assert!(VirtAddr::new(half).is_err() || !VirtAddr::new(half).unwrap().is_canonical(bits));
+        }
+        let refused = VirtAddr::new(1 << 56).unwrap_err();
+        assert_eq!(refused, NonCanonical { address: 1 << 56, width: AddressWidth::BITS_57 });
+        assert_eq!(VirtAddr::new_truncate(1 << 56).as_u64(), 0xff00_0000_0000_0000);
+    }
+
+    #[test]
+    fn addition_stays_in_its_half() {
+        let last = VirtAddr::new((1 << 56) - 4096).unwrap();
+        assert_eq!(last.checked_add(4096), None);
+        assert_eq!(last.checked_add(0xfe00_0000_0000_0000), None);
+        assert_eq!(last.checked_add(4095).unwrap().as_u64(), (1 << 56) - 1);
+        assert_eq!(VirtAddr::new(u64::MAX).unwrap().checked_add(1), None);
+    }
+
+    #[test]
+    fn converts_to_and_from_48_bits() {
+        let high = x86_64::VirtAddr::new(0xffff_8000_0000_0000);
+        assert_eq!(x86_64::VirtAddr::try_from(VirtAddr::from(high)), Ok(high));
+        assert!(x86_64::VirtAddr::try_from(VirtAddr::new(1 << 50).unwrap()).is_err());
+    }
+
+    #[test]
+    fn alignment_by_size() {
+        let address = VirtAddr::new(0x4020_1000).unwrap();
+        assert!(address.is_aligned(PageSize::Size4KiB) && !address.is_aligned(PageSize::Size2MiB));
+        assert_eq!(address.align_down(PageSize::Size2MiB).as_u64(), 0x4020_0000);
+        assert_eq!(address.align_down(PageSize::Size1GiB).as_u64(), 0x4000_0000);
+    }
+}

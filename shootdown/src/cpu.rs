@@ -1,0 +1,129 @@
+//! What the queue keeps for each CPU.
+
+use core::ptr;
+
+use crossbeam_utils::CachePadded;
+use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+
+use crate::domain::{Domain, Kind};
+use crate::stats::Counters;
+use crate::{Generation, Request};
+
+/// What a CPU promises not to touch until [`Shootdown::leave_lazy`].
+///
+/// [`Shootdown::leave_lazy`]: crate::Shootdown::leave_lazy
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Lazy {
+    /// Addresses of the active address space: a kernel thread that borrows it.
+    Space = 1,
+    /// Those, and kernel addresses whose mappings come and go: a halted CPU, whose interrupt
+    /// handlers leave this mode before they touch such an address.
+    Idle = 2,
+}
+
+const BUSY: u8 = 0;
+
+/// The line that senders write.
+pub(crate) struct Mailbox {
+    /// Has an interrupt been sent that the handler has not begun to serve? Senders swap it to
+    /// true, and only the one that found false sends. The handler swaps it to false before it
+    /// reads any generation. Both are AcqRel: a sender that finds true leaves its generation to
+    /// the handler that will swap it to false, and that swap acquires the sender's.
+    pub(crate) pending: AtomicBool,
+    /// [`BUSY`] or a [`Lazy`]; written by the owner only.
+    lazy: AtomicU8,
+}
+
+/// The line that the owner publishes on and waiters read.
+pub(crate) struct Published {
+    /// What the CPU has seen of the active domain. [`Generation::NONE`] from before the CPU
+    /// joins a domain until it has flushed for it, so that a waiter never takes what was seen of
+    /// the last domain for something seen of the new one.
+    pub(crate) space: AtomicU64,
+    /// What it has seen of the kernel's domain.
+    pub(crate) kernel: AtomicU64,
+    /// The active domain; null while there is none and during a switch. Only the owner follows
+    /// it; others compare it.
+    pub(crate) active: AtomicPtr<Domain>,
+}
+
+/// One CPU's state: each line with one kind of writer.
+pub(crate) struct CpuState {
+    pub(crate) mailbox: CachePadded<Mailbox>,
+    pub(crate) published: CachePadded<Published>,
+    pub(crate) counters: CachePadded<Counters>,
+}
+
+impl CpuState {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> CpuState {
+        CpuState {
+            mailbox: CachePadded::new(Mailbox { pending: AtomicBool::new(false), lazy: AtomicU8::new(BUSY) }),
+            published: CachePadded::new(Published {
+                space: AtomicU64::new(Generation::NONE.0),
+                kernel: AtomicU64::new(Generation::NONE.0),
+                active: AtomicPtr::new(ptr::null_mut()),
+            }),
+            counters: CachePadded::new(Counters::new()),
+        }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> CpuState {
+        CpuState {
+            mailbox: CachePadded::new(Mailbox { pending: AtomicBool::new(false), lazy: AtomicU8::new(BUSY) }),
+            published: CachePadded::new(Published {
+                space: AtomicU64::new(Generation::NONE.0),
+                kernel: AtomicU64::new(Generation::NONE.0),
+                active: AtomicPtr::new(ptr::null_mut()),
+            }),
+            counters: CachePadded::new(Counters::new()),
+        }
+    }
+
+    /// The generation published for domains of `kind`.
+    pub(crate) fn seen(&self, kind: Kind) -> &AtomicU64 {
+        match kind {
+            Kind::Space => &self.published.space,
+            Kind::Kernel => &self.published.kernel,
+        }
+    }
+
+    /// Is the CPU lazy in domains of `kind`?
+    ///
+    /// Acquire pairs with the Release of [`CpuState::set_lazy`]: the CPU's last use of the
+    /// domain happened before.
+    pub(crate) fn is_lazy(&self, kind: Kind) -> bool {
+        let lazy = self.mailbox.lazy.load(Ordering::Acquire);
+        match kind {
+            Kind::Space => lazy >= Lazy::Space as u8,
+            Kind::Kernel => lazy >= Lazy::Idle as u8,
+        }
+    }
+
+    /// Owner only: from here on the CPU is lazy.
+    pub(crate) fn set_lazy(&self, lazy: Lazy) {
+        self.mailbox.lazy.store(lazy as u8, Ordering::Release);
+    }
+
+    /// Owner only: the CPU is busy again. True where it was lazy. The caller owes a full barrier
+    /// and a look at the generations: a sender that skips the CPU read "lazy", so its
+    /// generation is seen after the barrier.
+    pub(crate) fn set_busy(&self) -> bool {
+        // Relaxed: only the owner writes it, and the caller's full barrier orders the store.
+        let lazy = self.mailbox.lazy.load(Ordering::Relaxed) != BUSY;
+        if lazy {
+            self.mailbox.lazy.store(BUSY, Ordering::Relaxed);
+        }
+        lazy
+    }
+
+    /// Has this member of a domain of `kind` done what `request` asks?
+    pub(crate) fn satisfies(&self, kind: Kind, request: Request) -> bool {
+        // Acquire pairs with the Release with which the handler publishes: the flush happened
+        // before, and so did the CPU's every use of a removed translation.
+        let seen = Generation(self.seen(kind).load(Ordering::Acquire));
+        seen >= request.generation || (seen >= request.tables && self.is_lazy(kind))
+    }
+}

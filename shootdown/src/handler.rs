@@ -1,0 +1,190 @@
+//! The receiver's side: clear the pending word, read the generations, flush, publish.
+
+use core::ptr;
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+
+use crate::domain::{Domain, Kind};
+use crate::log::LOG_LEN;
+use crate::{Fault, Generation, Scope, Shootdown, Tlb, WakersDue};
+
+/// How to catch up with the generations that were missed.
+enum Flush {
+    /// Page by page, as the log says.
+    Pages,
+    /// Everything that is not global.
+    NonGlobal,
+    /// Everything that the domain has.
+    Domain,
+}
+
+impl<T: Tlb> Shootdown<T> {
+    /// The interrupt handler's body, with interrupts masked or not.
+    ///
+    /// Takes no lock and allocates nothing. Bounded: for each of two domains at most 32 log
+    /// entries are read twice, and at most [`Shootdown::threshold`] pages are flushed singly or
+    /// the TLB once. Spurious, late and nested calls are harmless: what there is to do follows
+    /// from generations, not from how often this is called.
+    ///
+    /// The answer says whether somebody waits for a waker, so that the kernel can arrange for
+    /// [`Shootdown::wake_completed`] to be called soon, outside interrupt handlers.
+    pub fn on_ipi(&self, pin: &CpuPin) -> WakersDue {
+        self.state(pin.cpu()).counters.ipis_received.add(1);
+        self.serve(pin);
+        self.wakers_due()
+    }
+
+    /// Serves what an interrupt on its way, or masked, asks for. One load where there is
+    /// nothing. For spin loops: [`Platform::relax`] is where a kernel calls it.
+    ///
+    /// [`Platform::relax`]: topomem_percpu::Platform::relax
+    pub fn poll(&self, pin: &CpuPin) {
+        let state = self.state(pin.cpu());
+        // Relaxed: only a hint to swap, which then synchronises.
+        if state.mailbox.pending.load(Ordering::Relaxed) {
+            state.counters.polls_served.add(1);
+            self.serve(pin);
+        }
+    }
+
+    fn serve(&self, pin: &CpuPin) {
+        let pending = &self.state(pin.cpu()).mailbox.pending;
+        if self.broken(Fault::ClearPendingLate) {
+            self.catch_up_all(pin);
+            pending.swap(false, Ordering::AcqRel);
+            return;
+        }
+        // First: a sender from here on finds it clear and interrupts again. Acquire: the
+        // generations of the senders before are read below; see `Mailbox::pending`.
+        pending.swap(false, Ordering::AcqRel);
+        self.catch_up_all(pin);
+    }
+
+    /// Flushes for whatever this CPU has not seen of the domains that it uses.
+    pub(crate) fn catch_up_all(&self, pin: &CpuPin) {
+        let published = &self.state(pin.cpu()).published;
+        // Before a CPU is online it has no kernel generation to keep up.
+        if published.kernel.load(Ordering::Relaxed) != Generation::NONE.0 {
+            self.catch_up(pin, &self.kernel);
+        }
+        // Relaxed: this CPU wrote it.
+        let active = published.active.load(Ordering::Relaxed);
+        // SAFETY: this CPU's slot holds a pointer only while the domain is active here, during
+        // which `activate`'s caller keeps it alive; the switch that clears it does not nest in
+        // us (`activate`'s contract), and the pin keeps other contexts out.
+        if let Some(domain) = unsafe { active.as_ref() } {
+            self.catch_up(pin, domain);
+        }
+    }
+
+    /// Will [`Shootdown::catch_up_all`] on this CPU deal with `domain`?
+    pub(crate) fn catches_up_with(&self, pin: &CpuPin, domain: &Domain) -> bool {
+        let published = &self.state(pin.cpu()).published;
+        // Relaxed: this CPU wrote both.
+        match domain.kind {
+            Kind::Kernel => published.kernel.load(Ordering::Relaxed) != Generation::NONE.0,
+            Kind::Space => ptr::eq(published.active.load(Ordering::Relaxed), domain),
+        }
+    }
+
+    /// Flushes for the generations of `domain` that this CPU has not published, and publishes.
+    pub(crate) fn catch_up(&self, pin: &CpuPin, domain: &Domain) {
+        let seen = self.state(pin.cpu()).seen(domain.kind);
+        // Relaxed: this CPU wrote it.
+        let from = Generation(seen.load(Ordering::Relaxed));
+        let to = domain.log.newest();
+        if from >= to {
+            return;
+        }
+        if self.broken(Fault::AcknowledgeFirst) {
+            self.publish(seen, to);
+        }
+        if !self.broken(Fault::SkipFlush) {
+            self.flush_between(pin, domain, from, to);
+        }
+        self.publish(seen, to);
+    }
+
+    /// Tells waiters that this CPU has flushed for everything up to `generation`.
+    fn publish(&self, seen: &AtomicU64, generation: Generation) {
+        // Release pairs with the waiters' Acquire: the flushes happened before. A maximum: a
+        // handler that nested in us since we read the generations may have published a newer
+        // one, and whoever waits for that one would never be answered again.
+        if self.broken(Fault::PublishBackwards) {
+            seen.store(generation.0, Ordering::Release);
+        } else {
+            seen.fetch_max(generation.0, Ordering::Release);
+        }
+    }
+
+    fn flush_between(&self, pin: &CpuPin, domain: &Domain, from: Generation, to: Generation) {
+        let counters = &self.state(pin.cpu()).counters;
+        let flush = self.plan(pin, domain, from, to);
+        if matches!(flush, Flush::Pages) {
+            if let Some(pages) = self.replay(domain, from, to) {
+                counters.partial_flushes.add(1);
+                counters.pages_flushed.add(pages);
+                return;
+            }
+            counters.log_misses.add(1);
+        }
+        counters.full_flushes.add(1);
+        match (flush, domain.kind) {
+            (Flush::NonGlobal, _) | (_, Kind::Space) => self.tlb.flush_non_global(),
+            (_, Kind::Kernel) => self.tlb.flush_all(),
+        }
+    }
+
+    /// Decides how to flush for the generations after `from`, up to `to`.
+    fn plan(&self, pin: &CpuPin, domain: &Domain, from: Generation, to: Generation) -> Flush {
+        let threshold = self.threshold();
+        let mut pages: u64 = 0;
+        let mut non_global = 0;
+        if from == Generation::NONE {
+            return Flush::Domain;
+        }
+        if to.0 - from.0 > LOG_LEN && !self.broken(Fault::DropOnOverrun) {
+            self.state(pin.cpu()).counters.log_misses.add(1);
+            return Flush::Domain;
+        }
+        for generation in from.0 + 1..=to.0 {
+            match domain.log.read(Generation(generation)) {
+                Some(Scope::Pages(range)) => pages = pages.saturating_add(range.pages()),
+                Some(Scope::NonGlobal) => non_global += 1,
+                Some(Scope::Domain | Scope::Everything) => return Flush::Domain,
+                None if self.broken(Fault::DropOnOverrun) => {}
+                None => {
+                    self.state(pin.cpu()).counters.log_misses.add(1);
+                    return Flush::Domain;
+                }
+            }
+            if pages > threshold {
+                return Flush::Domain;
+            }
+        }
+        match (non_global, pages) {
+            (0, _) => Flush::Pages,
+            (_, 0) => Flush::NonGlobal,
+            // The pages may be global.
+            _ => Flush::Domain,
+        }
+    }
+
+    /// Flushes page by page, reading the log once more: it is not copied to the stack, and may
+    /// have been overrun since. Returns how many pages, or `None` where an entry was gone.
+    fn replay(&self, domain: &Domain, from: Generation, to: Generation) -> Option<u64> {
+        let mut pages = 0;
+        for generation in from.0 + 1..=to.0 {
+            match domain.log.read(Generation(generation)) {
+                Some(Scope::Pages(range)) => {
+                    range.iter().for_each(|page| self.tlb.flush_page(page, range.size()));
+                    pages += range.pages();
+                }
+                _ if self.broken(Fault::DropOnOverrun) => {}
+                _ => return None,
+            }
+        }
+        Some(pages)
+    }
+}

@@ -1,0 +1,163 @@
+//! A domain's last invalidations: bounded, lock-free, many writers.
+//!
+//! Generation `g` belongs in slot `g % LOG_LEN`. A writer first claims `g` by adding to the
+//! domain's counter, then fills the slot, so a reader can meet a generation whose slot is not
+//! filled yet, is being filled, or was reused: in each case it learns no more than that it does
+//! not know what `g` removed, and must flush everything. Nothing is ever waited for.
+
+use crossbeam_utils::CachePadded;
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::{Batch, Generation, PageRange, PageSize, Scope, VirtAddr};
+
+/// How many generations a CPU may be behind and still flush single pages; a power of two.
+pub(crate) const LOG_LEN: u64 = if cfg!(loom) { 2 } else { 32 };
+
+/// Four words of a slot, two slots a cache line.
+#[repr(align(32))]
+struct LogSlot {
+    /// Twice the generation that the slot holds; odd while its writer fills it; 0 at first.
+    tag: AtomicU64,
+    /// The scope's start address, the page size and kind in its low 12 bits.
+    place: AtomicU64,
+    /// The scope's number of pages.
+    pages: AtomicU64,
+}
+
+const KIND_PAGES: u64 = 0;
+const KIND_NON_GLOBAL: u64 = 1;
+const KIND_DOMAIN: u64 = 2;
+
+fn encode(scope: Scope) -> (u64, u64) {
+    match scope {
+        Scope::Pages(range) => {
+            (range.start().as_u64() | (range.size() as u64) << 2 | KIND_PAGES, range.pages())
+        }
+        Scope::NonGlobal => (KIND_NON_GLOBAL, 0),
+        // Issued to the kernel's domain, which has everything.
+        Scope::Domain | Scope::Everything => (KIND_DOMAIN, 0),
+    }
+}
+
+fn decode(place: u64, pages: u64) -> Option<Scope> {
+    match place & 3 {
+        KIND_PAGES => {
+            let size = *PageSize::ALL.get((place >> 2 & 3) as usize)?;
+            let start = VirtAddr::new(place & !0xfff).ok()?;
+            PageRange::new(start, pages, size).ok().map(Scope::Pages)
+        }
+        KIND_NON_GLOBAL => Some(Scope::NonGlobal),
+        KIND_DOMAIN => Some(Scope::Domain),
+        _ => None,
+    }
+}
+
+/// The log and the counter of its generations.
+pub(crate) struct Log {
+    /// The newest claimed generation.
+    newest: CachePadded<AtomicU64>,
+    slots: [LogSlot; LOG_LEN as usize],
+}
+
+impl Log {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Log {
+        Log {
+            newest: CachePadded::new(AtomicU64::new(Generation::FIRST.0)),
+            slots: [const {
+                LogSlot { tag: AtomicU64::new(0), place: AtomicU64::new(0), pages: AtomicU64::new(0) }
+            }; LOG_LEN as usize],
+        }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Log {
+        Log {
+            newest: CachePadded::new(AtomicU64::new(Generation::FIRST.0)),
+            slots: core::array::from_fn(|_| LogSlot {
+                tag: AtomicU64::new(0),
+                place: AtomicU64::new(0),
+                pages: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    fn slot(&self, generation: Generation) -> &LogSlot {
+        &self.slots[(generation.0 % LOG_LEN) as usize]
+    }
+
+    /// The newest claimed generation.
+    ///
+    /// Acquire pairs with the claim's Release: whoever reads a generation also sees the
+    /// page-table stores before its invalidation.
+    pub(crate) fn newest(&self) -> Generation {
+        Generation(self.newest.load(Ordering::Acquire))
+    }
+
+    /// Appends one invalidation and returns its generation.
+    pub(crate) fn append(&self, scope: Scope) -> Generation {
+        let generation = self.claim(1);
+        self.fill(generation, scope);
+        generation
+    }
+
+    /// Appends what `batch` holds, one generation a range, and returns the last of them.
+    pub(crate) fn append_batch(&self, batch: &Batch) -> Generation {
+        if let Some(scope) = batch.whole() {
+            return self.append(scope);
+        }
+        let last = self.claim(batch.len() as u64);
+        for (range, generation) in batch.ranges().zip(last.0 - batch.len() as u64 + 1..) {
+            self.fill(Generation(generation), Scope::Pages(range));
+        }
+        last
+    }
+
+    /// Claims `count` generations and returns the last of them.
+    fn claim(&self, count: u64) -> Generation {
+        // Release: see `newest`. Acquire: the page-table stores of earlier claimants are before
+        // whatever we do next, the same as for a reader of our generation.
+        Generation(self.newest.fetch_add(count, Ordering::AcqRel) + count)
+    }
+
+    /// Writes `generation`'s slot, unless another writer is inside it or a later generation has
+    /// it already; then `generation` stays unknown, and its readers flush everything.
+    fn fill(&self, generation: Generation, scope: Scope) {
+        let slot = self.slot(generation);
+        let full = generation.0 * 2;
+        let old = slot.tag.load(Ordering::Relaxed);
+        if old & 1 == 1 || old > full {
+            return;
+        }
+        // The odd tag keeps other writers out: the two words below are of one writer. Acquire
+        // keeps them after the claim, and pairs with the Release of the slot's last writer.
+        if slot.tag.compare_exchange(old, full | 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return;
+        }
+        // Pairs with the Acquire fence in `read`: a reader that got a word from below finds the
+        // odd tag, or a later one, when it reads the tag again.
+        fence(Ordering::Release);
+        let (place, pages) = encode(scope);
+        slot.place.store(place, Ordering::Relaxed);
+        slot.pages.store(pages, Ordering::Relaxed);
+        // Pairs with the first Acquire load in `read`: who sees the tag sees the words.
+        slot.tag.store(full, Ordering::Release);
+    }
+
+    /// What `generation` removed, or `None` where the log doesn't know, or knows no longer.
+    pub(crate) fn read(&self, generation: Generation) -> Option<Scope> {
+        let slot = self.slot(generation);
+        let full = generation.0 * 2;
+        if slot.tag.load(Ordering::Acquire) != full {
+            return None;
+        }
+        let place = slot.place.load(Ordering::Relaxed);
+        let pages = slot.pages.load(Ordering::Relaxed);
+        // Pairs with the Release fence in `fill`, so that a torn read shows as a changed tag.
+        fence(Ordering::Acquire);
+        if slot.tag.load(Ordering::Relaxed) != full {
+            return None;
+        }
+        decode(place, pages)
+    }
+}

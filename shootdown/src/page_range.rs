@@ -1,0 +1,185 @@
+//! Runs of pages of one size.
+
+use core::fmt;
+
+use crate::{PageSize, VirtAddr};
+
+/// One or more consecutive pages of one size, all in one canonical half.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageRange {
+    start: VirtAddr,
+    pages: u64,
+    size: PageSize,
+}
+
+/// Why a range cannot be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageRangeError {
+    /// `start` is not the start of a page of `size`.
+    Misaligned {
+        /// The refused start.
+        start: VirtAddr,
+        /// The page size asked for.
+        size: PageSize,
+    },
+    /// The range has no pages.
+    Empty,
+    /// `pages` pages from `start` leave its canonical half.
+    TooLong {
+        /// The range's start.
+        start: VirtAddr,
+        /// The refused length in pages.
+        pages: u64,
+    },
+}
+
+impl fmt::Display for PageRangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PageRangeError::Misaligned { start, size } => {
+                write!(f, "{start} is not aligned to {} bytes", size.bytes())
+            }
+            PageRangeError::Empty => f.write_str("a range of no pages"),
+            PageRangeError::TooLong { start, pages } => {
+                write!(f, "{pages} pages from {start} leave its canonical half")
+            }
+        }
+    }
+}
+
+impl core::error::Error for PageRangeError {}
+
+impl PageRange {
+    /// `pages` pages of `size` from `start`.
+    ///
+    /// # Errors
+    ///
+    /// [`PageRangeError`] says which condition `start` or `pages` breaks.
+    pub const fn new(start: VirtAddr, pages: u64, size: PageSize) -> Result<PageRange, PageRangeError> {
+        if !start.is_aligned(size) {
+            return Err(PageRangeError::Misaligned { start, size });
+        }
+        if pages == 0 {
+            return Err(PageRangeError::Empty);
+        }
+        // The last byte is checked, not the end: the highest page ends at 2^64.
+        let fits = match pages.checked_mul(size.bytes()) {
+            Some(bytes) => start.checked_add(bytes - 1).is_some(),
+            None => false,
+        };
+        if fits {
+            Ok(PageRange { start, pages, size })
+        } else {
+            Err(PageRangeError::TooLong { start, pages })
+        }
+    }
+
+    /// The one page of `size` that holds `address`.
+    #[must_use]
+    pub const fn page(address: VirtAddr, size: PageSize) -> PageRange {
+        PageRange { start: address.align_down(size), pages: 1, size }
+    }
+
+    /// The first byte.
+    #[must_use]
+    pub const fn start(self) -> VirtAddr {
+        self.start
+    }
+
+    /// The last byte (the end may be 2^64, which no address holds).
+    #[must_use]
+    pub const fn last_byte(self) -> VirtAddr {
+        VirtAddr::new_truncate(self.start.as_u64() + (self.bytes() - 1))
+    }
+
+    /// How many pages, at least one.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        self.pages
+    }
+
+    /// The size of each page.
+    #[must_use]
+    pub const fn size(self) -> PageSize {
+        self.size
+    }
+
+    /// The length in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.pages * self.size.bytes()
+    }
+
+    /// Does it hold `address`?
+    #[must_use]
+    pub fn contains(self, address: VirtAddr) -> bool {
+        self.start <= address && address <= self.last_byte()
+    }
+
+    /// The start of each page, in order.
+    pub fn iter(self) -> impl Iterator<Item = VirtAddr> {
+        let first = self.start.as_u64();
+        (0..self.pages).map(move |page| VirtAddr::new_truncate(first + page * self.size.bytes()))
+    }
+
+    /// Both ranges as one, where they are of one size and overlap or touch.
+    #[must_use]
+    pub fn merge(self, other: PageRange) -> Option<PageRange> {
+        let (low, high) = if self.start <= other.start { (self, other) } else { (other, self) };
+        let gap = high.start.as_u64() - low.start.as_u64();
+        if self.size != other.size || gap > low.bytes() {
+            return None;
+        }
+        let bytes = low.bytes().max(gap + high.bytes());
+        PageRange::new(low.start, bytes / self.size.bytes(), self.size).ok()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn range(start: u64, pages: u64) -> PageRange {
+        PageRange::new(VirtAddr::new(start).unwrap(), pages, PageSize::Size4KiB).unwrap()
+    }
+
+    #[test]
+    fn refuses_what_is_no_range() {
+        let start = VirtAddr::new(0x1000).unwrap();
+        let size = PageSize::Size2MiB;
+        assert_eq!(PageRange::new(start, 1, size), Err(PageRangeError::Misaligned { start, size }));
+        assert_eq!(PageRange::new(start, 0, PageSize::Size4KiB), Err(PageRangeError::Empty));
+        for pages in [u64::MAX, 1 << 51, 1 << 44] {
+            assert_eq!(
+                PageRange::new(start, pages, PageSize::Size4KiB),
+                Err(PageRangeError::TooLong { start, pages })
+            );
+        }
+    }
+
+    #[test]
+    fn the_top_page_is_a_range() {
+        let top = range(0xffff_ffff_ffff_f000, 1);
+        assert_eq!(top.last_byte().as_u64(), u64::MAX);
+        assert!(top.contains(VirtAddr::new(u64::MAX).unwrap()));
+        assert_eq!(top.iter().count(), 1);
+    }
+
+    #[test]
+    fn pages_come_in_order() {
+        let pages: Vec<u64> = range(0x5000, 3).iter().map(VirtAddr::as_u64).collect();
+        assert_eq!(pages, [0x5000, 0x6000, 0x7000]);
+    }
+
+    #[test]
+    fn merges_what_touches() {
+        assert_eq!(range(0x1000, 2).merge(range(0x3000, 1)), Some(range(0x1000, 3)));
+        assert_eq!(range(0x3000, 1).merge(range(0x1000, 2)), Some(range(0x1000, 3)));
+        assert_eq!(range(0x1000, 4).merge(range(0x2000, 1)), Some(range(0x1000, 4)));
+        assert_eq!(range(0x1000, 1).merge(range(0x3000, 1)), None);
+        let huge = PageRange::page(VirtAddr::new(0x20_0000).unwrap(), PageSize::Size2MiB);
+        assert_eq!(range(0x1f_f000, 1).merge(huge), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! The queue: one per kernel.
+
+use core::fmt;
+
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+use topomem_percpu::{CpuId, MAX_CPUS};
+
+use crate::cpu::CpuState;
+use crate::domain::{Domain, Kind};
+#[cfg(feature = "fault-injection")]
+use crate::fault::FaultCell;
+use crate::waiters::Waiters;
+use crate::{Fault, Stats, Tlb};
+
+/// How many pages are flushed singly before one full flush is cheaper.
+pub const DEFAULT_THRESHOLD: u64 = 33;
+
+/// The TLB shootdown queue of a kernel.
+///
+/// Every CPU that uses page tables joins with [`Shootdown::cpu_online`]; address spaces are
+/// [`Domain`]s, and [`Shootdown::kernel`] is the domain of what all CPUs map. A change of page
+/// tables is issued with [`Shootdown::invalidate`] and waited for through its
+/// [`Ticket`](crate::Ticket). The kernel calls [`Shootdown::on_ipi`] from its interrupt handler,
+/// [`Shootdown::poll`] where it spins and [`Shootdown::wake_completed`] where wakers may run.
+///
+/// About 1 KiB a CPU, all of it zero at first but for a few words: made for a `static`. No
+/// method locks or allocates.
+pub struct Shootdown<T: Tlb> {
+    pub(crate) tlb: T,
+    pub(crate) cpus: [CpuState; MAX_CPUS],
+    pub(crate) kernel: Domain,
+    pub(crate) waiters: Waiters,
+    threshold: AtomicU64,
+    #[cfg(feature = "fault-injection")]
+    fault: FaultCell,
+}
+
+impl<T: Tlb> Shootdown<T> {
+    /// A queue without CPUs.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new(tlb: T) -> Shootdown<T> {
+        Shootdown {
+            tlb,
+            cpus: [const { CpuState::new() }; MAX_CPUS],
+            kernel: Domain::of(Kind::Kernel),
+            waiters: Waiters::new(),
+            threshold: AtomicU64::new(DEFAULT_THRESHOLD),
+            #[cfg(feature = "fault-injection")]
+            fault: FaultCell::new(),
+        }
+    }
+
+    /// A queue without CPUs (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new(tlb: T) -> Shootdown<T> {
+        Shootdown {
+            tlb,
+            cpus: core::array::from_fn(|_| CpuState::new()),
+            kernel: Domain::of(Kind::Kernel),
+            waiters: Waiters::new(),
+            threshold: AtomicU64::new(DEFAULT_THRESHOLD),
+            #[cfg(feature = "fault-injection")]
+            fault: FaultCell::new(),
+        }
+    }
+
+    /// The kernel's own half of every address space. Its members are the CPUs that are online.
+    pub const fn kernel(&self) -> &Domain {
+        &self.kernel
+    }
+
+    /// The hooks that the queue was made with.
+    pub const fn tlb(&self) -> &T {
+        &self.tlb
+    }
+
+    /// Sets how many pages a CPU flushes singly before it flushes everything instead; 33 unless
+    /// set (Linux's figure, and inside the break-even of 13 to 55 pages measured under TCG).
+    pub fn set_threshold(&self, pages: u64) {
+        // Relaxed: any value is correct at any time.
+        self.threshold.store(pages, Ordering::Relaxed);
+    }
+
+    /// The threshold in force, in pages.
+    pub fn threshold(&self) -> u64 {
+        self.threshold.load(Ordering::Relaxed)
+    }
+
+    /// What `cpu` has counted; exact while the CPU is at rest.
+    pub fn stats(&self, cpu: CpuId) -> Stats {
+        self.state(cpu).counters.read()
+    }
+
+    pub(crate) fn state(&self, cpu: CpuId) -> &CpuState {
+        &self.cpus[cpu.index()]
+    }
+
+    /// Breaks one mechanism, or none again: for tests that must then fail.
+    #[cfg(feature = "fault-injection")]
+    pub fn inject(&self, fault: Option<Fault>) {
+        self.fault.set(fault);
+    }
+
+    /// Is the mechanism to be broken? Constantly not without the feature `fault-injection`.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn broken(&self, fault: Fault) -> bool {
+        self.fault.is(fault)
+    }
+
+    #[cfg(not(feature = "fault-injection"))]
+    #[allow(clippy::unused_self)]
+    pub(crate) const fn broken(&self, _: Fault) -> bool {
+        false
+    }
+}
+
+impl<T: Tlb> fmt::Debug for Shootdown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shootdown").field("kernel", &self.kernel).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,123 @@
+//! What each CPU counts.
+
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+
+use crate::Ticks;
+
+/// How many buckets the latency histogram has.
+pub const LATENCY_BUCKETS: usize = if cfg!(loom) { 1 } else { 32 };
+
+/// A counter that one CPU writes and any reads.
+///
+/// A load and a store, no atomic read-modify-write: a handler that nests between the two loses
+/// one count.
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[cfg(not(loom))]
+    const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
+    #[cfg(loom)]
+    fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
+    /// Relaxed: a count orders nothing.
+    pub(crate) fn add(&self, more: u64) {
+        // Under loom each access is a step to explore, and no model reads the counters.
+        if !cfg!(loom) {
+            self.0.store(self.0.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// One CPU's counters, written by that CPU.
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)*
+            latency: [Counter; LATENCY_BUCKETS],
+        }
+
+        impl Counters {
+            #[cfg(not(loom))]
+            pub(crate) const fn new() -> Counters {
+                Counters { $($name: Counter::new(),)* latency: [const { Counter::new() }; LATENCY_BUCKETS] }
+            }
+
+            #[cfg(loom)]
+            pub(crate) fn new() -> Counters {
+                Counters { $($name: Counter::new(),)* latency: core::array::from_fn(|_| Counter::new()) }
+            }
+
+            /// The counts of this moment.
+            pub(crate) fn read(&self) -> Stats {
+                Stats {
+                    $($name: self.$name.get(),)*
+                    latency: core::array::from_fn(|bucket| self.latency[bucket].get()),
+                }
+            }
+        }
+
+        /// What one CPU has counted since boot.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Requests waited for by how long they took from issue to completion, as their
+            /// waiter saw it: bucket `n` counts those of `2^n..2^(n+1)` ticks, the first also
+            /// those of none, the last all longer ones.
+            pub latency: [u64; LATENCY_BUCKETS],
+        }
+
+        impl core::ops::AddAssign for Stats {
+            /// Sums the counts of several CPUs.
+            fn add_assign(&mut self, other: Stats) {
+                $(self.$name += other.$name;)*
+                for (sum, more) in self.latency.iter_mut().zip(other.latency) {
+                    *sum += more;
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Invalidations and batches issued.
+    requests,
+    /// Interrupts sent, one per target CPU.
+    ipis_sent,
+    /// Calls of [`Tlb::send_ipi`](crate::Tlb::send_ipi), each for one or more targets.
+    ipi_sends,
+    /// Interrupts saved because one was on its way to the target already.
+    elided_pending,
+    /// Interrupts saved because the target was lazy or idle.
+    elided_lazy,
+    /// Interrupts sent again because a target had not answered for long.
+    ipis_resent,
+    /// Calls of the interrupt handler, spurious ones included.
+    ipis_received,
+    /// Requests found by polling instead of by interrupt.
+    polls_served,
+    /// Times the TLB was flushed as a whole (non-global entries or all).
+    full_flushes,
+    /// Times only single pages were flushed.
+    partial_flushes,
+    /// Pages flushed singly.
+    pages_flushed,
+    /// Full flushes because the log no longer, or not yet, held every generation missed.
+    log_misses,
+}
+
+impl Counters {
+    /// Counts a request that took `span`.
+    pub(crate) fn took(&self, span: Ticks) {
+        let bucket = span.0.checked_ilog2().unwrap_or(0) as usize;
+        self.latency[bucket.min(LATENCY_BUCKETS - 1)].add(1);
+    }
+}

@@ -1,0 +1,122 @@
+//! A CPU takes up, leaves and neglects address spaces.
+//!
+//! The counterpart of issue.rs. A CPU that joins a domain (or ceases to be lazy in it) stores
+//! that it does, a full barrier, and reads the generation; a sender bumps the generation, a full
+//! barrier, and reads who is there. Whatever the interleaving, one sees the other: the CPU
+//! flushes by itself, or is interrupted.
+
+use core::ptr;
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::{Ordering, fence};
+
+use crate::domain::Domain;
+use crate::{Fault, Generation, Lazy, Shootdown, SwitchFlushed, Tlb};
+
+impl<T: Tlb> Shootdown<T> {
+    /// Makes `domain` this CPU's active address space in place of the last.
+    ///
+    /// `switch` loads the page-table root; it is called after the CPU counts as a member of
+    /// `domain` and before it ceases to be one of the last domain. It is not called where
+    /// `domain` is active already. Ends laziness.
+    ///
+    /// # Safety
+    ///
+    /// - `switch` loads `domain`'s page tables, and tells truly whether that flushed.
+    /// - `domain` stays alive and in place until this CPU has activated another domain or called
+    ///   [`Shootdown::deactivate`].
+    /// - The CPU is online, and its page-table root changes by no other way.
+    /// - It is not called from a context that interrupted another call of this queue on the same
+    ///   CPU (handlers that may do so call [`Shootdown::on_ipi`], [`Shootdown::poll`] and
+    ///   [`Shootdown::invalidate`] only).
+    pub unsafe fn activate(&self, pin: &CpuPin, domain: &Domain, switch: impl FnOnce() -> SwitchFlushed) {
+        let state = self.state(pin.cpu());
+        let published = &state.published;
+        // Relaxed: this CPU wrote it.
+        let last = published.active.load(Ordering::Relaxed);
+        if ptr::eq(last, domain) {
+            self.leave_lazy(pin);
+            return;
+        }
+        // Nested handlers leave both domains alone until the switch is done.
+        published.active.store(ptr::null_mut(), Ordering::Relaxed);
+        if !self.broken(Fault::KeepSeen) {
+            published.space.store(Generation::NONE.0, Ordering::Relaxed);
+        }
+        let early = domain.log.newest();
+        let was_lazy = state.set_busy();
+        // Release pairs with the waiters' Acquire: who sees the member sees that it has
+        // published nothing.
+        domain.members.insert(pin.cpu(), Ordering::AcqRel);
+        // Pairs with the senders' barrier: see the top.
+        fence(Ordering::SeqCst);
+        let newest = domain.log.newest();
+        let seen = if self.broken(Fault::ReadGenerationFirst) { early } else { newest };
+        if switch() == SwitchFlushed::No {
+            state.counters.full_flushes.add(1);
+            self.tlb.flush_non_global();
+        }
+        // Release: the flush happened before. Older handlers cannot interfere: `active` is null.
+        published.space.store(seen.0, Ordering::Release);
+        published.active.store(ptr::from_ref(domain).cast_mut(), Ordering::Relaxed);
+        // SAFETY: `last` was active until here, so `activate`'s caller has kept it alive.
+        if let Some(last) = unsafe { last.as_ref() } {
+            // Release: our last use of its page tables happened before.
+            last.members.remove(pin.cpu(), Ordering::Release);
+        }
+        if self.broken(Fault::ReadGenerationFirst) {
+            return;
+        }
+        // A handler that nested in the switch may have taken a request for `domain` with it.
+        self.catch_up(pin, domain);
+        if was_lazy {
+            self.catch_up(pin, &self.kernel);
+        }
+    }
+
+    /// Leaves the active address space for the kernel's own page tables.
+    ///
+    /// `switch` loads them; it is not called where no domain is active.
+    ///
+    /// # Safety
+    ///
+    /// `switch` leaves nothing of the active domain's page tables in use, nor, unless the TLB
+    /// tags translations by address space, in the TLB. Not from a context that interrupted
+    /// another call of this queue on the same CPU.
+    pub unsafe fn deactivate(&self, pin: &CpuPin, switch: impl FnOnce() -> SwitchFlushed) {
+        let published = &self.state(pin.cpu()).published;
+        let last = published.active.swap(ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: `last` was active until here, so `activate`'s caller has kept it alive.
+        if let Some(last) = unsafe { last.as_ref() } {
+            if switch() == SwitchFlushed::No {
+                self.state(pin.cpu()).counters.full_flushes.add(1);
+                self.tlb.flush_non_global();
+            }
+            published.space.store(Generation::NONE.0, Ordering::Relaxed);
+            // Release: our last use of its page tables happened before.
+            last.members.remove(pin.cpu(), Ordering::Release);
+        }
+    }
+
+    /// From here on no invalidation that only changes leaf entries interrupts this CPU (in the
+    /// address space, or for [`Lazy::Idle`] in any domain). One store.
+    ///
+    /// # Safety
+    ///
+    /// Until [`Shootdown::leave_lazy`], or [`Shootdown::activate`], this CPU touches no address
+    /// that `lazy` excludes. Interrupt handlers included, they call `leave_lazy` first where they
+    /// must.
+    pub unsafe fn enter_lazy(&self, pin: &CpuPin, lazy: Lazy) {
+        self.state(pin.cpu()).set_lazy(lazy);
+    }
+
+    /// Ends [`Shootdown::enter_lazy`]: flushes where something was invalidated meanwhile. One
+    /// load where the CPU wasn't lazy, else a full barrier and a look at two generations.
+    pub fn leave_lazy(&self, pin: &CpuPin) {
+        if self.state(pin.cpu()).set_busy() {
+            // Pairs with the senders' barrier: see the top.
+            fence(Ordering::SeqCst);
+            self.catch_up_all(pin);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! An issued invalidation, to be waited for.
+
+use core::fmt;
+use core::future::IntoFuture;
+use core::ptr;
+
+use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::sync::hint;
+use topomem_percpu::{CpuId, CpuPin, CpuSet};
+
+use crate::domain::{Domain, Kind};
+use crate::{Completion, Request, Shootdown, Ticks, Tlb, Unresponsive};
+
+/// How many turns a waiter spins before it looks at the clock.
+const TURNS: u32 = 64;
+
+/// An issued invalidation. Until it completes, CPUs may use the old translations: what they
+/// lead to must not be freed.
+///
+/// Await it, [`Ticket::wait`] for it, or [`Ticket::detach`] it and ask later. Dropping it stops
+/// nothing: the CPUs flush all the same.
+#[must_use = "until the ticket completes, other CPUs may use the old translations"]
+pub struct Ticket<'s, T: Tlb> {
+    pub(crate) queue: &'s Shootdown<T>,
+    pub(crate) domain: &'s Domain,
+    pub(crate) request: Request,
+    /// The CPUs not known to be done. A CPU that was done once stays so.
+    remaining: CpuSet,
+    pub(crate) issued: Ticks,
+}
+
+impl<'s, T: Tlb> Ticket<'s, T> {
+    pub(crate) const fn new(
+        queue: &'s Shootdown<T>,
+        domain: &'s Domain,
+        request: Request,
+        remaining: CpuSet,
+        issued: Ticks,
+    ) -> Ticket<'s, T> {
+        Ticket { queue, domain, request, remaining, issued }
+    }
+
+    /// What it waits for.
+    pub const fn request(&self) -> Request {
+        self.request
+    }
+
+    /// The domain that it belongs to: the one it was issued for, or the kernel's where it
+    /// concerned everything.
+    pub const fn domain(&self) -> &'s Domain {
+        self.domain
+    }
+
+    /// Have all CPUs dropped the old translations? Never blocks; costs two or three loads for
+    /// each CPU not done before.
+    #[must_use]
+    pub fn is_complete(&mut self) -> bool {
+        self.outstanding().is_none()
+    }
+
+    /// The first CPU that isn't done.
+    pub(crate) fn outstanding(&mut self) -> Option<CpuId> {
+        for cpu in self.remaining.iter() {
+            if !self.queue.is_done_by(self.domain, self.request, cpu) {
+                return Some(cpu);
+            }
+            self.remaining.remove(cpu);
+        }
+        None
+    }
+
+    /// Waits until all CPUs are done, serving this CPU's own requests meanwhile: two CPUs that
+    /// wait for each other with interrupts masked both get on.
+    ///
+    /// A CPU that does not answer is interrupted again, then reported
+    /// ([`Tlb::on_unresponsive`]), and waited for further.
+    ///
+    /// Not for handlers that may have interrupted [`Shootdown::activate`] of the same domain:
+    /// they would wait for the context that they keep from running.
+    pub fn wait(mut self, pin: &CpuPin) {
+        let patience = self.queue.tlb.patience();
+        let mut resend_after = Ticks(patience.0 / 16);
+        let mut report_after = patience;
+        let mut turn: u32 = 0;
+        while let Some(cpu) = self.outstanding() {
+            self.queue.poll(pin);
+            hint::spin_loop();
+            turn = turn.wrapping_add(1);
+            if !turn.is_multiple_of(TURNS) {
+                continue;
+            }
+            let waited = self.queue.tlb.now().since(self.issued);
+            if waited > resend_after {
+                resend_after = Ticks(waited.0.saturating_mul(2));
+                self.queue.send_again(pin, self.remaining);
+            }
+            if waited > report_after {
+                report_after = Ticks(waited.0.saturating_mul(2));
+                let generation = self.request.generation;
+                self.queue.tlb.on_unresponsive(Unresponsive { cpu, generation, waited });
+            }
+        }
+        self.finish(pin);
+    }
+
+    pub(crate) fn finish(&self, pin: &CpuPin) {
+        let span = self.queue.tlb.now().since(self.issued);
+        self.queue.state(pin.cpu()).counters.took(span);
+    }
+
+    /// Gives up the wait and keeps what it was for: [`Shootdown::is_done`] tells later whether
+    /// it is complete.
+    #[must_use = "the request tells when the memory may be freed"]
+    pub fn detach(self) -> Request {
+        self.request
+    }
+
+    /// Both tickets as one, complete when both are.
+    ///
+    /// # Errors
+    ///
+    /// Both come back where they are not of one domain and queue.
+    #[allow(clippy::result_large_err)]
+    pub fn merge(self, other: Ticket<'s, T>) -> Result<Ticket<'s, T>, (Ticket<'s, T>, Ticket<'s, T>)> {
+        if !ptr::eq(self.domain, other.domain) || !ptr::eq(self.queue, other.queue) {
+            return Err((self, other));
+        }
+        // Each CPU of either set is asked for the newer generation: one that only the older
+        // ticket waits for was lazy, or had left, when the newer was issued, or will see both.
+        Ok(Ticket {
+            queue: self.queue,
+            domain: self.domain,
+            request: self.request.merge(other.request),
+            remaining: self.remaining.union(&other.remaining),
+            issued: self.issued.min(other.issued),
+        })
+    }
+}
+
+impl<'s, T: Tlb> IntoFuture for Ticket<'s, T> {
+    type Output = ();
+    type IntoFuture = Completion<'s, T>;
+
+    fn into_future(self) -> Completion<'s, T> {
+        Completion::new(self)
+    }
+}
+
+impl<T: Tlb> fmt::Debug for Ticket<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket")
+            .field("request", &self.request)
+            .field("remaining", &self.remaining)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Tlb> Shootdown<T> {
+    /// Is `request`, of an invalidation of `domain`, complete? Costs three loads for each CPU
+    /// that is a member of the domain.
+    #[must_use]
+    pub fn is_done(&self, domain: &Domain, request: Request) -> bool {
+        // Acquire pairs with a leaving CPU's Release.
+        let members = domain.members.load(Ordering::Acquire);
+        members.iter().all(|cpu| self.is_done_by(domain, request, cpu))
+    }
+
+    /// Has `cpu` done its part? The membership is read first: who joined since has published
+    /// nothing from before it joined (`Published::space`), and where what is read belongs to
+    /// the domain that the CPU went to, it has left this one.
+    fn is_done_by(&self, domain: &Domain, request: Request, cpu: CpuId) -> bool {
+        !domain.members.contains(cpu, Ordering::Acquire) || self.state(cpu).satisfies(domain.kind, request)
+    }
+
+    /// Interrupts `late` once more: where the context that was to send the interrupt has itself
+    /// been interrupted by us, nobody else will.
+    pub(crate) fn send_again(&self, pin: &CpuPin, mut late: CpuSet) {
+        late.remove(pin.cpu());
+        if !late.is_empty() {
+            self.state(pin.cpu()).counters.ipis_resent.add(late.len() as u64);
+            self.tlb.send_ipi(&late);
+        }
+    }
+
+    /// The address that stands for `domain` where nothing is followed: zero for the kernel's.
+    pub(crate) fn mark(domain: &Domain) -> usize {
+        match domain.kind {
+            Kind::Kernel => 0,
+            Kind::Space => ptr::from_ref(domain).addr(),
+        }
+    }
+}

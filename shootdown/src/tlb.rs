@@ -1,0 +1,113 @@
+//! What a kernel supplies to the shootdown queue.
+
+use topomem_percpu::{CpuId, CpuSet, Platform};
+
+use crate::{Generation, PageSize, VirtAddr};
+
+/// A point in time, or a span of it, in ticks of [`Tlb::now`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ticks(pub u64);
+
+impl Ticks {
+    /// The ticks from `earlier` to here, zero where the clock stepped back.
+    #[must_use]
+    pub const fn since(self, earlier: Ticks) -> Ticks {
+        Ticks(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A CPU that has not answered a waiter for longer than [`Tlb::patience`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unresponsive {
+    /// The CPU that doesn't answer.
+    pub cpu: CpuId,
+    /// The generation that it has not published.
+    pub generation: Generation,
+    /// How long the waiter has waited for it.
+    pub waited: Ticks,
+}
+
+/// Did the switch of address spaces itself flush the non-global translations?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SwitchFlushed {
+    /// It did: a CR3 write without PCID.
+    Yes,
+    /// It kept them: the queue flushes where the space has changed since.
+    No,
+}
+
+/// The executing CPU's TLB, the way to interrupt other CPUs, and a clock.
+///
+/// The queue calls the flushes on the CPU whose TLB is meant, in its interrupt handler too, so
+/// none of these methods may block, lock or allocate.
+///
+/// # Safety
+///
+/// - When a flush returns, the executing CPU uses no translation that it names, neither from the
+///   TLB nor from paging-structure caches on the way to it, until it walks the page tables
+///   again, and such a walk sees every page-table store that happened before the call.
+/// - [`Tlb::send_ipi`] makes each named CPU call [`Shootdown::on_ipi`](crate::Shootdown::on_ipi)
+///   after every store that happened before the call is visible to that CPU: a full barrier
+///   stands before the interrupt controller is written. (On x86 an ICR write by MMIO is ordered
+///   by itself; `WRMSR` to an x2APIC is not, and needs `MFENCE; LFENCE` before it.) Spurious,
+///   late and repeated interrupts are harmless. One for a CPU that has gone offline may be
+///   dropped; any other may only be delayed.
+/// - [`Platform::pin`] keeps every other context of the CPU out, but for nested handlers.
+pub unsafe trait Tlb: Platform {
+    /// Removes the translation of the page of `size` at `page`, a global one too.
+    fn flush_page(&self, page: VirtAddr, size: PageSize);
+
+    /// Removes all translations that are not global.
+    fn flush_non_global(&self);
+
+    /// Removes all translations, global ones included.
+    fn flush_all(&self);
+
+    /// Interrupts every CPU in `to`, never empty, never with the caller: with as few writes to
+    /// the interrupt controller as it takes (multicast, shorthand).
+    fn send_ipi(&self, to: &CpuSet);
+
+    /// The time since some start, for latencies and for [`Tlb::patience`]; monotonic across
+    /// CPUs up to small steps.
+    fn now(&self) -> Ticks;
+
+    /// How long a waiter waits before it reports a CPU as unresponsive.
+    fn patience(&self) -> Ticks;
+
+    /// A CPU has not answered for [`Tlb::patience`], or for a further power of two of it. The
+    /// request stays incomplete, so memory stays safe, and the waiter goes on waiting.
+    fn on_unresponsive(&self, report: Unresponsive) {
+        let _ = report;
+    }
+}
+
+// SAFETY: every method is the referenced implementation's own.
+unsafe impl<T: Tlb + ?Sized> Tlb for &T {
+    fn flush_page(&self, page: VirtAddr, size: PageSize) {
+        (**self).flush_page(page, size);
+    }
+
+    fn flush_non_global(&self) {
+        (**self).flush_non_global();
+    }
+
+    fn flush_all(&self) {
+        (**self).flush_all();
+    }
+
+    fn send_ipi(&self, to: &CpuSet) {
+        (**self).send_ipi(to);
+    }
+
+    fn now(&self) -> Ticks {
+        (**self).now()
+    }
+
+    fn patience(&self) -> Ticks {
+        (**self).patience()
+    }
+
+    fn on_unresponsive(&self, report: Unresponsive) {
+        (**self).on_unresponsive(report);
+    }
+}

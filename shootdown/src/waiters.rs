@@ -1,0 +1,243 @@
+//! Wakers that wait for a CPU, in a fixed number of slots.
+//!
+//! A future waits for one CPU at a time: the first that its ticket still misses. Slots hold the
+//! condition as plain numbers and never follow a pointer, so a future that was leaked costs its
+//! slot until the condition comes true, and no more.
+//!
+//! No wake-up is lost: a future registers, full barrier, looks at the CPU again; the CPU
+//! publishes, full barrier ([`Waiters::any`]), looks for wakers. One sees the other.
+
+use core::task::Waker;
+
+use topomem_percpu::CpuId;
+use topomem_percpu::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use topomem_percpu::sync::cell::UnsafeCell;
+
+use crate::domain::Kind;
+use crate::{Generation, Request, Ticks};
+
+/// How many futures can be registered at once; a further one wakes itself until a slot is free.
+pub const WAITERS: usize = if cfg!(loom) { 1 } else { 64 };
+
+/// What a registered waker waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaited {
+    pub(crate) cpu: CpuId,
+    pub(crate) kind: Kind,
+    /// The domain's address, to compare with.
+    pub(crate) domain: usize,
+    pub(crate) request: Request,
+    pub(crate) issued: Ticks,
+}
+
+/// A registration's number: the slot, and which of its uses. Later uses have other numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registration {
+    slot: usize,
+    state: u64,
+}
+
+/// The low bits of a slot's state; the bits above count its uses.
+const FREE: u64 = 0;
+const HELD: u64 = 1;
+const WAITING: u64 = 2;
+const PHASE: u64 = 3;
+const USE: u64 = 4;
+
+struct Slot {
+    /// `FREE -> HELD` by a future that registers, `HELD -> WAITING` by the same; `WAITING ->
+    /// HELD` by whoever takes the waker out, `HELD -> FREE` by the same. Who holds the slot
+    /// alone touches `waker`.
+    state: AtomicU64,
+    waker: UnsafeCell<Option<Waker>>,
+    /// The fields of [`Awaited`], written while held; readers check `state` before and after.
+    cpu: AtomicUsize,
+    domain: AtomicUsize,
+    generation: AtomicU64,
+    tables: AtomicU64,
+    issued: AtomicU64,
+    /// The wait, in ticks, after which the CPU is next reported as unresponsive.
+    report_after: AtomicU64,
+}
+
+// SAFETY: `waker` is touched only by the context that moved `state` to HELD with Acquire and
+// will move it on with Release; everything else is atomic. Wakers are `Send`.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    #[cfg(not(loom))]
+    const fn new() -> Slot {
+        Slot {
+            state: AtomicU64::new(FREE),
+            waker: UnsafeCell::new(None),
+            cpu: AtomicUsize::new(0),
+            domain: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
+            tables: AtomicU64::new(0),
+            issued: AtomicU64::new(0),
+            report_after: AtomicU64::new(0),
+        }
+    }
+
+    #[cfg(loom)]
+    fn new() -> Slot {
+        Slot {
+            state: AtomicU64::new(FREE),
+            waker: UnsafeCell::new(None),
+            cpu: AtomicUsize::new(0),
+            domain: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
+            tables: AtomicU64::new(0),
+            issued: AtomicU64::new(0),
+            report_after: AtomicU64::new(0),
+        }
+    }
+
+    fn swap_waker(&self, waker: Option<Waker>) -> Option<Waker> {
+        self.waker.with_mut(|slot| {
+            // SAFETY: the caller holds the slot (`Slot::state`), so no other reference exists.
+            core::mem::replace(unsafe { &mut *slot }, waker)
+        })
+    }
+
+    /// What the slot waits for, if it still does.
+    fn read(&self) -> Option<(u64, Awaited)> {
+        // Acquire pairs with the Release that made it WAITING.
+        let state = self.state.load(Ordering::Acquire);
+        if state & PHASE != WAITING {
+            return None;
+        }
+        let domain = self.domain.load(Ordering::Relaxed);
+        let cpu = CpuId::new(self.cpu.load(Ordering::Relaxed))?;
+        let awaited = Awaited {
+            cpu,
+            kind: if domain == 0 { Kind::Kernel } else { Kind::Space },
+            domain,
+            request: Request {
+                generation: Generation(self.generation.load(Ordering::Relaxed)),
+                tables: Generation(self.tables.load(Ordering::Relaxed)),
+            },
+            issued: Ticks(self.issued.load(Ordering::Relaxed)),
+        };
+        // Pairs with the Release fence in `register`: a field of a later use shows as a changed
+        // state.
+        fence(Ordering::Acquire);
+        (self.state.load(Ordering::Relaxed) == state).then_some((state, awaited))
+    }
+
+    fn take(&self, state: u64) -> Option<Waker> {
+        // Acquire: the waker's words were written before the slot was WAITING.
+        self.state
+            .compare_exchange(state, (state & !PHASE) | HELD, Ordering::Acquire, Ordering::Relaxed)
+            .ok()?;
+        let waker = self.swap_waker(None);
+        // Release: the next holder finds the cell empty.
+        self.state.store((state & !PHASE) | FREE, Ordering::Release);
+        waker
+    }
+}
+
+/// All registered wakers.
+pub(crate) struct Waiters {
+    /// How many slots may be in use: a hint that saves looking at them.
+    registered: AtomicUsize,
+    slots: [Slot; WAITERS],
+}
+
+impl Waiters {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Waiters {
+        Waiters { registered: AtomicUsize::new(0), slots: [const { Slot::new() }; WAITERS] }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Waiters {
+        Waiters { registered: AtomicUsize::new(0), slots: core::array::from_fn(|_| Slot::new()) }
+    }
+
+    /// Puts `waker` into a free slot, to be reported after `patience`. The caller then looks at
+    /// the condition once more, after a full barrier.
+    ///
+    /// # Errors
+    ///
+    /// The waker comes back where all slots are in use.
+    pub(crate) fn register(
+        &self,
+        awaited: Awaited,
+        patience: Ticks,
+        waker: Waker,
+    ) -> Result<Registration, Waker> {
+        for (index, slot) in self.slots.iter().enumerate() {
+            let free = slot.state.load(Ordering::Relaxed);
+            let held = (free & !PHASE).wrapping_add(USE) | HELD;
+            // Acquire pairs with the Release that freed it.
+            if free & PHASE != FREE
+                || slot.state.compare_exchange(free, held, Ordering::Acquire, Ordering::Relaxed).is_err()
+            {
+                continue;
+            }
+            // Relaxed: the caller's full barrier orders it before its second look.
+            self.registered.fetch_add(1, Ordering::Relaxed);
+            // Pairs with the Acquire fence in `read`.
+            fence(Ordering::Release);
+            slot.cpu.store(awaited.cpu.index(), Ordering::Relaxed);
+            slot.domain.store(awaited.domain, Ordering::Relaxed);
+            slot.generation.store(awaited.request.generation.0, Ordering::Relaxed);
+            slot.tables.store(awaited.request.tables.0, Ordering::Relaxed);
+            slot.issued.store(awaited.issued.0, Ordering::Relaxed);
+            slot.report_after.store(patience.0, Ordering::Relaxed);
+            slot.swap_waker(Some(waker));
+            let waiting = (held & !PHASE) | WAITING;
+            slot.state.store(waiting, Ordering::Release);
+            return Ok(Registration { slot: index, state: waiting });
+        }
+        Err(waker)
+    }
+
+    /// Takes the waker of `registration` out again, unless it has been called.
+    pub(crate) fn deregister(&self, registration: Registration) {
+        if let Some(waker) = self.take(registration) {
+            drop(waker);
+        }
+    }
+
+    /// Takes out the waker of `registration`, for the one caller who gets it.
+    pub(crate) fn take(&self, registration: Registration) -> Option<Waker> {
+        let waker = self.slots[registration.slot].take(registration.state)?;
+        self.registered.fetch_sub(1, Ordering::Relaxed);
+        Some(waker)
+    }
+
+    /// Is any waker registered? Full barrier: whatever this CPU published before is seen by a
+    /// future that registers unseen by us.
+    pub(crate) fn any(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.registered.load(Ordering::Relaxed) != 0
+    }
+
+    /// The registrations of this moment, and what they wait for.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Registration, Awaited)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let (state, awaited) = slot.read()?;
+            Some((Registration { slot: index, state }, awaited))
+        })
+    }
+
+    /// Is it time to report the CPU that `registration` has waited `waited` for? True once at
+    /// each doubling of the patience.
+    pub(crate) fn report_due(&self, registration: Registration, waited: Ticks) -> bool {
+        let after = &self.slots[registration.slot].report_after;
+        let due = after.load(Ordering::Relaxed);
+        // Relaxed: it decides who reports, and when; a slot that was reused meanwhile reports
+        // early or late once.
+        waited.0 >= due
+            && after
+                .compare_exchange(
+                    due,
+                    waited.0.saturating_mul(2).max(1),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+}
