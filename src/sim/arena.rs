@@ -75,6 +75,7 @@ impl Arena {
     }
 
     /// Writes `value` at `addr`; `None` where no RAM answers.
+    #[cfg(test)]
     pub(super) fn store(&self, addr: PhysAddr, value: u64) -> Option<()> {
         // Release: x86 does not reorder stores; pairs with the Acquire of `load`.
         self.word(addr)?.store(value, Ordering::Release);

@@ -1,4 +1,4 @@
-//! From a few numbers to a [`Machine`], and to the [`Sim`] that plays it.
+//! From a few numbers to a [`Blueprint`], and to the [`Sim`] that plays it.
 
 use std::vec;
 use std::vec::Vec;
@@ -7,7 +7,7 @@ use topomem_percpu::CpuId;
 use x86_64::PhysAddr;
 
 use super::interrupt::Delivery;
-use super::machine::{Machine, MachineError, Node};
+use super::blueprint::{Blueprint, BlueprintError, Node};
 use super::Sim;
 
 /// Describes a [`Sim`]: one node, one CPU and 64 MiB unless told otherwise.
@@ -111,13 +111,13 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`MachineError`] where no such machine can exist.
-    pub fn machine(&self) -> Result<Machine, MachineError> {
+    /// [`BlueprintError`] where no such machine can exist.
+    pub fn blueprint(&self) -> Result<Blueprint, BlueprintError> {
         let named = self.node_cpus.iter().map(|&(node, _)| node);
         let named = named.chain(self.node_bytes.iter().map(|&(node, _)| node));
         let named = named.chain(self.distances.iter().flat_map(|&(a, b, _)| [a, b]));
         if let Some(node) = named.into_iter().find(|&node| node >= self.nodes) {
-            return Err(MachineError::NoSuchNode(node));
+            return Err(BlueprintError::NoSuchNode(node));
         }
         let own = self.node_cpus.iter().map(|&(node, cpus)| (node, cpus as u64)).collect::<Vec<_>>();
         let cpus = spread(self.nodes, self.cpus as u64, &own);
@@ -127,7 +127,7 @@ impl Builder {
         let mut next = 0;
         for (node, &count) in nodes.iter_mut().zip(&cpus) {
             for _ in 0..count {
-                node.cpus.push(CpuId::new(next).ok_or(MachineError::Cpus(self.cpus))?);
+                node.cpus.push(CpuId::new(next).ok_or(BlueprintError::Cpus(self.cpus))?);
                 next += 1;
             }
         }
@@ -140,8 +140,8 @@ impl Builder {
             distances[a][b] = distance;
             distances[b][a] = distance;
         }
-        let machine = Machine { nodes, distances };
-        machine.check()?;
+        let machine = Blueprint { nodes, distances };
+        blueprint.check()?;
         Ok(machine)
     }
 
@@ -166,9 +166,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`MachineError`] where no such machine can exist, or the host has no room for it.
-    pub fn build(self) -> Result<&'static Sim, MachineError> {
-        Sim::boot(self.machine()?, self.delivery)
+    /// [`BlueprintError`] where no such machine can exist, or the host has no room for it.
+    pub fn build(self) -> Result<&'static Sim, BlueprintError> {
+        Sim::boot(self.blueprint()?, self.delivery)
     }
 }
 
@@ -197,17 +197,17 @@ mod tests {
 
     #[test]
     fn spreads_evenly() {
-        let machine = Builder::default().nodes(3).cpus(4).memory(48 << 20).machine().unwrap();
+        let machine = Builder::default().nodes(3).cpus(4).memory(48 << 20).blueprint().unwrap();
         let cpus: Vec<usize> = machine.nodes.iter().map(|node| node.cpus.len()).collect();
         assert_eq!(cpus, [2, 1, 1]);
         assert!(machine.nodes.iter().all(|node| node.bytes() == 16 << 20));
-        assert_eq!(machine.span(), 1 << 20..49 << 20);
+        assert_eq!(blueprint.span(), 1 << 20..49 << 20);
     }
 
     #[test]
     fn nodes_without_memory_or_cpus() {
         let builder = Builder::default().nodes(3).cpus(2).memory(32 << 20);
-        let machine = builder.node_memory(0, 0).node_cpus(2, 0).distance(0, 1, 15).machine().unwrap();
+        let machine = builder.node_memory(0, 0).node_cpus(2, 0).distance(0, 1, 15).blueprint().unwrap();
         assert_eq!(machine.nodes[0].ranges, []);
         assert_eq!(machine.nodes[2].cpus, []);
         assert_eq!(machine.nodes[1].bytes(), 16 << 20);
@@ -216,18 +216,18 @@ mod tests {
 
     #[test]
     fn interleaved_ranges_do_not_overlap() {
-        let machine = Builder::default().nodes(2).memory(16 << 20).interleave(4 << 20).machine().unwrap();
+        let machine = Builder::default().nodes(2).memory(16 << 20).interleave(4 << 20).blueprint().unwrap();
         assert_eq!(machine.nodes[0].ranges.len(), 2);
         assert_eq!(machine.nodes[1].ranges[0].start, machine.nodes[0].ranges[0].end);
     }
 
     #[test]
     fn impossible_machines_are_refused() {
-        assert_eq!(Builder::default().nodes(0).machine(), Err(MachineError::Nodes(0)));
-        assert_eq!(Builder::default().cpus(0).machine(), Err(MachineError::Cpus(0)));
-        assert_eq!(Builder::default().memory(0).machine(), Err(MachineError::NoMemory));
-        assert_eq!(Builder::default().distance(0, 1, 20).machine(), Err(MachineError::NoSuchNode(1)));
-        let near = Builder::default().nodes(2).distance(0, 1, 10).machine();
-        assert_eq!(near, Err(MachineError::Distance { from: 0, to: 1, distance: 10 }));
+        assert_eq!(Builder::default().nodes(0).blueprint(), Err(BlueprintError::Nodes(0)));
+        assert_eq!(Builder::default().cpus(0).blueprint(), Err(BlueprintError::Cpus(0)));
+        assert_eq!(Builder::default().memory(0).blueprint(), Err(BlueprintError::NoMemory));
+        assert_eq!(Builder::default().distance(0, 1, 20).blueprint(), Err(BlueprintError::NoSuchNode(1)));
+        let near = Builder::default().nodes(2).distance(0, 1, 10).blueprint();
+        assert_eq!(near, Err(BlueprintError::Distance { from: 0, to: 1, distance: 10 }));
     }
 }

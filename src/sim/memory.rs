@@ -29,17 +29,19 @@ impl Sim {
         Ok(())
     }
 
-    /// The word at `address` if `access` is allowed. A poll point.
+    /// Would `access` go through, and if not, which fault would it raise? Touches nothing behind
+    /// the translation.
     ///
     /// # Errors
     ///
     /// [`Fault`], what a page fault would report.
-    pub fn access(
-        &self,
-        address: VirtAddr,
-        access: Access,
-        privilege: Privilege,
-    ) -> Result<&AtomicU64, Fault> {
+    pub fn probe(&self, address: VirtAddr, access: Access, privilege: Privilege) -> Result<(), Fault> {
+        self.access(address, access, privilege).map(|_| ())
+    }
+
+    /// The word at `address`, for one access at once: no interrupt is taken before the caller
+    /// asks for the next one, so the translation is used while it is valid, as by hardware.
+    fn access(&self, address: VirtAddr, access: Access, privilege: Privilege) -> Result<&AtomicU64, Fault> {
         self.take_interrupts();
         let address = address.as_u64();
         if !address.is_multiple_of(8) {

@@ -10,18 +10,19 @@
 //! use topomem::sim::Sim;
 //!
 //! let sim = Sim::builder().nodes(2).cpus(4).memory(64 << 20).build()?;
-//! let nodes = sim.run(|pin| sim.machine().node_of(pin.cpu()));
+//! let nodes = sim.run(|pin| sim.blueprint().node_of(pin.cpu()));
 //! assert_eq!(nodes[0], nodes[1]);
 //! assert_ne!(nodes[1], nodes[2]);
-//! # Ok::<(), topomem::sim::MachineError>(())
+//! # Ok::<(), topomem::sim::BlueprintError>(())
 //! ```
 
 mod arena;
 mod builder;
 mod cpu;
 mod executor;
+mod firmware;
 mod interrupt;
-mod machine;
+mod blueprint;
 mod memory;
 mod mmu;
 mod platform;
@@ -40,7 +41,7 @@ use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
 
 pub use builder::Builder;
 pub use interrupt::{Delivery, Vector};
-pub use machine::{Machine, MachineError, Node};
+pub use blueprint::{Blueprint, BlueprintError, Node};
 pub use mmu::{Access, Fault, Privilege};
 pub use tables::Tables;
 
@@ -53,7 +54,7 @@ type Handler = Box<dyn Fn(&CpuPin) + Send + Sync>;
 
 /// A simulated machine. It is never freed: what was given to topomem as RAM must stay.
 pub struct Sim {
-    machine: Machine,
+    blueprint: Blueprint,
     tables: Tables,
     arena: Arena,
     cpus: Vec<Cpu>,
@@ -80,14 +81,14 @@ impl Sim {
     ///
     /// # Errors
     ///
-    /// [`MachineError`] where no such machine can exist, or the host has no room for it.
-    pub fn boot(machine: Machine, delivery: Delivery) -> Result<&'static Sim, MachineError> {
-        machine.check()?;
-        let span = machine.span();
+    /// [`BlueprintError`] where no such machine can exist, or the host has no room for it.
+    pub fn boot(blueprint: Blueprint, delivery: Delivery) -> Result<&'static Sim, BlueprintError> {
+        blueprint.check()?;
+        let span = blueprint.span();
         let bytes = span.end - span.start;
         let arena = Arena::new(x86_64::PhysAddr::new_truncate(span.start), bytes)
-            .ok_or(MachineError::HostMemory(bytes))?;
-        let cpus = (0..machine.cpus()).filter_map(CpuId::new);
+            .ok_or(BlueprintError::HostMemory(bytes))?;
+        let cpus = (0..blueprint.cpus()).filter_map(CpuId::new);
         let cpus: Vec<Cpu> = cpus
             .map(|cpu| Cpu {
                 mailbox: Mailbox::default(),
@@ -95,9 +96,9 @@ impl Sim {
             })
             .collect();
         Ok(Box::leak(Box::new(Sim {
-            tables: Tables::new(&machine),
+            tables: Tables::new(&blueprint),
             crew: Crew::new(cpus.len()),
-            machine,
+            blueprint,
             arena,
             cpus,
             on_shootdown: OnceLock::new(),
@@ -107,8 +108,8 @@ impl Sim {
     }
 
     /// The description that the machine was built from.
-    pub fn machine(&self) -> &Machine {
-        &self.machine
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
     }
 
     /// The firmware tables that describe the machine.
@@ -214,6 +215,9 @@ fn not_a_cpu() -> ! {
 
 impl fmt::Debug for Sim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sim").field("machine", &self.machine).finish_non_exhaustive()
+        f.debug_struct("Sim").field("machine", &self.blueprint).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

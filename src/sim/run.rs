@@ -1,9 +1,11 @@
 //! Threads that play the CPUs.
 
+use core::any::Any;
 use core::panic::AssertUnwindSafe;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
+use std::boxed::Box;
 use std::panic::{catch_unwind, resume_unwind};
 use std::thread;
 use std::vec::Vec;
@@ -59,14 +61,18 @@ impl Sim {
             let threads: Vec<_> = spawned.collect();
             let joined = threads.into_iter().map(|thread| match thread {
                 Ok(thread) => thread.join().and_then(|result| result),
-                Err(refused) => {
-                    self.crew.failed.store(true, Ordering::SeqCst);
-                    panic!("the host refuses a thread: {refused}")
-                }
+                Err(refused) => Err(self.absent(Box::new(refused))),
             });
             joined.collect::<Vec<thread::Result<T>>>()
         });
         results.into_iter().map(|result| result.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    }
+
+    /// The host refused a thread for a CPU: the others must not wait for it.
+    fn absent(&self, refused: Box<dyn Any + Send>) -> Box<dyn Any + Send> {
+        self.crew.failed.store(true, Ordering::SeqCst);
+        self.crew.finished.fetch_add(1, Ordering::AcqRel);
+        refused
     }
 
     /// Runs `body`, then takes interrupts until every CPU's body has ended.

@@ -1,11 +1,11 @@
-//! Writes a [`Machine`] as the firmware tables that describe it: MADT, SRAT and SLIT bytes.
+//! Writes a [`Blueprint`] as the firmware tables that describe it: MADT, SRAT and SLIT bytes.
 //!
 //! Layouts: ACPI 6.5, sections 5.2.6 (header), 5.2.12 (MADT), 5.2.16 (SRAT), 5.2.17 (SLIT).
 //! CPU `n` has APIC id `n`; a node's proximity domain is its number.
 
 use std::vec::Vec;
 
-use super::machine::Machine;
+use super::blueprint::Blueprint;
 
 /// The highest id that the 8-bit xAPIC structures can carry; 255 is broadcast.
 const LAST_XAPIC_ID: u32 = 254;
@@ -25,16 +25,16 @@ pub struct Tables {
 impl Tables {
     /// The tables of `machine`.
     #[must_use]
-    pub fn new(machine: &Machine) -> Tables {
+    pub fn new(machine: &Blueprint) -> Tables {
         Tables { madt: madt(machine), srat: srat(machine), slit: slit(machine) }
     }
 }
 
-fn madt(machine: &Machine) -> Vec<u8> {
+fn madt(machine: &Blueprint) -> Vec<u8> {
     let mut table = Writer::new(*b"APIC", 5);
     table.u32(0xfee0_0000);
     table.u32(0);
-    for id in 0..machine.cpus() as u32 {
+    for id in 0..blueprint.cpus() as u32 {
         if id <= LAST_XAPIC_ID {
             table.bytes(&[0, 8, id as u8, id as u8]);
             table.u32(ENABLED);
@@ -48,7 +48,7 @@ fn madt(machine: &Machine) -> Vec<u8> {
     table.finish()
 }
 
-fn srat(machine: &Machine) -> Vec<u8> {
+fn srat(machine: &Blueprint) -> Vec<u8> {
     let mut table = Writer::new(*b"SRAT", 3);
     table.u32(1);
     table.u64(0);
@@ -82,7 +82,7 @@ fn srat(machine: &Machine) -> Vec<u8> {
     table.finish()
 }
 
-fn slit(machine: &Machine) -> Vec<u8> {
+fn slit(machine: &Blueprint) -> Vec<u8> {
     let mut table = Writer::new(*b"SLIT", 1);
     table.u64(machine.nodes.len() as u64);
     for row in &machine.distances {
@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn lengths_and_checksums_hold() {
-        let machine = Builder::default().nodes(2).cpus(300).machine().unwrap();
-        let tables = Tables::new(&machine);
+        let machine = Builder::default().nodes(2).cpus(300).blueprint().unwrap();
+        let tables = Tables::new(&blueprint);
         for table in [&tables.madt, &tables.srat, &tables.slit] {
             let length = u32::from_le_bytes(table[4..8].try_into().unwrap());
             assert_eq!(length as usize, table.len());

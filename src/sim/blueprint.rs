@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId};
 
-/// One node of a [`Machine`].
+/// One node of a [`Blueprint`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
     /// Its CPUs; none makes a memory-only node.
@@ -26,14 +26,14 @@ impl Node {
 /// What a simulated machine consists of. [`Builder`](super::Builder) makes the usual ones; any
 /// other can be put together by hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
+pub struct Blueprint {
     /// The nodes; a node's number is its index and its proximity domain.
     pub nodes: Vec<Node>,
     /// Row `from`, column `to`; 10 is local, 255 unreachable, as in the SLIT.
     pub distances: Vec<Vec<u8>>,
 }
 
-impl Machine {
+impl Blueprint {
     /// How many CPUs it has.
     #[must_use]
     pub fn cpus(&self) -> usize {
@@ -59,52 +59,52 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// [`MachineError`] names the first thing that is wrong.
-    pub fn check(&self) -> Result<(), MachineError> {
+    /// [`BlueprintError`] names the first thing that is wrong.
+    pub fn check(&self) -> Result<(), BlueprintError> {
         let count = self.nodes.len();
         if count == 0 || count > MAX_NODES {
-            return Err(MachineError::Nodes(count));
+            return Err(BlueprintError::Nodes(count));
         }
         let cpus = self.cpus();
         if cpus == 0 || cpus > MAX_CPUS {
-            return Err(MachineError::Cpus(cpus));
+            return Err(BlueprintError::Cpus(cpus));
         }
         for index in 0..cpus {
             let owners = |node: &Node| node.cpus.iter().filter(|cpu| cpu.index() == index).count();
             if self.nodes.iter().map(owners).sum::<usize>() != 1 {
-                return Err(MachineError::CpuNumber(index));
+                return Err(BlueprintError::CpuNumber(index));
             }
         }
         self.check_ranges()?;
         self.check_distances()
     }
 
-    fn check_ranges(&self) -> Result<(), MachineError> {
+    fn check_ranges(&self) -> Result<(), BlueprintError> {
         let mut ranges: Vec<Range<u64>> = self.nodes.iter().flat_map(|node| node.ranges.clone()).collect();
         ranges.sort_by_key(|range| range.start);
         if ranges.is_empty() {
-            return Err(MachineError::NoMemory);
+            return Err(BlueprintError::NoMemory);
         }
         let mut end = 0;
         for range in ranges {
             let aligned = range.start % 4096 == 0 && range.end % 4096 == 0;
             if !aligned || range.start < end || range.end <= range.start || range.end >= 1 << 52 {
-                return Err(MachineError::Range(range));
+                return Err(BlueprintError::Range(range));
             }
             end = range.end;
         }
         Ok(())
     }
 
-    fn check_distances(&self) -> Result<(), MachineError> {
+    fn check_distances(&self) -> Result<(), BlueprintError> {
         let count = self.nodes.len();
         if self.distances.len() != count || self.distances.iter().any(|row| row.len() != count) {
-            return Err(MachineError::DistanceMatrix);
+            return Err(BlueprintError::DistanceMatrix);
         }
         for (from, row) in self.distances.iter().enumerate() {
             for (to, &distance) in row.iter().enumerate() {
                 if (from == to) != (distance == 10) || distance < 10 {
-                    return Err(MachineError::Distance { from, to, distance });
+                    return Err(BlueprintError::Distance { from, to, distance });
                 }
             }
         }
@@ -112,9 +112,9 @@ impl Machine {
     }
 }
 
-/// Why a [`Machine`] cannot exist.
+/// Why a [`Blueprint`] cannot exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MachineError {
+pub enum BlueprintError {
     /// That many nodes: none, or more than [`MAX_NODES`].
     Nodes(usize),
     /// That many CPUs: none, or more than [`MAX_CPUS`].
@@ -142,26 +142,26 @@ pub enum MachineError {
     HostMemory(u64),
 }
 
-impl fmt::Display for MachineError {
+impl fmt::Display for BlueprintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            MachineError::Nodes(count) => write!(f, "{count} nodes: 1 to {MAX_NODES} are possible"),
-            MachineError::Cpus(count) => write!(f, "{count} CPUs: 1 to {MAX_CPUS} are possible"),
-            MachineError::CpuNumber(cpu) => write!(f, "cpu{cpu} is not on exactly one node"),
-            MachineError::NoMemory => f.write_str("no node has memory"),
-            MachineError::Range(range) => write!(
+            BlueprintError::Nodes(count) => write!(f, "{count} nodes: 1 to {MAX_NODES} are possible"),
+            BlueprintError::Cpus(count) => write!(f, "{count} CPUs: 1 to {MAX_CPUS} are possible"),
+            BlueprintError::CpuNumber(cpu) => write!(f, "cpu{cpu} is not on exactly one node"),
+            BlueprintError::NoMemory => f.write_str("no node has memory"),
+            BlueprintError::Range(range) => write!(
                 f,
                 "range {:#x}..{:#x} is empty, unaligned, too high or overlaps another",
                 range.start, range.end
             ),
-            MachineError::DistanceMatrix => f.write_str("the distance matrix is not nodes by nodes"),
-            MachineError::Distance { from, to, distance } => {
+            BlueprintError::DistanceMatrix => f.write_str("the distance matrix is not nodes by nodes"),
+            BlueprintError::Distance { from, to, distance } => {
                 write!(f, "node{from} to node{to}: distance {distance} (a node is 10 from itself, others are farther)")
             }
-            MachineError::NoSuchNode(node) => write!(f, "there is no node{node}"),
-            MachineError::HostMemory(bytes) => write!(f, "the host cannot reserve {bytes} bytes"),
+            BlueprintError::NoSuchNode(node) => write!(f, "there is no node{node}"),
+            BlueprintError::HostMemory(bytes) => write!(f, "the host cannot reserve {bytes} bytes"),
         }
     }
 }
 
-impl std::error::Error for MachineError {}
+impl std::error::Error for BlueprintError {}

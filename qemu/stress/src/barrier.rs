@@ -1,0 +1,33 @@
+//! Where all CPUs wait for each other, without a lock and without keeping the CPU from interrupts.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::Rig;
+
+/// A meeting of a fixed number of CPUs; used again and again.
+#[derive(Debug)]
+pub(crate) struct Barrier {
+    members: usize,
+    arrived: AtomicUsize,
+    meeting: AtomicUsize,
+}
+
+impl Barrier {
+    pub(crate) const fn new(members: usize) -> Barrier {
+        Barrier { members, arrived: AtomicUsize::new(0), meeting: AtomicUsize::new(0) }
+    }
+
+    /// Comes back when all members have arrived.
+    pub(crate) async fn wait(&self, rig: &impl Rig) {
+        // Acquire pairs with the last arrival's Release: everybody's work before is seen after.
+        let meeting = self.meeting.load(Ordering::Acquire);
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.members {
+            self.arrived.store(0, Ordering::Relaxed);
+            self.meeting.store(meeting.wrapping_add(1), Ordering::Release);
+            return;
+        }
+        while self.meeting.load(Ordering::Acquire) == meeting {
+            rig.rest(1).await;
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! What the oracle can see go wrong, as values.
+
+use core::fmt;
+
+use arrayvec::{ArrayString, ArrayVec};
+use spin::Mutex;
+use topomem::{CpuId, NodeId, PhysFrame, VirtAddr};
+
+use crate::oracle::{Holder, Space};
+
+/// A short text that needs no heap; what does not fit is cut off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text(ArrayString<120>);
+
+impl Text {
+    /// `value` as it displays.
+    #[must_use]
+    pub fn display(value: &dyn fmt::Display) -> Text {
+        Text::format(format_args!("{value}"))
+    }
+
+    /// `value` as it debugs: for errors that display nothing.
+    #[must_use]
+    pub fn debug(value: &dyn fmt::Debug) -> Text {
+        Text::format(format_args!("{value:?}"))
+    }
+
+    fn format(value: fmt::Arguments<'_>) -> Text {
+        let mut cut = Cut(ArrayString::new());
+        // `Cut` takes as much as fits and never fails; a failing `Display` leaves a shorter text.
+        let _ = fmt::write(&mut cut, value);
+        Text(cut.0)
+    }
+}
+
+struct Cut(ArrayString<120>);
+
+impl fmt::Write for Cut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if self.0.try_push(character).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Something that must not happen in a coherent memory service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The allocator handed out a frame that somebody still holds.
+    FrameTwice {
+        /// The frame.
+        frame: PhysFrame,
+        /// Who was handed it first.
+        first: Holder,
+        /// Who was handed it again.
+        second: Holder,
+    },
+    /// The allocator handed out a frame that is no RAM of the machine.
+    NoSuchFrame {
+        /// The frame.
+        frame: PhysFrame,
+        /// Who was handed it.
+        holder: Holder,
+    },
+    /// A held frame's contents changed under its holder.
+    FrameChanged {
+        /// The frame.
+        frame: PhysFrame,
+        /// Who holds it.
+        holder: Holder,
+        /// The byte offset of the word.
+        offset: u16,
+        /// What the holder wrote.
+        expected: u64,
+        /// What was there.
+        found: u64,
+    },
+    /// A frame was asked for zeroed and was not.
+    NotZeroed {
+        /// The frame.
+        frame: PhysFrame,
+        /// Who was handed it.
+        holder: Holder,
+        /// The byte offset of the word.
+        offset: u16,
+        /// What was there.
+        found: u64,
+    },
+    /// After everything was given back, a node has other than the frames it started with.
+    LostFrames {
+        /// The node.
+        node: NodeId,
+        /// Free frames at the start.
+        before: u64,
+        /// Free frames at the end.
+        after: u64,
+    },
+    /// A read went through a translation that was invalidated before the read began.
+    StaleTranslation {
+        /// The reader.
+        cpu: CpuId,
+        /// Which address space.
+        space: Space,
+        /// The address that was read.
+        address: VirtAddr,
+        /// The lowest tag that was possible.
+        expected: u64,
+        /// What was read.
+        found: u64,
+    },
+    /// A write went through although the page had become read-only before.
+    StaleWrite {
+        /// The writer.
+        cpu: CpuId,
+        /// Which address space.
+        space: Space,
+        /// The address that was written.
+        address: VirtAddr,
+    },
+    /// A frame was written to after no CPU could have a translation to it any more.
+    LateWrite {
+        /// The frame.
+        frame: PhysFrame,
+        /// The CPU that unmapped it.
+        cpu: CpuId,
+        /// Which address space it had been in.
+        space: Space,
+        /// The address it had been at.
+        address: VirtAddr,
+        /// What was there instead of the poison.
+        found: u64,
+    },
+    /// An access faulted although the page was mapped all along.
+    MissingMapping {
+        /// The CPU.
+        cpu: CpuId,
+        /// Which address space.
+        space: Space,
+        /// The address.
+        address: VirtAddr,
+    },
+    /// A local-policy allocation came from a node although a nearer one had memory.
+    WrongNode {
+        /// The allocating CPU.
+        cpu: CpuId,
+        /// What it got.
+        frame: PhysFrame,
+        /// Where that is, and how far from the CPU in truth.
+        got: (NodeId, u8),
+        /// Where memory was free, and how far that is in truth.
+        nearer: (NodeId, u8),
+        /// How many frames were free there, before and after at least.
+        free: u64,
+    },
+    /// A heap object's bytes changed under its holder: it overlaps another, or was written late.
+    ObjectChanged {
+        /// The CPU that found it.
+        cpu: CpuId,
+        /// Where the object is.
+        address: VirtAddr,
+        /// Its size in bytes.
+        size: u32,
+        /// The first changed byte's offset.
+        offset: u32,
+        /// What the holder wrote.
+        expected: u8,
+        /// What was there.
+        found: u8,
+    },
+    /// A heap object is not aligned as asked.
+    ObjectMisaligned {
+        /// The CPU.
+        cpu: CpuId,
+        /// Where the object is.
+        address: VirtAddr,
+        /// The alignment asked for.
+        alignment: u32,
+    },
+    /// The service refused what it should have done.
+    Refused {
+        /// The CPU.
+        cpu: CpuId,
+        /// What was asked.
+        operation: &'static str,
+        /// Its error.
+        error: Text,
+    },
+    /// The service's own cross-check failed at the end.
+    Inconsistent {
+        /// Which part.
+        part: &'static str,
+        /// Its error.
+        error: Text,
+    },
+}
+
+/// The kind of a [`Failure`], for whoever expects one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// Allocation broke exclusive ownership, or memory changed under its holder.
+    Ownership,
+    /// Frames were lost or appeared.
+    Lost,
+    /// A translation outlived its invalidation.
+    Stale,
+    /// A mapping that should be there is not.
+    Missing,
+    /// Memory came from the wrong node.
+    Placement,
+    /// The heap broke its contract.
+    Heap,
+    /// The service returned an error or contradicts itself.
+    Service,
+}
+
+impl Failure {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> FailureKind {
+        match self {
+            Failure::FrameTwice { .. }
+            | Failure::NoSuchFrame { .. }
+            | Failure::FrameChanged { .. }
+            | Failure::NotZeroed { .. } => FailureKind::Ownership,
+            Failure::LostFrames { .. } => FailureKind::Lost,
+            Failure::StaleTranslation { .. } | Failure::StaleWrite { .. } | Failure::LateWrite { .. } => {
+                FailureKind::Stale
+            }
+            Failure::MissingMapping { .. } => FailureKind::Missing,
+            Failure::WrongNode { .. } => FailureKind::Placement,
+            Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } => FailureKind::Heap,
+            Failure::Refused { .. } | Failure::Inconsistent { .. } => FailureKind::Service,
+        }
+    }
+
+    /// Where it was seen, displayed: CPU, node or part.
+    #[must_use]
+    pub const fn place(&self) -> Place<'_> {
+        Place(self)
+    }
+}
+
+fn address_of(frame: PhysFrame) -> u64 {
+    frame.start_address().as_u64()
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Failure::FrameTwice { frame, first, second } => write!(
+                f,
+                "frame {:#x} handed out twice: to {first:?}, who still holds it, and to {second:?}",
+                address_of(frame)
+            ),
+            Failure::NoSuchFrame { frame, holder } => {
+                write!(f, "frame {:#x}, which is no RAM, handed out to {holder:?}", address_of(frame))
+            }
+            Failure::FrameChanged { frame, holder, offset, expected, found } => write!(
+                f,
+                "frame {:#x} changed under {holder:?}: {found:#x} instead of {expected:#x} at offset {offset}",
+                address_of(frame)
+            ),
+            Failure::NotZeroed { frame, holder, offset, found } => write!(
+                f,
+                "frame {:#x} for {holder:?} is not zeroed: {found:#x} at offset {offset}",
+                address_of(frame)
+            ),
+            Failure::LostFrames { node, before, after } if after < before => {
+                write!(f, "{node} lost {} frames: {before} were free at the start, {after} are at the end", before - after)
+            }
+            Failure::LostFrames { node, before, after } => {
+                write!(f, "{node} gained {} frames: {before} were free at the start, {after} are at the end", after - before)
+            }
+            Failure::StaleTranslation { cpu, space, address, expected, found } => write!(
+                f,
+                "stale translation: {cpu} read {found:#x} at {address} of {space}, expected tag {expected:#x} or newer"
+            ),
+            Failure::StaleWrite { cpu, space, address } => {
+                write!(f, "stale translation: {cpu} wrote through the read-only page at {address} of {space}")
+            }
+            Failure::LateWrite { frame, space, address, found, .. } => write!(
+                f,
+                "stale translation: frame {:#x} was written ({found:#x}) after its unmapping from {address} of {space} had completed",
+                address_of(frame)
+            ),
+            Failure::MissingMapping { cpu, space, address } => {
+                write!(f, "missing mapping: {cpu} faulted at {address} of {space}, which stayed mapped")
+            }
+            Failure::WrongNode { cpu, frame, got, nearer, free } => write!(
+                f,
+                "wrong node: {cpu} got frame {:#x} of {} at distance {} while {} at distance {} had {free} frames free",
+                address_of(frame),
+                got.0,
+                got.1,
+                nearer.0,
+                nearer.1
+            ),
+            Failure::ObjectChanged { cpu, address, size, offset, expected, found } => write!(
+                f,
+                "heap object at {address} ({size} bytes) changed: {cpu} found {found:#x} instead of {expected:#x} at offset {offset}"
+            ),
+            Failure::ObjectMisaligned { cpu, address, alignment } => {
+                write!(f, "heap object at {address} for {cpu} is not aligned to {alignment}")
+            }
+            Failure::Refused { operation, error, .. } => write!(f, "{operation} refused: {error}"),
+            Failure::Inconsistent { part, error } => write!(f, "{part} inconsistent: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for Failure {}
+
+/// [`Failure::place`].
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a>(&'a Failure);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self.0 {
+            Failure::FrameTwice { second: holder, .. }
+            | Failure::NoSuchFrame { holder, .. }
+            | Failure::FrameChanged { holder, .. }
+            | Failure::NotZeroed { holder, .. } => write!(f, "cpu{}", holder.cpu()),
+            Failure::LostFrames { node, .. } => write!(f, "{node}"),
+            Failure::StaleTranslation { cpu, space, address, .. }
+            | Failure::StaleWrite { cpu, space, address }
+            | Failure::LateWrite { cpu, space, address, .. }
+            | Failure::MissingMapping { cpu, space, address } => write!(f, "{cpu}, {space}, {address}"),
+            Failure::WrongNode { cpu, got, .. } => write!(f, "{cpu}, {}", got.0),
+            Failure::ObjectChanged { cpu, .. }
+            | Failure::ObjectMisaligned { cpu, .. }
+            | Failure::Refused { cpu, .. } => write!(f, "{cpu}"),
+            Failure::Inconsistent { part, .. } => f.write_str(part),
+        }
+    }
+}
+
+/// How many failures a run keeps: the first ones tell most.
+pub const KEPT: usize = 16;
+
+/// The failures of a run, as any CPU adds to them.
+#[derive(Debug, Default)]
+pub struct FailureLog(Mutex<ArrayVec<Failure, KEPT>>);
+
+impl FailureLog {
+    /// Adds `failure`, unless there are [`KEPT`] already.
+    pub fn add(&self, failure: Failure) {
+        // The log is full: the run is over anyway.
+        let _ = self.0.lock().try_push(failure);
+    }
+
+    /// Nothing has gone wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
+    /// What has gone wrong so far, in the order in which it was seen.
+    pub fn failures(&self) -> ArrayVec<Failure, KEPT> {
+        self.0.lock().clone()
+    }
+}

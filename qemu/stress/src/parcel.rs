@@ -1,0 +1,92 @@
+//! What one CPU hands to another: a run of frames or a heap object, with what the receiver needs
+//! to check it and free it.
+
+use core::alloc::Layout;
+use core::ptr::{self, NonNull};
+
+use topomem::Order;
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use crate::mailbox::Letter;
+use crate::oracle::Holder;
+
+/// A run of frames that the scenario holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeldFrames {
+    pub frame: PhysFrame,
+    pub order: Order,
+    pub holder: Holder,
+}
+
+/// A heap object that the scenario holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeldObject {
+    pub memory: NonNull<u8>,
+    pub layout: Layout,
+    /// What its bytes were drawn from.
+    pub seed: u32,
+}
+
+/// Something to hand over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parcel {
+    Frames(HeldFrames),
+    Object(HeldObject),
+}
+
+const FRAMES: u64 = 0;
+const OBJECT: u64 = 1;
+
+impl Parcel {
+    pub(crate) fn encode(self) -> Letter {
+        match self {
+            Parcel::Frames(held) => [
+                FRAMES | u64::from(held.order.get()) << 8,
+                held.frame.start_address().as_u64(),
+                u64::from(held.holder.bits()),
+            ],
+            Parcel::Object(held) => [
+                OBJECT | u64::from(held.seed) << 32 | u64::from(held.layout.align().trailing_zeros()) << 8,
+                held.memory.as_ptr().expose_provenance() as u64,
+                held.layout.size() as u64,
+            ],
+        }
+    }
+
+    /// `None` where `letter` is none of [`Parcel::encode`]'s.
+    pub(crate) fn decode(letter: Letter) -> Option<Parcel> {
+        let [head, address, third] = letter;
+        if head & 0xff == FRAMES {
+            let frame = PhysFrame::containing_address(PhysAddr::try_new(address).ok()?);
+            let holder = Holder::from_bits(u32::try_from(third).ok()?)?;
+            return Some(Parcel::Frames(HeldFrames { frame, order: Order::new((head >> 8) as u8)?, holder }));
+        }
+        let align = 1usize.checked_shl((head >> 8) as u32 & 0xff)?;
+        let layout = Layout::from_size_align(usize::try_from(third).ok()?, align).ok()?;
+        let memory = NonNull::new(ptr::with_exposed_provenance_mut(usize::try_from(address).ok()?))?;
+        Some(Parcel::Object(HeldObject { memory, layout, seed: (head >> 32) as u32 }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use topomem::CpuId;
+
+    use super::*;
+
+    #[test]
+    fn parcels_survive_the_mail() {
+        let order = Order::new(3).unwrap();
+        let frames = Parcel::Frames(HeldFrames {
+            frame: PhysFrame::containing_address(PhysAddr::new(0x12_3000)),
+            order,
+            holder: Holder::new(CpuId::new(7).unwrap(), order, 99),
+        });
+        let layout = Layout::from_size_align(24, 64).unwrap();
+        let object = Parcel::Object(HeldObject { memory: NonNull::dangling(), layout, seed: u32::MAX });
+        for parcel in [frames, object] {
+            assert_eq!(Parcel::decode(parcel.encode()), Some(parcel));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The run's records: one JSON object each, the same from the kernel and from the simulator.
+
+use core::fmt::{self, Write as _};
+
+use topomem::{CpuId, NodeId, Topology};
+
+use crate::Failure;
+
+/// What a run says while it goes on and at its end. It displays as one line of JSON, of which the
+/// field `t` names the kind.
+#[derive(Clone, Copy)]
+pub enum Record<'a> {
+    /// The machine as it was discovered.
+    Topology {
+        /// Nodes, CPUs, ranges, distances.
+        topology: &'a Topology,
+        /// How many frames of a node are free.
+        free_frames: &'a dyn Fn(NodeId) -> u64,
+    },
+    /// How far the run is.
+    Progress(Progress),
+    /// A node's frames at the end.
+    Node(NodeSummary),
+    /// What a CPU did.
+    Cpu(CpuSummary),
+    /// Something went wrong.
+    Failure(&'a Failure),
+    /// The run is over; nothing follows.
+    End {
+        /// Nothing went wrong.
+        ok: bool,
+    },
+}
+
+/// How far a run is: sums over all CPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Milliseconds since the start.
+    pub milliseconds: u64,
+    /// Operations finished.
+    pub operations: u64,
+    /// Frames and objects that were allocated.
+    pub allocations: u64,
+    /// Changes of shared mappings.
+    pub changes: u64,
+    /// Reads and writes of shared mappings that were judged.
+    pub probes: u64,
+}
+
+/// A node's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeSummary {
+    /// The node.
+    pub node: NodeId,
+    /// Frames given to CPUs of the node.
+    pub local: u64,
+    /// Frames given to CPUs of other nodes.
+    pub remote: u64,
+    /// Frames free now.
+    pub free: u64,
+    /// Frames that the allocator manages.
+    pub total: u64,
+}
+
+/// What a CPU did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuSummary {
+    /// The CPU.
+    pub cpu: CpuId,
+    /// Where it is.
+    pub node: NodeId,
+    /// Frames that it got from its own node.
+    pub allocated_local: u64,
+    /// Frames that it got from other nodes.
+    pub allocated_remote: u64,
+    /// Allocations that its magazines served.
+    pub magazine_hits: u64,
+    /// Allocations that went on to the node's allocator.
+    pub magazine_misses: u64,
+    /// Invalidations that it issued.
+    pub shootdowns: u64,
+    /// Interrupts that it sent for them.
+    pub ipis_sent: u64,
+    /// Interrupts that it received.
+    pub ipis_received: u64,
+    /// Pages that it flushed singly.
+    pub pages_flushed: u64,
+    /// Times that it flushed its whole TLB.
+    pub full_flushes: u64,
+}
+
+impl fmt::Display for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Record::Topology { topology, free_frames } => write_topology(f, topology, free_frames),
+            Record::Progress(progress) => write!(
+                f,
+                r#"{{"t":"progress","ms":{},"ops":{},"allocations":{},"changes":{},"probes":{}}}"#,
+                progress.milliseconds,
+                progress.operations,
+                progress.allocations,
+                progress.changes,
+                progress.probes
+            ),
+            Record::Node(node) => write!(
+                f,
+                r#"{{"t":"node","node":{},"local":{},"remote":{},"free":{},"total":{}}}"#,
+                node.node.index(),
+                node.local,
+                node.remote,
+                node.free,
+                node.total
+            ),
+            Record::Cpu(cpu) => write_cpu(f, cpu),
+            Record::Failure(failure) => {
+                f.write_str(r#"{"t":"failure","what":"#)?;
+                write_string(f, failure)?;
+                f.write_str(r#","where":"#)?;
+                write_string(f, &failure.place())?;
+                f.write_str("}")
+            }
+            Record::End { ok } => write!(f, r#"{{"t":"end","ok":{ok}}}"#),
+        }
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn write_topology(
+    f: &mut fmt::Formatter<'_>,
+    topology: &Topology,
+    free_frames: &dyn Fn(NodeId) -> u64,
+) -> fmt::Result {
+    f.write_str(r#"{"t":"topology","nodes":"#)?;
+    write_list(f, topology.nodes(), |f, node| {
+        let ranges = || topology.memory_ranges().iter().filter(move |range| range.node == node);
+        write!(f, r#"{{"node":{},"proximity":{},"cpus":"#, node.index(), topology.proximity(node))?;
+        write_list(f, topology.cpus_of(node).iter(), |f, cpu| write!(f, "{}", cpu.index()))?;
+        f.write_str(r#","ranges":"#)?;
+        write_list(f, ranges(), |f, range| {
+            write!(f, "[{},{}]", range.range.start.as_u64(), range.range.end.as_u64())
+        })?;
+        f.write_str(r#","kinds":"#)?;
+        write_list(f, ranges(), |f, range| write!(f, r#""{:?}""#, range.kind))?;
+        write!(f, r#","free_frames":{}}}"#, free_frames(node))
+    })?;
+    f.write_str(r#","distances":"#)?;
+    write_list(f, topology.nodes(), |f, from| {
+        write_list(f, topology.nodes(), |f, to| write!(f, "{}", topology.distance(from, to).get()))
+    })?;
+    f.write_str("}")
+}
+
+fn write_cpu(f: &mut fmt::Formatter<'_>, cpu: &CpuSummary) -> fmt::Result {
+    write!(
+        f,
+        r#"{{"t":"cpu","cpu":{},"node":{},"alloc_local":{},"alloc_remote":{},"magazine_hits":{},"#,
+        cpu.cpu.index(),
+        cpu.node.index(),
+        cpu.allocated_local,
+        cpu.allocated_remote,
+        cpu.magazine_hits
+    )?;
+    write!(
+        f,
+        r#""magazine_misses":{},"shootdowns":{},"ipis_sent":{},"ipis_received":{},"#,
+        cpu.magazine_misses, cpu.shootdowns, cpu.ipis_sent, cpu.ipis_received
+    )?;
+    write!(f, r#""flush_page":{},"flush_full":{}}}"#, cpu.pages_flushed, cpu.full_flushes)
+}
+
+fn write_list<T>(
+    f: &mut fmt::Formatter<'_>,
+    items: impl Iterator<Item = T>,
+    mut write_item: impl FnMut(&mut fmt::Formatter<'_>, T) -> fmt::Result,
+) -> fmt::Result {
+    f.write_str("[")?;
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            f.write_str(",")?;
+        }
+        write_item(f, item)?;
+    }
+    f.write_str("]")
+}
+
+/// `value` as it displays, as a JSON string.
+fn write_string(f: &mut fmt::Formatter<'_>, value: &dyn fmt::Display) -> fmt::Result {
+    f.write_str("\"")?;
+    write!(Escaped(f), "{value}")?;
+    f.write_str("\"")
+}
+
+struct Escaped<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for Escaped<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            match character {
+                '"' | '\\' => write!(self.0, "\\{character}")?,
+                control if control < ' ' => write!(self.0, "\\u{:04x}", u32::from(control))?,
+                other => self.0.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+    use crate::failure::Text;
+
+    #[test]
+    fn failures_are_escaped() {
+        let error = Text::display(&"a \"b\"\n\\");
+        let failure = Failure::Inconsistent { part: "frames", error };
+        let expected = r#"{"t":"failure","what":"frames inconsistent: a \"b\"\u000a\\","where":"frames"}"#;
+        assert_eq!(Record::Failure(&failure).to_string(), expected);
+    }
+
+    #[test]
+    fn an_undiscovered_machine_has_one_node() {
+        let topology = Topology::new();
+        let record = Record::Topology { topology: &topology, free_frames: &|_| 5 };
+        let node = r#"{"node":0,"proximity":0,"cpus":[],"ranges":[],"kinds":[],"free_frames":5}"#;
+        let expected = std::format!(r#"{{"t":"topology","nodes":[{node}],"distances":[[10]]}}"#);
+        assert_eq!(record.to_string(), expected);
+    }
+}

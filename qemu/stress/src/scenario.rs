@@ -1,0 +1,146 @@
+//! The scenarios by name: what the CPUs do, and in which proportion.
+
+/// How long a run lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// So many milliseconds.
+    Milliseconds(u64),
+    /// So many operations on each CPU: the same work every time.
+    Operations(u64),
+}
+
+/// How often each kind of operation is drawn, relative to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Weights {
+    /// Allocate a run of frames, keep it, send it to another CPU or free it.
+    pub frames: u32,
+    /// The same with heap objects.
+    pub objects: u32,
+    /// Map, unmap, remap or protect a page of a shared address space.
+    pub changes: u32,
+    /// Read and write pages of a shared address space.
+    pub probes: u32,
+    /// Switch to another address space.
+    pub switches: u32,
+    /// Idle for a moment.
+    pub rests: u32,
+}
+
+impl Weights {
+    /// Their sum.
+    #[must_use]
+    pub const fn total(&self) -> u32 {
+        self.frames + self.objects + self.changes + self.probes + self.switches + self.rests
+    }
+}
+
+/// What all CPUs run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scenario {
+    /// What `--scenario` calls it.
+    pub name: &'static str,
+    /// One line for `--help`.
+    pub summary: &'static str,
+    /// The mix.
+    pub weights: Weights,
+    /// Its length, unless the user says otherwise.
+    pub limit: Limit,
+}
+
+/// All scenarios; the first is the default.
+pub static SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "stress",
+        summary: "frames, heap, mappings and shootdowns on all CPUs",
+        weights: Weights { frames: 30, objects: 20, changes: 12, probes: 30, switches: 6, rests: 2 },
+        limit: Limit::Milliseconds(10_000),
+    },
+    Scenario {
+        name: "frames",
+        summary: "only frames: all orders and policies, freed across CPUs",
+        weights: Weights { frames: 98, objects: 0, changes: 0, probes: 0, switches: 0, rests: 2 },
+        limit: Limit::Milliseconds(5_000),
+    },
+    Scenario {
+        name: "shootdown",
+        summary: "only shared mappings: change, shoot down, read",
+        weights: Weights { frames: 0, objects: 0, changes: 30, probes: 60, switches: 8, rests: 2 },
+        limit: Limit::Milliseconds(5_000),
+    },
+    Scenario {
+        name: "heap",
+        summary: "only heap objects, freed across CPUs",
+        weights: Weights { frames: 0, objects: 98, changes: 0, probes: 0, switches: 0, rests: 2 },
+        limit: Limit::Milliseconds(5_000),
+    },
+    Scenario {
+        name: "smoke",
+        summary: "a little of everything, the same amount every time",
+        weights: Weights { frames: 30, objects: 20, changes: 15, probes: 25, switches: 8, rests: 2 },
+        limit: Limit::Operations(400),
+    },
+];
+
+impl Scenario {
+    /// The scenario called `name`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Scenario> {
+        SCENARIOS.iter().find(|scenario| scenario.name == name)
+    }
+
+    /// The default.
+    #[must_use]
+    pub fn standard() -> &'static Scenario {
+        &SCENARIOS[0]
+    }
+}
+
+/// A mechanism to break, so that a run must fail: `--break`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// The interrupt handler acknowledges without flushing.
+    Shootdown,
+    /// Magazines hand out frames twice.
+    Magazine,
+    /// The allocator believes that far memory is near.
+    Distance,
+}
+
+impl Break {
+    /// All of them.
+    pub const ALL: [Break; 3] = [Break::Shootdown, Break::Magazine, Break::Distance];
+
+    /// What `--break` calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Break::Shootdown => "shootdown",
+            Break::Magazine => "magazine",
+            Break::Distance => "distance",
+        }
+    }
+
+    /// The fault called `name`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Break> {
+        Break::ALL.into_iter().find(|fault| fault.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scenarios_and_faults_are_found_by_name() {
+        for scenario in SCENARIOS {
+            assert_eq!(Scenario::named(scenario.name), Some(scenario));
+            assert!(scenario.weights.total() > 0);
+        }
+        assert_eq!(Scenario::standard().name, "stress");
+        for fault in Break::ALL {
+            assert_eq!(Break::named(fault.name()), Some(fault));
+        }
+        assert_eq!(Break::named("nothing"), None);
+    }
+}

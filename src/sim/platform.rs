@@ -1,0 +1,91 @@
+//! The simulated machine as topomem's traits see it.
+
+use core::ptr::{self, NonNull};
+use std::thread;
+
+use topomem_percpu::{CpuId, CpuSet, Platform};
+use topomem_shootdown::{PageSize, SwitchFlushed, Ticks, Tlb, VirtAddr};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use crate::Machine;
+use crate::page_table::X64;
+
+use super::cpu::role;
+use super::{Sim, Vector, not_a_cpu};
+
+/// How long a waiter waits before it reports a CPU, in nanoseconds: the host may be busy.
+const PATIENCE: Ticks = Ticks(5_000_000_000);
+
+// SAFETY: the walk reads four-level x86-64 tables, from the root loaded here; the load flushes
+// what is not global, as a CR3 write without PCID does, even if it is the same root.
+unsafe impl Machine for &'static Sim {
+    type Format = X64;
+
+    fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
+        self.state(|state| {
+            state.root = Some(root.start_address());
+            state.tlb.flush_non_global();
+        });
+        SwitchFlushed::Yes
+    }
+}
+
+// SAFETY: a thread's CPU is set for the whole of `Sim::on`, one thread at a time by taking the
+// CPU's state, and its handlers run nested on it; the arena maps distinct bytes to distinct
+// addresses and lives as long as the platform.
+unsafe impl Platform for Sim {
+    fn current_cpu(&self) -> CpuId {
+        match role() {
+            Some(role) if role.machine == ptr::from_ref(self).addr() => role.cpu,
+            _ => not_a_cpu(),
+        }
+    }
+
+    /// # Panics
+    ///
+    /// Where the machine has no RAM at `addr`.
+    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+        let Some(place) = self.arena.at(addr) else { panic!("there is no RAM at {addr:?}") };
+        place
+    }
+
+    fn relax(&self) {
+        self.take_interrupts();
+        if self.state(|state| state.masked > 0) {
+            self.call(&self.on_relax);
+        }
+        // The CPU that is waited for may need this host CPU.
+        thread::yield_now();
+    }
+}
+
+// SAFETY: the flushes act on the calling CPU's own caches at once, and a walk reads the arena
+// with acquire loads after the interrupt's SeqCst exchange; `send` posts with SeqCst, which the
+// target's next poll point takes with SeqCst; handlers only nest.
+unsafe impl Tlb for Sim {
+    fn flush_page(&self, page: VirtAddr, _: PageSize) {
+        self.state(|state| state.tlb.flush_page(page.as_u64()));
+    }
+
+    fn flush_non_global(&self) {
+        self.state(|state| state.tlb.flush_non_global());
+    }
+
+    fn flush_all(&self) {
+        self.state(|state| state.tlb.flush_all());
+    }
+
+    fn send_ipi(&self, to: &CpuSet) {
+        self.send(to, Vector::Shootdown);
+    }
+
+    /// Nanoseconds since the machine was switched on.
+    fn now(&self) -> Ticks {
+        Ticks(u64::try_from(self.uptime().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn patience(&self) -> Ticks {
+        PATIENCE
+    }
+}
