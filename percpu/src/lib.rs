@@ -7,6 +7,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 #[cfg(test)]
+extern crate self as topomem_percpu;
+#[cfg(test)]
 extern crate std;
 
 mod cpu;

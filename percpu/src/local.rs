@@ -180,55 +180,68 @@ impl<T> fmt::Debug for CpuLocal<T> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::boxed::Box;
+    use std::panic::AssertUnwindSafe;
 
     use super::*;
 
-    fn pin(cpu: usize) -> CpuPin {
-        // SAFETY: the test has one thread, which plays every CPU in turn.
-        unsafe { CpuPin::new(CpuId::new(cpu).unwrap()) }
+    fn cpu(index: usize) -> CpuId {
+        CpuId::new(index).unwrap()
     }
 
-    fn slot(value: u32) -> &'static Slot<u32> {
-        Box::leak(Box::new(Slot::new(value)))
+    fn pin(index: usize) -> CpuPin {
+        // SAFETY: the test has one thread, which plays every CPU in turn.
+        unsafe { CpuPin::new(cpu(index)) }
     }
 
     #[test]
     fn each_cpu_has_its_own_value() {
+        static SLOTS: [Slot<u32>; 3] = [Slot::new(1), Slot::new(2), Slot::new(3)];
         let local = CpuLocal::new();
-        local.install(CpuId::BOOT, slot(1)).unwrap();
-        local.install(CpuId::new(1).unwrap(), slot(2)).unwrap();
+        local.install(cpu(0), &SLOTS[0]).unwrap();
+        local.install(cpu(1), &SLOTS[1]).unwrap();
         local.with(&pin(0), |value| *value += 10).unwrap();
         assert_eq!(local.with(&pin(0), |value| *value), Ok(11));
         assert_eq!(local.with(&pin(1), |value| *value), Ok(2));
         assert_eq!(local.with(&pin(2), |value| *value), Err(Unavailable::NotInstalled));
-        assert!(local.install(CpuId::BOOT, slot(3)).is_err());
+        assert!(local.install(cpu(0), &SLOTS[2]).is_err());
     }
 
     #[test]
     fn a_slot_has_one_cpu() {
+        static SHARED: Slot<u32> = Slot::new(1);
         let (local, other) = (CpuLocal::new(), CpuLocal::new());
-        let shared = slot(1);
-        local.install(CpuId::BOOT, shared).unwrap();
-        assert!(local.install(CpuId::new(1).unwrap(), shared).is_err());
-        assert!(other.install(CpuId::BOOT, shared).is_err());
+        local.install(cpu(0), &SHARED).unwrap();
+        assert!(local.install(cpu(1), &SHARED).is_err());
+        assert!(other.install(cpu(0), &SHARED).is_err());
     }
 
     #[test]
     fn a_refused_slot_can_serve_elsewhere() {
+        static SLOTS: [Slot<u32>; 2] = [Slot::new(1), Slot::new(2)];
         let local = CpuLocal::new();
-        local.install(CpuId::BOOT, slot(1)).unwrap();
-        let second = slot(2);
-        assert!(local.install(CpuId::BOOT, second).is_err());
-        assert!(local.install(CpuId::new(1).unwrap(), second).is_ok());
+        local.install(cpu(0), &SLOTS[0]).unwrap();
+        assert!(local.install(cpu(0), &SLOTS[1]).is_err());
+        assert!(local.install(cpu(1), &SLOTS[1]).is_ok());
     }
 
     #[test]
     fn nested_use_is_refused() {
+        static SLOT: Slot<u32> = Slot::new(1);
         let local = CpuLocal::new();
-        local.install(CpuId::BOOT, slot(1)).unwrap();
+        local.install(cpu(0), &SLOT).unwrap();
         let nested = local.with(&pin(0), |_| local.with(&pin(0), |value| *value));
         assert_eq!(nested, Ok(Err(Unavailable::Busy)));
+        assert_eq!(local.with(&pin(0), |value| *value), Ok(1));
+    }
+
+    #[test]
+    fn a_panic_inside_leaves_the_value_usable() {
+        static SLOT: Slot<u32> = Slot::new(1);
+        let local = CpuLocal::new();
+        local.install(cpu(0), &SLOT).unwrap();
+        let unwound =
+            std::panic::catch_unwind(AssertUnwindSafe(|| local.with(&pin(0), |_| panic!("inside"))));
+        assert!(unwound.is_err());
         assert_eq!(local.with(&pin(0), |value| *value), Ok(1));
     }
 }

@@ -1,1 +1,122 @@
+//! What only the inside can show: locks held by an interrupted context, corrupted slabs, and
+//! depots that overflow.
 
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use core::alloc::Layout;
+use std::vec::Vec;
+
+use self::common::{Machine, TestHeap, all_drained, all_online, pin, totals};
+use super::*;
+use crate::NodeId;
+
+const OBJECT: Layout = match Layout::from_size_align(64, 8) {
+    Ok(layout) => layout,
+    Err(_) => unreachable!(),
+};
+
+fn class() -> SizeClass {
+    SizeClass::of(OBJECT).unwrap()
+}
+
+fn free(heap: &TestHeap<'_>, object: NonNull<u8>) {
+    // SAFETY: the tests free what they allocated, once.
+    unsafe { heap.dealloc(object, OBJECT) }.unwrap();
+}
+
+#[test]
+fn a_held_lock_stops_nobody() {
+    let machine = Machine::new(1, 1, 1 << 20);
+    let heap = Heap::new(&machine, &machine);
+    // Offline, then online: the shared path, then the magazines.
+    for _ in 0..2 {
+        let first = heap.alloc(OBJECT).unwrap();
+        let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
+        let held = shelf.lock(&&machine, Patience::None).unwrap();
+        assert!(shelf.lock(&&machine, Patience::None).is_none());
+        let mut objects: Vec<_> = (0..100).map(|_| heap.alloc(OBJECT).unwrap()).collect();
+        objects.push(first);
+        objects.into_iter().for_each(|object| free(&heap, object));
+        assert_eq!(heap.validate(), Err(Corruption::Busy { node: NodeId::ZERO, class: class() }));
+        drop(held);
+        heap.validate().unwrap();
+        assert_eq!(heap.class_stats(class()).live, 0);
+        all_drained(&heap);
+        assert_eq!(totals(&heap), (0, 0, 0, 0));
+        all_online(&heap);
+    }
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0);
+}
+
+#[test]
+fn a_cell_in_use_sends_nested_uses_past_it() {
+    let machine = Machine::new(1, 1, 1 << 20);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let before = heap.alloc(OBJECT).unwrap();
+    let nested = heap
+        .caches
+        .with(&pin(), |_| {
+            free(&heap, before);
+            // As after an interrupt in the middle of the shelf's lock, in the worst case.
+            let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
+            let held = shelf.lock(&&machine, Patience::None);
+            let nested = heap.alloc(OBJECT).unwrap();
+            drop(held);
+            heap.drain(&pin());
+            assert_eq!(heap.cpu_offline(&pin()), Err(Unavailable::Busy));
+            nested
+        })
+        .unwrap();
+    assert_eq!(heap.cpu_stats(crate::CpuId::BOOT).unwrap().nested, 2);
+    free(&heap, nested);
+    heap.validate().unwrap();
+    all_drained(&heap);
+    assert_eq!(totals(&heap), (0, 0, 0, 0));
+}
+
+#[test]
+fn overflowing_depots_return_objects_to_their_slabs() {
+    let machine = Machine::new(1, 1, 4 << 20);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    for _ in 0..3 {
+        let objects: Vec<_> = (0..1500).map(|_| heap.alloc(OBJECT).unwrap()).collect();
+        objects.into_iter().for_each(|object| free(&heap, object));
+        let stats = heap.class_stats(class());
+        assert_eq!(stats.live, 0);
+        // The depot's eight magazines, and the CPU's two, one of them part full.
+        let magazines = stats.cached.div_ceil(class().rounds() as u64);
+        assert!((9..=10).contains(&magazines), "{stats:?}");
+        heap.validate().unwrap();
+    }
+    all_drained(&heap);
+    assert_eq!(totals(&heap), (0, 0, 0, 0));
+}
+
+#[test]
+fn validate_finds_a_broken_free_list() {
+    let machine = Machine::new(1, 1, 1 << 20);
+    let heap = Heap::new(&machine, &machine);
+    let kept = heap.alloc(OBJECT).unwrap();
+    let freed = heap.alloc(OBJECT).unwrap();
+    free(&heap, freed);
+    heap.validate().unwrap();
+    // Use after free: the object's first word is its place in the free list.
+    // SAFETY: the slab's pages are still out, since `kept` is.
+    unsafe {
+        let link = freed.cast::<*mut u8>();
+        let saved = link.read();
+        link.write(kept.as_ptr().wrapping_add(1));
+        assert!(matches!(heap.validate(), Err(Corruption::FreeList { found: 1, .. })));
+        link.write(ptr::null_mut());
+        assert!(matches!(heap.validate(), Err(Corruption::FreeList { found: 1, .. })));
+        link.write(freed.as_ptr());
+        assert!(matches!(heap.validate(), Err(Corruption::FreeList { .. })));
+        link.write(saved);
+    }
+    heap.validate().unwrap();
+    free(&heap, kept);
+}

@@ -169,3 +169,49 @@ impl SlabShape {
         shapes
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_gets_the_smallest_class_that_fits() {
+        for size in 1..=MAX_CLASS_SIZE {
+            for align in (0..=14).map(|log| 1 << log) {
+                let layout = Layout::from_size_align(size, align).unwrap();
+                let fits = |class: &SizeClass| class.size() >= size && class.size() % align == 0;
+                assert_eq!(SizeClass::of(layout), SizeClass::all().find(fits), "{layout:?}");
+            }
+            if cfg!(miri) && size > 100 {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_class_holds_gets_none() {
+        for (size, align) in [(MAX_CLASS_SIZE + 1, 1), (1, 2 * MAX_CLASS_SIZE), (isize::MAX as usize, 1)] {
+            assert_eq!(SizeClass::of(Layout::from_size_align(size, align).unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn little_is_wasted() {
+        let sizes: std::vec::Vec<usize> = SizeClass::all().map(SizeClass::size).collect();
+        assert_eq!((sizes[0], sizes[CLASS_COUNT - 1]), (8, MAX_CLASS_SIZE));
+        for pair in sizes.windows(2).filter(|pair| pair[0] >= 64) {
+            // The worst request for the larger class is one byte more than the smaller.
+            assert!((pair[1] - pair[0] - 1) * 5 < pair[1], "{pair:?}");
+        }
+        for class in SizeClass::all() {
+            let shape = SlabShape::ALL[class.index()];
+            let bytes = shape.order.bytes() as usize;
+            assert!((bytes - shape.capacity * class.size()) * 8 <= bytes, "{class}: {shape:?}");
+            assert!(shape.first + shape.capacity * class.size() <= bytes);
+            assert!(shape.capacity > class.rounds() && class.rounds() >= 2);
+            assert_eq!(shape.index_of(class, shape.first + class.size()), Some(1));
+            assert_eq!(shape.index_of(class, shape.first + 1), None);
+            assert_eq!(shape.index_of(class, shape.first + shape.capacity * class.size()), None);
+        }
+    }
+}

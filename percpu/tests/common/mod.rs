@@ -4,16 +4,20 @@
 
 use std::alloc::Layout;
 use std::cell::Cell;
+// The crate's own tests are `no_std`, and include this file too.
+use std::prelude::rust_2024::*;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use topomem_percpu::{CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform};
+use topomem_percpu::{
+    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform, SizeClass,
+};
 
 const PAGE: usize = 4096;
 /// A word of the page bitmap.
 const CHUNK: usize = 64 * PAGE;
 
-thread_local! {
+std::thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
     static HOOK_DEPTH: Cell<usize> = const { Cell::new(0) };
 }
@@ -207,7 +211,7 @@ pub fn all_drained(heap: &TestHeap<'_>) {
 
 /// Live, cached and free objects of all classes, and slabs.
 pub fn totals(heap: &TestHeap<'_>) -> (u64, u64, u64, u64) {
-    topomem_percpu::SizeClass::all().map(|class| heap.class_stats(class)).fold((0, 0, 0, 0), |sum, stats| {
+    SizeClass::all().map(|class| heap.class_stats(class)).fold((0, 0, 0, 0), |sum, stats| {
         (sum.0 + stats.live, sum.1 + stats.cached, sum.2 + stats.free, sum.3 + stats.slabs)
     })
 }
