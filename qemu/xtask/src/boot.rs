@@ -8,6 +8,7 @@ use crate::qemu::{self, Job};
 use crate::record::Failure;
 use crate::report::{self, Document, Finished, Screen};
 use crate::tools::{self, Tool};
+use crate::topology::TopologySpec;
 use crate::workspace;
 
 /// Builds and boots the kernel, and shows what came of it. Did it succeed?
@@ -17,7 +18,8 @@ pub(crate) fn boot(arguments: &RunArgs) -> Result<bool, Error> {
     let kernel = Kernel::build(Variant::for_fault(arguments.scenario.fault.as_deref()))?;
     let mut screen = Screen::open();
     screen.line(&format!("machine: {}", spec.name));
-    let job = Job { kernel: &kernel, spec: &spec, scenario: &arguments.scenario, emulation: arguments.emulation };
+    let job =
+        Job { kernel: &kernel, spec: &spec, scenario: &arguments.scenario, emulation: arguments.emulation };
     let finished = qemu::run(job, &mut screen)?;
     conclude("qemu", arguments, &spec, finished, &mut screen)
 }
@@ -26,7 +28,7 @@ pub(crate) fn boot(arguments: &RunArgs) -> Result<bool, Error> {
 pub(crate) fn conclude(
     command: &str,
     arguments: &RunArgs,
-    spec: &crate::topology::TopologySpec,
+    spec: &TopologySpec,
     mut run: Finished,
     screen: &mut Screen,
 ) -> Result<bool, Error> {
@@ -44,7 +46,17 @@ pub(crate) fn conclude(
     let seconds = run.duration.as_secs_f64();
     match run.failures.len() {
         0 => screen.line(&format!("ok: {}, seed {}, {seconds:.1} s", spec.name, arguments.scenario.seed)),
-        n => screen.line(&format!("{n} failed: {}, seed {}, {seconds:.1} s", spec.name, arguments.scenario.seed)),
+        n => screen
+            .line(&format!("{n} failed: {}, seed {}, {seconds:.1} s", spec.name, arguments.scenario.seed)),
     }
     Ok(run.succeeded())
+}
+
+/// Shows what failed. Was there anything?
+pub(crate) fn failed_early(run: &Finished, screen: &mut Screen) -> bool {
+    if run.succeeded() {
+        return false;
+    }
+    report::summary(run).iter().for_each(|line| screen.line(line));
+    true
 }

@@ -46,7 +46,9 @@ impl fmt::Display for Error {
             Self::Program { command, status } => write!(f, "failed with {status}: {command}"),
             Self::File { path, error } => write!(f, "{}: {error}", path.display()),
             Self::Pipe { program, error } => write!(f, "lost {program}: {error}"),
-            Self::DebugInfo { path, reason } => write!(f, "{}: no debug information: {reason}", path.display()),
+            Self::DebugInfo { path, reason } => {
+                write!(f, "{}: no debug information: {reason}", path.display())
+            }
             Self::Json(error) => write!(f, "can't write the report: {error}"),
             Self::TableDump { signature, expected, offset } => {
                 write!(f, "the dump of {signature} goes on at {offset}, not at {expected}")

@@ -1,15 +1,18 @@
 //! `cargo xtask`: builds, runs and tests topomem.
 
+mod acpidump;
 mod boot;
 mod cli;
 mod description;
 mod error;
 mod kernel;
+mod matrix;
 mod qemu;
 mod record;
 mod report;
 mod shell;
 mod symbolize;
+mod test;
 mod tools;
 mod topology;
 mod workspace;
@@ -39,6 +42,8 @@ fn run(command: Command) -> Result<bool, Error> {
         Command::Qemu(arguments) => boot::boot(&arguments),
         Command::Doctor => Ok(tools::doctor()),
         Command::Prepare => tools::ensure(&Tool::ALL).map(|()| true),
-        _ => Ok(false),
+        Command::Matrix(arguments) => matrix::matrix(&arguments),
+        Command::Test(arguments) => test::test(&arguments),
+        Command::Acpidump(arguments) => acpidump::acpidump(&arguments),
     }
 }

@@ -145,6 +145,9 @@ pub(crate) struct TablePiece {
     pub(crate) signature: String,
     pub(crate) offset: usize,
     pub(crate) hex: String,
+    /// Where the table lies in physical memory, when the kernel says so.
+    #[serde(default)]
+    pub(crate) address: u64,
 }
 
 /// What a line of serial output is.
@@ -154,7 +157,10 @@ pub(crate) enum Line {
     Log(String),
     Record(Box<Record>),
     /// It starts like a record, but is none.
-    Malformed { line: String, reason: String },
+    Malformed {
+        line: String,
+        reason: String,
+    },
 }
 
 impl Line {

@@ -35,7 +35,10 @@ mod tests {
     fn shortens_paths() {
         let inside = root().join("qemu/kernel/src/main.rs");
         assert_eq!(shorten(inside.to_str().unwrap()), "qemu/kernel/src/main.rs");
-        assert_eq!(shorten("/root/.cargo/registry/src/index.crates.io-1/spin-0.12.0/src/once.rs"), "spin-0.12.0/src/once.rs");
+        assert_eq!(
+            shorten("/root/.cargo/registry/src/index.crates.io-1/spin-0.12.0/src/once.rs"),
+            "spin-0.12.0/src/once.rs"
+        );
         assert_eq!(shorten("/rustc/0123/library/core/src/panicking.rs"), "library/core/src/panicking.rs");
         assert_eq!(shorten("/elsewhere/file.rs"), "/elsewhere/file.rs");
     }

@@ -59,7 +59,8 @@ fn accelerator(emulation: EmulationOptions) -> &'static [&'static str] {
 
 /// `key=value` words, as the kernel reads them.
 pub(super) fn kernel_command_line(scenario: &ScenarioOptions) -> String {
-    let mut line = format!("scenario={} seconds={} seed={}", scenario.scenario, scenario.seconds, scenario.seed);
+    let mut line =
+        format!("scenario={} seconds={} seed={}", scenario.scenario, scenario.seconds, scenario.seed);
     if let Some(fault) = &scenario.fault {
         line.push_str(&format!(" break={fault}"));
     }

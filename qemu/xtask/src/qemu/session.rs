@@ -159,7 +159,8 @@ mod tests {
     fn yields_lines_and_the_status() {
         let mut lines = Vec::new();
         let script = "printf 'one\\r\\ntwo\\nrest'; echo complaint >&2; exit 33";
-        let end = run(shell(script), limits(60_000, 60_000), &mut |line| lines.push(line.to_owned())).unwrap();
+        let end =
+            run(shell(script), limits(60_000, 60_000), &mut |line| lines.push(line.to_owned())).unwrap();
         assert_eq!(lines, ["one", "two", "rest"]);
         assert_eq!(end.last_line.as_deref(), Some("rest"));
         assert_eq!(end.complaints, ["complaint"]);

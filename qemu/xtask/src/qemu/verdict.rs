@@ -20,7 +20,10 @@ pub(super) fn failures(spec: &TopologySpec, report: &Report, end: &SessionEnd) -
     let mut failures = Vec::new();
     let status = match end.ended {
         Ended::Silent(limit) => {
-            failures.push(Failure::new(format!("the kernel said nothing for {} s", limit.as_secs()), last_line()));
+            failures.push(Failure::new(
+                format!("the kernel said nothing for {} s", limit.as_secs()),
+                last_line(),
+            ));
             return failures;
         }
         Ended::Overran(limit) => {
@@ -44,7 +47,8 @@ pub(super) fn failures(spec: &TopologySpec, report: &Report, end: &SessionEnd) -
         }
         _ => {
             let complaint = end.complaints.last().map(|line| format!("QEMU: {line}"));
-            failures.push(Failure::new(format!("QEMU ended with {status}"), complaint.unwrap_or_else(last_line)));
+            failures
+                .push(Failure::new(format!("QEMU ended with {status}"), complaint.unwrap_or_else(last_line)));
         }
     }
     failures.extend(topology_failures(spec, report));
@@ -53,19 +57,25 @@ pub(super) fn failures(spec: &TopologySpec, report: &Report, end: &SessionEnd) -
 
 /// What the kernel discovered must be the machine that was asked for.
 fn topology_failures(spec: &TopologySpec, report: &Report) -> Vec<Failure> {
-    let Some(topology) = report.topology() else { return Vec::new() };
+    let Some(topology) = report.topology() else {
+        let untold = Failure::new("the kernel did not tell the topology", "topology");
+        // A kernel that failed may have had no time to.
+        return if report.ended_ok() == Some(true) { vec![untold] } else { Vec::new() };
+    };
     let mut failures = Vec::new();
     // Windows for CXL memory are nodes that the machine's own nodes don't include.
     let windows = spec.cxl.len();
     let (found, there) = (topology.nodes.len(), spec.nodes.len());
     if found < there || found > there + windows {
-        failures.push(Failure::new(format!("{found} nodes discovered, but the machine has {there}"), "topology"));
+        failures
+            .push(Failure::new(format!("{found} nodes discovered, but the machine has {there}"), "topology"));
         return failures;
     }
     for (index, node) in spec.nodes.iter().enumerate() {
         let Some(discovered) = topology.nodes.get(index) else { continue };
         if discovered.cpus.len() != node.cpus.len() {
-            let what = format!("{} CPUs discovered on node {index}, not {}", discovered.cpus.len(), node.cpus.len());
+            let what =
+                format!("{} CPUs discovered on node {index}, not {}", discovered.cpus.len(), node.cpus.len());
             failures.push(Failure::new(what, "topology"));
         }
     }

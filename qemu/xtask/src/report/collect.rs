@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::screen::Screen;
 use super::topology;
 use crate::record::{
-    CpuCounters, DiscoveredTopology, Failure, Line, Measurement, NodeCounters, Panic, Progress, Record, TablePiece,
+    CpuCounters, DiscoveredTopology, Failure, Line, Measurement, NodeCounters, Panic, Progress, Record,
+    TablePiece,
 };
 use crate::symbolize::Symbols;
 

@@ -19,7 +19,10 @@ pub(crate) struct Screen {
 enum Destination {
     Stdout,
     /// Lines are kept; only progress is shown, after this text.
-    Buffer { title: String, lines: Vec<String> },
+    Buffer {
+        title: String,
+        lines: Vec<String>,
+    },
 }
 
 impl Screen {
@@ -60,6 +63,13 @@ impl Screen {
         } else if self.last_progress.is_none_or(|last| last.elapsed() >= PLAIN_INTERVAL) {
             self.last_progress = Some(Instant::now());
             self.line(text);
+        }
+    }
+
+    /// A line that is soon rewritten on a terminal, and not shown elsewhere.
+    pub(crate) fn passing(&mut self, text: &str) {
+        if self.terminal {
+            self.progress(text);
         }
     }
 

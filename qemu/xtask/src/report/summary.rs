@@ -43,7 +43,15 @@ fn nodes(run: &Finished) -> Table {
 
 fn cpus(run: &Finished) -> Table {
     let mut table = Table::new([
-        "CPU", "node", "frames local", "remote", "magazine hits", "shootdowns", "IPIs sent", "received", "page flushes",
+        "CPU",
+        "node",
+        "frames local",
+        "remote",
+        "magazine hits",
+        "shootdowns",
+        "IPIs sent",
+        "received",
+        "page flushes",
         "full",
     ]);
     let row = |name: String, node: String, cpu: &CpuCounters| {

@@ -23,9 +23,13 @@ impl Table {
     pub(crate) fn lines(&self) -> Vec<String> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
-        let width = |column: usize| self.rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
+        let width =
+            |column: usize| self.rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
         let is_number = |column: usize| {
-            self.rows.iter().skip(1).all(|row| cell(row, column).starts_with(|c: char| c.is_ascii_digit() || c == '-'))
+            self.rows
+                .iter()
+                .skip(1)
+                .all(|row| cell(row, column).starts_with(|c: char| c.is_ascii_digit() || c == '-'))
         };
         let shape: Vec<_> = (0..columns).map(|column| (width(column), is_number(column))).collect();
         let line = |row: &Vec<String>| {
@@ -52,9 +56,12 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// `part` of `whole` in per cent.
+/// `part` of `whole` in per cent, rounded down: 100.0% is all of it.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
-    if whole == 0 { "-".to_owned() } else { format!("{:.1}%", 100.0 * part as f64 / whole as f64) }
+    match (u128::from(part) * 1000).checked_div(u128::from(whole)) {
+        Some(permille) => format!("{}.{}%", permille / 10, permille % 10),
+        None => "-".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +79,6 @@ mod tests {
     #[test]
     fn numbers_are_readable() {
         assert_eq!([grouped(7), grouped(1234), grouped(1_234_567)], ["7", "1 234", "1 234 567"]);
-        assert_eq!([percent(1, 3), percent(0, 0)], ["33.3%", "-"]);
+        assert_eq!([percent(1, 3), percent(999_999, 1_000_000), percent(0, 0)], ["33.3%", "99.9%", "-"]);
     }
 }

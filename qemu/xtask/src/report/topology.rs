@@ -9,7 +9,8 @@ pub(super) fn render(topology: &DiscoveredTopology) -> Vec<String> {
     let mut nodes = Table::new(["node", "domain", "CPUs", "memory", "free frames", "ranges"]);
     for node in &topology.nodes {
         let bytes: u64 = node.ranges.iter().map(|&(start, end)| end.saturating_sub(start)).sum();
-        let mut ranges = node.ranges.iter().enumerate().map(|(index, range)| describe_range(node, index, *range));
+        let mut ranges =
+            node.ranges.iter().enumerate().map(|(index, range)| describe_range(node, index, *range));
         nodes.row(vec![
             node.node.to_string(),
             node.proximity.to_string(),
@@ -25,8 +26,9 @@ pub(super) fn render(topology: &DiscoveredTopology) -> Vec<String> {
     lines.extend(nodes.lines());
     if topology.distances.len() > 1 {
         let heading = ["distance".to_owned()].into_iter();
-        let mut table =
-            Table::with_heading(heading.chain((0..topology.distances.len()).map(|to| format!("to {to}"))).collect());
+        let mut table = Table::with_heading(
+            heading.chain((0..topology.distances.len()).map(|to| format!("to {to}"))).collect(),
+        );
         for (from, row) in topology.distances.iter().enumerate() {
             let cells = [format!("from {from}")].into_iter().chain(row.iter().map(u8::to_string));
             table.row(cells.collect());
@@ -37,7 +39,8 @@ pub(super) fn render(topology: &DiscoveredTopology) -> Vec<String> {
 }
 
 fn describe_range(node: &DiscoveredNode, index: usize, (start, end): (u64, u64)) -> String {
-    let kind = node.kinds.get(index).map(String::as_str).filter(|kind| !kind.eq_ignore_ascii_case("conventional"));
+    let kind =
+        node.kinds.get(index).map(String::as_str).filter(|kind| !kind.eq_ignore_ascii_case("conventional"));
     let kind = kind.map(|kind| format!(" {kind}")).unwrap_or_default();
     format!("{start:#x}..{end:#x}{kind}")
 }
@@ -61,7 +64,9 @@ pub(crate) fn number_list(numbers: &[u32]) -> String {
     if runs.is_empty() {
         return "-".to_owned();
     }
-    let run = |&(first, last): &(u32, u32)| if first == last { format!("{first}") } else { format!("{first}-{last}") };
+    let run = |&(first, last): &(u32, u32)| {
+        if first == last { format!("{first}") } else { format!("{first}-{last}") }
+    };
     runs.iter().map(run).collect::<Vec<_>>().join(",")
 }
 

@@ -12,7 +12,8 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<(), Error> {
 }
 
 fn install(tool: Tool) -> Result<(), Error> {
-    let missing = |because: String| Error::Missing { what: tool.name(), because, commands: tool.instructions() };
+    let missing =
+        |because: String| Error::Missing { what: tool.name(), because, commands: tool.instructions() };
     if let Some(obstacle) = tool.obstacle() {
         return Err(missing(obstacle.to_owned()));
     }

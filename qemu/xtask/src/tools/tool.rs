@@ -18,7 +18,8 @@ pub(crate) enum Tool {
 }
 
 impl Tool {
-    pub(crate) const ALL: [Self; 5] = [Self::KernelTarget, Self::Qemu, Self::Rustfmt, Self::Clippy, Self::Miri];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::KernelTarget, Self::Qemu, Self::Rustfmt, Self::Clippy, Self::Miri];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -48,7 +49,9 @@ impl Tool {
             Self::Rustfmt => shell::output("cargo", &["fmt", "--version"]),
             Self::Clippy => shell::output("cargo", &["clippy", "--version"]),
             Self::Miri => {
-                existing(sysroot(&["rustup", "run", "nightly", "rustc"])?.join("lib/rustlib/src/rust/library"))?;
+                existing(
+                    sysroot(&["rustup", "run", "nightly", "rustc"])?.join("lib/rustlib/src/rust/library"),
+                )?;
                 shell::output("rustup", &["run", "nightly", "cargo", "miri", "--version"])
             }
         }
@@ -68,7 +71,14 @@ impl Tool {
                 vec![vec!["rustup", "component", "add", "--toolchain", "nightly", "miri", "rust-src"]]
             }
             Self::Miri => vec![vec![
-                "rustup", "toolchain", "install", "nightly", "--profile", "minimal", "--component", "miri,rust-src",
+                "rustup",
+                "toolchain",
+                "install",
+                "nightly",
+                "--profile",
+                "minimal",
+                "--component",
+                "miri,rust-src",
             ]],
         }
     }

@@ -62,13 +62,17 @@ impl fmt::Display for SpecError {
             Self::CpuNumber { node, cpu, count } => {
                 write!(f, "node {node}: CPU {cpu} of {count}: CPUs are numbered from 0 without gaps")
             }
-            Self::CpuTwice { cpu, first, second } => write!(f, "CPU {cpu} is on node {first} and on node {second}"),
+            Self::CpuTwice { cpu, first, second } => {
+                write!(f, "CPU {cpu} is on node {first} and on node {second}")
+            }
             Self::DistanceMatrix { nodes } => write!(f, "the distances must be {nodes} rows of {nodes}"),
             Self::Distance { from, to, distance } => write!(
                 f,
                 "distance {distance} from node {from} to node {to}: a node is {LOCAL_DISTANCE} from itself, and more from others"
             ),
-            Self::UnknownNode { node, nodes } => write!(f, "there is no node {node}: there are {nodes}, from 0"),
+            Self::UnknownNode { node, nodes } => {
+                write!(f, "there is no node {node}: there are {nodes}, from 0")
+            }
             Self::Slots { slots, dimms } => write!(f, "{dimms} modules, but {slots} slots"),
             Self::DimmSize(size) => write!(f, "a module of {size}: must be a multiple of 128M"),
             Self::MaximumMemory { maximum, needed } => {

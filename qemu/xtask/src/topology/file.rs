@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::error::SpecError;
 use super::size::Size;
 use super::spec::{
-    CxlWindow, Dimm, Hmat, HmatBandwidth, HmatLatency, Hotplug, LOCAL_DISTANCE, MemorySideCache, NodeIndex, NodeSpec,
-    TopologySpec,
+    CxlWindow, Dimm, Hmat, HmatBandwidth, HmatLatency, Hotplug, LOCAL_DISTANCE, MemorySideCache, NodeIndex,
+    NodeSpec, TopologySpec,
 };
 
 /// Where the named topologies are, from the workspace's root.
@@ -188,7 +188,8 @@ impl File {
             None => TopologySpec::default_distances(nodes.len()),
             Some(Distances::Matrix(matrix)) => matrix,
             Some(Distances::Pairs(pairs)) => {
-                let pairs: Vec<_> = pairs.into_iter().map(|pair| (pair.from, pair.to, pair.distance)).collect();
+                let pairs: Vec<_> =
+                    pairs.into_iter().map(|pair| (pair.from, pair.to, pair.distance)).collect();
                 matrix_of_pairs(nodes.len(), &pairs)?
             }
         };
@@ -250,8 +251,12 @@ impl FileHmat {
             target: entry.target,
             megabytes_per_second: entry.megabytes_per_second,
         };
-        let cache =
-            |entry: Cache| MemorySideCache { node: entry.node, size: entry.size, level: entry.level, line: entry.line };
+        let cache = |entry: Cache| MemorySideCache {
+            node: entry.node,
+            size: entry.size,
+            level: entry.level,
+            line: entry.line,
+        };
         Hmat {
             latency: self.latency.into_iter().map(latency).collect(),
             bandwidth: self.bandwidth.into_iter().map(bandwidth).collect(),

@@ -13,6 +13,5 @@ mod tests;
 pub(crate) use error::SpecError;
 pub(crate) use file::{TopologyFileError, folder, load};
 pub(crate) use options::MachineOptions;
-pub(crate) use qemu_args::{MachineArguments, machine_arguments};
-pub(crate) use size::Size;
+pub(crate) use qemu_args::machine_arguments;
 pub(crate) use spec::TopologySpec;

@@ -26,10 +26,6 @@ impl Size {
     pub(crate) const MIB: u64 = 1 << 20;
     pub(crate) const GIB: u64 = 1 << 30;
 
-    pub(crate) const fn from_bytes(bytes: u64) -> Self {
-        Self(bytes)
-    }
-
     pub(crate) const fn from_mib(mib: u64) -> Self {
         Self(mib * Self::MIB)
     }
@@ -95,7 +91,9 @@ impl fmt::Display for Size {
 impl fmt::Display for SizeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotANumber(text) => write!(f, "{text:?} is not a size: it must start with a number, as in 512M"),
+            Self::NotANumber(text) => {
+                write!(f, "{text:?} is not a size: it must start with a number, as in 512M")
+            }
             Self::Unit(text) => write!(f, "{text:?} is not a size: it needs one of the units K, M, G, T"),
             Self::TooLarge(text) => write!(f, "{text:?} is more than 64 bits of bytes"),
         }

@@ -121,7 +121,10 @@ impl TopologySpec {
     pub(crate) fn pieces(&self) -> Vec<(NodeIndex, Size)> {
         let rounds = self.nodes.iter().map(|node| node.memory.len()).max().unwrap_or(0);
         let turn = |round: usize| {
-            self.nodes.iter().enumerate().filter_map(move |(index, node)| Some((index, *node.memory.get(round)?)))
+            self.nodes
+                .iter()
+                .enumerate()
+                .filter_map(move |(index, node)| Some((index, *node.memory.get(round)?)))
         };
         (0..rounds).flat_map(turn).collect()
     }
@@ -139,7 +142,11 @@ impl TopologySpec {
         self.validate_distances()?;
         self.validate_hotplug()?;
         self.validate_hmat()?;
-        match self.cxl.iter().find(|window| window.size.is_zero() || !window.size.is_multiple_of(256 * Size::MIB)) {
+        match self
+            .cxl
+            .iter()
+            .find(|window| window.size.is_zero() || !window.size.is_multiple_of(256 * Size::MIB))
+        {
             Some(window) => Err(SpecError::CxlWindowSize(window.size)),
             None => Ok(()),
         }
@@ -153,7 +160,9 @@ impl TopologySpec {
             if node.cpus.is_empty() && node.memory.is_empty() {
                 return Err(SpecError::EmptyNode(index));
             }
-            if let Some(size) = node.memory.iter().find(|size| size.is_zero() || !size.is_multiple_of(Size::MIB)) {
+            if let Some(size) =
+                node.memory.iter().find(|size| size.is_zero() || !size.is_multiple_of(Size::MIB))
+            {
                 return Err(SpecError::Unaligned { node: index, size: *size });
             }
         }
@@ -173,7 +182,9 @@ impl TopologySpec {
             for &cpu in &node.cpus {
                 match owner.get_mut(cpu as usize) {
                     None => return Err(SpecError::CpuNumber { node: index, cpu, count }),
-                    Some(Some(first)) => return Err(SpecError::CpuTwice { cpu, first: *first, second: index }),
+                    Some(Some(first)) => {
+                        return Err(SpecError::CpuTwice { cpu, first: *first, second: index });
+                    }
                     Some(free) => *free = Some(index),
                 }
             }
@@ -248,6 +259,10 @@ impl TopologySpec {
     }
 
     fn known_node(&self, node: NodeIndex) -> Result<(), SpecError> {
-        if node < self.nodes.len() { Ok(()) } else { Err(SpecError::UnknownNode { node, nodes: self.nodes.len() }) }
+        if node < self.nodes.len() {
+            Ok(())
+        } else {
+            Err(SpecError::UnknownNode { node, nodes: self.nodes.len() })
+        }
     }
 }

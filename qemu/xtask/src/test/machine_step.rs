@@ -1,0 +1,95 @@
+//! A step that is a run of the kernel under QEMU.
+
+use super::Outcome;
+use super::steps::{Expected, MachineRun};
+use super::tally::Tally;
+use crate::error::Error;
+use crate::kernel::{Kernel, Variant};
+use crate::matrix::{outcome_line, run_one};
+use crate::report::{self, Finished};
+use crate::topology;
+use crate::workspace;
+
+/// Runs the machine; it passes if the run ends as expected.
+pub(super) fn run(step: &MachineRun) -> Result<Outcome, Error> {
+    let spec = topology::load(workspace::root(), step.topology.as_ref())?;
+    let kernel = Kernel::build(Variant::for_fault(step.scenario.fault.as_deref()))?;
+    let (finished, mut output) = run_one(&kernel, &spec, &step.scenario)?;
+    output.extend(report::summary(&finished));
+    println!("    {}", outcome_line(&spec, &finished));
+    if step.expected != Expected::Success {
+        for failure in &finished.failures {
+            println!("    as it should be: {}; {}", failure.what, failure.place);
+        }
+    }
+    match objection(step.expected, &finished) {
+        None => Ok(Outcome { tally: Tally::PASSED, output }),
+        Some(objection) => {
+            output.push(objection);
+            Ok(Outcome { tally: Tally::FAILED, output })
+        }
+    }
+}
+
+/// What is wrong with the way in which the run ended.
+fn objection(expected: Expected, run: &Finished) -> Option<String> {
+    let says = |words: &[&str]| {
+        run.failures.iter().any(|failure| words.iter().any(|word| failure.what.to_lowercase().contains(word)))
+    };
+    match expected {
+        Expected::Success if run.succeeded() => None,
+        Expected::Success => Some("the run failed".to_owned()),
+        Expected::Failure(words) | Expected::Crash(words) if !says(words) => {
+            Some(format!("no failure that says any of: {}", words.join(", ")))
+        }
+        Expected::Failure(_) => None,
+        Expected::Crash(_) => {
+            let symbolised = |line: &String| line.contains("(qemu/kernel/src/");
+            let found = run.backtraces.iter().flatten().any(symbolised);
+            (!found).then(|| "no backtrace that names a function of the kernel".to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::record::Failure;
+
+    fn finished(what: &[&str], backtrace: &[&str]) -> Finished {
+        Finished {
+            topology: None,
+            nodes: Vec::new(),
+            cpus: Vec::new(),
+            results: Vec::new(),
+            failures: what.iter().map(|what| Failure::new(*what, "CPU 0")).collect(),
+            backtraces: vec![backtrace.iter().map(|&line| line.to_owned()).collect()],
+            tables: Vec::new(),
+            duration: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_run_must_end_as_expected() {
+        let (stale, none) = (finished(&["Stale translation"], &[]), finished(&[], &[]));
+        assert_eq!(objection(Expected::Success, &none), None);
+        assert!(objection(Expected::Success, &stale).is_some());
+        assert_eq!(objection(Expected::Failure(&["stale"]), &stale), None);
+        assert!(objection(Expected::Failure(&["twice"]), &stale).is_some());
+        assert!(objection(Expected::Failure(&["stale"]), &none).is_some());
+    }
+
+    #[test]
+    fn a_crash_must_come_with_a_symbolised_backtrace() {
+        let crash = Expected::Crash(&["page fault"]);
+        let symbolised = "  0: 0xffffffff80001000 kernel::main (qemu/kernel/src/main.rs:10)";
+        assert_eq!(objection(crash, &finished(&["panic: page fault at 0x0"], &[symbolised])), None);
+        assert!(
+            objection(crash, &finished(&["panic: page fault at 0x0"], &["  0: 0xffffffff80001000 ?"]))
+                .is_some()
+        );
+        assert!(objection(crash, &finished(&["panic: other"], &[symbolised])).is_some());
+    }
+}

@@ -1,0 +1,203 @@
+//! The list of all test steps.
+
+use std::process::Command;
+
+use crate::cli::ScenarioOptions;
+use crate::tools::Tool;
+use crate::workspace;
+
+/// How much to test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    Full,
+    /// What takes a minute or two.
+    Quick,
+}
+
+/// One step.
+pub(super) struct Step {
+    pub(super) name: String,
+    pub(super) work: Work,
+}
+
+/// What a step does.
+pub(super) enum Work {
+    Cargo(CargoCommand),
+    Machine(MachineRun),
+}
+
+/// A cargo command whose test results count.
+pub(super) struct CargoCommand {
+    toolchain: Toolchain,
+    arguments: Vec<&'static str>,
+    variables: &'static [(&'static str, &'static str)],
+    /// Folder under cargo's own for what is built with other flags.
+    target: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Toolchain {
+    Default,
+    Nightly,
+}
+
+/// A run of the kernel under QEMU; it counts as one test.
+pub(super) struct MachineRun {
+    /// Name of one of the project's topologies.
+    pub(super) topology: &'static str,
+    pub(super) scenario: ScenarioOptions,
+    pub(super) expected: Expected,
+}
+
+/// How a run must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    Success,
+    /// With a failure that contains one of these.
+    Failure(&'static [&'static str]),
+    /// With a panic that contains one of these, and a backtrace that names the kernel's functions.
+    Crash(&'static [&'static str]),
+}
+
+/// Machines that run the stress scenario, those for a quick test first.
+const MACHINES: [&str; 12] = [
+    "two-nodes",
+    "uma1",
+    "cpus64-nodes8",
+    "uma4",
+    "four-asymmetric",
+    "memoryless",
+    "cpuless",
+    "uneven",
+    "interleaved",
+    "hotplug",
+    "hmat",
+    "cxl",
+];
+const QUICK_MACHINES: usize = 3;
+
+/// Each fault, and what the oracle must say about it.
+const FAULTS: [(&str, &[&str]); 3] =
+    [("shootdown", &["stale"]), ("magazine", &["twice", "lost", "double"]), ("distance", &["node"])];
+
+/// Each way to crash, and what the kernel must say about it.
+const CRASHES: [(&str, &[&str]); 3] =
+    [("panic", &["panic"]), ("pagefault", &["page fault"]), ("doublefault", &["double fault"])];
+
+/// Packages that Miri checks, a step each: it is slow, and one failure must not hide the others.
+const MIRI_PACKAGES: [&str; 4] = ["topomem-percpu", "topomem-numa", "topomem-shootdown", "topomem"];
+
+/// All steps, in the order in which they run.
+pub(super) fn all(extent: Extent) -> Vec<Step> {
+    let mut steps = vec![host()];
+    if extent == Extent::Full {
+        steps.push(loom());
+        steps.extend(MIRI_PACKAGES.map(miri));
+    }
+    let machines = match extent {
+        Extent::Full => &MACHINES[..],
+        Extent::Quick => &MACHINES[..QUICK_MACHINES],
+    };
+    steps.extend(machines.iter().map(|topology| {
+        let run = MachineRun { topology, scenario: scenario("stress", 3), expected: Expected::Success };
+        Step { name: format!("qemu {topology}"), work: Work::Machine(run) }
+    }));
+    steps.extend(FAULTS.map(|(fault, words)| {
+        let scenario = ScenarioOptions { fault: Some(fault.to_owned()), ..scenario("stress", 5) };
+        let run = MachineRun { topology: "two-nodes", scenario, expected: Expected::Failure(words) };
+        Step { name: format!("qemu break {fault}"), work: Work::Machine(run) }
+    }));
+    steps.extend(CRASHES.map(|(name, words)| {
+        let run = MachineRun {
+            topology: "two-nodes",
+            scenario: scenario(name, 1),
+            expected: Expected::Crash(words),
+        };
+        Step { name: format!("qemu crash {name}"), work: Work::Machine(run) }
+    }));
+    steps
+}
+
+fn scenario(name: &str, seconds: u32) -> ScenarioOptions {
+    ScenarioOptions { scenario: name.to_owned(), seconds, seed: 1, fault: None }
+}
+
+/// Unit, property, sim and doc tests of everything that runs on the host.
+fn host() -> Step {
+    let command = CargoCommand {
+        toolchain: Toolchain::Default,
+        arguments: vec!["test", "--all-features", "--no-fail-fast"],
+        variables: &[],
+        target: None,
+    };
+    Step { name: "host".to_owned(), work: Work::Cargo(command) }
+}
+
+/// Models of the lock-free protocols.
+fn loom() -> Step {
+    let command = CargoCommand {
+        toolchain: Toolchain::Default,
+        arguments: vec![
+            "test",
+            "--release",
+            "--no-fail-fast",
+            "--package",
+            "topomem-percpu",
+            "--package",
+            "topomem-numa",
+            "--package",
+            "topomem-shootdown",
+            "--test",
+            "loom*",
+        ],
+        variables: &[("RUSTFLAGS", "--cfg loom")],
+        target: Some("loom"),
+    };
+    Step { name: "loom".to_owned(), work: Work::Cargo(command) }
+}
+
+/// The tests of a package under Miri, which finds undefined behaviour.
+fn miri(package: &'static str) -> Step {
+    let command = CargoCommand {
+        toolchain: Toolchain::Nightly,
+        arguments: vec!["miri", "test", "--no-fail-fast", "--package", package],
+        variables: &[("MIRIFLAGS", "-Zmiri-strict-provenance")],
+        target: None,
+    };
+    Step { name: format!("miri {package}"), work: Work::Cargo(command) }
+}
+
+impl Work {
+    /// What has to be installed for it.
+    pub(super) fn tools(&self) -> &'static [Tool] {
+        match self {
+            Self::Cargo(CargoCommand { toolchain: Toolchain::Default, .. }) => &[],
+            Self::Cargo(CargoCommand { toolchain: Toolchain::Nightly, .. }) => &[Tool::Miri],
+            Self::Machine(_) => &[Tool::KernelTarget, Tool::Qemu],
+        }
+    }
+}
+
+impl CargoCommand {
+    /// The command to start.
+    pub(super) fn command(&self) -> Command {
+        let mut command = match self.toolchain {
+            Toolchain::Default => Command::new("cargo"),
+            // Not `cargo +nightly`: the cargo that runs this one may come first in the PATH.
+            Toolchain::Nightly => {
+                let mut command = Command::new("rustup");
+                command.args(["run", "nightly", "cargo"]);
+                command
+            }
+        };
+        command.args(&self.arguments).current_dir(workspace::root());
+        command.envs(self.variables.iter().copied());
+        if self.variables.iter().any(|(name, _)| *name == "RUSTFLAGS") {
+            command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+        }
+        if let Some(folder) = self.target {
+            command.arg("--target-dir").arg(workspace::target_folder().join(folder));
+        }
+        command
+    }
+}
