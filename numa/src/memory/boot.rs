@@ -158,5 +158,50 @@ impl<'a> BootAllocator<'a> {
 }
 
 #[cfg(test)]
-#[path = "boot_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn map() -> MemoryMap {
+        let mut map = MemoryMap::new();
+        map.add_usable(MemoryRange::from_bounds(0, 64 * MIB).unwrap()).unwrap();
+        map
+    }
+
+    #[test]
+    fn takes_low_memory_last() {
+        let (topology, mut map) = (Topology::new(), map());
+        let mut boot = BootAllocator::new(&mut map, &topology);
+        let mut next = || boot.alloc(16 * MIB, 1, NodeId::ZERO).map(|start| start.as_u64() / MIB);
+        assert_eq!([next(), next(), next()], [Ok(16), Ok(32), Ok(48)]);
+        assert_eq!(next(), Err(BootAllocError::Exhausted { node: NodeId::ZERO, bytes: 16 * MIB, align: 1 }));
+        assert_eq!(boot.alloc(15 * MIB, 1, NodeId::ZERO), Ok(PhysAddr::new(MIB)));
+        assert_eq!(boot.pieces().count(), 0);
+    }
+
+    #[test]
+    fn fills_what_alignment_skipped_and_stays_one_region() {
+        let (topology, mut map) = (Topology::new(), map());
+        let mut boot = BootAllocator::new(&mut map, &topology);
+        let mut alloc = |bytes, align| boot.alloc(bytes, align, NodeId::ZERO).unwrap().as_u64();
+        assert_eq!(alloc(1, 1), 16 * MIB);
+        assert_eq!(alloc(2 * MIB, 2 * MIB), 18 * MIB);
+        assert_eq!(alloc(2 * MIB - 4096, 64), 16 * MIB + 4096);
+        let map = boot.finish();
+        assert_eq!(map.reserved().count(), 2);
+    }
+
+    #[test]
+    fn refuses_nonsense_and_respects_the_limit() {
+        let (topology, mut map) = (Topology::new(), map());
+        let mut boot = BootAllocator::new(&mut map, &topology);
+        assert_eq!(boot.alloc(1, 3, NodeId::ZERO), Err(BootAllocError::Alignment { align: 3 }));
+        assert_eq!(boot.alloc(1, 0, NodeId::ZERO), Err(BootAllocError::Alignment { align: 0 }));
+        assert_eq!(boot.alloc(0, 8, NodeId::ZERO), Err(BootAllocError::Empty));
+        assert!(boot.alloc(u64::MAX, 1 << 63, NodeId::ZERO).is_err());
+        let limit = PhysAddr::new(4 * MIB);
+        assert_eq!(boot.alloc_below(3 * MIB, 1, NodeId::ZERO, limit), Ok(PhysAddr::new(MIB)));
+        assert!(boot.alloc_below(1, 1, NodeId::ZERO, limit).is_err());
+    }
+}

@@ -156,5 +156,62 @@ impl MemoryMap {
 }
 
 #[cfg(test)]
-#[path = "map_tests.rs"]
-mod tests;
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn range(start: u64, end: u64) -> MemoryRange {
+        MemoryRange::from_bounds(start, end).unwrap()
+    }
+
+    #[test]
+    fn usable_ranges_merge() {
+        let mut map = MemoryMap::new();
+        map.add_usable(range(0x5000, 0x6000)).unwrap();
+        map.add_usable(range(0x1000, 0x2fff)).unwrap();
+        map.add_usable(range(0x8001, 0x8fff)).unwrap();
+        assert_eq!(map.usable(), [range(0x1000, 0x2000), range(0x5000, 0x6000)]);
+        map.add_usable(range(0x2000, 0x5800)).unwrap();
+        assert_eq!(map.usable(), [range(0x1000, 0x6000)]);
+    }
+
+    #[test]
+    fn names_keep_regions_apart() {
+        let mut map = MemoryMap::new();
+        map.reserve(range(0x20_0000, 0x20_1001), "kernel image").unwrap();
+        map.reserve(range(0x20_3000, 0x20_4000), "kernel image").unwrap();
+        map.reserve(range(0x20_1000, 0x20_5000), "module").unwrap();
+        map.reserve(range(0x20_2000, 0x20_3000), "kernel image").unwrap();
+        let regions: Vec<_> = map.reserved().map(|region| (region.name, region.range)).collect();
+        assert_eq!(
+            regions,
+            [
+                (LOW_MEMORY.name, LOW_MEMORY.range),
+                ("kernel image", range(0x20_0000, 0x20_4000)),
+                ("module", range(0x20_1000, 0x20_5000)),
+            ]
+        );
+    }
+
+    #[test]
+    fn full_map_says_so_and_stays() {
+        let mut map = MemoryMap::new();
+        let place = |index: usize| range(index as u64 * 0x2000, index as u64 * 0x2000 + 0x1000);
+        for index in 0..USABLE {
+            map.add_usable(place(index)).unwrap();
+        }
+        for index in 0..RESERVED {
+            map.reserve(place(index), "hole").unwrap();
+        }
+        let region = ReservedRegion { range: place(RESERVED), name: "hole" };
+        let full = MapFull::Reserved { region, capacity: RESERVED };
+        assert_eq!(map.reserve(region.range, "hole"), Err(full));
+        let full = MapFull::Usable { range: place(USABLE), capacity: USABLE };
+        assert_eq!(map.add_usable(place(USABLE)), Err(full));
+        assert_eq!((map.usable().len(), map.reserved().count()), (USABLE, RESERVED + 1));
+        // What merges needs no room.
+        map.add_usable(range(0x1000, 0x2000)).unwrap();
+        map.reserve(range(0x1000, 0x2000), "hole").unwrap();
+    }
+}

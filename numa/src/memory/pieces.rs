@@ -31,6 +31,14 @@ impl<'a> Pieces<'a> {
     pub(super) fn new(map: &'a MemoryMap, topology: &'a Topology) -> Pieces<'a> {
         Pieces { map, topology, at: PhysAddr::zero() }
     }
+
+    /// The node of the frame at `frame`, and the next frame above it that may have another. A
+    /// node's memory may end inside a frame: that frame stays with its first byte.
+    fn node_until(&self, frame: PhysAddr) -> (NodeId, PhysAddr) {
+        let (node, end) = self.topology.span_at(frame);
+        let end = align_up(end.as_u64(), FRAME_SIZE).min(ADDRESS_END);
+        (node, PhysAddr::new_truncate(end))
+    }
 }
 
 impl Iterator for Pieces<'_> {
@@ -44,15 +52,17 @@ impl Iterator for Pieces<'_> {
                 self.at = taken.range.end;
                 continue;
             }
-            let (node, span_end) = self.topology.span_at(start);
-            // A node's boundary may lie inside a frame: that frame stays with its first byte.
-            let span_end = align_up(span_end.as_u64(), FRAME_SIZE).min(ADDRESS_END);
-            let end = self
-                .map
-                .reserved()
-                .map(|region| region.range.start)
-                .filter(|&taken| taken > start)
-                .fold(usable.end.min(PhysAddr::new_truncate(span_end)), PhysAddr::min);
+            let taken = self.map.reserved().map(|region| region.range.start).filter(|&taken| taken > start);
+            let limit = taken.fold(usable.end, PhysAddr::min);
+            let (node, mut end) = self.node_until(start);
+            while end < limit {
+                let (next, next_end) = self.node_until(end);
+                if next != node {
+                    break;
+                }
+                end = next_end;
+            }
+            let end = end.min(limit);
             self.at = end;
             return Some(Piece { range: MemoryRange { start, end }, node });
         }

@@ -41,3 +41,48 @@ impl<'a> Verified<'a> {
         Ok(Verified { bytes, revision: Fields(bytes).u8(8) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIXED: usize = HEADER + 4;
+
+    fn table() -> [u8; 44] {
+        let mut bytes = [0; 44];
+        bytes[..4].copy_from_slice(b"SLIT");
+        bytes[4] = 42;
+        bytes[8] = 3;
+        bytes[9] = bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_sub(byte));
+        bytes
+    }
+
+    fn fault(bytes: &[u8]) -> TableError {
+        Verified::new(Table::Slit, bytes, FIXED).unwrap_err()
+    }
+
+    #[test]
+    fn bytes_after_the_table_are_none_of_it() {
+        let mut bytes = table();
+        bytes[43] = 1;
+        let verified = Verified::new(Table::Slit, &bytes, FIXED).unwrap();
+        assert_eq!((verified.bytes.len(), verified.revision), (42, 3));
+    }
+
+    #[test]
+    fn each_fault_has_its_error() {
+        let table = Table::Slit;
+        let bytes = self::table();
+        assert_eq!(fault(&bytes[..35]), TableError::Truncated { table, found: 35, needed: HEADER });
+        assert_eq!(fault(&bytes[..41]), TableError::Length { table, stated: 42, available: 41 });
+        let mut other = bytes;
+        other[3] = b'X';
+        assert_eq!(fault(&other), TableError::Signature { table, found: *b"SLIX" });
+        let mut short = bytes;
+        short[4] = 39;
+        assert_eq!(fault(&short), TableError::Truncated { table, found: 39, needed: FIXED });
+        let mut wrong = bytes;
+        wrong[41] = 5;
+        assert_eq!(fault(&wrong), TableError::Checksum { table, sum: 5 });
+    }
+}

@@ -103,3 +103,47 @@ impl<'a> Iterator for Structures<'a> {
         Some(Ok(Structure { table, offset, kind, bytes }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn walk(layout: Layout, bytes: &[u8]) -> Vec<Result<(usize, u16, usize), TableError>> {
+        let structures = Structures::new(Table::Srat, layout, bytes, 2);
+        structures.map(|found| found.map(|found| (found.offset, found.kind, found.bytes.len()))).collect()
+    }
+
+    #[test]
+    fn each_layout_finds_type_and_length() {
+        assert_eq!(walk(Layout::Short, &[9, 9, 1, 3, 0, 7, 2]), [Ok((2, 1, 3)), Ok((5, 7, 2))]);
+        assert_eq!(walk(Layout::Cedt, &[9, 9, 1, 0xff, 4, 0]), [Ok((2, 1, 4))]);
+        let hmat = [9, 9, 1, 2, 0xff, 0xff, 9, 0, 0, 0, 0];
+        assert_eq!(walk(Layout::Hmat, &hmat), [Ok((2, 0x201, 9))]);
+    }
+
+    #[test]
+    fn zero_length_ends_the_walk() {
+        let error =
+            TableError::StructureTooShort { table: Table::Srat, offset: 4, kind: 1, found: 0, needed: 2 };
+        assert_eq!(walk(Layout::Short, &[9, 9, 5, 2, 1, 0, 1, 2]), [Ok((2, 5, 2)), Err(error)]);
+    }
+
+    #[test]
+    fn overlong_and_cut_off_structures_end_the_walk() {
+        let table = Table::Srat;
+        let error = TableError::StructureOverrun { table, offset: 2, stated: 5, available: 4 };
+        assert_eq!(walk(Layout::Short, &[9, 9, 1, 5, 0, 0]), [Err(error)]);
+        let error = TableError::StructureOverrun { table, offset: 2, stated: 8, available: 3 };
+        assert_eq!(walk(Layout::Hmat, &[9, 9, 1, 0, 0]), [Err(error)]);
+        let huge = [9, 9, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
+        let error = TableError::StructureOverrun { table, offset: 2, stated: 0xffff_ffff, available: 8 };
+        assert_eq!(walk(Layout::Hmat, &huge), [Err(error)]);
+    }
+
+    #[test]
+    fn offset_beyond_the_end_is_the_end() {
+        assert_eq!(walk(Layout::Short, &[]), []);
+    }
+}

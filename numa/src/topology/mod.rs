@@ -12,7 +12,6 @@ use arrayvec::ArrayVec;
 use topomem_percpu::{CpuId, CpuSet, MAX_CPUS, MAX_NODES, NodeId};
 use x86_64::PhysAddr;
 
-use crate::MemoryRange;
 use order::NearestNodes;
 use performance::Performance;
 pub use performance::{CacheAssociativity, CacheWritePolicy, MemorySideCache};
@@ -175,12 +174,6 @@ impl Topology {
     #[must_use]
     pub fn memory_side_cache(&self, node: NodeId) -> Option<MemorySideCache> {
         self.performance.cache(node)
-    }
-
-    /// Gives `range` to `node` as far as no other has it.
-    #[cfg(test)]
-    pub(crate) fn set_range(&mut self, range: MemoryRange, node: NodeId) {
-        self.ranges.insert(NodeRange { range, node, kind: MemoryKind::Conventional }, &mut |_| {}).unwrap();
     }
 }
 

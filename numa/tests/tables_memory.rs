@@ -1,0 +1,145 @@
+//! Memory maps and boot allocations against a model that knows every frame.
+
+mod tables_support;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tables_support::model::{Cpu, Machine, Memory};
+use tables_support::node;
+use topomem_numa::{BootAllocError, BootAllocator, MemoryMap, MemoryRange, NodeId, Topology};
+use x86_64::PhysAddr;
+
+const FRAMES: u64 = 1024;
+const FRAME: u64 = 4096;
+/// The model's frames start here, below the end of the low 1 MiB.
+const BASE: u64 = 0xc_0000;
+
+fn config() -> ProptestConfig {
+    let cases = if cfg!(miri) { 4 } else { 512 };
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Ranges that mostly do not start or end on a frame.
+fn ranges(count: usize) -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let end = FRAMES * FRAME;
+    vec((0..end, 1..end / 4), 0..count).prop_map(move |ranges| {
+        ranges.into_iter().map(|(start, length)| (BASE + start, BASE + (start + length).min(end))).collect()
+    })
+}
+
+/// Four nodes, their ranges interleaved, with bounds anywhere and holes between.
+fn topology(parts: &[(u64, u64)]) -> Box<Topology> {
+    let memory = parts.iter().zip((0..4).cycle());
+    let machine = Machine {
+        cpus: (0..4).map(|apic| Cpu { apic, proximity: Some(apic), enabled: true }).collect(),
+        memory: memory
+            .map(|(part, proximity)| Memory { proximity, base: part.0, bytes: part.1 - part.0, flags: 1 })
+            .collect(),
+        distances: Some(vec![vec![10, 30, 20, 255], vec![30, 10, 20, 40], vec![20; 4], vec![20; 4]]).map(
+            |mut rows| {
+                (rows[2][2], rows[3][3]) = (10, 10);
+                rows
+            },
+        ),
+        ..Machine::default()
+    };
+    machine.tables().discover(0).0
+}
+
+fn map(usable: &[(u64, u64)], reserved: &[(u64, u64)]) -> MemoryMap {
+    let mut map = MemoryMap::new();
+    let range = |bounds: &(u64, u64)| MemoryRange::from_bounds(bounds.0, bounds.1).unwrap();
+    let names = ["ACPI", "kernel image", "module"];
+    usable.iter().for_each(|bounds| map.add_usable(range(bounds)).unwrap());
+    for (bounds, name) in reserved.iter().zip(names.iter().cycle()) {
+        map.reserve(range(bounds), name).unwrap();
+    }
+    map
+}
+
+/// The owner of each frame that is free.
+fn model(usable: &[(u64, u64)], reserved: &[(u64, u64)], topology: &Topology) -> Vec<Option<NodeId>> {
+    (0..FRAMES)
+        .map(|index| {
+            let (start, end) = (BASE + index * FRAME, BASE + (index + 1) * FRAME);
+            let whole = usable.iter().any(|range| range.0 <= start && end <= range.1);
+            let touched = reserved.iter().any(|range| range.0 < end && start < range.1);
+            (start >= 0x10_0000 && whole && !touched).then(|| topology.node_of_addr(PhysAddr::new(start)))
+        })
+        .collect()
+}
+
+fn free(map: &MemoryMap, topology: &Topology) -> Vec<Option<NodeId>> {
+    let mut frames = vec![None; FRAMES as usize];
+    let mut last = PhysAddr::zero();
+    for piece in map.pieces(topology) {
+        let MemoryRange { start, end } = piece.range;
+        assert!(last <= start && start < end);
+        assert!(start.is_aligned(FRAME) && end.is_aligned(FRAME));
+        last = end;
+        for index in (start.as_u64() - BASE) / FRAME..(end.as_u64() - BASE) / FRAME {
+            frames[index as usize] = Some(piece.node);
+        }
+    }
+    frames
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn pieces_are_the_free_frames(usable in ranges(8), reserved in ranges(8), parts in ranges(12)) {
+        let topology = topology(&parts);
+        let map = map(&usable, &reserved);
+        // Two ranges that only together cover a frame leave it out: the model asks for one range.
+        prop_assert_eq!(free(&map, &topology), model(&usable, &reserved, &topology));
+    }
+
+    #[test]
+    fn boot_allocations_are_free_memory_of_the_nearest_node(
+        usable in ranges(6),
+        reserved in ranges(4),
+        parts in ranges(12),
+        requests in vec((1u64..200_000, 0u32..18, 0usize..4, 0u64..FRAMES), 1..24),
+    ) {
+        let topology = topology(&parts);
+        let mut map = map(&usable, &reserved);
+        let mut left = free(&map, &topology);
+        let mut boot = BootAllocator::new(&mut map, &topology);
+        for (bytes, shift, wanted, limit) in requests {
+            let (align, count) = (1u64 << shift, bytes.div_ceil(FRAME));
+            let limit = BASE + limit * FRAME;
+            // All the memory is below 16 MiB, so no frame is better than another of its node.
+            let fits = |wanted: NodeId| {
+                (0..FRAMES - count).find(|&first| {
+                    (BASE + first * FRAME).is_multiple_of(align)
+                        && BASE + (first + count) * FRAME <= limit
+                        && (first..first + count).all(|index| left[index as usize] == Some(wanted))
+                })
+            };
+            let expected = topology.nearest(node(wanted)).iter().find_map(|&near| fits(near));
+            let limit = PhysAddr::new(limit);
+            match boot.alloc_below(bytes, align, node(wanted), limit) {
+                Ok(start) => {
+                    let first = (start.as_u64() - BASE) / FRAME;
+                    prop_assert_eq!(Some(first), expected);
+                    (first..first + count).for_each(|index| left[index as usize] = None);
+                }
+                Err(BootAllocError::Exhausted { .. }) => prop_assert_eq!(expected, None),
+                Err(other) => prop_assert!(false, "{}", other),
+            }
+        }
+        let map = boot.finish();
+        prop_assert_eq!(free(map, &topology), left);
+    }
+}
+
+/// A node's memory may end inside a frame: the frame is that of its first byte, and not lost.
+#[test]
+fn a_boundary_inside_a_frame() {
+    let topology = topology(&[(0x10_0000, 0x10_1800), (0x10_1800, 0x10_4000)]);
+    let map = map(&[(0x10_0000, 0x10_4000)], &[]);
+    let pieces: Vec<_> = map.pieces(&topology).map(|piece| (piece.range, piece.node)).collect();
+    let range = |start, end| MemoryRange::from_bounds(start, end).unwrap();
+    assert_eq!(pieces, [(range(0x10_0000, 0x10_2000), node(0)), (range(0x10_2000, 0x10_4000), node(1))]);
+}
