@@ -27,7 +27,7 @@ pub(crate) struct Job<'a> {
 pub(crate) fn run(job: Job<'_>, screen: &mut Screen) -> Result<Finished, Error> {
     let symbols = Symbols::load(job.kernel.elf())?;
     let command = command(job.kernel.elf(), job.spec, job.scenario, job.emulation)?;
-    screen.line(&shell::typed(&command));
+    let typed = shell::typed(&command);
     if job.emulation.gdb {
         screen.line("waiting for gdb; in another terminal, type");
         screen.line(&format!("    gdb {} -ex 'target remote :1234'", job.kernel.elf().display()));
@@ -38,7 +38,7 @@ pub(crate) fn run(job: Job<'_>, screen: &mut Screen) -> Result<Finished, Error> 
         screen.line(&format!("QEMU: {complaint}"));
     }
     let failures = verdict::failures(job.spec, &report, &end);
-    Ok(report.finish(failures, end.duration))
+    Ok(Finished { command: Some(typed), ..report.finish(failures, end.duration) })
 }
 
 /// A kernel that waits for gdb may wait forever.

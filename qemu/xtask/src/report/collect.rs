@@ -35,6 +35,8 @@ pub(crate) struct Finished {
     /// Symbolised, one line per function.
     pub(crate) backtraces: Vec<Vec<String>>,
     pub(crate) tables: Vec<TablePiece>,
+    /// What was started, as one would type it.
+    pub(crate) command: Option<String>,
     pub(crate) duration: Duration,
 }
 
@@ -61,7 +63,7 @@ impl Report {
             Line::Record(record) => self.record(*record, screen),
             Line::Malformed { line, reason } => {
                 let failure = Failure::new(format!("a record that can't be read: {reason}"), line);
-                self.fail(failure, screen);
+                self.failures.push(failure);
             }
         }
     }
@@ -76,8 +78,9 @@ impl Report {
             Record::Node(node) => self.nodes.push(node),
             Record::Cpu(cpu) => self.cpus.push(cpu),
             Record::Result(result) => self.results.push(result),
-            Record::Failure(failure) => self.fail(failure, screen),
-            Record::Panic(panic) => self.fail(panic_failure(&panic), screen),
+            // The log has said it already.
+            Record::Failure(failure) => self.failures.push(failure),
+            Record::Panic(panic) => self.failures.push(panic_failure(&panic)),
             Record::Frames { addresses } => {
                 let backtrace = match &self.symbols {
                     Some(symbols) => symbols.backtrace(&addresses),
@@ -90,11 +93,6 @@ impl Report {
             Record::Table(piece) => self.tables.push(piece),
             Record::End { ok } => self.ended_ok = Some(ok),
         }
-    }
-
-    fn fail(&mut self, failure: Failure, screen: &mut Screen) {
-        screen.line(&format!("FAILURE: {}; {}", failure.what, failure.place));
-        self.failures.push(failure);
     }
 
     /// The topology, once the kernel has told it.
@@ -125,6 +123,7 @@ impl Report {
             failures: self.failures,
             backtraces: self.backtraces,
             tables: self.tables,
+            command: None,
             duration,
         }
     }

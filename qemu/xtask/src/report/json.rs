@@ -28,6 +28,7 @@ impl Document {
         insert("nodes", serde_json::to_value(&run.nodes))?;
         insert("cpus", serde_json::to_value(&run.cpus))?;
         insert("backtraces", serde_json::to_value(&run.backtraces))?;
+        insert("qemu_command", Ok(run.command.clone().into()))?;
         insert("duration_seconds", Ok(run.duration.as_secs_f64().into()))?;
         insert("exit", Ok(i32::from(!run.succeeded()).into()))?;
         Ok(Self { run: description, results: run.results.clone(), failures: run.failures.clone() })
@@ -83,6 +84,7 @@ mod tests {
             failures: vec![Failure::new("stale translation", "CPU 1")],
             backtraces: Vec::new(),
             tables: Vec::new(),
+            command: None,
             duration: Duration::from_millis(1500),
         };
         let value = serde_json::to_value(Document::new(Map::new(), &run).unwrap()).unwrap();

@@ -23,6 +23,9 @@ pub(crate) fn summary(run: &Finished) -> Vec<String> {
         lines.push(format!("FAILED: {}", failure.what));
         lines.push(format!("    where: {}", failure.place));
     }
+    if let Some(command) = run.command.as_ref().filter(|_| !run.succeeded()) {
+        lines.push(format!("command: {command}"));
+    }
     lines
 }
 

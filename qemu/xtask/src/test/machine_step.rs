@@ -4,17 +4,17 @@ use super::Outcome;
 use super::steps::{Expected, MachineRun};
 use super::tally::Tally;
 use crate::error::Error;
-use crate::kernel::{Kernel, Variant};
+use crate::kernel::{Kernels, Variant};
 use crate::matrix::{outcome_line, run_one};
 use crate::report::{self, Finished};
 use crate::topology;
 use crate::workspace;
 
 /// Runs the machine; it passes if the run ends as expected.
-pub(super) fn run(step: &MachineRun) -> Result<Outcome, Error> {
+pub(super) fn run(step: &MachineRun, kernels: &mut Kernels) -> Result<Outcome, Error> {
     let spec = topology::load(workspace::root(), step.topology.as_ref())?;
-    let kernel = Kernel::build(Variant::for_fault(step.scenario.fault.as_deref()))?;
-    let (finished, mut output) = run_one(&kernel, &spec, &step.scenario)?;
+    let kernel = kernels.get(Variant::for_fault(step.scenario.fault.as_deref()))?;
+    let (finished, mut output) = run_one(kernel, &spec, &step.scenario)?;
     output.extend(report::summary(&finished));
     println!("    {}", outcome_line(&spec, &finished));
     if step.expected != Expected::Success {
@@ -67,6 +67,7 @@ mod tests {
             failures: what.iter().map(|what| Failure::new(*what, "CPU 0")).collect(),
             backtraces: vec![backtrace.iter().map(|&line| line.to_owned()).collect()],
             tables: Vec::new(),
+            command: None,
             duration: Duration::ZERO,
         }
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::cli::TestArgs;
 use crate::error::Error;
+use crate::kernel::Kernels;
 use crate::tools;
 
 use steps::{Step, Work};
@@ -35,10 +36,11 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<bool, Error> {
     let start = Instant::now();
     let mut total = Tally::default();
     let mut failed = Vec::new();
+    let mut kernels = Kernels::default();
     for (index, step) in steps.iter().enumerate() {
         println!("[{}/{}] {}", index + 1, steps.len(), step.name);
         let step_start = Instant::now();
-        let outcome = run(step);
+        let outcome = run(step, &mut kernels);
         let verdict = if outcome.tally.failed == 0 { "ok" } else { "FAILED" };
         if outcome.tally.failed > 0 {
             println!("---- everything that {} wrote ----", step.name);
@@ -73,10 +75,10 @@ fn selected(arguments: &TestArgs) -> Result<Vec<Step>, Error> {
 }
 
 /// Runs a step; what keeps it from running is a failure of it.
-fn run(step: &Step) -> Outcome {
+fn run(step: &Step, kernels: &mut Kernels) -> Outcome {
     let outcome = match &step.work {
         Work::Cargo(command) => cargo_step::run(command),
-        Work::Machine(run) => machine_step::run(run),
+        Work::Machine(run) => machine_step::run(run, kernels),
     };
     outcome.unwrap_or_else(|error| Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] })
 }
