@@ -2,7 +2,6 @@
 
 use x86_64::structures::paging::PhysFrame;
 
-use super::{PageTable, RootEntries};
 use super::chain::{Chain, Reserve};
 use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, Ownership, RawEntry};
@@ -12,30 +11,27 @@ use super::map::unlink;
 use super::memory::{TableMemory, table_at};
 use super::protection::Protection;
 use super::table::Table;
+use super::{PageTable, RootEntries};
 
 /// What a change made stale, and what it unlinked.
 #[derive(Debug)]
 pub(crate) struct Changed {
-    /// The first to the last page whose translation changed; what TLBs must forget.
+    /// The first to the last page whose translation changed or whose table was unlinked: what
+    /// TLBs and paging-structure caches must forget.
     pub stale: Option<Pages>,
     /// How many 4 KiB pages changed.
     pub pages: u64,
     /// Unlinked tables.
     pub tables: Chain,
-    /// Owned frames of leaves, by level: 4 KiB, 2 MiB, 1 GiB.
-    pub frames: [Chain; 3],
+    /// Owned frames of leaves: of 4 KiB, and of 2 MiB (nothing larger is owned).
+    pub frames: [Chain; 2],
 }
 
 impl Changed {
-    const NOTHING: Changed = Changed {
-        stale: None,
-        pages: 0,
-        tables: Chain::EMPTY,
-        frames: [Chain::EMPTY, Chain::EMPTY, Chain::EMPTY],
-    };
+    const NOTHING: Changed =
+        Changed { stale: None, pages: 0, tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY] };
 
     fn note(&mut self, part: Pages) {
-        self.pages += part.count();
         self.stale = Some(match self.stale {
             None => part,
             Some(stale) => Pages { first: stale.first.min(part.first), last: stale.last.max(part.last) },
@@ -171,6 +167,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
         let emptied = part.fill_entries(level) && matches!(self.change, Change::Clear);
         if let (Some(below), true) = (level.below(), emptied && !kept) {
             table.swap(level.index(part.first), RawEntry::EMPTY);
+            self.changed.note(part);
             unlink::<F, M>(self.memory, next, below, &mut self.changed.tables);
         }
     }
@@ -181,6 +178,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
             Change::Clear => {
                 let old = table.swap(index, RawEntry::EMPTY);
                 if let Entry::Leaf(leaf) = F::decode(old, level) {
+                    self.changed.pages += part.count();
                     self.changed.note(part);
                     self.changed.retire(self.memory, &leaf, level);
                 }
@@ -198,6 +196,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
                         Err(now) => raw = now,
                     }
                 }
+                self.changed.pages += part.count();
                 self.changed.note(part);
             }
         }
@@ -210,15 +209,21 @@ impl<M: TableMemory> Changer<'_, '_, M> {
         // SAFETY: it came from the reserve: ours alone.
         let parts = unsafe { table_at(self.memory, frame) };
         let mut raw = table.load(index);
+        if let Entry::Leaf(leaf) = F::decode(raw, level)
+            && leaf.ownership == Ownership::Owned
+        {
+            self.memory.split_run(leaf.frame);
+        }
         loop {
             for part in 0..ENTRIES {
                 parts.store(part, F::split(raw, level, part));
             }
             // The hardware may set accessed and dirty bits in between.
             match table.compare_exchange(index, raw, F::table(frame)) {
-                Ok(()) => return Some(frame),
+                Ok(()) => break,
                 Err(now) => raw = now,
             }
         }
+        Some(frame)
     }
 }

@@ -34,10 +34,10 @@ const MAX_PATH: usize = 4;
 /// Exclusive use of the subtree that serves a range, until dropped.
 pub(crate) struct Cursor<'a, F: Format, M: TableMemory> {
     pub(super) memory: &'a M,
-    pub(super) pages: Pages,
     pub(super) level: Level,
     locked: PhysFrame,
-    path: Path<'a, M>,
+    /// Dropped after the locked table: from the bottom up.
+    _path: Path<'a, M>,
     format: PhantomData<fn() -> F>,
 }
 
@@ -125,7 +125,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             }
         }
         lock::lock_exclusive(memory.aux(frame), &page_table.locks, || memory.relax());
-        Ok(Cursor { memory, pages, level, locked: frame, path, format: PhantomData })
+        Ok(Cursor { memory, level, locked: frame, _path: path, format: PhantomData })
     }
 
     /// The locked table.
@@ -138,7 +138,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
     /// The tables held shared above the locked one.
     #[cfg(test)]
     pub fn depth(&self) -> usize {
-        self.path.depth
+        self._path.depth
     }
 }
 

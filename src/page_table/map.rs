@@ -37,7 +37,11 @@ impl Contiguous {
 impl Backing for Contiguous {
     fn level_at(&self, page: u64) -> Level {
         let aligned = |level: &Level| (page | self.number(page)) % level.pages() == 0;
-        [Level::GIANT, Level::HUGE].into_iter().filter(|&level| level <= self.largest).find(aligned).unwrap_or(Level::PAGE)
+        [Level::GIANT, Level::HUGE]
+            .into_iter()
+            .filter(|&level| level <= self.largest)
+            .find(aligned)
+            .unwrap_or(Level::PAGE)
     }
 
     fn take(&mut self, page: u64, _: Level) -> Option<PhysFrame> {

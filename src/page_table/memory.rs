@@ -47,6 +47,9 @@ pub unsafe trait TableMemory {
     /// The frame that [`TableMemory::link`] numbered so.
     fn frame_of(&self, link: u32) -> PhysFrame;
 
+    /// The 2 MiB run from `first`, which a leaf owns, is from now on freed in 4 KiB parts.
+    fn split_run(&self, first: PhysFrame);
+
     /// One turn of a spin loop; polls the shootdown queue.
     fn relax(&self);
 }

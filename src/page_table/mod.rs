@@ -20,8 +20,8 @@ mod x64;
 
 use core::marker::PhantomData;
 
-use x86_64::structures::paging::PhysFrame;
 use topomem_percpu::CpuPin;
+use x86_64::structures::paging::PhysFrame;
 
 pub use chain::Chain;
 pub(crate) use chain::Reserve;
@@ -93,6 +93,13 @@ impl<F: Format> PageTable<F> {
         for index in first..ENTRIES {
             own.store(index, other.load(index));
         }
+    }
+
+    /// Has the root nothing at the entries that `pages` touches?
+    pub fn root_entries_vacant<M: TableMemory>(&self, memory: &M, pages: Pages) -> bool {
+        // SAFETY: the root lives as long as `self`.
+        let root = unsafe { table_at(memory, self.root) };
+        pages.by_entry(F::ROOT).all(|part| root.load(F::ROOT.index(part.first)) == RawEntry::EMPTY)
     }
 
     /// Gives each of the root's entries that `pages` touches a table, where it has none: what

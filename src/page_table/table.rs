@@ -44,11 +44,6 @@ impl Table {
             self.entries[index].compare_exchange(current.0, new.0, Ordering::AcqRel, Ordering::Acquire);
         outcome.map(drop).map_err(RawEntry)
     }
-
-    /// Has it no entry? Exact only for who holds it exclusively.
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.iter().all(|entry| entry.load(Ordering::Relaxed) == RawEntry::EMPTY.0)
-    }
 }
 
 impl fmt::Debug for Table {

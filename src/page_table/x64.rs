@@ -115,11 +115,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     }
 
     fn reprotect(raw: RawEntry, _level: Level, protection: Protection) -> RawEntry {
-        let own = Bits::WRITABLE
-            | Bits::NO_EXECUTE
-            | Bits::USER
-            | Bits::WRITE_THROUGH
-            | Bits::CACHE_DISABLE;
+        let own = Bits::WRITABLE | Bits::NO_EXECUTE | Bits::USER | Bits::WRITE_THROUGH | Bits::CACHE_DISABLE;
         RawEntry(raw.0 & !own.bits() | protection_bits(protection).bits())
     }
 
@@ -178,7 +174,10 @@ mod tests {
         let raw = Four::leaf(&huge, Level::HUGE);
         for index in [0, 1, 511] {
             let expected = Leaf { frame: huge.frame + index as u64, ..huge };
-            assert_eq!(Four::decode(Four::split(raw, Level::HUGE, index), Level::PAGE), Entry::Leaf(expected));
+            assert_eq!(
+                Four::decode(Four::split(raw, Level::HUGE, index), Level::PAGE),
+                Entry::Leaf(expected)
+            );
         }
     }
 

@@ -1,0 +1,111 @@
+//! Many changes, one round of interrupts.
+
+use core::fmt;
+
+use topomem_percpu::CpuPin;
+use topomem_shootdown::{Invalidation, PageRange};
+
+use super::core::SpaceCore;
+use super::error::{ProtectError, UnmapError};
+use super::layout::range_of;
+use super::unmapping::Unmapping;
+use crate::Machine;
+use crate::page_table::{Changed, Protection, Reserve};
+use crate::retire::Retired;
+
+/// Changes of one address space's page tables that other CPUs hear of together.
+///
+/// The page tables change at once; TLBs hear of it at [`Batch::issue`]. Dropped, it issues and
+/// detaches: a change is never forgotten.
+#[must_use = "TLBs hear of the changes when the batch is issued"]
+pub struct Batch<'s, P: Machine> {
+    core: &'s SpaceCore<P>,
+    pin: &'s CpuPin,
+    pending: topomem_shootdown::Batch,
+    retired: Retired,
+    pages: u64,
+}
+
+impl<'s, P: Machine> Batch<'s, P> {
+    pub(super) fn new(core: &'s SpaceCore<P>, pin: &'s CpuPin) -> Batch<'s, P> {
+        Batch { core, pin, pending: topomem_shootdown::Batch::new(), retired: Retired::NOTHING, pages: 0 }
+    }
+
+    /// As [`AddressSpace::unmap`](super::AddressSpace::unmap).
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError`]; the batch is as before.
+    pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
+        let pages = self.core.check(range).ok_or(UnmapError::OutsideSpace(range))?;
+        let frames = self.core.service.frames();
+        let mut reserve = Reserve::new(frames, self.pin);
+        let cleared = self.core.table.clear(frames, &mut reserve, pages);
+        let changed = cleared.map_err(UnmapError::OutOfFrames)?;
+        self.core.count_unmapped(changed.pages);
+        self.note(changed);
+        Ok(())
+    }
+
+    /// As [`AddressSpace::protect`](super::AddressSpace::protect).
+    ///
+    /// # Errors
+    ///
+    /// [`ProtectError`]; the batch is as before.
+    pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
+        let pages = self.core.check(range).ok_or(ProtectError::OutsideSpace(range))?;
+        if !self.core.kind.permits(protection) {
+            return Err(ProtectError::WrongPrivilege);
+        }
+        let frames = self.core.service.frames();
+        let mut reserve = Reserve::new(frames, self.pin);
+        let changed = self.core.table.reprotect(frames, &mut reserve, pages, protection);
+        self.note(changed.map_err(ProtectError::OutOfFrames)?);
+        Ok(())
+    }
+
+    fn note(&mut self, changed: Changed) {
+        self.pages += changed.pages;
+        if let Some(stale) = changed.stale {
+            let invalidation = Invalidation::pages(range_of(stale));
+            self.pending.add(if changed.tables.is_empty() {
+                invalidation
+            } else {
+                invalidation.with_tables_freed()
+            });
+        }
+        self.retired.append(self.core.service.frames(), Retired::of(changed));
+    }
+
+    /// Tells the TLBs: this CPU's at once, the others' by one round of interrupts.
+    pub fn issue(mut self) -> Unmapping<'s, P> {
+        self.take()
+    }
+
+    fn take(&mut self) -> Unmapping<'s, P> {
+        let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
+        let pending = core::mem::replace(&mut self.pending, topomem_shootdown::Batch::new());
+        let ticket = if pending.is_empty() {
+            None
+        } else {
+            let shootdown = self.core.service.shootdown();
+            Some(shootdown.invalidate_batch(self.pin, self.core.domain(), &pending))
+        };
+        Unmapping::new(self.core, ticket, retired, self.pages)
+    }
+}
+
+impl<P: Machine> Drop for Batch<'_, P> {
+    fn drop(&mut self) {
+        self.take().detach();
+    }
+}
+
+impl<P: Machine> fmt::Debug for Batch<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("pages", &self.pages)
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
+    }
+}

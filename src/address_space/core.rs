@@ -1,0 +1,160 @@
+//! What an address space is made of, in frames of its own: its address never changes, as the
+//! shootdown queue demands of a domain that CPUs have active.
+
+use core::fmt;
+use core::ptr;
+
+use topomem_numa::frames::{AllocError, FrameRequest, Frames};
+use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use topomem_percpu::{CpuPin, Order};
+use topomem_shootdown::{Domain, PageRange, Request};
+use x86_64::structures::paging::PhysFrame;
+
+use super::layout::{SpaceKind, pages_of};
+use crate::Machine;
+use crate::page_table::{PageTable, Pages, Reach};
+use crate::retire::{RetireList, Retired};
+use crate::service::{MemoryService, frame_memory};
+use crate::spin_lock::SpinLock;
+
+pub(crate) struct SpaceCore<P: Machine> {
+    pub service: &'static MemoryService<P>,
+    pub table: PageTable<P::Format>,
+    pub kind: SpaceKind,
+    /// What may be mapped.
+    pub bounds: Pages,
+    /// A user space's; the kernel's is the shootdown queue's own.
+    own_domain: Domain,
+    /// Batches that nobody waits for.
+    pub retired: SpinLock<RetireList>,
+    /// 4 KiB pages mapped through this space.
+    pub mapped: AtomicU64,
+    /// Its handle is gone: it is freed once no CPU has it active.
+    pub abandoned: AtomicBool,
+    /// The next space of the service's list; governed by that list's lock.
+    pub next: AtomicPtr<SpaceCore<P>>,
+    /// The first of its own frames.
+    frame: PhysFrame,
+}
+
+impl<P: Machine> SpaceCore<P> {
+    const ORDER: Order = match Order::for_bytes(size_of::<SpaceCore<P>>() as u64) {
+        Some(order) => order,
+        None => panic!("an address space's bookkeeping exceeds 1 GiB"),
+    };
+
+    /// Places a new space in frames near the pinned CPU.
+    pub fn place(
+        service: &'static MemoryService<P>,
+        pin: &CpuPin,
+        table: PageTable<P::Format>,
+        kind: SpaceKind,
+        bounds: Pages,
+    ) -> Result<&'static SpaceCore<P>, (AllocError, PageTable<P::Format>)> {
+        let frames = service.frames();
+        let frame = match frames.alloc(pin, &FrameRequest::order(Self::ORDER)) {
+            Ok(frame) => frame,
+            Err(error) => return Err((error, table)),
+        };
+        let place = frames.platform().phys_to_virt(frame.start_address()).cast::<SpaceCore<P>>();
+        let core = SpaceCore {
+            service,
+            table,
+            kind,
+            bounds,
+            own_domain: Domain::new(),
+            retired: SpinLock::new(RetireList::new()),
+            mapped: AtomicU64::new(0),
+            abandoned: AtomicBool::new(false),
+            next: AtomicPtr::new(ptr::null_mut()),
+            frame,
+        };
+        // SAFETY: the run is ours alone, large enough, and aligned to its size; it is given
+        // back only by `give_back`, whose caller has the last reference.
+        unsafe {
+            place.write(core);
+            Ok(place.as_ref())
+        }
+    }
+
+    /// Frees the space's own frames.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses `core` any more, and its tables and frames have been freed.
+    pub unsafe fn give_back(core: *const SpaceCore<P>, frames: &Frames<P>, pin: &CpuPin) {
+        // SAFETY: the caller has the last use of `core`; nothing in it needs dropping.
+        let frame = unsafe { (*core).frame };
+        // SAFETY: as above; `place` allocated the run.
+        unsafe { frame_memory::release(frames, pin, frame, Self::ORDER) };
+    }
+
+    /// The domain that CPUs hear of its changes through.
+    pub fn domain(&self) -> &Domain {
+        match self.kind {
+            SpaceKind::Kernel => self.service.shootdown().kernel(),
+            SpaceKind::User => &self.own_domain,
+        }
+    }
+
+    pub fn reach(&self) -> Reach {
+        match self.kind {
+            SpaceKind::Kernel => Reach::Global,
+            SpaceKind::User => Reach::Space,
+        }
+    }
+
+    /// `range` by page numbers, where it lies in what may be mapped.
+    pub fn check(&self, range: PageRange) -> Option<Pages> {
+        let pages = pages_of(range);
+        (self.bounds.first <= pages.first && pages.last <= self.bounds.last).then_some(pages)
+    }
+
+    // Relaxed: a count, read for statistics.
+
+    pub fn count_mapped(&self, pages: u64) {
+        self.mapped.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    pub fn count_unmapped(&self, pages: u64) {
+        self.mapped.fetch_sub(pages, Ordering::Relaxed);
+    }
+
+    /// Keeps `retired` until `request` is done, with nobody waiting.
+    pub fn park(&self, request: Option<Request>, retired: Retired) {
+        let frames = self.service.frames();
+        self.retired.lock(frames.platform()).park(frames, request, retired);
+    }
+
+    /// How many frames wait for their invalidation with nobody waiting for it.
+    pub fn retired_frames(&self) -> u64 {
+        self.retired.lock(self.service.platform()).frame_count()
+    }
+
+    /// Frees what is done; true where something still waits.
+    pub fn collect(&self, pin: &CpuPin) -> bool {
+        let frames = self.service.frames();
+        let is_done = |request| self.service.shootdown().is_done(self.domain(), request);
+        let mut leftover = Retired::NOTHING;
+        loop {
+            // The lock is not held while frames are freed.
+            let done = self.retired.lock(frames.platform()).take_done(is_done);
+            let Some(done) = done else { break };
+            // SAFETY: the request that named them is done.
+            let tables = unsafe { done.free(frames, self.service.walks(), pin) };
+            leftover.append(frames, tables);
+        }
+        self.park(None, leftover);
+        !self.retired.lock(frames.platform()).is_empty()
+    }
+}
+
+impl<P: Machine> fmt::Debug for SpaceCore<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpaceCore")
+            .field("kind", &self.kind)
+            .field("root", &self.table.root())
+            .field("domain", self.domain())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,145 @@
+//! Why an operation on an address space was refused. Nothing has changed after each.
+
+use core::fmt;
+
+use topomem_numa::frames::AllocError;
+use topomem_percpu::Order;
+use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+use x86_64::structures::paging::PhysFrame;
+
+/// Why a range was not mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapError {
+    /// The range leaves the part of the address space that may be mapped here: for a user
+    /// space the lower half, for the kernel's its window.
+    OutsideSpace(PageRange),
+    /// The page at `page` is mapped.
+    AlreadyMapped {
+        /// The first such page.
+        page: VirtAddr,
+        /// What it is mapped to.
+        frame: PhysFrame,
+    },
+    /// `frame` is no multiple of `size`.
+    MisalignedFrame {
+        /// The frame given.
+        frame: PhysFrame,
+        /// The page size that the range asks for.
+        size: PageSize,
+    },
+    /// The range asks for pages of 1 GiB, which a space cannot own, only borrow.
+    TooLargeToOwn(PageRange),
+    /// `page` is no multiple of `size`.
+    MisalignedPage {
+        /// The page given.
+        page: VirtAddr,
+        /// The page size given.
+        size: PageSize,
+    },
+    /// The request is for runs of another order than the range's pages.
+    WrongOrder {
+        /// The request's.
+        given: Order,
+        /// The pages'.
+        needed: Order,
+    },
+    /// A kernel-only protection in a user space, or a user protection in the kernel's.
+    WrongPrivilege,
+    /// No frame for a page, or for a table.
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MapError::OutsideSpace(range) => outside(f, range),
+            MapError::AlreadyMapped { page, frame } => {
+                write!(f, "{page} is mapped, to frame {:#x}", frame.start_address().as_u64())
+            }
+            MapError::MisalignedFrame { frame, size } => {
+                let address = frame.start_address().as_u64();
+                write!(f, "frame {address:#x} is not aligned to {} bytes", size.bytes())
+            }
+            MapError::TooLargeToOwn(range) => {
+                write!(f, "pages of {} bytes at {} cannot be owned", range.size().bytes(), range.start())
+            }
+            MapError::MisalignedPage { page, size } => {
+                write!(f, "page {page} is not aligned to {} bytes", size.bytes())
+            }
+            MapError::WrongOrder { given, needed } => {
+                write!(f, "runs of order {} for pages of order {}", given.get(), needed.get())
+            }
+            MapError::WrongPrivilege => f.write_str("the protection's privilege is not the space's"),
+            MapError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for MapError {}
+
+/// Why a range was not unmapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnmapError {
+    /// The range leaves the part of the address space that may be mapped here.
+    OutsideSpace(PageRange),
+    /// A large page had to be split, and there was no frame for the table.
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for UnmapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UnmapError::OutsideSpace(range) => outside(f, range),
+            UnmapError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for UnmapError {}
+
+/// Why a range's protection was not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtectError {
+    /// The range leaves the part of the address space that may be mapped here.
+    OutsideSpace(PageRange),
+    /// A kernel-only protection in a user space, or a user protection in the kernel's.
+    WrongPrivilege,
+    /// A large page had to be split, and there was no frame for the table.
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for ProtectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProtectError::OutsideSpace(range) => outside(f, range),
+            ProtectError::WrongPrivilege => f.write_str("the protection's privilege is not the space's"),
+            ProtectError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ProtectError {}
+
+/// Why no address space was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateError {
+    /// The kernel's own space is not there yet.
+    NoKernelSpace,
+    /// No frame for its root or its bookkeeping.
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CreateError::NoKernelSpace => f.write_str("the kernel's address space is not there yet"),
+            CreateError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for CreateError {}
+
+fn outside(f: &mut fmt::Formatter<'_>, range: &PageRange) -> fmt::Result {
+    write!(f, "{}..={} leaves the address space", range.start(), range.last_byte())
+}

@@ -1,0 +1,60 @@
+//! Which addresses belong to whom.
+
+use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+
+use crate::page_table::{Format, Level, Pages, Privilege, Protection};
+
+/// The kernel's own space, or a program's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpaceKind {
+    /// The upper half, shared by all spaces.
+    Kernel,
+    /// A lower half of its own.
+    User,
+}
+
+impl SpaceKind {
+    pub(crate) fn permits(self, protection: Protection) -> bool {
+        match self {
+            SpaceKind::Kernel => protection.privilege() == Privilege::Kernel,
+            SpaceKind::User => protection.privilege() == Privilege::User,
+        }
+    }
+}
+
+/// The lower half but for its first page (null pointers fault) and its last (so that no
+/// instruction ends at the hole, which some processors mistreat on a system-call return).
+pub(crate) fn user_bounds<F: Format>() -> Pages {
+    Pages { first: 1, last: (1 << (F::ROOT.address_bits() - 1 - 12)) - 2 }
+}
+
+pub(crate) fn pages_of(range: PageRange) -> Pages {
+    Pages { first: range.start().as_u64() >> 12, last: range.last_byte().as_u64() >> 12 }
+}
+
+/// The range of 4 KiB pages that TLBs are told of.
+pub(crate) fn range_of(pages: Pages) -> PageRange {
+    let start = VirtAddr::new_truncate(pages.first << 12);
+    let whole = PageRange::new(start, pages.count(), PageSize::Size4KiB);
+    // Page numbers come from a range in one half, so the range is one again.
+    debug_assert!(whole.is_ok());
+    whole.unwrap_or(PageRange::page(start, PageSize::Size4KiB))
+}
+
+pub(crate) fn level_of(size: PageSize) -> Level {
+    match size {
+        PageSize::Size4KiB => Level::PAGE,
+        PageSize::Size2MiB => Level::HUGE,
+        PageSize::Size1GiB => Level::GIANT,
+    }
+}
+
+pub(crate) fn size_of_level(level: Level) -> PageSize {
+    if level == Level::PAGE {
+        PageSize::Size4KiB
+    } else if level == Level::HUGE {
+        PageSize::Size2MiB
+    } else {
+        PageSize::Size1GiB
+    }
+}

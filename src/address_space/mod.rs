@@ -1,0 +1,336 @@
+//! Address spaces: the kernel's, and user spaces that share its half.
+
+mod batch;
+mod core;
+mod error;
+mod layout;
+mod unmapping;
+
+use ::core::fmt;
+
+use topomem_numa::frames::FrameRequest;
+use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::{CpuPin, Order};
+use topomem_shootdown::{Domain, Invalidation, PageRange, PageSize, VirtAddr};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+pub use batch::Batch;
+pub(crate) use core::SpaceCore;
+pub use error::{CreateError, MapError, ProtectError, UnmapError};
+pub use layout::SpaceKind;
+pub(crate) use layout::{pages_of, user_bounds};
+pub use unmapping::{Unmapped, Unmapping};
+
+use crate::Machine;
+use crate::page_table::{
+    Attributes, Backing, Chain, Chained, Contiguous, FillError, Format, Leaf, Level, LockCounters, Ownership,
+    Pages, Protection, Reserve,
+};
+use crate::retire::Retired;
+use crate::service::frame_memory;
+use layout::{level_of, range_of, size_of_level};
+
+/// What an address translates to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Translation {
+    /// Where the byte is.
+    pub address: PhysAddr,
+    /// The size of the page that maps it.
+    pub size: PageSize,
+    /// The mapping: its first frame, and what it permits.
+    pub leaf: Leaf,
+}
+
+/// An address space: a page table, the CPUs that may cache it, and the frames that it owns.
+///
+/// All operations take `&self` and run in parallel where their ranges lie in different tables.
+/// They must not be called from interrupt handlers that may interrupt one of them.
+///
+/// Dropped, a user space is freed as soon as no CPU has it active; the service task sees to it.
+/// The kernel's space lives for good.
+pub struct AddressSpace<P: Machine> {
+    core: &'static SpaceCore<P>,
+}
+
+impl<P: Machine> AddressSpace<P> {
+    pub(crate) fn of(core: &'static SpaceCore<P>) -> AddressSpace<P> {
+        AddressSpace { core }
+    }
+
+    /// Maps `range` to fresh frames, each allocated by `request`, whose order is that of the
+    /// range's pages. The space owns them: unmapping frees them.
+    ///
+    /// Costs an allocation and an entry per page, and a lock of the lowest table that covers
+    /// the range.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; nothing has changed.
+    pub fn map(
+        &self,
+        pin: &CpuPin,
+        range: PageRange,
+        request: FrameRequest,
+        protection: Protection,
+    ) -> Result<(), MapError> {
+        let pages = self.check(range, protection)?;
+        let (level, order) = owned_level(range)?;
+        if request.get_order() != order {
+            return Err(MapError::WrongOrder { given: request.get_order(), needed: order });
+        }
+        let frames = self.core.service.frames();
+        let mut fresh = Fresh { space: self.core, pin, chain: Chain::EMPTY, order };
+        for _ in 0..range.pages() {
+            let frame = self.core.service.alloc(pin, &request).map_err(MapError::OutOfFrames)?;
+            fresh.chain.push(frames, frame);
+        }
+        let mut backing = Chained { memory: frames, level, frames: &mut fresh.chain };
+        self.fill(pin, pages, &mut backing, protection, Ownership::Owned)
+    }
+
+    /// Maps the one page of `size` at `page` to the run of frames from `first`, which the space
+    /// owns from then on.
+    ///
+    /// # Safety
+    ///
+    /// The caller has the run from this service's allocator, allocated with the order of `size`,
+    /// and gives it up where this succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; nothing has changed.
+    pub unsafe fn map_owned(
+        &self,
+        pin: &CpuPin,
+        page: VirtAddr,
+        size: PageSize,
+        first: PhysFrame,
+        protection: Protection,
+    ) -> Result<(), MapError> {
+        let range = PageRange::new(page, 1, size).map_err(|_| MapError::MisalignedPage { page, size })?;
+        let (level, _) = owned_level(range)?;
+        let pages = self.check(range, protection)?;
+        aligned(first, size)?;
+        let mut backing = Contiguous { first_page: pages.first, frame: first, largest: level };
+        self.fill(pin, pages, &mut backing, protection, Ownership::Owned)
+    }
+
+    /// Maps `range` to the frames from `first` on, which stay their owner's: device memory, the
+    /// kernel image, frames shared between spaces. Pages as large as `range.size()` are used
+    /// where alignment permits.
+    ///
+    /// # Safety
+    ///
+    /// The frames may be accessed as `protection` permits for as long as they are mapped (until
+    /// the ticket of an unmap completes), and, where they are Rust's, only so that its aliasing
+    /// rules hold.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; nothing has changed.
+    pub unsafe fn map_borrowed(
+        &self,
+        pin: &CpuPin,
+        range: PageRange,
+        first: PhysFrame,
+        protection: Protection,
+    ) -> Result<(), MapError> {
+        let pages = self.check(range, protection)?;
+        aligned(first, range.size())?;
+        let largest = level_of(range.size());
+        let mut backing = Contiguous { first_page: pages.first, frame: first, largest };
+        self.fill(pin, pages, &mut backing, protection, Ownership::Borrowed)
+    }
+
+    fn check(&self, range: PageRange, protection: Protection) -> Result<Pages, MapError> {
+        if !self.core.kind.permits(protection) {
+            return Err(MapError::WrongPrivilege);
+        }
+        self.core.check(range).ok_or(MapError::OutsideSpace(range))
+    }
+
+    fn fill(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        backing: &mut impl Backing,
+        protection: Protection,
+        ownership: Ownership,
+    ) -> Result<(), MapError> {
+        let core = self.core;
+        let frames = core.service.frames();
+        let attributes = Attributes { protection, reach: core.reach(), ownership };
+        let mut reserve = Reserve::new(frames, pin);
+        let mut filled = core.table.fill(frames, &mut reserve, pages, backing, attributes);
+        if matches!(filled, Err(FillError::Tables(_))) && core.service.relieve(pin) {
+            filled = core.table.fill(frames, &mut reserve, pages, backing, attributes);
+        }
+        let replaced = filled.map_err(|error| match error {
+            FillError::Tables(error) => MapError::OutOfFrames(error),
+            FillError::Occupied { page, leaf } => {
+                MapError::AlreadyMapped { page: VirtAddr::new_truncate(page << 12), frame: leaf.frame }
+            }
+        })?;
+        core.count_mapped(pages.count());
+        if !replaced.is_empty() {
+            // Page walkers may still find the empty table instead of the new leaf, and fault.
+            let invalidation = Invalidation::pages(range_of(pages)).with_tables_freed();
+            let ticket = core.service.shootdown().invalidate(pin, core.domain(), invalidation);
+            Unmapping::new(core, Some(ticket), Retired::tables(replaced), 0).wait(pin);
+        }
+        Ok(())
+    }
+
+    /// Unmaps what is mapped in `range`; what is not, stays so. Owned frames, and tables that
+    /// the range alone used, go with the ticket. A large page at an end is split; a 2 MiB run
+    /// that was split is freed when its last 4 KiB is.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError`]; nothing has changed.
+    pub fn unmap<'s>(&'s self, pin: &'s CpuPin, range: PageRange) -> Result<Unmapping<'s, P>, UnmapError> {
+        let mut batch = self.batch(pin);
+        batch.unmap(range)?;
+        Ok(batch.issue())
+    }
+
+    /// Gives what is mapped in `range` another protection. A large page at an end is split.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtectError`]; nothing has changed.
+    pub fn protect<'s>(
+        &'s self,
+        pin: &'s CpuPin,
+        range: PageRange,
+        protection: Protection,
+    ) -> Result<Unmapping<'s, P>, ProtectError> {
+        let mut batch = self.batch(pin);
+        batch.protect(range, protection)?;
+        Ok(batch.issue())
+    }
+
+    /// Collects changes that TLBs hear of together.
+    pub fn batch<'s>(&'s self, pin: &'s CpuPin) -> Batch<'s, P> {
+        Batch::new(self.core, pin)
+    }
+
+    /// What the hardware would find at `address` now. Takes no lock.
+    pub fn translate(&self, pin: &CpuPin, address: VirtAddr) -> Option<Translation> {
+        let service = self.core.service;
+        let root = <P::Format as Format>::ROOT;
+        let unused = 64 - root.address_bits();
+        let canonical = ((address.as_u64() << unused) as i64 >> unused) as u64 == address.as_u64();
+        let walk = service.walks().enter(pin);
+        let found = self.core.table.walk(service.frames(), &walk, address.as_u64() >> 12);
+        let (leaf, level) = found.filter(|_| canonical)?;
+        let size = size_of_level(level);
+        let offset = address.as_u64() & (size.bytes() - 1);
+        Some(Translation { address: leaf.frame.start_address() + offset, size, leaf })
+    }
+
+    /// Makes the pinned CPU translate through this space. The kernel's half stays as it is.
+    ///
+    /// # Safety
+    ///
+    /// - The CPU is online in the service, and its page-table root changes by no other way.
+    /// - Not from a context that interrupted a call of the service on the same CPU.
+    pub unsafe fn activate(&self, pin: &CpuPin) {
+        let core = self.core;
+        let load = || core.service.platform().load_root(core.table.root());
+        let shootdown = core.service.shootdown();
+        match core.kind {
+            // SAFETY: `load` loads this space's tables; its bookkeeping is freed only once its
+            // domain is idle; the rest is the caller's promise.
+            SpaceKind::User => unsafe { shootdown.activate(pin, core.domain(), load) },
+            // SAFETY: the kernel's tables hold nothing of a user space.
+            SpaceKind::Kernel => unsafe { shootdown.deactivate(pin, load) },
+        }
+    }
+
+    /// The root of its page table.
+    #[must_use]
+    pub fn root(&self) -> PhysFrame {
+        self.core.table.root()
+    }
+
+    /// The kernel's, or a user space?
+    #[must_use]
+    pub fn kind(&self) -> SpaceKind {
+        self.core.kind
+    }
+
+    /// The CPUs that may hold its translations, and its generation.
+    #[must_use]
+    pub fn domain(&self) -> &Domain {
+        self.core.domain()
+    }
+
+    /// How many 4 KiB pages are mapped through it.
+    #[must_use]
+    pub fn mapped_pages(&self) -> u64 {
+        self.core.mapped.load(Ordering::Relaxed)
+    }
+
+    /// How many frames wait for their invalidation with nobody waiting for it.
+    #[must_use]
+    pub fn retired_frames(&self) -> u64 {
+        self.core.retired_frames()
+    }
+
+    /// What the locks of its tables have seen.
+    #[must_use]
+    pub fn locks(&self) -> &LockCounters {
+        self.core.table.locks()
+    }
+}
+
+impl<P: Machine> Drop for AddressSpace<P> {
+    fn drop(&mut self) {
+        if self.core.kind == SpaceKind::User {
+            self.core.service.abandon(self.core);
+        }
+    }
+}
+
+impl<P: Machine> fmt::Debug for AddressSpace<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}
+
+/// The level and order of `range`'s pages, where a space can own such.
+fn owned_level(range: PageRange) -> Result<(Level, Order), MapError> {
+    match range.size() {
+        PageSize::Size4KiB => Ok((Level::PAGE, Order::FRAME)),
+        PageSize::Size2MiB => Ok((Level::HUGE, Order::HUGE)),
+        PageSize::Size1GiB => Err(MapError::TooLargeToOwn(range)),
+    }
+}
+
+fn aligned(frame: PhysFrame, size: PageSize) -> Result<(), MapError> {
+    if frame.start_address().as_u64() % size.bytes() == 0 {
+        Ok(())
+    } else {
+        Err(MapError::MisalignedFrame { frame, size })
+    }
+}
+
+/// Frames allocated for a mapping; what the mapping did not take goes back.
+struct Fresh<'a, P: Machine> {
+    space: &'static SpaceCore<P>,
+    pin: &'a CpuPin,
+    chain: Chain,
+    order: Order,
+}
+
+impl<P: Machine> Drop for Fresh<'_, P> {
+    fn drop(&mut self) {
+        let frames = self.space.service.frames();
+        while let Some(frame) = self.chain.pop(frames) {
+            // SAFETY: it was allocated for this mapping, and is mapped nowhere.
+            unsafe { frame_memory::release(frames, self.pin, frame, self.order) };
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The kernel's heap: percpu's slabs over the local node's frames.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
+use core::ptr::NonNull;
+
+use topomem_numa::frames::FrameRequest;
+use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource};
+use x86_64::structures::paging::PhysFrame;
+
+use crate::Machine;
+use crate::service::MemoryService;
+
+/// The heap's pages: runs of frames, through the direct map.
+pub struct FrameSource<P: Machine> {
+    service: &'static MemoryService<P>,
+}
+
+impl<P: Machine> FrameSource<P> {
+    fn frame_of(&self, address: NonNull<u8>) -> PhysFrame {
+        PhysFrame::containing_address(self.service.platform().virt_to_phys(address))
+    }
+}
+
+// SAFETY: a run of frames is the heap's alone until it is freed; the direct map is valid for
+// reads and writes (the platform's promise), as aligned as the run, and a run lies on one node.
+unsafe impl<P: Machine> PageSource for FrameSource<P> {
+    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+        let request = FrameRequest::order(order);
+        // The local node is the allocator's own choice, and its magazines serve only that.
+        let local = self.service.node_of_cpu(pin.cpu()) == node;
+        let request = if local { request } else { request.node(node) };
+        let frame = self.service.alloc(pin, &request).map_err(|_| OutOfMemory)?;
+        Ok(self.service.platform().phys_to_virt(frame.start_address()))
+    }
+
+    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
+        // SAFETY: `allocate` took it from the allocator with this order; the caller's promise.
+        let freed = unsafe { self.service.frames().free(pin, self.frame_of(run), order) };
+        debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+
+    fn node_of(&self, address: NonNull<u8>) -> NodeId {
+        self.service.frames().node_of(self.frame_of(address)).unwrap_or(NodeId::ZERO)
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.service.node_of_cpu(cpu)
+    }
+}
+
+impl<P: Machine> fmt::Debug for FrameSource<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameSource").finish_non_exhaustive()
+    }
+}
+
+/// The kernel's heap, made for `#[global_allocator]`. Empty until the service's boot has given
+/// it frames: before, every allocation fails.
+pub struct KernelHeap<P: Machine> {
+    heap: Heap<P, FrameSource<P>>,
+}
+
+impl<P: Machine> KernelHeap<P> {
+    /// A heap over the frames of `service`, on the same platform.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new(platform: P, service: &'static MemoryService<P>) -> KernelHeap<P> {
+        KernelHeap { heap: Heap::new(platform, FrameSource { service }) }
+    }
+
+    /// The heap itself: fallible allocation, statistics, cross-checks.
+    pub const fn heap(&self) -> &Heap<P, FrameSource<P>> {
+        &self.heap
+    }
+}
+
+// SAFETY: the heap's own promises.
+unsafe impl<P: Machine> GlobalAlloc for KernelHeap<P> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { GlobalAlloc::alloc(&self.heap, layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { GlobalAlloc::dealloc(&self.heap, memory, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { GlobalAlloc::alloc_zeroed(&self.heap, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { GlobalAlloc::realloc(&self.heap, memory, layout, new_size) }
+    }
+}
+
+impl<P: Machine> fmt::Debug for KernelHeap<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.heap.fmt(f)
+    }
+}

@@ -1,0 +1,29 @@
+//! What a kernel supplies beyond the shootdown queue's needs: its page-table format.
+
+use core::ptr::NonNull;
+
+use topomem_shootdown::{SwitchFlushed, Tlb};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use crate::page_table::Format;
+
+/// The executing CPU's memory-management unit. Kernels pass a zero-sized type, hosts a
+/// reference: hence `Copy`.
+///
+/// # Safety
+///
+/// - `load_root` makes the executing CPU translate through the table at `root` from then on,
+///   and says truly whether that flushed the translations that are not global.
+/// - `virt_to_phys` inverts [`phys_to_virt`](topomem_percpu::Platform::phys_to_virt).
+/// - The hardware reads tables of [`Machine::Format`].
+pub unsafe trait Machine: Tlb + Copy + Send + 'static {
+    /// How page tables are laid out.
+    type Format: Format;
+
+    /// The RAM byte that the direct map has at `address`.
+    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr;
+
+    /// Loads the root of a page table (CR3, TTBR, satp).
+    fn load_root(&self, root: PhysFrame) -> SwitchFlushed;
+}

@@ -1,0 +1,65 @@
+//! What waits for its invalidation with nobody waiting for it.
+
+use topomem_numa::frames::Frames;
+use topomem_percpu::Platform;
+use topomem_shootdown::Request;
+
+use super::Retired;
+
+/// How many batches are kept apart; further ones join the newest.
+const BATCHES: usize = 16;
+
+struct Parked {
+    /// `None`: nothing to wait for but software walks.
+    request: Option<Request>,
+    retired: Retired,
+}
+
+/// One address space's retired batches, oldest first. Bounded: a batch that finds no room joins
+/// the newest one, and both wait for the newer invalidation.
+pub(crate) struct RetireList {
+    batches: [Option<Parked>; BATCHES],
+}
+
+impl RetireList {
+    pub const fn new() -> RetireList {
+        RetireList { batches: [const { None }; BATCHES] }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.batches.iter().all(Option::is_none)
+    }
+
+    /// How many 4 KiB frames wait.
+    pub fn frame_count(&self) -> u64 {
+        self.batches.iter().flatten().map(|parked| parked.retired.frame_count()).sum()
+    }
+
+    /// Keeps `retired` until `request` is done.
+    pub fn park<P: Platform>(&mut self, frames: &Frames<P>, request: Option<Request>, retired: Retired) {
+        if retired.is_empty() {
+            return;
+        }
+        if let Some(free) = self.batches.iter_mut().find(|batch| batch.is_none()) {
+            *free = Some(Parked { request, retired });
+            return;
+        }
+        // Any batch would do: merged requests wait for both. The last is likely a recent one.
+        if let [.., Some(last)] = &mut self.batches {
+            last.request = match (last.request, request) {
+                (Some(own), Some(other)) => Some(own.merge(other)),
+                (own, other) => own.or(other),
+            };
+            last.retired.append(frames, retired);
+        }
+    }
+
+    /// Takes out one batch whose request is done.
+    pub fn take_done(&mut self, is_done: impl Fn(Request) -> bool) -> Option<Retired> {
+        let ready = self.batches.iter_mut().find(|batch| match batch {
+            Some(parked) => parked.request.is_none_or(&is_done),
+            None => false,
+        })?;
+        ready.take().map(|parked| parked.retired)
+    }
+}

@@ -1,0 +1,81 @@
+//! Frames and tables on their way back to the allocator.
+//!
+//! What an unmap takes out of a page table stays allocated until no TLB and no page walk can
+//! reach it. Until then it hangs on chains through the per-frame table, so nothing is allocated
+//! and no byte of a frame is written that a stale translation may still show to somebody.
+
+mod list;
+
+pub(crate) use list::RetireList;
+
+use topomem_numa::frames::Frames;
+use topomem_percpu::{CpuPin, Order, Platform};
+
+use crate::page_table::{Chain, Changed, Walks};
+use crate::service::frame_memory;
+
+/// Unlinked tables and owned frames, not yet free.
+#[derive(Debug)]
+#[must_use = "dropped, it leaks its frames"]
+pub(crate) struct Retired {
+    tables: Chain,
+    /// 4 KiB frames and 2 MiB runs.
+    frames: [Chain; 2],
+}
+
+/// The orders of [`Retired::frames`].
+const ORDERS: [Order; 2] = [Order::FRAME, Order::HUGE];
+
+impl Retired {
+    pub const NOTHING: Retired = Retired { tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY] };
+
+    pub fn of(changed: Changed) -> Retired {
+        Retired { tables: changed.tables, frames: changed.frames }
+    }
+
+    pub fn tables(tables: Chain) -> Retired {
+        Retired { tables, ..Retired::NOTHING }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.frames.iter().all(Chain::is_empty)
+    }
+
+    /// How many 4 KiB frames it holds.
+    pub fn frame_count(&self) -> u64 {
+        let runs = self.frames.iter().zip(ORDERS).map(|(chain, order)| chain.len() * order.frames());
+        self.tables.len() + runs.sum::<u64>()
+    }
+
+    /// Takes over all of `other`, in constant time.
+    pub fn append<P: Platform>(&mut self, frames: &Frames<P>, other: Retired) {
+        self.tables.append(frames, other.tables);
+        for (own, others) in self.frames.iter_mut().zip(other.frames) {
+            own.append(frames, others);
+        }
+    }
+
+    /// Frees everything; tables that a software walk may still read come back.
+    ///
+    /// # Safety
+    ///
+    /// No TLB holds a translation to the frames, and no CPU's page walker reads the tables: the
+    /// invalidation that named them is done, or the space was idle since before they were taken
+    /// out.
+    pub unsafe fn free<P: Platform>(mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) -> Retired {
+        for (chain, order) in self.frames.iter_mut().zip(ORDERS) {
+            while let Some(frame) = chain.pop(frames) {
+                // SAFETY: the mapping owned the run, and the caller's promise.
+                unsafe { frame_memory::release(frames, pin, frame, order) };
+            }
+        }
+        if !self.tables.is_empty() && walks.wait_for_others(|| frames.platform().relax()) {
+            while let Some(table) = self.tables.pop(frames) {
+                // SAFETY: the caller's promise, and no software walk that could have seen it
+                // linked is under way.
+                unsafe { frame_memory::release(frames, pin, table, Order::FRAME) };
+            }
+        }
+        self
+    }
+}

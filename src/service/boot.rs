@@ -1,0 +1,239 @@
+//! Boot, step by step: each step's value is what the next one needs.
+
+use core::fmt;
+
+use topomem_numa::frames::{AllocError, FramesConfig, Ground, InitError, PerFrameTable};
+use topomem_numa::{ApicId, Diagnostic, FirmwareTables, Topology};
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::Ordering;
+use topomem_shootdown::PageRange;
+use x86_64::structures::paging::PhysFrame;
+
+use super::{MemoryService, OnlineError, stage};
+use crate::Machine;
+use crate::address_space::{SpaceCore, SpaceKind, pages_of};
+use crate::heap::KernelHeap;
+use crate::page_table::{ENTRIES, Format, PageTable, Pages, Reserve, RootEntries};
+
+/// The first step: nothing is known yet.
+#[must_use = "boot has only begun"]
+#[derive(Debug)]
+pub struct Boot<P: Machine> {
+    service: &'static MemoryService<P>,
+}
+
+/// The topology is known; there are no frames yet.
+#[must_use = "boot has only begun"]
+#[derive(Debug)]
+pub struct Discovered<P: Machine> {
+    service: &'static MemoryService<P>,
+}
+
+/// The allocator works, with the boot CPU's magazines in front.
+#[must_use = "boot is not complete"]
+#[derive(Debug)]
+pub struct WithFrames<P: Machine> {
+    service: &'static MemoryService<P>,
+}
+
+/// The heap works.
+#[must_use = "boot is not complete"]
+#[derive(Debug)]
+pub struct WithHeap<P: Machine> {
+    service: &'static MemoryService<P>,
+}
+
+/// Where the kernel's address space lies.
+#[derive(Debug, Clone, Copy)]
+pub struct KernelLayout {
+    /// What the service may map in the kernel's half: whole root entries (512 GiB with 4
+    /// levels) that nothing else uses. Each costs a table at boot, since all spaces share it.
+    pub window: PageRange,
+    /// The root that the kernel booted with, whose upper half (image, direct map) all spaces
+    /// take over as it is; `None` where the window is all there is.
+    pub inherit: Option<PhysFrame>,
+}
+
+/// Why boot did not get further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootError<E> {
+    /// It has begun before.
+    AlreadyBooted,
+    /// The frame allocator could not be built.
+    Frames(InitError<E>),
+    /// Page tables need the per-frame table: [`PerFrameTable::Present`].
+    NoPerFrameTable,
+    /// Frames above 16 TiB, which the per-frame links do not number.
+    TooMuchMemory,
+    /// The boot CPU did not come online.
+    Cpu(OnlineError),
+    /// The kernel's window is not in the upper half, or not made of whole root entries.
+    MisplacedWindow(PageRange),
+    /// The inherited root uses an entry of the window.
+    WindowInUse(PageRange),
+    /// No frame for the kernel's tables.
+    OutOfFrames(AllocError),
+}
+
+impl<E: fmt::Display> fmt::Display for BootError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BootError::AlreadyBooted => f.write_str("boot has begun before"),
+            BootError::Frames(error) => error.fmt(f),
+            BootError::NoPerFrameTable => f.write_str("page tables need the per-frame table"),
+            BootError::TooMuchMemory => f.write_str("memory above 16 TiB"),
+            BootError::Cpu(error) => error.fmt(f),
+            BootError::MisplacedWindow(window) => {
+                write!(f, "the window at {} is not whole root entries of the upper half", window.start())
+            }
+            BootError::WindowInUse(window) => write!(f, "the window at {} is in use", window.start()),
+            BootError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> core::error::Error for BootError<E> {}
+
+/// Errors that carry nothing of a ground's.
+type PlainError = BootError<core::convert::Infallible>;
+
+impl<P: Machine> MemoryService<P> {
+    /// Begins boot, on the boot CPU.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError::AlreadyBooted`].
+    pub fn boot(&'static self) -> Result<Boot<P>, PlainError> {
+        // AcqRel: whoever gets the token is alone with the topology.
+        let begun =
+            self.stage.compare_exchange(stage::NONE, stage::BOOTING, Ordering::AcqRel, Ordering::Relaxed);
+        begun.map(|_| Boot { service: self }).map_err(|_| BootError::AlreadyBooted)
+    }
+
+    fn advance(&self, stage: u8) {
+        // Release pairs with the Acquire in `reached`.
+        self.stage.store(stage, Ordering::Release);
+    }
+}
+
+impl<P: Machine> Boot<P> {
+    /// Learns nodes, CPUs and distances from firmware's tables; one node where they say
+    /// nothing. `boot` is the APIC id of the executing CPU.
+    pub fn discover(
+        self,
+        tables: &FirmwareTables<'_>,
+        boot: ApicId,
+        diagnostics: &mut dyn FnMut(Diagnostic),
+    ) -> Discovered<P> {
+        self.describe(|topology| topology.discover(tables, boot, diagnostics))
+    }
+
+    /// Has `fill` describe the machine: for firmware without such tables.
+    pub fn describe(self, fill: impl FnOnce(&mut Topology)) -> Discovered<P> {
+        // SAFETY: `self` is the only boot token, and nobody reads before the stage is reached.
+        fill(unsafe { &mut *self.service.topology.get() });
+        self.service.advance(stage::TOPOLOGY);
+        Discovered { service: self.service }
+    }
+}
+
+impl<P: Machine> Discovered<P> {
+    /// The topology, for a boot allocator over it.
+    pub fn topology(&self) -> &'static Topology {
+        // SAFETY: it is complete, and nobody writes it any more.
+        unsafe { &*self.service.topology.get() }
+    }
+
+    /// Gives all free memory to the frame allocator, and the boot CPU its magazines.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub fn frames<G: Ground>(
+        self,
+        pin: &CpuPin,
+        ground: &mut G,
+        config: &FramesConfig,
+    ) -> Result<WithFrames<P>, BootError<G::Error>> {
+        if config.table != PerFrameTable::Present {
+            return Err(BootError::NoPerFrameTable);
+        }
+        // Links number frames in 32 bits.
+        if ground.pieces().any(|piece| piece.range.end.as_u64() > 1 << (32 + 12)) {
+            return Err(BootError::TooMuchMemory);
+        }
+        let service = self.service;
+        service.frames.init(ground, config).map_err(BootError::Frames)?;
+        service.frames.cpu_online(pin).map_err(|error| BootError::Cpu(OnlineError::Frames(error)))?;
+        service.advance(stage::FRAMES);
+        Ok(WithFrames { service })
+    }
+}
+
+impl<P: Machine> WithFrames<P> {
+    /// Feeds the heap, and gives the boot CPU its magazines of objects.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError::Cpu`].
+    pub fn heap(self, pin: &CpuPin, heap: &'static KernelHeap<P>) -> Result<WithHeap<P>, PlainError> {
+        heap.heap().cpu_online(pin).map_err(|_| BootError::Cpu(OnlineError::OutOfMemory))?;
+        // Release pairs with the Acquire in `MemoryService::heap`.
+        self.service.heap.store(core::ptr::from_ref(heap).cast_mut(), Ordering::Release);
+        Ok(WithHeap { service: self.service })
+    }
+
+    /// Goes on without a heap.
+    pub fn no_heap(self) -> WithHeap<P> {
+        WithHeap { service: self.service }
+    }
+}
+
+impl<P: Machine> WithHeap<P> {
+    /// Builds the kernel's page tables, loads them, and brings the boot CPU online for
+    /// shootdowns. Boot is complete: other CPUs may come online.
+    ///
+    /// # Safety
+    ///
+    /// `layout.inherit` is the root of page tables of this format that stay as they are, and
+    /// map whatever the kernel uses; nothing outside the service changes its window.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub unsafe fn kernel_space(
+        self,
+        pin: &CpuPin,
+        layout: &KernelLayout,
+    ) -> Result<&'static MemoryService<P>, PlainError> {
+        let service = self.service;
+        let frames = &service.frames;
+        let window = pages_of(layout.window);
+        if !whole_upper_entries::<P::Format>(window) {
+            return Err(BootError::MisplacedWindow(layout.window));
+        }
+        let table = PageTable::new(frames, pin, RootEntries::Shared).map_err(BootError::OutOfFrames)?;
+        if let Some(root) = layout.inherit {
+            // SAFETY: the table is new; the caller's promise for the inherited one.
+            unsafe { table.share_from(frames, root, ENTRIES / 2) };
+        }
+        if !table.root_entries_vacant(frames, window) {
+            return Err(BootError::WindowInUse(layout.window));
+        }
+        let mut reserve = Reserve::new(frames, pin);
+        table.root_tables(frames, &mut reserve, window).map_err(BootError::OutOfFrames)?;
+        let core = SpaceCore::place(service, pin, table, SpaceKind::Kernel, window);
+        let core = core.map_err(|(error, _)| BootError::OutOfFrames(error))?;
+        // Release pairs with the Acquire in `kernel_core`.
+        service.kernel_space.store(core::ptr::from_ref(core).cast_mut(), Ordering::Release);
+        service.platform.load_root(core.table.root());
+        service.shootdown.cpu_online(pin).map_err(|error| BootError::Cpu(OnlineError::Shootdown(error)))?;
+        service.advance(stage::READY);
+        Ok(service)
+    }
+}
+
+fn whole_upper_entries<F: Format>(window: Pages) -> bool {
+    let upper = (window.first << 12) >> 63 == 1;
+    upper && window.fill_entries(F::ROOT)
+}

@@ -1,0 +1,195 @@
+//! The service: one entry point to everything.
+
+mod boot;
+pub(crate) mod frame_memory;
+mod lifecycle;
+mod spaces;
+mod stats;
+mod task;
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::task::Waker;
+
+use topomem_numa::Topology;
+use topomem_numa::frames::{AllocError, FrameRequest, Frames};
+use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use topomem_percpu::{CpuId, CpuPin, MAX_CPUS, NodeId, Order};
+use topomem_shootdown::{Shootdown, WakersDue};
+use x86_64::structures::paging::PhysFrame;
+
+pub use boot::{Boot, BootError, Discovered, KernelLayout, WithFrames, WithHeap};
+pub use lifecycle::{OfflineError, OnlineError};
+pub use stats::CpuStats;
+pub use task::{ServiceTask, Tended};
+
+use crate::Machine;
+use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, user_bounds};
+use crate::heap::KernelHeap;
+use crate::page_table::{ENTRIES, PageTable, RootEntries, Walks};
+use crate::spin_lock::SpinLock;
+
+/// How far boot has come; each step is stored (Release) once what it built is complete.
+mod stage {
+    pub const NONE: u8 = 0;
+    pub const BOOTING: u8 = 1;
+    pub const TOPOLOGY: u8 = 2;
+    pub const FRAMES: u8 = 3;
+    pub const READY: u8 = 4;
+}
+
+/// Frames, heap, shootdown queue, page tables and address spaces of one kernel.
+///
+/// Made for a `static`. [`MemoryService::boot`] brings it up, in an order that types enforce;
+/// [`MemoryService::cpu_online`] adds a CPU. From its interrupt handler the kernel calls
+/// [`MemoryService::on_shootdown_ipi`], from its spin loops (and from
+/// [`Platform::relax`](topomem_percpu::Platform::relax)) [`MemoryService::poll_shootdown`], and on
+/// each CPU it spawns [`MemoryService::task`] or calls [`MemoryService::tend`] now and then.
+pub struct MemoryService<P: Machine> {
+    platform: P,
+    frames: Frames<P>,
+    shootdown: Shootdown<P>,
+    walks: Walks,
+    /// Written in place by boot before the stage is [`stage::TOPOLOGY`], shared from then on.
+    topology: UnsafeCell<Topology>,
+    stage: AtomicU8,
+    heap: AtomicPtr<KernelHeap<P>>,
+    kernel_space: AtomicPtr<SpaceCore<P>>,
+    /// The user spaces, abandoned ones included.
+    spaces: SpinLock<spaces::Spaces<P>>,
+    tasks: [SpinLock<Option<Waker>>; MAX_CPUS],
+}
+
+// SAFETY: `topology` is written by the one holder of the boot token, and read by others only
+// once the stage says that it is complete; everything else is `Sync` itself.
+unsafe impl<P: Machine> Sync for MemoryService<P> {}
+
+impl<P: Machine> MemoryService<P> {
+    /// A service without memory.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new(platform: P) -> MemoryService<P> {
+        MemoryService {
+            platform,
+            frames: Frames::new(platform),
+            shootdown: Shootdown::new(platform),
+            walks: Walks::new(),
+            topology: UnsafeCell::new(Topology::new()),
+            stage: AtomicU8::new(stage::NONE),
+            heap: AtomicPtr::new(core::ptr::null_mut()),
+            kernel_space: AtomicPtr::new(core::ptr::null_mut()),
+            spaces: SpinLock::new(spaces::Spaces::NONE),
+            tasks: [const { SpinLock::new(None) }; MAX_CPUS],
+        }
+    }
+
+    /// What the kernel supplied.
+    pub const fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// The frame allocator.
+    pub const fn frames(&self) -> &Frames<P> {
+        &self.frames
+    }
+
+    /// The shootdown queue.
+    pub const fn shootdown(&self) -> &Shootdown<P> {
+        &self.shootdown
+    }
+
+    pub(crate) const fn walks(&self) -> &Walks {
+        &self.walks
+    }
+
+    /// Acquire pairs with the Release of boot's steps.
+    fn reached(&self, stage: u8) -> bool {
+        self.stage.load(Ordering::Acquire) >= stage
+    }
+
+    /// The machine's topology, once boot has discovered it.
+    pub fn topology(&self) -> Option<&Topology> {
+        // SAFETY: from this stage on nobody writes it.
+        self.reached(stage::TOPOLOGY).then(|| unsafe { &*self.topology.get() })
+    }
+
+    /// The node of `cpu`; node 0 before there is a topology.
+    pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.topology().map_or(NodeId::ZERO, |topology| topology.node_of_cpu(cpu))
+    }
+
+    /// The kernel's heap, once boot has fed it.
+    pub fn heap(&self) -> Option<&'static KernelHeap<P>> {
+        // SAFETY: boot stores the address of a `&'static KernelHeap`, with Release.
+        unsafe { self.heap.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn kernel_core(&self) -> Option<&'static SpaceCore<P>> {
+        // SAFETY: boot stores the address of a space that lives for good, with Release.
+        unsafe { self.kernel_space.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The kernel's address space, once boot has built it.
+    pub fn kernel_space(&self) -> Option<AddressSpace<P>> {
+        self.kernel_core().map(AddressSpace::of)
+    }
+
+    /// A new user space: an empty lower half, and the kernel's upper half.
+    ///
+    /// Costs two allocations, and the copying of half a table.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; nothing has changed.
+    pub fn create_space(&'static self, pin: &CpuPin) -> Result<AddressSpace<P>, CreateError> {
+        let kernel = self.kernel_core().ok_or(CreateError::NoKernelSpace)?;
+        let table = PageTable::new(&self.frames, pin, RootEntries::Own).map_err(CreateError::OutOfFrames)?;
+        // SAFETY: the table is new; the kernel's root entries and the tables below never go.
+        unsafe { table.share_from(&self.frames, kernel.table.root(), ENTRIES / 2) };
+        match SpaceCore::place(self, pin, table, SpaceKind::User, user_bounds::<P::Format>()) {
+            Ok(core) => {
+                self.spaces.lock(&self.platform).add(core);
+                Ok(AddressSpace::of(core))
+            }
+            Err((error, table)) => {
+                // SAFETY: the root was used by nobody.
+                unsafe { frame_memory::release(&self.frames, pin, table.root(), Order::FRAME) };
+                Err(CreateError::OutOfFrames(error))
+            }
+        }
+    }
+
+    /// A run of frames; where memory is short, after what has retired was collected.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`], as of [`Frames::alloc`].
+    pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
+        self.frames.alloc(pin, request).or_else(|error| match error {
+            AllocError::Exhausted { .. } | AllocError::WouldBlock { .. } if self.relieve(pin) => {
+                self.frames.alloc(pin, request)
+            }
+            _ => Err(error),
+        })
+    }
+
+    /// The shootdown interrupt's handler: flushes and answers. Takes no lock, allocates
+    /// nothing, calls no waker; safe nested and spurious.
+    pub fn on_shootdown_ipi(&self, pin: &CpuPin) -> WakersDue {
+        self.shootdown.on_ipi(pin)
+    }
+
+    /// Answers a shootdown that an interrupt on its way asks for; one load where there is none.
+    pub fn poll_shootdown(&self, pin: &CpuPin) {
+        self.shootdown.poll(pin);
+    }
+}
+
+impl<P: Machine> fmt::Debug for MemoryService<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryService")
+            .field("stage", &self.stage.load(Ordering::Relaxed))
+            .field("shootdown", &self.shootdown)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,102 @@
+//! The list of user spaces, and how abandoned ones go.
+
+use core::ptr;
+
+use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::{CpuPin, Order};
+
+use super::{MemoryService, frame_memory};
+use crate::Machine;
+use crate::address_space::{SpaceCore, user_bounds};
+use crate::page_table::Reserve;
+use crate::retire::Retired;
+
+/// A list through the spaces' own links.
+pub(super) struct Spaces<P: Machine> {
+    first: Option<&'static SpaceCore<P>>,
+}
+
+impl<P: Machine> Spaces<P> {
+    pub const NONE: Spaces<P> = Spaces { first: None };
+
+    pub fn add(&mut self, core: &'static SpaceCore<P>) {
+        let next = self.first.map_or(ptr::null(), ptr::from_ref).cast_mut();
+        // Relaxed: links are read and written under the list's lock only.
+        core.next.store(next, Ordering::Relaxed);
+        self.first = Some(core);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &'static SpaceCore<P>> {
+        core::iter::successors(self.first, |core| {
+            // SAFETY: a listed space lives; its link was made from a `&'static` in `add`.
+            unsafe { core.next.load(Ordering::Relaxed).as_ref() }
+        })
+    }
+
+    /// Takes out the first space that `wanted` accepts.
+    fn take(&mut self, wanted: impl Fn(&SpaceCore<P>) -> bool) -> Option<&'static SpaceCore<P>> {
+        let mut before: Option<&'static SpaceCore<P>> = None;
+        let found = self.iter().find(|core| {
+            let found = wanted(core);
+            if !found {
+                before = Some(core);
+            }
+            found
+        })?;
+        let next = found.next.load(Ordering::Relaxed);
+        match before {
+            Some(before) => before.next.store(next, Ordering::Relaxed),
+            // SAFETY: as in `iter`.
+            None => self.first = unsafe { next.as_ref() },
+        }
+        Some(found)
+    }
+}
+
+impl<P: Machine> MemoryService<P> {
+    /// The handle of `core` is gone.
+    pub(crate) fn abandon(&self, core: &SpaceCore<P>) {
+        // Release pairs with the Acquire in `reap`: every use of the handle happened before.
+        core.abandoned.store(true, Ordering::Release);
+        self.reap(&self.platform.pin());
+    }
+
+    /// Frees the abandoned spaces that no CPU has active.
+    pub(super) fn reap(&self, pin: &CpuPin) {
+        loop {
+            let gone =
+                |core: &SpaceCore<P>| core.abandoned.load(Ordering::Acquire) && core.domain().is_idle();
+            // The lock is not held while the space is taken apart.
+            let taken = self.spaces.lock(&self.platform).take(gone);
+            let Some(core) = taken else { return };
+            if !self.take_apart(core, pin) {
+                self.spaces.lock(&self.platform).add(core);
+                return;
+            }
+        }
+    }
+
+    /// Frees all that an abandoned, idle space has; false where a walk under way, or the
+    /// memory to cut a page, stands against it: then it can be tried again.
+    fn take_apart(&self, core: &'static SpaceCore<P>, pin: &CpuPin) -> bool {
+        let frames = &self.frames;
+        let mut reserve = Reserve::new(frames, pin);
+        let Ok(changed) = core.table.clear(frames, &mut reserve, user_bounds::<P::Format>()) else {
+            return false;
+        };
+        drop(reserve);
+        core.park(None, Retired::of(changed));
+        // Nobody has the space: no TLB, no page walker, no handle. What waits is done.
+        if core.collect(pin) {
+            return false;
+        }
+        let root = core.table.root();
+        // SAFETY: it is out of the list, its handle is gone, no CPU has it active; its tables
+        // and frames have just been freed.
+        unsafe {
+            SpaceCore::give_back(core, frames, pin);
+            frame_memory::release(frames, pin, root, Order::FRAME);
+        }
+        true
+    }
+}

@@ -1,0 +1,104 @@
+//! The work that nobody waits for.
+
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+
+use topomem_percpu::{CpuId, CpuPin};
+
+use super::MemoryService;
+use crate::Machine;
+use crate::address_space::SpaceCore;
+
+/// What [`MemoryService::tend`] left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tended {
+    /// Nothing: the next call may wait until something happens.
+    Done,
+    /// Retired frames wait for CPUs that have not answered yet.
+    Waiting,
+}
+
+impl<P: Machine> MemoryService<P> {
+    /// Does the service's work on the pinned CPU once: drains magazines where other CPUs asked
+    /// for it, calls the wakers of completed shootdowns, frees what has retired, takes apart
+    /// abandoned spaces.
+    ///
+    /// For service tasks and idle loops, not for interrupt handlers. Costs a few loads where
+    /// there is nothing to do, plus a look at each address space.
+    pub fn tend(&self, pin: &CpuPin) -> Tended {
+        self.frames.service(pin);
+        self.shootdown.wake_completed(pin);
+        let waiting = self.collect(pin);
+        self.reap(pin);
+        if waiting { Tended::Waiting } else { Tended::Done }
+    }
+
+    /// Frees what has retired in any space; true where something still waits.
+    fn collect(&self, pin: &CpuPin) -> bool {
+        let kernel = self.kernel_core().is_some_and(|kernel| kernel.collect(pin));
+        // Who finds the list taken leaves the rest to whoever has it.
+        let Some(spaces) = self.spaces.try_lock() else {
+            return true;
+        };
+        spaces.iter().fold(kernel, |waiting, space| space.collect(pin) | waiting)
+    }
+
+    /// Frees what can be freed because memory is short; false where that was nothing.
+    pub(crate) fn relieve(&self, pin: &CpuPin) -> bool {
+        self.frames.service(pin);
+        let retired = |service: &MemoryService<P>| {
+            let spaces = service.spaces.try_lock();
+            let users = spaces.iter().flat_map(|spaces| spaces.iter());
+            let all = service.kernel_core().into_iter().chain(users);
+            all.map(SpaceCore::retired_frames).sum::<u64>()
+        };
+        let before = retired(self);
+        self.collect(pin);
+        retired(self) < before
+    }
+
+    /// Wakes the executing CPU's task: something has retired.
+    pub(crate) fn call_tasks(&self) {
+        let waker = self.tasks[self.platform.current_cpu().index()].lock(&self.platform).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// `cpu`'s service task: [`MemoryService::tend`] whenever there is something to do. Spawn it
+    /// on each CPU's executor. It never ends; dropping it is safe.
+    pub fn task(&'static self, cpu: CpuId) -> ServiceTask<P> {
+        ServiceTask { service: self, cpu }
+    }
+}
+
+/// The future of [`MemoryService::task`].
+#[must_use = "futures do nothing unless polled"]
+pub struct ServiceTask<P: Machine> {
+    service: &'static MemoryService<P>,
+    cpu: CpuId,
+}
+
+impl<P: Machine> Future for ServiceTask<P> {
+    type Output = core::convert::Infallible;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let service = self.service;
+        let pin = service.platform.pin();
+        // Before the work: what retires from here on wakes us.
+        *service.tasks[self.cpu.index()].lock(&service.platform) = Some(context.waker().clone());
+        if service.tend(&pin) == Tended::Waiting {
+            // No interrupt tells when the last CPU has answered: look again after the others.
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl<P: Machine> fmt::Debug for ServiceTask<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceTask").field("cpu", &self.cpu).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,82 @@
+//! A spin lock whose waiters poll the shootdown queue.
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+use topomem_percpu::Platform;
+use topomem_percpu::sync::atomic::{AtomicBool, Ordering};
+
+/// A value that one context at a time uses, for a short time of a stated bound.
+///
+/// Unlike `spin::Mutex`, its waiters spin through the platform's own relax, which answers
+/// shootdowns. Not for interrupt handlers.
+pub(crate) struct SpinLock<T> {
+    held: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: `held` lets one context at a time reach the value.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+
+impl<T> SpinLock<T> {
+    #[cfg(not(loom))]
+    pub const fn new(value: T) -> SpinLock<T> {
+        SpinLock { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
+    }
+
+    #[cfg(loom)]
+    pub fn new(value: T) -> SpinLock<T> {
+        SpinLock { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
+    }
+
+    /// The value, once nobody else uses it.
+    pub fn lock(&self, platform: &impl Platform) -> SpinGuard<'_, T> {
+        loop {
+            if let Some(guard) = self.try_lock() {
+                return guard;
+            }
+            while self.held.load(Ordering::Relaxed) {
+                platform.relax();
+            }
+        }
+    }
+
+    /// The value, if nobody uses it now.
+    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+        // Acquire pairs with the Release in the guard's drop.
+        if self.held.swap(true, Ordering::Acquire) { None } else { Some(SpinGuard { lock: self }) }
+    }
+}
+
+impl<T> fmt::Debug for SpinLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpinLock").finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct SpinGuard<'a, T> {
+    lock: &'a SpinLock<T>,
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the lock is held.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the lock is held, and `self` is borrowed exclusively.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    fn drop(&mut self) {
+        self.lock.held.store(false, Ordering::Release);
+    }
+}
