@@ -19,7 +19,8 @@ pub(crate) enum Patience {
 }
 
 /// Turns of [`Patience::Bounded`]: far longer than any holder takes, short against a tick.
-const TURNS: usize = 4096;
+/// (Interpreters and models count every turn.)
+const TURNS: usize = if cfg!(any(loom, miri)) { 4 } else { 4096 };
 
 /// Data behind one flag. Every user has a fallback for the case that the lock is taken, so it
 /// can be used in any context, NMI handlers included.
@@ -41,9 +42,10 @@ impl<T> TryLock<T> {
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
         // The load keeps a taken lock's line shared. Acquire pairs with the Release of the
         // last guard's drop: we see what the last holder wrote.
-        if self.taken.load(Ordering::Relaxed) || self.taken.swap(true, Ordering::Acquire) {
+        if self.taken.load(Ordering::Relaxed) {
             return None;
         }
+        self.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
         Some(Guard { lock: self })
     }
 

@@ -170,7 +170,7 @@ impl SlabShape {
     };
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -330,3 +330,6 @@ impl Lists {
         Ok(())
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;
