@@ -79,7 +79,7 @@ fn dump(signature: &str, table: &Table) -> String {
         });
         let printable = |&byte: &u8| if (0x20..0x7f).contains(&byte) { char::from(byte) } else { '.' };
         let characters: String = bytes.iter().map(printable).collect();
-        let _ = writeln!(text, "    {:04X}: {hex:<48} {characters}", line * 16);
+        let _ = writeln!(text, "    {:04X}: {}", line * 16, format!("{hex:<48} {characters}").trim_end());
     }
     text.push('\n');
     text
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(
             dump("SRAT", &table),
             "SRAT @ 0x0000000000001000\n    \
-             0000: 53 52 41 54 10 01 00 00 01 EB 42 4F 43 48 53 20  SRAT......BOCHS \n    \
+             0000: 53 52 41 54 10 01 00 00 01 EB 42 4F 43 48 53 20  SRAT......BOCHS\n    \
              0010: 21                                               !\n\n"
         );
     }

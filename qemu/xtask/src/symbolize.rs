@@ -45,6 +45,11 @@ impl Symbols {
         lines
     }
 
+    /// The function that the instruction at `address` was written in, the library's inlined ones left out.
+    pub(crate) fn function(&self, address: &str) -> Option<String> {
+        self.functions(parse_address(address)?).pop()
+    }
+
     /// The functions at `address`, innermost first, each with its file and line.
     fn functions(&self, address: u64) -> Vec<String> {
         let mut functions = Vec::new();

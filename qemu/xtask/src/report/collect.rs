@@ -80,7 +80,7 @@ impl Report {
             Record::Result(result) => self.results.push(result),
             // The log has said it already.
             Record::Failure(failure) => self.failures.push(failure),
-            Record::Panic(panic) => self.failures.push(panic_failure(&panic)),
+            Record::Panic(panic) => self.failures.push(self.panic_failure(&panic)),
             Record::Frames { addresses } => {
                 let backtrace = match &self.symbols {
                     Some(symbols) => symbols.backtrace(&addresses),
@@ -93,6 +93,13 @@ impl Report {
             Record::Table(piece) => self.tables.push(piece),
             Record::End { ok } => self.ended_ok = Some(ok),
         }
+    }
+
+    /// A fault's place is an address.
+    fn panic_failure(&self, panic: &Panic) -> Failure {
+        let function = self.symbols.as_ref().and_then(|symbols| symbols.function(&panic.location));
+        let place = function.as_ref().unwrap_or(&panic.location);
+        Failure::new(format!("panic: {}", panic.message), format!("{place}, CPU {}", panic.cpu))
     }
 
     /// The topology, once the kernel has told it.
@@ -127,10 +134,6 @@ impl Report {
             duration,
         }
     }
-}
-
-fn panic_failure(panic: &Panic) -> Failure {
-    Failure::new(format!("panic: {}", panic.message), format!("{}, CPU {}", panic.location, panic.cpu))
 }
 
 fn progress_line(progress: &Progress) -> String {

@@ -26,10 +26,8 @@ impl Table {
         let width =
             |column: usize| self.rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
         let is_number = |column: usize| {
-            self.rows
-                .iter()
-                .skip(1)
-                .all(|row| cell(row, column).starts_with(|c: char| c.is_ascii_digit() || c == '-'))
+            let is_digit = |c: char| c.is_ascii_digit() || " .%-".contains(c);
+            self.rows.iter().skip(1).all(|row| cell(row, column).chars().all(is_digit))
         };
         let shape: Vec<_> = (0..columns).map(|column| (width(column), is_number(column))).collect();
         let line = |row: &Vec<String>| {
@@ -70,10 +68,11 @@ mod tests {
 
     #[test]
     fn aligns_numbers_right_and_words_left() {
-        let mut table = Table::new(["cpu", "name"]);
-        table.row(vec!["0".to_owned(), "a".to_owned()]);
-        table.row(vec!["10".to_owned(), "bcd".to_owned()]);
-        assert_eq!(table.lines(), ["  cpu  name", "    0  a", "   10  bcd"]);
+        let mut table = Table::new(["cpu", "range"]);
+        table.row(vec!["0".to_owned(), "0x0..0xa".to_owned()]);
+        table.row(vec![String::new(), "0x10..0xab".to_owned()]);
+        table.row(vec!["10".to_owned(), "all".to_owned()]);
+        assert_eq!(table.lines(), ["  cpu  range", "    0  0x0..0xa", "       0x10..0xab", "   10  all"]);
     }
 
     #[test]
