@@ -4,6 +4,7 @@
 
 mod arch;
 mod boot;
+mod executor;
 mod log;
 mod memory;
 mod panic;
@@ -11,35 +12,55 @@ mod per_cpu;
 mod scenario;
 mod smp;
 
+use x86_64::instructions::interrupts;
+use x86_64::registers::control::Cr3;
+
 /// Where the PVH entry arrives: boot CPU, interrupts off, on the boot stack and tables.
 extern "sysv64" fn boot_main(start_info: u64) -> ! {
     // SAFETY: called once, by the entry, with what the loader left in EBX.
     unsafe { boot::start(x86_64::PhysAddr::new_truncate(start_info)) }
 }
 
-/// The boot CPU's second half, on its own stack and with interrupts off.
-fn kernel_main(booted: &mut boot::Booted) -> ! {
-    memory::report::topology(booted.topology, |node| {
-        let pieces = booted.memory_map.pieces(booted.topology).filter(|piece| piece.node == node);
-        pieces.map(|piece| piece.range.frames()).sum()
-    });
+/// The boot CPU once the service works: starts the others, and becomes one of them.
+fn kernel_main(booted: &boot::Booted) -> ! {
     smp::ipi::join();
-    let root = booted.tables.root().start_address();
+    let root = Cr3::read().0.start_address();
     // SAFETY: called once; the areas were built for these CPUs, and the page below 1 MiB is
     // reserved in every memory map.
     unsafe {
-        smp::start::start_all(booted.areas.iter().copied().skip(1), root, |error| log!("{error}"));
+        smp::start::start_all(booted.areas.get(1..).unwrap_or_default(), root, |error| log!("{error}"));
     }
-    arch::apic::start_timer();
-    x86_64::instructions::interrupts::enable();
-    scenario::run(booted)
+    let scenario = scenario::run(scenario::Request::new(&booted.start_info));
+    match executor::spawn_on(topomem::CpuId::BOOT, scenario) {
+        Ok(task) => task.detach(),
+        Err(error) => scenario::end_early(format_args!("{error}")),
+    }
+    work()
 }
 
-/// What every further CPU does once it is set up.
+/// What a further CPU does once it is set up.
 fn cpu_main() -> ! {
-    smp::ipi::join();
-    arch::apic::start_timer();
-    loop {
-        x86_64::instructions::interrupts::enable_and_hlt();
+    // SAFETY: the starting CPU gave it the kernel's tables; it takes interrupts right after.
+    match unsafe { memory::service::cpu_online() } {
+        Ok(()) => {
+            smp::ipi::join();
+            work()
+        }
+        Err(error) => {
+            log!("does not come online: {error}");
+            arch::exit::halt_forever()
+        }
     }
+}
+
+/// What every CPU does for good: take interrupts and run tasks.
+fn work() -> ! {
+    let cpu = per_cpu::current().cpu;
+    match executor::spawn_on(cpu, memory::service::SERVICE.task(cpu)) {
+        Ok(task) => task.detach(),
+        Err(error) => log!("no service task: {error}"),
+    }
+    arch::apic::start_timer();
+    interrupts::enable();
+    executor::run()
 }

@@ -6,8 +6,9 @@
 
 use core::fmt;
 use core::hint;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
+use topomem::CpuId;
 use x2apic::lapic::{
     ErrorFlags, IpiAllShorthand, IpiDestMode, LocalApic, LocalApicBuilder, TimerDivide, TimerMode, xapic_base,
 };
@@ -26,6 +27,9 @@ const DELIVERY_TURNS: u32 = 1_000_000;
 const LVT_LINT0: u32 = 0x350;
 const LVT_LINT1: u32 = 0x360;
 const LVT_MASKED: u32 = 1 << 16;
+const DESTINATION_FORMAT: u32 = 0xe0;
+const FORMAT_FLAT: u32 = 0xffff_ffff;
+const FORMAT_CLUSTER: u32 = 0x0fff_ffff;
 const ICR_LOW: u32 = 0x300;
 const ICR_HIGH: u32 = 0x310;
 const ICR_LOGICAL: u32 = 1 << 11;
@@ -36,20 +40,58 @@ const ICR_ASSERT: u32 = 1 << 14;
 static REGISTERS: AtomicU64 = AtomicU64::new(0);
 /// APIC timer ticks per millisecond, divided by 16; written once by [`calibrate_timer`].
 static TIMER_PER_MS: AtomicU32 = AtomicU32::new(62_500);
-/// Set where flat logical destinations name all CPUs: xAPIC mode and at most eight of them.
-static FLAT_LOGICAL: AtomicBool = AtomicBool::new(false);
+/// How CPUs are addressed together, by [`Logical`]; written once by [`choose_logical`], before
+/// other CPUs run.
+static LOGICAL: AtomicU8 = AtomicU8::new(Logical::None as u8);
 
 /// A CPU as the interrupt hardware numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApicId(pub u32);
+
+/// How one message reaches several CPUs, but not all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Logical {
+    /// Not at all: x2APIC mode, whose clusters are not used here.
+    None,
+    /// One bit per CPU, up to eight CPUs.
+    Flat,
+    /// Fifteen clusters of four CPUs: a message reaches CPUs of one cluster.
+    Cluster,
+}
+
+/// CPUs that one message reaches: the destination byte of xAPIC logical mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogicalId(u8);
+
+impl LogicalId {
+    /// The id of `cpu` by itself, if it has one.
+    pub fn of(cpu: CpuId) -> Option<LogicalId> {
+        let number = u8::try_from(cpu.index()).ok()?;
+        let logical = LOGICAL.load(Ordering::Relaxed);
+        if logical == Logical::Flat as u8 && number < 8 {
+            Some(LogicalId(1 << number))
+        } else if logical == Logical::Cluster as u8 && number < 60 {
+            Some(LogicalId(number / 4 << 4 | 1 << (number % 4)))
+        } else {
+            None
+        }
+    }
+
+    /// The id that reaches both, where one message can.
+    pub fn join(self, other: LogicalId) -> Option<LogicalId> {
+        let flat = LOGICAL.load(Ordering::Relaxed) == Logical::Flat as u8;
+        (flat || self.0 >> 4 == other.0 >> 4).then_some(LogicalId(self.0 | other.0))
+    }
+}
 
 /// Who gets an interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
     /// One CPU.
     Physical(ApicId),
-    /// A set of CPUs by flat logical id, one bit each (xAPIC mode).
-    Flat(u8),
+    /// Some CPUs, in xAPIC mode.
+    Logical(LogicalId),
     /// All CPUs but the sender.
     Others,
 }
@@ -75,13 +117,12 @@ pub fn map(registers: u64) {
     REGISTERS.store(registers, Ordering::Relaxed);
 }
 
-/// Sets up the executing CPU's local APIC with the timer stopped, addressable in flat logical
-/// mode as `logical` where that is not 0.
+/// Sets up the executing CPU's local APIC with the timer stopped, and its logical id.
 ///
 /// # Errors
 ///
 /// [`SetUpError`].
-pub fn set_up(logical: u8) -> Result<LocalApic, SetUpError> {
+pub fn set_up(cpu: CpuId) -> Result<LocalApic, SetUpError> {
     let mut builder = LocalApicBuilder::new();
     builder
         .timer_vector(usize::from(vector::TIMER.0))
@@ -100,9 +141,10 @@ pub fn set_up(logical: u8) -> Result<LocalApic, SetUpError> {
         // `enable` leaves the pins unmasked with vector 0.
         write_register(LVT_LINT0, LVT_MASKED);
         write_register(LVT_LINT1, LVT_MASKED);
-        if logical != 0 && !is_x2apic() {
-            // The destination format register is "flat" after reset.
-            apic.set_logical_id(u32::from(logical) << 24);
+        if let Some(LogicalId(id)) = LogicalId::of(cpu) {
+            let cluster = LOGICAL.load(Ordering::Relaxed) == Logical::Cluster as u8;
+            write_register(DESTINATION_FORMAT, if cluster { FORMAT_CLUSTER } else { FORMAT_FLAT });
+            apic.set_logical_id(u32::from(id) << 24);
         }
     }
     Ok(apic)
@@ -126,14 +168,14 @@ unsafe fn write_register(offset: u32, value: u32) {
     }
 }
 
-/// Declares that every CPU has a flat logical id of its own.
-pub fn use_flat_logical() {
-    FLAT_LOGICAL.store(!is_x2apic(), Ordering::Relaxed);
-}
-
-/// Can [`Destination::Flat`] reach every CPU?
-pub fn has_flat_logical() -> bool {
-    FLAT_LOGICAL.load(Ordering::Relaxed)
+/// Chooses how messages reach several of `cpus` CPUs. Called before any local APIC is set up.
+pub fn choose_logical(cpus: usize) {
+    let logical = match cpus {
+        _ if is_x2apic() => Logical::None,
+        0..=8 => Logical::Flat,
+        _ => Logical::Cluster,
+    };
+    LOGICAL.store(logical as u8, Ordering::Relaxed);
 }
 
 fn with<R>(f: impl FnOnce(&mut LocalApic) -> R) -> Option<R> {
@@ -224,7 +266,7 @@ pub fn send(message: Message, to: Destination) {
                     apic.send_ipi_all(vector.0, IpiAllShorthand::AllExcludingSelf);
                 }
                 // The crate fixes physical or logical addressing when an APIC is built.
-                (Message::Fixed(vector), Destination::Flat(set)) => {
+                (Message::Fixed(vector), Destination::Logical(LogicalId(set))) => {
                     write_register(ICR_HIGH, u32::from(set) << 24);
                     write_register(ICR_LOW, u32::from(vector.0) | ICR_LOGICAL | ICR_ASSERT);
                 }

@@ -190,16 +190,21 @@ impl KernelTables {
             let virt = VirtAddr::new_truncate(DIRECT_MAP + addr);
             let phys = PhysAddr::new_truncate(addr);
             // Whole GiB of memory only: a large page must not span memory and devices.
-            let (bytes, mapped) = if gigabytes && addr.is_multiple_of(GIB) && end - addr >= GIB {
+            if gigabytes && addr.is_multiple_of(GIB) && addr >= start && end - addr >= GIB {
                 let page = Page::<Size1GiB>::containing_address(virt);
-                (GIB, self.map_page(page, PhysFrame::containing_address(phys), KERNEL_DATA, frames))
-            } else {
-                let page = Page::<Size2MiB>::containing_address(virt);
-                let frame = PhysFrame::containing_address(phys);
-                (Size2MiB::SIZE, self.map_page(page, frame, KERNEL_DATA, frames))
-            };
-            match mapped {
-                Ok(()) | Err(MapError::Occupied(_)) => addr += bytes,
+                match self.map_page(page, PhysFrame::containing_address(phys), KERNEL_DATA, frames) {
+                    Ok(()) => {
+                        addr += GIB;
+                        continue;
+                    }
+                    // A part of it is mapped: fill in the rest in smaller pages.
+                    Err(MapError::Occupied(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let page = Page::<Size2MiB>::containing_address(virt);
+            match self.map_page(page, PhysFrame::containing_address(phys), KERNEL_DATA, frames) {
+                Ok(()) | Err(MapError::Occupied(_)) => addr += Size2MiB::SIZE,
                 Err(error) => return Err(error),
             }
         }

@@ -2,9 +2,11 @@
 //! frames for the first page tables.
 
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
 
-use topomem_numa::{BootAllocator, NodeId};
-use topomem_percpu::CpuId;
+use topomem::CpuId;
+use topomem::{BootAllocator, NodeId};
 use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -25,7 +27,7 @@ struct Shared<T>(UnsafeCell<T>);
 // SAFETY: the boot CPU alone uses them, each through one pointer (`set_up`, `EarlyFrames`).
 unsafe impl<T> Sync for Shared<T> {}
 
-static AREA: Shared<PerCpu> = Shared(UnsafeCell::new(PerCpu::new(CpuId::BOOT, ApicId(0), StackTops::NONE)));
+static AREA: Shared<MaybeUninit<PerCpu>> = Shared(UnsafeCell::new(MaybeUninit::uninit()));
 static TRAP_STACKS: Shared<[[u8; TRAP_STACK]; TrapStack::ALL.len()]> =
     Shared(UnsafeCell::new([[0; TRAP_STACK]; TrapStack::ALL.len()]));
 static POOL: Shared<[[u8; FRAME]; FRAMES]> = Shared(UnsafeCell::new([[0; FRAME]; FRAMES]));
@@ -40,7 +42,8 @@ pub unsafe fn set_up() {
     let tops = TrapStack::ALL.map(|stack| bottom + TRAP_STACK as u64 * (stack as u64 + 1));
     // SAFETY: the area and the stacks are this CPU's alone, and static.
     unsafe {
-        per_cpu::install(AREA.0.get());
+        let place = NonNull::from(&mut *AREA.0.get()).cast();
+        per_cpu::install(PerCpu::place(place, CpuId::BOOT, ApicId(0), StackTops::NONE));
         Segments::load(per_cpu::current().segments.get(), tops);
         idt::init();
         idt::load();

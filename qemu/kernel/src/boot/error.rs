@@ -2,17 +2,18 @@
 
 use core::fmt;
 
-use topomem_numa::{BootAllocError, MapFull};
+use topomem::numa::{BootAllocError, MapFull};
 
 use super::start_info::StartInfoError;
 use crate::arch::apic::SetUpError;
 use crate::arch::exit::{self, Outcome};
 use crate::arch::paging::MapError;
 use crate::log::Json;
+use crate::memory::bring_up::BringUpError;
 use crate::{log, record};
 
 /// Why the boot CPU stops.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub enum BootError {
     /// The loader's words make no sense.
     StartInfo(StartInfoError),
@@ -24,6 +25,10 @@ pub enum BootError {
     Memory(BootAllocError),
     /// The boot CPU's local APIC could not be set up.
     Apic(SetUpError),
+    /// The service had begun to boot before.
+    Service(topomem::BootError<core::convert::Infallible>),
+    /// The service did not come up.
+    BringUp(BringUpError),
     /// The topology lists not even the boot CPU.
     NoCpus,
 }
@@ -36,13 +41,15 @@ impl fmt::Display for BootError {
             BootError::MapFull(error) => error.fmt(f),
             BootError::Memory(error) => error.fmt(f),
             BootError::Apic(error) => error.fmt(f),
+            BootError::Service(error) => error.fmt(f),
+            BootError::BringUp(error) => error.fmt(f),
             BootError::NoCpus => f.write_str("the topology lists no CPU"),
         }
     }
 }
 
 /// Says why, and ends the run.
-pub fn fail(error: BootError) -> ! {
+pub fn fail(error: &BootError) -> ! {
     log!("cannot boot: {error}");
     record!(
         "{{\"t\":\"failure\",\"what\":{},\"where\":\"boot\"}}",

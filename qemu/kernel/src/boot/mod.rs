@@ -10,13 +10,15 @@ pub mod start_info;
 use core::arch::asm;
 
 use arrayvec::ArrayVec;
-use spin::Mutex;
-use topomem_numa::{ApicId, BootAllocator, MemoryMap, Topology};
-use topomem_percpu::MAX_CPUS;
+use topomem::percpu::MAX_CPUS;
+use topomem::{ApicId, BootAllocator, Discovered, MemoryMap};
 use x86_64::PhysAddr;
 
 use crate::arch::paging::KernelTables;
 use crate::arch::{apic, clock, features, paging, pic, serial};
+use crate::memory::bring_up::bring_up;
+use crate::memory::platform::Kernel;
+use crate::memory::service::SERVICE;
 use crate::memory::{firmware, map};
 use crate::per_cpu::{self, PerCpu};
 use crate::{log, smp};
@@ -24,25 +26,31 @@ use early::{EarlyFrames, NodeFrames};
 use error::{BootError, fail};
 use start_info::StartInfo;
 
-/// What the boot CPU's second half starts from; it outlives the boot stack it lies on, which
-/// nobody uses again.
+/// Every CPU's area, the boot CPU's first.
+pub type Areas = ArrayVec<&'static PerCpu, MAX_CPUS>;
+
+/// What the boot CPU's two halves pass on: from the boot stack, which nobody uses again, to its
+/// own.
+#[derive(Debug)]
+struct HalfWay {
+    start_info: StartInfo,
+    tables: KernelTables,
+    discovered: Discovered<Kernel>,
+    memory: BootAllocator<'static>,
+    areas: Areas,
+}
+
+/// What boot leaves: the service works on this CPU, and the others can be started.
 #[derive(Debug)]
 pub struct Booted {
     /// The loader's words.
     pub start_info: StartInfo,
-    /// The kernel's page tables.
-    pub tables: KernelTables,
-    /// The machine.
-    pub topology: &'static Topology,
-    /// Usable memory, with what boot took reserved.
-    pub memory_map: &'static MemoryMap,
     /// Every CPU's area, the boot CPU's first.
-    pub areas: ArrayVec<*mut PerCpu, MAX_CPUS>,
+    pub areas: Areas,
 }
 
-// Both are too large for the boot stack.
-static TOPOLOGY: Mutex<Topology> = Mutex::new(Topology::new());
-static MEMORY_MAP: Mutex<MemoryMap> = Mutex::new(MemoryMap::new());
+/// Too large for the boot stack.
+static MEMORY_MAP: spin::Mutex<MemoryMap> = spin::Mutex::new(MemoryMap::new());
 
 /// Takes the boot CPU from the entry to [`crate::kernel_main`], on its own stack.
 ///
@@ -56,24 +64,19 @@ pub unsafe fn start(start_info: PhysAddr) -> ! {
     clock::start();
     pic::disable();
     // SAFETY: the address is the loader's.
-    match unsafe { prepare(start_info) } {
-        Ok(mut booted) => {
-            let area = booted.areas.first().copied();
-            match area {
-                // SAFETY: the area's stack is mapped and unused; `booted` stays where it is, since
-                // this frame is never left.
-                Some(area) => unsafe { switch_stack(&mut booted, (*area).stacks.work.as_u64()) },
-                None => fail(BootError::NoCpus),
-            }
-        }
-        Err(error) => fail(error),
+    let mut half_way = unsafe { prepare(start_info) }.unwrap_or_else(|error| fail(&error));
+    match half_way.areas.first().map(|area| area.stacks.work.as_u64()) {
+        // SAFETY: the area's stack is mapped and unused; `half_way` stays where it is, since
+        // this frame is never left.
+        Some(stack) => unsafe { switch_stack(&mut half_way, stack) },
+        None => fail(&BootError::NoCpus),
     }
 }
 
 /// # Safety
 ///
 /// As for [`start`].
-unsafe fn prepare(start_info: PhysAddr) -> Result<Booted, BootError> {
+unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
     // SAFETY: the caller's promise, and the entry's tables are active.
     let start_info = unsafe { StartInfo::read(start_info) }.map_err(BootError::StartInfo)?;
     let mut early_frames = EarlyFrames::new();
@@ -89,64 +92,64 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<Booted, BootError> {
         apic::map(registers.as_u64());
     }
 
-    let topology = spin::MutexGuard::leak(TOPOLOGY.lock());
     let firmware_tables = firmware::tables(start_info.rsdp);
-    topology.discover(&firmware_tables, ApicId(features::apic_id()), &mut |diagnostic| {
+    let service = SERVICE.boot().map_err(BootError::Service)?;
+    let boot_cpu = ApicId(features::apic_id());
+    let discovered = service.discover(&firmware_tables, boot_cpu, &mut |diagnostic| {
         log!("firmware tables: {diagnostic}");
     });
-    let topology: &'static Topology = topology;
+    let topology = discovered.topology();
+    apic::choose_logical(topology.cpus().len());
 
     let memory_map = spin::MutexGuard::leak(MEMORY_MAP.lock());
     map::fill(memory_map, &start_info.memory_map).map_err(BootError::MapFull)?;
-    let mut boot_allocator = BootAllocator::new(memory_map, topology);
-    let mut areas = ArrayVec::new();
-    if topology.cpus().len() <= 8 {
-        apic::use_flat_logical();
-    }
+    let mut memory = BootAllocator::new(memory_map, topology);
+    let mut areas = Areas::new();
     for entry in topology.cpus() {
         let bytes = per_cpu::AREA_BYTES + per_cpu::stacks::BYTES;
-        let memory = boot_allocator.alloc(bytes, 4096, entry.node).map_err(BootError::Memory)?;
-        let mut frames = NodeFrames::new(&mut boot_allocator, entry.node);
-        let stacks = per_cpu::stacks::map(entry.cpu, memory + per_cpu::AREA_BYTES, &mut tables, &mut frames)
+        let start = memory.alloc(bytes, 4096, entry.node).map_err(BootError::Memory)?;
+        let mut frames = NodeFrames::new(&mut memory, entry.node);
+        let stacks = per_cpu::stacks::map(entry.cpu, start + per_cpu::AREA_BYTES, &mut tables, &mut frames)
             .map_err(BootError::Map)?;
-        let area = paging::direct_map(memory).cast::<PerCpu>().as_ptr();
+        let place = paging::direct_map(start).cast::<PerCpu>();
         // SAFETY: fresh memory of sufficient size, aligned to a frame, for this CPU alone.
-        unsafe { area.write(PerCpu::new(entry.cpu, apic::ApicId(entry.apic_id.0), stacks)) };
-        areas.push(area);
+        areas.push(unsafe { PerCpu::place(place, entry.cpu, apic::ApicId(entry.apic_id.0), stacks) });
     }
-    Ok(Booted { start_info, tables, topology, memory_map: boot_allocator.finish(), areas })
+    Ok(HalfWay { start_info, tables, discovered, memory, areas })
 }
 
 /// # Safety
 ///
-/// `stack` is the top of a mapped stack that nothing uses; `booted` is valid for good.
-unsafe fn switch_stack(booted: *mut Booted, stack: u64) -> ! {
+/// `stack` is the top of a mapped stack that nothing uses; `half_way` is valid, and nobody uses it
+/// afterwards.
+unsafe fn switch_stack(half_way: *mut HalfWay, stack: u64) -> ! {
     // SAFETY: nothing on the old stack is returned to; a zero frame pointer ends backtraces.
     unsafe {
         asm!(
             "mov rsp, {stack}",
             "xor ebp, ebp",
-            "call {main}",
+            "call {second}",
             "ud2",
             stack = in(reg) stack,
-            main = sym second_half,
-            in("rdi") booted,
+            second = sym second_half,
+            in("rdi") half_way,
             options(noreturn),
         );
     }
 }
 
-extern "sysv64" fn second_half(booted: *mut Booted) -> ! {
+extern "sysv64" fn second_half(half_way: *mut HalfWay) -> ! {
     // SAFETY: `switch_stack` hands on the only pointer to it.
-    let booted = unsafe { &mut *booted };
-    if let Some(&area) = booted.areas.first() {
+    let HalfWay { start_info, tables, discovered, mut memory, areas } = unsafe { half_way.read() };
+    if let Some(area) = areas.first() {
         // SAFETY: the boot CPU's area, not installed yet; the kernel's tables are active.
-        if let Err(error) = unsafe { smp::start::set_up_cpu(area) } {
-            fail(BootError::Apic(error));
-        }
+        unsafe { smp::start::set_up_cpu(area) }.unwrap_or_else(|error| fail(&BootError::Apic(error)));
     }
     if !apic::calibrate_timer() {
         log!("the PIT is silent: times assume a TSC of 1 GHz");
     }
-    crate::kernel_main(booted)
+    // SAFETY: no one changes the tables from here on, and the area is installed.
+    unsafe { bring_up(discovered, &mut memory, tables.root()) }
+        .unwrap_or_else(|error| fail(&BootError::BringUp(error)));
+    crate::kernel_main(&Booted { start_info, areas })
 }

@@ -5,7 +5,8 @@ use core::ptr::NonNull;
 
 use acpi::{AcpiHandler, PhysicalMapping};
 use arrayvec::ArrayString;
-use topomem_numa::{FirmwareTables, find_tables};
+use topomem::FirmwareTables;
+use topomem::numa::find_tables;
 use x86_64::PhysAddr;
 
 use crate::arch::paging;

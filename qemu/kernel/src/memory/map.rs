@@ -1,6 +1,7 @@
 //! The memory map that topomem starts from.
 
-use topomem_numa::{MapFull, MemoryMap, MemoryRange};
+use topomem::numa::MapFull;
+use topomem::{MemoryMap, MemoryRange};
 
 use crate::arch::paging;
 use crate::boot::start_info::{MemoryKind, MemoryMapEntry};

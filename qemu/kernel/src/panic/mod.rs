@@ -7,7 +7,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
-use topomem_percpu::CpuId;
+use topomem::CpuId;
 use x86_64::instructions::interrupts;
 
 use crate::arch::apic::{self, Destination, Message};

@@ -5,22 +5,25 @@ pub mod stacks;
 
 use core::cell::UnsafeCell;
 use core::hint;
-use core::ptr;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
-use topomem_percpu::{CpuId, MAX_CPUS};
+use topomem::CpuId;
+use topomem::percpu::MAX_CPUS;
 use x2apic::lapic::LocalApic;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::GsBase;
 
 use crate::arch::apic::ApicId;
 use crate::arch::gdt::Segments;
+use crate::memory::service;
 use stacks::StackTops;
 
 /// Bytes that an area takes, in whole frames.
 pub const AREA_BYTES: u64 = (size_of::<PerCpu>() as u64).next_multiple_of(4096);
 
 /// One CPU's area. Only the fields that say so are touched by other CPUs.
+#[derive(Debug)]
 #[repr(C, align(128))]
 pub struct PerCpu {
     /// The area's own address, what `gs:0` reads.
@@ -64,10 +67,19 @@ pub struct Counters {
 unsafe impl Sync for PerCpu {}
 
 impl PerCpu {
-    /// An area for `cpu`, not in use.
-    pub const fn new(cpu: CpuId, apic_id: ApicId, stacks: StackTops) -> PerCpu {
-        PerCpu {
-            this: ptr::null(),
+    /// Makes an area for `cpu` in the memory at `place`; not in use yet.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for an area, unused, and stays for good.
+    pub unsafe fn place(
+        place: NonNull<PerCpu>,
+        cpu: CpuId,
+        apic_id: ApicId,
+        stacks: StackTops,
+    ) -> &'static PerCpu {
+        let area = PerCpu {
+            this: place.as_ptr(),
             cpu,
             apic_id,
             stacks,
@@ -81,6 +93,11 @@ impl PerCpu {
                 shootdowns: AtomicU64::new(0),
                 messages_sent: AtomicU64::new(0),
             },
+        };
+        // SAFETY: the caller gives the memory.
+        unsafe {
+            place.write(area);
+            place.as_ref()
         }
     }
 }
@@ -92,17 +109,11 @@ static AREAS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_
 ///
 /// # Safety
 ///
-/// `area` is initialised, stays for good, and is no other CPU's; the caller's `cpu` is the
-/// executing CPU.
-pub unsafe fn install(area: *mut PerCpu) {
-    // SAFETY: the caller hands over the area; nobody else reads it before it is published.
-    let cpu = unsafe {
-        (*area).this = area;
-        (*area).cpu
-    };
+/// The area's number is the executing CPU's alone.
+pub unsafe fn install(area: &'static PerCpu) {
     GsBase::write(VirtAddr::from_ptr(area));
     // Release pairs with the Acquire in `of`.
-    AREAS[cpu.index()].store(area, Ordering::Release);
+    AREAS[area.cpu.index()].store(ptr::from_ref(area).cast_mut(), Ordering::Release);
 }
 
 /// The executing CPU's area. Contexts never migrate.
@@ -127,7 +138,19 @@ pub fn all() -> impl Iterator<Item = &'static PerCpu> {
     (0..MAX_CPUS).filter_map(CpuId::new).filter_map(of)
 }
 
-/// One turn of every spin loop in the kernel.
+/// One turn of every spin loop in the kernel: answers shootdowns, so that two CPUs that wait for
+/// each other with interrupts off both make progress.
 pub fn relax() {
+    service::poll();
     hint::spin_loop();
+}
+
+/// The relaxation of the kernel's own locks.
+#[derive(Debug, Clone, Copy)]
+pub struct Polling;
+
+impl spin::RelaxStrategy for Polling {
+    fn relax() {
+        relax();
+    }
 }

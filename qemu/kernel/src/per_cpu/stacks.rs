@@ -1,7 +1,7 @@
 //! A CPU's stacks: one for its work, one per trap that must not use that one. Each lies above
 //! an unmapped guard page, in a window of the kernel's half; the memory is on the CPU's node.
 
-use topomem_percpu::CpuId;
+use topomem::CpuId;
 use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
 use x86_64::{PhysAddr, VirtAddr};
 

@@ -2,10 +2,12 @@
 
 use core::sync::atomic::Ordering;
 
-use topomem_percpu::{AtomicCpuSet, CpuId, CpuSet};
+use topomem::percpu::AtomicCpuSet;
+use topomem::{CpuId, CpuSet};
 
-use crate::arch::apic::{self, Destination, Message};
+use crate::arch::apic::{self, Destination, LogicalId, Message};
 use crate::arch::vector::Vector;
+use crate::memory::service;
 use crate::per_cpu;
 
 /// The CPUs that take interrupts. A CPU joins before it enables them.
@@ -23,31 +25,39 @@ pub fn running() -> CpuSet {
 
 /// Interrupts every CPU of `to` but the executing one.
 ///
-/// One ICR write where `to` is all others, or where flat logical addressing reaches all CPUs
-/// (xAPIC, at most eight); else one per target.
+/// One ICR write where `to` is all others; in xAPIC mode one for up to eight CPUs, or one per
+/// four (CPUs that share a logical cluster); else one per target.
 pub fn send(vector: Vector, to: &CpuSet) {
     let me = per_cpu::current();
     let mut to = *to;
     to.remove(me.cpu);
-    if to.is_empty() {
-        return;
-    }
-    let message = Message::Fixed(vector);
-    let sent = |count: u64| me.counters.messages_sent.fetch_add(count, Ordering::Relaxed);
+    let send = |destination| {
+        me.counters.messages_sent.fetch_add(1, Ordering::Relaxed);
+        apic::send(Message::Fixed(vector), destination);
+    };
     let mut others = running();
     others.remove(me.cpu);
-    if to == others {
-        sent(1);
-        apic::send(message, Destination::Others);
-    } else if apic::has_flat_logical() {
-        sent(1);
-        let set = to.iter().fold(0, |set, cpu| set | 1_u8.unbounded_shl(cpu.index() as u32));
-        apic::send(message, Destination::Flat(set));
-    } else {
-        for area in to.iter().filter_map(per_cpu::of) {
-            sent(1);
-            apic::send(message, Destination::Physical(area.apic_id));
-        }
+    if to == others && !to.is_empty() {
+        return send(Destination::Others);
+    }
+    let mut gathered: Option<LogicalId> = None;
+    for area in to.iter().filter_map(per_cpu::of) {
+        let Some(id) = LogicalId::of(area.cpu) else {
+            send(Destination::Physical(area.apic_id));
+            continue;
+        };
+        // Clusters are runs of CPU numbers, which the set yields in order.
+        gathered = match gathered.map(|ids| (ids, ids.join(id))) {
+            Some((_, Some(joined))) => Some(joined),
+            Some((ids, None)) => {
+                send(Destination::Logical(ids));
+                Some(id)
+            }
+            None => Some(id),
+        };
+    }
+    if let Some(ids) = gathered {
+        send(Destination::Logical(ids));
     }
 }
 
@@ -59,4 +69,5 @@ pub fn send_one(vector: Vector, cpu: CpuId) {
 /// The shootdown interrupt's handler.
 pub fn on_shootdown() {
     per_cpu::current().counters.shootdowns.fetch_add(1, Ordering::Relaxed);
+    service::on_shootdown();
 }

@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
-use topomem_percpu::CpuId;
+use topomem::CpuId;
 use x86_64::PhysAddr;
 
 use super::trampoline;
@@ -50,19 +50,16 @@ impl fmt::Display for StartError {
 ///
 /// `area` is this CPU's, with its stacks mapped, and not installed yet; the kernel's tables
 /// are active.
-pub unsafe fn set_up_cpu(area: *mut PerCpu) -> Result<(), SetUpError> {
+pub unsafe fn set_up_cpu(area: &'static PerCpu) -> Result<(), SetUpError> {
     // SAFETY: handed on by the caller; the boot CPU has filled the trap table.
-    let area = unsafe {
+    unsafe {
         per_cpu::install(area);
-        let area = per_cpu::current();
         Segments::load(area.segments.get(), area.stacks.trap);
         idt::load();
         features::enable();
-        area
-    };
+    }
     // `Segments::load` writes no selector into GS, which would clear its base.
-    let logical = if apic::has_flat_logical() { 1 << area.cpu.index() } else { 0 };
-    let local = apic::set_up(logical)?;
+    let local = apic::set_up(area.cpu)?;
     // SAFETY: this CPU's own, interrupts off, nobody uses it yet.
     unsafe { *area.apic.get() = Some(local) };
     Ok(())
@@ -75,23 +72,16 @@ pub unsafe fn set_up_cpu(area: *mut PerCpu) -> Result<(), SetUpError> {
 ///
 /// Called once, by the boot CPU. Each area is a distinct CPU's, with its stacks mapped in
 /// `root`, and stays for good; the trampoline's page is nobody's.
-pub unsafe fn start_all(
-    areas: impl Iterator<Item = *mut PerCpu> + Clone,
-    root: PhysAddr,
-    mut failed: impl FnMut(StartError),
-) {
+pub unsafe fn start_all(areas: &[&'static PerCpu], root: PhysAddr, mut failed: impl FnMut(StartError)) {
     // SAFETY: the caller gives the page.
     unsafe { trampoline::install() };
-    for area in areas.clone() {
-        // SAFETY: the area is initialised, and not in use yet.
-        let apic_id = unsafe { (*area).apic_id };
-        apic::send(Message::Init, Destination::Physical(apic_id));
+    for area in areas {
+        apic::send(Message::Init, Destination::Physical(area.apic_id));
     }
     clock::delay(AFTER_INIT);
     for area in areas {
-        // SAFETY: as above.
-        let (cpu, apic_id, stack) = unsafe { ((*area).cpu, (*area).apic_id, (*area).stacks.work) };
-        trampoline::prepare(root, stack.as_u64(), area.expose_provenance() as u64);
+        let PerCpu { cpu, apic_id, .. } = **area;
+        trampoline::prepare(root, area);
         let page = (trampoline::PAGE.as_u64() >> 12) as u8;
         let arrived = [AFTER_FIRST, AFTER_SECOND].into_iter().any(|patience| {
             apic::send(Message::StartUp(page), Destination::Physical(apic_id));
@@ -118,16 +108,12 @@ fn wait_for(cpu: CpuId, patience: Duration) -> bool {
 }
 
 /// Where a further CPU enters Rust: interrupts off, on its own stack and the kernel's tables.
-pub extern "sysv64" fn ap_main(area: *mut PerCpu) -> ! {
+pub extern "sysv64" fn ap_main(area: &'static PerCpu) -> ! {
     // SAFETY: the starting CPU prepared the area for this CPU alone.
-    match unsafe { set_up_cpu(area) } {
-        Ok(()) => {
-            ARRIVED.store(per_cpu::current().cpu.index() as u32, Ordering::Release);
-            crate::cpu_main()
-        }
-        Err(error) => {
-            log!("{error}");
-            crate::arch::exit::halt_forever()
-        }
+    if let Err(error) = unsafe { set_up_cpu(area) } {
+        log!("{error}");
+        crate::arch::exit::halt_forever()
     }
+    ARRIVED.store(per_cpu::current().cpu.index() as u32, Ordering::Release);
+    crate::cpu_main()
 }

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::PhysAddr;
 
 use crate::arch::paging;
+use crate::per_cpu::PerCpu;
 
 /// The page; the first 1 MiB is nobody else's once the firmware is done.
 pub const PAGE: PhysAddr = PhysAddr::new_truncate(0x8000);
@@ -93,8 +94,8 @@ pub unsafe fn install() {
 
 /// Tells the next CPU its root table, its stack and its area. The message that starts it is
 /// sent after these stores, and x86 keeps that order.
-pub fn prepare(root: PhysAddr, stack: u64, area: u64) {
+pub fn prepare(root: PhysAddr, area: &'static PerCpu) {
     ROOT.store(root.as_u64(), Ordering::Release);
-    STACK.store(stack, Ordering::Release);
-    AREA.store(area, Ordering::Release);
+    STACK.store(area.stacks.work.as_u64(), Ordering::Release);
+    AREA.store(ptr::from_ref(area).expose_provenance() as u64, Ordering::Release);
 }

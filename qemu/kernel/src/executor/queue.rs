@@ -1,0 +1,106 @@
+//! One CPU's runnable tasks.
+
+extern crate alloc;
+
+use alloc::collections::{TryReserveError, VecDeque};
+use core::pin::Pin;
+use core::task::{Context, Poll};
+
+use async_task::Runnable;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+use topomem::CpuId;
+use topomem::percpu::MAX_CPUS;
+use x86_64::instructions::interrupts;
+
+use crate::per_cpu::Polling;
+
+/// A run queue. Handlers may wake tasks, so it is locked with interrupts off; whoever waits for
+/// it answers shootdowns meanwhile.
+#[derive(Debug)]
+pub struct RunQueue {
+    inner: SpinMutex<Inner, Polling>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    runnable: VecDeque<Runnable>,
+    /// Tasks that exist. Each is queued at most once, so the queue never needs more room.
+    tasks: usize,
+}
+
+static QUEUES: [RunQueue; MAX_CPUS] =
+    [const { RunQueue { inner: SpinMutex::new(Inner { runnable: VecDeque::new(), tasks: 0 }) } }; MAX_CPUS];
+
+/// The queue of `cpu`.
+pub fn of(cpu: CpuId) -> &'static RunQueue {
+    &QUEUES[cpu.index()]
+}
+
+impl RunQueue {
+    fn with<R>(&self, f: impl FnOnce(SpinMutexGuard<'_, Inner, Polling>) -> R) -> R {
+        interrupts::without_interrupts(|| f(self.inner.lock()))
+    }
+
+    /// Makes room for one more task.
+    ///
+    /// # Errors
+    ///
+    /// Out of memory; nothing has changed.
+    pub fn reserve(&'static self) -> Result<Place, TryReserveError> {
+        self.with(|mut inner| {
+            let spare = inner.tasks + 1 - inner.runnable.len();
+            inner.runnable.try_reserve(spare)?;
+            inner.tasks += 1;
+            Ok(Place(self))
+        })
+    }
+
+    /// Adds a task to the end.
+    pub fn push(&self, runnable: Runnable) {
+        self.with(|mut inner| inner.runnable.push_back(runnable));
+    }
+
+    /// Takes the first task.
+    pub fn pop(&self) -> Option<Runnable> {
+        self.with(|mut inner| inner.runnable.pop_front())
+    }
+
+    /// Is nothing runnable?
+    pub fn is_empty(&self) -> bool {
+        self.with(|inner| inner.runnable.is_empty())
+    }
+}
+
+/// Room in a queue, given back on drop.
+#[derive(Debug)]
+pub struct Place(&'static RunQueue);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.with(|mut inner| inner.tasks -= 1);
+    }
+}
+
+/// A future that holds its place in the queue for as long as it can be queued.
+#[derive(Debug)]
+pub struct Counted<F> {
+    future: F,
+    _place: Place,
+}
+
+impl<F> Counted<F> {
+    /// `future` in `place`.
+    pub fn new(future: F, place: Place) -> Counted<F> {
+        Counted { future, _place: place }
+    }
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        // SAFETY: `future` is pinned with the whole: it is never moved out, and there is no
+        // Drop for `Counted` that could.
+        unsafe { self.map_unchecked_mut(|counted| &mut counted.future) }.poll(context)
+    }
+}

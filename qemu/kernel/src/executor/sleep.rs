@@ -1,0 +1,69 @@
+//! Waiting for a time, to the resolution of the timer interrupt.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+use core::time::Duration;
+
+use spin::mutex::SpinMutex;
+use topomem::percpu::MAX_CPUS;
+
+use crate::arch::clock::{self, Ticks};
+use crate::per_cpu::{self, Polling};
+
+struct Sleeper {
+    start: Ticks,
+    time: Duration,
+    waker: Waker,
+}
+
+/// Each CPU's sleepers; used by its tasks and its loop alone, never by handlers.
+static SLEEPERS: [SpinMutex<Vec<Sleeper>, Polling>; MAX_CPUS] =
+    [const { SpinMutex::new(Vec::new()) }; MAX_CPUS];
+
+/// Ready after `time`, or at once where there is no memory to note the sleeper.
+pub fn sleep(time: Duration) -> Sleep {
+    Sleep { start: clock::now(), time }
+}
+
+/// [`sleep`]'s future.
+#[derive(Debug)]
+pub struct Sleep {
+    start: Ticks,
+    time: Duration,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if clock::elapsed(self.start) >= self.time {
+            return Poll::Ready(());
+        }
+        let mut sleepers = SLEEPERS[per_cpu::current().cpu.index()].lock();
+        if sleepers.try_reserve(1).is_err() {
+            return Poll::Ready(());
+        }
+        sleepers.push(Sleeper { start: self.start, time: self.time, waker: context.waker().clone() });
+        Poll::Pending
+    }
+}
+
+/// Wakes the executing CPU's sleepers whose time has come. A dropped future's waker is woken
+/// too: harmless.
+pub fn wake_due() {
+    let sleepers = &SLEEPERS[per_cpu::current().cpu.index()];
+    loop {
+        let due = {
+            let mut sleepers = sleepers.lock();
+            let due = sleepers.iter().position(|sleeper| clock::elapsed(sleeper.start) >= sleeper.time);
+            due.map(|index| sleepers.swap_remove(index))
+        };
+        match due {
+            Some(sleeper) => sleeper.waker.wake(),
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What topomem asks of a kernel, answered for this one.
+
+use core::ptr::NonNull;
+
+use topomem::shootdown::Unresponsive;
+use topomem::{CpuId, CpuPin, CpuSet, Machine, PageSize, Platform, SwitchFlushed, Ticks, Tlb, VirtAddr, X64};
+use x86_64::PhysAddr;
+use x86_64::instructions::tlb;
+use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
+use x86_64::structures::paging::PhysFrame;
+
+use crate::arch::{clock, paging, vector};
+use crate::smp::ipi;
+use crate::{log, per_cpu};
+
+/// How long a waiter waits before it reports a CPU, in milliseconds. Long: under emulation with
+/// more CPUs than the host has, a CPU may not run for a while.
+const PATIENCE_MS: u64 = 5_000;
+
+/// This machine. Of no size: everything is in the CPU or static.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel;
+
+// SAFETY: contexts never migrate (tasks stay on their CPU), and on one CPU only handlers nest;
+// each CPU's area holds its own number; the direct map covers all memory that boot gave away.
+unsafe impl Platform for Kernel {
+    fn current_cpu(&self) -> CpuId {
+        per_cpu::current().cpu
+    }
+
+    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+        paging::direct_map(addr)
+    }
+
+    fn relax(&self) {
+        per_cpu::relax();
+    }
+}
+
+// SAFETY: INVLPG drops one page's translation and all paging-structure caches; a CR3 write
+// drops what is not global, and toggling CR4.PGE everything. `ipi::send` writes the ICR after a
+// full barrier (x2APIC) or by an ordered store (xAPIC), and the vector's handler calls the
+// service. Contexts never migrate.
+unsafe impl Tlb for Kernel {
+    fn flush_page(&self, page: VirtAddr, _: PageSize) {
+        tlb::flush(x86_64::VirtAddr::new_truncate(page.as_u64()));
+    }
+
+    fn flush_non_global(&self) {
+        tlb::flush_all();
+    }
+
+    fn flush_all(&self) {
+        x86_64::instructions::interrupts::without_interrupts(|| {
+            let flags = Cr4::read();
+            // SAFETY: global pages are off for two instructions, which drops every translation.
+            unsafe {
+                Cr4::write(flags - Cr4Flags::PAGE_GLOBAL);
+                Cr4::write(flags);
+            }
+        });
+    }
+
+    fn send_ipi(&self, to: &CpuSet) {
+        ipi::send(vector::SHOOTDOWN, to);
+    }
+
+    fn now(&self) -> Ticks {
+        Ticks(clock::now().0)
+    }
+
+    fn patience(&self) -> Ticks {
+        Ticks(clock::ticks_per_ms() * PATIENCE_MS)
+    }
+
+    fn on_unresponsive(&self, report: Unresponsive) {
+        log!(
+            "{} has not answered a shootdown for {} ms ({:?})",
+            report.cpu,
+            report.waited.0 / clock::ticks_per_ms(),
+            report.generation
+        );
+    }
+}
+
+// SAFETY: the CPU runs four-level paging, and a CR3 write without PCID flushes what is not
+// global.
+unsafe impl Machine for Kernel {
+    type Format = X64;
+
+    fn virt_to_phys(&self, addr: NonNull<u8>) -> PhysAddr {
+        PhysAddr::new_truncate(addr.addr().get() as u64 - paging::DIRECT_MAP)
+    }
+
+    fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
+        // SAFETY: the service's roots share the kernel's half, with this code and stack in it.
+        unsafe { Cr3::write(root, Cr3Flags::empty()) };
+        SwitchFlushed::Yes
+    }
+}
+
+/// The executing CPU, to which every context is bound.
+pub fn pin() -> CpuPin {
+    // SAFETY: contexts never migrate.
+    unsafe { CpuPin::new(per_cpu::current().cpu) }
+}

@@ -1,0 +1,59 @@
+//! The service, the heap, and the places in the kernel that call them.
+
+use topomem::{KernelHeap, Lazy, MemoryService, OnlineError};
+
+use super::platform::{Kernel, pin};
+
+/// Frames, shootdowns, page tables, address spaces.
+pub static SERVICE: MemoryService<Kernel> = MemoryService::new(Kernel);
+
+/// The kernel's heap: over the service's frames, so empty until it has some.
+#[global_allocator]
+pub static HEAP: KernelHeap<Kernel> = KernelHeap::new(Kernel, &SERVICE);
+
+/// Brings the executing CPU, not the boot CPU, online.
+///
+/// # Errors
+///
+/// [`OnlineError`].
+///
+/// # Safety
+///
+/// The CPU runs on the kernel's page tables, polls where it spins, and will take interrupts.
+pub unsafe fn cpu_online() -> Result<(), OnlineError> {
+    // SAFETY: the caller's promise; each CPU brings itself up, once.
+    unsafe { SERVICE.cpu_online(&pin()) }
+}
+
+/// The shootdown interrupt.
+pub fn on_shootdown() {
+    // Whether wakers are due makes no difference: the executor calls them after every task, and
+    // after every interrupt that ends its halt.
+    let _ = SERVICE.on_shootdown_ipi(&pin());
+}
+
+/// In spin loops.
+pub fn poll() {
+    SERVICE.poll_shootdown(&pin());
+}
+
+/// Between tasks: those that wait for shootdowns may go on.
+pub fn between_tasks() {
+    SERVICE.shootdown().wake_completed(&pin());
+}
+
+/// The executing CPU is about to halt, interrupts off: shootdowns pass it by from now on.
+/// Afterwards tasks may be runnable.
+pub fn enter_idle() {
+    let pin = pin();
+    // SAFETY: until `leave_idle` only interrupt handlers run here, and they touch nothing but
+    // the image, the direct map, stacks and devices, whose mappings never change.
+    unsafe { SERVICE.shootdown().enter_lazy(&pin, Lazy::Idle) };
+    // Who waited for this CPU alone need not wait any more.
+    SERVICE.shootdown().wake_completed(&pin);
+}
+
+/// Ends [`enter_idle`], before anything else runs.
+pub fn leave_idle() {
+    SERVICE.shootdown().leave_lazy(&pin());
+}

@@ -1,0 +1,97 @@
+//! Does the machine work: does each CPU hear interrupts, and wake for tasks?
+
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+use arrayvec::ArrayVec;
+use topomem::percpu::MAX_CPUS;
+use topomem::{CpuId, CpuSet};
+
+use super::failure;
+use crate::arch::exit::Outcome;
+use crate::arch::{clock, probe, vector};
+use crate::executor::{spawn_on, yield_now};
+use crate::smp::ipi;
+use crate::{log, per_cpu};
+
+/// An address in the kernel's half that is never mapped.
+pub const UNMAPPED: u64 = 0xffff_e000_dead_0000;
+/// How long CPUs may take to answer; the host may run them late.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Tasks that each CPU is given, one after another.
+const TURNS: usize = 20;
+
+/// Interrupts all CPUs at once, every second, and each by itself, passes tasks around, and
+/// probes an address that is not mapped.
+pub async fn run() -> Outcome {
+    let mut outcome = Outcome::Success;
+    let mut fail = |what: core::fmt::Arguments<'_>| {
+        failure(what, "machine");
+        outcome = Outcome::Failures;
+    };
+    let running = ipi::running();
+    let mut others = running;
+    others.remove(per_cpu::current().cpu);
+    let odd: CpuSet = others.iter().filter(|cpu| cpu.index() % 2 == 1).collect();
+    for round in [others, odd].into_iter().chain(others.iter().map(CpuSet::of)) {
+        let deaf = interrupt(&round);
+        for cpu in deaf.iter() {
+            fail(format_args!("{cpu} did not hear an interrupt sent to {} CPUs", round.len()));
+        }
+    }
+    for cpu in relay(running).await.iter() {
+        fail(format_args!("{cpu} does not take turns with {}", per_cpu::current().cpu));
+    }
+    if probe::load(UNMAPPED).is_ok() {
+        fail(format_args!("an unmapped address was readable"));
+    }
+    log!("{} CPUs up and listening", running.len());
+    outcome
+}
+
+/// Awaits, on each CPU in turn, a task that itself takes turns: wakes cross CPUs both ways, and
+/// a lost one hangs the run. Returns the CPUs that took no task.
+async fn relay(running: CpuSet) -> CpuSet {
+    let mut unable = CpuSet::EMPTY;
+    for cpu in running.iter() {
+        for _ in 0..TURNS {
+            let task = spawn_on(cpu, async move {
+                yield_now().await;
+                per_cpu::current().cpu
+            });
+            let ran_on = match task {
+                Ok(task) => Some(task.await),
+                Err(_) => None,
+            };
+            if ran_on != Some(cpu) {
+                unable.insert(cpu);
+            }
+        }
+    }
+    unable
+}
+
+/// Interrupts `targets`, and returns those that did not count it in time.
+fn interrupt(targets: &CpuSet) -> CpuSet {
+    let heard = |cpu| per_cpu::of(cpu).map_or(0, |area| area.counters.reschedules.load(Ordering::Relaxed));
+    let before = heard_by(targets, heard);
+    ipi::send(vector::RESCHEDULE, targets);
+    let start = clock::now();
+    loop {
+        let deaf: CpuSet = targets
+            .iter()
+            .zip(before.iter())
+            .filter(|&(cpu, &count)| heard(cpu) == count)
+            .map(|(cpu, _)| cpu)
+            .collect();
+        if deaf.is_empty() || clock::elapsed(start) > PATIENCE {
+            return deaf;
+        }
+        per_cpu::relax();
+    }
+}
+
+fn heard_by(targets: &CpuSet, heard: impl Fn(CpuId) -> u64) -> ArrayVec<u64, MAX_CPUS> {
+    targets.iter().map(heard).collect()
+}
