@@ -82,11 +82,89 @@ fn topology_failures(spec: &TopologySpec, report: &Report) -> Vec<Failure> {
     for (from, row) in spec.distances.iter().enumerate() {
         for (to, &distance) in row.iter().enumerate() {
             let discovered = topology.distances.get(from).and_then(|row| row.get(to));
-            if discovered.is_some_and(|&discovered| discovered != distance) {
-                let what = format!("distance {discovered:?} from node {from} to node {to}, not {distance}");
+            if let Some(discovered) = discovered.filter(|&&discovered| discovered != distance) {
+                let what = format!("distance {discovered} from node {from} to node {to}, not {distance}");
                 failures.push(Failure::new(what, "topology"));
             }
         }
     }
     failures
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::report::Screen;
+
+    const TOPOLOGY: &str = r#"@@{"t":"topology","nodes":[{"node":0,"cpus":[0,1]},{"node":1,"cpus":[2]}],"distances":[[10,20],[20,10]]}"#;
+    const OK: &str = r#"@@{"t":"end","ok":true}"#;
+    const NOT_OK: &str = r#"@@{"t":"end","ok":false}"#;
+    const STALE: &str = r#"@@{"t":"failure","what":"stale translation","where":"cpu 1"}"#;
+    const PANIC: &str = r#"@@{"t":"panic","message":"no","location":"a.rs:1","cpu":0}"#;
+
+    fn ended(ended: Ended) -> SessionEnd {
+        let complaints = vec!["could not do it".to_owned()];
+        SessionEnd { ended, last_line: Some("the last".to_owned()), complaints, duration: Duration::ZERO }
+    }
+
+    fn exited(code: i32) -> SessionEnd {
+        ended(Ended::Exited(ExitStatus::from_raw(code << 8)))
+    }
+
+    fn machine() -> TopologySpec {
+        crate::topology::parse("node = [{ cpus = [0, 1], memory = '64M' }, { cpus = [2], memory = '64M' }]")
+            .unwrap()
+    }
+
+    /// What was seen from outside, besides what the kernel said.
+    fn seen(lines: &[&str], end: &SessionEnd) -> Vec<String> {
+        let mut report = Report::new(None);
+        lines.iter().for_each(|line| report.line(line, &mut Screen::capturing("")));
+        failures(&machine(), &report, end).into_iter().map(|failure| failure.what).collect()
+    }
+
+    #[test]
+    fn success_needs_the_last_record_and_the_status() {
+        let none: [&str; 0] = [];
+        assert_eq!(seen(&[TOPOLOGY, OK], &exited(33)), none);
+        assert_eq!(seen(&[TOPOLOGY], &exited(33)), ["the kernel ended without its last record"]);
+        assert_eq!(seen(&[OK], &exited(33)), ["the kernel did not tell the topology"]);
+        for status in [0, 1, 35, 37] {
+            assert_eq!(seen(&[TOPOLOGY, OK], &exited(status)).len(), 1, "{status}");
+        }
+        assert_eq!(seen(&[TOPOLOGY, NOT_OK], &exited(33)).len(), 1);
+    }
+
+    #[test]
+    fn what_the_kernel_reported_is_not_reported_again() {
+        let none: [&str; 0] = [];
+        assert_eq!(seen(&[TOPOLOGY, STALE, NOT_OK], &exited(35)), none);
+        assert_eq!(seen(&[TOPOLOGY, PANIC], &exited(37)), none);
+        assert_eq!(seen(&[TOPOLOGY, NOT_OK], &exited(35)), ["the kernel failed without saying at what"]);
+    }
+
+    #[test]
+    fn the_watchdog_names_the_last_line() {
+        let mut report = Report::new(None);
+        report.line("booting", &mut Screen::capturing(""));
+        let silent = failures(&machine(), &report, &ended(Ended::Silent(Duration::from_secs(30))));
+        assert_eq!(silent, [Failure::new("the kernel said nothing for 30 s", "last line: the last")]);
+    }
+
+    #[test]
+    fn the_machine_must_be_discovered_as_it_is() {
+        let one_node = r#"@@{"t":"topology","nodes":[{"node":0,"cpus":[0,1,2]}],"distances":[[10]]}"#;
+        assert_eq!(seen(&[one_node, OK], &exited(33)), ["1 nodes discovered, but the machine has 2"]);
+        let moved = TOPOLOGY.replace("[0,1]", "[0]").replace("[2]", "[1,2]");
+        assert_eq!(
+            seen(&[&moved, OK], &exited(33)),
+            ["1 CPUs discovered on node 0, not 2", "2 CPUs discovered on node 1, not 1"]
+        );
+        let farther = TOPOLOGY.replace("[10,20]", "[10,21]");
+        assert_eq!(seen(&[&farther, OK], &exited(33)), ["distance 21 from node 0 to node 1, not 20"]);
+    }
 }

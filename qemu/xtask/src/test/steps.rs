@@ -91,7 +91,7 @@ const MIRI_PACKAGES: [&str; 4] = ["topomem-percpu", "topomem-numa", "topomem-sho
 pub(super) fn all(extent: Extent) -> Vec<Step> {
     let mut steps = vec![host()];
     if extent == Extent::Full {
-        steps.push(loom());
+        steps.extend(loom());
         steps.extend(MIRI_PACKAGES.map(miri));
     }
     let machines = match extent {
@@ -133,27 +133,35 @@ fn host() -> Step {
     Step { name: "host".to_owned(), work: Work::Cargo(command) }
 }
 
-/// Models of the lock-free protocols.
-fn loom() -> Step {
-    let command = CargoCommand {
-        toolchain: Toolchain::Default,
-        arguments: vec![
-            "test",
-            "--release",
-            "--no-fail-fast",
-            "--package",
-            "topomem-percpu",
-            "--package",
-            "topomem-numa",
-            "--package",
-            "topomem-shootdown",
-            "--test",
-            "loom*",
-        ],
-        variables: &[("RUSTFLAGS", "--cfg loom")],
-        target: Some("loom"),
+/// Models of the lock-free protocols: the programs for loom, and `percpu`'s unit tests that are models.
+fn loom() -> [Step; 2] {
+    let step = |name: &str, selection: &[&'static str]| {
+        let command = CargoCommand {
+            toolchain: Toolchain::Default,
+            arguments: [&["test", "--release", "--no-fail-fast"], selection].concat(),
+            variables: &[("RUSTFLAGS", "--cfg loom")],
+            target: Some("loom"),
+        };
+        Step { name: name.to_owned(), work: Work::Cargo(command) }
     };
-    Step { name: "loom".to_owned(), work: Work::Cargo(command) }
+    [
+        step("loom units", &["--package", "topomem-percpu", "--lib"]),
+        step(
+            "loom",
+            &[
+                "--package",
+                "topomem-percpu",
+                "--package",
+                "topomem-numa",
+                "--package",
+                "topomem-shootdown",
+                "--features",
+                "topomem-shootdown/fault-injection",
+                "--test",
+                "loom*",
+            ],
+        ),
+    ]
 }
 
 /// The tests of a package under Miri, which finds undefined behaviour.

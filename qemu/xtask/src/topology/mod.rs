@@ -11,6 +11,8 @@ mod spec;
 mod tests;
 
 pub(crate) use error::SpecError;
+#[cfg(test)]
+pub(crate) use file::parse;
 pub(crate) use file::{TopologyFileError, folder, load};
 pub(crate) use options::MachineOptions;
 pub(crate) use qemu_args::machine_arguments;
