@@ -67,7 +67,7 @@ impl<'s, P: Machine> Batch<'s, P> {
     fn note(&mut self, changed: Changed) {
         self.pages += changed.pages;
         if let Some(stale) = changed.stale {
-            let invalidation = Invalidation::pages(range_of(stale));
+            let invalidation = Invalidation::pages(range_of(stale, changed.smallest));
             self.pending.add(if changed.tables.is_empty() {
                 invalidation
             } else {

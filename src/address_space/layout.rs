@@ -32,13 +32,14 @@ pub(crate) fn pages_of(range: PageRange) -> Pages {
     Pages { first: range.start().as_u64() >> 12, last: range.last_byte().as_u64() >> 12 }
 }
 
-/// The range of 4 KiB pages that TLBs are told of.
-pub(crate) fn range_of(pages: Pages) -> PageRange {
+/// The range that TLBs are told of, in pages of `level`, which cover it.
+pub(crate) fn range_of(pages: Pages, level: Level) -> PageRange {
     let start = VirtAddr::new_truncate(pages.first << 12);
-    let whole = PageRange::new(start, pages.count(), PageSize::Size4KiB);
+    let size = size_of_level(level);
+    let whole = PageRange::new(start, pages.count() / level.pages(), size);
     // Page numbers come from a range in one half, so the range is one again.
-    debug_assert!(whole.is_ok());
-    whole.unwrap_or(PageRange::page(start, PageSize::Size4KiB))
+    debug_assert!(whole.is_ok(), "{whole:?}");
+    whole.unwrap_or(PageRange::page(start, size))
 }
 
 pub(crate) fn level_of(size: PageSize) -> Level {

@@ -175,7 +175,7 @@ impl<P: Machine> AddressSpace<P> {
         core.count_mapped(pages.count());
         if !replaced.is_empty() {
             // Page walkers may still find the empty table instead of the new leaf, and fault.
-            let invalidation = Invalidation::pages(range_of(pages)).with_tables_freed();
+            let invalidation = Invalidation::pages(range_of(pages, Level::PAGE)).with_tables_freed();
             let ticket = core.service.shootdown().invalidate(pin, core.domain(), invalidation);
             Unmapping::new(core, Some(ticket), Retired::tables(replaced), 0).wait(pin);
         }

@@ -19,6 +19,8 @@ pub(crate) struct Changed {
     /// The first to the last page whose translation changed or whose table was unlinked: what
     /// TLBs and paging-structure caches must forget.
     pub stale: Option<Pages>,
+    /// The level of the smallest leaf that changed: pages of its size cover `stale`.
+    pub smallest: Level,
     /// How many 4 KiB pages changed.
     pub pages: u64,
     /// Unlinked tables.
@@ -31,7 +33,8 @@ impl Changed {
     const NOTHING: Changed =
         Changed { stale: None, pages: 0, tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY] };
 
-    fn note(&mut self, part: Pages) {
+    fn note(&mut self, part: Pages, level: Level) {
+        self.smallest = self.smallest.min(level);
         self.stale = Some(match self.stale {
             None => part,
             Some(stale) => Pages { first: stale.first.min(part.first), last: stale.last.max(part.last) },
@@ -167,7 +170,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
         let emptied = part.fill_entries(level) && matches!(self.change, Change::Clear);
         if let (Some(below), true) = (level.below(), emptied && !kept) {
             table.swap(level.index(part.first), RawEntry::EMPTY);
-            self.changed.note(part);
+            self.changed.note(part, Level::PAGE);
             unlink::<F, M>(self.memory, next, below, &mut self.changed.tables);
         }
     }
@@ -179,7 +182,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
                 let old = table.swap(index, RawEntry::EMPTY);
                 if let Entry::Leaf(leaf) = F::decode(old, level) {
                     self.changed.pages += part.count();
-                    self.changed.note(part);
+                    self.changed.note(part, level);
                     self.changed.retire(self.memory, &leaf, level);
                 }
             }
@@ -197,7 +200,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
                     }
                 }
                 self.changed.pages += part.count();
-                self.changed.note(part);
+                self.changed.note(part, level);
             }
         }
     }

@@ -69,25 +69,28 @@ pub(super) enum OnEmpty<E> {
 impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
     /// Locks the subtree that serves `pages`; where it does not exist, the lowest table above.
     pub fn lock(page_table: &'a PageTable<F>, memory: &'a M, pages: Pages) -> Cursor<'a, F, M> {
-        let locked = Cursor::descend(page_table, memory, pages, |_, _, _| OnEmpty::<Never>::Lock);
+        let locked = Cursor::descend(page_table, memory, pages, |_| false, |_, _, _| OnEmpty::<Never>::Lock);
         match locked {
             Ok(cursor) => cursor,
             Err(never) => match never {},
         }
     }
 
-    /// Locks the subtree that serves `pages`; `on_empty` may create what is missing on the way.
+    /// Locks the subtree that serves `pages`, but no table below one of a level that `stay`
+    /// accepts; `on_empty` may create what is missing on the way.
     pub(super) fn descend<E>(
         page_table: &'a PageTable<F>,
         memory: &'a M,
         pages: Pages,
+        stay: impl Fn(Level) -> bool,
         mut on_empty: impl FnMut(&Table, usize, Level) -> OnEmpty<E>,
     ) -> Result<Cursor<'a, F, M>, E> {
         let mut path = Path { memory, tables: [None; MAX_PATH], depth: 0 };
         let mut frame = page_table.root;
         let mut level = F::ROOT;
         loop {
-            let Some(below) = level.below().filter(|_| pages.within_one_entry(level)) else {
+            let Some(below) = level.below().filter(|_| pages.within_one_entry(level) && !stay(level))
+            else {
                 break;
             };
             let word = memory.aux(frame);

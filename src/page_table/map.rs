@@ -159,8 +159,9 @@ impl<F: Format> PageTable<F> {
         pages: Pages,
         backing: &impl Backing,
     ) -> Result<Cursor<'a, F, M>, Missing> {
-        Cursor::descend(self, memory, pages, |table, index, level| {
-            let Some(below) = level.below().filter(|_| !leaf_here::<F>(level, pages, backing)) else {
+        let stay = |level| leaf_here::<F>(level, pages, backing);
+        Cursor::descend(self, memory, pages, stay, |table, index, level| {
+            let Some(below) = level.below() else {
                 return OnEmpty::Lock;
             };
             let Some(frame) = reserve.take() else {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use topomem_percpu::CpuPin;
+use topomem_percpu::{CpuPin, Unavailable};
 
 use super::{MemoryService, stage};
 use crate::Machine;
@@ -36,6 +36,8 @@ impl core::error::Error for OnlineError {}
 /// Why a CPU did not go offline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OfflineError {
+    /// The heap refused it: the CPU never was online, or is inside the heap.
+    Heap(Unavailable),
     /// The shootdown queue refused it.
     Shootdown(topomem_shootdown::OfflineError),
 }
@@ -43,6 +45,7 @@ pub enum OfflineError {
 impl fmt::Display for OfflineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            OfflineError::Heap(why) => write!(f, "the CPU's part of the heap is unavailable: {why:?}"),
             OfflineError::Shootdown(error) => error.fmt(f),
         }
     }
@@ -85,7 +88,7 @@ impl<P: Machine> MemoryService<P> {
     /// [`OfflineError`]; the CPU stays online, with empty magazines.
     pub unsafe fn cpu_offline(&self, pin: &CpuPin) -> Result<(), OfflineError> {
         if let Some(heap) = self.heap() {
-            heap.heap().cpu_offline(pin);
+            heap.heap().cpu_offline(pin).map_err(OfflineError::Heap)?;
         }
         self.frames.cpu_offline(pin);
         // SAFETY: the caller's promise.

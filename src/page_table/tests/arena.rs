@@ -1,0 +1,125 @@
+//! Host memory in the role of RAM, with an allocator that can be told to fail.
+
+use core::cell::UnsafeCell;
+use core::ptr::NonNull;
+use std::boxed::Box;
+use std::sync::Mutex;
+use std::vec::Vec;
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use x86_64::structures::paging::PhysFrame;
+
+use super::super::{Chain, Changed, TableMemory};
+use super::foreign;
+
+#[repr(align(4096))]
+struct Page(#[allow(dead_code, reason = "read through the direct map")] UnsafeCell<[u64; 512]>);
+
+// SAFETY: the page tables under test access it as atomics.
+unsafe impl Sync for Page {}
+
+pub struct Arena {
+    pages: Box<[Page]>,
+    aux: Box<[AtomicU32]>,
+    free: Mutex<Vec<u64>>,
+    /// How many more allocations succeed.
+    budget: AtomicU64,
+    /// First frames of 2 MiB runs that were split.
+    pub split: Mutex<Vec<u64>>,
+}
+
+/// No frame is left.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Empty;
+
+impl Arena {
+    /// Frames 1 to `frames`.
+    pub fn new(frames: u64) -> Arena {
+        Arena {
+            pages: (0..=frames).map(|_| Page(UnsafeCell::new([0; 512]))).collect(),
+            aux: (0..=frames).map(|_| AtomicU32::new(0)).collect(),
+            free: Mutex::new((1..=frames).collect()),
+            budget: AtomicU64::new(u64::MAX),
+            split: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub fn allocated(&self) -> usize {
+        self.pages.len() - 1 - self.free.lock().unwrap().len()
+    }
+
+    /// Lets `allocations` more succeed.
+    pub fn fail_after(&self, allocations: u64) {
+        self.budget.store(allocations, Ordering::Relaxed);
+    }
+
+    pub fn free_chain(&self, pin: &CpuPin, mut chain: Chain) {
+        while let Some(frame) = chain.pop(self) {
+            // SAFETY: the test's only user of the frame is done with it.
+            unsafe { self.free(pin, frame) };
+        }
+    }
+
+    pub fn free_changed(&self, pin: &CpuPin, changed: Changed) {
+        self.free_chain(pin, changed.tables);
+        let [frames, runs] = changed.frames;
+        self.free_chain(pin, frames);
+        self.free_chain(pin, runs);
+    }
+}
+
+fn number(frame: PhysFrame) -> u64 {
+    frame.start_address().as_u64() / 4096
+}
+
+// SAFETY: a frame is in the free list or handed out once; the pages live as long as the arena.
+unsafe impl TableMemory for Arena {
+    type Error = Empty;
+
+    fn allocate(&self, _: &CpuPin) -> Result<PhysFrame, Empty> {
+        let budget = self.budget.load(Ordering::Relaxed);
+        if budget == 0 {
+            return Err(Empty);
+        }
+        if budget != u64::MAX {
+            self.budget.store(budget - 1, Ordering::Relaxed);
+        }
+        let frame = foreign(self.free.lock().unwrap().pop().ok_or(Empty)?);
+        // SAFETY: nobody else has the frame.
+        unsafe { self.direct_map(frame).cast::<[u64; 512]>().write([0; 512]) };
+        assert_eq!(self.aux(frame).load(Ordering::Relaxed), 0, "freed with a lock or link");
+        Ok(frame)
+    }
+
+    unsafe fn free(&self, _: &CpuPin, frame: PhysFrame) {
+        let mut free = self.free.lock().unwrap();
+        assert!(!free.contains(&number(frame)), "double free");
+        self.aux(frame).store(0, Ordering::Relaxed);
+        free.push(number(frame));
+    }
+
+    fn direct_map(&self, frame: PhysFrame) -> NonNull<u8> {
+        NonNull::from(&self.pages[number(frame) as usize]).cast()
+    }
+
+    fn aux(&self, frame: PhysFrame) -> &AtomicU32 {
+        &self.aux[number(frame) as usize]
+    }
+
+    fn link(&self, frame: PhysFrame) -> u32 {
+        number(frame) as u32
+    }
+
+    fn frame_of(&self, link: u32) -> PhysFrame {
+        foreign(u64::from(link))
+    }
+
+    fn split_run(&self, first: PhysFrame) {
+        self.split.lock().unwrap().push(number(first));
+    }
+
+    fn relax(&self) {
+        std::thread::yield_now();
+    }
+}

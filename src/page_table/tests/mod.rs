@@ -1,0 +1,70 @@
+mod arena;
+mod concurrent;
+mod model;
+mod steps;
+
+use arena::Arena;
+use topomem_percpu::{CpuId, CpuPin};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use super::*;
+
+type Table = PageTable<X64<4>>;
+
+fn pin(cpu: usize) -> CpuPin {
+    // SAFETY: each test thread plays one CPU, and no other thread plays the same.
+    unsafe { CpuPin::new(CpuId::new(cpu).unwrap()) }
+}
+
+/// A frame that no arena has: borrowed mappings may name any.
+fn foreign(number: u64) -> PhysFrame {
+    PhysFrame::containing_address(PhysAddr::new(number * 4096))
+}
+
+fn pages(first: u64, count: u64) -> Pages {
+    Pages { first, last: first + count - 1 }
+}
+
+const BORROWED: Attributes =
+    Attributes { protection: Protection::USER_DATA, reach: Reach::Space, ownership: Ownership::Borrowed };
+
+const OWNED: Attributes = Attributes { ownership: Ownership::Owned, ..BORROWED };
+
+fn map(
+    table: &Table,
+    arena: &Arena,
+    pin: &CpuPin,
+    pages: Pages,
+    frame: PhysFrame,
+    largest: Level,
+) -> Result<(), FillError<arena::Empty>> {
+    let mut backing = Contiguous { first_page: pages.first, frame, largest };
+    let mut reserve = Reserve::new(arena, pin);
+    let replaced = table.fill(arena, &mut reserve, pages, &mut backing, BORROWED)?;
+    arena.free_chain(pin, replaced);
+    Ok(())
+}
+
+fn clear(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages) -> Result<Changed, arena::Empty> {
+    table.clear(arena, &mut Reserve::new(arena, pin), pages)
+}
+
+std::thread_local! {
+    static WALKS: Walks = const { Walks::new() };
+}
+
+fn find(table: &Table, arena: &Arena, page: u64) -> Option<(PhysFrame, Level, Protection)> {
+    let pin = pin(0);
+    let (leaf, level) = WALKS.with(|walks| table.walk(arena, &walks.enter(&pin), page))?;
+    Some((leaf.frame + page % level.pages(), level, leaf.protection))
+}
+
+/// Everything below the root goes, and so do its frames; only the root is left in the arena.
+fn finish(table: &Table, arena: &Arena) {
+    let pin = pin(0);
+    let everything = Pages { first: 0, last: (1 << 35) - 1 };
+    let changed = clear(table, arena, &pin, everything).unwrap();
+    arena.free_changed(&pin, changed);
+    assert_eq!(arena.allocated(), 1, "tables or frames leaked");
+}
