@@ -56,6 +56,12 @@ impl Arena {
         Some(unsafe { self.start.add(offset as usize) })
     }
 
+    /// The physical address of the RAM byte at `place`, or `None` where that is no RAM.
+    pub(super) fn address_of(&self, place: NonNull<u8>) -> Option<PhysAddr> {
+        let offset = (place.addr().get() as u64).checked_sub(self.start.addr().get() as u64)?;
+        if offset < self.bytes { Some(PhysAddr::new_truncate(self.base + offset)) } else { None }
+    }
+
     /// The eight bytes at `addr`, or `None` where they are not all RAM or not aligned.
     pub(super) fn word(&self, addr: PhysAddr) -> Option<&AtomicU64> {
         if !addr.is_aligned(8u64) {
@@ -99,6 +105,8 @@ mod tests {
         let arena = Arena::new(PhysAddr::new(0x30_0000), 8 << 20).unwrap();
         let huge = arena.at(PhysAddr::new(0x40_0000)).unwrap();
         assert_eq!(huge.addr().get() % (2 << 20), 0);
+        assert_eq!(arena.address_of(huge), Some(PhysAddr::new(0x40_0000)));
+        assert_eq!(arena.address_of(NonNull::dangling()), None);
         assert!(arena.at(PhysAddr::new(0x2f_ffff)).is_none());
         assert!(arena.at(PhysAddr::new(0x30_0000 + (8 << 20))).is_none());
     }

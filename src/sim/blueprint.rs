@@ -156,7 +156,10 @@ impl fmt::Display for BlueprintError {
             ),
             BlueprintError::DistanceMatrix => f.write_str("the distance matrix is not nodes by nodes"),
             BlueprintError::Distance { from, to, distance } => {
-                write!(f, "node{from} to node{to}: distance {distance} (a node is 10 from itself, others are farther)")
+                write!(
+                    f,
+                    "node{from} to node{to}: distance {distance} (a node is 10 from itself, others are farther)"
+                )
             }
             BlueprintError::NoSuchNode(node) => write!(f, "there is no node{node}"),
             BlueprintError::HostMemory(bytes) => write!(f, "the host cannot reserve {bytes} bytes"),

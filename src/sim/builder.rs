@@ -6,9 +6,9 @@ use std::vec::Vec;
 use topomem_percpu::CpuId;
 use x86_64::PhysAddr;
 
-use super::interrupt::Delivery;
-use super::blueprint::{Blueprint, BlueprintError, Node};
 use super::Sim;
+use super::blueprint::{Blueprint, BlueprintError, Node};
+use super::interrupt::Delivery;
 
 /// Describes a [`Sim`]: one node, one CPU and 64 MiB unless told otherwise.
 ///
@@ -141,7 +141,7 @@ impl Builder {
             distances[b][a] = distance;
         }
         let machine = Blueprint { nodes, distances };
-        blueprint.check()?;
+        machine.check()?;
         Ok(machine)
     }
 

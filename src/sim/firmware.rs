@@ -67,7 +67,11 @@ mod tests {
         }
         let map = sim.memory_map().unwrap();
         for node in topology.nodes() {
-            let found: u64 = map.pieces(&topology).filter(|piece| piece.node == node).map(|piece| piece.range.bytes()).sum();
+            let found: u64 = map
+                .pieces(&topology)
+                .filter(|piece| piece.node == node)
+                .map(|piece| piece.range.bytes())
+                .sum();
             assert_eq!(found, sim.blueprint().nodes[node.index()].bytes());
         }
     }

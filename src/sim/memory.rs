@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use topomem_shootdown::VirtAddr;
 use x86_64::PhysAddr;
 
-use super::mmu::{Access, Fault, Privilege, translate};
 use super::Sim;
+use super::mmu::{Access, Fault, Privilege, translate};
 
 impl Sim {
     /// Reads the word at `address`, as the kernel.
@@ -47,9 +47,8 @@ impl Sim {
         if !address.is_multiple_of(8) {
             return Err(Fault::Misaligned(address));
         }
-        let physical = self.state(|state| {
-            translate(&self.arena, &mut state.tlb, state.root, address, access, privilege)
-        })?;
+        let physical = self
+            .state(|state| translate(&self.arena, &mut state.tlb, state.root, address, access, privilege))?;
         self.arena.word(physical).ok_or(Fault::BusError { address, physical })
     }
 

@@ -122,7 +122,8 @@ fn large_pages_translate_their_offset() {
 fn bad_addresses_and_bad_tables_are_faults() {
     let (arena, mut tlb) = tables();
     let root = Some(PhysAddr::new(ROOT));
-    let mut read = |root, address| translate(&arena, &mut tlb, root, address, Access::Read, Privilege::Kernel);
+    let mut read =
+        |root, address| translate(&arena, &mut tlb, root, address, Access::Read, Privilege::Kernel);
     assert_eq!(read(root, 1 << 47), Err(Fault::NotCanonical(1 << 47)));
     assert_eq!(read(None, 0), Err(Fault::NoRoot(0)));
     let physical = PhysAddr::new(1 << 30);

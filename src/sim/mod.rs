@@ -17,12 +17,13 @@
 //! ```
 
 mod arena;
+mod blueprint;
+mod boot;
 mod builder;
 mod cpu;
 mod executor;
 mod firmware;
 mod interrupt;
-mod blueprint;
 mod memory;
 mod mmu;
 mod platform;
@@ -39,9 +40,10 @@ use std::vec::Vec;
 
 use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
 
+pub use blueprint::{Blueprint, BlueprintError, Node};
+pub use boot::{SimBootError, SimService};
 pub use builder::Builder;
 pub use interrupt::{Delivery, Vector};
-pub use blueprint::{Blueprint, BlueprintError, Node};
 pub use mmu::{Access, Fault, Privilege};
 pub use tables::Tables;
 

@@ -18,9 +18,18 @@ use super::{Sim, Vector, not_a_cpu};
 const PATIENCE: Ticks = Ticks(5_000_000_000);
 
 // SAFETY: the walk reads four-level x86-64 tables, from the root loaded here; the load flushes
-// what is not global, as a CR3 write without PCID does, even if it is the same root.
+// what is not global, as a CR3 write without PCID does, even if it is the same root. The arena
+// maps addresses both ways.
 unsafe impl Machine for &'static Sim {
     type Format = X64;
+
+    /// # Panics
+    ///
+    /// Where `address` is not in the machine's RAM.
+    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
+        let Some(physical) = self.arena.address_of(address) else { panic!("{address:p} is not RAM") };
+        physical
+    }
 
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
         self.state(|state| {

@@ -25,12 +25,12 @@ pub struct Tables {
 impl Tables {
     /// The tables of `machine`.
     #[must_use]
-    pub fn new(machine: &Blueprint) -> Tables {
-        Tables { madt: madt(machine), srat: srat(machine), slit: slit(machine) }
+    pub fn new(blueprint: &Blueprint) -> Tables {
+        Tables { madt: madt(blueprint), srat: srat(blueprint), slit: slit(blueprint) }
     }
 }
 
-fn madt(machine: &Blueprint) -> Vec<u8> {
+fn madt(blueprint: &Blueprint) -> Vec<u8> {
     let mut table = Writer::new(*b"APIC", 5);
     table.u32(0xfee0_0000);
     table.u32(0);
@@ -48,11 +48,11 @@ fn madt(machine: &Blueprint) -> Vec<u8> {
     table.finish()
 }
 
-fn srat(machine: &Blueprint) -> Vec<u8> {
+fn srat(blueprint: &Blueprint) -> Vec<u8> {
     let mut table = Writer::new(*b"SRAT", 3);
     table.u32(1);
     table.u64(0);
-    for (domain, node) in machine.nodes.iter().enumerate() {
+    for (domain, node) in blueprint.nodes.iter().enumerate() {
         let domain = domain as u32;
         for id in node.cpus.iter().map(|cpu| cpu.index() as u32) {
             if id <= LAST_XAPIC_ID {
@@ -82,10 +82,10 @@ fn srat(machine: &Blueprint) -> Vec<u8> {
     table.finish()
 }
 
-fn slit(machine: &Blueprint) -> Vec<u8> {
+fn slit(blueprint: &Blueprint) -> Vec<u8> {
     let mut table = Writer::new(*b"SLIT", 1);
-    table.u64(machine.nodes.len() as u64);
-    for row in &machine.distances {
+    table.u64(blueprint.nodes.len() as u64);
+    for row in &blueprint.distances {
         table.bytes(row);
     }
     table.finish()
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn lengths_and_checksums_hold() {
-        let machine = Builder::default().nodes(2).cpus(300).blueprint().unwrap();
+        let blueprint = Builder::default().nodes(2).cpus(300).blueprint().unwrap();
         let tables = Tables::new(&blueprint);
         for table in [&tables.madt, &tables.srat, &tables.slit] {
             let length = u32::from_le_bytes(table[4..8].try_into().unwrap());

@@ -99,7 +99,10 @@ fn memory_domains(srat: &[u8]) -> impl Iterator<Item = u32> {
     })
     .filter(|entry| {
         let has_length = entry.get(16..24).is_some_and(|length| length != [0; 8]);
-        entry[0] == 1 && entry.len() == 40 && has_length && u32_at(entry, 28).is_some_and(|flags| flags & 3 == 1)
+        entry[0] == 1
+            && entry.len() == 40
+            && has_length
+            && u32_at(entry, 28).is_some_and(|flags| flags & 3 == 1)
     })
     .filter_map(|entry| u32_at(entry, 2))
 }

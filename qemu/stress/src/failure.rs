@@ -4,7 +4,8 @@ use core::fmt;
 
 use arrayvec::{ArrayString, ArrayVec};
 use spin::Mutex;
-use topomem::{CpuId, NodeId, PhysFrame, VirtAddr};
+use topomem::{CpuId, NodeId, VirtAddr};
+use x86_64::structures::paging::PhysFrame;
 
 use crate::oracle::{Holder, Space};
 
@@ -281,10 +282,18 @@ impl fmt::Display for Failure {
                 address_of(frame)
             ),
             Failure::LostFrames { node, before, after } if after < before => {
-                write!(f, "{node} lost {} frames: {before} were free at the start, {after} are at the end", before - after)
+                write!(
+                    f,
+                    "{node} lost {} frames: {before} were free at the start, {after} are at the end",
+                    before - after
+                )
             }
             Failure::LostFrames { node, before, after } => {
-                write!(f, "{node} gained {} frames: {before} were free at the start, {after} are at the end", after - before)
+                write!(
+                    f,
+                    "{node} gained {} frames: {before} were free at the start, {after} are at the end",
+                    after - before
+                )
             }
             Failure::StaleTranslation { cpu, space, address, expected, found } => write!(
                 f,

@@ -1,2 +1,45 @@
-//! qemu/stress
+//! The stress scenario and its oracle.
+//!
+//! Every CPU allocates and frees (across CPUs too), maps, unmaps, protects and reads pages of
+//! shared address spaces, switches between spaces and idles, at random but seeded. An oracle
+//! with books of its own watches: a frame handed out twice, a lost frame, a stale translation, an
+//! allocation from the wrong node, a changed object. The reference kernel and the simulator run
+//! the same code through a [`Rig`]:
+//!
+//! 1. make a [`Truth`] of the machine as it is, then (for `--break distance`) distort the tables,
+//! 2. boot the service, make a [`Run`],
+//! 3. drive [`participate`] on every CPU,
+//! 4. look at [`Run::failures`], and report [`Record::End`].
 #![no_std]
+
+extern crate alloc;
+#[cfg(any(test, feature = "sim"))]
+extern crate std;
+
+mod barrier;
+mod distort;
+mod failure;
+mod mailbox;
+pub mod oracle;
+mod parcel;
+mod participate;
+mod random;
+mod record;
+mod rig;
+mod run;
+mod scenario;
+mod shared_space;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod summary;
+mod worker;
+
+pub use distort::{NothingToDistort, distort_distances};
+pub use failure::{Failure, FailureKind, FailureLog, KEPT, Place, Text};
+pub use oracle::Truth;
+pub use participate::participate;
+pub use random::Random;
+pub use record::{CpuSummary, NodeSummary, Progress, Record};
+pub use rig::Rig;
+pub use run::{Options, Run, SetupError};
+pub use scenario::{Break, Limit, SCENARIOS, Scenario, Weights};

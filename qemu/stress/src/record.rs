@@ -229,8 +229,11 @@ mod tests {
     fn an_undiscovered_machine_has_one_node() {
         let topology = Topology::new();
         let record = Record::Topology { topology: &topology, free_frames: &|_| 5 };
-        let node = r#"{"node":0,"proximity":0,"cpus":[],"ranges":[],"kinds":[],"free_frames":5}"#;
-        let expected = std::format!(r#"{{"t":"topology","nodes":[{node}],"distances":[[10]]}}"#);
+        let expected = concat!(
+            r#"{"t":"topology","nodes":[{"node":0,"proximity":0,"cpus":[],"#,
+            r#""ranges":[[0,4503599627366400]],"kinds":["Conventional"],"free_frames":5}],"#,
+            r#""distances":[[10]]}"#,
+        );
         assert_eq!(record.to_string(), expected);
     }
 }

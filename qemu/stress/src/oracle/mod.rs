@@ -19,12 +19,15 @@ pub enum Space {
     Kernel,
     /// One that CPUs switch to and from.
     Shared(u8),
+    /// One of a single CPU.
+    Private,
 }
 
 impl fmt::Display for Space {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Space::Kernel => f.write_str("the kernel's space"),
+            Space::Private => f.write_str("a private space"),
             Space::Shared(number) => write!(f, "space {number}"),
         }
     }

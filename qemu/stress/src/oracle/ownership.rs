@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use topomem::{CpuId, Order, PhysFrame};
+use topomem::{CpuId, Order};
+use x86_64::structures::paging::PhysFrame;
 
 /// The CPU that a frame was handed to, and as part of how large a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,7 +101,9 @@ impl Ownership {
     }
 
     fn word(&self, number: u64) -> Option<&AtomicU32> {
-        self.spans.iter().find_map(|span| span.holders.get(usize::try_from(number.checked_sub(span.first)?).ok()?))
+        self.spans
+            .iter()
+            .find_map(|span| span.holders.get(usize::try_from(number.checked_sub(span.first)?).ok()?))
     }
 
     fn each(
@@ -126,7 +129,8 @@ impl Ownership {
         self.each(frame, order, |word, frame| {
             // AcqRel: a claim that follows a release sees it; the words themselves carry all that
             // is judged here.
-            let claimed = word.compare_exchange(Holder::NOBODY, holder.0, Ordering::AcqRel, Ordering::Acquire);
+            let claimed =
+                word.compare_exchange(Holder::NOBODY, holder.0, Ordering::AcqRel, Ordering::Acquire);
             match claimed.map_err(Holder::from_bits) {
                 Err(Some(by)) => Err(Conflict::Held { frame, by }),
                 Ok(_) | Err(None) => Ok(()),
@@ -152,7 +156,7 @@ impl Ownership {
 
 #[cfg(test)]
 mod tests {
-    use topomem::PhysAddr;
+    use x86_64::PhysAddr;
 
     use super::*;
 

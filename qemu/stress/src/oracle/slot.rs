@@ -50,14 +50,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Phase; 6] = [
-        Phase::Vacant,
-        Phase::Writable,
-        Phase::ReadOnly,
-        Phase::Changing,
-        Phase::Detached,
-        Phase::Remapped,
-    ];
+    const ALL: [Phase; 6] =
+        [Phase::Vacant, Phase::Writable, Phase::ReadOnly, Phase::Changing, Phase::Detached, Phase::Remapped];
 
     const fn is_mapped(self) -> bool {
         matches!(self, Phase::Writable | Phase::ReadOnly | Phase::Remapped)

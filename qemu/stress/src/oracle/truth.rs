@@ -132,9 +132,8 @@ mod tests {
 
     #[test]
     fn frames_have_the_node_of_their_run() {
-        let of = |number: u64| {
-            truth().node_of_frame(PhysFrame::containing_address(PhysAddr::new(number * 4096)))
-        };
+        let of =
+            |number: u64| truth().node_of_frame(PhysFrame::containing_address(PhysAddr::new(number * 4096)));
         assert_eq!(of(256), Some(node(1)));
         assert_eq!(of(271), Some(node(1)));
         assert_eq!(of(272), None);

@@ -1,0 +1,136 @@
+//! A run from its beginning to its verdict, as each CPU lives through it.
+
+use alloc::boxed::Box;
+
+use topomem::numa::MAX_NODES;
+use topomem::{CpuId, CpuPin};
+
+use crate::failure::Text;
+use crate::run::FreeFrames;
+use crate::worker::{HomePin, Worker};
+use crate::{Failure, Record, Rig, Run};
+
+/// One CPU's part of `run`: to be driven on every CPU of the rig. When it is ready, the run is
+/// over, and the boot CPU's has reported the summary and the failures.
+///
+/// # Safety
+///
+/// The future is polled on `cpu` only, which is online in the service and on the kernel's page
+/// tables, outside of interrupt handlers; no other context of `cpu` switches address spaces
+/// until it is ready.
+pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
+    // SAFETY: the caller's promise.
+    let pin = unsafe { HomePin::new(cpu) };
+    let Some(mut worker) = Worker::new(run, pin) else {
+        run.fail(Failure::Refused {
+            cpu,
+            operation: "allocating a worker's lists",
+            error: Text::display(&"out of memory"),
+        });
+        // The others would wait for this CPU.
+        for _ in 0..MEETINGS {
+            run.barrier.wait(&run.rig).await;
+        }
+        return;
+    };
+    run.barrier.wait(&run.rig).await;
+    settle(run, &worker).await;
+    run.barrier.wait(&run.rig).await;
+    if cpu == CpuId::BOOT {
+        *run.baseline.lock() = free_frames(run);
+        run.start();
+    }
+    run.barrier.wait(&run.rig).await;
+
+    worker.work().await;
+
+    run.barrier.wait(&run.rig).await;
+    // After a failure memory may be anybody's: touch no more of it than the report needs.
+    if !run.has_failed() {
+        worker.give_back();
+        if cpu == CpuId::BOOT {
+            worker.clear_slots().await;
+        }
+    }
+    run.barrier.wait(&run.rig).await;
+    if !run.has_failed() {
+        worker.open_letters();
+        worker.give_back();
+        settle(run, &worker).await;
+    }
+    run.barrier.wait(&run.rig).await;
+    if !run.has_failed() {
+        // Once more: draining one CPU gives another's frames and objects home.
+        settle(run, &worker).await;
+    }
+    run.barrier.wait(&run.rig).await;
+    if cpu == CpuId::BOOT {
+        if !run.has_failed() {
+            check_accounts(run);
+        }
+        conclude(run);
+    }
+    run.barrier.wait(&run.rig).await;
+}
+
+/// How many barriers a participant passes.
+const MEETINGS: usize = 8;
+
+/// Returns what this CPU caches, and lets what has retired go.
+async fn settle<R: Rig>(run: &Run<R>, worker: &Worker<'_, R>) {
+    const PATIENCE: u32 = 1000;
+    let service = run.rig.service();
+    for _ in 0..PATIENCE {
+        drain(run, worker.pin.get());
+        if service.tend(worker.pin.get()) == topomem::Tended::Done {
+            break;
+        }
+        run.rig.rest(1).await;
+    }
+    drain(run, worker.pin.get());
+}
+
+fn drain<R: Rig>(run: &Run<R>, pin: &CpuPin) {
+    let service = run.rig.service();
+    if let Some(heap) = service.heap() {
+        heap.heap().drain(pin);
+    }
+    service.frames().drain(pin);
+}
+
+/// Each node's free frames; what the heap keeps is not free.
+fn free_frames<R: Rig>(run: &Run<R>) -> Option<Box<FreeFrames>> {
+    let mut free = Box::new([0; MAX_NODES]);
+    for node in run.truth.nodes() {
+        let stats = run.rig.service().frames().stats(node);
+        free[node.index()] = stats.map_or(0, |stats| stats.free() + stats.in_magazines);
+    }
+    Some(free)
+}
+
+/// Everything was given back: is it all there, and do the service's own counts agree?
+fn check_accounts<R: Rig>(run: &Run<R>) {
+    let service = run.rig.service();
+    if let Some(Err(error)) = service.heap().map(|heap| heap.heap().validate()) {
+        run.fail(Failure::Inconsistent { part: "heap", error: Text::debug(&error) });
+    }
+    let Some(before) = run.baseline.lock().take() else { return };
+    let Some(after) = free_frames(run) else { return };
+    for node in run.truth.nodes() {
+        let (before, after) = (before[node.index()], after[node.index()]);
+        if before != after {
+            run.fail(Failure::LostFrames { node, before, after });
+        }
+    }
+}
+
+/// The summary of each node and CPU, and what went wrong.
+fn conclude<R: Rig>(run: &Run<R>) {
+    let rig = &run.rig;
+    rig.report(Record::Progress(run.progress()));
+    crate::summary::nodes(run, |summary| rig.report(Record::Node(summary)));
+    crate::summary::cpus(run, |summary| rig.report(Record::Cpu(summary)));
+    for failure in &run.failures() {
+        rig.report(Record::Failure(failure));
+    }
+}

@@ -1,0 +1,210 @@
+//! One run: what its CPUs share.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arrayvec::ArrayVec;
+use spin::Mutex;
+use topomem::address_space::CreateError;
+use topomem::numa::MAX_NODES;
+use topomem::{AddressSpace, CpuId, Platform, VirtAddr};
+
+use crate::barrier::Barrier;
+use crate::failure::KEPT;
+use crate::mailbox::PostOffice;
+use crate::oracle::{Ownership, Space, Truth};
+use crate::scenario::{Limit, Scenario};
+use crate::shared_space::SharedSpace;
+use crate::{Failure, FailureLog, Progress, Rig};
+
+/// What to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The mix of operations.
+    pub scenario: &'static Scenario,
+    /// How long.
+    pub limit: Limit,
+    /// Where the CPUs' generators start.
+    pub seed: u64,
+}
+
+/// Why a run could not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetupError {
+    /// No memory for the oracle's own account.
+    OutOfMemory,
+    /// The service has not been booted completely.
+    NotBooted,
+    /// No address space could be created.
+    Space(CreateError),
+}
+
+impl core::fmt::Display for SetupError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            SetupError::OutOfMemory => f.write_str("no memory for the oracle's account"),
+            SetupError::NotBooted => f.write_str("the service has not been booted completely"),
+            SetupError::Space(error) => core::fmt::Display::fmt(error, f),
+        }
+    }
+}
+
+impl core::error::Error for SetupError {}
+
+/// What a CPU counts, on lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    pub operations: AtomicU64,
+    pub allocations: AtomicU64,
+    pub changes: AtomicU64,
+    pub probes: AtomicU64,
+}
+
+/// How many frames each node had free, by the service's own count.
+pub(crate) type FreeFrames = [u64; MAX_NODES];
+
+/// A run of a scenario on all CPUs of a rig.
+///
+/// Made once, then driven by one [`participate`](crate::participate) on each CPU; afterwards
+/// [`Run::failures`] tells how it went.
+pub struct Run<R: Rig> {
+    pub(crate) rig: R,
+    pub(crate) options: Options,
+    pub(crate) truth: Truth,
+    pub(crate) ownership: Ownership,
+    pub(crate) office: PostOffice,
+    pub(crate) barrier: Barrier,
+    pub(crate) spaces: ArrayVec<SharedSpace<R::Machine>, 3>,
+    pub(crate) counters: Vec<Counters>,
+    pub(crate) baseline: Mutex<Option<Box<FreeFrames>>>,
+    failures: FailureLog,
+    stopped: AtomicBool,
+    started: AtomicU64,
+}
+
+/// Slots in each shared address space.
+const SLOTS: u16 = 32;
+/// Where a user space's slots begin: far from where programs are.
+const USER_SLOTS: u64 = 0x2a_0000_0000;
+
+impl<R: Rig> Run<R> {
+    /// Prepares a run on `rig`, whose machine truly is as `truth` says. On a CPU that is online.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`].
+    pub fn new(rig: R, truth: Truth, options: Options) -> Result<Run<R>, SetupError> {
+        let cpus = rig.cpus();
+        let frames = truth.frames().iter().map(|run| (run.first, run.count));
+        let ownership = Ownership::new(frames).ok_or(SetupError::OutOfMemory)?;
+        let office = PostOffice::new(cpus).ok_or(SetupError::OutOfMemory)?;
+        let mut counters = Vec::new();
+        counters.try_reserve_exact(cpus).map_err(|_| SetupError::OutOfMemory)?;
+        counters.resize_with(cpus, Counters::default);
+        let mut run = Run {
+            barrier: Barrier::new(cpus),
+            rig,
+            options,
+            truth,
+            ownership,
+            office,
+            spaces: ArrayVec::new(),
+            counters,
+            baseline: Mutex::new(None),
+            failures: FailureLog::default(),
+            stopped: AtomicBool::new(false),
+            started: AtomicU64::new(0),
+        };
+        let service = run.rig.service();
+        let kernel = service.kernel_space().ok_or(SetupError::NotBooted)?;
+        let window = run.rig.kernel_window();
+        run.add_space(Space::Kernel, kernel, window)?;
+        for number in [1, 2] {
+            let space = service.create_space(&service.platform().pin()).map_err(SetupError::Space)?;
+            run.add_space(Space::Shared(number), space, VirtAddr::new_truncate(USER_SLOTS))?;
+        }
+        Ok(run)
+    }
+
+    fn add_space(
+        &mut self,
+        name: Space,
+        space: AddressSpace<R::Machine>,
+        base: VirtAddr,
+    ) -> Result<(), SetupError> {
+        let first = self.spaces.len() as u16 * SLOTS;
+        let shared = SharedSpace::new(name, space, base, first..first + SLOTS);
+        self.spaces.push(shared.ok_or(SetupError::OutOfMemory)?);
+        Ok(())
+    }
+
+    /// The machine that it runs on.
+    pub const fn rig(&self) -> &R {
+        &self.rig
+    }
+
+    /// What went wrong so far, first things first.
+    pub fn failures(&self) -> ArrayVec<Failure, KEPT> {
+        self.failures.failures()
+    }
+
+    /// Sums over all CPUs.
+    pub fn progress(&self) -> Progress {
+        // Relaxed: counts order nothing.
+        let sum = |count: fn(&Counters) -> &AtomicU64| {
+            self.counters.iter().map(|counters| count(counters).load(Ordering::Relaxed)).sum()
+        };
+        Progress {
+            milliseconds: self.elapsed(),
+            operations: sum(|counters| &counters.operations),
+            allocations: sum(|counters| &counters.allocations),
+            changes: sum(|counters| &counters.changes),
+            probes: sum(|counters| &counters.probes),
+        }
+    }
+
+    /// Notes and reports a failure, and ends the run.
+    pub(crate) fn fail(&self, failure: Failure) {
+        self.failures.add(failure);
+        // Relaxed: the other CPUs look at it now and then.
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
+    pub(crate) fn counters(&self, cpu: CpuId) -> &Counters {
+        &self.counters[cpu.index()]
+    }
+
+    /// Marks the beginning of the operations.
+    pub(crate) fn start(&self) {
+        self.started.store(self.rig.milliseconds(), Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> u64 {
+        self.rig.milliseconds().saturating_sub(self.started.load(Ordering::Relaxed))
+    }
+
+    /// Is a CPU that has finished `operations` done?
+    pub(crate) fn is_over(&self, operations: u64) -> bool {
+        let limit_reached = match self.options.limit {
+            Limit::Operations(limit) => operations >= limit,
+            // The clock costs more than most operations: look now and then.
+            Limit::Milliseconds(limit) => operations.is_multiple_of(8) && self.elapsed() >= limit,
+        };
+        if limit_reached && matches!(self.options.limit, Limit::Milliseconds(_)) {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        limit_reached || self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+impl<R: Rig> core::fmt::Debug for Run<R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Run").field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+//! An address space whose slots all CPUs map, read and write.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use topomem::{AddressSpace, Machine, PageRange, PageSize, Protection, VirtAddr};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use crate::oracle::{Holder, Slot, Space};
+
+/// A slot and what is mapped in it.
+#[derive(Debug)]
+pub(crate) struct SlotPage {
+    pub slot: Slot,
+    pub address: VirtAddr,
+    /// The mapped frame's address, and whether the space owns it in bit 0. Like `holder` read
+    /// and written only under the slot's lock, which orders it.
+    frame: AtomicU64,
+    holder: AtomicU32,
+}
+
+/// Who frees a slot's frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FrameOwner {
+    /// The scenario: it can look at the frame after the unmapping.
+    Scenario,
+    /// The address space: the service retires the frame.
+    Space,
+}
+
+/// What is mapped in a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Backing {
+    pub frame: PhysFrame,
+    pub holder: Holder,
+    pub owner: FrameOwner,
+}
+
+impl SlotPage {
+    /// Notes what is mapped; by the slot's changer.
+    pub(crate) fn set_backing(&self, backing: Backing) {
+        let owned = u64::from(backing.owner == FrameOwner::Space);
+        self.frame.store(backing.frame.start_address().as_u64() | owned, Ordering::Relaxed);
+        self.holder.store(backing.holder.bits(), Ordering::Relaxed);
+    }
+
+    /// What is mapped; by the slot's changer. `None` before the first mapping.
+    pub(crate) fn backing(&self) -> Option<Backing> {
+        let frame = self.frame.load(Ordering::Relaxed);
+        let holder = Holder::from_bits(self.holder.load(Ordering::Relaxed))?;
+        let owner = if frame & 1 == 0 { FrameOwner::Scenario } else { FrameOwner::Space };
+        let frame = PhysFrame::containing_address(PhysAddr::new_truncate(frame & !0xfff));
+        Some(Backing { frame, holder, owner })
+    }
+
+    /// The slot's page.
+    pub(crate) fn range(&self) -> PageRange {
+        PageRange::page(self.address, PageSize::Size4KiB)
+    }
+}
+
+/// A shared address space and its slots.
+pub(crate) struct SharedSpace<P: Machine> {
+    pub name: Space,
+    space: AddressSpace<P>,
+    pub pages: Vec<SlotPage>,
+    /// The slot that is being changed: where to probe.
+    pub hot: AtomicU32,
+}
+
+/// Slots under one page table, so that others' tables come and go with their last page.
+const SLOTS_PER_TABLE: u64 = 8;
+
+impl<P: Machine> SharedSpace<P> {
+    /// The slots numbered `numbers` from `base` on; `None` without memory for them.
+    pub(crate) fn new(
+        name: Space,
+        space: AddressSpace<P>,
+        base: VirtAddr,
+        numbers: Range<u16>,
+    ) -> Option<SharedSpace<P>> {
+        let mut pages = Vec::new();
+        pages.try_reserve_exact(numbers.len()).ok()?;
+        for (index, number) in numbers.enumerate() {
+            let index = index as u64;
+            let table = (index / SLOTS_PER_TABLE) * PageSize::Size2MiB.bytes();
+            let offset = table + (index % SLOTS_PER_TABLE) * PageSize::Size4KiB.bytes();
+            pages.push(SlotPage {
+                slot: Slot::new(number),
+                address: VirtAddr::new_truncate(base.as_u64() + offset),
+                frame: AtomicU64::new(0),
+                holder: AtomicU32::new(0),
+            });
+        }
+        Some(SharedSpace { name, space, pages, hot: AtomicU32::new(0) })
+    }
+
+    /// The address space.
+    pub(crate) const fn space(&self) -> &AddressSpace<P> {
+        &self.space
+    }
+
+    /// What a page that may be written is mapped with.
+    pub(crate) const fn writable(&self) -> Protection {
+        match self.name {
+            Space::Kernel => Protection::KERNEL_DATA,
+            Space::Shared(_) | Space::Private => Protection::USER_DATA,
+        }
+    }
+
+    /// What a page that may only be read is mapped with.
+    pub(crate) const fn read_only(&self) -> Protection {
+        match self.name {
+            Space::Kernel => Protection::KERNEL_READ_ONLY,
+            Space::Shared(_) | Space::Private => Protection::USER_READ_ONLY,
+        }
+    }
+}
+
+impl<P: Machine> fmt::Debug for SharedSpace<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSpace").field("name", &self.name).finish_non_exhaustive()
+    }
+}

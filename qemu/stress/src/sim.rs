@@ -1,0 +1,207 @@
+//! The scenario on the simulated machine, for whoever has no QEMU and for host tests.
+
+use core::fmt;
+use core::future::Future;
+use core::time::Duration;
+use std::string::ToString;
+use std::sync::{Mutex, PoisonError};
+use std::vec::Vec;
+
+use topomem::numa::FirmwareTables;
+use topomem::sim::{Blueprint, BlueprintError, Delivery, Sim, SimBootError, SimService};
+use topomem::{CpuId, Lazy, NodeId, VirtAddr};
+
+use crate::oracle::NodeFrames;
+use crate::{
+    Break, Failure, Limit, NothingToDistort, Record, Rig, Run, Scenario, SetupError, Truth,
+    distort_distances, participate,
+};
+
+/// A simulated run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The machine.
+    pub machine: Blueprint,
+    /// How late its interrupts arrive.
+    pub delivery: Delivery,
+    /// What its CPUs do.
+    pub scenario: &'static Scenario,
+    /// How long; the scenario's own length where `None`.
+    pub limit: Option<Limit>,
+    /// Where the CPUs' generators start.
+    pub seed: u64,
+    /// What to break, so that the run must fail.
+    pub fault: Option<Break>,
+}
+
+/// How a run went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What went wrong, first things first; empty after a good run.
+    pub failures: Vec<Failure>,
+}
+
+impl Report {
+    /// Nothing went wrong.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+/// Why there was no run.
+#[derive(Debug)]
+pub enum RunError {
+    /// No such machine.
+    Machine(BlueprintError),
+    /// The fault cannot be had on that machine.
+    Break(NothingToDistort),
+    /// The service did not come up.
+    Boot(SimBootError),
+    /// The run could not begin.
+    Setup(SetupError),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Machine(error) => error.fmt(f),
+            RunError::Break(error) => error.fmt(f),
+            RunError::Boot(error) => error.fmt(f),
+            RunError::Setup(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// Runs a scenario on a simulated machine, and passes each record (a line of JSON, as the kernel
+/// prints it behind `@@`) to `record`.
+///
+/// The machine's memory stays allocated until the process ends.
+///
+/// # Errors
+///
+/// [`RunError`] where there was no run; what goes wrong in one is in the [`Report`].
+pub fn run(options: &Options, record: impl FnMut(&str) + Send) -> Result<Report, RunError> {
+    let sim = Sim::boot(options.machine.clone(), options.delivery).map_err(RunError::Machine)?;
+    let service = boot(sim, options.fault)?;
+    inject(service, options.fault);
+    let sink = Mutex::new(record);
+    let rig =
+        SimRig { sim, service, sink: &|line| (sink.lock().unwrap_or_else(PoisonError::into_inner))(line) };
+    if let Some(topology) = service.topology() {
+        let free_frames = |node| service.frames().stats(node).map_or(0, |stats| stats.free());
+        rig.report(Record::Topology { topology, free_frames: &free_frames });
+    }
+    let truth = truth_of(sim.blueprint()).ok_or(RunError::Setup(SetupError::OutOfMemory))?;
+    let scenario = options.scenario;
+    let limit = options.limit.unwrap_or(scenario.limit);
+    let inner = crate::Options { scenario, limit, seed: options.seed };
+    let run = sim.on(CpuId::BOOT, |_| Run::new(rig, truth, inner)).map_err(RunError::Setup)?;
+    sim.run(|pin| {
+        // SAFETY: the future is driven here, by the thread that plays the CPU, which is online;
+        // nothing else runs on it.
+        let future = unsafe { participate(&run, pin.cpu()) };
+        sim.block_on(future, || {
+            service.tend(pin);
+        });
+    });
+    let failures = run.failures().to_vec();
+    run.rig().report(Record::End { ok: failures.is_empty() });
+    Ok(Report { failures })
+}
+
+fn boot(sim: &'static Sim, fault: Option<Break>) -> Result<&'static SimService, RunError> {
+    let mut tables = sim.tables().clone();
+    if fault == Some(Break::Distance) {
+        distort_distances(&mut tables.srat, Some(&mut tables.slit)).map_err(RunError::Break)?;
+    }
+    let tables: FirmwareTables<'_> = tables.as_firmware();
+    sim.boot_service_with(&tables).map_err(RunError::Boot)
+}
+
+/// Breaks what is broken by a fault inside the service.
+pub(crate) fn inject(service: &'static SimService, fault: Option<Break>) {
+    match fault {
+        Some(Break::Shootdown) => {
+            service.shootdown().inject(Some(topomem::shootdown::Fault::SkipFlush));
+        }
+        Some(Break::Magazine) => {}
+        Some(Break::Distance) | None => {}
+    }
+}
+
+/// The machine as it was built.
+fn truth_of(machine: &Blueprint) -> Option<Truth> {
+    let node = |index| NodeId::new(index).unwrap_or(NodeId::ZERO);
+    let cpus = (0..machine.cpus()).filter_map(CpuId::new);
+    let node_of_cpu = cpus.map(|cpu| machine.node_of(cpu).unwrap_or(NodeId::ZERO));
+    let frames = machine.nodes.iter().enumerate().flat_map(|(index, described)| {
+        described.ranges.iter().map(move |range| NodeFrames {
+            first: range.start / 4096,
+            count: (range.end - range.start) / 4096,
+            node: node(index),
+        })
+    });
+    let distance = |from: NodeId, to: NodeId| machine.distances[from.index()][to.index()];
+    Truth::new(machine.nodes.len(), node_of_cpu, frames, distance)
+}
+
+/// The simulated machine as a run needs it.
+struct SimRig<'s> {
+    sim: &'static Sim,
+    service: &'static SimService,
+    sink: &'s (dyn Fn(&str) + Sync),
+}
+
+impl Rig for SimRig<'_> {
+    type Machine = &'static Sim;
+
+    fn service(&self) -> &'static SimService {
+        self.service
+    }
+
+    fn cpus(&self) -> usize {
+        self.sim.cpus().len()
+    }
+
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.sim.uptime().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn kernel_window(&self) -> VirtAddr {
+        Sim::WINDOW
+    }
+
+    fn load(&self, address: VirtAddr) -> Option<u64> {
+        self.sim.load(address).ok()
+    }
+
+    fn store(&self, address: VirtAddr, value: u64) -> Option<()> {
+        self.sim.store(address, value).ok()
+    }
+
+    /// Halts, lazily: shootdowns that need not interrupt this CPU don't.
+    fn rest(&self, milliseconds: u32) -> impl Future<Output = ()> + Send {
+        let until = self.milliseconds() + u64::from(milliseconds);
+        core::future::poll_fn(move |context| {
+            if self.milliseconds() >= until {
+                return core::task::Poll::Ready(());
+            }
+            let pin = topomem::Platform::pin(&self.sim);
+            let shootdown = self.service.shootdown();
+            // SAFETY: between here and `leave_lazy` this CPU only halts and takes interrupts,
+            // whose handler is the queue's own.
+            unsafe { shootdown.enter_lazy(&pin, Lazy::Idle) };
+            self.sim.halt(Duration::from_micros(300));
+            shootdown.leave_lazy(&pin);
+            context.waker().wake_by_ref();
+            core::task::Poll::Pending
+        })
+    }
+
+    fn report(&self, record: Record<'_>) {
+        (self.sink)(&record.to_string());
+    }
+}

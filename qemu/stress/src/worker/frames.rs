@@ -1,0 +1,264 @@
+//! Frames: allocate by random orders and policies, stamp, check, free here or elsewhere.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use topomem::frames::{AllocError, FrameRequest, NodeSet, Policy, Zone};
+use topomem::{NodeId, Order, Platform as _};
+use x86_64::structures::paging::PhysFrame;
+
+use super::{HELD, Worker};
+use crate::failure::Text;
+use crate::oracle::{Conflict, Holder, stamp};
+use crate::parcel::{HeldFrames, Parcel};
+use crate::{Failure, Rig};
+
+/// What the oracle expects of where a run comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expectation {
+    /// Near the CPU.
+    Local,
+    /// On this node and no other.
+    Bound(NodeId),
+    /// Anywhere.
+    Anywhere,
+}
+
+/// Words that a holder stamps in each page: the first and last, and where slots' scratch is.
+const STAMPED: [u16; 6] = [0, 8, 2048, 2056, 2112, 4088];
+/// Of longer runs only the first and last pages are stamped.
+const STAMPED_PAGES: u64 = 8;
+
+impl<R: Rig> Worker<'_, R> {
+    pub(super) fn frames_step(&mut self) {
+        let full = self.frames.len() == HELD || self.holding >= self.budget;
+        if full || (!self.frames.is_empty() && self.random.one_in(2)) {
+            let index = self.random.index(self.frames.len());
+            let held = self.frames.swap_remove(index);
+            self.holding -= held.order.frames();
+            self.part_with(held);
+        } else if self.random.one_in(12) {
+            self.allocate_bulk();
+        } else {
+            self.allocate_one();
+        }
+    }
+
+    fn allocate_one(&mut self) {
+        let order = self.random_order();
+        let zeroed = order <= ZEROED_UP_TO && self.random.one_in(8);
+        let (mut request, expectation) = self.random_placement(order);
+        if zeroed {
+            request = request.zeroed();
+        }
+        let pin = self.pin.get();
+        match self.run.rig.service().frames().alloc(pin, &request) {
+            Ok(frame) => {
+                let Some(held) = self.take_in(frame, order) else { return };
+                if zeroed {
+                    self.check_zeroed(held);
+                }
+                self.check_expectation(held, expectation);
+                self.keep(held);
+            }
+            Err(error) => self.frames_exhausted(error, expectation, order),
+        }
+    }
+
+    fn allocate_bulk(&mut self) {
+        const BULK: usize = 16;
+        if self.frames.len() + BULK > HELD || self.holding + BULK as u64 > self.budget {
+            return;
+        }
+        let mut frames = [PhysFrame::containing_address(x86_64::PhysAddr::zero()); BULK];
+        let service = self.run.rig.service();
+        match service.frames().alloc_bulk(self.pin.get(), &FrameRequest::frame(), &mut frames) {
+            Ok(()) => {
+                for frame in frames {
+                    if let Some(held) = self.take_in(frame, Order::FRAME) {
+                        self.keep(held);
+                    }
+                }
+            }
+            Err(error) => self.frames_exhausted(error, Expectation::Anywhere, Order::HUGE),
+        }
+    }
+
+    /// Mostly single frames, some runs, few huge ones.
+    fn random_order(&mut self) -> Order {
+        let largest = match self.random.below(100) {
+            0..70 => 0,
+            70..90 => 4,
+            90..98 => 8,
+            _ => 10,
+        };
+        let room = self.budget.saturating_sub(self.holding).max(1);
+        let order = Order::new(self.random.below(largest + 1) as u8).unwrap_or(Order::FRAME);
+        if order.frames() <= room { order } else { Order::FRAME }
+    }
+
+    fn random_placement(&mut self, order: Order) -> (FrameRequest, Expectation) {
+        let request = FrameRequest::order(order);
+        let nodes = self.run.truth.nodes().count();
+        let node = NodeId::new(self.random.index(nodes)).unwrap_or(NodeId::ZERO);
+        let all: NodeSet = self.run.truth.nodes().collect();
+        match self.random.below(20) {
+            0..12 => (request, Expectation::Local),
+            12..14 => (request.policy(Policy::Bind(NodeSet::of(node))), Expectation::Bound(node)),
+            14..16 => (request.policy(Policy::Preferred(node)), Expectation::Anywhere),
+            16..18 => (request.policy(Policy::Interleave(all)), Expectation::Anywhere),
+            18 => (request.policy(Policy::WeightedInterleave(all)), Expectation::Anywhere),
+            _ => (request.zone(Zone::Dma32), Expectation::Anywhere),
+        }
+    }
+
+    /// Claims and stamps a run that the allocator has just handed out.
+    pub(super) fn take_in(&mut self, frame: PhysFrame, order: Order) -> Option<HeldFrames> {
+        let holder = self.next_holder(order);
+        match self.run.ownership.claim(frame, order, holder) {
+            Ok(()) => {}
+            Err(Conflict::Held { frame, by }) => {
+                self.run.fail(Failure::FrameTwice { frame, first: by, second: holder });
+                return None;
+            }
+            Err(Conflict::NoSuchFrame(frame) | Conflict::NotHeld { frame, .. }) => {
+                self.run.fail(Failure::NoSuchFrame { frame, holder });
+                return None;
+            }
+        }
+        self.run.counters(self.cpu).allocations.fetch_add(1, Ordering::Relaxed);
+        Some(HeldFrames { frame, order, holder })
+    }
+
+    fn keep(&mut self, held: HeldFrames) {
+        self.stamp_all(held);
+        self.holding += held.order.frames();
+        self.frames.push(held);
+    }
+
+    fn part_with(&mut self, held: HeldFrames) {
+        let rest =
+            if self.random.one_in(3) { self.send(Parcel::Frames(held)) } else { Err(Parcel::Frames(held)) };
+        if let Err(Parcel::Frames(held)) = rest {
+            self.free_frames(held);
+        }
+    }
+
+    /// Checks the stamps of a run and gives it back to the allocator.
+    pub(super) fn free_frames(&mut self, held: HeldFrames) {
+        self.check_stamps(held);
+        self.free_unchecked(held);
+    }
+
+    /// Gives a run back to the allocator.
+    pub(super) fn free_unchecked(&mut self, held: HeldFrames) {
+        if !self.release(held.frame, held.order, held.holder) {
+            return;
+        }
+        // SAFETY: the run was handed to the scenario, whose account says that `held` is its only
+        // holder, and nothing maps it.
+        let freed = unsafe { self.run.rig.service().frames().free(self.pin.get(), held.frame, held.order) };
+        if let Err(error) = freed {
+            self.refused("freeing a run of frames", Text::display(&error));
+        }
+    }
+
+    /// Takes a run off the account; false where somebody else is on it.
+    pub(super) fn release(&self, frame: PhysFrame, order: Order, holder: Holder) -> bool {
+        match self.run.ownership.release(frame, order, holder) {
+            Ok(()) => true,
+            Err(Conflict::NotHeld { frame, by: Some(second) } | Conflict::Held { frame, by: second }) => {
+                self.run.fail(Failure::FrameTwice { frame, first: holder, second });
+                false
+            }
+            Err(Conflict::NotHeld { frame, by: None } | Conflict::NoSuchFrame(frame)) => {
+                self.run.fail(Failure::NoSuchFrame { frame, holder });
+                false
+            }
+        }
+    }
+
+    fn stamp_all(&self, held: HeldFrames) {
+        for frame in stamped_pages(held) {
+            for offset in STAMPED {
+                // Relaxed: handing the run over orders the words (mailboxes, the allocator).
+                self.word(frame, offset).store(stamp(frame, held.holder, offset), Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn check_stamps(&self, held: HeldFrames) {
+        for frame in stamped_pages(held) {
+            for offset in STAMPED {
+                let expected = stamp(frame, held.holder, offset);
+                let found = self.word(frame, offset).load(Ordering::Relaxed);
+                if found != expected {
+                    let holder = held.holder;
+                    self.run.fail(Failure::FrameChanged { frame, holder, offset, expected, found });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn check_zeroed(&self, held: HeldFrames) {
+        for page in 0..held.order.frames() {
+            let frame = held.frame + page;
+            for offset in (0..4096).step_by(8) {
+                let found = self.word(frame, offset).load(Ordering::Relaxed);
+                if found != 0 {
+                    self.run.fail(Failure::NotZeroed { frame, holder: held.holder, offset, found });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The word at `offset` of a frame that the scenario holds, through the direct map.
+    pub(super) fn word(&self, frame: PhysFrame, offset: u16) -> &AtomicU64 {
+        let platform = self.run.rig.service().platform();
+        let address = frame.start_address() + u64::from(offset & !7);
+        // SAFETY: the frame was handed to the scenario, so its direct map is valid RAM, aligned
+        // since the offset is a multiple of 8, and the scenario accesses it as atomics only.
+        unsafe { platform.phys_to_virt(address).cast::<AtomicU64>().as_ref() }
+    }
+
+    fn check_expectation(&mut self, held: HeldFrames, expectation: Expectation) {
+        match expectation {
+            Expectation::Local if held.order == Order::FRAME => self.check_local(held),
+            Expectation::Bound(node) => self.check_bound(held, node),
+            Expectation::Local | Expectation::Anywhere => {}
+        }
+    }
+
+    fn frames_exhausted(&mut self, error: AllocError, expectation: Expectation, order: Order) {
+        match error {
+            AllocError::Exhausted { .. } | AllocError::WouldBlock { .. } => {
+                if expectation == Expectation::Local && order == Order::FRAME {
+                    self.check_exhausted();
+                }
+                // Make room, so that the run goes on.
+                for _ in 0..self.frames.len() / 2 {
+                    if let Some(held) = self.frames.pop() {
+                        self.holding -= held.order.frames();
+                        self.free_frames(held);
+                    }
+                }
+            }
+            AllocError::NotReady | AllocError::InvalidRequest(_) => {
+                self.refused("allocating a run of frames", Text::display(&error));
+            }
+        }
+    }
+}
+
+/// Zeroing is checked word by word: up to 16 KiB.
+const ZEROED_UP_TO: Order = match Order::new(2) {
+    Some(order) => order,
+    None => Order::FRAME,
+};
+
+fn stamped_pages(held: HeldFrames) -> impl Iterator<Item = PhysFrame> {
+    let pages = held.order.frames();
+    let tail = pages.saturating_sub(1).max(STAMPED_PAGES);
+    (0..pages.min(STAMPED_PAGES)).chain(tail..pages).map(move |page| held.frame + page)
+}

@@ -1,0 +1,208 @@
+//! One CPU's part of a run.
+
+mod changes;
+mod frames;
+mod objects;
+mod placement;
+mod probes;
+mod spaces;
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+use topomem::{CpuId, CpuPin, Order};
+
+use crate::failure::Text;
+use crate::oracle::{Holder, Space};
+use crate::parcel::{HeldFrames, HeldObject, Parcel};
+use crate::random::Random;
+use crate::{Failure, Rig, Run};
+use changes::Poisoned;
+
+/// The CPU that a worker's future is polled on, as a pin.
+///
+/// The future has to be `Send` to be handed to its CPU's executor.
+pub(crate) struct HomePin(CpuPin);
+
+// SAFETY: `participate` demands that its future is polled on one CPU only, so the pin holds
+// whenever the future runs, whichever thread of control created or stores it.
+unsafe impl Send for HomePin {}
+// SAFETY: as above.
+unsafe impl Sync for HomePin {}
+
+impl HomePin {
+    /// # Safety
+    ///
+    /// As [`participate`](crate::participate).
+    pub(crate) const unsafe fn new(cpu: CpuId) -> HomePin {
+        // SAFETY: the caller's promise.
+        HomePin(unsafe { CpuPin::new(cpu) })
+    }
+
+    pub(crate) const fn get(&self) -> &CpuPin {
+        &self.0
+    }
+}
+
+/// How many runs of frames, and how many objects, a CPU holds at most.
+const HELD: usize = 192;
+
+/// One CPU's state.
+pub(crate) struct Worker<'r, R: Rig> {
+    pub run: &'r Run<R>,
+    pub cpu: CpuId,
+    pub pin: HomePin,
+    random: Random,
+    frames: Vec<HeldFrames>,
+    objects: Vec<HeldObject>,
+    /// Frames that were unmapped from slots and poisoned, until they are looked at again.
+    poisoned: ArrayVec<Poisoned, 8>,
+    /// How many frames it may hold, so that all CPUs together leave some.
+    budget: u64,
+    holding: u64,
+    serial: u32,
+    /// Which of the run's spaces is active.
+    active: usize,
+}
+
+/// Index of the kernel's space among a run's.
+const KERNEL: usize = 0;
+
+impl<'r, R: Rig> Worker<'r, R> {
+    /// The worker of the CPU of `pin`; `None` without memory for what it holds.
+    pub(crate) fn new(run: &'r Run<R>, pin: HomePin) -> Option<Worker<'r, R>> {
+        let cpu = pin.get().cpu();
+        let mut frames = Vec::new();
+        frames.try_reserve_exact(HELD).ok()?;
+        let mut objects = Vec::new();
+        objects.try_reserve_exact(HELD).ok()?;
+        let total: u64 = run.truth.frames().iter().map(|frames| frames.count).sum();
+        Some(Worker {
+            run,
+            cpu,
+            pin,
+            random: Random::new(run.options.seed, cpu.index() as u64),
+            frames,
+            objects,
+            poisoned: ArrayVec::new(),
+            budget: total / 2 / run.rig.cpus() as u64,
+            holding: 0,
+            serial: 0,
+            active: KERNEL,
+        })
+    }
+
+    /// Operations until the run is over.
+    pub(crate) async fn work(&mut self) {
+        let mut operations = 0;
+        let mut next_report = 0;
+        while !self.run.is_over(operations) {
+            self.step().await;
+            operations += 1;
+            self.run.counters(self.cpu).operations.fetch_add(1, Ordering::Relaxed);
+            if self.cpu == CpuId::BOOT && operations.is_multiple_of(16) {
+                self.report(&mut next_report);
+            }
+            // Let this CPU's service tasks run.
+            if operations.is_multiple_of(4) {
+                yield_now().await;
+            }
+        }
+    }
+
+    fn report(&self, next: &mut u64) {
+        const EVERY: u64 = 500;
+        let progress = self.run.progress();
+        if progress.milliseconds >= *next {
+            *next = progress.milliseconds + EVERY;
+            self.run.rig.report(crate::Record::Progress(progress));
+        }
+    }
+
+    async fn step(&mut self) {
+        let weights = self.run.options.scenario.weights;
+        let mut draw = self.random.below(u64::from(weights.total())) as u32;
+        let mut is_drawn = |weight: u32| {
+            let drawn = draw < weight;
+            draw = draw.wrapping_sub(weight);
+            drawn
+        };
+        if is_drawn(weights.frames) {
+            self.frames_step();
+        } else if is_drawn(weights.objects) {
+            self.objects_step();
+        } else if is_drawn(weights.changes) {
+            self.change_step().await;
+        } else if is_drawn(weights.probes) {
+            self.probe_step();
+        } else if is_drawn(weights.switches) {
+            self.switch_step().await;
+        } else {
+            self.activate(KERNEL);
+            self.run.rig.rest(2).await;
+        }
+        self.open_letters();
+    }
+
+    /// Takes in, checks and frees what other CPUs have sent.
+    pub(crate) fn open_letters(&mut self) {
+        for sender in 0..self.run.rig.cpus() {
+            while let Some(letter) = self.run.office.ring(sender, self.cpu.index()).take() {
+                match Parcel::decode(letter) {
+                    Some(Parcel::Frames(held)) => self.free_frames(held),
+                    Some(Parcel::Object(held)) => self.free_object(held),
+                    None => self.refused("decoding a letter", Text::debug(&letter)),
+                }
+            }
+        }
+    }
+
+    /// Sends `parcel` to another CPU, or gives it back where that is impossible.
+    fn send(&mut self, parcel: Parcel) -> Result<(), Parcel> {
+        let to = self.random.index(self.run.rig.cpus());
+        self.run.office.ring(self.cpu.index(), to).post(parcel.encode()).map_err(|_| parcel)
+    }
+
+    /// Gives back everything that this CPU holds, but for letters and slots.
+    pub(crate) fn give_back(&mut self) {
+        self.activate(KERNEL);
+        while let Some(held) = self.frames.pop() {
+            self.holding -= held.order.frames();
+            self.free_frames(held);
+        }
+        while let Some(held) = self.objects.pop() {
+            self.free_object(held);
+        }
+        while let Some(poisoned) = self.poisoned.pop_at(0) {
+            self.inspect(poisoned);
+        }
+    }
+
+    fn next_holder(&mut self, order: Order) -> Holder {
+        self.serial = self.serial.wrapping_add(1);
+        Holder::new(self.cpu, order, self.serial)
+    }
+
+    pub(crate) fn refused(&self, operation: &'static str, error: Text) {
+        self.run.fail(Failure::Refused { cpu: self.cpu, operation, error });
+    }
+
+    fn space_name(&self, index: usize) -> Space {
+        self.run.spaces[index].name
+    }
+}
+
+/// Pending once.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    core::future::poll_fn(|context| {
+        if yielded {
+            return core::task::Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        core::task::Poll::Pending
+    })
+    .await;
+}
