@@ -31,7 +31,13 @@ pub(crate) struct Changed {
 
 impl Changed {
     const NOTHING: Changed =
-        Changed { stale: None, pages: 0, tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY] };
+        Changed {
+            stale: None,
+            smallest: Level::GIANT,
+            pages: 0,
+            tables: Chain::EMPTY,
+            frames: [Chain::EMPTY, Chain::EMPTY],
+        };
 
     fn note(&mut self, part: Pages, level: Level) {
         self.smallest = self.smallest.min(level);

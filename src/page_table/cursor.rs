@@ -88,11 +88,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         let mut path = Path { memory, tables: [None; MAX_PATH], depth: 0 };
         let mut frame = page_table.root;
         let mut level = F::ROOT;
-        loop {
-            let Some(below) = level.below().filter(|_| pages.within_one_entry(level) && !stay(level))
-            else {
-                break;
-            };
+        while let Some(below) = level.below().filter(|_| pages.within_one_entry(level) && !stay(level)) {
             let word = memory.aux(frame);
             lock::lock_shared(word, &page_table.locks, || memory.relax());
             // SAFETY: the tables above are held shared, so this one stays linked.
@@ -136,12 +132,6 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         // SAFETY: it is locked, and so linked, until `self` is dropped; who keeps the reference
         // longer is in this module's parent, and none does.
         unsafe { table_at(self.memory, self.locked) }
-    }
-
-    /// The tables held shared above the locked one.
-    #[cfg(test)]
-    pub fn depth(&self) -> usize {
-        self._path.depth
     }
 }
 

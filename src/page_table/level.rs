@@ -88,7 +88,7 @@ impl Pages {
 
     /// Do they fill every page of the entries they touch at `level`?
     pub const fn fill_entries(self, level: Level) -> bool {
-        self.first % level.pages() == 0 && (self.last + 1) % level.pages() == 0
+        self.first.is_multiple_of(level.pages()) && (self.last + 1).is_multiple_of(level.pages())
     }
 
     /// The part under each entry of a table at `level`, in order.

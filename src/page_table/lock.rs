@@ -91,7 +91,8 @@ pub(super) fn unlock_exclusive(word: &AtomicU32) {
     word.fetch_and(!EXCLUSIVE, Ordering::Release);
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

@@ -36,7 +36,7 @@ impl Contiguous {
 
 impl Backing for Contiguous {
     fn level_at(&self, page: u64) -> Level {
-        let aligned = |level: &Level| (page | self.number(page)) % level.pages() == 0;
+        let aligned = |level: &Level| (page | self.number(page)).is_multiple_of(level.pages());
         [Level::GIANT, Level::HUGE]
             .into_iter()
             .filter(|&level| level <= self.largest)

@@ -58,9 +58,9 @@ pub unsafe trait TableMemory {
 ///
 /// # Safety
 ///
-/// `frame` holds a table of this memory and stays allocated for `'a`: it is linked into a page
+/// `frame` holds a table of this memory and stays allocated while the reference lives: it is linked into a page
 /// table whose lock or walk guard the caller holds, or it is the caller's alone.
-pub(super) unsafe fn table_at<'a, M: TableMemory + ?Sized>(memory: &'a M, frame: PhysFrame) -> &'a Table {
+pub(super) unsafe fn table_at<M: TableMemory + ?Sized>(memory: &M, frame: PhysFrame) -> &Table {
     // SAFETY: the direct map of an allocated frame is valid, aligned to 4096 bytes, and holds
     // 512 initialised words (it was zeroed) that are only ever accessed as atomics.
     unsafe { memory.direct_map(frame).cast().as_ref() }

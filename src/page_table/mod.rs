@@ -128,5 +128,6 @@ impl<F: Format> PageTable<F> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
