@@ -1,4 +1,7 @@
 //! From the RSDP to the tables, in a memory of the test's own.
+// `acpi` 5.2 reads a whole table through a reference to its header, and makes pointers of integers:
+// Miri accepts that with `-Zmiri-tree-borrows -Zmiri-permissive-provenance` only.
+#![cfg(not(miri))]
 
 mod tables_support;
 
