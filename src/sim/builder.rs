@@ -197,10 +197,10 @@ mod tests {
 
     #[test]
     fn spreads_evenly() {
-        let machine = Builder::default().nodes(3).cpus(4).memory(48 << 20).blueprint().unwrap();
-        let cpus: Vec<usize> = machine.nodes.iter().map(|node| node.cpus.len()).collect();
+        let blueprint = Builder::default().nodes(3).cpus(4).memory(48 << 20).blueprint().unwrap();
+        let cpus: Vec<usize> = blueprint.nodes.iter().map(|node| node.cpus.len()).collect();
         assert_eq!(cpus, [2, 1, 1]);
-        assert!(machine.nodes.iter().all(|node| node.bytes() == 16 << 20));
+        assert!(blueprint.nodes.iter().all(|node| node.bytes() == 16 << 20));
         assert_eq!(blueprint.span(), 1 << 20..49 << 20);
     }
 

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-/// The tables give every CPU one node's memory: there is no wrong node to send it to.
+/// The tables know memory on fewer than two nodes: there is no wrong node to allocate from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NothingToDistort;
 
@@ -28,8 +28,11 @@ const UNREACHABLE: u8 = 255;
 ///
 /// [`NothingToDistort`], with nothing changed.
 pub fn distort_distances(srat: &mut [u8], slit: Option<&mut [u8]>) -> Result<(), NothingToDistort> {
+    let one = memory_domains(srat).next();
+    if memory_domains(srat).all(|domain| Some(domain) == one) {
+        return Err(NothingToDistort);
+    }
     let true_slit = slit.as_deref();
-    let mut moved = false;
     let mut offset = SRAT_FIRST;
     while let Some(entry) = entry_at(srat, offset) {
         if let Some(home) = processor_domain(&srat[entry.clone()]) {
@@ -38,13 +41,9 @@ pub fn distort_distances(srat: &mut [u8], slit: Option<&mut [u8]>) -> Result<(),
                 .max_by_key(|&domain| (true_slit.map_or(20, |slit| distance(slit, home, domain)), !domain));
             if let Some(away) = away {
                 set_processor_domain(&mut srat[entry.clone()], away);
-                moved = true;
             }
         }
         offset = entry.end;
-    }
-    if !moved {
-        return Err(NothingToDistort);
     }
     seal(srat);
     if let Some(slit) = slit {
@@ -132,4 +131,50 @@ fn seal(table: &mut [u8]) {
     table[9] = 0;
     let sum = table.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
     table[9] = sum.wrapping_neg();
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use std::boxed::Box;
+
+    use topomem::numa::FirmwareTables;
+    use topomem::sim::{Builder, Sim, Tables};
+    use topomem::{CpuId, NodeId, Topology};
+
+    use super::*;
+
+    fn discovered(tables: &Tables) -> Box<Topology> {
+        let mut topology = Box::new(Topology::new());
+        let firmware: FirmwareTables<'_> = tables.as_firmware();
+        topology.discover(&firmware, Sim::BOOT_APIC, &mut |complaint| panic!("{complaint}"));
+        topology
+    }
+
+    fn tables(builder: &Builder) -> Tables {
+        Tables::new(&builder.blueprint().unwrap())
+    }
+
+    #[test]
+    fn cpus_are_sent_to_the_far_end() {
+        let builder = Sim::builder().nodes(3).cpus(3).distance(0, 1, 15).distance(0, 2, 40).distance(1, 2, 30);
+        let mut tables = tables(&builder);
+        distort_distances(&mut tables.srat, Some(&mut tables.slit)).unwrap();
+        let topology = discovered(&tables);
+        let node = |index| NodeId::new(index).unwrap();
+        let of = |cpu| topology.node_of_cpu(CpuId::new(cpu).unwrap());
+        assert_eq!([of(0), of(1), of(2)], [node(2), node(2), node(0)]);
+        assert_eq!(topology.distance(node(0), node(1)).get(), 40);
+        assert_eq!(topology.distance(node(0), node(2)).get(), 15);
+    }
+
+    #[test]
+    fn one_node_with_memory_cannot_be_distorted() {
+        for builder in [Sim::builder().cpus(2), Sim::builder().nodes(2).cpus(2).node_memory(1, 0)] {
+            let before = tables(&builder);
+            let mut tables = before.clone();
+            let distorted = distort_distances(&mut tables.srat, Some(&mut tables.slit));
+            assert_eq!(distorted, Err(NothingToDistort));
+            assert_eq!(tables, before);
+        }
+    }
 }

@@ -1,0 +1,64 @@
+//! The memory service on a simulated machine, through its public interface.
+
+use topomem::sim::{Fault, Sim, SimService};
+use topomem::{CpuId, FrameRequest, PageRange, PageSize, Platform, Protection, VirtAddr};
+
+const ADDRESS: VirtAddr = VirtAddr::new_truncate(0x10_0000_0000);
+
+fn page() -> PageRange {
+    PageRange::page(ADDRESS, PageSize::Size4KiB)
+}
+
+fn booted(cpus: usize) -> (&'static Sim, &'static SimService) {
+    let sim = Sim::builder().nodes(2).cpus(cpus).memory(64 << 20).build().unwrap();
+    (sim, sim.boot_service().unwrap())
+}
+
+#[test]
+fn a_space_shows_its_own_pages_only() {
+    let (sim, service) = booted(2);
+    sim.on(CpuId::BOOT, |pin| {
+        let spaces = [service.create_space(pin).unwrap(), service.create_space(pin).unwrap()];
+        for (space, value) in spaces.iter().zip([1, 2]) {
+            space.map(pin, page(), FrameRequest::frame().zeroed(), Protection::USER_DATA).unwrap();
+            // SAFETY: the CPU is online, and this is no handler.
+            unsafe { space.activate(pin) };
+            assert_eq!(sim.load(ADDRESS), Ok(0));
+            sim.store(ADDRESS, value).unwrap();
+        }
+        for (space, value) in spaces.iter().zip([1, 2]) {
+            // SAFETY: as above.
+            unsafe { space.activate(pin) };
+            assert_eq!(sim.load(ADDRESS), Ok(value));
+        }
+        // SAFETY: as above.
+        unsafe { service.kernel_space().unwrap().activate(pin) };
+        assert!(matches!(sim.load(ADDRESS), Err(Fault::NotPresent { .. })));
+    });
+}
+
+#[test]
+fn an_unmapping_that_has_completed_is_seen_by_all() {
+    let (sim, service) = booted(4);
+    let space = sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        space.map(pin, page(), FrameRequest::frame(), Protection::USER_DATA).unwrap();
+        space
+    });
+    let after = sim.run(|pin| {
+        // SAFETY: the CPU is online, and this is no handler.
+        unsafe { space.activate(pin) };
+        sim.store(ADDRESS, 5).unwrap();
+        sim.barrier();
+        if pin.cpu() == CpuId::BOOT {
+            sim.block_on(space.unmap(pin, page()).unwrap().into_future(), || {
+                service.tend(&sim.pin());
+            });
+        }
+        sim.barrier();
+        sim.load(ADDRESS)
+    });
+    for outcome in after {
+        assert_eq!(outcome, Err(Fault::NotPresent { address: ADDRESS.as_u64(), level: 4 }));
+    }
+}

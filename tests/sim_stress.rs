@@ -1,0 +1,120 @@
+//! The stress scenario on simulated machines: good ones pass, broken ones fail and say why.
+
+use topomem::sim::{Builder, Delivery, Sim};
+use topomem_stress::sim::{Options, Report, run};
+use topomem_stress::{Break, FailureKind, Limit, Scenario};
+
+const MIB: u64 = 1 << 20;
+
+fn options(builder: &Builder, scenario: &str) -> Options {
+    Options {
+        machine: builder.blueprint().unwrap(),
+        delivery: Delivery::default(),
+        scenario: Scenario::named(scenario).unwrap(),
+        limit: Some(Limit::Milliseconds(1000)),
+        seed: 1,
+        fault: None,
+    }
+}
+
+/// Runs, and checks that the records are whole lines that begin and end as they should.
+fn report(options: &Options) -> Report {
+    let mut records = Vec::new();
+    let report = run(options, |record| records.push(record.to_string())).unwrap();
+    assert!(records.first().unwrap().starts_with(r#"{"t":"topology""#), "{records:?}");
+    let end = format!(r#"{{"t":"end","ok":{}}}"#, report.is_ok());
+    assert_eq!(records.last(), Some(&end));
+    let of_kind = |kind: &str| records.iter().filter(|record| record.contains(kind)).count();
+    assert_eq!(of_kind(r#""t":"node""#), options.machine.nodes.len());
+    assert_eq!(of_kind(r#""t":"cpu""#), options.machine.cpus());
+    assert_eq!(of_kind(r#""t":"failure""#), report.failures.len());
+    report
+}
+
+#[track_caller]
+fn passes(options: &Options) {
+    let report = report(options);
+    assert!(report.is_ok(), "{:#?}", report.failures);
+}
+
+/// The run fails, by a failure of `kind` before any other.
+#[track_caller]
+fn fails(fault: Break, kind: FailureKind) {
+    for seed in 0..3 {
+        let builder = Sim::builder().nodes(2).cpus(4).memory(128 * MIB);
+        let limit = Some(Limit::Milliseconds(2000));
+        let report = report(&Options { fault: Some(fault), seed, limit, ..options(&builder, "stress") });
+        let first = report.failures.first().map(|failure| failure.kind());
+        assert_eq!(first, Some(kind), "seed {seed}: {:#?}", report.failures);
+    }
+}
+
+#[test]
+fn one_cpu() {
+    passes(&options(&Sim::builder().memory(64 * MIB), "stress"));
+}
+
+#[test]
+fn two_nodes_four_cpus() {
+    passes(&options(&Sim::builder().nodes(2).cpus(4).memory(128 * MIB), "stress"));
+}
+
+#[test]
+fn four_nodes_eight_cpus_interleaved() {
+    let builder = Sim::builder().nodes(4).cpus(8).memory(256 * MIB).interleave(16 * MIB);
+    passes(&options(&builder.distance(0, 3, 40).distance(1, 2, 15), "stress"));
+}
+
+#[test]
+fn a_node_without_memory_and_one_without_cpus() {
+    let builder = Sim::builder().nodes(3).cpus(4).memory(128 * MIB);
+    passes(&options(&builder.node_memory(0, 0).node_cpus(2, 0).distance(0, 1, 30), "stress"));
+}
+
+#[test]
+fn uneven_nodes_under_pressure() {
+    let builder = Sim::builder().nodes(2).cpus(4).memory(48 * MIB).node_memory(1, 8 * MIB);
+    passes(&options(&builder, "frames"));
+}
+
+#[test]
+fn late_interrupts() {
+    let builder = Sim::builder().nodes(2).cpus(4).memory(128 * MIB);
+    let delivery = Delivery { longest: 200, seed: 7 };
+    passes(&Options { delivery, ..options(&builder, "shootdown") });
+}
+
+#[test]
+fn heap_alone() {
+    passes(&options(&Sim::builder().nodes(2).cpus(4).memory(128 * MIB), "heap"));
+}
+
+#[test]
+fn smoke_on_every_seed() {
+    for seed in 0..4 {
+        let builder = Sim::builder().nodes(2).cpus(2).memory(64 * MIB);
+        passes(&Options { seed, limit: None, ..options(&builder, "smoke") });
+    }
+}
+
+#[test]
+fn a_handler_that_does_not_flush_is_found() {
+    fails(Break::Shootdown, FailureKind::Stale);
+}
+
+#[test]
+fn magazines_that_hand_out_twice_are_found() {
+    fails(Break::Magazine, FailureKind::Ownership);
+}
+
+#[test]
+fn distances_turned_upside_down_are_found() {
+    fails(Break::Distance, FailureKind::Placement);
+}
+
+#[test]
+fn what_cannot_be_broken_is_refused() {
+    let options = Options { fault: Some(Break::Distance), ..options(&Sim::builder(), "stress") };
+    let refused = run(&options, |_| {}).unwrap_err();
+    assert!(matches!(refused, topomem_stress::sim::RunError::Break(_)), "{refused}");
+}
