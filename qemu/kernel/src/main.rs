@@ -9,6 +9,7 @@ mod log;
 mod memory;
 mod panic;
 mod per_cpu;
+mod rig;
 mod scenario;
 mod smp;
 
@@ -30,8 +31,8 @@ fn kernel_main(booted: &boot::Booted) -> ! {
     unsafe {
         smp::start::start_all(booted.areas.get(1..).unwrap_or_default(), root, |error| log!("{error}"));
     }
-    let scenario = scenario::run(scenario::Request::new(&booted.start_info));
-    match executor::spawn_on(topomem::CpuId::BOOT, scenario) {
+    let request = scenario::Request::new(booted);
+    match executor::spawn_on(topomem::CpuId::BOOT, || scenario::run(request)) {
         Ok(task) => task.detach(),
         Err(error) => scenario::end_early(format_args!("{error}")),
     }
@@ -56,7 +57,7 @@ fn cpu_main() -> ! {
 /// What every CPU does for good: take interrupts and run tasks.
 fn work() -> ! {
     let cpu = per_cpu::current().cpu;
-    match executor::spawn_on(cpu, memory::service::SERVICE.task(cpu)) {
+    match executor::spawn_on(cpu, move || memory::service::SERVICE.task(cpu)) {
         Ok(task) => task.detach(),
         Err(error) => log!("no service task: {error}"),
     }

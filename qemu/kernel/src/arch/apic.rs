@@ -7,6 +7,7 @@
 use core::fmt;
 use core::hint;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use core::time::Duration;
 
 use topomem::CpuId;
 use x2apic::lapic::{
@@ -20,8 +21,8 @@ use super::vector::{self, Vector};
 use super::{clock, features};
 use crate::per_cpu;
 
-/// Timer interrupts per second: a bound for what was missed, not a scheduler's clock.
-const TIMER_HZ: u32 = 10;
+/// Between timer interrupts where no sleeper wants one sooner: a bound for what was missed.
+const TICK: Duration = Duration::from_millis(100);
 /// Turns after which a pending ICR is written to regardless.
 const DELIVERY_TURNS: u32 = 1_000_000;
 const LVT_LINT0: u32 = 0x350;
@@ -72,7 +73,7 @@ impl LogicalId {
         if logical == Logical::Flat as u8 && number < 8 {
             Some(LogicalId(1 << number))
         } else if logical == Logical::Cluster as u8 && number < 60 {
-            Some(LogicalId(number / 4 << 4 | 1 << (number % 4)))
+            Some(LogicalId(((number / 4) << 4) | (1 << (number % 4))))
         } else {
             None
         }
@@ -209,14 +210,32 @@ pub fn calibrate_timer() -> bool {
 
 /// Starts the executing CPU's periodic timer.
 pub fn start_timer() {
-    let per_tick = TIMER_PER_MS.load(Ordering::Relaxed).saturating_mul(1000 / TIMER_HZ);
     with(|apic| {
         // SAFETY: the vector has a handler.
         unsafe {
-            apic.set_timer_initial(per_tick);
+            apic.set_timer_initial(timer_count(TICK));
             apic.enable_timer();
         }
     });
+}
+
+/// Makes the timer fire within `time`, if that is sooner than its usual period, which it has
+/// again from the next call with a long time on.
+pub fn tick_within(time: Duration) {
+    let period = &per_cpu::current().timer_period;
+    let count = timer_count(time.min(TICK)).max(1);
+    // Relaxed: this CPU's own. A period in force is left alone: writing restarts it.
+    if count == timer_count(TICK) && period.load(Ordering::Relaxed) == count {
+        return;
+    }
+    period.store(count, Ordering::Relaxed);
+    // SAFETY: only the period changes.
+    with(|apic| unsafe { apic.set_timer_initial(count) });
+}
+
+fn timer_count(time: Duration) -> u32 {
+    let per_ms = u128::from(TIMER_PER_MS.load(Ordering::Relaxed));
+    u32::try_from(per_ms * time.as_micros() / 1000).unwrap_or(u32::MAX)
 }
 
 /// Ends the interrupt in service.

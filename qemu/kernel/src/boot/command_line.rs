@@ -13,8 +13,8 @@ impl<'a> CommandLine<'a> {
         })
     }
 
-    /// The value of `key` as a number; `default` where it is absent or not one.
-    pub fn number(self, key: &str, default: u64) -> u64 {
-        self.value(key).and_then(|value| value.parse().ok()).unwrap_or(default)
+    /// The value of `key` as a number; `None` where it is absent or not one.
+    pub fn number(self, key: &str) -> Option<u64> {
+        self.value(key)?.parse().ok()
     }
 }

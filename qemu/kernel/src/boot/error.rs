@@ -29,6 +29,9 @@ pub enum BootError {
     Service(topomem::BootError<core::convert::Infallible>),
     /// The service did not come up.
     BringUp(BringUpError),
+    /// The tables cannot be made to lie.
+    #[cfg(feature = "fault-injection")]
+    Distort(topomem_stress::NothingToDistort),
     /// The topology lists not even the boot CPU.
     NoCpus,
 }
@@ -43,6 +46,8 @@ impl fmt::Display for BootError {
             BootError::Apic(error) => error.fmt(f),
             BootError::Service(error) => error.fmt(f),
             BootError::BringUp(error) => error.fmt(f),
+            #[cfg(feature = "fault-injection")]
+            BootError::Distort(error) => error.fmt(f),
             BootError::NoCpus => f.write_str("the topology lists no CPU"),
         }
     }

@@ -11,7 +11,9 @@ use core::arch::asm;
 
 use arrayvec::ArrayVec;
 use topomem::percpu::MAX_CPUS;
-use topomem::{ApicId, BootAllocator, Discovered, MemoryMap};
+use topomem::{ApicId, BootAllocator, Discovered, FirmwareTables, MemoryMap, Topology};
+#[cfg(feature = "fault-injection")]
+use topomem_stress::Break;
 use x86_64::PhysAddr;
 
 use crate::arch::paging::KernelTables;
@@ -22,6 +24,10 @@ use crate::memory::service::SERVICE;
 use crate::memory::{firmware, map};
 use crate::per_cpu::{self, PerCpu};
 use crate::{log, smp};
+#[cfg(feature = "fault-injection")]
+use crate::{memory::distort, scenario::broken};
+#[cfg(feature = "fault-injection")]
+use command_line::CommandLine;
 use early::{EarlyFrames, NodeFrames};
 use error::{BootError, fail};
 use start_info::StartInfo;
@@ -38,6 +44,8 @@ struct HalfWay {
     discovered: Discovered<Kernel>,
     memory: BootAllocator<'static>,
     areas: Areas,
+    /// The machine as it is; `None` where the service was told the truth.
+    truth: Option<&'static Topology>,
 }
 
 /// What boot leaves: the service works on this CPU, and the others can be started.
@@ -47,6 +55,10 @@ pub struct Booted {
     pub start_info: StartInfo,
     /// Every CPU's area, the boot CPU's first.
     pub areas: Areas,
+    /// The machine as it is, whatever the service was told.
+    pub topology: &'static Topology,
+    /// Usable memory, with what boot took reserved.
+    pub memory_map: &'static MemoryMap,
 }
 
 /// Too large for the boot stack.
@@ -92,9 +104,9 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
         apic::map(registers.as_u64());
     }
 
-    let firmware_tables = firmware::tables(start_info.rsdp);
-    let service = SERVICE.boot().map_err(BootError::Service)?;
     let boot_cpu = ApicId(features::apic_id());
+    let (firmware_tables, truth) = told(&start_info, boot_cpu)?;
+    let service = SERVICE.boot().map_err(BootError::Service)?;
     let discovered = service.discover(&firmware_tables, boot_cpu, &mut |diagnostic| {
         log!("firmware tables: {diagnostic}");
     });
@@ -115,7 +127,22 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
         // SAFETY: fresh memory of sufficient size, aligned to a frame, for this CPU alone.
         areas.push(unsafe { PerCpu::place(place, entry.cpu, apic::ApicId(entry.apic_id.0), stacks) });
     }
-    Ok(HalfWay { start_info, tables, discovered, memory, areas })
+    Ok(HalfWay { start_info, tables, discovered, memory, areas, truth })
+}
+
+/// The tables that the service is told, and the true topology where they lie (`break=distance`).
+fn told(
+    start_info: &StartInfo,
+    boot_cpu: ApicId,
+) -> Result<(FirmwareTables<'static>, Option<&'static Topology>), BootError> {
+    let tables = firmware::tables(start_info.rsdp);
+    #[cfg(feature = "fault-injection")]
+    if let Ok(Some(Break::Distance)) = broken::requested(CommandLine(&start_info.command_line)) {
+        let (tables, truth) = distort::distances(&tables, boot_cpu).map_err(BootError::Distort)?;
+        return Ok((tables, Some(truth)));
+    }
+    let _ = boot_cpu;
+    Ok((tables, None))
 }
 
 /// # Safety
@@ -140,7 +167,7 @@ unsafe fn switch_stack(half_way: *mut HalfWay, stack: u64) -> ! {
 
 extern "sysv64" fn second_half(half_way: *mut HalfWay) -> ! {
     // SAFETY: `switch_stack` hands on the only pointer to it.
-    let HalfWay { start_info, tables, discovered, mut memory, areas } = unsafe { half_way.read() };
+    let HalfWay { start_info, tables, discovered, mut memory, areas, truth } = unsafe { half_way.read() };
     if let Some(area) = areas.first() {
         // SAFETY: the boot CPU's area, not installed yet; the kernel's tables are active.
         unsafe { smp::start::set_up_cpu(area) }.unwrap_or_else(|error| fail(&BootError::Apic(error)));
@@ -148,8 +175,10 @@ extern "sysv64" fn second_half(half_way: *mut HalfWay) -> ! {
     if !apic::calibrate_timer() {
         log!("the PIT is silent: times assume a TSC of 1 GHz");
     }
+    let topology = discovered.topology();
     // SAFETY: no one changes the tables from here on, and the area is installed.
     unsafe { bring_up(discovered, &mut memory, tables.root()) }
         .unwrap_or_else(|error| fail(&BootError::BringUp(error)));
-    crate::kernel_main(&Booted { start_info, areas })
+    let topology = truth.unwrap_or(topology);
+    crate::kernel_main(&Booted { start_info, areas, topology, memory_map: memory.finish() })
 }

@@ -9,12 +9,14 @@ mod yielding;
 
 use core::fmt;
 use core::sync::atomic::{Ordering, fence};
+use core::time::Duration;
 
 use async_task::Task;
 use topomem::CpuId;
 use x86_64::instructions::interrupts;
 
-use crate::arch::vector;
+use crate::arch::{apic, vector};
+use crate::log;
 use crate::memory::service;
 use crate::per_cpu;
 use crate::per_cpu::PerCpu;
@@ -33,22 +35,29 @@ impl fmt::Display for SpawnError {
     }
 }
 
-/// Runs `future` on `cpu`, from its next turn on. Dropping the task cancels it, unless it is
-/// detached.
+/// Runs the future that `make` makes on `cpu`, where it is made too: it need not be `Send`.
+/// Dropping the task cancels it, unless it is detached.
 ///
 /// # Errors
 ///
-/// [`SpawnError`] where the run queue cannot grow; the future is dropped.
-pub fn spawn_on<F>(cpu: CpuId, future: F) -> Result<Task<F::Output>, SpawnError>
+/// [`SpawnError`] where the run queue cannot grow; `make` is dropped.
+pub fn spawn_on<M, F>(cpu: CpuId, make: M) -> Result<Task<F::Output>, SpawnError>
 where
-    F: Future<Output: Send + 'static> + Send + 'static,
+    M: FnOnce() -> F + Send + 'static,
+    F: Future<Output: Send + 'static> + 'static,
 {
     // Queue room is reserved here, so that waking never allocates.
     let place = queue::of(cpu).reserve().map_err(|_| SpawnError(cpu))?;
-    let (runnable, task) = async_task::spawn(Counted::new(future, place), move |runnable| {
+    let future = Counted::new(async move { make().await }, place);
+    let schedule = move |runnable| {
         queue::of(cpu).push(runnable);
         nudge(cpu);
-    });
+    };
+    // SAFETY: until its first poll the task holds nothing but `make`, which is `Send`. Its
+    // runnable is run, and its future so polled and dropped, by the loop of `cpu` alone: nothing
+    // else pops from its queue, nobody drops a runnable unrun, and a cancelled task is
+    // scheduled once more for that. `schedule` is `Send`, `Sync` and 'static, the output `Send`.
+    let (runnable, task) = unsafe { async_task::spawn_unchecked(future, schedule) };
     runnable.schedule();
     Ok(task)
 }
@@ -68,6 +77,9 @@ fn nudge(cpu: CpuId) {
 /// The executing CPU's loop, for good: run what is runnable, serve memory, halt.
 pub fn run() -> ! {
     let area = per_cpu::current();
+    if sleep::prepare().is_err() {
+        log!("no memory for sleepers");
+    }
     let queue = queue::of(area.cpu);
     loop {
         while let Some(runnable) = queue.pop() {
@@ -96,6 +108,7 @@ fn idle(area: &PerCpu) {
     fence(Ordering::SeqCst);
     service::enter_idle();
     if queue::of(area.cpu).is_empty() {
+        apic::tick_within(sleep::next_due().unwrap_or(Duration::MAX));
         // One instruction's shadow: no interrupt fits between `sti` and `hlt`.
         interrupts::enable_and_hlt();
     } else {

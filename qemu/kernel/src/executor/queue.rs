@@ -14,6 +14,9 @@ use x86_64::instructions::interrupts;
 
 use crate::per_cpu::Polling;
 
+/// Tasks that a queue has room for from the first.
+const USUAL: usize = 16;
+
 /// A run queue. Handlers may wake tasks, so it is locked with interrupts off; whoever waits for
 /// it answers shootdowns meanwhile.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ impl RunQueue {
     /// Out of memory; nothing has changed.
     pub fn reserve(&'static self) -> Result<Place, TryReserveError> {
         self.with(|mut inner| {
-            let spare = inner.tasks + 1 - inner.runnable.len();
+            let spare = (inner.tasks + 1).max(USUAL) - inner.runnable.len();
             inner.runnable.try_reserve(spare)?;
             inner.tasks += 1;
             Ok(Place(self))

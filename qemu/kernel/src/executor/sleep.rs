@@ -1,7 +1,8 @@
-//! Waiting for a time, to the resolution of the timer interrupt.
+//! Waiting for a time. An idle CPU sets its timer to the next sleeper's.
 
 extern crate alloc;
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
@@ -12,6 +13,9 @@ use topomem::percpu::MAX_CPUS;
 
 use crate::arch::clock::{self, Ticks};
 use crate::per_cpu::{self, Polling};
+
+/// Sleepers that a CPU has room for from the start.
+const USUAL: usize = 16;
 
 struct Sleeper {
     start: Ticks,
@@ -49,6 +53,21 @@ impl Future for Sleep {
         sleepers.push(Sleeper { start: self.start, time: self.time, waker: context.waker().clone() });
         Poll::Pending
     }
+}
+
+/// Makes room for the sleepers of the executing CPU, so that sleeping seldom allocates.
+///
+/// # Errors
+///
+/// Out of memory.
+pub fn prepare() -> Result<(), TryReserveError> {
+    SLEEPERS[per_cpu::current().cpu.index()].lock().try_reserve(USUAL)
+}
+
+/// How long until the executing CPU's next sleeper is due; `None` where nobody sleeps.
+pub fn next_due() -> Option<Duration> {
+    let sleepers = SLEEPERS[per_cpu::current().cpu.index()].lock();
+    sleepers.iter().map(|sleeper| sleeper.time.saturating_sub(clock::elapsed(sleeper.start))).min()
 }
 
 /// Wakes the executing CPU's sleepers whose time has come. A dropped future's waker is woken

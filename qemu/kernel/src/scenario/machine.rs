@@ -56,7 +56,7 @@ async fn relay(running: CpuSet) -> CpuSet {
     let mut unable = CpuSet::EMPTY;
     for cpu in running.iter() {
         for _ in 0..TURNS {
-            let task = spawn_on(cpu, async move {
+            let task = spawn_on(cpu, || async {
                 yield_now().await;
                 per_cpu::current().cpu
             });

@@ -1,19 +1,23 @@
 //! What a boot is for, by the command line's `scenario=`.
 
+pub mod broken;
 mod crash;
 mod machine;
+mod stress;
 
 use core::fmt;
 use core::time::Duration;
 
 use arrayvec::ArrayString;
-use topomem::CpuSet;
+use topomem::{CpuSet, MemoryMap, Topology};
+use topomem_stress::{Record, Scenario};
 use x86_64::PhysAddr;
 
 use crate::arch::clock;
 use crate::arch::exit::{self, Outcome};
+use crate::boot::Booted;
 use crate::boot::command_line::CommandLine;
-use crate::boot::start_info::{MAX_COMMAND_LINE, StartInfo};
+use crate::boot::start_info::MAX_COMMAND_LINE;
 use crate::executor::sleep;
 use crate::log::Json;
 use crate::memory::firmware;
@@ -24,44 +28,71 @@ use crate::{log, record};
 /// How long CPUs may take to come up; the host may run them late.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What to run.
+/// What to run, and on what.
 #[derive(Debug)]
 pub struct Request {
     command_line: ArrayString<MAX_COMMAND_LINE>,
     rsdp: Option<PhysAddr>,
+    /// The machine as it is, whatever the service was told.
+    topology: &'static Topology,
+    /// What the service has to hand out.
+    memory_map: &'static MemoryMap,
 }
 
 impl Request {
     /// As the loader was told.
-    pub fn new(start_info: &StartInfo) -> Request {
-        Request { command_line: start_info.command_line, rsdp: start_info.rsdp }
+    pub fn new(booted: &Booted) -> Request {
+        Request {
+            command_line: booted.start_info.command_line,
+            rsdp: booted.start_info.rsdp,
+            topology: booted.topology,
+            memory_map: booted.memory_map,
+        }
     }
 }
 
 /// Runs what the command line names, once all CPUs are up, and ends the run. The boot CPU's
 /// first task.
 pub async fn run(request: Request) {
-    let words = CommandLine(&request.command_line);
-    let name = words.value("scenario").unwrap_or("stress");
-    let outcome = if all_up().await { by_name(name, words, request.rsdp).await } else { Outcome::Failures };
+    if let Some(topology) = SERVICE.topology() {
+        log!("topology:\n{topology}");
+        let free_frames = |node| SERVICE.frames().stats(node).map_or(0, |stats| stats.free());
+        record!("{}", Record::Topology { topology, free_frames: &free_frames });
+    }
+    let outcome = if all_up().await { by_name(&request).await } else { Outcome::Failures };
     end(outcome)
 }
 
-async fn by_name(name: &str, words: CommandLine<'_>, rsdp: Option<PhysAddr>) -> Outcome {
+async fn by_name(request: &Request) -> Outcome {
+    let words = CommandLine(&request.command_line);
+    match broken::requested(words) {
+        Ok(None) => {}
+        #[cfg(feature = "fault-injection")]
+        Ok(Some(fault)) => broken::apply(fault),
+        #[cfg(not(feature = "fault-injection"))]
+        Ok(Some(_)) => {}
+        Err(error) => {
+            failure(format_args!("{error}"), "command line");
+            return Outcome::Failures;
+        }
+    }
+    let name = words.value("scenario").unwrap_or(Scenario::standard().name);
     match name {
         "machine" => machine::run().await,
         "acpidump" => {
-            firmware::dump(&firmware::tables(rsdp));
+            firmware::dump(&firmware::tables(request.rsdp));
             Outcome::Success
         }
         "panic" => crash::panic(),
         "pagefault" => crash::page_fault(),
         "doublefault" => crash::double_fault(),
-        unknown => {
-            failure(format_args!("no scenario is called {unknown}"), "command line");
-            let _ = words;
-            Outcome::Failures
-        }
+        name => match Scenario::named(name) {
+            Some(scenario) => stress::run(scenario, request).await,
+            None => {
+                failure(format_args!("no scenario is called {name}"), "command line");
+                Outcome::Failures
+            }
+        },
     }
 }
 

@@ -1,0 +1,51 @@
+//! `break=`: one mechanism does not work, and the run has to find out.
+
+use core::fmt;
+
+use topomem_stress::Break;
+
+use crate::boot::command_line::CommandLine;
+
+/// The command line wants broken what cannot be.
+#[derive(Debug, Clone, Copy)]
+pub enum BreakError<'a> {
+    /// Nothing is called that.
+    Unknown(&'a str),
+    /// The kernel was built without `fault-injection`.
+    NotBuiltIn(Break),
+}
+
+impl fmt::Display for BreakError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BreakError::Unknown(name) => write!(f, "nothing to break is called {name}"),
+            BreakError::NotBuiltIn(fault) => {
+                write!(f, "breaking {} needs a kernel with fault-injection", fault.name())
+            }
+        }
+    }
+}
+
+/// Which mechanism the command line wants broken.
+///
+/// # Errors
+///
+/// [`BreakError`].
+pub fn requested(words: CommandLine<'_>) -> Result<Option<Break>, BreakError<'_>> {
+    let Some(name) = words.value("break") else { return Ok(None) };
+    let fault = Break::named(name).ok_or(BreakError::Unknown(name))?;
+    if cfg!(feature = "fault-injection") { Ok(Some(fault)) } else { Err(BreakError::NotBuiltIn(fault)) }
+}
+
+/// Breaks `fault` in the running service.
+#[cfg(feature = "fault-injection")]
+pub fn apply(fault: Break) {
+    use crate::memory::service::SERVICE;
+
+    match fault {
+        Break::Shootdown => SERVICE.shootdown().inject(Some(topomem::shootdown::Fault::SkipFlush)),
+        Break::Magazine => {}
+        // The service has booted from distorted tables.
+        Break::Distance => {}
+    }
+}
