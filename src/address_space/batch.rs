@@ -18,16 +18,16 @@ use crate::retire::Retired;
 /// The page tables change at once; TLBs hear of it at [`Batch::issue`]. Dropped, it issues and
 /// detaches: a change is never forgotten.
 #[must_use = "TLBs hear of the changes when the batch is issued"]
-pub struct Batch<'s, P: Machine> {
+pub struct Batch<'s, 'p, P: Machine> {
     core: &'s SpaceCore<P>,
-    pin: &'s CpuPin,
+    pin: &'p CpuPin,
     pending: topomem_shootdown::Batch,
     retired: Retired,
     pages: u64,
 }
 
-impl<'s, P: Machine> Batch<'s, P> {
-    pub(super) fn new(core: &'s SpaceCore<P>, pin: &'s CpuPin) -> Batch<'s, P> {
+impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
+    pub(super) fn new(core: &'s SpaceCore<P>, pin: &'p CpuPin) -> Batch<'s, 'p, P> {
         Batch { core, pin, pending: topomem_shootdown::Batch::new(), retired: Retired::NOTHING, pages: 0 }
     }
 
@@ -95,13 +95,13 @@ impl<'s, P: Machine> Batch<'s, P> {
     }
 }
 
-impl<P: Machine> Drop for Batch<'_, P> {
+impl<P: Machine> Drop for Batch<'_, '_, P> {
     fn drop(&mut self) {
         self.take().detach();
     }
 }
 
-impl<P: Machine> fmt::Debug for Batch<'_, P> {
+impl<P: Machine> fmt::Debug for Batch<'_, '_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("pages", &self.pages)

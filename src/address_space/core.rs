@@ -131,21 +131,52 @@ impl<P: Machine> SpaceCore<P> {
         self.retired.lock(self.service.platform()).frame_count()
     }
 
-    /// Frees what is done; true where something still waits.
-    pub fn collect(&self, pin: &CpuPin) -> bool {
+    /// Frees what is done.
+    ///
+    /// Also for contexts that interrupted another use of this space on the same CPU: a list
+    /// that is in use is left alone.
+    pub fn collect(&self, pin: &CpuPin) -> Collected {
         let frames = self.service.frames();
         let is_done = |request| self.service.shootdown().is_done(self.domain(), request);
+        let mut collected = Collected { freed: 0, waiting: false };
         let mut leftover = Retired::NOTHING;
         loop {
+            let Some(mut list) = self.retired.try_lock() else {
+                collected.waiting = true;
+                break;
+            };
+            let Some(done) = list.take_done(is_done) else {
+                collected.waiting |= !list.is_empty();
+                break;
+            };
             // The lock is not held while frames are freed.
-            let done = self.retired.lock(frames.platform()).take_done(is_done);
-            let Some(done) = done else { break };
+            drop(list);
+            collected.freed += done.frame_count();
             // SAFETY: the request that named them is done.
             let tables = unsafe { done.free(frames, self.service.walks(), pin) };
+            collected.freed -= tables.frame_count();
             leftover.append(frames, tables);
         }
-        self.park(None, leftover);
-        !self.retired.lock(frames.platform()).is_empty()
+        if !leftover.is_empty() {
+            collected.waiting = true;
+            self.park(None, leftover);
+        }
+        collected
+    }
+}
+
+/// What [`SpaceCore::collect`] did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Collected {
+    /// 4 KiB frames freed.
+    pub freed: u64,
+    /// Something still waits.
+    pub waiting: bool,
+}
+
+impl Collected {
+    pub fn and(self, other: Collected) -> Collected {
+        Collected { freed: self.freed + other.freed, waiting: self.waiting | other.waiting }
     }
 }
 

@@ -16,7 +16,7 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
-pub(crate) use core::SpaceCore;
+pub(crate) use core::{Collected, SpaceCore};
 pub use error::{CreateError, MapError, ProtectError, UnmapError};
 pub use layout::SpaceKind;
 pub(crate) use layout::{pages_of, user_bounds};
@@ -189,7 +189,7 @@ impl<P: Machine> AddressSpace<P> {
     /// # Errors
     ///
     /// [`UnmapError`]; nothing has changed.
-    pub fn unmap<'s>(&'s self, pin: &'s CpuPin, range: PageRange) -> Result<Unmapping<'s, P>, UnmapError> {
+    pub fn unmap(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
         let mut batch = self.batch(pin);
         batch.unmap(range)?;
         Ok(batch.issue())
@@ -200,19 +200,19 @@ impl<P: Machine> AddressSpace<P> {
     /// # Errors
     ///
     /// [`ProtectError`]; nothing has changed.
-    pub fn protect<'s>(
-        &'s self,
-        pin: &'s CpuPin,
+    pub fn protect(
+        &self,
+        pin: &CpuPin,
         range: PageRange,
         protection: Protection,
-    ) -> Result<Unmapping<'s, P>, ProtectError> {
+    ) -> Result<Unmapping<'_, P>, ProtectError> {
         let mut batch = self.batch(pin);
         batch.protect(range, protection)?;
         Ok(batch.issue())
     }
 
     /// Collects changes that TLBs hear of together.
-    pub fn batch<'s>(&'s self, pin: &'s CpuPin) -> Batch<'s, P> {
+    pub fn batch<'s, 'p>(&'s self, pin: &'p CpuPin) -> Batch<'s, 'p, P> {
         Batch::new(self.core, pin)
     }
 

@@ -56,8 +56,11 @@ impl<P: Machine> Drop for Parts<'_, P> {
     fn drop(&mut self) {
         let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
         if !retired.is_empty() {
+            let service = self.core.service;
+            // No other context of this CPU gets in while a lock is held.
+            let pin = service.platform().pin();
             self.core.park(self.request, retired);
-            self.core.service.call_tasks();
+            service.call_task(&pin);
         }
     }
 }

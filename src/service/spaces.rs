@@ -87,7 +87,7 @@ impl<P: Machine> MemoryService<P> {
         drop(reserve);
         core.park(None, Retired::of(changed));
         // Nobody has the space: no TLB, no page walker, no handle. What waits is done.
-        if core.collect(pin) {
+        if core.collect(pin).waiting {
             return false;
         }
         let root = core.table.root();

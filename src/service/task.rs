@@ -9,7 +9,7 @@ use topomem_percpu::{CpuId, CpuPin};
 
 use super::MemoryService;
 use crate::Machine;
-use crate::address_space::SpaceCore;
+use crate::address_space::Collected;
 
 /// What [`MemoryService::tend`] left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,38 +30,31 @@ impl<P: Machine> MemoryService<P> {
     pub fn tend(&self, pin: &CpuPin) -> Tended {
         self.frames.service(pin);
         self.shootdown.wake_completed(pin);
-        let waiting = self.collect(pin);
+        let collected = self.collect(pin);
         self.reap(pin);
-        if waiting { Tended::Waiting } else { Tended::Done }
+        if collected.waiting { Tended::Waiting } else { Tended::Done }
     }
 
-    /// Frees what has retired in any space; true where something still waits.
-    fn collect(&self, pin: &CpuPin) -> bool {
-        let kernel = self.kernel_core().is_some_and(|kernel| kernel.collect(pin));
-        // Who finds the list taken leaves the rest to whoever has it.
+    /// Frees what has retired in any space.
+    fn collect(&self, pin: &CpuPin) -> Collected {
+        let kernel = self.kernel_core().map(|kernel| kernel.collect(pin));
+        let kernel = kernel.unwrap_or(Collected { freed: 0, waiting: false });
+        // Who finds the list in use leaves the rest to whoever has it.
         let Some(spaces) = self.spaces.try_lock() else {
-            return true;
+            return Collected { waiting: true, ..kernel };
         };
-        spaces.iter().fold(kernel, |waiting, space| space.collect(pin) | waiting)
+        spaces.iter().fold(kernel, |collected, space| collected.and(space.collect(pin)))
     }
 
     /// Frees what can be freed because memory is short; false where that was nothing.
     pub(crate) fn relieve(&self, pin: &CpuPin) -> bool {
         self.frames.service(pin);
-        let retired = |service: &MemoryService<P>| {
-            let spaces = service.spaces.try_lock();
-            let users = spaces.iter().flat_map(|spaces| spaces.iter());
-            let all = service.kernel_core().into_iter().chain(users);
-            all.map(SpaceCore::retired_frames).sum::<u64>()
-        };
-        let before = retired(self);
-        self.collect(pin);
-        retired(self) < before
+        self.collect(pin).freed > 0
     }
 
-    /// Wakes the executing CPU's task: something has retired.
-    pub(crate) fn call_tasks(&self) {
-        let waker = self.tasks[self.platform.current_cpu().index()].lock(&self.platform).take();
+    /// Wakes the pinned CPU's task: something has retired.
+    pub(crate) fn call_task(&self, pin: &CpuPin) {
+        let waker = self.tasks[pin.cpu().index()].lock(&self.platform).take();
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::*;
 
-const ROUNDS: u64 = if cfg!(miri) { 5 } else { 2000 };
+const ROUNDS: u64 = if cfg!(miri) { 2 } else { 2000 };
 
 #[test]
 fn disjoint_tables_are_never_contended() {
