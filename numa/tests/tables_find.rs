@@ -2,6 +2,7 @@
 // `acpi` 5.2 reads a whole table through a reference to its header, and makes pointers of integers:
 // Miri accepts that with `-Zmiri-tree-borrows -Zmiri-permissive-provenance` only.
 #![cfg(not(miri))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod tables_support;
 

@@ -1,6 +1,7 @@
 //! Memory maps and boot allocations against a model that knows every frame.
 // Safe code throughout, and Miri takes minutes for it.
 #![cfg(not(miri))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod tables_support;
 

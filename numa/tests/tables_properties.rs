@@ -1,6 +1,7 @@
 //! Discovery against a plain model of the machine, and against bytes that no firmware should write.
 // Safe code throughout, and Miri takes minutes for it.
 #![cfg(not(miri))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod tables_support;
 
@@ -194,7 +195,7 @@ proptest! {
                 Matrix { hierarchy: 1, ..matrix(1, 7, &entries[25..]) },
                 matrix(2, 7, &entries[25..]),
                 // Less exact than those for reads: of no account where there are such.
-                matrix(0, latency_unit, &vec![0; 25]),
+                matrix(0, latency_unit, &[0; 25]),
             ],
             ..Machine::default()
         };

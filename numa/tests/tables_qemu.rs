@@ -1,6 +1,7 @@
 //! Tables that QEMU's firmware wrote, and the machines that they describe. How they were dumped:
 //! `tests/tables/README.md`.
 #![cfg(not(miri))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod tables_support;
 

@@ -63,3 +63,49 @@ impl<'a> Slit<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn table(localities: u64, matrix: &[u8]) -> Vec<u8> {
+        let mut bytes = std::vec![0; HEADER];
+        bytes[..4].copy_from_slice(b"SLIT");
+        bytes.extend(localities.to_le_bytes());
+        bytes.extend(matrix);
+        bytes[4] = bytes.len() as u8;
+        bytes[9] = bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_sub(byte));
+        bytes
+    }
+
+    #[test]
+    fn rows_are_origins() {
+        let bytes = table(2, &[10, 20, 30, 10]);
+        let slit = Slit::parse(&bytes).unwrap();
+        assert_eq!(slit.distance(0, 1), Some(Distance::new(20)));
+        assert_eq!(slit.distance(1, 0), Some(Distance::new(30)));
+        assert_eq!((slit.distance(0, 2), slit.distance(2, 0)), (None, None));
+        assert_eq!(slit.fault(), None);
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        let fault = |matrix: &[u8]| Slit::parse(&table(2, matrix)).unwrap().fault();
+        assert_eq!(fault(&[10, 11, 255, 10]), None);
+        let impossible = |from, to, found| Some(Diagnostic::ImpossibleDistance { from, to, found });
+        assert_eq!(fault(&[10, 20, 20, 11]), impossible(1, 1, 11));
+        assert_eq!(fault(&[10, 20, 10, 10]), impossible(1, 0, 10));
+    }
+
+    #[test]
+    fn sizes_that_no_memory_holds() {
+        for (localities, needed) in [(3, HEADER + 8 + 9), (u64::MAX, usize::MAX)] {
+            let bytes = table(localities, &[10; 4]);
+            let error = TableError::Truncated { table: Table::Slit, found: 48, needed };
+            assert_eq!(Slit::parse(&bytes).unwrap_err(), error);
+        }
+        assert_eq!(Slit::parse(&table(0, &[])).unwrap().fault(), None);
+    }
+}

@@ -6,6 +6,14 @@ use super::{Table, TableError};
 use crate::ApicId;
 
 /// A verified SRAT.
+///
+/// ```
+/// use topomem_numa::tables::{Srat, Table, TableError};
+///
+/// let cut_off = Srat::parse(b"SRAT");
+/// let error = TableError::Truncated { table: Table::Srat, found: 4, needed: 36 };
+/// assert_eq!(cut_off.unwrap_err(), error);
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Srat<'a>(Verified<'a>);
 
