@@ -15,7 +15,7 @@ pub enum Fault {
     ClearPendingLate,
     /// Skip the generations that the log no longer holds.
     DropOnOverrun,
-    /// Read the generation before joining a domain's CPUs.
+    /// Read the generations before ceasing to be lazy.
     ReadGenerationFirst,
     /// Let an interrupted handler publish an older generation over a newer one.
     PublishBackwards,

@@ -135,7 +135,8 @@ impl PageRange {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::vec::Vec;
 

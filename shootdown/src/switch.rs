@@ -43,15 +43,13 @@ impl<T: Tlb> Shootdown<T> {
         if !self.broken(Fault::KeepSeen) {
             published.space.store(Generation::NONE.0, Ordering::Relaxed);
         }
-        let early = domain.log.newest();
         let was_lazy = state.set_busy();
         // Release pairs with the waiters' Acquire: who sees the member sees that it has
         // published nothing.
         domain.members.insert(pin.cpu(), Ordering::AcqRel);
         // Pairs with the senders' barrier: see the top.
         fence(Ordering::SeqCst);
-        let newest = domain.log.newest();
-        let seen = if self.broken(Fault::ReadGenerationFirst) { early } else { newest };
+        let seen = domain.log.newest();
         if switch() == SwitchFlushed::No {
             state.counters.full_flushes.add(1);
             self.tlb.flush_non_global();
@@ -63,9 +61,6 @@ impl<T: Tlb> Shootdown<T> {
         if let Some(last) = unsafe { last.as_ref() } {
             // Release: our last use of its page tables happened before.
             last.members.remove(pin.cpu(), Ordering::Release);
-        }
-        if self.broken(Fault::ReadGenerationFirst) {
-            return;
         }
         // A handler that nested in the switch may have taken a request for `domain` with it.
         self.catch_up(pin, domain);
@@ -104,8 +99,8 @@ impl<T: Tlb> Shootdown<T> {
     /// # Safety
     ///
     /// Until [`Shootdown::leave_lazy`], or [`Shootdown::activate`], this CPU touches no address
-    /// that `lazy` excludes. Interrupt handlers included, they call `leave_lazy` first where they
-    /// must.
+    /// that `lazy` excludes: an interrupt handler that must calls `leave_lazy` first. A CPU that
+    /// is lazy already may only go from [`Lazy::Space`] to [`Lazy::Idle`].
     pub unsafe fn enter_lazy(&self, pin: &CpuPin, lazy: Lazy) {
         self.state(pin.cpu()).set_lazy(lazy);
     }
@@ -113,6 +108,11 @@ impl<T: Tlb> Shootdown<T> {
     /// Ends [`Shootdown::enter_lazy`]: flushes where something was invalidated meanwhile. One
     /// load where the CPU wasn't lazy, else a full barrier and a look at two generations.
     pub fn leave_lazy(&self, pin: &CpuPin) {
+        if self.broken(Fault::ReadGenerationFirst) {
+            self.catch_up_all(pin);
+            self.state(pin.cpu()).set_busy();
+            return;
+        }
         if self.state(pin.cpu()).set_busy() {
             // Pairs with the senders' barrier: see the top.
             fence(Ordering::SeqCst);
