@@ -34,11 +34,13 @@ unsafe impl Platform for Host {
 /// reports the race.
 struct Model {
     shelf: Shelf,
-    witnesses: Vec<UnsafeCell<usize>>,
-    base: NonNull<u8>,
+    /// Per slab.
+    witnesses: Vec<Vec<UnsafeCell<usize>>>,
+    /// The slabs' addresses.
+    bases: Vec<NonNull<u8>>,
 }
 
-// SAFETY: the base is only an address to find witnesses by.
+// SAFETY: the bases are only addresses to find witnesses by.
 unsafe impl Send for Model {}
 // SAFETY: as above; loom checks the witnesses.
 unsafe impl Sync for Model {}
@@ -63,26 +65,52 @@ struct Sent(NonNull<u8>);
 unsafe impl Send for Sent {}
 
 impl Model {
-    /// A slab with `out` objects in callers' hands, and one more on the shelf.
-    fn new(out: usize) -> (Arc<Model>, Vec<Sent>) {
-        // SAFETY: fresh memory of the shape's layout, which nobody else has.
-        let (base, (slab, mut objects)) = unsafe {
-            let base = NonNull::new(alloc(layout())).unwrap();
-            (base, Slab::new_in(base, class(), NodeId::ZERO))
-        };
-        let witnesses = (0..shape().capacity).map(UnsafeCell::new).collect();
-        let model = Arc::new(Model { shelf: Shelf::new(class()), witnesses, base });
-        let taken = (0..out).map(|_| Sent(objects.pop().unwrap())).collect();
-        // SAFETY: the slab is new, and has objects left.
-        unsafe { model.shelf.add(slab, objects) };
-        (model, taken)
+    /// `slabs` slabs, each with `out` objects in callers' hands, and the others on the shelf.
+    fn new(slabs: usize, out: usize) -> (Arc<Model>, Vec<Sent>) {
+        let shelf = Shelf::new(class());
+        let mut taken = Vec::new();
+        let bases: Vec<_> = (0..slabs)
+            .map(|_| {
+                // SAFETY: fresh memory of the shape's layout, which nobody else has; the slab
+                // is new, and has objects left.
+                unsafe {
+                    let base = NonNull::new(alloc(layout())).unwrap();
+                    let (slab, mut objects) = Slab::new_in(base, class(), NodeId::ZERO);
+                    taken.extend((0..out).map(|_| Sent(objects.pop().unwrap())));
+                    shelf.add(slab, objects);
+                    base
+                }
+            })
+            .collect();
+        let witnesses = (0..slabs).map(|_| (0..shape().capacity).map(UnsafeCell::new).collect()).collect();
+        drop(shelf.lock(&Host, Patience::None));
+        (Arc::new(Model { shelf, witnesses, bases }), taken)
     }
 
     fn use_object(&self, object: NonNull<u8>) {
-        let offset = object.addr().get() - self.base.addr().get();
-        let index = shape().index_of(class(), offset).unwrap();
+        let address = object.addr().get();
+        let bytes = layout().size();
+        let of_slab = |base: &NonNull<u8>| (base.addr().get()..base.addr().get() + bytes).contains(&address);
+        let slab = self.bases.iter().position(of_slab).unwrap();
+        let index = shape().index_of(class(), address % bytes).unwrap();
         // SAFETY: loom checks that no other thread is at it.
-        self.witnesses[index].with_mut(|uses| unsafe { *uses += 1 });
+        self.witnesses[slab][index].with_mut(|uses| unsafe { *uses += 1 });
+    }
+
+    /// All objects are home: on the shelf's lists, each once, ready for the next owner.
+    fn check(&self) {
+        let mut shelf = self.shelf.lock(&Host, Patience::None).unwrap();
+        let all = self.bases.len() * shape().capacity;
+        assert_eq!(shelf.counts(), ShelfCounts { slabs: self.bases.len(), free: all });
+        shelf.validate(NodeId::ZERO, class()).unwrap();
+        for _ in 0..all {
+            self.use_object(shelf.take().unwrap());
+        }
+        drop(shelf);
+        for base in &self.bases {
+            // SAFETY: nobody uses the slabs any more.
+            unsafe { dealloc(base.as_ptr(), layout()) };
+        }
     }
 
     fn free_remotely(&self, object: Sent) {
@@ -101,68 +129,71 @@ impl Model {
     }
 }
 
+fn free_from_threads(model: &Arc<Model>, objects: Vec<Sent>) -> Vec<thread::JoinHandle<()>> {
+    let free = |object| {
+        let model = model.clone();
+        thread::spawn(move || model.free_remotely(object))
+    };
+    objects.into_iter().map(free).collect()
+}
+
 #[test]
 fn objects_freed_from_anywhere_come_home() {
     loom::model(|| {
-        let (model, sent) = Model::new(2);
-        let freers: Vec<_> = sent
-            .into_iter()
-            .map(|object| {
-                let model = model.clone();
-                thread::spawn(move || model.free_remotely(object))
-            })
-            .collect();
-        let taken = model.take();
+        // All but one are out, two of them with the threads: the owner takes what comes back.
+        let (model, mut sent) = Model::new(1, shape().capacity - 1);
+        let freers = free_from_threads(&model, sent.split_off(sent.len() - 2));
+        let taken: Vec<Sent> = core::iter::from_fn(|| model.take()).collect();
         freers.into_iter().for_each(|freer| freer.join().unwrap());
-        if let Some(object) = taken {
-            model.free_remotely(object);
-        }
-        let shelf = model.shelf.lock(&Host, Patience::None).unwrap();
-        assert_eq!(shelf.counts(), ShelfCounts { slabs: 1, free: shape().capacity });
-        shelf.validate(NodeId::ZERO, class()).unwrap();
-        drop(shelf);
-        // SAFETY: all objects are home.
-        unsafe { dealloc(model.base.as_ptr(), layout()) };
+        taken.into_iter().chain(sent).for_each(|object| model.free_remotely(object));
+        model.check();
     });
 }
 
 #[test]
 fn two_takers_get_different_objects() {
     loom::model(|| {
-        let (model, sent) = Model::new(1);
+        let (model, sent) = Model::new(1, 1);
         let other = model.clone();
         let taker = thread::spawn(move || {
             sent.into_iter().for_each(|object| other.free_remotely(object));
-            other.take().map(|object| other.free_remotely(object));
+            other.take().into_iter().for_each(|object| other.free_remotely(object));
         });
         let taken = model.take();
         taker.join().unwrap();
         taken.into_iter().for_each(|object| model.free_remotely(object));
+        model.check();
+    });
+}
+
+#[test]
+fn the_inbox_loses_no_slab() {
+    loom::model(|| {
+        // With another object of each slab out, neither is emptied.
+        let (model, mut sent) = Model::new(2, 2);
+        (sent.remove(2), sent.remove(0));
+        let freers = free_from_threads(&model, sent);
+        drop(model.shelf.lock(&Host, Patience::None));
+        freers.into_iter().for_each(|freer| freer.join().unwrap());
         let shelf = model.shelf.lock(&Host, Patience::None).unwrap();
-        assert_eq!(shelf.counts().free, shape().capacity);
-        shelf.validate(NodeId::ZERO, class()).unwrap();
+        assert_eq!(shelf.counts().free, 2 * (shape().capacity - 1));
         drop(shelf);
-        // SAFETY: all objects are home.
-        unsafe { dealloc(model.base.as_ptr(), layout()) };
+        for base in &model.bases {
+            // SAFETY: nobody uses the slabs any more.
+            unsafe { dealloc(base.as_ptr(), layout()) };
+        }
     });
 }
 
 #[test]
 fn a_slab_that_left_its_shelf_is_touched_by_nobody() {
     loom::model(|| {
-        let (model, sent) = Model::new(2);
-        let freers: Vec<_> = sent
-            .into_iter()
-            .map(|object| {
-                let model = model.clone();
-                thread::spawn(move || model.free_remotely(object))
-            })
-            .collect();
+        let (model, sent) = Model::new(1, 2);
+        let freers = free_from_threads(&model, sent);
         // Emptied or not: if so, its pages are at once a new slab, which a late push would break.
         let mut shelf = model.shelf.lock(&Host, Patience::None).unwrap();
         shelf.release_spare();
-        let run = shelf.unlock().pop_run();
-        if let Some(run) = run {
+        if let Some(run) = shelf.unlock().pop_run() {
             // SAFETY: the run came back whole.
             unsafe {
                 let (slab, objects) = Slab::new_in(run, class(), NodeId::ZERO);
@@ -170,11 +201,6 @@ fn a_slab_that_left_its_shelf_is_touched_by_nobody() {
             }
         }
         freers.into_iter().for_each(|freer| freer.join().unwrap());
-        let shelf = model.shelf.lock(&Host, Patience::None).unwrap();
-        assert_eq!(shelf.counts(), ShelfCounts { slabs: 1, free: shape().capacity });
-        shelf.validate(NodeId::ZERO, class()).unwrap();
-        drop(shelf);
-        // SAFETY: all objects are home.
-        unsafe { dealloc(model.base.as_ptr(), layout()) };
+        model.check();
     });
 }
