@@ -1,8 +1,81 @@
 //! What every CPU of an SMP kernel needs for itself: dense CPU ids and sets, the proof of
-//! being pinned to a CPU, CPU-local cells, and (above them) magazines, depots and a slab heap.
+//! being pinned to a CPU, CPU-local cells, and above them magazines, depots and a slab heap.
 //!
 //! The crate stands alone: a kernel that wants only the heap, or only CPU-local cells, needs
 //! nothing else of topomem.
+//!
+//! # The heap
+//!
+//! [`Heap`] serves objects of 8 bytes to 16 KiB from slabs on the memory of the CPU's node, with
+//! magazines per CPU in front: a hit takes no lock and no atomic read-modify-write. Larger
+//! objects are runs of pages. Objects that another node's CPU frees go home; an emptied slab
+//! returns its pages.
+//!
+//! It may be used in every context, NMI handlers included, with nothing masked, and from the
+//! boot CPU's first instruction in Rust on: no use waits for another without bound. Without
+//! memory it answers with an error; what was live stays so.
+//!
+//! A kernel says two things about itself, and calls [`Heap::cpu_online`] on each CPU:
+//!
+//! ```
+//! use std::alloc::Layout;
+//! use std::ptr::NonNull;
+//! use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform};
+//! use x86_64::PhysAddr;
+//!
+//! /// Which CPU runs, and where RAM is mapped. This one has one CPU.
+//! struct Kernel;
+//!
+//! // SAFETY: there is one CPU, and nothing preempts.
+//! unsafe impl Platform for Kernel {
+//!     fn current_cpu(&self) -> CpuId {
+//!         CpuId::BOOT
+//!     }
+//!     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+//!         NonNull::new((0xffff_8000_0000_0000 + addr.as_u64()) as *mut u8).unwrap()
+//!     }
+//! }
+//!
+//! /// Where pages come from: here the host's allocator, in a kernel the frame allocator.
+//! struct Pages;
+//!
+//! fn layout(order: Order) -> Layout {
+//!     Layout::from_size_align(order.bytes() as usize, order.bytes() as usize).unwrap()
+//! }
+//!
+//! // SAFETY: the host's allocator keeps runs apart, aligned as asked.
+//! unsafe impl PageSource for Pages {
+//!     fn allocate(&self, _: &CpuPin, _: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+//!         NonNull::new(unsafe { std::alloc::alloc(layout(order)) }).ok_or(OutOfMemory)
+//!     }
+//!     unsafe fn free(&self, _: &CpuPin, run: NonNull<u8>, order: Order) {
+//!         unsafe { std::alloc::dealloc(run.as_ptr(), layout(order)) }
+//!     }
+//!     fn node_of(&self, _: NonNull<u8>) -> NodeId {
+//!         NodeId::ZERO
+//!     }
+//!     fn node_of_cpu(&self, _: CpuId) -> NodeId {
+//!         NodeId::ZERO
+//!     }
+//! }
+//!
+//! // In a kernel also `#[global_allocator]`.
+//! static HEAP: Heap<Kernel, Pages> = Heap::new(Kernel, Pages);
+//!
+//! HEAP.cpu_online(&Kernel.pin())?;
+//! let wanted = Layout::new::<[u64; 8]>();
+//! let memory = HEAP.alloc(wanted)?;
+//! // SAFETY: it is ours, and large enough.
+//! unsafe { memory.cast::<[u64; 8]>().write([7; 8]) };
+//! // SAFETY: allocated above with this layout, and not used any more.
+//! unsafe { HEAP.dealloc(memory, wanted)? };
+//! assert_eq!(HEAP.cpu_stats(CpuId::BOOT).unwrap().hits, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Freeing twice, or what was never allocated, is detected in builds with debug assertions or the
+//! `hardened` feature: [`Heap::dealloc`] answers [`InvalidFree`], and where nobody reads an
+//! answer (as the global allocator) [`PageSource::refused`] is told.
 #![no_std]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,6 +1,8 @@
 //! loom: what one CPU prepares for another is complete when the other finds it.
 #![cfg(loom)]
-#![allow(clippy::unwrap_used, missing_docs)]
+// SAFETY of every block below: a test touches only memory that it holds, frees what it allocated
+// with the same layout, once, and lets one thread at a time play a CPU.
+#![allow(clippy::unwrap_used, missing_docs, clippy::undocumented_unsafe_blocks)]
 
 use loom::sync::Arc;
 use loom::thread;

@@ -1,6 +1,8 @@
 //! A machine for the heap's tests: an arena as RAM, cut into nodes; threads that play CPUs.
 //! Lock-free throughout, so that signal handlers can play interrupt handlers on it.
-#![allow(dead_code, clippy::unwrap_used)]
+// SAFETY of every block below: the arena's runs are disjoint and stay inside it, and a test lets
+// one thread at a time play a CPU.
+#![allow(dead_code, clippy::unwrap_used, clippy::undocumented_unsafe_blocks)]
 
 use std::alloc::Layout;
 use std::cell::Cell;
