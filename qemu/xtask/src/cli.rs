@@ -18,6 +18,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Boot the reference kernel on a NUMA machine under QEMU and run a scenario on all its CPUs
     Qemu(RunArgs),
+    /// Run the same scenario on the host: threads as CPUs, a software MMU; needs no QEMU
+    Sim(RunArgs),
     /// Run a list of machines under QEMU
     Matrix(MatrixArgs),
     /// Run every test there is

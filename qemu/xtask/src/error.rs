@@ -29,6 +29,8 @@ pub(crate) enum Error {
     Json(serde_json::Error),
     /// The kernel's dump of the firmware tables is not whole.
     TableDump { signature: String, expected: usize, offset: usize },
+    /// An option that the simulation can't follow.
+    OnlyUnderQemu(&'static str),
     /// No test step has a name that contains one of the filters.
     NoSuchStep { filters: Vec<String>, steps: Vec<String> },
 }
@@ -53,6 +55,7 @@ impl fmt::Display for Error {
             Self::TableDump { signature, expected, offset } => {
                 write!(f, "the dump of {signature} goes on at {offset}, not at {expected}")
             }
+            Self::OnlyUnderQemu(option) => write!(f, "{option} works only under QEMU: cargo xtask qemu"),
             Self::NoSuchStep { filters, steps } => {
                 write!(f, "no test step matches {}; there are: {}", filters.join(", "), steps.join(", "))
             }

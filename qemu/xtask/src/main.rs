@@ -10,11 +10,18 @@ mod matrix;
 mod qemu;
 mod record;
 mod report;
+mod session;
 mod shell;
+mod sim;
+/// Shared with the program that simulates, which is a package of its own: this one must build even when topomem
+/// doesn't, to say so.
+#[path = "../../sim/src/job.rs"]
+mod sim_job;
 mod symbolize;
 mod test;
 mod tools;
 mod topology;
+mod verdict;
 mod workspace;
 
 use std::process::ExitCode;
@@ -42,6 +49,7 @@ fn run(command: Command) -> Result<bool, Error> {
         Command::Qemu(arguments) => boot::boot(&arguments),
         Command::Doctor => Ok(tools::doctor()),
         Command::Prepare => tools::ensure(&Tool::ALL).map(|()| true),
+        Command::Sim(arguments) => sim::sim(&arguments),
         Command::Matrix(arguments) => matrix::matrix(&arguments),
         Command::Test(arguments) => test::test(&arguments),
         Command::Acpidump(arguments) => acpidump::acpidump(&arguments),

@@ -2,8 +2,6 @@
 
 mod command;
 mod run;
-mod session;
-mod verdict;
 
 pub(crate) use command::{PROGRAM, version};
 pub(crate) use run::{Job, run};

@@ -6,13 +6,13 @@ use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
 use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::report::{Finished, Report, Screen};
+use crate::session::{self, Limits};
 use crate::shell;
 use crate::symbolize::Symbols;
 use crate::topology::TopologySpec;
+use crate::verdict;
 
 use super::command::command;
-use super::session::{self, Limits};
-use super::verdict;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +35,9 @@ pub(crate) fn run(job: Job<'_>, screen: &mut Screen) -> Result<Finished, Error> 
     let mut report = Report::new(Some(symbols));
     let end = session::run(command, limits(&job), &mut |line| report.line(line, screen))?;
     for complaint in &end.complaints {
-        screen.line(&format!("QEMU: {complaint}"));
+        screen.line(complaint);
     }
-    let failures = verdict::failures(job.spec, &report, &end);
+    let failures = verdict::failures(job.spec, job.scenario, &report, &end);
     Ok(Finished { command: Some(typed), ..report.finish(failures, end.duration) })
 }
 

@@ -16,7 +16,7 @@ fn low_memory_end(total: u64) -> u64 {
 }
 
 /// The memory that each piece of each node gets, in physical addresses, end exclusive.
-pub(super) fn ranges(spec: &TopologySpec) -> Vec<(NodeIndex, u64, u64)> {
+pub(crate) fn ranges(spec: &TopologySpec) -> Vec<(NodeIndex, u64, u64)> {
     let low_end = low_memory_end(spec.memory().bytes());
     let mut ranges = Vec::new();
     let mut offset = 0;

@@ -14,6 +14,7 @@ pub(crate) use error::SpecError;
 #[cfg(test)]
 pub(crate) use file::parse;
 pub(crate) use file::{TopologyFileError, folder, load};
+pub(crate) use firmware::ranges as physical_ranges;
 pub(crate) use options::MachineOptions;
 pub(crate) use qemu_args::machine_arguments;
 pub(crate) use spec::TopologySpec;

@@ -1,4 +1,4 @@
-//! One run of QEMU: its serial output line by line, and a watchdog.
+//! One run of QEMU or of the simulation: its output line by line, and a watchdog.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -8,23 +8,21 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
-use super::command::PROGRAM;
-
 /// When to give up waiting.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// No serial output for this long.
-    pub(super) silence: Duration,
+pub(crate) struct Limits {
+    /// No output for this long.
+    pub(crate) silence: Duration,
     /// No end after this long.
-    pub(super) total: Duration,
+    pub(crate) total: Duration,
 }
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// QEMU ended by itself.
+pub(crate) enum Ended {
+    /// It ended by itself.
     Exited(ExitStatus),
-    /// Killed, as the kernel said nothing for so long.
+    /// Killed, as it said nothing for so long.
     Silent(Duration),
     /// Killed, as the run took too long.
     Overran(Duration),
@@ -32,21 +30,21 @@ pub(super) enum Ended {
 
 /// What is left after a session.
 #[derive(Clone, Debug)]
-pub(super) struct SessionEnd {
-    pub(super) ended: Ended,
-    /// The last line of serial output.
-    pub(super) last_line: Option<String>,
-    /// What QEMU itself had to say.
-    pub(super) complaints: Vec<String>,
-    pub(super) duration: Duration,
+pub(crate) struct SessionEnd {
+    pub(crate) ended: Ended,
+    /// The last line of output.
+    pub(crate) last_line: Option<String>,
+    /// What it wrote to its standard error: of QEMU, what is not the kernel's.
+    pub(crate) complaints: Vec<String>,
+    pub(crate) duration: Duration,
 }
 
 enum Event {
-    Serial(String),
+    Output(String),
     Complaint(String),
 }
 
-/// Kills QEMU when dropped before its end.
+/// Killed when dropped before its end.
 struct Guest(Child);
 
 impl Drop for Guest {
@@ -57,8 +55,8 @@ impl Drop for Guest {
     }
 }
 
-/// Runs QEMU, handing each line of serial output to `on_line` as it comes.
-pub(super) fn run(
+/// Runs `command`, handing each line of its output to `on_line` as it comes.
+pub(crate) fn run(
     mut command: Command,
     limits: Option<Limits>,
     on_line: &mut dyn FnMut(&str),
@@ -66,10 +64,10 @@ pub(super) fn run(
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     die_with_parent(&mut command);
     let start = Instant::now();
-    let mut guest =
-        Guest(command.spawn().map_err(|error| Error::Start { program: PROGRAM.to_owned(), error })?);
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut guest = Guest(command.spawn().map_err(|error| Error::Start { program: program.clone(), error })?);
     let (sender, events) = mpsc::channel();
-    forward(guest.0.stdout.take(), sender.clone(), Event::Serial);
+    forward(guest.0.stdout.take(), sender.clone(), Event::Output);
     forward(guest.0.stderr.take(), sender, Event::Complaint);
 
     let (mut last_line, mut complaints) = (None, Vec::new());
@@ -81,7 +79,7 @@ pub(super) fn run(
             Some(limits) => events.recv_timeout(remaining(limits, start, last_output)),
         };
         match event {
-            Ok(Event::Serial(line)) => {
+            Ok(Event::Output(line)) => {
                 last_output = Instant::now();
                 on_line(&line);
                 last_line = Some(line);
@@ -102,7 +100,7 @@ pub(super) fn run(
             let _ = guest.0.kill();
         }
     }
-    let status = guest.0.wait().map_err(|error| Error::Pipe { program: PROGRAM.to_owned(), error })?;
+    let status = guest.0.wait().map_err(|error| Error::Pipe { program, error })?;
     let ended = killed.unwrap_or(Ended::Exited(status));
     Ok(SessionEnd { ended, last_line, complaints, duration: start.elapsed() })
 }
@@ -128,7 +126,7 @@ fn forward(pipe: Option<impl Read + Send + 'static>, sender: Sender<Event>, even
     });
 }
 
-/// Has the system kill QEMU when this process ends, however it ends.
+/// Has the system kill the program when this process ends, however it ends.
 fn die_with_parent(command: &mut Command) {
     #[cfg(target_os = "linux")]
     // SAFETY: the closure runs between fork and exec and makes one async-signal-safe system call, without
