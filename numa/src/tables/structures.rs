@@ -123,11 +123,17 @@ mod tests {
         assert_eq!(walk(Layout::Hmat, &hmat), [Ok((2, 0x201, 9))]);
     }
 
+    /// Length 0 would never move on; one inside the header would read the same bytes twice.
     #[test]
-    fn zero_length_ends_the_walk() {
+    fn lengths_below_the_headers_end_the_walk() {
+        for length in [0u8, 1] {
+            let (table, found) = (Table::Srat, usize::from(length));
+            let error = TableError::StructureTooShort { table, offset: 4, kind: 1, found, needed: 2 };
+            assert_eq!(walk(Layout::Short, &[9, 9, 5, 2, 1, length, 1, 2]), [Ok((2, 5, 2)), Err(error)]);
+        }
         let error =
-            TableError::StructureTooShort { table: Table::Srat, offset: 4, kind: 1, found: 0, needed: 2 };
-        assert_eq!(walk(Layout::Short, &[9, 9, 5, 2, 1, 0, 1, 2]), [Ok((2, 5, 2)), Err(error)]);
+            TableError::StructureTooShort { table: Table::Srat, offset: 2, kind: 1, found: 7, needed: 8 };
+        assert_eq!(walk(Layout::Hmat, &[9, 9, 1, 0, 0, 0, 7, 0, 0, 0, 1, 2]), [Err(error)]);
     }
 
     #[test]

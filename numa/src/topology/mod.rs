@@ -57,6 +57,9 @@ pub struct Topology {
     performance: Performance,
 }
 
+// Small enough for a static of any kernel, too large for its stacks.
+const _: () = assert!(size_of::<Topology>() <= 64 << 10);
+
 impl Topology {
     /// One node that has all memory, and no known CPU.
     #[must_use]

@@ -4,7 +4,9 @@
 pub mod dump;
 pub mod model;
 
-use topomem_numa::{ApicId, Diagnostic, FirmwareTables, NodeId, Topology};
+use std::collections::BTreeSet;
+
+use topomem_numa::{ApicId, Diagnostic, Distance, FirmwareTables, MAX_CPUS, MAX_NODES, NodeId, Topology};
 
 /// The bytes of the tables that a machine has.
 #[derive(Debug, Clone, Default)]
@@ -53,4 +55,34 @@ pub fn seal(table: &mut [u8]) {
     table[4..8].copy_from_slice(&length.to_le_bytes());
     table[9] = 0;
     table[9] = table.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte)).wrapping_neg();
+}
+
+/// What must hold of any topology, whatever it was made from.
+pub fn check_shape(topology: &Topology) {
+    assert!((1..=MAX_NODES).contains(&topology.node_count()));
+    assert!((1..=MAX_CPUS).contains(&topology.cpus().len()));
+    let ranges = topology.memory_ranges();
+    assert!(!ranges.is_empty());
+    assert!(ranges.iter().all(|range| range.range.start < range.range.end));
+    assert!(ranges.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
+    assert!(ranges.iter().all(|range| range.node.index() < topology.node_count()));
+    for (index, entry) in topology.cpus().iter().enumerate() {
+        assert_eq!(entry.cpu.index(), index);
+        assert!(topology.cpus_of(entry.node).contains(entry.cpu));
+        assert_eq!(topology.cpu_of_apic(entry.apic_id), Some(entry.cpu));
+    }
+    let placed: usize = topology.nodes().map(|node| topology.cpus_of(node).len()).sum();
+    assert_eq!(placed, topology.cpus().len());
+    for from in topology.nodes() {
+        let nearest = topology.nearest(from);
+        assert_eq!(nearest[0], from);
+        assert_eq!(topology.distance(from, from), Distance::LOCAL);
+        let reachable = topology.nodes().filter(|&to| topology.distance(from, to).is_reachable());
+        assert_eq!(nearest.iter().copied().collect::<BTreeSet<_>>(), reachable.collect::<BTreeSet<_>>());
+        let key = |to| {
+            let latency = topology.latency(from, to).map_or(u32::MAX, |latency| latency.0);
+            (topology.distance(from, to), latency, to)
+        };
+        assert!(nearest[1..].windows(2).all(|pair| key(pair[0]) < key(pair[1])));
+    }
 }
