@@ -3,14 +3,14 @@
 use core::fmt;
 
 use topomem_percpu::CpuPin;
-use topomem_shootdown::{Invalidation, PageRange};
+use topomem_shootdown::{Invalidation, PageRange, VirtAddr};
 
 use super::core::SpaceCore;
-use super::error::{ProtectError, UnmapError};
-use super::layout::range_of;
+use super::error::{ProtectError, RemapError, UnmapError};
+use super::layout::{range_of, size_of_level};
 use super::unmapping::Unmapping;
 use crate::Machine;
-use crate::page_table::{Changed, Protection, Reserve};
+use crate::page_table::{Changed, Level, Protection, RelocateError, Reserve};
 use crate::retire::Retired;
 
 /// Changes of one address space's page tables that other CPUs hear of together.
@@ -61,6 +61,36 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
         let mut reserve = Reserve::new(frames, self.pin);
         let changed = self.core.table.reprotect(frames, &mut reserve, pages, protection);
         self.note(changed.map_err(ProtectError::OutOfFrames)?);
+        Ok(())
+    }
+
+    /// As [`AddressSpace::remap`](super::AddressSpace::remap). Pages of the new place must not be
+    /// used before the batch is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`RemapError`]; the batch is as before.
+    pub fn remap(&mut self, from: PageRange, to: VirtAddr) -> Result<(), RemapError> {
+        let target = PageRange::new(to, from.pages(), from.size()).map_err(RemapError::Target)?;
+        let old = self.core.check(from).ok_or(RemapError::OutsideSpace(from))?;
+        let new = self.core.check(target).ok_or(RemapError::OutsideSpace(target))?;
+        if old.first <= new.last && new.first <= old.last {
+            return Err(RemapError::Overlap { from, to });
+        }
+        let frames = self.core.service.frames();
+        let mut reserve = Reserve::new(frames, self.pin);
+        let changed = self.core.table.relocate(frames, &mut reserve, old, new);
+        let changed = changed.map_err(|error| match error {
+            RelocateError::Occupied { page } => RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)),
+            RelocateError::WouldSplit(level) => RemapError::WouldSplit { to, size: size_of_level(level) },
+            RelocateError::Tables(error) => RemapError::OutOfFrames(error),
+        })?;
+        if !changed.tables.is_empty() {
+            // Page walkers may still find an empty table at the new place.
+            let invalidation = Invalidation::pages(range_of(new, Level::PAGE));
+            self.pending.add(invalidation.with_tables_freed());
+        }
+        self.note(changed);
         Ok(())
     }
 

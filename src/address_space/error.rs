@@ -4,7 +4,7 @@ use core::fmt;
 
 use topomem_numa::frames::AllocError;
 use topomem_percpu::Order;
-use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+use topomem_shootdown::{PageRange, PageRangeError, PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
 /// Why a range was not mapped.
@@ -119,6 +119,51 @@ impl fmt::Display for ProtectError {
 }
 
 impl core::error::Error for ProtectError {}
+
+/// Why a range was not moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemapError {
+    /// A range leaves the part of the address space that may be mapped here.
+    OutsideSpace(PageRange),
+    /// There is no range of that length and page size at the new place.
+    Target(PageRangeError),
+    /// The new place overlaps the old one.
+    Overlap {
+        /// The old place.
+        from: PageRange,
+        /// Where the new one starts.
+        to: VirtAddr,
+    },
+    /// The page of the new place at this address is mapped.
+    AlreadyMapped(VirtAddr),
+    /// A page of `size` in the old place cannot stand at the new one: the two differ by no
+    /// multiple of it.
+    WouldSplit {
+        /// Where the new place starts.
+        to: VirtAddr,
+        /// The size of the page.
+        size: PageSize,
+    },
+    /// No frame for a table.
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for RemapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RemapError::OutsideSpace(range) => outside(f, range),
+            RemapError::Target(error) => error.fmt(f),
+            RemapError::Overlap { from, to } => write!(f, "{to} overlaps the old place at {}", from.start()),
+            RemapError::AlreadyMapped(page) => write!(f, "{page} is mapped"),
+            RemapError::WouldSplit { to, size } => {
+                write!(f, "a page of {} bytes cannot move to {to} whole", size.bytes())
+            }
+            RemapError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for RemapError {}
 
 /// Why no address space was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
 pub(crate) use core::{Collected, SpaceCore};
-pub use error::{CreateError, MapError, ProtectError, UnmapError};
+pub use error::{CreateError, MapError, ProtectError, RemapError, UnmapError};
 pub use layout::SpaceKind;
 pub(crate) use layout::{pages_of, user_bounds};
 pub use unmapping::{Unmapped, Unmapping};
@@ -85,8 +85,9 @@ impl<P: Machine> AddressSpace<P> {
             let frame = self.core.service.alloc(pin, &request).map_err(MapError::OutOfFrames)?;
             fresh.chain.push(frames, frame);
         }
-        let mut backing = Chained { memory: frames, level, frames: &mut fresh.chain };
-        self.fill(pin, pages, &mut backing, protection, Ownership::Owned)
+        let attributes = self.attributes(protection, Ownership::Owned);
+        let mut backing = Chained { memory: frames, level, frames: &mut fresh.chain, attributes };
+        self.fill(pin, pages, &mut backing)
     }
 
     /// Maps the one page of `size` at `page` to the run of frames from `first`, which the space
@@ -112,8 +113,9 @@ impl<P: Machine> AddressSpace<P> {
         let (level, _) = owned_level(range)?;
         let pages = self.check(range, protection)?;
         aligned(first, size)?;
-        let mut backing = Contiguous { first_page: pages.first, frame: first, largest: level };
-        self.fill(pin, pages, &mut backing, protection, Ownership::Owned)
+        let attributes = self.attributes(protection, Ownership::Owned);
+        let mut backing = Contiguous { first_page: pages.first, frame: first, largest: level, attributes };
+        self.fill(pin, pages, &mut backing)
     }
 
     /// Maps `range` to the frames from `first` on, which stay their owner's: device memory, the
@@ -139,8 +141,13 @@ impl<P: Machine> AddressSpace<P> {
         let pages = self.check(range, protection)?;
         aligned(first, range.size())?;
         let largest = level_of(range.size());
-        let mut backing = Contiguous { first_page: pages.first, frame: first, largest };
-        self.fill(pin, pages, &mut backing, protection, Ownership::Borrowed)
+        let attributes = self.attributes(protection, Ownership::Borrowed);
+        let mut backing = Contiguous { first_page: pages.first, frame: first, largest, attributes };
+        self.fill(pin, pages, &mut backing)
+    }
+
+    fn attributes(&self, protection: Protection, ownership: Ownership) -> Attributes {
+        Attributes { protection, reach: self.core.reach(), ownership }
     }
 
     fn check(&self, range: PageRange, protection: Protection) -> Result<Pages, MapError> {
@@ -154,17 +161,14 @@ impl<P: Machine> AddressSpace<P> {
         &self,
         pin: &CpuPin,
         pages: Pages,
-        backing: &mut impl Backing,
-        protection: Protection,
-        ownership: Ownership,
+        backing: &mut impl Backing<P::Format>,
     ) -> Result<(), MapError> {
         let core = self.core;
         let frames = core.service.frames();
-        let attributes = Attributes { protection, reach: core.reach(), ownership };
         let mut reserve = Reserve::new(frames, pin);
-        let mut filled = core.table.fill(frames, &mut reserve, pages, backing, attributes);
+        let mut filled = core.table.fill(frames, &mut reserve, pages, backing);
         if matches!(filled, Err(FillError::Tables(_))) && core.service.relieve(pin) {
-            filled = core.table.fill(frames, &mut reserve, pages, backing, attributes);
+            filled = core.table.fill(frames, &mut reserve, pages, backing);
         }
         let replaced = filled.map_err(|error| match error {
             FillError::Tables(error) => MapError::OutOfFrames(error),
@@ -208,6 +212,25 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<Unmapping<'_, P>, ProtectError> {
         let mut batch = self.batch(pin);
         batch.protect(range, protection)?;
+        Ok(batch.issue())
+    }
+
+    /// Moves what is mapped in `from` to `to`, where nothing is mapped: the same frames with the
+    /// same protections, holes included. A large page at an end is split.
+    ///
+    /// Locks the lowest table that covers both ranges.
+    ///
+    /// # Errors
+    ///
+    /// [`RemapError`]; no translation has changed.
+    pub fn remap(
+        &self,
+        pin: &CpuPin,
+        from: PageRange,
+        to: VirtAddr,
+    ) -> Result<Unmapping<'_, P>, RemapError> {
+        let mut batch = self.batch(pin);
+        batch.remap(from, to)?;
         Ok(batch.issue())
     }
 

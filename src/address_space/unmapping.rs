@@ -21,6 +21,18 @@ use crate::retire::Retired;
 /// - `.await` does not block;
 /// - [`Unmapping::detach`], or a drop, leaves the frames to the service task.
 ///
+/// Forgetting it does not compile cleanly:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// use topomem::{AddressSpace, CpuPin, Machine, PageRange, UnmapError};
+///
+/// fn f<P: Machine>(space: &AddressSpace<P>, pin: &CpuPin, range: PageRange) -> Result<(), UnmapError> {
+///     space.unmap(pin, range)?;
+///     Ok(())
+/// }
+/// ```
+///
 /// The pinned CPU itself has dropped its own translations when the ticket is made.
 #[must_use = "other CPUs may use the old translations until it completes: wait, await or detach"]
 pub struct Unmapping<'s, P: Machine> {

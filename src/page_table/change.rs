@@ -39,6 +39,13 @@ impl Changed {
             frames: [Chain::EMPTY, Chain::EMPTY],
         };
 
+    /// All of `from` has gone elsewhere, and leaves took the place of `tables` there.
+    pub(super) fn moved(from: Pages, tables: Chain) -> Changed {
+        let mut changed = Changed { tables, ..Changed::NOTHING };
+        changed.note(from, Level::PAGE);
+        changed
+    }
+
     fn note(&mut self, part: Pages, level: Level) {
         self.smallest = self.smallest.min(level);
         self.stale = Some(match self.stale {
@@ -59,6 +66,8 @@ impl Changed {
 /// What is done to the leaves of a range.
 #[derive(Debug, Clone, Copy)]
 enum Change {
+    /// Nothing, but for cutting the leaves at the range's ends.
+    Cut,
     Clear,
     Protect(Protection),
 }
@@ -74,7 +83,12 @@ fn cuts(level: Level, part: Pages) -> u64 {
 }
 
 /// How many tables the leaves at the ends of `pages` take to be cut there.
-fn plan<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> u64 {
+pub(super) fn cuts_needed<F: Format, M: TableMemory>(
+    memory: &M,
+    table: &Table,
+    level: Level,
+    pages: Pages,
+) -> u64 {
     let mut needed = 0;
     // Only the first and the last entry can be covered in part.
     for part in pages.by_entry(level).filter(|part| !part.fill_entries(level)) {
@@ -82,7 +96,7 @@ fn plan<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, page
             (Entry::Leaf(_), _) => cuts(level, part),
             (Entry::Table(next), Some(below)) => {
                 // SAFETY: it is linked under a table that the caller has locked exclusively.
-                plan::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+                cuts_needed::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
             }
             _ => 0,
         };
@@ -122,7 +136,7 @@ impl<F: Format> PageTable<F> {
     ) -> Result<Changed, M::Error> {
         loop {
             let cursor = Cursor::<F, M>::lock(self, memory, pages);
-            let needed = plan::<F, M>(memory, cursor.table(), cursor.level, pages);
+            let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
             if needed > reserve.len() {
                 drop(cursor);
                 reserve.fill_to(needed)?;
@@ -134,6 +148,18 @@ impl<F: Format> PageTable<F> {
             return Ok(changer.changed);
         }
     }
+}
+
+/// Cuts the leaves at the ends of `pages`, from a reserve that [`cuts_needed`] found sufficient.
+pub(super) fn cut<F: Format, M: TableMemory>(
+    memory: &M,
+    reserve: &mut Reserve<'_, M>,
+    table: &Table,
+    level: Level,
+    pages: Pages,
+) {
+    let (change, roots) = (Change::Cut, RootEntries::Shared);
+    Changer { memory, reserve, change, roots, changed: Changed::NOTHING }.apply::<F>(table, level, pages);
 }
 
 struct Changer<'a, 'r, M: TableMemory> {
@@ -184,6 +210,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
     /// Changes the leaf at `index`, all of whose pages are `part`.
     fn leaf<F: Format>(&mut self, table: &Table, index: usize, level: Level, part: Pages) {
         match self.change {
+            Change::Cut => {}
             Change::Clear => {
                 let old = table.swap(index, RawEntry::EMPTY);
                 if let Entry::Leaf(leaf) = F::decode(old, level) {

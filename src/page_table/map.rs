@@ -12,58 +12,13 @@ use super::memory::{TableMemory, table_at};
 use super::protection::Protection;
 use super::table::Table;
 
-/// Which frames a range is mapped to.
-pub(crate) trait Backing {
+/// What a range is mapped to.
+pub(crate) trait Backing<F: Format> {
     /// The highest level at which a leaf could start at `page`, as far as the frames go.
     fn level_at(&self, page: u64) -> Level;
 
-    /// The frame for a leaf of `level` at `page`; called once per leaf, in order of pages.
-    fn take(&mut self, page: u64, level: Level) -> Option<PhysFrame>;
-}
-
-/// A physically contiguous run, in the largest leaves that alignment permits.
-pub(crate) struct Contiguous {
-    pub first_page: u64,
-    pub frame: PhysFrame,
-    pub largest: Level,
-}
-
-impl Contiguous {
-    fn number(&self, page: u64) -> u64 {
-        self.frame.start_address().as_u64() / 4096 + (page - self.first_page)
-    }
-}
-
-impl Backing for Contiguous {
-    fn level_at(&self, page: u64) -> Level {
-        let aligned = |level: &Level| (page | self.number(page)).is_multiple_of(level.pages());
-        [Level::GIANT, Level::HUGE]
-            .into_iter()
-            .filter(|&level| level <= self.largest)
-            .find(aligned)
-            .unwrap_or(Level::PAGE)
-    }
-
-    fn take(&mut self, page: u64, _: Level) -> Option<PhysFrame> {
-        Some(self.frame + (page - self.first_page))
-    }
-}
-
-/// Frames of one size, from a chain.
-pub(crate) struct Chained<'a, M: TableMemory> {
-    pub memory: &'a M,
-    pub level: Level,
-    pub frames: &'a mut Chain,
-}
-
-impl<M: TableMemory> Backing for Chained<'_, M> {
-    fn level_at(&self, _: u64) -> Level {
-        self.level
-    }
-
-    fn take(&mut self, _: u64, _: Level) -> Option<PhysFrame> {
-        self.frames.pop(self.memory)
-    }
+    /// The leaf of `level` for `page`; called once per leaf, in order of pages.
+    fn take(&mut self, page: u64, level: Level) -> RawEntry;
 }
 
 /// What every leaf of a new mapping has in common.
@@ -72,6 +27,59 @@ pub(crate) struct Attributes {
     pub protection: Protection,
     pub reach: Reach,
     pub ownership: Ownership,
+}
+
+impl Attributes {
+    fn leaf<F: Format>(self, frame: PhysFrame, level: Level) -> RawEntry {
+        let Attributes { protection, reach, ownership } = self;
+        F::leaf(&Leaf { frame, protection, reach, ownership }, level)
+    }
+}
+
+/// A physically contiguous run, in the largest leaves that alignment permits.
+pub(crate) struct Contiguous {
+    pub first_page: u64,
+    pub frame: PhysFrame,
+    pub largest: Level,
+    pub attributes: Attributes,
+}
+
+impl Contiguous {
+    fn number(&self, page: u64) -> u64 {
+        self.frame.start_address().as_u64() / 4096 + (page - self.first_page)
+    }
+}
+
+impl<F: Format> Backing<F> for Contiguous {
+    fn level_at(&self, page: u64) -> Level {
+        let aligned = |level: &Level| (page | self.number(page)).is_multiple_of(level.pages());
+        let mut large = [Level::GIANT, Level::HUGE].into_iter().filter(|&level| level <= self.largest);
+        large.find(aligned).unwrap_or(Level::PAGE)
+    }
+
+    fn take(&mut self, page: u64, level: Level) -> RawEntry {
+        self.attributes.leaf::<F>(self.frame + (page - self.first_page), level)
+    }
+}
+
+/// Frames of one size, from a chain that has enough of them.
+pub(crate) struct Chained<'a, M: TableMemory> {
+    pub memory: &'a M,
+    pub level: Level,
+    pub frames: &'a mut Chain,
+    pub attributes: Attributes,
+}
+
+impl<F: Format, M: TableMemory> Backing<F> for Chained<'_, M> {
+    fn level_at(&self, _: u64) -> Level {
+        self.level
+    }
+
+    fn take(&mut self, _: u64, level: Level) -> RawEntry {
+        let frame = self.frames.pop(self.memory);
+        debug_assert!(frame.is_some(), "the chain is too short");
+        frame.map_or(RawEntry::EMPTY, |frame| self.attributes.leaf::<F>(frame, level))
+    }
 }
 
 /// Why a range was not mapped.
@@ -86,17 +94,17 @@ pub(crate) enum FillError<E> {
 /// How many more tables a range needs.
 struct Missing(u64);
 
-fn leaf_here<F: Format>(level: Level, part: Pages, backing: &impl Backing) -> bool {
+fn leaf_here<F: Format>(level: Level, part: Pages, backing: &impl Backing<F>) -> bool {
     level <= F::LARGEST_LEAF && part.fill_entries(level) && backing.level_at(part.first) >= level
 }
 
 /// How many tables `pages` needs under `table` (of `level`; `None`: one that is yet to be).
-fn plan<F: Format, M: TableMemory>(
+pub(super) fn plan<F: Format, M: TableMemory>(
     memory: &M,
     table: Option<&Table>,
     level: Level,
     pages: Pages,
-    backing: &impl Backing,
+    backing: &impl Backing<F>,
 ) -> Result<u64, (u64, Leaf)> {
     let mut missing = 0;
     for part in pages.by_entry(level) {
@@ -127,8 +135,7 @@ impl<F: Format> PageTable<F> {
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
-        backing: &mut impl Backing,
-        attributes: Attributes,
+        backing: &mut impl Backing<F>,
     ) -> Result<Chain, FillError<M::Error>> {
         loop {
             // Allocation happens with nothing locked: the allocator may wait, or be slow.
@@ -146,7 +153,7 @@ impl<F: Format> PageTable<F> {
                 reserve.fill_to(missing).map_err(FillError::Tables)?;
                 continue;
             }
-            let mut filler = Filler { memory, reserve, backing, attributes, replaced: Chain::EMPTY };
+            let mut filler = Filler { memory, reserve, backing, replaced: Chain::EMPTY };
             filler.fill::<F>(cursor.table(), cursor.level, pages);
             return Ok(filler.replaced);
         }
@@ -157,7 +164,7 @@ impl<F: Format> PageTable<F> {
         memory: &'a M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
-        backing: &impl Backing,
+        backing: &impl Backing<F>,
     ) -> Result<Cursor<'a, F, M>, Missing> {
         let stay = |level| leaf_here::<F>(level, pages, backing);
         Cursor::descend(self, memory, pages, stay, |table, index, level| {
@@ -177,29 +184,24 @@ impl<F: Format> PageTable<F> {
     }
 }
 
-struct Filler<'a, 'r, M: TableMemory, B> {
-    memory: &'a M,
-    reserve: &'a mut Reserve<'r, M>,
-    backing: &'a mut B,
-    attributes: Attributes,
-    replaced: Chain,
+pub(super) struct Filler<'a, 'r, M: TableMemory, B> {
+    pub memory: &'a M,
+    pub reserve: &'a mut Reserve<'r, M>,
+    pub backing: &'a mut B,
+    /// Empty tables that leaves took the place of.
+    pub replaced: Chain,
 }
 
-impl<M: TableMemory, B: Backing> Filler<'_, '_, M, B> {
-    fn leaf<F: Format>(&mut self, page: u64, level: Level) -> RawEntry {
-        let Attributes { protection, reach, ownership } = self.attributes;
-        match self.backing.take(page, level) {
-            Some(frame) => F::leaf(&Leaf { frame, protection, reach, ownership }, level),
-            None => RawEntry::EMPTY,
-        }
-    }
-
+impl<M: TableMemory, B> Filler<'_, '_, M, B> {
     /// Fills what [`plan`] found vacant, from a reserve that it found sufficient.
-    fn fill<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) {
+    pub fn fill<F: Format>(&mut self, table: &Table, level: Level, pages: Pages)
+    where
+        B: Backing<F>,
+    {
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
             let Some(below) = level.below().filter(|_| !leaf_here::<F>(level, part, self.backing)) else {
-                let leaf = self.leaf::<F>(part.first, level);
+                let leaf = self.backing.take(part.first, level);
                 // Nothing else changes the entry: it is empty, or a table without leaves.
                 let old = table.swap(index, leaf);
                 if let (Entry::Table(frame), Some(below)) = (F::decode(old, level), level.below()) {

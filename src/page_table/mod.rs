@@ -14,6 +14,7 @@ mod lock;
 mod map;
 mod memory;
 mod protection;
+mod relocate;
 mod table;
 mod walk;
 mod x64;
@@ -34,6 +35,7 @@ pub use lock::LockCounters;
 pub(crate) use map::{Attributes, Backing, Chained, Contiguous, FillError};
 pub use memory::TableMemory;
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
+pub(crate) use relocate::RelocateError;
 pub use walk::{WalkGuard, Walks};
 pub use x64::X64;
 

@@ -4,7 +4,18 @@
 /// What may be done with a page: read always; write, or execute, or neither.
 ///
 /// There is no constructor for "write and execute" but [`Access::write_execute`], which asks
-/// for a capability.
+/// for a capability:
+///
+/// ```compile_fail,E0451
+/// let everything = topomem::Access { write: true, execute: true };
+/// ```
+///
+/// ```
+/// use topomem::Access;
+///
+/// assert!(Access::WRITE.writes() && !Access::WRITE.executes());
+/// assert!(Access::EXECUTE.executes() && !Access::EXECUTE.writes());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Access {
     write: bool,

@@ -52,9 +52,9 @@ fn overlapping_changes_lose_and_double_nothing() {
                     for _ in 0..range.count() {
                         chain.push(arena, arena.allocate(&pin).unwrap());
                     }
-                    let mut backing = Chained { memory: arena, level: Level::PAGE, frames: &mut chain };
+                    let mut backing = Chained { memory: arena, level: Level::PAGE, frames: &mut chain, attributes: OWNED };
                     let mut reserve = Reserve::new(arena, &pin);
-                    let filled = table.fill(arena, &mut reserve, range, &mut backing, OWNED);
+                    let filled = table.fill(arena, &mut reserve, range, &mut backing);
                     assert!(filled.is_err() || chain.is_empty());
                     arena.free_chain(&pin, chain);
                     drop(reserve);

@@ -39,9 +39,9 @@ fn map(
     frame: PhysFrame,
     largest: Level,
 ) -> Result<(), FillError<arena::Empty>> {
-    let mut backing = Contiguous { first_page: pages.first, frame, largest };
+    let mut backing = Contiguous { first_page: pages.first, frame, largest, attributes: BORROWED };
     let mut reserve = Reserve::new(arena, pin);
-    let replaced = table.fill(arena, &mut reserve, pages, &mut backing, BORROWED)?;
+    let replaced = table.fill(arena, &mut reserve, pages, &mut backing)?;
     arena.free_chain(pin, replaced);
     Ok(())
 }
