@@ -52,7 +52,11 @@ impl fmt::Display for AllocError {
         match self {
             AllocError::NotReady => f.write_str("the frame allocator has no memory yet"),
             AllocError::Exhausted { node, zone, order } => {
-                write!(f, "no run of order {} for {node} in {zone} or below, on any allowed node", order.get())
+                write!(
+                    f,
+                    "no run of order {} for {node} in {zone} or below, on any allowed node",
+                    order.get()
+                )
             }
             AllocError::WouldBlock { node, order } => {
                 write!(f, "a run of order {} for {node} may come free, but is not now", order.get())
@@ -110,7 +114,9 @@ impl fmt::Display for FreeError {
         let address = |frame: &PhysFrame| frame.start_address().as_u64();
         match self {
             FreeError::DoubleFree(frame) => write!(f, "frame {:#x} is free already", address(frame)),
-            FreeError::NotAllocated(frame) => write!(f, "frame {:#x} begins no allocated run", address(frame)),
+            FreeError::NotAllocated(frame) => {
+                write!(f, "frame {:#x} begins no allocated run", address(frame))
+            }
             FreeError::WrongOrder { frame, given, actual } => write!(
                 f,
                 "frame {:#x} freed with order {}, allocated with {}",
@@ -155,7 +161,9 @@ impl<E: fmt::Display> fmt::Display for InitError<E> {
         match self {
             InitError::AlreadyDone => f.write_str("the frame allocator was built before"),
             InitError::NoMemory => f.write_str("no usable memory"),
-            InitError::TooManyRegions { limit } => write!(f, "more than {limit} separate stretches of memory"),
+            InitError::TooManyRegions { limit } => {
+                write!(f, "more than {limit} separate stretches of memory")
+            }
             InitError::TooManyPieces { limit } => write!(f, "more than {limit} free pieces of memory"),
             InitError::Metadata(error) => write!(f, "no memory for the allocator's bookkeeping: {error}"),
         }

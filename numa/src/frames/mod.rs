@@ -3,35 +3,94 @@
 //!
 //! Memory of one node and zone is a *region* of 2 MiB *blocks*. Frames are free in exactly one
 //! place: as a bit in their block's bitmap line, as part of a whole block in the buddy's line of
-//! its GiB, or in one CPU's magazine.
+//! its GiB, or in one CPU's magazine. Nothing takes a lock, except futures that wait for memory.
 
+mod adapter;
+mod alloc;
+mod block;
+mod bulk;
 mod config;
 mod error;
+#[cfg(feature = "fault-injection")]
+mod fault;
+mod free;
 mod ground;
+mod init;
+mod life;
+mod line512;
+mod machine;
+mod magazine;
+mod node;
 mod owned;
 mod policy;
+mod rack;
+mod region;
+mod region_alloc;
+mod region_free;
 mod request;
 mod stats;
+mod survey;
 mod table;
+mod validate;
+mod wait;
 mod zone;
 
+pub use adapter::FrameSource;
 pub use config::{FramesConfig, PerFrameTable};
 pub use error::{AllocError, FreeError, InitError, InvalidRequest, OnlineError};
+#[cfg(feature = "fault-injection")]
+pub use fault::Fault;
 pub use ground::Ground;
+pub use life::Drained;
+pub use machine::Metadata;
 pub use owned::OwnedFrames;
 pub use policy::{NodeSet, Policy};
 pub use request::FrameRequest;
 pub use stats::{MagazineStats, NodeStats, Totals, ZoneStats};
 pub use table::FrameInfo;
+pub use validate::Corruption;
+pub use wait::AllocFuture;
 pub use zone::{Pressure, Watermarks, Zone, ZoneLimits};
 
-use topomem_percpu::{CpuId, CpuPin, NodeId, Order, Platform};
+use core::fmt;
+use core::ptr;
+
+use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use topomem_percpu::{NodeId, Platform};
 use x86_64::structures::paging::PhysFrame;
 
+use machine::Machine;
+use rack::Rack;
+use wait::Waiters;
+
 /// All nodes' frame allocators, with a magazine per CPU in front.
-#[derive(Debug)]
+///
+/// Usable in a `static`: empty until [`Frames::init`] gives it memory. After that, every method
+/// may be called on every CPU at any time.
 pub struct Frames<P: Platform> {
     platform: P,
+    rack: Rack,
+    /// Null until built.
+    machine: AtomicPtr<Machine>,
+    /// Somebody has begun to build.
+    building: AtomicBool,
+    waiters: Waiters,
+    #[cfg(feature = "fault-injection")]
+    faults: fault::Faults,
+}
+
+macro_rules! empty {
+    ($platform:expr) => {
+        Frames {
+            platform: $platform,
+            rack: Rack::new(),
+            machine: AtomicPtr::new(ptr::null_mut()),
+            building: AtomicBool::new(false),
+            waiters: Waiters::new(),
+            #[cfg(feature = "fault-injection")]
+            faults: fault::Faults::new(),
+        }
+    };
 }
 
 impl<P: Platform> Frames<P> {
@@ -39,7 +98,14 @@ impl<P: Platform> Frames<P> {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(platform: P) -> Frames<P> {
-        Frames { platform }
+        empty!(platform)
+    }
+
+    /// An allocator without memory (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new(platform: P) -> Frames<P> {
+        empty!(platform)
     }
 
     /// The platform it runs on.
@@ -47,150 +113,68 @@ impl<P: Platform> Frames<P> {
         &self.platform
     }
 
-    /// Takes over all free memory of `ground`, with each node's bookkeeping on that node.
+    /// Takes over all free memory of `ground`, with each node's bookkeeping on that node; from
+    /// then on nobody else may take memory from it. CPUs get their magazines by
+    /// [`Frames::cpu_online`].
     ///
     /// # Errors
-    /// [`InitError`].
+    /// [`InitError`]; nothing can be allocated, and what was placed for bookkeeping is lost.
     pub fn init<G: Ground>(&self, ground: &mut G, config: &FramesConfig) -> Result<(), InitError<G::Error>> {
-        let _ = (ground, config);
-        Err(InitError::NoMemory)
+        // Relaxed: it only elects who builds.
+        if self.building.swap(true, Ordering::Relaxed) {
+            return Err(InitError::AlreadyDone);
+        }
+        match init::build(&self.platform, ground, config) {
+            Ok(machine) => {
+                // Release pairs with the Acquire in `machine`.
+                self.machine.store(ptr::from_ref(machine).cast_mut(), Ordering::Release);
+                Ok(())
+            }
+            Err(error) => {
+                self.building.store(false, Ordering::Relaxed);
+                Err(error)
+            }
+        }
     }
 
-    /// Gives the pinned CPU its magazine. Until then it allocates on the shared path.
-    ///
-    /// # Errors
-    /// [`OnlineError`].
-    pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
-        let _ = pin;
-        Err(OnlineError::NotReady)
-    }
-
-    /// Returns everything that the pinned CPU's magazine holds, and takes the magazine away.
-    pub fn cpu_offline(&self, pin: &CpuPin) {
-        let _ = pin;
-    }
-
-    /// One naturally aligned run of frames: its first frame.
-    ///
-    /// # Errors
-    /// [`AllocError`].
-    pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
-        let _ = (pin, request);
-        Err(AllocError::NotReady)
-    }
-
-    /// Takes back a run.
-    ///
-    /// # Errors
-    /// [`FreeError`]; nothing has changed.
-    ///
-    /// # Safety
-    ///
-    /// The caller owns the run, and nobody uses or maps it any more.
-    pub unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Result<(), FreeError> {
-        let _ = (pin, order);
-        Err(FreeError::OutOfRange(frame))
-    }
-
-    /// Fills `frames` with single frames: all or none.
-    ///
-    /// # Errors
-    /// [`AllocError`]; what was taken has gone back.
-    pub fn alloc_bulk(
-        &self,
-        pin: &CpuPin,
-        request: &FrameRequest,
-        frames: &mut [PhysFrame],
-    ) -> Result<(), AllocError> {
-        let _ = (pin, request, frames);
-        Err(AllocError::NotReady)
-    }
-
-    /// Takes back single frames; a refused one is skipped.
-    ///
-    /// # Errors
-    /// The first [`FreeError`], after all others were freed.
-    ///
-    /// # Safety
-    ///
-    /// As [`Frames::free`], for each.
-    pub unsafe fn free_bulk(&self, pin: &CpuPin, frames: &[PhysFrame]) -> Result<(), FreeError> {
-        let _ = pin;
-        frames.first().map_or(Ok(()), |&frame| Err(FreeError::OutOfRange(frame)))
-    }
-
-    /// `count` contiguous frames, the first at a multiple of `align` frames; `request`'s order is
-    /// not looked at.
-    ///
-    /// # Errors
-    /// [`AllocError`].
-    pub fn alloc_run(
-        &self,
-        pin: &CpuPin,
-        request: &FrameRequest,
-        count: u64,
-        align: u64,
-    ) -> Result<PhysFrame, AllocError> {
-        let _ = (pin, request, count, align);
-        Err(AllocError::NotReady)
-    }
-
-    /// Takes back `count` contiguous frames from [`Frames::alloc_run`].
-    ///
-    /// # Errors
-    /// [`FreeError`].
-    ///
-    /// # Safety
-    ///
-    /// As [`Frames::free`].
-    pub unsafe fn free_run(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), FreeError> {
-        let _ = (pin, count);
-        Err(FreeError::OutOfRange(first))
-    }
-
-    /// Returns everything that the pinned CPU's magazine holds.
-    pub fn drain(&self, pin: &CpuPin) {
-        let _ = pin;
-    }
-
-    /// Asks `cpu` to drain, at its next slow path or [`Frames::service`].
-    pub fn request_drain(&self, cpu: CpuId) {
-        let _ = cpu;
-    }
-
-    /// Does what other CPUs asked of this one; cheap when there is nothing. For service tasks,
-    /// idle loops and interrupt handlers.
-    pub fn service(&self, pin: &CpuPin) {
-        let _ = pin;
+    #[inline]
+    fn machine(&self) -> Option<&'static Machine> {
+        // SAFETY: null, or the address of a `&'static` from `init`.
+        unsafe { self.machine.load(Ordering::Acquire).as_ref() }
     }
 
     /// The node of a frame; `None` where no node has it.
+    ///
+    /// Cost: a binary search of the regions.
     pub fn node_of(&self, frame: PhysFrame) -> Option<NodeId> {
-        let _ = frame;
-        None
+        Some(self.machine()?.region_of(alloc::number(frame))?.node)
     }
 
     /// The zone of a frame; `None` where no node has it.
     pub fn zone_of(&self, frame: PhysFrame) -> Option<Zone> {
-        let _ = frame;
-        None
+        Some(self.machine()?.region_of(alloc::number(frame))?.zone)
     }
 
     /// The frame's entry in the per-frame table; `None` without a table, or outside all memory.
     pub fn info(&self, frame: PhysFrame) -> Option<&FrameInfo> {
-        let _ = frame;
-        None
+        let number = alloc::number(frame);
+        self.machine()?.region_of(number)?.info(number)
     }
 
-    /// One node's memory and counters.
-    pub fn stats(&self, node: NodeId) -> Option<NodeStats> {
-        let _ = node;
-        None
+    /// Bytes of bookkeeping; zeros before [`Frames::init`].
+    pub fn metadata(&self) -> Metadata {
+        self.machine().map_or(Metadata::default(), |machine| machine.metadata)
     }
 
-    /// One CPU's magazine; `None` where it has none.
-    pub fn cpu_stats(&self, cpu: CpuId) -> Option<MagazineStats> {
-        let _ = cpu;
-        None
+    /// Breaks a mechanism, for good.
+    #[cfg(feature = "fault-injection")]
+    pub fn inject(&self, fault: Fault) {
+        self.faults.inject(fault);
+    }
+}
+
+impl<P: Platform> fmt::Debug for Frames<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frames").field("machine", &self.machine()).finish_non_exhaustive()
     }
 }

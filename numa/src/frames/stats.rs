@@ -23,6 +23,8 @@ pub struct MagazineStats {
     pub local: u64,
     /// Runs handed out from another node.
     pub remote: u64,
+    /// Frames freed twice that were recognised only when their word went home.
+    pub late_doubles: u64,
     /// Frames that the magazine holds now.
     pub cached: u64,
 }

@@ -55,8 +55,10 @@ impl ZoneLimits {
 
     /// A 32-bit layout: DMA below 16 MiB, directly mapped memory below 896 MiB, and
     /// [`Zone::Normal`] in the role of HighMem.
-    pub const HIGH_MEM: ZoneLimits =
-        ZoneLimits { dma_end: PhysAddr::new_truncate(16 << 20), dma32_end: PhysAddr::new_truncate(896 << 20) };
+    pub const HIGH_MEM: ZoneLimits = ZoneLimits {
+        dma_end: PhysAddr::new_truncate(16 << 20),
+        dma32_end: PhysAddr::new_truncate(896 << 20),
+    };
 
     /// The zone of the frame numbered `frame`, and the frame where that zone ends.
     pub(super) fn zone_of(&self, frame: u64) -> (Zone, u64) {

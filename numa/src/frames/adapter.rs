@@ -1,0 +1,70 @@
+//! The `x86_64` crate's frame allocator traits, for its page-table mappers.
+
+use core::fmt;
+
+use topomem_percpu::{Order, Platform};
+use x86_64::structures::paging::{
+    FrameAllocator, FrameDeallocator, PageSize, PhysFrame, Size1GiB, Size2MiB, Size4KiB,
+};
+
+use super::{FrameRequest, Frames};
+
+/// Lends a [`Frames`] to code that wants a `&mut impl FrameAllocator`; make one wherever needed.
+pub struct FrameSource<'f, P: Platform> {
+    frames: &'f Frames<P>,
+    request: FrameRequest,
+}
+
+impl<P: Platform> Frames<P> {
+    /// An adapter that places frames as `request` says; its order is not looked at.
+    pub const fn source(&self, request: FrameRequest) -> FrameSource<'_, P> {
+        FrameSource { frames: self, request }
+    }
+}
+
+impl<P: Platform> FrameSource<'_, P> {
+    fn take<S: PageSize>(&self, order: Order) -> Option<PhysFrame<S>> {
+        let request =
+            FrameRequest { order, plain: self.request.plain && order == Order::FRAME, ..self.request };
+        let frame = self.frames.alloc(&self.frames.platform().pin(), &request).ok()?;
+        PhysFrame::from_start_address(frame.start_address()).ok()
+    }
+
+    /// # Safety
+    ///
+    /// As [`Frames::free`].
+    unsafe fn give<S: PageSize>(&self, frame: PhysFrame<S>, order: Order) {
+        let frame = PhysFrame::containing_address(frame.start_address());
+        // SAFETY: as the caller promises.
+        let freed = unsafe { self.frames.free(&self.frames.platform().pin(), frame, order) };
+        debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+}
+
+macro_rules! adapt {
+    ($size:ty, $order:expr) => {
+        // SAFETY: allocated frames are unused, and are handed out once.
+        unsafe impl<P: Platform> FrameAllocator<$size> for FrameSource<'_, P> {
+            fn allocate_frame(&mut self) -> Option<PhysFrame<$size>> {
+                self.take($order)
+            }
+        }
+
+        impl<P: Platform> FrameDeallocator<$size> for FrameSource<'_, P> {
+            unsafe fn deallocate_frame(&mut self, frame: PhysFrame<$size>) {
+                // SAFETY: the trait's contract is that of `Frames::free`.
+                unsafe { self.give(frame, $order) }
+            }
+        }
+    };
+}
+
+adapt!(Size4KiB, Order::FRAME);
+adapt!(Size2MiB, Order::HUGE);
+adapt!(Size1GiB, Order::GIANT);
+
+impl<P: Platform> fmt::Debug for FrameSource<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameSource").field("request", &self.request).finish_non_exhaustive()
+    }
+}

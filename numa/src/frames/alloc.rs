@@ -1,0 +1,274 @@
+//! Allocation behind the magazine's hit: refill, then node by node in the policy's order.
+
+use core::ptr;
+
+use topomem_percpu::sync::atomic::{Ordering, fence};
+use topomem_percpu::{CpuPin, Order, Platform};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use super::machine::{Machine, Plan};
+use super::magazine::{Entered, Word};
+use super::node::Node;
+use super::region::{BLOCK, BlockIndex, Miss, Region};
+use super::{AllocError, FrameRequest, Frames, Zone};
+
+/// The frame numbered `number`.
+pub(super) fn frame(number: u64) -> PhysFrame {
+    PhysFrame::containing_address(PhysAddr::new_truncate(number << 12))
+}
+
+/// The number of a frame.
+pub(super) fn number(frame: PhysFrame) -> u64 {
+    frame.start_address().as_u64() >> 12
+}
+
+/// What a request takes from a region.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Shape {
+    /// A naturally aligned run.
+    Aligned(Order),
+    /// Contiguous frames of one block.
+    Short { count: u64, align: u64 },
+    /// Contiguous blocks, the last frames of the last one given back.
+    Long { count: u64, align: u64 },
+}
+
+impl Shape {
+    fn frames(self) -> u64 {
+        match self {
+            Shape::Aligned(order) => order.frames(),
+            Shape::Short { count, .. } | Shape::Long { count, .. } => count,
+        }
+    }
+
+    fn take(self, region: &Region) -> Result<u64, Miss> {
+        match self {
+            Shape::Aligned(order) => region.alloc(order),
+            Shape::Short { count, align } => region.alloc_short_run(count as usize, align as usize),
+            Shape::Long { count, align } => {
+                let blocks = count.div_ceil(BLOCK) as usize;
+                let first = region.alloc_long_run(blocks, align.div_ceil(BLOCK) as usize)?;
+                region.trim_long_run(first, count);
+                Ok(region.first_frame(first))
+            }
+        }
+    }
+}
+
+impl<P: Platform> Frames<P> {
+    /// One naturally aligned run of frames: its first frame.
+    ///
+    /// A plain request for one frame is a magazine hit most of the time: no lock, no atomic
+    /// read-modify-write. Otherwise nodes are searched in the policy's order, each in its zones
+    /// from the highest allowed down; before a node is passed over, this CPU's magazine goes
+    /// home, so on one CPU no free frame is ever missed.
+    ///
+    /// Bound: a hit is constant; a miss is a search linear in the GiBs and partly free blocks of
+    /// the allowed nodes, repeated at most 64 times while other CPUs move blocks. Lock-free, and
+    /// safe in interrupt and NMI handlers: a nested use takes the shared path.
+    ///
+    /// # Errors
+    /// [`AllocError`]; nothing has changed.
+    #[inline]
+    pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
+        let hit = if request.plain { self.hit(pin) } else { None };
+        let taken = match hit {
+            Some(number) => frame(number),
+            None => frame(self.alloc_missed(pin, request)?),
+        };
+        if request.zeroed {
+            self.zero(taken, request.order.bytes());
+        }
+        Ok(taken)
+    }
+
+    #[inline]
+    fn hit(&self, pin: &CpuPin) -> Option<u64> {
+        self.rack.get(pin.cpu())?.enter()?.take()
+    }
+
+    pub(super) fn zero(&self, first: PhysFrame, bytes: u64) {
+        let address = self.platform.phys_to_virt(first.start_address());
+        // SAFETY: the run was just allocated, so it is RAM in the direct map that nobody uses.
+        unsafe { ptr::write_bytes(address.as_ptr(), 0, bytes as usize) };
+    }
+
+    #[cold]
+    fn alloc_missed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<u64, AllocError> {
+        let machine = self.machine().ok_or(AllocError::NotReady)?;
+        // While somebody waits for memory, no magazine holds any back.
+        if request.plain
+            && !self.waiters.any()
+            && let Some(magazine) = self.rack.get(pin.cpu())
+        {
+            match magazine.enter() {
+                Some(entered) => {
+                    if let Some(number) = self.refill(machine, &entered, request) {
+                        return Ok(number);
+                    }
+                }
+                None => magazine.nested.add(1),
+            }
+        }
+        self.alloc_shared(machine, pin, request, Shape::Aligned(request.order))
+    }
+
+    /// Fills the magazine with a word of the CPU's own block, and takes a frame from it.
+    fn refill(&self, machine: &Machine, entered: &Entered<'_>, request: &FrameRequest) -> Option<u64> {
+        entered.misses.add(1);
+        if entered.wants_attention() {
+            self.empty(machine, entered);
+        }
+        let node = machine.node(entered.node)?;
+        loop {
+            let (region, block) = match entered.block() {
+                Some(first) => machine.block_at(first)?,
+                None => {
+                    let (region, block) = own_block(machine, entered, node, request)?;
+                    entered.set_block(Some(region.first_frame(block)));
+                    (region, block)
+                }
+            };
+            if machine.may_take(entered.node, region.zone, request, 64) {
+                entered.announce(64);
+                let claimed = self.claim_word(region, block);
+                if let Some((word, mask)) = claimed {
+                    let key = region.first_frame(block) / 64 + word as u64;
+                    let evicted = entered.hold(Word { key, mask }, region.line(block).word(word));
+                    entered.announce(0);
+                    self.account(machine, Some(entered), region, -i64::from(mask.count_ones()));
+                    entered.refills.add(1);
+                    if let Some(evicted) = evicted {
+                        self.flush(machine, Some(entered), evicted);
+                    }
+                    return entered.take();
+                }
+                entered.announce(0);
+            }
+            // Empty, or its zone is down to the reserve: another block, or another zone.
+            entered.set_block(None);
+            region.disown(block);
+        }
+    }
+
+    #[cfg(not(feature = "fault-injection"))]
+    fn claim_word(&self, region: &Region, block: BlockIndex) -> Option<(usize, u64)> {
+        region.claim_word(block)
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn claim_word(&self, region: &Region, block: BlockIndex) -> Option<(usize, u64)> {
+        if self.faults.duplicates() { region.copy_word(block) } else { region.claim_word(block) }
+    }
+
+    /// Searches the allowed nodes by distance, each conclusively.
+    pub(super) fn alloc_shared(
+        &self,
+        machine: &Machine,
+        pin: &CpuPin,
+        request: &FrameRequest,
+        shape: Shape,
+    ) -> Result<u64, AllocError> {
+        let plan = machine.plan(pin.cpu(), request).map_err(AllocError::InvalidRequest)?;
+        let nearest = machine.node(plan.start).map_or(&[][..], Node::nearest);
+        let mut in_transit = false;
+        for node in nearest.iter().filter(|&&id| plan.allowed.contains(id)).filter_map(|&id| machine.node(id))
+        {
+            let mut taken = take_on(node, machine, request, shape);
+            // What this CPU holds back itself must not send it to a farther node, or away.
+            if taken.is_err() && self.give_up_cached(machine, pin) {
+                taken = take_on(node, machine, request, shape);
+            }
+            match taken {
+                Ok((number, region)) => {
+                    self.account_shared(machine, region, -(shape.frames() as i64));
+                    self.count(machine, pin, plan, region);
+                    return Ok(number);
+                }
+                Err(miss) => in_transit |= miss == Miss::InTransit,
+            }
+        }
+        if self.ask_others(machine, pin, plan) || in_transit {
+            return Err(AllocError::WouldBlock { node: plan.start, order: request.order });
+        }
+        Err(AllocError::Exhausted { node: plan.start, zone: request.zone, order: request.order })
+    }
+
+    /// Asks other CPUs for the frames of allowed nodes that they hold; true where some do.
+    fn ask_others(&self, machine: &Machine, pin: &CpuPin, plan: Plan) -> bool {
+        // The frames that a CPU took just now were announced before they left the bitmap.
+        fence(Ordering::SeqCst);
+        let allowed =
+            |frame: u64| machine.region_of(frame).is_some_and(|region| plan.allowed.contains(region.node));
+        let mut some = false;
+        for other in self.rack.iter().filter(|other| other.cpu != pin.cpu()) {
+            let holds = other.words().any(|word| allowed(word.key * 64 + word.mask.trailing_zeros() as u64))
+                || other.block().is_some_and(allowed)
+                || (other.arriving.get() > 0 && plan.allowed.contains(other.node));
+            if holds {
+                other.request_drain();
+                some = true;
+            }
+        }
+        some
+    }
+
+    fn count(&self, machine: &Machine, pin: &CpuPin, plan: Plan, region: &Region) {
+        if region.node == plan.start {
+            machine.node(region.node).into_iter().for_each(|node| node.counters.count_local());
+        } else {
+            machine.node(region.node).into_iter().for_each(|node| node.counters.count_remote());
+            machine.node(plan.start).into_iter().for_each(|node| node.counters.count_foreign());
+        }
+        // A nested context's count may get lost; it is a statistic.
+        if let Some(magazine) = self.rack.get(pin.cpu()) {
+            if region.node == magazine.node { magazine.local.add(1) } else { magazine.remote.add(1) }
+        }
+    }
+}
+
+/// A block of the magazine's node for it to own, from the highest zone that has one.
+fn own_block(
+    machine: &Machine,
+    entered: &Entered<'_>,
+    node: &Node,
+    request: &FrameRequest,
+) -> Option<(&'static Region, BlockIndex)> {
+    for zone in Zone::ALL.into_iter().rev().filter(|&zone| node.is_cached(zone)) {
+        let state = &node.zones[zone.index()];
+        if !machine.may_take(entered.node, zone, request, 64) {
+            continue;
+        }
+        for region in state.regions.descending().filter_map(|index| machine.regions.get(index)) {
+            if let Some(block) = region.own_block() {
+                return Some((region, block));
+            }
+        }
+    }
+    None
+}
+
+/// A run on one node, from the highest allowed zone that has one.
+fn take_on(
+    node: &Node,
+    machine: &Machine,
+    request: &FrameRequest,
+    shape: Shape,
+) -> Result<(u64, &'static Region), Miss> {
+    let mut missed = Miss::Nothing;
+    for zone in Zone::ALL.into_iter().rev().filter(|&zone| zone <= request.zone) {
+        let state = &node.zones[zone.index()];
+        if !machine.may_take(node.id, zone, request, shape.frames()) {
+            continue;
+        }
+        for region in state.regions.descending().filter_map(|index| machine.regions.get(index)) {
+            match shape.take(region) {
+                Ok(number) => return Ok((number, region)),
+                Err(Miss::InTransit) => missed = Miss::InTransit,
+                Err(Miss::Nothing) => {}
+            }
+        }
+    }
+    Err(missed)
+}

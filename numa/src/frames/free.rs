@@ -1,0 +1,246 @@
+//! Giving frames back behind the magazine's hit, and moving magazines' words home.
+
+use topomem_percpu::{CpuPin, Order, Platform};
+use x86_64::structures::paging::PhysFrame;
+
+use super::alloc::{frame, number};
+use super::line512::WORDS;
+use super::machine::Machine;
+use super::magazine::{Entered, Give, Word};
+use super::region::{BLOCK, BlockIndex, Region};
+use super::region_free::Refused;
+use super::{Frames, FreeError, Zone};
+
+/// How often a word is sent home again, less the frames found free there.
+const LATE_TRIES: u32 = 64;
+
+impl Refused {
+    fn error(self, given: Order) -> FreeError {
+        match self {
+            Refused::DoubleFree(at) => FreeError::DoubleFree(frame(at)),
+            Refused::NotAllocated(at) => FreeError::NotAllocated(frame(at)),
+            Refused::WrongOrder { frame: at, actual } => {
+                FreeError::WrongOrder { frame: frame(at), given, actual }
+            }
+            Refused::Reserved(at) => FreeError::Reserved(frame(at)),
+        }
+    }
+}
+
+impl<P: Platform> Frames<P> {
+    /// Takes back a run.
+    ///
+    /// A single frame of the CPU's own node goes to its magazine: no atomic read-modify-write
+    /// while it has the frame's word, one compare-and-swap for up to 64 frames of another word
+    /// otherwise. Frames of other nodes gather in words of their own and go home.
+    ///
+    /// Bound: constant up to order 8, one store per 2 MiB block above; lock-free, and safe in
+    /// interrupt and NMI handlers.
+    ///
+    /// # Errors
+    /// [`FreeError`]; nothing has changed. A frame that is free in another CPU's magazine is not
+    /// recognised, nor is one of several runs below order 9 freed as one: bitmaps keep no order.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the run, and nobody uses or maps it any more.
+    #[inline]
+    pub unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Result<(), FreeError> {
+        let number = number(frame);
+        if order == Order::FRAME
+            && let Some(magazine) = self.rack.get(pin.cpu())
+            && !magazine.wants_attention()
+            && let Some(entered) = magazine.enter()
+        {
+            match entered.give(number) {
+                Give::Taken => return Ok(()),
+                Give::Double => return Err(FreeError::DoubleFree(frame)),
+                Give::Elsewhere => {}
+            }
+        }
+        self.free_missed(pin, number, order)
+    }
+
+    #[cold]
+    fn free_missed(&self, pin: &CpuPin, number: u64, order: Order) -> Result<(), FreeError> {
+        let given = frame(number);
+        let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
+        if !number.is_multiple_of(order.frames()) {
+            return Err(FreeError::Misaligned { frame: given, order });
+        }
+        let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
+        if number + order.frames() > region.span.end {
+            return Err(FreeError::OutOfRange(given));
+        }
+        if order == Order::FRAME
+            && let Some(magazine) = self.rack.get(pin.cpu())
+        {
+            match magazine.enter() {
+                Some(entered) => {
+                    if entered.wants_attention() {
+                        self.empty(machine, &entered);
+                    }
+                    return self.free_into(machine, &entered, region, number).map_err(|why| why.error(order));
+                }
+                None => magazine.nested.add(1),
+            }
+        }
+        region.free(number, order).map_err(|why| why.error(order))?;
+        self.account_shared(machine, region, order.frames() as i64);
+        self.waiters.wake_one();
+        Ok(())
+    }
+
+    /// Frees one frame whose word the magazine's near entries do not have.
+    fn free_into(
+        &self,
+        machine: &Machine,
+        entered: &Entered<'_>,
+        region: &'static Region,
+        number: u64,
+    ) -> Result<(), Refused> {
+        match entered.give_away(number) {
+            Give::Taken => return Ok(()),
+            Give::Double => return Err(Refused::DoubleFree(number)),
+            Give::Elsewhere => {}
+        }
+        let block = region.check_small(number, 1)?;
+        // An edge block's reserved frames would look allocated to the magazine; and while
+        // somebody waits for memory, none is held back.
+        if block.is_edge() || self.waiters.any() {
+            region.free_short_run(number, 1)?;
+            self.account(machine, Some(entered), region, 1);
+            self.waiters.wake_one();
+            return Ok(());
+        }
+        if region.is_free(number, block) {
+            return Err(Refused::DoubleFree(number));
+        }
+        let line = region.line(region.block_of(number));
+        let home = line.word((number % BLOCK / 64) as usize);
+        let word = Word { key: number / 64, mask: 1 << (number % 64) };
+        let near = region.node == entered.node
+            && machine.node(region.node).is_some_and(|node| node.is_cached(region.zone));
+        let evicted = if near { entered.hold(word, home) } else { entered.hold_away(word, home) };
+        entered.frees.add(1);
+        if let Some(evicted) = evicted {
+            self.flush(machine, Some(entered), evicted);
+        }
+        Ok(())
+    }
+
+    /// Sends a magazine's word home.
+    pub(super) fn flush(&self, machine: &Machine, entered: Option<&Entered<'_>>, word: Word) {
+        let Some(region) = machine.region_of(word.key * 64 + u64::from(word.mask.trailing_zeros())) else {
+            return;
+        };
+        let block = region.block_of(word.key * 64);
+        let at = word.key as usize % WORDS;
+        let mut bits = word.mask;
+        // Frames that are free at home already were freed twice, there and here: the second is
+        // refused late, and changes nothing.
+        for _ in 0..LATE_TRIES {
+            if bits == 0 || region.free_word(block, at, bits).is_ok() {
+                break;
+            }
+            bits &= !region.line(block).load(at);
+        }
+        self.account(machine, entered, region, i64::from(bits.count_ones()));
+        if let Some(entered) = entered {
+            entered.flushes.add(1);
+            entered.late_doubles.add(u64::from((word.mask & !bits).count_ones()));
+        }
+        self.waiters.wake_one();
+    }
+
+    /// Sends everything home that a magazine holds: frames, its block, its counts.
+    pub(super) fn empty(&self, machine: &Machine, entered: &Entered<'_>) {
+        entered.empty(|word| self.flush(machine, Some(entered), word));
+        if let Some((region, block)) = entered.block().and_then(|first| machine.block_at(first)) {
+            entered.set_block(None);
+            region.disown(block);
+            self.waiters.wake_one();
+        }
+        if let Some(node) = machine.node(entered.node) {
+            for zone in Zone::ALL {
+                node.zones[zone.index()].add(entered.report(zone));
+            }
+        }
+    }
+
+    /// Counts frames that a region gained or lost, in the magazine where its node's zones are.
+    pub(super) fn account(
+        &self,
+        machine: &Machine,
+        entered: Option<&Entered<'_>>,
+        region: &Region,
+        frames: i64,
+    ) {
+        match entered {
+            Some(entered) if entered.node == region.node => {
+                if let Some(sum) = entered.account(region.zone, frames) {
+                    machine.zone_of(region).add(sum);
+                }
+            }
+            _ => self.account_shared(machine, region, frames),
+        }
+    }
+
+    pub(super) fn account_shared(&self, machine: &Machine, region: &Region, frames: i64) {
+        machine.zone_of(region).add(frames);
+    }
+
+    /// Drains this CPU's magazine; true where it held anything.
+    pub(super) fn give_up_cached(&self, machine: &Machine, pin: &CpuPin) -> bool {
+        let Some(entered) = self.rack.get(pin.cpu()).and_then(|magazine| magazine.enter()) else {
+            return false;
+        };
+        if entered.words().next().is_none() && entered.block().is_none() {
+            return false;
+        }
+        self.empty(machine, &entered);
+        true
+    }
+
+    /// Takes back `count` contiguous frames from [`Frames::alloc_run`].
+    ///
+    /// Bound: one compare-and-swap per 64 frames or per 2 MiB block.
+    ///
+    /// # Errors
+    /// [`FreeError`]; nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// As [`Frames::free`].
+    pub unsafe fn free_run(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), FreeError> {
+        let _ = pin;
+        let number = number(first);
+        let outside = FreeError::OutOfRange(first);
+        let machine = self.machine().ok_or(outside)?;
+        let region = machine.region_of(number).ok_or(outside)?;
+        let end = number.checked_add(count).filter(|&end| end <= region.span.end).ok_or(outside)?;
+        let refuse = |why: Refused| why.error(Order::FRAME);
+        let long = count >= BLOCK;
+        if long && !number.is_multiple_of(BLOCK) {
+            return Err(FreeError::Misaligned { frame: first, order: Order::HUGE });
+        }
+        if !long && number / BLOCK != (end - u64::from(count > 0)) / BLOCK {
+            return Err(FreeError::NotAllocated(first));
+        }
+        let blocks = if long { count / BLOCK } else { 0 };
+        let rest = (number + blocks * BLOCK, count - blocks * BLOCK);
+        let head = region.block_of(number);
+        for offset in 0..blocks {
+            region.check_whole(BlockIndex(head.0 + offset as usize)).map_err(refuse)?;
+        }
+        if rest.1 > 0 {
+            region.free_short_run(rest.0, rest.1).map_err(refuse)?;
+        }
+        for offset in 0..blocks {
+            region.free(number + offset * BLOCK, Order::HUGE).map_err(refuse)?;
+        }
+        self.account_shared(machine, region, count as i64);
+        self.waiters.wake_one();
+        Ok(())
+    }
+}

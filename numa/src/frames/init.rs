@@ -1,0 +1,310 @@
+//! Building the allocator: regions from free memory, each node's bookkeeping on that node.
+
+use core::ptr::NonNull;
+
+use arrayvec::ArrayVec;
+use topomem_percpu::sync::atomic::AtomicU16;
+use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
+
+use super::block::{BlockEntry, BlockState, Ownership};
+use super::line512::{Line512, masks};
+use super::machine::{Machine, Metadata};
+use super::magazine::Magazine;
+use super::node::{MAX_REGIONS, Node, NodeCounters, NodeZone, RegionSet};
+use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
+use super::table::FrameInfo;
+use super::{FramesConfig, Ground, InitError, PerFrameTable, Watermarks, Zone};
+
+/// Gaps up to this many frames (128 MiB) are bridged by one region: they cost bookkeeping, but
+/// keep the number of regions small.
+const BRIDGED: u64 = 1 << 15;
+/// How many more pieces there may be once the bookkeeping is placed.
+const SLACK: usize = 64;
+/// The weights of nodes are at most this.
+const MAX_WEIGHT: u64 = 32;
+
+/// Where a region will be.
+#[derive(Debug, Clone, Copy)]
+struct Site {
+    node: NodeId,
+    zone: Zone,
+    span: Span,
+}
+
+/// Memory for `count` values that are yet to be written.
+struct Place<T> {
+    first: NonNull<T>,
+    count: usize,
+}
+
+impl<T: 'static> Place<T> {
+    /// Writes the values, made by index.
+    fn fill(self, mut make: impl FnMut(usize) -> T) -> &'static mut [T] {
+        for index in 0..self.count {
+            // SAFETY: by `Ground` and `Platform`, the bytes are RAM that nobody else has, mapped
+            // for good; addresses aligned to frames keep their alignment in the direct map.
+            unsafe { self.first.add(index).write(make(index)) };
+        }
+        // SAFETY: all `count` values were just written, and nobody else has the memory.
+        unsafe { core::slice::from_raw_parts_mut(self.first.as_ptr(), self.count) }
+    }
+}
+
+/// Places bookkeeping.
+struct Builder<'b, P, G> {
+    platform: &'b P,
+    ground: &'b mut G,
+}
+
+impl<P: Platform, G: Ground> Builder<'_, P, G> {
+    fn place<T>(
+        &mut self,
+        count: usize,
+        node: NodeId,
+        bytes: &mut u64,
+    ) -> Result<Place<T>, InitError<G::Error>> {
+        if count == 0 {
+            return Ok(Place { first: NonNull::dangling(), count });
+        }
+        let size = (size_of::<T>() * count) as u64;
+        let address = self.ground.place(size, align_of::<T>() as u64, node).map_err(InitError::Metadata)?;
+        *bytes += size;
+        Ok(Place { first: self.platform.phys_to_virt(address).cast(), count })
+    }
+}
+
+/// Calls `visit` with every free piece of one node and zone, in frames, by address.
+fn sites<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
+    for piece in ground.pieces() {
+        let mut start = piece.range.start.as_u64() / 4096;
+        let end = piece.range.end.as_u64() / 4096;
+        while start < end {
+            let (zone, zone_end) = config.zones.zone_of(start);
+            let span = Span { start, end: end.min(zone_end) };
+            visit(Site { node: piece.node, zone, span });
+            start = span.end;
+        }
+    }
+}
+
+/// The regions to be, and how many pieces they are made of.
+fn survey<G: Ground>(
+    ground: &G,
+    config: &FramesConfig,
+) -> Result<(ArrayVec<Site, MAX_REGIONS>, usize), InitError<G::Error>> {
+    let mut planned: ArrayVec<Site, MAX_REGIONS> = ArrayVec::new();
+    let mut pieces = 0;
+    let mut too_many = false;
+    sites(ground, config, |site| {
+        pieces += 1;
+        match planned.last_mut() {
+            Some(last)
+                if last.node == site.node
+                    && last.zone == site.zone
+                    && site.span.start - last.span.end <= BRIDGED =>
+            {
+                last.span.end = site.span.end;
+            }
+            _ => too_many |= planned.try_push(site).is_err(),
+        }
+    });
+    if too_many {
+        return Err(InitError::TooManyRegions { limit: MAX_REGIONS });
+    }
+    if planned.is_empty() {
+        return Err(InitError::NoMemory);
+    }
+    Ok((planned, pieces))
+}
+
+/// Builds everything; the memory of `ground` belongs to the result.
+pub(super) fn build<P: Platform, G: Ground>(
+    platform: &P,
+    ground: &mut G,
+    config: &FramesConfig,
+) -> Result<&'static Machine, InitError<G::Error>> {
+    let (planned, pieces) = survey(ground, config)?;
+    let node_count = ground.node_count().clamp(1, MAX_NODES);
+    let mut metadata = Metadata::default();
+    let mut builder = Builder { platform, ground };
+
+    // Everything is placed before anything is managed: placing takes from the same memory.
+    let machine_place = builder.place::<Machine>(1, NodeId::ZERO, &mut metadata.fixed)?;
+    let node_place = builder.place::<Node>(node_count, NodeId::ZERO, &mut metadata.fixed)?;
+    let region_place = builder.place::<Region>(planned.len(), NodeId::ZERO, &mut metadata.fixed)?;
+    let span_place = builder.place::<Span>(pieces + SLACK, NodeId::ZERO, &mut metadata.fixed)?;
+    let mut parts: ArrayVec<Parts, MAX_REGIONS> = ArrayVec::new();
+    for site in &planned {
+        parts.push(place_parts(&mut builder, site, config, &mut metadata)?);
+    }
+    let mut magazines: [&'static [Magazine]; MAX_NODES] = [&[]; MAX_NODES];
+    let mut cpu_nodes = [0; MAX_CPUS];
+    for (index, group) in magazines.iter_mut().enumerate().take(node_count) {
+        *group = place_magazines(&mut builder, index, &mut cpu_nodes, &mut metadata)?;
+    }
+
+    let spans = span_place.fill(|_| Span { start: 0, end: 0 });
+    let mut count = 0;
+    sites(ground, config, |site| {
+        if let Some(span) = spans.get_mut(count) {
+            *span = site.span;
+        }
+        count += 1;
+    });
+    let spans: &'static [Span] = spans;
+    let managed = spans.get(..count).ok_or(InitError::TooManyPieces { limit: spans.len() })?;
+    let regions: &'static [Region] = region_place.fill(|index| parts[index].region(&planned[index], managed));
+    for span in managed {
+        let holder = regions.iter().find(|region| region.contains(span.start));
+        holder.into_iter().for_each(|region| populate(region, *span));
+    }
+    let divisor = weights(ground, node_count).fold(0, gcd).max(1);
+    let nodes: &'static [Node] = node_place.fill(|index| {
+        let weight = weights(ground, node_count).nth(index).unwrap_or(1) / divisor;
+        node(ground, index, node_count, weight, regions, config)
+    });
+    let machine = machine_place.fill(|_| Machine {
+        nodes,
+        regions,
+        magazines,
+        cpu_nodes,
+        turns: core::array::from_fn(|_| AtomicU16::new(0)),
+        metadata,
+    });
+    Ok(&machine[0])
+}
+
+/// A region's bookkeeping.
+struct Parts {
+    lines: &'static [Line512],
+    entries: &'static [BlockEntry],
+    chunks: &'static [Chunk],
+    table: &'static [FrameInfo],
+}
+
+impl Parts {
+    fn region(&self, site: &Site, managed: &'static [Span]) -> Region {
+        Region {
+            node: site.node,
+            zone: site.zone,
+            span: site.span,
+            first_block: site.span.start / BLOCK,
+            lines: self.lines,
+            entries: self.entries,
+            chunks: self.chunks,
+            table: self.table,
+            managed,
+            hot: Hot::new(),
+        }
+    }
+}
+
+/// Places a region's bookkeeping on its own node: 66 bytes a block, 128 a GiB.
+fn place_parts<P: Platform, G: Ground>(
+    builder: &mut Builder<'_, P, G>,
+    site: &Site,
+    config: &FramesConfig,
+    metadata: &mut Metadata,
+) -> Result<Parts, InitError<G::Error>> {
+    let Span { start, end } = site.span;
+    let blocks = (end.div_ceil(BLOCK) - start / BLOCK) as usize;
+    let giant = BLOCK * CHUNK as u64;
+    let chunks = (end.div_ceil(giant) - start / giant) as usize;
+    let table = match config.table {
+        PerFrameTable::Absent => 0,
+        PerFrameTable::Present => (end - start) as usize,
+    };
+    let bytes = &mut metadata.regions;
+    let lines = builder.place(blocks, site.node, bytes)?.fill(|_| Line512::new());
+    let entries = builder.place(blocks, site.node, bytes)?.fill(|_| BlockEntry::new());
+    let chunks = builder.place(chunks, site.node, bytes)?.fill(|_| Chunk::new());
+    let table = builder.place(table, site.node, &mut metadata.table)?.fill(|_| FrameInfo::new());
+    Ok(Parts { lines, entries, chunks, table })
+}
+
+/// Places the magazines of a node's CPUs on that node.
+fn place_magazines<P: Platform, G: Ground>(
+    builder: &mut Builder<'_, P, G>,
+    node: usize,
+    cpu_nodes: &mut [u8; MAX_CPUS],
+    metadata: &mut Metadata,
+) -> Result<&'static [Magazine], InitError<G::Error>> {
+    let id = NodeId::new(node).unwrap_or(NodeId::ZERO);
+    let count = builder.ground.cpus().filter(|&(_, at)| at == id).count();
+    let place = builder.place(count, id, &mut metadata.magazines)?;
+    let mut cpus = builder.ground.cpus().filter(|&(_, at)| at == id).map(|(cpu, _)| cpu);
+    Ok(place.fill(|_| {
+        let cpu = cpus.next().unwrap_or(CpuId::BOOT);
+        cpu_nodes[cpu.index()] = node as u8;
+        Magazine::new(cpu, id)
+    }))
+}
+
+/// Makes the frames of a managed span free.
+fn populate(region: &Region, span: Span) {
+    let mut at = span.start;
+    while at < span.end {
+        let block = region.block_of(at);
+        let first = region.first_frame(block);
+        let end = span.end.min(first + BLOCK);
+        let (chunk, bit) = region.chunk_of(block);
+        if end - at == BLOCK {
+            region.entry(block).clear_edge();
+            region.entry(block).set(BlockState::Whole, Ownership::Shared);
+            chunk.whole.set(bit);
+        } else {
+            for (word, mask) in masks((at - first) as usize, (end - at) as usize) {
+                let released = region.line(block).release(word, mask);
+                debug_assert!(released.is_ok(), "overlapping pieces: {released:?}");
+            }
+            chunk.partial.set(bit);
+        }
+        at = end;
+    }
+}
+
+/// The weight of each node: in proportion to bandwidth, 1 where it is not known.
+fn weights<G: Ground>(ground: &G, node_count: usize) -> impl Iterator<Item = u64> {
+    let figure = |index| NodeId::new(index).and_then(|node| ground.weight(node)).map(u64::from);
+    let best = (0..node_count).filter_map(figure).max().unwrap_or(1).max(1);
+    (0..node_count).map(move |index| {
+        figure(index).map_or(MAX_WEIGHT, |figure| (figure * MAX_WEIGHT + best / 2) / best).max(1)
+    })
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// A node over its regions.
+fn node<G: Ground>(
+    ground: &G,
+    index: usize,
+    count: usize,
+    weight: u64,
+    regions: &'static [Region],
+    config: &FramesConfig,
+) -> Node {
+    let id = NodeId::new(index).unwrap_or(NodeId::ZERO);
+    let zones = Zone::ALL.map(|zone| {
+        let mut members = RegionSet::default();
+        let mut managed = 0;
+        for (number, region) in regions.iter().enumerate() {
+            if region.node == id && region.zone == zone {
+                members.0 |= 1 << number;
+                managed += region.managed_frames();
+            }
+        }
+        let most = managed / 4;
+        let Watermarks { min, low, high } = config.watermarks;
+        let watermarks = Watermarks { min: min.min(most), low: low.min(most), high: high.min(most) };
+        NodeZone::new(managed, watermarks, members)
+    });
+    let mut nearest = [NodeId::ZERO; MAX_NODES];
+    let mut known = 0;
+    for (slot, node) in nearest.iter_mut().zip(ground.nearest(id)) {
+        *slot = node;
+        known += 1;
+    }
+    Node { id, zones, nearest, count: known.min(count), weight, counters: NodeCounters::new() }
+}

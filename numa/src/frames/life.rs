@@ -1,0 +1,73 @@
+//! CPUs coming and going, and draining.
+
+use topomem_percpu::{CpuId, CpuPin, Platform};
+
+use super::{Frames, OnlineError};
+
+impl<P: Platform> Frames<P> {
+    /// Gives the pinned CPU its magazine. Until then it allocates on the shared path.
+    ///
+    /// # Errors
+    /// [`OnlineError`].
+    pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
+        let machine = self.machine().ok_or(OnlineError::NotReady)?;
+        let magazine = machine.magazine(pin.cpu()).ok_or(OnlineError::UnknownCpu(pin.cpu()))?;
+        self.rack.install(magazine);
+        Ok(())
+    }
+
+    /// Returns everything that the pinned CPU's magazine holds, and takes the magazine away; the
+    /// CPU goes on on the shared path, and may come online again.
+    ///
+    /// Not from a context nested in one that allocates: then the magazine stays, and is only
+    /// asked to drain.
+    pub fn cpu_offline(&self, pin: &CpuPin) {
+        if self.drain(pin) == Drained::Everything {
+            self.rack.remove(pin.cpu());
+        }
+    }
+
+    /// Returns everything that the pinned CPU's magazine holds.
+    ///
+    /// Bound: 20 words of up to 64 frames, and one block.
+    pub fn drain(&self, pin: &CpuPin) -> Drained {
+        let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
+            return Drained::Everything;
+        };
+        match magazine.enter() {
+            Some(entered) => {
+                self.empty(machine, &entered);
+                Drained::Everything
+            }
+            None => {
+                magazine.request_drain();
+                Drained::Later
+            }
+        }
+    }
+
+    /// Asks `cpu` to drain at its next free, refill or [`Frames::service`].
+    pub fn request_drain(&self, cpu: CpuId) {
+        if let Some(magazine) = self.rack.get(cpu) {
+            magazine.request_drain();
+        }
+    }
+
+    /// Does what other CPUs asked of this one: two loads when there is nothing. For service
+    /// tasks, idle loops and interrupt handlers.
+    pub fn service(&self, pin: &CpuPin) {
+        if self.rack.get(pin.cpu()).is_some_and(|magazine| magazine.wants_attention()) {
+            self.drain(pin);
+        }
+    }
+}
+
+/// What [`Frames::drain`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// The magazine is empty.
+    Everything,
+    /// The caller is nested in a context that uses the magazine, which drains at its next free
+    /// or refill.
+    Later,
+}

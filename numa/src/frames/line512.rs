@@ -1,0 +1,321 @@
+//! 512 bits in one cache line, each claimed and released atomically: the one primitive of both
+//! levels. A set bit is a free frame (of a block) or a free whole block (of a chunk).
+//!
+//! Splitting and merging is implicit: buddies are adjacent bits. The layout follows the bit
+//! fields of LLFree (Wrenger et al., USENIX ATC 2023); claims of several words are new.
+
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+
+/// Words in a line.
+pub(crate) const WORDS: usize = 8;
+/// Bits in a line.
+pub(crate) const BITS: usize = 64 * WORDS;
+
+/// Every bit of a [`Line512`], atomically by word.
+#[repr(align(64))]
+#[derive(Debug)]
+pub(crate) struct Line512 {
+    words: [AtomicU64; WORDS],
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Line512>() == 64);
+
+/// Some of the bits to release were free already; the line is unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overlap {
+    /// Those bits.
+    pub(crate) bits: u64,
+}
+
+/// What a word was, and what a release made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) old: u64,
+    pub(crate) new: u64,
+}
+
+/// Did an attempt to claim several words leave the line as it was, all the time?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// Nothing was touched.
+    Untouched,
+    /// Words were claimed and given back: whoever looked meanwhile saw too few bits.
+    RolledBack,
+}
+
+impl Line512 {
+    /// All bits clear.
+    pub(crate) fn new() -> Line512 {
+        Line512 { words: core::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    /// One word, for the compare of a double free in a magazine.
+    pub(crate) fn word(&self, word: usize) -> &AtomicU64 {
+        &self.words[word % WORDS]
+    }
+
+    /// One word. Acquire: who sees a claimed word also sees the claimer's transit count.
+    pub(crate) fn load(&self, word: usize) -> u64 {
+        self.words[word % WORDS].load(Ordering::Acquire)
+    }
+
+    /// The words, each read by itself.
+    pub(crate) fn snapshot(&self) -> [u64; WORDS] {
+        core::array::from_fn(|word| self.load(word))
+    }
+
+    /// How many bits are set, word by word.
+    pub(crate) fn count(&self) -> u32 {
+        self.words.iter().map(|word| word.load(Ordering::Acquire).count_ones()).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| word.load(Ordering::Acquire) == 0)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.words.iter().all(|word| word.load(Ordering::Acquire) == u64::MAX)
+    }
+
+    pub(crate) fn test(&self, bit: usize) -> bool {
+        self.load(bit / 64) & (1 << (bit % 64)) != 0
+    }
+
+    /// Sets one bit, if it is not; for hints.
+    pub(crate) fn set(&self, bit: usize) {
+        self.words[bit / 64].fetch_or(1 << (bit % 64), Ordering::AcqRel);
+    }
+
+    /// Clears one bit; for hints.
+    pub(crate) fn clear(&self, bit: usize) {
+        self.words[bit / 64].fetch_and(!(1 << (bit % 64)), Ordering::AcqRel);
+    }
+
+    /// Fills the line with `words`. The caller is the only one to whom the line's clear bits
+    /// belong. Release pairs with the claims' Acquire.
+    pub(crate) fn fill(&self, words: [u64; WORDS]) {
+        for (word, value) in self.words.iter().zip(words) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    /// Claims every set bit of the first word that has any: its index and the bits.
+    ///
+    /// Bound: 8 loads and at most 8 swaps.
+    pub(crate) fn claim_word(&self) -> Option<(usize, u64)> {
+        self.words.iter().enumerate().find_map(|(index, word)| {
+            if word.load(Ordering::Relaxed) == 0 {
+                return None;
+            }
+            // Acquire pairs with the Release of `release`: what the last owners of the frames
+            // wrote happened before. Another CPU may have emptied the word since the load.
+            match word.swap(0, Ordering::Acquire) {
+                0 => None,
+                bits => Some((index, bits)),
+            }
+        })
+    }
+
+    /// Claims an aligned run of `2^order` bits (order 0 to 9): its first bit.
+    ///
+    /// Within a word, a run whose buddy is taken goes first, and words that are all free go
+    /// last, so that large runs survive.
+    ///
+    /// Bound: lock-free; a word is tried again only when another CPU changed it.
+    pub(crate) fn claim_order(&self, order: u32) -> Result<usize, Missed> {
+        if order > 6 {
+            return self.claim_words(1 << (order - 6));
+        }
+        for spare_full in [true, false] {
+            for (index, word) in self.words.iter().enumerate() {
+                let mut seen = word.load(Ordering::Relaxed);
+                while seen != 0 && !(spare_full && order < 6 && seen == u64::MAX) {
+                    let Some(bit) = best_fit(seen, order) else { break };
+                    let run = ones(1 << order) << bit;
+                    // Acquire pairs with the Release of `release`; see `claim_word`.
+                    match word.compare_exchange_weak(seen, seen & !run, Ordering::Acquire, Ordering::Relaxed)
+                    {
+                        Ok(_) => return Ok(index * 64 + bit as usize),
+                        Err(now) => seen = now,
+                    }
+                }
+            }
+        }
+        Err(Missed::Untouched)
+    }
+
+    /// Claims `count` whole words at a multiple of `count`: the first bit.
+    fn claim_words(&self, count: usize) -> Result<usize, Missed> {
+        let mut missed = Missed::Untouched;
+        for group in (0..WORDS).step_by(count) {
+            let free =
+                (group..group + count).all(|word| self.words[word].load(Ordering::Relaxed) == u64::MAX);
+            if !free {
+                continue;
+            }
+            match self.claim_run(group * 64, count * 64) {
+                Ok(()) => return Ok(group * 64),
+                Err(Missed::RolledBack) => missed = Missed::RolledBack,
+                Err(Missed::Untouched) => {}
+            }
+        }
+        Err(missed)
+    }
+
+    /// Claims exactly the `count` bits from `start` on, or nothing.
+    ///
+    /// Several words are claimed one after the other; when one fails, precisely those claimed so
+    /// far are given back.
+    ///
+    /// Bound: lock-free; a word is tried again only when another CPU changed its other bits.
+    pub(crate) fn claim_run(&self, start: usize, count: usize) -> Result<(), Missed> {
+        for (index, mask) in masks(start, count) {
+            let mut seen = self.words[index].load(Ordering::Relaxed);
+            loop {
+                if seen & mask != mask {
+                    // Release: a claimer of these bits reads what their last owner wrote, which
+                    // our claim acquired.
+                    let mut undone = Missed::Untouched;
+                    for (claimed, bits) in masks(start, count).take_while(|&(claimed, _)| claimed < index) {
+                        self.words[claimed].fetch_or(bits, Ordering::Release);
+                        undone = Missed::RolledBack;
+                    }
+                    return Err(undone);
+                }
+                // AcqRel: Acquire pairs with the Release of `release`; Release lets who sees the
+                // bits gone see the claimer's transit count too.
+                match self.words[index].compare_exchange_weak(
+                    seen,
+                    seen & !mask,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                ) {
+                    Ok(_) => break,
+                    Err(now) => seen = now,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets bits of one word, or refuses when any is set already.
+    ///
+    /// Bound: lock-free; tried again only when another CPU changed the word.
+    pub(crate) fn release(&self, word: usize, bits: u64) -> Result<Change, Overlap> {
+        let word = &self.words[word % WORDS];
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            if seen & bits != 0 {
+                return Err(Overlap { bits: seen & bits });
+            }
+            let new = seen | bits;
+            // Release pairs with the claims' Acquire: the last writes to the frames come before
+            // the next owner's. SeqCst pairs with the fence of who is about to wait for memory:
+            // either the freer sees the waiter, or the waiter the frames.
+            match word.compare_exchange_weak(seen, new, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(old) => return Ok(Change { old, new }),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Takes bits out again that a refused release had set.
+    pub(crate) fn retract(&self, word: usize, bits: u64) {
+        self.words[word % WORDS].fetch_and(!bits, Ordering::AcqRel);
+    }
+}
+
+/// The lowest `count` bits, 0 to 64.
+pub(crate) const fn ones(count: u32) -> u64 {
+    if count >= 64 { u64::MAX } else { (1 << count) - 1 }
+}
+
+/// The words that the run touches, with its bits in each.
+pub(crate) fn masks(start: usize, count: usize) -> impl Iterator<Item = (usize, u64)> {
+    let end = (start + count).min(BITS);
+    (start / 64..end.div_ceil(64)).map(move |word| {
+        let from = start.max(word * 64) - word * 64;
+        let to = end.min(word * 64 + 64) - word * 64;
+        (word, ones((to - from) as u32) << from)
+    })
+}
+
+/// Start bits of the aligned free runs of `2^order` bits.
+fn aligned_runs(word: u64, order: u32) -> u64 {
+    /// Bits at multiples of `2^order`.
+    const ALIGNED: [u64; 7] = [
+        u64::MAX,
+        0x5555_5555_5555_5555,
+        0x1111_1111_1111_1111,
+        0x0101_0101_0101_0101,
+        0x0001_0001_0001_0001,
+        0x0000_0001_0000_0001,
+        1,
+    ];
+    let mut runs = word;
+    for level in 0..order.min(6) {
+        runs &= runs >> (1 << level);
+    }
+    runs & ALIGNED[order.min(6) as usize]
+}
+
+/// Where to take `2^order` aligned bits from `word`: out of the smallest free buddy run that
+/// holds them, the lowest of those.
+fn best_fit(word: u64, order: u32) -> Option<u32> {
+    let mut runs = aligned_runs(word, order);
+    for level in order..6 {
+        if runs == 0 {
+            return None;
+        }
+        let larger = aligned_runs(word, level + 1);
+        let lone = runs & !(larger | larger << (1 << level));
+        if lone != 0 {
+            return Some(lone.trailing_zeros());
+        }
+        runs = larger;
+    }
+    (runs != 0).then(|| runs.trailing_zeros())
+}
+
+/// How many maximal aligned runs of `2^0` to `2^9` set bits there are.
+pub(crate) fn maximal_runs(words: &[u64; WORDS]) -> [u64; 10] {
+    let mut runs = [0; 10];
+    let mut words = *words;
+    for order in (7..=9_usize).rev() {
+        for group in words.chunks_exact_mut(1 << (order - 6)) {
+            if group.iter().all(|&word| word == u64::MAX) {
+                group.fill(0);
+                runs[order] += 1;
+            }
+        }
+    }
+    for mut word in words {
+        for order in (0..=6).rev() {
+            let mut starts = aligned_runs(word, order);
+            runs[order as usize] += u64::from(starts.count_ones());
+            while starts != 0 {
+                word &= !(ones(1 << order) << starts.trailing_zeros());
+                starts &= starts - 1;
+            }
+        }
+    }
+    runs
+}
+
+/// The first run of `count` set bits at a multiple of `align`.
+pub(crate) fn find_run(words: &[u64; WORDS], count: usize, align: usize) -> Option<usize> {
+    let mut found = None;
+    let mut run = 0;
+    for bit in (0..BITS).rev() {
+        run = if words[bit / 64] & (1 << (bit % 64)) != 0 { run + 1 } else { 0 };
+        if run >= count && bit % align == 0 {
+            found = Some(bit);
+        }
+    }
+    found
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "line512_tests.rs"]
+mod tests;

@@ -1,0 +1,145 @@
+//! Everything that [`Frames::init`](super::Frames::init) builds, in memory that it takes itself.
+
+use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
+use topomem_percpu::{CpuId, MAX_CPUS, NodeId};
+
+use super::magazine::{Magazine, UNREPORTED};
+use super::node::{Node, NodeZone};
+use super::region::{BlockIndex, Region};
+use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zone};
+
+/// The allocator's memory: nodes, regions, and a magazine for each CPU that may come online.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) nodes: &'static [Node],
+    /// Sorted by address, disjoint.
+    pub(crate) regions: &'static [Region],
+    /// By node.
+    pub(super) magazines: [&'static [Magazine]; topomem_percpu::MAX_NODES],
+    /// The node of each CPU: where "local" is without a magazine.
+    pub(super) cpu_nodes: [u8; MAX_CPUS],
+    /// Turns of interleaving, one per CPU so that no line is shared; racing contexts of one CPU
+    /// may take the same turn.
+    pub(super) turns: [AtomicU16; MAX_CPUS],
+    /// Bookkeeping: bytes taken from the ground.
+    pub(super) metadata: Metadata,
+}
+
+/// Bytes of bookkeeping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Metadata {
+    /// Lines, block entries and chunks: what grows with memory.
+    pub regions: u64,
+    /// The per-frame table.
+    pub table: u64,
+    /// Magazines.
+    pub magazines: u64,
+    /// What there is once: nodes, the list of regions and pieces.
+    pub fixed: u64,
+}
+
+/// Where a request may be served: nearest to `start` first, within `allowed`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// The node that is preferred.
+    pub(crate) start: NodeId,
+    pub(crate) allowed: NodeSet,
+}
+
+impl Machine {
+    /// The region of a frame.
+    ///
+    /// Cost: a binary search of at most 128 regions.
+    #[inline]
+    pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
+        let after = self.regions.partition_point(|region| region.span.start <= frame);
+        let region = self.regions.get(after.checked_sub(1)?)?;
+        (frame < region.span.end).then_some(region)
+    }
+
+    pub(crate) fn node(&self, node: NodeId) -> Option<&'static Node> {
+        self.nodes.get(node.index())
+    }
+
+    pub(crate) fn zone_of(&self, region: &Region) -> &'static NodeZone {
+        // Building gave regions only nodes that exist.
+        &self.nodes[region.node.index() % self.nodes.len()].zones[region.zone.index()]
+    }
+
+    pub(crate) fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        NodeId::new(self.cpu_nodes[cpu.index()].into()).unwrap_or(NodeId::ZERO)
+    }
+
+    /// The magazine made for a CPU.
+    pub(crate) fn magazine(&self, cpu: CpuId) -> Option<&'static Magazine> {
+        let group = self.magazines[self.node_of_cpu(cpu).index()];
+        group.iter().find(|magazine| magazine.cpu == cpu)
+    }
+
+    /// The region and block of the block that begins at `frame`.
+    pub(crate) fn block_at(&self, frame: u64) -> Option<(&'static Region, BlockIndex)> {
+        // An owned block is no edge block, so its first frame is in the region.
+        let region = self.region_of(frame)?;
+        Some((region, region.block_of(frame)))
+    }
+
+    /// May `frames` frames be taken from a zone without touching its reserve?
+    pub(crate) fn may_take(&self, node: NodeId, zone: Zone, request: &FrameRequest, frames: u64) -> bool {
+        let Some(state) = self.node(node).map(|node| &node.zones[zone.index()]) else { return false };
+        if request.emergency || state.watermarks.min == 0 {
+            return true;
+        }
+        let wanted = (state.watermarks.min + frames) as i64;
+        let magazines = self.magazines[node.index()];
+        let reported = state.free();
+        // Only near the watermark do the CPUs' unreported changes matter.
+        reported >= wanted + UNREPORTED * magazines.len() as i64
+            || reported + magazines.iter().map(|magazine| magazine.unreported(zone)).sum::<i64>() >= wanted
+    }
+
+    /// Where a request of `cpu` is served.
+    pub(crate) fn plan(&self, cpu: CpuId, request: &FrameRequest) -> Result<Plan, InvalidRequest> {
+        let near = request.node.unwrap_or_else(|| self.node_of_cpu(cpu));
+        let known = |node: NodeId| self.node(node).ok_or(InvalidRequest::UnknownNode(node));
+        let members = |set: NodeSet| {
+            let members: NodeSet = set.iter().filter(|node| self.node(*node).is_some()).collect();
+            if members.is_empty() { Err(InvalidRequest::NoNode) } else { Ok(members) }
+        };
+        let nearest = known(near)?.nearest();
+        let plan = |start, allowed| Plan { start, allowed };
+        Ok(match request.policy {
+            Policy::Local => plan(near, NodeSet::ALL),
+            Policy::Preferred(node) => {
+                known(node)?;
+                plan(node, NodeSet::ALL)
+            }
+            Policy::Bind(set) => {
+                let set = members(set)?;
+                let first = nearest.iter().copied().find(|&node| set.contains(node));
+                plan(first.ok_or(InvalidRequest::NoNode)?, set)
+            }
+            Policy::Interleave(set) => plan(self.turn(cpu, members(set)?, |_| 1), NodeSet::ALL),
+            Policy::WeightedInterleave(set) => {
+                plan(self.turn(cpu, members(set)?, |node| node.weight), NodeSet::ALL)
+            }
+        })
+    }
+
+    /// Whose turn it is among `set`, each node having as many turns in a round as its weight.
+    fn turn(&self, cpu: CpuId, set: NodeSet, weight: impl Fn(&Node) -> u64) -> NodeId {
+        let weights = || set.iter().filter_map(|id| Some((id, weight(self.node(id)?))));
+        let round: u64 = weights().map(|(_, weight)| weight).sum();
+        let turn = &self.turns[cpu.index()];
+        // One CPU's own counter, Relaxed: see the field.
+        let now = turn.load(Ordering::Relaxed);
+        turn.store(((u64::from(now) + 1) % round.clamp(1, 1 << 15)) as u16, Ordering::Relaxed);
+        let mut left = u64::from(now) % round.max(1);
+        for (node, weight) in weights() {
+            if left < weight {
+                return node;
+            }
+            left -= weight;
+        }
+        NodeId::ZERO
+    }
+}

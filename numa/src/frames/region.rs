@@ -1,0 +1,293 @@
+//! A region: the memory of one node and zone, as blocks of 2 MiB and chunks of 1 GiB.
+//!
+//! **Where a frame is free.** Bits are the authority: a frame is free when its bit in its block's
+//! line is set, or its block's bit in its chunk's line is (then the block's own line is clear), or
+//! the bit in one magazine's entry is. Nothing counts frames per block.
+//!
+//! **Hints.** A chunk's `partial` line has a block's bit set whenever the block's line has any
+//! bit set, except while somebody who is about to set it is between two instructions: who makes
+//! a word non-zero then looks at the hint; who finds the line empty clears the hint, then looks
+//! at the line. Both sides fence (SeqCst) between write and read, so one sees the other.
+//!
+//! **Transit.** Whoever takes bits that it may give back, or moves a block between line and
+//! chunk, counts itself in `transit` first. A search that found nothing is conclusive only when
+//! nobody was in transit from its start to its end.
+
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use topomem_percpu::{NodeId, Order};
+
+use super::Zone;
+use super::block::{Block, BlockEntry, BlockState, Ownership};
+use super::line512::{BITS, Change, Line512};
+use super::table::FrameInfo;
+
+/// Frames per block.
+pub(crate) const BLOCK: u64 = 512;
+/// Blocks per chunk.
+pub(crate) const CHUNK: usize = 512;
+
+const _: () = assert!(BITS as u64 == BLOCK && BITS == CHUNK);
+
+/// The blocks of one GiB, by absolute address.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// Blocks that are whole and free.
+    pub(crate) whole: Line512,
+    /// Blocks whose lines may have bits set: a hint.
+    pub(crate) partial: Line512,
+}
+
+impl Chunk {
+    pub(crate) fn new() -> Chunk {
+        Chunk { whole: Line512::new(), partial: Line512::new() }
+    }
+}
+
+/// A stretch of managed frames: `start` to, not including, `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+/// A block of a region, counted from the region's first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockIndex(pub(crate) usize);
+
+/// Why a search found nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Miss {
+    /// There is nothing.
+    Nothing,
+    /// Something was changing hands all the time.
+    InTransit,
+}
+
+/// How often a search starts over because something was changing hands.
+const SEARCHES: u32 = 64;
+
+/// The memory of one node and zone between two addresses.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Region {
+    pub(crate) node: NodeId,
+    pub(crate) zone: Zone,
+    /// The frames, gaps between managed spans included.
+    pub(crate) span: Span,
+    /// The number of the first block: `span.start / 512`.
+    pub(super) first_block: u64,
+    pub(super) lines: &'static [Line512],
+    pub(super) entries: &'static [BlockEntry],
+    pub(super) chunks: &'static [Chunk],
+    pub(super) table: &'static [FrameInfo],
+    /// Managed spans of all regions, sorted.
+    pub(super) managed: &'static [Span],
+    pub(super) hot: Hot,
+}
+
+/// The words of a region that change, on a line of their own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Hot {
+    /// Low half: how many are in transit. High half: how many have been.
+    transit: AtomicU64,
+    /// The chunk in which partial blocks were last found.
+    pub(super) partial_hint: AtomicU32,
+}
+
+impl Hot {
+    pub(super) fn new() -> Hot {
+        Hot { transit: AtomicU64::new(0), partial_hint: AtomicU32::new(0) }
+    }
+}
+
+/// Counts its holder as in transit, and when dropped, as having been.
+pub(super) struct Transit<'r>(&'r AtomicU64);
+
+impl Transit<'_> {
+    /// Ends it without a trace: its holder touched nothing.
+    pub(super) fn cancel(self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Transit<'_> {
+    fn drop(&mut self) {
+        // Release pairs with the Acquire in `quiet`: who no longer counts us sees our bits.
+        self.0.fetch_add((1 << 32) - 1, Ordering::AcqRel);
+    }
+}
+
+impl Region {
+    pub(super) fn transit(&self) -> Transit<'_> {
+        // Acquire keeps the claims that follow behind it; they publish it by their own Release.
+        self.hot.transit.fetch_add(1, Ordering::AcqRel);
+        Transit(&self.hot.transit)
+    }
+
+    /// Repeats `search` until it finds something, or nothing was in transit throughout.
+    ///
+    /// Bound: [`SEARCHES`] searches.
+    pub(super) fn conclusive<T>(&self, mut search: impl FnMut() -> Option<T>) -> Result<T, Miss> {
+        for _ in 0..SEARCHES {
+            let before = self.hot.transit.load(Ordering::Acquire);
+            if let Some(found) = search() {
+                return Ok(found);
+            }
+            // The search's loads were Acquire: had it seen a claimed word, it would see the
+            // claimer's count here.
+            if before as u32 == 0 && self.hot.transit.load(Ordering::Acquire) == before {
+                return Err(Miss::Nothing);
+            }
+            topomem_percpu::sync::hint::spin_loop();
+        }
+        Err(Miss::InTransit)
+    }
+
+    pub(crate) fn contains(&self, frame: u64) -> bool {
+        self.span.start <= frame && frame < self.span.end
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The block of a frame of this region.
+    pub(crate) fn block_of(&self, frame: u64) -> BlockIndex {
+        BlockIndex((frame / BLOCK - self.first_block) as usize)
+    }
+
+    /// The number of a block's first frame.
+    pub(crate) fn first_frame(&self, block: BlockIndex) -> u64 {
+        (self.first_block + block.0 as u64) * BLOCK
+    }
+
+    pub(crate) fn line(&self, block: BlockIndex) -> &'static Line512 {
+        &self.lines[block.0]
+    }
+
+    pub(crate) fn entry(&self, block: BlockIndex) -> &'static BlockEntry {
+        &self.entries[block.0]
+    }
+
+    /// A block's chunk, and its bit there.
+    pub(crate) fn chunk_of(&self, block: BlockIndex) -> (&'static Chunk, usize) {
+        let absolute = self.first_block as usize + block.0;
+        (&self.chunks[absolute / CHUNK - self.first_chunk()], absolute % CHUNK)
+    }
+
+    pub(super) fn first_chunk(&self) -> usize {
+        self.first_block as usize / CHUNK
+    }
+
+    /// The block with bit `bit` in chunk `chunk`; only bits of existing blocks are ever set.
+    pub(super) fn block_at(&self, chunk: usize, bit: usize) -> BlockIndex {
+        BlockIndex((self.first_chunk() + chunk) * CHUNK + bit - self.first_block as usize)
+    }
+
+    /// Are all `count` frames from `first` on managed?
+    pub(crate) fn manages(&self, first: u64, count: u64) -> bool {
+        let after = self.managed.partition_point(|span| span.start <= first);
+        match after.checked_sub(1).and_then(|index| self.managed.get(index)) {
+            Some(span) => first + count <= span.end && first + count <= self.span.end,
+            None => false,
+        }
+    }
+
+    /// How many of its frames are managed.
+    pub(crate) fn managed_frames(&self) -> u64 {
+        let inside = self.managed.iter().filter(|span| self.contains(span.start));
+        inside.map(|span| span.end - span.start).sum()
+    }
+
+    /// The frame's entry in the per-frame table.
+    pub(crate) fn info(&self, frame: u64) -> Option<&'static FrameInfo> {
+        self.table.get(frame.checked_sub(self.span.start)? as usize)
+    }
+
+    /// Is a bit set for the frame, in its line or its chunk's?
+    pub(crate) fn is_free(&self, frame: u64, block: Block) -> bool {
+        let index = self.block_of(frame);
+        match block.state() {
+            BlockState::Whole => true,
+            BlockState::Bitmap | BlockState::Promoting => self.line(index).test((frame % BLOCK) as usize),
+            _ => false,
+        }
+    }
+
+    /// Brings hint and buddy up to date after bits of `block` were set.
+    ///
+    /// Bound: it repeats only when an attempt to promote was foiled by another CPU's claim.
+    pub(super) fn settle(&self, block: BlockIndex) {
+        let line = self.line(block);
+        loop {
+            // Pairs with the fence in `forget_empty`, `promote` and between those who set the
+            // last bits of different words: the last one to write sees all others' writes.
+            fence(Ordering::SeqCst);
+            if line.is_empty() {
+                return;
+            }
+            let (chunk, bit) = self.chunk_of(block);
+            if !chunk.partial.test(bit) {
+                chunk.partial.set(bit);
+            }
+            if !line.is_full() || self.promote(block) {
+                return;
+            }
+        }
+    }
+
+    /// Brings hint and buddy up to date after a word of `block` went from `old` to `new`.
+    pub(super) fn settle_change(&self, block: BlockIndex, change: Change) {
+        if change.old == 0 || change.new == u64::MAX {
+            self.settle(block);
+        }
+    }
+
+    /// Clears the hint of a block whose line was found empty.
+    pub(super) fn forget_empty(&self, block: BlockIndex) {
+        let (chunk, bit) = self.chunk_of(block);
+        if !chunk.partial.test(bit) {
+            return;
+        }
+        chunk.partial.clear(bit);
+        // Pairs with the fence in `settle`.
+        fence(Ordering::SeqCst);
+        if !self.line(block).is_empty() {
+            chunk.partial.set(bit);
+        }
+    }
+
+    /// Moves a block whose line is full to the buddy. False where a claim came between and was
+    /// respected: the caller looks again.
+    fn promote(&self, block: BlockIndex) -> bool {
+        let (line, entry) = (self.line(block), self.entry(block));
+        // Owned: the owner settles when it gives the block up. Promoting: the other promoter
+        // either succeeds or settles again.
+        if !entry.begin_promotion() {
+            return true;
+        }
+        let transit = self.transit();
+        if line.claim_run(0, BITS).is_err() {
+            entry.set(BlockState::Bitmap, Ownership::Shared);
+            drop(transit);
+            return false;
+        }
+        let (chunk, bit) = self.chunk_of(block);
+        // Before the block can be claimed from the chunk, and become partial again.
+        chunk.partial.clear(bit);
+        entry.set(BlockState::Whole, Ownership::Shared);
+        chunk.whole.set(bit);
+        drop(transit);
+        true
+    }
+
+    /// Stores the states of an allocated run of whole blocks.
+    pub(super) fn mark_run(&self, first: BlockIndex, order: Order) {
+        for offset in 1..1 << (order.get() - 9) {
+            self.entry(BlockIndex(first.0 + offset)).set(BlockState::Tail, Ownership::Shared);
+        }
+        self.entry(first).set(BlockState::Head(order), Ownership::Shared);
+    }
+}

@@ -1,0 +1,256 @@
+//! Taking frames from a region: bitmap below 512 frames, buddy from there on.
+
+use topomem_percpu::Order;
+use topomem_percpu::sync::atomic::Ordering;
+
+use super::block::{BlockState, Ownership};
+use super::line512::{Line512, Missed, WORDS, find_run, masks};
+use super::region::{BLOCK, BlockIndex, CHUNK, Miss, Region};
+
+/// How many partial blocks are compared for the fullest, and how many are tried for a run
+/// before a whole block is broken up.
+const CANDIDATES: usize = 16;
+
+/// Which blocks a search looks at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Among {
+    /// Those that no CPU owns.
+    Shared,
+    All,
+}
+
+impl Region {
+    /// A run of `order`: its first frame. Partial blocks serve first, then whole ones, then
+    /// blocks that CPUs own.
+    ///
+    /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
+    pub(crate) fn alloc(&self, order: Order) -> Result<u64, Miss> {
+        if order >= Order::HUGE {
+            return self.conclusive(|| self.claim_blocks(order));
+        }
+        let bits = u32::from(order.get());
+        self.conclusive(|| {
+            let claim = |line: &Line512| match bits {
+                0..=6 => line.claim_order(bits),
+                _ => self.tentative(|| line.claim_order(bits)),
+            };
+            self.claim_partial(Among::Shared, CANDIDATES, claim)
+                .or_else(|| {
+                    self.break_whole(1 << bits, Ownership::Shared).map(|block| self.first_frame(block))
+                })
+                .or_else(|| self.claim_partial(Among::All, usize::MAX, claim))
+        })
+    }
+
+    /// A claim that may touch bits and give them back.
+    fn tentative<T>(&self, claim: impl FnOnce() -> Result<T, Missed>) -> Result<T, Missed> {
+        let transit = self.transit();
+        let claimed = claim();
+        match claimed {
+            Err(Missed::Untouched) => transit.cancel(),
+            _ => drop(transit),
+        }
+        claimed
+    }
+
+    /// `count` contiguous frames at a multiple of `align`; at most 512, within one block.
+    ///
+    /// Bound: as [`Region::alloc`].
+    pub(crate) fn alloc_short_run(&self, count: usize, align: usize) -> Result<u64, Miss> {
+        self.conclusive(|| {
+            let claim = |line: &Line512| {
+                let start = find_run(&line.snapshot(), count, align).ok_or(Missed::Untouched)?;
+                self.tentative(|| line.claim_run(start, count)).map(|()| start)
+            };
+            self.claim_partial(Among::Shared, CANDIDATES, claim)
+                .or_else(|| self.break_whole(count, Ownership::Shared).map(|block| self.first_frame(block)))
+                .or_else(|| self.claim_partial(Among::All, usize::MAX, claim))
+        })
+    }
+
+    /// `count` contiguous whole blocks within one chunk, the first at a multiple of `align`
+    /// blocks, each allocated as a run of its own: the first block.
+    ///
+    /// Bound: as [`Region::alloc`].
+    pub(crate) fn alloc_long_run(&self, count: usize, align: usize) -> Result<BlockIndex, Miss> {
+        self.conclusive(|| {
+            let first = self.chunks.iter().enumerate().find_map(|(index, chunk)| {
+                let start = find_run(&chunk.whole.snapshot(), count, align)?;
+                self.tentative(|| chunk.whole.claim_run(start, count)).ok()?;
+                Some(self.block_at(index, start))
+            })?;
+            for offset in 0..count {
+                self.mark_run(BlockIndex(first.0 + offset), Order::HUGE);
+            }
+            Some(first)
+        })
+    }
+
+    /// A shared block with free frames for a CPU to own: the fullest of a few partial ones, or
+    /// else a whole one, broken up.
+    ///
+    /// Bound: one search of the chunks, and the lines of 16 blocks.
+    pub(crate) fn own_block(&self) -> Option<BlockIndex> {
+        loop {
+            let mut fullest: Option<(u32, BlockIndex)> = None;
+            let mut seen = 0;
+            self.find_partial(|block| {
+                let entry = self.entry(block).load();
+                if entry.state() != BlockState::Bitmap || entry.is_owned() || entry.is_edge() {
+                    return None;
+                }
+                let free = self.line(block).count();
+                if free == 0 {
+                    self.forget_empty(block);
+                    return None;
+                }
+                if fullest.is_none_or(|(least, _)| free < least) {
+                    fullest = Some((free, block));
+                }
+                seen += 1;
+                (seen == CANDIDATES).then_some(())
+            });
+            match fullest {
+                Some((_, block)) if self.entry(block).own() => return Some(block),
+                // Another CPU was faster, and has made progress.
+                Some(_) => {}
+                None => return self.break_whole(0, Ownership::Owned),
+            }
+        }
+    }
+
+    /// Ends ownership of a block.
+    pub(crate) fn disown(&self, block: BlockIndex) {
+        self.entry(block).disown();
+        self.settle(block);
+    }
+
+    /// Every free frame of one word of an owned block: the word and its bits.
+    pub(crate) fn claim_word(&self, block: BlockIndex) -> Option<(usize, u64)> {
+        let claimed = self.line(block).claim_word();
+        if claimed.is_none() {
+            self.forget_empty(block);
+        }
+        claimed
+    }
+
+    /// As [`Region::claim_word`], but the frames stay free: the fault to be found.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn copy_word(&self, block: BlockIndex) -> Option<(usize, u64)> {
+        self.line(block).snapshot().into_iter().enumerate().find(|&(_, bits)| bits != 0)
+    }
+
+    /// Gives back what a run of blocks has beyond `count` frames; the run is the caller's.
+    pub(crate) fn trim_long_run(&self, first: BlockIndex, count: u64) {
+        let kept = (count % BLOCK) as usize;
+        if kept == 0 {
+            return;
+        }
+        let last = BlockIndex(first.0 + (count / BLOCK) as usize);
+        let mut words = [u64::MAX; WORDS];
+        for (word, mask) in masks(0, kept) {
+            words[word] &= !mask;
+        }
+        let _transit = self.transit();
+        self.entry(last).set(BlockState::Bitmap, Ownership::Shared);
+        self.line(last).fill(words);
+        self.settle(last);
+    }
+
+    /// Calls `visit` with each block that the hints name, until it returns something.
+    fn find_partial<T>(&self, mut visit: impl FnMut(BlockIndex) -> Option<T>) -> Option<T> {
+        let count = self.chunks.len();
+        // A hint: any value will do, so Relaxed.
+        let start = self.hot.partial_hint.load(Ordering::Relaxed) as usize;
+        for index in (start..start + count).map(|index| index % count) {
+            for word in 0..WORDS {
+                let mut hints = self.chunks[index].partial.load(word);
+                while hints != 0 {
+                    let bit = word * 64 + hints.trailing_zeros() as usize;
+                    hints &= hints - 1;
+                    if let Some(found) = visit(self.block_at(index, bit)) {
+                        if index != start {
+                            self.hot.partial_hint.store(index as u32, Ordering::Relaxed);
+                        }
+                        return Some(found);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The first frame of what `claim` gets from one of at most `tries` partial blocks.
+    fn claim_partial(
+        &self,
+        among: Among,
+        tries: usize,
+        claim: impl Fn(&Line512) -> Result<usize, Missed>,
+    ) -> Option<u64> {
+        let mut tried = 0;
+        self.find_partial(|block| {
+            let entry = self.entry(block).load();
+            if !entry.has_bitmap() || (among == Among::Shared && entry.is_owned()) {
+                return None;
+            }
+            if tried == tries {
+                return Some(None);
+            }
+            tried += 1;
+            match claim(self.line(block)) {
+                Ok(start) => return Some(Some(self.first_frame(block) + start as u64)),
+                // Bits that were away for a moment are back: nobody may miss them.
+                Err(Missed::RolledBack) => self.settle(block),
+                Err(Missed::Untouched) => {
+                    if self.line(block).is_empty() {
+                        self.forget_empty(block);
+                    }
+                }
+            }
+            None
+        })
+        .flatten()
+    }
+
+    /// Takes a whole block from the buddy and makes it a bitmap block whose first `taken` frames
+    /// are allocated.
+    fn break_whole(&self, taken: usize, ownership: Ownership) -> Option<BlockIndex> {
+        self.chunks.iter().enumerate().find_map(|(index, chunk)| {
+            if chunk.whole.is_empty() {
+                return None;
+            }
+            let transit = self.transit();
+            let Ok(bit) = chunk.whole.claim_order(0) else {
+                transit.cancel();
+                return None;
+            };
+            let block = self.block_at(index, bit);
+            let mut words = [u64::MAX; WORDS];
+            for (word, mask) in masks(0, taken) {
+                words[word] &= !mask;
+            }
+            self.entry(block).set(BlockState::Bitmap, ownership);
+            self.line(block).fill(words);
+            chunk.partial.set(bit);
+            drop(transit);
+            Some(block)
+        })
+    }
+
+    /// An aligned run of whole blocks: its first frame.
+    fn claim_blocks(&self, order: Order) -> Option<u64> {
+        let bits = u32::from(order.get()) - 9;
+        self.chunks.iter().enumerate().find_map(|(index, chunk)| {
+            let bit = match bits {
+                0..=6 => chunk.whole.claim_order(bits),
+                _ => self.tentative(|| chunk.whole.claim_order(bits)),
+            };
+            let bit = bit.ok()?;
+            let first = self.block_at(index, bit);
+            self.mark_run(first, order);
+            Some(self.first_frame(first))
+        })
+    }
+}
+
+const _: () = assert!(CHUNK as u64 * BLOCK == 1 << 18);

@@ -1,0 +1,145 @@
+//! Giving frames back to a region.
+
+use topomem_percpu::Order;
+use topomem_percpu::sync::atomic::{Ordering, fence};
+
+use super::block::{Block, BlockState, Ownership};
+use super::line512::masks;
+use super::region::{BLOCK, BlockIndex, Region};
+
+/// Why frames were refused; the frame is the first that is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    DoubleFree(u64),
+    NotAllocated(u64),
+    WrongOrder { frame: u64, actual: Order },
+    Reserved(u64),
+}
+
+impl Region {
+    /// Takes back a naturally aligned run.
+    ///
+    /// Bound: one word for orders 0 to 6, 8 words up to 8, 512 blocks up to 18; lock-free.
+    pub(crate) fn free(&self, frame: u64, order: Order) -> Result<(), Refused> {
+        if order >= Order::HUGE {
+            return self.free_blocks(frame, order);
+        }
+        self.free_short_run(frame, order.frames())
+    }
+
+    /// Takes back frames of one block.
+    pub(crate) fn free_short_run(&self, frame: u64, count: u64) -> Result<(), Refused> {
+        let block = self.block_of(frame);
+        let start = (frame % BLOCK) as usize;
+        self.check_small(frame, count)?;
+        let line = self.line(block);
+        if start % 64 + count as usize > 64 {
+            // Refuse before anything is changed.
+            for (word, mask) in masks(start, count as usize) {
+                self.double(block, word, line.load(word) & mask)?;
+            }
+        }
+        for (word, mask) in masks(start, count as usize) {
+            self.free_word(block, word, mask)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the bits of one word of a bitmap block.
+    ///
+    /// Bound: lock-free; one compare-and-swap, and where the word was or becomes all ones or
+    /// zeros, hint and buddy are brought up to date.
+    pub(crate) fn free_word(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
+        let change = match self.line(block).release(word, bits) {
+            Ok(change) => change,
+            Err(overlap) => return self.double(block, word, overlap.bits),
+        };
+        if change.old == 0 {
+            // Pairs with the fence in `settle`, through which every promotion goes.
+            fence(Ordering::SeqCst);
+            // While the caller owned the frames, nobody could promote the block: it did not.
+            if !self.entry(block).load().has_bitmap() {
+                self.line(block).retract(word, bits);
+                return self.double(block, word, bits);
+            }
+        }
+        self.settle_change(block, change);
+        Ok(())
+    }
+
+    /// May `count` frames of one block be freed singly, as far as the block's state tells?
+    pub(crate) fn check_small(&self, frame: u64, count: u64) -> Result<Block, Refused> {
+        let index = self.block_of(frame);
+        let block = self.entry(index).load();
+        if block.is_edge() && !self.manages(frame, count) {
+            return Err(Refused::Reserved(frame));
+        }
+        match block.state() {
+            BlockState::Bitmap | BlockState::Promoting => Ok(block),
+            BlockState::Whole | BlockState::Freeing => Err(Refused::DoubleFree(frame)),
+            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
+            BlockState::Tail => match self.head_of(index) {
+                Some(actual) => Err(Refused::WrongOrder { frame, actual }),
+                None => Err(Refused::NotAllocated(frame)),
+            },
+        }
+    }
+
+    /// The order of the allocated run around a tail.
+    fn head_of(&self, tail: BlockIndex) -> Option<Order> {
+        Order::all().skip(10).find(|order| {
+            let blocks = 1_u64 << (order.get() - 9);
+            let head = (self.first_block + tail.0 as u64) & !(blocks - 1);
+            head.checked_sub(self.first_block).is_some_and(|head| {
+                self.entry(BlockIndex(head as usize)).load().state() == BlockState::Head(*order)
+            })
+        })
+    }
+
+    /// Refuses where `bits` of a word are set.
+    fn double(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
+        if bits == 0 {
+            return Ok(());
+        }
+        let offset = word as u64 * 64 + u64::from(bits.trailing_zeros());
+        Err(Refused::DoubleFree(self.first_frame(block) + offset))
+    }
+
+    /// Is the block allocated as a run of its own?
+    pub(crate) fn check_whole(&self, block: BlockIndex) -> Result<(), Refused> {
+        let frame = self.first_frame(block);
+        match self.entry(block).load().state() {
+            BlockState::Head(Order::HUGE) => Ok(()),
+            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
+            BlockState::Whole | BlockState::Freeing => Err(Refused::DoubleFree(frame)),
+            _ => Err(Refused::NotAllocated(frame)),
+        }
+    }
+
+    /// Takes back an aligned run of whole blocks.
+    fn free_blocks(&self, frame: u64, order: Order) -> Result<(), Refused> {
+        let first = self.block_of(frame);
+        let entry = self.entry(first);
+        let block = entry.load();
+        match block.state() {
+            BlockState::Head(actual) if actual == order => {}
+            BlockState::Head(actual) => return Err(Refused::WrongOrder { frame, actual }),
+            BlockState::Whole | BlockState::Freeing => return Err(Refused::DoubleFree(frame)),
+            _ if block.is_edge() && !self.manages(frame, BLOCK) => return Err(Refused::Reserved(frame)),
+            _ => return Err(Refused::NotAllocated(frame)),
+        }
+        if !entry.begin_free(order) {
+            return Err(Refused::DoubleFree(frame));
+        }
+        let blocks = 1_usize << (order.get() - 9);
+        for offset in (0..blocks).rev() {
+            self.entry(BlockIndex(first.0 + offset)).set(BlockState::Whole, Ownership::Shared);
+        }
+        let (chunk, bit) = self.chunk_of(first);
+        for (word, mask) in masks(bit, blocks) {
+            let released = chunk.whole.release(word, mask);
+            debug_assert!(released.is_ok(), "block in the buddy twice: {released:?}");
+        }
+        Ok(())
+    }
+}

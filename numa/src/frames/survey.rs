@@ -1,0 +1,96 @@
+//! Reading the allocator's state: statistics of nodes and CPUs.
+
+use topomem_percpu::{CpuId, NodeId, Platform};
+
+use super::block::BlockState;
+use super::line512::maximal_runs;
+use super::machine::Machine;
+use super::node::Node;
+use super::region::{BlockIndex, Region};
+use super::{Frames, MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
+
+impl<P: Platform> Frames<P> {
+    /// One node's memory and counters; `None` where the machine has no such node. Exact while
+    /// nobody allocates.
+    ///
+    /// Cost: linear in the node's blocks; for the cheap estimate see [`Frames::free_estimate`].
+    pub fn stats(&self, node: NodeId) -> Option<NodeStats> {
+        let machine = self.machine()?;
+        let state = machine.node(node)?;
+        let zones = Zone::ALL.map(|zone| self.zone_stats(machine, state, zone));
+        let (mut local, remote, foreign) = state.counters.load();
+        let mut in_magazines = 0;
+        for magazine in self.rack.iter() {
+            if magazine.node == node {
+                // What magazines hand out is always local.
+                local += magazine.hits.get();
+            }
+            let here = magazine.words().filter(|word| {
+                machine
+                    .region_of(word.key * 64 + 63)
+                    .or_else(|| machine.region_of(word.key * 64))
+                    .is_some_and(|region| region.node == node)
+            });
+            in_magazines += here.map(|word| u64::from(word.mask.count_ones())).sum::<u64>();
+        }
+        let pressure = Zone::ALL
+            .into_iter()
+            .map(|zone| (&state.zones[zone.index()], zones[zone.index()].free))
+            .filter(|(zone, _)| zone.managed > 0)
+            .map(|(zone, free)| zone.watermarks.pressure(free))
+            .min()
+            .unwrap_or(Pressure::None);
+        Some(NodeStats { zones, in_magazines, local, remote, foreign, pressure })
+    }
+
+    fn zone_stats(&self, machine: &Machine, node: &Node, zone: Zone) -> ZoneStats {
+        let state = &node.zones[zone.index()];
+        let mut stats = ZoneStats { managed: state.managed, ..ZoneStats::default() };
+        for region in state.regions.iter().filter_map(|index| machine.regions.get(index)) {
+            add_runs(region, &mut stats);
+        }
+        stats
+    }
+
+    /// Free frames of a zone, those in magazines left out, to within 256 per CPU of the node.
+    ///
+    /// Cost: one load.
+    pub fn free_estimate(&self, node: NodeId, zone: Zone) -> u64 {
+        let state = self.machine().and_then(|machine| machine.node(node));
+        state.map_or(0, |state| state.zones[zone.index()].free().max(0) as u64)
+    }
+
+    /// One CPU's magazine; `None` where it has none. May be read from any CPU at any time.
+    pub fn cpu_stats(&self, cpu: CpuId) -> Option<MagazineStats> {
+        let magazine = self.rack.get(cpu)?;
+        let (taken, refills) = (magazine.hits.get(), magazine.refills.get());
+        Some(MagazineStats {
+            hits: taken.saturating_sub(refills),
+            misses: magazine.misses.get(),
+            refills,
+            frees: magazine.frees.get(),
+            flushes: magazine.flushes.get(),
+            nested: magazine.nested.get(),
+            local: taken + magazine.local.get(),
+            remote: magazine.remote.get(),
+            late_doubles: magazine.late_doubles.get(),
+            cached: magazine.cached(),
+        })
+    }
+}
+
+/// Adds a region's free runs.
+fn add_runs(region: &Region, stats: &mut ZoneStats) {
+    for index in 0..region.blocks() {
+        let block = BlockIndex(index);
+        if matches!(region.entry(block).load().state(), BlockState::Bitmap | BlockState::Promoting) {
+            let runs = maximal_runs(&region.line(block).snapshot());
+            stats.runs.iter_mut().zip(runs).for_each(|(sum, more)| *sum += more);
+        }
+    }
+    for chunk in region.chunks {
+        let runs = maximal_runs(&chunk.whole.snapshot());
+        stats.runs[9..].iter_mut().zip(runs).for_each(|(sum, more)| *sum += more);
+    }
+    stats.free = stats.runs.iter().enumerate().map(|(order, runs)| runs << order).sum();
+}

@@ -1,0 +1,166 @@
+//! A machine to test on: plain ranges of nodes, over an arena of the host's memory.
+#![allow(dead_code)]
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use topomem_numa::frames::{Frames, FramesConfig, Ground};
+use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
+use topomem_percpu::{CpuPin, Platform};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+pub const MIB: u64 = 1 << 20;
+
+/// The arena is mapped at `base`; the tests' threads say which CPU they are by their pins.
+pub struct Host {
+    base: NonNull<u8>,
+    bytes: u64,
+}
+
+// SAFETY: the arena is plain memory, and lives for ever.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+// SAFETY: the arena is never unmapped, and addresses map to distinct bytes; tests that use
+// `pin()` of the platform do so on one thread, CPU 0.
+unsafe impl Platform for Host {
+    fn current_cpu(&self) -> CpuId {
+        CpuId::BOOT
+    }
+
+    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+        assert!(addr.as_u64() < self.bytes);
+        // SAFETY: inside the arena.
+        unsafe { self.base.add(addr.as_u64() as usize) }
+    }
+}
+
+/// The machine: who has which memory, and what is taken of it.
+pub struct Machine {
+    /// Start, end in bytes, node.
+    pub ranges: Vec<(u64, u64, usize)>,
+    /// The node of each CPU.
+    pub cpus: Vec<usize>,
+    pub weights: Vec<Option<u32>>,
+    /// Distance from node to node; by number where empty.
+    pub distances: Vec<Vec<u8>>,
+    reserved: Vec<(u64, u64)>,
+}
+
+impl Machine {
+    pub fn new(ranges: &[(u64, u64, usize)], cpus: &[usize]) -> Machine {
+        Machine {
+            ranges: ranges.to_vec(),
+            cpus: cpus.to_vec(),
+            weights: Vec::new(),
+            distances: Vec::new(),
+            reserved: Vec::new(),
+        }
+    }
+
+    /// One node with `mib` MiB from 16 MiB on, and `cpus` CPUs.
+    pub fn simple(mib: u64, cpus: usize) -> Machine {
+        Machine::new(&[(16 * MIB, (16 + mib) * MIB, 0)], &vec![0; cpus])
+    }
+
+    pub fn reserve(mut self, start: u64, end: u64) -> Machine {
+        self.reserved.push((start, end));
+        self
+    }
+
+    pub fn frames(mut self, config: &FramesConfig) -> &'static Frames<Host> {
+        let end = self.ranges.iter().map(|range| range.1).max().unwrap();
+        // Bookkeeping lies behind all memory, so that the tests know exactly what is free.
+        let bytes = end + 4 * MIB + end / 256;
+        let layout = Layout::from_size_align(bytes as usize, 1 << 21).unwrap();
+        // SAFETY: the size is not 0.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+        let mut ground = Placed { machine: &mut self, next: end };
+        let frames = Box::leak(Box::new(Frames::new(Host { base, bytes })));
+        frames.init(&mut ground, config).unwrap();
+        frames
+    }
+}
+
+struct Placed<'m> {
+    machine: &'m mut Machine,
+    next: u64,
+}
+
+// SAFETY: ranges lie in the arena, which is the allocator's alone; places lie behind them.
+unsafe impl Ground for Placed<'_> {
+    type Error = std::fmt::Error;
+
+    fn node_count(&self) -> usize {
+        let nodes = self.machine.ranges.iter().map(|range| range.2).chain(self.machine.cpus.iter().copied());
+        nodes.max().unwrap() + 1
+    }
+
+    fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        let mut nodes: Vec<usize> = (0..self.node_count()).collect();
+        let distances = self.machine.distances.get(node.index()).cloned();
+        nodes.sort_by_key(|&other| {
+            (other != node.index(), distances.as_ref().map_or(0, |row| row[other]), other)
+        });
+        nodes.into_iter().map(|index| NodeId::new(index).unwrap())
+    }
+
+    fn cpus(&self) -> impl Iterator<Item = (CpuId, NodeId)> {
+        let cpus = self.machine.cpus.iter().enumerate();
+        cpus.map(|(cpu, &node)| (CpuId::new(cpu).unwrap(), NodeId::new(node).unwrap()))
+    }
+
+    fn weight(&self, node: NodeId) -> Option<u32> {
+        self.machine.weights.get(node.index()).copied().flatten()
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Piece> {
+        let mut pieces = Vec::new();
+        for &(start, end, node) in &self.machine.ranges {
+            let mut at = start;
+            let mut holes: Vec<_> = self.machine.reserved.clone();
+            holes.sort_unstable();
+            for (from, to) in holes.into_iter().filter(|hole| hole.0 < end && hole.1 > start) {
+                pieces.push((at, from.max(at), node));
+                at = at.max(to);
+            }
+            pieces.push((at, end, node));
+        }
+        pieces.sort_unstable();
+        pieces.into_iter().filter_map(|(start, end, node)| {
+            let range = MemoryRange::from_bounds(start, end)?;
+            Some(Piece { range, node: NodeId::new(node).unwrap() })
+        })
+    }
+
+    fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, std::fmt::Error> {
+        let start = self.next.next_multiple_of(align.max(4096));
+        self.next = start + bytes;
+        Ok(PhysAddr::new(start))
+    }
+}
+
+pub fn cpu(index: usize) -> CpuId {
+    CpuId::new(index).unwrap()
+}
+
+/// The calling thread plays CPU `index`.
+pub fn pin(index: usize) -> CpuPin {
+    // SAFETY: each test lets one thread at a time play a CPU.
+    unsafe { CpuPin::new(cpu(index)) }
+}
+
+pub fn number(frame: PhysFrame) -> u64 {
+    frame.start_address().as_u64() / 4096
+}
+
+pub fn frame(number: u64) -> PhysFrame {
+    PhysFrame::containing_address(PhysAddr::new(number * 4096))
+}
+
+/// Brings CPUs online; the calling thread plays each in turn.
+pub fn online(frames: &Frames<Host>, cpus: usize) {
+    (0..cpus).for_each(|index| frames.cpu_online(&pin(index)).unwrap());
+}
