@@ -29,6 +29,8 @@ pub(crate) enum Error {
     Json(serde_json::Error),
     /// The kernel's dump of the firmware tables is not whole.
     TableDump { signature: String, expected: usize, offset: usize },
+    /// A step needs what an earlier step could not build.
+    NotBuilt(&'static str),
     /// An option that the simulation can't follow.
     OnlyUnderQemu(&'static str),
     /// No test step has a name that contains one of the filters.
@@ -55,6 +57,7 @@ impl fmt::Display for Error {
             Self::TableDump { signature, expected, offset } => {
                 write!(f, "the dump of {signature} goes on at {offset}, not at {expected}")
             }
+            Self::NotBuilt(what) => write!(f, "{what} could not be built: see above"),
             Self::OnlyUnderQemu(option) => write!(f, "{option} works only under QEMU: cargo xtask qemu"),
             Self::NoSuchStep { filters, steps } => {
                 write!(f, "no test step matches {}; there are: {}", filters.join(", "), steps.join(", "))

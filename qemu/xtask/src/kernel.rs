@@ -55,27 +55,6 @@ impl Kernel {
     }
 }
 
-/// Kernels that were built once and are booted many times.
-#[derive(Debug, Default)]
-pub(crate) struct Kernels {
-    plain: Option<Kernel>,
-    fault_injection: Option<Kernel>,
-}
-
-impl Kernels {
-    /// The kernel, built when it is first asked for.
-    pub(crate) fn get(&mut self, variant: Variant) -> Result<&Kernel, Error> {
-        let kept = match variant {
-            Variant::Plain => &mut self.plain,
-            Variant::FaultInjection => &mut self.fault_injection,
-        };
-        match kept {
-            Some(kernel) => Ok(kernel),
-            None => Ok(kept.insert(Kernel::build(variant)?)),
-        }
-    }
-}
-
 /// Folder of everything built for the kernel's target.
 fn folder() -> PathBuf {
     workspace::target_folder().join("kernel")

@@ -1,6 +1,6 @@
 //! `cargo xtask sim`: the same scenario on the host, on a simulated machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(crate) fn build() -> Result<PathBuf, Error> {
 
 /// Runs the program and follows it to its end.
 pub(crate) fn run(
-    program: &PathBuf,
+    program: &Path,
     spec: &TopologySpec,
     scenario: &ScenarioOptions,
     screen: &mut Screen,

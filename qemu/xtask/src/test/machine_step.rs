@@ -1,32 +1,46 @@
-//! A step that is a run of the kernel under QEMU.
+//! A step that is a run of a scenario: of the kernel under QEMU, or simulated.
 
 use super::Outcome;
+use std::path::Path;
+
 use super::steps::{Expected, MachineRun};
 use super::tally::Tally;
 use crate::error::Error;
-use crate::kernel::{Kernels, Variant};
+use crate::kernel::Kernel;
 use crate::matrix::{outcome_line, run_one};
-use crate::report::{self, Finished};
-use crate::topology;
+use crate::report::{self, Finished, Screen};
+use crate::sim;
+use crate::topology::{self, TopologySpec};
 use crate::workspace;
 
-/// Runs the machine; it passes if the run ends as expected.
-pub(super) fn run(step: &MachineRun, kernels: &mut Kernels) -> Result<Outcome, Error> {
+/// Boots the kernel on the machine; it passes if the run ends as expected.
+pub(super) fn boot(step: &MachineRun, kernel: &Kernel) -> Result<Outcome, Error> {
     let spec = topology::load(workspace::root(), step.topology.as_ref())?;
-    let kernel = kernels.get(Variant::for_fault(step.scenario.fault.as_deref()))?;
-    let (finished, mut output) = run_one(kernel, &spec, &step.scenario)?;
-    output.extend(report::summary(&finished));
-    println!("    {}", outcome_line(&spec, &finished));
+    let (finished, output) = run_one(kernel, &spec, &step.scenario)?;
+    Ok(judge(step, &spec, &finished, output))
+}
+
+/// Simulates the machine; it passes if the run ends as expected.
+pub(super) fn simulate(step: &MachineRun, program: &Path) -> Result<Outcome, Error> {
+    let spec = topology::load(workspace::root(), step.topology.as_ref())?;
+    let mut screen = Screen::capturing(format!("{:<18}", spec.name));
+    let finished = sim::run(program, &spec, &step.scenario, &mut screen)?;
+    Ok(judge(step, &spec, &finished, screen.into_lines()))
+}
+
+fn judge(step: &MachineRun, spec: &TopologySpec, finished: &Finished, mut output: Vec<String>) -> Outcome {
+    output.extend(report::summary(finished));
+    println!("    {}", outcome_line(spec, finished));
     if step.expected != Expected::Success {
         for failure in &finished.failures {
             println!("    as it should be: {}; {}", failure.what, failure.place);
         }
     }
-    match objection(step.expected, &finished) {
-        None => Ok(Outcome { tally: Tally::PASSED, output }),
+    match objection(step.expected, finished) {
+        None => Outcome { tally: Tally::PASSED, output },
         Some(objection) => {
             output.push(objection);
-            Ok(Outcome { tally: Tally::FAILED, output })
+            Outcome { tally: Tally::FAILED, output }
         }
     }
 }

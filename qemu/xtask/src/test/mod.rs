@@ -2,6 +2,7 @@
 
 mod cargo_step;
 mod machine_step;
+mod programs;
 mod steps;
 mod tally;
 
@@ -9,9 +10,10 @@ use std::time::Instant;
 
 use crate::cli::TestArgs;
 use crate::error::Error;
-use crate::kernel::Kernels;
+use crate::kernel::Variant;
 use crate::tools;
 
+use programs::Programs;
 use steps::{Step, Work};
 use tally::Tally;
 
@@ -36,11 +38,11 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<bool, Error> {
     let start = Instant::now();
     let mut total = Tally::default();
     let mut failed = Vec::new();
-    let mut kernels = Kernels::default();
+    let mut programs = Programs::default();
     for (index, step) in steps.iter().enumerate() {
         println!("[{}/{}] {}", index + 1, steps.len(), step.name);
         let step_start = Instant::now();
-        let outcome = run(step, &mut kernels);
+        let outcome = run(step, &mut programs);
         let verdict = if outcome.tally.failed == 0 { "ok" } else { "FAILED" };
         if outcome.tally.failed > 0 {
             println!("---- everything that {} wrote ----", step.name);
@@ -75,10 +77,13 @@ fn selected(arguments: &TestArgs) -> Result<Vec<Step>, Error> {
 }
 
 /// Runs a step; what keeps it from running is a failure of it.
-fn run(step: &Step, kernels: &mut Kernels) -> Outcome {
+fn run(step: &Step, programs: &mut Programs) -> Outcome {
     let outcome = match &step.work {
         Work::Cargo(command) => cargo_step::run(command),
-        Work::Machine(run) => machine_step::run(run, kernels),
+        Work::Machine(run) => programs
+            .kernel(Variant::for_fault(run.scenario.fault.as_deref()))
+            .and_then(|kernel| machine_step::boot(run, kernel)),
+        Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),
     };
     outcome.unwrap_or_else(|error| Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] })
 }

@@ -24,6 +24,7 @@ pub(super) struct Step {
 pub(super) enum Work {
     Cargo(CargoCommand),
     Machine(MachineRun),
+    Sim(MachineRun),
 }
 
 /// A cargo command whose test results count.
@@ -41,7 +42,7 @@ enum Toolchain {
     Nightly,
 }
 
-/// A run of the kernel under QEMU; it counts as one test.
+/// A run of a scenario, under QEMU or simulated; it counts as one test.
 pub(super) struct MachineRun {
     /// Name of one of the project's topologies.
     pub(super) topology: &'static str,
@@ -76,9 +77,15 @@ const MACHINES: [&str; 12] = [
 ];
 const QUICK_MACHINES: usize = 3;
 
+/// Machines that are simulated too.
+const SIM_MACHINES: [&str; 3] = ["two-nodes", "memoryless", "interleaved"];
+
 /// Each fault, and what the oracle must say about it.
-const FAULTS: [(&str, &[&str]); 3] =
-    [("shootdown", &["stale"]), ("magazine", &["twice", "lost", "double"]), ("distance", &["node"])];
+const FAULTS: [(&str, &[&str]); 3] = [
+    ("shootdown", &["stale translation"]),
+    ("magazine", &["handed out twice", "changed under"]),
+    ("distance", &["wrong node"]),
+];
 
 /// Each way to crash, and what the kernel must say about it.
 const CRASHES: [(&str, &[&str]); 3] =
@@ -94,6 +101,14 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         steps.extend(loom());
         steps.extend(MIRI_PACKAGES.map(miri));
     }
+    steps.extend(SIM_MACHINES.map(|topology| {
+        let run = MachineRun { topology, scenario: scenario("stress", 3), expected: Expected::Success };
+        Step { name: format!("sim {topology}"), work: Work::Sim(run) }
+    }));
+    steps.extend(FAULTS.map(|(fault, words)| Step {
+        name: format!("sim break {fault}"),
+        work: Work::Sim(broken(fault, words)),
+    }));
     let machines = match extent {
         Extent::Full => &MACHINES[..],
         Extent::Quick => &MACHINES[..QUICK_MACHINES],
@@ -102,10 +117,9 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         let run = MachineRun { topology, scenario: scenario("stress", 3), expected: Expected::Success };
         Step { name: format!("qemu {topology}"), work: Work::Machine(run) }
     }));
-    steps.extend(FAULTS.map(|(fault, words)| {
-        let scenario = ScenarioOptions { fault: Some(fault.to_owned()), ..scenario("stress", 5) };
-        let run = MachineRun { topology: "two-nodes", scenario, expected: Expected::Failure(words) };
-        Step { name: format!("qemu break {fault}"), work: Work::Machine(run) }
+    steps.extend(FAULTS.map(|(fault, words)| Step {
+        name: format!("qemu break {fault}"),
+        work: Work::Machine(broken(fault, words)),
     }));
     steps.extend(CRASHES.map(|(name, words)| {
         let run = MachineRun {
@@ -116,6 +130,12 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         Step { name: format!("qemu crash {name}"), work: Work::Machine(run) }
     }));
     steps
+}
+
+/// A run with a fault, which must be seen.
+fn broken(fault: &str, words: &'static [&'static str]) -> MachineRun {
+    let scenario = ScenarioOptions { fault: Some(fault.to_owned()), ..scenario("stress", 5) };
+    MachineRun { topology: "two-nodes", scenario, expected: Expected::Failure(words) }
 }
 
 fn scenario(name: &str, seconds: u32) -> ScenarioOptions {
@@ -181,6 +201,7 @@ impl Work {
         match self {
             Self::Cargo(CargoCommand { toolchain: Toolchain::Default, .. }) => &[],
             Self::Cargo(CargoCommand { toolchain: Toolchain::Nightly, .. }) => &[Tool::Miri],
+            Self::Sim(_) => &[],
             Self::Machine(_) => &[Tool::KernelTarget, Tool::Qemu],
         }
     }
