@@ -179,7 +179,7 @@ mod tests {
         for size in 1..=MAX_CLASS_SIZE {
             for align in (0..=14).map(|log| 1 << log) {
                 let layout = Layout::from_size_align(size, align).unwrap();
-                let fits = |class: &SizeClass| class.size() >= size && class.size() % align == 0;
+                let fits = |class: &SizeClass| class.size() >= size && class.size().is_multiple_of(align);
                 assert_eq!(SizeClass::of(layout), SizeClass::all().find(fits), "{layout:?}");
             }
             if cfg!(miri) && size > 100 {

@@ -171,7 +171,8 @@ fn the_inbox_loses_no_slab() {
     loom::model(|| {
         // With another object of each slab out, neither is emptied.
         let (model, mut sent) = Model::new(2, 2);
-        (sent.remove(2), sent.remove(0));
+        sent.remove(2);
+        sent.remove(0);
         let freers = free_from_threads(&model, sent);
         drop(model.shelf.lock(&Host, Patience::None));
         freers.into_iter().for_each(|freer| freer.join().unwrap());
