@@ -7,7 +7,7 @@ use topomem::address_space::{CreateError, MapError, ProtectError};
 use topomem::page_table::Ownership;
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, Platform, Protection, Tended,
+    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, Protection, Tended,
     UnmapError, VirtAddr,
 };
 
@@ -78,7 +78,7 @@ fn a_space_that_is_active_elsewhere_is_freed_once_it_is_left() {
     assert!(allocated(service) > before);
     sim.run(|pin| {
         if pin.cpu() != CpuId::BOOT {
-            assert_eq!(sim.load(pages(0, 1).start()), Ok(1));
+            assert_eq!(sim.load(pages(0, 1).start()), Ok(1), "the tables are still there");
             activate(&service.kernel_space().unwrap(), pin);
             assert_eq!(service.tend(pin), Tended::Done);
         }
@@ -119,12 +119,13 @@ fn outlives_the_ticket(abandon: impl Fn(topomem::Unmapping<'_, &'static Sim>) + 
         assert_eq!(service.tend(pin), Tended::Done);
         assert_eq!(allocated(service), before - 4);
         assert_eq!(space.retired_frames(), 0);
+        drop(space);
     });
 }
 
 #[test]
 fn a_detached_unmapping_frees_late() {
-    outlives_the_ticket(topomem::Unmapping::detach);
+    outlives_the_ticket(|unmapping| unmapping.detach());
 }
 
 #[test]
@@ -189,6 +190,7 @@ fn a_batch_is_one_round_of_interrupts() {
         assert!(sim.store(pages(30, 1).start(), 1).is_err());
         activate(&service.kernel_space().unwrap(), pin);
     });
+    sim.on(CpuId::BOOT, |_| drop(space));
 }
 
 #[test]

@@ -25,7 +25,12 @@ impl SpaceKind {
 /// The lower half but for its first page (null pointers fault) and its last (so that no
 /// instruction ends at the hole, which some processors mistreat on a system-call return).
 pub(crate) fn user_bounds<F: Format>() -> Pages {
-    Pages { first: 1, last: (1 << (F::ROOT.address_bits() - 1 - 12)) - 2 }
+    Pages { first: 1, last: lower_half::<F>().last - 1 }
+}
+
+/// All that a user space's own root entries can map.
+pub(crate) fn lower_half<F: Format>() -> Pages {
+    Pages { first: 0, last: (1 << (F::ROOT.address_bits() - 1 - 12)) - 1 }
 }
 
 pub(crate) fn pages_of(range: PageRange) -> Pages {

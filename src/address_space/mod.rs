@@ -19,7 +19,7 @@ pub use batch::Batch;
 pub(crate) use core::{Collected, SpaceCore};
 pub use error::{CreateError, MapError, ProtectError, RemapError, UnmapError};
 pub use layout::SpaceKind;
-pub(crate) use layout::{pages_of, user_bounds};
+pub(crate) use layout::{lower_half, pages_of, user_bounds};
 pub use unmapping::{Unmapped, Unmapping};
 
 use crate::Machine;

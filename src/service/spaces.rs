@@ -7,7 +7,7 @@ use topomem_percpu::{CpuPin, Order};
 
 use super::{MemoryService, frame_memory};
 use crate::Machine;
-use crate::address_space::{SpaceCore, user_bounds};
+use crate::address_space::{SpaceCore, lower_half};
 use crate::page_table::Reserve;
 use crate::retire::Retired;
 
@@ -81,7 +81,7 @@ impl<P: Machine> MemoryService<P> {
     fn take_apart(&self, core: &'static SpaceCore<P>, pin: &CpuPin) -> bool {
         let frames = &self.frames;
         let mut reserve = Reserve::new(frames, pin);
-        let Ok(changed) = core.table.clear(frames, &mut reserve, user_bounds::<P::Format>()) else {
+        let Ok(changed) = core.table.clear(frames, &mut reserve, lower_half::<P::Format>()) else {
             return false;
         };
         drop(reserve);
