@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tables_support::model::{Cpu, Machine, Matrix, Memory};
-use tables_support::{check_shape, node, seal};
+use tables_support::{Tables, check_shape, node, seal};
 use topomem_numa::{
-    ApicId, Diagnostic, Distance, MAX_CPUS, MAX_NODES, MegabytesPerSecond, MemoryRange, Picoseconds, Topology,
+    ApicId, Diagnostic, Distance, MAX_CPUS, MAX_NODES, MegabytesPerSecond, MemoryKind, MemoryRange,
+    Picoseconds,
 };
 use x86_64::PhysAddr;
 
@@ -276,4 +277,17 @@ fn boot_cpu_that_firmware_forgot() {
     );
     let ids: Vec<u32> = topology.cpus().iter().map(|entry| entry.apic_id.0).collect();
     assert_eq!(ids, [3, 4]);
+}
+
+/// Where only a CEDT describes memory, node 0 has all that is in no window.
+#[test]
+fn windows_without_affinities() {
+    let machine = Machine { windows: vec![(64 * MIB, 16 * MIB)], ..Machine::default() };
+    let tables = Tables { cedt: machine.tables().cedt, ..Tables::default() };
+    let (topology, said) = tables.discover(0);
+    assert_eq!(said, []);
+    let ranges = topology.memory_ranges().iter();
+    let ranges: Vec<_> = ranges.map(|r| (r.range.start.as_u64() / MIB, r.node.index(), r.kind)).collect();
+    let conventional = MemoryKind::Conventional;
+    assert_eq!(ranges, [(0, 0, conventional), (64, 1, MemoryKind::CxlWindow), (80, 0, conventional)]);
 }

@@ -74,9 +74,13 @@ impl Machine {
         let end = self.ranges.iter().map(|range| range.1).max().unwrap();
         // Bookkeeping lies behind all memory, so that the tests know exactly what is free.
         let bytes = end + 4 * MIB + end / 256;
-        let layout = Layout::from_size_align(bytes as usize, 1 << 21).unwrap();
+        // Not aligned by the layout: the host would touch all of it to clear it.
+        let layout = Layout::from_size_align(bytes as usize + 4096, 16).unwrap();
         // SAFETY: the size is not 0.
-        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+        let block = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+        let skip = block.as_ptr().align_offset(4096);
+        // SAFETY: there are 4096 bytes more than needed.
+        let base = unsafe { block.add(skip) };
         let mut ground = Placed { machine: &mut self, next: end };
         let frames = Box::leak(Box::new(Frames::new(Host { base, bytes })));
         frames.init(&mut ground, config).unwrap();

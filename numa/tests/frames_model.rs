@@ -1,0 +1,239 @@
+//! The frame allocator against a plain model: a set of free frames.
+#![cfg(not(loom))]
+
+mod frames_support;
+
+use std::collections::BTreeMap;
+
+use frames_support::{Host, MIB, Machine, frame, number, online, pin};
+use proptest::prelude::*;
+use topomem_numa::NodeId;
+use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, NodeSet, Policy};
+use topomem_percpu::Order;
+
+const CPUS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Alloc {
+        cpu: usize,
+        order: u8,
+        node: Option<usize>,
+    },
+    Burst {
+        cpu: usize,
+        count: usize,
+    },
+    Run {
+        cpu: usize,
+        count: u64,
+        align: u8,
+    },
+    /// Frees one of the live runs.
+    Free {
+        cpu: usize,
+        pick: usize,
+    },
+    /// Frees something arbitrary, which the model judges.
+    BadFree {
+        cpu: usize,
+        at: u64,
+        order: u8,
+    },
+    Drain {
+        cpu: usize,
+    },
+    Offline {
+        cpu: usize,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let cpu = || 0..CPUS;
+    prop_oneof![
+        4 => (cpu(), 0_u8..11, proptest::option::of(0_usize..2))
+            .prop_map(|(cpu, order, node)| Step::Alloc { cpu, order, node }),
+        3 => (cpu(), 1_usize..200).prop_map(|(cpu, count)| Step::Burst { cpu, count }),
+        1 => (cpu(), 1_u64..1500, 0_u8..10).prop_map(|(cpu, count, align)| Step::Run { cpu, count, align }),
+        8 => (cpu(), any::<usize>()).prop_map(|(cpu, pick)| Step::Free { cpu, pick }),
+        2 => (cpu(), 0_u64..4096, 0_u8..12).prop_map(|(cpu, at, order)| Step::BadFree { cpu, at, order }),
+        1 => cpu().prop_map(|cpu| Step::Drain { cpu }),
+        1 => cpu().prop_map(|cpu| Step::Offline { cpu }),
+    ]
+}
+
+/// How a live run was allocated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Aligned(Order),
+    Run(u64),
+}
+
+impl Kind {
+    fn frames(self) -> u64 {
+        match self {
+            Kind::Aligned(order) => order.frames(),
+            Kind::Run(count) => count,
+        }
+    }
+}
+
+/// Live runs by first frame.
+#[derive(Default)]
+struct Model {
+    live: BTreeMap<u64, Kind>,
+    managed: u64,
+}
+
+impl Model {
+    /// Adds a run, which must be managed and disjoint from all live ones.
+    fn add(&mut self, first: u64, kind: Kind) {
+        let end = first + kind.frames();
+        assert!(managed(first) && managed(end - 1), "{first:#x}..{end:#x} is not managed");
+        if let Some((&before, &other)) = self.live.range(..end).next_back() {
+            assert!(before + other.frames() <= first, "{first:#x} overlaps {before:#x} {other:?}");
+        }
+        self.live.insert(first, kind);
+    }
+
+    fn allocated(&self) -> u64 {
+        self.live.values().map(|kind| kind.frames()).sum()
+    }
+
+    /// Is any of these frames part of a live run?
+    fn touches(&self, first: u64, count: u64) -> bool {
+        let before = self.live.range(..first + count).next_back();
+        before.is_some_and(|(&start, kind)| start + kind.frames() > first)
+    }
+}
+
+const START: u64 = 16 * 256;
+
+/// Node 0: 16..22 MiB and 1 page, with a hole; node 1: up to 26 MiB.
+fn machine() -> Machine {
+    let cut = 22 * MIB + 0x1000;
+    Machine::new(&[(16 * MIB, cut, 0), (cut, 26 * MIB, 1)], &[0, 0, 1]).reserve(19 * MIB, 19 * MIB + 0x3000)
+}
+
+fn managed(number: u64) -> bool {
+    (START..26 * 256).contains(&number) && !(19 * 256..19 * 256 + 3).contains(&number)
+}
+
+fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
+    match step {
+        Step::Alloc { cpu, order, node } => {
+            let order = Order::new(order).unwrap();
+            let mut request = FrameRequest::order(order);
+            if let Some(node) = node.and_then(NodeId::new) {
+                request = request.policy(Policy::Bind(NodeSet::of(node)));
+            }
+            match frames.alloc(&pin(cpu), &request) {
+                Ok(first) => {
+                    assert_eq!(number(first) % order.frames(), 0);
+                    if let Some(node) = node {
+                        assert_eq!(frames.node_of(first).unwrap().index(), node);
+                    }
+                    model.add(number(first), Kind::Aligned(order));
+                }
+                Err(AllocError::WouldBlock { .. }) => {
+                    // Then others hold something: once they drained, the answer is final.
+                    (0..CPUS).for_each(|cpu| frames.service(&pin(cpu)));
+                    match frames.alloc(&pin(cpu), &request) {
+                        Ok(first) => model.add(number(first), Kind::Aligned(order)),
+                        Err(error) => assert!(matches!(error, AllocError::Exhausted { .. }), "{error}"),
+                    }
+                }
+                Err(AllocError::Exhausted { .. }) => {
+                    // No aligned run of the order may be free of live frames.
+                    let mut at = START.next_multiple_of(order.frames());
+                    while at + order.frames() <= 26 * 256 {
+                        let run = at..at + order.frames();
+                        let node_fits = |number| {
+                            node.is_none_or(|node| frames.node_of(frame(number)).unwrap().index() == node)
+                        };
+                        let same_node = frames.node_of(frame(at)) == frames.node_of(frame(run.end - 1));
+                        let free = run.clone().all(managed) && !model.touches(at, order.frames());
+                        assert!(
+                            !(free && same_node && node_fits(at)),
+                            "{at:#x} order {} is free",
+                            order.get()
+                        );
+                        at += order.frames();
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        Step::Burst { cpu, count } => {
+            let mut burst = vec![frame(0); count];
+            if frames.alloc_bulk(&pin(cpu), &FrameRequest::frame(), &mut burst).is_ok() {
+                burst.into_iter().for_each(|first| model.add(number(first), Kind::Aligned(Order::FRAME)));
+            }
+        }
+        Step::Run { cpu, count, align } => {
+            let align = 1 << align;
+            if let Ok(first) = frames.alloc_run(&pin(cpu), &FrameRequest::frame(), count, align) {
+                assert_eq!(number(first) % align, 0);
+                model.add(number(first), Kind::Run(count));
+            }
+        }
+        Step::Free { cpu, pick } => {
+            let Some((&first, &kind)) = model.live.iter().nth(pick % model.live.len().max(1)) else { return };
+            model.live.remove(&first);
+            // SAFETY: nobody uses the arena.
+            match kind {
+                Kind::Aligned(order) => unsafe { frames.free(&pin(cpu), frame(first), order) }.unwrap(),
+                Kind::Run(count) => unsafe { frames.free_run(&pin(cpu), frame(first), count) }.unwrap(),
+            }
+        }
+        Step::BadFree { cpu, at, order } => {
+            let (first, order) = (START - 64 + at, Order::new(order).unwrap());
+            // Only what no live run touches is surely wrong; other CPUs' magazines do not tell.
+            (0..CPUS).filter(|&other| other != cpu).for_each(|other| drop(frames.drain(&pin(other))));
+            if !model.touches(first, order.frames()) {
+                let before = frames.validate().unwrap();
+                // SAFETY: it must be refused.
+                let freed = unsafe { frames.free(&pin(cpu), frame(first), order) };
+                assert!(freed.is_err(), "{first:#x} order {}", order.get());
+                assert_eq!(frames.validate().unwrap(), before);
+            }
+        }
+        Step::Drain { cpu } => drop(frames.drain(&pin(cpu))),
+        Step::Offline { cpu } => {
+            frames.cpu_offline(&pin(cpu));
+            frames.validate().unwrap();
+            frames.cpu_online(&pin(cpu)).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 2 } else { 200 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn agrees_with_a_set(steps in proptest::collection::vec(step(), 1..if cfg!(miri) { 15 } else { 120 })) {
+        let frames = machine().frames(&FramesConfig::default());
+        online(frames, CPUS);
+        let mut model = Model { managed: 10 * 256 - 3, ..Model::default() };
+        for step in steps {
+            apply(frames, &mut model, step);
+            let totals = frames.validate().unwrap();
+            prop_assert_eq!(totals.allocated, model.allocated());
+            prop_assert_eq!(totals.free + totals.in_magazines + totals.allocated, model.managed);
+        }
+        // Everything back: all blocks whole again.
+        for (first, kind) in core::mem::take(&mut model.live) {
+            // SAFETY: nobody uses the arena.
+            match kind {
+                Kind::Aligned(order) => unsafe { frames.free(&pin(0), frame(first), order) }.unwrap(),
+                Kind::Run(count) => unsafe { frames.free_run(&pin(0), frame(first), count) }.unwrap(),
+            }
+        }
+        (0..CPUS).for_each(|cpu| drop(frames.drain(&pin(cpu))));
+        prop_assert_eq!(frames.validate().unwrap().free, model.managed);
+    }
+}
