@@ -18,7 +18,7 @@ const TRANSMIT_EMPTY: u8 = 1 << 5;
 /// Turns after which a transmitter that never empties is written to regardless.
 const TRANSMIT_TURNS: u32 = 100_000;
 /// Turns after which the panicking CPU takes the lock from whoever holds it.
-const BREAK_TURNS: u32 = 10_000_000;
+const BREAK_TURNS: u32 = 1_000_000;
 
 const FREE: u32 = u32::MAX;
 /// The CPU that writes, or `FREE`.

@@ -15,6 +15,7 @@ use crate::arch::clock;
 use crate::arch::exit::{self, Outcome};
 use crate::arch::trap::TrapFrame;
 use crate::log::Json;
+use crate::smp::ipi;
 use crate::{log, per_cpu, record};
 
 const NONE: u32 = u32::MAX;
@@ -40,7 +41,11 @@ fn claim() -> Claim {
     let me = per_cpu::current().cpu.index() as u32;
     match PANICKING.compare_exchange(NONE, me, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            apic::send(Message::Nmi, Destination::Others);
+            // One by one: a CPU that is still being started has no handler for it.
+            let running = ipi::running().iter().filter_map(per_cpu::of);
+            for area in running.filter(|area| area.cpu.index() as u32 != me) {
+                apic::send(Message::Nmi, Destination::Physical(area.apic_id));
+            }
             Claim::First
         }
         Err(claimed) if claimed == me => Claim::Again,
