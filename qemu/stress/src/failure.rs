@@ -71,6 +71,14 @@ pub enum Failure {
         /// Who was handed it again.
         second: Holder,
     },
+    /// The allocator's books say that a frame is free which somebody holds: it can be handed out
+    /// again.
+    FreeWhileHeld {
+        /// The frame.
+        frame: PhysFrame,
+        /// Who holds it.
+        holder: Holder,
+    },
     /// The allocator handed out a frame that is no RAM of the machine.
     NoSuchFrame {
         /// The frame.
@@ -235,6 +243,7 @@ impl Failure {
     pub const fn kind(&self) -> FailureKind {
         match self {
             Failure::FrameTwice { .. }
+            | Failure::FreeWhileHeld { .. }
             | Failure::NoSuchFrame { .. }
             | Failure::FrameChanged { .. }
             | Failure::NotZeroed { .. } => FailureKind::Ownership,
@@ -266,6 +275,11 @@ impl fmt::Display for Failure {
             Failure::FrameTwice { frame, first, second } => write!(
                 f,
                 "frame {:#x} handed out twice: to {first:?}, who still holds it, and to {second:?}",
+                address_of(frame)
+            ),
+            Failure::FreeWhileHeld { frame, holder } => write!(
+                f,
+                "frame {:#x} is free by the allocator's books while {holder:?} holds it: it can be handed out twice",
                 address_of(frame)
             ),
             Failure::NoSuchFrame { frame, holder } => {
@@ -342,6 +356,7 @@ impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self.0 {
             Failure::FrameTwice { second: holder, .. }
+            | Failure::FreeWhileHeld { holder, .. }
             | Failure::NoSuchFrame { holder, .. }
             | Failure::FrameChanged { holder, .. }
             | Failure::NotZeroed { holder, .. } => write!(f, "cpu{}", holder.cpu()),

@@ -16,6 +16,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "sim"))]
 extern crate std;
 
+mod account;
 mod barrier;
 mod distort;
 mod failure;

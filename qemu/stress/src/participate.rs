@@ -1,12 +1,9 @@
 //! A run from its beginning to its verdict, as each CPU lives through it.
 
-use alloc::boxed::Box;
-
-use topomem::numa::MAX_NODES;
 use topomem::{CpuId, CpuPin};
 
+use crate::account::{self, Account};
 use crate::failure::Text;
-use crate::run::FreeFrames;
 use crate::worker::{HomePin, Worker};
 use crate::{Failure, Record, Rig, Run};
 
@@ -33,13 +30,16 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
         }
         return;
     };
+    worker.warm_heap();
     run.barrier.wait(&run.rig).await;
     settle(run, &worker).await;
     run.barrier.wait(&run.rig).await;
     if cpu == CpuId::BOOT {
-        *run.baseline.lock() = free_frames(run);
+        *run.baseline.lock() = Some(Account::take(run));
         run.start();
     }
+    run.barrier.wait(&run.rig).await;
+    worker.prelude();
     run.barrier.wait(&run.rig).await;
 
     worker.work().await;
@@ -66,7 +66,7 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
     run.barrier.wait(&run.rig).await;
     if cpu == CpuId::BOOT {
         if !run.has_failed() {
-            check_accounts(run);
+            account::check(run);
         }
         conclude(run);
     }
@@ -74,7 +74,7 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
 }
 
 /// How many barriers a participant passes.
-const MEETINGS: usize = 8;
+const MEETINGS: usize = 9;
 
 /// Returns what this CPU caches, and lets what has retired go.
 async fn settle<R: Rig>(run: &Run<R>, worker: &Worker<'_, R>) {
@@ -96,32 +96,6 @@ fn drain<R: Rig>(run: &Run<R>, pin: &CpuPin) {
         heap.heap().drain(pin);
     }
     service.frames().drain(pin);
-}
-
-/// Each node's free frames; what the heap keeps is not free.
-fn free_frames<R: Rig>(run: &Run<R>) -> Option<Box<FreeFrames>> {
-    let mut free = Box::new([0; MAX_NODES]);
-    for node in run.truth.nodes() {
-        let stats = run.rig.service().frames().stats(node);
-        free[node.index()] = stats.map_or(0, |stats| stats.free() + stats.in_magazines);
-    }
-    Some(free)
-}
-
-/// Everything was given back: is it all there, and do the service's own counts agree?
-fn check_accounts<R: Rig>(run: &Run<R>) {
-    let service = run.rig.service();
-    if let Some(Err(error)) = service.heap().map(|heap| heap.heap().validate()) {
-        run.fail(Failure::Inconsistent { part: "heap", error: Text::debug(&error) });
-    }
-    let Some(before) = run.baseline.lock().take() else { return };
-    let Some(after) = free_frames(run) else { return };
-    for node in run.truth.nodes() {
-        let (before, after) = (before[node.index()], after[node.index()]);
-        if before != after {
-            run.fail(Failure::LostFrames { node, before, after });
-        }
-    }
 }
 
 /// The summary of each node and CPU, and what went wrong.

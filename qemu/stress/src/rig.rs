@@ -20,7 +20,7 @@ pub trait Rig: Send + Sync {
     /// Milliseconds since some start, the same on all CPUs.
     fn milliseconds(&self) -> u64;
 
-    /// The start of 64 MiB of the kernel's address space that nobody maps, on a 2 MiB boundary
+    /// The start of 2 GiB of the kernel's address space that nobody else maps, on a 2 GiB boundary
     /// and far from large pages.
     fn kernel_window(&self) -> VirtAddr;
 

@@ -1,19 +1,20 @@
 //! One run: what its CPUs share.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use spin::Mutex;
 use topomem::address_space::CreateError;
-use topomem::numa::MAX_NODES;
 use topomem::{AddressSpace, CpuId, Platform, VirtAddr};
 
+use crate::account::Account;
 use crate::barrier::Barrier;
 use crate::failure::KEPT;
 use crate::mailbox::PostOffice;
 use crate::oracle::{Ownership, Space, Truth};
+#[cfg(feature = "fault-injection")]
+use crate::scenario::Break;
 use crate::scenario::{Limit, Scenario};
 use crate::shared_space::SharedSpace;
 use crate::{Failure, FailureLog, Progress, Rig};
@@ -62,9 +63,6 @@ pub(crate) struct Counters {
     pub probes: AtomicU64,
 }
 
-/// How many frames each node had free, by the service's own count.
-pub(crate) type FreeFrames = [u64; MAX_NODES];
-
 /// A run of a scenario on all CPUs of a rig.
 ///
 /// Made once, then driven by one [`participate`](crate::participate) on each CPU; afterwards
@@ -78,16 +76,18 @@ pub struct Run<R: Rig> {
     pub(crate) barrier: Barrier,
     pub(crate) spaces: ArrayVec<SharedSpace<R::Machine>, 3>,
     pub(crate) counters: Vec<Counters>,
-    pub(crate) baseline: Mutex<Option<Box<FreeFrames>>>,
+    pub(crate) baseline: Mutex<Option<Account>>,
     failures: FailureLog,
     stopped: AtomicBool,
     started: AtomicU64,
+    #[cfg(feature = "fault-injection")]
+    fault: Option<Break>,
 }
 
 /// Slots in each shared address space.
 const SLOTS: u16 = 32;
 /// Where a user space's slots begin: far from where programs are.
-const USER_SLOTS: u64 = 0x2a_0000_0000;
+const USER_SLOTS: u64 = 0x180_0000_0000;
 
 impl<R: Rig> Run<R> {
     /// Prepares a run on `rig`, whose machine truly is as `truth` says. On a CPU that is online.
@@ -116,6 +116,8 @@ impl<R: Rig> Run<R> {
             failures: FailureLog::default(),
             stopped: AtomicBool::new(false),
             started: AtomicU64::new(0),
+            #[cfg(feature = "fault-injection")]
+            fault: None,
         };
         let service = run.rig.service();
         let kernel = service.kernel_space().ok_or(SetupError::NotBooted)?;
@@ -180,8 +182,21 @@ impl<R: Rig> Run<R> {
         &self.counters[cpu.index()]
     }
 
+    /// Breaks `fault` when the operations begin: not before, so that what it breaks is the
+    /// scenario's to see, and not the kernel's own memory.
+    #[cfg(feature = "fault-injection")]
+    #[must_use]
+    pub const fn with_fault(mut self, fault: Break) -> Run<R> {
+        self.fault = Some(fault);
+        self
+    }
+
     /// Marks the beginning of the operations.
     pub(crate) fn start(&self) {
+        #[cfg(feature = "fault-injection")]
+        if let Some(fault) = self.fault {
+            fault.inject(self.rig.service());
+        }
         self.started.store(self.rig.milliseconds(), Ordering::Relaxed);
     }
 

@@ -120,6 +120,18 @@ impl Break {
         }
     }
 
+    /// Breaks what is broken by a fault inside `service`. [`Break::Distance`] is not: the service
+    /// has to boot from [distorted tables](crate::distort_distances).
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn inject<P: topomem::Machine>(self, service: &topomem::MemoryService<P>) {
+        use topomem::{frames, shootdown};
+        match self {
+            Break::Shootdown => service.shootdown().inject(Some(shootdown::Fault::SkipFlush)),
+            Break::Magazine => service.frames().inject(frames::Fault::MagazineDuplicates),
+            Break::Distance => {}
+        }
+    }
+
     /// The fault called `name`.
     #[must_use]
     pub fn named(name: &str) -> Option<Break> {

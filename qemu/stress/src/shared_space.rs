@@ -5,7 +5,7 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use topomem::{AddressSpace, Machine, PageRange, PageSize, Protection, VirtAddr};
+use topomem::{AddressSpace, CpuId, Machine, PageRange, PageSize, Protection, VirtAddr};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -66,10 +66,16 @@ impl SlotPage {
 pub(crate) struct SharedSpace<P: Machine> {
     pub name: Space,
     space: AddressSpace<P>,
+    base: VirtAddr,
     pub pages: Vec<SlotPage>,
     /// The slot that is being changed: where to probe.
     pub hot: AtomicU32,
 }
+
+/// Where CPUs' own pages begin, beyond the slots.
+const PRIVATE_AREA: u64 = 64 << 20;
+/// How many CPUs have pages of their own; further ones share.
+const PRIVATE_AREAS: u64 = 480;
 
 /// Slots under one page table, so that others' tables come and go with their last page.
 const SLOTS_PER_TABLE: u64 = 8;
@@ -95,12 +101,31 @@ impl<P: Machine> SharedSpace<P> {
                 holder: AtomicU32::new(0),
             });
         }
-        Some(SharedSpace { name, space, pages, hot: AtomicU32::new(0) })
+        Some(SharedSpace { name, space, base, pages, hot: AtomicU32::new(0) })
     }
 
     /// The address space.
     pub(crate) const fn space(&self) -> &AddressSpace<P> {
         &self.space
+    }
+
+    /// Pages of `cpu`'s own, that fill two page tables: unmapping them all frees the tables.
+    pub(crate) fn private_range(&self, cpu: CpuId) -> Option<PageRange> {
+        let area = PRIVATE_AREA + (cpu.index() as u64 % PRIVATE_AREAS) * 2 * PageSize::Size2MiB.bytes();
+        let start = VirtAddr::new_truncate(self.base.as_u64() + area);
+        PageRange::new(start, 2, PageSize::Size2MiB).ok()
+    }
+
+    /// All that the run maps, and so much more that unmapping it frees all tables below.
+    pub(crate) fn whole_range(&self) -> Option<PageRange> {
+        match self.name {
+            Space::Kernel => PageRange::new(self.base, 2, PageSize::Size1GiB).ok(),
+            Space::Shared(_) | Space::Private => {
+                // Three entries of the root, of which ours is the middle one.
+                let start = VirtAddr::new_truncate(self.base.as_u64() - (512 << 30));
+                PageRange::new(start, 3 * 512, PageSize::Size1GiB).ok()
+            }
+        }
     }
 
     /// What a page that may be written is mapped with.

@@ -86,7 +86,6 @@ impl std::error::Error for RunError {}
 pub fn run(options: &Options, record: impl FnMut(&str) + Send) -> Result<Report, RunError> {
     let sim = Sim::boot(options.machine.clone(), options.delivery).map_err(RunError::Machine)?;
     let service = boot(sim, options.fault)?;
-    inject(service, options.fault);
     let sink = Mutex::new(record);
     let rig =
         SimRig { sim, service, sink: &|line| (sink.lock().unwrap_or_else(PoisonError::into_inner))(line) };
@@ -99,6 +98,10 @@ pub fn run(options: &Options, record: impl FnMut(&str) + Send) -> Result<Report,
     let limit = options.limit.unwrap_or(scenario.limit);
     let inner = crate::Options { scenario, limit, seed: options.seed };
     let run = sim.on(CpuId::BOOT, |_| Run::new(rig, truth, inner)).map_err(RunError::Setup)?;
+    let run = match options.fault {
+        Some(fault) => run.with_fault(fault),
+        None => run,
+    };
     sim.run(|pin| {
         // SAFETY: the future is driven here, by the thread that plays the CPU, which is online;
         // nothing else runs on it.
@@ -109,6 +112,12 @@ pub fn run(options: &Options, record: impl FnMut(&str) + Send) -> Result<Report,
     });
     let failures = run.failures().to_vec();
     run.rig().report(Record::End { ok: failures.is_empty() });
+    if failures.is_empty() {
+        sim.on(CpuId::BOOT, |_| drop(run));
+    } else {
+        // Its address spaces may be in memory that is somebody else's, too.
+        core::mem::forget(run);
+    }
     Ok(Report { failures })
 }
 
@@ -119,17 +128,6 @@ fn boot(sim: &'static Sim, fault: Option<Break>) -> Result<&'static SimService, 
     }
     let tables: FirmwareTables<'_> = tables.as_firmware();
     sim.boot_service_with(&tables).map_err(RunError::Boot)
-}
-
-/// Breaks what is broken by a fault inside the service.
-pub(crate) fn inject(service: &'static SimService, fault: Option<Break>) {
-    match fault {
-        Some(Break::Shootdown) => {
-            service.shootdown().inject(Some(topomem::shootdown::Fault::SkipFlush));
-        }
-        Some(Break::Magazine) => {}
-        Some(Break::Distance) | None => {}
-    }
 }
 
 /// The machine as it was built.

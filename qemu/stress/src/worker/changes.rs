@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use topomem::address_space::MapError;
-use topomem::{FrameRequest, Order, PageSize, VirtAddr};
+use topomem::{FrameRequest, Order, PageRange, PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
 use super::Worker;
@@ -47,6 +47,9 @@ impl<R: Rig> Worker<'_, R> {
     pub(super) async fn change_step(&mut self) {
         let run = self.run;
         let space = &run.spaces[self.random.index(run.spaces.len())];
+        if self.random.one_in(16) {
+            return self.churn_tables(space).await;
+        }
         let index = self.random.index(space.pages.len());
         let page = &space.pages[index];
         let Some(change) = page.slot.try_lock() else { return };
@@ -260,6 +263,27 @@ impl<R: Rig> Worker<'_, R> {
                     self.unmap(space, page, &change, Unmap::Awaited).await;
                 }
             }
+            let Some(whole) = space.whole_range() else { continue };
+            match space.space().unmap(self.pin.get(), whole) {
+                Ok(unmapping) => unmapping.await,
+                Err(error) => self.refused("unmapping all tables", Text::display(&error)),
+            }
+        }
+    }
+
+    /// Maps a page under page tables of this CPU's own, and frees them together.
+    async fn churn_tables(&mut self, space: &SharedSpace<R::Machine>) {
+        let Some(range) = space.private_range(self.cpu) else { return };
+        let page = PageRange::page(range.start(), PageSize::Size4KiB);
+        match space.space().map(self.pin.get(), page, FrameRequest::frame(), space.writable()) {
+            Ok(()) => {}
+            // A CPU that shares the range was faster.
+            Err(MapError::OutOfFrames(_) | MapError::AlreadyMapped { .. }) => return,
+            Err(error) => return self.refused("mapping a page of its own", Text::display(&error)),
+        }
+        match space.space().unmap(self.pin.get(), range) {
+            Ok(unmapping) => unmapping.await,
+            Err(error) => self.refused("unmapping tables", Text::display(&error)),
         }
     }
 }

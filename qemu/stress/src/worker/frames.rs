@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use topomem::frames::{AllocError, FrameRequest, NodeSet, Policy, Zone};
+use topomem::frames::{AllocError, FrameRequest, FreeError, NodeSet, Policy, Zone};
 use topomem::{NodeId, Order, Platform as _};
 use x86_64::structures::paging::PhysFrame;
 
@@ -40,6 +40,24 @@ impl<R: Rig> Worker<'_, R> {
             self.allocate_bulk();
         } else {
             self.allocate_one();
+        }
+    }
+
+    /// Takes more single frames than a magazine holds, all at once, and gives them back: frames
+    /// that are handed out twice show here, before page tables are among them.
+    pub(crate) fn prelude(&mut self) {
+        const MANY: usize = 160;
+        while self.frames.len() < MANY && self.holding < self.budget {
+            let request = FrameRequest::frame();
+            let Ok(frame) = self.run.rig.service().frames().alloc(self.pin.get(), &request) else { break };
+            match self.take_in(frame, Order::FRAME) {
+                Some(held) => self.keep(held),
+                None => return,
+            }
+        }
+        while let Some(held) = self.frames.pop() {
+            self.holding -= held.order.frames();
+            self.free_frames(held);
         }
     }
 
@@ -157,8 +175,12 @@ impl<R: Rig> Worker<'_, R> {
         // SAFETY: the run was handed to the scenario, whose account says that `held` is its only
         // holder, and nothing maps it.
         let freed = unsafe { self.run.rig.service().frames().free(self.pin.get(), held.frame, held.order) };
-        if let Err(error) = freed {
-            self.refused("freeing a run of frames", Text::display(&error));
+        match freed {
+            Ok(()) => {}
+            Err(FreeError::DoubleFree(frame)) => {
+                self.run.fail(Failure::FreeWhileHeld { frame, holder: held.holder });
+            }
+            Err(error) => self.refused("freeing a run of frames", Text::display(&error)),
         }
     }
 

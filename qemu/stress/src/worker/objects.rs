@@ -4,6 +4,7 @@ use core::alloc::Layout;
 use core::sync::atomic::Ordering;
 
 use topomem::VirtAddr;
+use topomem::percpu::SizeClass;
 
 use super::{HELD, Worker};
 use crate::failure::Text;
@@ -27,6 +28,19 @@ impl<R: Rig> Worker<'_, R> {
             }
         } else {
             self.allocate_object();
+        }
+    }
+
+    /// Uses every size class once, so that the heap's own books exist before frames are counted.
+    pub(crate) fn warm_heap(&self) {
+        let Some(heap) = self.run.rig.service().heap() else { return };
+        for class in SizeClass::all() {
+            let Ok(layout) = Layout::from_size_align(class.size(), 1) else { continue };
+            let Ok(memory) = heap.heap().alloc(layout) else { continue };
+            // SAFETY: it has just come from this heap with this layout.
+            if let Err(error) = unsafe { heap.heap().dealloc(memory, layout) } {
+                self.refused("freeing a heap object", Text::display(&error));
+            }
         }
     }
 
