@@ -129,12 +129,16 @@ impl Model {
     }
 }
 
+/// Each object is freed by a thread of its own. The caller yields, for loom to try the orders in
+/// which the frees come first.
 fn free_from_threads(model: &Arc<Model>, objects: Vec<Sent>) -> Vec<thread::JoinHandle<()>> {
     let free = |object| {
         let model = model.clone();
         thread::spawn(move || model.free_remotely(object))
     };
-    objects.into_iter().map(free).collect()
+    let freers = objects.into_iter().map(free).collect();
+    thread::yield_now();
+    freers
 }
 
 #[test]
