@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn cpus_are_sent_to_the_far_end() {
-        let builder = Sim::builder().nodes(3).cpus(3).distance(0, 1, 15).distance(0, 2, 40).distance(1, 2, 30);
+        let builder =
+            Sim::builder().nodes(3).cpus(3).distance(0, 1, 15).distance(0, 2, 40).distance(1, 2, 30);
         let mut tables = tables(&builder);
         distort_distances(&mut tables.srat, Some(&mut tables.slit)).unwrap();
         let topology = discovered(&tables);
