@@ -189,7 +189,9 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
         Step::BadFree { cpu, at, order } => {
             let (first, order) = (START - 64 + at, Order::new(order).unwrap());
             // Only what no live run touches is surely wrong; other CPUs' magazines do not tell.
-            (0..CPUS).filter(|&other| other != cpu).for_each(|other| drop(frames.drain(&pin(other))));
+            (0..CPUS).filter(|&other| other != cpu).for_each(|other| {
+                frames.drain(&pin(other));
+            });
             if !model.touches(first, order.frames()) {
                 let before = frames.validate().unwrap();
                 // SAFETY: it must be refused.
@@ -198,7 +200,7 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
                 assert_eq!(frames.validate().unwrap(), before);
             }
         }
-        Step::Drain { cpu } => drop(frames.drain(&pin(cpu))),
+        Step::Drain { cpu } => _ = frames.drain(&pin(cpu)),
         Step::Offline { cpu } => {
             frames.cpu_offline(&pin(cpu));
             frames.validate().unwrap();
@@ -233,7 +235,9 @@ proptest! {
                 Kind::Run(count) => unsafe { frames.free_run(&pin(0), frame(first), count) }.unwrap(),
             }
         }
-        (0..CPUS).for_each(|cpu| drop(frames.drain(&pin(cpu))));
+        (0..CPUS).for_each(|cpu| {
+ frames.drain(&pin(cpu));
+});
         prop_assert_eq!(frames.validate().unwrap().free, model.managed);
     }
 }

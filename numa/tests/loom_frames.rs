@@ -1,0 +1,228 @@
+//! loom models of the frame allocator's protocols, running the production code:
+//! `RUSTFLAGS="--cfg loom" cargo test -p topomem-numa --release --test loom_frames`.
+#![cfg(loom)]
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use loom::thread;
+use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground};
+use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
+use topomem_percpu::{CpuPin, Order, Platform};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+/// Physical addresses below the arena's size map to the arena, which holds bookkeeping only.
+struct Host(NonNull<u8>);
+
+// SAFETY: plain memory.
+unsafe impl Send for Host {}
+// SAFETY: plain memory.
+unsafe impl Sync for Host {}
+
+const ARENA: usize = 16 << 20;
+
+// SAFETY: the arena is never freed; nobody touches frames' contents.
+unsafe impl Platform for Host {
+    fn current_cpu(&self) -> CpuId {
+        CpuId::BOOT
+    }
+
+    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+        // SAFETY: bookkeeping is placed inside the arena.
+        unsafe { self.0.add(addr.as_u64() as usize) }
+    }
+}
+
+struct Tiny {
+    next: u64,
+    blocks: u64,
+}
+
+/// The first frame, beyond the arena.
+const START: u64 = 16 << 20;
+
+// SAFETY: places are disjoint parts of the arena.
+unsafe impl Ground for Tiny {
+    type Error = std::fmt::Error;
+
+    fn node_count(&self) -> usize {
+        1
+    }
+
+    fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        std::iter::once(node)
+    }
+
+    fn cpus(&self) -> impl Iterator<Item = (CpuId, NodeId)> {
+        (0..2).map(|cpu| (CpuId::new(cpu).unwrap(), NodeId::ZERO))
+    }
+
+    fn weight(&self, _: NodeId) -> Option<u32> {
+        None
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Piece> {
+        let range = MemoryRange::from_length(START, self.blocks << 21).unwrap();
+        std::iter::once(Piece { range, node: NodeId::ZERO })
+    }
+
+    fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, std::fmt::Error> {
+        let start = self.next.next_multiple_of(align.max(4096));
+        self.next = start + bytes;
+        assert!(self.next <= ARENA as u64);
+        Ok(PhysAddr::new(start))
+    }
+}
+
+fn frames(blocks: u64) -> &'static Frames<Host> {
+    let layout = Layout::from_size_align(ARENA, 4096).unwrap();
+    // SAFETY: the size is not 0. Leaked: models are short.
+    let base = NonNull::new(unsafe { std::alloc::alloc(layout) }).unwrap();
+    let frames = Box::leak(Box::new(Frames::new(Host(base))));
+    frames.init(&mut Tiny { next: 0, blocks }, &FramesConfig::default()).unwrap();
+    frames
+}
+
+fn pin(cpu: usize) -> CpuPin {
+    // SAFETY: one thread plays each CPU.
+    unsafe { CpuPin::new(CpuId::new(cpu).unwrap()) }
+}
+
+fn order(order: u8) -> Order {
+    Order::new(order).unwrap()
+}
+
+fn alloc(frames: &Frames<Host>, cpu: usize, level: u8) -> Option<(u64, u64)> {
+    let first = frames.alloc(&pin(cpu), &FrameRequest::order(order(level))).ok()?;
+    let number = first.start_address().as_u64() >> 12;
+    Some((number, number + order(level).frames()))
+}
+
+fn free(frames: &Frames<Host>, cpu: usize, first: u64, level: u8) {
+    let frame = PhysFrame::containing_address(PhysAddr::new(first << 12));
+    // SAFETY: nobody uses the frames.
+    unsafe { frames.free(&pin(cpu), frame, order(level)) }.unwrap();
+}
+
+fn disjoint(a: Option<(u64, u64)>, b: Option<(u64, u64)>) {
+    if let (Some(a), Some(b)) = (a, b) {
+        assert!(a.1 <= b.0 || b.1 <= a.0, "handed out twice: {a:?} {b:?}");
+    }
+}
+
+fn model(body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.max_branches = 20_000;
+    builder.check(body);
+}
+
+#[test]
+fn refill_against_a_remote_free() {
+    model(|| {
+        let frames = frames(1);
+        frames.cpu_online(&pin(0)).unwrap();
+        let kept = alloc(frames, 0, 0).unwrap();
+        let given = alloc(frames, 0, 0).unwrap();
+        frames.drain(&pin(0));
+        let remote = thread::spawn(move || free(frames, 1, given.0, 0));
+        let got = alloc(frames, 0, 0);
+        disjoint(got, Some(kept));
+        remote.join().unwrap();
+        frames.drain(&pin(0));
+        frames.validate().unwrap();
+    });
+}
+
+#[test]
+fn promotion_against_an_allocation() {
+    model(|| {
+        let frames = frames(1);
+        let first = alloc(frames, 0, 0).unwrap();
+        // The last free makes the block whole while another CPU takes from it.
+        let other = thread::spawn(move || alloc(frames, 1, 0));
+        free(frames, 0, first.0, 0);
+        let got = other.join().unwrap();
+        assert!(got.is_some(), "511 frames were free all the time");
+        frames.validate().unwrap();
+        free(frames, 0, got.unwrap().0, 0);
+        assert!(alloc(frames, 0, 9).is_some(), "the block is whole again");
+    });
+}
+
+#[test]
+fn two_last_frees_promote() {
+    model(|| {
+        let frames = frames(1);
+        let (a, b) = (alloc(frames, 0, 6).unwrap(), alloc(frames, 0, 6).unwrap());
+        let other = thread::spawn(move || free(frames, 1, a.0, 6));
+        free(frames, 0, b.0, 6);
+        other.join().unwrap();
+        assert_eq!(frames.validate().unwrap().free, 512);
+        assert!(alloc(frames, 0, 9).is_some());
+    });
+}
+
+#[test]
+fn order_7_against_order_0() {
+    model(|| {
+        let frames = frames(1);
+        let rest = alloc(frames, 0, 8).unwrap();
+        let other = thread::spawn(move || alloc(frames, 1, 0));
+        let run = alloc(frames, 0, 7);
+        let one = other.join().unwrap();
+        disjoint(run, one);
+        disjoint(run, Some(rest));
+        assert!(run.is_some() && one.is_some());
+        frames.validate().unwrap();
+    });
+}
+
+#[test]
+fn order_8_against_order_7() {
+    model(|| {
+        let frames = frames(1);
+        let rest = alloc(frames, 0, 8).unwrap();
+        let other = thread::spawn(move || alloc(frames, 1, 7));
+        let run = alloc(frames, 0, 8);
+        let half = other.join().unwrap();
+        disjoint(run, half);
+        assert!(run.is_some() || half.is_some());
+        disjoint(half, Some(rest));
+        frames.validate().unwrap();
+    });
+}
+
+#[test]
+fn order_9_against_the_frees_that_make_it() {
+    model(|| {
+        let frames = frames(1);
+        let first = alloc(frames, 0, 8).unwrap();
+        let other = thread::spawn(move || alloc(frames, 1, 9));
+        free(frames, 0, first.0, 8);
+        let huge = other.join().unwrap();
+        frames.validate().unwrap();
+        assert!(huge.is_some() || alloc(frames, 0, 9).is_some());
+    });
+}
+
+#[test]
+fn block_ownership_changes_hands() {
+    model(|| {
+        let frames = frames(1);
+        frames.cpu_online(&pin(0)).unwrap();
+        frames.cpu_online(&pin(1)).unwrap();
+        let first = alloc(frames, 0, 0).unwrap();
+        let other = thread::spawn(move || {
+            let got = alloc(frames, 1, 0);
+            frames.drain(&pin(1));
+            got
+        });
+        frames.drain(&pin(0));
+        let got = other.join().unwrap();
+        disjoint(Some(first), got);
+        assert!(got.is_some());
+        frames.validate().unwrap();
+    });
+}
