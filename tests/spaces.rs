@@ -1,9 +1,10 @@
 //! Address spaces on a simulated machine: where frames go, and when.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use topomem::address_space::{CreateError, MapError, ProtectError};
+use topomem::address_space::{CreateError, MapError, ProtectError, RemapError};
 use topomem::page_table::Ownership;
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
@@ -58,6 +59,7 @@ fn a_dropped_space_gives_everything_back() {
         space.unmap(pin, pages(3, 9)).unwrap().wait(pin);
         assert_eq!(space.mapped_pages(), 691 + 1024);
         drop(space);
+        assert_eq!(service.tend(pin), Tended::Done);
         assert_eq!(allocated(service), before);
     });
 }
@@ -74,7 +76,8 @@ fn a_space_that_is_active_elsewhere_is_freed_once_it_is_left() {
             sim.store(pages(0, 1).start(), 1).unwrap();
         }
     });
-    sim.on(CpuId::BOOT, |_| drop(space));
+    drop(space);
+    sim.on(CpuId::BOOT, |pin| service.tend(pin));
     assert!(allocated(service) > before);
     sim.run(|pin| {
         if pin.cpu() != CpuId::BOOT {
@@ -119,7 +122,6 @@ fn outlives_the_ticket(abandon: impl Fn(topomem::Unmapping<'_, &'static Sim>) + 
         assert_eq!(service.tend(pin), Tended::Done);
         assert_eq!(allocated(service), before - 4);
         assert_eq!(space.retired_frames(), 0);
-        drop(space);
     });
 }
 
@@ -190,7 +192,6 @@ fn a_batch_is_one_round_of_interrupts() {
         assert!(sim.store(pages(30, 1).start(), 1).is_err());
         activate(&service.kernel_space().unwrap(), pin);
     });
-    sim.on(CpuId::BOOT, |_| drop(space));
 }
 
 #[test]
@@ -205,7 +206,10 @@ fn refusals_change_nothing() {
 
         let occupied = space.map(pin, pages(0, 8), frame, data);
         assert!(matches!(occupied, Err(MapError::AlreadyMapped { page, .. }) if page == pages(3, 1).start()));
-        assert_eq!(space.map(pin, pages(8, 1), frame, Protection::KERNEL_DATA), Err(MapError::WrongPrivilege));
+        assert_eq!(
+            space.map(pin, pages(8, 1), frame, Protection::KERNEL_DATA),
+            Err(MapError::WrongPrivilege)
+        );
         let wrong = MapError::WrongOrder { given: Order::FRAME, needed: Order::HUGE };
         assert_eq!(space.map(pin, huge(1, 1), frame, data), Err(wrong));
         let null = PageRange::page(VirtAddr::new(0).unwrap(), PageSize::Size4KiB);
@@ -283,5 +287,51 @@ fn spaces_need_a_kernel_space() {
         .unwrap();
     sim.on(CpuId::BOOT, |pin| {
         assert_eq!(empty.create_space(pin).err(), Some(CreateError::NoKernelSpace));
+    });
+}
+
+#[test]
+fn a_shortage_of_memory_frees_abandoned_spaces() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let frame = FrameRequest::frame();
+        let mut mapped = 0;
+        // Several times what the machine has, each space dropped and never tended.
+        while mapped < 4 * (64 << 20) / 4096 {
+            let space = service.create_space(pin).unwrap();
+            space.map(pin, pages(0, 3000), frame, Protection::USER_DATA).unwrap();
+            mapped += 3000;
+        }
+    });
+}
+
+#[test]
+fn remapped_pages_move_with_their_contents() {
+    let (sim, service) = booted(2);
+    let space = sim.on(CpuId::BOOT, |pin| service.create_space(pin).unwrap());
+    let (old, new) = (pages(0, 4), pages(1 << 20, 4));
+    sim.run(|pin| {
+        if pin.cpu() == CpuId::BOOT {
+            map(&space, pin, old);
+        }
+        sim.barrier();
+        activate(&space, pin);
+        if pin.cpu() == CpuId::BOOT {
+            sim.store(pages(2, 1).start(), 22).unwrap();
+        }
+        sim.barrier();
+        assert_eq!(sim.load(pages(2, 1).start()), Ok(22));
+        sim.barrier();
+        if pin.cpu() == CpuId::BOOT {
+            let before = allocated(service);
+            let overlap = space.remap(pin, old, pages(3, 1).start());
+            assert!(matches!(overlap.err(), Some(RemapError::Overlap { .. })));
+            space.remap(pin, old, new.start()).unwrap().wait(pin);
+            assert_eq!(allocated(service), before + 2, "two tables for the new place");
+        }
+        sim.barrier();
+        assert!(sim.load(pages(2, 1).start()).is_err());
+        assert_eq!(sim.load(pages((1 << 20) + 2, 1).start()), Ok(22));
+        activate(&service.kernel_space().unwrap(), pin);
     });
 }

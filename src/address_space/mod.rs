@@ -47,8 +47,9 @@ pub struct Translation {
 /// All operations take `&self` and run in parallel where their ranges lie in different tables.
 /// They must not be called from interrupt handlers that may interrupt one of them.
 ///
-/// Dropped, a user space is freed as soon as no CPU has it active; the service task sees to it.
-/// The kernel's space lives for good.
+/// A drop only marks a user space, in any context; it is freed once no CPU has it active, by the
+/// service task ([`MemoryService::tend`](crate::MemoryService::tend)) or when memory is short. The kernel's space lives for
+/// good.
 pub struct AddressSpace<P: Machine> {
     core: &'static SpaceCore<P>,
 }
@@ -223,12 +224,7 @@ impl<P: Machine> AddressSpace<P> {
     /// # Errors
     ///
     /// [`RemapError`]; no translation has changed.
-    pub fn remap(
-        &self,
-        pin: &CpuPin,
-        from: PageRange,
-        to: VirtAddr,
-    ) -> Result<Unmapping<'_, P>, RemapError> {
+    pub fn remap(&self, pin: &CpuPin, from: PageRange, to: VirtAddr) -> Result<Unmapping<'_, P>, RemapError> {
         let mut batch = self.batch(pin);
         batch.remap(from, to)?;
         Ok(batch.issue())
@@ -312,7 +308,8 @@ impl<P: Machine> AddressSpace<P> {
 impl<P: Machine> Drop for AddressSpace<P> {
     fn drop(&mut self) {
         if self.core.kind == SpaceKind::User {
-            self.core.service.abandon(self.core);
+            // Release pairs with the Acquire in `MemoryService::reap`.
+            self.core.abandoned.store(true, Ordering::Release);
         }
     }
 }

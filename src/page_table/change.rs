@@ -30,14 +30,13 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
-    const NOTHING: Changed =
-        Changed {
-            stale: None,
-            smallest: Level::GIANT,
-            pages: 0,
-            tables: Chain::EMPTY,
-            frames: [Chain::EMPTY, Chain::EMPTY],
-        };
+    const NOTHING: Changed = Changed {
+        stale: None,
+        smallest: Level::GIANT,
+        pages: 0,
+        tables: Chain::EMPTY,
+        frames: [Chain::EMPTY, Chain::EMPTY],
+    };
 
     /// All of `from` has gone elsewhere, and leaves took the place of `tables` there.
     pub(super) fn moved(from: Pages, tables: Chain) -> Changed {

@@ -54,25 +54,24 @@ impl<P: Machine> Spaces<P> {
 }
 
 impl<P: Machine> MemoryService<P> {
-    /// The handle of `core` is gone.
-    pub(crate) fn abandon(&self, core: &SpaceCore<P>) {
-        // Release pairs with the Acquire in `reap`: every use of the handle happened before.
-        core.abandoned.store(true, Ordering::Release);
-        self.reap(&self.platform.pin());
-    }
-
-    /// Frees the abandoned spaces that no CPU has active.
-    pub(super) fn reap(&self, pin: &CpuPin) {
+    /// Frees the abandoned spaces that no CPU has active; how many.
+    ///
+    /// Also for contexts that interrupted another use of the list on the same CPU: a list that
+    /// is in use is left alone.
+    pub(super) fn reap(&self, pin: &CpuPin) -> usize {
+        // Acquire pairs with the Release in `AddressSpace`'s drop: every use of the handle
+        // happened before.
+        let gone = |core: &SpaceCore<P>| core.abandoned.load(Ordering::Acquire) && core.domain().is_idle();
+        let mut reaped = 0;
         loop {
-            let gone =
-                |core: &SpaceCore<P>| core.abandoned.load(Ordering::Acquire) && core.domain().is_idle();
             // The lock is not held while the space is taken apart.
-            let taken = self.spaces.lock(&self.platform).take(gone);
-            let Some(core) = taken else { return };
+            let taken = self.spaces.try_lock().and_then(|mut spaces| spaces.take(gone));
+            let Some(core) = taken else { return reaped };
             if !self.take_apart(core, pin) {
                 self.spaces.lock(&self.platform).add(core);
-                return;
+                return reaped;
             }
+            reaped += 1;
         }
     }
 

@@ -49,7 +49,7 @@ impl<P: Machine> MemoryService<P> {
     /// Frees what can be freed because memory is short; false where that was nothing.
     pub(crate) fn relieve(&self, pin: &CpuPin) -> bool {
         self.frames.service(pin);
-        self.collect(pin).freed > 0
+        self.collect(pin).freed > 0 || self.reap(pin) > 0
     }
 
     /// Wakes the pinned CPU's task: something has retired.

@@ -43,7 +43,8 @@ fn overlapping_changes_lose_and_double_nothing() {
                 let pin = pin(cpu as usize);
                 let mut state = cpu + 1;
                 let mut random = |bound: u64| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     (state >> 33) % bound
                 };
                 for _ in 0..ROUNDS {
@@ -52,7 +53,8 @@ fn overlapping_changes_lose_and_double_nothing() {
                     for _ in 0..range.count() {
                         chain.push(arena, arena.allocate(&pin).unwrap());
                     }
-                    let mut backing = Chained { memory: arena, level: Level::PAGE, frames: &mut chain, attributes: OWNED };
+                    let mut backing =
+                        Chained { memory: arena, level: Level::PAGE, frames: &mut chain, attributes: OWNED };
                     let mut reserve = Reserve::new(arena, &pin);
                     let filled = table.fill(arena, &mut reserve, range, &mut backing);
                     assert!(filled.is_err() || chain.is_empty());

@@ -14,11 +14,26 @@ const COUNT: u64 = 2048;
 #[derive(Debug, Clone)]
 enum Step {
     /// Borrowed frames from this number on, with leaves up to this level.
-    Map { start: u64, count: u64, frame: u64, largest: Level },
+    Map {
+        start: u64,
+        count: u64,
+        frame: u64,
+        largest: Level,
+    },
     /// Frames of the arena.
-    Own { start: u64, count: u64 },
-    Clear { start: u64, count: u64 },
-    Protect { start: u64, count: u64, protection: Protection },
+    Own {
+        start: u64,
+        count: u64,
+    },
+    Clear {
+        start: u64,
+        count: u64,
+    },
+    Protect {
+        start: u64,
+        count: u64,
+        protection: Protection,
+    },
 }
 
 fn range() -> impl Strategy<Value = (u64, u64)> {

@@ -35,12 +35,10 @@ fn contiguous_ranges_use_large_leaves_where_alignment_permits() {
     let range = pages(HUGE - 1, 2 * HUGE + 2);
     map(&table, &arena, &pin, range, foreign(8 * HUGE - 1), Level::GIANT).unwrap();
     let level = |page| find(&table, &arena, page).unwrap().1;
-    assert_eq!([HUGE - 1, HUGE, 3 * HUGE - 1, 3 * HUGE].map(level), [
-        Level::PAGE,
-        Level::HUGE,
-        Level::HUGE,
-        Level::PAGE
-    ]);
+    assert_eq!(
+        [HUGE - 1, HUGE, 3 * HUGE - 1, 3 * HUGE].map(level),
+        [Level::PAGE, Level::HUGE, Level::HUGE, Level::PAGE]
+    );
     assert_eq!(find(&table, &arena, 2 * HUGE + 5).unwrap().0, foreign(9 * HUGE + 5));
     finish(&table, &arena);
 }
@@ -152,7 +150,8 @@ fn five_levels_translate_57_bits() {
     let pin = pin(0);
     let table = PageTable::<X64<5>>::new(&arena, &pin, RootEntries::Own).unwrap();
     let page = (1 << 44) - 5;
-    let mut backing = Contiguous { first_page: page, frame: foreign(77), largest: Level::PAGE, attributes: BORROWED };
+    let mut backing =
+        Contiguous { first_page: page, frame: foreign(77), largest: Level::PAGE, attributes: BORROWED };
     let mut reserve = Reserve::new(&arena, &pin);
     let filled = table.fill(&arena, &mut reserve, pages(page, 1), &mut backing);
     assert!(filled.unwrap().is_empty());
@@ -176,7 +175,12 @@ fn a_failed_allocation_changes_nothing() {
         &|| {
             let mut reserve = Reserve::new(&arena, &pin);
             let range = pages((1 << 27) - 2, 4);
-            let mut backing = Contiguous { first_page: range.first, frame: foreign(40), largest: Level::PAGE, attributes: BORROWED };
+            let mut backing = Contiguous {
+                first_page: range.first,
+                frame: foreign(40),
+                largest: Level::PAGE,
+                attributes: BORROWED,
+            };
             table.fill(&arena, &mut reserve, range, &mut backing).is_ok()
         },
     ];
