@@ -1,4 +1,5 @@
 //! The memory service on a simulated machine, through its public interface.
+#![allow(clippy::unwrap_used)]
 
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{CpuId, FrameRequest, PageRange, PageSize, Platform, Protection, VirtAddr};

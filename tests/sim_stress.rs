@@ -1,4 +1,5 @@
 //! The stress scenario on simulated machines: good ones pass, broken ones fail and say why.
+#![allow(clippy::unwrap_used)]
 
 use topomem::sim::{Builder, Delivery, Sim};
 use topomem_stress::sim::{Options, Report, run};

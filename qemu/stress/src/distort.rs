@@ -133,7 +133,8 @@ fn seal(table: &mut [u8]) {
     table[9] = sum.wrapping_neg();
 }
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(test)]
+#[cfg(feature = "sim")]
 mod tests {
     use std::boxed::Box;
 
