@@ -86,3 +86,44 @@ impl Default for Batch {
         Batch::new()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::{PageSize, VirtAddr};
+
+    fn page(number: u64) -> Invalidation {
+        Invalidation::page(VirtAddr::new_truncate(number << 12), PageSize::Size4KiB)
+    }
+
+    #[test]
+    fn neighbours_become_one_range() {
+        let mut batch = Batch::new();
+        assert!(batch.is_empty());
+        (0..64).for_each(|number| batch.add(page(number)));
+        assert_eq!((batch.len(), batch.whole()), (1, None));
+        assert_eq!(batch.ranges().next().map(PageRange::pages), Some(64));
+    }
+
+    #[test]
+    fn wider_scopes_swallow_ranges() {
+        let mut batch = Batch::new();
+        batch.add(Invalidation::non_global());
+        assert_eq!(batch.whole(), Some(Scope::NonGlobal));
+        batch.add(page(1));
+        assert_eq!(batch.whole(), Some(Scope::Domain), "the page may be global");
+        batch.add(Invalidation::everything());
+        batch.add(page(3).with_tables_freed());
+        assert_eq!((batch.whole(), batch.tables()), (Some(Scope::Everything), Tables::Freed));
+    }
+
+    #[test]
+    fn too_many_ranges_are_the_domain() {
+        let mut batch = Batch::new();
+        (0..8).for_each(|number| batch.add(page(number * 2)));
+        assert_eq!((batch.len(), batch.whole()), (8, None));
+        batch.add(page(100));
+        assert_eq!(batch.whole(), Some(Scope::Domain));
+    }
+}

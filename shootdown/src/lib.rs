@@ -1,4 +1,78 @@
 //! A lock-free, IPI-based TLB shootdown queue whose completion is a future.
+//!
+//! Every CPU caches translations; when one changes page tables, the others must drop what they
+//! cached before the memory behind it is used for something else. This crate tells them, with
+//! as few interrupts as it takes, and tells the one who changed the tables when that is done.
+//!
+//! # Protocol
+//!
+//! - A [`Domain`] (one per address space, one for the kernel) counts its invalidations in
+//!   **generations**, keeps the last 32 in a bounded lock-free log, and knows which CPUs may
+//!   hold its translations.
+//! - **Issue** ([`Shootdown::invalidate`]): the page tables are changed; append to the log; full
+//!   barrier; read the members; interrupt each that has no interrupt pending already.
+//! - **Handle** ([`Shootdown::on_ipi`]): clear the pending word; read the generation; replay
+//!   the log from what was last published, or flush everything where the log doesn't know
+//!   enough or the pages are too many; only then publish the generation.
+//! - **Join** ([`Shootdown::activate`]): become a member; full barrier; read the generation;
+//!   load the tables; publish. Sender and joiner each store, fence and load: one sees the other.
+//! - **Complete**: a [`Ticket`] is complete when every CPU that it found has published its
+//!   generation, has left the domain, is lazy in it or offline. Nothing counts acknowledgements.
+//!
+//! No request is lost: the log's overrun, a slot not yet filled or torn is a full flush. A CPU
+//! that doesn't answer keeps the ticket incomplete, so memory stays safe, and is reported.
+//!
+//! # Example
+//!
+//! The hooks of a machine of one CPU without a TLB; a kernel's are a few lines of assembly.
+//!
+//! ```
+//! use core::ptr::NonNull;
+//! use topomem_percpu::{CpuId, CpuSet, Platform};
+//! use topomem_shootdown::*;
+//! use x86_64::PhysAddr;
+//!
+//! struct Machine;
+//!
+//! // SAFETY: there is one CPU, and no memory is handed out.
+//! unsafe impl Platform for Machine {
+//!     fn current_cpu(&self) -> CpuId {
+//!         CpuId::BOOT
+//!     }
+//!     fn phys_to_virt(&self, _: PhysAddr) -> NonNull<u8> {
+//!         NonNull::dangling()
+//!     }
+//! }
+//!
+//! // SAFETY: there is no TLB to flush and nobody to interrupt.
+//! unsafe impl Tlb for Machine {
+//!     fn flush_page(&self, _page: VirtAddr, _size: PageSize) { /* invlpg */ }
+//!     fn flush_non_global(&self) { /* reload CR3 */ }
+//!     fn flush_all(&self) { /* toggle CR4.PGE */ }
+//!     fn send_ipi(&self, _to: &CpuSet) { /* write the ICR */ }
+//!     fn now(&self) -> Ticks {
+//!         Ticks(0) // rdtsc
+//!     }
+//!     fn patience(&self) -> Ticks {
+//!         Ticks(1 << 32)
+//!     }
+//! }
+//!
+//! static QUEUE: Shootdown<Machine> = Shootdown::new(Machine);
+//! static SPACE: Domain = Domain::new();
+//!
+//! let pin = QUEUE.tlb().pin();
+//! QUEUE.cpu_online(&pin)?;
+//! // SAFETY: `SPACE` lives for ever; there are no page tables to load.
+//! unsafe { QUEUE.activate(&pin, &SPACE, || SwitchFlushed::Yes) };
+//!
+//! // ... the page at 2 MiB is unmapped ...
+//! let page = VirtAddr::new(0x20_0000)?;
+//! let ticket = QUEUE.invalidate(&pin, &SPACE, Invalidation::page(page, PageSize::Size4KiB));
+//! ticket.wait(&pin); // or `ticket.await`, or `ticket.detach()` and `QUEUE.is_done(..)`
+//! // ... and now its frame may be freed.
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![no_std]
 
 #[cfg(test)]

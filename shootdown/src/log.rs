@@ -161,3 +161,67 @@ impl Log {
         decode(place, pages)
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    fn pages(start: u64, pages: u64) -> Scope {
+        Scope::Pages(PageRange::new(VirtAddr::new_truncate(start), pages, PageSize::Size2MiB).unwrap())
+    }
+
+    #[test]
+    fn keeps_the_last_generations() {
+        let log = Log::new();
+        for number in 0..=LOG_LEN {
+            log.append(pages(number << 21, number + 1));
+        }
+        assert_eq!(log.newest(), Generation(LOG_LEN + 2));
+        assert_eq!(log.read(Generation(2)), None, "overrun");
+        assert_eq!(log.read(Generation(3)), Some(pages(1 << 21, 2)));
+        assert_eq!(log.read(log.newest()), Some(pages(LOG_LEN << 21, LOG_LEN + 1)));
+        assert_eq!(log.read(Generation(LOG_LEN + 3)), None, "not issued yet");
+    }
+
+    #[test]
+    fn every_scope_comes_back() {
+        let log = Log::new();
+        for scope in [pages(0xffff_ffff_ffe0_0000, 1), Scope::NonGlobal, Scope::Domain] {
+            let generation = log.append(scope);
+            assert_eq!(log.read(generation), Some(scope));
+        }
+    }
+
+    #[test]
+    fn a_claimed_generation_is_unknown_until_written() {
+        let log = Log::new();
+        let claimed = log.claim(1);
+        assert_eq!((log.newest(), log.read(claimed)), (claimed, None));
+        log.fill(claimed, pages(0, 1));
+        assert_eq!(log.read(claimed), Some(pages(0, 1)));
+    }
+
+    #[test]
+    fn a_late_writer_spoils_nothing() {
+        let log = Log::new();
+        let late = log.claim(1);
+        log.claim(LOG_LEN - 1);
+        let next = log.append(pages(1 << 21, 1));
+        assert_eq!(late.0 % LOG_LEN, next.0 % LOG_LEN);
+        log.fill(late, pages(0, 1));
+        assert_eq!((log.read(late), log.read(next)), (None, Some(pages(1 << 21, 1))));
+    }
+
+    #[test]
+    fn a_slot_in_use_by_a_writer_is_left_alone() {
+        let log = Log::new();
+        let first = log.append(pages(0, 1));
+        log.slot(first).tag.store(first.0 * 2 | 1, Ordering::Relaxed);
+        let second = {
+            log.claim(LOG_LEN - 1);
+            log.append(pages(1 << 21, 1))
+        };
+        assert_eq!((log.read(first), log.read(second)), (None, None));
+    }
+}

@@ -1,5 +1,6 @@
 //! What each call does, step by step, on the software machine.
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used)]
 
 mod machine;
 
@@ -28,7 +29,12 @@ fn enter(queue: &Queue, index: usize, space: usize, domain: &'static Domain) {
 }
 
 /// CPU 0 changes `pages` pages of `space` and issues that.
-fn issue(queue: &'static Queue, space: usize, pages: usize, domain: &'static Domain) -> Ticket<'static, Machine> {
+fn issue(
+    queue: &'static Queue,
+    space: usize,
+    pages: usize,
+    domain: &'static Domain,
+) -> Ticket<'static, Machine> {
     for page in 0..pages {
         queue.tlb().change(space, page);
     }

@@ -1,6 +1,6 @@
 //! The machine that the models run the production code on: two pages, one TLB per CPU that
 //! forgets nothing by itself, and interrupts that stay raised until the model delivers them.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::cell::Cell;
 use std::ptr::NonNull;

@@ -1,6 +1,6 @@
 //! A software machine: page tables of eight pages a space, one TLB per CPU that forgets nothing
 //! by itself, and interrupts that stay raised until the test delivers them.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::cell::Cell;
 use std::collections::HashMap;
