@@ -107,6 +107,7 @@ fn dropping_a_woken_waiter_wakes_the_next_and_loses_nothing() {
     free(frames, 1, all.pop().unwrap());
     assert!(wakes(&first_woken) > 0);
     let before = wakes(&second_woken);
+    assert_eq!(before, 0, "not its turn");
     drop(first);
     assert!(wakes(&second_woken) > before);
     assert!(poll(second.as_mut(), &second_woken).is_ready());

@@ -87,7 +87,7 @@ impl<P: Platform> Frames<P> {
         }
         region.free(number, order).map_err(|why| why.error(order))?;
         self.account_shared(machine, region, order.frames() as i64);
-        self.waiters.wake_one();
+        self.waiters.wake_first();
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl<P: Platform> Frames<P> {
         if block.is_edge() || self.waiters.any() {
             region.free_short_run(number, 1)?;
             self.account(machine, Some(entered), region, 1);
-            self.waiters.wake_one();
+            self.waiters.wake_first();
             return Ok(());
         }
         if region.is_free(number, block) {
@@ -150,7 +150,7 @@ impl<P: Platform> Frames<P> {
             entered.flushes.add(1);
             entered.late_doubles.add(u64::from((word.mask & !bits).count_ones()));
         }
-        self.waiters.wake_one();
+        self.waiters.wake_first();
     }
 
     /// Sends everything home that a magazine holds: frames, its block, its counts.
@@ -159,7 +159,7 @@ impl<P: Platform> Frames<P> {
         if let Some((region, block)) = entered.block().and_then(|first| machine.block_at(first)) {
             entered.set_block(None);
             region.disown(block);
-            self.waiters.wake_one();
+            self.waiters.wake_first();
         }
         if let Some(node) = machine.node(entered.node) {
             for zone in Zone::ALL {
@@ -240,7 +240,7 @@ impl<P: Platform> Frames<P> {
             region.free(number + offset * BLOCK, Order::HUGE).map_err(refuse)?;
         }
         self.account_shared(machine, region, count as i64);
-        self.waiters.wake_one();
+        self.waiters.wake_first();
         Ok(())
     }
 }

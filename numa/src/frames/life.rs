@@ -2,6 +2,7 @@
 
 use topomem_percpu::{CpuId, CpuPin, Platform};
 
+use super::magazine::Magazine;
 use super::{Frames, OnlineError};
 
 impl<P: Platform> Frames<P> {
@@ -51,6 +52,11 @@ impl<P: Platform> Frames<P> {
         if let Some(magazine) = self.rack.get(cpu) {
             magazine.request_drain();
         }
+    }
+
+    /// Asks every CPU to drain.
+    pub(super) fn drain_all(&self) {
+        self.rack.iter().for_each(Magazine::request_drain);
     }
 
     /// Does what other CPUs asked of this one: two loads when there is nothing. For service

@@ -208,8 +208,11 @@ impl Magazine {
         self.attention.store(true, Ordering::Release);
     }
 
+    /// Acquire pairs with the Release in `request_drain`: who sees the request sees that
+    /// somebody waits.
+    #[inline]
     pub(crate) fn wants_attention(&self) -> bool {
-        self.attention.load(Ordering::Relaxed)
+        self.attention.load(Ordering::Acquire)
     }
 
     /// Every word that it holds frames of; a CPU that goes on using it makes this a guess.

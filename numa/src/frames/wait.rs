@@ -10,7 +10,7 @@ use core::task::{Context, Poll, Waker};
 
 use spin::{Mutex, MutexGuard};
 use topomem_percpu::Platform;
-use topomem_percpu::sync::atomic::{AtomicU32, Ordering, fence};
+use topomem_percpu::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use x86_64::structures::paging::PhysFrame;
 
 use super::{AllocError, FrameRequest, Frames};
@@ -47,9 +47,9 @@ unsafe impl Send for Queue {}
 pub(crate) struct Waiters {
     /// How many are in the queue.
     count: AtomicU32,
-    /// Wake-ups that are due. Who cannot get the lock leaves them to who has it, so that freeing
-    /// never waits: it may have interrupted the holder.
-    due: AtomicU32,
+    /// The first is to be woken. Who cannot get the lock leaves that to who has it, so that
+    /// freeing never waits: it may have interrupted the holder.
+    due: AtomicBool,
     queue: Mutex<Queue>,
 }
 
@@ -99,19 +99,13 @@ impl Queue {
         }
     }
 
-    /// Notes that the first waiter from `from` on that is not notified now is: its waker.
-    fn notify(&mut self, from: Option<NonNull<Waiter>>) -> Option<Waker> {
-        let mut next = from;
-        while let Some(waiter) = next {
-            // SAFETY: linked, under the lock.
-            let waiter = unsafe { state(waiter) };
-            if !waiter.notified {
-                waiter.notified = true;
-                return waiter.waker.take();
-            }
-            next = waiter.after;
-        }
-        None
+    /// Notes that `waiter` may try, unless that is noted already: its waker.
+    ///
+    /// One who has tried notifies the next, so one notification sweeps the queue in order.
+    fn notify(&mut self, waiter: Option<NonNull<Waiter>>) -> Option<Waker> {
+        // SAFETY: linked, under the lock.
+        let waiter = unsafe { state(waiter?) };
+        if core::mem::replace(&mut waiter.notified, true) { None } else { waiter.waker.take() }
     }
 }
 
@@ -120,7 +114,7 @@ impl Waiters {
     pub(crate) const fn new() -> Waiters {
         Waiters {
             count: AtomicU32::new(0),
-            due: AtomicU32::new(0),
+            due: AtomicBool::new(false),
             queue: Mutex::new(Queue { first: None, last: None }),
         }
     }
@@ -130,7 +124,7 @@ impl Waiters {
     pub(crate) fn new() -> Waiters {
         Waiters {
             count: AtomicU32::new(0),
-            due: AtomicU32::new(0),
+            due: AtomicBool::new(false),
             queue: Mutex::new(Queue { first: None, last: None }),
         }
     }
@@ -141,28 +135,26 @@ impl Waiters {
         self.count.load(Ordering::SeqCst) != 0
     }
 
-    /// Wakes the first waiter that is not awake yet. Never waits for the lock.
-    pub(crate) fn wake_one(&self) {
+    /// Lets the first waiter try. Never waits for the lock.
+    pub(crate) fn wake_first(&self) {
         if self.any() {
-            self.due.fetch_add(1, Ordering::SeqCst);
+            self.due.store(true, Ordering::SeqCst);
             self.run_due();
         }
     }
 
-    /// Wakes as many as are due, unless the holder of the lock will.
+    /// Wakes the first waiter if that is due, unless the holder of the lock will.
     fn run_due(&self) {
-        // Pairs with a failed `try_lock` after a `fetch_add`: either that saw the lock released,
-        // or we see the count.
+        // Pairs with a failed `try_lock` after a store: either that saw the lock released, or we
+        // see what is due.
         fence(Ordering::SeqCst);
-        while self.due.load(Ordering::SeqCst) != 0 {
+        while self.due.load(Ordering::SeqCst) {
             let Some(mut queue) = self.queue.try_lock() else { return };
-            let due = self.due.swap(0, Ordering::SeqCst);
+            self.due.store(false, Ordering::SeqCst);
             let first = queue.first;
             let waker = queue.notify(first);
             drop(queue);
             if let Some(waker) = waker {
-                // The rest is for the next round; without a waker nobody is left to wake.
-                self.due.fetch_add(due.saturating_sub(1), Ordering::SeqCst);
                 waker.wake();
             }
             fence(Ordering::SeqCst);
@@ -261,6 +253,8 @@ impl<P: Platform> Future for AllocFuture<'_, P> {
         if !turn {
             return Poll::Pending;
         }
+        // What magazines hold, or take from now on, is to come out.
+        this.frames.drain_all();
         // Pairs with the SeqCst of who frees and then asks `any`.
         fence(Ordering::SeqCst);
         let attempt = this.attempt();
