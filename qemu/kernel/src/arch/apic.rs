@@ -23,6 +23,8 @@ use crate::per_cpu;
 
 /// Between timer interrupts where no sleeper wants one sooner: a bound for what was missed.
 const TICK: Duration = Duration::from_millis(100);
+/// The soonest that a sleeper is woken by the timer.
+const SHORTEST: Duration = Duration::from_micros(100);
 /// Turns after which a pending ICR is written to regardless.
 const DELIVERY_TURNS: u32 = 1_000_000;
 const LVT_LINT0: u32 = 0x350;
@@ -129,7 +131,7 @@ pub fn set_up(cpu: CpuId) -> Result<LocalApic, SetUpError> {
         .timer_vector(usize::from(vector::TIMER.0))
         .error_vector(usize::from(vector::APIC_ERROR.0))
         .spurious_vector(usize::from(vector::SPURIOUS.0))
-        .timer_mode(TimerMode::Periodic)
+        .timer_mode(TimerMode::OneShot)
         .timer_divide(TimerDivide::Div16)
         // `enable` starts the timer; an initial count of 0 keeps it stopped.
         .timer_initial(0)
@@ -208,29 +210,31 @@ pub fn calibrate_timer() -> bool {
     }
 }
 
-/// Starts the executing CPU's periodic timer.
+/// Starts the executing CPU's timer, which is one-shot: its handler calls [`next_tick`].
 pub fn start_timer() {
-    with(|apic| {
-        // SAFETY: the vector has a handler.
-        unsafe {
-            apic.set_timer_initial(timer_count(TICK));
-            apic.enable_timer();
-        }
-    });
+    // SAFETY: the vector has a handler.
+    with(|apic| unsafe { apic.enable_timer() });
+    next_tick();
 }
 
-/// Makes the timer fire within `time`, if that is sooner than its usual period, which it has
-/// again from the next call with a long time on.
+/// Makes the timer fire after the usual period.
+pub fn next_tick() {
+    set_timer(TICK);
+}
+
+/// Makes the timer fire within `time`, if that is sooner than the usual period.
+///
+/// Never periodic: QEMU's main loop drowns in a period of microseconds, and takes the whole
+/// machine with it.
 pub fn tick_within(time: Duration) {
-    let period = &per_cpu::current().timer_period;
-    let count = timer_count(time.min(TICK)).max(1);
-    // Relaxed: this CPU's own. A period in force is left alone: writing restarts it.
-    if count == timer_count(TICK) && period.load(Ordering::Relaxed) == count {
-        return;
+    if time < TICK {
+        set_timer(time.max(SHORTEST));
     }
-    period.store(count, Ordering::Relaxed);
-    // SAFETY: only the period changes.
-    with(|apic| unsafe { apic.set_timer_initial(count) });
+}
+
+fn set_timer(time: Duration) {
+    // SAFETY: only the time of the next interrupt changes.
+    with(|apic| unsafe { apic.set_timer_initial(timer_count(time)) });
 }
 
 fn timer_count(time: Duration) -> u32 {

@@ -160,6 +160,7 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
         }
         vector::TIMER => {
             per_cpu::current().counters.timer.fetch_add(1, Ordering::Relaxed);
+            apic::next_tick();
             apic::end_of_interrupt();
         }
         vector::PAGE_FAULT => page_fault(frame),

@@ -6,7 +6,7 @@ pub mod stacks;
 use core::cell::UnsafeCell;
 use core::hint;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use topomem::CpuId;
 use topomem::percpu::MAX_CPUS;
@@ -42,8 +42,6 @@ pub struct PerCpu {
     /// True from before the idle loop's last look at its queue until it has left HLT. Others
     /// read it: who makes work visible first, then reads true, must send an interrupt.
     pub halted: AtomicBool,
-    /// The timer's period in its own ticks; the owner's alone.
-    pub timer_period: AtomicU32,
     /// Where the CPU was when another panicked; 0 unless it was stopped so.
     pub stopped_at: AtomicU64,
     /// What happened here.
@@ -88,7 +86,6 @@ impl PerCpu {
             segments: UnsafeCell::new(Segments::new()),
             apic: UnsafeCell::new(None),
             halted: AtomicBool::new(false),
-            timer_period: AtomicU32::new(0),
             stopped_at: AtomicU64::new(0),
             counters: Counters {
                 timer: AtomicU64::new(0),
