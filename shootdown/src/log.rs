@@ -217,7 +217,7 @@ mod tests {
     fn a_slot_in_use_by_a_writer_is_left_alone() {
         let log = Log::new();
         let first = log.append(pages(0, 1));
-        log.slot(first).tag.store(first.0 * 2 | 1, Ordering::Relaxed);
+        log.slot(first).tag.store((first.0 * 2) | 1, Ordering::Relaxed);
         let second = {
             log.claim(LOG_LEN - 1);
             log.append(pages(1 << 21, 1))
