@@ -1,7 +1,7 @@
 //! Random schedules of CPUs on the software machine, one step inside another: no CPU ever uses a
 //! translation whose removal has completed, and every request completes once the interrupts are
 //! delivered.
-#![cfg(not(loom))]
+#![cfg(not(any(loom, miri)))]
 #![allow(clippy::unwrap_used)]
 
 mod machine;
@@ -10,8 +10,6 @@ use std::cell::{Cell, RefCell};
 
 use machine::*;
 use proptest::prelude::*;
-#[cfg(feature = "fault-injection")]
-use topomem_shootdown::Fault;
 use topomem_shootdown::{Domain, Invalidation, Lazy, Ticket};
 
 #[derive(Clone, Debug)]
@@ -293,8 +291,7 @@ fn play(steps: &[(Op, Vec<Op>)], prepare: impl FnOnce(&Queue)) {
     WORLD.set(None);
 }
 
-fn cases(all: u32) -> ProptestConfig {
-    let cases = if cfg!(miri) { 2 } else { all };
+fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -310,9 +307,9 @@ proptest! {
 /// These mistakes show within some hundred random schedules; the rarer ones are left to the
 /// models.
 #[cfg(feature = "fault-injection")]
-#[cfg(not(miri))]
 mod caught {
     use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    use topomem_shootdown::Fault;
 
     use super::*;
 
