@@ -55,11 +55,13 @@ impl Drop for Guest {
     }
 }
 
-/// Runs `command`, handing each line of its output to `on_line` as it comes.
+/// Runs `command`, handing each line of its output to `on_line` as it comes. `on_stall` is called before
+/// it is killed.
 pub(crate) fn run(
     mut command: Command,
     limits: Option<Limits>,
     on_line: &mut dyn FnMut(&str),
+    on_stall: &mut dyn FnMut(),
 ) -> Result<SessionEnd, Error> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     die_with_parent(&mut command);
@@ -96,6 +98,7 @@ pub(crate) fn run(
             } else {
                 Ended::Silent(limits.silence)
             });
+            on_stall();
             // Fails only when it has just ended by itself. The pipes close, and the loop with them.
             let _ = guest.0.kill();
         }
@@ -158,7 +161,8 @@ mod tests {
         let mut lines = Vec::new();
         let script = "printf 'one\\r\\ntwo\\nrest'; echo complaint >&2; exit 33";
         let end =
-            run(shell(script), limits(60_000, 60_000), &mut |line| lines.push(line.to_owned())).unwrap();
+            run(shell(script), limits(60_000, 60_000), &mut |line| lines.push(line.to_owned()), &mut || {})
+                .unwrap();
         assert_eq!(lines, ["one", "two", "rest"]);
         assert_eq!(end.last_line.as_deref(), Some("rest"));
         assert_eq!(end.complaints, ["complaint"]);
@@ -167,7 +171,8 @@ mod tests {
 
     #[test]
     fn kills_what_is_silent() {
-        let end = run(shell("echo last; exec sleep 60"), limits(300, 60_000), &mut |_| {}).unwrap();
+        let end =
+            run(shell("echo last; exec sleep 60"), limits(300, 60_000), &mut |_| {}, &mut || {}).unwrap();
         assert_eq!(end.ended, Ended::Silent(Duration::from_millis(300)));
         assert_eq!(end.last_line.as_deref(), Some("last"));
         assert!(end.duration < Duration::from_secs(30));
@@ -177,7 +182,7 @@ mod tests {
     fn kills_what_does_not_end() {
         let script = "while true; do echo on; read -t 0.05 x < /dev/zero; done; exec sleep 60";
         let endless = shell(&format!("{script} || exec yes"));
-        let end = run(endless, limits(30_000, 400), &mut |_| {}).unwrap();
+        let end = run(endless, limits(30_000, 400), &mut |_| {}, &mut || {}).unwrap();
         assert_eq!(end.ended, Ended::Overran(Duration::from_millis(400)));
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn run(
     let total = Duration::from_secs(u64::from(scenario.seconds)) * 4 + Duration::from_secs(120);
     let limits = Limits { silence: Duration::from_secs(30), total };
     let mut report = Report::new(None);
-    let end = session::run(command, Some(limits), &mut |line| report.line(line, screen))?;
+    let end = session::run(command, Some(limits), &mut |line| report.line(line, screen), &mut || {})?;
     end.complaints.iter().for_each(|complaint| screen.line(complaint));
     let failures = verdict::failures(spec, scenario, &report, &end);
     Ok(Finished { command: Some(typed), ..report.finish(failures, end.duration) })

@@ -16,7 +16,7 @@ const PANICKED: i32 = 2 * 0x12 + 1;
 pub(crate) fn failures(
     spec: &TopologySpec,
     scenario: &ScenarioOptions,
-    report: &Report,
+    report: &Report<'_>,
     end: &SessionEnd,
 ) -> Vec<Failure> {
     let last_line = || match &end.last_line {
@@ -62,7 +62,7 @@ pub(crate) fn failures(
 }
 
 /// What the kernel discovered must be the machine that was asked for.
-fn topology_failures(spec: &TopologySpec, report: &Report) -> Vec<Failure> {
+fn topology_failures(spec: &TopologySpec, report: &Report<'_>) -> Vec<Failure> {
     let Some(topology) = report.topology() else {
         let untold = Failure::new("it did not tell the topology", "topology");
         // A kernel that failed may have had no time to.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::monitor;
 use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
 use crate::error::Error;
 use crate::shell;
@@ -28,7 +29,8 @@ pub(super) fn command(
     let machine = machine_arguments(spec);
     let mut command = Command::new(PROGRAM);
     // Without the default devices: no network card, whose option ROM may not be installed, and a faster boot.
-    command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
+    command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+    command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor::socket().display()));
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args(accelerator(emulation));
     command.arg("-cpu").arg(spec.cpu.as_deref().unwrap_or(match emulation.accel {

@@ -1,6 +1,7 @@
 //! The reference kernel under QEMU: the command, the session with it, and what came of it.
 
 mod command;
+mod monitor;
 mod run;
 
 pub(crate) use command::{PROGRAM, version};

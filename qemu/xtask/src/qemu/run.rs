@@ -13,6 +13,7 @@ use crate::topology::TopologySpec;
 use crate::verdict;
 
 use super::command::command;
+use super::monitor;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +33,15 @@ pub(crate) fn run(job: Job<'_>, screen: &mut Screen) -> Result<Finished, Error> 
         screen.line("waiting for gdb; in another terminal, type");
         screen.line(&format!("    gdb {} -ex 'target remote :1234'", job.kernel.elf().display()));
     }
-    let mut report = Report::new(Some(symbols));
-    let end = session::run(command, limits(&job), &mut |line| report.line(line, screen))?;
+    let mut report = Report::new(Some(&symbols));
+    let mut stalled = None;
+    let mut on_stall = || stalled = monitor::backtraces(&monitor::socket(), &symbols);
+    let end = session::run(command, limits(&job), &mut |line| report.line(line, screen), &mut on_stall)?;
+    if let Some(backtraces) = stalled {
+        report.backtrace("where the CPUs were:", backtraces, screen);
+    }
+    // QEMU removes it only when it ends by itself.
+    let _ = std::fs::remove_file(monitor::socket());
     for complaint in &end.complaints {
         screen.line(complaint);
     }

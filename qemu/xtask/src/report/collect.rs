@@ -11,8 +11,8 @@ use crate::record::{
 use crate::symbolize::Symbols;
 
 /// A run's records so far.
-pub(crate) struct Report {
-    symbols: Option<Symbols>,
+pub(crate) struct Report<'a> {
+    symbols: Option<&'a Symbols>,
     topology: Option<DiscoveredTopology>,
     nodes: Vec<NodeCounters>,
     cpus: Vec<CpuCounters>,
@@ -40,9 +40,9 @@ pub(crate) struct Finished {
     pub(crate) duration: Duration,
 }
 
-impl Report {
+impl<'a> Report<'a> {
     /// An empty report. Without symbols, backtraces stay addresses.
-    pub(crate) fn new(symbols: Option<Symbols>) -> Self {
+    pub(crate) fn new(symbols: Option<&'a Symbols>) -> Self {
         Self {
             symbols,
             topology: None,
@@ -82,22 +82,27 @@ impl Report {
             Record::Failure(failure) => self.failures.push(failure),
             Record::Panic(panic) => self.failures.push(self.panic_failure(&panic)),
             Record::Frames { addresses } => {
-                let backtrace = match &self.symbols {
+                let backtrace = match self.symbols {
                     Some(symbols) => symbols.backtrace(&addresses),
                     None => addresses,
                 };
-                screen.line("backtrace:");
-                backtrace.iter().for_each(|line| screen.line(line));
-                self.backtraces.push(backtrace);
+                self.backtrace("backtrace:", backtrace, screen);
             }
             Record::Table(piece) => self.tables.push(piece),
             Record::End { ok } => self.ended_ok = Some(ok),
         }
     }
 
+    /// Takes a backtrace that is symbolised already.
+    pub(crate) fn backtrace(&mut self, title: &str, backtrace: Vec<String>, screen: &mut Screen) {
+        screen.line(title);
+        backtrace.iter().for_each(|line| screen.line(line));
+        self.backtraces.push(backtrace);
+    }
+
     /// A fault's place is an address.
     fn panic_failure(&self, panic: &Panic) -> Failure {
-        let function = self.symbols.as_ref().and_then(|symbols| symbols.function(&panic.location));
+        let function = self.symbols.and_then(|symbols| symbols.function(&panic.location));
         let place = function.as_ref().unwrap_or(&panic.location);
         Failure::new(format!("panic: {}", panic.message), format!("{place}, CPU {}", panic.cpu))
     }

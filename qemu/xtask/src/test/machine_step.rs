@@ -30,11 +30,11 @@ pub(super) fn simulate(step: &MachineRun, program: &Path) -> Result<Outcome, Err
 
 fn judge(step: &MachineRun, spec: &TopologySpec, finished: &Finished, mut output: Vec<String>) -> Outcome {
     output.extend(report::summary(finished));
-    println!("    {}", outcome_line(spec, finished));
-    if step.expected != Expected::Success {
-        for failure in &finished.failures {
-            println!("    as it should be: {}; {}", failure.what, failure.place);
-        }
+    if step.expected == Expected::Success {
+        println!("    {}", outcome_line(spec, finished));
+    }
+    for failure in &finished.failures {
+        println!("    seen: {}; {}", failure.what, failure.place);
     }
     match objection(step.expected, finished) {
         None => Outcome { tally: Tally::PASSED, output },
