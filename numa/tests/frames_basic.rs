@@ -1,5 +1,7 @@
 //! The frame allocator on one CPU: every order, run, policy and error.
 #![cfg(not(loom))]
+// Helpers outside test functions fail tests by it.
+#![allow(clippy::unwrap_used)]
 
 mod frames_support;
 

@@ -1,5 +1,7 @@
 //! The frame allocator against a plain model: a set of free frames.
 #![cfg(not(loom))]
+// Helpers outside test functions fail tests by it.
+#![allow(clippy::unwrap_used)]
 
 mod frames_support;
 
@@ -119,6 +121,16 @@ fn managed(number: u64) -> bool {
     (START..26 * 256).contains(&number) && !(19 * 256..19 * 256 + 3).contains(&number)
 }
 
+fn give_back(frames: &Frames<Host>, cpu: usize, first: u64, kind: Kind) {
+    let freed = match kind {
+        // SAFETY: nobody uses the arena.
+        Kind::Aligned(order) => unsafe { frames.free(&pin(cpu), frame(first), order) },
+        // SAFETY: as above.
+        Kind::Run(count) => unsafe { frames.free_run(&pin(cpu), frame(first), count) },
+    };
+    freed.unwrap();
+}
+
 fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
     match step {
         Step::Alloc { cpu, order, node } => {
@@ -180,11 +192,7 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
         Step::Free { cpu, pick } => {
             let Some((&first, &kind)) = model.live.iter().nth(pick % model.live.len().max(1)) else { return };
             model.live.remove(&first);
-            // SAFETY: nobody uses the arena.
-            match kind {
-                Kind::Aligned(order) => unsafe { frames.free(&pin(cpu), frame(first), order) }.unwrap(),
-                Kind::Run(count) => unsafe { frames.free_run(&pin(cpu), frame(first), count) }.unwrap(),
-            }
+            give_back(frames, cpu, first, kind);
         }
         Step::BadFree { cpu, at, order } => {
             let (first, order) = (START - 64 + at, Order::new(order).unwrap());
@@ -229,11 +237,7 @@ proptest! {
         }
         // Everything back: all blocks whole again.
         for (first, kind) in core::mem::take(&mut model.live) {
-            // SAFETY: nobody uses the arena.
-            match kind {
-                Kind::Aligned(order) => unsafe { frames.free(&pin(0), frame(first), order) }.unwrap(),
-                Kind::Run(count) => unsafe { frames.free_run(&pin(0), frame(first), count) }.unwrap(),
-            }
+            give_back(frames, 0, first, kind);
         }
         (0..CPUS).for_each(|cpu| {
  frames.drain(&pin(cpu));

@@ -1,5 +1,7 @@
 //! Waiting for memory: in order, without loss, and safe to cancel.
 #![cfg(not(loom))]
+// Helpers outside test functions fail tests by it.
+#![allow(clippy::unwrap_used)]
 
 mod frames_support;
 

@@ -1,6 +1,8 @@
 //! loom models of the frame allocator's protocols, running the production code:
 //! `RUSTFLAGS="--cfg loom" cargo test -p topomem-numa --release --test loom_frames`.
 #![cfg(loom)]
+// Helpers outside test functions fail tests by it.
+#![allow(clippy::unwrap_used)]
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
