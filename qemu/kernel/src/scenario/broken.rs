@@ -36,16 +36,3 @@ pub fn requested(words: CommandLine<'_>) -> Result<Option<Break>, BreakError<'_>
     let fault = Break::named(name).ok_or(BreakError::Unknown(name))?;
     if cfg!(feature = "fault-injection") { Ok(Some(fault)) } else { Err(BreakError::NotBuiltIn(fault)) }
 }
-
-/// Breaks `fault` in the running service.
-#[cfg(feature = "fault-injection")]
-pub fn apply(fault: Break) {
-    use crate::memory::service::SERVICE;
-
-    match fault {
-        Break::Shootdown => SERVICE.shootdown().inject(Some(topomem::shootdown::Fault::SkipFlush)),
-        Break::Magazine => {}
-        // The service has booted from distorted tables.
-        Break::Distance => {}
-    }
-}

@@ -65,17 +65,13 @@ pub async fn run(request: Request) {
 
 async fn by_name(request: &Request) -> Outcome {
     let words = CommandLine(&request.command_line);
-    match broken::requested(words) {
-        Ok(None) => {}
-        #[cfg(feature = "fault-injection")]
-        Ok(Some(fault)) => broken::apply(fault),
-        #[cfg(not(feature = "fault-injection"))]
-        Ok(Some(_)) => {}
+    let fault = match broken::requested(words) {
+        Ok(fault) => fault,
         Err(error) => {
             failure(format_args!("{error}"), "command line");
             return Outcome::Failures;
         }
-    }
+    };
     let name = words.value("scenario").unwrap_or(Scenario::standard().name);
     match name {
         "machine" => machine::run().await,
@@ -87,7 +83,7 @@ async fn by_name(request: &Request) -> Outcome {
         "pagefault" => crash::page_fault(),
         "doublefault" => crash::double_fault(),
         name => match Scenario::named(name) {
-            Some(scenario) => stress::run(scenario, request).await,
+            Some(scenario) => stress::run(scenario, fault, request).await,
             None => {
                 failure(format_args!("no scenario is called {name}"), "command line");
                 Outcome::Failures

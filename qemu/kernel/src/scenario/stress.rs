@@ -5,7 +5,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use topomem_stress::{Limit, Options, Run, Scenario, Truth, participate};
+use topomem_stress::{Break, Limit, Options, Run, Scenario, Truth, participate};
 
 use super::{Request, failure};
 use crate::arch::exit::Outcome;
@@ -14,8 +14,9 @@ use crate::executor::spawn_on;
 use crate::rig::Hardware;
 use crate::smp::ipi;
 
-/// Runs `scenario` on all CPUs, with `seconds=` and `seed=` of the command line.
-pub async fn run(scenario: &'static Scenario, request: &Request) -> Outcome {
+/// Runs `scenario` on all CPUs, with `seconds=` and `seed=` of the command line, and with
+/// `fault` breaking a mechanism once the operations begin.
+pub async fn run(scenario: &'static Scenario, fault: Option<Break>, request: &Request) -> Outcome {
     let words = CommandLine(&request.command_line);
     let limit = match words.number("seconds") {
         Some(seconds) => Limit::Milliseconds(seconds.saturating_mul(1000)),
@@ -28,7 +29,7 @@ pub async fn run(scenario: &'static Scenario, request: &Request) -> Outcome {
     };
     let run = match Run::new(Hardware, truth, options) {
         // For good: the machine ends with the run.
-        Ok(run) => &*Box::leak(Box::new(run)),
+        Ok(run) => &*Box::leak(Box::new(with_fault(run, fault))),
         Err(error) => {
             failure(format_args!("{error}"), "scenario");
             return Outcome::Failures;
@@ -50,4 +51,18 @@ pub async fn run(scenario: &'static Scenario, request: &Request) -> Outcome {
         participant.await;
     }
     if run.failures().is_empty() { Outcome::Success } else { Outcome::Failures }
+}
+
+#[cfg(feature = "fault-injection")]
+fn with_fault(run: Run<Hardware>, fault: Option<Break>) -> Run<Hardware> {
+    match fault {
+        Some(fault) => run.with_fault(fault),
+        None => run,
+    }
+}
+
+/// Without the feature there is no fault to inject: `broken::requested` has refused it.
+#[cfg(not(feature = "fault-injection"))]
+fn with_fault(run: Run<Hardware>, _: Option<Break>) -> Run<Hardware> {
+    run
 }
