@@ -132,6 +132,17 @@ pub enum Failure {
         /// What was read.
         found: u64,
     },
+    /// A read went through although the page had been unmapped before, and nothing mapped there.
+    StillMapped {
+        /// The reader.
+        cpu: CpuId,
+        /// Which address space.
+        space: Space,
+        /// The address that was read.
+        address: VirtAddr,
+        /// What was read.
+        found: u64,
+    },
     /// A write went through although the page had become read-only before.
     StaleWrite {
         /// The writer.
@@ -248,9 +259,10 @@ impl Failure {
             | Failure::FrameChanged { .. }
             | Failure::NotZeroed { .. } => FailureKind::Ownership,
             Failure::LostFrames { .. } => FailureKind::Lost,
-            Failure::StaleTranslation { .. } | Failure::StaleWrite { .. } | Failure::LateWrite { .. } => {
-                FailureKind::Stale
-            }
+            Failure::StaleTranslation { .. }
+            | Failure::StillMapped { .. }
+            | Failure::StaleWrite { .. }
+            | Failure::LateWrite { .. } => FailureKind::Stale,
             Failure::MissingMapping { .. } => FailureKind::Missing,
             Failure::WrongNode { .. } => FailureKind::Placement,
             Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } => FailureKind::Heap,
@@ -311,7 +323,11 @@ impl fmt::Display for Failure {
             }
             Failure::StaleTranslation { cpu, space, address, expected, found } => write!(
                 f,
-                "stale translation: {cpu} read {found:#x} at {address} of {space}, expected tag {expected:#x} or newer"
+                "stale translation: {cpu} read {found:#x} at {address} of {space}, expected {expected:#x} or newer"
+            ),
+            Failure::StillMapped { cpu, space, address, found } => write!(
+                f,
+                "stale translation: {cpu} read {found:#x} at {address} of {space}, which is unmapped"
             ),
             Failure::StaleWrite { cpu, space, address } => {
                 write!(f, "stale translation: {cpu} wrote through the read-only page at {address} of {space}")
@@ -362,6 +378,7 @@ impl fmt::Display for Place<'_> {
             | Failure::NotZeroed { holder, .. } => write!(f, "cpu{}", holder.cpu()),
             Failure::LostFrames { node, .. } => write!(f, "{node}"),
             Failure::StaleTranslation { cpu, space, address, .. }
+            | Failure::StillMapped { cpu, space, address, .. }
             | Failure::StaleWrite { cpu, space, address }
             | Failure::LateWrite { cpu, space, address, .. }
             | Failure::MissingMapping { cpu, space, address } => write!(f, "{cpu}, {space}, {address}"),

@@ -54,7 +54,7 @@ impl<R: Rig> Worker<'_, R> {
         unmapping.await;
         if let Some(found) = run.rig.load(start) {
             let (cpu, space) = (self.cpu, crate::oracle::Space::Private);
-            run.fail(Failure::StaleTranslation { cpu, space, address: start, expected: 0, found });
+            run.fail(Failure::StillMapped { cpu, space, address: start, found });
         }
         let again = self.active;
         self.active = usize::MAX;
