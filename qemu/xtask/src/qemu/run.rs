@@ -55,7 +55,7 @@ fn limits(job: &Job<'_>) -> Option<Limits> {
     // With one host thread and a virtual clock that counts instructions, a guest's second takes many.
     let slowdown = if icount && accel == Accelerator::Tcg { 20 } else { 1 };
     let scenario = Duration::from_secs(u64::from(job.scenario.seconds));
-    let silence = Duration::from_secs(30) * slowdown;
+    let silence = Duration::from_secs(60) * slowdown;
     let total = (scenario * 4 + Duration::from_secs(120)) * slowdown;
     (!gdb).then_some(Limits { silence, total })
 }
