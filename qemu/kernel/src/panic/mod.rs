@@ -19,6 +19,8 @@ use crate::smp::ipi;
 use crate::{log, per_cpu, record};
 
 const NONE: u32 = u32::MAX;
+/// How long the others may take to stop; the host may run them late.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// The CPU that panics, or `NONE`. Claimed once; who loses stops.
 static PANICKING: AtomicU32 = AtomicU32::new(NONE);
 
@@ -55,9 +57,14 @@ fn claim() -> Claim {
 
 /// Reports where the others were stopped, and ends the run.
 fn finish() -> ! {
-    clock::delay(Duration::from_millis(5));
     let me = per_cpu::current().cpu;
-    for area in per_cpu::all().filter(|area| area.cpu != me) {
+    let others = || ipi::running().iter().filter_map(per_cpu::of).filter(move |area| area.cpu != me);
+    let is_stopped = |area: &per_cpu::PerCpu| area.stopped_at.load(Ordering::Relaxed) != 0;
+    let start = clock::now();
+    while !others().all(is_stopped) && clock::elapsed(start) < PATIENCE {
+        core::hint::spin_loop();
+    }
+    for area in others() {
         match area.stopped_at.load(Ordering::Relaxed) {
             0 => log!("{} did not stop", area.cpu),
             at => log!("{} stopped at {at:#x}", area.cpu),
