@@ -50,7 +50,7 @@ fn every_order_gives_all_memory_once_and_takes_it_back() {
         let mut runs = take_all(frames, order);
         runs.sort_unstable();
         assert_eq!(runs.len() as u64 * order.frames(), mib * 256, "order {level}");
-        assert!(runs.iter().all(|&first| number(first) % order.frames() == 0));
+        assert!(runs.iter().all(|&first| number(first).is_multiple_of(order.frames())));
         assert!(runs.windows(2).all(|pair| number(pair[0]) + order.frames() <= number(pair[1])));
         assert_eq!(
             frames.alloc(&pin(0), &FrameRequest::order(order)),
@@ -63,7 +63,7 @@ fn every_order_gives_all_memory_once_and_takes_it_back() {
         let largest = order_of_all(mib);
         assert_eq!(
             frames.stats(node(0)).unwrap().zones.iter().map(|zone| zone.runs[largest]).sum::<u64>(),
-            { mib * 256 >> largest }
+            { (mib * 256) >> largest }
         );
     }
 }
@@ -233,7 +233,7 @@ fn policies_place_frames() {
     assert_eq!(turns, [15, 0, 15]);
     let mut turns = [0; 3];
     (0..40).for_each(|_| {
-        turns[place(&FrameRequest::frame().policy(Policy::WeightedInterleave(NodeSet::ALL)))] += 1
+        turns[place(&FrameRequest::frame().policy(Policy::WeightedInterleave(NodeSet::ALL)))] += 1;
     });
     assert_eq!(turns, [20, 10, 10]);
     let nowhere = FrameRequest::frame().policy(Policy::Bind(NodeSet::of(node(9))));
@@ -350,4 +350,20 @@ fn bookkeeping_stays_small() {
     let bytes = frames.metadata().regions as f64 / managed as f64;
     assert!(cfg!(miri) || bytes <= 0.14, "{bytes} bytes a frame");
     assert!(frames.metadata().magazines <= 1024);
+}
+
+#[test]
+fn the_x86_64_crates_traits_are_served() {
+    use x86_64::structures::paging::{FrameAllocator, FrameDeallocator, Size2MiB, Size4KiB};
+    let frames = Machine::simple(4, 1).frames(&plain());
+    online(frames, 1);
+    let mut source = frames.source(FrameRequest::frame());
+    let small: PhysFrame<Size4KiB> = source.allocate_frame().unwrap();
+    let huge: PhysFrame<Size2MiB> = source.allocate_frame().unwrap();
+    assert_eq!(frames.validate().unwrap().allocated, 513);
+    // SAFETY: nobody uses the frames.
+    unsafe { source.deallocate_frame(small) };
+    // SAFETY: as above.
+    unsafe { source.deallocate_frame(huge) };
+    assert_eq!(frames.validate().unwrap().allocated, 0);
 }
