@@ -335,3 +335,30 @@ fn remapped_pages_move_with_their_contents() {
         activate(&service.kernel_space().unwrap(), pin);
     });
 }
+
+#[test]
+fn the_x86_64_crate_translates_alike() {
+    use x86_64::structures::paging::PageTableFlags;
+    use x86_64::structures::paging::mapper::{MappedFrame, Translate, TranslateResult};
+
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        map(&space, pin, huge(1, 1));
+        let address = x86_64::VirtAddr::new(BASE + HUGE + 0x1234);
+        let own = space.translate(pin, address.into()).unwrap();
+        let TranslateResult::Mapped { frame: MappedFrame::Size2MiB(frame), offset, flags } =
+            Translate::translate(&space, address)
+        else {
+            panic!("no 2 MiB page")
+        };
+        assert_eq!((frame.start_address(), offset), (own.leaf.frame.start_address(), 0x1234));
+        let data = PageTableFlags::PRESENT
+            | PageTableFlags::WRITABLE
+            | PageTableFlags::USER_ACCESSIBLE
+            | PageTableFlags::NO_EXECUTE
+            | PageTableFlags::HUGE_PAGE;
+        assert_eq!(flags, data);
+        assert_eq!(Translate::translate_addr(&space, address), Some(own.address));
+    });
+}

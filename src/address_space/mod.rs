@@ -4,6 +4,7 @@ mod batch;
 mod core;
 mod error;
 mod layout;
+mod translate;
 mod unmapping;
 
 use ::core::fmt;
