@@ -87,8 +87,17 @@ pub fn run(options: &Options, record: impl FnMut(&str) + Send) -> Result<Report,
     let sim = Sim::boot(options.machine.clone(), options.delivery).map_err(RunError::Machine)?;
     let service = boot(sim, options.fault)?;
     let sink = Mutex::new(record);
-    let rig =
-        SimRig { sim, service, sink: &|line| (sink.lock().unwrap_or_else(PoisonError::into_inner))(line) };
+    drive(sim, service, options, &|line| (sink.lock().unwrap_or_else(PoisonError::into_inner))(line))
+}
+
+/// Runs on a machine whose service is up.
+fn drive(
+    sim: &'static Sim,
+    service: &'static SimService,
+    options: &Options,
+    sink: &(dyn Fn(&str) + Sync),
+) -> Result<Report, RunError> {
+    let rig = SimRig { sim, service, sink };
     if let Some(topology) = service.topology() {
         let free_frames = |node| service.frames().stats(node).map_or(0, |stats| stats.free());
         rig.report(Record::Topology { topology, free_frames: &free_frames });
@@ -201,5 +210,60 @@ impl Rig for SimRig<'_> {
 
     fn report(&self, record: Record<'_>) {
         (self.sink)(&record.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::{AtomicBool, Ordering};
+
+    use topomem::{FrameRequest, Platform};
+
+    use super::*;
+
+    /// A run of two CPUs during which `mischief` is done once, on the boot CPU.
+    fn failures_after(mischief: impl Fn(&'static SimService, &topomem::CpuPin) + Sync) -> Vec<Failure> {
+        let machine = Sim::builder().nodes(2).cpus(2).memory(64 << 20).blueprint().unwrap();
+        let options = Options {
+            machine,
+            delivery: Delivery::default(),
+            scenario: Scenario::named("smoke").unwrap(),
+            limit: None,
+            seed: 3,
+            fault: None,
+        };
+        let sim = Sim::boot(options.machine.clone(), options.delivery).unwrap();
+        let service = sim.boot_service().unwrap();
+        let done = AtomicBool::new(false);
+        let sink = |line: &str| {
+            if line.contains("progress") && !done.swap(true, Ordering::Relaxed) {
+                mischief(service, &sim.pin());
+            }
+        };
+        let report = drive(sim, service, &options, &sink).unwrap();
+        assert!(done.load(Ordering::Relaxed));
+        report.failures
+    }
+
+    #[test]
+    fn a_lost_frame_is_missed() {
+        let failures = failures_after(|service, pin| {
+            service.frames().alloc(pin, &FrameRequest::frame()).unwrap();
+        });
+        assert!(matches!(failures[..], [Failure::LostFrames { before, after, .. }] if before == after + 1));
+    }
+
+    #[test]
+    fn objects_that_others_keep_are_no_lost_frames() {
+        let failures = failures_after(|service, _| {
+            let layout = core::alloc::Layout::new::<[u64; 5000]>();
+            service.heap().unwrap().heap().alloc(layout).unwrap();
+        });
+        assert_eq!(failures, []);
+    }
+
+    #[test]
+    fn a_good_run_has_no_failures() {
+        assert_eq!(failures_after(|_, _| {}), []);
     }
 }
