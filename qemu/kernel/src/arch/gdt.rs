@@ -28,7 +28,7 @@ impl TrapStack {
         [TrapStack::DoubleFault, TrapStack::Nmi, TrapStack::MachineCheck, TrapStack::PageFault];
 }
 
-/// How far [`enter_page_fault`] moves the page-fault stack: a fault inside the handler (a probe
+/// How far [`Segments::enter_page_fault`] moves the page-fault stack: a fault inside the handler (a probe
 /// in a backtrace, say) starts below the frames of the first.
 const NESTED_PAGE_FAULT: u64 = 8 * 1024;
 

@@ -67,7 +67,7 @@ pub fn image() -> (PhysAddr, PhysAddr) {
 }
 
 /// The address of `addr` in the image's window; meaningful in the first GiB, until
-/// [`activate`] leaves of it the image alone.
+/// [`KernelTables::activate`] leaves of it the image alone.
 pub fn image_window(addr: PhysAddr) -> *const u8 {
     core::ptr::with_exposed_provenance(IMAGE_BASE.wrapping_add(addr.as_u64()) as usize)
 }

@@ -1,5 +1,5 @@
 //! The PVH entry (Xen's x86/HVM direct boot ABI): 32-bit protected mode without paging, EBX
-//! holding the physical address of the start info. Ends in [`crate::main::boot_main`] in long
+//! holding the physical address of the start info. Ends in [`crate::boot_main`] in long
 //! mode, in the higher half, on the boot stack.
 //!
 //! The tables here map the first GiB twice, at 0 and at -2 GiB, in 2 MiB pages. They serve the

@@ -133,11 +133,6 @@ pub fn of(cpu: CpuId) -> Option<&'static PerCpu> {
     unsafe { AREAS[cpu.index()].load(Ordering::Acquire).as_ref() }
 }
 
-/// All areas, in order of CPU number.
-pub fn all() -> impl Iterator<Item = &'static PerCpu> {
-    (0..MAX_CPUS).filter_map(CpuId::new).filter_map(of)
-}
-
 /// One turn of every spin loop in the kernel: answers shootdowns, so that two CPUs that wait for
 /// each other with interrupts off both make progress.
 pub fn relax() {
