@@ -3,7 +3,7 @@
 use topomem::numa::MAX_NODES;
 use topomem::percpu::SizeClass;
 
-use crate::failure::Text;
+use crate::Text;
 use crate::{Failure, Rig, Run};
 
 /// Where a machine's frames are while nobody works.

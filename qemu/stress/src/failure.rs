@@ -2,62 +2,13 @@
 
 use core::fmt;
 
-use arrayvec::{ArrayString, ArrayVec};
+use arrayvec::ArrayVec;
 use spin::Mutex;
 use topomem::{CpuId, NodeId, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
+use crate::Text;
 use crate::oracle::{Holder, Space};
-
-/// A short text that needs no heap; what does not fit is cut off.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Text(ArrayString<120>);
-
-impl Text {
-    /// `value` as it displays.
-    #[must_use]
-    pub fn display(value: &dyn fmt::Display) -> Text {
-        Text::format(format_args!("{value}"))
-    }
-
-    /// `value` as it debugs: for errors that display nothing.
-    #[must_use]
-    pub fn debug(value: &dyn fmt::Debug) -> Text {
-        Text::format(format_args!("{value:?}"))
-    }
-
-    fn format(value: fmt::Arguments<'_>) -> Text {
-        let mut cut = Cut(ArrayString::new());
-        // `Cut` takes as much as fits and never fails; a failing `Display` leaves a shorter text.
-        let _ = fmt::write(&mut cut, value);
-        Text(cut.0)
-    }
-}
-
-struct Cut(ArrayString<120>);
-
-impl fmt::Write for Cut {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars() {
-            if self.0.try_push(character).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Something that must not happen in a coherent memory service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,10 +33,11 @@ mod shared_space;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod summary;
+mod text;
 mod worker;
 
 pub use distort::{NothingToDistort, distort_distances};
-pub use failure::{Failure, FailureKind, FailureLog, KEPT, Place, Text};
+pub use failure::{Failure, FailureKind, FailureLog, KEPT, Place};
 pub use oracle::Truth;
 pub use participate::participate;
 pub use random::Random;
@@ -44,3 +45,4 @@ pub use record::{CpuSummary, NodeSummary, Progress, Record};
 pub use rig::Rig;
 pub use run::{Options, Run, SetupError};
 pub use scenario::{Break, Limit, SCENARIOS, Scenario, Weights};
+pub use text::Text;

@@ -1,10 +1,31 @@
 //! Lock-free rings that carry frames and objects from one CPU to another.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// What fits into a letter: an encoded [`Parcel`](crate::parcel::Parcel).
-pub(crate) type Letter = [u64; 3];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub head: u64,
+    /// Travels as a pointer, so that the receiver may use what it points to.
+    pub pointer: *mut u8,
+    pub tail: u64,
+}
+
+/// A place for a letter in a ring.
+#[derive(Debug)]
+struct Place {
+    head: AtomicU64,
+    pointer: AtomicPtr<u8>,
+    tail: AtomicU64,
+}
+
+impl Place {
+    const fn new() -> Place {
+        Place { head: AtomicU64::new(0), pointer: AtomicPtr::new(ptr::null_mut()), tail: AtomicU64::new(0) }
+    }
+}
 
 const CAPACITY: u32 = 8;
 
@@ -15,7 +36,7 @@ pub(crate) struct Ring {
     posted: AtomicU32,
     /// Letters taken so far; only the receiver stores it.
     taken: AtomicU32,
-    letters: [[AtomicU64; 3]; CAPACITY as usize],
+    letters: [Place; CAPACITY as usize],
 }
 
 impl Ring {
@@ -23,7 +44,7 @@ impl Ring {
         Ring {
             posted: AtomicU32::new(0),
             taken: AtomicU32::new(0),
-            letters: [const { [const { AtomicU64::new(0) }; 3] }; CAPACITY as usize],
+            letters: [const { Place::new() }; CAPACITY as usize],
         }
     }
 
@@ -34,9 +55,10 @@ impl Ring {
         if posted.wrapping_sub(self.taken.load(Ordering::Acquire)) == CAPACITY {
             return Err(letter);
         }
-        for (place, word) in self.letters[(posted % CAPACITY) as usize].iter().zip(letter) {
-            place.store(word, Ordering::Relaxed);
-        }
+        let place = &self.letters[(posted % CAPACITY) as usize];
+        place.head.store(letter.head, Ordering::Relaxed);
+        place.pointer.store(letter.pointer, Ordering::Relaxed);
+        place.tail.store(letter.tail, Ordering::Relaxed);
         // Release pairs with the Acquire in `take`: who sees the count sees the letter, and what
         // the sender wrote into the memory that it names.
         self.posted.store(posted.wrapping_add(1), Ordering::Release);
@@ -50,7 +72,11 @@ impl Ring {
             return None;
         }
         let place = &self.letters[(taken % CAPACITY) as usize];
-        let letter = core::array::from_fn(|word| place[word].load(Ordering::Relaxed));
+        let letter = Letter {
+            head: place.head.load(Ordering::Relaxed),
+            pointer: place.pointer.load(Ordering::Relaxed),
+            tail: place.tail.load(Ordering::Relaxed),
+        };
         self.taken.store(taken.wrapping_add(1), Ordering::Release);
         Some(letter)
     }
@@ -84,25 +110,30 @@ mod tests {
 
     use super::*;
 
+    fn letter(number: u64) -> Letter {
+        let pointer = ptr::without_provenance_mut(number as usize + 1);
+        Letter { head: number, pointer, tail: !number }
+    }
+
     #[test]
     fn letters_arrive_once_and_in_order() {
         let office = PostOffice::new(2).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 0..1000 {
-                    while office.ring(0, 1).post([number, number + 1, !number]).is_err() {
+                    while office.ring(0, 1).post(letter(number)).is_err() {
                         thread::yield_now();
                     }
                 }
             });
             for number in 0..1000 {
-                let letter = loop {
+                let received = loop {
                     match office.ring(0, 1).take() {
                         Some(letter) => break letter,
                         None => thread::yield_now(),
                     }
                 };
-                assert_eq!(letter, [number, number + 1, !number]);
+                assert_eq!(received, letter(number));
             }
         });
         assert_eq!(office.ring(0, 1).take(), None);
@@ -112,8 +143,8 @@ mod tests {
     fn a_full_ring_returns_the_letter() {
         let ring = Ring::new();
         for number in 0..u64::from(CAPACITY) {
-            assert_eq!(ring.post([number; 3]), Ok(()));
+            assert_eq!(ring.post(letter(number)), Ok(()));
         }
-        assert_eq!(ring.post([9; 3]), Err([9; 3]));
+        assert_eq!(ring.post(letter(9)), Err(letter(9)));
     }
 }

@@ -41,31 +41,33 @@ const OBJECT: u64 = 1;
 impl Parcel {
     pub(crate) fn encode(self) -> Letter {
         match self {
-            Parcel::Frames(held) => [
-                FRAMES | u64::from(held.order.get()) << 8,
-                held.frame.start_address().as_u64(),
-                u64::from(held.holder.bits()),
-            ],
-            Parcel::Object(held) => [
-                OBJECT | u64::from(held.seed) << 32 | u64::from(held.layout.align().trailing_zeros()) << 8,
-                held.memory.as_ptr().expose_provenance() as u64,
-                held.layout.size() as u64,
-            ],
+            Parcel::Frames(held) => Letter {
+                head: FRAMES | u64::from(held.order.get()) << 8 | u64::from(held.holder.bits()) << 32,
+                pointer: ptr::null_mut(),
+                tail: held.frame.start_address().as_u64(),
+            },
+            Parcel::Object(held) => Letter {
+                head: OBJECT
+                    | u64::from(held.layout.align().trailing_zeros()) << 8
+                    | u64::from(held.seed) << 32,
+                pointer: held.memory.as_ptr(),
+                tail: held.layout.size() as u64,
+            },
         }
     }
 
     /// `None` where `letter` is none of [`Parcel::encode`]'s.
     pub(crate) fn decode(letter: Letter) -> Option<Parcel> {
-        let [head, address, third] = letter;
+        let Letter { head, pointer, tail } = letter;
+        let (size, id) = ((head >> 8) as u8, (head >> 32) as u32);
         if head & 0xff == FRAMES {
-            let frame = PhysFrame::containing_address(PhysAddr::try_new(address).ok()?);
-            let holder = Holder::from_bits(u32::try_from(third).ok()?)?;
-            return Some(Parcel::Frames(HeldFrames { frame, order: Order::new((head >> 8) as u8)?, holder }));
+            let frame = PhysFrame::containing_address(PhysAddr::try_new(tail).ok()?);
+            let (order, holder) = (Order::new(size)?, Holder::from_bits(id)?);
+            return Some(Parcel::Frames(HeldFrames { frame, order, holder }));
         }
-        let align = 1usize.checked_shl((head >> 8) as u32 & 0xff)?;
-        let layout = Layout::from_size_align(usize::try_from(third).ok()?, align).ok()?;
-        let memory = NonNull::new(ptr::with_exposed_provenance_mut(usize::try_from(address).ok()?))?;
-        Some(Parcel::Object(HeldObject { memory, layout, seed: (head >> 32) as u32 }))
+        let align = 1usize.checked_shl(u32::from(size))?;
+        let layout = Layout::from_size_align(usize::try_from(tail).ok()?, align).ok()?;
+        Some(Parcel::Object(HeldObject { memory: NonNull::new(pointer)?, layout, seed: id }))
     }
 }
 

@@ -2,9 +2,9 @@
 
 use topomem::{CpuId, CpuPin};
 
+use crate::Text;
 use crate::account::{self, Account};
-use crate::failure::Text;
-use crate::worker::{HomePin, Worker};
+use crate::worker::Worker;
 use crate::{Failure, Record, Rig, Run};
 
 /// One CPU's part of `run`: to be driven on every CPU of the rig. When it is ready, the run is
@@ -17,7 +17,7 @@ use crate::{Failure, Record, Rig, Run};
 /// until it is ready.
 pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
     // SAFETY: the caller's promise.
-    let pin = unsafe { HomePin::new(cpu) };
+    let pin = unsafe { CpuPin::new(cpu) };
     let Some(mut worker) = Worker::new(run, pin) else {
         run.fail(Failure::Refused {
             cpu,
@@ -81,13 +81,13 @@ async fn settle<R: Rig>(run: &Run<R>, worker: &Worker<'_, R>) {
     const PATIENCE: u32 = 1000;
     let service = run.rig.service();
     for _ in 0..PATIENCE {
-        drain(run, worker.pin.get());
-        if service.tend(worker.pin.get()) == topomem::Tended::Done {
+        drain(run, &worker.pin);
+        if service.tend(&worker.pin) == topomem::Tended::Done {
             break;
         }
         run.rig.rest(1).await;
     }
-    drain(run, worker.pin.get());
+    drain(run, &worker.pin);
 }
 
 fn drain<R: Rig>(run: &Run<R>, pin: &CpuPin) {

@@ -215,7 +215,7 @@ mod tests {
     use std::string::ToString;
 
     use super::*;
-    use crate::failure::Text;
+    use crate::Text;
 
     #[test]
     fn failures_are_escaped() {

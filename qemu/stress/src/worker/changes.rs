@@ -8,7 +8,7 @@ use topomem::{FrameRequest, Order, PageRange, PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
 use super::Worker;
-use crate::failure::Text;
+use crate::Text;
 use crate::oracle::{Holder, Phase, SlotChange, Space, Tag};
 use crate::parcel::HeldFrames;
 use crate::shared_space::{Backing, FrameOwner, SharedSpace, SlotPage};
@@ -75,7 +75,7 @@ impl<R: Rig> Worker<'_, R> {
     fn map(&mut self, space: &SharedSpace<R::Machine>, page: &SlotPage, change: &SlotChange<'_>) {
         let state = change.state();
         let service = self.run.rig.service();
-        let Ok(frame) = service.alloc(self.pin.get(), &FrameRequest::frame()) else { return };
+        let Ok(frame) = service.alloc(&self.pin, &FrameRequest::frame()) else { return };
         let Some(held) = self.take_in(frame, Order::FRAME) else { return };
         let (version, phase) = match state.phase {
             Phase::Detached => (state.version + 1, Phase::Remapped),
@@ -89,19 +89,13 @@ impl<R: Rig> Worker<'_, R> {
             FrameOwner::Scenario => {
                 // SAFETY: the frame is the scenario's until the unmapping has completed, and only
                 // ever accessed as atomic words.
-                unsafe { target.map_borrowed(self.pin.get(), page.range(), frame, space.writable()) }
+                unsafe { target.map_borrowed(&self.pin, page.range(), frame, space.writable()) }
             }
             FrameOwner::Space => {
                 // SAFETY: the frame was just allocated as a single one, and is given up if this
                 // succeeds.
                 unsafe {
-                    target.map_owned(
-                        self.pin.get(),
-                        page.address,
-                        PageSize::Size4KiB,
-                        frame,
-                        space.writable(),
-                    )
+                    target.map_owned(&self.pin, page.address, PageSize::Size4KiB, frame, space.writable())
                 }
             }
         };
@@ -136,7 +130,7 @@ impl<R: Rig> Worker<'_, R> {
         };
         change.begin();
         self.let_go(backing);
-        let unmapping = match space.space().unmap(self.pin.get(), page.range()) {
+        let unmapping = match space.space().unmap(&self.pin, page.range()) {
             Ok(unmapping) => unmapping,
             Err(error) => return self.refused("unmapping a page", Text::display(&error)),
         };
@@ -146,7 +140,7 @@ impl<R: Rig> Worker<'_, R> {
         }
         match how {
             Unmap::Awaited => unmapping.await,
-            Unmap::Waited => unmapping.wait(self.pin.get()),
+            Unmap::Waited => unmapping.wait(&self.pin),
             Unmap::Detached => {
                 unmapping.detach();
                 return change.publish(state.version, Phase::Detached);
@@ -170,7 +164,7 @@ impl<R: Rig> Worker<'_, R> {
         let targets =
             || core::iter::once((page, change)).chain(others.iter().map(|(page, change)| (*page, change)));
         let target = space.space();
-        let mut batch = target.batch(self.pin.get());
+        let mut batch = target.batch(&self.pin);
         for (page, change) in targets() {
             change.begin();
             if let Some(backing) = page.backing() {
@@ -180,7 +174,7 @@ impl<R: Rig> Worker<'_, R> {
                 self.refused("unmapping in a batch", Text::display(&error));
             }
         }
-        batch.issue().wait(self.pin.get());
+        batch.issue().wait(&self.pin);
         let mut settled: ArrayVec<(&SlotPage, &SlotChange<'_>, Backing), { MOST + 1 }> = ArrayVec::new();
         settled.extend(targets().filter_map(|(page, change)| Some((page, change, page.backing()?))));
         for (page, change, backing) in settled {
@@ -245,7 +239,7 @@ impl<R: Rig> Worker<'_, R> {
             _ => (space.writable(), Phase::Writable),
         };
         change.begin();
-        let protected = match space.space().protect(self.pin.get(), page.range(), protection) {
+        let protected = match space.space().protect(&self.pin, page.range(), protection) {
             Ok(protected) => protected,
             Err(error) => return self.refused("protecting a page", Text::display(&error)),
         };
@@ -264,7 +258,7 @@ impl<R: Rig> Worker<'_, R> {
                 }
             }
             let Some(whole) = space.whole_range() else { continue };
-            match space.space().unmap(self.pin.get(), whole) {
+            match space.space().unmap(&self.pin, whole) {
                 Ok(unmapping) => unmapping.await,
                 Err(error) => self.refused("unmapping all tables", Text::display(&error)),
             }
@@ -275,13 +269,13 @@ impl<R: Rig> Worker<'_, R> {
     async fn churn_tables(&mut self, space: &SharedSpace<R::Machine>) {
         let Some(range) = space.private_range(self.cpu) else { return };
         let page = PageRange::page(range.start(), PageSize::Size4KiB);
-        match space.space().map(self.pin.get(), page, FrameRequest::frame(), space.writable()) {
+        match space.space().map(&self.pin, page, FrameRequest::frame(), space.writable()) {
             Ok(()) => {}
             // A CPU that shares the range was faster.
             Err(MapError::OutOfFrames(_) | MapError::AlreadyMapped { .. }) => return,
             Err(error) => return self.refused("mapping a page of its own", Text::display(&error)),
         }
-        match space.space().unmap(self.pin.get(), range) {
+        match space.space().unmap(&self.pin, range) {
             Ok(unmapping) => unmapping.await,
             Err(error) => self.refused("unmapping tables", Text::display(&error)),
         }

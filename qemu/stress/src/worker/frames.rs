@@ -7,7 +7,7 @@ use topomem::{NodeId, Order, Platform as _};
 use x86_64::structures::paging::PhysFrame;
 
 use super::{HELD, Worker};
-use crate::failure::Text;
+use crate::Text;
 use crate::oracle::{Conflict, Holder, stamp};
 use crate::parcel::{HeldFrames, Parcel};
 use crate::{Failure, Rig};
@@ -49,7 +49,7 @@ impl<R: Rig> Worker<'_, R> {
         const MANY: usize = 160;
         while self.frames.len() < MANY && self.holding < self.budget {
             let request = FrameRequest::frame();
-            let Ok(frame) = self.run.rig.service().frames().alloc(self.pin.get(), &request) else { break };
+            let Ok(frame) = self.run.rig.service().frames().alloc(&self.pin, &request) else { break };
             match self.take_in(frame, Order::FRAME) {
                 Some(held) => self.keep(held),
                 None => return,
@@ -68,7 +68,7 @@ impl<R: Rig> Worker<'_, R> {
         if zeroed {
             request = request.zeroed();
         }
-        let pin = self.pin.get();
+        let pin = &self.pin;
         match self.run.rig.service().frames().alloc(pin, &request) {
             Ok(frame) => {
                 let Some(held) = self.take_in(frame, order) else { return };
@@ -89,7 +89,7 @@ impl<R: Rig> Worker<'_, R> {
         }
         let mut frames = [PhysFrame::containing_address(x86_64::PhysAddr::zero()); BULK];
         let service = self.run.rig.service();
-        match service.frames().alloc_bulk(self.pin.get(), &FrameRequest::frame(), &mut frames) {
+        match service.frames().alloc_bulk(&self.pin, &FrameRequest::frame(), &mut frames) {
             Ok(()) => {
                 for frame in frames {
                     if let Some(held) = self.take_in(frame, Order::FRAME) {
@@ -174,7 +174,7 @@ impl<R: Rig> Worker<'_, R> {
         }
         // SAFETY: the run was handed to the scenario, whose account says that `held` is its only
         // holder, and nothing maps it.
-        let freed = unsafe { self.run.rig.service().frames().free(self.pin.get(), held.frame, held.order) };
+        let freed = unsafe { self.run.rig.service().frames().free(&self.pin, held.frame, held.order) };
         match freed {
             Ok(()) => {}
             Err(FreeError::DoubleFree(frame)) => {

@@ -13,37 +13,12 @@ use core::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use topomem::{CpuId, CpuPin, Order};
 
-use crate::failure::Text;
+use crate::Text;
 use crate::oracle::{Holder, Space};
 use crate::parcel::{HeldFrames, HeldObject, Parcel};
 use crate::random::Random;
 use crate::{Failure, Rig, Run};
 use changes::Poisoned;
-
-/// The CPU that a worker's future is polled on, as a pin.
-///
-/// The future has to be `Send` to be handed to its CPU's executor.
-pub(crate) struct HomePin(CpuPin);
-
-// SAFETY: `participate` demands that its future is polled on one CPU only, so the pin holds
-// whenever the future runs, whichever thread of control created or stores it.
-unsafe impl Send for HomePin {}
-// SAFETY: as above.
-unsafe impl Sync for HomePin {}
-
-impl HomePin {
-    /// # Safety
-    ///
-    /// As [`participate`](crate::participate).
-    pub(crate) const unsafe fn new(cpu: CpuId) -> HomePin {
-        // SAFETY: the caller's promise.
-        HomePin(unsafe { CpuPin::new(cpu) })
-    }
-
-    pub(crate) const fn get(&self) -> &CpuPin {
-        &self.0
-    }
-}
 
 /// How many runs of frames, and how many objects, a CPU holds at most.
 const HELD: usize = 192;
@@ -52,7 +27,7 @@ const HELD: usize = 192;
 pub(crate) struct Worker<'r, R: Rig> {
     pub run: &'r Run<R>,
     pub cpu: CpuId,
-    pub pin: HomePin,
+    pub pin: CpuPin,
     random: Random,
     frames: Vec<HeldFrames>,
     objects: Vec<HeldObject>,
@@ -71,8 +46,8 @@ const KERNEL: usize = 0;
 
 impl<'r, R: Rig> Worker<'r, R> {
     /// The worker of the CPU of `pin`; `None` without memory for what it holds.
-    pub(crate) fn new(run: &'r Run<R>, pin: HomePin) -> Option<Worker<'r, R>> {
-        let cpu = pin.get().cpu();
+    pub(crate) fn new(run: &'r Run<R>, pin: CpuPin) -> Option<Worker<'r, R>> {
+        let cpu = pin.cpu();
         let mut frames = Vec::new();
         frames.try_reserve_exact(HELD).ok()?;
         let mut objects = Vec::new();

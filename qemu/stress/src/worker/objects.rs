@@ -7,7 +7,7 @@ use topomem::VirtAddr;
 use topomem::percpu::SizeClass;
 
 use super::{HELD, Worker};
-use crate::failure::Text;
+use crate::Text;
 use crate::oracle::pattern;
 use crate::parcel::{HeldObject, Parcel};
 use crate::{Failure, Rig};

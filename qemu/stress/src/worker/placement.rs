@@ -11,7 +11,7 @@ use topomem::frames::FrameRequest;
 use topomem::{NodeId, Order};
 
 use super::Worker;
-use crate::failure::Text;
+use crate::Text;
 use crate::parcel::HeldFrames;
 use crate::{Failure, Rig};
 
@@ -25,7 +25,7 @@ impl<R: Rig> Worker<'_, R> {
         for _ in 0..CONFIRMATIONS {
             let Some((nearer, _)) = self.nearer_with_plenty(suspect) else { return };
             let request = FrameRequest::frame();
-            let Ok(frame) = self.run.rig.service().frames().alloc(self.pin.get(), &request) else { return };
+            let Ok(frame) = self.run.rig.service().frames().alloc(&self.pin, &request) else { return };
             let Some(again) = self.take_in(frame, Order::FRAME) else { return };
             let after = self.nearer_with_plenty(again);
             self.free_unchecked(again);

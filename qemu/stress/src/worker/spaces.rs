@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
 
 use super::Worker;
-use crate::failure::Text;
+use crate::Text;
 use crate::{Failure, Rig};
 
 /// Where a private space's pages are; the shared spaces have theirs elsewhere.
@@ -26,7 +26,7 @@ impl<R: Rig> Worker<'_, R> {
     pub(super) fn activate(&mut self, index: usize) {
         if self.active != index {
             // SAFETY: the CPU is online, nobody else on it switches, and this is no handler.
-            unsafe { self.run.spaces[index].space().activate(self.pin.get()) };
+            unsafe { self.run.spaces[index].space().activate(&self.pin) };
             self.active = index;
         }
     }
@@ -35,19 +35,19 @@ impl<R: Rig> Worker<'_, R> {
     async fn private_space(&mut self) {
         let run = self.run;
         let service = run.rig.service();
-        let Ok(space) = service.create_space(self.pin.get()) else { return };
+        let Ok(space) = service.create_space(&self.pin) else { return };
         let start = VirtAddr::new_truncate(PRIVATE);
         let Ok(range) = PageRange::new(start, PRIVATE_PAGES, PageSize::Size4KiB) else { return };
         let request = FrameRequest::frame().zeroed();
-        if space.map(self.pin.get(), range, request, Protection::USER_DATA).is_err() {
+        if space.map(&self.pin, range, request, Protection::USER_DATA).is_err() {
             return;
         }
         // SAFETY: as in `activate`; the space outlives its activity here.
-        unsafe { space.activate(self.pin.get()) };
+        unsafe { space.activate(&self.pin) };
         for page in range.iter() {
             self.write_and_read(page);
         }
-        let unmapping = match space.unmap(self.pin.get(), range) {
+        let unmapping = match space.unmap(&self.pin, range) {
             Ok(unmapping) => unmapping,
             Err(error) => return self.refused("unmapping a private space", Text::display(&error)),
         };
