@@ -1,0 +1,9 @@
+//! The measuring side of `cargo xtask bench`: peers and topomem on the same cases, interleaved.
+
+pub mod frames;
+pub mod random;
+pub mod sample;
+pub mod subject;
+pub mod subjects;
+pub mod suite;
+pub mod threads;

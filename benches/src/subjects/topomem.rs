@@ -1,0 +1,144 @@
+//! topomem's frame allocator, on a machine of one node described by hand.
+
+use std::alloc::Layout;
+use std::convert::Infallible;
+use std::fmt;
+use std::ptr::NonNull;
+
+use topomem_numa::frames::FrameRequest;
+use topomem_numa::frames::{Frames, FramesConfig, Ground};
+use topomem_numa::{MemoryRange, Piece};
+use topomem_percpu::{CpuId, CpuPin, NodeId, Order, Platform};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use crate::subject::Subject;
+
+/// Where the managed frames begin: above the DMA zones, so that all of them are one zone.
+const BASE: u64 = 4 << 30;
+
+/// Bookkeeping is the only memory that is really there; the managed frames are never touched.
+struct Host {
+    metadata: NonNull<u8>,
+}
+
+// SAFETY: plain memory, never freed.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+// SAFETY: only bookkeeping, placed below `BASE`, is ever asked for (the benchmarks zero
+// nothing), and it is mapped for good; `pin` is not used.
+unsafe impl Platform for Host {
+    fn current_cpu(&self) -> CpuId {
+        CpuId::BOOT
+    }
+
+    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+        // SAFETY: `Placed` hands out addresses inside the block only.
+        unsafe { self.metadata.add(addr.as_u64() as usize) }
+    }
+}
+
+/// One node of memory, bookkeeping below it.
+struct Placed {
+    frames: u64,
+    cpus: usize,
+    next: u64,
+}
+
+// SAFETY: the pieces' RAM is never touched; places are disjoint parts of the block.
+unsafe impl Ground for Placed {
+    type Error = Infallible;
+
+    fn node_count(&self) -> usize {
+        1
+    }
+
+    fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        std::iter::once(node)
+    }
+
+    fn cpus(&self) -> impl Iterator<Item = (CpuId, NodeId)> {
+        (0..self.cpus).filter_map(CpuId::new).map(|cpu| (cpu, NodeId::ZERO))
+    }
+
+    fn weight(&self, _: NodeId) -> Option<u32> {
+        None
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Piece> {
+        MemoryRange::from_bounds(BASE, BASE + self.frames * 4096)
+            .into_iter()
+            .map(|range| Piece { range, node: NodeId::ZERO })
+    }
+
+    fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
+        let start = self.next.next_multiple_of(align);
+        self.next = start + bytes;
+        Ok(PhysAddr::new(start))
+    }
+}
+
+/// The allocator with a magazine for each CPU.
+pub struct Topomem {
+    frames: Frames<Host>,
+    metadata: usize,
+}
+
+impl fmt::Debug for Topomem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topomem").field("metadata", &self.metadata).finish_non_exhaustive()
+    }
+}
+
+fn pin(cpu: usize) -> CpuPin {
+    // SAFETY: in each case one thread at a time plays a CPU.
+    unsafe { CpuPin::new(CpuId::new(cpu).unwrap_or(CpuId::BOOT)) }
+}
+
+impl Subject for Topomem {
+    const NAME: &'static str = "topomem";
+
+    fn new(frames: usize, cpus: usize) -> Topomem {
+        let bytes = frames / 2 + (1 << 20);
+        let layout = Layout::from_size_align(bytes, 4096).unwrap_or(Layout::new::<u64>());
+        // SAFETY: the size is not zero.
+        let block = unsafe { std::alloc::alloc_zeroed(layout) };
+        let metadata = NonNull::new(block).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        let mut ground = Placed { frames: frames as u64, cpus, next: 4096 };
+        let allocator = Frames::new(Host { metadata });
+        if let Err(error) = allocator.init(&mut ground, &FramesConfig::default()) {
+            panic!("topomem: {error}");
+        }
+        for cpu in 0..cpus {
+            if let Err(error) = allocator.cpu_online(&pin(cpu)) {
+                panic!("topomem: {error}");
+            }
+        }
+        Topomem { frames: allocator, metadata: ground.next as usize - 4096 }
+    }
+
+    #[inline]
+    fn alloc(&self, cpu: usize, order: Order) -> Option<u64> {
+        let frame = self.frames.alloc(&pin(cpu), &FrameRequest::order(order)).ok()?;
+        Some((frame.start_address().as_u64() - BASE) / 4096)
+    }
+
+    #[inline]
+    fn free(&self, cpu: usize, frame: u64, order: Order) {
+        let frame = PhysFrame::containing_address(PhysAddr::new(BASE + frame * 4096));
+        // SAFETY: the cases free what they allocated, and never touch it.
+        if let Err(error) = unsafe { self.frames.free(&pin(cpu), frame, order) } {
+            panic!("topomem: {error}");
+        }
+    }
+
+    fn drain(&self, cpu: usize) {
+        let _ = self.frames.drain(&pin(cpu));
+    }
+
+    fn metadata_bytes(&self) -> Option<usize> {
+        Some(self.metadata)
+    }
+}
