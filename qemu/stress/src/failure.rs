@@ -94,7 +94,7 @@ pub enum Failure {
         /// What was read.
         found: u64,
     },
-    /// A write went through although the page had become read-only before.
+    /// A write went through although the page had become read-only, or was unmapped, before.
     StaleWrite {
         /// The writer.
         cpu: CpuId,
@@ -281,7 +281,10 @@ impl fmt::Display for Failure {
                 "stale translation: {cpu} read {found:#x} at {address} of {space}, which is unmapped"
             ),
             Failure::StaleWrite { cpu, space, address } => {
-                write!(f, "stale translation: {cpu} wrote through the read-only page at {address} of {space}")
+                write!(
+                    f,
+                    "stale translation: {cpu} wrote at {address} of {space}, which is read-only or unmapped"
+                )
             }
             Failure::LateWrite { frame, space, address, found, .. } => write!(
                 f,

@@ -178,6 +178,11 @@ impl<R: Rig> Run<R> {
         !self.failures.is_empty()
     }
 
+    /// Is the run to end, by time or by a failure?
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn counters(&self, cpu: CpuId) -> &Counters {
         &self.counters[cpu.index()]
     }
@@ -214,7 +219,7 @@ impl<R: Rig> Run<R> {
         if limit_reached && matches!(self.options.limit, Limit::Milliseconds(_)) {
             self.stopped.store(true, Ordering::Relaxed);
         }
-        limit_reached || self.stopped.load(Ordering::Relaxed)
+        limit_reached || self.is_stopped()
     }
 }
 

@@ -19,7 +19,7 @@
 //!   whoever unmaps stores `Changing` first, so a fault that an unmapping caused comes with a
 //!   changed word.
 //! - **A write that succeeds is stale** only if the word did not change and its phase says
-//!   read-only: whoever makes the page writable stores `Changing` first.
+//!   read-only or vacant: whoever makes the page writable stores `Changing` first.
 //!
 //! The sequence makes "did not change" safe against a slot that went away and came back. An
 //! access racing with a change is thus judged by what is certain: no false alarm, and a stale
@@ -94,8 +94,8 @@ pub enum Verdict {
         /// The lowest word that was possible.
         expected: u64,
     },
-    /// The write went through a read-only page.
-    WroteReadOnly,
+    /// The write went through to a page that is read-only, or not mapped.
+    StaleWrite,
     /// It faulted on a page that was mapped.
     Missing,
 }
@@ -158,10 +158,7 @@ impl Slot {
     pub fn judge_write(&self, before: SlotState, outcome: Option<()>) -> Verdict {
         let unchanged = self.state() == before;
         match (outcome, before.phase) {
-            (Some(()), Phase::ReadOnly) if unchanged => Verdict::WroteReadOnly,
-            (Some(()), Phase::Vacant) if unchanged => {
-                Verdict::Stale { expected: self.tag(before.version).encode() }
-            }
+            (Some(()), Phase::ReadOnly | Phase::Vacant) if unchanged => Verdict::StaleWrite,
             (None, Phase::Writable | Phase::Remapped) if unchanged => Verdict::Missing,
             _ => Verdict::Fine,
         }

@@ -57,7 +57,7 @@ fn a_write_through_a_read_only_page_is_stale_unless_it_raced() {
     change.publish(2, Phase::ReadOnly);
     let before = slot.state();
     assert_eq!(slot.judge_write(before, None), Verdict::Fine);
-    assert_eq!(slot.judge_write(before, Some(())), Verdict::WroteReadOnly);
+    assert_eq!(slot.judge_write(before, Some(())), Verdict::StaleWrite);
     change.begin();
     change.publish(2, Phase::Writable);
     change.publish(2, Phase::ReadOnly);

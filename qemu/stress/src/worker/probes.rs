@@ -33,7 +33,7 @@ impl<R: Rig> Worker<'_, R> {
             if writes {
                 self.write(index, page);
             }
-            if state != first {
+            if state != first || run.is_stopped() {
                 break;
             }
         }
@@ -67,7 +67,7 @@ impl<R: Rig> Worker<'_, R> {
             Verdict::Stale { expected } => {
                 self.run.fail(Failure::StaleTranslation { cpu, space, address, expected, found });
             }
-            Verdict::WroteReadOnly => self.run.fail(Failure::StaleWrite { cpu, space, address }),
+            Verdict::StaleWrite => self.run.fail(Failure::StaleWrite { cpu, space, address }),
             Verdict::Missing => self.run.fail(Failure::MissingMapping { cpu, space, address }),
         }
     }
