@@ -219,11 +219,6 @@ impl Line512 {
             }
         }
     }
-
-    /// Takes bits out again that a refused release had set.
-    pub(crate) fn retract(&self, word: usize, bits: u64) {
-        self.words[word % WORDS].fetch_and(!bits, Ordering::AcqRel);
-    }
 }
 
 /// The lowest `count` bits, 0 to 64.

@@ -71,7 +71,8 @@ impl Entry {
 
     fn read(&self) -> Option<Word> {
         let word = Word { key: self.key.load(Ordering::Relaxed), mask: self.mask.load(Ordering::Relaxed) };
-        (word.mask != 0).then_some(word)
+        // Another CPU may see the key of one moment and the mask of another.
+        (word.mask != 0 && word.key != VACANT).then_some(word)
     }
 
     /// Adds a frame of the word that the entry has.

@@ -198,7 +198,12 @@ impl Region {
             }
             tried += 1;
             match claim(self.line(block)) {
-                Ok(start) => return Some(Some(self.first_frame(block) + start as u64)),
+                // Held frames keep a block from being promoted, unless they are no frames: bits
+                // that a racing double free left in a block that is whole. They are gone now.
+                Ok(start) if self.entry(block).load().has_bitmap() => {
+                    return Some(Some(self.first_frame(block) + start as u64));
+                }
+                Ok(_) => {}
                 // Bits that were away for a moment are back: nobody may miss them.
                 Err(Missed::RolledBack) => self.settle(block),
                 Err(Missed::Untouched) => {

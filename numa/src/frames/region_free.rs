@@ -1,7 +1,6 @@
 //! Giving frames back to a region.
 
 use topomem_percpu::Order;
-use topomem_percpu::sync::atomic::{Ordering, fence};
 
 use super::block::{Block, BlockState, Ownership};
 use super::line512::masks;
@@ -47,22 +46,17 @@ impl Region {
 
     /// Sets the bits of one word of a bitmap block.
     ///
-    /// Bound: lock-free; one compare-and-swap, and where the word was or becomes all ones or
-    /// zeros, hint and buddy are brought up to date.
+    /// The caller has found the block to be one of bitmaps (`check_small`), and owns the frames,
+    /// so it still is. A double free that races the first may set bits of a block that has left
+    /// meanwhile; they mean nothing there, and whoever claims them finds out (`claim_partial`).
+    ///
+    /// Bound: lock-free; one compare-and-swap, and where the word was all zeros or becomes all
+    /// ones, hint and buddy are brought up to date.
     pub(crate) fn free_word(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
         let change = match self.line(block).release(word, bits) {
             Ok(change) => change,
             Err(overlap) => return self.double(block, word, overlap.bits),
         };
-        if change.old == 0 {
-            // Pairs with the fence in `settle`, through which every promotion goes.
-            fence(Ordering::SeqCst);
-            // While the caller owned the frames, nobody could promote the block: it did not.
-            if !self.entry(block).load().has_bitmap() {
-                self.line(block).retract(word, bits);
-                return self.double(block, word, bits);
-            }
-        }
         self.settle_change(block, change);
         Ok(())
     }
