@@ -55,7 +55,6 @@ impl Request {
 /// first task.
 pub async fn run(request: Request) {
     if let Some(topology) = SERVICE.topology() {
-        log!("topology:\n{topology}");
         let free_frames = |node| SERVICE.frames().stats(node).map_or(0, |stats| stats.free());
         record!("{}", Record::Topology { topology, free_frames: &free_frames });
     }
