@@ -40,7 +40,7 @@ pub(crate) fn conclude(
     report::summary(&run).iter().for_each(|line| screen.line(line));
     if let Some(path) = &arguments.json {
         let description = describe(command, spec, &arguments.scenario, arguments.emulation);
-        report::write(path, &Document::new(description, &run)?)?;
+        report::write(path, &Document::new(description, &arguments.scenario.scenario, &run)?)?;
         screen.line(&format!("report: {}", path.display()));
     }
     let seconds = run.duration.as_secs_f64();

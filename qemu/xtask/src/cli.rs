@@ -139,10 +139,10 @@ mod tests {
 
     #[test]
     fn knows_every_option_of_a_run() {
-        let line = "xtask qemu --nodes 4 --cpus 8 --memory 4G --distance 0,1=21 --distance 1,0=31 --scenario stress \
+        let line = "xtask qemu --nodes 4 --cpus 8 --memory 4G --distance 0,1=21 1,0=31 --distance 0,2=40 --scenario stress \
                     --seconds 3 --seed 7 --break shootdown --json out.json --gdb --icount --accel kvm";
         let Command::Qemu(run) = Cli::parse_from(line.split_whitespace()).command else { panic!() };
-        assert_eq!((run.machine.nodes, run.machine.cpus, run.machine.distance.len()), (4, 8, 2));
+        assert_eq!((run.machine.nodes, run.machine.cpus, run.machine.distance.len()), (4, 8, 3));
         assert_eq!((run.scenario.seconds, run.scenario.seed), (3, 7));
         assert_eq!(run.scenario.fault.as_deref(), Some("shootdown"));
         assert!(run.emulation.gdb && run.emulation.icount && run.emulation.accel == Accelerator::Kvm);

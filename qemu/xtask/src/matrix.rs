@@ -31,7 +31,8 @@ pub(crate) fn matrix(arguments: &MatrixArgs) -> Result<bool, Error> {
             lines.iter().chain(&report::summary(&finished)).for_each(|line| println!("    {line}"));
         }
         let description = describe("matrix", spec, &arguments.scenario, PLAIN_EMULATION);
-        documents.push((spec.name.clone(), Document::new(description, &finished)?));
+        documents
+            .push((spec.name.clone(), Document::new(description, &arguments.scenario.scenario, &finished)?));
     }
     if let Some(path) = &arguments.json {
         report::write(path, &Document::of_runs(environment("matrix"), documents))?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::collect::Finished;
+use super::spread::over_cpus;
 use crate::error::Error;
 use crate::record::{Failure, Measurement};
 
@@ -18,8 +19,12 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    /// The report on one run; `description` says what was run and where.
-    pub(crate) fn new(mut description: Map<String, Value>, run: &Finished) -> Result<Self, Error> {
+    /// The report on one run of `scenario`; `description` says what was run and where.
+    pub(crate) fn new(
+        mut description: Map<String, Value>,
+        scenario: &str,
+        run: &Finished,
+    ) -> Result<Self, Error> {
         let mut insert = |key: &str, value: Result<Value, serde_json::Error>| {
             description.insert(key.to_owned(), value.map_err(Error::Json)?);
             Ok::<_, Error>(())
@@ -31,7 +36,9 @@ impl Document {
         insert("qemu_command", Ok(run.command.clone().into()))?;
         insert("duration_seconds", Ok(run.duration.as_secs_f64().into()))?;
         insert("exit", Ok(i32::from(!run.succeeded()).into()))?;
-        Ok(Self { run: description, results: run.results.clone(), failures: run.failures.clone() })
+        let mut results = run.results.clone();
+        results.extend(over_cpus(scenario, &run.cpus));
+        Ok(Self { run: description, results, failures: run.failures.clone() })
     }
 
     /// One report on several runs: their results and failures in a row, each run under `runs`.
@@ -87,7 +94,7 @@ mod tests {
             command: None,
             duration: Duration::from_millis(1500),
         };
-        let value = serde_json::to_value(Document::new(Map::new(), &run).unwrap()).unwrap();
+        let value = serde_json::to_value(Document::new(Map::new(), "stress", &run).unwrap()).unwrap();
         let keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
         assert_eq!(keys, ["failures", "results", "run"]);
         let result: Vec<_> = value["results"][0].as_object().unwrap().keys().cloned().collect();

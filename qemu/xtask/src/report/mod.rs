@@ -3,6 +3,7 @@
 mod collect;
 mod json;
 mod screen;
+mod spread;
 mod summary;
 mod table;
 mod topology;

@@ -24,8 +24,8 @@ pub(crate) struct MachineOptions {
     /// Memory, all nodes together: 512M, 4G
     #[arg(long, value_name = "SIZE", default_value_t = Size::from_mib(1024))]
     pub(crate) memory: Size,
-    /// Distance between two nodes, both ways unless both are given; may be repeated
-    #[arg(long, value_name = "A,B=D")]
+    /// Distances between two nodes, both ways unless both are given
+    #[arg(long, value_name = "A,B=D", num_args = 1..)]
     pub(crate) distance: Vec<DistanceOption>,
     /// A machine described in a TOML file, or by the name of one in qemu/topologies
     #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "cpus", "memory", "distance"])]
