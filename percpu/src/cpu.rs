@@ -5,8 +5,15 @@ use core::fmt;
 /// How many CPUs the fixed-size structures have room for.
 ///
 /// 512 makes a [`CpuSet`](crate::CpuSet) one 64-byte cache line. Under loom it is 4: a model has
-/// no more threads, and pays for every atomic that it creates.
-pub const MAX_CPUS: usize = if cfg!(loom) { 4 } else { 512 };
+/// no more threads, and pays for every atomic that it creates. Under Miri it is 16: every
+/// reference to a structure costs as much as the structure has fields.
+pub const MAX_CPUS: usize = if cfg!(loom) {
+    4
+} else if cfg!(miri) {
+    16
+} else {
+    512
+};
 
 /// A CPU, numbered densely from 0 in the order in which the kernel counts them.
 ///

@@ -1,8 +1,6 @@
 //! Random operation logs, run on the heap and on a plain model: they must agree.
 #![cfg(not(any(loom, miri)))]
-// SAFETY of every block below: a test touches only memory that it holds, frees what it allocated
-// with the same layout, once, and lets one thread at a time play a CPU.
-#![allow(clippy::unwrap_used, missing_docs, clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
 
@@ -52,6 +50,7 @@ struct Held {
 }
 
 fn check_and_fill(memory: NonNull<u8>, held: &Held, checked: usize) {
+    // SAFETY: the heap gave that many bytes, which the model holds until it frees them.
     let bytes = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), held.layout.size()) };
     assert!(bytes[..checked].iter().all(|&byte| byte == held.tag));
     bytes.fill(held.tag);
@@ -94,12 +93,14 @@ proptest! {
                     let Some(memory) = chosen(which) else { continue };
                     let Some(held) = model.remove(&memory) else { continue };
                     check_and_fill(memory, &held, held.layout.size());
+                    // SAFETY: the model held it, with the layout that it was allocated with.
                     prop_assert_eq!(unsafe { heap.dealloc(memory, held.layout) }, Ok(()));
                 }
                 Operation::Realloc { cpu, which, size } => {
                     become_cpu(cpu);
                     let Some(memory) = chosen(which) else { continue };
                     let Some(mut held) = model.remove(&memory) else { continue };
+                    // SAFETY: the model held it with that layout, and holds from here on what comes back.
                     match unsafe { heap.realloc(memory, held.layout, size) } {
                         Ok(moved) => {
                             let kept = held.layout.size().min(size);
@@ -136,6 +137,7 @@ proptest! {
         prop_assert_eq!(totals(&heap).0, small.count() as u64);
         for (memory, held) in model {
             check_and_fill(memory, &held, held.layout.size());
+            // SAFETY: the model held it, with the layout that it was allocated with.
             prop_assert_eq!(unsafe { heap.dealloc(memory, held.layout) }, Ok(()));
         }
         all_drained(&heap);

@@ -1,8 +1,6 @@
 //! loom: what one CPU prepares for another is complete when the other finds it.
 #![cfg(loom)]
-// SAFETY of every block below: a test touches only memory that it holds, frees what it allocated
-// with the same layout, once, and lets one thread at a time play a CPU.
-#![allow(clippy::unwrap_used, missing_docs, clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 use loom::sync::Arc;
 use loom::thread;
@@ -26,12 +24,14 @@ fn a_slot_installed_by_another_cpu_is_complete() {
         let owner = {
             let local = local.clone();
             thread::spawn(move || {
+                // SAFETY: the cell is the slot's value, which `with` gives to one context.
                 let found =
                     local.with(&pin(cpu), |value: &mut Tracked| value.0.with(|value| unsafe { *value }));
                 assert!(matches!(found, Ok(7) | Err(Unavailable::NotInstalled)), "{found:?}");
             })
         };
         let value = Tracked(UnsafeCell::new(0));
+        // SAFETY: nobody else has the cell yet.
         value.0.with_mut(|value| unsafe { *value = 7 });
         let slot: &'static Slot<Tracked> = Box::leak(Box::new(Slot::new(value)));
         local.install(cpu, slot).ok().unwrap();

@@ -1,8 +1,6 @@
 //! A machine for the heap's tests: an arena as RAM, cut into nodes; threads that play CPUs.
 //! Lock-free throughout, so that signal handlers can play interrupt handlers on it.
-// SAFETY of every block below: the arena's runs are disjoint and stay inside it, and a test lets
-// one thread at a time play a CPU.
-#![allow(dead_code, clippy::unwrap_used, clippy::undocumented_unsafe_blocks)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -39,12 +37,15 @@ pub struct Machine {
     hook: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
+// SAFETY: the arena is plain memory, the machine's own.
 unsafe impl Send for Machine {}
+// SAFETY: runs are handed out by atomic bits, each to one holder at a time.
 unsafe impl Sync for Machine {}
 
 impl Machine {
     pub fn new(nodes: usize, cpus_per_node: usize, bytes_per_node: usize) -> Machine {
         let chunks_per_node = bytes_per_node / CHUNK;
+        // SAFETY: there is at least one chunk, so the size is not 0.
         let memory = unsafe { std::alloc::alloc(Machine::layout(nodes * chunks_per_node)) };
         Machine {
             memory: NonNull::new(memory).unwrap(),
@@ -100,6 +101,7 @@ impl Machine {
                 ) {
                     Ok(_) => {
                         let offset = chunk * CHUNK + start * PAGE;
+                        // SAFETY: the chunk is one of the arena's, and the run lies in it.
                         return Some(unsafe { self.memory.add(offset) });
                     }
                     Err(seen) => word = seen,
@@ -112,6 +114,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same count of chunks.
         unsafe { std::alloc::dealloc(self.memory.as_ptr(), Machine::layout(self.used.len())) };
     }
 }
@@ -123,10 +126,11 @@ pub fn become_cpu(cpu: usize) {
 
 /// A pin for the CPU that the thread plays.
 pub fn pin() -> CpuPin {
+    // SAFETY: each test lets one thread at a time play a CPU.
     unsafe { CpuPin::new(CpuId::new(CPU.get()).unwrap()) }
 }
 
-// Tests let one thread at a time play a CPU.
+// SAFETY: tests let one thread at a time play a CPU, and the heap asks for no physical address.
 unsafe impl Platform for Machine {
     fn current_cpu(&self) -> CpuId {
         CpuId::new(CPU.get()).unwrap()
@@ -141,6 +145,7 @@ unsafe impl Platform for Machine {
     }
 }
 
+// SAFETY: runs are aligned to their order, disjoint, and live until they are freed.
 unsafe impl PageSource for Machine {
     fn allocate(&self, _: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
         self.run_hook();
@@ -159,6 +164,7 @@ unsafe impl PageSource for Machine {
             for chunk in node * self.chunks_per_node..(node + 1) * self.chunks_per_node {
                 if let Some(run) = self.allocate_in(chunk, order) {
                     // Whoever reads memory it was not given reads this.
+                    // SAFETY: the run's bits were clear, so it is this call's alone.
                     unsafe { run.write_bytes(0xa5, order.bytes() as usize) };
                     return Ok(run);
                 }
@@ -171,6 +177,7 @@ unsafe impl PageSource for Machine {
         self.run_hook();
         let offset = run.addr().get() - self.memory.addr().get();
         assert_eq!(offset as u64 % order.bytes(), 0, "a run comes back aligned to its order");
+        // SAFETY: the caller gives the run up.
         unsafe { run.write_bytes(0x5a, order.bytes() as usize) };
         let frames = order.frames() as usize;
         let bits = if frames == 64 { u64::MAX } else { (1 << frames) - 1 };
