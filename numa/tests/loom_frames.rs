@@ -114,12 +114,8 @@ fn disjoint(a: Option<(u64, u64)>, b: Option<(u64, u64)>) {
 }
 
 fn model(body: impl Fn() + Sync + Send + 'static) {
-    bounded_model(2, body);
-}
-
-fn bounded_model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
+    builder.preemption_bound = Some(2);
     builder.max_branches = 20_000;
     builder.check(body);
 }
@@ -138,23 +134,6 @@ fn refill_against_a_remote_free() {
         remote.join().unwrap();
         frames.drain(&pin(0));
         frames.validate().unwrap();
-    });
-}
-
-#[test]
-#[ignore = "takes longer than anybody waits: searches that start over while blocks move multiply it"]
-fn promotion_against_an_allocation() {
-    bounded_model(1, || {
-        let frames = frames(1);
-        let first = alloc(frames, 0, 0).unwrap();
-        // The last free makes the block whole while another CPU takes from it.
-        let other = thread::spawn(move || alloc(frames, 1, 0));
-        free(frames, 0, first.0, 0);
-        let got = other.join().unwrap();
-        assert!(got.is_some(), "511 frames were free all the time");
-        frames.validate().unwrap();
-        free(frames, 0, got.unwrap().0, 0);
-        assert!(alloc(frames, 0, 9).is_some(), "the block is whole again");
     });
 }
 

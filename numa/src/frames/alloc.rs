@@ -7,8 +7,9 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
+use super::entry::Word;
 use super::machine::{Machine, Plan};
-use super::magazine::{Entered, Word};
+use super::magazine::Entered;
 use super::node::Node;
 use super::region::{BLOCK, BlockIndex, Miss, Region};
 use super::{AllocError, FrameRequest, Frames, Zone};

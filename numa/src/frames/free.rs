@@ -4,9 +4,10 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use super::alloc::{frame, number};
+use super::entry::{Give, Word};
 use super::line512::WORDS;
 use super::machine::Machine;
-use super::magazine::{Entered, Give, Word};
+use super::magazine::Entered;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::region_free::Refused;
 use super::{Frames, FreeError, Zone};

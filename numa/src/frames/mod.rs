@@ -10,6 +10,7 @@ mod alloc;
 mod block;
 mod bulk;
 mod config;
+mod entry;
 mod error;
 #[cfg(feature = "fault-injection")]
 mod fault;

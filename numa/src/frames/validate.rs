@@ -5,8 +5,8 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::alloc::frame;
 use super::block::BlockState;
+use super::entry::Word;
 use super::machine::Machine;
-use super::magazine::Word;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::{Frames, Totals, Zone};
 

@@ -157,7 +157,7 @@ impl<'a> BootAllocator<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
 

@@ -155,7 +155,7 @@ impl MemoryMap {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use std::vec::Vec;
 

@@ -120,7 +120,7 @@ pub(crate) const fn align_up(value: u64, align: u64) -> u64 {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
 

@@ -64,7 +64,7 @@ impl<'a> Slit<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use std::vec::Vec;
 

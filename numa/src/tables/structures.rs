@@ -104,7 +104,7 @@ impl<'a> Iterator for Structures<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use std::vec::Vec;
 

@@ -110,7 +110,7 @@ impl RangeList {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use std::vec::Vec;
 
