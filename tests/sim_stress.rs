@@ -78,6 +78,15 @@ fn uneven_nodes_under_pressure() {
     passes(&options(&builder, "frames"));
 }
 
+/// Memory runs out again and again, so that CPUs wait for frames that others free.
+#[test]
+fn frames_are_waited_for() {
+    let builder = Sim::builder().nodes(2).cpus(4).memory(16 * MIB);
+    let report = report(&options(&builder, "pressure"));
+    assert!(report.is_ok(), "{:#?}", report.failures);
+    assert!(report.progress.waits > 0, "{:?}", report.progress);
+}
+
 #[test]
 fn late_interrupts() {
     let builder = Sim::builder().nodes(2).cpus(4).memory(128 * MIB);

@@ -44,5 +44,5 @@ pub use random::Random;
 pub use record::{CpuSummary, NodeSummary, Progress, Record};
 pub use rig::Rig;
 pub use run::{Options, Run, SetupError};
-pub use scenario::{Break, Limit, SCENARIOS, Scenario, Weights};
+pub use scenario::{Break, Limit, SCENARIOS, Scenario, Share, Weights};
 pub use text::Text;

@@ -41,6 +41,8 @@ pub struct Progress {
     pub operations: u64,
     /// Frames and objects that were allocated.
     pub allocations: u64,
+    /// Frames that were waited for.
+    pub waits: u64,
     /// Changes of shared mappings.
     pub changes: u64,
     /// Reads and writes of shared mappings that were judged.
@@ -95,10 +97,11 @@ impl fmt::Display for Record<'_> {
             Record::Topology { topology, free_frames } => write_topology(f, topology, free_frames),
             Record::Progress(progress) => write!(
                 f,
-                r#"{{"t":"progress","ms":{},"ops":{},"allocations":{},"changes":{},"probes":{}}}"#,
+                r#"{{"t":"progress","ms":{},"ops":{},"allocations":{},"waits":{},"changes":{},"probes":{}}}"#,
                 progress.milliseconds,
                 progress.operations,
                 progress.allocations,
+                progress.waits,
                 progress.changes,
                 progress.probes
             ),

@@ -59,6 +59,7 @@ impl core::error::Error for SetupError {}
 pub(crate) struct Counters {
     pub operations: AtomicU64,
     pub allocations: AtomicU64,
+    pub waits: AtomicU64,
     pub changes: AtomicU64,
     pub probes: AtomicU64,
 }
@@ -162,6 +163,7 @@ impl<R: Rig> Run<R> {
             milliseconds: self.elapsed(),
             operations: sum(|counters| &counters.operations),
             allocations: sum(|counters| &counters.allocations),
+            waits: sum(|counters| &counters.waits),
             changes: sum(|counters| &counters.changes),
             probes: sum(|counters| &counters.probes),
         }
@@ -205,7 +207,7 @@ impl<R: Rig> Run<R> {
         self.started.store(self.rig.milliseconds(), Ordering::Relaxed);
     }
 
-    fn elapsed(&self) -> u64 {
+    pub(crate) fn elapsed(&self) -> u64 {
         self.rig.milliseconds().saturating_sub(self.started.load(Ordering::Relaxed))
     }
 

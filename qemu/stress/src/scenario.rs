@@ -14,7 +14,9 @@ pub enum Limit {
 pub struct Weights {
     /// Allocate a run of frames, keep it, send it to another CPU or free it.
     pub frames: u32,
-    /// The same with heap objects.
+    /// Await a frame.
+    pub waits: u32,
+    /// The same as `frames` with heap objects.
     pub objects: u32,
     /// Map, unmap, remap or protect a page of a shared address space.
     pub changes: u32,
@@ -30,7 +32,27 @@ impl Weights {
     /// Their sum.
     #[must_use]
     pub const fn total(&self) -> u32 {
-        self.frames + self.objects + self.changes + self.probes + self.switches + self.rests
+        self.frames + self.waits + self.objects + self.changes + self.probes + self.switches + self.rests
+    }
+}
+
+/// How much of the machine's memory the CPUs may hold together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Half: allocations fail for lack of contiguous frames at most.
+    Half,
+    /// A quarter more than there is: memory runs out, and CPUs wait for each other's frees.
+    Excess,
+}
+
+impl Share {
+    /// This share of `frames`.
+    #[must_use]
+    pub const fn of(self, frames: u64) -> u64 {
+        match self {
+            Share::Half => frames / 2,
+            Share::Excess => frames + frames / 4,
+        }
     }
 }
 
@@ -43,6 +65,8 @@ pub struct Scenario {
     pub summary: &'static str,
     /// The mix.
     pub weights: Weights,
+    /// How much memory it takes.
+    pub share: Share,
     /// Its length, unless the user says otherwise.
     pub limit: Limit,
 }
@@ -52,31 +76,59 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "stress",
         summary: "frames, heap, mappings and shootdowns on all CPUs",
-        weights: Weights { frames: 30, objects: 20, changes: 12, probes: 30, switches: 6, rests: 2 },
+        weights: Weights {
+            frames: 30,
+            waits: 4,
+            objects: 20,
+            changes: 12,
+            probes: 30,
+            switches: 6,
+            rests: 2,
+        },
+        share: Share::Half,
         limit: Limit::Milliseconds(10_000),
     },
     Scenario {
         name: "frames",
         summary: "only frames: all orders and policies, freed across CPUs",
-        weights: Weights { frames: 98, objects: 0, changes: 0, probes: 0, switches: 0, rests: 2 },
+        weights: Weights { frames: 94, waits: 4, objects: 0, changes: 0, probes: 0, switches: 0, rests: 2 },
+        share: Share::Half,
         limit: Limit::Milliseconds(5_000),
     },
     Scenario {
         name: "shootdown",
         summary: "only shared mappings: change, shoot down, read",
-        weights: Weights { frames: 0, objects: 0, changes: 30, probes: 60, switches: 8, rests: 2 },
+        weights: Weights { frames: 0, waits: 0, objects: 0, changes: 30, probes: 60, switches: 8, rests: 2 },
+        share: Share::Half,
         limit: Limit::Milliseconds(5_000),
     },
     Scenario {
         name: "heap",
         summary: "only heap objects, freed across CPUs",
-        weights: Weights { frames: 0, objects: 98, changes: 0, probes: 0, switches: 0, rests: 2 },
+        weights: Weights { frames: 0, waits: 0, objects: 98, changes: 0, probes: 0, switches: 0, rests: 2 },
+        share: Share::Half,
+        limit: Limit::Milliseconds(5_000),
+    },
+    Scenario {
+        name: "pressure",
+        summary: "frames until there are none, and waiting for them",
+        weights: Weights { frames: 60, waits: 38, objects: 0, changes: 0, probes: 0, switches: 0, rests: 2 },
+        share: Share::Excess,
         limit: Limit::Milliseconds(5_000),
     },
     Scenario {
         name: "smoke",
         summary: "a little of everything, the same amount every time",
-        weights: Weights { frames: 30, objects: 20, changes: 15, probes: 25, switches: 8, rests: 2 },
+        weights: Weights {
+            frames: 30,
+            waits: 4,
+            objects: 20,
+            changes: 15,
+            probes: 25,
+            switches: 8,
+            rests: 2,
+        },
+        share: Share::Half,
         limit: Limit::Operations(400),
     },
 ];

@@ -13,7 +13,7 @@ use topomem::{CpuId, Lazy, NodeId, VirtAddr};
 
 use crate::oracle::NodeFrames;
 use crate::{
-    Break, Failure, Limit, NothingToDistort, Record, Rig, Run, Scenario, SetupError, Truth,
+    Break, Failure, Limit, NothingToDistort, Progress, Record, Rig, Run, Scenario, SetupError, Truth,
     distort_distances, participate,
 };
 
@@ -39,6 +39,8 @@ pub struct Options {
 pub struct Report {
     /// What went wrong, first things first; empty after a good run.
     pub failures: Vec<Failure>,
+    /// What was done.
+    pub progress: Progress,
 }
 
 impl Report {
@@ -120,6 +122,7 @@ fn drive(
         });
     });
     let failures = run.failures().to_vec();
+    let progress = run.progress();
     run.rig().report(Record::End { ok: failures.is_empty() });
     if failures.is_empty() {
         sim.on(CpuId::BOOT, |_| drop(run));
@@ -127,7 +130,7 @@ fn drive(
         // Its address spaces may be in memory that is somebody else's, too.
         core::mem::forget(run);
     }
-    Ok(Report { failures })
+    Ok(Report { failures, progress })
 }
 
 fn boot(sim: &'static Sim, fault: Option<Break>) -> Result<&'static SimService, RunError> {

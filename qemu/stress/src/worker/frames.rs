@@ -10,7 +10,7 @@ use super::{HELD, Worker};
 use crate::Text;
 use crate::oracle::{Conflict, Holder, stamp};
 use crate::parcel::{HeldFrames, Parcel};
-use crate::{Failure, Rig};
+use crate::{Failure, Rig, Share};
 
 /// What the oracle expects of where a run comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,11 @@ const STAMPED_PAGES: u64 = 8;
 impl<R: Rig> Worker<'_, R> {
     pub(super) fn frames_step(&mut self) {
         let full = self.frames.len() == HELD || self.holding >= self.budget;
-        if full || (!self.frames.is_empty() && self.random.one_in(2)) {
+        let frees_one_in = match self.run.options.scenario.share {
+            Share::Half => 2,
+            Share::Excess => 5,
+        };
+        if full || (!self.frames.is_empty() && self.random.one_in(frees_one_in)) {
             let index = self.random.index(self.frames.len());
             let held = self.frames.swap_remove(index);
             self.holding -= held.order.frames();
@@ -101,8 +105,12 @@ impl<R: Rig> Worker<'_, R> {
         }
     }
 
-    /// Mostly single frames, some runs, few huge ones.
+    /// Mostly single frames, some runs, few huge ones; under pressure, often the largest that
+    /// there still is.
     fn random_order(&mut self) -> Order {
+        if self.run.options.scenario.share == Share::Excess && self.random.one_in(2) {
+            return self.filling;
+        }
         let largest = match self.random.below(100) {
             0..70 => 0,
             70..90 => 4,
@@ -147,7 +155,7 @@ impl<R: Rig> Worker<'_, R> {
         Some(HeldFrames { frame, order, holder })
     }
 
-    fn keep(&mut self, held: HeldFrames) {
+    pub(super) fn keep(&mut self, held: HeldFrames) {
         self.stamp_all(held);
         self.holding += held.order.frames();
         self.frames.push(held);
@@ -252,17 +260,29 @@ impl<R: Rig> Worker<'_, R> {
         }
     }
 
+    /// Frees half of what this CPU holds, so that the run goes on.
+    pub(super) fn make_room(&mut self) {
+        self.filling = Order::HUGE;
+        for _ in 0..self.frames.len() / 2 {
+            if let Some(held) = self.frames.pop() {
+                self.holding -= held.order.frames();
+                self.free_frames(held);
+            }
+        }
+    }
+
     fn frames_exhausted(&mut self, error: AllocError, expectation: Expectation, order: Order) {
         match error {
             AllocError::Exhausted { .. } | AllocError::WouldBlock { .. } => {
                 if expectation == Expectation::Local && order == Order::FRAME {
                     self.check_exhausted();
                 }
-                // Make room, so that the run goes on.
-                for _ in 0..self.frames.len() / 2 {
-                    if let Some(held) = self.frames.pop() {
-                        self.holding -= held.order.frames();
-                        self.free_frames(held);
+                match self.run.options.scenario.share {
+                    Share::Half => self.make_room(),
+                    // Smaller runs still fill what has no room for this one.
+                    Share::Excess => {
+                        let smaller = order.min(self.filling).get().saturating_sub(1);
+                        self.filling = Order::new(smaller).unwrap_or(Order::FRAME);
                     }
                 }
             }

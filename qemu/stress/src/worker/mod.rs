@@ -6,6 +6,7 @@ mod objects;
 mod placement;
 mod probes;
 mod spaces;
+mod waits;
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -33,9 +34,11 @@ pub(crate) struct Worker<'r, R: Rig> {
     objects: Vec<HeldObject>,
     /// Frames that were unmapped from slots and poisoned, until they are looked at again.
     poisoned: ArrayVec<Poisoned, 8>,
-    /// How many frames it may hold, so that all CPUs together leave some.
+    /// How many frames it may hold: its part of what the scenario takes.
     budget: u64,
     holding: u64,
+    /// The largest order that was not refused since this CPU last made room.
+    filling: Order,
     serial: u32,
     /// Which of the run's spaces is active.
     active: usize,
@@ -61,8 +64,9 @@ impl<'r, R: Rig> Worker<'r, R> {
             frames,
             objects,
             poisoned: ArrayVec::new(),
-            budget: total / 2 / run.rig.cpus() as u64,
+            budget: run.options.scenario.share.of(total) / run.rig.cpus() as u64,
             holding: 0,
+            filling: Order::HUGE,
             serial: 0,
             active: KERNEL,
         })
@@ -105,6 +109,8 @@ impl<'r, R: Rig> Worker<'r, R> {
         };
         if is_drawn(weights.frames) {
             self.frames_step();
+        } else if is_drawn(weights.waits) {
+            self.wait_step().await;
         } else if is_drawn(weights.objects) {
             self.objects_step();
         } else if is_drawn(weights.changes) {
