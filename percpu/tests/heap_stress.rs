@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use common::{Machine, TestHeap, all_drained, become_cpu, pin, totals};
-use topomem_percpu::Heap;
+use topomem_percpu::{Corruption, Heap};
 
 /// An allocation, full of its tag.
 struct Held {
@@ -83,7 +83,8 @@ fn stress(nodes: usize, cpus_per_node: usize, bytes_per_node: usize, rounds: usi
                     }
                     match round % (rounds / 5) {
                         0 => heap.cpu_online(&pin()).unwrap_or(()),
-                        7 => heap.validate().unwrap(),
+                        // Others may hold a shelf for longer than it waits.
+                        7 => assert!(matches!(heap.validate(), Ok(()) | Err(Corruption::Busy { .. }))),
                         11 => heap.drain(&pin()),
                         13 => heap.cpu_offline(&pin()).unwrap_or(()),
                         17 => heap.cpu_online(&pin()).unwrap_or(()),
