@@ -17,7 +17,7 @@ use topomem_shootdown::{
 };
 
 fn domain() -> &'static Domain {
-    Box::leak(Box::new(Domain::new()))
+    forever(Domain::new())
 }
 
 fn enter(queue: &Queue, index: usize, space: usize, domain: &'static Domain) {
@@ -383,7 +383,7 @@ fn futures_beyond_the_slots_wake_themselves() {
     assert_eq!(count.0.swap(0, Ordering::Relaxed), 1, "the last found no slot");
     // Dropping one frees its slot, leaking one doesn't until its condition comes true.
     drop(futures.remove(0));
-    std::mem::forget(futures.remove(0));
+    forever(futures.remove(0));
     let last = futures.last_mut().unwrap();
     assert_eq!(last.as_mut().poll(&mut context), Poll::Pending);
     assert_eq!(count.0.load(Ordering::Relaxed), 0);

@@ -13,7 +13,7 @@ use topomem_shootdown::{Domain, Invalidation, Lazy};
 const ROUNDS: usize = if cfg!(miri) { 3 } else { 2_000 };
 
 fn domain() -> &'static Domain {
-    Box::leak(Box::new(Domain::new()))
+    forever(Domain::new())
 }
 
 /// Two CPUs change pages that both use and wait for each other. Neither takes an interrupt.

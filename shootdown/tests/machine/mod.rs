@@ -67,6 +67,14 @@ pub struct Machine {
 
 pub type Queue = Shootdown<Machine>;
 
+/// `value` for ever, where Miri's search for leaks finds it.
+pub fn forever<T: Sync>(value: T) -> &'static T {
+    static KEPT: Mutex<Vec<&'static (dyn Sync)>> = Mutex::new(Vec::new());
+    let value: &'static T = Box::leak(Box::new(value));
+    KEPT.lock().unwrap().push(value);
+    value
+}
+
 /// A queue without CPUs, for ever.
 pub fn offline_queue() -> &'static Queue {
     let machine = Machine {
@@ -81,7 +89,7 @@ pub fn offline_queue() -> &'static Queue {
         hook: Mutex::new(None),
         itself: Mutex::new(None),
     };
-    let queue: &'static Queue = Box::leak(Box::new(Shootdown::new(machine)));
+    let queue: &'static Queue = forever(Shootdown::new(machine));
     *queue.tlb().itself.lock().unwrap() = Some(queue);
     queue
 }
