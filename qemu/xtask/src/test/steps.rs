@@ -77,6 +77,10 @@ const MACHINES: [&str; 12] = [
 ];
 const QUICK_MACHINES: usize = 3;
 
+/// Further scenarios, each on a machine that suits it.
+const SCENARIOS: [(&str, &str); 4] =
+    [("two-nodes", "machine"), ("tight", "pressure"), ("uneven", "frames"), ("four-asymmetric", "shootdown")];
+
 /// Machines that are simulated too.
 const SIM_MACHINES: [&str; 3] = ["two-nodes", "memoryless", "interleaved"];
 
@@ -117,6 +121,12 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         let run = MachineRun { topology, scenario: scenario("stress", 3), expected: Expected::Success };
         Step { name: format!("qemu {topology}"), work: Work::Machine(run) }
     }));
+    if extent == Extent::Full {
+        steps.extend(SCENARIOS.map(|(topology, name)| {
+            let run = MachineRun { topology, scenario: scenario(name, 3), expected: Expected::Success };
+            Step { name: format!("qemu {topology} {name}"), work: Work::Machine(run) }
+        }));
+    }
     steps.extend(FAULTS.map(|(fault, words)| Step {
         name: format!("qemu break {fault}"),
         work: Work::Machine(broken(fault, words)),
