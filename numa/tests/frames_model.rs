@@ -200,6 +200,8 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             (0..CPUS).filter(|&other| other != cpu).for_each(|other| {
                 frames.drain(&pin(other));
             });
+            // A request to drain is served by whatever the CPU does next, and is not its effect.
+            frames.service(&pin(cpu));
             if !model.touches(first, order.frames()) {
                 let before = frames.validate().unwrap();
                 // SAFETY: it must be refused.

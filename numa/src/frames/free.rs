@@ -86,10 +86,20 @@ impl<P: Platform> Frames<P> {
                 None => magazine.nested.add(1),
             }
         }
+        // From order 9 up the block's state tells.
+        if order < Order::HUGE {
+            self.check_not_cached(pin, number, order.frames())?;
+        }
         region.free(number, order).map_err(|why| why.error(order))?;
         self.account_shared(machine, region, order.frames() as i64);
         self.waiters.wake_first();
         Ok(())
+    }
+
+    /// Refuses a run of which this CPU's magazine holds a frame: it is free already.
+    fn check_not_cached(&self, pin: &CpuPin, first: u64, count: u64) -> Result<(), FreeError> {
+        let cached = self.rack.get(pin.cpu()).and_then(|magazine| magazine.holds_of(first, count));
+        cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(frame(held))))
     }
 
     /// Frees one frame whose word the magazine's near entries do not have.
@@ -214,7 +224,6 @@ impl<P: Platform> Frames<P> {
     ///
     /// As [`Frames::free`].
     pub unsafe fn free_run(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), FreeError> {
-        let _ = pin;
         let number = number(first);
         let outside = FreeError::OutOfRange(first);
         let machine = self.machine().ok_or(outside)?;
@@ -235,6 +244,7 @@ impl<P: Platform> Frames<P> {
             region.check_whole(BlockIndex(head.0 + offset as usize)).map_err(refuse)?;
         }
         if rest.1 > 0 {
+            self.check_not_cached(pin, rest.0, rest.1)?;
             region.free_short_run(rest.0, rest.1).map_err(refuse)?;
         }
         for offset in 0..blocks {

@@ -15,6 +15,7 @@ use topomem_percpu::{CpuId, NodeId};
 
 use super::Zone;
 use super::entry::{Entry, Give, Word};
+use super::line512::ones;
 
 /// Words of the CPU's own node, by the low bits of the word's number.
 pub(crate) const NEAR: usize = 16;
@@ -142,6 +143,16 @@ impl Magazine {
     /// Every word that it holds frames of; a CPU that goes on using it makes this a guess.
     pub(crate) fn words(&self) -> impl Iterator<Item = Word> {
         self.near.iter().chain(&self.away).filter_map(Entry::read)
+    }
+
+    /// Of the `count` frames from `first` on, one that it holds.
+    pub(crate) fn holds_of(&self, first: u64, count: u64) -> Option<u64> {
+        self.words().find_map(|word| {
+            let base = word.key * 64;
+            let below = |end: u64| ones(end.saturating_sub(base).min(64) as u32);
+            let held = word.mask & below(first + count) & !below(first);
+            (held != 0).then(|| base + u64::from(held.trailing_zeros()))
+        })
     }
 
     /// How many frames it holds, or is about to.

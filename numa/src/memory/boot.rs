@@ -157,7 +157,8 @@ impl<'a> BootAllocator<'a> {
     }
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use super::*;
 

@@ -155,7 +155,8 @@ impl MemoryMap {
     }
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use std::vec::Vec;
 

@@ -120,7 +120,8 @@ pub(crate) const fn align_up(value: u64, align: u64) -> u64 {
     }
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use super::*;
 

@@ -64,7 +64,8 @@ impl<'a> Slit<'a> {
     }
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use std::vec::Vec;
 

@@ -104,7 +104,8 @@ impl<'a> Iterator for Structures<'a> {
     }
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use std::vec::Vec;
 

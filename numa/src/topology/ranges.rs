@@ -110,7 +110,8 @@ impl RangeList {
     }
 }
 
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use std::vec::Vec;
 

@@ -3,6 +3,7 @@
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
+use std::sync::Mutex;
 
 use topomem_numa::frames::{Frames, FramesConfig, Ground};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
@@ -36,6 +37,9 @@ unsafe impl Platform for Host {
         unsafe { self.base.add(addr.as_u64() as usize) }
     }
 }
+
+/// Machines live for ever, where Miri finds them.
+static KEPT: Mutex<Vec<&'static Frames<Host>>> = Mutex::new(Vec::new());
 
 /// The machine: who has which memory, and what is taken of it.
 pub struct Machine {
@@ -82,8 +86,9 @@ impl Machine {
         // SAFETY: there are 4096 bytes more than needed.
         let base = unsafe { block.add(skip) };
         let mut ground = Placed { machine: &mut self, next: end };
-        let frames = Box::leak(Box::new(Frames::new(Host { base, bytes })));
+        let frames: &'static _ = Box::leak(Box::new(Frames::new(Host { base, bytes })));
         frames.init(&mut ground, config).unwrap();
+        KEPT.lock().unwrap().push(frames);
         frames
     }
 }

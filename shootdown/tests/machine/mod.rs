@@ -69,7 +69,7 @@ pub type Queue = Shootdown<Machine>;
 
 /// `value` for ever, where Miri's search for leaks finds it.
 pub fn forever<T: Sync>(value: T) -> &'static T {
-    static KEPT: Mutex<Vec<&'static (dyn Sync)>> = Mutex::new(Vec::new());
+    static KEPT: Mutex<Vec<&'static dyn Sync>> = Mutex::new(Vec::new());
     let value: &'static T = Box::leak(Box::new(value));
     KEPT.lock().unwrap().push(value);
     value
