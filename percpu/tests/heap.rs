@@ -112,10 +112,10 @@ fn realloc_keeps_contents_and_stays_where_it_can() {
         }
         // SAFETY: allocated with that layout; only the new place is used from here on.
         let moved = unsafe { heap.realloc(memory, layout(size, 8), new_size) }.unwrap();
-        // SAFETY: inside the new allocation, and copied from what was written.
-        assert!(
-            (0..size.min(new_size)).step_by(STRIDE).all(|at| unsafe { moved.add(at).read() } == at as u8)
-        );
+        for at in (0..size.min(new_size)).step_by(STRIDE) {
+            // SAFETY: inside the new allocation, and copied from what was written.
+            assert_eq!(unsafe { moved.add(at).read() }, at as u8);
+        }
         (memory, size) = (moved, new_size);
     }
     // SAFETY: allocated with that layout; only the new place is used from here on.
