@@ -5,6 +5,7 @@ mod loom_model;
 
 use std::sync::atomic::Ordering;
 
+use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use loom_model::*;
@@ -113,6 +114,72 @@ fn leaving_completes_a_request() {
         target.join().unwrap();
         assert!(ticket.is_complete() && domain.is_idle(), "a request was lost");
     });
+}
+
+/// A page table: loom finds a free that is not ordered behind every walk.
+struct Table(UnsafeCell<()>);
+
+// SAFETY: loom checks the accesses, which is what the models are for.
+unsafe impl Sync for Table {}
+
+impl Table {
+    fn walk(&self) {
+        self.0.with(|_| ());
+    }
+
+    fn free(&self) {
+        self.0.with_mut(|_| ());
+    }
+}
+
+/// CPU 1 walks a table of the domain until its switch to `next`, or to none; CPU 0 frees the
+/// table as soon as its request is complete.
+fn leaving_ends_the_walks(next: Option<fn() -> Domain>) {
+    explore_to(3, move || {
+        let queue = queue(2);
+        let domain = Arc::new(Domain::new());
+        let table = Arc::new(Table(UnsafeCell::new(())));
+        enter(&queue, 1, &domain);
+        let target = {
+            let (queue, domain, table) = (queue.clone(), domain.clone(), table.clone());
+            thread::spawn(move || {
+                let pin = run_as(1);
+                let switch = || {
+                    table.walk();
+                    SwitchFlushed::Yes
+                };
+                let next = next.map(|make| make());
+                // SAFETY: the model keeps both domains to the end of its thread.
+                unsafe {
+                    match &next {
+                        Some(next) => {
+                            queue.activate(&pin, next, switch);
+                            queue.deactivate(&pin, || SwitchFlushed::Yes);
+                        }
+                        None => queue.deactivate(&pin, switch),
+                    }
+                }
+                drop(domain);
+            })
+        };
+        let freed = invalidation(0).with_tables_freed();
+        let mut ticket = queue.invalidate(&run_as(0), &domain, freed);
+        if ticket.is_complete() {
+            table.free();
+        }
+        target.join().unwrap();
+        assert!(ticket.is_complete(), "a request was lost");
+    });
+}
+
+#[test]
+fn a_table_is_free_once_its_walker_has_left() {
+    leaving_ends_the_walks(None);
+}
+
+#[test]
+fn a_table_is_free_once_its_walker_has_switched() {
+    leaving_ends_the_walks(Some(Domain::new));
 }
 
 /// CPU 1 goes off, loses an interrupt, and comes back, while CPU 0 changes kernel pages: nothing
