@@ -6,40 +6,11 @@ mod machine;
 
 use std::future::{Future, IntoFuture};
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
 
 use machine::*;
-use topomem_shootdown::{
-    Batch, Domain, Generation, Invalidation, Lazy, OfflineError, OnlineError, SwitchFlushed, Ticket, WAITERS,
-    WakersDue,
-};
-
-fn domain() -> &'static Domain {
-    forever(Domain::new())
-}
-
-fn enter(queue: &Queue, index: usize, space: usize, domain: &'static Domain) {
-    // SAFETY: the domain lives for ever, and the switch is the machine's own.
-    unsafe { queue.activate(&run_as(index), domain, || queue.tlb().load_root()) };
-    for page in 0..PAGES {
-        queue.tlb().access(space, page);
-    }
-}
-
-/// CPU 0 changes `pages` pages of `space` and issues that.
-fn issue(
-    queue: &'static Queue,
-    space: usize,
-    pages: usize,
-    domain: &'static Domain,
-) -> Ticket<'static, Machine> {
-    for page in 0..pages {
-        queue.tlb().change(space, page);
-    }
-    queue.invalidate(&run_as(0), domain, Invalidation::pages(range(space, 0, pages)))
-}
+use topomem_shootdown::{Batch, Generation, Invalidation, Ticket, WakersDue};
 
 #[test]
 fn a_page_is_flushed_before_completion() {
@@ -102,55 +73,6 @@ fn cpus_elsewhere_are_left_alone() {
     enter(queue, 2, 2, there);
     let _ = issue(queue, 1, 1, here).detach();
     assert_eq!(*queue.tlb().sends.lock().unwrap(), [topomem_percpu::CpuSet::of(cpu(1))]);
-}
-
-#[test]
-fn a_lazy_cpu_is_skipped_and_catches_up() {
-    let queue = queue(2);
-    let domain = domain();
-    enter(queue, 1, 1, domain);
-    // SAFETY: CPU 1 touches nothing until it leaves.
-    unsafe { queue.enter_lazy(&run_as(1), Lazy::Space) };
-    assert!(issue(queue, 1, 1, domain).is_complete());
-    assert_eq!((queue.tlb().sent(), queue.stats(cpu(0)).elided_lazy), (0, 1));
-    let mut kernel = queue.invalidate(&run_as(0), queue.kernel(), Invalidation::domain());
-    assert_eq!(queue.tlb().sent(), 1, "lazy in its space is not lazy in the kernel's");
-    queue.tlb().deliver(queue, 1);
-    assert!(kernel.is_complete());
-    queue.leave_lazy(&run_as(1));
-    assert_eq!(queue.tlb().cached(1, 1, 0), None);
-}
-
-#[test]
-fn an_idle_cpu_is_skipped_by_the_kernels_domain_too() {
-    let queue = queue(2);
-    let pin = run_as(1);
-    queue.tlb().access(0, 0);
-    // SAFETY: CPU 1 touches nothing until it leaves.
-    unsafe { queue.enter_lazy(&pin, Lazy::Idle) };
-    queue.tlb().change(0, 0);
-    let page = Invalidation::pages(range(0, 0, 1));
-    assert!(queue.invalidate(&run_as(0), queue.kernel(), page).is_complete());
-    assert_eq!(queue.tlb().sent(), 0);
-    queue.leave_lazy(&run_as(1));
-    assert_eq!(queue.tlb().access(0, 0), 1);
-}
-
-#[test]
-fn freed_tables_are_waited_for_on_lazy_cpus() {
-    let queue = queue(2);
-    let domain = domain();
-    enter(queue, 1, 1, domain);
-    // SAFETY: CPU 1 touches nothing until it leaves.
-    unsafe { queue.enter_lazy(&run_as(1), Lazy::Idle) };
-    let freed = Invalidation::pages(range(1, 0, 1)).with_tables_freed();
-    let mut ticket = queue.invalidate(&run_as(0), domain, freed);
-    assert!(!ticket.is_complete());
-    // A later change of entries only doesn't let the older one off.
-    let mut both = ticket.merge(issue(queue, 1, 2, domain)).unwrap();
-    assert!(!both.is_complete());
-    assert!(queue.tlb().deliver(queue, 1));
-    assert!(both.is_complete());
 }
 
 #[test]
@@ -263,133 +185,11 @@ fn spurious_and_polled_interrupts_are_harmless() {
 }
 
 #[test]
-fn leaving_completes_and_makes_idle() {
-    let queue = queue(2);
-    let (old, new) = (domain(), domain());
-    enter(queue, 1, 1, old);
-    let request = issue(queue, 1, 1, old).detach();
-    assert!(!queue.is_done(old, request) && !old.is_idle());
-    enter(queue, 1, 2, new);
-    assert!(queue.is_done(old, request) && old.is_idle());
-    // SAFETY: the root is loaded by the closure.
-    unsafe { queue.deactivate(&run_as(1), || queue.tlb().load_root()) };
-    assert!(new.is_idle());
-}
-
-#[test]
-fn an_interrupt_in_a_switch_is_not_lost() {
-    let queue = queue(2);
-    let domain = domain();
-    let pin = run_as(1);
-    let mut request = None;
-    // SAFETY: the domain lives for ever.
-    unsafe {
-        queue.activate(&pin, domain, || {
-            queue.tlb().load_root();
-            queue.tlb().access(1, 0);
-            request = Some(issue(queue, 1, 1, domain).detach());
-            queue.tlb().deliver(queue, 1);
-            assert!(!queue.is_done(domain, request.unwrap()));
-            run_as(1);
-            SwitchFlushed::Yes
-        });
-    }
-    assert!(queue.is_done(domain, request.unwrap()));
-    assert_eq!(queue.tlb().cached(1, 1, 0), None);
-}
-
-#[test]
-fn offline_cpus_are_not_waited_for() {
-    let queue = queue(2);
-    let domain = domain();
-    assert_eq!(queue.cpu_online(&run_as(1)), Err(OnlineError::AlreadyOnline));
-    enter(queue, 1, 1, domain);
-    let pin = run_as(1);
-    // SAFETY: CPU 1 touches nothing while it is offline.
-    assert_eq!(unsafe { queue.cpu_offline(&pin) }, Err(OfflineError::SpaceActive));
-    let mut ticket = queue.invalidate(&run_as(0), queue.kernel(), Invalidation::domain());
-    let pin = run_as(1);
-    // SAFETY: as above, and the root is loaded by the closure.
-    unsafe {
-        queue.deactivate(&pin, || queue.tlb().load_root());
-        assert!(!ticket.is_complete());
-        queue.cpu_offline(&pin).unwrap();
-        assert_eq!(queue.cpu_offline(&pin), Err(OfflineError::NotOnline));
-    }
-    assert!(ticket.is_complete());
-    // Its interrupt was lost; back again, it gets the next.
-    queue.tlb().raised[1].store(false, Ordering::Relaxed);
-    queue.cpu_online(&run_as(1)).unwrap();
-    let mut ticket = queue.invalidate(&run_as(0), queue.kernel(), Invalidation::domain());
-    assert!(queue.tlb().deliver(queue, 1) && ticket.is_complete());
-}
-
-#[test]
-fn going_online_flushes_everything() {
-    let queue = offline_queue();
-    let pin = run_as(1);
-    queue.tlb().access(0, 0);
-    queue.cpu_online(&pin).unwrap();
-    assert_eq!(queue.tlb().cached(1, 0, 0), None);
-}
-
-#[test]
 fn tickets_of_two_domains_don_t_merge() {
     let queue = queue(1);
     let (one, two) = (issue(queue, 1, 1, domain()), issue(queue, 2, 1, domain()));
     let (one, two) = one.merge(two).unwrap_err();
     assert_eq!((one.detach().generation().get(), two.detach().generation() > Generation::NONE), (2, true));
-}
-
-struct Count(AtomicUsize);
-
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-#[test]
-fn a_future_is_woken_outside_the_handler() {
-    let queue = queue(2);
-    let domain = domain();
-    enter(queue, 1, 1, domain);
-    let count = Arc::new(Count(AtomicUsize::new(0)));
-    let waker = Waker::from(count.clone());
-    let mut future = pin!(issue(queue, 1, 1, domain).into_future());
-    assert_eq!(future.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending);
-    assert_eq!(queue.wake_completed(&run_as(0)), 0);
-    queue.tlb().raised[1].store(false, Ordering::Relaxed);
-    assert_eq!(queue.on_ipi(&run_as(1)), WakersDue::Perhaps);
-    assert_eq!(count.0.load(Ordering::Relaxed), 0, "no waker is called in the handler");
-    assert_eq!(queue.wake_completed(&run_as(1)), 1);
-    assert_eq!(count.0.load(Ordering::Relaxed), 1);
-    assert_eq!(future.poll(&mut Context::from_waker(&waker)), Poll::Ready(()));
-}
-
-#[test]
-fn futures_beyond_the_slots_wake_themselves() {
-    let queue = queue(2);
-    let domain = domain();
-    enter(queue, 1, 1, domain);
-    let count = Arc::new(Count(AtomicUsize::new(0)));
-    let waker = Waker::from(count.clone());
-    let mut context = Context::from_waker(&waker);
-    let mut futures: Vec<_> =
-        (0..=WAITERS).map(|_| Box::pin(issue(queue, 1, 1, domain).into_future())).collect();
-    for future in &mut futures {
-        assert_eq!(future.as_mut().poll(&mut context), Poll::Pending);
-    }
-    assert_eq!(count.0.swap(0, Ordering::Relaxed), 1, "the last found no slot");
-    // Dropping one frees its slot, leaking one doesn't until its condition comes true.
-    drop(futures.remove(0));
-    forever(futures.remove(0));
-    let last = futures.last_mut().unwrap();
-    assert_eq!(last.as_mut().poll(&mut context), Poll::Pending);
-    assert_eq!(count.0.load(Ordering::Relaxed), 0);
-    queue.tlb().deliver(queue, 1);
-    assert_eq!(queue.wake_completed(&run_as(1)), WAITERS);
-    assert!(futures.iter_mut().all(|future| future.as_mut().poll(&mut context).is_ready()));
 }
 
 #[test]

@@ -12,10 +12,6 @@ use topomem_shootdown::{Domain, Invalidation, Lazy};
 
 const ROUNDS: usize = if cfg!(miri) { 3 } else { 2_000 };
 
-fn domain() -> &'static Domain {
-    forever(Domain::new())
-}
-
 /// Two CPUs change pages that both use and wait for each other. Neither takes an interrupt.
 #[test]
 fn masked_cpus_wait_for_each_other() {

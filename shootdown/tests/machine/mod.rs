@@ -2,6 +2,8 @@
 //! by itself, and interrupts that stay raised until the test delivers them.
 #![allow(dead_code, clippy::unwrap_used)]
 
+mod steps;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ptr::NonNull;
@@ -10,6 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
 use topomem_shootdown::{PageRange, PageSize, Shootdown, SwitchFlushed, Ticks, Tlb, Unresponsive, VirtAddr};
+
+#[allow(unused_imports, reason = "not every program of tests takes every step")]
+pub use steps::{domain, enter, issue};
 
 pub const PAGES: usize = 8;
 /// Space 0 is the kernel's, whose translations are global.

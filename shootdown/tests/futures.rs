@@ -1,0 +1,65 @@
+//! Completion as a future.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used)]
+
+mod machine;
+
+use std::future::{Future, IntoFuture};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use machine::*;
+use topomem_shootdown::{WAITERS, WakersDue};
+
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_future_is_woken_outside_the_handler() {
+    let queue = queue(2);
+    let domain = domain();
+    enter(queue, 1, 1, domain);
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let mut future = pin!(issue(queue, 1, 1, domain).into_future());
+    assert_eq!(future.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending);
+    assert_eq!(queue.wake_completed(&run_as(0)), 0);
+    queue.tlb().raised[1].store(false, Ordering::Relaxed);
+    assert_eq!(queue.on_ipi(&run_as(1)), WakersDue::Perhaps);
+    assert_eq!(count.0.load(Ordering::Relaxed), 0, "no waker is called in the handler");
+    assert_eq!(queue.wake_completed(&run_as(1)), 1);
+    assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    assert_eq!(future.poll(&mut Context::from_waker(&waker)), Poll::Ready(()));
+}
+
+#[test]
+fn futures_beyond_the_slots_wake_themselves() {
+    let queue = queue(2);
+    let domain = domain();
+    enter(queue, 1, 1, domain);
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut futures: Vec<_> =
+        (0..=WAITERS).map(|_| Box::pin(issue(queue, 1, 1, domain).into_future())).collect();
+    for future in &mut futures {
+        assert_eq!(future.as_mut().poll(&mut context), Poll::Pending);
+    }
+    assert_eq!(count.0.swap(0, Ordering::Relaxed), 1, "the last found no slot");
+    // Dropping one frees its slot, leaking one doesn't until its condition comes true.
+    drop(futures.remove(0));
+    forever(futures.remove(0));
+    let last = futures.last_mut().unwrap();
+    assert_eq!(last.as_mut().poll(&mut context), Poll::Pending);
+    assert_eq!(count.0.load(Ordering::Relaxed), 0);
+    queue.tlb().deliver(queue, 1);
+    assert_eq!(queue.wake_completed(&run_as(1)), WAITERS);
+    assert!(futures.iter_mut().all(|future| future.as_mut().poll(&mut context).is_ready()));
+}
