@@ -136,6 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "needs more CPUs than there are under Miri")]
     fn lengths_and_checksums_hold() {
         let blueprint = Builder::default().nodes(2).cpus(300).blueprint().unwrap();
         let tables = Tables::new(&blueprint);
