@@ -88,8 +88,12 @@ fn hits_touch_nothing_but_the_magazine() {
     let count: u64 = if cfg!(miri) { 128 } else { 512 };
     let frames = Machine::simple(8, 1).frames(&plain());
     online(frames, 1);
-    let burst: Vec<_> = (0..count).map(|_| frames.alloc(&pin(0), &FrameRequest::frame()).unwrap()).collect();
-    burst.iter().for_each(|&first| free(frames, first, Order::FRAME).unwrap());
+    // The magazine grows to the size of the bursts.
+    for _ in 0..8 {
+        let burst: Vec<_> =
+            (0..count).map(|_| frames.alloc(&pin(0), &FrameRequest::frame()).unwrap()).collect();
+        burst.iter().for_each(|&first| free(frames, first, Order::FRAME).unwrap());
+    }
     let before = frames.cpu_stats(frames_support::cpu(0)).unwrap();
     for _ in 0..3 {
         let burst: Vec<_> =

@@ -33,7 +33,11 @@ impl CpuId {
 
     /// The number, always below [`MAX_CPUS`]: an index into per-CPU arrays.
     #[must_use]
+    #[inline]
     pub const fn index(self) -> usize {
+        // SAFETY: `new` and `BOOT`, the only sources, keep the number below `MAX_CPUS`. Said here
+        // so that indexing per-CPU arrays needs no check.
+        unsafe { core::hint::assert_unchecked((self.0 as usize) < MAX_CPUS) };
         self.0 as usize
     }
 }

@@ -24,8 +24,7 @@ impl<P: Platform> Frames<P> {
 
 impl<P: Platform> FrameSource<'_, P> {
     fn take<S: PageSize>(&self, order: Order) -> Option<PhysFrame<S>> {
-        let request =
-            FrameRequest { order, plain: self.request.plain && order == Order::FRAME, ..self.request };
+        let request = FrameRequest { order, plain: self.request.plain, ..self.request };
         let frame = self.frames.alloc(&self.frames.platform().pin(), &request).ok()?;
         PhysFrame::from_start_address(frame.start_address()).ok()
     }

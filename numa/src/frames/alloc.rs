@@ -7,9 +7,11 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
-use super::entry::Word;
+use super::entered::Entered;
+use super::entry::{Entry, Word};
 use super::machine::{Machine, Plan};
-use super::magazine::Entered;
+use super::magazine::Magazine;
+use super::marks::Given;
 use super::node::Node;
 use super::region::{BLOCK, BlockIndex, Miss, Region};
 use super::{AllocError, FrameRequest, Frames, Zone};
@@ -23,6 +25,10 @@ pub(super) fn frame(number: u64) -> PhysFrame {
 pub(super) fn number(frame: PhysFrame) -> u64 {
     frame.start_address().as_u64() >> 12
 }
+
+/// How often a search of all allowed nodes is made before nothing is said to be there: what went
+/// home from a magazine behind the first one's back is seen by the second.
+const PASSES: u32 = 2;
 
 /// What a request takes from a region.
 #[derive(Debug, Clone, Copy)]
@@ -73,20 +79,20 @@ impl<P: Platform> Frames<P> {
     /// [`AllocError`]; nothing has changed.
     #[inline]
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
-        let hit = if request.plain { self.hit(pin) } else { None };
-        let taken = match hit {
-            Some(number) => frame(number),
-            None => frame(self.alloc_missed(pin, request)?),
+        let quick = request.plain && request.order == Order::FRAME;
+        let hit = |entry: &Entry, magazine: &Magazine| {
+            let taken = entry.take()?;
+            magazine.taken.add(1);
+            Some(taken)
+        };
+        let taken = match if quick { self.rack.with_current(pin, hit) } else { None } {
+            Some(taken) => taken,
+            None => self.alloc_missed(pin, request)?,
         };
         if request.zeroed {
             self.zero(taken, request.order.bytes());
         }
         Ok(taken)
-    }
-
-    #[inline]
-    fn hit(&self, pin: &CpuPin) -> Option<u64> {
-        self.rack.get(pin.cpu())?.enter()?.take()
     }
 
     pub(super) fn zero(&self, first: PhysFrame, bytes: u64) {
@@ -96,31 +102,45 @@ impl<P: Platform> Frames<P> {
     }
 
     #[cold]
-    fn alloc_missed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<u64, AllocError> {
+    #[inline(never)]
+    fn alloc_missed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
-        // While somebody waits for memory, no magazine holds any back.
-        if request.plain
-            && !self.waiters.any()
-            && let Some(magazine) = self.rack.get(pin.cpu())
-        {
-            match magazine.enter() {
-                Some(entered) => {
-                    if let Some(number) = self.refill(machine, &entered, request) {
-                        return Ok(number);
-                    }
-                }
-                None => magazine.nested.add(1),
-            }
+        let number = match self.alloc_cached(machine, pin, request) {
+            Some(number) => number,
+            None => self.alloc_shared(machine, pin, request, Shape::Aligned(request.order))?,
+        };
+        machine.mark_given(number, Given::Aligned(request.order));
+        Ok(frame(number))
+    }
+
+    /// A frame or a block from the CPU's magazine, refilled if need be.
+    fn alloc_cached(&self, machine: &Machine, pin: &CpuPin, request: &FrameRequest) -> Option<u64> {
+        if !request.plain || !matches!(request.order, Order::FRAME | Order::HUGE) {
+            return None;
         }
-        self.alloc_shared(machine, pin, request, Shape::Aligned(request.order))
+        let magazine = self.rack.get(pin.cpu())?;
+        let Some(entered) = magazine.enter() else {
+            magazine.nested.add(1);
+            return None;
+        };
+        if entered.wants_attention() {
+            self.empty(machine, &entered);
+        }
+        if request.order == Order::HUGE {
+            let block = entered.pop_huge()?;
+            entered.huge_taken.add(1);
+            return Some(block.give());
+        }
+        if let Some(taken) = entered.take_any() {
+            return Some(number(taken));
+        }
+        // While somebody waits for memory, no magazine holds any back.
+        if self.waiters.any() { None } else { self.refill(machine, &entered, request).map(number) }
     }
 
     /// Fills the magazine with a word of the CPU's own block, and takes a frame from it.
-    fn refill(&self, machine: &Machine, entered: &Entered<'_>, request: &FrameRequest) -> Option<u64> {
+    fn refill(&self, machine: &Machine, entered: &Entered, request: &FrameRequest) -> Option<PhysFrame> {
         entered.misses.add(1);
-        if entered.wants_attention() {
-            self.empty(machine, entered);
-        }
         let node = machine.node(entered.node)?;
         loop {
             let (region, block) = match entered.block() {
@@ -136,13 +156,14 @@ impl<P: Platform> Frames<P> {
                 let claimed = self.claim_word(region, block);
                 if let Some((word, mask)) = claimed {
                     let key = region.first_frame(block) / 64 + word as u64;
-                    let evicted = entered.hold(Word { key, mask }, region.line(block).word(word));
-                    entered.announce(0);
-                    self.account(machine, Some(entered), region, -i64::from(mask.count_ones()));
-                    entered.refills.add(1);
+                    let word_of_block = Word { key, mask };
+                    let evicted = entered.hold(word_of_block, region.line(block).word(word));
+                    self.account(machine, entered, region, -i64::from(mask.count_ones()));
+                    entered.refilled(word_of_block);
                     if let Some(evicted) = evicted {
-                        self.flush(machine, Some(entered), evicted);
+                        self.flush(machine, entered, evicted);
                     }
+                    entered.announce(0);
                     return entered.take();
                 }
                 entered.announce(0);
@@ -173,25 +194,27 @@ impl<P: Platform> Frames<P> {
     ) -> Result<u64, AllocError> {
         let plan = machine.plan(pin.cpu(), request).map_err(AllocError::InvalidRequest)?;
         let nearest = machine.node(plan.start).map_or(&[][..], Node::nearest);
+        let allowed = || nearest.iter().filter(|&&id| plan.allowed.contains(id));
         let mut in_transit = false;
-        for node in nearest.iter().filter(|&&id| plan.allowed.contains(id)).filter_map(|&id| machine.node(id))
-        {
-            let mut taken = take_on(node, machine, request, shape);
-            // What this CPU holds back itself must not send it to a farther node, or away.
-            if taken.is_err() && self.give_up_cached(machine, pin) {
-                taken = take_on(node, machine, request, shape);
-            }
-            match taken {
-                Ok((number, region)) => {
-                    self.account_shared(machine, region, -(shape.frames() as i64));
-                    self.count(machine, pin, plan, region);
-                    return Ok(number);
+        for _ in 0..PASSES {
+            for node in allowed().filter_map(|&id| machine.node(id)) {
+                let mut taken = take_on(node, machine, request, shape);
+                // What this CPU holds back itself must not send it to a farther node, or away.
+                if taken.is_err() && self.give_up_cached(machine, pin) {
+                    taken = take_on(node, machine, request, shape);
                 }
-                Err(miss) => in_transit |= miss == Miss::InTransit,
+                match taken {
+                    Ok((number, region)) => {
+                        self.account_shared(machine, region, -(shape.frames() as i64));
+                        self.count(machine, pin, plan, region);
+                        return Ok(number);
+                    }
+                    Err(miss) => in_transit |= miss == Miss::InTransit,
+                }
             }
-        }
-        if self.ask_others(machine, pin, plan) || in_transit {
-            return Err(AllocError::WouldBlock { node: plan.start, order: request.order });
+            if self.ask_others(machine, pin, plan) || in_transit {
+                return Err(AllocError::WouldBlock { node: plan.start, order: request.order });
+            }
         }
         Err(AllocError::Exhausted { node: plan.start, zone: request.zone, order: request.order })
     }
@@ -204,7 +227,8 @@ impl<P: Platform> Frames<P> {
             |frame: u64| machine.region_of(frame).is_some_and(|region| plan.allowed.contains(region.node));
         let mut some = false;
         for other in self.rack.iter().filter(|other| other.cpu != pin.cpu()) {
-            let holds = other.words().any(|word| allowed(word.key * 64 + word.mask.trailing_zeros() as u64))
+            let holds = other.words().any(|word| allowed(word.first()))
+                || other.blocks().any(allowed)
                 || other.block().is_some_and(allowed)
                 || (other.arriving.get() > 0 && plan.allowed.contains(other.node));
             if holds {
@@ -232,7 +256,7 @@ impl<P: Platform> Frames<P> {
 /// A block of the magazine's node for it to own, from the highest zone that has one.
 fn own_block(
     machine: &Machine,
-    entered: &Entered<'_>,
+    entered: &Entered,
     node: &Node,
     request: &FrameRequest,
 ) -> Option<(&'static Region, BlockIndex)> {

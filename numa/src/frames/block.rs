@@ -18,6 +18,8 @@ pub(crate) enum BlockState {
     Tail,
     /// The first block of a run that is being freed.
     Freeing,
+    /// Whole and free, held back by a CPU for its next request of order 9.
+    Cached,
 }
 
 const STATE: u16 = 0b111;
@@ -27,6 +29,7 @@ const WHOLE: u16 = 2;
 const HEAD: u16 = 3;
 const TAIL: u16 = 4;
 const FREEING: u16 = 5;
+const CACHED: u16 = 6;
 const ORDER_SHIFT: u32 = 3;
 const ORDER: u16 = 0b1_1111 << ORDER_SHIFT;
 /// A CPU refills its magazine from the block: others leave it alone while they can.
@@ -49,7 +52,8 @@ impl Block {
                 BlockState::Head(order.unwrap_or(Order::GIANT))
             }
             TAIL => BlockState::Tail,
-            _ => BlockState::Freeing,
+            FREEING => BlockState::Freeing,
+            _ => BlockState::Cached,
         }
     }
 
@@ -115,6 +119,11 @@ impl BlockEntry {
         self.exchange(HEAD | u16::from(order.get()) << ORDER_SHIFT, FREEING)
     }
 
+    /// Head of order 9 -> cached. True for one caller only, whose block it then is.
+    pub(crate) fn cache(&self) -> bool {
+        self.exchange(HEAD | u16::from(Order::HUGE.get()) << ORDER_SHIFT, CACHED)
+    }
+
     /// AcqRel: what the last one in charge stored is seen, and ours by the next.
     fn exchange(&self, from: u16, to: u16) -> bool {
         self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -129,6 +138,7 @@ impl BlockEntry {
             BlockState::Head(order) => HEAD | u16::from(order.get()) << ORDER_SHIFT,
             BlockState::Tail => TAIL,
             BlockState::Freeing => FREEING,
+            BlockState::Cached => CACHED,
         };
         let owned = if ownership == Ownership::Owned { OWNED } else { 0 };
         self.0.store(bits | owned, Ordering::Release);

@@ -4,6 +4,7 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use super::alloc::{Shape, frame};
+use super::marks::Given;
 use super::region::BLOCK;
 use super::{AllocError, FrameRequest, Frames, FreeError, InvalidRequest};
 
@@ -80,7 +81,9 @@ impl<P: Platform> Frames<P> {
             Shape::Short { count, align }
         };
         let request = FrameRequest { order, plain: false, ..*request };
-        let first = frame(self.alloc_shared(machine, pin, &request, shape)?);
+        let number = self.alloc_shared(machine, pin, &request, shape)?;
+        machine.mark_given(number, Given::Run(order));
+        let first = frame(number);
         if request.zeroed {
             self.zero(first, count * 4096);
         }

@@ -12,6 +12,18 @@ pub enum PerFrameTable {
     Present,
 }
 
+/// How soon is a frame noticed that is freed twice, or with a wrong order?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DoubleFrees {
+    /// At once when it is free at home or in the freeing CPU's magazine, else when it goes home.
+    /// Costs nothing on a magazine hit.
+    #[default]
+    FoundLate,
+    /// Always at once, and any wrong order too ("paranoid"): a byte per frame, one
+    /// compare-and-swap per free, and no quick path. Every run must be freed as it was allocated.
+    FoundAtOnce,
+}
+
 /// Configuration of [`Frames::init`](super::Frames::init).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FramesConfig {
@@ -21,4 +33,6 @@ pub struct FramesConfig {
     pub watermarks: Watermarks,
     /// Is there a per-frame table?
     pub table: PerFrameTable,
+    /// How soon are double frees noticed?
+    pub double_frees: DoubleFrees,
 }

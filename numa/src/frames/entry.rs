@@ -5,20 +5,57 @@
 use core::ptr;
 
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
 
-/// The number of no word.
+/// The base of no word: bases are multiples of [`SPAN`].
 const VACANT: u64 = u64::MAX;
 
+/// Bytes of memory that a word's 64 frames cover.
+const SPAN: u64 = 64 << 12;
+
+#[cfg(not(loom))]
+static CLOSED: Entry = Entry::new();
+#[cfg(not(loom))]
+static BARRED: Entry = Entry::new();
+
+// loom's atomics live in one run of a model.
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref CLOSED: Entry = Entry::new();
+    static ref BARRED: Entry = Entry::new();
+}
+
+/// Stands for the current entry of a magazine that is in use, or of no CPU: it never has frames
+/// nor a word.
+#[cfg(not(loom))]
+#[inline]
+pub(super) const fn closed() -> &'static Entry {
+    &CLOSED
+}
+
+/// loom's statics are made when first used.
+#[cfg(loom)]
+pub(super) fn closed() -> &'static Entry {
+    &CLOSED
+}
+
+/// Stands for the current entry of a magazine that must not be used quickly.
+pub(super) fn barred() -> &'static Entry {
+    &BARRED
+}
+
 /// One word of a bitmap, some of whose frames the magazine holds.
+///
+/// It keeps an address and not a frame number, so that a hit need not convert.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The word's number: frame / 64.
-    pub(super) key: AtomicU64,
+    /// The physical address of the word's first frame.
+    base: AtomicU64,
     /// The frames held.
-    pub(super) mask: AtomicU64,
+    mask: AtomicU64,
     /// The word itself.
     home: AtomicPtr<AtomicU64>,
-    _pad: u64,
 }
 
 /// A word taken out of a magazine.
@@ -29,18 +66,37 @@ pub(crate) struct Word {
     pub(crate) mask: u64,
 }
 
+impl Word {
+    pub(crate) fn frames(self) -> u64 {
+        u64::from(self.mask.count_ones())
+    }
+
+    /// The number of a frame that it has.
+    pub(crate) fn first(self) -> u64 {
+        self.key * 64 + u64::from(self.mask.trailing_zeros())
+    }
+}
+
+macro_rules! vacant {
+    () => {
+        Entry { base: AtomicU64::new(VACANT), mask: AtomicU64::new(0), home: AtomicPtr::new(ptr::null_mut()) }
+    };
+}
+
 impl Entry {
+    #[cfg(not(loom))]
+    pub(super) const fn new() -> Entry {
+        vacant!()
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
     pub(super) fn new() -> Entry {
-        Entry {
-            key: AtomicU64::new(VACANT),
-            mask: AtomicU64::new(0),
-            home: AtomicPtr::new(ptr::null_mut()),
-            _pad: 0,
-        }
+        vacant!()
     }
 
     pub(super) fn hold(&self, word: Word, home: &'static AtomicU64) {
-        self.key.store(word.key, Ordering::Relaxed);
+        self.base.store(word.key * SPAN, Ordering::Relaxed);
         self.home.store(ptr::from_ref(home).cast_mut(), Ordering::Relaxed);
         self.mask.store(word.mask, Ordering::Relaxed);
     }
@@ -48,19 +104,64 @@ impl Entry {
     pub(super) fn vacate(&self) -> Option<Word> {
         let word = self.read();
         self.mask.store(0, Ordering::Relaxed);
-        self.key.store(VACANT, Ordering::Relaxed);
+        self.base.store(VACANT, Ordering::Relaxed);
         word
     }
 
-    pub(super) fn read(&self) -> Option<Word> {
-        let word = Word { key: self.key.load(Ordering::Relaxed), mask: self.mask.load(Ordering::Relaxed) };
-        // Another CPU may see the key of one moment and the mask of another.
-        (word.mask != 0 && word.key != VACANT).then_some(word)
+    /// Takes over what `other` has; what was here is gone.
+    pub(super) fn take_over(&self, other: &Entry) {
+        self.base.store(other.base.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.home.store(other.home.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.mask.store(other.mask.load(Ordering::Relaxed), Ordering::Relaxed);
+        other.vacate();
     }
 
-    /// Adds a frame of the word that the entry has.
+    pub(super) fn read(&self) -> Option<Word> {
+        let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Relaxed));
+        // Another CPU may see the base of one moment and the mask of another.
+        (mask != 0 && base != VACANT).then_some(Word { key: base / SPAN, mask })
+    }
+
+    /// The number of the word that it has, frames or none.
+    pub(super) fn key(&self) -> Option<u64> {
+        let base = self.base.load(Ordering::Relaxed);
+        (base != VACANT).then_some(base / SPAN)
+    }
+
+    /// The bit of `frame` in the word that it has.
     #[inline]
-    pub(super) fn add(&self, bit: u64) -> Give {
+    fn bit_of(&self, frame: PhysFrame) -> Option<u64> {
+        // Bases are aligned to the span, so that a frame within it differs in the bit number only.
+        let number = (frame.start_address().as_u64() ^ self.base.load(Ordering::Relaxed)) >> 12;
+        (number < 64).then(|| 1 << number)
+    }
+
+    /// Does it have the word of `frame`?
+    pub(super) fn is_of(&self, frame: PhysFrame) -> bool {
+        self.bit_of(frame).is_some()
+    }
+
+    /// Adds frames to the word that it has.
+    pub(super) fn merge(&self, mask: u64) {
+        self.mask.store(self.mask.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
+    }
+
+    /// Takes a frame out.
+    #[inline]
+    pub(super) fn take(&self) -> Option<PhysFrame> {
+        let mask = self.mask.load(Ordering::Relaxed);
+        let rest = mask & mask.checked_sub(1)?;
+        self.mask.store(rest, Ordering::Relaxed);
+        let address = self.base.load(Ordering::Relaxed) | u64::from(mask.trailing_zeros()) << 12;
+        // SAFETY: a held word's base is the address of managed frames, so below 2^52; base and
+        // offset are multiples of 4096.
+        Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new_unsafe(address)) })
+    }
+
+    /// Adds a frame, if it is of the word that it has.
+    #[inline]
+    pub(super) fn add(&self, frame: PhysFrame) -> Give {
+        let Some(bit) = self.bit_of(frame) else { return Give::Elsewhere };
         let mask = self.mask.load(Ordering::Relaxed);
         // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
         let home = unsafe { &*self.home.load(Ordering::Relaxed) };

@@ -4,10 +4,11 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use super::alloc::{frame, number};
+use super::entered::Entered;
 use super::entry::{Give, Word};
 use super::line512::WORDS;
 use super::machine::Machine;
-use super::magazine::Entered;
+use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::region_free::Refused;
 use super::{Frames, FreeError, Zone};
@@ -47,22 +48,14 @@ impl<P: Platform> Frames<P> {
     /// The caller owns the run, and nobody uses or maps it any more.
     #[inline]
     pub unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Result<(), FreeError> {
-        let number = number(frame);
-        if order == Order::FRAME
-            && let Some(magazine) = self.rack.get(pin.cpu())
-            && !magazine.wants_attention()
-            && let Some(entered) = magazine.enter()
-        {
-            match entered.give(number) {
-                Give::Taken => return Ok(()),
-                Give::Double => return Err(FreeError::DoubleFree(frame)),
-                Give::Elsewhere => {}
-            }
+        if order == Order::FRAME && self.rack.with_current(pin, |entry, _| entry.add(frame)) == Give::Taken {
+            return Ok(());
         }
-        self.free_missed(pin, number, order)
+        self.free_missed(pin, number(frame), order)
     }
 
     #[cold]
+    #[inline(never)]
     fn free_missed(&self, pin: &CpuPin, number: u64, order: Order) -> Result<(), FreeError> {
         let given = frame(number);
         let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
@@ -73,7 +66,8 @@ impl<P: Platform> Frames<P> {
         if number + order.frames() > region.span.end {
             return Err(FreeError::OutOfRange(given));
         }
-        if order == Order::FRAME
+        region.take_mark_back(number, Given::Aligned(order)).map_err(|why| why.error(order))?;
+        if matches!(order, Order::FRAME | Order::HUGE)
             && let Some(magazine) = self.rack.get(pin.cpu())
         {
             match magazine.enter() {
@@ -81,7 +75,16 @@ impl<P: Platform> Frames<P> {
                     if entered.wants_attention() {
                         self.empty(machine, &entered);
                     }
-                    return self.free_into(machine, &entered, region, number).map_err(|why| why.error(order));
+                    if order == Order::FRAME {
+                        return self
+                            .free_into(machine, &entered, region, number)
+                            .map_err(|why| why.error(order));
+                    }
+                    if self.may_hold_back(machine, &entered, region) {
+                        let block = region.cache_block(number).map_err(|why| why.error(order))?;
+                        entered.push_huge(block);
+                        return Ok(());
+                    }
                 }
                 None => magazine.nested.add(1),
             }
@@ -96,55 +99,70 @@ impl<P: Platform> Frames<P> {
         Ok(())
     }
 
+    /// May a freed block stay with this CPU? Not a remote one, nor while memory is scarce.
+    fn may_hold_back(&self, machine: &Machine, entered: &Entered, region: &Region) -> bool {
+        let zone = machine.zone_of(region);
+        region.node == entered.node
+            && entered.has_huge_room()
+            && machine.node(region.node).is_some_and(|node| node.is_cached(region.zone))
+            && zone.free() >= zone.watermarks.low as i64
+            && !self.waiters.any()
+    }
+
     /// Refuses a run of which this CPU's magazine holds a frame: it is free already.
     fn check_not_cached(&self, pin: &CpuPin, first: u64, count: u64) -> Result<(), FreeError> {
         let cached = self.rack.get(pin.cpu()).and_then(|magazine| magazine.holds_of(first, count));
         cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(frame(held))))
     }
 
-    /// Frees one frame whose word the magazine's near entries do not have.
+    /// Frees one frame that the quick path did not take.
+    ///
+    /// A frame whose word the magazine does not have goes straight home, by one compare-and-swap;
+    /// only from the second of a word on do frames gather, so that frees in random order do not
+    /// fill the magazine with words of one frame.
     fn free_into(
         &self,
         machine: &Machine,
-        entered: &Entered<'_>,
+        entered: &Entered,
         region: &'static Region,
         number: u64,
     ) -> Result<(), Refused> {
-        match entered.give_away(number) {
+        match entered.give_any(frame(number)) {
             Give::Taken => return Ok(()),
             Give::Double => return Err(Refused::DoubleFree(number)),
             Give::Elsewhere => {}
         }
         let block = region.check_small(number, 1)?;
+        let index = region.block_of(number);
+        let (at, bit) = ((number % BLOCK / 64) as usize, 1 << (number % 64));
         // An edge block's reserved frames would look allocated to the magazine; and while
         // somebody waits for memory, none is held back.
-        if block.is_edge() || self.waiters.any() {
-            region.free_short_run(number, 1)?;
-            self.account(machine, Some(entered), region, 1);
+        if block.is_edge() || self.waiters.any() || !entered.freed_before(number / 64) {
+            region.free_word(index, at, bit)?;
+            entered.straight.add(1);
+            self.account(machine, entered, region, 1);
             self.waiters.wake_first();
             return Ok(());
         }
         if region.is_free(number, block) {
             return Err(Refused::DoubleFree(number));
         }
-        let line = region.line(region.block_of(number));
-        let home = line.word((number % BLOCK / 64) as usize);
-        let word = Word { key: number / 64, mask: 1 << (number % 64) };
+        let home = region.line(index).word(at);
+        let word = Word { key: number / 64, mask: bit };
         let near = region.node == entered.node
             && machine.node(region.node).is_some_and(|node| node.is_cached(region.zone));
+        entered.announce(64);
         let evicted = if near { entered.hold(word, home) } else { entered.hold_away(word, home) };
-        entered.frees.add(1);
         if let Some(evicted) = evicted {
-            self.flush(machine, Some(entered), evicted);
+            self.flush(machine, entered, evicted);
         }
+        entered.announce(0);
         Ok(())
     }
 
     /// Sends a magazine's word home.
-    pub(super) fn flush(&self, machine: &Machine, entered: Option<&Entered<'_>>, word: Word) {
-        let Some(region) = machine.region_of(word.key * 64 + u64::from(word.mask.trailing_zeros())) else {
-            return;
-        };
+    pub(super) fn flush(&self, machine: &Machine, entered: &Entered, word: Word) {
+        let Some(region) = machine.region_of(word.first()) else { return };
         let block = region.block_of(word.key * 64);
         let at = word.key as usize % WORDS;
         let mut bits = word.mask;
@@ -157,16 +175,21 @@ impl<P: Platform> Frames<P> {
             bits &= !region.line(block).load(at);
         }
         self.account(machine, entered, region, i64::from(bits.count_ones()));
-        if let Some(entered) = entered {
-            entered.flushes.add(1);
-            entered.late_doubles.add(u64::from((word.mask & !bits).count_ones()));
-        }
+        entered.flushed(word, (word.mask & !bits).count_ones());
         self.waiters.wake_first();
     }
 
-    /// Sends everything home that a magazine holds: frames, its block, its counts.
-    pub(super) fn empty(&self, machine: &Machine, entered: &Entered<'_>) {
-        entered.empty(|word| self.flush(machine, Some(entered), word));
+    /// Sends everything home that a magazine holds: frames, blocks, its own block, its counts.
+    pub(super) fn empty(&self, machine: &Machine, entered: &Entered) {
+        entered.announce(64);
+        entered.empty(|word| self.flush(machine, entered, word));
+        while let Some(block) = entered.pop_huge() {
+            if let Some((region, index)) = machine.block_at(block.first) {
+                region.release_blocks(index, 1);
+                self.account(machine, entered, region, BLOCK as i64);
+            }
+        }
+        entered.announce(0);
         if let Some((region, block)) = entered.block().and_then(|first| machine.block_at(first)) {
             entered.set_block(None);
             region.disown(block);
@@ -180,20 +203,11 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Counts frames that a region gained or lost, in the magazine where its node's zones are.
-    pub(super) fn account(
-        &self,
-        machine: &Machine,
-        entered: Option<&Entered<'_>>,
-        region: &Region,
-        frames: i64,
-    ) {
-        match entered {
-            Some(entered) if entered.node == region.node => {
-                if let Some(sum) = entered.account(region.zone, frames) {
-                    machine.zone_of(region).add(sum);
-                }
-            }
-            _ => self.account_shared(machine, region, frames),
+    pub(super) fn account(&self, machine: &Machine, entered: &Entered, region: &Region, frames: i64) {
+        if entered.node != region.node {
+            self.account_shared(machine, region, frames);
+        } else if let Some(sum) = entered.account(region.zone, frames) {
+            machine.zone_of(region).add(sum);
         }
     }
 
@@ -206,7 +220,8 @@ impl<P: Platform> Frames<P> {
         let Some(entered) = self.rack.get(pin.cpu()).and_then(|magazine| magazine.enter()) else {
             return false;
         };
-        if entered.words().next().is_none() && entered.block().is_none() {
+        if entered.words().next().is_none() && entered.blocks().next().is_none() && entered.block().is_none()
+        {
             return false;
         }
         self.empty(machine, &entered);
@@ -245,7 +260,14 @@ impl<P: Platform> Frames<P> {
         }
         if rest.1 > 0 {
             self.check_not_cached(pin, rest.0, rest.1)?;
-            region.free_short_run(rest.0, rest.1).map_err(refuse)?;
+        }
+        let order = Order::for_frames(count).ok_or(outside)?;
+        region.take_mark_back(number, Given::Run(order)).map_err(|why| why.error(order))?;
+        if rest.1 > 0
+            && let Err(why) = region.free_short_run(rest.0, rest.1)
+        {
+            machine.mark_given(number, Given::Run(order));
+            return Err(refuse(why));
         }
         for offset in 0..blocks {
             region.free(number + offset * BLOCK, Order::HUGE).map_err(refuse)?;

@@ -3,23 +3,26 @@
 use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
-use topomem_percpu::sync::atomic::AtomicU16;
+use topomem_percpu::sync::atomic::{AtomicU8, AtomicU16};
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
 
 use super::block::{BlockEntry, BlockState, Ownership};
 use super::line512::{Line512, masks};
 use super::machine::{Machine, Metadata};
-use super::magazine::Magazine;
+use super::magazine::{Checked, Magazine};
+use super::marks::Marks;
 use super::node::{MAX_REGIONS, Node, NodeCounters, NodeZone, RegionSet};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::table::FrameInfo;
-use super::{FramesConfig, Ground, InitError, PerFrameTable, Watermarks, Zone};
+use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Watermarks, Zone};
 
 /// Gaps up to this many frames (128 MiB) are bridged by one region: they cost bookkeeping, but
 /// keep the number of regions small.
 const BRIDGED: u64 = 1 << 15;
 /// How many more pieces there may be once the bookkeeping is placed.
 const SLACK: usize = 64;
+/// One block in this many may be held back by CPUs.
+const HELD_BACK: u64 = 16;
 /// The weights of nodes are at most this.
 const MAX_WEIGHT: u64 = 32;
 
@@ -140,7 +143,9 @@ pub(super) fn build<P: Platform, G: Ground>(
     let mut magazines: [&'static [Magazine]; MAX_NODES] = [&[]; MAX_NODES];
     let mut cpu_nodes = [0; MAX_CPUS];
     for (index, group) in magazines.iter_mut().enumerate().take(node_count) {
-        *group = place_magazines(&mut builder, index, &mut cpu_nodes, &mut metadata)?;
+        let of_node = planned.iter().filter(|site| site.node.index() == index);
+        let blocks = of_node.map(|site| (site.span.end - site.span.start) / BLOCK).sum();
+        *group = place_magazines(&mut builder, index, blocks, &mut cpu_nodes, &mut metadata)?;
     }
 
     let spans = span_place.fill(|_| Span { start: 0, end: 0 });
@@ -169,9 +174,18 @@ pub(super) fn build<P: Platform, G: Ground>(
         magazines,
         cpu_nodes,
         turns: core::array::from_fn(|_| AtomicU16::new(0)),
+        checked: checked(config),
         metadata,
     });
     Ok(&machine[0])
+}
+
+/// Are there marks to check against?
+fn checked(config: &FramesConfig) -> Checked {
+    match config.double_frees {
+        DoubleFrees::FoundLate => Checked::No,
+        DoubleFrees::FoundAtOnce => Checked::EveryUse,
+    }
 }
 
 /// A region's bookkeeping.
@@ -180,6 +194,7 @@ struct Parts {
     entries: &'static [BlockEntry],
     chunks: &'static [Chunk],
     table: &'static [FrameInfo],
+    marks: &'static [AtomicU8],
 }
 
 impl Parts {
@@ -193,6 +208,7 @@ impl Parts {
             entries: self.entries,
             chunks: self.chunks,
             table: self.table,
+            marks: Marks(self.marks),
             managed,
             hot: Hot::new(),
         }
@@ -219,24 +235,32 @@ fn place_parts<P: Platform, G: Ground>(
     let entries = builder.place(blocks, site.node, bytes)?.fill(|_| BlockEntry::new());
     let chunks = builder.place(chunks, site.node, bytes)?.fill(|_| Chunk::new());
     let table = builder.place(table, site.node, &mut metadata.table)?.fill(|_| FrameInfo::new());
-    Ok(Parts { lines, entries, chunks, table })
+    let marks = match config.double_frees {
+        DoubleFrees::FoundLate => 0,
+        DoubleFrees::FoundAtOnce => (end - start) as usize,
+    };
+    let marks = builder.place(marks, site.node, &mut metadata.marks)?.fill(|_| AtomicU8::new(0));
+    Ok(Parts { lines, entries, chunks, table, marks })
 }
 
 /// Places the magazines of a node's CPUs on that node.
 fn place_magazines<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
     node: usize,
+    blocks: u64,
     cpu_nodes: &mut [u8; MAX_CPUS],
     metadata: &mut Metadata,
 ) -> Result<&'static [Magazine], InitError<G::Error>> {
     let id = NodeId::new(node).unwrap_or(NodeId::ZERO);
     let count = builder.ground.cpus().filter(|&(_, at)| at == id).count();
     let place = builder.place(count, id, &mut metadata.magazines)?;
+    // All together they hold back at most a sixteenth of the node.
+    let slots = blocks / HELD_BACK / count.max(1) as u64;
     let mut cpus = builder.ground.cpus().filter(|&(_, at)| at == id).map(|(cpu, _)| cpu);
     Ok(place.fill(|_| {
         let cpu = cpus.next().unwrap_or(CpuId::BOOT);
         cpu_nodes[cpu.index()] = node as u8;
-        Magazine::new(cpu, id)
+        Magazine::new(cpu, id, slots as usize)
     }))
 }
 

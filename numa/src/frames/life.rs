@@ -13,7 +13,7 @@ impl<P: Platform> Frames<P> {
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
         let machine = self.machine().ok_or(OnlineError::NotReady)?;
         let magazine = machine.magazine(pin.cpu()).ok_or(OnlineError::UnknownCpu(pin.cpu()))?;
-        self.rack.install(magazine);
+        self.rack.install(magazine, machine.checked);
         Ok(())
     }
 
@@ -30,7 +30,7 @@ impl<P: Platform> Frames<P> {
 
     /// Returns everything that the pinned CPU's magazine holds.
     ///
-    /// Bound: 20 words of up to 64 frames, and one block.
+    /// Bound: 20 words of up to 64 frames, and 9 blocks.
     pub fn drain(&self, pin: &CpuPin) -> Drained {
         let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
             return Drained::Everything;
@@ -44,6 +44,19 @@ impl<P: Platform> Frames<P> {
                 magazine.request_drain();
                 Drained::Later
             }
+        }
+    }
+
+    /// Halves the pinned CPU's magazine where it took few frames from it since the last call, and
+    /// sends home what has no room then. For a service task, every second or so: magazines grow
+    /// by themselves.
+    pub fn trim(&self, pin: &CpuPin) {
+        if let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu()))
+            && let Some(entered) = magazine.enter()
+        {
+            entered.announce(64);
+            entered.trim(|word| self.flush(machine, &entered, word));
+            entered.announce(0);
         }
     }
 

@@ -3,7 +3,8 @@
 use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
 use topomem_percpu::{CpuId, MAX_CPUS, NodeId};
 
-use super::magazine::{Magazine, UNREPORTED};
+use super::magazine::{Checked, Magazine, UNREPORTED};
+use super::marks::Given;
 use super::node::{Node, NodeZone};
 use super::region::{BlockIndex, Region};
 use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zone};
@@ -21,6 +22,8 @@ pub(crate) struct Machine {
     /// Turns of interleaving, one per CPU so that no line is shared; racing contexts of one CPU
     /// may take the same turn.
     pub(super) turns: [AtomicU16; MAX_CPUS],
+    /// Do regions have marks?
+    pub(super) checked: Checked,
     /// Bookkeeping: bytes taken from the ground.
     pub(super) metadata: Metadata,
 }
@@ -32,6 +35,8 @@ pub struct Metadata {
     pub regions: u64,
     /// The per-frame table.
     pub table: u64,
+    /// Paranoid mode's marks.
+    pub marks: u64,
     /// Magazines.
     pub magazines: u64,
     /// What there is once: nodes, the list of regions and pieces.
@@ -68,6 +73,16 @@ impl Machine {
 
     pub(crate) fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         NodeId::new(self.cpu_nodes[cpu.index()].into()).unwrap_or(NodeId::ZERO)
+    }
+
+    /// Notes in paranoid mode that the run from `first` on was handed out.
+    #[inline]
+    pub(super) fn mark_given(&self, first: u64, given: Given) {
+        if self.checked == Checked::EveryUse
+            && let Some(region) = self.region_of(first)
+        {
+            region.marks.give(first - region.span.start, given);
+        }
     }
 
     /// The magazine made for a CPU.

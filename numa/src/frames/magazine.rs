@@ -7,20 +7,30 @@
 //! read-modify-write. A frame freed twice is found at once when it is free in this magazine or
 //! at home.
 //!
-//! Only the owning CPU writes, in one context at a time (`busy`); other CPUs read. So every field
-//! is an atomic, loaded and stored Relaxed: on common machines plain moves.
+//! Only the owning CPU writes, in one context at a time (the gate); other CPUs read. So every
+//! field is an atomic, loaded and stored Relaxed: on common machines plain moves. What the owner
+//! does is in [`super::entered`].
 
-use topomem_percpu::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
+use core::ptr;
+
+use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence};
 use topomem_percpu::{CpuId, NodeId};
 
 use super::Zone;
-use super::entry::{Entry, Give, Word};
+use super::entered::Entered;
+use super::entry::{Entry, Word, barred, closed};
+use super::huge_slots::HugeSlots;
 use super::line512::ones;
+use super::region::BLOCK;
 
-/// Words of the CPU's own node, by the low bits of the word's number.
+/// Words of the CPU's own node that it has room for, by the low bits of the word's number.
 pub(crate) const NEAR: usize = 16;
 /// Words of other nodes or scarce zones, on their way home.
 pub(crate) const AWAY: usize = 4;
+/// Near words that a magazine starts with, and never goes below.
+pub(crate) const LEAST_NEAR: u32 = 4;
+/// Misses of frees that are remembered.
+pub(super) const MISSED: usize = 4;
 /// How far a CPU's count of a zone may run ahead of the shared one.
 pub(crate) const UNREPORTED: i64 = 256;
 
@@ -29,7 +39,14 @@ pub(crate) const UNREPORTED: i64 = 256;
 pub(crate) struct Count(AtomicU64);
 
 impl Count {
-    fn new() -> Count {
+    #[cfg(not(loom))]
+    pub(super) const fn new() -> Count {
+        Count(AtomicU64::new(0))
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
+    pub(super) fn new() -> Count {
         Count(AtomicU64::new(0))
     }
 
@@ -42,38 +59,60 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn set(&self, value: u64) {
+    pub(super) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
+
+    /// Release: who misses what was swapped out after this sees this.
+    pub(super) fn publish(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+}
+
+/// Are frees and allocations checked against a mark per frame?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checked {
+    No,
+    EveryUse,
 }
 
 /// One CPU's magazine, on that CPU's node. Aligned against prefetch of line pairs.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Magazine {
-    /// A context of the owning CPU is using it.
-    busy: AtomicBool,
-    /// Another CPU wants it drained.
-    attention: AtomicBool,
-    /// The entry that frames come from.
-    current: AtomicU32,
-    /// Near entries that may have frames.
-    occupied: AtomicU32,
-    /// The away entry that is replaced next.
-    next_away: AtomicU32,
-    pub(crate) hits: Count,
-    pub(crate) frees: Count,
-    near: [Entry; NEAR],
-    away: [Entry; AWAY],
-    /// The owned block: its first frame + 1; 0 for none.
-    block: AtomicU64,
+    /// The gate: the near entry that frames come from and go to, but while a context uses the
+    /// magazine [`closed`], and in paranoid mode [`barred`].
+    current: AtomicPtr<Entry>,
+    /// Frames taken out.
+    pub(crate) taken: Count,
     pub(crate) cpu: CpuId,
     pub(crate) node: NodeId,
+    /// Near entries in use, a power of two.
+    pub(super) size: AtomicU32,
+    /// Another CPU wants it drained.
+    attention: AtomicBool,
+    pub(super) near: [Entry; NEAR],
+    pub(super) away: [Entry; AWAY],
+    /// The away entry that is replaced next.
+    pub(super) next_away: AtomicU32,
+    /// The `missed` that is replaced next.
+    pub(super) next_missed: AtomicU32,
+    /// Words whose frames were freed straight home last.
+    pub(super) missed: [Count; MISSED],
+    pub(super) huge: HugeSlots,
+    /// The owned block: its first frame + 1; 0 for none.
+    pub(super) block: AtomicU64,
     /// Changes of its node's zones not reported yet, as two's complement.
-    unreported: [Count; Zone::COUNT],
+    pub(super) unreported: [Count; Zone::COUNT],
     pub(crate) misses: Count,
     pub(crate) refills: Count,
     pub(crate) flushes: Count,
+    /// Frames that came with refills, less those that left with flushes.
+    pub(super) net_moved: Count,
+    /// Whole blocks taken out.
+    pub(crate) huge_taken: Count,
+    /// Frees that went straight home.
+    pub(crate) straight: Count,
     /// Written by nested contexts, so it may lose counts to each other, but never goes wrong.
     pub(crate) nested: Count,
     pub(crate) local: Count,
@@ -81,51 +120,117 @@ pub(crate) struct Magazine {
     /// Frames freed twice, found only when their word went home.
     pub(crate) late_doubles: Count,
     /// Frames on their way from a bitmap to an entry: counted before they are in neither.
-    pub(crate) arriving: Count,
+    pub(super) arriving: Count,
+    /// Refills and evictions since the size was last looked at.
+    pub(super) window: [AtomicU32; 2],
+    /// `taken` when the size was last looked at for shrinking.
+    pub(super) taken_at_trim: Count,
 }
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Magazine>() <= 1024, "at most 1 KiB per CPU");
 
-impl Magazine {
-    pub(crate) fn new(cpu: CpuId, node: NodeId) -> Magazine {
+#[cfg(not(loom))]
+macro_rules! each {
+    ($value:expr; $count:expr) => {
+        [const { $value }; $count]
+    };
+}
+
+#[cfg(loom)]
+macro_rules! each {
+    ($value:expr; $count:expr) => {
+        core::array::from_fn(|_| $value)
+    };
+}
+
+macro_rules! shut {
+    ($cpu:expr, $node:expr, $slots:expr) => {
         Magazine {
-            busy: AtomicBool::new(false),
+            current: AtomicPtr::new(ptr::from_ref(closed()).cast_mut()),
+            taken: Count::new(),
+            cpu: $cpu,
+            node: $node,
+            size: AtomicU32::new(LEAST_NEAR),
             attention: AtomicBool::new(false),
-            current: AtomicU32::new(0),
-            occupied: AtomicU32::new(0),
+            near: each!(Entry::new(); NEAR),
+            away: each!(Entry::new(); AWAY),
             next_away: AtomicU32::new(0),
-            hits: Count::new(),
-            frees: Count::new(),
-            near: core::array::from_fn(|_| Entry::new()),
-            away: core::array::from_fn(|_| Entry::new()),
+            next_missed: AtomicU32::new(0),
+            missed: each!(Count::new(); MISSED),
+            huge: HugeSlots::new($slots),
             block: AtomicU64::new(0),
-            cpu,
-            node,
-            unreported: core::array::from_fn(|_| Count::new()),
+            unreported: each!(Count::new(); Zone::COUNT),
             misses: Count::new(),
             refills: Count::new(),
             flushes: Count::new(),
+            net_moved: Count::new(),
+            huge_taken: Count::new(),
+            straight: Count::new(),
             nested: Count::new(),
             local: Count::new(),
             remote: Count::new(),
             late_doubles: Count::new(),
             arriving: Count::new(),
+            window: each!(AtomicU32::new(0); 2),
+            taken_at_trim: Count::new(),
         }
+    };
+}
+
+impl Magazine {
+    /// One that nobody can use yet, with room for `slots` whole blocks.
+    #[cfg(not(loom))]
+    pub(super) const fn new(cpu: CpuId, node: NodeId, slots: usize) -> Magazine {
+        shut!(cpu, node, slots)
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
+    pub(super) fn new(cpu: CpuId, node: NodeId, slots: usize) -> Magazine {
+        shut!(cpu, node, slots)
+    }
+
+    /// Lets its CPU use it.
+    pub(super) fn open(&'static self, checked: Checked) {
+        let entry = if checked == Checked::EveryUse { barred() } else { &self.near[0] };
+        self.current.store(ptr::from_ref(entry).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Lets `act` use the current entry: one without frames and without word where the magazine
+    /// is in use, or nothing is to be quick. The caller is pinned to the magazine's CPU.
+    #[inline]
+    pub(crate) fn with_current<R>(&self, act: impl FnOnce(&Entry, &Magazine) -> R) -> R {
+        // Only contexts of this CPU get here, one nested in the other; so plain accesses do. A
+        // handler that ran between the two has finished, one that runs later finds the gate
+        // closed.
+        let current = self.current.load(Ordering::Relaxed);
+        self.current.store(ptr::from_ref(closed()).cast_mut(), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: only `'static` entries are ever stored.
+        let result = act(unsafe { &*current }, self);
+        compiler_fence(Ordering::SeqCst);
+        self.current.store(current, Ordering::Relaxed);
+        result
     }
 
     /// Uses the magazine, unless an interrupted context of this CPU does. The caller is pinned
-    /// to the magazine's CPU.
-    #[inline]
-    pub(crate) fn enter(&self) -> Option<Entered<'_>> {
-        // Only contexts of this CPU get here, one nested in the other; so plain accesses do, and
-        // a handler that ran between the two has finished.
-        if self.busy.load(Ordering::Relaxed) {
+    /// to its CPU.
+    pub(crate) fn enter(&'static self) -> Option<Entered> {
+        let resting = self.current.load(Ordering::Relaxed);
+        if ptr::eq(resting, closed()) {
             return None;
         }
-        self.busy.store(true, Ordering::Relaxed);
+        self.current.store(ptr::from_ref(closed()).cast_mut(), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
-        Some(Entered(self))
+        // SAFETY: only `'static` entries are ever stored.
+        Some(Entered::new(self, unsafe { &*resting }))
+    }
+
+    /// Ends a use.
+    pub(super) fn leave(&self, resting: &'static Entry) {
+        compiler_fence(Ordering::SeqCst);
+        self.current.store(ptr::from_ref(resting).cast_mut(), Ordering::Relaxed);
     }
 
     /// Asks the owner to drain.
@@ -135,14 +240,23 @@ impl Magazine {
 
     /// Acquire pairs with the Release in `request_drain`: who sees the request sees that
     /// somebody waits.
-    #[inline]
     pub(crate) fn wants_attention(&self) -> bool {
         self.attention.load(Ordering::Acquire)
+    }
+
+    /// Forgets that it was asked to drain.
+    pub(super) fn forget_request(&self) {
+        self.attention.store(false, Ordering::Relaxed);
     }
 
     /// Every word that it holds frames of; a CPU that goes on using it makes this a guess.
     pub(crate) fn words(&self) -> impl Iterator<Item = Word> {
         self.near.iter().chain(&self.away).filter_map(Entry::read)
+    }
+
+    /// The first frames of the whole blocks that it holds; a guess like `words`.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = u64> {
+        self.huge.iter()
     }
 
     /// Of the `count` frames from `first` on, one that it holds.
@@ -157,7 +271,16 @@ impl Magazine {
 
     /// How many frames it holds, or is about to.
     pub(crate) fn cached(&self) -> u64 {
-        self.words().map(|word| u64::from(word.mask.count_ones())).sum::<u64>() + self.arriving.get()
+        let whole = self.blocks().count() as u64 * BLOCK;
+        self.words().map(Word::frames).sum::<u64>() + whole + self.arriving.get()
+    }
+
+    /// Single frames given to it: what left it, and is in it, less what was brought.
+    pub(crate) fn frees(&self) -> u64 {
+        let held: u64 = self.words().map(Word::frames).sum();
+        let frees = (self.taken.get() + held).wrapping_sub(self.net_moved.get()) as i64;
+        // A moment's disagreement between the parts must not show.
+        frees.max(0) as u64
     }
 
     /// The first frame of the owned block.
@@ -168,171 +291,5 @@ impl Magazine {
     /// What its node's zone has gained and not been told.
     pub(crate) fn unreported(&self, zone: Zone) -> i64 {
         self.unreported[zone.index()].get() as i64
-    }
-}
-
-/// The right to use a magazine: this CPU's only one.
-#[derive(Debug)]
-pub(crate) struct Entered<'m>(&'m Magazine);
-
-impl Drop for Entered<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        compiler_fence(Ordering::SeqCst);
-        self.0.busy.store(false, Ordering::Relaxed);
-    }
-}
-
-impl core::ops::Deref for Entered<'_> {
-    type Target = Magazine;
-
-    #[inline]
-    fn deref(&self) -> &Magazine {
-        self.0
-    }
-}
-
-impl Entered<'_> {
-    /// A frame, if it holds a near one.
-    ///
-    /// Bound: one look into each entry that may have frames; usually into one.
-    #[inline]
-    pub(crate) fn take(&self) -> Option<u64> {
-        let slot = self.current.load(Ordering::Relaxed) as usize % NEAR;
-        self.take_from(slot).or_else(|| self.take_elsewhere())
-    }
-
-    #[inline]
-    fn take_from(&self, slot: usize) -> Option<u64> {
-        let entry = &self.near[slot];
-        let mask = entry.mask.load(Ordering::Relaxed);
-        if mask == 0 {
-            return None;
-        }
-        entry.mask.store(mask & (mask - 1), Ordering::Relaxed);
-        self.hits.add(1);
-        Some(entry.key.load(Ordering::Relaxed) << 6 | u64::from(mask.trailing_zeros()))
-    }
-
-    #[cold]
-    fn take_elsewhere(&self) -> Option<u64> {
-        let mut occupied = self.occupied.load(Ordering::Relaxed);
-        while occupied != 0 {
-            let slot = occupied.trailing_zeros() as usize % NEAR;
-            if let Some(frame) = self.take_from(slot) {
-                self.current.store(slot as u32, Ordering::Relaxed);
-                self.occupied.store(occupied, Ordering::Relaxed);
-                return Some(frame);
-            }
-            occupied &= occupied - 1;
-        }
-        self.occupied.store(0, Ordering::Relaxed);
-        None
-    }
-
-    /// Takes a frame back, if it is of a near word that it has.
-    #[inline]
-    pub(crate) fn give(&self, frame: u64) -> Give {
-        let slot = (frame >> 6) as usize % NEAR;
-        let entry = &self.near[slot];
-        if entry.key.load(Ordering::Relaxed) != frame >> 6 {
-            return Give::Elsewhere;
-        }
-        let given = entry.add(1 << (frame % 64));
-        if given == Give::Taken {
-            self.occupy(slot);
-            self.frees.add(1);
-        }
-        given
-    }
-
-    #[inline]
-    fn occupy(&self, slot: usize) {
-        self.occupied.store(self.occupied.load(Ordering::Relaxed) | 1 << slot, Ordering::Relaxed);
-        self.current.store(slot as u32, Ordering::Relaxed);
-    }
-
-    /// Takes a frame back, if it is of an away word that it has.
-    pub(crate) fn give_away(&self, frame: u64) -> Give {
-        let held = |entry: &&Entry| entry.key.load(Ordering::Relaxed) == frame >> 6;
-        match self.away.iter().find(held) {
-            Some(entry) => {
-                let given = entry.add(1 << (frame % 64));
-                if given == Give::Taken {
-                    self.frees.add(1);
-                }
-                given
-            }
-            None => Give::Elsewhere,
-        }
-    }
-
-    /// Holds a near word; the word whose place it takes must go home.
-    pub(crate) fn hold(&self, word: Word, home: &'static AtomicU64) -> Option<Word> {
-        let slot = word.key as usize % NEAR;
-        let entry = &self.near[slot];
-        if entry.key.load(Ordering::Relaxed) == word.key {
-            // Frames that others freed into the word since we had it last.
-            entry.mask.store(entry.mask.load(Ordering::Relaxed) | word.mask, Ordering::Relaxed);
-            self.occupy(slot);
-            return None;
-        }
-        let evicted = entry.vacate();
-        entry.hold(word, home);
-        self.occupy(slot);
-        evicted
-    }
-
-    /// Holds an away word; the word whose place it takes must go home.
-    pub(crate) fn hold_away(&self, word: Word, home: &'static AtomicU64) -> Option<Word> {
-        let next = self.next_away.load(Ordering::Relaxed);
-        self.next_away.store(next.wrapping_add(1), Ordering::Relaxed);
-        let entry = &self.away[next as usize % AWAY];
-        let evicted = entry.vacate();
-        entry.hold(word, home);
-        evicted
-    }
-
-    /// Empties it, word by word; also forgets that it was asked to.
-    pub(crate) fn empty(&self, mut home: impl FnMut(Word)) {
-        // Before the entries: a request from now on is for frames given from now on.
-        self.attention.store(false, Ordering::Relaxed);
-        for entry in self.near.iter().chain(&self.away) {
-            if let Some(word) = entry.vacate() {
-                home(word);
-            }
-        }
-        self.occupied.store(0, Ordering::Relaxed);
-    }
-
-    /// Notes which block it owns, by its first frame.
-    pub(crate) fn set_block(&self, first: Option<u64>) {
-        self.block.store(first.map_or(0, |frame| frame + 1), Ordering::Relaxed);
-    }
-
-    /// Counts frames that its node's `zone` gained or lost; returns what is to be reported now.
-    pub(crate) fn account(&self, zone: Zone, frames: i64) -> Option<i64> {
-        let count = &self.unreported[zone.index()];
-        let sum = count.get() as i64 + frames;
-        if sum.abs() < UNREPORTED {
-            count.set(sum as u64);
-            return None;
-        }
-        count.set(0);
-        Some(sum)
-    }
-
-    /// What is not reported yet, to be reported now.
-    pub(crate) fn report(&self, zone: Zone) -> i64 {
-        let sum = self.unreported(zone);
-        self.unreported[zone.index()].set(0);
-        sum
-    }
-
-    /// Announces frames that are about to arrive, or that they have (0).
-    pub(crate) fn announce(&self, frames: u64) {
-        // Release, and before the swap that takes the frames: who misses them in the bitmap
-        // because of that swap sees them here.
-        self.arriving.0.store(frames, Ordering::Release);
     }
 }

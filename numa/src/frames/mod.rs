@@ -10,17 +10,20 @@ mod alloc;
 mod block;
 mod bulk;
 mod config;
+mod entered;
 mod entry;
 mod error;
 #[cfg(feature = "fault-injection")]
 mod fault;
 mod free;
 mod ground;
+mod huge_slots;
 mod init;
 mod life;
 mod line512;
 mod machine;
 mod magazine;
+mod marks;
 mod node;
 mod owned;
 mod policy;
@@ -37,7 +40,7 @@ mod wait;
 mod zone;
 
 pub use adapter::FrameSource;
-pub use config::{FramesConfig, PerFrameTable};
+pub use config::{DoubleFrees, FramesConfig, PerFrameTable};
 pub use error::{AllocError, FreeError, InitError, InvalidRequest, OnlineError};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;

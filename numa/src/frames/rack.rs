@@ -3,47 +3,83 @@
 use core::ptr;
 
 use topomem_percpu::sync::atomic::{AtomicPtr, Ordering};
-use topomem_percpu::{CpuId, MAX_CPUS};
+use topomem_percpu::{CpuId, CpuPin, MAX_CPUS, NodeId};
 
-use super::magazine::Magazine;
+use super::entry::Entry;
+use super::magazine::{Checked, Magazine};
+
+// Stands for the magazine of a CPU that has none: its gate is never open.
+#[cfg(not(loom))]
+static NONE: Magazine = Magazine::new(CpuId::BOOT, NodeId::ZERO, 0);
+
+// loom's atomics live in one run of a model.
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref NONE: Magazine = Magazine::new(CpuId::BOOT, NodeId::ZERO, 0);
+}
 
 /// The magazines of the CPUs that are online.
 #[derive(Debug)]
 pub(crate) struct Rack {
+    /// By CPU; never null, so that a hit need not look.
     magazines: [AtomicPtr<Magazine>; MAX_CPUS],
 }
 
 impl Rack {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Rack {
-        Rack { magazines: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS] }
+        Rack { magazines: [const { AtomicPtr::new(ptr::from_ref(&NONE).cast_mut()) }; MAX_CPUS] }
     }
 
     /// loom's atomics have no `const` constructor.
     #[cfg(loom)]
     pub(crate) fn new() -> Rack {
-        Rack { magazines: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
+        let none = || AtomicPtr::new(ptr::from_ref::<Magazine>(&NONE).cast_mut());
+        Rack { magazines: core::array::from_fn(|_| none()) }
+    }
+
+    #[inline]
+    fn slot(&self, cpu: CpuId) -> &'static Magazine {
+        // Acquire pairs with the Release in `set`: who sees it sees its contents.
+        let magazine = self.magazines[cpu.index()].load(Ordering::Acquire);
+        // SAFETY: only `'static` magazines are ever stored; only shared references exist.
+        unsafe { &*magazine }
+    }
+
+    fn set(&self, cpu: CpuId, magazine: &'static Magazine) {
+        self.magazines[cpu.index()].store(ptr::from_ref(magazine).cast_mut(), Ordering::Release);
+    }
+
+    /// Lets `act` use the current entry of the CPU's magazine, which has no frames nor a word
+    /// where the CPU has no magazine, or is using it.
+    #[inline]
+    pub(crate) fn with_current<R>(&self, pin: &CpuPin, act: impl FnOnce(&Entry, &Magazine) -> R) -> R {
+        self.slot(pin.cpu()).with_current(act)
     }
 
     /// The magazine of `cpu`, while it has one.
-    #[inline]
     pub(crate) fn get(&self, cpu: CpuId) -> Option<&'static Magazine> {
-        // Acquire pairs with the Release in `install`: who sees it sees its contents.
-        let magazine = self.magazines[cpu.index()].load(Ordering::Acquire);
-        // SAFETY: not null, so from a `&'static` in `install`; only shared references exist.
-        unsafe { magazine.as_ref() }
+        let magazine = self.slot(cpu);
+        (!ptr::eq(magazine, none())).then_some(magazine)
     }
 
-    pub(crate) fn install(&self, magazine: &'static Magazine) {
-        let slot = &self.magazines[magazine.cpu.index()];
-        slot.store(ptr::from_ref(magazine).cast_mut(), Ordering::Release);
+    pub(crate) fn install(&self, magazine: &'static Magazine, checked: Checked) {
+        if self.get(magazine.cpu).is_none() {
+            magazine.open(checked);
+            self.set(magazine.cpu, magazine);
+        }
     }
 
+    /// Takes away the magazine of `cpu`; the caller runs on it.
     pub(crate) fn remove(&self, cpu: CpuId) {
-        self.magazines[cpu.index()].store(ptr::null_mut(), Ordering::Release);
+        self.set(cpu, none());
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'static Magazine> {
         (0..MAX_CPUS).filter_map(CpuId::new).filter_map(|cpu| self.get(cpu))
     }
+}
+
+fn none() -> &'static Magazine {
+    &NONE
 }

@@ -19,6 +19,7 @@ use topomem_percpu::{NodeId, Order};
 use super::Zone;
 use super::block::{Block, BlockEntry, BlockState, Ownership};
 use super::line512::{BITS, Change, Line512};
+use super::marks::Marks;
 use super::table::FrameInfo;
 
 /// Frames per block.
@@ -80,6 +81,7 @@ pub(crate) struct Region {
     pub(super) entries: &'static [BlockEntry],
     pub(super) chunks: &'static [Chunk],
     pub(super) table: &'static [FrameInfo],
+    pub(super) marks: Marks,
     /// Managed spans of all regions, sorted.
     pub(super) managed: &'static [Span],
     pub(super) hot: Hot,

@@ -3,7 +3,9 @@
 use topomem_percpu::Order;
 
 use super::block::{Block, BlockState, Ownership};
+use super::huge_slots::HugeBlock;
 use super::line512::masks;
+use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 
 /// Why frames were refused; the frame is the first that is wrong.
@@ -16,6 +18,15 @@ pub(crate) enum Refused {
 }
 
 impl Region {
+    /// Refuses in paranoid mode what is not handed out like that; elsewhere accepts everything.
+    pub(crate) fn take_mark_back(&self, first: u64, given: Given) -> Result<(), Refused> {
+        let start = self.span.start;
+        self.marks.take_back(start, first - start, given).map_err(|refused| match refused {
+            Refused::DoubleFree(frame) if !self.manages(frame, 1) => Refused::Reserved(frame),
+            other => other,
+        })
+    }
+
     /// Takes back a naturally aligned run.
     ///
     /// Bound: one word for orders 0 to 6, 8 words up to 8, 512 blocks up to 18; lock-free.
@@ -70,7 +81,7 @@ impl Region {
         }
         match block.state() {
             BlockState::Bitmap | BlockState::Promoting => Ok(block),
-            BlockState::Whole | BlockState::Freeing => Err(Refused::DoubleFree(frame)),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
             BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
             BlockState::Tail => match self.head_of(index) {
                 Some(actual) => Err(Refused::WrongOrder { frame, actual }),
@@ -105,7 +116,7 @@ impl Region {
         match self.entry(block).load().state() {
             BlockState::Head(Order::HUGE) => Ok(()),
             BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
-            BlockState::Whole | BlockState::Freeing => Err(Refused::DoubleFree(frame)),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
             _ => Err(Refused::NotAllocated(frame)),
         }
     }
@@ -113,19 +124,41 @@ impl Region {
     /// Takes back an aligned run of whole blocks.
     fn free_blocks(&self, frame: u64, order: Order) -> Result<(), Refused> {
         let first = self.block_of(frame);
-        let entry = self.entry(first);
-        let block = entry.load();
-        match block.state() {
-            BlockState::Head(actual) if actual == order => {}
-            BlockState::Head(actual) => return Err(Refused::WrongOrder { frame, actual }),
-            BlockState::Whole | BlockState::Freeing => return Err(Refused::DoubleFree(frame)),
-            _ if block.is_edge() && !self.manages(frame, BLOCK) => return Err(Refused::Reserved(frame)),
-            _ => return Err(Refused::NotAllocated(frame)),
-        }
-        if !entry.begin_free(order) {
+        self.check_head(frame, order)?;
+        if !self.entry(first).begin_free(order) {
             return Err(Refused::DoubleFree(frame));
         }
-        let blocks = 1_usize << (order.get() - 9);
+        self.release_blocks(first, 1 << (order.get() - 9));
+        Ok(())
+    }
+
+    /// Is the block at `frame` the first of an allocated run of `order`?
+    fn check_head(&self, frame: u64, order: Order) -> Result<(), Refused> {
+        let block = self.entry(self.block_of(frame)).load();
+        match block.state() {
+            BlockState::Head(actual) if actual == order => Ok(()),
+            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
+            _ if block.is_edge() && !self.manages(frame, BLOCK) => Err(Refused::Reserved(frame)),
+            _ => Err(Refused::NotAllocated(frame)),
+        }
+    }
+
+    /// Takes back a run of order 9 for the CPU that frees it to hold back.
+    ///
+    /// Bound: one compare-and-swap.
+    pub(crate) fn cache_block(&self, frame: u64) -> Result<HugeBlock, Refused> {
+        let entry = self.entry(self.block_of(frame));
+        if entry.cache() {
+            return Ok(HugeBlock { first: frame, entry });
+        }
+        self.check_head(frame, Order::HUGE)?;
+        // Somebody else was faster.
+        Err(Refused::DoubleFree(frame))
+    }
+
+    /// Gives blocks that the caller is alone in charge of to the buddy.
+    pub(crate) fn release_blocks(&self, first: BlockIndex, blocks: usize) {
         for offset in (0..blocks).rev() {
             self.entry(BlockIndex(first.0 + offset)).set(BlockState::Whole, Ownership::Shared);
         }
@@ -134,6 +167,5 @@ impl Region {
             let released = chunk.whole.release(word, mask);
             debug_assert!(released.is_ok(), "block in the buddy twice: {released:?}");
         }
-        Ok(())
     }
 }

@@ -21,7 +21,7 @@ use super::{Policy, Zone};
 #[must_use]
 pub struct FrameRequest {
     pub(super) order: Order,
-    /// A magazine of the requesting CPU may serve it: one frame, placed locally, any zone.
+    /// The requesting CPU's magazine may serve it: placed locally, in any zone.
     pub(super) plain: bool,
     pub(super) zeroed: bool,
     pub(super) emergency: bool,
@@ -41,7 +41,7 @@ impl FrameRequest {
     pub const fn order(order: Order) -> FrameRequest {
         FrameRequest {
             order,
-            plain: order.get() == 0,
+            plain: true,
             zeroed: false,
             emergency: false,
             zone: Zone::Normal,

@@ -7,14 +7,17 @@ use super::{Pressure, Zone};
 /// One CPU's magazine, counted by its owner alone: reading it costs the owner nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MagazineStats {
-    /// Frames handed out by the magazine, without lock or atomic read-modify-write.
+    /// Frames, and runs of order 9, handed out by the magazine without lock or atomic
+    /// read-modify-write.
     pub hits: u64,
     /// Allocations of one frame that found the magazine empty.
     pub misses: u64,
     /// Words of up to 64 frames taken from a bitmap.
     pub refills: u64,
-    /// Frees that the magazine took.
+    /// Single frames freed that the magazine took.
     pub frees: u64,
+    /// Single frames freed that went straight to their bitmap.
+    pub straight: u64,
     /// Words given back to a bitmap.
     pub flushes: u64,
     /// Uses that found the magazine busy, nested in another context of the CPU.

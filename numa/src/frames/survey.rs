@@ -3,10 +3,11 @@
 use topomem_percpu::{CpuId, NodeId, Platform};
 
 use super::block::BlockState;
+use super::entry::Word;
 use super::line512::maximal_runs;
 use super::machine::Machine;
 use super::node::Node;
-use super::region::{BlockIndex, Region};
+use super::region::{BLOCK, BlockIndex, Region};
 use super::{Frames, MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
 
 impl<P: Platform> Frames<P> {
@@ -23,7 +24,8 @@ impl<P: Platform> Frames<P> {
         for magazine in self.rack.iter() {
             if magazine.node == node {
                 // What magazines hand out is always local.
-                local += magazine.hits.get();
+                local += magazine.taken.get() + magazine.huge_taken.get();
+                in_magazines += magazine.blocks().count() as u64 * BLOCK;
             }
             let here = magazine.words().filter(|word| {
                 machine
@@ -31,7 +33,7 @@ impl<P: Platform> Frames<P> {
                     .or_else(|| machine.region_of(word.key * 64))
                     .is_some_and(|region| region.node == node)
             });
-            in_magazines += here.map(|word| u64::from(word.mask.count_ones())).sum::<u64>();
+            in_magazines += here.map(Word::frames).sum::<u64>();
         }
         let pressure = Zone::ALL
             .into_iter()
@@ -63,15 +65,17 @@ impl<P: Platform> Frames<P> {
     /// One CPU's magazine; `None` where it has none. May be read from any CPU at any time.
     pub fn cpu_stats(&self, cpu: CpuId) -> Option<MagazineStats> {
         let magazine = self.rack.get(cpu)?;
-        let (taken, refills) = (magazine.hits.get(), magazine.refills.get());
+        let (taken, refills) = (magazine.taken.get(), magazine.refills.get());
+        let blocks = magazine.huge_taken.get();
         Some(MagazineStats {
-            hits: taken.saturating_sub(refills),
+            hits: taken.saturating_sub(refills) + blocks,
             misses: magazine.misses.get(),
             refills,
-            frees: magazine.frees.get(),
+            frees: magazine.frees(),
+            straight: magazine.straight.get(),
             flushes: magazine.flushes.get(),
             nested: magazine.nested.get(),
-            local: taken + magazine.local.get(),
+            local: taken + blocks + magazine.local.get(),
             remote: magazine.remote.get(),
             late_doubles: magazine.late_doubles.get(),
             cached: magazine.cached(),

@@ -115,6 +115,12 @@ impl<P: Platform> Frames<P> {
         }
         match block.state() {
             BlockState::Whole => return Ok(BLOCK),
+            BlockState::Cached => {
+                let holders = self.rack.iter().flat_map(|magazine| magazine.blocks());
+                if holders.filter(|&held| held == first).count() != 1 {
+                    return Err(Corruption::OwnerMismatch(at));
+                }
+            }
             BlockState::Promoting | BlockState::Freeing => return Err(Corruption::Unsettled(at)),
             BlockState::Head(order) => {
                 let blocks = 1 << (order.get() - 9);
@@ -176,9 +182,10 @@ impl<P: Platform> Frames<P> {
             if let Some((_, other)) = held().skip(position + 1).find(same) {
                 return Err(duplicate(other.mask & word.mask));
             }
-            total += u64::from(word.mask.count_ones());
+            total += word.frames();
         }
-        Ok(total)
+        // That each is in one magazine only was checked with its block.
+        Ok(total + BLOCK * self.rack.iter().map(|magazine| magazine.blocks().count() as u64).sum::<u64>())
     }
 
     fn check_counts(&self, machine: &Machine) -> Result<(), Corruption> {

@@ -1,0 +1,253 @@
+//! What a CPU does with its own magazine.
+
+use core::cell::Cell;
+use core::ops::Deref;
+use core::ptr;
+
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+use x86_64::structures::paging::PhysFrame;
+
+use super::Zone;
+use super::entry::{Entry, Give, Word, barred};
+use super::huge_slots::HugeBlock;
+use super::magazine::{AWAY, Checked, LEAST_NEAR, MISSED, Magazine, NEAR, UNREPORTED};
+
+/// After this many refills and evictions the size is looked at.
+const WINDOW: u32 = 16;
+
+/// The right to use a magazine: this CPU's only one.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    magazine: &'static Magazine,
+    /// The near entry that frames come from and go to.
+    current: Cell<&'static Entry>,
+    /// May the magazine be used quickly afterwards?
+    quick: Checked,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.magazine.leave(if self.quick == Checked::No { self.current.get() } else { barred() });
+    }
+}
+
+impl Deref for Entered {
+    type Target = Magazine;
+
+    fn deref(&self) -> &Magazine {
+        self.magazine
+    }
+}
+
+impl Entered {
+    pub(super) fn new(magazine: &'static Magazine, resting: &'static Entry) -> Entered {
+        let checked = ptr::eq(resting, barred());
+        Entered {
+            magazine,
+            current: Cell::new(if checked { &magazine.near[0] } else { resting }),
+            quick: if checked { Checked::EveryUse } else { Checked::No },
+        }
+    }
+
+    fn in_use(&self) -> &'static [Entry] {
+        &self.magazine.near[..NEAR.min(self.size.load(Ordering::Relaxed) as usize)]
+    }
+
+    /// Where a near word has its place.
+    fn slot(&self, key: u64) -> &'static Entry {
+        &self.magazine.near[(key as usize) & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
+    }
+
+    /// A frame of the current word.
+    pub(crate) fn take(&self) -> Option<PhysFrame> {
+        let taken = self.current.get().take()?;
+        self.taken.add(1);
+        Some(taken)
+    }
+
+    /// A frame of any near word.
+    ///
+    /// Bound: one look into each near entry.
+    pub(crate) fn take_any(&self) -> Option<PhysFrame> {
+        if let Some(taken) = self.take() {
+            return Some(taken);
+        }
+        self.current.set(self.in_use().iter().find(|entry| entry.read().is_some())?);
+        self.take()
+    }
+
+    /// Takes a frame back, if it is of a word that it has.
+    pub(crate) fn give_any(&self, frame: PhysFrame) -> Give {
+        let near = self.slot(frame.start_address().as_u64() >> 18);
+        if near.is_of(frame) {
+            self.current.set(near);
+            return near.add(frame);
+        }
+        match self.away.iter().find(|entry| entry.is_of(frame)) {
+            Some(entry) => entry.add(frame),
+            None => Give::Elsewhere,
+        }
+    }
+
+    /// Was a frame of this word freed straight home just now? If not, one is now.
+    pub(crate) fn freed_before(&self, key: u64) -> bool {
+        if self.missed.iter().any(|missed| missed.get() == key) {
+            return true;
+        }
+        let next = self.next_missed.load(Ordering::Relaxed);
+        self.next_missed.store(next.wrapping_add(1), Ordering::Relaxed);
+        self.missed[next as usize % MISSED].set(key);
+        false
+    }
+
+    /// Holds a near word, and takes from it next; the word whose place it takes must go home.
+    pub(crate) fn hold(&self, word: Word, home: &'static AtomicU64) -> Option<Word> {
+        let entry = self.slot(word.key);
+        self.current.set(entry);
+        if entry.key() == Some(word.key) {
+            // Frames that others freed into the word since we had it last.
+            entry.merge(word.mask);
+            return None;
+        }
+        let evicted = entry.vacate();
+        entry.hold(word, home);
+        if evicted.is_some() {
+            self.look_at_size(1);
+        }
+        evicted
+    }
+
+    /// Holds an away word; the word whose place it takes must go home.
+    pub(crate) fn hold_away(&self, word: Word, home: &'static AtomicU64) -> Option<Word> {
+        let next = self.next_away.load(Ordering::Relaxed);
+        self.next_away.store(next.wrapping_add(1), Ordering::Relaxed);
+        let entry = &self.away[next as usize % AWAY];
+        let evicted = entry.vacate();
+        entry.hold(word, home);
+        evicted
+    }
+
+    /// Notes a refill.
+    pub(crate) fn refilled(&self, word: Word) {
+        self.refills.add(1);
+        self.net_moved.add(word.frames());
+        self.look_at_size(0);
+    }
+
+    /// Notes that a word went home, `late` of whose frames were free there already.
+    pub(crate) fn flushed(&self, word: Word, late: u32) {
+        self.flushes.add(1);
+        self.net_moved.add(word.frames().wrapping_neg());
+        self.late_doubles.add(u64::from(late));
+    }
+
+    /// Counts a refill (0) or an eviction (1), and doubles the room when both are frequent: then
+    /// the CPU's demand swings by more than the magazine holds. All in one direction, more room
+    /// would not help.
+    fn look_at_size(&self, event: usize) {
+        let bump = |index: usize, more: u32| {
+            let value = self.window[index].load(Ordering::Relaxed) + more;
+            self.window[index].store(value, Ordering::Relaxed);
+            value
+        };
+        bump(event, 1);
+        let (refills, evictions) = (bump(0, 0), bump(1, 0));
+        if refills + evictions < WINDOW {
+            return;
+        }
+        self.window.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        let size = self.size.load(Ordering::Relaxed);
+        if refills.min(evictions) * 4 < WINDOW || size as usize >= NEAR {
+            return;
+        }
+        self.size.store(size * 2, Ordering::Relaxed);
+        // A word's slot is the same in the doubled array, or as far again behind.
+        for (slot, entry) in self.magazine.near[..size as usize].iter().enumerate() {
+            let moves = entry.key().is_some_and(|key| key as usize & (size as usize) != 0);
+            if let Some(place) = self.magazine.near.get(slot + size as usize).filter(|_| moves) {
+                place.take_over(entry);
+                if ptr::eq(self.current.get(), entry) {
+                    self.current.set(place);
+                }
+            }
+        }
+    }
+
+    /// Halves the room when little was taken since the last call; words that lose their place go
+    /// to `home`.
+    pub(crate) fn trim(&self, mut home: impl FnMut(Word)) {
+        let (taken, size) = (self.taken.get(), self.size.load(Ordering::Relaxed));
+        let since = taken.wrapping_sub(self.taken_at_trim.get());
+        self.taken_at_trim.set(taken);
+        if size <= LEAST_NEAR || since >= u64::from(size) * 64 {
+            return;
+        }
+        let half = size as usize / 2;
+        self.size.store(size / 2, Ordering::Relaxed);
+        for (slot, entry) in self.near[half..size as usize].iter().enumerate() {
+            let place = &self.near[slot];
+            match place.read() {
+                None => place.take_over(entry),
+                Some(_) => entry.vacate().into_iter().for_each(&mut home),
+            }
+        }
+        self.current.set(&self.magazine.near[0]);
+    }
+
+    /// Empties it of words, one by one; also forgets that it was asked to.
+    pub(crate) fn empty(&self, mut home: impl FnMut(Word)) {
+        // Before the entries: a request from now on is for frames given from now on.
+        self.forget_request();
+        for entry in self.near.iter().chain(&self.away) {
+            if let Some(word) = entry.vacate() {
+                home(word);
+            }
+        }
+    }
+
+    /// May another whole block be held back?
+    pub(crate) fn has_huge_room(&self) -> bool {
+        self.huge.has_room()
+    }
+
+    /// Holds a whole block back, where there is room.
+    pub(crate) fn push_huge(&self, block: HugeBlock) {
+        self.huge.push(block);
+    }
+
+    /// A whole block that was held back.
+    pub(crate) fn pop_huge(&self) -> Option<HugeBlock> {
+        self.huge.pop()
+    }
+
+    /// Notes which block it owns, by its first frame.
+    pub(crate) fn set_block(&self, first: Option<u64>) {
+        self.block.store(first.map_or(0, |frame| frame + 1), Ordering::Relaxed);
+    }
+
+    /// Counts frames that its node's `zone` gained or lost; returns what is to be reported now.
+    pub(crate) fn account(&self, zone: Zone, frames: i64) -> Option<i64> {
+        let count = &self.unreported[zone.index()];
+        let sum = count.get() as i64 + frames;
+        if sum.abs() < UNREPORTED {
+            count.set(sum as u64);
+            return None;
+        }
+        count.set(0);
+        Some(sum)
+    }
+
+    /// What is not reported yet, to be reported now.
+    pub(crate) fn report(&self, zone: Zone) -> i64 {
+        let sum = self.unreported(zone);
+        self.unreported[zone.index()].set(0);
+        sum
+    }
+
+    /// Announces frames that are about to arrive, or that they have (0).
+    pub(crate) fn announce(&self, frames: u64) {
+        // Before the swap that takes the frames: who misses them in the bitmap because of that
+        // swap sees them here.
+        self.arriving.publish(frames);
+    }
+}

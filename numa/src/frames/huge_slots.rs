@@ -1,0 +1,98 @@
+//! Whole blocks that a CPU holds back: freed runs of order 9, for its next requests.
+//!
+//! A block comes by one compare-and-swap on its entry, which also finds a double free, and
+//! leaves by a store. Written by the owning CPU alone, read by all.
+
+use core::ptr;
+
+use topomem_percpu::Order;
+use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use super::block::{BlockEntry, BlockState, Ownership};
+
+/// At most this many: 16 MiB.
+pub(crate) const MOST: usize = 8;
+
+/// A stack of whole blocks.
+#[derive(Debug)]
+pub(crate) struct HugeSlots {
+    /// How many it may hold.
+    room: u32,
+    held: AtomicU32,
+    slots: [Slot; MOST],
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// The block's first frame.
+    first: AtomicU64,
+    entry: AtomicPtr<BlockEntry>,
+}
+
+/// A block on its way in or out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HugeBlock {
+    /// Its first frame.
+    pub(crate) first: u64,
+    pub(crate) entry: &'static BlockEntry,
+}
+
+impl HugeBlock {
+    /// Makes it an allocated run of order 9: its first frame.
+    pub(super) fn give(self) -> u64 {
+        self.entry.set(BlockState::Head(Order::HUGE), Ownership::Shared);
+        self.first
+    }
+}
+
+impl HugeSlots {
+    #[cfg(not(loom))]
+    pub(super) const fn new(room: usize) -> HugeSlots {
+        HugeSlots {
+            room: capped(room),
+            held: AtomicU32::new(0),
+            slots: [const { Slot { first: AtomicU64::new(0), entry: AtomicPtr::new(ptr::null_mut()) } };
+                MOST],
+        }
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
+    pub(super) fn new(room: usize) -> HugeSlots {
+        let vacant = || Slot { first: AtomicU64::new(0), entry: AtomicPtr::new(ptr::null_mut()) };
+        HugeSlots { room: capped(room), held: AtomicU32::new(0), slots: core::array::from_fn(|_| vacant()) }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.held.load(Ordering::Relaxed) < self.room
+    }
+
+    /// Puts a block on top, where there is room.
+    pub(super) fn push(&self, block: HugeBlock) {
+        let held = self.held.load(Ordering::Relaxed);
+        let Some(slot) = self.slots.get(held as usize) else { return };
+        slot.first.store(block.first, Ordering::Relaxed);
+        slot.entry.store(ptr::from_ref(block.entry).cast_mut(), Ordering::Relaxed);
+        self.held.store(held + 1, Ordering::Relaxed);
+    }
+
+    /// Takes the top one.
+    pub(super) fn pop(&self) -> Option<HugeBlock> {
+        let held = self.held.load(Ordering::Relaxed).checked_sub(1)?;
+        let slot = self.slots.get(held as usize)?;
+        self.held.store(held, Ordering::Relaxed);
+        // SAFETY: below `held`, so `push` stored the address of a `&'static`.
+        let entry = unsafe { &*slot.entry.load(Ordering::Relaxed) };
+        Some(HugeBlock { first: slot.first.load(Ordering::Relaxed), entry })
+    }
+
+    /// The first frames of the blocks; a guess while the owner goes on.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
+        let held = self.held.load(Ordering::Relaxed) as usize;
+        self.slots.iter().take(held).map(|slot| slot.first.load(Ordering::Relaxed))
+    }
+}
+
+const fn capped(room: usize) -> u32 {
+    if room < MOST { room as u32 } else { MOST as u32 }
+}

@@ -1,0 +1,78 @@
+//! Paranoid mode: a mark per frame that says what was handed out there.
+//!
+//! A run's mark is at its first frame. Handing out stores it; giving back takes it away by
+//! compare-and-swap, so of two frees one fails at once, wherever the frame is by then, and the
+//! order must be the one that was asked for.
+
+use topomem_percpu::Order;
+use topomem_percpu::sync::atomic::{AtomicU8, Ordering};
+
+use super::region_free::Refused;
+
+/// No run begins here.
+const NONE: u8 = 0;
+/// Added to the marks of [`Given::Run`].
+const RUN: u8 = 1 << 5;
+
+/// How frames were handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// A naturally aligned run.
+    Aligned(Order),
+    /// Contiguous frames of any number, of which this is the order that holds them.
+    Run(Order),
+}
+
+impl Given {
+    fn mark(self) -> u8 {
+        match self {
+            Given::Aligned(order) => order.get() + 1,
+            Given::Run(order) => (order.get() + 1) | RUN,
+        }
+    }
+
+    fn order_of(mark: u8) -> Option<Order> {
+        Order::new((mark & !RUN).checked_sub(1)?)
+    }
+}
+
+/// The marks of a region's frames, from its first on; none unless in paranoid mode.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Marks(pub(super) &'static [AtomicU8]);
+
+impl Marks {
+    /// Notes that the run which begins `offset` frames into the region was handed out.
+    pub(crate) fn give(self, offset: u64, given: Given) {
+        if let Some(mark) = self.0.get(offset as usize) {
+            // Nobody else has the run, and whoever gave it back last did so before its bits were
+            // claimed: Relaxed. The next to give it back got it from the caller.
+            mark.store(given.mark(), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the run is given back, unless it was not handed out like that. `first` is the
+    /// number of the region's first frame.
+    ///
+    /// Cost: one compare-and-swap.
+    pub(crate) fn take_back(self, first: u64, offset: u64, given: Given) -> Result<(), Refused> {
+        let Some(mark) = self.0.get(offset as usize) else { return Ok(()) };
+        // Relaxed: that one free out of several succeeds needs only the mark's own order.
+        let exchanged = mark.compare_exchange(given.mark(), NONE, Ordering::Relaxed, Ordering::Relaxed);
+        let Err(found) = exchanged else { return Ok(()) };
+        let frame = first + offset;
+        match Given::order_of(found).or_else(|| self.order_around(first, offset)) {
+            Some(actual) => Err(Refused::WrongOrder { frame, actual }),
+            None => Err(Refused::DoubleFree(frame)),
+        }
+    }
+
+    /// The order of the aligned run that has the frame inside, if one has.
+    fn order_around(self, first: u64, offset: u64) -> Option<Order> {
+        Order::all().skip(1).find(|order| {
+            let head = (first + offset) & !(order.frames() - 1);
+            let mark = head.checked_sub(first).and_then(|offset| self.0.get(offset as usize));
+            // Relaxed: a diagnosis.
+            mark.and_then(|mark| Given::order_of(mark.load(Ordering::Relaxed))) == Some(*order)
+        })
+    }
+}
