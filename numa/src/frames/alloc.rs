@@ -10,7 +10,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::entered::Entered;
 use super::entry::{Entry, Word};
 use super::machine::{Machine, Plan};
-use super::magazine::Magazine;
+use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::node::Node;
 use super::region::{BLOCK, BlockIndex, Miss, Region};
@@ -79,15 +79,18 @@ impl<P: Platform> Frames<P> {
     /// [`AllocError`]; nothing has changed.
     #[inline]
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
-        let quick = request.plain && request.order == Order::FRAME;
         let hit = |entry: &Entry, magazine: &Magazine| {
             let taken = entry.take()?;
             magazine.taken.add(1);
             Some(taken)
         };
-        let taken = match if quick { self.rack.with_current(pin, hit) } else { None } {
-            Some(taken) => taken,
-            None => self.alloc_missed(pin, request)?,
+        let taken = match request.order {
+            Order::FRAME if request.plain => match self.rack.with_current(pin, hit) {
+                Some(taken) => taken,
+                None => self.alloc_missed(pin, request)?,
+            },
+            Order::HUGE if request.plain => self.alloc_block(pin, request)?,
+            _ => self.alloc_missed(pin, request)?,
         };
         if request.zeroed {
             self.zero(taken, request.order.bytes());
@@ -101,10 +104,17 @@ impl<P: Platform> Frames<P> {
         unsafe { ptr::write_bytes(address.as_ptr(), 0, bytes as usize) };
     }
 
-    #[cold]
     #[inline(never)]
     fn alloc_missed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
+        if machine.checked == Checked::EveryUse
+            && request.plain
+            && request.order == Order::FRAME
+            && let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter)
+            && let Some(taken) = entered.take_checked()
+        {
+            return Ok(taken);
+        }
         let number = match self.alloc_cached(machine, pin, request) {
             Some(number) => number,
             None => self.alloc_shared(machine, pin, request, Shape::Aligned(request.order))?,
@@ -113,9 +123,9 @@ impl<P: Platform> Frames<P> {
         Ok(frame(number))
     }
 
-    /// A frame or a block from the CPU's magazine, refilled if need be.
+    /// A frame from the CPU's magazine, refilled if need be.
     fn alloc_cached(&self, machine: &Machine, pin: &CpuPin, request: &FrameRequest) -> Option<u64> {
-        if !request.plain || !matches!(request.order, Order::FRAME | Order::HUGE) {
+        if !request.plain || request.order != Order::FRAME {
             return None;
         }
         let magazine = self.rack.get(pin.cpu())?;
@@ -125,11 +135,6 @@ impl<P: Platform> Frames<P> {
         };
         if entered.wants_attention() {
             self.empty(machine, &entered);
-        }
-        if request.order == Order::HUGE {
-            let block = entered.pop_huge()?;
-            entered.huge_taken.add(1);
-            return Some(block.give());
         }
         if let Some(taken) = entered.take_any() {
             return Some(number(taken));
@@ -157,7 +162,7 @@ impl<P: Platform> Frames<P> {
                 if let Some((word, mask)) = claimed {
                     let key = region.first_frame(block) / 64 + word as u64;
                     let word_of_block = Word { key, mask };
-                    let evicted = entered.hold(word_of_block, region.line(block).word(word));
+                    let evicted = entered.hold(word_of_block, region.home_of(block, word));
                     self.account(machine, entered, region, -i64::from(mask.count_ones()));
                     entered.refilled(word_of_block);
                     if let Some(evicted) = evicted {
@@ -260,9 +265,9 @@ fn own_block(
     node: &Node,
     request: &FrameRequest,
 ) -> Option<(&'static Region, BlockIndex)> {
-    for zone in Zone::ALL.into_iter().rev().filter(|&zone| node.is_cached(zone)) {
+    for zone in Zone::ALL.into_iter().rev() {
         let state = &node.zones[zone.index()];
-        if !machine.may_take(entered.node, zone, request, 64) {
+        if !state.cached || !machine.may_take(entered.node, zone, request, 64) {
             continue;
         }
         for region in state.regions.descending().filter_map(|index| machine.regions.get(index)) {

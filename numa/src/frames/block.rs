@@ -62,6 +62,12 @@ impl Block {
         matches!(self.0 & STATE, BITMAP | PROMOTING)
     }
 
+    /// A bitmap block all of whose frames are managed?
+    #[inline]
+    pub(crate) fn is_inner_bitmap(self) -> bool {
+        self.0 & (STATE | EDGE) == BITMAP
+    }
+
     pub(crate) fn is_owned(self) -> bool {
         self.0 & OWNED != 0
     }

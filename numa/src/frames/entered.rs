@@ -4,13 +4,14 @@ use core::cell::Cell;
 use core::ops::Deref;
 use core::ptr;
 
-use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+use topomem_percpu::sync::atomic::Ordering;
 use x86_64::structures::paging::PhysFrame;
 
 use super::Zone;
-use super::entry::{Entry, Give, Word, barred};
+use super::entry::{Entry, Give, Home, Word, barred};
 use super::huge_slots::HugeBlock;
 use super::magazine::{AWAY, Checked, LEAST_NEAR, MISSED, Magazine, NEAR, UNREPORTED};
+use super::marks::{give_frame, take_frame_back};
 
 /// After this many refills and evictions the size is looked at.
 const WINDOW: u32 = 16;
@@ -27,7 +28,13 @@ pub(crate) struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.magazine.leave(if self.quick == Checked::No { self.current.get() } else { barred() });
+        let current = self.current.get();
+        if self.quick == Checked::No {
+            self.magazine.leave(current);
+        } else {
+            self.magazine.remember(current);
+            self.magazine.leave(barred());
+        }
     }
 }
 
@@ -44,7 +51,7 @@ impl Entered {
         let checked = ptr::eq(resting, barred());
         Entered {
             magazine,
-            current: Cell::new(if checked { &magazine.near[0] } else { resting }),
+            current: Cell::new(if checked { magazine.last() } else { resting }),
             quick: if checked { Checked::EveryUse } else { Checked::No },
         }
     }
@@ -65,6 +72,22 @@ impl Entered {
         Some(taken)
     }
 
+    /// In paranoid mode, a frame of the current word, marked as handed out.
+    pub(crate) fn take_checked(&self) -> Option<PhysFrame> {
+        let taken = self.take()?;
+        self.current.get().mark_of(taken).into_iter().for_each(give_frame);
+        Some(taken)
+    }
+
+    /// In paranoid mode, takes a frame of the current word back that is marked as handed out.
+    pub(crate) fn give_checked(&self, frame: PhysFrame) -> Give {
+        let entry = self.current.get();
+        match entry.mark_of(frame) {
+            Some(mark) if take_frame_back(mark) => entry.add(frame),
+            _ => Give::Elsewhere,
+        }
+    }
+
     /// A frame of any near word.
     ///
     /// Bound: one look into each near entry.
@@ -76,32 +99,31 @@ impl Entered {
         self.take()
     }
 
-    /// Takes a frame back, if it is of a word that it has.
-    pub(crate) fn give_any(&self, frame: PhysFrame) -> Give {
-        let near = self.slot(frame.start_address().as_u64() >> 18);
-        if near.is_of(frame) {
-            self.current.set(near);
-            return near.add(frame);
+    /// Takes a frame back, if it is of a near word that it has.
+    pub(crate) fn give_near(&self, frame: PhysFrame) -> Give {
+        let entry = self.slot(frame.start_address().as_u64() >> 18);
+        let given = entry.add(frame);
+        if given == Give::Taken {
+            self.current.set(entry);
         }
-        match self.away.iter().find(|entry| entry.is_of(frame)) {
-            Some(entry) => entry.add(frame),
-            None => Give::Elsewhere,
-        }
+        given
     }
 
-    /// Was a frame of this word freed straight home just now? If not, one is now.
+    /// Takes a frame back, if it is of an away word that it has.
+    pub(crate) fn give_away(&self, frame: PhysFrame) -> Give {
+        self.away.iter().find(|entry| entry.is_of(frame)).map_or(Give::Elsewhere, |entry| entry.add(frame))
+    }
+
+    /// Was a frame of this word freed straight home lately? Now one is.
     pub(crate) fn freed_before(&self, key: u64) -> bool {
-        if self.missed.iter().any(|missed| missed.get() == key) {
-            return true;
-        }
-        let next = self.next_missed.load(Ordering::Relaxed);
-        self.next_missed.store(next.wrapping_add(1), Ordering::Relaxed);
-        self.missed[next as usize % MISSED].set(key);
-        false
+        let missed = &self.missed[key as usize % MISSED];
+        let before = missed.get();
+        missed.set(key);
+        before == key
     }
 
     /// Holds a near word, and takes from it next; the word whose place it takes must go home.
-    pub(crate) fn hold(&self, word: Word, home: &'static AtomicU64) -> Option<Word> {
+    pub(crate) fn hold(&self, word: Word, home: Home) -> Option<Word> {
         let entry = self.slot(word.key);
         self.current.set(entry);
         if entry.key() == Some(word.key) {
@@ -118,7 +140,7 @@ impl Entered {
     }
 
     /// Holds an away word; the word whose place it takes must go home.
-    pub(crate) fn hold_away(&self, word: Word, home: &'static AtomicU64) -> Option<Word> {
+    pub(crate) fn hold_away(&self, word: Word, home: Home) -> Option<Word> {
         let next = self.next_away.load(Ordering::Relaxed);
         self.next_away.store(next.wrapping_add(1), Ordering::Relaxed);
         let entry = &self.away[next as usize % AWAY];

@@ -4,9 +4,11 @@
 
 use core::ptr;
 
-use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
+
+use super::marks::WordMarks;
 
 /// The base of no word: bases are multiples of [`SPAN`].
 const VACANT: u64 = u64::MAX;
@@ -56,6 +58,8 @@ pub(crate) struct Entry {
     mask: AtomicU64,
     /// The word itself.
     home: AtomicPtr<AtomicU64>,
+    /// Its frames' marks; null unless in paranoid mode.
+    marks: AtomicPtr<WordMarks>,
 }
 
 /// A word taken out of a magazine.
@@ -64,6 +68,14 @@ pub(crate) struct Word {
     /// Frame number / 64.
     pub(crate) key: u64,
     pub(crate) mask: u64,
+}
+
+/// Where a word's frames are otherwise known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    pub(crate) word: &'static AtomicU64,
+    /// In paranoid mode.
+    pub(crate) marks: Option<&'static WordMarks>,
 }
 
 impl Word {
@@ -79,7 +91,12 @@ impl Word {
 
 macro_rules! vacant {
     () => {
-        Entry { base: AtomicU64::new(VACANT), mask: AtomicU64::new(0), home: AtomicPtr::new(ptr::null_mut()) }
+        Entry {
+            base: AtomicU64::new(VACANT),
+            mask: AtomicU64::new(0),
+            home: AtomicPtr::new(ptr::null_mut()),
+            marks: AtomicPtr::new(ptr::null_mut()),
+        }
     };
 }
 
@@ -95,9 +112,11 @@ impl Entry {
         vacant!()
     }
 
-    pub(super) fn hold(&self, word: Word, home: &'static AtomicU64) {
+    pub(super) fn hold(&self, word: Word, home: Home) {
         self.base.store(word.key * SPAN, Ordering::Relaxed);
-        self.home.store(ptr::from_ref(home).cast_mut(), Ordering::Relaxed);
+        self.home.store(ptr::from_ref(home.word).cast_mut(), Ordering::Relaxed);
+        let marks = home.marks.map_or(ptr::null(), ptr::from_ref);
+        self.marks.store(marks.cast_mut(), Ordering::Relaxed);
         self.mask.store(word.mask, Ordering::Relaxed);
     }
 
@@ -112,6 +131,7 @@ impl Entry {
     pub(super) fn take_over(&self, other: &Entry) {
         self.base.store(other.base.load(Ordering::Relaxed), Ordering::Relaxed);
         self.home.store(other.home.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.marks.store(other.marks.load(Ordering::Relaxed), Ordering::Relaxed);
         self.mask.store(other.mask.load(Ordering::Relaxed), Ordering::Relaxed);
         other.vacate();
     }
@@ -156,6 +176,14 @@ impl Entry {
         // SAFETY: a held word's base is the address of managed frames, so below 2^52; base and
         // offset are multiples of 4096.
         Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new_unsafe(address)) })
+    }
+
+    /// The mark of `frame`, if it is of the word that it has, in paranoid mode.
+    pub(super) fn mark_of(&self, frame: PhysFrame) -> Option<&'static AtomicU8> {
+        let bit = self.bit_of(frame)?;
+        // SAFETY: null or from a `&'static` in `hold`.
+        let marks = unsafe { self.marks.load(Ordering::Relaxed).as_ref() }?;
+        marks.get(bit.trailing_zeros() as usize)
     }
 
     /// Adds a frame, if it is of the word that it has.

@@ -8,6 +8,7 @@ use super::entered::Entered;
 use super::entry::{Give, Word};
 use super::line512::WORDS;
 use super::machine::Machine;
+use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::region_free::Refused;
@@ -17,7 +18,7 @@ use super::{Frames, FreeError, Zone};
 const LATE_TRIES: u32 = 64;
 
 impl Refused {
-    fn error(self, given: Order) -> FreeError {
+    pub(super) fn error(self, given: Order) -> FreeError {
         match self {
             Refused::DoubleFree(at) => FreeError::DoubleFree(frame(at)),
             Refused::NotAllocated(at) => FreeError::NotAllocated(frame(at)),
@@ -51,12 +52,73 @@ impl<P: Platform> Frames<P> {
         if order == Order::FRAME && self.rack.with_current(pin, |entry, _| entry.add(frame)) == Give::Taken {
             return Ok(());
         }
-        self.free_missed(pin, number(frame), order)
+        match order {
+            Order::FRAME => self.free_frame(pin, number(frame)),
+            Order::HUGE => self.free_block(pin, number(frame)),
+            _ => self.free_aligned(pin, number(frame), order),
+        }
     }
 
-    #[cold]
+    /// Frees one frame that the quick path did not take.
     #[inline(never)]
-    fn free_missed(&self, pin: &CpuPin, number: u64, order: Order) -> Result<(), FreeError> {
+    fn free_frame(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
+        let given = frame(number);
+        let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
+        if machine.checked == Checked::EveryUse
+            && let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter)
+            && entered.give_checked(given) == Give::Taken
+        {
+            return Ok(());
+        }
+        let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
+        let refuse = |why: Refused| why.error(Order::FRAME);
+        region.take_mark_back(number, Given::Aligned(Order::FRAME)).map_err(refuse)?;
+        if let Some(magazine) = self.rack.get(pin.cpu()) {
+            if let Some(entered) = magazine.enter() {
+                if entered.wants_attention() {
+                    self.empty(machine, &entered);
+                }
+                let given = if self.is_near(machine, &entered, region) {
+                    entered.give_near(given)
+                } else {
+                    entered.give_away(given)
+                };
+                // While somebody waits for memory, none is held back. A frame that is the first
+                // of its word goes straight home, by one compare-and-swap: only from the second
+                // on do they gather, so that frees in random order do not fill the magazine with
+                // words of one frame.
+                return match given {
+                    Give::Taken => Ok(()),
+                    Give::Elsewhere if !self.waiters.any() && entered.freed_before(number / 64) => {
+                        self.gather(machine, &entered, region, number).map_err(refuse)
+                    }
+                    Give::Elsewhere if region.free_frame(number) => {
+                        entered.straight.add(1);
+                        self.account(machine, &entered, region, 1);
+                        self.waiters.wake_first();
+                        Ok(())
+                    }
+                    Give::Elsewhere => self.free_oddly(machine, &entered, region, number).map_err(refuse),
+                    Give::Double => Err(refuse(Refused::DoubleFree(number))),
+                };
+            }
+            magazine.nested.add(1);
+            self.check_not_cached(pin, number, 1)?;
+        }
+        region.free_short_run(number, 1).map_err(refuse)?;
+        self.account_shared(machine, region, 1);
+        self.waiters.wake_first();
+        Ok(())
+    }
+
+    /// Do frames of the region belong into the magazine's near words?
+    #[inline]
+    fn is_near(&self, machine: &Machine, entered: &Entered, region: &Region) -> bool {
+        region.node == entered.node && machine.zone_of(region).cached
+    }
+
+    /// Frees a run that no magazine takes.
+    fn free_aligned(&self, pin: &CpuPin, number: u64, order: Order) -> Result<(), FreeError> {
         let given = frame(number);
         let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
         if !number.is_multiple_of(order.frames()) {
@@ -66,31 +128,9 @@ impl<P: Platform> Frames<P> {
         if number + order.frames() > region.span.end {
             return Err(FreeError::OutOfRange(given));
         }
-        region.take_mark_back(number, Given::Aligned(order)).map_err(|why| why.error(order))?;
-        if matches!(order, Order::FRAME | Order::HUGE)
-            && let Some(magazine) = self.rack.get(pin.cpu())
-        {
-            match magazine.enter() {
-                Some(entered) => {
-                    if entered.wants_attention() {
-                        self.empty(machine, &entered);
-                    }
-                    if order == Order::FRAME {
-                        return self
-                            .free_into(machine, &entered, region, number)
-                            .map_err(|why| why.error(order));
-                    }
-                    if self.may_hold_back(machine, &entered, region) {
-                        let block = region.cache_block(number).map_err(|why| why.error(order))?;
-                        entered.push_huge(block);
-                        return Ok(());
-                    }
-                }
-                None => magazine.nested.add(1),
-            }
-        }
         // From order 9 up the block's state tells.
         if order < Order::HUGE {
+            region.take_mark_back(number, Given::Aligned(order)).map_err(|why| why.error(order))?;
             self.check_not_cached(pin, number, order.frames())?;
         }
         region.free(number, order).map_err(|why| why.error(order))?;
@@ -99,64 +139,57 @@ impl<P: Platform> Frames<P> {
         Ok(())
     }
 
-    /// May a freed block stay with this CPU? Not a remote one, nor while memory is scarce.
-    fn may_hold_back(&self, machine: &Machine, entered: &Entered, region: &Region) -> bool {
-        let zone = machine.zone_of(region);
-        region.node == entered.node
-            && entered.has_huge_room()
-            && machine.node(region.node).is_some_and(|node| node.is_cached(region.zone))
-            && zone.free() >= zone.watermarks.low as i64
-            && !self.waiters.any()
-    }
-
     /// Refuses a run of which this CPU's magazine holds a frame: it is free already.
     fn check_not_cached(&self, pin: &CpuPin, first: u64, count: u64) -> Result<(), FreeError> {
         let cached = self.rack.get(pin.cpu()).and_then(|magazine| magazine.holds_of(first, count));
         cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(frame(held))))
     }
 
-    /// Frees one frame that the quick path did not take.
-    ///
-    /// A frame whose word the magazine does not have goes straight home, by one compare-and-swap;
-    /// only from the second of a word on do frames gather, so that frees in random order do not
-    /// fill the magazine with words of one frame.
-    fn free_into(
+    /// Frees one frame into a word of its own in the magazine.
+    #[inline(never)]
+    fn gather(
         &self,
         machine: &Machine,
         entered: &Entered,
         region: &'static Region,
         number: u64,
     ) -> Result<(), Refused> {
-        match entered.give_any(frame(number)) {
-            Give::Taken => return Ok(()),
-            Give::Double => return Err(Refused::DoubleFree(number)),
-            Give::Elsewhere => {}
-        }
         let block = region.check_small(number, 1)?;
-        let index = region.block_of(number);
-        let (at, bit) = ((number % BLOCK / 64) as usize, 1 << (number % 64));
-        // An edge block's reserved frames would look allocated to the magazine; and while
-        // somebody waits for memory, none is held back.
-        if block.is_edge() || self.waiters.any() || !entered.freed_before(number / 64) {
-            region.free_word(index, at, bit)?;
-            entered.straight.add(1);
-            self.account(machine, entered, region, 1);
-            self.waiters.wake_first();
-            return Ok(());
+        // An edge block's reserved frames would look allocated to the magazine.
+        if block.is_edge() {
+            return self.free_oddly(machine, entered, region, number);
         }
         if region.is_free(number, block) {
             return Err(Refused::DoubleFree(number));
         }
-        let home = region.line(index).word(at);
-        let word = Word { key: number / 64, mask: bit };
-        let near = region.node == entered.node
-            && machine.node(region.node).is_some_and(|node| node.is_cached(region.zone));
+        let home = region.home_of(region.block_of(number), (number % BLOCK / 64) as usize);
+        let word = Word { key: number / 64, mask: 1 << (number % 64) };
         entered.announce(64);
-        let evicted = if near { entered.hold(word, home) } else { entered.hold_away(word, home) };
+        let evicted = if self.is_near(machine, entered, region) {
+            entered.hold(word, home)
+        } else {
+            entered.hold_away(word, home)
+        };
         if let Some(evicted) = evicted {
             self.flush(machine, entered, evicted);
         }
         entered.announce(0);
+        Ok(())
+    }
+
+    /// Frees one frame past the magazine, or says why not.
+    #[cold]
+    fn free_oddly(
+        &self,
+        machine: &Machine,
+        entered: &Entered,
+        region: &Region,
+        number: u64,
+    ) -> Result<(), Refused> {
+        region.free_short_run(number, 1)?;
+        entered.straight.add(1);
+        self.account(machine, entered, region, 1);
+        self.waiters.wake_first();
         Ok(())
     }
 

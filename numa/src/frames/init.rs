@@ -310,7 +310,7 @@ fn node<G: Ground>(
     config: &FramesConfig,
 ) -> Node {
     let id = NodeId::new(index).unwrap_or(NodeId::ZERO);
-    let zones = Zone::ALL.map(|zone| {
+    let mut zones = Zone::ALL.map(|zone| {
         let mut members = RegionSet::default();
         let mut managed = 0;
         for (number, region) in regions.iter().enumerate() {
@@ -324,6 +324,8 @@ fn node<G: Ground>(
         let watermarks = Watermarks { min: min.min(most), low: low.min(most), high: high.min(most) };
         NodeZone::new(managed, watermarks, members)
     });
+    let [dma, higher @ ..] = &mut zones;
+    dma.cached = higher.iter().all(|zone| zone.managed == 0);
     let mut nearest = [NodeId::ZERO; MAX_NODES];
     let mut known = 0;
     for (slot, node) in nearest.iter_mut().zip(ground.nearest(id)) {

@@ -29,7 +29,7 @@ pub(crate) const NEAR: usize = 16;
 pub(crate) const AWAY: usize = 4;
 /// Near words that a magazine starts with, and never goes below.
 pub(crate) const LEAST_NEAR: u32 = 4;
-/// Misses of frees that are remembered.
+/// Words whose misses are remembered.
 pub(super) const MISSED: usize = 4;
 /// How far a CPU's count of a zone may run ahead of the shared one.
 pub(crate) const UNREPORTED: i64 = 256;
@@ -89,15 +89,15 @@ pub(crate) struct Magazine {
     pub(crate) node: NodeId,
     /// Near entries in use, a power of two.
     pub(super) size: AtomicU32,
+    /// In paranoid mode, the near entry used last. Set before the gate first opens.
+    last: AtomicPtr<Entry>,
     /// Another CPU wants it drained.
     attention: AtomicBool,
     pub(super) near: [Entry; NEAR],
     pub(super) away: [Entry; AWAY],
     /// The away entry that is replaced next.
     pub(super) next_away: AtomicU32,
-    /// The `missed` that is replaced next.
-    pub(super) next_missed: AtomicU32,
-    /// Words whose frames were freed straight home last.
+    /// Words whose frames were freed straight home last, by the low bits of their numbers.
     pub(super) missed: [Count; MISSED],
     pub(super) huge: HugeSlots,
     /// The owned block: its first frame + 1; 0 for none.
@@ -152,11 +152,11 @@ macro_rules! shut {
             cpu: $cpu,
             node: $node,
             size: AtomicU32::new(LEAST_NEAR),
+            last: AtomicPtr::new(ptr::null_mut()),
             attention: AtomicBool::new(false),
             near: each!(Entry::new(); NEAR),
             away: each!(Entry::new(); AWAY),
             next_away: AtomicU32::new(0),
-            next_missed: AtomicU32::new(0),
             missed: each!(Count::new(); MISSED),
             huge: HugeSlots::new($slots),
             block: AtomicU64::new(0),
@@ -193,6 +193,7 @@ impl Magazine {
 
     /// Lets its CPU use it.
     pub(super) fn open(&'static self, checked: Checked) {
+        self.remember(&self.near[0]);
         let entry = if checked == Checked::EveryUse { barred() } else { &self.near[0] };
         self.current.store(ptr::from_ref(entry).cast_mut(), Ordering::Relaxed);
     }
@@ -225,6 +226,18 @@ impl Magazine {
         compiler_fence(Ordering::SeqCst);
         // SAFETY: only `'static` entries are ever stored.
         Some(Entered::new(self, unsafe { &*resting }))
+    }
+
+    /// In paranoid mode, where the gate does not tell: the entry that frames came from and went
+    /// to last.
+    pub(super) fn last(&'static self) -> &'static Entry {
+        // SAFETY: set before the gate first opened, and to `'static` entries only.
+        unsafe { &*self.last.load(Ordering::Relaxed) }
+    }
+
+    /// Notes what [`Magazine::last`] is to be.
+    pub(super) fn remember(&self, entry: &'static Entry) {
+        self.last.store(ptr::from_ref(entry).cast_mut(), Ordering::Relaxed);
     }
 
     /// Ends a use.

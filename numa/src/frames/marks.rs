@@ -36,11 +36,32 @@ impl Given {
     }
 }
 
+/// The marks of one bitmap word's frames.
+pub(crate) type WordMarks = [AtomicU8; 64];
+
+/// Notes that a frame was handed out. As [`Marks::give`].
+pub(crate) fn give_frame(mark: &AtomicU8) {
+    mark.store(Given::Aligned(Order::FRAME).mark(), Ordering::Relaxed);
+}
+
+/// Notes that a frame is given back; false where it was not handed out as one. As
+/// [`Marks::take_back`].
+pub(crate) fn take_frame_back(mark: &AtomicU8) -> bool {
+    let given = Given::Aligned(Order::FRAME).mark();
+    mark.compare_exchange(given, NONE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
 /// The marks of a region's frames, from its first on; none unless in paranoid mode.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Marks(pub(super) &'static [AtomicU8]);
 
 impl Marks {
+    /// The marks of the word that begins `offset` frames into the region; none unless in paranoid
+    /// mode.
+    pub(crate) fn of_word(self, offset: u64) -> Option<&'static WordMarks> {
+        self.0.get(offset as usize..)?.first_chunk()
+    }
+
     /// Notes that the run which begins `offset` frames into the region was handed out.
     pub(crate) fn give(self, offset: u64, given: Given) {
         if let Some(mark) = self.0.get(offset as usize) {

@@ -17,6 +17,7 @@ mod error;
 mod fault;
 mod free;
 mod ground;
+mod huge;
 mod huge_slots;
 mod init;
 mod life;

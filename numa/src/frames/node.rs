@@ -40,11 +40,14 @@ pub(crate) struct NodeZone {
     pub(crate) managed: u64,
     pub(crate) watermarks: Watermarks,
     pub(crate) regions: RegionSet,
+    /// May magazines of the node's CPUs hold its frames? Not the scarce lowest zone's, unless the
+    /// node has no other.
+    pub(crate) cached: bool,
 }
 
 impl NodeZone {
     pub(super) fn new(managed: u64, watermarks: Watermarks, regions: RegionSet) -> NodeZone {
-        NodeZone { free: AtomicU64::new(managed), managed, watermarks, regions }
+        NodeZone { free: AtomicU64::new(managed), managed, watermarks, regions, cached: true }
     }
 
     /// Free frames as reported; a statistic, so Relaxed.
@@ -76,17 +79,6 @@ impl Node {
     /// Every node by distance, itself first.
     pub(crate) fn nearest(&self) -> &[NodeId] {
         &self.nearest[..self.count]
-    }
-
-    /// Its highest zone that has memory.
-    pub(crate) fn top_zone(&self) -> Option<Zone> {
-        Zone::ALL.into_iter().rev().find(|zone| self.zones[zone.index()].managed > 0)
-    }
-
-    /// May magazines of the node's CPUs hold frames of `zone`? Not of the scarce lowest, unless
-    /// there is no other.
-    pub(crate) fn is_cached(&self, zone: Zone) -> bool {
-        zone != Zone::Dma || self.top_zone() == Some(Zone::Dma)
     }
 }
 

@@ -18,6 +18,7 @@ use topomem_percpu::{NodeId, Order};
 
 use super::Zone;
 use super::block::{Block, BlockEntry, BlockState, Ownership};
+use super::entry::Home;
 use super::line512::{BITS, Change, Line512};
 use super::marks::Marks;
 use super::table::FrameInfo;
@@ -169,6 +170,12 @@ impl Region {
         &self.lines[block.0]
     }
 
+    /// Where the frames of a word are otherwise known. The block is no edge block.
+    pub(super) fn home_of(&self, block: BlockIndex, word: usize) -> Home {
+        let offset = self.first_frame(block) + word as u64 * 64 - self.span.start;
+        Home { word: self.line(block).word(word), marks: self.marks.of_word(offset) }
+    }
+
     pub(crate) fn entry(&self, block: BlockIndex) -> &'static BlockEntry {
         &self.entries[block.0]
     }
@@ -221,6 +228,7 @@ impl Region {
     /// Brings hint and buddy up to date after bits of `block` were set.
     ///
     /// Bound: it repeats only when an attempt to promote was foiled by another CPU's claim.
+    #[inline(never)]
     pub(super) fn settle(&self, block: BlockIndex) {
         let line = self.line(block);
         loop {
@@ -241,6 +249,7 @@ impl Region {
     }
 
     /// Brings hint and buddy up to date after a word of `block` went from `old` to `new`.
+    #[inline]
     pub(super) fn settle_change(&self, block: BlockIndex, change: Change) {
         if change.old == 0 || change.new == u64::MAX {
             self.settle(block);

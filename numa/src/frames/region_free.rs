@@ -19,7 +19,12 @@ pub(crate) enum Refused {
 
 impl Region {
     /// Refuses in paranoid mode what is not handed out like that; elsewhere accepts everything.
+    #[inline]
     pub(crate) fn take_mark_back(&self, first: u64, given: Given) -> Result<(), Refused> {
+        if self.marks.0.is_empty() { Ok(()) } else { self.compare_mark(first, given) }
+    }
+
+    fn compare_mark(&self, first: u64, given: Given) -> Result<(), Refused> {
         let start = self.span.start;
         self.marks.take_back(start, first - start, given).map_err(|refused| match refused {
             Refused::DoubleFree(frame) if !self.manages(frame, 1) => Refused::Reserved(frame),
@@ -53,6 +58,26 @@ impl Region {
             self.free_word(block, word, mask)?;
         }
         Ok(())
+    }
+
+    /// Takes back one frame of a block that is plainly one of bitmaps. False where the block is
+    /// not, or the frame is free: nothing has changed, and [`Region::free_short_run`] tells why.
+    ///
+    /// Bound: one compare-and-swap, tried again only when another CPU changed the word; now and
+    /// then what [`Region::free_word`] says.
+    #[inline]
+    pub(super) fn free_frame(&self, frame: u64) -> bool {
+        let block = self.block_of(frame);
+        if !self.entry(block).load().is_inner_bitmap() {
+            return false;
+        }
+        match self.line(block).release((frame % BLOCK / 64) as usize, 1 << (frame % 64)) {
+            Ok(change) => {
+                self.settle_change(block, change);
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// Sets the bits of one word of a bitmap block.
