@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use proptest::prelude::*;
 use topomem_numa::NodeId;
-use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, NodeSet, Policy};
+use topomem_numa::frames::{AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy};
 use topomem_percpu::Order;
 
 const CPUS: usize = 3;
@@ -45,6 +45,9 @@ enum Step {
     Drain {
         cpu: usize,
     },
+    Trim {
+        cpu: usize,
+    },
     Offline {
         cpu: usize,
     },
@@ -60,6 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (cpu(), any::<usize>()).prop_map(|(cpu, pick)| Step::Free { cpu, pick }),
         2 => (cpu(), 0_u64..4096, 0_u8..12).prop_map(|(cpu, at, order)| Step::BadFree { cpu, at, order }),
         1 => cpu().prop_map(|cpu| Step::Drain { cpu }),
+        1 => cpu().prop_map(|cpu| Step::Trim { cpu }),
         1 => cpu().prop_map(|cpu| Step::Offline { cpu }),
     ]
 }
@@ -85,6 +89,7 @@ impl Kind {
 struct Model {
     live: BTreeMap<u64, Kind>,
     managed: u64,
+    finds: DoubleFrees,
 }
 
 impl Model {
@@ -196,6 +201,23 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
         }
         Step::BadFree { cpu, at, order } => {
             let (first, order) = (START - 64 + at, Order::new(order).unwrap());
+            if model.finds == DoubleFrees::FoundAtOnce {
+                // Whatever is not exactly as handed out, wherever the frames are by now.
+                if model.live.get(&first) != Some(&Kind::Aligned(order)) {
+                    let before = frames.validate().unwrap();
+                    // SAFETY: it must be refused.
+                    let freed = unsafe { frames.free(&pin(cpu), frame(first), order) };
+                    assert!(freed.is_err(), "{first:#x} order {}", order.get());
+                    // SAFETY: as above.
+                    let freed = unsafe { frames.free_run(&pin(cpu), frame(first), order.frames()) };
+                    let run = Kind::Run(order.frames());
+                    assert!(freed.is_err() || model.live.remove(&first) == Some(run), "{first:#x} {run:?}");
+                    if freed.is_err() {
+                        assert_eq!(frames.validate().unwrap(), before);
+                    }
+                }
+                return;
+            }
             // Only what no live run touches is surely wrong; other CPUs' magazines do not tell.
             (0..CPUS).filter(|&other| other != cpu).for_each(|other| {
                 frames.drain(&pin(other));
@@ -211,6 +233,7 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             }
         }
         Step::Drain { cpu } => _ = frames.drain(&pin(cpu)),
+        Step::Trim { cpu } => frames.trim(&pin(cpu)),
         Step::Offline { cpu } => {
             frames.cpu_offline(&pin(cpu));
             frames.validate().unwrap();
@@ -221,17 +244,20 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 200,
+        cases: 400,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
     #[cfg_attr(miri, ignore = "a random search; the other tests run the same unsafe code")]
-    fn agrees_with_a_set(steps in proptest::collection::vec(step(), 1..120)) {
-        let frames = machine().frames(&FramesConfig::default());
+    fn agrees_with_a_set(
+        finds in prop_oneof![Just(DoubleFrees::FoundLate), Just(DoubleFrees::FoundAtOnce)],
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let frames = machine().frames(&FramesConfig { double_frees: finds, ..FramesConfig::default() });
         online(frames, CPUS);
-        let mut model = Model { managed: 10 * 256 - 3, ..Model::default() };
+        let mut model = Model { managed: 10 * 256 - 3, finds, ..Model::default() };
         for step in steps {
             apply(frames, &mut model, step);
             let totals = frames.validate().unwrap();
@@ -242,9 +268,9 @@ proptest! {
         for (first, kind) in core::mem::take(&mut model.live) {
             give_back(frames, 0, first, kind);
         }
-        (0..CPUS).for_each(|cpu| {
- frames.drain(&pin(cpu));
-});
+        for cpu in 0..CPUS {
+            frames.drain(&pin(cpu));
+        }
         prop_assert_eq!(frames.validate().unwrap().free, model.managed);
     }
 }

@@ -82,7 +82,7 @@ impl<P: Platform> Frames<P> {
         };
         let request = FrameRequest { order, plain: false, ..*request };
         let number = self.alloc_shared(machine, pin, &request, shape)?;
-        machine.mark_given(number, Given::Run(order));
+        machine.mark_given(number, Given::Run(count));
         let first = frame(number);
         if request.zeroed {
             self.zero(first, count * 4096);

@@ -294,12 +294,11 @@ impl<P: Platform> Frames<P> {
         if rest.1 > 0 {
             self.check_not_cached(pin, rest.0, rest.1)?;
         }
-        let order = Order::for_frames(count).ok_or(outside)?;
-        region.take_mark_back(number, Given::Run(order)).map_err(|why| why.error(order))?;
+        region.take_mark_back(number, Given::Run(count)).map_err(refuse)?;
         if rest.1 > 0
             && let Err(why) = region.free_short_run(rest.0, rest.1)
         {
-            machine.mark_given(number, Given::Run(order));
+            machine.mark_given(number, Given::Run(count));
             return Err(refuse(why));
         }
         for offset in 0..blocks {

@@ -11,23 +11,33 @@ use super::region_free::Refused;
 
 /// No run begins here.
 const NONE: u8 = 0;
-/// Added to the marks of [`Given::Run`].
+/// Added to the marks of runs of any length.
 const RUN: u8 = 1 << 5;
+/// The last of several frames of a run of any length.
+const END: u8 = 0x7f;
 
 /// How frames were handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Given {
     /// A naturally aligned run.
     Aligned(Order),
-    /// Contiguous frames of any number, of which this is the order that holds them.
-    Run(Order),
+    /// This many contiguous frames.
+    Run(u64),
 }
 
 impl Given {
     fn mark(self) -> u8 {
         match self {
             Given::Aligned(order) => order.get() + 1,
-            Given::Run(order) => (order.get() + 1) | RUN,
+            Given::Run(count) => (Order::for_frames(count).unwrap_or(Order::FRAME).get() + 1) | RUN,
+        }
+    }
+
+    /// How far behind its first frame the run has another mark.
+    fn end(self) -> Option<usize> {
+        match self {
+            Given::Run(count @ 2..) => Some(count as usize - 1),
+            _ => None,
         }
     }
 
@@ -69,6 +79,13 @@ impl Marks {
             // claimed: Relaxed. The next to give it back got it from the caller.
             mark.store(given.mark(), Ordering::Relaxed);
         }
+        if let Some(end) = self.end_of(offset, given) {
+            end.store(END, Ordering::Relaxed);
+        }
+    }
+
+    fn end_of(self, offset: u64, given: Given) -> Option<&'static AtomicU8> {
+        self.0.get(offset as usize + given.end()?)
     }
 
     /// Notes that the run is given back, unless it was not handed out like that. `first` is the
@@ -78,9 +95,17 @@ impl Marks {
     pub(crate) fn take_back(self, first: u64, offset: u64, given: Given) -> Result<(), Refused> {
         let Some(mark) = self.0.get(offset as usize) else { return Ok(()) };
         // Relaxed: that one free out of several succeeds needs only the mark's own order.
-        let exchanged = mark.compare_exchange(given.mark(), NONE, Ordering::Relaxed, Ordering::Relaxed);
-        let Err(found) = exchanged else { return Ok(()) };
         let frame = first + offset;
+        let end = self.end_of(offset, given);
+        if end.is_some_and(|end| end.load(Ordering::Relaxed) != END) {
+            return Err(Refused::NotAllocated(frame));
+        }
+        let exchanged = mark.compare_exchange(given.mark(), NONE, Ordering::Relaxed, Ordering::Relaxed);
+        let Err(found) = exchanged else {
+            // The run is ours alone now.
+            end.into_iter().for_each(|end| end.store(NONE, Ordering::Relaxed));
+            return Ok(());
+        };
         match Given::order_of(found).or_else(|| self.order_around(first, offset)) {
             Some(actual) => Err(Refused::WrongOrder { frame, actual }),
             None => Err(Refused::DoubleFree(frame)),
