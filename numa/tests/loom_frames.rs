@@ -212,3 +212,66 @@ fn block_ownership_changes_hands() {
         frames.validate().unwrap();
     });
 }
+
+#[test]
+fn a_flush_against_a_refill_of_the_same_word() {
+    model(|| {
+        let frames = frames(1);
+        frames.cpu_online(&pin(0)).unwrap();
+        frames.cpu_online(&pin(1)).unwrap();
+        let kept = alloc(frames, 0, 0).unwrap();
+        // The word goes home while the other CPU looks for one.
+        let other = thread::spawn(move || alloc(frames, 1, 0));
+        frames.drain(&pin(0));
+        let got = other.join().unwrap();
+        disjoint(got, Some(kept));
+        assert!(got.is_some());
+        frames.drain(&pin(1));
+        assert_eq!(frames.validate().unwrap().allocated, 2);
+    });
+}
+
+#[test]
+fn a_split_against_a_merge() {
+    model(|| {
+        let frames = frames(2);
+        let low = alloc(frames, 0, 9).unwrap();
+        // The buddy of `low` may be taken on its own, or with it once it is back.
+        let other = thread::spawn(move || alloc(frames, 1, 10));
+        free(frames, 0, low.0, 9);
+        let half = alloc(frames, 0, 9);
+        let both = other.join().unwrap();
+        disjoint(half, both);
+        assert!(half.is_some() || both.is_some());
+        frames.validate().unwrap();
+    });
+}
+
+#[test]
+fn two_claims_of_one_block() {
+    model(|| {
+        let frames = frames(1);
+        let other = thread::spawn(move || alloc(frames, 1, 9));
+        let mine = alloc(frames, 0, 9);
+        assert!(mine.is_some() != other.join().unwrap().is_some());
+        frames.validate().unwrap();
+    });
+}
+
+#[test]
+fn a_block_freed_twice_is_held_back_once() {
+    model(|| {
+        let frames = frames(32);
+        frames.cpu_online(&pin(0)).unwrap();
+        frames.cpu_online(&pin(1)).unwrap();
+        let block = alloc(frames, 0, 9).unwrap();
+        let first = PhysFrame::containing_address(PhysAddr::new(block.0 << 12));
+        // SAFETY: nobody uses the frames; the second free is the error that must be found.
+        let other = thread::spawn(move || unsafe { frames.free(&pin(1), first, Order::HUGE) }.is_ok());
+        // SAFETY: as above.
+        let mine = unsafe { frames.free(&pin(0), first, Order::HUGE) }.is_ok();
+        assert!(mine != other.join().unwrap());
+        let totals = frames.validate().unwrap();
+        assert_eq!((totals.allocated, totals.in_magazines), (0, 512));
+    });
+}
