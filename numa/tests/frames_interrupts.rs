@@ -14,7 +14,7 @@ use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig};
 use topomem_percpu::Order;
 
 const MIB: u64 = 32;
-const SIGNALS: usize = 100_000;
+const SIGNALS: usize = 40_000;
 /// What the handler holds on to between its runs.
 const KEPT: usize = 24;
 
