@@ -6,14 +6,23 @@
 mod frames_support;
 
 use std::collections::BTreeMap;
+use std::ptr::NonNull;
 
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use proptest::prelude::*;
 use topomem_numa::NodeId;
+<<<<<<< HEAD
 use topomem_numa::frames::{AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy};
 use topomem_percpu::Order;
+=======
+use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, NodeSet, Policy, ZeroedFrames};
+use topomem_percpu::{Order, Platform};
+use x86_64::structures::paging::PhysFrame;
+>>>>>>> b93a07c (Keep a pool of zeroed frames per node)
 
 const CPUS: usize = 3;
+/// Frames that each node keeps zeroed.
+const POOL: u16 = 60;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -21,6 +30,7 @@ enum Step {
         cpu: usize,
         order: u8,
         node: Option<usize>,
+        zeroed: bool,
     },
     Burst {
         cpu: usize,
@@ -45,8 +55,18 @@ enum Step {
     Drain {
         cpu: usize,
     },
+<<<<<<< HEAD
     Trim {
         cpu: usize,
+=======
+    /// Zeroes frames ahead.
+    Refill {
+        cpu: usize,
+        budget: usize,
+    },
+    DrainZeroed {
+        node: usize,
+>>>>>>> b93a07c (Keep a pool of zeroed frames per node)
     },
     Offline {
         cpu: usize,
@@ -57,13 +77,20 @@ fn step() -> impl Strategy<Value = Step> {
     let cpu = || 0..CPUS;
     prop_oneof![
         4 => (cpu(), 0_u8..11, proptest::option::of(0_usize..2))
-            .prop_map(|(cpu, order, node)| Step::Alloc { cpu, order, node }),
+            .prop_map(|(cpu, order, node)| Step::Alloc { cpu, order, node, zeroed: false }),
+        3 => (cpu(), 0_u8..2, proptest::option::of(0_usize..2))
+            .prop_map(|(cpu, order, node)| Step::Alloc { cpu, order, node, zeroed: true }),
         3 => (cpu(), 1_usize..200).prop_map(|(cpu, count)| Step::Burst { cpu, count }),
         1 => (cpu(), 1_u64..1500, 0_u8..10).prop_map(|(cpu, count, align)| Step::Run { cpu, count, align }),
         8 => (cpu(), any::<usize>()).prop_map(|(cpu, pick)| Step::Free { cpu, pick }),
         2 => (cpu(), 0_u64..4096, 0_u8..12).prop_map(|(cpu, at, order)| Step::BadFree { cpu, at, order }),
         1 => cpu().prop_map(|cpu| Step::Drain { cpu }),
+<<<<<<< HEAD
         1 => cpu().prop_map(|cpu| Step::Trim { cpu }),
+=======
+        3 => (cpu(), 0_usize..100).prop_map(|(cpu, budget)| Step::Refill { cpu, budget }),
+        1 => (0_usize..2).prop_map(|node| Step::DrainZeroed { node }),
+>>>>>>> b93a07c (Keep a pool of zeroed frames per node)
         1 => cpu().prop_map(|cpu| Step::Offline { cpu }),
     ]
 }
@@ -126,7 +153,23 @@ fn managed(number: u64) -> bool {
     (START..26 * 256).contains(&number) && !(19 * 256..19 * 256 + 3).contains(&number)
 }
 
+/// A word of the arena, at the start of a frame.
+fn word(frames: &Frames<Host>, first: u64) -> NonNull<u64> {
+    frames.platform().phys_to_virt(frame(first).start_address()).cast()
+}
+
+fn is_zero(frames: &Frames<Host>, first: PhysFrame, order: Order) -> bool {
+    let words = word(frames, number(first));
+    // SAFETY: inside the arena, which only this thread uses.
+    (0..order.frames() as usize * 512).step_by(64).all(|at| unsafe { words.add(at).read() } == 0)
+}
+
+/// Gives back a run with something in its frames.
 fn give_back(frames: &Frames<Host>, cpu: usize, first: u64, kind: Kind) {
+    for number in first..first + kind.frames() {
+        // SAFETY: inside the arena, which only this thread uses.
+        unsafe { word(frames, number).write(number) };
+    }
     let freed = match kind {
         // SAFETY: nobody uses the arena.
         Kind::Aligned(order) => unsafe { frames.free(&pin(cpu), frame(first), order) },
@@ -138,9 +181,12 @@ fn give_back(frames: &Frames<Host>, cpu: usize, first: u64, kind: Kind) {
 
 fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
     match step {
-        Step::Alloc { cpu, order, node } => {
+        Step::Alloc { cpu, order, node, zeroed } => {
             let order = Order::new(order).unwrap();
             let mut request = FrameRequest::order(order);
+            if zeroed {
+                request = request.zeroed();
+            }
             if let Some(node) = node.and_then(NodeId::new) {
                 request = request.policy(Policy::Bind(NodeSet::of(node)));
             }
@@ -151,6 +197,8 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
                         assert_eq!(frames.node_of(first).unwrap().index(), node);
                     }
                     model.add(number(first), Kind::Aligned(order));
+                    // The frames freed before were not.
+                    assert!(!zeroed || is_zero(frames, first, order), "{first:?}");
                 }
                 Err(AllocError::WouldBlock { .. }) => {
                     // Then others hold something: once they drained, the answer is final.
@@ -233,7 +281,19 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             }
         }
         Step::Drain { cpu } => _ = frames.drain(&pin(cpu)),
+<<<<<<< HEAD
         Step::Trim { cpu } => frames.trim(&pin(cpu)),
+=======
+        Step::Refill { cpu, budget } => {
+            let filled = frames.refill_zeroed(&pin(cpu), budget);
+            assert!(filled <= budget.min(POOL as usize));
+        }
+        Step::DrainZeroed { node } => {
+            let node = NodeId::new(node).unwrap();
+            let held = frames.stats(node).unwrap().zeroed.frames;
+            assert_eq!(frames.drain_zeroed(node), held);
+        }
+>>>>>>> b93a07c (Keep a pool of zeroed frames per node)
         Step::Offline { cpu } => {
             frames.cpu_offline(&pin(cpu));
             frames.validate().unwrap();
@@ -251,26 +311,44 @@ proptest! {
 
     #[test]
     #[cfg_attr(miri, ignore = "a random search; the other tests run the same unsafe code")]
+<<<<<<< HEAD
     fn agrees_with_a_set(
         finds in prop_oneof![Just(DoubleFrees::FoundLate), Just(DoubleFrees::FoundAtOnce)],
         steps in proptest::collection::vec(step(), 1..120),
     ) {
         let frames = machine().frames(&FramesConfig { double_frees: finds, ..FramesConfig::default() });
+=======
+    fn agrees_with_a_set(steps in proptest::collection::vec(step(), 1..120)) {
+        let zeroed = ZeroedFrames::Frames(POOL);
+        let frames = machine().frames(&FramesConfig { zeroed, ..FramesConfig::default() });
+>>>>>>> b93a07c (Keep a pool of zeroed frames per node)
         online(frames, CPUS);
         let mut model = Model { managed: 10 * 256 - 3, finds, ..Model::default() };
         for step in steps {
             apply(frames, &mut model, step);
             let totals = frames.validate().unwrap();
             prop_assert_eq!(totals.allocated, model.allocated());
-            prop_assert_eq!(totals.free + totals.in_magazines + totals.allocated, model.managed);
+            prop_assert_eq!(
+                totals.free + totals.in_magazines + totals.zeroed + totals.allocated,
+                model.managed
+            );
         }
         // Everything back: all blocks whole again.
         for (first, kind) in core::mem::take(&mut model.live) {
             give_back(frames, 0, first, kind);
         }
+<<<<<<< HEAD
         for cpu in 0..CPUS {
             frames.drain(&pin(cpu));
         }
+=======
+        (0..2).filter_map(NodeId::new).for_each(|node| {
+            frames.drain_zeroed(node);
+        });
+        (0..CPUS).for_each(|cpu| {
+ frames.drain(&pin(cpu));
+});
+>>>>>>> b93a07c (Keep a pool of zeroed frames per node)
         prop_assert_eq!(frames.validate().unwrap().free, model.managed);
     }
 }

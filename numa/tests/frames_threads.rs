@@ -10,8 +10,9 @@ use std::sync::mpsc;
 use std::thread;
 
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
-use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig};
-use topomem_percpu::Order;
+use topomem_numa::NodeId;
+use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, ZeroedFrames};
+use topomem_percpu::{Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 const THREADS: usize = if cfg!(miri) { 2 } else { 3 };
@@ -143,6 +144,60 @@ fn cpus_without_magazines_share() {
     let rounds = if cfg!(miri) { 40 } else { 20_000 };
     let frames = Machine::simple(4, THREADS).frames(&FramesConfig::default());
     churn(frames, 20 * 256, rounds, |random| random.below(10) as u8);
+}
+
+#[test]
+fn zeroed_frames_are_zero_and_handed_out_once() {
+    let rounds = if cfg!(miri) { 30 } else { 20_000 };
+    let zeroed = ZeroedFrames::Frames(if cfg!(miri) { 8 } else { 64 });
+    let frames = Machine::simple(2, THREADS).frames(&FramesConfig { zeroed, ..FramesConfig::default() });
+    online(frames, THREADS);
+    let owners = Owners::new(18 * 256);
+    let dirty = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for cpu in 0..THREADS {
+            let (owners, dirty) = (&owners, &dirty);
+            scope.spawn(move || {
+                let mut random = Random(0x9e37_79b9 * (cpu as u64 + 1));
+                let mut held: Vec<(PhysFrame, Order)> = Vec::new();
+                for _ in 0..rounds {
+                    frames.service(&pin(cpu));
+                    frames.refill_zeroed(&pin(cpu), 2);
+                    let order = Order::new(if random.below(20) == 0 { 8 } else { 0 }).unwrap();
+                    let request = FrameRequest::order(order);
+                    let request = if order == Order::FRAME { request.zeroed() } else { request };
+                    if let Ok(first) = frames.alloc(&pin(cpu), &request) {
+                        owners.take(number(first), order.frames());
+                        let word = frames.platform().phys_to_virt(first.start_address()).cast::<u64>();
+                        // SAFETY: the frame was handed to this thread, and to no other as judged
+                        // by `owners`.
+                        let found = unsafe { word.replace(u64::MAX) };
+                        if order == Order::FRAME && found != 0 {
+                            dirty.fetch_add(1, Ordering::Relaxed);
+                        }
+                        held.push((first, order));
+                    }
+                    if random.below(100) < 70 && !held.is_empty() {
+                        let (first, order) = held.swap_remove(random.below(held.len() as u64) as usize);
+                        owners.give(number(first), order.frames());
+                        free(frames, cpu, first, order);
+                    }
+                }
+                for (first, order) in held {
+                    owners.give(number(first), order.frames());
+                    free(frames, cpu, first, order);
+                }
+                frames.drain(&pin(cpu));
+            });
+        }
+    });
+    assert_eq!(owners.twice.load(Ordering::Relaxed), 0, "frames handed out twice");
+    assert_eq!(dirty.load(Ordering::Relaxed), 0, "frames not zeroed");
+    let stats = frames.stats(NodeId::ZERO).unwrap();
+    assert!(cfg!(miri) || stats.zeroed.hits > 0);
+    assert_eq!(stats.zeroed.doubles, 0);
+    frames.drain_zeroed(NodeId::ZERO);
+    assert_eq!(frames.validate().unwrap().free, 512);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
-/// Physical addresses below the arena's size map to the arena, which holds bookkeeping only.
+/// The arena holds bookkeeping, and behind it the frames.
 struct Host(NonNull<u8>);
 
 // SAFETY: plain memory.
@@ -31,7 +31,7 @@ unsafe impl Platform for Host {
     }
 
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
-        // SAFETY: bookkeeping is placed inside the arena.
+        // SAFETY: bookkeeping and frames lie inside the arena.
         unsafe { self.0.add(addr.as_u64() as usize) }
     }
 }
@@ -78,7 +78,8 @@ unsafe impl Ground for Tiny {
 }
 
 fn frames(blocks: u64) -> &'static Frames<Host> {
-    let layout = Layout::from_size_align(ARENA, 4096).unwrap();
+    // Frames are touched only where they are zeroed.
+    let layout = Layout::from_size_align(ARENA + (blocks << 21) as usize, 4096).unwrap();
     // SAFETY: the size is not 0. Leaked: models are short.
     let base = NonNull::new(unsafe { std::alloc::alloc(layout) }).unwrap();
     let frames = Box::leak(Box::new(Frames::new(Host(base))));

@@ -1,7 +1,5 @@
 //! Allocation behind the magazine's hit: refill, then node by node in the policy's order.
 
-use core::ptr;
-
 use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::PhysAddr;
@@ -79,29 +77,22 @@ impl<P: Platform> Frames<P> {
     /// [`AllocError`]; nothing has changed.
     #[inline]
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
+        if request.zeroed {
+            return self.alloc_zeroed(pin, request);
+        }
         let hit = |entry: &Entry, magazine: &Magazine| {
             let taken = entry.take()?;
             magazine.taken.add(1);
             Some(taken)
         };
-        let taken = match request.order {
+        match request.order {
             Order::FRAME if request.plain => match self.rack.with_current(pin, hit) {
-                Some(taken) => taken,
-                None => self.alloc_missed(pin, request)?,
+                Some(taken) => Ok(taken),
+                None => self.alloc_missed(pin, request),
             },
-            Order::HUGE if request.plain => self.alloc_block(pin, request)?,
-            _ => self.alloc_missed(pin, request)?,
-        };
-        if request.zeroed {
-            self.zero(taken, request.order.bytes());
+            Order::HUGE if request.plain => self.alloc_block(pin, request),
+            _ => self.alloc_missed(pin, request),
         }
-        Ok(taken)
-    }
-
-    pub(super) fn zero(&self, first: PhysFrame, bytes: u64) {
-        let address = self.platform.phys_to_virt(first.start_address());
-        // SAFETY: the run was just allocated, so it is RAM in the direct map that nobody uses.
-        unsafe { ptr::write_bytes(address.as_ptr(), 0, bytes as usize) };
     }
 
     #[inline(never)]
@@ -203,9 +194,15 @@ impl<P: Platform> Frames<P> {
         let mut in_transit = false;
         for _ in 0..PASSES {
             for node in allowed().filter_map(|&id| machine.node(id)) {
+                let mut moves = node.zeroed.moves();
                 let mut taken = take_on(node, machine, request, shape);
                 // What this CPU holds back itself must not send it to a farther node, or away.
                 if taken.is_err() && self.give_up_cached(machine, pin) {
+                    taken = take_on(node, machine, request, shape);
+                }
+                // Nor what the node's pool of zeroed frames does.
+                if taken.is_err() && self.spill_zeroed(machine, node) > 0 {
+                    moves = node.zeroed.moves();
                     taken = take_on(node, machine, request, shape);
                 }
                 match taken {
@@ -214,7 +211,8 @@ impl<P: Platform> Frames<P> {
                         self.count(machine, pin, plan, region);
                         return Ok(number);
                     }
-                    Err(miss) => in_transit |= miss == Miss::InTransit,
+                    Err(Miss::InTransit) => in_transit = true,
+                    Err(Miss::Nothing) => in_transit |= !node.zeroed.has_nothing_since(moves),
                 }
             }
             if self.ask_others(machine, pin, plan) || in_transit {
@@ -244,7 +242,7 @@ impl<P: Platform> Frames<P> {
         some
     }
 
-    fn count(&self, machine: &Machine, pin: &CpuPin, plan: Plan, region: &Region) {
+    pub(super) fn count(&self, machine: &Machine, pin: &CpuPin, plan: Plan, region: &Region) {
         if region.node == plan.start {
             machine.node(region.node).into_iter().for_each(|node| node.counters.count_local());
         } else {

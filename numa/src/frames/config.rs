@@ -24,6 +24,30 @@ pub enum DoubleFrees {
     FoundAtOnce,
 }
 
+/// How many frames each node keeps that are zero already.
+///
+/// They are filled in by [`Frames::refill_zeroed`](super::Frames::refill_zeroed) and by nothing
+/// else, and remain free: whoever finds nothing else takes them. The bookkeeping is two bytes a
+/// frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ZeroedFrames {
+    /// One for 1024 frames of the node, at most 256.
+    #[default]
+    InProportion,
+    /// So many, at most 1024.
+    Frames(u16),
+}
+
+impl ZeroedFrames {
+    /// Of a node that has `managed` frames.
+    pub(super) fn of(self, managed: u64) -> u64 {
+        match self {
+            ZeroedFrames::InProportion => (managed / 1024).min(256),
+            ZeroedFrames::Frames(frames) => u64::from(frames).min(managed),
+        }
+    }
+}
+
 /// Configuration of [`Frames::init`](super::Frames::init).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FramesConfig {
@@ -35,4 +59,6 @@ pub struct FramesConfig {
     pub table: PerFrameTable,
     /// How soon are double frees noticed?
     pub double_frees: DoubleFrees,
+    /// How many frames each node keeps that are zero already.
+    pub zeroed: ZeroedFrames,
 }

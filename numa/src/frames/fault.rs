@@ -7,34 +7,42 @@ use topomem_percpu::sync::atomic::{AtomicBool, Ordering};
 pub enum Fault {
     /// Magazines take frames that stay free in their bitmap, so that others get them too.
     MagazineDuplicates,
+    /// Frames go to the pools of zeroed frames as they are.
+    UnzeroedPools,
 }
 
 /// Which faults are on.
 #[derive(Debug)]
 pub(crate) struct Faults {
     duplicates: AtomicBool,
+    skip_zeroing: AtomicBool,
 }
 
 impl Faults {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Faults {
-        Faults { duplicates: AtomicBool::new(false) }
+        Faults { duplicates: AtomicBool::new(false), skip_zeroing: AtomicBool::new(false) }
     }
 
     /// loom's atomics have no `const` constructor.
     #[cfg(loom)]
     pub(crate) fn new() -> Faults {
-        Faults { duplicates: AtomicBool::new(false) }
+        Faults { duplicates: AtomicBool::new(false), skip_zeroing: AtomicBool::new(false) }
     }
 
     pub(crate) fn inject(&self, fault: Fault) {
         match fault {
-            // A switch on its own: Relaxed.
+            // Switches on their own: Relaxed.
             Fault::MagazineDuplicates => self.duplicates.store(true, Ordering::Relaxed),
+            Fault::UnzeroedPools => self.skip_zeroing.store(true, Ordering::Relaxed),
         }
     }
 
     pub(crate) fn duplicates(&self) -> bool {
         self.duplicates.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn skips_zeroing(&self) -> bool {
+        self.skip_zeroing.load(Ordering::Relaxed)
     }
 }

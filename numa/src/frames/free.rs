@@ -12,6 +12,7 @@ use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::region_free::Refused;
+use super::zeroed::pooled;
 use super::{Frames, FreeError, Zone};
 
 /// How often a word is sent home again, less the frames found free there.
@@ -42,7 +43,9 @@ impl<P: Platform> Frames<P> {
     ///
     /// # Errors
     /// [`FreeError`]; nothing has changed. A frame that is free in another CPU's magazine is not
-    /// recognised, nor is one of several runs below order 9 freed as one: bitmaps keep no order.
+    /// recognised, nor is one in its node's pool of zeroed frames by a magazine that has its word
+    /// (both are when the word goes home, and the pool's also when a CPU whose magazine has it
+    /// takes it from there), nor is one of several runs below order 9 freed as one: bitmaps keep no order.
     ///
     /// # Safety
     ///
@@ -73,6 +76,7 @@ impl<P: Platform> Frames<P> {
         let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
         let refuse = |why: Refused| why.error(Order::FRAME);
         region.take_mark_back(number, Given::Aligned(Order::FRAME)).map_err(refuse)?;
+        self.check_not_pooled(machine, region, number, 1).map_err(refuse)?;
         if let Some(magazine) = self.rack.get(pin.cpu()) {
             if let Some(entered) = magazine.enter() {
                 if entered.wants_attention() {
@@ -132,6 +136,7 @@ impl<P: Platform> Frames<P> {
         if order < Order::HUGE {
             region.take_mark_back(number, Given::Aligned(order)).map_err(|why| why.error(order))?;
             self.check_not_cached(pin, number, order.frames())?;
+            self.check_not_pooled(machine, region, number, order.frames()).map_err(|why| why.error(order))?;
         }
         region.free(number, order).map_err(|why| why.error(order))?;
         self.account_shared(machine, region, order.frames() as i64);
@@ -198,9 +203,9 @@ impl<P: Platform> Frames<P> {
         let Some(region) = machine.region_of(word.first()) else { return };
         let block = region.block_of(word.key * 64);
         let at = word.key as usize % WORDS;
-        let mut bits = word.mask;
-        // Frames that are free at home already were freed twice, there and here: the second is
-        // refused late, and changes nothing.
+        // Frames that are free at home or in the pool already were freed twice, there and here:
+        // the second is refused late, and changes nothing.
+        let mut bits = word.mask & !pooled(machine, region, word.key);
         for _ in 0..LATE_TRIES {
             if bits == 0 || region.free_word(block, at, bits).is_ok() {
                 break;
@@ -293,6 +298,7 @@ impl<P: Platform> Frames<P> {
         }
         if rest.1 > 0 {
             self.check_not_cached(pin, rest.0, rest.1)?;
+            self.check_not_pooled(machine, region, rest.0, rest.1).map_err(refuse)?;
         }
         region.take_mark_back(number, Given::Run(count)).map_err(refuse)?;
         if rest.1 > 0

@@ -14,6 +14,7 @@ use super::marks::Marks;
 use super::node::{MAX_REGIONS, Node, NodeCounters, NodeZone, RegionSet};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::table::FrameInfo;
+use super::zeroed_pool::{Set, ZeroedPool};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Watermarks, Zone};
 
 /// Gaps up to this many frames (128 MiB) are bridged by one region: they cost bookkeeping, but
@@ -148,6 +149,12 @@ pub(super) fn build<P: Platform, G: Ground>(
         *group = place_magazines(&mut builder, index, blocks, &mut cpu_nodes, &mut metadata)?;
     }
 
+    let mut pools: ArrayVec<ZeroedPool, MAX_NODES> = ArrayVec::new();
+    for index in 0..node_count {
+        pools.push(place_pool(&mut builder, index, config, &mut metadata)?);
+    }
+    let mut pools = pools.into_iter();
+
     let spans = span_place.fill(|_| Span { start: 0, end: 0 });
     let mut count = 0;
     sites(ground, config, |site| {
@@ -166,7 +173,8 @@ pub(super) fn build<P: Platform, G: Ground>(
     let divisor = weights(ground, node_count).fold(0, gcd).max(1);
     let nodes: &'static [Node] = node_place.fill(|index| {
         let weight = weights(ground, node_count).nth(index).unwrap_or(1) / divisor;
-        node(ground, index, node_count, weight, regions, config)
+        let zeroed = pools.next().unwrap_or(ZeroedPool::new(&[], 0));
+        node(ground, index, node_count, weight, regions, config, zeroed)
     });
     let machine = machine_place.fill(|_| Machine {
         nodes,
@@ -264,6 +272,25 @@ fn place_magazines<P: Platform, G: Ground>(
     }))
 }
 
+/// Places a node's pool of zeroed frames on that node.
+fn place_pool<P: Platform, G: Ground>(
+    builder: &mut Builder<'_, P, G>,
+    node: usize,
+    config: &FramesConfig,
+    metadata: &mut Metadata,
+) -> Result<ZeroedPool, InitError<G::Error>> {
+    let id = NodeId::new(node).unwrap_or(NodeId::ZERO);
+    let mut frames = 0;
+    sites(&*builder.ground, config, |site| {
+        if site.node == id {
+            frames += site.span.end - site.span.start;
+        }
+    });
+    let target = config.zeroed.of(frames);
+    let place = builder.place(ZeroedPool::sets_for(target), id, &mut metadata.pools)?;
+    Ok(ZeroedPool::new(place.fill(|_| Set::new()), target))
+}
+
 /// Makes the frames of a managed span free.
 fn populate(region: &Region, span: Span) {
     let mut at = span.start;
@@ -308,6 +335,7 @@ fn node<G: Ground>(
     weight: u64,
     regions: &'static [Region],
     config: &FramesConfig,
+    zeroed: ZeroedPool,
 ) -> Node {
     let id = NodeId::new(index).unwrap_or(NodeId::ZERO);
     let mut zones = Zone::ALL.map(|zone| {
@@ -332,5 +360,5 @@ fn node<G: Ground>(
         *slot = node;
         known += 1;
     }
-    Node { id, zones, nearest, count: known.min(count), weight, counters: NodeCounters::new() }
+    Node { id, zones, nearest, count: known.min(count), weight, counters: NodeCounters::new(), zeroed }
 }

@@ -39,6 +39,8 @@ pub struct Metadata {
     pub marks: u64,
     /// Magazines.
     pub magazines: u64,
+    /// Pools of zeroed frames.
+    pub pools: u64,
     /// What there is once: nodes, the list of regions and pieces.
     pub fixed: u64,
 }

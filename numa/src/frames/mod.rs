@@ -3,7 +3,7 @@
 //!
 //! Memory of one node and zone is a *region* of 2 MiB *blocks*. Frames are free in exactly one
 //! place: as a bit in their block's bitmap line, as part of a whole block in the buddy's line of
-//! its GiB, or in one CPU's magazine. Nothing takes a lock, except futures that wait for memory.
+//! its GiB, in one CPU's magazine, or in their node's pool of zeroed frames. Nothing takes a lock, except futures that wait for memory.
 
 mod adapter;
 mod alloc;
@@ -37,11 +37,14 @@ mod stats;
 mod survey;
 mod table;
 mod validate;
+mod validate_pools;
 mod wait;
+mod zeroed;
+mod zeroed_pool;
 mod zone;
 
 pub use adapter::FrameSource;
-pub use config::{DoubleFrees, FramesConfig, PerFrameTable};
+pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames};
 pub use error::{AllocError, FreeError, InitError, InvalidRequest, OnlineError};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
@@ -55,6 +58,7 @@ pub use stats::{MagazineStats, NodeStats, Totals, ZoneStats};
 pub use table::FrameInfo;
 pub use validate::Corruption;
 pub use wait::AllocFuture;
+pub use zeroed_pool::ZeroedStats;
 pub use zone::{Pressure, Watermarks, Zone, ZoneLimits};
 
 use core::fmt;

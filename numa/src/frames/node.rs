@@ -3,6 +3,7 @@
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 use topomem_percpu::{MAX_NODES, NodeId};
 
+use super::zeroed_pool::ZeroedPool;
 use super::{Watermarks, Zone};
 
 /// At most this many regions: one bit each in a [`RegionSet`].
@@ -73,6 +74,7 @@ pub(crate) struct Node {
     /// Its share in weighted interleaving, at least 1.
     pub(crate) weight: u64,
     pub(crate) counters: NodeCounters,
+    pub(crate) zeroed: ZeroedPool,
 }
 
 impl Node {

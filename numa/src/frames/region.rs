@@ -107,7 +107,13 @@ impl Hot {
 /// Counts its holder as in transit, and when dropped, as having been.
 pub(super) struct Transit<'r>(&'r AtomicU64);
 
-impl Transit<'_> {
+impl<'r> Transit<'r> {
+    pub(super) fn begin(count: &'r AtomicU64) -> Transit<'r> {
+        // Acquire keeps the claims that follow behind it; they publish it by their own Release.
+        count.fetch_add(1, Ordering::AcqRel);
+        Transit(count)
+    }
+
     /// Ends it without a trace: its holder touched nothing.
     pub(super) fn cancel(self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
@@ -124,9 +130,7 @@ impl Drop for Transit<'_> {
 
 impl Region {
     pub(super) fn transit(&self) -> Transit<'_> {
-        // Acquire keeps the claims that follow behind it; they publish it by their own Release.
-        self.hot.transit.fetch_add(1, Ordering::AcqRel);
-        Transit(&self.hot.transit)
+        Transit::begin(&self.hot.transit)
     }
 
     /// Repeats `search` until it finds something, or nothing was in transit throughout.

@@ -72,7 +72,9 @@ impl FrameRequest {
         self
     }
 
-    /// Filled with zeros before it is handed out. Costs a write of the whole run.
+    /// Filled with zeros. Costs a write of the whole run; for one frame nothing but two atomic
+    /// read-modify-writes while its node has zeroed frames ahead
+    /// ([`Frames::refill_zeroed`](super::Frames::refill_zeroed)).
     pub const fn zeroed(mut self) -> FrameRequest {
         self.zeroed = true;
         self

@@ -2,7 +2,7 @@
 
 use topomem_percpu::Order;
 
-use super::{Pressure, Zone};
+use super::{Pressure, ZeroedStats, Zone};
 
 /// One CPU's magazine, counted by its owner alone: reading it costs the owner nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +37,7 @@ pub struct MagazineStats {
 pub struct ZoneStats {
     /// Frames that the allocator manages; reserved ones left out.
     pub managed: u64,
-    /// Free frames, those in magazines left out.
+    /// Free frames, those in magazines and in the pool of zeroed frames left out.
     pub free: u64,
     /// Of `free`: maximal aligned free runs by order. Sums to `free` weighted by size.
     pub runs: [u64; Order::GIANT.get() as usize + 1],
@@ -50,6 +50,8 @@ pub struct NodeStats {
     pub zones: [ZoneStats; Zone::COUNT],
     /// Frames of this node in magazines.
     pub in_magazines: u64,
+    /// The pool of zeroed frames.
+    pub zeroed: ZeroedStats,
     /// Runs that this node served to requests that preferred it.
     pub local: u64,
     /// Runs that this node served to requests that preferred another.
@@ -61,6 +63,12 @@ pub struct NodeStats {
 }
 
 impl NodeStats {
+    /// Free frames, wherever they are.
+    #[must_use]
+    pub fn all_free(&self) -> u64 {
+        self.free() + self.in_magazines + self.zeroed.frames
+    }
+
     /// Free frames in bitmaps and buddy.
     #[must_use]
     pub fn free(&self) -> u64 {
@@ -81,6 +89,8 @@ pub struct Totals {
     pub free: u64,
     /// In CPUs' magazines.
     pub in_magazines: u64,
+    /// In nodes' pools of zeroed frames.
+    pub zeroed: u64,
     /// Handed out.
     pub allocated: u64,
     /// Inside regions but not managed: reserved, or holes.

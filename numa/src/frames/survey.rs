@@ -42,7 +42,8 @@ impl<P: Platform> Frames<P> {
             .map(|(zone, free)| zone.watermarks.pressure(free))
             .min()
             .unwrap_or(Pressure::None);
-        Some(NodeStats { zones, in_magazines, local, remote, foreign, pressure })
+        let zeroed = state.zeroed.stats();
+        Some(NodeStats { zones, in_magazines, zeroed, local, remote, foreign, pressure })
     }
 
     fn zone_stats(&self, machine: &Machine, node: &Node, zone: Zone) -> ZoneStats {
@@ -54,7 +55,7 @@ impl<P: Platform> Frames<P> {
         stats
     }
 
-    /// Free frames of a zone, those in magazines left out, to within 256 per CPU of the node.
+    /// Free frames of a zone, those in magazines and pools left out, to within 256 per CPU of the node.
     ///
     /// Cost: one load.
     pub fn free_estimate(&self, node: NodeId, zone: Zone) -> u64 {

@@ -38,6 +38,10 @@ pub enum Corruption {
         /// Whose magazine.
         cpu: CpuId,
     },
+    /// A frame in a pool of zeroed frames is free elsewhere too, or of another node.
+    Misplaced(PhysFrame),
+    /// A frame in a pool of zeroed frames is not zero: somebody has written to it since.
+    NotZero(PhysFrame),
     /// A zone's count of free frames is wrong.
     Count {
         /// The node.
@@ -76,8 +80,9 @@ impl<P: Platform> Frames<P> {
             totals.reserved += region.span.end - region.span.start - region.managed_frames();
         }
         totals.in_magazines = self.check_magazines(machine)?;
+        totals.zeroed = self.check_pools(machine)?;
         self.check_counts(machine)?;
-        totals.allocated = managed - totals.free - totals.in_magazines;
+        totals.allocated = managed - totals.free - totals.in_magazines - totals.zeroed;
         Ok(totals)
     }
 

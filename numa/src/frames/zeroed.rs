@@ -1,0 +1,203 @@
+//! Zeroed frames: from the node's pool, which is filled in the background, or cleared on demand.
+
+use core::ptr;
+
+use topomem_percpu::{CpuPin, NodeId, Order, Platform};
+use x86_64::structures::paging::PhysFrame;
+
+use super::alloc::frame;
+use super::entry::Word;
+use super::line512::{WORDS, masks};
+use super::machine::{Machine, Plan};
+use super::marks::Given;
+use super::node::Node;
+use super::region::{BLOCK, Region};
+use super::region_free::Refused;
+use super::zeroed_pool::Pushed;
+use super::{AllocError, FrameRequest, Frames, Policy, Zone};
+
+impl<P: Platform> Frames<P> {
+    /// Serves a request for zeroed frames.
+    ///
+    /// One frame comes from the pool of the node that it would be taken from, while that has any
+    /// and every frame of the node is in an allowed zone; whatever else is cleared here.
+    pub(super) fn alloc_zeroed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
+        let machine = self.machine().ok_or(AllocError::NotReady)?;
+        let mut request = FrameRequest { zeroed: false, ..*request };
+        if request.order == Order::FRAME {
+            let plan = machine.plan(pin.cpu(), &request).map_err(AllocError::InvalidRequest)?;
+            if let Some(number) = self.pop_zeroed(machine, pin, plan, &request) {
+                return Ok(frame(number));
+            }
+            // The node whose turn it is stays the one.
+            if let Policy::Interleave(_) | Policy::WeightedInterleave(_) = request.policy {
+                request.policy = Policy::Preferred(plan.start);
+            }
+        }
+        let taken = self.alloc(pin, &request)?;
+        self.zero(taken, request.order.bytes());
+        Ok(taken)
+    }
+
+    /// A frame that is zero already, of the nearest allowed node that has memory.
+    fn pop_zeroed(&self, machine: &Machine, pin: &CpuPin, plan: Plan, request: &FrameRequest) -> Option<u64> {
+        let nearest = machine.node(plan.start)?.nearest().iter();
+        let mut allowed = nearest.filter(|&&id| plan.allowed.contains(id)).filter_map(|&id| machine.node(id));
+        let has = |node: &Node, zone: Zone| node.zones[zone.index()].managed > 0;
+        let node = allowed.find(|node| Zone::ALL.iter().any(|&zone| has(node, zone)))?;
+        if Zone::ALL.iter().any(|&zone| zone > request.zone && has(node, zone)) {
+            return None;
+        }
+        loop {
+            let Some(number) = node.zeroed.pop(pin.cpu().index()) else {
+                node.zeroed.count_miss();
+                return None;
+            };
+            // Freed although it was free: the magazine has it, so the pool does not hand it out.
+            if self.rack.get(pin.cpu()).is_some_and(|magazine| magazine.holds_of(number, 1).is_some()) {
+                node.zeroed.count_doubles(1);
+                continue;
+            }
+            let region = machine.region_of(number)?;
+            self.count(machine, pin, plan, region);
+            machine.mark_given(number, Given::Aligned(Order::FRAME));
+            return Some(number);
+        }
+    }
+
+    pub(super) fn zero(&self, first: PhysFrame, bytes: u64) {
+        let address = self.platform.phys_to_virt(first.start_address());
+        // SAFETY: the run was just allocated, so it is RAM in the direct map that nobody uses.
+        unsafe { ptr::write_bytes(address.as_ptr(), 0, bytes as usize) };
+    }
+
+    /// Zeroes up to `budget` free frames of the pinned CPU's node ahead of need, and returns how
+    /// many. [`FrameRequest::zeroed`] takes them first; they stay free for every other use.
+    ///
+    /// For service tasks and idle loops. Stops when the pool is full
+    /// ([`FramesConfig::zeroed`](super::FramesConfig::zeroed)), when the zones that magazines
+    /// cache are down to their low watermark or to four pools' worth of free frames, and while
+    /// anybody waits for memory.
+    ///
+    /// Cost: for each frame that of zeroing it and three atomic read-modify-writes; a look at
+    /// each slot of the pool (64 by default) where it is full. Lock-free; may be called on all
+    /// CPUs at once, which may overfill the pool, at most fourfold.
+    pub fn refill_zeroed(&self, pin: &CpuPin, budget: usize) -> usize {
+        let Some(machine) = self.machine() else { return 0 };
+        let Some(node) = machine.node(machine.node_of_cpu(pin.cpu())) else { return 0 };
+        let room = node.zeroed.target.saturating_sub(node.zeroed.count());
+        let wanted = room.min(budget as u64);
+        (0..wanted).take_while(|_| self.add_zeroed(machine, node)).count()
+    }
+
+    /// Moves one frame into the pool; false where that is impossible or unwise.
+    fn add_zeroed(&self, machine: &Machine, node: &Node) -> bool {
+        if self.waiters.any() {
+            return false;
+        }
+        let moving = node.zeroed.moving();
+        let Some((number, region)) = spare_frame(machine, node) else { return false };
+        self.account_shared(machine, region, -1);
+        self.zero_for_pool(frame(number));
+        let pushed = node.zeroed.push(number);
+        match pushed {
+            Pushed::Kept => {}
+            // It was free twice, and is once now.
+            Pushed::Twice => node.zeroed.count_doubles(1),
+            Pushed::Full => {
+                // It cannot be free already: we have just taken it.
+                let freed = region.free(number, Order::FRAME);
+                debug_assert!(freed.is_ok(), "{freed:?}");
+                self.account_shared(machine, region, 1);
+            }
+        }
+        drop(moving);
+        // Who began to wait meanwhile has missed the frame on its way.
+        self.waiters.wake_first();
+        pushed == Pushed::Kept
+    }
+
+    #[cfg(not(feature = "fault-injection"))]
+    fn zero_for_pool(&self, first: PhysFrame) {
+        self.zero(first, Order::FRAME.bytes());
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn zero_for_pool(&self, first: PhysFrame) {
+        if !self.faults.skips_zeroing() {
+            self.zero(first, Order::FRAME.bytes());
+        }
+    }
+
+    /// Returns the frames of a node's pool to where every request finds them, and says how many
+    /// there were. Allocations that run short do so themselves.
+    ///
+    /// Bound: one look at each slot of the pool, and one compare-and-swap for up to 16 frames.
+    pub fn drain_zeroed(&self, node: NodeId) -> u64 {
+        let Some(machine) = self.machine() else { return 0 };
+        machine.node(node).map_or(0, |node| self.spill_zeroed(machine, node))
+    }
+
+    /// Returns the pool's frames to the bitmaps: how many.
+    pub(super) fn spill_zeroed(&self, machine: &Machine, node: &Node) -> u64 {
+        if node.zeroed.words().next().is_none() {
+            return 0;
+        }
+        let _moving = node.zeroed.moving();
+        let mut spilled = 0;
+        node.zeroed.empty(|word| {
+            spilled += word.frames();
+            self.send_home(machine, node, word);
+        });
+        self.waiters.wake_first();
+        spilled
+    }
+
+    fn send_home(&self, machine: &Machine, node: &Node, word: Word) {
+        let Some(region) = machine.region_of(word.first()) else { return };
+        let (block, at) = (region.block_of(word.first()), word.key as usize % WORDS);
+        let mut bits = word.mask;
+        // What is free there already was freed while it lay here, and is free once now.
+        while bits != 0 && region.free_word(block, at, bits).is_err() {
+            bits &= !region.line(block).load(at);
+        }
+        self.account_shared(machine, region, bits.count_ones().into());
+        node.zeroed.count_doubles((word.mask & !bits).count_ones());
+    }
+
+    /// Refuses frames of one block that lie in their node's pool: they are free already.
+    ///
+    /// Cost: [`ZeroedPool::held`](super::zeroed_pool::ZeroedPool::held) for each bitmap word.
+    pub(super) fn check_not_pooled(
+        &self,
+        machine: &Machine,
+        region: &Region,
+        first: u64,
+        count: u64,
+    ) -> Result<(), Refused> {
+        let words = masks((first % BLOCK) as usize, count as usize);
+        let base = first / BLOCK * WORDS as u64;
+        let mut held = words.map(|(word, mask)| (base + word as u64, mask));
+        held.try_for_each(|(key, mask)| match pooled(machine, region, key) & mask {
+            0 => Ok(()),
+            twice => Err(Refused::DoubleFree(key * 64 + u64::from(twice.trailing_zeros()))),
+        })
+    }
+}
+
+/// The frames of a bitmap word that its node's pool holds.
+pub(super) fn pooled(machine: &Machine, region: &Region, key: u64) -> u64 {
+    machine.node(region.node).map_or(0, |node| node.zeroed.held(key))
+}
+
+/// A frame of a zone that magazines cache too, and that has plenty.
+fn spare_frame(machine: &Machine, node: &Node) -> Option<(u64, &'static Region)> {
+    let mut spare = node.zones.iter().rev().filter(|zone| {
+        let least = zone.watermarks.low.max(4 * node.zeroed.target);
+        zone.cached && zone.free() > least as i64
+    });
+    spare.find_map(|zone| {
+        let mut regions = zone.regions.descending().filter_map(|index| machine.regions.get(index));
+        regions.find_map(|region| Some((region.alloc(Order::FRAME).ok()?, region)))
+    })
+}

@@ -1,0 +1,288 @@
+//! A node's bag of frames that are known to be zero.
+//!
+//! A slot is one word: up to 16 frames of an aligned group of 16, as the group's number and a
+//! mask. So taking or adding a frame is one compare-and-swap, which cannot be fooled by a slot
+//! that was emptied and filled again meanwhile: the word says all there is to know. Slots lie in
+//! sets of a cache line, and all groups of one bitmap word in the same set, so whether any frame
+//! of a word lies here is a look at one line.
+//!
+//! Lock-free, without allocation, and safe in interrupt and NMI handlers: nothing is half done
+//! between two instructions.
+
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::entry::Word;
+use super::region::Transit;
+
+/// Slots in a set: one cache line.
+const WAYS: usize = 8;
+/// Frames that a slot can hold.
+const GROUP: u64 = 16;
+/// A pool has places for four times as many frames as it is filled with: scattered frames share
+/// no slots.
+const SLACK: u64 = 4;
+/// The largest pool.
+pub(super) const MOST: u64 = 1024;
+
+/// Slots for the groups of some bitmap words.
+#[repr(align(64))]
+#[derive(Debug)]
+pub(super) struct Set([AtomicU64; WAYS]);
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Set>() == 64);
+
+impl Set {
+    pub(super) fn new() -> Set {
+        Set(core::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+/// Frames of one group: `frame / 16` above 16 bits of mask. No packet is without frames: an
+/// empty slot is 0.
+#[derive(Debug, Clone, Copy)]
+struct Packet(u64);
+
+impl Packet {
+    fn of(frame: u64) -> Packet {
+        Packet((frame / GROUP) << GROUP | 1 << (frame % GROUP))
+    }
+
+    fn in_slot(slot: u64) -> Option<Packet> {
+        (slot != 0).then_some(Packet(slot))
+    }
+
+    fn mask(self) -> u64 {
+        self.0 & ((1 << GROUP) - 1)
+    }
+
+    fn lowest(self) -> u64 {
+        self.0 / (1 << GROUP) * GROUP + u64::from(self.0.trailing_zeros())
+    }
+
+    /// What the slot holds once the lowest frame is taken.
+    fn rest(self) -> u64 {
+        if self.mask().is_power_of_two() { 0 } else { self.0 & (self.0 - 1) }
+    }
+
+    /// Both, where they are of one group.
+    fn join(self, other: Packet) -> Option<u64> {
+        (self.0 >> GROUP == other.0 >> GROUP).then_some(self.0 | other.0)
+    }
+
+    fn word(self) -> Word {
+        let group = self.0 >> GROUP;
+        Word { key: group / 4, mask: self.mask() << (group % 4 * GROUP) }
+    }
+}
+
+/// What became of a frame that was pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pushed {
+    Kept,
+    /// Its set has no slot for it.
+    Full,
+    /// It is here already.
+    Twice,
+}
+
+/// The frames of one node that are known to be zero. They are free, but neither in the bitmaps
+/// nor in the zones' counts.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct ZeroedPool {
+    sets: &'static [Set],
+    /// How many frames it is filled with.
+    pub(super) target: u64,
+    /// Frames on their way from a bitmap into the pool or back: the halves are those of
+    /// [`Transit`].
+    moving: AtomicU64,
+    /// Frames that were put in. Like the counts below a statistic, so Relaxed.
+    filled: AtomicU64,
+    /// Frames that went home unused.
+    spilled: AtomicU64,
+    /// Requests for a zeroed frame that found none.
+    misses: AtomicU64,
+    /// Frames found freed twice: they were in here too.
+    doubles: AtomicU64,
+}
+
+impl ZeroedPool {
+    /// How many sets a pool of `target` frames has.
+    pub(super) fn sets_for(target: u64) -> usize {
+        (target.min(MOST) * SLACK).div_ceil(GROUP * WAYS as u64) as usize
+    }
+
+    pub(super) fn new(sets: &'static [Set], target: u64) -> ZeroedPool {
+        ZeroedPool {
+            sets,
+            target: target.min(MOST),
+            moving: AtomicU64::new(0),
+            filled: AtomicU64::new(0),
+            spilled: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            doubles: AtomicU64::new(0),
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.sets.iter().flat_map(|set| &set.0)
+    }
+
+    /// The set of a bitmap word: neighbours in different ones, so that they fill evenly.
+    fn set_of(&self, key: u64) -> Option<&'static Set> {
+        self.sets.get((key % self.sets.len().max(1) as u64) as usize)
+    }
+
+    /// Adds a frame, which the caller owns and has filled with zeros.
+    ///
+    /// Bound: 16 slots; lock-free, a slot is tried again only when another CPU changed it.
+    pub(super) fn push(&self, frame: u64) -> Pushed {
+        let packet = Packet::of(frame);
+        let Some(set) = self.set_of(frame / 64) else { return Pushed::Full };
+        if self.held(frame / 64) & 1 << (frame % 64) != 0 {
+            return Pushed::Twice;
+        }
+        let place = |into: &dyn Fn(u64) -> Option<u64>| {
+            // Release (in SeqCst) pairs with the Acquire of `pop` and `empty`: the zeros are
+            // there. SeqCst pairs with the fence of who is about to wait for memory.
+            set.0.iter().any(|slot| slot.fetch_update(Ordering::SeqCst, Ordering::Relaxed, into).is_ok())
+        };
+        let joined = place(&|slot| Packet::in_slot(slot)?.join(packet));
+        if joined || place(&|slot| (slot == 0).then_some(packet.0)) {
+            self.filled.fetch_add(1, Ordering::Relaxed);
+            Pushed::Kept
+        } else {
+            Pushed::Full
+        }
+    }
+
+    /// Takes a frame. CPUs that begin in different sets do not meet while these are full.
+    ///
+    /// Bound: one load where there never was one, else one of each slot (`target / 4`);
+    /// lock-free as [`ZeroedPool::push`].
+    pub(super) fn pop(&self, begin: usize) -> Option<u64> {
+        if !self.is_used() {
+            return None;
+        }
+        let (before, from) = self.sets.split_at(begin % self.sets.len().max(1));
+        from.iter().chain(before).flat_map(|set| &set.0).find_map(|slot| {
+            let rest = |slot| Packet::in_slot(slot).map(Packet::rest);
+            // Acquire pairs with the Release of `push`, also across others' pops.
+            let taken = slot.fetch_update(Ordering::Acquire, Ordering::Relaxed, rest).ok()?;
+            Some(Packet(taken).lowest())
+        })
+    }
+
+    /// Takes everything out.
+    ///
+    /// Bound: a swap of each slot that is not empty.
+    pub(super) fn empty(&self, mut home: impl FnMut(Word)) {
+        for slot in self.slots() {
+            if slot.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            // Acquire as in `pop`.
+            if let Some(packet) = Packet::in_slot(slot.swap(0, Ordering::Acquire)) {
+                self.spilled.fetch_add(packet.mask().count_ones().into(), Ordering::Relaxed);
+                home(packet.word());
+            }
+        }
+    }
+
+    /// What it holds; a guess while others use it.
+    pub(super) fn words(&self) -> impl Iterator<Item = Word> {
+        self.slots().filter_map(|slot| Packet::in_slot(slot.load(Ordering::Acquire))).map(Packet::word)
+    }
+
+    /// How many frames it holds; a guess while others use it.
+    pub(super) fn count(&self) -> u64 {
+        self.words().map(|word| u64::from(word.mask.count_ones())).sum()
+    }
+
+    /// The frames of a bitmap word that it holds.
+    ///
+    /// Cost: one load where the pool was never filled, else one line.
+    #[inline]
+    pub(super) fn held(&self, key: u64) -> u64 {
+        if !self.is_used() {
+            return 0;
+        }
+        let slots = self.set_of(key).into_iter().flat_map(|set| &set.0);
+        slots
+            // Relaxed: a double free that comes after the push, on any CPU, sees it.
+            .filter_map(|slot| Packet::in_slot(slot.load(Ordering::Relaxed)))
+            .map(Packet::word)
+            .filter(|word| word.key == key)
+            .fold(0, |held, word| held | word.mask)
+    }
+
+    /// Was anything ever put in?
+    #[inline]
+    fn is_used(&self) -> bool {
+        self.filled.load(Ordering::Relaxed) != 0
+    }
+
+    /// Counts its holder as moving frames between the bitmaps and the pool.
+    pub(super) fn moving(&self) -> Transit<'_> {
+        let moving = Transit::begin(&self.moving);
+        // Pairs with the fence in `has_nothing_since`: who misses the frames that we take from here on
+        // sees the count.
+        fence(Ordering::SeqCst);
+        moving
+    }
+
+    /// How many frames have moved and are moving, for [`ZeroedPool::has_nothing_since`].
+    pub(super) fn moves(&self) -> u64 {
+        // Acquire pairs with the Release in `Transit`'s drop: what has moved is seen where it is.
+        self.moving.load(Ordering::Acquire)
+    }
+
+    /// Is it empty, and has nothing been on its way since [`ZeroedPool::moves`] returned
+    /// `before`? Then a search of the bitmaps that began after it has missed nothing.
+    pub(super) fn has_nothing_since(&self, before: u64) -> bool {
+        if self.words().next().is_some() {
+            return false;
+        }
+        fence(Ordering::SeqCst);
+        before as u32 == 0 && self.moving.load(Ordering::Acquire) == before
+    }
+
+    pub(super) fn count_miss(&self) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_doubles(&self, frames: u32) {
+        self.doubles.fetch_add(frames.into(), Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> ZeroedStats {
+        let frames = self.count();
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let left = read(&self.spilled) + frames;
+        ZeroedStats {
+            frames,
+            hits: read(&self.filled).saturating_sub(left),
+            misses: read(&self.misses),
+            doubles: read(&self.doubles),
+        }
+    }
+}
+
+/// A node's pool of frames that are known to be zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ZeroedStats {
+    /// Frames in it now.
+    pub frames: u64,
+    /// Requests for a zeroed frame that it served.
+    pub hits: u64,
+    /// Requests for a zeroed frame that found it empty, and had to wait for the zeroing.
+    pub misses: u64,
+    /// Frames freed while they lay in the pool, and noticed later than by the free itself. Each
+    /// was handed out once.
+    pub doubles: u64,
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "zeroed_pool_tests.rs"]
+mod tests;

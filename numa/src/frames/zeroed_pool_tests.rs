@@ -1,0 +1,141 @@
+use std::boxed::Box;
+use std::collections::BTreeSet;
+use std::thread;
+use std::vec::Vec;
+
+use super::*;
+
+fn pool(target: u64) -> ZeroedPool {
+    let sets: Vec<Set> = (0..ZeroedPool::sets_for(target)).map(|_| Set::new()).collect();
+    ZeroedPool::new(Box::leak(sets.into_boxed_slice()), target)
+}
+
+fn all(pool: &ZeroedPool) -> Vec<u64> {
+    std::iter::from_fn(|| pool.pop(0)).collect()
+}
+
+#[test]
+fn what_goes_in_comes_out_once() {
+    let pool = pool(256);
+    assert_eq!(pool.pop(0), None);
+    let frames: BTreeSet<u64> = (0..256).map(|at| 1 << 40 | at).collect();
+    assert!(frames.iter().all(|&frame| pool.push(frame) == Pushed::Kept));
+    assert_eq!((pool.count(), pool.stats().hits), (256, 0));
+    let out = all(&pool);
+    assert_eq!(out.len(), 256);
+    assert_eq!(out.into_iter().collect::<BTreeSet<_>>(), frames);
+    assert_eq!((pool.count(), pool.stats().hits), (0, 256));
+}
+
+#[test]
+fn frame_0_and_the_last_ones_are_frames() {
+    let pool = pool(64);
+    let last = (1 << 40) - 1;
+    for frame in [0, 15, 16, last] {
+        assert_eq!(pool.push(frame), Pushed::Kept);
+        assert_eq!(pool.pop(3), Some(frame));
+    }
+    assert_eq!(pool.count(), 0);
+}
+
+#[test]
+fn it_says_what_it_holds_of_a_word() {
+    let pool = pool(256);
+    assert_eq!(pool.held(7), 0);
+    for frame in [7 * 64, 7 * 64 + 17, 7 * 64 + 63, 8 * 64 + 1] {
+        pool.push(frame);
+    }
+    assert_eq!(pool.held(7), 1 | 1 << 17 | 1 << 63);
+    assert_eq!(pool.held(8), 2);
+    assert_eq!(pool.held(9), 0);
+    assert_eq!(pool.push(7 * 64 + 17), Pushed::Twice);
+    assert_eq!(pool.count(), 4);
+}
+
+#[test]
+fn scattered_frames_fill_slots_and_then_it_is_full() {
+    let pool = pool(32);
+    assert_eq!(ZeroedPool::sets_for(32), 1);
+    for group in 0..8 {
+        assert_eq!(pool.push(group * 1024), Pushed::Kept);
+    }
+    assert_eq!(pool.push(8 * 1024), Pushed::Full);
+    // Of a group that has a slot there is room for more.
+    assert_eq!(pool.push(1), Pushed::Kept);
+    assert_eq!(pool.count(), 9);
+    let mut home = Vec::new();
+    pool.empty(|word| home.push((word.key, word.mask)));
+    assert_eq!(home.len(), 8);
+    assert!(home.contains(&(0, 3)));
+    assert_eq!((pool.count(), pool.stats().hits), (0, 0));
+}
+
+#[test]
+fn a_pool_without_places_takes_nothing() {
+    let pool = pool(0);
+    assert_eq!(pool.push(1), Pushed::Full);
+    assert_eq!((pool.pop(1), pool.held(0), pool.count()), (None, 0, 0));
+    pool.empty(|_| panic!("there is nothing"));
+}
+
+/// A context nested between any two operations of another finds a complete pool.
+#[test]
+fn nested_uses_meet_no_half_done_one() {
+    let pool = pool(64);
+    (0..8).for_each(|frame| _ = pool.push(frame));
+    let mut seen = BTreeSet::new();
+    pool.empty(|word| {
+        seen.extend((0..64).filter(|bit| word.mask & 1 << bit != 0).map(|bit| word.key * 64 + bit));
+        assert_eq!(pool.push(100), Pushed::Kept);
+        assert_eq!(pool.pop(0), Some(100));
+    });
+    assert_eq!(seen, (0..8).collect());
+}
+
+#[test]
+fn stillness_is_judged_by_moves() {
+    let pool = pool(64);
+    let before = pool.moves();
+    assert!(pool.has_nothing_since(before));
+    let moving = pool.moving();
+    assert!(!pool.has_nothing_since(before));
+    assert!(!pool.has_nothing_since(pool.moves()));
+    drop(moving);
+    assert!(!pool.has_nothing_since(before));
+    assert!(pool.has_nothing_since(pool.moves()));
+}
+
+#[test]
+fn threads_neither_lose_nor_double_frames() {
+    let (threads, each, rounds) = if cfg!(miri) { (2, 8, 12) } else { (4, 64, 20_000) };
+    let pool = pool(256);
+    let held: Vec<u64> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let pool = &pool;
+                scope.spawn(move || {
+                    // Interleaved, so that threads share groups.
+                    let mut held: Vec<u64> = (0..each).map(|at| at * threads + thread).collect();
+                    for round in 0..rounds {
+                        if round % 3 != 0 {
+                            if let Some(frame) = held.pop() {
+                                match pool.push(frame) {
+                                    Pushed::Kept => {}
+                                    Pushed::Full => held.push(frame),
+                                    Pushed::Twice => panic!("{frame} is here twice"),
+                                }
+                            }
+                        } else if let Some(frame) = pool.pop((thread + round) as usize) {
+                            held.push(frame);
+                        }
+                    }
+                    held
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let mut frames = [held, all(&pool)].concat();
+    frames.sort_unstable();
+    assert_eq!(frames, (0..threads * each).collect::<Vec<_>>());
+}
