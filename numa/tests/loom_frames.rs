@@ -8,13 +8,13 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use loom::thread;
-use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground};
+use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, Ground, ZeroedFrames};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
-/// The arena holds bookkeeping, and behind it the frames.
+/// Physical addresses below the arena's size map to the arena: bookkeeping, then a block of frames.
 struct Host(NonNull<u8>);
 
 // SAFETY: plain memory.
@@ -31,7 +31,7 @@ unsafe impl Platform for Host {
     }
 
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
-        // SAFETY: bookkeeping and frames lie inside the arena.
+        // SAFETY: bookkeeping is placed inside the arena.
         unsafe { self.0.add(addr.as_u64() as usize) }
     }
 }
@@ -78,12 +78,16 @@ unsafe impl Ground for Tiny {
 }
 
 fn frames(blocks: u64) -> &'static Frames<Host> {
-    // Frames are touched only where they are zeroed.
-    let layout = Layout::from_size_align(ARENA + (blocks << 21) as usize, 4096).unwrap();
+    frames_with(blocks, &FramesConfig::default())
+}
+
+fn frames_with(blocks: u64, config: &FramesConfig) -> &'static Frames<Host> {
+    // Of the frames, only those of the first block are ever touched, where they are zeroed.
+    let layout = Layout::from_size_align(ARENA + (1 << 21), 4096).unwrap();
     // SAFETY: the size is not 0. Leaked: models are short.
     let base = NonNull::new(unsafe { std::alloc::alloc(layout) }).unwrap();
     let frames = Box::leak(Box::new(Frames::new(Host(base))));
-    frames.init(&mut Tiny { next: 0, blocks }, &FramesConfig::default()).unwrap();
+    frames.init(&mut Tiny { next: 0, blocks }, config).unwrap();
     frames
 }
 
@@ -274,5 +278,68 @@ fn a_block_freed_twice_is_held_back_once() {
         assert!(mine != other.join().unwrap());
         let totals = frames.validate().unwrap();
         assert_eq!((totals.allocated, totals.in_magazines), (0, 512));
+    });
+}
+
+/// All but `order` is taken, and a pool wants one frame.
+fn almost_full(free: u8) -> &'static Frames<Host> {
+    let zeroed = ZeroedFrames::Frames(1);
+    let frames = frames_with(1, &FramesConfig { zeroed, ..FramesConfig::default() });
+    for level in free..=8 {
+        alloc(frames, 0, level).unwrap();
+    }
+    frames
+}
+
+fn alloc_zeroed(frames: &Frames<Host>, cpu: usize) -> Option<(u64, u64)> {
+    let first = frames.alloc(&pin(cpu), &FrameRequest::frame().zeroed()).ok()?;
+    let words = frames.platform().phys_to_virt(first.start_address()).cast::<u64>();
+    // SAFETY: the frame is this thread's, and lies in the arena.
+    let found = unsafe { words.add(511).replace(u64::MAX) };
+    assert_eq!(found, 0, "not zeroed: {first:?}");
+    let number = first.start_address().as_u64() >> 12;
+    Some((number, number + 1))
+}
+
+#[test]
+fn frames_on_their_way_to_the_pool_are_not_missed() {
+    model(|| {
+        let frames = almost_full(3);
+        let filler = thread::spawn(move || frames.refill_zeroed(&pin(1), 1));
+        let run = frames.alloc(&pin(0), &FrameRequest::order(order(3)));
+        assert!(!matches!(run, Err(AllocError::Exhausted { .. })), "free frames were missed: {run:?}");
+        let filled = filler.join().unwrap();
+        assert!(run.is_err() || filled == 0 || frames.validate().unwrap().zeroed == 0);
+        frames.validate().unwrap();
+        assert!(run.is_ok() || alloc(frames, 0, 3).is_some());
+    });
+}
+
+#[test]
+fn the_pool_is_filled_emptied_and_spilt_at_once() {
+    model(|| {
+        let frames = almost_full(3);
+        assert_eq!(frames.refill_zeroed(&pin(0), 1), 1);
+        let taker = thread::spawn(move || alloc_zeroed(frames, 1));
+        let spilt = frames.drain_zeroed(NodeId::ZERO);
+        let one = taker.join().unwrap();
+        assert!(one.is_some() && spilt <= 1);
+        let totals = frames.validate().unwrap();
+        assert_eq!((totals.free, totals.zeroed), (7, 0));
+    });
+}
+
+#[test]
+fn two_take_from_the_pool_while_it_is_filled() {
+    model(|| {
+        let frames = almost_full(3);
+        assert_eq!(frames.refill_zeroed(&pin(0), 1), 1);
+        let other = thread::spawn(move || alloc_zeroed(frames, 1));
+        frames.refill_zeroed(&pin(0), 1);
+        let one = alloc_zeroed(frames, 0);
+        let two = other.join().unwrap();
+        disjoint(one, two);
+        assert!(one.is_some() && two.is_some());
+        frames.validate().unwrap();
     });
 }

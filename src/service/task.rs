@@ -20,18 +20,24 @@ pub enum Tended {
     Waiting,
 }
 
+/// Frames that one call of [`MemoryService::tend`] zeroes at most: 32 KiB.
+const ZEROED_AT_ONCE: usize = 8;
+
 impl<P: Machine> MemoryService<P> {
     /// Does the service's work on the pinned CPU once: drains magazines where other CPUs asked
     /// for it, calls the wakers of completed shootdowns, frees what has retired, takes apart
-    /// abandoned spaces.
+    /// abandoned spaces, and zeroes a few frames ahead.
     ///
     /// For service tasks and idle loops, not for interrupt handlers. Costs a few loads where
-    /// there is nothing to do, plus a look at each address space.
+    /// there is nothing to do, plus a look at each address space and at each slot of the node's
+    /// pool of zeroed frames; zeroes at most 8 frames. An idle loop that wants the pool full calls
+    /// [`Frames::refill_zeroed`](topomem_numa::frames::Frames::refill_zeroed) until it returns 0.
     pub fn tend(&self, pin: &CpuPin) -> Tended {
         self.frames.service(pin);
         self.shootdown.wake_completed(pin);
         let collected = self.collect(pin);
         self.reap(pin);
+        self.frames.refill_zeroed(pin, ZEROED_AT_ONCE);
         if collected.waiting { Tended::Waiting } else { Tended::Done }
     }
 

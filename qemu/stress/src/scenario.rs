@@ -156,11 +156,13 @@ pub enum Break {
     Magazine,
     /// The allocator believes that far memory is near.
     Distance,
+    /// The pools of zeroed frames hold frames as they are.
+    Zeroed,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 3] = [Break::Shootdown, Break::Magazine, Break::Distance];
+    pub const ALL: [Break; 4] = [Break::Shootdown, Break::Magazine, Break::Distance, Break::Zeroed];
 
     /// What `--break` calls it.
     #[must_use]
@@ -169,6 +171,7 @@ impl Break {
             Break::Shootdown => "shootdown",
             Break::Magazine => "magazine",
             Break::Distance => "distance",
+            Break::Zeroed => "zeroed",
         }
     }
 
@@ -180,6 +183,7 @@ impl Break {
         match self {
             Break::Shootdown => service.shootdown().inject(Some(shootdown::Fault::SkipFlush)),
             Break::Magazine => service.frames().inject(frames::Fault::MagazineDuplicates),
+            Break::Zeroed => service.frames().inject(frames::Fault::UnzeroedPools),
             Break::Distance => {}
         }
     }

@@ -13,7 +13,7 @@ pub(crate) fn nodes<R: Rig>(run: &Run<R>, mut each: impl FnMut(NodeSummary)) {
             node,
             local: stats.local,
             remote: stats.remote,
-            free: stats.free() + stats.in_magazines,
+            free: stats.all_free(),
             total: stats.managed(),
         });
     }

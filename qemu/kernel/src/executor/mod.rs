@@ -74,7 +74,7 @@ fn nudge(cpu: CpuId) {
     }
 }
 
-/// The executing CPU's loop, for good: run what is runnable, serve memory, halt.
+/// The executing CPU's loop, for good: run what is runnable, serve memory, zero some, halt.
 pub fn run() -> ! {
     let area = per_cpu::current();
     if sleep::prepare().is_err() {
@@ -87,7 +87,7 @@ pub fn run() -> ! {
             turn();
         }
         turn();
-        if queue.is_empty() {
+        if queue.is_empty() && !service::while_idle() {
             idle(area);
         }
     }

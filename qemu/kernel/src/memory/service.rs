@@ -42,6 +42,11 @@ pub fn between_tasks() {
     SERVICE.shootdown().wake_completed(&pin());
 }
 
+/// With nothing else to do: zeroes a few frames ahead. False where there are enough.
+pub fn while_idle() -> bool {
+    SERVICE.frames().refill_zeroed(&pin(), 4) > 0
+}
+
 /// The executing CPU is about to halt, interrupts off: shootdowns pass it by from now on.
 /// Afterwards tasks may be runnable.
 pub fn enter_idle() {

@@ -59,6 +59,28 @@ impl<R: Rig> Worker<'_, R> {
                 None => return,
             }
         }
+        self.give_up_frames();
+        self.zeroed_prelude();
+    }
+
+    /// Has stamped frames zeroed ahead and looks at them, before page tables are among them.
+    fn zeroed_prelude(&mut self) {
+        const SOME: usize = 32;
+        let frames = self.run.rig.service().frames();
+        // Of this CPU's stamped frames, not those that were zeroed before the operations began.
+        frames.drain(&self.pin);
+        frames.drain_zeroed(self.run.truth.node_of_cpu(self.cpu));
+        frames.refill_zeroed(&self.pin, SOME);
+        while self.frames.len() < SOME && self.holding < self.budget {
+            let Ok(frame) = frames.alloc(&self.pin, &FrameRequest::frame().zeroed()) else { break };
+            let Some(held) = self.take_in(frame, Order::FRAME) else { return };
+            self.check_zeroed(held);
+            self.keep(held);
+        }
+        self.give_up_frames();
+    }
+
+    fn give_up_frames(&mut self) {
         while let Some(held) = self.frames.pop() {
             self.holding -= held.order.frames();
             self.free_frames(held);

@@ -85,10 +85,11 @@ const SCENARIOS: [(&str, &str); 4] =
 const SIM_MACHINES: [&str; 3] = ["two-nodes", "memoryless", "interleaved"];
 
 /// Each fault, and what the oracle must say about it.
-const FAULTS: [(&str, &[&str]); 3] = [
+const FAULTS: [(&str, &[&str]); 4] = [
     ("shootdown", &["stale translation"]),
     ("magazine", &["handed out twice", "changed under"]),
     ("distance", &["wrong node"]),
+    ("zeroed", &["is not zeroed"]),
 ];
 
 /// Each way to crash, and what the kernel must say about it.
