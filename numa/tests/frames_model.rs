@@ -11,14 +11,11 @@ use std::ptr::NonNull;
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use proptest::prelude::*;
 use topomem_numa::NodeId;
-<<<<<<< HEAD
-use topomem_numa::frames::{AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy};
-use topomem_percpu::Order;
-=======
-use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, NodeSet, Policy, ZeroedFrames};
+use topomem_numa::frames::{
+    AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy, ZeroedFrames,
+};
 use topomem_percpu::{Order, Platform};
 use x86_64::structures::paging::PhysFrame;
->>>>>>> b93a07c (Keep a pool of zeroed frames per node)
 
 const CPUS: usize = 3;
 /// Frames that each node keeps zeroed.
@@ -55,10 +52,9 @@ enum Step {
     Drain {
         cpu: usize,
     },
-<<<<<<< HEAD
     Trim {
         cpu: usize,
-=======
+    },
     /// Zeroes frames ahead.
     Refill {
         cpu: usize,
@@ -66,7 +62,6 @@ enum Step {
     },
     DrainZeroed {
         node: usize,
->>>>>>> b93a07c (Keep a pool of zeroed frames per node)
     },
     Offline {
         cpu: usize,
@@ -85,12 +80,9 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (cpu(), any::<usize>()).prop_map(|(cpu, pick)| Step::Free { cpu, pick }),
         2 => (cpu(), 0_u64..4096, 0_u8..12).prop_map(|(cpu, at, order)| Step::BadFree { cpu, at, order }),
         1 => cpu().prop_map(|cpu| Step::Drain { cpu }),
-<<<<<<< HEAD
         1 => cpu().prop_map(|cpu| Step::Trim { cpu }),
-=======
         3 => (cpu(), 0_usize..100).prop_map(|(cpu, budget)| Step::Refill { cpu, budget }),
         1 => (0_usize..2).prop_map(|node| Step::DrainZeroed { node }),
->>>>>>> b93a07c (Keep a pool of zeroed frames per node)
         1 => cpu().prop_map(|cpu| Step::Offline { cpu }),
     ]
 }
@@ -281,9 +273,7 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             }
         }
         Step::Drain { cpu } => _ = frames.drain(&pin(cpu)),
-<<<<<<< HEAD
         Step::Trim { cpu } => frames.trim(&pin(cpu)),
-=======
         Step::Refill { cpu, budget } => {
             let filled = frames.refill_zeroed(&pin(cpu), budget);
             assert!(filled <= budget.min(POOL as usize));
@@ -293,7 +283,6 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             let held = frames.stats(node).unwrap().zeroed.frames;
             assert_eq!(frames.drain_zeroed(node), held);
         }
->>>>>>> b93a07c (Keep a pool of zeroed frames per node)
         Step::Offline { cpu } => {
             frames.cpu_offline(&pin(cpu));
             frames.validate().unwrap();
@@ -311,17 +300,13 @@ proptest! {
 
     #[test]
     #[cfg_attr(miri, ignore = "a random search; the other tests run the same unsafe code")]
-<<<<<<< HEAD
     fn agrees_with_a_set(
         finds in prop_oneof![Just(DoubleFrees::FoundLate), Just(DoubleFrees::FoundAtOnce)],
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let frames = machine().frames(&FramesConfig { double_frees: finds, ..FramesConfig::default() });
-=======
-    fn agrees_with_a_set(steps in proptest::collection::vec(step(), 1..120)) {
         let zeroed = ZeroedFrames::Frames(POOL);
-        let frames = machine().frames(&FramesConfig { zeroed, ..FramesConfig::default() });
->>>>>>> b93a07c (Keep a pool of zeroed frames per node)
+        let config = FramesConfig { double_frees: finds, zeroed, ..FramesConfig::default() };
+        let frames = machine().frames(&config);
         online(frames, CPUS);
         let mut model = Model { managed: 10 * 256 - 3, finds, ..Model::default() };
         for step in steps {
@@ -337,18 +322,12 @@ proptest! {
         for (first, kind) in core::mem::take(&mut model.live) {
             give_back(frames, 0, first, kind);
         }
-<<<<<<< HEAD
         for cpu in 0..CPUS {
             frames.drain(&pin(cpu));
         }
-=======
-        (0..2).filter_map(NodeId::new).for_each(|node| {
+        for node in (0..2).filter_map(NodeId::new) {
             frames.drain_zeroed(node);
-        });
-        (0..CPUS).for_each(|cpu| {
- frames.drain(&pin(cpu));
-});
->>>>>>> b93a07c (Keep a pool of zeroed frames per node)
+        }
         prop_assert_eq!(frames.validate().unwrap().free, model.managed);
     }
 }

@@ -9,11 +9,11 @@ use core::future::Future;
 use core::pin::pin as pinned;
 use core::task::{Context, Poll, Waker};
 
-use frames_support::{Host, MIB, Machine, cpu, number, online, pin};
+use frames_support::{Host, MIB, Machine, cpu, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, Corruption, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Policy, Watermarks,
-    ZeroedFrames, ZeroedStats, Zone,
+    AllocError, Corruption, DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Policy,
+    Watermarks, ZeroedFrames, ZeroedStats, Zeroing, Zone,
 };
 use topomem_percpu::{Order, Platform};
 use x86_64::structures::paging::PhysFrame;
@@ -285,4 +285,42 @@ fn the_fault_puts_frames_into_pools_as_they_are() {
     assert!(matches!(frames.validate(), Err(Corruption::NotZero(_))));
     assert!(!is_zero(frames, frames.alloc(&pin(0), &ZEROED).unwrap()));
     assert!(is_zero(frames, frames.alloc(&pin(0), &ZEROED).unwrap()));
+}
+
+#[test]
+fn frames_zeroed_when_freed_keep_nothing() {
+    for double_frees in [DoubleFrees::FoundLate, DoubleFrees::FoundAtOnce] {
+        let machine = Machine::simple(8, 1).reserve(17 * MIB, 17 * MIB + 0x1000);
+        let frames = machine.frames(&FramesConfig { zeroing: Zeroing::OnFree, double_frees, ..config(16) });
+        online(frames, 1);
+        assert_eq!(frames.refill_zeroed(&pin(0), 16), 0);
+        for order in [0, 0, 3, 8, 9].map(|order| Order::new(order).unwrap()) {
+            let first = frames.alloc(&pin(0), &FrameRequest::order(order).zeroed()).unwrap();
+            let last = first + (order.frames() - 1);
+            assert!(is_zero(frames, first) && is_zero(frames, last));
+            dirty(frames, first);
+            dirty(frames, last);
+            // What is refused stays as it is.
+            assert!(order == Order::FRAME || free(frames, 0, first, Order::GIANT).is_err());
+            assert!(order < Order::HUGE || free(frames, 0, first, Order::FRAME).is_err());
+            assert!(!is_zero(frames, first));
+            free(frames, 0, first, order).unwrap();
+            assert!(is_zero(frames, first) && is_zero(frames, last), "order {}", order.get());
+            assert!(free(frames, 0, first, order).is_err());
+        }
+        let reserved = frame(17 * 256);
+        dirty(frames, reserved);
+        assert_eq!(free(frames, 0, reserved, Order::FRAME), Err(FreeError::Reserved(reserved)));
+        assert!(!is_zero(frames, reserved));
+        let run = frames.alloc_run(&pin(0), &ZEROED, 515, 1).unwrap();
+        for first in [run, run + 511, run + 512, run + 514] {
+            assert!(is_zero(frames, first));
+            dirty(frames, first);
+        }
+        // SAFETY: nobody uses the arena.
+        unsafe { frames.free_run(&pin(0), run, 515) }.unwrap();
+        assert!([run, run + 511, run + 512, run + 514].iter().all(|&first| is_zero(frames, first)));
+        frames.drain(&pin(0));
+        frames.validate().unwrap();
+    }
 }

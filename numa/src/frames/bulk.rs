@@ -6,7 +6,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::alloc::{Shape, frame};
 use super::marks::Given;
 use super::region::BLOCK;
-use super::{AllocError, FrameRequest, Frames, FreeError, InvalidRequest};
+use super::{AllocError, FrameRequest, Frames, FreeError, InvalidRequest, Zeroing};
 
 impl<P: Platform> Frames<P> {
     /// Fills `frames` with runs of the request's order: all or none.
@@ -84,7 +84,7 @@ impl<P: Platform> Frames<P> {
         let number = self.alloc_shared(machine, pin, &request, shape)?;
         machine.mark_given(number, Given::Run(count));
         let first = frame(number);
-        if request.zeroed {
+        if request.zeroed && machine.zeroing == Zeroing::OnRequest {
             self.zero(first, count * 4096);
         }
         Ok(first)

@@ -40,12 +40,26 @@ pub enum ZeroedFrames {
 
 impl ZeroedFrames {
     /// Of a node that has `managed` frames.
-    pub(super) fn of(self, managed: u64) -> u64 {
+    fn of(self, managed: u64) -> u64 {
         match self {
             ZeroedFrames::InProportion => (managed / 1024).min(256),
             ZeroedFrames::Frames(frames) => u64::from(frames).min(managed),
         }
     }
+}
+
+/// When are frames filled with zeros?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Zeroing {
+    /// When a request asks for zeroed frames, or ahead of that
+    /// ([`Frames::refill_zeroed`](super::Frames::refill_zeroed)). Free frames keep what their
+    /// last owner wrote.
+    #[default]
+    OnRequest,
+    /// When they are freed, so that nothing of an owner outlives the free; all memory once at
+    /// the start. Requests for zeroed frames then cost nothing more, and there are no pools.
+    /// Every free writes the whole run, and no free or allocation takes the quick path.
+    OnFree,
 }
 
 /// Configuration of [`Frames::init`](super::Frames::init).
@@ -61,4 +75,16 @@ pub struct FramesConfig {
     pub double_frees: DoubleFrees,
     /// How many frames each node keeps that are zero already.
     pub zeroed: ZeroedFrames,
+    /// When are frames filled with zeros?
+    pub zeroing: Zeroing,
+}
+
+impl FramesConfig {
+    /// How many frames the pool of a node of `managed` frames is filled with.
+    pub(super) fn pool_of(&self, managed: u64) -> u64 {
+        match self.zeroing {
+            Zeroing::OnRequest => self.zeroed.of(managed),
+            Zeroing::OnFree => 0,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::region_free::Refused;
 use super::zeroed::pooled;
-use super::{Frames, FreeError, Zone};
+use super::{Frames, FreeError, Zeroing, Zone};
 
 /// How often a word is sent home again, less the frames found free there.
 const LATE_TRIES: u32 = 64;
@@ -68,6 +68,7 @@ impl<P: Platform> Frames<P> {
         let given = frame(number);
         let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
         if machine.checked == Checked::EveryUse
+            && machine.zeroing == Zeroing::OnRequest
             && let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter)
             && entered.give_checked(given) == Give::Taken
         {
@@ -77,6 +78,7 @@ impl<P: Platform> Frames<P> {
         let refuse = |why: Refused| why.error(Order::FRAME);
         region.take_mark_back(number, Given::Aligned(Order::FRAME)).map_err(refuse)?;
         self.check_not_pooled(machine, region, number, 1).map_err(refuse)?;
+        self.clear_freed(machine, region, number, Order::FRAME);
         if let Some(magazine) = self.rack.get(pin.cpu()) {
             if let Some(entered) = magazine.enter() {
                 if entered.wants_attention() {
@@ -138,6 +140,7 @@ impl<P: Platform> Frames<P> {
             self.check_not_cached(pin, number, order.frames())?;
             self.check_not_pooled(machine, region, number, order.frames()).map_err(|why| why.error(order))?;
         }
+        self.clear_freed(machine, region, number, order);
         region.free(number, order).map_err(|why| why.error(order))?;
         self.account_shared(machine, region, order.frames() as i64);
         self.waiters.wake_first();
@@ -301,6 +304,7 @@ impl<P: Platform> Frames<P> {
             self.check_not_pooled(machine, region, rest.0, rest.1).map_err(refuse)?;
         }
         region.take_mark_back(number, Given::Run(count)).map_err(refuse)?;
+        self.clear_freed_part(machine, region, rest.0, rest.1);
         if rest.1 > 0
             && let Err(why) = region.free_short_run(rest.0, rest.1)
         {
@@ -308,6 +312,7 @@ impl<P: Platform> Frames<P> {
             return Err(refuse(why));
         }
         for offset in 0..blocks {
+            self.clear_freed(machine, region, number + offset * BLOCK, Order::HUGE);
             region.free(number + offset * BLOCK, Order::HUGE).map_err(refuse)?;
         }
         self.account_shared(machine, region, count as i64);

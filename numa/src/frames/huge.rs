@@ -36,6 +36,7 @@ impl<P: Platform> Frames<P> {
             return Err(FreeError::Misaligned { frame: given, order: Order::HUGE });
         }
         let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
+        self.clear_freed(machine, region, number, Order::HUGE);
         if let Some(magazine) = self.rack.get(pin.cpu())
             && let Some(entered) = magazine.enter()
             && self.may_hold_back(machine, &entered, region)

@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use topomem_percpu::sync::atomic::{AtomicU8, AtomicU16};
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
 
+use super::alloc::frame;
 use super::block::{BlockEntry, BlockState, Ownership};
 use super::line512::{Line512, masks};
 use super::machine::{Machine, Metadata};
@@ -15,7 +16,7 @@ use super::node::{MAX_REGIONS, Node, NodeCounters, NodeZone, RegionSet};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::table::FrameInfo;
 use super::zeroed_pool::{Set, ZeroedPool};
-use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Watermarks, Zone};
+use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Watermarks, Zeroing, Zone};
 
 /// Gaps up to this many frames (128 MiB) are bridged by one region: they cost bookkeeping, but
 /// keep the number of regions small.
@@ -167,6 +168,9 @@ pub(super) fn build<P: Platform, G: Ground>(
     let managed = spans.get(..count).ok_or(InitError::TooManyPieces { limit: spans.len() })?;
     let regions: &'static [Region] = region_place.fill(|index| parts[index].region(&planned[index], managed));
     for span in managed {
+        if config.zeroing == Zeroing::OnFree {
+            clear(platform, *span);
+        }
         let holder = regions.iter().find(|region| region.contains(span.start));
         holder.into_iter().for_each(|region| populate(region, *span));
     }
@@ -183,6 +187,7 @@ pub(super) fn build<P: Platform, G: Ground>(
         cpu_nodes,
         turns: core::array::from_fn(|_| AtomicU16::new(0)),
         checked: checked(config),
+        zeroing: config.zeroing,
         metadata,
     });
     Ok(&machine[0])
@@ -190,9 +195,9 @@ pub(super) fn build<P: Platform, G: Ground>(
 
 /// Are there marks to check against?
 fn checked(config: &FramesConfig) -> Checked {
-    match config.double_frees {
-        DoubleFrees::FoundLate => Checked::No,
-        DoubleFrees::FoundAtOnce => Checked::EveryUse,
+    match (config.double_frees, config.zeroing) {
+        (DoubleFrees::FoundLate, Zeroing::OnRequest) => Checked::No,
+        (DoubleFrees::FoundAtOnce, _) | (_, Zeroing::OnFree) => Checked::EveryUse,
     }
 }
 
@@ -286,9 +291,16 @@ fn place_pool<P: Platform, G: Ground>(
             frames += site.span.end - site.span.start;
         }
     });
-    let target = config.zeroed.of(frames);
+    let target = config.pool_of(frames);
     let place = builder.place(ZeroedPool::sets_for(target), id, &mut metadata.pools)?;
     Ok(ZeroedPool::new(place.fill(|_| Set::new()), target))
+}
+
+/// Zeroes the frames of a managed span.
+fn clear<P: Platform>(platform: &P, span: Span) {
+    let first = platform.phys_to_virt(frame(span.start).start_address());
+    // SAFETY: by `Ground` and `Platform`, the span is RAM that nobody else has, in the direct map.
+    unsafe { first.write_bytes(0, ((span.end - span.start) * 4096) as usize) };
 }
 
 /// Makes the frames of a managed span free.

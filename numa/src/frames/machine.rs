@@ -7,7 +7,7 @@ use super::magazine::{Checked, Magazine, UNREPORTED};
 use super::marks::Given;
 use super::node::{Node, NodeZone};
 use super::region::{BlockIndex, Region};
-use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zone};
+use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zeroing, Zone};
 
 /// The allocator's memory: nodes, regions, and a magazine for each CPU that may come online.
 #[derive(Debug)]
@@ -22,8 +22,9 @@ pub(crate) struct Machine {
     /// Turns of interleaving, one per CPU so that no line is shared; racing contexts of one CPU
     /// may take the same turn.
     pub(super) turns: [AtomicU16; MAX_CPUS],
-    /// Do regions have marks?
+    /// Does every use leave the quick path, for a look at marks or for zeroing?
     pub(super) checked: Checked,
+    pub(super) zeroing: Zeroing,
     /// Bookkeeping: bytes taken from the ground.
     pub(super) metadata: Metadata,
 }

@@ -41,10 +41,11 @@ mod validate_pools;
 mod wait;
 mod zeroed;
 mod zeroed_pool;
+mod zeroing;
 mod zone;
 
 pub use adapter::FrameSource;
-pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames};
+pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames, Zeroing};
 pub use error::{AllocError, FreeError, InitError, InvalidRequest, OnlineError};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;

@@ -158,7 +158,7 @@ impl Region {
     }
 
     /// Is the block at `frame` the first of an allocated run of `order`?
-    fn check_head(&self, frame: u64, order: Order) -> Result<(), Refused> {
+    pub(super) fn check_head(&self, frame: u64, order: Order) -> Result<(), Refused> {
         let block = self.entry(self.block_of(frame)).load();
         match block.state() {
             BlockState::Head(actual) if actual == order => Ok(()),

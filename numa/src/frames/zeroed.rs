@@ -14,7 +14,7 @@ use super::node::Node;
 use super::region::{BLOCK, Region};
 use super::region_free::Refused;
 use super::zeroed_pool::Pushed;
-use super::{AllocError, FrameRequest, Frames, Policy, Zone};
+use super::{AllocError, FrameRequest, Frames, Policy, Zeroing, Zone};
 
 impl<P: Platform> Frames<P> {
     /// Serves a request for zeroed frames.
@@ -24,6 +24,9 @@ impl<P: Platform> Frames<P> {
     pub(super) fn alloc_zeroed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
         let mut request = FrameRequest { zeroed: false, ..*request };
+        if machine.zeroing == Zeroing::OnFree {
+            return self.alloc(pin, &request);
+        }
         if request.order == Order::FRAME {
             let plan = machine.plan(pin.cpu(), &request).map_err(AllocError::InvalidRequest)?;
             if let Some(number) = self.pop_zeroed(machine, pin, plan, &request) {

@@ -1,0 +1,40 @@
+//! Zeroing when frames are freed.
+//!
+//! With [`Zeroing::OnFree`] every free frame is zero, from the start on. Frames are cleared before
+//! they can be found free, but after the free was judged: a run that will be refused is not
+//! touched, since it may be somebody else's, or none of ours.
+
+use topomem_percpu::{Order, Platform};
+
+use super::alloc::frame;
+use super::line512::masks;
+use super::machine::Machine;
+use super::region::{BLOCK, Region};
+use super::{Frames, Zeroing};
+
+impl<P: Platform> Frames<P> {
+    /// Zeroes a run that is about to be given back, if that is when runs are.
+    pub(super) fn clear_freed(&self, machine: &Machine, region: &Region, first: u64, order: Order) {
+        if order < Order::HUGE {
+            self.clear_freed_part(machine, region, first, order.frames());
+        } else if machine.zeroing == Zeroing::OnFree && region.check_head(first, order).is_ok() {
+            self.zero(frame(first), order.bytes());
+        }
+    }
+
+    /// The same for less than a block.
+    pub(super) fn clear_freed_part(&self, machine: &Machine, region: &Region, first: u64, count: u64) {
+        if machine.zeroing == Zeroing::OnFree && region.looks_allocated(first, count) {
+            self.zero(frame(first), count * 4096);
+        }
+    }
+}
+
+impl Region {
+    /// May the frames of one block be freed, as far as the block's state and bits tell?
+    fn looks_allocated(&self, first: u64, count: u64) -> bool {
+        let line = self.line(self.block_of(first));
+        let mut words = masks((first % BLOCK) as usize, count as usize);
+        self.check_small(first, count).is_ok() && words.all(|(word, mask)| line.load(word) & mask == 0)
+    }
+}
