@@ -92,6 +92,7 @@ fn frames_zeroed_ahead_are_handed_out_first_and_are_zero() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn a_pool_hides_no_frame_from_anybody() {
     let frames = Machine::simple(4, 1).frames(&config(64));
     online(frames, 1);
@@ -115,6 +116,7 @@ fn a_pool_hides_no_frame_from_anybody() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn the_near_pool_serves_before_a_farther_node() {
     let machine = Machine::new(&[(16 * MIB, 18 * MIB, 0), (18 * MIB, 20 * MIB, 1)], &[0, 1]);
     let frames = machine.frames(&config(32));
@@ -171,6 +173,7 @@ fn policies_and_zones_choose_the_pool() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn scarce_memory_is_not_zeroed_ahead() {
     let low = FramesConfig { watermarks: Watermarks { min: 8, low: 200, high: 250 }, ..config(16) };
     let frames = Machine::simple(4, 1).frames(&low);
@@ -185,6 +188,7 @@ fn scarce_memory_is_not_zeroed_ahead() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn who_waits_gets_the_pools_frames_and_stops_the_filling() {
     let frames = Machine::simple(4, 1).frames(&config(64));
     online(frames, 1);
@@ -204,6 +208,7 @@ fn who_waits_gets_the_pools_frames_and_stops_the_filling() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn frames_freed_while_in_the_pool_are_handed_out_once() {
     let frames = Machine::simple(4, 1).frames(&config(16));
     online(frames, 1);
@@ -288,6 +293,7 @@ fn the_fault_puts_frames_into_pools_as_they_are() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn frames_zeroed_when_freed_keep_nothing() {
     for double_frees in [DoubleFrees::FoundLate, DoubleFrees::FoundAtOnce] {
         let machine = Machine::simple(8, 1).reserve(17 * MIB, 17 * MIB + 0x1000);
