@@ -102,7 +102,7 @@ fn interrupts_may_allocate_at_any_instruction() {
                     held.push(number(first));
                 }
             }
-            if round % 4 == 0 {
+            if round.is_multiple_of(4) {
                 held.reverse();
             }
             held.drain(..).for_each(|first| give(first, Order::FRAME));
