@@ -77,8 +77,10 @@ impl<P: Platform> Frames<P> {
         let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
         let refuse = |why: Refused| why.error(Order::FRAME);
         region.take_mark_back(number, Given::Aligned(Order::FRAME)).map_err(refuse)?;
-        self.check_not_pooled(machine, region, number, 1).map_err(refuse)?;
-        self.clear_freed(machine, region, number, Order::FRAME);
+        if pooled(machine, region, number / 64) & 1 << (number % 64) != 0 {
+            return Err(refuse(Refused::DoubleFree(number)));
+        }
+        self.clear_freed_part(machine, region, number, 1);
         if let Some(magazine) = self.rack.get(pin.cpu()) {
             if let Some(entered) = magazine.enter() {
                 if entered.wants_attention() {

@@ -189,8 +189,12 @@ impl<P: Platform> Frames<P> {
 }
 
 /// The frames of a bitmap word that its node's pool holds.
+#[inline]
 pub(super) fn pooled(machine: &Machine, region: &Region, key: u64) -> u64 {
-    machine.node(region.node).map_or(0, |node| node.zeroed.held(key))
+    match machine.node(region.node) {
+        Some(node) if node.zeroed.is_used() => node.zeroed.held(key),
+        _ => 0,
+    }
 }
 
 /// A frame of a zone that magazines cache too, and that has plenty.

@@ -108,9 +108,12 @@ pub(crate) struct ZeroedPool {
 }
 
 impl ZeroedPool {
-    /// How many sets a pool of `target` frames has.
+    /// How many sets a pool of `target` frames has: a power of two, or 0.
     pub(super) fn sets_for(target: u64) -> usize {
-        (target.min(MOST) * SLACK).div_ceil(GROUP * WAYS as u64) as usize
+        match target.min(MOST) {
+            0 => 0,
+            target => (target * SLACK).div_ceil(GROUP * WAYS as u64).next_power_of_two() as usize,
+        }
     }
 
     pub(super) fn new(sets: &'static [Set], target: u64) -> ZeroedPool {
@@ -131,7 +134,7 @@ impl ZeroedPool {
 
     /// The set of a bitmap word: neighbours in different ones, so that they fill evenly.
     fn set_of(&self, key: u64) -> Option<&'static Set> {
-        self.sets.get((key % self.sets.len().max(1) as u64) as usize)
+        self.sets.get(key as usize & self.sets.len().wrapping_sub(1))
     }
 
     /// Adds a frame, which the caller owns and has filled with zeros.
@@ -219,7 +222,7 @@ impl ZeroedPool {
 
     /// Was anything ever put in?
     #[inline]
-    fn is_used(&self) -> bool {
+    pub(super) fn is_used(&self) -> bool {
         self.filled.load(Ordering::Relaxed) != 0
     }
 

@@ -12,7 +12,9 @@ static KEPT: Mutex<Vec<&'static [Set]>> = Mutex::new(Vec::new());
 fn pool(target: u64) -> ZeroedPool {
     let sets: Vec<Set> = (0..ZeroedPool::sets_for(target)).map(|_| Set::new()).collect();
     let sets: &'static [Set] = Box::leak(sets.into_boxed_slice());
-    KEPT.lock().unwrap().push(sets);
+    if let Ok(mut kept) = KEPT.lock() {
+        kept.push(sets);
+    }
     ZeroedPool::new(sets, target)
 }
 

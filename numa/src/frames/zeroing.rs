@@ -14,17 +14,33 @@ use super::{Frames, Zeroing};
 
 impl<P: Platform> Frames<P> {
     /// Zeroes a run that is about to be given back, if that is when runs are.
+    #[inline]
     pub(super) fn clear_freed(&self, machine: &Machine, region: &Region, first: u64, order: Order) {
-        if order < Order::HUGE {
-            self.clear_freed_part(machine, region, first, order.frames());
-        } else if machine.zeroing == Zeroing::OnFree && region.check_head(first, order).is_ok() {
-            self.zero(frame(first), order.bytes());
+        if machine.zeroing == Zeroing::OnFree {
+            self.clear_sound(region, first, order);
         }
     }
 
     /// The same for less than a block.
+    #[inline]
     pub(super) fn clear_freed_part(&self, machine: &Machine, region: &Region, first: u64, count: u64) {
-        if machine.zeroing == Zeroing::OnFree && region.looks_allocated(first, count) {
+        if machine.zeroing == Zeroing::OnFree {
+            self.clear_sound_part(region, first, count);
+        }
+    }
+
+    #[inline(never)]
+    fn clear_sound(&self, region: &Region, first: u64, order: Order) {
+        if order < Order::HUGE {
+            self.clear_sound_part(region, first, order.frames());
+        } else if region.check_head(first, order).is_ok() {
+            self.zero(frame(first), order.bytes());
+        }
+    }
+
+    #[inline(never)]
+    fn clear_sound_part(&self, region: &Region, first: u64, count: u64) {
+        if region.looks_allocated(first, count) {
             self.zero(frame(first), count * 4096);
         }
     }
