@@ -1,6 +1,7 @@
 //! The measuring side of `cargo xtask bench`: peers and topomem on the same cases, interleaved.
 
 pub mod frames;
+pub mod instructions;
 pub mod random;
 pub mod sample;
 pub mod subject;

@@ -3,8 +3,10 @@
 
 mod bitmap;
 mod buddy;
+mod nothing;
 mod topomem;
 
 pub use bitmap::Bitmap;
 pub use buddy::Buddy;
+pub use nothing::Nothing;
 pub use topomem::Topomem;

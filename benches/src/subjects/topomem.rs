@@ -99,6 +99,8 @@ fn pin(cpu: usize) -> CpuPin {
 
 impl Subject for Topomem {
     const NAME: &'static str = "topomem";
+    type Frame = PhysFrame;
+    type Cpu = CpuPin;
 
     fn new(frames: usize, cpus: usize) -> Topomem {
         let bytes = frames / 2 + (1 << 20);
@@ -119,23 +121,25 @@ impl Subject for Topomem {
         Topomem { frames: allocator, metadata: ground.next as usize - 4096 }
     }
 
-    #[inline]
-    fn alloc(&self, cpu: usize, order: Order) -> Option<u64> {
-        let frame = self.frames.alloc(&pin(cpu), &FrameRequest::order(order)).ok()?;
-        Some((frame.start_address().as_u64() - BASE) / 4096)
+    fn cpu(&self, cpu: usize) -> CpuPin {
+        pin(cpu)
     }
 
     #[inline]
-    fn free(&self, cpu: usize, frame: u64, order: Order) {
-        let frame = PhysFrame::containing_address(PhysAddr::new(BASE + frame * 4096));
+    fn alloc(&self, cpu: &CpuPin, order: Order) -> Option<PhysFrame> {
+        self.frames.alloc(cpu, &FrameRequest::order(order)).ok()
+    }
+
+    #[inline]
+    fn free(&self, cpu: &CpuPin, frame: PhysFrame, order: Order) {
         // SAFETY: the cases free what they allocated, and never touch it.
-        if let Err(error) = unsafe { self.frames.free(&pin(cpu), frame, order) } {
+        if let Err(error) = unsafe { self.frames.free(cpu, frame, order) } {
             panic!("topomem: {error}");
         }
     }
 
-    fn drain(&self, cpu: usize) {
-        let _ = self.frames.drain(&pin(cpu));
+    fn drain(&self, cpu: &CpuPin) {
+        let _ = self.frames.drain(cpu);
     }
 
     fn metadata_bytes(&self) -> Option<usize> {
