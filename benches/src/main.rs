@@ -1,9 +1,14 @@
 //! Prints one JSON line per measurement; `cargo xtask bench` renders them.
 
+use std::error::Error;
+
 use clap::{Parser, Subcommand, ValueEnum};
+#[cfg(topomem_count)]
+use topomem_benches::contention;
 use topomem_benches::instructions;
+use topomem_benches::sample::Summary;
+use topomem_benches::suite::{self, Effort};
 use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Topomem};
-use topomem_benches::suite::{Effort, run};
 
 /// Measures topomem beside its peers.
 #[derive(Debug, Parser)]
@@ -20,6 +25,18 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Says how much bookkeeping each subject needs
+    Metadata,
+    /// Counts what CPUs cost each other
+    #[cfg(topomem_count)]
+    Contention {
+        /// Draw the figures to FILE
+        #[arg(long, value_name = "FILE")]
+        svg: Option<std::path::PathBuf>,
+    },
+    /// Counts topomem's atomic read-modify-writes in pairs that its magazine serves
+    #[cfg(topomem_count)]
+    Hits,
     /// Runs bursts of pairs for callgrind, which counts inside `counted_bursts`
     Bursts {
         #[arg(long)]
@@ -43,16 +60,30 @@ enum SubjectName {
     Nothing,
 }
 
-fn main() {
+fn print(summaries: &[Summary]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    for summary in summaries {
+        println!("{}", serde_json::to_string(summary)?);
+    }
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     match Cli::parse().command {
         Command::Frames { quick } => {
             let effort = if quick { Effort::Quick } else { Effort::Full };
-            for summary in run(effort).summaries() {
-                if let Ok(line) = serde_json::to_string(&summary) {
-                    println!("{line}");
-                }
+            print(&suite::run(effort).summaries())?;
+        }
+        Command::Metadata => print(&suite::metadata())?,
+        #[cfg(topomem_count)]
+        Command::Contention { svg } => {
+            let summaries = contention::run();
+            print(&summaries)?;
+            if let Some(path) = svg {
+                contention::draw(&summaries, &path)?;
             }
         }
+        #[cfg(topomem_count)]
+        Command::Hits => print(&[contention::read_modify_writes()])?,
         Command::Bursts { subject, bursts } => match subject {
             SubjectName::Topomem => instructions::run::<Topomem>(bursts),
             SubjectName::Bitmap => instructions::run::<Bitmap>(bursts),
@@ -60,4 +91,5 @@ fn main() {
             SubjectName::Nothing => instructions::run::<Nothing>(bursts),
         },
     }
+    Ok(())
 }

@@ -5,58 +5,23 @@ use std::collections::BTreeMap;
 use topomem_percpu::Order;
 
 use crate::frames::{self, FRAMES, FreeOrder};
-use crate::sample::{Summary, quantile};
+use crate::sample::{Key, Summary};
 use crate::subject::Subject;
 use crate::subjects::{Bitmap, Buddy, Topomem};
 
-/// What one sample belongs to, in the order in which rows are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    row: usize,
-    case: &'static str,
-    cpus: usize,
-    subject: &'static str,
-    unit: &'static str,
-}
-
-/// The samples of a run.
+/// The samples of a run, and where each figure's row is.
 #[derive(Debug, Default)]
-pub struct Samples(BTreeMap<Key, Vec<f64>>);
+pub struct Samples(BTreeMap<(usize, Key), Vec<f64>>);
 
 impl Samples {
-    fn add(
-        &mut self,
-        row: usize,
-        case: &'static str,
-        cpus: usize,
-        subject: &'static str,
-        unit: &'static str,
-        value: f64,
-    ) {
-        self.0.entry(Key { row, case, cpus, subject, unit }).or_default().push(value);
+    fn add(&mut self, row: usize, key: Key, value: f64) {
+        self.0.entry((row, key)).or_default().push(value);
     }
 
     /// A line for each case and subject.
     #[must_use]
     pub fn summaries(&self) -> Vec<Summary> {
-        self.0
-            .iter()
-            .map(|(key, values)| {
-                let mut sorted = values.clone();
-                sorted.sort_by(f64::total_cmp);
-                Summary {
-                    suite: "frames",
-                    case: key.case,
-                    subject: key.subject,
-                    cpus: key.cpus,
-                    unit: key.unit,
-                    median: quantile(&sorted, 0.5),
-                    low: quantile(&sorted, 0.1),
-                    high: quantile(&sorted, 0.9),
-                    n: sorted.len(),
-                }
-            })
-            .collect()
+        self.0.iter().map(|((_, key), values)| key.summary(values)).collect()
     }
 }
 
@@ -86,7 +51,8 @@ fn subject<S: Subject>(samples: &mut Samples, effort: Effort) {
     let pairs = if effort == Effort::Quick { 1 << 16 } else { 1 << 18 };
     for cpus in [1, 2] {
         let fresh = || S::new(FRAMES, cpus);
-        let mut add = |row, case, unit, value| samples.add(row, case, cpus, S::NAME, unit, value);
+        let mut add =
+            |row, case, unit, value| samples.add(row, Key { cpus, ..key::<S>(case, unit) }, value);
         let shared = fresh();
         add(0, "pair_burst32", "ns", frames::pairs(&shared, cpus, Order::FRAME, 32, pairs / 32));
         add(1, "pair_burst512", "ns", frames::pairs(&shared, cpus, Order::FRAME, 512, pairs / 512));
@@ -98,10 +64,21 @@ fn subject<S: Subject>(samples: &mut Samples, effort: Effort) {
         if cpus == 2 {
             add(6, "cross_free", "ns", frames::cross_free(&fresh(), pairs));
         }
-        add(9, "huge_left_50", "%", frames::huge_left(&fresh(), cpus, 50));
-        add(10, "huge_left_90", "%", frames::huge_left(&fresh(), cpus, 90));
+        add(8, "huge_left_50", "%", frames::huge_left(&fresh(), cpus, 50));
+        add(9, "huge_left_90", "%", frames::huge_left(&fresh(), cpus, 90));
     }
-    if let Some(bytes) = S::new(FRAMES, 2).metadata_bytes() {
-        samples.add(8, "metadata_bytes", 1, S::NAME, "bytes/frame", bytes as f64 / FRAMES as f64);
+}
+
+fn key<S: Subject>(case: &'static str, unit: &'static str) -> Key {
+    Key { suite: "frames", case, subject: S::NAME, cpus: 1, unit }
+}
+
+/// The bookkeeping of the subjects that state theirs.
+#[must_use]
+pub fn metadata() -> Vec<Summary> {
+    fn of<S: Subject>() -> Option<Summary> {
+        let bytes = S::new(FRAMES, 2).metadata_bytes()?;
+        Some(key::<S>("metadata_bytes", "bytes/frame").summary(&[bytes as f64 / FRAMES as f64]))
     }
+    [of::<Topomem>(), of::<Bitmap>(), of::<Buddy>()].into_iter().flatten().collect()
 }

@@ -1,4 +1,4 @@
-//! topomem's frame allocator, on a machine of one node described by hand.
+//! topomem's frame allocator, on a machine described by hand.
 
 use std::alloc::Layout;
 use std::convert::Infallible;
@@ -40,11 +40,19 @@ unsafe impl Platform for Host {
     }
 }
 
-/// One node of memory, bookkeeping below it.
+/// Nodes of equal size one above the other, bookkeeping below them. CPUs are dealt out to the
+/// nodes in turn.
 struct Placed {
     frames: u64,
     cpus: usize,
+    nodes: usize,
     next: u64,
+}
+
+impl Placed {
+    fn node(&self, number: usize) -> NodeId {
+        NodeId::new(number % self.nodes).unwrap_or(NodeId::ZERO)
+    }
 }
 
 // SAFETY: the pieces' RAM is never touched; places are disjoint parts of the block.
@@ -52,15 +60,15 @@ unsafe impl Ground for Placed {
     type Error = Infallible;
 
     fn node_count(&self) -> usize {
-        1
+        self.nodes
     }
 
     fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
-        std::iter::once(node)
+        (0..self.nodes).map(move |offset| self.node(node.index() + offset))
     }
 
     fn cpus(&self) -> impl Iterator<Item = (CpuId, NodeId)> {
-        (0..self.cpus).filter_map(CpuId::new).map(|cpu| (cpu, NodeId::ZERO))
+        (0..self.cpus).filter_map(CpuId::new).map(|cpu| (cpu, self.node(cpu.index())))
     }
 
     fn weight(&self, _: NodeId) -> Option<u32> {
@@ -68,9 +76,12 @@ unsafe impl Ground for Placed {
     }
 
     fn pieces(&self) -> impl Iterator<Item = Piece> {
-        MemoryRange::from_bounds(BASE, BASE + self.frames * 4096)
-            .into_iter()
-            .map(|range| Piece { range, node: NodeId::ZERO })
+        let bytes = self.frames * 4096 / self.nodes as u64;
+        (0..self.nodes).filter_map(move |number| {
+            let start = BASE + number as u64 * bytes;
+            let range = MemoryRange::from_bounds(start, start + bytes)?;
+            Some(Piece { range, node: self.node(number) })
+        })
     }
 
     fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
@@ -97,18 +108,16 @@ fn pin(cpu: usize) -> CpuPin {
     unsafe { CpuPin::new(CpuId::new(cpu).unwrap_or(CpuId::BOOT)) }
 }
 
-impl Subject for Topomem {
-    const NAME: &'static str = "topomem";
-    type Frame = PhysFrame;
-    type Cpu = CpuPin;
-
-    fn new(frames: usize, cpus: usize) -> Topomem {
-        let bytes = frames / 2 + (1 << 20);
+impl Topomem {
+    /// An allocator over `frames` frames, spread evenly over `nodes` nodes as the CPUs are.
+    #[must_use]
+    pub fn on_nodes(frames: usize, cpus: usize, nodes: usize) -> Topomem {
+        let bytes = frames / 4 + (256 << 10);
         let layout = Layout::from_size_align(bytes, 4096).unwrap_or(Layout::new::<u64>());
         // SAFETY: the size is not zero.
         let block = unsafe { std::alloc::alloc_zeroed(layout) };
         let metadata = NonNull::new(block).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        let mut ground = Placed { frames: frames as u64, cpus, next: 4096 };
+        let mut ground = Placed { frames: frames as u64, cpus, nodes, next: 4096 };
         let allocator = Frames::new(Host { metadata });
         if let Err(error) = allocator.init(&mut ground, &FramesConfig::default()) {
             panic!("topomem: {error}");
@@ -119,6 +128,16 @@ impl Subject for Topomem {
             }
         }
         Topomem { frames: allocator, metadata: ground.next as usize - 4096 }
+    }
+}
+
+impl Subject for Topomem {
+    const NAME: &'static str = "topomem";
+    type Frame = PhysFrame;
+    type Cpu = CpuPin;
+
+    fn new(frames: usize, cpus: usize) -> Topomem {
+        Topomem::on_nodes(frames, cpus, 1)
     }
 
     fn cpu(&self, cpu: usize) -> CpuPin {
