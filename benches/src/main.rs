@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use topomem_benches::contention;
 use topomem_benches::instructions;
 use topomem_benches::sample::Summary;
-use topomem_benches::suite::{self, Effort};
 use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Topomem};
+use topomem_benches::suite::{self, Effort};
 
 /// Measures topomem beside its peers.
 #[derive(Debug, Parser)]

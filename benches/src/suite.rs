@@ -51,8 +51,7 @@ fn subject<S: Subject>(samples: &mut Samples, effort: Effort) {
     let pairs = if effort == Effort::Quick { 1 << 16 } else { 1 << 18 };
     for cpus in [1, 2] {
         let fresh = || S::new(FRAMES, cpus);
-        let mut add =
-            |row, case, unit, value| samples.add(row, Key { cpus, ..key::<S>(case, unit) }, value);
+        let mut add = |row, case, unit, value| samples.add(row, Key { cpus, ..key::<S>(case, unit) }, value);
         let shared = fresh();
         add(0, "pair_burst32", "ns", frames::pairs(&shared, cpus, Order::FRAME, 32, pairs / 32));
         add(1, "pair_burst512", "ns", frames::pairs(&shared, cpus, Order::FRAME, 512, pairs / 512));

@@ -37,8 +37,12 @@ impl Bitmap {
 
     /// The steps of a use of `frame`'s bit in every level.
     fn touch(&self, frame: usize) {
-        let children =
-            [size_of::<BitAlloc64K>(), size_of::<BitAlloc4K>(), size_of::<BitAlloc256>(), size_of::<BitAlloc16>()];
+        let children = [
+            size_of::<BitAlloc64K>(),
+            size_of::<BitAlloc4K>(),
+            size_of::<BitAlloc256>(),
+            size_of::<BitAlloc16>(),
+        ];
         let mut address = std::ptr::from_ref(&*self.0).addr();
         for level in 0..=children.len() {
             step(Access::Load(address));

@@ -16,8 +16,8 @@ const CPUS: [usize; 5] = [1, 2, 4, 8, 16];
 const SEEDS: u64 = 5;
 
 /// Bursts of each CPU before the count begins, and in it.
-const WARM_UP: usize = 200;
-const COUNTED: usize = 400;
+const WARM_UP: usize = 50;
+const COUNTED: usize = 100;
 
 type Ratio = fn(&Counts) -> u64;
 
@@ -52,13 +52,14 @@ fn measure(subject: Rc<dyn Shared>, cpus: usize, seed: u64) -> Counts {
     let workers: Vec<_> = (0..cpus).map(|cpu| Rc::new(RefCell::new(Worker::new(cpu, seed)))).collect();
     let inboxes: Inboxes = Rc::new(RefCell::new(vec![Vec::new(); cpus]));
     machine::reset();
-    let phase = |bursts| {
+    let phase = |bursts: usize| {
         let program = |worker: &Rc<RefCell<Worker>>| -> Box<dyn FnOnce()> {
             let (worker, subject, inboxes) = (worker.clone(), subject.clone(), inboxes.clone());
             Box::new(move || worker.borrow_mut().work(&*subject, &inboxes, bursts))
         };
         machine::run(workers.iter().map(program).collect(), seed)
     };
+    workers.iter().for_each(|worker| worker.borrow_mut().fill(&*subject));
     phase(WARM_UP);
     phase(COUNTED)
 }

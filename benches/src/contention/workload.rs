@@ -8,10 +8,11 @@ use super::subjects::Shared;
 use crate::random::Random;
 
 /// The longest burst of allocs or frees.
-const BURST: usize = 32;
+const BURST: usize = 64;
 
-/// Frames that a CPU holds at most, less a burst.
-const HELD: usize = 512;
+/// Frames that a CPU holds at most, less a burst; half as many to begin with. They lie in many more
+/// words than a magazine remembers.
+const HELD: usize = 4096;
 
 /// One freed frame in so many is freed by another CPU.
 const PASSED: usize = 8;
@@ -30,6 +31,13 @@ pub(super) type Inboxes = Rc<RefCell<Vec<Vec<u64>>>>;
 impl Worker {
     pub(super) fn new(cpu: usize, seed: u64) -> Worker {
         Worker { cpu, random: Random::new(seed << 8 | cpu as u64), held: Vec::new() }
+    }
+
+    /// Takes its first frames; no steps.
+    pub(super) fn fill(&mut self, subject: &dyn Shared) {
+        while self.held.len() < HELD / 2 {
+            self.alloc(subject);
+        }
     }
 
     /// `bursts` bursts of allocs, or of frees of frames drawn at random, as a coin decides. One
