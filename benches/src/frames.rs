@@ -133,7 +133,7 @@ enum Side<S: Subject> {
 /// Nanoseconds per frame that one thread allocates and another frees, in parcels of 256.
 pub fn cross_free<S: Subject>(subject: &S, frames: usize) -> f64 {
     const PARCEL: usize = 256;
-    let (send, receive) = mpsc::sync_channel(8);
+    let (send, receive) = mpsc::sync_channel(64);
     let ends = (Mutex::new(Some(send)), Mutex::new(Some(receive)));
     let take = |cpu: usize| match cpu {
         0 => ends.0.lock().ok()?.take().map(|send| Side::<S>::Allocates(subject.cpu(cpu), send)),

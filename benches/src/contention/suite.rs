@@ -19,10 +19,21 @@ const SEEDS: u64 = 5;
 const WARM_UP: usize = 50;
 const COUNTED: usize = 100;
 
-type Ratio = fn(&Counts) -> u64;
+/// Builds a subject for so many CPUs.
+type Build = fn(usize) -> Rc<dyn Shared>;
+
+/// Who is compared.
+const SUBJECTS: [(&str, Build); 3] = [
+    ("global-lock", |_| Rc::new(GlobalLock::new())),
+    ("node-lock", |_| Rc::new(NodeLock::new())),
+    ("topomem", |cpus| Rc::new(Magazines::new(cpus))),
+];
+
+/// Picks what is told of a run.
+type Pick = fn(&Counts) -> u64;
 
 /// What is told of a run, per operation.
-const CASES: [(&str, Ratio); 5] = [
+const CASES: [(&str, Pick); 5] = [
     ("locks_taken", |counts| counts.locks),
     ("locks_contended", |counts| counts.contended),
     ("cas_retries", |counts| counts.retries),
@@ -35,14 +46,9 @@ const CASES: [(&str, Ratio); 5] = [
 pub fn run() -> Vec<Summary> {
     let mut summaries = Vec::new();
     for cpus in CPUS {
-        let subjects: [(&'static str, fn(usize) -> Rc<dyn Shared>); 3] = [
-            ("global-lock", |_| Rc::new(GlobalLock::new())),
-            ("node-lock", |_| Rc::new(NodeLock::new())),
-            ("topomem", |cpus| Rc::new(Magazines::new(cpus))),
-        ];
-        for (subject, build) in subjects {
+        for (subject, build) in SUBJECTS {
             let runs: Vec<Counts> = (0..SEEDS).map(|seed| measure(build(cpus), cpus, seed)).collect();
-            summaries.extend(CASES.map(|(case, ratio)| summary(case, subject, cpus, &runs, ratio)));
+            summaries.extend(CASES.map(|(case, pick)| summary(case, subject, cpus, &runs, pick)));
         }
     }
     summaries
@@ -64,8 +70,8 @@ fn measure(subject: Rc<dyn Shared>, cpus: usize, seed: u64) -> Counts {
     phase(COUNTED)
 }
 
-fn summary(case: &'static str, subject: &'static str, cpus: usize, runs: &[Counts], ratio: Ratio) -> Summary {
-    let per_operation = |counts: &Counts| ratio(counts) as f64 / counts.operations as f64;
+fn summary(case: &'static str, subject: &'static str, cpus: usize, runs: &[Counts], pick: Pick) -> Summary {
+    let per_operation = |counts: &Counts| pick(counts) as f64 / counts.operations as f64;
     let values: Vec<f64> = runs.iter().map(per_operation).collect();
     Key { suite: "contention", case, subject, cpus, unit: "per operation" }.summary(&values)
 }

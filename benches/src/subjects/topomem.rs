@@ -20,15 +20,24 @@ const BASE: u64 = 4 << 30;
 /// Bookkeeping is the only memory that is really there; the managed frames are never touched.
 struct Host {
     metadata: NonNull<u8>,
+    layout: Layout,
 }
 
-// SAFETY: plain memory, never freed.
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout; the allocator that uses it owns this host, and goes
+        // with it.
+        unsafe { std::alloc::dealloc(self.metadata.as_ptr(), self.layout) };
+    }
+}
+
+// SAFETY: plain memory, freed with the allocator that uses it.
 unsafe impl Send for Host {}
 // SAFETY: as above.
 unsafe impl Sync for Host {}
 
 // SAFETY: only bookkeeping, placed below `BASE`, is ever asked for (the benchmarks zero
-// nothing), and it is mapped for good; `pin` is not used.
+// nothing), and it is there as long as the host; `pin` is not used.
 unsafe impl Platform for Host {
     fn current_cpu(&self) -> CpuId {
         CpuId::BOOT
@@ -118,7 +127,7 @@ impl Topomem {
         let block = unsafe { std::alloc::alloc_zeroed(layout) };
         let metadata = NonNull::new(block).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
         let mut ground = Placed { frames: frames as u64, cpus, nodes, next: 4096 };
-        let allocator = Frames::new(Host { metadata });
+        let allocator = Frames::new(Host { metadata, layout });
         if let Err(error) = allocator.init(&mut ground, &FramesConfig::default()) {
             panic!("topomem: {error}");
         }

@@ -30,17 +30,21 @@ pub(super) fn table(results: &[Measurement], limits: &Limits) -> Table {
 
 /// A median, with its spread where there is one.
 pub(super) fn cell(result: &Measurement) -> String {
-    let Measurement { median, low, high, n, .. } = result;
-    match n {
-        1 => format!("{median:.2}"),
-        _ => format!("{median:.1} ({low:.1} .. {high:.1})"),
-    }
+    let digits = match result.median {
+        median if median < 10.0 => 2,
+        median if median < 100.0 => 1,
+        _ => 0,
+    };
+    let [median, low, high] =
+        [result.median, result.low, result.high].map(|figure| format!("{figure:.digits$}"));
+    if low == high { median } else { format!("{median} ({low} .. {high})") }
 }
 
+/// How many times topomem's figure another's is. Percentages stand for themselves.
 fn ratio(own: &Measurement, its: &Measurement) -> String {
     match own.median {
-        0.0 => "-".to_owned(),
-        median => format!("{:.2}", its.median / median),
+        median if median > 0.0 && own.unit != "%" => format!("{:.2}", its.median / median),
+        _ => "-".to_owned(),
     }
 }
 
