@@ -120,7 +120,7 @@ pub(crate) enum BenchCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchFramesArgs {
-    /// A few rounds: seconds, with wide spreads
+    /// A few rounds: less than a minute, and wide spreads
     #[arg(long)]
     pub(crate) quick: bool,
     /// Write all results to FILE, machine-readable

@@ -17,7 +17,7 @@ pub(super) fn frames(arguments: &BenchFramesArgs) -> Result<bool, Error> {
     let bench = program::build(Build::Measuring)?;
     let counting = program::build(Build::Counting)?;
     let times: &[&str] = if arguments.quick { &["frames", "--quick"] } else { &["frames"] };
-    println!("timing, {}", if arguments.quick { "a few seconds" } else { "a minute or two" });
+    println!("timing: {}", if arguments.quick { "less than a minute" } else { "a few minutes" });
     let mut results = program::results(&bench, times)?;
     println!("counting instructions");
     for subject in instructions::SUBJECTS {
