@@ -196,7 +196,7 @@ pub fn huge_left<S: Subject>(subject: &S, cpus: usize, fill: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subjects::{Bitmap, Buddy, Topomem};
+    use crate::subjects::{Bitmap, Buddy, Paranoid, Topomem};
 
     /// The measured operations are the same work for every subject: all frames come back.
     fn returns_what_it_took<S: Subject>() {
@@ -212,6 +212,7 @@ mod tests {
     #[test]
     fn every_subject_does_the_same_work() {
         returns_what_it_took::<Topomem>();
+        returns_what_it_took::<Paranoid>();
         returns_what_it_took::<Bitmap>();
         returns_what_it_took::<Buddy>();
     }

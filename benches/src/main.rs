@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use topomem_benches::contention;
 use topomem_benches::instructions;
 use topomem_benches::sample::Summary;
-use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Topomem};
+use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Paranoid, Topomem};
 use topomem_benches::suite::{self, Effort};
 
 /// Measures topomem beside its peers.
@@ -52,6 +52,8 @@ enum Command {
 enum SubjectName {
     #[value(name = "topomem")]
     Topomem,
+    #[value(name = "topomem paranoid")]
+    Paranoid,
     #[value(name = "bitmap-allocator")]
     Bitmap,
     #[value(name = "buddy_system_allocator")]
@@ -86,6 +88,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         Command::Hits => print(&[contention::read_modify_writes()])?,
         Command::Bursts { subject, bursts } => match subject {
             SubjectName::Topomem => instructions::run::<Topomem>(bursts),
+            SubjectName::Paranoid => instructions::run::<Paranoid>(bursts),
             SubjectName::Bitmap => instructions::run::<Bitmap>(bursts),
             SubjectName::Buddy => instructions::run::<Buddy>(bursts),
             SubjectName::Nothing => instructions::run::<Nothing>(bursts),

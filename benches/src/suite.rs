@@ -7,7 +7,7 @@ use topomem_percpu::Order;
 use crate::frames::{self, FRAMES, FreeOrder};
 use crate::sample::{Key, Summary};
 use crate::subject::Subject;
-use crate::subjects::{Bitmap, Buddy, Topomem};
+use crate::subjects::{Bitmap, Buddy, Paranoid, Topomem};
 
 /// The samples of a run, and where each figure's row is.
 #[derive(Debug, Default)]
@@ -106,8 +106,8 @@ pub fn run(effort: Effort) -> Samples {
         let due = |(_, case): &(usize, Case)| case.is_due(round, effort);
         for (row, case) in CASES.into_iter().enumerate().filter(due) {
             for cpus in [1, 2].into_iter().filter(|&cpus| case.takes_part(cpus)) {
-                let mut subjects = [add::<Topomem>, add::<Bitmap>, add::<Buddy>];
-                subjects.rotate_left(round % 3);
+                let mut subjects = [add::<Topomem>, add::<Paranoid>, add::<Bitmap>, add::<Buddy>];
+                subjects.rotate_left(round % 4);
                 subjects.iter().for_each(|add| add(&mut samples, row, case, cpus, effort));
             }
         }
@@ -132,5 +132,5 @@ pub fn metadata() -> Vec<Summary> {
         let bytes = S::new(FRAMES, 2).metadata_bytes()?;
         Some(key::<S>("metadata_bytes", "bytes/frame").summary(&[bytes as f64 / FRAMES as f64]))
     }
-    [of::<Topomem>(), of::<Bitmap>(), of::<Buddy>()].into_iter().flatten().collect()
+    [of::<Topomem>(), of::<Paranoid>(), of::<Bitmap>(), of::<Buddy>()].into_iter().flatten().collect()
 }

@@ -1,6 +1,7 @@
 //! The three ways of sharing frames that are compared.
 
 use bitmap_allocator::{BitAlloc, BitAlloc1M, BitAlloc4K, BitAlloc16, BitAlloc64K, BitAlloc256};
+use topomem_numa::frames::DoubleFrees;
 use topomem_percpu::sync::observed::Access;
 use topomem_percpu::{CpuPin, Order};
 use x86_64::structures::paging::PhysFrame;
@@ -115,7 +116,7 @@ pub(super) struct Magazines {
 
 impl Magazines {
     pub(super) fn new(cpus: usize) -> Magazines {
-        let frames = Topomem::on_nodes(NODES * NODE_FRAMES, cpus, NODES);
+        let frames = Topomem::on_nodes(NODES * NODE_FRAMES, cpus, NODES, DoubleFrees::default());
         let pins = (0..cpus).map(|cpu| frames.cpu(cpu)).collect();
         Magazines { frames, pins }
     }

@@ -5,8 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::ptr::NonNull;
 
-use topomem_numa::frames::FrameRequest;
-use topomem_numa::frames::{Frames, FramesConfig, Ground};
+use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, Ground};
 use topomem_numa::{MemoryRange, Piece};
 use topomem_percpu::{CpuId, CpuPin, NodeId, Order, Platform};
 use x86_64::PhysAddr;
@@ -55,7 +54,9 @@ struct Placed {
     frames: u64,
     cpus: usize,
     nodes: usize,
+    /// Where the next place begins, and where the block ends.
     next: u64,
+    end: u64,
 }
 
 impl Placed {
@@ -96,6 +97,7 @@ unsafe impl Ground for Placed {
     fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
         let start = self.next.next_multiple_of(align);
         self.next = start + bytes;
+        assert!(self.next <= self.end, "bookkeeping needs more than its block");
         Ok(PhysAddr::new(start))
     }
 }
@@ -120,15 +122,19 @@ fn pin(cpu: usize) -> CpuPin {
 impl Topomem {
     /// An allocator over `frames` frames, spread evenly over `nodes` nodes as the CPUs are.
     #[must_use]
-    pub fn on_nodes(frames: usize, cpus: usize, nodes: usize) -> Topomem {
-        let bytes = frames / 4 + (256 << 10);
-        let layout = Layout::from_size_align(bytes, 4096).unwrap_or(Layout::new::<u64>());
+    pub fn on_nodes(frames: usize, cpus: usize, nodes: usize, double_frees: DoubleFrees) -> Topomem {
+        // A byte a frame at most, magazines, and tables of fixed size.
+        let bytes = 2 * frames + (256 << 10);
+        let Ok(layout) = Layout::from_size_align(bytes, 4096) else {
+            panic!("topomem: {frames} frames are too many");
+        };
         // SAFETY: the size is not zero.
         let block = unsafe { std::alloc::alloc_zeroed(layout) };
         let metadata = NonNull::new(block).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        let mut ground = Placed { frames: frames as u64, cpus, nodes, next: 4096 };
+        let mut ground = Placed { frames: frames as u64, cpus, nodes, next: 4096, end: bytes as u64 };
         let allocator = Frames::new(Host { metadata, layout });
-        if let Err(error) = allocator.init(&mut ground, &FramesConfig::default()) {
+        let config = FramesConfig { double_frees, ..FramesConfig::default() };
+        if let Err(error) = allocator.init(&mut ground, &config) {
             panic!("topomem: {error}");
         }
         for cpu in 0..cpus {
@@ -146,7 +152,7 @@ impl Subject for Topomem {
     type Cpu = CpuPin;
 
     fn new(frames: usize, cpus: usize) -> Topomem {
-        Topomem::on_nodes(frames, cpus, 1)
+        Topomem::on_nodes(frames, cpus, 1, DoubleFrees::default())
     }
 
     fn cpu(&self, cpu: usize) -> CpuPin {

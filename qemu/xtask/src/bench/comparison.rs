@@ -4,21 +4,22 @@ use super::limits::Limits;
 use crate::record::Measurement;
 use crate::report::Table;
 
-const PEERS: [&str; 2] = ["bitmap-allocator", "buddy_system_allocator"];
+/// Who is beside it: itself with every double free found at once, and its peers.
+const OTHERS: [&str; 3] = ["topomem paranoid", "bitmap-allocator", "buddy_system_allocator"];
 
 /// Results as a table: medians with the lowest and highest tenth, how many times topomem's figure
-/// each peer's is, and what was aimed at.
+/// each other's is, and what was aimed at.
 pub(super) fn table(results: &[Measurement], limits: &Limits) -> Table {
     let mut heading: Vec<String> = ["case", "CPUs", "unit", "topomem"].map(str::to_owned).to_vec();
-    PEERS.iter().for_each(|peer| heading.extend([(*peer).to_owned(), "ratio".to_owned()]));
+    OTHERS.iter().for_each(|other| heading.extend([(*other).to_owned(), "ratio".to_owned()]));
     heading.push("target".to_owned());
     let mut table = Table::with_heading(heading);
     for own in results.iter().filter(|result| result.subject == "topomem") {
         let mut row = vec![own.case.clone(), own.cpus.to_string(), own.unit.clone(), cell(own)];
-        for peer in PEERS {
+        for other in OTHERS {
             let its = results
                 .iter()
-                .find(|result| result.subject == peer && result.case == own.case && result.cpus == own.cpus);
+                .find(|result| result.subject == other && result.case == own.case && result.cpus == own.cpus);
             row.extend(its.map_or(["-".to_owned(), "-".to_owned()], |its| [cell(its), ratio(own, its)]));
         }
         let target = limits.target(&own.case, own.cpus);
@@ -74,7 +75,7 @@ mod tests {
         let words: Vec<_> = lines[1].split_whitespace().collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(words[..7], ["pair_burst32", "1", "ns", "10.0", "(9.0", "..", "12.0)"]);
-        assert_eq!(words[7..11], ["25.0", "(24.0", "..", "27.0)"]);
-        assert_eq!(words[11..], ["2.50", "-", "-", "10"]);
+        assert_eq!(words[7..13], ["-", "-", "25.0", "(24.0", "..", "27.0)"]);
+        assert_eq!(words[13..], ["2.50", "-", "-", "10"]);
     }
 }

@@ -9,7 +9,8 @@ use crate::record::Measurement;
 use crate::workspace;
 
 /// Who is counted, the empty loop last.
-pub(super) const SUBJECTS: [&str; 4] = ["topomem", "bitmap-allocator", "buddy_system_allocator", "(loop)"];
+pub(super) const SUBJECTS: [&str; 5] =
+    ["topomem", "topomem paranoid", "bitmap-allocator", "buddy_system_allocator", "(loop)"];
 
 /// The function inside which callgrind counts.
 const COUNTED: &str = "topomem_benches::instructions::counted_bursts*";
