@@ -115,6 +115,26 @@ macro_rules! observed {
                 self.compare_exchange(current, new, success, failure)
             }
 
+            /// As `core`'s: a load, then compare-and-swaps until one succeeds.
+            ///
+            /// # Errors
+            /// The value for which `change` gave none.
+            pub fn fetch_update(
+                &self,
+                success: Ordering,
+                failure: Ordering,
+                mut change: impl FnMut($value) -> Option<$value>,
+            ) -> Result<$value, $value> {
+                let mut current = self.load(failure);
+                while let Some(new) = change(current) {
+                    match self.compare_exchange(current, new, success, failure) {
+                        Ok(before) => return Ok(before),
+                        Err(now) => current = now,
+                    }
+                }
+                Err(current)
+            }
+
             /// As `core`'s: nobody else can see it.
             pub fn get_mut(&mut self) -> &mut $value {
                 self.0.get_mut()
