@@ -1,6 +1,7 @@
 //! The frame allocator's cases: each returns one sample of one subject.
 
-use std::sync::mpsc;
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use topomem_percpu::Order;
 
@@ -14,12 +15,46 @@ pub const FRAMES: usize = 1 << 20;
 /// How many frames a bulk case allocates on each thread: 1 GiB.
 pub const BULK: usize = 256 << 10;
 
-fn take<S: Subject>(subject: &S, cpu: usize, order: Order, count: usize, into: &mut Vec<u64>) {
-    for _ in 0..count {
-        match subject.alloc(cpu, order) {
-            Some(frame) => into.push(frame),
-            None => break,
+/// What a thread holds: the CPU that it plays, and frames.
+struct Held<S: Subject> {
+    cpu: S::Cpu,
+    frames: Vec<S::Frame>,
+}
+
+impl<S: Subject> Held<S> {
+    /// Room for `count` frames, touched already: a round of allocating and freeing as many warms
+    /// the list, the allocator and its bookkeeping.
+    fn warm(subject: &S, cpu: usize, order: Order, count: usize) -> Held<S> {
+        let mut held = Held { cpu: subject.cpu(cpu), frames: Vec::with_capacity(count) };
+        held.take(subject, order, count);
+        held.give(subject, order);
+        held
+    }
+
+    /// `count` single frames, just allocated.
+    fn full(subject: &S, cpu: usize, count: usize) -> Held<S> {
+        let mut held = Held { cpu: subject.cpu(cpu), frames: Vec::with_capacity(count) };
+        held.take(subject, Order::FRAME, count);
+        held
+    }
+
+    #[inline]
+    fn take(&mut self, subject: &S, order: Order, count: usize) {
+        for _ in 0..count {
+            match subject.alloc(&self.cpu, order) {
+                Some(frame) => self.frames.push(frame),
+                None => panic!("{}: exhausted after {} of {count}", S::NAME, self.frames.len()),
+            }
         }
+    }
+
+    /// Frees all in the order of the list, which keeps its room.
+    #[inline]
+    fn give(&mut self, subject: &S, order: Order) {
+        for &frame in &self.frames {
+            subject.free(&self.cpu, frame, order);
+        }
+        self.frames.clear();
     }
 }
 
@@ -27,17 +62,14 @@ fn take<S: Subject>(subject: &S, cpu: usize, order: Order, count: usize, into: &
 pub fn pairs<S: Subject>(subject: &S, cpus: usize, order: Order, burst: usize, rounds: usize) -> f64 {
     let elapsed = timed(
         cpus,
-        |_| Vec::with_capacity(burst),
-        |cpu, held: &mut Vec<u64>| {
+        |cpu| Held::warm(subject, cpu, order, burst),
+        |held| {
             for _ in 0..rounds {
-                take(subject, cpu, order, burst, held);
-                assert_eq!(held.len(), burst, "{}: exhausted in a burst", S::NAME);
-                for frame in held.drain(..) {
-                    subject.free(cpu, frame, order);
-                }
+                held.take(subject, order, burst);
+                held.give(subject, order);
             }
         },
-        |_, _| (),
+        |_| (),
     );
     elapsed.as_nanos() as f64 / (burst * rounds) as f64
 }
@@ -57,12 +89,9 @@ pub enum FreeOrder {
 pub fn bulk_alloc<S: Subject>(subject: &S, cpus: usize) -> f64 {
     let elapsed = timed(
         cpus,
-        |_| Vec::with_capacity(BULK),
-        |cpu, held| take(subject, cpu, Order::FRAME, BULK, held),
-        |cpu, held: Vec<u64>| {
-            assert_eq!(held.len(), BULK, "{}: exhausted in bulk", S::NAME);
-            held.into_iter().for_each(|frame| subject.free(cpu, frame, Order::FRAME));
-        },
+        |cpu| Held::warm(subject, cpu, Order::FRAME, BULK),
+        |held| held.take(subject, Order::FRAME, BULK),
+        |mut held| held.give(subject, Order::FRAME),
     );
     elapsed.as_nanos() as f64 / BULK as f64
 }
@@ -72,53 +101,66 @@ pub fn bulk_free<S: Subject>(subject: &S, cpus: usize, order: FreeOrder) -> f64 
     let elapsed = timed(
         cpus,
         |cpu| {
-            let mut held = Vec::with_capacity(BULK);
-            take(subject, cpu, Order::FRAME, BULK, &mut held);
+            let mut held = Held::full(subject, cpu, BULK);
             let mut rest = Vec::new();
             match order {
                 FreeOrder::InOrder => {}
-                FreeOrder::Random => Random::new(cpu as u64).shuffle(&mut held),
+                FreeOrder::Random => Random::new(cpu as u64).shuffle(&mut held.frames),
                 FreeOrder::Alternate => {
-                    held.sort_unstable();
-                    rest = held.iter().copied().skip(1).step_by(2).collect();
-                    held = held.iter().copied().step_by(2).collect();
+                    held.frames.sort_unstable();
+                    rest = held.frames.iter().copied().skip(1).step_by(2).collect();
+                    held.frames = held.frames.iter().copied().step_by(2).collect();
                 }
             }
             (held, rest)
         },
-        |cpu, (held, _)| held.iter().for_each(|&frame| subject.free(cpu, frame, Order::FRAME)),
-        |cpu, (_, rest)| rest.into_iter().for_each(|frame| subject.free(cpu, frame, Order::FRAME)),
+        |(held, _)| held.give(subject, Order::FRAME),
+        |(mut held, rest)| {
+            held.frames = rest;
+            held.give(subject, Order::FRAME);
+        },
     );
     let freed = if order == FreeOrder::Alternate { BULK / 2 } else { BULK };
     elapsed.as_nanos() as f64 / freed as f64
 }
 
+/// What a thread does across CPUs, with its end of the channel.
+enum Side<S: Subject> {
+    Allocates(S::Cpu, SyncSender<Vec<S::Frame>>),
+    Frees(S::Cpu, Receiver<Vec<S::Frame>>),
+}
+
 /// Nanoseconds per frame that one thread allocates and another frees, in parcels of 256.
 pub fn cross_free<S: Subject>(subject: &S, frames: usize) -> f64 {
     const PARCEL: usize = 256;
-    let (send, receive) = mpsc::sync_channel::<Vec<u64>>(8);
-    let (send, receive) = (std::sync::Mutex::new(Some(send)), std::sync::Mutex::new(receive));
+    let (send, receive) = mpsc::sync_channel(64);
+    let ends = (Mutex::new(Some(send)), Mutex::new(Some(receive)));
+    let take = |cpu: usize| match cpu {
+        0 => ends.0.lock().ok()?.take().map(|send| Side::<S>::Allocates(subject.cpu(cpu), send)),
+        _ => ends.1.lock().ok()?.take().map(|receive| Side::Frees(subject.cpu(cpu), receive)),
+    };
     let elapsed = timed(
         2,
-        |_| (),
-        |cpu, ()| {
-            if cpu == 0 {
-                let Some(send) = send.lock().ok().and_then(|mut send| send.take()) else { return };
+        take,
+        |side| match side.take() {
+            Some(Side::Allocates(cpu, send)) => {
                 for _ in 0..frames / PARCEL {
-                    let mut parcel = Vec::with_capacity(PARCEL);
-                    take(subject, cpu, Order::FRAME, PARCEL, &mut parcel);
+                    let parcel: Vec<_> =
+                        (0..PARCEL).filter_map(|_| subject.alloc(&cpu, Order::FRAME)).collect();
                     assert_eq!(parcel.len(), PARCEL, "{}: exhausted across CPUs", S::NAME);
                     if send.send(parcel).is_err() {
                         return;
                     }
                 }
-            } else if let Ok(receive) = receive.lock() {
-                for parcel in receive.iter() {
-                    parcel.into_iter().for_each(|frame| subject.free(cpu, frame, Order::FRAME));
+            }
+            Some(Side::Frees(cpu, receive)) => {
+                for parcel in receive {
+                    parcel.into_iter().for_each(|frame| subject.free(&cpu, frame, Order::FRAME));
                 }
             }
+            None => {}
         },
-        |_, ()| (),
+        |_| (),
     );
     elapsed.as_nanos() as f64 / frames as f64
 }
@@ -132,33 +174,29 @@ pub fn huge_left<S: Subject>(subject: &S, cpus: usize, fill: usize) -> f64 {
     let share = FRAMES * fill / 100 / cpus;
     timed(
         cpus,
-        |cpu| {
-            let mut held = Vec::with_capacity(share);
-            take(subject, cpu, Order::FRAME, share, &mut held);
-            assert_eq!(held.len(), share, "{}: exhausted while filling", S::NAME);
-            held
-        },
-        |cpu, held| {
-            let mut random = Random::new(7 + cpu as u64);
-            for _ in 0..4 * held.len() {
-                let index = random.below(held.len());
-                subject.free(cpu, held[index], Order::FRAME);
-                if let Some(frame) = subject.alloc(cpu, Order::FRAME) {
-                    held[index] = frame;
+        |cpu| (cpu, Held::full(subject, cpu, share)),
+        |(cpu, held)| {
+            let mut random = Random::new(7 + *cpu as u64);
+            for _ in 0..4 * held.frames.len() {
+                let index = random.below(held.frames.len());
+                subject.free(&held.cpu, held.frames[index], Order::FRAME);
+                match subject.alloc(&held.cpu, Order::FRAME) {
+                    Some(frame) => held.frames[index] = frame,
+                    None => panic!("{}: exhausted in churn", S::NAME),
                 }
             }
         },
-        |_, _| (),
+        |_| (),
     );
-    (0..cpus).for_each(|cpu| subject.drain(cpu));
-    let left = std::iter::from_fn(|| subject.alloc(0, Order::HUGE)).count();
+    (0..cpus).for_each(|cpu| subject.drain(&subject.cpu(cpu)));
+    let left = std::iter::from_fn(|| subject.alloc(&subject.cpu(0), Order::HUGE)).count();
     100.0 * left as f64 / ((FRAMES - share * cpus) / 512) as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subjects::{Bitmap, Buddy, Topomem};
+    use crate::subjects::{Bitmap, Buddy, Paranoid, Topomem};
 
     /// The measured operations are the same work for every subject: all frames come back.
     fn returns_what_it_took<S: Subject>() {
@@ -166,13 +204,15 @@ mod tests {
         assert!(pairs(&subject, 2, Order::FRAME, 32, 4) > 0.0);
         assert!(pairs(&subject, 1, Order::HUGE, 2, 4) > 0.0);
         assert!(cross_free(&subject, 1024) > 0.0);
-        (0..2).for_each(|cpu| subject.drain(cpu));
-        assert_eq!(std::iter::from_fn(|| subject.alloc(0, Order::HUGE)).count(), 8, "{}", S::NAME);
+        (0..2).for_each(|cpu| subject.drain(&subject.cpu(cpu)));
+        let cpu = subject.cpu(0);
+        assert_eq!(std::iter::from_fn(|| subject.alloc(&cpu, Order::HUGE)).count(), 8, "{}", S::NAME);
     }
 
     #[test]
     fn every_subject_does_the_same_work() {
         returns_what_it_took::<Topomem>();
+        returns_what_it_took::<Paranoid>();
         returns_what_it_took::<Bitmap>();
         returns_what_it_took::<Buddy>();
     }

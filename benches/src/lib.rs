@@ -1,6 +1,9 @@
 //! The measuring side of `cargo xtask bench`: peers and topomem on the same cases, interleaved.
 
+#[cfg(topomem_count)]
+pub mod contention;
 pub mod frames;
+pub mod instructions;
 pub mod random;
 pub mod sample;
 pub mod subject;

@@ -1,12 +1,98 @@
-//! Prints one JSON line per case and subject; `cargo xtask bench frames` renders them.
+//! Prints one JSON line per measurement; `cargo xtask bench` renders them.
 
-use topomem_benches::suite::{Effort, run};
+use std::error::Error;
 
-fn main() {
-    let effort = if std::env::args().any(|arg| arg == "--quick") { Effort::Quick } else { Effort::Full };
-    for summary in run(effort).summaries() {
-        if let Ok(line) = serde_json::to_string(&summary) {
-            println!("{line}");
-        }
+use clap::{Parser, Subcommand, ValueEnum};
+#[cfg(topomem_count)]
+use topomem_benches::contention;
+use topomem_benches::instructions;
+use topomem_benches::sample::Summary;
+use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Paranoid, Topomem};
+use topomem_benches::suite::{self, Effort};
+
+/// Measures topomem beside its peers.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Times all cases on all subjects, interleaved
+    Frames {
+        /// A few rounds only
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Says how much bookkeeping each subject needs
+    Metadata,
+    /// Counts what CPUs cost each other
+    #[cfg(topomem_count)]
+    Contention {
+        /// Draw the figures to FILE
+        #[arg(long, value_name = "FILE")]
+        svg: Option<std::path::PathBuf>,
+    },
+    /// Counts topomem's atomic read-modify-writes in pairs that its magazine serves
+    #[cfg(topomem_count)]
+    Hits,
+    /// Runs bursts of pairs for callgrind, which counts inside `counted_bursts`
+    Bursts {
+        #[arg(long)]
+        subject: SubjectName,
+        /// How many are counted
+        #[arg(long)]
+        bursts: usize,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+enum SubjectName {
+    #[value(name = "topomem")]
+    Topomem,
+    #[value(name = "topomem paranoid")]
+    Paranoid,
+    #[value(name = "bitmap-allocator")]
+    Bitmap,
+    #[value(name = "buddy_system_allocator")]
+    Buddy,
+    #[value(name = "(loop)")]
+    Nothing,
+}
+
+fn print(summaries: &[Summary]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    for summary in summaries {
+        println!("{}", serde_json::to_string(summary)?);
     }
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    match Cli::parse().command {
+        Command::Frames { quick } => {
+            let effort = if quick { Effort::Quick } else { Effort::Full };
+            print(&suite::run(effort).summaries())?;
+        }
+        Command::Metadata => print(&suite::metadata())?,
+        #[cfg(topomem_count)]
+        Command::Contention { svg } => {
+            let summaries = contention::run();
+            print(&summaries)?;
+            if let Some(path) = svg {
+                contention::draw(&summaries, &path)?;
+            }
+        }
+        #[cfg(topomem_count)]
+        Command::Hits => print(&[contention::read_modify_writes()])?,
+        Command::Bursts { subject, bursts } => match subject {
+            SubjectName::Topomem => instructions::run::<Topomem>(bursts),
+            SubjectName::Paranoid => instructions::run::<Paranoid>(bursts),
+            SubjectName::Bitmap => instructions::run::<Bitmap>(bursts),
+            SubjectName::Buddy => instructions::run::<Buddy>(bursts),
+            SubjectName::Nothing => instructions::run::<Nothing>(bursts),
+        },
+    }
+    Ok(())
 }

@@ -25,6 +25,33 @@ pub struct Summary {
     pub n: usize,
 }
 
+/// What a figure belongs to, in the order in which rows are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The group of cases.
+    pub suite: &'static str,
+    /// The case.
+    pub case: &'static str,
+    /// Who is measured.
+    pub subject: &'static str,
+    /// How many threads take part.
+    pub cpus: usize,
+    /// What the figures count.
+    pub unit: &'static str,
+}
+
+impl Key {
+    /// What is said of the runs that gave `samples`.
+    #[must_use]
+    pub fn summary(self, samples: &[f64]) -> Summary {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let Key { suite, case, subject, cpus, unit } = self;
+        let (median, low, high) = (quantile(&sorted, 0.5), quantile(&sorted, 0.1), quantile(&sorted, 0.9));
+        Summary { suite, case, subject, cpus, unit, median, low, high, n: sorted.len() }
+    }
+}
+
 /// The value below which the share `q` of the sorted `samples` lies.
 #[must_use]
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {

@@ -2,22 +2,35 @@
 
 use topomem_percpu::Order;
 
-/// A frame allocator over frames `0..frames`, shared by the threads that play CPUs.
+/// A frame allocator, shared by the threads that play CPUs.
+///
+/// A case sees what a kernel would see: the crate's own type of frame, and the CPU that a kernel
+/// has found out anyway. Finding it out is measured for nobody, nor is masking interrupts around
+/// a lock.
 pub trait Subject: Sync + Sized {
     /// The crate's name, and the name of its rows.
     const NAME: &'static str;
 
+    /// What it calls a frame.
+    type Frame: Copy + Ord + Send;
+
+    /// What its calls need to know of the CPU that they run on.
+    type Cpu;
+
     /// An allocator over `frames` free frames, for up to `cpus` CPUs.
     fn new(frames: usize, cpus: usize) -> Self;
 
-    /// A run of frames on behalf of CPU `cpu`: the number of its first frame.
-    fn alloc(&self, cpu: usize, order: Order) -> Option<u64>;
+    /// The CPU numbered `cpu`, for the thread that plays it.
+    fn cpu(&self, cpu: usize) -> Self::Cpu;
+
+    /// The first of a run of frames.
+    fn alloc(&self, cpu: &Self::Cpu, order: Order) -> Option<Self::Frame>;
 
     /// Returns what [`Subject::alloc`] gave.
-    fn free(&self, cpu: usize, frame: u64, order: Order);
+    fn free(&self, cpu: &Self::Cpu, frame: Self::Frame, order: Order);
 
-    /// Gives back what CPU `cpu` caches, where the subject caches anything.
-    fn drain(&self, _cpu: usize) {}
+    /// Gives back what `cpu` caches, where the subject caches anything.
+    fn drain(&self, _cpu: &Self::Cpu) {}
 
     /// Bookkeeping in bytes, where the subject states it.
     fn metadata_bytes(&self) -> Option<usize> {

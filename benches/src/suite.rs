@@ -5,58 +5,23 @@ use std::collections::BTreeMap;
 use topomem_percpu::Order;
 
 use crate::frames::{self, FRAMES, FreeOrder};
-use crate::sample::{Summary, quantile};
+use crate::sample::{Key, Summary};
 use crate::subject::Subject;
-use crate::subjects::{Bitmap, Buddy, Topomem};
+use crate::subjects::{Bitmap, Buddy, Paranoid, Topomem};
 
-/// What one sample belongs to, in the order in which rows are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    row: usize,
-    case: &'static str,
-    cpus: usize,
-    subject: &'static str,
-    unit: &'static str,
-}
-
-/// The samples of a run.
+/// The samples of a run, and where each figure's row is.
 #[derive(Debug, Default)]
-pub struct Samples(BTreeMap<Key, Vec<f64>>);
+pub struct Samples(BTreeMap<(usize, Key), Vec<f64>>);
 
 impl Samples {
-    fn add(
-        &mut self,
-        row: usize,
-        case: &'static str,
-        cpus: usize,
-        subject: &'static str,
-        unit: &'static str,
-        value: f64,
-    ) {
-        self.0.entry(Key { row, case, cpus, subject, unit }).or_default().push(value);
+    fn add(&mut self, row: usize, key: Key, value: f64) {
+        self.0.entry((row, key)).or_default().push(value);
     }
 
     /// A line for each case and subject.
     #[must_use]
     pub fn summaries(&self) -> Vec<Summary> {
-        self.0
-            .iter()
-            .map(|(key, values)| {
-                let mut sorted = values.clone();
-                sorted.sort_by(f64::total_cmp);
-                Summary {
-                    suite: "frames",
-                    case: key.case,
-                    subject: key.subject,
-                    cpus: key.cpus,
-                    unit: key.unit,
-                    median: quantile(&sorted, 0.5),
-                    low: quantile(&sorted, 0.1),
-                    high: quantile(&sorted, 0.9),
-                    n: sorted.len(),
-                }
-            })
-            .collect()
+        self.0.iter().map(|((_, key), values)| key.summary(values)).collect()
     }
 }
 
@@ -69,39 +34,103 @@ pub enum Effort {
     Full,
 }
 
-/// Measures every subject on every case, one subject after the other in each round.
+/// What is measured. Every sample has a fresh allocator, so that none inherits another's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Case {
+    Pair(&'static str, Order, usize),
+    BulkAlloc,
+    BulkFree(&'static str, FreeOrder),
+    CrossFree,
+    HugeLeft(&'static str, usize),
+}
+
+/// All cases, in the order of the rows.
+const CASES: [Case; 10] = [
+    Case::Pair("pair_burst32", Order::FRAME, 32),
+    Case::Pair("pair_burst512", Order::FRAME, 512),
+    Case::BulkAlloc,
+    Case::BulkFree("bulk_free", FreeOrder::InOrder),
+    Case::BulkFree("bulk_free_random", FreeOrder::Random),
+    Case::Pair("pair_order9", Order::HUGE, 8),
+    Case::CrossFree,
+    Case::BulkFree("alternate_free", FreeOrder::Alternate),
+    Case::HugeLeft("huge_left_50", 50),
+    Case::HugeLeft("huge_left_90", 90),
+];
+
+impl Case {
+    /// Its name, and what its figures count.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Case::Pair(name, ..) | Case::BulkFree(name, _) => (name, "ns"),
+            Case::BulkAlloc => ("bulk_alloc", "ns"),
+            Case::CrossFree => ("cross_free", "ns"),
+            Case::HugeLeft(name, _) => (name, "%"),
+        }
+    }
+
+    fn takes_part(self, cpus: usize) -> bool {
+        self != Case::CrossFree || cpus == 2
+    }
+
+    /// What is left of huge pages hardly varies, and takes long.
+    fn is_due(self, round: usize, effort: Effort) -> bool {
+        let huge = matches!(self, Case::HugeLeft(..));
+        !huge || round < if effort == Effort::Quick { 1 } else { 3 }
+    }
+
+    fn sample<S: Subject>(self, cpus: usize, effort: Effort) -> f64 {
+        let subject = S::new(FRAMES, cpus);
+        let frames = if effort == Effort::Quick { 1 << 16 } else { 1 << 19 };
+        match self {
+            // An aligned run of 512 costs a peer as much as a thousand frames.
+            Case::Pair(_, Order::HUGE, burst) => {
+                frames::pairs(&subject, cpus, Order::HUGE, burst, frames / 1024)
+            }
+            Case::Pair(_, order, burst) => frames::pairs(&subject, cpus, order, burst, frames / burst),
+            Case::BulkAlloc => frames::bulk_alloc(&subject, cpus),
+            Case::BulkFree(_, order) => frames::bulk_free(&subject, cpus, order),
+            Case::CrossFree => frames::cross_free(&subject, frames),
+            Case::HugeLeft(_, fill) => frames::huge_left(&subject, cpus, fill),
+        }
+    }
+}
+
+/// Measures every subject on every case: in each round, case by case, one subject after the
+/// other, a different one first each time.
 #[must_use]
 pub fn run(effort: Effort) -> Samples {
     let rounds = if effort == Effort::Quick { 3 } else { 15 };
     let mut samples = Samples::default();
-    for _ in 0..rounds {
-        subject::<Topomem>(&mut samples, effort);
-        subject::<Bitmap>(&mut samples, effort);
-        subject::<Buddy>(&mut samples, effort);
+    for round in 0..rounds {
+        let due = |(_, case): &(usize, Case)| case.is_due(round, effort);
+        for (row, case) in CASES.into_iter().enumerate().filter(due) {
+            for cpus in [1, 2].into_iter().filter(|&cpus| case.takes_part(cpus)) {
+                let mut subjects = [add::<Topomem>, add::<Paranoid>, add::<Bitmap>, add::<Buddy>];
+                subjects.rotate_left(round % 4);
+                subjects.iter().for_each(|add| add(&mut samples, row, case, cpus, effort));
+            }
+        }
     }
     samples
 }
 
-fn subject<S: Subject>(samples: &mut Samples, effort: Effort) {
-    let pairs = if effort == Effort::Quick { 1 << 16 } else { 1 << 18 };
-    for cpus in [1, 2] {
-        let fresh = || S::new(FRAMES, cpus);
-        let mut add = |row, case, unit, value| samples.add(row, case, cpus, S::NAME, unit, value);
-        let shared = fresh();
-        add(0, "pair_burst32", "ns", frames::pairs(&shared, cpus, Order::FRAME, 32, pairs / 32));
-        add(1, "pair_burst512", "ns", frames::pairs(&shared, cpus, Order::FRAME, 512, pairs / 512));
-        add(5, "pair_order9", "ns", frames::pairs(&shared, cpus, Order::HUGE, 8, pairs / 1024));
-        add(2, "bulk_alloc", "ns", frames::bulk_alloc(&shared, cpus));
-        add(3, "bulk_free", "ns", frames::bulk_free(&shared, cpus, FreeOrder::InOrder));
-        add(4, "bulk_free_random", "ns", frames::bulk_free(&fresh(), cpus, FreeOrder::Random));
-        add(7, "alternate_free", "ns", frames::bulk_free(&fresh(), cpus, FreeOrder::Alternate));
-        if cpus == 2 {
-            add(6, "cross_free", "ns", frames::cross_free(&fresh(), pairs));
-        }
-        add(9, "huge_left_50", "%", frames::huge_left(&fresh(), cpus, 50));
-        add(10, "huge_left_90", "%", frames::huge_left(&fresh(), cpus, 90));
+/// Adds a sample of one subject.
+fn add<S: Subject>(samples: &mut Samples, row: usize, case: Case, cpus: usize, effort: Effort) {
+    let (name, unit) = case.names();
+    samples.add(row, Key { cpus, ..key::<S>(name, unit) }, case.sample::<S>(cpus, effort));
+}
+
+fn key<S: Subject>(case: &'static str, unit: &'static str) -> Key {
+    Key { suite: "frames", case, subject: S::NAME, cpus: 1, unit }
+}
+
+/// The bookkeeping of the subjects that state theirs.
+#[must_use]
+pub fn metadata() -> Vec<Summary> {
+    fn of<S: Subject>() -> Option<Summary> {
+        let bytes = S::new(FRAMES, 2).metadata_bytes()?;
+        Some(key::<S>("metadata_bytes", "bytes/frame").summary(&[bytes as f64 / FRAMES as f64]))
     }
-    if let Some(bytes) = S::new(FRAMES, 2).metadata_bytes() {
-        samples.add(8, "metadata_bytes", 1, S::NAME, "bytes/frame", bytes as f64 / FRAMES as f64);
-    }
+    [of::<Topomem>(), of::<Paranoid>(), of::<Bitmap>(), of::<Buddy>()].into_iter().flatten().collect()
 }

@@ -1,8 +1,21 @@
-//! The atomics and cells that topomem's protocols are written with: `core`'s, or loom's under
-//! `--cfg loom`, so that the models run the production code.
+//! The atomics and cells that topomem's protocols are written with: `core`'s; loom's under
+//! `--cfg loom`, so that the models run the production code; observed ones under
+//! `--cfg topomem_count`, so that what is counted is the production code.
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, topomem_count)))]
 pub use core::sync::atomic;
+
+#[cfg(topomem_count)]
+pub mod observed;
+
+/// `core`'s atomics, observed.
+#[cfg(topomem_count)]
+pub mod atomic {
+    pub use super::observed::{
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize,
+    };
+    pub use core::sync::atomic::{Ordering, compiler_fence, fence};
+}
 
 /// loom's atomics; what loom does not model is `core`'s.
 #[cfg(loom)]

@@ -10,6 +10,8 @@ pub struct Bitmap(spin::Mutex<Box<BitAlloc1M>>);
 
 impl Subject for Bitmap {
     const NAME: &'static str = "bitmap-allocator";
+    type Frame = usize;
+    type Cpu = ();
 
     fn new(frames: usize, _cpus: usize) -> Bitmap {
         let mut bitmap = Box::new(BitAlloc1M::DEFAULT);
@@ -17,20 +19,23 @@ impl Subject for Bitmap {
         Bitmap(spin::Mutex::new(bitmap))
     }
 
-    fn alloc(&self, _cpu: usize, order: Order) -> Option<u64> {
-        let mut bitmap = self.0.lock();
-        let frame = match order {
-            Order::FRAME => bitmap.alloc(),
-            _ => bitmap.alloc_contiguous(None, order.frames() as usize, order.get() as usize),
-        };
-        frame.map(|frame| frame as u64)
-    }
+    fn cpu(&self, _cpu: usize) {}
 
-    fn free(&self, _cpu: usize, frame: u64, order: Order) {
+    #[inline]
+    fn alloc(&self, (): &(), order: Order) -> Option<usize> {
         let mut bitmap = self.0.lock();
         match order {
-            Order::FRAME => bitmap.dealloc(frame as usize),
-            _ => bitmap.dealloc_contiguous(frame as usize, order.frames() as usize),
+            Order::FRAME => bitmap.alloc(),
+            _ => bitmap.alloc_contiguous(None, order.frames() as usize, order.get() as usize),
+        }
+    }
+
+    #[inline]
+    fn free(&self, (): &(), frame: usize, order: Order) {
+        let mut bitmap = self.0.lock();
+        match order {
+            Order::FRAME => bitmap.dealloc(frame),
+            _ => bitmap.dealloc_contiguous(frame, order.frames() as usize),
         };
     }
 

@@ -10,6 +10,8 @@ pub struct Buddy(spin::Mutex<FrameAllocator>);
 
 impl Subject for Buddy {
     const NAME: &'static str = "buddy_system_allocator";
+    type Frame = usize;
+    type Cpu = ();
 
     fn new(frames: usize, _cpus: usize) -> Buddy {
         let mut buddy = FrameAllocator::new();
@@ -17,11 +19,15 @@ impl Subject for Buddy {
         Buddy(spin::Mutex::new(buddy))
     }
 
-    fn alloc(&self, _cpu: usize, order: Order) -> Option<u64> {
-        self.0.lock().alloc(order.frames() as usize).map(|frame| frame as u64)
+    fn cpu(&self, _cpu: usize) {}
+
+    #[inline]
+    fn alloc(&self, (): &(), order: Order) -> Option<usize> {
+        self.0.lock().alloc(order.frames() as usize)
     }
 
-    fn free(&self, _cpu: usize, frame: u64, order: Order) {
-        self.0.lock().dealloc(frame as usize, order.frames() as usize);
+    #[inline]
+    fn free(&self, (): &(), frame: usize, order: Order) {
+        self.0.lock().dealloc(frame, order.frames() as usize);
     }
 }

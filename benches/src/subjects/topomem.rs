@@ -1,12 +1,11 @@
-//! topomem's frame allocator, on a machine of one node described by hand.
+//! topomem's frame allocator, on a machine described by hand.
 
 use std::alloc::Layout;
 use std::convert::Infallible;
 use std::fmt;
 use std::ptr::NonNull;
 
-use topomem_numa::frames::FrameRequest;
-use topomem_numa::frames::{Frames, FramesConfig, Ground};
+use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, Ground};
 use topomem_numa::{MemoryRange, Piece};
 use topomem_percpu::{CpuId, CpuPin, NodeId, Order, Platform};
 use x86_64::PhysAddr;
@@ -20,15 +19,24 @@ const BASE: u64 = 4 << 30;
 /// Bookkeeping is the only memory that is really there; the managed frames are never touched.
 struct Host {
     metadata: NonNull<u8>,
+    layout: Layout,
 }
 
-// SAFETY: plain memory, never freed.
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout; the allocator that uses it owns this host, and goes
+        // with it.
+        unsafe { std::alloc::dealloc(self.metadata.as_ptr(), self.layout) };
+    }
+}
+
+// SAFETY: plain memory, freed with the allocator that uses it.
 unsafe impl Send for Host {}
 // SAFETY: as above.
 unsafe impl Sync for Host {}
 
 // SAFETY: only bookkeeping, placed below `BASE`, is ever asked for (the benchmarks zero
-// nothing), and it is mapped for good; `pin` is not used.
+// nothing), and it is there as long as the host; `pin` is not used.
 unsafe impl Platform for Host {
     fn current_cpu(&self) -> CpuId {
         CpuId::BOOT
@@ -40,11 +48,21 @@ unsafe impl Platform for Host {
     }
 }
 
-/// One node of memory, bookkeeping below it.
+/// Nodes of equal size one above the other, bookkeeping below them. CPUs are dealt out to the
+/// nodes in turn.
 struct Placed {
     frames: u64,
     cpus: usize,
+    nodes: usize,
+    /// Where the next place begins, and where the block ends.
     next: u64,
+    end: u64,
+}
+
+impl Placed {
+    fn node(&self, number: usize) -> NodeId {
+        NodeId::new(number % self.nodes).unwrap_or(NodeId::ZERO)
+    }
 }
 
 // SAFETY: the pieces' RAM is never touched; places are disjoint parts of the block.
@@ -52,15 +70,15 @@ unsafe impl Ground for Placed {
     type Error = Infallible;
 
     fn node_count(&self) -> usize {
-        1
+        self.nodes
     }
 
     fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
-        std::iter::once(node)
+        (0..self.nodes).map(move |offset| self.node(node.index() + offset))
     }
 
     fn cpus(&self) -> impl Iterator<Item = (CpuId, NodeId)> {
-        (0..self.cpus).filter_map(CpuId::new).map(|cpu| (cpu, NodeId::ZERO))
+        (0..self.cpus).filter_map(CpuId::new).map(|cpu| (cpu, self.node(cpu.index())))
     }
 
     fn weight(&self, _: NodeId) -> Option<u32> {
@@ -68,14 +86,18 @@ unsafe impl Ground for Placed {
     }
 
     fn pieces(&self) -> impl Iterator<Item = Piece> {
-        MemoryRange::from_bounds(BASE, BASE + self.frames * 4096)
-            .into_iter()
-            .map(|range| Piece { range, node: NodeId::ZERO })
+        let bytes = self.frames * 4096 / self.nodes as u64;
+        (0..self.nodes).filter_map(move |number| {
+            let start = BASE + number as u64 * bytes;
+            let range = MemoryRange::from_bounds(start, start + bytes)?;
+            Some(Piece { range, node: self.node(number) })
+        })
     }
 
     fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
         let start = self.next.next_multiple_of(align);
         self.next = start + bytes;
+        assert!(self.next <= self.end, "bookkeeping needs more than its block");
         Ok(PhysAddr::new(start))
     }
 }
@@ -97,18 +119,22 @@ fn pin(cpu: usize) -> CpuPin {
     unsafe { CpuPin::new(CpuId::new(cpu).unwrap_or(CpuId::BOOT)) }
 }
 
-impl Subject for Topomem {
-    const NAME: &'static str = "topomem";
-
-    fn new(frames: usize, cpus: usize) -> Topomem {
-        let bytes = frames / 2 + (1 << 20);
-        let layout = Layout::from_size_align(bytes, 4096).unwrap_or(Layout::new::<u64>());
+impl Topomem {
+    /// An allocator over `frames` frames, spread evenly over `nodes` nodes as the CPUs are.
+    #[must_use]
+    pub fn on_nodes(frames: usize, cpus: usize, nodes: usize, double_frees: DoubleFrees) -> Topomem {
+        // A byte a frame at most, magazines, and tables of fixed size.
+        let bytes = 2 * frames + (256 << 10);
+        let Ok(layout) = Layout::from_size_align(bytes, 4096) else {
+            panic!("topomem: {frames} frames are too many");
+        };
         // SAFETY: the size is not zero.
         let block = unsafe { std::alloc::alloc_zeroed(layout) };
         let metadata = NonNull::new(block).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        let mut ground = Placed { frames: frames as u64, cpus, next: 4096 };
-        let allocator = Frames::new(Host { metadata });
-        if let Err(error) = allocator.init(&mut ground, &FramesConfig::default()) {
+        let mut ground = Placed { frames: frames as u64, cpus, nodes, next: 4096, end: bytes as u64 };
+        let allocator = Frames::new(Host { metadata, layout });
+        let config = FramesConfig { double_frees, ..FramesConfig::default() };
+        if let Err(error) = allocator.init(&mut ground, &config) {
             panic!("topomem: {error}");
         }
         for cpu in 0..cpus {
@@ -118,24 +144,36 @@ impl Subject for Topomem {
         }
         Topomem { frames: allocator, metadata: ground.next as usize - 4096 }
     }
+}
 
-    #[inline]
-    fn alloc(&self, cpu: usize, order: Order) -> Option<u64> {
-        let frame = self.frames.alloc(&pin(cpu), &FrameRequest::order(order)).ok()?;
-        Some((frame.start_address().as_u64() - BASE) / 4096)
+impl Subject for Topomem {
+    const NAME: &'static str = "topomem";
+    type Frame = PhysFrame;
+    type Cpu = CpuPin;
+
+    fn new(frames: usize, cpus: usize) -> Topomem {
+        Topomem::on_nodes(frames, cpus, 1, DoubleFrees::default())
+    }
+
+    fn cpu(&self, cpu: usize) -> CpuPin {
+        pin(cpu)
     }
 
     #[inline]
-    fn free(&self, cpu: usize, frame: u64, order: Order) {
-        let frame = PhysFrame::containing_address(PhysAddr::new(BASE + frame * 4096));
+    fn alloc(&self, cpu: &CpuPin, order: Order) -> Option<PhysFrame> {
+        self.frames.alloc(cpu, &FrameRequest::order(order)).ok()
+    }
+
+    #[inline]
+    fn free(&self, cpu: &CpuPin, frame: PhysFrame, order: Order) {
         // SAFETY: the cases free what they allocated, and never touch it.
-        if let Err(error) = unsafe { self.frames.free(&pin(cpu), frame, order) } {
+        if let Err(error) = unsafe { self.frames.free(cpu, frame, order) } {
             panic!("topomem: {error}");
         }
     }
 
-    fn drain(&self, cpu: usize) {
-        let _ = self.frames.drain(&pin(cpu));
+    fn drain(&self, cpu: &CpuPin) {
+        let _ = self.frames.drain(cpu);
     }
 
     fn metadata_bytes(&self) -> Option<usize> {

@@ -24,6 +24,9 @@ pub(crate) enum Command {
     Matrix(MatrixArgs),
     /// Run every test there is
     Test(TestArgs),
+    /// Measure topomem beside its peers
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Say what is installed and what is missing
     Doctor,
     /// Install what is missing for building, running and testing
@@ -105,6 +108,34 @@ pub(crate) struct TestArgs {
     /// List the steps and stop
     #[arg(long)]
     pub(crate) list: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Times and counts of the frame allocator, beside bitmap-allocator and buddy_system_allocator
+    Frames(BenchFramesArgs),
+    /// What CPUs cost each other: locks, failed compare-and-swaps, cache lines
+    Contention(BenchContentionArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchFramesArgs {
+    /// A few rounds: less than a minute, and wide spreads
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Write all results to FILE, machine-readable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchContentionArgs {
+    /// Draw the plot to FILE; benches/contention.svg when none is given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write all results to FILE, machine-readable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,10 @@ pub(crate) enum Error {
     Json(serde_json::Error),
     /// The kernel's dump of the firmware tables is not whole.
     TableDump { signature: String, expected: usize, offset: usize },
+    /// Callgrind counted nothing: the function is not there under this name.
+    NotCounted { what: &'static str },
+    /// `benches/limits.toml` can't be used.
+    Limits(Box<toml::de::Error>),
     /// A step needs what an earlier step could not build.
     NotBuilt(&'static str),
     /// An option that the simulation can't follow.
@@ -57,6 +61,8 @@ impl fmt::Display for Error {
             Self::TableDump { signature, expected, offset } => {
                 write!(f, "the dump of {signature} goes on at {offset}, not at {expected}")
             }
+            Self::NotCounted { what } => write!(f, "callgrind found no function {what}"),
+            Self::Limits(error) => write!(f, "benches/limits.toml: {error}"),
             Self::NotBuilt(what) => write!(f, "{what} could not be built: see above"),
             Self::OnlyUnderQemu(option) => write!(f, "{option} works only under QEMU: cargo xtask qemu"),
             Self::NoSuchStep { filters, steps } => {

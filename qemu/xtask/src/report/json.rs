@@ -41,6 +41,16 @@ impl Document {
         Ok(Self { run: description, results, failures: run.failures.clone() })
     }
 
+    /// The report on measurements that are no run of a scenario.
+    pub(crate) fn of_results(
+        mut description: Map<String, Value>,
+        results: Vec<Measurement>,
+        failures: Vec<Failure>,
+    ) -> Self {
+        description.insert("exit".to_owned(), i32::from(!failures.is_empty()).into());
+        Self { run: description, results, failures }
+    }
+
     /// One report on several runs: their results and failures in a row, each run under `runs`.
     pub(crate) fn of_runs(mut description: Map<String, Value>, runs: Vec<(String, Self)>) -> Self {
         let (mut results, mut failures) = (Vec::new(), Vec::new());

@@ -12,3 +12,4 @@ pub(crate) use collect::{Finished, Report};
 pub(crate) use json::{Document, write};
 pub(crate) use screen::Screen;
 pub(crate) use summary::summary;
+pub(crate) use table::Table;

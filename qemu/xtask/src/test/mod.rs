@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test there is.
 
+mod bench_step;
 mod cargo_step;
 mod machine_step;
 mod programs;
@@ -83,6 +84,7 @@ fn run(step: &Step, programs: &mut Programs) -> Outcome {
         Work::Machine(run) => programs
             .kernel(Variant::for_fault(run.scenario.fault.as_deref()))
             .and_then(|kernel| machine_step::boot(run, kernel)),
+        Work::Counts => bench_step::run(),
         Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),
     };
     outcome.unwrap_or_else(|error| Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] })

@@ -25,6 +25,8 @@ pub(super) enum Work {
     Cargo(CargoCommand),
     Machine(MachineRun),
     Sim(MachineRun),
+    /// The exact figures of the frame allocator's bench, which have bounds.
+    Counts,
 }
 
 /// A cargo command whose test results count.
@@ -101,7 +103,7 @@ const MIRI_PACKAGES: [&str; 4] = ["topomem-percpu", "topomem-numa", "topomem-sho
 
 /// All steps, in the order in which they run.
 pub(super) fn all(extent: Extent) -> Vec<Step> {
-    let mut steps = vec![host()];
+    let mut steps = vec![host(), counting(), Step { name: "bench counts".to_owned(), work: Work::Counts }];
     if extent == Extent::Full {
         steps.extend(loom());
         steps.extend(MIRI_PACKAGES.map(miri));
@@ -164,6 +166,17 @@ fn host() -> Step {
     Step { name: "host".to_owned(), work: Work::Cargo(command) }
 }
 
+/// Unit tests of the program that counts what CPUs cost each other.
+fn counting() -> Step {
+    let command = CargoCommand {
+        toolchain: Toolchain::Default,
+        arguments: vec!["test", "--release", "--no-fail-fast", "--package", "topomem-benches", "--lib"],
+        variables: vec![("RUSTFLAGS", "--cfg topomem_count")],
+        target: Some("count"),
+    };
+    Step { name: "bench units".to_owned(), work: Work::Cargo(command) }
+}
+
 /// Models of the lock-free protocols: the programs for loom, and `percpu`'s unit tests that are models.
 fn loom() -> [Step; 2] {
     let step = |name: &str, selection: &[&'static str]| {
@@ -218,6 +231,7 @@ impl Work {
             Self::Cargo(CargoCommand { toolchain: Toolchain::Default, .. }) => &[],
             Self::Cargo(CargoCommand { toolchain: Toolchain::Nightly, .. }) => &[Tool::Miri],
             Self::Sim(_) => &[],
+            Self::Counts => &[Tool::Valgrind],
             Self::Machine(_) => &[Tool::KernelTarget, Tool::Qemu],
         }
     }

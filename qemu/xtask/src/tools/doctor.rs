@@ -6,8 +6,7 @@ use super::tool::Tool;
 use crate::shell;
 
 /// Optional programs, and what they are good for.
-const OPTIONAL: [(&str, &str); 2] =
-    [("gdb", "cargo xtask qemu --gdb"), ("valgrind", "instruction counts in benches on the host")];
+const OPTIONAL: [(&str, &str); 1] = [("gdb", "cargo xtask qemu --gdb")];
 
 /// Prints what there is and what is missing, with the commands that install it. Is everything there?
 pub(crate) fn doctor() -> bool {

@@ -15,11 +15,12 @@ pub(crate) enum Tool {
     Clippy,
     /// Miri, with the nightly toolchain and the library sources that it needs.
     Miri,
+    Valgrind,
 }
 
 impl Tool {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::KernelTarget, Self::Qemu, Self::Rustfmt, Self::Clippy, Self::Miri];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::KernelTarget, Self::Qemu, Self::Rustfmt, Self::Clippy, Self::Miri, Self::Valgrind];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -28,6 +29,7 @@ impl Tool {
             Self::Rustfmt => "rustfmt",
             Self::Clippy => "clippy",
             Self::Miri => "Miri on the nightly toolchain",
+            Self::Valgrind => "Valgrind",
         }
     }
 
@@ -38,6 +40,7 @@ impl Tool {
             Self::Qemu => "boots it (cargo xtask sim does without)",
             Self::Rustfmt | Self::Clippy => ".ci/run",
             Self::Miri => "cargo xtask test",
+            Self::Valgrind => "counts instructions: cargo xtask bench frames, cargo xtask test",
         }
     }
 
@@ -46,6 +49,7 @@ impl Tool {
         match self {
             Self::KernelTarget => existing(sysroot(&["rustc"])?.join("lib/rustlib").join(kernel::TARGET)),
             Self::Qemu => qemu::version(),
+            Self::Valgrind => shell::output("valgrind", &["--version"]),
             Self::Rustfmt => shell::output("cargo", &["fmt", "--version"]),
             Self::Clippy => shell::output("cargo", &["clippy", "--version"]),
             Self::Miri => {
@@ -64,6 +68,10 @@ impl Tool {
             Self::Qemu => vec![
                 vec!["apt-get", "update"],
                 vec!["apt-get", "install", "--yes", "--no-install-recommends", "qemu-system-x86"],
+            ],
+            Self::Valgrind => vec![
+                vec!["apt-get", "update"],
+                vec!["apt-get", "install", "--yes", "--no-install-recommends", "valgrind"],
             ],
             Self::Rustfmt => vec![vec!["rustup", "component", "add", "rustfmt"]],
             Self::Clippy => vec![vec!["rustup", "component", "add", "clippy"]],
@@ -90,7 +98,10 @@ impl Tool {
             Self::Qemu if !is_debian() => {
                 vec![format!("(your system's package manager; {} must be in the PATH)", qemu::PROGRAM)]
             }
-            Self::Qemu => commands.map(|command| format!("sudo {command}")).collect(),
+            Self::Valgrind if !is_debian() => {
+                vec!["(your system's package manager; valgrind must be in the PATH)".to_owned()]
+            }
+            Self::Qemu | Self::Valgrind => commands.map(|command| format!("sudo {command}")).collect(),
             _ => commands.collect(),
         }
     }
@@ -98,9 +109,9 @@ impl Tool {
     /// Why it can't be installed from here, if it can't.
     pub(crate) fn obstacle(self) -> Option<&'static str> {
         match self {
-            Self::Qemu if !is_debian() => Some("this is neither Debian nor Ubuntu"),
-            Self::Qemu if !is_root() => Some("installing packages needs root"),
-            Self::Qemu => None,
+            Self::Qemu | Self::Valgrind if !is_debian() => Some("this is neither Debian nor Ubuntu"),
+            Self::Qemu | Self::Valgrind if !is_root() => Some("installing packages needs root"),
+            Self::Qemu | Self::Valgrind => None,
             _ if shell::find("rustup").is_none() => Some("there is no rustup (https://rustup.rs)"),
             _ => None,
         }

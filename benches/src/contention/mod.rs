@@ -1,0 +1,20 @@
+//! What CPUs cost each other: locks, failed compare-and-swaps, cache lines on the move.
+//!
+//! Counts, not times, so the figures are the same on any host, and a host of two processors
+//! counts sixteen CPUs. The atomics report each access (`topomem_percpu::sync::observed`); each
+//! access is one step; and the step that comes next is always that of a CPU drawn at random, as
+//! if all ran at the same speed.
+
+mod counts;
+mod lines;
+mod lock;
+mod machine;
+mod pair;
+mod plot;
+mod subjects;
+mod suite;
+mod workload;
+
+pub use pair::read_modify_writes;
+pub use plot::draw;
+pub use suite::run;

@@ -1,0 +1,83 @@
+//! `cargo xtask bench contention`: what CPUs cost each other.
+
+use serde_json::Map;
+
+use super::comparison::cell;
+use super::program::{self, Build};
+use crate::cli::BenchContentionArgs;
+use crate::error::Error;
+use crate::record::Measurement;
+use crate::report::Table;
+use crate::workspace;
+
+const SUBJECTS: [&str; 3] = ["global-lock", "node-lock", "topomem"];
+
+/// Counts on all subjects at all numbers of CPUs, and draws the plot.
+pub(super) fn contention(arguments: &BenchContentionArgs) -> Result<bool, Error> {
+    let counting = program::build(Build::Counting)?;
+    let svg = arguments.svg.clone().unwrap_or_else(|| workspace::root().join("benches/contention.svg"));
+    let results = program::results(&counting, &["contention", "--svg", &svg.to_string_lossy()])?;
+    table(&results).lines().iter().for_each(|line| println!("{line}"));
+    println!("  the plot: {}", workspace::shorten(&svg.to_string_lossy()));
+    super::write(arguments.json.as_deref(), "bench contention", Map::new(), results, Vec::new())?;
+    Ok(true)
+}
+
+/// A row for each case and number of CPUs, a column for each subject.
+fn table(results: &[Measurement]) -> Table {
+    let heading = ["per alloc or free", "CPUs"].into_iter().chain(SUBJECTS).map(str::to_owned);
+    let mut table = Table::with_heading(heading.collect());
+    let mut rows: Vec<(&str, u32)> = Vec::new();
+    for result in results {
+        let row = (result.case.as_str(), result.cpus);
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+    // By case, in the order of the first number of CPUs.
+    let cases: Vec<&str> = rows.iter().filter(|row| row.1 == rows[0].1).map(|row| row.0).collect();
+    rows.sort_by_key(|row| (cases.iter().position(|case| *case == row.0), row.1));
+    for (case, cpus) in rows {
+        let figure = |subject: &str| {
+            let its = |result: &&Measurement| {
+                (result.case.as_str(), result.cpus, result.subject.as_str()) == (case, cpus, subject)
+            };
+            results.iter().find(its).map_or("-".to_owned(), cell)
+        };
+        let figures = SUBJECTS.map(figure);
+        table.row([case.to_owned(), cpus.to_string()].into_iter().chain(figures).collect());
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_by_case_and_columns_by_subject() {
+        let result = |case: &str, subject: &str, cpus, median| Measurement {
+            suite: "contention".to_owned(),
+            case: case.to_owned(),
+            subject: subject.to_owned(),
+            cpus,
+            unit: "per operation".to_owned(),
+            median,
+            low: median,
+            high: median,
+            n: 1,
+        };
+        let results = [
+            result("locks_taken", "topomem", 1, 0.0),
+            result("cache_lines", "topomem", 1, 0.5),
+            result("locks_taken", "global-lock", 16, 1.0),
+            result("cache_lines", "topomem", 16, 2.0),
+        ];
+        let lines = table(&results).lines();
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&lines[1]), ["locks_taken", "1", "-", "-", "0.00"]);
+        assert_eq!(words(&lines[2]), ["locks_taken", "16", "1.00", "-", "-"]);
+        assert_eq!(words(&lines[3]), ["cache_lines", "1", "-", "-", "0.50"]);
+        assert_eq!(words(&lines[4]), ["cache_lines", "16", "-", "-", "2.00"]);
+    }
+}

@@ -1,0 +1,43 @@
+//! `cargo xtask bench`: topomem measured beside its peers.
+
+mod comparison;
+mod contention;
+mod counts;
+mod frames;
+mod instructions;
+mod limits;
+mod program;
+
+use std::path::Path;
+
+use serde_json::Map;
+
+use crate::cli::BenchCommand;
+use crate::description;
+use crate::error::Error;
+use crate::record::{Failure, Measurement};
+use crate::report::{self, Document};
+
+pub(crate) use counts::failures as counts_failures;
+
+/// Runs a benchmark and prints what came of it.
+pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {
+    match command {
+        BenchCommand::Frames(arguments) => frames::frames(arguments),
+        BenchCommand::Contention(arguments) => contention::contention(arguments),
+    }
+}
+
+/// Writes the report where `path` asks for one.
+fn write(
+    path: Option<&Path>,
+    command: &str,
+    options: Map<String, serde_json::Value>,
+    results: Vec<Measurement>,
+    failures: Vec<Failure>,
+) -> Result<(), Error> {
+    let Some(path) = path else { return Ok(()) };
+    let mut run = description::environment(command);
+    run.insert("options".to_owned(), options.into());
+    report::write(path, &Document::of_results(run, results, failures))
+}
