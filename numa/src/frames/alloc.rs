@@ -77,26 +77,35 @@ impl<P: Platform> Frames<P> {
     /// [`AllocError`]; nothing has changed.
     #[inline]
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
-        if request.zeroed {
-            return self.alloc_zeroed(pin, request);
-        }
         let hit = |entry: &Entry, magazine: &Magazine| {
             let taken = entry.take()?;
             magazine.taken.add(1);
             Some(taken)
         };
-        match request.order {
-            Order::FRAME if request.plain => match self.rack.with_current(pin, hit) {
-                Some(taken) => Ok(taken),
-                None => self.alloc_missed(pin, request),
-            },
-            Order::HUGE if request.plain => self.alloc_block(pin, request),
-            _ => self.alloc_missed(pin, request),
+        if request.order == Order::FRAME
+            && request.plain
+            && !request.zeroed
+            && let Some(taken) = self.rack.with_current(pin, hit)
+        {
+            return Ok(taken);
+        }
+        self.alloc_slowly(pin, request)
+    }
+
+    /// What is no magazine hit. Not inlined, so that hits are.
+    #[inline(never)]
+    fn alloc_slowly(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
+        if request.zeroed {
+            self.alloc_zeroed(pin, request)
+        } else if request.order == Order::HUGE && request.plain {
+            self.alloc_block(pin, request)
+        } else {
+            self.alloc_missed(pin, request)
         }
     }
 
     #[inline(never)]
-    fn alloc_missed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
+    pub(super) fn alloc_missed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
         if machine.checked == Checked::EveryUse
             && request.plain
