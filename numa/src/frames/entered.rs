@@ -61,6 +61,7 @@ impl Entered {
     }
 
     /// Where a near word has its place.
+    #[inline]
     fn slot(&self, key: u64) -> &'static Entry {
         &self.magazine.near[(key as usize) & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
     }
@@ -99,6 +100,12 @@ impl Entered {
         self.take()
     }
 
+    /// Does it have the near word of a frame?
+    #[inline]
+    pub(crate) fn has_near(&self, frame: PhysFrame) -> bool {
+        self.slot(frame.start_address().as_u64() >> 18).is_of(frame)
+    }
+
     /// Takes a frame back, if it is of a near word that it has.
     pub(crate) fn give_near(&self, frame: PhysFrame) -> Give {
         let entry = self.slot(frame.start_address().as_u64() >> 18);
@@ -115,6 +122,7 @@ impl Entered {
     }
 
     /// Was a frame of this word freed straight home lately? Now one is.
+    #[inline]
     pub(crate) fn freed_before(&self, key: u64) -> bool {
         let missed = &self.missed[key as usize % MISSED];
         let before = missed.get();
@@ -248,6 +256,7 @@ impl Entered {
     }
 
     /// Counts frames that its node's `zone` gained or lost; returns what is to be reported now.
+    #[inline]
     pub(crate) fn account(&self, zone: Zone, frames: i64) -> Option<i64> {
         let count = &self.unreported[zone.index()];
         let sum = count.get() as i64 + frames;

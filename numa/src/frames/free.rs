@@ -62,11 +62,38 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Frees one frame that the quick path did not take.
+    /// Frees one frame that the quick path did not take: mostly, straight home.
     #[inline(never)]
     fn free_frame(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
+        let Some(machine) = self.machine() else { return Err(FreeError::OutOfRange(frame(number))) };
+        if machine.checked == Checked::No && machine.zeroing == Zeroing::OnRequest {
+            let Some(region) = machine.region_of(number) else {
+                return Err(FreeError::OutOfRange(frame(number)));
+            };
+            if let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter)
+                && entered.node == region.node
+                && region.cached
+                && !entered.wants_attention()
+                && !self.waiters.any()
+                && !entered.has_near(frame(number))
+                && !entered.freed_before(number / 64)
+                && pooled(machine, region, number / 64) == 0
+                && region.free_frame(number)
+            {
+                entered.straight.add(1);
+                if let Some(sum) = entered.account(region.zone, 1) {
+                    machine.zone_of(region).add(sum);
+                }
+                self.waiters.wake_first();
+                return Ok(());
+            }
+        }
+        self.free_otherwise(machine, pin, number)
+    }
+
+    #[inline(never)]
+    fn free_otherwise(&self, machine: &Machine, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
         let given = frame(number);
-        let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
         if machine.checked == Checked::EveryUse
             && machine.zeroing == Zeroing::OnRequest
             && let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter)
@@ -86,7 +113,7 @@ impl<P: Platform> Frames<P> {
                 if entered.wants_attention() {
                     self.empty(machine, &entered);
                 }
-                let given = if self.is_near(machine, &entered, region) {
+                let given = if is_near(&entered, region) {
                     entered.give_near(given)
                 } else {
                     entered.give_away(given)
@@ -117,12 +144,6 @@ impl<P: Platform> Frames<P> {
         self.account_shared(machine, region, 1);
         self.waiters.wake_first();
         Ok(())
-    }
-
-    /// Do frames of the region belong into the magazine's near words?
-    #[inline]
-    fn is_near(&self, machine: &Machine, entered: &Entered, region: &Region) -> bool {
-        region.node == entered.node && machine.zone_of(region).cached
     }
 
     /// Frees a run that no magazine takes.
@@ -175,11 +196,8 @@ impl<P: Platform> Frames<P> {
         let home = region.home_of(region.block_of(number), (number % BLOCK / 64) as usize);
         let word = Word { key: number / 64, mask: 1 << (number % 64) };
         entered.announce(64);
-        let evicted = if self.is_near(machine, entered, region) {
-            entered.hold(word, home)
-        } else {
-            entered.hold_away(word, home)
-        };
+        let evicted =
+            if is_near(entered, region) { entered.hold(word, home) } else { entered.hold_away(word, home) };
         if let Some(evicted) = evicted {
             self.flush(machine, entered, evicted);
         }
@@ -321,4 +339,9 @@ impl<P: Platform> Frames<P> {
         self.waiters.wake_first();
         Ok(())
     }
+}
+
+/// Do frames of the region belong into the magazine's near words?
+fn is_near(entered: &Entered, region: &Region) -> bool {
+    region.node == entered.node && region.cached
 }

@@ -56,7 +56,7 @@ impl<P: Platform> Frames<P> {
         let zone = machine.zone_of(region);
         region.node == entered.node
             && entered.has_huge_room()
-            && zone.cached
+            && region.cached
             && zone.free() >= zone.watermarks.low as i64
             && !entered.wants_attention()
             && !self.waiters.any()

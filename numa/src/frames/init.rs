@@ -166,7 +166,7 @@ pub(super) fn build<P: Platform, G: Ground>(
     });
     let spans: &'static [Span] = spans;
     let managed = spans.get(..count).ok_or(InitError::TooManyPieces { limit: spans.len() })?;
-    let regions: &'static [Region] = region_place.fill(|index| parts[index].region(&planned[index], managed));
+    let regions: &'static [Region] = region_place.fill(|index| parts[index].region(&planned, index, managed));
     for span in managed {
         if config.zeroing == Zeroing::OnFree {
             clear(platform, *span);
@@ -211,8 +211,11 @@ struct Parts {
 }
 
 impl Parts {
-    fn region(&self, site: &Site, managed: &'static [Span]) -> Region {
+    fn region(&self, planned: &[Site], index: usize, managed: &'static [Span]) -> Region {
+        let site = &planned[index];
+        let lowest = |other: &Site| other.node != site.node || other.zone == Zone::Dma;
         Region {
+            cached: site.zone != Zone::Dma || planned.iter().all(lowest),
             node: site.node,
             zone: site.zone,
             span: site.span,

@@ -74,6 +74,9 @@ const SEARCHES: u32 = 64;
 pub(crate) struct Region {
     pub(crate) node: NodeId,
     pub(crate) zone: Zone,
+    /// May magazines of the node's CPUs hold its frames? Not the scarce lowest zone's, unless the
+    /// node has no other.
+    pub(crate) cached: bool,
     /// The frames, gaps between managed spans included.
     pub(crate) span: Span,
     /// The number of the first block: `span.start / 512`.

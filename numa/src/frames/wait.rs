@@ -131,16 +131,23 @@ impl Waiters {
 
     /// Does anybody wait? SeqCst pairs with the fence in [`AllocFuture`]'s poll: after frames
     /// were given back, either this sees the waiter, or the waiter sees the frames.
+    #[inline]
     pub(crate) fn any(&self) -> bool {
         self.count.load(Ordering::SeqCst) != 0
     }
 
     /// Lets the first waiter try. Never waits for the lock.
+    #[inline]
     pub(crate) fn wake_first(&self) {
         if self.any() {
-            self.due.store(true, Ordering::SeqCst);
-            self.run_due();
+            self.wake_waiting();
         }
+    }
+
+    #[cold]
+    fn wake_waiting(&self) {
+        self.due.store(true, Ordering::SeqCst);
+        self.run_due();
     }
 
     /// Wakes the first waiter if that is due, unless the holder of the lock will.
