@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use crate::bench::linux::LinuxError;
 use crate::topology::{SpecError, TopologyFileError};
 
 /// Why a command could not do its work. A run that found failures is not one of these.
@@ -29,6 +30,8 @@ pub(crate) enum Error {
     Json(serde_json::Error),
     /// The kernel's dump of the firmware tables is not whole.
     TableDump { signature: String, expected: usize, offset: usize },
+    /// Linux could not be measured.
+    Linux(LinuxError),
     /// A step needs what an earlier step could not build.
     NotBuilt(&'static str),
     /// An option that the simulation can't follow.
@@ -57,6 +60,7 @@ impl fmt::Display for Error {
             Self::TableDump { signature, expected, offset } => {
                 write!(f, "the dump of {signature} goes on at {offset}, not at {expected}")
             }
+            Self::Linux(error) => write!(f, "{error}"),
             Self::NotBuilt(what) => write!(f, "{what} could not be built: see above"),
             Self::OnlyUnderQemu(option) => write!(f, "{option} works only under QEMU: cargo xtask qemu"),
             Self::NoSuchStep { filters, steps } => {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds, runs and tests topomem.
 
 mod acpidump;
+mod bench;
 mod boot;
 mod cli;
 mod description;
@@ -52,6 +53,7 @@ fn run(command: Command) -> Result<bool, Error> {
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Matrix(arguments) => matrix::matrix(&arguments),
         Command::Test(arguments) => test::test(&arguments),
+        Command::BenchLinux(arguments) => bench::linux::bench_linux(&arguments),
         Command::Acpidump(arguments) => acpidump::acpidump(&arguments),
     }
 }

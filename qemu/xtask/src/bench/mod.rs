@@ -1,0 +1,3 @@
+//! topomem measured beside others.
+
+pub(crate) mod linux;
