@@ -120,9 +120,10 @@ impl Orders {
         loop {
             let number = self.number.load(Ordering::Acquire);
             if number == carried_out {
-                match self.afterwards.load(Ordering::Relaxed) {
-                    SLEEP => thread::park(),
-                    _ => hint::spin_loop(),
+                // Who is to spin does it without `spin_loop`: for each PAUSE the emulator takes the lock under
+                // which it also sends interrupts, which would slow down what is measured.
+                if self.afterwards.load(Ordering::Relaxed) == SLEEP {
+                    thread::park();
                 }
                 continue;
             }

@@ -7,6 +7,7 @@ use super::package;
 use crate::error::Error;
 use crate::shell;
 use crate::tools;
+use crate::workspace;
 
 /// What the kernel's file is called in the package, before its release.
 const PREFIX: &str = "vmlinuz-";
@@ -18,6 +19,16 @@ pub(super) fn find_or_download(folder: &Path) -> Result<PathBuf, Error> {
         Some(kernel) => Ok(kernel),
         None => download(folder),
     }
+}
+
+/// Where kernels and what belongs to them are kept.
+pub(super) fn folder() -> PathBuf {
+    workspace::target_folder().join("linux")
+}
+
+/// The kernel that was downloaded before.
+pub(crate) fn downloaded() -> Option<PathBuf> {
+    kernel_in(&folder()).ok()?
 }
 
 /// The release in a kernel's file name.
@@ -35,7 +46,7 @@ fn download(folder: &Path) -> Result<PathBuf, Error> {
         apt("apt-get", &["update"], folder)?;
         package = package::known();
     }
-    let package = package.ok_or_else(|| missing("apt knows no package linux-image-amd64"))?;
+    let package = package.ok_or_else(|| missing("apt knows no such package"))?;
     println!("downloading {package}, to boot it in QEMU; it is not installed");
     // A folder of its own, so that a download or unpacking that broke off leaves no kernel behind.
     let unpacking = folder.join(format!("unpacking-{}", std::process::id()));
@@ -83,14 +94,15 @@ fn apt(program: &str, arguments: &[&str], folder: &Path) -> Result<(), Error> {
 
 /// There is no kernel, and what to do about it.
 fn missing(because: &str) -> Error {
-    let commands = [
-        "sudo apt-get update",
-        "apt-get download linux-image-amd64  # as a test: a mirror must be reachable",
-    ];
+    let by_hand = format!(
+        "(or put boot/{PREFIX}* of Debian's package {} into {})",
+        package::ALIASES.join(" or "),
+        folder().display()
+    );
     Error::Missing {
         what: "Debian's Linux",
         because: because.to_owned(),
-        commands: commands.map(str::to_owned).into(),
+        commands: vec!["sudo apt-get update".to_owned(), by_hand],
     }
 }
 

@@ -21,6 +21,7 @@ use crate::topology::TopologySpec;
 use crate::workspace;
 
 pub(crate) use error::LinuxError;
+pub(crate) use image::downloaded;
 pub(crate) use program::TARGET;
 
 /// What is counted.
@@ -64,7 +65,7 @@ impl Linux {
     /// Gets Debian's kernel if it isn't there yet, and builds what runs on it.
     pub(crate) fn prepare() -> Result<Self, Error> {
         tools::ensure(&[Tool::LinuxTarget, Tool::Qemu])?;
-        let folder = workspace::target_folder().join("linux");
+        let folder = image::folder();
         std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
         let kernel = image::find_or_download(&folder)?;
         let initramfs = initramfs::write(&program::build()?, &folder)?;

@@ -4,7 +4,7 @@ use crate::shell;
 
 /// Packages that depend on a kernel, best first: the release that topomem's aims were set against, where Debian has
 /// it, and otherwise what it ships.
-const ALIASES: [&str; 2] = ["linux-image-6.12-amd64", "linux-image-amd64"];
+pub(super) const ALIASES: [&str; 2] = ["linux-image-6.12-amd64", "linux-image-amd64"];
 
 /// The package of a kernel that apt knows of.
 pub(super) fn known() -> Option<String> {
