@@ -6,8 +6,8 @@ use super::error::LinuxError;
 use crate::record::{Line, Measurement, Record};
 use crate::session::{Ended, SessionEnd};
 
-/// Messages that are kept, to be shown when the guest fails.
-const KEPT: usize = 12;
+/// Messages that are kept, to be shown when the guest fails: a panic with its backtrace.
+const KEPT: usize = 30;
 
 /// Gathers what a guest says.
 #[derive(Debug, Default)]
@@ -116,14 +116,14 @@ mod tests {
 
     #[test]
     fn a_failed_boot_shows_the_end_of_the_console() {
-        let lines: Vec<String> = (0..20).map(|number| format!("[    0.{number}] line")).collect();
+        let lines: Vec<String> = (0..40).map(|number| format!("[    0.{number}] line")).collect();
         let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         lines.push("\u{1b}\r\n");
         let Err(LinuxError::Broken { console, .. }) = heard(&lines, Ended::Overran(Duration::ZERO)) else {
             panic!()
         };
         assert_eq!(console.len(), KEPT + 1);
-        assert_eq!((console[0].as_str(), console[KEPT].as_str()), ("[    0.8] line", "qemu: no"));
+        assert_eq!((console[0].as_str(), console[KEPT].as_str()), ("[    0.10] line", "qemu: no"));
     }
 
     #[test]
