@@ -7,9 +7,9 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::cpu::{self, CpuNumber};
-use crate::error::GuestError;
-use crate::pages::{Pages, Places};
+use crate::guest::cpu::{self, CpuNumber};
+use crate::guest::error::GuestError;
+use crate::guest::pages::{Pages, Places};
 
 /// What a helper does once it has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl Orders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pages::Layout;
+    use crate::guest::pages::Layout;
 
     #[test]
     fn helpers_read_spin_sleep_and_end() {

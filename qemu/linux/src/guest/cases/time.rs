@@ -4,12 +4,12 @@
 //! until the others have forgotten a page before it returns.
 
 use super::{Bench, SMALL_BURST};
-use crate::clock::{Ticks, ticks_per_microsecond};
-use crate::cpu::CpuNumber;
-use crate::error::GuestError;
-use crate::helpers::{Afterwards, Helpers};
-use crate::interrupts::Interrupts;
-use crate::pages::{Layout, Pages};
+use crate::guest::clock::ticks_per_microsecond;
+use crate::guest::cpu::CpuNumber;
+use crate::guest::error::GuestError;
+use crate::guest::helpers::{Afterwards, Helpers};
+use crate::guest::interrupts::Interrupts;
+use crate::guest::pages::{Layout, Pages};
 
 /// Pages of the larger burst.
 const LARGE_BURST: usize = 64;
@@ -32,45 +32,50 @@ const CASES: [Case; 5] = [
     Case { name: "idle_ipis", count: LARGE_BURST, afterwards: Afterwards::Sleep, work: Pages::unmap_each },
 ];
 
-/// One execution of a case.
-struct Sample {
-    ticks: Ticks,
-    /// Received by all CPUs together.
-    interrupts: u64,
-}
-
-/// Times each case, with helpers on `others`. Microseconds are per page, interrupts per execution: per burst.
+/// Times each case, with helpers on `others`, and counts its interrupts. Microseconds are per page, interrupts per
+/// execution: per burst.
 pub(super) fn run(bench: &Bench, others: &[CpuNumber]) -> Result<(), GuestError> {
     let per_microsecond = ticks_per_microsecond();
     let helpers = Helpers::start(others)?;
     let mut interrupts = Interrupts::open()?;
     for case in &CASES {
-        let samples = execute(bench, case, &helpers, &mut interrupts)?;
         let each = per_microsecond * case.count as f64;
-        let times = || samples.iter().map(|sample| sample.ticks.count() as f64 / each);
+        let ticks = case.execute(bench, &helpers, |work| {
+            let (result, ticks) = bench.stopwatch.time(work);
+            result.map(|()| ticks)
+        })?;
+        let times = || ticks.iter().map(|ticks| ticks.count() as f64 / each);
         bench.report(case.name, "us", times());
-        bench.report(case.name, "ipis", samples.iter().map(|sample| sample.interrupts as f64));
         if case.name == "protect_wait" {
             bench.report("unmap_issue", "us", times());
         }
+        // Apart from the times: reading the counters leaves the CPU's caches and TLB cold.
+        let counts = case.execute(&bench.briefly(), &helpers, |work| {
+            let before = interrupts.received()?;
+            work()?;
+            Ok(interrupts.received()?.saturating_sub(before))
+        })?;
+        bench.report(case.name, "ipis", counts.into_iter().map(|count| count as f64));
     }
     Ok(())
 }
 
-fn execute(
-    bench: &Bench,
-    case: &Case,
-    helpers: &Helpers,
-    interrupts: &mut Interrupts,
-) -> Result<Vec<Sample>, GuestError> {
-    let pages = Pages::reserve(case.count, Layout::Apart)?;
-    bench.sample(|| {
-        pages.map()?;
-        helpers.read(&pages, case.afterwards);
-        let before = interrupts.received()?;
-        let (result, ticks) = bench.stopwatch.time(|| (case.work)(&pages));
-        let after = interrupts.received()?;
-        pages.clear()?;
-        result.map(|()| Sample { ticks, interrupts: after.saturating_sub(before) })
-    })
+impl Case {
+    /// Does the case's work over and over, on pages that all CPUs have read. `measure` is handed the work, and does
+    /// nothing else that maps memory.
+    fn execute<T>(
+        &self,
+        bench: &Bench,
+        helpers: &Helpers,
+        mut measure: impl FnMut(&dyn Fn() -> Result<(), GuestError>) -> Result<T, GuestError>,
+    ) -> Result<Vec<T>, GuestError> {
+        let pages = Pages::reserve(self.count, Layout::Apart)?;
+        bench.sample(|| {
+            pages.map()?;
+            helpers.read(&pages, self.afterwards);
+            let measured = measure(&|| (self.work)(&pages));
+            pages.clear()?;
+            measured
+        })
+    }
 }

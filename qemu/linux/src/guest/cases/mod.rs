@@ -5,12 +5,12 @@ mod time;
 
 use std::time::Instant;
 
-use crate::clock::Stopwatch;
-use crate::cpu::{self, CpuNumber};
-use crate::error::GuestError;
-use crate::record::{Measured, Record};
-use crate::request::{Budget, Metric, Request};
-use crate::spread::Spread;
+use crate::guest::clock::Stopwatch;
+use crate::guest::cpu::{self, CpuNumber};
+use crate::guest::error::GuestError;
+use crate::guest::record::{Measured, Record};
+use crate::guest::request::{Budget, Metric, Request};
+use crate::guest::spread::Spread;
 
 /// Pages of the smaller burst: 16 unmaps, one wait where there is one to choose.
 const SMALL_BURST: usize = 16;
@@ -38,6 +38,12 @@ struct Bench {
 }
 
 impl Bench {
+    /// The same with a quarter of the samples, for what varies little.
+    fn briefly(&self) -> Self {
+        let Budget { samples, time } = self.budget;
+        Self { budget: Budget { samples: samples.div_ceil(4), time: time / 4 }, ..*self }
+    }
+
     /// As many samples as the budget allows.
     fn sample<T>(&self, mut one: impl FnMut() -> Result<T, GuestError>) -> Result<Vec<T>, GuestError> {
         let start = Instant::now();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::error::GuestError;
+use crate::guest::error::GuestError;
 
 /// How long the kernel goes on with what it put off while booting: self-tests, freeing of memory. On one CPU that
 /// would take turns with what is measured.

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::spread::Spread;
+use crate::guest::spread::Spread;
 
 /// One record.
 #[derive(Debug, Serialize)]

@@ -6,8 +6,8 @@
 use rustix::process::getppid;
 
 use super::{Bench, SMALL_BURST};
-use crate::error::GuestError;
-use crate::pages::{Layout, Pages};
+use crate::guest::error::GuestError;
+use crate::guest::pages::{Layout, Pages};
 
 const UNIT: &str = "instructions";
 

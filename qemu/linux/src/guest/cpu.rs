@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::error::GuestError;
+use crate::guest::error::GuestError;
 
 /// A CPU as the kernel numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
-use crate::error::GuestError;
+use crate::guest::error::GuestError;
 
 /// Bytes in a page: of the smallest size, as the guest's kernel is told to use no other.
 const PAGE: usize = 4096;

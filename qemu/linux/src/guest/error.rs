@@ -4,9 +4,9 @@ use std::fmt;
 
 use rustix::io::Errno;
 
-use crate::cpu::CpuNumber;
-use crate::interrupts::InterruptsError;
-use crate::request::RequestError;
+use crate::guest::cpu::CpuNumber;
+use crate::guest::interrupts::InterruptsError;
+use crate::guest::request::RequestError;
 
 /// Why there are no results.
 #[derive(Debug)]
