@@ -41,12 +41,18 @@ fn download(folder: &Path) -> Result<PathBuf, Error> {
     if !tools::is_debian() {
         return Err(missing("it comes from Debian's packages, and this is neither Debian nor Ubuntu"));
     }
-    let mut package = package::known();
-    if package.is_none() && tools::is_root() {
-        apt("apt-get", &["update"], folder)?;
-        package = package::known();
+    match try_download(folder) {
+        Err(_) if tools::is_root() => {
+            println!("apt may know only packages that are gone: telling it of the new ones");
+            apt("apt-get", &["update"], folder)?;
+            try_download(folder)
+        }
+        result => result,
     }
-    let package = package.ok_or_else(|| missing("apt knows no such package"))?;
+}
+
+fn try_download(folder: &Path) -> Result<PathBuf, Error> {
+    let package = package::known().ok_or_else(|| missing("apt knows no such package"))?;
     println!("downloading {package}, to boot it in QEMU; it is not installed");
     // A folder of its own, so that a download or unpacking that broke off leaves no kernel behind.
     let unpacking = folder.join(format!("unpacking-{}", std::process::id()));
