@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Doctor,
     /// Install what is missing for building, running and testing
     Prepare,
+    /// Measure what Linux pays for changing mappings
+    #[command(hide = true)]
+    BenchLinux(BenchLinuxArgs),
     /// Save the firmware tables of a machine, as acpidump writes them
     Acpidump(AcpidumpArgs),
 }
@@ -145,6 +148,15 @@ pub(crate) struct AcpidumpArgs {
     /// Folder for the files, one per table
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchLinuxArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    /// Count instructions instead of time
+    #[arg(long)]
+    pub(crate) icount: bool,
 }
 
 /// One word of the kernel's command line.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use crate::bench::linux::LinuxError;
 use crate::topology::{SpecError, TopologyFileError};
 
 /// Why a command could not do its work. A run that found failures is not one of these.
@@ -33,6 +34,8 @@ pub(crate) enum Error {
     NotCounted { what: &'static str },
     /// `benches/limits.toml` can't be used.
     Limits(Box<toml::de::Error>),
+    /// Linux could not be measured.
+    Linux(LinuxError),
     /// A step needs what an earlier step could not build.
     NotBuilt(&'static str),
     /// An option that the simulation can't follow.
@@ -63,6 +66,7 @@ impl fmt::Display for Error {
             }
             Self::NotCounted { what } => write!(f, "callgrind found no function {what}"),
             Self::Limits(error) => write!(f, "benches/limits.toml: {error}"),
+            Self::Linux(error) => write!(f, "{error}"),
             Self::NotBuilt(what) => write!(f, "{what} could not be built: see above"),
             Self::OnlyUnderQemu(option) => write!(f, "{option} works only under QEMU: cargo xtask qemu"),
             Self::NoSuchStep { filters, steps } => {

@@ -6,6 +6,7 @@ mod counts;
 mod frames;
 mod instructions;
 mod limits;
+pub(crate) mod linux;
 mod program;
 
 use std::path::Path;

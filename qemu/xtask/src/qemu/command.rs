@@ -26,11 +26,21 @@ pub(super) fn command(
     scenario: &ScenarioOptions,
     emulation: EmulationOptions,
 ) -> Result<Command, Error> {
+    let mut command = machine_command(spec, emulation)?;
+    command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor::socket().display()));
+    if emulation.gdb {
+        command.args(["-s", "-S"]);
+    }
+    command.arg("-kernel").arg(elf).arg("-append").arg(kernel_command_line(scenario));
+    Ok(command)
+}
+
+/// The part of the command that says what the machine is and how it is emulated: the same whatever it boots.
+pub(crate) fn machine_command(spec: &TopologySpec, emulation: EmulationOptions) -> Result<Command, Error> {
     let machine = machine_arguments(spec);
     let mut command = Command::new(PROGRAM);
     // Without the default devices: no network card, whose option ROM may not be installed, and a faster boot.
     command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-    command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor::socket().display()));
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args(accelerator(emulation));
     command.arg("-cpu").arg(spec.cpu.as_deref().unwrap_or(match emulation.accel {
@@ -44,10 +54,6 @@ pub(super) fn command(
         value.push(file);
         command.arg("-acpitable").arg(value);
     }
-    if emulation.gdb {
-        command.args(["-s", "-S"]);
-    }
-    command.arg("-kernel").arg(elf).arg("-append").arg(kernel_command_line(scenario));
     Ok(command)
 }
 

@@ -4,5 +4,5 @@ mod command;
 mod monitor;
 mod run;
 
-pub(crate) use command::{PROGRAM, version};
+pub(crate) use command::{PROGRAM, machine_command, version};
 pub(crate) use run::{Job, run};

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::tool::Tool;
+use crate::bench::linux;
 use crate::shell;
 
 /// Optional programs, and what they are good for.
@@ -35,6 +36,10 @@ pub(crate) fn doctor() -> bool {
     match Path::new("/dev/kvm").exists() {
         true => present("KVM", "/dev/kvm"),
         false => println!("  optional {:<32} not there; for cargo xtask qemu --accel kvm", "KVM"),
+    }
+    match linux::downloaded() {
+        Some(kernel) => present("Debian's Linux", &kernel.display().to_string()),
+        None => println!("  optional {:<32} not there; to compare with, downloaded then", "Debian's Linux"),
     }
     if missing.is_empty() {
         println!("nothing is missing");

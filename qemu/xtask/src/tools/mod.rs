@@ -6,4 +6,4 @@ mod tool;
 
 pub(crate) use doctor::doctor;
 pub(crate) use install::ensure;
-pub(crate) use tool::Tool;
+pub(crate) use tool::{Tool, is_debian, is_root};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::bench::linux;
 use crate::kernel;
 use crate::qemu;
 use crate::shell;
@@ -10,6 +11,8 @@ use crate::shell;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tool {
     KernelTarget,
+    /// For static programs in a Linux guest.
+    LinuxTarget,
     Qemu,
     Rustfmt,
     Clippy,
@@ -19,12 +22,20 @@ pub(crate) enum Tool {
 }
 
 impl Tool {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::KernelTarget, Self::Qemu, Self::Rustfmt, Self::Clippy, Self::Miri, Self::Valgrind];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::KernelTarget,
+        Self::LinuxTarget,
+        Self::Qemu,
+        Self::Rustfmt,
+        Self::Clippy,
+        Self::Miri,
+        Self::Valgrind,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KernelTarget => "the target x86_64-unknown-none",
+            Self::LinuxTarget => "the target x86_64-unknown-linux-musl",
             Self::Qemu => "QEMU for x86-64",
             Self::Rustfmt => "rustfmt",
             Self::Clippy => "clippy",
@@ -37,6 +48,7 @@ impl Tool {
     pub(crate) fn purpose(self) -> &'static str {
         match self {
             Self::KernelTarget => "builds the reference kernel",
+            Self::LinuxTarget => "builds what measures Linux, for comparisons",
             Self::Qemu => "boots it (cargo xtask sim does without)",
             Self::Rustfmt | Self::Clippy => ".ci/run",
             Self::Miri => "cargo xtask test",
@@ -47,7 +59,8 @@ impl Tool {
     /// Where it is or what version it has, when it is there.
     pub(crate) fn found(self) -> Option<String> {
         match self {
-            Self::KernelTarget => existing(sysroot(&["rustc"])?.join("lib/rustlib").join(kernel::TARGET)),
+            Self::KernelTarget => target(kernel::TARGET),
+            Self::LinuxTarget => target(linux::TARGET),
             Self::Qemu => qemu::version(),
             Self::Valgrind => shell::output("valgrind", &["--version"]),
             Self::Rustfmt => shell::output("cargo", &["fmt", "--version"]),
@@ -65,6 +78,7 @@ impl Tool {
     pub(crate) fn commands(self) -> Vec<Vec<&'static str>> {
         match self {
             Self::KernelTarget => vec![vec!["rustup", "target", "add", kernel::TARGET]],
+            Self::LinuxTarget => vec![vec!["rustup", "target", "add", linux::TARGET]],
             Self::Qemu => vec![
                 vec!["apt-get", "update"],
                 vec!["apt-get", "install", "--yes", "--no-install-recommends", "qemu-system-x86"],
@@ -124,15 +138,20 @@ fn sysroot(rustc: &[&str]) -> Option<PathBuf> {
     Some(PathBuf::from(shell::output(program, &arguments)?))
 }
 
+/// Where the library for a target is.
+fn target(name: &str) -> Option<String> {
+    existing(sysroot(&["rustc"])?.join("lib/rustlib").join(name))
+}
+
 fn existing(path: PathBuf) -> Option<String> {
     path.exists().then(|| path.display().to_string())
 }
 
 /// Debian, or one of its descendants.
-fn is_debian() -> bool {
+pub(crate) fn is_debian() -> bool {
     Path::new("/etc/debian_version").exists() && shell::find("apt-get").is_some()
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     shell::output("id", &["-u"]).as_deref() == Some("0")
 }

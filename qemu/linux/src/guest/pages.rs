@@ -1,0 +1,212 @@
+//! Pages that are mapped, touched and taken away again, over and over at the same place.
+
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+use crate::guest::error::GuestError;
+
+/// Bytes in a page: of the smallest size, as the guest's kernel is told to use no other.
+const PAGE: usize = 4096;
+
+/// How the pages lie to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Side by side, in one mapping.
+    Together,
+    /// Each a mapping of its own, with a page between them that nothing is mapped to: unmapping one splits no mapping.
+    Apart,
+    /// Every second page of one mapping: unmapping one splits it.
+    Holes,
+}
+
+impl Layout {
+    /// Pages from one to the next.
+    fn stride(self) -> usize {
+        match self {
+            Self::Together => 1,
+            Self::Apart | Self::Holes => 2,
+        }
+    }
+
+    /// Pages that `count` of them take up, with what is between and around them.
+    fn extent(self, count: usize) -> usize {
+        match self {
+            Self::Together => count,
+            Self::Apart | Self::Holes => 2 * count + 1,
+        }
+    }
+}
+
+/// Some pages, at addresses that nothing else of this process comes to.
+///
+/// Neighbouring addresses stay reserved, so the kernel keeps the page table that covers the pages, as it does for a
+/// few pages in the middle of a busy address space.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    reserved: NonNull<u8>,
+    count: usize,
+    layout: Layout,
+}
+
+/// Where helpers read: one byte in each page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) first: *mut u8,
+    /// Bytes from one to the next.
+    pub(crate) step: usize,
+    pub(crate) count: usize,
+}
+
+impl Pages {
+    /// Reserves the addresses of `count` pages; they can't be touched before [`map`](Self::map).
+    pub(crate) fn reserve(count: usize, layout: Layout) -> Result<Self, GuestError> {
+        // A page on either side stays reserved.
+        let length = (layout.extent(count) + 2) * PAGE;
+        // SAFETY: a new mapping, wherever the kernel has room.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), private()) }
+            .map_err(mapping("mmap"))?;
+        // SAFETY: inside the mapping, whose first page is 4096 bytes long.
+        let reserved = unsafe { start.cast::<u8>().add(PAGE) };
+        let reserved = NonNull::new(reserved).ok_or(mapping("mmap")(Errno::NOMEM))?;
+        Ok(Self { reserved, count, layout })
+    }
+
+    /// Maps the pages and writes to each, so that each has a frame.
+    pub(crate) fn map(&self) -> Result<(), GuestError> {
+        match self.layout {
+            Layout::Together => self.replace(0, self.count, ProtFlags::READ | ProtFlags::WRITE)?,
+            Layout::Apart => {
+                for index in 0..self.count {
+                    self.replace(2 * index + 1, 1, ProtFlags::READ | ProtFlags::WRITE)?;
+                }
+            }
+            Layout::Holes => {
+                self.replace(0, self.layout.extent(self.count), ProtFlags::READ | ProtFlags::WRITE)?;
+            }
+        }
+        for index in 0..self.count {
+            // SAFETY: mapped for writing just now, and in nobody's use yet.
+            unsafe { self.page(index).write_volatile(1) };
+        }
+        Ok(())
+    }
+
+    /// Takes everything away and reserves the addresses again.
+    pub(crate) fn clear(&self) -> Result<(), GuestError> {
+        self.replace(0, self.layout.extent(self.count), ProtFlags::empty())
+    }
+
+    /// Makes one page read-only.
+    pub(crate) fn protect(&self, index: usize) -> Result<(), GuestError> {
+        // SAFETY: the page is ours, and only `map` writes to it, when it is mapped anew.
+        unsafe { mprotect(self.page(index).cast(), PAGE, MprotectFlags::READ) }.map_err(mapping("mprotect"))
+    }
+
+    /// Unmaps one page.
+    pub(crate) fn unmap(&self, index: usize) -> Result<(), GuestError> {
+        // SAFETY: the page is ours, and helpers read it only while the caller waits for them.
+        unsafe { munmap(self.page(index).cast(), PAGE) }.map_err(mapping("munmap"))
+    }
+
+    /// Unmaps one page after the other.
+    pub(crate) fn unmap_each(&self) -> Result<(), GuestError> {
+        (0..self.count).try_for_each(|index| self.unmap(index))
+    }
+
+    /// Unmaps all that lies from the first page to the last at once.
+    pub(crate) fn unmap_all(&self) -> Result<(), GuestError> {
+        let length = ((self.count - 1) * self.layout.stride() + 1) * PAGE;
+        // SAFETY: as for one page.
+        unsafe { munmap(self.page(0).cast(), length) }.map_err(mapping("munmap"))
+    }
+
+    /// Where to read each page.
+    pub(crate) fn places(&self) -> Places {
+        Places { first: self.page(0), step: self.layout.stride() * PAGE, count: self.count }
+    }
+
+    /// The first byte of the page numbered `index`.
+    fn page(&self, index: usize) -> *mut u8 {
+        debug_assert!(index < self.count);
+        let before = match self.layout {
+            Layout::Together => index,
+            Layout::Apart | Layout::Holes => 2 * index + 1,
+        };
+        self.at(before)
+    }
+
+    /// The address `pages` pages behind the reserved start.
+    fn at(&self, pages: usize) -> *mut u8 {
+        self.reserved.as_ptr().wrapping_add(pages * PAGE)
+    }
+
+    /// Puts a new mapping in the place of whatever is there.
+    fn replace(&self, first: usize, count: usize, access: ProtFlags) -> Result<(), GuestError> {
+        // SAFETY: these addresses were reserved for `self`. Between an unmapping and this call nothing else can have
+        // come to them: the main thread, which does both, makes no other mapping and allocates nothing, and
+        // helpers only read and wait.
+        let mapped = unsafe {
+            let at = self.at(first).cast::<c_void>();
+            mmap_anonymous(at, count * PAGE, access, private() | MapFlags::FIXED)
+        };
+        mapped.map(|_| ()).map_err(mapping("mmap"))
+    }
+}
+
+fn private() -> MapFlags {
+    MapFlags::PRIVATE
+}
+
+fn mapping(call: &'static str) -> impl Fn(Errno) -> GuestError {
+    move |error| GuestError::Mapping { call, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The protection of the page at `address`, or `None` when nothing is mapped there.
+    fn protection(address: *mut u8) -> Option<String> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().find_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let number = |text| usize::from_str_radix(text, 16).unwrap();
+            (number(start)..number(end)).contains(&address.addr()).then(|| rest[..4].to_owned())
+        })
+    }
+
+    fn of(pages: &Pages) -> Vec<Option<String>> {
+        let places = pages.places();
+        (0..places.count).map(|index| protection(places.first.wrapping_add(index * places.step))).collect()
+    }
+
+    #[test]
+    fn pages_come_and_go() {
+        for layout in [Layout::Together, Layout::Apart, Layout::Holes] {
+            let pages = Pages::reserve(3, layout).unwrap();
+            let all = |access: &str| vec![Some(access.to_owned()); 3];
+            assert_eq!(of(&pages), all("---p"), "{layout:?}");
+            pages.map().unwrap();
+            assert_eq!(of(&pages), all("rw-p"), "{layout:?}");
+            pages.protect(1).unwrap();
+            assert_eq!(of(&pages)[1].as_deref(), Some("r--p"), "{layout:?}");
+            pages.clear().unwrap();
+            assert_eq!(of(&pages), all("---p"), "{layout:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_lies_in_one_mapping_is_split() {
+        let between = |layout| {
+            let pages = Pages::reserve(2, layout).unwrap();
+            pages.map().unwrap();
+            protection(pages.places().first.wrapping_add(PAGE))
+        };
+        assert_eq!(between(Layout::Holes).as_deref(), Some("rw-p"));
+        assert_eq!(between(Layout::Apart).as_deref(), Some("---p"));
+    }
+}

@@ -1,0 +1,64 @@
+//! One boot: the command, and how long it may take.
+
+use std::process::Command;
+use std::time::Duration;
+
+use super::console::Console;
+use super::{Linux, Metric, Request};
+use crate::cli::EmulationOptions;
+use crate::error::Error;
+use crate::qemu;
+use crate::record::Measurement;
+use crate::session::{self, Limits};
+use crate::topology::TopologySpec;
+
+/// What Linux is told. It gets no chance to be slower than it need be: no mitigations, no page faults for the sake of
+/// NUMA balancing, no watchdogs. Huge pages would turn many pages into one. Without randomised addresses the counts
+/// are the same each time. If it panics, the emulator ends.
+const OPTIONS: &str = "console=ttyS0 panic=-1 mitigations=off numa_balancing=disable nowatchdog \
+                       transparent_hugepage=never nokaslr norandmaps";
+
+/// Boots and measures.
+pub(super) fn boot(
+    linux: &Linux,
+    spec: &TopologySpec,
+    emulation: EmulationOptions,
+    request: Request,
+) -> Result<Vec<Measurement>, Error> {
+    let mut command: Command = qemu::machine_command(spec, emulation)?;
+    command.args(["-monitor", "none"]).arg("-kernel").arg(&linux.kernel).arg("-initrd").arg(&linux.initramfs);
+    command.arg("-append").arg(command_line(request));
+    let mut console = Console::default();
+    let end = session::run(command, Some(limits(request)), &mut |line| console.line(line), &mut || {})?;
+    console.conclude(spec.cpu_count(), end).map_err(Error::Linux)
+}
+
+/// The kernel's options, and behind `--` what it hands to its first process.
+fn command_line(Request { metric, samples, seconds }: Request) -> String {
+    let metric = match metric {
+        Metric::Instructions => "instructions",
+        Metric::Time => "time",
+    };
+    format!("{OPTIONS} -- metric={metric} samples={samples} seconds={seconds}")
+}
+
+/// Far more than it takes on a host that has nothing else to do.
+fn limits(request: Request) -> Limits {
+    // Some cases, each of which may overrun its time by a few samples, and a boot.
+    let case = Duration::from_secs(request.seconds) + Duration::from_secs(60);
+    Limits { silence: case * 3, total: case * 10 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_told_what_to_do() {
+        let line = command_line(Request { metric: Metric::Time, samples: 9, seconds: 2 });
+        let (kernel, program) = line.split_once(" -- ").unwrap();
+        assert!(kernel.split(' ').any(|word| word == "mitigations=off"));
+        assert_eq!(program, "metric=time samples=9 seconds=2");
+        assert!(command_line(Request::new(Metric::Instructions)).contains("-- metric=instructions "));
+    }
+}
