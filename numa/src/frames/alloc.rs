@@ -89,18 +89,19 @@ impl<P: Platform> Frames<P> {
         {
             return Ok(taken);
         }
-        self.alloc_slowly(pin, request)
+        self.alloc_slowly(pin, *request)
     }
 
-    /// What is no magazine hit. Not inlined, so that hits are.
+    /// What is no magazine hit. Not inlined, so that hits are; and with a request of its own, so
+    /// that a hit need not have one in memory.
     #[inline(never)]
-    fn alloc_slowly(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
+    fn alloc_slowly(&self, pin: &CpuPin, request: FrameRequest) -> Result<PhysFrame, AllocError> {
         if request.zeroed {
-            self.alloc_zeroed(pin, request)
+            self.alloc_zeroed(pin, &request)
         } else if request.order == Order::HUGE && request.plain {
-            self.alloc_block(pin, request)
+            self.alloc_block(pin, &request)
         } else {
-            self.alloc_missed(pin, request)
+            self.alloc_missed(pin, &request)
         }
     }
 
