@@ -73,6 +73,29 @@ fn order_of_all(mib: u64) -> usize {
 }
 
 #[test]
+fn magazines_follow_their_load() {
+    let frames = Machine::simple(8, 1).frames(&plain());
+    online(frames, 1);
+    let cached = || frames.cpu_stats(frames_support::cpu(0)).unwrap().cached;
+    let burst = |count: usize| {
+        let burst: Vec<_> =
+            (0..count).map(|_| frames.alloc(&pin(0), &FrameRequest::frame()).unwrap()).collect();
+        burst.iter().for_each(|&first| free(frames, first, Order::FRAME).unwrap());
+    };
+    burst(512);
+    let small = cached();
+    (0..8).for_each(|_| burst(512));
+    let grown = cached();
+    assert!(small <= 4 * 64 && grown >= 512, "{small} {grown}");
+    // The bursts were use enough; after that there is none.
+    frames.trim(&pin(0));
+    assert_eq!(cached(), grown);
+    (0..3).for_each(|_| frames.trim(&pin(0)));
+    assert!(cached() <= 4 * 64, "{}", cached());
+    assert_eq!(frames.validate().unwrap().allocated, 0);
+}
+
+#[test]
 fn magazines_own_frames_never_hide_memory() {
     let frames = Machine::simple(8, 1).frames(&plain());
     online(frames, 1);
