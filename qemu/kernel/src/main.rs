@@ -6,6 +6,7 @@ mod arch;
 mod boot;
 mod executor;
 mod log;
+mod measure;
 mod memory;
 mod panic;
 mod per_cpu;

@@ -10,6 +10,7 @@ use x86_64::registers::control::Cr2;
 use super::gdt::Segments;
 use super::vector::{self, Vector};
 use super::{apic, probe};
+use crate::measure;
 use crate::panic::{self, report};
 use crate::per_cpu;
 use crate::smp::ipi;
@@ -162,6 +163,10 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
             per_cpu::current().counters.timer.fetch_add(1, Ordering::Relaxed);
             apic::next_tick();
             apic::end_of_interrupt();
+        }
+        vector::MEASURE => {
+            apic::end_of_interrupt();
+            measure::on_interrupt();
         }
         vector::PAGE_FAULT => page_fault(frame),
         vector::NMI => panic::on_nmi(frame),

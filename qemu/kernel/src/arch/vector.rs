@@ -20,6 +20,8 @@ pub const TIMER: Vector = Vector(0xe0);
 pub const RESCHEDULE: Vector = Vector(0xf0);
 /// The shootdown queue has something for this CPU.
 pub const SHOOTDOWN: Vector = Vector(0xf1);
+/// A bare interrupt, to measure others by.
+pub const MEASURE: Vector = Vector(0xe1);
 /// Local APIC errors.
 pub const APIC_ERROR: Vector = Vector(0xfe);
 /// Local APIC spurious interrupts; its low four bits are ones, as old APICs want.

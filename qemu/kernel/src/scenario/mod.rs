@@ -23,7 +23,7 @@ use crate::log::Json;
 use crate::memory::firmware;
 use crate::memory::service::SERVICE;
 use crate::smp::ipi;
-use crate::{log, record};
+use crate::{log, measure, record};
 
 /// How long CPUs may take to come up; the host may run them late.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -74,6 +74,7 @@ async fn by_name(request: &Request) -> Outcome {
     let name = words.value("scenario").unwrap_or(Scenario::standard().name);
     match name {
         "machine" => machine::run().await,
+        "measure-shootdown" => measure::shootdown().await,
         "acpidump" => {
             firmware::dump(&firmware::tables(request.rsdp));
             Outcome::Success

@@ -1,0 +1,80 @@
+//! One CPU by itself: what the operations cost without anybody to tell.
+
+use topomem::Protection;
+
+use super::MeasureError;
+use super::samples::Samples;
+use super::space::{Measured, leave, pages, touch};
+use super::unit::Unit;
+use crate::memory::platform::pin;
+
+/// Repetitions of the cases of few pages, and of many.
+const FEW: usize = 200;
+const MANY: usize = 20;
+/// Unmaps of a burst.
+pub const BURST: u64 = 16;
+
+pub fn measure(unit: Unit) -> Result<(), MeasureError> {
+    let measured = Measured::new()?;
+    measured.activate();
+    let result = protect(&measured, unit)
+        .and_then(|()| unmap(&measured, unit, "unmap_1", 1, FEW))
+        .and_then(|()| unmap(&measured, unit, "unmap_64", 64, MANY))
+        .and_then(|()| unmap(&measured, unit, "unmap_512", 512, MANY))
+        .and_then(|()| burst(&measured, unit, "unmap_burst16", FEW));
+    leave();
+    result
+}
+
+/// A page becomes read-only.
+fn protect(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
+    let (pin, page) = (pin(), pages(0, 1));
+    let mut samples = Samples::of(FEW)?;
+    measured.map(page)?;
+    for _ in 0..FEW {
+        samples.time(|| {
+            measured.space.protect(&pin, page, Protection::USER_READ_ONLY).map(|change| change.wait(&pin))
+        })?;
+        measured.space.protect(&pin, page, Protection::USER_DATA)?.wait(&pin);
+        touch(page)?;
+    }
+    measured.space.unmap(&pin, page)?.wait(&pin);
+    samples.report("protect_1", unit, 1);
+    Ok(())
+}
+
+/// `count` pages go, and their frames are free.
+pub fn unmap(
+    measured: &Measured,
+    unit: Unit,
+    case: &str,
+    count: u64,
+    repetitions: usize,
+) -> Result<(), MeasureError> {
+    let (pin, range) = (pin(), pages(512, count));
+    let mut samples = Samples::of(repetitions)?;
+    for _ in 0..repetitions {
+        measured.map(range)?;
+        samples.time(|| measured.space.unmap(&pin, range).map(|change| change.wait(&pin)))?;
+    }
+    samples.report(case, unit, 1);
+    Ok(())
+}
+
+/// Every other page of a range goes, one by one, with one wait for all.
+pub fn burst(measured: &Measured, unit: Unit, case: &str, repetitions: usize) -> Result<(), MeasureError> {
+    let (pin, range) = (pin(), pages(512, 2 * BURST));
+    let mut samples = Samples::of(repetitions)?;
+    for _ in 0..repetitions {
+        measured.map(range)?;
+        samples.time(|| {
+            let mut batch = measured.space.batch(&pin);
+            (0..BURST).try_for_each(|page| batch.unmap(pages(512 + 2 * page, 1)))?;
+            batch.issue().wait(&pin);
+            Ok::<(), MeasureError>(())
+        })?;
+        measured.space.unmap(&pin, range)?.wait(&pin);
+    }
+    samples.report(case, unit, BURST);
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! From issue to acknowledged by all: the instructions of all CPUs, beside a bare broadcast's.
+
+use topomem::Protection;
+use topomem::shootdown::Invalidation;
+
+use super::MeasureError;
+use super::bare;
+use super::helpers::{Helpers, Role};
+use super::samples::Samples;
+use super::space::{Measured, leave, pages};
+use super::unit::Unit;
+use crate::memory::platform::pin;
+use crate::memory::service::SERVICE;
+
+const REPETITIONS: usize = 50;
+
+pub async fn measure(unit: Unit) -> Result<(), MeasureError> {
+    let measured = Measured::new()?;
+    measured.activate();
+    let helpers = Helpers::start(&measured, Role::Halt).await?;
+    let result = with_helpers(&measured, unit);
+    helpers.stop().await?;
+    leave();
+    result
+}
+
+fn with_helpers(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
+    let (pin, page) = (pin(), pages(0, 1));
+    bare::measure("broadcast_ack", unit, REPETITIONS)?;
+    measured.map(page)?;
+    let mut samples = Samples::of(REPETITIONS)?;
+    for _ in 0..REPETITIONS {
+        let change = Invalidation::pages(page);
+        let domain = measured.space.domain();
+        samples.time(|| SERVICE.shootdown().invalidate(&pin, domain, change).wait(&pin));
+    }
+    samples.report("broadcast_ack", unit, 1);
+    let mut samples = Samples::of(REPETITIONS)?;
+    for _ in 0..REPETITIONS {
+        samples.time(|| {
+            measured.space.protect(&pin, page, Protection::USER_READ_ONLY).map(|change| change.wait(&pin))
+        })?;
+        measured.space.protect(&pin, page, Protection::USER_DATA)?.wait(&pin);
+    }
+    samples.report("broadcast_protect", unit, 1);
+    Ok(())
+}

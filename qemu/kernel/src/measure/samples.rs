@@ -1,0 +1,95 @@
+//! What a case's repetitions cost, and the result that they make.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+
+use super::unit::Unit;
+use crate::arch::clock;
+use crate::log::Json;
+use crate::record;
+use crate::smp::ipi;
+
+/// No room for the samples.
+#[derive(Debug, Clone, Copy)]
+pub struct OutOfMemory;
+
+/// Ticks by repetition.
+pub struct Samples {
+    ticks: Vec<u64>,
+}
+
+impl Samples {
+    /// Room for `repetitions`, so that measuring does not allocate.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn of(repetitions: usize) -> Result<Samples, OutOfMemory> {
+        let mut ticks = Vec::new();
+        ticks.try_reserve_exact(repetitions).map_err(|_| OutOfMemory)?;
+        Ok(Samples { ticks })
+    }
+
+    /// Times one repetition.
+    #[inline(always)]
+    pub fn time<R>(&mut self, operation: impl FnOnce() -> R) -> R {
+        let start = clock::now();
+        let result = operation();
+        let end = clock::now();
+        self.ticks.push(end.0 - start.0);
+        result
+    }
+
+    /// Reports `case` of topomem: what one of `each` operations of a repetition cost.
+    pub fn report(self, case: &str, unit: Unit, each: u64) {
+        self.report_for(case, "topomem", unit, each);
+    }
+
+    /// The same for another `subject`.
+    pub fn report_for(mut self, case: &str, subject: &str, unit: Unit, each: u64) {
+        self.ticks.sort_unstable();
+        let last = self.ticks.len().saturating_sub(1);
+        let at = |tenths: usize| {
+            let ticks = self.ticks.get(last * tenths / 10).copied().unwrap_or(0);
+            unit.of_ticks(ticks) / each as f64
+        };
+        let spread = Spread { low: at(1), median: at(5), high: at(9), n: self.ticks.len() };
+        spread.report(case, subject, unit.name());
+    }
+
+    /// The lowest decile.
+    pub fn low(&mut self) -> u64 {
+        self.ticks.sort_unstable();
+        self.ticks.get(self.ticks.len().saturating_sub(1) / 10).copied().unwrap_or(0)
+    }
+}
+
+/// Reports a figure that has no spread.
+pub fn report_one(case: &str, subject: &str, unit: &str, value: f64) {
+    Spread { low: value, median: value, high: value, n: 1 }.report(case, subject, unit);
+}
+
+struct Spread {
+    low: f64,
+    median: f64,
+    high: f64,
+    n: usize,
+}
+
+impl Spread {
+    fn report(&self, case: &str, subject: &str, unit: &str) {
+        record!(
+            "{{\"t\":\"result\",\"suite\":\"shootdown\",\"case\":{},\"subject\":{},\"cpus\":{},\
+             \"unit\":{},\"median\":{:.4},\"low\":{:.4},\"high\":{:.4},\"n\":{}}}",
+            Json(case),
+            Json(subject),
+            ipi::running().len(),
+            Json(unit),
+            self.median,
+            self.low,
+            self.high,
+            self.n
+        );
+    }
+}
