@@ -27,6 +27,7 @@ pub fn measure(unit: Unit) -> Result<(), MeasureError> {
 }
 
 /// A page becomes read-only.
+#[inline(never)]
 fn protect(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
     let (pin, page) = (pin(), pages(0, 1));
     let mut samples = Samples::of(FEW)?;
@@ -44,6 +45,7 @@ fn protect(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
 }
 
 /// `count` pages go, and their frames are free.
+#[inline(never)]
 pub fn unmap(
     measured: &Measured,
     unit: Unit,
@@ -62,6 +64,7 @@ pub fn unmap(
 }
 
 /// Every other page of a range goes, one by one, with one wait for all.
+#[inline(never)]
 pub fn burst(measured: &Measured, unit: Unit, case: &str, repetitions: usize) -> Result<(), MeasureError> {
     let (pin, range) = (pin(), pages(512, 2 * BURST));
     let mut samples = Samples::of(repetitions)?;

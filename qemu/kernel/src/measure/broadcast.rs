@@ -24,6 +24,7 @@ pub async fn measure(unit: Unit) -> Result<(), MeasureError> {
     result
 }
 
+#[inline(never)]
 fn with_helpers(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
     let (pin, page) = (pin(), pages(0, 1));
     bare::measure("broadcast_ack", unit, REPETITIONS)?;

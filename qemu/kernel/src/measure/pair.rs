@@ -61,6 +61,7 @@ fn protect_wait(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
 }
 
 /// A page goes; nobody waits for it until the clock has stopped.
+#[inline(never)]
 fn unmap_issue(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
     let (pin, page) = (pin(), pages(512, 1));
     let mut samples = Samples::of(REPETITIONS)?;
