@@ -1,20 +1,21 @@
 //! Many changes, one wait.
 
+use arrayvec::ArrayVec;
+
 use crate::{Invalidation, PageRange, Scope, Tables};
 
-/// How many separate ranges a batch keeps apart.
-const RANGES: usize = 8;
+/// How many separate ranges a batch keeps apart: half of what a domain's log holds.
+const RANGES: usize = 16;
 
 /// Invalidations of one domain collected while its page tables are changed, to be issued
 /// together: one round of interrupts and one wait.
 ///
-/// Ranges that touch become one. A batch of more separate ranges than eight becomes one of the
-/// whole domain. About 200 bytes, no heap.
+/// A range that touches the one before it becomes one with it. A batch of more than sixteen
+/// ranges that don't touch becomes one of the whole domain. About 400 bytes, no heap.
 #[must_use = "a batch that is not issued invalidates nothing"]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Batch {
-    ranges: [Option<PageRange>; RANGES],
-    len: usize,
+    ranges: ArrayVec<PageRange, RANGES>,
     /// Wider than ranges: takes their place.
     whole: Option<Scope>,
     tables: Tables,
@@ -22,11 +23,14 @@ pub struct Batch {
 
 impl Batch {
     /// A batch without changes.
+    #[inline]
     pub const fn new() -> Batch {
-        Batch { ranges: [None; RANGES], len: 0, whole: None, tables: Tables::Kept }
+        Batch { ranges: ArrayVec::new_const(), whole: None, tables: Tables::Kept }
     }
 
-    /// Adds one change. Costs at most a comparison with each range so far.
+    /// Adds one change. Costs a comparison with the last range, and one with each where the
+    /// batch is full.
+    #[inline]
     pub fn add(&mut self, invalidation: Invalidation) {
         if invalidation.tables == Tables::Freed {
             self.tables = Tables::Freed;
@@ -34,7 +38,7 @@ impl Batch {
         self.whole = match (invalidation.scope, self.whole) {
             (Scope::Everything, _) | (_, Some(Scope::Everything)) => Some(Scope::Everything),
             (Scope::NonGlobal, Some(Scope::NonGlobal)) => Some(Scope::NonGlobal),
-            (Scope::NonGlobal, None) if self.len == 0 => Some(Scope::NonGlobal),
+            (Scope::NonGlobal, None) if self.ranges.is_empty() => Some(Scope::NonGlobal),
             (Scope::Pages(range), None) if self.add_range(range) => None,
             // Two kinds, one of them perhaps of global pages; or too many ranges.
             _ => Some(Scope::Domain),
@@ -42,23 +46,30 @@ impl Batch {
     }
 
     /// Did the range find a place?
+    #[inline]
     fn add_range(&mut self, range: PageRange) -> bool {
-        for known in self.ranges[..self.len].iter_mut().flatten() {
-            if let Some(merged) = known.merge(range) {
-                *known = merged;
-                return true;
-            }
+        if let Some(last) = self.ranges.last_mut()
+            && let Some(merged) = last.merge(range)
+        {
+            *last = merged;
+            return true;
         }
-        let Some(free) = self.ranges.get_mut(self.len) else { return false };
-        *free = Some(range);
-        self.len += 1;
-        true
+        self.ranges.try_push(range).is_ok() || self.merge_range(range)
+    }
+
+    #[cold]
+    fn merge_range(&mut self, range: PageRange) -> bool {
+        let merged = self.ranges.iter_mut().find_map(|known| {
+            *known = known.merge(range)?;
+            Some(())
+        });
+        merged.is_some()
     }
 
     /// Has nothing been added?
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.len == 0 && self.whole.is_none()
+        self.ranges.is_empty() && self.whole.is_none()
     }
 
     /// Were page-table pages unlinked by any of the changes?
@@ -71,13 +82,13 @@ impl Batch {
         self.whole
     }
 
-    pub(crate) fn ranges(&self) -> impl Iterator<Item = PageRange> {
-        self.ranges[..self.len].iter().filter_map(|range| *range)
+    pub(crate) fn ranges(&self) -> &[PageRange] {
+        &self.ranges
     }
 
-    /// How many ranges [`Batch::ranges`] yields.
+    /// How many ranges [`Batch::ranges`] has.
     pub(crate) const fn len(&self) -> usize {
-        self.len
+        self.ranges.len()
     }
 }
 
@@ -103,7 +114,7 @@ mod tests {
         assert!(batch.is_empty());
         (0..64).for_each(|number| batch.add(page(number)));
         assert_eq!((batch.len(), batch.whole()), (1, None));
-        assert_eq!(batch.ranges().next().map(PageRange::pages), Some(64));
+        assert_eq!(batch.ranges().first().map(|range| range.pages()), Some(64));
     }
 
     #[test]
@@ -121,8 +132,10 @@ mod tests {
     #[test]
     fn too_many_ranges_are_the_domain() {
         let mut batch = Batch::new();
-        (0..8).for_each(|number| batch.add(page(number * 2)));
-        assert_eq!((batch.len(), batch.whole()), (8, None));
+        let many = RANGES as u64;
+        (0..many).for_each(|number| batch.add(page(number * 2)));
+        batch.add(page(1));
+        assert_eq!((batch.len(), batch.whole()), (RANGES, None), "the last touches the first");
         batch.add(page(100));
         assert_eq!(batch.whole(), Some(Scope::Domain));
     }

@@ -92,6 +92,7 @@ impl<T: Tlb> fmt::Debug for Completion<'_, T> {
 }
 
 impl<T: Tlb> Shootdown<T> {
+    #[inline]
     pub(crate) fn wakers_due(&self) -> WakersDue {
         if self.waiters.any() { WakersDue::Perhaps } else { WakersDue::No }
     }

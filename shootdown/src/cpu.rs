@@ -83,6 +83,7 @@ impl CpuState {
     }
 
     /// The generation published for domains of `kind`.
+    #[inline]
     pub(crate) fn seen(&self, kind: Kind) -> &AtomicU64 {
         match kind {
             Kind::Space => &self.published.space,
@@ -94,6 +95,7 @@ impl CpuState {
     ///
     /// Acquire pairs with the Release of [`CpuState::set_lazy`]: the CPU's last use of the
     /// domain happened before.
+    #[inline]
     pub(crate) fn is_lazy(&self, kind: Kind) -> bool {
         let lazy = self.mailbox.lazy.load(Ordering::Acquire);
         match kind {
@@ -120,6 +122,7 @@ impl CpuState {
     }
 
     /// Has this member of a domain of `kind` done what `request` asks?
+    #[inline]
     pub(crate) fn satisfies(&self, kind: Kind, request: Request) -> bool {
         // Acquire pairs with the Release with which the handler publishes: the flush happened
         // before, and so did the CPU's every use of a removed translation.

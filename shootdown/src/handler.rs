@@ -6,8 +6,9 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::{Domain, Kind};
+use crate::issue::Appended;
 use crate::log::LOG_LEN;
-use crate::{Fault, Generation, Scope, Shootdown, Tlb, WakersDue};
+use crate::{Fault, Generation, PageRange, Scope, Shootdown, Tlb, WakersDue};
 
 /// How to catch up with the generations that were missed.
 enum Flush {
@@ -29,6 +30,7 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// The answer says whether somebody waits for a waker, so that the kernel can arrange for
     /// [`Shootdown::wake_completed`] to be called soon, outside interrupt handlers.
+    #[inline]
     pub fn on_ipi(&self, pin: &CpuPin) -> WakersDue {
         self.state(pin.cpu()).counters.ipis_received.add(1);
         self.serve(pin);
@@ -39,6 +41,7 @@ impl<T: Tlb> Shootdown<T> {
     /// nothing. For spin loops: [`Platform::relax`] is where a kernel calls it.
     ///
     /// [`Platform::relax`]: topomem_percpu::Platform::relax
+    #[inline]
     pub fn poll(&self, pin: &CpuPin) {
         let state = self.state(pin.cpu());
         // Relaxed: only a hint to swap, which then synchronises.
@@ -48,6 +51,7 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
+    #[inline]
     fn serve(&self, pin: &CpuPin) {
         let pending = &self.state(pin.cpu()).mailbox.pending;
         if self.broken(Fault::ClearPendingLate) {
@@ -62,6 +66,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Flushes for whatever this CPU has not seen of the domains that it uses.
+    #[inline]
     pub(crate) fn catch_up_all(&self, pin: &CpuPin) {
         let published = &self.state(pin.cpu()).published;
         // Before a CPU is online it has no kernel generation to keep up.
@@ -79,6 +84,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Will [`Shootdown::catch_up_all`] on this CPU deal with `domain`?
+    #[inline]
     pub(crate) fn catches_up_with(&self, pin: &CpuPin, domain: &Domain) -> bool {
         let published = &self.state(pin.cpu()).published;
         // Relaxed: this CPU wrote both.
@@ -89,6 +95,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Flushes for the generations of `domain` that this CPU has not published, and publishes.
+    #[inline]
     pub(crate) fn catch_up(&self, pin: &CpuPin, domain: &Domain) {
         let seen = self.state(pin.cpu()).seen(domain.kind);
         // Relaxed: this CPU wrote it.
@@ -107,6 +114,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Tells waiters that this CPU has flushed for everything up to `generation`.
+    #[inline]
     fn publish(&self, seen: &AtomicU64, generation: Generation) {
         // Release pairs with the waiters' Acquire: the flushes happened before. A maximum: a
         // handler that nested in us since we read the generations may have published a newer
@@ -118,8 +126,58 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
+    /// The same for generations up to `generation` where the executing CPU issued the last of
+    /// them itself: if it has missed nothing before, the log need not be read.
+    #[inline]
+    pub(crate) fn catch_up_appended(
+        &self,
+        pin: &CpuPin,
+        domain: &Domain,
+        generation: Generation,
+        appended: &Appended<'_>,
+    ) {
+        let state = self.state(pin.cpu());
+        let seen = state.seen(domain.kind);
+        let pages = appended.ranges().map(|ranges| ranges.iter().map(|range| range.pages()).sum::<u64>());
+        // Relaxed: this CPU wrote it. A handler that nested since we appended has moved it on.
+        let missed = seen.load(Ordering::Relaxed) + appended.generations() != generation.0;
+        let (Some(ranges), Some(pages)) =
+            (appended.ranges(), pages.filter(|&pages| pages <= self.threshold()))
+        else {
+            return self.catch_up(pin, domain);
+        };
+        if missed {
+            return self.catch_up(pin, domain);
+        }
+        if self.broken(Fault::AcknowledgeFirst) {
+            self.publish(seen, generation);
+        }
+        if !self.broken(Fault::SkipFlush) {
+            ranges.iter().for_each(|&range| self.flush_pages(range));
+            state.counters.partial_flushes.add(1);
+            state.counters.pages_flushed.add(pages);
+        }
+        self.publish(seen, generation);
+    }
+
+    #[inline]
+    fn flush_pages(&self, range: PageRange) {
+        range.iter().for_each(|page| self.tlb.flush_page(page, range.size()));
+    }
+
     fn flush_between(&self, pin: &CpuPin, domain: &Domain, from: Generation, to: Generation) {
         let counters = &self.state(pin.cpu()).counters;
+        // The usual case by itself, since it needs no second reading.
+        if from != Generation::NONE
+            && to.0 - from.0 == 1
+            && let Some(Scope::Pages(range)) = domain.log.read(to)
+            && range.pages() <= self.threshold()
+        {
+            self.flush_pages(range);
+            counters.partial_flushes.add(1);
+            counters.pages_flushed.add(range.pages());
+            return;
+        }
         let flush = self.plan(pin, domain, from, to);
         if matches!(flush, Flush::Pages) {
             if let Some(pages) = self.replay(domain, from, to) {
@@ -178,7 +236,7 @@ impl<T: Tlb> Shootdown<T> {
         for generation in from.0 + 1..=to.0 {
             match domain.log.read(Generation(generation)) {
                 Some(Scope::Pages(range)) => {
-                    range.iter().for_each(|page| self.tlb.flush_page(page, range.size()));
+                    self.flush_pages(range);
                     pages += range.pages();
                 }
                 _ if self.broken(Fault::DropOnOverrun) => {}

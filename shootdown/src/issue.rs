@@ -4,7 +4,7 @@ use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::{CpuPin, CpuSet};
 
 use crate::domain::Domain;
-use crate::{Batch, Generation, Invalidation, Request, Scope, Shootdown, Tables, Ticket, Tlb};
+use crate::{Batch, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
 impl<T: Tlb> Shootdown<T> {
     /// Makes every CPU that may hold translations named by `invalidation` drop them. The caller
@@ -13,6 +13,7 @@ impl<T: Tlb> Shootdown<T> {
     /// The calling CPU has dropped its own when this returns; the others have when the ticket
     /// completes. Costs one atomic add to the domain, a full barrier, a swap for each target
     /// and at most one [`Tlb::send_ipi`]; never waits. Safe in interrupt handlers.
+    #[inline]
     pub fn invalidate<'s>(
         &'s self,
         pin: &CpuPin,
@@ -22,7 +23,7 @@ impl<T: Tlb> Shootdown<T> {
         // Global translations are in the TLBs of CPUs that left the domain, too.
         let domain = if invalidation.scope == Scope::Everything { &self.kernel } else { domain };
         let generation = domain.log.append(invalidation.scope);
-        self.announce(pin, domain, generation, invalidation.tables)
+        self.announce(pin, domain, generation, invalidation.tables, &Appended::One(invalidation.scope))
     }
 
     /// The same for all changes that `batch` has collected: one round of interrupts, one wait.
@@ -30,15 +31,21 @@ impl<T: Tlb> Shootdown<T> {
     pub fn invalidate_batch<'s>(&'s self, pin: &CpuPin, domain: &'s Domain, batch: &Batch) -> Ticket<'s, T> {
         let domain = if batch.whole() == Some(Scope::Everything) { &self.kernel } else { domain };
         let generation = domain.log.append_batch(batch);
-        self.announce(pin, domain, generation, batch.tables())
+        let appended = match batch.whole() {
+            Some(scope) => Appended::One(scope),
+            None => Appended::Ranges(batch.ranges()),
+        };
+        self.announce(pin, domain, generation, batch.tables(), &appended)
     }
 
+    #[inline]
     fn announce<'s>(
         &'s self,
         pin: &CpuPin,
         domain: &'s Domain,
         generation: Generation,
         tables: Tables,
+        appended: &Appended<'_>,
     ) -> Ticket<'s, T> {
         let issued = self.tlb.now();
         let own = self.state(pin.cpu());
@@ -47,11 +54,27 @@ impl<T: Tlb> Shootdown<T> {
         fence(Ordering::SeqCst);
         // Acquire pairs with a leaving CPU's Release: not seeing it means that it has left.
         let mut targets = domain.members.load(Ordering::Acquire);
-        let mut send = CpuSet::EMPTY;
-        let (mut pending, mut lazy) = (0, 0);
-        if targets.contains(pin.cpu()) && self.catches_up_with(pin, domain) {
+        let flush_own = targets.contains(pin.cpu()) && self.catches_up_with(pin, domain);
+        if flush_own {
             targets.remove(pin.cpu());
         }
+        own.counters.requests.add(1);
+        if !targets.is_empty() {
+            self.interrupt(pin, domain, tables, &mut targets);
+        }
+        // Our own flush overlaps with the interrupts' travel.
+        if flush_own {
+            self.catch_up_appended(pin, domain, generation, appended);
+        }
+        let tables = if tables == Tables::Freed { generation } else { Generation::NONE };
+        Ticket::new(self, domain, Request { generation, tables }, targets, issued)
+    }
+
+    /// Interrupts each of `targets` that has no interrupt on its way; takes out those that need
+    /// not be waited for.
+    fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables, targets: &mut CpuSet) {
+        let mut send = CpuSet::EMPTY;
+        let (mut sent, mut pending, mut lazy) = (0, 0, 0);
         for cpu in targets.iter() {
             if cpu == pin.cpu() {
                 // Interrupted in the middle of a switch, whose end looks at the generation.
@@ -66,19 +89,45 @@ impl<T: Tlb> Shootdown<T> {
                 pending += 1;
             } else {
                 send.insert(cpu);
+                sent += 1;
             }
         }
-        own.counters.requests.add(1);
-        own.counters.elided_pending.add(pending);
-        own.counters.elided_lazy.add(lazy);
-        if !send.is_empty() {
-            own.counters.ipis_sent.add(send.len() as u64);
-            own.counters.ipi_sends.add(1);
+        let counters = &self.state(pin.cpu()).counters;
+        counters.elided_pending.add(pending);
+        counters.elided_lazy.add(lazy);
+        if sent > 0 {
+            counters.ipis_sent.add(sent);
+            counters.ipi_sends.add(1);
             self.tlb.send_ipi(&send);
         }
-        // Our own flush overlaps with the interrupts' travel.
-        self.catch_up_all(pin);
-        let tables = if tables == Tables::Freed { generation } else { Generation::NONE };
-        Ticket::new(self, domain, Request { generation, tables }, targets, issued)
+    }
+}
+
+/// What the issuing CPU has just appended to a domain's log, one generation each.
+pub(crate) enum Appended<'a> {
+    /// One scope.
+    One(Scope),
+    /// So many ranges.
+    Ranges(&'a [PageRange]),
+}
+
+impl Appended<'_> {
+    /// How many generations it takes.
+    #[inline]
+    pub(crate) const fn generations(&self) -> u64 {
+        match self {
+            Appended::One(_) => 1,
+            Appended::Ranges(ranges) => ranges.len() as u64,
+        }
+    }
+
+    /// Its ranges, where it is ranges.
+    #[inline]
+    pub(crate) const fn ranges(&self) -> Option<&[PageRange]> {
+        match self {
+            Appended::One(Scope::Pages(range)) => Some(core::slice::from_ref(range)),
+            Appended::One(_) => None,
+            Appended::Ranges(ranges) => Some(ranges),
+        }
     }
 }

@@ -39,16 +39,20 @@ fn encode(scope: Scope) -> (u64, u64) {
     }
 }
 
-fn decode(place: u64, pages: u64) -> Option<Scope> {
+/// What [`encode`] made of a scope: the tag vouches that both words are of one writer.
+#[inline]
+fn decode(place: u64, pages: u64) -> Scope {
     match place & 3 {
         KIND_PAGES => {
-            let size = *PageSize::ALL.get((place >> 2 & 3) as usize)?;
-            let start = VirtAddr::new(place & !0xfff).ok()?;
-            PageRange::new(start, pages, size).ok().map(Scope::Pages)
+            let size = match place >> 2 & 3 {
+                0 => PageSize::Size4KiB,
+                1 => PageSize::Size2MiB,
+                _ => PageSize::Size1GiB,
+            };
+            Scope::Pages(PageRange::from_parts(VirtAddr::new_truncate(place & !0xfff), pages, size))
         }
-        KIND_NON_GLOBAL => Some(Scope::NonGlobal),
-        KIND_DOMAIN => Some(Scope::Domain),
-        _ => None,
+        KIND_NON_GLOBAL => Scope::NonGlobal,
+        _ => Scope::Domain,
     }
 }
 
@@ -82,6 +86,7 @@ impl Log {
         }
     }
 
+    #[inline]
     fn slot(&self, generation: Generation) -> &LogSlot {
         &self.slots[(generation.0 % LOG_LEN) as usize]
     }
@@ -90,11 +95,13 @@ impl Log {
     ///
     /// Acquire pairs with the claim's Release: whoever reads a generation also sees the
     /// page-table stores before its invalidation.
+    #[inline]
     pub(crate) fn newest(&self) -> Generation {
         Generation(self.newest.load(Ordering::Acquire))
     }
 
     /// Appends one invalidation and returns its generation.
+    #[inline]
     pub(crate) fn append(&self, scope: Scope) -> Generation {
         let generation = self.claim(1);
         self.fill(generation, scope);
@@ -107,13 +114,14 @@ impl Log {
             return self.append(scope);
         }
         let last = self.claim(batch.len() as u64);
-        for (range, generation) in batch.ranges().zip(last.0 - batch.len() as u64 + 1..) {
+        for (&range, generation) in batch.ranges().iter().zip(last.0 - batch.len() as u64 + 1..) {
             self.fill(Generation(generation), Scope::Pages(range));
         }
         last
     }
 
     /// Claims `count` generations and returns the last of them.
+    #[inline]
     fn claim(&self, count: u64) -> Generation {
         // Release: see `newest`. Acquire: the page-table stores of earlier claimants are before
         // whatever we do next, the same as for a reader of our generation.
@@ -122,6 +130,7 @@ impl Log {
 
     /// Writes `generation`'s slot, unless another writer is inside it or a later generation has
     /// it already; then `generation` stays unknown, and its readers flush everything.
+    #[inline]
     fn fill(&self, generation: Generation, scope: Scope) {
         let slot = self.slot(generation);
         let full = generation.0 * 2;
@@ -145,6 +154,7 @@ impl Log {
     }
 
     /// What `generation` removed, or `None` where the log doesn't know, or knows no longer.
+    #[inline]
     pub(crate) fn read(&self, generation: Generation) -> Option<Scope> {
         let slot = self.slot(generation);
         let full = generation.0 * 2;
@@ -158,7 +168,7 @@ impl Log {
         if slot.tag.load(Ordering::Relaxed) != full {
             return None;
         }
-        decode(place, pages)
+        Some(decode(place, pages))
     }
 }
 

@@ -55,6 +55,7 @@ impl PageRange {
     /// # Errors
     ///
     /// [`PageRangeError`] says which condition `start` or `pages` breaks.
+    #[inline]
     pub const fn new(start: VirtAddr, pages: u64, size: PageSize) -> Result<PageRange, PageRangeError> {
         if !start.is_aligned(size) {
             return Err(PageRangeError::Misaligned { start, size });
@@ -74,7 +75,14 @@ impl PageRange {
         }
     }
 
+    /// The range of those words, which are a range's own.
+    #[inline]
+    pub(crate) const fn from_parts(start: VirtAddr, pages: u64, size: PageSize) -> PageRange {
+        PageRange { start, pages, size }
+    }
+
     /// The one page of `size` that holds `address`.
+    #[inline]
     #[must_use]
     pub const fn page(address: VirtAddr, size: PageSize) -> PageRange {
         PageRange { start: address.align_down(size), pages: 1, size }
@@ -117,6 +125,7 @@ impl PageRange {
     }
 
     /// The start of each page, in order.
+    #[inline]
     pub fn iter(self) -> impl Iterator<Item = VirtAddr> {
         let first = self.start.as_u64();
         (0..self.pages).map(move |page| VirtAddr::new_truncate(first + page * self.size.bytes()))
@@ -124,6 +133,7 @@ impl PageRange {
 
     /// Both ranges as one, where they are of one size and overlap or touch.
     #[must_use]
+    #[inline]
     pub fn merge(self, other: PageRange) -> Option<PageRange> {
         let (low, high) = if self.start <= other.start { (self, other) } else { (other, self) };
         let gap = high.start.as_u64() - low.start.as_u64();

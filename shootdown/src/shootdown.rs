@@ -84,6 +84,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// The threshold in force, in pages.
+    #[inline]
     pub fn threshold(&self) -> u64 {
         self.threshold.load(Ordering::Relaxed)
     }
@@ -93,6 +94,7 @@ impl<T: Tlb> Shootdown<T> {
         self.state(cpu).counters.read()
     }
 
+    #[inline]
     pub(crate) fn state(&self, cpu: CpuId) -> &CpuState {
         &self.cpus[cpu.index()]
     }

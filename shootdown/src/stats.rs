@@ -25,6 +25,7 @@ impl Counter {
     }
 
     /// Relaxed: a count orders nothing.
+    #[inline]
     pub(crate) fn add(&self, more: u64) {
         // Under loom each access is a step to explore, and no model reads the counters.
         if !cfg!(loom) {
@@ -116,6 +117,7 @@ counters! {
 
 impl Counters {
     /// Counts a request that took `span`.
+    #[inline]
     pub(crate) fn took(&self, span: Ticks) {
         let bucket = span.0.checked_ilog2().unwrap_or(0) as usize;
         self.latency[bucket.min(LATENCY_BUCKETS - 1)].add(1);

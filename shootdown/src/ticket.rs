@@ -30,6 +30,7 @@ pub struct Ticket<'s, T: Tlb> {
 }
 
 impl<'s, T: Tlb> Ticket<'s, T> {
+    #[inline]
     pub(crate) const fn new(
         queue: &'s Shootdown<T>,
         domain: &'s Domain,
@@ -41,6 +42,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     }
 
     /// What it waits for.
+    #[inline]
     pub const fn request(&self) -> Request {
         self.request
     }
@@ -59,8 +61,9 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     }
 
     /// The first CPU that isn't done.
+    #[inline]
     pub(crate) fn outstanding(&mut self) -> Option<CpuId> {
-        for cpu in self.remaining.iter() {
+        while let Some(cpu) = self.remaining.first() {
             if !self.queue.is_done_by(self.domain, self.request, cpu) {
                 return Some(cpu);
             }
@@ -77,7 +80,15 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     ///
     /// Not for handlers that may have interrupted [`Shootdown::activate`] of the same domain:
     /// they would wait for the context that they keep from running.
+    #[inline]
     pub fn wait(mut self, pin: &CpuPin) {
+        if self.outstanding().is_some() {
+            self.spin(pin);
+        }
+        self.finish(pin);
+    }
+
+    fn spin(&mut self, pin: &CpuPin) {
         let patience = self.queue.tlb.patience();
         let mut resend_after = Ticks(patience.0 / 16);
         let mut report_after = patience;
@@ -100,9 +111,9 @@ impl<'s, T: Tlb> Ticket<'s, T> {
                 self.queue.tlb.on_unresponsive(Unresponsive { cpu, generation, waited });
             }
         }
-        self.finish(pin);
     }
 
+    #[inline]
     pub(crate) fn finish(&self, pin: &CpuPin) {
         let span = self.queue.tlb.now().since(self.issued);
         self.queue.state(pin.cpu()).counters.took(span);
@@ -168,6 +179,7 @@ impl<T: Tlb> Shootdown<T> {
     /// Has `cpu` done its part? The membership is read first: who joined since has published
     /// nothing from before it joined (`Published::space`), and where what is read belongs to
     /// the domain that the CPU went to, it has left this one.
+    #[inline]
     fn is_done_by(&self, domain: &Domain, request: Request, cpu: CpuId) -> bool {
         !domain.members.contains(cpu, Ordering::Acquire) || self.state(cpu).satisfies(domain.kind, request)
     }

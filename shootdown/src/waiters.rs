@@ -210,6 +210,7 @@ impl Waiters {
 
     /// Is any waker registered? Full barrier: whatever this CPU published before is seen by a
     /// future that registers unseen by us.
+    #[inline]
     pub(crate) fn any(&self) -> bool {
         fence(Ordering::SeqCst);
         self.registered.load(Ordering::Relaxed) != 0
