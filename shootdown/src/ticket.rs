@@ -82,6 +82,12 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// they would wait for the context that they keep from running.
     #[inline]
     pub fn wait(mut self, pin: &CpuPin) {
+        self.block(pin);
+    }
+
+    /// The same as [`Ticket::wait`], for a ticket that is part of something else.
+    #[inline]
+    pub fn block(&mut self, pin: &CpuPin) {
         if self.outstanding().is_some() {
             self.spin(pin);
         }

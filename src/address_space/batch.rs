@@ -5,7 +5,7 @@ use core::fmt;
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{Invalidation, PageRange, VirtAddr};
 
-use super::core::SpaceCore;
+use super::core::{SpaceCore, invalidation_of};
 use super::error::{ProtectError, RemapError, UnmapError};
 use super::layout::{range_of, size_of_level};
 use super::unmapping::Unmapping;
@@ -37,12 +37,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     ///
     /// [`UnmapError`]; the batch is as before.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
-        let pages = self.core.check(range).ok_or(UnmapError::OutsideSpace(range))?;
-        let frames = self.core.service.frames();
-        let mut reserve = Reserve::new(frames, self.pin);
-        let cleared = self.core.table.clear(frames, &mut reserve, pages);
-        let changed = cleared.map_err(UnmapError::OutOfFrames)?;
-        self.core.count_unmapped(changed.pages);
+        let changed = self.core.clear(self.pin, range)?;
         self.note(changed);
         Ok(())
     }
@@ -53,14 +48,8 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     ///
     /// [`ProtectError`]; the batch is as before.
     pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
-        let pages = self.core.check(range).ok_or(ProtectError::OutsideSpace(range))?;
-        if !self.core.kind.permits(protection) {
-            return Err(ProtectError::WrongPrivilege);
-        }
-        let frames = self.core.service.frames();
-        let mut reserve = Reserve::new(frames, self.pin);
-        let changed = self.core.table.reprotect(frames, &mut reserve, pages, protection);
-        self.note(changed.map_err(ProtectError::OutOfFrames)?);
+        let changed = self.core.reprotect(self.pin, range, protection)?;
+        self.note(changed);
         Ok(())
     }
 
@@ -94,15 +83,11 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
         Ok(())
     }
 
+    #[inline]
     fn note(&mut self, changed: Changed) {
         self.pages += changed.pages;
-        if let Some(stale) = changed.stale {
-            let invalidation = Invalidation::pages(range_of(stale, changed.smallest));
-            self.pending.add(if changed.tables.is_empty() {
-                invalidation
-            } else {
-                invalidation.with_tables_freed()
-            });
+        if let Some(invalidation) = invalidation_of(&changed) {
+            self.pending.add(invalidation);
         }
         self.retired.append(self.core.service.frames(), Retired::of(changed));
     }

@@ -7,12 +7,14 @@ use core::ptr;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, Order};
-use topomem_shootdown::{Domain, PageRange, Request};
+use topomem_shootdown::{Domain, Invalidation, PageRange, Request};
 use x86_64::structures::paging::PhysFrame;
 
-use super::layout::{SpaceKind, pages_of};
+use super::error::{ProtectError, UnmapError};
+use super::layout::{SpaceKind, pages_of, range_of};
+use super::unmapping::Unmapping;
 use crate::Machine;
-use crate::page_table::{PageTable, Pages, Reach};
+use crate::page_table::{Changed, PageTable, Pages, Protection, Reach, Reserve};
 use crate::retire::{RetireList, Retired};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
@@ -90,6 +92,7 @@ impl<P: Machine> SpaceCore<P> {
     }
 
     /// The domain that CPUs hear of its changes through.
+    #[inline]
     pub fn domain(&self) -> &Domain {
         match self.kind {
             SpaceKind::Kernel => self.service.shootdown().kernel(),
@@ -105,9 +108,47 @@ impl<P: Machine> SpaceCore<P> {
     }
 
     /// `range` by page numbers, where it lies in what may be mapped.
+    #[inline]
     pub fn check(&self, range: PageRange) -> Option<Pages> {
         let pages = pages_of(range);
         (self.bounds.first <= pages.first && pages.last <= self.bounds.last).then_some(pages)
+    }
+
+    /// Clears `range`.
+    #[inline]
+    pub fn clear(&self, pin: &CpuPin, range: PageRange) -> Result<Changed, UnmapError> {
+        let pages = self.check(range).ok_or(UnmapError::OutsideSpace(range))?;
+        let frames = self.service.frames();
+        let mut reserve = Reserve::new(frames, pin);
+        let changed = self.table.clear(frames, &mut reserve, pages).map_err(UnmapError::OutOfFrames)?;
+        self.count_unmapped(changed.pages);
+        Ok(changed)
+    }
+
+    /// Gives `range` another protection.
+    #[inline]
+    pub fn reprotect(
+        &self,
+        pin: &CpuPin,
+        range: PageRange,
+        protection: Protection,
+    ) -> Result<Changed, ProtectError> {
+        let pages = self.check(range).ok_or(ProtectError::OutsideSpace(range))?;
+        if !self.kind.permits(protection) {
+            return Err(ProtectError::WrongPrivilege);
+        }
+        let frames = self.service.frames();
+        let mut reserve = Reserve::new(frames, pin);
+        self.table.reprotect(frames, &mut reserve, pages, protection).map_err(ProtectError::OutOfFrames)
+    }
+
+    /// Tells TLBs of one change: this CPU's at once, the others' by interrupts.
+    #[inline]
+    pub fn announce(&self, pin: &CpuPin, changed: Changed) -> Unmapping<'_, P> {
+        let ticket = invalidation_of(&changed)
+            .map(|invalidation| self.service.shootdown().invalidate(pin, self.domain(), invalidation));
+        let pages = changed.pages;
+        Unmapping::new(self, ticket, Retired::of(changed), pages)
     }
 
     // Relaxed: a count, read for statistics.
@@ -145,7 +186,7 @@ impl<P: Machine> SpaceCore<P> {
                 collected.waiting = true;
                 break;
             };
-            let Some(done) = list.take_done(is_done) else {
+            let Some(mut done) = list.take_done(is_done) else {
                 collected.waiting |= !list.is_empty();
                 break;
             };
@@ -153,9 +194,9 @@ impl<P: Machine> SpaceCore<P> {
             drop(list);
             collected.freed += done.frame_count();
             // SAFETY: the request that named them is done.
-            let tables = unsafe { done.free(frames, self.service.walks(), pin) };
-            collected.freed -= tables.frame_count();
-            leftover.append(frames, tables);
+            unsafe { done.free(frames, self.service.walks(), pin) };
+            collected.freed -= done.frame_count();
+            leftover.append(frames, done);
         }
         if !leftover.is_empty() {
             collected.waiting = true;
@@ -163,6 +204,13 @@ impl<P: Machine> SpaceCore<P> {
         }
         collected
     }
+}
+
+/// What TLBs and page walkers have to forget.
+#[inline]
+pub(super) fn invalidation_of(changed: &Changed) -> Option<Invalidation> {
+    let invalidation = Invalidation::pages(range_of(changed.stale?, changed.smallest));
+    Some(if changed.tables.is_empty() { invalidation } else { invalidation.with_tables_freed() })
 }
 
 /// What [`SpaceCore::collect`] did.

@@ -196,9 +196,8 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// [`UnmapError`]; nothing has changed.
     pub fn unmap(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
-        let mut batch = self.batch(pin);
-        batch.unmap(range)?;
-        Ok(batch.issue())
+        let changed = self.core.clear(pin, range)?;
+        Ok(self.core.announce(pin, changed))
     }
 
     /// Gives what is mapped in `range` another protection. A large page at an end is split.
@@ -212,9 +211,8 @@ impl<P: Machine> AddressSpace<P> {
         range: PageRange,
         protection: Protection,
     ) -> Result<Unmapping<'_, P>, ProtectError> {
-        let mut batch = self.batch(pin);
-        batch.protect(range, protection)?;
-        Ok(batch.issue())
+        let changed = self.core.reprotect(pin, range, protection)?;
+        Ok(self.core.announce(pin, changed))
     }
 
     /// Moves what is mapped in `from` to `to`, where nothing is mapped: the same frames with the

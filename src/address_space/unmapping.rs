@@ -55,29 +55,37 @@ impl<P: Machine> Parts<'_, P> {
     /// # Safety
     ///
     /// `request` is done.
+    #[inline]
     unsafe fn free(&mut self, pin: &CpuPin) {
         self.request = None;
-        let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
         let service = self.core.service;
         // SAFETY: the caller's promise.
-        self.retired = unsafe { retired.free(service.frames(), service.walks(), pin) };
+        unsafe { self.retired.free(service.frames(), service.walks(), pin) };
+    }
+
+    /// Leaves what is retired to the service task.
+    #[cold]
+    fn park(&mut self) {
+        let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
+        let service = self.core.service;
+        // No other context of this CPU gets in while a lock is held.
+        let pin = service.platform().pin();
+        self.core.park(self.request, retired);
+        service.call_task(&pin);
     }
 }
 
 impl<P: Machine> Drop for Parts<'_, P> {
+    #[inline]
     fn drop(&mut self) {
-        let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
-        if !retired.is_empty() {
-            let service = self.core.service;
-            // No other context of this CPU gets in while a lock is held.
-            let pin = service.platform().pin();
-            self.core.park(self.request, retired);
-            service.call_task(&pin);
+        if !self.retired.is_empty() {
+            self.park();
         }
     }
 }
 
 impl<'s, P: Machine> Unmapping<'s, P> {
+    #[inline]
     pub(super) fn new(
         core: &'s SpaceCore<P>,
         ticket: Option<Ticket<'s, P>>,
@@ -103,9 +111,10 @@ impl<'s, P: Machine> Unmapping<'s, P> {
     /// Waits until every CPU has dropped the old translations, and frees what was retired.
     ///
     /// Serves this CPU's own shootdown queue meanwhile, so interrupts may be masked.
+    #[inline]
     pub fn wait(mut self, pin: &CpuPin) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.wait(pin);
+        if let Some(ticket) = &mut self.ticket {
+            ticket.block(pin);
         }
         // SAFETY: the ticket is complete, or there was nothing to wait for.
         unsafe { self.parts.free(pin) };

@@ -1,5 +1,5 @@
 //! Frames chained through their words of the per-frame table: a list without allocation, whose
-//! members' contents are never touched.
+//! members' contents are never touched. Neighbours count as one member.
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
@@ -7,68 +7,144 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::memory::TableMemory;
 
-/// A stack of frames; each one's aux word links to the next.
+/// In a link: the run that begins there has several frames, and the second one's aux word tells
+/// how many.
+const SEVERAL: u32 = 1 << 31;
+
+/// A bag of frames, kept as runs of consecutive ones: the newest run in the chain itself, the
+/// others linked through the aux words of their first frames. A range that was mapped to one run
+/// costs no access to the per-frame table.
 ///
 /// It owns its frames without freeing them: who drops a chain that is not empty leaks them.
 #[derive(Debug, Default)]
 #[must_use = "a dropped chain leaks its frames"]
 pub struct Chain {
+    /// The newest run: its first frame's number, and how many frames it has.
+    first: u32,
+    count: u32,
+    /// Links to the newest and the oldest of the other runs; 0 where there is none.
     head: u32,
     tail: u32,
+    /// How many frames there are in all.
     frames: u64,
 }
 
 impl Chain {
     /// The chain without frames.
-    pub const EMPTY: Chain = Chain { head: 0, tail: 0, frames: 0 };
+    pub const EMPTY: Chain = Chain { first: 0, count: 0, head: 0, tail: 0, frames: 0 };
 
     /// How many frames it has.
+    #[inline]
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.frames
     }
 
     /// Has it none?
+    #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.frames == 0
     }
 
-    /// Puts `frame` in front. The caller gives up the frame's aux word.
+    /// Adds `frame`, whose aux word is zero and given up by the caller.
+    #[inline]
     pub fn push<M: TableMemory + ?Sized>(&mut self, memory: &M, frame: PhysFrame) {
         let link = memory.link(frame);
-        // Relaxed here and below: a chain has one owner at a time, and goes from one to the
-        // next through a lock or a Release store of its own.
-        memory.aux(frame).store(self.head, Ordering::Relaxed);
-        if self.frames == 0 {
-            self.tail = link;
-        }
-        self.head = link;
         self.frames += 1;
+        if self.count > 0 && link == self.first + self.count {
+            self.count += 1;
+        } else if self.count > 0 && link + 1 == self.first {
+            self.first = link;
+            self.count += 1;
+        } else {
+            self.close(memory);
+            (self.first, self.count) = (link, 1);
+        }
     }
 
-    /// Takes the frame in front, its aux word zero again.
+    /// Takes one frame out, its aux word zero again.
+    #[inline]
     pub fn pop<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<PhysFrame> {
-        if self.frames == 0 {
-            return None;
-        }
-        let frame = memory.frame_of(self.head);
-        self.head = memory.aux(frame).swap(0, Ordering::Relaxed);
+        self.open(memory)?;
+        let frame = memory.frame_of(self.first);
+        self.first += 1;
+        self.count -= 1;
         self.frames -= 1;
         Some(frame)
     }
 
-    /// Puts all of `other` in front, in constant time.
+    /// Takes a run out: its first frame, and how many it has.
+    #[inline]
+    pub fn pop_run<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<(PhysFrame, u64)> {
+        self.open(memory)?;
+        let (first, count) = (memory.frame_of(self.first), u64::from(self.count));
+        self.count = 0;
+        self.frames -= count;
+        Some((first, count))
+    }
+
+    /// Takes over all of `other`, in constant time.
+    #[inline]
     pub fn append<M: TableMemory + ?Sized>(&mut self, memory: &M, other: Chain) {
-        if other.frames == 0 {
-            return;
+        if self.is_empty() {
+            *self = other;
+        } else if !other.is_empty() {
+            self.join(memory, other);
         }
-        memory.aux(memory.frame_of(other.tail)).store(self.head, Ordering::Relaxed);
-        if self.frames == 0 {
+    }
+
+    fn join<M: TableMemory + ?Sized>(&mut self, memory: &M, mut other: Chain) {
+        other.close(memory);
+        // Relaxed here and below: a chain has one owner at a time, and goes from one to the
+        // next through a lock or a Release store of its own.
+        memory.aux(memory.frame_of(other.tail & !SEVERAL)).store(self.head, Ordering::Relaxed);
+        if self.head == 0 {
             self.tail = other.tail;
         }
         self.head = other.head;
         self.frames += other.frames;
+    }
+
+    /// Links the newest run to the others.
+    fn close<M: TableMemory + ?Sized>(&mut self, memory: &M) {
+        if self.count == 0 {
+            return;
+        }
+        memory.aux(memory.frame_of(self.first)).store(self.head, Ordering::Relaxed);
+        let mut link = self.first;
+        if self.count > 1 {
+            memory.aux(memory.frame_of(self.first + 1)).store(self.count, Ordering::Relaxed);
+            link |= SEVERAL;
+        }
+        if self.head == 0 {
+            self.tail = link;
+        }
+        self.head = link;
+        self.count = 0;
+    }
+
+    /// Makes sure that the newest run has frames; `None` where the chain has none.
+    #[inline]
+    fn open<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<()> {
+        if self.count == 0 {
+            if self.head == 0 {
+                return None;
+            }
+            self.unlink(memory);
+        }
+        Some(())
+    }
+
+    /// Takes the newest of the linked runs out, its aux words zero again.
+    fn unlink<M: TableMemory + ?Sized>(&mut self, memory: &M) {
+        let link = self.head;
+        self.first = link & !SEVERAL;
+        self.head = memory.aux(memory.frame_of(self.first)).swap(0, Ordering::Relaxed);
+        self.count = 1;
+        if link & SEVERAL != 0 {
+            self.count = memory.aux(memory.frame_of(self.first + 1)).swap(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -83,10 +159,12 @@ pub(crate) struct Reserve<'a, M: TableMemory> {
 }
 
 impl<'a, M: TableMemory> Reserve<'a, M> {
+    #[inline]
     pub const fn new(memory: &'a M, pin: &'a CpuPin) -> Reserve<'a, M> {
         Reserve { memory, pin, tables: Chain::EMPTY }
     }
 
+    #[inline]
     pub const fn len(&self) -> u64 {
         self.tables.len()
     }
@@ -111,6 +189,7 @@ impl<'a, M: TableMemory> Reserve<'a, M> {
 }
 
 impl<M: TableMemory> Drop for Reserve<'_, M> {
+    #[inline]
     fn drop(&mut self) {
         while let Some(table) = self.tables.pop(self.memory) {
             // SAFETY: it came from `allocate` and was never linked into a page table.

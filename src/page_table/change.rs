@@ -10,7 +10,7 @@ use super::level::{ENTRIES, Level, Pages};
 use super::map::unlink;
 use super::memory::{TableMemory, table_at};
 use super::protection::Protection;
-use super::table::Table;
+use super::table::{Table, TableEntry};
 use super::{PageTable, RootEntries};
 
 /// What a change made stale, and what it unlinked.
@@ -45,6 +45,7 @@ impl Changed {
         changed
     }
 
+    #[inline]
     fn note(&mut self, part: Pages, level: Level) {
         self.smallest = self.smallest.min(level);
         self.stale = Some(match self.stale {
@@ -53,6 +54,7 @@ impl Changed {
         });
     }
 
+    #[inline]
     fn retire<M: TableMemory>(&mut self, memory: &M, leaf: &Leaf, level: Level) {
         if leaf.ownership == Ownership::Owned
             && let Some(chain) = self.frames.get_mut(usize::from(level.get()) - 1)
@@ -88,19 +90,24 @@ pub(super) fn cuts_needed<F: Format, M: TableMemory>(
     level: Level,
     pages: Pages,
 ) -> u64 {
-    let mut needed = 0;
+    let Some(below) = level.below() else {
+        return 0;
+    };
     // Only the first and the last entry can be covered in part.
-    for part in pages.by_entry(level).filter(|part| !part.fill_entries(level)) {
-        needed += match (F::decode(table.load(level.index(part.first)), level), level.below()) {
-            (Entry::Leaf(_), _) => cuts(level, part),
-            (Entry::Table(next), Some(below)) => {
-                // SAFETY: it is linked under a table that the caller has locked exclusively.
-                cuts_needed::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+    pages
+        .ends(level)
+        .filter(|part| !part.fill_entries(level))
+        .map(|part| {
+            match F::decode(table.load(level.index(part.first)), level) {
+                Entry::Leaf(_) => cuts(level, part),
+                Entry::Table(next) => {
+                    // SAFETY: it is linked under a table that the caller has locked exclusively.
+                    cuts_needed::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+                }
+                Entry::Empty => 0,
             }
-            _ => 0,
-        };
-    }
-    needed
+        })
+        .sum()
 }
 
 impl<F: Format> PageTable<F> {
@@ -171,6 +178,9 @@ struct Changer<'a, 'r, M: TableMemory> {
 
 impl<M: TableMemory> Changer<'_, '_, M> {
     fn apply<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) {
+        if level == Level::PAGE {
+            return self.apply_to_leaves::<F>(table, pages);
+        }
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
             let raw = table.load(index);
@@ -184,7 +194,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
                     // SAFETY: it was just linked under the exclusively locked table.
                     self.apply::<F>(unsafe { table_at(self.memory, frame) }, below, part);
                 }
-                (Entry::Leaf(_), _) => self.leaf::<F>(table, index, level, part),
+                (Entry::Leaf(_), _) => self.leaf::<F>(table.entry(index), level, part),
                 (Entry::Table(next), Some(below)) => {
                     // SAFETY: it is linked under the exclusively locked table.
                     self.apply::<F>(unsafe { table_at(self.memory, next) }, below, part);
@@ -206,12 +216,24 @@ impl<M: TableMemory> Changer<'_, '_, M> {
         }
     }
 
-    /// Changes the leaf at `index`, all of whose pages are `part`.
-    fn leaf<F: Format>(&mut self, table: &Table, index: usize, level: Level, part: Pages) {
+    /// The same in the lowest table.
+    #[inline]
+    fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
+        let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
+        for (page, entry) in (pages.first..).zip(entries) {
+            if entry.load() != RawEntry::EMPTY {
+                self.leaf::<F>(entry, Level::PAGE, Pages { first: page, last: page });
+            }
+        }
+    }
+
+    /// Changes the leaf in `entry`, all of whose pages are `part`.
+    #[inline]
+    fn leaf<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) {
         match self.change {
             Change::Cut => {}
             Change::Clear => {
-                let old = table.swap(index, RawEntry::EMPTY);
+                let old = entry.swap(RawEntry::EMPTY);
                 if let Entry::Leaf(leaf) = F::decode(old, level) {
                     self.changed.pages += part.count();
                     self.changed.note(part, level);
@@ -219,14 +241,14 @@ impl<M: TableMemory> Changer<'_, '_, M> {
                 }
             }
             Change::Protect(protection) => {
-                let mut raw = table.load(index);
+                let mut raw = entry.load();
                 loop {
                     let new = F::reprotect(raw, level, protection);
                     if new == raw {
                         return;
                     }
                     // The hardware may set accessed and dirty bits in between.
-                    match table.compare_exchange(index, raw, new) {
+                    match entry.compare_exchange(raw, new) {
                         Ok(()) => break,
                         Err(now) => raw = now,
                     }

@@ -18,6 +18,8 @@
 
 use core::marker::PhantomData;
 
+use arrayvec::ArrayVec;
+use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
@@ -36,22 +38,23 @@ pub(crate) struct Cursor<'a, F: Format, M: TableMemory> {
     pub(super) memory: &'a M,
     pub(super) level: Level,
     locked: PhysFrame,
+    /// The locked table's word.
+    word: &'a AtomicU32,
     /// Dropped after the locked table: from the bottom up.
-    _path: Path<'a, M>,
+    _path: Path<'a>,
     format: PhantomData<fn() -> F>,
 }
 
-/// The tables held shared, from the root down; given back in reverse.
-struct Path<'a, M: TableMemory> {
-    memory: &'a M,
-    tables: [Option<PhysFrame>; MAX_PATH],
-    depth: usize,
+/// The words of the tables held shared, from the root down; given back in reverse.
+struct Path<'a> {
+    words: ArrayVec<&'a AtomicU32, MAX_PATH>,
 }
 
-impl<M: TableMemory> Drop for Path<'_, M> {
+impl Drop for Path<'_> {
+    #[inline]
     fn drop(&mut self) {
-        for table in self.tables.iter().rev().flatten() {
-            lock::unlock_shared(self.memory.aux(*table));
+        for word in self.words.iter().rev() {
+            lock::unlock_shared(word);
         }
     }
 }
@@ -68,6 +71,7 @@ pub(super) enum OnEmpty<E> {
 
 impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
     /// Locks the subtree that serves `pages`; where it does not exist, the lowest table above.
+    #[inline]
     pub fn lock(page_table: &'a PageTable<F>, memory: &'a M, pages: Pages) -> Cursor<'a, F, M> {
         let locked = Cursor::descend(page_table, memory, pages, |_| false, |_, _, _| OnEmpty::<Never>::Lock);
         match locked {
@@ -78,6 +82,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
 
     /// Locks the subtree that serves `pages`, but no table below one of a level that `stay`
     /// accepts; `on_empty` may create what is missing on the way.
+    #[inline]
     pub(super) fn descend<E>(
         page_table: &'a PageTable<F>,
         memory: &'a M,
@@ -85,7 +90,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         stay: impl Fn(Level) -> bool,
         mut on_empty: impl FnMut(&Table, usize, Level) -> OnEmpty<E>,
     ) -> Result<Cursor<'a, F, M>, E> {
-        let mut path = Path { memory, tables: [None; MAX_PATH], depth: 0 };
+        let mut path = Path { words: ArrayVec::new_const() };
         let mut frame = page_table.root;
         let mut level = F::ROOT;
         while let Some(below) = level.below().filter(|_| pages.within_one_entry(level) && !stay(level)) {
@@ -107,8 +112,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             };
             match next {
                 Ok(Some(next)) => {
-                    path.tables[path.depth] = Some(frame);
-                    path.depth += 1;
+                    path.words.push(word);
                     (frame, level) = (next, below);
                 }
                 // It stays linked meanwhile: the tables above are held. Whatever it holds once
@@ -123,8 +127,9 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
                 }
             }
         }
-        lock::lock_exclusive(memory.aux(frame), &page_table.locks, || memory.relax());
-        Ok(Cursor { memory, level, locked: frame, _path: path, format: PhantomData })
+        let word = memory.aux(frame);
+        lock::lock_exclusive(word, &page_table.locks, || memory.relax());
+        Ok(Cursor { memory, level, locked: frame, word, _path: path, format: PhantomData })
     }
 
     /// The locked table.
@@ -136,8 +141,9 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
 }
 
 impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
+    #[inline]
     fn drop(&mut self) {
-        lock::unlock_exclusive(self.memory.aux(self.locked));
+        lock::unlock_exclusive(self.word);
     }
 }
 

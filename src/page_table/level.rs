@@ -34,12 +34,14 @@ impl Level {
 
     /// The level of the tables that this level's entries point to; `None` at 4 KiB leaves.
     #[must_use]
+    #[inline]
     pub const fn below(self) -> Option<Level> {
         if self.0 > 1 { Some(Level(self.0 - 1)) } else { None }
     }
 
     /// How many 4 KiB pages one entry of this level covers.
     #[must_use]
+    #[inline]
     pub const fn pages(self) -> u64 {
         1 << (INDEX_BITS * (self.0 as u32 - 1))
     }
@@ -57,6 +59,7 @@ impl Level {
     }
 
     /// Which entry of a table of this level serves `page`.
+    #[inline]
     pub(crate) const fn index(self, page: u64) -> usize {
         (page >> (INDEX_BITS * (self.0 as u32 - 1))) as usize & (ENTRIES - 1)
     }
@@ -77,21 +80,36 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
+    #[inline]
     pub const fn count(self) -> u64 {
         self.last - self.first + 1
     }
 
     /// Does one entry of a table at `level` cover them all?
+    #[inline]
     pub const fn within_one_entry(self, level: Level) -> bool {
-        self.first / level.pages() == self.last / level.pages()
+        (self.first ^ self.last) < level.pages()
     }
 
     /// Do they fill every page of the entries they touch at `level`?
+    #[inline]
     pub const fn fill_entries(self, level: Level) -> bool {
-        self.first.is_multiple_of(level.pages()) && (self.last + 1).is_multiple_of(level.pages())
+        (self.first | (self.last + 1)) & (level.pages() - 1) == 0
+    }
+
+    /// The parts under the first and the last entry that it touches of a table at `level`; one
+    /// where they are the same.
+    #[inline]
+    pub fn ends(self, level: Level) -> impl Iterator<Item = Pages> {
+        let below_top = self.first | (level.pages() - 1);
+        let first = Pages { first: self.first, last: below_top.min(self.last) };
+        let start_of_last = (self.last & !(level.pages() - 1)).max(self.first);
+        let last = Pages { first: start_of_last, last: self.last };
+        core::iter::once(first).chain((!self.within_one_entry(level)).then_some(last))
     }
 
     /// The part under each entry of a table at `level`, in order.
+    #[inline]
     pub fn by_entry(self, level: Level) -> impl Iterator<Item = Pages> {
         let span = level.pages();
         let mut next = Some(self.first);

@@ -36,6 +36,7 @@ impl LockCounters {
 }
 
 /// Takes `word` shared; spins through `relax` while it is held exclusively.
+#[inline]
 pub(super) fn lock_shared(word: &AtomicU32, counters: &LockCounters, relax: impl Fn()) {
     let mut waited = false;
     loop {
@@ -57,12 +58,14 @@ pub(super) fn lock_shared(word: &AtomicU32, counters: &LockCounters, relax: impl
 }
 
 /// Gives back what [`lock_shared`] took.
+#[inline]
 pub(super) fn unlock_shared(word: &AtomicU32) {
     // Release pairs with the Acquire in `lock_exclusive`: entries that a sharer linked are seen.
     word.fetch_sub(1, Ordering::Release);
 }
 
 /// Takes `word` exclusively; spins through `relax` while anybody holds it.
+#[inline]
 pub(super) fn lock_exclusive(word: &AtomicU32, counters: &LockCounters, relax: impl Fn()) {
     let mut waited = false;
     loop {
@@ -87,6 +90,7 @@ pub(super) fn lock_exclusive(word: &AtomicU32, counters: &LockCounters, relax: i
 }
 
 /// Gives back what [`lock_exclusive`] took.
+#[inline]
 pub(super) fn unlock_exclusive(word: &AtomicU32) {
     word.fetch_and(!EXCLUSIVE, Ordering::Release);
 }

@@ -16,7 +16,8 @@ use super::table::Table;
 ///   then, and its aux word zero.
 /// - `direct_map` of an allocated frame is readable and writable, for as long as `self` lives.
 /// - `aux` is one word per allocated frame that nobody else writes while the frame is
-///   allocated; `link` and `frame_of` are each other's inverse, and no link is 0.
+///   allocated; `link` and `frame_of` are each other's inverse, no link is 0, and consecutive
+///   frames have consecutive links.
 pub unsafe trait TableMemory {
     /// Why no frame came.
     type Error;
@@ -41,7 +42,7 @@ pub unsafe trait TableMemory {
     /// A frame's word in the per-frame table: a page table's lock, a retired frame's link.
     fn aux(&self, frame: PhysFrame) -> &AtomicU32;
 
-    /// A frame's number in 32 bits, never 0.
+    /// A frame's number in 31 bits, never 0.
     fn link(&self, frame: PhysFrame) -> u32;
 
     /// The frame that [`TableMemory::link`] numbered so.
@@ -60,6 +61,7 @@ pub unsafe trait TableMemory {
 ///
 /// `frame` holds a table of this memory and stays allocated while the reference lives: it is linked into a page
 /// table whose lock or walk guard the caller holds, or it is the caller's alone.
+#[inline]
 pub(super) unsafe fn table_at<M: TableMemory + ?Sized>(memory: &M, frame: PhysFrame) -> &Table {
     // SAFETY: the direct map of an allocated frame is valid, aligned to 4096 bytes, and holds
     // 512 initialised words (it was zeroed) that are only ever accessed as atomics.

@@ -7,42 +7,86 @@ use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 use super::entry::RawEntry;
 use super::level::ENTRIES;
 
-/// 512 entries, read by the hardware at any time.
-#[repr(C, align(4096))]
-pub struct Table {
-    entries: [AtomicU64; ENTRIES],
-}
+/// One entry, read and written by the hardware at any time.
+#[repr(transparent)]
+pub(super) struct TableEntry(AtomicU64);
 
-impl Table {
-    /// Entry `index`, below 512.
-    pub(super) fn load(&self, index: usize) -> RawEntry {
+impl TableEntry {
+    #[inline]
+    pub(super) fn load(&self) -> RawEntry {
         // Acquire pairs with the Release of `store`, `swap` and `compare_exchange`: who sees a
         // table's address sees the entries written before it was linked.
-        RawEntry(self.entries[index].load(Ordering::Acquire))
+        RawEntry(self.0.load(Ordering::Acquire))
     }
 
     /// Publishes an entry that takes the place of none that the hardware could be changing.
-    pub(super) fn store(&self, index: usize, entry: RawEntry) {
-        self.entries[index].store(entry.0, Ordering::Release);
+    #[inline]
+    pub(super) fn store(&self, entry: RawEntry) {
+        self.0.store(entry.0, Ordering::Release);
     }
 
-    /// Replaces an entry; what the hardware noted in the old one until then comes back.
-    pub(super) fn swap(&self, index: usize, entry: RawEntry) -> RawEntry {
+    /// Replaces it; what the hardware noted in the old one until then comes back.
+    #[inline]
+    pub(super) fn swap(&self, entry: RawEntry) -> RawEntry {
         // Acquire as in `load`, Release as in `store`.
-        RawEntry(self.entries[index].swap(entry.0, Ordering::AcqRel))
+        RawEntry(self.0.swap(entry.0, Ordering::AcqRel))
     }
 
     /// Replaces `current`, unless the hardware (or, for an empty entry, another cursor) has
     /// changed it: then what it is now comes back.
+    #[inline]
+    pub(super) fn compare_exchange(&self, current: RawEntry, new: RawEntry) -> Result<(), RawEntry> {
+        let outcome = self.0.compare_exchange(current.0, new.0, Ordering::AcqRel, Ordering::Acquire);
+        outcome.map(drop).map_err(RawEntry)
+    }
+}
+
+/// 512 entries.
+#[repr(C, align(4096))]
+pub struct Table {
+    entries: [TableEntry; ENTRIES],
+}
+
+impl Table {
+    /// Entry `index`, below 512.
+    #[inline]
+    pub(super) fn entry(&self, index: usize) -> &TableEntry {
+        &self.entries[index]
+    }
+
+    /// Entries `first..=last`, below 512.
+    #[inline]
+    pub(super) fn entries(&self, first: usize, last: usize) -> &[TableEntry] {
+        &self.entries[first..=last]
+    }
+
+    /// [`TableEntry::load`] of an entry.
+    #[inline]
+    pub(super) fn load(&self, index: usize) -> RawEntry {
+        self.entries[index].load()
+    }
+
+    /// [`TableEntry::store`] to an entry.
+    #[inline]
+    pub(super) fn store(&self, index: usize, entry: RawEntry) {
+        self.entries[index].store(entry);
+    }
+
+    /// [`TableEntry::swap`] of an entry.
+    #[inline]
+    pub(super) fn swap(&self, index: usize, entry: RawEntry) -> RawEntry {
+        self.entries[index].swap(entry)
+    }
+
+    /// [`TableEntry::compare_exchange`] of an entry.
+    #[inline]
     pub(super) fn compare_exchange(
         &self,
         index: usize,
         current: RawEntry,
         new: RawEntry,
     ) -> Result<(), RawEntry> {
-        let outcome =
-            self.entries[index].compare_exchange(current.0, new.0, Ordering::AcqRel, Ordering::Acquire);
-        outcome.map(drop).map_err(RawEntry)
+        self.entries[index].compare_exchange(current, new)
     }
 }
 

@@ -46,6 +46,7 @@ impl<const LEVELS: u8> X64<LEVELS> {
     };
 }
 
+#[inline]
 fn protection_bits(protection: Protection) -> Bits {
     let mut bits = Bits::empty();
     bits.set(Bits::WRITABLE, protection.access().writes());
@@ -59,6 +60,7 @@ fn protection_bits(protection: Protection) -> Bits {
     bits
 }
 
+#[inline]
 fn protection_of(bits: Bits) -> Protection {
     let access = Access::from_bits(bits.contains(Bits::WRITABLE), !bits.contains(Bits::NO_EXECUTE));
     let privilege = if bits.contains(Bits::USER) { Privilege::User } else { Privilege::Kernel };
@@ -72,6 +74,7 @@ fn protection_of(bits: Bits) -> Protection {
     Protection::of(access, privilege, cache)
 }
 
+#[inline]
 fn frame_at(address: u64) -> PhysFrame {
     PhysFrame::containing_address(PhysAddr::new_truncate(address))
 }
@@ -82,12 +85,14 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     const ROOT: Level = Self::ROOT_LEVEL;
     const LARGEST_LEAF: Level = Level::GIANT;
 
+    #[inline]
     fn table(frame: PhysFrame) -> RawEntry {
         // A leaf's own bits decide: the ones above permit everything.
         let bits = Bits::PRESENT | Bits::WRITABLE | Bits::USER;
         RawEntry(frame.start_address().as_u64() | bits.bits())
     }
 
+    #[inline]
     fn leaf(leaf: &Leaf, level: Level) -> RawEntry {
         let mut bits = Bits::PRESENT | protection_bits(leaf.protection);
         bits.set(Bits::LARGE, level > Level::PAGE);
@@ -96,6 +101,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         RawEntry(leaf.frame.start_address().as_u64() | bits.bits())
     }
 
+    #[inline]
     fn decode(raw: RawEntry, level: Level) -> Entry {
         let bits = Bits::from_bits_truncate(raw.0);
         if !bits.contains(Bits::PRESENT) {
@@ -114,6 +120,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         })
     }
 
+    #[inline]
     fn reprotect(raw: RawEntry, _level: Level, protection: Protection) -> RawEntry {
         let own = Bits::WRITABLE | Bits::NO_EXECUTE | Bits::USER | Bits::WRITE_THROUGH | Bits::CACHE_DISABLE;
         RawEntry(raw.0 & !own.bits() | protection_bits(protection).bits())

@@ -29,6 +29,7 @@ const ORDERS: [Order; 2] = [Order::FRAME, Order::HUGE];
 impl Retired {
     pub const NOTHING: Retired = Retired { tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY] };
 
+    #[inline]
     pub fn of(changed: Changed) -> Retired {
         Retired { tables: changed.tables, frames: changed.frames }
     }
@@ -37,8 +38,10 @@ impl Retired {
         Retired { tables, ..Retired::NOTHING }
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.tables.is_empty() && self.frames.iter().all(Chain::is_empty)
+        let [single, huge] = &self.frames;
+        self.tables.len() | single.len() | huge.len() == 0
     }
 
     /// How many 4 KiB frames it holds.
@@ -48,6 +51,7 @@ impl Retired {
     }
 
     /// Takes over all of `other`, in constant time.
+    #[inline]
     pub fn append<P: Platform>(&mut self, frames: &Frames<P>, other: Retired) {
         self.tables.append(frames, other.tables);
         for (own, others) in self.frames.iter_mut().zip(other.frames) {
@@ -55,27 +59,30 @@ impl Retired {
         }
     }
 
-    /// Frees everything; tables that a software walk may still read come back.
+    /// Frees everything, but for tables that a software walk may still read.
     ///
     /// # Safety
     ///
     /// No TLB holds a translation to the frames, and no CPU's page walker reads the tables: the
     /// invalidation that named them is done, or the space was idle since before they were taken
     /// out.
-    pub unsafe fn free<P: Platform>(mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) -> Retired {
-        for (chain, order) in self.frames.iter_mut().zip(ORDERS) {
-            while let Some(frame) = chain.pop(frames) {
-                // SAFETY: the mapping owned the run, and the caller's promise.
-                unsafe { frame_memory::release(frames, pin, frame, order) };
-            }
+    #[inline]
+    pub unsafe fn free<P: Platform>(&mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) {
+        let [single, huge] = &mut self.frames;
+        while let Some((first, count)) = single.pop_run(frames) {
+            // SAFETY: the mapping owned the frames, and the caller's promise.
+            unsafe { frame_memory::release_consecutive(frames, pin, first, count) };
+        }
+        while let Some(run) = huge.pop(frames) {
+            // SAFETY: as above.
+            unsafe { frame_memory::release(frames, pin, run, Order::HUGE) };
         }
         if !self.tables.is_empty() && walks.wait_for_others(|| frames.platform().relax()) {
-            while let Some(table) = self.tables.pop(frames) {
-                // SAFETY: the caller's promise, and no software walk that could have seen it
+            while let Some((first, count)) = self.tables.pop_run(frames) {
+                // SAFETY: the caller's promise, and no software walk that could have seen one
                 // linked is under way.
-                unsafe { frame_memory::release(frames, pin, table, Order::FRAME) };
+                unsafe { frame_memory::release_consecutive(frames, pin, first, count) };
             }
         }
-        self
     }
 }

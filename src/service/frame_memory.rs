@@ -15,6 +15,7 @@ use crate::page_table::TableMemory;
 const PART: u32 = 1 << 31;
 
 /// The entry of a frame that the allocator handed out.
+#[inline]
 fn info<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> &FrameInfo {
     let info = frames.info(frame);
     debug_assert!(info.is_some(), "{frame:?} is outside the per-frame table");
@@ -41,18 +42,22 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
         unsafe { release(self, pin, frame, Order::FRAME) };
     }
 
+    #[inline]
     fn direct_map(&self, frame: PhysFrame) -> NonNull<u8> {
         self.platform().phys_to_virt(frame.start_address())
     }
 
+    #[inline]
     fn aux(&self, frame: PhysFrame) -> &AtomicU32 {
         &info(self, frame).aux
     }
 
+    #[inline]
     fn link(&self, frame: PhysFrame) -> u32 {
-        (frame.start_address().as_u64() / 4096) as u32
+        number(frame) as u32
     }
 
+    #[inline]
     fn frame_of(&self, link: u32) -> PhysFrame {
         PhysFrame::containing_address(PhysAddr::new_truncate(u64::from(link) * 4096))
     }
@@ -76,26 +81,84 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
 /// # Safety
 ///
 /// The caller owns the run or part, and nobody uses or maps it any more.
+#[inline]
 pub(crate) unsafe fn release<P: Platform>(frames: &Frames<P>, pin: &CpuPin, frame: PhysFrame, order: Order) {
-    let (run, order) = if order == Order::FRAME && is_part(frames, frame) {
-        let number = frame.start_address().as_u64() / 4096;
-        let first = frame - number % Order::HUGE.frames();
-        // AcqRel: the last part's release acquires the others' last uses.
-        if info(frames, first).references.fetch_sub(1, Ordering::AcqRel) & !PART != 1 {
-            return;
-        }
-        for part in 0..Order::HUGE.frames() {
-            info(frames, first + part).references.store(0, Ordering::Relaxed);
-        }
-        (first, Order::HUGE)
-    } else {
-        (frame, order)
-    };
-    // SAFETY: the caller's promise; of a split run, every part's.
-    let freed = unsafe { frames.free(pin, run, order) };
+    if order == Order::FRAME && is_part(frames, frame) {
+        // SAFETY: the caller's promise.
+        unsafe { release_parts(frames, pin, frame, 1) };
+        return;
+    }
+    // SAFETY: the caller's promise.
+    let freed = unsafe { frames.free(pin, frame, order) };
     debug_assert!(freed.is_ok(), "{freed:?}");
 }
 
+/// Frees `count` consecutive frames, allocated one by one, or parts of split runs.
+///
+/// Costs an access to the per-frame table for each 2 MiB touched, and one atomic operation for
+/// 64 frames.
+///
+/// # Safety
+///
+/// As [`release`], for each frame.
+#[inline]
+pub(crate) unsafe fn release_consecutive<P: Platform>(
+    frames: &Frames<P>,
+    pin: &CpuPin,
+    first: PhysFrame,
+    count: u64,
+) {
+    if count == 1 {
+        // SAFETY: the caller's promise.
+        unsafe { release(frames, pin, first, Order::FRAME) };
+        return;
+    }
+    let (mut first, mut left) = (first, count);
+    while left > 0 {
+        // The allocator takes less than 2 MiB at once, of one block; and a block is a split run
+        // as a whole or not at all.
+        let in_block = Order::HUGE.frames() - number(first) % Order::HUGE.frames();
+        let count = left.min(in_block).min(Order::HUGE.frames() - 1);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if is_part(frames, first) {
+                release_parts(frames, pin, first, count);
+            } else if frames.free_run(pin, first, count).is_err() {
+                // Of two nodes, or reserved in part: one by one.
+                (0..count).for_each(|frame| release(frames, pin, first + frame, Order::FRAME));
+            }
+        }
+        first += count;
+        left -= count;
+    }
+}
+
+/// Gives up `count` parts of the split run that `part` lies in.
+///
+/// # Safety
+///
+/// As [`release`], for each part.
+#[cold]
+unsafe fn release_parts<P: Platform>(frames: &Frames<P>, pin: &CpuPin, part: PhysFrame, count: u64) {
+    let first = part - number(part) % Order::HUGE.frames();
+    let count = count as u32;
+    // AcqRel: the last part's release acquires the others' last uses.
+    if info(frames, first).references.fetch_sub(count, Ordering::AcqRel) & !PART != count {
+        return;
+    }
+    for part in 0..Order::HUGE.frames() {
+        info(frames, first + part).references.store(0, Ordering::Relaxed);
+    }
+    // SAFETY: the promises of those who released the parts.
+    let freed = unsafe { frames.free(pin, first, Order::HUGE) };
+    debug_assert!(freed.is_ok(), "{freed:?}");
+}
+
+fn number(frame: PhysFrame) -> u64 {
+    frame.start_address().as_u64() / 4096
+}
+
+#[inline]
 fn is_part<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> bool {
     info(frames, frame).references.load(Ordering::Relaxed) & PART != 0
 }
