@@ -64,14 +64,6 @@ impl CpuSet {
         self.words.iter().fold(0, |all, word| all | word) == 0
     }
 
-    /// The member with the lowest number.
-    #[inline]
-    #[must_use]
-    pub fn first(&self) -> Option<CpuId> {
-        let index = self.words.iter().position(|&word| word != 0)?;
-        CpuId::new(index * 64 + self.words[index].trailing_zeros() as usize)
-    }
-
     /// How many members it has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -172,6 +164,20 @@ impl AtomicCpuSet {
         self.words[word].load(order) & bit != 0
     }
 
+    /// The member with the lowest number from `index` on, the words read with `order` each.
+    #[inline]
+    pub fn first_from(&self, index: usize, order: Ordering) -> Option<CpuId> {
+        let mut above = u64::MAX << (index % 64);
+        for (place, word) in self.words.iter().enumerate().skip(index / 64) {
+            let members = word.load(order) & above;
+            if members != 0 {
+                return CpuId::new(place * 64 + members.trailing_zeros() as usize);
+            }
+            above = u64::MAX;
+        }
+        None
+    }
+
     /// The members, read word by word with `order` each.
     #[inline]
     pub fn load(&self, order: Ordering) -> CpuSet {
@@ -220,5 +226,20 @@ mod tests {
         assert_eq!(set.load(Ordering::SeqCst), CpuSet::of(cpu(70)));
         assert!(set.remove(cpu(70), Ordering::SeqCst));
         assert!(set.load(Ordering::SeqCst).is_empty());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "safe code, and of more CPUs than there are under Miri")]
+    fn the_first_member_from_a_number_on() {
+        let set = AtomicCpuSet::new();
+        for member in [3, 64, 511].map(cpu) {
+            set.insert(member, Ordering::Relaxed);
+        }
+        let first_from = |index| set.first_from(index, Ordering::Relaxed).map(CpuId::index);
+        for (index, first) in [(0, 3), (3, 3), (4, 64), (64, 64), (65, 511), (511, 511)] {
+            assert_eq!(first_from(index), Some(first));
+        }
+        set.remove(cpu(511), Ordering::Relaxed);
+        assert_eq!((first_from(65), first_from(MAX_CPUS)), (None, None));
     }
 }

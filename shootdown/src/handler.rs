@@ -134,30 +134,38 @@ impl<T: Tlb> Shootdown<T> {
         pin: &CpuPin,
         domain: &Domain,
         generation: Generation,
-        appended: &Appended<'_>,
+        appended: Appended<'_>,
     ) {
-        let state = self.state(pin.cpu());
-        let seen = state.seen(domain.kind);
-        let pages = appended.ranges().map(|ranges| ranges.iter().map(|range| range.pages()).sum::<u64>());
-        // Relaxed: this CPU wrote it. A handler that nested since we appended has moved it on.
-        let missed = seen.load(Ordering::Relaxed) + appended.generations() != generation.0;
-        let (Some(ranges), Some(pages)) =
-            (appended.ranges(), pages.filter(|&pages| pages <= self.threshold()))
-        else {
-            return self.catch_up(pin, domain);
+        let seen = self.state(pin.cpu()).seen(domain.kind);
+        let (generations, pages) = match appended {
+            Appended::One(Scope::Pages(range)) => (1, range.pages()),
+            Appended::One(_) => return self.catch_up(pin, domain),
+            Appended::Ranges(ranges) => (ranges.len() as u64, ranges.iter().map(|range| range.pages()).sum()),
         };
-        if missed {
+        // Relaxed: this CPU wrote it. A handler that nested since we appended has moved it on.
+        let before = seen.load(Ordering::Relaxed);
+        if before + generations != generation.0 || pages > self.threshold() {
             return self.catch_up(pin, domain);
         }
         if self.broken(Fault::AcknowledgeFirst) {
             self.publish(seen, generation);
         }
         if !self.broken(Fault::SkipFlush) {
-            ranges.iter().for_each(|&range| self.flush_pages(range));
-            state.counters.partial_flushes.add(1);
-            state.counters.pages_flushed.add(pages);
+            match appended {
+                Appended::One(Scope::Pages(range)) => self.flush_pages(range),
+                Appended::One(_) => {}
+                Appended::Ranges(ranges) => ranges.iter().for_each(|&range| self.flush_pages(range)),
+            }
+            self.count_pages(pin, pages);
         }
         self.publish(seen, generation);
+    }
+
+    #[inline]
+    fn count_pages(&self, pin: &CpuPin, pages: u64) {
+        let counters = &self.state(pin.cpu()).counters;
+        counters.partial_flushes.add(1);
+        counters.pages_flushed.add(pages);
     }
 
     #[inline]
@@ -174,16 +182,12 @@ impl<T: Tlb> Shootdown<T> {
             && range.pages() <= self.threshold()
         {
             self.flush_pages(range);
-            counters.partial_flushes.add(1);
-            counters.pages_flushed.add(range.pages());
-            return;
+            return self.count_pages(pin, range.pages());
         }
         let flush = self.plan(pin, domain, from, to);
         if matches!(flush, Flush::Pages) {
             if let Some(pages) = self.replay(domain, from, to) {
-                counters.partial_flushes.add(1);
-                counters.pages_flushed.add(pages);
-                return;
+                return self.count_pages(pin, pages);
             }
             counters.log_misses.add(1);
         }

@@ -1,7 +1,7 @@
 //! The sender's side: append, full barrier, read the members, interrupt those who don't know.
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::{CpuPin, CpuSet};
+use topomem_percpu::{CpuPin, CpuSet, MAX_CPUS};
 
 use crate::domain::Domain;
 use crate::{Batch, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
@@ -23,7 +23,7 @@ impl<T: Tlb> Shootdown<T> {
         // Global translations are in the TLBs of CPUs that left the domain, too.
         let domain = if invalidation.scope == Scope::Everything { &self.kernel } else { domain };
         let generation = domain.log.append(invalidation.scope);
-        self.announce(pin, domain, generation, invalidation.tables, &Appended::One(invalidation.scope))
+        self.announce(pin, domain, generation, invalidation.tables, Appended::One(invalidation.scope))
     }
 
     /// The same for all changes that `batch` has collected: one round of interrupts, one wait.
@@ -35,7 +35,7 @@ impl<T: Tlb> Shootdown<T> {
             Some(scope) => Appended::One(scope),
             None => Appended::Ranges(batch.ranges()),
         };
-        self.announce(pin, domain, generation, batch.tables(), &appended)
+        self.announce(pin, domain, generation, batch.tables(), appended)
     }
 
     #[inline]
@@ -45,7 +45,7 @@ impl<T: Tlb> Shootdown<T> {
         domain: &'s Domain,
         generation: Generation,
         tables: Tables,
-        appended: &Appended<'_>,
+        appended: Appended<'_>,
     ) -> Ticket<'s, T> {
         let issued = self.tlb.now();
         let own = self.state(pin.cpu());
@@ -59,20 +59,22 @@ impl<T: Tlb> Shootdown<T> {
             targets.remove(pin.cpu());
         }
         own.counters.requests.add(1);
-        if !targets.is_empty() {
-            self.interrupt(pin, domain, tables, &mut targets);
-        }
+        let done_below = if targets.is_empty() {
+            MAX_CPUS
+        } else {
+            self.interrupt(pin, domain, tables, &targets);
+            0
+        };
         // Our own flush overlaps with the interrupts' travel.
         if flush_own {
             self.catch_up_appended(pin, domain, generation, appended);
         }
         let tables = if tables == Tables::Freed { generation } else { Generation::NONE };
-        Ticket::new(self, domain, Request { generation, tables }, targets, issued)
+        Ticket::new(self, domain, Request { generation, tables }, done_below, issued)
     }
 
-    /// Interrupts each of `targets` that has no interrupt on its way; takes out those that need
-    /// not be waited for.
-    fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables, targets: &mut CpuSet) {
+    /// Interrupts each of `targets` that is not lazy and has no interrupt on its way.
+    fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables, targets: &CpuSet) {
         let mut send = CpuSet::EMPTY;
         let (mut sent, mut pending, mut lazy) = (0, 0, 0);
         for cpu in targets.iter() {
@@ -83,7 +85,6 @@ impl<T: Tlb> Shootdown<T> {
             let state = self.state(cpu);
             if tables == Tables::Kept && state.is_lazy(domain.kind) {
                 lazy += 1;
-                targets.remove(cpu);
             } else if state.mailbox.pending.swap(true, Ordering::AcqRel) {
                 // The interrupt on its way finds our generation: see `Mailbox::pending`.
                 pending += 1;
@@ -104,30 +105,10 @@ impl<T: Tlb> Shootdown<T> {
 }
 
 /// What the issuing CPU has just appended to a domain's log, one generation each.
+#[derive(Clone, Copy)]
 pub(crate) enum Appended<'a> {
     /// One scope.
     One(Scope),
     /// So many ranges.
     Ranges(&'a [PageRange]),
-}
-
-impl Appended<'_> {
-    /// How many generations it takes.
-    #[inline]
-    pub(crate) const fn generations(&self) -> u64 {
-        match self {
-            Appended::One(_) => 1,
-            Appended::Ranges(ranges) => ranges.len() as u64,
-        }
-    }
-
-    /// Its ranges, where it is ranges.
-    #[inline]
-    pub(crate) const fn ranges(&self) -> Option<&[PageRange]> {
-        match self {
-            Appended::One(Scope::Pages(range)) => Some(core::slice::from_ref(range)),
-            Appended::One(_) => None,
-            Appended::Ranges(ranges) => Some(ranges),
-        }
-    }
 }

@@ -75,6 +75,19 @@ impl PageRange {
         }
     }
 
+    /// The pages of `size` from the one that holds `first` to the one that holds `last`; `None`
+    /// where `last` lies below `first` or in the other canonical half.
+    #[inline]
+    #[must_use]
+    pub const fn spanning(first: VirtAddr, last: VirtAddr, size: PageSize) -> Option<PageRange> {
+        let (first, last) = (first.align_down(size).as_u64(), last.as_u64());
+        if first > last || (first ^ last) >> 63 != 0 {
+            return None;
+        }
+        let pages = (last - first) / size.bytes() + 1;
+        Some(PageRange::from_parts(VirtAddr::new_truncate(first), pages, size))
+    }
+
     /// The range of those words, which are a range's own.
     #[inline]
     pub(crate) const fn from_parts(start: VirtAddr, pages: u64, size: PageSize) -> PageRange {
@@ -176,6 +189,17 @@ mod tests {
         assert_eq!(top.last_byte().as_u64(), u64::MAX);
         assert!(top.contains(VirtAddr::new(u64::MAX).unwrap()));
         assert_eq!(top.iter().count(), 1);
+    }
+
+    #[test]
+    fn spans_whole_pages_in_one_half() {
+        let at = |address| VirtAddr::new(address).unwrap();
+        let span = |first, last| PageRange::spanning(at(first), at(last), PageSize::Size4KiB);
+        assert_eq!(span(0x1234, 0x1235), Some(range(0x1000, 1)));
+        assert_eq!(span(0x1fff, 0x2000), Some(range(0x1000, 2)));
+        assert_eq!(span(0xffff_ffff_ffff_f000, u64::MAX), Some(range(0xffff_ffff_ffff_f000, 1)));
+        assert_eq!(span(0x3000, 0x2fff), None);
+        assert_eq!(span(0x1000, u64::MAX), None);
     }
 
     #[test]

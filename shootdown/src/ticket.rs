@@ -6,7 +6,7 @@ use core::ptr;
 
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::sync::hint;
-use topomem_percpu::{CpuId, CpuPin, CpuSet};
+use topomem_percpu::{CpuId, CpuPin, CpuSet, MAX_CPUS};
 
 use crate::domain::{Domain, Kind};
 use crate::{Completion, Request, Shootdown, Ticks, Tlb, Unresponsive};
@@ -24,8 +24,9 @@ pub struct Ticket<'s, T: Tlb> {
     pub(crate) queue: &'s Shootdown<T>,
     pub(crate) domain: &'s Domain,
     pub(crate) request: Request,
-    /// The CPUs not known to be done. A CPU that was done once stays so.
-    remaining: CpuSet,
+    /// CPUs numbered below this are known to be done. A CPU that was done once stays so, and one
+    /// that joins the domain later flushes by itself.
+    done_below: usize,
     pub(crate) issued: Ticks,
 }
 
@@ -35,10 +36,10 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         queue: &'s Shootdown<T>,
         domain: &'s Domain,
         request: Request,
-        remaining: CpuSet,
+        done_below: usize,
         issued: Ticks,
     ) -> Ticket<'s, T> {
-        Ticket { queue, domain, request, remaining, issued }
+        Ticket { queue, domain, request, done_below, issued }
     }
 
     /// What it waits for.
@@ -63,11 +64,17 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// The first CPU that isn't done.
     #[inline]
     pub(crate) fn outstanding(&mut self) -> Option<CpuId> {
-        while let Some(cpu) = self.remaining.first() {
-            if !self.queue.is_done_by(self.domain, self.request, cpu) {
+        while self.done_below < MAX_CPUS {
+            // Acquire as in `is_done_by`, whose other half follows.
+            let Some(cpu) = self.domain.members.first_from(self.done_below, Ordering::Acquire) else {
+                self.done_below = MAX_CPUS;
+                break;
+            };
+            self.done_below = cpu.index();
+            if !self.queue.state(cpu).satisfies(self.domain.kind, self.request) {
                 return Some(cpu);
             }
-            self.remaining.remove(cpu);
+            self.done_below += 1;
         }
         None
     }
@@ -94,6 +101,12 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         self.finish(pin);
     }
 
+    /// The CPUs that aren't done.
+    fn late(&self) -> CpuSet {
+        let members = self.domain.members.load(Ordering::Acquire);
+        members.iter().filter(|&cpu| !self.queue.is_done_by(self.domain, self.request, cpu)).collect()
+    }
+
     fn spin(&mut self, pin: &CpuPin) {
         let patience = self.queue.tlb.patience();
         let mut resend_after = Ticks(patience.0 / 16);
@@ -109,7 +122,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
             let waited = self.queue.tlb.now().since(self.issued);
             if waited > resend_after {
                 resend_after = Ticks(waited.0.saturating_mul(2));
-                self.queue.send_again(pin, self.remaining);
+                self.queue.send_again(pin, self.late());
             }
             if waited > report_after {
                 report_after = Ticks(waited.0.saturating_mul(2));
@@ -142,13 +155,14 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         if !ptr::eq(self.domain, other.domain) || !ptr::eq(self.queue, other.queue) {
             return Err((self, other));
         }
-        // Each CPU of either set is asked for the newer generation: one that only the older
-        // ticket waits for was lazy, or had left, when the newer was issued, or will see both.
+        // Each CPU that either waits for is asked for the newer generation: one that only the
+        // older ticket waits for was lazy, or had left, when the newer was issued, or will see
+        // both.
         Ok(Ticket {
             queue: self.queue,
             domain: self.domain,
             request: self.request.merge(other.request),
-            remaining: self.remaining.union(&other.remaining),
+            done_below: self.done_below.min(other.done_below),
             issued: self.issued.min(other.issued),
         })
     }
@@ -167,7 +181,7 @@ impl<T: Tlb> fmt::Debug for Ticket<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket")
             .field("request", &self.request)
-            .field("remaining", &self.remaining)
+            .field("done_below", &self.done_below)
             .finish_non_exhaustive()
     }
 }

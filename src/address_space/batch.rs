@@ -37,7 +37,8 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     ///
     /// [`UnmapError`]; the batch is as before.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
-        let changed = self.core.clear(self.pin, range)?;
+        let mut changed = Changed::NOTHING;
+        self.core.clear(self.pin, range, &mut changed)?;
         self.note(changed);
         Ok(())
     }
@@ -48,7 +49,8 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     ///
     /// [`ProtectError`]; the batch is as before.
     pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
-        let changed = self.core.reprotect(self.pin, range, protection)?;
+        let mut changed = Changed::NOTHING;
+        self.core.reprotect(self.pin, range, protection, &mut changed)?;
         self.note(changed);
         Ok(())
     }

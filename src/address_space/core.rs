@@ -114,32 +114,35 @@ impl<P: Machine> SpaceCore<P> {
         (self.bounds.first <= pages.first && pages.last <= self.bounds.last).then_some(pages)
     }
 
-    /// Clears `range`.
+    /// Clears `range`, and adds to `changed` what that was.
     #[inline]
-    pub fn clear(&self, pin: &CpuPin, range: PageRange) -> Result<Changed, UnmapError> {
+    pub fn clear(&self, pin: &CpuPin, range: PageRange, changed: &mut Changed) -> Result<(), UnmapError> {
         let pages = self.check(range).ok_or(UnmapError::OutsideSpace(range))?;
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
-        let changed = self.table.clear(frames, &mut reserve, pages).map_err(UnmapError::OutOfFrames)?;
-        self.count_unmapped(changed.pages);
-        Ok(changed)
+        let before = changed.pages;
+        self.table.clear(frames, &mut reserve, pages, changed).map_err(UnmapError::OutOfFrames)?;
+        self.count_unmapped(changed.pages - before);
+        Ok(())
     }
 
-    /// Gives `range` another protection.
+    /// Gives `range` another protection, and adds to `changed` what that was.
     #[inline]
     pub fn reprotect(
         &self,
         pin: &CpuPin,
         range: PageRange,
         protection: Protection,
-    ) -> Result<Changed, ProtectError> {
+        changed: &mut Changed,
+    ) -> Result<(), ProtectError> {
         let pages = self.check(range).ok_or(ProtectError::OutsideSpace(range))?;
         if !self.kind.permits(protection) {
             return Err(ProtectError::WrongPrivilege);
         }
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
-        self.table.reprotect(frames, &mut reserve, pages, protection).map_err(ProtectError::OutOfFrames)
+        let changed = self.table.reprotect(frames, &mut reserve, pages, protection, changed);
+        changed.map_err(ProtectError::OutOfFrames)
     }
 
     /// Tells TLBs of one change: this CPU's at once, the others' by interrupts.

@@ -33,17 +33,19 @@ pub(crate) fn lower_half<F: Format>() -> Pages {
     Pages { first: 0, last: (1 << (F::ROOT.address_bits() - 1 - 12)) - 1 }
 }
 
+#[inline]
 pub(crate) fn pages_of(range: PageRange) -> Pages {
     Pages { first: range.start().as_u64() >> 12, last: range.last_byte().as_u64() >> 12 }
 }
 
 /// The range that TLBs are told of, in pages of `level`, which cover it.
+#[inline]
 pub(crate) fn range_of(pages: Pages, level: Level) -> PageRange {
     let start = VirtAddr::new_truncate(pages.first << 12);
     let size = size_of_level(level);
-    let whole = PageRange::new(start, pages.count() / level.pages(), size);
+    let whole = PageRange::spanning(start, VirtAddr::new_truncate(pages.last << 12), size);
     // Page numbers come from a range in one half, so the range is one again.
-    debug_assert!(whole.is_ok(), "{whole:?}");
+    debug_assert!(whole.is_some(), "{pages:?}");
     whole.unwrap_or(PageRange::page(start, size))
 }
 
@@ -55,6 +57,7 @@ pub(crate) fn level_of(size: PageSize) -> Level {
     }
 }
 
+#[inline]
 pub(crate) fn size_of_level(level: Level) -> PageSize {
     if level == Level::PAGE {
         PageSize::Size4KiB

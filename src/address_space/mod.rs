@@ -25,8 +25,8 @@ pub use unmapping::{Unmapped, Unmapping};
 
 use crate::Machine;
 use crate::page_table::{
-    Attributes, Backing, Chain, Chained, Contiguous, FillError, Format, Leaf, Level, LockCounters, Ownership,
-    Pages, Protection, Reserve,
+    Attributes, Backing, Chain, Chained, Changed, Contiguous, FillError, Format, Leaf, Level, LockCounters,
+    Ownership, Pages, Protection, Reserve,
 };
 use crate::retire::Retired;
 use crate::service::frame_memory;
@@ -195,8 +195,10 @@ impl<P: Machine> AddressSpace<P> {
     /// # Errors
     ///
     /// [`UnmapError`]; nothing has changed.
+    #[inline]
     pub fn unmap(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
-        let changed = self.core.clear(pin, range)?;
+        let mut changed = Changed::NOTHING;
+        self.core.clear(pin, range, &mut changed)?;
         Ok(self.core.announce(pin, changed))
     }
 
@@ -205,13 +207,15 @@ impl<P: Machine> AddressSpace<P> {
     /// # Errors
     ///
     /// [`ProtectError`]; nothing has changed.
+    #[inline]
     pub fn protect(
         &self,
         pin: &CpuPin,
         range: PageRange,
         protection: Protection,
     ) -> Result<Unmapping<'_, P>, ProtectError> {
-        let changed = self.core.reprotect(pin, range, protection)?;
+        let mut changed = Changed::NOTHING;
+        self.core.reprotect(pin, range, protection, &mut changed)?;
         Ok(self.core.announce(pin, changed))
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
-    const NOTHING: Changed = Changed {
+    pub const NOTHING: Changed = Changed {
         stale: None,
         smallest: Level::GIANT,
         pages: 0,
@@ -112,25 +112,28 @@ pub(super) fn cuts_needed<F: Format, M: TableMemory>(
 
 impl<F: Format> PageTable<F> {
     /// Unmaps what is mapped in `pages`, and unlinks the tables below the locked one that this
-    /// leaves empty; or changes nothing.
+    /// leaves empty, and adds to `changed` what that was; or changes nothing.
     pub(crate) fn clear<M: TableMemory>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
-    ) -> Result<Changed, M::Error> {
-        self.change(memory, reserve, pages, Change::Clear)
+        changed: &mut Changed,
+    ) -> Result<(), M::Error> {
+        self.change(memory, reserve, pages, Change::Clear, changed)
     }
 
-    /// Gives what is mapped in `pages` another protection; or changes nothing.
+    /// Gives what is mapped in `pages` another protection, and adds to `changed` what that was;
+    /// or changes nothing.
     pub(crate) fn reprotect<M: TableMemory>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         protection: Protection,
-    ) -> Result<Changed, M::Error> {
-        self.change(memory, reserve, pages, Change::Protect(protection))
+        changed: &mut Changed,
+    ) -> Result<(), M::Error> {
+        self.change(memory, reserve, pages, Change::Protect(protection), changed)
     }
 
     fn change<M: TableMemory>(
@@ -139,7 +142,8 @@ impl<F: Format> PageTable<F> {
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         change: Change,
-    ) -> Result<Changed, M::Error> {
+        changed: &mut Changed,
+    ) -> Result<(), M::Error> {
         loop {
             let cursor = Cursor::<F, M>::lock(self, memory, pages);
             let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
@@ -148,10 +152,9 @@ impl<F: Format> PageTable<F> {
                 reserve.fill_to(needed)?;
                 continue;
             }
-            let mut changer =
-                Changer { memory, reserve, change, roots: self.root_entries, changed: Changed::NOTHING };
+            let mut changer = Changer { memory, reserve, change, roots: self.root_entries, changed };
             changer.apply::<F>(cursor.table(), cursor.level, pages);
-            return Ok(changer.changed);
+            return Ok(());
         }
     }
 }
@@ -165,7 +168,9 @@ pub(super) fn cut<F: Format, M: TableMemory>(
     pages: Pages,
 ) {
     let (change, roots) = (Change::Cut, RootEntries::Shared);
-    Changer { memory, reserve, change, roots, changed: Changed::NOTHING }.apply::<F>(table, level, pages);
+    let mut changed = Changed::NOTHING;
+    let changed = &mut changed;
+    Changer { memory, reserve, change, roots, changed }.apply::<F>(table, level, pages);
 }
 
 struct Changer<'a, 'r, M: TableMemory> {
@@ -173,7 +178,7 @@ struct Changer<'a, 'r, M: TableMemory> {
     reserve: &'a mut Reserve<'r, M>,
     change: Change,
     roots: RootEntries,
-    changed: Changed,
+    changed: &'a mut Changed,
 }
 
 impl<M: TableMemory> Changer<'_, '_, M> {
@@ -220,43 +225,53 @@ impl<M: TableMemory> Changer<'_, '_, M> {
     #[inline]
     fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
         let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
-        for (page, entry) in (pages.first..).zip(entries) {
-            if entry.load() != RawEntry::EMPTY {
-                self.leaf::<F>(entry, Level::PAGE, Pages { first: page, last: page });
-            }
+        let entries = (pages.first..).zip(entries).filter(|(_, entry)| entry.load() != RawEntry::EMPTY);
+        match self.change {
+            Change::Cut => {}
+            Change::Clear => entries.for_each(|(page, entry)| {
+                self.clear::<F>(entry, Level::PAGE, Pages { first: page, last: page });
+            }),
+            Change::Protect(protection) => entries.for_each(|(page, entry)| {
+                self.protect::<F>(entry, Level::PAGE, Pages { first: page, last: page }, protection);
+            }),
         }
     }
 
     /// Changes the leaf in `entry`, all of whose pages are `part`.
-    #[inline]
     fn leaf<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) {
         match self.change {
             Change::Cut => {}
-            Change::Clear => {
-                let old = entry.swap(RawEntry::EMPTY);
-                if let Entry::Leaf(leaf) = F::decode(old, level) {
-                    self.changed.pages += part.count();
-                    self.changed.note(part, level);
-                    self.changed.retire(self.memory, &leaf, level);
-                }
+            Change::Clear => self.clear::<F>(entry, level, part),
+            Change::Protect(protection) => self.protect::<F>(entry, level, part, protection),
+        }
+    }
+
+    #[inline]
+    fn clear<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) {
+        let old = entry.swap(RawEntry::EMPTY);
+        if let Entry::Leaf(leaf) = F::decode(old, level) {
+            self.changed.pages += part.count();
+            self.changed.note(part, level);
+            self.changed.retire(self.memory, &leaf, level);
+        }
+    }
+
+    #[inline]
+    fn protect<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages, protection: Protection) {
+        let mut raw = entry.load();
+        loop {
+            let new = F::reprotect(raw, level, protection);
+            if new == raw {
+                return;
             }
-            Change::Protect(protection) => {
-                let mut raw = entry.load();
-                loop {
-                    let new = F::reprotect(raw, level, protection);
-                    if new == raw {
-                        return;
-                    }
-                    // The hardware may set accessed and dirty bits in between.
-                    match entry.compare_exchange(raw, new) {
-                        Ok(()) => break,
-                        Err(now) => raw = now,
-                    }
-                }
-                self.changed.pages += part.count();
-                self.changed.note(part, level);
+            // The hardware may set accessed and dirty bits in between.
+            match entry.compare_exchange(raw, new) {
+                Ok(()) => break,
+                Err(now) => raw = now,
             }
         }
+        self.changed.pages += part.count();
+        self.changed.note(part, level);
     }
 
     /// Puts a table of smaller leaves in the place of the leaf at `index`; the translations

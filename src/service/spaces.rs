@@ -8,7 +8,7 @@ use topomem_percpu::{CpuPin, Order};
 use super::{MemoryService, frame_memory};
 use crate::Machine;
 use crate::address_space::{SpaceCore, lower_half};
-use crate::page_table::Reserve;
+use crate::page_table::{Changed, Reserve};
 use crate::retire::Retired;
 
 /// A list through the spaces' own links.
@@ -80,9 +80,10 @@ impl<P: Machine> MemoryService<P> {
     fn take_apart(&self, core: &'static SpaceCore<P>, pin: &CpuPin) -> bool {
         let frames = &self.frames;
         let mut reserve = Reserve::new(frames, pin);
-        let Ok(changed) = core.table.clear(frames, &mut reserve, lower_half::<P::Format>()) else {
+        let mut changed = Changed::NOTHING;
+        if core.table.clear(frames, &mut reserve, lower_half::<P::Format>(), &mut changed).is_err() {
             return false;
-        };
+        }
         drop(reserve);
         core.park(None, Retired::of(changed));
         // Nobody has the space: no TLB, no page walker, no handle. What waits is done.
