@@ -18,7 +18,6 @@
 
 use core::marker::PhantomData;
 
-use arrayvec::ArrayVec;
 use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
@@ -45,17 +44,15 @@ pub(crate) struct Cursor<'a, F: Format, M: TableMemory> {
     format: PhantomData<fn() -> F>,
 }
 
-/// The words of the tables held shared, from the root down; given back in reverse.
+/// The words of the tables held shared, by level from 2 up.
 struct Path<'a> {
-    words: ArrayVec<&'a AtomicU32, MAX_PATH>,
+    words: [Option<&'a AtomicU32>; MAX_PATH],
 }
 
 impl Drop for Path<'_> {
     #[inline]
     fn drop(&mut self) {
-        for word in self.words.iter().rev() {
-            lock::unlock_shared(word);
-        }
+        self.words.iter().flatten().for_each(|word| lock::unlock_shared(word));
     }
 }
 
@@ -90,7 +87,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         stay: impl Fn(Level) -> bool,
         mut on_empty: impl FnMut(&Table, usize, Level) -> OnEmpty<E>,
     ) -> Result<Cursor<'a, F, M>, E> {
-        let mut path = Path { words: ArrayVec::new_const() };
+        let mut path = Path { words: [None; MAX_PATH] };
         let mut frame = page_table.root;
         let mut level = F::ROOT;
         while let Some(below) = level.below().filter(|_| pages.within_one_entry(level) && !stay(level)) {
@@ -112,7 +109,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             };
             match next {
                 Ok(Some(next)) => {
-                    path.words.push(word);
+                    path.words[usize::from(below.get()) - 1] = Some(word);
                     (frame, level) = (next, below);
                 }
                 // It stays linked meanwhile: the tables above are held. Whatever it holds once
