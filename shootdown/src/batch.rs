@@ -66,6 +66,13 @@ impl Batch {
         merged.is_some()
     }
 
+    /// Forgets what was added.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.ranges.clear();
+        (self.whole, self.tables) = (None, Tables::Kept);
+    }
+
     /// Has nothing been added?
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -10,7 +10,7 @@ use topomem_percpu::{CpuPin, CpuSet};
 
 use crate::domain::Kind;
 use crate::waiters::{Awaited, Registration};
-use crate::{Fault, Shootdown, Ticket, Tlb, Unresponsive};
+use crate::{Fault, Request, Shootdown, Ticket, Tlb, Unresponsive};
 
 /// Does somebody wait for a waker to be called?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +34,11 @@ pub struct Completion<'s, T: Tlb> {
 impl<'s, T: Tlb> Completion<'s, T> {
     pub(crate) const fn new(ticket: Ticket<'s, T>) -> Completion<'s, T> {
         Completion { ticket, registration: None }
+    }
+
+    /// What it waits for.
+    pub const fn request(&self) -> Request {
+        self.ticket.request()
     }
 
     fn deregister(&mut self) {

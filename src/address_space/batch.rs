@@ -11,7 +11,6 @@ use super::layout::{range_of, size_of_level};
 use super::unmapping::Unmapping;
 use crate::Machine;
 use crate::page_table::{Changed, Level, Protection, RelocateError, Reserve};
-use crate::retire::Retired;
 
 /// Changes of one address space's page tables that other CPUs hear of together.
 ///
@@ -22,13 +21,13 @@ pub struct Batch<'s, 'p, P: Machine> {
     core: &'s SpaceCore<P>,
     pin: &'p CpuPin,
     pending: topomem_shootdown::Batch,
-    retired: Retired,
-    pages: u64,
+    /// All changes; what the last one made stale.
+    changed: Changed,
 }
 
 impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     pub(super) fn new(core: &'s SpaceCore<P>, pin: &'p CpuPin) -> Batch<'s, 'p, P> {
-        Batch { core, pin, pending: topomem_shootdown::Batch::new(), retired: Retired::NOTHING, pages: 0 }
+        Batch { core, pin, pending: topomem_shootdown::Batch::new(), changed: Changed::NOTHING }
     }
 
     /// As [`AddressSpace::unmap`](super::AddressSpace::unmap).
@@ -37,9 +36,8 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     ///
     /// [`UnmapError`]; the batch is as before.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
-        let mut changed = Changed::NOTHING;
-        self.core.clear(self.pin, range, &mut changed)?;
-        self.note(changed);
+        self.core.clear(self.pin, range, &mut self.changed)?;
+        self.note();
         Ok(())
     }
 
@@ -49,9 +47,8 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     ///
     /// [`ProtectError`]; the batch is as before.
     pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
-        let mut changed = Changed::NOTHING;
-        self.core.reprotect(self.pin, range, protection, &mut changed)?;
-        self.note(changed);
+        self.core.reprotect(self.pin, range, protection, &mut self.changed)?;
+        self.note();
         Ok(())
     }
 
@@ -76,22 +73,27 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
             RelocateError::WouldSplit(level) => RemapError::WouldSplit { to, size: size_of_level(level) },
             RelocateError::Tables(error) => RemapError::OutOfFrames(error),
         })?;
-        if !changed.tables.is_empty() {
+        if !changed.retired.tables.is_empty() {
             // Page walkers may still find an empty table at the new place.
             let invalidation = Invalidation::pages(range_of(new, Level::PAGE));
             self.pending.add(invalidation.with_tables_freed());
         }
-        self.note(changed);
+        let Changed { stale, smallest, pages, retired } = changed;
+        (self.changed.stale, self.changed.smallest) = (stale, smallest);
+        self.changed.pages += pages;
+        self.changed.retired.append(frames, retired);
+        self.note();
         Ok(())
     }
 
+    /// Adds what the last change made stale to what TLBs are told.
     #[inline]
-    fn note(&mut self, changed: Changed) {
-        self.pages += changed.pages;
-        if let Some(invalidation) = invalidation_of(&changed) {
+    fn note(&mut self) {
+        if let Some(invalidation) = invalidation_of(&self.changed) {
             self.pending.add(invalidation);
         }
-        self.retired.append(self.core.service.frames(), Retired::of(changed));
+        self.changed.stale = None;
+        self.changed.smallest = Changed::NOTHING.smallest;
     }
 
     /// Tells the TLBs: this CPU's at once, the others' by one round of interrupts.
@@ -100,28 +102,29 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     }
 
     fn take(&mut self) -> Unmapping<'s, P> {
-        let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
-        let pending = core::mem::replace(&mut self.pending, topomem_shootdown::Batch::new());
-        let ticket = if pending.is_empty() {
+        let ticket = if self.pending.is_empty() {
             None
         } else {
             let shootdown = self.core.service.shootdown();
-            Some(shootdown.invalidate_batch(self.pin, self.core.domain(), &pending))
+            Some(shootdown.invalidate_batch(self.pin, self.core.domain(), &self.pending))
         };
-        Unmapping::new(self.core, ticket, retired, self.pages)
+        self.pending.clear();
+        Unmapping::of(self.core, ticket, core::mem::replace(&mut self.changed, Changed::NOTHING))
     }
 }
 
 impl<P: Machine> Drop for Batch<'_, '_, P> {
     fn drop(&mut self) {
-        self.take().detach();
+        if !self.pending.is_empty() {
+            self.take().detach();
+        }
     }
 }
 
 impl<P: Machine> fmt::Debug for Batch<'_, '_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
-            .field("pages", &self.pages)
+            .field("pages", &self.changed.pages)
             .field("pending", &self.pending)
             .finish_non_exhaustive()
     }

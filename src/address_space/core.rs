@@ -12,7 +12,6 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::error::{ProtectError, UnmapError};
 use super::layout::{SpaceKind, pages_of, range_of};
-use super::unmapping::Unmapping;
 use crate::Machine;
 use crate::page_table::{Changed, PageTable, Pages, Protection, Reach, Reserve};
 use crate::retire::{RetireList, Retired};
@@ -145,15 +144,6 @@ impl<P: Machine> SpaceCore<P> {
         changed.map_err(ProtectError::OutOfFrames)
     }
 
-    /// Tells TLBs of one change: this CPU's at once, the others' by interrupts.
-    #[inline]
-    pub fn announce(&self, pin: &CpuPin, changed: Changed) -> Unmapping<'_, P> {
-        let ticket = invalidation_of(&changed)
-            .map(|invalidation| self.service.shootdown().invalidate(pin, self.domain(), invalidation));
-        let pages = changed.pages;
-        Unmapping::new(self, ticket, Retired::of(changed), pages)
-    }
-
     // Relaxed: a count, read for statistics.
 
     pub fn count_mapped(&self, pages: u64) {
@@ -213,7 +203,7 @@ impl<P: Machine> SpaceCore<P> {
 #[inline]
 pub(super) fn invalidation_of(changed: &Changed) -> Option<Invalidation> {
     let invalidation = Invalidation::pages(range_of(changed.stale?, changed.smallest));
-    Some(if changed.tables.is_empty() { invalidation } else { invalidation.with_tables_freed() })
+    Some(if changed.retired.tables.is_empty() { invalidation } else { invalidation.with_tables_freed() })
 }
 
 /// What [`SpaceCore::collect`] did.

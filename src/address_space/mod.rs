@@ -183,7 +183,8 @@ impl<P: Machine> AddressSpace<P> {
             // Page walkers may still find the empty table instead of the new leaf, and fault.
             let invalidation = Invalidation::pages(range_of(pages, Level::PAGE)).with_tables_freed();
             let ticket = core.service.shootdown().invalidate(pin, core.domain(), invalidation);
-            Unmapping::new(core, Some(ticket), Retired::tables(replaced), 0).wait(pin);
+            let changed = Changed { retired: Retired::tables(replaced), ..Changed::NOTHING };
+            Unmapping::of(core, Some(ticket), changed).wait(pin);
         }
         Ok(())
     }
@@ -197,9 +198,10 @@ impl<P: Machine> AddressSpace<P> {
     /// [`UnmapError`]; nothing has changed.
     #[inline]
     pub fn unmap(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
-        let mut changed = Changed::NOTHING;
-        self.core.clear(pin, range, &mut changed)?;
-        Ok(self.core.announce(pin, changed))
+        let mut unmapping = Unmapping::new(self.core);
+        self.core.clear(pin, range, unmapping.changed())?;
+        unmapping.announce(pin);
+        Ok(unmapping)
     }
 
     /// Gives what is mapped in `range` another protection. A large page at an end is split.
@@ -214,9 +216,10 @@ impl<P: Machine> AddressSpace<P> {
         range: PageRange,
         protection: Protection,
     ) -> Result<Unmapping<'_, P>, ProtectError> {
-        let mut changed = Changed::NOTHING;
-        self.core.reprotect(pin, range, protection, &mut changed)?;
-        Ok(self.core.announce(pin, changed))
+        let mut unmapping = Unmapping::new(self.core);
+        self.core.reprotect(pin, range, protection, unmapping.changed())?;
+        unmapping.announce(pin);
+        Ok(unmapping)
     }
 
     /// Moves what is mapped in `from` to `to`, where nothing is mapped: the same frames with the

@@ -6,10 +6,11 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 
 use topomem_percpu::CpuPin;
-use topomem_shootdown::{Completion, Ticket};
+use topomem_shootdown::{Completion, Request, Ticket};
 
-use super::core::SpaceCore;
+use super::core::{SpaceCore, invalidation_of};
 use crate::Machine;
+use crate::page_table::Changed;
 use crate::retire::Retired;
 
 /// A change of page tables that other CPUs may not have noticed yet.
@@ -36,76 +37,111 @@ use crate::retire::Retired;
 /// The pinned CPU itself has dropped its own translations when the ticket is made.
 #[must_use = "other CPUs may use the old translations until it completes: wait, await or detach"]
 pub struct Unmapping<'s, P: Machine> {
-    parts: Parts<'s, P>,
-    /// `None`: nothing was stale anywhere.
-    ticket: Option<Ticket<'s, P>>,
+    parts: Parts<'s, P, Ticket<'s, P>>,
 }
 
-/// What has to be freed, wherever the ticket goes.
-struct Parts<'s, P: Machine> {
+/// What has to be freed, wherever the ticket goes, and the ticket in one of its forms.
+struct Parts<'s, P: Machine, W: Pending> {
     core: &'s SpaceCore<P>,
-    retired: Retired,
-    request: Option<topomem_shootdown::Request>,
-    pages: u64,
+    changed: Changed,
+    /// `None`: nothing was stale anywhere, or it is complete.
+    wait: Option<W>,
 }
 
-impl<P: Machine> Parts<'_, P> {
+/// Something that waits for an invalidation.
+trait Pending {
+    fn request(&self) -> Request;
+}
+
+impl<P: Machine> Pending for Ticket<'_, P> {
+    fn request(&self) -> Request {
+        Ticket::request(self)
+    }
+}
+
+impl<P: Machine> Pending for Completion<'_, P> {
+    fn request(&self) -> Request {
+        Completion::request(self)
+    }
+}
+
+impl<P: Machine, W: Pending> Parts<'_, P, W> {
     /// Frees what is retired.
     ///
     /// # Safety
     ///
-    /// `request` is done.
+    /// What was waited for is complete.
     #[inline]
     unsafe fn free(&mut self, pin: &CpuPin) {
-        self.request = None;
+        self.wait = None;
         let service = self.core.service;
         // SAFETY: the caller's promise.
-        unsafe { self.retired.free(service.frames(), service.walks(), pin) };
+        unsafe { self.changed.retired.free(service.frames(), service.walks(), pin) };
     }
 
     /// Leaves what is retired to the service task.
     #[cold]
     fn park(&mut self) {
-        let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
+        let retired = core::mem::replace(&mut self.changed.retired, Retired::NOTHING);
         let service = self.core.service;
         // No other context of this CPU gets in while a lock is held.
         let pin = service.platform().pin();
-        self.core.park(self.request, retired);
+        self.core.park(self.wait.as_ref().map(W::request), retired);
         service.call_task(&pin);
     }
 }
 
-impl<P: Machine> Drop for Parts<'_, P> {
+impl<P: Machine, W: Pending> Drop for Parts<'_, P, W> {
     #[inline]
     fn drop(&mut self) {
-        if !self.retired.is_empty() {
+        if !self.changed.retired.is_empty() {
             self.park();
         }
     }
 }
 
 impl<'s, P: Machine> Unmapping<'s, P> {
+    /// Of a change that is yet to be made.
     #[inline]
-    pub(super) fn new(
+    pub(super) const fn new(core: &'s SpaceCore<P>) -> Unmapping<'s, P> {
+        Unmapping { parts: Parts { core, changed: Changed::NOTHING, wait: None } }
+    }
+
+    /// Of a change that was made, and of which `ticket` tells.
+    #[inline]
+    pub(super) const fn of(
         core: &'s SpaceCore<P>,
         ticket: Option<Ticket<'s, P>>,
-        retired: Retired,
-        pages: u64,
+        changed: Changed,
     ) -> Unmapping<'s, P> {
-        let request = ticket.as_ref().map(Ticket::request);
-        Unmapping { parts: Parts { core, retired, request, pages }, ticket }
+        Unmapping { parts: Parts { core, changed, wait: ticket } }
+    }
+
+    /// What the change made stale and unlinked; filled in before [`Unmapping::announce`].
+    #[inline]
+    pub(super) const fn changed(&mut self) -> &mut Changed {
+        &mut self.parts.changed
+    }
+
+    /// Tells TLBs of the change: this CPU's at once, the others' by interrupts.
+    #[inline]
+    pub(super) fn announce(&mut self, pin: &CpuPin) {
+        let core = self.parts.core;
+        if let Some(invalidation) = invalidation_of(&self.parts.changed) {
+            self.parts.wait = Some(core.service.shootdown().invalidate(pin, core.domain(), invalidation));
+        }
     }
 
     /// How many 4 KiB pages the change affected.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        self.parts.pages
+        self.parts.changed.pages
     }
 
     /// Has every CPU dropped the old translations?
     #[must_use]
     pub fn is_complete(&mut self) -> bool {
-        self.ticket.as_mut().is_none_or(Ticket::is_complete)
+        self.parts.wait.as_mut().is_none_or(Ticket::is_complete)
     }
 
     /// Waits until every CPU has dropped the old translations, and frees what was retired.
@@ -113,7 +149,7 @@ impl<'s, P: Machine> Unmapping<'s, P> {
     /// Serves this CPU's own shootdown queue meanwhile, so interrupts may be masked.
     #[inline]
     pub fn wait(mut self, pin: &CpuPin) {
-        if let Some(ticket) = &mut self.ticket {
+        if let Some(ticket) = &mut self.parts.wait {
             ticket.block(pin);
         }
         // SAFETY: the ticket is complete, or there was nothing to wait for.
@@ -128,9 +164,9 @@ impl<'s, P: Machine> Unmapping<'s, P> {
 impl<P: Machine> fmt::Debug for Unmapping<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unmapping")
-            .field("pages", &self.parts.pages)
-            .field("request", &self.parts.request)
-            .field("retired", &self.parts.retired.frame_count())
+            .field("pages", &self.parts.changed.pages)
+            .field("ticket", &self.parts.wait)
+            .field("retired", &self.parts.changed.retired.frame_count())
             .finish()
     }
 }
@@ -139,27 +175,27 @@ impl<'s, P: Machine> IntoFuture for Unmapping<'s, P> {
     type Output = ();
     type IntoFuture = Unmapped<'s, P>;
 
-    fn into_future(self) -> Unmapped<'s, P> {
-        Unmapped { parts: self.parts, completion: self.ticket.map(IntoFuture::into_future) }
+    fn into_future(mut self) -> Unmapped<'s, P> {
+        let wait = self.parts.wait.take().map(IntoFuture::into_future);
+        let changed = core::mem::replace(&mut self.parts.changed, Changed::NOTHING);
+        Unmapped { parts: Parts { core: self.parts.core, changed, wait } }
     }
 }
 
 /// The future of an [`Unmapping`]. Dropping it detaches.
 #[must_use = "futures do nothing unless polled"]
 pub struct Unmapped<'s, P: Machine> {
-    parts: Parts<'s, P>,
-    completion: Option<Completion<'s, P>>,
+    parts: Parts<'s, P, Completion<'s, P>>,
 }
 
 impl<P: Machine> Future for Unmapped<'_, P> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if let Some(completion) = &mut self.completion {
-            if Pin::new(completion).poll(context).is_pending() {
-                return Poll::Pending;
-            }
-            self.completion = None;
+        if let Some(completion) = &mut self.parts.wait
+            && Pin::new(completion).poll(context).is_pending()
+        {
+            return Poll::Pending;
         }
         let platform = *self.parts.core.service.platform();
         let pin = platform.pin();
@@ -171,6 +207,6 @@ impl<P: Machine> Future for Unmapped<'_, P> {
 
 impl<P: Machine> fmt::Debug for Unmapped<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unmapped").field("request", &self.parts.request).finish_non_exhaustive()
+        f.debug_struct("Unmapped").field("completion", &self.parts.wait).finish_non_exhaustive()
     }
 }

@@ -182,6 +182,14 @@ impl<'a, M: TableMemory> Reserve<'a, M> {
         self.tables.pop(self.memory)
     }
 
+    #[cold]
+    fn give_back(&mut self) {
+        while let Some(table) = self.tables.pop(self.memory) {
+            // SAFETY: it came from `allocate` and was never linked into a page table.
+            unsafe { self.memory.free(self.pin, table) };
+        }
+    }
+
     /// Takes back a table that was never linked.
     pub fn put_back(&mut self, table: PhysFrame) {
         self.tables.push(self.memory, table);
@@ -191,9 +199,8 @@ impl<'a, M: TableMemory> Reserve<'a, M> {
 impl<M: TableMemory> Drop for Reserve<'_, M> {
     #[inline]
     fn drop(&mut self) {
-        while let Some(table) = self.tables.pop(self.memory) {
-            // SAFETY: it came from `allocate` and was never linked into a page table.
-            unsafe { self.memory.free(self.pin, table) };
+        if !self.tables.is_empty() {
+            self.give_back();
         }
     }
 }

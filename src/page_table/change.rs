@@ -12,6 +12,7 @@ use super::memory::{TableMemory, table_at};
 use super::protection::Protection;
 use super::table::{Table, TableEntry};
 use super::{PageTable, RootEntries};
+use crate::retire::Retired;
 
 /// What a change made stale, and what it unlinked.
 #[derive(Debug)]
@@ -23,24 +24,17 @@ pub(crate) struct Changed {
     pub smallest: Level,
     /// How many 4 KiB pages changed.
     pub pages: u64,
-    /// Unlinked tables.
-    pub tables: Chain,
-    /// Owned frames of leaves: of 4 KiB, and of 2 MiB (nothing larger is owned).
-    pub frames: [Chain; 2],
+    /// Unlinked tables, and owned frames of leaves.
+    pub retired: Retired,
 }
 
 impl Changed {
-    pub const NOTHING: Changed = Changed {
-        stale: None,
-        smallest: Level::GIANT,
-        pages: 0,
-        tables: Chain::EMPTY,
-        frames: [Chain::EMPTY, Chain::EMPTY],
-    };
+    pub const NOTHING: Changed =
+        Changed { stale: None, smallest: Level::GIANT, pages: 0, retired: Retired::NOTHING };
 
     /// All of `from` has gone elsewhere, and leaves took the place of `tables` there.
     pub(super) fn moved(from: Pages, tables: Chain) -> Changed {
-        let mut changed = Changed { tables, ..Changed::NOTHING };
+        let mut changed = Changed { retired: Retired::tables(tables), ..Changed::NOTHING };
         changed.note(from, Level::PAGE);
         changed
     }
@@ -56,10 +50,8 @@ impl Changed {
 
     #[inline]
     fn retire<M: TableMemory>(&mut self, memory: &M, leaf: &Leaf, level: Level) {
-        if leaf.ownership == Ownership::Owned
-            && let Some(chain) = self.frames.get_mut(usize::from(level.get()) - 1)
-        {
-            chain.push(memory, leaf.frame);
+        if leaf.ownership == Ownership::Owned {
+            self.retired.push(memory, leaf.frame, level);
         }
     }
 }
@@ -217,7 +209,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
         if let (Some(below), true) = (level.below(), emptied && !kept) {
             table.swap(level.index(part.first), RawEntry::EMPTY);
             self.changed.note(part, Level::PAGE);
-            unlink::<F, M>(self.memory, next, below, &mut self.changed.tables);
+            unlink::<F, M>(self.memory, next, below, &mut self.changed.retired.tables);
         }
     }
 
@@ -225,15 +217,17 @@ impl<M: TableMemory> Changer<'_, '_, M> {
     #[inline]
     fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
         let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
-        let entries = (pages.first..).zip(entries).filter(|(_, entry)| entry.load() != RawEntry::EMPTY);
-        match self.change {
-            Change::Cut => {}
-            Change::Clear => entries.for_each(|(page, entry)| {
-                self.clear::<F>(entry, Level::PAGE, Pages { first: page, last: page });
-            }),
-            Change::Protect(protection) => entries.for_each(|(page, entry)| {
-                self.protect::<F>(entry, Level::PAGE, Pages { first: page, last: page }, protection);
-            }),
+        let mut page = pages.first;
+        for entry in entries {
+            let part = Pages { first: page, last: page };
+            if entry.load() != RawEntry::EMPTY {
+                match self.change {
+                    Change::Cut => return,
+                    Change::Clear => self.clear::<F>(entry, Level::PAGE, part),
+                    Change::Protect(protection) => self.protect::<F>(entry, Level::PAGE, part, protection),
+                }
+            }
+            page += 1;
         }
     }
 

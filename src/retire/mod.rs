@@ -10,15 +10,16 @@ pub(crate) use list::RetireList;
 
 use topomem_numa::frames::Frames;
 use topomem_percpu::{CpuPin, Order, Platform};
+use x86_64::structures::paging::PhysFrame;
 
-use crate::page_table::{Chain, Changed, Walks};
+use crate::page_table::{Chain, Level, TableMemory, Walks};
 use crate::service::frame_memory;
 
 /// Unlinked tables and owned frames, not yet free.
 #[derive(Debug)]
 #[must_use = "dropped, it leaks its frames"]
 pub(crate) struct Retired {
-    tables: Chain,
+    pub tables: Chain,
     /// 4 KiB frames and 2 MiB runs.
     frames: [Chain; 2],
 }
@@ -28,11 +29,6 @@ const ORDERS: [Order; 2] = [Order::FRAME, Order::HUGE];
 
 impl Retired {
     pub const NOTHING: Retired = Retired { tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY] };
-
-    #[inline]
-    pub fn of(changed: Changed) -> Retired {
-        Retired { tables: changed.tables, frames: changed.frames }
-    }
 
     pub fn tables(tables: Chain) -> Retired {
         Retired { tables, ..Retired::NOTHING }
@@ -48,6 +44,15 @@ impl Retired {
     pub fn frame_count(&self) -> u64 {
         let runs = self.frames.iter().zip(ORDERS).map(|(chain, order)| chain.len() * order.frames());
         self.tables.len() + runs.sum::<u64>()
+    }
+
+    /// Adds the run of frames that a leaf of `level` owned: of 4 KiB or of 2 MiB, since nothing
+    /// larger is owned.
+    #[inline]
+    pub fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame, level: Level) {
+        let [single, huge] = &mut self.frames;
+        let chain = if level == Level::PAGE { single } else { huge };
+        chain.push(memory, first);
     }
 
     /// Takes over all of `other`, in constant time.
@@ -68,6 +73,9 @@ impl Retired {
     /// out.
     #[inline]
     pub unsafe fn free<P: Platform>(&mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) {
+        if self.is_empty() {
+            return;
+        }
         let [single, huge] = &mut self.frames;
         while let Some((first, count)) = single.pop_run(frames) {
             // SAFETY: the mapping owned the frames, and the caller's promise.

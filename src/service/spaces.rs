@@ -9,7 +9,6 @@ use super::{MemoryService, frame_memory};
 use crate::Machine;
 use crate::address_space::{SpaceCore, lower_half};
 use crate::page_table::{Changed, Reserve};
-use crate::retire::Retired;
 
 /// A list through the spaces' own links.
 pub(super) struct Spaces<P: Machine> {
@@ -85,7 +84,7 @@ impl<P: Machine> MemoryService<P> {
             return false;
         }
         drop(reserve);
-        core.park(None, Retired::of(changed));
+        core.park(None, changed.retired);
         // Nobody has the space: no TLB, no page walker, no handle. What waits is done.
         if core.collect(pin).waiting {
             return false;
