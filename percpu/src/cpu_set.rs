@@ -164,6 +164,16 @@ impl AtomicCpuSet {
         self.words[word].load(order) & bit != 0
     }
 
+    /// Has it a member besides `cpu`? Reads every word with `order`.
+    #[inline]
+    pub fn has_others(&self, cpu: CpuId, order: Ordering) -> bool {
+        let (own, bit) = place(cpu);
+        let others = self.words[own].load(order) & !bit;
+        let (before, after) = (&self.words[..own], &self.words[own + 1..]);
+        // Without a branch for each word: most machines use the first alone.
+        before.iter().chain(after).fold(others, |all, word| all | word.load(order)) != 0
+    }
+
     /// The member with the lowest number from `index` on, the words read with `order` each.
     #[inline]
     pub fn first_from(&self, index: usize, order: Ordering) -> Option<CpuId> {
@@ -239,7 +249,11 @@ mod tests {
         for (index, first) in [(0, 3), (3, 3), (4, 64), (64, 64), (65, 511), (511, 511)] {
             assert_eq!(first_from(index), Some(first));
         }
+        assert!(set.has_others(cpu(64), Ordering::Relaxed));
         set.remove(cpu(511), Ordering::Relaxed);
+        set.remove(cpu(3), Ordering::Relaxed);
+        assert!(set.has_others(cpu(0), Ordering::Relaxed));
+        assert!(!set.has_others(cpu(64), Ordering::Relaxed));
         assert_eq!((first_from(65), first_from(MAX_CPUS)), (None, None));
     }
 }

@@ -53,33 +53,31 @@ impl<T: Tlb> Shootdown<T> {
         // that CPU reads our generation after its barrier, or we see it below as a busy member.
         fence(Ordering::SeqCst);
         // Acquire pairs with a leaving CPU's Release: not seeing it means that it has left.
-        let mut targets = domain.members.load(Ordering::Acquire);
-        let flush_own = targets.contains(pin.cpu()) && self.catches_up_with(pin, domain);
-        if flush_own {
-            targets.remove(pin.cpu());
+        let member = domain.members.contains(pin.cpu(), Ordering::Acquire);
+        let flush_own = member && self.catches_up_with(pin, domain);
+        let done = (flush_own || !member) && !domain.members.has_others(pin.cpu(), Ordering::Acquire);
+        if !done {
+            self.interrupt(pin, domain, tables);
         }
         own.counters.requests.add(1);
-        let done_below = if targets.is_empty() {
-            MAX_CPUS
-        } else {
-            self.interrupt(pin, domain, tables, &targets);
-            0
-        };
         // Our own flush overlaps with the interrupts' travel.
         if flush_own {
             self.catch_up_appended(pin, domain, generation, appended);
         }
         let tables = if tables == Tables::Freed { generation } else { Generation::NONE };
+        let done_below = if done { MAX_CPUS } else { 0 };
         Ticket::new(self, domain, Request { generation, tables }, done_below, issued)
     }
 
-    /// Interrupts each of `targets` that is not lazy and has no interrupt on its way.
-    fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables, targets: &CpuSet) {
+    /// Interrupts each other member that is not lazy and has no interrupt on its way.
+    fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables) {
         let mut send = CpuSet::EMPTY;
         let (mut sent, mut pending, mut lazy) = (0, 0, 0);
-        for cpu in targets.iter() {
+        // Acquire as in `announce`.
+        for cpu in domain.members.load(Ordering::Acquire).iter() {
             if cpu == pin.cpu() {
-                // Interrupted in the middle of a switch, whose end looks at the generation.
+                // It flushes below; or it was interrupted in the middle of a switch, whose end
+                // looks at the generation.
                 continue;
             }
             let state = self.state(cpu);

@@ -75,8 +75,10 @@ impl<P: Machine, W: Pending> Parts<'_, P, W> {
     unsafe fn free(&mut self, pin: &CpuPin) {
         self.wait = None;
         let service = self.core.service;
-        // SAFETY: the caller's promise.
-        unsafe { self.changed.retired.free(service.frames(), service.walks(), pin) };
+        if !self.changed.retired.is_empty() {
+            // SAFETY: the caller's promise.
+            unsafe { self.changed.retired.free(service.frames(), service.walks(), pin) };
+        }
     }
 
     /// Leaves what is retired to the service task.
@@ -147,7 +149,8 @@ impl<'s, P: Machine> Unmapping<'s, P> {
     /// Waits until every CPU has dropped the old translations, and frees what was retired.
     ///
     /// Serves this CPU's own shootdown queue meanwhile, so interrupts may be masked.
-    #[inline]
+    // As for `AddressSpace::unmap`.
+    #[inline(always)]
     pub fn wait(mut self, pin: &CpuPin) {
         if let Some(ticket) = &mut self.parts.wait {
             ticket.block(pin);

@@ -145,7 +145,11 @@ impl<F: Format> PageTable<F> {
                 continue;
             }
             let mut changer = Changer { memory, reserve, change, roots: self.root_entries, changed };
-            changer.apply::<F>(cursor.table(), cursor.level, pages);
+            if cursor.level == Level::PAGE {
+                changer.apply_to_leaves::<F>(cursor.table(), pages);
+            } else {
+                changer.apply::<F>(cursor.table(), cursor.level, pages);
+            }
             return Ok(());
         }
     }

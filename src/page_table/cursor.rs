@@ -89,9 +89,9 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
     ) -> Result<Cursor<'a, F, M>, E> {
         let mut path = Path { words: [None; MAX_PATH] };
         let mut frame = page_table.root;
+        let mut word = &page_table.root_lock;
         let mut level = F::ROOT;
         while let Some(below) = level.below().filter(|_| pages.within_one_entry(level) && !stay(level)) {
-            let word = memory.aux(frame);
             lock::lock_shared(word, &page_table.locks, || memory.relax());
             // SAFETY: the tables above are held shared, so this one stays linked.
             let table = unsafe { table_at(memory, frame) };
@@ -110,7 +110,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             match next {
                 Ok(Some(next)) => {
                     path.words[usize::from(below.get()) - 1] = Some(word);
-                    (frame, level) = (next, below);
+                    (frame, word, level) = (next, memory.aux(next), below);
                 }
                 // It stays linked meanwhile: the tables above are held. Whatever it holds once
                 // it is ours, it covers the range.
@@ -124,7 +124,6 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
                 }
             }
         }
-        let word = memory.aux(frame);
         lock::lock_exclusive(word, &page_table.locks, || memory.relax());
         Ok(Cursor { memory, level, locked: frame, word, _path: path, format: PhantomData })
     }

@@ -22,6 +22,7 @@ mod x64;
 use core::marker::PhantomData;
 
 use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
 pub use chain::Chain;
@@ -47,6 +48,8 @@ use memory::table_at;
 #[derive(Debug)]
 pub(crate) struct PageTable<F> {
     root: PhysFrame,
+    /// The root's lock; the tables below have theirs in the per-frame table.
+    root_lock: AtomicU32,
     root_entries: RootEntries,
     locks: LockCounters,
     format: PhantomData<fn() -> F>,
@@ -69,7 +72,13 @@ impl<F: Format> PageTable<F> {
         root_entries: RootEntries,
     ) -> Result<PageTable<F>, M::Error> {
         let root = memory.allocate(pin)?;
-        Ok(PageTable { root, root_entries, locks: LockCounters::new(), format: PhantomData })
+        Ok(PageTable {
+            root,
+            root_lock: AtomicU32::new(0),
+            root_entries,
+            locks: LockCounters::new(),
+            format: PhantomData,
+        })
     }
 
     /// The table that the hardware starts at.

@@ -73,9 +73,6 @@ impl Retired {
     /// out.
     #[inline]
     pub unsafe fn free<P: Platform>(&mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) {
-        if self.is_empty() {
-            return;
-        }
         let [single, huge] = &mut self.frames;
         while let Some((first, count)) = single.pop_run(frames) {
             // SAFETY: the mapping owned the frames, and the caller's promise.

@@ -108,11 +108,20 @@ pub(crate) unsafe fn release_consecutive<P: Platform>(
     first: PhysFrame,
     count: u64,
 ) {
-    if count == 1 {
-        // SAFETY: the caller's promise.
-        unsafe { release(frames, pin, first, Order::FRAME) };
-        return;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if count == 1 {
+            release(frames, pin, first, Order::FRAME);
+        } else {
+            release_run(frames, pin, first, count);
+        }
     }
+}
+
+/// # Safety
+///
+/// As [`release_consecutive`].
+unsafe fn release_run<P: Platform>(frames: &Frames<P>, pin: &CpuPin, first: PhysFrame, count: u64) {
     let (mut first, mut left) = (first, count);
     while left > 0 {
         // The allocator takes less than 2 MiB at once, of one block; and a block is a split run

@@ -1,6 +1,6 @@
 //! One CPU by itself: what the operations cost without anybody to tell.
 
-use topomem::Protection;
+use topomem::{ProtectError, Protection, UnmapError};
 
 use super::MeasureError;
 use super::samples::Samples;
@@ -21,7 +21,8 @@ pub fn measure(unit: Unit) -> Result<(), MeasureError> {
         .and_then(|()| unmap(&measured, unit, "unmap_1", 1, FEW))
         .and_then(|()| unmap(&measured, unit, "unmap_64", 64, MANY))
         .and_then(|()| unmap(&measured, unit, "unmap_512", 512, MANY))
-        .and_then(|()| burst(&measured, unit, "unmap_burst16", FEW));
+        .and_then(|()| burst(&measured, unit, ("unmap_burst16", Layout::Holes), FEW))
+        .and_then(|()| burst(&measured, unit, ("unmap_burst16_apart", Layout::Apart), FEW));
     leave();
     result
 }
@@ -34,7 +35,8 @@ fn protect(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
     measured.map(page)?;
     for _ in 0..FEW {
         samples.time(|| {
-            measured.space.protect(&pin, page, Protection::USER_READ_ONLY).map(|change| change.wait(&pin))
+            measured.space.protect(&pin, page, Protection::USER_READ_ONLY)?.wait(&pin);
+            Ok::<(), ProtectError>(())
         })?;
         measured.space.protect(&pin, page, Protection::USER_DATA)?.wait(&pin);
         touch(page)?;
@@ -57,27 +59,51 @@ pub fn unmap(
     let mut samples = Samples::of(repetitions)?;
     for _ in 0..repetitions {
         measured.map(range)?;
-        samples.time(|| measured.space.unmap(&pin, range).map(|change| change.wait(&pin)))?;
+        samples.time(|| {
+            measured.space.unmap(&pin, range)?.wait(&pin);
+            Ok::<(), UnmapError>(())
+        })?;
     }
     samples.report(case, unit, 1);
     Ok(())
 }
 
-/// Every other page of a range goes, one by one, with one wait for all.
+/// Unmaps every other page of a range, one by one, with one wait for all. The pages between are
+/// mapped (`Holes`) or not (`Apart`).
 #[inline(never)]
-pub fn burst(measured: &Measured, unit: Unit, case: &str, repetitions: usize) -> Result<(), MeasureError> {
+pub fn burst(
+    measured: &Measured,
+    unit: Unit,
+    (case, layout): (&str, Layout),
+    repetitions: usize,
+) -> Result<(), MeasureError> {
     let (pin, range) = (pin(), pages(512, 2 * BURST));
+    let each = || (0..BURST).map(|page| pages(512 + 2 * page, 1));
     let mut samples = Samples::of(repetitions)?;
     for _ in 0..repetitions {
-        measured.map(range)?;
+        match layout {
+            Layout::Holes => measured.map(range)?,
+            Layout::Apart => each().try_for_each(|page| measured.map(page))?,
+        }
         samples.time(|| {
             let mut batch = measured.space.batch(&pin);
-            (0..BURST).try_for_each(|page| batch.unmap(pages(512 + 2 * page, 1)))?;
+            each().try_for_each(|page| batch.unmap(page))?;
             batch.issue().wait(&pin);
             Ok::<(), MeasureError>(())
         })?;
-        measured.space.unmap(&pin, range)?.wait(&pin);
+        if let Layout::Holes = layout {
+            measured.space.unmap(&pin, range)?.wait(&pin);
+        }
     }
     samples.report(case, unit, BURST);
     Ok(())
+}
+
+/// What lies between the pages of a burst.
+#[derive(Debug, Clone, Copy)]
+pub enum Layout {
+    /// Pages that stay.
+    Holes,
+    /// Nothing.
+    Apart,
 }

@@ -1,7 +1,7 @@
 //! From issue to acknowledged by all: the instructions of all CPUs, beside a bare broadcast's.
 
-use topomem::Protection;
 use topomem::shootdown::Invalidation;
+use topomem::{ProtectError, Protection};
 
 use super::MeasureError;
 use super::bare;
@@ -39,7 +39,8 @@ fn with_helpers(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
     let mut samples = Samples::of(REPETITIONS)?;
     for _ in 0..REPETITIONS {
         samples.time(|| {
-            measured.space.protect(&pin, page, Protection::USER_READ_ONLY).map(|change| change.wait(&pin))
+            measured.space.protect(&pin, page, Protection::USER_READ_ONLY)?.wait(&pin);
+            Ok::<(), ProtectError>(())
         })?;
         measured.space.protect(&pin, page, Protection::USER_DATA)?.wait(&pin);
     }

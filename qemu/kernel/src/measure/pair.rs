@@ -1,7 +1,7 @@
 //! Two CPUs, in time: the other one uses the space, or idles in it.
 
-use topomem::Protection;
 use topomem::shootdown::Stats;
+use topomem::{ProtectError, Protection, UnmapError};
 
 use super::MeasureError;
 use super::alone;
@@ -38,10 +38,9 @@ fn beside_spinning(measured: &Measured, unit: Unit) -> Result<(), MeasureError> 
     alone::unmap(measured, unit, "unmap_wait", 1, REPETITIONS)?;
     unmap_issue(measured, unit)?;
     let before = sent();
-    alone::burst(measured, unit, "burst16_wait", REPETITIONS)?;
+    alone::burst(measured, unit, ("burst16_wait", alone::Layout::Apart), REPETITIONS)?;
     let interrupts = sent().ipis_sent - before.ipis_sent;
-    // Each repetition unmaps twice: the burst, and the pages that it left.
-    report_one("burst16_wait", "topomem", "IPIs", interrupts as f64 / REPETITIONS as f64 / 2.0);
+    report_one("burst16_wait", "topomem", "IPIs", interrupts as f64 / REPETITIONS as f64);
     Ok(())
 }
 
@@ -51,7 +50,8 @@ fn protect_wait(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
     let mut samples = Samples::of(REPETITIONS)?;
     for _ in 0..REPETITIONS {
         samples.time(|| {
-            measured.space.protect(&pin, page, Protection::USER_READ_ONLY).map(|change| change.wait(&pin))
+            measured.space.protect(&pin, page, Protection::USER_READ_ONLY)?.wait(&pin);
+            Ok::<(), ProtectError>(())
         })?;
         measured.space.protect(&pin, page, Protection::USER_DATA)?.wait(&pin);
         touch(page)?;
@@ -80,7 +80,10 @@ fn idle(measured: &Measured, unit: Unit, case: &str) -> Result<f64, MeasureError
     let before = sent();
     for _ in 0..REPETITIONS {
         measured.map(page)?;
-        samples.time(|| measured.space.unmap(&pin, page).map(|change| change.wait(&pin)))?;
+        samples.time(|| {
+            measured.space.unmap(&pin, page)?.wait(&pin);
+            Ok::<(), UnmapError>(())
+        })?;
     }
     let interrupts = sent().ipis_sent - before.ipis_sent;
     let low = samples.low() as f64;
