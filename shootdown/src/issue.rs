@@ -53,9 +53,9 @@ impl<T: Tlb> Shootdown<T> {
         // that CPU reads our generation after its barrier, or we see it below as a busy member.
         fence(Ordering::SeqCst);
         // Acquire pairs with a leaving CPU's Release: not seeing it means that it has left.
-        let member = domain.members.contains(pin.cpu(), Ordering::Acquire);
-        let flush_own = member && self.catches_up_with(pin, domain);
-        let done = (flush_own || !member) && !domain.members.has_others(pin.cpu(), Ordering::Acquire);
+        let flush_own = self.catches_up_with(pin, domain);
+        let mid_switch = !flush_own && domain.members.contains(pin.cpu(), Ordering::Acquire);
+        let done = !mid_switch && !domain.members.has_others(pin.cpu(), Ordering::Acquire);
         if !done {
             self.interrupt(pin, domain, tables);
         }

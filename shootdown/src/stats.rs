@@ -70,8 +70,8 @@ macro_rules! counters {
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Requests waited for by how long they took from issue to completion, as their
-            /// waiter saw it: bucket `n` counts those of `2^n..2^(n+1)` ticks, the first also
+            /// Requests waited for that concerned other CPUs, by how long they took from issue to
+            /// completion, as their waiter saw it: bucket `n` counts those of `2^n..2^(n+1)` ticks, the first also
             /// those of none, the last all longer ones.
             pub latency: [u64; LATENCY_BUCKETS],
         }

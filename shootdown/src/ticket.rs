@@ -95,6 +95,10 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// The same as [`Ticket::wait`], for a ticket that is part of something else.
     #[inline]
     pub fn block(&mut self, pin: &CpuPin) {
+        // Nobody else was concerned, or an earlier look has found all done.
+        if self.done_below == MAX_CPUS {
+            return;
+        }
         if self.outstanding().is_some() {
             self.spin(pin);
         }

@@ -138,18 +138,19 @@ impl<F: Format> PageTable<F> {
     ) -> Result<(), M::Error> {
         loop {
             let cursor = Cursor::<F, M>::lock(self, memory, pages);
+            let mut changer = Changer { memory, reserve, change, roots: self.root_entries, changed };
+            // The usual case: nothing to cut, nothing to unlink.
+            if cursor.level == Level::PAGE {
+                changer.apply_to_leaves::<F>(cursor.table(), pages);
+                return Ok(());
+            }
             let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
-            if needed > reserve.len() {
+            if needed > changer.reserve.len() {
                 drop(cursor);
                 reserve.fill_to(needed)?;
                 continue;
             }
-            let mut changer = Changer { memory, reserve, change, roots: self.root_entries, changed };
-            if cursor.level == Level::PAGE {
-                changer.apply_to_leaves::<F>(cursor.table(), pages);
-            } else {
-                changer.apply::<F>(cursor.table(), cursor.level, pages);
-            }
+            changer.apply::<F>(cursor.table(), cursor.level, pages);
             return Ok(());
         }
     }
@@ -218,7 +219,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
     }
 
     /// The same in the lowest table.
-    #[inline]
+    #[inline(always)]
     fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
         let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
         let mut page = pages.first;
