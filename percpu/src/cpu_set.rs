@@ -12,9 +12,18 @@ const fn place(cpu: CpuId) -> (usize, u64) {
 }
 
 /// A set of CPUs, one cache line.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Eq, Default)]
 pub struct CpuSet {
     words: [u64; WORDS],
+}
+
+impl PartialEq for CpuSet {
+    /// Without the call of `memcmp` that comparing arrays is.
+    #[inline]
+    fn eq(&self, other: &CpuSet) -> bool {
+        let words = self.words.iter().zip(&other.words);
+        words.fold(0, |differing, (one, other)| differing | (one ^ other)) == 0
+    }
 }
 
 impl CpuSet {
@@ -177,15 +186,13 @@ impl AtomicCpuSet {
     /// The member with the lowest number from `index` on, the words read with `order` each.
     #[inline]
     pub fn first_from(&self, index: usize, order: Ordering) -> Option<CpuId> {
-        let mut above = u64::MAX << (index % 64);
-        for (place, word) in self.words.iter().enumerate().skip(index / 64) {
-            let members = word.load(order) & above;
-            if members != 0 {
-                return CpuId::new(place * 64 + members.trailing_zeros() as usize);
-            }
-            above = u64::MAX;
+        let mut place = index / 64;
+        let mut members = self.words.get(place)?.load(order) & (u64::MAX << (index % 64));
+        while members == 0 {
+            place += 1;
+            members = self.words.get(place)?.load(order);
         }
-        None
+        CpuId::new(place * 64 + members.trailing_zeros() as usize)
     }
 
     /// The members, read word by word with `order` each.

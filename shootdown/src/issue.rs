@@ -1,9 +1,10 @@
 //! The sender's side: append, full barrier, read the members, interrupt those who don't know.
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::{CpuPin, CpuSet, MAX_CPUS};
+use topomem_percpu::{CpuPin, CpuSet};
 
 use crate::domain::Domain;
+use crate::ticket::NOBODY;
 use crate::{Batch, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
 impl<T: Tlb> Shootdown<T> {
@@ -65,7 +66,7 @@ impl<T: Tlb> Shootdown<T> {
             self.catch_up_appended(pin, domain, generation, appended);
         }
         let tables = if tables == Tables::Freed { generation } else { Generation::NONE };
-        let done_below = if done { MAX_CPUS } else { 0 };
+        let done_below = if done { NOBODY } else { 0 };
         Ticket::new(self, domain, Request { generation, tables }, done_below, issued)
     }
 

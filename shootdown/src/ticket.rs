@@ -11,6 +11,9 @@ use topomem_percpu::{CpuId, CpuPin, CpuSet, MAX_CPUS};
 use crate::domain::{Domain, Kind};
 use crate::{Completion, Request, Shootdown, Ticks, Tlb, Unresponsive};
 
+/// Above every CPU.
+pub(crate) const NOBODY: usize = usize::MAX;
+
 /// How many turns a waiter spins before it looks at the clock.
 const TURNS: u32 = 64;
 
@@ -24,8 +27,8 @@ pub struct Ticket<'s, T: Tlb> {
     pub(crate) queue: &'s Shootdown<T>,
     pub(crate) domain: &'s Domain,
     pub(crate) request: Request,
-    /// CPUs numbered below this are known to be done. A CPU that was done once stays so, and one
-    /// that joins the domain later flushes by itself.
+    /// CPUs numbered below this are known to be done; [`NOBODY`] where no other was concerned. A
+    /// CPU that was done once stays so, and one that joins the domain later flushes by itself.
     done_below: usize,
     pub(crate) issued: Ticks,
 }
@@ -95,10 +98,6 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// The same as [`Ticket::wait`], for a ticket that is part of something else.
     #[inline]
     pub fn block(&mut self, pin: &CpuPin) {
-        // Nobody else was concerned, or an earlier look has found all done.
-        if self.done_below == MAX_CPUS {
-            return;
-        }
         if self.outstanding().is_some() {
             self.spin(pin);
         }
@@ -138,6 +137,9 @@ impl<'s, T: Tlb> Ticket<'s, T> {
 
     #[inline]
     pub(crate) fn finish(&self, pin: &CpuPin) {
+        if self.done_below == NOBODY {
+            return;
+        }
         let span = self.queue.tlb.now().since(self.issued);
         self.queue.state(pin.cpu()).counters.took(span);
     }

@@ -162,7 +162,7 @@ fn a_batch_of_too_many_ranges_is_the_domain() {
     let domain = domain();
     enter(queue, 1, 1, domain);
     let mut batch = Batch::new();
-    for page in 0..9 {
+    for page in 0..17 {
         batch.add(Invalidation::page(address(1, page * 2), topomem_shootdown::PageSize::Size4KiB));
     }
     let _ = queue.invalidate_batch(&run_as(0), domain, &batch).detach();

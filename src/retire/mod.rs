@@ -21,7 +21,7 @@ use crate::service::frame_memory;
 pub(crate) struct Retired {
     pub tables: Chain,
     /// 4 KiB frames and 2 MiB runs.
-    frames: [Chain; 2],
+    pub frames: [Chain; 2],
 }
 
 /// The orders of [`Retired::frames`].

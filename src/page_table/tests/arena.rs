@@ -12,6 +12,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::super::{Chain, Changed, TableMemory};
 use super::foreign;
+use crate::retire::Retired;
 
 #[repr(align(4096))]
 struct Page(#[allow(dead_code, reason = "read through the direct map")] UnsafeCell<[u64; 512]>);
@@ -62,8 +63,8 @@ impl Arena {
     }
 
     pub fn free_changed(&self, pin: &CpuPin, changed: Changed) {
-        self.free_chain(pin, changed.tables);
-        let [frames, runs] = changed.frames;
+        let Retired { tables, frames: [frames, runs] } = changed.retired;
+        self.free_chain(pin, tables);
         self.free_chain(pin, frames);
         self.free_chain(pin, runs);
     }

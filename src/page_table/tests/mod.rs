@@ -1,4 +1,5 @@
 mod arena;
+mod chain;
 mod concurrent;
 mod model;
 mod steps;
@@ -47,7 +48,21 @@ fn map(
 }
 
 fn clear(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages) -> Result<Changed, arena::Empty> {
-    table.clear(arena, &mut Reserve::new(arena, pin), pages)
+    let mut changed = Changed::NOTHING;
+    table.clear(arena, &mut Reserve::new(arena, pin), pages, &mut changed)?;
+    Ok(changed)
+}
+
+fn reprotect(
+    table: &Table,
+    arena: &Arena,
+    reserve: &mut Reserve<'_, Arena>,
+    pages: Pages,
+    protection: Protection,
+) -> Result<Changed, arena::Empty> {
+    let mut changed = Changed::NOTHING;
+    table.reprotect(arena, reserve, pages, protection, &mut changed)?;
+    Ok(changed)
 }
 
 std::thread_local! {

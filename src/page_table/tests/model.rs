@@ -1,6 +1,6 @@
 //! Random changes, checked against a plain map after each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use proptest::prelude::*;
@@ -100,7 +100,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
         Step::Protect { start, count, protection } => {
             let range = pages(FIRST + start, count);
             let mut reserve = Reserve::new(arena, &pin);
-            let changed = table.reprotect(arena, &mut reserve, range, protection).unwrap();
+            let changed = reprotect(table, arena, &mut reserve, range, protection).unwrap();
             let mut differing = 0;
             for (_, mapping) in model.range_mut(range.first..=range.last) {
                 differing += u64::from(mapping.1 != protection);
@@ -113,22 +113,23 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
 
 fn own(table: &Table, arena: &Arena, model: &mut Model, pin: &CpuPin, range: Pages) {
     let mut chain = Chain::EMPTY;
-    let mut frames: Vec<PhysFrame> = Vec::new();
+    let mut frames: BTreeSet<PhysFrame> = BTreeSet::new();
     for _ in 0..range.count() {
         let frame = arena.allocate(pin).unwrap();
         chain.push(arena, frame);
-        frames.push(frame);
+        frames.insert(frame);
     }
-    // A chain gives out the last one first.
-    frames.reverse();
     let mut backing = Chained { memory: arena, level: Level::PAGE, frames: &mut chain, attributes: OWNED };
     let filled = table.fill(arena, &mut Reserve::new(arena, pin), range, &mut backing);
     let occupied = model.range(range.first..=range.last).next().is_some();
     match filled {
         Ok(replaced) => {
             assert!(!occupied && replaced.is_empty());
-            let mapped = (range.first..).zip(frames);
-            model.extend(mapped.map(|(page, frame)| (page, (frame, Protection::USER_DATA))));
+            for page in range.first..=range.last {
+                let found = find(table, arena, page).map(|(frame, ..)| frame);
+                let frame = found.filter(|frame| frames.remove(frame));
+                model.insert(page, (frame.expect("one of the chain's"), Protection::USER_DATA));
+            }
         }
         Err(_) => assert!(occupied),
     }

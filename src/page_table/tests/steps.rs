@@ -23,7 +23,7 @@ fn maps_translates_and_unmaps() {
     assert_eq!(find(&table, &arena, 0x1237), None);
     let changed = clear(&table, &arena, &pin, pages(0x1230, 6)).unwrap();
     assert_eq!((changed.pages, changed.stale), (2, Some(pages(0x1234, 2))));
-    assert!(changed.tables.is_empty(), "a table is unlinked only by a range that covers it");
+    assert!(changed.retired.tables.is_empty(), "a table is unlinked only by a range that covers it");
     assert_eq!(find(&table, &arena, 0x1236).map(|found| found.0), Some(foreign(0x9002)));
     finish(&table, &arena);
 }
@@ -86,13 +86,13 @@ fn reprotecting_part_of_a_large_leaf_splits_it() {
     map(&table, &arena, &pin, pages(HUGE, HUGE), foreign(2 * HUGE), Level::HUGE).unwrap();
     let mut reserve = Reserve::new(&arena, &pin);
     let range = pages(HUGE + 10, 5);
-    let changed = table.reprotect(&arena, &mut reserve, range, Protection::USER_READ_ONLY).unwrap();
+    let changed = reprotect(&table, &arena, &mut reserve, range, Protection::USER_READ_ONLY).unwrap();
     assert_eq!((changed.pages, changed.stale), (5, Some(range)));
     let protection = |page| find(&table, &arena, page).unwrap().2;
     assert_eq!(protection(HUGE + 9), Protection::USER_DATA);
     assert_eq!(protection(HUGE + 10), Protection::USER_READ_ONLY);
     assert_eq!(protection(HUGE + 15), Protection::USER_DATA);
-    let again = table.reprotect(&arena, &mut reserve, range, Protection::USER_READ_ONLY).unwrap();
+    let again = reprotect(&table, &arena, &mut reserve, range, Protection::USER_READ_ONLY).unwrap();
     assert_eq!(again.stale, None, "nothing changed, so no TLB is stale");
     drop(reserve);
     finish(&table, &arena);
@@ -126,7 +126,7 @@ fn shared_root_entries_keep_their_tables() {
     map(&kernel, &arena, &pin, pages(page, 1), foreign(99), Level::PAGE).unwrap();
     assert_eq!(find(&user, &arena, page).unwrap().0, foreign(99));
     let changed = clear(&kernel, &arena, &pin, window).unwrap();
-    assert_eq!((changed.pages, changed.tables.len()), (1, 2));
+    assert_eq!((changed.pages, changed.retired.tables.len()), (1, 2));
     arena.free_changed(&pin, changed);
     map(&kernel, &arena, &pin, pages(page, 1), foreign(98), Level::PAGE).unwrap();
     assert_eq!(find(&user, &arena, page).unwrap().0, foreign(98));
@@ -207,7 +207,7 @@ fn relocated_pages_keep_frames_protections_and_holes() {
     map(&table, &arena, &pin, pages(10, 2), foreign(100), Level::PAGE).unwrap();
     map(&table, &arena, &pin, pages(13, 1), foreign(200), Level::PAGE).unwrap();
     let mut reserve = Reserve::new(&arena, &pin);
-    table.reprotect(&arena, &mut reserve, pages(13, 1), Protection::USER_CODE).unwrap();
+    reprotect(&table, &arena, &mut reserve, pages(13, 1), Protection::USER_CODE).unwrap();
     let far = pages((1 << 30) + 7, 4);
     let changed = table.relocate(&arena, &mut reserve, pages(10, 4), far).unwrap();
     assert_eq!(changed.stale, Some(pages(10, 4)));
@@ -235,7 +235,7 @@ fn relocated_large_leaves_stay_large_or_stay_put() {
     // The upper half of the second leaf stays.
     let part = pages(HUGE, HUGE + 256);
     let changed = table.relocate(&arena, &mut reserve, part, pages(10 * HUGE, HUGE + 256)).unwrap();
-    assert!(changed.tables.is_empty());
+    assert!(changed.retired.tables.is_empty());
     let found = |page| find(&table, &arena, page).map(|found| (found.0, found.1));
     assert_eq!(found(10 * HUGE + 3), Some((foreign(8 * HUGE + 3), Level::HUGE)));
     assert_eq!(found(11 * HUGE + 255), Some((foreign(9 * HUGE + 255), Level::PAGE)));
