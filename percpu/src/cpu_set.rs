@@ -183,16 +183,30 @@ impl AtomicCpuSet {
         before.iter().chain(after).fold(others, |all, word| all | word.load(order)) != 0
     }
 
-    /// The member with the lowest number from `index` on, the words read with `order` each.
+    /// The first member from number `index` on that `wanted` accepts; each word is read once,
+    /// with `order`, before its members are asked about.
     #[inline]
-    pub fn first_from(&self, index: usize, order: Ordering) -> Option<CpuId> {
+    pub fn find_from(
+        &self,
+        index: usize,
+        order: Ordering,
+        mut wanted: impl FnMut(CpuId) -> bool,
+    ) -> Option<CpuId> {
         let mut place = index / 64;
-        let mut members = self.words.get(place)?.load(order) & (u64::MAX << (index % 64));
-        while members == 0 {
+        let mut above = u64::MAX << (index % 64);
+        while let Some(word) = self.words.get(place) {
+            let mut members = word.load(order) & above;
+            while members != 0 {
+                let cpu = CpuId::new(place * 64 + members.trailing_zeros() as usize)?;
+                if wanted(cpu) {
+                    return Some(cpu);
+                }
+                members &= members - 1;
+            }
             place += 1;
-            members = self.words.get(place)?.load(order);
+            above = u64::MAX;
         }
-        CpuId::new(place * 64 + members.trailing_zeros() as usize)
+        None
     }
 
     /// The members, read word by word with `order` each.
@@ -247,15 +261,17 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "safe code, and of more CPUs than there are under Miri")]
-    fn the_first_member_from_a_number_on() {
+    fn finds_members_from_a_number_on() {
         let set = AtomicCpuSet::new();
         for member in [3, 64, 511].map(cpu) {
             set.insert(member, Ordering::Relaxed);
         }
-        let first_from = |index| set.first_from(index, Ordering::Relaxed).map(CpuId::index);
+        let first_from = |index| set.find_from(index, Ordering::Relaxed, |_| true).map(CpuId::index);
         for (index, first) in [(0, 3), (3, 3), (4, 64), (64, 64), (65, 511), (511, 511)] {
             assert_eq!(first_from(index), Some(first));
         }
+        let odd = set.find_from(4, Ordering::Relaxed, |cpu| cpu.index() % 2 == 1);
+        assert_eq!(odd.map(CpuId::index), Some(511));
         assert!(set.has_others(cpu(64), Ordering::Relaxed));
         set.remove(cpu(511), Ordering::Relaxed);
         set.remove(cpu(3), Ordering::Relaxed);

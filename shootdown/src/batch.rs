@@ -49,6 +49,7 @@ impl Batch {
     #[inline]
     fn add_range(&mut self, range: PageRange) -> bool {
         if let Some(last) = self.ranges.last_mut()
+            && last.touches(range)
             && let Some(merged) = last.merge(range)
         {
             *last = merged;

@@ -55,6 +55,15 @@ pub(crate) struct CpuState {
     pub(crate) counters: CachePadded<Counters>,
 }
 
+/// The least mode in which a CPU is lazy in domains of `kind`.
+#[inline]
+const fn least_lazy(kind: Kind) -> u8 {
+    match kind {
+        Kind::Space => Lazy::Space as u8,
+        Kind::Kernel => Lazy::Idle as u8,
+    }
+}
+
 impl CpuState {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> CpuState {
@@ -97,11 +106,7 @@ impl CpuState {
     /// domain happened before.
     #[inline]
     pub(crate) fn is_lazy(&self, kind: Kind) -> bool {
-        let lazy = self.mailbox.lazy.load(Ordering::Acquire);
-        match kind {
-            Kind::Space => lazy >= Lazy::Space as u8,
-            Kind::Kernel => lazy >= Lazy::Idle as u8,
-        }
+        self.mailbox.lazy.load(Ordering::Acquire) >= least_lazy(kind)
     }
 
     /// Owner only: from here on the CPU is lazy.

@@ -71,27 +71,29 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Interrupts each other member that is not lazy and has no interrupt on its way.
+    // Apart, so that a CPU that is alone saves no registers for it.
+    #[inline(never)]
     fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables) {
         let mut send = CpuSet::EMPTY;
         let (mut sent, mut pending, mut lazy) = (0, 0, 0);
         // Acquire as in `announce`.
-        for cpu in domain.members.load(Ordering::Acquire).iter() {
-            if cpu == pin.cpu() {
-                // It flushes below; or it was interrupted in the middle of a switch, whose end
-                // looks at the generation.
-                continue;
+        domain.members.find_from(0, Ordering::Acquire, |cpu| {
+            // The issuer flushes below; or it was interrupted in the middle of a switch, whose
+            // end looks at the generation.
+            if cpu != pin.cpu() {
+                let state = self.state(cpu);
+                if tables == Tables::Kept && state.is_lazy(domain.kind) {
+                    lazy += 1;
+                } else if state.mailbox.pending.swap(true, Ordering::AcqRel) {
+                    // The interrupt on its way finds our generation: see `Mailbox::pending`.
+                    pending += 1;
+                } else {
+                    send.insert(cpu);
+                    sent += 1;
+                }
             }
-            let state = self.state(cpu);
-            if tables == Tables::Kept && state.is_lazy(domain.kind) {
-                lazy += 1;
-            } else if state.mailbox.pending.swap(true, Ordering::AcqRel) {
-                // The interrupt on its way finds our generation: see `Mailbox::pending`.
-                pending += 1;
-            } else {
-                send.insert(cpu);
-                sent += 1;
-            }
-        }
+            false
+        });
         let counters = &self.state(pin.cpu()).counters;
         counters.elided_pending.add(pending);
         counters.elided_lazy.add(lazy);

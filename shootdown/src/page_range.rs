@@ -144,6 +144,14 @@ impl PageRange {
         (0..self.pages).map(move |page| VirtAddr::new_truncate(first + page * self.size.bytes()))
     }
 
+    /// Do they overlap, or is nothing between them?
+    #[inline]
+    pub(crate) const fn touches(self, other: PageRange) -> bool {
+        let (start, others) = (self.start.as_u64(), other.start.as_u64());
+        // Each start is at most one end past the other's.
+        others.wrapping_sub(start) <= self.bytes() || start.wrapping_sub(others) <= other.bytes()
+    }
+
     /// Both ranges as one, where they are of one size and overlap or touch.
     #[must_use]
     #[inline]

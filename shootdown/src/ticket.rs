@@ -67,19 +67,15 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// The first CPU that isn't done.
     #[inline]
     pub(crate) fn outstanding(&mut self) -> Option<CpuId> {
-        while self.done_below < MAX_CPUS {
-            // Acquire as in `is_done_by`, whose other half follows.
-            let Some(cpu) = self.domain.members.first_from(self.done_below, Ordering::Acquire) else {
-                self.done_below = MAX_CPUS;
-                break;
-            };
-            self.done_below = cpu.index();
-            if !self.queue.state(cpu).satisfies(self.domain.kind, self.request) {
-                return Some(cpu);
-            }
-            self.done_below += 1;
+        if self.done_below >= MAX_CPUS {
+            return None;
         }
-        None
+        // Acquire as in `is_done_by`, whose other half is the closure.
+        let late = self.domain.members.find_from(self.done_below, Ordering::Acquire, |cpu| {
+            !self.queue.state(cpu).satisfies(self.domain.kind, self.request)
+        });
+        self.done_below = late.map_or(MAX_CPUS, CpuId::index);
+        late
     }
 
     /// Waits until all CPUs are done, serving this CPU's own requests meanwhile: two CPUs that
@@ -98,6 +94,13 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// The same as [`Ticket::wait`], for a ticket that is part of something else.
     #[inline]
     pub fn block(&mut self, pin: &CpuPin) {
+        if self.done_below != NOBODY {
+            self.block_for_others(pin);
+        }
+    }
+
+    #[inline(never)]
+    fn block_for_others(&mut self, pin: &CpuPin) {
         if self.outstanding().is_some() {
             self.spin(pin);
         }
