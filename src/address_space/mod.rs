@@ -199,10 +199,9 @@ impl<P: Machine> AddressSpace<P> {
     // Where it is not inlined, its result of 180 bytes is copied.
     #[inline(always)]
     pub fn unmap(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
-        let mut unmapping = Unmapping::new(self.core);
-        self.core.clear(pin, range, unmapping.changed())?;
-        unmapping.announce(pin);
-        Ok(unmapping)
+        let mut changed = Changed::NOTHING;
+        self.core.clear(pin, range, &mut changed)?;
+        Ok(Unmapping::announce(self.core, pin, changed))
     }
 
     /// Gives what is mapped in `range` another protection. A large page at an end is split.
@@ -218,10 +217,9 @@ impl<P: Machine> AddressSpace<P> {
         range: PageRange,
         protection: Protection,
     ) -> Result<Unmapping<'_, P>, ProtectError> {
-        let mut unmapping = Unmapping::new(self.core);
-        self.core.reprotect(pin, range, protection, unmapping.changed())?;
-        unmapping.announce(pin);
-        Ok(unmapping)
+        let mut changed = Changed::NOTHING;
+        self.core.reprotect(pin, range, protection, &mut changed)?;
+        Ok(Unmapping::announce(self.core, pin, changed))
     }
 
     /// Moves what is mapped in `from` to `to`, where nothing is mapped: the same frames with the

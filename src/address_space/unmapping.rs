@@ -43,7 +43,9 @@ pub struct Unmapping<'s, P: Machine> {
 /// What has to be freed, wherever the ticket goes, and the ticket in one of its forms.
 struct Parts<'s, P: Machine, W: Pending> {
     core: &'s SpaceCore<P>,
-    changed: Changed,
+    retired: Retired,
+    /// 4 KiB pages that the change affected.
+    pages: u64,
     /// `None`: nothing was stale anywhere, or it is complete.
     wait: Option<W>,
 }
@@ -75,16 +77,16 @@ impl<P: Machine, W: Pending> Parts<'_, P, W> {
     unsafe fn free(&mut self, pin: &CpuPin) {
         self.wait = None;
         let service = self.core.service;
-        if !self.changed.retired.is_empty() {
+        if !self.retired.is_empty() {
             // SAFETY: the caller's promise.
-            unsafe { self.changed.retired.free(service.frames(), service.walks(), pin) };
+            unsafe { self.retired.free(service.frames(), service.walks(), pin) };
         }
     }
 
     /// Leaves what is retired to the service task.
     #[cold]
     fn park(&mut self) {
-        let retired = core::mem::replace(&mut self.changed.retired, Retired::NOTHING);
+        let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
         let service = self.core.service;
         // No other context of this CPU gets in while a lock is held.
         let pin = service.platform().pin();
@@ -96,48 +98,36 @@ impl<P: Machine, W: Pending> Parts<'_, P, W> {
 impl<P: Machine, W: Pending> Drop for Parts<'_, P, W> {
     #[inline]
     fn drop(&mut self) {
-        if !self.changed.retired.is_empty() {
+        if !self.retired.is_empty() {
             self.park();
         }
     }
 }
 
 impl<'s, P: Machine> Unmapping<'s, P> {
-    /// Of a change that is yet to be made.
-    #[inline]
-    pub(super) const fn new(core: &'s SpaceCore<P>) -> Unmapping<'s, P> {
-        Unmapping { parts: Parts { core, changed: Changed::NOTHING, wait: None } }
-    }
-
     /// Of a change that was made, and of which `ticket` tells.
     #[inline]
-    pub(super) const fn of(
+    pub(super) fn of(
         core: &'s SpaceCore<P>,
         ticket: Option<Ticket<'s, P>>,
         changed: Changed,
     ) -> Unmapping<'s, P> {
-        Unmapping { parts: Parts { core, changed, wait: ticket } }
+        let Changed { retired, pages, .. } = changed;
+        Unmapping { parts: Parts { core, retired, pages, wait: ticket } }
     }
 
-    /// What the change made stale and unlinked; filled in before [`Unmapping::announce`].
+    /// Tells TLBs of `changed`: this CPU's at once, the others' by interrupts.
     #[inline]
-    pub(super) const fn changed(&mut self) -> &mut Changed {
-        &mut self.parts.changed
-    }
-
-    /// Tells TLBs of the change: this CPU's at once, the others' by interrupts.
-    #[inline]
-    pub(super) fn announce(&mut self, pin: &CpuPin) {
-        let core = self.parts.core;
-        if let Some(invalidation) = invalidation_of(&self.parts.changed) {
-            self.parts.wait = Some(core.service.shootdown().invalidate(pin, core.domain(), invalidation));
-        }
+    pub(super) fn announce(core: &'s SpaceCore<P>, pin: &CpuPin, changed: Changed) -> Unmapping<'s, P> {
+        let ticket = invalidation_of(&changed)
+            .map(|invalidation| core.service.shootdown().invalidate(pin, core.domain(), invalidation));
+        Unmapping::of(core, ticket, changed)
     }
 
     /// How many 4 KiB pages the change affected.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        self.parts.changed.pages
+        self.parts.pages
     }
 
     /// Has every CPU dropped the old translations?
@@ -167,9 +157,9 @@ impl<'s, P: Machine> Unmapping<'s, P> {
 impl<P: Machine> fmt::Debug for Unmapping<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unmapping")
-            .field("pages", &self.parts.changed.pages)
+            .field("pages", &self.parts.pages)
             .field("ticket", &self.parts.wait)
-            .field("retired", &self.parts.changed.retired.frame_count())
+            .field("retired", &self.parts.retired.frame_count())
             .finish()
     }
 }
@@ -180,8 +170,9 @@ impl<'s, P: Machine> IntoFuture for Unmapping<'s, P> {
 
     fn into_future(mut self) -> Unmapped<'s, P> {
         let wait = self.parts.wait.take().map(IntoFuture::into_future);
-        let changed = core::mem::replace(&mut self.parts.changed, Changed::NOTHING);
-        Unmapped { parts: Parts { core: self.parts.core, changed, wait } }
+        let retired = core::mem::replace(&mut self.parts.retired, Retired::NOTHING);
+        let Parts { core, pages, .. } = self.parts;
+        Unmapped { parts: Parts { core, retired, pages, wait } }
     }
 }
 
