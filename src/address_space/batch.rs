@@ -35,6 +35,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// # Errors
     ///
     /// [`UnmapError`]; the batch is as before.
+    #[inline]
     pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
         self.core.clear(self.pin, range, &mut self.changed)?;
         self.note();
@@ -46,6 +47,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// # Errors
     ///
     /// [`ProtectError`]; the batch is as before.
+    #[inline]
     pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
         self.core.reprotect(self.pin, range, protection, &mut self.changed)?;
         self.note();

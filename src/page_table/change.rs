@@ -222,8 +222,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
     #[inline(always)]
     fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
         let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
-        let mut page = pages.first;
-        for entry in entries {
+        for (page, entry) in (pages.first..).zip(entries) {
             let part = Pages { first: page, last: page };
             if entry.load() != RawEntry::EMPTY {
                 match self.change {
@@ -232,7 +231,6 @@ impl<M: TableMemory> Changer<'_, '_, M> {
                     Change::Protect(protection) => self.protect::<F>(entry, Level::PAGE, part, protection),
                 }
             }
-            page += 1;
         }
     }
 

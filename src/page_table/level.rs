@@ -27,6 +27,7 @@ impl Level {
     pub const FIFTH: Level = Level(5);
 
     /// The number, 1 to 5.
+    #[inline]
     #[must_use]
     pub const fn get(self) -> u8 {
         self.0
