@@ -10,6 +10,8 @@ use crate::workspace;
 /// The bare-metal target that the kernel is built for.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 const PACKAGE: &str = "topomem-kernel";
+/// The whole kernel as one program: small functions of one package are inlined into another.
+const PROFILE: &str = "measure";
 /// Frame pointers for backtraces; static and in the upper 2 GiB, where it is linked.
 const RUSTFLAGS: &str = "-Cforce-frame-pointers=yes -Crelocation-model=static -Ccode-model=kernel";
 
@@ -38,8 +40,8 @@ impl Kernel {
     /// Builds the kernel, in a folder of its own: other flags would rebuild the host's packages each time.
     pub(crate) fn build(variant: Variant) -> Result<Self, Error> {
         let folder = folder();
-        shell::run(command("build", variant).arg("--release"))?;
-        let built = folder.join(TARGET).join("release").join(PACKAGE);
+        shell::run(command("build", variant).args(["--profile", PROFILE]))?;
+        let built = folder.join(TARGET).join(PROFILE).join(PACKAGE);
         // The next build of the other variant replaces cargo's file, so each has a copy.
         let elf = match variant {
             Variant::Plain => folder.join(PACKAGE),
