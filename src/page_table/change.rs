@@ -56,13 +56,88 @@ impl Changed {
     }
 }
 
-/// What is done to the leaves of a range.
-#[derive(Debug, Clone, Copy)]
-enum Change {
-    /// Nothing, but for cutting the leaves at the range's ends.
-    Cut,
-    Clear,
-    Protect(Protection),
+/// What is done to the leaves of a range. Types, not values: each has its own code.
+trait Edit: Copy {
+    /// Are tables that it has emptied unlinked?
+    const EMPTIES: bool;
+
+    /// Changes the leaf in `entry`, all of whose pages are `part`, and notes that in `changed`.
+    fn edit<F: Format, M: TableMemory>(
+        self,
+        memory: &M,
+        changed: &mut Changed,
+        entry: &TableEntry,
+        level: Level,
+        part: Pages,
+    );
+}
+
+/// Nothing, but for cutting the leaves at the range's ends.
+#[derive(Clone, Copy)]
+struct Cut;
+
+impl Edit for Cut {
+    const EMPTIES: bool = false;
+
+    fn edit<F: Format, M: TableMemory>(self, _: &M, _: &mut Changed, _: &TableEntry, _: Level, _: Pages) {}
+}
+
+/// They go.
+#[derive(Clone, Copy)]
+struct Clear;
+
+impl Edit for Clear {
+    const EMPTIES: bool = true;
+
+    #[inline]
+    fn edit<F: Format, M: TableMemory>(
+        self,
+        memory: &M,
+        changed: &mut Changed,
+        entry: &TableEntry,
+        level: Level,
+        part: Pages,
+    ) {
+        let old = entry.swap(RawEntry::EMPTY);
+        if let Entry::Leaf(leaf) = F::decode(old, level) {
+            changed.pages += part.count();
+            changed.note(part, level);
+            changed.retire(memory, &leaf, level);
+        }
+    }
+}
+
+/// They get the protection.
+#[derive(Clone, Copy)]
+struct Protect(Protection);
+
+impl Edit for Protect {
+    const EMPTIES: bool = false;
+
+    #[inline]
+    fn edit<F: Format, M: TableMemory>(
+        self,
+        _: &M,
+        changed: &mut Changed,
+        entry: &TableEntry,
+        level: Level,
+        part: Pages,
+    ) {
+        let mut raw = entry.load();
+        loop {
+            let new = F::reprotect(raw, level, self.0);
+            if new == raw {
+                return;
+            }
+            // The hardware may set accessed and dirty bits in between.
+            match entry.compare_exchange(raw, new) {
+                Ok(()) => break,
+                Err(now) => raw = now,
+            }
+        }
+        changed.pages += part.count();
+        changed.note(part, level);
+    }
 }
 
 /// How many tables it takes to cut a leaf of `level` at the ends of `part`.
@@ -112,7 +187,7 @@ impl<F: Format> PageTable<F> {
         pages: Pages,
         changed: &mut Changed,
     ) -> Result<(), M::Error> {
-        self.change(memory, reserve, pages, Change::Clear, changed)
+        self.change(memory, reserve, pages, Clear, changed)
     }
 
     /// Gives what is mapped in `pages` another protection, and adds to `changed` what that was;
@@ -125,20 +200,22 @@ impl<F: Format> PageTable<F> {
         protection: Protection,
         changed: &mut Changed,
     ) -> Result<(), M::Error> {
-        self.change(memory, reserve, pages, Change::Protect(protection), changed)
+        self.change(memory, reserve, pages, Protect(protection), changed)
     }
 
-    fn change<M: TableMemory>(
+    // Apart from its callers, whose results it would keep from being built in place.
+    #[inline(never)]
+    fn change<M: TableMemory, E: Edit>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
-        change: Change,
+        edit: E,
         changed: &mut Changed,
     ) -> Result<(), M::Error> {
         loop {
             let cursor = Cursor::<F, M>::lock(self, memory, pages);
-            let mut changer = Changer { memory, reserve, change, roots: self.root_entries, changed };
+            let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
             // The usual case: nothing to cut, nothing to unlink.
             if cursor.level == Level::PAGE {
                 changer.apply_to_leaves::<F>(cursor.table(), pages);
@@ -164,21 +241,21 @@ pub(super) fn cut<F: Format, M: TableMemory>(
     level: Level,
     pages: Pages,
 ) {
-    let (change, roots) = (Change::Cut, RootEntries::Shared);
+    let (edit, roots) = (Cut, RootEntries::Shared);
     let mut changed = Changed::NOTHING;
     let changed = &mut changed;
-    Changer { memory, reserve, change, roots, changed }.apply::<F>(table, level, pages);
+    Changer { memory, reserve, edit, roots, changed }.apply::<F>(table, level, pages);
 }
 
-struct Changer<'a, 'r, M: TableMemory> {
+struct Changer<'a, 'r, M: TableMemory, E> {
     memory: &'a M,
     reserve: &'a mut Reserve<'r, M>,
-    change: Change,
+    edit: E,
     roots: RootEntries,
     changed: &'a mut Changed,
 }
 
-impl<M: TableMemory> Changer<'_, '_, M> {
+impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
     fn apply<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) {
         if level == Level::PAGE {
             return self.apply_to_leaves::<F>(table, pages);
@@ -210,7 +287,7 @@ impl<M: TableMemory> Changer<'_, '_, M> {
     /// Unlinks the table `next` below `level` where the clearing of `part` has emptied it.
     fn unlink_empty<F: Format>(&mut self, table: &Table, next: PhysFrame, level: Level, part: Pages) {
         let kept = level == F::ROOT && self.roots == RootEntries::Shared;
-        let emptied = part.fill_entries(level) && matches!(self.change, Change::Clear);
+        let emptied = part.fill_entries(level) && E::EMPTIES;
         if let (Some(below), true) = (level.below(), emptied && !kept) {
             table.swap(level.index(part.first), RawEntry::EMPTY);
             self.changed.note(part, Level::PAGE);
@@ -223,52 +300,15 @@ impl<M: TableMemory> Changer<'_, '_, M> {
     fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
         let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
         for (page, entry) in (pages.first..).zip(entries) {
-            let part = Pages { first: page, last: page };
             if entry.load() != RawEntry::EMPTY {
-                match self.change {
-                    Change::Cut => return,
-                    Change::Clear => self.clear::<F>(entry, Level::PAGE, part),
-                    Change::Protect(protection) => self.protect::<F>(entry, Level::PAGE, part, protection),
-                }
+                self.leaf::<F>(entry, Level::PAGE, Pages { first: page, last: page });
             }
         }
     }
 
-    /// Changes the leaf in `entry`, all of whose pages are `part`.
+    #[inline]
     fn leaf<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) {
-        match self.change {
-            Change::Cut => {}
-            Change::Clear => self.clear::<F>(entry, level, part),
-            Change::Protect(protection) => self.protect::<F>(entry, level, part, protection),
-        }
-    }
-
-    #[inline]
-    fn clear<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) {
-        let old = entry.swap(RawEntry::EMPTY);
-        if let Entry::Leaf(leaf) = F::decode(old, level) {
-            self.changed.pages += part.count();
-            self.changed.note(part, level);
-            self.changed.retire(self.memory, &leaf, level);
-        }
-    }
-
-    #[inline]
-    fn protect<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages, protection: Protection) {
-        let mut raw = entry.load();
-        loop {
-            let new = F::reprotect(raw, level, protection);
-            if new == raw {
-                return;
-            }
-            // The hardware may set accessed and dirty bits in between.
-            match entry.compare_exchange(raw, new) {
-                Ok(()) => break,
-                Err(now) => raw = now,
-            }
-        }
-        self.changed.pages += part.count();
-        self.changed.note(part, level);
+        self.edit.edit::<F, M>(self.memory, self.changed, entry, level, part);
     }
 
     /// Puts a table of smaller leaves in the place of the leaf at `index`; the translations

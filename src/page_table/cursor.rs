@@ -79,7 +79,8 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
 
     /// Locks the subtree that serves `pages`, but no table below one of a level that `stay`
     /// accepts; `on_empty` may create what is missing on the way.
-    #[inline]
+    // Else its result is copied, and each level is less of a loop of known length.
+    #[inline(always)]
     pub(super) fn descend<E>(
         page_table: &'a PageTable<F>,
         memory: &'a M,
