@@ -203,8 +203,6 @@ impl<F: Format> PageTable<F> {
         self.change(memory, reserve, pages, Protect(protection), changed)
     }
 
-    // Apart from its callers, whose results it would keep from being built in place.
-    #[inline(never)]
     fn change<M: TableMemory, E: Edit>(
         &self,
         memory: &M,
