@@ -119,6 +119,8 @@ pub(crate) enum BenchCommand {
     Frames(BenchFramesArgs),
     /// What CPUs cost each other: locks, failed compare-and-swaps, cache lines
     Contention(BenchContentionArgs),
+    /// What changes of mappings cost in the reference kernel under QEMU
+    Shootdown(BenchShootdownArgs),
 }
 
 #[derive(Debug, Args)]
@@ -136,6 +138,19 @@ pub(crate) struct BenchContentionArgs {
     /// Draw the plot to FILE; benches/contention.svg when none is given
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+    /// Write all results to FILE, machine-readable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchShootdownArgs {
+    /// Count instructions exactly, instead of timing
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Machines of one and two CPUs only
+    #[arg(long)]
+    pub(crate) quick: bool,
     /// Write all results to FILE, machine-readable
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

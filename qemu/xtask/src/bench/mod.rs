@@ -8,6 +8,7 @@ mod instructions;
 mod limits;
 pub(crate) mod linux;
 mod program;
+mod shootdown;
 
 use std::path::Path;
 
@@ -26,6 +27,7 @@ pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {
     match command {
         BenchCommand::Frames(arguments) => frames::frames(arguments),
         BenchCommand::Contention(arguments) => contention::contention(arguments),
+        BenchCommand::Shootdown(arguments) => shootdown::shootdown(arguments),
     }
 }
 

@@ -17,4 +17,5 @@ pub(crate) use file::{TopologyFileError, folder, load};
 pub(crate) use firmware::ranges as physical_ranges;
 pub(crate) use options::MachineOptions;
 pub(crate) use qemu_args::machine_arguments;
+pub(crate) use size::Size;
 pub(crate) use spec::TopologySpec;
