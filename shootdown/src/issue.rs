@@ -57,9 +57,7 @@ impl<T: Tlb> Shootdown<T> {
         let flush_own = self.catches_up_with(pin, domain);
         let mid_switch = !flush_own && domain.members.contains(pin.cpu(), Ordering::Acquire);
         let done = !mid_switch && !domain.members.has_others(pin.cpu(), Ordering::Acquire);
-        if !done {
-            self.interrupt(pin, domain, tables);
-        }
+        let done = done || (self.interrupt(pin, domain, tables) == Targets::None && !mid_switch);
         own.counters.requests.add(1);
         // Our own flush overlaps with the interrupts' travel.
         if flush_own {
@@ -70,10 +68,11 @@ impl<T: Tlb> Shootdown<T> {
         Ticket::new(self, domain, Request { generation, tables }, done_below, issued)
     }
 
-    /// Interrupts each other member that is not lazy and has no interrupt on its way.
+    /// Interrupts each other member that is not lazy and has no interrupt on its way. Says whether
+    /// there is anybody to wait for.
     // Apart, so that a CPU that is alone saves no registers for it.
     #[inline(never)]
-    fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables) {
+    fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables) -> Targets {
         let mut send = CpuSet::EMPTY;
         let (mut sent, mut pending, mut lazy) = (0, 0, 0);
         // Acquire as in `announce`.
@@ -102,7 +101,15 @@ impl<T: Tlb> Shootdown<T> {
             counters.ipi_sends.add(1);
             self.tlb.send_ipi(&send);
         }
+        if sent + pending > 0 { Targets::Some } else { Targets::None }
     }
+}
+
+/// Are there other CPUs that have to act?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Targets {
+    None,
+    Some,
 }
 
 /// What the issuing CPU has just appended to a domain's log, one generation each.

@@ -232,9 +232,8 @@ mod caught {
 
     use super::*;
 
-    /// The ticket looks at CPU 1 once more, finds it busy, and waits for it for ever.
     #[test]
-    #[should_panic(expected = "a request was lost")]
+    #[should_panic(expected = "a stale translation after completion")]
     fn reading_the_generation_first() {
         leave_lazy(|queue| queue.inject(Some(Fault::ReadGenerationFirst)));
     }
