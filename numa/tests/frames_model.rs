@@ -273,7 +273,7 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             }
         }
         Step::Drain { cpu } => _ = frames.drain(&pin(cpu)),
-        Step::Trim { cpu } => frames.trim(&pin(cpu)),
+        Step::Trim { cpu } => (0..64).for_each(|_| frames.trim(&pin(cpu))),
         Step::Refill { cpu, budget } => {
             let filled = frames.refill_zeroed(&pin(cpu), budget);
             assert!(filled <= budget.min(POOL as usize));

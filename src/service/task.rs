@@ -25,7 +25,7 @@ const ZEROED_AT_ONCE: usize = 8;
 
 impl<P: Machine> MemoryService<P> {
     /// Does the service's work on the pinned CPU once: drains magazines where other CPUs asked
-    /// for it, calls the wakers of completed shootdowns, frees what has retired, takes apart
+    /// for it or the CPU has little use for them, calls the wakers of completed shootdowns, frees what has retired, takes apart
     /// abandoned spaces, and zeroes a few frames ahead.
     ///
     /// For service tasks and idle loops, not for interrupt handlers. Costs a few loads where
@@ -34,6 +34,7 @@ impl<P: Machine> MemoryService<P> {
     /// [`Frames::refill_zeroed`](topomem_numa::frames::Frames::refill_zeroed) until it returns 0.
     pub fn tend(&self, pin: &CpuPin) -> Tended {
         self.frames.service(pin);
+        self.frames.trim(pin);
         self.shootdown.wake_completed(pin);
         let collected = self.collect(pin);
         self.reap(pin);

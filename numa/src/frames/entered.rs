@@ -16,6 +16,9 @@ use super::marks::{give_frame, take_frame_back};
 /// After this many refills and evictions the size is looked at.
 const WINDOW: u32 = 16;
 
+/// Every so many calls of [`Entered::trim`] look.
+const TRIM_EVERY: u32 = 64;
+
 /// The right to use a magazine: this CPU's only one.
 #[derive(Debug)]
 pub(crate) struct Entered {
@@ -203,9 +206,14 @@ impl Entered {
         }
     }
 
-    /// Halves the room when little was taken since the last call; words that lose their place go
-    /// to `home`.
+    /// Every 64th call, halves the room when little was taken since the last one that looked;
+    /// words that lose their place go to `home`.
     pub(crate) fn trim(&self, mut home: impl FnMut(Word)) {
+        let round = self.round.load(Ordering::Relaxed).wrapping_add(1) % TRIM_EVERY;
+        self.round.store(round, Ordering::Relaxed);
+        if round != 0 {
+            return;
+        }
         let (taken, size) = (self.taken.get(), self.size.load(Ordering::Relaxed));
         let since = taken.wrapping_sub(self.taken_at_trim.get());
         self.taken_at_trim.set(taken);

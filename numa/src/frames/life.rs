@@ -47,9 +47,9 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Halves the pinned CPU's magazine where it took few frames from it since the last call, and
-    /// sends home what has no room then. For a service task, every second or so: magazines grow
-    /// by themselves.
+    /// Every 64th call, halves the pinned CPU's magazine where it took few frames from it since the
+    /// last one that looked, and sends home what has no room then. For each round of a service task
+    /// or idle loop: magazines grow by themselves.
     pub fn trim(&self, pin: &CpuPin) {
         if let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu()))
             && let Some(entered) = magazine.enter()

@@ -123,6 +123,8 @@ pub(crate) struct Magazine {
     pub(super) arriving: Count,
     /// Refills and evictions since the size was last looked at.
     pub(super) window: [AtomicU32; 2],
+    /// Calls of `trim` since one looked.
+    pub(super) round: AtomicU32,
     /// `taken` when the size was last looked at for shrinking.
     pub(super) taken_at_trim: Count,
 }
@@ -173,6 +175,7 @@ macro_rules! shut {
             late_doubles: Count::new(),
             arriving: Count::new(),
             window: each!(AtomicU32::new(0); 2),
+            round: AtomicU32::new(0),
             taken_at_trim: Count::new(),
         }
     };
