@@ -5,14 +5,15 @@
 
 mod frames_support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use proptest::prelude::*;
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy, ZeroedFrames,
+    AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy, RetireError, Retired,
+    ZeroedFrames,
 };
 use topomem_percpu::{Order, Platform};
 use x86_64::structures::paging::PhysFrame;
@@ -28,6 +29,8 @@ enum Step {
         order: u8,
         node: Option<usize>,
         zeroed: bool,
+        /// The number of a frame.
+        below: Option<u64>,
     },
     Burst {
         cpu: usize,
@@ -37,6 +40,7 @@ enum Step {
         cpu: usize,
         count: u64,
         align: u8,
+        below: Option<u64>,
     },
     /// Frees one of the live runs.
     Free {
@@ -66,17 +70,25 @@ enum Step {
     Offline {
         cpu: usize,
     },
+    Retire {
+        cpu: usize,
+        at: u64,
+    },
+    /// Every CPU answers requests to drain.
+    Service,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let cpu = || 0..CPUS;
+    let below = || proptest::option::weighted(0.3, START..27 * 256);
     prop_oneof![
-        4 => (cpu(), 0_u8..11, proptest::option::of(0_usize..2))
-            .prop_map(|(cpu, order, node)| Step::Alloc { cpu, order, node, zeroed: false }),
-        3 => (cpu(), 0_u8..2, proptest::option::of(0_usize..2))
-            .prop_map(|(cpu, order, node)| Step::Alloc { cpu, order, node, zeroed: true }),
+        4 => (cpu(), 0_u8..11, proptest::option::of(0_usize..2), below())
+            .prop_map(|(cpu, order, node, below)| Step::Alloc { cpu, order, node, zeroed: false, below }),
+        3 => (cpu(), 0_u8..2, proptest::option::of(0_usize..2), below())
+            .prop_map(|(cpu, order, node, below)| Step::Alloc { cpu, order, node, zeroed: true, below }),
         3 => (cpu(), 1_usize..200).prop_map(|(cpu, count)| Step::Burst { cpu, count }),
-        1 => (cpu(), 1_u64..1500, 0_u8..10).prop_map(|(cpu, count, align)| Step::Run { cpu, count, align }),
+        1 => (cpu(), 1_u64..1500, 0_u8..10, below())
+            .prop_map(|(cpu, count, align, below)| Step::Run { cpu, count, align, below }),
         8 => (cpu(), any::<usize>()).prop_map(|(cpu, pick)| Step::Free { cpu, pick }),
         2 => (cpu(), 0_u64..4096, 0_u8..12).prop_map(|(cpu, at, order)| Step::BadFree { cpu, at, order }),
         1 => cpu().prop_map(|cpu| Step::Drain { cpu }),
@@ -84,6 +96,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (cpu(), 0_usize..100).prop_map(|(cpu, budget)| Step::Refill { cpu, budget }),
         1 => (0_usize..2).prop_map(|node| Step::DrainZeroed { node }),
         1 => cpu().prop_map(|cpu| Step::Offline { cpu }),
+        1 => (cpu(), 0_u64..2700).prop_map(|(cpu, at)| Step::Retire { cpu, at }),
+        1 => Just(Step::Service),
     ]
 }
 
@@ -109,6 +123,10 @@ struct Model {
     live: BTreeMap<u64, Kind>,
     managed: u64,
     finds: DoubleFrees,
+    /// Frames given to `retire`. True: every CPU has answered since, so a free retires it.
+    retiring: BTreeMap<u64, bool>,
+    /// Those that must not be seen again.
+    gone: BTreeSet<u64>,
 }
 
 impl Model {
@@ -119,11 +137,25 @@ impl Model {
         if let Some((&before, &other)) = self.live.range(..end).next_back() {
             assert!(before + other.frames() <= first, "{first:#x} overlaps {before:#x} {other:?}");
         }
+        assert_eq!(self.gone.range(first..end).next(), None, "{first:#x} {kind:?} has a retired frame");
         self.live.insert(first, kind);
     }
 
     fn allocated(&self) -> u64 {
         self.live.values().map(|kind| kind.frames()).sum()
+    }
+
+    /// Every CPU has answered, or one run was freed.
+    fn settle(&mut self) {
+        let live: Vec<u64> =
+            self.retiring.keys().copied().filter(|&number| self.touches(number, 1)).collect();
+        let answered = self.retiring.iter().filter(|&(number, answered)| *answered && !live.contains(number));
+        self.gone.extend(answered.map(|(number, _)| number));
+    }
+
+    /// Is any of these frames part of a live run, or to retire?
+    fn has_any(&self, first: u64, count: u64) -> bool {
+        self.touches(first, count) || self.retiring.range(first..first + count).next().is_some()
     }
 
     /// Is any of these frames part of a live run?
@@ -173,7 +205,7 @@ fn give_back(frames: &Frames<Host>, cpu: usize, first: u64, kind: Kind) {
 
 fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
     match step {
-        Step::Alloc { cpu, order, node, zeroed } => {
+        Step::Alloc { cpu, order, node, zeroed, below } => {
             let order = Order::new(order).unwrap();
             let mut request = FrameRequest::order(order);
             if zeroed {
@@ -182,9 +214,14 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             if let Some(node) = node.and_then(NodeId::new) {
                 request = request.policy(Policy::Bind(NodeSet::of(node)));
             }
+            if let Some(below) = below {
+                request = request.below(frame(below).start_address());
+            }
+            let fits = |end: u64| below.is_none_or(|below| end <= below);
             match frames.alloc(&pin(cpu), &request) {
                 Ok(first) => {
                     assert_eq!(number(first) % order.frames(), 0);
+                    assert!(fits(number(first) + order.frames()));
                     if let Some(node) = node {
                         assert_eq!(frames.node_of(first).unwrap().index(), node);
                     }
@@ -196,7 +233,10 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
                     // Then others hold something: once they drained, the answer is final.
                     (0..CPUS).for_each(|cpu| frames.service(&pin(cpu)));
                     match frames.alloc(&pin(cpu), &request) {
-                        Ok(first) => model.add(number(first), Kind::Aligned(order)),
+                        Ok(first) => {
+                            assert!(fits(number(first) + order.frames()));
+                            model.add(number(first), Kind::Aligned(order));
+                        }
                         Err(error) => assert!(matches!(error, AllocError::Exhausted { .. }), "{error}"),
                     }
                 }
@@ -209,9 +249,9 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
                             node.is_none_or(|node| frames.node_of(frame(number)).unwrap().index() == node)
                         };
                         let same_node = frames.node_of(frame(at)) == frames.node_of(frame(run.end - 1));
-                        let free = run.clone().all(managed) && !model.touches(at, order.frames());
+                        let free = run.clone().all(managed) && !model.has_any(at, order.frames());
                         assert!(
-                            !(free && same_node && node_fits(at)),
+                            !(free && same_node && node_fits(at) && fits(run.end)),
                             "{at:#x} order {} is free",
                             order.get()
                         );
@@ -227,10 +267,13 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
                 burst.into_iter().for_each(|first| model.add(number(first), Kind::Aligned(Order::FRAME)));
             }
         }
-        Step::Run { cpu, count, align } => {
+        Step::Run { cpu, count, align, below } => {
             let align = 1 << align;
-            if let Ok(first) = frames.alloc_run(&pin(cpu), &FrameRequest::frame(), count, align) {
+            let limit = frame(below.unwrap_or(1 << 30)).start_address();
+            let request = FrameRequest::frame().below(limit);
+            if let Ok(first) = frames.alloc_run(&pin(cpu), &request, count, align) {
                 assert_eq!(number(first) % align, 0);
+                assert!(frame(number(first) + count).start_address() <= limit);
                 model.add(number(first), Kind::Run(count));
             }
         }
@@ -238,6 +281,7 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             let Some((&first, &kind)) = model.live.iter().nth(pick % model.live.len().max(1)) else { return };
             model.live.remove(&first);
             give_back(frames, cpu, first, kind);
+            model.settle();
         }
         Step::BadFree { cpu, at, order } => {
             let (first, order) = (START - 64 + at, Order::new(order).unwrap());
@@ -272,6 +316,12 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
                 assert_eq!(frames.validate().unwrap(), before);
             }
         }
+        Step::Retire { cpu, at } => retire(frames, model, cpu, START - 64 + at),
+        Step::Service => {
+            (0..CPUS).for_each(|cpu| frames.service(&pin(cpu)));
+            model.retiring.values_mut().for_each(|answered| *answered = true);
+            model.settle();
+        }
         Step::Drain { cpu } => _ = frames.drain(&pin(cpu)),
         Step::Trim { cpu } => (0..64).for_each(|_| frames.trim(&pin(cpu))),
         Step::Refill { cpu, budget } => {
@@ -288,6 +338,30 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             frames.validate().unwrap();
             frames.cpu_online(&pin(cpu)).unwrap();
         }
+    }
+}
+
+fn retire(frames: &Frames<Host>, model: &mut Model, cpu: usize, number: u64) {
+    let given = frame(number);
+    let result = frames.retire(&pin(cpu), given);
+    if model.retiring.contains_key(&number) {
+        assert!(matches!(result, Err(RetireError::AlreadyRetired { frame, .. }) if frame == given));
+        return;
+    }
+    if !managed(number) {
+        let inside = (19 * 256..19 * 256 + 3).contains(&number);
+        let wrong = if inside { RetireError::Reserved(given) } else { RetireError::OutOfRange(given) };
+        assert_eq!(result, Err(wrong));
+        return;
+    }
+    model.retiring.insert(number, false);
+    match result.unwrap() {
+        Retired::Now => {
+            assert!(!model.touches(number, 1) && frames.is_retired(given));
+            model.gone.insert(number);
+        }
+        Retired::WhenDrained => assert!(!model.touches(number, 1) && !frames.is_retired(given)),
+        Retired::WhenFreed => assert!(model.touches(number, 1) && !frames.is_retired(given)),
     }
 }
 
@@ -313,10 +387,11 @@ proptest! {
             apply(frames, &mut model, step);
             let totals = frames.validate().unwrap();
             prop_assert_eq!(totals.allocated, model.allocated());
-            prop_assert_eq!(
-                totals.free + totals.in_magazines + totals.zeroed + totals.allocated,
-                model.managed
-            );
+            let in_caches = totals.in_magazines + totals.zeroed;
+            let all = totals.free + in_caches + totals.allocated + totals.retired;
+            prop_assert_eq!(all, model.managed);
+            prop_assert!(model.gone.iter().all(|&number| frames.is_retired(frame(number))));
+            prop_assert!((model.gone.len()..=model.retiring.len()).contains(&(totals.retired as usize)));
         }
         // Everything back: all blocks whole again.
         for (first, kind) in core::mem::take(&mut model.live) {
@@ -328,6 +403,9 @@ proptest! {
         for node in (0..2).filter_map(NodeId::new) {
             frames.drain_zeroed(node);
         }
-        prop_assert_eq!(frames.validate().unwrap().free, model.managed);
+        let totals = frames.validate().unwrap();
+        prop_assert_eq!(totals.retired, model.retiring.len() as u64);
+        prop_assert_eq!(totals.free, model.managed - totals.retired);
+        prop_assert_eq!(frames.retired().count(), model.retiring.len());
     }
 }

@@ -8,7 +8,7 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use loom::thread;
-use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, Ground, ZeroedFrames};
+use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, Ground, Retired, ZeroedFrames};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::PhysAddr;
@@ -119,8 +119,12 @@ fn disjoint(a: Option<(u64, u64)>, b: Option<(u64, u64)>) {
 }
 
 fn model(body: impl Fn() + Sync + Send + 'static) {
+    model_with(2, body);
+}
+
+fn model_with(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = Some(preemptions);
     builder.max_branches = 20_000;
     builder.check(body);
 }
@@ -341,5 +345,151 @@ fn two_take_from_the_pool_while_it_is_filled() {
         disjoint(one, two);
         assert!(one.is_some() && two.is_some());
         frames.validate().unwrap();
+    });
+}
+
+/// After everything is back and drained: the frame is gone, and only it.
+fn gone(frames: &Frames<Host>, bad: u64) {
+    frames.service(&pin(0));
+    frames.service(&pin(1));
+    let totals = frames.validate().unwrap();
+    assert_eq!((totals.retired, totals.allocated), (1, 0));
+    assert!(frames.is_retired(PhysFrame::containing_address(PhysAddr::new(bad << 12))));
+}
+
+fn retire(frames: &Frames<Host>, cpu: usize, bad: u64) -> Retired {
+    frames.retire(&pin(cpu), PhysFrame::containing_address(PhysAddr::new(bad << 12))).unwrap()
+}
+
+#[test]
+fn retirement_against_the_free_that_makes_a_block_whole() {
+    model(|| {
+        let frames = frames(1);
+        let run = alloc(frames, 0, 6).unwrap();
+        let other = thread::spawn(move || retire(frames, 1, run.0 + 3));
+        free(frames, 0, run.0, 6);
+        other.join().unwrap();
+        gone(frames, run.0 + 3);
+        assert!(alloc(frames, 0, 9).is_none());
+    });
+}
+
+#[test]
+fn retirement_against_a_huge_page() {
+    model(|| {
+        let frames = frames(1);
+        let other = thread::spawn(move || retire(frames, 1, START / 4096 + 3));
+        let huge = alloc(frames, 0, 9);
+        let when = other.join().unwrap();
+        assert!(when != Retired::Now || huge.is_none());
+        if let Some((first, _)) = huge {
+            free(frames, 0, first, 9);
+        }
+        gone(frames, START / 4096 + 3);
+    });
+}
+
+/// CPU 1 frees a run of order `level` with the bad frame, while CPU 0 retires that and at once asks
+/// for `wanted`: it must not get the frame, nor a block around it.
+fn ask_after_retiring(level: u8, wanted: u8) {
+    // One preemption, in the free, which the yield lets begin: with more, there are too many ways.
+    model_with(1, move || {
+        let frames = frames(1);
+        let run = alloc(frames, 1, level).unwrap();
+        frames.cpu_online(&pin(0)).unwrap();
+        let other = thread::spawn(move || free(frames, 1, run.0, level));
+        retire(frames, 0, run.0);
+        thread::yield_now();
+        let got = alloc(frames, 0, wanted);
+        disjoint(got, Some((run.0, run.0 + 1)));
+        other.join().unwrap();
+        if let Some((first, _)) = got {
+            free(frames, 0, first, wanted);
+        }
+        frames.drain(&pin(0));
+        gone(frames, run.0);
+    });
+}
+
+#[test]
+fn retired_while_freed_is_not_claimed_from_a_bitmap() {
+    ask_after_retiring(6, 6);
+}
+
+#[test]
+fn retired_while_freed_is_not_claimed_from_the_buddy() {
+    ask_after_retiring(9, 9);
+}
+
+#[test]
+fn retired_while_freed_is_not_claimed_by_breaking_a_block() {
+    ask_after_retiring(9, 6);
+}
+
+#[test]
+fn retired_while_freed_does_not_come_by_a_refill() {
+    ask_after_retiring(9, 0);
+}
+
+#[test]
+fn retirement_against_a_block_broken_up() {
+    model(|| {
+        let frames = frames(1);
+        let other = thread::spawn(move || retire(frames, 1, START / 4096 + 3));
+        let run = alloc(frames, 0, 6);
+        let when = other.join().unwrap();
+        let run = run.unwrap();
+        assert!(when != Retired::Now || run.0 > START / 4096 + 3);
+        free(frames, 0, run.0, 6);
+        gone(frames, START / 4096 + 3);
+    });
+}
+
+#[test]
+fn retirement_against_a_refill() {
+    model(|| {
+        let frames = frames(1);
+        frames.cpu_online(&pin(0)).unwrap();
+        let kept = alloc(frames, 0, 0).unwrap();
+        frames.drain(&pin(0));
+        let bad = kept.0 + 1;
+        let other = thread::spawn(move || retire(frames, 1, bad));
+        let got = alloc(frames, 0, 0).unwrap();
+        other.join().unwrap();
+        free(frames, 0, got.0, 0);
+        free(frames, 0, kept.0, 0);
+        gone(frames, bad);
+    });
+}
+
+#[test]
+fn a_magazine_that_answers_does_not_take_the_frame_back() {
+    model(|| {
+        let frames = frames(1);
+        frames.cpu_online(&pin(0)).unwrap();
+        let bad = alloc(frames, 0, 0).unwrap().0;
+        let other = thread::spawn(move || retire(frames, 1, bad));
+        frames.service(&pin(0));
+        free(frames, 0, bad, 0);
+        other.join().unwrap();
+        gone(frames, bad);
+        assert!(alloc(frames, 0, 0).is_some_and(|(first, _)| first != bad));
+    });
+}
+
+#[test]
+fn retirement_against_a_pool_being_filled() {
+    model_with(1, || {
+        let frames = almost_full(3);
+        // Who is filled or asked next gets the same one.
+        assert_eq!(frames.refill_zeroed(&pin(1), 1), 1);
+        let bad = alloc_zeroed(frames, 0).unwrap().0;
+        free(frames, 0, bad, 0);
+        let filler = thread::spawn(move || frames.refill_zeroed(&pin(1), 1));
+        retire(frames, 0, bad);
+        disjoint(alloc_zeroed(frames, 0), Some((bad, bad + 1)));
+        filler.join().unwrap();
+        frames.drain_zeroed(NodeId::ZERO);
+        assert_eq!(frames.validate().unwrap().retired, 1);
     });
 }

@@ -47,7 +47,12 @@ impl Shape {
         }
     }
 
-    fn take(self, region: &Region) -> Result<u64, Miss> {
+    /// A run of `region` below the frame `limit`: its first frame.
+    fn take(self, region: &Region, limit: u64) -> Result<u64, Miss> {
+        if limit < region.span.end {
+            let fits = region.span.start + self.frames() <= limit;
+            return if fits { region.alloc_below(self, limit) } else { Err(Miss::Nothing) };
+        }
         match self {
             Shape::Aligned(order) => region.alloc(order),
             Shape::Short { count, align } => region.alloc_short_run(count as usize, align as usize),
@@ -159,7 +164,9 @@ impl<P: Platform> Frames<P> {
             };
             if machine.may_take(entered.node, region.zone, request, 64) {
                 entered.announce(64);
-                let claimed = self.claim_word(region, block);
+                let claimed = self
+                    .claim_word(region, block)
+                    .filter(|&(word, mask)| !self.leave_home(machine, region, block, word, mask));
                 if let Some((word, mask)) = claimed {
                     let key = region.first_frame(block) / 64 + word as u64;
                     let word_of_block = Word { key, mask };
@@ -177,6 +184,7 @@ impl<P: Platform> Frames<P> {
             // Empty, or its zone is down to the reserve: another block, or another zone.
             entered.set_block(None);
             region.disown(block);
+            self.sweep(machine, region);
         }
     }
 
@@ -205,15 +213,15 @@ impl<P: Platform> Frames<P> {
         for _ in 0..PASSES {
             for node in allowed().filter_map(|&id| machine.node(id)) {
                 let mut moves = node.zeroed.moves();
-                let mut taken = take_on(node, machine, request, shape);
+                let mut taken = self.take_on(node, machine, request, shape);
                 // What this CPU holds back itself must not send it to a farther node, or away.
                 if taken.is_err() && self.give_up_cached(machine, pin) {
-                    taken = take_on(node, machine, request, shape);
+                    taken = self.take_on(node, machine, request, shape);
                 }
                 // Nor what the node's pool of zeroed frames does.
                 if taken.is_err() && self.spill_zeroed(machine, node) > 0 {
                     moves = node.zeroed.moves();
-                    taken = take_on(node, machine, request, shape);
+                    taken = self.take_on(node, machine, request, shape);
                 }
                 match taken {
                     Ok((number, region)) => {
@@ -225,19 +233,21 @@ impl<P: Platform> Frames<P> {
                     Err(Miss::Nothing) => in_transit |= !node.zeroed.has_nothing_since(moves),
                 }
             }
-            if self.ask_others(machine, pin, plan) || in_transit {
+            if self.ask_others(machine, pin, plan, request.limit) || in_transit {
                 return Err(AllocError::WouldBlock { node: plan.start, order: request.order });
             }
         }
         Err(AllocError::Exhausted { node: plan.start, zone: request.zone, order: request.order })
     }
 
-    /// Asks other CPUs for the frames of allowed nodes that they hold; true where some do.
-    fn ask_others(&self, machine: &Machine, pin: &CpuPin, plan: Plan) -> bool {
+    /// Asks other CPUs for the frames of allowed nodes below the frame `limit` that they hold; true
+    /// where some do.
+    fn ask_others(&self, machine: &Machine, pin: &CpuPin, plan: Plan, limit: u64) -> bool {
         // The frames that a CPU took just now were announced before they left the bitmap.
         fence(Ordering::SeqCst);
-        let allowed =
-            |frame: u64| machine.region_of(frame).is_some_and(|region| plan.allowed.contains(region.node));
+        let allowed = |frame: u64| {
+            frame < limit && machine.region_of(frame).is_some_and(|region| plan.allowed.contains(region.node))
+        };
         let mut some = false;
         for other in self.rack.iter().filter(|other| other.cpu != pin.cpu()) {
             let holds = other.words().any(|word| allowed(word.first()))
@@ -250,6 +260,48 @@ impl<P: Platform> Frames<P> {
             }
         }
         some
+    }
+
+    /// A run on one node, from the highest allowed zone that has one.
+    fn take_on(
+        &self,
+        node: &Node,
+        machine: &Machine,
+        request: &FrameRequest,
+        shape: Shape,
+    ) -> Result<(u64, &'static Region), Miss> {
+        let mut missed = Miss::Nothing;
+        for zone in Zone::ALL.into_iter().rev().filter(|&zone| zone <= request.zone) {
+            let state = &node.zones[zone.index()];
+            if !machine.may_take(node.id, zone, request, shape.frames()) {
+                continue;
+            }
+            for region in state.regions.descending().filter_map(|index| machine.regions.get(index)) {
+                match self.take_from(machine, region, request, shape) {
+                    Ok(number) => return Ok((number, region)),
+                    Err(Miss::InTransit) => missed = Miss::InTransit,
+                    Err(Miss::Nothing) => {}
+                }
+            }
+        }
+        Err(missed)
+    }
+
+    /// A run from a region, without frames that have retired.
+    pub(super) fn take_from(
+        &self,
+        machine: &Machine,
+        region: &Region,
+        request: &FrameRequest,
+        shape: Shape,
+    ) -> Result<u64, Miss> {
+        loop {
+            let taken = shape.take(region, request.limit);
+            // At least one frame less to retire each time.
+            if !region.retired.any_pending() || self.stays_taken(machine, region, taken, shape.frames()) {
+                return taken;
+            }
+        }
     }
 
     pub(super) fn count(&self, machine: &Machine, pin: &CpuPin, plan: Plan, region: &Region) {
@@ -285,28 +337,4 @@ fn own_block(
         }
     }
     None
-}
-
-/// A run on one node, from the highest allowed zone that has one.
-fn take_on(
-    node: &Node,
-    machine: &Machine,
-    request: &FrameRequest,
-    shape: Shape,
-) -> Result<(u64, &'static Region), Miss> {
-    let mut missed = Miss::Nothing;
-    for zone in Zone::ALL.into_iter().rev().filter(|&zone| zone <= request.zone) {
-        let state = &node.zones[zone.index()];
-        if !machine.may_take(node.id, zone, request, shape.frames()) {
-            continue;
-        }
-        for region in state.regions.descending().filter_map(|index| machine.regions.get(index)) {
-            match shape.take(region) {
-                Ok(number) => return Ok((number, region)),
-                Err(Miss::InTransit) => missed = Miss::InTransit,
-                Err(Miss::Nothing) => {}
-            }
-        }
-    }
-    Err(missed)
 }

@@ -82,7 +82,8 @@ impl core::error::Error for AllocError {}
 /// Why frames were not taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FreeError {
-    /// A frame of the run is free already, in the bitmap or in this CPU's magazine.
+    /// A frame of the run is free already, in the bitmap or in this CPU's magazine, or has left
+    /// circulation ([`super::Frames::retire`]).
     DoubleFree(PhysFrame<Size4KiB>),
     /// The frame belongs to no allocated run: its block is whole and free, or the frame lies
     /// inside a larger run and does not begin it.

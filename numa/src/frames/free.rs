@@ -78,12 +78,14 @@ impl<P: Platform> Frames<P> {
                 && !entered.has_near(frame(number))
                 && !entered.freed_before(number / 64)
                 && pooled(machine, region, number / 64) == 0
+                && !region.retired.touch_block_of(number)
                 && region.free_frame(number)
             {
                 entered.straight.add(1);
                 if let Some(sum) = entered.account(region.zone, 1) {
                     machine.zone_of(region).add(sum);
                 }
+                self.sweep(machine, region);
                 self.waiters.wake_first();
                 return Ok(());
             }
@@ -124,12 +126,16 @@ impl<P: Platform> Frames<P> {
                 // words of one frame.
                 return match given {
                     Give::Taken => Ok(()),
+                    Give::Elsewhere if region.retired.touch_block_of(number) => {
+                        self.free_oddly(machine, &entered, region, number).map_err(refuse)
+                    }
                     Give::Elsewhere if !self.waiters.any() && entered.freed_before(number / 64) => {
                         self.gather(machine, &entered, region, number).map_err(refuse)
                     }
                     Give::Elsewhere if region.free_frame(number) => {
                         entered.straight.add(1);
                         self.account(machine, &entered, region, 1);
+                        self.sweep(machine, region);
                         self.waiters.wake_first();
                         Ok(())
                     }
@@ -142,6 +148,7 @@ impl<P: Platform> Frames<P> {
         }
         region.free_short_run(number, 1).map_err(refuse)?;
         self.account_shared(machine, region, 1);
+        self.sweep(machine, region);
         self.waiters.wake_first();
         Ok(())
     }
@@ -166,6 +173,7 @@ impl<P: Platform> Frames<P> {
         self.clear_freed(machine, region, number, order);
         region.free(number, order).map_err(|why| why.error(order))?;
         self.account_shared(machine, region, order.frames() as i64);
+        self.sweep(machine, region);
         self.waiters.wake_first();
         Ok(())
     }
@@ -217,6 +225,7 @@ impl<P: Platform> Frames<P> {
         region.free_short_run(number, 1)?;
         entered.straight.add(1);
         self.account(machine, entered, region, 1);
+        self.sweep(machine, region);
         self.waiters.wake_first();
         Ok(())
     }
@@ -226,9 +235,10 @@ impl<P: Platform> Frames<P> {
         let Some(region) = machine.region_of(word.first()) else { return };
         let block = region.block_of(word.key * 64);
         let at = word.key as usize % WORDS;
-        // Frames that are free at home or in the pool already were freed twice, there and here:
-        // the second is refused late, and changes nothing.
-        let mut bits = word.mask & !pooled(machine, region, word.key);
+        // Frames that are free at home or in the pool already, or gone, were freed twice, there and
+        // here: the second is refused late, and changes nothing.
+        let mut bits =
+            word.mask & !pooled(machine, region, word.key) & !region.retired.complete_in_word(word.key);
         for _ in 0..LATE_TRIES {
             if bits == 0 || region.free_word(block, at, bits).is_ok() {
                 break;
@@ -237,6 +247,7 @@ impl<P: Platform> Frames<P> {
         }
         self.account(machine, entered, region, i64::from(bits.count_ones()));
         entered.flushed(word, (word.mask & !bits).count_ones());
+        self.sweep(machine, region);
         self.waiters.wake_first();
     }
 
@@ -248,12 +259,14 @@ impl<P: Platform> Frames<P> {
             if let Some((region, index)) = machine.block_at(block.first) {
                 region.release_blocks(index, 1);
                 self.account(machine, entered, region, BLOCK as i64);
+                self.sweep(machine, region);
             }
         }
         entered.announce(0);
         if let Some((region, block)) = entered.block().and_then(|first| machine.block_at(first)) {
             entered.set_block(None);
             region.disown(block);
+            self.sweep(machine, region);
             self.waiters.wake_first();
         }
         if let Some(node) = machine.node(entered.node) {
@@ -336,6 +349,7 @@ impl<P: Platform> Frames<P> {
             region.free(number + offset * BLOCK, Order::HUGE).map_err(refuse)?;
         }
         self.account_shared(machine, region, count as i64);
+        self.sweep(machine, region);
         self.waiters.wake_first();
         Ok(())
     }

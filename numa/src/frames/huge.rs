@@ -40,6 +40,7 @@ impl<P: Platform> Frames<P> {
         if let Some(magazine) = self.rack.get(pin.cpu())
             && let Some(entered) = magazine.enter()
             && self.may_hold_back(machine, &entered, region)
+            && !region.retired.touch_block_of(number)
         {
             let block = region.cache_block(number).map_err(|why| why.error(Order::HUGE))?;
             entered.push_huge(block);
@@ -47,6 +48,7 @@ impl<P: Platform> Frames<P> {
         }
         region.free(number, Order::HUGE).map_err(|why| why.error(Order::HUGE))?;
         self.account_shared(machine, region, BLOCK as i64);
+        self.sweep(machine, region);
         self.waiters.wake_first();
         Ok(())
     }

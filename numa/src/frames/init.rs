@@ -14,6 +14,7 @@ use super::magazine::{Checked, Magazine};
 use super::marks::Marks;
 use super::node::{MAX_REGIONS, Node, NodeCounters, NodeZone, RegionSet};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
+use super::retired::RetiredFrames;
 use super::table::FrameInfo;
 use super::zeroed_pool::{Set, ZeroedPool};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Watermarks, Zeroing, Zone};
@@ -226,6 +227,7 @@ impl Parts {
             table: self.table,
             marks: Marks(self.marks),
             managed,
+            retired: RetiredFrames::new(),
             hot: Hot::new(),
         }
     }

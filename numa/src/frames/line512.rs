@@ -87,6 +87,14 @@ impl Line512 {
         self.words[bit / 64].fetch_or(1 << (bit % 64), Ordering::AcqRel);
     }
 
+    /// Claims one bit: true where it was set.
+    pub(crate) fn take(&self, bit: usize) -> bool {
+        let mask = 1 << (bit % 64);
+        // Acquire as in `claim_word`. Release: who changes the word from now on sees what the
+        // caller did before, also where the bit was not set.
+        self.words[bit / 64].fetch_and(!mask, Ordering::AcqRel) & mask != 0
+    }
+
     /// Clears one bit; for hints.
     pub(crate) fn clear(&self, bit: usize) {
         self.words[bit / 64].fetch_and(!(1 << (bit % 64)), Ordering::AcqRel);
@@ -96,7 +104,12 @@ impl Line512 {
     /// belong. Release pairs with the claims' Acquire.
     pub(crate) fn fill(&self, words: [u64; WORDS]) {
         for (word, value) in self.words.iter().zip(words) {
+            #[cfg(not(loom))]
             word.store(value, Ordering::Release);
+            // loom would order the store before a `take` that ran earlier and found the bit clear,
+            // and lose the bits; no machine can.
+            #[cfg(loom)]
+            word.swap(value, Ordering::Release);
         }
     }
 

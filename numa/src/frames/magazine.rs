@@ -262,7 +262,9 @@ impl Magazine {
 
     /// Forgets that it was asked to drain.
     pub(super) fn forget_request(&self) {
-        self.attention.store(false, Ordering::Relaxed);
+        // Acquire pairs with the Release in `request_drain`: what was done before any request
+        // that this answers is seen from here on.
+        self.attention.swap(false, Ordering::Acquire);
     }
 
     /// Every word that it holds frames of; a CPU that goes on using it makes this a guess.

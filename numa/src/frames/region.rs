@@ -21,6 +21,7 @@ use super::block::{Block, BlockEntry, BlockState, Ownership};
 use super::entry::Home;
 use super::line512::{BITS, Change, Line512};
 use super::marks::Marks;
+use super::retired::RetiredFrames;
 use super::table::FrameInfo;
 
 /// Frames per block.
@@ -88,6 +89,7 @@ pub(crate) struct Region {
     pub(super) marks: Marks,
     /// Managed spans of all regions, sorted.
     pub(super) managed: &'static [Span],
+    pub(super) retired: RetiredFrames,
     pub(super) hot: Hot,
 }
 

@@ -43,7 +43,7 @@ impl Region {
     }
 
     /// A claim that may touch bits and give them back.
-    fn tentative<T>(&self, claim: impl FnOnce() -> Result<T, Missed>) -> Result<T, Missed> {
+    pub(super) fn tentative<T>(&self, claim: impl FnOnce() -> Result<T, Missed>) -> Result<T, Missed> {
         let transit = self.transit();
         let claimed = claim();
         match claimed {
@@ -97,6 +97,9 @@ impl Region {
             self.find_partial(|block| {
                 let entry = self.entry(block).load();
                 if entry.state() != BlockState::Bitmap || entry.is_owned() || entry.is_edge() {
+                    return None;
+                }
+                if self.retired.touch_block_of(self.first_frame(block)) {
                     return None;
                 }
                 let free = self.line(block).count();
@@ -158,7 +161,7 @@ impl Region {
     }
 
     /// Calls `visit` with each block that the hints name, until it returns something.
-    fn find_partial<T>(&self, mut visit: impl FnMut(BlockIndex) -> Option<T>) -> Option<T> {
+    pub(super) fn find_partial<T>(&self, mut visit: impl FnMut(BlockIndex) -> Option<T>) -> Option<T> {
         let count = self.chunks.len();
         // A hint: any value will do, so Relaxed.
         let start = self.hot.partial_hint.load(Ordering::Relaxed) as usize;
@@ -230,16 +233,23 @@ impl Region {
                 return None;
             };
             let block = self.block_at(index, bit);
-            let mut words = [u64::MAX; WORDS];
-            for (word, mask) in masks(0, taken) {
-                words[word] &= !mask;
-            }
-            self.entry(block).set(BlockState::Bitmap, ownership);
-            self.line(block).fill(words);
-            chunk.partial.set(bit);
+            self.open(block, taken, ownership);
             drop(transit);
             Some(block)
         })
+    }
+
+    /// Makes a bitmap block of a whole one that was taken from the buddy; its first `taken` frames
+    /// are allocated. The caller is in transit.
+    pub(super) fn open(&self, block: BlockIndex, taken: usize, ownership: Ownership) {
+        let mut words = [u64::MAX; WORDS];
+        for (word, mask) in masks(0, taken) {
+            words[word] &= !mask;
+        }
+        self.entry(block).set(BlockState::Bitmap, ownership);
+        self.line(block).fill(words);
+        let (chunk, bit) = self.chunk_of(block);
+        chunk.partial.set(bit);
     }
 
     /// An aligned run of whole blocks: its first frame.

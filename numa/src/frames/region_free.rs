@@ -104,6 +104,9 @@ impl Region {
         if block.is_edge() && !self.manages(frame, count) {
             return Err(Refused::Reserved(frame));
         }
+        if let Some(gone) = self.retired.complete_among(frame, count) {
+            return Err(Refused::DoubleFree(gone));
+        }
         match block.state() {
             BlockState::Bitmap | BlockState::Promoting => Ok(block),
             BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),

@@ -1,6 +1,7 @@
 //! What a caller asks of the frame allocator.
 
 use topomem_percpu::{NodeId, Order};
+use x86_64::PhysAddr;
 
 use super::{Policy, Zone};
 
@@ -10,12 +11,14 @@ use super::{Policy, Zone};
 /// use topomem_numa::frames::{FrameRequest, NodeSet, Policy, Zone};
 /// use topomem_numa::NodeId;
 /// use topomem_percpu::Order;
+/// use x86_64::PhysAddr;
 ///
 /// let table = FrameRequest::frame().zeroed();
 /// let huge = FrameRequest::order(Order::HUGE).policy(Policy::Bind(NodeSet::of(NodeId::ZERO)));
 /// let isa = FrameRequest::frame().zone(Zone::Dma).emergency();
+/// let dma30 = FrameRequest::order(Order::HUGE).below(PhysAddr::new(1 << 30));
 /// assert_eq!(huge.get_order(), Order::HUGE);
-/// # let _ = (table, isa);
+/// # let _ = (table, isa, dma30);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -26,6 +29,8 @@ pub struct FrameRequest {
     pub(super) zeroed: bool,
     pub(super) emergency: bool,
     pub(super) zone: Zone,
+    /// Every frame's number is below it.
+    pub(super) limit: u64,
     /// Whose neighbourhood "local" means; the requesting CPU's where `None`.
     pub(super) node: Option<NodeId>,
     pub(super) policy: Policy,
@@ -45,6 +50,7 @@ impl FrameRequest {
             zeroed: false,
             emergency: false,
             zone: Zone::Normal,
+            limit: u64::MAX,
             node: None,
             policy: Policy::Local,
         }
@@ -69,6 +75,19 @@ impl FrameRequest {
     pub const fn zone(mut self, zone: Zone) -> FrameRequest {
         self.zone = zone;
         self.plain = self.plain && matches!(zone, Zone::Normal);
+        self
+    }
+
+    /// Wholly below the address `limit`: for a device with few address bits. Combines with every
+    /// order, zone and policy; nodes and zones are searched in the same order, less what lies
+    /// above. Neither magazines serve it nor are they passed over: what they hold below the limit
+    /// is asked for as for any other request.
+    ///
+    /// Costs a search of 512 bits per partial block where the limit is inside a stretch of memory;
+    /// a limit at a zone's end costs nothing.
+    pub const fn below(mut self, limit: PhysAddr) -> FrameRequest {
+        self.limit = limit.as_u64() >> 12;
+        self.plain = false;
         self
     }
 

@@ -39,6 +39,8 @@ pub struct ZoneStats {
     pub managed: u64,
     /// Free frames, those in magazines and in the pool of zeroed frames left out.
     pub free: u64,
+    /// Frames out of circulation ([`Frames::retire`](super::Frames::retire)).
+    pub retired: u64,
     /// Of `free`: maximal aligned free runs by order. Sums to `free` weighted by size.
     pub runs: [u64; Order::GIANT.get() as usize + 1],
 }
@@ -75,6 +77,12 @@ impl NodeStats {
         self.zones.iter().map(|zone| zone.free).sum()
     }
 
+    /// Frames out of circulation.
+    #[must_use]
+    pub fn retired(&self) -> u64 {
+        self.zones.iter().map(|zone| zone.retired).sum()
+    }
+
     /// Managed frames.
     #[must_use]
     pub fn managed(&self) -> u64 {
@@ -93,6 +101,8 @@ pub struct Totals {
     pub zeroed: u64,
     /// Handed out.
     pub allocated: u64,
+    /// Out of circulation ([`Frames::retire`](super::Frames::retire)).
+    pub retired: u64,
     /// Inside regions but not managed: reserved, or holes.
     pub reserved: u64,
 }

@@ -51,6 +51,7 @@ impl<P: Platform> Frames<P> {
         let mut stats = ZoneStats { managed: state.managed, ..ZoneStats::default() };
         for region in state.regions.iter().filter_map(|index| machine.regions.get(index)) {
             add_runs(region, &mut stats);
+            stats.retired += region.retired.complete_count();
         }
         stats
     }

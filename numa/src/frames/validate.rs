@@ -8,7 +8,7 @@ use super::block::BlockState;
 use super::entry::Word;
 use super::machine::Machine;
 use super::region::{BLOCK, BlockIndex, Region};
-use super::{Frames, Totals, Zone};
+use super::{Frames, Retirement, Totals, Zone};
 
 /// Two parts of the allocator's state that contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub enum Corruption {
     StrayBits(PhysFrame),
     /// A block is in the buddy, but its state says otherwise, or the other way round.
     BuddyMismatch(PhysFrame),
+    /// A retired frame is free, in its bitmap, the buddy or a magazine; or it was to retire and
+    /// is free at home.
+    RetiredFree(PhysFrame),
     /// A block was left in the middle of a change.
     Unsettled(PhysFrame),
     /// A run of blocks without its first block, or with one out of place.
@@ -76,13 +79,14 @@ impl<P: Platform> Frames<P> {
         let mut managed = 0;
         for region in machine.regions {
             totals.free += self.check_region(region)?;
+            totals.retired += self.check_retired(region)?;
             managed += region.managed_frames();
             totals.reserved += region.span.end - region.span.start - region.managed_frames();
         }
         totals.in_magazines = self.check_magazines(machine)?;
         totals.zeroed = self.check_pools(machine)?;
         self.check_counts(machine)?;
-        totals.allocated = managed - totals.free - totals.in_magazines - totals.zeroed;
+        totals.allocated = managed - totals.free - totals.in_magazines - totals.zeroed - totals.retired;
         Ok(totals)
     }
 
@@ -98,6 +102,20 @@ impl<P: Platform> Frames<P> {
             return Err(Corruption::BuddyMismatch(frame(region.span.start)));
         }
         Ok(free)
+    }
+
+    fn check_retired(&self, region: &Region) -> Result<u64, Corruption> {
+        for (number, state) in region.retired.iter() {
+            let home = region.is_free(number, region.entry(region.block_of(number)).load());
+            let block = number - number % BLOCK;
+            let cached = self.rack.iter().any(|magazine| {
+                magazine.holds_of(number, 1).is_some() || magazine.blocks().any(|held| held == block)
+            });
+            if home || (cached && state == Retirement::Complete) {
+                return Err(Corruption::RetiredFree(frame(number)));
+            }
+        }
+        Ok(region.retired.complete_count())
     }
 
     fn check_block(&self, region: &Region, index: BlockIndex) -> Result<u64, Corruption> {

@@ -5,7 +5,7 @@ use core::ptr;
 use topomem_percpu::{CpuPin, NodeId, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
-use super::alloc::frame;
+use super::alloc::{Shape, frame};
 use super::entry::Word;
 use super::line512::{WORDS, masks};
 use super::machine::{Machine, Plan};
@@ -44,6 +44,9 @@ impl<P: Platform> Frames<P> {
 
     /// A frame that is zero already, of the nearest allowed node that has memory.
     fn pop_zeroed(&self, machine: &Machine, pin: &CpuPin, plan: Plan, request: &FrameRequest) -> Option<u64> {
+        if request.limit != u64::MAX {
+            return None;
+        }
         let nearest = machine.node(plan.start)?.nearest().iter();
         let mut allowed = nearest.filter(|&&id| plan.allowed.contains(id)).filter_map(|&id| machine.node(id));
         let has = |node: &Node, zone: Zone| node.zones[zone.index()].managed > 0;
@@ -62,6 +65,12 @@ impl<P: Platform> Frames<P> {
                 continue;
             }
             let region = machine.region_of(number)?;
+            // No zone counts what the pool holds, so none loses the frame.
+            if region.retired.any_pending()
+                && region.retired.complete_held(number / 64, 1 << (number % 64)) != 0
+            {
+                continue;
+            }
             self.count(machine, pin, plan, region);
             machine.mark_given(number, Given::Aligned(Order::FRAME));
             return Some(number);
@@ -99,7 +108,7 @@ impl<P: Platform> Frames<P> {
             return false;
         }
         let moving = node.zeroed.moving();
-        let Some((number, region)) = spare_frame(machine, node) else { return false };
+        let Some((number, region)) = self.spare_frame(machine, node) else { return false };
         self.account_shared(machine, region, -1);
         self.zero_for_pool(frame(number));
         let pushed = node.zeroed.push(number);
@@ -112,6 +121,7 @@ impl<P: Platform> Frames<P> {
                 let freed = region.free(number, Order::FRAME);
                 debug_assert!(freed.is_ok(), "{freed:?}");
                 self.account_shared(machine, region, 1);
+                self.sweep(machine, region);
             }
         }
         drop(moving);
@@ -159,13 +169,27 @@ impl<P: Platform> Frames<P> {
     fn send_home(&self, machine: &Machine, node: &Node, word: Word) {
         let Some(region) = machine.region_of(word.first()) else { return };
         let (block, at) = (region.block_of(word.first()), word.key as usize % WORDS);
-        let mut bits = word.mask;
-        // What is free there already was freed while it lay here, and is free once now.
+        // What is free there already, or gone, was freed while it lay here, and is free once now.
+        let mut bits = word.mask & !region.retired.complete_in_word(word.key);
         while bits != 0 && region.free_word(block, at, bits).is_err() {
             bits &= !region.line(block).load(at);
         }
         self.account_shared(machine, region, bits.count_ones().into());
         node.zeroed.count_doubles((word.mask & !bits).count_ones());
+        self.sweep(machine, region);
+    }
+
+    /// A frame of a zone that magazines cache too, and that has plenty.
+    fn spare_frame<'m>(&self, machine: &'m Machine, node: &Node) -> Option<(u64, &'m Region)> {
+        let mut spare = node.zones.iter().rev().filter(|zone| {
+            let least = zone.watermarks.low.max(4 * node.zeroed.target);
+            zone.cached && zone.free() > least as i64
+        });
+        let (request, shape) = (FrameRequest::frame(), Shape::Aligned(Order::FRAME));
+        spare.find_map(|zone| {
+            let mut regions = zone.regions.descending().filter_map(|index| machine.regions.get(index));
+            regions.find_map(|region| Some((self.take_from(machine, region, &request, shape).ok()?, region)))
+        })
     }
 
     /// Refuses frames of one block that lie in their node's pool: they are free already.
@@ -195,16 +219,4 @@ pub(super) fn pooled(machine: &Machine, region: &Region, key: u64) -> u64 {
         Some(node) if node.zeroed.is_used() => node.zeroed.held(key),
         _ => 0,
     }
-}
-
-/// A frame of a zone that magazines cache too, and that has plenty.
-fn spare_frame(machine: &Machine, node: &Node) -> Option<(u64, &'static Region)> {
-    let mut spare = node.zones.iter().rev().filter(|zone| {
-        let least = zone.watermarks.low.max(4 * node.zeroed.target);
-        zone.cached && zone.free() > least as i64
-    });
-    spare.find_map(|zone| {
-        let mut regions = zone.regions.descending().filter_map(|index| machine.regions.get(index));
-        regions.find_map(|region| Some((region.alloc(Order::FRAME).ok()?, region)))
-    })
 }

@@ -21,7 +21,7 @@ impl Account {
         let mut free = [0; MAX_NODES];
         for node in run.truth.nodes() {
             let stats = service.frames().stats(node);
-            free[node.index()] = stats.map_or(0, |stats| stats.all_free());
+            free[node.index()] = stats.map_or(0, |stats| stats.all_free() + stats.retired());
         }
         let heap = service.heap().map_or(0, |heap| {
             let heap = heap.heap();

@@ -199,6 +199,7 @@ impl<R: Rig> Worker<'_, R> {
 
     /// Gives a run back to the allocator.
     pub(super) fn free_unchecked(&mut self, held: HeldFrames) {
+        let bad = self.retire_one_of(held);
         if !self.release(held.frame, held.order, held.holder) {
             return;
         }
@@ -206,7 +207,7 @@ impl<R: Rig> Worker<'_, R> {
         // holder, and nothing maps it.
         let freed = unsafe { self.run.rig.service().frames().free(&self.pin, held.frame, held.order) };
         match freed {
-            Ok(()) => {}
+            Ok(()) => bad.into_iter().for_each(|bad| self.bury(bad)),
             Err(FreeError::DoubleFree(frame)) => {
                 self.run.fail(Failure::FreeWhileHeld { frame, holder: held.holder });
             }

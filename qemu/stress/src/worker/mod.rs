@@ -1,5 +1,6 @@
 //! One CPU's part of a run.
 
+mod bad_frames;
 mod changes;
 mod frames;
 mod objects;
@@ -40,6 +41,8 @@ pub(crate) struct Worker<'r, R: Rig> {
     /// The largest order that was not refused since this CPU last made room.
     filling: Order,
     serial: u32,
+    /// How many frames it may still retire.
+    retirements: u32,
     /// Which of the run's spaces is active.
     active: usize,
 }
@@ -68,6 +71,7 @@ impl<'r, R: Rig> Worker<'r, R> {
             holding: 0,
             filling: Order::HUGE,
             serial: 0,
+            retirements: bad_frames::RETIREMENTS,
             active: KERNEL,
         })
     }

@@ -1,0 +1,111 @@
+//! Taking frames of a region below a limit inside it: for devices that reach only part of a zone.
+//!
+//! The search takes the lowest run that fits of each block or GiB: when that one ends above the
+//! limit, so do all others there.
+
+use topomem_percpu::Order;
+
+use super::alloc::Shape;
+use super::block::Ownership;
+use super::line512::{Missed, find_run};
+use super::region::{BLOCK, BlockIndex, Miss, Region};
+
+impl Region {
+    /// What `shape` says, with every frame below `limit`: the first frame.
+    ///
+    /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
+    pub(super) fn alloc_below(&self, shape: Shape, limit: u64) -> Result<u64, Miss> {
+        match shape {
+            Shape::Aligned(order) if order < Order::HUGE => {
+                self.alloc_short_below(order.frames(), order.frames(), limit)
+            }
+            Shape::Aligned(order) => self.conclusive(|| {
+                let blocks = order.frames() / BLOCK;
+                let mark = |first| self.mark_run(first, order);
+                let first = self.claim_whole_below(blocks, blocks, order.frames(), limit, mark)?;
+                Some(self.first_frame(first))
+            }),
+            Shape::Short { count, align } => self.alloc_short_below(count, align, limit),
+            Shape::Long { count, align } => {
+                let blocks = count.div_ceil(BLOCK);
+                let mark = |first: BlockIndex| {
+                    for offset in 0..blocks as usize {
+                        self.mark_run(BlockIndex(first.0 + offset), Order::HUGE);
+                    }
+                };
+                let align = align.div_ceil(BLOCK);
+                let first = self.conclusive(|| self.claim_whole_below(blocks, align, count, limit, mark))?;
+                self.trim_long_run(first, count);
+                Ok(self.first_frame(first))
+            }
+        }
+    }
+
+    fn alloc_short_below(&self, count: u64, align: u64, limit: u64) -> Result<u64, Miss> {
+        let claim_partial = |owned: Ownership| {
+            self.find_partial(|block| {
+                let entry = self.entry(block).load();
+                let wanted = entry.is_owned() == (owned == Ownership::Owned) && entry.has_bitmap();
+                wanted.then(|| self.claim_line_below(block, count, align, limit)).flatten()
+            })
+        };
+        let open = |block| self.open(block, count as usize, Ownership::Shared);
+        self.conclusive(|| {
+            claim_partial(Ownership::Shared)
+                .or_else(|| Some(self.first_frame(self.claim_whole_below(1, 1, count, limit, open)?)))
+                .or_else(|| claim_partial(Ownership::Owned))
+        })
+    }
+
+    /// A run of a partial block's line.
+    fn claim_line_below(&self, block: BlockIndex, count: u64, align: u64, limit: u64) -> Option<u64> {
+        let (line, base) = (self.line(block), self.first_frame(block));
+        loop {
+            if base + count > limit || u64::from(line.count()) < count {
+                return None;
+            }
+            let start = find_run(&line.snapshot(), count as usize, align as usize)?;
+            let first = base + start as u64;
+            if first + count > limit {
+                return None;
+            }
+            match self.tentative(|| line.claim_run(start, count as usize)) {
+                // As in `claim_partial`: bits in a block that has none belong to nobody.
+                Ok(()) => return self.entry(block).load().has_bitmap().then_some(first),
+                Err(Missed::RolledBack) => self.settle(block),
+                // Another CPU was faster; there may be a further run.
+                Err(Missed::Untouched) => {}
+            }
+        }
+    }
+
+    /// Whole blocks, the first `frames` frames of which lie below the limit. `mark` stores their
+    /// states.
+    fn claim_whole_below(
+        &self,
+        blocks: u64,
+        align: u64,
+        frames: u64,
+        limit: u64,
+        mark: impl Fn(BlockIndex),
+    ) -> Option<BlockIndex> {
+        self.chunks.iter().enumerate().find_map(|(index, chunk)| {
+            loop {
+                let start = find_run(&chunk.whole.snapshot(), blocks as usize, align as usize)?;
+                let first = self.block_at(index, start);
+                if self.first_frame(first) + frames > limit {
+                    return None;
+                }
+                let transit = self.transit();
+                match chunk.whole.claim_run(start, blocks as usize) {
+                    Ok(()) => {
+                        mark(first);
+                        return Some(first);
+                    }
+                    Err(Missed::RolledBack) => {}
+                    Err(Missed::Untouched) => transit.cancel(),
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! Taking retired frames out of a region's bitmaps and buddy.
+//!
+//! **Who sees what.** A frame is put on the list first; then its retirer enters transit and does a
+//! read-modify-write on the words of bitmap and buddy where the frame may be free. So whoever
+//! claims or sets these bits later, or ends a transit later, sees the list: claimers look whether
+//! they got a listed frame and keep it back ([`Region::withhold`]), and whoever gave frames back
+//! or moved a block takes listed ones out again ([`Region::sweep`]). What was done earlier, the
+//! retirer itself finds. Because claimers look too, it does no harm that a frame is home for a
+//! moment between a release and the sweep.
+
+use super::block::{BlockState, Ownership};
+use super::line512::{WORDS, masks};
+use super::region::{BLOCK, BlockIndex, Region};
+
+impl Region {
+    /// Takes out a pending frame that is free at home: true where it was.
+    ///
+    /// Bound: constant; lock-free.
+    pub(crate) fn take_out(&self, frame: u64) -> bool {
+        let block = self.block_of(frame);
+        let (chunk, bit) = self.chunk_of(block);
+        // Before the bits are looked at: who is in transit with the frame now finds it listed
+        // when it is through.
+        let transit = self.transit();
+        if chunk.whole.take(bit) {
+            self.open(block, 0, Ownership::Shared);
+        }
+        drop(transit);
+        // As in `claim_partial`: bits in a block that has none belong to nobody.
+        let taken = self.line(block).take((frame % BLOCK) as usize) && self.entry(block).load().has_bitmap();
+        if taken {
+            self.retired.complete(frame);
+        }
+        taken
+    }
+
+    /// Takes out every pending frame that is free at home: how many were.
+    ///
+    /// Bound: lock-free; an attempt fails only when another CPU claims the frame or its block
+    /// just then.
+    pub(crate) fn sweep(&self) -> u64 {
+        let mut taken = 0;
+        // The bits alone tell: a state may be ahead of them, by somebody whom we interrupted.
+        let home = |&frame: &u64| {
+            let block = self.block_of(frame);
+            let (chunk, bit) = self.chunk_of(block);
+            let listed = self.line(block).test((frame % BLOCK) as usize);
+            chunk.whole.test(bit) || (listed && self.entry(block).load().has_bitmap())
+        };
+        while let Some(frame) = self.retired.pending().find(home) {
+            taken += u64::from(self.take_out(frame));
+        }
+        taken
+    }
+
+    /// Of a claimed run that has pending frames, keeps these and gives back all others: how many
+    /// it kept. 0 where there are none, and the run stays claimed.
+    pub(crate) fn withhold(&self, first: u64, count: u64) -> u64 {
+        let run = first..first + count;
+        if !self.retired.any_pending() || !self.retired.pending().any(|frame| run.contains(&frame)) {
+            return 0;
+        }
+        let _transit = self.transit();
+        let mut kept = 0;
+        let mut at = first;
+        while at < run.end {
+            let block = self.block_of(at);
+            let end = run.end.min(self.first_frame(block) + BLOCK);
+            kept += if self.entry(block).load().has_bitmap() {
+                masks((at % BLOCK) as usize, (end - at) as usize)
+                    .map(|(word, bits)| self.give_back_word(block, word, bits))
+                    .sum::<u64>()
+            } else {
+                self.give_back_block(block)
+            };
+            at = end;
+        }
+        kept
+    }
+
+    /// Gives back claimed frames of one word, but for pending ones: how many these are.
+    pub(crate) fn give_back_word(&self, block: BlockIndex, word: usize, bits: u64) -> u64 {
+        let kept = self.retired.complete_held(self.first_frame(block) / 64 + word as u64, bits);
+        if let Ok(change) = self.line(block).release(word, bits & !kept) {
+            self.settle_change(block, change);
+        }
+        kept.count_ones().into()
+    }
+
+    /// Gives back a whole block that was claimed, but for its pending frames: how many these are.
+    fn give_back_block(&self, block: BlockIndex) -> u64 {
+        let key = self.first_frame(block) / 64;
+        let words = core::array::from_fn(|word| !self.retired.complete_held(key + word as u64, u64::MAX));
+        if words == [u64::MAX; WORDS] {
+            let (chunk, bit) = self.chunk_of(block);
+            self.entry(block).set(BlockState::Whole, Ownership::Shared);
+            chunk.whole.set(bit);
+            return 0;
+        }
+        self.entry(block).set(BlockState::Bitmap, Ownership::Shared);
+        self.line(block).fill(words);
+        self.settle(block);
+        words.iter().map(|word| u64::from(word.count_zeros())).sum()
+    }
+}
