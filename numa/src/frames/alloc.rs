@@ -276,7 +276,8 @@ impl<P: Platform> Frames<P> {
             if !machine.may_take(node.id, zone, request, shape.frames()) {
                 continue;
             }
-            for region in state.regions.descending().filter_map(|index| machine.regions.get(index)) {
+            for region in state.regions.descending().filter_map(|index| machine.directory.regions.get(index))
+            {
                 match self.take_from(machine, region, request, shape) {
                     Ok(number) => return Ok((number, region)),
                     Err(Miss::InTransit) => missed = Miss::InTransit,
@@ -330,7 +331,7 @@ fn own_block(
         if !state.cached || !machine.may_take(entered.node, zone, request, 64) {
             continue;
         }
-        for region in state.regions.descending().filter_map(|index| machine.regions.get(index)) {
+        for region in state.regions.descending().filter_map(|index| machine.directory.regions.get(index)) {
             if let Some(block) = region.own_block() {
                 return Some((region, block));
             }

@@ -3,6 +3,7 @@
 use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
 use topomem_percpu::{CpuId, MAX_CPUS, NodeId};
 
+use super::directory::Directory;
 use super::magazine::{Checked, Magazine, UNREPORTED};
 use super::marks::Given;
 use super::node::{Node, NodeZone};
@@ -13,8 +14,7 @@ use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zeroing, Zone};
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) nodes: &'static [Node],
-    /// Sorted by address, disjoint.
-    pub(crate) regions: &'static [Region],
+    pub(super) directory: Directory,
     /// By node.
     pub(super) magazines: [&'static [Magazine]; topomem_percpu::MAX_NODES],
     /// The node of each CPU: where "local" is without a magazine.
@@ -56,13 +56,9 @@ pub(crate) struct Plan {
 
 impl Machine {
     /// The region of a frame.
-    ///
-    /// Cost: a binary search of at most 128 regions.
     #[inline]
     pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
-        let after = self.regions.partition_point(|region| region.span.start <= frame);
-        let region = self.regions.get(after.checked_sub(1)?)?;
-        (frame < region.span.end).then_some(region)
+        self.directory.region_of(frame)
     }
 
     pub(crate) fn node(&self, node: NodeId) -> Option<&'static Node> {

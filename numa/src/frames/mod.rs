@@ -10,6 +10,7 @@ mod alloc;
 mod block;
 mod bulk;
 mod config;
+mod directory;
 mod entered;
 mod entry;
 mod error;
@@ -161,7 +162,7 @@ impl<P: Platform> Frames<P> {
 
     /// The node of a frame; `None` where no node has it.
     ///
-    /// Cost: a binary search of the regions.
+    /// Cost: one load and a look at the regions of a GiB: mostly one.
     pub fn node_of(&self, frame: PhysFrame) -> Option<NodeId> {
         Some(self.machine()?.region_of(alloc::number(frame))?.node)
     }

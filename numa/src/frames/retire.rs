@@ -132,7 +132,7 @@ impl<P: Platform> Frames<P> {
 
     /// Every frame given to [`Frames::retire`], with how far it has come.
     pub fn retired(&self) -> impl Iterator<Item = (PhysFrame, Retirement)> {
-        let regions = self.machine().map_or(&[][..], |machine| machine.regions);
+        let regions = self.machine().map_or(&[][..], |machine| machine.directory.regions);
         let listed = regions.iter().flat_map(|region| region.retired.iter());
         listed.map(|(number, state)| (frame(number), state))
     }

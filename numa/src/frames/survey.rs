@@ -49,7 +49,7 @@ impl<P: Platform> Frames<P> {
     fn zone_stats(&self, machine: &Machine, node: &Node, zone: Zone) -> ZoneStats {
         let state = &node.zones[zone.index()];
         let mut stats = ZoneStats { managed: state.managed, ..ZoneStats::default() };
-        for region in state.regions.iter().filter_map(|index| machine.regions.get(index)) {
+        for region in state.regions.iter().filter_map(|index| machine.directory.regions.get(index)) {
             add_runs(region, &mut stats);
             stats.retired += region.retired.complete_count();
         }

@@ -77,7 +77,7 @@ impl<P: Platform> Frames<P> {
         let machine = self.machine().ok_or(Corruption::NotReady)?;
         let mut totals = Totals::default();
         let mut managed = 0;
-        for region in machine.regions {
+        for region in machine.directory.regions {
             totals.free += self.check_region(region)?;
             totals.retired += self.check_retired(region)?;
             managed += region.managed_frames();
@@ -217,7 +217,7 @@ impl<P: Platform> Frames<P> {
             for zone in Zone::ALL {
                 let here = |region: &&Region| region.node == node && region.zone == zone;
                 let mut free = 0;
-                for region in machine.regions.iter().filter(here) {
+                for region in machine.directory.regions.iter().filter(here) {
                     free += self.check_region(region)?;
                 }
                 let of_node = self.rack.iter().filter(|magazine| magazine.node == node);

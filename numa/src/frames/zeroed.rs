@@ -187,7 +187,8 @@ impl<P: Platform> Frames<P> {
         });
         let (request, shape) = (FrameRequest::frame(), Shape::Aligned(Order::FRAME));
         spare.find_map(|zone| {
-            let mut regions = zone.regions.descending().filter_map(|index| machine.regions.get(index));
+            let mut regions =
+                zone.regions.descending().filter_map(|index| machine.directory.regions.get(index));
             regions.find_map(|region| Some((self.take_from(machine, region, &request, shape).ok()?, region)))
         })
     }
