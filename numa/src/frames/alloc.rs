@@ -1,7 +1,7 @@
 //! Allocation behind the magazine's hit: refill, then node by node in the policy's order.
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::{CpuPin, Order, Platform};
+use topomem_percpu::{CpuId, CpuPin, Order, Platform};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -33,6 +33,8 @@ const PASSES: u32 = 2;
 pub(super) enum Shape {
     /// A naturally aligned run.
     Aligned(Order),
+    /// A block, for this CPU to go on using.
+    Block(CpuId),
     /// Contiguous frames of one block.
     Short { count: u64, align: u64 },
     /// Contiguous blocks, the last frames of the last one given back.
@@ -43,6 +45,7 @@ impl Shape {
     fn frames(self) -> u64 {
         match self {
             Shape::Aligned(order) => order.frames(),
+            Shape::Block(_) => BLOCK,
             Shape::Short { count, .. } | Shape::Long { count, .. } => count,
         }
     }
@@ -55,6 +58,7 @@ impl Shape {
         }
         match self {
             Shape::Aligned(order) => region.alloc(order),
+            Shape::Block(cpu) => region.alloc_block(cpu),
             Shape::Short { count, align } => region.alloc_short_run(count as usize, align as usize),
             Shape::Long { count, align } => {
                 let blocks = count.div_ceil(BLOCK) as usize;
@@ -94,6 +98,13 @@ impl<P: Platform> Frames<P> {
         {
             return Ok(taken);
         }
+        if request.order == Order::HUGE
+            && request.plain
+            && !request.zeroed
+            && let Some(held) = self.take_held_block(pin)
+        {
+            return Ok(held);
+        }
         self.alloc_slowly(pin, *request)
     }
 
@@ -104,7 +115,8 @@ impl<P: Platform> Frames<P> {
         if request.zeroed {
             self.alloc_zeroed(pin, &request)
         } else if request.order == Order::HUGE && request.plain {
-            self.alloc_block(pin, &request)
+            let machine = self.machine().ok_or(AllocError::NotReady)?;
+            self.alloc_shared(machine, pin, &request, Shape::Block(pin.cpu())).map(frame)
         } else {
             self.alloc_missed(pin, &request)
         }

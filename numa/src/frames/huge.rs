@@ -6,30 +6,49 @@
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
-use super::alloc::{Shape, frame};
+use super::alloc::frame;
 use super::entered::Entered;
 use super::machine::Machine;
+use super::magazine::Magazine;
 use super::region::{BLOCK, Region};
-use super::{AllocError, FrameRequest, Frames, FreeError};
+use super::{Frames, FreeError, Zeroing};
 
 impl<P: Platform> Frames<P> {
-    /// A block: of this CPU where it holds one back, else from the buddy.
+    /// A block that this CPU holds back.
     #[inline(never)]
-    pub(super) fn alloc_block(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
-        if let Some(magazine) = self.rack.get(pin.cpu())
-            && let Some(entered) = magazine.enter()
-            && let Some(block) = entered.pop_huge()
-        {
-            entered.huge_taken.add(1);
-            return Ok(frame(block.give()));
-        }
-        let machine = self.machine().ok_or(AllocError::NotReady)?;
-        self.alloc_shared(machine, pin, request, Shape::Aligned(Order::HUGE)).map(frame)
+    pub(super) fn take_held_block(&self, pin: &CpuPin) -> Option<PhysFrame> {
+        let entered = self.rack.get(pin.cpu())?.enter()?;
+        let block = entered.pop_huge()?;
+        entered.huge_taken.add(1);
+        Some(frame(block.give()))
     }
 
     /// Takes a block back, for this CPU to hold back or into the buddy.
-    #[inline(never)]
     pub(super) fn free_block(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
+        if self.hold_block_back(pin, number) { Ok(()) } else { self.free_block_home(number) }
+    }
+
+    /// Keeps a block on this CPU; false, and nothing is changed, where it must not stay here or is
+    /// no block that could be freed.
+    #[inline(never)]
+    fn hold_block_back(&self, pin: &CpuPin, number: u64) -> bool {
+        let Some(machine) = self.machine() else { return false };
+        let Some(region) = machine.region_of(number) else { return false };
+        let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter) else { return false };
+        if machine.zeroing == Zeroing::OnRequest
+            && number.is_multiple_of(BLOCK)
+            && self.may_hold_back(machine, &entered, region)
+            && !region.retired.touch_block_of(number)
+            && let Some(block) = region.cache_block(number)
+        {
+            entered.push_huge(block);
+            return true;
+        }
+        false
+    }
+
+    #[inline(never)]
+    fn free_block_home(&self, number: u64) -> Result<(), FreeError> {
         let given = frame(number);
         let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
         if !number.is_multiple_of(BLOCK) {
@@ -37,15 +56,6 @@ impl<P: Platform> Frames<P> {
         }
         let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
         self.clear_freed(machine, region, number, Order::HUGE);
-        if let Some(magazine) = self.rack.get(pin.cpu())
-            && let Some(entered) = magazine.enter()
-            && self.may_hold_back(machine, &entered, region)
-            && !region.retired.touch_block_of(number)
-        {
-            let block = region.cache_block(number).map_err(|why| why.error(Order::HUGE))?;
-            entered.push_huge(block);
-            return Ok(());
-        }
         region.free(number, Order::HUGE).map_err(|why| why.error(Order::HUGE))?;
         self.account_shared(machine, region, BLOCK as i64);
         self.sweep(machine, region);

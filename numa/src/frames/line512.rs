@@ -137,11 +137,18 @@ impl Line512 {
     ///
     /// Bound: lock-free; a word is tried again only when another CPU changed it.
     pub(crate) fn claim_order(&self, order: u32) -> Result<usize, Missed> {
+        self.claim_order_from(0, order)
+    }
+
+    /// As [`Line512::claim_order`], but looks at the words from `start` on first.
+    pub(crate) fn claim_order_from(&self, start: usize, order: u32) -> Result<usize, Missed> {
         if order > 6 {
             return self.claim_words(1 << (order - 6));
         }
+        let (before, from) = self.words.split_at(start % WORDS);
         for spare_full in [true, false] {
-            for (index, word) in self.words.iter().enumerate() {
+            let numbered = (start % WORDS..WORDS).zip(from).chain(before.iter().enumerate());
+            for (index, word) in numbered {
                 let mut seen = word.load(Ordering::Relaxed);
                 while seen != 0 && !(spare_full && order < 6 && seen == u64::MAX) {
                     let Some(bit) = best_fit(seen, order) else { break };

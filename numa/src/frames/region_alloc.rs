@@ -1,7 +1,7 @@
 //! Taking frames from a region: bitmap below 512 frames, buddy from there on.
 
-use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::{CpuId, Order};
 
 use super::block::{BlockState, Ownership};
 use super::line512::{Line512, Missed, WORDS, find_run, masks};
@@ -250,6 +250,20 @@ impl Region {
         self.line(block).fill(words);
         let (chunk, bit) = self.chunk_of(block);
         chunk.partial.set(bit);
+    }
+
+    /// A whole block for a CPU, away from other CPUs' where there is room: the states of blocks
+    /// that lie together share a cache line, which each alloc and free writes.
+    ///
+    /// Bound: as [`Region::alloc`].
+    pub(crate) fn alloc_block(&self, cpu: CpuId) -> Result<u64, Miss> {
+        self.conclusive(|| {
+            self.chunks.iter().enumerate().find_map(|(index, chunk)| {
+                let first = self.block_at(index, chunk.whole.claim_order_from(cpu.index(), 0).ok()?);
+                self.mark_run(first, Order::HUGE);
+                Some(self.first_frame(first))
+            })
+        })
     }
 
     /// An aligned run of whole blocks: its first frame.

@@ -16,6 +16,7 @@ impl Region {
     /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
     pub(super) fn alloc_below(&self, shape: Shape, limit: u64) -> Result<u64, Miss> {
         match shape {
+            Shape::Block(_) => self.alloc_below(Shape::Aligned(Order::HUGE), limit),
             Shape::Aligned(order) if order < Order::HUGE => {
                 self.alloc_short_below(order.frames(), order.frames(), limit)
             }

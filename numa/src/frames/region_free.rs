@@ -172,17 +172,14 @@ impl Region {
         }
     }
 
-    /// Takes back a run of order 9 for the CPU that frees it to hold back.
+    /// Takes back a run of order 9 for the CPU that frees it to hold back; `None` where the block
+    /// is not one, and [`Region::free`] tells why.
     ///
     /// Bound: one compare-and-swap.
-    pub(crate) fn cache_block(&self, frame: u64) -> Result<HugeBlock, Refused> {
+    #[inline]
+    pub(crate) fn cache_block(&self, frame: u64) -> Option<HugeBlock> {
         let entry = self.entry(self.block_of(frame));
-        if entry.cache() {
-            return Ok(HugeBlock { first: frame, entry });
-        }
-        self.check_head(frame, Order::HUGE)?;
-        // Somebody else was faster.
-        Err(Refused::DoubleFree(frame))
+        entry.cache().then_some(HugeBlock { first: frame, entry })
     }
 
     /// Gives blocks that the caller is alone in charge of to the buddy.
