@@ -8,7 +8,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::entered::Entered;
 use super::entry::{Entry, Word};
 use super::machine::{Machine, Plan};
-use super::magazine::{Checked, Magazine};
+use super::magazine::Magazine;
 use super::marks::Given;
 use super::node::Node;
 use super::region::{BLOCK, BlockIndex, Miss, Region};
@@ -112,6 +112,13 @@ impl<P: Platform> Frames<P> {
     /// that a hit need not have one in memory.
     #[inline(never)]
     fn alloc_slowly(&self, pin: &CpuPin, request: FrameRequest) -> Result<PhysFrame, AllocError> {
+        if request.order == Order::FRAME
+            && request.plain
+            && !request.zeroed
+            && let Some(taken) = self.take_checked(pin)
+        {
+            return Ok(taken);
+        }
         if request.zeroed {
             self.alloc_zeroed(pin, &request)
         } else if request.order == Order::HUGE && request.plain {
@@ -125,14 +132,6 @@ impl<P: Platform> Frames<P> {
     #[inline(never)]
     pub(super) fn alloc_missed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
-        if machine.checked == Checked::EveryUse
-            && request.plain
-            && request.order == Order::FRAME
-            && let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter)
-            && let Some(taken) = entered.take_checked()
-        {
-            return Ok(taken);
-        }
         let number = match self.alloc_cached(machine, pin, request) {
             Some(number) => number,
             None => self.alloc_shared(machine, pin, request, Shape::Aligned(request.order))?,

@@ -66,7 +66,11 @@ impl<P: Platform> Frames<P> {
     #[inline(never)]
     fn free_frame(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
         let Some(machine) = self.machine() else { return Err(FreeError::OutOfRange(frame(number))) };
-        if machine.checked == Checked::No && machine.zeroing == Zeroing::OnRequest {
+        if machine.checked == Checked::EveryUse {
+            if self.give_checked(machine, pin, frame(number)) {
+                return Ok(());
+            }
+        } else if machine.zeroing == Zeroing::OnRequest {
             let Some(region) = machine.region_of(number) else {
                 return Err(FreeError::OutOfRange(frame(number)));
             };
@@ -96,13 +100,6 @@ impl<P: Platform> Frames<P> {
     #[inline(never)]
     fn free_otherwise(&self, machine: &Machine, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
         let given = frame(number);
-        if machine.checked == Checked::EveryUse
-            && machine.zeroing == Zeroing::OnRequest
-            && let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter)
-            && entered.give_checked(given) == Give::Taken
-        {
-            return Ok(());
-        }
         let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
         let refuse = |why: Refused| why.error(Order::FRAME);
         region.take_mark_back(number, Given::Aligned(Order::FRAME)).map_err(refuse)?;

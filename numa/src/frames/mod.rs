@@ -9,6 +9,7 @@ mod adapter;
 mod alloc;
 mod block;
 mod bulk;
+mod checked;
 mod config;
 mod directory;
 mod entered;
