@@ -87,8 +87,11 @@ const SCENARIOS: [(&str, &str); 4] =
 const SIM_MACHINES: [&str; 3] = ["two-nodes", "memoryless", "interleaved"];
 
 /// Each fault, and what the oracle must say about it.
-const FAULTS: [(&str, &[&str]); 4] = [
+const FAULTS: [(&str, &[&str]); 7] = [
     ("shootdown", &["stale translation"]),
+    ("acknowledge", &["stale translation"]),
+    ("overrun", &["stale translation"]),
+    ("online", &["stale translation"]),
     ("magazine", &["handed out twice", "changed under"]),
     ("distance", &["wrong node"]),
     ("zeroed", &["is not zeroed"]),
