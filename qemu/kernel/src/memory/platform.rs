@@ -12,7 +12,6 @@ use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::arch::{clock, paging, vector};
-use crate::per_cpu::Polling;
 use crate::smp::ipi;
 use crate::{log, per_cpu};
 
@@ -21,7 +20,7 @@ use crate::{log, per_cpu};
 const PATIENCE_MS: u64 = 5_000;
 
 /// The first CPU that was reported.
-static REPORTED: Once<Report, Polling> = Once::new();
+static REPORTED: Once<Report> = Once::new();
 
 /// The first report of a CPU that does not answer, if there was one.
 pub fn reported() -> Option<Report> {

@@ -2,6 +2,7 @@
 
 mod bad_frames;
 mod absences;
+mod bursts;
 mod changes;
 mod deaf;
 mod frames;
