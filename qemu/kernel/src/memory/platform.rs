@@ -101,6 +101,10 @@ unsafe impl Machine for Kernel {
     }
 
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
+        if Cr3::read().0 == root {
+            // A CPU that comes back online, say.
+            return SwitchFlushed::No;
+        }
         // SAFETY: the service's roots share the kernel's half, with this code and stack in it.
         unsafe { Cr3::write(root, Cr3Flags::empty()) };
         SwitchFlushed::Yes

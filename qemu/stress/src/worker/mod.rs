@@ -1,7 +1,7 @@
 //! One CPU's part of a run.
 
-mod bad_frames;
 mod absences;
+mod bad_frames;
 mod bursts;
 mod changes;
 mod deaf;
@@ -134,7 +134,10 @@ impl<'r, R: Rig> Worker<'r, R> {
             self.switch_step().await;
         } else {
             self.activate(KERNEL);
+            // What changes meanwhile must be in the TLB before, and not after.
+            self.look_around();
             self.run.rig.rest(2).await;
+            self.look_around();
         }
         self.open_letters();
     }
