@@ -23,6 +23,10 @@ pub enum Fault {
     KeepSeen,
     /// Don't look again after registering a waker.
     RegisterBlindly,
+    /// Publish a generation at once, and flush for it when the next one comes.
+    FlushLater,
+    /// Come online with the translations from before.
+    OnlineWithoutFlush,
 }
 
 /// The injected fault. Not one of loom's atomics: it is set before a model's threads start.

@@ -107,7 +107,9 @@ impl<T: Tlb> Shootdown<T> {
         if self.broken(Fault::AcknowledgeFirst) {
             self.publish(seen, to);
         }
-        if !self.broken(Fault::SkipFlush) {
+        if self.broken(Fault::FlushLater) {
+            self.flush_between(pin, domain, Generation(from.0 - 1), from);
+        } else if !self.broken(Fault::SkipFlush) {
             self.flush_between(pin, domain, from, to);
         }
         self.publish(seen, to);

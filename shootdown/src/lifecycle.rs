@@ -5,7 +5,7 @@ use core::fmt;
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{Ordering, fence};
 
-use crate::{Generation, Shootdown, Tlb};
+use crate::{Fault, Generation, Shootdown, Tlb};
 
 /// Why a CPU cannot go online.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +63,9 @@ impl<T: Tlb> Shootdown<T> {
         state.mailbox.pending.swap(false, Ordering::AcqRel);
         let newest = self.kernel.log.newest();
         state.counters.full_flushes.add(1);
-        self.tlb.flush_all();
+        if !self.broken(Fault::OnlineWithoutFlush) {
+            self.tlb.flush_all();
+        }
         // Release: only now is the CPU's word worth something, with the flush before it.
         state.published.kernel.store(newest.0, Ordering::Release);
         // A handler that nested meanwhile found nothing published and left it to us.

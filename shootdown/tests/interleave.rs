@@ -335,6 +335,16 @@ mod caught {
     }
 
     #[test]
+    fn flushed_later() {
+        shows(Fault::FlushLater);
+    }
+
+    #[test]
+    fn online_without_flush() {
+        shows(Fault::OnlineWithoutFlush);
+    }
+
+    #[test]
     fn dropped_on_overrun() {
         shows(Fault::DropOnOverrun);
     }

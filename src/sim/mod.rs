@@ -39,6 +39,7 @@ use std::time::Instant;
 use std::vec::Vec;
 
 use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
+use topomem_shootdown::Unresponsive;
 
 pub use blueprint::{Blueprint, BlueprintError, Node};
 pub use boot::{SimBootError, SimService};
@@ -63,6 +64,7 @@ pub struct Sim {
     crew: Crew,
     on_shootdown: OnceLock<Handler>,
     on_relax: OnceLock<Handler>,
+    on_unresponsive: OnceLock<Box<dyn Fn(Unresponsive) + Send + Sync>>,
     power_on: Instant,
 }
 
@@ -105,6 +107,7 @@ impl Sim {
             cpus,
             on_shootdown: OnceLock::new(),
             on_relax: OnceLock::new(),
+            on_unresponsive: OnceLock::new(),
             power_on: Instant::now(),
         })))
     }
@@ -138,6 +141,11 @@ impl Sim {
     /// still answers: the poll of the shootdown queue. Only the first setting counts.
     pub fn on_relax(&self, poll: impl Fn(&CpuPin) + Send + Sync + 'static) {
         self.on_relax.get_or_init(|| Box::new(poll));
+    }
+
+    /// Sets who is told of a CPU that answers no shootdown. Only the first setting counts.
+    pub fn on_unresponsive(&self, tell: impl Fn(Unresponsive) + Send + Sync + 'static) {
+        self.on_unresponsive.get_or_init(|| Box::new(tell));
     }
 
     /// Sends `vector` to each of `to`; CPUs that the machine lacks are ignored.

@@ -4,7 +4,7 @@ use core::ptr::{self, NonNull};
 use std::thread;
 
 use topomem_percpu::{CpuId, CpuSet, Platform};
-use topomem_shootdown::{PageSize, SwitchFlushed, Ticks, Tlb, VirtAddr};
+use topomem_shootdown::{PageSize, SwitchFlushed, Ticks, Tlb, Unresponsive, VirtAddr};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -96,5 +96,11 @@ unsafe impl Tlb for Sim {
 
     fn patience(&self) -> Ticks {
         PATIENCE
+    }
+
+    fn on_unresponsive(&self, report: Unresponsive) {
+        if let Some(tell) = self.on_unresponsive.get() {
+            tell(report);
+        }
     }
 }

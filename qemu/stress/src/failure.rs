@@ -162,6 +162,20 @@ pub enum Failure {
         /// The alignment asked for.
         alignment: u32,
     },
+    /// A CPU did not get on while another was deaf, although nothing it does concerns that one.
+    HeldUp {
+        /// The CPU.
+        cpu: CpuId,
+        /// The deaf one.
+        deaf: CpuId,
+        /// Operations that it should have finished in addition.
+        missing: u64,
+    },
+    /// A CPU was deaf and waited for, and nobody was told.
+    Unreported {
+        /// The deaf CPU.
+        cpu: CpuId,
+    },
     /// The service refused what it should have done.
     Refused {
         /// The CPU.
@@ -217,7 +231,10 @@ impl Failure {
             Failure::MissingMapping { .. } => FailureKind::Missing,
             Failure::WrongNode { .. } => FailureKind::Placement,
             Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } => FailureKind::Heap,
-            Failure::Refused { .. } | Failure::Inconsistent { .. } => FailureKind::Service,
+            Failure::HeldUp { .. }
+            | Failure::Unreported { .. }
+            | Failure::Refused { .. }
+            | Failure::Inconsistent { .. } => FailureKind::Service,
         }
     }
 
@@ -310,6 +327,10 @@ impl fmt::Display for Failure {
             Failure::ObjectMisaligned { cpu, address, alignment } => {
                 write!(f, "heap object at {address} for {cpu} is not aligned to {alignment}")
             }
+            Failure::HeldUp { cpu, deaf, missing } => {
+                write!(f, "{cpu} was held up by {deaf}, which is deaf: {missing} operations too few")
+            }
+            Failure::Unreported { cpu } => write!(f, "nobody was told that {cpu} does not answer"),
             Failure::Refused { operation, error, .. } => write!(f, "{operation} refused: {error}"),
             Failure::Inconsistent { part, error } => write!(f, "{part} inconsistent: {error}"),
         }
@@ -339,6 +360,8 @@ impl fmt::Display for Place<'_> {
             Failure::WrongNode { cpu, got, .. } => write!(f, "{cpu}, {}", got.0),
             Failure::ObjectChanged { cpu, .. }
             | Failure::ObjectMisaligned { cpu, .. }
+            | Failure::HeldUp { cpu, .. }
+            | Failure::Unreported { cpu }
             | Failure::Refused { cpu, .. } => write!(f, "{cpu}"),
             Failure::Inconsistent { part, .. } => f.write_str(part),
         }

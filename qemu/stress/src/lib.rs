@@ -18,6 +18,7 @@ extern crate std;
 
 mod account;
 mod barrier;
+mod deafness;
 mod distort;
 mod failure;
 mod mailbox;
@@ -36,6 +37,7 @@ mod summary;
 mod text;
 mod worker;
 
+pub use deafness::Report;
 pub use distort::{NothingToDistort, distort_distances};
 pub use failure::{Failure, FailureKind, FailureLog, KEPT, Place};
 pub use oracle::Truth;
@@ -44,5 +46,5 @@ pub use random::Random;
 pub use record::{CpuSummary, NodeSummary, Progress, Record};
 pub use rig::Rig;
 pub use run::{Options, Run, SetupError};
-pub use scenario::{Break, Limit, SCENARIOS, Scenario, Share, Weights};
+pub use scenario::{Break, Course, Limit, SCENARIOS, Scenario, Share, Weights};
 pub use text::Text;

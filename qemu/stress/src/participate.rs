@@ -5,7 +5,7 @@ use topomem::{CpuId, CpuPin};
 use crate::Text;
 use crate::account::{self, Account};
 use crate::worker::Worker;
-use crate::{Failure, Record, Rig, Run};
+use crate::{Course, Failure, Record, Rig, Run};
 
 /// One CPU's part of `run`: to be driven on every CPU of the rig. When it is ready, the run is
 /// over, and the boot CPU's has reported the summary and the failures.
@@ -42,7 +42,10 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
     worker.prelude();
     run.barrier.wait(&run.rig).await;
 
-    worker.work().await;
+    match run.options.scenario.course {
+        Course::OneIsDeaf => worker.work_beside_a_deaf_cpu().await,
+        Course::Stay | Course::ComeAndGo => worker.work().await,
+    }
 
     run.barrier.wait(&run.rig).await;
     // After a failure memory may be anybody's: touch no more of it than the report needs.

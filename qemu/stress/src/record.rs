@@ -4,7 +4,7 @@ use core::fmt::{self, Write as _};
 
 use topomem::{CpuId, NodeId, Topology};
 
-use crate::Failure;
+use crate::{Failure, Report};
 
 /// What a run says while it goes on and at its end. It displays as one line of JSON, of which the
 /// field `t` names the kind.
@@ -23,6 +23,13 @@ pub enum Record<'a> {
     Node(NodeSummary),
     /// What a CPU did.
     Cpu(CpuSummary),
+    /// A CPU was deaf and reported.
+    Unresponsive {
+        /// What the service reported.
+        report: Report,
+        /// Operations that other CPUs finished meanwhile.
+        meanwhile: u64,
+    },
     /// Something went wrong.
     Failure(&'a Failure),
     /// The run is over; nothing follows.
@@ -47,6 +54,8 @@ pub struct Progress {
     pub changes: u64,
     /// Reads and writes of shared mappings that were judged.
     pub probes: u64,
+    /// Times that a CPU went off and came back.
+    pub absences: u64,
 }
 
 /// A node's frames.
@@ -79,6 +88,8 @@ pub struct CpuSummary {
     pub magazine_hits: u64,
     /// Allocations that went on to the node's allocator.
     pub magazine_misses: u64,
+    /// Times that it went off and came back.
+    pub absences: u64,
     /// Invalidations that it issued.
     pub shootdowns: u64,
     /// Interrupts that it sent for them.
@@ -97,13 +108,14 @@ impl fmt::Display for Record<'_> {
             Record::Topology { topology, free_frames } => write_topology(f, topology, free_frames),
             Record::Progress(progress) => write!(
                 f,
-                r#"{{"t":"progress","ms":{},"ops":{},"allocations":{},"waits":{},"changes":{},"probes":{}}}"#,
+                r#"{{"t":"progress","ms":{},"ops":{},"allocations":{},"waits":{},"changes":{},"probes":{},"absences":{}}}"#,
                 progress.milliseconds,
                 progress.operations,
                 progress.allocations,
                 progress.waits,
                 progress.changes,
-                progress.probes
+                progress.probes,
+                progress.absences
             ),
             Record::Node(node) => write!(
                 f,
@@ -115,6 +127,13 @@ impl fmt::Display for Record<'_> {
                 node.total
             ),
             Record::Cpu(cpu) => write_cpu(f, cpu),
+            Record::Unresponsive { report, meanwhile } => write!(
+                f,
+                r#"{{"t":"unresponsive","cpu":{},"generation":{},"ms":{},"meanwhile":{meanwhile}}}"#,
+                report.cpu.index(),
+                report.generation.get(),
+                report.milliseconds
+            ),
             Record::Failure(failure) => {
                 f.write_str(r#"{"t":"failure","what":"#)?;
                 write_string(f, failure)?;
@@ -170,8 +189,8 @@ fn write_cpu(f: &mut fmt::Formatter<'_>, cpu: &CpuSummary) -> fmt::Result {
     )?;
     write!(
         f,
-        r#""magazine_misses":{},"shootdowns":{},"ipis_sent":{},"ipis_received":{},"#,
-        cpu.magazine_misses, cpu.shootdowns, cpu.ipis_sent, cpu.ipis_received
+        r#""magazine_misses":{},"absences":{},"shootdowns":{},"ipis_sent":{},"ipis_received":{},"#,
+        cpu.magazine_misses, cpu.absences, cpu.shootdowns, cpu.ipis_sent, cpu.ipis_received
     )?;
     write!(f, r#""flush_page":{},"flush_full":{}}}"#, cpu.pages_flushed, cpu.full_flushes)
 }

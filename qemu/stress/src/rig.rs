@@ -4,7 +4,7 @@ use core::future::Future;
 
 use topomem::{Machine, MemoryService, VirtAddr};
 
-use crate::Record;
+use crate::{Record, Report};
 
 /// The machine that a run drives: the reference kernel, or the simulator.
 pub trait Rig: Send + Sync {
@@ -34,6 +34,17 @@ pub trait Rig: Send + Sync {
 
     /// Lets this CPU idle for about `milliseconds`, if it has nothing else to do.
     fn rest(&self, milliseconds: u32) -> impl Future<Output = ()> + Send;
+
+    /// Keeps this CPU, which is offline in the service, from everything but interrupts for about
+    /// `milliseconds`: nothing else runs on it.
+    fn park(&self, milliseconds: u32);
+
+    /// With interrupts masked, and answering no shootdown, calls `turn` until it says that it is
+    /// enough.
+    fn be_deaf(&self, turn: impl FnMut() -> bool);
+
+    /// The service's first report of a CPU that does not answer.
+    fn reported(&self) -> Option<Report>;
 
     /// Passes a record on to whoever watches. Called from any CPU.
     fn report(&self, record: Record<'_>);

@@ -1,7 +1,7 @@
 //! One run: what its CPUs share.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arrayvec::ArrayVec;
 use spin::Mutex;
@@ -10,12 +10,13 @@ use topomem::{AddressSpace, CpuId, Platform, VirtAddr};
 
 use crate::account::Account;
 use crate::barrier::Barrier;
+use crate::deafness::Deafness;
 use crate::failure::KEPT;
 use crate::mailbox::PostOffice;
 use crate::oracle::{Ownership, Space, Truth};
 #[cfg(feature = "fault-injection")]
 use crate::scenario::Break;
-use crate::scenario::{Limit, Scenario};
+use crate::scenario::{Course, Limit, Scenario};
 use crate::shared_space::SharedSpace;
 use crate::{Failure, FailureLog, Progress, Rig};
 
@@ -62,6 +63,7 @@ pub(crate) struct Counters {
     pub waits: AtomicU64,
     pub changes: AtomicU64,
     pub probes: AtomicU64,
+    pub absences: AtomicU64,
 }
 
 /// A run of a scenario on all CPUs of a rig.
@@ -78,6 +80,9 @@ pub struct Run<R: Rig> {
     pub(crate) spaces: ArrayVec<SharedSpace<R::Machine>, 3>,
     pub(crate) counters: Vec<Counters>,
     pub(crate) baseline: Mutex<Option<Account>>,
+    pub(crate) deafness: Deafness,
+    /// How many CPUs are online.
+    present: AtomicUsize,
     failures: FailureLog,
     stopped: AtomicBool,
     started: AtomicU64,
@@ -114,6 +119,8 @@ impl<R: Rig> Run<R> {
             spaces: ArrayVec::new(),
             counters,
             baseline: Mutex::new(None),
+            deafness: Deafness::default(),
+            present: AtomicUsize::new(cpus),
             failures: FailureLog::default(),
             stopped: AtomicBool::new(false),
             started: AtomicU64::new(0),
@@ -166,14 +173,32 @@ impl<R: Rig> Run<R> {
             waits: sum(|counters| &counters.waits),
             changes: sum(|counters| &counters.changes),
             probes: sum(|counters| &counters.probes),
+            absences: sum(|counters| &counters.absences),
         }
     }
 
     /// Notes and reports a failure, and ends the run.
     pub(crate) fn fail(&self, failure: Failure) {
         self.failures.add(failure);
+        self.stop();
+    }
+
+    /// Ends the run.
+    pub(crate) fn stop(&self) {
         // Relaxed: the other CPUs look at it now and then.
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// May one more CPU go off? If so, it counts as gone until [`Run::arrive`].
+    pub(crate) fn depart(&self) -> bool {
+        // Relaxed: only the number matters.
+        let fewer = |present| if present > 1 { Some(present - 1) } else { None };
+        self.present.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok()
+    }
+
+    /// The CPU of a [`Run::depart`] is back.
+    pub(crate) fn arrive(&self) {
+        self.present.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -213,13 +238,16 @@ impl<R: Rig> Run<R> {
 
     /// Is a CPU that has finished `operations` done?
     pub(crate) fn is_over(&self, operations: u64) -> bool {
+        if self.options.scenario.course == Course::OneIsDeaf {
+            return self.is_stopped();
+        }
         let limit_reached = match self.options.limit {
             Limit::Operations(limit) => operations >= limit,
             // The clock costs more than most operations: look now and then.
             Limit::Milliseconds(limit) => operations.is_multiple_of(8) && self.elapsed() >= limit,
         };
         if limit_reached && matches!(self.options.limit, Limit::Milliseconds(_)) {
-            self.stopped.store(true, Ordering::Relaxed);
+            self.stop();
         }
         limit_reached || self.is_stopped()
     }

@@ -56,6 +56,18 @@ impl Share {
     }
 }
 
+/// What becomes of the CPUs during a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// All stay.
+    Stay,
+    /// Each goes off now and then and comes back; at least one stays.
+    ComeAndGo,
+    /// The last one answers no shootdown until it has been reported, while the boot CPU waits for
+    /// it and the others go on.
+    OneIsDeaf,
+}
+
 /// What all CPUs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scenario {
@@ -67,6 +79,8 @@ pub struct Scenario {
     pub weights: Weights,
     /// How much memory it takes.
     pub share: Share,
+    /// Who is there.
+    pub course: Course,
     /// Its length, unless the user says otherwise.
     pub limit: Limit,
 }
@@ -86,6 +100,7 @@ pub static SCENARIOS: &[Scenario] = &[
             rests: 2,
         },
         share: Share::Half,
+        course: Course::ComeAndGo,
         limit: Limit::Milliseconds(10_000),
     },
     Scenario {
@@ -93,6 +108,7 @@ pub static SCENARIOS: &[Scenario] = &[
         summary: "only frames: all orders and policies, freed across CPUs",
         weights: Weights { frames: 94, waits: 4, objects: 0, changes: 0, probes: 0, switches: 0, rests: 2 },
         share: Share::Half,
+        course: Course::Stay,
         limit: Limit::Milliseconds(5_000),
     },
     Scenario {
@@ -100,6 +116,7 @@ pub static SCENARIOS: &[Scenario] = &[
         summary: "only shared mappings: change, shoot down, read",
         weights: Weights { frames: 0, waits: 0, objects: 0, changes: 30, probes: 60, switches: 8, rests: 2 },
         share: Share::Half,
+        course: Course::ComeAndGo,
         limit: Limit::Milliseconds(5_000),
     },
     Scenario {
@@ -107,6 +124,7 @@ pub static SCENARIOS: &[Scenario] = &[
         summary: "only heap objects, freed across CPUs",
         weights: Weights { frames: 0, waits: 0, objects: 98, changes: 0, probes: 0, switches: 0, rests: 2 },
         share: Share::Half,
+        course: Course::Stay,
         limit: Limit::Milliseconds(5_000),
     },
     Scenario {
@@ -114,6 +132,15 @@ pub static SCENARIOS: &[Scenario] = &[
         summary: "frames until there are none, and waiting for them",
         weights: Weights { frames: 60, waits: 38, objects: 0, changes: 0, probes: 0, switches: 0, rests: 2 },
         share: Share::Excess,
+        course: Course::Stay,
+        limit: Limit::Milliseconds(5_000),
+    },
+    Scenario {
+        name: "unresponsive",
+        summary: "one CPU is deaf for a while: it is reported, memory waits, the others go on",
+        weights: Weights { frames: 50, waits: 0, objects: 30, changes: 0, probes: 0, switches: 18, rests: 2 },
+        share: Share::Half,
+        course: Course::OneIsDeaf,
         limit: Limit::Milliseconds(5_000),
     },
     Scenario {
@@ -129,6 +156,7 @@ pub static SCENARIOS: &[Scenario] = &[
             rests: 2,
         },
         share: Share::Half,
+        course: Course::Stay,
         limit: Limit::Operations(400),
     },
 ];
@@ -152,6 +180,12 @@ impl Scenario {
 pub enum Break {
     /// The interrupt handler acknowledges without flushing.
     Shootdown,
+    /// CPUs acknowledge a shootdown at once, and flush for it with the next.
+    Acknowledge,
+    /// CPUs skip what the log of invalidations has lost.
+    Overrun,
+    /// CPUs come online without a flush.
+    Online,
     /// Magazines hand out frames twice.
     Magazine,
     /// The allocator believes that far memory is near.
@@ -162,13 +196,24 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 4] = [Break::Shootdown, Break::Magazine, Break::Distance, Break::Zeroed];
+    pub const ALL: [Break; 7] = [
+        Break::Shootdown,
+        Break::Acknowledge,
+        Break::Overrun,
+        Break::Online,
+        Break::Magazine,
+        Break::Distance,
+        Break::Zeroed,
+    ];
 
     /// What `--break` calls it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Break::Shootdown => "shootdown",
+            Break::Acknowledge => "acknowledge",
+            Break::Overrun => "overrun",
+            Break::Online => "online",
             Break::Magazine => "magazine",
             Break::Distance => "distance",
             Break::Zeroed => "zeroed",
@@ -180,8 +225,12 @@ impl Break {
     #[cfg(feature = "fault-injection")]
     pub(crate) fn inject<P: topomem::Machine>(self, service: &topomem::MemoryService<P>) {
         use topomem::{frames, shootdown};
+        let break_shootdown = |fault| service.shootdown().inject(Some(fault));
         match self {
-            Break::Shootdown => service.shootdown().inject(Some(shootdown::Fault::SkipFlush)),
+            Break::Shootdown => break_shootdown(shootdown::Fault::SkipFlush),
+            Break::Acknowledge => break_shootdown(shootdown::Fault::FlushLater),
+            Break::Overrun => break_shootdown(shootdown::Fault::DropOnOverrun),
+            Break::Online => break_shootdown(shootdown::Fault::OnlineWithoutFlush),
             Break::Magazine => service.frames().inject(frames::Fault::MagazineDuplicates),
             Break::Zeroed => service.frames().inject(frames::Fault::UnzeroedPools),
             Break::Distance => {}

@@ -4,10 +4,11 @@ use core::fmt;
 use core::future::Future;
 use core::time::Duration;
 use std::string::ToString;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::vec::Vec;
 
 use topomem::numa::FirmwareTables;
+use topomem::shootdown::Unresponsive;
 use topomem::sim::{Blueprint, BlueprintError, Delivery, Sim, SimBootError, SimService};
 use topomem::{CpuId, Lazy, NodeId, VirtAddr};
 
@@ -99,7 +100,12 @@ fn drive(
     options: &Options,
     sink: &(dyn Fn(&str) + Sync),
 ) -> Result<Report, RunError> {
-    let rig = SimRig { sim, service, sink };
+    let unresponsive = Arc::new(OnceLock::new());
+    let reports = unresponsive.clone();
+    sim.on_unresponsive(move |Unresponsive { cpu, generation, waited }| {
+        reports.get_or_init(|| crate::Report { cpu, generation, milliseconds: waited.0 / 1_000_000 });
+    });
+    let rig = SimRig { sim, service, sink, unresponsive };
     if let Some(topology) = service.topology() {
         let free_frames = |node| service.frames().stats(node).map_or(0, |stats| stats.free());
         rig.report(Record::Topology { topology, free_frames: &free_frames });
@@ -163,6 +169,7 @@ struct SimRig<'s> {
     sim: &'static Sim,
     service: &'static SimService,
     sink: &'s (dyn Fn(&str) + Sync),
+    unresponsive: Arc<OnceLock<crate::Report>>,
 }
 
 impl Rig for SimRig<'_> {
@@ -209,6 +216,25 @@ impl Rig for SimRig<'_> {
             context.waker().wake_by_ref();
             core::task::Poll::Pending
         })
+    }
+
+    fn park(&self, milliseconds: u32) {
+        let until = self.sim.uptime() + Duration::from_millis(u64::from(milliseconds));
+        while let Some(left) = until.checked_sub(self.sim.uptime()).filter(|left| !left.is_zero()) {
+            self.sim.halt(left);
+        }
+    }
+
+    fn be_deaf(&self, mut turn: impl FnMut() -> bool) {
+        self.sim.mask_interrupts();
+        while !turn() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.sim.unmask_interrupts();
+    }
+
+    fn reported(&self) -> Option<crate::Report> {
+        self.unresponsive.get().copied()
     }
 
     fn report(&self, record: Record<'_>) {

@@ -1,5 +1,7 @@
 //! What the service counted during a run, by node and by CPU.
 
+use core::sync::atomic::Ordering;
+
 use topomem::CpuId;
 
 use crate::record::{CpuSummary, NodeSummary};
@@ -31,6 +33,8 @@ pub(crate) fn cpus<R: Rig>(run: &Run<R>, mut each: impl FnMut(CpuSummary)) {
             allocated_remote: magazine.remote,
             magazine_hits: magazine.hits,
             magazine_misses: magazine.misses,
+            // Relaxed: counts order nothing.
+            absences: run.counters(cpu).absences.load(Ordering::Relaxed),
             shootdowns: stats.shootdown.requests,
             ipis_sent: stats.shootdown.ipis_sent,
             ipis_received: stats.shootdown.ipis_received,

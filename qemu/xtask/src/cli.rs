@@ -63,7 +63,7 @@ pub(crate) struct ScenarioOptions {
     /// Seed of its random choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Disable or corrupt one mechanism (shootdown, magazine, distance); the run must then fail
+    /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, magazine, distance, zeroed); the run must then fail
     #[arg(long = "break", value_name = "FAULT", value_parser = word)]
     pub(crate) fault: Option<String>,
 }

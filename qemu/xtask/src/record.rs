@@ -14,6 +14,7 @@ pub(crate) enum Record {
     Progress(Progress),
     Node(NodeCounters),
     Cpu(CpuCounters),
+    Unresponsive(Unresponsive),
     Result(Measurement),
     Failure(Failure),
     Panic(Panic),
@@ -92,6 +93,7 @@ pub(crate) struct CpuCounters {
     pub(crate) alloc_remote: u64,
     pub(crate) magazine_hits: u64,
     pub(crate) magazine_misses: u64,
+    pub(crate) absences: u64,
     pub(crate) shootdowns: u64,
     pub(crate) ipis_sent: u64,
     pub(crate) ipis_received: u64,
@@ -127,6 +129,18 @@ impl Failure {
     pub(crate) fn new(what: impl Into<String>, place: impl Into<String>) -> Self {
         Self { what: what.into(), place: place.into() }
     }
+}
+
+/// A CPU answered no shootdown for a while, as the scenario wanted it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Unresponsive {
+    pub(crate) cpu: u32,
+    /// What it had not acknowledged when it was reported.
+    pub(crate) generation: u64,
+    /// How long it had been waited for by then.
+    pub(crate) ms: u64,
+    /// Operations that others finished while it was deaf.
+    pub(crate) meanwhile: u64,
 }
 
 /// The kernel gave up.

@@ -2,8 +2,10 @@
 
 use core::ptr::NonNull;
 
+use spin::Once;
 use topomem::shootdown::Unresponsive;
 use topomem::{CpuId, CpuPin, CpuSet, Machine, PageSize, Platform, SwitchFlushed, Ticks, Tlb, VirtAddr, X64};
+use topomem_stress::Report;
 use x86_64::PhysAddr;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
@@ -16,6 +18,14 @@ use crate::{log, per_cpu};
 /// How long a waiter waits before it reports a CPU, in milliseconds. Long: under emulation with
 /// more CPUs than the host has, a CPU may not run for a while.
 const PATIENCE_MS: u64 = 5_000;
+
+/// The first CPU that was reported.
+static REPORTED: Once<Report> = Once::new();
+
+/// The first report of a CPU that does not answer, if there was one.
+pub fn reported() -> Option<Report> {
+    REPORTED.get().copied()
+}
 
 /// This machine. Of no size: everything is in the CPU or static.
 #[derive(Debug, Clone, Copy)]
@@ -74,12 +84,10 @@ unsafe impl Tlb for Kernel {
     }
 
     fn on_unresponsive(&self, report: Unresponsive) {
-        log!(
-            "{} has not answered a shootdown for {} ms ({:?})",
-            report.cpu,
-            report.waited.0 / clock::ticks_per_ms(),
-            report.generation
-        );
+        let milliseconds = report.waited.0 / clock::ticks_per_ms();
+        let Unresponsive { cpu, generation, .. } = report;
+        REPORTED.call_once(|| Report { cpu, generation, milliseconds });
+        log!("{} has not answered a shootdown for {} ms ({:?})", cpu, milliseconds, generation);
     }
 }
 
@@ -93,6 +101,10 @@ unsafe impl Machine for Kernel {
     }
 
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
+        if Cr3::read().0 == root {
+            // A CPU that comes back online, say.
+            return SwitchFlushed::No;
+        }
         // SAFETY: the service's roots share the kernel's half, with this code and stack in it.
         unsafe { Cr3::write(root, Cr3Flags::empty()) };
         SwitchFlushed::Yes

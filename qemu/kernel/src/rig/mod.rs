@@ -3,15 +3,17 @@
 use core::time::Duration;
 
 use topomem::{MemoryService, VirtAddr};
-use topomem_stress::{Record, Rig};
+use topomem_stress::{Record, Report, Rig};
+use x86_64::instructions::interrupts;
 
 use crate::arch::{clock, probe};
 use crate::executor::sleep;
 use crate::memory::bring_up;
-use crate::memory::platform::Kernel;
+use crate::memory::platform::{self, Kernel};
 use crate::memory::service::SERVICE;
 use crate::record;
 use crate::smp::ipi;
+use crate::smp::park::park;
 
 /// This machine, with its own clock, faults and serial log.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +49,23 @@ impl Rig for Hardware {
 
     fn rest(&self, milliseconds: u32) -> impl Future<Output = ()> + Send {
         sleep(Duration::from_millis(u64::from(milliseconds)))
+    }
+
+    fn park(&self, milliseconds: u32) {
+        park(Duration::from_millis(u64::from(milliseconds)));
+    }
+
+    fn be_deaf(&self, mut turn: impl FnMut() -> bool) {
+        interrupts::without_interrupts(|| {
+            while !turn() {
+                // Not `per_cpu::relax`, which answers.
+                core::hint::spin_loop();
+            }
+        });
+    }
+
+    fn reported(&self) -> Option<Report> {
+        platform::reported()
     }
 
     fn report(&self, report: Record<'_>) {

@@ -63,7 +63,8 @@ impl<R: Rig> Worker<'_, R> {
                 0..35 => self.unmap(space, page, &change, Unmap::Awaited).await,
                 35..50 => self.unmap(space, page, &change, Unmap::Waited).await,
                 50..65 => self.unmap(space, page, &change, Unmap::Detached).await,
-                65..80 => self.unmap_batch(space, page, &change),
+                65..70 => self.unmap_in_burst(space, page, &change).await,
+                70..82 => self.unmap_batch(space, page, &change),
                 _ => self.protect(space, page, &change).await,
             },
             // Only a changer leaves that behind, and it had the lock: it gave up on a failure.
@@ -183,14 +184,14 @@ impl<R: Rig> Worker<'_, R> {
     }
 
     /// Takes a frame that its space will free off the account, before the space can free it.
-    fn let_go(&self, backing: Backing) {
+    pub(super) fn let_go(&self, backing: Backing) {
         if backing.owner == FrameOwner::Space {
             self.release(backing.frame, Order::FRAME, backing.holder);
         }
     }
 
     /// The unmapping of a slot has completed: nobody can reach its old page any more.
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         space: &SharedSpace<R::Machine>,
         page: &SlotPage,

@@ -1,7 +1,10 @@
 //! One CPU's part of a run.
 
+mod absences;
 mod bad_frames;
+mod bursts;
 mod changes;
+mod deaf;
 mod frames;
 mod objects;
 mod placement;
@@ -43,6 +46,8 @@ pub(crate) struct Worker<'r, R: Rig> {
     serial: u32,
     /// How many frames it may still retire.
     retirements: u32,
+    /// When it goes off next, in milliseconds of the run.
+    next_absence: u64,
     /// Which of the run's spaces is active.
     active: usize,
 }
@@ -72,6 +77,7 @@ impl<'r, R: Rig> Worker<'r, R> {
             filling: Order::HUGE,
             serial: 0,
             retirements: bad_frames::RETIREMENTS,
+            next_absence: 0,
             active: KERNEL,
         })
     }
@@ -86,6 +92,9 @@ impl<'r, R: Rig> Worker<'r, R> {
             self.run.counters(self.cpu).operations.fetch_add(1, Ordering::Relaxed);
             if self.cpu == CpuId::BOOT && operations.is_multiple_of(16) {
                 self.report(&mut next_report);
+            }
+            if operations.is_multiple_of(8) {
+                self.be_absent_at_times();
             }
             // Let this CPU's service tasks run.
             if operations.is_multiple_of(4) {
@@ -125,7 +134,10 @@ impl<'r, R: Rig> Worker<'r, R> {
             self.switch_step().await;
         } else {
             self.activate(KERNEL);
+            // What changes meanwhile must be in the TLB before, and not after.
+            self.look_around();
             self.run.rig.rest(2).await;
+            self.look_around();
         }
         self.open_letters();
     }

@@ -40,6 +40,13 @@ impl<R: Rig> Worker<'_, R> {
         run.counters(self.cpu).probes.fetch_add(u64::from(PROBES), Ordering::Relaxed);
     }
 
+    /// Reads each slot of the kernel's space once.
+    pub(super) fn look_around(&self) {
+        let pages = &self.run.spaces[KERNEL].pages;
+        pages.iter().for_each(|page| self.read(KERNEL, page));
+        self.run.counters(self.cpu).probes.fetch_add(pages.len() as u64, Ordering::Relaxed);
+    }
+
     fn read(&self, space: usize, page: &SlotPage) {
         let before = page.slot.state();
         let outcome = self.run.rig.load(page.address);

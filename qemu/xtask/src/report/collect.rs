@@ -77,6 +77,10 @@ impl<'a> Report<'a> {
             Record::Progress(progress) => screen.progress(&progress_line(&progress)),
             Record::Node(node) => self.nodes.push(node),
             Record::Cpu(cpu) => self.cpus.push(cpu),
+            Record::Unresponsive(seen) => screen.line(&format!(
+                "CPU {} did not answer generation {} and was reported after {} ms; others finished {} operations meanwhile",
+                seen.cpu, seen.generation, seen.ms, seen.meanwhile
+            )),
             Record::Result(result) => self.results.push(result),
             // The log has said it already.
             Record::Failure(failure) => self.failures.push(failure),

@@ -4,11 +4,12 @@ use crate::record::{CpuCounters, Measurement};
 
 type Counter = fn(&CpuCounters) -> u64;
 
-const COUNTERS: [(&str, &str, Counter); 9] = [
+const COUNTERS: [(&str, &str, Counter); 10] = [
     ("alloc_local", "frames", |cpu| cpu.alloc_local),
     ("alloc_remote", "frames", |cpu| cpu.alloc_remote),
     ("magazine_hits", "frames", |cpu| cpu.magazine_hits),
     ("magazine_misses", "frames", |cpu| cpu.magazine_misses),
+    ("absences", "absences", |cpu| cpu.absences),
     ("shootdowns", "requests", |cpu| cpu.shootdowns),
     ("ipis_sent", "IPIs", |cpu| cpu.ipis_sent),
     ("ipis_received", "IPIs", |cpu| cpu.ipis_received),

@@ -51,6 +51,7 @@ fn cpus(run: &Finished) -> Table {
         "frames local",
         "remote",
         "magazine hits",
+        "absences",
         "shootdowns",
         "IPIs sent",
         "received",
@@ -64,6 +65,7 @@ fn cpus(run: &Finished) -> Table {
             grouped(cpu.alloc_local),
             grouped(cpu.alloc_remote),
             percent(cpu.magazine_hits, cpu.magazine_hits + cpu.magazine_misses),
+            grouped(cpu.absences),
             grouped(cpu.shootdowns),
             grouped(cpu.ipis_sent),
             grouped(cpu.ipis_received),
@@ -78,6 +80,7 @@ fn cpus(run: &Finished) -> Table {
         all.alloc_remote += cpu.alloc_remote;
         all.magazine_hits += cpu.magazine_hits;
         all.magazine_misses += cpu.magazine_misses;
+        all.absences += cpu.absences;
         all.shootdowns += cpu.shootdowns;
         all.ipis_sent += cpu.ipis_sent;
         all.ipis_received += cpu.ipis_received;

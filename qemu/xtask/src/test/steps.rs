@@ -80,15 +80,23 @@ const MACHINES: [&str; 12] = [
 const QUICK_MACHINES: usize = 3;
 
 /// Further scenarios, each on a machine that suits it.
-const SCENARIOS: [(&str, &str); 4] =
-    [("two-nodes", "machine"), ("tight", "pressure"), ("uneven", "frames"), ("four-asymmetric", "shootdown")];
+const SCENARIOS: [(&str, &str); 5] = [
+    ("two-nodes", "machine"),
+    ("tight", "pressure"),
+    ("uneven", "frames"),
+    ("four-asymmetric", "shootdown"),
+    ("two-nodes", "unresponsive"),
+];
 
 /// Machines that are simulated too.
 const SIM_MACHINES: [&str; 3] = ["two-nodes", "memoryless", "interleaved"];
 
 /// Each fault, and what the oracle must say about it.
-const FAULTS: [(&str, &[&str]); 4] = [
+const FAULTS: [(&str, &[&str]); 7] = [
     ("shootdown", &["stale translation"]),
+    ("acknowledge", &["stale translation"]),
+    ("overrun", &["stale translation"]),
+    ("online", &["stale translation"]),
     ("magazine", &["handed out twice", "changed under"]),
     ("distance", &["wrong node"]),
     ("zeroed", &["is not zeroed"]),
@@ -112,6 +120,11 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         let run = MachineRun { topology, scenario: scenario("stress", 3), expected: Expected::Success };
         Step { name: format!("sim {topology}"), work: Work::Sim(run) }
     }));
+    steps.push({
+        let scenario = scenario("unresponsive", 3);
+        let run = MachineRun { topology: "two-nodes", scenario, expected: Expected::Success };
+        Step { name: "sim two-nodes unresponsive".to_owned(), work: Work::Sim(run) }
+    });
     steps.extend(FAULTS.map(|(fault, words)| Step {
         name: format!("sim break {fault}"),
         work: Work::Sim(broken(fault, words)),

@@ -1,0 +1,46 @@
+//! What the CPUs of a run with a deaf CPU share.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use topomem::CpuId;
+use topomem::shootdown::Generation;
+
+/// The service's report of a CPU that does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// The CPU.
+    pub cpu: CpuId,
+    /// What it has not acknowledged.
+    pub generation: Generation,
+    /// How long it had been waited for.
+    pub milliseconds: u64,
+}
+
+/// How far the run is: each stage is entered by one CPU, and awaited by another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub(crate) enum Stage {
+    /// The boot CPU has mapped a page.
+    Mapped = 1,
+    /// The last CPU has its translation, and answers no interrupt.
+    Deaf,
+    /// The last CPU has used the page for the last time, and answers again.
+    Hearing,
+}
+
+/// The stage.
+#[derive(Debug, Default)]
+pub(crate) struct Deafness(AtomicU32);
+
+impl Deafness {
+    /// Enters `stage`.
+    pub(crate) fn enter(&self, stage: Stage) {
+        // Release pairs with the Acquire in `has`: what was done before is seen.
+        self.0.store(stage as u32, Ordering::Release);
+    }
+
+    /// Has `stage` been entered?
+    pub(crate) fn has(&self, stage: Stage) -> bool {
+        self.0.load(Ordering::Acquire) >= stage as u32
+    }
+}

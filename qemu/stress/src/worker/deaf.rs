@@ -1,0 +1,137 @@
+//! One CPU answers no shootdown for a while.
+//!
+//! The boot CPU unmaps a page that the last CPU has a translation to, and awaits it. The last CPU
+//! is deaf until it has been reported and the others have finished a good number of operations
+//! meanwhile. It then reads the page once more through its old translation: the frame must still
+//! be the page's, whatever the others were handed since.
+
+use core::sync::atomic::Ordering;
+
+use topomem::{CpuId, FrameRequest, Order, PageSize};
+
+use super::{KERNEL, Worker};
+use crate::deafness::Stage;
+use crate::{Failure, Record, Report, Rig, Text};
+
+/// Operations that each other CPU has to finish meanwhile: several times what its magazine and
+/// its heap hold, so that a frame that was freed early is handed out again.
+const OPERATIONS: u64 = 500;
+/// When the deaf CPU gives up, in milliseconds: several times any patience.
+const LONGEST: u64 = 30_000;
+
+impl<R: Rig> Worker<'_, R> {
+    pub(crate) async fn work_beside_a_deaf_cpu(&mut self) {
+        let last = self.run.rig.cpus() - 1;
+        if last == 0 {
+            return self.refused("being deaf", Text::display(&"nobody else is there to notice"));
+        }
+        if self.cpu.index() == last {
+            self.be_deaf().await;
+        } else if self.cpu == CpuId::BOOT {
+            self.unmap_beside_a_deaf_cpu().await;
+            self.run.stop();
+        } else {
+            self.work().await;
+        }
+    }
+
+    async fn be_deaf(&mut self) {
+        let run = self.run;
+        self.reach(Stage::Mapped).await;
+        let page = &run.spaces[KERNEL].pages[0];
+        let expected = page.slot.tag(page.slot.state().version).encode();
+        let start = run.elapsed();
+        let others: u64 = self.others().map(|cpu| self.operations_of(cpu)).sum();
+        let targets = self.others().map(|cpu| (cpu, self.operations_of(cpu) + OPERATIONS));
+        let targets: arrayvec::ArrayVec<_, { topomem::percpu::MAX_CPUS }> = targets.collect();
+        let mut found = run.rig.load(page.address);
+        run.rig.be_deaf(|| {
+            run.deafness.enter(Stage::Deaf);
+            let went_on = targets.iter().all(|&(cpu, target)| self.operations_of(cpu) >= target);
+            let enough = went_on && run.rig.reported().is_some();
+            if found == Some(expected) {
+                found = run.rig.load(page.address);
+            }
+            if !(enough || run.is_stopped() || run.elapsed() - start > LONGEST) {
+                return false;
+            }
+            run.deafness.enter(Stage::Hearing);
+            true
+        });
+        if found != Some(expected) {
+            run.fail(Failure::StaleTranslation {
+                cpu: self.cpu,
+                space: self.space_name(KERNEL),
+                address: page.address,
+                expected,
+                found: found.unwrap_or(0),
+            });
+        }
+        for (cpu, target) in targets {
+            let missing = target.saturating_sub(self.operations_of(cpu));
+            if missing > 0 {
+                run.fail(Failure::HeldUp { cpu, deaf: self.cpu, missing });
+            }
+        }
+        let meanwhile = self.others().map(|cpu| self.operations_of(cpu)).sum::<u64>() - others;
+        match run.rig.reported() {
+            Some(report) => run.rig.report(Record::Unresponsive { report, meanwhile }),
+            None => run.fail(Failure::Unreported { cpu: self.cpu }),
+        }
+    }
+
+    async fn unmap_beside_a_deaf_cpu(&mut self) {
+        let run = self.run;
+        let deaf = CpuId::new(run.rig.cpus() - 1);
+        let space = &run.spaces[KERNEL];
+        let page = &space.pages[0];
+        let Ok(frame) = run.rig.service().alloc(&self.pin, &FrameRequest::frame()) else {
+            return self.refused("allocating a frame", Text::display(&"exhausted"));
+        };
+        let Some(held) = self.take_in(frame, Order::FRAME) else { return };
+        let tag = page.slot.tag(page.slot.state().version).encode();
+        self.word(frame, 0).store(tag, Ordering::Release);
+        let target = space.space();
+        let size = PageSize::Size4KiB;
+        // SAFETY: the frame was just allocated as a single one, and is given up if this succeeds.
+        let mapped = unsafe { target.map_owned(&self.pin, page.address, size, frame, space.writable()) };
+        if let Err(error) = mapped {
+            return self.refused("mapping a page", Text::display(&error));
+        }
+        run.deafness.enter(Stage::Mapped);
+        self.reach(Stage::Deaf).await;
+        let before = run.rig.service().shootdown().kernel().generation();
+        // The space may free it from here on.
+        self.release(frame, Order::FRAME, held.holder);
+        match target.unmap(&self.pin, page.range()) {
+            Ok(unmapping) => unmapping.await,
+            Err(error) => return self.refused("unmapping a page", Text::display(&error)),
+        }
+        if !run.deafness.has(Stage::Hearing) {
+            return self.refused("waiting for a deaf CPU", Text::display(&"it was not waited for"));
+        }
+        let now = run.rig.service().shootdown().kernel().generation();
+        if let Some(Report { cpu, generation, .. }) = run.rig.reported()
+            && (Some(cpu) != deaf || generation <= before || generation > now)
+        {
+            self.refused("reporting the deaf CPU", Text::debug(&(cpu, generation, before, now)));
+        }
+    }
+
+    /// Idles until another CPU has entered `stage`.
+    async fn reach(&self, stage: Stage) {
+        while !self.run.deafness.has(stage) && !self.run.is_stopped() {
+            self.run.rig.rest(1).await;
+        }
+    }
+
+    /// The CPUs that neither are deaf nor wait for the one that is.
+    fn others(&self) -> impl Iterator<Item = CpuId> + use<R> {
+        (1..self.run.rig.cpus() - 1).filter_map(CpuId::new)
+    }
+
+    fn operations_of(&self, cpu: CpuId) -> u64 {
+        // Relaxed: a count orders nothing.
+        self.run.counters(cpu).operations.load(Ordering::Relaxed)
+    }
+}
