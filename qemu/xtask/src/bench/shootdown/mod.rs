@@ -48,7 +48,7 @@ pub(super) fn shootdown(arguments: &BenchShootdownArgs) -> Result<bool, Error> {
         let figures = boots.run(&plan, subjects)?;
         let pooled = pool::over_boots(figures.results);
         comparison::table(&pooled, &limits).lines().iter().for_each(|line| println!("{line}"));
-        comparison::legend(plan.metric).iter().for_each(|line| println!("  {line}"));
+        comparison::legend(plan.metric, &pooled).iter().for_each(|line| println!("  {line}"));
         results.extend(pooled.into_iter().map(|pooled| pooled.result));
         distributions.extend(figures.distributions);
     }
