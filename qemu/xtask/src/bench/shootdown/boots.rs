@@ -1,5 +1,6 @@
 //! Booting the subjects, one after the other.
 
+use super::host;
 use super::plan::{self, Plan};
 use crate::bench::figures::Figures;
 use crate::bench::linux::Linux;
@@ -26,6 +27,8 @@ pub(super) struct Subjects<'a> {
 /// Boots so far: what went wrong in them.
 #[derive(Debug, Default)]
 pub(super) struct Boots {
+    /// Timed ones that began while other programs used the host.
+    pub(super) disturbed: u32,
     pub(super) failures: Vec<Failure>,
 }
 
@@ -39,6 +42,7 @@ impl Boots {
             for boot in 1..=plan.boots {
                 println!("{}, boot {boot} of {}", spec.name, plan.boots);
                 // In turn, so that a host that becomes slower does so for both.
+                self.disturbed += u32::from(plan.metric == Metric::Time && host::is_busy());
                 self.keep(&mut all, topomem(subjects.kernel, &spec, plan.metric)?);
                 if let Some(linux) = linux {
                     match linux.measure(&spec, plan.request) {

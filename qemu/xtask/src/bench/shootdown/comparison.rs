@@ -72,7 +72,11 @@ fn row(any: &Pooled, all: &[Pooled], limits: &Limits) -> [String; HEADING.len()]
 fn figure(pooled: &Pooled) -> String {
     let (least, most) = pooled.boots;
     let figure = rounded(pooled.judged());
-    if least == most { figure } else { format!("{figure} ({} .. {})", rounded(least), rounded(most)) }
+    match pooled.result.unit.as_str() {
+        _ if least == most => figure,
+        TIME => format!("{figure} (.. {})", rounded(most)),
+        _ => format!("{figure} ({} .. {})", rounded(least), rounded(most)),
+    }
 }
 
 fn target(standing: &Standing) -> String {
@@ -107,9 +111,7 @@ pub(super) fn legend(metric: Metric, all: &[Pooled]) -> Vec<String> {
             ["instructions: of all CPUs".to_owned(), bare].into_iter().chain(call).chain([ratio]).collect()
         }
         Metric::Time => vec![
-            "us: the lowest tenth (with several boots, their median, and from the least to the most), then the \
-             median"
-                .to_owned(),
+            "us: the lowest tenth (with several boots, of the best, and up to the worst), then the median".to_owned(),
             "counts: per change, those of burst16_wait per burst; linux unmap_issue is its protect_wait".to_owned(),
             ratio,
         ],
@@ -137,7 +139,7 @@ mod tests {
         assert_eq!(words(&lines[0]), "case CPUs unit topomem median linux median ratio target is");
         assert_eq!(
             words(&lines[1]),
-            "protect_wait 2 us 4.00 (4.00 .. 6.00) 8.00 10.0 20.0 0.400 0.65 x linux protect_wait 0.400 x, met"
+            "protect_wait 2 us 4.00 (.. 6.00) 8.00 10.0 20.0 0.400 0.65 x linux protect_wait 0.400 x, met"
         );
         assert_eq!(words(&lines[2]), "protect_wait 2 IPIs - - 1.00 - - - -");
     }

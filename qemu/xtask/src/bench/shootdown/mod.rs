@@ -6,6 +6,7 @@ mod boots;
 mod comparison;
 mod counts;
 mod histogram;
+mod host;
 mod limits;
 mod plan;
 mod pool;
@@ -56,6 +57,13 @@ pub(super) fn shootdown(arguments: &BenchShootdownArgs) -> Result<bool, Error> {
         histogram::draw(&distributions, &path)?;
         println!("  the latencies: {}", workspace::shorten(&path.to_string_lossy()));
     }
+    if boots.disturbed > 0 {
+        println!(
+            "  warning: in {} rounds of boots other programs used the host: their times measure its scheduler too, \
+             which hits whoever waits more often; measure again on a free host, or compare counts",
+            boots.disturbed
+        );
+    }
     for failure in &boots.failures {
         println!("  failed: {}; {}", failure.what, failure.place);
     }
@@ -64,6 +72,7 @@ pub(super) fn shootdown(arguments: &BenchShootdownArgs) -> Result<bool, Error> {
         "icount": arguments.icount,
         "quick": arguments.quick,
         "linux": linux.as_ref().map(Linux::release),
+        "disturbed_rounds": boots.disturbed,
         "distributions": distributions,
     });
     let options = options.as_object().cloned().unwrap_or_default();

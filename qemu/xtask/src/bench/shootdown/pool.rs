@@ -15,9 +15,9 @@ pub(super) struct Pooled {
 }
 
 impl Pooled {
-    /// What subjects are compared by.
+    /// What subjects are compared by: of times the boot that the host disturbed least.
     pub(super) fn judged(&self) -> f64 {
-        judged(&self.result)
+        if self.result.unit == TIME { self.boots.0 } else { self.result.median }
     }
 
     /// Is it the same figure, whoever's?
@@ -109,7 +109,7 @@ pub(super) mod tests {
         assert_eq!(pooled.len(), 3);
         let own = &pooled[0];
         assert_eq!((own.result.low, own.result.median, own.result.high, own.result.n), (3.0, 6.0, 12.0, 30));
-        assert_eq!((own.judged(), own.boots), (3.0, (2.0, 4.5)));
+        assert_eq!((own.judged(), own.boots), (2.0, (2.0, 4.5)));
         assert_eq!(pooled[2].judged(), 1.0);
         assert!(own.is_beside(&pooled[1].result) && !own.is_beside(&pooled[2].result));
     }
