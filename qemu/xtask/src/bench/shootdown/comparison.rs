@@ -111,8 +111,10 @@ pub(super) fn legend(metric: Metric, all: &[Pooled]) -> Vec<String> {
             ["instructions: of all CPUs".to_owned(), bare].into_iter().chain(call).chain([ratio]).collect()
         }
         Metric::Time => vec![
-            "us: the lowest tenth (with several boots, of the best, and up to the worst), then the median".to_owned(),
-            "counts: per change, those of burst16_wait per burst; linux unmap_issue is its protect_wait".to_owned(),
+            "us: the lowest tenth (with several boots, of the best, and up to the worst), then the median"
+                .to_owned(),
+            "counts: per change, those of burst16_wait per burst; linux unmap_issue is its protect_wait"
+                .to_owned(),
             ratio,
         ],
     }
