@@ -31,9 +31,6 @@ pub(crate) enum Command {
     Doctor,
     /// Install what is missing for building, running and testing
     Prepare,
-    /// Measure what Linux pays for changing mappings
-    #[command(hide = true)]
-    BenchLinux(BenchLinuxArgs),
     /// Save the firmware tables of a machine, as acpidump writes them
     Acpidump(AcpidumpArgs),
 }
@@ -119,7 +116,7 @@ pub(crate) enum BenchCommand {
     Frames(BenchFramesArgs),
     /// What CPUs cost each other: locks, failed compare-and-swaps, cache lines
     Contention(BenchContentionArgs),
-    /// What changes of mappings cost in the reference kernel under QEMU
+    /// What changes of mappings cost until every CPU has forgotten the old ones, under QEMU
     Shootdown(BenchShootdownArgs),
 }
 
@@ -145,15 +142,27 @@ pub(crate) struct BenchContentionArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchShootdownArgs {
-    /// Count instructions exactly, instead of timing
+    /// Boot Debian's Linux in turn with topomem's kernel, on the same machines; downloaded once, never installed
+    #[arg(long, value_enum)]
+    pub(crate) vs: Option<Peer>,
+    /// Only what is counted in instructions: exact, and the same each time
     #[arg(long)]
     pub(crate) icount: bool,
-    /// Machines of one and two CPUs only
+    /// One boot of each, and few samples of Linux's
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Draw the latencies to FILE; benches/shootdown.svg when none is given, unless quick
+    #[arg(long, value_name = "FILE", conflicts_with = "icount")]
+    pub(crate) svg: Option<PathBuf>,
     /// Write all results to FILE, machine-readable
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// What topomem's kernel is measured beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    Linux,
 }
 
 #[derive(Debug, Args)]
@@ -163,15 +172,6 @@ pub(crate) struct AcpidumpArgs {
     /// Folder for the files, one per table
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchLinuxArgs {
-    #[command(flatten)]
-    pub(crate) machine: MachineOptions,
-    /// Count instructions instead of time
-    #[arg(long)]
-    pub(crate) icount: bool,
 }
 
 /// One word of the kernel's command line.

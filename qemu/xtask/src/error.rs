@@ -32,8 +32,10 @@ pub(crate) enum Error {
     TableDump { signature: String, expected: usize, offset: usize },
     /// Callgrind counted nothing: the function is not there under this name.
     NotCounted { what: &'static str },
-    /// `benches/limits.toml` can't be used.
-    Limits(Box<toml::de::Error>),
+    /// A file of limits can't be used.
+    Limits { file: &'static str, error: Box<toml::de::Error> },
+    /// A plot could not be drawn.
+    Plot { path: PathBuf, reason: String },
     /// Linux could not be measured.
     Linux(LinuxError),
     /// A step needs what an earlier step could not build.
@@ -65,7 +67,8 @@ impl fmt::Display for Error {
                 write!(f, "the dump of {signature} goes on at {offset}, not at {expected}")
             }
             Self::NotCounted { what } => write!(f, "callgrind found no function {what}"),
-            Self::Limits(error) => write!(f, "benches/limits.toml: {error}"),
+            Self::Limits { file, error } => write!(f, "{file}: {error}"),
+            Self::Plot { path, reason } => write!(f, "{}: no plot: {reason}", path.display()),
             Self::Linux(error) => write!(f, "{error}"),
             Self::NotBuilt(what) => write!(f, "{what} could not be built: see above"),
             Self::OnlyUnderQemu(option) => write!(f, "{option} works only under QEMU: cargo xtask qemu"),

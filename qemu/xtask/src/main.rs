@@ -54,7 +54,6 @@ fn run(command: Command) -> Result<bool, Error> {
         Command::Matrix(arguments) => matrix::matrix(&arguments),
         Command::Test(arguments) => test::test(&arguments),
         Command::Bench(command) => bench::bench(&command),
-        Command::BenchLinux(arguments) => bench::linux::bench_linux(&arguments),
         Command::Acpidump(arguments) => acpidump::acpidump(&arguments),
     }
 }

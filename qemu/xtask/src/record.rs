@@ -16,6 +16,7 @@ pub(crate) enum Record {
     Cpu(CpuCounters),
     Unresponsive(Unresponsive),
     Result(Measurement),
+    Distribution(Distribution),
     Failure(Failure),
     Panic(Panic),
     /// A backtrace, innermost first.
@@ -117,6 +118,17 @@ pub(crate) struct Measurement {
     pub(crate) n: u64,
 }
 
+/// How a case's samples of one boot are spread.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Distribution {
+    pub(crate) case: String,
+    pub(crate) subject: String,
+    pub(crate) cpus: u32,
+    pub(crate) unit: String,
+    /// From the first to the 99th.
+    pub(crate) percentiles: Vec<f64>,
+}
+
 /// Something that went wrong, as the report's `failures` carry it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failure {
@@ -215,6 +227,12 @@ mod tests {
         let cpu = record(r#"@@{"t":"cpu","cpu":3,"node":1,"alloc_local":5,"nested":1}"#);
         let Record::Cpu(cpu) = cpu else { panic!("{cpu:?}") };
         assert_eq!((cpu.cpu, cpu.node, cpu.alloc_local, cpu.ipis_sent), (3, 1, 5, 0));
+
+        let distribution = record(
+            r#"@@{"t":"distribution","case":"unmap_wait","subject":"linux","cpus":2,"unit":"us","percentiles":[1,2.5]}"#,
+        );
+        let Record::Distribution(distribution) = distribution else { panic!("{distribution:?}") };
+        assert_eq!((distribution.cpus, distribution.percentiles), (2, vec![1.0, 2.5]));
 
         assert_eq!(
             record(r#"@@{"t":"failure","what":"stale translation","where":"cpu 1"}"#),

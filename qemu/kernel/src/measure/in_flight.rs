@@ -3,19 +3,14 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
-
-use topomem::shootdown::Stats;
 
 use super::MeasureError;
+use super::counts::Counts;
 use super::helpers::{Helpers, Role};
-use super::samples::{OutOfMemory, Samples, report_one};
+use super::samples::{OutOfMemory, Samples};
 use super::space::{Measured, leave, pages};
 use super::unit::Unit;
 use crate::memory::platform::pin;
-use crate::memory::service::SERVICE;
-use crate::per_cpu;
-use crate::smp::ipi;
 
 const REPETITIONS: usize = 100;
 /// Unmaps in flight.
@@ -54,53 +49,4 @@ fn beside_spinning(measured: &Measured, unit: Unit) -> Result<(), MeasureError> 
     samples.report("inflight64", unit, UNMAPS);
     counts.report("inflight64", REPETITIONS as u64 * UNMAPS);
     Ok(())
-}
-
-/// What all CPUs have counted.
-#[derive(Debug, Clone, Copy, Default)]
-struct Counts {
-    interrupts: u64,
-    writes: u64,
-    full: u64,
-    partial: u64,
-    elisions: u64,
-}
-
-impl Counts {
-    fn now() -> Counts {
-        let mut counts = Counts::default();
-        for cpu in ipi::running().iter() {
-            let Stats { ipis_sent, full_flushes, partial_flushes, elided_pending, elided_lazy, .. } =
-                SERVICE.shootdown().stats(cpu);
-            let writes =
-                per_cpu::of(cpu).map_or(0, |area| area.counters.messages_sent.load(Ordering::Relaxed));
-            counts.interrupts += ipis_sent;
-            counts.writes += writes;
-            counts.full += full_flushes;
-            counts.partial += partial_flushes;
-            counts.elisions += elided_pending + elided_lazy;
-        }
-        counts
-    }
-
-    fn add(&mut self, before: &Counts, after: &Counts) {
-        self.interrupts += after.interrupts - before.interrupts;
-        self.writes += after.writes - before.writes;
-        self.full += after.full - before.full;
-        self.partial += after.partial - before.partial;
-        self.elisions += after.elisions - before.elisions;
-    }
-
-    /// Reports them for each of `operations`.
-    fn report(&self, case: &str, operations: u64) {
-        for (unit, count) in [
-            ("IPIs", self.interrupts),
-            ("ICR writes", self.writes),
-            ("full flushes", self.full),
-            ("partial flushes", self.partial),
-            ("elisions", self.elisions),
-        ] {
-            report_one(case, "topomem", unit, count as f64 / operations as f64);
-        }
-    }
 }

@@ -7,6 +7,7 @@
 mod alone;
 mod bare;
 mod broadcast;
+mod counts;
 mod flush;
 mod helpers;
 mod in_flight;

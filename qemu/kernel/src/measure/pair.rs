@@ -6,6 +6,7 @@ use topomem::{ProtectError, Protection, UnmapError};
 use super::MeasureError;
 use super::alone;
 use super::bare;
+use super::counts::Counts;
 use super::helpers::{Helpers, Role};
 use super::samples::{Samples, report_one};
 use super::space::{Measured, leave, pages, touch};
@@ -14,6 +15,8 @@ use crate::memory::platform::pin;
 use crate::memory::service::SERVICE;
 
 const REPETITIONS: usize = 2000;
+/// Of what is counted, and varies little.
+const COUNTED: u64 = 200;
 
 pub async fn measure(unit: Unit) -> Result<(), MeasureError> {
     let measured = Measured::new()?;
@@ -37,6 +40,7 @@ fn beside_spinning(measured: &Measured, unit: Unit) -> Result<(), MeasureError> 
     protect_wait(measured, unit)?;
     alone::unmap(measured, unit, "unmap_wait", 1, REPETITIONS)?;
     unmap_issue(measured, unit)?;
+    count(measured)?;
     let before = sent();
     alone::burst(measured, unit, ("burst16_wait", alone::Layout::Apart), REPETITIONS)?;
     let interrupts = sent().ipis_sent - before.ipis_sent;
@@ -70,6 +74,27 @@ fn unmap_issue(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
         samples.time(|| measured.space.unmap(&pin, page))?.wait(&pin);
     }
     samples.report("unmap_issue", unit, 1);
+    Ok(())
+}
+
+/// What the changes that are waited for cost, counted apart from the times: reading the counters
+/// makes the CPU slower.
+#[inline(never)]
+fn count(measured: &Measured) -> Result<(), MeasureError> {
+    let (pin, read, page) = (pin(), pages(0, 1), pages(512, 1));
+    let (mut protects, mut unmaps) = (Counts::default(), Counts::default());
+    for _ in 0..COUNTED {
+        let before = Counts::now();
+        measured.space.protect(&pin, read, Protection::USER_READ_ONLY)?.wait(&pin);
+        protects.add(&before, &Counts::now());
+        measured.space.protect(&pin, read, Protection::USER_DATA)?.wait(&pin);
+        measured.map(page)?;
+        let before = Counts::now();
+        measured.space.unmap(&pin, page)?.wait(&pin);
+        unmaps.add(&before, &Counts::now());
+    }
+    protects.report("protect_wait", COUNTED);
+    unmaps.report("unmap_wait", COUNTED);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use super::unit::Unit;
 use crate::arch::clock;
@@ -56,12 +57,40 @@ impl Samples {
         };
         let spread = Spread { low: at(1), median: at(5), high: at(9), n: self.ticks.len() };
         spread.report(case, subject, unit.name());
+        if unit == Unit::Microseconds {
+            let percentiles = Percentiles { ticks: &self.ticks, unit, each };
+            record!(
+                "{{\"t\":\"distribution\",\"case\":{},\"subject\":{},\"cpus\":{},\"unit\":{},\"percentiles\":[{percentiles}]}}",
+                Json(case),
+                Json(subject),
+                ipi::running().len(),
+                Json(unit.name()),
+            );
+        }
     }
 
     /// The lowest decile.
     pub fn low(&mut self) -> u64 {
         self.ticks.sort_unstable();
         self.ticks.get(self.ticks.len().saturating_sub(1) / 10).copied().unwrap_or(0)
+    }
+}
+
+/// The first percentile to the 99th of sorted samples.
+struct Percentiles<'a> {
+    ticks: &'a [u64],
+    unit: Unit,
+    each: u64,
+}
+
+impl fmt::Display for Percentiles<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.ticks.len().saturating_sub(1);
+        (1..100).try_for_each(|percent| {
+            let ticks = self.ticks.get(last * percent / 100).copied().unwrap_or(0);
+            let separator = if percent == 1 { "" } else { "," };
+            write!(f, "{separator}{:.3}", self.unit.of_ticks(ticks) / self.each as f64)
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::guest::spread::Spread;
 #[serde(tag = "t", rename_all = "snake_case")]
 pub(crate) enum Record<'a> {
     Result(Measured<'a>),
+    Distribution(Distributed<'a>),
     Failure {
         what: String,
         #[serde(rename = "where")]
@@ -40,6 +41,23 @@ impl<'a> Measured<'a> {
     pub(crate) fn new(case: &'a str, cpus: usize, unit: &'a str, spread: Spread) -> Self {
         let Spread { median, low, high, n } = spread;
         Self { suite: "shootdown", case, subject: "linux", cpus, unit, median, low, high, n }
+    }
+}
+
+/// How the samples of one case are spread.
+#[derive(Debug, Serialize)]
+pub(crate) struct Distributed<'a> {
+    case: &'a str,
+    subject: &'a str,
+    cpus: usize,
+    unit: &'a str,
+    /// From the first to the 99th.
+    percentiles: Vec<f64>,
+}
+
+impl<'a> Distributed<'a> {
+    pub(crate) fn new(case: &'a str, cpus: usize, unit: &'a str, percentiles: Vec<f64>) -> Self {
+        Self { case, subject: "linux", cpus, unit, percentiles }
     }
 }
 

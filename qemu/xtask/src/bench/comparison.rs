@@ -31,14 +31,23 @@ pub(super) fn table(results: &[Measurement], limits: &Limits) -> Table {
 
 /// A median, with its spread where there is one.
 pub(super) fn cell(result: &Measurement) -> String {
-    let digits = match result.median {
-        median if median < 10.0 => 2,
-        median if median < 100.0 => 1,
-        _ => 0,
-    };
+    let digits = digits(result.median);
     let [median, low, high] =
         [result.median, result.low, result.high].map(|figure| format!("{figure:.digits$}"));
     if low == high { median } else { format!("{median} ({low} .. {high})") }
+}
+
+/// A figure as precise as people can make use of.
+pub(super) fn rounded(figure: f64) -> String {
+    format!("{figure:.0$}", digits(figure))
+}
+
+fn digits(figure: f64) -> usize {
+    match figure {
+        figure if figure < 10.0 => 2,
+        figure if figure < 100.0 => 1,
+        _ => 0,
+    }
 }
 
 /// How many times topomem's figure another's is. Percentages stand for themselves.

@@ -26,7 +26,8 @@ impl Limits {
     pub(super) fn load() -> Result<Self, Error> {
         let path = workspace::root().join("benches/limits.toml");
         let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
-        toml::from_str(&text).map_err(|error| Error::Limits(Box::new(error)))
+        toml::from_str(&text)
+            .map_err(|error| Error::Limits { file: "benches/limits.toml", error: Box::new(error) })
     }
 
     fn of(&self, case: &str, cpus: u32) -> Option<&Limit> {

@@ -3,10 +3,12 @@
 mod comparison;
 mod contention;
 mod counts;
+mod figures;
 mod frames;
 mod instructions;
 mod limits;
 pub(crate) mod linux;
+mod metric;
 mod program;
 mod shootdown;
 
@@ -21,6 +23,7 @@ use crate::record::{Failure, Measurement};
 use crate::report::{self, Document};
 
 pub(crate) use counts::failures as counts_failures;
+pub(crate) use shootdown::counts_failures as shootdown_counts_failures;
 
 /// Runs a benchmark and prints what came of it.
 pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::screen::Screen;
 use super::topology;
 use crate::record::{
-    CpuCounters, DiscoveredTopology, Failure, Line, Measurement, NodeCounters, Panic, Progress, Record,
-    TablePiece,
+    CpuCounters, DiscoveredTopology, Distribution, Failure, Line, Measurement, NodeCounters, Panic, Progress,
+    Record, TablePiece,
 };
 use crate::symbolize::Symbols;
 
@@ -17,6 +17,7 @@ pub(crate) struct Report<'a> {
     nodes: Vec<NodeCounters>,
     cpus: Vec<CpuCounters>,
     results: Vec<Measurement>,
+    distributions: Vec<Distribution>,
     failures: Vec<Failure>,
     backtraces: Vec<Vec<String>>,
     tables: Vec<TablePiece>,
@@ -30,6 +31,7 @@ pub(crate) struct Finished {
     pub(crate) nodes: Vec<NodeCounters>,
     pub(crate) cpus: Vec<CpuCounters>,
     pub(crate) results: Vec<Measurement>,
+    pub(crate) distributions: Vec<Distribution>,
     /// None: the run succeeded.
     pub(crate) failures: Vec<Failure>,
     /// Symbolised, one line per function.
@@ -49,6 +51,7 @@ impl<'a> Report<'a> {
             nodes: Vec::new(),
             cpus: Vec::new(),
             results: Vec::new(),
+            distributions: Vec::new(),
             failures: Vec::new(),
             backtraces: Vec::new(),
             tables: Vec::new(),
@@ -82,6 +85,7 @@ impl<'a> Report<'a> {
                 seen.cpu, seen.generation, seen.ms, seen.meanwhile
             )),
             Record::Result(result) => self.results.push(result),
+            Record::Distribution(distribution) => self.distributions.push(distribution),
             // The log has said it already.
             Record::Failure(failure) => self.failures.push(failure),
             Record::Panic(panic) => self.failures.push(self.panic_failure(&panic)),
@@ -136,6 +140,7 @@ impl<'a> Report<'a> {
             nodes: self.nodes,
             cpus: self.cpus,
             results: self.results,
+            distributions: self.distributions,
             failures: self.failures,
             backtraces: self.backtraces,
             tables: self.tables,

@@ -98,6 +98,7 @@ mod tests {
             nodes: Vec::new(),
             cpus: Vec::new(),
             results: vec![result],
+            distributions: Vec::new(),
             failures: vec![Failure::new("stale translation", "CPU 1")],
             backtraces: Vec::new(),
             tables: Vec::new(),

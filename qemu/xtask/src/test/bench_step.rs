@@ -1,13 +1,23 @@
-//! A step that compares counts with their bounds; each figure is a test.
+//! Steps that compare counts with their bounds; each figure is a test.
 
 use super::Outcome;
 use super::tally::Tally;
 use crate::bench;
 use crate::error::Error;
+use crate::kernel::Kernel;
 
-pub(super) fn run() -> Result<Outcome, Error> {
-    let (output, failed) = bench::counts_failures()?;
+/// The frame allocator's.
+pub(super) fn frames() -> Result<Outcome, Error> {
+    bench::counts_failures().map(outcome)
+}
+
+/// Those of changes of mappings.
+pub(super) fn shootdown(kernel: &Kernel) -> Result<Outcome, Error> {
+    bench::shootdown_counts_failures(kernel).map(outcome)
+}
+
+fn outcome((output, failed): (Vec<String>, u64)) -> Outcome {
     output.iter().for_each(|line| println!("    {line}"));
     let passed = output.len() as u64 - failed;
-    Ok(Outcome { tally: Tally { passed, failed }, output })
+    Outcome { tally: Tally { passed, failed }, output }
 }

@@ -78,6 +78,7 @@ mod tests {
             nodes: Vec::new(),
             cpus: Vec::new(),
             results: Vec::new(),
+            distributions: Vec::new(),
             failures: what.iter().map(|what| Failure::new(*what, "CPU 0")).collect(),
             backtraces: vec![backtrace.iter().map(|&line| line.to_owned()).collect()],
             tables: Vec::new(),

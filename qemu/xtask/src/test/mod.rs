@@ -84,7 +84,8 @@ fn run(step: &Step, programs: &mut Programs) -> Outcome {
         Work::Machine(run) => programs
             .kernel(Variant::for_fault(run.scenario.fault.as_deref()))
             .and_then(|kernel| machine_step::boot(run, kernel)),
-        Work::Counts => bench_step::run(),
+        Work::Counts => bench_step::frames(),
+        Work::ShootdownCounts => programs.kernel(Variant::Plain).and_then(bench_step::shootdown),
         Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),
     };
     outcome.unwrap_or_else(|error| Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] })

@@ -27,6 +27,8 @@ pub(super) enum Work {
     Sim(MachineRun),
     /// The exact figures of the frame allocator's bench, which have bounds.
     Counts,
+    /// The exact figures of the bench of shootdowns, likewise.
+    ShootdownCounts,
 }
 
 /// A cargo command whose test results count.
@@ -143,6 +145,7 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
             Step { name: format!("qemu {topology} {name}"), work: Work::Machine(run) }
         }));
     }
+    steps.push(Step { name: "shootdown counts".to_owned(), work: Work::ShootdownCounts });
     steps.extend(FAULTS.map(|(fault, words)| Step {
         name: format!("qemu break {fault}"),
         work: Work::Machine(broken(fault, words)),
@@ -245,7 +248,7 @@ impl Work {
             Self::Cargo(CargoCommand { toolchain: Toolchain::Nightly, .. }) => &[Tool::Miri],
             Self::Sim(_) => &[],
             Self::Counts => &[Tool::Valgrind],
-            Self::Machine(_) => &[Tool::KernelTarget, Tool::Qemu],
+            Self::Machine(_) | Self::ShootdownCounts => &[Tool::KernelTarget, Tool::Qemu],
         }
     }
 }

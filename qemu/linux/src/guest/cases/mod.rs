@@ -8,9 +8,9 @@ use std::time::Instant;
 use crate::guest::clock::Stopwatch;
 use crate::guest::cpu::{self, CpuNumber};
 use crate::guest::error::GuestError;
-use crate::guest::record::{Measured, Record};
+use crate::guest::record::{Distributed, Measured, Record};
 use crate::guest::request::{Budget, Metric, Request};
-use crate::guest::spread::Spread;
+use crate::guest::spread::{self, Spread};
 
 /// Pages of the smaller burst: 16 unmaps, one wait where there is one to choose.
 const SMALL_BURST: usize = 16;
@@ -55,6 +55,14 @@ impl Bench {
             samples.push(one()?);
         }
         Ok(samples)
+    }
+
+    /// Writes a result, and how its samples are spread.
+    fn report_whole(&self, case: &str, unit: &str, samples: Vec<f64>) {
+        if let Some(percentiles) = spread::percentiles(samples.iter().copied()) {
+            Record::Distribution(Distributed::new(case, self.cpus, unit, percentiles)).write();
+        }
+        self.report(case, unit, samples);
     }
 
     /// Writes a result.

@@ -4,11 +4,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::console::Console;
-use super::{Linux, Metric, Request};
+use super::{Linux, Request};
+use crate::bench::figures::Figures;
+use crate::bench::metric::Metric;
 use crate::cli::EmulationOptions;
 use crate::error::Error;
 use crate::qemu;
-use crate::record::Measurement;
 use crate::session::{self, Limits};
 use crate::topology::TopologySpec;
 
@@ -24,7 +25,7 @@ pub(super) fn boot(
     spec: &TopologySpec,
     emulation: EmulationOptions,
     request: Request,
-) -> Result<Vec<Measurement>, Error> {
+) -> Result<Figures, Error> {
     let mut command: Command = qemu::machine_command(spec, emulation)?;
     command.args(["-monitor", "none"]).arg("-kernel").arg(&linux.kernel).arg("-initrd").arg(&linux.initramfs);
     command.arg("-append").arg(command_line(request));
@@ -59,6 +60,7 @@ mod tests {
         let (kernel, program) = line.split_once(" -- ").unwrap();
         assert!(kernel.split(' ').any(|word| word == "mitigations=off"));
         assert_eq!(program, "metric=time samples=9 seconds=2");
-        assert!(command_line(Request::new(Metric::Instructions)).contains("-- metric=instructions "));
+        let counting = Request { metric: Metric::Instructions, samples: 1, seconds: 1 };
+        assert!(command_line(counting).contains("-- metric=instructions "));
     }
 }

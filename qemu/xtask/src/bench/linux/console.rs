@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use super::error::LinuxError;
-use crate::record::{Line, Measurement, Record};
+use crate::bench::figures::Figures;
+use crate::record::{Line, Record};
 use crate::session::{Ended, SessionEnd};
 
 /// Messages that are kept, to be shown when the guest fails: a panic with its backtrace.
@@ -13,7 +14,7 @@ const KEPT: usize = 30;
 #[derive(Debug, Default)]
 pub(super) struct Console {
     messages: VecDeque<String>,
-    results: Vec<Measurement>,
+    figures: Figures,
     /// The first thing that was wrong.
     error: Option<LinuxError>,
     /// What the last record says.
@@ -27,7 +28,8 @@ impl Console {
             Line::Log(message) => return self.message(message),
             Line::Malformed { line, reason } => LinuxError::Malformed { line, reason },
             Line::Record(record) => match *record {
-                Record::Result(result) => return self.results.push(result),
+                Record::Result(result) => return self.figures.results.push(result),
+                Record::Distribution(distribution) => return self.figures.distributions.push(distribution),
                 Record::End { ok } => {
                     self.ended_ok = Some(ok);
                     return;
@@ -54,8 +56,8 @@ impl Console {
         self.messages.push_back(text.to_owned());
     }
 
-    /// The results of a guest on a machine with `cpus` CPUs, once it has ended.
-    pub(super) fn conclude(self, cpus: u32, end: SessionEnd) -> Result<Vec<Measurement>, LinuxError> {
+    /// The figures of a guest on a machine with `cpus` CPUs, once it has ended.
+    pub(super) fn conclude(self, cpus: u32, end: SessionEnd) -> Result<Figures, LinuxError> {
         if let Some(error) = self.error {
             return Err(error);
         }
@@ -64,10 +66,11 @@ impl Console {
             let console = self.messages.into_iter().chain(end.complaints).collect();
             return Err(LinuxError::Broken { ended: end.ended, console });
         }
-        match self.results.iter().find(|result| result.cpus != cpus) {
+        let results = &self.figures.results;
+        match results.iter().find(|result| result.cpus != cpus) {
             Some(other) => Err(LinuxError::Cpus { there: cpus, online: other.cpus }),
-            None if self.results.is_empty() => Err(LinuxError::Nothing),
-            None => Ok(self.results),
+            None if results.is_empty() => Err(LinuxError::Nothing),
+            None => Ok(self.figures),
         }
     }
 }
@@ -82,6 +85,7 @@ mod tests {
     use crate::record::Failure;
 
     const RESULT: &str = r#"@@{"t":"result","suite":"shootdown","case":"unmap_1","subject":"linux","cpus":2,"unit":"us","median":2.5,"low":1.0,"high":4.0,"n":9}"#;
+    const DISTRIBUTION: &str = r#"@@{"t":"distribution","case":"unmap_1","subject":"linux","cpus":2,"unit":"us","percentiles":[1.0]}"#;
     const OK: &str = r#"@@{"t":"end","ok":true}"#;
 
     fn end(ended: Ended) -> SessionEnd {
@@ -93,7 +97,7 @@ mod tests {
         Ended::Exited(ExitStatus::from_raw(code << 8))
     }
 
-    fn heard(lines: &[&str], ended: Ended) -> Result<Vec<Measurement>, LinuxError> {
+    fn heard(lines: &[&str], ended: Ended) -> Result<Figures, LinuxError> {
         let mut console = Console::default();
         lines.iter().for_each(|line| console.line(line));
         console.conclude(2, end(ended))
@@ -101,7 +105,9 @@ mod tests {
 
     #[test]
     fn results_need_a_good_end() {
-        let results = heard(&["[    0.0] Linux", RESULT, "", OK], exited(0)).unwrap();
+        let figures = heard(&["[    0.0] Linux", RESULT, DISTRIBUTION, "", OK], exited(0)).unwrap();
+        let results = figures.results;
+        assert_eq!(figures.distributions[0].percentiles, [1.0]);
         assert_eq!((results.len(), results[0].case.as_str(), results[0].median), (1, "unmap_1", 2.5));
         for (lines, ended) in [
             (&[RESULT][..], exited(0)),

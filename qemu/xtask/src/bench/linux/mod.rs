@@ -13,25 +13,15 @@ mod program;
 
 use std::path::PathBuf;
 
-use crate::cli::{Accelerator, BenchLinuxArgs, EmulationOptions};
+use super::figures::Figures;
+use super::metric::Metric;
 use crate::error::Error;
-use crate::record::Measurement;
 use crate::tools::{self, Tool};
 use crate::topology::TopologySpec;
-use crate::workspace;
 
 pub(crate) use error::LinuxError;
 pub(crate) use image::downloaded;
 pub(crate) use program::TARGET;
-
-/// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Metric {
-    /// Instructions, exactly; on one CPU, for CPUs that wait for each other count that too.
-    Instructions,
-    /// Microseconds, and interrupts between CPUs.
-    Time,
-}
 
 /// How much is measured in one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,16 +31,6 @@ pub(crate) struct Request {
     pub(crate) samples: u64,
     /// How long a case may take in the guest, if it has a few samples.
     pub(crate) seconds: u64,
-}
-
-impl Request {
-    /// As much as it takes for tenths that mean something.
-    pub(crate) const fn new(metric: Metric) -> Self {
-        match metric {
-            Metric::Instructions => Self { metric, samples: 60, seconds: 10 },
-            Metric::Time => Self { metric, samples: 200, seconds: 5 },
-        }
-    }
 }
 
 /// Linux, ready to boot.
@@ -78,26 +58,7 @@ impl Linux {
     }
 
     /// Boots it once on the machine `spec`, and measures every case of the metric.
-    pub(crate) fn measure(&self, spec: &TopologySpec, request: Request) -> Result<Vec<Measurement>, Error> {
-        let emulation = EmulationOptions {
-            gdb: false,
-            icount: request.metric == Metric::Instructions,
-            accel: Accelerator::Tcg,
-        };
-        boot::boot(self, spec, emulation, request)
+    pub(crate) fn measure(&self, spec: &TopologySpec, request: Request) -> Result<Figures, Error> {
+        boot::boot(self, spec, request.metric.emulation(), request)
     }
-}
-
-/// `cargo xtask bench-linux`: one boot, and its results as they are.
-pub(crate) fn bench_linux(arguments: &BenchLinuxArgs) -> Result<bool, Error> {
-    let metric = if arguments.icount { Metric::Instructions } else { Metric::Time };
-    let linux = Linux::prepare()?;
-    println!("Linux {}", linux.release());
-    let results = linux.measure(&arguments.machine.spec(workspace::root())?, Request::new(metric))?;
-    for Measurement { case, cpus, unit, median, low, high, n, .. } in results {
-        println!(
-            "{case:<20} {cpus:>3} CPUs  low {low:>12.2}  median {median:>12.2}  high {high:>12.2} {unit}  n {n}"
-        );
-    }
-    Ok(true)
 }

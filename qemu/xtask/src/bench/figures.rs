@@ -1,0 +1,10 @@
+//! What comes of one boot that measures.
+
+use crate::record::{Distribution, Measurement};
+
+/// Results, and how the samples of some are spread.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Figures {
+    pub(crate) results: Vec<Measurement>,
+    pub(crate) distributions: Vec<Distribution>,
+}

@@ -1,0 +1,116 @@
+//! The same figure of several boots, as one.
+
+use crate::record::Measurement;
+
+/// The unit of times.
+pub(super) const TIME: &str = "us";
+
+/// A figure over all boots.
+#[derive(Clone, Debug)]
+pub(super) struct Pooled {
+    /// Medians over the boots, of the median and of both tenths; the samples of all.
+    pub(super) result: Measurement,
+    /// The lowest and the highest of the boots' figures that are judged.
+    pub(super) boots: (f64, f64),
+}
+
+impl Pooled {
+    /// What subjects are compared by: of times the boot that the host disturbed least.
+    pub(super) fn judged(&self) -> f64 {
+        if self.result.unit == TIME { self.boots.0 } else { self.result.median }
+    }
+
+    /// Is it the same figure, whoever's?
+    pub(super) fn is_beside(&self, other: &Measurement) -> bool {
+        let key = |result: &Measurement| (result.case.clone(), result.cpus, result.unit.clone());
+        key(&self.result) == key(other)
+    }
+}
+
+/// Of times the lowest tenth, as only that is without what else the host does; of counts the median.
+fn judged(result: &Measurement) -> f64 {
+    if result.unit == TIME { result.low } else { result.median }
+}
+
+/// Puts together what belongs together, in the order of first appearance.
+pub(super) fn over_boots(results: Vec<Measurement>) -> Vec<Pooled> {
+    let mut groups: Vec<Vec<Measurement>> = Vec::new();
+    for result in results {
+        let is_same = |other: &Measurement| {
+            (&other.case, &other.subject, other.cpus, &other.unit)
+                == (&result.case, &result.subject, result.cpus, &result.unit)
+        };
+        match groups.iter_mut().find(|group| group.first().is_some_and(is_same)) {
+            Some(group) => group.push(result),
+            None => groups.push(vec![result]),
+        }
+    }
+    groups.iter().filter_map(|group| pool(group)).collect()
+}
+
+fn pool(boots: &[Measurement]) -> Option<Pooled> {
+    let first = boots.first()?;
+    let median = |figure: fn(&Measurement) -> f64| {
+        let sorted = sorted(boots, figure);
+        sorted.get((sorted.len() - 1) / 2).copied().unwrap_or(f64::NAN)
+    };
+    let judged = sorted(boots, judged);
+    let result = Measurement {
+        median: median(|result| result.median),
+        low: median(|result| result.low),
+        high: median(|result| result.high),
+        n: boots.iter().map(|result| result.n).sum(),
+        ..first.clone()
+    };
+    Some(Pooled { result, boots: (*judged.first()?, *judged.last()?) })
+}
+
+fn sorted(boots: &[Measurement], figure: fn(&Measurement) -> f64) -> Vec<f64> {
+    let mut figures: Vec<f64> = boots.iter().map(figure).collect();
+    figures.sort_unstable_by(f64::total_cmp);
+    figures
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A result whose tenths are half and twice its median.
+    pub(in super::super) fn result(
+        case: &str,
+        subject: &str,
+        cpus: u32,
+        (median, unit): (f64, &str),
+    ) -> Measurement {
+        Measurement {
+            suite: "shootdown".to_owned(),
+            case: case.to_owned(),
+            subject: subject.to_owned(),
+            cpus,
+            unit: unit.to_owned(),
+            median,
+            low: median / 2.0,
+            high: median * 2.0,
+            n: 10,
+        }
+    }
+
+    #[test]
+    fn boots_of_one_figure_become_one() {
+        let time = |subject, median| result("unmap_wait", subject, 2, (median, TIME));
+        let interrupts = result("unmap_wait", "linux", 2, (1.0, "IPIs"));
+        let pooled = over_boots(vec![
+            time("topomem", 9.0),
+            time("linux", 20.0),
+            interrupts,
+            time("topomem", 4.0),
+            time("topomem", 6.0),
+        ]);
+        assert_eq!(pooled.len(), 3);
+        let own = &pooled[0];
+        assert_eq!((own.result.low, own.result.median, own.result.high, own.result.n), (3.0, 6.0, 12.0, 30));
+        assert_eq!((own.judged(), own.boots), (2.0, (2.0, 4.5)));
+        assert_eq!(pooled[2].judged(), 1.0);
+        assert!(own.is_beside(&pooled[1].result) && !own.is_beside(&pooled[2].result));
+    }
+}
