@@ -123,7 +123,7 @@ impl<P: Platform> Frames<P> {
 
     /// Has the frame left circulation?
     ///
-    /// Cost: a binary search of the regions, and a pass over the region's list.
+    /// Cost: a look at the regions of a GiB, and a pass over the region's list.
     pub fn is_retired(&self, frame: PhysFrame) -> bool {
         let number = number(frame);
         let region = self.machine().and_then(|machine| machine.region_of(number));
