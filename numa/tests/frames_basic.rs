@@ -73,6 +73,7 @@ fn order_of_all(mib: u64) -> usize {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of frames; the other tests run the same unsafe code")]
 fn magazines_follow_their_load() {
     let frames = Machine::simple(8, 1).frames(&plain());
     online(frames, 1);
