@@ -36,7 +36,8 @@ pub use topomem_percpu as percpu;
 pub use topomem_shootdown as shootdown;
 
 pub use address_space::{
-    AddressSpace, Batch, MapError, ProtectError, RemapError, Translation, UnmapError, Unmapped, Unmapping,
+    AddressSpace, Batch, MapError, ProtectError, RemapError, SpaceMapper, Translation, UnmapError, Unmapped,
+    Unmapping,
 };
 pub use heap::{FrameSource, KernelHeap};
 pub use machine::Machine;

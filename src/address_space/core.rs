@@ -13,7 +13,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::error::{ProtectError, UnmapError};
 use super::layout::{SpaceKind, pages_of, range_of};
 use crate::Machine;
-use crate::page_table::{Changed, PageTable, Pages, Protection, Reach, Reserve};
+use crate::page_table::{Changed, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, Reserve};
 use crate::retire::{RetireList, Retired};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
@@ -142,6 +142,25 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         let changed = self.table.reprotect(frames, &mut reserve, pages, protection, changed);
         changed.map_err(ProtectError::OutOfFrames)
+    }
+
+    /// Clears the one page `page` of `level`, and adds to `changed` what that was.
+    pub fn clear_page(&self, page: Pages, level: Level, changed: &mut Changed) -> Result<Leaf, Mismatch> {
+        let leaf = self.table.clear_page(self.service.frames(), page, level, changed)?;
+        self.count_unmapped(page.count());
+        Ok(leaf)
+    }
+
+    /// Gives the one page `page` of `level` another protection, and adds to `changed` what that
+    /// was.
+    pub fn reprotect_page(
+        &self,
+        page: Pages,
+        level: Level,
+        protection: Protection,
+        changed: &mut Changed,
+    ) -> Result<Leaf, Mismatch> {
+        self.table.reprotect_page(self.service.frames(), page, level, protection, changed)
     }
 
     // Relaxed: a count, read for statistics.

@@ -3,7 +3,9 @@
 mod batch;
 mod core;
 mod error;
+mod flags;
 mod layout;
+mod mapper;
 mod translate;
 mod unmapping;
 
@@ -19,8 +21,10 @@ use x86_64::structures::paging::PhysFrame;
 pub use batch::Batch;
 pub(crate) use core::{Collected, SpaceCore};
 pub use error::{CreateError, MapError, ProtectError, RemapError, UnmapError};
+pub use flags::FlagsError;
 pub use layout::SpaceKind;
 pub(crate) use layout::{lower_half, pages_of, user_bounds};
+pub use mapper::{Refusal, SpaceMapper};
 pub use unmapping::{Unmapped, Unmapping};
 
 use crate::Machine;

@@ -1,25 +1,12 @@
 //! The `x86_64` crate's `Translate`, for code that is written against it.
 
+use x86_64::structures::paging::PhysFrame;
 use x86_64::structures::paging::mapper::{MappedFrame, Translate, TranslateResult};
-use x86_64::structures::paging::{PageTableFlags, PhysFrame};
 
-use super::{AddressSpace, Translation};
+use super::AddressSpace;
+use super::flags::flags_of;
 use crate::Machine;
-use crate::page_table::{Cache, Privilege, Reach};
 use topomem_shootdown::{PageSize, VirtAddr};
-
-fn flags(found: &Translation) -> PageTableFlags {
-    let protection = found.leaf.protection;
-    let mut flags = PageTableFlags::PRESENT;
-    flags.set(PageTableFlags::WRITABLE, protection.access().writes());
-    flags.set(PageTableFlags::NO_EXECUTE, !protection.access().executes());
-    flags.set(PageTableFlags::USER_ACCESSIBLE, protection.privilege() == Privilege::User);
-    flags.set(PageTableFlags::GLOBAL, found.leaf.reach == Reach::Global);
-    flags.set(PageTableFlags::HUGE_PAGE, found.size > PageSize::Size4KiB);
-    flags.set(PageTableFlags::WRITE_THROUGH, protection.cache() != Cache::WriteBack);
-    flags.set(PageTableFlags::NO_CACHE, protection.cache() == Cache::Uncached);
-    flags
-}
 
 impl<P: Machine> Translate for AddressSpace<P> {
     fn translate(&self, address: x86_64::VirtAddr) -> TranslateResult {
@@ -35,6 +22,6 @@ impl<P: Machine> Translate for AddressSpace<P> {
             PageSize::Size1GiB => MappedFrame::Size1GiB(PhysFrame::containing_address(start)),
         };
         let offset = address.as_u64() & (found.size.bytes() - 1);
-        TranslateResult::Mapped { frame, offset, flags: flags(&found) }
+        TranslateResult::Mapped { frame, offset, flags: flags_of(&found) }
     }
 }

@@ -57,7 +57,7 @@ impl Changed {
 }
 
 /// What is done to the leaves of a range. Types, not values: each has its own code.
-trait Edit: Copy {
+pub(super) trait Edit: Copy {
     /// Are tables that it has emptied unlinked?
     const EMPTIES: bool;
 
@@ -84,7 +84,7 @@ impl Edit for Cut {
 
 /// They go.
 #[derive(Clone, Copy)]
-struct Clear;
+pub(super) struct Clear;
 
 impl Edit for Clear {
     const EMPTIES: bool = true;
@@ -109,7 +109,7 @@ impl Edit for Clear {
 
 /// They get the protection.
 #[derive(Clone, Copy)]
-struct Protect(Protection);
+pub(super) struct Protect(pub(super) Protection);
 
 impl Edit for Protect {
     const EMPTIES: bool = false;

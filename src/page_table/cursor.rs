@@ -77,6 +77,21 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         }
     }
 
+    /// Locks the table whose entry of `level` serves `page`; where it does not exist, the lowest
+    /// table above.
+    pub fn lock_entry(
+        page_table: &'a PageTable<F>,
+        memory: &'a M,
+        page: Pages,
+        level: Level,
+    ) -> Cursor<'a, F, M> {
+        let stay = |at| at == level;
+        match Cursor::descend(page_table, memory, page, stay, |_, _, _| OnEmpty::<Never>::Lock) {
+            Ok(cursor) => cursor,
+            Err(never) => match never {},
+        }
+    }
+
     /// Locks the subtree that serves `pages`, but no table below one of a level that `stay`
     /// accepts; `on_empty` may create what is missing on the way.
     // Else its result is copied, and each level is less of a loop of known length.

@@ -15,6 +15,7 @@ mod map;
 mod memory;
 mod protection;
 mod relocate;
+mod single;
 mod table;
 mod walk;
 mod x64;
@@ -37,6 +38,7 @@ pub(crate) use map::{Attributes, Backing, Chained, Contiguous, FillError};
 pub use memory::TableMemory;
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
 pub(crate) use relocate::RelocateError;
+pub(crate) use single::Mismatch;
 pub use walk::{WalkGuard, Walks};
 pub use x64::X64;
 

@@ -1,0 +1,113 @@
+//! The `x86_64` crate's flags of an entry, and what they are here.
+
+use core::fmt;
+
+use topomem_shootdown::PageSize;
+use x86_64::structures::paging::PageTableFlags;
+
+use super::Translation;
+use super::layout::SpaceKind;
+use crate::page_table::{Access, Cache, Privilege, Protection, Reach};
+
+/// Why flags are no [`Protection`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlagsError {
+    /// `PRESENT` is missing: here an entry is a mapping or empty.
+    NotPresent,
+    /// `WRITABLE` without `NO_EXECUTE`.
+    WriteExecute,
+    /// `GLOBAL` in a user space.
+    Global,
+    /// The table flags would narrow what the page's own flags permit; tables here permit
+    /// everything, and a page's own entry decides.
+    NarrowTables(PageTableFlags),
+    /// Flags that mean nothing here: software bits (topomem has its own), and bit 7 of a 4 KiB
+    /// page (its memory type).
+    Unknown(PageTableFlags),
+}
+
+impl fmt::Display for FlagsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FlagsError::NotPresent => f.write_str("the flags lack PRESENT"),
+            FlagsError::WriteExecute => f.write_str("the flags permit writing and executing at once"),
+            FlagsError::Global => f.write_str("a page of a user space cannot be global"),
+            FlagsError::NarrowTables(flags) => write!(f, "tables cannot be narrowed to {flags:?}"),
+            FlagsError::Unknown(flags) => write!(f, "the flags {flags:?} have no meaning here"),
+        }
+    }
+}
+
+impl core::error::Error for FlagsError {}
+
+/// The flags of what was found.
+pub(super) fn flags_of(found: &Translation) -> PageTableFlags {
+    let protection = found.leaf.protection;
+    let mut flags = PageTableFlags::PRESENT;
+    flags.set(PageTableFlags::WRITABLE, protection.access().writes());
+    flags.set(PageTableFlags::NO_EXECUTE, !protection.access().executes());
+    flags.set(PageTableFlags::USER_ACCESSIBLE, protection.privilege() == Privilege::User);
+    flags.set(PageTableFlags::GLOBAL, found.leaf.reach == Reach::Global);
+    flags.set(PageTableFlags::HUGE_PAGE, found.size > PageSize::Size4KiB);
+    flags.set(PageTableFlags::WRITE_THROUGH, protection.cache() != Cache::WriteBack);
+    flags.set(PageTableFlags::NO_CACHE, protection.cache() == Cache::Uncached);
+    flags
+}
+
+/// What `flags` permit to a page of `size` in a space of `kind`: the inverse of [`flags_of`].
+///
+/// `ACCESSED` and `DIRTY` are the hardware's, and ignored.
+pub(super) fn protection_of(
+    flags: PageTableFlags,
+    size: PageSize,
+    kind: SpaceKind,
+) -> Result<Protection, FlagsError> {
+    let mut known = PageTableFlags::PRESENT
+        | PageTableFlags::WRITABLE
+        | PageTableFlags::USER_ACCESSIBLE
+        | PageTableFlags::WRITE_THROUGH
+        | PageTableFlags::NO_CACHE
+        | PageTableFlags::ACCESSED
+        | PageTableFlags::DIRTY
+        | PageTableFlags::GLOBAL
+        | PageTableFlags::NO_EXECUTE;
+    known.set(PageTableFlags::HUGE_PAGE, size > PageSize::Size4KiB);
+    let unknown = flags.difference(known);
+    if !unknown.is_empty() {
+        return Err(FlagsError::Unknown(unknown));
+    }
+    if !flags.contains(PageTableFlags::PRESENT) {
+        return Err(FlagsError::NotPresent);
+    }
+    if flags.contains(PageTableFlags::GLOBAL) && kind == SpaceKind::User {
+        return Err(FlagsError::Global);
+    }
+    let writes = flags.contains(PageTableFlags::WRITABLE);
+    let access = match (writes, !flags.contains(PageTableFlags::NO_EXECUTE)) {
+        (true, true) => return Err(FlagsError::WriteExecute),
+        (true, false) => Access::WRITE,
+        (false, true) => Access::EXECUTE,
+        (false, false) => Access::READ,
+    };
+    let user = flags.contains(PageTableFlags::USER_ACCESSIBLE);
+    let protection = if user { Protection::user(access) } else { Protection::kernel(access) };
+    Ok(protection.cached(if flags.contains(PageTableFlags::NO_CACHE) {
+        Cache::Uncached
+    } else if flags.contains(PageTableFlags::WRITE_THROUGH) {
+        Cache::WriteThrough
+    } else {
+        Cache::WriteBack
+    }))
+}
+
+/// Do tables that permit everything give a page of `flags` what it has under tables of `tables`?
+///
+/// `Mapper` leaves it to its implementations whether tables are writable, but not whether user
+/// mode gets through them or code may be fetched.
+pub(super) fn check_tables(flags: PageTableFlags, tables: PageTableFlags) -> Result<(), FlagsError> {
+    let user = flags.contains(PageTableFlags::USER_ACCESSIBLE);
+    let executable = !flags.contains(PageTableFlags::NO_EXECUTE);
+    let closed_to_user = user && !tables.contains(PageTableFlags::USER_ACCESSIBLE);
+    let closed_to_fetches = executable && tables.contains(PageTableFlags::NO_EXECUTE);
+    if closed_to_user || closed_to_fetches { Err(FlagsError::NarrowTables(tables)) } else { Ok(()) }
+}

@@ -1,0 +1,285 @@
+//! The `x86_64` crate's `Mapper`, for code that is written against it.
+
+use core::fmt;
+
+use topomem_percpu::CpuPin;
+use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+use x86_64::structures::paging::mapper::{
+    FlagUpdateError, MapToError, Mapper, MapperFlush, MapperFlushAll, Translate, TranslateError,
+    TranslateResult, UnmapError,
+};
+use x86_64::structures::paging::page::PageSize as Size;
+use x86_64::structures::paging::{FrameAllocator, Page, PageTableFlags, PhysFrame, Size2MiB, Size4KiB};
+
+use super::flags::{FlagsError, check_tables, protection_of};
+use super::layout::level_of;
+use super::{AddressSpace, MapError, ProtectError, Unmapping};
+use crate::Machine;
+use crate::page_table::{Changed, Mismatch, Protection};
+
+/// What an [`AddressSpace`] is to code written against [`Mapper`], for pages of 4 KiB, 2 MiB
+/// and 1 GiB; from [`AddressSpace::mapper`].
+///
+/// # Coherence
+///
+/// A `MapperFlush` flushes one page of one CPU, and may be ignored; neither is enough for an SMP
+/// kernel. So `unmap` and `update_flags` send the shootdown themselves and return when its ticket
+/// is complete: no CPU has the old translation any more, and the frame that `unmap` returned may
+/// be given to somebody else at once. What comes back has nothing left to do: `flush` costs an
+/// instruction, `ignore` loses nothing. A page that was not mapped before is in no TLB.
+///
+/// That is one round of interrupts for each call. [`AddressSpace::unmap`] of a range and
+/// [`AddressSpace::batch`] send one for many pages, and need not block.
+///
+/// # Frames
+///
+/// `map_to` borrows the frame: it stays the caller's, as `Mapper` has it, and nothing of the
+/// service frees it. Where the space owns the frame (it was mapped by [`AddressSpace::map`]),
+/// `unmap` frees it; the frame returned then only says which one that was, and must not be
+/// freed again. Tables are always the service's own frames, since their locks lie in its
+/// per-frame table: the `FrameAllocator` argument is never asked. An `unmap` leaves empty tables
+/// linked, which any mapping or a wider [`AddressSpace::unmap`] takes over.
+///
+/// # Flags
+///
+/// They have to be a [`Protection`]: `WRITABLE` needs `NO_EXECUTE`, a user space's pages are
+/// `USER_ACCESSIBLE` and the kernel's are not. The kernel's pages are global with and without
+/// `GLOBAL`. `NO_CACHE` includes `WRITE_THROUGH`. Tables permit everything, so table flags that
+/// would not let through what the page's own permit are refused, except for a missing
+/// `WRITABLE`, and `set_flags_p4_entry`, `set_flags_p3_entry` and `set_flags_p2_entry` always
+/// return `ParentEntryHugePage`, which is the crate's word for an entry that is no table's.
+///
+/// # Errors
+///
+/// The crate's errors have no place for most reasons, so each keeps its exact one in
+/// [`SpaceMapper::refusal`]. `ParentEntryHugePage` from any method, and `PageNotMapped`, mean
+/// what they do in the crate: the page mapped there has another size, or there is none (nor can
+/// there be, outside the space). All else is
+/// - `FrameAllocationFailed` from `map_to`: no memory, but also refused flags or a page outside
+///   the space;
+/// - `ParentEntryHugePage` from `update_flags`: refused flags.
+///
+/// # Example
+///
+/// ```
+/// use topomem::{AddressSpace, CpuPin, Machine};
+/// use x86_64::structures::paging::mapper::{Mapper, UnmapError};
+/// use x86_64::structures::paging::{FrameDeallocator, Page, Size4KiB};
+///
+/// // Written against the crate.
+/// fn take_away(
+///     mapper: &mut impl Mapper<Size4KiB>,
+///     pool: &mut impl FrameDeallocator<Size4KiB>,
+///     page: Page,
+/// ) -> Result<(), UnmapError> {
+///     let (frame, flush) = mapper.unmap(page)?;
+///     flush.ignore(); // or `flush()`
+///     // SAFETY: `page` was mapped by `map_to` to a frame of the pool, and nothing uses it.
+///     unsafe { pool.deallocate_frame(frame) };
+///     Ok(())
+/// }
+///
+/// // No CPU reaches the frame when the pool gets it back.
+/// fn end_of_loan<P: Machine>(
+///     space: &AddressSpace<P>,
+///     pin: &CpuPin,
+///     pool: &mut impl FrameDeallocator<Size4KiB>,
+///     page: Page,
+/// ) -> Result<(), UnmapError> {
+///     take_away(&mut space.mapper(pin), pool, page)
+/// }
+/// ```
+pub struct SpaceMapper<'s, 'p, P: Machine> {
+    space: &'s AddressSpace<P>,
+    pin: &'p CpuPin,
+    refusal: Option<Refusal>,
+}
+
+/// Why a [`SpaceMapper`] refused, where the `x86_64` crate's error says less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The flags are no protection.
+    Flags(FlagsError),
+    /// A page was not mapped.
+    Map(MapError),
+    /// A page's flags were not changed.
+    Protect(ProtectError),
+    /// Tables have no flags of their own.
+    TableFlags,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Flags(error) => error.fmt(f),
+            Refusal::Map(error) => error.fmt(f),
+            Refusal::Protect(error) => error.fmt(f),
+            Refusal::TableFlags => f.write_str("tables have no flags of their own"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}
+
+impl<P: Machine> AddressSpace<P> {
+    /// This space as the `x86_64` crate's [`Mapper`]; the pinned CPU's.
+    pub fn mapper<'s, 'p>(&'s self, pin: &'p CpuPin) -> SpaceMapper<'s, 'p, P> {
+        SpaceMapper { space: self, pin, refusal: None }
+    }
+}
+
+fn size_of<S: Size>() -> PageSize {
+    match S::SIZE {
+        Size4KiB::SIZE => PageSize::Size4KiB,
+        Size2MiB::SIZE => PageSize::Size2MiB,
+        _ => PageSize::Size1GiB,
+    }
+}
+
+fn range_of<S: Size>(page: Page<S>) -> PageRange {
+    PageRange::page(VirtAddr::from(page.start_address()), size_of::<S>())
+}
+
+impl<P: Machine> SpaceMapper<'_, '_, P> {
+    /// Why the last call that changes something was refused; `None` where it was not, or where
+    /// its error said all.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    fn protection<S: Size>(&self, flags: PageTableFlags) -> Result<Protection, FlagsError> {
+        protection_of(flags, size_of::<S>(), self.space.kind())
+    }
+
+    /// Tells all CPUs, and waits for them.
+    fn settle(&self, changed: Changed) {
+        Unmapping::announce(self.space.core, self.pin, changed).wait(self.pin);
+    }
+
+    fn refused_update(&mut self, refusal: Refusal) -> FlagUpdateError {
+        self.refusal = Some(refusal);
+        FlagUpdateError::ParentEntryHugePage
+    }
+
+    fn refused_map<S: Size>(&mut self, page: Page<S>, refusal: Refusal) -> MapToError<S> {
+        self.refusal = Some(refusal);
+        let Refusal::Map(MapError::AlreadyMapped { frame, .. }) = refusal else {
+            return MapToError::FrameAllocationFailed;
+        };
+        let found = self.space.translate(self.pin, page.start_address().into());
+        if found.is_some_and(|found| found.size > size_of::<S>()) {
+            MapToError::ParentEntryHugePage
+        } else {
+            MapToError::PageAlreadyMapped(PhysFrame::containing_address(frame.start_address()))
+        }
+    }
+}
+
+impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
+    unsafe fn map_to_with_table_flags<A>(
+        &mut self,
+        page: Page<S>,
+        frame: PhysFrame<S>,
+        flags: PageTableFlags,
+        parent_table_flags: PageTableFlags,
+        _: &mut A,
+    ) -> Result<MapperFlush<S>, MapToError<S>>
+    where
+        A: FrameAllocator<Size4KiB> + ?Sized,
+    {
+        self.refusal = None;
+        let protection = check_tables(flags, parent_table_flags).and_then(|()| self.protection::<S>(flags));
+        let protection = protection.map_err(|error| self.refused_map(page, Refusal::Flags(error)))?;
+        let first = PhysFrame::containing_address(frame.start_address());
+        // SAFETY: the caller promises that the frame may be accessed through this mapping.
+        let mapped = unsafe { self.space.map_borrowed(self.pin, range_of(page), first, protection) };
+        mapped.map_err(|error| self.refused_map(page, Refusal::Map(error)))?;
+        Ok(MapperFlush::new(page))
+    }
+
+    fn unmap(&mut self, page: Page<S>) -> Result<(PhysFrame<S>, MapperFlush<S>), UnmapError> {
+        self.refusal = None;
+        let core = self.space.core;
+        let pages = core.check(range_of(page)).ok_or(UnmapError::PageNotMapped)?;
+        let mut changed = Changed::NOTHING;
+        let leaf = core.clear_page(pages, level_of(size_of::<S>()), &mut changed);
+        let leaf = leaf.map_err(|mismatch| match mismatch {
+            Mismatch::Empty => UnmapError::PageNotMapped,
+            Mismatch::OtherSize => UnmapError::ParentEntryHugePage,
+        })?;
+        self.settle(changed);
+        Ok((PhysFrame::containing_address(leaf.frame.start_address()), MapperFlush::new(page)))
+    }
+
+    unsafe fn update_flags(
+        &mut self,
+        page: Page<S>,
+        flags: PageTableFlags,
+    ) -> Result<MapperFlush<S>, FlagUpdateError> {
+        self.refusal = None;
+        let core = self.space.core;
+        let pages = core.check(range_of(page)).ok_or(FlagUpdateError::PageNotMapped)?;
+        let protection = self.protection::<S>(flags);
+        let protection = protection.map_err(|error| self.refused_update(Refusal::Flags(error)))?;
+        if !core.kind.permits(protection) {
+            return Err(self.refused_update(Refusal::Protect(ProtectError::WrongPrivilege)));
+        }
+        let mut changed = Changed::NOTHING;
+        let updated = core.reprotect_page(pages, level_of(size_of::<S>()), protection, &mut changed);
+        updated.map_err(|mismatch| match mismatch {
+            Mismatch::Empty => FlagUpdateError::PageNotMapped,
+            Mismatch::OtherSize => FlagUpdateError::ParentEntryHugePage,
+        })?;
+        self.settle(changed);
+        Ok(MapperFlush::new(page))
+    }
+
+    unsafe fn set_flags_p4_entry(
+        &mut self,
+        _: Page<S>,
+        _: PageTableFlags,
+    ) -> Result<MapperFlushAll, FlagUpdateError> {
+        Err(self.refused_update(Refusal::TableFlags))
+    }
+
+    unsafe fn set_flags_p3_entry(
+        &mut self,
+        _: Page<S>,
+        _: PageTableFlags,
+    ) -> Result<MapperFlushAll, FlagUpdateError> {
+        Err(self.refused_update(Refusal::TableFlags))
+    }
+
+    unsafe fn set_flags_p2_entry(
+        &mut self,
+        _: Page<S>,
+        _: PageTableFlags,
+    ) -> Result<MapperFlushAll, FlagUpdateError> {
+        Err(self.refused_update(Refusal::TableFlags))
+    }
+
+    fn translate_page(&self, page: Page<S>) -> Result<PhysFrame<S>, TranslateError> {
+        let found = self.space.translate(self.pin, page.start_address().into());
+        let found = found.ok_or(TranslateError::PageNotMapped)?;
+        if found.size != size_of::<S>() {
+            return Err(TranslateError::ParentEntryHugePage);
+        }
+        Ok(PhysFrame::containing_address(found.address))
+    }
+}
+
+impl<P: Machine> Translate for SpaceMapper<'_, '_, P> {
+    fn translate(&self, address: x86_64::VirtAddr) -> TranslateResult {
+        Translate::translate(self.space, address)
+    }
+}
+
+impl<P: Machine> fmt::Debug for SpaceMapper<'_, '_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpaceMapper")
+            .field("space", self.space)
+            .field("refusal", &self.refusal)
+            .finish_non_exhaustive()
+    }
+}

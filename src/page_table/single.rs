@@ -1,0 +1,71 @@
+//! Changing one page of a known size, or learning that there is none.
+
+use super::PageTable;
+use super::change::{Changed, Clear, Edit, Protect};
+use super::cursor::Cursor;
+use super::entry::{Entry, Leaf};
+use super::format::Format;
+use super::level::{Level, Pages};
+use super::memory::TableMemory;
+use super::protection::Protection;
+
+/// Why one page was not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mismatch {
+    /// Nothing is mapped there.
+    Empty,
+    /// What is mapped there has another size.
+    OtherSize,
+}
+
+impl<F: Format> PageTable<F> {
+    /// Unmaps the page of `level` that is `page`, adds to `changed` what that was, and says what
+    /// it was: of several that unmap it at once, one does. Tables stay.
+    pub(crate) fn clear_page<M: TableMemory>(
+        &self,
+        memory: &M,
+        page: Pages,
+        level: Level,
+        changed: &mut Changed,
+    ) -> Result<Leaf, Mismatch> {
+        self.change_page(memory, page, level, Clear, changed)
+    }
+
+    /// Gives the page of `level` that is `page` another protection, adds to `changed` what that
+    /// was, and says what it was.
+    pub(crate) fn reprotect_page<M: TableMemory>(
+        &self,
+        memory: &M,
+        page: Pages,
+        level: Level,
+        protection: Protection,
+        changed: &mut Changed,
+    ) -> Result<Leaf, Mismatch> {
+        self.change_page(memory, page, level, Protect(protection), changed)
+    }
+
+    fn change_page<M: TableMemory, E: Edit>(
+        &self,
+        memory: &M,
+        page: Pages,
+        level: Level,
+        edit: E,
+        changed: &mut Changed,
+    ) -> Result<Leaf, Mismatch> {
+        loop {
+            let cursor = Cursor::<F, M>::lock_entry(self, memory, page, level);
+            let entry = cursor.table().entry(cursor.level.index(page.first));
+            match F::decode(entry.load(), cursor.level) {
+                Entry::Leaf(leaf) if cursor.level == level => {
+                    edit.edit::<F, M>(memory, changed, entry, level, page);
+                    return Ok(leaf);
+                }
+                Entry::Empty => return Err(Mismatch::Empty),
+                Entry::Leaf(_) => return Err(Mismatch::OtherSize),
+                Entry::Table(_) if cursor.level == level => return Err(Mismatch::OtherSize),
+                // It was linked before this cursor had its lock: further down, then.
+                Entry::Table(_) => {}
+            }
+        }
+    }
+}
