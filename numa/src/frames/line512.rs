@@ -137,32 +137,37 @@ impl Line512 {
     ///
     /// Bound: lock-free; a word is tried again only when another CPU changed it.
     pub(crate) fn claim_order(&self, order: u32) -> Result<usize, Missed> {
-        self.claim_order_from(0, order)
-    }
-
-    /// As [`Line512::claim_order`], but looks at the words from `start` on first.
-    pub(crate) fn claim_order_from(&self, start: usize, order: u32) -> Result<usize, Missed> {
         if order > 6 {
             return self.claim_words(1 << (order - 6));
         }
-        let (before, from) = self.words.split_at(start % WORDS);
         for spare_full in [true, false] {
-            let numbered = (start % WORDS..WORDS).zip(from).chain(before.iter().enumerate());
-            for (index, word) in numbered {
-                let mut seen = word.load(Ordering::Relaxed);
-                while seen != 0 && !(spare_full && order < 6 && seen == u64::MAX) {
-                    let Some(bit) = best_fit(seen, order) else { break };
-                    let run = ones(1 << order) << bit;
-                    // Acquire pairs with the Release of `release`; see `claim_word`.
-                    match word.compare_exchange_weak(seen, seen & !run, Ordering::Acquire, Ordering::Relaxed)
-                    {
-                        Ok(_) => return Ok(index * 64 + bit as usize),
-                        Err(now) => seen = now,
-                    }
+            for (index, word) in self.words.iter().enumerate() {
+                if spare_full && order < 6 && word.load(Ordering::Relaxed) == u64::MAX {
+                    continue;
+                }
+                if let Some(bit) = self.claim_in_word(index, order) {
+                    return Ok(bit);
                 }
             }
         }
         Err(Missed::Untouched)
+    }
+
+    /// Claims an aligned run of `2^order` bits (order 0 to 6) in one word: its first bit.
+    ///
+    /// Bound: as [`Line512::claim_order`].
+    pub(crate) fn claim_in_word(&self, index: usize, order: u32) -> Option<usize> {
+        let word = &self.words[index % WORDS];
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            let bit = best_fit(seen, order)?;
+            let run = ones(1 << order) << bit;
+            // Acquire pairs with the Release of `release`; see `claim_word`.
+            match word.compare_exchange_weak(seen, seen & !run, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(index % WORDS * 64 + bit as usize),
+                Err(now) => seen = now,
+            }
+        }
     }
 
     /// Claims `count` whole words at a multiple of `count`: the first bit.

@@ -259,7 +259,9 @@ impl Region {
     pub(crate) fn alloc_block(&self, cpu: CpuId) -> Result<u64, Miss> {
         self.conclusive(|| {
             self.chunks.iter().enumerate().find_map(|(index, chunk)| {
-                let first = self.block_at(index, chunk.whole.claim_order_from(cpu.index(), 0).ok()?);
+                let near = chunk.whole.claim_in_word(cpu.index(), 0);
+                let bit = near.or_else(|| chunk.whole.claim_order(0).ok())?;
+                let first = self.block_at(index, bit);
                 self.mark_run(first, Order::HUGE);
                 Some(self.first_frame(first))
             })
