@@ -20,8 +20,8 @@ impl<P: Platform> Frames<P> {
     /// Returns everything that the pinned CPU's magazine holds, and takes the magazine away; the
     /// CPU goes on on the shared path, and may come online again.
     ///
-    /// Not from a context nested in one that allocates: then the magazine stays, and is only
-    /// asked to drain.
+    /// Not from an interrupt handler: the interrupted context may be about to use the magazine.
+    /// Where it is found in use, it stays, and is only asked to drain.
     pub fn cpu_offline(&self, pin: &CpuPin) {
         if self.drain(pin) == Drained::Everything {
             self.rack.remove(pin.cpu());
@@ -60,7 +60,7 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Asks `cpu` to drain at its next free, refill or [`Frames::service`].
+    /// Asks `cpu` to drain: at its next use that is no quick hit, or its next [`Frames::service`].
     pub fn request_drain(&self, cpu: CpuId) {
         if let Some(magazine) = self.rack.get(cpu) {
             magazine.request_drain();
@@ -86,7 +86,7 @@ impl<P: Platform> Frames<P> {
 pub enum Drained {
     /// The magazine is empty.
     Everything,
-    /// The caller is nested in a context that uses the magazine, which drains at its next free
-    /// or refill.
+    /// The caller is nested in a context that uses the magazine, which drains at its next use
+    /// that is no quick hit.
     Later,
 }
