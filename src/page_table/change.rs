@@ -4,7 +4,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::chain::{Chain, Reserve};
 use super::cursor::Cursor;
-use super::entry::{Entry, Leaf, Ownership, RawEntry};
+use super::entry::{Entry, Ownership, RawEntry};
 use super::format::Format;
 use super::level::{ENTRIES, Level, Pages};
 use super::map::unlink;
@@ -48,11 +48,11 @@ impl Changed {
         });
     }
 
+    /// Leaves of `level` changed in `part`: `pages` pages of 4 KiB of it.
     #[inline]
-    fn retire<M: TableMemory>(&mut self, memory: &M, leaf: &Leaf, level: Level) {
-        if leaf.ownership == Ownership::Owned {
-            self.retired.push(memory, leaf.frame, level);
-        }
+    pub(super) fn note_leaves(&mut self, part: Pages, level: Level, pages: u64) {
+        self.pages += pages;
+        self.note(part, level);
     }
 }
 
@@ -61,15 +61,15 @@ pub(super) trait Edit: Copy {
     /// Are tables that it has emptied unlinked?
     const EMPTIES: bool;
 
-    /// Changes the leaf in `entry`, all of whose pages are `part`, and notes that in `changed`.
+    /// Changes the leaf in `entry`, adds to `retired` what it owned if it is gone, and says
+    /// whether there was anything to change.
     fn edit<F: Format, M: TableMemory>(
         self,
         memory: &M,
-        changed: &mut Changed,
+        retired: &mut Retired,
         entry: &TableEntry,
         level: Level,
-        part: Pages,
-    );
+    ) -> bool;
 }
 
 /// Nothing, but for cutting the leaves at the range's ends.
@@ -79,7 +79,9 @@ struct Cut;
 impl Edit for Cut {
     const EMPTIES: bool = false;
 
-    fn edit<F: Format, M: TableMemory>(self, _: &M, _: &mut Changed, _: &TableEntry, _: Level, _: Pages) {}
+    fn edit<F: Format, M: TableMemory>(self, _: &M, _: &mut Retired, _: &TableEntry, _: Level) -> bool {
+        false
+    }
 }
 
 /// They go.
@@ -89,21 +91,23 @@ pub(super) struct Clear;
 impl Edit for Clear {
     const EMPTIES: bool = true;
 
-    #[inline]
+    // Always: in the loop over the lowest table's leaves, `level` is a constant.
+    #[inline(always)]
     fn edit<F: Format, M: TableMemory>(
         self,
         memory: &M,
-        changed: &mut Changed,
+        retired: &mut Retired,
         entry: &TableEntry,
         level: Level,
-        part: Pages,
-    ) {
+    ) -> bool {
         let old = entry.swap(RawEntry::EMPTY);
-        if let Entry::Leaf(leaf) = F::decode(old, level) {
-            changed.pages += part.count();
-            changed.note(part, level);
-            changed.retire(memory, &leaf, level);
+        let Entry::Leaf(leaf) = F::decode(old, level) else {
+            return false;
+        };
+        if leaf.ownership == Ownership::Owned {
+            retired.push(memory, leaf.frame, level);
         }
+        true
     }
 }
 
@@ -114,29 +118,26 @@ pub(super) struct Protect(pub(super) Protection);
 impl Edit for Protect {
     const EMPTIES: bool = false;
 
-    #[inline]
+    #[inline(always)]
     fn edit<F: Format, M: TableMemory>(
         self,
         _: &M,
-        changed: &mut Changed,
+        _: &mut Retired,
         entry: &TableEntry,
         level: Level,
-        part: Pages,
-    ) {
+    ) -> bool {
         let mut raw = entry.load();
         loop {
             let new = F::reprotect(raw, level, self.0);
             if new == raw {
-                return;
+                return false;
             }
             // The hardware may set accessed and dirty bits in between.
             match entry.compare_exchange(raw, new) {
-                Ok(()) => break,
+                Ok(()) => return true,
                 Err(now) => raw = now,
             }
         }
-        changed.pages += part.count();
-        changed.note(part, level);
     }
 }
 
@@ -297,16 +298,28 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
     #[inline(always)]
     fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
         let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
+        let mut stale: Option<Pages> = None;
+        let mut count = 0;
         for (page, entry) in (pages.first..).zip(entries) {
-            if entry.load() != RawEntry::EMPTY {
-                self.leaf::<F>(entry, Level::PAGE, Pages { first: page, last: page });
+            if entry.load() != RawEntry::EMPTY && self.edit::<F>(entry, Level::PAGE) {
+                stale = Some(Pages { first: stale.map_or(page, |stale| stale.first), last: page });
+                count += 1;
             }
+        }
+        if let Some(stale) = stale {
+            self.changed.note_leaves(stale, Level::PAGE, count);
         }
     }
 
-    #[inline]
     fn leaf<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) {
-        self.edit.edit::<F, M>(self.memory, self.changed, entry, level, part);
+        if self.edit::<F>(entry, level) {
+            self.changed.note_leaves(part, level, part.count());
+        }
+    }
+
+    #[inline(always)]
+    fn edit<F: Format>(&mut self, entry: &TableEntry, level: Level) -> bool {
+        self.edit.edit::<F, M>(self.memory, &mut self.changed.retired, entry, level)
     }
 
     /// Puts a table of smaller leaves in the place of the leaf at `index`; the translations

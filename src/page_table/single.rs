@@ -57,7 +57,9 @@ impl<F: Format> PageTable<F> {
             let entry = cursor.table().entry(cursor.level.index(page.first));
             match F::decode(entry.load(), cursor.level) {
                 Entry::Leaf(leaf) if cursor.level == level => {
-                    edit.edit::<F, M>(memory, changed, entry, level, page);
+                    if edit.edit::<F, M>(memory, &mut changed.retired, entry, level) {
+                        changed.note_leaves(page, level, page.count());
+                    }
                     return Ok(leaf);
                 }
                 Entry::Empty => return Err(Mismatch::Empty),
