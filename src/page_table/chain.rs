@@ -107,6 +107,7 @@ impl Chain {
     }
 
     /// Links the newest run to the others.
+    #[inline]
     fn close<M: TableMemory + ?Sized>(&mut self, memory: &M) {
         if self.count == 0 {
             return;
@@ -137,6 +138,7 @@ impl Chain {
     }
 
     /// Takes the newest of the linked runs out, its aux words zero again.
+    #[inline]
     fn unlink<M: TableMemory + ?Sized>(&mut self, memory: &M) {
         let link = self.head;
         self.first = link & !SEVERAL;

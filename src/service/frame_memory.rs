@@ -17,11 +17,10 @@ const PART: u32 = 1 << 31;
 /// The entry of a frame that the allocator handed out.
 #[inline]
 fn info<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> &FrameInfo {
-    let info = frames.info(frame);
-    debug_assert!(info.is_some(), "{frame:?} is outside the per-frame table");
+    debug_assert!(frames.info(frame).is_some(), "{frame:?} is outside the per-frame table");
     // SAFETY: boot refuses an allocator without a per-frame table, and only frames that the
     // allocator handed out become tables or owned leaves.
-    unsafe { info.unwrap_unchecked() }
+    unsafe { frames.info_unchecked(frame) }
 }
 
 // SAFETY: `allocate` and `free` are the allocator's; the direct map is the platform's promise;

@@ -1,11 +1,14 @@
-//! From a frame to its region, without a search.
+//! From a frame to its region and its entry in the per-frame table, without a search.
+
+use core::ptr;
 
 use super::region::Region;
+use super::table::FrameInfo;
 
 /// At most so many parts.
 const PARTS: u64 = 1 << 12;
-/// Frames in a part at least: a GiB.
-const LEAST_SHIFT: u32 = 18;
+/// Frames in a part at least: 16 MiB, the smallest zone.
+const LEAST_SHIFT: u32 = 12;
 
 /// The regions, sorted and disjoint, and for each part of the address space the first of them
 /// that reaches into it or lies behind it.
@@ -13,8 +16,31 @@ const LEAST_SHIFT: u32 = 18;
 pub(crate) struct Directory {
     pub(crate) regions: &'static [Region],
     parts: &'static [u8],
+    tables: &'static [PartTable],
     /// Frames in a part, as a power of two.
     shift: u32,
+}
+
+/// Where frame 0's entry in the per-frame table would be, if the table of the part's one region
+/// reached down to it; null where the part has several regions, or none.
+#[derive(Debug)]
+pub(super) struct PartTable(*const FrameInfo);
+
+// SAFETY: it stands for `&'static FrameInfo`s, which are `Send` and `Sync`.
+unsafe impl Send for PartTable {}
+// SAFETY: as above.
+unsafe impl Sync for PartTable {}
+
+impl PartTable {
+    /// Of the part numbered `part`.
+    pub(super) fn of(regions: &[Region], part: usize, shift: u32) -> PartTable {
+        let (start, end) = ((part as u64) << shift, (part as u64 + 1) << shift);
+        let mut here = regions.iter().filter(|region| region.span.start < end && start < region.span.end);
+        PartTable(match (here.next(), here.next()) {
+            (Some(one), None) => one.table.as_ptr().wrapping_sub(one.span.start as usize),
+            _ => ptr::null(),
+        })
+    }
 }
 
 /// How many parts, of how many frames (as a power of two), memory that ends with frame `end` has.
@@ -33,14 +59,50 @@ pub(super) fn first_region(regions: &[Region], part: usize, shift: u32) -> u8 {
 }
 
 impl Directory {
-    pub(super) fn new(regions: &'static [Region], parts: &'static [u8], shift: u32) -> Directory {
-        Directory { regions, parts, shift }
+    pub(super) fn new(
+        regions: &'static [Region],
+        parts: &'static [u8],
+        tables: &'static [PartTable],
+        shift: u32,
+    ) -> Directory {
+        Directory { regions, parts, tables, shift }
+    }
+
+    /// A frame's entry in the per-frame table.
+    ///
+    /// Bound: two loads where the part has one region.
+    ///
+    /// # Safety
+    ///
+    /// A region has the frame, and there is a per-frame table.
+    #[inline]
+    pub(super) unsafe fn info(&self, frame: u64) -> &'static FrameInfo {
+        // SAFETY: there is a part for each frame up to the last region's end.
+        let table = unsafe { self.tables.get_unchecked((frame >> self.shift) as usize) };
+        if table.0.is_null() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.info_by_region(frame) };
+        }
+        // SAFETY: the frame's region is the one that the pointer was made from, and its table
+        // has an entry for each of its frames.
+        unsafe { &*table.0.wrapping_add(frame as usize) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Directory::info`].
+    #[cold]
+    unsafe fn info_by_region(&self, frame: u64) -> &'static FrameInfo {
+        let info = self.region_of(frame).and_then(|region| region.info(frame));
+        // SAFETY: the caller's promise.
+        unsafe { info.unwrap_unchecked() }
     }
 
     /// The region of a frame.
     ///
     /// Bound: one load, and a look at each region that reaches into the frame's part of the
-    /// address space, up to the right one: a GiB where memory ends below 4 TiB.
+    /// address space, up to the right one: 16 MiB where memory ends below 64 GiB, and more
+    /// with more memory.
     #[inline]
     pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
         let first = *self.parts.get((frame >> self.shift) as usize)?;
@@ -56,11 +118,11 @@ mod tests {
 
     #[test]
     fn parts_are_few_wherever_memory_is() {
-        assert_eq!(parts(1), (1, 18));
-        assert_eq!(parts(1 << 18), (1, 18));
-        assert_eq!(parts((1 << 18) + 1), (2, 18));
-        assert_eq!(parts(1 << 30), (1 << 12, 18));
-        assert_eq!(parts((1 << 30) + 1), ((1 << 11) + 1, 19));
+        assert_eq!(parts(1), (1, 12));
+        assert_eq!(parts(1 << 12), (1, 12));
+        assert_eq!(parts((1 << 12) + 1), (2, 12));
+        assert_eq!(parts(1 << 24), (1 << 12, 12));
+        assert_eq!(parts((1 << 24) + 1), ((1 << 11) + 1, 13));
         assert_eq!(parts(1 << 40), (1 << 12, 28));
     }
 }

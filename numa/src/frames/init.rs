@@ -8,7 +8,7 @@ use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
 
 use super::alloc::frame;
 use super::block::{BlockEntry, BlockState, Ownership};
-use super::directory::{self, Directory};
+use super::directory::{self, Directory, PartTable};
 use super::line512::{Line512, masks};
 use super::machine::{Machine, Metadata};
 use super::magazine::{Checked, Magazine};
@@ -142,6 +142,7 @@ pub(super) fn build<P: Platform, G: Ground>(
     let span_place = builder.place::<Span>(pieces + SLACK, NodeId::ZERO, &mut metadata.fixed)?;
     let (part_count, shift) = directory::parts(planned.last().map_or(0, |site| site.span.end));
     let directory_place = builder.place::<u8>(part_count, NodeId::ZERO, &mut metadata.fixed)?;
+    let part_tables_place = builder.place::<PartTable>(part_count, NodeId::ZERO, &mut metadata.fixed)?;
     let mut parts: ArrayVec<Parts, MAX_REGIONS> = ArrayVec::new();
     for site in &planned {
         parts.push(place_parts(&mut builder, site, config, &mut metadata)?);
@@ -186,9 +187,11 @@ pub(super) fn build<P: Platform, G: Ground>(
     });
     let first_regions: &'static [u8] =
         directory_place.fill(|part| directory::first_region(regions, part, shift));
+    let part_tables: &'static [PartTable] =
+        part_tables_place.fill(|part| PartTable::of(regions, part, shift));
     let machine = machine_place.fill(|_| Machine {
         nodes,
-        directory: Directory::new(regions, first_regions, shift),
+        directory: Directory::new(regions, first_regions, part_tables, shift),
         magazines,
         cpu_nodes,
         turns: core::array::from_fn(|_| AtomicU16::new(0)),
