@@ -49,12 +49,19 @@ pub(super) fn flags_of(found: &Translation) -> PageTableFlags {
     flags.set(PageTableFlags::USER_ACCESSIBLE, protection.privilege() == Privilege::User);
     flags.set(PageTableFlags::GLOBAL, found.leaf.reach == Reach::Global);
     flags.set(PageTableFlags::HUGE_PAGE, found.size > PageSize::Size4KiB);
-    flags.set(PageTableFlags::WRITE_THROUGH, protection.cache() != Cache::WriteBack);
-    flags.set(PageTableFlags::NO_CACHE, protection.cache() == Cache::Uncached);
+    let (no_cache, write_through) = match protection.cache() {
+        Cache::WriteBack => (false, false),
+        Cache::WriteThrough => (false, true),
+        Cache::WriteCombining => (true, false),
+        Cache::Uncached => (true, true),
+    };
+    flags.set(PageTableFlags::NO_CACHE, no_cache);
+    flags.set(PageTableFlags::WRITE_THROUGH, write_through);
     flags
 }
 
-/// What `flags` permit to a page of `size` in a space of `kind`: the inverse of [`flags_of`].
+/// What `flags` permit to a page of `size` in a space of `kind`: the inverse of [`flags_of`], but
+/// that `NO_CACHE` alone, which says no more, is uncached and not write combining.
 ///
 /// `ACCESSED` and `DIRTY` are the hardware's, and ignored.
 pub(super) fn protection_of(

@@ -85,6 +85,10 @@ pub enum Cache {
     WriteBack,
     /// Reads are cached, writes go through.
     WriteThrough,
+    /// Not cached; writes gather in a buffer and may reach the device together and late: frame
+    /// buffers. Without [`X64::PAT`](super::X64::PAT) in each CPU's IA32_PAT it is [`Cache::Uncached`],
+    /// or what the MTRRs say.
+    WriteCombining,
     /// Device memory: every access reaches the device.
     Uncached,
 }
@@ -112,6 +116,8 @@ impl Protection {
     pub const USER_READ_ONLY: Protection = Protection::user(Access::READ);
     /// Device registers, for the kernel.
     pub const DEVICE: Protection = Protection::kernel(Access::WRITE).cached(Cache::Uncached);
+    /// A frame buffer, for the kernel.
+    pub const FRAME_BUFFER: Protection = Protection::kernel(Access::WRITE).cached(Cache::WriteCombining);
 
     /// For the kernel only, ordinary memory.
     #[must_use]
@@ -125,7 +131,8 @@ impl Protection {
         Protection { access, privilege: Privilege::User, cache: Cache::WriteBack }
     }
 
-    /// The same, cached so.
+    /// The same, cached so. All mappings of a frame must be cached alike: processors don't keep
+    /// two memory types of one address coherent (Intel SDM vol. 3, 13.12.4).
     #[must_use]
     pub const fn cached(self, cache: Cache) -> Protection {
         Protection { cache, ..self }

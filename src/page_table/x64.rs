@@ -39,6 +39,13 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 pub struct X64<const LEVELS: u8 = 4>;
 
 impl<const LEVELS: u8> X64<LEVELS> {
+    /// What each CPU's IA32_PAT (MSR 277H) has to hold for [`Cache::WriteCombining`]: the value
+    /// after reset (Intel SDM vol. 3, 13.12) but for types 2 and 6, which entries with PCD alone
+    /// name: write combining instead of uncached-unless-the-MTRRs-say-otherwise.
+    ///
+    /// A kernel writes it on each CPU before that CPU uses such a mapping.
+    pub const PAT: u64 = 0x0001_0406_0001_0406;
+
     const ROOT_LEVEL: Level = match LEVELS {
         4 => Level::FOURTH,
         5 => Level::FIFTH,
@@ -55,6 +62,7 @@ fn protection_bits(protection: Protection) -> Bits {
     match protection.cache() {
         Cache::WriteBack => {}
         Cache::WriteThrough => bits |= Bits::WRITE_THROUGH,
+        Cache::WriteCombining => bits |= Bits::CACHE_DISABLE,
         Cache::Uncached => bits |= Bits::WRITE_THROUGH | Bits::CACHE_DISABLE,
     }
     bits
@@ -64,12 +72,11 @@ fn protection_bits(protection: Protection) -> Bits {
 fn protection_of(bits: Bits) -> Protection {
     let access = Access::from_bits(bits.contains(Bits::WRITABLE), !bits.contains(Bits::NO_EXECUTE));
     let privilege = if bits.contains(Bits::USER) { Privilege::User } else { Privilege::Kernel };
-    let cache = if bits.contains(Bits::CACHE_DISABLE) {
-        Cache::Uncached
-    } else if bits.contains(Bits::WRITE_THROUGH) {
-        Cache::WriteThrough
-    } else {
-        Cache::WriteBack
+    let cache = match (bits.contains(Bits::CACHE_DISABLE), bits.contains(Bits::WRITE_THROUGH)) {
+        (false, false) => Cache::WriteBack,
+        (false, true) => Cache::WriteThrough,
+        (true, false) => Cache::WriteCombining,
+        (true, true) => Cache::Uncached,
     };
     Protection::of(access, privilege, cache)
 }
@@ -152,7 +159,7 @@ mod tests {
         let capability = unsafe { super::super::WriteExecute::new() };
         for access in [Access::READ, Access::WRITE, Access::EXECUTE, Access::write_execute(&capability)] {
             for protection in [Protection::kernel(access), Protection::user(access)] {
-                for cache in [Cache::WriteBack, Cache::WriteThrough, Cache::Uncached] {
+                for cache in [Cache::WriteBack, Cache::WriteThrough, Cache::WriteCombining, Cache::Uncached] {
                     let leaf = leaf(protection.cached(cache));
                     for level in [Level::PAGE, Level::HUGE] {
                         let raw = Four::leaf(&leaf, level);
@@ -165,6 +172,20 @@ mod tests {
         }
         assert_eq!(Four::decode(Four::table(frame_at(0x5000)), Level::HUGE), Entry::Table(frame_at(0x5000)));
         assert_eq!(Four::decode(RawEntry::EMPTY, Level::PAGE), Entry::Empty);
+    }
+
+    #[test]
+    fn the_attribute_table_says_what_the_bits_mean() {
+        for (cache, memory_type) in [
+            (Cache::WriteBack, 6),
+            (Cache::WriteThrough, 4),
+            (Cache::WriteCombining, 1),
+            (Cache::Uncached, 0),
+        ] {
+            let raw = Four::leaf(&leaf(Protection::KERNEL_DATA.cached(cache)), Level::PAGE).0;
+            // PCD and PWT are entry bits 4 and 3, and bits 1 and 0 of the index.
+            assert_eq!(Four::PAT.to_le_bytes()[(raw >> 3 & 3) as usize], memory_type, "{cache:?}");
+        }
     }
 
     #[test]
@@ -198,6 +219,7 @@ mod tests {
             Protection::USER_DATA,
             Protection::USER_READ_ONLY,
             Protection::DEVICE,
+            Protection::FRAME_BUFFER,
         ] {
             let raw = Four::leaf(&leaf(preset), Level::PAGE);
             let bits = Bits::from_bits_truncate(raw.0);

@@ -2,7 +2,12 @@
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
+use topomem::X64;
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
+use x86_64::registers::model_specific::Msr;
+
+/// IA32_PAT: the memory types that page-table entries name.
+const PAT: u32 = 0x277;
 
 /// 1 GiB pages (CPUID 8000_0001 EDX bit 26).
 pub fn has_gigabyte_pages() -> bool {
@@ -23,8 +28,8 @@ pub fn apic_id() -> u32 {
     }
 }
 
-/// Turns on what the kernel relies on beyond long mode: global pages, no-execute, and
-/// supervisor-mode execution prevention where the CPU has it.
+/// Turns on what the kernel relies on beyond long mode: global pages, no-execute, write
+/// combining, and supervisor-mode execution prevention where the CPU has it.
 ///
 /// # Safety
 ///
@@ -38,5 +43,7 @@ pub unsafe fn enable() {
     unsafe {
         Cr4::write(cr4);
         Efer::write(Efer::read() | EferFlags::NO_EXECUTE_ENABLE);
+        // Every long-mode CPU has it, and nothing is mapped with the types that change.
+        Msr::new(PAT).write(<X64>::PAT);
     }
 }
