@@ -44,7 +44,7 @@ pub use oracle::Truth;
 pub use participate::participate;
 pub use random::Random;
 pub use record::{CpuSummary, NodeSummary, Progress, Record};
-pub use rig::Rig;
+pub use rig::{Rig, Window};
 pub use run::{Options, Run, SetupError};
 pub use scenario::{Break, Course, Limit, SCENARIOS, Scenario, Share, Weights};
 pub use text::Text;

@@ -2,9 +2,18 @@
 
 use core::future::Future;
 
-use topomem::{Machine, MemoryService, VirtAddr};
+use topomem::{Machine, MemoryService, PageRange, VirtAddr};
 
 use crate::{Record, Report};
+
+/// Addresses that nobody else maps.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Where 2 GiB begin, on a 2 GiB boundary and far from large pages.
+    pub base: VirtAddr,
+    /// Those and so much more that unmapping it leaves no table behind.
+    pub whole: PageRange,
+}
 
 /// The machine that a run drives: the reference kernel, or the simulator.
 pub trait Rig: Send + Sync {
@@ -20,9 +29,11 @@ pub trait Rig: Send + Sync {
     /// Milliseconds since some start, the same on all CPUs.
     fn milliseconds(&self) -> u64;
 
-    /// The start of 2 GiB of the kernel's address space that nobody else maps, on a 2 GiB boundary
-    /// and far from large pages.
-    fn kernel_window(&self) -> VirtAddr;
+    /// Where to map in the kernel's address space.
+    fn kernel_window(&self) -> Option<Window>;
+
+    /// Where to map in user spaces.
+    fn user_window(&self) -> Option<Window>;
 
     /// What this CPU reads at `address`, a multiple of 8; `None` if it faults. One load, not
     /// reordered with what comes before and after, that uses the TLB as it is.

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arrayvec::ArrayVec;
 use spin::Mutex;
 use topomem::address_space::CreateError;
-use topomem::{AddressSpace, CpuId, Platform, VirtAddr};
+use topomem::{AddressSpace, CpuId, Platform};
 
 use crate::account::Account;
 use crate::barrier::Barrier;
@@ -14,6 +14,7 @@ use crate::deafness::Deafness;
 use crate::failure::KEPT;
 use crate::mailbox::PostOffice;
 use crate::oracle::{Ownership, Space, Truth};
+use crate::rig::Window;
 #[cfg(feature = "fault-injection")]
 use crate::scenario::Break;
 use crate::scenario::{Course, Limit, Scenario};
@@ -38,6 +39,8 @@ pub enum SetupError {
     OutOfMemory,
     /// The service has not been booted completely.
     NotBooted,
+    /// The machine has no addresses for it.
+    NoWindow,
     /// No address space could be created.
     Space(CreateError),
 }
@@ -46,6 +49,7 @@ impl core::fmt::Display for SetupError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             SetupError::OutOfMemory => f.write_str("no memory for the oracle's account"),
+            SetupError::NoWindow => f.write_str("the machine has no addresses to map at"),
             SetupError::NotBooted => f.write_str("the service has not been booted completely"),
             SetupError::Space(error) => core::fmt::Display::fmt(error, f),
         }
@@ -92,8 +96,6 @@ pub struct Run<R: Rig> {
 
 /// Slots in each shared address space.
 const SLOTS: u16 = 32;
-/// Where a user space's slots begin: far from where programs are.
-const USER_SLOTS: u64 = 0x180_0000_0000;
 
 impl<R: Rig> Run<R> {
     /// Prepares a run on `rig`, whose machine truly is as `truth` says. On a CPU that is online.
@@ -129,11 +131,12 @@ impl<R: Rig> Run<R> {
         };
         let service = run.rig.service();
         let kernel = service.kernel_space().ok_or(SetupError::NotBooted)?;
-        let window = run.rig.kernel_window();
+        let window = run.rig.kernel_window().ok_or(SetupError::NoWindow)?;
         run.add_space(Space::Kernel, kernel, window)?;
         for number in [1, 2] {
             let space = service.create_space(&service.platform().pin()).map_err(SetupError::Space)?;
-            run.add_space(Space::Shared(number), space, VirtAddr::new_truncate(USER_SLOTS))?;
+            let window = run.rig.user_window().ok_or(SetupError::NoWindow)?;
+            run.add_space(Space::Shared(number), space, window)?;
         }
         Ok(run)
     }
@@ -142,10 +145,10 @@ impl<R: Rig> Run<R> {
         &mut self,
         name: Space,
         space: AddressSpace<R::Machine>,
-        base: VirtAddr,
+        window: Window,
     ) -> Result<(), SetupError> {
         let first = self.spaces.len() as u16 * SLOTS;
-        let shared = SharedSpace::new(name, space, base, first..first + SLOTS);
+        let shared = SharedSpace::new(name, space, window, first..first + SLOTS);
         self.spaces.push(shared.ok_or(SetupError::OutOfMemory)?);
         Ok(())
     }

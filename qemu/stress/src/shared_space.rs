@@ -10,6 +10,7 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use crate::oracle::{Holder, Slot, Space};
+use crate::rig::Window;
 
 /// A slot and what is mapped in it.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl SlotPage {
 pub(crate) struct SharedSpace<P: Machine> {
     pub name: Space,
     space: AddressSpace<P>,
-    base: VirtAddr,
+    window: Window,
     pub pages: Vec<SlotPage>,
     /// The slot that is being changed: where to probe.
     pub hot: AtomicU32,
@@ -81,11 +82,11 @@ const PRIVATE_AREAS: u64 = 480;
 const SLOTS_PER_TABLE: u64 = 8;
 
 impl<P: Machine> SharedSpace<P> {
-    /// The slots numbered `numbers` from `base` on; `None` without memory for them.
+    /// The slots numbered `numbers` in `window`; `None` without memory for them.
     pub(crate) fn new(
         name: Space,
         space: AddressSpace<P>,
-        base: VirtAddr,
+        window: Window,
         numbers: Range<u16>,
     ) -> Option<SharedSpace<P>> {
         let mut pages = Vec::new();
@@ -96,12 +97,12 @@ impl<P: Machine> SharedSpace<P> {
             let offset = table + (index % SLOTS_PER_TABLE) * PageSize::Size4KiB.bytes();
             pages.push(SlotPage {
                 slot: Slot::new(number),
-                address: VirtAddr::new_truncate(base.as_u64() + offset),
+                address: VirtAddr::new_truncate(window.base.as_u64() + offset),
                 frame: AtomicU64::new(0),
                 holder: AtomicU32::new(0),
             });
         }
-        Some(SharedSpace { name, space, base, pages, hot: AtomicU32::new(0) })
+        Some(SharedSpace { name, space, window, pages, hot: AtomicU32::new(0) })
     }
 
     /// The address space.
@@ -112,20 +113,13 @@ impl<P: Machine> SharedSpace<P> {
     /// Pages of `cpu`'s own, that fill two page tables: unmapping them all frees the tables.
     pub(crate) fn private_range(&self, cpu: CpuId) -> Option<PageRange> {
         let area = PRIVATE_AREA + (cpu.index() as u64 % PRIVATE_AREAS) * 2 * PageSize::Size2MiB.bytes();
-        let start = VirtAddr::new_truncate(self.base.as_u64() + area);
+        let start = VirtAddr::new_truncate(self.window.base.as_u64() + area);
         PageRange::new(start, 2, PageSize::Size2MiB).ok()
     }
 
     /// All that the run maps, and so much more that unmapping it frees all tables below.
-    pub(crate) fn whole_range(&self) -> Option<PageRange> {
-        match self.name {
-            Space::Kernel => PageRange::new(self.base, 2, PageSize::Size1GiB).ok(),
-            Space::Shared(_) | Space::Private => {
-                // Three entries of the root, of which ours is the middle one.
-                let start = VirtAddr::new_truncate(self.base.as_u64() - (512 << 30));
-                PageRange::new(start, 3 * 512, PageSize::Size1GiB).ok()
-            }
-        }
+    pub(crate) const fn whole_range(&self) -> PageRange {
+        self.window.whole
     }
 
     /// What a page that may be written is mapped with.

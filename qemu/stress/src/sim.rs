@@ -10,13 +10,17 @@ use std::vec::Vec;
 use topomem::numa::FirmwareTables;
 use topomem::shootdown::Unresponsive;
 use topomem::sim::{Blueprint, BlueprintError, Delivery, Sim, SimBootError, SimService};
-use topomem::{CpuId, Lazy, NodeId, VirtAddr};
+use topomem::{CpuId, Lazy, NodeId, PageRange, PageSize, VirtAddr};
 
 use crate::oracle::NodeFrames;
 use crate::{
-    Break, Failure, Limit, NothingToDistort, Progress, Record, Rig, Run, Scenario, SetupError, Truth,
+    Break, Failure, Limit, NothingToDistort, Progress, Record, Rig, Run, Scenario, SetupError, Truth, Window,
     distort_distances, participate,
 };
+
+/// Three entries of the root, far from where programs are.
+const USER_WINDOW: u64 = 0x180_0000_0000;
+const ROOT_ENTRY: u64 = 1 << 39;
 
 /// A simulated run.
 #[derive(Debug, Clone)]
@@ -187,8 +191,17 @@ impl Rig for SimRig<'_> {
         u64::try_from(self.sim.uptime().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn kernel_window(&self) -> VirtAddr {
-        Sim::WINDOW
+    fn kernel_window(&self) -> Option<Window> {
+        let whole = PageRange::new(Sim::WINDOW, 2, PageSize::Size1GiB).ok()?;
+        Some(Window { base: Sim::WINDOW, whole })
+    }
+
+    fn user_window(&self) -> Option<Window> {
+        let start = VirtAddr::new_truncate(USER_WINDOW);
+        Some(Window {
+            base: VirtAddr::new_truncate(USER_WINDOW + ROOT_ENTRY),
+            whole: PageRange::new(start, (3 * ROOT_ENTRY) >> 30, PageSize::Size1GiB).ok()?,
+        })
     }
 
     fn load(&self, address: VirtAddr) -> Option<u64> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::boot::failed_early;
-use crate::cli::{AcpidumpArgs, ScenarioOptions};
+use crate::cli::{AcpidumpArgs, Levels, ScenarioOptions};
 use crate::error::Error;
 use crate::kernel::{Kernel, Variant};
 use crate::matrix::PLAIN_EMULATION;
@@ -22,7 +22,13 @@ pub(crate) fn acpidump(arguments: &AcpidumpArgs) -> Result<bool, Error> {
     let spec = arguments.machine.spec(workspace::root())?;
     tools::ensure(&[Tool::KernelTarget, Tool::Qemu])?;
     let kernel = Kernel::build(Variant::Plain)?;
-    let scenario = ScenarioOptions { scenario: SCENARIO.to_owned(), seconds: 1, seed: 1, fault: None };
+    let scenario = ScenarioOptions {
+        scenario: SCENARIO.to_owned(),
+        seconds: 1,
+        seed: 1,
+        fault: None,
+        levels: Levels::Four,
+    };
     let mut screen = Screen::open();
     let job = Job { kernel: &kernel, spec: &spec, scenario: &scenario, emulation: PLAIN_EMULATION };
     let finished = qemu::run(job, &mut screen)?;

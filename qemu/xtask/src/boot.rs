@@ -15,7 +15,7 @@ use crate::workspace;
 pub(crate) fn boot(arguments: &RunArgs) -> Result<bool, Error> {
     let spec = arguments.machine.spec(workspace::root())?;
     tools::ensure(&[Tool::KernelTarget, Tool::Qemu])?;
-    let kernel = Kernel::build(Variant::for_fault(arguments.scenario.fault.as_deref()))?;
+    let kernel = Kernel::build(Variant::of(&arguments.scenario))?;
     let mut screen = Screen::open();
     screen.line(&format!("machine: {}", spec.name));
     let job =

@@ -63,6 +63,18 @@ pub(crate) struct ScenarioOptions {
     /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, magazine, distance, zeroed); the run must then fail
     #[arg(long = "break", value_name = "FAULT", value_parser = word)]
     pub(crate) fault: Option<String>,
+    /// How many levels of page tables the kernel is built for
+    #[arg(long, value_enum, default_value_t = Levels::Four, conflicts_with = "fault")]
+    pub(crate) levels: Levels,
+}
+
+/// Levels of page tables: 48-bit or 57-bit addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Levels {
+    #[value(name = "4")]
+    Four,
+    #[value(name = "5")]
+    Five,
 }
 
 /// How QEMU is to run the machine.

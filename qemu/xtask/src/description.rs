@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
+use crate::cli::{Accelerator, EmulationOptions, Levels, ScenarioOptions};
 use crate::qemu;
 use crate::shell;
 use crate::topology::TopologySpec;
@@ -31,6 +31,10 @@ pub(crate) fn describe(
             "seconds": scenario.seconds,
             "seed": scenario.seed,
             "break": scenario.fault,
+            "levels": match scenario.levels {
+                Levels::Four => 4,
+                Levels::Five => 5,
+            },
             "icount": emulation.icount,
             "accel": match emulation.accel {
                 Accelerator::Tcg => "tcg",

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::cli::{Levels, ScenarioOptions};
 use crate::error::Error;
 use crate::shell;
 use crate::workspace;
@@ -21,12 +22,27 @@ pub(crate) enum Variant {
     Plain,
     /// With the faults that `--break` turns on.
     FaultInjection,
+    /// With five levels of page tables.
+    FiveLevels,
 }
 
 impl Variant {
-    /// The kernel that a run with or without a fault needs.
-    pub(crate) fn for_fault(fault: Option<&str>) -> Self {
-        if fault.is_some() { Self::FaultInjection } else { Self::Plain }
+    /// The kernel that a run of `scenario` needs.
+    pub(crate) fn of(scenario: &ScenarioOptions) -> Self {
+        match (&scenario.fault, scenario.levels) {
+            (Some(_), _) => Self::FaultInjection,
+            (None, Levels::Four) => Self::Plain,
+            (None, Levels::Five) => Self::FiveLevels,
+        }
+    }
+
+    /// The feature that it is built with.
+    fn feature(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::FaultInjection => Some("fault-injection"),
+            Self::FiveLevels => Some("five-levels"),
+        }
     }
 }
 
@@ -42,10 +58,10 @@ impl Kernel {
         let folder = folder();
         shell::run(command("build", variant).args(["--profile", PROFILE]))?;
         let built = folder.join(TARGET).join(PROFILE).join(PACKAGE);
-        // The next build of the other variant replaces cargo's file, so each has a copy.
-        let elf = match variant {
-            Variant::Plain => folder.join(PACKAGE),
-            Variant::FaultInjection => folder.join(format!("{PACKAGE}-fault-injection")),
+        // The next build of another variant replaces cargo's file, so each has a copy.
+        let elf = match variant.feature() {
+            None => folder.join(PACKAGE),
+            Some(feature) => folder.join(format!("{PACKAGE}-{feature}")),
         };
         std::fs::copy(&built, &elf).map_err(Error::file(&built))?;
         Ok(Self { elf })
@@ -67,8 +83,8 @@ pub(crate) fn command(subcommand: &str, variant: Variant) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(workspace::root()).env("RUSTFLAGS", RUSTFLAGS).env_remove("CARGO_ENCODED_RUSTFLAGS");
     command.args([subcommand, "--package", PACKAGE, "--target", TARGET, "--target-dir"]).arg(folder());
-    if variant == Variant::FaultInjection {
-        command.args(["--features", "fault-injection"]);
+    if let Some(feature) = variant.feature() {
+        command.args(["--features", feature]);
     }
     command
 }

@@ -20,7 +20,7 @@ pub(crate) const PLAIN_EMULATION: EmulationOptions =
 pub(crate) fn matrix(arguments: &MatrixArgs) -> Result<bool, Error> {
     let specs = specs(&arguments.topologies)?;
     tools::ensure(&[Tool::KernelTarget, Tool::Qemu])?;
-    let kernel = Kernel::build(Variant::for_fault(arguments.scenario.fault.as_deref()))?;
+    let kernel = Kernel::build(Variant::of(&arguments.scenario))?;
     let mut documents = Vec::new();
     let mut failed = 0;
     for spec in &specs {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::boot::conclude;
-use crate::cli::{Accelerator, RunArgs, ScenarioOptions};
+use crate::cli::{Accelerator, Levels, RunArgs, ScenarioOptions};
 use crate::error::Error;
 use crate::report::{Finished, Report, Screen};
 use crate::session::{self, Limits};
@@ -24,6 +24,7 @@ pub(crate) fn sim(arguments: &RunArgs) -> Result<bool, Error> {
         ("--gdb", emulation.gdb),
         ("--icount", emulation.icount),
         ("--accel kvm", emulation.accel == Accelerator::Kvm),
+        ("--levels 5", arguments.scenario.levels == Levels::Five),
     ] {
         if given {
             return Err(Error::OnlyUnderQemu(option));

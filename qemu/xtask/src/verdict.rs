@@ -104,6 +104,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::cli::Levels;
     use crate::report::Screen;
 
     const TOPOLOGY: &str = r#"@@{"t":"topology","nodes":[{"node":0,"cpus":[0,1]},{"node":1,"cpus":[2]}],"distances":[[10,20],[20,10]]}"#;
@@ -128,7 +129,7 @@ mod tests {
 
     fn scenario(fault: Option<&str>) -> ScenarioOptions {
         let fault = fault.map(str::to_owned);
-        ScenarioOptions { scenario: "stress".to_owned(), seconds: 1, seed: 1, fault }
+        ScenarioOptions { scenario: "stress".to_owned(), seconds: 1, seed: 1, fault, levels: Levels::Four }
     }
 
     /// What was seen from outside, besides what the kernel said.

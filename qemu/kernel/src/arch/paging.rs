@@ -19,6 +19,8 @@ use x86_64::{PhysAddr, VirtAddr};
 use super::features;
 use crate::boot::start_info::{MemoryKind, MemoryMapEntry};
 
+/// Levels of page tables.
+pub const LEVELS: u8 = if cfg!(feature = "five-levels") { 5 } else { 4 };
 /// Where the image's window begins: physical address 0 of the first GiB.
 pub const IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
 /// Where the direct map begins: physical address 0.
@@ -82,7 +84,10 @@ pub fn direct_map(addr: PhysAddr) -> NonNull<u8> {
 /// The kernel's tables, while they are built and changed by the boot CPU alone.
 #[derive(Debug)]
 pub struct KernelTables {
+    /// What CR3 holds.
     root: PhysFrame,
+    /// The fourth-level table of the last 256 TiB: the root, or below it.
+    fourth: PhysFrame,
     /// Added to a table's physical address to reach it: the image's window, then the direct map.
     window: u64,
     devices: u64,
@@ -99,10 +104,22 @@ impl KernelTables {
         memory_map: &[MemoryMapEntry],
         frames: &mut impl FrameAllocator<Size4KiB>,
     ) -> Result<KernelTables, MapError> {
-        let root = frames.allocate_frame().ok_or(MapError::OutOfFrames)?;
-        let mut tables = KernelTables { root, window: IMAGE_BASE, devices: DEVICE_WINDOW };
-        // SAFETY: the frame is fresh, and mapped in the image's window.
-        unsafe { *image_window(root.start_address()).cast_mut().cast::<PageTable>() = PageTable::new() };
+        let mut empty = || {
+            let frame = frames.allocate_frame().ok_or(MapError::OutOfFrames)?;
+            let table = image_window(frame.start_address()).cast_mut().cast::<PageTable>();
+            // SAFETY: the frame is fresh, and mapped in the image's window.
+            unsafe { *table = PageTable::new() };
+            Ok((frame, table))
+        };
+        let (fourth, _) = empty()?;
+        let mut root = fourth;
+        if LEVELS == 5 {
+            let (fifth, table) = empty()?;
+            // SAFETY: as above.
+            unsafe { (&mut *table)[511].set_addr(fourth.start_address(), TABLE_FLAGS) };
+            root = fifth;
+        }
+        let mut tables = KernelTables { root, fourth, window: IMAGE_BASE, devices: DEVICE_WINDOW };
         tables.map_image(frames)?;
         for entry in memory_map {
             let in_use = entry.kind() != MemoryKind::Reserved || entry.end().as_u64() <= FOUR_GIB;
@@ -221,12 +238,12 @@ impl KernelTables {
     where
         for<'a> OffsetPageTable<'a>: Mapper<S>,
     {
-        let root = VirtAddr::new_truncate(self.window + self.root.start_address().as_u64());
+        let fourth = VirtAddr::new_truncate(self.window + self.fourth.start_address().as_u64());
         // SAFETY: all tables are reachable in the window, and `&mut self` is the only way to
         // them. What is mapped is either new memory or the image, which lives there anyhow.
         let mapped = unsafe {
             let mut mapper =
-                OffsetPageTable::new(&mut *root.as_mut_ptr(), VirtAddr::new_truncate(self.window));
+                OffsetPageTable::new(&mut *fourth.as_mut_ptr(), VirtAddr::new_truncate(self.window));
             mapper.map_to_with_table_flags(page, frame, flags, TABLE_FLAGS, frames)
         };
         match mapped {

@@ -5,6 +5,7 @@
 
 use core::arch::global_asm;
 
+use super::paging::LEVELS;
 use super::trap::TrapFrame;
 
 /// The probed address has no translation that allows the access.
@@ -90,7 +91,8 @@ pub unsafe fn store(addr: u64, value: u64) -> Result<(), ProbeFault> {
 }
 
 fn is_canonical(addr: u64) -> bool {
-    (addr as i64) << 16 >> 16 == addr as i64
+    let unused = if LEVELS == 5 { 7 } else { 16 };
+    (addr as i64) << unused >> unused == addr as i64
 }
 
 /// Sends a page fault of a probing access to its fix-up; false where the fault is another's.

@@ -4,7 +4,7 @@
 pub mod command_line;
 mod early;
 mod error;
-mod pvh;
+pub mod pvh;
 pub mod start_info;
 
 use core::arch::asm;

@@ -4,14 +4,18 @@
 //!
 //! The tables here map the first GiB twice, at 0 and at -2 GiB, in 2 MiB pages. They serve the
 //! boot CPU until [`crate::arch::paging`] has built the kernel's own, and each further CPU
-//! between its trampoline and its first CR3 write.
+//! between its trampoline and its first CR3 write. Where there are five levels, the first and
+//! last 256 TiB are one table.
 
 use core::arch::global_asm;
 
+use crate::arch::paging::LEVELS;
+
 /// CR0: PG, WP, NE, ET, MP, PE; caches on (an INIT leaves CD and NW set).
 const CR0: u64 = 0x8001_0033;
-/// CR4: PAE alone; the rest follows once the CPU's features are known.
-const CR4: u64 = 1 << 5;
+/// CR4: PAE, and LA57 for five levels, which paging must be off for; the rest follows once the
+/// CPU's features are known.
+pub const CR4: u64 = 1 << 5 | (LEVELS as u64 - 4) << 12;
 /// EFER: LME and NXE.
 const EFER: u64 = 1 << 8 | 1 << 11;
 /// Bytes of the stack that the boot CPU uses until it has one on its own node.
@@ -37,7 +41,11 @@ pvh_entry:
     mov edi, ebx
     mov eax, {cr4}
     mov cr4, eax
+    .if {levels} == 5
+    mov eax, offset boot_pml5
+    .else
     mov eax, offset boot_pml4
+    .endif
     mov cr3, eax
     mov ecx, 0xc0000080
     mov eax, {efer}
@@ -65,6 +73,11 @@ ap_long_mode:
 
     .section .boot.data, "aw", @progbits
     .balign 4096
+    .globl boot_pml5
+boot_pml5:
+    .quad boot_pml4 + 3
+    .fill 510, 8, 0
+    .quad boot_pml4 + 3
     .globl boot_pml4
 boot_pml4:
     .quad boot_pdpt_low + 3
@@ -118,6 +131,7 @@ boot_higher_half:
     "#,
     cr0 = const CR0,
     cr4 = const CR4,
+    levels = const LEVELS,
     efer = const EFER,
     boot_stack = const BOOT_STACK,
     boot_main = sym crate::boot_main,

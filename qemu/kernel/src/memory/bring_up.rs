@@ -7,14 +7,19 @@ use topomem::{
     BootAllocator, BootError, Discovered, FramesConfig, KernelLayout, PageRange, PageSize, PerFrameTable,
     VirtAddr,
 };
+use topomem_stress::Window;
 use x86_64::structures::paging::PhysFrame;
 
 use super::platform::{Kernel, pin};
 use super::service::HEAP;
+use crate::arch::paging;
 
-/// What the service may map in the kernel's half: one root entry, 512 GiB.
-const WINDOW: u64 = 0xffff_c000_0000_0000;
-const WINDOW_PAGES: u64 = 1 << 27;
+/// What an entry of the root covers, in bytes: 512 GiB or 256 TiB.
+const ROOT_ENTRY: u64 = 1 << (12 + 9 * (paging::LEVELS as u64 - 1));
+/// What the service may map in the kernel's half: one root entry.
+const WINDOW: u64 = if paging::LEVELS == 5 { 0xffc0_0000_0000_0000 } else { 0xffff_c000_0000_0000 };
+/// Three root entries of user spaces, far from where programs are.
+const USER_WINDOW: u64 = 3 * ROOT_ENTRY;
 
 /// Why the service did not come up.
 #[derive(Debug)]
@@ -38,8 +43,23 @@ impl fmt::Display for BringUpError {
 }
 
 /// Where the service's part of the kernel's address space begins.
-pub fn window() -> VirtAddr {
+fn window() -> VirtAddr {
     VirtAddr::new_truncate(WINDOW)
+}
+
+/// Where a scenario may map in the kernel's space: below two entries of the window's table.
+pub fn kernel_window() -> Option<Window> {
+    let whole = PageRange::new(window(), (2 * ROOT_ENTRY) >> 39, PageSize::Size1GiB).ok()?;
+    Some(Window { base: window(), whole })
+}
+
+/// Where a scenario may map in user spaces: in the middle one of the window's entries.
+pub fn user_window() -> Option<Window> {
+    let start = VirtAddr::new_truncate(USER_WINDOW);
+    Some(Window {
+        base: VirtAddr::new_truncate(USER_WINDOW + ROOT_ENTRY),
+        whole: PageRange::new(start, (3 * ROOT_ENTRY) >> 30, PageSize::Size1GiB).ok()?,
+    })
 }
 
 /// Gives the service all memory that boot left, then the heap, then the kernel's address space,
@@ -60,7 +80,8 @@ pub unsafe fn bring_up(
 ) -> Result<(), BringUpError> {
     let pin = pin();
     let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() };
-    let window = PageRange::new(window(), WINDOW_PAGES, PageSize::Size4KiB).map_err(BringUpError::Window)?;
+    let window =
+        PageRange::new(window(), ROOT_ENTRY >> 12, PageSize::Size4KiB).map_err(BringUpError::Window)?;
     let frames = discovered.frames(&pin, boot, &config).map_err(BringUpError::Frames)?;
     let heap = frames.heap(&pin, &HEAP).map_err(BringUpError::Kernel)?;
     let layout = KernelLayout { window, inherit: Some(root) };

@@ -1,5 +1,6 @@
 //! What topomem asks of a kernel, answered for this one.
 
+use core::arch::asm;
 use core::ptr::NonNull;
 
 use spin::Once;
@@ -53,7 +54,9 @@ unsafe impl Platform for Kernel {
 // service. Contexts never migrate.
 unsafe impl Tlb for Kernel {
     fn flush_page(&self, page: VirtAddr, _: PageSize) {
-        tlb::flush(x86_64::VirtAddr::new_truncate(page.as_u64()));
+        // Not the x86_64 crate's `flush`: its addresses end at 48 bits.
+        // SAFETY: forgetting a translation changes no memory.
+        unsafe { asm!("invlpg [{}]", in(reg) page.as_u64(), options(nostack, preserves_flags)) };
     }
 
     fn flush_non_global(&self) {
@@ -91,10 +94,10 @@ unsafe impl Tlb for Kernel {
     }
 }
 
-// SAFETY: the CPU runs four-level paging, and a CR3 write without PCID flushes what is not
+// SAFETY: the CPU runs paging of that many levels, and a CR3 write without PCID flushes what is not
 // global.
 unsafe impl Machine for Kernel {
-    type Format = X64;
+    type Format = X64<{ paging::LEVELS }>;
 
     fn virt_to_phys(&self, addr: NonNull<u8>) -> PhysAddr {
         PhysAddr::new_truncate(addr.addr().get() as u64 - paging::DIRECT_MAP)

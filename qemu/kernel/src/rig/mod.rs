@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use topomem::{MemoryService, VirtAddr};
-use topomem_stress::{Record, Report, Rig};
+use topomem_stress::{Record, Report, Rig, Window};
 use x86_64::instructions::interrupts;
 
 use crate::arch::{clock, probe};
@@ -34,8 +34,12 @@ impl Rig for Hardware {
         clock::since_boot().as_millis() as u64
     }
 
-    fn kernel_window(&self) -> VirtAddr {
-        bring_up::window()
+    fn kernel_window(&self) -> Option<Window> {
+        bring_up::kernel_window()
+    }
+
+    fn user_window(&self) -> Option<Window> {
+        bring_up::user_window()
     }
 
     fn load(&self, address: VirtAddr) -> Option<u64> {

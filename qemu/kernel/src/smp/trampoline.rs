@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::PhysAddr;
 
-use crate::arch::paging;
+use crate::arch::paging::{self, LEVELS};
+use crate::boot::pvh::CR4;
 use crate::per_cpu::PerCpu;
 
 /// The page; the first 1 MiB is nobody else's once the firmware is done.
@@ -18,7 +19,7 @@ static ROOT: AtomicU64 = AtomicU64::new(0);
 static STACK: AtomicU64 = AtomicU64::new(0);
 static AREA: AtomicU64 = AtomicU64::new(0);
 
-// CR0 and EFER as in `boot::pvh`; CR4: PAE. Long mode needs paging and protection turned on in
+// CR0, CR4 and EFER as in `boot::pvh`. Long mode needs paging and protection turned on in
 // one write, so that no 32-bit step lies between.
 global_asm!(
     r#"
@@ -34,9 +35,13 @@ trampoline_start:
     cld
     mov ax, cs
     mov ds, ax
-    mov eax, 0x20
+    mov eax, {cr4}
     mov cr4, eax
+    .if {levels} == 5
+    mov eax, offset boot_pml5
+    .else
     mov eax, offset boot_pml4
+    .endif
     mov cr3, eax
     mov ecx, 0xc0000080
     mov eax, 0x900
@@ -69,6 +74,8 @@ ap_higher_half:
     call {ap_main}
     ud2
     "#,
+    cr4 = const CR4,
+    levels = const LEVELS,
     root = sym ROOT,
     stack = sym STACK,
     area = sym AREA,

@@ -258,7 +258,7 @@ impl<R: Rig> Worker<'_, R> {
                     self.unmap(space, page, &change, Unmap::Awaited).await;
                 }
             }
-            let Some(whole) = space.whole_range() else { continue };
+            let whole = space.whole_range();
             match space.space().unmap(&self.pin, whole) {
                 Ok(unmapping) => unmapping.await,
                 Err(error) => self.refused("unmapping all tables", Text::display(&error)),

@@ -87,13 +87,19 @@ fn write_table(machine: &str, signature: &str, body: &[u8]) -> Result<PathBuf, E
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Levels;
 
     const TCG: EmulationOptions = EmulationOptions { gdb: false, icount: false, accel: Accelerator::Tcg };
 
     #[test]
     fn the_kernel_is_told_what_to_do() {
-        let mut scenario =
-            ScenarioOptions { scenario: "stress".to_owned(), seconds: 3, seed: 9, fault: None };
+        let mut scenario = ScenarioOptions {
+            scenario: "stress".to_owned(),
+            seconds: 3,
+            seed: 9,
+            fault: None,
+            levels: Levels::Four,
+        };
         assert_eq!(kernel_command_line(&scenario), "scenario=stress seconds=3 seed=9");
         scenario.fault = Some("magazine".to_owned());
         assert_eq!(kernel_command_line(&scenario), "scenario=stress seconds=3 seed=9 break=magazine");

@@ -81,9 +81,9 @@ fn selected(arguments: &TestArgs) -> Result<Vec<Step>, Error> {
 fn run(step: &Step, programs: &mut Programs) -> Outcome {
     let outcome = match &step.work {
         Work::Cargo(command) => cargo_step::run(command),
-        Work::Machine(run) => programs
-            .kernel(Variant::for_fault(run.scenario.fault.as_deref()))
-            .and_then(|kernel| machine_step::boot(run, kernel)),
+        Work::Machine(run) => {
+            programs.kernel(Variant::of(&run.scenario)).and_then(|kernel| machine_step::boot(run, kernel))
+        }
         Work::Counts => bench_step::frames(),
         Work::ShootdownCounts => programs.kernel(Variant::Plain).and_then(bench_step::shootdown),
         Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),

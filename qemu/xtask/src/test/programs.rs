@@ -11,6 +11,7 @@ use crate::sim;
 pub(super) struct Programs {
     kernel: Built<Kernel>,
     faulty_kernel: Built<Kernel>,
+    five_level_kernel: Built<Kernel>,
     simulation: Built<PathBuf>,
 }
 
@@ -42,6 +43,7 @@ impl Programs {
         let kept = match variant {
             Variant::Plain => &mut self.kernel,
             Variant::FaultInjection => &mut self.faulty_kernel,
+            Variant::FiveLevels => &mut self.five_level_kernel,
         };
         kept.get("the kernel", || Kernel::build(variant))
     }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::cli::ScenarioOptions;
+use crate::cli::{Levels, ScenarioOptions};
 use crate::tools::Tool;
 use crate::workspace;
 
@@ -144,6 +144,11 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
             let run = MachineRun { topology, scenario: scenario(name, 3), expected: Expected::Success };
             Step { name: format!("qemu {topology} {name}"), work: Work::Machine(run) }
         }));
+        steps.push({
+            let scenario = ScenarioOptions { levels: Levels::Five, ..scenario("stress", 3) };
+            let run = MachineRun { topology: "two-nodes", scenario, expected: Expected::Success };
+            Step { name: "qemu two-nodes levels 5".to_owned(), work: Work::Machine(run) }
+        });
     }
     steps.push(Step { name: "shootdown counts".to_owned(), work: Work::ShootdownCounts });
     steps.extend(FAULTS.map(|(fault, words)| Step {
@@ -168,7 +173,7 @@ fn broken(fault: &str, words: &'static [&'static str]) -> MachineRun {
 }
 
 fn scenario(name: &str, seconds: u32) -> ScenarioOptions {
-    ScenarioOptions { scenario: name.to_owned(), seconds, seed: 1, fault: None }
+    ScenarioOptions { scenario: name.to_owned(), seconds, seed: 1, fault: None, levels: Levels::Four }
 }
 
 /// Unit, property, sim and doc tests of everything that runs on the host.

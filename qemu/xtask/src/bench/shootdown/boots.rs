@@ -5,7 +5,7 @@ use super::plan::{self, Plan};
 use crate::bench::figures::Figures;
 use crate::bench::linux::Linux;
 use crate::bench::metric::Metric;
-use crate::cli::ScenarioOptions;
+use crate::cli::{Levels, ScenarioOptions};
 use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::qemu::{self, Job};
@@ -72,7 +72,13 @@ pub(super) fn topomem(
     spec: &TopologySpec,
     metric: Metric,
 ) -> Result<(Figures, Vec<Failure>), Error> {
-    let scenario = ScenarioOptions { scenario: SCENARIO.to_owned(), seconds: SECONDS, seed: 1, fault: None };
+    let scenario = ScenarioOptions {
+        scenario: SCENARIO.to_owned(),
+        seconds: SECONDS,
+        seed: 1,
+        fault: None,
+        levels: Levels::Four,
+    };
     let job = Job { kernel, spec, scenario: &scenario, emulation: metric.emulation() };
     let run = qemu::run(job, &mut Screen::capturing(""))?;
     let place = |failure: Failure| Failure::new(failure.what, format!("{}, {}", failure.place, spec.name));
