@@ -7,14 +7,14 @@ use core::ptr;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, Order};
-use topomem_shootdown::{Domain, Invalidation, PageRange, Request};
+use topomem_shootdown::{Domain, Invalidation, PageRange};
 use x86_64::structures::paging::PhysFrame;
 
 use super::error::{ProtectError, UnmapError};
 use super::layout::{SpaceKind, pages_of, range_of};
 use crate::Machine;
 use crate::page_table::{Changed, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, Reserve};
-use crate::retire::{RetireList, Retired};
+use crate::retire::{Callbacks, Parked, RetireList, Retired};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
 
@@ -173,10 +173,10 @@ impl<P: Machine> SpaceCore<P> {
         self.mapped.fetch_sub(pages, Ordering::Relaxed);
     }
 
-    /// Keeps `retired` until `request` is done, with nobody waiting.
-    pub fn park(&self, request: Option<Request>, retired: Retired) {
+    /// Keeps `parked` until its request is done, with nobody waiting.
+    pub fn park(&self, parked: Parked) {
         let frames = self.service.frames();
-        self.retired.lock(frames.platform()).park(frames, request, retired);
+        self.retired.lock(frames.platform()).park(frames, parked);
     }
 
     /// How many frames wait for their invalidation with nobody waiting for it.
@@ -192,7 +192,7 @@ impl<P: Machine> SpaceCore<P> {
         let frames = self.service.frames();
         let is_done = |request| self.service.shootdown().is_done(self.domain(), request);
         let mut collected = Collected { freed: 0, waiting: false };
-        let mut leftover = Retired::NOTHING;
+        let mut leftover = Parked { request: None, retired: Retired::NOTHING, callbacks: Callbacks::NONE };
         loop {
             let Some(mut list) = self.retired.try_lock() else {
                 collected.waiting = true;
@@ -204,15 +204,20 @@ impl<P: Machine> SpaceCore<P> {
             };
             // The lock is not held while frames are freed.
             drop(list);
-            collected.freed += done.frame_count();
+            collected.freed += done.retired.frame_count();
             // SAFETY: the request that named them is done.
-            unsafe { done.free(frames, self.service.walks(), pin) };
-            collected.freed -= done.frame_count();
-            leftover.append(frames, done);
+            unsafe { done.retired.free(frames, self.service.walks(), pin) };
+            collected.freed -= done.retired.frame_count();
+            if done.retired.is_empty() {
+                self.service.call_soon(pin, done.callbacks);
+            } else {
+                leftover.retired.append(frames, done.retired);
+                leftover.callbacks.append(done.callbacks);
+            }
         }
-        if !leftover.is_empty() {
+        if !leftover.retired.is_empty() {
             collected.waiting = true;
-            self.park(None, leftover);
+            self.park(leftover);
         }
         collected
     }

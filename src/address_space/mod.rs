@@ -27,6 +27,8 @@ pub(crate) use layout::{lower_half, pages_of, user_bounds};
 pub use mapper::{Refusal, SpaceMapper};
 pub use unmapping::{Unmapped, Unmapping};
 
+pub use crate::retire::Callback;
+
 use crate::Machine;
 use crate::page_table::{
     Attributes, Backing, Chain, Chained, Changed, Contiguous, FillError, Format, Leaf, Level, LockCounters,

@@ -11,7 +11,7 @@ use topomem_shootdown::{Completion, Request, Ticket};
 use super::core::{SpaceCore, invalidation_of};
 use crate::Machine;
 use crate::page_table::Changed;
-use crate::retire::Retired;
+use crate::retire::{Callback, Callbacks, Parked, Retired};
 
 /// A change of page tables that other CPUs may not have noticed yet.
 ///
@@ -20,7 +20,8 @@ use crate::retire::Retired;
 ///
 /// - [`Unmapping::wait`] blocks, answering other CPUs' shootdowns meanwhile;
 /// - `.await` does not block;
-/// - [`Unmapping::detach`], or a drop, leaves the frames to the service task.
+/// - [`Unmapping::detach`], or a drop, leaves the frames to the service task;
+/// - [`Unmapping::detach_then`] has it call a function afterwards.
 ///
 /// Forgetting it does not compile cleanly:
 ///
@@ -83,14 +84,14 @@ impl<P: Machine, W: Pending> Parts<'_, P, W> {
         }
     }
 
-    /// Leaves what is retired to the service task.
+    /// Leaves what is retired to the service task, which then has `callbacks` called.
     #[cold]
-    fn park(&mut self) {
+    fn park(&mut self, callbacks: Callbacks) {
         let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
         let service = self.core.service;
         // No other context of this CPU gets in while a lock is held.
         let pin = service.platform().pin();
-        self.core.park(self.wait.as_ref().map(W::request), retired);
+        self.core.park(Parked { request: self.wait.as_ref().map(W::request), retired, callbacks });
         service.call_task(&pin);
     }
 }
@@ -99,7 +100,7 @@ impl<P: Machine, W: Pending> Drop for Parts<'_, P, W> {
     #[inline]
     fn drop(&mut self) {
         if !self.retired.is_empty() {
-            self.park();
+            self.park(Callbacks::NONE);
         }
     }
 }
@@ -152,6 +153,26 @@ impl<'s, P: Machine> Unmapping<'s, P> {
     /// Waits for nothing: the service task frees what was retired once that is safe. The same
     /// as dropping it, but said aloud.
     pub fn detach(self) {}
+
+    /// As [`Unmapping::detach`], and calls `callback` when every CPU has dropped the old
+    /// translations and what was retired is free: from [`MemoryService::tend`], never before this
+    /// returns.
+    ///
+    /// # Errors
+    ///
+    /// The unmapping comes back where `callback` is [pending](Callback::is_pending) already.
+    ///
+    /// [`MemoryService::tend`]: crate::MemoryService::tend
+    #[allow(clippy::result_large_err)]
+    pub fn detach_then(mut self, callback: &'static Callback) -> Result<(), Unmapping<'s, P>> {
+        match Callbacks::of(callback) {
+            Some(callbacks) => {
+                self.parts.park(callbacks);
+                Ok(())
+            }
+            None => Err(self),
+        }
+    }
 }
 
 impl<P: Machine> fmt::Debug for Unmapping<'_, P> {

@@ -4,9 +4,12 @@
 //! reach it. Until then it hangs on chains through the per-frame table, so nothing is allocated
 //! and no byte of a frame is written that a stale translation may still show to somebody.
 
+mod callback;
 mod list;
 
-pub(crate) use list::RetireList;
+pub use callback::Callback;
+pub(crate) use callback::{Callbacks, Due};
+pub(crate) use list::{Parked, RetireList};
 
 use topomem_numa::frames::Frames;
 use topomem_percpu::{CpuPin, Order, Platform};

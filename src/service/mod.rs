@@ -27,6 +27,7 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, user_bounds};
 use crate::heap::KernelHeap;
 use crate::page_table::{ENTRIES, PageTable, RootEntries, Walks};
+use crate::retire::Due;
 use crate::spin_lock::SpinLock;
 
 /// How far boot has come; each step is stored (Release) once what it built is complete.
@@ -58,6 +59,7 @@ pub struct MemoryService<P: Machine> {
     /// The user spaces, abandoned ones included.
     spaces: SpinLock<spaces::Spaces<P>>,
     tasks: [SpinLock<Option<Waker>>; MAX_CPUS],
+    callbacks_due: Due,
 }
 
 // SAFETY: `topology` is written by the one holder of the boot token, and read by others only
@@ -80,6 +82,7 @@ impl<P: Machine> MemoryService<P> {
             kernel_space: AtomicPtr::new(core::ptr::null_mut()),
             spaces: SpinLock::new(spaces::Spaces::NONE),
             tasks: [const { SpinLock::new(None) }; MAX_CPUS],
+            callbacks_due: Due::new(),
         }
     }
 

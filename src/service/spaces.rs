@@ -9,6 +9,7 @@ use super::{MemoryService, frame_memory};
 use crate::Machine;
 use crate::address_space::{SpaceCore, lower_half};
 use crate::page_table::{Changed, Reserve};
+use crate::retire::{Callbacks, Parked};
 
 /// A list through the spaces' own links.
 pub(super) struct Spaces<P: Machine> {
@@ -84,7 +85,7 @@ impl<P: Machine> MemoryService<P> {
             return false;
         }
         drop(reserve);
-        core.park(None, changed.retired);
+        core.park(Parked { request: None, retired: changed.retired, callbacks: Callbacks::NONE });
         // Nobody has the space: no TLB, no page walker, no handle. What waits is done.
         if core.collect(pin).waiting {
             return false;

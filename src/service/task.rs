@@ -10,6 +10,7 @@ use topomem_percpu::{CpuId, CpuPin};
 use super::MemoryService;
 use crate::Machine;
 use crate::address_space::Collected;
+use crate::retire::Callbacks;
 
 /// What [`MemoryService::tend`] left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +26,9 @@ const ZEROED_AT_ONCE: usize = 8;
 
 impl<P: Machine> MemoryService<P> {
     /// Does the service's work on the pinned CPU once: drains magazines where other CPUs asked
-    /// for it or the CPU has little use for them, calls the wakers of completed shootdowns, frees what has retired, takes apart
-    /// abandoned spaces, and zeroes a few frames ahead.
+    /// for it or the CPU has little use for them, calls the wakers of completed shootdowns, frees
+    /// what has retired, takes apart abandoned spaces, calls the callbacks of what is complete, and
+    /// zeroes a few frames ahead.
     ///
     /// For service tasks and idle loops, not for interrupt handlers. Costs a few loads where
     /// there is nothing to do, plus a look at each address space and at each slot of the node's
@@ -38,6 +40,7 @@ impl<P: Machine> MemoryService<P> {
         self.shootdown.wake_completed(pin);
         let collected = self.collect(pin);
         self.reap(pin);
+        self.callbacks_due.call();
         self.frames.refill_zeroed(pin, ZEROED_AT_ONCE);
         if collected.waiting { Tended::Waiting } else { Tended::Done }
     }
@@ -57,6 +60,15 @@ impl<P: Machine> MemoryService<P> {
     pub(crate) fn relieve(&self, pin: &CpuPin) -> bool {
         self.frames.service(pin);
         self.collect(pin).freed > 0 || self.reap(pin) > 0
+    }
+
+    /// Has `callbacks` called by the next [`MemoryService::tend`]: whoever finds them due may hold
+    /// locks, or be in the middle of an allocation.
+    pub(crate) fn call_soon(&self, pin: &CpuPin, callbacks: Callbacks) {
+        if !callbacks.is_empty() {
+            self.callbacks_due.add(callbacks);
+            self.call_task(pin);
+        }
     }
 
     /// Wakes the pinned CPU's task: something has retired.

@@ -1,0 +1,159 @@
+//! Functions to be called when something has retired.
+
+use core::fmt;
+use core::ptr;
+
+use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+/// Tells a kernel without an executor that a change of mappings is complete: every CPU has dropped
+/// the old translations, and what the change retired is free.
+///
+/// Given to [`Unmapping::detach_then`](crate::Unmapping::detach_then), it is called once, by
+/// [`MemoryService::tend`](crate::MemoryService::tend) on the CPU that tends, with no lock held.
+/// From then on, and in the call already, it can be given again. No allocation is made for it.
+///
+/// ```
+/// use topomem::address_space::Callback;
+///
+/// fn reuse(buffer: usize) {
+///     println!("buffer {buffer} is nobody's any more");
+/// }
+///
+/// static BUFFER_7: Callback = Callback::new(reuse, 7);
+/// ```
+pub struct Callback {
+    function: fn(usize),
+    argument: usize,
+    /// Is it in a list?
+    pending: AtomicBool,
+    /// The next of that list; written and read by who owns the list.
+    next: AtomicPtr<Callback>,
+}
+
+impl Callback {
+    /// Calls `function` with `argument`, which tells several callbacks with one function apart.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new(function: fn(usize), argument: usize) -> Callback {
+        Callback {
+            function,
+            argument,
+            pending: AtomicBool::new(false),
+            next: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Has it been given, and not yet been called?
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        // Acquire pairs with the Release in `call`.
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// Makes it the caller's, unless it is in use.
+    fn claim(&self) -> bool {
+        // Acquire as in `is_pending`: the last list's use of `next` happened before.
+        !self.pending.swap(true, Ordering::Acquire)
+    }
+
+    fn call(&self) {
+        self.pending.store(false, Ordering::Release);
+        (self.function)(self.argument);
+    }
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callback")
+            .field("argument", &self.argument)
+            .field("pending", &self.is_pending())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A list of claimed callbacks, linked through themselves.
+#[must_use = "dropped, its callbacks are never called"]
+pub(crate) struct Callbacks {
+    first: Option<&'static Callback>,
+}
+
+impl Callbacks {
+    pub const NONE: Callbacks = Callbacks { first: None };
+
+    /// The list of that one; `None` where it is in a list already.
+    pub fn of(callback: &'static Callback) -> Option<Callbacks> {
+        let mut list = Callbacks::NONE;
+        callback.claim().then(|| {
+            list.push(callback);
+            list
+        })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Takes over all of `other`.
+    pub fn append(&mut self, mut other: Callbacks) {
+        while let Some(callback) = other.pop() {
+            self.push(callback);
+        }
+    }
+
+    fn push(&mut self, callback: &'static Callback) {
+        let next = self.first.map_or(ptr::null_mut(), |next| ptr::from_ref(next).cast_mut());
+        // Relaxed: a list has one owner at a time, and goes to the next through a lock or the
+        // Release of `Due::add`.
+        callback.next.store(next, Ordering::Relaxed);
+        self.first = Some(callback);
+    }
+
+    fn pop(&mut self) -> Option<&'static Callback> {
+        let callback = self.first?;
+        // SAFETY: null, or from `push`: a `&'static Callback`.
+        self.first = unsafe { callback.next.load(Ordering::Relaxed).as_ref() };
+        Some(callback)
+    }
+}
+
+/// Callbacks whose time has come, until somebody may call them: of one service.
+pub(crate) struct Due {
+    first: AtomicPtr<Callback>,
+}
+
+impl Due {
+    #[cfg(not(loom))]
+    pub const fn new() -> Due {
+        Due { first: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Adds all of `list`; never blocks.
+    pub fn add(&self, mut list: Callbacks) {
+        while let Some(callback) = list.pop() {
+            let new = ptr::from_ref(callback).cast_mut();
+            let mut first = self.first.load(Ordering::Relaxed);
+            loop {
+                callback.next.store(first, Ordering::Relaxed);
+                // Release pairs with the Acquire in `call`: the link is seen. Nobody takes a part
+                // of the list, so a first one that is the same as before has the same next.
+                match self.first.compare_exchange_weak(first, new, Ordering::Release, Ordering::Relaxed) {
+                    Ok(_) => break,
+                    Err(now) => first = now,
+                }
+            }
+        }
+    }
+
+    /// Calls them.
+    pub fn call(&self) {
+        if self.first.load(Ordering::Relaxed).is_null() {
+            return;
+        }
+        let first = self.first.swap(ptr::null_mut(), Ordering::Acquire);
+        // SAFETY: null, or from `add`: a `&'static Callback`.
+        let mut list = Callbacks { first: unsafe { first.as_ref() } };
+        while let Some(callback) = list.pop() {
+            callback.call();
+        }
+    }
+}
