@@ -209,7 +209,7 @@ impl<P: Machine> SpaceCore<P> {
             unsafe { done.retired.free(frames, self.service.walks(), pin) };
             collected.freed -= done.retired.frame_count();
             if done.retired.is_empty() {
-                self.service.call_soon(pin, done.callbacks);
+                self.service.call_soon(done.callbacks);
             } else {
                 leftover.retired.append(frames, done.retired);
                 leftover.callbacks.append(done.callbacks);

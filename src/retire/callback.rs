@@ -144,9 +144,14 @@ impl Due {
         }
     }
 
+    /// Is there none? Relaxed: a hint.
+    pub fn is_empty(&self) -> bool {
+        self.first.load(Ordering::Relaxed).is_null()
+    }
+
     /// Calls them.
     pub fn call(&self) {
-        if self.first.load(Ordering::Relaxed).is_null() {
+        if self.is_empty() {
             return;
         }
         let first = self.first.swap(ptr::null_mut(), Ordering::Acquire);

@@ -59,16 +59,17 @@ impl<P: Machine> MemoryService<P> {
     /// Frees what can be freed because memory is short; false where that was nothing.
     pub(crate) fn relieve(&self, pin: &CpuPin) -> bool {
         self.frames.service(pin);
-        self.collect(pin).freed > 0 || self.reap(pin) > 0
+        let relieved = self.collect(pin).freed > 0 || self.reap(pin) > 0;
+        if !self.callbacks_due.is_empty() {
+            self.call_task(pin);
+        }
+        relieved
     }
 
     /// Has `callbacks` called by the next [`MemoryService::tend`]: whoever finds them due may hold
     /// locks, or be in the middle of an allocation.
-    pub(crate) fn call_soon(&self, pin: &CpuPin, callbacks: Callbacks) {
-        if !callbacks.is_empty() {
-            self.callbacks_due.add(callbacks);
-            self.call_task(pin);
-        }
+    pub(crate) fn call_soon(&self, callbacks: Callbacks) {
+        self.callbacks_due.add(callbacks);
     }
 
     /// Wakes the pinned CPU's task: something has retired.
