@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::{CpuId, MAX_CPUS};
 
 const WORDS: usize = MAX_CPUS.div_ceil(64);
@@ -135,7 +135,14 @@ impl fmt::Debug for CpuSet {
 /// Each member's bit is coherent by itself; [`AtomicCpuSet::load`] reads word by word, so it is
 /// no snapshot across 64-CPU words. The protocols built on it order a join against their own
 /// data with a full barrier, and need no more than that per CPU.
+///
+/// Reading costs a load for each word up to the last that ever had a member: one on a machine of
+/// up to 64 CPUs.
 pub struct AtomicCpuSet {
+    /// How many words may have members. Grows before the first member of a word joins, in the
+    /// same order as that, and never shrinks: who reads too little of it could as well have read
+    /// the words without the member.
+    reach: AtomicUsize,
     words: [AtomicU64; WORDS],
 }
 
@@ -144,20 +151,35 @@ impl AtomicCpuSet {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> AtomicCpuSet {
-        AtomicCpuSet { words: [const { AtomicU64::new(0) }; WORDS] }
+        AtomicCpuSet { reach: AtomicUsize::new(0), words: [const { AtomicU64::new(0) }; WORDS] }
     }
 
     /// The set without members (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> AtomicCpuSet {
-        AtomicCpuSet { words: core::array::from_fn(|_| AtomicU64::new(0)) }
+        AtomicCpuSet { reach: AtomicUsize::new(0), words: core::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
     /// Adds `cpu`; true where it was not a member.
     pub fn insert(&self, cpu: CpuId, order: Ordering) -> bool {
         let (word, bit) = place(cpu);
+        // Relaxed: who is to see the member, by what happened before or by both sides' barriers,
+        // sees no less of it than is read here.
+        if self.reach.load(Ordering::Relaxed) <= word {
+            self.reach.fetch_max(word + 1, order);
+        }
         self.words[word].fetch_or(bit, order) & bit == 0
+    }
+
+    /// The words that may have members.
+    #[inline]
+    fn reached(&self, order: Ordering) -> &[AtomicU64] {
+        let reach = self.reach.load(order);
+        // SAFETY: `insert` alone writes it, a word's index and one. Said here so that neither the
+        // words nor their members' numbers need a check.
+        unsafe { core::hint::assert_unchecked(reach <= WORDS) };
+        &self.words[..reach]
     }
 
     /// Takes `cpu` out; true where it was a member.
@@ -169,18 +191,31 @@ impl AtomicCpuSet {
     /// Is `cpu` a member?
     #[inline]
     pub fn contains(&self, cpu: CpuId, order: Ordering) -> bool {
-        let (word, bit) = place(cpu);
-        self.words[word].load(order) & bit != 0
+        // Shifted, not masked: loops that ask again keep no mask for it.
+        self.words[cpu.index() / 64].load(order) >> (cpu.index() % 64) & 1 != 0
     }
 
-    /// Has it a member besides `cpu`? Reads every word with `order`.
+    /// Has it a member besides `cpu`?
     #[inline]
     pub fn has_others(&self, cpu: CpuId, order: Ordering) -> bool {
+        self.any_other(cpu, order, |_, members| members != 0)
+    }
+
+    /// Is every member but `cpu` in `set`?
+    #[inline]
+    pub fn others_are_in(&self, set: &CpuSet, cpu: CpuId, order: Ordering) -> bool {
+        !self.any_other(cpu, order, |index, members| members & !set.words[index] != 0)
+    }
+
+    /// Does `wanted` accept a word's index and members? `cpu` is left out.
+    #[inline]
+    fn any_other(&self, cpu: CpuId, order: Ordering, wanted: impl Fn(usize, u64) -> bool) -> bool {
         let (own, bit) = place(cpu);
-        let others = self.words[own].load(order) & !bit;
-        let (before, after) = (&self.words[..own], &self.words[own + 1..]);
-        // Without a branch for each word: most machines use the first alone.
-        before.iter().chain(after).fold(others, |all, word| all | word.load(order)) != 0
+        let words = self.reached(order);
+        // The word of `cpu` first: on most machines there is no other.
+        words.get(own).is_some_and(|word| wanted(own, word.load(order) & !bit))
+            || (words.len() > 1
+                && (0..).zip(words).any(|(index, word)| index != own && wanted(index, word.load(order))))
     }
 
     /// The first member from number `index` on that `wanted` accepts; each word is read once,
@@ -192,9 +227,10 @@ impl AtomicCpuSet {
         order: Ordering,
         mut wanted: impl FnMut(CpuId) -> bool,
     ) -> Option<CpuId> {
+        let words = self.reached(order);
         let mut place = index / 64;
         let mut above = u64::MAX << (index % 64);
-        while let Some(word) = self.words.get(place) {
+        while let Some(word) = words.get(place) {
             let mut members = word.load(order) & above;
             while members != 0 {
                 let cpu = CpuId::new(place * 64 + members.trailing_zeros() as usize)?;
@@ -212,7 +248,11 @@ impl AtomicCpuSet {
     /// The members, read word by word with `order` each.
     #[inline]
     pub fn load(&self, order: Ordering) -> CpuSet {
-        CpuSet { words: core::array::from_fn(|word| self.words[word].load(order)) }
+        let mut set = CpuSet::EMPTY;
+        for (word, members) in set.words.iter_mut().zip(self.reached(order)) {
+            *word = members.load(order);
+        }
+        set
     }
 }
 
@@ -278,5 +318,26 @@ mod tests {
         assert!(set.has_others(cpu(0), Ordering::Relaxed));
         assert!(!set.has_others(cpu(64), Ordering::Relaxed));
         assert_eq!((first_from(65), first_from(MAX_CPUS)), (None, None));
+        assert_eq!(set.load(Ordering::Relaxed), CpuSet::of(cpu(64)));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "safe code, and of more CPUs than there are under Miri")]
+    fn compares_all_members_but_one() {
+        let set = AtomicCpuSet::new();
+        let others_are_in = |others: &[usize]| {
+            let others = others.iter().copied().map(cpu).collect();
+            set.others_are_in(&others, cpu(64), Ordering::Relaxed)
+        };
+        assert!(others_are_in(&[]), "nobody is missing where nobody is");
+        for member in [64, 65, 300].map(cpu) {
+            set.insert(member, Ordering::Relaxed);
+        }
+        for others in [&[65, 300][..], &[64, 65, 300], &[0, 65, 300, 511]] {
+            assert!(others_are_in(others), "{others:?}");
+        }
+        for others in [&[65][..], &[300], &[64, 300], &[1, 364]] {
+            assert!(!others_are_in(others), "{others:?}");
+        }
     }
 }
