@@ -74,6 +74,8 @@ unsafe impl Tlb for Kernel {
         });
     }
 
+    // Always: as `ipi::send`.
+    #[inline(always)]
     fn send_ipi(&self, to: &CpuSet) {
         ipi::send(vector::SHOOTDOWN, to);
     }

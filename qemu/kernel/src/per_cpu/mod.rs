@@ -56,8 +56,6 @@ pub struct Counters {
     pub timer: AtomicU64,
     /// Reschedule interrupts received.
     pub reschedules: AtomicU64,
-    /// Shootdown interrupts received.
-    pub shootdowns: AtomicU64,
     /// Interrupt messages sent (one may reach many CPUs).
     pub messages_sent: AtomicU64,
 }
@@ -90,7 +88,6 @@ impl PerCpu {
             counters: Counters {
                 timer: AtomicU64::new(0),
                 reschedules: AtomicU64::new(0),
-                shootdowns: AtomicU64::new(0),
                 messages_sent: AtomicU64::new(0),
             },
         };
@@ -122,7 +119,7 @@ pub fn current() -> &'static PerCpu {
     // SAFETY: the first thing every CPU does is to install its area, whose first word is its
     // own address.
     unsafe {
-        core::arch::asm!("mov {}, gs:[0]", out(reg) area, options(nostack, preserves_flags, readonly));
+        core::arch::asm!("mov {}, gs:[0]", out(reg) area, options(pure, readonly, nostack, preserves_flags));
         &*area
     }
 }

@@ -8,7 +8,7 @@ use topomem::{CpuId, CpuSet};
 use crate::arch::apic::{self, Destination, LogicalId, Message};
 use crate::arch::vector::Vector;
 use crate::memory::service;
-use crate::per_cpu;
+use crate::per_cpu::{self, PerCpu};
 
 /// The CPUs that take interrupts. A CPU joins before it enables them.
 static RUNNING: AtomicCpuSet = AtomicCpuSet::new();
@@ -25,21 +25,29 @@ pub fn running() -> CpuSet {
 
 /// Interrupts every CPU of `to` but the executing one.
 ///
-/// One ICR write where `to` is all others; in xAPIC mode one for up to eight CPUs, or one per
-/// four (CPUs that share a logical cluster); else one per target.
+/// One ICR write where `to` holds all others that run; in xAPIC mode one for up to eight CPUs, or
+/// one per four (CPUs that share a logical cluster); else one per target.
+// Always: each caller has its vector, and a call would cost as much as the comparison.
+#[inline(always)]
 pub fn send(vector: Vector, to: &CpuSet) {
     let me = per_cpu::current();
+    if RUNNING.others_are_in(to, me.cpu, Ordering::SeqCst) {
+        return send_to(Destination::Others, vector, me);
+    }
+    send_to_some(vector, to, me);
+}
+
+#[inline]
+fn send_to(destination: Destination, vector: Vector, me: &PerCpu) {
+    me.counters.messages_sent.fetch_add(1, Ordering::Relaxed);
+    apic::send(Message::Fixed(vector), destination);
+}
+
+#[inline(never)]
+fn send_to_some(vector: Vector, to: &CpuSet, me: &PerCpu) {
+    let send = |destination| send_to(destination, vector, me);
     let mut to = *to;
     to.remove(me.cpu);
-    let send = |destination| {
-        me.counters.messages_sent.fetch_add(1, Ordering::Relaxed);
-        apic::send(Message::Fixed(vector), destination);
-    };
-    let mut others = running();
-    others.remove(me.cpu);
-    if to == others && !to.is_empty() {
-        return send(Destination::Others);
-    }
     let mut gathered: Option<LogicalId> = None;
     for area in to.iter().filter_map(per_cpu::of) {
         let Some(id) = LogicalId::of(area.cpu) else {
@@ -68,6 +76,5 @@ pub fn send_one(vector: Vector, cpu: CpuId) {
 
 /// The shootdown interrupt's handler.
 pub fn on_shootdown() {
-    per_cpu::current().counters.shootdowns.fetch_add(1, Ordering::Relaxed);
     service::on_shootdown();
 }
