@@ -74,6 +74,12 @@ impl VirtAddr {
         VirtAddr(AddressWidth::BITS_57.sign_extend(address))
     }
 
+    /// The address `address`, taken from another.
+    pub(crate) const fn from_canonical(address: u64) -> VirtAddr {
+        debug_assert!(VirtAddr::new(address).is_ok());
+        VirtAddr(address)
+    }
+
     /// The address that `pointer` holds.
     #[must_use]
     pub fn from_ptr<P: ?Sized>(pointer: *const P) -> VirtAddr {

@@ -49,7 +49,7 @@ fn decode(place: u64, pages: u64) -> Scope {
                 1 => PageSize::Size2MiB,
                 _ => PageSize::Size1GiB,
             };
-            Scope::Pages(PageRange::from_parts(VirtAddr::new_truncate(place & !0xfff), pages, size))
+            Scope::Pages(PageRange::from_parts(VirtAddr::from_canonical(place & !0xfff), pages, size))
         }
         KIND_NON_GLOBAL => Scope::NonGlobal,
         _ => Scope::Domain,
@@ -135,7 +135,8 @@ impl Log {
         let slot = self.slot(generation);
         let full = generation.0 * 2;
         let old = slot.tag.load(Ordering::Relaxed);
-        if old & 1 == 1 || old > full {
+        // One comparison: an odd tag turned right is above every generation.
+        if old.rotate_right(1) > generation.0 {
             return;
         }
         // The odd tag keeps other writers out: the two words below are of one writer. Acquire
