@@ -134,4 +134,14 @@ impl CpuState {
         let seen = Generation(self.seen(kind).load(Ordering::Acquire));
         seen >= request.generation || (seen >= request.tables && self.is_lazy(kind))
     }
+
+    /// Does the CPU deal with `domain` when it catches up with all? Owner only.
+    #[inline]
+    pub(crate) fn uses(&self, domain: &Domain) -> bool {
+        // Relaxed: this CPU wrote both.
+        match domain.kind {
+            Kind::Kernel => self.published.kernel.load(Ordering::Relaxed) != Generation::NONE.0,
+            Kind::Space => ptr::eq(self.published.active.load(Ordering::Relaxed), domain),
+        }
+    }
 }

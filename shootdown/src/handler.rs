@@ -1,10 +1,9 @@
 //! The receiver's side: clear the pending word, read the generations, flush, publish.
 
-use core::ptr;
-
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
+use crate::cpu::CpuState;
 use crate::domain::{Domain, Kind};
 use crate::issue::Appended;
 use crate::log::LOG_LEN;
@@ -46,9 +45,15 @@ impl<T: Tlb> Shootdown<T> {
         let state = self.state(pin.cpu());
         // Relaxed: only a hint to swap, which then synchronises.
         if state.mailbox.pending.load(Ordering::Relaxed) {
-            state.counters.polls_served.add(1);
-            self.serve(pin);
+            self.serve_polled(pin);
         }
+    }
+
+    // Apart, so that the loops that poll save no registers for it.
+    #[inline(never)]
+    fn serve_polled(&self, pin: &CpuPin) {
+        self.state(pin.cpu()).counters.polls_served.add(1);
+        self.serve(pin);
     }
 
     #[inline]
@@ -68,89 +73,129 @@ impl<T: Tlb> Shootdown<T> {
     /// Flushes for whatever this CPU has not seen of the domains that it uses.
     #[inline]
     pub(crate) fn catch_up_all(&self, pin: &CpuPin) {
-        let published = &self.state(pin.cpu()).published;
+        let state = self.state(pin.cpu());
+        let published = &state.published;
+        // Relaxed here and below: this CPU wrote it.
+        let kernel = Generation(published.kernel.load(Ordering::Relaxed));
         // Before a CPU is online it has no kernel generation to keep up.
-        if published.kernel.load(Ordering::Relaxed) != Generation::NONE.0 {
-            self.catch_up(pin, &self.kernel);
+        if kernel != Generation::NONE {
+            self.catch_up_from(kernel, state, &self.kernel);
         }
-        // Relaxed: this CPU wrote it.
         let active = published.active.load(Ordering::Relaxed);
         // SAFETY: this CPU's slot holds a pointer only while the domain is active here, during
         // which `activate`'s caller keeps it alive; the switch that clears it does not nest in
         // us (`activate`'s contract), and the pin keeps other contexts out.
         if let Some(domain) = unsafe { active.as_ref() } {
-            self.catch_up(pin, domain);
+            self.catch_up_from(Generation(published.space.load(Ordering::Relaxed)), state, domain);
         }
     }
 
-    /// Will [`Shootdown::catch_up_all`] on this CPU deal with `domain`?
+    /// Flushes for the generations of `domain` that this CPU, whose `state` it is, has not
+    /// published, and publishes.
     #[inline]
-    pub(crate) fn catches_up_with(&self, pin: &CpuPin, domain: &Domain) -> bool {
-        let published = &self.state(pin.cpu()).published;
-        // Relaxed: this CPU wrote both.
-        match domain.kind {
-            Kind::Kernel => published.kernel.load(Ordering::Relaxed) != Generation::NONE.0,
-            Kind::Space => ptr::eq(published.active.load(Ordering::Relaxed), domain),
-        }
-    }
-
-    /// Flushes for the generations of `domain` that this CPU has not published, and publishes.
-    #[inline]
-    pub(crate) fn catch_up(&self, pin: &CpuPin, domain: &Domain) {
-        let seen = self.state(pin.cpu()).seen(domain.kind);
+    pub(crate) fn catch_up(&self, state: &CpuState, domain: &Domain) {
         // Relaxed: this CPU wrote it.
-        let from = Generation(seen.load(Ordering::Relaxed));
+        let from = Generation(state.seen(domain.kind).load(Ordering::Relaxed));
+        self.catch_up_from(from, state, domain);
+    }
+
+    /// The same, `from` being what was published.
+    #[inline]
+    fn catch_up_from(&self, from: Generation, state: &CpuState, domain: &Domain) {
         let to = domain.log.newest();
-        if from >= to {
-            return;
+        if from < to {
+            self.catch_up_between(state, domain, from, to);
         }
+    }
+
+    // Apart from the callers, so that a CPU that is not behind saves no registers for it; and the
+    // other cases apart from the usual one.
+    #[inline(never)]
+    fn catch_up_between(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
+        match self.single_range(domain, from, to) {
+            Some(range) if !self.broken_flush() => {
+                self.flush_pages(range);
+                count_pages(state, range.pages());
+                self.publish(state.seen(domain.kind), from, to);
+            }
+            _ => self.catch_up_slowly(state, domain, from, to),
+        }
+    }
+
+    /// The pages to flush where one generation was missed, and they are few. Needs no second
+    /// reading of the log.
+    #[inline]
+    fn single_range(&self, domain: &Domain, from: Generation, to: Generation) -> Option<PageRange> {
+        // Where nothing was seen it is the first generation, which the log does not have.
+        if to.0 - from.0 != 1 {
+            return None;
+        }
+        match domain.log.read(to) {
+            Some(Scope::Pages(range)) if range.pages() <= self.threshold() => Some(range),
+            _ => None,
+        }
+    }
+
+    /// Is a fault injected that concerns flushing?
+    #[inline]
+    fn broken_flush(&self) -> bool {
+        self.broken(Fault::AcknowledgeFirst)
+            || self.broken(Fault::FlushLater)
+            || self.broken(Fault::SkipFlush)
+    }
+
+    #[inline(never)]
+    fn catch_up_slowly(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
+        let seen = state.seen(domain.kind);
         if self.broken(Fault::AcknowledgeFirst) {
-            self.publish(seen, to);
+            self.publish(seen, from, to);
         }
         if self.broken(Fault::FlushLater) {
-            self.flush_between(pin, domain, Generation(from.0 - 1), from);
+            self.flush_between(state, domain, Generation(from.0 - 1), from);
         } else if !self.broken(Fault::SkipFlush) {
-            self.flush_between(pin, domain, from, to);
+            self.flush_between(state, domain, from, to);
         }
-        self.publish(seen, to);
+        self.publish(seen, from, to);
     }
 
-    /// Tells waiters that this CPU has flushed for everything up to `generation`.
+    /// Tells waiters that this CPU, which had published `from`, has flushed for everything up to
+    /// `generation`.
     #[inline]
-    fn publish(&self, seen: &AtomicU64, generation: Generation) {
+    fn publish(&self, seen: &AtomicU64, from: Generation, generation: Generation) {
         // Release pairs with the waiters' Acquire: the flushes happened before. A maximum: a
         // handler that nested in us since we read the generations may have published a newer
         // one, and whoever waits for that one would never be answered again.
         if self.broken(Fault::PublishBackwards) {
             seen.store(generation.0, Ordering::Release);
-        } else {
+        } else if seen.compare_exchange(from.0, generation.0, Ordering::Release, Ordering::Relaxed).is_err() {
             seen.fetch_max(generation.0, Ordering::Release);
         }
     }
 
     /// The same for generations up to `generation` where the executing CPU issued the last of
     /// them itself: if it has missed nothing before, the log need not be read.
-    #[inline]
+    // Always: as `announce`.
+    #[inline(always)]
     pub(crate) fn catch_up_appended(
         &self,
-        pin: &CpuPin,
+        state: &CpuState,
         domain: &Domain,
         generation: Generation,
         appended: Appended<'_>,
     ) {
-        let seen = self.state(pin.cpu()).seen(domain.kind);
+        let seen = state.seen(domain.kind);
         let (generations, pages) = match appended {
             Appended::One(Scope::Pages(range)) => (1, range.pages()),
-            Appended::One(_) => return self.catch_up(pin, domain),
+            Appended::One(_) => return self.catch_up(state, domain),
             Appended::Ranges(ranges) => (ranges.len() as u64, ranges.iter().map(|range| range.pages()).sum()),
         };
         // Relaxed: this CPU wrote it. A handler that nested since we appended has moved it on.
-        let before = seen.load(Ordering::Relaxed);
-        if before + generations != generation.0 || pages > self.threshold() {
-            return self.catch_up(pin, domain);
+        let before = Generation(seen.load(Ordering::Relaxed));
+        if before.0 + generations != generation.0 || pages > self.threshold() {
+            return self.catch_up(state, domain);
         }
         if self.broken(Fault::AcknowledgeFirst) {
-            self.publish(seen, generation);
+            self.publish(seen, before, generation);
         }
         if !self.broken(Fault::SkipFlush) {
             match appended {
@@ -158,38 +203,26 @@ impl<T: Tlb> Shootdown<T> {
                 Appended::One(_) => {}
                 Appended::Ranges(ranges) => ranges.iter().for_each(|&range| self.flush_pages(range)),
             }
-            self.count_pages(pin, pages);
+            count_pages(state, pages);
         }
-        self.publish(seen, generation);
-    }
-
-    #[inline]
-    fn count_pages(&self, pin: &CpuPin, pages: u64) {
-        let counters = &self.state(pin.cpu()).counters;
-        counters.partial_flushes.add(1);
-        counters.pages_flushed.add(pages);
+        self.publish(seen, before, generation);
     }
 
     #[inline]
     fn flush_pages(&self, range: PageRange) {
-        range.iter().for_each(|page| self.tlb.flush_page(page, range.size()));
+        // The first by itself: mostly there is no other.
+        self.tlb.flush_page(range.start(), range.size());
+        if range.pages() > 1 {
+            range.iter().skip(1).for_each(|page| self.tlb.flush_page(page, range.size()));
+        }
     }
 
-    fn flush_between(&self, pin: &CpuPin, domain: &Domain, from: Generation, to: Generation) {
-        let counters = &self.state(pin.cpu()).counters;
-        // The usual case by itself, since it needs no second reading.
-        if from != Generation::NONE
-            && to.0 - from.0 == 1
-            && let Some(Scope::Pages(range)) = domain.log.read(to)
-            && range.pages() <= self.threshold()
-        {
-            self.flush_pages(range);
-            return self.count_pages(pin, range.pages());
-        }
-        let flush = self.plan(pin, domain, from, to);
+    fn flush_between(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
+        let counters = &state.counters;
+        let flush = self.plan(state, domain, from, to);
         if matches!(flush, Flush::Pages) {
             if let Some(pages) = self.replay(domain, from, to) {
-                return self.count_pages(pin, pages);
+                return count_pages(state, pages);
             }
             counters.log_misses.add(1);
         }
@@ -201,7 +234,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Decides how to flush for the generations after `from`, up to `to`.
-    fn plan(&self, pin: &CpuPin, domain: &Domain, from: Generation, to: Generation) -> Flush {
+    fn plan(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) -> Flush {
         let threshold = self.threshold();
         let mut pages: u64 = 0;
         let mut non_global = 0;
@@ -209,7 +242,7 @@ impl<T: Tlb> Shootdown<T> {
             return Flush::Domain;
         }
         if to.0 - from.0 > LOG_LEN && !self.broken(Fault::DropOnOverrun) {
-            self.state(pin.cpu()).counters.log_misses.add(1);
+            state.counters.log_misses.add(1);
             return Flush::Domain;
         }
         for generation in from.0 + 1..=to.0 {
@@ -219,7 +252,7 @@ impl<T: Tlb> Shootdown<T> {
                 Some(Scope::Domain | Scope::Everything) => return Flush::Domain,
                 None if self.broken(Fault::DropOnOverrun) => {}
                 None => {
-                    self.state(pin.cpu()).counters.log_misses.add(1);
+                    state.counters.log_misses.add(1);
                     return Flush::Domain;
                 }
             }
@@ -251,4 +284,10 @@ impl<T: Tlb> Shootdown<T> {
         }
         Some(pages)
     }
+}
+
+#[inline]
+fn count_pages(state: &CpuState, pages: u64) {
+    state.counters.partial_flushes.add(1);
+    state.counters.pages_flushed.add(pages);
 }

@@ -1,7 +1,7 @@
 //! The sender's side: append, full barrier, read the members, interrupt those who don't know.
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::{CpuPin, CpuSet};
+use topomem_percpu::{CpuId, CpuPin, CpuSet};
 
 use crate::domain::Domain;
 use crate::ticket::NOBODY;
@@ -14,7 +14,8 @@ impl<T: Tlb> Shootdown<T> {
     /// The calling CPU has dropped its own when this returns; the others have when the ticket
     /// completes. Costs one atomic add to the domain, a full barrier, a swap for each target
     /// and at most one [`Tlb::send_ipi`]; never waits. Safe in interrupt handlers.
-    #[inline]
+    // Always: as `announce`.
+    #[inline(always)]
     pub fn invalidate<'s>(
         &'s self,
         pin: &CpuPin,
@@ -39,7 +40,8 @@ impl<T: Tlb> Shootdown<T> {
         self.announce(pin, domain, generation, batch.tables(), appended)
     }
 
-    #[inline]
+    // Always: most callers append one range of pages, and a CPU that is alone calls nothing.
+    #[inline(always)]
     fn announce<'s>(
         &'s self,
         pin: &CpuPin,
@@ -49,20 +51,26 @@ impl<T: Tlb> Shootdown<T> {
         appended: Appended<'_>,
     ) -> Ticket<'s, T> {
         let issued = self.tlb.now();
-        let own = self.state(pin.cpu());
+        let cpu = pin.cpu();
+        let own = self.state(cpu);
         // Pairs with the barrier of a CPU that joins or ceases to be lazy (switch.rs): either
         // that CPU reads our generation after its barrier, or we see it below as a busy member.
         fence(Ordering::SeqCst);
         // Acquire pairs with a leaving CPU's Release: not seeing it means that it has left.
-        let flush_own = self.catches_up_with(pin, domain);
-        let mid_switch = !flush_own && domain.members.contains(pin.cpu(), Ordering::Acquire);
-        let done = !mid_switch && !domain.members.has_others(pin.cpu(), Ordering::Acquire);
-        let done = done || (self.interrupt(pin, domain, tables) == Targets::None && !mid_switch);
+        let targets = if domain.members.has_others(cpu, Ordering::Acquire) {
+            self.interrupt(cpu, domain, tables)
+        } else {
+            Targets::None
+        };
         own.counters.requests.add(1);
-        // Our own flush overlaps with the interrupts' travel.
-        if flush_own {
-            self.catch_up_appended(pin, domain, generation, appended);
-        }
+        let done = if own.uses(domain) {
+            // Our own flush overlaps with the interrupts' travel.
+            self.catch_up_appended(own, domain, generation, appended);
+            targets == Targets::None
+        } else {
+            // A member by now: we have interrupted a switch, whose end looks at the generation.
+            targets == Targets::None && !domain.members.contains(cpu, Ordering::Acquire)
+        };
         let tables = if tables == Tables::Freed { generation } else { Generation::NONE };
         let done_below = if done { NOBODY } else { 0 };
         Ticket::new(self, domain, Request { generation, tables }, done_below, issued)
@@ -72,36 +80,40 @@ impl<T: Tlb> Shootdown<T> {
     /// there is anybody to wait for.
     // Apart, so that a CPU that is alone saves no registers for it.
     #[inline(never)]
-    fn interrupt(&self, pin: &CpuPin, domain: &Domain, tables: Tables) -> Targets {
+    fn interrupt(&self, own: CpuId, domain: &Domain, tables: Tables) -> Targets {
         let mut send = CpuSet::EMPTY;
-        let (mut sent, mut pending, mut lazy) = (0, 0, 0);
+        let (mut targets, mut pending, mut lazy) = (0, 0, 0);
+        let kind = domain.kind;
         // Acquire as in `announce`.
         domain.members.find_from(0, Ordering::Acquire, |cpu| {
             // The issuer flushes below; or it was interrupted in the middle of a switch, whose
             // end looks at the generation.
-            if cpu != pin.cpu() {
-                let state = self.state(cpu);
-                if tables == Tables::Kept && state.is_lazy(domain.kind) {
-                    lazy += 1;
-                } else if state.mailbox.pending.swap(true, Ordering::AcqRel) {
-                    // The interrupt on its way finds our generation: see `Mailbox::pending`.
-                    pending += 1;
-                } else {
-                    send.insert(cpu);
-                    sent += 1;
-                }
+            if cpu == own {
+                return false;
+            }
+            let state = self.state(cpu);
+            if tables == Tables::Kept && state.is_lazy(kind) {
+                lazy += 1;
+                return false;
+            }
+            targets += 1;
+            if state.mailbox.pending.swap(true, Ordering::AcqRel) {
+                // The interrupt on its way finds our generation: see `Mailbox::pending`.
+                pending += 1;
+            } else {
+                send.insert(cpu);
             }
             false
         });
-        let counters = &self.state(pin.cpu()).counters;
+        let counters = &self.state(own).counters;
         counters.elided_pending.add(pending);
         counters.elided_lazy.add(lazy);
-        if sent > 0 {
-            counters.ipis_sent.add(sent);
+        if targets > pending {
+            counters.ipis_sent.add(targets - pending);
             counters.ipi_sends.add(1);
             self.tlb.send_ipi(&send);
         }
-        if sent + pending > 0 { Targets::Some } else { Targets::None }
+        if targets > 0 { Targets::Some } else { Targets::None }
     }
 }
 

@@ -69,7 +69,7 @@ impl<T: Tlb> Shootdown<T> {
         // Release: only now is the CPU's word worth something, with the flush before it.
         state.published.kernel.store(newest.0, Ordering::Release);
         // A handler that nested meanwhile found nothing published and left it to us.
-        self.catch_up(pin, &self.kernel);
+        self.catch_up(state, &self.kernel);
         Ok(())
     }
 

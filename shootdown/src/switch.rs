@@ -63,9 +63,9 @@ impl<T: Tlb> Shootdown<T> {
             last.members.remove(pin.cpu(), Ordering::Release);
         }
         // A handler that nested in the switch may have taken a request for `domain` with it.
-        self.catch_up(pin, domain);
+        self.catch_up(state, domain);
         if was_lazy {
-            self.catch_up(pin, &self.kernel);
+            self.catch_up(state, &self.kernel);
         }
     }
 
