@@ -141,6 +141,6 @@ impl<T: Tlb> Shootdown<T> {
             // The slot is cleared before the CPU leaves.
             Kind::Space => state.published.active.load(Ordering::Acquire).addr() != awaited.domain,
         };
-        left || state.satisfies(awaited.kind, awaited.request)
+        left || state.satisfies(awaited.kind, &awaited.request)
     }
 }

@@ -128,7 +128,7 @@ impl CpuState {
 
     /// Has this member of a domain of `kind` done what `request` asks?
     #[inline]
-    pub(crate) fn satisfies(&self, kind: Kind, request: Request) -> bool {
+    pub(crate) fn satisfies(&self, kind: Kind, request: &Request) -> bool {
         // Acquire pairs with the Release with which the handler publishes: the flush happened
         // before, and so did the CPU's every use of a removed translation.
         let seen = Generation(self.seen(kind).load(Ordering::Acquire));

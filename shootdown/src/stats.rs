@@ -119,7 +119,7 @@ impl Counters {
     /// Counts a request that took `span`.
     #[inline]
     pub(crate) fn took(&self, span: Ticks) {
-        let bucket = span.0.checked_ilog2().unwrap_or(0) as usize;
+        let bucket = (span.0 | 1).ilog2() as usize;
         self.latency[bucket.min(LATENCY_BUCKETS - 1)].add(1);
     }
 }

@@ -8,6 +8,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::sync::hint;
 use topomem_percpu::{CpuId, CpuPin, CpuSet, MAX_CPUS};
 
+use crate::cpu::{CpuState, Mailbox};
 use crate::domain::{Domain, Kind};
 use crate::{Completion, Request, Shootdown, Ticks, Tlb, Unresponsive};
 
@@ -31,6 +32,21 @@ pub struct Ticket<'s, T: Tlb> {
     /// CPU that was done once stays so, and one that joins the domain later flushes by itself.
     done_below: usize,
     pub(crate) issued: Ticks,
+}
+
+/// How long a waiter goes on before it does something about a CPU.
+#[derive(Clone, Copy)]
+struct Reminders {
+    /// Interrupts it again.
+    resend_after: Ticks,
+    /// Reports it.
+    report_after: Ticks,
+}
+
+impl Reminders {
+    const fn first(patience: Ticks) -> Reminders {
+        Reminders { resend_after: Ticks(patience.0 / 16), report_after: patience }
+    }
 }
 
 impl<'s, T: Tlb> Ticket<'s, T> {
@@ -70,10 +86,12 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         if self.done_below >= MAX_CPUS {
             return None;
         }
+        let (queue, kind, request) = (self.queue, self.domain.kind, self.request);
         // Acquire as in `is_done_by`, whose other half is the closure.
-        let late = self.domain.members.find_from(self.done_below, Ordering::Acquire, |cpu| {
-            !self.queue.state(cpu).satisfies(self.domain.kind, self.request)
-        });
+        let late = self
+            .domain
+            .members
+            .find_from(self.done_below, Ordering::Acquire, |cpu| !queue.state(cpu).satisfies(kind, &request));
         self.done_below = late.map_or(MAX_CPUS, CpuId::index);
         late
     }
@@ -101,50 +119,71 @@ impl<'s, T: Tlb> Ticket<'s, T> {
 
     #[inline(never)]
     fn block_for_others(&mut self, pin: &CpuPin) {
-        if self.outstanding().is_some() {
-            self.spin(pin);
+        let own = self.queue.state(pin.cpu());
+        let mut reminders = None;
+        while !self.spin(&own.mailbox) {
+            self.queue.poll(pin);
+            reminders = Some(self.remind(pin, reminders));
         }
-        self.finish(pin);
+        self.count(own);
+    }
+
+    /// Spins until all CPUs are done, and says so; not for long, and not where something waits
+    /// for this CPU. Calls nothing, so it keeps what it looks at in registers.
+    #[inline]
+    fn spin(&self, mailbox: &Mailbox) -> bool {
+        let (queue, domain) = (self.queue, self.domain);
+        let mut turns = 0;
+        // Acquire as in `is_done_by`: the membership is read before what the CPU has published.
+        let late = domain.members.find_from(0, Ordering::Acquire, |cpu| {
+            let mut done = queue.state(cpu).satisfies(domain.kind, &self.request);
+            // Relaxed as in `poll`.
+            while !done && turns < TURNS && !mailbox.pending.load(Ordering::Relaxed) {
+                turns += 1;
+                hint::spin_loop();
+                done = queue.is_done_by(domain, &self.request, cpu);
+            }
+            !done
+        });
+        late.is_none()
     }
 
     /// The CPUs that aren't done.
     fn late(&self) -> CpuSet {
         let members = self.domain.members.load(Ordering::Acquire);
-        members.iter().filter(|&cpu| !self.queue.is_done_by(self.domain, self.request, cpu)).collect()
+        members.iter().filter(|&cpu| !self.queue.is_done_by(self.domain, &self.request, cpu)).collect()
     }
 
-    fn spin(&mut self, pin: &CpuPin) {
-        let patience = self.queue.tlb.patience();
-        let mut resend_after = Ticks(patience.0 / 16);
-        let mut report_after = patience;
-        let mut turn: u32 = 0;
-        while let Some(cpu) = self.outstanding() {
-            self.queue.poll(pin);
-            hint::spin_loop();
-            turn = turn.wrapping_add(1);
-            if !turn.is_multiple_of(TURNS) {
-                continue;
-            }
-            let waited = self.queue.tlb.now().since(self.issued);
-            if waited > resend_after {
-                resend_after = Ticks(waited.0.saturating_mul(2));
-                self.queue.send_again(pin, self.late());
-            }
-            if waited > report_after {
-                report_after = Ticks(waited.0.saturating_mul(2));
-                let generation = self.request.generation;
-                self.queue.tlb.on_unresponsive(Unresponsive { cpu, generation, waited });
-            }
+    /// Looks at the clock: interrupts the late CPUs again, and reports the first, where it is time.
+    #[cold]
+    fn remind(&mut self, pin: &CpuPin, reminders: Option<Reminders>) -> Reminders {
+        let waited = self.queue.tlb.now().since(self.issued);
+        let mut next = reminders.unwrap_or_else(|| Reminders::first(self.queue.tlb.patience()));
+        if waited > next.resend_after {
+            next.resend_after = Ticks(waited.0.saturating_mul(2));
+            self.queue.send_again(pin, self.late());
+        }
+        if waited > next.report_after
+            && let Some(cpu) = self.outstanding()
+        {
+            next.report_after = Ticks(waited.0.saturating_mul(2));
+            let generation = self.request.generation;
+            self.queue.tlb.on_unresponsive(Unresponsive { cpu, generation, waited });
+        }
+        next
+    }
+
+    /// Counts a wait that has ended, unless there was nobody to wait for.
+    #[inline]
+    pub(crate) fn finish(&self, pin: &CpuPin) {
+        if self.done_below != NOBODY {
+            self.count(self.queue.state(pin.cpu()));
         }
     }
 
     #[inline]
-    pub(crate) fn finish(&self, pin: &CpuPin) {
-        if self.done_below == NOBODY {
-            return;
-        }
-        let span = self.queue.tlb.now().since(self.issued);
-        self.queue.state(pin.cpu()).counters.took(span);
+    fn count(&self, own: &CpuState) {
+        own.counters.took(self.queue.tlb.now().since(self.issued));
     }
 
     /// Gives up the wait and keeps what it was for: [`Shootdown::is_done`] tells later whether
@@ -202,14 +241,14 @@ impl<T: Tlb> Shootdown<T> {
     pub fn is_done(&self, domain: &Domain, request: Request) -> bool {
         // Acquire pairs with a leaving CPU's Release.
         let members = domain.members.load(Ordering::Acquire);
-        members.iter().all(|cpu| self.is_done_by(domain, request, cpu))
+        members.iter().all(|cpu| self.is_done_by(domain, &request, cpu))
     }
 
     /// Has `cpu` done its part? The membership is read first: who joined since has published
     /// nothing from before it joined (`Published::space`), and where what is read belongs to
     /// the domain that the CPU went to, it has left this one.
     #[inline]
-    fn is_done_by(&self, domain: &Domain, request: Request, cpu: CpuId) -> bool {
+    fn is_done_by(&self, domain: &Domain, request: &Request, cpu: CpuId) -> bool {
         !domain.members.contains(cpu, Ordering::Acquire) || self.state(cpu).satisfies(domain.kind, request)
     }
 
