@@ -30,7 +30,8 @@ pub(crate) fn acpidump(arguments: &AcpidumpArgs) -> Result<bool, Error> {
         levels: Levels::Four,
     };
     let mut screen = Screen::open();
-    let job = Job { kernel: &kernel, spec: &spec, scenario: &scenario, emulation: PLAIN_EMULATION };
+    let job =
+        Job { kernel: &kernel, spec: &spec, scenario: &scenario, words: "", emulation: PLAIN_EMULATION };
     let finished = qemu::run(job, &mut screen)?;
     if failed_early(&finished, &mut screen) {
         return Ok(false);

@@ -18,8 +18,13 @@ pub(crate) fn boot(arguments: &RunArgs) -> Result<bool, Error> {
     let kernel = Kernel::build(Variant::of(&arguments.scenario))?;
     let mut screen = Screen::open();
     screen.line(&format!("machine: {}", spec.name));
-    let job =
-        Job { kernel: &kernel, spec: &spec, scenario: &arguments.scenario, emulation: arguments.emulation };
+    let job = Job {
+        kernel: &kernel,
+        spec: &spec,
+        scenario: &arguments.scenario,
+        words: "",
+        emulation: arguments.emulation,
+    };
     let finished = qemu::run(job, &mut screen)?;
     conclude("qemu", arguments, &spec, finished, &mut screen)
 }

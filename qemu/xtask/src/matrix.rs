@@ -62,7 +62,8 @@ pub(crate) fn run_one(
     scenario: &ScenarioOptions,
 ) -> Result<(Finished, Vec<String>), Error> {
     let mut screen = Screen::capturing(format!("{:<18}", spec.name));
-    let finished = qemu::run(Job { kernel, spec, scenario, emulation: PLAIN_EMULATION }, &mut screen)?;
+    let finished =
+        qemu::run(Job { kernel, spec, scenario, words: "", emulation: PLAIN_EMULATION }, &mut screen)?;
     Ok((finished, screen.into_lines()))
 }
 

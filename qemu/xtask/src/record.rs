@@ -125,6 +125,8 @@ pub(crate) struct Distribution {
     pub(crate) subject: String,
     pub(crate) cpus: u32,
     pub(crate) unit: String,
+    /// Samples.
+    pub(crate) n: u64,
     /// From the first to the 99th.
     pub(crate) percentiles: Vec<f64>,
 }
@@ -229,7 +231,7 @@ mod tests {
         assert_eq!((cpu.cpu, cpu.node, cpu.alloc_local, cpu.ipis_sent), (3, 1, 5, 0));
 
         let distribution = record(
-            r#"@@{"t":"distribution","case":"unmap_wait","subject":"linux","cpus":2,"unit":"us","percentiles":[1,2.5]}"#,
+            r#"@@{"t":"distribution","case":"unmap_wait","subject":"linux","cpus":2,"unit":"us","n":9,"percentiles":[1,2.5]}"#,
         );
         let Record::Distribution(distribution) = distribution else { panic!("{distribution:?}") };
         assert_eq!((distribution.cpus, distribution.percentiles), (2, vec![1.0, 2.5]));

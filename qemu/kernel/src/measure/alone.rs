@@ -3,37 +3,35 @@
 use topomem::{ProtectError, Protection, UnmapError};
 
 use super::MeasureError;
+use super::repetitions::Repetitions;
 use super::samples::Samples;
-use super::space::{Measured, leave, pages, touch};
+use super::space::{Measured, apart, leave, pages, touch};
 use super::unit::Unit;
 use crate::memory::platform::pin;
 
-/// Repetitions of the cases of few pages, and of many.
-const FEW: usize = 200;
-const MANY: usize = 20;
 /// Unmaps of a burst.
 pub const BURST: u64 = 16;
 
-pub fn measure(unit: Unit) -> Result<(), MeasureError> {
+pub fn measure(unit: Unit, n: Repetitions) -> Result<(), MeasureError> {
     let measured = Measured::new()?;
     measured.activate();
-    let result = protect(&measured, unit)
-        .and_then(|()| unmap(&measured, unit, "unmap_1", 1, FEW))
-        .and_then(|()| unmap(&measured, unit, "unmap_64", 64, MANY))
-        .and_then(|()| unmap(&measured, unit, "unmap_512", 512, MANY))
-        .and_then(|()| burst(&measured, unit, ("unmap_burst16", Layout::Holes), FEW))
-        .and_then(|()| burst(&measured, unit, ("unmap_burst16_apart", Layout::Apart), FEW));
+    let result = protect(&measured, unit, n.changes)
+        .and_then(|()| unmap(&measured, unit, "unmap_1", 1, n.changes))
+        .and_then(|()| unmap(&measured, unit, "unmap_64", 64, n.changes))
+        .and_then(|()| unmap(&measured, unit, "unmap_512", 512, n.changes))
+        .and_then(|()| burst(&measured, unit, ("unmap_burst16", Layout::Holes), n.bursts))
+        .and_then(|()| burst(&measured, unit, ("unmap_burst16_apart", Layout::Apart), n.bursts));
     leave();
     result
 }
 
 /// A page becomes read-only.
 #[inline(never)]
-fn protect(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
+fn protect(measured: &Measured, unit: Unit, repetitions: usize) -> Result<(), MeasureError> {
     let (pin, page) = (pin(), pages(0, 1));
-    let mut samples = Samples::of(FEW)?;
+    let mut samples = Samples::of(repetitions)?;
     measured.map(page)?;
-    for _ in 0..FEW {
+    for _ in 0..repetitions {
         samples.time(|| {
             measured.space.protect(&pin, page, Protection::USER_READ_ONLY)?.wait(&pin);
             Ok::<(), ProtectError>(())
@@ -48,7 +46,7 @@ fn protect(measured: &Measured, unit: Unit) -> Result<(), MeasureError> {
 
 /// `count` pages go, and their frames are free.
 #[inline(never)]
-pub fn unmap(
+fn unmap(
     measured: &Measured,
     unit: Unit,
     case: &str,
@@ -71,23 +69,22 @@ pub fn unmap(
 /// Unmaps every other page of a range, one by one, with one wait for all. The pages between are
 /// mapped (`Holes`) or not (`Apart`).
 #[inline(never)]
-pub fn burst(
+fn burst(
     measured: &Measured,
     unit: Unit,
     (case, layout): (&str, Layout),
     repetitions: usize,
 ) -> Result<(), MeasureError> {
     let (pin, range) = (pin(), pages(512, 2 * BURST));
-    let each = || (0..BURST).map(|page| pages(512 + 2 * page, 1));
     let mut samples = Samples::of(repetitions)?;
     for _ in 0..repetitions {
         match layout {
             Layout::Holes => measured.map(range)?,
-            Layout::Apart => each().try_for_each(|page| measured.map(page))?,
+            Layout::Apart => measured.map_apart(BURST)?,
         }
         samples.time(|| {
             let mut batch = measured.space.batch(&pin);
-            each().try_for_each(|page| batch.unmap(page))?;
+            (0..BURST).map(apart).try_for_each(|page| batch.unmap(page))?;
             batch.issue().wait(&pin);
             Ok::<(), MeasureError>(())
         })?;
@@ -101,7 +98,7 @@ pub fn burst(
 
 /// What lies between the pages of a burst.
 #[derive(Debug, Clone, Copy)]
-pub enum Layout {
+enum Layout {
     /// Pages that stay.
     Holes,
     /// Nothing.

@@ -46,7 +46,7 @@ impl Counts {
         self.elisions += after.elisions - before.elisions;
     }
 
-    /// Reports them for each of `operations`.
+    /// Reports them for each of `operations`, whatever a figure stands for.
     pub fn report(&self, case: &str, operations: u64) {
         for (unit, count) in [
             ("IPIs", self.interrupts),
@@ -55,7 +55,7 @@ impl Counts {
             ("partial flushes", self.partial),
             ("elisions", self.elisions),
         ] {
-            report_one(case, "topomem", unit, count as f64 / operations as f64);
+            report_one(case, "topomem", unit, (count as f64 / operations as f64, operations));
         }
     }
 }

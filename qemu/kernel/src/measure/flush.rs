@@ -41,6 +41,11 @@ fn with_live_pages(unit: Unit) -> Result<(), MeasureError> {
     full.report("flush_full", unit, 1);
     // Pages that were unmapped are not walked for again; after a full flush all others are.
     let refilled = fully.saturating_sub(touched) as f64;
-    report_one("flush_break_even", "topomem", "pages", refilled / (singly.max(1) as f64 / LIVE as f64));
+    report_one(
+        "flush_break_even",
+        "topomem",
+        "pages",
+        (refilled / (singly.max(1) as f64 / LIVE as f64), REPETITIONS as u64),
+    );
     Ok(())
 }

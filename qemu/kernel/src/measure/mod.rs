@@ -2,7 +2,7 @@
 //! where the clock counts them (`-icount`), else time.
 //!
 //! Which cases run follows from the machine: one CPU by itself, one that others answer, and, in
-//! time, pairs of CPUs and many unmaps in flight.
+//! time, one while others use the space, or idle in it.
 
 mod alone;
 mod bare;
@@ -10,10 +10,12 @@ mod broadcast;
 mod counts;
 mod flush;
 mod helpers;
-mod in_flight;
-mod pair;
+mod idle;
+mod orders;
+mod repetitions;
 mod samples;
 mod space;
+mod spinning;
 mod unit;
 
 pub use bare::on_interrupt;
@@ -24,9 +26,11 @@ use topomem::address_space::CreateError;
 use topomem::{MapError, ProtectError, UnmapError};
 
 use crate::arch::exit::Outcome;
+use crate::boot::command_line::CommandLine;
 use crate::executor::SpawnError;
 use crate::scenario::failure;
 use crate::smp::ipi;
+use repetitions::Repetitions;
 use samples::OutOfMemory;
 use unit::Unit;
 
@@ -39,6 +43,8 @@ enum MeasureError {
     Unmap(UnmapError),
     Spawn(SpawnError),
     OutOfMemory,
+    /// The command line lacks this word.
+    NotAsked(&'static str),
     /// A page that was just mapped is not accessible.
     Inaccessible(u64),
 }
@@ -52,6 +58,7 @@ impl fmt::Display for MeasureError {
             MeasureError::Unmap(error) => error.fmt(f),
             MeasureError::Spawn(error) => error.fmt(f),
             MeasureError::OutOfMemory => f.write_str("no memory for the samples"),
+            MeasureError::NotAsked(word) => write!(f, "the word {word}= is missing"),
             MeasureError::Inaccessible(address) => write!(f, "nothing answers at {address:#x}"),
         }
     }
@@ -82,8 +89,8 @@ impl From<OutOfMemory> for MeasureError {
 }
 
 /// Measures the shootdown suite.
-pub async fn shootdown() -> Outcome {
-    match measure().await {
+pub async fn shootdown(words: CommandLine<'_>) -> Outcome {
+    match measure(words).await {
         Ok(()) => Outcome::Success,
         Err(error) => {
             failure(format_args!("{error}"), "measurement");
@@ -92,19 +99,22 @@ pub async fn shootdown() -> Outcome {
     }
 }
 
-async fn measure() -> Result<(), MeasureError> {
+async fn measure(words: CommandLine<'_>) -> Result<(), MeasureError> {
+    let n = Repetitions::of(words)?;
     let unit = Unit::of_this_machine();
     match (unit, ipi::running().len()) {
-        (Unit::Instructions, 1) => alone::measure(unit),
+        (Unit::Instructions, 1) => alone::measure(unit, n),
         (Unit::Microseconds, 1) => {
-            alone::measure(unit)?;
+            alone::measure(unit, n)?;
             flush::measure(unit)
         }
-        (Unit::Instructions, _) => broadcast::measure(unit).await,
-        (Unit::Microseconds, 2) => {
-            pair::measure(unit).await?;
-            in_flight::measure(unit).await
+        (Unit::Instructions, _) => {
+            broadcast::measure(unit, n).await?;
+            idle::measure(unit, n.idle).await
         }
-        (Unit::Microseconds, _) => in_flight::measure(unit).await,
+        (Unit::Microseconds, _) => {
+            spinning::measure(unit, n).await?;
+            idle::measure(unit, n.idle).await
+        }
     }
 }

@@ -55,16 +55,17 @@ impl Samples {
             let ticks = self.ticks.get(last * tenths / 10).copied().unwrap_or(0);
             unit.of_ticks(ticks) / each as f64
         };
-        let spread = Spread { low: at(1), median: at(5), high: at(9), n: self.ticks.len() };
+        let spread = Spread { low: at(1), median: at(5), high: at(9), n: self.ticks.len() as u64 };
         spread.report(case, subject, unit.name());
         if unit == Unit::Microseconds {
             let percentiles = Percentiles { ticks: &self.ticks, unit, each };
             record!(
-                "{{\"t\":\"distribution\",\"case\":{},\"subject\":{},\"cpus\":{},\"unit\":{},\"percentiles\":[{percentiles}]}}",
+                "{{\"t\":\"distribution\",\"case\":{},\"subject\":{},\"cpus\":{},\"unit\":{},\"n\":{},\"percentiles\":[{percentiles}]}}",
                 Json(case),
                 Json(subject),
                 ipi::running().len(),
                 Json(unit.name()),
+                self.ticks.len(),
             );
         }
     }
@@ -94,16 +95,16 @@ impl fmt::Display for Percentiles<'_> {
     }
 }
 
-/// Reports a figure that has no spread.
-pub fn report_one(case: &str, subject: &str, unit: &str, value: f64) {
-    Spread { low: value, median: value, high: value, n: 1 }.report(case, subject, unit);
+/// Reports a figure that has no spread, and of how many it is.
+pub fn report_one(case: &str, subject: &str, unit: &str, (value, n): (f64, u64)) {
+    Spread { low: value, median: value, high: value, n }.report(case, subject, unit);
 }
 
 struct Spread {
     low: f64,
     median: f64,
     high: f64,
-    n: usize,
+    n: u64,
 }
 
 impl Spread {

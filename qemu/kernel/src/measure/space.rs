@@ -32,6 +32,11 @@ impl Measured {
         unsafe { self.space.activate(&pin()) };
     }
 
+    /// Maps the first `count` pages that lie apart, as [`Measured::map`] does.
+    pub fn map_apart(&self, count: u64) -> Result<(), MeasureError> {
+        (0..count).try_for_each(|number| self.map(apart(number)))
+    }
+
     /// Maps `range` to fresh frames and touches each page, so that the TLB has it.
     pub fn map(&self, range: PageRange) -> Result<(), MeasureError> {
         self.space.map(&pin(), range, FrameRequest::frame(), Protection::USER_DATA)?;
@@ -51,6 +56,12 @@ pub fn leave() {
 pub fn pages(first: u64, count: u64) -> PageRange {
     let start = VirtAddr::new_truncate(BASE + first * 4096);
     PageRange::new(start, count, PageSize::Size4KiB).unwrap_or(PageRange::page(start, PageSize::Size4KiB))
+}
+
+/// The page numbered `number` of those that are changed one by one: every second one of 2 MiB, with
+/// nothing mapped between them.
+pub fn apart(number: u64) -> PageRange {
+    pages(512 + 2 * number, 1)
 }
 
 /// Writes to each page of `range` in the active space.

@@ -74,7 +74,7 @@ async fn by_name(request: &Request) -> Outcome {
     let name = words.value("scenario").unwrap_or(Scenario::standard().name);
     match name {
         "machine" => machine::run().await,
-        "measure-shootdown" => measure::shootdown().await,
+        "measure-shootdown" => measure::shootdown(words).await,
         "acpidump" => {
             firmware::dump(&firmware::tables(request.rsdp));
             Outcome::Success

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use crate::guest::cpu::CpuNumber;
 use crate::guest::interrupts::InterruptsError;
 use crate::guest::request::RequestError;
+use crate::guest::traces::TracesError;
 
 /// Why there are no results.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub(crate) enum GuestError {
         error: Errno,
     },
     Interrupts(InterruptsError),
+    Traces(TracesError),
 }
 
 impl fmt::Display for GuestError {
@@ -50,6 +52,7 @@ impl fmt::Display for GuestError {
             Self::Helper { cpu, error } => write!(f, "can't start a thread for CPU {cpu}: {error}"),
             Self::Mapping { call, error } => write!(f, "{call} failed: {error}"),
             Self::Interrupts(error) => write!(f, "{error}"),
+            Self::Traces(error) => write!(f, "{error}"),
         }
     }
 }
@@ -63,5 +66,11 @@ impl From<RequestError> for GuestError {
 impl From<InterruptsError> for GuestError {
     fn from(error: InterruptsError) -> Self {
         Self::Interrupts(error)
+    }
+}
+
+impl From<TracesError> for GuestError {
+    fn from(error: TracesError) -> Self {
+        Self::Traces(error)
     }
 }

@@ -95,8 +95,7 @@ impl Helpers {
         );
         orders.done.store(0, Ordering::Relaxed);
         orders.number.fetch_add(1, Ordering::Release);
-        // Also those that were told to sleep just now: they may have begun before they saw the order.
-        if was == SLEEP || afterwards == Afterwards::Sleep {
+        if was == SLEEP {
             self.threads.iter().for_each(|thread| thread.thread().unpark());
         }
     }
@@ -118,13 +117,10 @@ impl Orders {
     fn follow(&self) {
         let mut carried_out = 0;
         loop {
+            // Without `spin_loop`: for each PAUSE the emulator takes the lock under which it also sends interrupts,
+            // which would slow down what is measured.
             let number = self.number.load(Ordering::Acquire);
             if number == carried_out {
-                // Who is to spin does it without `spin_loop`: for each PAUSE the emulator takes the lock under
-                // which it also sends interrupts, which would slow down what is measured.
-                if self.afterwards.load(Ordering::Relaxed) == SLEEP {
-                    thread::park();
-                }
                 continue;
             }
             carried_out = number;
@@ -138,7 +134,11 @@ impl Orders {
                 // `done` says that all helpers have read them.
                 unsafe { first.wrapping_add(index * step).read_volatile() };
             }
+            let sleeps = self.afterwards.load(Ordering::Relaxed) == SLEEP;
             self.done.fetch_add(1, Ordering::Release);
+            while sleeps && self.number.load(Ordering::Acquire) == carried_out {
+                thread::park();
+            }
         }
     }
 }

@@ -1,75 +1,59 @@
-//! Interrupts between CPUs, as `/proc/interrupts` counts them.
+//! Function calls between CPUs, which carry flushes, as `/proc/interrupts` counts their interrupts.
 
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
-/// The rows of interrupts that one CPU sends to another: rescheduling and function calls. The row `TLB` counts a part
-/// of the function calls, those that flushed, a second time.
-const ROWS: [&str; 2] = ["RES", "CAL"];
+use crate::guest::pseudo_file::PseudoFile;
+
+/// The row of function calls. The row `TLB` counts a part of them, those that flushed, a second time; `RES` counts
+/// wake-ups, which are no part of a change.
+const ROW: &str = "CAL";
 
 /// Why interrupts can't be counted.
 #[derive(Debug)]
 pub(crate) enum InterruptsError {
     File(std::io::Error),
-    /// The kernel doesn't count one kind of them.
-    NoRow(&'static str),
-    /// A row holds no numbers.
-    NoCount(&'static str),
+    /// The kernel doesn't count them.
+    NoRow,
+    /// The row holds no numbers.
+    NoCount,
 }
 
 impl fmt::Display for InterruptsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(error) => write!(f, "can't read /proc/interrupts: {error}"),
-            Self::NoRow(row) => write!(f, "/proc/interrupts has no row {row}"),
-            Self::NoCount(row) => write!(f, "the row {row} of /proc/interrupts has no counts"),
+            Self::NoRow => write!(f, "/proc/interrupts has no row {ROW}"),
+            Self::NoCount => write!(f, "the row {ROW} of /proc/interrupts has no counts"),
         }
     }
 }
 
 /// Counts interrupts between CPUs.
 #[derive(Debug)]
-pub(crate) struct Interrupts {
-    file: File,
-    /// Kept, so that counting doesn't allocate.
-    text: Vec<u8>,
-}
+pub(crate) struct Interrupts(PseudoFile);
 
 impl Interrupts {
     pub(crate) fn open() -> Result<Self, InterruptsError> {
-        let file = File::open("/proc/interrupts").map_err(InterruptsError::File)?;
-        Ok(Self { file, text: vec![0; 1 << 17] })
+        PseudoFile::open("/proc/interrupts").map(Self).map_err(InterruptsError::File)
     }
 
     /// How many all CPUs have received since the machine was started.
     pub(crate) fn received(&mut self) -> Result<u64, InterruptsError> {
-        let mut filled = 0;
-        while let Some(rest) = self.text.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, filled as u64).map_err(InterruptsError::File)? {
-                0 => break,
-                count => filled += count,
-            }
-        }
-        total(&String::from_utf8_lossy(self.text.get(..filled).unwrap_or_default()))
+        total(&self.0.read().map_err(InterruptsError::File)?)
     }
 }
 
-/// The sum over the rows and CPUs.
+/// The sum over the CPUs.
 fn total(text: &str) -> Result<u64, InterruptsError> {
-    ROWS.iter().try_fold(0, |sum, row| Ok(sum + of_row(text, row)?))
-}
-
-fn of_row(text: &str, row: &'static str) -> Result<u64, InterruptsError> {
     let counts = text
         .lines()
-        .find_map(|line| line.trim_start().strip_prefix(row)?.strip_prefix(':'))
-        .ok_or(InterruptsError::NoRow(row))?;
+        .find_map(|line| line.trim_start().strip_prefix(ROW)?.strip_prefix(':'))
+        .ok_or(InterruptsError::NoRow)?;
     // A count per CPU, then what the row means, in words.
     let mut counts = counts.split_whitespace().map_while(|word| word.parse::<u64>().ok()).peekable();
     match counts.peek() {
         Some(_) => Ok(counts.sum()),
-        None => Err(InterruptsError::NoCount(row)),
+        None => Err(InterruptsError::NoCount),
     }
 }
 
@@ -87,15 +71,15 @@ MIS:          0
 ";
 
     #[test]
-    fn adds_up_what_cpus_send_each_other() {
-        assert_eq!(total(TEXT).unwrap(), 109 + 88 + 1500);
+    fn adds_up_what_cpus_receive() {
+        assert_eq!(total(TEXT).unwrap(), 1500);
     }
 
     #[test]
     fn misses_rows_and_counts() {
-        let without = TEXT.replace("RES:", "REX:");
-        assert!(matches!(total(&without), Err(InterruptsError::NoRow("RES"))));
+        let without = TEXT.replace("CAL:", "CAX:");
+        assert!(matches!(total(&without), Err(InterruptsError::NoRow)));
         let empty = TEXT.replace("1000        500 ", "");
-        assert!(matches!(total(&empty), Err(InterruptsError::NoCount("CAL"))));
+        assert!(matches!(total(&empty), Err(InterruptsError::NoCount)));
     }
 }

@@ -2,15 +2,18 @@
 
 mod cases;
 mod clock;
+mod counts;
 mod cpu;
 mod error;
 mod helpers;
 mod interrupts;
 mod machine;
 mod pages;
+mod pseudo_file;
 mod record;
 mod request;
 mod spread;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -51,13 +51,14 @@ pub(crate) struct Distributed<'a> {
     subject: &'a str,
     cpus: usize,
     unit: &'a str,
+    n: usize,
     /// From the first to the 99th.
     percentiles: Vec<f64>,
 }
 
 impl<'a> Distributed<'a> {
-    pub(crate) fn new(case: &'a str, cpus: usize, unit: &'a str, percentiles: Vec<f64>) -> Self {
-        Self { case, subject: "linux", cpus, unit, percentiles }
+    pub(crate) fn new(case: &'a str, cpus: usize, unit: &'a str, n: usize, percentiles: Vec<f64>) -> Self {
+        Self { case, subject: "linux", cpus, unit, n, percentiles }
     }
 }
 

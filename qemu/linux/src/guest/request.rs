@@ -4,13 +4,12 @@
 //! mean nothing here.
 
 use std::fmt;
-use std::time::Duration;
 
 /// What the guest's program was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) metric: Metric,
-    pub(crate) budget: Budget,
+    pub(crate) samples: Samples,
 }
 
 /// What is counted.
@@ -18,26 +17,27 @@ pub(crate) struct Request {
 pub(crate) enum Metric {
     /// The time-stamp counter counts instructions: the emulator was told so.
     Instructions,
-    /// It counts time; interrupts are counted beside.
+    /// It counts time; what a change costs the machine is counted beside.
     Time,
 }
 
-/// When a case ends: at whichever limit comes first, but not without a few samples.
+/// Samples of each kind of case; none where it is not to be measured. topomem's kernel is asked for as many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Budget {
-    pub(crate) samples: u64,
-    pub(crate) time: Duration,
-}
-
-impl Budget {
-    /// Samples that a case takes even if it overruns its time.
-    pub(crate) const FEWEST: u64 = 3;
+pub(crate) struct Samples {
+    /// Single changes.
+    pub(crate) changes: u64,
+    /// Bursts that topomem waits for once.
+    pub(crate) bursts: u64,
+    /// Rounds of changes that topomem has in flight at once.
+    pub(crate) in_flight: u64,
+    /// Rounds beside idle CPUs.
+    pub(crate) idle: u64,
 }
 
 /// Why a request can't be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestError {
-    /// Its key is none of `metric`, `samples`, `seconds`.
+    /// No request has such a key.
     Unknown(String),
     /// A value that its key doesn't take.
     Value { key: &'static str, value: String },
@@ -55,37 +55,39 @@ impl fmt::Display for RequestError {
     }
 }
 
+/// The keys of [`Samples`], in the order of its fields.
+const SAMPLES: [&str; 4] = ["changes", "bursts", "in_flight", "idle"];
+
 impl Request {
     /// Understands the arguments.
     pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Self, RequestError> {
-        let (mut metric, mut samples, mut seconds) = (None, None, None);
+        let mut metric = None;
+        let mut samples = [None; SAMPLES.len()];
         for word in words {
-            match word.split_once('=') {
-                Some(("metric", "instructions")) => metric = Some(Metric::Instructions),
-                Some(("metric", "time")) => metric = Some(Metric::Time),
-                Some(("metric", value)) => {
-                    return Err(RequestError::Value { key: "metric", value: value.to_owned() });
-                }
-                Some(("samples", value)) => samples = Some(number("samples", value)?),
-                Some(("seconds", value)) => seconds = Some(number("seconds", value)?),
-                Some(_) => return Err(RequestError::Unknown(word)),
-                None => {}
+            let Some((key, value)) = word.split_once('=') else { continue };
+            let refused = |key| RequestError::Value { key, value: value.to_owned() };
+            let mut places = SAMPLES.into_iter().zip(&mut samples);
+            match (key, value) {
+                ("metric", "instructions") => metric = Some(Metric::Instructions),
+                ("metric", "time") => metric = Some(Metric::Time),
+                ("metric", _) => return Err(refused("metric")),
+                _ => match places.find(|(name, _)| *name == key) {
+                    Some((name, place)) => *place = Some(value.parse().map_err(|_| refused(name))?),
+                    None => return Err(RequestError::Unknown(word)),
+                },
             }
         }
+        let [changes, bursts, in_flight, idle] = samples;
+        let given = |key, samples: Option<u64>| samples.ok_or(RequestError::Missing(key));
         Ok(Self {
             metric: metric.ok_or(RequestError::Missing("metric"))?,
-            budget: Budget {
-                samples: samples.ok_or(RequestError::Missing("samples"))?,
-                time: Duration::from_secs(seconds.ok_or(RequestError::Missing("seconds"))?),
+            samples: Samples {
+                changes: given(SAMPLES[0], changes)?,
+                bursts: given(SAMPLES[1], bursts)?,
+                in_flight: given(SAMPLES[2], in_flight)?,
+                idle: given(SAMPLES[3], idle)?,
             },
         })
-    }
-}
-
-fn number(key: &'static str, value: &str) -> Result<u64, RequestError> {
-    match value.parse() {
-        Ok(number @ 1..) => Ok(number),
-        _ => Err(RequestError::Value { key, value: value.to_owned() }),
     }
 }
 
@@ -99,21 +101,24 @@ mod tests {
 
     #[test]
     fn understands_both_metrics() {
-        let request = parse("nokaslr metric=time samples=200 seconds=5").unwrap();
+        let samples = "changes=2000 bursts=500 in_flight=90 idle=0";
+        let request = parse(&format!("nokaslr metric=time {samples}")).unwrap();
         assert_eq!(request.metric, Metric::Time);
-        assert_eq!(request.budget, Budget { samples: 200, time: Duration::from_secs(5) });
-        assert_eq!(parse("seconds=1 samples=1 metric=instructions").unwrap().metric, Metric::Instructions);
+        assert_eq!(request.samples, Samples { changes: 2000, bursts: 500, in_flight: 90, idle: 0 });
+        assert_eq!(parse(&format!("{samples} metric=instructions")).unwrap().metric, Metric::Instructions);
     }
 
     #[test]
     fn names_what_it_does_not_understand() {
-        assert_eq!(parse("samples=1 seconds=1"), Err(RequestError::Missing("metric")));
-        assert_eq!(parse("metric=time seconds=1"), Err(RequestError::Missing("samples")));
-        assert_eq!(parse("metric=time quiet=1"), Err(RequestError::Unknown("quiet=1".to_owned())));
-        for value in ["0", "", "-1", "many"] {
+        let samples = "changes=1 bursts=1 in_flight=1 idle=1";
+        assert_eq!(parse(samples), Err(RequestError::Missing("metric")));
+        assert_eq!(parse("metric=time changes=1 bursts=1 idle=1"), Err(RequestError::Missing("in_flight")));
+        let quiet = parse(&format!("metric=time {samples} quiet=1"));
+        assert_eq!(quiet, Err(RequestError::Unknown("quiet=1".to_owned())));
+        for value in ["", "-1", "many"] {
             assert_eq!(
-                parse(&format!("metric=time samples={value}")),
-                Err(RequestError::Value { key: "samples", value: value.to_owned() })
+                parse(&format!("metric=time bursts={value}")),
+                Err(RequestError::Value { key: "bursts", value: value.to_owned() })
             );
         }
         assert!(matches!(parse("metric=miles"), Err(RequestError::Value { key: "metric", .. })));

@@ -22,8 +22,8 @@ pub(super) fn table(results: &[Measurement], limits: &Limits) -> Table {
                 .find(|result| result.subject == other && result.case == own.case && result.cpus == own.cpus);
             row.extend(its.map_or(["-".to_owned(), "-".to_owned()], |its| [cell(its), ratio(own, its)]));
         }
-        let target = limits.target(&own.case, own.cpus);
-        row.push(target.map_or("-".to_owned(), |target| format!("{target}")));
+        let target = limits.target(own);
+        row.push(target.map_or("-".to_owned(), |target| target.at_most.to_string()));
         table.row(row);
     }
     table
@@ -61,6 +61,7 @@ fn ratio(own: &Measurement, its: &Measurement) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::limits::Suite;
 
     #[test]
     fn compares_with_the_same_case_on_as_many_cpus() {
@@ -80,7 +81,7 @@ mod tests {
             result("topomem", 1, 10.0),
             result("bitmap-allocator", 1, 25.0),
         ];
-        let lines = table(&results, &Limits::load().unwrap()).lines();
+        let lines = table(&results, &Limits::load(Suite::Frames).unwrap()).lines();
         let words: Vec<_> = lines[1].split_whitespace().collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(words[..7], ["pair_burst32", "1", "ns", "10.0", "(9.0", "..", "12.0)"]);

@@ -1,7 +1,7 @@
 //! The exact figures alone: what a regression test can hold on to.
 
 use super::instructions;
-use super::limits::Limits;
+use super::limits::{Limits, Suite};
 use super::program::{self, Build};
 use crate::error::Error;
 use crate::record::Measurement;
@@ -18,7 +18,7 @@ fn counts() -> Result<Vec<Measurement>, Error> {
 
 /// Counts, and compares with the bounds: what is said of each figure, and how many are refused.
 pub(crate) fn failures() -> Result<(Vec<String>, u64), Error> {
-    let limits = Limits::load()?;
+    let limits = Limits::load(Suite::Frames)?;
     let mut lines = Vec::new();
     let mut refused = 0;
     for result in counts()? {

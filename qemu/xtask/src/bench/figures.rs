@@ -7,4 +7,6 @@ use crate::record::{Distribution, Measurement};
 pub(crate) struct Figures {
     pub(crate) results: Vec<Measurement>,
     pub(crate) distributions: Vec<Distribution>,
+    /// What was started, as one would type it.
+    pub(crate) command: Option<String>,
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::comparison;
 use super::instructions;
-use super::limits::Limits;
+use super::limits::{Limits, Suite};
 use super::program::{self, Build};
 use crate::cli::BenchFramesArgs;
 use crate::error::Error;
@@ -13,7 +13,7 @@ use crate::tools::{self, Tool};
 /// Measures all cases on all subjects.
 pub(super) fn frames(arguments: &BenchFramesArgs) -> Result<bool, Error> {
     tools::ensure(&[Tool::Valgrind])?;
-    let limits = Limits::load()?;
+    let limits = Limits::load(Suite::Frames)?;
     let bench = program::build(Build::Measuring)?;
     let counting = program::build(Build::Counting)?;
     let times: &[&str] = if arguments.quick { &["frames", "--quick"] } else { &["frames"] };

@@ -1,4 +1,4 @@
-//! What topomem's figures shall come to: `benches/limits.toml`.
+//! What topomem's figures shall come to: the files of limits in `benches/`.
 
 use serde::Deserialize;
 
@@ -6,9 +6,33 @@ use crate::error::Error;
 use crate::record::Measurement;
 use crate::workspace;
 
-/// All limits.
-#[derive(Debug, Deserialize)]
+/// A bench that has a file of limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Suite {
+    Frames,
+    Shootdown,
+}
+
+impl Suite {
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Frames => "benches/limits.toml",
+            Self::Shootdown => "benches/shootdown.toml",
+        }
+    }
+}
+
+/// All limits of a bench.
+#[derive(Debug)]
 pub(super) struct Limits {
+    file: &'static str,
+    limits: Vec<Limit>,
+}
+
+/// A file's content.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
     #[serde(rename = "limit")]
     limits: Vec<Limit>,
 }
@@ -18,72 +42,139 @@ pub(super) struct Limits {
 struct Limit {
     case: String,
     cpus: u32,
-    target: f64,
+    /// Which of the case's figures; not needed where it has one.
+    unit: Option<String>,
+    target: Option<f64>,
+    /// Whose figure the target is a multiple of.
+    of: Option<Yardstick>,
     bound: Option<f64>,
 }
 
+/// Another figure in the same unit, on as many CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Yardstick {
+    pub(super) subject: String,
+    pub(super) case: String,
+}
+
+/// What a figure is to come to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Target<'l> {
+    pub(super) at_most: f64,
+    /// If there is one, `at_most` is a multiple of its figure.
+    pub(super) of: Option<&'l Yardstick>,
+}
+
 impl Limits {
-    pub(super) fn load() -> Result<Self, Error> {
-        let path = workspace::root().join("benches/limits.toml");
+    pub(super) fn load(suite: Suite) -> Result<Self, Error> {
+        let path = workspace::root().join(suite.file());
         let text = std::fs::read_to_string(&path).map_err(Error::file(&path))?;
-        toml::from_str(&text)
-            .map_err(|error| Error::Limits { file: "benches/limits.toml", error: Box::new(error) })
+        Self::parse(suite.file(), &text)
     }
 
-    fn of(&self, case: &str, cpus: u32) -> Option<&Limit> {
-        self.limits.iter().find(|limit| limit.case == case && limit.cpus == cpus)
+    fn parse(file: &'static str, text: &str) -> Result<Self, Error> {
+        let File { limits } =
+            toml::from_str(text).map_err(|error| Error::Limits { file, error: Box::new(error) })?;
+        Ok(Self { file, limits })
     }
 
-    /// The target of a case.
-    pub(super) fn target(&self, case: &str, cpus: u32) -> Option<f64> {
-        self.of(case, cpus).map(|limit| limit.target)
+    fn of(&self, result: &Measurement) -> Option<&Limit> {
+        self.limits.iter().find(|limit| {
+            (&limit.case, limit.cpus) == (&result.case, result.cpus)
+                && limit.unit.as_ref().is_none_or(|unit| *unit == result.unit)
+        })
+    }
+
+    /// What topomem's figure is to come to.
+    pub(super) fn target(&self, result: &Measurement) -> Option<Target<'_>> {
+        let limit = self.of(result)?;
+        Some(Target { at_most: limit.target?, of: limit.of.as_ref() })
     }
 
     /// Why a figure is refused, if it is: above its bound, or without one.
     pub(super) fn objection(&self, result: &Measurement) -> Option<String> {
-        let Measurement { case, subject, median, unit, .. } = result;
-        match self.of(case, result.cpus).and_then(|limit| limit.bound) {
+        let Measurement { case, subject, cpus, unit, median, .. } = result;
+        let what = format!("{case} of {subject} on {cpus} CPUs: {median:.2} {unit}");
+        match self.of(result).and_then(|limit| limit.bound) {
             Some(bound) if *median <= bound => None,
-            Some(bound) => Some(format!("{case} of {subject}: {median:.2} {unit}, bound {bound:.2}")),
-            None => Some(format!("{case} of {subject}: no bound in benches/limits.toml")),
+            Some(bound) => Some(format!("{what}, bound {bound:.2}")),
+            None => Some(format!("{what}, no bound in {}", self.file)),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn result(case: &str, median: f64) -> Measurement {
+    /// A result whose tenths are half and twice its median.
+    pub(in super::super) fn result(
+        case: &str,
+        subject: &str,
+        cpus: u32,
+        (median, unit): (f64, &str),
+    ) -> Measurement {
         Measurement {
-            suite: "frames".to_owned(),
+            suite: "shootdown".to_owned(),
             case: case.to_owned(),
-            subject: "topomem".to_owned(),
-            cpus: 1,
-            unit: "instructions".to_owned(),
+            subject: subject.to_owned(),
+            cpus,
+            unit: unit.to_owned(),
             median,
-            low: median,
-            high: median,
-            n: 1,
+            low: median / 2.0,
+            high: median * 2.0,
+            n: 10,
+        }
+    }
+
+    /// The limits that `text` says.
+    pub(in super::super) fn limits(text: &str) -> Limits {
+        Limits::parse("test.toml", text).unwrap()
+    }
+
+    const TEXT: &str = "[[limit]]\ncase = \"a\"\ncpus = 1\nunit = \"instructions\"\ntarget = 1.0\nbound = 2.0\n\
+                        [[limit]]\ncase = \"a\"\ncpus = 2\nunit = \"us\"\ntarget = 0.5\n\
+                        of = { subject = \"linux\", case = \"b\" }\n\
+                        [[limit]]\ncase = \"b\"\ncpus = 1\ntarget = 7\n";
+
+    #[test]
+    fn a_count_over_its_bound_or_without_one_is_refused() {
+        let limits = limits(TEXT);
+        let objection = |case, cpus, figure| limits.objection(&result(case, "topomem", cpus, figure));
+        assert_eq!(objection("a", 1, (2.0, "instructions")), None);
+        let over = objection("a", 1, (2.01, "instructions")).unwrap();
+        assert!(over.contains("2.01 instructions, bound 2.00"), "{over}");
+        for without in
+            [objection("a", 1, (1.0, "us")), objection("b", 1, (0.0, "%")), objection("c", 1, (0.0, "%"))]
+        {
+            assert!(without.unwrap().contains("no bound in test.toml"));
         }
     }
 
     #[test]
-    fn a_count_over_its_bound_is_refused() {
-        let text = "[[limit]]\ncase = \"a\"\ncpus = 1\ntarget = 1.0\nbound = 2.0\n\
-                    [[limit]]\ncase = \"b\"\ncpus = 1\ntarget = 1.0\n";
-        let limits: Limits = toml::from_str(text).unwrap();
-        assert_eq!(limits.objection(&result("a", 2.0)), None);
-        assert!(limits.objection(&result("a", 2.01)).unwrap().contains("2.01 instructions, bound 2.00"));
-        assert!(limits.objection(&result("b", 0.0)).is_some());
-        assert!(limits.objection(&result("c", 0.0)).is_some());
-        assert_eq!(limits.target("b", 1), Some(1.0));
-        assert_eq!(limits.target("b", 2), None);
+    fn a_target_is_a_number_or_a_multiple_of_anothers_figure() {
+        let limits = limits(TEXT);
+        let target = |case, cpus, unit| {
+            let result = result(case, "topomem", cpus, (1.0, unit));
+            limits.target(&result).map(|target| (target.at_most, target.of.cloned()))
+        };
+        let linux = Yardstick { subject: "linux".to_owned(), case: "b".to_owned() };
+        assert_eq!(target("a", 1, "instructions"), Some((1.0, None)));
+        assert_eq!(target("a", 2, "us"), Some((0.5, Some(linux))));
+        assert_eq!(target("a", 2, "IPIs"), None);
+        assert_eq!(target("b", 1, "whatever its unit"), Some((7.0, None)));
+        assert_eq!(target("b", 2, "us"), None);
     }
 
     #[test]
     fn the_files_own_limits_can_be_read() {
-        let limits = Limits::load().unwrap();
-        assert!(limits.of("instructions_pair", 1).unwrap().bound.is_some());
+        let is_bounded = |suite, case| {
+            let limits = Limits::load(suite).unwrap();
+            limits.of(&result(case, "topomem", 1, (1.0, "instructions"))).unwrap().bound.is_some()
+        };
+        assert!(is_bounded(Suite::Frames, "instructions_pair"));
+        assert!(is_bounded(Suite::Shootdown, "protect_1"));
+        assert!(Limits::parse("test.toml", "[[limit]]\ncase = \"a\"\ncpus = 1\nbond = 1\n").is_err());
     }
 }

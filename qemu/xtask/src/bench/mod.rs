@@ -10,6 +10,7 @@ mod limits;
 pub(crate) mod linux;
 mod metric;
 mod program;
+mod samples;
 mod shootdown;
 
 use std::path::Path;

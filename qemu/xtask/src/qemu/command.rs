@@ -1,10 +1,11 @@
 //! QEMU's command line.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::monitor;
+use super::run::Job;
 use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
 use crate::error::Error;
 use crate::shell;
@@ -19,19 +20,15 @@ pub(crate) fn version() -> Option<String> {
     Some(shell::output(PROGRAM, &["--version"])?.lines().next()?.to_owned())
 }
 
-/// The whole command that boots `elf` on the machine `spec`.
-pub(super) fn command(
-    elf: &Path,
-    spec: &TopologySpec,
-    scenario: &ScenarioOptions,
-    emulation: EmulationOptions,
-) -> Result<Command, Error> {
+/// The whole command of a job.
+pub(super) fn command(job: Job<'_>) -> Result<Command, Error> {
+    let Job { kernel, spec, scenario, words, emulation } = job;
     let mut command = machine_command(spec, emulation)?;
     command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor::socket().display()));
     if emulation.gdb {
         command.args(["-s", "-S"]);
     }
-    command.arg("-kernel").arg(elf).arg("-append").arg(kernel_command_line(scenario));
+    command.arg("-kernel").arg(kernel.elf()).arg("-append").arg(kernel_command_line(scenario, words));
     Ok(command)
 }
 
@@ -66,11 +63,14 @@ fn accelerator(emulation: EmulationOptions) -> &'static [&'static str] {
 }
 
 /// `key=value` words, as the kernel reads them.
-pub(super) fn kernel_command_line(scenario: &ScenarioOptions) -> String {
+fn kernel_command_line(scenario: &ScenarioOptions, words: &str) -> String {
     let mut line =
         format!("scenario={} seconds={} seed={}", scenario.scenario, scenario.seconds, scenario.seed);
     if let Some(fault) = &scenario.fault {
         line.push_str(&format!(" break={fault}"));
+    }
+    if !words.is_empty() {
+        line.push_str(&format!(" {words}"));
     }
     line
 }
@@ -100,9 +100,12 @@ mod tests {
             fault: None,
             levels: Levels::Four,
         };
-        assert_eq!(kernel_command_line(&scenario), "scenario=stress seconds=3 seed=9");
+        assert_eq!(kernel_command_line(&scenario, ""), "scenario=stress seconds=3 seed=9");
         scenario.fault = Some("magazine".to_owned());
-        assert_eq!(kernel_command_line(&scenario), "scenario=stress seconds=3 seed=9 break=magazine");
+        assert_eq!(
+            kernel_command_line(&scenario, "idle=4"),
+            "scenario=stress seconds=3 seed=9 break=magazine idle=4"
+        );
     }
 
     #[test]

@@ -21,13 +21,15 @@ pub(crate) struct Job<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) spec: &'a TopologySpec,
     pub(crate) scenario: &'a ScenarioOptions,
+    /// Further words for the kernel.
+    pub(crate) words: &'a str,
     pub(crate) emulation: EmulationOptions,
 }
 
 /// Boots the kernel and follows it to its end.
 pub(crate) fn run(job: Job<'_>, screen: &mut Screen) -> Result<Finished, Error> {
     let symbols = Symbols::load(job.kernel.elf())?;
-    let command = command(job.kernel.elf(), job.spec, job.scenario, job.emulation)?;
+    let command = command(job)?;
     let typed = shell::typed(&command);
     if job.emulation.gdb {
         screen.line("waiting for gdb; in another terminal, type");

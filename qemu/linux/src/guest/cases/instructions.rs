@@ -5,7 +5,7 @@
 
 use rustix::process::getppid;
 
-use super::{Bench, SMALL_BURST};
+use super::{Bench, SMALL_BURST, sample};
 use crate::guest::error::GuestError;
 use crate::guest::pages::{Layout, Pages};
 
@@ -16,7 +16,7 @@ type Change = fn(&Pages) -> Result<(), GuestError>;
 
 /// Counts each case.
 pub(super) fn run(bench: &Bench) -> Result<(), GuestError> {
-    let empty = bench.sample(|| Ok(bench.stopwatch.time(getppid).1.count() as f64))?;
+    let empty = sample(bench.samples.changes, || Ok(bench.stopwatch.time(getppid).1.count() as f64))?;
     bench.report("empty_syscall", UNIT, empty);
     change(bench, "protect_1", (1, Layout::Together), 1, |pages| pages.protect(0))?;
     change(bench, "unmap_1", (1, Layout::Together), 1, Pages::unmap_all)?;
@@ -36,7 +36,7 @@ fn change(
     work: Change,
 ) -> Result<(), GuestError> {
     let pages = Pages::reserve(count, layout)?;
-    let samples = bench.sample(|| {
+    let samples = sample(bench.samples.changes, || {
         pages.map()?;
         let (result, ticks) = bench.stopwatch.time(|| work(&pages));
         pages.clear()?;

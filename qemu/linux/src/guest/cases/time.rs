@@ -1,26 +1,32 @@
-//! Some CPUs, what one of them waits for counted in microseconds, and the interrupts that it takes.
+//! Some CPUs: what one of them waits for counted in microseconds, and then what it costs the machine.
 //!
 //! Before each change every other CPU has read the pages, so that its TLB holds them. All that Linux offers waits
 //! until the others have forgotten a page before it returns.
 
-use super::{Bench, SMALL_BURST};
+use rustix::process::getppid;
+
+use super::{Bench, SMALL_BURST, sample};
 use crate::guest::clock::ticks_per_microsecond;
+use crate::guest::counts::{Counters, Counts};
 use crate::guest::cpu::CpuNumber;
 use crate::guest::error::GuestError;
 use crate::guest::helpers::{Afterwards, Helpers};
-use crate::guest::interrupts::Interrupts;
 use crate::guest::pages::{Layout, Pages};
+use crate::guest::request::Samples;
 
 /// Pages of the larger burst.
 const LARGE_BURST: usize = 64;
+/// Of so many samples that are timed, one is taken again to be counted.
+const TIMED_PER_COUNTED: u64 = 10;
 
 /// A case: what is done to how many pages, while the other CPUs do what.
 struct Case {
     name: &'static str,
     count: usize,
     afterwards: Afterwards,
-    /// Pages that one figure of interrupts is for.
+    /// Pages that one figure of the counts is for.
     counted: usize,
+    samples: fn(&Samples) -> u64,
     work: fn(&Pages) -> Result<(), GuestError>,
 }
 
@@ -29,20 +35,31 @@ struct Case {
 const CASES: [Case; 5] = [
     Case { work: |pages| pages.protect(0), ..Case::unmaps("protect_wait", 1) },
     Case::unmaps("unmap_wait", 1),
-    Case { counted: SMALL_BURST, ..Case::unmaps("burst16_wait", SMALL_BURST) },
-    Case::unmaps("inflight64", LARGE_BURST),
-    Case { afterwards: Afterwards::Sleep, ..Case::unmaps("idle_ipis", LARGE_BURST) },
+    Case {
+        counted: SMALL_BURST,
+        samples: |samples| samples.bursts,
+        ..Case::unmaps("burst16_wait", SMALL_BURST)
+    },
+    Case { samples: |samples| samples.in_flight, ..Case::unmaps("inflight64", LARGE_BURST) },
+    Case {
+        afterwards: Afterwards::Sleep,
+        samples: |samples| samples.idle,
+        ..Case::unmaps("idle_ipis", LARGE_BURST)
+    },
 ];
 
-/// Times each case, with helpers on `others`, and counts its interrupts. Microseconds are per page, and so are
-/// interrupts, except those of a burst that topomem waits for once.
+/// Times each case, with helpers on `others`, and then counts each. Microseconds are per page, and so are counts,
+/// except those of a burst that topomem waits for once.
 pub(super) fn run(bench: &Bench, others: &[CpuNumber]) -> Result<(), GuestError> {
     let per_microsecond = ticks_per_microsecond();
     let helpers = Helpers::start(others)?;
-    let mut interrupts = Interrupts::open()?;
+    let empty = sample(bench.samples.changes, || {
+        Ok(bench.stopwatch.time(getppid).1.count() as f64 / per_microsecond)
+    })?;
+    bench.report("empty_syscall", "us", empty);
     for case in &CASES {
         let each = per_microsecond * case.count as f64;
-        let ticks = case.execute(bench, &helpers, |work| {
+        let ticks = case.execute((case.samples)(&bench.samples), &helpers, |work| {
             let (result, ticks) = bench.stopwatch.time(work);
             result.map(|()| ticks)
         })?;
@@ -51,14 +68,20 @@ pub(super) fn run(bench: &Bench, others: &[CpuNumber]) -> Result<(), GuestError>
             bench.report("unmap_issue", "us", times.iter().copied());
         }
         bench.report_whole(case.name, "us", times);
-        // Apart from the times: reading the counters leaves the CPU's caches and TLB cold.
-        let counts = case.execute(&bench.briefly(), &helpers, |work| {
-            let before = interrupts.received()?;
+    }
+    let mut counters = Counters::start()?;
+    for case in &CASES {
+        let samples = (case.samples)(&bench.samples).div_ceil(TIMED_PER_COUNTED);
+        let counts = case.execute(samples, &helpers, |work| {
+            let before = counters.now()?;
             work()?;
-            Ok(interrupts.received()?.saturating_sub(before))
+            Ok(counters.now()?.since(before))
         })?;
-        let parts = case.count as f64 / case.counted as f64;
-        bench.report(case.name, "IPIs", counts.into_iter().map(|count| count as f64 / parts));
+        let figures = samples * (case.count / case.counted) as u64;
+        let sum = counts.into_iter().fold(Counts::default(), Counts::plus);
+        for (name, count) in sum.named().filter(|_| figures > 0) {
+            bench.report_mean(case.name, name, count as f64 / figures as f64, figures);
+        }
     }
     Ok(())
 }
@@ -66,19 +89,26 @@ pub(super) fn run(bench: &Bench, others: &[CpuNumber]) -> Result<(), GuestError>
 impl Case {
     /// `count` pages are unmapped one by one beside helpers that spin.
     const fn unmaps(name: &'static str, count: usize) -> Self {
-        Self { name, count, afterwards: Afterwards::Spin, counted: 1, work: Pages::unmap_each }
+        Self {
+            name,
+            count,
+            afterwards: Afterwards::Spin,
+            counted: 1,
+            samples: |samples| samples.changes,
+            work: Pages::unmap_each,
+        }
     }
 
     /// Does the case's work over and over, on pages that all CPUs have read. `measure` is handed the work, and does
     /// nothing else that maps memory.
     fn execute<T>(
         &self,
-        bench: &Bench,
+        samples: u64,
         helpers: &Helpers,
         mut measure: impl FnMut(&dyn Fn() -> Result<(), GuestError>) -> Result<T, GuestError>,
     ) -> Result<Vec<T>, GuestError> {
         let pages = Pages::reserve(self.count, Layout::Apart)?;
-        bench.sample(|| {
+        sample(samples, || {
             pages.map()?;
             helpers.read(&pages, self.afterwards);
             let measured = measure(&|| (self.work)(&pages));

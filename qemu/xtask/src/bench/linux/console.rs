@@ -85,7 +85,7 @@ mod tests {
     use crate::record::Failure;
 
     const RESULT: &str = r#"@@{"t":"result","suite":"shootdown","case":"unmap_1","subject":"linux","cpus":2,"unit":"us","median":2.5,"low":1.0,"high":4.0,"n":9}"#;
-    const DISTRIBUTION: &str = r#"@@{"t":"distribution","case":"unmap_1","subject":"linux","cpus":2,"unit":"us","percentiles":[1.0]}"#;
+    const DISTRIBUTION: &str = r#"@@{"t":"distribution","case":"unmap_1","subject":"linux","cpus":2,"unit":"us","n":9,"percentiles":[1.0]}"#;
     const OK: &str = r#"@@{"t":"end","ok":true}"#;
 
     fn end(ended: Ended) -> SessionEnd {

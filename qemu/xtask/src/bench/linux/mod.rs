@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use super::figures::Figures;
 use super::metric::Metric;
+use super::samples::Samples;
 use crate::error::Error;
 use crate::tools::{self, Tool};
 use crate::topology::TopologySpec;
@@ -27,10 +28,7 @@ pub(crate) use program::TARGET;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) metric: Metric,
-    /// The most samples of a case.
-    pub(crate) samples: u64,
-    /// How long a case may take in the guest, if it has a few samples.
-    pub(crate) seconds: u64,
+    pub(crate) samples: Samples,
 }
 
 /// Linux, ready to boot.

@@ -1,32 +1,20 @@
-//! topomem beside Linux, a row for each figure.
+//! What is printed: a table of times or instructions, one of counts, and how the targets were met.
 
-use super::limits::{Limits, Standing};
-use super::pool::{Pooled, TIME};
+use super::pool::{COUNTS, TIME};
+use super::rows::{Cell, Goal, LINUX, Row, TOPOMEM};
+use super::standing::Verdict;
 use crate::bench::comparison::rounded;
 use crate::bench::metric::Metric;
 use crate::report::Table;
 
-const HEADING: [&str; 11] =
-    ["case", "CPUs", "unit", "topomem", "median", "bare", "linux", "median", "ratio", "target", "is"];
+const HEADING: [&str; 13] = [
+    "case", "CPUs", "unit", "N", "topomem", "median", "bare", "linux", "median", "ratio", "target", "is", "",
+];
 const NOTHING: &str = "-";
-const LINUX: &str = "linux";
 
-/// Figures as a table, without the columns that nobody has anything for, and without Linux's figures of cases that
-/// topomem has none of on as many CPUs.
-pub(super) fn table(all: &[Pooled], limits: &Limits) -> Table {
-    let mut rows: Vec<[String; HEADING.len()]> = Vec::new();
-    let mut seen: Vec<&Pooled> = Vec::new();
-    for pooled in all {
-        let is_of_same_case = |other: &&Pooled| {
-            (&other.result.case, other.result.cpus) == (&pooled.result.case, pooled.result.cpus)
-        };
-        let is_known = all.iter().filter(is_of_same_case).any(|other| other.result.subject != LINUX);
-        if !is_known || seen.iter().any(|other| other.is_beside(&pooled.result)) {
-            continue;
-        }
-        seen.push(pooled);
-        rows.push(row(pooled, all, limits));
-    }
+/// All but the counts, without the columns that nobody has anything for.
+pub(super) fn table(rows: &[Row]) -> Table {
+    let rows: Vec<_> = rows.iter().filter(|row| !is_count(row)).map(cells).collect();
     let is_used = |column: &usize| rows.iter().any(|row| row[*column] != NOTHING);
     let used: Vec<usize> = (0..HEADING.len()).filter(is_used).collect();
     let chosen = |cells: &dyn Fn(usize) -> String| used.iter().map(|&column| cells(column)).collect();
@@ -35,114 +23,219 @@ pub(super) fn table(all: &[Pooled], limits: &Limits) -> Table {
     table
 }
 
-fn row(any: &Pooled, all: &[Pooled], limits: &Limits) -> [String; HEADING.len()] {
-    let of = |subject: &str| {
-        all.iter().find(|other| other.result.subject == subject && other.is_beside(&any.result))
-    };
+/// The counts, a row for each case and subject; `None` where nothing was counted.
+pub(super) fn counts(rows: &[Row]) -> Option<Table> {
+    let mut cases: Vec<(&str, u32)> = Vec::new();
+    for row in rows.iter().filter(|row| is_count(row)) {
+        if !cases.contains(&(&row.case, row.cpus)) {
+            cases.push((&row.case, row.cpus));
+        }
+    }
+    let columns = ["case", "CPUs", "subject", "N"].into_iter().chain(COUNTS).chain(["target", ""]);
+    let mut table = Table::with_heading(columns.map(str::to_owned).collect());
+    for &(case, cpus) in &cases {
+        let of = |unit: &str| {
+            rows.iter().find(|row| (row.case.as_str(), row.cpus, row.unit.as_str()) == (case, cpus, unit))
+        };
+        for subject in [TOPOMEM, LINUX] {
+            let cells = COUNTS.map(|unit| of(unit).and_then(|row| row.of(subject)));
+            let Some(any) = cells.iter().flatten().next() else { continue };
+            let goals = COUNTS.map(|unit| of(unit).and_then(|row| Some((unit, row.goal.clone()?))));
+            // Targets are topomem's.
+            let goal = goals.into_iter().flatten().find(|_| subject == TOPOMEM);
+            let (target, verdict) = goal.map_or_else(
+                || (NOTHING.to_owned(), NOTHING),
+                |(unit, goal)| (format!("{} {unit}", target(&goal)), goal.verdict.name()),
+            );
+            let mut row = vec![case.to_owned(), cpus.to_string(), subject.to_owned(), samples(any)];
+            row.extend(cells.map(|cell| cell.map_or_else(|| NOTHING.to_owned(), |cell| figure(&cell, ""))));
+            row.extend([target, verdict.to_owned()]);
+            table.row(row);
+        }
+    }
+    (!cases.is_empty()).then_some(table)
+}
+
+/// How many targets were met, and each that was not.
+pub(super) fn verdicts(rows: &[Row]) -> Vec<String> {
+    let judged: Vec<_> = rows.iter().filter_map(|row| Some((row, row.goal.as_ref()?))).collect();
+    let with = |verdict| judged.iter().filter(move |(_, goal)| goal.verdict == verdict);
+    let mut lines = vec![format!("{} of {} targets met", with(Verdict::Met).count(), judged.len())];
+    for verdict in [Verdict::Missed, Verdict::Open] {
+        lines.extend(with(verdict).map(|(row, goal)| {
+            let Row { case, cpus, unit, .. } = row;
+            format!(
+                "{}: {case} on {cpus} CPUs, {unit}: {}, target {}",
+                verdict.name(),
+                is(goal),
+                target(goal)
+            )
+        }));
+    }
+    lines
+}
+
+fn is_count(row: &Row) -> bool {
+    COUNTS.contains(&row.unit.as_str())
+}
+
+fn cells(row: &Row) -> [String; HEADING.len()] {
     let nothing = || NOTHING.to_owned();
-    let figure = |subject| of(subject).map_or_else(nothing, figure);
-    let median = |subject| {
-        let time = of(subject).filter(|pooled| pooled.result.unit == TIME);
-        time.map_or_else(nothing, |pooled| rounded(pooled.result.median))
+    let shown = |cell: Option<Cell>| cell.map_or_else(nothing, |cell| figure(&cell, &row.unit));
+    let median = |cell: Option<Cell>| {
+        cell.filter(|_| row.unit == TIME).map_or_else(nothing, |cell| rounded(cell.median))
     };
-    let ratio = match (of("topomem"), of(LINUX)) {
-        (Some(own), Some(its)) if its.judged() > 0.0 => format!("{:.3}", own.judged() / its.judged()),
-        _ => nothing(),
-    };
-    let standing = of("topomem").and_then(|own| limits.standing(own, all));
-    let (target, is) =
-        standing.as_ref().map_or_else(|| (nothing(), nothing()), |standing| (target(standing), is(standing)));
-    let result = &any.result;
+    let n: Vec<String> = [row.topomem, row.bare, row.linux].iter().flatten().map(samples).collect();
+    let (target, is, verdict) = row.goal.as_ref().map_or_else(
+        || (nothing(), nothing(), nothing()),
+        |goal| (target(goal), is(goal), goal.verdict.name().to_owned()),
+    );
+    let is_same = n.iter().all(|one| Some(one) == n.first());
     [
-        result.case.clone(),
-        result.cpus.to_string(),
-        result.unit.clone(),
-        figure("topomem"),
-        median("topomem"),
-        figure("bare"),
-        figure(LINUX),
-        median(LINUX),
-        ratio,
+        row.case.clone(),
+        row.cpus.to_string(),
+        row.unit.clone(),
+        if is_same { n.first().cloned().unwrap_or_default() } else { n.join(" | ") },
+        shown(row.topomem),
+        median(row.topomem),
+        shown(row.bare),
+        shown(row.linux),
+        median(row.linux),
+        row.ratio.map_or_else(nothing, |ratio| format!("{ratio:.3}")),
         target,
         is,
+        verdict,
     ]
 }
 
+/// Boots and samples.
+fn samples(cell: &Cell) -> String {
+    if cell.boots == 1 { cell.samples.to_string() } else { format!("{} x {}", cell.boots, cell.samples) }
+}
+
 /// What is judged, with its spread over the boots.
-fn figure(pooled: &Pooled) -> String {
-    let (least, most) = pooled.boots;
-    let figure = rounded(pooled.judged());
-    match pooled.result.unit.as_str() {
-        _ if least == most => figure,
-        TIME => format!("{figure} (.. {})", rounded(most)),
-        _ => format!("{figure} ({} .. {})", rounded(least), rounded(most)),
+fn figure(cell: &Cell, unit: &str) -> String {
+    let figure = rounded(cell.figure);
+    match unit {
+        _ if cell.least == cell.most => figure,
+        TIME => format!("{figure} (.. {})", rounded(cell.most)),
+        _ => format!("{figure} ({} .. {})", rounded(cell.least), rounded(cell.most)),
     }
 }
 
-fn target(standing: &Standing) -> String {
-    match &standing.of {
-        None => format!("{}", standing.target),
-        Some(of) => format!("{} x {} {}", standing.target, of.subject, of.case),
+fn target(goal: &Goal) -> String {
+    match &goal.of {
+        None => format!("<= {}", goal.at_most),
+        Some((subject, case)) => format!("<= {} x {subject} {case}", goal.at_most),
     }
 }
 
-fn is(standing: &Standing) -> String {
-    match standing.reached {
-        None => NOTHING.to_owned(),
-        Some(reached) => {
-            let verdict = if reached <= standing.target { "met" } else { "missed" };
-            let of = if standing.of.is_some() { " x" } else { "" };
-            let reached = if reached < 10.0 { format!("{reached:.3}") } else { rounded(reached) };
-            format!("{reached}{of}, {verdict}")
-        }
-    }
+fn is(goal: &Goal) -> String {
+    let Some(reached) = goal.reached else { return NOTHING.to_owned() };
+    let of = if goal.of.is_some() { " x" } else { "" };
+    let reached = if reached < 10.0 { format!("{reached:.3}") } else { rounded(reached) };
+    format!("{reached}{of}")
 }
 
 /// What the columns mean.
-pub(super) fn legend(metric: Metric, all: &[Pooled]) -> Vec<String> {
-    let ratio = "ratio: topomem's figure over Linux's".to_owned();
-    match metric {
-        Metric::Instructions => {
-            let bare = "bare: one interrupt to all other CPUs, counted by each".to_owned();
-            let call = all.iter().find(|pooled| pooled.result.case == "empty_syscall").map(|call| {
-                let empty = rounded(call.judged());
-                format!("linux: with the system call, as programs have no other way; an empty one is {empty}")
-            });
-            ["instructions: of all CPUs".to_owned(), bare].into_iter().chain(call).chain([ratio]).collect()
-        }
+pub(super) fn legend(metric: Metric, rows: &[Row], empty_call: Option<f64>) -> Vec<String> {
+    let has = |cell: fn(&Row) -> bool| rows.iter().any(cell);
+    let mut lines = match metric {
+        Metric::Instructions => vec!["instructions: of all CPUs; N: samples, of which the median".to_owned()],
         Metric::Time => vec![
-            "us: the lowest tenth (with several boots, of the best, and up to the worst), then the median"
+            "us: the lowest tenth (with several boots the best boot's, up to the worst's), then the median; \
+             N: boots x samples"
                 .to_owned(),
-            "counts: per change, those of burst16_wait per burst; linux unmap_issue is its protect_wait"
+            "counts: means per change, those of burst16_wait per burst; elided: interrupts not sent as one was on \
+             its way, or the CPU idle; idle_alone: the other CPU offline"
                 .to_owned(),
-            ratio,
         ],
+    };
+    if has(|row| row.bare.is_some()) {
+        lines.push("bare: one interrupt to all other CPUs, counted by each".to_owned());
     }
+    if has(|row| row.linux.is_some()) {
+        let empty =
+            empty_call.map_or_else(String::new, |empty| format!("; an empty one is {}", rounded(empty)));
+        lines.push(format!("linux: with the system call, as programs have no other way{empty}"));
+        if metric == Metric::Time {
+            lines.push(
+                "linux unmap_issue is its protect_wait: it has no change that is not waited for; \
+                 -: what Linux doesn't count"
+                    .to_owned(),
+            );
+        }
+        lines.push("ratio: topomem's figure over Linux's".to_owned());
+    }
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::pool::over_boots;
-    use super::super::pool::tests::result;
+    use super::super::rows;
     use super::*;
+    use crate::bench::limits::tests::{limits, result};
+
+    const LIMITS: &str = "[[limit]]\ncase = \"a\"\ncpus = 2\nunit = \"us\"\ntarget = 0.65\n\
+                          of = { subject = \"linux\", case = \"a\" }\n\
+                          [[limit]]\ncase = \"a\"\ncpus = 2\nunit = \"IPIs\"\ntarget = 1\n\
+                          [[limit]]\ncase = \"b\"\ncpus = 2\nunit = \"us\"\ntarget = 0.1\n\
+                          of = { subject = \"linux\", case = \"none\" }\n";
+
+    fn rows() -> Vec<Row> {
+        let all = over_boots(vec![
+            result("a", "topomem", 2, (8.0, "us")),
+            result("a", "topomem", 2, (12.0, "us")),
+            result("a", "linux", 2, (20.0, "us")),
+            result("a", "topomem", 2, (1.5, "IPIs")),
+            result("a", "linux", 2, (1.0, "IPIs")),
+            result("a", "topomem", 2, (0.0, "elisions")),
+            result("b", "topomem", 2, (3.0, "us")),
+        ]);
+        rows::of(&all, &limits(LIMITS))
+    }
+
+    fn words(table: &Table) -> Vec<String> {
+        let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        table.lines().iter().map(words).collect()
+    }
 
     #[test]
-    fn a_row_has_all_subjects_and_the_verdict() {
-        let all = over_boots(vec![
-            result("protect_wait", "topomem", 2, (8.0, "us")),
-            result("protect_wait", "topomem", 2, (12.0, "us")),
-            result("protect_wait", "linux", 2, (20.0, "us")),
-            result("protect_wait", "linux", 2, (1.0, "IPIs")),
-            result("protect_wait", "linux", 4, (99.0, "us")),
-        ]);
-        let lines = table(&all, &Limits::load().unwrap()).lines();
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
-        assert_eq!(lines.len(), 3);
-        assert_eq!(words(&lines[0]), "case CPUs unit topomem median linux median ratio target is");
+    fn times_are_beside_each_other() {
         assert_eq!(
-            words(&lines[1]),
-            "protect_wait 2 us 4.00 (.. 6.00) 8.00 10.0 20.0 0.400 0.65 x linux protect_wait 0.400 x, met"
+            words(&table(&rows())),
+            [
+                "case CPUs unit N topomem median linux median ratio target is",
+                "a 2 us 2 x 10 | 10 4.00 (.. 6.00) 8.00 10.0 20.0 0.400 <= 0.65 x linux a 0.400 x met",
+                "b 2 us 10 1.50 3.00 - - - <= 0.1 x linux none - open",
+            ]
         );
-        assert_eq!(words(&lines[2]), "protect_wait 2 IPIs - - 1.00 - - - -");
+    }
+
+    #[test]
+    fn counts_are_below_each_other() {
+        assert_eq!(
+            words(&counts(&rows()).unwrap()),
+            [
+                "case CPUs subject N IPIs ICR writes full flushes partial flushes elisions target",
+                "a 2 topomem 10 1.50 - - - 0.00 <= 1 IPIs MISSED",
+                "a 2 linux 10 1.00 - - - - - -",
+            ]
+        );
+        let times: Vec<Row> = rows().into_iter().filter(|row| row.unit == TIME).collect();
+        assert!(counts(&times).is_none());
+    }
+
+    #[test]
+    fn what_was_not_met_is_named() {
+        assert_eq!(
+            verdicts(&rows()),
+            [
+                "1 of 3 targets met",
+                "MISSED: a on 2 CPUs, IPIs: 1.500, target <= 1",
+                "open: b on 2 CPUs, us: -, target <= 0.1 x linux none",
+            ]
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Which machines are booted, how often, and how much is measured in a boot.
 
-use super::super::linux::Request;
 use crate::bench::metric::Metric;
+use crate::bench::samples::Samples;
 use crate::error::Error;
 use crate::topology::{MachineOptions, Size, TopologySpec};
 use crate::workspace;
@@ -21,49 +21,67 @@ impl From<bool> for Extent {
 }
 
 /// The boots that give one table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) metric: Metric,
+    extent: Extent,
     /// How many CPUs topomem's machines have.
     pub(super) cpus: &'static [u32],
     /// Those on which Linux boots too.
     pub(super) shared: &'static [u32],
     /// Boots of each subject on each machine.
     pub(super) boots: u32,
-    /// What Linux's program is asked for.
-    pub(super) request: Request,
 }
-
-/// As many samples as topomem's kernel takes of a pair of CPUs, where the time allows.
-const SAMPLES: u64 = 2000;
 
 impl Plan {
     pub(super) fn new(metric: Metric, extent: Extent) -> Self {
-        let quick = extent == Extent::Quick;
+        let is_quick = extent == Extent::Quick;
         match metric {
             // What is exact needs to be seen once. With several CPUs it counts how they wait for each other, which
             // Linux does in other ways.
             Metric::Instructions => Self {
                 metric,
+                extent,
                 cpus: &[1, 2, 8, 64],
                 shared: &[1],
                 boots: 1,
-                request: Request { metric, samples: if quick { 20 } else { 60 }, seconds: 10 },
             },
             Metric::Time => Self {
                 metric,
+                extent,
                 // One CPU alone tells where many single flushes become dearer than a full one.
                 cpus: &[1, 2, 4, 8],
                 shared: &[2, 4, 8],
-                boots: if quick { 1 } else { 5 },
-                request: Request {
-                    metric,
-                    samples: if quick { SAMPLES / 10 } else { SAMPLES },
-                    seconds: if quick { 1 } else { 5 },
-                },
+                boots: if is_quick { 1 } else { 5 },
             },
         }
     }
+
+    /// What each subject is asked for on `cpus` CPUs.
+    pub(super) fn samples(&self, cpus: u32) -> Samples {
+        let none = Samples { changes: 0, bursts: 0, in_flight: 0, idle: 0 };
+        match (self.metric, cpus) {
+            // Enough for a median.
+            (Metric::Instructions, 2) => Samples { changes: 60, idle: 10, ..none },
+            (Metric::Instructions, _) => Samples { changes: 60, bursts: 60, ..none },
+            (Metric::Time, _) => {
+                let full = match cpus {
+                    1 => Samples { changes: 200, bursts: 200, ..none },
+                    2 => Samples { changes: 2000, bursts: 1000, in_flight: 300, idle: 100 },
+                    // Each change may take Linux so many of the host's time slices that a few must do: the times
+                    // say little there, and the counts vary little.
+                    4 => Samples { changes: 60, bursts: 30, in_flight: 30, ..none },
+                    _ => Samples { changes: 30, bursts: 15, in_flight: 15, ..none },
+                };
+                if self.extent == Extent::Full { full } else { a_fifth(full) }
+            }
+        }
+    }
+}
+
+fn a_fifth(Samples { changes, bursts, in_flight, idle }: Samples) -> Samples {
+    let fifth = |samples: u64| samples.div_ceil(5);
+    Samples { changes: fifth(changes), bursts: fifth(bursts), in_flight: fifth(in_flight), idle: fifth(idle) }
 }
 
 /// The machine with so many CPUs, over two nodes.
@@ -71,4 +89,22 @@ pub(super) fn machine(cpus: u32) -> Result<TopologySpec, Error> {
     let memory = Size::from_mib(1024);
     let options = MachineOptions { nodes: 2, cpus, memory, distance: Vec::new(), topology: None };
     options.spec(workspace::root())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quick_run_measures_the_same_cases() {
+        for cpus in [1, 2, 4, 8] {
+            let [full, quick] =
+                [Extent::Full, Extent::Quick].map(|extent| Plan::new(Metric::Time, extent).samples(cpus));
+            let measured = |samples: Samples| {
+                [samples.changes, samples.bursts, samples.in_flight, samples.idle].map(|samples| samples > 0)
+            };
+            assert_eq!(measured(full), measured(quick), "{cpus} CPUs");
+            assert!(quick.changes < full.changes);
+        }
+    }
 }

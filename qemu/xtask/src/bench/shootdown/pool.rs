@@ -5,6 +5,9 @@ use crate::record::Measurement;
 /// The unit of times.
 pub(super) const TIME: &str = "us";
 
+/// The units of what changes cost the machine.
+pub(super) const COUNTS: [&str; 5] = ["IPIs", "ICR writes", "full flushes", "partial flushes", "elisions"];
+
 /// A figure over all boots.
 #[derive(Clone, Debug)]
 pub(super) struct Pooled {
@@ -12,6 +15,10 @@ pub(super) struct Pooled {
     pub(super) result: Measurement,
     /// The lowest and the highest of the boots' figures that are judged.
     pub(super) boots: (f64, f64),
+    /// How many boots.
+    pub(super) number: usize,
+    /// Samples of each of them; the fewest, should they differ.
+    pub(super) per_boot: u64,
 }
 
 impl Pooled {
@@ -62,7 +69,9 @@ fn pool(boots: &[Measurement]) -> Option<Pooled> {
         n: boots.iter().map(|result| result.n).sum(),
         ..first.clone()
     };
-    Some(Pooled { result, boots: (*judged.first()?, *judged.last()?) })
+    let boots_judged = (*judged.first()?, *judged.last()?);
+    let per_boot = boots.iter().map(|result| result.n).min()?;
+    Some(Pooled { result, boots: boots_judged, number: boots.len(), per_boot })
 }
 
 fn sorted(boots: &[Measurement], figure: fn(&Measurement) -> f64) -> Vec<f64> {
@@ -72,28 +81,9 @@ fn sorted(boots: &[Measurement], figure: fn(&Measurement) -> f64) -> Vec<f64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// A result whose tenths are half and twice its median.
-    pub(in super::super) fn result(
-        case: &str,
-        subject: &str,
-        cpus: u32,
-        (median, unit): (f64, &str),
-    ) -> Measurement {
-        Measurement {
-            suite: "shootdown".to_owned(),
-            case: case.to_owned(),
-            subject: subject.to_owned(),
-            cpus,
-            unit: unit.to_owned(),
-            median,
-            low: median / 2.0,
-            high: median * 2.0,
-            n: 10,
-        }
-    }
+    use crate::bench::limits::tests::result;
 
     #[test]
     fn boots_of_one_figure_become_one() {
@@ -110,6 +100,7 @@ pub(super) mod tests {
         let own = &pooled[0];
         assert_eq!((own.result.low, own.result.median, own.result.high, own.result.n), (3.0, 6.0, 12.0, 30));
         assert_eq!((own.judged(), own.boots), (2.0, (2.0, 4.5)));
+        assert_eq!((own.number, own.per_boot), (3, 10));
         assert_eq!(pooled[2].judged(), 1.0);
         assert!(own.is_beside(&pooled[1].result) && !own.is_beside(&pooled[2].result));
     }
