@@ -160,7 +160,7 @@ pub(crate) struct BenchShootdownArgs {
     /// Only what is counted in instructions: exact, and the same each time
     #[arg(long)]
     pub(crate) icount: bool,
-    /// One boot of each, and few samples of Linux's
+    /// One boot of each, and fewer samples
     #[arg(long)]
     pub(crate) quick: bool,
     /// Draw the latencies to FILE; benches/shootdown.svg when none is given, unless quick

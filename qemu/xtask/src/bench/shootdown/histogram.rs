@@ -59,7 +59,7 @@ struct Curve {
 /// Who it is, and how much was measured.
 fn label(subject: &str, boots: &[&Distribution]) -> String {
     let samples = boots.iter().map(|boot| boot.n).min().unwrap_or(0);
-    format!("{subject}: {} x {samples}", boots.len())
+    format!("{subject}, N = {} x {samples}", boots.len())
 }
 
 fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, curves: &[Curve]) -> Drawn {
@@ -156,7 +156,7 @@ mod tests {
             draw(distributions, "somewhere", &path).unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(text.contains("somewhere"));
-            let is_named = |one: &&Distribution| text.contains(&format!("{}: 1 x 2000", one.subject));
+            let is_named = |one: &&Distribution| text.contains(&format!("{}, N = 1 x 2000", one.subject));
             assert_eq!(distributions.iter().filter(is_named).count(), distributions.len());
         }
         std::fs::remove_file(&path).unwrap();
