@@ -12,7 +12,7 @@ pub(crate) struct Counters {
     traces: Option<Traces>,
 }
 
-/// Counts so far, or of some changes.
+/// Counts of some changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     interrupts: u64,
@@ -25,32 +25,30 @@ impl Counters {
         Ok(Self { interrupts: Interrupts::open()?, traces: Traces::start()? })
     }
 
-    /// The counts of this moment, of all CPUs.
-    pub(crate) fn now(&mut self) -> Result<Counts, GuestError> {
-        let interrupts = self.interrupts.received()?;
-        let traced = self.traces.as_mut().map(Traces::counts).transpose()?;
+    /// What is traced at this moment, of all CPUs. Reading it may itself interrupt CPUs some time later: let them
+    /// run before [`across`](Self::across).
+    pub(crate) fn traced(&mut self) -> Result<Option<Traced>, GuestError> {
+        Ok(self.traces.as_mut().map(Traces::counts).transpose()?)
+    }
+
+    /// What `work` costs, of all CPUs, and what is traced since `before`.
+    pub(crate) fn across(
+        &mut self,
+        before: Option<Traced>,
+        work: impl FnOnce() -> Result<(), GuestError>,
+    ) -> Result<Counts, GuestError> {
+        let received = self.interrupts.received()?;
+        work()?;
+        let interrupts = self.interrupts.received()?.saturating_sub(received);
+        let traced = self.traced()?.zip(before).map(|(after, before)| after.since(before));
         Ok(Counts { interrupts, traced })
     }
 }
 
 impl Counts {
-    /// What has happened since `before`.
-    pub(crate) fn since(self, before: Self) -> Self {
-        let traced = self.traced.zip(before.traced).map(|(after, before)| Traced {
-            messages: after.messages.saturating_sub(before.messages),
-            full: after.full.saturating_sub(before.full),
-            partial: after.partial.saturating_sub(before.partial),
-        });
-        Self { interrupts: self.interrupts.saturating_sub(before.interrupts), traced }
-    }
-
     /// Both together.
     pub(crate) fn plus(self, other: Self) -> Self {
-        let traced = [self.traced, other.traced].into_iter().flatten().reduce(|one, other| Traced {
-            messages: one.messages + other.messages,
-            full: one.full + other.full,
-            partial: one.partial + other.partial,
-        });
+        let traced = [self.traced, other.traced].into_iter().flatten().reduce(Traced::plus);
         Self { interrupts: self.interrupts + other.interrupts, traced }
     }
 
@@ -69,17 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_add_up() {
+    fn counts_add_up() {
         let counts = |interrupts, messages| Counts {
             interrupts,
             traced: Some(Traced { messages, full: 0, partial: 2 * messages }),
         };
-        let sum =
-            Counts::default().plus(counts(9, 5).since(counts(2, 4))).plus(counts(4, 4).since(counts(3, 4)));
+        let sum = Counts::default().plus(counts(7, 1)).plus(counts(1, 0));
         let named: Vec<_> = sum.named().collect();
         assert_eq!(named, [("IPIs", 8), ("ICR writes", 1), ("full flushes", 0), ("partial flushes", 2)]);
         let untraced = Counts { interrupts: 3, traced: None };
         assert_eq!(untraced.named().collect::<Vec<_>>(), [("IPIs", 3)]);
-        assert_eq!(untraced.since(untraced), Counts::default());
     }
 }

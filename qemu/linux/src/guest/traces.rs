@@ -53,6 +53,26 @@ pub(crate) struct Traced {
     pub(crate) partial: u64,
 }
 
+impl Traced {
+    /// What was traced after `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(before.messages),
+            full: self.full.saturating_sub(before.full),
+            partial: self.partial.saturating_sub(before.partial),
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            messages: self.messages + other.messages,
+            full: self.full + other.full,
+            partial: self.partial + other.partial,
+        }
+    }
+}
+
 /// The histograms.
 #[derive(Debug)]
 pub(crate) struct Traces {
@@ -159,6 +179,14 @@ Totals:
     fn tells_flushes_by_reason_and_extent() {
         assert_eq!(flushes(TEXT), (3, 1100));
         assert_eq!(flushes("# event histogram\n\nTotals:\n    Hits: 0\n"), (0, 0));
+    }
+
+    #[test]
+    fn differences_and_sums_go_by_field() {
+        let (less, more) =
+            (Traced { messages: 1, full: 2, partial: 3 }, Traced { messages: 5, full: 4, partial: 3 });
+        let difference = Traced { messages: 4, full: 2, partial: 0 };
+        assert_eq!((more.since(less), less.plus(difference)), (difference, more));
     }
 
     #[test]

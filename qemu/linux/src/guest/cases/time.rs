@@ -62,8 +62,9 @@ pub(super) fn run(bench: &Bench, others: &[CpuNumber]) -> Result<(), GuestError>
     bench.report("empty_syscall", "us", empty);
     for case in &CASES {
         let each = per_microsecond * case.count as f64;
-        let ticks = case.execute((case.samples)(&bench.samples), &helpers, |work| {
-            let (result, ticks) = bench.stopwatch.time(work);
+        let ticks = case.try_out((case.samples)(&bench.samples), &helpers, |trial| {
+            trial.let_others_read();
+            let (result, ticks) = bench.stopwatch.time(|| trial.change());
             result.map(|()| ticks)
         })?;
         let times: Vec<f64> = ticks.iter().map(|ticks| ticks.count() as f64 / each).collect();
@@ -75,10 +76,10 @@ pub(super) fn run(bench: &Bench, others: &[CpuNumber]) -> Result<(), GuestError>
     let mut counters = Counters::start()?;
     for case in &CASES {
         let samples = (case.samples)(&bench.samples).div_ceil(TIMED_PER_COUNTED);
-        let counts = case.execute(samples, &helpers, |work| {
-            let before = counters.now()?;
-            work()?;
-            Ok(counters.now()?.since(before))
+        let counts = case.try_out(samples, &helpers, |trial| {
+            let before = counters.traced()?;
+            trial.let_others_read();
+            counters.across(before, || trial.change())
         })?;
         let figures = samples * (case.count / case.counted) as u64;
         let sum = counts.into_iter().fold(Counts::default(), Counts::plus);
@@ -106,21 +107,40 @@ impl Case {
         }
     }
 
-    /// Does the case's work over and over, on pages that all CPUs have read. `measure` is handed the work, and does
-    /// nothing else that maps memory.
-    fn execute<T>(
+    /// Maps the case's pages over and over. Each time `measure` has the others read them and makes the change; it
+    /// does nothing else that maps memory.
+    fn try_out<T>(
         &self,
         samples: u64,
         helpers: &Helpers,
-        mut measure: impl FnMut(&dyn Fn() -> Result<(), GuestError>) -> Result<T, GuestError>,
+        mut measure: impl FnMut(Trial<'_>) -> Result<T, GuestError>,
     ) -> Result<Vec<T>, GuestError> {
         let pages = Pages::reserve(self.count, Layout::Apart)?;
         sample(samples, || {
             pages.map()?;
-            helpers.read(&pages, self.afterwards);
-            let measured = measure(&|| (self.work)(&pages));
+            let measured = measure(Trial { case: self, pages: &pages, helpers });
             pages.clear()?;
             measured
         })
+    }
+}
+
+/// One sample of a case: pages that are mapped.
+#[derive(Clone, Copy)]
+struct Trial<'t> {
+    case: &'t Case,
+    pages: &'t Pages,
+    helpers: &'t Helpers,
+}
+
+impl Trial<'_> {
+    /// Every other CPU runs, reads the pages, and then does what the case says.
+    fn let_others_read(self) {
+        self.helpers.read(self.pages, self.case.afterwards);
+    }
+
+    /// Changes the pages' mappings.
+    fn change(self) -> Result<(), GuestError> {
+        (self.case.work)(self.pages)
     }
 }
