@@ -15,10 +15,10 @@ use crate::shell;
 use crate::topology::TopologySpec;
 
 /// What Linux is told. It gets no chance to be slower than it need be: no mitigations, no page faults for the sake of
-/// NUMA balancing, no watchdogs. Huge pages would turn many pages into one. Without randomised addresses the counts
-/// are the same each time. If it panics, the emulator ends.
+/// NUMA balancing, no watchdogs, four levels of page tables as topomem's kernel has. Huge pages would turn many pages
+/// into one. Without randomised addresses the counts are the same each time. If it panics, the emulator ends.
 const OPTIONS: &str = "console=ttyS0 panic=-1 mitigations=off numa_balancing=disable nowatchdog \
-                       transparent_hugepage=never nokaslr norandmaps";
+                       transparent_hugepage=never no5lvl nokaslr norandmaps";
 
 /// Far more than a case and a boot take on a host that has nothing else to do.
 const LIMITS: Limits = Limits { silence: Duration::from_secs(300), total: Duration::from_secs(1800) };

@@ -61,11 +61,6 @@ pub(super) fn shootdown(arguments: &BenchShootdownArgs) -> Result<bool, Error> {
         rows.extend(compared);
     }
     comparison::verdicts(&rows).iter().for_each(|line| println!("{line}"));
-    if let Some(path) = svg(arguments) {
-        let distributions: Vec<_> = boots.boots.iter().flat_map(|boot| boot.distributions.clone()).collect();
-        histogram::draw(&distributions, &subtitle(linux.as_ref()), &path)?;
-        println!("the latencies: {}", workspace::shorten(&path.to_string_lossy()));
-    }
     if boots.disturbed() > 0 {
         println!(
             "warning: before {} boots other programs used the host: times measure its scheduler too, which hits \
@@ -77,6 +72,7 @@ pub(super) fn shootdown(arguments: &BenchShootdownArgs) -> Result<bool, Error> {
         println!("failed: {}; {}", failure.what, failure.place);
     }
     let succeeded = boots.failures.is_empty();
+    let distributions: Vec<_> = boots.boots.iter().flat_map(|boot| boot.distributions.clone()).collect();
     let options = json!({
         "icount": arguments.icount,
         "quick": arguments.quick,
@@ -86,6 +82,10 @@ pub(super) fn shootdown(arguments: &BenchShootdownArgs) -> Result<bool, Error> {
     });
     let options = options.as_object().cloned().unwrap_or_default();
     super::write(arguments.json.as_deref(), "bench shootdown", options, results, boots.failures)?;
+    if let Some(path) = svg(arguments) {
+        histogram::draw(&distributions, &subtitle(linux.as_ref()), &path)?;
+        println!("the latencies: {}", workspace::shorten(&path.to_string_lossy()));
+    }
     Ok(succeeded)
 }
 
