@@ -195,12 +195,6 @@ impl AtomicCpuSet {
         self.words[cpu.index() / 64].load(order) >> (cpu.index() % 64) & 1 != 0
     }
 
-    /// Has it a member besides `cpu`?
-    #[inline]
-    pub fn has_others(&self, cpu: CpuId, order: Ordering) -> bool {
-        self.any_other(cpu, order, |_, members| members != 0)
-    }
-
     /// Is every member but `cpu` in `set`?
     #[inline]
     pub fn others_are_in(&self, set: &CpuSet, cpu: CpuId, order: Ordering) -> bool {
@@ -312,11 +306,8 @@ mod tests {
         }
         let odd = set.find_from(4, Ordering::Relaxed, |cpu| cpu.index() % 2 == 1);
         assert_eq!(odd.map(CpuId::index), Some(511));
-        assert!(set.has_others(cpu(64), Ordering::Relaxed));
         set.remove(cpu(511), Ordering::Relaxed);
         set.remove(cpu(3), Ordering::Relaxed);
-        assert!(set.has_others(cpu(0), Ordering::Relaxed));
-        assert!(!set.has_others(cpu(64), Ordering::Relaxed));
         assert_eq!((first_from(65), first_from(MAX_CPUS)), (None, None));
         assert_eq!(set.load(Ordering::Relaxed), CpuSet::of(cpu(64)));
     }
