@@ -39,13 +39,7 @@ impl Plan {
         match metric {
             // What is exact needs to be seen once. With several CPUs it counts how they wait for each other, which
             // Linux does in other ways.
-            Metric::Instructions => Self {
-                metric,
-                extent,
-                cpus: &[1, 2, 8, 64],
-                shared: &[1],
-                boots: 1,
-            },
+            Metric::Instructions => Self { metric, extent, cpus: &[1, 2, 8, 64], shared: &[1], boots: 1 },
             Metric::Time => Self {
                 metric,
                 extent,
