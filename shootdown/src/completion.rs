@@ -127,7 +127,7 @@ impl<T: Tlb> Shootdown<T> {
             if self.waiters.report_due(registration, waited) {
                 self.send_again(pin, CpuSet::of(awaited.cpu));
                 let (cpu, generation) = (awaited.cpu, awaited.request.generation());
-                self.tlb.on_unresponsive(Unresponsive { cpu, generation, waited });
+                self.report(Unresponsive { cpu, generation, waited });
             }
         }
         called
@@ -141,6 +141,6 @@ impl<T: Tlb> Shootdown<T> {
             // The slot is cleared before the CPU leaves.
             Kind::Space => state.published.active.load(Ordering::Acquire).addr() != awaited.domain,
         };
-        left || state.satisfies(awaited.kind, &awaited.request)
+        left || self.is_satisfied(awaited.cpu, awaited.kind, &awaited.request)
     }
 }

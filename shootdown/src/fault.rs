@@ -3,9 +3,17 @@
 #[cfg(feature = "fault-injection")]
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use topomem_percpu::CpuId;
+#[cfg(feature = "fault-injection")]
+use topomem_percpu::{AtomicCpuSet, sync};
+
 /// A mistake to make; each was made by some kernel, or tempts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
+#[cfg_attr(
+    not(feature = "fault-injection"),
+    allow(dead_code, reason = "some are asked for by the cell only")
+)]
 pub enum Fault {
     /// Publish generations without flushing.
     SkipFlush = 1,
@@ -13,10 +21,12 @@ pub enum Fault {
     AcknowledgeFirst,
     /// Clear the pending word after the generations were read.
     ClearPendingLate,
-    /// Skip the generations that the log no longer holds.
+    /// Skip the generations that the log no longer holds, or does not hold yet.
     DropOnOverrun,
-    /// Read the generations before ceasing to be lazy.
+    /// Read the generations before ceasing to be lazy, some time before.
     ReadGenerationFirst,
+    /// Join a domain, or cease to be lazy, without the barrier before the generation is read.
+    SkipBarrier,
     /// Let an interrupted handler publish an older generation over a newer one.
     PublishBackwards,
     /// Join a domain with what was seen of the last one still published.
@@ -27,24 +37,114 @@ pub enum Fault {
     FlushLater,
     /// Come online with the translations from before.
     OnlineWithoutFlush,
+    /// Answer by a flag for each CPU, which the next sender resets, instead of a generation.
+    OneFlag,
+    /// Acknowledge one more generation where an interrupt finds nothing to do.
+    CountInterrupts,
+    /// Don't interrupt lazy CPUs where tables are freed either.
+    SpareLazy,
+    /// Wait without serving the own queue.
+    WaitWithoutPolling,
+    /// Allocate memory in the handler.
+    AllocateInHandler,
+    /// Report no CPU that doesn't answer.
+    NeverReport,
+    /// Count a CPU that was reported as done.
+    GiveUp,
+    /// Issue an invalidation of a space only when all of the kernel's are done.
+    OneAtATime,
 }
 
 /// The injected fault. Not one of loom's atomics: it is set before a model's threads start.
 #[cfg(feature = "fault-injection")]
-pub(crate) struct FaultCell(AtomicU8);
+pub(crate) struct FaultCell {
+    fault: AtomicU8,
+    /// The flags of [`Fault::OneFlag`], and the CPUs that [`Fault::GiveUp`] has given up.
+    answered: AtomicCpuSet,
+}
 
 #[cfg(feature = "fault-injection")]
 impl FaultCell {
+    #[cfg(not(loom))]
     pub(crate) const fn new() -> FaultCell {
-        FaultCell(AtomicU8::new(0))
+        FaultCell { fault: AtomicU8::new(0), answered: AtomicCpuSet::new() }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> FaultCell {
+        FaultCell { fault: AtomicU8::new(0), answered: AtomicCpuSet::new() }
     }
 
     /// Relaxed: set up before what it breaks runs.
     pub(crate) fn set(&self, fault: Option<Fault>) {
-        self.0.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
+        self.fault.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
     }
 
     pub(crate) fn is(&self, fault: Fault) -> bool {
-        self.0.load(Ordering::Relaxed) == fault as u8
+        self.fault.load(Ordering::Relaxed) == fault as u8
+    }
+
+    /// `cpu` is asked: its flag is reset.
+    pub(crate) fn ask(&self, cpu: CpuId) {
+        if self.is(Fault::OneFlag) {
+            self.answered.remove(cpu, sync::atomic::Ordering::AcqRel);
+        }
+    }
+
+    /// `cpu` has flushed: its flag is set. May allocate.
+    pub(crate) fn answer(&self, cpu: CpuId) {
+        if self.is(Fault::OneFlag) {
+            self.answered.insert(cpu, sync::atomic::Ordering::AcqRel);
+        }
+        if self.is(Fault::AllocateInHandler) {
+            core::hint::black_box(alloc::boxed::Box::new(cpu));
+        }
+    }
+
+    /// `cpu` was reported.
+    pub(crate) fn give_up(&self, cpu: CpuId) {
+        if self.is(Fault::GiveUp) {
+            self.answered.insert(cpu, sync::atomic::Ordering::AcqRel);
+        }
+    }
+
+    /// Is `cpu` done, whatever it has published? `None`: that decides.
+    pub(crate) fn answered(&self, cpu: CpuId) -> Option<bool> {
+        let answered = || self.answered.contains(cpu, sync::atomic::Ordering::Acquire);
+        if self.is(Fault::OneFlag) {
+            return Some(answered());
+        }
+        (self.is(Fault::GiveUp) && answered()).then_some(true)
+    }
+}
+
+/// No fault, and no code for one.
+#[cfg(not(feature = "fault-injection"))]
+pub(crate) struct FaultCell;
+
+#[cfg(not(feature = "fault-injection"))]
+#[allow(clippy::unused_self)]
+impl FaultCell {
+    pub(crate) const fn new() -> FaultCell {
+        FaultCell
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is(&self, _: Fault) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    pub(crate) const fn ask(&self, _: CpuId) {}
+
+    #[inline(always)]
+    pub(crate) const fn answer(&self, _: CpuId) {}
+
+    #[inline(always)]
+    pub(crate) const fn give_up(&self, _: CpuId) {}
+
+    #[inline(always)]
+    pub(crate) const fn answered(&self, _: CpuId) -> Option<bool> {
+        None
     }
 }

@@ -68,6 +68,7 @@ impl<T: Tlb> Shootdown<T> {
         // generations of the senders before are read below; see `Mailbox::pending`.
         pending.swap(false, Ordering::AcqRel);
         self.catch_up_all(pin);
+        self.fault.answer(pin.cpu());
     }
 
     /// Flushes for whatever this CPU has not seen of the domains that it uses.
@@ -105,6 +106,8 @@ impl<T: Tlb> Shootdown<T> {
         let to = domain.log.newest();
         if from < to {
             self.catch_up_between(state, domain, from, to);
+        } else if self.broken(Fault::CountInterrupts) {
+            state.seen(domain.kind).fetch_add(1, Ordering::Release);
         }
     }
 

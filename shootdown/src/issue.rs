@@ -1,11 +1,12 @@
 //! The sender's side: append, full barrier, read the members, interrupt those who don't know.
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
+use topomem_percpu::sync::hint;
 use topomem_percpu::{CpuId, CpuPin, CpuSet};
 
-use crate::domain::Domain;
+use crate::domain::{Domain, Kind};
 use crate::ticket::NOBODY;
-use crate::{Batch, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
+use crate::{Batch, Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
 impl<T: Tlb> Shootdown<T> {
     /// Makes every CPU that may hold translations named by `invalidation` drop them. The caller
@@ -50,6 +51,14 @@ impl<T: Tlb> Shootdown<T> {
         tables: Tables,
         appended: Appended<'_>,
     ) -> Ticket<'s, T> {
+        let tables = if self.broken(Fault::SpareLazy) { Tables::Kept } else { tables };
+        if self.broken(Fault::OneAtATime) && domain.kind == Kind::Space {
+            let all = Request { generation: self.kernel.generation(), tables: Generation::NONE };
+            while !self.is_done(&self.kernel, all) {
+                self.poll(pin);
+                hint::spin_loop();
+            }
+        }
         let issued = self.tlb.now();
         let cpu = pin.cpu();
         let own = self.state(cpu);
@@ -112,6 +121,7 @@ impl<T: Tlb> Shootdown<T> {
                 return false;
             }
             let state = self.state(cpu);
+            self.fault.ask(cpu);
             if tables == Tables::Kept && state.is_lazy(kind) {
                 lazy += 1;
                 return false;

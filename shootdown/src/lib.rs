@@ -75,6 +75,8 @@
 //! ```
 #![no_std]
 
+#[cfg(feature = "fault-injection")]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 

@@ -7,7 +7,6 @@ use topomem_percpu::{CpuId, MAX_CPUS};
 
 use crate::cpu::CpuState;
 use crate::domain::{Domain, Kind};
-#[cfg(feature = "fault-injection")]
 use crate::fault::FaultCell;
 use crate::waiters::Waiters;
 use crate::{Fault, Stats, Tlb};
@@ -31,8 +30,7 @@ pub struct Shootdown<T: Tlb> {
     pub(crate) kernel: Domain,
     pub(crate) waiters: Waiters,
     threshold: AtomicU64,
-    #[cfg(feature = "fault-injection")]
-    fault: FaultCell,
+    pub(crate) fault: FaultCell,
 }
 
 impl<T: Tlb> Shootdown<T> {
@@ -46,7 +44,6 @@ impl<T: Tlb> Shootdown<T> {
             kernel: Domain::of(Kind::Kernel),
             waiters: Waiters::new(),
             threshold: AtomicU64::new(DEFAULT_THRESHOLD),
-            #[cfg(feature = "fault-injection")]
             fault: FaultCell::new(),
         }
     }
@@ -61,7 +58,6 @@ impl<T: Tlb> Shootdown<T> {
             kernel: Domain::of(Kind::Kernel),
             waiters: Waiters::new(),
             threshold: AtomicU64::new(DEFAULT_THRESHOLD),
-            #[cfg(feature = "fault-injection")]
             fault: FaultCell::new(),
         }
     }
@@ -106,15 +102,9 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Is the mechanism to be broken? Constantly not without the feature `fault-injection`.
-    #[cfg(feature = "fault-injection")]
+    #[inline(always)]
     pub(crate) fn broken(&self, fault: Fault) -> bool {
         self.fault.is(fault)
-    }
-
-    #[cfg(not(feature = "fault-injection"))]
-    #[allow(clippy::unused_self)]
-    pub(crate) const fn broken(&self, _: Fault) -> bool {
-        false
     }
 }
 

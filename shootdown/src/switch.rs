@@ -9,9 +9,13 @@ use core::ptr;
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{Ordering, fence};
+use topomem_percpu::sync::hint;
 
 use crate::domain::Domain;
 use crate::{Fault, Generation, Lazy, Shootdown, SwitchFlushed, Tlb};
+
+/// How many turns [`Fault::ReadGenerationFirst`] gives others to change something: some 50 µs.
+const WINDOW: u32 = if cfg!(any(loom, miri)) { 0 } else { 1000 };
 
 impl<T: Tlb> Shootdown<T> {
     /// Makes `domain` this CPU's active address space in place of the last.
@@ -48,7 +52,7 @@ impl<T: Tlb> Shootdown<T> {
         // published nothing.
         domain.members.insert(pin.cpu(), Ordering::AcqRel);
         // Pairs with the senders' barrier: see the top.
-        fence(Ordering::SeqCst);
+        self.barrier();
         let seen = domain.log.newest();
         if switch() == SwitchFlushed::No {
             state.counters.full_flushes.add(1);
@@ -110,13 +114,21 @@ impl<T: Tlb> Shootdown<T> {
     pub fn leave_lazy(&self, pin: &CpuPin) {
         if self.broken(Fault::ReadGenerationFirst) {
             self.catch_up_all(pin);
+            (0..WINDOW).for_each(|_| hint::spin_loop());
             self.state(pin.cpu()).set_busy();
             return;
         }
         if self.state(pin.cpu()).set_busy() {
             // Pairs with the senders' barrier: see the top.
-            fence(Ordering::SeqCst);
+            self.barrier();
             self.catch_up_all(pin);
+        }
+    }
+
+    #[inline]
+    fn barrier(&self) {
+        if !self.broken(Fault::SkipBarrier) {
+            fence(Ordering::SeqCst);
         }
     }
 }

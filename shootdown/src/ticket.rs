@@ -10,7 +10,7 @@ use topomem_percpu::{CpuId, CpuPin, CpuSet, MAX_CPUS};
 
 use crate::cpu::{CpuState, Mailbox};
 use crate::domain::{Domain, Kind};
-use crate::{Completion, Request, Shootdown, Ticks, Tlb, Unresponsive};
+use crate::{Completion, Fault, Request, Shootdown, Ticks, Tlb, Unresponsive};
 
 /// Above every CPU.
 pub(crate) const NOBODY: usize = usize::MAX;
@@ -91,7 +91,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         let late = self
             .domain
             .members
-            .find_from(self.done_below, Ordering::Acquire, |cpu| !queue.state(cpu).satisfies(kind, &request));
+            .find_from(self.done_below, Ordering::Acquire, |cpu| !queue.is_satisfied(cpu, kind, &request));
         self.done_below = late.map_or(MAX_CPUS, CpuId::index);
         late
     }
@@ -122,7 +122,9 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         let own = self.queue.state(pin.cpu());
         let mut reminders = None;
         while !self.spin(&own.mailbox) {
-            self.queue.poll(pin);
+            if !self.queue.broken(Fault::WaitWithoutPolling) {
+                self.queue.poll(pin);
+            }
             reminders = Some(self.remind(pin, reminders));
         }
         self.count(own);
@@ -136,7 +138,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         let mut turns = 0;
         // Acquire as in `is_done_by`: the membership is read before what the CPU has published.
         let late = domain.members.find_from(0, Ordering::Acquire, |cpu| {
-            let mut done = queue.state(cpu).satisfies(domain.kind, &self.request);
+            let mut done = queue.is_satisfied(cpu, domain.kind, &self.request);
             // Relaxed as in `poll`.
             while !done && turns < TURNS && !mailbox.pending.load(Ordering::Relaxed) {
                 turns += 1;
@@ -168,7 +170,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         {
             next.report_after = Ticks(waited.0.saturating_mul(2));
             let generation = self.request.generation;
-            self.queue.tlb.on_unresponsive(Unresponsive { cpu, generation, waited });
+            self.queue.report(Unresponsive { cpu, generation, waited });
         }
         next
     }
@@ -249,7 +251,21 @@ impl<T: Tlb> Shootdown<T> {
     /// the domain that the CPU went to, it has left this one.
     #[inline]
     fn is_done_by(&self, domain: &Domain, request: &Request, cpu: CpuId) -> bool {
-        !domain.members.contains(cpu, Ordering::Acquire) || self.state(cpu).satisfies(domain.kind, request)
+        !domain.members.contains(cpu, Ordering::Acquire) || self.is_satisfied(cpu, domain.kind, request)
+    }
+
+    /// Has `cpu`, a member of a domain of `kind`, done what `request` asks?
+    #[inline]
+    pub(crate) fn is_satisfied(&self, cpu: CpuId, kind: Kind, request: &Request) -> bool {
+        self.fault.answered(cpu).unwrap_or_else(|| self.state(cpu).satisfies(kind, request))
+    }
+
+    /// Reports a CPU that doesn't answer.
+    pub(crate) fn report(&self, report: Unresponsive) {
+        if !self.broken(Fault::NeverReport) {
+            self.fault.give_up(report.cpu);
+            self.tlb.on_unresponsive(report);
+        }
     }
 
     /// Interrupts `late` once more: where the context that was to send the interrupt has itself

@@ -139,11 +139,13 @@ fn a_nested_handler_is_not_covered_up() {
     nested(None);
 }
 
-/// CPUs 0 and 2 change a page each, at once; both fill the log while CPU 1 reads it.
-#[test]
-fn two_senders() {
-    explore(|| {
+/// CPUs 0 and 2 change a page each, at once; both fill the log while CPU 1 reads it, so that it
+/// meets a generation whose entry is not written, or half. Neither takes the other's answer for
+/// its own.
+fn two_senders(fault: Option<Fault_>) {
+    explore(move || {
         let queue = queue(3);
+        inject!(queue, fault);
         let domain = Arc::new(Domain::new());
         enter(&queue, 1, &domain);
         let other = {
@@ -162,8 +164,48 @@ fn two_senders() {
         target.join().unwrap();
         deliver(&queue, 1);
         assert!(ticket.is_complete() && queue.is_done(&domain, request), "a request was lost");
-        assert_eq!((touch(&queue, 1, 0), touch(&queue, 1, 1)), (NEW, NEW));
+        assert_ne!(cached(&queue, 1, 0), OLD, "a stale translation after completion");
+        assert_ne!(cached(&queue, 1, 1), OLD, "a stale translation after completion");
     });
+}
+
+#[test]
+fn two_senders_at_once() {
+    two_senders(None);
+}
+
+/// An interrupt that nobody sent, and one that comes when a poll has served it already, promise
+/// nothing about the change after them.
+fn spurious_and_late(fault: Option<Fault_>) {
+    explore_to(3, move || {
+        let queue = queue(2);
+        inject!(queue, fault);
+        let domain = Arc::new(Domain::new());
+        enter(&queue, 1, &domain);
+        let target = {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                let pin = run_as(1);
+                let _ = queue.on_ipi(&pin);
+                queue.poll(&pin);
+                deliver(&queue, 1);
+            })
+        };
+        let mut first = change(&queue, 0, &domain, 0);
+        check_complete(&queue, &mut first, 1, 0);
+        let mut second = change(&queue, 0, &domain, 1);
+        check_complete(&queue, &mut second, 1, 1);
+        target.join().unwrap();
+        deliver(&queue, 1);
+        assert!(first.is_complete() && second.is_complete(), "a request was lost");
+        check_complete(&queue, &mut first, 1, 0);
+        check_complete(&queue, &mut second, 1, 1);
+    });
+}
+
+#[test]
+fn spurious_and_late_interrupts_are_harmless() {
+    spurious_and_late(None);
 }
 
 #[cfg(feature = "fault-injection")]
@@ -204,5 +246,25 @@ mod caught {
     #[should_panic(expected = "a request was lost")]
     fn publishing_backwards() {
         nested(Some(Fault::PublishBackwards));
+    }
+
+    /// One flag for each CPU, reset by each sender: the second sender takes the first one's
+    /// answer for its own.
+    #[test]
+    #[should_panic(expected = "a stale translation after completion")]
+    fn answering_by_one_flag() {
+        two_senders(Some(Fault::OneFlag));
+    }
+
+    #[test]
+    #[should_panic(expected = "a stale translation after completion")]
+    fn skipping_an_entry_that_is_not_written_yet() {
+        two_senders(Some(Fault::DropOnOverrun));
+    }
+
+    #[test]
+    #[should_panic(expected = "a stale translation after completion")]
+    fn counting_interrupts() {
+        spurious_and_late(Some(Fault::CountInterrupts));
     }
 }

@@ -182,6 +182,48 @@ fn a_table_is_free_once_its_walker_has_switched() {
     leaving_ends_the_walks(Some(Domain::new));
 }
 
+/// CPU 1 is lazy, and walks a table of the domain all the same, as processors do ahead of the
+/// program, until a flush has dropped what leads there. CPU 0 frees the table once its request is
+/// complete.
+fn lazy_walker(prepare: fn(&Queue)) {
+    explore_to(3, move || {
+        let queue = queue(2);
+        prepare(&queue);
+        let domain = Arc::new(Domain::new());
+        let table = Arc::new(Table(UnsafeCell::new(())));
+        enter(&queue, 1, &domain);
+        // SAFETY: the model touches nothing on CPU 1 before it leaves.
+        unsafe { queue.enter_lazy(&run_as(1), Lazy::Idle) };
+        let walker = {
+            let (queue, domain, table) = (queue.clone(), domain.clone(), table.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    // The entry for page 0 stands for the way to the table.
+                    if cached(&queue, 1, 0) == OLD {
+                        table.walk();
+                    }
+                    deliver(&queue, 1);
+                }
+                drop(domain);
+            })
+        };
+        queue.tlb().pte[0].store(NEW, Ordering::Relaxed);
+        let freed = invalidation(0).with_tables_freed();
+        let mut ticket = queue.invalidate(&run_as(0), &domain, freed);
+        if ticket.is_complete() {
+            table.free();
+        }
+        walker.join().unwrap();
+        deliver(&queue, 1);
+        assert!(ticket.is_complete(), "a request was lost");
+    });
+}
+
+#[test]
+fn a_table_is_free_once_its_lazy_walker_has_flushed() {
+    lazy_walker(|_| {});
+}
+
 /// CPU 1 goes off, loses an interrupt, and comes back, while CPU 0 changes kernel pages: nothing
 /// waits for it for ever, and it comes back with an empty TLB.
 #[test]
@@ -242,5 +284,23 @@ mod caught {
     #[should_panic(expected = "a stale translation after completion")]
     fn keeping_what_was_seen_of_the_last_domain() {
         activate(|queue| queue.inject(Some(Fault::KeepSeen)));
+    }
+
+    #[test]
+    #[should_panic(expected = "a stale translation after completion")]
+    fn ceasing_to_be_lazy_without_a_barrier() {
+        leave_lazy(|queue| queue.inject(Some(Fault::SkipBarrier)));
+    }
+
+    #[test]
+    #[should_panic(expected = "a stale translation after completion")]
+    fn joining_without_a_barrier() {
+        activate(|queue| queue.inject(Some(Fault::SkipBarrier)));
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn sparing_lazy_cpus_where_tables_are_freed() {
+        lazy_walker(|queue| queue.inject(Some(Fault::SpareLazy)));
     }
 }
