@@ -37,6 +37,9 @@ pub enum Fault {
     FlushLater,
     /// Come online with the translations from before.
     OnlineWithoutFlush,
+    /// Claim generations and never write their entries. No mistake, but what a sender looks like
+    /// that was stopped in between: nothing may depend on it.
+    LeaveUnwritten,
     /// Answer by a flag for each CPU, which the next sender resets, instead of a generation.
     OneFlag,
     /// Acknowledge one more generation where an interrupt finds nothing to do.

@@ -25,7 +25,11 @@ impl<T: Tlb> Shootdown<T> {
     ) -> Ticket<'s, T> {
         // Global translations are in the TLBs of CPUs that left the domain, too.
         let domain = if invalidation.scope == Scope::Everything { &self.kernel } else { domain };
-        let generation = domain.log.append(invalidation.scope);
+        let generation = if self.broken(Fault::LeaveUnwritten) {
+            domain.log.claim(1)
+        } else {
+            domain.log.append(invalidation.scope)
+        };
         self.announce(pin, domain, generation, invalidation.tables, Appended::One(invalidation.scope))
     }
 

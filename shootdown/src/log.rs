@@ -122,7 +122,7 @@ impl Log {
 
     /// Claims `count` generations and returns the last of them.
     #[inline]
-    fn claim(&self, count: u64) -> Generation {
+    pub(crate) fn claim(&self, count: u64) -> Generation {
         // Release: see `newest`. Acquire: the page-table stores of earlier claimants are before
         // whatever we do next, the same as for a reader of our generation.
         Generation(self.newest.fetch_add(count, Ordering::AcqRel) + count)

@@ -304,6 +304,17 @@ proptest! {
     }
 }
 
+#[cfg(feature = "fault-injection")]
+proptest! {
+    #![proptest_config(cases(50))]
+
+    /// As if each sender were stopped between claiming its generation and writing the entry.
+    #[test]
+    fn nothing_depends_on_entries(steps in prop::collection::vec(step(), 1..120)) {
+        play(&steps, |queue| queue.inject(Some(topomem_shootdown::Fault::LeaveUnwritten)));
+    }
+}
+
 /// These mistakes show within some hundred random schedules; the rarer ones are left to the
 /// models.
 #[cfg(feature = "fault-injection")]
@@ -347,5 +358,20 @@ mod caught {
     #[test]
     fn dropped_on_overrun() {
         shows(Fault::DropOnOverrun);
+    }
+
+    #[test]
+    fn one_flag() {
+        shows(Fault::OneFlag);
+    }
+
+    #[test]
+    fn counted_interrupts() {
+        shows(Fault::CountInterrupts);
+    }
+
+    #[test]
+    fn pending_cleared_late() {
+        shows(Fault::ClearPendingLate);
     }
 }

@@ -192,16 +192,16 @@ fn tickets_of_two_domains_don_t_merge() {
     assert_eq!((one.detach().generation().get(), two.detach().generation() > Generation::NONE), (2, true));
 }
 
-#[test]
-fn a_silent_cpu_is_reported_and_never_counted_done() {
+fn silent_cpu(prepare: fn(&Queue)) {
     let queue = queue(2);
+    prepare(queue);
     let domain = domain();
     enter(queue, 1, 1, domain);
     let mut future = pin!(issue(queue, 1, 1, domain).into_future());
     assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     queue.tlb().clock.fetch_add(1000, Ordering::Relaxed);
     assert_eq!(queue.wake_completed(&run_as(0)), 0);
-    assert_eq!(queue.wake_completed(&run_as(0)), 0);
+    assert_eq!(queue.wake_completed(&run_as(0)), 0, "a silent CPU was counted as done");
     {
         let reports = queue.tlb().reports.lock().unwrap();
         assert_eq!(reports.len(), 1, "once a doubling of the patience");
@@ -212,6 +212,29 @@ fn a_silent_cpu_is_reported_and_never_counted_done() {
     assert_eq!(queue.stats(cpu(0)).ipis_resent, 1);
     queue.tlb().deliver(queue, 1);
     assert!(future.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+}
+
+#[test]
+fn a_silent_cpu_is_reported_and_never_counted_done() {
+    silent_cpu(|_| {});
+}
+
+/// A sender whose waiter has its answer may be followed by others: the answer stays.
+fn kept_answer(prepare: fn(&Queue)) {
+    let queue = queue(2);
+    prepare(queue);
+    let domain = domain();
+    enter(queue, 1, 1, domain);
+    let first = issue(queue, 1, 1, domain).detach();
+    queue.tlb().deliver(queue, 1);
+    let second = issue(queue, 1, 1, domain).detach();
+    assert!(queue.is_done(domain, first), "an answer was taken back");
+    assert!(!queue.is_done(domain, second));
+}
+
+#[test]
+fn an_answer_is_kept() {
+    kept_answer(|_| {});
 }
 
 #[test]
@@ -235,4 +258,47 @@ fn a_blocked_waiter_sends_again_and_reports() {
     });
     assert!(queue.stats(cpu(0)).ipis_resent >= 1);
     assert_eq!(queue.tlb().cached(1, 1, 0), None);
+}
+
+#[cfg(feature = "fault-injection")]
+mod broken {
+    use topomem_shootdown::Fault;
+
+    use super::*;
+
+    /// A sender is stopped before it writes its entry: the handler waits for nobody and flushes
+    /// all.
+    #[test]
+    fn an_entry_that_is_not_written_is_a_full_flush() {
+        let queue = queue(2);
+        let domain = domain();
+        enter(queue, 1, 1, domain);
+        queue.inject(Some(Fault::LeaveUnwritten));
+        let mut stopped = issue(queue, 1, 1, domain);
+        queue.inject(None);
+        let mut next = issue(queue, 1, 2, domain);
+        queue.tlb().deliver(queue, 1);
+        assert!(stopped.is_complete() && next.is_complete());
+        assert_eq!((queue.tlb().cached(1, 1, 0), queue.tlb().cached(1, 1, 1)), (None, None));
+        let stats = queue.stats(cpu(1));
+        assert_eq!((stats.log_misses, stats.partial_flushes), (1, 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "once a doubling of the patience")]
+    fn reporting_nobody() {
+        silent_cpu(|queue| queue.inject(Some(Fault::NeverReport)));
+    }
+
+    #[test]
+    #[should_panic(expected = "a silent CPU was counted as done")]
+    fn giving_up() {
+        silent_cpu(|queue| queue.inject(Some(Fault::GiveUp)));
+    }
+
+    #[test]
+    #[should_panic(expected = "an answer was taken back")]
+    fn resetting_a_flag() {
+        kept_answer(|queue| queue.inject(Some(Fault::OneFlag)));
+    }
 }

@@ -4,37 +4,88 @@
 
 mod machine;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+#[cfg(feature = "fault-injection")]
+use std::time::Duration;
 
 use machine::*;
 use topomem_shootdown::{Domain, Invalidation, Lazy};
 
 const ROUNDS: usize = if cfg!(miri) { 3 } else { 2_000 };
 
-/// Two CPUs change pages that both use and wait for each other. Neither takes an interrupt.
-#[test]
-fn masked_cpus_wait_for_each_other() {
-    let queue = queue(2);
+/// Each needs the other's thread to run.
+const WAITS: usize = if cfg!(miri) { 3 } else { 200 };
+
+/// CPU 0 changes pages of a space, CPU 1 pages of the kernel; both use both, take no interrupt,
+/// and wait for each other. (In one domain whoever issues later has served the earlier by that.)
+/// `rounds` counts the waits that have ended.
+fn wait_for_each_other(queue: &'static Queue, rounds: &AtomicUsize) {
     let domain = domain();
+    let domains = [domain, queue.kernel()];
+    let ready = Barrier::new(2);
     thread::scope(|scope| {
-        for index in 0..2 {
+        for (index, space) in [(0, 1), (1, 0)] {
+            let ready = &ready;
             scope.spawn(move || {
                 let pin = run_as(index);
                 // SAFETY: the domain lives for ever.
                 unsafe { queue.activate(&pin, domain, || queue.tlb().load_root()) };
-                for round in 0..ROUNDS {
-                    queue.tlb().access(1, round % PAGES);
-                    let version = queue.tlb().change(1, index);
-                    let page = Invalidation::pages(range(1, index, 1));
-                    queue.invalidate(&pin, domain, page).wait(&pin);
-                    let other = queue.tlb().cached(1 - index, 1, index);
-                    assert!(other.is_none_or(|cached| cached >= version));
+                ready.wait();
+                for round in 0..WAITS {
+                    let page = round % PAGES;
+                    queue.tlb().access(0, page);
+                    queue.tlb().access(1, page);
+                    let version = queue.tlb().change(space, page);
+                    let change = Invalidation::pages(range(space, page, 1));
+                    queue.invalidate(&pin, domains[index], change).wait(&pin);
+                    let other = queue.tlb().cached(1 - index, space, page);
+                    // Once it is offline it may keep what it had of the kernel.
+                    let is_gone = !queue.kernel().cpus().contains(cpu(1 - index));
+                    assert!(is_gone || other.is_none_or(|cached| cached >= version));
+                    rounds.fetch_add(1, Ordering::Relaxed);
                 }
-                // SAFETY: the root is loaded by the closure.
-                unsafe { queue.deactivate(&pin, || queue.tlb().load_root()) };
+                // SAFETY: the root is loaded by the closure; nothing is touched from then on.
+                unsafe {
+                    queue.deactivate(&pin, || queue.tlb().load_root());
+                    queue.cpu_offline(&pin).unwrap();
+                }
             });
         }
+    });
+}
+
+#[test]
+fn masked_cpus_wait_for_each_other() {
+    wait_for_each_other(queue(2), &AtomicUsize::new(0));
+}
+
+/// Without its poll a waiter that takes no interrupt answers nobody: both stand still until the
+/// mistake is mended.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn waiting_without_polling_is_a_deadlock() {
+    let queue = queue(2);
+    queue.inject(Some(topomem_shootdown::Fault::WaitWithoutPolling));
+    let rounds = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let cpus = scope.spawn(|| wait_for_each_other(queue, &rounds));
+        let mut before = usize::MAX;
+        let stands_still = loop {
+            thread::sleep(Duration::from_millis(100));
+            let now = rounds.load(Ordering::Relaxed);
+            let reports = queue.tlb().reports.lock().unwrap();
+            if now == before && (0..2).all(|index| reports.iter().any(|report| report.cpu == cpu(index))) {
+                break true;
+            }
+            before = now;
+            if cpus.is_finished() {
+                break false;
+            }
+        };
+        queue.inject(None);
+        assert!(stands_still, "nobody waited in vain");
     });
 }
 
