@@ -144,3 +144,7 @@ impl<F: Format> PageTable<F> {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
+
+#[cfg(test)]
+#[cfg(loom)]
+mod models;

@@ -90,6 +90,14 @@ impl Table {
     }
 }
 
+#[cfg(all(test, loom))]
+impl Table {
+    /// 512 empty entries (loom's atomics are no zeroed memory).
+    pub(super) fn empty() -> Table {
+        Table { entries: core::array::from_fn(|_| TableEntry(AtomicU64::new(0))) }
+    }
+}
+
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").finish_non_exhaustive()

@@ -198,7 +198,7 @@ fn counting() -> Step {
     Step { name: "bench units".to_owned(), work: Work::Cargo(command) }
 }
 
-/// Models of the lock-free protocols: the programs for loom, and `percpu`'s unit tests that are models.
+/// Models of the lock-free protocols: the programs for loom, and the unit tests that are models.
 fn loom() -> [Step; 2] {
     let step = |name: &str, selection: &[&'static str]| {
         let command = CargoCommand {
@@ -210,7 +210,7 @@ fn loom() -> [Step; 2] {
         Step { name: name.to_owned(), work: Work::Cargo(command) }
     };
     [
-        step("loom units", &["--package", "topomem-percpu", "--lib"]),
+        step("loom units", &["--package", "topomem-percpu", "--package", "topomem", "--lib"]),
         step(
             "loom",
             &[
