@@ -43,10 +43,16 @@ fn passes(options: &Options) {
 /// The run fails, by a failure of `kind` before any other.
 #[track_caller]
 fn fails(fault: Break, kind: FailureKind) {
+    fails_in("stress", fault, kind);
+}
+
+/// The same in another scenario.
+#[track_caller]
+fn fails_in(scenario: &str, fault: Break, kind: FailureKind) {
     for seed in 0..3 {
         let builder = Sim::builder().nodes(2).cpus(4).memory(128 * MIB);
-        let limit = Some(Limit::Milliseconds(2000));
-        let report = report(&Options { fault: Some(fault), seed, limit, ..options(&builder, "stress") });
+        let limit = Some(Limit::Milliseconds(5000));
+        let report = report(&Options { fault: Some(fault), seed, limit, ..options(&builder, scenario) });
         let first = report.failures.first().map(|failure| failure.kind());
         assert_eq!(first, Some(kind), "seed {seed}: {:#?}", report.failures);
     }
@@ -112,6 +118,32 @@ fn smoke_on_every_seed() {
 #[test]
 fn a_handler_that_does_not_flush_is_found() {
     fails(Break::Shootdown, FailureKind::Stale);
+}
+
+/// An idle CPU walks ahead through a table that has been freed, and marks what it takes for entries.
+#[test]
+fn tables_freed_under_lazy_cpus_are_found() {
+    fails(Break::Lazy, FailureKind::Ownership);
+}
+
+#[test]
+fn masked_cpus_that_serve_nobody_are_found() {
+    fails_in("shootdown", Break::Poll, FailureKind::Service);
+}
+
+#[test]
+fn memory_freed_before_a_deaf_cpu_answers_is_found() {
+    fails_in("unresponsive", Break::GiveUp, FailureKind::Stale);
+}
+
+#[test]
+fn a_deaf_cpu_that_holds_up_others_is_found() {
+    fails_in("unresponsive", Break::Serial, FailureKind::Service);
+}
+
+#[test]
+fn a_deaf_cpu_that_nobody_reports_is_found() {
+    fails_in("unresponsive", Break::Unreported, FailureKind::Service);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use core::fmt;
 
 use topomem_percpu::Order;
 
-/// log2 of a table's entry count: 512 eight-byte entries fill a frame. (A model of loom's pays
-/// for every atomic.)
+/// log2 of a table's entry count: 512 eight-byte entries fill a frame. In loom's models, which
+/// look at every interleaving, a table has two entries.
 pub(crate) const INDEX_BITS: u32 = if cfg!(loom) { 1 } else { 9 };
 
 /// How many entries a table has.

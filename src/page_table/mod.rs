@@ -147,4 +147,4 @@ mod tests;
 
 #[cfg(test)]
 #[cfg(loom)]
-mod models;
+mod orderings;

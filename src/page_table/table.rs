@@ -48,6 +48,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// An empty one (loom's atomics cannot be made by zeroing memory).
+    #[cfg(all(test, loom))]
+    pub(super) fn new() -> Table {
+        Table { entries: core::array::from_fn(|_| TableEntry(AtomicU64::new(0))) }
+    }
+
     /// Entry `index`, below 512.
     #[inline]
     pub(super) fn entry(&self, index: usize) -> &TableEntry {
@@ -87,14 +93,6 @@ impl Table {
         new: RawEntry,
     ) -> Result<(), RawEntry> {
         self.entries[index].compare_exchange(current, new)
-    }
-}
-
-#[cfg(all(test, loom))]
-impl Table {
-    /// 512 empty entries (loom's atomics are no zeroed memory).
-    pub(super) fn empty() -> Table {
-        Table { entries: core::array::from_fn(|_| TableEntry(AtomicU64::new(0))) }
     }
 }
 

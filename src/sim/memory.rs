@@ -6,7 +6,7 @@ use topomem_shootdown::VirtAddr;
 use x86_64::PhysAddr;
 
 use super::Sim;
-use super::mmu::{Access, Fault, Privilege, translate};
+use super::mmu::{Access, Fault, Privilege, translate, walk_ahead};
 
 impl Sim {
     /// Reads the word at `address`, as the kernel.
@@ -50,6 +50,13 @@ impl Sim {
         let physical = self
             .state(|state| translate(&self.arena, &mut state.tlb, state.root, address, access, privilege))?;
         self.arena.word(physical).ok_or(Fault::BusError { address, physical })
+    }
+
+    /// Walks page tables ahead of the program, as processors may at any time: from all tables that
+    /// the calling CPU has cached the way to, and from its root. It takes no interrupts, and marks
+    /// the entries that it meets accessed: a table that is something else by now is corrupted.
+    pub fn walk_ahead(&self) {
+        self.state(|state| walk_ahead(&self.arena, &mut state.tlb, state.root));
     }
 
     /// The root of the page tables that the calling CPU uses.

@@ -1,9 +1,11 @@
 //! Translates addresses by the page tables in RAM, as an x86-64 processor with four levels does.
 //!
 //! A hit in the CPU's own [`Tlb`] is used even where the tables say otherwise by now: that is the
-//! point. A miss walks the bytes of the tables. Accessed and dirty bits are not kept.
+//! point. A miss walks the bytes of the tables. Only walks ahead of the program mark entries accessed,
+//! and nothing marks them dirty.
 
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 use x86_64::PhysAddr;
 
@@ -13,6 +15,7 @@ use super::tlb::{Branch, Level, Rights, Tlb, Translation};
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
 const LARGE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
@@ -156,6 +159,30 @@ fn walk(arena: &Arena, tlb: &mut Tlb, root: PhysAddr, address: u64) -> Result<Tr
                 // Bit 12 of a large leaf is its PAT bit; the page's own offset bits are no address.
                 let base = PhysAddr::new(entry & ADDRESS & !((1 << level.shift()) - 1));
                 return Ok(Translation { base, level, rights, global: entry & GLOBAL != 0 });
+            }
+        }
+    }
+}
+
+/// Follows every entry of the tables that the CPU has cached the way to, and of those under
+/// `root`, as if all addresses were about to be used; and caches the ways.
+pub(super) fn walk_ahead(arena: &Arena, tlb: &mut Tlb, root: Option<PhysAddr>) {
+    let mut tables = tlb.branches();
+    tables.extend(root.map(|table| (Level::ROOT, 0, Branch { table, rights: Rights::ALL })));
+    while let Some((level, start, branch)) = tables.pop() {
+        for index in 0..512 {
+            let Some(word) = arena.word(branch.table + index * 8) else { break };
+            let entry = word.load(Ordering::Acquire);
+            // Release and Acquire as for any locked operation of the processor.
+            let marked = entry & PRESENT != 0
+                && word
+                    .compare_exchange(entry, entry | ACCESSED, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok();
+            let Some(below) = level.below().filter(|_| marked && entry & LARGE == 0) else { continue };
+            let first = start + (index << level.shift());
+            let next = Branch { table: PhysAddr::new(entry & ADDRESS), rights: branch.rights };
+            if tlb.insert_branch(below, first, next) {
+                tables.push((below, first, next));
             }
         }
     }

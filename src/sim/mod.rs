@@ -32,6 +32,7 @@ mod tables;
 mod tlb;
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::boxed::Box;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -65,6 +66,8 @@ pub struct Sim {
     on_shootdown: OnceLock<Handler>,
     on_relax: OnceLock<Handler>,
     on_unresponsive: OnceLock<Box<dyn Fn(Unresponsive) + Send + Sync>>,
+    /// In nanoseconds.
+    patience: AtomicU64,
     power_on: Instant,
 }
 
@@ -108,6 +111,7 @@ impl Sim {
             on_shootdown: OnceLock::new(),
             on_relax: OnceLock::new(),
             on_unresponsive: OnceLock::new(),
+            patience: AtomicU64::new(platform::PATIENCE),
             power_on: Instant::now(),
         })))
     }
@@ -146,6 +150,12 @@ impl Sim {
     /// Sets who is told of a CPU that answers no shootdown. Only the first setting counts.
     pub fn on_unresponsive(&self, tell: impl Fn(Unresponsive) + Send + Sync + 'static) {
         self.on_unresponsive.get_or_init(|| Box::new(tell));
+    }
+
+    /// Sets how long a CPU waits for another before it reports it; 5 s unless set.
+    pub fn set_patience(&self, patience: Duration) {
+        // Relaxed: any value is good at any time.
+        self.patience.store(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Sends `vector` to each of `to`; CPUs that the machine lacks are ignored.

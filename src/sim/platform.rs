@@ -1,6 +1,7 @@
 //! The simulated machine as topomem's traits see it.
 
 use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering;
 use std::thread;
 
 use topomem_percpu::{CpuId, CpuSet, Platform};
@@ -15,7 +16,7 @@ use super::cpu::role;
 use super::{Sim, Vector, not_a_cpu};
 
 /// How long a waiter waits before it reports a CPU, in nanoseconds: the host may be busy.
-const PATIENCE: Ticks = Ticks(5_000_000_000);
+pub(super) const PATIENCE: u64 = 5_000_000_000;
 
 // SAFETY: the walk reads four-level x86-64 tables, from the root loaded here; the load flushes
 // what is not global, as a CR3 write without PCID does, even if it is the same root. The arena
@@ -95,7 +96,7 @@ unsafe impl Tlb for Sim {
     }
 
     fn patience(&self) -> Ticks {
-        PATIENCE
+        Ticks(self.patience.load(Ordering::Relaxed))
     }
 
     fn on_unresponsive(&self, report: Unresponsive) {

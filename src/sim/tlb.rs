@@ -5,6 +5,7 @@
 //! each operation removes follows the Intel SDM, volume 3A, section 4.10.4.1.
 
 use std::collections::HashMap;
+use std::vec::Vec;
 
 use x86_64::PhysAddr;
 
@@ -108,9 +109,18 @@ impl Tlb {
         })
     }
 
-    /// Remembers that the table at `level` on the way to `address` is `branch`.
-    pub(super) fn insert_branch(&mut self, level: Level, address: u64, branch: Branch) {
-        self.branches.insert((level, Tlb::covered(level, address)), branch);
+    /// Remembers that the table at `level` on the way to `address` is `branch`; true where that
+    /// is news.
+    pub(super) fn insert_branch(&mut self, level: Level, address: u64, branch: Branch) -> bool {
+        self.branches.insert((level, Tlb::covered(level, address)), branch) != Some(branch)
+    }
+
+    /// The cached tables: the level of each, the first address that it covers, and the way there.
+    pub(super) fn branches(&self) -> Vec<(Level, u64, Branch)> {
+        let place = |(&(level, covered), &branch): (&(Level, u64), &Branch)| {
+            (level, covered << 9 << level.shift(), branch)
+        };
+        self.branches.iter().map(place).collect()
     }
 
     /// What a whole table at `level` covers: the prefix above its index.

@@ -171,6 +171,13 @@ pub enum Failure {
         /// Operations that it should have finished in addition.
         missing: u64,
     },
+    /// A shootdown was waited for so long that it would never have ended.
+    WaitedInVain {
+        /// The waiting CPU.
+        cpu: CpuId,
+        /// How long, in times of the queue's patience.
+        patiences: u64,
+    },
     /// A CPU was deaf and waited for, and nobody was told.
     Unreported {
         /// The deaf CPU.
@@ -232,6 +239,7 @@ impl Failure {
             Failure::WrongNode { .. } => FailureKind::Placement,
             Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } => FailureKind::Heap,
             Failure::HeldUp { .. }
+            | Failure::WaitedInVain { .. }
             | Failure::Unreported { .. }
             | Failure::Refused { .. }
             | Failure::Inconsistent { .. } => FailureKind::Service,
@@ -330,6 +338,9 @@ impl fmt::Display for Failure {
             Failure::HeldUp { cpu, deaf, missing } => {
                 write!(f, "{cpu} was held up by {deaf}, which is deaf: {missing} operations too few")
             }
+            Failure::WaitedInVain { cpu, patiences } => {
+                write!(f, "{cpu} waited for a shootdown for {patiences} times the patience: in vain")
+            }
             Failure::Unreported { cpu } => write!(f, "nobody was told that {cpu} does not answer"),
             Failure::Refused { operation, error, .. } => write!(f, "{operation} refused: {error}"),
             Failure::Inconsistent { part, error } => write!(f, "{part} inconsistent: {error}"),
@@ -361,6 +372,7 @@ impl fmt::Display for Place<'_> {
             Failure::ObjectChanged { cpu, .. }
             | Failure::ObjectMisaligned { cpu, .. }
             | Failure::HeldUp { cpu, .. }
+            | Failure::WaitedInVain { cpu, .. }
             | Failure::Unreported { cpu }
             | Failure::Refused { cpu, .. } => write!(f, "{cpu}"),
             Failure::Inconsistent { part, .. } => f.write_str(part),

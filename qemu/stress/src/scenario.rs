@@ -138,7 +138,15 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "unresponsive",
         summary: "one CPU is deaf for a while: it is reported, memory waits, the others go on",
-        weights: Weights { frames: 50, waits: 0, objects: 30, changes: 0, probes: 0, switches: 18, rests: 2 },
+        weights: Weights {
+            frames: 45,
+            waits: 0,
+            objects: 25,
+            changes: 10,
+            probes: 0,
+            switches: 18,
+            rests: 2,
+        },
         share: Share::Half,
         course: Course::OneIsDeaf,
         limit: Limit::Milliseconds(5_000),
@@ -186,6 +194,22 @@ pub enum Break {
     Overrun,
     /// CPUs come online without a flush.
     Online,
+    /// CPUs that cease to be lazy look for what they missed before they say so.
+    Switch,
+    /// CPUs answer by one flag each, which the next sender resets.
+    Flag,
+    /// An interrupt that finds nothing to do acknowledges what comes next.
+    Spurious,
+    /// Lazy CPUs are not interrupted where page tables are freed either.
+    Lazy,
+    /// CPUs that wait for a shootdown serve none meanwhile.
+    Poll,
+    /// No CPU is reported for not answering.
+    Unreported,
+    /// A CPU that was reported counts as done.
+    GiveUp,
+    /// Shootdowns of user spaces wait for those of the kernel's.
+    Serial,
     /// Magazines hand out frames twice.
     Magazine,
     /// The allocator believes that far memory is near.
@@ -196,11 +220,19 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 7] = [
+    pub const ALL: [Break; 15] = [
         Break::Shootdown,
         Break::Acknowledge,
         Break::Overrun,
         Break::Online,
+        Break::Switch,
+        Break::Flag,
+        Break::Spurious,
+        Break::Lazy,
+        Break::Poll,
+        Break::Unreported,
+        Break::GiveUp,
+        Break::Serial,
         Break::Magazine,
         Break::Distance,
         Break::Zeroed,
@@ -214,6 +246,14 @@ impl Break {
             Break::Acknowledge => "acknowledge",
             Break::Overrun => "overrun",
             Break::Online => "online",
+            Break::Switch => "switch",
+            Break::Flag => "flag",
+            Break::Spurious => "spurious",
+            Break::Lazy => "lazy",
+            Break::Poll => "poll",
+            Break::Unreported => "unreported",
+            Break::GiveUp => "give-up",
+            Break::Serial => "serial",
             Break::Magazine => "magazine",
             Break::Distance => "distance",
             Break::Zeroed => "zeroed",
@@ -231,6 +271,14 @@ impl Break {
             Break::Acknowledge => break_shootdown(shootdown::Fault::FlushLater),
             Break::Overrun => break_shootdown(shootdown::Fault::DropOnOverrun),
             Break::Online => break_shootdown(shootdown::Fault::OnlineWithoutFlush),
+            Break::Switch => break_shootdown(shootdown::Fault::ReadGenerationFirst),
+            Break::Flag => break_shootdown(shootdown::Fault::OneFlag),
+            Break::Spurious => break_shootdown(shootdown::Fault::CountInterrupts),
+            Break::Lazy => break_shootdown(shootdown::Fault::SpareLazy),
+            Break::Poll => break_shootdown(shootdown::Fault::WaitWithoutPolling),
+            Break::Unreported => break_shootdown(shootdown::Fault::NeverReport),
+            Break::GiveUp => break_shootdown(shootdown::Fault::GiveUp),
+            Break::Serial => break_shootdown(shootdown::Fault::OneAtATime),
             Break::Magazine => service.frames().inject(frames::Fault::MagazineDuplicates),
             Break::Zeroed => service.frames().inject(frames::Fault::UnzeroedPools),
             Break::Distance => {}

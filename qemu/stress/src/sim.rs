@@ -56,6 +56,12 @@ impl Report {
     }
 }
 
+/// How long CPUs of a broken machine wait before they report another.
+const SHORT_PATIENCE: Duration = Duration::from_millis(150);
+/// After how long a wait the fault is mended: the first report after the deaf CPU has given up, and
+/// after what counts as a wait in vain.
+const MENDED_AFTER: Duration = Duration::from_millis(1000);
+
 /// Why there was no run.
 #[derive(Debug)]
 pub enum RunError {
@@ -106,7 +112,15 @@ fn drive(
 ) -> Result<Report, RunError> {
     let unresponsive = Arc::new(OnceLock::new());
     let reports = unresponsive.clone();
+    if options.fault.is_some() {
+        // Who waits in vain shall find out soon.
+        sim.set_patience(SHORT_PATIENCE);
+    }
     sim.on_unresponsive(move |Unresponsive { cpu, generation, waited }| {
+        if waited.0 >= MENDED_AFTER.as_nanos() as u64 {
+            // A mistake that stops everything is mended, so that the run ends and tells of it.
+            service.shootdown().inject(None);
+        }
         reports.get_or_init(|| crate::Report { cpu, generation, milliseconds: waited.0 / 1_000_000 });
     });
     let rig = SimRig { sim, service, sink, unresponsive };
@@ -168,6 +182,9 @@ fn truth_of(machine: &Blueprint) -> Option<Truth> {
     Truth::new(machine.nodes.len(), node_of_cpu, frames, distance)
 }
 
+/// How often an idle CPU walks ahead while it halts.
+const LOOKS_AHEAD: u32 = 8;
+
 /// The simulated machine as a run needs it.
 struct SimRig<'s> {
     sim: &'static Sim,
@@ -224,7 +241,10 @@ impl Rig for SimRig<'_> {
             // SAFETY: between here and `leave_lazy` this CPU only halts and takes interrupts,
             // whose handler is the queue's own.
             unsafe { shootdown.enter_lazy(&pin, Lazy::Idle) };
-            self.sim.halt(Duration::from_micros(300));
+            for _ in 0..LOOKS_AHEAD {
+                self.sim.walk_ahead();
+                self.sim.halt(Duration::from_micros(100));
+            }
             shootdown.leave_lazy(&pin);
             context.waker().wake_by_ref();
             core::task::Poll::Pending

@@ -4,15 +4,16 @@ use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use topomem::address_space::MapError;
+use topomem::shootdown::Tlb;
 use topomem::{FrameRequest, Order, PageRange, PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
-use super::Worker;
+use super::{KERNEL, Worker};
 use crate::Text;
 use crate::oracle::{Holder, Phase, SlotChange, Space, Tag};
 use crate::parcel::HeldFrames;
 use crate::shared_space::{Backing, FrameOwner, SharedSpace, SlotPage};
-use crate::{Failure, Rig};
+use crate::{Course, Failure, Rig};
 
 /// A frame that no CPU has a translation to any more, filled with poison to prove it.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +36,13 @@ const SCRATCH_WORDS: u16 = 16;
 enum Unmap {
     Awaited,
     Waited,
+    /// Waited for with interrupts masked: the others' shootdowns have only the wait to serve them.
+    Masked,
     Detached,
 }
+
+/// After how many times a waiter's patience a wait counts as one that would never have ended.
+const LONGEST_WAIT: u64 = 4;
 
 impl<R: Rig> Worker<'_, R> {
     /// The byte offset of the word that this CPU writes in slots' pages.
@@ -46,7 +52,9 @@ impl<R: Rig> Worker<'_, R> {
 
     pub(super) async fn change_step(&mut self) {
         let run = self.run;
-        let space = &run.spaces[self.random.index(run.spaces.len())];
+        // A deaf CPU keeps changes of the kernel's space waiting, but of no other.
+        let first = if run.options.scenario.course == Course::OneIsDeaf { KERNEL + 1 } else { KERNEL };
+        let space = &run.spaces[first + self.random.index(run.spaces.len() - first)];
         if self.random.one_in(16) {
             return self.churn_tables(space).await;
         }
@@ -61,7 +69,8 @@ impl<R: Rig> Worker<'_, R> {
             Phase::Remapped => self.unmap(space, page, &change, Unmap::Awaited).await,
             Phase::Writable | Phase::ReadOnly => match self.random.below(100) {
                 0..35 => self.unmap(space, page, &change, Unmap::Awaited).await,
-                35..50 => self.unmap(space, page, &change, Unmap::Waited).await,
+                35..43 => self.unmap(space, page, &change, Unmap::Waited).await,
+                43..50 => self.unmap(space, page, &change, Unmap::Masked).await,
                 50..65 => self.unmap(space, page, &change, Unmap::Detached).await,
                 65..70 => self.unmap_in_burst(space, page, &change).await,
                 70..82 => self.unmap_batch(space, page, &change),
@@ -139,13 +148,26 @@ impl<R: Rig> Worker<'_, R> {
             let error = Text::debug(&unmapping.pages());
             return self.refused("unmapping one page unmapped another number", error);
         }
+        let platform = *self.run.rig.service().platform();
+        let start = platform.now();
         match how {
             Unmap::Awaited => unmapping.await,
             Unmap::Waited => unmapping.wait(&self.pin),
+            Unmap::Masked => {
+                let mut unmapping = Some(unmapping);
+                self.run.rig.be_deaf(|| {
+                    unmapping.take().into_iter().for_each(|unmapping| unmapping.wait(&self.pin));
+                    true
+                });
+            }
             Unmap::Detached => {
                 unmapping.detach();
                 return change.publish(state.version, Phase::Detached);
             }
+        }
+        let (waited, patience) = (platform.now().since(start), platform.patience());
+        if waited.0 > patience.0.saturating_mul(LONGEST_WAIT) {
+            self.run.fail(Failure::WaitedInVain { cpu: self.cpu, patiences: waited.0 / patience.0.max(1) });
         }
         self.settle(space, page, change, backing);
     }
@@ -275,6 +297,10 @@ impl<R: Rig> Worker<'_, R> {
             // A CPU that shares the range was faster.
             Err(MapError::OutOfFrames(_) | MapError::AlreadyMapped { .. }) => return,
             Err(error) => return self.refused("mapping a page of its own", Text::display(&error)),
+        }
+        if self.random.one_in(4) {
+            // Other processors may look around in the tables meanwhile.
+            self.run.rig.rest(1).await;
         }
         match space.space().unmap(&self.pin, range) {
             Ok(unmapping) => unmapping.await,

@@ -7,17 +7,18 @@
 
 use core::sync::atomic::Ordering;
 
+use topomem::shootdown::Tlb;
 use topomem::{CpuId, FrameRequest, Order, PageSize};
 
 use super::{KERNEL, Worker};
 use crate::deafness::Stage;
 use crate::{Failure, Record, Report, Rig, Text};
 
-/// Operations that each other CPU has to finish meanwhile: several times what its magazine and
-/// its heap hold, so that a frame that was freed early is handed out again.
+/// Operations that each other CPU has to finish after the report: several times what its magazine
+/// and its heap hold, so that a frame that was freed early is handed out again.
 const OPERATIONS: u64 = 500;
-/// When the deaf CPU gives up, in milliseconds: several times any patience.
-const LONGEST: u64 = 30_000;
+/// After how many times the waiters' patience the deaf CPU gives up.
+const LONGEST: u64 = 6;
 
 impl<R: Rig> Worker<'_, R> {
     pub(crate) async fn work_beside_a_deaf_cpu(&mut self) {
@@ -40,19 +41,25 @@ impl<R: Rig> Worker<'_, R> {
         self.reach(Stage::Mapped).await;
         let page = &run.spaces[KERNEL].pages[0];
         let expected = page.slot.tag(page.slot.state().version).encode();
-        let start = run.elapsed();
+        let platform = *run.rig.service().platform();
+        let start = platform.now();
+        let longest = platform.patience().0.saturating_mul(LONGEST);
         let others: u64 = self.others().map(|cpu| self.operations_of(cpu)).sum();
-        let targets = self.others().map(|cpu| (cpu, self.operations_of(cpu) + OPERATIONS));
-        let targets: arrayvec::ArrayVec<_, { topomem::percpu::MAX_CPUS }> = targets.collect();
+        let mut targets = arrayvec::ArrayVec::<_, { topomem::percpu::MAX_CPUS }>::new();
         let mut found = run.rig.load(page.address);
         run.rig.be_deaf(|| {
             run.deafness.enter(Stage::Deaf);
+            let reported = run.rig.reported().is_some();
+            // From the report on: whoever takes that for an answer shall be seen to.
+            if reported && targets.is_empty() {
+                targets.extend(self.others().map(|cpu| (cpu, self.operations_of(cpu) + OPERATIONS)));
+            }
             let went_on = targets.iter().all(|&(cpu, target)| self.operations_of(cpu) >= target);
-            let enough = went_on && run.rig.reported().is_some();
+            let enough = reported && went_on;
             if found == Some(expected) {
                 found = run.rig.load(page.address);
             }
-            if !(enough || run.is_stopped() || run.elapsed() - start > LONGEST) {
+            if !(enough || run.is_stopped() || platform.now().since(start).0 > longest) {
                 return false;
             }
             run.deafness.enter(Stage::Hearing);
@@ -108,6 +115,11 @@ impl<R: Rig> Worker<'_, R> {
             Err(error) => return self.refused("unmapping a page", Text::display(&error)),
         }
         if !run.deafness.has(Stage::Hearing) {
+            // The frame is this CPU's to hand out now: the deaf one shall see it change.
+            while !run.deafness.has(Stage::Hearing) && !run.is_stopped() {
+                self.frames_step();
+                super::yield_now().await;
+            }
             return self.refused("waiting for a deaf CPU", Text::display(&"it was not waited for"));
         }
         let now = run.rig.service().shootdown().kernel().generation();

@@ -1,4 +1,4 @@
-//! loom's models of page tables: the locks, the cursors, and the walks that no lock stops.
+//! What the orderings of page tables are for: each of these models of loom's fails without some of them.
 
 mod arena;
 mod cursors;

@@ -41,7 +41,7 @@ pub(super) struct Empty;
 impl Arena {
     /// Frames 1 to `frames`.
     pub(super) fn new(frames: u64) -> Arena {
-        let frame = |_| Frame { table: Table::empty(), aux: AtomicU32::new(0), used: UnsafeCell::new(()) };
+        let frame = |_| Frame { table: Table::new(), aux: AtomicU32::new(0), used: UnsafeCell::new(()) };
         Arena {
             frames: (0..=frames).map(frame).collect(),
             fresh: Mutex::new((1..=frames).collect()),
