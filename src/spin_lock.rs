@@ -80,3 +80,39 @@ impl<T> Drop for SpinGuard<'_, T> {
         self.lock.held.store(false, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use core::ptr::NonNull;
+
+    use topomem_percpu::CpuId;
+
+    use super::*;
+
+    static LOCK: SpinLock<u32> = SpinLock::new(7);
+
+    /// A CPU whose lock's holder gets on only when it relaxes.
+    struct Waiting;
+
+    // SAFETY: a lock asks neither for the CPU nor for memory.
+    unsafe impl Platform for Waiting {
+        fn current_cpu(&self) -> CpuId {
+            CpuId::BOOT
+        }
+
+        fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> {
+            NonNull::dangling()
+        }
+
+        fn relax(&self) {
+            LOCK.held.store(false, Ordering::Release);
+        }
+    }
+
+    #[test]
+    fn waiters_turn_through_relax() {
+        core::mem::forget(LOCK.try_lock());
+        assert_eq!(*LOCK.lock(&Waiting), 7);
+    }
+}

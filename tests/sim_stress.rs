@@ -120,17 +120,6 @@ fn a_handler_that_does_not_flush_is_found() {
     fails(Break::Shootdown, FailureKind::Stale);
 }
 
-/// An idle CPU walks ahead through a table that has been freed, and marks what it takes for entries.
-#[test]
-fn tables_freed_under_lazy_cpus_are_found() {
-    fails(Break::Lazy, FailureKind::Ownership);
-}
-
-#[test]
-fn masked_cpus_that_serve_nobody_are_found() {
-    fails_in("shootdown", Break::Poll, FailureKind::Service);
-}
-
 #[test]
 fn memory_freed_before_a_deaf_cpu_answers_is_found() {
     fails_in("unresponsive", Break::GiveUp, FailureKind::Stale);

@@ -6,7 +6,9 @@ use topomem_percpu::{CpuId, CpuPin, CpuSet};
 
 use crate::domain::{Domain, Kind};
 use crate::ticket::NOBODY;
-use crate::{Batch, Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
+use crate::{
+    Batch, Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb,
+};
 
 impl<T: Tlb> Shootdown<T> {
     /// Makes every CPU that may hold translations named by `invalidation` drop them. The caller

@@ -21,6 +21,7 @@ mod barrier;
 mod deafness;
 mod distort;
 mod failure;
+mod failure_log;
 mod mailbox;
 pub mod oracle;
 mod parcel;
@@ -39,7 +40,8 @@ mod worker;
 
 pub use deafness::Report;
 pub use distort::{NothingToDistort, distort_distances};
-pub use failure::{Failure, FailureKind, FailureLog, KEPT, Place};
+pub use failure::{Failure, FailureKind, Place};
+pub use failure_log::{FailureLog, KEPT};
 pub use oracle::Truth;
 pub use participate::participate;
 pub use random::Random;

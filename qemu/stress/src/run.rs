@@ -11,7 +11,7 @@ use topomem::{AddressSpace, CpuId, Platform};
 use crate::account::Account;
 use crate::barrier::Barrier;
 use crate::deafness::Deafness;
-use crate::failure::KEPT;
+use crate::failure_log::KEPT;
 use crate::mailbox::PostOffice;
 use crate::oracle::{Ownership, Space, Truth};
 use crate::rig::Window;

@@ -114,7 +114,7 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "shootdown",
         summary: "only shared mappings: change, shoot down, read",
-        weights: Weights { frames: 0, waits: 0, objects: 0, changes: 30, probes: 60, switches: 8, rests: 2 },
+        weights: Weights { frames: 0, waits: 0, objects: 0, changes: 30, probes: 57, switches: 8, rests: 5 },
         share: Share::Half,
         course: Course::ComeAndGo,
         limit: Limit::Milliseconds(5_000),

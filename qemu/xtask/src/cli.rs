@@ -60,7 +60,8 @@ pub(crate) struct ScenarioOptions {
     /// Seed of its random choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, magazine, distance, zeroed); the run must then fail
+    /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, switch, spurious, magazine,
+    /// distance, zeroed; simulated also flag, poll, lazy, unreported, give-up, serial); the run must then fail
     #[arg(long = "break", value_name = "FAULT", value_parser = word)]
     pub(crate) fault: Option<String>,
     /// How many levels of page tables the kernel is built for

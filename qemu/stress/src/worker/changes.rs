@@ -4,7 +4,6 @@ use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use topomem::address_space::MapError;
-use topomem::shootdown::Tlb;
 use topomem::{FrameRequest, Order, PageRange, PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
@@ -41,9 +40,6 @@ enum Unmap {
     Detached,
 }
 
-/// After how many times a waiter's patience a wait counts as one that would never have ended.
-const LONGEST_WAIT: u64 = 4;
-
 impl<R: Rig> Worker<'_, R> {
     /// The byte offset of the word that this CPU writes in slots' pages.
     pub(super) fn scratch_offset(&self) -> u16 {
@@ -69,8 +65,8 @@ impl<R: Rig> Worker<'_, R> {
             Phase::Remapped => self.unmap(space, page, &change, Unmap::Awaited).await,
             Phase::Writable | Phase::ReadOnly => match self.random.below(100) {
                 0..35 => self.unmap(space, page, &change, Unmap::Awaited).await,
-                35..43 => self.unmap(space, page, &change, Unmap::Waited).await,
-                43..50 => self.unmap(space, page, &change, Unmap::Masked).await,
+                35..40 => self.unmap(space, page, &change, Unmap::Waited).await,
+                40..50 => self.unmap(space, page, &change, Unmap::Masked).await,
                 50..65 => self.unmap(space, page, &change, Unmap::Detached).await,
                 65..70 => self.unmap_in_burst(space, page, &change).await,
                 70..82 => self.unmap_batch(space, page, &change),
@@ -148,8 +144,6 @@ impl<R: Rig> Worker<'_, R> {
             let error = Text::debug(&unmapping.pages());
             return self.refused("unmapping one page unmapped another number", error);
         }
-        let platform = *self.run.rig.service().platform();
-        let start = platform.now();
         match how {
             Unmap::Awaited => unmapping.await,
             Unmap::Waited => unmapping.wait(&self.pin),
@@ -164,10 +158,6 @@ impl<R: Rig> Worker<'_, R> {
                 unmapping.detach();
                 return change.publish(state.version, Phase::Detached);
             }
-        }
-        let (waited, patience) = (platform.now().since(start), platform.patience());
-        if waited.0 > patience.0.saturating_mul(LONGEST_WAIT) {
-            self.run.fail(Failure::WaitedInVain { cpu: self.cpu, patiences: waited.0 / patience.0.max(1) });
         }
         self.settle(space, page, change, backing);
     }

@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
+use topomem::shootdown::Tlb;
 use topomem::{CpuId, CpuPin, Order};
 
 use crate::Text;
@@ -52,6 +53,10 @@ pub(crate) struct Worker<'r, R: Rig> {
     active: usize,
 }
 
+/// After how many times the patience of a shootdown's waiter a step counts as one that would never
+/// have ended.
+const LONGEST_STEP: u64 = 4;
+
 /// Index of the kernel's space among a run's.
 const KERNEL: usize = 0;
 
@@ -84,10 +89,17 @@ impl<'r, R: Rig> Worker<'r, R> {
 
     /// Operations until the run is over.
     pub(crate) async fn work(&mut self) {
+        let platform = *self.run.rig.service().platform();
         let mut operations = 0;
         let mut next_report = 0;
         while !self.run.is_over(operations) {
+            let begun = platform.now();
             self.step().await;
+            let (took, patience) = (platform.now().since(begun), platform.patience());
+            if took.0 > patience.0.saturating_mul(LONGEST_STEP) {
+                let patiences = took.0 / patience.0.max(1);
+                self.run.fail(Failure::WaitedInVain { cpu: self.cpu, patiences });
+            }
             operations += 1;
             self.run.counters(self.cpu).operations.fetch_add(1, Ordering::Relaxed);
             if self.cpu == CpuId::BOOT && operations.is_multiple_of(16) {

@@ -186,9 +186,9 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
     steps
 }
 
-/// A run with a fault, which must be seen.
+/// A run with a fault, which must be seen; that ends it, long before its time.
 fn broken(&(fault, name, words): &Fault) -> MachineRun {
-    let scenario = ScenarioOptions { fault: Some(fault.to_owned()), ..scenario(name, 5) };
+    let scenario = ScenarioOptions { fault: Some(fault.to_owned()), ..scenario(name, 15) };
     MachineRun { topology: "two-nodes", scenario, expected: Expected::Failure(words) }
 }
 
