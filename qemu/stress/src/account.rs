@@ -14,9 +14,26 @@ pub(crate) struct Account {
     heap: u64,
 }
 
+/// How often to look again, and how long to wait between, in milliseconds: a service task may be
+/// moving a frame, on a CPU that the host keeps waiting.
+const LOOKS: usize = 50;
+const REST: u32 = 5;
+
 impl Account {
-    /// The account now, with all CPUs' caches drained.
-    pub(crate) fn take<R: Rig>(run: &Run<R>) -> Account {
+    /// The account, with all CPUs' caches drained: once it stays the same for a moment.
+    pub(crate) async fn take<R: Rig>(run: &Run<R>) -> Account {
+        let mut account = Account::now(run);
+        for _ in 0..LOOKS {
+            run.rig.rest(REST).await;
+            let before = core::mem::replace(&mut account, Account::now(run));
+            if before == account {
+                break;
+            }
+        }
+        account
+    }
+
+    fn now<R: Rig>(run: &Run<R>) -> Account {
         let service = run.rig.service();
         let mut free = [0; MAX_NODES];
         for node in run.truth.nodes() {
@@ -36,17 +53,30 @@ impl Account {
     }
 }
 
-/// Everything was given back: is it all there, and do the service's own counts agree?
-pub(crate) fn check<R: Rig>(run: &Run<R>) {
+/// Everything was given back: is it all there, and do the service's own counts agree? What is wrong
+/// must stay so.
+pub(crate) async fn check<R: Rig>(run: &Run<R>) {
+    for _ in 0..LOOKS {
+        let mut right = true;
+        differences(run, |_| right = false);
+        if right {
+            return;
+        }
+        run.rig.rest(REST).await;
+    }
+    differences(run, |failure| run.fail(failure));
+}
+
+fn differences<R: Rig>(run: &Run<R>, mut found: impl FnMut(Failure)) {
     let service = run.rig.service();
     if let Err(error) = service.frames().validate() {
-        run.fail(Failure::Inconsistent { part: "frames", error: Text::debug(&error) });
+        found(Failure::Inconsistent { part: "frames", error: Text::debug(&error) });
     }
     if let Some(Err(error)) = service.heap().map(|heap| heap.heap().validate()) {
-        run.fail(Failure::Inconsistent { part: "heap", error: Text::debug(&error) });
+        found(Failure::Inconsistent { part: "heap", error: Text::debug(&error) });
     }
     let Some(before) = *run.baseline.lock() else { return };
-    let after = Account::take(run);
+    let after = Account::now(run);
     // Where the heap has grown or shrunk, on some node, only the sum tells.
     if before.heap != after.heap && before.total() == after.total() {
         return;
@@ -54,7 +84,7 @@ pub(crate) fn check<R: Rig>(run: &Run<R>) {
     for node in run.truth.nodes() {
         let (before, after) = (before.free[node.index()], after.free[node.index()]);
         if before != after {
-            run.fail(Failure::LostFrames { node, before, after });
+            found(Failure::LostFrames { node, before, after });
         }
     }
 }

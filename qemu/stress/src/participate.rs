@@ -35,7 +35,8 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
     settle(run, &worker).await;
     run.barrier.wait(&run.rig).await;
     if cpu == CpuId::BOOT {
-        *run.baseline.lock() = Some(Account::take(run));
+        let account = Account::take(run).await;
+        *run.baseline.lock() = Some(account);
         run.start();
     }
     run.barrier.wait(&run.rig).await;
@@ -69,7 +70,7 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
     run.barrier.wait(&run.rig).await;
     if cpu == CpuId::BOOT {
         if !run.has_failed() {
-            account::check(run);
+            account::check(run).await;
         }
         conclude(run);
     }
