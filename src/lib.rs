@@ -3,7 +3,7 @@
 //! A kernel supplies one zero-sized type that implements [`Platform`], [`Tlb`] and [`Machine`]:
 //! which CPU runs, the direct map, how to flush and interrupt, how to load a page table. It gets
 //! NUMA topology from firmware's tables, a frame allocator and a slab heap with per-CPU magazines,
-//! page tables that lock by subtree, address spaces, and a lock-free TLB shootdown. Every change
+//! page tables that lock by 2 MiB, address spaces, and a lock-free TLB shootdown. Every change
 //! of a page table returns a ticket ([`Unmapping`]) that can be awaited, blocked on or left to the
 //! service task, and that owns the frames until no CPU can reach them.
 //!
@@ -36,8 +36,8 @@ pub use topomem_percpu as percpu;
 pub use topomem_shootdown as shootdown;
 
 pub use address_space::{
-    AddressSpace, Batch, MapError, ProtectError, RemapError, SpaceMapper, Translation, UnmapError, Unmapped,
-    Unmapping,
+    AddressSpace, Batch, MapError, PromoteError, ProtectError, RemapError, SpaceMapper, Translation,
+    UnmapError, Unmapped, Unmapping,
 };
 pub use heap::{FrameSource, KernelHeap};
 pub use machine::Machine;

@@ -27,7 +27,7 @@ pub enum MapError {
         /// The page size that the range asks for.
         size: PageSize,
     },
-    /// The range asks for pages of 1 GiB, which a space cannot own, only borrow.
+    /// The range asks for pages of 1 GiB, which a space owns only by promotion.
     TooLargeToOwn(PageRange),
     /// `page` is no multiple of `size`.
     MisalignedPage {
@@ -164,6 +164,58 @@ impl fmt::Display for RemapError {
 }
 
 impl core::error::Error for RemapError {}
+
+/// Why a range was not promoted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromoteError {
+    /// The range leaves the part of the address space that may be mapped here.
+    OutsideSpace(PageRange),
+    /// The page-table format has no pages of that size.
+    Unsupported(PageSize),
+    /// Nothing is mapped at this address.
+    NotMapped(VirtAddr),
+    /// `page`, where a large page would start, is mapped to a frame that is not aligned to it.
+    MisalignedFrame {
+        /// The page.
+        page: VirtAddr,
+        /// What it is mapped to.
+        frame: PhysFrame,
+    },
+    /// `page` is mapped to another frame than the one that follows those of the pages before it.
+    NotContiguous {
+        /// The first such page.
+        page: VirtAddr,
+        /// What it is mapped to.
+        frame: PhysFrame,
+    },
+    /// The page at this address has another protection than those before it, or only one of them
+    /// owns its frame.
+    Differs(VirtAddr),
+    /// The page at this address must not be in a TLB in two sizes, as would be for a moment: on
+    /// x86, an executable one.
+    OneSizeOnly(VirtAddr),
+}
+
+impl fmt::Display for PromoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PromoteError::OutsideSpace(range) => outside(f, range),
+            PromoteError::Unsupported(size) => write!(f, "there are no pages of {} bytes", size.bytes()),
+            PromoteError::NotMapped(page) => write!(f, "{page} is not mapped"),
+            PromoteError::MisalignedFrame { page, frame } => {
+                write!(f, "{page} is mapped to the misaligned frame {:#x}", frame.start_address().as_u64())
+            }
+            PromoteError::NotContiguous { page, frame } => {
+                let address = frame.start_address().as_u64();
+                write!(f, "{page} is mapped to {address:#x}, which does not follow")
+            }
+            PromoteError::Differs(page) => write!(f, "{page} has other attributes than the pages before it"),
+            PromoteError::OneSizeOnly(page) => write!(f, "TLBs must not hold {page} in two sizes"),
+        }
+    }
+}
+
+impl core::error::Error for PromoteError {}
 
 /// Why no address space was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

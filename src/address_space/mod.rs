@@ -6,6 +6,7 @@ mod error;
 mod flags;
 mod layout;
 mod mapper;
+mod promote;
 mod translate;
 mod unmapping;
 
@@ -20,7 +21,7 @@ use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
 pub(crate) use core::{Collected, SpaceCore};
-pub use error::{CreateError, MapError, ProtectError, RemapError, UnmapError};
+pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, UnmapError};
 pub use flags::FlagsError;
 pub use layout::SpaceKind;
 pub(crate) use layout::{lower_half, pages_of, user_bounds};
@@ -51,7 +52,8 @@ pub struct Translation {
 
 /// An address space: a page table, the CPUs that may cache it, and the frames that it owns.
 ///
-/// All operations take `&self` and run in parallel where their ranges lie in different tables.
+/// All operations take `&self` and run in parallel where their ranges have no 2 MiB in common; one
+/// whose range, or page, reaches across 1 GiB waits for all others below the table that covers it.
 /// They must not be called from interrupt handlers that may interrupt one of them.
 ///
 /// A drop only marks a user space, in any context; it is freed once no CPU has it active, by the
@@ -69,8 +71,8 @@ impl<P: Machine> AddressSpace<P> {
     /// Maps `range` to fresh frames, each allocated by `request`, whose order is that of the
     /// range's pages. The space owns them: unmapping frees them.
     ///
-    /// Costs an allocation and an entry per page, and a lock of the lowest table that covers
-    /// the range.
+    /// Costs an allocation and an entry per page, and a claim for each 2 MiB that it touches, or one
+    /// lock.
     ///
     /// # Errors
     ///
@@ -231,7 +233,7 @@ impl<P: Machine> AddressSpace<P> {
     /// Moves what is mapped in `from` to `to`, where nothing is mapped: the same frames with the
     /// same protections, holes included. A large page at an end is split.
     ///
-    /// Locks the lowest table that covers both ranges.
+    /// Locks all from the one range to the other.
     ///
     /// # Errors
     ///

@@ -100,7 +100,7 @@ impl Edit for Clear {
         entry: &TableEntry,
         level: Level,
     ) -> bool {
-        let old = entry.swap(RawEntry::EMPTY);
+        let old = entry.replace::<F>(level, RawEntry::EMPTY);
         let Entry::Leaf(leaf) = F::decode(old, level) else {
             return false;
         };
@@ -288,7 +288,7 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
         let kept = level == F::ROOT && self.roots == RootEntries::Shared;
         let emptied = part.fill_entries(level) && E::EMPTIES;
         if let (Some(below), true) = (level.below(), emptied && !kept) {
-            table.swap(level.index(part.first), RawEntry::EMPTY);
+            table.entry(level.index(part.first)).replace::<F>(level, RawEntry::EMPTY);
             self.changed.note(part, Level::PAGE);
             unlink::<F, M>(self.memory, next, below, &mut self.changed.retired.tables);
         }
@@ -297,16 +297,31 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
     /// The same in the lowest table.
     #[inline(always)]
     fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
+        if pages.first != pages.last {
+            return self.apply_to_several::<F>(table, pages);
+        }
+        let entry = table.entry(Level::PAGE.index(pages.first));
+        if entry.load() != RawEntry::EMPTY && self.edit::<F>(entry, Level::PAGE) {
+            self.changed.note_leaves(pages, Level::PAGE, 1);
+        }
+    }
+
+    // Apart, so that the loop has the registers for itself.
+    #[inline(never)]
+    fn apply_to_several<F: Format>(&mut self, table: &Table, pages: Pages) {
         let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
-        let mut stale: Option<Pages> = None;
+        let mut stale = pages;
         let mut count = 0;
         for (page, entry) in (pages.first..).zip(entries) {
             if entry.load() != RawEntry::EMPTY && self.edit::<F>(entry, Level::PAGE) {
-                stale = Some(Pages { first: stale.map_or(page, |stale| stale.first), last: page });
+                if count == 0 {
+                    stale.first = page;
+                }
+                stale.last = page;
                 count += 1;
             }
         }
-        if let Some(stale) = stale {
+        if count > 0 {
             self.changed.note_leaves(stale, Level::PAGE, count);
         }
     }
@@ -329,17 +344,18 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
         // SAFETY: it came from the reserve: ours alone.
         let parts = unsafe { table_at(self.memory, frame) };
         let mut raw = table.load(index);
-        if let Entry::Leaf(leaf) = F::decode(raw, level)
+        // What larger leaves own is runs of 2 MiB already.
+        if let (Entry::Leaf(leaf), Level::HUGE) = (F::decode(raw, level), level)
             && leaf.ownership == Ownership::Owned
         {
             self.memory.split_run(leaf.frame);
         }
         loop {
             for part in 0..ENTRIES {
-                parts.store(part, F::split(raw, level, part));
+                parts.store(part, F::split(raw.unclaimed::<F>(), level, part));
             }
             // The hardware may set accessed and dirty bits in between.
-            match table.compare_exchange(index, raw, F::table(frame)) {
+            match table.compare_exchange(index, raw, F::table(frame).claimed_like::<F>(raw)) {
                 Ok(()) => break,
                 Err(now) => raw = now,
             }

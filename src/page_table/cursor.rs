@@ -2,15 +2,24 @@
 //!
 //! # The protocol
 //!
-//! A cursor over a range locks exclusively the lowest table that covers it, and shared every
-//! table on the way there from the root; always from the root downwards, so there is no cycle
-//! to deadlock on. Hence:
+//! Going down from the root, a cursor over a range takes shared the lock of every table above the
+//! page directories whose one entry covers the range. Then
 //!
-//! - cursors over ranges in different tables run in parallel;
-//! - a table is unlinked only by who holds a table above it exclusively, so no cursor can hold
-//!   or wait for the lock of an unlinked table, and its aux word is free for other use;
+//! - where one directory covers the range, it claims the entries that the range touches, the lowest
+//!   first, each of which may be a large leaf, empty, or a table with all that it has;
+//! - else it takes exclusively the lowest table that covers the range.
+//!
+//! Always from the root downwards and from low entries to high ones, so there is no cycle to
+//! deadlock on. Hence:
+//!
+//! - cursors over ranges that share no directory entry run in parallel, be they of pages or of
+//!   large leaves, and though tables come and go; but for ranges that no one directory covers;
+//! - directories and lowest tables have no lock, so it does not matter who still looks at the word
+//!   of one that was unlinked. A directory is unlinked only by who holds a table above it
+//!   exclusively, so that nobody has claims in it;
 //! - under a shared lock, an empty entry may become a table (by compare-and-swap); every other
-//!   change needs the exclusive lock of a table above or of the table itself.
+//!   change of a table's entry needs the exclusive lock of the table or of one above, and one of a
+//!   directory's entry that or its claim.
 //!
 //! Walks take none of these locks: see [`Walks`](super::Walks).
 //!
@@ -22,29 +31,48 @@ use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
+use super::claim::{CLAIMED_LEVEL, claim, release};
 use super::entry::Entry;
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::lock;
 use super::memory::{TableMemory, table_at};
-use super::table::Table;
+use super::table::{Table, TableEntry};
 
-/// The most tables above a locked one: five levels, less one.
-const MAX_PATH: usize = 4;
+/// The most tables above a directory: five levels, less two.
+const MAX_PATH: usize = 3;
 
 /// Exclusive use of the subtree that serves a range, until dropped.
 pub(crate) struct Cursor<'a, F: Format, M: TableMemory> {
     pub(super) memory: &'a M,
     pub(super) level: Level,
-    locked: PhysFrame,
-    /// The locked table's word.
-    word: &'a AtomicU32,
-    /// Dropped after the locked table: from the bottom up.
+    /// The lowest table that covers the range and may be changed.
+    table: PhysFrame,
+    /// Dropped before the path: from the bottom up.
+    _held: Held<'a, F>,
     _path: Path<'a>,
-    format: PhantomData<fn() -> F>,
 }
 
-/// The words of the tables held shared, by level from 2 up.
+/// What a cursor has for itself.
+enum Held<'a, F: Format> {
+    /// A table, by its word.
+    Table(&'a AtomicU32),
+    /// Entries of a directory.
+    Entries(&'a [TableEntry], PhantomData<fn() -> F>),
+}
+
+impl<F: Format> Drop for Held<'_, F> {
+    #[inline]
+    fn drop(&mut self) {
+        match self {
+            Held::Table(word) => lock::unlock_exclusive(word),
+            Held::Entries([entry], _) => release::<F>(entry),
+            Held::Entries(entries, _) => entries.iter().for_each(release::<F>),
+        }
+    }
+}
+
+/// The words of the tables held shared, by level from 3 up.
 struct Path<'a> {
     words: [Option<&'a AtomicU32>; MAX_PATH],
 }
@@ -77,8 +105,8 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         }
     }
 
-    /// Locks the table whose entry of `level` serves `page`; where it does not exist, the lowest
-    /// table above.
+    /// Locks the entry of `level` that serves `page`, or its table; where there is none, the lowest
+    /// above.
     pub fn lock_entry(
         page_table: &'a PageTable<F>,
         memory: &'a M,
@@ -92,8 +120,8 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         }
     }
 
-    /// Locks the subtree that serves `pages`, but no table below one of a level that `stay`
-    /// accepts; `on_empty` may create what is missing on the way.
+    /// Locks the subtree that serves `pages`, but nothing below an entry of a level that `stay`
+    /// accepts; `on_empty` may create directories, and tables above them, that are missing on the way.
     // Else its result is copied, and each level is less of a loop of known length.
     #[inline(always)]
     pub(super) fn descend<E>(
@@ -103,6 +131,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         stay: impl Fn(Level) -> bool,
         mut on_empty: impl FnMut(&Table, usize, Level) -> OnEmpty<E>,
     ) -> Result<Cursor<'a, F, M>, E> {
+        const { assert!(F::ROOT.get() > CLAIMED_LEVEL.get(), "a root has a lock") };
         let mut path = Path { words: [None; MAX_PATH] };
         let mut frame = page_table.root;
         let mut word = &page_table.root_lock;
@@ -125,7 +154,10 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             };
             match next {
                 Ok(Some(next)) => {
-                    path.words[usize::from(below.get()) - 1] = Some(word);
+                    path.words[usize::from(level.get() - Level::GIANT.get())] = Some(word);
+                    if below == CLAIMED_LEVEL {
+                        return Ok(Cursor::claim(page_table, memory, pages, stay, next, path));
+                    }
                     (frame, word, level) = (next, memory.aux(next), below);
                 }
                 // It stays linked meanwhile: the tables above are held. Whatever it holds once
@@ -141,21 +173,50 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             }
         }
         lock::lock_exclusive(word, &page_table.locks, || memory.relax());
-        Ok(Cursor { memory, level, locked: frame, word, _path: path, format: PhantomData })
+        Ok(Cursor { memory, level, table: frame, _held: Held::Table(word), _path: path })
     }
 
-    /// The locked table.
+    /// Claims what `pages` touches of the directory that covers them.
+    #[inline(always)]
+    fn claim(
+        page_table: &'a PageTable<F>,
+        memory: &'a M,
+        pages: Pages,
+        stay: impl Fn(Level) -> bool,
+        directory: PhysFrame,
+        path: Path<'a>,
+    ) -> Cursor<'a, F, M> {
+        let level = CLAIMED_LEVEL;
+        // SAFETY: the tables above are held shared until the cursor is dropped, so this one stays
+        // linked; the reference goes no further than the cursor.
+        let table = unsafe { table_at(memory, directory) };
+        let (first, last) = (level.index(pages.first), level.index(pages.last));
+        let claim = |entry| claim::<F>(entry, &page_table.locks, || memory.relax());
+        let cursor = |level, table, entries| {
+            let held = Held::Entries(entries, PhantomData);
+            Cursor { memory, level, table, _held: held, _path: path }
+        };
+        if first == last {
+            let entry = table.entry(first);
+            let found = F::decode(claim(entry), level);
+            let entries = core::slice::from_ref(entry);
+            return match (found, level.below()) {
+                (Entry::Table(next), Some(below)) if !stay(level) => cursor(below, next, entries),
+                _ => cursor(level, directory, entries),
+            };
+        }
+        let entries = table.entries(first, last);
+        for entry in entries {
+            claim(entry);
+        }
+        cursor(level, directory, entries)
+    }
+
+    /// The table to change: only what the range touches of it is the cursor's.
     pub(super) fn table(&self) -> &'a Table {
-        // SAFETY: it is locked, and so linked, until `self` is dropped; who keeps the reference
-        // longer is in this module's parent, and none does.
-        unsafe { table_at(self.memory, self.locked) }
-    }
-}
-
-impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
-    #[inline]
-    fn drop(&mut self) {
-        lock::unlock_exclusive(self.word);
+        // SAFETY: it is locked or below what is, and so linked, until `self` is dropped; who keeps
+        // the reference longer is in this module's parent, and none does.
+        unsafe { table_at(self.memory, self.table) }
     }
 }
 

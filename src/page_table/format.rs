@@ -12,13 +12,17 @@ use super::{Entry, Leaf, Level, Protection, RawEntry};
 /// # Safety
 ///
 /// `decode` returns what `table` and `leaf` were given (an entry that the hardware marked
-/// accessed or dirty included), and [`Entry::Empty`] for [`RawEntry::EMPTY`]; the encodings
-/// mean to the hardware what they say: otherwise unmapped memory stays reachable.
+/// accessed or dirty included), and [`Entry::Empty`] for [`RawEntry::EMPTY`], with and without
+/// [`Format::CLAIM`]; the encodings mean to the hardware what they say: otherwise unmapped memory
+/// stays reachable.
 pub unsafe trait Format: Send + Sync + 'static {
-    /// The root's level.
+    /// The root's level; above that of page directories.
     const ROOT: Level;
     /// The highest level at which leaves may stand.
     const LARGEST_LEAF: Level;
+    /// A bit that the hardware ignores in all entries of a page directory, be they tables, leaves
+    /// or empty, and that neither `table` nor `leaf` sets.
+    const CLAIM: u64;
 
     /// An entry that points to a table.
     fn table(frame: PhysFrame) -> RawEntry;
@@ -36,4 +40,23 @@ pub unsafe trait Format: Send + Sync + 'static {
     /// The leaf `raw` of a table of `level` as the entry `index` of the table, one level
     /// lower, that takes its place; what the hardware noted stays.
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry;
+
+    /// The leaf `raw` with what the hardware noted in the leaf `other` added.
+    fn merge_marks(raw: RawEntry, other: RawEntry) -> RawEntry;
+
+    /// The leaf `raw` with all that the hardware could note in it: accessed, and dirty where it
+    /// may be written.
+    fn mark_ahead(raw: RawEntry) -> RawEntry;
+
+    /// In how many sizes a TLB may hold pages of `leaf` at once.
+    fn sizes(leaf: &Leaf) -> Sizes;
+}
+
+/// In how many sizes a TLB may hold a page at once, while its size changes and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sizes {
+    /// Any: an access uses one of the translations, and they say the same.
+    Any,
+    /// One: the translation has to be broken, and flushed, before it is made anew.
+    One,
 }

@@ -1,4 +1,5 @@
-//! The reader-writer lock of a page-table page, in its word of the per-frame table.
+//! The reader-writer lock of a table above the page directories, in its word of the per-frame
+//! table.
 //!
 //! Bit 31: held exclusively. Bit 30: someone waits to, so that new sharers stand back. The rest
 //! counts sharers. A zeroed word is a free lock.
@@ -8,7 +9,7 @@ use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 const EXCLUSIVE: u32 = 1 << 31;
 const WAITING: u32 = 1 << 30;
 
-/// How often locks were taken and how often that had to wait.
+/// How often locks and claims had to be waited for.
 #[derive(Debug, Default)]
 pub struct LockCounters {
     contended: AtomicU64,
@@ -25,12 +26,12 @@ impl LockCounters {
         LockCounters { contended: AtomicU64::new(0) }
     }
 
-    /// Acquisitions that found the lock held by another cursor.
+    /// Acquisitions that found the lock or claim held by another cursor.
     pub fn contended(&self) -> u64 {
         self.contended.load(Ordering::Relaxed)
     }
 
-    fn count(&self) {
+    pub(super) fn count(&self) {
         self.contended.fetch_add(1, Ordering::Relaxed);
     }
 }

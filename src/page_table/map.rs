@@ -203,7 +203,7 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
             let Some(below) = level.below().filter(|_| !leaf_here::<F>(level, part, self.backing)) else {
                 let leaf = self.backing.take(part.first, level);
                 // Nothing else changes the entry: it is empty, or a table without leaves.
-                let old = table.swap(index, leaf);
+                let old = table.entry(index).replace::<F>(level, leaf);
                 if let (Entry::Table(frame), Some(below)) = (F::decode(old, level), level.below()) {
                     unlink::<F, M>(self.memory, frame, below, &mut self.replaced);
                 }
@@ -223,7 +223,7 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
                     // SAFETY: it came from the reserve: ours alone.
                     let next = unsafe { table_at(self.memory, frame) };
                     self.fill::<F>(next, below, part);
-                    table.store(index, F::table(frame));
+                    table.entry(index).replace::<F>(level, F::table(frame));
                 }
             }
         }

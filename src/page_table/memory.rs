@@ -48,8 +48,13 @@ pub unsafe trait TableMemory {
     /// The frame that [`TableMemory::link`] numbered so.
     fn frame_of(&self, link: u32) -> PhysFrame;
 
-    /// The 2 MiB run from `first`, which a leaf owns, is from now on freed in 4 KiB parts.
+    /// The 2 MiB run from `first`, which a leaf owns, is from now on owned, and freed, in 4 KiB
+    /// parts.
     fn split_run(&self, first: PhysFrame);
+
+    /// The 2 MiB from `first`, which 4 KiB leaves own, are from now on one leaf's, and freed at
+    /// once: whether they were allocated as a run or frame by frame.
+    fn join_run(&self, first: PhysFrame);
 
     /// One turn of a spin loop; polls the shootdown queue.
     fn relax(&self);

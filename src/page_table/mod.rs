@@ -6,6 +6,7 @@
 
 mod chain;
 mod change;
+mod claim;
 mod cursor;
 mod entry;
 mod format;
@@ -13,6 +14,7 @@ mod level;
 mod lock;
 mod map;
 mod memory;
+mod promote;
 mod protection;
 mod relocate;
 mod single;
@@ -30,12 +32,13 @@ pub use chain::Chain;
 pub(crate) use chain::Reserve;
 pub(crate) use change::Changed;
 pub use entry::{Entry, Leaf, Ownership, RawEntry, Reach};
-pub use format::Format;
+pub use format::{Format, Sizes};
 pub(crate) use level::Pages;
 pub use level::{ENTRIES, Level};
 pub use lock::LockCounters;
 pub(crate) use map::{Attributes, Backing, Chained, Contiguous, FillError};
 pub use memory::TableMemory;
+pub(crate) use promote::Unfit;
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
 pub(crate) use relocate::RelocateError;
 pub(crate) use single::Mismatch;
@@ -140,6 +143,9 @@ impl<F: Format> PageTable<F> {
         Ok(())
     }
 }
+
+#[cfg(all(test, loom))]
+mod models;
 
 #[cfg(test)]
 #[cfg(not(loom))]

@@ -62,8 +62,8 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
     }
 
     fn take(&mut self, page: u64, _: Level) -> RawEntry {
-        let (table, index, _) = self.find::<F>(page);
-        table.swap(index, RawEntry::EMPTY)
+        let (table, index, level) = self.find::<F>(page);
+        table.entry(index).replace::<F>(level, RawEntry::EMPTY)
     }
 }
 

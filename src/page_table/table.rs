@@ -39,6 +39,13 @@ impl TableEntry {
         let outcome = self.0.compare_exchange(current.0, new.0, Ordering::AcqRel, Ordering::Acquire);
         outcome.map(drop).map_err(RawEntry)
     }
+
+    /// Takes `bits` out of it.
+    #[inline]
+    pub(super) fn clear_bits(&self, bits: u64) {
+        // Release pairs with the Acquire in `compare_exchange` of who sees them gone.
+        self.0.fetch_and(!bits, Ordering::Release);
+    }
 }
 
 /// 512 entries.
@@ -76,12 +83,6 @@ impl Table {
     #[inline]
     pub(super) fn store(&self, index: usize, entry: RawEntry) {
         self.entries[index].store(entry);
-    }
-
-    /// [`TableEntry::swap`] of an entry.
-    #[inline]
-    pub(super) fn swap(&self, index: usize, entry: RawEntry) -> RawEntry {
-        self.entries[index].swap(entry)
     }
 
     /// [`TableEntry::compare_exchange`] of an entry.

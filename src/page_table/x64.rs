@@ -7,7 +7,7 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach};
-use super::format::Format;
+use super::format::{Format, Sizes};
 use super::level::Level;
 use super::protection::{Access, Cache, Privilege, Protection};
 
@@ -27,6 +27,8 @@ bitflags! {
         const GLOBAL = 1 << 8;
         /// Ignored by the hardware; ours: the mapping owns its frame.
         const OWNED = 1 << 9;
+        /// Likewise: a cursor has claimed the entry.
+        const CLAIMED = 1 << 10;
         const NO_EXECUTE = 1 << 63;
     }
 }
@@ -91,6 +93,7 @@ fn frame_at(address: u64) -> PhysFrame {
 unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     const ROOT: Level = Self::ROOT_LEVEL;
     const LARGEST_LEAF: Level = Level::GIANT;
+    const CLAIM: u64 = Bits::CLAIMED.bits();
 
     #[inline]
     fn table(frame: PhysFrame) -> RawEntry {
@@ -140,6 +143,23 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         // Bit 7 is the PAT bit in the lowest table, and "leaf" above it.
         let bits = if below == Level::PAGE { raw.0 & !Bits::LARGE.bits() } else { raw.0 };
         RawEntry(bits + index as u64 * below.pages() * 4096)
+    }
+
+    fn merge_marks(raw: RawEntry, other: RawEntry) -> RawEntry {
+        RawEntry(raw.0 | other.0 & (Bits::ACCESSED | Bits::DIRTY).bits())
+    }
+
+    fn mark_ahead(raw: RawEntry) -> RawEntry {
+        let writable = raw.0 & Bits::WRITABLE.bits() != 0;
+        let marks = if writable { Bits::ACCESSED | Bits::DIRTY } else { Bits::ACCESSED };
+        RawEntry(raw.0 | marks.bits())
+    }
+
+    /// Where a page's size changes, but neither its frames nor its attributes, an access uses any
+    /// of the cached translations (Intel SDM vol. 3, 4.10.2.3). But fetches that find two sizes
+    /// make many Intel processors raise a machine check (CVE-2018-12207).
+    fn sizes(leaf: &Leaf) -> Sizes {
+        if leaf.protection.access().executes() { Sizes::One } else { Sizes::Any }
     }
 }
 
@@ -207,6 +227,20 @@ mod tests {
                 Entry::Leaf(expected)
             );
         }
+    }
+
+    #[test]
+    fn marks_are_merged_and_made_ahead() {
+        let clean = Four::leaf(&leaf(Protection::KERNEL_READ_ONLY), Level::PAGE);
+        let marked = |raw: RawEntry| Bits::from_bits_truncate(raw.0) & (Bits::ACCESSED | Bits::DIRTY);
+        let dirty = RawEntry(clean.0 | Bits::DIRTY.bits());
+        assert_eq!(marked(Four::merge_marks(clean, dirty)), Bits::DIRTY);
+        assert_eq!(marked(Four::merge_marks(dirty, clean)), Bits::DIRTY);
+        assert_eq!(marked(Four::mark_ahead(clean)), Bits::ACCESSED);
+        let writable = Four::leaf(&leaf(Protection::KERNEL_DATA), Level::HUGE);
+        let ahead = Four::mark_ahead(writable);
+        assert_eq!(marked(ahead), Bits::ACCESSED | Bits::DIRTY);
+        assert_eq!(Four::decode(ahead, Level::HUGE), Four::decode(writable, Level::HUGE));
     }
 
     #[test]

@@ -49,13 +49,17 @@ impl Retired {
         self.tables.len() + runs.sum::<u64>()
     }
 
-    /// Adds the run of frames that a leaf of `level` owned: of 4 KiB or of 2 MiB, since nothing
-    /// larger is owned.
+    /// Adds the frames that a leaf of `level` owned: a leaf of 1 GiB, by promotion, runs of 2 MiB.
     #[inline]
     pub fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame, level: Level) {
         let [single, huge] = &mut self.frames;
-        let chain = if level == Level::PAGE { single } else { huge };
-        chain.push(memory, first);
+        if level == Level::PAGE {
+            single.push(memory, first);
+        } else {
+            (0..level.pages())
+                .step_by(Level::HUGE.pages() as usize)
+                .for_each(|run| huge.push(memory, first + run));
+        }
     }
 
     /// Takes over all of `other`, in constant time.

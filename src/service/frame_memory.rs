@@ -14,6 +14,10 @@ use crate::page_table::TableMemory;
 /// frame counts the parts that are still in use in the bits below.
 const PART: u32 = 1 << 31;
 
+/// Likewise, of the first frame: one leaf owns the 2 MiB, but they were allocated, or split, in
+/// frames, and are freed so.
+const JOINED: u32 = 1 << 30;
+
 /// The entry of a frame that the allocator handed out.
 #[inline]
 fn info<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> &FrameInfo {
@@ -62,6 +66,9 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
     }
 
     fn split_run(&self, first: PhysFrame) {
+        if take_joined(self, first) {
+            return;
+        }
         // Relaxed: the leaf that maps the run is exclusively locked, and the parts go to their
         // last user through the same lock.
         for part in 0..Order::HUGE.frames() {
@@ -70,12 +77,18 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
         info(self, first).references.store(PART | Order::HUGE.frames() as u32, Ordering::Relaxed);
     }
 
+    fn join_run(&self, first: PhysFrame) {
+        // Relaxed, as in `split_run`.
+        info(self, first).references.fetch_or(JOINED, Ordering::Relaxed);
+    }
+
     fn relax(&self) {
         self.platform().relax();
     }
 }
 
-/// Frees a run, or a part of a split run: the run is free when its last part is.
+/// Frees a run, or a part of a split run: the run is free when its last part is. A run that was
+/// joined is freed in its parts.
 ///
 /// # Safety
 ///
@@ -85,6 +98,11 @@ pub(crate) unsafe fn release<P: Platform>(frames: &Frames<P>, pin: &CpuPin, fram
     if order == Order::FRAME && is_part(frames, frame) {
         // SAFETY: the caller's promise.
         unsafe { release_parts(frames, pin, frame, 1) };
+        return;
+    }
+    if order == Order::HUGE && take_joined(frames, frame) {
+        // SAFETY: the caller's promise.
+        unsafe { release_run(frames, pin, frame, order.frames()) };
         return;
     }
     // SAFETY: the caller's promise.
@@ -169,4 +187,15 @@ fn number(frame: PhysFrame) -> u64 {
 #[inline]
 fn is_part<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> bool {
     info(frames, frame).references.load(Ordering::Relaxed) & PART != 0
+}
+
+/// Was the run from `first` joined? From now on it is not.
+fn take_joined<P: Platform>(frames: &Frames<P>, first: PhysFrame) -> bool {
+    let references = &info(frames, first).references;
+    // Relaxed: one leaf owns all of the run, and whoever takes it out of a page table has it alone.
+    let joined = references.load(Ordering::Relaxed) & JOINED != 0;
+    if joined {
+        references.fetch_and(!JOINED, Ordering::Relaxed);
+    }
+    joined
 }

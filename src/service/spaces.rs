@@ -17,6 +17,7 @@ pub(super) struct Spaces<P: Machine> {
 }
 
 impl<P: Machine> Spaces<P> {
+    #[cfg(not(loom))]
     pub const NONE: Spaces<P> = Spaces { first: None };
 
     pub fn add(&mut self, core: &'static SpaceCore<P>) {

@@ -101,6 +101,8 @@ unsafe impl TableMemory for Arena {
 
     fn split_run(&self, _: PhysFrame) {}
 
+    fn join_run(&self, _: PhysFrame) {}
+
     fn relax(&self) {
         loom::thread::yield_now();
     }

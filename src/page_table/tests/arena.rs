@@ -3,6 +3,7 @@
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use std::boxed::Box;
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::vec::Vec;
 
@@ -26,8 +27,8 @@ pub struct Arena {
     free: Mutex<Vec<u64>>,
     /// How many more allocations succeed.
     budget: AtomicU64,
-    /// First frames of 2 MiB runs that were split.
-    pub split: Mutex<Vec<u64>>,
+    /// First frames of 2 MiB that were allocated in frames, and are one leaf's.
+    joined: Mutex<BTreeSet<u64>>,
 }
 
 /// No frame is left.
@@ -42,7 +43,7 @@ impl Arena {
             aux: (0..=frames).map(|_| AtomicU32::new(0)).collect(),
             free: Mutex::new((1..=frames).collect()),
             budget: AtomicU64::new(u64::MAX),
-            split: Mutex::new(Vec::new()),
+            joined: Mutex::new(BTreeSet::new()),
         }
     }
 
@@ -62,11 +63,28 @@ impl Arena {
         }
     }
 
+    /// Takes the frames `first..first + count` one by one, if all are free.
+    pub fn allocate_at(&self, first: u64, count: u64) -> bool {
+        let mut free = self.free.lock().unwrap();
+        let wanted = |frame: &u64| (first..first + count).contains(frame);
+        let all = free.iter().filter(|frame| wanted(frame)).count() as u64 == count;
+        if all {
+            free.retain(|frame| !wanted(frame));
+        }
+        all
+    }
+
     pub fn free_changed(&self, pin: &CpuPin, changed: Changed) {
-        let Retired { tables, frames: [frames, runs] } = changed.retired;
+        let Retired { tables, frames: [frames, mut runs] } = changed.retired;
         self.free_chain(pin, tables);
         self.free_chain(pin, frames);
-        self.free_chain(pin, runs);
+        while let Some(first) = runs.pop(self) {
+            assert!(self.joined.lock().unwrap().remove(&number(first)), "no run was allocated");
+            for frame in 0..512 {
+                // SAFETY: as in `free_chain`.
+                unsafe { self.free(pin, first + frame) };
+            }
+        }
     }
 }
 
@@ -117,7 +135,11 @@ unsafe impl TableMemory for Arena {
     }
 
     fn split_run(&self, first: PhysFrame) {
-        self.split.lock().unwrap().push(number(first));
+        assert!(self.joined.lock().unwrap().remove(&number(first)), "no run was allocated");
+    }
+
+    fn join_run(&self, first: PhysFrame) {
+        assert!(self.joined.lock().unwrap().insert(number(first)), "joined twice");
     }
 
     fn relax(&self) {

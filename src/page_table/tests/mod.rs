@@ -2,6 +2,7 @@ mod arena;
 mod chain;
 mod concurrent;
 mod model;
+mod promote;
 mod steps;
 
 use arena::Arena;
@@ -63,6 +64,17 @@ fn reprotect(
     let mut changed = Changed::NOTHING;
     table.reprotect(arena, reserve, pages, protection, &mut changed)?;
     Ok(changed)
+}
+
+/// Maps `pages`, 4 KiB each, to frames of the arena from `frame` on, which were allocated so.
+fn own_run(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages, frame: PhysFrame) {
+    let mut backing = Contiguous { first_page: pages.first, frame, largest: Level::PAGE, attributes: OWNED };
+    let replaced = table.fill(arena, &mut Reserve::new(arena, pin), pages, &mut backing).unwrap();
+    arena.free_chain(pin, replaced);
+}
+
+fn promote(table: &Table, arena: &Arena, pages: Pages, level: Level) -> Result<Changed, Unfit> {
+    table.promote(arena, pages, level, |changed| changed)
 }
 
 std::thread_local! {

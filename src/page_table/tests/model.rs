@@ -25,6 +25,16 @@ enum Step {
         start: u64,
         count: u64,
     },
+    /// 2 MiB of the arena's frames, one by one, in the 2 MiB stretch of this number.
+    OwnStretch {
+        stretch: u64,
+        frame: u64,
+    },
+    /// So many stretches.
+    Promote {
+        stretch: u64,
+        count: u64,
+    },
     Clear {
         start: u64,
         count: u64,
@@ -59,6 +69,10 @@ fn step() -> impl Strategy<Value = Step> {
             Step::Map { start, count, frame: 0x10_0000 + base * 4096 + start + skew, largest }
         }),
         2 => (0..COUNT, 1..9u64).prop_map(|(start, count)| Step::Own { start, count: count.min(COUNT - start) }),
+        2 => (0..4u64, 1..3u64)
+            .prop_map(|(stretch, run)| Step::OwnStretch { stretch, frame: run * 512 }),
+        4 => (0..4u64, 1..3u64)
+            .prop_map(|(stretch, count)| Step::Promote { stretch, count: count.min(4 - stretch) }),
         4 => range().prop_map(|(start, count)| Step::Clear { start, count }),
         2 => (range(), protection)
             .prop_map(|((start, count), protection)| Step::Protect { start, count, protection }),
@@ -85,6 +99,36 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
             }
         }
         Step::Own { start, count } => own(table, arena, model, &pin, pages(FIRST + start, count)),
+        Step::OwnStretch { stretch, frame } => {
+            let range = pages(FIRST + stretch * 512, 512);
+            let vacant = model.range(range.first..=range.last).next().is_none();
+            if vacant && arena.allocate_at(frame, 512) {
+                own_run(table, arena, &pin, range, foreign(frame));
+                let mapped = (0..512).map(|page| (range.first + page, foreign(frame + page)));
+                model.extend(mapped.map(|(page, frame)| (page, (frame, Protection::USER_DATA))));
+            }
+        }
+        Step::Promote { stretch, count } => {
+            let stretches: Vec<u64> =
+                (stretch..stretch + count).map(|stretch| FIRST + stretch * 512).collect();
+            let small: Vec<u64> =
+                stretches.iter().copied().filter(|&first| is_small(table, arena, first)).collect();
+            let unfit = small.iter().find_map(|&first| unfit(model, first));
+            match promote(table, arena, pages(stretches[0], count * 512), Level::HUGE) {
+                Ok(changed) => {
+                    assert_eq!(unfit, None);
+                    assert_eq!(changed.pages, 512 * small.len() as u64);
+                    assert_eq!(changed.retired.tables.len(), small.len() as u64);
+                    for first in small {
+                        let stale = changed.stale.unwrap();
+                        assert!(stale.first <= first && first + 511 <= stale.last);
+                    }
+                    assert!(stretches.iter().all(|&first| !is_small(table, arena, first)));
+                    arena.free_changed(&pin, changed);
+                }
+                Err(refused) => assert_eq!(Some(refused), unfit),
+            }
+        }
         Step::Clear { start, count } => {
             let range = pages(FIRST + start, count);
             let changed = clear(table, arena, &pin, range).unwrap();
@@ -136,6 +180,29 @@ fn own(table: &Table, arena: &Arena, model: &mut Model, pin: &CpuPin, range: Pag
     arena.free_chain(pin, chain);
 }
 
+fn is_small(table: &Table, arena: &Arena, first: u64) -> bool {
+    find(table, arena, first).is_none_or(|(_, level, _)| level == Level::PAGE)
+}
+
+/// Why the stretch from page `first` on cannot be one leaf.
+fn unfit(model: &Model, first: u64) -> Option<Unfit> {
+    let number = |frame: PhysFrame| frame.start_address().as_u64() / 4096;
+    let mut before: Option<(u64, Protection)> = None;
+    (first..first + 512).find_map(|page| {
+        let Some(&(frame, protection)) = model.get(&page) else {
+            return Some(Unfit::Vacant { page });
+        };
+        let unfit = match before {
+            None if number(frame) % 512 != 0 => Some(Unfit::Misaligned { page, frame }),
+            None => protection.access().executes().then_some(Unfit::OneSize { page }),
+            Some((last, _)) if number(frame) != last + 1 => Some(Unfit::Scattered { page, frame }),
+            Some((_, other)) => (protection != other).then_some(Unfit::Differs { page }),
+        };
+        before = Some((number(frame), protection));
+        unfit
+    })
+}
+
 fn check(table: &Table, arena: &Arena, model: &Model) {
     for page in FIRST..FIRST + COUNT {
         let found = find(table, arena, page).map(|(frame, _, protection)| (frame, protection));
@@ -153,7 +220,8 @@ proptest! {
     #[test]
     #[cfg_attr(miri, ignore = "takes minutes; steps.rs covers the unsafe code")]
     fn agrees_with_a_plain_map(steps in prop::collection::vec(step(), 1..40)) {
-        let arena = Arena::new(500);
+        // 64 frames for tables and single pages at least, and two runs of 512.
+        let arena = Arena::new(512 * 3 + 500);
         let table = Table::new(&arena, &pin(0), RootEntries::Own).unwrap();
         let mut model = Model::new();
         for step in &steps {
