@@ -68,7 +68,12 @@ pub(crate) struct Counters {
     pub changes: AtomicU64,
     pub probes: AtomicU64,
     pub absences: AtomicU64,
+    /// By space: how many large pages this CPU has mapped and unmapped.
+    large_pages: [AtomicU64; SPACES],
 }
+
+/// The kernel's space and two of users.
+const SPACES: usize = 3;
 
 /// A run of a scenario on all CPUs of a rig.
 ///
@@ -81,7 +86,7 @@ pub struct Run<R: Rig> {
     pub(crate) ownership: Ownership,
     pub(crate) office: PostOffice,
     pub(crate) barrier: Barrier,
-    pub(crate) spaces: ArrayVec<SharedSpace<R::Machine>, 3>,
+    pub(crate) spaces: ArrayVec<SharedSpace<R::Machine>, SPACES>,
     pub(crate) counters: Vec<Counters>,
     pub(crate) baseline: Mutex<Option<Account>>,
     pub(crate) deafness: Deafness,
@@ -151,6 +156,11 @@ impl<R: Rig> Run<R> {
         let shared = SharedSpace::new(name, space, window, first..first + SLOTS);
         self.spaces.push(shared.ok_or(SetupError::OutOfMemory)?);
         Ok(())
+    }
+
+    /// How many large pages `cpu` has mapped and unmapped in the space numbered `space`.
+    pub(crate) fn large_pages(&self, cpu: CpuId, space: usize) -> &AtomicU64 {
+        &self.counters(cpu).large_pages[space % SPACES]
     }
 
     /// The machine that it runs on.

@@ -24,6 +24,8 @@ pub struct Weights {
     pub probes: u32,
     /// Switch to another address space.
     pub switches: u32,
+    /// Cut and promote a large page, or read another CPU's.
+    pub sizes: u32,
     /// Idle for a moment.
     pub rests: u32,
 }
@@ -32,7 +34,14 @@ impl Weights {
     /// Their sum.
     #[must_use]
     pub const fn total(&self) -> u32 {
-        self.frames + self.waits + self.objects + self.changes + self.probes + self.switches + self.rests
+        self.frames
+            + self.waits
+            + self.objects
+            + self.changes
+            + self.probes
+            + self.switches
+            + self.sizes
+            + self.rests
     }
 }
 
@@ -97,6 +106,7 @@ pub static SCENARIOS: &[Scenario] = &[
             changes: 12,
             probes: 30,
             switches: 6,
+            sizes: 0,
             rests: 2,
         },
         share: Share::Half,
@@ -106,7 +116,16 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "frames",
         summary: "only frames: all orders and policies, freed across CPUs",
-        weights: Weights { frames: 94, waits: 4, objects: 0, changes: 0, probes: 0, switches: 0, rests: 2 },
+        weights: Weights {
+            frames: 94,
+            waits: 4,
+            objects: 0,
+            changes: 0,
+            probes: 0,
+            switches: 0,
+            sizes: 0,
+            rests: 2,
+        },
         share: Share::Half,
         course: Course::Stay,
         limit: Limit::Milliseconds(5_000),
@@ -114,7 +133,33 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "shootdown",
         summary: "only shared mappings: change, shoot down, read",
-        weights: Weights { frames: 0, waits: 0, objects: 0, changes: 30, probes: 57, switches: 8, rests: 5 },
+        weights: Weights {
+            frames: 0,
+            waits: 0,
+            objects: 0,
+            changes: 30,
+            probes: 57,
+            switches: 8,
+            sizes: 0,
+            rests: 5,
+        },
+        share: Share::Half,
+        course: Course::ComeAndGo,
+        limit: Limit::Milliseconds(5_000),
+    },
+    Scenario {
+        name: "sizes",
+        summary: "only large pages: cut, promoted and unmapped while other CPUs read them",
+        weights: Weights {
+            frames: 0,
+            waits: 0,
+            objects: 0,
+            changes: 0,
+            probes: 0,
+            switches: 10,
+            sizes: 85,
+            rests: 5,
+        },
         share: Share::Half,
         course: Course::ComeAndGo,
         limit: Limit::Milliseconds(5_000),
@@ -122,7 +167,16 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "heap",
         summary: "only heap objects, freed across CPUs",
-        weights: Weights { frames: 0, waits: 0, objects: 98, changes: 0, probes: 0, switches: 0, rests: 2 },
+        weights: Weights {
+            frames: 0,
+            waits: 0,
+            objects: 98,
+            changes: 0,
+            probes: 0,
+            switches: 0,
+            sizes: 0,
+            rests: 2,
+        },
         share: Share::Half,
         course: Course::Stay,
         limit: Limit::Milliseconds(5_000),
@@ -130,7 +184,16 @@ pub static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "pressure",
         summary: "frames until there are none, and waiting for them",
-        weights: Weights { frames: 60, waits: 38, objects: 0, changes: 0, probes: 0, switches: 0, rests: 2 },
+        weights: Weights {
+            frames: 60,
+            waits: 38,
+            objects: 0,
+            changes: 0,
+            probes: 0,
+            switches: 0,
+            sizes: 0,
+            rests: 2,
+        },
         share: Share::Excess,
         course: Course::Stay,
         limit: Limit::Milliseconds(5_000),
@@ -145,6 +208,7 @@ pub static SCENARIOS: &[Scenario] = &[
             changes: 10,
             probes: 0,
             switches: 18,
+            sizes: 0,
             rests: 2,
         },
         share: Share::Half,
@@ -161,6 +225,7 @@ pub static SCENARIOS: &[Scenario] = &[
             changes: 15,
             probes: 25,
             switches: 8,
+            sizes: 0,
             rests: 2,
         },
         share: Share::Half,

@@ -9,6 +9,7 @@ mod frames;
 mod objects;
 mod placement;
 mod probes;
+mod sizes;
 mod spaces;
 mod waits;
 
@@ -144,6 +145,8 @@ impl<'r, R: Rig> Worker<'r, R> {
             self.probe_step();
         } else if is_drawn(weights.switches) {
             self.switch_step().await;
+        } else if is_drawn(weights.sizes) {
+            self.sizes_step().await;
         } else {
             self.activate(KERNEL);
             // What changes meanwhile must be in the TLB before, and not after.

@@ -82,11 +82,12 @@ const MACHINES: [&str; 12] = [
 const QUICK_MACHINES: usize = 3;
 
 /// Further scenarios, each on a machine that suits it.
-const SCENARIOS: [(&str, &str); 5] = [
+const SCENARIOS: [(&str, &str); 6] = [
     ("two-nodes", "machine"),
     ("tight", "pressure"),
     ("uneven", "frames"),
     ("four-asymmetric", "shootdown"),
+    ("four-asymmetric", "sizes"),
     ("two-nodes", "unresponsive"),
 ];
 
