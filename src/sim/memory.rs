@@ -68,7 +68,14 @@ impl Sim {
     /// the calling CPU has cached the way to, and from its root. It takes no interrupts, and marks
     /// the entries that it meets accessed: a table that is something else by now is corrupted.
     pub fn walk_ahead(&self) {
-        self.state(|state| walk_ahead(&self.arena, &mut state.tlb, state.root));
+        // A walk, as an access, is waited for by who waits for a broadcast.
+        let mut inbox = self.inbox(self.current_cpu());
+        self.state(|state| {
+            if let Some(inbox) = &mut inbox {
+                inbox.settle(&mut state.tlb);
+            }
+            walk_ahead(&self.arena, &mut state.tlb, state.root);
+        });
     }
 
     /// The root of the page tables that the calling CPU uses.
