@@ -50,5 +50,6 @@ pub use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, PerFrameTable
 pub use topomem_numa::{ApicId, BootAllocator, FirmwareTables, MemoryMap, MemoryRange, Topology};
 pub use topomem_percpu::{CpuId, CpuPin, CpuSet, NodeId, Order, PinGuard, Platform};
 pub use topomem_shootdown::{
-    Domain, Lazy, PageRange, PageSize, SwitchFlushed, Ticks, Tlb, VirtAddr, WakersDue,
+    Asid, Domain, Lazy, PageRange, PageSize, RootLoad, SwitchFlushed, Ticks, Tlb, TlbFeatures, VirtAddr,
+    WakersDue,
 };

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use topomem_shootdown::{SwitchFlushed, Tlb};
+use topomem_shootdown::{RootLoad, SwitchFlushed, Tlb};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -14,7 +14,10 @@ use crate::page_table::Format;
 /// # Safety
 ///
 /// - `load_root` makes the executing CPU translate through the table at `root` from then on,
-///   and says truly whether that flushed the translations that are not global.
+///   and says truly whether that flushed the translations that are not global; where
+///   translations are tagged, it loads with [`Asid::KERNEL`](topomem_shootdown::Asid::KERNEL), and
+///   says so of that one's.
+/// - `load_tagged_root` loads as its [`RootLoad`] says.
 /// - `virt_to_phys` inverts [`phys_to_virt`](topomem_percpu::Platform::phys_to_virt).
 /// - The hardware reads tables of [`Machine::Format`].
 pub unsafe trait Machine: Tlb + Copy + Send + 'static {
@@ -26,4 +29,12 @@ pub unsafe trait Machine: Tlb + Copy + Send + 'static {
 
     /// Loads the root of a page table (CR3, TTBR, satp).
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed;
+
+    /// The same with an ASID, for machines that offer some
+    /// ([`Tlb::features`](topomem_shootdown::Tlb::features)).
+    #[inline]
+    fn load_tagged_root(&self, root: PhysFrame, load: RootLoad) -> SwitchFlushed {
+        let _ = load;
+        self.load_root(root)
+    }
 }

@@ -93,11 +93,6 @@ impl Batch {
     pub(crate) fn ranges(&self) -> &[PageRange] {
         &self.ranges
     }
-
-    /// How many ranges [`Batch::ranges`] has.
-    pub(crate) const fn len(&self) -> usize {
-        self.ranges.len()
-    }
 }
 
 impl Default for Batch {
@@ -121,7 +116,7 @@ mod tests {
         let mut batch = Batch::new();
         assert!(batch.is_empty());
         (0..64).for_each(|number| batch.add(page(number)));
-        assert_eq!((batch.len(), batch.whole()), (1, None));
+        assert_eq!((batch.ranges().len(), batch.whole()), (1, None));
         assert_eq!(batch.ranges().first().map(|range| range.pages()), Some(64));
     }
 
@@ -143,7 +138,7 @@ mod tests {
         let many = RANGES as u64;
         (0..many).for_each(|number| batch.add(page(number * 2)));
         batch.add(page(1));
-        assert_eq!((batch.len(), batch.whole()), (RANGES, None), "the last touches the first");
+        assert_eq!((batch.ranges().len(), batch.whole()), (RANGES, None), "the last touches the first");
         batch.add(page(100));
         assert_eq!(batch.whole(), Some(Scope::Domain));
     }

@@ -7,6 +7,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{AtomicCpuSet, CpuSet};
 
 use crate::Generation;
+use crate::domain_id::DomainId;
 use crate::log::Log;
 
 /// Whose translations a domain's are: decides who uses them and how they are all flushed.
@@ -30,11 +31,15 @@ pub(crate) enum Kind {
 /// active, and only they follow it. [`Domain::is_idle`] is true when none has; who then prevents
 /// further activations (by owning the domain, say) may drop it.
 ///
+/// A CPU that tags translations may keep some of a domain that it left, even of one that is gone.
+/// It knows domains by numbers that are never used again.
+///
 /// [`Shootdown::activate`]: crate::Shootdown::activate
 pub struct Domain {
     pub(crate) log: Log,
     pub(crate) members: CachePadded<AtomicCpuSet>,
     pub(crate) kind: Kind,
+    pub(crate) id: DomainId,
 }
 
 impl Domain {
@@ -54,12 +59,12 @@ impl Domain {
 
     #[cfg(not(loom))]
     pub(crate) const fn of(kind: Kind) -> Domain {
-        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind }
+        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind, id: DomainId::new() }
     }
 
     #[cfg(loom)]
     pub(crate) fn of(kind: Kind) -> Domain {
-        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind }
+        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind, id: DomainId::new() }
     }
 
     /// The newest generation issued so far.
@@ -67,7 +72,7 @@ impl Domain {
         self.log.newest()
     }
 
-    /// The CPUs that may hold translations of this domain: a moment's view.
+    /// The CPUs that may use translations of this domain: a moment's view.
     pub fn cpus(&self) -> CpuSet {
         self.members.load(Ordering::Relaxed)
     }

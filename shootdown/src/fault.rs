@@ -56,6 +56,15 @@ pub enum Fault {
     GiveUp,
     /// Issue an invalidation of a space only when all of the kernel's are done.
     OneAtATime,
+    /// Return to a space that was left without comparing generations.
+    KeepStaleAsid,
+    /// Give an ASID to another space with its translations still there.
+    ReuseUnflushed,
+    /// Flush single pages where tables of the kernel were freed, which leaves the ways to them
+    /// in the paging-structure caches of the ASIDs that are not current.
+    MissOtherAsids,
+    /// Don't wait for a broadcast to arrive.
+    BroadcastUnsynced,
 }
 
 /// The injected fault. Not one of loom's atomics: it is set before a model's threads start.

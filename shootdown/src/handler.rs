@@ -133,10 +133,7 @@ impl<T: Tlb> Shootdown<T> {
         if to.0 - from.0 != 1 {
             return None;
         }
-        match domain.log.read(to) {
-            Some(Scope::Pages(range)) if range.pages() <= self.threshold() => Some(range),
-            _ => None,
-        }
+        domain.log.read_pages(to).filter(|range| range.pages() <= self.threshold())
     }
 
     /// Is a fault injected that concerns flushing?
@@ -249,7 +246,7 @@ impl<T: Tlb> Shootdown<T> {
             return Flush::Domain;
         }
         for generation in from.0 + 1..=to.0 {
-            match domain.log.read(Generation(generation)) {
+            match self.logged(domain, Generation(generation)) {
                 Some(Scope::Pages(range)) => pages = pages.saturating_add(range.pages()),
                 Some(Scope::NonGlobal) => non_global += 1,
                 Some(Scope::Domain | Scope::Everything) => return Flush::Domain,
@@ -276,7 +273,7 @@ impl<T: Tlb> Shootdown<T> {
     fn replay(&self, domain: &Domain, from: Generation, to: Generation) -> Option<u64> {
         let mut pages = 0;
         for generation in from.0 + 1..=to.0 {
-            match domain.log.read(Generation(generation)) {
+            match self.logged(domain, Generation(generation)) {
                 Some(Scope::Pages(range)) => {
                     self.flush_pages(range);
                     pages += range.pages();

@@ -16,7 +16,8 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// The calling CPU has dropped its own when this returns; the others have when the ticket
     /// completes. Costs one atomic add to the domain, a full barrier, a swap for each target
-    /// and at most one [`Tlb::send_ipi`]; never waits. Safe in interrupt handlers.
+    /// and at most one [`Tlb::send_ipi`]; waits for no CPU (for the hardware alone, where that
+    /// broadcasts). Safe in interrupt handlers.
     // Always: as `announce`.
     #[inline(always)]
     pub fn invalidate<'s>(
@@ -30,7 +31,7 @@ impl<T: Tlb> Shootdown<T> {
         let generation = if self.broken(Fault::LeaveUnwritten) {
             domain.log.claim(1)
         } else {
-            domain.log.append(invalidation.scope)
+            domain.log.append(invalidation.scope, invalidation.tables)
         };
         self.announce(pin, domain, generation, invalidation.tables, Appended::One(invalidation.scope))
     }
@@ -75,12 +76,16 @@ impl<T: Tlb> Shootdown<T> {
         let targets = if self.passes_all_by(cpu, domain, tables) {
             Targets::None
         } else {
-            self.interrupt(cpu, domain, tables)
+            self.tell(cpu, domain, tables, generation, appended.generations())
         };
         own.counters.requests.add(1);
         let done = if own.uses(domain) {
             // Our own flush overlaps with the interrupts' travel.
-            self.catch_up_appended(own, domain, generation, appended);
+            match tables {
+                Tables::Kept => self.catch_up_appended(own, domain, generation, appended),
+                // Pages may name too little.
+                Tables::Freed => self.catch_up(own, domain),
+            }
             targets == Targets::None
         } else {
             // A member by now: we have interrupted a switch, whose end looks at the generation.
@@ -109,6 +114,25 @@ impl<T: Tlb> Shootdown<T> {
             self.state(own).counters.elided_lazy.add(lazy);
         }
         busy.is_none()
+    }
+
+    /// Has the hardware carry the last `generations` up to `generation` to the other members, or
+    /// interrupts them. Says whether there is anybody to wait for.
+    #[inline]
+    fn tell(
+        &self,
+        own: CpuId,
+        domain: &Domain,
+        tables: Tables,
+        generation: Generation,
+        generations: u64,
+    ) -> Targets {
+        if let Some(limit) = self.tlb.features().broadcast_pages()
+            && self.broadcast(own, domain, generation, generations, limit)
+        {
+            return Targets::None;
+        }
+        self.interrupt(own, domain, tables)
     }
 
     /// Interrupts each other member that is not lazy and has no interrupt on its way. Says whether
@@ -167,4 +191,15 @@ pub(crate) enum Appended<'a> {
     One(Scope),
     /// So many ranges.
     Ranges(&'a [PageRange]),
+}
+
+impl Appended<'_> {
+    /// How many generations they are.
+    #[inline]
+    pub(crate) const fn generations(&self) -> u64 {
+        match self {
+            Appended::One(_) => 1,
+            Appended::Ranges(ranges) => ranges.len() as u64,
+        }
+    }
 }

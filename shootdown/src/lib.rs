@@ -19,6 +19,10 @@
 //! - **Complete**: a [`Ticket`] is complete when every CPU that it found has published its
 //!   generation, has left the domain, is lazy in it or offline. Nothing counts acknowledgements.
 //!
+//! Where the TLB tags translations by address space, a CPU keeps those of spaces that it left and
+//! compares generations when it returns; where the hardware broadcasts invalidations, changes of
+//! single pages need no interrupt ([`TlbFeatures`]).
+//!
 //! No request is lost: the log's overrun, a slot not yet filled or torn is a full flush. A CPU
 //! that doesn't answer keeps the ticket incomplete, so memory stays safe, and is reported.
 //!
@@ -64,7 +68,7 @@
 //! let pin = QUEUE.tlb().pin();
 //! QUEUE.cpu_online(&pin)?;
 //! // SAFETY: `SPACE` lives for ever; there are no page tables to load.
-//! unsafe { QUEUE.activate(&pin, &SPACE, || SwitchFlushed::Yes) };
+//! unsafe { QUEUE.activate(&pin, &SPACE, |_| SwitchFlushed::Yes) };
 //!
 //! // ... the page at 2 MiB is unmapped ...
 //! let page = VirtAddr::new(0x20_0000)?;
@@ -81,11 +85,15 @@ extern crate alloc;
 extern crate std;
 
 mod address;
+mod asid;
 mod batch;
+mod broadcast;
 mod completion;
 mod cpu;
 mod domain;
+mod domain_id;
 mod fault;
+mod features;
 mod generation;
 mod handler;
 mod invalidation;
@@ -102,6 +110,7 @@ mod tlb;
 mod waiters;
 
 pub use address::{AddressWidth, NonCanonical, PageSize, VirtAddr};
+pub use asid::{Asid, RootLoad};
 pub use batch::Batch;
 pub use completion::{Completion, WakersDue};
 pub use cpu::Lazy;
@@ -110,6 +119,7 @@ pub use domain::Domain;
 pub use fault::Fault;
 #[cfg(not(feature = "fault-injection"))]
 pub(crate) use fault::Fault;
+pub use features::TlbFeatures;
 pub use generation::Generation;
 pub use invalidation::{Invalidation, Scope, Tables};
 pub use lifecycle::{OfflineError, OnlineError};

@@ -61,6 +61,7 @@ impl<T: Tlb> Shootdown<T> {
         // What was sent to this CPU as it went offline, and got lost, would else suppress every
         // further interrupt. AcqRel: as in the handler.
         state.mailbox.pending.swap(false, Ordering::AcqRel);
+        self.asids(pin).forget();
         let newest = self.kernel.log.newest();
         state.counters.full_flushes.add(1);
         if !self.broken(Fault::OnlineWithoutFlush) {

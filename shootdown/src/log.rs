@@ -8,7 +8,7 @@
 use crossbeam_utils::CachePadded;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::{Batch, Generation, PageRange, PageSize, Scope, VirtAddr};
+use crate::{Batch, Generation, PageRange, PageSize, Scope, Tables, VirtAddr};
 
 /// How many generations a CPU may be behind and still flush single pages; a power of two.
 pub(crate) const LOG_LEN: u64 = if cfg!(loom) { 2 } else { 32 };
@@ -27,33 +27,42 @@ struct LogSlot {
 const KIND_PAGES: u64 = 0;
 const KIND_NON_GLOBAL: u64 = 1;
 const KIND_DOMAIN: u64 = 2;
+/// Pages, and tables were freed: [`Tables::Freed`] is 1, and the kind a product.
+const KIND_PAGES_FREED: u64 = 3;
 
-fn encode(scope: Scope) -> (u64, u64) {
+#[inline]
+fn encode(scope: Scope, tables: Tables) -> (u64, u64) {
     match scope {
         Scope::Pages(range) => {
-            (range.start().as_u64() | (range.size() as u64) << 2 | KIND_PAGES, range.pages())
+            let kind = tables as u64 * KIND_PAGES_FREED;
+            (range.start().as_u64() | (range.size() as u64) << 2 | kind, range.pages())
         }
         Scope::NonGlobal => (KIND_NON_GLOBAL, 0),
-        // Issued to the kernel's domain, which has everything.
+        // Issued to the kernel's domain, which has everything; and whether tables were freed makes
+        // no difference to what a flush of so much does.
         Scope::Domain | Scope::Everything => (KIND_DOMAIN, 0),
     }
 }
 
 /// What [`encode`] made of a scope: the tag vouches that both words are of one writer.
 #[inline]
-fn decode(place: u64, pages: u64) -> Scope {
+fn decode(place: u64, pages: u64) -> (Scope, Tables) {
     match place & 3 {
-        KIND_PAGES => {
-            let size = match place >> 2 & 3 {
-                0 => PageSize::Size4KiB,
-                1 => PageSize::Size2MiB,
-                _ => PageSize::Size1GiB,
-            };
-            Scope::Pages(PageRange::from_parts(VirtAddr::from_canonical(place & !0xfff), pages, size))
-        }
-        KIND_NON_GLOBAL => Scope::NonGlobal,
-        _ => Scope::Domain,
+        KIND_PAGES => (Scope::Pages(decode_pages(place, pages)), Tables::Kept),
+        KIND_PAGES_FREED => (Scope::Pages(decode_pages(place, pages)), Tables::Freed),
+        KIND_NON_GLOBAL => (Scope::NonGlobal, Tables::Kept),
+        _ => (Scope::Domain, Tables::Kept),
     }
+}
+
+#[inline]
+fn decode_pages(place: u64, pages: u64) -> PageRange {
+    let size = match place >> 2 & 3 {
+        0 => PageSize::Size4KiB,
+        1 => PageSize::Size2MiB,
+        _ => PageSize::Size1GiB,
+    };
+    PageRange::from_parts(VirtAddr::from_canonical(place & !0xfff), pages, size)
 }
 
 /// The log and the counter of its generations.
@@ -102,20 +111,21 @@ impl Log {
 
     /// Appends one invalidation and returns its generation.
     #[inline]
-    pub(crate) fn append(&self, scope: Scope) -> Generation {
+    pub(crate) fn append(&self, scope: Scope, tables: Tables) -> Generation {
         let generation = self.claim(1);
-        self.fill(generation, scope);
+        self.fill(generation, scope, tables);
         generation
     }
 
     /// Appends what `batch` holds, one generation a range, and returns the last of them.
     pub(crate) fn append_batch(&self, batch: &Batch) -> Generation {
         if let Some(scope) = batch.whole() {
-            return self.append(scope);
+            return self.append(scope, batch.tables());
         }
-        let last = self.claim(batch.len() as u64);
-        for (&range, generation) in batch.ranges().iter().zip(last.0 - batch.len() as u64 + 1..) {
-            self.fill(Generation(generation), Scope::Pages(range));
+        let count = batch.ranges().len() as u64;
+        let last = self.claim(count);
+        for (&range, generation) in batch.ranges().iter().zip(last.0 - count + 1..) {
+            self.fill(Generation(generation), Scope::Pages(range), batch.tables());
         }
         last
     }
@@ -131,7 +141,7 @@ impl Log {
     /// Writes `generation`'s slot, unless another writer is inside it or a later generation has
     /// it already; then `generation` stays unknown, and its readers flush everything.
     #[inline]
-    fn fill(&self, generation: Generation, scope: Scope) {
+    fn fill(&self, generation: Generation, scope: Scope, tables: Tables) {
         let slot = self.slot(generation);
         let full = generation.0 * 2;
         let old = slot.tag.load(Ordering::Relaxed);
@@ -147,16 +157,29 @@ impl Log {
         // Pairs with the Acquire fence in `read`: a reader that got a word from below finds the
         // odd tag, or a later one, when it reads the tag again.
         fence(Ordering::Release);
-        let (place, pages) = encode(scope);
+        let (place, pages) = encode(scope, tables);
         slot.place.store(place, Ordering::Relaxed);
         slot.pages.store(pages, Ordering::Relaxed);
         // Pairs with the first Acquire load in `read`: who sees the tag sees the words.
         slot.tag.store(full, Ordering::Release);
     }
 
-    /// What `generation` removed, or `None` where the log doesn't know, or knows no longer.
+    /// What `generation` removed, and whether tables were freed with pages; `None` where the log
+    /// doesn't know, or knows no longer.
     #[inline]
-    pub(crate) fn read(&self, generation: Generation) -> Option<Scope> {
+    pub(crate) fn read(&self, generation: Generation) -> Option<(Scope, Tables)> {
+        self.words(generation).map(|(place, pages)| decode(place, pages))
+    }
+
+    /// The same where that was pages, with tables kept: the usual case.
+    #[inline]
+    pub(crate) fn read_pages(&self, generation: Generation) -> Option<PageRange> {
+        let (place, pages) = self.words(generation)?;
+        if place & 3 == KIND_PAGES { Some(decode_pages(place, pages)) } else { None }
+    }
+
+    #[inline]
+    fn words(&self, generation: Generation) -> Option<(u64, u64)> {
         let slot = self.slot(generation);
         let full = generation.0 * 2;
         if slot.tag.load(Ordering::Acquire) != full {
@@ -169,7 +192,7 @@ impl Log {
         if slot.tag.load(Ordering::Relaxed) != full {
             return None;
         }
-        Some(decode(place, pages))
+        Some((place, pages))
     }
 }
 
@@ -186,12 +209,12 @@ mod tests {
     fn keeps_the_last_generations() {
         let log = Log::new();
         for number in 0..=LOG_LEN {
-            log.append(pages(number << 21, number + 1));
+            log.append(pages(number << 21, number + 1), Tables::Kept);
         }
         assert_eq!(log.newest(), Generation(LOG_LEN + 2));
         assert_eq!(log.read(Generation(2)), None, "overrun");
-        assert_eq!(log.read(Generation(3)), Some(pages(1 << 21, 2)));
-        assert_eq!(log.read(log.newest()), Some(pages(LOG_LEN << 21, LOG_LEN + 1)));
+        assert_eq!(log.read(Generation(3)), Some((pages(1 << 21, 2), Tables::Kept)));
+        assert_eq!(log.read(log.newest()), Some((pages(LOG_LEN << 21, LOG_LEN + 1), Tables::Kept)));
         assert_eq!(log.read(Generation(LOG_LEN + 3)), None, "not issued yet");
     }
 
@@ -199,9 +222,16 @@ mod tests {
     fn every_scope_comes_back() {
         let log = Log::new();
         for scope in [pages(0xffff_ffff_ffe0_0000, 1), Scope::NonGlobal, Scope::Domain] {
-            let generation = log.append(scope);
-            assert_eq!(log.read(generation), Some(scope));
+            let generation = log.append(scope, Tables::Kept);
+            assert_eq!(log.read(generation), Some((scope, Tables::Kept)));
         }
+    }
+
+    #[test]
+    fn freed_tables_are_noted_with_pages() {
+        let log = Log::new();
+        let generation = log.append(pages(1 << 21, 3), Tables::Freed);
+        assert_eq!(log.read(generation), Some((pages(1 << 21, 3), Tables::Freed)));
     }
 
     #[test]
@@ -209,8 +239,8 @@ mod tests {
         let log = Log::new();
         let claimed = log.claim(1);
         assert_eq!((log.newest(), log.read(claimed)), (claimed, None));
-        log.fill(claimed, pages(0, 1));
-        assert_eq!(log.read(claimed), Some(pages(0, 1)));
+        log.fill(claimed, pages(0, 1), Tables::Kept);
+        assert_eq!(log.read(claimed), Some((pages(0, 1), Tables::Kept)));
     }
 
     #[test]
@@ -218,20 +248,20 @@ mod tests {
         let log = Log::new();
         let late = log.claim(1);
         log.claim(LOG_LEN - 1);
-        let next = log.append(pages(1 << 21, 1));
+        let next = log.append(pages(1 << 21, 1), Tables::Kept);
         assert_eq!(late.0 % LOG_LEN, next.0 % LOG_LEN);
-        log.fill(late, pages(0, 1));
-        assert_eq!((log.read(late), log.read(next)), (None, Some(pages(1 << 21, 1))));
+        log.fill(late, pages(0, 1), Tables::Kept);
+        assert_eq!((log.read(late), log.read(next)), (None, Some((pages(1 << 21, 1), Tables::Kept))));
     }
 
     #[test]
     fn a_slot_in_use_by_a_writer_is_left_alone() {
         let log = Log::new();
-        let first = log.append(pages(0, 1));
+        let first = log.append(pages(0, 1), Tables::Kept);
         log.slot(first).tag.store((first.0 * 2) | 1, Ordering::Relaxed);
         let second = {
             log.claim(LOG_LEN - 1);
-            log.append(pages(1 << 21, 1))
+            log.append(pages(1 << 21, 1), Tables::Kept)
         };
         assert_eq!((log.read(first), log.read(second)), (None, None));
     }

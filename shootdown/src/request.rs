@@ -17,7 +17,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// The newest generation that it waits for.
+    /// Done at once.
+    pub(crate) const NOTHING: Request = Request { generation: Generation::NONE, tables: Generation::NONE };
+
+    /// The newest generation that it waits for; [`Generation::NONE`] where there was nothing to wait
+    /// for.
     #[must_use]
     pub const fn generation(self) -> Generation {
         self.generation

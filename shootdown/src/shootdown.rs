@@ -2,9 +2,11 @@
 
 use core::fmt;
 
+use crossbeam_utils::CachePadded;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
-use topomem_percpu::{CpuId, MAX_CPUS};
+use topomem_percpu::{CpuId, CpuPin, MAX_CPUS};
 
+use crate::asid::Asids;
 use crate::cpu::CpuState;
 use crate::domain::{Domain, Kind};
 use crate::fault::FaultCell;
@@ -27,6 +29,8 @@ pub const DEFAULT_THRESHOLD: u64 = 33;
 pub struct Shootdown<T: Tlb> {
     pub(crate) tlb: T,
     pub(crate) cpus: [CpuState; MAX_CPUS],
+    /// Each the owner's alone.
+    asids: [CachePadded<Asids>; MAX_CPUS],
     pub(crate) kernel: Domain,
     pub(crate) waiters: Waiters,
     threshold: AtomicU64,
@@ -41,6 +45,7 @@ impl<T: Tlb> Shootdown<T> {
         Shootdown {
             tlb,
             cpus: [const { CpuState::new() }; MAX_CPUS],
+            asids: [const { CachePadded::new(Asids::new()) }; MAX_CPUS],
             kernel: Domain::of(Kind::Kernel),
             waiters: Waiters::new(),
             threshold: AtomicU64::new(DEFAULT_THRESHOLD),
@@ -55,6 +60,7 @@ impl<T: Tlb> Shootdown<T> {
         Shootdown {
             tlb,
             cpus: core::array::from_fn(|_| CpuState::new()),
+            asids: core::array::from_fn(|_| CachePadded::new(Asids::new())),
             kernel: Domain::of(Kind::Kernel),
             waiters: Waiters::new(),
             threshold: AtomicU64::new(DEFAULT_THRESHOLD),
@@ -93,6 +99,11 @@ impl<T: Tlb> Shootdown<T> {
     #[inline]
     pub(crate) fn state(&self, cpu: CpuId) -> &CpuState {
         &self.cpus[cpu.index()]
+    }
+
+    #[inline]
+    pub(crate) fn asids(&self, pin: &CpuPin) -> &Asids {
+        &self.asids[pin.cpu().index()]
     }
 
     /// Breaks one mechanism, or none again: for tests that must then fail.

@@ -111,6 +111,12 @@ counters! {
     partial_flushes,
     /// Pages flushed singly.
     pages_flushed,
+    /// Switches to a space whose translations were still there, and stayed.
+    asids_kept,
+    /// Switches to a space whose ASID was flushed: it had been another's, or too much had changed.
+    asids_flushed,
+    /// Requests that the hardware carried to the other CPUs.
+    broadcasts,
     /// Full flushes because the log no longer, or not yet, held every generation missed.
     log_misses,
 }

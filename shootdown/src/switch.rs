@@ -12,7 +12,7 @@ use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::sync::hint;
 
 use crate::domain::Domain;
-use crate::{Fault, Generation, Lazy, Shootdown, SwitchFlushed, Tlb};
+use crate::{Asid, Fault, Generation, Lazy, RootLoad, Shootdown, SwitchFlushed, Tlb};
 
 /// How many turns [`Fault::ReadGenerationFirst`] gives others to change something: about a millisecond.
 const WINDOW: u32 = if cfg!(any(loom, miri)) { 0 } else { 20_000 };
@@ -20,20 +20,26 @@ const WINDOW: u32 = if cfg!(any(loom, miri)) { 0 } else { 20_000 };
 impl<T: Tlb> Shootdown<T> {
     /// Makes `domain` this CPU's active address space in place of the last.
     ///
-    /// `switch` loads the page-table root; it is called after the CPU counts as a member of
+    /// `switch` loads the page-table root as it is told; it is called after the CPU counts as a member of
     /// `domain` and before it ceases to be one of the last domain. It is not called where
     /// `domain` is active already. Ends laziness.
     ///
     /// # Safety
     ///
-    /// - `switch` loads `domain`'s page tables, and tells truly whether that flushed.
+    /// - `switch` loads `domain`'s page tables, as the [`RootLoad`] says, and tells truly whether
+    ///   that flushed; what it tells counts where translations have no tags.
     /// - `domain` stays alive and in place until this CPU has activated another domain or called
     ///   [`Shootdown::deactivate`].
     /// - The CPU is online, and its page-table root changes by no other way.
     /// - It is not called from a context that interrupted another call of this queue on the same
     ///   CPU (handlers that may do so call [`Shootdown::on_ipi`], [`Shootdown::poll`] and
     ///   [`Shootdown::invalidate`] only).
-    pub unsafe fn activate(&self, pin: &CpuPin, domain: &Domain, switch: impl FnOnce() -> SwitchFlushed) {
+    pub unsafe fn activate(
+        &self,
+        pin: &CpuPin,
+        domain: &Domain,
+        switch: impl FnOnce(RootLoad) -> SwitchFlushed,
+    ) {
         let state = self.state(pin.cpu());
         let published = &state.published;
         // Relaxed: this CPU wrote it.
@@ -44,6 +50,10 @@ impl<T: Tlb> Shootdown<T> {
         }
         // Nested handlers leave both domains alone until the switch is done.
         published.active.store(ptr::null_mut(), Ordering::Relaxed);
+        if self.tlb.features().asids() != 0 {
+            // Relaxed: this CPU wrote it, and handlers leave it alone from here on.
+            self.asids(pin).leave(Generation(published.space.load(Ordering::Relaxed)));
+        }
         if !self.broken(Fault::KeepSeen) {
             published.space.store(Generation::NONE.0, Ordering::Relaxed);
         }
@@ -54,7 +64,10 @@ impl<T: Tlb> Shootdown<T> {
         // Pairs with the senders' barrier: see the top.
         self.barrier();
         let seen = domain.log.newest();
-        if switch() == SwitchFlushed::No {
+        let load = self.root_load(pin, domain, seen);
+        // With tags, what was removed up to `seen` is gone before the load or with it, and what is
+        // removed later is not freed before we publish: a flush at the end is early enough.
+        if switch(load) == SwitchFlushed::No && load == RootLoad::Untagged {
             state.counters.full_flushes.add(1);
             self.tlb.flush_non_global();
         }
@@ -75,20 +88,29 @@ impl<T: Tlb> Shootdown<T> {
 
     /// Leaves the active address space for the kernel's own page tables.
     ///
-    /// `switch` loads them; it is not called where no domain is active.
+    /// `switch` loads them, as it is told; it is not called where no domain is active.
     ///
     /// # Safety
     ///
-    /// `switch` leaves nothing of the active domain's page tables in use, nor, unless the TLB
-    /// tags translations by address space, in the TLB. Not from a context that interrupted
+    /// `switch` leaves nothing of the active domain's page tables in use, nor, unless the
+    /// [`RootLoad`] names an ASID, in the TLB. Not from a context that interrupted
     /// another call of this queue on the same CPU.
-    pub unsafe fn deactivate(&self, pin: &CpuPin, switch: impl FnOnce() -> SwitchFlushed) {
-        let published = &self.state(pin.cpu()).published;
+    pub unsafe fn deactivate(&self, pin: &CpuPin, switch: impl FnOnce(RootLoad) -> SwitchFlushed) {
+        let state = self.state(pin.cpu());
+        let published = &state.published;
         let last = published.active.swap(ptr::null_mut(), Ordering::Relaxed);
         // SAFETY: `last` was active until here, so `activate`'s caller has kept it alive.
         if let Some(last) = unsafe { last.as_ref() } {
-            if switch() == SwitchFlushed::No {
-                self.state(pin.cpu()).counters.full_flushes.add(1);
+            let load = if self.tlb.features().asids() == 0 {
+                RootLoad::Untagged
+            } else {
+                // Relaxed: as in `activate`.
+                self.asids(pin).leave(Generation(published.space.load(Ordering::Relaxed)));
+                // It has the kernel's half alone, whose freed tables are flushed from all ASIDs.
+                RootLoad::Keep(Asid::KERNEL)
+            };
+            if switch(load) == SwitchFlushed::No && load == RootLoad::Untagged {
+                state.counters.full_flushes.add(1);
                 self.tlb.flush_non_global();
             }
             published.space.store(Generation::NONE.0, Ordering::Relaxed);

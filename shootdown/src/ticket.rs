@@ -64,7 +64,8 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// What it waits for.
     #[inline]
     pub const fn request(&self) -> Request {
-        self.request
+        // Nor does it later: a CPU need not have published what a broadcast has removed.
+        if self.done_below == NOBODY { Request::NOTHING } else { self.request }
     }
 
     /// The domain that it belongs to: the one it was issued for, or the kernel's where it
@@ -192,7 +193,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// it is complete.
     #[must_use = "the request tells when the memory may be freed"]
     pub fn detach(self) -> Request {
-        self.request
+        self.request()
     }
 
     /// Both tickets as one, complete when both are.
@@ -211,7 +212,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         Ok(Ticket {
             queue: self.queue,
             domain: self.domain,
-            request: self.request.merge(other.request),
+            request: self.request().merge(other.request()),
             done_below: self.done_below.min(other.done_below),
             issued: self.issued.min(other.issued),
         })

@@ -2,7 +2,7 @@
 
 use topomem_percpu::{CpuId, CpuSet, Platform};
 
-use crate::{Generation, PageSize, VirtAddr};
+use crate::{Asid, Generation, PageRange, PageSize, TlbFeatures, VirtAddr};
 
 /// A point in time, or a span of it, in ticks of [`Tlb::now`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -46,6 +46,9 @@ pub enum SwitchFlushed {
 /// - When a flush returns, the executing CPU uses no translation that it names, neither from the
 ///   TLB nor from paging-structure caches on the way to it, until it walks the page tables
 ///   again, and such a walk sees every page-table store that happened before the call.
+/// - [`Tlb::features`] is the same on all CPUs and at each call from when the first CPU comes
+///   online, and what it offers is implemented: the methods that belong to a feature are called
+///   only where it is offered.
 /// - [`Tlb::send_ipi`] makes each named CPU call [`Shootdown::on_ipi`](crate::Shootdown::on_ipi)
 ///   after every store that happened before the call is visible to that CPU: a full barrier
 ///   stands before the interrupt controller is written. (On x86 an ICR write by MMIO is ordered
@@ -54,14 +57,43 @@ pub enum SwitchFlushed {
 ///   dropped; any other may only be delayed.
 /// - [`Platform::pin`] keeps every other context of the CPU out, but for nested handlers.
 pub unsafe trait Tlb: Platform {
-    /// Removes the translation of the page of `size` at `page`, a global one too.
+    /// What this machine offers. One load, or a constant: it is asked for at each invalidation and
+    /// each switch.
+    #[inline]
+    fn features(&self) -> TlbFeatures {
+        TlbFeatures::NONE
+    }
+
+    /// Removes the translation of the page of `size` at `page`: the current ASID's, and a global
+    /// one.
     fn flush_page(&self, page: VirtAddr, size: PageSize);
 
-    /// Removes all translations that are not global.
+    /// Removes all translations of the current ASID that are not global.
     fn flush_non_global(&self);
 
-    /// Removes all translations, global ones included.
+    /// Removes all translations of all ASIDs, global ones included.
     fn flush_all(&self);
+
+    /// Removes the translation of the page of `size` at `page` that `asid`, not the current one,
+    /// has ([`TlbFeatures::is_selective`]): INVPCID of type 0.
+    fn flush_page_of(&self, asid: Asid, page: VirtAddr, size: PageSize) {
+        let _ = (asid, page, size);
+        self.flush_all();
+    }
+
+    /// Begins the removal of the translations of `range`, of all ASIDs and global ones too, on
+    /// every CPU, this one included; one instruction ([`TlbFeatures::broadcast_pages`]): INVLPGB
+    /// by address. The caller has changed the page tables, with a full barrier since.
+    fn broadcast_pages(&self, range: PageRange) {
+        let _ = range;
+    }
+
+    /// Begins the removal of all translations, as [`Tlb::flush_all`], on every CPU: INVLPGB.
+    fn broadcast_all(&self) {}
+
+    /// Waits until all that the executing CPU began to remove is removed everywhere, and no CPU
+    /// uses it any more: TLBSYNC.
+    fn broadcast_sync(&self) {}
 
     /// Interrupts every CPU in `to`, never empty, never with the caller: with as few writes to
     /// the interrupt controller as it takes (multicast, shorthand).
@@ -83,6 +115,11 @@ pub unsafe trait Tlb: Platform {
 
 // SAFETY: every method is the referenced implementation's own.
 unsafe impl<T: Tlb + ?Sized> Tlb for &T {
+    #[inline]
+    fn features(&self) -> TlbFeatures {
+        (**self).features()
+    }
+
     fn flush_page(&self, page: VirtAddr, size: PageSize) {
         (**self).flush_page(page, size);
     }
@@ -93,6 +130,22 @@ unsafe impl<T: Tlb + ?Sized> Tlb for &T {
 
     fn flush_all(&self) {
         (**self).flush_all();
+    }
+
+    fn flush_page_of(&self, asid: Asid, page: VirtAddr, size: PageSize) {
+        (**self).flush_page_of(asid, page, size);
+    }
+
+    fn broadcast_pages(&self, range: PageRange) {
+        (**self).broadcast_pages(range);
+    }
+
+    fn broadcast_all(&self) {
+        (**self).broadcast_all();
+    }
+
+    fn broadcast_sync(&self) {
+        (**self).broadcast_sync();
     }
 
     fn send_ipi(&self, to: &CpuSet) {

@@ -112,7 +112,7 @@ fn allocations(prepare: impl FnOnce(&Queue), steps: impl FnOnce(&'static Queue, 
         let pin = run_as(index);
         queue.cpu_online(&pin).unwrap();
         // SAFETY: the domain lives for ever.
-        unsafe { queue.activate(&pin, domain, || SwitchFlushed::Yes) };
+        unsafe { queue.activate(&pin, domain, |_| SwitchFlushed::Yes) };
     }
     prepare(queue);
     run_as(0);
@@ -182,10 +182,10 @@ fn switching_and_being_lazy() {
                 queue.enter_lazy(&pin, Lazy::Idle);
                 let _ = queue.invalidate(&run_as(0), domain, page(1)).detach();
                 queue.leave_lazy(&run_as(1));
-                queue.deactivate(&pin, || SwitchFlushed::No);
+                queue.deactivate(&pin, |_| SwitchFlushed::No);
                 queue.cpu_offline(&pin).unwrap();
                 queue.cpu_online(&pin).unwrap();
-                queue.activate(&pin, domain, || SwitchFlushed::No);
+                queue.activate(&pin, domain, |_| SwitchFlushed::No);
             }
         },
     );

@@ -32,7 +32,7 @@ fn activate(prepare: fn(&Queue)) {
                 let pin = run_as(1);
                 // SAFETY: the model keeps both domains to the end.
                 unsafe {
-                    queue.activate(&pin, &domain, || {
+                    queue.activate(&pin, &domain, |_| {
                         for page in 0..2 {
                             queue.tlb().tlb[1][page].store(0, Ordering::Relaxed);
                         }
@@ -102,7 +102,7 @@ fn leaving_completes_a_request() {
             let (queue, domain) = (queue.clone(), domain.clone());
             thread::spawn(move || {
                 // SAFETY: the switch drops everything.
-                unsafe { queue.deactivate(&run_as(1), || SwitchFlushed::No) };
+                unsafe { queue.deactivate(&run_as(1), |_| SwitchFlushed::No) };
                 drop(domain);
             })
         };
@@ -144,7 +144,7 @@ fn leaving_ends_the_walks(next: Option<fn() -> Domain>) {
             let (queue, domain, table) = (queue.clone(), domain.clone(), table.clone());
             thread::spawn(move || {
                 let pin = run_as(1);
-                let switch = || {
+                let switch = |_| {
                     table.walk();
                     SwitchFlushed::Yes
                 };
@@ -154,7 +154,7 @@ fn leaving_ends_the_walks(next: Option<fn() -> Domain>) {
                     match &next {
                         Some(next) => {
                             queue.activate(&pin, next, switch);
-                            queue.deactivate(&pin, || SwitchFlushed::Yes);
+                            queue.deactivate(&pin, |_| SwitchFlushed::Yes);
                         }
                         None => queue.deactivate(&pin, switch),
                     }

@@ -57,7 +57,7 @@ fn a_wait_ends_when_its_target_leaves() {
             let (queue, domain) = (queue.clone(), domain.clone());
             thread::spawn(move || {
                 // SAFETY: the switch drops everything.
-                unsafe { queue.deactivate(&run_as(1), || topomem_shootdown::SwitchFlushed::No) };
+                unsafe { queue.deactivate(&run_as(1), |_| topomem_shootdown::SwitchFlushed::No) };
                 drop(domain);
             })
         };

@@ -68,7 +68,7 @@ fn leaving_completes_and_makes_idle() {
     enter(queue, 1, 2, new);
     assert!(queue.is_done(old, request) && old.is_idle());
     // SAFETY: the root is loaded by the closure.
-    unsafe { queue.deactivate(&run_as(1), || queue.tlb().load_root()) };
+    unsafe { queue.deactivate(&run_as(1), |load| queue.tlb().load_root(load)) };
     assert!(new.is_idle());
 }
 
@@ -80,8 +80,8 @@ fn an_interrupt_in_a_switch_is_not_lost() {
     let mut request = None;
     // SAFETY: the domain lives for ever.
     unsafe {
-        queue.activate(&pin, domain, || {
-            queue.tlb().load_root();
+        queue.activate(&pin, domain, |load| {
+            queue.tlb().load_root(load);
             queue.tlb().access(1, 0);
             request = Some(issue(queue, 1, 1, domain).detach());
             queue.tlb().deliver(queue, 1);
@@ -107,7 +107,7 @@ fn offline_cpus_are_not_waited_for() {
     let pin = run_as(1);
     // SAFETY: as above, and the root is loaded by the closure.
     unsafe {
-        queue.deactivate(&pin, || queue.tlb().load_root());
+        queue.deactivate(&pin, |load| queue.tlb().load_root(load));
         assert!(!ticket.is_complete());
         queue.cpu_offline(&pin).unwrap();
         assert_eq!(queue.cpu_offline(&pin), Err(OfflineError::NotOnline));

@@ -31,7 +31,7 @@ fn wait_for_each_other(queue: &'static Queue, rounds: &AtomicUsize) {
             scope.spawn(move || {
                 let pin = run_as(index);
                 // SAFETY: the domain lives for ever.
-                unsafe { queue.activate(&pin, domain, || queue.tlb().load_root()) };
+                unsafe { queue.activate(&pin, domain, |load| queue.tlb().load_root(load)) };
                 ready.wait();
                 for round in 0..WAITS {
                     let page = round % PAGES;
@@ -48,7 +48,7 @@ fn wait_for_each_other(queue: &'static Queue, rounds: &AtomicUsize) {
                 }
                 // SAFETY: the root is loaded by the closure; nothing is touched from then on.
                 unsafe {
-                    queue.deactivate(&pin, || queue.tlb().load_root());
+                    queue.deactivate(&pin, |load| queue.tlb().load_root(load));
                     queue.cpu_offline(&pin).unwrap();
                 }
             });
@@ -138,7 +138,7 @@ fn target(
             turn += 1;
             let space = 1 + turn / 8 % 2;
             // SAFETY: the domains live for ever, and the machine's root is loaded.
-            unsafe { queue.activate(&pin, domains[space], || queue.tlb().load_root()) };
+            unsafe { queue.activate(&pin, domains[space], |load| queue.tlb().load_root(load)) };
             use_page(space, turn % PAGES);
             use_page(0, turn % PAGES);
             if turn.is_multiple_of(5) {
@@ -156,7 +156,7 @@ fn target(
         }
         // SAFETY: the root is loaded; nothing is touched before the CPU is online again.
         unsafe {
-            queue.deactivate(&pin, || queue.tlb().load_root());
+            queue.deactivate(&pin, |load| queue.tlb().load_root(load));
             queue.cpu_offline(&pin).unwrap();
         }
         thread::yield_now();

@@ -15,7 +15,7 @@ use ::core::fmt;
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuPin, Order};
-use topomem_shootdown::{Domain, Invalidation, PageRange, PageSize, VirtAddr};
+use topomem_shootdown::{Domain, Invalidation, PageRange, PageSize, RootLoad, VirtAddr};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -271,7 +271,10 @@ impl<P: Machine> AddressSpace<P> {
     /// - Not from a context that interrupted a call of the service on the same CPU.
     pub unsafe fn activate(&self, pin: &CpuPin) {
         let core = self.core;
-        let load = || core.service.platform().load_root(core.table.root());
+        let load = |load| match load {
+            RootLoad::Untagged => core.service.platform().load_root(core.table.root()),
+            tagged => core.service.platform().load_tagged_root(core.table.root(), tagged),
+        };
         let shootdown = core.service.shootdown();
         match core.kind {
             // SAFETY: `load` loads this space's tables; its bookkeeping is freed only once its

@@ -5,6 +5,7 @@ use core::ops::Range;
 use std::vec::Vec;
 
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId};
+use topomem_shootdown::TlbFeatures;
 
 /// One node of a [`Blueprint`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Blueprint {
     pub nodes: Vec<Node>,
     /// Row `from`, column `to`; 10 is local, 255 unreachable, as in the SLIT.
     pub distances: Vec<Vec<u8>>,
+    /// What its TLBs offer.
+    pub tlb: TlbFeatures,
 }
 
 impl Blueprint {

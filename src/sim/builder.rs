@@ -4,6 +4,7 @@ use std::vec;
 use std::vec::Vec;
 
 use topomem_percpu::CpuId;
+use topomem_shootdown::TlbFeatures;
 use x86_64::PhysAddr;
 
 use super::Sim;
@@ -24,6 +25,7 @@ pub struct Builder {
     node_bytes: Vec<(usize, u64)>,
     distances: Vec<(usize, usize, u8)>,
     delivery: Delivery,
+    tlb: TlbFeatures,
 }
 
 impl Default for Builder {
@@ -38,6 +40,7 @@ impl Default for Builder {
             node_bytes: Vec::new(),
             distances: Vec::new(),
             delivery: Delivery::default(),
+            tlb: TlbFeatures::NONE,
         }
     }
 }
@@ -107,6 +110,13 @@ impl Builder {
         self
     }
 
+    /// What the TLBs offer; nothing unless told otherwise.
+    #[must_use]
+    pub fn tlb(mut self, features: TlbFeatures) -> Builder {
+        self.tlb = features;
+        self
+    }
+
     /// The machine described so far.
     ///
     /// # Errors
@@ -140,7 +150,7 @@ impl Builder {
             distances[a][b] = distance;
             distances[b][a] = distance;
         }
-        let machine = Blueprint { nodes, distances };
+        let machine = Blueprint { nodes, distances, tlb: self.tlb };
         machine.check()?;
         Ok(machine)
     }

@@ -2,7 +2,8 @@
 //!
 //! A thread is a CPU, an arena is RAM, and a software MMU translates by the page tables that the
 //! service writes into that RAM. Each CPU has a TLB that evicts nothing by itself, so a missing
-//! flush shows at the next access instead of once in a long while; interrupts arrive at poll
+//! flush shows at the next access instead of once in a long while; it tags translations, removes
+//! them selectively and hears broadcasts where the [`Blueprint`] says so. Interrupts arrive at poll
 //! points (any memory access, spin-loop turn or halt), as late as asked for. Firmware tables
 //! describe the machine, so discovery runs as on hardware.
 //!
@@ -19,6 +20,7 @@
 mod arena;
 mod blueprint;
 mod boot;
+mod broadcast;
 mod builder;
 mod cpu;
 mod executor;
@@ -50,6 +52,7 @@ pub use mmu::{Access, Fault, Privilege};
 pub use tables::Tables;
 
 use arena::Arena;
+use broadcast::Inbox;
 use cpu::{State, with_state};
 use interrupt::Mailbox;
 use run::Crew;
@@ -74,6 +77,7 @@ pub struct Sim {
 /// What other CPUs reach of a CPU, and its state while no thread plays it.
 struct Cpu {
     mailbox: Mailbox,
+    inbox: Mutex<Inbox>,
     parked: Mutex<Option<State>>,
 }
 
@@ -99,6 +103,7 @@ impl Sim {
         let cpus: Vec<Cpu> = cpus
             .map(|cpu| Cpu {
                 mailbox: Mailbox::default(),
+                inbox: Mutex::default(),
                 parked: Mutex::new(Some(State::new(cpu, delivery))),
             })
             .collect();

@@ -5,13 +5,16 @@ use core::sync::atomic::Ordering;
 use std::thread;
 
 use topomem_percpu::{CpuId, CpuSet, Platform};
-use topomem_shootdown::{PageSize, SwitchFlushed, Ticks, Tlb, Unresponsive, VirtAddr};
+use topomem_shootdown::{
+    Asid, PageRange, PageSize, RootLoad, SwitchFlushed, Ticks, Tlb, TlbFeatures, Unresponsive, VirtAddr,
+};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use crate::Machine;
 use crate::page_table::X64;
 
+use super::broadcast::Removal;
 use super::cpu::role;
 use super::{Sim, Vector, not_a_cpu};
 
@@ -33,9 +36,13 @@ unsafe impl Machine for &'static Sim {
     }
 
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
+        self.load_tagged_root(root, RootLoad::Flush(Asid::KERNEL))
+    }
+
+    fn load_tagged_root(&self, root: PhysFrame, load: RootLoad) -> SwitchFlushed {
         self.state(|state| {
             state.root = Some(root.start_address());
-            state.tlb.flush_non_global();
+            state.tlb.load_root(load);
         });
         SwitchFlushed::Yes
     }
@@ -70,10 +77,14 @@ unsafe impl Platform for Sim {
     }
 }
 
-// SAFETY: the flushes act on the calling CPU's own caches at once, and a walk reads the arena
-// with acquire loads after the interrupt's SeqCst exchange; `send` posts with SeqCst, which the
+// SAFETY: the flushes act on the calling CPU's own caches at once, broadcasts on all CPUs' at
+// their next access once they are waited for, and a walk reads the arena with acquire loads after the interrupt's SeqCst exchange; `send` posts with SeqCst, which the
 // target's next poll point takes with SeqCst; handlers only nest.
 unsafe impl Tlb for Sim {
+    fn features(&self) -> TlbFeatures {
+        self.blueprint().tlb
+    }
+
     fn flush_page(&self, page: VirtAddr, _: PageSize) {
         self.state(|state| state.tlb.flush_page(page.as_u64()));
     }
@@ -84,6 +95,27 @@ unsafe impl Tlb for Sim {
 
     fn flush_all(&self) {
         self.state(|state| state.tlb.flush_all());
+    }
+
+    fn flush_page_of(&self, asid: Asid, page: VirtAddr, _: PageSize) {
+        self.state(|state| state.tlb.flush_page_of(asid.get(), page.as_u64()));
+    }
+
+    /// # Panics
+    ///
+    /// Where the range is longer than the machine's instruction takes.
+    fn broadcast_pages(&self, range: PageRange) {
+        let limit = self.features().broadcast_pages().map_or(0, |pages| u64::from(pages.get()));
+        assert!(range.pages() <= limit, "one instruction removes {limit} pages, not {}", range.pages());
+        self.broadcast(self.current_cpu(), Removal::Pages(range));
+    }
+
+    fn broadcast_all(&self) {
+        self.broadcast(self.current_cpu(), Removal::Everything);
+    }
+
+    fn broadcast_sync(&self) {
+        self.settle_broadcasts(self.current_cpu());
     }
 
     fn send_ipi(&self, to: &CpuSet) {

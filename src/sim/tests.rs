@@ -1,9 +1,10 @@
+use core::num::NonZeroU16;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::time::Instant;
 
 use topomem_percpu::{CpuId, CpuSet, Platform};
-use topomem_shootdown::{PageSize, Tlb, VirtAddr};
+use topomem_shootdown::{Asid, PageRange, PageSize, RootLoad, Tlb, TlbFeatures, VirtAddr};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -26,7 +27,11 @@ fn word(sim: &Sim, address: u64) -> &core::sync::atomic::AtomicU64 {
 
 /// Tables at `ROOT`, one frame each, that map `address()` to `PAGE`; `OTHER` holds 2.
 fn mapped(cpus: usize, polls: u32) -> &'static Sim {
-    let sim = Sim::builder().cpus(cpus).memory(4 << 20).delay_interrupts(polls, 3).build().unwrap();
+    mapped_on(Sim::builder().cpus(cpus).delay_interrupts(polls, 3))
+}
+
+fn mapped_on(builder: Builder) -> &'static Sim {
+    let sim = builder.memory(4 << 20).build().unwrap();
     for level in [4u64, 3, 2] {
         let table = ROOT + (4 - level) * 0x1000;
         let index = address().as_u64() >> (3 + 9 * level) & 511;
@@ -132,6 +137,71 @@ fn a_halted_cpu_answers() {
         }
     });
     assert!(started.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn tagged_translations_outlive_a_switch() {
+    let sim = mapped_on(Sim::builder().tlb(TlbFeatures::NONE.with_asids(2)));
+    let [one, two] = [1, 2].map(|number| Asid::new(number).unwrap());
+    let root = PhysFrame::containing_address(PhysAddr::new(ROOT));
+    sim.on(CpuId::BOOT, |_| {
+        sim.load_tagged_root(root, RootLoad::Flush(one));
+        assert_eq!(sim.load(address()), Ok(1));
+        set_leaf(sim, OTHER);
+        sim.load_tagged_root(root, RootLoad::Flush(two));
+        assert_eq!(sim.load(address()), Ok(2));
+        sim.load_tagged_root(root, RootLoad::Keep(one));
+        assert_eq!(sim.load(address()), Ok(1));
+        sim.load_tagged_root(root, RootLoad::Flush(one));
+        assert_eq!(sim.load(address()), Ok(2));
+    });
+}
+
+#[test]
+fn a_broadcast_arrives_once_it_is_waited_for() {
+    let features = TlbFeatures::NONE.with_broadcast(NonZeroU16::MIN);
+    let sim = mapped_on(Sim::builder().cpus(2).tlb(features));
+    let page = PageRange::page(address(), PageSize::Size4KiB);
+    sim.run(|pin| {
+        sim.load_root(PhysFrame::containing_address(PhysAddr::new(ROOT)));
+        assert_eq!(sim.load(address()), Ok(1));
+        sim.barrier();
+        if pin.cpu() == CpuId::BOOT {
+            set_leaf(sim, OTHER);
+            sim.broadcast_pages(page);
+        }
+        sim.barrier();
+        assert_eq!(sim.load(address()), Ok(1), "not even on the CPU that began it");
+        sim.barrier();
+        if pin.cpu() == CpuId::BOOT {
+            sim.broadcast_sync();
+            assert_eq!(sim.load(address()), Ok(2));
+        } else {
+            // It waits for its own alone.
+            sim.broadcast_pages(page);
+        }
+        sim.barrier();
+        assert_eq!(sim.load(address()), Ok(2));
+    });
+}
+
+#[test]
+fn a_cpu_that_is_off_loses_broadcasts_together() {
+    let features = TlbFeatures::NONE.with_broadcast(NonZeroU16::MIN);
+    let sim = mapped_on(Sim::builder().cpus(2).tlb(features));
+    let elsewhere = VirtAddr::new_truncate(0x1000);
+    sim.on(CpuId::new(1).unwrap(), |_| {
+        sim.load_root(PhysFrame::containing_address(PhysAddr::new(ROOT)));
+        assert_eq!(sim.load(address()), Ok(1));
+    });
+    set_leaf(sim, OTHER);
+    sim.on(CpuId::BOOT, |_| {
+        for _ in 0..300 {
+            sim.broadcast_pages(PageRange::page(elsewhere, PageSize::Size4KiB));
+            sim.broadcast_sync();
+        }
+    });
+    sim.on(CpuId::new(1).unwrap(), |_| assert_eq!(sim.load(address()), Ok(2)));
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //!
 //! Hardware may drop an entry at any time, so a missing flush often goes unnoticed there. Here an
 //! entry stays until software asks for its removal, and a missing flush shows every time. What
-//! each operation removes follows the Intel SDM, volume 3A, section 4.10.4.1.
+//! each operation removes follows the Intel SDM, volume 3A, section 4.10.4.1, and for INVLPGB the
+//! AMD APM, volume 3; where they allow more to go than they demand, no more goes.
 
 use std::collections::HashMap;
 use std::vec::Vec;
 
+use topomem_shootdown::RootLoad;
 use x86_64::PhysAddr;
 
 /// A level of the page-table tree. Leaves are possible at 1, 2 and 3.
@@ -73,12 +75,23 @@ pub(super) struct Branch {
     pub(super) rights: Rights,
 }
 
-/// The translations and the ways to tables that one CPU holds.
+/// Whose a translation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Tag {
+    /// Everybody's: the page is global.
+    Global,
+    Of(u16),
+}
+
+/// The translations and the ways to tables that one CPU holds, of all ASIDs.
 #[derive(Debug, Default)]
 pub(super) struct Tlb {
-    pages: [HashMap<u64, Translation>; 3],
-    /// The table at a level that covers an address: the paging-structure caches.
-    branches: HashMap<(Level, u64), Branch>,
+    current: u16,
+    /// The highest ASID that was ever current.
+    highest: u16,
+    pages: [HashMap<(Tag, u64), Translation>; 3],
+    /// The table at a level that covers an address, for an ASID: the paging-structure caches.
+    branches: HashMap<(u16, Level, u64), Branch>,
 }
 
 impl Tlb {
@@ -86,15 +99,20 @@ impl Tlb {
 
     /// The translation of `address`, stale or not.
     pub(super) fn lookup(&self, address: u64) -> Option<Translation> {
-        Tlb::LEAVES.iter().zip(&self.pages).find_map(|(level, pages)| {
-            if pages.is_empty() { None } else { pages.get(&level.prefix(address)).copied() }
-        })
+        let tags = [Tag::Of(self.current), Tag::Global];
+        let of_tag = |tag| {
+            Tlb::LEAVES.iter().zip(&self.pages).find_map(|(level, pages)| {
+                if pages.is_empty() { None } else { pages.get(&(tag, level.prefix(address))).copied() }
+            })
+        };
+        tags.into_iter().find_map(of_tag)
     }
 
     pub(super) fn insert(&mut self, address: u64, translation: Translation) {
         let level = translation.level;
+        let tag = if translation.global { Tag::Global } else { Tag::Of(self.current) };
         if let Some(pages) = self.pages.get_mut(usize::from(level.get()) - 1) {
-            pages.insert(level.prefix(address), translation);
+            pages.insert((tag, level.prefix(address)), translation);
         }
     }
 
@@ -104,7 +122,7 @@ impl Tlb {
             return None;
         }
         Tlb::LEAVES.iter().find_map(|&level| {
-            let branch = self.branches.get(&(level, Tlb::covered(level, address)))?;
+            let branch = self.branches.get(&(self.current, level, Tlb::covered(level, address)))?;
             Some((level, *branch))
         })
     }
@@ -112,15 +130,17 @@ impl Tlb {
     /// Remembers that the table at `level` on the way to `address` is `branch`; true where that
     /// is news.
     pub(super) fn insert_branch(&mut self, level: Level, address: u64, branch: Branch) -> bool {
-        self.branches.insert((level, Tlb::covered(level, address)), branch) != Some(branch)
+        self.branches.insert((self.current, level, Tlb::covered(level, address)), branch) != Some(branch)
     }
 
-    /// The cached tables: the level of each, the first address that it covers, and the way there.
+    /// The tables cached for the current ASID: the level of each, the first address that it covers,
+    /// and the way there.
     pub(super) fn branches(&self) -> Vec<(Level, u64, Branch)> {
-        let place = |(&(level, covered), &branch): (&(Level, u64), &Branch)| {
+        let of_current = self.branches.iter().filter(|&(&(asid, _, _), _)| asid == self.current);
+        let place = |(&(_, level, covered), &branch): (&(u16, Level, u64), &Branch)| {
             (level, covered << 9 << level.shift(), branch)
         };
-        self.branches.iter().map(place).collect()
+        of_current.map(place).collect()
     }
 
     /// What a whole table at `level` covers: the prefix above its index.
@@ -128,23 +148,56 @@ impl Tlb {
         level.prefix(address) >> 9
     }
 
-    /// INVLPG: every translation of `address`, global ones too, and all paging-structure caches.
+    /// A CR3 write.
+    pub(super) fn load_root(&mut self, load: RootLoad) {
+        match load {
+            RootLoad::Untagged => self.flush_asid(0),
+            RootLoad::Keep(asid) => self.current = asid.get(),
+            RootLoad::Flush(asid) => {
+                self.current = asid.get();
+                self.flush_asid(asid.get());
+            }
+        }
+        self.highest = self.highest.max(self.current);
+    }
+
+    /// INVLPG: every translation of `address` that the current ASID has, global ones too, and all
+    /// its paging-structure caches.
     pub(super) fn flush_page(&mut self, address: u64) {
-        for (level, pages) in Tlb::LEAVES.iter().zip(&mut self.pages) {
-            pages.remove(&level.prefix(address));
-        }
-        self.branches.clear();
+        self.remove(Tag::Of(self.current), address);
+        self.remove(Tag::Global, address);
+        let current = self.current;
+        self.branches.retain(|&(asid, _, _), _| asid != current);
     }
 
-    /// A CR3 write without PCID: all that is not global, and all paging-structure caches.
-    pub(super) fn flush_non_global(&mut self) {
+    /// INVPCID of type 0: the translations of `address` that `asid` has, and the ways to it.
+    pub(super) fn flush_page_of(&mut self, asid: u16, address: u64) {
+        self.remove(Tag::Of(asid), address);
+        self.remove_ways(asid, address);
+    }
+
+    /// What an INVLPGB by address does to each CPU: the translations of `address` that any ASID
+    /// has, global ones too, and the ways to it.
+    pub(super) fn flush_page_of_all(&mut self, address: u64) {
+        self.remove(Tag::Global, address);
+        (0..=self.highest).for_each(|asid| self.flush_page_of(asid, address));
+    }
+
+    /// INVPCID of type 1, and a CR3 write that flushes: all that `asid` has, its paging-structure
+    /// caches too.
+    fn flush_asid(&mut self, asid: u16) {
         for pages in &mut self.pages {
-            pages.retain(|_, translation| translation.global);
+            pages.retain(|&(tag, _), _| tag != Tag::Of(asid));
         }
-        self.branches.clear();
+        self.branches.retain(|&(of, _, _), _| of != asid);
     }
 
-    /// A change of CR4.PGE: everything.
+    /// The same for the current ASID.
+    pub(super) fn flush_non_global(&mut self) {
+        self.flush_asid(self.current);
+    }
+
+    /// A change of CR4.PGE, and INVPCID of type 2: everything.
     pub(super) fn flush_all(&mut self) {
         for pages in &mut self.pages {
             pages.clear();
@@ -154,12 +207,23 @@ impl Tlb {
 
     /// What a page fault at `address` removes: its translations, as a faulting processor does.
     pub(super) fn fault(&mut self, address: u64) {
+        self.remove(Tag::Of(self.current), address);
+        self.remove(Tag::Global, address);
+    }
+
+    fn remove(&mut self, tag: Tag, address: u64) {
         for (level, pages) in Tlb::LEAVES.iter().zip(&mut self.pages) {
-            pages.remove(&level.prefix(address));
+            pages.remove(&(tag, level.prefix(address)));
         }
     }
 
-    /// How many translations are held.
+    fn remove_ways(&mut self, asid: u16, address: u64) {
+        for level in Tlb::LEAVES {
+            self.branches.remove(&(asid, level, Tlb::covered(level, address)));
+        }
+    }
+
+    /// How many translations are held, of all ASIDs.
     pub(super) fn len(&self) -> usize {
         self.pages.iter().map(HashMap::len).sum()
     }
@@ -167,6 +231,8 @@ impl Tlb {
 
 #[cfg(test)]
 mod tests {
+    use topomem_shootdown::Asid;
+
     use super::*;
 
     const SMALL: u64 = 0x1234_5678_9000;
@@ -231,5 +297,68 @@ mod tests {
         tlb.fault(SMALL);
         assert!(tlb.lookup(SMALL).is_none());
         assert!(tlb.nearest_branch(SMALL).is_some());
+    }
+
+    /// What ASID 1 and ASID 2 have of two pages, current at the end: 2.
+    fn of_two_asids() -> Tlb {
+        let [one, two] = asids();
+        let mut tlb = Tlb::default();
+        for asid in [one, two] {
+            tlb.load_root(RootLoad::Flush(asid));
+            tlb.insert(SMALL, translation(Level(1), false));
+            tlb.insert(SMALL + 4096, translation(Level(1), false));
+            tlb.insert_branch(Level(1), SMALL, Branch { table: PhysAddr::new(0x1000), rights: Rights::ALL });
+        }
+        tlb
+    }
+
+    /// The first two that a CPU gives out.
+    fn asids() -> [Asid; 2] {
+        [1, 2].map(|number| Asid::new(number).unwrap())
+    }
+
+    fn has(tlb: &mut Tlb, asid: Asid, address: u64) -> (bool, bool) {
+        tlb.load_root(RootLoad::Keep(asid));
+        (tlb.lookup(address).is_some(), tlb.nearest_branch(address).is_some())
+    }
+
+    #[test]
+    fn asids_are_apart() {
+        let [one, two] = asids();
+        let mut tlb = of_two_asids();
+        tlb.flush_page(SMALL);
+        assert_eq!(has(&mut tlb, two, SMALL), (false, false));
+        assert_eq!(has(&mut tlb, two, SMALL + 4096), (true, false));
+        assert_eq!(has(&mut tlb, one, SMALL), (true, true));
+        tlb.flush_non_global();
+        assert_eq!(has(&mut tlb, one, SMALL), (false, false));
+        assert_eq!(has(&mut tlb, two, SMALL + 4096), (true, false));
+        tlb.load_root(RootLoad::Flush(two));
+        assert_eq!(tlb.len(), 0);
+    }
+
+    #[test]
+    fn global_translations_are_of_all_asids() {
+        let [one, two] = asids();
+        let mut tlb = of_two_asids();
+        tlb.insert(LARGE, translation(Level(2), true));
+        assert_eq!(has(&mut tlb, one, LARGE), (true, false));
+        tlb.flush_page(LARGE);
+        assert_eq!(has(&mut tlb, two, LARGE), (false, false));
+        assert_eq!(has(&mut tlb, two, SMALL), (true, true), "the ways of the other ASIDs stay");
+    }
+
+    #[test]
+    fn a_selective_flush_is_of_one_page_of_one_asid() {
+        let [one, two] = asids();
+        let mut tlb = of_two_asids();
+        tlb.flush_page_of(one.get(), SMALL);
+        assert_eq!(has(&mut tlb, one, SMALL), (false, false));
+        assert_eq!(has(&mut tlb, one, SMALL + 4096), (true, false));
+        assert_eq!(has(&mut tlb, two, SMALL), (true, true));
+        tlb.flush_page_of_all(SMALL + 4096);
+        assert_eq!(has(&mut tlb, one, SMALL + 4096), (false, false));
+        assert_eq!(has(&mut tlb, two, SMALL + 4096), (false, false));
+        assert_eq!(has(&mut tlb, two, SMALL), (true, false), "one table covers both pages");
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct SimJob {
     pub(crate) milliseconds: u64,
     pub(crate) seed: u64,
     pub(crate) fault: Option<String>,
+    /// What the TLBs offer, by the name that `--tlb` has for it.
+    pub(crate) tlb: Option<String>,
 }
 
 /// One node; its number is its index.

@@ -4,15 +4,20 @@
 mod job;
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 
-use topomem::CpuId;
 use topomem::sim::{Blueprint, Delivery, Node};
+use topomem::{CpuId, TlbFeatures};
 use topomem_stress::sim::{self, Options, RunError};
 use topomem_stress::{Break, Limit, SCENARIOS, Scenario};
 
 use job::{FAILURES_FOUND, SUCCESS, SimJob, SimNode};
 
+/// Fewer than the scenario has spaces, so that they are reused.
+const ASIDS: usize = 2;
+/// Pages per instruction, as many as AMD's Zen 3 has.
+const BROADCAST: NonZeroU16 = NonZeroU16::new(8).unwrap();
 /// Interrupts arrive up to so many of the receiver's memory accesses late.
 const LATEST: u32 = 64;
 
@@ -24,6 +29,7 @@ enum Error {
     Cpu(u32),
     Scenario(String),
     Fault(String),
+    Tlb(String),
     Run(RunError),
 }
 
@@ -40,6 +46,7 @@ impl fmt::Display for Error {
             Self::Fault(name) => {
                 write!(f, "no fault is called {name}; there are {}", Break::ALL.map(Break::name).join(", "))
             }
+            Self::Tlb(name) => write!(f, "no features of TLBs are called {name}"),
             Self::Run(error) => error.fmt(f),
         }
     }
@@ -71,17 +78,33 @@ fn options(job: SimJob) -> Result<Options, Error> {
         Some(name) => Some(Break::named(&name).ok_or(Error::Fault(name))?),
         None => None,
     };
+    let tlb = match job.tlb {
+        Some(name) => tlb(&name).ok_or(Error::Tlb(name))?,
+        None => TlbFeatures::NONE,
+    };
     let limit = match scenario.limit {
         Limit::Milliseconds(_) => Some(Limit::Milliseconds(job.milliseconds)),
         Limit::Operations(_) => None,
     };
     Ok(Options {
-        machine: Blueprint { nodes, distances: job.distances },
+        machine: Blueprint { nodes, distances: job.distances, tlb },
         delivery: Delivery { longest: LATEST, seed: job.seed },
         scenario,
         limit,
         seed: job.seed,
         fault,
+    })
+}
+
+/// The features called `name`.
+fn tlb(name: &str) -> Option<TlbFeatures> {
+    let tagged = TlbFeatures::NONE.with_asids(ASIDS);
+    Some(match name {
+        "none" => TlbFeatures::NONE,
+        "pcid" => tagged,
+        "invpcid" => tagged.with_selective(),
+        "invlpgb" => tagged.with_selective().with_broadcast(BROADCAST),
+        _ => return None,
     })
 }
 

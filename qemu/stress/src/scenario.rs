@@ -1,5 +1,7 @@
 //! The scenarios by name: what the CPUs do, and in which proportion.
 
+use topomem::TlbFeatures;
+
 /// How long a run lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
@@ -275,6 +277,14 @@ pub enum Break {
     GiveUp,
     /// Shootdowns of user spaces wait for those of the kernel's.
     Serial,
+    /// CPUs return to a space that they left without comparing generations.
+    Asid,
+    /// CPUs give an ASID to another space without a flush.
+    Reuse,
+    /// Where tables of the kernel are freed, CPUs keep the ways to them of other ASIDs.
+    Ways,
+    /// CPUs don't wait for their broadcasts.
+    Broadcast,
     /// Magazines hand out frames twice.
     Magazine,
     /// The allocator believes that far memory is near.
@@ -285,7 +295,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 15] = [
+    pub const ALL: [Break; 19] = [
         Break::Shootdown,
         Break::Acknowledge,
         Break::Overrun,
@@ -298,6 +308,10 @@ impl Break {
         Break::Unreported,
         Break::GiveUp,
         Break::Serial,
+        Break::Asid,
+        Break::Reuse,
+        Break::Ways,
+        Break::Broadcast,
         Break::Magazine,
         Break::Distance,
         Break::Zeroed,
@@ -319,9 +333,23 @@ impl Break {
             Break::Unreported => "unreported",
             Break::GiveUp => "give-up",
             Break::Serial => "serial",
+            Break::Asid => "asid",
+            Break::Reuse => "reuse",
+            Break::Ways => "ways",
+            Break::Broadcast => "broadcast",
             Break::Magazine => "magazine",
             Break::Distance => "distance",
             Break::Zeroed => "zeroed",
+        }
+    }
+
+    /// Has a machine with `features` what is to be broken?
+    #[must_use]
+    pub const fn is_possible(self, features: TlbFeatures) -> bool {
+        match self {
+            Break::Asid | Break::Reuse | Break::Ways => features.asids() != 0,
+            Break::Broadcast => features.broadcast_pages().is_some(),
+            _ => true,
         }
     }
 
@@ -344,6 +372,14 @@ impl Break {
             Break::Unreported => break_shootdown(shootdown::Fault::NeverReport),
             Break::GiveUp => break_shootdown(shootdown::Fault::GiveUp),
             Break::Serial => break_shootdown(shootdown::Fault::OneAtATime),
+            Break::Asid => break_shootdown(shootdown::Fault::KeepStaleAsid),
+            Break::Reuse => break_shootdown(shootdown::Fault::ReuseUnflushed),
+            Break::Ways => {
+                // Else the pages of a freed table are too many to be flushed singly anyhow.
+                service.shootdown().set_threshold(u64::MAX);
+                break_shootdown(shootdown::Fault::MissOtherAsids);
+            }
+            Break::Broadcast => break_shootdown(shootdown::Fault::BroadcastUnsynced),
             Break::Magazine => service.frames().inject(frames::Fault::MagazineDuplicates),
             Break::Zeroed => service.frames().inject(frames::Fault::UnzeroedPools),
             Break::Distance => {}

@@ -69,6 +69,8 @@ pub enum RunError {
     Machine(BlueprintError),
     /// The fault cannot be had on that machine.
     Break(NothingToDistort),
+    /// Its TLBs have nothing of the kind.
+    Features(Break),
     /// The service did not come up.
     Boot(SimBootError),
     /// The run could not begin.
@@ -80,6 +82,9 @@ impl fmt::Display for RunError {
         match self {
             RunError::Machine(error) => error.fmt(f),
             RunError::Break(error) => error.fmt(f),
+            RunError::Features(fault) => {
+                write!(f, "the machine's TLBs have nothing that {} could break", fault.name())
+            }
             RunError::Boot(error) => error.fmt(f),
             RunError::Setup(error) => error.fmt(f),
         }
@@ -97,6 +102,9 @@ impl std::error::Error for RunError {}
 ///
 /// [`RunError`] where there was no run; what goes wrong in one is in the [`Report`].
 pub fn run(options: &Options, record: impl FnMut(&str) + Send) -> Result<Report, RunError> {
+    if let Some(fault) = options.fault.filter(|fault| !fault.is_possible(options.machine.tlb)) {
+        return Err(RunError::Features(fault));
+    }
     let sim = Sim::boot(options.machine.clone(), options.delivery).map_err(RunError::Machine)?;
     let service = boot(sim, options.fault)?;
     let sink = Mutex::new(record);

@@ -28,6 +28,7 @@ pub(crate) fn acpidump(arguments: &AcpidumpArgs) -> Result<bool, Error> {
         seed: 1,
         fault: None,
         levels: Levels::Four,
+        tlb: None,
     };
     let mut screen = Screen::open();
     let job =

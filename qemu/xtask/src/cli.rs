@@ -61,12 +61,15 @@ pub(crate) struct ScenarioOptions {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, switch, spurious, magazine,
-    /// distance, zeroed; simulated also flag, poll, lazy, unreported, give-up, serial); the run must then fail
+    /// distance, zeroed; simulated also asid, reuse, ways, broadcast, flag, poll, lazy, unreported, give-up, serial); the run must then fail
     #[arg(long = "break", value_name = "FAULT", value_parser = word)]
     pub(crate) fault: Option<String>,
     /// How many levels of page tables the kernel is built for
     #[arg(long, value_enum, default_value_t = Levels::Four, conflicts_with = "fault")]
     pub(crate) levels: Levels,
+    /// What TLBs offer: the simulated machine has that, by default nothing; under QEMU, of what there is, the kernel uses that, by default all
+    #[arg(long, value_enum, value_name = "FEATURES")]
+    pub(crate) tlb: Option<Tlb>,
 }
 
 /// Levels of page tables: 48-bit or 57-bit addresses.
@@ -76,6 +79,30 @@ pub(crate) enum Levels {
     Four,
     #[value(name = "5")]
     Five,
+}
+
+/// Features of TLBs, each with those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tlb {
+    None,
+    /// Translations tagged by address space
+    Pcid,
+    /// Single pages removed from an address space that is not active
+    Invpcid,
+    /// Pages removed on all CPUs at once
+    Invlpgb,
+}
+
+impl Tlb {
+    /// What the kernel and the simulation call it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Pcid => "pcid",
+            Self::Invpcid => "invpcid",
+            Self::Invlpgb => "invlpgb",
+        }
+    }
 }
 
 /// How QEMU is to run the machine.
@@ -211,11 +238,12 @@ mod tests {
     #[test]
     fn knows_every_option_of_a_run() {
         let line = "xtask qemu --nodes 4 --cpus 8 --memory 4G --distance 0,1=21 1,0=31 --distance 0,2=40 --scenario stress \
-                    --seconds 3 --seed 7 --break shootdown --json out.json --gdb --icount --accel kvm";
+                    --seconds 3 --seed 7 --break shootdown --tlb pcid --json out.json --gdb --icount --accel kvm";
         let Command::Qemu(run) = Cli::parse_from(line.split_whitespace()).command else { panic!() };
         assert_eq!((run.machine.nodes, run.machine.cpus, run.machine.distance.len()), (4, 8, 3));
         assert_eq!((run.scenario.seconds, run.scenario.seed), (3, 7));
         assert_eq!(run.scenario.fault.as_deref(), Some("shootdown"));
+        assert_eq!(run.scenario.tlb.map(Tlb::name), Some("pcid"));
         assert!(run.emulation.gdb && run.emulation.icount && run.emulation.accel == Accelerator::Kvm);
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Accelerator, EmulationOptions, Levels, ScenarioOptions};
+use crate::cli::{Accelerator, EmulationOptions, Levels, ScenarioOptions, Tlb};
 use crate::qemu;
 use crate::shell;
 use crate::topology::TopologySpec;
@@ -35,6 +35,7 @@ pub(crate) fn describe(
                 Levels::Four => 4,
                 Levels::Five => 5,
             },
+            "tlb": scenario.tlb.map(Tlb::name),
             "icount": emulation.icount,
             "accel": match emulation.accel {
                 Accelerator::Tcg => "tcg",

@@ -83,6 +83,7 @@ fn job(spec: &TopologySpec, scenario: &ScenarioOptions) -> SimJob {
         milliseconds: u64::from(scenario.seconds) * 1000,
         seed: scenario.seed,
         fault: scenario.fault.clone(),
+        tlb: scenario.tlb.map(|tlb| tlb.name().to_owned()),
     }
 }
 

@@ -129,7 +129,14 @@ mod tests {
 
     fn scenario(fault: Option<&str>) -> ScenarioOptions {
         let fault = fault.map(str::to_owned);
-        ScenarioOptions { scenario: "stress".to_owned(), seconds: 1, seed: 1, fault, levels: Levels::Four }
+        ScenarioOptions {
+            scenario: "stress".to_owned(),
+            seconds: 1,
+            seed: 1,
+            fault,
+            levels: Levels::Four,
+            tlb: None,
+        }
     }
 
     /// What was seen from outside, besides what the kernel said.

@@ -130,7 +130,7 @@ pub fn nest(queue: &Arc<Queue>, times: usize) {
 /// Makes `domain` active on `index`, all its translations cached.
 pub fn enter(queue: &Queue, index: usize, domain: &Domain) {
     // SAFETY: the model keeps its domains to the end.
-    unsafe { queue.activate(&run_as(index), domain, || SwitchFlushed::No) };
+    unsafe { queue.activate(&run_as(index), domain, |_| SwitchFlushed::No) };
     touch(queue, index, 0);
     touch(queue, index, 1);
 }

@@ -1,5 +1,5 @@
 //! A software machine: page tables of eight pages a space, one TLB per CPU that forgets nothing
-//! by itself, and interrupts that stay raised until the test delivers them.
+//! by itself and tags what it holds, and interrupts that stay raised until the test delivers them.
 #![allow(dead_code, clippy::unwrap_used)]
 
 mod steps;
@@ -8,10 +8,13 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
-use topomem_shootdown::{PageRange, PageSize, Shootdown, SwitchFlushed, Ticks, Tlb, Unresponsive, VirtAddr};
+use topomem_shootdown::{
+    Asid, PageRange, PageSize, RootLoad, Shootdown, SwitchFlushed, Ticks, Tlb, TlbFeatures, Unresponsive,
+    VirtAddr,
+};
 
 #[allow(unused_imports, reason = "not every program of tests takes every step")]
 pub use steps::{domain, enter, issue};
@@ -38,15 +41,62 @@ pub fn run_as(index: usize) -> CpuPin {
 
 pub fn address(space: usize, page: usize) -> VirtAddr {
     let half = if space == 0 { 0xffff_8000_0000_0000 } else { 0 };
-    VirtAddr::new(half + ((space as u64) << 30) + ((page as u64) << 12)).unwrap()
+    // The same in all spaces but the kernel's.
+    VirtAddr::new(half + ((page as u64) << 12)).unwrap()
 }
 
 pub fn range(space: usize, first: usize, pages: usize) -> PageRange {
     PageRange::new(address(space, first), pages as u64, PageSize::Size4KiB).unwrap()
 }
 
-/// The versions that a TLB holds, by address.
-type Cached = HashMap<u64, u64>;
+/// The tag of translations that are global.
+const GLOBAL: u16 = u16::MAX;
+
+/// What a CPU's TLB and its paging-structure caches hold.
+#[derive(Default)]
+pub struct Cached {
+    asid: u16,
+    /// By tag and address: the space, and the version.
+    pages: HashMap<(u16, u64), (usize, u64)>,
+    /// The version of the table that an ASID walks for the kernel's half, and for the other.
+    ways: HashMap<(u16, bool), u64>,
+}
+
+impl Cached {
+    fn tag(&self, space: usize) -> u16 {
+        if space == 0 { GLOBAL } else { self.asid }
+    }
+
+    fn drop_pages(&mut self, gone: impl Fn(u16, u64) -> bool) {
+        self.pages.retain(|&(tag, address), _| !gone(tag, address));
+    }
+
+    fn drop_ways(&mut self, gone: impl Fn(u16) -> bool) {
+        self.ways.retain(|&(asid, _), _| !gone(asid));
+    }
+
+    fn drop_asid(&mut self, asid: u16) {
+        self.drop_pages(|tag, _| tag == asid);
+        self.drop_ways(|tag| tag == asid);
+    }
+}
+
+/// A removal on all CPUs that has begun.
+enum Broadcast {
+    Pages(PageRange),
+    All,
+}
+
+/// How the machine fails to do what it is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Flaw {
+    None,
+    /// A flush of everything spares the ASIDs that are not current.
+    SparesOtherAsids,
+    /// A load that is to flush its ASID doesn't.
+    FlushesNoAsid,
+}
 
 #[derive(Default)]
 pub struct Flushes {
@@ -58,6 +108,12 @@ pub struct Flushes {
 pub struct Machine {
     /// The version that each entry is at.
     pub entries: [[AtomicU64; PAGES]; SPACES],
+    /// The version that each space's table is at.
+    pub tables: [AtomicU64; SPACES],
+    /// [`TlbFeatures`]' bits.
+    pub features: AtomicU32,
+    pub flaw: AtomicU32,
+    broadcasts: [Mutex<Vec<Broadcast>>; CPUS],
     pub tlbs: [Mutex<Cached>; CPUS],
     pub raised: [AtomicBool; CPUS],
     pub sends: Mutex<Vec<CpuSet>>,
@@ -84,6 +140,10 @@ pub fn forever<T: Sync>(value: T) -> &'static T {
 pub fn offline_queue() -> &'static Queue {
     let machine = Machine {
         entries: Default::default(),
+        tables: Default::default(),
+        features: AtomicU32::new(0),
+        flaw: AtomicU32::new(0),
+        broadcasts: Default::default(),
         tlbs: Default::default(),
         raised: Default::default(),
         sends: Mutex::default(),
@@ -130,12 +190,41 @@ impl Machine {
     pub fn access(&self, space: usize, page: usize) -> u64 {
         // The walk and the fill are one step, as a page walker's are to a flush.
         let mut tlb = self.tlb();
-        *tlb.entry(address(space, page).as_u64())
-            .or_insert_with(|| self.entries[space][page].load(Ordering::Relaxed))
+        let key = (tlb.tag(space), address(space, page).as_u64());
+        if !tlb.pages.contains_key(&key) {
+            self.walk(&mut tlb, space);
+            tlb.pages.insert(key, (space, self.entries[space][page].load(Ordering::Relaxed)));
+        }
+        let (owner, version) = tlb.pages[&key];
+        assert_eq!(owner, space, "a translation of another space was used");
+        version
+    }
+
+    /// Remembers the way to the space's table, or finds it remembered.
+    fn walk(&self, tlb: &mut Cached, space: usize) {
+        let way = (tlb.asid, space == 0);
+        tlb.ways.entry(way).or_insert_with(|| self.tables[space].load(Ordering::Relaxed));
+    }
+
+    /// The version of the table of `space`, kernel's or active, that CPU `index` walks.
+    pub fn way(&self, index: usize, space: usize) -> Option<u64> {
+        let tlb = self.tlbs[index].lock().unwrap();
+        tlb.ways.get(&(tlb.asid, space == 0)).copied()
+    }
+
+    /// Puts another table in the place of the space's, and returns its version.
+    pub fn replace_table(&self, space: usize) -> u64 {
+        self.tables[space].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn is_flawed(&self, flaw: Flaw) -> bool {
+        self.flaw.load(Ordering::Relaxed) == flaw as u32
     }
 
     pub fn cached(&self, index: usize, space: usize, page: usize) -> Option<u64> {
-        self.tlbs[index].lock().unwrap().get(&address(space, page).as_u64()).copied()
+        let tlb = self.tlbs[index].lock().unwrap();
+        let cached = tlb.pages.get(&(tlb.tag(space), address(space, page).as_u64()));
+        cached.filter(|&&(owner, _)| owner == space).map(|&(_, version)| version)
     }
 
     /// Changes a page's entry and returns its new version.
@@ -143,9 +232,19 @@ impl Machine {
         self.entries[space][page].fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A CR3 write without PCID.
-    pub fn load_root(&self) -> SwitchFlushed {
-        self.tlb().retain(|&address, _| address >> 63 == 1);
+    /// A CR3 write.
+    pub fn load_root(&self, load: RootLoad) -> SwitchFlushed {
+        let mut tlb = self.tlb();
+        match load {
+            RootLoad::Untagged => tlb.drop_asid(0),
+            RootLoad::Keep(asid) => tlb.asid = asid.get(),
+            RootLoad::Flush(asid) => {
+                tlb.asid = asid.get();
+                if !self.is_flawed(Flaw::FlushesNoAsid) {
+                    tlb.drop_asid(asid.get());
+                }
+            }
+        }
         SwitchFlushed::Yes
     }
 
@@ -177,23 +276,77 @@ unsafe impl Platform for Machine {
 // SAFETY: the TLB is the map: a flush removes what it names; `send_ipi` only delays, and the
 // swap orders what came before.
 unsafe impl Tlb for Machine {
+    fn features(&self) -> TlbFeatures {
+        TlbFeatures::from_bits(self.features.load(Ordering::Relaxed))
+    }
+
     fn flush_page(&self, page: VirtAddr, size: PageSize) {
         self.interrupt_me();
         self.flushes[self.here()].page.fetch_add(1, Ordering::Relaxed);
         let flushed = PageRange::page(page, size);
-        self.tlb().retain(|&address, _| !flushed.contains(VirtAddr::new(address).unwrap()));
+        let mut tlb = self.tlb();
+        let current = tlb.asid;
+        tlb.drop_pages(|tag, address| {
+            (tag == current || tag == GLOBAL) && flushed.contains(VirtAddr::new(address).unwrap())
+        });
+        tlb.drop_ways(|asid| asid == current);
     }
 
     fn flush_non_global(&self) {
         self.interrupt_me();
         self.flushes[self.here()].non_global.fetch_add(1, Ordering::Relaxed);
-        self.tlb().retain(|&address, _| address >> 63 == 1);
+        let mut tlb = self.tlb();
+        let current = tlb.asid;
+        tlb.drop_asid(current);
     }
 
     fn flush_all(&self) {
         self.interrupt_me();
         self.flushes[self.here()].all.fetch_add(1, Ordering::Relaxed);
-        self.tlb().clear();
+        let mut tlb = self.tlb();
+        let (current, spares) = (tlb.asid, self.is_flawed(Flaw::SparesOtherAsids));
+        tlb.drop_pages(|tag, _| !spares || tag == current || tag == GLOBAL);
+        tlb.drop_ways(|asid| !spares || asid == current);
+    }
+
+    // The ways stay: the queue does not flush by pages where tables go.
+    fn flush_page_of(&self, asid: Asid, page: VirtAddr, size: PageSize) {
+        self.interrupt_me();
+        let flushed = PageRange::page(page, size);
+        let mut tlb = self.tlb();
+        assert_ne!(tlb.asid, asid.get());
+        tlb.drop_pages(|tag, address| tag == asid.get() && flushed.contains(VirtAddr::new(address).unwrap()));
+    }
+
+    fn broadcast_pages(&self, range: PageRange) {
+        self.interrupt_me();
+        let limit = self.features().broadcast_pages().unwrap();
+        assert!(range.pages() <= u64::from(limit.get()));
+        self.broadcasts[self.here()].lock().unwrap().push(Broadcast::Pages(range));
+    }
+
+    fn broadcast_all(&self) {
+        self.interrupt_me();
+        self.broadcasts[self.here()].lock().unwrap().push(Broadcast::All);
+    }
+
+    fn broadcast_sync(&self) {
+        self.interrupt_me();
+        for broadcast in self.broadcasts[self.here()].lock().unwrap().drain(..) {
+            for tlb in &self.tlbs {
+                let mut tlb = tlb.lock().unwrap();
+                match broadcast {
+                    Broadcast::Pages(range) => {
+                        tlb.drop_pages(|_, address| range.contains(VirtAddr::new(address).unwrap()));
+                    }
+                    Broadcast::All => {
+                        tlb.drop_pages(|_, _| true);
+                        tlb.drop_ways(|_| true);
+                    }
+                }
+            }
+        }
+        self.interrupt_me();
     }
 
     fn send_ipi(&self, to: &CpuSet) {

@@ -12,7 +12,7 @@ pub fn domain() -> &'static Domain {
 /// CPU `index` takes up `space` and has all of it in its TLB.
 pub fn enter(queue: &Queue, index: usize, space: usize, domain: &'static Domain) {
     // SAFETY: the domain lives for ever, and the switch is the machine's own.
-    unsafe { queue.activate(&run_as(index), domain, || queue.tlb().load_root()) };
+    unsafe { queue.activate(&run_as(index), domain, |load| queue.tlb().load_root(load)) };
     for page in 0..PAGES {
         queue.tlb().access(space, page);
     }

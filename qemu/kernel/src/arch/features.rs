@@ -6,6 +6,8 @@ use topomem::X64;
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
+use super::tlb;
+
 /// IA32_PAT: the memory types that page-table entries name.
 const PAT: u32 = 0x277;
 
@@ -28,17 +30,19 @@ pub fn apic_id() -> u32 {
     }
 }
 
-/// Turns on what the kernel relies on beyond long mode: global pages, no-execute, write
-/// combining, and supervisor-mode execution prevention where the CPU has it.
+/// Turns on what the kernel relies on beyond long mode: global pages, no-execute, write combining,
+/// supervisor-mode execution prevention where the CPU has it, and PCIDs where [`tlb::choose`] chose
+/// them.
 ///
 /// # Safety
 ///
-/// The active page tables must be the kernel's own: no executable page is a user page, and
-/// global pages are the same in every address space.
+/// The active page tables must be the kernel's own, loaded with PCID 0: no executable page is a
+/// user page, and global pages are the same in every address space.
 pub unsafe fn enable() {
     let smep = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx >> 7 & 1 == 1;
     let mut cr4 = Cr4::read() | Cr4Flags::PAGE_GLOBAL;
     cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, smep);
+    cr4.set(Cr4Flags::PCID, tlb::features().asids() != 0);
     // SAFETY: the caller vouches for the page tables; no other bit changes.
     unsafe {
         Cr4::write(cr4);

@@ -10,5 +10,6 @@ pub mod paging;
 pub mod pic;
 pub mod probe;
 pub mod serial;
+pub mod tlb;
 pub mod trap;
 pub mod vector;

@@ -17,7 +17,7 @@ use topomem_stress::Break;
 use x86_64::PhysAddr;
 
 use crate::arch::paging::KernelTables;
-use crate::arch::{apic, clock, features, paging, pic, serial};
+use crate::arch::{apic, clock, features, paging, pic, serial, tlb};
 use crate::memory::bring_up::bring_up;
 use crate::memory::platform::Kernel;
 use crate::memory::service::SERVICE;
@@ -26,7 +26,6 @@ use crate::per_cpu::{self, PerCpu};
 use crate::{log, smp};
 #[cfg(feature = "fault-injection")]
 use crate::{memory::distort, scenario::broken};
-#[cfg(feature = "fault-injection")]
 use command_line::CommandLine;
 use early::{EarlyFrames, NodeFrames};
 use error::{BootError, fail};
@@ -91,6 +90,7 @@ pub unsafe fn start(start_info: PhysAddr) -> ! {
 unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
     // SAFETY: the caller's promise, and the entry's tables are active.
     let start_info = unsafe { StartInfo::read(start_info) }.map_err(BootError::StartInfo)?;
+    tlb::choose(CommandLine(&start_info.command_line).value("tlb"));
     let mut early_frames = EarlyFrames::new();
     let mut tables =
         KernelTables::build(&start_info.memory_map, &mut early_frames).map_err(BootError::Map)?;
@@ -104,6 +104,7 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
         apic::map(registers.as_u64());
     }
 
+    log!("TLB: {}", tlb::features());
     let boot_cpu = ApicId(features::apic_id());
     let (firmware_tables, truth) = told(&start_info, boot_cpu)?;
     let service = SERVICE.boot().map_err(BootError::Service)?;

@@ -1,18 +1,19 @@
 //! What topomem asks of a kernel, answered for this one.
 
-use core::arch::asm;
 use core::ptr::NonNull;
 
 use spin::Once;
 use topomem::shootdown::Unresponsive;
-use topomem::{CpuId, CpuPin, CpuSet, Machine, PageSize, Platform, SwitchFlushed, Ticks, Tlb, VirtAddr, X64};
+use topomem::{
+    Asid, CpuId, CpuPin, CpuSet, Machine, PageRange, PageSize, Platform, RootLoad, SwitchFlushed, Ticks, Tlb,
+    TlbFeatures, VirtAddr, X64,
+};
 use topomem_stress::Report;
 use x86_64::PhysAddr;
-use x86_64::instructions::tlb;
-use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
+use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::PhysFrame;
 
-use crate::arch::{clock, paging, vector};
+use crate::arch::{clock, paging, tlb, vector};
 use crate::smp::ipi;
 use crate::{log, per_cpu};
 
@@ -48,30 +49,44 @@ unsafe impl Platform for Kernel {
     }
 }
 
-// SAFETY: INVLPG drops one page's translation and all paging-structure caches; a CR3 write
-// drops what is not global, and toggling CR4.PGE everything. `ipi::send` writes the ICR after a
+// SAFETY: INVLPG drops one page's translation and all paging-structure caches, of the current PCID;
+// a CR3 write drops what that has, and toggling CR4.PGE or INVPCID everything of all; INVPCID drops
+// one page of another, INVLPGB and TLBSYNC pages on all CPUs. `arch::tlb` chose the features before
+// the first CPU came online. `ipi::send` writes the ICR after a
 // full barrier (x2APIC) or by an ordered store (xAPIC), and the vector's handler calls the
 // service. Contexts never migrate.
 unsafe impl Tlb for Kernel {
+    #[inline]
+    fn features(&self) -> TlbFeatures {
+        tlb::features()
+    }
+
     fn flush_page(&self, page: VirtAddr, _: PageSize) {
-        // Not the x86_64 crate's `flush`: its addresses end at 48 bits.
-        // SAFETY: forgetting a translation changes no memory.
-        unsafe { asm!("invlpg [{}]", in(reg) page.as_u64(), options(nostack, preserves_flags)) };
+        tlb::flush_page(page);
     }
 
     fn flush_non_global(&self) {
-        tlb::flush_all();
+        tlb::flush_non_global();
     }
 
     fn flush_all(&self) {
-        x86_64::instructions::interrupts::without_interrupts(|| {
-            let flags = Cr4::read();
-            // SAFETY: global pages are off for two instructions, which drops every translation.
-            unsafe {
-                Cr4::write(flags - Cr4Flags::PAGE_GLOBAL);
-                Cr4::write(flags);
-            }
-        });
+        tlb::flush_all();
+    }
+
+    fn flush_page_of(&self, asid: Asid, page: VirtAddr, _: PageSize) {
+        tlb::flush_page_of(asid, page);
+    }
+
+    fn broadcast_pages(&self, range: PageRange) {
+        tlb::broadcast_pages(range);
+    }
+
+    fn broadcast_all(&self) {
+        tlb::broadcast_all();
+    }
+
+    fn broadcast_sync(&self) {
+        tlb::broadcast_sync();
     }
 
     // Always: as `ipi::send`.
@@ -96,8 +111,8 @@ unsafe impl Tlb for Kernel {
     }
 }
 
-// SAFETY: the CPU runs paging of that many levels, and a CR3 write without PCID flushes what is not
-// global.
+// SAFETY: the CPU runs paging of that many levels; a CR3 write with bit 63 clear flushes what its
+// PCID has, and without PCIDs all that is not global.
 unsafe impl Machine for Kernel {
     type Format = X64<{ paging::LEVELS }>;
 
@@ -111,7 +126,13 @@ unsafe impl Machine for Kernel {
             return SwitchFlushed::No;
         }
         // SAFETY: the service's roots share the kernel's half, with this code and stack in it.
-        unsafe { Cr3::write(root, Cr3Flags::empty()) };
+        unsafe { tlb::load_root(root, RootLoad::Flush(Asid::KERNEL)) };
+        SwitchFlushed::Yes
+    }
+
+    fn load_tagged_root(&self, root: PhysFrame, load: RootLoad) -> SwitchFlushed {
+        // SAFETY: as in `load_root`.
+        unsafe { tlb::load_root(root, load) };
         SwitchFlushed::Yes
     }
 }

@@ -4,6 +4,7 @@ use core::fmt;
 
 use topomem_stress::Break;
 
+use crate::arch::tlb;
 use crate::boot::command_line::CommandLine;
 
 /// The command line wants broken what cannot be.
@@ -13,6 +14,8 @@ pub enum BreakError<'a> {
     Unknown(&'a str),
     /// The kernel was built without `fault-injection`.
     NotBuiltIn(Break),
+    /// The CPUs' TLBs have nothing of the kind, or the command line keeps it from being used.
+    NotThere(Break),
 }
 
 impl fmt::Display for BreakError<'_> {
@@ -21,6 +24,9 @@ impl fmt::Display for BreakError<'_> {
             BreakError::Unknown(name) => write!(f, "nothing to break is called {name}"),
             BreakError::NotBuiltIn(fault) => {
                 write!(f, "breaking {} needs a kernel with fault-injection", fault.name())
+            }
+            BreakError::NotThere(fault) => {
+                write!(f, "the TLBs in use have nothing that {} could break", fault.name())
             }
         }
     }
@@ -34,5 +40,8 @@ impl fmt::Display for BreakError<'_> {
 pub fn requested(words: CommandLine<'_>) -> Result<Option<Break>, BreakError<'_>> {
     let Some(name) = words.value("break") else { return Ok(None) };
     let fault = Break::named(name).ok_or(BreakError::Unknown(name))?;
-    if cfg!(feature = "fault-injection") { Ok(Some(fault)) } else { Err(BreakError::NotBuiltIn(fault)) }
+    if !cfg!(feature = "fault-injection") {
+        return Err(BreakError::NotBuiltIn(fault));
+    }
+    if fault.is_possible(tlb::features()) { Ok(Some(fault)) } else { Err(BreakError::NotThere(fault)) }
 }

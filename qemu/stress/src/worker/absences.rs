@@ -30,7 +30,7 @@ impl<R: Rig> Worker<'_, R> {
     fn be_absent(&mut self) {
         self.activate(KERNEL);
         // What changes meanwhile must be in the TLB before, and not after.
-        self.look_around();
+        self.look_around(KERNEL);
         let run = self.run;
         let service = run.rig.service();
         // SAFETY: until it is online again this CPU calls wakers, which are in the direct map,
@@ -46,7 +46,7 @@ impl<R: Rig> Worker<'_, R> {
         if let Err(error) = unsafe { service.cpu_online(&self.pin) } {
             return self.refused("coming online", Text::display(&error));
         }
-        self.look_around();
+        self.look_around(KERNEL);
         run.counters(self.cpu).absences.fetch_add(1, Ordering::Relaxed);
     }
 }

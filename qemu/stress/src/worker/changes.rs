@@ -54,6 +54,9 @@ impl<R: Rig> Worker<'_, R> {
         if self.random.one_in(16) {
             return self.churn_tables(space).await;
         }
+        if self.random.one_in(32) {
+            return self.kernel_tables().await;
+        }
         let index = self.random.index(space.pages.len());
         let page = &space.pages[index];
         let Some(change) = page.slot.try_lock() else { return };

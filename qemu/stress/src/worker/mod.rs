@@ -150,9 +150,9 @@ impl<'r, R: Rig> Worker<'r, R> {
         } else {
             self.activate(KERNEL);
             // What changes meanwhile must be in the TLB before, and not after.
-            self.look_around();
+            self.look_around(KERNEL);
             self.run.rig.rest(2).await;
-            self.look_around();
+            self.look_around(KERNEL);
         }
         self.open_letters();
     }

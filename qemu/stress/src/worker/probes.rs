@@ -40,10 +40,10 @@ impl<R: Rig> Worker<'_, R> {
         run.counters(self.cpu).probes.fetch_add(u64::from(PROBES), Ordering::Relaxed);
     }
 
-    /// Reads each slot of the kernel's space once.
-    pub(super) fn look_around(&self) {
-        let pages = &self.run.spaces[KERNEL].pages;
-        pages.iter().for_each(|page| self.read(KERNEL, page));
+    /// Reads each slot of `space`, the kernel's or the active one, once.
+    pub(super) fn look_around(&self, space: usize) {
+        let pages = &self.run.spaces[space].pages;
+        pages.iter().for_each(|page| self.read(space, page));
         self.run.counters(self.cpu).probes.fetch_add(pages.len() as u64, Ordering::Relaxed);
     }
 

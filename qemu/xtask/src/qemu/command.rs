@@ -69,6 +69,9 @@ fn kernel_command_line(scenario: &ScenarioOptions, words: &str) -> String {
     if let Some(fault) = &scenario.fault {
         line.push_str(&format!(" break={fault}"));
     }
+    if let Some(tlb) = scenario.tlb {
+        line.push_str(&format!(" tlb={}", tlb.name()));
+    }
     if !words.is_empty() {
         line.push_str(&format!(" {words}"));
     }
@@ -99,6 +102,7 @@ mod tests {
             seed: 9,
             fault: None,
             levels: Levels::Four,
+            tlb: None,
         };
         assert_eq!(kernel_command_line(&scenario, ""), "scenario=stress seconds=3 seed=9");
         scenario.fault = Some("magazine".to_owned());

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::cli::{Levels, ScenarioOptions};
+use crate::cli::{Levels, ScenarioOptions, Tlb};
 use crate::tools::Tool;
 use crate::workspace;
 
@@ -121,6 +121,15 @@ const SIM_FAULTS: [Fault; 6] = [
     ("serial", "unresponsive", &["held up"]),
 ];
 
+/// What TLBs offer beyond the least, each simulated.
+const TLBS: [Tlb; 3] = [Tlb::Pcid, Tlb::Invpcid, Tlb::Invlpgb];
+
+/// Each fault of what TLBs offer, what they must offer for it, and what the oracle must say: a way that should have
+/// gone leads to another's memory, or nowhere.
+const TLB_FAULTS: [(&str, Tlb); 4] =
+    [("asid", Tlb::Pcid), ("reuse", Tlb::Pcid), ("ways", Tlb::Pcid), ("broadcast", Tlb::Invlpgb)];
+const TLB_FAULT_WORDS: &[&str] = &["stale translation", "missing mapping"];
+
 /// Each way to crash, and what the kernel must say about it.
 const CRASHES: [(&str, &[&str]); 3] =
     [("panic", &["panic"]), ("pagefault", &["page fault"]), ("doublefault", &["double fault"])];
@@ -150,6 +159,16 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
             .chain(&SIM_FAULTS)
             .map(|fault| Step { name: format!("sim break {}", fault.0), work: Work::Sim(broken(fault)) }),
     );
+    steps.extend(TLBS.map(|tlb| {
+        let scenario = ScenarioOptions { tlb: Some(tlb), ..scenario("shootdown", 3) };
+        let run = MachineRun { topology: "two-nodes", scenario, expected: Expected::Success };
+        Step { name: format!("sim two-nodes {}", tlb.name()), work: Work::Sim(run) }
+    }));
+    steps.extend(TLB_FAULTS.map(|(fault, tlb)| {
+        let mut run = broken(&(fault, "stress", TLB_FAULT_WORDS));
+        run.scenario = ScenarioOptions { tlb: Some(tlb), ..run.scenario };
+        Step { name: format!("sim break {fault}"), work: Work::Sim(run) }
+    }));
     let machines = match extent {
         Extent::Full => &MACHINES[..],
         Extent::Quick => &MACHINES[..QUICK_MACHINES],
@@ -194,7 +213,14 @@ fn broken(&(fault, name, words): &Fault) -> MachineRun {
 }
 
 fn scenario(name: &str, seconds: u32) -> ScenarioOptions {
-    ScenarioOptions { scenario: name.to_owned(), seconds, seed: 1, fault: None, levels: Levels::Four }
+    ScenarioOptions {
+        scenario: name.to_owned(),
+        seconds,
+        seed: 1,
+        fault: None,
+        levels: Levels::Four,
+        tlb: None,
+    }
 }
 
 /// Unit, property, sim and doc tests of everything that runs on the host.

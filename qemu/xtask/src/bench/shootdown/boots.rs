@@ -114,6 +114,7 @@ pub(super) fn topomem(
         seed: SEED,
         fault: None,
         levels: Levels::Four,
+        tlb: None,
     };
     let words = samples.words();
     let job = Job { kernel, spec, scenario: &scenario, words: &words, emulation: metric.emulation() };
