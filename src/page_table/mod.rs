@@ -150,7 +150,3 @@ mod models;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
-
-#[cfg(test)]
-#[cfg(loom)]
-mod orderings;

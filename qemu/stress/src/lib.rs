@@ -18,6 +18,7 @@ extern crate std;
 
 mod account;
 mod barrier;
+mod breakage;
 mod deafness;
 mod distort;
 mod failure;
@@ -38,6 +39,7 @@ mod summary;
 mod text;
 mod worker;
 
+pub use breakage::Break;
 pub use deafness::Report;
 pub use distort::{NothingToDistort, distort_distances};
 pub use failure::{Failure, FailureKind, Place};
@@ -48,5 +50,5 @@ pub use random::Random;
 pub use record::{CpuSummary, NodeSummary, Progress, Record};
 pub use rig::{Rig, Window};
 pub use run::{Options, Run, SetupError};
-pub use scenario::{Break, Course, Limit, SCENARIOS, Scenario, Share, Weights};
+pub use scenario::{Course, Limit, SCENARIOS, Scenario, Share, Weights};
 pub use text::Text;

@@ -10,13 +10,13 @@ use topomem::{AddressSpace, CpuId, Platform};
 
 use crate::account::Account;
 use crate::barrier::Barrier;
+#[cfg(feature = "fault-injection")]
+use crate::breakage::Break;
 use crate::deafness::Deafness;
 use crate::failure_log::KEPT;
 use crate::mailbox::PostOffice;
 use crate::oracle::{Ownership, Space, Truth};
 use crate::rig::Window;
-#[cfg(feature = "fault-injection")]
-use crate::scenario::Break;
 use crate::scenario::{Course, Limit, Scenario};
 use crate::shared_space::SharedSpace;
 use crate::{Failure, FailureLog, Progress, Rig};

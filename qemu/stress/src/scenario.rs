@@ -1,7 +1,5 @@
 //! The scenarios by name: what the CPUs do, and in which proportion.
 
-use topomem::TlbFeatures;
-
 /// How long a run lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
@@ -250,163 +248,16 @@ impl Scenario {
     }
 }
 
-/// A mechanism to break, so that a run must fail: `--break`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Break {
-    /// The interrupt handler acknowledges without flushing.
-    Shootdown,
-    /// CPUs acknowledge a shootdown at once, and flush for it with the next.
-    Acknowledge,
-    /// CPUs skip what the log of invalidations has lost.
-    Overrun,
-    /// CPUs come online without a flush.
-    Online,
-    /// CPUs that cease to be lazy look for what they missed before they say so.
-    Switch,
-    /// CPUs answer by one flag each, which the next sender resets.
-    Flag,
-    /// An interrupt that finds nothing to do acknowledges what comes next.
-    Spurious,
-    /// Lazy CPUs are not interrupted where page tables are freed either.
-    Lazy,
-    /// CPUs that wait for a shootdown serve none meanwhile.
-    Poll,
-    /// No CPU is reported for not answering.
-    Unreported,
-    /// A CPU that was reported counts as done.
-    GiveUp,
-    /// Shootdowns of user spaces wait for those of the kernel's.
-    Serial,
-    /// CPUs return to a space that they left without comparing generations.
-    Asid,
-    /// CPUs give an ASID to another space without a flush.
-    Reuse,
-    /// Where tables of the kernel are freed, CPUs keep the ways to them of other ASIDs.
-    Ways,
-    /// CPUs don't wait for their broadcasts.
-    Broadcast,
-    /// Magazines hand out frames twice.
-    Magazine,
-    /// The allocator believes that far memory is near.
-    Distance,
-    /// The pools of zeroed frames hold frames as they are.
-    Zeroed,
-}
-
-impl Break {
-    /// All of them.
-    pub const ALL: [Break; 19] = [
-        Break::Shootdown,
-        Break::Acknowledge,
-        Break::Overrun,
-        Break::Online,
-        Break::Switch,
-        Break::Flag,
-        Break::Spurious,
-        Break::Lazy,
-        Break::Poll,
-        Break::Unreported,
-        Break::GiveUp,
-        Break::Serial,
-        Break::Asid,
-        Break::Reuse,
-        Break::Ways,
-        Break::Broadcast,
-        Break::Magazine,
-        Break::Distance,
-        Break::Zeroed,
-    ];
-
-    /// What `--break` calls it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Break::Shootdown => "shootdown",
-            Break::Acknowledge => "acknowledge",
-            Break::Overrun => "overrun",
-            Break::Online => "online",
-            Break::Switch => "switch",
-            Break::Flag => "flag",
-            Break::Spurious => "spurious",
-            Break::Lazy => "lazy",
-            Break::Poll => "poll",
-            Break::Unreported => "unreported",
-            Break::GiveUp => "give-up",
-            Break::Serial => "serial",
-            Break::Asid => "asid",
-            Break::Reuse => "reuse",
-            Break::Ways => "ways",
-            Break::Broadcast => "broadcast",
-            Break::Magazine => "magazine",
-            Break::Distance => "distance",
-            Break::Zeroed => "zeroed",
-        }
-    }
-
-    /// Has a machine with `features` what is to be broken?
-    #[must_use]
-    pub const fn is_possible(self, features: TlbFeatures) -> bool {
-        match self {
-            Break::Asid | Break::Reuse | Break::Ways => features.asids() != 0,
-            Break::Broadcast => features.broadcast_pages().is_some(),
-            _ => true,
-        }
-    }
-
-    /// Breaks what is broken by a fault inside `service`. [`Break::Distance`] is not: the service
-    /// has to boot from [distorted tables](crate::distort_distances).
-    #[cfg(feature = "fault-injection")]
-    pub(crate) fn inject<P: topomem::Machine>(self, service: &topomem::MemoryService<P>) {
-        use topomem::{frames, shootdown};
-        let break_shootdown = |fault| service.shootdown().inject(Some(fault));
-        match self {
-            Break::Shootdown => break_shootdown(shootdown::Fault::SkipFlush),
-            Break::Acknowledge => break_shootdown(shootdown::Fault::FlushLater),
-            Break::Overrun => break_shootdown(shootdown::Fault::DropOnOverrun),
-            Break::Online => break_shootdown(shootdown::Fault::OnlineWithoutFlush),
-            Break::Switch => break_shootdown(shootdown::Fault::ReadGenerationFirst),
-            Break::Flag => break_shootdown(shootdown::Fault::OneFlag),
-            Break::Spurious => break_shootdown(shootdown::Fault::CountInterrupts),
-            Break::Lazy => break_shootdown(shootdown::Fault::SpareLazy),
-            Break::Poll => break_shootdown(shootdown::Fault::WaitWithoutPolling),
-            Break::Unreported => break_shootdown(shootdown::Fault::NeverReport),
-            Break::GiveUp => break_shootdown(shootdown::Fault::GiveUp),
-            Break::Serial => break_shootdown(shootdown::Fault::OneAtATime),
-            Break::Asid => break_shootdown(shootdown::Fault::KeepStaleAsid),
-            Break::Reuse => break_shootdown(shootdown::Fault::ReuseUnflushed),
-            Break::Ways => {
-                // Else the pages of a freed table are too many to be flushed singly anyhow.
-                service.shootdown().set_threshold(u64::MAX);
-                break_shootdown(shootdown::Fault::MissOtherAsids);
-            }
-            Break::Broadcast => break_shootdown(shootdown::Fault::BroadcastUnsynced),
-            Break::Magazine => service.frames().inject(frames::Fault::MagazineDuplicates),
-            Break::Zeroed => service.frames().inject(frames::Fault::UnzeroedPools),
-            Break::Distance => {}
-        }
-    }
-
-    /// The fault called `name`.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Break> {
-        Break::ALL.into_iter().find(|fault| fault.name() == name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn scenarios_and_faults_are_found_by_name() {
+    fn scenarios_are_found_by_name() {
         for scenario in SCENARIOS {
             assert_eq!(Scenario::named(scenario.name), Some(scenario));
             assert!(scenario.weights.total() > 0);
         }
         assert_eq!(Scenario::standard().name, "stress");
-        for fault in Break::ALL {
-            assert_eq!(Break::named(fault.name()), Some(fault));
-        }
-        assert_eq!(Break::named("nothing"), None);
     }
 }

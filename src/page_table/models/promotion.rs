@@ -1,5 +1,7 @@
 //! Promotion beside walks, the hardware's marks, and later changes.
 
+use loom::sync::Mutex;
+
 use super::*;
 
 #[test]
@@ -17,7 +19,7 @@ fn a_walk_finds_what_is_mapped_while_it_is_promoted() {
             },
         );
         assert_eq!(found.map(|found| found.0), Some(BASE + 1));
-        space.free(&pin(0), promoted.unwrap().retired.tables);
+        space.memory.free_chain(&pin(0), promoted.unwrap().retired.tables);
         space.finish();
     });
 }
@@ -59,7 +61,7 @@ fn a_page_written_while_it_is_promoted_is_dirty() {
                 let found = directory.load(0);
                 match X64::<4>::decode(found, Level::HUGE) {
                     // Its way to the old table is cached from here on.
-                    Entry::Table(old) => set(&space.memory.tables[number(old)], 1, DIRTY),
+                    Entry::Table(old) => set(space.memory.table(old), 1, DIRTY),
                     _ => set(directory, 0, DIRTY),
                 }
             },
@@ -69,7 +71,7 @@ fn a_page_written_while_it_is_promoted_is_dirty() {
             },
         );
         assert_ne!(space.directory().load(0).0 & DIRTY, 0);
-        space.free(&pin(0), promoted.unwrap().retired.tables);
+        space.memory.free_chain(&pin(0), promoted.unwrap().retired.tables);
         space.finish();
     });
 }

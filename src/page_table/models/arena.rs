@@ -1,4 +1,4 @@
-//! Frames whose every use as a table must come before their free.
+//! Frames whose every use as a table must come between their allocation and their free.
 
 use core::ptr::NonNull;
 use std::boxed::Box;
@@ -7,12 +7,15 @@ use std::vec::Vec;
 
 use loom::cell::UnsafeCell;
 use topomem_percpu::CpuPin;
-use topomem_percpu::sync::atomic::AtomicU32;
+use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
 use super::super::table::Table;
-use super::super::{Chain, TableMemory};
-use super::foreign;
+use super::super::{Chain, ENTRIES, RawEntry, TableMemory};
+use super::{frame, number};
+
+/// What an entry of a freed frame says: a leaf that nobody maps.
+const POISON: RawEntry = RawEntry(0xdead_d001);
 
 struct Frame {
     table: Table,
@@ -24,9 +27,10 @@ struct Frame {
 
 pub(super) struct Arena {
     frames: Box<[Frame]>,
-    /// Those never handed out. Not loom's mutex: frames do not come back, so it orders nothing.
+    /// Those never handed out. Not loom's mutex, here and below: frames do not come back, so it
+    /// orders nothing.
     fresh: Mutex<Vec<u64>>,
-    freed: Mutex<usize>,
+    freed: Mutex<Vec<u64>>,
 }
 
 // SAFETY: loom checks the accesses to `used`, which is what the models are for.
@@ -45,13 +49,13 @@ impl Arena {
         Arena {
             frames: (0..=frames).map(frame).collect(),
             fresh: Mutex::new((1..=frames).collect()),
-            freed: Mutex::new(0),
+            freed: Mutex::new(Vec::new()),
         }
     }
 
     /// How many frames are handed out.
     pub(super) fn allocated(&self) -> usize {
-        self.frames.len() - 1 - self.fresh.lock().unwrap().len() - *self.freed.lock().unwrap()
+        self.frames.len() - 1 - self.fresh.lock().unwrap().len() - self.freed.lock().unwrap().len()
     }
 
     pub(super) fn free_chain(&self, pin: &CpuPin, mut chain: Chain) {
@@ -61,8 +65,25 @@ impl Arena {
         }
     }
 
+    /// Nobody has written to a frame since it was freed.
+    pub(super) fn check_freed(&self) {
+        for &number in self.freed.lock().unwrap().iter() {
+            let Frame { table, aux, .. } = self.frame(frame(number));
+            assert!(
+                (0..ENTRIES).all(|index| table.load(index) == POISON),
+                "somebody wrote into a freed table"
+            );
+            assert_eq!(aux.load(Ordering::Relaxed), 0, "freed with a lock or link");
+        }
+    }
+
+    /// The table in a frame, as the hardware sees it.
+    pub(super) fn table(&self, frame: PhysFrame) -> &Table {
+        &self.frame(frame).table
+    }
+
     fn frame(&self, frame: PhysFrame) -> &Frame {
-        &self.frames[(frame.start_address().as_u64() / 4096) as usize]
+        &self.frames[number(frame) as usize]
     }
 }
 
@@ -71,14 +92,16 @@ unsafe impl TableMemory for Arena {
     type Error = Empty;
 
     fn allocate(&self, _: &CpuPin) -> Result<PhysFrame, Empty> {
-        let frame = foreign(self.fresh.lock().unwrap().pop().ok_or(Empty)?);
+        let frame = frame(self.fresh.lock().unwrap().pop().ok_or(Empty)?);
         self.frame(frame).used.with_mut(|_| ());
         Ok(frame)
     }
 
     unsafe fn free(&self, _: &CpuPin, frame: PhysFrame) {
-        self.frame(frame).used.with_mut(|_| ());
-        *self.freed.lock().unwrap() += 1;
+        let Frame { table, used, .. } = self.frame(frame);
+        used.with_mut(|_| ());
+        (0..ENTRIES).for_each(|index| table.store(index, POISON));
+        self.freed.lock().unwrap().push(number(frame));
     }
 
     fn direct_map(&self, frame: PhysFrame) -> NonNull<u8> {
@@ -92,11 +115,11 @@ unsafe impl TableMemory for Arena {
     }
 
     fn link(&self, frame: PhysFrame) -> u32 {
-        (frame.start_address().as_u64() / 4096) as u32
+        number(frame) as u32
     }
 
     fn frame_of(&self, link: u32) -> PhysFrame {
-        foreign(u64::from(link))
+        frame(u64::from(link))
     }
 
     fn split_run(&self, _: PhysFrame) {}
