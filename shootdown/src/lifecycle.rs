@@ -83,7 +83,8 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// # Safety
     ///
-    /// Until [`Shootdown::cpu_online`], the CPU touches no address whose mapping may change.
+    /// Until [`Shootdown::cpu_online`], the CPU touches no address whose mapping may change, nor
+    /// does its page walker run ahead to one: it is halted, or on page tables of its own.
     pub unsafe fn cpu_offline(&self, pin: &CpuPin) -> Result<(), OfflineError> {
         let state = self.state(pin.cpu());
         // Relaxed: this CPU wrote both.

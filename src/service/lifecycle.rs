@@ -81,7 +81,9 @@ impl<P: Machine> MemoryService<P> {
     ///
     /// # Safety
     ///
-    /// Until it comes online again, the CPU touches no address that the service maps.
+    /// Until it comes online again, the CPU touches no address that the service maps. Nor does its
+    /// page walker ahead of it, which nobody tells of freed tables any more: the CPU is halted, or
+    /// has loaded a root that does not lead to the service's window.
     ///
     /// # Errors
     ///

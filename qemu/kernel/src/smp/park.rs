@@ -8,6 +8,9 @@ use crate::arch::{apic, clock};
 
 /// Halts the executing CPU, which is offline in the memory service, for about `time`. It takes
 /// interrupts, whose handlers touch nothing whose mapping changes, but runs no task.
+///
+/// It stays on the kernel's page tables, though handlers may send a hardware's page walker ahead
+/// there: TCG's never walks ahead, and its CR3 writes would flush what `--break online` leaves.
 pub fn park(time: Duration) {
     let start = clock::now();
     while let Some(left) = time.checked_sub(clock::elapsed(start)).filter(|left| !left.is_zero()) {
