@@ -16,6 +16,7 @@ const LEAST_SHIFT: u32 = 12;
 pub(crate) struct Directory {
     pub(crate) regions: &'static [Region],
     parts: &'static [u8],
+    /// By part; empty without a per-frame table.
     tables: &'static [PartTable],
     /// Frames in a part, as a power of two.
     shift: u32,
@@ -77,7 +78,8 @@ impl Directory {
     /// A region has the frame, and there is a per-frame table.
     #[inline]
     pub(super) unsafe fn info(&self, frame: u64) -> &'static FrameInfo {
-        // SAFETY: there is a part for each frame up to the last region's end.
+        // SAFETY: the caller's promise: with a per-frame table there is a part for each frame up to
+        // the last region's end.
         let table = unsafe { self.tables.get_unchecked((frame >> self.shift) as usize) };
         if table.0.is_null() {
             // SAFETY: the caller's promise.

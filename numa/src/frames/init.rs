@@ -142,7 +142,12 @@ pub(super) fn build<P: Platform, G: Ground>(
     let span_place = builder.place::<Span>(pieces + SLACK, NodeId::ZERO, &mut metadata.fixed)?;
     let (part_count, shift) = directory::parts(planned.last().map_or(0, |site| site.span.end));
     let directory_place = builder.place::<u8>(part_count, NodeId::ZERO, &mut metadata.fixed)?;
-    let part_tables_place = builder.place::<PartTable>(part_count, NodeId::ZERO, &mut metadata.fixed)?;
+    let part_table_count = match config.table {
+        PerFrameTable::Absent => 0,
+        PerFrameTable::Present => part_count,
+    };
+    let part_tables_place =
+        builder.place::<PartTable>(part_table_count, NodeId::ZERO, &mut metadata.table)?;
     let mut parts: ArrayVec<Parts, MAX_REGIONS> = ArrayVec::new();
     for site in &planned {
         parts.push(place_parts(&mut builder, site, config, &mut metadata)?);
