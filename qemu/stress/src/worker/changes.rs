@@ -54,7 +54,7 @@ impl<R: Rig> Worker<'_, R> {
         if self.random.one_in(16) {
             return self.churn_tables(space).await;
         }
-        if self.random.one_in(32) {
+        if first == KERNEL && self.random.one_in(32) {
             return self.kernel_tables().await;
         }
         let index = self.random.index(space.pages.len());
