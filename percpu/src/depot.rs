@@ -14,7 +14,8 @@ use crate::sync::atomic::{AtomicPtr, Ordering};
 /// Places for full magazines: with those for empty ones, one pair of cache lines.
 /// (Models need fewer, to end.)
 pub(crate) const FULL: usize = if cfg!(any(loom, miri)) { 2 } else { 8 };
-const EMPTY: usize = if cfg!(any(loom, miri)) { 1 } else { 4 };
+/// Places for empty magazines.
+pub(crate) const EMPTY: usize = if cfg!(any(loom, miri)) { 1 } else { 4 };
 
 /// Magazines of one class, between CPUs of one node.
 pub(crate) struct Depot {

@@ -51,9 +51,6 @@
 //!     unsafe fn free(&self, _: &CpuPin, run: NonNull<u8>, order: Order) {
 //!         unsafe { std::alloc::dealloc(run.as_ptr(), layout(order)) }
 //!     }
-//!     fn node_of(&self, _: NonNull<u8>) -> NodeId {
-//!         NodeId::ZERO
-//!     }
 //!     fn node_of_cpu(&self, _: CpuId) -> NodeId {
 //!         NodeId::ZERO
 //!     }

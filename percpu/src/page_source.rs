@@ -17,19 +17,20 @@ impl fmt::Display for OutOfMemory {
 
 impl core::error::Error for OutOfMemory {}
 
-/// What the heap asks of the allocator below it: runs of pages, and where they lie.
+/// What the heap asks of the allocator below it: runs of pages, and which node is a CPU's.
 ///
 /// The heap calls it in whatever context the heap itself is used, interrupt handlers included,
 /// but never while it holds one of its own locks. A source must not allocate from the heap that
-/// it feeds.
+/// it feeds; it may call [`Heap::reclaim`](crate::Heap::reclaim) when it runs dry.
 ///
 /// # Safety
 ///
-/// - A run that `allocate` returned is valid for reads and writes of [`Order::bytes`] bytes,
-///   aligned to that size, and nobody else's until it comes back through `free`.
-/// - `node_of` gives the same answer for every byte of a run, for as long as the run is out.
+/// A run that `allocate` returned is valid for reads and writes of [`Order::bytes`] bytes, and
+/// nobody else's until it comes back through `free`. (The heap checks itself that the run is
+/// aligned to its size, and refuses it otherwise.)
 pub unsafe trait PageSource: Sync {
-    /// A run of `order`, on `node` if possible, else near it. The bytes are arbitrary.
+    /// A run of `order`, aligned to its size, on `node` if possible, else near it. The bytes are
+    /// arbitrary.
     ///
     /// # Errors
     ///
@@ -43,11 +44,10 @@ pub unsafe trait PageSource: Sync {
     /// `run` came from [`PageSource::allocate`] with the same `order`, and is not used any more.
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order);
 
-    /// The node whose memory holds `address`, which lies in a run that is out.
-    fn node_of(&self, address: NonNull<u8>) -> NodeId;
-
-    /// The node whose memory serves `cpu` best: its own, or the nearest that has memory. A CPU
-    /// caches freed objects of this node only; all others go home.
+    /// The node whose memory serves `cpu` best: its own, or the nearest that has memory. The same
+    /// at every call. The heap keeps what this CPU allocates with the slabs of this node, and
+    /// asks for their pages there. A CPU caches freed objects of this node's slabs only; all
+    /// others go home.
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId;
 
     /// Told of a free that the heap refused (builds with debug assertions or the `hardened`
@@ -66,10 +66,6 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
         // SAFETY: the caller's promise is the same.
         unsafe { (**self).free(pin, run, order) };
-    }
-
-    fn node_of(&self, address: NonNull<u8>) -> NodeId {
-        (**self).node_of(address)
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

@@ -3,18 +3,20 @@
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-use crate::Platform;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::cell::UnsafeCell;
+use crate::{CpuPin, Platform};
 
 /// How long a caller of [`TryLock::lock`] may spin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// Not at all: an interrupted context of this CPU may be the holder, or may hold what the
-    /// holder waits for.
+    /// Not at all: the caller is nested in another use of the heap, which may hold what the
+    /// lock's holder waits for.
     None,
-    /// For a while. The bound is what makes waiting safe: two CPUs whose handlers want each
-    /// other's locks both give up and take their fallback.
+    /// For a bounded number of turns, and only while the holder is on another CPU: a holder on
+    /// the caller's own CPU is a context that the caller interrupted, so it cannot go on before
+    /// the caller has returned. The bound is what makes waiting for other CPUs safe: two CPUs
+    /// whose handlers want each other's locks both give up and take their fallback.
     Bounded,
 }
 
@@ -22,46 +24,59 @@ pub(crate) enum Patience {
 /// (Interpreters and models count every turn.)
 const TURNS: usize = if cfg!(any(loom, miri)) { 4 } else { 4096 };
 
-/// Data behind one flag. Every user has a fallback for the case that the lock is taken, so it
+/// No CPU holds the lock.
+const FREE: u32 = 0;
+
+/// Data behind one word. Every user has a fallback for the case that the lock is taken, so it
 /// can be used in any context, NMI handlers included.
 pub(crate) struct TryLock<T> {
-    taken: AtomicBool,
+    /// [`FREE`], or the number of the holder's CPU plus one.
+    holder: AtomicU32,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: `taken` lets one context at a time reach `value`, which therefore only moves.
+// SAFETY: `holder` lets one context at a time reach `value`, which therefore only moves.
 unsafe impl<T: Send> Sync for TryLock<T> {}
 
 impl<T> TryLock<T> {
     /// A free lock around `value`.
     pub(crate) fn new(value: T) -> TryLock<T> {
-        TryLock { taken: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        TryLock { holder: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
     }
 
-    /// Takes the lock if it is free.
-    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+    /// Takes the lock, or returns the word of the CPU that holds it.
+    fn try_lock(&self, me: u32) -> Result<Guard<'_, T>, u32> {
         // The load keeps a taken lock's line shared. Acquire pairs with the Release of the
         // last guard's drop: we see what the last holder wrote.
-        if self.taken.load(Ordering::Relaxed) {
-            return None;
+        match self.holder.load(Ordering::Relaxed) {
+            FREE => {}
+            holder => return Err(holder),
         }
-        self.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
-        Some(Guard { lock: self })
+        self.holder.compare_exchange(FREE, me, Ordering::Acquire, Ordering::Relaxed)?;
+        Ok(Guard { lock: self })
     }
 
-    /// Takes the lock, spinning as long as `patience` allows; `None` where it stayed taken.
-    pub(crate) fn lock<P: Platform>(&self, platform: &P, patience: Patience) -> Option<Guard<'_, T>> {
+    /// Takes the lock, spinning as long as `patience` allows; `None` if it stayed taken.
+    pub(crate) fn lock<P: Platform>(
+        &self,
+        platform: &P,
+        pin: &CpuPin,
+        patience: Patience,
+    ) -> Option<Guard<'_, T>> {
+        // A CPU's index is below `MAX_CPUS`.
+        let me = pin.cpu().index() as u32 + 1;
         let turns = match patience {
             Patience::None => 0,
             Patience::Bounded => TURNS,
         };
         for _ in 0..turns {
-            if let Some(guard) = self.try_lock() {
-                return Some(guard);
+            match self.try_lock(me) {
+                Ok(guard) => return Some(guard),
+                Err(holder) if holder == me => return None,
+                Err(_) => platform.relax(),
             }
-            platform.relax();
         }
-        self.try_lock()
+        self.try_lock(me).ok()
     }
 }
 
@@ -96,6 +111,6 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         // Release pairs with the Acquire in `try_lock`.
-        self.lock.taken.store(false, Ordering::Release);
+        self.lock.holder.store(FREE, Ordering::Release);
     }
 }

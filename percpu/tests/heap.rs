@@ -11,9 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Machine, TestHeap, all_drained, all_online, become_cpu, pin, totals};
-use topomem_percpu::{
-    AllocError, CpuId, Heap, InvalidFree, MAX_CLASS_SIZE, PageSource, SizeClass, Unavailable,
-};
+use topomem_percpu::{AllocError, CpuId, Heap, InvalidFree, MAX_CLASS_SIZE, SizeClass, Unavailable};
 
 const MEGABYTE: usize = 1 << 20;
 /// Which bytes of large objects are looked at; Miri takes its time for each.

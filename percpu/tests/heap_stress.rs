@@ -85,7 +85,7 @@ fn stress(nodes: usize, cpus_per_node: usize, bytes_per_node: usize, rounds: usi
                         0 => heap.cpu_online(&pin()).unwrap_or(()),
                         // Others may hold a shelf for longer than it waits.
                         7 => assert!(matches!(heap.validate(), Ok(()) | Err(Corruption::Busy { .. }))),
-                        11 => heap.drain(&pin()),
+                        11 => _ = heap.drain(&pin()),
                         13 => heap.cpu_offline(&pin()).unwrap_or(()),
                         17 => heap.cpu_online(&pin()).unwrap_or(()),
                         _ => {}

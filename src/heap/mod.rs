@@ -22,8 +22,8 @@ impl<P: Machine> FrameSource<P> {
     }
 }
 
-// SAFETY: a run of frames is the heap's alone until it is freed; the direct map is valid for
-// reads and writes (the platform's promise), as aligned as the run, and a run lies on one node.
+// SAFETY: a run of frames is the heap's alone until it is freed, and the direct map is valid for
+// reads and writes (the platform's promise).
 unsafe impl<P: Machine> PageSource for FrameSource<P> {
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
         let request = FrameRequest::order(order);
@@ -38,10 +38,6 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
         // SAFETY: `allocate` took it from the allocator with this order; the caller's promise.
         let freed = unsafe { self.service.frames().free(pin, self.frame_of(run), order) };
         debug_assert!(freed.is_ok(), "{freed:?}");
-    }
-
-    fn node_of(&self, address: NonNull<u8>) -> NodeId {
-        self.service.frames().node_of(self.frame_of(address)).unwrap_or(NodeId::ZERO)
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

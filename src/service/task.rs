@@ -25,8 +25,9 @@ pub enum Tended {
 const ZEROED_AT_ONCE: usize = 8;
 
 impl<P: Machine> MemoryService<P> {
-    /// Does the service's work on the pinned CPU once: drains magazines where other CPUs asked
-    /// for it or the CPU has little use for them, calls the wakers of completed shootdowns, frees
+    /// Does the service's work on the pinned CPU once: drains magazines, of frames and of objects,
+    /// where other CPUs asked for it or the CPU has little use for them, collects objects that other
+    /// nodes' CPUs freed, calls the wakers of completed shootdowns, frees
     /// what has retired, takes apart abandoned spaces, calls the callbacks of what is complete, and
     /// zeroes a few frames ahead.
     ///
@@ -37,6 +38,9 @@ impl<P: Machine> MemoryService<P> {
     pub fn tend(&self, pin: &CpuPin) -> Tended {
         self.frames.service(pin);
         self.frames.trim(pin);
+        if let Some(heap) = self.heap() {
+            heap.heap().tend(pin);
+        }
         self.shootdown.wake_completed(pin);
         let collected = self.collect(pin);
         self.reap(pin);
@@ -59,7 +63,9 @@ impl<P: Machine> MemoryService<P> {
     /// Frees what can be freed because memory is short; false where that was nothing.
     pub(crate) fn relieve(&self, pin: &CpuPin) -> bool {
         self.frames.service(pin);
-        let relieved = self.collect(pin).freed > 0 || self.reap(pin) > 0;
+        // An allocation of the heap's own may have led here: `reclaim` is made for that.
+        let objects = self.heap().map_or(0, |heap| heap.heap().reclaim(pin));
+        let relieved = self.collect(pin).freed > 0 || self.reap(pin) > 0 || objects > 0;
         if !self.callbacks_due.is_empty() {
             self.call_task(pin);
         }

@@ -3,19 +3,24 @@
 use core::mem;
 use core::ptr::NonNull;
 
-use super::Heap;
 use super::counters::CpuCounters;
+use super::{AllocError, Heap};
 use crate::magazine::MagazineBox;
-use crate::slab::{CLASS_COUNT, SizeClass, Slab};
+use crate::slab::{CLASS_COUNT, SizeClass, Slab, SlabTag};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::try_lock::Patience;
-use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform, Slot};
+use crate::{CpuPin, NodeId, Order, PageSource, Platform, Slot};
 
 /// What a CPU has of its own, in one run of pages on its node.
 #[repr(C)]
 pub(super) struct CpuArea {
     pub(super) cache: Slot<CpuCache>,
-    /// Outside the slot, so that other CPUs can read it.
+    /// Outside the slot, like what follows, so that other CPUs can read it.
     pub(super) counters: CpuCounters,
+    /// The node whose objects the CPU caches.
+    pub(super) node: NodeId,
+    /// Set by CPUs that need memory, cleared by the area's own. Relaxed: it orders nothing.
+    drain_requested: AtomicBool,
 }
 
 impl CpuArea {
@@ -45,8 +50,25 @@ impl CpuArea {
                 classes: [const { ClassCache { loaded: None, previous: None } }; CLASS_COUNT],
             };
             (&raw mut (*area.as_ptr()).cache).write(Slot::new(cache));
+            (&raw mut (*area.as_ptr()).node).write(node);
+            (&raw mut (*area.as_ptr()).drain_requested).write(AtomicBool::new(false));
             area.as_ref()
         }
+    }
+
+    /// Asks the CPU to return what its magazines hold.
+    pub(super) fn request_drain(&self) {
+        self.drain_requested.store(true, Ordering::Relaxed);
+    }
+
+    /// Was the CPU asked since it last drained?
+    pub(super) fn drain_is_due(&self) -> bool {
+        self.drain_requested.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the CPU is about to drain.
+    pub(super) fn drains(&self) {
+        self.drain_requested.store(false, Ordering::Relaxed);
     }
 }
 
@@ -54,7 +76,7 @@ impl CpuArea {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Online,
-    /// No: they are empty, and stay so.
+    /// No: it has none, so every use comes to the slow paths, which refuse.
     Offline,
 }
 
@@ -63,13 +85,15 @@ enum State {
 pub(super) enum Declined {
     /// The CPU is offline: use the shared path.
     Offline,
-    /// Neither magazines, depot, shelf nor source have any.
-    OutOfMemory,
+    /// Magazines, depot and shelf have no object, and the source has no pages.
+    Failed(AllocError),
+    /// The object is not of the CPU's node, or not of the class: it does not go into a magazine.
+    NotOurs,
 }
 
-impl From<OutOfMemory> for Declined {
-    fn from(_: OutOfMemory) -> Declined {
-        Declined::OutOfMemory
+impl From<AllocError> for Declined {
+    fn from(error: AllocError) -> Declined {
+        Declined::Failed(error)
     }
 }
 
@@ -81,7 +105,9 @@ pub(super) struct CpuCache {
     classes: [ClassCache; CLASS_COUNT],
 }
 
-/// The two magazines of one class; `None` until first needed.
+/// The two magazines of one class. Each is `None` until it is first needed, and from then on there
+/// until the CPU drains: with a single one, a CPU that alternates at its edge would go to the
+/// depot again and again.
 struct ClassCache {
     loaded: Option<MagazineBox>,
     previous: Option<MagazineBox>,
@@ -112,6 +138,13 @@ impl ClassCache {
             None => Err(object),
         }
     }
+
+    /// Loads `magazine`; the loaded one becomes the previous one. Returns the magazine for which
+    /// that leaves no room.
+    fn load(&mut self, magazine: MagazineBox) -> Option<MagazineBox> {
+        let loaded = self.loaded.replace(magazine)?;
+        self.previous.replace(loaded)
+    }
 }
 
 impl CpuCache {
@@ -130,9 +163,6 @@ impl CpuCache {
         pin: &CpuPin,
         class: SizeClass,
     ) -> Result<NonNull<u8>, Declined> {
-        if self.state == State::Offline {
-            return Err(Declined::Offline);
-        }
         let object = match self.classes[class.index()].pop() {
             Some(object) => object,
             None => self.alloc_slow(heap, pin, class)?,
@@ -147,12 +177,15 @@ impl CpuCache {
         heap: &Heap<P, S>,
         pin: &CpuPin,
         class: SizeClass,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
+    ) -> Result<NonNull<u8>, Declined> {
+        if self.state == State::Offline {
+            return Err(Declined::Offline);
+        }
         let node = heap.node(pin, self.node)?;
         let cache = &mut self.classes[class.index()];
         if let Some(mut full) = node.class(class).depot.take_full() {
             let object = full.pop();
-            if let Some(empty) = mem::replace(&mut cache.previous, cache.loaded.replace(full)) {
+            if let Some(empty) = cache.load(full) {
                 heap.retire(pin, node, class, empty);
             }
             if let Some(object) = object {
@@ -161,20 +194,21 @@ impl CpuCache {
             }
         }
         if cache.loaded.is_none() {
-            cache.loaded = heap.empty_magazine(pin, node, class);
+            cache.loaded = cache.previous.take().or_else(|| heap.empty_magazine(pin, node, class));
         }
         let object = match &mut cache.loaded {
             Some(loaded) => {
-                heap.take(pin, self.node, class, Patience::Bounded, class.rounds(), loaded)?;
-                loaded.pop().ok_or(OutOfMemory)?
+                heap.take(pin, node, class, Patience::Bounded, class.rounds(), loaded)?;
+                loaded.pop().ok_or(AllocError::OutOfMemory)?
             }
-            None => heap.take_one(pin, self.node, class, Patience::Bounded)?,
+            None => heap.take_one(pin, node, class, Patience::Bounded)?,
         };
         self.counters.missed();
         Ok(object)
     }
 
-    /// Takes an object back; `Err` where the CPU is offline, with the object still the caller's.
+    /// Takes an object back; `Err` if it is not for the magazines, with the object still the
+    /// caller's.
     #[inline]
     pub(super) fn free<P: Platform, S: PageSource>(
         &mut self,
@@ -184,17 +218,34 @@ impl CpuCache {
         class: SizeClass,
         object: NonNull<u8>,
     ) -> Result<(), Declined> {
+        // One comparison says that the address is in a slab, of this class, of this node.
+        if slab.tag() != SlabTag::new(class, self.node) {
+            return self.free_elsewhere(heap, pin, slab, class, object);
+        }
+        if let Err(object) = self.classes[class.index()].push(class, object) {
+            self.free_slow(heap, pin, slab, class, object)?;
+        }
+        self.counters.freed(class);
+        Ok(())
+    }
+
+    /// The object is not of this CPU's node, or of another class.
+    #[cold]
+    fn free_elsewhere<P: Platform, S: PageSource>(
+        &mut self,
+        heap: &Heap<P, S>,
+        pin: &CpuPin,
+        slab: Slab,
+        class: SizeClass,
+        object: NonNull<u8>,
+    ) -> Result<(), Declined> {
+        let home = slab.home(class).and_then(|home| heap.existing(home)).ok_or(Declined::NotOurs)?;
         if self.state == State::Offline {
             return Err(Declined::Offline);
         }
         self.counters.freed(class);
-        if slab.node() != self.node {
-            self.counters.freed_remotely();
-            heap.send_home(class, slab, object);
-        } else if let Err(object) = self.classes[class.index()].push(class, object) {
-            self.counters.missed();
-            self.free_slow(heap, pin, slab, class, object);
-        }
+        self.counters.freed_remotely();
+        heap.free_remotely(pin, home, class, slab, object);
         Ok(())
     }
 
@@ -206,41 +257,46 @@ impl CpuCache {
         slab: Slab,
         class: SizeClass,
         object: NonNull<u8>,
-    ) {
-        let Some(node) = heap.existing(self.node) else {
-            heap.give(pin, slab, class, object, Patience::Bounded);
-            return;
-        };
+    ) -> Result<(), Declined> {
+        if self.state == State::Offline {
+            return Err(Declined::Offline);
+        }
+        // A slab is made only if its home's heap exists.
+        let node = heap.existing(self.node).ok_or(Declined::NotOurs)?;
+        self.counters.missed();
         let cache = &mut self.classes[class.index()];
-        let empty = match cache.previous.take() {
-            Some(full) => match node.class(class).depot.put_full(full) {
-                Ok(()) => heap.empty_magazine(pin, node, class),
-                Err(mut full) => {
-                    heap.flush(pin, node, class, &mut full);
-                    Some(full)
-                }
-            },
-            None => heap.empty_magazine(pin, node, class),
+        // With one magazine there is room for another; of two full ones, one goes.
+        let surplus = if cache.loaded.is_some() { cache.previous.take() } else { None };
+        let empty = match surplus.map(|full| node.class(class).depot.put_full(full)) {
+            None | Some(Ok(())) => heap.empty_magazine(pin, node, class),
+            Some(Err(mut full)) => {
+                heap.flush(pin, node, class, Patience::Bounded, &mut full);
+                Some(full)
+            }
         };
         if let Some(empty) = empty {
-            cache.previous = cache.loaded.replace(empty);
+            let surplus = cache.load(empty);
+            debug_assert!(surplus.is_none(), "there was room for a magazine");
         }
         if let Err(object) = cache.push(class, object) {
-            heap.give(pin, slab, class, object, Patience::Bounded);
+            heap.give(pin, node, class, slab, object, Patience::Bounded);
         }
+        Ok(())
     }
 
-    /// Returns all objects, and the magazines.
-    pub(super) fn flush<P: Platform, S: PageSource>(&mut self, heap: &Heap<P, S>, pin: &CpuPin) {
+    /// Returns all objects, and the magazines; says how many frames that freed.
+    pub(super) fn flush<P: Platform, S: PageSource>(&mut self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
         let Some(node) = heap.existing(self.node) else {
-            return;
+            return 0;
         };
+        let mut frames = 0;
         for class in SizeClass::all() {
             let cache = &mut self.classes[class.index()];
             for mut magazine in [cache.loaded.take(), cache.previous.take()].into_iter().flatten() {
-                heap.flush(pin, node, class, &mut magazine);
-                heap.scrap(pin, magazine);
+                frames += heap.flush(pin, node, class, Patience::Bounded, &mut magazine);
+                frames += heap.scrap(pin, node, magazine, Patience::Bounded);
             }
         }
+        frames
     }
 }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{NodeId, OutOfMemory, SizeClass};
+use crate::{NodeId, Order, OutOfMemory, SizeClass};
 
 /// Why [`Heap::alloc`](crate::Heap::alloc) returned no memory. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,14 @@ pub enum AllocError {
         size: usize,
         /// The alignment asked for.
         align: usize,
+    },
+    /// The page source broke its promise: its run is not aligned to the run's own size. The run
+    /// went back to the source unused.
+    MisalignedRun {
+        /// The run's address.
+        address: usize,
+        /// The order that was asked for.
+        order: Order,
     },
 }
 
@@ -30,6 +38,9 @@ impl fmt::Display for AllocError {
             AllocError::OutOfMemory => f.write_str("out of memory"),
             AllocError::TooLarge { size, align } => {
                 write!(f, "{size} bytes aligned to {align} exceed the largest run of pages")
+            }
+            AllocError::MisalignedRun { address, order } => {
+                write!(f, "the page source gave {address:#x} for a run of {} bytes", order.bytes())
             }
         }
     }

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use super::{AllocError, Heap, InvalidFree, LargeStats};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::{CpuPin, Order, OutOfMemory, PageSource, Platform};
+use crate::{CpuPin, Order, PageSource, Platform};
 
 /// Counts of large objects. Read-modify-writes: next to a run's cost they are nothing.
 pub(super) struct Counters {
@@ -41,12 +41,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Err(AllocError::TooLarge { size: layout.size(), align: layout.align() });
         };
         let node = self.source.node_of_cpu(pin.cpu());
-        let run = match self.source.allocate(pin, node, order) {
-            Ok(run) => run,
-            Err(OutOfMemory) => {
-                self.drain(pin);
-                self.source.allocate(pin, node, order)?
+        let run = match self.pages(pin, node, order) {
+            Err(AllocError::OutOfMemory) => {
+                self.reclaim(pin);
+                self.pages(pin, node, order)?
             }
+            other => other?,
         };
         self.large.live.fetch_add(1, Ordering::Relaxed);
         self.large.bytes.fetch_add(order.bytes(), Ordering::Relaxed);

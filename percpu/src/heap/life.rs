@@ -1,12 +1,13 @@
-//! CPUs coming and going, and the heap's end.
+//! CPUs coming and going, what memory pressure takes back, and the heap's end.
 
 use core::ptr::{self, NonNull};
 
-use super::Heap;
 use super::cache::CpuArea;
 use super::node::NodeHeap;
+use super::{AllocError, Heap};
 use crate::sync::atomic::Ordering;
-use crate::{CpuId, CpuPin, MAX_CPUS, OutOfMemory, PageSource, Platform, Unavailable};
+use crate::try_lock::Patience;
+use crate::{CpuId, CpuPin, MAX_CPUS, PageSource, Platform, Unavailable};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Gives the pinned CPU its magazines, in memory of its node; from here on it uses them. A
@@ -14,14 +15,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`]: the CPU goes on without magazines, which is slower, not wrong.
-    pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OutOfMemory> {
+    /// [`AllocError`]: the CPU goes on without magazines, which is slower, not wrong.
+    pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), AllocError> {
         match self.caches.with(pin, |cache| cache.set_online()) {
             Ok(()) | Err(Unavailable::Busy) => return Ok(()),
             Err(Unavailable::NotInstalled) => {}
         }
         let node = self.source.node_of_cpu(pin.cpu());
-        let run = self.source.allocate(pin, node, CpuArea::ORDER)?;
+        let run = self.pages(pin, node, CpuArea::ORDER)?;
         // SAFETY: the run is of that order, ours, and goes back when the heap is dropped.
         let area = unsafe { CpuArea::new_in(run, node) };
         if self.caches.install(pin.cpu(), &area.cache).is_err() {
@@ -49,19 +50,60 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         })
     }
 
-    /// Returns what is cached: the pinned CPU's magazines (unless the call is nested in another
-    /// use on this CPU), all nodes' depots, and all slabs without an object in use. What other
-    /// CPUs' magazines hold is theirs to return.
-    pub fn drain(&self, pin: &CpuPin) {
+    /// Returns what is cached, and says how many frames that gave to the page source: the pinned
+    /// CPU's magazines (unless the call is nested in another use on this CPU), all nodes' depots,
+    /// what was freed from other nodes, and all slabs without an object in use. What other CPUs'
+    /// magazines hold is theirs to return; [`Heap::reclaim`] asks them to.
+    ///
+    /// Allocates nothing, and may be called by the page source inside an allocation of this heap.
+    pub fn drain(&self, pin: &CpuPin) -> u64 {
         // A CPU that has no magazines, or is using them further out, has none to return.
-        let _ = self.caches.with(pin, |cache| cache.flush(self, pin));
-        for node in self.existing_nodes() {
-            self.clear_depots(pin, node);
-        }
+        let own = self.caches.with(pin, |cache| cache.flush(self, pin));
+        let patience = match own {
+            Err(Unavailable::Busy) => Patience::None,
+            Ok(_) | Err(Unavailable::NotInstalled) => Patience::Bounded,
+        };
+        let depots: u64 = self.existing_nodes().map(|node| self.clear_depots(pin, node, patience)).sum();
         // Only now, since the depots' own magazines lived in slabs too.
-        for node in self.existing_nodes() {
-            self.clear_shelves(pin, node);
+        let shelves: u64 = self.existing_nodes().map(|node| self.clear_shelves(pin, node, patience)).sum();
+        own.unwrap_or(0) + depots + shelves
+    }
+
+    /// Returns what can be had because memory is short, and says how many frames that are:
+    /// [`Heap::drain`] here and now, and each other CPU drains at its next [`Heap::tend`].
+    ///
+    /// For the page source when it runs dry, also inside an allocation or a free of this heap.
+    /// Allocates nothing, and waits for no context that it may have interrupted. Costs a look at
+    /// every class of every node.
+    pub fn reclaim(&self, pin: &CpuPin) -> u64 {
+        for cpu in (0..MAX_CPUS).filter_map(CpuId::new).filter(|&cpu| cpu != pin.cpu()) {
+            if let Some(area) = self.area(cpu) {
+                area.request_drain();
+            }
         }
+        self.drain(pin)
+    }
+
+    /// Does the heap's work on the pinned CPU once, and says how many frames that gave to the page
+    /// source: drains if another CPU asked for it, and collects what other nodes' CPUs freed of
+    /// this CPU's node.
+    ///
+    /// For service tasks and idle loops. Costs two loads if there is nothing to do.
+    pub fn tend(&self, pin: &CpuPin) -> u64 {
+        let Some(area) = self.area(pin.cpu()) else { return 0 };
+        let mut frames = 0;
+        if area.drain_is_due() {
+            let own = self.caches.with(pin, |cache| {
+                area.drains();
+                cache.flush(self, pin)
+            });
+            frames += own.unwrap_or(0);
+            if let Some(node) = self.existing(area.node) {
+                frames += self.clear_depots(pin, node, Patience::Bounded);
+                frames += self.clear_shelves(pin, node, Patience::Bounded);
+            }
+        }
+        frames + self.existing(area.node).map_or(0, |node| self.collect_arrivals(pin, node))
     }
 }
 

@@ -38,9 +38,7 @@ use core::ptr::{self, NonNull};
 use crate::slab::{CHECKED, Slab, SlabShape, WasLive};
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::try_lock::Patience;
-use crate::{
-    CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, OutOfMemory, PageSource, Platform, SizeClass, Unavailable,
-};
+use crate::{CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, PageSource, Platform, SizeClass, Unavailable};
 use cache::{CpuArea, CpuCache, Declined};
 use node::NodeHeap;
 
@@ -115,7 +113,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         };
         let object = match self.alloc_class(&pin, class) {
             Ok(object) => object,
-            Err(OutOfMemory) => self.alloc_last_resort(&pin, class)?,
+            Err(error) => self.alloc_last_resort(&pin, class, error)?,
         };
         if CHECKED {
             mark_live(class, object);
@@ -156,13 +154,21 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             // SAFETY: the caller's promise.
             return unsafe { self.dealloc_large(&pin, memory, layout) };
         };
-        // SAFETY: the caller's promise; in checking builds the seal is looked at first.
+        // SAFETY: the caller's promise; in checking builds the tag is looked at first.
         let slab = unsafe { Slab::of(memory, class) };
         if CHECKED {
             check_free(slab, class, memory)?;
         }
-        self.dealloc_class(&pin, slab, class, memory);
-        Ok(())
+        match self.caches.with(&pin, |cache| cache.free(self, &pin, slab, class, memory)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(Unavailable::NotInstalled) => {
+                self.dealloc_shared(&pin, slab, class, memory, Patience::Bounded)
+            }
+            Err(Unavailable::Busy) => {
+                self.count_nested(&pin);
+                self.dealloc_shared(&pin, slab, class, memory, Patience::None)
+            }
+        }
     }
 
     /// Changes the size of an allocation, in place where the size class (or the run of pages)
@@ -200,46 +206,75 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(moved)
     }
 
-    fn alloc_class(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, OutOfMemory> {
+    #[inline]
+    fn alloc_class(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, AllocError> {
         let patience = match self.caches.with(pin, |cache| cache.alloc(self, pin, class)) {
             Ok(Ok(object)) => return Ok(object),
-            Ok(Err(Declined::OutOfMemory)) => return Err(OutOfMemory),
-            Ok(Err(Declined::Offline)) | Err(Unavailable::NotInstalled) => Patience::Bounded,
+            Ok(Err(Declined::Failed(error))) => return Err(error),
+            Ok(Err(Declined::Offline | Declined::NotOurs)) | Err(Unavailable::NotInstalled) => {
+                Patience::Bounded
+            }
             Err(Unavailable::Busy) => {
                 self.count_nested(pin);
                 Patience::None
             }
         };
-        let object = self.take_one(pin, self.source.node_of_cpu(pin.cpu()), class, patience)?;
-        self.count_shared_alloc(class, object);
+        self.alloc_shared(pin, class, patience)
+    }
+
+    #[cold]
+    fn alloc_shared(
+        &self,
+        pin: &CpuPin,
+        class: SizeClass,
+        patience: Patience,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let home = self.node(pin, self.source.node_of_cpu(pin.cpu()))?;
+        let object = self.take_one(pin, home, class, patience)?;
+        home.class(class).ops.allocated();
         Ok(object)
     }
 
-    fn alloc_last_resort(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, OutOfMemory> {
-        self.drain(pin);
+    #[cold]
+    fn alloc_last_resort(
+        &self,
+        pin: &CpuPin,
+        class: SizeClass,
+        error: AllocError,
+    ) -> Result<NonNull<u8>, AllocError> {
+        if error != AllocError::OutOfMemory {
+            return Err(error);
+        }
+        self.reclaim(pin);
         if let Ok(object) = self.alloc_class(pin, class) {
             return Ok(object);
         }
-        let object = self.take_anywhere(pin, class)?;
-        self.count_shared_alloc(class, object);
+        let patience = match self.caches.with(pin, |_| ()) {
+            Err(Unavailable::Busy) => Patience::None,
+            Ok(()) | Err(Unavailable::NotInstalled) => Patience::Bounded,
+        };
+        let (home, object) = self.take_anywhere(pin, class, patience)?;
+        home.class(class).ops.allocated();
         Ok(object)
     }
 
-    #[inline]
-    fn dealloc_class(&self, pin: &CpuPin, slab: Slab, class: SizeClass, object: NonNull<u8>) {
-        let patience = match self.caches.with(pin, |cache| cache.free(self, pin, slab, class, object)) {
-            Ok(Ok(())) => return,
-            Ok(Err(_)) | Err(Unavailable::NotInstalled) => Patience::Bounded,
-            Err(Unavailable::Busy) => {
-                self.count_nested(pin);
-                Patience::None
-            }
+    #[cold]
+    fn dealloc_shared(
+        &self,
+        pin: &CpuPin,
+        slab: Slab,
+        class: SizeClass,
+        object: NonNull<u8>,
+        patience: Patience,
+    ) -> Result<(), InvalidFree> {
+        // A slab is made only if its home's heap exists.
+        let Some(home) = slab.home(class).and_then(|home| self.existing(home)) else {
+            return Err(InvalidFree::NotInSlab { address: object.addr().get(), class });
         };
         // Counted while the object still keeps its slab alive.
-        if let Some(node) = self.existing(slab.node()) {
-            node.class(class).ops.freed();
-        }
-        self.give(pin, slab, class, object, patience);
+        home.class(class).ops.freed();
+        self.give(pin, home, class, slab, object, patience);
+        Ok(())
     }
 
     fn area(&self, cpu: crate::CpuId) -> Option<&CpuArea> {
@@ -251,14 +286,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     fn count_nested(&self, pin: &CpuPin) {
         if let Some(area) = self.area(pin.cpu()) {
             area.counters.nested();
-        }
-    }
-
-    fn count_shared_alloc(&self, class: SizeClass, object: NonNull<u8>) {
-        // SAFETY: the object was just taken from a slab of this class.
-        let slab = unsafe { Slab::of(object, class) };
-        if let Some(node) = self.existing(slab.node()) {
-            node.class(class).ops.allocated();
         }
     }
 }
@@ -292,7 +319,7 @@ fn mark_live(class: SizeClass, object: NonNull<u8>) {
 
 fn check_free(slab: Slab, class: SizeClass, object: NonNull<u8>) -> Result<(), InvalidFree> {
     let address = object.addr().get();
-    if !slab.is_sealed(class) {
+    if slab.home(class).is_none() {
         return Err(InvalidFree::NotInSlab { address, class });
     }
     let Some(index) = object_index(slab, class, object) else {

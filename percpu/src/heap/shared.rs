@@ -3,16 +3,20 @@
 
 use core::ptr::NonNull;
 
-use super::Heap;
 use super::node::NodeHeap;
+use super::{AllocError, Heap};
 use crate::magazine::{Magazine, MagazineBox};
 use crate::slab::{Emptied, SizeClass, Slab, SlabShape};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::Ordering;
 use crate::try_lock::Patience;
-use crate::{CpuPin, NodeId, OutOfMemory, PageSource, Platform};
+use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
+
+/// How many slabs wait in an inbox before a CPU that frees there from elsewhere collects them. It
+/// bounds what emptied slabs hold if no CPU of their node comes by, and spares the lock else.
+const INBOX_SLABS: usize = 4;
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// The heap of `node`, if its memory has been used.
+    /// The heap of `node`, if it has been used.
     #[inline]
     pub(super) fn existing(&self, node: NodeId) -> Option<&NodeHeap> {
         // Acquire pairs with the Release in `node`.
@@ -20,17 +24,30 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe { self.nodes[node.index()].load(Ordering::Acquire).as_ref() }
     }
 
-    /// The heaps of all nodes whose memory has been used.
+    /// The heaps of all nodes that have been used.
     pub(super) fn existing_nodes(&self) -> impl Iterator<Item = &NodeHeap> {
         (0..self.nodes.len()).filter_map(NodeId::new).filter_map(|node| self.existing(node))
     }
 
+    /// A run of pages, near `node`. Refuses a run that is not aligned to its own size: slabs are
+    /// found by masking addresses.
+    pub(super) fn pages(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, AllocError> {
+        let run = self.source.allocate(pin, node, order)?;
+        let address = run.addr().get();
+        if address as u64 & (order.bytes() - 1) != 0 {
+            // SAFETY: the run just came from the source, for this order.
+            unsafe { self.source.free(pin, run, order) };
+            return Err(AllocError::MisalignedRun { address, order });
+        }
+        Ok(run)
+    }
+
     /// The heap of `node`, made if need be.
-    pub(super) fn node(&self, pin: &CpuPin, node: NodeId) -> Result<&NodeHeap, OutOfMemory> {
+    pub(super) fn node(&self, pin: &CpuPin, node: NodeId) -> Result<&NodeHeap, AllocError> {
         if let Some(heap) = self.existing(node) {
             return Ok(heap);
         }
-        let run = self.source.allocate(pin, node, NodeHeap::ORDER)?;
+        let run = self.pages(pin, node, NodeHeap::ORDER)?;
         // SAFETY: the run is of that order, and ours.
         let fresh = unsafe { NodeHeap::new_in(run, node) };
         // Release pairs with the Acquire here and in `existing`: who sees the address sees the
@@ -53,44 +70,46 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(unsafe { heap.as_ref() })
     }
 
-    /// Moves free objects `into` a magazine until it holds `wanted`: from the shelf of `node`,
-    /// or else from a new slab. At least one, or an error.
+    /// Moves free objects `into` an empty magazine until it holds `wanted`: from the shelf of
+    /// `home`, or else from a new slab. At least one, or an error.
     pub(super) fn take(
         &self,
         pin: &CpuPin,
-        node: NodeId,
+        home: &NodeHeap,
         class: SizeClass,
         patience: Patience,
         wanted: usize,
         into: &mut Magazine,
-    ) -> Result<(), OutOfMemory> {
-        let before = into.len();
-        if let Some(heap) = self.existing(node) {
-            self.take_shelved(pin, heap, class, patience, wanted, into);
-        }
-        if into.len() > before { Ok(()) } else { self.grow(pin, node, class, wanted, into) }
+    ) -> Result<(), AllocError> {
+        self.take_shelved(pin, home, class, patience, wanted, into);
+        if into.len() > 0 { Ok(()) } else { self.grow(pin, home, class, wanted, into) }
     }
 
-    /// One free object of the shelf of `node`, or of a new slab.
+    /// One free object of the shelf of `home`, or of a new slab.
     pub(super) fn take_one(
         &self,
         pin: &CpuPin,
-        node: NodeId,
+        home: &NodeHeap,
         class: SizeClass,
         patience: Patience,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
+    ) -> Result<NonNull<u8>, AllocError> {
         let mut one = Magazine::new();
-        self.take(pin, node, class, patience, 1, &mut one)?;
-        one.pop().ok_or(OutOfMemory)
+        self.take(pin, home, class, patience, 1, &mut one)?;
+        one.pop().ok_or(AllocError::OutOfMemory)
     }
 
-    /// One free object of any node's shelf.
-    pub(super) fn take_anywhere(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, OutOfMemory> {
+    /// One free object of any node's shelf, and the node.
+    pub(super) fn take_anywhere(
+        &self,
+        pin: &CpuPin,
+        class: SizeClass,
+        patience: Patience,
+    ) -> Result<(&NodeHeap, NonNull<u8>), OutOfMemory> {
         let mut one = Magazine::new();
-        for heap in self.existing_nodes() {
-            self.take_shelved(pin, heap, class, Patience::None, 1, &mut one);
+        for home in self.existing_nodes() {
+            self.take_shelved(pin, home, class, patience, 1, &mut one);
             if let Some(object) = one.pop() {
-                return Ok(object);
+                return Ok((home, object));
             }
         }
         Err(OutOfMemory)
@@ -99,45 +118,47 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     fn take_shelved(
         &self,
         pin: &CpuPin,
-        heap: &NodeHeap,
+        home: &NodeHeap,
         class: SizeClass,
         patience: Patience,
         wanted: usize,
         into: &mut Magazine,
     ) {
-        let Some(mut shelf) = heap.class(class).shelf.lock(&self.platform, patience) else {
+        let shelf = &home.class(class).shelf;
+        let Some(mut locked) = shelf.lock(&self.platform, pin, patience) else {
+            // Only what is on its way home can be reached without the lock. If it were left, every
+            // use that is nested in a use of the lock would make a slab of its own.
+            if let Some(object) = shelf.take_waiting()
+                && let Err(object) = into.push(class, object)
+            {
+                // SAFETY: the object is ours, and of this shelf.
+                self.send_home(home, class, unsafe { Slab::of(object, class) }, object);
+            }
             return;
         };
         while into.len() < wanted {
-            let Some(object) = shelf.take() else { break };
+            let Some(object) = locked.take() else { break };
             if let Err(object) = into.push(class, object) {
                 // SAFETY: the object was just taken from this shelf.
-                unsafe { shelf.give(Slab::of(object, class), object) };
+                unsafe { locked.give(Slab::of(object, class), object) };
                 break;
             }
         }
-        self.release(pin, class, shelf.unlock());
+        self.release(pin, class, locked.unlock());
     }
 
-    /// Makes a slab, takes what is wanted of it, and shelves it with the rest.
+    /// Makes a slab, takes what is wanted of it, and shelves it with the rest. The slab belongs to
+    /// `home` even if the source had only another node's pages: there it is looked for, so the
+    /// next miss finds it, and frees into it are local.
     fn grow(
         &self,
         pin: &CpuPin,
-        node: NodeId,
+        home: &NodeHeap,
         class: SizeClass,
         wanted: usize,
         into: &mut Magazine,
-    ) -> Result<(), OutOfMemory> {
-        let order = SlabShape::ALL[class.index()].order;
-        let run = self.source.allocate(pin, node, order)?;
-        let home = match self.node(pin, self.source.node_of(run)) {
-            Ok(home) => home,
-            Err(error) => {
-                // SAFETY: the run just came from the source.
-                unsafe { self.source.free(pin, run, order) };
-                return Err(error);
-            }
-        };
+    ) -> Result<(), AllocError> {
+        let run = self.pages(pin, home.node, SlabShape::ALL[class.index()].order)?;
         // SAFETY: the run is of the class's order, and ours.
         let (slab, mut rest) = unsafe { Slab::new_in(run, class, home.node) };
         while into.len() < wanted && rest.len() > 1 {
@@ -148,62 +169,100 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 break;
             }
         }
-        // SAFETY: the slab is new, of this node and class, with at least one object left.
-        unsafe { home.class(class).shelf.add(slab, rest) };
+        // SAFETY: the slab is new, of this home and class, with at least one object left.
+        let arrival = unsafe { home.class(class).shelf.add(slab, rest) };
+        home.note_arrival(class, arrival);
         Ok(())
     }
 
-    /// Gives one object to its slab.
+    /// Gives one object to its slab, of `home`.
     pub(super) fn give(
         &self,
         pin: &CpuPin,
-        slab: Slab,
+        home: &NodeHeap,
         class: SizeClass,
+        slab: Slab,
         object: NonNull<u8>,
         patience: Patience,
-    ) {
-        // A slab is made only where its node's heap exists.
-        let Some(heap) = self.existing(slab.node()) else { return };
-        let shelf = &heap.class(class).shelf;
-        match shelf.lock(&self.platform, patience) {
+    ) -> u64 {
+        match home.class(class).shelf.lock(&self.platform, pin, patience) {
             Some(mut locked) => {
                 // SAFETY: the object is ours to give, and its slab belongs to this shelf.
                 unsafe { locked.give(slab, object) };
-                self.release(pin, class, locked.unlock());
+                self.release(pin, class, locked.unlock())
             }
-            // SAFETY: as above.
-            None => unsafe { shelf.send_home(slab, object) },
+            None => {
+                self.send_home(home, class, slab, object);
+                0
+            }
         }
     }
 
-    /// Gives one object to its slab without the lock: for other nodes' objects.
-    pub(super) fn send_home(&self, class: SizeClass, slab: Slab, object: NonNull<u8>) {
-        // A slab is made only where its node's heap exists.
-        if let Some(heap) = self.existing(slab.node()) {
-            // SAFETY: the object is ours to give, and its slab belongs to this shelf.
-            unsafe { heap.class(class).shelf.send_home(slab, object) };
+    /// Gives one object to its slab, of another node than the CPU's: without the lock, but for one
+    /// that finds too much in the inbox.
+    pub(super) fn free_remotely(
+        &self,
+        pin: &CpuPin,
+        home: &NodeHeap,
+        class: SizeClass,
+        slab: Slab,
+        object: NonNull<u8>,
+    ) {
+        if self.send_home(home, class, slab, object) >= INBOX_SLABS {
+            self.collect(pin, home, class, Patience::None);
         }
+    }
+
+    /// Gives one object to its slab, of `home`, without the lock. If that put the slab into the
+    /// inbox, says how many wait there.
+    fn send_home(&self, home: &NodeHeap, class: SizeClass, slab: Slab, object: NonNull<u8>) -> usize {
+        // SAFETY: the object is ours to give, and its slab belongs to this shelf.
+        let Some(arrival) = (unsafe { home.class(class).shelf.send_home(slab, object) }) else { return 0 };
+        home.note_arrival(class, arrival);
+        arrival.waiting
+    }
+
+    /// Brings in what came home to one shelf, and returns emptied slabs' pages.
+    fn collect(&self, pin: &CpuPin, home: &NodeHeap, class: SizeClass, patience: Patience) -> u64 {
+        match home.class(class).shelf.lock(&self.platform, pin, patience) {
+            Some(locked) => self.release(pin, class, locked.unlock()),
+            None => {
+                home.note(class);
+                0
+            }
+        }
+    }
+
+    /// Brings in what came home to any shelf of `home`. One load if nothing did.
+    pub(super) fn collect_arrivals(&self, pin: &CpuPin, home: &NodeHeap) -> u64 {
+        home.take_arrivals().map(|class| self.collect(pin, home, class, Patience::Bounded)).sum()
     }
 
     /// Empties a magazine of `node`'s into the slabs.
-    pub(super) fn flush(&self, pin: &CpuPin, node: &NodeHeap, class: SizeClass, magazine: &mut Magazine) {
-        let mut locked = node.class(class).shelf.lock(&self.platform, Patience::Bounded);
+    pub(super) fn flush(
+        &self,
+        pin: &CpuPin,
+        node: &NodeHeap,
+        class: SizeClass,
+        patience: Patience,
+        magazine: &mut Magazine,
+    ) -> u64 {
+        let mut locked = node.class(class).shelf.lock(&self.platform, pin, patience);
         while let Some(object) = magazine.pop() {
             // SAFETY: a magazine's objects are its class's, and the magazine's own.
             let slab = unsafe { Slab::of(object, class) };
             match &mut locked {
-                // SAFETY: as above, and the slab is this shelf's.
-                Some(shelf) if slab.node() == node.node => unsafe { shelf.give(slab, object) },
-                // When its node had no pages, a CPU may have been given another node's.
-                _ => self.send_home(class, slab, object),
+                // SAFETY: as above, and a magazine holds its node's objects only.
+                Some(shelf) => unsafe { shelf.give(slab, object) },
+                None => {
+                    self.send_home(node, class, slab, object);
+                }
             }
         }
-        if let Some(locked) = locked {
-            self.release(pin, class, locked.unlock());
-        }
+        locked.map_or(0, |locked| self.release(pin, class, locked.unlock()))
     }
 
-    /// An empty magazine from the depot, or a new one; `None` where there is no memory for it.
+    /// An empty magazine from the depot, or a new one; `None` if there is no memory for it.
     pub(super) fn empty_magazine(
         &self,
         pin: &CpuPin,
@@ -213,10 +272,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if let Some(empty) = node.class(class).depot.take_empty() {
             return Some(empty);
         }
-        let object = self.take_one(pin, node.node, MagazineBox::CLASS, Patience::Bounded).ok()?;
-        if let Some(magazines) = self.magazines(object) {
-            magazines.fetch_add(1, Ordering::Relaxed);
-        }
+        let object = self.take_one(pin, node, MagazineBox::CLASS, Patience::Bounded).ok()?;
+        node.magazines.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the object is of that class, and ours.
         Some(unsafe { MagazineBox::new_in(object) })
     }
@@ -224,57 +281,59 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Leaves an empty magazine in the depot, or gives its memory back.
     pub(super) fn retire(&self, pin: &CpuPin, node: &NodeHeap, class: SizeClass, empty: MagazineBox) {
         if let Err(empty) = node.class(class).depot.put_empty(empty) {
-            self.scrap(pin, empty);
+            self.scrap(pin, node, empty, Patience::Bounded);
         }
     }
 
-    /// Gives an empty magazine's memory back.
-    pub(super) fn scrap(&self, pin: &CpuPin, empty: MagazineBox) {
+    /// Gives the memory of an empty magazine of `node`'s back.
+    pub(super) fn scrap(&self, pin: &CpuPin, node: &NodeHeap, empty: MagazineBox, patience: Patience) -> u64 {
         let object = empty.into_object();
-        if let Some(magazines) = self.magazines(object) {
-            magazines.fetch_sub(1, Ordering::Relaxed);
-        }
-        // SAFETY: magazines live in objects of that class.
+        node.magazines.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: magazines live in objects of that class, of their own node.
         let slab = unsafe { Slab::of(object, MagazineBox::CLASS) };
-        self.give(pin, slab, MagazineBox::CLASS, object, Patience::Bounded);
-    }
-
-    /// The counter of the magazines whose node is that of `object`, a magazine's memory.
-    fn magazines(&self, object: NonNull<u8>) -> Option<&AtomicU64> {
-        // SAFETY: magazines live in objects of that class.
-        let slab = unsafe { Slab::of(object, MagazineBox::CLASS) };
-        Some(&self.existing(slab.node())?.magazines)
+        self.give(pin, node, MagazineBox::CLASS, slab, object, patience)
     }
 
     /// Empties the depots of `node`.
-    pub(super) fn clear_depots(&self, pin: &CpuPin, node: &NodeHeap) {
+    pub(super) fn clear_depots(&self, pin: &CpuPin, node: &NodeHeap, patience: Patience) -> u64 {
+        let mut frames = 0;
         for class in SizeClass::all() {
             let depot = &node.class(class).depot;
-            while let Some(mut full) = depot.take_full() {
-                self.flush(pin, node, class, &mut full);
-                self.scrap(pin, full);
+            // No more than there are places: other CPUs may refill them meanwhile.
+            for _ in 0..crate::depot::FULL {
+                let Some(mut full) = depot.take_full() else { break };
+                frames += self.flush(pin, node, class, patience, &mut full);
+                frames += self.scrap(pin, node, full, patience);
             }
-            while let Some(empty) = depot.take_empty() {
-                self.scrap(pin, empty);
+            for _ in 0..crate::depot::EMPTY {
+                let Some(empty) = depot.take_empty() else { break };
+                frames += self.scrap(pin, node, empty, patience);
             }
         }
+        frames
     }
 
     /// Brings home what is on its way on `node`, and returns spare slabs.
-    pub(super) fn clear_shelves(&self, pin: &CpuPin, node: &NodeHeap) {
+    pub(super) fn clear_shelves(&self, pin: &CpuPin, node: &NodeHeap, patience: Patience) -> u64 {
+        let mut frames = 0;
         for class in SizeClass::all() {
-            if let Some(mut shelf) = node.class(class).shelf.lock(&self.platform, Patience::Bounded) {
+            if let Some(mut shelf) = node.class(class).shelf.lock(&self.platform, pin, patience) {
                 shelf.release_spare();
-                self.release(pin, class, shelf.unlock());
+                frames += self.release(pin, class, shelf.unlock());
             }
         }
+        frames
     }
 
-    /// Returns emptied slabs' pages.
-    pub(super) fn release(&self, pin: &CpuPin, class: SizeClass, mut emptied: Emptied) {
+    /// Returns emptied slabs' pages, and says how many frames that are.
+    pub(super) fn release(&self, pin: &CpuPin, class: SizeClass, mut emptied: Emptied) -> u64 {
+        let order = SlabShape::ALL[class.index()].order;
+        let mut frames = 0;
         while let Some(run) = emptied.pop_run() {
             // SAFETY: the run came from the source with this order, and held the slab until now.
-            unsafe { self.source.free(pin, run, SlabShape::ALL[class.index()].order) };
+            unsafe { self.source.free(pin, run, order) };
+            frames += order.frames();
         }
+        frames
     }
 }

@@ -68,7 +68,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let mut magazines = 0;
         for node in self.existing_nodes() {
             let of_node = node.class(class);
-            if let Some(shelf) = of_node.shelf.lock(&self.platform, Patience::Bounded) {
+            if let Some(shelf) = of_node.shelf.lock(&self.platform, &pin, Patience::Bounded) {
                 counts.slabs += shelf.counts().slabs;
                 counts.free += shelf.counts().free;
                 self.release(&pin, class, shelf.unlock());
@@ -119,7 +119,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         for heap in self.existing_nodes() {
             for class in SizeClass::all() {
                 let node = heap.node;
-                let Some(shelf) = heap.class(class).shelf.lock(&self.platform, Patience::Bounded) else {
+                let Some(shelf) = heap.class(class).shelf.lock(&self.platform, &pin, Patience::Bounded)
+                else {
                     return Err(Corruption::Busy { node, class });
                 };
                 let outcome = shelf.validate(node, class);

@@ -37,8 +37,8 @@ fn a_held_lock_stops_nobody() {
     for _ in 0..2 {
         let first = heap.alloc(OBJECT).unwrap();
         let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
-        let held = shelf.lock(&&machine, Patience::None).unwrap();
-        assert!(shelf.lock(&&machine, Patience::None).is_none());
+        let held = shelf.lock(&&machine, &pin(), Patience::None).unwrap();
+        assert!(shelf.lock(&&machine, &pin(), Patience::None).is_none());
         let mut objects: Vec<_> = (0..OBJECTS).map(|_| heap.alloc(OBJECT).unwrap()).collect();
         objects.push(first);
         objects.into_iter().for_each(|object| free(&heap, object));
@@ -66,7 +66,7 @@ fn a_cell_in_use_sends_nested_uses_past_it() {
             free(&heap, before);
             // As after an interrupt in the middle of the shelf's lock, in the worst case.
             let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
-            let held = shelf.lock(&&machine, Patience::None);
+            let held = shelf.lock(&&machine, &pin(), Patience::None);
             let nested = heap.alloc(OBJECT).unwrap();
             drop(held);
             heap.drain(&pin());

@@ -36,6 +36,11 @@ impl SizeClass {
     #[must_use]
     #[inline]
     pub const fn of(layout: Layout) -> Option<SizeClass> {
+        // Every class is aligned to a word.
+        if layout.align() <= 8 {
+            let size = layout.size();
+            return if size <= MAX_CLASS_SIZE { Some(SizeClass::for_size(size)) } else { None };
+        }
         // Rounding the size up to the alignment skips most classes that are large enough but
         // not aligned; the largest class of each doubling is a power of two, so the search is
         // at most three steps long.
@@ -93,6 +98,10 @@ impl SizeClass {
     /// How many objects a magazine of this class holds: about 16 KiB worth, 2 to 30.
     #[must_use]
     pub const fn rounds(self) -> usize {
+        ROUNDS[self.0 as usize] as usize
+    }
+
+    const fn computed_rounds(self) -> usize {
         let rounds = 16 * 1024 / self.size();
         if rounds < 2 {
             2
@@ -103,6 +112,17 @@ impl SizeClass {
         }
     }
 }
+
+/// [`SizeClass::rounds`] of each class: a free compares with it, and should not divide.
+const ROUNDS: [u8; CLASS_COUNT] = {
+    let mut rounds = [0; CLASS_COUNT];
+    let mut index = 0;
+    while index < CLASS_COUNT {
+        rounds[index] = SizeClass(index as u8).computed_rounds() as u8;
+        index += 1;
+    }
+    rounds
+};
 
 impl fmt::Debug for SizeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,10 +5,10 @@ use core::mem;
 use core::ptr::{self, NonNull};
 
 use super::chain::{self, Chain};
-use super::class::{SizeClass, SlabShape};
+use super::class::{CLASS_COUNT, SizeClass, SlabShape};
 use super::live::{LiveMap, MAX_OBJECTS};
 use crate::NodeId;
-use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
 
 /// Bytes that a slab loses to its header.
@@ -39,16 +39,37 @@ pub(super) struct Aligned<T>(pub(super) T);
 /// Written when the slab is made, and only read while it lives.
 #[repr(align(64))]
 struct Constant {
-    /// [`seal`] of the slab's address and class while it lives.
+    /// The [`SlabTag`] combined with the slab's address while the slab lives.
     seal: usize,
-    /// The node whose memory the slab is, and whose shelf it belongs to.
-    node: NodeId,
 }
 
-/// What tells a slab of `class` at `address` from other memory.
-fn seal(address: usize, class: SizeClass) -> usize {
-    address ^ (0x51ab_0000 + class.index())
+/// The class and the home of a slab, in one word that its header can be compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlabTag(usize);
+
+impl SlabTag {
+    /// Tells a header from other memory. No address and no small number has these upper bits,
+    /// and the lower 12 are zero: they hold class and node.
+    const MARK: usize = 0x51ab_6b3d_e7f9_2000;
+    const CLASS_BITS: u32 = 6;
+
+    /// The tag of `node`'s slabs of `class`.
+    #[inline]
+    pub(crate) const fn new(class: SizeClass, node: NodeId) -> SlabTag {
+        SlabTag(SlabTag::MARK + (node.index() << SlabTag::CLASS_BITS) + class.index())
+    }
+
+    /// The class and the node, or `None` if the word is no tag.
+    fn decode(self) -> Option<(SizeClass, NodeId)> {
+        let low = self.0.checked_sub(SlabTag::MARK)?;
+        let node = NodeId::new(low >> SlabTag::CLASS_BITS)?;
+        Some((SizeClass::new(low & ((1 << SlabTag::CLASS_BITS) - 1))?, node))
+    }
 }
+
+const _: () = assert!(CLASS_COUNT <= 1 << SlabTag::CLASS_BITS);
+// Slabs are aligned to pages, so address and tag share no bit that tells classes or nodes apart.
+const _: () = assert!(crate::MAX_NODES << SlabTag::CLASS_BITS <= 4096);
 
 /// Which of its shelf's lists a slab is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +109,32 @@ pub(super) enum Pushed {
     Later,
 }
 
+/// What is left on a remote stack from which an object was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// At least one object: the slab must go back into its shelf's inbox.
+    Objects,
+    /// None: the next object that is pushed there is the first.
+    Nothing,
+}
+
+/// What a slab found that was put into its shelf's inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// The slabs in the inbox, this one included. While other contexts take slabs out, the number
+    /// may be too large.
+    pub(crate) waiting: usize,
+    /// Was the inbox empty?
+    pub(crate) first: WasFirst,
+}
+
+/// Was a slab the first in its shelf's inbox?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WasFirst {
+    Yes,
+    No,
+}
+
 /// A handle to a slab that lives: some object of it is out, or the holder has it from a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slab(NonNull<Header>);
@@ -97,15 +144,15 @@ unsafe impl Send for Slab {}
 
 impl Slab {
     /// Cuts the run at `base` into a slab, whose free objects come back as a chain, in order of
-    /// address from the top.
+    /// address from the top. The slab belongs to the shelf of `home`, wherever its pages lie.
     ///
     /// # Safety
     ///
     /// `base` is a run of the class's [`SlabShape::order`], the caller's alone.
-    pub(crate) unsafe fn new_in(base: NonNull<u8>, class: SizeClass, node: NodeId) -> (Slab, Chain) {
+    pub(crate) unsafe fn new_in(base: NonNull<u8>, class: SizeClass, home: NodeId) -> (Slab, Chain) {
         let slab = Slab(base.cast());
         let header = Header {
-            constant: Constant { seal: seal(base.addr().get(), class), node },
+            constant: Constant { seal: base.addr().get() ^ SlabTag::new(class, home).0 },
             shelved: Aligned(UnsafeCell::new(Shelved {
                 place: Place::Unshelved,
                 previous: None,
@@ -150,9 +197,15 @@ impl Slab {
         unsafe { self.0.as_ref() }
     }
 
-    /// Is there a slab of `class` here?
-    pub(crate) fn is_sealed(self, class: SizeClass) -> bool {
-        self.header().constant.seal == seal(self.address(), class)
+    /// What the header says of class and home. Any other memory has some other word there.
+    #[inline]
+    pub(crate) fn tag(self) -> SlabTag {
+        SlabTag(self.header().constant.seal ^ self.address())
+    }
+
+    /// The node whose shelf the slab belongs to, or `None` if this is no slab of `class`.
+    pub(crate) fn home(self, class: SizeClass) -> Option<NodeId> {
+        self.tag().decode().filter(|&(found, _)| found == class).map(|(_, home)| home)
     }
 
     /// Takes the slab apart; its run comes back.
@@ -170,12 +223,6 @@ impl Slab {
     /// The slab's address, for reports and comparisons.
     pub(crate) fn address(self) -> usize {
         self.0.addr().get()
-    }
-
-    /// The node whose memory the slab is, and whose shelf it belongs to.
-    #[inline]
-    pub(crate) fn node(self) -> NodeId {
-        self.header().constant.node
     }
 
     /// Which objects callers hold; maintained in hardened builds only.
@@ -227,6 +274,30 @@ impl Slab {
         self.header().remote.0.freed.store(head, Ordering::Relaxed);
     }
 
+    /// Takes one object off the remote stack. Lock-free, and free of ABA: whoever took the slab
+    /// from the inbox is the only one who takes objects, so an object cannot go and come back.
+    ///
+    /// # Safety
+    ///
+    /// The caller took the slab from its shelf's inbox, and has not taken its remote stack since.
+    /// With [`Left::Nothing`] the duty ends: the slab may be in the inbox again, or gone once the
+    /// object is freed.
+    pub(super) unsafe fn pop_remote(self) -> Option<(NonNull<u8>, Left)> {
+        let freed = &self.header().remote.0.freed;
+        // Acquire, here and below, pairs with the Release in `push_remote`: we see the link.
+        let mut head = freed.load(Ordering::Acquire);
+        loop {
+            let object = NonNull::new(head)?;
+            // SAFETY: the object stays on the stack until we take it.
+            let next = unsafe { chain::next(object) }.map_or(ptr::null_mut(), NonNull::as_ptr);
+            match freed.compare_exchange_weak(head, next, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) if next.is_null() => return Some((object, Left::Nothing)),
+                Ok(_) => return Some((object, Left::Objects)),
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
     /// Takes the remote stack.
     ///
     /// # Safety
@@ -243,11 +314,13 @@ impl Slab {
 /// A shelf's inbox: a stack of slabs, pushed by anybody, taken as a whole.
 pub(super) struct Inbox {
     head: AtomicPtr<Header>,
+    /// Slabs in the inbox, and those about to be pushed. Relaxed: the number orders nothing.
+    waiting: AtomicUsize,
 }
 
 impl Inbox {
     pub(super) fn new() -> Inbox {
-        Inbox { head: AtomicPtr::new(ptr::null_mut()) }
+        Inbox { head: AtomicPtr::new(ptr::null_mut()), waiting: AtomicUsize::new(0) }
     }
 
     /// Puts `slab` in.
@@ -256,7 +329,9 @@ impl Inbox {
     ///
     /// The slab is not in it, has objects on its remote stack, and the caller alone has the
     /// duty to push it ([`Pushed::First`], or it is new).
-    pub(super) unsafe fn push(&self, slab: Slab) {
+    pub(super) unsafe fn push(&self, slab: Slab) -> Arrival {
+        // Counted first, so that whoever takes the slab out never counts below zero.
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed) + 1;
         let next = &slab.header().remote.0.next_in_inbox;
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
@@ -265,14 +340,18 @@ impl Inbox {
             // the header. Nothing of the slab may be touched after it.
             match self.head.compare_exchange_weak(head, slab.0.as_ptr(), Ordering::Release, Ordering::Relaxed)
             {
-                Ok(_) => return,
+                Ok(_) => {
+                    let first = if head.is_null() { WasFirst::Yes } else { WasFirst::No };
+                    return Arrival { waiting, first };
+                }
                 Err(seen) => head = seen,
             }
         }
     }
 
-    /// Takes all slabs out, and calls `f` with each one and its remote stack.
-    pub(super) fn take(&self, mut f: impl FnMut(Slab, Chain)) {
+    /// Takes all slabs out, and calls `f` with each of them. With the slab, `f` gets the duty to
+    /// take its remote stack, or to put the slab back.
+    pub(super) fn take(&self, mut f: impl FnMut(Slab)) {
         if self.head.load(Ordering::Relaxed).is_null() {
             return;
         }
@@ -280,12 +359,11 @@ impl Inbox {
         let mut cursor = NonNull::new(self.head.swap(ptr::null_mut(), Ordering::Acquire));
         while let Some(header) = cursor {
             let slab = Slab(header);
-            // Before the remote stack is taken: from then on the next remote free may put the
-            // slab in again, and write the link.
+            // Before the duty is passed on: then the next remote free may put the slab in again,
+            // and write the link.
             cursor = NonNull::new(slab.header().remote.0.next_in_inbox.load(Ordering::Relaxed));
-            // SAFETY: the swap took this slab out of the inbox, for us alone.
-            let freed = unsafe { slab.take_remote() };
-            f(slab, freed);
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            f(slab);
         }
     }
 }

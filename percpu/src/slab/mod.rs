@@ -10,6 +10,6 @@ mod shelf;
 
 pub(crate) use class::SlabShape;
 pub use class::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};
-pub(crate) use header::Slab;
+pub(crate) use header::{Arrival, Slab, SlabTag, WasFirst};
 pub(crate) use live::{CHECKED, WasLive};
 pub(crate) use shelf::{Emptied, Shelf, ShelfCounts};

@@ -17,6 +17,9 @@
 //!   that still has to put the slab into the inbox finds it there.
 //! - A new slab enters by the same door: its free objects are its first remote stack. Growing
 //!   the heap, and an allocation that could not get the lock, thus need no lock.
+//! - A context that does not get the lock takes a single object out of the inbox instead: it takes
+//!   the inbox as a whole, pops one object off one slab's remote stack, and puts back every slab
+//!   that has objects left.
 
 use core::ptr::NonNull;
 
@@ -24,11 +27,11 @@ use crossbeam_utils::CachePadded;
 
 use super::chain::Chain;
 use super::class::{SizeClass, SlabShape};
-use super::header::{Inbox, Place, Pushed, Slab};
+use super::header::{Arrival, Inbox, Left, Place, Pushed, Slab};
 use super::list::SlabList;
 use crate::heap::Corruption;
 use crate::try_lock::{Guard, Patience, TryLock};
-use crate::{NodeId, Platform};
+use crate::{CpuPin, NodeId, Platform};
 
 /// The slabs of one class on one node.
 pub(crate) struct Shelf {
@@ -48,26 +51,52 @@ impl Shelf {
 
     /// Takes the shelf's lock, and brings in what came home since; `None` where the lock was
     /// taken.
-    pub(crate) fn lock<P: Platform>(&self, platform: &P, patience: Patience) -> Option<LockedShelf<'_>> {
-        let mut lists = self.lists.lock(platform, patience)?;
-        self.inbox.take(|slab, freed| {
-            // SAFETY: the slab came from this shelf's inbox, with objects that nobody else has.
-            unsafe { lists.take_in(slab, freed) };
+    pub(crate) fn lock<P: Platform>(
+        &self,
+        platform: &P,
+        pin: &CpuPin,
+        patience: Patience,
+    ) -> Option<LockedShelf<'_>> {
+        let mut lists = self.lists.lock(platform, pin, patience)?;
+        self.inbox.take(|slab| {
+            // SAFETY: the slab came from this shelf's inbox, so its remote stack is ours to take,
+            // and the objects of that are nobody else's.
+            unsafe { lists.take_in(slab, slab.take_remote()) };
         });
         Some(LockedShelf { lists })
     }
 
-    /// Sends an object home without the lock.
+    /// Takes one object out of the inbox, without the lock: for contexts that do not get it.
+    pub(crate) fn take_waiting(&self) -> Option<NonNull<u8>> {
+        let mut taken = None;
+        self.inbox.take(|slab| {
+            if taken.is_none() {
+                // SAFETY: the slab came from the inbox, and its remote stack was not taken.
+                match unsafe { slab.pop_remote() } {
+                    Some((object, Left::Nothing)) => return taken = Some(object),
+                    Some((object, Left::Objects)) => taken = Some(object),
+                    None => return,
+                }
+            }
+            // SAFETY: the slab came from the inbox, and has objects on its remote stack.
+            unsafe { self.inbox.push(slab) };
+        });
+        taken
+    }
+
+    /// Sends an object home without the lock. If that put the slab into the inbox, says what it
+    /// found there.
     ///
     /// # Safety
     ///
     /// The caller owns `object`, an object of `slab`, which is this shelf's.
-    pub(crate) unsafe fn send_home(&self, slab: Slab, object: NonNull<u8>) {
+    pub(crate) unsafe fn send_home(&self, slab: Slab, object: NonNull<u8>) -> Option<Arrival> {
         // SAFETY: the caller's promise.
-        if unsafe { slab.push_remote(object) } == Pushed::First {
+        match unsafe { slab.push_remote(object) } {
             // SAFETY: ours was the first, so the duty is ours; the object on the stack keeps
             // the slab alive until it has been in the inbox.
-            unsafe { self.inbox.push(slab) };
+            Pushed::First => Some(unsafe { self.inbox.push(slab) }),
+            Pushed::Later => None,
         }
     }
 
@@ -77,11 +106,11 @@ impl Shelf {
     ///
     /// The slab was made for this shelf; `rest` holds at least one of its objects, and all that
     /// nobody else has.
-    pub(crate) unsafe fn add(&self, slab: Slab, rest: Chain) {
+    pub(crate) unsafe fn add(&self, slab: Slab, rest: Chain) -> Arrival {
         // SAFETY: only we know the slab, and it gets into the inbox once, here.
         unsafe {
             slab.preset_remote(rest);
-            self.inbox.push(slab);
+            self.inbox.push(slab)
         }
     }
 }
@@ -303,7 +332,7 @@ impl Lists {
         found: &mut ShelfCounts,
     ) -> Result<(), Corruption> {
         let address = slab.address();
-        if !slab.is_sealed(class) || slab.node() != node {
+        if slab.home(class) != Some(node) {
             return Err(Corruption::StraySlab { slab: address, node, class });
         }
         let shape = SlabShape::ALL[class.index()];

@@ -86,6 +86,12 @@ impl Machine {
         self.nodes * self.cpus_per_node
     }
 
+    /// The node whose memory holds `address`.
+    pub fn node_of(&self, address: NonNull<u8>) -> NodeId {
+        let offset = address.addr().get() - self.memory.addr().get();
+        NodeId::new(offset / CHUNK / self.chunks_per_node).unwrap()
+    }
+
     fn allocate_in(&self, chunk: usize, order: Order) -> Option<NonNull<u8>> {
         let frames = order.frames() as usize;
         let run = if frames == 64 { u64::MAX } else { (1 << frames) - 1 };
@@ -184,11 +190,6 @@ unsafe impl PageSource for Machine {
         let mask = bits << (offset % CHUNK / PAGE);
         let before = self.used[offset / CHUNK].fetch_and(!mask, Ordering::AcqRel);
         assert_eq!(before & mask, mask, "the run was out");
-    }
-
-    fn node_of(&self, address: NonNull<u8>) -> NodeId {
-        let offset = address.addr().get() - self.memory.addr().get();
-        NodeId::new(offset / CHUNK / self.chunks_per_node).unwrap()
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

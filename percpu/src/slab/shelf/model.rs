@@ -45,6 +45,11 @@ unsafe impl Send for Model {}
 // SAFETY: as above; loom checks the witnesses.
 unsafe impl Sync for Model {}
 
+fn pin() -> CpuPin {
+    // SAFETY: the models use pins to name the holders of locks only.
+    unsafe { CpuPin::new(CpuId::BOOT) }
+}
+
 fn class() -> SizeClass {
     SizeClass::new(crate::CLASS_COUNT - 1).unwrap()
 }
@@ -83,7 +88,7 @@ impl Model {
             })
             .collect();
         let witnesses = (0..slabs).map(|_| (0..shape().capacity).map(UnsafeCell::new).collect()).collect();
-        drop(shelf.lock(&Host, Patience::None));
+        drop(shelf.lock(&Host, &pin(), Patience::None));
         (Arc::new(Model { shelf, witnesses, bases }), taken)
     }
 
@@ -99,7 +104,7 @@ impl Model {
 
     /// All objects are home: on the shelf's lists, each once, ready for the next owner.
     fn check(&self) {
-        let mut shelf = self.shelf.lock(&Host, Patience::None).unwrap();
+        let mut shelf = self.shelf.lock(&Host, &pin(), Patience::None).unwrap();
         let all = self.bases.len() * shape().capacity;
         assert_eq!(shelf.counts(), ShelfCounts { slabs: self.bases.len(), free: all });
         shelf.validate(NodeId::ZERO, class()).unwrap();
@@ -120,7 +125,7 @@ impl Model {
     }
 
     fn take(&self) -> Option<Sent> {
-        let mut shelf = self.shelf.lock(&Host, Patience::None)?;
+        let mut shelf = self.shelf.lock(&Host, &pin(), Patience::None)?;
         let object = shelf.take();
         assert!(shelf.unlock().pop_run().is_none());
         let object = object?;
@@ -178,9 +183,9 @@ fn the_inbox_loses_no_slab() {
         sent.remove(2);
         sent.remove(0);
         let freers = free_from_threads(&model, sent);
-        drop(model.shelf.lock(&Host, Patience::None));
+        drop(model.shelf.lock(&Host, &pin(), Patience::None));
         freers.into_iter().for_each(|freer| freer.join().unwrap());
-        let shelf = model.shelf.lock(&Host, Patience::None).unwrap();
+        let shelf = model.shelf.lock(&Host, &pin(), Patience::None).unwrap();
         assert_eq!(shelf.counts().free, 2 * (shape().capacity - 1));
         drop(shelf);
         for base in &model.bases {
@@ -196,7 +201,7 @@ fn a_slab_that_left_its_shelf_is_touched_by_nobody() {
         let (model, sent) = Model::new(1, 2);
         let freers = free_from_threads(&model, sent);
         // Emptied or not: if so, its pages are at once a new slab, which a late push would break.
-        let mut shelf = model.shelf.lock(&Host, Patience::None).unwrap();
+        let mut shelf = model.shelf.lock(&Host, &pin(), Patience::None).unwrap();
         shelf.release_spare();
         if let Some(run) = shelf.unlock().pop_run() {
             // SAFETY: the run came back whole.
