@@ -222,12 +222,12 @@ fn above_4g() {
 }
 
 #[test]
-fn unreachable_nodes_are_no_fallback() {
+fn unreachable_nodes_are_the_last_fallback() {
     let topology = faultless("unreachable");
     assert_eq!(topology.distance(node(0), node(2)), Distance::UNREACHABLE);
-    assert_eq!(nearest(&topology, 0), [0, 1]);
+    assert_eq!(nearest(&topology, 0), [0, 1, 2]);
     assert_eq!(nearest(&topology, 1), [1, 0, 2]);
-    assert_eq!(nearest(&topology, 2), [2, 1]);
+    assert_eq!(nearest(&topology, 2), [2, 1, 0]);
 }
 
 #[test]

@@ -116,9 +116,10 @@ impl<P: Machine> MemoryService<P> {
         self.reached(stage::TOPOLOGY).then(|| unsafe { &*self.topology.get() })
     }
 
-    /// The node of `cpu`; node 0 before there is a topology.
+    /// The node that `cpu` works on: its own, or where that has no memory, the nearest one that has
+    /// ([`Frames::node_of_cpu`]). Node 0 before there are frames.
     pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        self.topology().map_or(NodeId::ZERO, |topology| topology.node_of_cpu(cpu))
+        self.frames.node_of_cpu(cpu)
     }
 
     /// The kernel's heap, once boot has fed it.

@@ -9,7 +9,7 @@ use crate::Machine;
 /// One CPU's counters.
 #[derive(Debug, Clone)]
 pub struct CpuStats {
-    /// Its node.
+    /// The node that it works on ([`MemoryService::node_of_cpu`]).
     pub node: NodeId,
     /// Its magazine of frames, if it has one.
     pub magazine: Option<MagazineStats>,

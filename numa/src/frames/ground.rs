@@ -21,7 +21,7 @@ pub unsafe trait Ground {
     /// How many nodes there are; they are numbered from 0.
     fn node_count(&self) -> usize;
 
-    /// Every node, by distance from `node`: itself first.
+    /// Every node, by distance from `node`: itself first. What is left out is searched last.
     fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId>;
 
     /// Every CPU that may come online, with its node.

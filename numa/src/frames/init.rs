@@ -9,16 +9,17 @@ use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
 use super::alloc::frame;
 use super::block::{BlockEntry, BlockState, Ownership};
 use super::directory::{self, Directory, PartTable};
+use super::init_nodes::{NodeParts, gcd, serving_nodes, weights};
 use super::line512::{Line512, masks};
-use super::machine::{Machine, Metadata};
+use super::machine::{CpuNodes, Machine, Metadata};
 use super::magazine::{Checked, Magazine};
 use super::marks::Marks;
-use super::node::{MAX_REGIONS, Node, NodeCounters, NodeZone, RegionSet};
+use super::node::{MAX_REGIONS, Node};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::retired::RetiredFrames;
 use super::table::FrameInfo;
 use super::zeroed_pool::{Set, ZeroedPool};
-use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Watermarks, Zeroing, Zone};
+use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Zeroing, Zone};
 
 /// Gaps up to this many frames (128 MiB) are bridged by one region: they cost bookkeeping, but
 /// keep the number of regions small.
@@ -27,8 +28,6 @@ const BRIDGED: u64 = 1 << 15;
 const SLACK: usize = 64;
 /// One block in this many may be held back by CPUs.
 const HELD_BACK: u64 = 16;
-/// The weights of nodes are at most this.
-const MAX_WEIGHT: u64 = 32;
 
 /// Where a region will be.
 #[derive(Debug, Clone, Copy)]
@@ -152,19 +151,27 @@ pub(super) fn build<P: Platform, G: Ground>(
     for site in &planned {
         parts.push(place_parts(&mut builder, site, config, &mut metadata)?);
     }
-    let mut magazines: [&'static [Magazine]; MAX_NODES] = [&[]; MAX_NODES];
-    let mut cpu_nodes = [0; MAX_CPUS];
-    for (index, group) in magazines.iter_mut().enumerate().take(node_count) {
-        let of_node = planned.iter().filter(|site| site.node.index() == index);
-        let blocks = of_node.map(|site| (site.span.end - site.span.start) / BLOCK).sum();
-        *group = place_magazines(&mut builder, index, blocks, &mut cpu_nodes, &mut metadata)?;
-    }
-
     let mut pools: ArrayVec<ZeroedPool, MAX_NODES> = ArrayVec::new();
     for index in 0..node_count {
         pools.push(place_pool(&mut builder, index, config, &mut metadata)?);
     }
     let mut pools = pools.into_iter();
+    // Only magazines are left to be placed: what a node has more than they can take stays free.
+    let mut free = [0; MAX_NODES];
+    sites(&*builder.ground, config, |site| free[site.node.index()] += site.span.end - site.span.start);
+    let most = (builder.ground.cpus().count() * size_of::<Magazine>()).div_ceil(4096) as u64;
+    let serving = serving_nodes(&*builder.ground, node_count, |node| free[node.index()] > most);
+    let mut homes = CpuNodes { home: [NodeId::ZERO; MAX_CPUS], serving: [serving[0]; MAX_CPUS] };
+    for (cpu, home) in builder.ground.cpus() {
+        homes.home[cpu.index()] = home;
+        homes.serving[cpu.index()] = serving[home.index()];
+    }
+    let mut magazines: [&'static [Magazine]; MAX_NODES] = [&[]; MAX_NODES];
+    for (id, group) in (0..node_count).filter_map(NodeId::new).zip(&mut magazines) {
+        let of_node = planned.iter().filter(|site| site.node == id);
+        let blocks = of_node.map(|site| (site.span.end - site.span.start) / BLOCK).sum();
+        *group = place_magazines(&mut builder, id, blocks, &homes, &mut metadata)?;
+    }
 
     let spans = span_place.fill(|_| Span { start: 0, end: 0 });
     let mut count = 0;
@@ -188,7 +195,7 @@ pub(super) fn build<P: Platform, G: Ground>(
     let nodes: &'static [Node] = node_place.fill(|index| {
         let weight = weights(ground, node_count).nth(index).unwrap_or(1) / divisor;
         let zeroed = pools.next().unwrap_or(ZeroedPool::new(&[], 0));
-        node(ground, index, node_count, weight, regions, config, zeroed)
+        NodeParts { regions, config, weight, zeroed }.node(ground, index, node_count)
     });
     let first_regions: &'static [u8] =
         directory_place.fill(|part| directory::first_region(regions, part, shift));
@@ -198,7 +205,7 @@ pub(super) fn build<P: Platform, G: Ground>(
         nodes,
         directory: Directory::new(regions, first_regions, part_tables, shift),
         magazines,
-        cpu_nodes,
+        cpu_nodes: homes,
         turns: core::array::from_fn(|_| AtomicU16::new(0)),
         checked: checked(config),
         zeroing: config.zeroing,
@@ -274,25 +281,21 @@ fn place_parts<P: Platform, G: Ground>(
     Ok(Parts { lines, entries, chunks, table, marks })
 }
 
-/// Places the magazines of a node's CPUs on that node.
+/// Places the magazines of the CPUs that `node` serves on that node.
 fn place_magazines<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
-    node: usize,
+    node: NodeId,
     blocks: u64,
-    cpu_nodes: &mut [u8; MAX_CPUS],
+    nodes: &CpuNodes,
     metadata: &mut Metadata,
 ) -> Result<&'static [Magazine], InitError<G::Error>> {
-    let id = NodeId::new(node).unwrap_or(NodeId::ZERO);
-    let count = builder.ground.cpus().filter(|&(_, at)| at == id).count();
-    let place = builder.place(count, id, &mut metadata.magazines)?;
+    let served = |&(cpu, _): &(CpuId, NodeId)| nodes.serving[cpu.index()] == node;
+    let count = builder.ground.cpus().filter(served).count();
+    let place = builder.place(count, node, &mut metadata.magazines)?;
     // All together they hold back at most a sixteenth of the node.
     let slots = blocks / HELD_BACK / count.max(1) as u64;
-    let mut cpus = builder.ground.cpus().filter(|&(_, at)| at == id).map(|(cpu, _)| cpu);
-    Ok(place.fill(|_| {
-        let cpu = cpus.next().unwrap_or(CpuId::BOOT);
-        cpu_nodes[cpu.index()] = node as u8;
-        Magazine::new(cpu, id, slots as usize)
-    }))
+    let mut cpus = builder.ground.cpus().filter(served).map(|(cpu, _)| cpu);
+    Ok(place.fill(|_| Magazine::new(cpus.next().unwrap_or(CpuId::BOOT), node, slots as usize)))
 }
 
 /// Places a node's pool of zeroed frames on that node.
@@ -342,53 +345,4 @@ fn populate(region: &Region, span: Span) {
         }
         at = end;
     }
-}
-
-/// The weight of each node: in proportion to bandwidth, 1 where it is not known.
-fn weights<G: Ground>(ground: &G, node_count: usize) -> impl Iterator<Item = u64> {
-    let figure = |index| NodeId::new(index).and_then(|node| ground.weight(node)).map(u64::from);
-    let best = (0..node_count).filter_map(figure).max().unwrap_or(1).max(1);
-    (0..node_count).map(move |index| {
-        figure(index).map_or(MAX_WEIGHT, |figure| (figure * MAX_WEIGHT + best / 2) / best).max(1)
-    })
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// A node over its regions.
-fn node<G: Ground>(
-    ground: &G,
-    index: usize,
-    count: usize,
-    weight: u64,
-    regions: &'static [Region],
-    config: &FramesConfig,
-    zeroed: ZeroedPool,
-) -> Node {
-    let id = NodeId::new(index).unwrap_or(NodeId::ZERO);
-    let mut zones = Zone::ALL.map(|zone| {
-        let mut members = RegionSet::default();
-        let mut managed = 0;
-        for (number, region) in regions.iter().enumerate() {
-            if region.node == id && region.zone == zone {
-                members.0 |= 1 << number;
-                managed += region.managed_frames();
-            }
-        }
-        let most = managed / 4;
-        let Watermarks { min, low, high } = config.watermarks;
-        let watermarks = Watermarks { min: min.min(most), low: low.min(most), high: high.min(most) };
-        NodeZone::new(managed, watermarks, members)
-    });
-    let [dma, higher @ ..] = &mut zones;
-    dma.cached = higher.iter().all(|zone| zone.managed == 0);
-    let mut nearest = [NodeId::ZERO; MAX_NODES];
-    let mut known = 0;
-    for (slot, node) in nearest.iter_mut().zip(ground.nearest(id)) {
-        *slot = node;
-        known += 1;
-    }
-    Node { id, zones, nearest, count: known.min(count), weight, counters: NodeCounters::new(), zeroed }
 }

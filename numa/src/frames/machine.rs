@@ -17,8 +17,7 @@ pub(crate) struct Machine {
     pub(super) directory: Directory,
     /// By node.
     pub(super) magazines: [&'static [Magazine]; topomem_percpu::MAX_NODES],
-    /// The node of each CPU: where "local" is without a magazine.
-    pub(super) cpu_nodes: [u8; MAX_CPUS],
+    pub(super) cpu_nodes: CpuNodes,
     /// Turns of interleaving, one per CPU so that no line is shared; racing contexts of one CPU
     /// may take the same turn.
     pub(super) turns: [AtomicU16; MAX_CPUS],
@@ -27,6 +26,15 @@ pub(crate) struct Machine {
     pub(super) zeroing: Zeroing,
     /// Bookkeeping: bytes taken from the ground.
     pub(super) metadata: Metadata,
+}
+
+/// Where each CPU is, and where it works.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CpuNodes {
+    /// The CPU's own node: other nodes are searched by their distance from it.
+    pub(super) home: [NodeId; MAX_CPUS],
+    /// The nearest node that has memory.
+    pub(super) serving: [NodeId; MAX_CPUS],
 }
 
 /// Bytes of bookkeeping.
@@ -70,8 +78,9 @@ impl Machine {
         &self.nodes[region.node.index() % self.nodes.len()].zones[region.zone.index()]
     }
 
+    /// The nearest node with memory: see [`Frames::node_of_cpu`](super::Frames::node_of_cpu).
     pub(crate) fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        NodeId::new(self.cpu_nodes[cpu.index()].into()).unwrap_or(NodeId::ZERO)
+        self.cpu_nodes.serving[cpu.index()]
     }
 
     /// Notes in paranoid mode that the run from `first` on was handed out.
@@ -113,7 +122,7 @@ impl Machine {
 
     /// Where a request of `cpu` is served.
     pub(crate) fn plan(&self, cpu: CpuId, request: &FrameRequest) -> Result<Plan, InvalidRequest> {
-        let near = request.node.unwrap_or_else(|| self.node_of_cpu(cpu));
+        let near = request.node.unwrap_or(self.cpu_nodes.home[cpu.index()]);
         let known = |node: NodeId| self.node(node).ok_or(InvalidRequest::UnknownNode(node));
         let members = |set: NodeSet| {
             let members: NodeSet = set.iter().filter(|node| self.node(*node).is_some()).collect();

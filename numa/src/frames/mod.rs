@@ -22,6 +22,7 @@ mod ground;
 mod huge;
 mod huge_slots;
 mod init;
+mod init_nodes;
 mod life;
 mod line512;
 mod machine;
@@ -74,7 +75,7 @@ use core::fmt;
 use core::ptr;
 
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use topomem_percpu::{NodeId, Platform};
+use topomem_percpu::{CpuId, NodeId, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use machine::Machine;
@@ -166,6 +167,15 @@ impl<P: Platform> Frames<P> {
     /// Cost: one load and a look at the regions of 16 MiB: mostly one.
     pub fn node_of(&self, frame: PhysFrame) -> Option<NodeId> {
         Some(self.machine()?.region_of(alloc::number(frame))?.node)
+    }
+
+    /// The node that `cpu` works on: its own, or where that has no memory that the allocator serves,
+    /// the nearest node that has some. Its magazine is there, and its refills come from there. Node
+    /// 0 before [`Frames::init`].
+    ///
+    /// Cost: two loads; the answer was computed by [`Frames::init`].
+    pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.machine().map_or(NodeId::ZERO, |machine| machine.node_of_cpu(cpu))
     }
 
     /// The zone of a frame; `None` where no node has it.

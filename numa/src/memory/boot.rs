@@ -23,7 +23,7 @@ pub enum BootAllocError {
     },
     /// No bytes were asked for.
     Empty,
-    /// No reachable node has that much free memory in one piece below the limit.
+    /// No node has that much free memory in one piece below the limit.
     Exhausted {
         /// The node that was preferred.
         node: NodeId,
@@ -42,7 +42,7 @@ impl fmt::Display for BootAllocError {
             BootAllocError::Alignment { align } => write!(f, "alignment {align} is not a power of two"),
             BootAllocError::Empty => f.write_str("no bytes asked for"),
             BootAllocError::Exhausted { node, bytes, align } => {
-                write!(f, "no {bytes} bytes aligned to {align} for {node} or any node that it reaches")
+                write!(f, "no {bytes} bytes aligned to {align} for {node} on any node")
             }
             BootAllocError::MapFull(full) => full.fmt(f),
         }

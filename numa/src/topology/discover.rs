@@ -242,7 +242,8 @@ impl Topology {
             self.nearest.sort(from, (0..self.proximity.len()).filter_map(NodeId::new), |to| {
                 let distance = distances[to.index()];
                 let latency = performance.latency(from, to).map_or(u32::MAX, |latency| latency.0);
-                distance.is_reachable().then_some((distance, latency))
+                // No path is the largest distance.
+                (distance, latency)
             });
         }
     }

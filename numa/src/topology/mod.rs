@@ -135,8 +135,10 @@ impl Topology {
         self.distances[from.index()][to.index()]
     }
 
-    /// The nodes that `node` reaches: itself, then by distance, then by latency where the HMAT
-    /// gives one, then by number. Unreachable nodes are left out. Precomputed.
+    /// All nodes in the order in which memory is taken from them for `node`: itself, then by
+    /// distance, then by latency where the HMAT gives one, then by number. Nodes that the SLIT calls
+    /// unreachable come last: firmware that says so of memory which works is more common than
+    /// memory without a path. Precomputed.
     #[must_use]
     pub fn nearest(&self, node: NodeId) -> &[NodeId] {
         self.nearest.of(node)

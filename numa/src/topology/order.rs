@@ -2,7 +2,7 @@
 
 use topomem_percpu::{MAX_NODES, NodeId};
 
-/// Each node's reachable nodes, nearest first.
+/// Each node's list of all nodes, nearest first.
 #[derive(Debug)]
 pub(super) struct NearestNodes {
     nodes: [[NodeId; MAX_NODES]; MAX_NODES],
@@ -11,7 +11,7 @@ pub(super) struct NearestNodes {
 }
 
 impl NearestNodes {
-    /// Every node reaches itself alone.
+    /// Each list is the node itself alone.
     pub(super) const fn new() -> NearestNodes {
         let mut nodes = [[NodeId::ZERO; MAX_NODES]; MAX_NODES];
         let mut index = 0;
@@ -37,19 +37,17 @@ impl NearestNodes {
         row.get(..usize::from(self.counts[node.index()])).unwrap_or(row)
     }
 
-    /// Orders the nodes that `node` reaches: itself, then ascending by `key` (`None` where there
-    /// is no path), then by number.
+    /// Orders all nodes: `node` itself, then ascending by `key`, then by number.
     pub(super) fn sort<K: Ord>(
         &mut self,
         node: NodeId,
         all: impl Iterator<Item = NodeId>,
-        key: impl Fn(NodeId) -> Option<K>,
+        key: impl Fn(NodeId) -> K,
     ) {
         let row = &mut self.nodes[node.index()];
         row[0] = node;
         let mut count = 1;
-        let reachable = all.filter(|&other| other != node && key(other).is_some());
-        for (slot, other) in row[1..].iter_mut().zip(reachable) {
+        for (slot, other) in row[1..].iter_mut().zip(all.filter(|&other| other != node)) {
             *slot = other;
             count += 1;
         }

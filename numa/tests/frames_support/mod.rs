@@ -50,6 +50,8 @@ pub struct Machine {
     pub weights: Vec<Option<u32>>,
     /// Distance from node to node; by number where empty.
     pub distances: Vec<Vec<u8>>,
+    /// From this distance on, a node is left out of the order; none where 0.
+    pub leaves_out: u8,
     reserved: Vec<(u64, u64)>,
 }
 
@@ -60,6 +62,7 @@ impl Machine {
             cpus: cpus.to_vec(),
             weights: Vec::new(),
             distances: Vec::new(),
+            leaves_out: 0,
             reserved: Vec::new(),
         }
     }
@@ -110,6 +113,8 @@ unsafe impl Ground for Placed<'_> {
     fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
         let mut nodes: Vec<usize> = (0..self.node_count()).collect();
         let distances = self.machine.distances.get(node.index()).cloned();
+        let limit = self.machine.leaves_out;
+        nodes.retain(|&other| limit == 0 || distances.as_ref().is_none_or(|row| row[other] < limit));
         nodes.sort_by_key(|&other| {
             (other != node.index(), distances.as_ref().map_or(0, |row| row[other]), other)
         });

@@ -1,0 +1,92 @@
+//! Building the nodes: their zones, their order of distance, their weights, and which node serves
+//! each CPU.
+
+use arrayvec::ArrayVec;
+use topomem_percpu::{MAX_NODES, NodeId};
+
+use super::node::{Node, NodeCounters, NodeZone, RegionSet};
+use super::region::Region;
+use super::zeroed_pool::ZeroedPool;
+use super::{FramesConfig, Ground, Watermarks, Zone};
+
+/// The weights of nodes are at most this.
+const MAX_WEIGHT: u64 = 32;
+
+/// Every node by distance from `node`: itself first. Nodes that the ground leaves out come last, by
+/// number, so that no memory is ever missed.
+fn by_distance<G: Ground>(ground: &G, node: NodeId, count: usize) -> ArrayVec<NodeId, MAX_NODES> {
+    let mut nodes = ArrayVec::new();
+    let all = (0..count).filter_map(NodeId::new);
+    for other in core::iter::once(node).chain(ground.nearest(node)).chain(all) {
+        if other.index() < count && !nodes.contains(&other) {
+            // There is room: each node comes once.
+            nodes.push(other);
+        }
+    }
+    nodes
+}
+
+/// For each node the nearest one that has memory by `has_memory`; itself where none has.
+pub(super) fn serving_nodes<G: Ground>(
+    ground: &G,
+    count: usize,
+    has_memory: impl Fn(NodeId) -> bool,
+) -> [NodeId; MAX_NODES] {
+    let mut serving = core::array::from_fn(|index| NodeId::new(index).unwrap_or(NodeId::ZERO));
+    for served in &mut serving[..count] {
+        let nearest = by_distance(ground, *served, count);
+        *served = nearest.iter().copied().find(|&node| has_memory(node)).unwrap_or(*served);
+    }
+    serving
+}
+
+/// The weight of each node: in proportion to bandwidth, 1 where it is not known.
+pub(super) fn weights<G: Ground>(ground: &G, node_count: usize) -> impl Iterator<Item = u64> {
+    let figure = |index| NodeId::new(index).and_then(|node| ground.weight(node)).map(u64::from);
+    let best = (0..node_count).filter_map(figure).max().unwrap_or(1).max(1);
+    (0..node_count).map(move |index| {
+        figure(index).map_or(MAX_WEIGHT, |figure| (figure * MAX_WEIGHT + best / 2) / best).max(1)
+    })
+}
+
+pub(super) fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// What a node is made of.
+pub(super) struct NodeParts<'a> {
+    /// The regions of all nodes.
+    pub(super) regions: &'static [Region],
+    pub(super) config: &'a FramesConfig,
+    pub(super) weight: u64,
+    pub(super) zeroed: ZeroedPool,
+}
+
+impl NodeParts<'_> {
+    /// The node numbered `index`, of `count`.
+    pub(super) fn node<G: Ground>(self, ground: &G, index: usize, count: usize) -> Node {
+        let NodeParts { regions, config, weight, zeroed } = self;
+        let id = NodeId::new(index).unwrap_or(NodeId::ZERO);
+        let mut zones = Zone::ALL.map(|zone| {
+            let mut members = RegionSet::default();
+            let mut managed = 0;
+            for (number, region) in regions.iter().enumerate() {
+                if region.node == id && region.zone == zone {
+                    members.0 |= 1 << number;
+                    managed += region.managed_frames();
+                }
+            }
+            let most = managed / 4;
+            let Watermarks { min, low, high } = config.watermarks;
+            let watermarks = Watermarks { min: min.min(most), low: low.min(most), high: high.min(most) };
+            NodeZone::new(managed, watermarks, members)
+        });
+        let [dma, higher @ ..] = &mut zones;
+        dma.cached = higher.iter().all(|zone| zone.managed == 0);
+        let mut nearest = [NodeId::ZERO; MAX_NODES];
+        for (slot, node) in nearest.iter_mut().zip(by_distance(ground, id, count)) {
+            *slot = node;
+        }
+        Node { id, zones, nearest, count, weight, counters: NodeCounters::new(), zeroed }
+    }
+}
