@@ -3,13 +3,13 @@
 use core::ptr::NonNull;
 
 use arrayvec::ArrayVec;
-use topomem_percpu::sync::atomic::{AtomicU8, AtomicU16};
+use topomem_percpu::sync::atomic::AtomicU8;
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
 
 use super::alloc::frame;
 use super::block::{BlockEntry, BlockState, Ownership};
 use super::directory::{self, Directory, PartTable};
-use super::init_nodes::{NodeParts, gcd, serving_nodes, weights};
+use super::init_nodes::{NodeParts, serving_nodes, weights};
 use super::line512::{Line512, masks};
 use super::machine::{CpuNodes, Machine, Metadata};
 use super::magazine::{Checked, Magazine};
@@ -18,6 +18,7 @@ use super::node::{MAX_REGIONS, Node};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::retired::RetiredFrames;
 use super::table::FrameInfo;
+use super::turns::Turns;
 use super::zeroed_pool::{Set, ZeroedPool};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Zeroing, Zone};
 
@@ -79,18 +80,30 @@ impl<P: Platform, G: Ground> Builder<'_, P, G> {
     }
 }
 
-/// Calls `visit` with every free piece of one node and zone, in frames, by address.
+/// Calls `visit` with every free piece of one node and zone, in frames, by address. Pieces that
+/// touch are one: a run may lie in both, and is freed as it was allocated.
 fn sites<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
+    let mut last: Option<Site> = None;
     for piece in ground.pieces() {
         let mut start = piece.range.start.as_u64() / 4096;
         let end = piece.range.end.as_u64() / 4096;
         while start < end {
             let (zone, zone_end) = config.zones.zone_of(start);
             let span = Span { start, end: end.min(zone_end) };
-            visit(Site { node: piece.node, zone, span });
+            match &mut last {
+                Some(last) if last.node == piece.node && last.zone == zone && last.span.end == start => {
+                    last.span.end = span.end;
+                }
+                _ => {
+                    if let Some(complete) = last.replace(Site { node: piece.node, zone, span }) {
+                        visit(complete);
+                    }
+                }
+            }
             start = span.end;
         }
     }
+    last.into_iter().for_each(visit);
 }
 
 /// The regions to be, and how many pieces they are made of.
@@ -139,6 +152,8 @@ pub(super) fn build<P: Platform, G: Ground>(
     let node_place = builder.place::<Node>(node_count, NodeId::ZERO, &mut metadata.fixed)?;
     let region_place = builder.place::<Region>(planned.len(), NodeId::ZERO, &mut metadata.fixed)?;
     let span_place = builder.place::<Span>(pieces + SLACK, NodeId::ZERO, &mut metadata.fixed)?;
+    let cpus = builder.ground.cpus().map(|(cpu, _)| cpu.index() + 1).max().unwrap_or(1);
+    let turns_place = builder.place::<Turns>(cpus, NodeId::ZERO, &mut metadata.fixed)?;
     let (part_count, shift) = directory::parts(planned.last().map_or(0, |site| site.span.end));
     let directory_place = builder.place::<u8>(part_count, NodeId::ZERO, &mut metadata.fixed)?;
     let part_table_count = match config.table {
@@ -191,11 +206,11 @@ pub(super) fn build<P: Platform, G: Ground>(
         let holder = regions.iter().find(|region| region.contains(span.start));
         holder.into_iter().for_each(|region| populate(region, *span));
     }
-    let divisor = weights(ground, node_count).fold(0, gcd).max(1);
+    let turns: &'static [Turns] = turns_place.fill(|_| Turns::new());
+    let weights = weights(ground, regions, node_count);
     let nodes: &'static [Node] = node_place.fill(|index| {
-        let weight = weights(ground, node_count).nth(index).unwrap_or(1) / divisor;
         let zeroed = pools.next().unwrap_or(ZeroedPool::new(&[], 0));
-        NodeParts { regions, config, weight, zeroed }.node(ground, index, node_count)
+        NodeParts { regions, config, weight: weights[index], zeroed }.node(ground, index, node_count)
     });
     let first_regions: &'static [u8] =
         directory_place.fill(|part| directory::first_region(regions, part, shift));
@@ -206,7 +221,7 @@ pub(super) fn build<P: Platform, G: Ground>(
         directory: Directory::new(regions, first_regions, part_tables, shift),
         magazines,
         cpu_nodes: homes,
-        turns: core::array::from_fn(|_| AtomicU16::new(0)),
+        turns,
         checked: checked(config),
         zeroing: config.zeroing,
         metadata,

@@ -40,16 +40,26 @@ pub(super) fn serving_nodes<G: Ground>(
     serving
 }
 
-/// The weight of each node: in proportion to bandwidth, 1 where it is not known.
-pub(super) fn weights<G: Ground>(ground: &G, node_count: usize) -> impl Iterator<Item = u64> {
-    let figure = |index| NodeId::new(index).and_then(|node| ground.weight(node)).map(u64::from);
-    let best = (0..node_count).filter_map(figure).max().unwrap_or(1).max(1);
-    (0..node_count).map(move |index| {
-        figure(index).map_or(MAX_WEIGHT, |figure| (figure * MAX_WEIGHT + best / 2) / best).max(1)
-    })
+/// The weight of each node: in proportion to the bandwidths of the nodes that have memory. A node
+/// whose bandwidth is not known counts as the slowest that is known.
+pub(super) fn weights<G: Ground>(ground: &G, regions: &[Region], count: usize) -> [u64; MAX_NODES] {
+    let mut figures = [None; MAX_NODES];
+    for (figure, node) in figures.iter_mut().zip((0..count).filter_map(NodeId::new)) {
+        let has_memory = regions.iter().any(|region| region.node == node && region.managed_frames() > 0);
+        *figure = ground.weight(node).filter(|_| has_memory).map(u64::from);
+    }
+    let known = || figures.iter().copied().flatten();
+    let (slowest, best) = (known().min().unwrap_or(1), known().max().unwrap_or(1).max(1));
+    let weights = figures.map(|figure| {
+        let figure = figure.unwrap_or(slowest);
+        ((figure * MAX_WEIGHT + best / 2) / best).max(1)
+    });
+    // As small as they can be: so turns alternate as often as they can.
+    let divisor = weights[..count].iter().copied().fold(0, gcd).max(1);
+    weights.map(|weight| weight / divisor)
 }
 
-pub(super) fn gcd(a: u64, b: u64) -> u64 {
+fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

@@ -1,6 +1,5 @@
 //! Everything that [`Frames::init`](super::Frames::init) builds, in memory that it takes itself.
 
-use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
 use topomem_percpu::{CpuId, MAX_CPUS, NodeId};
 
 use super::directory::Directory;
@@ -8,6 +7,7 @@ use super::magazine::{Checked, Magazine, UNREPORTED};
 use super::marks::Given;
 use super::node::{Node, NodeZone};
 use super::region::{BlockIndex, Region};
+use super::turns::Turns;
 use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zeroing, Zone};
 
 /// The allocator's memory: nodes, regions, and a magazine for each CPU that may come online.
@@ -18,9 +18,8 @@ pub(crate) struct Machine {
     /// By node.
     pub(super) magazines: [&'static [Magazine]; topomem_percpu::MAX_NODES],
     pub(super) cpu_nodes: CpuNodes,
-    /// Turns of interleaving, one per CPU so that no line is shared; racing contexts of one CPU
-    /// may take the same turn.
-    pub(super) turns: [AtomicU16; MAX_CPUS],
+    /// Turns of interleaving, by CPU up to the last that was named.
+    pub(super) turns: &'static [Turns],
     /// Does every use leave the quick path, for a look at marks or for zeroing?
     pub(super) checked: Checked,
     pub(super) zeroing: Zeroing,
@@ -141,28 +140,37 @@ impl Machine {
                 let first = nearest.iter().copied().find(|&node| set.contains(node));
                 plan(first.ok_or(InvalidRequest::NoNode)?, set)
             }
-            Policy::Interleave(set) => plan(self.turn(cpu, members(set)?, |_| 1), NodeSet::ALL),
+            Policy::Interleave(set) => plan(self.turn(cpu, request, members(set)?, |_| 1), NodeSet::ALL),
             Policy::WeightedInterleave(set) => {
-                plan(self.turn(cpu, members(set)?, |node| node.weight), NodeSet::ALL)
+                plan(self.turn(cpu, request, members(set)?, |node| node.weight), NodeSet::ALL)
             }
         })
     }
 
-    /// Whose turn it is among `set`, each node having as many turns in a round as its weight.
-    fn turn(&self, cpu: CpuId, set: NodeSet, weight: impl Fn(&Node) -> u64) -> NodeId {
-        let weights = || set.iter().filter_map(|id| Some((id, weight(self.node(id)?))));
-        let round: u64 = weights().map(|(_, weight)| weight).sum();
-        let turn = &self.turns[cpu.index()];
-        // One CPU's own counter, Relaxed: see the field.
-        let now = turn.load(Ordering::Relaxed);
-        turn.store(((u64::from(now) + 1) % round.clamp(1, 1 << 15)) as u16, Ordering::Relaxed);
-        let mut left = u64::from(now) % round.max(1);
-        for (node, weight) in weights() {
-            if left < weight {
-                return node;
-            }
-            left -= weight;
-        }
-        NodeId::ZERO
+    /// Whose turn it is among those of `set` that have memory for the request, by weight; the first
+    /// of `set` where none has.
+    fn turn(
+        &self,
+        cpu: CpuId,
+        request: &FrameRequest,
+        set: NodeSet,
+        weight: impl Fn(&Node) -> u64 + Clone,
+    ) -> NodeId {
+        let nodes = set.iter().filter_map(|id| self.node(id));
+        let serving = nodes.filter(|node| self.may_ever_serve(node, request));
+        let turns = self.turns.get(cpu.index()).or_else(|| self.turns.first());
+        let next = turns.and_then(|turns| turns.next(serving.map(|node| (node.id, weight(node)))));
+        next.or_else(|| set.iter().next()).unwrap_or(NodeId::ZERO)
+    }
+
+    /// Has the node memory in the request's zones and below its limit, free or not?
+    fn may_ever_serve(&self, node: &Node, request: &FrameRequest) -> bool {
+        let zones = node.zones.iter().zip(Zone::ALL).filter(|&(_, zone)| zone <= request.zone);
+        let mut zones = zones.map(|(state, _)| state).filter(|state| state.managed > 0);
+        zones.any(|state| {
+            let mut regions =
+                state.regions.descending().filter_map(|index| self.directory.regions.get(index));
+            request.limit == u64::MAX || regions.any(|region| region.span.start < request.limit)
+        })
     }
 }

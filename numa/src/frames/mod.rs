@@ -43,6 +43,7 @@ mod retired;
 mod stats;
 mod survey;
 mod table;
+mod turns;
 mod validate;
 mod validate_pools;
 mod wait;

@@ -46,6 +46,10 @@ impl NodeSet {
         self.0.count_ones() as usize
     }
 
+    pub(super) const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// The members of both sets.
     #[must_use]
     pub const fn intersection(self, other: NodeSet) -> NodeSet {
@@ -53,7 +57,7 @@ impl NodeSet {
     }
 
     /// The members, in order of number.
-    pub fn iter(self) -> impl Iterator<Item = NodeId> {
+    pub fn iter(self) -> impl Iterator<Item = NodeId> + Clone {
         (0..MAX_NODES).filter_map(NodeId::new).filter(move |&node| self.contains(node))
     }
 }
@@ -81,8 +85,11 @@ pub enum Policy {
     Bind(NodeSet),
     /// On this node, then in order of distance from it.
     Preferred(NodeId),
-    /// On these nodes in turn; when one is exhausted, in order of distance from it.
+    /// On these nodes in turn; when one is exhausted, in order of distance from it. Turns are counted
+    /// per CPU and set. Nodes without memory that the request allows have no turn.
     Interleave(NodeSet),
-    /// On these nodes in proportion to their bandwidth (from HMAT; in equal parts without it).
+    /// As [`Policy::Interleave`], on these nodes in proportion to their bandwidth (from HMAT). A
+    /// node whose bandwidth is not known counts as the slowest that is known; in equal parts where
+    /// none is.
     WeightedInterleave(NodeSet),
 }

@@ -7,7 +7,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::alloc::{Shape, frame};
 use super::entry::Word;
-use super::line512::{WORDS, masks};
+use super::line512::{WORDS, masks, ones};
 use super::machine::{Machine, Plan};
 use super::marks::Given;
 use super::node::Node;
@@ -166,8 +166,20 @@ impl<P: Platform> Frames<P> {
         spilled
     }
 
+    /// Returns frames of one bitmap word. Zones and nodes may end inside a word, so its frames may be
+    /// of several regions: each gets its own.
     fn send_home(&self, machine: &Machine, node: &Node, word: Word) {
-        let Some(region) = machine.region_of(word.first()) else { return };
+        let mut left = word;
+        while left.mask != 0 {
+            let Some(region) = machine.region_of(left.first()) else { return };
+            let below_end = region.span.end.saturating_sub(left.key * 64).min(64);
+            let part = Word { key: left.key, mask: left.mask & ones(below_end as u32) };
+            left.mask &= !part.mask;
+            self.send_part_home(machine, node, region, part);
+        }
+    }
+
+    fn send_part_home(&self, machine: &Machine, node: &Node, region: &Region, word: Word) {
         let (block, at) = (region.block_of(word.first()), word.key as usize % WORDS);
         // What is free there already, or gone, was freed while it lay here, and is free once now.
         let mut bits = word.mask & !region.retired.complete_in_word(word.key);

@@ -39,7 +39,7 @@ impl fmt::Display for Zone {
     }
 }
 
-/// Where the zones end. Any multiple of 4 KiB works; a limit of 0 leaves a zone out.
+/// Where the zones end. Any address works, rounded down to 4 KiB; a limit of 0 leaves a zone out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ZoneLimits {
     /// The end of [`Zone::Dma`].
