@@ -16,6 +16,7 @@ use topomem_numa::frames::{
     Watermarks, ZeroedFrames, ZeroedStats, Zeroing, Zone,
 };
 use topomem_percpu::{Order, Platform};
+use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 const ZEROED: FrameRequest = FrameRequest::frame().zeroed();
@@ -328,5 +329,45 @@ fn frames_zeroed_when_freed_keep_nothing() {
         assert!([run, run + 511, run + 512, run + 514].iter().all(|&first| is_zero(frames, first)));
         frames.drain(&pin(0));
         frames.validate().unwrap();
+    }
+}
+
+/// A zone or a node may end inside the 16 frames that a slot of the pool holds: each frame goes home
+/// to its own.
+#[test]
+#[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
+fn frames_of_two_regions_go_home_to_their_own() {
+    let limit = 20 * 256 + 5;
+    let mut cut = config(16);
+    cut.zones.dma_end = PhysAddr::new(0);
+    cut.zones.dma32_end = frame(limit).start_address();
+    let zones = Machine::simple(8, 1).frames(&cut);
+    // Node 0's memory ends there, and goes on two frames above.
+    let (low, high) = (limit * 4096, (limit + 2) * 4096);
+    let ranges = [(16 * MIB, low, 0), (low, high, 1), (high, 24 * MIB, 0)];
+    let nodes = Machine::new(&ranges, &[0, 1]).frames(&config(16));
+    for (frames, all) in [(zones, 2048), (nodes, 2046)] {
+        let before = frames.validate().unwrap();
+        let local = FrameRequest::frame().policy(Policy::Bind(NodeSet::of(node(0))));
+        let below = local.below(frame(limit).start_address());
+        assert_eq!(frames.refill_zeroed(&pin(0), 1), 1);
+        // Higher memory goes first: what is left is below the limit, and refills the pool then.
+        let mut taken = Vec::new();
+        while frames.stats(node(0)).unwrap().free() > (4 * MIB) / 4096 {
+            taken.push(frames.alloc(&pin(0), &local).unwrap());
+        }
+        assert_eq!(frames.refill_zeroed(&pin(0), 1), 1);
+        frames.validate().unwrap();
+        assert_eq!(frames.drain_zeroed(node(0)), 2);
+        frames.validate().unwrap();
+        let of_low: Vec<_> = take_all(frames, &below);
+        assert!(of_low.iter().all(|&got| number(got) < limit));
+        let rest = take_all(frames, &local);
+        assert!(rest.iter().all(|&got| number(got) >= limit));
+        assert_eq!(taken.len() + of_low.len() + rest.len(), all);
+        for got in taken.into_iter().chain(of_low).chain(rest) {
+            free(frames, 0, got, Order::FRAME).unwrap();
+        }
+        assert_eq!(frames.validate().unwrap(), before);
     }
 }
