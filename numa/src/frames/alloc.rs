@@ -123,7 +123,9 @@ impl<P: Platform> Frames<P> {
             self.alloc_zeroed(pin, &request)
         } else if request.order == Order::HUGE && request.plain {
             let machine = self.machine().ok_or(AllocError::NotReady)?;
-            self.alloc_shared(machine, pin, &request, Shape::Block(pin.cpu())).map(frame)
+            let number = self.alloc_shared(machine, pin, &request, Shape::Block(pin.cpu()))?;
+            machine.mark_given(number, Given::Aligned(Order::HUGE));
+            Ok(frame(number))
         } else {
             self.alloc_missed(pin, &request)
         }

@@ -69,6 +69,11 @@ impl Entered {
         &self.magazine.near[(key as usize) & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
     }
 
+    /// Does every use look at marks, or zero what is freed?
+    pub(super) fn is_checked(&self) -> bool {
+        self.quick == Checked::EveryUse
+    }
+
     /// A frame of the current word.
     pub(crate) fn take(&self) -> Option<PhysFrame> {
         let taken = self.current.get().take()?;
@@ -107,6 +112,12 @@ impl Entered {
     #[inline]
     pub(crate) fn has_near(&self, frame: PhysFrame) -> bool {
         self.slot(frame.start_address().as_u64() >> 18).is_of(frame)
+    }
+
+    /// Has it the near word of a frame, and no frame of that word?
+    pub(crate) fn has_emptied(&self, frame: PhysFrame) -> bool {
+        let entry = self.slot(frame.start_address().as_u64() >> 18);
+        entry.is_of(frame) && entry.read().is_none()
     }
 
     /// Takes a frame back, if it is of a near word that it has.

@@ -42,10 +42,13 @@ impl<P: Platform> Frames<P> {
     /// interrupt and NMI handlers.
     ///
     /// # Errors
-    /// [`FreeError`]; nothing has changed. A frame that is free in another CPU's magazine is not
-    /// recognised, nor is one in its node's pool of zeroed frames by a magazine that has its word
-    /// (both are when the word goes home, and the pool's also when a CPU whose magazine has it
-    /// takes it from there), nor is one of several runs below order 9 freed as one: bitmaps keep no order.
+    /// [`FreeError`]; nothing has changed. Not recognised at once is a frame that is free in another
+    /// CPU's magazine; one in its node's pool of zeroed frames, by a magazine that has its word; and
+    /// one of the word that this CPU took its last frame from, where no frame of that word is left
+    /// and the block around it is whole by now. All are when the word goes home
+    /// ([`MagazineStats::late_doubles`](super::MagazineStats::late_doubles)), and the pool's also when a
+    /// CPU whose magazine has it takes it from there. Several runs below order 9 that are freed as
+    /// one are taken: bitmaps keep no order.
     ///
     /// # Safety
     ///
@@ -112,10 +115,13 @@ impl<P: Platform> Frames<P> {
                 if entered.wants_attention() {
                     self.empty(machine, &entered);
                 }
-                let given = if is_near(&entered, region) {
-                    entered.give_near(given)
-                } else {
+                let given = if !is_near(&entered, region) {
                     entered.give_away(given)
+                } else if entered.has_emptied(given) && !region.has_bitmap(number) {
+                    // All of the block is free, or a run: the word at home does not tell.
+                    Give::Elsewhere
+                } else {
+                    entered.give_near(given)
                 };
                 // While somebody waits for memory, none is held back. A frame that is the first
                 // of its word goes straight home, by one compare-and-swap: only from the second
@@ -161,14 +167,17 @@ impl<P: Platform> Frames<P> {
         if number + order.frames() > region.span.end {
             return Err(FreeError::OutOfRange(given));
         }
-        // From order 9 up the block's state tells.
+        let refuse = |why: Refused| why.error(order);
         if order < Order::HUGE {
-            region.take_mark_back(number, Given::Aligned(order)).map_err(|why| why.error(order))?;
+            region.take_mark_back(number, Given::Aligned(order)).map_err(refuse)?;
             self.check_not_cached(pin, number, order.frames())?;
-            self.check_not_pooled(machine, region, number, order.frames()).map_err(|why| why.error(order))?;
+            self.check_not_pooled(machine, region, number, order.frames()).map_err(refuse)?;
+        } else {
+            // The blocks' states tell of the magazines and pools.
+            region.take_block_mark_back(number, order).map_err(refuse)?;
         }
         self.clear_freed(machine, region, number, order);
-        region.free(number, order).map_err(|why| why.error(order))?;
+        region.free(number, order).map_err(refuse)?;
         self.account_shared(machine, region, order.frames() as i64);
         self.sweep(machine, region);
         self.waiters.wake_first();
@@ -234,8 +243,12 @@ impl<P: Platform> Frames<P> {
         let at = word.key as usize % WORDS;
         // Frames that are free at home or in the pool already, or gone, were freed twice, there and
         // here: the second is refused late, and changes nothing.
+        // So were all where the block has left the bitmap: it is whole, or a run.
         let mut bits =
             word.mask & !pooled(machine, region, word.key) & !region.retired.complete_in_word(word.key);
+        if !region.has_bitmap(word.key * 64) {
+            bits = 0;
+        }
         for _ in 0..LATE_TRIES {
             if bits == 0 || region.free_word(block, at, bits).is_ok() {
                 break;
@@ -316,11 +329,14 @@ impl<P: Platform> Frames<P> {
         let region = machine.region_of(number).ok_or(outside)?;
         let end = number.checked_add(count).filter(|&end| end <= region.span.end).ok_or(outside)?;
         let refuse = |why: Refused| why.error(Order::FRAME);
+        if count == 0 {
+            return Err(FreeError::NotAllocated(first));
+        }
         let long = count >= BLOCK;
         if long && !number.is_multiple_of(BLOCK) {
             return Err(FreeError::Misaligned { frame: first, order: Order::HUGE });
         }
-        if !long && number / BLOCK != (end - u64::from(count > 0)) / BLOCK {
+        if !long && number / BLOCK != (end - 1) / BLOCK {
             return Err(FreeError::NotAllocated(first));
         }
         let blocks = if long { count / BLOCK } else { 0 };

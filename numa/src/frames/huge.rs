@@ -10,7 +10,9 @@ use super::alloc::frame;
 use super::entered::Entered;
 use super::machine::Machine;
 use super::magazine::Magazine;
+use super::marks::Given;
 use super::region::{BLOCK, Region};
+use super::region_free::Refused;
 use super::{Frames, FreeError, Zeroing};
 
 impl<P: Platform> Frames<P> {
@@ -20,7 +22,11 @@ impl<P: Platform> Frames<P> {
         let entered = self.rack.get(pin.cpu())?.enter()?;
         let block = entered.pop_huge()?;
         entered.huge_taken.add(1);
-        Some(frame(block.give()))
+        let number = block.give();
+        if entered.is_checked() {
+            self.machine()?.mark_given(number, Given::Aligned(Order::HUGE));
+        }
+        Some(frame(number))
     }
 
     /// Takes a block back, for this CPU to hold back or into the buddy.
@@ -39,10 +45,13 @@ impl<P: Platform> Frames<P> {
             && number.is_multiple_of(BLOCK)
             && self.may_hold_back(machine, &entered, region)
             && !region.retired.touch_block_of(number)
-            && let Some(block) = region.cache_block(number)
+            && region.take_mark_back(number, Given::Aligned(Order::HUGE)).is_ok()
         {
-            entered.push_huge(block);
-            return true;
+            if let Some(block) = region.cache_block(number) {
+                entered.push_huge(block);
+                return true;
+            }
+            machine.mark_given(number, Given::Aligned(Order::HUGE));
         }
         false
     }
@@ -55,8 +64,10 @@ impl<P: Platform> Frames<P> {
             return Err(FreeError::Misaligned { frame: given, order: Order::HUGE });
         }
         let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
+        let refuse = |why: Refused| why.error(Order::HUGE);
+        region.take_block_mark_back(number, Order::HUGE).map_err(refuse)?;
         self.clear_freed(machine, region, number, Order::HUGE);
-        region.free(number, Order::HUGE).map_err(|why| why.error(Order::HUGE))?;
+        region.free(number, Order::HUGE).map_err(refuse)?;
         self.account_shared(machine, region, BLOCK as i64);
         self.sweep(machine, region);
         self.waiters.wake_first();

@@ -106,6 +106,9 @@ impl Marks {
             end.into_iter().for_each(|end| end.store(NONE, Ordering::Relaxed));
             return Ok(());
         };
+        if found == END {
+            return Err(Refused::NotAllocated(frame));
+        }
         match Given::order_of(found).or_else(|| self.order_around(first, offset)) {
             Some(actual) => Err(Refused::WrongOrder { frame, actual }),
             None => Err(Refused::DoubleFree(frame)),

@@ -224,6 +224,11 @@ impl Region {
         self.table.get(frame.checked_sub(self.span.start)? as usize)
     }
 
+    /// Do single frames of the frame's block come from and go to its bitmap?
+    pub(super) fn has_bitmap(&self, frame: u64) -> bool {
+        self.entry(self.block_of(frame)).load().has_bitmap()
+    }
+
     /// Is a bit set for the frame, in its line or its chunk's?
     pub(crate) fn is_free(&self, frame: u64, block: Block) -> bool {
         let index = self.block_of(frame);

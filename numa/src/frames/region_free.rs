@@ -24,6 +24,19 @@ impl Region {
         if self.marks.0.is_empty() { Ok(()) } else { self.compare_mark(first, given) }
     }
 
+    /// As [`Region::take_mark_back`], for a run of whole blocks: what their states say comes first.
+    pub(crate) fn take_block_mark_back(&self, first: u64, order: Order) -> Result<(), Refused> {
+        if self.marks.0.is_empty() {
+            return Ok(());
+        }
+        self.check_head(first, order)?;
+        self.compare_mark(first, Given::Aligned(order)).map_err(|refused| match refused {
+            // It is allocated: part of a run of any length.
+            Refused::DoubleFree(frame) => Refused::NotAllocated(frame),
+            other => other,
+        })
+    }
+
     fn compare_mark(&self, first: u64, given: Given) -> Result<(), Refused> {
         let start = self.span.start;
         self.marks.take_back(start, first - start, given).map_err(|refused| match refused {
