@@ -1,103 +1,158 @@
 //! Many changes, one wait.
 
+use core::fmt;
+
 use arrayvec::ArrayVec;
+use topomem_percpu::CpuPin;
 
-use crate::{Invalidation, PageRange, Scope, Tables};
+use crate::domain::{Domain, Kind};
+use crate::handler::Appended;
+use crate::{Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
-/// How many separate ranges a batch keeps apart: half of what a domain's log holds.
+/// How many separate ranges a batch keeps for the flush of the CPU that issues it.
 const RANGES: usize = 16;
 
-/// Invalidations of one domain collected while its page tables are changed, to be issued
-/// together: one round of interrupts and one wait.
+/// Changes of one domain that other CPUs are told of together: one round of interrupts and one wait.
 ///
-/// A range that touches the one before it becomes one with it. A batch of more than sixteen
-/// ranges that don't touch becomes one of the whole domain. About 400 bytes, no heap.
-#[must_use = "a batch that is not issued invalidates nothing"]
-#[derive(Clone, Debug)]
-pub struct Batch {
-    ranges: ArrayVec<PageRange, RANGES>,
-    /// Wider than ranges: takes their place.
-    whole: Option<Scope>,
-    tables: Tables,
+/// [`Batch::record`] records each change in the domain's log while its page-table lock is held, so a
+/// change in an open batch counts as made: tickets of other changes wait for it if they have to. CPUs
+/// are told when the batch is issued. About 350 bytes, no heap.
+#[must_use = "CPUs are told of the changes when the batch is issued"]
+pub struct Batch<'s, T: Tlb> {
+    queue: &'s Shootdown<T>,
+    domain: &'s Domain,
+    /// What was recorded, for the flush of the issuing CPU: ranges that touch are merged. `None` if
+    /// they are too many, or if something else than ranges was recorded.
+    ranges: Option<ArrayVec<PageRange, RANGES>>,
+    /// How many generations were claimed.
+    generations: u64,
+    /// The newest of them.
+    newest: Generation,
+    /// The newest of those that freed tables.
+    freed: Generation,
+    /// Everything was to be removed: so is what is recorded later.
+    everything: bool,
 }
 
-impl Batch {
-    /// A batch without changes.
+impl<T: Tlb> Shootdown<T> {
+    /// Returns a batch for changes of `domain`.
     #[inline]
-    pub const fn new() -> Batch {
-        Batch { ranges: ArrayVec::new_const(), whole: None, tables: Tables::Kept }
+    pub const fn batch<'s>(&'s self, domain: &'s Domain) -> Batch<'s, T> {
+        Batch {
+            queue: self,
+            domain,
+            ranges: Some(ArrayVec::new_const()),
+            generations: 0,
+            newest: Generation::NONE,
+            freed: Generation::NONE,
+            everything: false,
+        }
     }
+}
 
-    /// Adds one change. Costs a comparison with the last range, and one with each where the
-    /// batch is full.
+impl<'s, T: Tlb> Batch<'s, T> {
+    /// Records one change. The caller has changed the page tables, and still holds the lock that
+    /// keeps other CPUs from changing the same entries.
+    ///
+    /// After [`Scope::Everything`] all further changes are recorded as such.
+    ///
+    /// Costs an atomic add to the domain, the filling of a log entry and a comparison with the last
+    /// range.
     #[inline]
-    pub fn add(&mut self, invalidation: Invalidation) {
+    pub fn record(&mut self, invalidation: Invalidation) {
+        if invalidation.scope == Scope::Everything {
+            self.record_everything();
+        }
+        let scope = if self.everything { Scope::Everything } else { invalidation.scope };
+        self.newest = self.queue.append(self.domain, scope, invalidation.tables);
+        self.generations += 1;
         if invalidation.tables == Tables::Freed {
-            self.tables = Tables::Freed;
+            self.freed = self.newest;
         }
-        self.whole = match (invalidation.scope, self.whole) {
-            (Scope::Everything, _) | (_, Some(Scope::Everything)) => Some(Scope::Everything),
-            (Scope::NonGlobal, Some(Scope::NonGlobal)) => Some(Scope::NonGlobal),
-            (Scope::NonGlobal, None) if self.ranges.is_empty() => Some(Scope::NonGlobal),
-            (Scope::Pages(range), None) if self.add_range(range) => None,
-            // Two kinds, one of them perhaps of global pages; or too many ranges.
-            _ => Some(Scope::Domain),
+        let kept = match (scope, &mut self.ranges) {
+            (Scope::Pages(range), Some(ranges)) => keep(ranges, range),
+            _ => false,
         };
-    }
-
-    /// Did the range find a place?
-    #[inline]
-    fn add_range(&mut self, range: PageRange) -> bool {
-        if let Some(last) = self.ranges.last_mut()
-            && last.touches(range)
-            && let Some(merged) = last.merge(range)
-        {
-            *last = merged;
-            return true;
+        if !kept {
+            self.ranges = None;
         }
-        self.ranges.try_push(range).is_ok() || self.merge_range(range)
     }
 
+    /// Changes over to the kernel's domain, where every CPU flushes everything.
     #[cold]
-    fn merge_range(&mut self, range: PageRange) -> bool {
-        let merged = self.ranges.iter_mut().find_map(|known| {
-            *known = known.merge(range)?;
-            Some(())
-        });
-        merged.is_some()
+    fn record_everything(&mut self) {
+        if self.everything || self.domain.kind == Kind::Kernel {
+            return;
+        }
+        (self.everything, self.domain, self.generations) = (true, self.queue.kernel(), 0);
+        if self.freed != Generation::NONE {
+            self.freed = self.queue.append(self.domain, Scope::Everything, Tables::Freed);
+        }
     }
 
-    /// Forgets what was added.
-    #[inline]
-    pub fn clear(&mut self) {
-        self.ranges.clear();
-        (self.whole, self.tables) = (None, Tables::Kept);
-    }
-
-    /// Has nothing been added?
+    /// Returns whether nothing has been recorded since the batch was made or issued.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.ranges.is_empty() && self.whole.is_none()
+        self.newest.0 == Generation::NONE.0
     }
 
-    /// Were page-table pages unlinked by any of the changes?
-    #[must_use]
-    pub const fn tables(&self) -> Tables {
-        self.tables
+    /// Tells the other CPUs of all recorded changes: one round of interrupts, one wait. The batch is
+    /// empty afterwards. An empty batch gives a ticket for all that is pending in the domain.
+    #[inline]
+    pub fn issue(&mut self, pin: &CpuPin) -> Ticket<'s, T> {
+        let (queue, domain) = (self.queue, self.domain);
+        if self.is_empty() {
+            return queue.pending(pin, domain);
+        }
+        let request = Request { generation: self.newest, tables: self.freed };
+        let appended = match &self.ranges {
+            Some(ranges) => Appended::Ranges(ranges),
+            None => Appended::Logged,
+        };
+        let ticket = queue.issue(pin, domain, request, self.generations, appended);
+        self.clear();
+        ticket
     }
 
-    pub(crate) const fn whole(&self) -> Option<Scope> {
-        self.whole
-    }
-
-    pub(crate) fn ranges(&self) -> &[PageRange] {
-        &self.ranges
+    #[inline]
+    fn clear(&mut self) {
+        (self.generations, self.newest, self.freed) = (0, Generation::NONE, Generation::NONE);
+        match &mut self.ranges {
+            Some(ranges) => ranges.clear(),
+            None => self.ranges = Some(ArrayVec::new()),
+        }
     }
 }
 
-impl Default for Batch {
-    fn default() -> Batch {
-        Batch::new()
+/// Adds `range` to `ranges`; false if there is no room.
+#[inline]
+fn keep(ranges: &mut ArrayVec<PageRange, RANGES>, range: PageRange) -> bool {
+    if let Some(last) = ranges.last_mut()
+        && last.touches(range)
+        && let Some(merged) = last.merge(range)
+    {
+        *last = merged;
+        return true;
+    }
+    ranges.try_push(range).is_ok() || merge(ranges, range)
+}
+
+#[cold]
+fn merge(ranges: &mut ArrayVec<PageRange, RANGES>, range: PageRange) -> bool {
+    let merged = ranges.iter_mut().find_map(|known| {
+        *known = known.merge(range)?;
+        Some(())
+    });
+    merged.is_some()
+}
+
+impl<T: Tlb> fmt::Debug for Batch<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("domain", self.domain)
+            .field("generations", &self.generations)
+            .field("newest", &self.newest)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,39 +162,22 @@ mod tests {
     use super::*;
     use crate::{PageSize, VirtAddr};
 
-    fn page(number: u64) -> Invalidation {
-        Invalidation::page(VirtAddr::new_truncate(number << 12), PageSize::Size4KiB)
+    fn page(number: u64) -> PageRange {
+        PageRange::page(VirtAddr::new_truncate(number << 12), PageSize::Size4KiB)
     }
 
     #[test]
     fn neighbours_become_one_range() {
-        let mut batch = Batch::new();
-        assert!(batch.is_empty());
-        (0..64).for_each(|number| batch.add(page(number)));
-        assert_eq!((batch.ranges().len(), batch.whole()), (1, None));
-        assert_eq!(batch.ranges().first().map(|range| range.pages()), Some(64));
+        let mut ranges = ArrayVec::new();
+        assert!((0..64).all(|number| keep(&mut ranges, page(number))));
+        assert_eq!((ranges.len(), ranges.first().map(|range| range.pages())), (1, Some(64)));
     }
 
     #[test]
-    fn wider_scopes_swallow_ranges() {
-        let mut batch = Batch::new();
-        batch.add(Invalidation::non_global());
-        assert_eq!(batch.whole(), Some(Scope::NonGlobal));
-        batch.add(page(1));
-        assert_eq!(batch.whole(), Some(Scope::Domain), "the page may be global");
-        batch.add(Invalidation::everything());
-        batch.add(page(3).with_tables_freed());
-        assert_eq!((batch.whole(), batch.tables()), (Some(Scope::Everything), Tables::Freed));
-    }
-
-    #[test]
-    fn too_many_ranges_are_the_domain() {
-        let mut batch = Batch::new();
-        let many = RANGES as u64;
-        (0..many).for_each(|number| batch.add(page(number * 2)));
-        batch.add(page(1));
-        assert_eq!((batch.ranges().len(), batch.whole()), (RANGES, None), "the last touches the first");
-        batch.add(page(100));
-        assert_eq!(batch.whole(), Some(Scope::Domain));
+    fn ranges_are_bounded() {
+        let mut ranges = ArrayVec::new();
+        assert!((0..RANGES as u64).all(|number| keep(&mut ranges, page(number * 2))));
+        assert!(keep(&mut ranges, page(1)), "it touches the first");
+        assert!(!keep(&mut ranges, page(100)));
     }
 }

@@ -16,12 +16,16 @@ use topomem_percpu::CpuId;
 use topomem_percpu::sync::atomic::Ordering;
 
 use crate::domain::{Domain, Kind};
+use crate::log::LOG_LEN;
 use crate::{Fault, Generation, PageRange, PageSize, Scope, Shootdown, Tables, Tlb, VirtAddr};
 
 impl<T: Tlb> Shootdown<T> {
-    /// Removes on all CPUs what the last `generations` up to `newest` have removed, where that costs
-    /// other spaces little. False leaves it to interrupts. A full barrier stands between the
-    /// change of the page tables and this.
+    /// Removes on all CPUs what all generations up to `newest` have removed, if that costs other
+    /// spaces little. False leaves it to interrupts. A full barrier stands between the change of
+    /// the page tables and this.
+    ///
+    /// Changes of other CPUs that are recorded and not yet announced are removed, too: by the rule
+    /// of completion the ticket speaks of them as well.
     ///
     /// Costs an instruction for every `limit` pages, and waits for the hardware.
     // Apart, so that a machine without saves no registers for it.
@@ -31,22 +35,25 @@ impl<T: Tlb> Shootdown<T> {
         own: CpuId,
         domain: &Domain,
         newest: Generation,
-        generations: u64,
         limit: NonZeroU16,
     ) -> bool {
-        // None are an empty batch, which stands for what was issued before. And a CPU that was
-        // interrupted in a switch waits for what that publishes. Relaxed: it wrote its membership.
-        let mid_switch = !self.state(own).uses(domain) && domain.members.contains(own, Ordering::Relaxed);
-        if generations == 0 || mid_switch {
+        // A CPU that was interrupted in a switch waits for what that publishes. Relaxed: it wrote
+        // its membership.
+        if !self.state(own).uses(domain) && domain.members.contains(own, Ordering::Relaxed) {
             return false;
         }
-        let appended = || (newest.0 - generations + 1..=newest.0).map(Generation);
-        let pages = appended().try_fold(0, |pages, generation| match domain.log.read(generation)? {
-            (Scope::Pages(range), Tables::Kept) => Some(pages + range.pages()),
-            _ => None,
-        });
+        let from = self.removed_by_all(domain, newest);
+        let missing = || (from.0 + 1..=newest.0).map(Generation);
+        let pages = if newest.0.saturating_sub(from.0) > LOG_LEN {
+            None
+        } else {
+            missing().try_fold(0, |pages, generation| match domain.log.read(generation)? {
+                (Scope::Pages(range), Tables::Kept) => Some(pages + range.pages()),
+                _ => None,
+            })
+        };
         let singly = pages.is_some_and(|pages| pages <= self.threshold())
-            && appended().all(|generation| self.broadcast_generation(domain, generation, limit));
+            && missing().all(|generation| self.broadcast_generation(domain, generation, limit));
         if !singly {
             if domain.kind == Kind::Space {
                 // Each CPU has its own ASIDs, so all of one space cannot be named to all of them;
@@ -59,8 +66,26 @@ impl<T: Tlb> Shootdown<T> {
             // The caller is pinned: it waits for what this CPU began.
             self.tlb.broadcast_sync();
         }
+        // Release pairs with the Acquire loads below and in `pending_until`: whoever reads the
+        // generation comes after the removal.
+        domain.removed.fetch_max(newest.0, Ordering::Release);
         self.state(own).counters.broadcasts.add(1);
         true
+    }
+
+    /// Returns a generation up to which no TLB has anything that was removed: by broadcasts, or
+    /// because every member has flushed for it.
+    fn removed_by_all(&self, domain: &Domain, newest: Generation) -> Generation {
+        let removed = Generation(domain.removed.load(Ordering::Acquire));
+        if removed.0 + 1 >= newest.0 {
+            // The usual case: every change before this one was broadcast.
+            return removed;
+        }
+        // Acquire pairs with a leaving CPU's Release. A CPU that joins later flushes by itself.
+        let members = domain.members.load(Ordering::Acquire);
+        // Acquire pairs with the Release with which the handler publishes.
+        let seen = members.iter().map(|cpu| self.state(cpu).seen(domain.kind).load(Ordering::Acquire));
+        removed.max(seen.min().map_or(newest, Generation))
     }
 
     /// False where the log has lost it meanwhile.

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crossbeam_utils::CachePadded;
-use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 use topomem_percpu::{AtomicCpuSet, CpuSet};
 
 use crate::Generation;
@@ -40,6 +40,8 @@ pub struct Domain {
     pub(crate) members: CachePadded<AtomicCpuSet>,
     pub(crate) kind: Kind,
     pub(crate) id: DomainId,
+    /// All generations up to this one were removed from all TLBs by broadcasts; 0 if there was none.
+    pub(crate) removed: AtomicU64,
 }
 
 impl Domain {
@@ -59,12 +61,12 @@ impl Domain {
 
     #[cfg(not(loom))]
     pub(crate) const fn of(kind: Kind) -> Domain {
-        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind, id: DomainId::new() }
+        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind, id: DomainId::new(), removed: AtomicU64::new(0) }
     }
 
     #[cfg(loom)]
     pub(crate) fn of(kind: Kind) -> Domain {
-        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind, id: DomainId::new() }
+        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind, id: DomainId::new(), removed: AtomicU64::new(0) }
     }
 
     /// The newest generation issued so far.

@@ -65,6 +65,10 @@ pub enum Fault {
     MissOtherAsids,
     /// Don't wait for a broadcast to arrive.
     BroadcastUnsynced,
+    /// Claim a change's generation when it is announced, after its page-table lock was released.
+    RecordUnlocked,
+    /// Complete at once where there was nothing to change, whatever is pending.
+    OwnChangeOnly,
 }
 
 /// The injected fault. Not one of loom's atomics: it is set before a model's threads start.

@@ -5,7 +5,6 @@ use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::CpuState;
 use crate::domain::{Domain, Kind};
-use crate::issue::Appended;
 use crate::log::LOG_LEN;
 use crate::{Fault, Generation, PageRange, Scope, Shootdown, Tlb, WakersDue};
 
@@ -17,6 +16,17 @@ enum Flush {
     NonGlobal,
     /// Everything that the domain has.
     Domain,
+}
+
+/// What the announcing CPU has itself appended to a domain's log.
+#[derive(Clone, Copy)]
+pub(crate) enum Appended<'a> {
+    /// One scope.
+    One(Scope),
+    /// These ranges, of one generation each or merged.
+    Ranges(&'a [PageRange]),
+    /// What only the log tells.
+    Logged,
 }
 
 impl<T: Tlb> Shootdown<T> {
@@ -172,8 +182,8 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// The same for generations up to `generation` where the executing CPU issued the last of
-    /// them itself: if it has missed nothing before, the log need not be read.
+    /// The same for generations up to `generation` where the executing CPU recorded the last
+    /// `generations` of them itself: if it has missed nothing before, the log need not be read.
     // Always: as `announce`.
     #[inline(always)]
     pub(crate) fn catch_up_appended(
@@ -181,13 +191,14 @@ impl<T: Tlb> Shootdown<T> {
         state: &CpuState,
         domain: &Domain,
         generation: Generation,
+        generations: u64,
         appended: Appended<'_>,
     ) {
         let seen = state.seen(domain.kind);
-        let (generations, pages) = match appended {
-            Appended::One(Scope::Pages(range)) => (1, range.pages()),
-            Appended::One(_) => return self.catch_up(state, domain),
-            Appended::Ranges(ranges) => (ranges.len() as u64, ranges.iter().map(|range| range.pages()).sum()),
+        let pages = match appended {
+            Appended::One(Scope::Pages(range)) => range.pages(),
+            Appended::One(_) | Appended::Logged => return self.catch_up(state, domain),
+            Appended::Ranges(ranges) => ranges.iter().map(|range| range.pages()).sum(),
         };
         // Relaxed: this CPU wrote it. A handler that nested since we appended has moved it on.
         let before = Generation(seen.load(Ordering::Relaxed));
@@ -200,7 +211,7 @@ impl<T: Tlb> Shootdown<T> {
         if !self.broken(Fault::SkipFlush) {
             match appended {
                 Appended::One(Scope::Pages(range)) => self.flush_pages(range),
-                Appended::One(_) => {}
+                Appended::One(_) | Appended::Logged => {}
                 Appended::Ranges(ranges) => ranges.iter().for_each(|&range| self.flush_pages(range)),
             }
             count_pages(state, pages);

@@ -1,24 +1,27 @@
-//! The sender's side: append, full barrier, read the members, interrupt those who don't know.
+//! The sender's side: record, full barrier, read the members, interrupt those who don't know.
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::sync::hint;
 use topomem_percpu::{CpuId, CpuPin, CpuSet};
 
 use crate::domain::{Domain, Kind};
+use crate::handler::Appended;
 use crate::ticket::NOBODY;
-use crate::{
-    Batch, Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb,
-};
+use crate::{Fault, Generation, Invalidation, Request, Shootdown, Tables, Ticket, Tlb};
 
 impl<T: Tlb> Shootdown<T> {
-    /// Makes every CPU that may hold translations named by `invalidation` drop them. The caller
-    /// has changed `domain`'s page tables already.
+    /// Records a change and announces it: makes every CPU that may hold translations named by
+    /// `invalidation` drop them. The caller has changed `domain`'s page tables already.
     ///
-    /// The calling CPU has dropped its own when this returns; the others have when the ticket
-    /// completes. Costs one atomic add to the domain, a full barrier, a swap for each target
+    /// A caller whose page tables other CPUs change too calls this with the changed entries still
+    /// locked, or calls [`Shootdown::record`] with them locked and [`Shootdown::announce`] later: see
+    /// the rule of completion there.
+    ///
+    /// The calling CPU has dropped its own translations when this returns; the others have when the
+    /// ticket completes. Costs one atomic add to the domain, a full barrier, a swap for each target
     /// and at most one [`Tlb::send_ipi`]; waits for no CPU (for the hardware alone, where that
     /// broadcasts). Safe in interrupt handlers.
-    // Always: as `announce`.
+    // Always: as `issue`.
     #[inline(always)]
     pub fn invalidate<'s>(
         &'s self,
@@ -26,39 +29,24 @@ impl<T: Tlb> Shootdown<T> {
         domain: &'s Domain,
         invalidation: Invalidation,
     ) -> Ticket<'s, T> {
-        // Global translations are in the TLBs of CPUs that left the domain, too.
-        let domain = if invalidation.scope == Scope::Everything { &self.kernel } else { domain };
-        let generation = if self.broken(Fault::LeaveUnwritten) {
-            domain.log.claim(1)
-        } else {
-            domain.log.append(invalidation.scope, invalidation.tables)
-        };
-        self.announce(pin, domain, generation, invalidation.tables, Appended::One(invalidation.scope))
+        self.announce(pin, self.record(domain, invalidation))
     }
 
-    /// The same for all changes that `batch` has collected: one round of interrupts, one wait.
-    /// An empty batch gives a ticket for all that was issued to the domain before.
-    pub fn invalidate_batch<'s>(&'s self, pin: &CpuPin, domain: &'s Domain, batch: &Batch) -> Ticket<'s, T> {
-        let domain = if batch.whole() == Some(Scope::Everything) { &self.kernel } else { domain };
-        let generation = domain.log.append_batch(batch);
-        let appended = match batch.whole() {
-            Some(scope) => Appended::One(scope),
-            None => Appended::Ranges(batch.ranges()),
-        };
-        self.announce(pin, domain, generation, batch.tables(), appended)
-    }
-
+    /// Tells the other members of `domain` of all changes up to `request`'s generation, the last
+    /// `generations` of which this CPU has recorded as `appended`.
     // Always: most callers append one range of pages, and a CPU that is alone calls nothing.
     #[inline(always)]
-    fn announce<'s>(
+    pub(crate) fn issue<'s>(
         &'s self,
         pin: &CpuPin,
         domain: &'s Domain,
-        generation: Generation,
-        tables: Tables,
+        request: Request,
+        generations: u64,
         appended: Appended<'_>,
     ) -> Ticket<'s, T> {
-        let tables = if self.broken(Fault::SpareLazy) { Tables::Kept } else { tables };
+        let generation = request.generation;
+        let freed = request.tables != Generation::NONE;
+        let tables = if freed && !self.broken(Fault::SpareLazy) { Tables::Freed } else { Tables::Kept };
         if self.broken(Fault::OneAtATime) && domain.kind == Kind::Space {
             let all = Request { generation: self.kernel.generation(), tables: Generation::NONE };
             while !self.is_done(&self.kernel, all) {
@@ -76,13 +64,13 @@ impl<T: Tlb> Shootdown<T> {
         let targets = if self.passes_all_by(cpu, domain, tables) {
             Targets::None
         } else {
-            self.tell(cpu, domain, tables, generation, appended.generations())
+            self.tell(cpu, domain, tables, generation)
         };
         own.counters.requests.add(1);
         let done = if own.uses(domain) {
             // Our own flush overlaps with the interrupts' travel.
             match tables {
-                Tables::Kept => self.catch_up_appended(own, domain, generation, appended),
+                Tables::Kept => self.catch_up_appended(own, domain, generation, generations, appended),
                 // Pages may name too little.
                 Tables::Freed => self.catch_up(own, domain),
             }
@@ -91,7 +79,7 @@ impl<T: Tlb> Shootdown<T> {
             // A member by now: we have interrupted a switch, whose end looks at the generation.
             targets == Targets::None && !domain.members.contains(cpu, Ordering::Acquire)
         };
-        let tables = if tables == Tables::Freed { generation } else { Generation::NONE };
+        let tables = if tables == Tables::Freed { request.tables } else { Generation::NONE };
         let done_below = if done { NOBODY } else { 0 };
         Ticket::new(self, domain, Request { generation, tables }, done_below, issued)
     }
@@ -101,7 +89,7 @@ impl<T: Tlb> Shootdown<T> {
     #[inline(always)]
     fn passes_all_by(&self, own: CpuId, domain: &Domain, tables: Tables) -> bool {
         let mut lazy = 0;
-        // Acquire as in `announce`.
+        // Acquire as in `issue`.
         let busy = domain.members.find_from(0, Ordering::Acquire, |cpu| {
             if cpu == own {
                 return false;
@@ -116,8 +104,8 @@ impl<T: Tlb> Shootdown<T> {
         busy.is_none()
     }
 
-    /// Has the hardware carry the last `generations` up to `generation` to the other members, or
-    /// interrupts them. Says whether there is anybody to wait for.
+    /// Has the hardware carry the generations up to `generation` to the other members, or interrupts
+    /// them. Says whether there is anybody to wait for.
     #[inline]
     fn tell(
         &self,
@@ -125,10 +113,9 @@ impl<T: Tlb> Shootdown<T> {
         domain: &Domain,
         tables: Tables,
         generation: Generation,
-        generations: u64,
     ) -> Targets {
         if let Some(limit) = self.tlb.features().broadcast_pages()
-            && self.broadcast(own, domain, generation, generations, limit)
+            && self.broadcast(own, domain, generation, limit)
         {
             return Targets::None;
         }
@@ -143,7 +130,7 @@ impl<T: Tlb> Shootdown<T> {
         let mut send = CpuSet::EMPTY;
         let (mut targets, mut pending, mut lazy) = (0, 0, 0);
         let kind = domain.kind;
-        // Acquire as in `announce`.
+        // Acquire as in `issue`.
         domain.members.find_from(0, Ordering::Acquire, |cpu| {
             // The issuer flushes below; or it was interrupted in the middle of a switch, whose
             // end looks at the generation.
@@ -175,6 +162,32 @@ impl<T: Tlb> Shootdown<T> {
         }
         if targets > 0 { Targets::Some } else { Targets::None }
     }
+
+    /// Interrupts each other member that has not done what `request` asks, and has no interrupt on
+    /// its way: the CPU that recorded the change may be about to, or may keep it in an open batch.
+    #[cold]
+    pub(crate) fn interrupt_late(&self, own: CpuId, domain: &Domain, request: &Request) {
+        let mut send = CpuSet::EMPTY;
+        let mut pending = 0;
+        // Acquire as in `issue`.
+        domain.members.find_from(0, Ordering::Acquire, |cpu| {
+            if cpu != own && !self.is_satisfied(cpu, domain.kind, request) {
+                if self.state(cpu).mailbox.pending.swap(true, Ordering::AcqRel) {
+                    pending += 1;
+                } else {
+                    send.insert(cpu);
+                }
+            }
+            false
+        });
+        let counters = &self.state(own).counters;
+        counters.elided_pending.add(pending);
+        if !send.is_empty() {
+            counters.ipis_sent.add(send.len() as u64);
+            counters.ipi_sends.add(1);
+            self.tlb.send_ipi(&send);
+        }
+    }
 }
 
 /// Are there other CPUs that have to act?
@@ -182,24 +195,4 @@ impl<T: Tlb> Shootdown<T> {
 enum Targets {
     None,
     Some,
-}
-
-/// What the issuing CPU has just appended to a domain's log, one generation each.
-#[derive(Clone, Copy)]
-pub(crate) enum Appended<'a> {
-    /// One scope.
-    One(Scope),
-    /// So many ranges.
-    Ranges(&'a [PageRange]),
-}
-
-impl Appended<'_> {
-    /// How many generations they are.
-    #[inline]
-    pub(crate) const fn generations(&self) -> u64 {
-        match self {
-            Appended::One(_) => 1,
-            Appended::Ranges(ranges) => ranges.len() as u64,
-        }
-    }
 }

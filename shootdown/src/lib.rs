@@ -9,8 +9,10 @@
 //! - A [`Domain`] (one per address space, one for the kernel) counts its invalidations in
 //!   **generations**, keeps the last 32 in a bounded lock-free log, and knows which CPUs may
 //!   hold its translations.
-//! - **Issue** ([`Shootdown::invalidate`]): the page tables are changed; append to the log; full
-//!   barrier; read the members; interrupt each that has no interrupt pending already.
+//! - **Record** ([`Shootdown::record`]): the page tables are changed; append to the log, with the lock
+//!   of the changed entries still held, so that generations are ordered as the changes are.
+//! - **Announce** ([`Shootdown::announce`]): full barrier; read the members; interrupt each that has
+//!   no interrupt pending already. [`Shootdown::invalidate`] does both.
 //! - **Handle** ([`Shootdown::on_ipi`]): clear the pending word; read the generation; replay
 //!   the log from what was last published, or flush everything where the log doesn't know
 //!   enough or the pages are too many; only then publish the generation.
@@ -101,6 +103,7 @@ mod issue;
 mod lifecycle;
 mod log;
 mod page_range;
+mod record;
 mod request;
 mod shootdown;
 mod stats;
@@ -124,6 +127,7 @@ pub use generation::Generation;
 pub use invalidation::{Invalidation, Scope, Tables};
 pub use lifecycle::{OfflineError, OnlineError};
 pub use page_range::{PageRange, PageRangeError};
+pub use record::ChangeRecord;
 pub use request::Request;
 pub use shootdown::{DEFAULT_THRESHOLD, Shootdown};
 pub use stats::{LATENCY_BUCKETS, Stats};

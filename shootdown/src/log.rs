@@ -8,7 +8,7 @@
 use crossbeam_utils::CachePadded;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::{Batch, Generation, PageRange, PageSize, Scope, Tables, VirtAddr};
+use crate::{Generation, PageRange, PageSize, Scope, Tables, VirtAddr};
 
 /// How many generations a CPU may be behind and still flush single pages; a power of two.
 pub(crate) const LOG_LEN: u64 = if cfg!(loom) { 2 } else { 32 };
@@ -112,30 +112,30 @@ impl Log {
     /// Appends one invalidation and returns its generation.
     #[inline]
     pub(crate) fn append(&self, scope: Scope, tables: Tables) -> Generation {
-        let generation = self.claim(1);
+        let generation = self.claim();
         self.fill(generation, scope, tables);
         generation
     }
 
-    /// Appends what `batch` holds, one generation a range, and returns the last of them.
-    pub(crate) fn append_batch(&self, batch: &Batch) -> Generation {
-        if let Some(scope) = batch.whole() {
-            return self.append(scope, batch.tables());
-        }
-        let count = batch.ranges().len() as u64;
-        let last = self.claim(count);
-        for (&range, generation) in batch.ranges().iter().zip(last.0 - count + 1..) {
-            self.fill(Generation(generation), Scope::Pages(range), batch.tables());
-        }
-        last
-    }
-
-    /// Claims `count` generations and returns the last of them.
+    /// Claims the next generation.
     #[inline]
-    pub(crate) fn claim(&self, count: u64) -> Generation {
+    pub(crate) fn claim(&self) -> Generation {
         // Release: see `newest`. Acquire: the page-table stores of earlier claimants are before
         // whatever we do next, the same as for a reader of our generation.
-        Generation(self.newest.fetch_add(count, Ordering::AcqRel) + count)
+        Generation(self.newest.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// Returns the newest generation up to `newest` that changed a page of `range`, as far as the log
+    /// can tell: a generation that it does not know, or knows no longer, may have. `None` if there is
+    /// no such generation.
+    pub(crate) fn newest_of(&self, range: PageRange, newest: Generation) -> Option<Generation> {
+        let oldest = newest.0.saturating_sub(LOG_LEN).max(Generation::FIRST.0);
+        let mut known = (oldest + 1..=newest.0).rev().map(Generation);
+        let found = known.find(|&generation| match self.read(generation) {
+            Some((Scope::Pages(pages), _)) => pages.overlaps(range),
+            Some(_) | None => true,
+        });
+        found.or((oldest > Generation::FIRST.0).then_some(Generation(oldest)))
     }
 
     /// Writes `generation`'s slot, unless another writer is inside it or a later generation has
@@ -235,9 +235,31 @@ mod tests {
     }
 
     #[test]
+    fn finds_the_newest_change_of_a_page() {
+        let log = Log::new();
+        let range = |first: u64, pages| {
+            PageRange::new(VirtAddr::new_truncate(first << 21), pages, PageSize::Size2MiB).unwrap()
+        };
+        assert_eq!(log.newest_of(range(0, 1), log.newest()), None, "there is no change");
+        let first = log.append(Scope::Pages(range(4, 2)), Tables::Kept);
+        let second = log.append(Scope::Pages(range(5, 2)), Tables::Freed);
+        let found = |first, pages| log.newest_of(range(first, pages), log.newest());
+        assert_eq!((found(3, 1), found(4, 1), found(5, 1)), (None, Some(first), Some(second)));
+        assert_eq!((found(0, 5), found(6, 9), found(7, 1)), (Some(first), Some(second), None));
+        let unknown = log.claim();
+        assert_eq!(found(3, 1), Some(unknown));
+        for _ in 0..LOG_LEN {
+            log.append(Scope::Pages(range(0, 1)), Tables::Kept);
+        }
+        assert_eq!(found(3, 1), Some(unknown), "overrun: older generations may have changed any page");
+        let domain = log.append(Scope::Domain, Tables::Kept);
+        assert_eq!(found(3, 1), Some(domain));
+    }
+
+    #[test]
     fn a_claimed_generation_is_unknown_until_written() {
         let log = Log::new();
-        let claimed = log.claim(1);
+        let claimed = log.claim();
         assert_eq!((log.newest(), log.read(claimed)), (claimed, None));
         log.fill(claimed, pages(0, 1), Tables::Kept);
         assert_eq!(log.read(claimed), Some((pages(0, 1), Tables::Kept)));
@@ -246,8 +268,10 @@ mod tests {
     #[test]
     fn a_late_writer_spoils_nothing() {
         let log = Log::new();
-        let late = log.claim(1);
-        log.claim(LOG_LEN - 1);
+        let late = log.claim();
+        (1..LOG_LEN).for_each(|_| {
+            log.claim();
+        });
         let next = log.append(pages(1 << 21, 1), Tables::Kept);
         assert_eq!(late.0 % LOG_LEN, next.0 % LOG_LEN);
         log.fill(late, pages(0, 1), Tables::Kept);
@@ -260,7 +284,9 @@ mod tests {
         let first = log.append(pages(0, 1), Tables::Kept);
         log.slot(first).tag.store((first.0 * 2) | 1, Ordering::Relaxed);
         let second = {
-            log.claim(LOG_LEN - 1);
+            (1..LOG_LEN).for_each(|_| {
+            log.claim();
+        });
             log.append(pages(1 << 21, 1), Tables::Kept)
         };
         assert_eq!((log.read(first), log.read(second)), (None, None));

@@ -131,6 +131,12 @@ impl PageRange {
         self.pages * self.size.bytes()
     }
 
+    /// Returns whether the two ranges have a byte in common.
+    #[must_use]
+    pub fn overlaps(self, other: PageRange) -> bool {
+        self.start <= other.last_byte() && other.start <= self.last_byte()
+    }
+
     /// Does it hold `address`?
     #[must_use]
     pub fn contains(self, address: VirtAddr) -> bool {

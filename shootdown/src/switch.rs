@@ -14,8 +14,8 @@ use topomem_percpu::sync::hint;
 use crate::domain::Domain;
 use crate::{Asid, Fault, Generation, Lazy, RootLoad, Shootdown, SwitchFlushed, Tlb};
 
-/// How many turns [`Fault::ReadGenerationFirst`] gives others to change something: about a millisecond.
-const WINDOW: u32 = if cfg!(any(loom, miri)) { 0 } else { 20_000 };
+/// How many turns a fault gives other CPUs to do something in between: about a millisecond.
+pub(crate) const WINDOW: u32 = if cfg!(any(loom, miri)) { 0 } else { 20_000 };
 
 impl<T: Tlb> Shootdown<T> {
     /// Makes `domain` this CPU's active address space in place of the last.

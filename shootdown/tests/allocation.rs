@@ -137,9 +137,10 @@ fn issuing_handling_and_waiting() {
             }
             // Overrun, in batches.
             for number in 0..20 {
-                let mut batch = Batch::new();
-                (0..8).for_each(|other| batch.add(page(number * 32 + other * 2)));
-                let _ = queue.invalidate_batch(&pin, domain, &batch).detach();
+                let mut batch = queue.batch(domain);
+                (0..8).for_each(|other| batch.record(page(number * 32 + other * 2)));
+                let _ = batch.issue(&pin).detach();
+                let _ = queue.pending(&pin, domain).detach();
             }
             queue.tlb().deliver();
         },

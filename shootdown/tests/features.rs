@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::sync::atomic::Ordering;
 
 use machine::*;
-use topomem_shootdown::{Batch, Domain, Invalidation, Stats, Tables, TlbFeatures};
+use topomem_shootdown::{Domain, Invalidation, Stats, Tables, TlbFeatures};
 
 fn tagged() -> TlbFeatures {
     TlbFeatures::NONE.with_asids(2)
@@ -134,9 +134,9 @@ fn freed_tables_of_the_kernel_flush_all_asids() {
         queue.tlb().access(0, 0);
         let freed = Invalidation::pages(range(0, 0, 1)).with_tables_freed();
         let mut ticket = if in_batch {
-            let mut batch = Batch::new();
-            batch.add(freed);
-            queue.invalidate_batch(&run_as(0), queue.kernel(), &batch)
+            let mut batch = queue.batch(queue.kernel());
+            batch.record(freed);
+            batch.issue(&run_as(0))
         } else {
             queue.invalidate(&run_as(0), queue.kernel(), freed)
         };
@@ -187,7 +187,7 @@ fn what_pages_cannot_name_is_not_broadcast() {
     }
     // An empty batch stands for what was issued before.
     let before = queue.invalidate(&run_as(0), one, freed).detach();
-    let mut ticket = queue.invalidate_batch(&run_as(0), one, &Batch::new());
+    let mut ticket = queue.batch(one).issue(&run_as(0));
     assert!(!ticket.is_complete() && !queue.is_done(one, before));
     queue.tlb().deliver(queue, 1);
     assert!(ticket.is_complete());

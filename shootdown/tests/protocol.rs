@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
 use machine::*;
-use topomem_shootdown::{Batch, Generation, Invalidation, Ticket, WakersDue};
+use topomem_shootdown::{Generation, Invalidation, Ticket, WakersDue};
 
 #[test]
 fn a_page_is_flushed_before_completion() {
@@ -143,29 +143,29 @@ fn a_batch_is_one_round() {
     let queue = queue(2);
     let domain = domain();
     enter(queue, 1, 1, domain);
-    let mut batch = Batch::new();
+    let mut batch = queue.batch(domain);
     for page in [0, 1, 4] {
-        batch.add(Invalidation::pages(range(1, page, 1)));
+        batch.record(Invalidation::pages(range(1, page, 1)));
     }
-    let mut ticket = queue.invalidate_batch(&run_as(0), domain, &batch);
+    let mut ticket = batch.issue(&run_as(0));
     queue.tlb().deliver(queue, 1);
     assert!(ticket.is_complete());
     let left: Vec<_> = (0..PAGES).filter(|&page| queue.tlb().cached(1, 1, page).is_some()).collect();
     assert_eq!(left, [2, 3, 5, 6, 7]);
     assert_eq!((queue.tlb().sent(), queue.stats(cpu(1)).pages_flushed), (1, 3));
-    assert!(queue.invalidate_batch(&run_as(0), domain, &Batch::new()).is_complete());
+    assert!(batch.is_empty() && batch.issue(&run_as(0)).is_complete());
 }
 
 #[test]
-fn a_batch_of_too_many_ranges_is_the_domain() {
+fn a_batch_of_more_changes_than_the_log_holds_is_the_domain() {
     let queue = queue(2);
     let domain = domain();
     enter(queue, 1, 1, domain);
-    let mut batch = Batch::new();
-    for page in 0..17 {
-        batch.add(Invalidation::page(address(1, page * 2), topomem_shootdown::PageSize::Size4KiB));
+    let mut batch = queue.batch(domain);
+    for page in 0..33 {
+        batch.record(Invalidation::page(address(1, page * 2), topomem_shootdown::PageSize::Size4KiB));
     }
-    let _ = queue.invalidate_batch(&run_as(0), domain, &batch).detach();
+    let _ = batch.issue(&run_as(0)).detach();
     queue.tlb().deliver(queue, 1);
     assert_eq!(queue.tlb().flushes[1].non_global.load(Ordering::Relaxed), 1);
 }
