@@ -30,6 +30,8 @@ pub struct Batch<'s, T: Tlb> {
     newest: Generation,
     /// The newest of those that freed tables.
     freed: Generation,
+    /// The newest generation of other changes that the ticket has to wait for.
+    awaited: Generation,
     /// Everything was to be removed: so is what is recorded later.
     everything: bool,
 }
@@ -45,6 +47,7 @@ impl<T: Tlb> Shootdown<T> {
             generations: 0,
             newest: Generation::NONE,
             freed: Generation::NONE,
+            awaited: Generation::NONE,
             everything: false,
         }
     }
@@ -84,16 +87,27 @@ impl<'s, T: Tlb> Batch<'s, T> {
         if self.everything || self.domain.kind == Kind::Kernel {
             return;
         }
+        // A CPU that flushes everything flushes for the other domain's generations, too.
         (self.everything, self.domain, self.generations) = (true, self.queue.kernel(), 0);
+        self.awaited = Generation::NONE;
         if self.freed != Generation::NONE {
             self.freed = self.queue.append(self.domain, Scope::Everything, Tables::Freed);
         }
     }
 
-    /// Returns whether nothing has been recorded since the batch was made or issued.
+    /// Notes that a change of `range` found nothing to change: the ticket waits for what is pending
+    /// there, as that of [`Shootdown::pending_in`] does.
+    #[cold]
+    pub fn wait_for_pending(&mut self, range: PageRange) {
+        let pending = self.domain.log.newest_of(range, self.domain.log.newest());
+        self.awaited = pending.unwrap_or(Generation::NONE).max(self.awaited);
+    }
+
+    /// Returns whether nothing has been recorded since the batch was made or issued, and no change
+    /// found something pending.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.newest.0 == Generation::NONE.0
+        self.newest.0 == Generation::NONE.0 && self.awaited.0 == Generation::NONE.0
     }
 
     /// Tells the other CPUs of all recorded changes: one round of interrupts, one wait. The batch is
@@ -101,10 +115,12 @@ impl<'s, T: Tlb> Batch<'s, T> {
     #[inline]
     pub fn issue(&mut self, pin: &CpuPin) -> Ticket<'s, T> {
         let (queue, domain) = (self.queue, self.domain);
-        if self.is_empty() {
-            return queue.pending(pin, domain);
+        if self.newest == Generation::NONE {
+            let awaited = core::mem::replace(&mut self.awaited, Generation::NONE);
+            let wanted = |newest| if awaited == Generation::NONE { newest } else { awaited };
+            return queue.pending_until(pin, domain, |newest| Some(wanted(newest)));
         }
-        let request = Request { generation: self.newest, tables: self.freed };
+        let request = Request { generation: self.newest.max(self.awaited), tables: self.freed };
         let appended = match &self.ranges {
             Some(ranges) => Appended::Ranges(ranges),
             None => Appended::Logged,
@@ -116,7 +132,8 @@ impl<'s, T: Tlb> Batch<'s, T> {
 
     #[inline]
     fn clear(&mut self) {
-        (self.generations, self.newest, self.freed) = (0, Generation::NONE, Generation::NONE);
+        self.generations = 0;
+        (self.newest, self.freed, self.awaited) = (Generation::NONE, Generation::NONE, Generation::NONE);
         match &mut self.ranges {
             Some(ranges) => ranges.clear(),
             None => self.ranges = Some(ArrayVec::new()),

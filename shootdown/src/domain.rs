@@ -61,12 +61,24 @@ impl Domain {
 
     #[cfg(not(loom))]
     pub(crate) const fn of(kind: Kind) -> Domain {
-        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind, id: DomainId::new(), removed: AtomicU64::new(0) }
+        Domain {
+            log: Log::new(),
+            members: CachePadded::new(AtomicCpuSet::new()),
+            kind,
+            id: DomainId::new(),
+            removed: AtomicU64::new(0),
+        }
     }
 
     #[cfg(loom)]
     pub(crate) fn of(kind: Kind) -> Domain {
-        Domain { log: Log::new(), members: CachePadded::new(AtomicCpuSet::new()), kind, id: DomainId::new(), removed: AtomicU64::new(0) }
+        Domain {
+            log: Log::new(),
+            members: CachePadded::new(AtomicCpuSet::new()),
+            kind,
+            id: DomainId::new(),
+            removed: AtomicU64::new(0),
+        }
     }
 
     /// The newest generation issued so far.

@@ -107,13 +107,7 @@ impl<T: Tlb> Shootdown<T> {
     /// Has the hardware carry the generations up to `generation` to the other members, or interrupts
     /// them. Says whether there is anybody to wait for.
     #[inline]
-    fn tell(
-        &self,
-        own: CpuId,
-        domain: &Domain,
-        tables: Tables,
-        generation: Generation,
-    ) -> Targets {
+    fn tell(&self, own: CpuId, domain: &Domain, tables: Tables, generation: Generation) -> Targets {
         if let Some(limit) = self.tlb.features().broadcast_pages()
             && self.broadcast(own, domain, generation, limit)
         {

@@ -285,8 +285,8 @@ mod tests {
         log.slot(first).tag.store((first.0 * 2) | 1, Ordering::Relaxed);
         let second = {
             (1..LOG_LEN).for_each(|_| {
-            log.claim();
-        });
+                log.claim();
+            });
             log.append(pages(1 << 21, 1), Tables::Kept)
         };
         assert_eq!((log.read(first), log.read(second)), (None, None));

@@ -108,7 +108,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Returns a ticket for all generations up to the one that `wanted` chooses, given the newest.
-    fn pending_until<'s>(
+    pub(crate) fn pending_until<'s>(
         &'s self,
         pin: &CpuPin,
         domain: &'s Domain,

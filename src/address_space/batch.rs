@@ -3,31 +3,33 @@
 use core::fmt;
 
 use topomem_percpu::CpuPin;
-use topomem_shootdown::{Invalidation, PageRange, VirtAddr};
+use topomem_shootdown::{PageRange, VirtAddr};
 
 use super::core::{SpaceCore, invalidation_of};
 use super::error::{ProtectError, RemapError, UnmapError};
-use super::layout::{range_of, size_of_level};
+use super::replaced_tables;
 use super::unmapping::Unmapping;
 use crate::Machine;
-use crate::page_table::{Changed, Level, Protection, RelocateError, Reserve};
+use crate::page_table::{Changed, Protection};
 
-/// Changes of one address space's page tables that other CPUs hear of together.
+/// Changes of one address space's page tables that other CPUs are told of together.
 ///
-/// The page tables change at once; TLBs hear of it at [`Batch::issue`]. Dropped, it issues and
+/// The page tables change at once, and each change is recorded at once: tickets of later changes, by any
+/// CPU, wait for it where they have to. CPUs are told at [`Batch::issue`]. A dropped batch issues and
 /// detaches: a change is never forgotten.
-#[must_use = "TLBs hear of the changes when the batch is issued"]
+#[must_use = "TLBs are told of the changes when the batch is issued"]
 pub struct Batch<'s, 'p, P: Machine> {
     core: &'s SpaceCore<P>,
     pin: &'p CpuPin,
-    pending: topomem_shootdown::Batch,
+    records: topomem_shootdown::Batch<'s, P>,
     /// All changes; what the last one made stale.
     changed: Changed,
 }
 
 impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     pub(super) fn new(core: &'s SpaceCore<P>, pin: &'p CpuPin) -> Batch<'s, 'p, P> {
-        Batch { core, pin, pending: topomem_shootdown::Batch::new(), changed: Changed::NOTHING }
+        let records = core.service.shootdown().batch(core.domain());
+        Batch { core, pin, records, changed: Changed::NOTHING }
     }
 
     /// As [`AddressSpace::unmap`](super::AddressSpace::unmap).
@@ -37,9 +39,8 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// [`UnmapError`]; the batch is as before.
     #[inline]
     pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
-        self.core.clear(self.pin, range, &mut self.changed)?;
-        self.note();
-        Ok(())
+        let records = &mut self.records;
+        self.core.clear(self.pin, range, &mut self.changed, |changed| record(records, range, changed))
     }
 
     /// As [`AddressSpace::protect`](super::AddressSpace::protect).
@@ -49,9 +50,9 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// [`ProtectError`]; the batch is as before.
     #[inline]
     pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
-        self.core.reprotect(self.pin, range, protection, &mut self.changed)?;
-        self.note();
-        Ok(())
+        let records = &mut self.records;
+        let record = |changed: &mut Changed| record(records, range, changed);
+        self.core.reprotect(self.pin, range, protection, &mut self.changed, record)
     }
 
     /// As [`AddressSpace::remap`](super::AddressSpace::remap). Pages of the new place must not be
@@ -61,41 +62,19 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     ///
     /// [`RemapError`]; the batch is as before.
     pub fn remap(&mut self, from: PageRange, to: VirtAddr) -> Result<(), RemapError> {
-        let target = PageRange::new(to, from.pages(), from.size()).map_err(RemapError::Target)?;
-        let old = self.core.check(from).ok_or(RemapError::OutsideSpace(from))?;
-        let new = self.core.check(target).ok_or(RemapError::OutsideSpace(target))?;
-        if old.first <= new.last && new.first <= old.last {
-            return Err(RemapError::Overlap { from, to });
-        }
-        let frames = self.core.service.frames();
-        let mut reserve = Reserve::new(frames, self.pin);
-        let changed = self.core.table.relocate(frames, &mut reserve, old, new);
-        let changed = changed.map_err(|error| match error {
-            RelocateError::Occupied { page } => RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)),
-            RelocateError::WouldSplit(level) => RemapError::WouldSplit { to, size: size_of_level(level) },
-            RelocateError::Tables(error) => RemapError::OutOfFrames(error),
+        let records = &mut self.records;
+        let moved = self.core.relocate(self.pin, from, to, |mut changed, new| {
+            if let Some(invalidation) = replaced_tables(&changed, new) {
+                // Page walkers may still find an empty table at the new place.
+                records.record(invalidation);
+            }
+            record(records, from, &mut changed);
+            changed
         })?;
-        if !changed.retired.tables.is_empty() {
-            // Page walkers may still find an empty table at the new place.
-            let invalidation = Invalidation::pages(range_of(new, Level::PAGE));
-            self.pending.add(invalidation.with_tables_freed());
-        }
-        let Changed { stale, smallest, pages, retired } = changed;
-        (self.changed.stale, self.changed.smallest) = (stale, smallest);
+        let Changed { pages, retired, .. } = moved;
         self.changed.pages += pages;
-        self.changed.retired.append(frames, retired);
-        self.note();
+        self.changed.retired.append(self.core.service.frames(), retired);
         Ok(())
-    }
-
-    /// Adds what the last change made stale to what TLBs are told.
-    #[inline]
-    fn note(&mut self) {
-        if let Some(invalidation) = invalidation_of(&self.changed) {
-            self.pending.add(invalidation);
-        }
-        self.changed.stale = None;
-        self.changed.smallest = Changed::NOTHING.smallest;
     }
 
     /// Tells the TLBs: this CPU's at once, the others' by one round of interrupts.
@@ -104,20 +83,29 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     }
 
     fn take(&mut self) -> Unmapping<'s, P> {
-        let ticket = if self.pending.is_empty() {
-            None
-        } else {
-            let shootdown = self.core.service.shootdown();
-            Some(shootdown.invalidate_batch(self.pin, self.core.domain(), &self.pending))
-        };
-        self.pending.clear();
+        let ticket = if self.records.is_empty() { None } else { Some(self.records.issue(self.pin)) };
         Unmapping::of(self.core, ticket, core::mem::replace(&mut self.changed, Changed::NOTHING))
     }
 }
 
+/// Records what the last change, of pages of `range`, has made stale.
+#[inline]
+fn record<P: Machine>(
+    records: &mut topomem_shootdown::Batch<'_, P>,
+    range: PageRange,
+    changed: &mut Changed,
+) {
+    match invalidation_of(changed) {
+        Some(invalidation) => records.record(invalidation),
+        None => records.wait_for_pending(range),
+    }
+    changed.stale = None;
+    changed.smallest = Changed::NOTHING.smallest;
+}
+
 impl<P: Machine> Drop for Batch<'_, '_, P> {
     fn drop(&mut self) {
-        if !self.pending.is_empty() {
+        if !self.records.is_empty() {
             self.take().detach();
         }
     }
@@ -127,7 +115,7 @@ impl<P: Machine> fmt::Debug for Batch<'_, '_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("pages", &self.changed.pages)
-            .field("pending", &self.pending)
+            .field("records", &self.records)
             .finish_non_exhaustive()
     }
 }

@@ -7,13 +7,15 @@ use core::ptr;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, Order};
-use topomem_shootdown::{Domain, Invalidation, PageRange};
+use topomem_shootdown::{ChangeRecord, Domain, Invalidation, PageRange, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
-use super::error::{ProtectError, UnmapError};
-use super::layout::{SpaceKind, pages_of, range_of};
+use super::error::{ProtectError, RemapError, UnmapError};
+use super::layout::{SpaceKind, pages_of, range_of, size_of_level};
 use crate::Machine;
-use crate::page_table::{Changed, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, Reserve};
+use crate::page_table::{
+    Changed, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, RelocateError, Reserve,
+};
 use crate::retire::{Callbacks, Parked, RetireList, Retired};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
@@ -113,54 +115,104 @@ impl<P: Machine> SpaceCore<P> {
         (self.bounds.first <= pages.first && pages.last <= self.bounds.last).then_some(pages)
     }
 
-    /// Clears `range`, and adds to `changed` what that was.
+    /// Records in the domain's log what `changed` has made stale; `None` if nothing was. For a cursor's
+    /// `record`, which is called with the changed entries still locked.
     #[inline]
-    pub fn clear(&self, pin: &CpuPin, range: PageRange, changed: &mut Changed) -> Result<(), UnmapError> {
+    pub fn record(&self, changed: &Changed) -> Option<ChangeRecord<'_>> {
+        let invalidation = invalidation_of(changed)?;
+        Some(self.service.shootdown().record(self.domain(), invalidation))
+    }
+
+    /// Clears `range`, adds to `changed` what that was, and has it recorded by `record` with the
+    /// entries still locked.
+    #[inline]
+    pub fn clear<T>(
+        &self,
+        pin: &CpuPin,
+        range: PageRange,
+        changed: &mut Changed,
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, UnmapError> {
         let pages = self.check(range).ok_or(UnmapError::OutsideSpace(range))?;
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         let before = changed.pages;
-        self.table.clear(frames, &mut reserve, pages, changed).map_err(UnmapError::OutOfFrames)?;
+        let cleared = self.table.clear(frames, &mut reserve, pages, changed, record);
+        let recorded = cleared.map_err(UnmapError::OutOfFrames)?;
         self.count_unmapped(changed.pages - before);
-        Ok(())
+        Ok(recorded)
     }
 
-    /// Gives `range` another protection, and adds to `changed` what that was.
+    /// Gives `range` another protection, adds to `changed` what that was, and has it recorded as
+    /// [`SpaceCore::clear`] does.
     #[inline]
-    pub fn reprotect(
+    pub fn reprotect<T>(
         &self,
         pin: &CpuPin,
         range: PageRange,
         protection: Protection,
         changed: &mut Changed,
-    ) -> Result<(), ProtectError> {
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, ProtectError> {
         let pages = self.check(range).ok_or(ProtectError::OutsideSpace(range))?;
         if !self.kind.permits(protection) {
             return Err(ProtectError::WrongPrivilege);
         }
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
-        let changed = self.table.reprotect(frames, &mut reserve, pages, protection, changed);
+        let changed = self.table.reprotect(frames, &mut reserve, pages, protection, changed, record);
         changed.map_err(ProtectError::OutOfFrames)
     }
 
-    /// Clears the one page `page` of `level`, and adds to `changed` what that was.
-    pub fn clear_page(&self, page: Pages, level: Level, changed: &mut Changed) -> Result<Leaf, Mismatch> {
-        let leaf = self.table.clear_page(self.service.frames(), page, level, changed)?;
-        self.count_unmapped(page.count());
-        Ok(leaf)
+    /// Moves what is mapped in `from` to the pages from `to` on, and has it recorded by `record`, which
+    /// also gets the pages of the new place, with the entries of both places still locked.
+    pub fn relocate<T>(
+        &self,
+        pin: &CpuPin,
+        from: PageRange,
+        to: VirtAddr,
+        record: impl FnOnce(Changed, Pages) -> T,
+    ) -> Result<T, RemapError> {
+        let target = PageRange::new(to, from.pages(), from.size()).map_err(RemapError::Target)?;
+        let old = self.check(from).ok_or(RemapError::OutsideSpace(from))?;
+        let new = self.check(target).ok_or(RemapError::OutsideSpace(target))?;
+        if old.first <= new.last && new.first <= old.last {
+            return Err(RemapError::Overlap { from, to });
+        }
+        let frames = self.service.frames();
+        let mut reserve = Reserve::new(frames, pin);
+        let moved = self.table.relocate(frames, &mut reserve, old, new, |changed| record(changed, new));
+        moved.map_err(|error| match error {
+            RelocateError::Occupied { page } => RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)),
+            RelocateError::WouldSplit(level) => RemapError::WouldSplit { to, size: size_of_level(level) },
+            RelocateError::Tables(error) => RemapError::OutOfFrames(error),
+        })
     }
 
-    /// Gives the one page `page` of `level` another protection, and adds to `changed` what that
-    /// was.
+    /// Clears the one page `page` of `level`, adds to `changed` what that was, and records it.
+    pub fn clear_page(
+        &self,
+        page: Pages,
+        level: Level,
+        changed: &mut Changed,
+    ) -> Result<(Leaf, Option<ChangeRecord<'_>>), Mismatch> {
+        let record = |changed: &mut Changed| self.record(changed);
+        let cleared = self.table.clear_page(self.service.frames(), page, level, changed, record)?;
+        self.count_unmapped(page.count());
+        Ok(cleared)
+    }
+
+    /// Gives the one page `page` of `level` another protection, adds to `changed` what that was, and
+    /// records it.
     pub fn reprotect_page(
         &self,
         page: Pages,
         level: Level,
         protection: Protection,
         changed: &mut Changed,
-    ) -> Result<Leaf, Mismatch> {
-        self.table.reprotect_page(self.service.frames(), page, level, protection, changed)
+    ) -> Result<(Leaf, Option<ChangeRecord<'_>>), Mismatch> {
+        let record = |changed: &mut Changed| self.record(changed);
+        self.table.reprotect_page(self.service.frames(), page, level, protection, changed, record)
     }
 
     // Relaxed: a count, read for statistics.

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use topomem_percpu::CpuPin;
-use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+use topomem_shootdown::{ChangeRecord, PageRange, PageSize, VirtAddr};
 use x86_64::structures::paging::mapper::{
     FlagUpdateError, MapToError, Mapper, MapperFlush, MapperFlushAll, Translate, TranslateError,
     TranslateResult, UnmapError,
@@ -152,9 +152,9 @@ impl<P: Machine> SpaceMapper<'_, '_, P> {
         protection_of(flags, size_of::<S>(), self.space.kind())
     }
 
-    /// Tells all CPUs, and waits for them.
-    fn settle(&self, changed: Changed) {
-        Unmapping::announce(self.space.core, self.pin, changed).wait(self.pin);
+    /// Tells all CPUs of a change of the page `page`, and waits for them.
+    fn complete(&self, page: PageRange, changed: Changed, record: Option<ChangeRecord<'_>>) {
+        Unmapping::announce(self.space.core, self.pin, page, changed, record).wait(self.pin);
     }
 
     fn refused_update(&mut self, refusal: Refusal) -> FlagUpdateError {
@@ -203,12 +203,12 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
         let core = self.space.core;
         let pages = core.check(range_of(page)).ok_or(UnmapError::PageNotMapped)?;
         let mut changed = Changed::NOTHING;
-        let leaf = core.clear_page(pages, level_of(size_of::<S>()), &mut changed);
-        let leaf = leaf.map_err(|mismatch| match mismatch {
+        let cleared = core.clear_page(pages, level_of(size_of::<S>()), &mut changed);
+        let (leaf, record) = cleared.map_err(|mismatch| match mismatch {
             Mismatch::Empty => UnmapError::PageNotMapped,
             Mismatch::OtherSize => UnmapError::ParentEntryHugePage,
         })?;
-        self.settle(changed);
+        self.complete(range_of(page), changed, record);
         Ok((PhysFrame::containing_address(leaf.frame.start_address()), MapperFlush::new(page)))
     }
 
@@ -227,11 +227,11 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
         }
         let mut changed = Changed::NOTHING;
         let updated = core.reprotect_page(pages, level_of(size_of::<S>()), protection, &mut changed);
-        updated.map_err(|mismatch| match mismatch {
+        let (_, record) = updated.map_err(|mismatch| match mismatch {
             Mismatch::Empty => FlagUpdateError::PageNotMapped,
             Mismatch::OtherSize => FlagUpdateError::ParentEntryHugePage,
         })?;
-        self.settle(changed);
+        self.complete(range_of(page), changed, record);
         Ok(MapperFlush::new(page))
     }
 

@@ -56,6 +56,24 @@ pub struct Translation {
 /// whose range, or page, reaches across 1 GiB waits for all others below the table that covers it.
 /// They must not be called from interrupt handlers that may interrupt one of them.
 ///
+/// # Completion
+///
+/// When the ticket of a change completes, no CPU can use any translation of the change's pages, nor of
+/// the frames that it frees at any address that they were ever mapped at, that a change made before it
+/// removed or narrowed. It does not matter which CPU made that change, nor whether other CPUs have been
+/// told of it: the changes of an open [`Batch`] count. So a change that finds nothing to change may have
+/// to wait, for the change that another CPU has just made.
+///
+/// # Mapping again
+///
+/// Mapping pages removes no translation, so it has no ticket and waits for no CPU. If an earlier unmapping
+/// of the same pages is not complete, other CPUs may use the old translation, whose frame is still
+/// allocated, in place of the new one. If that unmapping took out page tables, they may also find nothing
+/// mapped. Both end when the unmapping completes. The CPU that has issued the unmapping uses the new
+/// mapping at once. Hence pages are mapped again after the unmapping has been waited for, or the new
+/// mapping is relied on after [`AddressSpace::pending`] of its pages has. Pages that were unmapped in a
+/// batch that is still open are stale on the CPU of the batch, too.
+///
 /// A drop only marks a user space, in any context; it is freed once no CPU has it active, by the
 /// service task ([`MemoryService::tend`](crate::MemoryService::tend)) or when memory is short. The kernel's space lives for
 /// good.
@@ -176,21 +194,26 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core;
         let frames = core.service.frames();
         let mut reserve = Reserve::new(frames, pin);
-        let mut filled = core.table.fill(frames, &mut reserve, pages, backing);
+        let shootdown = core.service.shootdown();
+        // Page walkers may still find an empty table instead of the leaf in its place, and fault.
+        let invalidation = Invalidation::pages(range_of(pages, Level::PAGE)).with_tables_freed();
+        let record = |replaced: Chain| {
+            let record = (!replaced.is_empty()).then(|| shootdown.record(core.domain(), invalidation));
+            (record, replaced)
+        };
+        let mut filled = core.table.fill(frames, &mut reserve, pages, backing, record);
         if matches!(filled, Err(FillError::Tables(_))) && core.service.relieve(pin) {
-            filled = core.table.fill(frames, &mut reserve, pages, backing);
+            filled = core.table.fill(frames, &mut reserve, pages, backing, record);
         }
-        let replaced = filled.map_err(|error| match error {
+        let (record, replaced) = filled.map_err(|error| match error {
             FillError::Tables(error) => MapError::OutOfFrames(error),
             FillError::Occupied { page, leaf } => {
                 MapError::AlreadyMapped { page: VirtAddr::new_truncate(page << 12), frame: leaf.frame }
             }
         })?;
         core.count_mapped(pages.count());
-        if !replaced.is_empty() {
-            // Page walkers may still find the empty table instead of the new leaf, and fault.
-            let invalidation = Invalidation::pages(range_of(pages, Level::PAGE)).with_tables_freed();
-            let ticket = core.service.shootdown().invalidate(pin, core.domain(), invalidation);
+        if let Some(record) = record {
+            let ticket = shootdown.announce(pin, record);
             let changed = Changed { retired: Retired::tables(replaced), ..Changed::NOTHING };
             Unmapping::of(core, Some(ticket), changed).wait(pin);
         }
@@ -208,8 +231,8 @@ impl<P: Machine> AddressSpace<P> {
     #[inline(always)]
     pub fn unmap(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
         let mut changed = Changed::NOTHING;
-        self.core.clear(pin, range, &mut changed)?;
-        Ok(Unmapping::announce(self.core, pin, changed))
+        let record = self.core.clear(pin, range, &mut changed, |changed| self.core.record(changed))?;
+        Ok(Unmapping::announce(self.core, pin, range, changed, record))
     }
 
     /// Gives what is mapped in `range` another protection. A large page at an end is split.
@@ -226,8 +249,9 @@ impl<P: Machine> AddressSpace<P> {
         protection: Protection,
     ) -> Result<Unmapping<'_, P>, ProtectError> {
         let mut changed = Changed::NOTHING;
-        self.core.reprotect(pin, range, protection, &mut changed)?;
-        Ok(Unmapping::announce(self.core, pin, changed))
+        let record = |changed: &mut Changed| self.core.record(changed);
+        let record = self.core.reprotect(pin, range, protection, &mut changed, record)?;
+        Ok(Unmapping::announce(self.core, pin, range, changed, record))
     }
 
     /// Moves what is mapped in `from` to `to`, where nothing is mapped: the same frames with the
@@ -239,9 +263,36 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// [`RemapError`]; no translation has changed.
     pub fn remap(&self, pin: &CpuPin, from: PageRange, to: VirtAddr) -> Result<Unmapping<'_, P>, RemapError> {
-        let mut batch = self.batch(pin);
-        batch.remap(from, to)?;
-        Ok(batch.issue())
+        let core = self.core;
+        let shootdown = core.service.shootdown();
+        let (replaced, record, changed) = core.relocate(pin, from, to, |changed, new| {
+            let replaced = replaced_tables(&changed, new);
+            let replaced = replaced.map(|invalidation| shootdown.record(core.domain(), invalidation));
+            (replaced, core.record(&changed), changed)
+        })?;
+        if let Some(record) = replaced {
+            // The other ticket is newer, and so waits for this one, too.
+            let _ = shootdown.announce(pin, record).detach();
+        }
+        Ok(Unmapping::announce(core, pin, from, changed, record))
+    }
+
+    /// Returns a ticket for every change of a page of `range` that was made before, by whichever CPU,
+    /// announced or in an open [`Batch`]: when the ticket completes, no CPU uses a translation that
+    /// such a change removed or narrowed.
+    ///
+    /// A caller that maps pages again whose unmapping it has not waited for waits for this ticket
+    /// before it relies on the new mapping: see [*Mapping again*](AddressSpace#mapping-again).
+    ///
+    /// Costs a full barrier and two loads for each CPU that has the space active if nothing is
+    /// pending.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError::OutsideSpace`].
+    pub fn pending(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
+        self.core.check(range).ok_or(UnmapError::OutsideSpace(range))?;
+        Ok(Unmapping::announce(self.core, pin, range, Changed::NOTHING, None))
     }
 
     /// Collects changes that TLBs hear of together.
@@ -352,6 +403,13 @@ fn aligned(frame: PhysFrame, size: PageSize) -> Result<(), MapError> {
     } else {
         Err(MapError::MisalignedFrame { frame, size })
     }
+}
+
+/// Returns what page walkers have to forget if leaves took the place of empty tables at `new`, the place
+/// that pages were moved to.
+fn replaced_tables(moved: &Changed, new: Pages) -> Option<Invalidation> {
+    let replaced = !moved.retired.tables.is_empty();
+    replaced.then(|| Invalidation::pages(range_of(new, Level::PAGE)).with_tables_freed())
 }
 
 /// Frames allocated for a mapping; what the mapping did not take goes back.

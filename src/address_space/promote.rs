@@ -19,9 +19,7 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// Costs a look at each of the smaller pages (two for those that are replaced), with their
     /// directory entries, or for pages of 1 GiB the table of those, locked; and one invalidation
-    /// for all, that of a range of 4 KiB pages. It is issued with the locks held, so that nobody
-    /// changes a large page before TLBs are told of it; hence a [`Batch`](super::Batch) cannot have it.
-    /// The tables that are left over go with the ticket.
+    /// for all, that of a range of 4 KiB pages. The tables that are left over go with the ticket.
     ///
     /// # Errors
     ///
@@ -33,8 +31,11 @@ impl<P: Machine> AddressSpace<P> {
         if level > <P::Format as Format>::LARGEST_LEAF {
             return Err(PromoteError::Unsupported(range.size()));
         }
-        let announce = |changed| Unmapping::announce(core, pin, changed);
-        core.table.promote(core.service.frames(), pages, level, announce).map_err(|unfit| {
+        let record = |changed| (core.record(&changed), changed);
+        let promoted = core.table.promote(core.service.frames(), pages, level, record);
+        let promoted =
+            promoted.map(|(record, changed)| Unmapping::announce(core, pin, range, changed, record));
+        promoted.map_err(|unfit| {
             let address = |page| VirtAddr::new_truncate(page << 12);
             match unfit {
                 Unfit::Vacant { page } => PromoteError::NotMapped(address(page)),

@@ -6,9 +6,9 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 
 use topomem_percpu::CpuPin;
-use topomem_shootdown::{Completion, Request, Ticket};
+use topomem_shootdown::{ChangeRecord, Completion, PageRange, Request, Ticket};
 
-use super::core::{SpaceCore, invalidation_of};
+use super::core::SpaceCore;
 use crate::Machine;
 use crate::page_table::Changed;
 use crate::retire::{Callback, Callbacks, Parked, Retired};
@@ -117,12 +117,22 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         Unmapping { parts: Parts { core, retired, pages, wait: ticket } }
     }
 
-    /// Tells TLBs of `changed`: this CPU's at once, the others' by interrupts.
+    /// Tells TLBs of `changed`, a change in `range` that was recorded: this CPU's at once, the others'
+    /// by interrupts. If there was nothing to change, the ticket is for what is pending in `range`.
     #[inline]
-    pub(super) fn announce(core: &'s SpaceCore<P>, pin: &CpuPin, changed: Changed) -> Unmapping<'s, P> {
-        let ticket = invalidation_of(&changed)
-            .map(|invalidation| core.service.shootdown().invalidate(pin, core.domain(), invalidation));
-        Unmapping::of(core, ticket, changed)
+    pub(super) fn announce(
+        core: &'s SpaceCore<P>,
+        pin: &CpuPin,
+        range: PageRange,
+        changed: Changed,
+        record: Option<ChangeRecord<'s>>,
+    ) -> Unmapping<'s, P> {
+        let shootdown = core.service.shootdown();
+        let ticket = match record {
+            Some(record) => shootdown.announce(pin, record),
+            None => shootdown.pending_in(pin, core.domain(), range),
+        };
+        Unmapping::of(core, Some(ticket), changed)
     }
 
     /// How many 4 KiB pages the change affected.

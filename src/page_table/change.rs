@@ -180,45 +180,51 @@ pub(super) fn cuts_needed<F: Format, M: TableMemory>(
 
 impl<F: Format> PageTable<F> {
     /// Unmaps what is mapped in `pages`, and unlinks the tables below the locked one that this
-    /// leaves empty, and adds to `changed` what that was; or changes nothing.
-    pub(crate) fn clear<M: TableMemory>(
+    /// leaves empty, and adds to `changed` what that was; or changes nothing. Calls `record` with
+    /// `changed` before another cursor can change the same entries.
+    #[inline]
+    pub(crate) fn clear<M: TableMemory, T>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         changed: &mut Changed,
-    ) -> Result<(), M::Error> {
-        self.change(memory, reserve, pages, Clear, changed)
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, M::Error> {
+        self.change(memory, reserve, pages, Clear, changed, record)
     }
 
     /// Gives what is mapped in `pages` another protection, and adds to `changed` what that was;
-    /// or changes nothing.
-    pub(crate) fn reprotect<M: TableMemory>(
+    /// or changes nothing. Calls `record` as [`PageTable::clear`] does.
+    #[inline]
+    pub(crate) fn reprotect<M: TableMemory, T>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         protection: Protection,
         changed: &mut Changed,
-    ) -> Result<(), M::Error> {
-        self.change(memory, reserve, pages, Protect(protection), changed)
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, M::Error> {
+        self.change(memory, reserve, pages, Protect(protection), changed, record)
     }
 
-    fn change<M: TableMemory, E: Edit>(
+    fn change<M: TableMemory, E: Edit, T>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         edit: E,
         changed: &mut Changed,
-    ) -> Result<(), M::Error> {
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, M::Error> {
         loop {
             let cursor = Cursor::<F, M>::lock(self, memory, pages);
             let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
             // The usual case: nothing to cut, nothing to unlink.
             if cursor.level == Level::PAGE {
                 changer.apply_to_leaves::<F>(cursor.table(), pages);
-                return Ok(());
+                return Ok(record(changed));
             }
             let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
             if needed > changer.reserve.len() {
@@ -227,7 +233,7 @@ impl<F: Format> PageTable<F> {
                 continue;
             }
             changer.apply::<F>(cursor.table(), cursor.level, pages);
-            return Ok(());
+            return Ok(record(changed));
         }
     }
 }

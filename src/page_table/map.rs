@@ -128,15 +128,17 @@ pub(super) fn plan<F: Format, M: TableMemory>(
 }
 
 impl<F: Format> PageTable<F> {
-    /// Maps `pages`, or changes nothing; tables that leaves took the place of come back, for
-    /// the caller to retire before it relies on the mapping.
-    pub(crate) fn fill<M: TableMemory>(
+    /// Maps `pages`, or changes nothing. Calls `record` with the tables that leaves took the place
+    /// of, for the caller to retire before it relies on the mapping, and before another cursor can
+    /// change the pages.
+    pub(crate) fn fill<M: TableMemory, T>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         backing: &mut impl Backing<F>,
-    ) -> Result<Chain, FillError<M::Error>> {
+        record: impl FnOnce(Chain) -> T,
+    ) -> Result<T, FillError<M::Error>> {
         loop {
             // Allocation happens with nothing locked: the allocator may wait, or be slow.
             let cursor = match self.lock_to_fill(memory, reserve, pages, backing) {
@@ -155,7 +157,7 @@ impl<F: Format> PageTable<F> {
             }
             let mut filler = Filler { memory, reserve, backing, replaced: Chain::EMPTY };
             filler.fill::<F>(cursor.table(), cursor.level, pages);
-            return Ok(filler.replaced);
+            return Ok(record(filler.replaced));
         }
     }
 

@@ -194,20 +194,20 @@ impl<M: TableMemory> Promoter<'_, M> {
 
 impl<F: Format> PageTable<F> {
     /// Puts leaves of `level` in the place of the smaller ones in `pages`, which are whole pages of
-    /// that size, and calls `announce` with what that made stale before anybody can change them; or
+    /// that size, and calls `record` with what that made stale before another cursor can change them; or
     /// changes nothing.
     pub(crate) fn promote<M: TableMemory, T>(
         &self,
         memory: &M,
         pages: Pages,
         level: Level,
-        announce: impl FnOnce(Changed) -> T,
+        record: impl FnOnce(Changed) -> T,
     ) -> Result<T, Unfit> {
         let cursor = Cursor::<F, M>::lock_entry(self, memory, pages, level);
         let mut promoter = Promoter { memory, level, changed: Changed::NOTHING };
         for pass in [Pass::Check, Pass::Change] {
             promoter.apply::<F>(pass, cursor.table(), cursor.level, pages)?;
         }
-        Ok(announce(promoter.changed))
+        Ok(record(promoter.changed))
     }
 }

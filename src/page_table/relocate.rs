@@ -82,14 +82,16 @@ fn largest_leaf<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Lev
 
 impl<F: Format> PageTable<F> {
     /// Moves what is mapped in `from` to the pages from `to` on, which do not overlap it; or
-    /// changes no translation.
-    pub(crate) fn relocate<M: TableMemory>(
+    /// changes no translation. Calls `record` with what that made stale before another cursor can
+    /// change the old or the new place.
+    pub(crate) fn relocate<M: TableMemory, T>(
         &self,
         memory: &M,
         reserve: &mut Reserve<'_, M>,
         from: Pages,
         to: Pages,
-    ) -> Result<Changed, RelocateError<M::Error>> {
+        record: impl FnOnce(Changed) -> T,
+    ) -> Result<T, RelocateError<M::Error>> {
         let hull = Pages { first: from.first.min(to.first), last: from.last.max(to.last) };
         loop {
             let cursor = Cursor::<F, M>::lock(self, memory, hull);
@@ -115,7 +117,7 @@ impl<F: Format> PageTable<F> {
             }
             let mut filler = Filler { memory, reserve, backing: &mut moved, replaced: Chain::EMPTY };
             filler.fill::<F>(table, level, to);
-            return Ok(Changed::moved(from, filler.replaced));
+            return Ok(record(Changed::moved(from, filler.replaced)));
         }
     }
 }

@@ -20,38 +20,42 @@ pub(crate) enum Mismatch {
 
 impl<F: Format> PageTable<F> {
     /// Unmaps the page of `level` that is `page`, adds to `changed` what that was, and says what
-    /// it was: of several that unmap it at once, one does. Tables stay.
-    pub(crate) fn clear_page<M: TableMemory>(
+    /// it was: of several that unmap it at once, one does. Tables stay. Calls `record` as
+    /// [`PageTable::clear`] does.
+    pub(crate) fn clear_page<M: TableMemory, T>(
         &self,
         memory: &M,
         page: Pages,
         level: Level,
         changed: &mut Changed,
-    ) -> Result<Leaf, Mismatch> {
-        self.change_page(memory, page, level, Clear, changed)
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<(Leaf, T), Mismatch> {
+        self.change_page(memory, page, level, Clear, changed, record)
     }
 
     /// Gives the page of `level` that is `page` another protection, adds to `changed` what that
     /// was, and says what it was.
-    pub(crate) fn reprotect_page<M: TableMemory>(
+    pub(crate) fn reprotect_page<M: TableMemory, T>(
         &self,
         memory: &M,
         page: Pages,
         level: Level,
         protection: Protection,
         changed: &mut Changed,
-    ) -> Result<Leaf, Mismatch> {
-        self.change_page(memory, page, level, Protect(protection), changed)
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<(Leaf, T), Mismatch> {
+        self.change_page(memory, page, level, Protect(protection), changed, record)
     }
 
-    fn change_page<M: TableMemory, E: Edit>(
+    fn change_page<M: TableMemory, E: Edit, T>(
         &self,
         memory: &M,
         page: Pages,
         level: Level,
         edit: E,
         changed: &mut Changed,
-    ) -> Result<Leaf, Mismatch> {
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<(Leaf, T), Mismatch> {
         loop {
             let cursor = Cursor::<F, M>::lock_entry(self, memory, page, level);
             let entry = cursor.table().entry(cursor.level.index(page.first));
@@ -60,7 +64,7 @@ impl<F: Format> PageTable<F> {
                     if edit.edit::<F, M>(memory, &mut changed.retired, entry, level) {
                         changed.note_leaves(page, level, page.count());
                     }
-                    return Ok(leaf);
+                    return Ok((leaf, record(changed)));
                 }
                 Entry::Empty => return Err(Mismatch::Empty),
                 Entry::Leaf(_) => return Err(Mismatch::OtherSize),

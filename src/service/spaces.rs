@@ -82,7 +82,7 @@ impl<P: Machine> MemoryService<P> {
         let frames = &self.frames;
         let mut reserve = Reserve::new(frames, pin);
         let mut changed = Changed::NOTHING;
-        if core.table.clear(frames, &mut reserve, lower_half::<P::Format>(), &mut changed).is_err() {
+        if core.table.clear(frames, &mut reserve, lower_half::<P::Format>(), &mut changed, |_| ()).is_err() {
             return false;
         }
         drop(reserve);

@@ -70,7 +70,10 @@ impl Space {
             Contiguous { first_page: first, frame: frame(BASE + first), largest, attributes: ATTRIBUTES };
         let pin = pin(cpu);
         let mut reserve = Reserve::new(&self.memory, &pin);
-        match self.table.fill(&self.memory, &mut reserve, Pages { first, last }, &mut backing) {
+        match self
+            .table
+            .fill(&self.memory, &mut reserve, Pages { first, last }, &mut backing, |replaced| replaced)
+        {
             Ok(replaced) => {
                 self.memory.free_chain(&pin, replaced);
                 true
@@ -85,7 +88,7 @@ impl Space {
         let pin = pin(cpu);
         let mut changed = Changed::NOTHING;
         let mut reserve = Reserve::new(&self.memory, &pin);
-        self.table.clear(&self.memory, &mut reserve, Pages { first, last }, &mut changed).unwrap();
+        self.table.clear(&self.memory, &mut reserve, Pages { first, last }, &mut changed, |_| ()).unwrap();
         (changed.pages, changed.retired.tables)
     }
 

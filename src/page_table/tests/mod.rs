@@ -50,7 +50,7 @@ fn map(
 
 fn clear(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages) -> Result<Changed, arena::Empty> {
     let mut changed = Changed::NOTHING;
-    table.clear(arena, &mut Reserve::new(arena, pin), pages, &mut changed)?;
+    table.clear(arena, &mut Reserve::new(arena, pin), pages, &mut changed, |_| ())?;
     Ok(changed)
 }
 
@@ -62,7 +62,7 @@ fn reprotect(
     protection: Protection,
 ) -> Result<Changed, arena::Empty> {
     let mut changed = Changed::NOTHING;
-    table.reprotect(arena, reserve, pages, protection, &mut changed)?;
+    table.reprotect(arena, reserve, pages, protection, &mut changed, |_| ())?;
     Ok(changed)
 }
 
