@@ -109,7 +109,7 @@ fn overlapping_changes_lose_and_double_nothing() {
                     let mut backing =
                         Chained { memory: arena, level: Level::PAGE, frames: &mut chain, attributes: OWNED };
                     let mut reserve = Reserve::new(arena, &pin);
-                    let filled = table.fill(arena, &mut reserve, range, &mut backing);
+                    let filled = table.fill(arena, &mut reserve, range, &mut backing, |replaced| replaced);
                     assert!(filled.is_err() || chain.is_empty());
                     arena.free_chain(&pin, chain);
                     drop(reserve);

@@ -43,7 +43,7 @@ fn map(
 ) -> Result<(), FillError<arena::Empty>> {
     let mut backing = Contiguous { first_page: pages.first, frame, largest, attributes: BORROWED };
     let mut reserve = Reserve::new(arena, pin);
-    let replaced = table.fill(arena, &mut reserve, pages, &mut backing)?;
+    let replaced = table.fill(arena, &mut reserve, pages, &mut backing, |replaced| replaced)?;
     arena.free_chain(pin, replaced);
     Ok(())
 }
@@ -69,7 +69,7 @@ fn reprotect(
 /// Maps `pages`, 4 KiB each, to frames of the arena from `frame` on, which were allocated so.
 fn own_run(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages, frame: PhysFrame) {
     let mut backing = Contiguous { first_page: pages.first, frame, largest: Level::PAGE, attributes: OWNED };
-    let replaced = table.fill(arena, &mut Reserve::new(arena, pin), pages, &mut backing).unwrap();
+    let replaced = table.fill(arena, &mut Reserve::new(arena, pin), pages, &mut backing, |replaced| replaced).unwrap();
     arena.free_chain(pin, replaced);
 }
 

@@ -164,7 +164,7 @@ fn own(table: &Table, arena: &Arena, model: &mut Model, pin: &CpuPin, range: Pag
         frames.insert(frame);
     }
     let mut backing = Chained { memory: arena, level: Level::PAGE, frames: &mut chain, attributes: OWNED };
-    let filled = table.fill(arena, &mut Reserve::new(arena, pin), range, &mut backing);
+    let filled = table.fill(arena, &mut Reserve::new(arena, pin), range, &mut backing, |replaced| replaced);
     let occupied = model.range(range.first..=range.last).next().is_some();
     match filled {
         Ok(replaced) => {
