@@ -69,7 +69,8 @@ fn reprotect(
 /// Maps `pages`, 4 KiB each, to frames of the arena from `frame` on, which were allocated so.
 fn own_run(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages, frame: PhysFrame) {
     let mut backing = Contiguous { first_page: pages.first, frame, largest: Level::PAGE, attributes: OWNED };
-    let replaced = table.fill(arena, &mut Reserve::new(arena, pin), pages, &mut backing, |replaced| replaced).unwrap();
+    let replaced =
+        table.fill(arena, &mut Reserve::new(arena, pin), pages, &mut backing, |replaced| replaced).unwrap();
     arena.free_chain(pin, replaced);
 }
 
