@@ -42,7 +42,7 @@ fn walks_to_the_page() {
 #[test]
 fn a_stale_translation_is_used_until_flushed() {
     let (arena, mut tlb) = tables();
-    assert_eq!(kernel(&arena, &mut tlb, Access::Read), Ok(PAGE + 8));
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(PAGE + 8));
     set_leaf(&arena, OTHER | PRESENT);
     assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(PAGE + 8));
     tlb.flush_page(ADDRESS_4K);
@@ -107,14 +107,127 @@ fn a_denied_access_drops_the_stale_right() {
     assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(PAGE + 8), "spurious faults end by retrying");
 }
 
+/// The level whose entries point to the lowest tables.
+fn directory() -> Level {
+    let level = Level::ROOT.below().and_then(Level::below).unwrap();
+    assert_eq!(level.below(), Some(Level::LAST));
+    level
+}
+
+fn entry(arena: &Arena, table: u64, level: Level) -> u64 {
+    arena.load(PhysAddr::new(table + level.index(ADDRESS_4K) * 8)).unwrap()
+}
+
+fn marks(arena: &Arena) -> u64 {
+    entry(arena, 0x4000, Level::LAST) & (ACCESSED | DIRTY)
+}
+
+#[test]
+fn a_walk_marks_what_it_uses() {
+    let (arena, mut tlb) = tables();
+    assert!(kernel(&arena, &mut tlb, Access::Read).is_ok());
+    let (mut table, mut level) = (ROOT, Level::ROOT);
+    while let Some(below) = level.below() {
+        assert_eq!(entry(&arena, table, level) & (ACCESSED | DIRTY), ACCESSED, "level {}", level.get());
+        (table, level) = (table + 0x1000, below);
+    }
+    assert_eq!(marks(&arena), ACCESSED);
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(PAGE + 8));
+    assert_eq!(marks(&arena), ACCESSED | DIRTY, "by the first write");
+    set_leaf(&arena, PAGE | PRESENT | WRITABLE);
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(PAGE + 8));
+    assert_eq!(marks(&arena), 0, "it was cached as dirty");
+    tlb.flush_page(ADDRESS_4K);
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(PAGE + 8));
+    assert_eq!(marks(&arena), ACCESSED | DIRTY);
+}
+
+#[test]
+fn a_page_that_was_dirty_is_cached_so() {
+    let (arena, mut tlb) = tables();
+    set_leaf(&arena, PAGE | PRESENT | WRITABLE | DIRTY);
+    assert!(kernel(&arena, &mut tlb, Access::Read).is_ok());
+    set_leaf(&arena, 0);
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(PAGE + 8));
+    assert_eq!(entry(&arena, 0x4000, Level::LAST), 0);
+}
+
+#[test]
+fn the_first_write_looks_at_the_entry_again() {
+    let (arena, mut tlb) = tables();
+    assert!(kernel(&arena, &mut tlb, Access::Read).is_ok());
+    set_leaf(&arena, OTHER | PRESENT | WRITABLE);
+    assert_eq!(kernel(&arena, &mut tlb, Access::Read), Ok(PAGE + 8));
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(OTHER + 8));
+    assert_eq!(marks(&arena), ACCESSED | DIRTY);
+    tlb.flush_page(ADDRESS_4K);
+    assert!(kernel(&arena, &mut tlb, Access::Read).is_ok());
+    set_leaf(&arena, 0);
+    let fault = Fault::NotPresent { address: ADDRESS_4K + 8, level: 1 };
+    tlb.flush_page(ADDRESS_4K);
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Err(fault));
+    assert_eq!(entry(&arena, 0x4000, Level::LAST), 0, "nothing is marked that is not present");
+}
+
+#[test]
+fn a_write_by_a_cached_way_marks_an_unlinked_table() {
+    let (arena, mut tlb) = tables();
+    assert!(kernel(&arena, &mut tlb, Access::Read).is_ok());
+    set(&arena, 0x3000, directory(), 0);
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Ok(PAGE + 8));
+    assert_eq!(marks(&arena), ACCESSED | DIRTY);
+}
+
+#[test]
+fn a_denied_access_marks_no_page() {
+    let (arena, mut tlb) = tables();
+    set_leaf(&arena, PAGE | PRESENT);
+    assert_eq!(kernel(&arena, &mut tlb, Access::Write), Err(denied(Access::Write)));
+    assert_eq!(marks(&arena), 0);
+}
+
+/// Software that replaces the entry gets each mark with the old entry, or the walk finds the new one.
+#[test]
+fn no_mark_is_lost_to_an_atomic_change() {
+    const ROUNDS: u64 = if cfg!(miri) { 20 } else { 20_000 };
+    let (arena, _) = tables();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut tlb = Tlb::default();
+            let mut written = [0; 2];
+            for _ in 0..ROUNDS {
+                tlb.flush_all();
+                if let Ok(place) = kernel(&arena, &mut tlb, Access::Write) {
+                    written[usize::from(place == OTHER + 8)] += 1;
+                }
+            }
+            written
+        });
+        let word = arena.word(PhysAddr::new(0x4000 + Level::LAST.index(ADDRESS_4K) * 8)).unwrap();
+        let mut dirty = [0, 0];
+        let mut turn = 0;
+        while !writer.is_finished() {
+            let new = if turn % 2 == 0 { OTHER } else { PAGE };
+            let old = word.swap(new | PRESENT | WRITABLE, Ordering::AcqRel);
+            let from = usize::from(old & ADDRESS == OTHER);
+            assert_eq!(from, turn % 2, "the walk wrote an entry that was replaced");
+            dirty[from] += u64::from(old & DIRTY != 0);
+            turn += 1;
+        }
+        let last = word.load(Ordering::Acquire);
+        dirty[usize::from(last & ADDRESS == OTHER)] += u64::from(last & DIRTY != 0);
+        let written = writer.join().unwrap();
+        for (place, (dirty, written)) in dirty.into_iter().zip(written).enumerate() {
+            assert!(dirty <= written && (written == 0) == (dirty == 0), "{place}: {dirty} of {written}");
+        }
+    });
+}
+
 #[test]
 fn large_pages_translate_their_offset() {
     let (arena, mut tlb) = tables();
     set(&arena, 0x3000, Level::LAST, 0);
-    let directory = Level::LAST;
-    let level = Level::ROOT.below().and_then(Level::below).unwrap();
-    assert_eq!(level.below(), Some(directory));
-    set(&arena, 0x3000, level, 0x20_0000 | PRESENT | LARGE | 1 << 12);
+    set(&arena, 0x3000, directory(), 0x20_0000 | PRESENT | LARGE | 1 << 12);
     assert_eq!(kernel(&arena, &mut tlb, Access::Read), Ok(0x20_0000 + (ADDRESS_4K & 0x1f_ffff) + 8));
 }
 

@@ -65,6 +65,8 @@ pub(super) struct Translation {
     /// 1, 2 or 3: a page of 4 KiB, 2 MiB or 1 GiB.
     pub(super) level: Level,
     pub(super) rights: Rights,
+    /// The page's entry was dirty when it was cached: a write has nothing to mark.
+    pub(super) dirty: bool,
     pub(super) global: bool,
 }
 
@@ -239,7 +241,7 @@ mod tests {
     const LARGE: u64 = 0x4000_0000;
 
     fn translation(level: Level, global: bool) -> Translation {
-        Translation { base: PhysAddr::new(0x20_0000), level, rights: Rights::ALL, global }
+        Translation { base: PhysAddr::new(0x20_0000), level, rights: Rights::ALL, dirty: true, global }
     }
 
     fn filled() -> Tlb {
