@@ -4,7 +4,15 @@ use addr2line::Loader;
 
 /// The functions at `address`, innermost first, each with file and line.
 pub(crate) fn describe(address: usize) -> String {
-    let functions = functions(address);
+    let mut functions = functions(address);
+    // The compiler inlines a dozen iterators into one another; only the innermost one is told.
+    let mut innermost = true;
+    functions.retain(|function| {
+        let library = ["core::", "std::", "alloc::"]
+            .iter()
+            .any(|library| function.strip_prefix('<').unwrap_or(function).starts_with(library));
+        std::mem::take(&mut innermost) || !library
+    });
     if functions.is_empty() { format!("{address:#x}") } else { functions.join(", in ") }
 }
 

@@ -2,10 +2,11 @@
 
 use std::any::Any;
 use std::fmt::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use crate::watchdog;
-use crate::{Plan, Stop, count, stop_after};
+use crate::{Plan, Stop, Trace};
 
 /// Something that is stopped. `S` is the scene: the machine that it runs on, and what it holds.
 #[derive(Debug)]
@@ -32,11 +33,27 @@ pub struct Context<S> {
     pub undo: fn(&S),
 }
 
+impl<S> Clone for Operation<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Operation<S> {}
+
+impl<S> Clone for Context<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Context<S> {}
+
 /// All combinations of operations and contexts, each on a new scene.
 #[derive(Debug)]
 pub struct Matrix<'a, S> {
     /// What the report calls it.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Makes the scene of one combination, which its stops use one after the other.
     pub scene: fn() -> S,
     /// The rows.
@@ -47,6 +64,9 @@ pub struct Matrix<'a, S> {
     pub check: fn(&S),
     /// How many stop points there are of each combination.
     pub plan: Plan,
+    /// After how many stops a combination goes on with a new scene, if operation or context leave
+    /// something that cannot be undone.
+    pub renew: Option<u64>,
 }
 
 /// What was done.
@@ -55,6 +75,8 @@ struct Counts {
     combinations: u64,
     exhaustive: u64,
     contexts: u64,
+    /// Stop points that an operation did not come to, because it took another course.
+    missed: u64,
     instructions: u64,
 }
 
@@ -90,7 +112,7 @@ impl<S: Sync> Matrix<'_, S> {
         }
         println!(
             "stepped {}: {} operations, {} contexts, {} combinations ({} at every instruction), \
-             {} instructions, {} stops",
+             {} instructions, {} stops, {} missed",
             self.name,
             self.operations.len(),
             self.contexts.len(),
@@ -98,6 +120,7 @@ impl<S: Sync> Matrix<'_, S> {
             counts.exhaustive,
             counts.instructions,
             counts.contexts,
+            counts.missed,
         );
         assert!(failures.is_empty(), "{}", report(self.name, &failures));
     }
@@ -113,8 +136,7 @@ impl<S: Sync> Matrix<'_, S> {
         watchdog::describe(format!("{}: {name}", self.name));
         let mut stop = None;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let scene = (self.scene)();
-            self.stops(&scene, operation, context, offset as u64, counts, &mut stop);
+            self.stops(operation, context, offset as u64, counts, &mut stop);
         }));
         let reason = reason(&*outcome.err()?);
         Some(Failure { combination: name, stop, reason })
@@ -122,56 +144,80 @@ impl<S: Sync> Matrix<'_, S> {
 
     fn stops(
         &self,
-        scene: &S,
         operation: &Operation<S>,
         context: &Context<S>,
         offset: u64,
         counts: &mut Counts,
         last: &mut Option<Stop>,
     ) {
+        let scene = RwLock::new((self.scene)());
+        // Nothing waits for the lock: it is taken to change the scene between two stops.
+        let read = || scene.read().unwrap_or_else(PoisonError::into_inner);
+        let finish = || {
+            let scene = read();
+            (operation.undo)(&scene);
+            (self.check)(&scene);
+        };
         // First undisturbed.
-        (operation.prepare)(scene);
-        let instructions = count(|| (operation.run)(scene));
-        (operation.undo)(scene);
-        (self.check)(scene);
+        (operation.prepare)(&read());
+        let mut trace = Trace::of(|| (operation.run)(&read()));
+        finish();
 
-        let stride = self.plan.stride(instructions);
+        let stride = self.plan.stride(&trace);
         counts.combinations += 1;
         counts.exhaustive += u64::from(stride == 1);
-        counts.instructions += instructions;
+        counts.instructions += trace.len();
         // Neighbours in the table begin differently, so that together they stop in more places.
         let mut at = offset % stride;
-        loop {
-            (operation.prepare)(scene);
-            // The stop is known to the report, whatever comes after it.
-            let shared = std::sync::Mutex::new(None);
-            let run = catch_unwind(AssertUnwindSafe(|| {
-                stop_after(
-                    at,
-                    || (operation.run)(scene),
-                    |stop| {
-                        if let Ok(mut shared) = shared.lock() {
-                            *shared = Some(stop);
-                        }
-                        (context.run)(scene);
-                    },
-                )
-            }));
-            let stop = shared.into_inner().ok().flatten();
-            *last = stop.or(*last);
-            if let Err(panic) = run {
-                std::panic::resume_unwind(panic);
+        let (mut on_scene, mut again) = (0, false);
+        while at < trace.len() {
+            if self.renew == Some(on_scene) {
+                *scene.write().unwrap_or_else(PoisonError::into_inner) = (self.scene)();
+                on_scene = 0;
             }
+            on_scene += 1;
+            *last = None;
+            (operation.prepare)(&read());
+            let stop = Self::stop(&read(), context, &mut trace, at, last);
             if stop.is_some() {
-                counts.contexts += 1;
-                (context.undo)(scene);
+                (context.undo)(&read());
             }
-            (operation.undo)(scene);
-            (self.check)(scene);
-            if stop.is_none() {
-                return;
+            finish();
+            if stop.is_none() && !again {
+                // The operation takes another course by now: what it left made a difference.
+                (operation.prepare)(&read());
+                trace.renew();
+                finish();
+                again = true;
+                continue;
             }
+            again = false;
+            counts.contexts += u64::from(stop.is_some());
+            counts.missed += u64::from(stop.is_none());
             at += stride;
+        }
+    }
+
+    /// One stop, which is known as the `last` one before anything can fail.
+    fn stop(
+        scene: &S,
+        context: &Context<S>,
+        trace: &mut Trace<'_>,
+        at: u64,
+        last: &mut Option<Stop>,
+    ) -> Option<Stop> {
+        let place = Mutex::new(None);
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            trace.stop_after(at, |stop| {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop);
+                (context.run)(scene);
+            })
+        }));
+        let stop = place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *last = stop.or(*last);
+        match run {
+            Ok(_) => stop,
+            Err(panic) => resume_unwind(panic),
         }
     }
 }

@@ -10,9 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use libc::{REG_EFL, REG_RIP, c_int, c_void, siginfo_t, ucontext_t};
 
+use crate::breakpoint::{self, Breakpoint};
+use crate::trace::Recorder;
 use crate::trap::{self, TRAP};
 use crate::watchdog::Watched;
 use crate::{address, string};
+
+/// `TRAP_PERF`: the code of a signal that a breakpoint sends.
+const BREAKPOINT: c_int = 6;
 
 /// Where an operation was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +40,22 @@ impl Stop {
 /// Calls the nested context.
 type Nested<'a> = &'a mut (dyn FnMut(Stop) + Send);
 
+/// A stop point that a breakpoint leads to, from which the rest is stepped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) at: u64,
+    pub(crate) address: usize,
+    pub(crate) hits: u64,
+}
+
 /// What the handler needs, on the stack of the thread that steps.
 struct Run<'a> {
     at: u64,
+    /// Where the breakpoint leads to.
+    ahead: Option<u64>,
     /// Instructions so far. The thread reads this after the last trap.
     seen: AtomicU64,
+    recorder: Option<&'a Recorder>,
     nested: Cell<Option<Nested<'a>>>,
     stop: Cell<Option<Stop>>,
     panic: Cell<Option<Box<dyn Any + Send>>>,
@@ -70,7 +86,7 @@ impl Drop for Current {
     }
 }
 
-extern "C" fn on_trap(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
+extern "C" fn on_trap(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: the pointer is null, or leads to the run that this thread is in the middle of.
     let Some(run) = (unsafe { CURRENT.get().as_ref() }) else { return not_ours() };
     // SAFETY: the host passes the context that it goes back to, and this thread's errno is there.
@@ -78,13 +94,24 @@ extern "C" fn on_trap(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
         unsafe { (&mut (*context.cast::<ucontext_t>()).uc_mcontext.gregs, libc::__errno_location()) };
     // SAFETY: as above.
     let error = unsafe { errno.read() };
+    // SAFETY: the host passes what it knows of the signal.
+    if unsafe { (*info).si_code } == BREAKPOINT {
+        breakpoint::disarm();
+        run.seen.store(run.ahead.unwrap_or(0), Relaxed);
+        // From here on, step by step.
+        registers[REG_EFL as usize] |= TRAP as i64;
+    }
     loop {
         let at = run.seen.load(Relaxed);
         run.seen.store(at + 1, Relaxed);
+        let address = registers[REG_RIP as usize] as usize;
+        if let Some(recorder) = run.recorder {
+            recorder.record(address);
+        }
         if at == run.at {
-            run.stop_here(Stop { at, address: registers[REG_RIP as usize] as usize });
             // The rest runs at full speed.
             registers[REG_EFL as usize] &= !(TRAP as i64);
+            run.stop_here(Stop { at, address });
             break;
         }
         // SAFETY: these are this thread's registers after a trap.
@@ -131,39 +158,72 @@ fn install_handler() {
     });
 }
 
-/// Steps through the operation up to the stop.
-fn step<R>(at: u64, operation: impl FnOnce() -> R, nested: Option<Nested<'_>>) -> (R, u64, Option<Stop>) {
-    install_handler();
-    let run = Run {
-        at,
-        seen: AtomicU64::new(0),
-        nested: Cell::new(nested),
-        stop: Cell::new(None),
-        panic: Cell::new(None),
-    };
-    let watched = Watched::start(at);
-    let result = {
-        // SAFETY: `run` outlives the block.
-        let _current = unsafe { Current::set(&run) };
-        // SAFETY: the handler is installed.
-        catch_unwind(AssertUnwindSafe(|| unsafe { trap::trapping(operation) }))
-    };
-    drop(watched);
-    // The context's panic comes first: the operation's may follow from it.
-    if let Some(panic) = run.panic.take() {
-        resume_unwind(panic);
+impl<'a> Run<'a> {
+    /// A run that is stepped to its end.
+    fn new() -> Run<'a> {
+        Run {
+            at: u64::MAX,
+            ahead: None,
+            seen: AtomicU64::new(0),
+            recorder: None,
+            nested: Cell::new(None),
+            stop: Cell::new(None),
+            panic: Cell::new(None),
+        }
     }
-    match result {
-        Ok(result) => (result, run.seen.load(Relaxed), run.stop.get()),
-        Err(panic) => resume_unwind(panic),
+
+    /// Runs the operation up to the stop, and then to its end.
+    fn run(&self, ahead: Option<Ahead>, operation: &mut dyn FnMut()) {
+        install_handler();
+        let watched = Watched::start(self.at);
+        let result = {
+            // SAFETY: `self` outlives the block.
+            let _current = unsafe { Current::set(self) };
+            let armed = ahead.and_then(|ahead| Breakpoint::arm(ahead.address, ahead.hits));
+            let flags = if armed.is_some() { 0 } else { TRAP };
+            // SAFETY: the handler is installed.
+            catch_unwind(AssertUnwindSafe(|| unsafe { trap::trapping(flags, operation) }))
+        };
+        drop(watched);
+        // The context's panic comes first: the operation's may follow from it.
+        let panic = self.panic.take().or(result.err());
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
     }
 }
 
 /// Runs `operation` and returns how many instructions it has, a few of the caller's included.
 ///
 /// A repeated string instruction counts once.
-pub fn count<R>(operation: impl FnOnce() -> R) -> u64 {
-    step(u64::MAX, operation, None).1
+pub fn count(mut operation: impl FnMut()) -> u64 {
+    let run = Run::new();
+    run.run(None, &mut operation);
+    run.seen.load(Relaxed)
+}
+
+/// Runs `operation`, and records the addresses that it passes.
+pub(crate) fn record(operation: &mut dyn FnMut(), recorder: &Recorder) {
+    Run { recorder: Some(recorder), ..Run::new() }.run(None, operation);
+}
+
+/// As [`stop_after`], after a breakpoint that leads to a stop point before.
+pub(crate) fn stop(
+    at: u64,
+    ahead: Option<Ahead>,
+    operation: &mut dyn FnMut(),
+    nested: impl FnOnce(Stop) + Send,
+) -> Option<Stop> {
+    let mut nested = Some(nested);
+    let mut once = |stop| {
+        if let Some(nested) = nested.take() {
+            nested(stop);
+        }
+    };
+    let run =
+        Run { at, ahead: ahead.map(|ahead| ahead.at), nested: Cell::new(Some(&mut once)), ..Run::new() };
+    run.run(ahead, operation);
+    run.stop.get()
 }
 
 /// Runs `operation`, and `nested` after its instruction number `at` (from 0).
@@ -175,17 +235,6 @@ pub fn count<R>(operation: impl FnOnce() -> R) -> u64 {
 ///
 /// If `operation` or `nested` panics; the panic of `nested` is carried on when the operation has
 /// ended. If the calling thread is stepping already.
-pub fn stop_after<R>(
-    at: u64,
-    operation: impl FnOnce() -> R,
-    nested: impl FnOnce(Stop) + Send,
-) -> (R, Option<Stop>) {
-    let mut nested = Some(nested);
-    let mut once = |stop| {
-        if let Some(nested) = nested.take() {
-            nested(stop);
-        }
-    };
-    let (result, _, stop) = step(at, operation, Some(&mut once));
-    (result, stop)
+pub fn stop_after(at: u64, mut operation: impl FnMut(), nested: impl FnOnce(Stop) + Send) -> Option<Stop> {
+    stop(at, None, &mut operation, nested)
 }

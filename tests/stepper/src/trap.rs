@@ -2,6 +2,8 @@
 
 use std::arch::asm;
 
+use crate::breakpoint;
+
 /// The bit of the flags register.
 pub(crate) const TRAP: u64 = 1 << 8;
 
@@ -12,16 +14,16 @@ fn flags() -> u64 {
     flags
 }
 
-/// Sets the flag. The first trap comes after the `nop`, so that the first stop point is before
-/// all instructions of the caller's.
+/// Sets the flags in `flags`: [`TRAP`], or none. The first trap comes after the `nop`, so that the
+/// first stop point is before all instructions of the caller's.
 ///
 /// # Safety
 ///
 /// This thread has a handler for `SIGTRAP` that lets it go on.
 #[inline(always)]
-unsafe fn set() {
+unsafe fn set(flags: u64) {
     // SAFETY: by the caller; other flags stay as they are.
-    unsafe { asm!("pushfq", "or qword ptr [rsp], {}", "popfq", "nop", const TRAP) };
+    unsafe { asm!("pushfq", "or qword ptr [rsp], {}", "popfq", "nop", in(reg) flags) };
 }
 
 /// Clears the flag.
@@ -40,29 +42,33 @@ impl Drop for Clear {
     }
 }
 
-/// Calls `f` with the flag set.
+/// Calls `f` with the flags in `flags` set: [`TRAP`], or none.
+///
+/// There is one copy of this code, whatever is called, so that a breakpoint meets the same
+/// instructions as a trap.
 ///
 /// # Safety
 ///
 /// As for [`set`].
 #[inline(never)]
-pub(crate) unsafe fn trapping<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) unsafe fn trapping(flags: u64, f: &mut dyn FnMut()) {
     let _clear = Clear;
     // SAFETY: by the caller.
-    unsafe { set() };
-    f()
+    unsafe { set(flags) };
+    f();
 }
 
-/// Sets the flag when it goes out of scope, if it was set before.
+/// Sets the flag when it goes out of scope, if it was set before, and lets a breakpoint count.
 struct Restore {
     was_set: bool,
 }
 
 impl Drop for Restore {
     fn drop(&mut self) {
+        breakpoint::enable();
         if self.was_set {
             // SAFETY: the flag was set on this thread before, so the handler is there.
-            unsafe { set() };
+            unsafe { set(TRAP) };
         }
     }
 }
@@ -74,5 +80,6 @@ impl Drop for Restore {
 pub fn masked<R>(f: impl FnOnce() -> R) -> R {
     let _restore = Restore { was_set: flags() & TRAP != 0 };
     clear();
+    breakpoint::disable();
     f()
 }

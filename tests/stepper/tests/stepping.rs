@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use topomem_stepper::{Context, Matrix, Operation, Plan, count, masked, stop_after};
+use topomem_stepper::{Context, Matrix, Operation, Plan, Trace, count, masked, stop_after};
 
 /// Three stores that a context can tell apart.
 fn three(steps: &AtomicU64) {
@@ -23,7 +23,7 @@ fn contexts_run_between_all_steps_in_their_order() {
     for at in 0..instructions {
         steps.store(0, Relaxed);
         let found = AtomicU64::new(9);
-        let ((), stop) = stop_after(at, || three(&steps), |_| found.store(steps.load(Relaxed), Relaxed));
+        let stop = stop_after(at, || three(&steps), |_| found.store(steps.load(Relaxed), Relaxed));
         assert_eq!(stop.unwrap().at, at);
         assert_eq!(steps.load(Relaxed), 3, "the operation goes on");
         seen.push(found.into_inner());
@@ -34,17 +34,64 @@ fn contexts_run_between_all_steps_in_their_order() {
 }
 
 #[test]
+fn a_trace_leads_to_the_same_places() {
+    let steps = AtomicU64::new(0);
+    let operation = || three(&steps);
+    let mut trace = Trace::of(operation);
+    for at in 0..trace.len() {
+        let notes = [const { AtomicU64::new(9) }; 2];
+        steps.store(0, Relaxed);
+        let stepped = stop_after(at, operation, |_| notes[0].store(steps.load(Relaxed), Relaxed));
+        steps.store(0, Relaxed);
+        let traced = trace.stop_after(at, |_| notes[1].store(steps.load(Relaxed), Relaxed));
+        assert_eq!(stepped.map(|stop| stop.at), traced.map(|stop| stop.at));
+        assert_eq!(notes[0].load(Relaxed), notes[1].load(Relaxed));
+    }
+}
+
+#[test]
+fn a_trace_leads_through_loops() {
+    let rounds = AtomicU64::new(0);
+    let mut trace = Trace::of(|| (0..100).for_each(|_| _ = rounds.fetch_add(1, Relaxed)));
+    assert!(trace.traps() < trace.len() * trace.len() / 2);
+    let mut before = 0;
+    for at in (0..trace.len()).step_by(7) {
+        rounds.store(0, Relaxed);
+        let found = AtomicU64::new(0);
+        let stop = trace.stop_after(at, |_| found.store(rounds.load(Relaxed), Relaxed));
+        assert_eq!(stop.unwrap().at, at);
+        let found = found.into_inner();
+        assert!(found >= before, "not before an earlier stop");
+        before = found;
+    }
+    assert_eq!(before, 100);
+}
+
+#[test]
+fn another_course_is_told() {
+    let short = AtomicBool::new(false);
+    let steps = AtomicU64::new(0);
+    let mut trace = Trace::of(|| {
+        if !short.load(Relaxed) {
+            three(&steps);
+        }
+    });
+    short.store(true, Relaxed);
+    assert_eq!(trace.stop_after(trace.len() / 2, |_| {}), None);
+}
+
+#[test]
 fn an_operation_that_ends_before_is_not_stopped() {
     let called = AtomicBool::new(false);
-    let (result, stop) = stop_after(1_000_000, || 5, |_| called.store(true, Relaxed));
-    assert_eq!((result, stop, called.into_inner()), (5, None, false));
+    let stop = stop_after(1_000_000, || (), |_| called.store(true, Relaxed));
+    assert_eq!((stop, called.into_inner()), (None, false));
 }
 
 #[test]
 fn a_stop_names_its_function() {
     let steps = AtomicU64::new(0);
     let places: Vec<String> = (0..count(|| three(&steps)))
-        .map(|at| stop_after(at, || three(&steps), |_| {}).1.unwrap().place())
+        .map(|at| stop_after(at, || three(&steps), |_| {}).unwrap().place())
         .collect();
     assert!(places.iter().any(|place| place.contains("stepping.rs:")), "{places:?}");
 }
@@ -81,7 +128,7 @@ fn masked_code_is_not_stopped() {
         });
     };
     for at in 0..count(operation) {
-        let stop = stop_after(at, operation, |_| assert!(!inside.load(Relaxed))).1;
+        let stop = stop_after(at, operation, |_| assert!(!inside.load(Relaxed)));
         assert!(stop.is_some());
     }
     // Without a trap flag nothing changes.
@@ -154,6 +201,7 @@ fn explore(operation: Operation<AtomicU64>) {
         contexts: &[INCREMENTS],
         check: |_| {},
         plan: Plan::exhaustive(),
+        renew: None,
     }
     .explore();
 }
