@@ -55,6 +55,30 @@ fn a_held_lock_stops_nobody() {
 }
 
 #[test]
+fn uses_that_do_not_get_the_lock_share_slabs() {
+    let machine = Machine::new(1, 1, 1 << 20);
+    let heap = Heap::new(&machine, &machine);
+    let first = heap.alloc(OBJECT).unwrap();
+    let shelf = &heap.existing(NodeId::ZERO).unwrap().class(class()).shelf;
+    let held = shelf.lock(&&machine, &pin(), Patience::None).unwrap();
+    let before = machine.outstanding();
+    let mut objects: Vec<_> = (0..OBJECTS).map(|_| heap.alloc(OBJECT).unwrap()).collect();
+    for _ in 0..OBJECTS {
+        free(&heap, objects.pop().unwrap());
+        objects.push(heap.alloc(OBJECT).unwrap());
+    }
+    drop(held);
+    let slabs = OBJECTS.div_ceil(SlabShape::ALL[class().index()].capacity);
+    let pages = SlabShape::ALL[class().index()].order.frames() as usize;
+    assert_eq!(machine.outstanding() - before, slabs * pages);
+    objects.push(first);
+    objects.into_iter().for_each(|object| free(&heap, object));
+    heap.validate().unwrap();
+    all_drained(&heap);
+    assert_eq!(totals(&heap), (0, 0, 0, 0));
+}
+
+#[test]
 fn a_cell_in_use_sends_nested_uses_past_it() {
     let machine = Machine::new(1, 1, 1 << 20);
     let heap = Heap::new(&machine, &machine);

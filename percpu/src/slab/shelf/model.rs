@@ -176,6 +176,41 @@ fn two_takers_get_different_objects() {
 }
 
 #[test]
+fn without_the_lock_objects_are_taken_once() {
+    loom::model(|| {
+        // One context frees, one takes from the inbox with the lock, one without it.
+        let (model, mut sent) = Model::new(1, 3);
+        let kept = sent.pop();
+        let freers = free_from_threads(&model, sent);
+        let waiting = model.shelf.take_waiting().map(Sent);
+        waiting.iter().for_each(|object| model.use_object(object.0));
+        let shelved = model.take();
+        freers.into_iter().for_each(|freer| freer.join().unwrap());
+        kept.into_iter().chain(waiting).chain(shelved).for_each(|object| model.free_remotely(object));
+        model.check();
+    });
+}
+
+#[test]
+fn who_takes_without_the_lock_leaves_the_slab_to_be_found() {
+    loom::model(|| {
+        let (model, mut sent) = Model::new(1, 3);
+        let kept = sent.split_off(2);
+        sent.into_iter().for_each(|object| model.free_remotely(object));
+        let other = model.clone();
+        let taker = thread::spawn(move || {
+            let taken = other.shelf.take_waiting().map(Sent);
+            taken.iter().for_each(|object| other.use_object(object.0));
+            taken
+        });
+        let shelved = model.take();
+        let waiting = taker.join().unwrap();
+        kept.into_iter().chain(waiting).chain(shelved).for_each(|object| model.free_remotely(object));
+        model.check();
+    });
+}
+
+#[test]
 fn the_inbox_loses_no_slab() {
     loom::model(|| {
         // With another object of each slab out, neither is emptied.
