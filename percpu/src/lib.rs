@@ -97,7 +97,9 @@ mod try_lock;
 
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
-pub use heap::{AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats};
+pub use heap::{
+    AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, ReallocError,
+};
 pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};
 pub use order::Order;

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 
 use common::{Machine, all_drained, become_cpu, pin, totals};
 use proptest::prelude::*;
-use topomem_percpu::{Heap, MAX_CLASS_SIZE};
+use topomem_percpu::Heap;
 
 const NODES: usize = 3;
 const CPUS: usize = 6;
@@ -111,6 +111,7 @@ proptest! {
                             }
                         }
                         Err(_) => {
+                            prop_assert!(size > held.layout.size(), "shrinking failed");
                             check_and_fill(memory, &held, held.layout.size());
                             model.insert(memory, held);
                         }
@@ -131,10 +132,7 @@ proptest! {
             }
         }
         prop_assert_eq!(heap.validate(), Ok(()));
-        let small = model.values().filter(|held| {
-            held.layout.size().max(held.layout.align()) <= MAX_CLASS_SIZE
-        });
-        prop_assert_eq!(totals(&heap).0, small.count() as u64);
+        prop_assert_eq!(totals(&heap).0 + heap.large_stats().live, model.len() as u64);
         for (memory, held) in model {
             check_and_fill(memory, &held, held.layout.size());
             // SAFETY: the model held it, with the layout that it was allocated with.

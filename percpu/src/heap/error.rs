@@ -74,12 +74,21 @@ pub enum InvalidFree {
         /// The class of the object.
         class: SizeClass,
     },
-    /// A large object's address that no run of its order can have.
-    Misaligned {
+    /// No large object starts at the address: it is free already, or never was one.
+    NotLarge {
         /// The address freed.
         address: usize,
         /// The bytes of the layout.
         size: usize,
+    },
+    /// The large object at the address is of another size than the layout.
+    WrongSize {
+        /// The address freed.
+        address: usize,
+        /// The bytes of the layout.
+        size: usize,
+        /// The run that the object has.
+        order: Order,
     },
 }
 
@@ -95,14 +104,51 @@ impl fmt::Display for InvalidFree {
             InvalidFree::DoubleFree { address, class } => {
                 write!(f, "double free of {address:#x} of {class}")
             }
-            InvalidFree::Misaligned { address, size } => {
-                write!(f, "free of {address:#x}: no run that holds {size} bytes starts there")
+            InvalidFree::NotLarge { address, size } => {
+                write!(f, "free of {size} bytes at {address:#x}: no large object starts there")
+            }
+            InvalidFree::WrongSize { address, size, order } => {
+                let bytes = order.bytes();
+                write!(f, "free of {size} bytes at {address:#x}: that object has a run of {bytes} bytes")
             }
         }
     }
 }
 
 impl core::error::Error for InvalidFree {}
+
+/// Why [`Heap::realloc`](crate::Heap::realloc) did not change an allocation, which is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReallocError {
+    /// There is no memory of the new size. Only for sizes that the memory does not have where
+    /// it is.
+    Alloc(AllocError),
+    /// The memory, or its layout, is not one that was allocated.
+    Invalid(InvalidFree),
+}
+
+impl From<AllocError> for ReallocError {
+    fn from(error: AllocError) -> ReallocError {
+        ReallocError::Alloc(error)
+    }
+}
+
+impl From<InvalidFree> for ReallocError {
+    fn from(invalid: InvalidFree) -> ReallocError {
+        ReallocError::Invalid(invalid)
+    }
+}
+
+impl fmt::Display for ReallocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReallocError::Alloc(error) => error.fmt(f),
+            ReallocError::Invalid(invalid) => invalid.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ReallocError {}
 
 /// A list or counter of the heap that contradicts another, found by
 /// [`Heap::validate`](crate::Heap::validate).

@@ -3,7 +3,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
-use super::Heap;
+use super::{Heap, ReallocError};
 use crate::{PageSource, Platform};
 
 // SAFETY: `Heap` hands out each byte to one caller at a time, sized and aligned as asked, never
@@ -28,6 +28,13 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let Some(memory) = NonNull::new(memory) else { return ptr::null_mut() };
         // SAFETY: the caller's promise is the same.
-        unsafe { Heap::realloc(self, memory, layout, new_size) }.map_or(ptr::null_mut(), NonNull::as_ptr)
+        match unsafe { Heap::realloc(self, memory, layout, new_size) } {
+            Ok(memory) => memory.as_ptr(),
+            Err(ReallocError::Alloc(_)) => ptr::null_mut(),
+            Err(ReallocError::Invalid(invalid)) => {
+                self.source.refused(invalid);
+                ptr::null_mut()
+            }
+        }
     }
 }

@@ -129,5 +129,7 @@ impl<P: Platform, S: PageSource> Drop for Heap<P, S> {
                 unsafe { self.source.free(&pin, node.cast(), NodeHeap::ORDER) };
             }
         }
+        // SAFETY: nobody else uses the heap any more.
+        unsafe { self.free_tables(&pin) };
     }
 }

@@ -25,10 +25,12 @@ mod global;
 mod large;
 mod life;
 mod node;
+mod place;
+mod runs;
 mod shared;
 mod stats;
 
-pub use error::{AllocError, Corruption, InvalidFree};
+pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
 pub use stats::{ClassStats, CpuHeapStats, LargeStats};
 
 use core::alloc::Layout;
@@ -40,7 +42,10 @@ use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::try_lock::Patience;
 use crate::{CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, PageSource, Platform, SizeClass, Unavailable};
 use cache::{CpuArea, CpuCache, Declined};
+use large::Held;
 use node::NodeHeap;
+use place::Room;
+use runs::Runs;
 
 /// A slab heap over the pages of `S`, for the CPUs of `P`.
 ///
@@ -57,6 +62,7 @@ pub struct Heap<P: Platform, S: PageSource> {
     areas: [AtomicPtr<CpuArea>; MAX_CPUS],
     /// Made when the node's memory is first used.
     nodes: [AtomicPtr<NodeHeap>; MAX_NODES],
+    runs: Runs,
     large: large::Counters,
 }
 
@@ -71,6 +77,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             caches: CpuLocal::new(),
             areas: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS],
             nodes: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
+            runs: Runs::new(),
             large: large::Counters::new(),
         }
     }
@@ -85,6 +92,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             caches: CpuLocal::new(),
             areas: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             nodes: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            runs: Runs::new(),
             large: large::Counters::new(),
         }
     }
@@ -143,7 +151,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Errors
     ///
-    /// [`InvalidFree`], in those builds, with everything unchanged.
+    /// [`InvalidFree`], with everything unchanged. Every build detects wrong frees of large objects
+    /// and frees with the layout of another class; those builds detect double frees, and addresses
+    /// inside objects, too.
     #[inline]
     pub unsafe fn dealloc(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
         if layout.size() == 0 {
@@ -157,7 +167,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // SAFETY: the caller's promise; in checking builds the tag is looked at first.
         let slab = unsafe { Slab::of(memory, class) };
         if CHECKED {
-            check_free(slab, class, memory)?;
+            match check_free(slab, class, memory) {
+                Ok(()) => {}
+                Err(otherwise @ InvalidFree::NotInSlab { .. }) => {
+                    // SAFETY: the caller's promise.
+                    return unsafe { self.dealloc_left(&pin, memory, Room::Object(class), otherwise) };
+                }
+                Err(invalid) => return Err(invalid),
+            }
         }
         match self.caches.with(&pin, |cache| cache.free(self, &pin, slab, class, memory)) {
             Ok(Ok(())) => Ok(()),
@@ -171,8 +188,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Changes the size of an allocation, in place where the size class (or the run of pages)
-    /// is the same; else the contents are copied, as far as both sizes reach.
+    /// Changes the size of an allocation, in place if the size class (or the run of pages)
+    /// is the same; else the contents are copied, as far as both sizes reach. If there is no memory
+    /// of the new size, but where the allocation is there is enough, it stays: so no shrinking
+    /// fails.
     ///
     /// # Safety
     ///
@@ -181,21 +200,29 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Errors
     ///
-    /// [`AllocError`], with `memory` as it was.
+    /// [`ReallocError`], with `memory` as it was. Wrong addresses and layouts are detected where
+    /// [`Heap::dealloc`] detects them.
     pub unsafe fn realloc(
         &self,
         memory: NonNull<u8>,
         layout: Layout,
         new_size: usize,
-    ) -> Result<NonNull<u8>, AllocError> {
-        let too_large = AllocError::TooLarge { size: new_size, align: layout.align() };
+    ) -> Result<NonNull<u8>, ReallocError> {
         let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
-            return Err(too_large);
+            return Err(AllocError::TooLarge { size: new_size, align: layout.align() }.into());
         };
-        if layout.size() != 0 && new_size != 0 && same_room(layout, new_layout) {
+        if layout.size() == 0 {
+            return Ok(self.alloc(new_layout)?);
+        }
+        self.check_held(memory, layout)?;
+        if new_size != 0 && Room::of(layout) == Room::of(new_layout) {
             return Ok(memory);
         }
-        let moved = self.alloc(new_layout)?;
+        let moved = match self.alloc(new_layout) {
+            Ok(moved) => moved,
+            // SAFETY: the memory is the caller's, and both layouts have the same alignment.
+            Err(error) => return unsafe { self.leave(memory, new_layout) }.ok_or(error.into()),
+        };
         // SAFETY: two allocations, each at least that large; the old one is the caller's.
         unsafe {
             moved.copy_from_nonoverlapping(memory, layout.size().min(new_size));
@@ -204,6 +231,31 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             }
         }
         Ok(moved)
+    }
+
+    /// Is `memory` an allocation with `layout`, as far as this build can tell?
+    fn check_held(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
+        let address = memory.addr().get();
+        let Some(class) = SizeClass::of(layout) else {
+            return match self.check_large(memory, layout)? {
+                Held::Here(_) => Ok(()),
+                Held::Left(room, otherwise) => self.left_place(memory, room).map(|_| ()).ok_or(otherwise),
+            };
+        };
+        if !CHECKED {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise; the tag is looked at first.
+        let slab = unsafe { Slab::of(memory, class) };
+        if slab.home(class).is_none() {
+            let otherwise = InvalidFree::NotInSlab { address, class };
+            return self.left_place(memory, Room::Object(class)).map(|_| ()).ok_or(otherwise);
+        }
+        let index = object_index(slab, class, memory).ok_or(InvalidFree::InsideObject { address, class })?;
+        match slab.live().get(index) {
+            WasLive::Yes => Ok(()),
+            WasLive::No => Err(InvalidFree::DoubleFree { address, class }),
+        }
     }
 
     #[inline]
@@ -269,7 +321,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> Result<(), InvalidFree> {
         // A slab is made only if its home's heap exists.
         let Some(home) = slab.home(class).and_then(|home| self.existing(home)) else {
-            return Err(InvalidFree::NotInSlab { address: object.addr().get(), class });
+            let otherwise = InvalidFree::NotInSlab { address: object.addr().get(), class };
+            // SAFETY: the caller of `dealloc` gave the object up.
+            return unsafe { self.dealloc_left(pin, object, Room::Object(class), otherwise) };
         };
         // Counted while the object still keeps its slab alive.
         home.class(class).ops.freed();
@@ -287,15 +341,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if let Some(area) = self.area(pin.cpu()) {
             area.counters.nested();
         }
-    }
-}
-
-/// Do both layouts, neither of size zero, get the same memory?
-fn same_room(old: Layout, new: Layout) -> bool {
-    match (SizeClass::of(old), SizeClass::of(new)) {
-        (Some(old), Some(new)) => old == new,
-        (None, None) => large::order_of(old) == large::order_of(new),
-        _ => false,
     }
 }
 

@@ -4,6 +4,7 @@
 use core::ptr::NonNull;
 
 use super::node::NodeHeap;
+use super::runs::Run;
 use super::{AllocError, Heap};
 use crate::magazine::{Magazine, MagazineBox};
 use crate::slab::{Emptied, SizeClass, Slab, SlabShape};
@@ -158,7 +159,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         wanted: usize,
         into: &mut Magazine,
     ) -> Result<(), AllocError> {
-        let run = self.pages(pin, home.node, SlabShape::ALL[class.index()].order)?;
+        let order = SlabShape::ALL[class.index()].order;
+        let run = self.recorded_pages(pin, home.node, order, Run::Slab(class))?;
         // SAFETY: the run is of the class's order, and ours.
         let (slab, mut rest) = unsafe { Slab::new_in(run, class, home.node) };
         while into.len() < wanted && rest.len() > 1 {
@@ -330,6 +332,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let order = SlabShape::ALL[class.index()].order;
         let mut frames = 0;
         while let Some(run) = emptied.pop_run() {
+            self.runs.strike(run.addr().get(), Run::Slab(class));
             // SAFETY: the run came from the source with this order, and held the slab until now.
             unsafe { self.source.free(pin, run, order) };
             frames += order.frames();

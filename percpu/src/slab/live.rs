@@ -16,7 +16,7 @@ pub(crate) struct LiveMap {
     words: [AtomicU64; WORDS],
 }
 
-/// Was the object live before?
+/// Is the object live, or was it before?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WasLive {
     Yes,
@@ -34,6 +34,13 @@ impl LiveMap {
             // Relaxed: a bit is a mark for error detection, and publishes nothing.
             word.fetch_or(1 << (index % 64), Ordering::Relaxed);
         }
+    }
+
+    /// Does a caller hold object `index`?
+    pub(crate) fn get(&self, index: usize) -> WasLive {
+        let bit = 1 << (index % 64);
+        let is = self.words.get(index / 64).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0);
+        if is { WasLive::Yes } else { WasLive::No }
     }
 
     /// Notes that a caller gives object `index` back. Of two that free it at the same time,
