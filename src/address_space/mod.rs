@@ -334,6 +334,7 @@ impl<P: Machine> AddressSpace<P> {
             // SAFETY: the kernel's tables hold nothing of a user space.
             SpaceKind::Kernel => unsafe { shootdown.deactivate(pin, load) },
         }
+        core.service.note_left(pin);
     }
 
     /// The root of its page table.
@@ -378,6 +379,7 @@ impl<P: Machine> Drop for AddressSpace<P> {
         if self.core.kind == SpaceKind::User {
             // Release pairs with the Acquire in `MemoryService::reap`.
             self.core.abandoned.store(true, Ordering::Release);
+            self.core.service.note_work_anywhere();
         }
     }
 }

@@ -92,7 +92,7 @@ impl<P: Machine, W: Pending> Parts<'_, P, W> {
         // No other context of this CPU gets in while a lock is held.
         let pin = service.platform().pin();
         self.core.park(Parked { request: self.wait.as_ref().map(W::request), retired, callbacks });
-        service.call_task(&pin);
+        service.note_work(&pin);
     }
 }
 

@@ -94,6 +94,9 @@ impl<P: Machine> MemoryService<P> {
         }
         self.frames.cpu_offline(pin);
         // SAFETY: the caller's promise.
-        unsafe { self.shootdown.cpu_offline(pin) }.map_err(OfflineError::Shootdown)
+        unsafe { self.shootdown.cpu_offline(pin) }.map_err(OfflineError::Shootdown)?;
+        // This CPU's task may have been woken, and runs no more: another does its work.
+        self.task_wakers.note_any();
+        Ok(())
     }
 }

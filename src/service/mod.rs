@@ -6,15 +6,15 @@ mod lifecycle;
 mod spaces;
 mod stats;
 mod task;
+mod wake;
 
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::task::Waker;
 
 use topomem_numa::Topology;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
-use topomem_percpu::{CpuId, CpuPin, MAX_CPUS, NodeId, Order};
+use topomem_percpu::{CpuId, CpuPin, NodeId, Order};
 use topomem_shootdown::{Shootdown, WakersDue};
 use x86_64::structures::paging::PhysFrame;
 
@@ -44,8 +44,9 @@ mod stage {
 /// Made for a `static`. [`MemoryService::boot`] brings it up, in an order that types enforce;
 /// [`MemoryService::cpu_online`] adds a CPU. From its interrupt handler the kernel calls
 /// [`MemoryService::on_shootdown_ipi`], from its spin loops (and from
-/// [`Platform::relax`](topomem_percpu::Platform::relax)) [`MemoryService::poll_shootdown`], and on
-/// each CPU it spawns [`MemoryService::task`] or calls [`MemoryService::tend`] now and then.
+/// [`Platform::relax`](topomem_percpu::Platform::relax)) [`MemoryService::poll_shootdown`]. On each
+/// CPU it spawns [`MemoryService::task`] or calls [`MemoryService::tend`] now and then, and it calls
+/// [`MemoryService::wake_due`] wherever wakers may run.
 pub struct MemoryService<P: Machine> {
     platform: P,
     frames: Frames<P>,
@@ -58,7 +59,7 @@ pub struct MemoryService<P: Machine> {
     kernel_space: AtomicPtr<SpaceCore<P>>,
     /// The user spaces, abandoned ones included.
     spaces: SpinLock<spaces::Spaces<P>>,
-    tasks: [SpinLock<Option<Waker>>; MAX_CPUS],
+    task_wakers: wake::TaskWakers,
     callbacks_due: Due,
 }
 
@@ -81,7 +82,7 @@ impl<P: Machine> MemoryService<P> {
             heap: AtomicPtr::new(core::ptr::null_mut()),
             kernel_space: AtomicPtr::new(core::ptr::null_mut()),
             spaces: SpinLock::new(spaces::Spaces::NONE),
-            tasks: [const { SpinLock::new(None) }; MAX_CPUS],
+            task_wakers: wake::TaskWakers::new(),
             callbacks_due: Due::new(),
         }
     }

@@ -3,7 +3,7 @@
 use core::ptr;
 
 use topomem_percpu::sync::atomic::Ordering;
-use topomem_percpu::{CpuPin, Order};
+use topomem_percpu::{CpuPin, CpuSet, Order};
 
 use super::{MemoryService, frame_memory};
 use crate::Machine;
@@ -65,9 +65,13 @@ impl<P: Machine> MemoryService<P> {
         let gone = |core: &SpaceCore<P>| core.abandoned.load(Ordering::Acquire) && core.domain().is_idle();
         let mut reaped = 0;
         loop {
+            let Some(mut spaces) = self.spaces.try_lock() else { return reaped };
+            let abandoned = spaces.iter().filter(|core| core.abandoned.load(Ordering::Acquire));
+            let users = abandoned.fold(CpuSet::EMPTY, |cpus, core| cpus.union(&core.domain().cpus()));
+            self.task_wakers.await_leaving(&users);
+            let Some(core) = spaces.take(gone) else { return reaped };
             // The lock is not held while the space is taken apart.
-            let taken = self.spaces.try_lock().and_then(|mut spaces| spaces.take(gone));
-            let Some(core) = taken else { return reaped };
+            drop(spaces);
             if !self.take_apart(core, pin) {
                 self.spaces.lock(&self.platform).add(core);
                 return reaped;

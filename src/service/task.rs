@@ -27,25 +27,27 @@ const ZEROED_AT_ONCE: usize = 8;
 impl<P: Machine> MemoryService<P> {
     /// Does the service's work on the pinned CPU once: drains magazines, of frames and of objects,
     /// where other CPUs asked for it or the CPU has little use for them, collects objects that other
-    /// nodes' CPUs freed, calls the wakers of completed shootdowns, frees
-    /// what has retired, takes apart abandoned spaces, calls the callbacks of what is complete, and
-    /// zeroes a few frames ahead.
+    /// nodes' CPUs freed, frees what has retired, takes apart abandoned spaces, calls the callbacks of
+    /// what is complete, zeroes a few frames ahead, and calls the wakers that are due
+    /// ([`MemoryService::wake_due`]).
     ///
     /// For service tasks and idle loops, not for interrupt handlers. Costs a few loads where
     /// there is nothing to do, plus a look at each address space and at each slot of the node's
     /// pool of zeroed frames; zeroes at most 8 frames. An idle loop that wants the pool full calls
     /// [`Frames::refill_zeroed`](topomem_numa::frames::Frames::refill_zeroed) until it returns 0.
     pub fn tend(&self, pin: &CpuPin) -> Tended {
+        // Before the work: what is noted from here on is for the next time.
+        self.task_wakers.take(pin.cpu());
         self.frames.service(pin);
         self.frames.trim(pin);
         if let Some(heap) = self.heap() {
             heap.heap().tend(pin);
         }
-        self.shootdown.wake_completed(pin);
         let collected = self.collect(pin);
         self.reap(pin);
         self.callbacks_due.call();
         self.frames.refill_zeroed(pin, ZEROED_AT_ONCE);
+        self.wake_due(pin);
         if collected.waiting { Tended::Waiting } else { Tended::Done }
     }
 
@@ -67,7 +69,7 @@ impl<P: Machine> MemoryService<P> {
         let objects = self.heap().map_or(0, |heap| heap.heap().reclaim(pin));
         let relieved = self.collect(pin).freed > 0 || self.reap(pin) > 0 || objects > 0;
         if !self.callbacks_due.is_empty() {
-            self.call_task(pin);
+            self.note_work(pin);
         }
         relieved
     }
@@ -76,14 +78,6 @@ impl<P: Machine> MemoryService<P> {
     /// locks, or be in the middle of an allocation.
     pub(crate) fn call_soon(&self, callbacks: Callbacks) {
         self.callbacks_due.add(callbacks);
-    }
-
-    /// Wakes the pinned CPU's task: something has retired.
-    pub(crate) fn call_task(&self, pin: &CpuPin) {
-        let waker = self.tasks[pin.cpu().index()].lock(&self.platform).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
     }
 
     /// `cpu`'s service task: [`MemoryService::tend`] whenever there is something to do. Spawn it
@@ -107,7 +101,7 @@ impl<P: Machine> Future for ServiceTask<P> {
         let service = self.service;
         let pin = service.platform.pin();
         // Before the work: what retires from here on wakes us.
-        *service.tasks[self.cpu.index()].lock(&service.platform) = Some(context.waker().clone());
+        service.task_wakers.register(self.cpu, context.waker());
         if service.tend(&pin) == Tended::Waiting {
             // No interrupt tells when the last CPU has answered: look again after the others.
             context.waker().wake_by_ref();

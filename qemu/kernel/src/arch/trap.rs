@@ -11,6 +11,7 @@ use super::gdt::Segments;
 use super::vector::{self, Vector};
 use super::{apic, probe};
 use crate::measure;
+use crate::memory::service;
 use crate::panic::{self, report};
 use crate::per_cpu;
 use crate::smp::ipi;
@@ -163,6 +164,7 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
             per_cpu::current().counters.timer.fetch_add(1, Ordering::Relaxed);
             apic::next_tick();
             apic::end_of_interrupt();
+            service::after_tick();
         }
         vector::MEASURE => {
             apic::end_of_interrupt();

@@ -161,7 +161,7 @@ fn be_away(shared: &Shared) {
         failure(format_args!("{error}"), "measurement");
         return shared.be_ready();
     }
-    SERVICE.shootdown().wake_completed(&pin());
+    SERVICE.wake_due(&pin());
     shared.be_ready();
     shared.halt();
     // SAFETY: the kernel's tables are active, interrupts are on, and nobody else brings it up.

@@ -1,6 +1,6 @@
 //! The service, the heap, and the places in the kernel that call them.
 
-use topomem::{KernelHeap, Lazy, MemoryService, OnlineError};
+use topomem::{KernelHeap, Lazy, MemoryService, OnlineError, WakersDue};
 
 use super::platform::{Kernel, pin};
 
@@ -27,9 +27,20 @@ pub unsafe fn cpu_online() -> Result<(), OnlineError> {
 
 /// The shootdown interrupt.
 pub fn on_shootdown() {
-    // Whether wakers are due makes no difference: the executor calls them after every task, and
-    // after every interrupt that ends its halt.
-    let _ = SERVICE.on_shootdown_ipi(&pin());
+    let pin = pin();
+    // A long task need not end before those that wait for this CPU's answer may go on.
+    if SERVICE.on_shootdown_ipi(&pin) == WakersDue::Perhaps {
+        SERVICE.wake_due(&pin);
+    }
+}
+
+/// At the end of the timer's interrupt: what has come due is woken. The kernel's wakers queue a task
+/// and send an interrupt, both with interrupts off, so they may run here.
+pub fn after_tick() {
+    let pin = pin();
+    if SERVICE.wake_is_due(&pin) {
+        SERVICE.wake_due(&pin);
+    }
 }
 
 /// In spin loops.
@@ -37,9 +48,9 @@ pub fn poll() {
     SERVICE.poll_shootdown(&pin());
 }
 
-/// Between tasks: those that wait for shootdowns may go on.
+/// Between tasks: those that wait for memory or shootdowns may go on.
 pub fn between_tasks() {
-    SERVICE.shootdown().wake_completed(&pin());
+    SERVICE.wake_due(&pin());
 }
 
 /// With nothing else to do: zeroes a few frames ahead. False where there are enough.
@@ -54,8 +65,8 @@ pub fn enter_idle() {
     // SAFETY: until `leave_idle` only interrupt handlers run here, and they touch nothing but
     // the image, the direct map, stacks and devices, whose mappings never change.
     unsafe { SERVICE.shootdown().enter_lazy(&pin, Lazy::Idle) };
-    // Who waited for this CPU alone need not wait any more.
-    SERVICE.shootdown().wake_completed(&pin);
+    // Those who waited for this CPU alone need not wait any more.
+    SERVICE.wake_due(&pin);
 }
 
 /// Ends [`enter_idle`], before anything else runs.

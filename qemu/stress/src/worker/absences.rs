@@ -38,8 +38,8 @@ impl<R: Rig> Worker<'_, R> {
         if let Err(error) = unsafe { service.cpu_offline(&self.pin) } {
             return self.refused("going offline", Text::display(&error));
         }
-        // Who waits for this CPU alone need not wait any more.
-        service.shootdown().wake_completed(&self.pin);
+        // Those who wait for this CPU alone need not wait any more.
+        service.wake_due(&self.pin);
         run.rig.park(1 + self.random.below(LONGEST_ABSENCE) as u32);
         // SAFETY: the kernel's tables are still active, interrupts are on, and nobody else brings
         // this CPU up.
