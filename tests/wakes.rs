@@ -163,7 +163,7 @@ fn what_a_cpu_parks_before_it_goes_offline_is_seen_to() {
     let (sim, service) = booted(2);
     let queues = [(); 2].map(|()| Arc::new(RunQueue::default()));
     let wakers = queues.each_ref().map(|queue| Waker::from(queue.clone()));
-    let mut contexts = wakers.each_ref().map(|waker| Context::from_waker(waker));
+    let mut contexts = wakers.each_ref().map(Context::from_waker);
     let mut tasks = [CpuId::BOOT, second()].map(|cpu| Box::pin(service.task(cpu)));
     let space = sim.on(CpuId::BOOT, |pin| mapped(service, pin, 64));
     for cpu in [0, 1] {
