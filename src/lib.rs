@@ -21,6 +21,7 @@ extern crate std;
 struct Readme;
 
 pub mod address_space;
+mod budget;
 mod heap;
 mod machine;
 pub mod page_table;

@@ -91,6 +91,13 @@ impl<T: Tlb> Shootdown<T> {
         self.threshold.load(Ordering::Relaxed)
     }
 
+    /// Is every member of `domain` lazy in it, or is there none? Then no CPU uses a leaf of it, until one
+    /// ceases to be lazy; page walkers may still run ahead through its tables. A moment's view.
+    pub fn is_dormant(&self, domain: &Domain) -> bool {
+        // Acquire: the last use of a lazy CPU, and of one that has left, happened before.
+        domain.members.find_from(0, Ordering::Acquire, |cpu| !self.state(cpu).is_lazy(domain.kind)).is_none()
+    }
+
     /// What `cpu` has counted; exact while the CPU is at rest.
     pub fn stats(&self, cpu: CpuId) -> Stats {
         self.state(cpu).counters.read()

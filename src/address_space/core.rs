@@ -5,7 +5,7 @@ use core::fmt;
 use core::ptr;
 
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
-use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, Order};
 use topomem_shootdown::{ChangeRecord, Domain, Invalidation, PageRange, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
@@ -13,10 +13,11 @@ use x86_64::structures::paging::PhysFrame;
 use super::error::{ProtectError, RemapError, UnmapError};
 use super::layout::{SpaceKind, pages_of, range_of, size_of_level};
 use crate::Machine;
+use crate::budget::Budget;
 use crate::page_table::{
     Changed, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, RelocateError, Reserve,
 };
-use crate::retire::{Callbacks, Parked, RetireList, Retired};
+use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
 
@@ -34,8 +35,18 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub mapped: AtomicU64,
     /// Its handle is gone: it is freed once no CPU has it active.
     pub abandoned: AtomicBool,
+    /// Abandoned, it maps nothing any more.
+    pub dismantled: AtomicBool,
+    /// An unmap may have left empty tables that no sweep has seen.
+    pub(super) emptied: AtomicBool,
+    /// The page where the next sweep for empty tables goes on.
+    pub(super) sweep_from: AtomicU64,
+    /// Groups of empty tables that were unlinked, and that page walkers may still find.
+    pub unlinked: AtomicU32,
     /// The next space of the service's list; governed by that list's lock.
     pub next: AtomicPtr<SpaceCore<P>>,
+    /// Contexts that look at it by way of that list, in which it stays meanwhile.
+    pub visitors: AtomicU32,
     /// The first of its own frames.
     frame: PhysFrame,
 }
@@ -55,7 +66,7 @@ impl<P: Machine> SpaceCore<P> {
         bounds: Pages,
     ) -> Result<&'static SpaceCore<P>, (AllocError, PageTable<P::Format>)> {
         let frames = service.frames();
-        let frame = match frames.alloc(pin, &FrameRequest::order(Self::ORDER)) {
+        let frame = match service.alloc(pin, &FrameRequest::order(Self::ORDER)) {
             Ok(frame) => frame,
             Err(error) => return Err((error, table)),
         };
@@ -69,7 +80,12 @@ impl<P: Machine> SpaceCore<P> {
             retired: SpinLock::new(RetireList::new()),
             mapped: AtomicU64::new(0),
             abandoned: AtomicBool::new(false),
+            dismantled: AtomicBool::new(false),
+            emptied: AtomicBool::new(false),
+            sweep_from: AtomicU64::new(bounds.first),
+            unlinked: AtomicU32::new(0),
             next: AtomicPtr::new(ptr::null_mut()),
+            visitors: AtomicU32::new(0),
             frame,
         };
         // SAFETY: the run is ours alone, large enough, and aligned to its size; it is given
@@ -80,16 +96,17 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Frees the space's own frames.
+    /// Frees the space's own frames; how many that is.
     ///
     /// # Safety
     ///
     /// Nobody uses `core` any more, and its tables and frames have been freed.
-    pub unsafe fn give_back(core: *const SpaceCore<P>, frames: &Frames<P>, pin: &CpuPin) {
+    pub unsafe fn give_back(core: *const SpaceCore<P>, frames: &Frames<P>, pin: &CpuPin) -> u64 {
         // SAFETY: the caller has the last use of `core`; nothing in it needs dropping.
         let frame = unsafe { (*core).frame };
         // SAFETY: as above; `place` allocated the run.
-        unsafe { frame_memory::release(frames, pin, frame, Self::ORDER) };
+        unsafe { frame_memory::release_own(frames, pin, frame, Self::ORDER) };
+        Self::ORDER.frames()
     }
 
     /// The domain that CPUs hear of its changes through.
@@ -131,13 +148,17 @@ impl<P: Machine> SpaceCore<P> {
         pin: &CpuPin,
         range: PageRange,
         changed: &mut Changed,
-        record: impl FnOnce(&mut Changed) -> T,
+        mut record: impl FnMut(&mut Changed) -> T,
     ) -> Result<T, UnmapError> {
         let pages = self.check(range).ok_or(UnmapError::OutsideSpace(range))?;
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         let before = changed.pages;
-        let cleared = self.table.clear(frames, &mut reserve, pages, changed, record);
+        let table = &self.table;
+        let cleared = table.clear(frames, &mut reserve, pages, changed, &mut record).or_else(|error| {
+            let again = || table.clear(frames, &mut reserve, pages, changed, &mut record);
+            self.service.relieve(pin, error, again)
+        });
         let recorded = cleared.map_err(UnmapError::OutOfFrames)?;
         self.count_unmapped(changed.pages - before);
         Ok(recorded)
@@ -152,7 +173,7 @@ impl<P: Machine> SpaceCore<P> {
         range: PageRange,
         protection: Protection,
         changed: &mut Changed,
-        record: impl FnOnce(&mut Changed) -> T,
+        mut record: impl FnMut(&mut Changed) -> T,
     ) -> Result<T, ProtectError> {
         let pages = self.check(range).ok_or(ProtectError::OutsideSpace(range))?;
         if !self.kind.permits(protection) {
@@ -160,8 +181,13 @@ impl<P: Machine> SpaceCore<P> {
         }
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
-        let changed = self.table.reprotect(frames, &mut reserve, pages, protection, changed, record);
-        changed.map_err(ProtectError::OutOfFrames)
+        let table = &self.table;
+        let done = table.reprotect(frames, &mut reserve, pages, protection, changed, &mut record);
+        let done = done.or_else(|error| {
+            let again = || table.reprotect(frames, &mut reserve, pages, protection, changed, &mut record);
+            self.service.relieve(pin, error, again)
+        });
+        done.map_err(ProtectError::OutOfFrames)
     }
 
     /// Moves what is mapped in `from` to the pages from `to` on, and has it recorded by `record`, which
@@ -171,7 +197,7 @@ impl<P: Machine> SpaceCore<P> {
         pin: &CpuPin,
         from: PageRange,
         to: VirtAddr,
-        record: impl FnOnce(Changed, Pages) -> T,
+        mut record: impl FnMut(Changed, Pages) -> T,
     ) -> Result<T, RemapError> {
         let target = PageRange::new(to, from.pages(), from.size()).map_err(RemapError::Target)?;
         let old = self.check(from).ok_or(RemapError::OutsideSpace(from))?;
@@ -181,7 +207,13 @@ impl<P: Machine> SpaceCore<P> {
         }
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
-        let moved = self.table.relocate(frames, &mut reserve, old, new, |changed| record(changed, new));
+        let mut record = |changed| record(changed, new);
+        let table = &self.table;
+        let moved = table.relocate(frames, &mut reserve, old, new, &mut record).or_else(|error| {
+            let again = || table.relocate(frames, &mut reserve, old, new, &mut record);
+            self.service.relieve(pin, error, again)
+        });
+        self.note_emptied();
         moved.map_err(|error| match error {
             RelocateError::Occupied { page } => RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)),
             RelocateError::WouldSplit(level) => RemapError::WouldSplit { to, size: size_of_level(level) },
@@ -223,6 +255,15 @@ impl<P: Machine> SpaceCore<P> {
 
     pub fn count_unmapped(&self, pages: u64) {
         self.mapped.fetch_sub(pages, Ordering::Relaxed);
+        self.note_emptied();
+    }
+
+    /// Notes that tables may be empty now.
+    pub fn note_emptied(&self) {
+        // Relaxed: a hint.
+        if !self.emptied.load(Ordering::Relaxed) {
+            self.emptied.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Keeps `parked` until its request is done, with nobody waiting.
@@ -236,40 +277,47 @@ impl<P: Machine> SpaceCore<P> {
         self.retired.lock(self.service.platform()).frame_count()
     }
 
-    /// Frees what is done.
+    /// Frees what is done, as far as `budget` goes.
     ///
     /// Also for contexts that interrupted another use of this space on the same CPU: a list
     /// that is in use is left alone.
-    pub fn collect(&self, pin: &CpuPin) -> Collected {
+    pub fn collect(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let frames = self.service.frames();
         let is_done = |request| self.service.shootdown().is_done(self.domain(), request);
-        let mut collected = Collected { freed: 0, waiting: false };
-        let mut leftover = Parked { request: None, retired: Retired::NOTHING, callbacks: Callbacks::NONE };
+        let mut collected = Collected::NOTHING;
+        let mut rest = Parked::NOTHING;
         loop {
             let Some(mut list) = self.retired.try_lock() else {
                 collected.waiting = true;
                 break;
             };
+            if budget.is_spent() {
+                collected.more |= !list.is_empty();
+                break;
+            }
             let Some(mut done) = list.take_done(is_done) else {
                 collected.waiting |= !list.is_empty();
                 break;
             };
             // The lock is not held while frames are freed.
             drop(list);
-            collected.freed += done.retired.frame_count();
             // SAFETY: the request that named them is done.
-            unsafe { done.retired.free(frames, self.service.walks(), pin) };
-            collected.freed -= done.retired.frame_count();
+            collected.freed += unsafe { done.retired.free_within(frames, self.service.walks(), pin, budget) };
             if done.retired.is_empty() {
+                // Release pairs with the Acquire in `has_unlinked`.
+                self.unlinked.fetch_sub(done.unlinked, Ordering::Release);
                 self.service.call_soon(done.callbacks);
             } else {
-                leftover.retired.append(frames, done.retired);
-                leftover.callbacks.append(done.callbacks);
+                // The budget is spent, or a software walk may still read the tables.
+                done.request = None;
+                rest.join(frames, done);
             }
         }
-        if !leftover.retired.is_empty() {
-            collected.waiting = true;
-            self.park(leftover);
+        if !rest.is_empty() {
+            collected.more |= budget.is_spent();
+            collected.waiting |= !budget.is_spent();
+            // Its lock was free above: no context that this one interrupted holds it.
+            self.retired.lock(frames.platform()).put_back(frames, rest);
         }
         collected
     }
@@ -282,18 +330,26 @@ pub(super) fn invalidation_of(changed: &Changed) -> Option<Invalidation> {
     Some(if changed.retired.tables.is_empty() { invalidation } else { invalidation.with_tables_freed() })
 }
 
-/// What [`SpaceCore::collect`] did.
+/// What has been freed, and what is left to free.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Collected {
     /// 4 KiB frames freed.
     pub freed: u64,
-    /// Something still waits.
+    /// Something waits for other CPUs, or was in use.
     pub waiting: bool,
+    /// The budget did not suffice.
+    pub more: bool,
 }
 
 impl Collected {
+    pub const NOTHING: Collected = Collected { freed: 0, waiting: false, more: false };
+
     pub fn and(self, other: Collected) -> Collected {
-        Collected { freed: self.freed + other.freed, waiting: self.waiting | other.waiting }
+        Collected {
+            freed: self.freed + other.freed,
+            waiting: self.waiting | other.waiting,
+            more: self.more | other.more,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod flags;
 mod layout;
 mod mapper;
 mod promote;
+mod reclaim;
 mod translate;
 mod unmapping;
 
@@ -24,7 +25,7 @@ pub(crate) use core::{Collected, SpaceCore};
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, UnmapError};
 pub use flags::FlagsError;
 pub use layout::SpaceKind;
-pub(crate) use layout::{lower_half, pages_of, user_bounds};
+pub(crate) use layout::{pages_of, user_bounds};
 pub use mapper::{Refusal, SpaceMapper};
 pub use unmapping::{Unmapped, Unmapping};
 
@@ -111,6 +112,7 @@ impl<P: Machine> AddressSpace<P> {
         let mut fresh = Fresh { space: self.core, pin, chain: Chain::EMPTY, order };
         for _ in 0..range.pages() {
             let frame = self.core.service.alloc(pin, &request).map_err(MapError::OutOfFrames)?;
+            frame_memory::take_over(frames, frame);
             fresh.chain.push(frames, frame);
         }
         let attributes = self.attributes(protection, Ownership::Owned);
@@ -141,6 +143,7 @@ impl<P: Machine> AddressSpace<P> {
         let (level, _) = owned_level(range)?;
         let pages = self.check(range, protection)?;
         aligned(first, size)?;
+        frame_memory::take_over(self.core.service.frames(), first);
         let attributes = self.attributes(protection, Ownership::Owned);
         let mut backing = Contiguous { first_page: pages.first, frame: first, largest: level, attributes };
         self.fill(pin, pages, &mut backing)
@@ -198,13 +201,13 @@ impl<P: Machine> AddressSpace<P> {
         // Page walkers may still find an empty table instead of the leaf in its place, and fault.
         let invalidation = Invalidation::pages(range_of(pages, Level::PAGE)).with_tables_freed();
         let record = |replaced: Chain| {
-            let record = (!replaced.is_empty()).then(|| shootdown.record(core.domain(), invalidation));
-            (record, replaced)
+            let stale = !replaced.is_empty() || core.has_unlinked();
+            (stale.then(|| shootdown.record(core.domain(), invalidation)), replaced)
         };
-        let mut filled = core.table.fill(frames, &mut reserve, pages, backing, record);
-        if matches!(filled, Err(FillError::Tables(_))) && core.service.relieve(pin) {
-            filled = core.table.fill(frames, &mut reserve, pages, backing, record);
-        }
+        let filled = core.table.fill(frames, &mut reserve, pages, backing, record).or_else(|error| {
+            let again = || core.table.fill(frames, &mut reserve, pages, backing, record);
+            core.service.relieve(pin, error, again)
+        });
         let (record, replaced) = filled.map_err(|error| match error {
             FillError::Tables(error) => MapError::OutOfFrames(error),
             FillError::Occupied { page, leaf } => {
@@ -427,7 +430,7 @@ impl<P: Machine> Drop for Fresh<'_, P> {
         let frames = self.space.service.frames();
         while let Some(frame) = self.chain.pop(frames) {
             // SAFETY: it was allocated for this mapping, and is mapped nowhere.
-            unsafe { frame_memory::release(frames, self.pin, frame, self.order) };
+            unsafe { frame_memory::release_own(frames, self.pin, frame, self.order) };
         }
     }
 }

@@ -91,7 +91,12 @@ impl<P: Machine, W: Pending> Parts<'_, P, W> {
         let service = self.core.service;
         // No other context of this CPU gets in while a lock is held.
         let pin = service.platform().pin();
-        self.core.park(Parked { request: self.wait.as_ref().map(W::request), retired, callbacks });
+        self.core.park(Parked {
+            request: self.wait.as_ref().map(W::request),
+            retired,
+            callbacks,
+            ..Parked::NOTHING
+        });
         service.note_work(&pin);
     }
 }

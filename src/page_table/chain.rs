@@ -84,6 +84,22 @@ impl Chain {
         Some((first, count))
     }
 
+    /// The same, but for at most `limit` of its frames, at least one.
+    pub(crate) fn pop_part<M: TableMemory + ?Sized>(
+        &mut self,
+        memory: &M,
+        limit: u64,
+    ) -> Option<(PhysFrame, u64)> {
+        self.open(memory)?;
+        let first = memory.frame_of(self.first);
+        let count = u64::from(self.count).min(limit.max(1));
+        // Not more than `self.count`.
+        self.first += count as u32;
+        self.count -= count as u32;
+        self.frames -= count;
+        Some((first, count))
+    }
+
     /// Takes over all of `other`, in constant time.
     #[inline]
     pub fn append<M: TableMemory + ?Sized>(&mut self, memory: &M, other: Chain) {

@@ -48,6 +48,11 @@ impl Changed {
         });
     }
 
+    /// The table of `part`, which maps nothing, was unlinked.
+    pub(super) fn note_table(&mut self, part: Pages) {
+        self.note(part, Level::PAGE);
+    }
+
     /// Leaves of `level` changed in `part`: `pages` pages of 4 KiB of it.
     #[inline]
     pub(super) fn note_leaves(&mut self, part: Pages, level: Level, pages: u64) {

@@ -54,7 +54,20 @@ pub(super) fn claim<F: Format>(entry: &TableEntry, counters: &LockCounters, rela
     }
 }
 
-/// Gives back what [`claim`] took.
+/// Claims `entry` and returns what it says, unless another has it.
+pub(super) fn try_claim<F: Format>(entry: &TableEntry) -> Option<RawEntry> {
+    let mut current = entry.load();
+    while !current.is_claimed::<F>() {
+        // Acquire as in `claim`.
+        match entry.compare_exchange(current, RawEntry(current.0 | F::CLAIM)) {
+            Ok(()) => return Some(current),
+            Err(now) => current = now,
+        }
+    }
+    None
+}
+
+/// Gives back what [`claim`] or [`try_claim`] took.
 #[inline]
 pub(super) fn release<F: Format>(entry: &TableEntry) {
     entry.clear_bits(F::CLAIM);

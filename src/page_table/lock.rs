@@ -58,7 +58,20 @@ pub(super) fn lock_shared(word: &AtomicU32, counters: &LockCounters, relax: impl
     }
 }
 
-/// Gives back what [`lock_shared`] took.
+/// Takes `word` shared, unless it is held exclusively or somebody waits for that.
+pub(super) fn try_lock_shared(word: &AtomicU32) -> bool {
+    let mut state = word.load(Ordering::Relaxed);
+    while state & (EXCLUSIVE | WAITING) == 0 {
+        // Acquire as in `lock_shared`.
+        match word.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(now) => state = now,
+        }
+    }
+    false
+}
+
+/// Gives back what [`lock_shared`] or [`try_lock_shared`] took.
 #[inline]
 pub(super) fn unlock_shared(word: &AtomicU32) {
     // Release pairs with the Acquire in `lock_exclusive`: entries that a sharer linked are seen.
@@ -90,7 +103,13 @@ pub(super) fn lock_exclusive(word: &AtomicU32, counters: &LockCounters, relax: i
     }
 }
 
-/// Gives back what [`lock_exclusive`] took.
+/// Takes `word` exclusively, if nobody holds it or waits for that.
+pub(super) fn try_lock_exclusive(word: &AtomicU32) -> bool {
+    // Acquire as in `lock_exclusive`.
+    word.compare_exchange(0, EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed).is_ok()
+}
+
+/// Gives back what [`lock_exclusive`] or [`try_lock_exclusive`] took.
 #[inline]
 pub(super) fn unlock_exclusive(word: &AtomicU32) {
     word.fetch_and(!EXCLUSIVE, Ordering::Release);

@@ -6,7 +6,7 @@ use topomem_shootdown::Request;
 
 use super::{Callbacks, Retired};
 
-/// How many batches are kept apart; further ones join the newest.
+/// How many batches are kept apart.
 const BATCHES: usize = 16;
 
 /// What waits for one invalidation.
@@ -14,29 +14,51 @@ pub(crate) struct Parked {
     /// `None`: nothing to wait for but software walks.
     pub request: Option<Request>,
     pub retired: Retired,
-    /// Who is told when all of it is free.
+    /// Called when all of it is free.
     pub callbacks: Callbacks,
+    /// How many groups of unlinked empty tables it holds.
+    pub unlinked: u32,
 }
 
 impl Parked {
-    fn is_empty(&self) -> bool {
-        self.retired.is_empty() && self.callbacks.is_empty()
+    pub const NOTHING: Parked =
+        Parked { request: None, retired: Retired::NOTHING, callbacks: Callbacks::NONE, unlinked: 0 };
+
+    pub fn is_empty(&self) -> bool {
+        self.retired.is_empty() && self.callbacks.is_empty() && self.unlinked == 0
+    }
+
+    /// Takes over `other`, parked later; both then wait for both requests.
+    pub fn join<P: Platform>(&mut self, frames: &Frames<P>, other: Parked) {
+        self.request = match (self.request, other.request) {
+            (Some(own), Some(other)) => Some(own.merge(other)),
+            (own, other) => own.or(other),
+        };
+        self.retired.append(frames, other.retired);
+        self.callbacks.append(other.callbacks);
+        self.unlinked += other.unlinked;
     }
 }
 
-/// One address space's retired batches, oldest first. Bounded: a batch that finds no room joins
-/// the newest one, and both wait for the newer invalidation.
+/// One address space's retired batches, oldest first, of a bounded number.
+///
+/// Where a batch finds no room, the second and the third oldest become one. The oldest is joined by
+/// nothing: it waits for a request that does not change, so it goes, and the next is the oldest. Were
+/// batches to join one that all others may join, too, it would wait for ever newer requests, and for
+/// ever where the CPUs always have one left to answer.
 pub(crate) struct RetireList {
+    /// The first `len` are there.
     batches: [Option<Parked>; BATCHES],
+    len: usize,
 }
 
 impl RetireList {
     pub const fn new() -> RetireList {
-        RetireList { batches: [const { None }; BATCHES] }
+        RetireList { batches: [const { None }; BATCHES], len: 0 }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.batches.iter().all(Option::is_none)
+        self.len == 0
     }
 
     /// How many 4 KiB frames wait.
@@ -49,27 +71,37 @@ impl RetireList {
         if parked.is_empty() {
             return;
         }
-        if let Some(free) = self.batches.iter_mut().find(|batch| batch.is_none()) {
-            *free = Some(parked);
-            return;
+        if self.len == BATCHES
+            && let Some(third) = self.remove(2)
+            && let Some(second) = &mut self.batches[1]
+        {
+            second.join(frames, third);
         }
-        // Any batch would do: merged requests wait for both. The last is likely a recent one.
-        if let [.., Some(last)] = &mut self.batches {
-            last.request = match (last.request, parked.request) {
-                (Some(own), Some(other)) => Some(own.merge(other)),
-                (own, other) => own.or(other),
-            };
-            last.retired.append(frames, parked.retired);
-            last.callbacks.append(parked.callbacks);
+        self.batches[self.len] = Some(parked);
+        self.len += 1;
+    }
+
+    /// Keeps the rest of a batch whose request is done: the next to be taken out.
+    pub fn put_back<P: Platform>(&mut self, frames: &Frames<P>, rest: Parked) {
+        if self.len == BATCHES {
+            // Its place was taken meanwhile.
+            return self.park(frames, rest);
         }
+        self.batches[self.len] = Some(rest);
+        self.len += 1;
+        self.batches[..self.len].rotate_right(1);
     }
 
     /// Takes out one batch whose request is done.
     pub fn take_done(&mut self, is_done: impl Fn(Request) -> bool) -> Option<Parked> {
-        let ready = self.batches.iter_mut().find(|batch| match batch {
-            Some(parked) => parked.request.is_none_or(&is_done),
-            None => false,
-        })?;
-        ready.take()
+        let ready = self.batches.iter().flatten().position(|parked| parked.request.is_none_or(&is_done))?;
+        self.remove(ready)
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Parked> {
+        let parked = self.batches[index].take()?;
+        self.batches[index..self.len].rotate_left(1);
+        self.len -= 1;
+        Some(parked)
     }
 }

@@ -15,6 +15,7 @@ use topomem_numa::frames::Frames;
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
+use crate::budget::Budget;
 use crate::page_table::{Chain, Level, TableMemory, Walks};
 use crate::service::frame_memory;
 
@@ -26,6 +27,9 @@ pub(crate) struct Retired {
     /// 4 KiB frames and 2 MiB runs.
     pub frames: [Chain; 2],
 }
+
+/// How many frames of a run are freed before the budget is looked at again.
+const PART: u64 = 512;
 
 /// The orders of [`Retired::frames`].
 const ORDERS: [Order; 2] = [Order::FRAME, Order::HUGE];
@@ -93,8 +97,51 @@ impl Retired {
             while let Some((first, count)) = self.tables.pop_run(frames) {
                 // SAFETY: the caller's promise, and no software walk that could have seen one
                 // linked is under way.
-                unsafe { frame_memory::release_consecutive(frames, pin, first, count) };
+                unsafe { frame_memory::release_tables(frames, pin, first, count) };
             }
         }
+    }
+
+    /// The same, as far as `budget` goes. Returns how many 4 KiB frames are free.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Retired::free`].
+    pub unsafe fn free_within<P: Platform>(
+        &mut self,
+        frames: &Frames<P>,
+        walks: &Walks,
+        pin: &CpuPin,
+        budget: &mut Budget,
+    ) -> u64 {
+        let before = self.frame_count();
+        let [single, huge] = &mut self.frames;
+        while !budget.is_spent()
+            && let Some((first, count)) = single.pop_part(frames, PART)
+        {
+            budget.spend(count);
+            // SAFETY: the mapping owned the frames, and the caller's promise.
+            unsafe { frame_memory::release_consecutive(frames, pin, first, count) };
+        }
+        while !budget.is_spent()
+            && let Some(run) = huge.pop(frames)
+        {
+            budget.spend(1);
+            // SAFETY: as above.
+            unsafe { frame_memory::release(frames, pin, run, Order::HUGE) };
+        }
+        if !budget.is_spent()
+            && !self.tables.is_empty()
+            && walks.wait_for_others(|| frames.platform().relax())
+        {
+            while !budget.is_spent()
+                && let Some((first, count)) = self.tables.pop_part(frames, PART)
+            {
+                budget.spend(count);
+                // SAFETY: as in `free`.
+                unsafe { frame_memory::release_tables(frames, pin, first, count) };
+            }
+        }
+        before - self.frame_count()
     }
 }

@@ -42,7 +42,7 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
 
     unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame) {
         // SAFETY: the caller's promise.
-        unsafe { release(self, pin, frame, Order::FRAME) };
+        unsafe { release_own(self, pin, frame, Order::FRAME) };
     }
 
     #[inline]
@@ -87,6 +87,65 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
     }
 }
 
+/// Makes the run from `first` a mapping's: from now on the reference word of its first frame says
+/// how it is freed. The word's last user, who had the frame before, may have left anything there.
+#[inline]
+pub(crate) fn take_over<P: Platform>(frames: &Frames<P>, first: PhysFrame) {
+    // Relaxed: the frame is ours alone until it is mapped.
+    info(frames, first).references.store(0, Ordering::Relaxed);
+}
+
+/// Frees a run that no leaf has owned, whatever its reference words say: a table's frame, or what the
+/// service allocated for itself.
+///
+/// # Safety
+///
+/// As for [`release`].
+pub(crate) unsafe fn release_own<P: Platform>(
+    frames: &Frames<P>,
+    pin: &CpuPin,
+    frame: PhysFrame,
+    order: Order,
+) {
+    // SAFETY: the caller's promise.
+    let freed = unsafe { frames.free(pin, frame, order) };
+    debug_assert!(freed.is_ok(), "{freed:?}");
+}
+
+/// Frees `count` consecutive frames of tables.
+///
+/// # Safety
+///
+/// As for [`release`], for each frame.
+pub(crate) unsafe fn release_tables<P: Platform>(
+    frames: &Frames<P>,
+    pin: &CpuPin,
+    first: PhysFrame,
+    count: u64,
+) {
+    for (first, count) in by_block(first, count) {
+        // SAFETY: the caller's promise.
+        if count == 1 || unsafe { frames.free_run(pin, first, count) }.is_err() {
+            // One, or frames of two nodes, or reserved in part: one by one.
+            // SAFETY: as above.
+            (0..count).for_each(|frame| unsafe { release_own(frames, pin, first + frame, Order::FRAME) });
+        }
+    }
+}
+
+/// The frames from `first` in parts that the allocator takes at once: less than 2 MiB, of one block.
+fn by_block(first: PhysFrame, count: u64) -> impl Iterator<Item = (PhysFrame, u64)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let left = count.checked_sub(done).filter(|&left| left > 0)?;
+        let start = first + done;
+        let in_block = Order::HUGE.frames() - number(start) % Order::HUGE.frames();
+        let part = left.min(in_block).min(Order::HUGE.frames() - 1);
+        done += part;
+        Some((start, part))
+    })
+}
+
 /// Frees a run, or a part of a split run: the run is free when its last part is. A run that was
 /// joined is freed in its parts.
 ///
@@ -106,8 +165,7 @@ pub(crate) unsafe fn release<P: Platform>(frames: &Frames<P>, pin: &CpuPin, fram
         return;
     }
     // SAFETY: the caller's promise.
-    let freed = unsafe { frames.free(pin, frame, order) };
-    debug_assert!(freed.is_ok(), "{freed:?}");
+    unsafe { release_own(frames, pin, frame, order) };
 }
 
 /// Frees `count` consecutive frames, allocated one by one, or parts of split runs.
@@ -139,12 +197,8 @@ pub(crate) unsafe fn release_consecutive<P: Platform>(
 ///
 /// As [`release_consecutive`].
 unsafe fn release_run<P: Platform>(frames: &Frames<P>, pin: &CpuPin, first: PhysFrame, count: u64) {
-    let (mut first, mut left) = (first, count);
-    while left > 0 {
-        // The allocator takes less than 2 MiB at once, of one block; and a block is a split run
-        // as a whole or not at all.
-        let in_block = Order::HUGE.frames() - number(first) % Order::HUGE.frames();
-        let count = left.min(in_block).min(Order::HUGE.frames() - 1);
+    for (first, count) in by_block(first, count) {
+        // A block is a split run as a whole or not at all.
         // SAFETY: the caller's promise.
         unsafe {
             if is_part(frames, first) {
@@ -154,8 +208,6 @@ unsafe fn release_run<P: Platform>(frames: &Frames<P>, pin: &CpuPin, first: Phys
                 (0..count).for_each(|frame| release(frames, pin, first + frame, Order::FRAME));
             }
         }
-        first += count;
-        left -= count;
     }
 }
 

@@ -3,6 +3,7 @@
 mod boot;
 pub(crate) mod frame_memory;
 mod lifecycle;
+mod relieve;
 mod spaces;
 mod stats;
 mod task;
@@ -148,7 +149,8 @@ impl<P: Machine> MemoryService<P> {
     /// [`CreateError`]; nothing has changed.
     pub fn create_space(&'static self, pin: &CpuPin) -> Result<AddressSpace<P>, CreateError> {
         let kernel = self.kernel_core().ok_or(CreateError::NoKernelSpace)?;
-        let table = PageTable::new(&self.frames, pin, RootEntries::Own).map_err(CreateError::OutOfFrames)?;
+        let new = || PageTable::new(&self.frames, pin, RootEntries::Own);
+        let table = new().or_else(|error| self.relieve(pin, error, new)).map_err(CreateError::OutOfFrames)?;
         // SAFETY: the table is new; the kernel's root entries and the tables below never go.
         unsafe { table.share_from(&self.frames, kernel.table.root(), ENTRIES / 2) };
         match SpaceCore::place(self, pin, table, SpaceKind::User, user_bounds::<P::Format>()) {
@@ -158,24 +160,26 @@ impl<P: Machine> MemoryService<P> {
             }
             Err((error, table)) => {
                 // SAFETY: the root was used by nobody.
-                unsafe { frame_memory::release(&self.frames, pin, table.root(), Order::FRAME) };
+                unsafe { frame_memory::release_own(&self.frames, pin, table.root(), Order::FRAME) };
                 Err(CreateError::OutOfFrames(error))
             }
         }
     }
 
-    /// A run of frames; where memory is short, after what has retired was collected.
+    /// A run of frames. Where memory is short, frees what can be freed before it fails: what has
+    /// retired, abandoned spaces, and page tables that map nothing.
+    ///
+    /// For any context, interrupt handlers included: it calls no waker, and does a bounded amount of
+    /// work (about a millisecond) where memory is short.
     ///
     /// # Errors
     ///
-    /// [`AllocError`], as of [`Frames::alloc`].
+    /// [`AllocError`], as of [`Frames::alloc`]. [`AllocError::WouldBlock`] also where frames are free
+    /// once other CPUs have answered, or the service task has been round.
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
-        self.frames.alloc(pin, request).or_else(|error| match error {
-            AllocError::Exhausted { .. } | AllocError::WouldBlock { .. } if self.relieve(pin) => {
-                self.frames.alloc(pin, request)
-            }
-            _ => Err(error),
-        })
+        self.frames
+            .alloc(pin, request)
+            .or_else(|error| self.relieve(pin, error, || self.frames.alloc(pin, request)))
     }
 
     /// The shootdown interrupt's handler: flushes and answers. Takes no lock, allocates

@@ -3,13 +3,12 @@
 use core::ptr;
 
 use topomem_percpu::sync::atomic::Ordering;
-use topomem_percpu::{CpuPin, CpuSet, Order};
+use topomem_percpu::{CpuPin, Order};
 
 use super::{MemoryService, frame_memory};
 use crate::Machine;
-use crate::address_space::{SpaceCore, lower_half};
-use crate::page_table::{Changed, Reserve};
-use crate::retire::{Callbacks, Parked};
+use crate::address_space::{Collected, SpaceCore};
+use crate::budget::Budget;
 
 /// A list through the spaces' own links.
 pub(super) struct Spaces<P: Machine> {
@@ -27,11 +26,13 @@ impl<P: Machine> Spaces<P> {
         self.first = Some(core);
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &'static SpaceCore<P>> {
-        core::iter::successors(self.first, |core| {
-            // SAFETY: a listed space lives; its link was made from a `&'static` in `add`.
-            unsafe { core.next.load(Ordering::Relaxed).as_ref() }
-        })
+    fn after(core: &SpaceCore<P>) -> Option<&'static SpaceCore<P>> {
+        // SAFETY: a listed space lives; its link was made from a `&'static` in `add`.
+        unsafe { core.next.load(Ordering::Relaxed).as_ref() }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &'static SpaceCore<P>> {
+        core::iter::successors(self.first, |core| Spaces::after(core))
     }
 
     /// Takes out the first space that `wanted` accepts.
@@ -44,64 +45,139 @@ impl<P: Machine> Spaces<P> {
             }
             found
         })?;
-        let next = found.next.load(Ordering::Relaxed);
         match before {
-            Some(before) => before.next.store(next, Ordering::Relaxed),
-            // SAFETY: as in `iter`.
-            None => self.first = unsafe { next.as_ref() },
+            Some(before) => before.next.store(found.next.load(Ordering::Relaxed), Ordering::Relaxed),
+            None => self.first = Spaces::after(found),
         }
         Some(found)
     }
 }
 
+/// A look at a listed space, which stays in the list until it is dropped.
+struct Visit<P: Machine> {
+    core: &'static SpaceCore<P>,
+}
+
+impl<P: Machine> Visit<P> {
+    /// Of a space in the list, whose lock the caller holds.
+    fn of(core: &'static SpaceCore<P>) -> Visit<P> {
+        core.visitors.fetch_add(1, Ordering::Relaxed);
+        Visit { core }
+    }
+}
+
+impl<P: Machine> Drop for Visit<P> {
+    fn drop(&mut self) {
+        // Release pairs with the Acquire in `bury`: this use of the space happened before.
+        self.core.visitors.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Where going through the list has come to an end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All have been seen.
+    All,
+    /// The caller had enough.
+    Enough,
+    /// The list was in use.
+    InUse,
+}
+
+impl End {
+    fn collected(self) -> Collected {
+        Collected { freed: 0, waiting: self == End::InUse, more: self == End::Enough }
+    }
+}
+
 impl<P: Machine> MemoryService<P> {
-    /// Frees the abandoned spaces that no CPU has active; how many.
+    /// Looks at each user space, without the list's lock, until `look` says that it is enough.
     ///
-    /// Also for contexts that interrupted another use of the list on the same CPU: a list that
-    /// is in use is left alone.
-    pub(super) fn reap(&self, pin: &CpuPin) -> usize {
-        // Acquire pairs with the Release in `AddressSpace`'s drop: every use of the handle
-        // happened before.
-        let gone = |core: &SpaceCore<P>| core.abandoned.load(Ordering::Acquire) && core.domain().is_idle();
-        let mut reaped = 0;
+    /// Also for contexts that interrupted another use of the list on the same CPU: where it is in
+    /// use, the rest is left out.
+    fn visit(&self, mut look: impl FnMut(&SpaceCore<P>) -> Enough) -> End {
+        let mut last: Option<Visit<P>> = None;
         loop {
-            let Some(mut spaces) = self.spaces.try_lock() else { return reaped };
-            let abandoned = spaces.iter().filter(|core| core.abandoned.load(Ordering::Acquire));
-            let users = abandoned.fold(CpuSet::EMPTY, |cpus, core| cpus.union(&core.domain().cpus()));
-            self.task_wakers.await_leaving(&users);
-            let Some(core) = spaces.take(gone) else { return reaped };
-            // The lock is not held while the space is taken apart.
+            let Some(spaces) = self.spaces.try_lock() else { return End::InUse };
+            let next = match &last {
+                None => spaces.first,
+                Some(visit) => Spaces::after(visit.core),
+            };
+            let visit = next.map(Visit::of);
             drop(spaces);
-            if !self.take_apart(core, pin) {
-                self.spaces.lock(&self.platform).add(core);
-                return reaped;
+            let Some(visit) = visit else { return End::All };
+            if look(visit.core) == Enough::Yes {
+                return End::Enough;
             }
-            reaped += 1;
+            last = Some(visit);
         }
     }
 
-    /// Frees all that an abandoned, idle space has; false where a walk under way, or the
-    /// memory to cut a page, stands against it: then it can be tried again.
-    fn take_apart(&self, core: &'static SpaceCore<P>, pin: &CpuPin) -> bool {
-        let frames = &self.frames;
-        let mut reserve = Reserve::new(frames, pin);
-        let mut changed = Changed::NOTHING;
-        if core.table.clear(frames, &mut reserve, lower_half::<P::Format>(), &mut changed, |_| ()).is_err() {
-            return false;
+    /// Does `work` to the kernel's space, and then to each user space, as far as `budget` goes.
+    /// Returns what has been freed, and whether something still waits.
+    pub(super) fn for_each_space(
+        &self,
+        budget: &mut Budget,
+        mut work: impl FnMut(&SpaceCore<P>, &mut Budget) -> Collected,
+    ) -> Collected {
+        let mut collected = Collected::NOTHING;
+        if let Some(kernel) = self.kernel_core() {
+            collected = work(kernel, budget);
         }
-        drop(reserve);
-        core.park(Parked { request: None, retired: changed.retired, callbacks: Callbacks::NONE });
-        // Nobody has the space: no TLB, no page walker, no handle. What waits is done.
-        if core.collect(pin).waiting {
-            return false;
-        }
-        let root = core.table.root();
-        // SAFETY: it is out of the list, its handle is gone, no CPU has it active; its tables
-        // and frames have just been freed.
-        unsafe {
-            SpaceCore::give_back(core, frames, pin);
-            frame_memory::release(frames, pin, root, Order::FRAME);
-        }
-        true
+        let end = self.visit(|core| {
+            budget.spend(1);
+            collected = collected.and(work(core, budget));
+            if budget.is_spent() { Enough::Yes } else { Enough::No }
+        });
+        collected.and(end.collected())
     }
+
+    /// Takes abandoned spaces apart that no CPU uses, as far as `budget` goes.
+    pub(super) fn reap(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+        let mut collected = Collected::NOTHING;
+        let end = self.visit(|core| {
+            budget.spend(1);
+            // Acquire pairs with the Release in `AddressSpace`'s drop: every use of the handle
+            // happened before.
+            if core.abandoned.load(Ordering::Acquire) {
+                self.task_wakers.await_leaving(&core.domain().cpus());
+                collected = collected.and(core.take_apart(pin, budget));
+            }
+            if budget.is_spent() { Enough::Yes } else { Enough::No }
+        });
+        collected.freed += self.bury(pin);
+        collected.and(end.collected())
+    }
+
+    /// Frees the bookkeeping and the roots of spaces that are abandoned, empty, and active nowhere;
+    /// how many frames that is.
+    fn bury(&self, pin: &CpuPin) -> u64 {
+        let frames = &self.frames;
+        let gone = |core: &SpaceCore<P>| {
+            core.abandoned.load(Ordering::Acquire)
+                && core.dismantled.load(Ordering::Acquire)
+                && core.visitors.load(Ordering::Acquire) == 0
+                && core.domain().is_idle()
+                && core.retired.try_lock().is_some_and(|list| list.is_empty())
+        };
+        let mut freed = 0;
+        while let Some(core) = self.spaces.try_lock().and_then(|mut spaces| spaces.take(gone)) {
+            let root = core.table.root();
+            // SAFETY: it is out of the list and nobody looks at it, its handle is gone, no CPU has it
+            // active; its tables and frames have been freed.
+            unsafe {
+                freed += SpaceCore::give_back(core, frames, pin);
+                frame_memory::release_own(frames, pin, root, Order::FRAME);
+            }
+            freed += 1;
+        }
+        freed
+    }
+}
+
+/// Has whoever goes through the list had enough?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Enough {
+    Yes,
+    No,
 }

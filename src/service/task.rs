@@ -9,7 +9,7 @@ use topomem_percpu::{CpuId, CpuPin};
 
 use super::MemoryService;
 use crate::Machine;
-use crate::address_space::Collected;
+use crate::budget::Budget;
 use crate::retire::Callbacks;
 
 /// What [`MemoryService::tend`] left.
@@ -43,35 +43,12 @@ impl<P: Machine> MemoryService<P> {
         if let Some(heap) = self.heap() {
             heap.heap().tend(pin);
         }
-        let collected = self.collect(pin);
-        self.reap(pin);
+        let mut budget = Budget::unlimited();
+        let collected = self.collect(pin, &mut budget).and(self.reap(pin, &mut budget));
         self.callbacks_due.call();
         self.frames.refill_zeroed(pin, ZEROED_AT_ONCE);
         self.wake_due(pin);
-        if collected.waiting { Tended::Waiting } else { Tended::Done }
-    }
-
-    /// Frees what has retired in any space.
-    fn collect(&self, pin: &CpuPin) -> Collected {
-        let kernel = self.kernel_core().map(|kernel| kernel.collect(pin));
-        let kernel = kernel.unwrap_or(Collected { freed: 0, waiting: false });
-        // Who finds the list in use leaves the rest to whoever has it.
-        let Some(spaces) = self.spaces.try_lock() else {
-            return Collected { waiting: true, ..kernel };
-        };
-        spaces.iter().fold(kernel, |collected, space| collected.and(space.collect(pin)))
-    }
-
-    /// Frees what can be freed because memory is short; false where that was nothing.
-    pub(crate) fn relieve(&self, pin: &CpuPin) -> bool {
-        self.frames.service(pin);
-        // An allocation of the heap's own may have led here: `reclaim` is made for that.
-        let objects = self.heap().map_or(0, |heap| heap.heap().reclaim(pin));
-        let relieved = self.collect(pin).freed > 0 || self.reap(pin) > 0 || objects > 0;
-        if !self.callbacks_due.is_empty() {
-            self.note_work(pin);
-        }
-        relieved
+        if collected.waiting | collected.more { Tended::Waiting } else { Tended::Done }
     }
 
     /// Has `callbacks` called by the next [`MemoryService::tend`]: whoever finds them due may hold

@@ -1,0 +1,150 @@
+//! What is done where memory is short.
+
+use topomem_numa::frames::AllocError;
+use topomem_percpu::CpuPin;
+
+use super::MemoryService;
+use crate::Machine;
+use crate::address_space::Collected;
+use crate::budget::Budget;
+use crate::page_table::{FillError, RelocateError};
+
+/// What one allocation does at most, in frames freed: about a millisecond. It may be an interrupt
+/// handler's.
+const LIMIT: u64 = 1 << 15;
+
+/// What is done before the allocation is tried again.
+const AT_ONCE: u64 = 1 << 12;
+
+/// How often an allocation looks whether CPUs that it waits for have answered, and how many turns of
+/// a spin loop apart. They may be waiting for the context that this one interrupted: then it gives up.
+const LOOKS: u32 = 64;
+const TURNS: u32 = 64;
+
+/// Why an operation failed, and whether memory is what it lacks.
+pub(crate) trait Short: Sized {
+    /// Is there no frame?
+    fn is_short(&self) -> bool;
+
+    /// The same, where more memory is to come: to try again is worth while.
+    fn with_more_to_come(self) -> Self;
+}
+
+impl Short for AllocError {
+    fn is_short(&self) -> bool {
+        matches!(self, AllocError::Exhausted { .. } | AllocError::WouldBlock { .. })
+    }
+
+    fn with_more_to_come(self) -> AllocError {
+        match self {
+            AllocError::Exhausted { node, order, .. } => AllocError::WouldBlock { node, order },
+            other => other,
+        }
+    }
+}
+
+impl<E: Short> Short for FillError<E> {
+    fn is_short(&self) -> bool {
+        matches!(self, FillError::Tables(error) if error.is_short())
+    }
+
+    fn with_more_to_come(self) -> FillError<E> {
+        match self {
+            FillError::Tables(error) => FillError::Tables(error.with_more_to_come()),
+            other => other,
+        }
+    }
+}
+
+impl<E: Short> Short for RelocateError<E> {
+    fn is_short(&self) -> bool {
+        matches!(self, RelocateError::Tables(error) if error.is_short())
+    }
+
+    fn with_more_to_come(self) -> RelocateError<E> {
+        match self {
+            RelocateError::Tables(error) => RelocateError::Tables(error.with_more_to_come()),
+            other => other,
+        }
+    }
+}
+
+impl<P: Machine> MemoryService<P> {
+    /// Has failed for want of memory: frees what can be freed, step by step, until `attempt` succeeds
+    /// or nothing more can be had. `error` is the first failure; what is no want of memory comes back
+    /// at once.
+    ///
+    /// Calls nothing foreign, waits for no context that it may have interrupted, and does a bounded
+    /// amount of work; what is left is noted for the service task, and the error says that more may
+    /// come.
+    #[cold]
+    pub(crate) fn relieve<T, E: Short>(
+        &self,
+        pin: &CpuPin,
+        error: E,
+        mut attempt: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        if !error.is_short() {
+            return Err(error);
+        }
+        // Callbacks may come due, and there may be more to do than this does.
+        self.note_work(pin);
+        self.frames.service(pin);
+        let mut last = error;
+        let mut budget = Budget::of(LIMIT);
+        let mut waiting = false;
+        let steps: [fn(&Self, &CpuPin, &mut Budget) -> Collected; 4] =
+            [Self::collect, Self::reap, Self::reclaim_objects, Self::reclaim_tables];
+        for step in steps {
+            loop {
+                let done = budget.within(AT_ONCE, |budget| step(self, pin, budget));
+                if done.freed > 0 {
+                    match attempt() {
+                        Err(error) if error.is_short() => last = error,
+                        outcome => return outcome,
+                    }
+                }
+                if budget.is_spent() {
+                    return Err(last.with_more_to_come());
+                }
+                if !done.more {
+                    waiting |= done.waiting;
+                    break;
+                }
+            }
+        }
+        for _ in 0..LOOKS {
+            if !waiting || budget.is_spent() {
+                break;
+            }
+            (0..TURNS).for_each(|_| self.platform.relax());
+            let done = self.collect(pin, &mut budget);
+            waiting = done.waiting;
+            if done.freed > 0 {
+                match attempt() {
+                    Err(error) if error.is_short() => last = error,
+                    outcome => return outcome,
+                }
+            }
+        }
+        Err(if waiting { last.with_more_to_come() } else { last })
+    }
+
+    /// Frees what has retired in any space, as far as `budget` goes.
+    pub(super) fn collect(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+        self.for_each_space(budget, |space, budget| space.collect(pin, budget))
+    }
+
+    /// Frees what the heap holds in reserve; other CPUs do so when they are next about.
+    fn reclaim_objects(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+        // An allocation of the heap's own may have led here: `reclaim` is made for that.
+        let freed = self.heap().map_or(0, |heap| heap.heap().reclaim(pin));
+        budget.spend(freed);
+        Collected { freed, ..Collected::NOTHING }
+    }
+
+    /// Frees empty page tables of any space, as far as `budget` goes.
+    pub(super) fn reclaim_tables(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+        self.for_each_space(budget, |space, budget| space.reclaim_tables(pin, budget))
+    }
+}
