@@ -1,7 +1,9 @@
-//! What a kernel supplies beyond the shootdown queue's needs: its page-table format.
+//! What a kernel supplies beyond the shootdown queue's needs: its page-table format, and what it
+//! does about misuse of its heap.
 
 use core::ptr::NonNull;
 
+use topomem_percpu::InvalidFree;
 use topomem_shootdown::{RootLoad, SwitchFlushed, Tlb};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
@@ -36,5 +38,20 @@ pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     fn load_tagged_root(&self, root: PhysFrame, load: RootLoad) -> SwitchFlushed {
         let _ = load;
         self.load_root(root)
+    }
+
+    /// Called when [`KernelHeap`](crate::KernelHeap), as the global allocator, refuses a free or a
+    /// change of size: nobody else hears of it. The memory stays as it was. Every build detects
+    /// some wrong frees, those with debug assertions or the `hardened` feature most
+    /// ([`Heap::dealloc`](topomem_percpu::Heap::dealloc)).
+    ///
+    /// Runs at the end of the call that was refused, in its context, with no lock of topomem held.
+    ///
+    /// # Panics
+    ///
+    /// With the facts, if the kernel does not replace it: somebody uses memory that may be
+    /// another's by now.
+    fn on_heap_misuse(&self, refused: InvalidFree) {
+        panic!("{refused}");
     }
 }

@@ -5,7 +5,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use topomem_numa::frames::FrameRequest;
-use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource};
+use topomem_percpu::{CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::Machine;
@@ -43,6 +43,10 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         self.service.node_of_cpu(cpu)
     }
+
+    fn refused(&self, invalid: InvalidFree) {
+        self.service.platform().on_heap_misuse(invalid);
+    }
 }
 
 impl<P: Machine> fmt::Debug for FrameSource<P> {
@@ -52,7 +56,11 @@ impl<P: Machine> fmt::Debug for FrameSource<P> {
 }
 
 /// The kernel's heap, made for `#[global_allocator]`. Empty until the service's boot has given
-/// it frames: before, every allocation fails.
+/// it frames: before, every allocation fails. Frees that it refuses are told to
+/// [`Machine::on_heap_misuse`].
+///
+/// The heap that boot was given ([`WithFrames::heap`](crate::WithFrames::heap)) is part of the
+/// service: memory pressure and [`MemoryService::tend`] collect from it.
 pub struct KernelHeap<P: Machine> {
     heap: Heap<P, FrameSource<P>>,
 }

@@ -41,7 +41,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use std::vec::Vec;
 
-use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
+use topomem_percpu::{CpuId, CpuPin, CpuSet, InvalidFree, Platform};
 use topomem_shootdown::Unresponsive;
 
 pub use blueprint::{Blueprint, BlueprintError, Node};
@@ -69,6 +69,7 @@ pub struct Sim {
     on_shootdown: OnceLock<Handler>,
     on_relax: OnceLock<Handler>,
     on_unresponsive: OnceLock<Box<dyn Fn(Unresponsive) + Send + Sync>>,
+    on_heap_misuse: OnceLock<Box<dyn Fn(InvalidFree) + Send + Sync>>,
     /// In nanoseconds.
     patience: AtomicU64,
     power_on: Instant,
@@ -116,6 +117,7 @@ impl Sim {
             on_shootdown: OnceLock::new(),
             on_relax: OnceLock::new(),
             on_unresponsive: OnceLock::new(),
+            on_heap_misuse: OnceLock::new(),
             patience: AtomicU64::new(platform::PATIENCE),
             power_on: Instant::now(),
         })))
@@ -155,6 +157,12 @@ impl Sim {
     /// Sets who is told of a CPU that answers no shootdown. Only the first setting counts.
     pub fn on_unresponsive(&self, tell: impl Fn(Unresponsive) + Send + Sync + 'static) {
         self.on_unresponsive.get_or_init(|| Box::new(tell));
+    }
+
+    /// Sets what is told of frees that the heap refuses. Only the first setting counts; without
+    /// one, a refused free panics.
+    pub fn on_heap_misuse(&self, tell: impl Fn(InvalidFree) + Send + Sync + 'static) {
+        self.on_heap_misuse.get_or_init(|| Box::new(tell));
     }
 
     /// Sets how long a CPU waits for another before it reports it; 5 s unless set.

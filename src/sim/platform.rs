@@ -4,7 +4,7 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering;
 use std::thread;
 
-use topomem_percpu::{CpuId, CpuSet, Platform};
+use topomem_percpu::{CpuId, CpuSet, InvalidFree, Platform};
 use topomem_shootdown::{
     Asid, PageRange, PageSize, RootLoad, SwitchFlushed, Ticks, Tlb, TlbFeatures, Unresponsive, VirtAddr,
 };
@@ -45,6 +45,16 @@ unsafe impl Machine for &'static Sim {
             state.tlb.load_root(load);
         });
         SwitchFlushed::Yes
+    }
+
+    /// # Panics
+    ///
+    /// With the facts, unless [`Sim::on_heap_misuse`] was set.
+    fn on_heap_misuse(&self, refused: InvalidFree) {
+        match self.on_heap_misuse.get() {
+            Some(tell) => tell(refused),
+            None => panic!("{refused}"),
+        }
     }
 }
 
