@@ -1,0 +1,106 @@
+//! From the firmware's memory map to topomem's.
+
+use topomem::numa::MapFull;
+use topomem::{MemoryMap, MemoryRange};
+use x86_64::PhysAddr;
+
+use crate::layout::Levels;
+use crate::{MemoryKind, MemoryMapEntry, Placed};
+
+/// Returns where memory ends that the kernel can use, given how many bits a physical address of the
+/// CPU has (MAXPHYADDR): no page-table entry may hold more, and the direct map reaches only so far.
+#[must_use]
+pub const fn limit(levels: Levels, physical_bits: u8) -> PhysAddr {
+    let everything = MemoryRange::EVERYTHING.end.as_u64();
+    let named = if physical_bits < 52 { 1 << physical_bits } else { everything };
+    let reached = levels.direct_map_reach();
+    let end = if named < reached { named } else { reached };
+    PhysAddr::new_truncate(if end < everything { end } else { everything })
+}
+
+/// Adds the usable ranges of `entries` to `map`, as far as they lie below `limit`, and reserves what
+/// the firmware keeps and what is `placed`. Returns how many usable bytes it left out.
+///
+/// # Errors
+///
+/// [`MapFull`].
+pub fn fill(
+    map: &mut MemoryMap,
+    entries: &[MemoryMapEntry],
+    limit: PhysAddr,
+    placed: impl Iterator<Item = Placed>,
+) -> Result<u64, MapFull> {
+    let mut left_out = 0;
+    for range in
+        entries.iter().filter(|entry| entry.kind() == MemoryKind::Usable).filter_map(MemoryMapEntry::range)
+    {
+        let usable = MemoryRange::new(range.start, range.end.min(limit));
+        left_out += range.bytes() - usable.map_or(0, |usable| usable.bytes());
+        if let Some(usable) = usable {
+            map.add_usable(usable)?;
+        }
+    }
+    let firmware = entries.iter().filter(|entry| entry.kind() != MemoryKind::Usable);
+    for range in firmware.filter_map(MemoryMapEntry::range) {
+        map.reserve(range, "firmware")?;
+    }
+    for placed in placed {
+        map.reserve(placed.range, placed.name)?;
+    }
+    Ok(left_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use topomem::Topology;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn bounds(start: u64, end: u64) -> MemoryRange {
+        MemoryRange::from_bounds(start, end).unwrap()
+    }
+
+    fn usable(start: u64, end: u64) -> MemoryMapEntry {
+        MemoryMapEntry::new(start, end - start, MemoryKind::Usable)
+    }
+
+    #[test]
+    fn what_the_loader_placed_is_not_free_and_has_its_name() {
+        let mut map = Box::new(MemoryMap::new());
+        let placed = [("module", 20 * MIB, 20 * MIB + 5), ("start info", 2 * MIB, 2 * MIB + 56)];
+        let placed = placed.map(|(name, start, end)| Placed { range: bounds(start, end), name });
+        let entries = [usable(0, 64 * MIB)];
+        assert_eq!(fill(&mut map, &entries, PhysAddr::new(1 << 40), placed.into_iter()), Ok(0));
+        let names: Vec<_> = map.reserved().map(|region| region.name).collect();
+        assert_eq!(names, ["low 1 MiB", "start info", "module"]);
+        let topology = Box::new(Topology::new());
+        assert!(map.pieces(&topology).all(|piece| !piece.range.contains(PhysAddr::new(20 * MIB))));
+        assert_eq!(map.pieces(&topology).map(|piece| piece.range.frames()).sum::<u64>(), 63 * 256 - 2);
+    }
+
+    #[test]
+    fn memory_out_of_reach_is_left_out_and_counted() {
+        let mut map = Box::new(MemoryMap::new());
+        let limit = limit(Levels::Four, 40);
+        assert_eq!(limit.as_u64(), 1 << 40);
+        let entries = [
+            usable(MIB, 64 * MIB),
+            usable((1 << 40) - MIB, (1 << 40) + MIB),
+            usable(1 << 41, (1 << 41) + MIB),
+        ];
+        assert_eq!(fill(&mut map, &entries, limit, core::iter::empty()), Ok(2 * MIB));
+        assert_eq!(map.usable(), [bounds(MIB, 64 * MIB), bounds((1 << 40) - MIB, 1 << 40)]);
+    }
+
+    #[test]
+    fn the_limit_is_the_lesser_of_addresses_and_direct_map() {
+        assert_eq!(limit(Levels::Four, 52).as_u64(), 1 << 46);
+        assert_eq!(limit(Levels::Five, 46).as_u64(), 1 << 46);
+        assert_eq!(limit(Levels::Five, 52), MemoryRange::EVERYTHING.end);
+    }
+}
