@@ -10,7 +10,7 @@ use crate::{Leaf, MapError, MemoryKind, MemoryMapEntry, Placed, Tables};
 const FOUR_GIB: u64 = 4 << 30;
 
 /// Kernel data: readable, writable, never executable, the same in every address space.
-const DATA: PageTableFlags = PageTableFlags::PRESENT
+pub const DATA: PageTableFlags = PageTableFlags::PRESENT
     .union(PageTableFlags::WRITABLE)
     .union(PageTableFlags::GLOBAL)
     .union(PageTableFlags::NO_EXECUTE);

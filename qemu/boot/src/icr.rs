@@ -46,6 +46,9 @@ impl ApicMode {
 pub struct ApicAddress(u32);
 
 impl ApicAddress {
+    /// APIC id 0, which every mode can name.
+    pub const ZERO: ApicAddress = ApicAddress(0);
+
     /// Returns the APIC id.
     #[must_use]
     pub const fn id(self) -> u32 {

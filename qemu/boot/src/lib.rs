@@ -7,10 +7,12 @@
 //! - [`EarlyFrames`] serves the frames for the first page tables.
 //! - [`Tables`] builds page tables, [`direct_map`] the kernel's mapping of all memory.
 //! - [`Icr`] is the word that sends an interrupt; it cannot hold an APIC id that was cut.
+//! - [`checksum`] compares what the runner loaded with what the kernel finds.
 //! - [`Admission`] decides whether a CPU that starts late takes part.
 #![cfg_attr(not(test), no_std)]
 
 mod admission;
+mod checksum;
 pub mod direct_map;
 mod early_frames;
 mod icr;
@@ -21,6 +23,7 @@ mod tables;
 mod window;
 
 pub use admission::Admission;
+pub use checksum::checksum;
 pub use early_frames::{EarlyFrames, NoEarlyMemory};
 pub use icr::{ApicAddress, ApicMode, Destination, Icr, LogicalId, Message, StartUpPage, Unreachable};
 pub use start_info::{MemoryKind, MemoryMapEntry, Placed, StartInfo, StartInfoError};

@@ -5,7 +5,10 @@ use topomem::{MemoryMap, MemoryRange};
 use x86_64::PhysAddr;
 
 use crate::layout::Levels;
-use crate::{MemoryKind, MemoryMapEntry, Placed};
+use crate::{MemoryKind, MemoryMapEntry, Placed, StartUpPage};
+
+/// Where CPUs may be started: above what real-mode firmware keeps, below its extended data.
+const START_UP: core::ops::Range<u64> = 0x8000..0x9_0000;
 
 /// Returns where memory ends that the kernel can use, given how many bits a physical address of the
 /// CPU has (MAXPHYADDR): no page-table entry may hold more, and the direct map reaches only so far.
@@ -48,6 +51,23 @@ pub fn fill(
         map.reserve(placed.range, placed.name)?;
     }
     Ok(left_out)
+}
+
+/// Finds a page of usable memory below 1 MiB, for the code that CPUs start with, that holds nothing the
+/// loader `placed`.
+#[must_use]
+pub fn start_up_page(
+    entries: &[MemoryMapEntry],
+    placed: impl Iterator<Item = Placed> + Clone,
+) -> Option<StartUpPage> {
+    START_UP.step_by(4096).find_map(|start| {
+        let page = MemoryRange::from_length(start, 4096)?;
+        let mut usable = entries.iter().filter(|entry| entry.kind() == MemoryKind::Usable);
+        let is_usable =
+            usable.any(|entry| entry.range().and_then(|range| range.intersection(&page)) == Some(page));
+        let is_taken = placed.clone().any(|placed| placed.range.intersection(&page).is_some());
+        if is_usable && !is_taken { StartUpPage::at(page.start) } else { None }
+    })
 }
 
 #[cfg(test)]
@@ -95,6 +115,19 @@ mod tests {
         ];
         assert_eq!(fill(&mut map, &entries, limit, core::iter::empty()), Ok(2 * MIB));
         assert_eq!(map.usable(), [bounds(MIB, 64 * MIB), bounds((1 << 40) - MIB, 1 << 40)]);
+    }
+
+    #[test]
+    fn cpus_start_where_the_loader_put_nothing() {
+        let entries = [usable(0, 0x9_fc00)];
+        let page = |start, end| {
+            let placed = [Placed { range: bounds(start, end), name: "start info memory map" }];
+            start_up_page(&entries, placed.into_iter()).map(|page| page.addr().as_u64())
+        };
+        assert_eq!(page(0x20_0000, 0x20_1000), Some(0x8000));
+        assert_eq!(page(0x7000, 0x8001), Some(0x9000));
+        assert_eq!(page(0, 0x9_0000), None);
+        assert_eq!(start_up_page(&[], core::iter::empty()), None);
     }
 
     #[test]

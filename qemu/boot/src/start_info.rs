@@ -225,7 +225,7 @@ impl StartInfo {
     }
 
     /// Returns everything that the loader put into memory: what is not reserved in time is lost.
-    pub fn placed(&self) -> impl Iterator<Item = Placed> + use<> {
+    pub fn placed(&self) -> impl Iterator<Item = Placed> + Clone + use<> {
         let StartInfo { at, raw, memory_map, modules, command_line, window } = *self;
         let tables = [
             ("start info", at.as_u64(), size_of::<Raw>() as u64),

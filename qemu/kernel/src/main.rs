@@ -28,9 +28,10 @@ fn kernel_main(booted: &boot::Booted) -> ! {
     smp::ipi::join();
     let root = Cr3::read().0.start_address();
     // SAFETY: called once; the areas were built for these CPUs, and the page below 1 MiB is
-    // reserved in every memory map.
+    // reserved in every memory map and holds nothing of the loader's.
     unsafe {
-        smp::start::start_all(booted.areas.get(1..).unwrap_or_default(), root, |error| log!("{error}"));
+        let others = booted.areas.get(1..).unwrap_or_default();
+        smp::start::start_all(others, booted.start_up_page, root, |error| log!("{error}"));
     }
     let request = scenario::Request::new(booted);
     match executor::spawn_on(topomem::CpuId::BOOT, || scenario::run(request)) {

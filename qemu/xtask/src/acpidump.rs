@@ -29,6 +29,7 @@ pub(crate) fn acpidump(arguments: &AcpidumpArgs) -> Result<bool, Error> {
         fault: None,
         levels: Levels::Four,
         tlb: None,
+        module: None,
     };
     let mut screen = Screen::open();
     let job =

@@ -70,6 +70,9 @@ pub(crate) struct ScenarioOptions {
     /// What TLBs offer: the simulated machine has that, by default nothing; under QEMU, of what there is, the kernel uses that, by default all
     #[arg(long, value_enum, value_name = "FEATURES")]
     pub(crate) tlb: Option<Tlb>,
+    /// Have the loader put FILE into memory beside the kernel, which checks at the end that it is intact
+    #[arg(long, value_name = "FILE")]
+    pub(crate) module: Option<PathBuf>,
 }
 
 /// Levels of page tables: 48-bit or 57-bit addresses.

@@ -15,6 +15,7 @@ pub(crate) enum Record {
     Node(NodeCounters),
     Cpu(CpuCounters),
     Unresponsive(Unresponsive),
+    LeftOut(LeftOut),
     Result(Measurement),
     Distribution(Distribution),
     Failure(Failure),
@@ -157,6 +158,13 @@ pub(crate) struct Unresponsive {
     pub(crate) meanwhile: u64,
 }
 
+/// A part of the machine that the kernel does not use.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct LeftOut {
+    pub(crate) what: String,
+    pub(crate) why: String,
+}
+
 /// The kernel gave up.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Panic {
@@ -240,6 +248,9 @@ mod tests {
             record(r#"@@{"t":"failure","what":"stale translation","where":"cpu 1"}"#),
             Record::Failure(Failure::new("stale translation", "cpu 1"))
         );
+        let left_out = record(r#"@@{"t":"left_out","what":"cpu5","why":"APIC id 256"}"#);
+        let expected = LeftOut { what: "cpu5".to_owned(), why: "APIC id 256".to_owned() };
+        assert_eq!(left_out, Record::LeftOut(expected));
         assert_eq!(
             record(r#"@@{"t":"frames","addresses":["0xffffffff80001000"]}"#),
             Record::Frames { addresses: vec!["0xffffffff80001000".to_owned()] }

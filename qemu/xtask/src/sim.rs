@@ -24,6 +24,7 @@ pub(crate) fn sim(arguments: &RunArgs) -> Result<bool, Error> {
         ("--gdb", emulation.gdb),
         ("--icount", emulation.icount),
         ("--accel kvm", emulation.accel == Accelerator::Kvm),
+        ("--module", arguments.scenario.module.is_some()),
         ("--levels 5", arguments.scenario.levels == Levels::Five),
     ] {
         if given {

@@ -136,6 +136,7 @@ mod tests {
             fault,
             levels: Levels::Four,
             tlb: None,
+            module: None,
         }
     }
 

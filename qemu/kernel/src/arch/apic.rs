@@ -1,24 +1,25 @@
 //! The executing CPU's local APIC, through the `x2apic` crate: x2APIC mode where CPUID offers
 //! it, else xAPIC.
 //!
-//! `x2apic` 0.5.1 puts a destination into ICR bits 32 and up in both modes; in xAPIC mode the
-//! hardware reads bits 56 to 63. [`Destination`] therefore shifts before the call, in one place.
+//! Messages are sent by our own code: `x2apic` 0.5.1 puts a destination into ICR bits 32 and up in
+//! both modes, while in xAPIC mode the hardware reads bits 56 to 63; and in x2APIC mode it does not
+//! order the write after earlier stores.
 
 use core::fmt;
 use core::hint;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use topomem::CpuId;
+use topomem_boot::{ApicMode, Destination, Icr, LogicalId, Message};
 use x2apic::lapic::{
-    ErrorFlags, IpiAllShorthand, IpiDestMode, LocalApic, LocalApicBuilder, TimerDivide, TimerMode, xapic_base,
+    ErrorFlags, IpiDestMode, LocalApic, LocalApicBuilder, TimerDivide, TimerMode, xapic_base,
 };
 use x86_64::PhysAddr;
 use x86_64::instructions::interrupts;
 use x86_64::registers::model_specific::Msr;
 
-use super::vector::{self, Vector};
-use super::{clock, features};
+use super::{clock, features, vector};
 use crate::per_cpu;
 
 /// Between timer interrupts where no sleeper wants one sooner: a bound for what was missed.
@@ -35,8 +36,7 @@ const FORMAT_FLAT: u32 = 0xffff_ffff;
 const FORMAT_CLUSTER: u32 = 0x0fff_ffff;
 const ICR_LOW: u32 = 0x300;
 const ICR_HIGH: u32 = 0x310;
-const ICR_LOGICAL: u32 = 1 << 11;
-const ICR_ASSERT: u32 = 1 << 14;
+const ICR_PENDING: u32 = 1 << 12;
 
 /// Where the registers are mapped in xAPIC mode; 0 in x2APIC mode. Written once by [`map`],
 /// before other CPUs run.
@@ -46,10 +46,6 @@ static TIMER_PER_MS: AtomicU32 = AtomicU32::new(62_500);
 /// How CPUs are addressed together, by [`Logical`]; written once by [`choose_logical`], before
 /// other CPUs run.
 static LOGICAL: AtomicU8 = AtomicU8::new(Logical::None as u8);
-
-/// A CPU as the interrupt hardware numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ApicId(pub u32);
 
 /// How one message reaches several CPUs, but not all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,40 +59,23 @@ enum Logical {
     Cluster,
 }
 
-/// CPUs that one message reaches: the destination byte of xAPIC logical mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogicalId(u8);
-
-impl LogicalId {
-    /// The id of `cpu` by itself, if it has one.
-    pub fn of(cpu: CpuId) -> Option<LogicalId> {
-        let number = u8::try_from(cpu.index()).ok()?;
-        let logical = LOGICAL.load(Ordering::Relaxed);
-        if logical == Logical::Flat as u8 && number < 8 {
-            Some(LogicalId(1 << number))
-        } else if logical == Logical::Cluster as u8 && number < 60 {
-            Some(LogicalId(((number / 4) << 4) | (1 << (number % 4))))
-        } else {
-            None
-        }
-    }
-
-    /// The id that reaches both, where one message can.
-    pub fn join(self, other: LogicalId) -> Option<LogicalId> {
-        let flat = LOGICAL.load(Ordering::Relaxed) == Logical::Flat as u8;
-        (flat || self.0 >> 4 == other.0 >> 4).then_some(LogicalId(self.0 | other.0))
+/// The logical id of `cpu` by itself, if it has one.
+pub fn logical_id(cpu: CpuId) -> Option<LogicalId> {
+    let number = u8::try_from(cpu.index()).ok()?;
+    let logical = LOGICAL.load(Ordering::Relaxed);
+    if logical == Logical::Flat as u8 && number < 8 {
+        Some(LogicalId(1 << number))
+    } else if logical == Logical::Cluster as u8 && number < 60 {
+        Some(LogicalId(((number / 4) << 4) | (1 << (number % 4))))
+    } else {
+        None
     }
 }
 
-/// Who gets an interrupt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Destination {
-    /// One CPU.
-    Physical(ApicId),
-    /// Some CPUs, in xAPIC mode.
-    Logical(LogicalId),
-    /// All CPUs but the sender.
-    Others,
+/// The logical id that reaches the CPUs of both, where one message can.
+pub fn join(LogicalId(one): LogicalId, LogicalId(other): LogicalId) -> Option<LogicalId> {
+    let flat = LOGICAL.load(Ordering::Relaxed) == Logical::Flat as u8;
+    (flat || one >> 4 == other >> 4).then_some(LogicalId(one | other))
 }
 
 /// The local APIC of one CPU could not be set up: what the crate said.
@@ -144,7 +123,7 @@ pub fn set_up(cpu: CpuId) -> Result<LocalApic, SetUpError> {
         // `enable` leaves the pins unmasked with vector 0.
         write_register(LVT_LINT0, LVT_MASKED);
         write_register(LVT_LINT1, LVT_MASKED);
-        if let Some(LogicalId(id)) = LogicalId::of(cpu) {
+        if let Some(LogicalId(id)) = logical_id(cpu) {
             let cluster = LOGICAL.load(Ordering::Relaxed) == Logical::Cluster as u8;
             write_register(DESTINATION_FORMAT, if cluster { FORMAT_CLUSTER } else { FORMAT_FLAT });
             apic.set_logical_id(u32::from(id) << 24);
@@ -153,28 +132,34 @@ pub fn set_up(cpu: CpuId) -> Result<LocalApic, SetUpError> {
     Ok(apic)
 }
 
-fn is_x2apic() -> bool {
-    REGISTERS.load(Ordering::Relaxed) == 0
+/// How the local APICs are driven.
+pub fn mode() -> ApicMode {
+    if REGISTERS.load(Ordering::Relaxed) == 0 { ApicMode::X2Apic } else { ApicMode::XApic }
+}
+
+/// Where the register at `offset` is, in xAPIC mode.
+fn register(offset: u32) -> *mut u32 {
+    let addr = REGISTERS.load(Ordering::Relaxed) + u64::from(offset);
+    core::ptr::with_exposed_provenance_mut(addr as usize)
 }
 
 /// # Safety
 ///
 /// `offset` names a register whose write with `value` does no harm.
 unsafe fn write_register(offset: u32, value: u32) {
-    if is_x2apic() {
+    if mode() == ApicMode::X2Apic {
         // SAFETY: x2APIC registers are MSRs, one per 16 bytes of the page; the caller vouches.
         unsafe { Msr::new(0x800 + (offset >> 4)).write(u64::from(value)) };
     } else {
-        let addr = REGISTERS.load(Ordering::Relaxed) + u64::from(offset);
         // SAFETY: the page is mapped; the caller vouches.
-        unsafe { core::ptr::with_exposed_provenance_mut::<u32>(addr as usize).write_volatile(value) };
+        unsafe { register(offset).write_volatile(value) };
     }
 }
 
 /// Chooses how messages reach several of `cpus` CPUs. Called before any local APIC is set up.
 pub fn choose_logical(cpus: usize) {
     let logical = match cpus {
-        _ if is_x2apic() => Logical::None,
+        _ if mode() == ApicMode::X2Apic => Logical::None,
         0..=8 => Logical::Flat,
         _ => Logical::Cluster,
     };
@@ -254,60 +239,35 @@ pub fn error_flags() -> Option<ErrorFlags> {
     with(|apic| unsafe { apic.error_flags() })
 }
 
-/// What is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Message {
-    /// An interrupt.
-    Fixed(Vector),
-    /// A non-maskable interrupt.
-    Nmi,
-    /// INIT: the target waits for a start-up message.
-    Init,
-    /// Start-up: the target runs at this page in real mode.
-    StartUp(u8),
-}
-
 /// Sends `message`; everything this CPU wrote before is visible to a target that handles it.
 ///
-/// One ICR write. In xAPIC mode it waits, bounded, until the last message has left.
+/// One ICR write. In xAPIC mode it waits, bounded, until the last message has left; the store to the
+/// uncached register is ordered after earlier ones.
+#[inline]
 pub fn send(message: Message, to: Destination) {
-    if is_x2apic() {
-        // A WRMSR to the ICR is not ordered after earlier stores (SDM 11.12.3).
-        fence(Ordering::SeqCst);
-    }
-    with(|apic| {
-        if !is_x2apic() {
-            wait_for_delivery(apic);
-        }
-        let shift = if is_x2apic() { 0 } else { 24 };
-        // SAFETY: vectors have handlers; INIT, start-up and NMI are sent by the code that
-        // starts CPUs and by the one that stops them.
-        unsafe {
-            match (message, to) {
-                (Message::Fixed(vector), Destination::Physical(id)) => apic.send_ipi(vector.0, id.0 << shift),
-                (Message::Fixed(vector), Destination::Others) => {
-                    apic.send_ipi_all(vector.0, IpiAllShorthand::AllExcludingSelf);
-                }
-                // The crate fixes physical or logical addressing when an APIC is built.
-                (Message::Fixed(vector), Destination::Logical(LogicalId(set))) => {
-                    write_register(ICR_HIGH, u32::from(set) << 24);
-                    write_register(ICR_LOW, u32::from(vector.0) | ICR_LOGICAL | ICR_ASSERT);
-                }
-                (Message::Nmi, Destination::Physical(id)) => apic.send_nmi(id.0 << shift),
-                (Message::Nmi, _) => apic.send_nmi_all(IpiAllShorthand::AllExcludingSelf),
-                (Message::Init, Destination::Physical(id)) => apic.send_init_ipi(id.0 << shift),
-                (Message::Init, _) => apic.send_init_ipi_all(),
-                (Message::StartUp(page), Destination::Physical(id)) => apic.send_sipi(page, id.0 << shift),
-                (Message::StartUp(page), _) => apic.send_sipi_all(page),
+    let mode = mode();
+    let icr = Icr::new(mode, message, to);
+    match mode {
+        // SAFETY: vectors have handlers; INIT, start-up and NMI are sent by the code that starts
+        // CPUs and by the one that stops them.
+        ApicMode::X2Apic => unsafe { icr.write_msr() },
+        // Two writes: no handler of this CPU may come between with its own.
+        ApicMode::XApic => interrupts::without_interrupts(|| {
+            wait_for_delivery();
+            // SAFETY: as above.
+            unsafe {
+                write_register(ICR_HIGH, icr.high());
+                write_register(ICR_LOW, icr.low());
             }
-        }
-    });
+        }),
+    }
 }
 
-fn wait_for_delivery(apic: &LocalApic) {
+fn wait_for_delivery() {
+    let low = register(ICR_LOW).cast_const();
     for _ in 0..DELIVERY_TURNS {
-        // SAFETY: reading the ICR has no side effect.
-        if !unsafe { apic.get_ipi_delivery_status() } {
+        // SAFETY: the page is mapped, and reading the register has no side effect.
+        if unsafe { low.read_volatile() } & ICR_PENDING == 0 {
             return;
         }
         hint::spin_loop();

@@ -16,6 +16,17 @@ pub fn has_gigabyte_pages() -> bool {
     __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).edx >> 26 & 1 == 1
 }
 
+/// How many bits a physical address has (MAXPHYADDR, CPUID 8000_0008 EAX bits 0 to 7); 36 where the
+/// CPU does not say, as the SDM has it (volume 3, 4.1.4).
+pub fn physical_address_bits() -> u8 {
+    if __cpuid(0x8000_0000).eax >= 0x8000_0008 {
+        let [bits, ..] = __cpuid(0x8000_0008).eax.to_le_bytes();
+        bits
+    } else {
+        36
+    }
+}
+
 /// x2APIC (CPUID 1 ECX bit 21).
 pub fn has_x2apic() -> bool {
     __cpuid(1).ecx >> 21 & 1 == 1

@@ -63,7 +63,7 @@ unsafe extern "sysv64" {
 ///
 /// [`ProbeFault`] where the address is not canonical or not readable.
 pub fn load(addr: u64) -> Result<u64, ProbeFault> {
-    if !is_canonical(addr) {
+    if !LEVELS.is_canonical(addr) {
         return Err(ProbeFault { addr });
     }
     // SAFETY: the routine only reads, and a fault comes back as a value. RAM has no side
@@ -82,17 +82,12 @@ pub fn load(addr: u64) -> Result<u64, ProbeFault> {
 ///
 /// Where `addr` is mapped writable, nothing that Rust's rules cover may be there.
 pub unsafe fn store(addr: u64, value: u64) -> Result<(), ProbeFault> {
-    if !is_canonical(addr) {
+    if !LEVELS.is_canonical(addr) {
         return Err(ProbeFault { addr });
     }
     // SAFETY: the caller vouches for the bytes; a fault comes back as a value.
     let probed = unsafe { probe_store(addr, value) };
     if probed.done == 1 { Ok(()) } else { Err(ProbeFault { addr }) }
-}
-
-fn is_canonical(addr: u64) -> bool {
-    let unused = if LEVELS == 5 { 7 } else { 16 };
-    (addr as i64) << unused >> unused == addr as i64
 }
 
 /// Sends a page fault of a probing access to its fix-up; false where the fault is another's.

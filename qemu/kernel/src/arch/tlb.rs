@@ -7,10 +7,13 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use topomem::{Asid, PageRange, PageSize, RootLoad, TlbFeatures, VirtAddr};
+use topomem_boot::layout::InvpcidOperand;
 use x86_64::instructions::interrupts;
 use x86_64::instructions::tlb::Pcid;
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::PhysFrame;
+
+use super::paging::LEVELS;
 
 /// What the kernel uses: [`TlbFeatures::to_bits`]. Written by the boot CPU before there are others.
 static FEATURES: AtomicU32 = AtomicU32::new(0);
@@ -55,7 +58,7 @@ pub fn flush_non_global() {
 /// Drops everything, of all PCIDs.
 pub fn flush_all() {
     if features().is_selective() {
-        return invpcid(ALL_AND_GLOBAL, Asid::KERNEL, 0);
+        return invpcid(ALL_AND_GLOBAL, &InvpcidOperand { pcid: 0, address: 0 });
     }
     interrupts::without_interrupts(|| {
         let flags = Cr4::read();
@@ -67,20 +70,22 @@ pub fn flush_all() {
     });
 }
 
-/// Drops one page of `asid`; the CPU has INVPCID.
+/// Drops one page of `asid`; the CPU has INVPCID. An address that is not canonical has no translation,
+/// and the instruction would fault on it.
 pub fn flush_page_of(asid: Asid, page: VirtAddr) {
-    invpcid(ONE_ADDRESS, asid, page.as_u64());
+    if let Some(operand) = InvpcidOperand::page(LEVELS, asid.get(), page) {
+        invpcid(ONE_ADDRESS, &operand);
+    }
 }
 
 // INVPCID's types (Intel SDM, volume 2).
 const ONE_ADDRESS: u64 = 0;
 const ALL_AND_GLOBAL: u64 = 2;
 
-fn invpcid(kind: u64, asid: Asid, address: u64) {
-    let descriptor = [u64::from(asid.get()), address];
+fn invpcid(kind: u64, operand: &InvpcidOperand) {
     // SAFETY: it only drops translations; the caller asks only where the CPU has it.
     unsafe {
-        asm!("invpcid {}, [{}]", in(reg) kind, in(reg) &raw const descriptor, options(nostack, preserves_flags));
+        asm!("invpcid {}, [{}]", in(reg) kind, in(reg) operand, options(nostack, preserves_flags));
     }
 }
 
@@ -122,7 +127,11 @@ fn invlpgb(rax: u64, ecx: u32) {
 /// Begins to drop `range`, no longer than one instruction takes, of all PCIDs on all CPUs.
 pub fn broadcast_pages(range: PageRange) {
     let stride = if range.size() == PageSize::Size2MiB { STRIDE_2M } else { 0 };
-    let more = range.pages().saturating_sub(1) as u16;
+    // A page that is not canonical has no translation.
+    if !LEVELS.is_canonical(range.start().as_u64()) {
+        return;
+    }
+    let Ok(more) = u16::try_from(range.pages().saturating_sub(1)) else { return broadcast_all() };
     invlpgb(range.start().as_u64() | BY_ADDRESS | OF_ONE_GUEST | GLOBAL_TOO, u32::from(more) | stride);
 }
 

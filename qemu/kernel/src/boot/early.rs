@@ -1,5 +1,5 @@
-//! What the boot CPU uses before memory is known: an area and trap stacks in the image, and
-//! frames for the first page tables.
+//! What the boot CPU uses before memory is known: an area and trap stacks in the image. And frames on
+//! a node, once the nodes are known.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -7,30 +7,27 @@ use core::ptr::NonNull;
 
 use topomem::CpuId;
 use topomem::{BootAllocator, NodeId};
+use topomem_boot::ApicAddress;
+use x86_64::VirtAddr;
 use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
-use x86_64::{PhysAddr, VirtAddr};
 
-use crate::arch::apic::ApicId;
 use crate::arch::gdt::{Segments, TrapStack};
-use crate::arch::{idt, paging};
+use crate::arch::idt;
 use crate::per_cpu::stacks::StackTops;
 use crate::per_cpu::{self, PerCpu};
 
 const TRAP_STACK: usize = 32 * 1024;
-/// Frames for the first tables: a direct map in 2 MiB pages takes one per GiB.
-const FRAMES: usize = 64;
 const FRAME: usize = 4096;
 
 #[repr(C, align(4096))]
 struct Shared<T>(UnsafeCell<T>);
 
-// SAFETY: the boot CPU alone uses them, each through one pointer (`set_up`, `EarlyFrames`).
+// SAFETY: the boot CPU alone uses them, each through one pointer (`set_up`).
 unsafe impl<T> Sync for Shared<T> {}
 
 static AREA: Shared<MaybeUninit<PerCpu>> = Shared(UnsafeCell::new(MaybeUninit::uninit()));
 static TRAP_STACKS: Shared<[[u8; TRAP_STACK]; TrapStack::ALL.len()]> =
     Shared(UnsafeCell::new([[0; TRAP_STACK]; TrapStack::ALL.len()]));
-static POOL: Shared<[[u8; FRAME]; FRAMES]> = Shared(UnsafeCell::new([[0; FRAME]; FRAMES]));
 
 /// Gives the boot CPU its first area and trap handlers: faults are reported from here on.
 ///
@@ -43,35 +40,10 @@ pub unsafe fn set_up() {
     // SAFETY: the area and the stacks are this CPU's alone, and static.
     unsafe {
         let place = NonNull::from(&mut *AREA.0.get()).cast();
-        per_cpu::install(PerCpu::place(place, CpuId::BOOT, ApicId(0), StackTops::NONE));
+        per_cpu::install(PerCpu::place(place, CpuId::BOOT, ApicAddress::ZERO, StackTops::NONE));
         Segments::load(per_cpu::current().segments.get(), tops);
         idt::init();
         idt::load();
-    }
-}
-
-/// Frames of the image, for the first page tables.
-#[derive(Debug)]
-pub struct EarlyFrames {
-    used: usize,
-}
-
-impl EarlyFrames {
-    /// All of them; called once.
-    pub const fn new() -> EarlyFrames {
-        EarlyFrames { used: 0 }
-    }
-}
-
-// SAFETY: each frame of the pool is handed out once, and nothing else uses the pool.
-unsafe impl FrameAllocator<Size4KiB> for EarlyFrames {
-    fn allocate_frame(&mut self) -> Option<PhysFrame> {
-        if self.used == FRAMES {
-            return None;
-        }
-        let virt = POOL.0.get() as u64 + (self.used * FRAME) as u64;
-        self.used += 1;
-        Some(PhysFrame::containing_address(PhysAddr::new_truncate(virt - paging::IMAGE_BASE)))
     }
 }
 

@@ -3,11 +3,10 @@
 use core::fmt;
 
 use topomem::numa::{BootAllocError, MapFull};
+use topomem_boot::{MapError, NoEarlyMemory, StartInfoError, Unreachable};
 
-use super::start_info::StartInfoError;
 use crate::arch::apic::SetUpError;
 use crate::arch::exit::{self, Outcome};
-use crate::arch::paging::MapError;
 use crate::log::Json;
 use crate::memory::bring_up::BringUpError;
 use crate::{log, record};
@@ -17,6 +16,8 @@ use crate::{log, record};
 pub enum BootError {
     /// The loader's words make no sense.
     StartInfo(StartInfoError),
+    /// No memory for the first page tables.
+    EarlyMemory(NoEarlyMemory),
     /// A mapping could not be made.
     Map(MapError),
     /// The firmware's memory map has too many pieces.
@@ -32,6 +33,10 @@ pub enum BootError {
     /// The tables cannot be made to lie.
     #[cfg(feature = "fault-injection")]
     Distort(topomem_stress::NothingToDistort),
+    /// No memory below 1 MiB for the code that CPUs start with.
+    NoStartUpPage,
+    /// No message reaches the boot CPU itself.
+    Unreachable(Unreachable),
     /// The topology lists not even the boot CPU.
     NoCpus,
 }
@@ -40,6 +45,7 @@ impl fmt::Display for BootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BootError::StartInfo(error) => error.fmt(f),
+            BootError::EarlyMemory(error) => error.fmt(f),
             BootError::Map(error) => error.fmt(f),
             BootError::MapFull(error) => error.fmt(f),
             BootError::Memory(error) => error.fmt(f),
@@ -48,6 +54,8 @@ impl fmt::Display for BootError {
             BootError::BringUp(error) => error.fmt(f),
             #[cfg(feature = "fault-injection")]
             BootError::Distort(error) => error.fmt(f),
+            BootError::NoStartUpPage => f.write_str("no free page below 1 MiB to start CPUs from"),
+            BootError::Unreachable(error) => error.fmt(f),
             BootError::NoCpus => f.write_str("the topology lists no CPU"),
         }
     }

@@ -5,31 +5,32 @@ pub mod command_line;
 mod early;
 mod error;
 pub mod pvh;
-pub mod start_info;
 
 use core::arch::asm;
+use core::fmt;
 
 use arrayvec::ArrayVec;
 use topomem::percpu::MAX_CPUS;
-use topomem::{ApicId, BootAllocator, Discovered, FirmwareTables, MemoryMap, Topology};
+use topomem::{ApicId, BootAllocator, CpuId, Discovered, FirmwareTables, MemoryMap, MemoryRange, Topology};
+use topomem_boot::{EarlyFrames, Leaves, Placed, StartInfo, StartUpPage, memory_map};
 #[cfg(feature = "fault-injection")]
 use topomem_stress::Break;
 use x86_64::PhysAddr;
 
 use crate::arch::paging::KernelTables;
 use crate::arch::{apic, clock, features, paging, pic, serial, tlb};
+use crate::log::Json;
 use crate::memory::bring_up::bring_up;
+use crate::memory::firmware;
 use crate::memory::platform::Kernel;
 use crate::memory::service::SERVICE;
-use crate::memory::{firmware, map};
 use crate::per_cpu::{self, PerCpu};
-use crate::{log, smp};
+use crate::{log, record, smp};
 #[cfg(feature = "fault-injection")]
 use crate::{memory::distort, scenario::broken};
 use command_line::CommandLine;
-use early::{EarlyFrames, NodeFrames};
+use early::NodeFrames;
 use error::{BootError, fail};
-use start_info::StartInfo;
 
 /// Every CPU's area, the boot CPU's first.
 pub type Areas = ArrayVec<&'static PerCpu, MAX_CPUS>;
@@ -43,6 +44,8 @@ struct HalfWay {
     discovered: Discovered<Kernel>,
     memory: BootAllocator<'static>,
     areas: Areas,
+    start_up_page: StartUpPage,
+    leaves: Leaves,
     /// The machine as it is; `None` where the service was told the truth.
     truth: Option<&'static Topology>,
 }
@@ -52,6 +55,10 @@ struct HalfWay {
 pub struct Booted {
     /// The loader's words.
     pub start_info: StartInfo,
+    /// Where other CPUs are started.
+    pub start_up_page: StartUpPage,
+    /// What the first page tables have, the direct map above all.
+    pub leaves: Leaves,
     /// Every CPU's area, the boot CPU's first.
     pub areas: Areas,
     /// The machine as it is, whatever the service was told.
@@ -88,17 +95,26 @@ pub unsafe fn start(start_info: PhysAddr) -> ! {
 ///
 /// As for [`start`].
 unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
-    // SAFETY: the caller's promise, and the entry's tables are active.
-    let start_info = unsafe { StartInfo::read(start_info) }.map_err(BootError::StartInfo)?;
-    tlb::choose(CommandLine(&start_info.command_line).value("tlb"));
-    let mut early_frames = EarlyFrames::new();
+    let at = start_info;
+    // SAFETY: the caller's promise; the entry's tables are active, and show the first GiB.
+    let start_info = unsafe { StartInfo::read(at, paging::BOOT_WINDOW) }.map_err(BootError::StartInfo)?;
+    tlb::choose(CommandLine(start_info.command_line()).value("tlb"));
+    let placed = start_info.placed().chain(image());
+    let entries = start_info.memory_map();
+    let mut early_frames =
+        EarlyFrames::find(entries, placed.clone().map(|placed| placed.range), paging::BOOT_WINDOW_END)
+            .map_err(BootError::EarlyMemory)?;
+    let start_up_page = memory_map::start_up_page(entries, placed).ok_or(BootError::NoStartUpPage)?;
+    // SAFETY: the entry's tables are active, and the frames lie where they show memory.
     let mut tables =
-        KernelTables::build(&start_info.memory_map, &mut early_frames).map_err(BootError::Map)?;
+        unsafe { KernelTables::build(&start_info, &mut early_frames) }.map_err(BootError::Map)?;
     // SAFETY: the boot stack lies in the image, which the new tables map.
     unsafe {
         tables.activate();
         features::enable();
     }
+    // SAFETY: as before; the direct map shows it, and it is reserved from here on.
+    let start_info = unsafe { StartInfo::read(at, paging::DIRECT_WINDOW) }.map_err(BootError::StartInfo)?;
     if let Some(page) = apic::register_page() {
         let registers = tables.map_device(page, &mut early_frames).map_err(BootError::Map)?;
         apic::map(registers.as_u64());
@@ -114,11 +130,37 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
     let topology = discovered.topology();
     apic::choose_logical(topology.cpus().len());
 
+    let leaves = tables.leaves();
+    log!(
+        "first page tables: {}, with {} leaves of 1 GiB, {} of 2 MiB and {} of 4 KiB",
+        leaves.tables,
+        leaves.huge,
+        leaves.large,
+        leaves.small
+    );
     let memory_map = spin::MutexGuard::leak(MEMORY_MAP.lock());
-    map::fill(memory_map, &start_info.memory_map).map_err(BootError::MapFull)?;
+    let tables_taken = early_frames.handed_out().map(|range| Placed { range, name: "page tables" });
+    let placed = start_info.placed().chain(image()).chain(tables_taken);
+    let limit = paging::memory_limit();
+    let bytes =
+        memory_map::fill(memory_map, start_info.memory_map(), limit, placed).map_err(BootError::MapFull)?;
+    if bytes != 0 {
+        left_out(
+            format_args!("{} MiB of memory", bytes >> 20),
+            format_args!("at or above {:#x}", limit.as_u64()),
+        );
+    }
     let mut memory = BootAllocator::new(memory_map, topology);
     let mut areas = Areas::new();
     for entry in topology.cpus() {
+        let apic_id = match apic::mode().address(entry.apic_id.0) {
+            Ok(apic_id) => apic_id,
+            Err(error) if entry.cpu == CpuId::BOOT => return Err(BootError::Unreachable(error)),
+            Err(error) => {
+                left_out(format_args!("{}", entry.cpu), format_args!("{error}"));
+                continue;
+            }
+        };
         let bytes = per_cpu::AREA_BYTES + per_cpu::stacks::BYTES;
         let start = memory.alloc(bytes, 4096, entry.node).map_err(BootError::Memory)?;
         let mut frames = NodeFrames::new(&mut memory, entry.node);
@@ -126,9 +168,21 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
             .map_err(BootError::Map)?;
         let place = paging::direct_map(start).cast::<PerCpu>();
         // SAFETY: fresh memory of sufficient size, aligned to a frame, for this CPU alone.
-        areas.push(unsafe { PerCpu::place(place, entry.cpu, apic::ApicId(entry.apic_id.0), stacks) });
+        areas.push(unsafe { PerCpu::place(place, entry.cpu, apic_id, stacks) });
     }
-    Ok(HalfWay { start_info, tables, discovered, memory, areas, truth })
+    Ok(HalfWay { start_info, tables, discovered, memory, areas, start_up_page, leaves, truth })
+}
+
+/// The kernel's own place in memory.
+fn image() -> Option<Placed> {
+    let (start, end) = paging::image();
+    MemoryRange::new(start, end).map(|range| Placed { range, name: "kernel image" })
+}
+
+/// Says what part of the machine is not used, and why.
+fn left_out(what: fmt::Arguments<'_>, why: fmt::Arguments<'_>) {
+    log!("left out: {what}: {why}");
+    record!("{{\"t\":\"left_out\",\"what\":{},\"why\":{}}}", Json(what), Json(why));
 }
 
 /// The tables that the service is told, and the true topology where they lie (`break=distance`).
@@ -136,9 +190,9 @@ fn told(
     start_info: &StartInfo,
     boot_cpu: ApicId,
 ) -> Result<(FirmwareTables<'static>, Option<&'static Topology>), BootError> {
-    let tables = firmware::tables(start_info.rsdp);
+    let tables = firmware::tables(start_info.rsdp());
     #[cfg(feature = "fault-injection")]
-    if let Ok(Some(Break::Distance)) = broken::requested(CommandLine(&start_info.command_line)) {
+    if let Ok(Some(Break::Distance)) = broken::requested(CommandLine(start_info.command_line())) {
         let (tables, truth) = distort::distances(&tables, boot_cpu).map_err(BootError::Distort)?;
         return Ok((tables, Some(truth)));
     }
@@ -168,7 +222,8 @@ unsafe fn switch_stack(half_way: *mut HalfWay, stack: u64) -> ! {
 
 extern "sysv64" fn second_half(half_way: *mut HalfWay) -> ! {
     // SAFETY: `switch_stack` hands on the only pointer to it.
-    let HalfWay { start_info, tables, discovered, mut memory, areas, truth } = unsafe { half_way.read() };
+    let HalfWay { start_info, tables, discovered, mut memory, areas, start_up_page, leaves, truth } =
+        unsafe { half_way.read() };
     if let Some(area) = areas.first() {
         // SAFETY: the boot CPU's area, not installed yet; the kernel's tables are active.
         unsafe { smp::start::set_up_cpu(area) }.unwrap_or_else(|error| fail(&BootError::Apic(error)));
@@ -181,5 +236,6 @@ extern "sysv64" fn second_half(half_way: *mut HalfWay) -> ! {
     unsafe { bring_up(discovered, &mut memory, tables.root()) }
         .unwrap_or_else(|error| fail(&BootError::BringUp(error)));
     let topology = truth.unwrap_or(topology);
-    crate::kernel_main(&Booted { start_info, areas, topology, memory_map: memory.finish() })
+    let memory_map = memory.finish();
+    crate::kernel_main(&Booted { start_info, start_up_page, leaves, areas, topology, memory_map })
 }

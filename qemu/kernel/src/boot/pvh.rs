@@ -9,13 +9,13 @@
 
 use core::arch::global_asm;
 
-use crate::arch::paging::LEVELS;
+use crate::arch::paging::LEVEL_COUNT;
 
 /// CR0: PG, WP, NE, ET, MP, PE; caches on (an INIT leaves CD and NW set).
 const CR0: u64 = 0x8001_0033;
 /// CR4: PAE, and LA57 for five levels, which paging must be off for; the rest follows once the
 /// CPU's features are known.
-pub const CR4: u64 = 1 << 5 | (LEVELS as u64 - 4) << 12;
+pub const CR4: u64 = 1 << 5 | (LEVEL_COUNT as u64 - 4) << 12;
 /// EFER: LME and NXE.
 const EFER: u64 = 1 << 8 | 1 << 11;
 /// Bytes of the stack that the boot CPU uses until it has one on its own node.
@@ -131,7 +131,7 @@ boot_higher_half:
     "#,
     cr0 = const CR0,
     cr4 = const CR4,
-    levels = const LEVELS,
+    levels = const LEVEL_COUNT,
     efer = const EFER,
     boot_stack = const BOOT_STACK,
     boot_main = sym crate::boot_main,

@@ -6,9 +6,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::MeasureError;
 use super::samples::Samples;
 use super::unit::Unit;
-use crate::arch::apic::{self, Destination, Message};
+use crate::arch::apic;
 use crate::arch::vector;
 use crate::smp::ipi;
+use topomem_boot::{Destination, Message};
 
 /// Interrupts answered so far.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
@@ -25,7 +26,7 @@ pub fn measure(case: &str, unit: Unit, repetitions: usize) -> Result<(), Measure
     for _ in 0..repetitions {
         let goal = ANSWERED.load(Ordering::Acquire) + others;
         samples.time(|| {
-            apic::send(Message::Fixed(vector::MEASURE), Destination::Others);
+            apic::send(Message::Fixed(vector::MEASURE.0), Destination::Others);
             while ANSWERED.load(Ordering::Acquire) < goal {
                 hint::spin_loop();
             }

@@ -16,7 +16,7 @@ use super::MeasureError;
 use super::orders::Orders;
 use super::samples::OutOfMemory;
 use super::space::{Measured, apart, leave};
-use crate::arch::apic::{self, Destination, Message};
+use crate::arch::apic;
 use crate::arch::{probe, vector};
 use crate::executor::{sleep, spawn_on};
 use crate::memory::platform::pin;
@@ -24,6 +24,7 @@ use crate::memory::service::SERVICE;
 use crate::per_cpu;
 use crate::scenario::failure;
 use crate::smp::ipi;
+use topomem_boot::{Destination, Message};
 
 /// What a helper does.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +88,7 @@ impl Helpers {
         self.shared.stop.store(true, Ordering::Release);
         match self.role {
             Role::Follow => self.shared.orders.end(),
-            Role::Halt | Role::Away => apic::send(Message::Fixed(vector::MEASURE), Destination::Others),
+            Role::Halt | Role::Away => apic::send(Message::Fixed(vector::MEASURE.0), Destination::Others),
         }
         for task in self.tasks {
             task.await;

@@ -15,9 +15,9 @@ use super::service::HEAP;
 use crate::arch::paging;
 
 /// What an entry of the root covers, in bytes: 512 GiB or 256 TiB.
-const ROOT_ENTRY: u64 = 1 << (12 + 9 * (paging::LEVELS as u64 - 1));
+const ROOT_ENTRY: u64 = 1 << (12 + 9 * (paging::LEVEL_COUNT as u64 - 1));
 /// What the service may map in the kernel's half: one root entry.
-const WINDOW: u64 = if paging::LEVELS == 5 { 0xffc0_0000_0000_0000 } else { 0xffff_c000_0000_0000 };
+const WINDOW: u64 = paging::LEVELS.service_window();
 /// Three root entries of user spaces, far from where programs are.
 const USER_WINDOW: u64 = 3 * ROOT_ENTRY;
 

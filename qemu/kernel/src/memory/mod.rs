@@ -4,6 +4,5 @@ pub mod bring_up;
 #[cfg(feature = "fault-injection")]
 pub mod distort;
 pub mod firmware;
-pub mod map;
 pub mod platform;
 pub mod service;

@@ -114,7 +114,7 @@ unsafe impl Tlb for Kernel {
 // SAFETY: the CPU runs paging of that many levels; a CR3 write with bit 63 clear flushes what its
 // PCID has, and without PCIDs all that is not global.
 unsafe impl Machine for Kernel {
-    type Format = X64<{ paging::LEVELS }>;
+    type Format = X64<{ paging::LEVEL_COUNT }>;
 
     fn virt_to_phys(&self, addr: NonNull<u8>) -> PhysAddr {
         PhysAddr::new_truncate(addr.addr().get() as u64 - paging::DIRECT_MAP)

@@ -8,9 +8,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
 use topomem::CpuId;
+use topomem_boot::{Destination, Message};
 use x86_64::instructions::interrupts;
 
-use crate::arch::apic::{self, Destination, Message};
+use crate::arch::apic;
 use crate::arch::clock;
 use crate::arch::exit::{self, Outcome};
 use crate::arch::trap::TrapFrame;

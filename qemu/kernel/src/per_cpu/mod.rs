@@ -10,11 +10,11 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use topomem::CpuId;
 use topomem::percpu::MAX_CPUS;
+use topomem_boot::{Admission, ApicAddress};
 use x2apic::lapic::LocalApic;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::GsBase;
 
-use crate::arch::apic::ApicId;
 use crate::arch::gdt::Segments;
 use crate::memory::service;
 use stacks::StackTops;
@@ -31,7 +31,7 @@ pub struct PerCpu {
     /// The dense number.
     pub cpu: CpuId,
     /// The interrupt hardware's number.
-    pub apic_id: ApicId,
+    pub apic_id: ApicAddress,
     /// Where its stacks begin.
     pub stacks: StackTops,
     /// Descriptor table and task state; the owner's alone, reached by raw pointer since the
@@ -39,6 +39,8 @@ pub struct PerCpu {
     pub segments: UnsafeCell<Segments>,
     /// The local APIC; the owner's alone, with interrupts off.
     pub apic: UnsafeCell<Option<LocalApic>>,
+    /// Whether the CPU takes part: decided once, when it starts or is given up.
+    pub admission: Admission,
     /// True from before the idle loop's last look at its queue until it has left HLT. Others
     /// read it: who makes work visible first, then reads true, must send an interrupt.
     pub halted: AtomicBool,
@@ -73,7 +75,7 @@ impl PerCpu {
     pub unsafe fn place(
         place: NonNull<PerCpu>,
         cpu: CpuId,
-        apic_id: ApicId,
+        apic_id: ApicAddress,
         stacks: StackTops,
     ) -> &'static PerCpu {
         let area = PerCpu {
@@ -83,6 +85,7 @@ impl PerCpu {
             stacks,
             segments: UnsafeCell::new(Segments::new()),
             apic: UnsafeCell::new(None),
+            admission: Admission::new(),
             halted: AtomicBool::new(false),
             stopped_at: AtomicU64::new(0),
             counters: Counters {

@@ -2,11 +2,12 @@
 //! an unmapped guard page, in a window of the kernel's half; the memory is on the CPU's node.
 
 use topomem::CpuId;
+use topomem_boot::MapError;
 use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
 use x86_64::{PhysAddr, VirtAddr};
 
 use crate::arch::gdt::TrapStack;
-use crate::arch::paging::{KERNEL_DATA, KernelTables, MapError};
+use crate::arch::paging::{KERNEL_DATA, KernelTables};
 
 const PAGE: u64 = 4096;
 /// Where the stacks are mapped: a slot of [`SLOT`] bytes per CPU.

@@ -6,10 +6,11 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use topomem::percpu::MAX_CPUS;
 use topomem::{CpuId, CpuSet};
+use topomem_boot::Leaves;
 
 use super::failure;
 use crate::arch::exit::Outcome;
-use crate::arch::{clock, probe, vector};
+use crate::arch::{clock, features, probe, vector};
 use crate::executor::{spawn_on, yield_now};
 use crate::smp::ipi;
 use crate::{log, per_cpu};
@@ -23,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const TURNS: usize = 20;
 
 /// Interrupts all CPUs at once, every second, and each by itself, passes tasks around, and
-/// probes an address that is not mapped.
-pub async fn run() -> Outcome {
+/// probes an address that is not mapped. The first page tables must have only `leaves` that the CPU
+/// knows: emulators accept others.
+pub async fn run(leaves: &Leaves) -> Outcome {
     let mut outcome = Outcome::Success;
     let mut fail = |what: core::fmt::Arguments<'_>| {
         failure(what, "machine");
@@ -42,6 +44,9 @@ pub async fn run() -> Outcome {
     }
     for cpu in relay(running).await.iter() {
         fail(format_args!("{cpu} does not take turns with {}", per_cpu::current().cpu));
+    }
+    if leaves.huge != 0 && !features::has_gigabyte_pages() {
+        fail(format_args!("{} leaves of 1 GiB, which the CPU does not have", leaves.huge));
     }
     if probe::load(UNMAPPED).is_ok() {
         fail(format_args!("an unmapped address was readable"));

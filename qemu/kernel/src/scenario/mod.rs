@@ -3,21 +3,20 @@
 pub mod broken;
 mod crash;
 mod machine;
+mod modules;
 mod stress;
 
 use core::fmt;
 use core::time::Duration;
 
-use arrayvec::ArrayString;
 use topomem::{CpuSet, MemoryMap, Topology};
+use topomem_boot::{Leaves, StartInfo};
 use topomem_stress::{Record, Scenario};
-use x86_64::PhysAddr;
 
 use crate::arch::clock;
 use crate::arch::exit::{self, Outcome};
 use crate::boot::Booted;
 use crate::boot::command_line::CommandLine;
-use crate::boot::start_info::MAX_COMMAND_LINE;
 use crate::executor::sleep;
 use crate::log::Json;
 use crate::memory::firmware;
@@ -31,8 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What to run, and on what.
 #[derive(Debug)]
 pub struct Request {
-    command_line: ArrayString<MAX_COMMAND_LINE>,
-    rsdp: Option<PhysAddr>,
+    start_info: StartInfo,
+    /// What the first page tables have.
+    leaves: Leaves,
+    /// The CPUs that were started.
+    cpus: CpuSet,
     /// The machine as it is, whatever the service was told.
     topology: &'static Topology,
     /// What the service has to hand out.
@@ -43,8 +45,9 @@ impl Request {
     /// As the loader was told.
     pub fn new(booted: &Booted) -> Request {
         Request {
-            command_line: booted.start_info.command_line,
-            rsdp: booted.start_info.rsdp,
+            start_info: booted.start_info,
+            leaves: booted.leaves,
+            cpus: booted.areas.iter().map(|area| area.cpu).collect(),
             topology: booted.topology,
             memory_map: booted.memory_map,
         }
@@ -58,12 +61,16 @@ pub async fn run(request: Request) {
         let free_frames = |node| SERVICE.frames().stats(node).map_or(0, |stats| stats.free());
         record!("{}", Record::Topology { topology, free_frames: &free_frames });
     }
-    let outcome = if all_up().await { by_name(&request).await } else { Outcome::Failures };
+    let is_ready = modules::are_intact(&request.start_info, "boot") && all_up(request.cpus).await;
+    let mut outcome = if is_ready { by_name(&request).await } else { Outcome::Failures };
+    if !modules::are_intact(&request.start_info, "end") {
+        outcome = Outcome::Failures;
+    }
     end(outcome)
 }
 
 async fn by_name(request: &Request) -> Outcome {
-    let words = CommandLine(&request.command_line);
+    let words = CommandLine(request.start_info.command_line());
     let fault = match broken::requested(words) {
         Ok(fault) => fault,
         Err(error) => {
@@ -73,10 +80,10 @@ async fn by_name(request: &Request) -> Outcome {
     };
     let name = words.value("scenario").unwrap_or(Scenario::standard().name);
     match name {
-        "machine" => machine::run().await,
+        "machine" => machine::run(&request.leaves).await,
         "measure-shootdown" => measure::shootdown(words).await,
         "acpidump" => {
-            firmware::dump(&firmware::tables(request.rsdp));
+            firmware::dump(&firmware::tables(request.start_info.rsdp()));
             Outcome::Success
         }
         "panic" => crash::panic(),
@@ -92,19 +99,17 @@ async fn by_name(request: &Request) -> Outcome {
     }
 }
 
-/// Waits for the CPUs that the firmware lists; false, and reported, where one is missing.
-async fn all_up() -> bool {
-    let listed = SERVICE.topology().map_or(&[][..], |topology| topology.cpus());
-    let listed: CpuSet = listed.iter().map(|entry| entry.cpu).collect();
+/// Waits for the CPUs that were started; false, and reported, where one is missing.
+async fn all_up(started: CpuSet) -> bool {
     let start = clock::now();
-    while ipi::running() != listed && clock::elapsed(start) < PATIENCE {
+    while ipi::running() != started && clock::elapsed(start) < PATIENCE {
         sleep(Duration::from_millis(1)).await;
     }
-    let missing = listed.difference(&ipi::running());
+    let missing = started.difference(&ipi::running());
     for cpu in missing.iter() {
         failure(format_args!("{cpu} is not running"), "boot");
     }
-    log!("{} of {} CPUs are up", ipi::running().len(), listed.len());
+    log!("{} of {} CPUs are up", ipi::running().len(), started.len());
     missing.is_empty()
 }
 

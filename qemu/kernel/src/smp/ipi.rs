@@ -4,8 +4,9 @@ use core::sync::atomic::Ordering;
 
 use topomem::percpu::AtomicCpuSet;
 use topomem::{CpuId, CpuSet};
+use topomem_boot::{Destination, LogicalId, Message};
 
-use crate::arch::apic::{self, Destination, LogicalId, Message};
+use crate::arch::apic;
 use crate::arch::vector::Vector;
 use crate::memory::service;
 use crate::per_cpu::{self, PerCpu};
@@ -40,7 +41,7 @@ pub fn send(vector: Vector, to: &CpuSet) {
 #[inline]
 fn send_to(destination: Destination, vector: Vector, me: &PerCpu) {
     me.counters.messages_sent.fetch_add(1, Ordering::Relaxed);
-    apic::send(Message::Fixed(vector), destination);
+    apic::send(Message::Fixed(vector.0), destination);
 }
 
 #[inline(never)]
@@ -50,12 +51,12 @@ fn send_to_some(vector: Vector, to: &CpuSet, me: &PerCpu) {
     to.remove(me.cpu);
     let mut gathered: Option<LogicalId> = None;
     for area in to.iter().filter_map(per_cpu::of) {
-        let Some(id) = LogicalId::of(area.cpu) else {
+        let Some(id) = apic::logical_id(area.cpu) else {
             send(Destination::Physical(area.apic_id));
             continue;
         };
         // Clusters are runs of CPU numbers, which the set yields in order.
-        gathered = match gathered.map(|ids| (ids, ids.join(id))) {
+        gathered = match gathered.map(|ids| (ids, apic::join(ids, id))) {
             Some((_, Some(joined))) => Some(joined),
             Some((ids, None)) => {
                 send(Destination::Logical(ids));

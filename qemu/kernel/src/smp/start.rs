@@ -1,14 +1,18 @@
 //! Starting the other CPUs: INIT to all of them, then start-up messages one CPU at a time.
+//!
+//! A CPU that does not arrive in time is given up, by a compare-and-swap against its own arrival
+//! ([`Admission`](topomem_boot::Admission)). After its start-up message no CPU is sent an INIT: it could
+//! hit one that has just become a member. A CPU that arrives too late parks.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
 use topomem::CpuId;
+use topomem_boot::{ApicAddress, Destination, Message, StartUpPage};
 use x86_64::PhysAddr;
 
 use super::trampoline;
-use crate::arch::apic::{self, ApicId, Destination, Message, SetUpError};
+use crate::arch::apic::{self, SetUpError};
 use crate::arch::gdt::Segments;
 use crate::arch::{clock, features, idt};
 use crate::log;
@@ -21,21 +25,17 @@ const AFTER_FIRST: Duration = Duration::from_millis(20);
 /// How long to wait after the second. Long, since the host may run the CPU late.
 const AFTER_SECOND: Duration = Duration::from_secs(2);
 
-const NOBODY: u32 = u32::MAX;
-/// The last CPU that set itself up: its number.
-static ARRIVED: AtomicU32 = AtomicU32::new(NOBODY);
-
 /// A CPU that the firmware lists does not take part.
 #[derive(Debug, Clone, Copy)]
 pub enum StartError {
-    /// It never reported; it was put back into its waiting state by another INIT.
-    Silent(CpuId, ApicId),
+    /// It did not arrive in time. If it arrives later, it parks.
+    Silent(CpuId, ApicAddress),
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Silent(cpu, apic_id) => write!(f, "{cpu} (APIC id {}) did not start", apic_id.0),
+            StartError::Silent(cpu, apic_id) => write!(f, "{cpu} (APIC id {}) did not start", apic_id.id()),
         }
     }
 }
@@ -65,40 +65,42 @@ pub unsafe fn set_up_cpu(area: &'static PerCpu) -> Result<(), SetUpError> {
     Ok(())
 }
 
-/// Starts the CPUs of `areas`, each on `root`'s tables, and tells `failed` of those that stay
-/// silent; the others run [`crate::cpu_main`].
+/// Starts the CPUs of `areas` by the code in `page`, each on `root`'s tables, and tells `failed` of those
+/// that stay silent; the others run [`crate::cpu_main`].
 ///
 /// # Safety
 ///
 /// Called once, by the boot CPU. Each area is a distinct CPU's, with its stacks mapped in
-/// `root`, and stays for good; the trampoline's page is nobody's.
-pub unsafe fn start_all(areas: &[&'static PerCpu], root: PhysAddr, mut failed: impl FnMut(StartError)) {
+/// `root`, and stays for good; the page is RAM that nobody uses.
+pub unsafe fn start_all(
+    areas: &[&'static PerCpu],
+    page: StartUpPage,
+    root: PhysAddr,
+    mut failed: impl FnMut(StartError),
+) {
     // SAFETY: the caller gives the page.
-    unsafe { trampoline::install() };
+    unsafe { trampoline::install(page, root) };
     for area in areas {
         apic::send(Message::Init, Destination::Physical(area.apic_id));
     }
     clock::delay(AFTER_INIT);
     for area in areas {
         let PerCpu { cpu, apic_id, .. } = **area;
-        trampoline::prepare(root, area);
-        let page = (trampoline::PAGE.as_u64() >> 12) as u8;
+        trampoline::prepare(area);
         let arrived = [AFTER_FIRST, AFTER_SECOND].into_iter().any(|patience| {
             apic::send(Message::StartUp(page), Destination::Physical(apic_id));
-            wait_for(cpu, patience)
+            wait_for(area, patience)
         });
-        if !arrived {
-            // Were it to come late, it would find the next CPU's stack.
-            apic::send(Message::Init, Destination::Physical(apic_id));
+        // It may have been admitted since the last look.
+        if !arrived && area.admission.give_up() {
             failed(StartError::Silent(cpu, apic_id));
         }
     }
 }
 
-fn wait_for(cpu: CpuId, patience: Duration) -> bool {
+fn wait_for(area: &PerCpu, patience: Duration) -> bool {
     let start = clock::now();
-    // Acquire pairs with the Release in `ap_main`: its set-up is visible.
-    while ARRIVED.load(Ordering::Acquire) != cpu.index() as u32 {
+    while !area.admission.is_admitted() {
         if clock::elapsed(start) > patience {
             return false;
         }
@@ -114,6 +116,9 @@ pub extern "sysv64" fn ap_main(area: &'static PerCpu) -> ! {
         log!("{error}");
         crate::arch::exit::halt_forever()
     }
-    ARRIVED.store(per_cpu::current().cpu.index() as u32, Ordering::Release);
+    if !area.admission.enter() {
+        // Too late: nothing counts on this CPU, and nothing will be sent to it.
+        crate::arch::exit::halt_forever()
+    }
     crate::cpu_main()
 }

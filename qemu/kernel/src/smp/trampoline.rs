@@ -2,21 +2,23 @@
 //! straight to long mode on the boot tables.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use topomem_boot::StartUpPage;
 use x86_64::PhysAddr;
 
-use crate::arch::paging::{self, LEVELS};
+use crate::arch::paging::{self, LEVEL_COUNT};
 use crate::boot::pvh::CR4;
 use crate::per_cpu::PerCpu;
 
-/// The page; the first 1 MiB is nobody else's once the firmware is done.
-pub const PAGE: PhysAddr = PhysAddr::new_truncate(0x8000);
-
-/// What the CPU being started loads, one CPU at a time: published by the start-up message.
+/// The root table, the same for all.
 static ROOT: AtomicU64 = AtomicU64::new(0);
-static STACK: AtomicU64 = AtomicU64::new(0);
+/// The area of the CPU that is being started, published by the start-up message. A CPU reads it once
+/// and takes everything else from the area: a CPU that comes late finds its own, where it learns that
+/// it was given up, or another CPU's, which has another APIC id; then it halts before it touches the
+/// stack.
 static AREA: AtomicU64 = AtomicU64::new(0);
 
 // CR0, CR4 and EFER as in `boot::pvh`. Long mode needs paging and protection turned on in
@@ -68,17 +70,40 @@ ap_higher_half:
     mov gs, eax
     mov rax, [rip + {root}]
     mov cr3, rax
-    mov rsp, [rip + {stack}]
-    xor ebp, ebp
     mov rdi, [rip + {area}]
+    // This CPU's APIC id, as `features::apic_id` finds it.
+    xor eax, eax
+    cpuid
+    cmp eax, 0xb
+    jb 2f
+    mov eax, 0xb
+    xor ecx, ecx
+    cpuid
+    test bx, bx
+    jnz 3f
+2:
+    mov eax, 1
+    cpuid
+    shr ebx, 24
+    mov edx, ebx
+3:
+    cmp edx, [rdi + {apic_id}]
+    jne 4f
+    mov rsp, [rdi + {stack}]
+    xor ebp, ebp
     call {ap_main}
     ud2
+4:
+    cli
+    hlt
+    jmp 4b
     "#,
     cr4 = const CR4,
-    levels = const LEVELS,
+    levels = const LEVEL_COUNT,
     root = sym ROOT,
-    stack = sym STACK,
     area = sym AREA,
+    apic_id = const offset_of!(PerCpu, apic_id),
+    stack = const offset_of!(PerCpu, stacks.work),
     ap_main = sym super::start::ap_main,
 );
 
@@ -87,22 +112,21 @@ unsafe extern "C" {
     static trampoline_end: u8;
 }
 
-/// Copies the code to its page.
+/// Copies the code to `page`, and has the CPUs that start there load `root`.
 ///
 /// # Safety
 ///
 /// The page is RAM that nobody uses, and no CPU runs there.
-pub unsafe fn install() {
+pub unsafe fn install(page: StartUpPage, root: PhysAddr) {
+    ROOT.store(root.as_u64(), Ordering::Release);
     let start = &raw const trampoline_start;
     let bytes = &raw const trampoline_end as usize - start as usize;
     // SAFETY: the caller gives the page, which the direct map covers; the code is in the image.
-    unsafe { ptr::copy_nonoverlapping(start, paging::direct_map(PAGE).as_ptr(), bytes) };
+    unsafe { ptr::copy_nonoverlapping(start, paging::direct_map(page.addr()).as_ptr(), bytes) };
 }
 
-/// Tells the next CPU its root table, its stack and its area. The message that starts it is
-/// sent after these stores, and x86 keeps that order.
-pub fn prepare(root: PhysAddr, area: &'static PerCpu) {
-    ROOT.store(root.as_u64(), Ordering::Release);
-    STACK.store(area.stacks.work.as_u64(), Ordering::Release);
+/// Tells the next CPU its area. The message that starts it is sent after this store, and x86 keeps
+/// that order.
+pub fn prepare(area: &'static PerCpu) {
     AREA.store(ptr::from_ref(area).expose_provenance() as u64, Ordering::Release);
 }

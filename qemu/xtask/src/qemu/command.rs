@@ -28,7 +28,13 @@ pub(super) fn command(job: Job<'_>) -> Result<Command, Error> {
     if emulation.gdb {
         command.args(["-s", "-S"]);
     }
-    command.arg("-kernel").arg(kernel.elf()).arg("-append").arg(kernel_command_line(scenario, words));
+    let mut line = kernel_command_line(scenario, words);
+    if let Some(file) = &scenario.module {
+        let bytes = std::fs::read(file).map_err(Error::file(file))?;
+        line.push_str(&format!(" module={:x}", topomem_boot::checksum(&bytes)));
+        command.arg("-initrd").arg(file);
+    }
+    command.arg("-kernel").arg(kernel.elf()).arg("-append").arg(line);
     Ok(command)
 }
 
@@ -103,6 +109,7 @@ mod tests {
             fault: None,
             levels: Levels::Four,
             tlb: None,
+            module: None,
         };
         assert_eq!(kernel_command_line(&scenario, ""), "scenario=stress seconds=3 seed=9");
         scenario.fault = Some("magazine".to_owned());

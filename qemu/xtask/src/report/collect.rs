@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::screen::Screen;
 use super::topology;
 use crate::record::{
-    CpuCounters, DiscoveredTopology, Distribution, Failure, Line, Measurement, NodeCounters, Panic, Progress,
-    Record, TablePiece,
+    CpuCounters, DiscoveredTopology, Distribution, Failure, LeftOut, Line, Measurement, NodeCounters, Panic,
+    Progress, Record, TablePiece,
 };
 use crate::symbolize::Symbols;
 
@@ -18,6 +18,7 @@ pub(crate) struct Report<'a> {
     cpus: Vec<CpuCounters>,
     results: Vec<Measurement>,
     distributions: Vec<Distribution>,
+    left_out: Vec<LeftOut>,
     failures: Vec<Failure>,
     backtraces: Vec<Vec<String>>,
     tables: Vec<TablePiece>,
@@ -32,6 +33,8 @@ pub(crate) struct Finished {
     pub(crate) cpus: Vec<CpuCounters>,
     pub(crate) results: Vec<Measurement>,
     pub(crate) distributions: Vec<Distribution>,
+    /// What the kernel did not use of the machine.
+    pub(crate) left_out: Vec<LeftOut>,
     /// None: the run succeeded.
     pub(crate) failures: Vec<Failure>,
     /// Symbolised, one line per function.
@@ -52,6 +55,7 @@ impl<'a> Report<'a> {
             cpus: Vec::new(),
             results: Vec::new(),
             distributions: Vec::new(),
+            left_out: Vec::new(),
             failures: Vec::new(),
             backtraces: Vec::new(),
             tables: Vec::new(),
@@ -84,6 +88,8 @@ impl<'a> Report<'a> {
                 "CPU {} did not answer generation {} and was reported after {} ms; others finished {} operations meanwhile",
                 seen.cpu, seen.generation, seen.ms, seen.meanwhile
             )),
+            // The log has said it already.
+            Record::LeftOut(part) => self.left_out.push(part),
             Record::Result(result) => self.results.push(result),
             Record::Distribution(distribution) => self.distributions.push(distribution),
             // The log has said it already.
@@ -141,6 +147,7 @@ impl<'a> Report<'a> {
             cpus: self.cpus,
             results: self.results,
             distributions: self.distributions,
+            left_out: self.left_out,
             failures: self.failures,
             backtraces: self.backtraces,
             tables: self.tables,

@@ -102,6 +102,7 @@ mod tests {
             failures: vec![Failure::new("stale translation", "CPU 1")],
             backtraces: Vec::new(),
             tables: Vec::new(),
+            left_out: Vec::new(),
             command: None,
             duration: Duration::from_millis(1500),
         };

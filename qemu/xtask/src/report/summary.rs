@@ -19,6 +19,9 @@ pub(crate) fn summary(run: &Finished) -> Vec<String> {
         lines.push("results:".to_owned());
         lines.extend(results(run).lines());
     }
+    for part in &run.left_out {
+        lines.push(format!("not used: {}: {}", part.what, part.why));
+    }
     for failure in &run.failures {
         lines.push(format!("FAILED: {}", failure.what));
         lines.push(format!("    where: {}", failure.place));

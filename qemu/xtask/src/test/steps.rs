@@ -82,8 +82,9 @@ const MACHINES: [&str; 12] = [
 const QUICK_MACHINES: usize = 3;
 
 /// Further scenarios, each on a machine that suits it.
-const SCENARIOS: [(&str, &str); 6] = [
+const SCENARIOS: [(&str, &str); 7] = [
     ("two-nodes", "machine"),
+    ("boot-only/no-gigabyte-pages", "machine"),
     ("tight", "pressure"),
     ("uneven", "frames"),
     ("four-asymmetric", "shootdown"),
@@ -179,7 +180,10 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
     }));
     if extent == Extent::Full {
         steps.extend(SCENARIOS.map(|(topology, name)| {
-            let run = MachineRun { topology, scenario: scenario(name, 3), expected: Expected::Success };
+            // Where all memory is filled, what the loader put there must survive.
+            let module = (name == "pressure").then(|| workspace::root().join("Cargo.lock"));
+            let scenario = ScenarioOptions { module, ..scenario(name, 3) };
+            let run = MachineRun { topology, scenario, expected: Expected::Success };
             Step { name: format!("qemu {topology} {name}"), work: Work::Machine(run) }
         }));
         steps.push({
@@ -220,6 +224,7 @@ fn scenario(name: &str, seconds: u32) -> ScenarioOptions {
         fault: None,
         levels: Levels::Four,
         tlb: None,
+        module: None,
     }
 }
 

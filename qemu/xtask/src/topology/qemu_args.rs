@@ -21,6 +21,9 @@ pub(crate) struct FirmwareTable {
     pub(crate) body: Vec<u8>,
 }
 
+/// The host gives memory as the guest touches it: the guest may have more than the host.
+const UNRESERVED: &str = "reserve=off";
+
 /// The arguments that describe the machine `spec`.
 pub(crate) fn machine_arguments(spec: &TopologySpec) -> MachineArguments {
     let mut arguments = Vec::new();
@@ -29,6 +32,10 @@ pub(crate) fn machine_arguments(spec: &TopologySpec) -> MachineArguments {
     push("-M", machine(spec));
     push("-smp", spec.cpu_count().to_string());
     push("-m", memory(spec));
+    if spec.is_interleaved() || !spec.has_numa_tables() {
+        push("-object", format!("memory-backend-ram,id=ram,size={},{UNRESERVED}", bytes(spec.memory())));
+        push("-machine", "memory-backend=ram".to_owned());
+    }
     if spec.is_interleaved() {
         // QEMU gives each node one range of memory. Without any NUMA option it writes no SRAT and no SLIT, so
         // that ours are the only ones.
@@ -41,7 +48,7 @@ pub(crate) fn machine_arguments(spec: &TopologySpec) -> MachineArguments {
         }
     }
     for (index, dimm) in spec.hotplug.iter().flat_map(|hotplug| &hotplug.dimms).enumerate() {
-        push("-object", format!("memory-backend-ram,id=dimm{index},size={}", bytes(dimm.size)));
+        push("-object", format!("memory-backend-ram,id=dimm{index},size={},{UNRESERVED}", bytes(dimm.size)));
         push("-device", format!("pc-dimm,id=module{index},memdev=dimm{index},node={}", dimm.node));
     }
     for index in 0..spec.cxl.len() {
@@ -84,7 +91,7 @@ fn numa_nodes(spec: &TopologySpec, push: &mut impl FnMut(&str, String)) {
     for (index, node) in spec.nodes.iter().enumerate() {
         let mut value = format!("node,nodeid={index}");
         if let Some(&size) = node.memory.first() {
-            push("-object", format!("memory-backend-ram,id=ram{index},size={}", bytes(size)));
+            push("-object", format!("memory-backend-ram,id=ram{index},size={},{UNRESERVED}", bytes(size)));
             value.push_str(&format!(",memdev=ram{index}"));
         }
         for (first, last) in runs(&node.cpus) {

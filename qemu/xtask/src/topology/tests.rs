@@ -64,7 +64,7 @@ fn qemu_gets_nodes_memory_and_distances() {
     let arguments = joined(&options("--nodes 2 --cpus 4 --memory 1G --distance 0,1=21").unwrap());
     assert!(arguments.starts_with("-M q35 -smp 4 -m 1073741824B "), "{arguments}");
     for part in [
-        "-object memory-backend-ram,id=ram1,size=536870912B",
+        "-object memory-backend-ram,id=ram1,size=536870912B,reserve=off",
         "-numa node,nodeid=0,memdev=ram0,cpus=0-1",
         "-numa node,nodeid=1,memdev=ram1,cpus=2-3",
         "-numa dist,src=0,dst=1,val=21",

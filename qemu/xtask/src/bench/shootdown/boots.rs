@@ -115,6 +115,7 @@ pub(super) fn topomem(
         fault: None,
         levels: Levels::Four,
         tlb: None,
+        module: None,
     };
     let words = samples.words();
     let job = Job { kernel, spec, scenario: &scenario, words: &words, emulation: metric.emulation() };

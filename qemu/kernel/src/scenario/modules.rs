@@ -1,0 +1,31 @@
+//! Is what the loader put into memory as it was?
+
+use core::slice;
+
+use topomem_boot::{StartInfo, checksum};
+
+use super::failure;
+use crate::arch::paging;
+use crate::boot::command_line::CommandLine;
+use crate::log;
+
+/// Compares the loader's first module with the checksum of `module=`, by which the runner says that it
+/// loaded one. False, and reported, if it is another or gone. `when` goes into the report.
+pub fn are_intact(start_info: &StartInfo, when: &str) -> bool {
+    let Some(expected) = CommandLine(start_info.command_line()).value("module") else { return true };
+    let Some(range) = start_info.modules().next() else {
+        failure(format_args!("the loader has put no module into memory"), when);
+        return false;
+    };
+    let place = paging::DIRECT_WINDOW.pointer::<u8>(range.start).cast_const();
+    // SAFETY: the range is reserved and in the direct map, so nobody writes there.
+    let bytes = unsafe { slice::from_raw_parts(place, range.bytes() as usize) };
+    let found = checksum(bytes);
+    let is_intact = u64::from_str_radix(expected, 16) == Ok(found);
+    if is_intact {
+        log!("{}: the module at {range} is intact", when);
+    } else {
+        failure(format_args!("the module at {range} has the checksum {found:x}, not {expected}"), when);
+    }
+    is_intact
+}
