@@ -143,7 +143,7 @@ impl<P: Machine> MemoryService<P> {
     }
 
     /// Calls the wakers that are due, and returns how many it called: those of futures that wait for
-    /// shootdowns, and the pinned CPU's service task where it has work.
+    /// shootdowns or for frames, and the pinned CPU's service task where it has work.
     ///
     /// Nothing else of the service calls a waker, but for [`MemoryService::tend`] and the polls of
     /// its futures. So a kernel calls this where no lock is held that a waker could need, and soon
@@ -155,10 +155,11 @@ impl<P: Machine> MemoryService<P> {
     pub fn wake_due(&self, pin: &CpuPin) -> usize {
         let cpu = pin.cpu();
         let completed = self.shootdown.wake_completed(pin);
+        let waiters = self.frames.wake_waiters(pin);
         // A CPU that is offline runs no task: the others see the note.
         let runs_tasks = || self.shootdown.kernel().cpus().contains(cpu);
         let due = self.task_wakers.is_due(cpu) && runs_tasks() && self.task_wakers.take(cpu);
         let tasks = if due { self.task_wakers.wake(cpu) } else { 0 };
-        completed + tasks
+        completed + waiters + tasks
     }
 }

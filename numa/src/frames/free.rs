@@ -93,7 +93,7 @@ impl<P: Platform> Frames<P> {
                     machine.zone_of(region).add(sum);
                 }
                 self.sweep(machine, region);
-                self.waiters.wake_first();
+                self.waiters.note();
                 return Ok(());
             }
         }
@@ -139,7 +139,7 @@ impl<P: Platform> Frames<P> {
                         entered.straight.add(1);
                         self.account(machine, &entered, region, 1);
                         self.sweep(machine, region);
-                        self.waiters.wake_first();
+                        self.waiters.note();
                         Ok(())
                     }
                     Give::Elsewhere => self.free_oddly(machine, &entered, region, number).map_err(refuse),
@@ -152,7 +152,7 @@ impl<P: Platform> Frames<P> {
         region.free_short_run(number, 1).map_err(refuse)?;
         self.account_shared(machine, region, 1);
         self.sweep(machine, region);
-        self.waiters.wake_first();
+        self.waiters.note();
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl<P: Platform> Frames<P> {
         region.free(number, order).map_err(refuse)?;
         self.account_shared(machine, region, order.frames() as i64);
         self.sweep(machine, region);
-        self.waiters.wake_first();
+        self.waiters.note();
         Ok(())
     }
 
@@ -232,7 +232,7 @@ impl<P: Platform> Frames<P> {
         entered.straight.add(1);
         self.account(machine, entered, region, 1);
         self.sweep(machine, region);
-        self.waiters.wake_first();
+        self.waiters.note();
         Ok(())
     }
 
@@ -258,7 +258,7 @@ impl<P: Platform> Frames<P> {
         self.account(machine, entered, region, i64::from(bits.count_ones()));
         entered.flushed(word, (word.mask & !bits).count_ones());
         self.sweep(machine, region);
-        self.waiters.wake_first();
+        self.waiters.note();
     }
 
     /// Sends everything home that a magazine holds: frames, blocks, its own block, its counts.
@@ -277,7 +277,7 @@ impl<P: Platform> Frames<P> {
             entered.set_block(None);
             region.disown(block);
             self.sweep(machine, region);
-            self.waiters.wake_first();
+            self.waiters.note();
         }
         if let Some(node) = machine.node(entered.node) {
             for zone in Zone::ALL {
@@ -363,7 +363,7 @@ impl<P: Platform> Frames<P> {
         }
         self.account_shared(machine, region, count as i64);
         self.sweep(machine, region);
-        self.waiters.wake_first();
+        self.waiters.note();
         Ok(())
     }
 }

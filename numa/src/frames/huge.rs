@@ -70,7 +70,7 @@ impl<P: Platform> Frames<P> {
         region.free(number, Order::HUGE).map_err(refuse)?;
         self.account_shared(machine, region, BLOCK as i64);
         self.sweep(machine, region);
-        self.waiters.wake_first();
+        self.waiters.note();
         Ok(())
     }
 

@@ -47,6 +47,7 @@ mod turns;
 mod validate;
 mod validate_pools;
 mod wait;
+mod waiters;
 mod zeroed;
 mod zeroed_pool;
 mod zeroing;
@@ -81,7 +82,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use machine::Machine;
 use rack::Rack;
-use wait::Waiters;
+use waiters::Waiters;
 
 /// All nodes' frame allocators, with a magazine per CPU in front.
 ///

@@ -167,7 +167,7 @@ impl<P: Platform> Frames<P> {
             return true;
         }
         self.account_shared(machine, region, -(kept as i64));
-        self.waiters.wake_first();
+        self.waiters.note();
         false
     }
 
@@ -187,7 +187,7 @@ impl<P: Platform> Frames<P> {
         }
         let kept = region.give_back_word(block, word, bits);
         self.account_shared(machine, region, -(kept as i64));
-        self.waiters.wake_first();
+        self.waiters.note();
         true
     }
 }

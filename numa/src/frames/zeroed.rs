@@ -126,7 +126,7 @@ impl<P: Platform> Frames<P> {
         }
         drop(moving);
         // Who began to wait meanwhile has missed the frame on its way.
-        self.waiters.wake_first();
+        self.waiters.note();
         pushed == Pushed::Kept
     }
 
@@ -162,7 +162,7 @@ impl<P: Platform> Frames<P> {
             spilled += word.frames();
             self.send_home(machine, node, word);
         });
-        self.waiters.wake_first();
+        self.waiters.note();
         spilled
     }
 

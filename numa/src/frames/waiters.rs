@@ -1,0 +1,320 @@
+//! The futures that wait for memory, in a fixed number of slots.
+//!
+//! **Nothing here waits, and nothing foreign runs inside an allocation, a free or a drop.** Who
+//! frees memory only notes that a wake-up is due ([`Waiters::note`]); [`Waiters::wake`] calls the
+//! wakers, where the kernel says that it may. A slot is held, for a few instructions, by whoever
+//! moves a waker in or out; another context that needs the slot then leaves a mark in its state,
+//! and goes on. So a future may be dropped in a handler that interrupted any of this, and its slot
+//! follows no pointer to it.
+//!
+//! **Order.** Each future that waits has a ticket; the lowest is the first. A note says from which
+//! ticket on the next waiter is to be woken. A waiter that has tried passes the note on to the one
+//! behind it, so one note goes through all waiters in order.
+//!
+//! **No wake-up is lost.** A future counts itself, registers its waker, full barrier, looks for
+//! memory. Who gives memory back does so with SeqCst and then looks at the count: one sees the
+//! other.
+
+use core::task::Waker;
+
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use topomem_percpu::sync::cell::UnsafeCell;
+
+/// How many futures can wait in order; a further one is polled again at once until a slot is free.
+pub(crate) const WAITERS: usize = if cfg!(loom) { 2 } else { 64 };
+
+/// No wake-up is due.
+const NONE: u64 = u64::MAX;
+
+/// Nobody has the slot.
+const FREE: u64 = 0;
+/// The future that has the slot, or takes it, has the cell.
+const OWNER: u64 = 1;
+/// A waker is in the cell, and has not been woken.
+const WAITING: u64 = 2;
+/// Somebody takes the waker out, to wake it.
+const WAKING: u64 = 3;
+/// The waker was woken, and the future has not been polled since.
+const NOTIFIED: u64 = 4;
+/// The future was dropped. A waker may be in the cell.
+const LEFT: u64 = 5;
+/// The future was dropped while its waker was being taken out.
+const LEFT_WAKING: u64 = 6;
+const PHASE: u64 = 7;
+const TICKET_SHIFT: u32 = 3;
+
+/// A future's slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    slot: usize,
+    ticket: u64,
+}
+
+impl Place {
+    fn state(self, phase: u64) -> u64 {
+        self.ticket << TICKET_SHIFT | phase
+    }
+}
+
+/// What a future learns when it registers its waker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It may try.
+    Own,
+    /// Others come first.
+    Others,
+    /// It is being woken just now: to be polled again.
+    Again,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Ticket and phase. `FREE -> OWNER -> WAITING` by the future; `WAITING -> WAKING -> NOTIFIED`
+    /// by whoever wakes; `NOTIFIED` or `WAITING -> OWNER` or `LEFT` by the future again; `LEFT ->
+    /// OWNER -> FREE` by whoever clears up.
+    state: AtomicU64,
+    /// Touched by whoever moved the state to `OWNER` or `WAKING`, until it moves on.
+    waker: UnsafeCell<Option<Waker>>,
+}
+
+// SAFETY: `waker` is touched only by the context that moved `state` to OWNER or WAKING with
+// Acquire and will move it on with Release. Wakers are `Send`.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    #[cfg(not(loom))]
+    const fn new() -> Slot {
+        Slot { state: AtomicU64::new(FREE), waker: UnsafeCell::new(None) }
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
+    fn new() -> Slot {
+        Slot { state: AtomicU64::new(FREE), waker: UnsafeCell::new(None) }
+    }
+
+    fn swap_waker(&self, waker: Option<Waker>) -> Option<Waker> {
+        self.waker.with_mut(|cell| {
+            // SAFETY: the caller has the cell (`Slot::state`), so no other reference exists.
+            core::mem::replace(unsafe { &mut *cell }, waker)
+        })
+    }
+
+    /// Moves the state, as the protocol above says: Acquire, for the cell as the last holder left
+    /// it; Release, for what the mover did before.
+    fn go(&self, from: u64, to: u64) -> Result<u64, u64> {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+    }
+}
+
+/// Who waits for memory, and whose wake-up is due.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    /// How many futures have a slot.
+    count: AtomicU32,
+    /// The last ticket given out.
+    tickets: AtomicU64,
+    /// The first waiter with at least this ticket is to be woken; [`NONE`] if nobody is.
+    due: AtomicU64,
+    slots: [Slot; WAITERS],
+}
+
+impl Waiters {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Waiters {
+        Waiters {
+            count: AtomicU32::new(0),
+            tickets: AtomicU64::new(0),
+            due: AtomicU64::new(NONE),
+            slots: [const { Slot::new() }; WAITERS],
+        }
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
+    pub(crate) fn new() -> Waiters {
+        Waiters {
+            count: AtomicU32::new(0),
+            tickets: AtomicU64::new(0),
+            due: AtomicU64::new(NONE),
+            slots: core::array::from_fn(|_| Slot::new()),
+        }
+    }
+
+    /// Does anybody wait? SeqCst pairs with the fence in the future's poll: after frames were
+    /// given back, either this sees the waiter, or the waiter sees the frames.
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.count.load(Ordering::SeqCst) != 0
+    }
+
+    /// Notes that memory came free: the first waiter is to be woken.
+    #[inline]
+    pub(crate) fn note(&self) {
+        if self.any() {
+            self.note_from(0);
+        }
+    }
+
+    /// Is a wake-up due? One load.
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        // Acquire pairs with the Release in `note_from`.
+        self.due.load(Ordering::Acquire) != NONE
+    }
+
+    /// Notes that the first waiter with at least this ticket is to be woken.
+    #[cold]
+    fn note_from(&self, ticket: u64) {
+        // Release pairs with the Acquire in `wake`: who is woken sees the memory.
+        self.due.fetch_min(ticket, Ordering::AcqRel);
+    }
+
+    /// Has the waiters behind `place` try, too: more may be free, or what is free may do for them.
+    pub(crate) fn pass_on(&self, place: Place) {
+        // The future that has the place is one.
+        if self.count.load(Ordering::Relaxed) > 1 {
+            self.note_from(place.ticket + 1);
+        }
+    }
+
+    /// Gives a future a slot, with `waker` in it; gives the waker back where there is no slot.
+    ///
+    /// Drops the wakers of futures that were dropped. Bound: two looks at each slot.
+    pub(crate) fn join(&self, waker: Waker) -> Result<Place, Waker> {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.clear_up();
+        // Relaxed: only that each is given out once counts.
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed) + 1;
+        for (slot, at) in self.slots.iter().enumerate().map(|(slot, at)| (Place { slot, ticket }, at)) {
+            if at.go(FREE, slot.state(OWNER)).is_ok() {
+                let before = at.swap_waker(Some(waker));
+                debug_assert!(before.is_none(), "a free slot has a waker");
+                at.state.store(slot.state(WAITING), Ordering::Release);
+                return Ok(slot);
+            }
+        }
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        Err(waker)
+    }
+
+    /// Puts another waker into a future's slot, and says whose turn it is.
+    pub(crate) fn renew(&self, place: Place, waker: Waker) -> Turn {
+        let slot = &self.slots[place.slot];
+        let own = place.state(OWNER);
+        let notified = if slot.go(place.state(NOTIFIED), own).is_ok() {
+            true
+        } else if slot.go(place.state(WAITING), own).is_ok() {
+            false
+        } else {
+            return Turn::Again;
+        };
+        let before = slot.swap_waker(Some(waker));
+        slot.state.store(place.state(WAITING), Ordering::Release);
+        drop(before);
+        if notified { Turn::Own } else { self.turn(place) }
+    }
+
+    /// Whose turn is it, if nobody has woken the future?
+    pub(crate) fn turn(&self, place: Place) -> Turn {
+        if self.first(0).is_none_or(|first| first.ticket == place.ticket) {
+            return Turn::Own;
+        }
+        // Its turn comes when those before it have tried.
+        self.note_from(0);
+        Turn::Others
+    }
+
+    /// Takes a future out that has what it waited for, and drops its waker.
+    pub(crate) fn finish(&self, place: Place) {
+        let slot = &self.slots[place.slot];
+        let held = |phase| slot.go(place.state(phase), OWNER).is_ok();
+        if held(WAITING) || held(NOTIFIED) {
+            let waker = slot.swap_waker(None);
+            slot.state.store(FREE, Ordering::Release);
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            drop(waker);
+        } else {
+            self.leave(place);
+        }
+    }
+
+    /// Takes a future out, in any context: it does not wait, and leaves its waker to whoever
+    /// wakes or joins next.
+    pub(crate) fn leave(&self, place: Place) {
+        let slot = &self.slots[place.slot];
+        let mut seen = slot.state.load(Ordering::Relaxed);
+        loop {
+            let left = if seen & PHASE == WAKING { LEFT_WAKING } else { LEFT };
+            match slot.go(seen, place.state(left)) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        // A wake-up that came for this one is the next one's; and somebody is to clear up.
+        self.note_from(place.ticket + 1);
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Wakes the waiters that are due: how many. Calls and drops wakers; the caller holds no lock.
+    ///
+    /// Bound: it wakes each waiter once at most, with a look at each slot.
+    pub(crate) fn wake(&self) -> usize {
+        let mut woken = 0;
+        for _ in 0..WAITERS {
+            // Acquire pairs with the Release in `note_from`.
+            let from = self.due.swap(NONE, Ordering::AcqRel);
+            if from == NONE {
+                break;
+            }
+            self.clear_up();
+            let Some(place) = self.first(from) else { continue };
+            let slot = &self.slots[place.slot];
+            match slot.go(place.state(WAITING), place.state(WAKING)) {
+                Ok(_) => {
+                    let waker = slot.swap_waker(None);
+                    if slot.go(place.state(WAKING), place.state(NOTIFIED)).is_err() {
+                        // The future has gone meanwhile, and told the next one to be woken.
+                        slot.state.store(FREE, Ordering::Release);
+                    } else if let Some(waker) = waker {
+                        woken += 1;
+                        waker.wake();
+                    }
+                }
+                // It will be polled.
+                Err(now) if now == place.state(WAKING) || now == place.state(NOTIFIED) => {}
+                // Its poll, which we may have interrupted, has the cell.
+                Err(now) if now == place.state(OWNER) => {
+                    self.note_from(place.ticket);
+                    break;
+                }
+                Err(_) => self.note_from(from),
+            }
+        }
+        woken
+    }
+
+    /// The waiter with the lowest ticket of at least `from`.
+    fn first(&self, from: u64) -> Option<Place> {
+        let waiting = self.slots.iter().enumerate().filter_map(|(slot, at)| {
+            let state = at.state.load(Ordering::Acquire);
+            let ticket = state >> TICKET_SHIFT;
+            let waits = matches!(state & PHASE, OWNER | WAITING | WAKING | NOTIFIED);
+            (waits && ticket >= from.max(1)).then_some(Place { slot, ticket })
+        });
+        waiting.min_by_key(|place| place.ticket)
+    }
+
+    /// Frees the slots of futures that were dropped, and drops their wakers.
+    fn clear_up(&self) {
+        for slot in &self.slots {
+            let state = slot.state.load(Ordering::Acquire);
+            // Without a ticket: no waiter's.
+            if state & PHASE == LEFT && slot.go(state, OWNER).is_ok() {
+                let waker = slot.swap_waker(None);
+                slot.state.store(FREE, Ordering::Release);
+                drop(waker);
+            }
+        }
+    }
+}
