@@ -143,7 +143,9 @@ fn dropping_a_woken_waiter_wakes_the_next_and_loses_nothing() {
 }
 
 /// Its waker owns another future that waits, so that dropping the waker drops that.
-struct Owner(std::sync::Mutex<Option<Pin<Box<AllocFuture<'static, Host>>>>>);
+struct Owner {
+    _owned: Pin<Box<AllocFuture<'static, Host>>>,
+}
 
 impl Wake for Owner {
     fn wake(self: Arc<Self>) {}
@@ -156,7 +158,7 @@ fn a_waker_that_owns_a_waiting_future_may_be_dropped_by_a_poll() {
     let mut inner = Box::pin(frames.alloc_async(FrameRequest::frame()));
     assert!(poll(inner.as_mut(), &woken).is_pending());
     let mut outer = Box::pin(frames.alloc_async(FrameRequest::frame()));
-    let owner = Waker::from(Arc::new(Owner(std::sync::Mutex::new(Some(inner)))));
+    let owner = Waker::from(Arc::new(Owner { _owned: inner }));
     assert!(outer.as_mut().poll(&mut Context::from_waker(&owner)).is_pending());
     drop(owner);
     // Another task polls it: the waker before, the last that owns the other future, is dropped.

@@ -7,9 +7,9 @@
 //! and goes on. So a future may be dropped in a handler that interrupted any of this, and its slot
 //! follows no pointer to it.
 //!
-//! **Order.** Each future that waits has a ticket; the lowest is the first. A note says from which
-//! ticket on the next waiter is to be woken. A waiter that has tried passes the note on to the one
-//! behind it, so one note goes through all waiters in order.
+//! **Order.** Each future that waits has a ticket; the lowest is the first. A note is for the first
+//! waiter; a waiter that has tried passes it on to the one behind it, so one note goes through all
+//! waiters in order.
 //!
 //! **No wake-up is lost.** A future counts itself, registers its waker, full barrier, looks for
 //! memory. Who gives memory back does so with SeqCst and then looks at the count: one sees the
@@ -23,8 +23,10 @@ use topomem_percpu::sync::cell::UnsafeCell;
 /// How many futures can wait in order; a further one is polled again at once until a slot is free.
 pub(crate) const WAITERS: usize = if cfg!(loom) { 2 } else { 64 };
 
-/// No wake-up is due.
-const NONE: u64 = u64::MAX;
+/// In [`Waiters::due`]: the first waiter is to be woken.
+const FIRST: u64 = 1;
+/// Above it: the lowest ticket that a note was passed on to; 0 for none.
+const PASSED_SHIFT: u32 = 1;
 
 /// Nobody has the slot.
 const FREE: u64 = 0;
@@ -66,6 +68,9 @@ pub(crate) enum Turn {
     /// It is being woken just now: to be polled again.
     Again,
 }
+
+/// A poll has the slot whose waker is due: the note stays.
+struct Busy;
 
 #[derive(Debug)]
 struct Slot {
@@ -114,7 +119,7 @@ pub(crate) struct Waiters {
     count: AtomicU32,
     /// The last ticket given out.
     tickets: AtomicU64,
-    /// The first waiter with at least this ticket is to be woken; [`NONE`] if nobody is.
+    /// Who is to be woken: [`FIRST`], and the first waiter with at least the ticket above it.
     due: AtomicU64,
     slots: [Slot; WAITERS],
 }
@@ -125,7 +130,7 @@ impl Waiters {
         Waiters {
             count: AtomicU32::new(0),
             tickets: AtomicU64::new(0),
-            due: AtomicU64::new(NONE),
+            due: AtomicU64::new(0),
             slots: [const { Slot::new() }; WAITERS],
         }
     }
@@ -136,7 +141,7 @@ impl Waiters {
         Waiters {
             count: AtomicU32::new(0),
             tickets: AtomicU64::new(0),
-            due: AtomicU64::new(NONE),
+            due: AtomicU64::new(0),
             slots: core::array::from_fn(|_| Slot::new()),
         }
     }
@@ -152,22 +157,34 @@ impl Waiters {
     #[inline]
     pub(crate) fn note(&self) {
         if self.any() {
-            self.note_from(0);
+            self.note_first();
         }
+    }
+
+    #[cold]
+    fn note_first(&self) {
+        // Release pairs with the Acquire in `wake`: who is woken sees the memory.
+        self.due.fetch_or(FIRST, Ordering::AcqRel);
     }
 
     /// Is a wake-up due? One load.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
-        // Acquire pairs with the Release in `note_from`.
-        self.due.load(Ordering::Acquire) != NONE
+        // Acquire pairs with the Release of the notes.
+        self.due.load(Ordering::Acquire) != 0
     }
 
     /// Notes that the first waiter with at least this ticket is to be woken.
+    ///
+    /// Bound: lock-free; tried again only when another note came between.
     #[cold]
     fn note_from(&self, ticket: u64) {
-        // Release pairs with the Acquire in `wake`: who is woken sees the memory.
-        self.due.fetch_min(ticket, Ordering::AcqRel);
+        let earlier = |due: u64| {
+            let passed = due >> PASSED_SHIFT;
+            (passed == 0 || ticket < passed).then_some(ticket << PASSED_SHIFT | due & FIRST)
+        };
+        // An earlier one gets to this waiter, too. Release as in `note_first`.
+        _ = self.due.fetch_update(Ordering::AcqRel, Ordering::Acquire, earlier);
     }
 
     /// Has the waiters behind `place` try, too: more may be free, or what is free may do for them.
@@ -217,11 +234,11 @@ impl Waiters {
 
     /// Whose turn is it, if nobody has woken the future?
     pub(crate) fn turn(&self, place: Place) -> Turn {
-        if self.first(0).is_none_or(|first| first.ticket == place.ticket) {
+        if self.first(1).is_none_or(|first| first.ticket == place.ticket) {
             return Turn::Own;
         }
         // Its turn comes when those before it have tried.
-        self.note_from(0);
+        self.note_first();
         Turn::Others
     }
 
@@ -258,40 +275,62 @@ impl Waiters {
 
     /// Wakes the waiters that are due: how many. Calls and drops wakers; the caller holds no lock.
     ///
-    /// Bound: it wakes each waiter once at most, with a look at each slot.
+    /// Bound: it looks at each slot for each waiter that it wakes; what came due meanwhile beyond
+    /// that is left due.
     pub(crate) fn wake(&self) -> usize {
         let mut woken = 0;
         for _ in 0..WAITERS {
-            // Acquire pairs with the Release in `note_from`.
-            let from = self.due.swap(NONE, Ordering::AcqRel);
-            if from == NONE {
+            // Acquire pairs with the Release of the notes.
+            let due = self.due.swap(0, Ordering::AcqRel);
+            if due == 0 {
                 break;
             }
             self.clear_up();
-            let Some(place) = self.first(from) else { continue };
+            let passed = due >> PASSED_SHIFT;
+            let tickets = [(due & FIRST != 0).then_some(1), (passed != 0).then_some(passed)];
+            let mut busy = false;
+            for ticket in tickets.into_iter().flatten() {
+                match self.wake_from(ticket) {
+                    Ok(here) => woken += here,
+                    Err(Busy) => busy = true,
+                }
+            }
+            if busy {
+                break;
+            }
+        }
+        woken
+    }
+
+    /// Wakes the first waiter with at least this ticket: how many that were.
+    fn wake_from(&self, ticket: u64) -> Result<usize, Busy> {
+        while let Some(place) = self.first(ticket) {
             let slot = &self.slots[place.slot];
             match slot.go(place.state(WAITING), place.state(WAKING)) {
                 Ok(_) => {
                     let waker = slot.swap_waker(None);
                     if slot.go(place.state(WAKING), place.state(NOTIFIED)).is_err() {
-                        // The future has gone meanwhile, and told the next one to be woken.
+                        // The future has gone meanwhile, and has passed the note on.
                         slot.state.store(FREE, Ordering::Release);
-                    } else if let Some(waker) = waker {
-                        woken += 1;
-                        waker.wake();
+                        return Ok(0);
                     }
+                    return Ok(waker.map_or(0, |waker| {
+                        waker.wake();
+                        1
+                    }));
                 }
                 // It will be polled.
-                Err(now) if now == place.state(WAKING) || now == place.state(NOTIFIED) => {}
+                Err(now) if now == place.state(WAKING) || now == place.state(NOTIFIED) => return Ok(0),
                 // Its poll, which we may have interrupted, has the cell.
                 Err(now) if now == place.state(OWNER) => {
                     self.note_from(place.ticket);
-                    break;
+                    return Err(Busy);
                 }
-                Err(_) => self.note_from(from),
+                // It has just moved on.
+                Err(_) => {}
             }
         }
-        woken
+        Ok(0)
     }
 
     /// The waiter with the lowest ticket of at least `from`.
@@ -300,7 +339,7 @@ impl Waiters {
             let state = at.state.load(Ordering::Acquire);
             let ticket = state >> TICKET_SHIFT;
             let waits = matches!(state & PHASE, OWNER | WAITING | WAKING | NOTIFIED);
-            (waits && ticket >= from.max(1)).then_some(Place { slot, ticket })
+            (waits && ticket >= from).then_some(Place { slot, ticket })
         });
         waiting.min_by_key(|place| place.ticket)
     }
