@@ -1,6 +1,5 @@
 //! Waiting for memory: futures, first come first served, without allocation.
 
-use core::cell::Cell;
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
@@ -19,7 +18,7 @@ pub struct AllocFuture<'f, P: Platform> {
     frames: &'f Frames<P>,
     request: FrameRequest,
     /// Where it waits.
-    place: Cell<Option<Place>>,
+    place: Option<Place>,
 }
 
 impl<P: Platform> Frames<P> {
@@ -36,7 +35,7 @@ impl<P: Platform> Frames<P> {
     /// neither waits nor calls or drops a waker. Poll it in tasks: a poll clones and drops wakers,
     /// with no lock held.
     pub const fn alloc_async(&self, request: FrameRequest) -> AllocFuture<'_, P> {
-        AllocFuture { frames: self, request, place: Cell::new(None) }
+        AllocFuture { frames: self, request, place: None }
     }
 
     /// Is [`Frames::wake_waiters`] due? One load.
@@ -70,15 +69,15 @@ impl<P: Platform> AllocFuture<'_, P> {
     }
 
     /// Puts the task's waker into a slot, the first time into a new one: whose turn is it?
-    fn register(&self, context: &mut Context<'_>) -> Turn {
+    fn register(&mut self, context: &mut Context<'_>) -> Turn {
         let waiters = &self.frames.waiters;
         // Cloned before any slot is held: cloning may run foreign code.
         let waker = context.waker().clone();
-        match self.place.get() {
+        match self.place {
             Some(place) => waiters.renew(place, waker),
             None => match waiters.join(waker) {
                 Ok(place) => {
-                    self.place.set(Some(place));
+                    self.place = Some(place);
                     waiters.turn(place)
                 }
                 Err(_) => Turn::Own,
@@ -91,9 +90,9 @@ impl<P: Platform> Future for AllocFuture<'_, P> {
     type Output = Result<PhysFrame, AllocError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &*self;
+        let this = self.get_mut();
         let waiters = &this.frames.waiters;
-        if this.place.get().is_none() && !waiters.any() {
+        if this.place.is_none() && !waiters.any() {
             let attempt = this.attempt();
             if attempt.is_ready() {
                 return attempt;
@@ -112,12 +111,12 @@ impl<P: Platform> Future for AllocFuture<'_, P> {
         // Pairs with the SeqCst of who frees and then asks `any`.
         fence(Ordering::SeqCst);
         let attempt = this.attempt();
-        match this.place.get() {
+        match this.place {
             Some(place) => {
                 waiters.pass_on(place);
                 if attempt.is_ready() {
                     waiters.finish(place);
-                    this.place.set(None);
+                    this.place = None;
                 }
             }
             // No slot was free: nobody will wake it.
