@@ -8,8 +8,8 @@ mod frames_support;
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, PerFrameTable, Policy, Pressure,
-    Watermarks, Zone,
+    AllocError, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Obstacle, PerFrameTable, Policy,
+    Pressure, Watermarks, Zone,
 };
 use topomem_percpu::Order;
 use x86_64::structures::paging::PhysFrame;
@@ -348,7 +348,7 @@ fn other_cpus_frames_would_block_until_they_drain() {
     unsafe { frames.free(&pin(1), one, Order::FRAME) }.unwrap();
     assert_eq!(
         frames.alloc(&pin(0), &request),
-        Err(AllocError::WouldBlock { node: node(0), order: Order::HUGE })
+        Err(AllocError::WouldBlock { node: node(0), order: Order::HUGE, why: Obstacle::Held })
     );
     frames.service(&pin(1));
     let huge = frames.alloc(&pin(0), &request).unwrap();

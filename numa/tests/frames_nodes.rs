@@ -8,7 +8,7 @@ mod frames_support;
 
 use frames_support::{Host, MIB, Machine, cpu, online, pin};
 use topomem_numa::NodeId;
-use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, NodeSet, Policy, Zone};
+use topomem_numa::frames::{Drained, FrameRequest, Frames, FramesConfig, NodeSet, Policy, Zone};
 use topomem_percpu::Order;
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
@@ -48,7 +48,7 @@ fn a_cpu_without_memory_works_on_the_nearest_node_that_has_some() {
         let stats = frames.cpu_stats(cpu(index)).unwrap();
         assert_eq!((stats.misses, stats.remote), (1, 0), "CPU {index}: {stats:?}");
     }
-    (0..5).for_each(|index| frames.cpu_offline(&pin(index)));
+    (0..5).for_each(|index| assert_eq!(frames.cpu_offline(&pin(index)), Drained::Everything));
     assert_eq!(frames.validate().unwrap(), before);
 }
 

@@ -154,7 +154,7 @@ const KEEPING: &[Operation<Scene>] = &[
         |scene| scene.frames.trim(&pin(0)),
     ),
     operation("request_drain", WARM, |scene| scene.frames.request_drain(pin(1).cpu())),
-    operation("cpu_offline", WARM, |scene| scene.frames.cpu_offline(&pin(0))),
+    operation("cpu_offline", WARM, |scene| _ = scene.frames.cpu_offline(&pin(0))),
     operation(
         "cpu_online",
         |scene| {

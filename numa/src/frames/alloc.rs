@@ -1,13 +1,12 @@
 //! Allocation behind the magazine's hit: refill, then node by node in the policy's order.
 
-use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::{CpuId, CpuPin, Order, Platform};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use super::entered::Entered;
 use super::entry::{Entry, Word};
-use super::machine::{Machine, Plan};
+use super::machine::Machine;
 use super::magazine::Magazine;
 use super::marks::Given;
 use super::node::Node;
@@ -24,10 +23,6 @@ pub(super) fn number(frame: PhysFrame) -> u64 {
     frame.start_address().as_u64() >> 12
 }
 
-/// How often a search of all allowed nodes is made before nothing is said to be there: what went
-/// home from a magazine behind the first one's back is seen by the second.
-const PASSES: u32 = 2;
-
 /// What a request takes from a region.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Shape {
@@ -42,7 +37,7 @@ pub(super) enum Shape {
 }
 
 impl Shape {
-    fn frames(self) -> u64 {
+    pub(super) fn frames(self) -> u64 {
         match self {
             Shape::Aligned(order) => order.frames(),
             Shape::Block(_) => BLOCK,
@@ -51,7 +46,7 @@ impl Shape {
     }
 
     /// A run of `region` below the frame `limit`: its first frame.
-    fn take(self, region: &Region, limit: u64) -> Result<u64, Miss> {
+    pub(super) fn take(self, region: &Region, limit: u64) -> Result<u64, Miss> {
         if limit < region.span.end {
             let fits = region.span.start + self.frames() <= limit;
             return if fits { region.alloc_below(self, limit) } else { Err(Miss::Nothing) };
@@ -60,12 +55,7 @@ impl Shape {
             Shape::Aligned(order) => region.alloc(order),
             Shape::Block(cpu) => region.alloc_block(cpu),
             Shape::Short { count, align } => region.alloc_short_run(count as usize, align as usize),
-            Shape::Long { count, align } => {
-                let blocks = count.div_ceil(BLOCK) as usize;
-                let first = region.alloc_long_run(blocks, align.div_ceil(BLOCK) as usize)?;
-                region.trim_long_run(first, count);
-                Ok(region.first_frame(first))
-            }
+            Shape::Long { count, align } => region.alloc_long_run(count, align),
         }
     }
 }
@@ -76,21 +66,20 @@ impl<P: Platform> Frames<P> {
     /// A plain request for one frame is a magazine hit most of the time: no lock, no atomic
     /// read-modify-write. Otherwise nodes are searched in the policy's order, each in its zones
     /// from the highest allowed down; before a node is passed over, this CPU's magazine goes
-    /// home, so on one CPU no free frame is ever missed.
+    /// home. [`AllocError::Exhausted`] means that at some instant of the call nothing that the
+    /// request allows was free, wherever free frames are kept.
     ///
     /// Bound: a hit is constant; a miss is a search linear in the GiBs and partly free blocks of
-    /// the allowed nodes, repeated at most 64 times while other CPUs move blocks. Lock-free, and
-    /// safe in interrupt and NMI handlers: a nested use takes the shared path.
+    /// the allowed nodes, repeated at most 64 times while other CPUs move blocks, and 8 times if
+    /// nothing was found. Lock-free, and safe in interrupt and NMI handlers: a nested use takes the
+    /// shared path, and never waits for the context that it interrupted
+    /// ([`Obstacle::Interrupted`](super::Obstacle::Interrupted)). Calls no wakers.
     ///
     /// # Errors
     /// [`AllocError`]; nothing has changed.
     #[inline]
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
-        let hit = |entry: &Entry, magazine: &Magazine| {
-            let taken = entry.take()?;
-            magazine.taken.add(1);
-            Some(taken)
-        };
+        let hit = |entry: &Entry, magazine: &Magazine| entry.take(&magazine.taken);
         if request.order == Order::FRAME
             && request.plain
             && !request.zeroed
@@ -169,35 +158,28 @@ impl<P: Platform> Frames<P> {
         loop {
             let (region, block) = match entered.block() {
                 Some(first) => machine.block_at(first)?,
-                None => {
-                    let (region, block) = own_block(machine, entered, node, request)?;
-                    entered.set_block(Some(region.first_frame(block)));
-                    (region, block)
-                }
+                None => own_block(machine, entered, node, request)?,
             };
             if machine.may_take(entered.node, region.zone, request, 64) {
-                entered.announce(64);
-                let claimed = self
-                    .claim_word(region, block)
-                    .filter(|&(word, mask)| !self.leave_home(machine, region, block, word, mask));
-                if let Some((word, mask)) = claimed {
+                let transit = entered.transit(region);
+                let claimed = self.claim_word(region, block);
+                if claimed.is_none() {
+                    transit.cancel();
+                } else if let Some((word, mask)) =
+                    claimed.filter(|&(word, mask)| !self.leave_home(machine, region, block, word, mask))
+                {
                     let key = region.first_frame(block) / 64 + word as u64;
                     let word_of_block = Word { key, mask };
-                    let evicted = entered.hold(word_of_block, region.home_of(block, word));
+                    let evict = |entry: &Entry| self.flush(machine, entered, entry);
+                    entered.hold(word_of_block, region.home_of(block, word), evict);
                     self.account(machine, entered, region, -i64::from(mask.count_ones()));
                     entered.refilled(word_of_block);
-                    if let Some(evicted) = evicted {
-                        self.flush(machine, entered, evicted);
-                    }
-                    entered.announce(0);
+                    drop(transit);
                     return entered.take();
                 }
-                entered.announce(0);
             }
             // Empty, or its zone is down to the reserve: another block, or another zone.
-            entered.set_block(None);
-            region.disown(block);
-            self.sweep(machine, region);
+            self.give_block_up(machine, entered, region, block);
         }
     }
 
@@ -209,126 +191,6 @@ impl<P: Platform> Frames<P> {
     #[cfg(feature = "fault-injection")]
     fn claim_word(&self, region: &Region, block: BlockIndex) -> Option<(usize, u64)> {
         if self.faults.duplicates() { region.copy_word(block) } else { region.claim_word(block) }
-    }
-
-    /// Searches the allowed nodes by distance, each conclusively.
-    pub(super) fn alloc_shared(
-        &self,
-        machine: &Machine,
-        pin: &CpuPin,
-        request: &FrameRequest,
-        shape: Shape,
-    ) -> Result<u64, AllocError> {
-        let plan = machine.plan(pin.cpu(), request).map_err(AllocError::InvalidRequest)?;
-        let nearest = machine.node(plan.start).map_or(&[][..], Node::nearest);
-        let allowed = || nearest.iter().filter(|&&id| plan.allowed.contains(id));
-        let mut in_transit = false;
-        for _ in 0..PASSES {
-            for node in allowed().filter_map(|&id| machine.node(id)) {
-                let mut moves = node.zeroed.moves();
-                let mut taken = self.take_on(node, machine, request, shape);
-                // What this CPU holds back itself must not send it to a farther node, or away.
-                if taken.is_err() && self.give_up_cached(machine, pin) {
-                    taken = self.take_on(node, machine, request, shape);
-                }
-                // Nor what the node's pool of zeroed frames does.
-                if taken.is_err() && self.spill_zeroed(machine, node) > 0 {
-                    moves = node.zeroed.moves();
-                    taken = self.take_on(node, machine, request, shape);
-                }
-                match taken {
-                    Ok((number, region)) => {
-                        self.account_shared(machine, region, -(shape.frames() as i64));
-                        self.count(machine, pin, plan, region);
-                        return Ok(number);
-                    }
-                    Err(Miss::InTransit) => in_transit = true,
-                    Err(Miss::Nothing) => in_transit |= !node.zeroed.has_nothing_since(moves),
-                }
-            }
-            if self.ask_others(machine, pin, plan, request.limit) || in_transit {
-                return Err(AllocError::WouldBlock { node: plan.start, order: request.order });
-            }
-        }
-        Err(AllocError::Exhausted { node: plan.start, zone: request.zone, order: request.order })
-    }
-
-    /// Asks other CPUs for the frames of allowed nodes below the frame `limit` that they hold; true
-    /// where some do.
-    fn ask_others(&self, machine: &Machine, pin: &CpuPin, plan: Plan, limit: u64) -> bool {
-        // The frames that a CPU took just now were announced before they left the bitmap.
-        fence(Ordering::SeqCst);
-        let allowed = |frame: u64| {
-            frame < limit && machine.region_of(frame).is_some_and(|region| plan.allowed.contains(region.node))
-        };
-        let mut some = false;
-        for other in self.rack.iter().filter(|other| other.cpu != pin.cpu()) {
-            let holds = other.words().any(|word| allowed(word.first()))
-                || other.blocks().any(allowed)
-                || other.block().is_some_and(allowed)
-                || (other.arriving.get() > 0 && plan.allowed.contains(other.node));
-            if holds {
-                other.request_drain();
-                some = true;
-            }
-        }
-        some
-    }
-
-    /// A run on one node, from the highest allowed zone that has one.
-    fn take_on(
-        &self,
-        node: &Node,
-        machine: &Machine,
-        request: &FrameRequest,
-        shape: Shape,
-    ) -> Result<(u64, &'static Region), Miss> {
-        let mut missed = Miss::Nothing;
-        for zone in Zone::ALL.into_iter().rev().filter(|&zone| zone <= request.zone) {
-            let state = &node.zones[zone.index()];
-            if !machine.may_take(node.id, zone, request, shape.frames()) {
-                continue;
-            }
-            for region in state.regions.descending().filter_map(|index| machine.directory.regions.get(index))
-            {
-                match self.take_from(machine, region, request, shape) {
-                    Ok(number) => return Ok((number, region)),
-                    Err(Miss::InTransit) => missed = Miss::InTransit,
-                    Err(Miss::Nothing) => {}
-                }
-            }
-        }
-        Err(missed)
-    }
-
-    /// A run from a region, without frames that have retired.
-    pub(super) fn take_from(
-        &self,
-        machine: &Machine,
-        region: &Region,
-        request: &FrameRequest,
-        shape: Shape,
-    ) -> Result<u64, Miss> {
-        loop {
-            let taken = shape.take(region, request.limit);
-            // At least one frame less to retire each time.
-            if !region.retired.any_pending() || self.stays_taken(machine, region, taken, shape.frames()) {
-                return taken;
-            }
-        }
-    }
-
-    pub(super) fn count(&self, machine: &Machine, pin: &CpuPin, plan: Plan, region: &Region) {
-        if region.node == plan.start {
-            machine.node(region.node).into_iter().for_each(|node| node.counters.count_local());
-        } else {
-            machine.node(region.node).into_iter().for_each(|node| node.counters.count_remote());
-            machine.node(plan.start).into_iter().for_each(|node| node.counters.count_foreign());
-        }
-        // A nested context's count may get lost; it is a statistic.
-        if let Some(magazine) = self.rack.get(pin.cpu()) {
-            if region.node == magazine.node { magazine.local.add(1) } else { magazine.remote.add(1) }
-        }
     }
 }
 
@@ -345,7 +207,10 @@ fn own_block(
             continue;
         }
         for region in state.regions.descending().filter_map(|index| machine.directory.regions.get(index)) {
-            if let Some(block) = region.own_block() {
+            // Until the magazine names the block, a request for a whole one finds it nowhere.
+            if let Some((block, transit)) = region.own_block(|| entered.transit(region)) {
+                entered.set_block(Some(region.first_frame(block)));
+                drop(transit);
                 return Some((region, block));
             }
         }

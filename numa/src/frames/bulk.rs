@@ -6,6 +6,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::alloc::{Shape, frame};
 use super::marks::Given;
 use super::region::BLOCK;
+use super::request::Caller;
 use super::{AllocError, FrameRequest, Frames, FreeError, InvalidRequest, Zeroing};
 
 impl<P: Platform> Frames<P> {
@@ -19,6 +20,10 @@ impl<P: Platform> Frames<P> {
         request: &FrameRequest,
         frames: &mut [PhysFrame],
     ) -> Result<(), AllocError> {
+        let machine = self.machine().ok_or(AllocError::NotReady)?;
+        let request = &FrameRequest { caller: Caller::Bulk, ..*request };
+        // Until it is sure that none goes back.
+        let _transit = machine.bulks.begin();
         for index in 0..frames.len() {
             match self.alloc(pin, request) {
                 Ok(taken) => frames[index] = taken,

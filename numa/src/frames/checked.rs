@@ -15,7 +15,9 @@ impl<P: Platform> Frames<P> {
         if machine.checked == Checked::No {
             return None;
         }
-        self.rack.get(pin.cpu()).and_then(Magazine::enter)?.take_checked()
+        let entered = self.rack.get(pin.cpu()).and_then(Magazine::enter)?;
+        // A drain that was asked for is answered off this path.
+        if entered.wants_attention() { None } else { entered.take_checked() }
     }
 
     /// In paranoid mode, takes back a frame of the CPU's current word; false where it is not, or
@@ -23,10 +25,8 @@ impl<P: Platform> Frames<P> {
     #[inline(never)]
     pub(super) fn give_checked(&self, machine: &Machine, pin: &CpuPin, frame: PhysFrame) -> bool {
         machine.zeroing == Zeroing::OnRequest
-            && self
-                .rack
-                .get(pin.cpu())
-                .and_then(Magazine::enter)
-                .is_some_and(|entered| entered.give_checked(frame) == Give::Taken)
+            && self.rack.get(pin.cpu()).and_then(Magazine::enter).is_some_and(|entered| {
+                !entered.wants_attention() && entered.give_checked(frame) == Give::Taken
+            })
     }
 }

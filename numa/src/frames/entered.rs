@@ -12,6 +12,8 @@ use super::entry::{Entry, Give, Home, Word, barred};
 use super::huge_slots::HugeBlock;
 use super::magazine::{AWAY, Checked, LEAST_NEAR, MISSED, Magazine, NEAR, UNREPORTED};
 use super::marks::{give_frame, take_frame_back};
+use super::region::Region;
+use super::transit::Transit;
 
 /// After this many refills and evictions the size is looked at.
 const WINDOW: u32 = 16;
@@ -76,9 +78,7 @@ impl Entered {
 
     /// A frame of the current word.
     pub(crate) fn take(&self) -> Option<PhysFrame> {
-        let taken = self.current.get().take()?;
-        self.taken.add(1);
-        Some(taken)
+        self.current.get().take(&self.magazine.taken)
     }
 
     /// In paranoid mode, a frame of the current word, marked as handed out.
@@ -144,31 +144,35 @@ impl Entered {
         before == key
     }
 
-    /// Holds a near word, and takes from it next; the word whose place it takes must go home.
-    pub(crate) fn hold(&self, word: Word, home: Home) -> Option<Word> {
+    /// Holds a near word, and takes from it next. Another word that has its place goes to `home`
+    /// first.
+    pub(crate) fn hold(&self, word: Word, at: Home, home: impl FnOnce(&Entry)) {
         let entry = self.slot(word.key);
         self.current.set(entry);
         if entry.key() == Some(word.key) {
             // Frames that others freed into the word since we had it last.
             entry.merge(word.mask);
-            return None;
+            return;
         }
-        let evicted = entry.vacate();
-        entry.hold(word, home);
-        if evicted.is_some() {
+        let evicted = entry.read().is_some();
+        if evicted {
+            home(entry);
+        }
+        entry.hold(word, at);
+        if evicted {
             self.look_at_size(1);
         }
-        evicted
     }
 
-    /// Holds an away word; the word whose place it takes must go home.
-    pub(crate) fn hold_away(&self, word: Word, home: Home) -> Option<Word> {
+    /// Holds an away word. Another one that has its place goes to `home` first.
+    pub(crate) fn hold_away(&self, word: Word, at: Home, home: impl FnOnce(&Entry)) {
         let next = self.next_away.load(Ordering::Relaxed);
         self.next_away.store(next.wrapping_add(1), Ordering::Relaxed);
         let entry = &self.away[next as usize % AWAY];
-        let evicted = entry.vacate();
-        entry.hold(word, home);
-        evicted
+        if entry.read().is_some() {
+            home(entry);
+        }
+        entry.hold(word, at);
     }
 
     /// Notes a refill.
@@ -204,6 +208,7 @@ impl Entered {
         if refills.min(evictions) * 4 < WINDOW || size as usize >= NEAR {
             return;
         }
+        let _transit = self.transit_within();
         self.size.store(size * 2, Ordering::Relaxed);
         // A word's slot is the same in the doubled array, or as far again behind.
         for (slot, entry) in self.magazine.near[..size as usize].iter().enumerate() {
@@ -219,7 +224,7 @@ impl Entered {
 
     /// Every 64th call, halves the room when little was taken since the last one that looked;
     /// words that lose their place go to `home`.
-    pub(crate) fn trim(&self, mut home: impl FnMut(Word)) {
+    pub(crate) fn trim(&self, mut home: impl FnMut(&Entry)) {
         let round = self.round.load(Ordering::Relaxed).wrapping_add(1) % TRIM_EVERY;
         self.round.store(round, Ordering::Relaxed);
         if round != 0 {
@@ -232,26 +237,23 @@ impl Entered {
             return;
         }
         let half = size as usize / 2;
+        let _transit = self.transit_within();
         self.size.store(size / 2, Ordering::Relaxed);
         for (slot, entry) in self.near[half..size as usize].iter().enumerate() {
             let place = &self.near[slot];
             match place.read() {
                 None => place.take_over(entry),
-                Some(_) => entry.vacate().into_iter().for_each(&mut home),
+                Some(_) => home(entry),
             }
         }
         self.current.set(&self.magazine.near[0]);
     }
 
     /// Empties it of words, one by one; also forgets that it was asked to.
-    pub(crate) fn empty(&self, mut home: impl FnMut(Word)) {
+    pub(crate) fn empty(&self, home: impl FnMut(&Entry)) {
         // Before the entries: a request from now on is for frames given from now on.
         self.forget_request();
-        for entry in self.near.iter().chain(&self.away) {
-            if let Some(word) = entry.vacate() {
-                home(word);
-            }
-        }
+        self.magazine.near.iter().chain(&self.magazine.away).for_each(home);
     }
 
     /// May another whole block be held back?
@@ -264,9 +266,21 @@ impl Entered {
         self.huge.push(block);
     }
 
-    /// A whole block that was held back.
-    pub(crate) fn pop_huge(&self) -> Option<HugeBlock> {
+    /// A whole block that was held back, counted as taken.
+    pub(crate) fn take_huge(&self) -> Option<HugeBlock> {
+        self.huge.top()?;
+        self.huge_taken.add(1);
         self.huge.pop()
+    }
+
+    /// The first frame of the whole block that is next to go home.
+    pub(crate) fn top_huge(&self) -> Option<u64> {
+        self.huge.top()
+    }
+
+    /// Takes out the block of [`Entered::top_huge`]. The caller is in transit.
+    pub(crate) fn drop_huge(&self) {
+        self.huge.pop();
     }
 
     /// Notes which block it owns, by its first frame.
@@ -294,10 +308,25 @@ impl Entered {
         sum
     }
 
-    /// Announces frames that are about to arrive, or that they have (0).
-    pub(crate) fn announce(&self, frames: u64) {
-        // Before the swap that takes the frames: who misses them in the bitmap because of that
-        // swap sees them here.
-        self.arriving.publish(frames);
+    /// Counts this context in transit with frames of `region`.
+    #[inline]
+    pub(super) fn transit(&self, region: &Region) -> Transit<'_> {
+        let own = region.node == self.node;
+        self.transits[if own { region.zone.index() } else { Zone::COUNT }].begin_alone()
+    }
+
+    /// Counts this context in transit with its node's frames of `zone`.
+    pub(super) fn transit_in(&self, zone: Zone) -> Transit<'_> {
+        self.transits[zone.index()].begin_alone()
+    }
+
+    /// Counts this context as moving frames of any zone from one place of the magazine to another.
+    fn transit_within(&self) -> Transit<'_> {
+        self.transits[Zone::COUNT].begin_alone()
+    }
+
+    /// Ends the use for good: the magazine stays closed.
+    pub(super) fn close(self) {
+        core::mem::forget(self);
     }
 }

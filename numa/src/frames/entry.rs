@@ -8,6 +8,7 @@ use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
+use super::magazine::Count;
 use super::marks::WordMarks;
 
 /// The base of no word: bases are multiples of [`SPAN`].
@@ -117,27 +118,30 @@ impl Entry {
         self.home.store(ptr::from_ref(home.word).cast_mut(), Ordering::Relaxed);
         let marks = home.marks.map_or(ptr::null(), ptr::from_ref);
         self.marks.store(marks.cast_mut(), Ordering::Relaxed);
-        self.mask.store(word.mask, Ordering::Relaxed);
+        // Release: who finds the frames here finds them nowhere else.
+        self.mask.store(word.mask, Ordering::Release);
     }
 
-    pub(super) fn vacate(&self) -> Option<Word> {
-        let word = self.read();
-        self.mask.store(0, Ordering::Relaxed);
+    /// Empties it. The caller is in transit where it has frames.
+    pub(super) fn vacate(&self) {
+        // Release: who finds the frames gone sees the caller in transit.
+        self.mask.store(0, Ordering::Release);
         self.base.store(VACANT, Ordering::Relaxed);
-        word
     }
 
-    /// Takes over what `other` has; what was here is gone.
+    /// Takes over what `other` has; what was here is gone. The caller is in transit.
     pub(super) fn take_over(&self, other: &Entry) {
         self.base.store(other.base.load(Ordering::Relaxed), Ordering::Relaxed);
         self.home.store(other.home.load(Ordering::Relaxed), Ordering::Relaxed);
         self.marks.store(other.marks.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.mask.store(other.mask.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.mask.store(other.mask.load(Ordering::Relaxed), Ordering::Release);
         other.vacate();
     }
 
     pub(super) fn read(&self) -> Option<Word> {
-        let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Relaxed));
+        // Acquire pairs with the Release of each store: who finds frames gone sees that they were
+        // counted as taken, or as in transit.
+        let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
         // Another CPU may see the base of one moment and the mask of another.
         (mask != 0 && base != VACANT).then_some(Word { key: base / SPAN, mask })
     }
@@ -166,12 +170,14 @@ impl Entry {
         self.mask.store(self.mask.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
     }
 
-    /// Takes a frame out.
+    /// Takes a frame out, counted in `taken`.
     #[inline]
-    pub(super) fn take(&self) -> Option<PhysFrame> {
+    pub(super) fn take(&self, taken: &Count) -> Option<PhysFrame> {
         let mask = self.mask.load(Ordering::Relaxed);
         let rest = mask & mask.checked_sub(1)?;
-        self.mask.store(rest, Ordering::Relaxed);
+        taken.add(1);
+        // Release: who finds the frame gone sees it counted. A plain store on common machines.
+        self.mask.store(rest, Ordering::Release);
         let address = self.base.load(Ordering::Relaxed) | u64::from(mask.trailing_zeros()) << 12;
         // SAFETY: a held word's base is the address of managed frames, so below 2^52; base and
         // offset are multiples of 4096.

@@ -12,7 +12,8 @@ use super::Zone;
 pub enum AllocError {
     /// The allocator has no memory yet: [`super::Frames::init`] has not run.
     NotReady,
-    /// No node that the request allows has such a run free above its reserve.
+    /// No node that the request allows had such a run free above its reserve, at some instant of
+    /// the request.
     Exhausted {
         /// The node that was preferred.
         node: NodeId,
@@ -21,17 +22,32 @@ pub enum AllocError {
         /// The order asked for.
         order: Order,
     },
-    /// Nothing is free to take now, but other CPUs' magazines hold frames of allowed nodes, or a
-    /// block is just changing hands. Those CPUs have been asked to drain: retry, or wait with
+    /// Nothing is free to take now, but something allowed may be free: retry, or wait with
     /// [`super::Frames::alloc_async`].
     WouldBlock {
         /// The node that was preferred.
         node: NodeId,
         /// The order asked for.
         order: Order,
+        /// What stands in the way.
+        why: Obstacle,
     },
     /// The request makes no sense on this machine.
     InvalidRequest(InvalidRequest),
+}
+
+/// Why a request cannot be served just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Other CPUs' magazines hold allowed frames. These CPUs have been asked to drain, which they do
+    /// at their next use that is no quick hit, or their next [`super::Frames::service`].
+    Held,
+    /// Other CPUs were moving frames all the time, which a search may have missed: for some
+    /// instructions.
+    InTransit,
+    /// The request comes from a handler, and the context that it interrupted holds allowed frames or
+    /// moves some. Retrying is in vain until that context goes on.
+    Interrupted,
 }
 
 /// What is wrong with a request.
@@ -58,8 +74,13 @@ impl fmt::Display for AllocError {
                     order.get()
                 )
             }
-            AllocError::WouldBlock { node, order } => {
-                write!(f, "a run of order {} for {node} may come free, but is not now", order.get())
+            AllocError::WouldBlock { node, order, why } => {
+                let why = match why {
+                    Obstacle::Held => "other CPUs hold frames",
+                    Obstacle::InTransit => "other CPUs move frames",
+                    Obstacle::Interrupted => "the interrupted context holds or moves frames",
+                };
+                write!(f, "no run of order {} for {node} just now: {why}", order.get())
             }
             AllocError::InvalidRequest(why) => why.fmt(f),
         }

@@ -5,13 +5,14 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::alloc::{frame, number};
 use super::entered::Entered;
-use super::entry::{Give, Word};
+use super::entry::{Entry, Give, Word};
 use super::line512::WORDS;
 use super::machine::Machine;
 use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::region_free::Refused;
+use super::transit::Transit;
 use super::zeroed::pooled;
 use super::{Frames, FreeError, Zeroing, Zone};
 
@@ -86,15 +87,19 @@ impl<P: Platform> Frames<P> {
                 && !entered.freed_before(number / 64)
                 && pooled(machine, region, number / 64) == 0
                 && !region.retired.touch_block_of(number)
-                && region.free_frame(number)
             {
-                entered.straight.add(1);
-                if let Some(sum) = entered.account(region.zone, 1) {
-                    machine.zone_of(region).add(sum);
+                let transit = entered.transit_in(region.zone);
+                if region.free_frame(number) {
+                    entered.straight.add(1);
+                    if let Some(sum) = entered.account(region.zone, 1) {
+                        machine.zone_of(region).add(sum);
+                    }
+                    drop(transit);
+                    self.sweep(machine, region);
+                    self.waiters.note();
+                    return Ok(());
                 }
-                self.sweep(machine, region);
-                self.waiters.note();
-                return Ok(());
+                transit.cancel();
             }
         }
         self.free_otherwise(machine, pin, number)
@@ -129,31 +134,57 @@ impl<P: Platform> Frames<P> {
                 // words of one frame.
                 return match given {
                     Give::Taken => Ok(()),
-                    Give::Elsewhere if region.retired.touch_block_of(number) => {
-                        self.free_oddly(machine, &entered, region, number).map_err(refuse)
-                    }
-                    Give::Elsewhere if !self.waiters.any() && entered.freed_before(number / 64) => {
+                    Give::Elsewhere
+                        if !region.retired.touch_block_of(number)
+                            && !self.waiters.any()
+                            && entered.freed_before(number / 64) =>
+                    {
                         self.gather(machine, &entered, region, number).map_err(refuse)
                     }
-                    Give::Elsewhere if region.free_frame(number) => {
-                        entered.straight.add(1);
-                        self.account(machine, &entered, region, 1);
-                        self.sweep(machine, region);
-                        self.waiters.note();
-                        Ok(())
-                    }
-                    Give::Elsewhere => self.free_oddly(machine, &entered, region, number).map_err(refuse),
+                    Give::Elsewhere => self.free_straight(machine, &entered, region, number).map_err(refuse),
                     Give::Double => Err(refuse(Refused::DoubleFree(number))),
                 };
             }
             magazine.nested.add(1);
             self.check_not_cached(pin, number, 1)?;
         }
-        region.free_short_run(number, 1).map_err(refuse)?;
-        self.account_shared(machine, region, 1);
+        self.free_home(machine, None, region, 1, || region.free_short_run(number, 1)).map_err(refuse)
+    }
+
+    /// Gives frames of `region` back by `free`, in transit until they are counted.
+    #[inline]
+    pub(super) fn free_home(
+        &self,
+        machine: &Machine,
+        entered: Option<&Entered>,
+        region: &Region,
+        frames: u64,
+        free: impl FnOnce() -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let transit = returning(entered, region);
+        free()?;
+        self.account_returned(machine, entered, region, frames);
+        drop(transit);
         self.sweep(machine, region);
         self.waiters.note();
         Ok(())
+    }
+
+    fn account_returned(&self, machine: &Machine, entered: Option<&Entered>, region: &Region, frames: u64) {
+        match entered {
+            Some(entered) => self.account(machine, entered, region, frames as i64),
+            None => self.account_shared(machine, region, frames as i64),
+        }
+    }
+
+    /// This CPU's magazine, emptied where it was asked to be; `None` where the CPU has none, or is
+    /// using it.
+    pub(super) fn enter_answering(&self, machine: &Machine, pin: &CpuPin) -> Option<Entered> {
+        let entered = self.rack.get(pin.cpu())?.enter()?;
+        if entered.wants_attention() {
+            self.empty(machine, &entered);
+        }
+        Some(entered)
     }
 
     /// Frees a run that no magazine takes.
@@ -177,11 +208,9 @@ impl<P: Platform> Frames<P> {
             region.take_block_mark_back(number, order).map_err(refuse)?;
         }
         self.clear_freed(machine, region, number, order);
-        region.free(number, order).map_err(refuse)?;
-        self.account_shared(machine, region, order.frames() as i64);
-        self.sweep(machine, region);
-        self.waiters.note();
-        Ok(())
+        let entered = self.enter_answering(machine, pin);
+        self.free_home(machine, entered.as_ref(), region, order.frames(), || region.free(number, order))
+            .map_err(refuse)
     }
 
     /// Refuses a run of which this CPU's magazine holds a frame: it is free already.
@@ -202,43 +231,45 @@ impl<P: Platform> Frames<P> {
         let block = region.check_small(number, 1)?;
         // An edge block's reserved frames would look allocated to the magazine.
         if block.is_edge() {
-            return self.free_oddly(machine, entered, region, number);
+            return self.free_straight(machine, entered, region, number);
         }
         if region.is_free(number, block) {
             return Err(Refused::DoubleFree(number));
         }
         let home = region.home_of(region.block_of(number), (number % BLOCK / 64) as usize);
         let word = Word { key: number / 64, mask: 1 << (number % 64) };
-        entered.announce(64);
-        let evicted =
-            if is_near(entered, region) { entered.hold(word, home) } else { entered.hold_away(word, home) };
-        if let Some(evicted) = evicted {
-            self.flush(machine, entered, evicted);
+        let evict = |entry: &Entry| self.flush(machine, entered, entry);
+        if is_near(entered, region) {
+            entered.hold(word, home, evict);
+        } else {
+            entered.hold_away(word, home, evict);
         }
-        entered.announce(0);
         Ok(())
     }
 
     /// Frees one frame past the magazine, or says why not.
-    #[cold]
-    fn free_oddly(
+    fn free_straight(
         &self,
         machine: &Machine,
         entered: &Entered,
         region: &Region,
         number: u64,
     ) -> Result<(), Refused> {
-        region.free_short_run(number, 1)?;
+        self.free_home(machine, Some(entered), region, 1, || {
+            // Only the longer way looks for retired frames.
+            let plainly = !region.retired.touch_block_of(number) && region.free_frame(number);
+            if plainly { Ok(()) } else { region.free_short_run(number, 1) }
+        })?;
         entered.straight.add(1);
-        self.account(machine, entered, region, 1);
-        self.sweep(machine, region);
-        self.waiters.note();
         Ok(())
     }
 
-    /// Sends a magazine's word home.
-    pub(super) fn flush(&self, machine: &Machine, entered: &Entered, word: Word) {
-        let Some(region) = machine.region_of(word.first()) else { return };
+    /// Sends home what an entry of the magazine holds, and empties it.
+    pub(super) fn flush(&self, machine: &Machine, entered: &Entered, entry: &Entry) {
+        let held = entry.read().and_then(|word| Some((word, machine.region_of(word.first())?)));
+        let Some((word, region)) = held else { return entry.vacate() };
+        let transit = entered.transit(region);
+        entry.vacate();
         let block = region.block_of(word.key * 64);
         let at = word.key as usize % WORDS;
         // Frames that are free at home or in the pool already, or gone, were freed twice, there and
@@ -257,33 +288,49 @@ impl<P: Platform> Frames<P> {
         }
         self.account(machine, entered, region, i64::from(bits.count_ones()));
         entered.flushed(word, (word.mask & !bits).count_ones());
+        drop(transit);
         self.sweep(machine, region);
         self.waiters.note();
     }
 
     /// Sends everything home that a magazine holds: frames, blocks, its own block, its counts.
     pub(super) fn empty(&self, machine: &Machine, entered: &Entered) {
-        entered.announce(64);
-        entered.empty(|word| self.flush(machine, entered, word));
-        while let Some(block) = entered.pop_huge() {
-            if let Some((region, index)) = machine.block_at(block.first) {
-                region.release_blocks(index, 1);
-                self.account(machine, entered, region, BLOCK as i64);
-                self.sweep(machine, region);
-            }
-        }
-        entered.announce(0);
-        if let Some((region, block)) = entered.block().and_then(|first| machine.block_at(first)) {
-            entered.set_block(None);
-            region.disown(block);
+        entered.empty(|entry| self.flush(machine, entered, entry));
+        while let Some((region, block)) = entered.top_huge().and_then(|first| machine.block_at(first)) {
+            let transit = entered.transit(region);
+            entered.drop_huge();
+            region.release_blocks(block, 1);
+            self.account(machine, entered, region, BLOCK as i64);
+            drop(transit);
             self.sweep(machine, region);
             self.waiters.note();
         }
+        if let Some((region, block)) = entered.block().and_then(|first| machine.block_at(first)) {
+            self.give_block_up(machine, entered, region, block);
+        }
         if let Some(node) = machine.node(entered.node) {
             for zone in Zone::ALL {
+                // Until the zone has the count, it may seem to be down to its reserve.
+                let _transit = entered.transit_in(zone);
                 node.zones[zone.index()].add(entered.report(zone));
             }
         }
+    }
+
+    /// Ends the magazine's ownership of its block.
+    pub(super) fn give_block_up(
+        &self,
+        machine: &Machine,
+        entered: &Entered,
+        region: &Region,
+        block: BlockIndex,
+    ) {
+        let transit = entered.transit(region);
+        entered.set_block(None);
+        region.disown(block);
+        drop(transit);
+        self.sweep(machine, region);
+        self.waiters.note();
     }
 
     /// Counts frames that a region gained or lost, in the magazine where its node's zones are.
@@ -351,6 +398,8 @@ impl<P: Platform> Frames<P> {
         }
         region.take_mark_back(number, Given::Run(count)).map_err(refuse)?;
         self.clear_freed_part(machine, region, rest.0, rest.1);
+        let entered = self.enter_answering(machine, pin);
+        let transit = returning(entered.as_ref(), region);
         if rest.1 > 0
             && let Err(why) = region.free_short_run(rest.0, rest.1)
         {
@@ -361,11 +410,18 @@ impl<P: Platform> Frames<P> {
             self.clear_freed(machine, region, number + offset * BLOCK, Order::HUGE);
             region.free(number + offset * BLOCK, Order::HUGE).map_err(refuse)?;
         }
-        self.account_shared(machine, region, count as i64);
+        self.account_returned(machine, entered.as_ref(), region, count);
+        drop(transit);
         self.sweep(machine, region);
         self.waiters.note();
         Ok(())
     }
+}
+
+/// Counts the caller in transit while it gives frames of `region` back: in the magazine, while it
+/// has that to itself.
+fn returning<'t>(entered: Option<&'t Entered>, region: &'t Region) -> Transit<'t> {
+    entered.map_or_else(|| region.transit(), |entered| entered.transit(region))
 }
 
 /// Do frames of the region belong into the magazine's near words?

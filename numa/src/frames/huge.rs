@@ -20,9 +20,7 @@ impl<P: Platform> Frames<P> {
     #[inline(never)]
     pub(super) fn take_held_block(&self, pin: &CpuPin) -> Option<PhysFrame> {
         let entered = self.rack.get(pin.cpu())?.enter()?;
-        let block = entered.pop_huge()?;
-        entered.huge_taken.add(1);
-        let number = block.give();
+        let number = entered.take_huge()?.give();
         if entered.is_checked() {
             self.machine()?.mark_given(number, Given::Aligned(Order::HUGE));
         }
@@ -31,7 +29,7 @@ impl<P: Platform> Frames<P> {
 
     /// Takes a block back, for this CPU to hold back or into the buddy.
     pub(super) fn free_block(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
-        if self.hold_block_back(pin, number) { Ok(()) } else { self.free_block_home(number) }
+        if self.hold_block_back(pin, number) { Ok(()) } else { self.free_block_home(pin, number) }
     }
 
     /// Keeps a block on this CPU; false, and nothing is changed, where it must not stay here or is
@@ -57,7 +55,7 @@ impl<P: Platform> Frames<P> {
     }
 
     #[inline(never)]
-    fn free_block_home(&self, number: u64) -> Result<(), FreeError> {
+    fn free_block_home(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
         let given = frame(number);
         let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
         if !number.is_multiple_of(BLOCK) {
@@ -67,11 +65,9 @@ impl<P: Platform> Frames<P> {
         let refuse = |why: Refused| why.error(Order::HUGE);
         region.take_block_mark_back(number, Order::HUGE).map_err(refuse)?;
         self.clear_freed(machine, region, number, Order::HUGE);
-        region.free(number, Order::HUGE).map_err(refuse)?;
-        self.account_shared(machine, region, BLOCK as i64);
-        self.sweep(machine, region);
-        self.waiters.note();
-        Ok(())
+        let entered = self.enter_answering(machine, pin);
+        self.free_home(machine, entered.as_ref(), region, BLOCK, || region.free(number, Order::HUGE))
+            .map_err(refuse)
     }
 
     /// May a freed block stay with this CPU? Not a remote one, nor while memory is scarce.

@@ -73,14 +73,22 @@ impl HugeSlots {
         let Some(slot) = self.slots.get(held as usize) else { return };
         slot.first.store(block.first, Ordering::Relaxed);
         slot.entry.store(ptr::from_ref(block.entry).cast_mut(), Ordering::Relaxed);
-        self.held.store(held + 1, Ordering::Relaxed);
+        // Release: who sees that it is held sees which it is.
+        self.held.store(held + 1, Ordering::Release);
     }
 
-    /// Takes the top one.
+    /// The first frame of the top one.
+    pub(super) fn top(&self) -> Option<u64> {
+        let held = self.held.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.slots.get(held as usize)?.first.load(Ordering::Relaxed))
+    }
+
+    /// Takes the top one, which the caller has counted as taken, or is in transit with.
     pub(super) fn pop(&self) -> Option<HugeBlock> {
         let held = self.held.load(Ordering::Relaxed).checked_sub(1)?;
         let slot = self.slots.get(held as usize)?;
-        self.held.store(held, Ordering::Relaxed);
+        // Release: who finds the block gone sees that count.
+        self.held.store(held, Ordering::Release);
         // SAFETY: below `held`, so `push` stored the address of a `&'static`.
         let entry = unsafe { &*slot.entry.load(Ordering::Relaxed) };
         Some(HugeBlock { first: slot.first.load(Ordering::Relaxed), entry })
@@ -88,7 +96,7 @@ impl HugeSlots {
 
     /// The first frames of the blocks; a guess while the owner goes on.
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
-        let held = self.held.load(Ordering::Relaxed) as usize;
+        let held = self.held.load(Ordering::Acquire) as usize;
         self.slots.iter().take(held).map(|slot| slot.first.load(Ordering::Relaxed))
     }
 }

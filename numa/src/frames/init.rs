@@ -18,6 +18,7 @@ use super::node::{MAX_REGIONS, Node};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::retired::RetiredFrames;
 use super::table::FrameInfo;
+use super::transit::Transits;
 use super::turns::Turns;
 use super::zeroed_pool::{Set, ZeroedPool};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Zeroing, Zone};
@@ -224,6 +225,7 @@ pub(super) fn build<P: Platform, G: Ground>(
         turns,
         checked: checked(config),
         zeroing: config.zeroing,
+        bulks: Transits::new(),
         metadata,
     });
     Ok(&machine[0])

@@ -20,12 +20,22 @@ impl<P: Platform> Frames<P> {
     /// Returns everything that the pinned CPU's magazine holds, and takes the magazine away; the
     /// CPU goes on on the shared path, and may come online again.
     ///
-    /// Not from an interrupt handler: the interrupted context may be about to use the magazine.
-    /// Where it is found in use, it stays, and is only asked to drain.
-    pub fn cpu_offline(&self, pin: &CpuPin) {
-        if self.drain(pin) == Drained::Everything {
-            self.rack.remove(pin.cpu());
-        }
+    /// Handlers that run meanwhile take the shared path, so nothing is left in the magazine. Called
+    /// by a handler that interrupted a use of the magazine, it leaves the magazine where it is,
+    /// asks it to drain, and returns [`Drained::Later`].
+    pub fn cpu_offline(&self, pin: &CpuPin) -> Drained {
+        let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
+            return Drained::Everything;
+        };
+        let Some(entered) = magazine.enter() else {
+            magazine.request_drain();
+            return Drained::Later;
+        };
+        self.empty(machine, &entered);
+        self.rack.remove(pin.cpu());
+        // Never open again, but by `cpu_online`.
+        entered.close();
+        Drained::Everything
     }
 
     /// Returns everything that the pinned CPU's magazine holds.
@@ -54,13 +64,12 @@ impl<P: Platform> Frames<P> {
         if let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu()))
             && let Some(entered) = magazine.enter()
         {
-            entered.announce(64);
-            entered.trim(|word| self.flush(machine, &entered, word));
-            entered.announce(0);
+            entered.trim(|entry| self.flush(machine, &entered, entry));
         }
     }
 
-    /// Asks `cpu` to drain: at its next use that is no quick hit, or its next [`Frames::service`].
+    /// Asks `cpu` to drain: at its next use, of any order, that is no quick hit, or its next
+    /// [`Frames::service`].
     pub fn request_drain(&self, cpu: CpuId) {
         if let Some(magazine) = self.rack.get(cpu) {
             magazine.request_drain();

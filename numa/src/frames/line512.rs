@@ -122,8 +122,9 @@ impl Line512 {
                 return None;
             }
             // Acquire pairs with the Release of `release`: what the last owners of the frames
-            // wrote happened before. Another CPU may have emptied the word since the load.
-            match word.swap(0, Ordering::Acquire) {
+            // wrote happened before. Release: who finds the bits gone sees the claimer's transit
+            // count. Another CPU may have emptied the word since the load.
+            match word.swap(0, Ordering::AcqRel) {
                 0 => None,
                 bits => Some((index, bits)),
             }
@@ -162,8 +163,8 @@ impl Line512 {
         loop {
             let bit = best_fit(seen, order)?;
             let run = ones(1 << order) << bit;
-            // Acquire pairs with the Release of `release`; see `claim_word`.
-            match word.compare_exchange_weak(seen, seen & !run, Ordering::Acquire, Ordering::Relaxed) {
+            // Acquire pairs with the Release of `release`; Release as in `claim_word`.
+            match word.compare_exchange_weak(seen, seen & !run, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Some(index % WORDS * 64 + bit as usize),
                 Err(now) => seen = now,
             }

@@ -7,6 +7,7 @@ use super::magazine::{Checked, Magazine, UNREPORTED};
 use super::marks::Given;
 use super::node::{Node, NodeZone};
 use super::region::{BlockIndex, Region};
+use super::transit::Transits;
 use super::turns::Turns;
 use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zeroing, Zone};
 
@@ -23,6 +24,8 @@ pub(crate) struct Machine {
     /// Does every use leave the quick path, for a look at marks or for zeroing?
     pub(super) checked: Checked,
     pub(super) zeroing: Zeroing,
+    /// Requests for many frames at once, which may give back what they have.
+    pub(super) bulks: Transits,
     /// Bookkeeping: bytes taken from the ground.
     pub(super) metadata: Metadata,
 }
@@ -53,11 +56,13 @@ pub struct Metadata {
     pub fixed: u64,
 }
 
-/// Where a request may be served: nearest to `start` first, within `allowed`.
+/// Where a request may be served: nearest to `origin` first, within `allowed`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     /// The node that is preferred.
     pub(crate) start: NodeId,
+    /// Whose distances count.
+    pub(crate) origin: NodeId,
     pub(crate) allowed: NodeSet,
 }
 
@@ -128,7 +133,7 @@ impl Machine {
             if members.is_empty() { Err(InvalidRequest::NoNode) } else { Ok(members) }
         };
         let nearest = known(near)?.nearest();
-        let plan = |start, allowed| Plan { start, allowed };
+        let plan = |start, allowed| Plan { start, origin: start, allowed };
         Ok(match request.policy {
             Policy::Local => plan(near, NodeSet::ALL),
             Policy::Preferred(node) => {
@@ -138,7 +143,8 @@ impl Machine {
             Policy::Bind(set) => {
                 let set = members(set)?;
                 let first = nearest.iter().copied().find(|&node| set.contains(node));
-                plan(first.ok_or(InvalidRequest::NoNode)?, set)
+                // Not that node's distances: it may not reach another that the requester reaches.
+                Plan { start: first.ok_or(InvalidRequest::NoNode)?, origin: near, allowed: set }
             }
             Policy::Interleave(set) => plan(self.turn(cpu, request, members(set)?, |_| 1), NodeSet::ALL),
             Policy::WeightedInterleave(set) => {

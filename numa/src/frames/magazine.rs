@@ -22,6 +22,7 @@ use super::entry::{Entry, Word, barred, closed};
 use super::huge_slots::HugeSlots;
 use super::line512::ones;
 use super::region::BLOCK;
+use super::transit::{Transits, Watch};
 
 /// Words of the CPU's own node that it has room for, by the low bits of the word's number.
 pub(crate) const NEAR: usize = 16;
@@ -61,11 +62,6 @@ impl Count {
 
     pub(super) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// Release: who misses what was swapped out after this sees this.
-    pub(super) fn publish(&self, value: u64) {
-        self.0.store(value, Ordering::Release);
     }
 }
 
@@ -119,8 +115,9 @@ pub(crate) struct Magazine {
     pub(crate) remote: Count,
     /// Frames freed twice, found only when their word went home.
     pub(crate) late_doubles: Count,
-    /// Frames on their way from a bitmap to an entry: counted before they are in neither.
-    pub(super) arriving: Count,
+    /// The CPU's contexts in transit while they have the magazine: by zone of its own node, and
+    /// those that move frames of other nodes or within the magazine.
+    pub(super) transits: [Transits; Zone::COUNT + 1],
     /// Refills and evictions since the size was last looked at.
     pub(super) window: [AtomicU32; 2],
     /// Calls of `trim` since one looked.
@@ -173,7 +170,7 @@ macro_rules! shut {
             local: Count::new(),
             remote: Count::new(),
             late_doubles: Count::new(),
-            arriving: Count::new(),
+            transits: each!(Transits::new(); Zone::COUNT + 1),
             window: each!(AtomicU32::new(0); 2),
             round: AtomicU32::new(0),
             taken_at_trim: Count::new(),
@@ -287,10 +284,31 @@ impl Magazine {
         })
     }
 
-    /// How many frames it holds, or is about to.
+    /// How many frames it holds.
     pub(crate) fn cached(&self) -> u64 {
         let whole = self.blocks().count() as u64 * BLOCK;
-        self.words().map(Word::frames).sum::<u64>() + whole + self.arriving.get()
+        self.words().map(Word::frames).sum::<u64>() + whole
+    }
+
+    /// Is a context of its CPU using it? For a context of that CPU: one that it interrupted.
+    pub(crate) fn is_busy(&self) -> bool {
+        ptr::eq(self.current.load(Ordering::Relaxed), closed())
+    }
+
+    /// Is a context of its CPU in transit with frames of any zone?
+    pub(crate) fn is_moving(&self) -> bool {
+        self.transits.iter().any(|transits| transits.load().under_way())
+    }
+
+    /// Adds the counts of frames moved in `zone` and those below to a reading, and of frames taken
+    /// out. Of another node's CPU, only those that may be of any node.
+    pub(super) fn watch(&self, watch: &mut Watch, zone: Option<Zone>) {
+        let (others, own) = (&self.transits[Zone::COUNT], &self.transits[..Zone::COUNT]);
+        watch.add(others.load());
+        if let Some(zone) = zone {
+            own.iter().take(zone.index() + 1).for_each(|transits| watch.add(transits.load()));
+            watch.add_taken(self.taken.get().wrapping_add(self.huge_taken.get()));
+        }
     }
 
     /// Single frames given to it: what left it, and is in it, less what was brought.

@@ -40,9 +40,11 @@ mod region_retire;
 mod request;
 mod retire;
 mod retired;
+mod search;
 mod stats;
 mod survey;
 mod table;
+mod transit;
 mod turns;
 mod validate;
 mod validate_pools;
@@ -55,7 +57,7 @@ mod zone;
 
 pub use adapter::FrameSource;
 pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames, Zeroing};
-pub use error::{AllocError, FreeError, InitError, InvalidRequest, OnlineError};
+pub use error::{AllocError, FreeError, InitError, InvalidRequest, Obstacle, OnlineError};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
 pub use ground::Ground;

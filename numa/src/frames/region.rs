@@ -9,11 +9,11 @@
 //! a word non-zero then looks at the hint; who finds the line empty clears the hint, then looks
 //! at the line. Both sides fence (SeqCst) between write and read, so one sees the other.
 //!
-//! **Transit.** Whoever takes bits that it may give back, or moves a block between line and
-//! chunk, counts itself in `transit` first. A search that found nothing is conclusive only when
-//! nobody was in transit from its start to its end.
+//! **Transit.** Whoever takes bits that it may give back, moves a block between line and chunk, or
+//! clears a hint, is in transit meanwhile ([`super::transit`]). A search of the region that found
+//! nothing is repeated unless nobody was in transit from its start to its end.
 
-use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use topomem_percpu::sync::atomic::{AtomicU32, Ordering, fence};
 use topomem_percpu::{NodeId, Order};
 
 use super::Zone;
@@ -23,6 +23,7 @@ use super::line512::{BITS, Change, Line512};
 use super::marks::Marks;
 use super::retired::RetiredFrames;
 use super::table::FrameInfo;
+use super::transit::{Transit, Transits, Watch};
 
 /// Frames per block.
 pub(crate) const BLOCK: u64 = 512;
@@ -97,45 +98,36 @@ pub(crate) struct Region {
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Hot {
-    /// Low half: how many are in transit. High half: how many have been.
-    transit: AtomicU64,
+    /// Contexts that move frames within the region or bring them home, but for those that count in
+    /// a magazine.
+    transits: Transits,
+    /// Requests that may give back what they claim, because frames of it are to retire. Apart, as
+    /// each of them searches the region meanwhile.
+    withholding: Transits,
     /// The chunk in which partial blocks were last found.
     pub(super) partial_hint: AtomicU32,
 }
 
 impl Hot {
     pub(super) fn new() -> Hot {
-        Hot { transit: AtomicU64::new(0), partial_hint: AtomicU32::new(0) }
-    }
-}
-
-/// Counts its holder as in transit, and when dropped, as having been.
-pub(super) struct Transit<'r>(&'r AtomicU64);
-
-impl<'r> Transit<'r> {
-    pub(super) fn begin(count: &'r AtomicU64) -> Transit<'r> {
-        // Acquire keeps the claims that follow behind it; they publish it by their own Release.
-        count.fetch_add(1, Ordering::AcqRel);
-        Transit(count)
-    }
-
-    /// Ends it without a trace: its holder touched nothing.
-    pub(super) fn cancel(self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-        core::mem::forget(self);
-    }
-}
-
-impl Drop for Transit<'_> {
-    fn drop(&mut self) {
-        // Release pairs with the Acquire in `quiet`: who no longer counts us sees our bits.
-        self.0.fetch_add((1 << 32) - 1, Ordering::AcqRel);
+        Hot { transits: Transits::new(), withholding: Transits::new(), partial_hint: AtomicU32::new(0) }
     }
 }
 
 impl Region {
     pub(super) fn transit(&self) -> Transit<'_> {
-        Transit::begin(&self.hot.transit)
+        self.hot.transits.begin()
+    }
+
+    /// For a request that may give back what it claims, until it has.
+    pub(super) fn withholding(&self) -> Transit<'_> {
+        self.hot.withholding.begin()
+    }
+
+    /// Adds its counts to a reading.
+    pub(super) fn watch(&self, watch: &mut Watch) {
+        watch.add(self.hot.transits.load());
+        watch.add(self.hot.withholding.load());
     }
 
     /// Repeats `search` until it finds something, or nothing was in transit throughout.
@@ -143,13 +135,14 @@ impl Region {
     /// Bound: [`SEARCHES`] searches.
     pub(super) fn conclusive<T>(&self, mut search: impl FnMut() -> Option<T>) -> Result<T, Miss> {
         for _ in 0..SEARCHES {
-            let before = self.hot.transit.load(Ordering::Acquire);
+            let before = self.hot.transits.load();
             if let Some(found) = search() {
                 return Ok(found);
             }
-            // The search's loads were Acquire: had it seen a claimed word, it would see the
-            // claimer's count here.
-            if before as u32 == 0 && self.hot.transit.load(Ordering::Acquire) == before {
+            // Acquires what the search saw, with whatever ordering: had it seen a claimed word, it
+            // sees the claimer's count.
+            fence(Ordering::SeqCst);
+            if !before.under_way() && self.hot.transits.load() == before {
                 return Err(Miss::Nothing);
             }
             topomem_percpu::sync::hint::spin_loop();
@@ -276,10 +269,23 @@ impl Region {
         if !chunk.partial.test(bit) {
             return;
         }
+        // The line may have bits again, which nobody finds until the hint is back.
+        let _transit = self.transit();
         chunk.partial.clear(bit);
         // Pairs with the fence in `settle`.
         fence(Ordering::SeqCst);
         if !self.line(block).is_empty() {
+            chunk.partial.set(bit);
+        }
+    }
+
+    /// After bits of `block` were away for a moment: somebody may have found the line empty
+    /// meanwhile, and cleared the hint. The caller is in transit.
+    pub(super) fn hint_again(&self, block: BlockIndex) {
+        // Pairs with the fence in `forget_empty`.
+        fence(Ordering::SeqCst);
+        let (chunk, bit) = self.chunk_of(block);
+        if !chunk.partial.test(bit) && !self.line(block).is_empty() {
             chunk.partial.set(bit);
         }
     }
@@ -294,12 +300,13 @@ impl Region {
             return true;
         }
         let transit = self.transit();
+        let (chunk, bit) = self.chunk_of(block);
         if line.claim_run(0, BITS).is_err() {
             entry.set(BlockState::Bitmap, Ownership::Shared);
+            self.hint_again(block);
             drop(transit);
             return false;
         }
-        let (chunk, bit) = self.chunk_of(block);
         // Before the block can be claimed from the chunk, and become partial again.
         chunk.partial.clear(bit);
         entry.set(BlockState::Whole, Ownership::Shared);

@@ -6,14 +6,15 @@ use topomem_percpu::{CpuId, Order};
 use super::block::{BlockState, Ownership};
 use super::line512::{Line512, Missed, WORDS, find_run, masks};
 use super::region::{BLOCK, BlockIndex, CHUNK, Miss, Region};
+use super::transit::Transit;
 
 /// How many partial blocks are compared for the fullest, and how many are tried for a run
 /// before a whole block is broken up.
 const CANDIDATES: usize = 16;
 
 /// Which blocks a search looks at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Among {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Among {
     /// Those that no CPU owns.
     Shared,
     All,
@@ -30,9 +31,9 @@ impl Region {
         }
         let bits = u32::from(order.get());
         self.conclusive(|| {
-            let claim = |line: &Line512| match bits {
-                0..=6 => line.claim_order(bits),
-                _ => self.tentative(|| line.claim_order(bits)),
+            let claim = |block: BlockIndex| match bits {
+                0..=6 => self.line(block).claim_order(bits),
+                _ => self.tentative(block, |line| line.claim_order(bits)),
             };
             self.claim_partial(Among::Shared, CANDIDATES, claim)
                 .or_else(|| {
@@ -42,13 +43,29 @@ impl Region {
         })
     }
 
-    /// A claim that may touch bits and give them back.
-    pub(super) fn tentative<T>(&self, claim: impl FnOnce() -> Result<T, Missed>) -> Result<T, Missed> {
+    /// A claim that may touch bits of a block and give them back.
+    pub(super) fn tentative<T>(
+        &self,
+        block: BlockIndex,
+        claim: impl FnOnce(&Line512) -> Result<T, Missed>,
+    ) -> Result<T, Missed> {
         let transit = self.transit();
-        let claimed = claim();
+        let claimed = claim(self.line(block));
         match claimed {
             Err(Missed::Untouched) => transit.cancel(),
-            _ => drop(transit),
+            // Bits that were away for a moment are back: nobody may miss them.
+            Err(Missed::RolledBack) => self.settle(block),
+            Ok(_) => {}
+        }
+        claimed
+    }
+
+    /// A claim of whole blocks that may touch bits and give them back.
+    fn tentative_whole<T>(&self, claim: impl FnOnce() -> Result<T, Missed>) -> Result<T, Missed> {
+        let transit = self.transit();
+        let claimed = claim();
+        if let Err(Missed::Untouched) = claimed {
+            transit.cancel();
         }
         claimed
     }
@@ -58,9 +75,12 @@ impl Region {
     /// Bound: as [`Region::alloc`].
     pub(crate) fn alloc_short_run(&self, count: usize, align: usize) -> Result<u64, Miss> {
         self.conclusive(|| {
-            let claim = |line: &Line512| {
-                let start = find_run(&line.snapshot(), count, align).ok_or(Missed::Untouched)?;
-                self.tentative(|| line.claim_run(start, count)).map(|()| start)
+            // A claim that another CPU foils says nothing of the block's other runs.
+            let claim = |block: BlockIndex| loop {
+                let start = find_run(&self.line(block).snapshot(), count, align).ok_or(Missed::Untouched)?;
+                if self.tentative(block, |line| line.claim_run(start, count)).is_ok() {
+                    return Ok(start);
+                }
             };
             self.claim_partial(Among::Shared, CANDIDATES, claim)
                 .or_else(|| self.break_whole(count, Ownership::Shared).map(|block| self.first_frame(block)))
@@ -68,29 +88,34 @@ impl Region {
         })
     }
 
-    /// `count` contiguous whole blocks within one chunk, the first at a multiple of `align`
-    /// blocks, each allocated as a run of its own: the first block.
+    /// `count` contiguous frames, the first a block's at a multiple of `align` frames; what their
+    /// last block has beyond them stays free. The first frame.
     ///
     /// Bound: as [`Region::alloc`].
-    pub(crate) fn alloc_long_run(&self, count: usize, align: usize) -> Result<BlockIndex, Miss> {
-        self.conclusive(|| {
-            let first = self.chunks.iter().enumerate().find_map(|(index, chunk)| {
-                let start = find_run(&chunk.whole.snapshot(), count, align)?;
-                self.tentative(|| chunk.whole.claim_run(start, count)).ok()?;
-                Some(self.block_at(index, start))
-            })?;
-            for offset in 0..count {
-                self.mark_run(BlockIndex(first.0 + offset), Order::HUGE);
-            }
-            Some(first)
-        })
+    pub(crate) fn alloc_long_run(&self, count: u64, align: u64) -> Result<u64, Miss> {
+        let (blocks, align) = (count.div_ceil(BLOCK), align.div_ceil(BLOCK));
+        let first = self.conclusive(|| {
+            self.claim_whole_below(blocks, align, count, u64::MAX, |first| self.mark_long_run(first, count))
+        })?;
+        Ok(self.first_frame(first))
+    }
+
+    /// Makes of claimed blocks a run of `count` frames, each block allocated as a run of its own.
+    /// The caller is in transit.
+    pub(super) fn mark_long_run(&self, first: BlockIndex, count: u64) {
+        for offset in 0..count.div_ceil(BLOCK) as usize {
+            self.mark_run(BlockIndex(first.0 + offset), Order::HUGE);
+        }
+        self.trim_long_run(first, count);
     }
 
     /// A shared block with free frames for a CPU to own: the fullest of a few partial ones, or
     /// else a whole one, broken up.
     ///
+    /// From before the block leaves where it is found, the caller is in transit, by `begin`.
+    ///
     /// Bound: one search of the chunks, and the lines of 16 blocks.
-    pub(crate) fn own_block(&self) -> Option<BlockIndex> {
+    pub(super) fn own_block<'t>(&self, begin: impl Fn() -> Transit<'t>) -> Option<(BlockIndex, Transit<'t>)> {
         loop {
             let mut fullest: Option<(u32, BlockIndex)> = None;
             let mut seen = 0;
@@ -113,12 +138,17 @@ impl Region {
                 seen += 1;
                 (seen == CANDIDATES).then_some(())
             });
-            match fullest {
-                Some((_, block)) if self.entry(block).own() => return Some(block),
-                // Another CPU was faster, and has made progress.
-                Some(_) => {}
-                None => return self.break_whole(0, Ownership::Owned),
+            let transit = begin();
+            let owned = match fullest {
+                Some((_, block)) => self.entry(block).own().then_some(block),
+                None => self.break_whole(0, Ownership::Owned),
+            };
+            match owned {
+                Some(block) => return Some((block, transit)),
+                None => transit.cancel(),
             }
+            // Another CPU was faster with a partial block, and has made progress.
+            fullest?;
         }
     }
 
@@ -143,8 +173,9 @@ impl Region {
         self.line(block).snapshot().into_iter().enumerate().find(|&(_, bits)| bits != 0)
     }
 
-    /// Gives back what a run of blocks has beyond `count` frames; the run is the caller's.
-    pub(crate) fn trim_long_run(&self, first: BlockIndex, count: u64) {
+    /// Gives back what a run of blocks has beyond `count` frames; the run is the caller's, who is in
+    /// transit.
+    fn trim_long_run(&self, first: BlockIndex, count: u64) {
         let kept = (count % BLOCK) as usize;
         if kept == 0 {
             return;
@@ -154,7 +185,6 @@ impl Region {
         for (word, mask) in masks(0, kept) {
             words[word] &= !mask;
         }
-        let _transit = self.transit();
         self.entry(last).set(BlockState::Bitmap, Ownership::Shared);
         self.line(last).fill(words);
         self.settle(last);
@@ -188,7 +218,7 @@ impl Region {
         &self,
         among: Among,
         tries: usize,
-        claim: impl Fn(&Line512) -> Result<usize, Missed>,
+        claim: impl Fn(BlockIndex) -> Result<usize, Missed>,
     ) -> Option<u64> {
         let mut tried = 0;
         self.find_partial(|block| {
@@ -200,16 +230,14 @@ impl Region {
                 return Some(None);
             }
             tried += 1;
-            match claim(self.line(block)) {
+            match claim(block) {
                 // Held frames keep a block from being promoted, unless they are no frames: bits
                 // that a racing double free left in a block that is whole. They are gone now.
                 Ok(start) if self.entry(block).load().has_bitmap() => {
                     return Some(Some(self.first_frame(block) + start as u64));
                 }
                 Ok(_) => {}
-                // Bits that were away for a moment are back: nobody may miss them.
-                Err(Missed::RolledBack) => self.settle(block),
-                Err(Missed::Untouched) => {
+                Err(_) => {
                     if self.line(block).is_empty() {
                         self.forget_empty(block);
                     }
@@ -274,7 +302,7 @@ impl Region {
         self.chunks.iter().enumerate().find_map(|(index, chunk)| {
             let bit = match bits {
                 0..=6 => chunk.whole.claim_order(bits),
-                _ => self.tentative(|| chunk.whole.claim_order(bits)),
+                _ => self.tentative_whole(|| chunk.whole.claim_order(bits)),
             };
             let bit = bit.ok()?;
             let first = self.block_at(index, bit);

@@ -9,6 +9,7 @@ use super::alloc::Shape;
 use super::block::Ownership;
 use super::line512::{Missed, find_run};
 use super::region::{BLOCK, BlockIndex, Miss, Region};
+use super::region_alloc::Among;
 
 impl Region {
     /// What `shape` says, with every frame below `limit`: the first frame.
@@ -28,33 +29,27 @@ impl Region {
             }),
             Shape::Short { count, align } => self.alloc_short_below(count, align, limit),
             Shape::Long { count, align } => {
-                let blocks = count.div_ceil(BLOCK);
-                let mark = |first: BlockIndex| {
-                    for offset in 0..blocks as usize {
-                        self.mark_run(BlockIndex(first.0 + offset), Order::HUGE);
-                    }
-                };
-                let align = align.div_ceil(BLOCK);
+                let (blocks, align) = (count.div_ceil(BLOCK), align.div_ceil(BLOCK));
+                let mark = |first| self.mark_long_run(first, count);
                 let first = self.conclusive(|| self.claim_whole_below(blocks, align, count, limit, mark))?;
-                self.trim_long_run(first, count);
                 Ok(self.first_frame(first))
             }
         }
     }
 
     fn alloc_short_below(&self, count: u64, align: u64, limit: u64) -> Result<u64, Miss> {
-        let claim_partial = |owned: Ownership| {
+        let claim_partial = |among: Among| {
             self.find_partial(|block| {
                 let entry = self.entry(block).load();
-                let wanted = entry.is_owned() == (owned == Ownership::Owned) && entry.has_bitmap();
+                let wanted = entry.has_bitmap() && (among == Among::All || !entry.is_owned());
                 wanted.then(|| self.claim_line_below(block, count, align, limit)).flatten()
             })
         };
         let open = |block| self.open(block, count as usize, Ownership::Shared);
         self.conclusive(|| {
-            claim_partial(Ownership::Shared)
+            claim_partial(Among::Shared)
                 .or_else(|| Some(self.first_frame(self.claim_whole_below(1, 1, count, limit, open)?)))
-                .or_else(|| claim_partial(Ownership::Owned))
+                .or_else(|| claim_partial(Among::All))
         })
     }
 
@@ -70,19 +65,17 @@ impl Region {
             if first + count > limit {
                 return None;
             }
-            match self.tentative(|| line.claim_run(start, count as usize)) {
+            // If another CPU was faster, there may be a further run.
+            if self.tentative(block, |line| line.claim_run(start, count as usize)).is_ok() {
                 // As in `claim_partial`: bits in a block that has none belong to nobody.
-                Ok(()) => return self.entry(block).load().has_bitmap().then_some(first),
-                Err(Missed::RolledBack) => self.settle(block),
-                // Another CPU was faster; there may be a further run.
-                Err(Missed::Untouched) => {}
+                return self.entry(block).load().has_bitmap().then_some(first);
             }
         }
     }
 
     /// Whole blocks, the first `frames` frames of which lie below the limit. `mark` stores their
-    /// states.
-    fn claim_whole_below(
+    /// states, in transit.
+    pub(super) fn claim_whole_below(
         &self,
         blocks: u64,
         align: u64,

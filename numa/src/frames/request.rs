@@ -34,6 +34,15 @@ pub struct FrameRequest {
     /// Whose neighbourhood "local" means; the requesting CPU's where `None`.
     pub(super) node: Option<NodeId>,
     pub(super) policy: Policy,
+    pub(super) caller: Caller,
+}
+
+/// What a request is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    Single,
+    /// [`Frames::alloc_bulk`](super::Frames::alloc_bulk), which gives all back if one fails.
+    Bulk,
 }
 
 impl FrameRequest {
@@ -53,6 +62,7 @@ impl FrameRequest {
             limit: u64::MAX,
             node: None,
             policy: Policy::Local,
+            caller: Caller::Single,
         }
     }
 

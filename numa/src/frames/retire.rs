@@ -108,13 +108,13 @@ impl<P: Platform> Frames<P> {
         if retirement(region, number) == Some(Retirement::Complete) {
             return Ok(Retired::Now);
         }
-        // As in `ask_others`: frames are announced before they leave the bitmap.
+        // As in a search: frames are in transit from before they leave the bitmap.
         fence(Ordering::SeqCst);
         let cached = self.rack.iter().any(|other| {
             (other.cpu != pin.cpu() || drained == Drained::Later)
                 && (other.holds_of(number, 1).is_some()
                     || other.blocks().any(|first| first == number - number % BLOCK)
-                    || other.arriving.get() > 0)
+                    || other.is_moving())
         });
         // On its way into the pool, or out of it, while that was spilt.
         let pooled = pooled(machine, region, number / 64) & 1 << (number % 64) != 0;
@@ -151,8 +151,7 @@ impl<P: Platform> Frames<P> {
         self.account_shared(machine, region, -(taken as i64));
     }
 
-    /// After a claim, which may have moved blocks: false where the run was given back because of
-    /// frames that retired.
+    /// After a claim: false where the run was given back because of frames that are to retire.
     #[cold]
     pub(super) fn stays_taken(
         &self,
@@ -161,7 +160,6 @@ impl<P: Platform> Frames<P> {
         taken: Result<u64, Miss>,
         count: u64,
     ) -> bool {
-        self.sweep(machine, region);
         let kept = taken.map_or(0, |first| region.withhold(first, count));
         if kept == 0 {
             return true;

@@ -10,7 +10,7 @@ use topomem_percpu::{CpuPin, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use super::waiters::{Place, Turn};
-use super::{AllocError, FrameRequest, Frames};
+use super::{AllocError, FrameRequest, Frames, Obstacle};
 
 /// Resolves to a run of frames, once there is one. See [`Frames::alloc_async`].
 #[must_use = "futures do nothing unless polled"]
@@ -60,9 +60,15 @@ impl<P: Platform> Frames<P> {
 }
 
 impl<P: Platform> AllocFuture<'_, P> {
-    fn attempt(&self) -> Poll<Result<PhysFrame, AllocError>> {
+    fn attempt(&self, context: &Context<'_>) -> Poll<Result<PhysFrame, AllocError>> {
         let pin = self.frames.platform().pin();
         match self.frames.alloc(&pin, &self.request) {
+            // Those who hold frames note it when they give them back; whoever moves frames from
+            // one place to another does not.
+            Err(AllocError::WouldBlock { why: Obstacle::InTransit | Obstacle::Interrupted, .. }) => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
             Err(AllocError::Exhausted { .. } | AllocError::WouldBlock { .. }) => Poll::Pending,
             other => Poll::Ready(other),
         }
@@ -93,7 +99,7 @@ impl<P: Platform> Future for AllocFuture<'_, P> {
         let this = self.get_mut();
         let waiters = &this.frames.waiters;
         if this.place.is_none() && !waiters.any() {
-            let attempt = this.attempt();
+            let attempt = this.attempt(context);
             if attempt.is_ready() {
                 return attempt;
             }
@@ -110,7 +116,7 @@ impl<P: Platform> Future for AllocFuture<'_, P> {
         this.frames.drain_all();
         // Pairs with the SeqCst of who frees and then asks `any`.
         fence(Ordering::SeqCst);
-        let attempt = this.attempt();
+        let attempt = this.attempt(context);
         match this.place {
             Some(place) => {
                 waiters.pass_on(place);

@@ -47,7 +47,7 @@ impl<P: Platform> Frames<P> {
         if request.limit != u64::MAX {
             return None;
         }
-        let nearest = machine.node(plan.start)?.nearest().iter();
+        let nearest = machine.node(plan.origin)?.nearest().iter();
         let mut allowed = nearest.filter(|&&id| plan.allowed.contains(id)).filter_map(|&id| machine.node(id));
         let has = |node: &Node, zone: Zone| node.zones[zone.index()].managed > 0;
         let node = allowed.find(|node| Zone::ALL.iter().any(|&zone| has(node, zone)))?;

@@ -9,10 +9,10 @@
 //! Lock-free, without allocation, and safe in interrupt and NMI handlers: nothing is half done
 //! between two instructions.
 
-use topomem_percpu::sync::atomic::{AtomicU64, Ordering, fence};
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::Word;
-use super::region::Transit;
+use super::transit::{Transit, Transits, Watch};
 
 /// Slots in a set: one cache line.
 const WAYS: usize = 8;
@@ -94,9 +94,8 @@ pub(crate) struct ZeroedPool {
     sets: &'static [Set],
     /// How many frames it is filled with.
     pub(super) target: u64,
-    /// Frames on their way from a bitmap into the pool or back: the halves are those of
-    /// [`Transit`].
-    moving: AtomicU64,
+    /// Contexts that move frames from a bitmap into the pool or back.
+    moving: Transits,
     /// Frames that were put in. Like the counts below a statistic, so Relaxed.
     filled: AtomicU64,
     /// Frames that went home unused.
@@ -120,7 +119,7 @@ impl ZeroedPool {
         ZeroedPool {
             sets,
             target: target.min(MOST),
-            moving: AtomicU64::new(0),
+            moving: Transits::new(),
             filled: AtomicU64::new(0),
             spilled: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -171,8 +170,9 @@ impl ZeroedPool {
         let (before, from) = self.sets.split_at(begin % self.sets.len().max(1));
         from.iter().chain(before).flat_map(|set| &set.0).find_map(|slot| {
             let rest = |slot| Packet::in_slot(slot).map(Packet::rest);
-            // Acquire pairs with the Release of `push`, also across others' pops.
-            let taken = slot.fetch_update(Ordering::Acquire, Ordering::Relaxed, rest).ok()?;
+            // Acquire pairs with the Release of `push`, also across others' pops. Release: who
+            // finds the frame gone sees the transits that this CPU has seen.
+            let taken = slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, rest).ok()?;
             Some(Packet(taken).lowest())
         })
     }
@@ -185,8 +185,8 @@ impl ZeroedPool {
             if slot.load(Ordering::Relaxed) == 0 {
                 continue;
             }
-            // Acquire as in `pop`.
-            if let Some(packet) = Packet::in_slot(slot.swap(0, Ordering::Acquire)) {
+            // AcqRel as in `pop`.
+            if let Some(packet) = Packet::in_slot(slot.swap(0, Ordering::AcqRel)) {
                 self.spilled.fetch_add(packet.mask().count_ones().into(), Ordering::Relaxed);
                 home(packet.word());
             }
@@ -228,27 +228,17 @@ impl ZeroedPool {
 
     /// Counts its holder as moving frames between the bitmaps and the pool.
     pub(super) fn moving(&self) -> Transit<'_> {
-        let moving = Transit::begin(&self.moving);
-        // Pairs with the fence in `has_nothing_since`: who misses the frames that we take from here on
-        // sees the count.
-        fence(Ordering::SeqCst);
-        moving
+        self.moving.begin()
     }
 
-    /// How many frames have moved and are moving, for [`ZeroedPool::has_nothing_since`].
-    pub(super) fn moves(&self) -> u64 {
-        // Acquire pairs with the Release in `Transit`'s drop: what has moved is seen where it is.
-        self.moving.load(Ordering::Acquire)
+    /// Adds its count to a reading.
+    pub(super) fn watch(&self, watch: &mut Watch) {
+        watch.add(self.moving.load());
     }
 
-    /// Is it empty, and has nothing been on its way since [`ZeroedPool::moves`] returned
-    /// `before`? Then a search of the bitmaps that began after it has missed nothing.
-    pub(super) fn has_nothing_since(&self, before: u64) -> bool {
-        if self.words().next().is_some() {
-            return false;
-        }
-        fence(Ordering::SeqCst);
-        before as u32 == 0 && self.moving.load(Ordering::Acquire) == before
+    /// Does it hold no frame?
+    pub(super) fn is_empty(&self) -> bool {
+        self.words().next().is_none()
     }
 
     pub(super) fn count_miss(&self) {

@@ -104,14 +104,19 @@ fn nested_uses_meet_no_half_done_one() {
 #[test]
 fn stillness_is_judged_by_moves() {
     let pool = pool(64);
-    let before = pool.moves();
-    assert!(pool.has_nothing_since(before));
+    let watch = || {
+        let mut watch = Watch::default();
+        pool.watch(&mut watch);
+        watch
+    };
+    let before = watch();
+    assert!(watch().is_calm_since(before));
     let moving = pool.moving();
-    assert!(!pool.has_nothing_since(before));
-    assert!(!pool.has_nothing_since(pool.moves()));
+    assert!(!watch().is_calm_since(before));
+    assert!(!watch().is_calm_since(watch()));
     drop(moving);
-    assert!(!pool.has_nothing_since(before));
-    assert!(pool.has_nothing_since(pool.moves()));
+    assert!(!watch().is_calm_since(before));
+    assert!(watch().is_calm_since(watch()));
 }
 
 #[test]

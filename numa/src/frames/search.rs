@@ -1,0 +1,252 @@
+//! Allocation on the shared path: node by node in the policy's order, until something is found or
+//! nothing can have been missed ([`super::transit`]).
+
+use topomem_percpu::sync::atomic::{Ordering, fence};
+use topomem_percpu::sync::hint::spin_loop;
+use topomem_percpu::{CpuPin, Platform};
+
+use super::alloc::Shape;
+use super::machine::{Machine, Plan};
+use super::magazine::Magazine;
+use super::node::Node;
+use super::region::{BLOCK, Miss, Region};
+use super::request::Caller;
+use super::transit::Watch;
+use super::{AllocError, FrameRequest, Frames, Obstacle, Zone};
+
+/// How often a search that may have missed something is made again.
+const ROUNDS: u32 = 8;
+
+/// What is searched, and for what.
+#[derive(Debug, Clone, Copy)]
+struct Scope<'r> {
+    plan: Plan,
+    request: &'r FrameRequest,
+    shape: Shape,
+}
+
+/// Who holds frames that would do, and was asked to drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    /// This CPU, of which a handler has used the magazine since it went home.
+    Own,
+    /// The context that this one interrupted.
+    Interrupted,
+    Others,
+}
+
+impl<P: Platform> Frames<P> {
+    /// Searches the allowed nodes by distance.
+    ///
+    /// Bound: one search mostly; where nothing is found, at most 9, each followed by a look at all
+    /// magazines.
+    pub(super) fn alloc_shared(
+        &self,
+        machine: &Machine,
+        pin: &CpuPin,
+        request: &FrameRequest,
+        shape: Shape,
+    ) -> Result<u64, AllocError> {
+        let plan = machine.plan(pin.cpu(), request).map_err(AllocError::InvalidRequest)?;
+        let scope = Scope { plan, request, shape };
+        drop(self.enter_answering(machine, pin));
+        if let Ok(number) = self.search(machine, pin, scope) {
+            return Ok(number);
+        }
+        let blocked = |why| AllocError::WouldBlock { node: plan.start, order: request.order, why };
+        for _ in 0..ROUNDS {
+            let before = self.watch(machine, scope);
+            let missed = match self.search(machine, pin, scope) {
+                Ok(number) => return Ok(number),
+                Err(missed) => missed,
+            };
+            let pooled = scope.nodes(machine).any(|node| !node.zeroed.is_empty());
+            let searched = self.watch(machine, scope);
+            let holder = self.ask_holders(machine, pin, scope);
+            let after = self.watch(machine, scope);
+            match holder {
+                Holder::Others => return Err(blocked(Obstacle::Held)),
+                Holder::Interrupted => return Err(blocked(Obstacle::Interrupted)),
+                Holder::Own | Holder::Nobody => {}
+            }
+            let calm = after.is_calm_since(before) && after.took_nothing_since(searched);
+            if holder == Holder::Nobody && missed == Miss::Nothing && !pooled && calm {
+                return Err(AllocError::Exhausted {
+                    node: plan.start,
+                    zone: request.zone,
+                    order: request.order,
+                });
+            }
+            // It goes on when we are through, and no sooner.
+            if self.rack.get(pin.cpu()).is_some_and(Magazine::is_moving) {
+                return Err(blocked(Obstacle::Interrupted));
+            }
+            // That was tried often enough.
+            if missed == Miss::InTransit {
+                break;
+            }
+            spin_loop();
+        }
+        Err(blocked(Obstacle::InTransit))
+    }
+
+    /// Searches the allowed nodes once: a run's first frame.
+    fn search(&self, machine: &Machine, pin: &CpuPin, scope: Scope<'_>) -> Result<u64, Miss> {
+        let Scope { plan, request, shape } = scope;
+        let mut missed = Miss::Nothing;
+        for node in scope.nodes(machine) {
+            let mut taken = self.take_on(node, machine, request, shape);
+            // What this CPU holds back itself must not send it to a farther node, or away.
+            if taken.is_err() && self.give_up_cached(machine, pin) {
+                taken = self.take_on(node, machine, request, shape);
+            }
+            // Nor what the node's pool of zeroed frames does.
+            if taken.is_err() && self.spill_zeroed(machine, node) > 0 {
+                taken = self.take_on(node, machine, request, shape);
+            }
+            match taken {
+                Ok((number, region)) => {
+                    self.account_shared(machine, region, -(shape.frames() as i64));
+                    self.count(machine, pin, plan, region);
+                    return Ok(number);
+                }
+                Err(Miss::InTransit) => missed = Miss::InTransit,
+                Err(Miss::Nothing) => {}
+            }
+        }
+        Err(missed)
+    }
+
+    /// Reads all counts that a search must see unchanged.
+    fn watch(&self, machine: &Machine, scope: Scope<'_>) -> Watch {
+        // Acquires what the search saw, with whatever ordering: had it seen the effect of a claim,
+        // a hit or a move, it sees the counts that came before.
+        fence(Ordering::SeqCst);
+        let mut watch = Watch::default();
+        let (allowed, zone) = (scope.plan.allowed, scope.request.zone);
+        for magazine in machine.magazines.iter().copied().flatten() {
+            magazine.watch(&mut watch, allowed.contains(magazine.node).then_some(zone));
+        }
+        for node in machine.nodes.iter().filter(|node| allowed.contains(node.id)) {
+            node.zeroed.watch(&mut watch);
+        }
+        let regions = machine.directory.regions.iter();
+        for region in regions.filter(|region| allowed.contains(region.node) && region.zone <= zone) {
+            region.watch(&mut watch);
+        }
+        let own = match scope.request.caller {
+            Caller::Single => 0,
+            Caller::Bulk => 1,
+        };
+        watch.add(machine.bulks.load().without(own));
+        watch
+    }
+
+    /// Asks CPUs for the frames that they hold and the request may have.
+    fn ask_holders(&self, machine: &Machine, pin: &CpuPin, scope: Scope<'_>) -> Holder {
+        let Scope { plan, request, shape } = scope;
+        let allowed = |frame: u64| {
+            frame < request.limit
+                && machine
+                    .region_of(frame)
+                    .is_some_and(|region| plan.allowed.contains(region.node) && region.zone <= request.zone)
+        };
+        // Smaller runs are claimed from owned blocks like from all others.
+        let whole = |first: u64| {
+            let at = machine.block_at(first).filter(|_| shape.frames() >= BLOCK && allowed(first));
+            at.is_some_and(|(region, block)| region.line(block).is_full())
+        };
+        let mut holder = Holder::Nobody;
+        for magazine in self.rack.iter() {
+            let holds = magazine.words().any(|word| allowed(word.first()))
+                || magazine.blocks().any(allowed)
+                || magazine.block().is_some_and(whole);
+            if !holds {
+                continue;
+            }
+            if magazine.cpu != pin.cpu() {
+                magazine.request_drain();
+                holder = Holder::Others;
+            } else if holder != Holder::Others {
+                holder = if magazine.is_busy() { Holder::Interrupted } else { Holder::Own };
+            }
+            if holder == Holder::Interrupted {
+                magazine.request_drain();
+            }
+        }
+        holder
+    }
+
+    /// A run on one node, from the highest allowed zone that has one.
+    fn take_on(
+        &self,
+        node: &Node,
+        machine: &Machine,
+        request: &FrameRequest,
+        shape: Shape,
+    ) -> Result<(u64, &'static Region), Miss> {
+        let mut missed = Miss::Nothing;
+        for zone in Zone::ALL.into_iter().rev().filter(|&zone| zone <= request.zone) {
+            let state = &node.zones[zone.index()];
+            if !machine.may_take(node.id, zone, request, shape.frames()) {
+                continue;
+            }
+            for region in state.regions.descending().filter_map(|index| machine.directory.regions.get(index))
+            {
+                match self.take_from(machine, region, request, shape) {
+                    Ok(number) => return Ok((number, region)),
+                    Err(Miss::InTransit) => missed = Miss::InTransit,
+                    Err(Miss::Nothing) => {}
+                }
+            }
+        }
+        Err(missed)
+    }
+
+    /// A run from a region, without frames that have retired.
+    pub(super) fn take_from(
+        &self,
+        machine: &Machine,
+        region: &Region,
+        request: &FrameRequest,
+        shape: Shape,
+    ) -> Result<u64, Miss> {
+        loop {
+            // From before the claim: what is claimed may be given back.
+            let withholding = region.retired.any_pending().then(|| region.withholding());
+            let taken = shape.take(region, request.limit);
+            // A claim may have moved blocks.
+            self.sweep(machine, region);
+            // A frame that is to retire since we looked was allocated first.
+            let Some(withholding) = withholding else { return taken };
+            // At least one frame less to retire each time.
+            if self.stays_taken(machine, region, taken, shape.frames()) {
+                withholding.cancel();
+                return taken;
+            }
+        }
+    }
+
+    pub(super) fn count(&self, machine: &Machine, pin: &CpuPin, plan: Plan, region: &Region) {
+        if region.node == plan.start {
+            machine.node(region.node).into_iter().for_each(|node| node.counters.count_local());
+        } else {
+            machine.node(region.node).into_iter().for_each(|node| node.counters.count_remote());
+            machine.node(plan.start).into_iter().for_each(|node| node.counters.count_foreign());
+        }
+        // A nested context's count may get lost; it is a statistic.
+        if let Some(magazine) = self.rack.get(pin.cpu()) {
+            if region.node == magazine.node { magazine.local.add(1) } else { magazine.remote.add(1) }
+        }
+    }
+}
+
+impl Scope<'_> {
+    /// The allowed nodes, nearest first.
+    fn nodes(self, machine: &Machine) -> impl Iterator<Item = &'static Node> {
+        let nearest = machine.node(self.plan.origin).map_or(&[][..], Node::nearest);
+        let allowed = nearest.iter().filter(move |&&id| self.plan.allowed.contains(id));
+        allowed.filter_map(|&id| machine.node(id))
+    }
+}
