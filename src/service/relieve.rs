@@ -1,6 +1,6 @@
 //! What is done where memory is short.
 
-use topomem_numa::frames::AllocError;
+use topomem_numa::frames::{AllocError, Obstacle};
 use topomem_percpu::CpuPin;
 
 use super::MemoryService;
@@ -37,7 +37,9 @@ impl Short for AllocError {
 
     fn with_more_to_come(self) -> AllocError {
         match self {
-            AllocError::Exhausted { node, order, .. } => AllocError::WouldBlock { node, order },
+            AllocError::Exhausted { node, order, .. } => {
+                AllocError::WouldBlock { node, order, why: Obstacle::Reclaim }
+            }
             other => other,
         }
     }

@@ -139,7 +139,7 @@ impl<P: Machine> MemoryService<P> {
     /// Does [`MemoryService::wake_due`] have something to do? Costs a full barrier and a few loads.
     #[must_use]
     pub fn wake_is_due(&self, pin: &CpuPin) -> bool {
-        self.task_wakers.is_due(pin.cpu())
+        self.frames.wakers_due() || self.task_wakers.is_due(pin.cpu())
     }
 
     /// Calls the wakers that are due, and returns how many it called: those of futures that wait for

@@ -48,6 +48,9 @@ pub enum Obstacle {
     /// The request comes from a handler, and the context that it interrupted holds allowed frames or
     /// moves some. Retrying is in vain until that context goes on.
     Interrupted,
+    /// Frames are being reclaimed by the layer that passed the request on: the allocator itself never
+    /// says this.
+    Reclaim,
 }
 
 /// What is wrong with a request.
@@ -78,6 +81,7 @@ impl fmt::Display for AllocError {
                 let why = match why {
                     Obstacle::Held => "other CPUs hold frames",
                     Obstacle::InTransit => "other CPUs move frames",
+                    Obstacle::Reclaim => "frames are being reclaimed",
                     Obstacle::Interrupted => "the interrupted context holds or moves frames",
                 };
                 write!(f, "no run of order {} for {node} just now: {why}", order.get())
