@@ -16,6 +16,9 @@ use topomem_percpu::{
 const PAGE: usize = 4096;
 /// A word of the page bitmap.
 const CHUNK: usize = 64 * PAGE;
+/// What the arena is aligned to: a heap's record of its runs has a table for so much, and tests that
+/// count pages want no second one.
+const ALIGNMENT: usize = 16 << 20;
 
 std::thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
@@ -65,7 +68,7 @@ impl Machine {
     }
 
     fn layout(chunks: usize) -> Layout {
-        Layout::from_size_align(chunks * CHUNK, CHUNK).unwrap()
+        Layout::from_size_align(chunks * CHUNK, ALIGNMENT).unwrap()
     }
 
     fn run_hook(&self) {
