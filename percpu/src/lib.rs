@@ -9,7 +9,8 @@
 //! [`Heap`] serves objects of 8 bytes to 16 KiB from slabs on the memory of the CPU's node, with
 //! magazines per CPU in front: a hit takes no lock and no atomic read-modify-write. Larger
 //! objects are runs of pages. Objects that another node's CPU frees go home; an emptied slab
-//! returns its pages.
+//! returns its pages. When memory is short, [`Heap::reclaim`] returns what is cached, and each CPU
+//! calls [`Heap::tend`] now and then.
 //!
 //! It may be used in every context, NMI handlers included, with nothing masked, and from the
 //! boot CPU's first instruction in Rust on: no use waits for another without bound. Without
@@ -71,8 +72,9 @@
 //! ```
 //!
 //! Freeing twice, or what was never allocated, is detected in builds with debug assertions or the
-//! `hardened` feature: [`Heap::dealloc`] answers [`InvalidFree`], and where nobody reads an
-//! answer (as the global allocator) [`PageSource::refused`] is told.
+//! `hardened` feature, and in every build for large objects: [`Heap::dealloc`] answers
+//! [`InvalidFree`], and if nobody reads an answer (as the global allocator)
+//! [`PageSource::refused`] is told.
 #![no_std]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

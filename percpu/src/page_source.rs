@@ -50,8 +50,8 @@ pub unsafe trait PageSource: Sync {
     /// others go home.
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId;
 
-    /// Told of a free that the heap refused (builds with debug assertions or the `hardened`
-    /// feature detect them). A kernel logs it, or panics. Called outside the heap's locks.
+    /// Told of a free, or a change of size, that the heap refused while nobody reads its answer. A
+    /// kernel logs it, or panics. Called at the end of the refused call, outside the heap's locks.
     fn refused(&self, invalid: InvalidFree) {
         let _ = invalid;
     }

@@ -58,7 +58,10 @@ impl CpuArea {
 
     /// Asks the CPU to return what its magazines hold.
     pub(super) fn request_drain(&self) {
-        self.drain_requested.store(true, Ordering::Relaxed);
+        // A look first: a store would take the line away from the CPU's counters.
+        if !self.drain_is_due() {
+            self.drain_requested.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Was the CPU asked since it last drained?

@@ -7,7 +7,10 @@ use crate::{NodeId, Order, OutOfMemory, SizeClass};
 /// Why [`Heap::alloc`](crate::Heap::alloc) returned no memory. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllocError {
-    /// The page source has nothing left, nor has any slab.
+    /// Nothing is left that this context can reach: the page source has no pages, and no slab has a
+    /// free object. Objects in other CPUs' magazines, and on lists that a context is using which
+    /// this one interrupted, are out of reach. Other CPUs were asked to return theirs
+    /// ([`Heap::reclaim`](crate::Heap::reclaim)), so a later call may succeed.
     OutOfMemory,
     /// Larger, or more strictly aligned, than the largest run of pages (1 GiB).
     TooLarge {

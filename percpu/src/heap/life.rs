@@ -11,7 +11,8 @@ use crate::{CpuId, CpuPin, MAX_CPUS, PageSource, Platform, Unavailable};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Gives the pinned CPU its magazines, in memory of its node; from here on it uses them. A
-    /// CPU that was offline gets its old ones again.
+    /// CPU that was offline gets its old ones again. Nested in another use of the heap on this CPU,
+    /// the call changes nothing.
     ///
     /// # Errors
     ///
@@ -88,7 +89,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// source: drains if another CPU asked for it, and collects what other nodes' CPUs freed of
     /// this CPU's node.
     ///
-    /// For service tasks and idle loops. Costs two loads if there is nothing to do.
+    /// For service tasks and idle loops. Costs a few loads if there is nothing to do.
     pub fn tend(&self, pin: &CpuPin) -> u64 {
         let Some(area) = self.area(pin.cpu()) else { return 0 };
         let mut frames = 0;

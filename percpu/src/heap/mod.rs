@@ -3,20 +3,29 @@
 //! # How an object travels
 //!
 //! An allocation pops the CPU's loaded [magazine](crate::magazine): no lock, no atomic
-//! read-modify-write. Empty-handed it takes a full magazine from its node's
-//! [depot](crate::depot), else fills one from its node's [shelf](crate::slab), else has the page
-//! source make a new slab. A free goes the same way back, if the object is of the CPU's node;
-//! another node's object goes home at once, by one compare-and-swap on its slab. A slab whose
-//! objects are all back returns its pages; each shelf keeps one such slab.
+//! read-modify-write. If both magazines are empty, it takes a full one from its node's
+//! [depot](crate::depot), else fills one from its node's [shelf](crate::slab), else makes a slab of
+//! pages from the source. A free goes the same way back, if the object's slab belongs to the CPU's
+//! node. An object of another node's slab goes home at once, by one compare-and-swap on its slab. A
+//! slab whose objects are all back returns its pages; each shelf keeps one such slab.
+//!
+//! # Homes
+//!
+//! A slab belongs to the node that its pages were asked for, even if the source had only another
+//! node's. So a CPU always finds the slabs that it caused, and its frees into them are local.
+//!
+//! What comes home from other nodes is collected by CPUs of the home that allocate, by the CPU that
+//! frees if several slabs wait, by [`Heap::tend`], and by [`Heap::reclaim`].
 //!
 //! # Contexts
 //!
 //! Everything works in every context, with nothing masked: thread, interrupt handler, NMI
 //! handler nested in either, a CPU that is not online yet. A use that is nested in another use on
 //! its CPU finds the CPU's cell busy, and takes the *shared path*: it tries the shelf's lock
-//! once, and without it frees to the slab's remote stack, or allocates from a new slab. No
-//! context waits for another without bound, so none can deadlock; what the heap calls meanwhile
-//! ([`PageSource`], [`Platform::relax`]) is called without any of its locks held.
+//! once, and without it frees to the slab's remote stack, or allocates from the shelf's inbox or a
+//! new slab. No context waits for one that it interrupted, and none waits for another CPU without
+//! bound; what the heap calls meanwhile ([`PageSource`], [`Platform::relax`]) is called without any
+//! of its locks held.
 
 mod cache;
 mod counters;

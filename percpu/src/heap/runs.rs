@@ -146,34 +146,6 @@ unsafe fn existing<T>(place: &AtomicPtr<u8>) -> Option<&T> {
     unsafe { place.load(Ordering::Acquire).cast::<T>().as_ref() }
 }
 
-/// A table, as it is when it is made.
-trait Table {
-    /// # Safety
-    ///
-    /// `page` is a page of the caller's alone.
-    unsafe fn clear(page: NonNull<u8>);
-}
-
-impl Table for Inner {
-    unsafe fn clear(page: NonNull<u8>) {
-        let inner = page.cast::<Inner>().as_ptr();
-        for index in 0..1 << INNER_BITS {
-            // SAFETY: the page holds an inner table, and is the caller's.
-            unsafe { (&raw mut (*inner).children[index]).write(AtomicPtr::new(ptr::null_mut())) };
-        }
-    }
-}
-
-impl Table for Leaf {
-    unsafe fn clear(page: NonNull<u8>) {
-        let leaf = page.cast::<Leaf>().as_ptr();
-        for index in 0..1 << LEAF_BITS {
-            // SAFETY: the page holds a leaf, and is the caller's.
-            unsafe { (&raw mut (*leaf).entries[index]).write(AtomicU8::new(NOTHING)) };
-        }
-    }
-}
-
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Records that `run` starts at `address`, in tables near `node`.
     pub(super) fn record(
@@ -200,8 +172,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// `place` is null, or leads to a `T`.
-    unsafe fn table<'a, T: Table>(
+    /// `place` is null, or leads to a `T`, which is an inner table or a leaf.
+    unsafe fn table<'a, T>(
         &self,
         pin: &CpuPin,
         node: NodeId,
@@ -212,8 +184,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Ok(table);
         }
         let page = self.pages(pin, node, Order::FRAME)?;
-        // SAFETY: the page is ours.
-        unsafe { T::clear(page) };
+        // SAFETY: the page is ours. Zeroes are null pointers, or entries that say `NOTHING`.
+        unsafe { page.write_bytes(0, Order::FRAME.bytes() as usize) };
         // Release pairs with the Acquire here and in `existing`.
         let current =
             place.compare_exchange(ptr::null_mut(), page.as_ptr(), Ordering::Release, Ordering::Acquire);

@@ -92,7 +92,7 @@ pub(super) struct Shelved {
     pub(super) free: Chain,
 }
 
-/// The part of a slab that anybody may push to; see [`Shelf`] for the protocol.
+/// The part of a slab that anybody may push to; see [`Shelf`](super::Shelf) for the protocol.
 struct Remote {
     /// Stack of objects freed from elsewhere.
     freed: AtomicPtr<u8>,
@@ -182,7 +182,7 @@ impl Slab {
     /// # Safety
     ///
     /// `object` is an object of `class` that is out, or may at least be read as far back as the
-    /// class's slab alignment reaches (then see [`Slab::is_sealed`] before anything else).
+    /// class's slab alignment reaches (then see [`Slab::home`] before anything else).
     #[inline]
     pub(crate) unsafe fn of(object: NonNull<u8>, class: SizeClass) -> Slab {
         let mask = SlabShape::ALL[class.index()].order.bytes() as usize - 1;
