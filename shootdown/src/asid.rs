@@ -160,9 +160,13 @@ impl<T: Tlb> Shootdown<T> {
     #[inline]
     pub(crate) fn logged(&self, domain: &Domain, generation: Generation) -> Option<Scope> {
         match domain.log.read(generation)? {
-            (Scope::Pages(_), Tables::Freed) | (Scope::NonGlobal, _) if self.is_of_other_asids(domain) => {
+            // A flush of the pages leaves ways to the tables that were freed.
+            (Scope::Pages(_), Tables::Freed)
+                if self.tlb.features().is_leaf_only() || self.is_of_other_asids(domain) =>
+            {
                 Some(Scope::Domain)
             }
+            (Scope::NonGlobal, _) if self.is_of_other_asids(domain) => Some(Scope::Domain),
             (scope, _) => Some(scope),
         }
     }

@@ -10,12 +10,12 @@ use topomem_percpu::{CpuPin, CpuSet};
 
 use crate::domain::Kind;
 use crate::waiters::{Awaited, Registration};
-use crate::{Fault, Request, Shootdown, Ticket, Tlb, Unresponsive};
+use crate::{Fault, Request, Shootdown, Ticket, Ticks, Tlb, Unresponsive};
 
-/// Does somebody wait for a waker to be called?
+/// Does somebody wait for a waker to be called? Said by what may have completed requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WakersDue {
-    /// No waker is registered.
+    /// No waker is registered, or nothing can have completed.
     No,
     /// [`Shootdown::wake_completed`] should be called soon.
     Perhaps,
@@ -29,11 +29,14 @@ pub enum WakersDue {
 pub struct Completion<'s, T: Tlb> {
     ticket: Ticket<'s, T>,
     registration: Option<Registration>,
+    /// The wait after which the late CPU is next reported; before the first time less than
+    /// [`Tlb::patience`]. Kept from one registration to the next, or each poll would report again.
+    report_after: Ticks,
 }
 
 impl<'s, T: Tlb> Completion<'s, T> {
     pub(crate) const fn new(ticket: Ticket<'s, T>) -> Completion<'s, T> {
-        Completion { ticket, registration: None }
+        Completion { ticket, registration: None, report_after: Ticks(0) }
     }
 
     /// What it waits for.
@@ -42,8 +45,10 @@ impl<'s, T: Tlb> Completion<'s, T> {
     }
 
     fn deregister(&mut self) {
-        if let Some(registration) = self.registration.take() {
-            self.ticket.queue.waiters.deregister(registration);
+        if let Some(registration) = self.registration.take()
+            && let Some(report_after) = self.ticket.queue.waiters.deregister(registration)
+        {
+            self.report_after = report_after;
         }
     }
 }
@@ -64,7 +69,8 @@ impl<T: Tlb> Future for Completion<'_, T> {
                 request: this.ticket.request,
                 issued: this.ticket.issued,
             };
-            match queue.waiters.register(awaited, queue.tlb.patience(), context.waker().clone()) {
+            let report_after = this.report_after.max(queue.tlb.patience());
+            match queue.waiters.register(awaited, report_after, context.waker().clone()) {
                 Ok(registration) => this.registration = Some(registration),
                 Err(waker) => {
                     waker.wake();
@@ -97,19 +103,28 @@ impl<T: Tlb> fmt::Debug for Completion<'_, T> {
 }
 
 impl<T: Tlb> Shootdown<T> {
+    /// Is a waker registered that may have to be called? Costs a full barrier and a load. May be
+    /// asked anywhere, with locks held and in interrupt handlers, to decide whether
+    /// [`Shootdown::wake_completed`] is to be called as soon as that is possible.
     #[inline]
-    pub(crate) fn wakers_due(&self) -> WakersDue {
+    pub fn wakers_due(&self) -> WakersDue {
         if self.waiters.any() { WakersDue::Perhaps } else { WakersDue::No }
     }
 
     /// Calls the wakers of futures that can get on, and reports CPUs that keep one waiting for
     /// too long. Returns how many wakers were called.
     ///
-    /// A kernel calls it outside interrupt handlers and without locks that a waker may need:
-    /// after an interrupt whose [`Shootdown::on_ipi`] answered [`WakersDue::Perhaps`], in the
-    /// idle loop after [`Shootdown::enter_lazy`] and before halting, after
-    /// [`Shootdown::deactivate`] and [`Shootdown::cpu_offline`], and at a slow tick. Costs a full
-    /// barrier and a load where nobody waits, else a look at each slot.
+    /// A kernel calls it with no lock held that a waker may need, soon after a function has
+    /// answered [`WakersDue::Perhaps`]. Those are all that can complete a request without an
+    /// interrupt that comes later: [`Shootdown::on_ipi`], [`Shootdown::activate`],
+    /// [`Shootdown::deactivate`], [`Shootdown::leave_lazy`], [`Shootdown::cpu_online`] and
+    /// [`Shootdown::cpu_offline`]. What [`Shootdown::poll`], a waiter, a change of the CPU's own and
+    /// [`Shootdown::enter_lazy`] complete was asked for by an interrupt, which tells of it when it
+    /// arrives. A kernel need not look at any of the answers if it calls this at the end of each
+    /// interrupt, before halting, between tasks and after each switch of address spaces.
+    ///
+    /// A slow tick calls it, too: a CPU that does not answer is reported from here. Costs a full
+    /// barrier and a load if nobody waits, else a look at each slot.
     pub fn wake_completed(&self, pin: &CpuPin) -> usize {
         if !self.waiters.any() {
             return 0;

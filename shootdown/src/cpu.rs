@@ -16,13 +16,17 @@ use crate::{Generation, Request};
 #[repr(u8)]
 pub enum Lazy {
     /// Addresses of the active address space: a kernel thread that borrows it.
-    Space = 1,
+    Space = 2,
     /// Those, and kernel addresses whose mappings come and go: a halted CPU, whose interrupt
     /// handlers leave this mode before they touch such an address.
-    Idle = 2,
+    Idle = 3,
 }
 
+/// The CPU takes part in everything.
 const BUSY: u8 = 0;
+/// The CPU ceases to be lazy. Senders take it for busy, but it has not yet flushed what they spared
+/// it: whoever needs a translation here has to catch up first.
+const CATCHING_UP: u8 = 1;
 
 /// The line that senders write.
 pub(crate) struct Mailbox {
@@ -31,7 +35,7 @@ pub(crate) struct Mailbox {
     /// reads any generation. Both are AcqRel: a sender that finds true leaves its generation to
     /// the handler that will swap it to false, and that swap acquires the sender's.
     pub(crate) pending: AtomicBool,
-    /// [`BUSY`] or a [`Lazy`]; written by the owner only.
+    /// [`BUSY`], [`CATCHING_UP`] or a [`Lazy`]; written by the owner only.
     lazy: AtomicU8,
 }
 
@@ -114,16 +118,25 @@ impl CpuState {
         self.mailbox.lazy.store(lazy as u8, Ordering::Release);
     }
 
-    /// Owner only: the CPU is busy again. True where it was lazy. The caller owes a full barrier
-    /// and a look at the generations: a sender that skips the CPU read "lazy", so its
-    /// generation is seen after the barrier.
-    pub(crate) fn set_busy(&self) -> bool {
+    /// Owner only: senders take the CPU for busy from here on. True if the CPU was not busy. Then
+    /// the caller owes a full barrier, a look at the generations, and [`CpuState::set_busy`]: a
+    /// sender that skips the CPU has read "lazy", so its generation is seen after the barrier.
+    ///
+    /// A context that interrupts the caller before `set_busy` finds the CPU not busy yet, and does
+    /// the same work itself.
+    pub(crate) fn cease_to_be_lazy(&self) -> bool {
         // Relaxed: only the owner writes it, and the caller's full barrier orders the store.
         let lazy = self.mailbox.lazy.load(Ordering::Relaxed) != BUSY;
         if lazy {
-            self.mailbox.lazy.store(BUSY, Ordering::Relaxed);
+            self.mailbox.lazy.store(CATCHING_UP, Ordering::Relaxed);
         }
         lazy
+    }
+
+    /// Owner only: the CPU has flushed what it was spared while it was lazy.
+    pub(crate) fn set_busy(&self) {
+        // Relaxed: only the owner tells `BUSY` from `CATCHING_UP`.
+        self.mailbox.lazy.store(BUSY, Ordering::Relaxed);
     }
 
     /// Has this member of a domain of `kind` done what `request` asks?

@@ -69,6 +69,9 @@ pub enum Fault {
     RecordUnlocked,
     /// Complete at once where there was nothing to change, whatever is pending.
     OwnChangeOnly,
+    /// Count as busy from before what was missed while lazy is flushed: a handler that nests in
+    /// between is told that there is nothing to leave.
+    BusyBeforeCatchingUp,
 }
 
 /// The injected fault. Not one of loom's atomics: it is set before a model's threads start.

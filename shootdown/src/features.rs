@@ -8,18 +8,21 @@ use crate::asid::ASID_SLOTS;
 /// What the TLBs of a machine offer; nothing unless said otherwise. One word, so that it can be
 /// kept in an atomic where boot finds it out ([`TlbFeatures::to_bits`]).
 ///
-/// Each is used only where it is offered, and everything works without any:
+/// Each is used only if it is offered, and everything works without any:
 ///
 /// | feature | x86 | without it |
 /// |---|---|---|
 /// | ASIDs | PCID (Intel SDM volume 3A, 4.10.1) | each switch of address spaces flushes |
 /// | selective | INVPCID (4.10.4.1) | a CPU that returns to a changed space flushes all that it kept of it |
 /// | broadcast | INVLPGB, TLBSYNC (AMD APM volume 3) | interrupts |
+///
+/// One is a limit rather than an offer: [`TlbFeatures::with_leaf_only`].
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct TlbFeatures(u32);
 
 const ASIDS: u32 = 0xff;
 const SELECTIVE: u32 = 1 << 8;
+const LEAF_ONLY: u32 = 1 << 9;
 const BROADCAST_SHIFT: u32 = 16;
 
 impl TlbFeatures {
@@ -43,6 +46,21 @@ impl TlbFeatures {
     #[must_use]
     pub const fn with_selective(self) -> TlbFeatures {
         TlbFeatures(self.0 | SELECTIVE)
+    }
+
+    /// The same, but [`Tlb::flush_page`] reaches leaf entries only. Where tables were freed, CPUs
+    /// then flush without an address instead.
+    ///
+    /// RISC-V: `SFENCE.VMA` with an address "orders only reads and writes made to leaf page table
+    /// entries" (privileged specification, "Supervisor Memory-Management Fence Instruction"). Not
+    /// x86, where INVLPG removes all paging-structure caches of the current PCID (Intel SDM volume
+    /// 3A, 4.10.4.1), nor AArch64's `TLBI VAE1`, which reaches the entries of all levels on the way to
+    /// the address (`TLBI VALE1` does not).
+    ///
+    /// [`Tlb::flush_page`]: crate::Tlb::flush_page
+    #[must_use]
+    pub const fn with_leaf_only(self) -> TlbFeatures {
+        TlbFeatures(self.0 | LEAF_ONLY)
     }
 
     /// The same, with removal on all CPUs at once, of up to `pages` pages by one instruction.
@@ -72,6 +90,13 @@ impl TlbFeatures {
     #[must_use]
     pub const fn is_selective(self) -> bool {
         self.0 & SELECTIVE != 0
+    }
+
+    /// Does a flush of one page leave the entries of higher levels on the way to it?
+    #[inline]
+    #[must_use]
+    pub const fn is_leaf_only(self) -> bool {
+        self.0 & LEAF_ONLY != 0
     }
 
     /// How many pages one instruction removes on all CPUs; `None` where there is none that does.
@@ -130,6 +155,7 @@ impl fmt::Debug for TlbFeatures {
         f.debug_struct("TlbFeatures")
             .field("asids", &self.asids())
             .field("selective", &self.is_selective())
+            .field("leaf_only", &self.is_leaf_only())
             .field("broadcast_pages", &self.broadcast_pages())
             .finish()
     }
@@ -147,6 +173,9 @@ impl fmt::Display for TlbFeatures {
         }
         if self.is_selective() {
             f.write_str(", INVPCID")?;
+        }
+        if self.is_leaf_only() {
+            f.write_str(", flushes of leaves only")?;
         }
         match self.broadcast_pages() {
             Some(pages) => write!(f, ", INVLPGB of {pages} pages"),

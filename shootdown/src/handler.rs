@@ -30,7 +30,7 @@ pub(crate) enum Appended<'a> {
 }
 
 impl<T: Tlb> Shootdown<T> {
-    /// The interrupt handler's body, with interrupts masked or not.
+    /// The interrupt handler's body, with interrupts masked or not; it may interrupt anything.
     ///
     /// Takes no lock and allocates nothing. Bounded: for each of two domains at most 32 log
     /// entries are read twice, and at most [`Shootdown::threshold`] pages are flushed singly or
@@ -39,6 +39,9 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// The answer says whether somebody waits for a waker, so that the kernel can arrange for
     /// [`Shootdown::wake_completed`] to be called soon, outside interrupt handlers.
+    ///
+    /// Also if nothing was left to do, because [`Shootdown::poll`] or a waiter served it before: the
+    /// interrupt still comes, and so tells of what they have completed.
     #[inline]
     pub fn on_ipi(&self, pin: &CpuPin) -> WakersDue {
         self.state(pin.cpu()).counters.ipis_received.add(1);
@@ -88,8 +91,10 @@ impl<T: Tlb> Shootdown<T> {
         let published = &state.published;
         // Relaxed here and below: this CPU wrote it.
         let kernel = Generation(published.kernel.load(Ordering::Relaxed));
-        // Before a CPU is online it has no kernel generation to keep up.
-        if kernel != Generation::NONE {
+        // Before a CPU is online it has no kernel generation to keep up. In the middle of
+        // `cpu_online` it is a member that has published nothing: then it is served here, as a waiter
+        // that has interrupted it cannot wait for its end. Relaxed: it wrote its membership.
+        if kernel != Generation::NONE || self.kernel.members.contains(pin.cpu(), Ordering::Relaxed) {
             self.catch_up_from(kernel, state, &self.kernel);
         }
         let active = published.active.load(Ordering::Relaxed);
@@ -161,7 +166,7 @@ impl<T: Tlb> Shootdown<T> {
             self.publish(seen, from, to);
         }
         if self.broken(Fault::FlushLater) {
-            self.flush_between(state, domain, Generation(from.0 - 1), from);
+            self.flush_between(state, domain, Generation(from.0.saturating_sub(1)), from);
         } else if !self.broken(Fault::SkipFlush) {
             self.flush_between(state, domain, from, to);
         }

@@ -103,8 +103,12 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// A CPU that does not answer is interrupted again, then reported
     /// ([`Tlb::on_unresponsive`]), and waited for further.
     ///
-    /// Not for handlers that may have interrupted [`Shootdown::activate`] of the same domain:
-    /// they would wait for the context that they keep from running.
+    /// An interrupt handler may wait, too. If it has interrupted [`Shootdown::activate`],
+    /// [`Shootdown::deactivate`] or [`Shootdown::cpu_online`] on its CPU, it does not wait for the
+    /// context that it keeps from running: it flushes this CPU's whole TLB in the place of it. But it
+    /// waits for such a context of another CPU. So two handlers that have each interrupted a switch to
+    /// or from one address space, and wait for a change of it, wait for each other for ever, and are
+    /// reported. A kernel whose handlers may meet like that lets them [`Ticket::detach`].
     #[inline]
     pub fn wait(mut self, pin: &CpuPin) {
         self.block(pin);
@@ -121,20 +125,41 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     #[inline(never)]
     fn block_for_others(&mut self, pin: &CpuPin) {
         let own = self.queue.state(pin.cpu());
-        let mut reminders = None;
-        while !self.spin(&own.mailbox) {
+        let (mut reminders, mut flushed) = (None, None);
+        while !self.spin(&own.mailbox, flushed) {
             if !self.queue.broken(Fault::WaitWithoutPolling) {
                 self.queue.poll(pin);
+                if flushed.is_none() && !self.queue.is_done_by(self.domain, &self.request, pin.cpu()) {
+                    flushed = self.answer_own(pin);
+                }
             }
             reminders = Some(self.remind(pin, reminders));
         }
+        // Once done a CPU stays so, and what we have flushed here no other CPU has to do.
+        self.done_below = MAX_CPUS;
         self.count(own);
     }
 
+    /// Does the executing CPU's part, although it has not published it and nothing is pending: this
+    /// context has interrupted a switch or `cpu_online`. If that context alone can publish it, all of
+    /// the CPU's translations go instead, and the CPU is returned: it has none that the request
+    /// removed, whichever root is loaded, and what it walks from here on it finds changed.
+    #[cold]
+    fn answer_own(&self, pin: &CpuPin) -> Option<CpuId> {
+        let (queue, cpu) = (self.queue, pin.cpu());
+        queue.catch_up_all(pin);
+        if queue.is_done_by(self.domain, &self.request, cpu) {
+            return None;
+        }
+        queue.state(cpu).counters.full_flushes.add(1);
+        queue.tlb.flush_all();
+        Some(cpu)
+    }
+
     /// Spins until all CPUs are done, and says so; not for long, and not where something waits
-    /// for this CPU. Calls nothing, so it keeps what it looks at in registers.
+    /// for this CPU. Calls nothing, so it keeps what it looks at in registers. `flushed` is done.
     #[inline]
-    fn spin(&self, mailbox: &Mailbox) -> bool {
+    fn spin(&self, mailbox: &Mailbox, flushed: Option<CpuId>) -> bool {
         let (queue, domain) = (self.queue, self.domain);
         let mut turns = 0;
         // Acquire as in `is_done_by`: the membership is read before what the CPU has published.
@@ -146,15 +171,16 @@ impl<'s, T: Tlb> Ticket<'s, T> {
                 hint::spin_loop();
                 done = queue.is_done_by(domain, &self.request, cpu);
             }
-            !done
+            !done && Some(cpu) != flushed
         });
         late.is_none()
     }
 
-    /// The CPUs that aren't done.
-    fn late(&self) -> CpuSet {
+    /// The CPUs that aren't done, but for the executing one.
+    fn late(&self, pin: &CpuPin) -> CpuSet {
+        let is_late = |&cpu: &CpuId| cpu != pin.cpu() && !self.queue.is_done_by(self.domain, &self.request, cpu);
         let members = self.domain.members.load(Ordering::Acquire);
-        members.iter().filter(|&cpu| !self.queue.is_done_by(self.domain, &self.request, cpu)).collect()
+        members.iter().filter(is_late).collect()
     }
 
     /// Looks at the clock: interrupts the late CPUs again, and reports the first, where it is time.
@@ -164,10 +190,10 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         let mut next = reminders.unwrap_or_else(|| Reminders::first(self.queue.tlb.patience()));
         if waited > next.resend_after {
             next.resend_after = Ticks(waited.0.saturating_mul(2));
-            self.queue.send_again(pin, self.late());
+            self.queue.send_again(pin, self.late(pin));
         }
         if waited > next.report_after
-            && let Some(cpu) = self.outstanding()
+            && let Some(cpu) = self.late(pin).iter().next()
         {
             next.report_after = Ticks(waited.0.saturating_mul(2));
             let generation = self.request.generation;

@@ -45,14 +45,23 @@ pub enum SwitchFlushed {
 ///
 /// - When a flush returns, the executing CPU uses no translation that it names, neither from the
 ///   TLB nor from paging-structure caches on the way to it, until it walks the page tables
-///   again, and such a walk sees every page-table store that happened before the call.
+///   again, and such a walk sees every page-table store that happened before the call. (If
+///   [`TlbFeatures::with_leaf_only`] is set, [`Tlb::flush_page`] need not reach the caches on the
+///   way.) A full barrier of the memory model is not enough for that on AArch64, where walks are
+///   observers of their own: there a flush is `DSB NSHST; TLBI; DSB NSH; ISB`, and
+///   [`Tlb::publish_tables`] is needed as well (Arm ARM, D8 "TLB maintenance requirements").
+/// - An address that the machine's page tables cannot translate may be named: [`VirtAddr`] is 57
+///   bits wide. It has no translation, and the method then does nothing. (INVLPG ignores such an
+///   address by itself; INVPCID of type 0 raises #GP for it: Intel SDM volume 2A, "INVPCID".)
 /// - [`Tlb::features`] is the same on all CPUs and at each call from when the first CPU comes
 ///   online, and what it offers is implemented: the methods that belong to a feature are called
 ///   only where it is offered.
 /// - [`Tlb::send_ipi`] makes each named CPU call [`Shootdown::on_ipi`](crate::Shootdown::on_ipi)
 ///   after every store that happened before the call is visible to that CPU: a full barrier
 ///   stands before the interrupt controller is written. (On x86 an ICR write by MMIO is ordered
-///   by itself; `WRMSR` to an x2APIC is not, and needs `MFENCE; LFENCE` before it.) Spurious,
+///   by itself. `WRMSR` to an x2APIC is not, neither by itself nor by a locked instruction before
+///   it, and needs `MFENCE; LFENCE`: Intel SDM volume 3A, "MSR Access in x2APIC Mode"; Linux has it
+///   as `weak_wrmsr_fence`. On AArch64 a write to ICC_SGI1R_EL1 needs `DSB ISHST`.) Spurious,
 ///   late and repeated interrupts are harmless. One for a CPU that has gone offline may be
 ///   dropped; any other may only be delayed.
 /// - [`Platform::pin`] keeps every other context of the CPU out, but for nested handlers.
@@ -64,8 +73,21 @@ pub unsafe trait Tlb: Platform {
         TlbFeatures::NONE
     }
 
+    /// Makes the executing CPU's stores to page tables visible to the page walkers of all CPUs.
+    /// The queue calls it at each change, before other CPUs can learn of the change, also on a CPU
+    /// that itself has nothing to flush.
+    ///
+    /// Nothing unless implemented, which is right where walks are ordered like other loads (x86), or
+    /// where the fence of the CPU that walks orders them (RISC-V). AArch64 needs `DSB ISHST`: a
+    /// store is sure to be seen by walks only after a DSB of the CPU that has stored.
+    #[inline]
+    fn publish_tables(&self) {}
+
     /// Removes the translation of the page of `size` at `page`: the current ASID's, and a global
     /// one.
+    ///
+    /// Also called where tables that led to the page are freed, unless the machine
+    /// [`is_leaf_only`](TlbFeatures::is_leaf_only).
     fn flush_page(&self, page: VirtAddr, size: PageSize);
 
     /// Removes all translations of the current ASID that are not global.
@@ -118,6 +140,11 @@ unsafe impl<T: Tlb + ?Sized> Tlb for &T {
     #[inline]
     fn features(&self) -> TlbFeatures {
         (**self).features()
+    }
+
+    #[inline]
+    fn publish_tables(&self) {
+        (**self).publish_tables();
     }
 
     fn flush_page(&self, page: VirtAddr, size: PageSize) {

@@ -125,16 +125,34 @@ impl Slot {
         (self.state.load(Ordering::Relaxed) == state).then_some((state, awaited))
     }
 
-    fn take(&self, state: u64) -> Option<Waker> {
+    /// Ends the use `state`. Nothing foreign runs while the slot is held: whoever gets the waker
+    /// calls or drops it afterwards.
+    fn take(&self, state: u64) -> Option<Taken> {
         // Acquire: the waker's words were written before the slot was WAITING.
         self.state
             .compare_exchange(state, (state & !PHASE) | HELD, Ordering::Acquire, Ordering::Relaxed)
             .ok()?;
         let waker = self.swap_waker(None);
+        let report_after = Ticks(self.report_after.load(Ordering::Relaxed));
         // Release: the next holder finds the cell empty.
         self.state.store((state & !PHASE) | FREE, Ordering::Release);
-        waker
+        waker.map(|waker| Taken { waker, report_after })
     }
+
+    /// When the CPU was to be reported next in the use `state`, which another context has ended;
+    /// `None` if the slot has been used again since.
+    fn report_after(&self, state: u64) -> Option<Ticks> {
+        let report_after = Ticks(self.report_after.load(Ordering::Relaxed));
+        // Pairs with the Release fence in `register`, as in `read`.
+        fence(Ordering::Acquire);
+        (self.state.load(Ordering::Relaxed) & !PHASE == state & !PHASE).then_some(report_after)
+    }
+}
+
+/// What a slot held.
+struct Taken {
+    waker: Waker,
+    report_after: Ticks,
 }
 
 /// All registered wakers.
@@ -155,8 +173,8 @@ impl Waiters {
         Waiters { registered: AtomicUsize::new(0), slots: core::array::from_fn(|_| Slot::new()) }
     }
 
-    /// Puts `waker` into a free slot, to be reported after `patience`. The caller then looks at
-    /// the condition once more, after a full barrier.
+    /// Puts `waker` into a free slot, the CPU to be reported after a wait of `report_after`. The
+    /// caller then looks at the condition once more, after a full barrier.
     ///
     /// # Errors
     ///
@@ -164,7 +182,7 @@ impl Waiters {
     pub(crate) fn register(
         &self,
         awaited: Awaited,
-        patience: Ticks,
+        report_after: Ticks,
         waker: Waker,
     ) -> Result<Registration, Waker> {
         for (index, slot) in self.slots.iter().enumerate() {
@@ -185,7 +203,7 @@ impl Waiters {
             slot.generation.store(awaited.request.generation.0, Ordering::Relaxed);
             slot.tables.store(awaited.request.tables.0, Ordering::Relaxed);
             slot.issued.store(awaited.issued.0, Ordering::Relaxed);
-            slot.report_after.store(patience.0, Ordering::Relaxed);
+            slot.report_after.store(report_after.0, Ordering::Relaxed);
             slot.swap_waker(Some(waker));
             let waiting = (held & !PHASE) | WAITING;
             slot.state.store(waiting, Ordering::Release);
@@ -194,18 +212,25 @@ impl Waiters {
         Err(waker)
     }
 
-    /// Takes the waker of `registration` out again, unless it has been called.
-    pub(crate) fn deregister(&self, registration: Registration) {
-        if let Some(waker) = self.take(registration) {
-            drop(waker);
+    /// Takes the waker of `registration` out again, unless it has been called, and drops it. Returns
+    /// the wait after which the CPU is next to be reported, where that is still known.
+    pub(crate) fn deregister(&self, registration: Registration) -> Option<Ticks> {
+        match self.end(registration) {
+            // The slot is free again by now: dropping the waker may run anything.
+            Some(taken) => Some(taken.report_after),
+            None => self.slots[registration.slot].report_after(registration.state),
         }
     }
 
     /// Takes out the waker of `registration`, for the one caller who gets it.
     pub(crate) fn take(&self, registration: Registration) -> Option<Waker> {
-        let waker = self.slots[registration.slot].take(registration.state)?;
+        self.end(registration).map(|taken| taken.waker)
+    }
+
+    fn end(&self, registration: Registration) -> Option<Taken> {
+        let taken = self.slots[registration.slot].take(registration.state)?;
         self.registered.fetch_sub(1, Ordering::Relaxed);
-        Some(waker)
+        Some(taken)
     }
 
     /// Is any waker registered? Full barrier: whatever this CPU published before is seen by a

@@ -20,12 +20,13 @@ fn cases(cases: u32) -> ProptestConfig {
 }
 
 /// A machine without tags, one with them (and few, so that they are reused), and more.
-fn features() -> [TlbFeatures; 5] {
+fn features() -> [TlbFeatures; 6] {
     let tagged = TlbFeatures::NONE.with_asids(1);
     let selective = TlbFeatures::NONE.with_asids(2).with_selective();
     let pages = NonZeroU16::new(3).unwrap();
     let broadcasting = TlbFeatures::NONE.with_broadcast(pages);
-    [TlbFeatures::NONE, tagged, selective, broadcasting, selective.with_broadcast(pages)]
+    let leaf_only = TlbFeatures::NONE.with_leaf_only();
+    [TlbFeatures::NONE, tagged, selective, broadcasting, selective.with_broadcast(pages), leaf_only]
 }
 
 fn offer(queue: &Queue, features: TlbFeatures) {

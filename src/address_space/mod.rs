@@ -16,7 +16,7 @@ use ::core::fmt;
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuPin, Order};
-use topomem_shootdown::{Domain, Invalidation, PageRange, PageSize, RootLoad, VirtAddr};
+use topomem_shootdown::{Domain, Invalidation, PageRange, PageSize, RootLoad, VirtAddr, WakersDue};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -319,11 +319,14 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Makes the pinned CPU translate through this space. The kernel's half stays as it is.
     ///
+    /// Changes that other CPUs wait for may complete in it: the answer says whether a waker may have
+    /// to be called for that.
+    ///
     /// # Safety
     ///
     /// - The CPU is online in the service, and its page-table root changes by no other way.
     /// - Not from a context that interrupted a call of the service on the same CPU.
-    pub unsafe fn activate(&self, pin: &CpuPin) {
+    pub unsafe fn activate(&self, pin: &CpuPin) -> WakersDue {
         let core = self.core;
         let load = |load| match load {
             RootLoad::Untagged => core.service.platform().load_root(core.table.root()),

@@ -73,7 +73,8 @@ impl<P: Machine> MemoryService<P> {
             heap.heap().cpu_online(pin).map_err(|_| OnlineError::OutOfMemory)?;
         }
         self.platform.load_root(kernel.table.root());
-        self.shootdown.cpu_online(pin).map_err(OnlineError::Shootdown)
+        // Whether wakers are due is asked again when the CPU looks for something to do.
+        self.shootdown.cpu_online(pin).map(drop).map_err(OnlineError::Shootdown)
     }
 
     /// Takes the pinned CPU offline: its cached objects and frames go back, and nobody waits for

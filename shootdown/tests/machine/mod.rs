@@ -289,7 +289,9 @@ unsafe impl Tlb for Machine {
         tlb.drop_pages(|tag, address| {
             (tag == current || tag == GLOBAL) && flushed.contains(VirtAddr::new(address).unwrap())
         });
-        tlb.drop_ways(|asid| asid == current);
+        if !self.features().is_leaf_only() {
+            tlb.drop_ways(|asid| asid == current);
+        }
     }
 
     fn flush_non_global(&self) {

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
-use topomem_shootdown::{Domain, Invalidation, Lazy, Ticket};
+use topomem_shootdown::{Domain, Invalidation, Lazy, RootLoad, SwitchFlushed, Ticket};
 
 use crate::machine::*;
 
@@ -120,14 +120,13 @@ impl World {
                     self.change(cpu, space, what, tables);
                 }
             }
-            // Handlers nest in whatever the CPU does.
+            // Handlers nest in whatever the CPU does, and may leave laziness there.
             Op::Deliver(cpu) => drop(self.as_cpu(cpu, |_| queue.tlb().deliver(queue, cpu))),
             Op::Spurious(cpu) => drop(self.as_cpu(cpu, |pin| queue.on_ipi(&pin))),
             Op::Poll(cpu) => self.as_cpu(cpu, |pin| queue.poll(&pin)),
             Op::Activate(cpu, _)
             | Op::Deactivate(cpu)
             | Op::EnterLazy(cpu, _)
-            | Op::LeaveLazy(cpu)
             | Op::Offline(cpu)
             | Op::Online(cpu)
                 if self.inside[cpu].get() != 0 => {}
@@ -142,20 +141,20 @@ impl World {
                 }
             }
             Op::LeaveLazy(cpu) => {
-                self.as_cpu(cpu, |pin| queue.leave_lazy(&pin));
+                let _ = self.as_cpu(cpu, |pin| queue.leave_lazy(&pin));
                 self.lazy[cpu].set(None);
             }
             Op::Offline(cpu) if self.online[cpu].get() => {
                 self.deactivate(cpu);
+                // SAFETY: `access` touches nothing on an offline CPU.
+                let _ = self.as_cpu(cpu, |pin| unsafe { queue.cpu_offline(&pin) }).unwrap();
                 self.online[cpu].set(false);
                 self.lazy[cpu].set(None);
-                // SAFETY: `access` touches nothing on an offline CPU.
-                self.as_cpu(cpu, |pin| unsafe { queue.cpu_offline(&pin) }).unwrap();
                 // What was on its way is lost.
                 queue.tlb().raised[cpu].store(false, std::sync::atomic::Ordering::Relaxed);
             }
             Op::Online(cpu) if !self.online[cpu].get() => {
-                self.as_cpu(cpu, |pin| queue.cpu_online(&pin)).unwrap();
+                let _ = self.as_cpu(cpu, |pin| queue.cpu_online(&pin)).unwrap();
                 self.online[cpu].set(true);
             }
             _ => {}
@@ -165,7 +164,7 @@ impl World {
 
     fn access(&self, cpu: usize, kernel: bool, page: usize) {
         let space = if kernel { 0 } else { self.active[cpu].get() };
-        if self.inside[cpu].get() == 0 && self.uses(cpu, space) && (kernel || space != 0) {
+        if self.uses(cpu, space) && (kernel || space != 0) {
             let version = self.as_cpu(cpu, |_| self.queue.tlb().access(space, page));
             assert!(version >= self.floor.borrow()[space][page], "cpu{cpu} used a stale translation");
         }
@@ -207,30 +206,36 @@ impl World {
     }
 
     fn activate(&self, cpu: usize, space: usize) {
-        self.active[cpu].set(0);
         self.as_cpu(cpu, |pin| {
             // SAFETY: the domains live to the case's end; this is no nested step of the CPU.
             unsafe {
                 self.queue.activate(&pin, self.domains[space], |load| {
-                    interrupted(self.queue);
-                    let flushed = self.queue.tlb().load_root(load);
+                    let flushed = self.load_root(cpu, load, space);
                     // The walker may fill in an entry at once.
                     self.queue.tlb().access(space, 0);
                     interrupted(self.queue);
                     flushed
-                });
+                })
             }
         });
-        self.active[cpu].set(space);
         self.lazy[cpu].set(None);
     }
 
     fn deactivate(&self, cpu: usize) {
-        self.active[cpu].set(0);
-        // SAFETY: the root is loaded by the closure; this is no nested step of the CPU.
-        self.as_cpu(cpu, |pin| unsafe {
-            self.queue.deactivate(&pin, |load| self.queue.tlb().load_root(load));
+        self.as_cpu(cpu, |pin| {
+            // SAFETY: the root is loaded by the closure; this is no nested step of the CPU.
+            unsafe { self.queue.deactivate(&pin, |load| self.load_root(cpu, load, 0)) }
         });
+        self.lazy[cpu].set(None);
+    }
+
+    /// The middle of a switch. Handlers use what is loaded, before and after.
+    fn load_root(&self, cpu: usize, load: RootLoad, space: usize) -> SwitchFlushed {
+        self.lazy[cpu].set(None);
+        interrupted(self.queue);
+        let flushed = self.queue.tlb().load_root(load);
+        self.active[cpu].set(space);
+        flushed
     }
 
     /// What has completed is nowhere cached by a CPU that may use it.

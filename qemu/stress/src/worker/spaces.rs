@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use topomem::{FrameRequest, Order, PageRange, PageSize, Protection, VirtAddr};
+use topomem::{FrameRequest, Order, PageRange, PageSize, Protection, VirtAddr, WakersDue};
 
 use super::{KERNEL, Worker};
 use crate::Text;
@@ -36,8 +36,11 @@ impl<R: Rig> Worker<'_, R> {
     pub(super) fn activate(&mut self, index: usize) {
         if self.active != index {
             // SAFETY: the CPU is online, nobody else on it switches, and this is no handler.
-            unsafe { self.run.spaces[index].space().activate(&self.pin) };
+            let due = unsafe { self.run.spaces[index].space().activate(&self.pin) };
             self.active = index;
+            if due == WakersDue::Perhaps {
+                self.run.rig.service().shootdown().wake_completed(&self.pin);
+            }
         }
     }
 
