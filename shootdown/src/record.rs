@@ -62,6 +62,8 @@ impl<T: Tlb> Shootdown<T> {
     /// Appends one change to `domain`'s log.
     #[inline(always)]
     pub(crate) fn append(&self, domain: &Domain, scope: Scope, tables: Tables) -> Generation {
+        // Before the claim, by which other CPUs learn of the change.
+        self.tlb.publish_tables();
         if self.broken(Fault::LeaveUnwritten) {
             return domain.log.claim();
         }

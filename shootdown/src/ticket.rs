@@ -178,7 +178,8 @@ impl<'s, T: Tlb> Ticket<'s, T> {
 
     /// The CPUs that aren't done, but for the executing one.
     fn late(&self, pin: &CpuPin) -> CpuSet {
-        let is_late = |&cpu: &CpuId| cpu != pin.cpu() && !self.queue.is_done_by(self.domain, &self.request, cpu);
+        let is_late =
+            |&cpu: &CpuId| cpu != pin.cpu() && !self.queue.is_done_by(self.domain, &self.request, cpu);
         let members = self.domain.members.load(Ordering::Acquire);
         members.iter().filter(is_late).collect()
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use machine::*;
-use topomem_shootdown::{WAITERS, WakersDue};
+use topomem_shootdown::{Invalidation, WAITERS, WakersDue};
 
 struct Count(AtomicUsize);
 
@@ -37,6 +37,51 @@ fn a_future_is_woken_outside_the_handler() {
     assert_eq!(queue.wake_completed(&run_as(1)), 1);
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert_eq!(future.poll(&mut Context::from_waker(&waker)), Poll::Ready(()));
+}
+
+/// An interrupt that comes in the middle of a switch is served too early: the switch's end completes
+/// what was asked, and says so.
+#[test]
+fn a_switch_says_that_it_has_completed_something() {
+    let queue = queue(2);
+    let (last, next) = (domain(), domain());
+    enter(queue, 1, 1, last);
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(issue(queue, 1, 1, last).into_future());
+    assert!(future.as_mut().poll(&mut context).is_pending());
+    let pin = run_as(1);
+    // SAFETY: the domains live for ever, and the switch is the machine's own.
+    let due = unsafe {
+        queue.activate(&pin, next, |load| {
+            queue.tlb().deliver(queue, 1);
+            // It may be: the CPU has an address space no longer, or not yet.
+            queue.wake_completed(&run_as(1));
+            run_as(0);
+            assert!(future.as_mut().poll(&mut context).is_pending(), "cpu1 is a member still");
+            count.0.store(0, Ordering::Relaxed);
+            run_as(1);
+            queue.tlb().load_root(load)
+        })
+    };
+    assert!(queue.is_done(last, future.request()));
+    assert_eq!(due, WakersDue::Perhaps);
+    assert_eq!(queue.wake_completed(&pin), 1);
+    assert_eq!(count.0.load(Ordering::Relaxed), 1);
+}
+
+/// Interrupts to a CPU that goes off may be lost.
+#[test]
+fn going_offline_says_that_it_has_completed_something() {
+    let queue = queue(2);
+    let mut future = pin!(queue.invalidate(&run_as(0), queue.kernel(), Invalidation::domain()).into_future());
+    let waker = Waker::from(Arc::new(Count(AtomicUsize::new(0))));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    // SAFETY: CPU 1 touches nothing while it is offline.
+    assert_eq!(unsafe { queue.cpu_offline(&run_as(1)) }, Ok(WakersDue::Perhaps));
+    assert_eq!(queue.wake_completed(&run_as(1)), 1);
+    assert!(future.poll(&mut Context::from_waker(&waker)).is_ready());
 }
 
 #[test]

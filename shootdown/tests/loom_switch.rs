@@ -154,7 +154,7 @@ fn leaving_ends_the_walks(next: Option<fn() -> Domain>) {
                     match &next {
                         Some(next) => {
                             queue.activate(&pin, next, switch);
-                            queue.deactivate(&pin, |_| SwitchFlushed::Yes);
+                            queue.deactivate(&pin, |_| SwitchFlushed::Yes)
                         }
                         None => queue.deactivate(&pin, switch),
                     }

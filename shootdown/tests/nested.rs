@@ -10,8 +10,8 @@ use std::cell::Cell;
 use machine::*;
 use topomem_shootdown::{Domain, Invalidation, Lazy, RootLoad, SwitchFlushed, WakersDue};
 
-/// Which flush of CPU 1 the handler nests in, counted from 0.
 thread_local! {
+    /// Which flush of CPU 1 the handler nests in, counted from 0.
     static NEST_IN: Cell<Option<usize>> = const { Cell::new(None) };
     static SEEN: Cell<Option<u64>> = const { Cell::new(None) };
     static DOMAIN: Cell<Option<&'static Domain>> = const { Cell::new(None) };
@@ -182,6 +182,26 @@ fn a_handler_waits_inside_cpu_online() {
     assert!(queue.tlb().deliver(queue, 1) && ticket.is_complete());
 }
 
+/// A CPU on its way online answers by its handler: who waits need not wait for more than that.
+#[test]
+fn a_handler_answers_inside_cpu_online() {
+    fn ask_and_answer(queue: &'static Queue) {
+        if is_due() {
+            let mut ticket = queue.invalidate(&run_as(0), queue.kernel(), Invalidation::domain());
+            assert!(!ticket.is_complete() && queue.tlb().deliver(queue, 1) && ticket.is_complete());
+            run_as(1);
+            SEEN.set(Some(0));
+        }
+    }
+    let queue = offline_queue();
+    queue.cpu_online(&run_as(0)).unwrap();
+    nest(queue, ask_and_answer, 0);
+    queue.cpu_online(&run_as(1)).unwrap();
+    assert_eq!(SEEN.get(), Some(0));
+    let mut ticket = queue.invalidate(&run_as(0), queue.kernel(), Invalidation::domain());
+    assert!(!ticket.is_complete() && queue.tlb().deliver(queue, 1) && ticket.is_complete());
+}
+
 /// The last space and the next, inside the closure, before the root is loaded and after it.
 #[test]
 fn a_handler_waits_inside_a_switch() {
@@ -194,7 +214,7 @@ fn a_handler_waits_inside_a_switch() {
         let spaces = [domain(), domain()];
         enter(queue, 1, 1, spaces[0]);
         DOMAIN.set(Some(spaces[usize::from(next)]));
-        let mut interrupt = || {
+        let interrupt = || {
             NEST_IN.set(Some(0));
             change_and_wait(queue);
         };
@@ -218,5 +238,23 @@ fn a_handler_waits_inside_a_switch() {
     };
     for case in 0..8 {
         both(case & 1 != 0, case & 2 != 0, case & 4 != 0);
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+mod caught {
+    use topomem_shootdown::Fault;
+
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "a stale translation was used")]
+    fn busy_before_catching_up() {
+        let queue = queue(2);
+        queue.inject(Some(Fault::BusyBeforeCatchingUp));
+        missed_while_idle(queue);
+        nest(queue, use_the_kernels, 0);
+        let _ = queue.leave_lazy(&run_as(1));
+        assert_eq!(SEEN.get(), Some(1), "a stale translation was used");
     }
 }

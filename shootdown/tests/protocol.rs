@@ -170,6 +170,30 @@ fn a_batch_of_more_changes_than_the_log_holds_is_the_domain() {
     assert_eq!(queue.tlb().flushes[1].non_global.load(Ordering::Relaxed), 1);
 }
 
+/// Also by a CPU that has nothing to flush: it is no member.
+#[test]
+fn tables_are_published_before_others_learn_of_the_change() {
+    thread_local! {
+        static SEEN: std::cell::RefCell<Vec<u64>> = const { std::cell::RefCell::new(Vec::new()) };
+        static DOMAIN: std::cell::Cell<Option<&'static topomem_shootdown::Domain>> =
+            const { std::cell::Cell::new(None) };
+    }
+    let queue = queue(2);
+    let domain = domain();
+    enter(queue, 1, 1, domain);
+    DOMAIN.set(Some(domain));
+    *queue.tlb().hook.lock().unwrap() =
+        Some(|_| SEEN.with_borrow_mut(|seen| seen.push(DOMAIN.get().unwrap().generation().get())));
+    let before = domain.generation().get();
+    let _ = issue(queue, 1, 1, domain).detach();
+    let mut batch = queue.batch(domain);
+    batch.record(Invalidation::pages(range(1, 0, 1)));
+    let _ = batch.issue(&run_as(0)).detach();
+    assert_eq!(queue.tlb().published.load(Ordering::Relaxed), 2);
+    // Published, sent; published, with an interrupt on its way already.
+    assert_eq!(SEEN.take(), [before, before + 1, before + 1]);
+}
+
 #[test]
 fn spurious_and_polled_interrupts_are_harmless() {
     let queue = queue(2);

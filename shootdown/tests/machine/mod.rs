@@ -121,7 +121,9 @@ pub struct Machine {
     pub clock: AtomicU64,
     pub tick: u64,
     pub reports: Mutex<Vec<Unresponsive>>,
-    /// Run in the middle of each flush and of each sending.
+    /// How often stores to page tables were published.
+    pub published: AtomicUsize,
+    /// Run in the middle of each flush, of each sending and of each such publication.
     pub hook: Mutex<Option<fn(&'static Queue)>>,
     pub itself: Mutex<Option<&'static Queue>>,
 }
@@ -151,6 +153,7 @@ pub fn offline_queue() -> &'static Queue {
         clock: AtomicU64::new(0),
         tick: 1,
         reports: Mutex::default(),
+        published: AtomicUsize::new(0),
         hook: Mutex::new(None),
         itself: Mutex::new(None),
     };
@@ -278,6 +281,11 @@ unsafe impl Platform for Machine {
 unsafe impl Tlb for Machine {
     fn features(&self) -> TlbFeatures {
         TlbFeatures::from_bits(self.features.load(Ordering::Relaxed))
+    }
+
+    fn publish_tables(&self) {
+        self.published.fetch_add(1, Ordering::Relaxed);
+        self.interrupt_me();
     }
 
     fn flush_page(&self, page: VirtAddr, size: PageSize) {
