@@ -158,7 +158,7 @@ fn leaving_ends_the_walks(next: Option<fn() -> Domain>) {
                         }
                         None => queue.deactivate(&pin, switch),
                     }
-                }
+                };
                 drop(domain);
             })
         };
