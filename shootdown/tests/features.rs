@@ -22,7 +22,9 @@ fn broadcasting(features: TlbFeatures) -> TlbFeatures {
 fn offering(cpus: usize, features: TlbFeatures) -> &'static Queue {
     let queue = offline_queue();
     queue.tlb().features.store(features.to_bits(), Ordering::Relaxed);
-    (0..cpus).for_each(|index| queue.cpu_online(&run_as(index)).unwrap());
+    for index in 0..cpus {
+        queue.cpu_online(&run_as(index)).unwrap();
+    }
     run_as(0);
     queue
 }
