@@ -319,8 +319,9 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Makes the pinned CPU translate through this space. The kernel's half stays as it is.
     ///
-    /// Changes that other CPUs wait for may complete in it: the answer says whether a waker may have
-    /// to be called for that.
+    /// Changes that other CPUs wait for may complete in it, and what the last space was may go: the
+    /// answer says whether [`MemoryService::wake_due`](crate::MemoryService::wake_due) has something
+    /// to do.
     ///
     /// # Safety
     ///
@@ -333,14 +334,15 @@ impl<P: Machine> AddressSpace<P> {
             tagged => core.service.platform().load_tagged_root(core.table.root(), tagged),
         };
         let shootdown = core.service.shootdown();
-        match core.kind {
+        let due = match core.kind {
             // SAFETY: `load` loads this space's tables; its bookkeeping is freed only once its
             // domain is idle; the rest is the caller's promise.
             SpaceKind::User => unsafe { shootdown.activate(pin, core.domain(), load) },
             // SAFETY: the kernel's tables hold nothing of a user space.
             SpaceKind::Kernel => unsafe { shootdown.deactivate(pin, load) },
-        }
+        };
         core.service.note_left(pin);
+        if core.service.wake_is_due(pin) { WakersDue::Perhaps } else { due }
     }
 
     /// The root of its page table.

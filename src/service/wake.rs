@@ -13,6 +13,7 @@ use atomic_waker::AtomicWaker;
 use crossbeam_utils::CachePadded;
 use topomem_percpu::sync::atomic::{AtomicBool, Ordering, fence};
 use topomem_percpu::{AtomicCpuSet, CpuId, CpuPin, CpuSet, MAX_CPUS};
+use topomem_shootdown::WakersDue;
 
 use super::MemoryService;
 use crate::Machine;
@@ -139,7 +140,9 @@ impl<P: Machine> MemoryService<P> {
     /// Does [`MemoryService::wake_due`] have something to do? Costs a full barrier and a few loads.
     #[must_use]
     pub fn wake_is_due(&self, pin: &CpuPin) -> bool {
-        self.frames.wakers_due() || self.task_wakers.is_due(pin.cpu())
+        self.frames.wakers_due()
+            || self.task_wakers.is_due(pin.cpu())
+            || self.shootdown.wakers_due() == WakersDue::Perhaps
     }
 
     /// Calls the wakers that are due, and returns how many it called: those of futures that wait for
@@ -148,8 +151,8 @@ impl<P: Machine> MemoryService<P> {
     /// Nothing else of the service calls a waker, but for [`MemoryService::tend`] and the polls of
     /// its futures. So a kernel calls this where no lock is held that a waker could need, and soon
     /// after something could have come due: at the end of interrupt handlers that the kernel's wakers
-    /// may run in, in the executor between tasks, and in the idle loop after the CPU has become lazy
-    /// and before it halts.
+    /// may run in, in the executor between tasks and after each switch of address spaces, and in the
+    /// idle loop after the CPU has become lazy and before it halts.
     ///
     /// Never waits, and may be called in a context that interrupted another call of it.
     pub fn wake_due(&self, pin: &CpuPin) -> usize {

@@ -39,7 +39,7 @@ impl<R: Rig> Worker<'_, R> {
             let due = unsafe { self.run.spaces[index].space().activate(&self.pin) };
             self.active = index;
             if due == WakersDue::Perhaps {
-                self.run.rig.service().shootdown().wake_completed(&self.pin);
+                self.run.rig.service().wake_due(&self.pin);
             }
         }
     }
