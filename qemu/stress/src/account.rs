@@ -12,6 +12,8 @@ pub(crate) struct Account {
     free: [u64; MAX_NODES],
     /// Frames that the heap holds, on whichever node: a kernel's other users keep objects.
     heap: u64,
+    /// Objects in the heap that somebody holds.
+    objects: u64,
 }
 
 /// How often to look again, and how long to wait between, in milliseconds: a service task may be
@@ -40,12 +42,16 @@ impl Account {
             let stats = service.frames().stats(node);
             free[node.index()] = stats.map_or(0, |stats| stats.all_free() + stats.retired());
         }
-        let heap = service.heap().map_or(0, |heap| {
-            let heap = heap.heap();
-            let slabs = SizeClass::all().map(|class| heap.class_stats(class).slab_bytes).sum::<u64>();
-            (slabs + heap.large_stats().bytes) / 4096
-        });
-        Account { free, heap }
+        let (mut bytes, mut objects) = (0, 0);
+        if let Some(heap) = service.heap().map(|heap| heap.heap()) {
+            let large = heap.large_stats();
+            (bytes, objects) = (large.bytes, large.live);
+            for stats in SizeClass::all().map(|class| heap.class_stats(class)) {
+                bytes += stats.slab_bytes;
+                objects += stats.live;
+            }
+        }
+        Account { free, heap: bytes / 4096, objects }
     }
 
     fn total(&self) -> u64 {
@@ -72,11 +78,23 @@ fn differences<R: Rig>(run: &Run<R>, mut found: impl FnMut(Failure)) {
     if let Err(error) = service.frames().validate() {
         found(Failure::Inconsistent { part: "frames", error: Text::debug(&error) });
     }
-    if let Some(Err(error)) = service.heap().map(|heap| heap.heap().validate()) {
-        found(Failure::Inconsistent { part: "heap", error: Text::debug(&error) });
+    if let Some(heap) = service.heap().map(|heap| heap.heap()) {
+        if let Err(error) = heap.validate() {
+            found(Failure::Inconsistent { part: "heap", error: Text::debug(&error) });
+        }
+        // A drained heap has given back every slab without an object that somebody holds.
+        for stats in SizeClass::all().map(|class| heap.class_stats(class)) {
+            if stats.slabs > stats.live {
+                let object_size = stats.object_size as u32;
+                found(Failure::IdleSlabs { object_size, slabs: stats.slabs, live: stats.live });
+            }
+        }
     }
     let Some(before) = *run.baseline.lock() else { return };
     let after = Account::now(run);
+    if before.objects != after.objects {
+        found(Failure::LostObjects { before: before.objects, after: after.objects });
+    }
     // Where the heap has grown or shrunk, on some node, only the sum tells.
     if before.heap != after.heap && before.total() == after.total() {
         return;

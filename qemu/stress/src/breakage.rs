@@ -43,11 +43,15 @@ pub enum Break {
     Distance,
     /// The pools of zeroed frames hold frames as they are.
     Zeroed,
+    /// A CPU forgets a frame that it holds.
+    LeakFrame,
+    /// A CPU forgets an object that it holds.
+    LeakObject,
 }
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 19] = [
+    pub const ALL: [Break; 21] = [
         Break::Shootdown,
         Break::Acknowledge,
         Break::Overrun,
@@ -67,6 +71,8 @@ impl Break {
         Break::Magazine,
         Break::Distance,
         Break::Zeroed,
+        Break::LeakFrame,
+        Break::LeakObject,
     ];
 
     /// What `--break` calls it.
@@ -92,6 +98,8 @@ impl Break {
             Break::Magazine => "magazine",
             Break::Distance => "distance",
             Break::Zeroed => "zeroed",
+            Break::LeakFrame => "leak-frame",
+            Break::LeakObject => "leak-object",
         }
     }
 
@@ -106,7 +114,8 @@ impl Break {
     }
 
     /// Breaks what is broken by a fault inside `service`. [`Break::Distance`] is not: the service
-    /// has to boot from [distorted tables](crate::distort_distances).
+    /// has to boot from [distorted tables](crate::distort_distances). Nor are the leaks: the boot CPU's
+    /// worker forgets something at the end.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn inject<P: topomem::Machine>(self, service: &topomem::MemoryService<P>) {
         use topomem::{frames, shootdown};
@@ -134,7 +143,7 @@ impl Break {
             Break::Broadcast => break_shootdown(shootdown::Fault::BroadcastUnsynced),
             Break::Magazine => service.frames().inject(frames::Fault::MagazineDuplicates),
             Break::Zeroed => service.frames().inject(frames::Fault::UnzeroedPools),
-            Break::Distance => {}
+            Break::Distance | Break::LeakFrame | Break::LeakObject => {}
         }
     }
 

@@ -68,6 +68,23 @@ pub enum Failure {
         /// Free frames at the end.
         after: u64,
     },
+    /// After everything was given back, other than the objects of the start are held.
+    LostObjects {
+        /// Objects at the start.
+        before: u64,
+        /// Objects at the end.
+        after: u64,
+    },
+    /// After everything was given back and all CPUs were drained, the heap still has more slabs of a
+    /// class than objects are held in them: at least one is empty and was not returned.
+    IdleSlabs {
+        /// Bytes of the class's objects.
+        object_size: u32,
+        /// Slabs that hold pages.
+        slabs: u64,
+        /// Objects that somebody holds.
+        live: u64,
+    },
     /// A read went through a translation that was invalidated before the read began.
     StaleTranslation {
         /// The reader.
@@ -228,14 +245,16 @@ impl Failure {
             | Failure::NoSuchFrame { .. }
             | Failure::FrameChanged { .. }
             | Failure::NotZeroed { .. } => FailureKind::Ownership,
-            Failure::LostFrames { .. } => FailureKind::Lost,
+            Failure::LostFrames { .. } | Failure::LostObjects { .. } => FailureKind::Lost,
             Failure::StaleTranslation { .. }
             | Failure::StillMapped { .. }
             | Failure::StaleWrite { .. }
             | Failure::LateWrite { .. } => FailureKind::Stale,
             Failure::MissingMapping { .. } => FailureKind::Missing,
             Failure::WrongNode { .. } => FailureKind::Placement,
-            Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } => FailureKind::Heap,
+            Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } | Failure::IdleSlabs { .. } => {
+                FailureKind::Heap
+            }
             Failure::HeldUp { .. }
             | Failure::WaitedInVain { .. }
             | Failure::Unreported { .. }
@@ -294,6 +313,15 @@ impl fmt::Display for Failure {
                     "{node} gained {} frames: {before} were free at the start, {after} are at the end",
                     after - before
                 )
+            }
+            Failure::LostObjects { before, after } => {
+                write!(
+                    f,
+                    "heap objects lost or freed twice: {before} were held at the start, {after} are at the end"
+                )
+            }
+            Failure::IdleSlabs { object_size, slabs, live } => {
+                write!(f, "the drained heap keeps {slabs} slabs of {object_size} bytes, for {live} objects")
             }
             Failure::StaleTranslation { cpu, space, address, expected, found } => write!(
                 f,
@@ -361,6 +389,7 @@ impl fmt::Display for Place<'_> {
             | Failure::FrameChanged { holder, .. }
             | Failure::NotZeroed { holder, .. } => write!(f, "cpu{}", holder.cpu()),
             Failure::LostFrames { node, .. } => write!(f, "{node}"),
+            Failure::LostObjects { .. } | Failure::IdleSlabs { .. } => f.write_str("heap"),
             Failure::StaleTranslation { cpu, space, address, .. }
             | Failure::StillMapped { cpu, space, address, .. }
             | Failure::StaleWrite { cpu, space, address }

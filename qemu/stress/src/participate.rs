@@ -48,6 +48,10 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
         Course::Stay | Course::ComeAndGo => worker.work().await,
     }
 
+    #[cfg(feature = "fault-injection")]
+    if cpu == CpuId::BOOT {
+        worker.leak();
+    }
     run.barrier.wait(&run.rig).await;
     // After a failure memory may be anybody's: touch no more of it than the report needs.
     if !run.has_failed() {

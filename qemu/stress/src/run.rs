@@ -236,6 +236,12 @@ impl<R: Rig> Run<R> {
         self
     }
 
+    /// What is broken, if anything.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) const fn fault(&self) -> Option<Break> {
+        self.fault
+    }
+
     /// Marks the beginning of the operations.
     pub(crate) fn start(&self) {
         #[cfg(feature = "fault-injection")]

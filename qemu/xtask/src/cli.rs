@@ -61,7 +61,7 @@ pub(crate) struct ScenarioOptions {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, switch, spurious, magazine,
-    /// distance, zeroed; simulated also asid, reuse, ways, broadcast, flag, poll, lazy, unreported, give-up, serial); the run must then fail
+    /// distance, zeroed, leak-frame, leak-object; simulated also asid, reuse, ways, broadcast, flag, poll, lazy, unreported, give-up, serial); the run must then fail
     #[arg(long = "break", value_name = "FAULT", value_parser = word)]
     pub(crate) fault: Option<String>,
     /// How many levels of page tables the kernel is built for

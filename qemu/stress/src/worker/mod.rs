@@ -6,6 +6,8 @@ mod bursts;
 mod changes;
 mod deaf;
 mod frames;
+#[cfg(feature = "fault-injection")]
+mod leaks;
 mod objects;
 mod placement;
 mod probes;

@@ -122,6 +122,10 @@ const SIM_FAULTS: [Fault; 6] = [
     ("serial", "unresponsive", &["held up"]),
 ];
 
+/// Leaks, which the account at the end must find, and what it must say. Simulated on a machine where a CPU
+/// has no memory of its own.
+const LEAKS: [(&str, &[&str]); 2] = [("leak-frame", &["lost"]), ("leak-object", &["objects lost"])];
+
 /// What TLBs offer beyond the least, each simulated.
 const TLBS: [Tlb; 3] = [Tlb::Pcid, Tlb::Invpcid, Tlb::Invlpgb];
 
@@ -160,6 +164,12 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
             .chain(&SIM_FAULTS)
             .map(|fault| Step { name: format!("sim break {}", fault.0), work: Work::Sim(broken(fault)) }),
     );
+    steps.extend(LEAKS.map(|(fault, words)| {
+        // It is found at the end only.
+        let scenario = ScenarioOptions { seconds: 1, ..broken(&(fault, "stress", words)).scenario };
+        let run = MachineRun { topology: "memoryless", scenario, expected: Expected::Failure(words) };
+        Step { name: format!("sim break {fault}"), work: Work::Sim(run) }
+    }));
     steps.extend(TLBS.map(|tlb| {
         let scenario = ScenarioOptions { tlb: Some(tlb), ..scenario("shootdown", 3) };
         let run = MachineRun { topology: "two-nodes", scenario, expected: Expected::Success };
