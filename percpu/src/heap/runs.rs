@@ -15,7 +15,7 @@ use core::ptr::{self, NonNull};
 
 use super::{AllocError, Heap};
 use crate::slab::SizeClass;
-use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use crate::{CpuPin, NodeId, Order, PageSource, Platform};
 
 const PAGE_BITS: u32 = 12;
@@ -75,17 +75,24 @@ impl Run {
 pub(super) struct Runs {
     /// Null, or a table that lives until the heap is dropped.
     root: [AtomicPtr<u8>; ROOT_ENTRIES],
+    /// How many tables there are; orders nothing.
+    tables: AtomicU64,
 }
 
 impl Runs {
     #[cfg(not(loom))]
     pub(super) const fn new() -> Runs {
-        Runs { root: [const { AtomicPtr::new(ptr::null_mut()) }; ROOT_ENTRIES] }
+        Runs { root: [const { AtomicPtr::new(ptr::null_mut()) }; ROOT_ENTRIES], tables: AtomicU64::new(0) }
     }
 
     #[cfg(loom)]
     pub(super) fn new() -> Runs {
-        Runs { root: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
+        Runs { root: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())), tables: AtomicU64::new(0) }
+    }
+
+    /// Bytes of the record's tables.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tables.load(Ordering::Relaxed) * Order::FRAME.bytes()
     }
 
     /// What starts at `address`.
@@ -190,7 +197,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let current =
             place.compare_exchange(ptr::null_mut(), page.as_ptr(), Ordering::Release, Ordering::Acquire);
         let table = match current {
-            Ok(_) => page.as_ptr(),
+            Ok(_) => {
+                self.runs.tables.fetch_add(1, Ordering::Relaxed);
+                page.as_ptr()
+            }
             Err(first) => {
                 // SAFETY: nobody has seen ours.
                 unsafe { self.source.free(pin, page, Order::FRAME) };

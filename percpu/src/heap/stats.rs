@@ -102,6 +102,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.large.read()
     }
 
+    /// Bytes of the record of which run starts where. It grows with the addresses that the heap has
+    /// used, by a page for each 16 MiB at most, and never shrinks.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        self.runs.bytes()
+    }
+
     /// One CPU's counters, or `None` before it came online.
     #[must_use]
     pub fn cpu_stats(&self, cpu: CpuId) -> Option<CpuHeapStats> {

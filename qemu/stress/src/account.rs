@@ -10,7 +10,7 @@ use crate::{Failure, Rig, Run};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Account {
     free: [u64; MAX_NODES],
-    /// Frames that the heap holds, on whichever node: a kernel's other users keep objects.
+    /// Frames that the heap holds, on whichever node: for objects, and for its record of runs.
     heap: u64,
     /// Objects in the heap that somebody holds.
     objects: u64,
@@ -45,7 +45,7 @@ impl Account {
         let (mut bytes, mut objects) = (0, 0);
         if let Some(heap) = service.heap().map(|heap| heap.heap()) {
             let large = heap.large_stats();
-            (bytes, objects) = (large.bytes, large.live);
+            (bytes, objects) = (large.bytes + heap.record_bytes(), large.live);
             for stats in SizeClass::all().map(|class| heap.class_stats(class)) {
                 bytes += stats.slab_bytes;
                 objects += stats.live;
