@@ -117,6 +117,16 @@ mod caught {
     }
 
     #[test]
+    fn recorded_when_announced() {
+        shows(Fault::RecordUnlocked);
+    }
+
+    #[test]
+    fn completion_of_the_own_change_only() {
+        shows(Fault::OwnChangeOnly);
+    }
+
+    #[test]
     fn one_flag() {
         shows(Fault::OneFlag);
     }

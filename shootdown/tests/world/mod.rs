@@ -1,17 +1,25 @@
 //! CPUs on the software machine that take steps, one inside another, and what must hold after each.
 #![allow(clippy::unwrap_used)]
 
+mod records;
+
 use std::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
 use topomem_shootdown::{Domain, Invalidation, Lazy, RootLoad, SwitchFlushed, Ticket};
 
 use crate::machine::*;
+use records::Records;
 
 #[derive(Clone, Debug)]
 pub enum Op {
     Access { cpu: usize, kernel: bool, page: usize },
     Change { cpu: usize, space: usize, what: What, tables: bool, times: usize },
+    Record { cpu: usize, space: usize, pages: (usize, usize), to: Option<usize> },
+    Announce,
+    Collect { cpu: usize, space: usize, pages: (usize, usize) },
+    IssueBatch(usize, usize),
+    Pending { cpu: usize, space: usize, pages: (usize, usize) },
     Deliver(usize),
     Spurious(usize),
     Poll(usize),
@@ -31,10 +39,15 @@ pub enum What {
     Everything,
 }
 
+/// A first page and a number of pages.
+fn pages() -> impl Strategy<Value = (usize, usize)> {
+    (0..PAGES, 1..=PAGES).prop_map(|(first, len)| (first, len.min(PAGES - first)))
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let cpu = 0..CPUS;
     let what = prop_oneof![
-        6 => (0..PAGES, 1..=PAGES).prop_map(|(first, len)| What::Pages(first, len.min(PAGES - first))),
+        6 => pages().prop_map(|(first, len)| What::Pages(first, len)),
         1 => Just(What::NonGlobal),
         1 => Just(What::Domain),
         1 => Just(What::Everything),
@@ -44,6 +57,14 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(cpu, kernel, page)| Op::Access { cpu, kernel, page }),
         6 => (cpu.clone(), 0..SPACES, what, any::<bool>(), prop_oneof![9 => Just(1usize), 1 => 2..40usize])
             .prop_map(|(cpu, space, what, tables, times)| Op::Change { cpu, space, what, tables, times }),
+        3 => (cpu.clone(), 0..SPACES, pages(), prop::option::of(0..PAGES))
+            .prop_map(|(cpu, space, pages, to)| Op::Record { cpu, space, pages, to }),
+        2 => Just(Op::Announce),
+        2 => (cpu.clone(), 0..SPACES, pages())
+            .prop_map(|(cpu, space, pages)| Op::Collect { cpu, space, pages }),
+        1 => pages().prop_map(|(first, len)| Op::IssueBatch(first, len)),
+        3 => (cpu.clone(), 0..SPACES, pages())
+            .prop_map(|(cpu, space, pages)| Op::Pending { cpu, space, pages }),
         5 => cpu.clone().prop_map(Op::Deliver),
         1 => cpu.clone().prop_map(Op::Spurious),
         2 => cpu.clone().prop_map(Op::Poll),
@@ -65,14 +86,15 @@ struct Issued {
     ticket: Ticket<'static, Machine>,
     /// Space, and the version of the table that replaces the one to be freed.
     freed: Option<(usize, u64)>,
-    /// Space, page and the version that replaces what was removed.
-    changed: Vec<(usize, usize, u64)>,
+    /// What replaces all that was removed.
+    changed: Vec<records::Version>,
 }
 
 struct World {
     queue: &'static Queue,
     domains: [&'static Domain; SPACES],
     issued: RefCell<Vec<Issued>>,
+    records: Records,
     inner: RefCell<Vec<Op>>,
     /// The oldest version that may still be used.
     floor: RefCell<[[u64; PAGES]; SPACES]>,
@@ -120,6 +142,11 @@ impl World {
                     self.change(cpu, space, what, tables);
                 }
             }
+            Op::Record { cpu, space, pages: (first, len), to } => self.record(cpu, space, first, len, to),
+            Op::Announce => drop(self.announce()),
+            Op::Collect { cpu, space, pages: (first, len) } => self.collect(cpu, space, first, len),
+            Op::IssueBatch(first, len) => self.issue_batch(first, len),
+            Op::Pending { cpu, space, pages: (first, len) } => self.wait_for_pending(cpu, space, first, len),
             // Handlers nest in whatever the CPU does, and may leave laziness there.
             Op::Deliver(cpu) => drop(self.as_cpu(cpu, |_| queue.tlb().deliver(queue, cpu))),
             Op::Spurious(cpu) => drop(self.as_cpu(cpu, |pin| queue.on_ipi(&pin))),
@@ -189,8 +216,10 @@ impl World {
                 (0..SPACES).flat_map(|space| (0..PAGES).map(move |page| (space, page))).collect()
             }
         };
-        let changed =
-            pages.into_iter().map(|(space, page)| (space, page, machine.change(space, page))).collect();
+        let changed: Vec<_> = pages.into_iter().flat_map(|(space, page)| self.replace(space, page)).collect();
+        if !matches!(what, What::Everything) {
+            self.note_recorded(&changed);
+        }
         let mut invalidation = match what {
             What::Pages(first, len) => Invalidation::pages(range(space, first, len)),
             What::NonGlobal => Invalidation::non_global(),
@@ -279,6 +308,8 @@ impl World {
     }
 
     fn settle(&self) {
+        while self.announce() {}
+        self.issue_batch(0, 1);
         while (0..CPUS).any(|cpu| self.as_cpu(cpu, |_| self.queue.tlb().deliver(self.queue, cpu))) {}
         self.check();
         assert!(self.issued.borrow().is_empty(), "a request was lost: {:?}", self.issued.borrow()[0].ticket);
@@ -295,6 +326,7 @@ pub fn play(steps: &[(Op, Vec<Op>)], prepare: impl FnOnce(&Queue)) {
         queue,
         domains,
         issued: RefCell::default(),
+        records: Records::default(),
         inner: RefCell::default(),
         floor: RefCell::default(),
         tables: RefCell::default(),
