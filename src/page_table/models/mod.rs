@@ -6,6 +6,7 @@ mod arena;
 mod cursors;
 mod locks;
 mod promotion;
+mod records;
 mod tables;
 mod walks;
 
