@@ -28,6 +28,25 @@
 //! No request is lost: the log's overrun, a slot not yet filled or torn is a full flush. A CPU
 //! that doesn't answer keeps the ticket incomplete, so memory stays safe, and is reported.
 //!
+//! # Interrupt handlers
+//!
+//! An interrupt handler may interrupt any function of this crate on its CPU, and any closure that is
+//! passed to one, at any instruction. No function waits for a context that it may have interrupted.
+//!
+//! | in a handler | |
+//! |---|---|
+//! | [`Shootdown::on_ipi`], [`Shootdown::poll`] | may be called; in a switch they leave both spaces to its end |
+//! | [`Shootdown::record`], [`Shootdown::announce`], [`Shootdown::invalidate`], [`Batch`], [`Shootdown::pending`], [`Shootdown::pending_in`] | may be called |
+//! | [`Shootdown::leave_lazy`] | may be called, and must be before the handler touches an address that [`Shootdown::enter_lazy`] excludes |
+//! | [`Ticket::is_complete`], [`Ticket::detach`], [`Ticket::merge`], [`Shootdown::is_done`], [`Shootdown::wakers_due`] | may be called |
+//! | [`Ticket::wait`], [`Ticket::block`] | may be called, but two handlers that have each interrupted a switch must not wait for each other: see there |
+//! | [`Shootdown::wake_completed`], polling or dropping a [`Completion`] | run or drop wakers: if the kernel's wakers may be run and dropped in the context that was interrupted |
+//! | [`Shootdown::enter_lazy`], [`Shootdown::activate`], [`Shootdown::deactivate`], [`Shootdown::cpu_online`], [`Shootdown::cpu_offline`] | only if the handler has not interrupted a function of this crate |
+//!
+//! A handler may touch what the interrupted context may touch, and after [`Shootdown::leave_lazy`]
+//! every address, also inside `leave_lazy` itself and inside a switch. It never uses a translation
+//! whose removal is complete. In a switch either of the two spaces may be the loaded one.
+//!
 //! # Example
 //!
 //! The hooks of a machine of one CPU without a TLB; a kernel's are a few lines of assembly.
