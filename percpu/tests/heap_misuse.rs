@@ -152,6 +152,8 @@ fn no_shrinking_fails() {
         &[200_000, 150_000, 100_000, 16],
         &[16_384, 1],
     ];
+    // Miri takes its time: one large object, all of whose smaller sizes have no slab yet.
+    let cases = if cfg!(miri) { &cases[3..4] } else { &cases[..] };
     let held: Vec<_> = cases.iter().map(|sizes| heap.alloc(layout(sizes[0])).unwrap()).collect();
     for (memory, sizes) in held.iter().zip(cases) {
         // SAFETY: the heap gave that many bytes.
@@ -180,14 +182,14 @@ fn no_shrinking_fails() {
         }
         last.push((memory, layout(sizes[sizes.len() - 1])));
     }
-    // Only the layout that it was left for frees it.
-    let (memory, right) = last[0];
-    // SAFETY: wrong frees are refused before they touch anything.
-    unsafe {
-        assert!(matches!(heap.dealloc(memory, layout(100)), Err(InvalidFree::NotInSlab { .. })));
-        assert!(matches!(heap.dealloc(memory, layout(20_000)), Err(InvalidFree::NotLarge { .. })));
+    // Only the layout that each was left for frees it.
+    for &(memory, _) in &last {
+        // SAFETY: wrong frees are refused before they touch anything.
+        unsafe {
+            assert!(matches!(heap.dealloc(memory, layout(5000)), Err(InvalidFree::NotInSlab { .. })));
+            assert!(heap.dealloc(memory, layout(400_000)).is_err());
+        }
     }
-    assert_eq!(right, layout(8));
     let live = last.len() + filler.len();
     assert_eq!(totals(&heap).0 + heap.large_stats().live, live as u64);
     for (at, (memory, layout)) in last.into_iter().enumerate() {
