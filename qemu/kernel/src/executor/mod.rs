@@ -62,6 +62,11 @@ where
     Ok(task)
 }
 
+/// How many more tasks `cpu` can have before its queue grows.
+pub fn room(cpu: CpuId) -> usize {
+    queue::of(cpu).room()
+}
+
 /// Makes `cpu` look at its queue, which something was just put into.
 fn nudge(cpu: CpuId) {
     if cpu == per_cpu::current().cpu {

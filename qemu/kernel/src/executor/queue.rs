@@ -58,6 +58,11 @@ impl RunQueue {
         })
     }
 
+    /// For how many more tasks there is room without growing.
+    pub fn room(&self) -> usize {
+        self.with(|inner| inner.runnable.capacity().saturating_sub(inner.tasks))
+    }
+
     /// Adds a task to the end.
     pub fn push(&self, runnable: Runnable) {
         self.with(|mut inner| inner.runnable.push_back(runnable));

@@ -4,6 +4,7 @@ pub mod broken;
 mod crash;
 mod machine;
 mod modules;
+mod shortage;
 mod stress;
 
 use core::fmt;
@@ -86,6 +87,7 @@ async fn by_name(request: &Request) -> Outcome {
             firmware::dump(&firmware::tables(request.start_info.rsdp()));
             Outcome::Success
         }
+        "shortage" => shortage::run().await,
         "panic" => crash::panic(),
         "pagefault" => crash::page_fault(),
         "doublefault" => crash::double_fault(),

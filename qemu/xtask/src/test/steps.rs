@@ -82,10 +82,11 @@ const MACHINES: [&str; 12] = [
 const QUICK_MACHINES: usize = 3;
 
 /// Further scenarios, each on a machine that suits it.
-const SCENARIOS: [(&str, &str); 7] = [
+const SCENARIOS: [(&str, &str); 8] = [
     ("two-nodes", "machine"),
     ("boot-only/no-gigabyte-pages", "machine"),
     ("tight", "pressure"),
+    ("tight", "shortage"),
     ("uneven", "frames"),
     ("four-asymmetric", "shootdown"),
     ("four-asymmetric", "sizes"),
