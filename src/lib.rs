@@ -48,7 +48,9 @@ pub use service::{
     ServiceTask, Tended, WithFrames, WithHeap,
 };
 pub use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, PerFrameTable, Policy};
-pub use topomem_numa::{ApicId, BootAllocator, FirmwareTables, MemoryMap, MemoryRange, Topology};
+pub use topomem_numa::{
+    AddressBits, ApicId, BootAllocator, FirmwareTables, MemoryMap, MemoryRange, Topology,
+};
 pub use topomem_percpu::{CpuId, CpuPin, CpuSet, InvalidFree, NodeId, Order, PinGuard, Platform};
 pub use topomem_shootdown::{
     Asid, Domain, Lazy, PageRange, PageSize, RootLoad, SwitchFlushed, Ticks, Tlb, TlbFeatures, VirtAddr,

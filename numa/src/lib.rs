@@ -19,8 +19,8 @@ pub mod tables;
 mod topology;
 
 pub use memory::{
-    BootAllocError, BootAllocator, FRAME_SIZE, LOW_MEMORY, MapFull, MemoryMap, MemoryRange, Piece, Pieces,
-    ReservedRegion,
+    AddressBits, BeyondAddressBits, BootAllocError, BootAllocator, FRAME_SIZE, LOW_MEMORY, MapFull,
+    MemoryMap, MemoryRange, Piece, Pieces, ReservedRegion,
 };
 pub use tables::{Diagnostic, FirmwareTables};
 #[cfg(feature = "acpi")]

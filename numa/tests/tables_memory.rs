@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tables_support::model::{Cpu, Machine, Memory};
 use tables_support::node;
-use topomem_numa::{BootAllocError, BootAllocator, MemoryMap, MemoryRange, NodeId, Topology};
+use topomem_numa::{AddressBits, BootAllocError, BootAllocator, MemoryMap, MemoryRange, NodeId, Topology};
 use x86_64::PhysAddr;
 
 const FRAMES: u64 = 1024;
@@ -64,7 +64,12 @@ fn model(usable: &[(u64, u64)], reserved: &[(u64, u64)], topology: &Topology) ->
     (0..FRAMES)
         .map(|index| {
             let (start, end) = (BASE + index * FRAME, BASE + (index + 1) * FRAME);
-            let whole = usable.iter().any(|range| range.0 <= start && end <= range.1);
+            // Two ranges may meet inside a frame.
+            let mut at = start;
+            while let Some(range) = usable.iter().find(|range| range.0 <= at && at < range.1 && at < end) {
+                at = range.1;
+            }
+            let whole = at >= end;
             let touched = reserved.iter().any(|range| range.0 < end && start < range.1);
             (start >= 0x10_0000 && whole && !touched).then(|| topology.node_of_addr(PhysAddr::new(start)))
         })
@@ -144,4 +149,70 @@ fn a_boundary_inside_a_frame() {
     let pieces: Vec<_> = map.pieces(&topology).map(|piece| (piece.range, piece.node)).collect();
     let range = |start, end| MemoryRange::from_bounds(start, end).unwrap();
     assert_eq!(pieces, [(range(0x10_0000, 0x10_2000), node(0)), (range(0x10_2000, 0x10_4000), node(1))]);
+}
+
+/// Maps of hundreds of entries are seen: as many usable ranges as fit, each cut by a reservation.
+#[test]
+fn thousands_of_entries() {
+    let mut map = MemoryMap::new();
+    let start = |index: u64| 0x10_0000 + index * 0x1_0000;
+    for index in 0..4096 {
+        map.add_usable(MemoryRange::from_bounds(start(index), start(index) + 0x8000).unwrap()).unwrap();
+    }
+    for index in (0..4096).rev() {
+        let taken = MemoryRange::from_bounds(start(index) + 0x2000, start(index) + 0x2fff).unwrap();
+        map.reserve(taken, "loader").unwrap();
+    }
+    let topology = Topology::new();
+    assert_eq!(map.pieces(&topology).count(), 2 * 4096);
+    assert_eq!(map.pieces(&topology).map(|piece| piece.range.frames()).sum::<u64>(), 7 * 4096);
+    // There is room for the boot allocator.
+    let mut boot = BootAllocator::new(&mut map, &topology);
+    (0..1000).for_each(|_| _ = boot.alloc(0x3000, 1, NodeId::ZERO).unwrap());
+    assert_eq!(boot.pieces().map(|piece| piece.range.frames()).sum::<u64>(), 7 * 4096 - 3000);
+}
+
+#[test]
+fn memory_beyond_the_address_bits_is_left_out() {
+    let range = |start, end| MemoryRange::from_bounds(start, end).unwrap();
+    let bits = AddressBits::new(36).unwrap();
+    for early in [true, false] {
+        let mut map = MemoryMap::new();
+        if early {
+            map.limit_addresses(bits);
+        }
+        map.add_usable(range(1 << 20, 1 << 30)).unwrap();
+        map.add_usable(range((1 << 36) - 4096, (1 << 36) + 4096)).unwrap();
+        map.add_usable(range(1 << 40, (1 << 40) + 4096)).unwrap();
+        map.limit_addresses(bits);
+        assert_eq!(map.usable(), [range(1 << 20, 1 << 30), range((1 << 36) - 4096, 1 << 36)]);
+        let beyond = map.beyond_address_bits().unwrap();
+        assert_eq!(beyond.range, range(1 << 36, (1 << 40) + 4096));
+        assert_eq!(beyond.bits.get(), 36);
+        assert!(beyond.to_string().contains("36 bits"));
+    }
+    assert_eq!((AddressBits::new(19), AddressBits::new(53)), (None, None));
+    assert_eq!(MemoryMap::new().beyond_address_bits(), None);
+}
+
+/// The end of physical memory: whatever is asked, nothing wraps.
+#[test]
+fn the_last_frames_of_physical_memory() {
+    let top = (1 << 52) - 1;
+    let mut map = MemoryMap::new();
+    let all = MemoryRange { start: PhysAddr::new(0), end: PhysAddr::new(top) };
+    map.add_usable(all).unwrap();
+    map.reserve(MemoryRange { start: PhysAddr::new(top - 1), end: PhysAddr::new(top) }, "top").unwrap();
+    map.reserve(MemoryRange { start: PhysAddr::new(top), end: PhysAddr::new(0) }, "backwards").unwrap();
+    map.add_usable(MemoryRange { start: PhysAddr::new(top), end: PhysAddr::new(0) }).unwrap();
+    let topology = Topology::new();
+    let pieces: Vec<_> = map.pieces(&topology).map(|piece| piece.range).collect();
+    let end = MemoryRange::EVERYTHING.end;
+    assert_eq!(pieces, [MemoryRange::new(PhysAddr::new(0x10_0000), end).unwrap()]);
+    let mut boot = BootAllocator::new(&mut map, &topology);
+    for (bytes, align) in [(u64::MAX, 1), (1 << 52, 1), (1, 1 << 63), (1 << 51, 1 << 51), (4096, 1 << 51)] {
+        let limit = PhysAddr::new(top);
+        let found = boot.alloc_below(bytes, align, NodeId::ZERO, limit);
+        assert!(found.is_err() || found.unwrap().as_u64().is_multiple_of(align), "{bytes:#x} {align:#x}");
+    }
 }

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use tables_support::model::{Cpu, Machine, Matrix, Memory};
 use tables_support::{Tables, check_shape, node, seal};
 use topomem_numa::{
-    ApicId, Diagnostic, Distance, MAX_CPUS, MAX_NODES, MegabytesPerSecond, MemoryKind, MemoryRange,
-    Picoseconds,
+    ApicId, BootAllocator, Diagnostic, Distance, MAX_CPUS, MAX_NODES, MegabytesPerSecond, MemoryKind,
+    MemoryMap, MemoryRange, Picoseconds,
 };
 use x86_64::PhysAddr;
 
@@ -290,4 +290,47 @@ fn windows_without_affinities() {
     let ranges: Vec<_> = ranges.map(|r| (r.range.start.as_u64() / MIB, r.node.index(), r.kind)).collect();
     let conventional = MemoryKind::Conventional;
     assert_eq!(ranges, [(0, 0, conventional), (64, 1, MemoryKind::CxlWindow), (80, 0, conventional)]);
+}
+
+/// Ids that address every CPU name none, whatever firmware says of them.
+#[test]
+fn broadcast_ids_are_no_cpus() {
+    let cpu = |apic| Cpu { apic, proximity: Some(0), enabled: true };
+    let machine = Machine { cpus: vec![cpu(0), cpu(1), cpu(u32::MAX)], ..Machine::default() };
+    let (topology, _) = machine.tables().discover(0);
+    assert_eq!(topology.cpus().iter().map(|entry| entry.apic_id.0).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(topology.cpu_of_apic(ApicId(u32::MAX)), None);
+}
+
+/// Hot-plug windows up to the end of the physical address space are seen.
+#[test]
+fn a_window_up_to_the_last_address_is_a_range() {
+    let window = |proximity, base, bytes| Memory { proximity, base, bytes, flags: 3 };
+    let memory = vec![window(0, 0, 1 << 51), window(1, 1 << 51, 1 << 51), window(1, 1 << 52, 4096)];
+    let machine = Machine { memory, windows: vec![(u64::MAX - 4095, 4096)], ..Machine::default() };
+    let (topology, said) = machine.tables().discover(0);
+    let ranges: Vec<_> =
+        topology.memory_ranges().iter().map(|range| (range.range, range.node.index())).collect();
+    let range = |start, end| MemoryRange::from_bounds(start, end).unwrap();
+    assert_eq!(ranges, [(range(0, 1 << 51), 0), (range(1 << 51, 1 << 52), 1)]);
+    let impossible = said.iter().filter(|said| matches!(said, Diagnostic::ImpossibleRange { .. }));
+    assert_eq!(impossible.count(), 2, "{said:?}");
+}
+
+/// No node reaches another: a kernel that has memory on one of them boots all the same.
+#[test]
+fn nodes_that_reach_nobody_still_have_memory() {
+    let cpu = |apic| Cpu { apic, proximity: Some(apic), enabled: true };
+    let memory = vec![Memory { proximity: 1, base: 0, bytes: 128 << 20, flags: 1 }];
+    let rows = vec![vec![10, 255, 255], vec![255, 10, 255], vec![255, 255, 10]];
+    let machine =
+        Machine { cpus: (0..3).map(cpu).collect(), memory, distances: Some(rows), ..Machine::default() };
+    let (topology, _) = machine.tables().discover(0);
+    let mut map = Box::new(MemoryMap::new());
+    map.add_usable(MemoryRange::from_bounds(0, 128 << 20).unwrap()).unwrap();
+    let mut boot = BootAllocator::new(&mut map, &topology);
+    for node in topology.nodes() {
+        let start = boot.alloc(4096, 1, node).unwrap();
+        assert_eq!(topology.node_of_addr(start).index(), 1);
+    }
 }

@@ -5,13 +5,14 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use x86_64::PhysAddr;
 
-use super::{MemoryRange, Pieces};
+use super::{AddressBits, BeyondAddressBits, MemoryRange, Pieces};
 use crate::Topology;
 
-/// How many disjoint ranges of usable RAM fit.
-const USABLE: usize = 128;
-/// How many disjoint or differently named reserved regions fit.
-const RESERVED: usize = 128;
+/// How many disjoint ranges of usable RAM fit: maps of hundreds are seen.
+const USABLE: usize = 4096;
+/// How many disjoint or differently named reserved regions fit: as many, and what the boot
+/// allocator hands out.
+const RESERVED: usize = 4096 + 1024;
 
 /// The first 1 MiB, which real-mode firmware, its data and the start-up code of application
 /// processors share: reserved in every map.
@@ -65,9 +66,13 @@ impl core::error::Error for MapFull {}
 
 /// Usable RAM, as firmware reports it, less the regions that somebody has.
 ///
-/// Entries may come unsorted and overlap. Usable ranges are rounded inwards to 4 KiB frames and
-/// reserved ones outwards, and where both claim a frame, the reservation wins. The first 1 MiB is
-/// always reserved. Fixed size, no heap: usable before there is any allocator.
+/// Entries may come unsorted and overlap; there is room for 4096 of each kind. Usable ranges that
+/// touch are one, and are rounded inwards to 4 KiB frames then; reserved ones are rounded outwards,
+/// and where both claim a frame, the reservation wins. The first 1 MiB is always reserved. Addresses
+/// that the CPU does not have ([`MemoryMap::limit_addresses`]) are left out.
+///
+/// Fixed size (about 225 KiB), no heap: meant for a `static`, and usable before there is any
+/// allocator.
 ///
 /// ```
 /// use topomem_numa::{MemoryMap, MemoryRange, Topology};
@@ -84,25 +89,61 @@ impl core::error::Error for MapFull {}
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct MemoryMap {
-    /// Sorted, disjoint, not touching, on frame boundaries.
+    /// Sorted, disjoint, not touching. To the byte: two ranges may meet inside a frame.
     usable: ArrayVec<MemoryRange, USABLE>,
     /// Sorted by start, on frame boundaries; may overlap where the names differ.
     reserved: ArrayVec<ReservedRegion, RESERVED>,
+    address_bits: AddressBits,
+    beyond: Option<BeyondAddressBits>,
 }
 
 impl MemoryMap {
     /// A map without usable memory.
     #[must_use]
     pub const fn new() -> MemoryMap {
-        MemoryMap { usable: ArrayVec::new_const(), reserved: ArrayVec::new_const() }
+        MemoryMap {
+            usable: ArrayVec::new_const(),
+            reserved: ArrayVec::new_const(),
+            address_bits: AddressBits::MOST,
+            beyond: None,
+        }
     }
 
-    /// Adds RAM, rounded inwards to whole frames; a range without a whole frame adds nothing.
+    /// Leaves out RAM that the CPU cannot address, known already or added later: it has `bits` bits
+    /// of physical address (CPUID leaf `0x8000_0008` on x86). [`MemoryMap::beyond_address_bits`] tells
+    /// what was left out.
+    pub fn limit_addresses(&mut self, bits: AddressBits) {
+        self.address_bits = bits;
+        while let Some(&last) = self.usable.last().filter(|last| last.end > bits.end()) {
+            self.usable.pop();
+            // There is room: it had some before.
+            self.cut(last).into_iter().for_each(|kept| self.usable.push(kept));
+        }
+    }
+
+    /// What was left out because the CPU cannot address it.
+    #[must_use]
+    pub fn beyond_address_bits(&self) -> Option<BeyondAddressBits> {
+        self.beyond
+    }
+
+    /// What of a range the CPU can address; notes the rest.
+    fn cut(&mut self, range: MemoryRange) -> Option<MemoryRange> {
+        let bits = self.address_bits;
+        if let Some(beyond) = MemoryRange::new(range.start.max(bits.end()), range.end) {
+            let known = self.beyond.map_or(beyond, |known| known.range);
+            let range = MemoryRange { start: known.start.min(beyond.start), end: known.end.max(beyond.end) };
+            self.beyond = Some(BeyondAddressBits { range, bits });
+        }
+        MemoryRange::new(range.start, range.end.min(bits.end()))
+    }
+
+    /// Adds RAM. A frame that is usable in part counts once the rest of it has been added.
     ///
     /// # Errors
     /// [`MapFull::Usable`]; the map is unchanged.
     pub fn add_usable(&mut self, range: MemoryRange) -> Result<(), MapFull> {
-        let Some(mut merged) = range.whole_frames() else { return Ok(()) };
+        let Some(mut merged) = self.cut(range) else { return Ok(()) };
         let first = self.usable.partition_point(|known| known.end < merged.start);
         let last = self.usable.partition_point(|known| known.start <= merged.end);
         if first < last {
@@ -135,7 +176,7 @@ impl MemoryMap {
         self.reserved.try_insert(index, region).map_err(|_| MapFull::Reserved { region, capacity: RESERVED })
     }
 
-    /// Usable RAM before reservations: sorted, disjoint, on frame boundaries.
+    /// Usable RAM before reservations, to the byte: sorted, disjoint, not touching.
     #[must_use]
     pub fn usable(&self) -> &[MemoryRange] {
         &self.usable
@@ -146,9 +187,15 @@ impl MemoryMap {
         core::iter::once(&LOW_MEMORY).chain(&self.reserved)
     }
 
+    /// The reserved regions but for [`LOW_MEMORY`], by start.
+    pub(super) fn reserved_by_start(&self) -> &[ReservedRegion] {
+        &self.reserved
+    }
+
     /// What is free: usable less reserved, sorted, disjoint, split where the node changes.
     ///
-    /// Cost: each piece takes time linear in the map's and the topology's ranges.
+    /// Cost: all together take time linear in the map's ranges, and logarithmic in the topology's for
+    /// each.
     #[must_use]
     pub fn pieces<'a>(&'a self, topology: &'a Topology) -> Pieces<'a> {
         Pieces::new(self, topology)
@@ -172,9 +219,10 @@ mod tests {
         map.add_usable(range(0x5000, 0x6000)).unwrap();
         map.add_usable(range(0x1000, 0x2fff)).unwrap();
         map.add_usable(range(0x8001, 0x8fff)).unwrap();
-        assert_eq!(map.usable(), [range(0x1000, 0x2000), range(0x5000, 0x6000)]);
+        let known = [range(0x1000, 0x2fff), range(0x5000, 0x6000), range(0x8001, 0x8fff)];
+        assert_eq!(map.usable(), known);
         map.add_usable(range(0x2000, 0x5800)).unwrap();
-        assert_eq!(map.usable(), [range(0x1000, 0x6000)]);
+        assert_eq!(map.usable(), [range(0x1000, 0x6000), known[2]]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use core::fmt;
 use topomem_percpu::NodeId;
 use x86_64::PhysAddr;
 
-use super::{ADDRESS_END, FRAME_SIZE, MemoryMap, MemoryRange, align_up};
+use super::{ADDRESS_END, FRAME_SIZE, LOW_MEMORY, MemoryMap, MemoryRange, align_up};
 use crate::Topology;
 
 /// Free RAM of one node, on frame boundaries.
@@ -23,13 +23,29 @@ pub struct Piece {
 pub struct Pieces<'a> {
     map: &'a MemoryMap,
     topology: &'a Topology,
+    /// The next usable range to look at.
+    usable: usize,
+    /// How many reserved regions begin at or below `at`, and where the last of them ends.
+    reserved: usize,
+    reserved_until: PhysAddr,
     /// Everything below has been visited.
     at: PhysAddr,
 }
 
 impl<'a> Pieces<'a> {
     pub(super) fn new(map: &'a MemoryMap, topology: &'a Topology) -> Pieces<'a> {
-        Pieces { map, topology, at: PhysAddr::zero() }
+        let (at, reserved_until) = (PhysAddr::zero(), LOW_MEMORY.range.end);
+        Pieces { map, topology, usable: 0, reserved: 0, reserved_until, at }
+    }
+
+    /// Where reserved memory ends that has `start`, or begins next: both only ever grow.
+    fn reserved_around(&mut self, start: PhysAddr) -> (PhysAddr, Option<PhysAddr>) {
+        let regions = self.map.reserved_by_start();
+        while let Some(region) = regions.get(self.reserved).filter(|region| region.range.start <= start) {
+            self.reserved_until = self.reserved_until.max(region.range.end);
+            self.reserved += 1;
+        }
+        (self.reserved_until, regions.get(self.reserved).map(|region| region.range.start))
     }
 
     /// The node of the frame at `frame`, and the next frame above it that may have another. A
@@ -46,14 +62,18 @@ impl Iterator for Pieces<'_> {
 
     fn next(&mut self) -> Option<Piece> {
         loop {
-            let usable = self.map.usable().iter().find(|range| range.end > self.at)?;
+            let usable = self.map.usable().get(self.usable)?;
+            let Some(usable) = usable.whole_frames().filter(|usable| usable.end > self.at) else {
+                self.usable += 1;
+                continue;
+            };
             let start = usable.start.max(self.at);
-            if let Some(taken) = self.map.reserved().find(|region| region.range.contains(start)) {
-                self.at = taken.range.end;
+            let (reserved_until, next_reserved) = self.reserved_around(start);
+            if reserved_until > start {
+                self.at = reserved_until;
                 continue;
             }
-            let taken = self.map.reserved().map(|region| region.range.start).filter(|&taken| taken > start);
-            let limit = taken.fold(usable.end, PhysAddr::min);
+            let limit = next_reserved.map_or(usable.end, |next| next.min(usable.end));
             let (node, mut end) = self.node_until(start);
             while end < limit {
                 let (next, next_end) = self.node_until(end);

@@ -39,17 +39,22 @@ impl MemoryRange {
     }
 
     /// The range from `start` up to `end`; `None` where it is empty or leaves the 52-bit
-    /// physical address space.
+    /// physical address space. The last frame of that space is left out, since its end is no
+    /// address: a range up to 2^52 ends before it.
     #[must_use]
     pub const fn from_bounds(start: u64, end: u64) -> Option<MemoryRange> {
-        if start >= end || end > ADDRESS_END {
+        if end > 1 << 52 {
+            return None;
+        }
+        let end = if end > ADDRESS_END { ADDRESS_END } else { end };
+        if start >= end {
             return None;
         }
         Some(MemoryRange { start: PhysAddr::new_truncate(start), end: PhysAddr::new_truncate(end) })
     }
 
     /// The range of `bytes` bytes from `base` on; `None` where it is empty or leaves the 52-bit
-    /// physical address space.
+    /// physical address space. As of [`MemoryRange::from_bounds`], the last frame is left out.
     #[must_use]
     pub const fn from_length(base: u64, bytes: u64) -> Option<MemoryRange> {
         match base.checked_add(bytes) {
@@ -135,7 +140,9 @@ mod tests {
     #[test]
     fn refuses_what_leaves_the_address_space() {
         assert_eq!(MemoryRange::from_length(u64::MAX, 2), None);
-        assert_eq!(MemoryRange::from_bounds(0, 1 << 52), None);
+        assert_eq!(MemoryRange::from_bounds(0, (1 << 52) + 1), None);
+        assert_eq!(MemoryRange::from_bounds(0, 1 << 52), Some(MemoryRange::EVERYTHING));
+        assert_eq!(MemoryRange::from_bounds((1 << 52) - 4096, 1 << 52), None);
         assert_eq!(MemoryRange::from_length(0x1000, 0), None);
         assert_eq!(MemoryRange::EVERYTHING.touched_frames(), Some(MemoryRange::EVERYTHING));
     }

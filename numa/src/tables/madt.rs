@@ -95,11 +95,10 @@ fn entry(structure: &Structure<'_>) -> Result<MadtEntry, TableError> {
         5 => Ok(MadtEntry::LocalApicAddress(structure.fields(12)?.u64(4))),
         9 => {
             let fields = structure.fields(16)?;
-            Ok(MadtEntry::Cpu {
-                apic_id: ApicId(fields.u32(4)),
-                processor_uid: fields.u32(12),
-                state: CpuState::from_flags(fields.u32(8)),
-            })
+            let id = fields.u32(4);
+            // As 255 above.
+            let state = if id == u32::MAX { CpuState::Disabled } else { CpuState::from_flags(fields.u32(8)) };
+            Ok(MadtEntry::Cpu { apic_id: ApicId(id), processor_uid: fields.u32(12), state })
         }
         other => Ok(MadtEntry::Other(other)),
     }
