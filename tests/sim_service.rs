@@ -65,3 +65,39 @@ fn an_unmapping_that_has_completed_is_seen_by_all() {
         assert!(matches!(outcome, Err(Fault::NotPresent { .. })), "{outcome:?}");
     }
 }
+
+/// Memory may be anywhere below 2^52: what links frames numbers them by their entries.
+#[test]
+fn memory_far_above_8_tib_works() {
+    let base = topomem_numa::FRAME_SIZE * ((1 << 40) - (80 << 8));
+    let sim =
+        Sim::builder().nodes(2).cpus(2).memory(64 << 20).base(x86_64::PhysAddr::new(base)).build().unwrap();
+    let service = sim.boot_service().unwrap();
+    sim.on(CpuId::BOOT, |pin| {
+        let free = || service.frames().validate().unwrap().allocated;
+        let space = service.create_space(pin).unwrap();
+        // Scattered frames: every second one of those mapped stays with somebody else.
+        let apart: Vec<_> = (0..512)
+            .map(|index| {
+                let at = VirtAddr::new(ADDRESS.as_u64() + index * 4096).unwrap();
+                let one = PageRange::page(at, PageSize::Size4KiB);
+                space.map(pin, one, FrameRequest::frame().zeroed(), Protection::USER_DATA).unwrap();
+                service.alloc(pin, &FrameRequest::frame()).unwrap()
+            })
+            .collect();
+        // SAFETY: the CPU is online, and this is no handler.
+        unsafe { space.activate(pin) };
+        (0..512).for_each(|index| {
+            sim.store(VirtAddr::new(ADDRESS.as_u64() + index * 4096).unwrap(), index).unwrap()
+        });
+        assert_eq!(sim.load(VirtAddr::new(ADDRESS.as_u64() + 77 * 4096).unwrap()), Ok(77));
+        let before = free();
+        let all = PageRange::new(ADDRESS, 512, PageSize::Size4KiB).unwrap();
+        space.unmap(pin, all).unwrap().wait(pin);
+        assert!(free() <= before - 512);
+        for frame in apart {
+            // SAFETY: nobody uses it.
+            unsafe { service.frames().free(pin, frame, topomem::Order::FRAME) }.unwrap();
+        }
+    });
+}

@@ -3,6 +3,7 @@
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
+use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use super::memory::TableMemory;
@@ -10,6 +11,14 @@ use super::memory::TableMemory;
 /// In a link: the run that begins there has several frames, and the second one's aux word tells
 /// how many.
 const SEVERAL: u32 = 1 << 31;
+
+fn number(frame: PhysFrame) -> u64 {
+    frame.start_address().as_u64() / 4096
+}
+
+fn frame(number: u64) -> PhysFrame {
+    PhysFrame::containing_address(PhysAddr::new_truncate(number * 4096))
+}
 
 /// A bag of frames, kept as runs of consecutive ones: the newest run in the chain itself, the
 /// others linked through the aux words of their first frames. A range that was mapped to one run
@@ -19,8 +28,9 @@ const SEVERAL: u32 = 1 << 31;
 #[derive(Debug, Default)]
 #[must_use = "a dropped chain leaks its frames"]
 pub struct Chain {
-    /// The newest run: its first frame's number, and how many frames it has.
-    first: u32,
+    /// The newest run: its first frame's number, and how many frames it has. Frames have links only
+    /// once they are chained: consecutive ones are told by their numbers.
+    first: u64,
     count: u32,
     /// Links to the newest and the oldest of the other runs; 0 where there is none.
     head: u32,
@@ -50,16 +60,16 @@ impl Chain {
     /// Adds `frame`, whose aux word is zero and given up by the caller.
     #[inline]
     pub fn push<M: TableMemory + ?Sized>(&mut self, memory: &M, frame: PhysFrame) {
-        let link = memory.link(frame);
+        let number = number(frame);
         self.frames += 1;
-        if self.count > 0 && link == self.first + self.count {
+        if self.count > 0 && number == self.first + u64::from(self.count) {
             self.count += 1;
-        } else if self.count > 0 && link + 1 == self.first {
-            self.first = link;
+        } else if self.count > 0 && number + 1 == self.first {
+            self.first = number;
             self.count += 1;
         } else {
             self.close(memory);
-            (self.first, self.count) = (link, 1);
+            (self.first, self.count) = (number, 1);
         }
     }
 
@@ -67,7 +77,7 @@ impl Chain {
     #[inline]
     pub fn pop<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<PhysFrame> {
         self.open(memory)?;
-        let frame = memory.frame_of(self.first);
+        let frame = frame(self.first);
         self.first += 1;
         self.count -= 1;
         self.frames -= 1;
@@ -78,7 +88,7 @@ impl Chain {
     #[inline]
     pub fn pop_run<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<(PhysFrame, u64)> {
         self.open(memory)?;
-        let (first, count) = (memory.frame_of(self.first), u64::from(self.count));
+        let (first, count) = (frame(self.first), u64::from(self.count));
         self.count = 0;
         self.frames -= count;
         Some((first, count))
@@ -91,10 +101,10 @@ impl Chain {
         limit: u64,
     ) -> Option<(PhysFrame, u64)> {
         self.open(memory)?;
-        let first = memory.frame_of(self.first);
+        let first = frame(self.first);
         let count = u64::from(self.count).min(limit.max(1));
         // Not more than `self.count`.
-        self.first += count as u32;
+        self.first += count;
         self.count -= count as u32;
         self.frames -= count;
         Some((first, count))
@@ -128,10 +138,10 @@ impl Chain {
         if self.count == 0 {
             return;
         }
-        memory.aux(memory.frame_of(self.first)).store(self.head, Ordering::Relaxed);
-        let mut link = self.first;
+        memory.aux(frame(self.first)).store(self.head, Ordering::Relaxed);
+        let mut link = memory.link(frame(self.first));
         if self.count > 1 {
-            memory.aux(memory.frame_of(self.first + 1)).store(self.count, Ordering::Relaxed);
+            memory.aux(frame(self.first + 1)).store(self.count, Ordering::Relaxed);
             link |= SEVERAL;
         }
         if self.head == 0 {
@@ -157,11 +167,11 @@ impl Chain {
     #[inline]
     fn unlink<M: TableMemory + ?Sized>(&mut self, memory: &M) {
         let link = self.head;
-        self.first = link & !SEVERAL;
-        self.head = memory.aux(memory.frame_of(self.first)).swap(0, Ordering::Relaxed);
+        self.first = number(memory.frame_of(link & !SEVERAL));
+        self.head = memory.aux(frame(self.first)).swap(0, Ordering::Relaxed);
         self.count = 1;
         if link & SEVERAL != 0 {
-            self.count = memory.aux(memory.frame_of(self.first + 1)).swap(0, Ordering::Relaxed);
+            self.count = memory.aux(frame(self.first + 1)).swap(0, Ordering::Relaxed);
         }
     }
 }

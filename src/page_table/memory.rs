@@ -16,8 +16,7 @@ use super::table::Table;
 ///   then, and its aux word zero.
 /// - `direct_map` of an allocated frame is readable and writable, for as long as `self` lives.
 /// - `aux` is one word per allocated frame that nobody else writes while the frame is
-///   allocated; `link` and `frame_of` are each other's inverse, no link is 0, and consecutive
-///   frames have consecutive links.
+///   allocated; `link` and `frame_of` are each other's inverse, and no link is 0.
 pub unsafe trait TableMemory {
     /// Why no frame came.
     type Error;
@@ -42,7 +41,7 @@ pub unsafe trait TableMemory {
     /// A frame's word in the per-frame table: a page table's lock, a retired frame's link.
     fn aux(&self, frame: PhysFrame) -> &AtomicU32;
 
-    /// A frame's number in 31 bits, never 0.
+    /// A number of the frame in 31 bits, never 0.
     fn link(&self, frame: PhysFrame) -> u32;
 
     /// The frame that [`TableMemory::link`] numbered so.

@@ -63,7 +63,7 @@ pub enum BootError<E> {
     Frames(InitError<E>),
     /// Page tables need the per-frame table: [`PerFrameTable::Present`].
     NoPerFrameTable,
-    /// Frames above 8 TiB, which the per-frame links do not number.
+    /// More than 8 TiB of memory in all, wherever it is: the per-frame links number no more.
     TooMuchMemory,
     /// The boot CPU did not come online.
     Cpu(OnlineError),
@@ -81,7 +81,7 @@ impl<E: fmt::Display> fmt::Display for BootError<E> {
             BootError::AlreadyBooted => f.write_str("boot has begun before"),
             BootError::Frames(error) => error.fmt(f),
             BootError::NoPerFrameTable => f.write_str("page tables need the per-frame table"),
-            BootError::TooMuchMemory => f.write_str("memory above 8 TiB"),
+            BootError::TooMuchMemory => f.write_str("more than 8 TiB of memory"),
             BootError::Cpu(error) => error.fmt(f),
             BootError::MisplacedWindow(window) => {
                 write!(f, "the window at {} is not whole root entries of the upper half", window.start())
@@ -158,12 +158,12 @@ impl<P: Machine> Discovered<P> {
         if config.table != PerFrameTable::Present {
             return Err(BootError::NoPerFrameTable);
         }
-        // Links number frames in 31 bits.
-        if ground.pieces().any(|piece| piece.range.end.as_u64() > 1 << (31 + 12)) {
-            return Err(BootError::TooMuchMemory);
-        }
         let service = self.service;
         service.frames.init(ground, config).map_err(BootError::Frames)?;
+        // Chains of frames are linked by numbers of 31 bits.
+        if service.frames.last_info_number() >> 31 != 0 {
+            return Err(BootError::TooMuchMemory);
+        }
         service.frames.cpu_online(pin).map_err(|error| BootError::Cpu(OnlineError::Frames(error)))?;
         service.advance(stage::FRAMES);
         Ok(WithFrames { service })

@@ -5,7 +5,6 @@ use core::ptr::NonNull;
 use topomem_numa::frames::{AllocError, FrameInfo, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
 use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::TableMemory;
@@ -28,8 +27,8 @@ fn info<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> &FrameInfo {
 }
 
 // SAFETY: `allocate` and `free` are the allocator's; the direct map is the platform's promise;
-// the aux word belongs to a frame's owner, and `link` is the frame's number, of which boot
-// checks that it fits (frame 0 is never handed out: address 0 is the BIOS's).
+// the aux word belongs to a frame's owner, and `link` is the number of the frame's entry in the
+// per-frame table, from 1 on, of which boot checks that it fits.
 unsafe impl<P: Platform> TableMemory for Frames<P> {
     type Error = AllocError;
 
@@ -57,12 +56,13 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
 
     #[inline]
     fn link(&self, frame: PhysFrame) -> u32 {
-        number(frame) as u32
+        // SAFETY: as in `info`.
+        unsafe { self.info_number_unchecked(frame) as u32 }
     }
 
     #[inline]
     fn frame_of(&self, link: u32) -> PhysFrame {
-        PhysFrame::containing_address(PhysAddr::new_truncate(u64::from(link) * 4096))
+        self.frame_of_info(link.into())
     }
 
     fn split_run(&self, first: PhysFrame) {

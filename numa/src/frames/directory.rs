@@ -3,7 +3,7 @@
 use core::ptr;
 
 use super::region::Region;
-use super::table::FrameInfo;
+use super::table::{FrameInfo, Stretch, stretch_of};
 
 /// At most so many parts.
 const PARTS: u64 = 1 << 12;
@@ -16,16 +16,23 @@ const LEAST_SHIFT: u32 = 12;
 pub(crate) struct Directory {
     pub(crate) regions: &'static [Region],
     parts: &'static [u8],
+    /// The per-frame table, sorted and disjoint; empty without one.
+    pub(super) stretches: &'static [Stretch],
     /// By part; empty without a per-frame table.
     tables: &'static [PartTable],
     /// Frames in a part, as a power of two.
     shift: u32,
 }
 
-/// Where frame 0's entry in the per-frame table would be, if the table of the part's one region
-/// reached down to it; null where the part has several regions, or none.
+/// The one stretch of the per-frame table that reaches into a part of the address space.
 #[derive(Debug)]
-pub(super) struct PartTable(*const FrameInfo);
+pub(super) struct PartTable {
+    /// Where frame 0's entry would be, if the stretch reached down to it; null where the part has
+    /// several stretches, or none.
+    entries: *const FrameInfo,
+    /// The number that frame 0's entry would have. Wraps.
+    first_entry: u64,
+}
 
 // SAFETY: it stands for `&'static FrameInfo`s, which are `Send` and `Sync`.
 unsafe impl Send for PartTable {}
@@ -34,13 +41,17 @@ unsafe impl Sync for PartTable {}
 
 impl PartTable {
     /// Of the part numbered `part`.
-    pub(super) fn of(regions: &[Region], part: usize, shift: u32) -> PartTable {
+    pub(super) fn of(stretches: &[Stretch], part: usize, shift: u32) -> PartTable {
         let (start, end) = ((part as u64) << shift, (part as u64 + 1) << shift);
-        let mut here = regions.iter().filter(|region| region.span.start < end && start < region.span.end);
-        PartTable(match (here.next(), here.next()) {
-            (Some(one), None) => one.table.as_ptr().wrapping_sub(one.span.start as usize),
-            _ => ptr::null(),
-        })
+        let first = stretches.partition_point(|stretch| stretch.span.end <= start);
+        let mut here = stretches.iter().skip(first).take_while(|stretch| stretch.span.start < end);
+        match (here.next(), here.next()) {
+            (Some(one), None) => PartTable {
+                entries: one.entries.as_ptr().wrapping_sub(one.span.start as usize),
+                first_entry: one.first_entry.wrapping_sub(one.span.start),
+            },
+            _ => PartTable { entries: ptr::null(), first_entry: 0 },
+        }
     }
 }
 
@@ -63,41 +74,64 @@ impl Directory {
     pub(super) fn new(
         regions: &'static [Region],
         parts: &'static [u8],
+        stretches: &'static [Stretch],
         tables: &'static [PartTable],
         shift: u32,
     ) -> Directory {
-        Directory { regions, parts, tables, shift }
+        Directory { regions, parts, stretches, tables, shift }
+    }
+
+    /// A frame's entry in the per-frame table, if it has one.
+    pub(super) fn find_info(&self, frame: u64) -> Option<&'static FrameInfo> {
+        stretch_of(self.stretches, frame)?.entry(frame)
     }
 
     /// A frame's entry in the per-frame table.
     ///
-    /// Bound: two loads where the part has one region.
+    /// Bound: two loads where the part has one stretch of the table.
     ///
     /// # Safety
     ///
-    /// A region has the frame, and there is a per-frame table.
+    /// A region has the frame, it is managed, and there is a per-frame table.
     #[inline]
     pub(super) unsafe fn info(&self, frame: u64) -> &'static FrameInfo {
         // SAFETY: the caller's promise: with a per-frame table there is a part for each frame up to
         // the last region's end.
         let table = unsafe { self.tables.get_unchecked((frame >> self.shift) as usize) };
-        if table.0.is_null() {
+        if table.entries.is_null() {
             // SAFETY: the caller's promise.
-            return unsafe { self.info_by_region(frame) };
+            return unsafe { self.info_by_stretch(frame) };
         }
-        // SAFETY: the frame's region is the one that the pointer was made from, and its table
-        // has an entry for each of its frames.
-        unsafe { &*table.0.wrapping_add(frame as usize) }
+        // SAFETY: the frame's stretch is the one that the pointer was made from, and it has an
+        // entry for each of its frames.
+        unsafe { &*table.entries.wrapping_add(frame as usize) }
     }
 
     /// # Safety
     ///
     /// As [`Directory::info`].
     #[cold]
-    unsafe fn info_by_region(&self, frame: u64) -> &'static FrameInfo {
-        let info = self.region_of(frame).and_then(|region| region.info(frame));
+    unsafe fn info_by_stretch(&self, frame: u64) -> &'static FrameInfo {
         // SAFETY: the caller's promise.
-        unsafe { info.unwrap_unchecked() }
+        unsafe { self.find_info(frame).unwrap_unchecked() }
+    }
+
+    /// The number of a frame's entry in the per-frame table.
+    ///
+    /// Bound: as [`Directory::info`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Directory::info`].
+    #[inline]
+    pub(super) unsafe fn entry_number(&self, frame: u64) -> u64 {
+        // SAFETY: as in `info`.
+        let table = unsafe { self.tables.get_unchecked((frame >> self.shift) as usize) };
+        if table.entries.is_null() {
+            let stretch = stretch_of(self.stretches, frame);
+            return stretch.map_or(0, |stretch| stretch.first_entry + (frame - stretch.span.start));
+        }
+        table.first_entry.wrapping_add(frame)
     }
 
     /// The region of a frame.

@@ -17,14 +17,14 @@ use super::marks::Marks;
 use super::node::{MAX_REGIONS, Node};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::retired::RetiredFrames;
-use super::table::FrameInfo;
+use super::table::{self, FrameInfo, Stretch};
 use super::transit::Transits;
 use super::turns::Turns;
 use super::zeroed_pool::{Set, ZeroedPool};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Zeroing, Zone};
 
-/// Gaps up to this many frames (128 MiB) are bridged by one region: they cost bookkeeping, but
-/// keep the number of regions small.
+/// Gaps up to this many frames (128 MiB) are bridged by one region: they cost bitmaps, but keep the
+/// number of regions small. The per-frame table leaves them out.
 const BRIDGED: u64 = 1 << 15;
 /// How many more pieces there may be once the bookkeeping is placed.
 const SLACK: usize = 64;
@@ -107,34 +107,42 @@ fn sites<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Sit
     last.into_iter().for_each(visit);
 }
 
-/// The regions to be, and how many pieces they are made of.
+/// The regions to be, and how many pieces they are made of. Gaps between them are bridged: at first
+/// small ones, then larger ones until there are few enough regions.
 fn survey<G: Ground>(
     ground: &G,
     config: &FramesConfig,
 ) -> Result<(ArrayVec<Site, MAX_REGIONS>, usize), InitError<G::Error>> {
     let mut planned: ArrayVec<Site, MAX_REGIONS> = ArrayVec::new();
-    let mut pieces = 0;
-    let mut too_many = false;
-    sites(ground, config, |site| {
-        pieces += 1;
-        match planned.last_mut() {
-            Some(last)
-                if last.node == site.node
-                    && last.zone == site.zone
-                    && site.span.start - last.span.end <= BRIDGED =>
-            {
-                last.span.end = site.span.end;
+    let mut bridged = BRIDGED;
+    loop {
+        planned.clear();
+        let (mut pieces, mut too_many) = (0, false);
+        sites(ground, config, |site| {
+            pieces += 1;
+            match planned.last_mut() {
+                Some(last)
+                    if last.node == site.node
+                        && last.zone == site.zone
+                        && site.span.start - last.span.end <= bridged =>
+                {
+                    last.span.end = site.span.end;
+                }
+                _ => too_many |= planned.try_push(site).is_err(),
             }
-            _ => too_many |= planned.try_push(site).is_err(),
+        });
+        if planned.is_empty() {
+            return Err(InitError::NoMemory);
         }
-    });
-    if too_many {
-        return Err(InitError::TooManyRegions { limit: MAX_REGIONS });
+        if !too_many {
+            return Ok((planned, pieces));
+        }
+        // No gap is wider than the physical address space: nodes or zones alternate too often.
+        if bridged >> (52 - 12) != 0 {
+            return Err(InitError::TooManyRegions { limit: MAX_REGIONS });
+        }
+        bridged *= 2;
     }
-    if planned.is_empty() {
-        return Err(InitError::NoMemory);
-    }
-    Ok((planned, pieces))
 }
 
 /// Builds everything; the memory of `ground` belongs to the result.
@@ -163,6 +171,10 @@ pub(super) fn build<P: Platform, G: Ground>(
     };
     let part_tables_place =
         builder.place::<PartTable>(part_table_count, NodeId::ZERO, &mut metadata.table)?;
+    let stretches = match config.table {
+        PerFrameTable::Absent => &[],
+        PerFrameTable::Present => place_table(&mut builder, &planned, pieces + SLACK, config, &mut metadata)?,
+    };
     let mut parts: ArrayVec<Parts, MAX_REGIONS> = ArrayVec::new();
     for site in &planned {
         parts.push(place_parts(&mut builder, site, config, &mut metadata)?);
@@ -216,10 +228,10 @@ pub(super) fn build<P: Platform, G: Ground>(
     let first_regions: &'static [u8] =
         directory_place.fill(|part| directory::first_region(regions, part, shift));
     let part_tables: &'static [PartTable] =
-        part_tables_place.fill(|part| PartTable::of(regions, part, shift));
+        part_tables_place.fill(|part| PartTable::of(stretches, part, shift));
     let machine = machine_place.fill(|_| Machine {
         nodes,
-        directory: Directory::new(regions, first_regions, part_tables, shift),
+        directory: Directory::new(regions, first_regions, stretches, part_tables, shift),
         magazines,
         cpu_nodes: homes,
         turns,
@@ -244,7 +256,6 @@ struct Parts {
     lines: &'static [Line512],
     entries: &'static [BlockEntry],
     chunks: &'static [Chunk],
-    table: &'static [FrameInfo],
     marks: &'static [AtomicU8],
 }
 
@@ -261,13 +272,75 @@ impl Parts {
             lines: self.lines,
             entries: self.entries,
             chunks: self.chunks,
-            table: self.table,
             marks: Marks(self.marks),
             managed,
             retired: RetiredFrames::new(),
             hot: Hot::new(),
         }
     }
+}
+
+/// The stretches of the per-frame table that what is free now makes, without their entries.
+fn stretches<G: Ground>(
+    ground: &G,
+    planned: &[Site],
+    config: &FramesConfig,
+    mut visit: impl FnMut(usize, Span),
+) {
+    let mut last: Option<(usize, Span)> = None;
+    sites(ground, config, |site| {
+        let region = planned.partition_point(|planned| planned.span.end <= site.span.start);
+        match &mut last {
+            Some((of, span)) if *of == region && site.span.start - span.end <= table::BRIDGED => {
+                span.end = site.span.end;
+            }
+            _ => {
+                if let Some((of, span)) = last.replace((region, site.span)) {
+                    visit(of, span);
+                }
+            }
+        }
+    });
+    if let Some((of, span)) = last {
+        visit(of, span);
+    }
+}
+
+/// Places the per-frame table: each region's entries on its own node, 8 bytes for each frame, and
+/// none for larger holes. At most `most` stretches.
+fn place_table<P: Platform, G: Ground>(
+    builder: &mut Builder<'_, P, G>,
+    planned: &[Site],
+    most: usize,
+    config: &FramesConfig,
+    metadata: &mut Metadata,
+) -> Result<&'static [Stretch], InitError<G::Error>> {
+    let place = builder.place::<Stretch>(most, NodeId::ZERO, &mut metadata.table)?;
+    let table = place.fill(|_| Stretch { span: Span { start: 0, end: 0 }, first_entry: 0, entries: &[] });
+    // From here on memory only gets less: each frame that is managed in the end has its place.
+    let mut of_region = [(0, 0); MAX_REGIONS];
+    let (mut count, mut next_entry) = (0, 1);
+    stretches(&*builder.ground, planned, config, |region, span| {
+        if let (Some(stretch), Some((stretches, frames))) = (table.get_mut(count), of_region.get_mut(region))
+        {
+            *stretch = Stretch { span, first_entry: next_entry, entries: &[] };
+            *stretches += 1;
+            *frames += span.frames() as usize;
+        }
+        count += 1;
+        next_entry += span.frames() + 1;
+    });
+    let limit = table.len();
+    let table = table.get_mut(..count).ok_or(InitError::TooManyPieces { limit })?;
+    let mut stretches = table.iter_mut();
+    for (site, &(count, frames)) in planned.iter().zip(&of_region) {
+        let place = builder.place::<FrameInfo>(frames, site.node, &mut metadata.table)?;
+        let mut left: &'static [FrameInfo] = place.fill(|_| FrameInfo::new());
+        for stretch in stretches.by_ref().take(count) {
+            (stretch.entries, left) = left.split_at(stretch.span.frames() as usize);
+        }
+    }
+    Ok(table)
 }
 
 /// Places a region's bookkeeping on its own node: 66 bytes a block, 128 a GiB.
@@ -281,21 +354,16 @@ fn place_parts<P: Platform, G: Ground>(
     let blocks = (end.div_ceil(BLOCK) - start / BLOCK) as usize;
     let giant = BLOCK * CHUNK as u64;
     let chunks = (end.div_ceil(giant) - start / giant) as usize;
-    let table = match config.table {
-        PerFrameTable::Absent => 0,
-        PerFrameTable::Present => (end - start) as usize,
-    };
     let bytes = &mut metadata.regions;
     let lines = builder.place(blocks, site.node, bytes)?.fill(|_| Line512::new());
     let entries = builder.place(blocks, site.node, bytes)?.fill(|_| BlockEntry::new());
     let chunks = builder.place(chunks, site.node, bytes)?.fill(|_| Chunk::new());
-    let table = builder.place(table, site.node, &mut metadata.table)?.fill(|_| FrameInfo::new());
     let marks = match config.double_frees {
         DoubleFrees::FoundLate => 0,
         DoubleFrees::FoundAtOnce => (end - start) as usize,
     };
     let marks = builder.place(marks, site.node, &mut metadata.marks)?.fill(|_| AtomicU8::new(0));
-    Ok(Parts { lines, entries, chunks, table, marks })
+    Ok(Parts { lines, entries, chunks, marks })
 }
 
 /// Places the magazines of the CPUs that `node` serves on that node.

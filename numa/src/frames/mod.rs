@@ -188,9 +188,10 @@ impl<P: Platform> Frames<P> {
     }
 
     /// The frame's entry in the per-frame table; `None` without a table, or outside all memory.
+    ///
+    /// Cost: logarithmic in the stretches of memory.
     pub fn info(&self, frame: PhysFrame) -> Option<&FrameInfo> {
-        let number = alloc::number(frame);
-        self.machine()?.region_of(number)?.info(number)
+        self.machine()?.directory.find_info(alloc::number(frame))
     }
 
     /// [`Frames::info`] without looking whether there is such an entry: two loads mostly.
@@ -205,6 +206,38 @@ impl<P: Platform> Frames<P> {
         let machine = unsafe { self.machine().unwrap_unchecked() };
         // SAFETY: the caller's promise.
         unsafe { machine.directory.info(alloc::number(frame)) }
+    }
+
+    /// The number of the frame's entry in the per-frame table: from 1 on, and no more than
+    /// [`Frames::last_info_number`]. Entries are numbered through wherever memory is, so numbers need
+    /// fewer bits than frames do.
+    ///
+    /// Cost: as [`Frames::info_unchecked`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Frames::info_unchecked`].
+    #[inline]
+    pub unsafe fn info_number_unchecked(&self, frame: PhysFrame) -> u64 {
+        // SAFETY: there is no entry before `init`.
+        let machine = unsafe { self.machine().unwrap_unchecked() };
+        // SAFETY: the caller's promise.
+        unsafe { machine.directory.entry_number(alloc::number(frame)) }
+    }
+
+    /// The frame whose entry in the per-frame table has the number `number`; for a number of no
+    /// entry, some frame.
+    ///
+    /// Cost: logarithmic in the stretches of memory.
+    pub fn frame_of_info(&self, number: u64) -> PhysFrame {
+        let stretches = self.machine().map_or(&[][..], |machine| machine.directory.stretches);
+        alloc::frame(table::frame_of_entry(stretches, number))
+    }
+
+    /// The number of the last entry in the per-frame table; 0 without one.
+    pub fn last_info_number(&self) -> u64 {
+        let last = self.machine().and_then(|machine| machine.directory.stretches.last());
+        last.map_or(0, |last| last.first_entry + last.entries.len() as u64 - 1)
     }
 
     /// Bytes of bookkeeping; zeros before [`Frames::init`].

@@ -22,7 +22,6 @@ use super::entry::Home;
 use super::line512::{BITS, Change, Line512};
 use super::marks::Marks;
 use super::retired::RetiredFrames;
-use super::table::FrameInfo;
 use super::transit::{Transit, Transits, Watch};
 
 /// Frames per block.
@@ -52,6 +51,12 @@ impl Chunk {
 pub(crate) struct Span {
     pub(crate) start: u64,
     pub(crate) end: u64,
+}
+
+impl Span {
+    pub(super) fn frames(self) -> u64 {
+        self.end - self.start
+    }
 }
 
 /// A block of a region, counted from the region's first.
@@ -86,7 +91,6 @@ pub(crate) struct Region {
     pub(super) lines: &'static [Line512],
     pub(super) entries: &'static [BlockEntry],
     pub(super) chunks: &'static [Chunk],
-    pub(super) table: &'static [FrameInfo],
     pub(super) marks: Marks,
     /// Managed spans of all regions, sorted.
     pub(super) managed: &'static [Span],
@@ -210,11 +214,6 @@ impl Region {
     pub(crate) fn managed_frames(&self) -> u64 {
         let inside = self.managed.iter().filter(|span| self.contains(span.start));
         inside.map(|span| span.end - span.start).sum()
-    }
-
-    /// The frame's entry in the per-frame table.
-    pub(crate) fn info(&self, frame: u64) -> Option<&'static FrameInfo> {
-        self.table.get(frame.checked_sub(self.span.start)? as usize)
     }
 
     /// Do single frames of the frame's block come from and go to its bitmap?

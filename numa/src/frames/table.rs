@@ -2,6 +2,8 @@
 
 use topomem_percpu::sync::atomic::AtomicU32;
 
+use super::region::Span;
+
 /// Eight bytes that belong to whoever owns the frame; the allocator never touches them.
 #[derive(Debug)]
 pub struct FrameInfo {
@@ -19,3 +21,37 @@ impl FrameInfo {
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<FrameInfo>() == 8);
+
+/// Frames without memory up to so many are given entries, so that parts of the address space have
+/// one stretch mostly: at most 4 KiB of the table for each hole.
+pub(super) const BRIDGED: u64 = 512;
+
+/// A stretch of the per-frame table: the entries of consecutive frames. They are numbered.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    pub(super) span: Span,
+    /// The number of the first frame's entry. Between two stretches a number is left out.
+    pub(super) first_entry: u64,
+    pub(super) entries: &'static [FrameInfo],
+}
+
+impl Stretch {
+    /// The entry of a frame.
+    pub(super) fn entry(&self, frame: u64) -> Option<&'static FrameInfo> {
+        self.entries.get(frame.checked_sub(self.span.start)? as usize)
+    }
+}
+
+/// The stretch of `stretches`, which are sorted, that has `frame`.
+pub(super) fn stretch_of(stretches: &'static [Stretch], frame: u64) -> Option<&'static Stretch> {
+    let after = stretches.partition_point(|stretch| stretch.span.start <= frame);
+    let stretch = stretches.get(after.checked_sub(1)?)?;
+    (frame < stretch.span.end).then_some(stretch)
+}
+
+/// The frame whose entry has the number `entry`; for a number of no entry, some frame.
+pub(super) fn frame_of_entry(stretches: &[Stretch], entry: u64) -> u64 {
+    let after = stretches.partition_point(|stretch| stretch.first_entry <= entry);
+    let stretch = stretches.get(after.saturating_sub(1));
+    stretch.map_or(0, |stretch| stretch.span.start.wrapping_add(entry.wrapping_sub(stretch.first_entry)))
+}
