@@ -38,7 +38,8 @@ unsafe impl Platform for Windows {
 
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
         let addr = addr.as_u64();
-        let window = self.0.iter().find(|window| (window.0..window.1).contains(&addr)).unwrap();
+        let window = &self.0[self.0.partition_point(|window| window.1 <= addr)];
+        assert!((window.0..window.1).contains(&addr));
         // SAFETY: inside the window.
         unsafe { window.2.add((addr - window.0) as usize) }
     }
@@ -57,7 +58,9 @@ fn frames(ranges: &[(u64, u64)], config: &FramesConfig) -> &'static Frames<Windo
     }
     let topology = Topology::new();
     let mut ground = BootAllocator::new(&mut map, &topology);
-    let frames: &'static _ = Box::leak(Box::new(Frames::new(Windows(ranges.iter().map(backed).collect()))));
+    let mut windows: Vec<_> = ranges.iter().map(backed).collect();
+    windows.sort_unstable_by_key(|window| window.0);
+    let frames: &'static _ = Box::leak(Box::new(Frames::new(Windows(windows))));
     frames.init(&mut ground, config).unwrap();
     frames
 }
@@ -125,6 +128,31 @@ fn thousands_of_pieces_work() {
     let dense: Vec<_> = dense.chain([(512 * MIB, 528 * MIB)]).collect();
     let dense_frames = frames(&dense, &with_table());
     check_all(dense_frames, dense_frames.stats(NodeId::ZERO).unwrap().managed());
+}
+
+/// As many pieces as a map has room for, over all of the physical address space: there is no
+/// bookkeeping of the holes of 1 TiB between.
+#[test]
+fn thousands_of_pieces_far_apart_work() {
+    let pieces = (0..4095).map(|index| (MIB + (index << 40), MIB + (index << 40) + 0x1_0000));
+    let ranges: Vec<_> = pieces.chain([(32 * MIB, 64 * MIB)]).collect();
+    let frames = frames(&ranges, &with_table());
+    let metadata = frames.metadata();
+    assert!(metadata.regions < 4096 * 1024, "{metadata:?}");
+    assert!(metadata.fixed < 8 * MIB, "{metadata:?}");
+    assert!(frames.last_info_number() <= (4096 << 4) + 8 * 1024 + 4096);
+    let taken: Vec<_> = (0..500).map(|_| frames.alloc(&pin(0), &FrameRequest::frame()).unwrap()).collect();
+    assert!(taken.iter().all(|&of| frames.node_of(of) == Some(NodeId::ZERO)));
+    // Highest addresses first.
+    assert!(taken.iter().all(|&of| number(of) >= 4000 << 28), "{taken:?}");
+    for of in taken {
+        // SAFETY: it was handed out, and there is a table; nobody uses it.
+        unsafe {
+            assert_eq!(frames.frame_of_info(frames.info_number_unchecked(of)), of);
+            frames.free(&pin(0), of, Order::FRAME).unwrap();
+        }
+    }
+    frames.validate().unwrap();
 }
 
 /// Whatever is asked, up to the end of physical memory: an answer, and nothing has changed.

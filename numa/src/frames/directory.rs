@@ -15,7 +15,7 @@ const LEAST_SHIFT: u32 = 12;
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) regions: &'static [Region],
-    parts: &'static [u8],
+    parts: &'static [u16],
     /// The per-frame table, sorted and disjoint; empty without one.
     pub(super) stretches: &'static [Stretch],
     /// By part; empty without a per-frame table.
@@ -65,15 +65,15 @@ pub(super) fn parts(end: u64) -> (usize, u32) {
 }
 
 /// What the part numbered `part` says: the number of a region.
-pub(super) fn first_region(regions: &[Region], part: usize, shift: u32) -> u8 {
+pub(super) fn first_region(regions: &[Region], part: usize, shift: u32) -> u16 {
     let start = (part as u64) << shift;
-    regions.partition_point(|region| region.span.end <= start) as u8
+    regions.partition_point(|region| region.span.end <= start) as u16
 }
 
 impl Directory {
     pub(super) fn new(
         regions: &'static [Region],
-        parts: &'static [u8],
+        parts: &'static [u16],
         stretches: &'static [Stretch],
         tables: &'static [PartTable],
         shift: u32,
@@ -136,14 +136,16 @@ impl Directory {
 
     /// The region of a frame.
     ///
-    /// Bound: one load, and a look at each region that reaches into the frame's part of the
-    /// address space, up to the right one: 16 MiB where memory ends below 64 GiB, and more
-    /// with more memory.
+    /// Bound: two loads, and a binary search of the regions that reach into the frame's part of the
+    /// address space, mostly one: 16 MiB where memory ends below 64 GiB, and more with more memory.
     #[inline]
     pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
-        let first = *self.parts.get((frame >> self.shift) as usize)?;
-        let behind = self.regions.get(first.into()..)?;
-        let region = behind.iter().find(|region| frame < region.span.end)?;
+        let part = (frame >> self.shift) as usize;
+        let first = usize::from(*self.parts.get(part)?);
+        // The next part's first region may begin in this one.
+        let end = self.parts.get(part + 1).map_or(self.regions.len(), |&next| usize::from(next) + 1);
+        let here = self.regions.get(first..end.min(self.regions.len()))?;
+        let region = here.get(here.partition_point(|region| region.span.end <= frame))?;
         (region.span.start <= frame).then_some(region)
     }
 }

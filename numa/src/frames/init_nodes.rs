@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use topomem_percpu::{MAX_NODES, NodeId};
 
 use super::node::{Node, NodeCounters, NodeZone, RegionSet};
+use super::placing::Place;
 use super::region::Region;
 use super::zeroed_pool::ZeroedPool;
 use super::{FramesConfig, Ground, Watermarks, Zone};
@@ -40,6 +41,17 @@ pub(super) fn serving_nodes<G: Ground>(
     serving
 }
 
+/// The numbers of the regions, by node and zone.
+pub(super) fn by_node_and_zone(regions: &[Region], place: Place<u16>) -> &'static [u16] {
+    let order = place.fill(|number| number as u16);
+    let order = order.get_mut(..regions.len()).unwrap_or_default();
+    order.sort_unstable_by_key(|&number| {
+        let region = &regions[usize::from(number)];
+        (region.node, region.zone, number)
+    });
+    order
+}
+
 /// The weight of each node: in proportion to the bandwidths of the nodes that have memory. A node
 /// whose bandwidth is not known counts as the slowest that is known.
 pub(super) fn weights<G: Ground>(ground: &G, regions: &[Region], count: usize) -> [u64; MAX_NODES] {
@@ -67,6 +79,8 @@ fn gcd(a: u64, b: u64) -> u64 {
 pub(super) struct NodeParts<'a> {
     /// The regions of all nodes.
     pub(super) regions: &'static [Region],
+    /// Their numbers, by node and zone.
+    pub(super) order: &'static [u16],
     pub(super) config: &'a FramesConfig,
     pub(super) weight: u64,
     pub(super) zeroed: ZeroedPool,
@@ -75,17 +89,17 @@ pub(super) struct NodeParts<'a> {
 impl NodeParts<'_> {
     /// The node numbered `index`, of `count`.
     pub(super) fn node<G: Ground>(self, ground: &G, index: usize, count: usize) -> Node {
-        let NodeParts { regions, config, weight, zeroed } = self;
+        let NodeParts { regions, order, config, weight, zeroed } = self;
         let id = NodeId::new(index).unwrap_or(NodeId::ZERO);
+        let place_of = |&number: &u16| {
+            let region = &regions[usize::from(number)];
+            (region.node, region.zone)
+        };
         let mut zones = Zone::ALL.map(|zone| {
-            let mut members = RegionSet::default();
-            let mut managed = 0;
-            for (number, region) in regions.iter().enumerate() {
-                if region.node == id && region.zone == zone {
-                    members.0 |= 1 << number;
-                    managed += region.managed_frames();
-                }
-            }
+            let first = order.partition_point(|number| place_of(number) < (id, zone));
+            let end = order.partition_point(|number| place_of(number) <= (id, zone));
+            let members = RegionSet(&order[first..end]);
+            let managed: u64 = members.iter().map(|number| regions[number].managed_frames()).sum();
             let most = managed / 4;
             let Watermarks { min, low, high } = config.watermarks;
             let watermarks = Watermarks { min: min.min(most), low: low.min(most), high: high.min(most) };

@@ -6,27 +6,22 @@ use topomem_percpu::{MAX_NODES, NodeId};
 use super::zeroed_pool::ZeroedPool;
 use super::{Watermarks, Zone};
 
-/// At most this many regions: one bit each in a [`RegionSet`].
-pub(crate) const MAX_REGIONS: usize = 128;
+/// At most this many regions: their numbers have 16 bits, and each costs about a KiB.
+pub(crate) const MAX_REGIONS: usize = 1 << 13;
 
-/// A set of regions by number.
+/// The regions of one zone of a node, by number; numbers follow addresses.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RegionSet(pub(crate) u128);
+pub(crate) struct RegionSet(pub(super) &'static [u16]);
 
 impl RegionSet {
-    /// Members by number; numbers follow addresses.
-    pub(crate) fn iter(self) -> impl DoubleEndedIterator<Item = usize> {
-        (0..MAX_REGIONS).filter(move |&index| self.0 & (1 << index) != 0)
+    /// Members, the lowest address first.
+    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|&number| number.into())
     }
 
-    /// Members, cheaply: the highest address first.
+    /// Members, the highest address first.
     pub(crate) fn descending(self) -> impl Iterator<Item = usize> {
-        let mut left = self.0;
-        core::iter::from_fn(move || {
-            let index = 127_u32.checked_sub(left.leading_zeros())?;
-            left &= !(1 << index);
-            Some(index as usize)
-        })
+        self.0.iter().rev().map(|&number| number.into())
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) struct Region {
     pub(super) entries: &'static [BlockEntry],
     pub(super) chunks: &'static [Chunk],
     pub(super) marks: Marks,
-    /// Managed spans of all regions, sorted.
+    /// Its managed spans, sorted.
     pub(super) managed: &'static [Span],
     pub(super) retired: RetiredFrames,
     pub(super) hot: Hot,
@@ -205,15 +205,14 @@ impl Region {
     pub(crate) fn manages(&self, first: u64, count: u64) -> bool {
         let after = self.managed.partition_point(|span| span.start <= first);
         match after.checked_sub(1).and_then(|index| self.managed.get(index)) {
-            Some(span) => first + count <= span.end && first + count <= self.span.end,
+            Some(span) => first + count <= span.end,
             None => false,
         }
     }
 
     /// How many of its frames are managed.
     pub(crate) fn managed_frames(&self) -> u64 {
-        let inside = self.managed.iter().filter(|span| self.contains(span.start));
-        inside.map(|span| span.end - span.start).sum()
+        self.managed.iter().map(|span| span.frames()).sum()
     }
 
     /// Do single frames of the frame's block come from and go to its bitmap?

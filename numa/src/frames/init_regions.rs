@@ -1,0 +1,275 @@
+//! Building the regions: which there are, their bookkeeping, and the per-frame table.
+
+use topomem_percpu::sync::atomic::AtomicU8;
+use topomem_percpu::{NodeId, Platform};
+
+use super::alloc::frame;
+use super::block::{BlockEntry, BlockState, Ownership};
+use super::line512::{Line512, masks};
+use super::machine::Metadata;
+use super::marks::Marks;
+use super::node::MAX_REGIONS;
+use super::placing::{Builder, Place};
+use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
+use super::retired::RetiredFrames;
+use super::table::{self, FrameInfo, Stretch};
+use super::{DoubleFrees, FramesConfig, Ground, InitError, NodeSet, Zone};
+
+/// Gaps up to this many frames (128 MiB) are bridged by one region: their bitmaps cost no more than
+/// another region. The per-frame table leaves them out.
+const BRIDGED: u64 = 1 << 15;
+/// How many more pieces there may be once the bookkeeping is placed.
+pub(super) const SLACK: usize = 64;
+
+/// Where a region will be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site {
+    pub(super) node: NodeId,
+    pub(super) zone: Zone,
+    pub(super) span: Span,
+}
+
+/// Calls `visit` with every free piece of one node and zone, in frames, by address. Pieces that
+/// touch are one: a run may lie in both, and is freed as it was allocated.
+pub(super) fn sites<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
+    let mut last: Option<Site> = None;
+    for piece in ground.pieces() {
+        let mut start = piece.range.start.as_u64() / 4096;
+        let end = piece.range.end.as_u64() / 4096;
+        while start < end {
+            let (zone, zone_end) = config.zones.zone_of(start);
+            let span = Span { start, end: end.min(zone_end) };
+            match &mut last {
+                Some(last) if last.node == piece.node && last.zone == zone && last.span.end == start => {
+                    last.span.end = span.end;
+                }
+                _ => {
+                    if let Some(complete) = last.replace(Site { node: piece.node, zone, span }) {
+                        visit(complete);
+                    }
+                }
+            }
+            start = span.end;
+        }
+    }
+    last.into_iter().for_each(visit);
+}
+
+/// Calls `visit` with the regions to be, by address: free pieces of one node and zone with small
+/// gaps between. Returns how many pieces they are made of.
+fn plan<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) -> usize {
+    let mut pieces = 0;
+    let mut last: Option<Site> = None;
+    sites(ground, config, |site| {
+        pieces += 1;
+        match &mut last {
+            Some(last)
+                if last.node == site.node
+                    && last.zone == site.zone
+                    && site.span.start - last.span.end <= BRIDGED =>
+            {
+                last.span.end = site.span.end;
+            }
+            _ => last.replace(site).into_iter().for_each(&mut visit),
+        }
+    });
+    last.into_iter().for_each(visit);
+    pieces
+}
+
+/// How much there is.
+pub(super) struct Survey {
+    pub(super) regions: usize,
+    pub(super) pieces: usize,
+    /// One past the last frame.
+    pub(super) end: u64,
+}
+
+pub(super) fn survey<G: Ground>(ground: &G, config: &FramesConfig) -> Result<Survey, InitError<G::Error>> {
+    let (mut regions, mut end) = (0, 0);
+    let pieces = plan(ground, config, |site| {
+        regions += 1;
+        end = site.span.end;
+    });
+    match regions {
+        0 => Err(InitError::NoMemory),
+        // What is placed first may cut pieces.
+        1.. if regions + SLACK > MAX_REGIONS => Err(InitError::TooManyRegions { limit: MAX_REGIONS - SLACK }),
+        _ => Ok(Survey { regions, pieces, end }),
+    }
+}
+
+/// The regions of what is free now, without any bookkeeping.
+pub(super) fn plan_regions<G: Ground>(
+    ground: &G,
+    config: &FramesConfig,
+    place: Place<Region>,
+) -> Result<&'static mut [Region], InitError<G::Error>> {
+    let nowhere = Site { node: NodeId::ZERO, zone: Zone::Normal, span: Span { start: 0, end: 0 } };
+    let regions = place.fill(|_| region(nowhere));
+    let mut count = 0;
+    plan(ground, config, |site| {
+        regions.get_mut(count).into_iter().for_each(|place| *place = region(site));
+        count += 1;
+    });
+    let limit = regions.len();
+    let regions = regions.get_mut(..count).ok_or(InitError::TooManyRegions { limit })?;
+    let mut has_higher = NodeSet::EMPTY;
+    for region in regions.iter().filter(|region| region.zone != Zone::Dma) {
+        has_higher = has_higher.with(region.node);
+    }
+    for region in regions.iter_mut() {
+        region.cached = region.zone != Zone::Dma || !has_higher.contains(region.node);
+    }
+    Ok(regions)
+}
+
+fn region(site: Site) -> Region {
+    Region {
+        cached: true,
+        node: site.node,
+        zone: site.zone,
+        span: site.span,
+        first_block: site.span.start / BLOCK,
+        lines: &[],
+        entries: &[],
+        chunks: &[],
+        marks: Marks(&[]),
+        managed: &[],
+        retired: RetiredFrames::new(),
+        hot: Hot::new(),
+    }
+}
+
+/// The stretches of the per-frame table that what is free now makes, without their entries.
+fn stretches<G: Ground>(ground: &G, regions: &[Region], config: &FramesConfig, mut visit: impl FnMut(Span)) {
+    let mut last: Option<(usize, Span)> = None;
+    sites(ground, config, |site| {
+        let region = regions.partition_point(|region| region.span.end <= site.span.start);
+        match &mut last {
+            Some((of, span)) if *of == region && site.span.start - span.end <= table::BRIDGED => {
+                span.end = site.span.end;
+            }
+            _ => {
+                if let Some((_, span)) = last.replace((region, site.span)) {
+                    visit(span);
+                }
+            }
+        }
+    });
+    if let Some((_, span)) = last {
+        visit(span);
+    }
+}
+
+/// Places the per-frame table: each region's entries on its own node, 8 bytes for each frame, and
+/// none for larger holes. At most `most` stretches.
+pub(super) fn place_table<P: Platform, G: Ground>(
+    builder: &mut Builder<'_, P, G>,
+    regions: &[Region],
+    most: usize,
+    config: &FramesConfig,
+    bytes: &mut u64,
+) -> Result<&'static [Stretch], InitError<G::Error>> {
+    let place = builder.place::<Stretch>(most, NodeId::ZERO, bytes)?;
+    let table = place.fill(|_| Stretch { span: Span { start: 0, end: 0 }, first_entry: 0, entries: &[] });
+    // From here on memory only gets less: each frame that is managed in the end has its place.
+    let (mut count, mut next_entry) = (0, 1);
+    stretches(&*builder.ground, regions, config, |span| {
+        if let Some(stretch) = table.get_mut(count) {
+            *stretch = Stretch { span, first_entry: next_entry, entries: &[] };
+        }
+        count += 1;
+        next_entry += span.frames() + 1;
+    });
+    let limit = table.len();
+    let table = table.get_mut(..count).ok_or(InitError::TooManyPieces { limit })?;
+    let mut left = &mut *table;
+    for region in regions {
+        let (here, others) =
+            left.split_at_mut(left.partition_point(|stretch| region.contains(stretch.span.start)));
+        left = others;
+        let frames: u64 = here.iter().map(|stretch| stretch.span.frames()).sum();
+        let place = builder.place::<FrameInfo>(frames as usize, region.node, bytes)?;
+        let mut entries: &'static [FrameInfo] = place.fill(|_| FrameInfo::new());
+        for stretch in here {
+            (stretch.entries, entries) = entries.split_at(stretch.span.frames() as usize);
+        }
+    }
+    Ok(table)
+}
+
+/// Places a region's bookkeeping on its own node: 66 bytes a block, 128 a GiB.
+pub(super) fn place_parts<P: Platform, G: Ground>(
+    builder: &mut Builder<'_, P, G>,
+    region: &mut Region,
+    config: &FramesConfig,
+    metadata: &mut Metadata,
+) -> Result<(), InitError<G::Error>> {
+    let Span { start, end } = region.span;
+    let blocks = (end.div_ceil(BLOCK) - start / BLOCK) as usize;
+    let giant = BLOCK * CHUNK as u64;
+    let chunks = (end.div_ceil(giant) - start / giant) as usize;
+    let bytes = &mut metadata.regions;
+    region.lines = builder.place(blocks, region.node, bytes)?.fill(|_| Line512::new());
+    region.entries = builder.place(blocks, region.node, bytes)?.fill(|_| BlockEntry::new());
+    region.chunks = builder.place(chunks, region.node, bytes)?.fill(|_| Chunk::new());
+    if config.double_frees == DoubleFrees::FoundAtOnce {
+        let place = builder.place((end - start) as usize, region.node, &mut metadata.marks)?;
+        region.marks = Marks(place.fill(|_| AtomicU8::new(0)));
+    }
+    Ok(())
+}
+
+/// Notes which frames are managed: what is still free, once all bookkeeping is placed.
+pub(super) fn manage<G: Ground>(
+    ground: &G,
+    config: &FramesConfig,
+    place: Place<Span>,
+    regions: &mut [Region],
+) -> Result<&'static [Span], InitError<G::Error>> {
+    let spans = place.fill(|_| Span { start: 0, end: 0 });
+    let mut count = 0;
+    sites(ground, config, |site| {
+        spans.get_mut(count).into_iter().for_each(|span| *span = site.span);
+        count += 1;
+    });
+    let spans: &'static [Span] = spans;
+    let managed = spans.get(..count).ok_or(InitError::TooManyPieces { limit: spans.len() })?;
+    for region in regions {
+        let first = managed.partition_point(|span| span.start < region.span.start);
+        let end = managed.partition_point(|span| span.start < region.span.end);
+        region.managed = &managed[first..end];
+    }
+    Ok(managed)
+}
+
+/// Zeroes the frames of a managed span.
+pub(super) fn clear<P: Platform>(platform: &P, span: Span) {
+    let first = platform.phys_to_virt(frame(span.start).start_address());
+    // SAFETY: by `Ground` and `Platform`, the span is RAM that nobody else has, in the direct map.
+    unsafe { first.write_bytes(0, ((span.end - span.start) * 4096) as usize) };
+}
+
+/// Makes the frames of a managed span free.
+pub(super) fn populate(region: &Region, span: Span) {
+    let mut at = span.start;
+    while at < span.end {
+        let block = region.block_of(at);
+        let first = region.first_frame(block);
+        let end = span.end.min(first + BLOCK);
+        let (chunk, bit) = region.chunk_of(block);
+        if end - at == BLOCK {
+            region.entry(block).clear_edge();
+            region.entry(block).set(BlockState::Whole, Ownership::Shared);
+            chunk.whole.set(bit);
+        } else {
+            for (word, mask) in masks((at - first) as usize, (end - at) as usize) {
+                let released = region.line(block).release(word, mask);
+                debug_assert!(released.is_ok(), "overlapping pieces: {released:?}");
+            }
+            chunk.partial.set(bit);
+        }
+        at = end;
+    }
+}
