@@ -82,7 +82,7 @@ mod caught {
 
     fn breaks(what: &str, prepare: impl Fn(&Queue)) {
         let config =
-            Config { cases: 150, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+            Config { cases: 1000, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
         let result = runner.run(&prop::collection::vec(step(), 60..120), |steps| {
             play(&steps, &prepare);

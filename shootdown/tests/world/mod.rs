@@ -136,6 +136,13 @@ impl World {
     fn step(&self, op: &Op) {
         let queue = self.queue;
         match *op {
+            // They would have to wait for the lock of the page tables.
+            Op::Change { .. }
+            | Op::Record { .. }
+            | Op::Collect { .. }
+            | Op::IssueBatch(..)
+            | Op::Pending { .. }
+                if self.records.is_locked() => {}
             Op::Access { cpu, kernel, page } => self.access(cpu, kernel, page),
             Op::Change { cpu, space, what, tables, times } => {
                 for _ in 0..times {
@@ -216,21 +223,25 @@ impl World {
                 (0..SPACES).flat_map(|space| (0..PAGES).map(move |page| (space, page))).collect()
             }
         };
-        let changed: Vec<_> = pages.into_iter().flat_map(|(space, page)| self.replace(space, page)).collect();
-        if !matches!(what, What::Everything) {
-            self.note_recorded(&changed);
-        }
         let mut invalidation = match what {
             What::Pages(first, len) => Invalidation::pages(range(space, first, len)),
             What::NonGlobal => Invalidation::non_global(),
             What::Domain => Invalidation::domain(),
             What::Everything => Invalidation::everything(),
         };
-        let freed = tables.then(|| (space, machine.replace_table(space)));
         if tables {
             invalidation = invalidation.with_tables_freed();
         }
-        let ticket = self.as_cpu(cpu, |pin| self.queue.invalidate(&pin, self.domains[space], invalidation));
+        let (changed, freed, record) = self.locked(|| {
+            let changed: Vec<_> =
+                pages.into_iter().flat_map(|(space, page)| self.replace(space, page)).collect();
+            let freed = tables.then(|| (space, machine.replace_table(space)));
+            (changed, freed, self.as_cpu(cpu, |_| self.queue.record(self.domains[space], invalidation)))
+        });
+        if !matches!(what, What::Everything) {
+            self.note_recorded(&changed);
+        }
+        let ticket = self.as_cpu(cpu, |pin| self.queue.announce(&pin, record));
         self.issued.borrow_mut().push(Issued { ticket, freed, changed });
     }
 

@@ -1,7 +1,7 @@
 //! Changes that are recorded at once and announced later, alone or in a batch; moved pages; and tickets
 //! for what is pending.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use topomem_shootdown::{Batch, ChangeRecord, Invalidation, Ticket};
 
@@ -14,6 +14,8 @@ pub type Version = (usize, usize, u64);
 /// What has been recorded, and what is still to be announced.
 #[derive(Default)]
 pub struct Records {
+    /// The lock of the page tables, held from a change to its record.
+    locked: Cell<bool>,
     /// By the CPU that made it, oldest first.
     open: RefCell<Vec<(usize, ChangeRecord<'static>, Vec<Version>)>>,
     batch: RefCell<Option<Collected>>,
@@ -30,7 +32,21 @@ struct Collected {
     changed: Vec<Version>,
 }
 
+impl Records {
+    pub fn is_locked(&self) -> bool {
+        self.locked.get()
+    }
+}
+
 impl World {
+    /// Changes page tables and records that, with the tables locked.
+    pub(super) fn locked<T>(&self, change: impl FnOnce() -> T) -> T {
+        assert!(!self.records.locked.replace(true));
+        let result = change();
+        self.records.locked.set(false);
+        result
+    }
+
     /// Changes a page of a space, and returns all that must be gone when that is complete: what the
     /// change replaced, and the former places of its frame.
     pub(super) fn replace(&self, space: usize, page: usize) -> Vec<Version> {
@@ -48,15 +64,17 @@ impl World {
     }
 
     fn change_pages(&self, space: usize, first: usize, len: usize) -> Vec<Version> {
-        let gone: Vec<_> = (first..first + len).flat_map(|page| self.replace(space, page)).collect();
-        self.note_recorded(&gone);
-        gone
+        (first..first + len).flat_map(|page| self.replace(space, page)).collect()
     }
 
     /// Records a change, to be announced later. The first page's frame may go to another page.
     pub(super) fn record(&self, cpu: usize, space: usize, first: usize, len: usize, to: Option<usize>) {
-        let gone = self.change_pages(space, first, len);
-        let record = self.queue.record(self.domains[space], Invalidation::pages(range(space, first, len)));
+        let invalidation = Invalidation::pages(range(space, first, len));
+        let (gone, record) = self.locked(|| {
+            let gone = self.change_pages(space, first, len);
+            (gone, self.as_cpu(cpu, |_| self.queue.record(self.domains[space], invalidation)))
+        });
+        self.note_recorded(&gone);
         if let Some(to) = to.filter(|&to| !(first..first + len).contains(&to)) {
             self.records.moved.borrow_mut()[space][to] = gone.first().copied();
         }
@@ -85,8 +103,14 @@ impl World {
             changed: Vec::new(),
         });
         let space = collected.space;
-        collected.changed.extend(self.change_pages(space, first, len));
-        collected.batch.record(Invalidation::pages(range(space, first, len)));
+        let gone = self.locked(|| {
+            let gone = self.change_pages(space, first, len);
+            let invalidation = Invalidation::pages(range(space, first, len));
+            self.as_cpu(collected.cpu, |_| collected.batch.record(invalidation));
+            gone
+        });
+        self.note_recorded(&gone);
+        collected.changed.extend(gone);
     }
 
     /// Issues the open batch, with a change in `first..first + len` that finds nothing.
