@@ -197,6 +197,16 @@ fn a_handler_that_does_not_flush_is_found() {
 }
 
 #[test]
+fn generations_that_are_claimed_too_late_are_found() {
+    fails_in("shootdown", Break::Announce, FailureKind::Stale);
+}
+
+#[test]
+fn changes_that_wait_for_themselves_alone_are_found() {
+    fails_in("shootdown", Break::Nested, FailureKind::Stale);
+}
+
+#[test]
 fn memory_freed_before_a_deaf_cpu_answers_is_found() {
     fails_in("unresponsive", Break::GiveUp, FailureKind::Stale);
 }

@@ -7,7 +7,7 @@ use topomem_percpu::CpuPin;
 
 use crate::domain::{Domain, Kind};
 use crate::handler::Appended;
-use crate::{Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
+use crate::{Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
 /// How many separate ranges a batch keeps for the flush of the CPU that issues it.
 const RANGES: usize = 16;
@@ -63,6 +63,12 @@ impl<'s, T: Tlb> Batch<'s, T> {
     /// range.
     #[inline]
     pub fn record(&mut self, invalidation: Invalidation) {
+        if self.queue.broken(Fault::RecordUnlocked) {
+            self.generations += 1;
+            // The batch is not empty.
+            self.awaited = self.awaited.max(Generation(1));
+            return;
+        }
         if invalidation.scope == Scope::Everything {
             self.record_everything();
         }
@@ -115,6 +121,10 @@ impl<'s, T: Tlb> Batch<'s, T> {
     #[inline]
     pub fn issue(&mut self, pin: &CpuPin) -> Ticket<'s, T> {
         let (queue, domain) = (self.queue, self.domain);
+        if queue.broken(Fault::RecordUnlocked) && self.generations > 0 {
+            self.newest = queue.append(domain, Scope::Domain, Tables::Freed);
+            (self.generations, self.freed, self.ranges) = (1, self.newest, None);
+        }
         if self.newest == Generation::NONE {
             let awaited = core::mem::replace(&mut self.awaited, Generation::NONE);
             let wanted = |newest| if awaited == Generation::NONE { newest } else { awaited };

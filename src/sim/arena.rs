@@ -1,7 +1,9 @@
 //! RAM: one host allocation that stands for a span of physical addresses.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
+#[cfg(test)]
+use core::sync::atomic::Ordering;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 use x86_64::PhysAddr;
@@ -75,6 +77,7 @@ impl Arena {
     }
 
     /// What the processor reads at `addr`.
+    #[cfg(test)]
     pub(super) fn load(&self, addr: PhysAddr) -> Option<u64> {
         // Acquire: x86 does not reorder loads, nor with the Release of `store`.
         Some(self.word(addr)?.load(Ordering::Acquire))

@@ -29,6 +29,10 @@ pub enum Break {
     GiveUp,
     /// Shootdowns of user spaces wait for those of the kernel's.
     Serial,
+    /// A change claims its generation when it is announced, not with its page-table entries locked.
+    Announce,
+    /// A change that finds nothing to change waits for nothing.
+    Nested,
     /// CPUs return to a space that they left without comparing generations.
     Asid,
     /// CPUs give an ASID to another space without a flush.
@@ -64,6 +68,8 @@ impl Break {
         Break::Unreported,
         Break::GiveUp,
         Break::Serial,
+        Break::Announce,
+        Break::Nested,
         Break::Asid,
         Break::Reuse,
         Break::Ways,
@@ -91,6 +97,8 @@ impl Break {
             Break::Unreported => "unreported",
             Break::GiveUp => "give-up",
             Break::Serial => "serial",
+            Break::Announce => "announce",
+            Break::Nested => "nested",
             Break::Asid => "asid",
             Break::Reuse => "reuse",
             Break::Ways => "ways",
@@ -113,6 +121,13 @@ impl Break {
         }
     }
 
+    /// Can it make a CPU wait for another in vain, which the run has to notice soon?
+    #[cfg(feature = "sim")]
+    pub(crate) const fn stops_cpus(self) -> bool {
+        // Each change takes a millisecond longer; that must not count as a wait in vain.
+        !matches!(self, Break::Announce)
+    }
+
     /// Breaks what is broken by a fault inside `service`. [`Break::Distance`] is not: the service
     /// has to boot from [distorted tables](crate::distort_distances). Nor are the leaks: the boot CPU's
     /// worker forgets something at the end.
@@ -133,6 +148,8 @@ impl Break {
             Break::Unreported => break_shootdown(shootdown::Fault::NeverReport),
             Break::GiveUp => break_shootdown(shootdown::Fault::GiveUp),
             Break::Serial => break_shootdown(shootdown::Fault::OneAtATime),
+            Break::Announce => break_shootdown(shootdown::Fault::RecordUnlocked),
+            Break::Nested => break_shootdown(shootdown::Fault::OwnChangeOnly),
             Break::Asid => break_shootdown(shootdown::Fault::KeepStaleAsid),
             Break::Reuse => break_shootdown(shootdown::Fault::ReuseUnflushed),
             Break::Ways => {

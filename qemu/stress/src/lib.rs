@@ -29,6 +29,7 @@ mod parcel;
 mod participate;
 mod random;
 mod record;
+mod rendezvous;
 mod rig;
 mod run;
 mod scenario;

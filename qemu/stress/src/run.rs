@@ -16,6 +16,7 @@ use crate::deafness::Deafness;
 use crate::failure_log::KEPT;
 use crate::mailbox::PostOffice;
 use crate::oracle::{Ownership, Space, Truth};
+use crate::rendezvous::Rendezvous;
 use crate::rig::Window;
 use crate::scenario::{Course, Limit, Scenario};
 use crate::shared_space::SharedSpace;
@@ -90,6 +91,7 @@ pub struct Run<R: Rig> {
     pub(crate) counters: Vec<Counters>,
     pub(crate) baseline: Mutex<Option<Account>>,
     pub(crate) deafness: Deafness,
+    pub(crate) rendezvous: Rendezvous,
     /// How many CPUs are online.
     present: AtomicUsize,
     failures: FailureLog,
@@ -127,6 +129,7 @@ impl<R: Rig> Run<R> {
             counters,
             baseline: Mutex::new(None),
             deafness: Deafness::default(),
+            rendezvous: Rendezvous::default(),
             present: AtomicUsize::new(cpus),
             failures: FailureLog::default(),
             stopped: AtomicBool::new(false),

@@ -78,6 +78,9 @@ const PRIVATE_AREA: u64 = 64 << 20;
 /// How many CPUs have pages of their own; further ones share.
 const PRIVATE_AREAS: u64 = 480;
 
+/// How far from a slot's page its place is that it may be moved to: beyond all slots.
+const MOVED_BY: u64 = 32 << 20;
+
 /// Slots under one page table, so that others' tables come and go with their last page.
 const SLOTS_PER_TABLE: u64 = 8;
 
@@ -108,6 +111,16 @@ impl<P: Machine> SharedSpace<P> {
     /// The address space.
     pub(crate) const fn space(&self) -> &AddressSpace<P> {
         &self.space
+    }
+
+    /// Where `page` may be moved to.
+    pub(crate) const fn moved(&self, page: &SlotPage) -> VirtAddr {
+        VirtAddr::new_truncate(page.address.as_u64() + MOVED_BY)
+    }
+
+    /// The page there.
+    pub(crate) const fn moved_range(&self, page: &SlotPage) -> PageRange {
+        PageRange::page(self.moved(page), PageSize::Size4KiB)
     }
 
     /// Pages of `cpu`'s own, that fill two page tables: unmapping them all frees the tables.

@@ -120,7 +120,7 @@ fn drive(
 ) -> Result<Report, RunError> {
     let unresponsive = Arc::new(OnceLock::new());
     let reports = unresponsive.clone();
-    if options.fault.is_some() {
+    if options.fault.is_some_and(Break::stops_cpus) {
         // Who waits in vain shall find out soon.
         sim.set_patience(SHORT_PATIENCE);
     }

@@ -128,6 +128,11 @@ impl Slot {
         if self.changing.swap(true, Ordering::Acquire) { None } else { Some(SlotChange { slot: self }) }
     }
 
+    /// The right that another CPU has given up by [`SlotChange::hand_over`] for this one.
+    pub fn take_over(&self) -> SlotChange<'_> {
+        SlotChange { slot: self }
+    }
+
     /// The state now: before and after an access.
     pub fn state(&self) -> SlotState {
         // SeqCst on both sides: the word of `before` is read before the access and that of
@@ -182,6 +187,11 @@ impl SlotChange<'_> {
     #[must_use]
     pub const fn slot(&self) -> &Slot {
         self.slot
+    }
+
+    /// Gives the right to the CPU that calls [`Slot::take_over`], which both have agreed on.
+    pub fn hand_over(self) {
+        core::mem::forget(self);
     }
 
     /// To be called before the page tables change.

@@ -50,7 +50,8 @@ impl<R: Rig> Worker<'_, R> {
         let run = self.run;
         // A deaf CPU keeps changes of the kernel's space waiting, but of no other.
         let first = if run.options.scenario.course == Course::OneIsDeaf { KERNEL + 1 } else { KERNEL };
-        let space = &run.spaces[first + self.random.index(run.spaces.len() - first)];
+        let number = first + self.random.index(run.spaces.len() - first);
+        let space = &run.spaces[number];
         if self.random.one_in(16) {
             return self.churn_tables(space).await;
         }
@@ -72,7 +73,8 @@ impl<R: Rig> Worker<'_, R> {
                 40..50 => self.unmap(space, page, &change, Unmap::Masked).await,
                 50..65 => self.unmap(space, page, &change, Unmap::Detached).await,
                 65..70 => self.unmap_in_burst(space, page, &change).await,
-                70..82 => self.unmap_batch(space, page, &change),
+                70..79 => self.unmap_batch(space, page, &change),
+                79..86 => self.change_in_pair(number, index, change),
                 _ => self.protect(space, page, &change).await,
             },
             // Only a changer leaves that behind, and it had the lock: it gave up on a failure.

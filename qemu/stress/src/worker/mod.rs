@@ -9,6 +9,7 @@ mod frames;
 #[cfg(feature = "fault-injection")]
 mod leaks;
 mod objects;
+mod pairs;
 mod placement;
 mod probes;
 mod sizes;
@@ -128,6 +129,9 @@ impl<'r, R: Rig> Worker<'r, R> {
     }
 
     async fn step(&mut self) {
+        if self.join_pair() {
+            return;
+        }
         let weights = self.run.options.scenario.weights;
         let mut draw = self.random.below(u64::from(weights.total())) as u32;
         let mut is_drawn = |weight: u32| {

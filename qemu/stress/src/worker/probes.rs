@@ -47,6 +47,12 @@ impl<R: Rig> Worker<'_, R> {
         self.run.counters(self.cpu).probes.fetch_add(pages.len() as u64, Ordering::Relaxed);
     }
 
+    /// Reads and writes `page` of `space`, the kernel's or the active one.
+    pub(super) fn probe(&self, space: usize, page: &SlotPage) {
+        self.read(space, page);
+        self.write(space, page);
+    }
+
     fn read(&self, space: usize, page: &SlotPage) {
         let before = page.slot.state();
         let outcome = self.run.rig.load(page.address);

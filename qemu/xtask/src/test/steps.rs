@@ -99,13 +99,15 @@ const SIM_MACHINES: [&str; 3] = ["two-nodes", "memoryless", "interleaved"];
 /// A fault, the scenario that shows it, and what the oracle must say.
 type Fault = (&'static str, &'static str, &'static [&'static str]);
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 11] = [
     ("shootdown", "stress", &["stale translation"]),
     ("acknowledge", "stress", &["stale translation"]),
     ("overrun", "stress", &["stale translation"]),
     ("online", "stress", &["stale translation"]),
     ("switch", "shootdown", &["stale translation"]),
     ("spurious", "stress", &["stale translation"]),
+    ("announce", "shootdown", &["stale translation"]),
+    ("nested", "shootdown", &["stale translation"]),
     ("magazine", "stress", &["handed out twice", "changed under"]),
     ("distance", "stress", &["wrong node"]),
     ("zeroed", "stress", &["is not zeroed"]),
