@@ -5,6 +5,7 @@
 mod arena;
 mod cursors;
 mod locks;
+mod marks;
 mod promotion;
 mod records;
 mod tables;

@@ -1,6 +1,7 @@
 mod arena;
 mod chain;
 mod concurrent;
+mod marks;
 mod model;
 mod promote;
 mod steps;

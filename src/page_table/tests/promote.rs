@@ -3,52 +3,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::super::memory::table_at;
+use super::marks::{ACCESSED, DIRTY, mark, marks};
 use super::*;
 
 const HUGE: u64 = 512;
 const GIANT: u64 = 512 * 512;
 
-/// On x86-64.
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-
 fn fresh() -> (Arena, Table) {
     let arena = Arena::new(64);
     let table = Table::new(&arena, &pin(0), RootEntries::Own).unwrap();
     (arena, table)
-}
-
-/// The table of `level` on the way to `page`.
-fn table_on_the_way<'a>(
-    table: &Table,
-    arena: &'a Arena,
-    page: u64,
-    level: Level,
-) -> &'a super::super::table::Table {
-    let (mut frame, mut at) = (table.root(), Level::FOURTH);
-    loop {
-        // SAFETY: the test has linked it.
-        let here = unsafe { table_at(arena, frame) };
-        if at == level {
-            return here;
-        }
-        let Entry::Table(next) = X64::<4>::decode(here.load(at.index(page)), at) else {
-            panic!("no table");
-        };
-        (frame, at) = (next, at.below().unwrap());
-    }
-}
-
-/// What the hardware does when `page` is used.
-fn mark(table: &Table, arena: &Arena, page: u64, marks: u64) {
-    let here = table_on_the_way(table, arena, page, Level::PAGE);
-    let index = Level::PAGE.index(page);
-    here.store(index, RawEntry(here.load(index).0 | marks));
-}
-
-fn marks(table: &Table, arena: &Arena, page: u64) -> u64 {
-    table_on_the_way(table, arena, page, Level::HUGE).load(Level::HUGE.index(page)).0 & (ACCESSED | DIRTY)
 }
 
 #[test]
@@ -80,10 +44,10 @@ fn a_leaf_says_ahead_what_cpus_may_still_note() {
     let read_only = pages(0, 2 * HUGE);
     reprotect(&table, &arena, &mut reserve, read_only, Protection::USER_READ_ONLY).unwrap();
     drop(reserve);
-    mark(&table, &arena, HUGE + 511, DIRTY);
+    mark(&table, &arena, HUGE + 511, Level::PAGE, DIRTY);
     let changed = promote(&table, &arena, range, Level::HUGE).unwrap();
     arena.free_changed(&pin, changed);
-    let marks = |page| marks(&table, &arena, page);
+    let marks = |page| marks(&table, &arena, page, Level::HUGE);
     assert_eq!(marks(0), ACCESSED, "nobody can write it");
     assert_eq!(marks(HUGE), ACCESSED | DIRTY, "one page was dirty");
     assert_eq!(marks(2 * HUGE), ACCESSED | DIRTY, "somebody may be writing");
