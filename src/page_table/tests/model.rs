@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
+use super::super::memory::table_at;
 use super::*;
 
 /// The pages played with: four 2 MiB stretches across a 1 GiB boundary.
@@ -44,6 +45,12 @@ enum Step {
         count: u64,
         protection: Protection,
     },
+    /// To the pages from another one on.
+    Move {
+        start: u64,
+        count: u64,
+        to: u64,
+    },
 }
 
 fn range() -> impl Strategy<Value = (u64, u64)> {
@@ -74,15 +81,74 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..4u64, 1..3u64)
             .prop_map(|(stretch, count)| Step::Promote { stretch, count: count.min(4 - stretch) }),
         4 => range().prop_map(|(start, count)| Step::Clear { start, count }),
+        2 => (range(), 0..COUNT, prop_oneof![Just(511u64), Just(0)]).prop_map(|((start, count), to, mask)| {
+            // Congruent with the old place modulo 2 MiB, or not.
+            Step::Move { start, count, to: to & !mask | start & mask }
+        }),
         2 => (range(), protection)
             .prop_map(|((start, count), protection)| Step::Protect { start, count, protection }),
     ]
+}
+
+/// A way to a page: the tables, from the root down, and the leaf at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Way {
+    tables: Vec<PhysFrame>,
+    leaf: Option<(PhysFrame, Level, Protection)>,
+}
+
+fn way(table: &Table, arena: &Arena, page: u64) -> Way {
+    let (mut tables, mut level) = (std::vec![table.root()], Level::FOURTH);
+    while let Some(&last) = tables.last() {
+        // SAFETY: it is linked, and the test changes nothing meanwhile.
+        let raw = unsafe { table_at(arena, last) }.load(level.index(page));
+        match (X64::<4>::decode(raw, level), level.below()) {
+            (Entry::Table(next), Some(below)) => {
+                tables.push(next);
+                level = below;
+            }
+            _ => break,
+        }
+    }
+    Way { tables, leaf: find(table, arena, page) }
+}
+
+/// The ways to all pages played with.
+fn ways(table: &Table, arena: &Arena) -> Vec<Way> {
+    (FIRST..FIRST + COUNT).map(|page| way(table, arena, page)).collect()
+}
+
+/// Every page whose translation is another now, or one of whose tables is unlinked, is among those
+/// that TLBs are told of, and no TLB keeps a smaller page than it is told of.
+fn check_stale(before: &[Way], after: &[Way], changed: &Changed) {
+    for (page, (before, after)) in (FIRST..).zip(before.iter().zip(after)) {
+        let same_leaf = match (before.leaf, after.leaf) {
+            // A smaller leaf in its place says the same, and its own flush removes the larger one.
+            (Some((frame, level, protection)), Some(now)) => {
+                (frame, protection) == (now.0, now.2) && now.1 <= level
+            }
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        let kept_tables = before.tables.iter().all(|table| after.tables.contains(table));
+        if same_leaf && kept_tables {
+            continue;
+        }
+        let told = changed.stale.is_some_and(|stale| stale.first <= page && page <= stale.last);
+        assert!(told, "page {page:#x} would stay in TLBs: {before:?}, now {after:?}");
+        if let (false, Some((_, level, _))) = (same_leaf, before.leaf) {
+            assert!(changed.smallest <= level, "page {page:#x} would be flushed as one larger");
+        }
+        assert!(kept_tables || !changed.retired.tables.is_empty(), "walkers are told of no tables");
+    }
 }
 
 type Model = BTreeMap<u64, (PhysFrame, Protection)>;
 
 fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
     let pin = pin(0);
+    let before = ways(table, arena);
+    let told = |changed: &Changed| check_stale(&before, &ways(table, arena), changed);
     match *step {
         Step::Map { start, count, frame, largest } => {
             let range = pages(FIRST + start, count);
@@ -116,6 +182,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
             let unfit = small.iter().find_map(|&first| unfit(model, first));
             match promote(table, arena, pages(stretches[0], count * 512), Level::HUGE) {
                 Ok(changed) => {
+                    told(&changed);
                     assert_eq!(unfit, None);
                     assert_eq!(changed.pages, 512 * small.len() as u64);
                     assert_eq!(changed.retired.tables.len(), small.len() as u64);
@@ -132,6 +199,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
         Step::Clear { start, count } => {
             let range = pages(FIRST + start, count);
             let changed = clear(table, arena, &pin, range).unwrap();
+            told(&changed);
             let gone: Vec<u64> = model.range(range.first..=range.last).map(|(&page, _)| page).collect();
             assert_eq!(changed.pages, gone.len() as u64);
             for page in &gone {
@@ -145,12 +213,47 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
             let range = pages(FIRST + start, count);
             let mut reserve = Reserve::new(arena, &pin);
             let changed = reprotect(table, arena, &mut reserve, range, protection).unwrap();
+            told(&changed);
             let mut differing = 0;
             for (_, mapping) in model.range_mut(range.first..=range.last) {
                 differing += u64::from(mapping.1 != protection);
                 mapping.1 = protection;
             }
             assert_eq!(changed.pages, differing);
+        }
+        Step::Move { start, count, to } => {
+            let count = count.min(COUNT - to);
+            if start < to + count && to < start + count {
+                return;
+            }
+            let (from, to) = (pages(FIRST + start, count), pages(FIRST + to, count));
+            let mut reserve = Reserve::new(arena, &pin);
+            match table.relocate(arena, &mut reserve, from, to, |changed| changed) {
+                Ok(changed) => {
+                    // TLBs are told of the new place apart, if tables went there.
+                    let mut all =
+                        Changed { stale: changed.stale, smallest: changed.smallest, ..Changed::NOTHING };
+                    if !changed.retired.tables.is_empty() {
+                        all.note_table(to);
+                    }
+                    all.retired = changed.retired;
+                    check_stale(&before, &ways(table, arena), &all);
+                    arena.free_changed(&pin, all);
+                    for page in from.first..=from.last {
+                        if let Some(mapping) = model.remove(&page) {
+                            model.insert(page - from.first + to.first, mapping);
+                        }
+                    }
+                }
+                Err(RelocateError::Occupied { page }) => {
+                    let occupied = model.range(to.first..=to.last).next().map(|(&page, _)| page);
+                    assert!(occupied.is_some_and(|first| first <= page));
+                }
+                Err(RelocateError::WouldSplit(level)) => {
+                    assert!(!from.first.abs_diff(to.first).is_multiple_of(level.pages()));
+                }
+                Err(RelocateError::Tables(_)) => panic!("the arena is too small"),
+            }
         }
     }
 }
