@@ -55,7 +55,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 21] = [
+    pub const ALL: [Break; 23] = [
         Break::Shootdown,
         Break::Acknowledge,
         Break::Overrun,
