@@ -143,10 +143,14 @@ impl<P: Machine> AddressSpace<P> {
         let (level, _) = owned_level(range)?;
         let pages = self.check(range, protection)?;
         aligned(first, size)?;
-        frame_memory::take_over(self.core.service.frames(), first);
+        let before = frame_memory::take_over(self.core.service.frames(), first);
         let attributes = self.attributes(protection, Ownership::Owned);
         let mut backing = Contiguous { first_page: pages.first, frame: first, largest: level, attributes };
-        self.fill(pin, pages, &mut backing)
+        let filled = self.fill(pin, pages, &mut backing);
+        if filled.is_err() {
+            frame_memory::give_up(self.core.service.frames(), first, before);
+        }
+        filled
     }
 
     /// Maps `range` to the frames from `first` on, which stay their owner's: device memory, the

@@ -88,11 +88,21 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
 }
 
 /// Makes the run from `first` a mapping's: from now on the reference word of its first frame says
-/// how it is freed. The word's last user, who had the frame before, may have left anything there.
+/// how it is freed. The word's last user, who had the frame before, may have left anything there: that
+/// comes back.
 #[inline]
-pub(crate) fn take_over<P: Platform>(frames: &Frames<P>, first: PhysFrame) {
+pub(crate) fn take_over<P: Platform>(frames: &Frames<P>, first: PhysFrame) -> u32 {
+    let word = &info(frames, first).references;
     // Relaxed: the frame is ours alone until it is mapped.
-    info(frames, first).references.store(0, Ordering::Relaxed);
+    let before = word.load(Ordering::Relaxed);
+    word.store(0, Ordering::Relaxed);
+    before
+}
+
+/// Undoes [`take_over`] where the run was not mapped: the word's user has not given it up.
+pub(crate) fn give_up<P: Platform>(frames: &Frames<P>, first: PhysFrame, before: u32) {
+    // Relaxed, as above.
+    info(frames, first).references.store(before, Ordering::Relaxed);
 }
 
 /// Frees a run that no leaf has owned, whatever its reference words say: a table's frame, or what the
