@@ -7,6 +7,7 @@ mod cursors;
 mod locks;
 mod marks;
 mod promotion;
+mod reclaiming;
 mod records;
 mod tables;
 mod walks;
@@ -20,6 +21,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::table::Table as TablePage;
 use super::*;
+use crate::budget::Budget;
 
 fn frame(number: u64) -> PhysFrame {
     PhysFrame::containing_address(PhysAddr::new(number * 4096))
@@ -101,6 +103,18 @@ impl Space {
         pages
     }
 
+    /// Unlinks the empty tables of pages 0 to 15, calls `announce` for each group with the claims or
+    /// the lock still held, and returns them.
+    fn reclaim(&self, mut announce: impl FnMut()) -> Chain {
+        let mut tables = Chain::EMPTY;
+        let mut budget = Budget::unlimited();
+        self.table.reclaim(&self.memory, Pages { first: 0, last: 15 }, &mut budget, |changed| {
+            announce();
+            tables.append(&self.memory, changed.retired.tables);
+        });
+        tables
+    }
+
     /// Promotes pages 0 and 1, and calls `announce` before anybody changes the leaf.
     fn promote(&self, cpu: usize, announce: impl FnOnce()) -> bool {
         let promoted =
@@ -123,6 +137,17 @@ impl Space {
                 other => panic!("{other:?} on the way"),
             },
         )
+    }
+
+    /// The frame of the table of pages 0 and 1, if there is one.
+    fn lowest(&self) -> Option<PhysFrame> {
+        let levels = [Level::FOURTH, Level::GIANT, Level::HUGE];
+        levels.into_iter().try_fold(self.table.root(), |frame, level| {
+            match X64::<4>::decode(self.memory.table(frame).load(0), level) {
+                Entry::Table(next) => Some(next),
+                _ => None,
+            }
+        })
     }
 
     fn find(&self, page: u64) -> Option<(u64, Level)> {
