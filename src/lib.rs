@@ -42,7 +42,7 @@ pub use address_space::{
 };
 pub use heap::{FrameSource, KernelHeap};
 pub use machine::Machine;
-pub use page_table::{Access, Cache, Privilege, Protection, WriteExecute, X64};
+pub use page_table::{Access, Cache, PagingFeatures, Privilege, Protection, WriteExecute, X64};
 pub use service::{
     Boot, BootError, CpuStats, Discovered, KernelLayout, MemoryService, OfflineError, OnlineError,
     ServiceTask, Tended, WithFrames, WithHeap,

@@ -8,7 +8,7 @@ use topomem_shootdown::{RootLoad, SwitchFlushed, Tlb};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
-use crate::page_table::Format;
+use crate::page_table::{Format, PagingFeatures};
 
 /// The executing CPU's memory-management unit. Kernels pass a zero-sized type, hosts a
 /// reference: hence `Copy`.
@@ -21,13 +21,20 @@ use crate::page_table::Format;
 ///   says so of that one's.
 /// - `load_tagged_root` loads as its [`RootLoad`] says.
 /// - `virt_to_phys` inverts [`phys_to_virt`](topomem_percpu::Platform::phys_to_virt).
-/// - The hardware reads tables of [`Machine::Format`].
+/// - The hardware reads tables of [`Machine::Format`], and has what [`Machine::paging`] says.
 pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     /// How page tables are laid out.
     type Format: Format;
 
     /// The RAM byte that the direct map has at `address`.
     fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr;
+
+    /// What all CPUs' page walkers offer within the format. One load, or a constant: it is asked for at
+    /// each mapping of frames that the service does not own, and each promotion.
+    #[inline]
+    fn paging(&self) -> PagingFeatures {
+        PagingFeatures::BASIC
+    }
 
     /// Loads the root of a page table (CR3, TTBR, satp).
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed;

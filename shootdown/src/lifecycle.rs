@@ -54,11 +54,8 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// [`OnlineError`], with nothing changed.
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<WakersDue, OnlineError> {
+        self.check_online(pin)?;
         let state = self.state(pin.cpu());
-        // Relaxed: only this CPU writes its membership.
-        if self.kernel.members.contains(pin.cpu(), Ordering::Relaxed) {
-            return Err(OnlineError::AlreadyOnline);
-        }
         self.asids(pin).forget();
         // It may have been lazy while it was offline. What it missed, it flushes below.
         state.set_busy();
@@ -83,6 +80,33 @@ impl<T: Tlb> Shootdown<T> {
         Ok(self.wakers_due())
     }
 
+    /// Would [`Shootdown::cpu_online`] refuse the pinned CPU?
+    ///
+    /// # Errors
+    ///
+    /// Why it would.
+    pub fn check_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
+        // Relaxed: only this CPU writes its membership.
+        let is_member = self.kernel.members.contains(pin.cpu(), Ordering::Relaxed);
+        if is_member { Err(OnlineError::AlreadyOnline) } else { Ok(()) }
+    }
+
+    /// Would [`Shootdown::cpu_offline`] refuse the pinned CPU?
+    ///
+    /// # Errors
+    ///
+    /// Why it would.
+    pub fn check_offline(&self, pin: &CpuPin) -> Result<(), OfflineError> {
+        // Relaxed: this CPU wrote both.
+        if !self.kernel.members.contains(pin.cpu(), Ordering::Relaxed) {
+            return Err(OfflineError::NotOnline);
+        }
+        if !self.state(pin.cpu()).published.active.load(Ordering::Relaxed).is_null() {
+            return Err(OfflineError::SpaceActive);
+        }
+        Ok(())
+    }
+
     /// The pinned CPU takes no further part: every request that waits for it counts as done by
     /// it. The answer says whether a waker may have to be called for that
     /// ([`Shootdown::wake_completed`]): interrupts that were on their way to this CPU may be lost.
@@ -99,14 +123,8 @@ impl<T: Tlb> Shootdown<T> {
     /// - It is not called from a context that interrupted another call of this queue on the same
     ///   CPU.
     pub unsafe fn cpu_offline(&self, pin: &CpuPin) -> Result<WakersDue, OfflineError> {
+        self.check_offline(pin)?;
         let state = self.state(pin.cpu());
-        // Relaxed: this CPU wrote both.
-        if !self.kernel.members.contains(pin.cpu(), Ordering::Relaxed) {
-            return Err(OfflineError::NotOnline);
-        }
-        if !state.published.active.load(Ordering::Relaxed).is_null() {
-            return Err(OfflineError::SpaceActive);
-        }
         // Until we have left, this CPU's code and its handlers use the kernel's translations.
         let _ = self.leave_lazy(pin);
         // Release pairs with the waiters' Acquire: our last use of a mapping happened before.

@@ -27,6 +27,18 @@ pub enum MapError {
         /// The page size that the range asks for.
         size: PageSize,
     },
+    /// The last of the `pages` frames from `first` on, of 4 KiB each, has an address of more bits than
+    /// the machine's page walkers read ([`Machine::paging`](crate::Machine::paging)).
+    BeyondPhysicalMemory {
+        /// The first frame.
+        first: PhysFrame,
+        /// How many frames there were to be.
+        pages: u64,
+        /// The bits of a physical address.
+        bits: u8,
+    },
+    /// The machine has no pages of that size ([`Machine::paging`](crate::Machine::paging)).
+    Unsupported(PageSize),
     /// The range asks for pages of 1 GiB, which a space owns only by promotion.
     TooLargeToOwn(PageRange),
     /// `page` is no multiple of `size`.
@@ -60,6 +72,11 @@ impl fmt::Display for MapError {
                 let address = frame.start_address().as_u64();
                 write!(f, "frame {address:#x} is not aligned to {} bytes", size.bytes())
             }
+            MapError::BeyondPhysicalMemory { first, pages, bits } => {
+                let address = first.start_address().as_u64();
+                write!(f, "{pages} frames from {address:#x} on leave the {bits} bits of physical addresses")
+            }
+            MapError::Unsupported(size) => write!(f, "there are no pages of {} bytes", size.bytes()),
             MapError::TooLargeToOwn(range) => {
                 write!(f, "pages of {} bytes at {} cannot be owned", range.size().bytes(), range.start())
             }
@@ -170,7 +187,8 @@ impl core::error::Error for RemapError {}
 pub enum PromoteError {
     /// The range leaves the part of the address space that may be mapped here.
     OutsideSpace(PageRange),
-    /// The page-table format has no pages of that size.
+    /// The page-table format or the machine ([`Machine::paging`](crate::Machine::paging)) has no pages
+    /// of that size.
     Unsupported(PageSize),
     /// Nothing is mapped at this address.
     NotMapped(VirtAddr),

@@ -191,6 +191,9 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
         self.refusal = None;
         let protection = check_tables(flags, parent_table_flags).and_then(|()| self.protection::<S>(flags));
         let protection = protection.map_err(|error| self.refused_map(page, Refusal::Flags(error)))?;
+        if level_of(size_of::<S>()) > self.space.core.service.platform().paging().largest_leaf() {
+            return Err(self.refused_map(page, Refusal::Map(MapError::Unsupported(size_of::<S>()))));
+        }
         let first = PhysFrame::containing_address(frame.start_address());
         // SAFETY: the caller promises that the frame may be accessed through this mapping.
         let mapped = unsafe { self.space.map_borrowed(self.pin, range_of(page), first, protection) };

@@ -155,7 +155,7 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Maps `range` to the frames from `first` on, which stay their owner's: device memory, the
     /// kernel image, frames shared between spaces. Pages as large as `range.size()` are used
-    /// where alignment permits.
+    /// where alignment permits and the machine has them.
     ///
     /// # Safety
     ///
@@ -175,7 +175,12 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<(), MapError> {
         let pages = self.check(range, protection)?;
         aligned(first, range.size())?;
-        let largest = level_of(range.size());
+        let paging = self.core.service.platform().paging();
+        if !paging.reach(first.start_address().as_u64() >> 12, pages.count()) {
+            let bits = paging.physical_bits();
+            return Err(MapError::BeyondPhysicalMemory { first, pages: pages.count(), bits });
+        }
+        let largest = level_of(range.size()).min(paging.largest_leaf());
         let attributes = self.attributes(protection, Ownership::Borrowed);
         let mut backing = Contiguous { first_page: pages.first, frame: first, largest, attributes };
         self.fill(pin, pages, &mut backing)

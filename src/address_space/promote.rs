@@ -28,7 +28,8 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core;
         let pages = core.check(range).ok_or(PromoteError::OutsideSpace(range))?;
         let level = level_of(range.size());
-        if level > <P::Format as Format>::LARGEST_LEAF {
+        let paging = core.service.platform().paging();
+        if level > <P::Format as Format>::LARGEST_LEAF.min(paging.largest_leaf()) {
             return Err(PromoteError::Unsupported(range.size()));
         }
         let record = |changed| (core.record(&changed), changed);

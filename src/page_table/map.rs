@@ -17,6 +17,12 @@ pub(crate) trait Backing<F: Format> {
     /// The highest level at which a leaf could start at `page`, as far as the frames go.
     fn level_at(&self, page: u64) -> Level;
 
+    /// May there be leaves in `part`? Without, it needs no tables, and is not filled.
+    fn has_leaves(&self, part: Pages) -> bool {
+        let _ = part;
+        true
+    }
+
     /// The leaf of `level` for `page`; called once per leaf, in order of pages.
     fn take(&mut self, page: u64, level: Level) -> RawEntry;
 }
@@ -111,7 +117,9 @@ pub(super) fn plan<F: Format, M: TableMemory>(
         let raw = table.map_or(RawEntry::EMPTY, |table| table.load(level.index(part.first)));
         match (F::decode(raw, level), level.below()) {
             (Entry::Leaf(leaf), _) => return Err((part.first, leaf)),
-            (Entry::Empty, Some(below)) if !leaf_here::<F>(level, part, backing) => {
+            (Entry::Empty, Some(below))
+                if !leaf_here::<F>(level, part, backing) && backing.has_leaves(part) =>
+            {
                 missing += 1 + plan::<F, M>(memory, None, below, part, backing)?;
             }
             (Entry::Table(next), Some(below)) => {
@@ -201,6 +209,9 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
         B: Backing<F>,
     {
         for part in pages.by_entry(level) {
+            if level > Level::PAGE && !self.backing.has_leaves(part) {
+                continue;
+            }
             let index = level.index(part.first);
             let Some(below) = level.below().filter(|_| !leaf_here::<F>(level, part, self.backing)) else {
                 let leaf = self.backing.take(part.first, level);

@@ -47,9 +47,10 @@ pub(crate) enum Unfit {
 struct Survey {
     /// The size of the leaf that is to be.
     level: Level,
-    /// What the next page's leaf should be, and the large one with what the hardware has noted so
-    /// far; `None` before the first.
-    found: Option<(Leaf, RawEntry)>,
+    /// The last page's leaf, the number of the frame that follows it, and the large leaf with what the
+    /// hardware has noted so far; `None` before the first. A number: after the last frame of all there
+    /// is no other.
+    found: Option<(Leaf, u64, RawEntry)>,
 }
 
 impl Survey {
@@ -77,9 +78,9 @@ impl Survey {
     }
 
     fn leaf<F: Format>(&mut self, leaf: Leaf, raw: RawEntry, level: Level, page: u64) -> Result<(), Unfit> {
+        let number = leaf.frame.start_address().as_u64() / 4096;
         let large = match self.found {
             None => {
-                let number = leaf.frame.start_address().as_u64() / 4096;
                 if !number.is_multiple_of(self.level.pages()) {
                     return Err(Unfit::Misaligned { page, frame: leaf.frame });
                 }
@@ -88,17 +89,17 @@ impl Survey {
                 }
                 F::leaf(&leaf, self.level)
             }
-            Some((next, large)) => {
-                if leaf.frame != next.frame {
+            Some((last, next, large)) => {
+                if number != next {
                     return Err(Unfit::Scattered { page, frame: leaf.frame });
                 }
-                if leaf != next {
+                if leaf != (Leaf { frame: leaf.frame, ..last }) {
                     return Err(Unfit::Differs { page });
                 }
                 large
             }
         };
-        self.found = Some((Leaf { frame: leaf.frame + level.pages(), ..leaf }, F::merge_marks(large, raw)));
+        self.found = Some((leaf, number + level.pages(), F::merge_marks(large, raw)));
         Ok(())
     }
 }
@@ -113,7 +114,7 @@ fn large_leaf<F: Format, M: TableMemory>(
     let mut survey = Survey { level, found: None };
     let below = level.below().unwrap_or(Level::PAGE);
     survey.table::<F, M>(memory, table, below, page)?;
-    let (_, large) = survey.found.ok_or(Unfit::Vacant { page })?;
+    let (.., large) = survey.found.ok_or(Unfit::Vacant { page })?;
     Ok(F::mark_ahead(large))
 }
 

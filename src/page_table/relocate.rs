@@ -61,10 +61,29 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
         }
     }
 
+    fn has_leaves(&self, part: Pages) -> bool {
+        let [first, last] = [part.first, part.last].map(|page| page.wrapping_add(self.back));
+        has_leaves::<F, M>(self.memory, self.table, self.level, Pages { first, last })
+    }
+
     fn take(&mut self, page: u64, _: Level) -> RawEntry {
         let (table, index, level) = self.find::<F>(page);
         table.entry(index).replace::<F>(level, RawEntry::EMPTY)
     }
+}
+
+/// Is anything mapped in `pages`?
+fn has_leaves<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> bool {
+    pages.by_entry(level).any(|part| {
+        match (F::decode(table.load(level.index(part.first)), level), level.below()) {
+            (Entry::Leaf(_), _) => true,
+            (Entry::Table(next), Some(below)) => {
+                // SAFETY: it is linked under a table that the caller has locked exclusively.
+                has_leaves::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+            }
+            _ => false,
+        }
+    })
 }
 
 /// The largest leaf in `pages`.

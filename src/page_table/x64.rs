@@ -1,6 +1,14 @@
 //! x86-64 entries, 4 or 5 levels (Intel SDM volume 3, 4.5; AMD APM volume 2, 5.3).
 //!
 //! The kernel has set EFER.NXE, CR0.WP and CR4.PGE, and left the PAT at its reset value.
+//!
+//! # Dirty pages that may not be written
+//!
+//! With shadow stacks (CR4.CET), a present leaf that is dirty and not writable is a shadow-stack page
+//! (Intel SDM volume 1, 17.2.2 and volume 3, 4.6.1): its owner's calls and returns write it. So a leaf
+//! that loses its permission to be written keeps the mark elsewhere, in a bit that the hardware ignores,
+//! and gets it back with the permission. (Linux does the same: `_PAGE_SAVED_DIRTY`.) No processor with
+//! shadow stacks marks a leaf dirty that is not writable.
 
 use bitflags::bitflags;
 use x86_64::PhysAddr;
@@ -29,6 +37,8 @@ bitflags! {
         const OWNED = 1 << 9;
         /// Likewise: a cursor has claimed the entry.
         const CLAIMED = 1 << 10;
+        /// Likewise: the page was written when it still might be.
+        const SAVED_DIRTY = 1 << 58;
         const NO_EXECUTE = 1 << 63;
     }
 }
@@ -133,7 +143,15 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     #[inline]
     fn reprotect(raw: RawEntry, _level: Level, protection: Protection) -> RawEntry {
         let own = Bits::WRITABLE | Bits::NO_EXECUTE | Bits::USER | Bits::WRITE_THROUGH | Bits::CACHE_DISABLE;
-        RawEntry(raw.0 & !own.bits() | protection_bits(protection).bits())
+        let bits = raw.0 & !own.bits() | protection_bits(protection).bits();
+        // Each may leave the other's place.
+        let dirty = (Bits::DIRTY | Bits::SAVED_DIRTY).bits();
+        let mark = match (bits & dirty != 0, protection.access().writes()) {
+            (false, _) => 0,
+            (true, true) => Bits::DIRTY.bits(),
+            (true, false) => Bits::SAVED_DIRTY.bits(),
+        };
+        RawEntry(bits & !dirty | mark)
     }
 
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry {
@@ -146,7 +164,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     }
 
     fn merge_marks(raw: RawEntry, other: RawEntry) -> RawEntry {
-        RawEntry(raw.0 | other.0 & (Bits::ACCESSED | Bits::DIRTY).bits())
+        RawEntry(raw.0 | other.0 & (Bits::ACCESSED | Bits::DIRTY | Bits::SAVED_DIRTY).bits())
     }
 
     fn mark_ahead(raw: RawEntry) -> RawEntry {
@@ -209,11 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn reprotect_keeps_frame_and_dirty_bit() {
-        let dirty = RawEntry(Four::leaf(&leaf(Protection::KERNEL_DATA), Level::PAGE).0 | Bits::DIRTY.bits());
-        let changed = Four::reprotect(dirty, Level::PAGE, Protection::KERNEL_READ_ONLY);
-        assert_ne!(changed.0 & Bits::DIRTY.bits(), 0);
-        assert_eq!(Four::decode(changed, Level::PAGE), Entry::Leaf(leaf(Protection::KERNEL_READ_ONLY)));
+    fn reprotect_keeps_frame_and_dirty_mark() {
+        for level in [Level::PAGE, Level::HUGE] {
+            let dirty = RawEntry(Four::leaf(&leaf(Protection::KERNEL_DATA), level).0 | Bits::DIRTY.bits());
+            let changed = Four::reprotect(dirty, level, Protection::KERNEL_READ_ONLY);
+            assert_eq!(changed.0 & Bits::DIRTY.bits(), 0, "a shadow stack");
+            assert_eq!(Four::decode(changed, level), Entry::Leaf(leaf(Protection::KERNEL_READ_ONLY)));
+            assert_eq!(Four::reprotect(changed, level, Protection::KERNEL_DATA), dirty);
+            let clean = Four::leaf(&leaf(Protection::KERNEL_READ_ONLY), level);
+            let writable = Four::reprotect(clean, level, Protection::KERNEL_DATA);
+            assert_eq!(writable.0 & (Bits::DIRTY | Bits::SAVED_DIRTY).bits(), 0);
+        }
     }
 
     #[test]

@@ -234,6 +234,8 @@ impl<P: Machine> WithHeap<P> {
 }
 
 fn whole_upper_entries<F: Format>(window: Pages) -> bool {
-    let upper = (window.first << 12) >> 63 == 1;
+    // The upper half begins with its first canonical address: the bits above the root's say nothing to
+    // the hardware, which would find the window at another address.
+    let upper = (window.first << 12) as i64 >> (F::ROOT.address_bits() - 1) == -1;
     upper && window.fill_entries(F::ROOT)
 }

@@ -64,13 +64,17 @@ impl<P: Machine> MemoryService<P> {
     ///
     /// # Errors
     ///
-    /// [`OnlineError`]; the CPU is as before, but for magazines that it may have got.
+    /// [`OnlineError`]; the CPU is as before.
     pub unsafe fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
         let kernel = self.kernel_core().filter(|_| self.reached(stage::READY));
         let kernel = kernel.ok_or(OnlineError::NotBooted)?;
+        self.shootdown.check_online(pin).map_err(OnlineError::Shootdown)?;
         self.frames.cpu_online(pin).map_err(OnlineError::Frames)?;
-        if let Some(heap) = self.heap() {
-            heap.heap().cpu_online(pin).map_err(|_| OnlineError::OutOfMemory)?;
+        if let Some(heap) = self.heap()
+            && heap.heap().cpu_online(pin).is_err()
+        {
+            self.frames.cpu_offline(pin);
+            return Err(OnlineError::OutOfMemory);
         }
         self.platform.load_root(kernel.table.root());
         // Whether wakers are due is asked again when the CPU looks for something to do.
@@ -88,8 +92,10 @@ impl<P: Machine> MemoryService<P> {
     ///
     /// # Errors
     ///
-    /// [`OfflineError`]; the CPU stays online, with empty magazines.
+    /// [`OfflineError`]; the CPU is as before.
     pub unsafe fn cpu_offline(&self, pin: &CpuPin) -> Result<(), OfflineError> {
+        // What can refuse comes before what changes something.
+        self.shootdown.check_offline(pin).map_err(OfflineError::Shootdown)?;
         if let Some(heap) = self.heap() {
             heap.heap().cpu_offline(pin).map_err(OfflineError::Heap)?;
         }

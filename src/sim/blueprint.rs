@@ -7,6 +7,8 @@ use std::vec::Vec;
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId};
 use topomem_shootdown::TlbFeatures;
 
+use crate::PagingFeatures;
+
 /// One node of a [`Blueprint`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
@@ -34,6 +36,8 @@ pub struct Blueprint {
     pub distances: Vec<Vec<u8>>,
     /// What its TLBs offer.
     pub tlb: TlbFeatures,
+    /// What its page walkers offer.
+    pub paging: PagingFeatures,
 }
 
 impl Blueprint {

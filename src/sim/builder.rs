@@ -10,6 +10,7 @@ use x86_64::PhysAddr;
 use super::Sim;
 use super::blueprint::{Blueprint, BlueprintError, Node};
 use super::interrupt::Delivery;
+use crate::PagingFeatures;
 
 /// Describes a [`Sim`]: one node, one CPU and 64 MiB unless told otherwise.
 ///
@@ -26,6 +27,7 @@ pub struct Builder {
     distances: Vec<(usize, usize, u8)>,
     delivery: Delivery,
     tlb: TlbFeatures,
+    paging: PagingFeatures,
 }
 
 impl Default for Builder {
@@ -41,6 +43,7 @@ impl Default for Builder {
             distances: Vec::new(),
             delivery: Delivery::default(),
             tlb: TlbFeatures::NONE,
+            paging: PagingFeatures::BASIC.with_giant_pages(),
         }
     }
 }
@@ -117,6 +120,14 @@ impl Builder {
         self
     }
 
+    /// What the page walkers offer: pages of 1 GiB and 52 bits of physical addresses unless told
+    /// otherwise.
+    #[must_use]
+    pub fn paging(mut self, features: PagingFeatures) -> Builder {
+        self.paging = features;
+        self
+    }
+
     /// The machine described so far.
     ///
     /// # Errors
@@ -150,7 +161,7 @@ impl Builder {
             distances[a][b] = distance;
             distances[b][a] = distance;
         }
-        let machine = Blueprint { nodes, distances, tlb: self.tlb };
+        let machine = Blueprint { nodes, distances, tlb: self.tlb, paging: self.paging };
         machine.check()?;
         Ok(machine)
     }

@@ -12,7 +12,7 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use crate::Machine;
-use crate::page_table::X64;
+use crate::page_table::{PagingFeatures, X64};
 
 use super::broadcast::Removal;
 use super::cpu::role;
@@ -33,6 +33,10 @@ unsafe impl Machine for &'static Sim {
     fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
         let Some(physical) = self.arena.address_of(address) else { panic!("{address:p} is not RAM") };
         physical
+    }
+
+    fn paging(&self) -> PagingFeatures {
+        self.blueprint().paging
     }
 
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {

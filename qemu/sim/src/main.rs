@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::process::ExitCode;
 
 use topomem::sim::{Blueprint, Delivery, Node};
-use topomem::{CpuId, TlbFeatures};
+use topomem::{CpuId, PagingFeatures, TlbFeatures};
 use topomem_stress::sim::{self, Options, RunError};
 use topomem_stress::{Break, Limit, SCENARIOS, Scenario};
 
@@ -87,7 +87,12 @@ fn options(job: SimJob) -> Result<Options, Error> {
         Limit::Operations(_) => None,
     };
     Ok(Options {
-        machine: Blueprint { nodes, distances: job.distances, tlb },
+        machine: Blueprint {
+            nodes,
+            distances: job.distances,
+            tlb,
+            paging: PagingFeatures::BASIC.with_giant_pages(),
+        },
         delivery: Delivery { longest: LATEST, seed: job.seed },
         scenario,
         limit,

@@ -2,7 +2,8 @@
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
-use topomem::X64;
+use spin::Once;
+use topomem::{PagingFeatures, X64};
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
@@ -25,6 +26,16 @@ pub fn physical_address_bits() -> u8 {
     } else {
         36
     }
+}
+
+/// What the boot CPU's page walker offers, and so every CPU's: CPUID is asked once, since a hypervisor
+/// takes long to answer.
+pub fn paging() -> PagingFeatures {
+    static PAGING: Once<PagingFeatures> = Once::new();
+    *PAGING.call_once(|| {
+        let basic = PagingFeatures::BASIC.with_physical_bits(physical_address_bits());
+        if has_gigabyte_pages() { basic.with_giant_pages() } else { basic }
+    })
 }
 
 /// x2APIC (CPUID 1 ECX bit 21).

@@ -5,15 +5,15 @@ use core::ptr::NonNull;
 use spin::Once;
 use topomem::shootdown::Unresponsive;
 use topomem::{
-    Asid, CpuId, CpuPin, CpuSet, Machine, PageRange, PageSize, Platform, RootLoad, SwitchFlushed, Ticks, Tlb,
-    TlbFeatures, VirtAddr, X64,
+    Asid, CpuId, CpuPin, CpuSet, Machine, PageRange, PageSize, PagingFeatures, Platform, RootLoad,
+    SwitchFlushed, Ticks, Tlb, TlbFeatures, VirtAddr, X64,
 };
 use topomem_stress::Report;
 use x86_64::PhysAddr;
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::PhysFrame;
 
-use crate::arch::{clock, paging, tlb, vector};
+use crate::arch::{clock, features, paging, tlb, vector};
 use crate::smp::ipi;
 use crate::{log, per_cpu};
 
@@ -118,6 +118,10 @@ unsafe impl Machine for Kernel {
 
     fn virt_to_phys(&self, addr: NonNull<u8>) -> PhysAddr {
         PhysAddr::new_truncate(addr.addr().get() as u64 - paging::DIRECT_MAP)
+    }
+
+    fn paging(&self) -> PagingFeatures {
+        features::paging()
     }
 
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
