@@ -85,6 +85,7 @@ fn a_service_task_collects_what_was_freed_from_another_node() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "fills a node page by page; the other tests run the same unsafe code")]
 fn a_cpu_whose_node_is_full_reuses_its_slabs() {
     for online in [true, false] {
         let machine = Machine::new(2, 1, 2 * MEGABYTE);
@@ -97,8 +98,7 @@ fn a_cpu_whose_node_is_full_reuses_its_slabs() {
         heap.drain(&pin());
         fill_node(&machine, 0);
         let before = machine.outstanding();
-        let rounds = if cfg!(miri) { 20 } else { 2000 };
-        for _ in 0..rounds {
+        for _ in 0..2000 {
             allocate(&heap, layout, 3).into_iter().for_each(|object| free(&heap, object, layout));
         }
         // A slab of objects, and one of magazines.
@@ -114,6 +114,7 @@ fn a_cpu_whose_node_is_full_reuses_its_slabs() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "fills a node page by page; the other tests run the same unsafe code")]
 fn a_cpu_whose_node_has_no_memory_reuses_its_slabs() {
     let machine = Machine::new(2, 1, 2 * MEGABYTE);
     // From the start: not even the CPU's own area is on its node.
@@ -123,8 +124,8 @@ fn a_cpu_whose_node_has_no_memory_reuses_its_slabs() {
         let heap = Heap::new(&machine, &machine);
         become_cpu(1);
         heap.cpu_online(&pin()).unwrap();
-        let (rounds, layout) = (if cfg!(miri) { 2 } else { 200 }, layout(256));
-        for _ in 0..rounds {
+        let layout = layout(256);
+        for _ in 0..200 {
             allocate(&heap, layout, 200).into_iter().for_each(|object| free(&heap, object, layout));
         }
         let stats = cpu_stats(&heap, 1);
