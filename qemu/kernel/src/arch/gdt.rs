@@ -5,7 +5,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
-use x86_64::instructions::tables::load_tss;
+use x86_64::instructions::tables::{lgdt, load_tss};
+use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector};
 use x86_64::structures::tss::TaskStateSegment;
 
@@ -62,7 +63,10 @@ impl Segments {
             let code = segments.gdt.append(Descriptor::kernel_code_segment());
             segments.gdt.append(Descriptor::kernel_data_segment());
             let tss = segments.gdt.append(Descriptor::tss_segment_unchecked(ptr::addr_of!((*this).tss)));
-            (*ptr::addr_of!((*this).gdt)).load_unsafe();
+            // Not the crate's `load`: its addresses end at 48 bits.
+            let gdt = &*ptr::addr_of!((*this).gdt);
+            let base = VirtAddr::new_unsafe(gdt.entries().as_ptr() as u64);
+            lgdt(&DescriptorTablePointer { limit: gdt.limit(), base });
             CS::set_reg(code);
             for set in [SS::set_reg, DS::set_reg, ES::set_reg] {
                 set(SegmentSelector::NULL);

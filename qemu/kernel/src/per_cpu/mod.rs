@@ -12,12 +12,14 @@ use topomem::CpuId;
 use topomem::percpu::MAX_CPUS;
 use topomem_boot::{Admission, ApicAddress};
 use x2apic::lapic::LocalApic;
-use x86_64::VirtAddr;
-use x86_64::registers::model_specific::GsBase;
+use x86_64::registers::model_specific::Msr;
 
 use crate::arch::gdt::Segments;
 use crate::memory::service;
 use stacks::StackTops;
+
+/// IA32_GS_BASE.
+const GS_BASE: u32 = 0xc000_0101;
 
 /// Bytes that an area takes, in whole frames.
 pub const AREA_BYTES: u64 = (size_of::<PerCpu>() as u64).next_multiple_of(4096);
@@ -111,7 +113,9 @@ static AREAS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_
 ///
 /// The area's number is the executing CPU's alone.
 pub unsafe fn install(area: &'static PerCpu) {
-    GsBase::write(VirtAddr::from_ptr(area));
+    // Not the x86_64 crate's `GsBase`: its addresses end at 48 bits.
+    // SAFETY: from here on `gs:0` is the area, which stays.
+    unsafe { Msr::new(GS_BASE).write(ptr::from_ref(area).expose_provenance() as u64) };
     // Release pairs with the Acquire in `of`.
     AREAS[area.cpu.index()].store(ptr::from_ref(area).cast_mut(), Ordering::Release);
 }
