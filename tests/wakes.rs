@@ -271,3 +271,37 @@ fn an_allocation_in_a_handler_waits_for_no_registration() {
         });
     }
 }
+
+/// The memory that somebody waits for is in empty page tables, in the heap's reserve, and in a space
+/// that is dropped meanwhile.
+#[test]
+fn a_future_gets_what_has_to_be_freed_first() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let queues = [(); 2].map(|()| Arc::new(RunQueue::default()));
+        let wakers = queues.each_ref().map(|queue| Waker::from(queue.clone()));
+        let mut contexts = wakers.each_ref().map(Context::from_waker);
+        let mut task = pin!(service.task(CpuId::BOOT));
+        assert!(task.as_mut().poll(&mut contexts[0]).is_pending());
+        let kept = mapped(service, pin, 512);
+        kept.unmap(pin, PageRange::new(BASE, 512, PageSize::Size4KiB).unwrap()).unwrap().wait(pin);
+        let dropped = mapped(service, pin, 16);
+        service.tend(pin);
+        // An empty table, and then the space.
+        let mut spaces = [None, Some(dropped)];
+        for space in &mut spaces {
+            take_all(service, pin);
+            let mut waiting = pin!(service.alloc_async(FrameRequest::frame()));
+            assert!(waiting.as_mut().poll(&mut contexts[1]).is_pending());
+            drop(space.take());
+            let before = queues.each_ref().map(|queue| queue.woken());
+            service.wake_due(pin);
+            assert!(queues[0].woken() > before[0], "the task does not hear that frames are wanted");
+            assert!(task.as_mut().poll(&mut contexts[0]).is_pending());
+            assert!(queues[1].woken() > before[1], "frames are free, and nobody is woken");
+            assert!(waiting.as_mut().poll(&mut contexts[1]).is_ready());
+        }
+        drop(kept);
+        service.tend(pin);
+    });
+}

@@ -7,6 +7,7 @@ mod relieve;
 mod spaces;
 mod stats;
 mod task;
+mod wait;
 mod wake;
 
 use core::cell::UnsafeCell;
@@ -23,6 +24,7 @@ pub use boot::{Boot, BootError, Discovered, KernelLayout, WithFrames, WithHeap};
 pub use lifecycle::{OfflineError, OnlineError};
 pub use stats::CpuStats;
 pub use task::{ServiceTask, Tended};
+pub use wait::Allocation;
 
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, user_bounds};

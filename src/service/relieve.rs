@@ -145,8 +145,13 @@ impl<P: Machine> MemoryService<P> {
         Collected { freed, ..Collected::NOTHING }
     }
 
+    /// Frees what is kept for later use, as far as `budget` goes.
+    pub(super) fn reclaim(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+        self.reclaim_objects(pin, budget).and(self.reclaim_tables(pin, budget))
+    }
+
     /// Frees empty page tables of any space, as far as `budget` goes.
-    pub(super) fn reclaim_tables(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+    fn reclaim_tables(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         self.for_each_space(budget, |space, budget| space.reclaim_tables(pin, budget))
     }
 }

@@ -29,7 +29,8 @@ impl<P: Machine> MemoryService<P> {
     /// where other CPUs asked for it or the CPU has little use for them, collects objects that other
     /// nodes' CPUs freed, frees what has retired, takes apart abandoned spaces, calls the callbacks of
     /// what is complete, zeroes a few frames ahead, and calls the wakers that are due
-    /// ([`MemoryService::wake_due`]).
+    /// ([`MemoryService::wake_due`]). Where a future waits for frames, it also frees what the heap holds
+    /// in reserve, and empty page tables.
     ///
     /// For service tasks and idle loops, not for interrupt handlers. Costs a few loads where
     /// there is nothing to do, plus a look at each address space and at each slot of the node's
@@ -44,7 +45,11 @@ impl<P: Machine> MemoryService<P> {
             heap.heap().tend(pin);
         }
         let mut budget = Budget::unlimited();
-        let collected = self.collect(pin, &mut budget).and(self.reap(pin, &mut budget));
+        let mut collected = self.collect(pin, &mut budget).and(self.reap(pin, &mut budget));
+        if self.frames.is_awaited() {
+            // What is kept for later use is wanted now.
+            collected = collected.and(self.reclaim(pin, &mut budget));
+        }
         self.callbacks_due.call();
         self.frames.refill_zeroed(pin, ZEROED_AT_ONCE);
         self.wake_due(pin);

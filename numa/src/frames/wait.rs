@@ -38,6 +38,12 @@ impl<P: Platform> Frames<P> {
         AllocFuture { frames: self, request, place: None }
     }
 
+    /// Does a future of [`Frames::alloc_async`] wait for frames? One load.
+    #[inline]
+    pub fn is_awaited(&self) -> bool {
+        self.waiters.any()
+    }
+
     /// Is [`Frames::wake_waiters`] due? One load.
     ///
     /// Whatever gives memory back notes this: frees, drains, a CPU that goes offline. None of them
