@@ -222,3 +222,12 @@ fn nothing_wraps_at_the_end_of_physical_memory() {
     frames.drain(&pin(0));
     assert_eq!(frames.validate().unwrap().retired, 1);
 }
+
+/// What the whole allocator of one node of 4 GiB needs, all that there is once included.
+#[test]
+fn bookkeeping_is_at_most_0_14_bytes_a_frame() {
+    let frames = frames_support::Machine::simple(4096, 2).frames(&FramesConfig::default());
+    let metadata = frames.metadata();
+    let bytes = metadata.regions + metadata.magazines + metadata.pools + metadata.fixed;
+    assert!(bytes as f64 / f64::from(1 << 20) <= 0.14, "{metadata:?}");
+}

@@ -41,8 +41,8 @@ pub(super) fn build<P: Platform, G: Ground>(
     let turns_place = builder.place::<Turns>(cpus, NodeId::ZERO, fixed)?;
     let (part_count, shift) = directory::parts(survey.end);
     let directory_place = builder.place::<u16>(part_count, NodeId::ZERO, fixed)?;
-    // Few regions stay few.
-    let region_room = survey.regions + SLACK.min(survey.pieces - survey.regions + 2);
+    // A region is cut only where a gap in it grows beyond what is bridged.
+    let region_room = survey.regions + SLACK.min(survey.pieces - survey.regions);
     let order_place = builder.place::<u16>(region_room, NodeId::ZERO, fixed)?;
     let region_place = builder.place::<Region>(region_room, NodeId::ZERO, fixed)?;
     let regions = plan_regions(&*builder.ground, config, region_place)?;

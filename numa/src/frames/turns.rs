@@ -59,8 +59,9 @@ mod tests {
     use super::*;
 
     fn take(turns: &Turns, weights: &[u64], shares: &mut [u64]) {
-        let nodes = weights.iter().enumerate().map(|(index, &weight)| (NodeId::new(index).unwrap(), weight));
-        shares[turns.next(nodes).unwrap().index()] += 1;
+        let nodes = weights.iter().enumerate();
+        let chosen = turns.next(nodes.filter_map(|(index, &weight)| Some((NodeId::new(index)?, weight))));
+        chosen.into_iter().for_each(|node| shares[node.index()] += 1);
     }
 
     #[test]
