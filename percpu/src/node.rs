@@ -2,9 +2,15 @@
 
 use core::fmt;
 
-/// How many nodes the fixed-size structures have room for; fewer under Miri, as for
+/// How many nodes the fixed-size structures have room for; fewer under loom and Miri, as for
 /// [`MAX_CPUS`](crate::MAX_CPUS).
-pub const MAX_NODES: usize = if cfg!(miri) { 16 } else { 64 };
+pub const MAX_NODES: usize = if cfg!(loom) {
+    4
+} else if cfg!(miri) {
+    16
+} else {
+    64
+};
 
 /// A NUMA node, numbered densely from 0; firmware's proximity domains may be sparse.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -1,4 +1,5 @@
-//! The machine that the models run the production code on: one node of a few blocks and two CPUs.
+//! The machine that the models run the production code on: one node of a few blocks, or two of one
+//! block each, and two CPUs.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::alloc::Layout;
@@ -34,6 +35,8 @@ unsafe impl Platform for Host {
 
 struct Tiny {
     next: u64,
+    nodes: usize,
+    /// Of each node.
     blocks: u64,
 }
 
@@ -45,15 +48,15 @@ unsafe impl Ground for Tiny {
     type Error = std::fmt::Error;
 
     fn node_count(&self) -> usize {
-        1
+        self.nodes
     }
 
     fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
-        std::iter::once(node)
+        (0..self.nodes).map(move |other| NodeId::new((node.index() + other) % self.nodes).unwrap())
     }
 
     fn cpus(&self) -> impl Iterator<Item = (CpuId, NodeId)> {
-        (0..2).map(|cpu| (CpuId::new(cpu).unwrap(), NodeId::ZERO))
+        (0..2).map(|cpu| (CpuId::new(cpu).unwrap(), NodeId::new(cpu % self.nodes).unwrap()))
     }
 
     fn weight(&self, _: NodeId) -> Option<u32> {
@@ -61,8 +64,11 @@ unsafe impl Ground for Tiny {
     }
 
     fn pieces(&self) -> impl Iterator<Item = Piece> {
-        let range = MemoryRange::from_length(START, self.blocks << 21).unwrap();
-        std::iter::once(Piece { range, node: NodeId::ZERO })
+        (0..self.nodes).map(|node| {
+            let bytes = self.blocks << 21;
+            let range = MemoryRange::from_length(START + node as u64 * bytes, bytes).unwrap();
+            Piece { range, node: NodeId::new(node).unwrap() }
+        })
     }
 
     fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, std::fmt::Error> {
@@ -78,12 +84,21 @@ pub fn frames(blocks: u64) -> &'static Frames<Host> {
 }
 
 pub fn frames_with(blocks: u64, config: &FramesConfig) -> &'static Frames<Host> {
+    build(Tiny { next: 0, nodes: 1, blocks }, config)
+}
+
+/// A block and a CPU on each of two nodes.
+pub fn frames_of_two_nodes() -> &'static Frames<Host> {
+    build(Tiny { next: 0, nodes: 2, blocks: 1 }, &FramesConfig::default())
+}
+
+fn build(mut machine: Tiny, config: &FramesConfig) -> &'static Frames<Host> {
     // Of the frames, only those of the first block are ever touched, where they are zeroed.
     let layout = Layout::from_size_align(ARENA + (1 << 21), 4096).unwrap();
     // SAFETY: the size is not 0. Leaked: models are short.
     let base = NonNull::new(unsafe { std::alloc::alloc(layout) }).unwrap();
     let frames = Box::leak(Box::new(Frames::new(Host(base))));
-    frames.init(&mut Tiny { next: 0, blocks }, config).unwrap();
+    frames.init(&mut machine, config).unwrap();
     frames
 }
 
