@@ -14,7 +14,7 @@ pub(super) const ACCESSED: u64 = 1 << 5;
 pub(super) const DIRTY: u64 = 1 << 6;
 
 /// The table of `level` on the way to `page`.
-fn table_on_the_way<'a>(root: PhysFrame, arena: &'a Arena, page: u64, level: Level) -> &'a TablePage {
+fn table_on_the_way(root: PhysFrame, arena: &Arena, page: u64, level: Level) -> &TablePage {
     let (mut frame, mut at) = (root, Level::FOURTH);
     loop {
         // SAFETY: the test has linked it.
@@ -30,7 +30,7 @@ fn table_on_the_way<'a>(root: PhysFrame, arena: &'a Arena, page: u64, level: Lev
 }
 
 /// The entry of `level` that serves `page`.
-fn entry<'a>(root: PhysFrame, arena: &'a Arena, page: u64, level: Level) -> &'a TableEntry {
+fn entry(root: PhysFrame, arena: &Arena, page: u64, level: Level) -> &TableEntry {
     table_on_the_way(root, arena, page, level).entry(level.index(page))
 }
 

@@ -4,6 +4,7 @@ mod concurrent;
 mod marks;
 mod model;
 mod promote;
+mod record;
 mod steps;
 
 use arena::Arena;
