@@ -37,17 +37,22 @@ fn spin_for_a_foreign_lock(turn: Turn) -> Vec<CpuId> {
     sim.on(CpuId::BOOT, |pin| {
         space.map(pin, page, FrameRequest::frame(), Protection::KERNEL_DATA).unwrap();
     });
-    let lock = AtomicBool::new(false);
+    let (lock, deaf) = (AtomicBool::new(false), AtomicBool::new(false));
     sim.run(|pin| {
         let taken = || lock.swap(true, Ordering::Acquire);
         if pin.cpu() == CpuId::BOOT {
             assert!(!taken());
             sim.barrier();
+            while !deaf.load(Ordering::Acquire) {
+                sim.relax();
+            }
             space.unmap(pin, page).unwrap().wait(pin);
         } else {
-            sim.load(page.start()).unwrap();
             sim.barrier();
+            sim.load(page.start()).unwrap();
             sim.mask_interrupts();
+            // The unmapping begins only now, however late this thread goes on.
+            deaf.store(true, Ordering::Release);
             while taken() {
                 match turn {
                     Turn::Polling => sim.relax(),

@@ -104,14 +104,17 @@ fn uneven_nodes_under_pressure() {
     passes(&options(&builder, "frames"));
 }
 
-/// Memory runs out again and again, so that CPUs wait for frames that others free.
+/// Memory runs out again and again, so that CPUs wait for frames that others free. How soon that
+/// happens is the host's business: the run is repeated until it has.
 #[test]
 fn frames_are_waited_for() {
     let builder = Sim::builder().nodes(2).cpus(4).memory(16 * MIB);
-    let limit = Some(Limit::Milliseconds(3000));
-    let report = report(&Options { limit, ..options(&builder, "pressure") });
-    assert!(report.is_ok(), "{:#?}", report.failures);
-    assert!(report.progress.waits > 0, "{:?}", report.progress);
+    let waited = |seed| {
+        let report = report(&Options { seed, ..options(&builder, "pressure") });
+        assert!(report.is_ok(), "{:#?}", report.failures);
+        report.progress.waits > 0
+    };
+    assert!((0..100).any(waited));
 }
 
 #[test]
@@ -208,7 +211,11 @@ fn changes_that_wait_for_themselves_alone_are_found() {
 
 #[test]
 fn memory_freed_before_a_deaf_cpu_answers_is_found() {
-    fails_in("unresponsive", Break::GiveUp, FailureKind::Stale);
+    // On a busy host the frame may be overwritten too late to be read: then the CPU that freed it
+    // says that it has not waited.
+    let builder = Sim::builder().nodes(2).cpus(4).memory(128 * MIB);
+    let kinds = [FailureKind::Stale, FailureKind::Service];
+    fails_on(&options(&builder, "unresponsive"), Break::GiveUp, &kinds);
 }
 
 #[test]

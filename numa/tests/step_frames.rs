@@ -14,7 +14,7 @@ use step_support::{Held, Kind, Run, Scene, bound, request};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{DoubleFrees, FrameRequest, FramesConfig, ZeroedFrames, Zeroing};
 use topomem_percpu::Order;
-use topomem_stepper::{Context, Matrix, Operation, Plan};
+use topomem_stepper::{Context, Matrix, Operation, Plan, Trace};
 use x86_64::PhysAddr;
 
 const ONE: FrameRequest = FrameRequest::frame();
@@ -216,6 +216,15 @@ const RETIREMENTS: &[Operation<Scene>] = &[
     ),
 ];
 
+/// Frames in numbers that fill and empty magazines, and blocks between them.
+const COURSES: &[Operation<Scene>] = &[operation("a long course", NOTHING, |scene| {
+    for count in [5, 70, 40] {
+        (0..count).for_each(|_| alloc::<0>(scene));
+        alloc::<9>(scene);
+        (0..count + 1).for_each(|_| scene.give(0, &scene.ours));
+    }
+})];
+
 const fn context(name: &'static str, run: fn(&Scene)) -> Context<Scene> {
     Context { name, run, undo: NOTHING }
 }
@@ -287,7 +296,7 @@ const RETIRING: &[Context<Scene>] = &[
     }),
 ];
 
-const PLAN: Plan = Plan::traps(30_000);
+const PLAN: Plan = Plan::traps(20_000);
 
 fn plain() -> Scene {
     Scene::new(&FramesConfig { zeroed: ZeroedFrames::Frames(8), ..FramesConfig::default() })
@@ -353,4 +362,32 @@ fn zeroing_on_free() {
     let few = &[CONTEXTS[1], CONTEXTS[4]];
     explore("frames: allocations, cleared on free", clearing, &ALLOCATIONS[..6], few);
     explore("frames: frees, cleared on free", clearing, &FREES[..6], few);
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
+fn long_courses() {
+    let plan = Plan::traps(60_000);
+    let (operations, contexts) = (COURSES, CONTEXTS);
+    Matrix { name: "frames: courses", scene: plain, operations, contexts, check: |_| {}, plan, renew: None }
+        .explore();
+}
+
+/// An interrupt in the middle of a hit finds the magazine in use, and is served all the same.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
+fn interrupts_meet_magazines_in_use() {
+    let scene = plain();
+    scene.share_a_word();
+    let mut hit = Trace::of(|| {
+        alloc::<0>(&scene);
+        scene.give(0, &scene.ours);
+    });
+    let nested = || scene.frames.cpu_stats(pin(0).cpu()).unwrap().nested;
+    let before = nested();
+    for at in 0..hit.len() {
+        assert!(hit.stop_after(at, |_| brief::<0>(&scene)).is_some());
+    }
+    assert!(nested() > before);
+    scene.settle();
 }

@@ -28,19 +28,33 @@ pub(crate) enum Stage {
     Hearing,
 }
 
-/// The stage.
+/// The stage, and how often the boot CPU has looked whether it still has to wait.
 #[derive(Debug, Default)]
-pub(crate) struct Deafness(AtomicU32);
+pub(crate) struct Deafness {
+    stage: AtomicU32,
+    looks: AtomicU32,
+}
 
 impl Deafness {
     /// Enters `stage`.
     pub(crate) fn enter(&self, stage: Stage) {
         // Release pairs with the Acquire in `has`: what was done before is seen.
-        self.0.store(stage as u32, Ordering::Release);
+        self.stage.store(stage as u32, Ordering::Release);
     }
 
     /// Has `stage` been entered?
     pub(crate) fn has(&self, stage: Stage) -> bool {
-        self.0.load(Ordering::Acquire) >= stage as u32
+        self.stage.load(Ordering::Acquire) >= stage as u32
+    }
+
+    /// The boot CPU has looked, and has to wait still.
+    pub(crate) fn look(&self) {
+        // Relaxed: a count orders nothing.
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it has.
+    pub(crate) fn looks(&self) -> u32 {
+        self.looks.load(Ordering::Relaxed)
     }
 }

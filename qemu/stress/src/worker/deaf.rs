@@ -5,7 +5,10 @@
 //! meanwhile. It then reads the page once more through its old translation: the frame must still
 //! be the page's, whatever the others were handed since.
 
+use core::future::{Future, IntoFuture, poll_fn};
+use core::pin::{Pin, pin};
 use core::sync::atomic::Ordering;
+use core::task::Poll;
 
 use topomem::shootdown::Tlb;
 use topomem::{CpuId, FrameRequest, Order, PageSize};
@@ -47,6 +50,7 @@ impl<R: Rig> Worker<'_, R> {
         let others: u64 = self.others().map(|cpu| self.operations_of(cpu)).sum();
         let mut targets = arrayvec::ArrayVec::<_, { topomem::percpu::MAX_CPUS }>::new();
         let mut found = run.rig.load(page.address);
+        let mut looks = None;
         run.rig.be_deaf(|| {
             run.deafness.enter(Stage::Deaf);
             let reported = run.rig.reported().is_some();
@@ -55,7 +59,11 @@ impl<R: Rig> Worker<'_, R> {
                 targets.extend(self.others().map(|cpu| (cpu, self.operations_of(cpu) + OPERATIONS)));
             }
             let went_on = targets.iter().all(|&(cpu, target)| self.operations_of(cpu) >= target);
-            let enough = reported && went_on;
+            // However late the boot CPU's thread runs: it looks once more.
+            if reported && went_on {
+                looks.get_or_insert(run.deafness.looks() + 2);
+            }
+            let enough = looks.is_some_and(|looks| run.deafness.looks() >= looks) || found != Some(expected);
             if found == Some(expected) {
                 found = run.rig.load(page.address);
             }
@@ -111,7 +119,7 @@ impl<R: Rig> Worker<'_, R> {
         // The space may free it from here on.
         self.release(frame, Order::FRAME, held.holder);
         match target.unmap(&self.pin, page.range()) {
-            Ok(unmapping) => unmapping.await,
+            Ok(unmapping) => self.look_until(pin!(unmapping.into_future())).await,
             Err(error) => return self.refused("unmapping a page", Text::display(&error)),
         }
         if !run.deafness.has(Stage::Hearing) {
@@ -127,6 +135,14 @@ impl<R: Rig> Worker<'_, R> {
             && (Some(cpu) != deaf || generation <= before || generation > now)
         {
             self.refused("reporting the deaf CPU", Text::debug(&(cpu, generation, before, now)));
+        }
+    }
+
+    /// Awaits `done`, and notes each look at it.
+    async fn look_until(&self, mut done: Pin<&mut impl Future<Output = ()>>) {
+        while !poll_fn(|context| Poll::Ready(done.as_mut().poll(context).is_ready())).await {
+            self.run.deafness.look();
+            self.run.rig.rest(1).await;
         }
     }
 

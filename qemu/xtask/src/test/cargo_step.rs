@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use super::stepped::Stepped;
 use super::tally::Tally;
 use super::{Outcome, steps::CargoCommand};
 use crate::error::Error;
@@ -37,11 +38,13 @@ fn follow(
     forward(child.stderr.take(), sender);
 
     let mut tally = Tally::default();
+    let mut stepped = Stepped::default();
     let mut output = vec![typed];
     loop {
         match lines.recv_timeout(limit.saturating_sub(start.elapsed())) {
             Ok(line) => {
                 tally += Tally::parse(&line).unwrap_or_default();
+                stepped += Stepped::parse(&line).unwrap_or_default();
                 show(&line, screen);
                 output.push(line);
             }
@@ -55,6 +58,9 @@ fn follow(
     }
     let status = child.wait().map_err(|error| Error::Pipe { program, error })?;
     screen.erase();
+    if stepped != Stepped::default() {
+        screen.line(&format!("    {stepped}"));
+    }
     if !status.success() {
         output.push(format!("ended with {status}"));
         // A build that fails has no test that could.
@@ -68,9 +74,10 @@ fn follow(
 /// Test programs and their results stay on the screen; the rest passes by.
 fn show(line: &str, screen: &mut Screen) {
     let trimmed = line.trim_start();
-    let stays =
-        ["Running ", "Doc-tests ", "test result: ", "error"].iter().any(|start| trimmed.starts_with(start))
-            || (trimmed.starts_with("test ") && trimmed.ends_with("FAILED"));
+    let stays = ["Running ", "Doc-tests ", "test result: ", "error", "stepped "]
+        .iter()
+        .any(|start| trimmed.starts_with(start))
+        || (trimmed.starts_with("test ") && trimmed.ends_with("FAILED"));
     if stays {
         screen.line(&format!("    {trimmed}"));
     } else if !trimmed.is_empty() {
@@ -128,6 +135,17 @@ mod tests {
         let (tally, output) = follow(&mut shell(script), LIMIT, &mut quiet()).unwrap();
         assert_eq!(tally, Tally { passed: 3, failed: 3 });
         assert_eq!(output.len(), 4);
+    }
+
+    #[test]
+    fn stop_points_are_added_up() {
+        let line = "stepped frees: 2 operations, 3 contexts, 6 combinations (4 at every instruction), \
+                    50 instructions, 40 stops, 1 missed";
+        let mut screen = quiet();
+        follow(&mut shell(&format!("echo '{line}'; echo '{line}'")), LIMIT, &mut screen).unwrap();
+        let lines = screen.into_lines();
+        let last = lines.last().unwrap();
+        assert!(last.contains("in all: 4 operations, 12 combinations (8 at every instruction)"), "{lines:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod bench_step;
 mod cargo_step;
 mod machine_step;
 mod programs;
+mod stepped;
 mod steps;
 mod tally;
 

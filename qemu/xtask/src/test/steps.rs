@@ -147,7 +147,8 @@ const MIRI_PACKAGES: [&str; 4] = ["topomem-percpu", "topomem-numa", "topomem-sho
 
 /// All steps, in the order in which they run.
 pub(super) fn all(extent: Extent) -> Vec<Step> {
-    let mut steps = vec![host(), counting(), Step { name: "bench counts".to_owned(), work: Work::Counts }];
+    let mut steps =
+        vec![host(), counting(), Step { name: "bench counts".to_owned(), work: Work::Counts }, stepper()];
     if extent == Extent::Full {
         steps.extend(loom());
         steps.extend(MIRI_PACKAGES.map(miri));
@@ -250,6 +251,31 @@ fn host() -> Step {
         target: None,
     };
     Step { name: "host".to_owned(), work: Work::Cargo(command) }
+}
+
+/// Operations stopped after each of their instructions, with other contexts there. Each program
+/// prints what it did, in lines that begin with `stepped `.
+fn stepper() -> Step {
+    let command = CargoCommand {
+        toolchain: Toolchain::Default,
+        arguments: vec![
+            "test",
+            "--release",
+            "--no-fail-fast",
+            "--workspace",
+            "--exclude",
+            "topomem-kernel",
+            "--features",
+            "topomem/sim",
+            "--test",
+            "step*",
+            "--",
+            "--nocapture",
+        ],
+        variables: Vec::new(),
+        target: None,
+    };
+    Step { name: "stepper".to_owned(), work: Work::Cargo(command) }
 }
 
 /// Unit tests of the program that counts what CPUs cost each other.
