@@ -178,8 +178,7 @@ fn emptied_tables_are_freed_once_walkers_have_forgotten_them() {
 }
 
 /// A lazy CPU touches no address, but its page walker goes on.
-#[test]
-fn emptied_tables_are_freed_once_lazy_cpus_have_forgotten_them() {
+fn lazy_walker(unmap: impl Fn(&Space, &CpuPin) + Sync) {
     let (sim, service, space) = with_space(TlbFeatures::NONE);
     leave_empty_tables(sim, space, &[page(3), page(512)]);
     let (taken, lazy, done) = (Mutex::new(Vec::new()), AtomicBool::new(false), AtomicBool::new(false));
@@ -198,12 +197,61 @@ fn emptied_tables_are_freed_once_lazy_cpus_have_forgotten_them() {
         while !lazy.load(Ordering::SeqCst) {
             sim.relax();
         }
-        space.unmap(pin, huge(0, 2)).unwrap().wait(pin);
+        unmap(space, pin);
         *taken.lock().unwrap() = take_free_frames(sim, service, pin);
         std::thread::sleep(Duration::from_millis(20));
         done.store(true, Ordering::SeqCst);
     });
     check_taken(sim, &taken.lock().unwrap());
+}
+
+#[test]
+fn emptied_tables_are_freed_once_lazy_cpus_have_forgotten_them() {
+    lazy_walker(|space, pin| space.unmap(pin, huge(0, 2)).unwrap().wait(pin));
+}
+
+#[test]
+fn a_batch_frees_tables_once_lazy_cpus_have_forgotten_them() {
+    lazy_walker(|space, pin| {
+        let mut batch = space.batch(pin);
+        batch.unmap(huge(0, 2)).unwrap();
+        batch.issue().wait(pin);
+    });
+}
+
+/// A batch's own change is complete, but not that of another batch which it found made already.
+#[test]
+fn a_batch_waits_for_what_others_changed_after_it() {
+    let (sim, _, space) = with_space(TlbFeatures::NONE);
+    let (own, others) = (page(3), page(5));
+    sim.on(CpuId::BOOT, |pin| map(space, pin, PageRange::new(own.start(), 3, own.size()).unwrap()));
+    let (answered, checked) = (AtomicBool::new(false), AtomicBool::new(false));
+    sim.run(|pin| {
+        if pin.cpu() == OTHER {
+            while !answered.load(Ordering::SeqCst) {
+                sim.relax();
+            }
+            // From here on it answers nothing.
+            while !checked.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            sim.relax();
+            return;
+        }
+        let (mut batch, mut other) = (space.batch(pin), space.batch(pin));
+        batch.unmap(own).unwrap();
+        space.pending(pin, own).unwrap().wait(pin);
+        answered.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(20));
+        other.unmap(others).unwrap();
+        batch.unmap(others).unwrap();
+        let mut unmapping = batch.issue();
+        let early = unmapping.is_complete();
+        checked.store(true, Ordering::SeqCst);
+        unmapping.wait(pin);
+        other.issue().wait(pin);
+        assert!(!early, "the other CPU had not answered");
+    });
 }
 
 /// Whoever relies on the new place waits for CPUs whose page walkers know the table there.
