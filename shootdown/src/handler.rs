@@ -224,13 +224,18 @@ impl<T: Tlb> Shootdown<T> {
         self.publish(seen, before, generation);
     }
 
-    #[inline]
+    // Always: mostly there is one page.
+    #[inline(always)]
     fn flush_pages(&self, range: PageRange) {
-        // The first by itself: mostly there is no other.
         self.tlb.flush_page(range.start(), range.size());
         if range.pages() > 1 {
-            range.iter().skip(1).for_each(|page| self.tlb.flush_page(page, range.size()));
+            self.flush_all_but_first(range);
         }
+    }
+
+    #[inline(never)]
+    fn flush_all_but_first(&self, range: PageRange) {
+        range.iter().skip(1).for_each(|page| self.tlb.flush_page(page, range.size()));
     }
 
     fn flush_between(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {

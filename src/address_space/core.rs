@@ -154,14 +154,18 @@ impl<P: Machine> SpaceCore<P> {
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         let before = changed.pages;
-        let table = &self.table;
-        let cleared = table.clear(frames, &mut reserve, pages, changed, &mut record).or_else(|error| {
-            let again = || table.clear(frames, &mut reserve, pages, changed, &mut record);
-            self.service.relieve(pin, error, again)
-        });
-        let recorded = cleared.map_err(UnmapError::OutOfFrames)?;
-        self.count_unmapped(changed.pages - before);
-        Ok(recorded)
+        loop {
+            match self.table.clear(frames, &mut reserve, pages, changed, &mut record) {
+                Ok(recorded) => {
+                    self.count_unmapped(changed.pages - before);
+                    return Ok(recorded);
+                }
+                Err(error) => {
+                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(UnmapError::OutOfFrames)?;
+                }
+            }
+        }
     }
 
     /// Gives `range` another protection, adds to `changed` what that was, and has it recorded as
@@ -181,13 +185,15 @@ impl<P: Machine> SpaceCore<P> {
         }
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
-        let table = &self.table;
-        let done = table.reprotect(frames, &mut reserve, pages, protection, changed, &mut record);
-        let done = done.or_else(|error| {
-            let again = || table.reprotect(frames, &mut reserve, pages, protection, changed, &mut record);
-            self.service.relieve(pin, error, again)
-        });
-        done.map_err(ProtectError::OutOfFrames)
+        loop {
+            match self.table.reprotect(frames, &mut reserve, pages, protection, changed, &mut record) {
+                Ok(recorded) => return Ok(recorded),
+                Err(error) => {
+                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(ProtectError::OutOfFrames)?;
+                }
+            }
+        }
     }
 
     /// Moves what is mapped in `from` to the pages from `to` on, and has it recorded by `record`, which
@@ -208,17 +214,23 @@ impl<P: Machine> SpaceCore<P> {
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         let mut record = |changed| record(changed, new);
-        let table = &self.table;
-        let moved = table.relocate(frames, &mut reserve, old, new, &mut record).or_else(|error| {
-            let again = || table.relocate(frames, &mut reserve, old, new, &mut record);
-            self.service.relieve(pin, error, again)
-        });
+        let moved = loop {
+            let error = match self.table.relocate(frames, &mut reserve, old, new, &mut record) {
+                Ok(recorded) => break Ok(recorded),
+                Err(RelocateError::Tables(error)) => error,
+                Err(RelocateError::Occupied { page }) => {
+                    break Err(RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)));
+                }
+                Err(RelocateError::WouldSplit(level)) => {
+                    break Err(RemapError::WouldSplit { to, size: size_of_level(level) });
+                }
+            };
+            if let Err(error) = self.service.relieve(pin, error, || reserve.refill()) {
+                break Err(RemapError::OutOfFrames(error));
+            }
+        };
         self.note_emptied();
-        moved.map_err(|error| match error {
-            RelocateError::Occupied { page } => RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)),
-            RelocateError::WouldSplit(level) => RemapError::WouldSplit { to, size: size_of_level(level) },
-            RelocateError::Tables(error) => RemapError::OutOfFrames(error),
-        })
+        moved
     }
 
     /// Clears the one page `page` of `level`, adds to `changed` what that was, and records it.

@@ -213,16 +213,19 @@ impl<P: Machine> AddressSpace<P> {
             let stale = !replaced.is_empty() || core.has_unlinked();
             (stale.then(|| shootdown.record(core.domain(), invalidation)), replaced)
         };
-        let filled = core.table.fill(frames, &mut reserve, pages, backing, record).or_else(|error| {
-            let again = || core.table.fill(frames, &mut reserve, pages, backing, record);
-            core.service.relieve(pin, error, again)
-        });
-        let (record, replaced) = filled.map_err(|error| match error {
-            FillError::Tables(error) => MapError::OutOfFrames(error),
-            FillError::Occupied { page, leaf } => {
-                MapError::AlreadyMapped { page: VirtAddr::new_truncate(page << 12), frame: leaf.frame }
+        let (record, replaced) = loop {
+            match core.table.fill(frames, &mut reserve, pages, backing, record) {
+                Ok(filled) => break filled,
+                Err(FillError::Tables(error)) => {
+                    let refilled = core.service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(MapError::OutOfFrames)?;
+                }
+                Err(FillError::Occupied { page, leaf }) => {
+                    let page = VirtAddr::new_truncate(page << 12);
+                    return Err(MapError::AlreadyMapped { page, frame: leaf.frame });
+                }
             }
-        })?;
+        };
         core.count_mapped(pages.count());
         if let Some(record) = record {
             let ticket = shootdown.announce(pin, record);
@@ -243,7 +246,8 @@ impl<P: Machine> AddressSpace<P> {
     #[inline(always)]
     pub fn unmap(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
         let mut changed = Changed::NOTHING;
-        let record = self.core.clear(pin, range, &mut changed, |changed| self.core.record(changed))?;
+        let mut record = None;
+        self.core.clear(pin, range, &mut changed, |changed| record = self.core.record(changed))?;
         Ok(Unmapping::announce(self.core, pin, range, changed, record))
     }
 
@@ -261,8 +265,9 @@ impl<P: Machine> AddressSpace<P> {
         protection: Protection,
     ) -> Result<Unmapping<'_, P>, ProtectError> {
         let mut changed = Changed::NOTHING;
-        let record = |changed: &mut Changed| self.core.record(changed);
-        let record = self.core.reprotect(pin, range, protection, &mut changed, record)?;
+        let mut record = None;
+        let keep = |changed: &mut Changed| record = self.core.record(changed);
+        self.core.reprotect(pin, range, protection, &mut changed, keep)?;
         Ok(Unmapping::announce(self.core, pin, range, changed, record))
     }
 

@@ -135,7 +135,7 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         let shootdown = core.service.shootdown();
         let ticket = match record {
             Some(record) => shootdown.announce(pin, record),
-            None => shootdown.pending_in(pin, core.domain(), range),
+            None => pending(core, pin, range),
         };
         Unmapping::of(core, Some(ticket), changed)
     }
@@ -210,6 +210,13 @@ impl<'s, P: Machine> IntoFuture for Unmapping<'s, P> {
         let Parts { core, pages, .. } = self.parts;
         Unmapped { parts: Parts { core, retired, pages, wait } }
     }
+}
+
+/// Apart, so that a change that finds something to change saves no registers for it.
+#[cold]
+#[inline(never)]
+fn pending<'s, P: Machine>(core: &'s SpaceCore<P>, pin: &CpuPin, range: PageRange) -> Ticket<'s, P> {
+    core.service.shootdown().pending_in(pin, core.domain(), range)
 }
 
 /// The future of an [`Unmapping`]. Dropping it detaches.

@@ -35,8 +35,8 @@ pub struct Chain {
     /// Links to the newest and the oldest of the other runs; 0 where there is none.
     head: u32,
     tail: u32,
-    /// How many frames there are in all.
-    frames: u64,
+    /// How many frames there are in all. Links number all frames that there are in 31 bits.
+    frames: u32,
 }
 
 impl Chain {
@@ -47,7 +47,7 @@ impl Chain {
     #[inline]
     #[must_use]
     pub const fn len(&self) -> u64 {
-        self.frames
+        self.frames as u64
     }
 
     /// Has it none?
@@ -88,10 +88,10 @@ impl Chain {
     #[inline]
     pub fn pop_run<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<(PhysFrame, u64)> {
         self.open(memory)?;
-        let (first, count) = (frame(self.first), u64::from(self.count));
+        let (first, count) = (frame(self.first), self.count);
         self.count = 0;
         self.frames -= count;
-        Some((first, count))
+        Some((first, u64::from(count)))
     }
 
     /// The same, but for at most `limit` of its frames, at least one.
@@ -106,7 +106,7 @@ impl Chain {
         // Not more than `self.count`.
         self.first += count;
         self.count -= count as u32;
-        self.frames -= count;
+        self.frames -= count as u32;
         Some((first, count))
     }
 
@@ -184,12 +184,14 @@ pub(crate) struct Reserve<'a, M: TableMemory> {
     memory: &'a M,
     pin: &'a CpuPin,
     tables: Chain,
+    /// How many tables were asked for last.
+    wanted: u64,
 }
 
 impl<'a, M: TableMemory> Reserve<'a, M> {
     #[inline]
     pub const fn new(memory: &'a M, pin: &'a CpuPin) -> Reserve<'a, M> {
-        Reserve { memory, pin, tables: Chain::EMPTY }
+        Reserve { memory, pin, tables: Chain::EMPTY, wanted: 0 }
     }
 
     #[inline]
@@ -199,7 +201,13 @@ impl<'a, M: TableMemory> Reserve<'a, M> {
 
     /// Allocates until there are `tables`.
     pub fn fill_to(&mut self, tables: u64) -> Result<(), M::Error> {
-        while self.tables.len() < tables {
+        self.wanted = tables;
+        self.refill()
+    }
+
+    /// Goes on with a [`Reserve::fill_to`] that has failed.
+    pub fn refill(&mut self) -> Result<(), M::Error> {
+        while self.tables.len() < self.wanted {
             let frame = self.memory.allocate(self.pin)?;
             self.tables.push(self.memory, frame);
         }

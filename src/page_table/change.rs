@@ -214,6 +214,7 @@ impl<F: Format> PageTable<F> {
         self.change(memory, reserve, pages, Protect(protection), changed, record)
     }
 
+    #[inline]
     fn change<M: TableMemory, E: Edit, T>(
         &self,
         memory: &M,
@@ -229,15 +230,15 @@ impl<F: Format> PageTable<F> {
             // The usual case: nothing to cut, nothing to unlink.
             if cursor.level == Level::PAGE {
                 changer.apply_to_leaves::<F>(cursor.table(), pages);
-                return Ok(record(changed));
+            } else {
+                let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
+                if needed > changer.reserve.len() {
+                    drop(cursor);
+                    reserve.fill_to(needed)?;
+                    continue;
+                }
+                changer.apply::<F>(cursor.table(), cursor.level, pages);
             }
-            let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
-            if needed > changer.reserve.len() {
-                drop(cursor);
-                reserve.fill_to(needed)?;
-                continue;
-            }
-            changer.apply::<F>(cursor.table(), cursor.level, pages);
             return Ok(record(changed));
         }
     }

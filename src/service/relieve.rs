@@ -7,7 +7,6 @@ use super::MemoryService;
 use crate::Machine;
 use crate::address_space::Collected;
 use crate::budget::Budget;
-use crate::page_table::{FillError, RelocateError};
 
 /// What one allocation does at most, in frames freed: about a millisecond. It may be an interrupt
 /// handler's.
@@ -21,53 +20,18 @@ const AT_ONCE: u64 = 1 << 12;
 const LOOKS: u32 = 64;
 const TURNS: u32 = 64;
 
-/// Why an operation failed, and whether memory is what it lacks.
-pub(crate) trait Short: Sized {
-    /// Is there no frame?
-    fn is_short(&self) -> bool;
-
-    /// The same, where more memory is to come: to try again is worth while.
-    fn with_more_to_come(self) -> Self;
+/// Returns whether `error` says that there is no frame.
+fn is_short(error: &AllocError) -> bool {
+    matches!(error, AllocError::Exhausted { .. } | AllocError::WouldBlock { .. })
 }
 
-impl Short for AllocError {
-    fn is_short(&self) -> bool {
-        matches!(self, AllocError::Exhausted { .. } | AllocError::WouldBlock { .. })
-    }
-
-    fn with_more_to_come(self) -> AllocError {
-        match self {
-            AllocError::Exhausted { node, order, .. } => {
-                AllocError::WouldBlock { node, order, why: Obstacle::Reclaim }
-            }
-            other => other,
+/// Returns `error` as it is said if more memory is to come: it is worth while to try again.
+fn with_more_to_come(error: AllocError) -> AllocError {
+    match error {
+        AllocError::Exhausted { node, order, .. } => {
+            AllocError::WouldBlock { node, order, why: Obstacle::Reclaim }
         }
-    }
-}
-
-impl<E: Short> Short for FillError<E> {
-    fn is_short(&self) -> bool {
-        matches!(self, FillError::Tables(error) if error.is_short())
-    }
-
-    fn with_more_to_come(self) -> FillError<E> {
-        match self {
-            FillError::Tables(error) => FillError::Tables(error.with_more_to_come()),
-            other => other,
-        }
-    }
-}
-
-impl<E: Short> Short for RelocateError<E> {
-    fn is_short(&self) -> bool {
-        matches!(self, RelocateError::Tables(error) if error.is_short())
-    }
-
-    fn with_more_to_come(self) -> RelocateError<E> {
-        match self {
-            RelocateError::Tables(error) => RelocateError::Tables(error.with_more_to_come()),
-            other => other,
-        }
+        other => other,
     }
 }
 
@@ -80,13 +44,13 @@ impl<P: Machine> MemoryService<P> {
     /// amount of work; what is left is noted for the service task, and the error says that more may
     /// come.
     #[cold]
-    pub(crate) fn relieve<T, E: Short>(
+    pub(crate) fn relieve<T>(
         &self,
         pin: &CpuPin,
-        error: E,
-        mut attempt: impl FnMut() -> Result<T, E>,
-    ) -> Result<T, E> {
-        if !error.is_short() {
+        error: AllocError,
+        mut attempt: impl FnMut() -> Result<T, AllocError>,
+    ) -> Result<T, AllocError> {
+        if !is_short(&error) {
             return Err(error);
         }
         // Callbacks may come due, and there may be more to do than this does.
@@ -102,12 +66,12 @@ impl<P: Machine> MemoryService<P> {
                 let done = budget.within(AT_ONCE, |budget| step(self, pin, budget));
                 if done.freed > 0 {
                     match attempt() {
-                        Err(error) if error.is_short() => last = error,
+                        Err(error) if is_short(&error) => last = error,
                         outcome => return outcome,
                     }
                 }
                 if budget.is_spent() {
-                    return Err(last.with_more_to_come());
+                    return Err(with_more_to_come(last));
                 }
                 if !done.more {
                     waiting |= done.waiting;
@@ -124,12 +88,12 @@ impl<P: Machine> MemoryService<P> {
             waiting = done.waiting;
             if done.freed > 0 {
                 match attempt() {
-                    Err(error) if error.is_short() => last = error,
+                    Err(error) if is_short(&error) => last = error,
                     outcome => return outcome,
                 }
             }
         }
-        Err(if waiting { last.with_more_to_come() } else { last })
+        Err(if waiting { with_more_to_come(last) } else { last })
     }
 
     /// Frees what has retired in any space, as far as `budget` goes.
