@@ -124,7 +124,8 @@ impl<'s, P: Machine> Unmapping<'s, P> {
 
     /// Tells TLBs of `changed`, a change in `range` that was recorded: this CPU's at once, the others'
     /// by interrupts. If there was nothing to change, the ticket is for what is pending in `range`.
-    #[inline]
+    // Always: what was recorded then stays in registers.
+    #[inline(always)]
     pub(super) fn announce(
         core: &'s SpaceCore<P>,
         pin: &CpuPin,
