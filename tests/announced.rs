@@ -279,3 +279,31 @@ fn a_page_moved_to_the_place_of_a_table_is_pending_there() {
         });
     }
 }
+
+/// More unmappings than the space keeps apart, and one that is parked when the others are complete.
+#[test]
+fn parked_frames_wait_for_the_newest_unmapping_that_they_share_a_place_with() {
+    let (sim, service, space) = with_space(TlbFeatures::NONE);
+    let (first, last) = (0..64, page(200));
+    sim.on(CpuId::BOOT, |pin| {
+        map(space, pin, PageRange::new(page(0).start(), 64, PageSize::Size4KiB).unwrap());
+        map(space, pin, last);
+    });
+    sim.on(OTHER, |_| {
+        first.clone().for_each(|number| sim.store(page(number).start(), number).unwrap());
+        sim.store(last.start(), 1).unwrap();
+    });
+    sim.on(CpuId::BOOT, |pin| first.for_each(|number| space.unmap(pin, page(number)).unwrap().detach()));
+    // It answers all so far, and is not played by any thread afterwards.
+    sim.on(OTHER, |_| assert!(missing(sim, page(0))));
+    sim.on(CpuId::BOOT, |pin| {
+        space.unmap(pin, last).unwrap().detach();
+        service.tend(pin);
+        assert!(space.retired_frames() >= 1, "its frame is free, and CPU 1 has the translation");
+    });
+    sim.on(OTHER, |_| assert!(missing(sim, last)));
+    sim.on(CpuId::BOOT, |pin| {
+        service.tend(pin);
+        assert_eq!(space.retired_frames(), 0);
+    });
+}
