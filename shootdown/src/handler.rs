@@ -131,13 +131,23 @@ impl<T: Tlb> Shootdown<T> {
     #[inline(never)]
     fn catch_up_between(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
         match self.single_range(domain, from, to) {
-            Some(range) if !self.broken_flush() => {
-                self.flush_pages(range);
-                count_pages(state, range.pages());
+            // Calls nothing, so it saves no registers.
+            Some(range) if range.pages() == 1 && !self.broken_flush() => {
+                self.tlb.flush_page(range.start(), range.size());
+                count_pages(state, 1);
                 self.publish(state.seen(domain.kind), from, to);
             }
+            Some(range) if !self.broken_flush() => self.catch_up_range(state, domain, range, to),
             _ => self.catch_up_slowly(state, domain, from, to),
         }
+    }
+
+    /// The one generation `to` was missed, which changed `range`.
+    #[inline(never)]
+    fn catch_up_range(&self, state: &CpuState, domain: &Domain, range: PageRange, to: Generation) {
+        self.flush_pages(range);
+        count_pages(state, range.pages());
+        self.publish(state.seen(domain.kind), Generation(to.0 - 1), to);
     }
 
     /// The pages to flush where one generation was missed, and they are few. Needs no second
@@ -224,18 +234,13 @@ impl<T: Tlb> Shootdown<T> {
         self.publish(seen, before, generation);
     }
 
-    // Always: mostly there is one page.
-    #[inline(always)]
+    #[inline]
     fn flush_pages(&self, range: PageRange) {
+        // The first by itself: mostly there is no other.
         self.tlb.flush_page(range.start(), range.size());
         if range.pages() > 1 {
-            self.flush_all_but_first(range);
+            range.iter().skip(1).for_each(|page| self.tlb.flush_page(page, range.size()));
         }
-    }
-
-    #[inline(never)]
-    fn flush_all_but_first(&self, range: PageRange) {
-        range.iter().skip(1).for_each(|page| self.tlb.flush_page(page, range.size()));
     }
 
     fn flush_between(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
