@@ -88,7 +88,7 @@ fn memory_far_above_8_tib_works() {
         // SAFETY: the CPU is online, and this is no handler.
         unsafe { space.activate(pin) };
         (0..512).for_each(|index| {
-            sim.store(VirtAddr::new(ADDRESS.as_u64() + index * 4096).unwrap(), index).unwrap()
+            sim.store(VirtAddr::new(ADDRESS.as_u64() + index * 4096).unwrap(), index).unwrap();
         });
         assert_eq!(sim.load(VirtAddr::new(ADDRESS.as_u64() + 77 * 4096).unwrap()), Ok(77));
         let before = free();

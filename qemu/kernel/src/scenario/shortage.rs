@@ -58,7 +58,7 @@ async fn shortage() -> Result<(), &'static str> {
     spawn_on(CpuId::BOOT, wait_for_frames).map_err(|_| "the waiting task cannot be spawned")?.detach();
     // The next task after these makes the queue grow.
     while room(CpuId::BOOT) > 0 {
-        spawn_on(CpuId::BOOT, || pending::<()>()).map_err(|_| "the queue cannot be filled")?.detach();
+        spawn_on(CpuId::BOOT, pending::<()>).map_err(|_| "the queue cannot be filled")?.detach();
     }
     yield_now().await;
 
@@ -76,7 +76,7 @@ async fn shortage() -> Result<(), &'static str> {
 
     kernel.unmap(&pin, page).map_err(|_| "the page cannot be unmapped")?.detach();
     log!("a frame has retired, a task waits for it, and the run queue grows");
-    let spawned = spawn_on(CpuId::BOOT, || pending::<()>());
+    let spawned = spawn_on(CpuId::BOOT, pending::<()>);
     log!("the queue {}", if spawned.is_ok() { "has grown" } else { "could not grow" });
     if let Ok(task) = spawned {
         task.detach();
