@@ -12,6 +12,7 @@ const GIANT: u64 = 512 * 512;
 /// On x86-64.
 pub(super) const ACCESSED: u64 = 1 << 5;
 pub(super) const DIRTY: u64 = 1 << 6;
+const SAVED_DIRTY: u64 = 1 << 58;
 
 /// The table of `level` on the way to `page`.
 fn table_on_the_way(root: PhysFrame, arena: &Arena, page: u64, level: Level) -> &TablePage {
@@ -48,7 +49,13 @@ pub(super) fn mark(table: &Table, arena: &Arena, page: u64, level: Level, marks:
 
 /// What the leaf of `level` that maps `page` is marked.
 pub(super) fn marks(table: &Table, arena: &Arena, page: u64, level: Level) -> u64 {
-    entry(table.root(), arena, page, level).load().0 & (ACCESSED | DIRTY)
+    noted(entry(table.root(), arena, page, level).load())
+}
+
+/// The marks in an entry. A leaf that may not be written keeps that it is dirty in another bit.
+fn noted(raw: RawEntry) -> u64 {
+    let saved = if raw.0 & SAVED_DIRTY == 0 { 0 } else { DIRTY };
+    raw.0 & (ACCESSED | DIRTY) | saved
 }
 
 fn fresh() -> (Arena, Table) {
@@ -197,7 +204,7 @@ fn written_while_changed(range: Pages, largest: Level, part: Pages, written: u64
     assert!(ABOUT_TO_CHANGE.take().is_none(), "nothing was written");
     assert_eq!(changed.pages, part.count());
     let level = if part.fill_entries(largest) { largest } else { Level::PAGE };
-    entry(table.root(), &arena, written, level).load().0 & (ACCESSED | DIRTY)
+    noted(entry(table.root(), &arena, written, level).load())
 }
 
 #[test]
