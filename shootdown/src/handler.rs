@@ -130,35 +130,27 @@ impl<T: Tlb> Shootdown<T> {
     // other cases apart from the usual one.
     #[inline(never)]
     fn catch_up_between(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
-        match self.single_range(domain, from, to) {
+        match self.single_page(domain, from, to) {
             // Calls nothing, so it saves no registers.
-            Some(range) if range.pages() == 1 && !self.broken_flush() => {
-                self.tlb.flush_page(range.start(), range.size());
+            Some(page) if !self.broken_flush() => {
+                self.tlb.flush_page(page.start(), page.size());
                 count_pages(state, 1);
                 self.publish(state.seen(domain.kind), from, to);
             }
-            Some(range) if !self.broken_flush() => self.catch_up_range(state, domain, range, to),
             _ => self.catch_up_slowly(state, domain, from, to),
         }
     }
 
-    /// The one generation `to` was missed, which changed `range`.
-    #[inline(never)]
-    fn catch_up_range(&self, state: &CpuState, domain: &Domain, range: PageRange, to: Generation) {
-        self.flush_pages(range);
-        count_pages(state, range.pages());
-        self.publish(state.seen(domain.kind), Generation(to.0 - 1), to);
-    }
-
-    /// The pages to flush where one generation was missed, and they are few. Needs no second
+    /// The page to flush if one generation was missed, which changed one page. Needs no second
     /// reading of the log.
     #[inline]
-    fn single_range(&self, domain: &Domain, from: Generation, to: Generation) -> Option<PageRange> {
+    fn single_page(&self, domain: &Domain, from: Generation, to: Generation) -> Option<PageRange> {
         // Where nothing was seen it is the first generation, which the log does not have.
         if to.0 - from.0 != 1 {
             return None;
         }
-        domain.log.read_pages(to).filter(|range| range.pages() <= self.threshold())
+        // A threshold of 0 flushes everything.
+        domain.log.read_pages(to).filter(|range| range.pages() == 1 && self.threshold() > 0)
     }
 
     /// Is a fault injected that concerns flushing?

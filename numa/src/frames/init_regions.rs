@@ -12,7 +12,7 @@ use super::node::MAX_REGIONS;
 use super::placing::{Builder, Place};
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::retired::RetiredFrames;
-use super::table::{self, FrameInfo, Stretch};
+use super::table::{self, FrameInfo, NUMBERED_AS_FRAMES, Stretch};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, NodeSet, Zone};
 
 /// Gaps up to this many frames (128 MiB) are bridged by one region: their bitmaps cost no more than
@@ -184,6 +184,9 @@ pub(super) fn place_table<P: Platform, G: Ground>(
     });
     let limit = table.len();
     let table = table.get_mut(..count).ok_or(InitError::TooManyPieces { limit })?;
+    if table.last().is_some_and(|last| last.span.end <= NUMBERED_AS_FRAMES) {
+        table.iter_mut().for_each(|stretch| stretch.first_entry = stretch.span.start);
+    }
     let mut left = &mut *table;
     for region in regions {
         let (here, others) =

@@ -211,8 +211,8 @@ impl<P: Platform> Frames<P> {
     }
 
     /// The number of the frame's entry in the per-frame table: from 1 on, and no more than
-    /// [`Frames::last_info_number`]. Entries are numbered through wherever memory is, so numbers need
-    /// fewer bits than frames do.
+    /// [`Frames::last_info_number`]. If memory ends below 8 TiB, it is the frame's own number; else entries
+    /// are numbered through wherever memory is, so numbers need fewer bits than frames do.
     ///
     /// Cost: as [`Frames::info_unchecked`].
     ///
@@ -230,7 +230,8 @@ impl<P: Platform> Frames<P> {
     /// The frame whose entry in the per-frame table has the number `number`; for a number of no
     /// entry, some frame.
     ///
-    /// Cost: logarithmic in the stretches of memory.
+    /// Cost: two loads if memory ends below 8 TiB; else logarithmic in the stretches of memory.
+    #[inline]
     pub fn frame_of_info(&self, number: u64) -> PhysFrame {
         let stretches = self.machine().map_or(&[][..], |machine| machine.directory.stretches);
         alloc::frame(table::frame_of_entry(stretches, number))

@@ -26,11 +26,16 @@ const _: () = assert!(size_of::<FrameInfo>() == 8);
 /// one stretch mostly: at most 4 KiB of the table for each hole.
 pub(super) const BRIDGED: u64 = 512;
 
+/// If memory ends at this frame or below, 8 TiB, an entry has its frame's number: then neither takes a
+/// search. Numbers above need more bits than a link in the table has.
+pub(super) const NUMBERED_AS_FRAMES: u64 = 1 << 31;
+
 /// A stretch of the per-frame table: the entries of consecutive frames. They are numbered.
 #[derive(Debug)]
 pub(super) struct Stretch {
     pub(super) span: Span,
-    /// The number of the first frame's entry. Between two stretches a number is left out.
+    /// The number of the first frame's entry: the frame's own number, or stretches are numbered
+    /// through, with a number left out between two.
     pub(super) first_entry: u64,
     pub(super) entries: &'static [FrameInfo],
 }
@@ -50,7 +55,17 @@ pub(super) fn stretch_of(stretches: &'static [Stretch], frame: u64) -> Option<&'
 }
 
 /// The frame whose entry has the number `entry`; for a number of no entry, some frame.
+#[inline]
 pub(super) fn frame_of_entry(stretches: &[Stretch], entry: u64) -> u64 {
+    // Of stretches that are numbered through, the last has the largest difference.
+    match stretches.last() {
+        Some(last) if last.first_entry != last.span.start => search_entry(stretches, entry),
+        _ => entry,
+    }
+}
+
+#[cold]
+fn search_entry(stretches: &[Stretch], entry: u64) -> u64 {
     let after = stretches.partition_point(|stretch| stretch.first_entry <= entry);
     let stretch = stretches.get(after.saturating_sub(1));
     stretch.map_or(0, |stretch| stretch.span.start.wrapping_add(entry.wrapping_sub(stretch.first_entry)))
