@@ -21,7 +21,7 @@ const RANGES: usize = 16;
 pub struct Batch<'s, T: Tlb> {
     queue: &'s Shootdown<T>,
     domain: &'s Domain,
-    /// What was recorded, for the flush of the issuing CPU: ranges that touch are merged. `None` if
+    /// What was recorded, for the flush of the issuing CPU: a range that follows the last extends it. `None` if
     /// they are too many, or if something else than ranges was recorded.
     ranges: Option<ArrayVec<PageRange, RANGES>>,
     /// How many generations were claimed.
@@ -155,22 +155,12 @@ impl<'s, T: Tlb> Batch<'s, T> {
 #[inline]
 fn keep(ranges: &mut ArrayVec<PageRange, RANGES>, range: PageRange) -> bool {
     if let Some(last) = ranges.last_mut()
-        && last.touches(range)
-        && let Some(merged) = last.merge(range)
+        && let Some(longer) = last.extended_by(range)
     {
-        *last = merged;
+        *last = longer;
         return true;
     }
-    ranges.try_push(range).is_ok() || merge(ranges, range)
-}
-
-#[cold]
-fn merge(ranges: &mut ArrayVec<PageRange, RANGES>, range: PageRange) -> bool {
-    let merged = ranges.iter_mut().find_map(|known| {
-        *known = known.merge(range)?;
-        Some(())
-    });
-    merged.is_some()
+    ranges.try_push(range).is_ok()
 }
 
 impl<T: Tlb> fmt::Debug for Batch<'_, T> {
@@ -204,7 +194,7 @@ mod tests {
     fn ranges_are_bounded() {
         let mut ranges = ArrayVec::new();
         assert!((0..RANGES as u64).all(|number| keep(&mut ranges, page(number * 2))));
-        assert!(keep(&mut ranges, page(1)), "it touches the first");
+        assert!(keep(&mut ranges, page(2 * RANGES as u64 - 1)), "it follows the last");
         assert!(!keep(&mut ranges, page(100)));
     }
 }

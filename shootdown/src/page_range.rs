@@ -150,12 +150,13 @@ impl PageRange {
         (0..self.pages).map(move |page| VirtAddr::new_truncate(first + page * self.size.bytes()))
     }
 
-    /// Do they overlap, or is nothing between them?
+    /// Returns both ranges as one if `next` has pages of the same size and begins where this one ends.
     #[inline]
-    pub(crate) const fn touches(self, other: PageRange) -> bool {
-        let (start, others) = (self.start.as_u64(), other.start.as_u64());
-        // Each start is at most one end past the other's.
-        others.wrapping_sub(start) <= self.bytes() || start.wrapping_sub(others) <= other.bytes()
+    pub(crate) fn extended_by(self, next: PageRange) -> Option<PageRange> {
+        // The highest page has no successor.
+        let gap = next.start.as_u64().checked_sub(self.start.as_u64())?;
+        let follows = gap == self.bytes() && self.size == next.size;
+        follows.then(|| PageRange { pages: self.pages + next.pages, ..self })
     }
 
     /// Both ranges as one, where they are of one size and overlap or touch.
@@ -220,6 +221,18 @@ mod tests {
     fn pages_come_in_order() {
         let pages: Vec<u64> = range(0x5000, 3).iter().map(VirtAddr::as_u64).collect();
         assert_eq!(pages, [0x5000, 0x6000, 0x7000]);
+    }
+
+    #[test]
+    fn extends_by_what_follows() {
+        assert_eq!(range(0x1000, 2).extended_by(range(0x3000, 4)), Some(range(0x1000, 6)));
+        assert_eq!(range(0x3000, 1).extended_by(range(0x1000, 2)), None);
+        assert_eq!(range(0x1000, 2).extended_by(range(0x2000, 1)), None);
+        let last = VirtAddr::new(0xffff_ffff_ffff_f000).unwrap();
+        let last = PageRange::page(last, PageSize::Size4KiB);
+        assert_eq!(last.extended_by(range(0, 1)), None);
+        let huge = PageRange::page(VirtAddr::new(0x20_0000).unwrap(), PageSize::Size2MiB);
+        assert_eq!(range(0x1f_f000, 1).extended_by(huge), None);
     }
 
     #[test]

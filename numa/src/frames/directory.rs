@@ -3,7 +3,7 @@
 use core::ptr;
 
 use super::region::Region;
-use super::table::{FrameInfo, Stretch, stretch_of};
+use super::table::{FrameInfo, Stretch, frame_of_entry, numbered_as_frames, stretch_of};
 
 /// At most so many parts.
 const PARTS: u64 = 1 << 12;
@@ -20,6 +20,8 @@ pub(crate) struct Directory {
     pub(super) stretches: &'static [Stretch],
     /// By part; empty without a per-frame table.
     tables: &'static [PartTable],
+    /// Each entry of the per-frame table has its frame's number.
+    numbered_as_frames: bool,
     /// Frames in a part, as a power of two.
     shift: u32,
 }
@@ -78,7 +80,8 @@ impl Directory {
         tables: &'static [PartTable],
         shift: u32,
     ) -> Directory {
-        Directory { regions, parts, stretches, tables, shift }
+        let numbered_as_frames = numbered_as_frames(stretches);
+        Directory { regions, parts, stretches, tables, numbered_as_frames, shift }
     }
 
     /// A frame's entry in the per-frame table, if it has one.
@@ -125,6 +128,9 @@ impl Directory {
     /// As [`Directory::info`].
     #[inline]
     pub(super) unsafe fn entry_number(&self, frame: u64) -> u64 {
+        if self.numbered_as_frames {
+            return frame;
+        }
         // SAFETY: as in `info`.
         let table = unsafe { self.tables.get_unchecked((frame >> self.shift) as usize) };
         if table.entries.is_null() {
@@ -132,6 +138,13 @@ impl Directory {
             return stretch.map_or(0, |stretch| stretch.first_entry + (frame - stretch.span.start));
         }
         table.first_entry.wrapping_add(frame)
+    }
+
+    /// The frame whose entry in the per-frame table has the number `entry`; for a number of no entry,
+    /// some frame.
+    #[inline]
+    pub(super) fn frame_of_entry(&self, entry: u64) -> u64 {
+        if self.numbered_as_frames { entry } else { frame_of_entry(self.stretches, entry) }
     }
 
     /// The region of a frame.

@@ -233,8 +233,7 @@ impl<P: Platform> Frames<P> {
     /// Cost: two loads if memory ends below 8 TiB; else logarithmic in the stretches of memory.
     #[inline]
     pub fn frame_of_info(&self, number: u64) -> PhysFrame {
-        let stretches = self.machine().map_or(&[][..], |machine| machine.directory.stretches);
-        alloc::frame(table::frame_of_entry(stretches, number))
+        alloc::frame(self.machine().map_or(number, |machine| machine.directory.frame_of_entry(number)))
     }
 
     /// The number of the last entry in the per-frame table; 0 without one.

@@ -54,18 +54,14 @@ pub(super) fn stretch_of(stretches: &'static [Stretch], frame: u64) -> Option<&'
     (frame < stretch.span.end).then_some(stretch)
 }
 
-/// The frame whose entry has the number `entry`; for a number of no entry, some frame.
-#[inline]
-pub(super) fn frame_of_entry(stretches: &[Stretch], entry: u64) -> u64 {
-    // Of stretches that are numbered through, the last has the largest difference.
-    match stretches.last() {
-        Some(last) if last.first_entry != last.span.start => search_entry(stretches, entry),
-        _ => entry,
-    }
+/// Whether each entry has its frame's number.
+pub(super) fn numbered_as_frames(stretches: &[Stretch]) -> bool {
+    stretches.iter().all(|stretch| stretch.first_entry == stretch.span.start)
 }
 
+/// The frame whose entry has the number `entry`; for a number of no entry, some frame.
 #[cold]
-fn search_entry(stretches: &[Stretch], entry: u64) -> u64 {
+pub(super) fn frame_of_entry(stretches: &[Stretch], entry: u64) -> u64 {
     let after = stretches.partition_point(|stretch| stretch.first_entry <= entry);
     let stretch = stretches.get(after.saturating_sub(1));
     stretch.map_or(0, |stretch| stretch.span.start.wrapping_add(entry.wrapping_sub(stretch.first_entry)))
