@@ -142,7 +142,8 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Clears `range`, adds to `changed` what that was, and has it recorded by `record` with the
     /// entries still locked.
-    #[inline]
+    // Always: what is recorded then stays in registers.
+    #[inline(always)]
     pub fn clear<T>(
         &self,
         pin: &CpuPin,
@@ -170,7 +171,8 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Gives `range` another protection, adds to `changed` what that was, and has it recorded as
     /// [`SpaceCore::clear`] does.
-    #[inline]
+    // Always: what is recorded then stays in registers.
+    #[inline(always)]
     pub fn reprotect<T>(
         &self,
         pin: &CpuPin,

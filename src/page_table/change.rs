@@ -187,7 +187,7 @@ impl<F: Format> PageTable<F> {
     /// Unmaps what is mapped in `pages`, and unlinks the tables below the locked one that this
     /// leaves empty, and adds to `changed` what that was; or changes nothing. Calls `record` with
     /// `changed` before another cursor can change the same entries.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn clear<M: TableMemory, T>(
         &self,
         memory: &M,
@@ -201,7 +201,7 @@ impl<F: Format> PageTable<F> {
 
     /// Gives what is mapped in `pages` another protection, and adds to `changed` what that was;
     /// or changes nothing. Calls `record` as [`PageTable::clear`] does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reprotect<M: TableMemory, T>(
         &self,
         memory: &M,
@@ -214,7 +214,8 @@ impl<F: Format> PageTable<F> {
         self.change(memory, reserve, pages, Protect(protection), changed, record)
     }
 
-    #[inline]
+    // Always: as the callers'.
+    #[inline(always)]
     fn change<M: TableMemory, E: Edit, T>(
         &self,
         memory: &M,
