@@ -1,0 +1,4 @@
+//! A machine without locks, whose CPUs one thread plays, and what the stepped operations act on.
+
+pub mod computer;
+pub mod scene;

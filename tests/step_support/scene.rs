@@ -1,0 +1,397 @@
+//! What a stepped operation acts on: a space that three CPUs use, and a plain model of it.
+
+use std::alloc::Layout;
+use std::pin::Pin;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+
+use topomem::sim::Sim;
+use topomem::{
+    AddressSpace, CpuPin, FrameRequest, Order, PageRange, PageSize, Protection, Unmapped, Unmapping, VirtAddr,
+};
+use topomem_stepper::masked;
+use x86_64::structures::paging::PhysFrame;
+
+use super::computer::{CPUS, Computer, KERNEL, PLACES, PRESENT, Service, WRITABLE, on};
+
+pub type Space = AddressSpace<&'static Computer>;
+
+/// Pages of the space, by their number from its base; 512 to a directory entry.
+const PAGES: [u64; PLACES - 1] =
+    [0, 1, 2, 3, 512, 1023, 1024, 1536, 1537, 1538, 1539, 2048, 2560, 2561, 3072, 3584];
+
+/// Places, by what is there.
+pub const SMALL: [usize; 4] = [0, 1, 2, 3];
+pub const LARGE: [usize; 2] = [4, 5];
+/// Another CPU's changes.
+pub const ELSEWHERE: [usize; 1] = [6];
+pub const MOVED: [usize; 4] = [7, 8, 9, 10];
+/// A change that is pending when an operation begins.
+pub const PENDING: [usize; 1] = [11];
+pub const NEW_SMALL: [usize; 2] = [12, 13];
+pub const NEW_LARGE: [usize; 1] = [14];
+const STAYS: [usize; 1] = [15];
+
+pub fn small(first: u64, count: u64) -> PageRange {
+    let start = VirtAddr::new(0x10_0000_0000 + first * 4096).unwrap();
+    PageRange::new(start, count, PageSize::Size4KiB).unwrap()
+}
+
+pub fn large(entry: u64) -> PageRange {
+    PageRange::page(small(entry * 512, 1).start(), PageSize::Size2MiB)
+}
+
+/// The pages at `places`, which follow each other.
+pub fn at<const N: usize>(places: [usize; N]) -> PageRange {
+    small(PAGES[places[0]], N as u64)
+}
+
+pub fn kernel_page() -> PageRange {
+    PageRange::page(Sim::WINDOW, PageSize::Size4KiB)
+}
+
+/// Counts calls while none is allowed.
+#[derive(Default)]
+struct Alarm {
+    armed: AtomicBool,
+    calls: AtomicUsize,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.calls.fetch_add(usize::from(self.armed.load(Relaxed)), Relaxed);
+    }
+}
+
+pub type Ticket<'s> = Unmapping<'s, &'static Computer>;
+type Future = Pin<Box<Unmapped<'static, &'static Computer>>>;
+
+/// Machines whose last combination has passed.
+static IDLE: Mutex<Vec<&'static Computer>> = Mutex::new(Vec::new());
+
+pub struct Scene {
+    pub computer: &'static Computer,
+    pub service: &'static Service,
+    /// Null once an operation has dropped it.
+    space: AtomicPtr<Space>,
+    /// What each place translates to once all is done; 0 is nothing.
+    expected: [AtomicU64; PLACES],
+    pages: AtomicU64,
+    /// The operation may lock page tables of other directory entries.
+    pub locks_all: AtomicBool,
+    tickets: Mutex<Vec<(Ticket<'static>, &'static [usize])>>,
+    future: Mutex<Option<Future>>,
+    /// Frames of another CPU's, in which nothing may be written.
+    held: Mutex<Vec<PhysFrame>>,
+    alarm: Arc<Alarm>,
+    /// Frames that are allocated while there is no space.
+    allocated: u64,
+}
+
+impl Scene {
+    pub fn new() -> Scene {
+        let idle = IDLE.lock().unwrap().pop();
+        let computer = idle.unwrap_or_else(|| {
+            let mut places = [Sim::WINDOW; PLACES];
+            places.iter_mut().zip(PAGES).for_each(|(place, page)| *place = small(page, 1).start());
+            Computer::boot(places)
+        });
+        let mut scene = Scene {
+            computer,
+            service: computer.service(),
+            space: AtomicPtr::default(),
+            expected: Default::default(),
+            pages: AtomicU64::new(0),
+            locks_all: AtomicBool::new(false),
+            tickets: Mutex::default(),
+            future: Mutex::default(),
+            held: Mutex::default(),
+            alarm: Arc::default(),
+            allocated: 0,
+        };
+        // The service and its heap keep some of what they make first.
+        scene.fill();
+        (0..CPUS).for_each(|cpu| scene.allocate(cpu));
+        scene.end();
+        scene.allocated = scene.service.frames().validate().unwrap().allocated;
+        scene
+    }
+
+    pub fn space(&self) -> &'static Space {
+        // SAFETY: it was made from a `Box` that stays, and is read by `drop_space` only.
+        unsafe { self.space.load(Relaxed).as_ref() }.unwrap()
+    }
+
+    pub fn has_space(&self) -> bool {
+        !self.space.load(Relaxed).is_null()
+    }
+
+    /// Drops the space, of which no ticket is left.
+    pub fn drop_space(&self) {
+        let space = self.space.swap(ptr::null_mut(), Relaxed);
+        if !space.is_null() {
+            // SAFETY: nobody else gets at it any more, and it is dropped once.
+            unsafe { space.drop_in_place() };
+        }
+    }
+
+    fn kernel(&self) -> Space {
+        self.service.kernel_space().unwrap()
+    }
+
+    pub fn enter(&self, cpu: usize) {
+        // SAFETY: the CPU is online, and no call of the service is interrupted on it.
+        on(cpu, |pin| _ = unsafe { self.space().activate(pin) });
+    }
+
+    pub fn leave(&self, cpu: usize) {
+        // SAFETY: as in `enter`.
+        on(cpu, |pin| _ = unsafe { self.kernel().activate(pin) });
+    }
+
+    /// Makes a space with something at each place, which all CPUs have active and have used.
+    pub fn fill(&self) {
+        on(0, |pin| {
+            let space = Box::new(self.service.create_space(pin).unwrap());
+            self.space.store(Box::into_raw(space), Relaxed);
+            self.map(pin, at(SMALL));
+            self.map(pin, large(1));
+            self.map(pin, at(PENDING));
+            self.map(pin, at(STAYS));
+            let request = FrameRequest::frame();
+            self.kernel().map(pin, kernel_page(), request, Protection::KERNEL_DATA).unwrap();
+        });
+        (0..CPUS).for_each(|cpu| self.enter(cpu));
+        for places in [&SMALL[..], &LARGE, &PENDING, &STAYS, &[KERNEL]] {
+            self.expect_found(places);
+        }
+        self.expect_none(&[6, 7, 8, 9, 10, 12, 13, 14]);
+        self.pages.store(4 + 512 + 2, Relaxed);
+        self.locks_all.store(false, Relaxed);
+        (0..CPUS).for_each(|cpu| self.access(cpu));
+    }
+
+    /// The same, and a change of CPU 1's is pending that a future and CPU 0's task wait for.
+    pub fn fill_pending(&self) {
+        self.fill();
+        let waker = Waker::from(self.alarm.clone());
+        let mut context = Context::from_waker(&waker);
+        for cpu in 0..2 {
+            on(cpu, |pin| {
+                let mut task = std::pin::pin!(self.service.task(pin.cpu()));
+                assert!(std::future::Future::poll(task.as_mut(), &mut context).is_pending());
+            });
+        }
+        let mut future = Box::pin(on(1, |pin| self.space().unmap(pin, at(PENDING))).unwrap().into_future());
+        assert!(on(1, |_| std::future::Future::poll(future.as_mut(), &mut context)).is_pending());
+        self.expect_none(&PENDING);
+        self.count_pages(-1);
+        *self.future.lock().unwrap() = Some(future);
+    }
+
+    pub fn map(&self, pin: &CpuPin, range: PageRange) {
+        let order = if range.size() == PageSize::Size4KiB { Order::FRAME } else { Order::HUGE };
+        self.space().map(pin, range, FrameRequest::order(order), Protection::USER_DATA).unwrap();
+    }
+
+    pub fn count_pages(&self, change: i64) {
+        self.pages.fetch_add(change as u64, Relaxed);
+    }
+
+    /// From here on `places` are what they are in the page tables now: all are mapped.
+    pub fn expect_found(&self, places: &[usize]) {
+        masked(|| {
+            for &place in places {
+                // CPU 2 never leaves the space.
+                let found = self.computer.walk(2, place);
+                assert!(found & PRESENT != 0, "place {place} is not mapped");
+                self.expected[place].store(found, Relaxed);
+            }
+        });
+    }
+
+    pub fn expect_none(&self, places: &[usize]) {
+        places.iter().for_each(|&place| self.expected[place].store(0, Relaxed));
+    }
+
+    pub fn expect_read_only(&self, places: &[usize]) {
+        places.iter().for_each(|&place| _ = self.expected[place].fetch_and(!WRITABLE, Relaxed));
+    }
+
+    pub fn expect_moved(&self, from: &[usize], to: &[usize]) {
+        for (&from, &to) in from.iter().zip(to) {
+            let moved = self.expected[from].swap(0, Relaxed);
+            self.expected[to].store(moved, Relaxed);
+        }
+    }
+
+    /// A change of `places` is complete: no CPU can use what they were.
+    pub fn assert_complete(&self, places: &[usize]) {
+        masked(|| {
+            for (cpu, &place) in (0..CPUS).flat_map(|cpu| places.iter().map(move |place| (cpu, place))) {
+                let (cached, expected) =
+                    (self.computer.cached(cpu, place), self.expected[place].load(Relaxed));
+                assert!(
+                    cached == 0 || cached == expected,
+                    "cpu{cpu} has {cached:#x} for place {place}, {expected:#x} is complete"
+                );
+            }
+        });
+    }
+
+    /// Keeps the ticket of a change of `places`, and looks whether it is complete.
+    pub fn keep(&self, ticket: Ticket<'static>, places: &'static [usize]) {
+        masked(|| self.tickets.lock().unwrap().push((ticket, places)));
+        self.look();
+    }
+
+    pub fn look(&self) {
+        masked(|| {
+            for (ticket, places) in self.tickets.lock().unwrap().iter_mut() {
+                if ticket.is_complete() {
+                    self.assert_complete(places);
+                }
+            }
+        });
+    }
+
+    /// Runs what must not call wakers.
+    pub fn quietly(&self, act: impl FnOnce()) {
+        self.alarm.armed.store(true, Relaxed);
+        act();
+        self.alarm.armed.store(false, Relaxed);
+    }
+
+    /// Runs what may call wakers, also where something else must not.
+    pub fn aloud(&self, act: impl FnOnce()) {
+        let armed = self.alarm.armed.swap(false, Relaxed);
+        act();
+        self.alarm.armed.store(armed, Relaxed);
+    }
+
+    /// Uses all places as `cpu`, with whatever it has cached.
+    pub fn access(&self, cpu: usize) {
+        masked(|| {
+            for (place, writes) in (0..PLACES).flat_map(|place| [(place, false), (place, true)]) {
+                self.computer.access(cpu, place, writes);
+            }
+        });
+    }
+
+    /// Takes frames and objects as `cpu`, and gives them back.
+    pub fn allocate(&self, cpu: usize) {
+        on(cpu, |pin| {
+            for order in [Order::FRAME, Order::FRAME, Order::HUGE] {
+                let frame = self.service.alloc(pin, &FrameRequest::order(order)).unwrap();
+                // SAFETY: it was allocated just now.
+                unsafe { self.service.frames().free(pin, frame, order) }.unwrap();
+            }
+            let layout = Layout::new::<[u64; 12]>();
+            let heap = self.service.heap().unwrap().heap();
+            let object = heap.alloc(layout).unwrap();
+            // SAFETY: as above.
+            unsafe { heap.dealloc(object, layout) }.unwrap();
+        });
+    }
+
+    /// Takes a few frames as `cpu`, in which from then on nothing but a mark may be.
+    pub fn hold(&self, cpu: usize) {
+        let frames =
+            [(); 6].map(|()| on(cpu, |pin| self.service.alloc(pin, &FrameRequest::frame())).unwrap());
+        masked(|| {
+            for frame in frames {
+                self.words(frame).for_each(|word| word.store(u64::MAX, Relaxed));
+                self.held.lock().unwrap().push(frame);
+            }
+        });
+    }
+
+    fn words(&self, frame: PhysFrame) -> impl Iterator<Item = &AtomicU64> {
+        (0..512).map(move |index| self.computer.word(frame.start_address().as_u64() + index * 8))
+    }
+
+    /// Looks at what is held, and gives it back.
+    pub fn release(&self) {
+        for frame in self.held.lock().unwrap().drain(..) {
+            assert!(self.words(frame).all(|word| word.load(Relaxed) == u64::MAX), "{frame:?} is used twice");
+            // SAFETY: it was allocated in `hold`.
+            on(2, |pin| unsafe { self.service.frames().free(pin, frame, Order::FRAME) }).unwrap();
+        }
+    }
+
+    /// All interrupts arrive and all tickets complete: everything is as the model says. Then the
+    /// space goes, and with it all that it had.
+    pub fn settle(&self) {
+        self.end();
+        let allocated = self.service.frames().validate().unwrap().allocated;
+        assert_eq!(allocated, self.allocated, "frames are left over");
+    }
+
+    fn end(&self) {
+        self.look();
+        (0..2 * CPUS).for_each(|cpu| self.computer.deliver(cpu % CPUS));
+        on(1, |_| {
+            let mut context = Context::from_waker(Waker::noop());
+            if let Some(mut future) = self.future.lock().unwrap().take() {
+                assert!(std::future::Future::poll(future.as_mut(), &mut context).is_ready());
+            }
+        });
+        for (mut ticket, places) in self.tickets.lock().unwrap().drain(..) {
+            assert!(ticket.is_complete(), "all have answered");
+            self.assert_complete(places);
+            on(0, |pin| ticket.wait(pin));
+        }
+        self.compare();
+        assert_eq!(self.alarm.calls.load(Relaxed), 0, "wakers are called where none may be");
+        (0..CPUS).for_each(|cpu| self.leave(cpu));
+        self.drop_space();
+        on(0, |pin| self.kernel().unmap(pin, kernel_page()).unwrap().wait(pin));
+        self.give_all_back();
+    }
+
+    /// Compares all CPUs' translations and the space's counts with the model.
+    fn compare(&self) {
+        for (cpu, place) in (0..CPUS).flat_map(|cpu| (0..PLACES).map(move |place| (cpu, place))) {
+            self.assert_complete(&[place]);
+            let expected = self.expected[place].load(Relaxed);
+            assert_eq!(self.computer.walk(cpu, place), expected, "place {place}");
+            let reads = self.computer.access(cpu, place, false);
+            assert_eq!(reads.is_some(), expected & PRESENT != 0, "cpu{cpu}, place {place}");
+            let writes = self.computer.access(cpu, place, true);
+            assert_eq!(writes.is_some(), expected & WRITABLE != 0, "cpu{cpu}, place {place}");
+        }
+        if self.has_space() {
+            assert_eq!(self.space().mapped_pages(), self.pages.load(Relaxed));
+            for (place, page) in PAGES.into_iter().enumerate() {
+                let found = on(0, |pin| self.space().translate(pin, small(page, 1).start()));
+                let found = found.map_or(0, |found| found.address.as_u64());
+                assert_eq!(found, self.expected[place].load(Relaxed) & !0xfff, "place {place}");
+            }
+        }
+    }
+
+    fn give_all_back(&self) {
+        for cpu in (0..CPUS).chain(0..CPUS) {
+            self.computer.deliver(cpu);
+            on(cpu, |pin| {
+                self.service.tend(pin);
+                self.service.heap().unwrap().heap().reclaim(pin);
+            });
+        }
+    }
+}
+
+impl Drop for Scene {
+    /// A machine on which something has failed is not used again.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            IDLE.lock().unwrap().push(self.computer);
+        }
+    }
+}
