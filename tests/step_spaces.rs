@@ -137,13 +137,13 @@ const CHANGES: &[Operation<Scene>] = &[
     operation("protect a part of 2 MiB", Scene::fill, |scene| {
         scene.expect_read_only(&LARGE[..1]);
         change(scene, |pin| {
-            scene.keep(scene.space().protect(pin, small(512, 1), READ_ONLY).unwrap(), &LARGE)
+            scene.keep(scene.space().protect(pin, small(512, 1), READ_ONLY).unwrap(), &LARGE);
         });
     }),
     operation("remap", WIDE, |scene| {
         scene.expect_moved(&SMALL, &MOVED);
         change(scene, |pin| {
-            finish(scene, pin, scene.space().remap(pin, at(SMALL), first_of(MOVED)).unwrap())
+            finish(scene, pin, scene.space().remap(pin, at(SMALL), first_of(MOVED)).unwrap());
         });
         scene.assert_complete(&SMALL);
     }),
@@ -274,18 +274,20 @@ const CONTEXTS: &[Context<Scene>] = &[
         });
         scene.look();
     }),
-    context("its handler allocates, translates and uses the pages", |scene| {
+    context("its handler takes frames, and all CPUs use the pages", |scene| {
         scene.allocate(0);
+        scene.hold(0);
         translate(scene, 0);
-        scene.access(0);
+        (0..CPUS).for_each(|cpu| scene.access(cpu));
     }),
     context("another CPU uses the pages", |scene| {
         scene.access(1);
         scene.access(2);
         scene.look();
     }),
-    context("another CPU takes its interrupt and uses the pages", |scene| {
+    context("another CPU takes its interrupt, and a spurious one, and uses the pages", |scene| {
         scene.computer.deliver(1);
+        on(1, |pin| _ = scene.service.on_shootdown_ipi(pin));
         scene.look();
         scene.access(1);
     }),
