@@ -5,6 +5,7 @@ mod core;
 mod error;
 mod flags;
 mod layout;
+mod map;
 mod mapper;
 mod promote;
 mod reclaim;
@@ -13,9 +14,8 @@ mod unmapping;
 
 use ::core::fmt;
 
-use topomem_numa::frames::FrameRequest;
+use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
-use topomem_percpu::{CpuPin, Order};
 use topomem_shootdown::{Domain, Invalidation, PageRange, PageSize, RootLoad, VirtAddr, WakersDue};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
@@ -32,13 +32,8 @@ pub use unmapping::{Unmapped, Unmapping};
 pub use crate::retire::Callback;
 
 use crate::Machine;
-use crate::page_table::{
-    Attributes, Backing, Chain, Chained, Changed, Contiguous, FillError, Format, Leaf, Level, LockCounters,
-    Ownership, Pages, Protection, Reserve,
-};
-use crate::retire::Retired;
-use crate::service::frame_memory;
-use layout::{level_of, range_of, size_of_level};
+use crate::page_table::{Changed, Format, Leaf, Level, LockCounters, Pages, Protection};
+use layout::{range_of, size_of_level};
 
 /// What an address translates to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,154 +80,6 @@ pub struct AddressSpace<P: Machine> {
 impl<P: Machine> AddressSpace<P> {
     pub(crate) fn of(core: &'static SpaceCore<P>) -> AddressSpace<P> {
         AddressSpace { core }
-    }
-
-    /// Maps `range` to fresh frames, each allocated by `request`, whose order is that of the
-    /// range's pages. The space owns them: unmapping frees them.
-    ///
-    /// Costs an allocation and an entry per page, and a claim for each 2 MiB that it touches, or one
-    /// lock.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError`]; nothing has changed.
-    pub fn map(
-        &self,
-        pin: &CpuPin,
-        range: PageRange,
-        request: FrameRequest,
-        protection: Protection,
-    ) -> Result<(), MapError> {
-        let pages = self.check(range, protection)?;
-        let (level, order) = owned_level(range)?;
-        if request.get_order() != order {
-            return Err(MapError::WrongOrder { given: request.get_order(), needed: order });
-        }
-        let frames = self.core.service.frames();
-        let mut fresh = Fresh { space: self.core, pin, chain: Chain::EMPTY, order };
-        for _ in 0..range.pages() {
-            let frame = self.core.service.alloc(pin, &request).map_err(MapError::OutOfFrames)?;
-            frame_memory::take_over(frames, frame);
-            fresh.chain.push(frames, frame);
-        }
-        let attributes = self.attributes(protection, Ownership::Owned);
-        let mut backing = Chained { memory: frames, level, frames: &mut fresh.chain, attributes };
-        self.fill(pin, pages, &mut backing)
-    }
-
-    /// Maps the one page of `size` at `page` to the run of frames from `first`, which the space
-    /// owns from then on.
-    ///
-    /// # Safety
-    ///
-    /// The caller has the run from this service's allocator, allocated with the order of `size`,
-    /// and gives it up where this succeeds.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError`]; nothing has changed.
-    pub unsafe fn map_owned(
-        &self,
-        pin: &CpuPin,
-        page: VirtAddr,
-        size: PageSize,
-        first: PhysFrame,
-        protection: Protection,
-    ) -> Result<(), MapError> {
-        let range = PageRange::new(page, 1, size).map_err(|_| MapError::MisalignedPage { page, size })?;
-        let (level, _) = owned_level(range)?;
-        let pages = self.check(range, protection)?;
-        aligned(first, size)?;
-        let before = frame_memory::take_over(self.core.service.frames(), first);
-        let attributes = self.attributes(protection, Ownership::Owned);
-        let mut backing = Contiguous { first_page: pages.first, frame: first, largest: level, attributes };
-        let filled = self.fill(pin, pages, &mut backing);
-        if filled.is_err() {
-            frame_memory::give_up(self.core.service.frames(), first, before);
-        }
-        filled
-    }
-
-    /// Maps `range` to the frames from `first` on, which stay their owner's: device memory, the
-    /// kernel image, frames shared between spaces. Pages as large as `range.size()` are used
-    /// where alignment permits and the machine has them.
-    ///
-    /// # Safety
-    ///
-    /// The frames may be accessed as `protection` permits for as long as they are mapped (until
-    /// the ticket of an unmap completes), and, where they are Rust's, only so that its aliasing
-    /// rules hold.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError`]; nothing has changed.
-    pub unsafe fn map_borrowed(
-        &self,
-        pin: &CpuPin,
-        range: PageRange,
-        first: PhysFrame,
-        protection: Protection,
-    ) -> Result<(), MapError> {
-        let pages = self.check(range, protection)?;
-        aligned(first, range.size())?;
-        let paging = self.core.service.platform().paging();
-        if !paging.reach(first.start_address().as_u64() >> 12, pages.count()) {
-            let bits = paging.physical_bits();
-            return Err(MapError::BeyondPhysicalMemory { first, pages: pages.count(), bits });
-        }
-        let largest = level_of(range.size()).min(paging.largest_leaf());
-        let attributes = self.attributes(protection, Ownership::Borrowed);
-        let mut backing = Contiguous { first_page: pages.first, frame: first, largest, attributes };
-        self.fill(pin, pages, &mut backing)
-    }
-
-    fn attributes(&self, protection: Protection, ownership: Ownership) -> Attributes {
-        Attributes { protection, reach: self.core.reach(), ownership }
-    }
-
-    fn check(&self, range: PageRange, protection: Protection) -> Result<Pages, MapError> {
-        if !self.core.kind.permits(protection) {
-            return Err(MapError::WrongPrivilege);
-        }
-        self.core.check(range).ok_or(MapError::OutsideSpace(range))
-    }
-
-    fn fill(
-        &self,
-        pin: &CpuPin,
-        pages: Pages,
-        backing: &mut impl Backing<P::Format>,
-    ) -> Result<(), MapError> {
-        let core = self.core;
-        let frames = core.service.frames();
-        let mut reserve = Reserve::new(frames, pin);
-        let shootdown = core.service.shootdown();
-        // Page walkers may still find an empty table instead of the leaf in its place, and fault.
-        let invalidation = Invalidation::pages(range_of(pages, Level::PAGE)).with_tables_freed();
-        let record = |replaced: Chain| {
-            let stale = !replaced.is_empty() || core.has_unlinked();
-            (stale.then(|| shootdown.record(core.domain(), invalidation)), replaced)
-        };
-        let (record, replaced) = loop {
-            match core.table.fill(frames, &mut reserve, pages, backing, record) {
-                Ok(filled) => break filled,
-                Err(FillError::Tables(error)) => {
-                    let refilled = core.service.relieve(pin, error, || reserve.refill());
-                    refilled.map_err(MapError::OutOfFrames)?;
-                }
-                Err(FillError::Occupied { page, leaf }) => {
-                    let page = VirtAddr::new_truncate(page << 12);
-                    return Err(MapError::AlreadyMapped { page, frame: leaf.frame });
-                }
-            }
-        };
-        core.count_mapped(pages.count());
-        if let Some(record) = record {
-            let ticket = shootdown.announce(pin, record);
-            let changed = Changed { retired: Retired::tables(replaced), ..Changed::NOTHING };
-            Unmapping::of(core, Some(ticket), changed).wait(pin);
-        }
-        Ok(())
     }
 
     /// Unmaps what is mapped in `range`; what is not, stays so. Owned frames, and tables that
@@ -412,44 +259,9 @@ impl<P: Machine> fmt::Debug for AddressSpace<P> {
     }
 }
 
-/// The level and order of `range`'s pages, where a space can own such.
-fn owned_level(range: PageRange) -> Result<(Level, Order), MapError> {
-    match range.size() {
-        PageSize::Size4KiB => Ok((Level::PAGE, Order::FRAME)),
-        PageSize::Size2MiB => Ok((Level::HUGE, Order::HUGE)),
-        PageSize::Size1GiB => Err(MapError::TooLargeToOwn(range)),
-    }
-}
-
-fn aligned(frame: PhysFrame, size: PageSize) -> Result<(), MapError> {
-    if frame.start_address().as_u64() % size.bytes() == 0 {
-        Ok(())
-    } else {
-        Err(MapError::MisalignedFrame { frame, size })
-    }
-}
-
 /// Returns what page walkers have to forget if leaves took the place of empty tables at `new`, the place
 /// that pages were moved to.
 fn replaced_tables(moved: &Changed, new: Pages) -> Option<Invalidation> {
     let replaced = !moved.retired.tables.is_empty();
     replaced.then(|| Invalidation::pages(range_of(new, Level::PAGE)).with_tables_freed())
-}
-
-/// Frames allocated for a mapping; what the mapping did not take goes back.
-struct Fresh<'a, P: Machine> {
-    space: &'static SpaceCore<P>,
-    pin: &'a CpuPin,
-    chain: Chain,
-    order: Order,
-}
-
-impl<P: Machine> Drop for Fresh<'_, P> {
-    fn drop(&mut self) {
-        let frames = self.space.service.frames();
-        while let Some(frame) = self.chain.pop(frames) {
-            // SAFETY: it was allocated for this mapping, and is mapped nowhere.
-            unsafe { frame_memory::release_own(frames, self.pin, frame, self.order) };
-        }
-    }
 }
