@@ -1,6 +1,7 @@
 //! Which node serves a CPU, and in which order others do: nodes without memory, and nodes that
 //! nobody reaches.
-#![cfg(not(loom))]
+// These fill memory, which takes Miri minutes; what is unsafe runs in frames_basic.
+#![cfg(not(any(loom, miri)))]
 // Helpers outside test functions fail tests by it.
 #![allow(clippy::unwrap_used)]
 

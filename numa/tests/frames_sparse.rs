@@ -1,5 +1,6 @@
 //! Memory in many places, and in far ones: the whole way from the memory map to the frame allocator.
-#![cfg(not(loom))]
+// These fill memory, which takes Miri minutes; what is unsafe runs in frames_basic.
+#![cfg(not(any(loom, miri)))]
 // Helpers outside test functions fail tests by it.
 #![allow(clippy::unwrap_used)]
 #![cfg(not(miri))]
