@@ -224,9 +224,10 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
     steps
 }
 
-/// A run with a fault, which must be seen; that ends it, long before its time.
+/// A run with a fault, which must be seen; that ends it, long before its time. The time is what a busy host may
+/// need for it.
 fn broken(&(fault, name, words): &Fault) -> MachineRun {
-    let scenario = ScenarioOptions { fault: Some(fault.to_owned()), ..scenario(name, 15) };
+    let scenario = ScenarioOptions { fault: Some(fault.to_owned()), ..scenario(name, 90) };
     MachineRun { topology: "two-nodes", scenario, expected: Expected::Failure(words) }
 }
 
