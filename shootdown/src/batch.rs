@@ -26,6 +26,8 @@ pub struct Batch<'s, T: Tlb> {
     ranges: Option<ArrayVec<PageRange, RANGES>>,
     /// How many generations were claimed.
     generations: u64,
+    /// The oldest of them.
+    first: Generation,
     /// The newest of them.
     newest: Generation,
     /// The newest of those that freed tables.
@@ -45,6 +47,7 @@ impl<T: Tlb> Shootdown<T> {
             domain,
             ranges: Some(ArrayVec::new_const()),
             generations: 0,
+            first: Generation::NONE,
             newest: Generation::NONE,
             freed: Generation::NONE,
             awaited: Generation::NONE,
@@ -64,6 +67,9 @@ impl<'s, T: Tlb> Batch<'s, T> {
     #[inline]
     pub fn record(&mut self, invalidation: Invalidation) {
         if self.queue.broken(Fault::RecordUnlocked) {
+            if self.generations == 0 {
+                self.first = self.newest;
+            }
             self.generations += 1;
             // The batch is not empty.
             self.awaited = self.awaited.max(Generation(1));
@@ -131,9 +137,11 @@ impl<'s, T: Tlb> Batch<'s, T> {
             return queue.pending_until(pin, domain, |newest| Some(wanted(newest)));
         }
         let request = Request { generation: self.newest.max(self.awaited), tables: self.freed };
+        // The ranges are all that there is to flush only if no other CPU's generation lies between.
+        let alone = request.generation.0 - self.first.0 + 1 == self.generations;
         let appended = match &self.ranges {
-            Some(ranges) => Appended::Ranges(ranges),
-            None => Appended::Logged,
+            Some(ranges) if alone => Appended::Ranges(ranges),
+            _ => Appended::Logged,
         };
         let ticket = queue.issue(pin, domain, request, self.generations, appended);
         self.clear();

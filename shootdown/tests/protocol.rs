@@ -156,6 +156,30 @@ fn a_batch_is_one_round() {
     assert!(batch.is_empty() && batch.issue(&run_as(0)).is_complete());
 }
 
+/// CPU 1 keeps a batch open, and has published the batch's first change when CPU 0 changes a page.
+#[test]
+fn a_batch_flushes_what_others_changed_between_its_changes() {
+    for waits in [false, true] {
+        let queue = queue(2);
+        let domain = domain();
+        enter(queue, 1, 1, domain);
+        let pin = run_as(1);
+        let mut batch = queue.batch(domain);
+        batch.record(Invalidation::pages(range(1, 0, 1)));
+        let _ = queue.on_ipi(&pin);
+        queue.tlb().change(1, 5);
+        let _ = queue.invalidate(&run_as(0), domain, Invalidation::pages(range(1, 5, 1))).detach();
+        let pin = run_as(1);
+        if waits {
+            batch.wait_for_pending(range(1, 5, 1));
+        } else {
+            batch.record(Invalidation::pages(range(1, 1, 1)));
+        }
+        assert!(batch.issue(&pin).is_complete());
+        assert_eq!(queue.tlb().cached(1, 1, 5), None);
+    }
+}
+
 #[test]
 fn a_batch_of_more_changes_than_the_log_holds_is_the_domain() {
     let queue = queue(2);
