@@ -64,7 +64,8 @@ impl<'s, T: Tlb> Batch<'s, T> {
     ///
     /// Costs an atomic add to the domain, the filling of a log entry and a comparison with the last
     /// range.
-    #[inline]
+    // Always: what is recorded is in registers.
+    #[inline(always)]
     pub fn record(&mut self, invalidation: Invalidation) {
         if self.queue.broken(Fault::RecordUnlocked) {
             if self.generations == 0 {
