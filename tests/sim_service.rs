@@ -68,6 +68,7 @@ fn an_unmapping_that_has_completed_is_seen_by_all() {
 
 /// Memory may be anywhere below 2^52: what links frames numbers them by their entries.
 #[test]
+#[cfg_attr(miri, ignore = "so many frames take Miri minutes; the others run the same unsafe code")]
 fn memory_far_above_8_tib_works() {
     let base = topomem_numa::FRAME_SIZE * ((1 << 40) - (80 << 8));
     let sim =
