@@ -21,13 +21,12 @@ const RANGES: usize = 16;
 pub struct Batch<'s, T: Tlb> {
     queue: &'s Shootdown<T>,
     domain: &'s Domain,
-    /// What was recorded, for the flush of the issuing CPU: a range that follows the last extends it. `None` if
-    /// they are too many, or if something else than ranges was recorded.
+    /// What was recorded, for the flush of the issuing CPU: a range that follows the last extends it.
+    /// `None` if they are too many, if something else than ranges was recorded, or if another CPU's
+    /// generation lies between.
     ranges: Option<ArrayVec<PageRange, RANGES>>,
     /// How many generations were claimed.
     generations: u64,
-    /// The oldest of them.
-    first: Generation,
     /// The newest of them.
     newest: Generation,
     /// The newest of those that freed tables.
@@ -47,7 +46,6 @@ impl<T: Tlb> Shootdown<T> {
             domain,
             ranges: Some(ArrayVec::new_const()),
             generations: 0,
-            first: Generation::NONE,
             newest: Generation::NONE,
             freed: Generation::NONE,
             awaited: Generation::NONE,
@@ -68,9 +66,6 @@ impl<'s, T: Tlb> Batch<'s, T> {
     #[inline(always)]
     pub fn record(&mut self, invalidation: Invalidation) {
         if self.queue.broken(Fault::RecordUnlocked) {
-            if self.generations == 0 {
-                self.first = self.newest;
-            }
             self.generations += 1;
             // The batch is not empty.
             self.awaited = self.awaited.max(Generation(1));
@@ -80,13 +75,15 @@ impl<'s, T: Tlb> Batch<'s, T> {
             self.record_everything();
         }
         let scope = if self.everything { Scope::Everything } else { invalidation.scope };
-        self.newest = self.queue.append(self.domain, scope, invalidation.tables);
+        let generation = self.queue.append(self.domain, scope, invalidation.tables);
+        let follows = self.generations == 0 || generation.0 == self.newest.0 + 1;
+        self.newest = generation;
         self.generations += 1;
         if invalidation.tables == Tables::Freed {
             self.freed = self.newest;
         }
         let kept = match (scope, &mut self.ranges) {
-            (Scope::Pages(range), Some(ranges)) => keep(ranges, range),
+            (Scope::Pages(range), Some(ranges)) if follows => keep(ranges, range),
             _ => false,
         };
         if !kept {
@@ -138,10 +135,9 @@ impl<'s, T: Tlb> Batch<'s, T> {
             return queue.pending_until(pin, domain, |newest| Some(wanted(newest)));
         }
         let request = Request { generation: self.newest.max(self.awaited), tables: self.freed };
-        // The ranges are all that there is to flush only if no other CPU's generation lies between.
-        let alone = request.generation.0 - self.first.0 + 1 == self.generations;
         let appended = match &self.ranges {
-            Some(ranges) if alone => Appended::Ranges(ranges),
+            // Otherwise the newest generation is another CPU's, whose pages are to be flushed, too.
+            Some(ranges) if request.generation == self.newest => Appended::Ranges(ranges),
             _ => Appended::Logged,
         };
         let ticket = queue.issue(pin, domain, request, self.generations, appended);
