@@ -138,6 +138,10 @@ fn a_cpu_on_a_node_without_memory_uses_its_magazines_and_leaves_nothing() {
     });
     let stats = service.heap().unwrap().heap().cpu_stats(lonely).unwrap();
     assert!(stats.misses * 10 < stats.hits && stats.remote_frees == 0, "{stats:?}");
+    // Its objects' home is the node that it works on, so that the other CPU there frees them by itself.
+    let objects = sim.on(lonely, |_| Sent::allocate(service, layout, 10));
+    sim.on(CpuId::BOOT, |_| objects.free(service, layout));
+    assert_eq!(service.heap().unwrap().heap().cpu_stats(CpuId::BOOT).unwrap().remote_frees, 0);
     assert!(allocated(service) - before < 300, "{}", allocated(service) - before);
 }
 
