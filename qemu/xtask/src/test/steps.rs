@@ -117,7 +117,9 @@ const FAULTS: [Fault; 11] = [
 /// fault so that the run ends, their waiters' patience can be made short, and their idle CPUs walk
 /// page tables ahead, which TCG does not.
 const SIM_FAULTS: [Fault; 6] = [
-    ("flag", "shootdown", &["in vain"]),
+    // A flag that is set for an older request ends a wait too early; a flag that a later request
+    // resets ends it never.
+    ("flag", "shootdown", &["in vain", "stale translation"]),
     ("poll", "shootdown", &["in vain"]),
     ("lazy", "stress", &["changed under", "changed:"]),
     ("unreported", "unresponsive", &["nobody was told"]),
