@@ -20,6 +20,11 @@ pub enum MapError {
         /// What it is mapped to.
         frame: PhysFrame,
     },
+    /// The page at `page` is not mapped, but belongs to a region.
+    Reserved {
+        /// The first page of the range that is not free.
+        page: VirtAddr,
+    },
     /// `frame` is no multiple of `size`.
     MisalignedFrame {
         /// The frame given.
@@ -68,6 +73,7 @@ impl fmt::Display for MapError {
             MapError::AlreadyMapped { page, frame } => {
                 write!(f, "{page} is mapped, to frame {:#x}", frame.start_address().as_u64())
             }
+            MapError::Reserved { page } => write!(f, "{page} belongs to a region"),
             MapError::MisalignedFrame { frame, size } => {
                 let address = frame.start_address().as_u64();
                 write!(f, "frame {address:#x} is not aligned to {} bytes", size.bytes())

@@ -152,7 +152,10 @@ impl<P: Machine> AddressSpace<P> {
                 }
                 Err(FillError::Occupied { page, leaf }) => {
                     let page = VirtAddr::new_truncate(page << 12);
-                    return Err(MapError::AlreadyMapped { page, frame: leaf.frame });
+                    return Err(match leaf {
+                        Some(leaf) => MapError::AlreadyMapped { page, frame: leaf.frame },
+                        None => MapError::Reserved { page },
+                    });
                 }
             }
         };

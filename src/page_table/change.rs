@@ -11,7 +11,7 @@ use super::map::unlink;
 use super::memory::{TableMemory, table_at};
 use super::protection::Protection;
 use super::table::{Table, TableEntry};
-use super::{PageTable, RootEntries};
+use super::{PageTable, RootEntries, regions};
 use crate::retire::Retired;
 
 /// What a change made stale, and what it unlinked.
@@ -65,6 +65,8 @@ impl Changed {
 pub(super) trait Edit: Copy {
     /// Are tables that it has emptied unlinked?
     const EMPTIES: bool;
+    /// Are marks changed, too?
+    const MARKS: bool;
 
     /// Changes the leaf in `entry`, adds to `retired` what it owned if it is gone, and says
     /// whether there was anything to change.
@@ -83,18 +85,20 @@ struct Cut;
 
 impl Edit for Cut {
     const EMPTIES: bool = false;
+    const MARKS: bool = true;
 
     fn edit<F: Format, M: TableMemory>(self, _: &M, _: &mut Retired, _: &TableEntry, _: Level) -> bool {
         false
     }
 }
 
-/// They go.
+/// They go, and marks go.
 #[derive(Clone, Copy)]
 pub(super) struct Clear;
 
 impl Edit for Clear {
     const EMPTIES: bool = true;
+    const MARKS: bool = true;
 
     // Always: in the loop over the lowest table's leaves, `level` is a constant.
     #[inline(always)]
@@ -105,15 +109,28 @@ impl Edit for Clear {
         entry: &TableEntry,
         level: Level,
     ) -> bool {
-        let old = entry.replace::<F>(level, RawEntry::EMPTY);
-        let Entry::Leaf(leaf) = F::decode(old, level) else {
-            return false;
-        };
-        if leaf.ownership == Ownership::Owned {
-            retired.push(memory, leaf.frame, level);
-        }
-        true
+        replace::<F, M>(memory, retired, entry, level, RawEntry::EMPTY)
     }
+}
+
+/// Puts `new` in the place of what `entry`, in a table of `level`, says, adds to `retired` what a leaf
+/// there owned, and says whether there was a leaf.
+#[inline(always)]
+pub(super) fn replace<F: Format, M: TableMemory>(
+    memory: &M,
+    retired: &mut Retired,
+    entry: &TableEntry,
+    level: Level,
+    new: RawEntry,
+) -> bool {
+    let old = entry.replace::<F>(level, new);
+    let Entry::Leaf(leaf) = F::decode(old, level) else {
+        return false;
+    };
+    if leaf.ownership == Ownership::Owned {
+        retired.push(memory, leaf.frame, level);
+    }
+    true
 }
 
 /// They get the protection.
@@ -122,6 +139,7 @@ pub(super) struct Protect(pub(super) Protection);
 
 impl Edit for Protect {
     const EMPTIES: bool = false;
+    const MARKS: bool = false;
 
     #[inline(always)]
     fn edit<F: Format, M: TableMemory>(
@@ -131,23 +149,35 @@ impl Edit for Protect {
         entry: &TableEntry,
         level: Level,
     ) -> bool {
-        let mut raw = entry.load();
-        loop {
-            let new = F::reprotect(raw, level, self.0);
-            if new == raw {
-                return false;
-            }
-            // The hardware may set accessed and dirty bits in between.
-            match entry.compare_exchange(raw, new) {
-                Ok(()) => return true,
-                Err(now) => raw = now,
-            }
+        let raw = entry.load();
+        matches!(F::decode(raw, level), Entry::Leaf(_)) && reprotect::<F>(entry, raw, level, self.0)
+    }
+}
+
+/// Gives the leaf in `entry`, in a table of `level` and `raw` when last read, another protection, and says
+/// whether it had another.
+#[inline(always)]
+pub(super) fn reprotect<F: Format>(
+    entry: &TableEntry,
+    mut raw: RawEntry,
+    level: Level,
+    protection: Protection,
+) -> bool {
+    loop {
+        let new = F::reprotect(raw, level, protection);
+        if new == raw {
+            return false;
+        }
+        // The hardware may set accessed and dirty bits in between.
+        match entry.compare_exchange(raw, new) {
+            Ok(()) => return true,
+            Err(now) => raw = now,
         }
     }
 }
 
-/// How many tables it takes to cut a leaf of `level` at the ends of `part`.
-fn cuts(level: Level, part: Pages) -> u64 {
+/// How many tables it takes to cut what an entry of `level` says at the ends of `part`.
+pub(super) fn cuts(level: Level, part: Pages) -> u64 {
     match level.below() {
         Some(below) if !part.fill_entries(level) => {
             1 + part.by_entry(below).map(|part| cuts(below, part)).sum::<u64>()
@@ -156,7 +186,7 @@ fn cuts(level: Level, part: Pages) -> u64 {
     }
 }
 
-/// How many tables the leaves at the ends of `pages` take to be cut there.
+/// How many tables the leaves and marks at the ends of `pages` take to be cut there.
 pub(super) fn cuts_needed<F: Format, M: TableMemory>(
     memory: &M,
     table: &Table,
@@ -172,7 +202,7 @@ pub(super) fn cuts_needed<F: Format, M: TableMemory>(
         .filter(|part| !part.fill_entries(level))
         .map(|part| {
             match F::decode(table.load(level.index(part.first)), level) {
-                Entry::Leaf(_) => cuts(level, part),
+                Entry::Leaf(_) | Entry::Mark(_) => cuts(level, part),
                 Entry::Table(next) => {
                     // SAFETY: it is linked under a table that the caller has locked exclusively.
                     cuts_needed::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
@@ -238,18 +268,19 @@ impl<F: Format> PageTable<F> {
                     reserve.fill_to(needed)?;
                     continue;
                 }
-                changer.apply::<F>(cursor.table(), cursor.level, pages);
+                changer.apply::<F>(cursor.frame(), cursor.level, pages);
             }
             return Ok(record(changed));
         }
     }
 }
 
-/// Cuts the leaves at the ends of `pages`, from a reserve that [`cuts_needed`] found sufficient.
+/// Cuts the leaves and marks at the ends of `pages` of the table in `table`, from a reserve that
+/// [`cuts_needed`] found sufficient.
 pub(super) fn cut<F: Format, M: TableMemory>(
     memory: &M,
     reserve: &mut Reserve<'_, M>,
-    table: &Table,
+    table: PhysFrame,
     level: Level,
     pages: Pages,
 ) {
@@ -268,7 +299,10 @@ struct Changer<'a, 'r, M: TableMemory, E> {
 }
 
 impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
-    fn apply<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) {
+    /// Changes `pages` of the table in `frame`, which is the cursor's, or below what is.
+    fn apply<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages) {
+        // SAFETY: the cursor keeps it linked.
+        let table = unsafe { table_at(self.memory, frame) };
         if level == Level::PAGE {
             return self.apply_to_leaves::<F>(table, pages);
         }
@@ -277,18 +311,17 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
             let raw = table.load(index);
             match (F::decode(raw, level), level.below()) {
                 (Entry::Empty, _) => {}
-                (Entry::Leaf(_), Some(below)) if !part.fill_entries(level) => {
-                    let Some(frame) = self.split::<F>(table, index, level) else {
+                (Entry::Mark(_), _) if !E::MARKS => {}
+                (Entry::Leaf(_) | Entry::Mark(_), Some(below)) if !part.fill_entries(level) => {
+                    let Some(next) = split::<F, M>(self.memory, self.reserve, frame, index, level) else {
                         debug_assert!(false, "the plan counted too few tables");
                         return;
                     };
-                    // SAFETY: it was just linked under the exclusively locked table.
-                    self.apply::<F>(unsafe { table_at(self.memory, frame) }, below, part);
+                    self.apply::<F>(next, below, part);
                 }
-                (Entry::Leaf(_), _) => self.leaf::<F>(table.entry(index), level, part),
+                (Entry::Leaf(_) | Entry::Mark(_), _) => self.leaf::<F>(table.entry(index), level, part),
                 (Entry::Table(next), Some(below)) => {
-                    // SAFETY: it is linked under the exclusively locked table.
-                    self.apply::<F>(unsafe { table_at(self.memory, next) }, below, part);
+                    self.apply::<F>(next, below, part);
                     self.unlink_empty::<F>(table, next, level, part);
                 }
                 (Entry::Table(_), None) => {}
@@ -349,30 +382,48 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
     fn edit<F: Format>(&mut self, entry: &TableEntry, level: Level) -> bool {
         self.edit.edit::<F, M>(self.memory, &mut self.changed.retired, entry, level)
     }
+}
 
-    /// Puts a table of smaller leaves in the place of the leaf at `index`; the translations
-    /// stay what they were, so no TLB is stale by it.
-    fn split<F: Format>(&mut self, table: &Table, index: usize, level: Level) -> Option<PhysFrame> {
-        let frame = self.reserve.take()?;
-        // SAFETY: it came from the reserve: ours alone.
-        let parts = unsafe { table_at(self.memory, frame) };
-        let mut raw = table.load(index);
-        // What larger leaves own is runs of 2 MiB already.
-        if let (Entry::Leaf(leaf), Level::HUGE) = (F::decode(raw, level), level)
-            && leaf.ownership == Ownership::Owned
-        {
-            self.memory.split_run(leaf.frame);
-        }
-        loop {
-            for part in 0..ENTRIES {
-                parts.store(part, F::split(raw.unclaimed::<F>(), level, part));
+/// Puts a table of smaller leaves, or of marks, or an empty one, in the place of what the entry at `index`
+/// of the table in `frame`, of `level`, says. The translations stay what they were, so no TLB is stale by
+/// it. Returns the new table; `None` if the reserve is empty.
+pub(super) fn split<F: Format, M: TableMemory>(
+    memory: &M,
+    reserve: &mut Reserve<'_, M>,
+    frame: PhysFrame,
+    index: usize,
+    level: Level,
+) -> Option<PhysFrame> {
+    let next = reserve.take()?;
+    // SAFETY: the caller's cursor keeps it linked.
+    let table = unsafe { table_at(memory, frame) };
+    // SAFETY: it came from the reserve: ours alone.
+    let parts = unsafe { table_at(memory, next) };
+    let mut raw = table.load(index);
+    let region = match F::decode(raw, level) {
+        Entry::Leaf(leaf) => {
+            // What larger leaves own is runs of 2 MiB already.
+            if level == Level::HUGE && leaf.ownership == Ownership::Owned {
+                memory.split_run(leaf.frame);
             }
-            // The hardware may set accessed and dirty bits in between.
-            match table.compare_exchange(index, raw, F::table(frame).claimed_like::<F>(raw)) {
-                Ok(()) => break,
-                Err(now) => raw = now,
-            }
+            regions::region_of(memory, frame, index)
         }
-        Some(frame)
+        Entry::Mark(region) => Some(region),
+        Entry::Empty | Entry::Table(_) => None,
+    };
+    if let (Some(region), Level::HUGE) = (region, level) {
+        regions::expect(memory, next, region);
+    }
+    loop {
+        let whole = raw.unclaimed::<F>();
+        let is_leaf = matches!(F::decode(raw, level), Entry::Leaf(_));
+        for part in 0..ENTRIES {
+            parts.store(part, if is_leaf { F::split(whole, level, part) } else { whole });
+        }
+        // The hardware may set accessed and dirty bits in between.
+        match table.compare_exchange(index, raw, F::table(next).claimed_like::<F>(raw)) {
+            Ok(()) => return Some(next),
+            Err(now) => raw = now,
+        }
     }
 }

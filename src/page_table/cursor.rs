@@ -144,7 +144,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             let next = loop {
                 match F::decode(table.load(index), level) {
                     Entry::Table(next) => break Ok(Some(next)),
-                    Entry::Leaf(_) => break Ok(None),
+                    Entry::Leaf(_) | Entry::Mark(_) => break Ok(None),
                     Entry::Empty => match on_empty(table, index, level) {
                         OnEmpty::Lock => break Ok(None),
                         OnEmpty::Retry => {}
@@ -210,6 +210,11 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             claim(entry);
         }
         cursor(level, directory, entries)
+    }
+
+    /// The frame of the table to change.
+    pub(super) fn frame(&self) -> PhysFrame {
+        self.table
     }
 
     /// The table to change: only what the range touches of it is the cursor's.

@@ -1,5 +1,7 @@
 //! What an entry of a page table says, whatever the architecture.
 
+use core::num::NonZeroU32;
+
 use x86_64::structures::paging::PhysFrame;
 
 use super::Protection;
@@ -18,10 +20,39 @@ impl RawEntry {
 pub enum Entry {
     /// Nothing mapped.
     Empty,
+    /// Nothing mapped yet: what is to be mapped at the first access belongs to this region.
+    Mark(RegionId),
     /// The table of the next lower level.
     Table(PhysFrame),
     /// A mapping.
     Leaf(Leaf),
+}
+
+/// What pages belong to: 31 bits, not all zero, that page tables keep for each page that is mapped or
+/// to be mapped. The layer above gives the bits their meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(NonZeroU32);
+
+impl RegionId {
+    /// How many bits an id has.
+    pub const BITS: u32 = 31;
+
+    /// Returns the id with these bits; `None` if they are zero, or more than [`RegionId::BITS`].
+    #[inline]
+    #[must_use]
+    pub const fn new(bits: u32) -> Option<RegionId> {
+        match NonZeroU32::new(bits) {
+            Some(bits) if bits.get() >> Self::BITS == 0 => Some(RegionId(bits)),
+            _ => None,
+        }
+    }
+
+    /// Returns the bits.
+    #[inline]
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
 }
 
 /// A mapping of one 4 KiB, 2 MiB or 1 GiB page.

@@ -2,7 +2,7 @@
 
 use x86_64::structures::paging::PhysFrame;
 
-use super::{Entry, Leaf, Level, Protection, RawEntry};
+use super::{Entry, Leaf, Level, Protection, RawEntry, RegionId};
 
 /// The layout of page-table entries; a new architecture is one implementation of it.
 ///
@@ -11,7 +11,7 @@ use super::{Entry, Leaf, Level, Protection, RawEntry};
 ///
 /// # Safety
 ///
-/// `decode` returns what `table` and `leaf` were given (an entry that the hardware marked
+/// `decode` returns what `table`, `leaf` and `mark` were given (an entry that the hardware marked
 /// accessed or dirty included), and [`Entry::Empty`] for [`RawEntry::EMPTY`], with and without
 /// [`Format::CLAIM`]; the encodings mean to the hardware what they say: otherwise unmapped memory
 /// stays reachable.
@@ -29,6 +29,10 @@ pub unsafe trait Format: Send + Sync + 'static {
 
     /// A mapping in a table of `level`, at most [`Format::LARGEST_LEAF`].
     fn leaf(leaf: &Leaf, level: Level) -> RawEntry;
+
+    /// An entry of any level that maps nothing, and keeps `region` for its pages. The hardware takes
+    /// it for not present, and finds no address of memory in it. It is never [`RawEntry::EMPTY`].
+    fn mark(region: RegionId) -> RawEntry;
 
     /// What `raw`, in a table of `level`, says.
     fn decode(raw: RawEntry, level: Level) -> Entry;

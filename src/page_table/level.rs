@@ -99,6 +99,12 @@ impl Pages {
         (self.first | (self.last + 1)) & (level.pages() - 1) == 0
     }
 
+    /// The entries that serve them in one table of `level`.
+    #[inline]
+    pub const fn indexes(self, level: Level) -> core::ops::RangeInclusive<usize> {
+        level.index(self.first)..=level.index(self.last)
+    }
+
     /// The parts under the first and the last entry that it touches of a table at `level`; one
     /// where they are the same.
     #[inline]

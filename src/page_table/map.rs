@@ -10,6 +10,7 @@ use super::format::Format;
 use super::level::{Level, Pages};
 use super::memory::{TableMemory, table_at};
 use super::protection::Protection;
+use super::regions;
 use super::table::Table;
 
 /// What a range is mapped to.
@@ -91,8 +92,8 @@ impl<F: Format, M: TableMemory> Backing<F> for Chained<'_, M> {
 /// Why a range was not mapped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FillError<E> {
-    /// `page` is mapped.
-    Occupied { page: u64, leaf: Leaf },
+    /// `page` is mapped, by `leaf`, or is to be.
+    Occupied { page: u64, leaf: Option<Leaf> },
     /// No frame for a table.
     Tables(E),
 }
@@ -111,12 +112,13 @@ pub(super) fn plan<F: Format, M: TableMemory>(
     level: Level,
     pages: Pages,
     backing: &impl Backing<F>,
-) -> Result<u64, (u64, Leaf)> {
+) -> Result<u64, (u64, Option<Leaf>)> {
     let mut missing = 0;
     for part in pages.by_entry(level) {
         let raw = table.map_or(RawEntry::EMPTY, |table| table.load(level.index(part.first)));
         match (F::decode(raw, level), level.below()) {
-            (Entry::Leaf(leaf), _) => return Err((part.first, leaf)),
+            (Entry::Leaf(leaf), _) => return Err((part.first, Some(leaf))),
+            (Entry::Mark(_), _) => return Err((part.first, None)),
             (Entry::Empty, Some(below))
                 if !leaf_here::<F>(level, part, backing) && backing.has_leaves(part) =>
             {
@@ -124,8 +126,9 @@ pub(super) fn plan<F: Format, M: TableMemory>(
             }
             (Entry::Table(next), Some(below)) => {
                 // SAFETY: it is linked under a table that the caller has locked exclusively.
-                let next = unsafe { table_at(memory, next) };
-                let needed = plan::<F, M>(memory, Some(next), below, part, backing)?;
+                let table = unsafe { table_at(memory, next) };
+                let needed = plan::<F, M>(memory, Some(table), below, part, backing)?
+                    + frames_for_ids::<F, M>(memory, next, below, part);
                 // A leaf takes the place of an empty table.
                 missing += if leaf_here::<F>(level, part, backing) { 0 } else { needed };
             }
@@ -133,6 +136,19 @@ pub(super) fn plan<F: Format, M: TableMemory>(
         }
     }
     Ok(missing)
+}
+
+/// How many frames it takes to say of `pages` in the table in `table`, of `level`, that they have no region,
+/// which other pages of it have.
+fn frames_for_ids<F: Format, M: TableMemory>(
+    memory: &M,
+    table: PhysFrame,
+    level: Level,
+    pages: Pages,
+) -> u64 {
+    let needed = level == Level::PAGE
+        && regions::needs_frame::<F, M>(memory, table, level, pages.indexes(level), None);
+    needed.into()
 }
 
 impl<F: Format> PageTable<F> {
@@ -157,14 +173,15 @@ impl<F: Format> PageTable<F> {
                 }
             };
             let planned = plan::<F, M>(memory, Some(cursor.table()), cursor.level, pages, backing);
-            let missing = planned.map_err(|(page, leaf)| FillError::Occupied { page, leaf })?;
+            let missing = planned.map_err(|(page, leaf)| FillError::Occupied { page, leaf })?
+                + frames_for_ids::<F, M>(memory, cursor.frame(), cursor.level, pages);
             if missing > reserve.len() {
                 drop(cursor);
                 reserve.fill_to(missing).map_err(FillError::Tables)?;
                 continue;
             }
             let mut filler = Filler { memory, reserve, backing, replaced: Chain::EMPTY };
-            filler.fill::<F>(cursor.table(), cursor.level, pages);
+            filler.fill::<F>(cursor.frame(), cursor.level, pages);
             return Ok(record(filler.replaced));
         }
     }
@@ -203,11 +220,17 @@ pub(super) struct Filler<'a, 'r, M: TableMemory, B> {
 }
 
 impl<M: TableMemory, B> Filler<'_, '_, M, B> {
-    /// Fills what [`plan`] found vacant, from a reserve that it found sufficient.
-    pub fn fill<F: Format>(&mut self, table: &Table, level: Level, pages: Pages)
+    /// Fills what [`plan`] found vacant in the table in `frame`, from a reserve that it found sufficient.
+    pub fn fill<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages)
     where
         B: Backing<F>,
     {
+        if level == Level::PAGE {
+            let indexes = pages.indexes(level);
+            regions::set::<F, M>(self.memory, self.reserve, frame, level, indexes, None);
+        }
+        // SAFETY: it is linked under the exclusively locked table, or the caller's alone.
+        let table = unsafe { table_at(self.memory, frame) };
         for part in pages.by_entry(level) {
             if level > Level::PAGE && !self.backing.has_leaves(part) {
                 continue;
@@ -224,8 +247,6 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
             };
             match F::decode(table.load(index), level) {
                 Entry::Table(next) => {
-                    // SAFETY: it is linked under the exclusively locked table.
-                    let next = unsafe { table_at(self.memory, next) };
                     self.fill::<F>(next, below, part);
                 }
                 _ => {
@@ -233,9 +254,7 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
                         debug_assert!(false, "the plan counted too few tables");
                         return;
                     };
-                    // SAFETY: it came from the reserve: ours alone.
-                    let next = unsafe { table_at(self.memory, frame) };
-                    self.fill::<F>(next, below, part);
+                    self.fill::<F>(frame, below, part);
                     table.entry(index).replace::<F>(level, F::table(frame));
                 }
             }
@@ -259,5 +278,5 @@ pub(super) fn unlink<F: Format, M: TableMemory>(
             }
         }
     }
-    unlinked.push(memory, frame);
+    regions::retire_table(memory, frame, unlinked);
 }

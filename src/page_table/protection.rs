@@ -1,13 +1,13 @@
 //! What a mapping permits. Writable and executable at once cannot be expressed without a
 //! capability.
 
-/// What may be done with a page: read always; write, or execute, or neither.
+/// What may be done with a page: nothing; or read, and with that write, or execute, or neither.
 ///
 /// There is no constructor for "write and execute" but [`Access::write_execute`], which asks
 /// for a capability:
 ///
 /// ```compile_fail,E0451
-/// let everything = topomem::Access { write: true, execute: true };
+/// let everything = topomem::Access { read: true, write: true, execute: true };
 /// ```
 ///
 /// ```
@@ -18,22 +18,31 @@
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Access {
+    read: bool,
     write: bool,
     execute: bool,
 }
 
 impl Access {
+    /// Nothing: the page keeps its contents, and no CPU finds them, in whatever mode.
+    pub const NONE: Access = Access { read: false, write: false, execute: false };
     /// Read only.
-    pub const READ: Access = Access { write: false, execute: false };
+    pub const READ: Access = Access { read: true, write: false, execute: false };
     /// Read and write.
-    pub const WRITE: Access = Access { write: true, execute: false };
+    pub const WRITE: Access = Access { read: true, write: true, execute: false };
     /// Read and execute.
-    pub const EXECUTE: Access = Access { write: false, execute: true };
+    pub const EXECUTE: Access = Access { read: true, write: false, execute: true };
 
     /// Read, write and execute: for who holds the capability.
     #[must_use]
     pub const fn write_execute(_: &WriteExecute) -> Access {
-        Access { write: true, execute: true }
+        Access { read: true, write: true, execute: true }
+    }
+
+    /// May it be read?
+    #[must_use]
+    pub const fn reads(self) -> bool {
+        self.read
     }
 
     /// May it be written?
@@ -48,9 +57,9 @@ impl Access {
         self.execute
     }
 
-    /// What an entry's two bits say, whoever wrote them.
+    /// What the two bits of an entry that is present say, whoever wrote them.
     pub(crate) const fn from_bits(write: bool, execute: bool) -> Access {
-        Access { write, execute }
+        Access { read: true, write, execute }
     }
 }
 
@@ -154,6 +163,12 @@ impl Protection {
     #[must_use]
     pub const fn cache(self) -> Cache {
         self.cache
+    }
+
+    /// The same for another access.
+    #[must_use]
+    pub const fn with_access(self, access: Access) -> Protection {
+        Protection { access, ..self }
     }
 
     pub(crate) const fn of(access: Access, privilege: Privilege, cache: Cache) -> Protection {

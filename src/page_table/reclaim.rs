@@ -25,7 +25,7 @@ use super::level::{ENTRIES, Level, Pages};
 use super::lock;
 use super::memory::{TableMemory, table_at};
 use super::table::Table;
-use super::{PageTable, RootEntries};
+use super::{PageTable, RootEntries, regions};
 use crate::budget::Budget;
 
 /// What a look at all entries of a table costs, in frames freed.
@@ -149,7 +149,7 @@ impl<M: TableMemory, A: FnMut(Changed)> Sweep<'_, M, A> {
                     entry.replace::<F>(level, RawEntry::EMPTY);
                     claimed.add(index);
                     changed.note_table(part);
-                    changed.retired.tables.push(self.memory, lowest);
+                    regions::retire_table(self.memory, lowest, &mut changed.retired.tables);
                 }
                 _ => release::<F>(entry),
             }
@@ -176,7 +176,7 @@ impl<M: TableMemory, A: FnMut(Changed)> Sweep<'_, M, A> {
             {
                 table.entry(index).replace::<F>(level, RawEntry::EMPTY);
                 changed.note_table(part);
-                changed.retired.tables.push(self.memory, next);
+                regions::retire_table(self.memory, next, &mut changed.retired.tables);
             }
         }
         if !changed.retired.is_empty() {
@@ -253,7 +253,7 @@ fn dismantle<F: Format, M: TableMemory>(
             }
             entry.replace::<F>(level, RawEntry::EMPTY);
             changed.note_table(part);
-            changed.retired.tables.push(memory, next);
+            regions::retire_table(memory, next, &mut changed.retired.tables);
         } else if let Entry::Leaf(leaf) = F::decode(entry.replace::<F>(level, RawEntry::EMPTY), level) {
             if leaf.ownership == Ownership::Owned {
                 changed.retired.push(memory, leaf.frame, level);

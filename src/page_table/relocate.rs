@@ -121,7 +121,7 @@ impl<F: Format> PageTable<F> {
                 reserve.fill_to(cuts).map_err(RelocateError::Tables)?;
                 continue;
             }
-            cut::<F, M>(memory, reserve, table, level, from);
+            cut::<F, M>(memory, reserve, cursor.frame(), level, from);
             let largest = largest_leaf::<F, M>(memory, table, level, from);
             if !from.first.wrapping_sub(to.first).is_multiple_of(largest.pages()) {
                 return Err(RelocateError::WouldSplit(largest));
@@ -135,7 +135,7 @@ impl<F: Format> PageTable<F> {
                 continue;
             }
             let mut filler = Filler { memory, reserve, backing: &mut moved, replaced: Chain::EMPTY };
-            filler.fill::<F>(table, level, to);
+            filler.fill::<F>(cursor.frame(), level, to);
             return Ok(record(Changed::moved(from, filler.replaced)));
         }
     }

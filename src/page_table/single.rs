@@ -66,7 +66,7 @@ impl<F: Format> PageTable<F> {
                     }
                     return Ok((leaf, record(changed)));
                 }
-                Entry::Empty => return Err(Mismatch::Empty),
+                Entry::Empty | Entry::Mark(_) => return Err(Mismatch::Empty),
                 Entry::Leaf(_) => return Err(Mismatch::OtherSize),
                 Entry::Table(_) if cursor.level == level => return Err(Mismatch::OtherSize),
                 // It was linked before this cursor had its lock: further down, then.

@@ -113,8 +113,8 @@ impl<F: Format> PageTable<F> {
             // was read, and is not freed while the walk is announced.
             let table = unsafe { table_at(memory, frame) };
             match F::decode(table.load(level.index(page)), level) {
-                Entry::Empty => return None,
-                Entry::Leaf(leaf) => return Some((leaf, level)),
+                Entry::Empty | Entry::Mark(_) => return None,
+                Entry::Leaf(leaf) => return leaf.protection.access().reads().then_some((leaf, level)),
                 Entry::Table(next) => (frame, level) = (next, level.below()?),
             }
         }

@@ -2,6 +2,13 @@
 //!
 //! The kernel has set EFER.NXE, CR0.WP and CR4.PGE, and left the PAT at its reset value.
 //!
+//! # Pages that may not be accessed
+//!
+//! A leaf that permits nothing ([`Access::NONE`]) is not present, so that the kernel does not find the page
+//! either. It keeps its other bits, with a mark (bit 1) and with the bits of its address inverted: the
+//! address that a processor may use in speculation before it sees that the entry is not present (L1TF,
+//! CVE-2018-3620) then lies in the upper part of the physical addresses, where no memory is cached.
+//!
 //! # Dirty pages that may not be written
 //!
 //! With shadow stacks (CR4.CET), a present leaf that is dirty and not writable is a shadow-stack page
@@ -14,7 +21,7 @@ use bitflags::bitflags;
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
-use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach};
+use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
 use super::format::{Format, Sizes};
 use super::level::Level;
 use super::protection::{Access, Cache, Privilege, Protection};
@@ -65,6 +72,31 @@ impl<const LEVELS: u8> X64<LEVELS> {
     };
 }
 
+/// In an entry that is not present: it is a leaf that permits nothing. The place of WRITABLE, which such a
+/// leaf is not.
+const NO_ACCESS: Bits = Bits::WRITABLE;
+
+/// The entry of a leaf that permits nothing as the leaf would be if it were readable, and the other way
+/// round.
+#[inline]
+const fn toggle_access(raw: u64) -> u64 {
+    raw ^ (ADDRESS | Bits::PRESENT.bits() | NO_ACCESS.bits())
+}
+
+/// Is `raw` a leaf that permits nothing?
+#[inline]
+const fn permits_nothing(raw: u64) -> bool {
+    raw & (Bits::PRESENT.bits() | NO_ACCESS.bits()) == NO_ACCESS.bits()
+}
+
+/// Where an entry that is not present keeps a region's id: above the bits that the hardware writes or
+/// reads in one that is.
+const REGION_SHIFT: u32 = 11;
+
+/// Set in each entry that is not present and keeps a region's id: as for leaves that permit nothing, no
+/// processor takes the rest for the address of memory.
+const BEYOND_MEMORY: u64 = 0x000f_fc00_0000_0000;
+
 #[inline]
 fn protection_bits(protection: Protection) -> Bits {
     let mut bits = Bits::empty();
@@ -99,7 +131,7 @@ fn frame_at(address: u64) -> PhysFrame {
 }
 
 // SAFETY: the encodings are the manuals'; `decode` reads back every bit that `leaf` and
-// `table` write, and looks at neither ACCESSED nor DIRTY.
+// `table` and `mark` write, and looks at neither ACCESSED nor DIRTY.
 unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     const ROOT: Level = Self::ROOT_LEVEL;
     const LARGEST_LEAF: Level = Level::GIANT;
@@ -118,14 +150,24 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         bits.set(Bits::LARGE, level > Level::PAGE);
         bits.set(Bits::GLOBAL, leaf.reach == Reach::Global);
         bits.set(Bits::OWNED, leaf.ownership == Ownership::Owned);
-        RawEntry(leaf.frame.start_address().as_u64() | bits.bits())
+        let raw = leaf.frame.start_address().as_u64() | bits.bits();
+        RawEntry(if leaf.protection.access().reads() { raw } else { toggle_access(raw) })
+    }
+
+    #[inline]
+    fn mark(region: RegionId) -> RawEntry {
+        RawEntry(BEYOND_MEMORY | u64::from(region.get()) << REGION_SHIFT)
     }
 
     #[inline]
     fn decode(raw: RawEntry, level: Level) -> Entry {
         let bits = Bits::from_bits_truncate(raw.0);
         if !bits.contains(Bits::PRESENT) {
-            return Entry::Empty;
+            if bits.contains(NO_ACCESS) {
+                return no_access(Self::decode(RawEntry(toggle_access(raw.0)), level));
+            }
+            let region = RegionId::new(((raw.0 & !BEYOND_MEMORY) >> REGION_SHIFT) as u32);
+            return region.map_or(Entry::Empty, Entry::Mark);
         }
         if level > Level::PAGE && !bits.contains(Bits::LARGE) {
             return Entry::Table(frame_at(raw.0 & ADDRESS));
@@ -142,6 +184,8 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
 
     #[inline]
     fn reprotect(raw: RawEntry, _level: Level, protection: Protection) -> RawEntry {
+        let hidden = permits_nothing(raw.0);
+        let raw = if hidden { RawEntry(toggle_access(raw.0)) } else { raw };
         let own = Bits::WRITABLE | Bits::NO_EXECUTE | Bits::USER | Bits::WRITE_THROUGH | Bits::CACHE_DISABLE;
         let bits = raw.0 & !own.bits() | protection_bits(protection).bits();
         // Each may leave the other's place.
@@ -151,13 +195,18 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
             (true, true) => Bits::DIRTY.bits(),
             (true, false) => Bits::SAVED_DIRTY.bits(),
         };
-        RawEntry(bits & !dirty | mark)
+        let raw = bits & !dirty | mark;
+        RawEntry(if protection.access().reads() { raw } else { toggle_access(raw) })
     }
 
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry {
         let Some(below) = level.below() else {
             return raw;
         };
+        if permits_nothing(raw.0) {
+            let readable = Self::split(RawEntry(toggle_access(raw.0)), level, index);
+            return RawEntry(toggle_access(readable.0));
+        }
         // Bit 7 is the PAT bit in the lowest table, and "leaf" above it.
         let bits = if below == Level::PAGE { raw.0 & !Bits::LARGE.bits() } else { raw.0 };
         RawEntry(bits + index as u64 * below.pages() * 4096)
@@ -181,6 +230,17 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     }
 }
 
+/// The leaf `entry`, permitting nothing.
+#[cold]
+fn no_access(entry: Entry) -> Entry {
+    match entry {
+        Entry::Leaf(leaf) => {
+            Entry::Leaf(Leaf { protection: leaf.protection.with_access(Access::NONE), ..leaf })
+        }
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,13 +255,15 @@ mod tests {
     fn what_is_written_is_read_back() {
         // SAFETY: nothing is executed.
         let capability = unsafe { super::super::WriteExecute::new() };
-        for access in [Access::READ, Access::WRITE, Access::EXECUTE, Access::write_execute(&capability)] {
+        let all = Access::write_execute(&capability);
+        for access in [Access::NONE, Access::READ, Access::WRITE, Access::EXECUTE, all] {
             for protection in [Protection::kernel(access), Protection::user(access)] {
                 for cache in [Cache::WriteBack, Cache::WriteThrough, Cache::WriteCombining, Cache::Uncached] {
                     let leaf = leaf(protection.cached(cache));
                     for level in [Level::PAGE, Level::HUGE] {
                         let raw = Four::leaf(&leaf, level);
                         assert_eq!(Four::decode(raw, level), Entry::Leaf(leaf));
+                        assert_eq!(raw.0 & Bits::PRESENT.bits() != 0, access.reads());
                         let touched = RawEntry(raw.0 | (Bits::ACCESSED | Bits::DIRTY).bits());
                         assert_eq!(Four::decode(touched, level), Entry::Leaf(leaf));
                     }
@@ -244,13 +306,44 @@ mod tests {
     fn split_covers_the_same_frames() {
         let huge = leaf(Protection::USER_CODE);
         let raw = Four::leaf(&huge, Level::HUGE);
+        let hidden = Four::reprotect(raw, Level::HUGE, huge.protection.with_access(Access::NONE));
         for index in [0, 1, 511] {
             let expected = Leaf { frame: huge.frame + index as u64, ..huge };
-            assert_eq!(
-                Four::decode(Four::split(raw, Level::HUGE, index), Level::PAGE),
-                Entry::Leaf(expected)
-            );
+            let part = Four::split(raw, Level::HUGE, index);
+            assert_eq!(Four::decode(part, Level::PAGE), Entry::Leaf(expected));
+            let hidden = Four::split(hidden, Level::HUGE, index);
+            assert_eq!(Four::reprotect(hidden, Level::PAGE, huge.protection), part);
         }
+    }
+
+    #[test]
+    fn what_is_not_present_shows_no_address_of_memory() {
+        for protection in [Protection::USER_DATA, Protection::USER_CODE, Protection::USER_READ_ONLY] {
+            for level in [Level::PAGE, Level::HUGE, Level::GIANT] {
+                let leaf = Leaf { frame: frame_at(0x12_4000_0000), ..leaf(protection) };
+                let dirty = RawEntry(Four::leaf(&leaf, level).0 | (Bits::ACCESSED | Bits::DIRTY).bits());
+                let none = protection.with_access(Access::NONE);
+                let hidden = Four::reprotect(dirty, level, none);
+                assert!(hidden.0 & ADDRESS >= 1 << 51, "an address of memory: {hidden:?}");
+                assert_eq!(hidden.0 & Bits::PRESENT.bits(), 0);
+                assert_eq!(Four::decode(hidden, level), Entry::Leaf(Leaf { protection: none, ..leaf }));
+                assert_eq!(Four::reprotect(hidden, level, none), hidden);
+                let back = Four::reprotect(hidden, level, protection);
+                assert_eq!(Four::decode(back, level), Entry::Leaf(leaf));
+                assert_ne!(back.0 & (Bits::DIRTY | Bits::SAVED_DIRTY).bits(), 0, "the mark is lost");
+            }
+        }
+        for bits in [1, 0x1234_5678, (1 << RegionId::BITS) - 1] {
+            let region = RegionId::new(bits).unwrap();
+            let raw = Four::mark(region);
+            assert!(raw.0 & ADDRESS >= BEYOND_MEMORY && raw.0 & Bits::PRESENT.bits() == 0);
+            for raw in [raw, RawEntry(raw.0 | Four::CLAIM)] {
+                for level in [Level::PAGE, Level::HUGE, Level::FOURTH] {
+                    assert_eq!(Four::decode(raw, level), Entry::Mark(region));
+                }
+            }
+        }
+        assert_eq!(Four::decode(RawEntry(Four::CLAIM), Level::HUGE), Entry::Empty);
     }
 
     #[test]

@@ -159,6 +159,10 @@ unsafe impl Format for Written {
         X64::<4>::leaf(leaf, level)
     }
 
+    fn mark(region: RegionId) -> RawEntry {
+        X64::<4>::mark(region)
+    }
+
     fn decode(raw: RawEntry, level: Level) -> Entry {
         X64::<4>::decode(raw, level)
     }

@@ -73,7 +73,7 @@ fn an_occupied_page_refuses_the_whole_range() {
         reach: Reach::Space,
         ownership: Ownership::Borrowed,
     };
-    assert_eq!(refused, Err(FillError::Occupied { page: 700, leaf }));
+    assert_eq!(refused, Err(FillError::Occupied { page: 700, leaf: Some(leaf) }));
     assert_eq!(find(&table, &arena, 699), None);
     assert_eq!(arena.allocated(), before);
     finish(&table, &arena);

@@ -1,0 +1,110 @@
+//! Answering an access to one page: under the claim of its entry, so that accesses of many CPUs to one
+//! page are answered once.
+
+use super::PageTable;
+use super::chain::Reserve;
+use super::change::{Changed, replace, split};
+use super::cursor::Cursor;
+use super::entry::{Entry, Leaf, Ownership};
+use super::format::Format;
+use super::level::{Level, Pages};
+use super::memory::{TableMemory, table_at};
+use super::protection::Protection;
+use super::regions;
+use super::rewrite::{Found, RewriteError, found};
+use super::table::TableEntry;
+
+/// What is to be done about a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing: it is as the access wants it.
+    Keep,
+    /// It is mapped by this leaf, in the place of what is there.
+    Map(Leaf),
+    /// It stays mapped to the same frame, which the space now owns, with this protection.
+    Own(Protection),
+}
+
+impl<F: Format> PageTable<F> {
+    /// Finds what the page `page` is, and does with it what `decide` answers; of no region, it stays as it
+    /// is. Calls `record` with what the answer made stale before another cursor can change the page.
+    ///
+    /// `decide` may be called several times; the last call counts.
+    ///
+    /// # Errors
+    ///
+    /// What `decide` refuses, or [`RewriteError::Tables`]; nothing has changed.
+    pub(crate) fn resolve<M: TableMemory, E, T>(
+        &self,
+        memory: &M,
+        reserve: &mut Reserve<'_, M>,
+        page: u64,
+        mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
+        changed: &mut Changed,
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, RewriteError<E, M::Error>> {
+        let pages = Pages { first: page, last: page };
+        loop {
+            let cursor = Cursor::<F, M>::lock(self, memory, pages);
+            let (mut frame, mut level) = (cursor.frame(), cursor.level);
+            let raw = cursor.table().load(level.index(page));
+            let Some(found) = found::<F, M>(memory, frame, level.index(page), raw, level) else {
+                // A table that was linked before this cursor had its lock: further down, then.
+                continue;
+            };
+            let answer = decide(found, level).map_err(RewriteError::Refused)?;
+            let region = match found {
+                Found::Vacant => None,
+                Found::Reserved(region) => Some(region),
+                Found::Mapped(_, region) => region,
+            };
+            let needed = match answer {
+                Answer::Keep => 0,
+                // A new table's leaves are all of the region of the entry that it takes the place of.
+                _ if level > Level::PAGE => u64::from(level.get() - 1),
+                _ => u64::from(regions::needs_frame::<F, M>(memory, frame, level, pages.indexes(level), region)),
+            };
+            if needed > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(needed).map_err(RewriteError::Tables)?;
+                continue;
+            }
+            if answer == Answer::Keep {
+                return Ok(record(changed));
+            }
+            while let Some(below) = level.below() {
+                let Some(next) = split::<F, M>(memory, reserve, frame, level.index(page), level) else {
+                    debug_assert!(false, "the plan counted too few tables");
+                    return Ok(record(changed));
+                };
+                (frame, level) = (next, below);
+            }
+            regions::set::<F, M>(memory, reserve, frame, level, pages.indexes(level), region);
+            // SAFETY: it is the cursor's, or was just linked below what is.
+            let entry = unsafe { table_at(memory, frame) }.entry(level.index(page));
+            match answer {
+                Answer::Keep => {}
+                Answer::Map(leaf) => {
+                    if replace::<F, M>(memory, &mut changed.retired, entry, level, F::leaf(&leaf, level)) {
+                        changed.note_leaves(pages, level, 1);
+                    }
+                }
+                Answer::Own(protection) => own::<F>(entry, level, protection),
+            }
+            return Ok(record(changed));
+        }
+    }
+}
+
+/// Makes the leaf in `entry` own its frame, with `protection`, which permits no less than it did.
+fn own<F: Format>(entry: &TableEntry, level: Level, protection: Protection) {
+    let mut raw = entry.load();
+    while let Entry::Leaf(leaf) = F::decode(raw, level) {
+        let owned = Leaf { protection, ownership: Ownership::Owned, ..leaf };
+        // The hardware may set accessed and dirty bits in between.
+        match entry.compare_exchange(raw, F::merge_marks(F::leaf(&owned, level), raw)) {
+            Ok(()) => return,
+            Err(now) => raw = now,
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Changing what the pages of a range are to be, entry by entry.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::PageTable;
+use super::chain::Reserve;
+use super::change::{Changed, cuts, replace, reprotect, split};
+use super::cursor::Cursor;
+use super::entry::{Entry, Leaf, RawEntry, RegionId};
+use super::format::Format;
+use super::level::{Level, Pages};
+use super::memory::{TableMemory, table_at};
+use super::protection::Protection;
+use super::regions;
+use super::table::TableEntry;
+
+/// What the pages under an entry are, all alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Of no region, and not mapped.
+    Vacant,
+    /// Not mapped yet.
+    Reserved(RegionId),
+    /// Mapped: to the frames from the leaf's on.
+    Mapped(Leaf, Option<RegionId>),
+}
+
+/// What becomes of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Becomes {
+    /// They stay what they are.
+    Same,
+    /// They are not mapped any more, or not yet; what they were mapped to goes.
+    Reserved(RegionId),
+    /// They stay mapped to the same frames, with this protection.
+    Mapped(Protection, RegionId),
+}
+
+/// A change of a range's pages.
+pub(crate) trait Rewrite {
+    /// Why the change ends, or is refused.
+    type Stop;
+    /// Does [`Rewrite::check`] look at all pages before the first is changed, and may it refuse them?
+    const CHECKS: bool;
+    /// May leaves come to be of another region?
+    const REGIONS: bool;
+
+    /// Says whether the change concerns pages that are `found` to be so, the first of which is `page`.
+    fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop>;
+
+    /// Says what becomes of `pages`, which [`Rewrite::check`] says the change concerns, in ascending order.
+    /// Pages before the one at which the change ends are changed.
+    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop>;
+}
+
+/// Why nothing was changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RewriteError<S, E> {
+    /// The change was refused.
+    Refused(S),
+    /// No frame for a table, or for regions of its leaves.
+    Tables(E),
+}
+
+/// What the entry says that is at `index` of the table in `table`, of `level`; `None` if a table.
+#[inline]
+pub(super) fn found<F: Format, M: TableMemory>(
+    memory: &M,
+    table: PhysFrame,
+    index: usize,
+    raw: RawEntry,
+    level: Level,
+) -> Option<Found> {
+    Some(match F::decode(raw, level) {
+        Entry::Empty => Found::Vacant,
+        Entry::Mark(region) => Found::Reserved(region),
+        Entry::Leaf(leaf) => Found::Mapped(leaf, regions::region_of(memory, table, index)),
+        Entry::Table(_) => return None,
+    })
+}
+
+/// How many tables `rewrite` needs for `pages` under the table in `frame`, of `level`, to cut the entries
+/// at the ends.
+fn plan<F: Format, M: TableMemory, R: Rewrite>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    pages: Pages,
+    rewrite: &R,
+) -> Result<u64, R::Stop> {
+    let Some(below) = level.below().filter(|_| !R::CHECKS) else {
+        return plan_all::<F, M, R>(memory, frame, level, pages, rewrite);
+    };
+    let mut needed = 0;
+    // SAFETY: the cursor keeps it linked.
+    let table = unsafe { table_at(memory, frame) };
+    for part in pages.ends(level).filter(|part| !part.fill_entries(level)) {
+        let index = level.index(part.first);
+        let raw = table.load(index);
+        if let Entry::Table(next) = F::decode(raw, level) {
+            needed += plan::<F, M, R>(memory, next, below, part, rewrite)?;
+        } else if let Some(found) = found::<F, M>(memory, frame, index, raw, level)
+            && rewrite.check(found, part.first)?
+        {
+            needed += cuts(level, part);
+        }
+    }
+    Ok(needed)
+}
+
+/// As [`plan`], with a look at all pages if the change may be refused.
+fn plan_all<F: Format, M: TableMemory, R: Rewrite>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    pages: Pages,
+    rewrite: &R,
+) -> Result<u64, R::Stop> {
+    if !R::CHECKS {
+        return Ok(0);
+    }
+    // SAFETY: the cursor keeps it linked.
+    let table = unsafe { table_at(memory, frame) };
+    let mut needed = 0;
+    for part in pages.by_entry(level) {
+        let index = level.index(part.first);
+        let raw = table.load(index);
+        if let (Entry::Table(next), Some(below)) = (F::decode(raw, level), level.below()) {
+            needed += plan::<F, M, R>(memory, next, below, part, rewrite)?;
+        } else if let Some(found) = found::<F, M>(memory, frame, index, raw, level)
+            && rewrite.check(found, part.first)?
+        {
+            needed += cuts(level, part);
+        }
+    }
+    Ok(needed)
+}
+
+struct Rewriter<'a, 'r, M: TableMemory, R> {
+    memory: &'a M,
+    reserve: &'a mut Reserve<'r, M>,
+    rewrite: &'a mut R,
+    changed: &'a mut Changed,
+}
+
+/// Has a table just been made, without leaves?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    New,
+    Old,
+}
+
+/// Leaves of one table, one after the other, that get one region.
+struct Run {
+    first: usize,
+    last: usize,
+    region: RegionId,
+}
+
+impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
+    fn apply<F: Format>(
+        &mut self,
+        frame: PhysFrame,
+        level: Level,
+        pages: Pages,
+        age: Age,
+    ) -> Result<(), R::Stop> {
+        let mut run = None;
+        let end = self.apply_to_entries::<F>(frame, level, pages, age, &mut run);
+        self.set_region::<F>(frame, level, run);
+        end
+    }
+
+    fn apply_to_entries<F: Format>(
+        &mut self,
+        frame: PhysFrame,
+        level: Level,
+        pages: Pages,
+        mut age: Age,
+        run: &mut Option<Run>,
+    ) -> Result<(), R::Stop> {
+        // SAFETY: the cursor keeps it linked.
+        let table = unsafe { table_at(self.memory, frame) };
+        for part in pages.by_entry(level) {
+            let index = level.index(part.first);
+            let raw = table.load(index);
+            let Some(found) = found::<F, M>(self.memory, frame, index, raw, level) else {
+                if let (Entry::Table(next), Some(below)) = (F::decode(raw, level), level.below()) {
+                    self.apply::<F>(next, below, part, Age::Old)?;
+                }
+                continue;
+            };
+            if let Some(below) = level.below().filter(|_| !part.fill_entries(level)) {
+                if !self.rewrite.check(found, part.first)? {
+                    continue;
+                }
+                let Some(next) = split::<F, M>(self.memory, self.reserve, frame, index, level) else {
+                    debug_assert!(false, "the plan counted too few tables");
+                    continue;
+                };
+                let age = if found == Found::Vacant { Age::New } else { Age::Old };
+                self.apply::<F>(next, below, part, age)?;
+                continue;
+            }
+            match self.rewrite.rewrite(found, part)? {
+                Becomes::Same => {}
+                Becomes::Reserved(region) => {
+                    let (entry, mark) = (table.entry(index), F::mark(region));
+                    if replace::<F, M>(self.memory, &mut self.changed.retired, entry, level, mark) {
+                        self.changed.note_leaves(part, level, part.count());
+                    }
+                    if age == Age::New && level == Level::PAGE {
+                        regions::expect(self.memory, frame, region);
+                        age = Age::Old;
+                    }
+                }
+                Becomes::Mapped(protection, region) => {
+                    if let Some(run) = run.as_mut().filter(|run| run.region == region) {
+                        run.last = index;
+                    } else {
+                        let before = run.replace(Run { first: index, last: index, region });
+                        self.set_region::<F>(frame, level, before);
+                    }
+                    self.protect::<F>(table.entry(index), raw, level, part, protection);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the leaves of `run`, in the table in `frame`, their region.
+    fn set_region<F: Format>(&mut self, frame: PhysFrame, level: Level, run: Option<Run>) {
+        if let Some(Run { first, last, region }) = run {
+            regions::set::<F, M>(self.memory, self.reserve, frame, level, first..=last, Some(region));
+        }
+    }
+
+    fn protect<F: Format>(
+        &mut self,
+        entry: &TableEntry,
+        raw: RawEntry,
+        level: Level,
+        part: Pages,
+        protection: Protection,
+    ) {
+        if reprotect::<F>(entry, raw, level, protection) {
+            self.changed.note_leaves(part, level, 0);
+        }
+    }
+}
+
+/// The most tables whose leaves come to be of different regions by one change: those at the ends of the
+/// range, and the one in which the change ends.
+const MOST_DIVIDED: u64 = 3;
+
+impl<F: Format> PageTable<F> {
+    /// Changes what `pages` are to be, as `rewrite` says, and adds to `changed` what that made stale.
+    /// Calls `record` with `changed` before another cursor can change the same entries. Returns what
+    /// `record` does, and where `rewrite` has ended the change.
+    ///
+    /// # Errors
+    ///
+    /// [`RewriteError`]; nothing has changed.
+    pub(crate) fn rewrite<M: TableMemory, R: Rewrite, T>(
+        &self,
+        memory: &M,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        rewrite: &mut R,
+        changed: &mut Changed,
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<(T, Result<(), R::Stop>), RewriteError<R::Stop, M::Error>> {
+        loop {
+            let cursor = Cursor::<F, M>::lock(self, memory, pages);
+            let needed = plan::<F, M, R>(memory, cursor.frame(), cursor.level, pages, rewrite);
+            let mut needed = needed.map_err(RewriteError::Refused)?;
+            if R::REGIONS {
+                needed += match cursor.level {
+                    Level::PAGE => {
+                        let indexes = pages.indexes(Level::PAGE);
+                        u64::from(regions::may_need_frame::<F, M>(memory, cursor.frame(), indexes))
+                    }
+                    _ => MOST_DIVIDED,
+                };
+            }
+            if needed > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(needed).map_err(RewriteError::Tables)?;
+                continue;
+            }
+            let mut rewriter = Rewriter { memory, reserve, rewrite, changed };
+            let end = rewriter.apply::<F>(cursor.frame(), cursor.level, pages, Age::Old);
+            return Ok((record(changed), end));
+        }
+    }
+}
