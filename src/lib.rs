@@ -25,6 +25,7 @@ mod budget;
 mod heap;
 mod machine;
 pub mod page_table;
+pub mod region;
 mod retire;
 mod service;
 #[cfg(feature = "sim")]

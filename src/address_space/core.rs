@@ -4,6 +4,7 @@
 use core::fmt;
 use core::ptr;
 
+use crossbeam_utils::CachePadded;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, Order};
@@ -15,11 +16,34 @@ use super::layout::{SpaceKind, pages_of, range_of, size_of_level};
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Changed, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, RelocateError, Reserve,
+    Answer, Changed, Found, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, RelocateError,
+    Reserve, Rewrite, RewriteError,
 };
+use crate::region::{ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
+
+/// What one CPU counts and remembers of a space. Others may read and write it, too.
+#[derive(Debug)]
+pub(crate) struct CpuShare {
+    /// 4 KiB pages mapped less those unmapped, modulo 2^64.
+    pub mapped: AtomicU64,
+    /// Faults that were answered without a pager.
+    pub minor_faults: AtomicU64,
+    /// The page below which the next free pages of the CPU's part are looked for; 0: at its end.
+    pub search_below: AtomicU64,
+}
+
+impl CpuShare {
+    fn new() -> CpuShare {
+        CpuShare {
+            mapped: AtomicU64::new(0),
+            minor_faults: AtomicU64::new(0),
+            search_below: AtomicU64::new(0),
+        }
+    }
+}
 
 pub(crate) struct SpaceCore<P: Machine> {
     pub service: &'static MemoryService<P>,
@@ -31,8 +55,12 @@ pub(crate) struct SpaceCore<P: Machine> {
     own_domain: Domain,
     /// Batches that nobody waits for.
     pub retired: SpinLock<RetireList>,
-    /// 4 KiB pages mapped through this space.
-    pub mapped: AtomicU64,
+    /// What each CPU counts and remembers of it, in frames behind it.
+    pub per_cpu: &'static [CachePadded<CpuShare>],
+    /// Where regions that may be anywhere are placed.
+    pub layout: SpaceLayout,
+    /// The end of the program's heap.
+    pub program_break: ProgramBreak,
     /// Its handle is gone: it is freed once no CPU has it active.
     pub abandoned: AtomicBool,
     /// Abandoned, it maps nothing any more.
@@ -47,16 +75,17 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub next: AtomicPtr<SpaceCore<P>>,
     /// Contexts that look at it by way of that list, in which it stays meanwhile.
     pub visitors: AtomicU32,
-    /// The first of its own frames.
+    /// The first of its own frames, and their order.
     frame: PhysFrame,
+    order: Order,
+}
+
+/// Where what each CPU has of a space begins, behind the space's bookkeeping.
+const fn per_cpu_offset<P: Machine>() -> usize {
+    size_of::<SpaceCore<P>>().next_multiple_of(align_of::<CachePadded<CpuShare>>())
 }
 
 impl<P: Machine> SpaceCore<P> {
-    const ORDER: Order = match Order::for_bytes(size_of::<SpaceCore<P>>() as u64) {
-        Some(order) => order,
-        None => panic!("an address space's bookkeeping exceeds 1 GiB"),
-    };
-
     /// Places a new space in frames near the pinned CPU.
     pub fn place(
         service: &'static MemoryService<P>,
@@ -64,13 +93,25 @@ impl<P: Machine> SpaceCore<P> {
         table: PageTable<P::Format>,
         kind: SpaceKind,
         bounds: Pages,
+        layout: SpaceLayout,
     ) -> Result<&'static SpaceCore<P>, (AllocError, PageTable<P::Format>)> {
         let frames = service.frames();
-        let frame = match service.alloc(pin, &FrameRequest::order(Self::ORDER)) {
+        let cpus = service.topology().map_or(1, |topology| topology.cpus().len().max(1));
+        let bytes = per_cpu_offset::<P>() + cpus * size_of::<CachePadded<CpuShare>>();
+        // A machine's CPUs take a few hundred KiB at most.
+        let order = Order::for_bytes(bytes as u64).unwrap_or(Order::HUGE);
+        let frame = match service.alloc(pin, &FrameRequest::order(order)) {
             Ok(frame) => frame,
             Err(error) => return Err((error, table)),
         };
         let place = frames.platform().phys_to_virt(frame.start_address()).cast::<SpaceCore<P>>();
+        // SAFETY: the run is ours alone until `give_back`, long enough for as many, and the offset is a
+        // multiple of their alignment.
+        let per_cpu = unsafe {
+            let shares = place.cast::<u8>().add(per_cpu_offset::<P>()).cast::<CachePadded<CpuShare>>();
+            (0..cpus).for_each(|cpu| shares.add(cpu).write(CachePadded::new(CpuShare::new())));
+            core::slice::from_raw_parts(shares.as_ptr(), cpus)
+        };
         let core = SpaceCore {
             service,
             table,
@@ -78,7 +119,9 @@ impl<P: Machine> SpaceCore<P> {
             bounds,
             own_domain: Domain::new(),
             retired: SpinLock::new(RetireList::new()),
-            mapped: AtomicU64::new(0),
+            per_cpu,
+            layout,
+            program_break: ProgramBreak::none(),
             abandoned: AtomicBool::new(false),
             dismantled: AtomicBool::new(false),
             emptied: AtomicBool::new(false),
@@ -87,6 +130,7 @@ impl<P: Machine> SpaceCore<P> {
             next: AtomicPtr::new(ptr::null_mut()),
             visitors: AtomicU32::new(0),
             frame,
+            order,
         };
         // SAFETY: the run is ours alone, large enough, and aligned to its size; it is given
         // back only by `give_back`, whose caller has the last reference.
@@ -103,10 +147,10 @@ impl<P: Machine> SpaceCore<P> {
     /// Nobody uses `core` any more, and its tables and frames have been freed.
     pub unsafe fn give_back(core: *const SpaceCore<P>, frames: &Frames<P>, pin: &CpuPin) -> u64 {
         // SAFETY: the caller has the last use of `core`; nothing in it needs dropping.
-        let frame = unsafe { (*core).frame };
+        let (frame, order) = unsafe { ((*core).frame, (*core).order) };
         // SAFETY: as above; `place` allocated the run.
-        unsafe { frame_memory::release_own(frames, pin, frame, Self::ORDER) };
-        Self::ORDER.frames()
+        unsafe { frame_memory::release_own(frames, pin, frame, order) };
+        order.frames()
     }
 
     /// The domain that CPUs hear of its changes through.
@@ -158,7 +202,7 @@ impl<P: Machine> SpaceCore<P> {
         loop {
             match self.table.clear(frames, &mut reserve, pages, changed, &mut record) {
                 Ok(recorded) => {
-                    self.count_unmapped(changed.pages - before);
+                    self.count_unmapped(pin, changed.pages - before);
                     return Ok(recorded);
                 }
                 Err(error) => {
@@ -235,16 +279,68 @@ impl<P: Machine> SpaceCore<P> {
         moved
     }
 
+    /// Changes what `pages` are to be as `rewrite` says, adds to `changed` what that was, and records it.
+    /// Returns the record, and where the change ended.
+    pub fn rewrite<R: Rewrite>(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        rewrite: &mut R,
+        changed: &mut Changed,
+    ) -> Result<(Option<ChangeRecord<'_>>, Result<(), R::Stop>), RewriteError<R::Stop, AllocError>> {
+        let frames = self.service.frames();
+        let mut reserve = Reserve::new(frames, pin);
+        loop {
+            let record = |changed: &mut Changed| self.record(changed);
+            match self.table.rewrite(frames, &mut reserve, pages, rewrite, changed, record) {
+                Err(RewriteError::Tables(error)) => {
+                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(RewriteError::Tables)?;
+                }
+                done => {
+                    if changed.pages > 0 {
+                        self.count_unmapped(pin, changed.pages);
+                    }
+                    return done;
+                }
+            }
+        }
+    }
+
+    /// Answers an access to `page` as `decide` says, adds to `changed` what that made stale, and records
+    /// it.
+    pub fn resolve<E>(
+        &self,
+        pin: &CpuPin,
+        page: u64,
+        mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
+        changed: &mut Changed,
+    ) -> Result<Option<ChangeRecord<'_>>, RewriteError<E, AllocError>> {
+        let frames = self.service.frames();
+        let mut reserve = Reserve::new(frames, pin);
+        loop {
+            let record = |changed: &mut Changed| self.record(changed);
+            match self.table.resolve(frames, &mut reserve, page, &mut decide, changed, record) {
+                Err(RewriteError::Tables(error)) => {
+                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(RewriteError::Tables)?;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Clears the one page `page` of `level`, adds to `changed` what that was, and records it.
     pub fn clear_page(
         &self,
+        pin: &CpuPin,
         page: Pages,
         level: Level,
         changed: &mut Changed,
     ) -> Result<(Leaf, Option<ChangeRecord<'_>>), Mismatch> {
         let record = |changed: &mut Changed| self.record(changed);
         let cleared = self.table.clear_page(self.service.frames(), page, level, changed, record)?;
-        self.count_unmapped(page.count());
+        self.count_unmapped(pin, page.count());
         Ok(cleared)
     }
 
@@ -261,15 +357,28 @@ impl<P: Machine> SpaceCore<P> {
         self.table.reprotect_page(self.service.frames(), page, level, protection, changed, record)
     }
 
-    // Relaxed: a count, read for statistics.
-
-    pub fn count_mapped(&self, pages: u64) {
-        self.mapped.fetch_add(pages, Ordering::Relaxed);
+    /// Returns what the pinned CPU counts and remembers of the space.
+    #[inline]
+    pub fn of_cpu(&self, pin: &CpuPin) -> &CpuShare {
+        // A CPU that firmware did not name has the boot CPU's: all of it may be shared.
+        self.per_cpu.get(pin.cpu().index()).unwrap_or(&self.per_cpu[0])
     }
 
-    pub fn count_unmapped(&self, pages: u64) {
-        self.mapped.fetch_sub(pages, Ordering::Relaxed);
+    // Relaxed: counts, read for statistics.
+
+    pub fn count_mapped(&self, pin: &CpuPin, pages: u64) {
+        self.of_cpu(pin).mapped.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    pub fn count_unmapped(&self, pin: &CpuPin, pages: u64) {
+        self.of_cpu(pin).mapped.fetch_sub(pages, Ordering::Relaxed);
         self.note_emptied();
+    }
+
+    /// How many 4 KiB pages are mapped through the space.
+    pub fn mapped(&self) -> u64 {
+        // A page may be mapped on one CPU and unmapped on another: only the sum means something.
+        self.per_cpu.iter().fold(0, |sum, cpu| sum.wrapping_add(cpu.mapped.load(Ordering::Relaxed)))
     }
 
     /// Notes that tables may be empty now.

@@ -49,6 +49,12 @@ pub(crate) fn range_of(pages: Pages, level: Level) -> PageRange {
     whole.unwrap_or(PageRange::page(start, size))
 }
 
+/// The same range by address, in pages of 4 KiB.
+#[inline]
+pub(crate) fn range_of_pages(pages: Pages) -> PageRange {
+    range_of(pages, Level::PAGE)
+}
+
 pub(crate) fn level_of(size: PageSize) -> Level {
     match size {
         PageSize::Size4KiB => Level::PAGE,

@@ -159,7 +159,7 @@ impl<P: Machine> AddressSpace<P> {
                 }
             }
         };
-        core.count_mapped(pages.count());
+        core.count_mapped(pin, pages.count());
         if let Some(record) = record {
             let ticket = shootdown.announce(pin, record);
             let changed = Changed { retired: Retired::tables(replaced), ..Changed::NOTHING };

@@ -206,7 +206,7 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
         let core = self.space.core;
         let pages = core.check(range_of(page)).ok_or(UnmapError::PageNotMapped)?;
         let mut changed = Changed::NOTHING;
-        let cleared = core.clear_page(pages, level_of(size_of::<S>()), &mut changed);
+        let cleared = core.clear_page(self.pin, pages, level_of(size_of::<S>()), &mut changed);
         let (leaf, record) = cleared.map_err(|mismatch| match mismatch {
             Mismatch::Empty => UnmapError::PageNotMapped,
             Mismatch::OtherSize => UnmapError::ParentEntryHugePage,

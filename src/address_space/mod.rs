@@ -25,7 +25,7 @@ pub(crate) use core::{Collected, SpaceCore};
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, UnmapError};
 pub use flags::FlagsError;
 pub use layout::SpaceKind;
-pub(crate) use layout::{pages_of, user_bounds};
+pub(crate) use layout::{pages_of, range_of_pages, user_bounds};
 pub use mapper::{Refusal, SpaceMapper};
 pub use unmapping::{Unmapped, Unmapping};
 
@@ -78,6 +78,10 @@ pub struct AddressSpace<P: Machine> {
 }
 
 impl<P: Machine> AddressSpace<P> {
+    pub(crate) fn core(&self) -> &'static SpaceCore<P> {
+        self.core
+    }
+
     pub(crate) fn of(core: &'static SpaceCore<P>) -> AddressSpace<P> {
         AddressSpace { core }
     }
@@ -227,7 +231,7 @@ impl<P: Machine> AddressSpace<P> {
     /// How many 4 KiB pages are mapped through it.
     #[must_use]
     pub fn mapped_pages(&self) -> u64 {
-        self.core.mapped.load(Ordering::Relaxed)
+        self.core.mapped()
     }
 
     /// How many frames wait for their invalidation with nobody waiting for it.

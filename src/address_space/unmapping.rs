@@ -122,11 +122,16 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         Unmapping { parts: Parts { core, retired, pages, wait: ticket } }
     }
 
+    /// Of nothing that changed: complete.
+    pub(crate) fn of_nothing(core: &'s SpaceCore<P>) -> Unmapping<'s, P> {
+        Unmapping::of(core, None, Changed::NOTHING)
+    }
+
     /// Tells TLBs of `changed`, a change in `range` that was recorded: this CPU's at once, the others'
     /// by interrupts. If there was nothing to change, the ticket is for what is pending in `range`.
     // Always: what was recorded then stays in registers.
     #[inline(always)]
-    pub(super) fn announce(
+    pub(crate) fn announce(
         core: &'s SpaceCore<P>,
         pin: &CpuPin,
         range: PageRange,

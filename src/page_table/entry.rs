@@ -34,6 +34,9 @@ pub enum Entry {
 pub struct RegionId(NonZeroU32);
 
 impl RegionId {
+    /// The least id.
+    pub(crate) const MIN: RegionId = RegionId(NonZeroU32::MIN);
+
     /// How many bits an id has.
     pub const BITS: u32 = 31;
 

@@ -24,6 +24,7 @@ mod resolve;
 mod rewrite;
 mod single;
 mod table;
+mod vacancy;
 mod walk;
 mod x64;
 
@@ -48,6 +49,8 @@ pub(crate) use promote::Unfit;
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
 pub(crate) use reclaim::{Dismantled, Swept};
 pub(crate) use relocate::RelocateError;
+pub(crate) use resolve::Answer;
+pub(crate) use rewrite::{Becomes, Found, Rewrite, RewriteError};
 pub(crate) use single::Mismatch;
 pub use walk::{WalkGuard, Walks};
 pub use x64::X64;

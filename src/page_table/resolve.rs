@@ -62,7 +62,13 @@ impl<F: Format> PageTable<F> {
                 Answer::Keep => 0,
                 // A new table's leaves are all of the region of the entry that it takes the place of.
                 _ if level > Level::PAGE => u64::from(level.get() - 1),
-                _ => u64::from(regions::needs_frame::<F, M>(memory, frame, level, pages.indexes(level), region)),
+                _ => u64::from(regions::needs_frame::<F, M>(
+                    memory,
+                    frame,
+                    level,
+                    pages.indexes(level),
+                    region,
+                )),
             };
             if needed > reserve.len() {
                 drop(cursor);

@@ -192,6 +192,8 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
             };
             if let Some(below) = level.below().filter(|_| !part.fill_entries(level)) {
                 if !self.rewrite.check(found, part.first)? {
+                    // It stays as it is; but the change may end there.
+                    self.rewrite.rewrite(found, part)?;
                     continue;
                 }
                 let Some(next) = split::<F, M>(self.memory, self.reserve, frame, index, level) else {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use topomem_numa::frames::{AllocError, FramesConfig, Ground, InitError, PerFrameTable};
+use topomem_numa::frames::{AllocError, FrameRequest, FramesConfig, Ground, InitError, PerFrameTable};
 use topomem_numa::{ApicId, Diagnostic, FirmwareTables, Topology};
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
@@ -14,6 +14,7 @@ use crate::Machine;
 use crate::address_space::{SpaceCore, SpaceKind, pages_of};
 use crate::heap::KernelHeap;
 use crate::page_table::{ENTRIES, Format, PageTable, Pages, Reserve, RootEntries};
+use crate::region::SpaceLayout;
 
 /// The first step: nothing is known yet.
 #[must_use = "boot has only begun"]
@@ -222,8 +223,12 @@ impl<P: Machine> WithHeap<P> {
         }
         let mut reserve = Reserve::new(frames, pin);
         table.root_tables(frames, &mut reserve, window).map_err(BootError::OutOfFrames)?;
-        let core = SpaceCore::place(service, pin, table, SpaceKind::Kernel, window);
+        let core =
+            SpaceCore::place(service, pin, table, SpaceKind::Kernel, window, SpaceLayout::below(window));
         let core = core.map_err(|(error, _)| BootError::OutOfFrames(error))?;
+        let zeros = frames.alloc(pin, &FrameRequest::frame().zeroed()).map_err(BootError::OutOfFrames)?;
+        // Release pairs with the Acquire in `zero_frame`.
+        service.zero_frame.store(zeros.start_address().as_u64(), Ordering::Release);
         // Release pairs with the Acquire in `kernel_core`.
         service.kernel_space.store(core::ptr::from_ref(core).cast_mut(), Ordering::Release);
         service.platform.load_root(core.table.root());

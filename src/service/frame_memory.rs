@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use topomem_numa::frames::{AllocError, FrameInfo, FrameRequest, Frames};
-use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
@@ -97,6 +97,21 @@ pub(crate) fn take_over<P: Platform>(frames: &Frames<P>, first: PhysFrame) -> u3
     let before = word.load(Ordering::Relaxed);
     word.store(0, Ordering::Relaxed);
     before
+}
+
+/// Copies the contents of the frame `from` to the frame `to`.
+///
+/// # Safety
+///
+/// Both are allocated and stay so meanwhile; `to` is the caller's alone. Programs may write to `from`
+/// meanwhile, or not: their memory has no types.
+pub(crate) unsafe fn copy<P: Platform>(frames: &Frames<P>, from: PhysFrame, to: PhysFrame) {
+    let [from, to] = [from, to].map(|frame| frames.direct_map(frame).cast::<[AtomicU64; 512]>());
+    // SAFETY: the direct maps of allocated frames are valid and aligned; words are only read and written as
+    // atomics.
+    let (from, to) = unsafe { (from.as_ref(), to.as_ref()) };
+    // Relaxed: the caller's claim of the entry orders it.
+    from.iter().zip(to).for_each(|(from, to)| to.store(from.load(Ordering::Relaxed), Ordering::Relaxed));
 }
 
 /// Undoes [`take_over`] where the run was not mapped: the word's user has not given it up.

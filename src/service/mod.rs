@@ -15,9 +15,10 @@ use core::fmt;
 
 use topomem_numa::Topology;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
-use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use topomem_percpu::{CpuId, CpuPin, NodeId, Order};
 use topomem_shootdown::{Shootdown, WakersDue};
+use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 pub use boot::{Boot, BootError, Discovered, KernelLayout, WithFrames, WithHeap};
@@ -30,6 +31,7 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, user_bounds};
 use crate::heap::KernelHeap;
 use crate::page_table::{ENTRIES, PageTable, RootEntries, Walks};
+use crate::region::SpaceLayout;
 use crate::retire::Due;
 use crate::spin_lock::SpinLock;
 
@@ -64,6 +66,8 @@ pub struct MemoryService<P: Machine> {
     spaces: SpinLock<spaces::Spaces<P>>,
     task_wakers: wake::TaskWakers,
     callbacks_due: Due,
+    /// The address of the frame of zeros that all spaces share.
+    zero_frame: AtomicU64,
 }
 
 // SAFETY: `topology` is written by the one holder of the boot token, and read by others only
@@ -87,6 +91,7 @@ impl<P: Machine> MemoryService<P> {
             spaces: SpinLock::new(spaces::Spaces::NONE),
             task_wakers: wake::TaskWakers::new(),
             callbacks_due: Due::new(),
+            zero_frame: AtomicU64::new(0),
         }
     }
 
@@ -126,6 +131,13 @@ impl<P: Machine> MemoryService<P> {
         self.frames.node_of_cpu(cpu)
     }
 
+    /// The frame of zeros that spaces share until they write, once boot has allocated it.
+    pub(crate) fn zero_frame(&self) -> Option<PhysFrame> {
+        // Acquire pairs with the Release of boot: who sees the frame sees it zeroed.
+        let address = self.zero_frame.load(Ordering::Acquire);
+        (address != 0).then(|| PhysFrame::containing_address(PhysAddr::new_truncate(address)))
+    }
+
     /// The kernel's heap, once boot has fed it.
     pub fn heap(&self) -> Option<&'static KernelHeap<P>> {
         // SAFETY: boot stores the address of a `&'static KernelHeap`, with Release.
@@ -150,12 +162,28 @@ impl<P: Machine> MemoryService<P> {
     ///
     /// [`CreateError`]; nothing has changed.
     pub fn create_space(&'static self, pin: &CpuPin) -> Result<AddressSpace<P>, CreateError> {
+        self.create_randomized_space(pin, 0)
+    }
+
+    /// As [`MemoryService::create_space`], and regions that may be anywhere lie where `seed` says: its low
+    /// [`SpaceLayout::ENTROPY_BITS`] bits are the number of pages that they lie lower.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; nothing has changed.
+    pub fn create_randomized_space(
+        &'static self,
+        pin: &CpuPin,
+        seed: u64,
+    ) -> Result<AddressSpace<P>, CreateError> {
         let kernel = self.kernel_core().ok_or(CreateError::NoKernelSpace)?;
         let new = || PageTable::new(&self.frames, pin, RootEntries::Own);
         let table = new().or_else(|error| self.relieve(pin, error, new)).map_err(CreateError::OutOfFrames)?;
         // SAFETY: the table is new; the kernel's root entries and the tables below never go.
         unsafe { table.share_from(&self.frames, kernel.table.root(), ENTRIES / 2) };
-        match SpaceCore::place(self, pin, table, SpaceKind::User, user_bounds::<P::Format>()) {
+        let bounds = user_bounds::<P::Format>();
+        let layout = SpaceLayout::below(bounds).randomized(seed);
+        match SpaceCore::place(self, pin, table, SpaceKind::User, bounds, layout) {
             Ok(core) => {
                 self.spaces.lock(&self.platform).add(core);
                 Ok(AddressSpace::of(core))

@@ -1,0 +1,183 @@
+//! What the pages of a region have in common, and its 31 bits.
+
+use crate::page_table::{Access, Protection, RegionId};
+
+/// What the pages of a region are for. Pages of different kinds are different regions; otherwise only
+/// [`Kind::Stack`] means something to the memory manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Memory without a name or file.
+    Anonymous = 1,
+    /// Grows downwards, if an address right below it is accessed.
+    Stack = 2,
+    /// What [`brk`](crate::AddressSpace::brk) governs.
+    Heap = 3,
+    /// A program's instructions.
+    Code = 4,
+    /// A program's variables.
+    Data = 5,
+    /// Keeps addresses free; its pages permit nothing.
+    Guard = 6,
+}
+
+impl Kind {
+    const ALL: [Kind; 6] = [Kind::Anonymous, Kind::Stack, Kind::Heap, Kind::Code, Kind::Data, Kind::Guard];
+
+    fn from_bits(bits: u32) -> Kind {
+        let known = Kind::ALL.into_iter().find(|&kind| kind as u32 == bits);
+        debug_assert!(known.is_some(), "no kind has the number {bits}");
+        known.unwrap_or(Kind::Guard)
+    }
+}
+
+/// What a fork does with the pages of a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Inheritance {
+    /// The child has a copy.
+    Copied = 0,
+    /// The child has no such region.
+    Left = 1,
+    /// The child has the region, without contents.
+    Wiped = 2,
+}
+
+/// May the pages of a region be used at all?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Guard {
+    /// As the region's access says.
+    None,
+    /// No access is permitted, whatever the region's access says.
+    Installed,
+}
+
+/// What the pages of a region have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Region {
+    access: Access,
+    kind: Kind,
+    inheritance: Inheritance,
+    guard: Guard,
+}
+
+/// Where the parts stand in a region's id.
+mod bits {
+    pub const READ: u32 = 1 << 0;
+    pub const WRITE: u32 = 1 << 1;
+    pub const EXECUTE: u32 = 1 << 2;
+    pub const KIND_SHIFT: u32 = 4;
+    pub const KIND: u32 = 15;
+    pub const GUARD: u32 = 1 << 8;
+    pub const INHERITANCE_SHIFT: u32 = 9;
+    pub const INHERITANCE: u32 = 3;
+}
+
+impl Region {
+    /// Returns a region of private memory that is zero at first.
+    #[must_use]
+    pub const fn anonymous(kind: Kind, access: Access) -> Region {
+        Region { access, kind, inheritance: Inheritance::Copied, guard: Guard::None }
+    }
+
+    /// Returns what its pages permit.
+    #[must_use]
+    pub const fn access(self) -> Access {
+        self.access
+    }
+
+    /// Returns what its pages are for.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        self.kind
+    }
+
+    /// Returns what a fork does with its pages.
+    #[must_use]
+    pub const fn inheritance(self) -> Inheritance {
+        self.inheritance
+    }
+
+    /// Are its pages guards, which [`Advice::GuardInstall`](super::Advice::GuardInstall) made?
+    #[must_use]
+    pub fn is_guard(self) -> bool {
+        self.guard == Guard::Installed
+    }
+
+    pub(crate) const fn with_access(self, access: Access) -> Region {
+        Region { access, ..self }
+    }
+
+    pub(crate) const fn with_inheritance(self, inheritance: Inheritance) -> Region {
+        Region { inheritance, ..self }
+    }
+
+    pub(crate) const fn with_guard(self, guard: Guard) -> Region {
+        Region { guard, ..self }
+    }
+
+    /// Returns what page tables keep of it.
+    #[must_use]
+    pub(crate) fn id(self) -> RegionId {
+        let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+        let bits = flag(self.access.reads(), bits::READ)
+            | flag(self.access.writes(), bits::WRITE)
+            | flag(self.access.executes(), bits::EXECUTE)
+            | (self.kind as u32) << bits::KIND_SHIFT
+            | flag(self.is_guard(), bits::GUARD)
+            | (self.inheritance as u32) << bits::INHERITANCE_SHIFT;
+        let id = RegionId::new(bits);
+        debug_assert!(id.is_some(), "a kind is not 0");
+        id.unwrap_or(RegionId::MIN)
+    }
+
+    /// Returns the region that [`Region::id`] made the id of.
+    #[must_use]
+    #[inline]
+    pub(crate) fn of(id: RegionId) -> Region {
+        let bits = id.get();
+        let access = match bits & bits::READ {
+            0 => Access::NONE,
+            _ => Access::from_bits(bits & bits::WRITE != 0, bits & bits::EXECUTE != 0),
+        };
+        let inheritance = match bits >> bits::INHERITANCE_SHIFT & bits::INHERITANCE {
+            1 => Inheritance::Left,
+            2 => Inheritance::Wiped,
+            _ => Inheritance::Copied,
+        };
+        let guard = if bits & bits::GUARD != 0 { Guard::Installed } else { Guard::None };
+        Region { access, kind: Kind::from_bits(bits >> bits::KIND_SHIFT & bits::KIND), inheritance, guard }
+    }
+
+    /// Returns what an entry of the region permits whose frame is the space's alone.
+    #[inline]
+    pub(crate) const fn protection(self) -> Protection {
+        Protection::user(self.access)
+    }
+
+    /// Returns what an entry of the region permits whose frame has other users: no writes.
+    #[inline]
+    pub(crate) const fn protection_of_copies(self) -> Protection {
+        let access = self.access;
+        Protection::user(if access.reads() { Access::from_bits(false, access.executes()) } else { access })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_back() {
+        for access in [Access::NONE, Access::READ, Access::WRITE, Access::EXECUTE] {
+            for kind in Kind::ALL {
+                for inheritance in [Inheritance::Copied, Inheritance::Left, Inheritance::Wiped] {
+                    for guard in [Guard::None, Guard::Installed] {
+                        let region = Region { access, kind, inheritance, guard };
+                        assert_eq!(Region::of(region.id()), region);
+                    }
+                }
+            }
+        }
+    }
+}

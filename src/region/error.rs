@@ -1,0 +1,120 @@
+//! Why an operation on regions was refused.
+
+use core::fmt;
+
+use topomem_numa::frames::AllocError;
+use topomem_shootdown::VirtAddr;
+
+/// Why no region was made. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MmapError {
+    /// The length is 0 (POSIX: EINVAL).
+    Empty,
+    /// The address is no multiple of the page size (EINVAL).
+    Misaligned(VirtAddr),
+    /// The address and the length leave what the space may map, or no free range is so long (ENOMEM).
+    NoRoom,
+    /// A page of the range belongs to a region, and is not to be replaced (EEXIST).
+    Occupied(VirtAddr),
+    /// The kernel's space has no regions.
+    KernelSpace,
+    /// No frame for page tables (ENOMEM).
+    OutOfFrames(AllocError),
+}
+
+/// Why nothing was unmapped. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MunmapError {
+    /// The length is 0 (EINVAL).
+    Empty,
+    /// The address is no multiple of the page size (EINVAL).
+    Misaligned(VirtAddr),
+    /// The range leaves what the space may map (EINVAL).
+    OutsideSpace,
+    /// No frame for page tables (ENOMEM).
+    OutOfFrames(AllocError),
+}
+
+/// Why the access of a range was not changed, or not to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MprotectError {
+    /// The address is no multiple of the page size; nothing has changed (EINVAL).
+    Misaligned(VirtAddr),
+    /// The range leaves what the space may map; nothing has changed (ENOMEM).
+    OutsideSpace,
+    /// The page belongs to no region; the pages before it have changed (ENOMEM).
+    NoRegion(VirtAddr),
+    /// No frame for page tables; nothing has changed (ENOMEM).
+    OutOfFrames(AllocError),
+}
+
+/// Why an advice was not taken, or not for all pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MadviseError {
+    /// The address is no multiple of the page size; nothing has changed (EINVAL).
+    Misaligned(VirtAddr),
+    /// The range leaves what the space may map; nothing has changed (ENOMEM).
+    OutsideSpace,
+    /// A page of the range belongs to no region; the others have changed (ENOMEM).
+    NoRegion,
+    /// No frame for page tables, or for pages that were to be there (ENOMEM).
+    OutOfFrames(AllocError),
+    /// A page that was to be there may not be accessed so (EFAULT).
+    Denied(VirtAddr),
+}
+
+impl fmt::Display for MmapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MmapError::Empty => f.write_str("the length is 0"),
+            MmapError::Misaligned(address) => write!(f, "{address} is not aligned to a page"),
+            MmapError::NoRoom => f.write_str("there is no free range of that length"),
+            MmapError::Occupied(page) => write!(f, "{page} belongs to a region"),
+            MmapError::KernelSpace => f.write_str("the kernel's space has no regions"),
+            MmapError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for MunmapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MunmapError::Empty => f.write_str("the length is 0"),
+            MunmapError::Misaligned(address) => write!(f, "{address} is not aligned to a page"),
+            MunmapError::OutsideSpace => f.write_str("the range leaves what the space may map"),
+            MunmapError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for MprotectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MprotectError::Misaligned(address) => write!(f, "{address} is not aligned to a page"),
+            MprotectError::OutsideSpace => f.write_str("the range leaves what the space may map"),
+            MprotectError::NoRegion(page) => write!(f, "{page} belongs to no region"),
+            MprotectError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for MadviseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MadviseError::Misaligned(address) => write!(f, "{address} is not aligned to a page"),
+            MadviseError::OutsideSpace => f.write_str("the range leaves what the space may map"),
+            MadviseError::NoRegion => f.write_str("a page of the range belongs to no region"),
+            MadviseError::OutOfFrames(error) => error.fmt(f),
+            MadviseError::Denied(page) => write!(f, "{page} may not be accessed so"),
+        }
+    }
+}
+
+impl core::error::Error for MmapError {}
+impl core::error::Error for MunmapError {}
+impl core::error::Error for MprotectError {}
+impl core::error::Error for MadviseError {}

@@ -1,0 +1,284 @@
+//! Answering page faults.
+
+use core::fmt;
+
+use topomem_numa::frames::{AllocError, FrameRequest};
+use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::{CpuPin, Order};
+use topomem_shootdown::VirtAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use super::attributes::Region;
+use super::mmap::address;
+use crate::Machine;
+use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
+use crate::page_table::{Access, Answer, Changed, Found, Leaf, Level, Ownership, Pages, Reach, RewriteError};
+use crate::service::frame_memory;
+
+/// What a program did when its access faulted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FaultAccess {
+    /// It read.
+    Read,
+    /// It wrote.
+    Write,
+    /// It fetched an instruction.
+    Execute,
+}
+
+/// An access that the hardware refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageFault {
+    address: VirtAddr,
+    access: FaultAccess,
+}
+
+impl PageFault {
+    /// Returns the fault of an access to the byte at `address`.
+    #[must_use]
+    pub const fn new(address: VirtAddr, access: FaultAccess) -> PageFault {
+        PageFault { address, access }
+    }
+}
+
+/// How a fault was answered: the access may be made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Resolved {
+    /// The page is mapped to a frame of zeros.
+    Zeroed,
+    /// The page is mapped to the frame of zeros that all spaces share, to be read.
+    ZeroPage,
+    /// The page has a copy of the frame that it shared.
+    Copied,
+    /// The frame that the page shared is the space's alone by now, and may be written.
+    Reused,
+    /// The access was permitted by the time it was looked at: another CPU had answered its fault, or this
+    /// CPU's translation was out of date.
+    Spurious,
+}
+
+/// Why an access is not permitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultError {
+    /// The page belongs to no region (POSIX: SIGSEGV, SEGV_MAPERR).
+    NotMapped,
+    /// The page's region does not permit such an access (SIGSEGV, SEGV_ACCERR).
+    Denied,
+    /// No frame for the page, or for page tables.
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for FaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FaultError::NotMapped => f.write_str("the page belongs to no region"),
+            FaultError::Denied => f.write_str("the page's region does not permit such an access"),
+            FaultError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for FaultError {}
+
+/// Why a fault cannot be answered yet, or at all.
+enum Refusal {
+    Error(FaultError),
+    /// A frame of zeros is needed.
+    NeedsZeros,
+    /// A frame for a copy is needed.
+    NeedsFrame,
+}
+
+/// A frame allocated for a page that may not need it.
+struct Spare<'a, P: Machine> {
+    core: &'static SpaceCore<P>,
+    pin: &'a CpuPin,
+    frame: Option<PhysFrame>,
+    /// Is the frame known to be zeroed?
+    zeroed: Zeroed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Zeroed {
+    Yes,
+    No,
+}
+
+impl<P: Machine> Spare<'_, P> {
+    fn fill(&mut self, zeroed: Zeroed) -> Result<(), FaultError> {
+        self.give_back();
+        let request = match zeroed {
+            Zeroed::Yes => FrameRequest::frame().zeroed(),
+            Zeroed::No => FrameRequest::frame(),
+        };
+        let frame = self.core.service.alloc(self.pin, &request).map_err(FaultError::OutOfFrames)?;
+        frame_memory::take_over(self.core.service.frames(), frame);
+        (self.frame, self.zeroed) = (Some(frame), zeroed);
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        if let Some(frame) = self.frame.take() {
+            // SAFETY: it was allocated for this fault, and is mapped nowhere.
+            unsafe { frame_memory::release_own(self.core.service.frames(), self.pin, frame, Order::FRAME) };
+        }
+    }
+
+    /// The frame, if it is there and as zeroed as is needed.
+    fn get(&self, zeroed: Zeroed) -> Option<PhysFrame> {
+        self.frame.filter(|_| zeroed == Zeroed::No || self.zeroed == Zeroed::Yes)
+    }
+}
+
+impl<P: Machine> Drop for Spare<'_, P> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// Does `access` permit what was tried? What may be written or executed may be read.
+fn permits(access: Access, tried: FaultAccess) -> bool {
+    match tried {
+        FaultAccess::Read => access.reads(),
+        FaultAccess::Write => access.writes(),
+        FaultAccess::Execute => access.executes(),
+    }
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Answers the fault of a program's access: maps the page if its region permits the access.
+    ///
+    /// A first write to private memory finds a frame of zeros, from the pool of zeroed frames while that
+    /// has some; a first read finds the frame of zeros that all spaces share; a write to a page that is
+    /// shared with other spaces finds a copy, or the same frame if no other space has it any more. Faults of
+    /// several CPUs at one page are answered once, in turn; CPUs whose faults lie in different 2 MiB do not
+    /// wait for each other, and write no memory in common once the page tables are there.
+    ///
+    /// If the page's translation is replaced, waits until no CPU can use the old one; it answers other
+    /// CPUs' shootdowns meanwhile. Not for interrupt handlers; for the kernel's own accesses to a program's
+    /// memory, too.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError`]; the page is as before.
+    pub fn on_page_fault(&self, pin: &CpuPin, fault: PageFault) -> Result<Resolved, FaultError> {
+        let page = fault.address.as_u64() >> 12;
+        if !self.may_map(Pages { first: page, last: page }) {
+            return Err(FaultError::NotMapped);
+        }
+        let core = self.core();
+        let mut spare = Spare { core, pin, frame: None, zeroed: Zeroed::No };
+        if fault.access == FaultAccess::Write {
+            // Most writes that fault are the first to their page.
+            spare.fill(Zeroed::Yes)?;
+        }
+        loop {
+            let mut changed = Changed::NOTHING;
+            let mut resolved = Resolved::Spurious;
+            let decide = |found, _: Level| {
+                let (answer, how) = self.decide(&spare, fault.access, found)?;
+                resolved = how;
+                Ok(answer)
+            };
+            let refusal = match core.resolve(pin, page, decide, &mut changed) {
+                Ok(record) => {
+                    if let Resolved::Zeroed | Resolved::Copied = resolved {
+                        spare.frame = None;
+                    }
+                    core.of_cpu(pin).minor_faults.fetch_add(1, Ordering::Relaxed);
+                    let replaced = changed.stale.is_some();
+                    if resolved == Resolved::ZeroPage || resolved == Resolved::Zeroed && !replaced {
+                        core.count_mapped(pin, 1);
+                    }
+                    if replaced {
+                        let range = range_of_pages(Pages { first: page, last: page });
+                        Unmapping::announce(core, pin, range, changed, record).wait(pin);
+                    }
+                    return Ok(resolved);
+                }
+                Err(RewriteError::Refused(refusal)) => refusal,
+                Err(RewriteError::Tables(error)) => return Err(FaultError::OutOfFrames(error)),
+            };
+            match refusal {
+                Refusal::Error(error) => return Err(error),
+                Refusal::NeedsZeros => spare.fill(Zeroed::Yes)?,
+                Refusal::NeedsFrame => spare.fill(Zeroed::No)?,
+            }
+        }
+    }
+
+    /// Decides what is done about a page that is `found` to be so, with its entry claimed.
+    fn decide(
+        &self,
+        spare: &Spare<'_, P>,
+        tried: FaultAccess,
+        found: Found,
+    ) -> Result<(Answer, Resolved), Refusal> {
+        let leaf = |frame, protection, ownership| {
+            Answer::Map(Leaf { frame, protection, reach: Reach::Space, ownership })
+        };
+        let service = self.core().service;
+        let (region, mapped) = match found {
+            Found::Vacant => return Err(Refusal::Error(FaultError::NotMapped)),
+            Found::Mapped(leaf, None) => {
+                let permitted = permits(leaf.protection.access(), tried);
+                return if permitted {
+                    Ok((Answer::Keep, Resolved::Spurious))
+                } else {
+                    Err(Refusal::Error(FaultError::Denied))
+                };
+            }
+            Found::Reserved(region) => (Region::of(region), None),
+            Found::Mapped(leaf, Some(region)) => (Region::of(region), Some(leaf)),
+        };
+        if region.is_guard() || !permits(region.access(), tried) {
+            return Err(Refusal::Error(FaultError::Denied));
+        }
+        let zeros = || {
+            let frame = spare.get(Zeroed::Yes).ok_or(Refusal::NeedsZeros)?;
+            Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::Zeroed))
+        };
+        match mapped {
+            None if tried == FaultAccess::Write => zeros(),
+            None => match service.zero_frame() {
+                Some(frame) => {
+                    let protection = region.protection_of_copies();
+                    Ok((leaf(frame, protection, Ownership::Borrowed), Resolved::ZeroPage))
+                }
+                None => zeros(),
+            },
+            Some(mapped) if permits(mapped.protection.access(), tried) => {
+                Ok((Answer::Keep, Resolved::Spurious))
+            }
+            // The entry permits less than the region: it has the frame not for itself.
+            Some(mapped) => match mapped.ownership {
+                Ownership::Owned => Ok((Answer::Own(region.protection()), Resolved::Reused)),
+                Ownership::Borrowed if Some(mapped.frame) == service.zero_frame() => zeros(),
+                Ownership::Borrowed => {
+                    let frame = spare.get(Zeroed::No).ok_or(Refusal::NeedsFrame)?;
+                    // SAFETY: the new frame is the fault's alone, and the old one is mapped by the entry
+                    // that is claimed.
+                    unsafe { frame_memory::copy(service.frames(), mapped.frame, frame) };
+                    Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::Copied))
+                }
+            },
+        }
+    }
+
+    /// Maps the pages of `region` in `pages` now.
+    pub(super) fn populate(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), FaultError> {
+        let access = if region.access().writes() { FaultAccess::Write } else { FaultAccess::Read };
+        for page in pages.first..=pages.last {
+            self.on_page_fault(pin, PageFault::new(address(page), access))?;
+        }
+        Ok(())
+    }
+
+    /// Returns how many faults were answered without waiting for a pager.
+    #[must_use]
+    pub fn minor_faults(&self) -> u64 {
+        self.core().per_cpu.iter().map(|cpu| cpu.minor_faults.load(Ordering::Relaxed)).sum()
+    }
+}

@@ -1,0 +1,57 @@
+//! Where regions are placed that may be anywhere.
+
+use crate::page_table::Pages;
+
+/// Pages of the lower half that regions placed anywhere come from, for each CPU its own part, so that CPUs
+/// that map and unmap write neither the same tables nor the same hints.
+///
+/// The parts lie one below the other, from [`SpaceLayout::top`] down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceLayout {
+    /// The page above all regions that are placed anywhere.
+    top: u64,
+}
+
+/// How many pages a CPU's part has: 16 GiB.
+const PART: u64 = 1 << 22;
+
+/// What is left for stacks above: 64 GiB at least.
+const ABOVE: u64 = 1 << 24;
+
+/// Over how many pages [`SpaceLayout::randomized`] spreads the top: 28 bits, 1 TiB.
+const SPREAD_BITS: u32 = 28;
+
+impl SpaceLayout {
+    /// How many bits of a seed decide where regions lie.
+    pub const ENTROPY_BITS: u32 = SPREAD_BITS;
+
+    pub(crate) const fn below(bounds: Pages) -> SpaceLayout {
+        SpaceLayout { top: bounds.last + 1 - ABOVE }
+    }
+
+    /// Returns the layout with the top lowered by as many pages as the low
+    /// [`SpaceLayout::ENTROPY_BITS`] bits of `seed` say.
+    #[must_use]
+    pub(crate) const fn randomized(self, seed: u64) -> SpaceLayout {
+        SpaceLayout { top: self.top - (seed & ((1 << SPREAD_BITS) - 1)) }
+    }
+
+    /// Returns the pages of the CPU with this number.
+    pub(crate) const fn part(self, cpu: usize) -> Pages {
+        let end = self.top - PART * cpu as u64;
+        Pages { first: end - PART, last: end - 1 }
+    }
+
+    /// Returns the number of the CPU whose part has `page`, if parts go so far.
+    pub(crate) const fn part_of(self, page: u64) -> Option<usize> {
+        match self.top.checked_sub(page + 1) {
+            Some(below) => Some((below / PART) as usize),
+            None => None,
+        }
+    }
+
+    /// Returns the pages below the parts of `cpus` CPUs.
+    pub(crate) const fn common(self, cpus: usize, bounds: Pages) -> Pages {
+        Pages { first: bounds.first, last: self.part(cpus - 1).first - 1 }
+    }
+}

@@ -1,0 +1,217 @@
+//! Making regions, and removing them.
+
+use topomem_percpu::CpuPin;
+use topomem_shootdown::VirtAddr;
+
+use super::attributes::Region;
+use super::error::{MmapError, MunmapError};
+use super::request::{MapRequest, Placement, Populate};
+use crate::Machine;
+use crate::address_space::{AddressSpace, SpaceKind, UnmapError, Unmapping, range_of_pages};
+use crate::page_table::{Becomes, Changed, Found, Pages, RegionId, Rewrite, RewriteError};
+
+/// Gives vacant pages to a region.
+struct Take(RegionId);
+
+impl Rewrite for Take {
+    /// A page that is not vacant.
+    type Stop = u64;
+    const CHECKS: bool = true;
+    const REGIONS: bool = false;
+
+    fn check(&self, found: Found, page: u64) -> Result<bool, u64> {
+        if found == Found::Vacant { Ok(true) } else { Err(page) }
+    }
+
+    fn rewrite(&mut self, _: Found, _: Pages) -> Result<Becomes, u64> {
+        Ok(Becomes::Reserved(self.0))
+    }
+}
+
+/// Gives pages to a region, whatever they were.
+struct Replace(RegionId);
+
+impl Rewrite for Replace {
+    type Stop = core::convert::Infallible;
+    const CHECKS: bool = false;
+    const REGIONS: bool = false;
+
+    fn check(&self, _: Found, _: u64) -> Result<bool, Self::Stop> {
+        Ok(true)
+    }
+
+    fn rewrite(&mut self, _: Found, _: Pages) -> Result<Becomes, Self::Stop> {
+        Ok(Becomes::Reserved(self.0))
+    }
+}
+
+/// The address of a page.
+pub(super) fn address(page: u64) -> VirtAddr {
+    VirtAddr::new_truncate(page << 12)
+}
+
+/// How many pages `length` bytes are, if an address can say so.
+pub(super) fn pages_in(length: u64) -> Option<u64> {
+    Some(length.checked_add(4095)? >> 12)
+}
+
+/// The pages of `length` bytes from `start` on: of at least one, and without overflow.
+pub(super) fn range_at(start: VirtAddr, length: u64) -> Option<Pages> {
+    let (first, count) = (start.as_u64() >> 12, pages_in(length)?);
+    Some(Pages { first, last: first.checked_add(count.checked_sub(1)?)? })
+}
+
+pub(super) const fn is_aligned(address: VirtAddr) -> bool {
+    address.as_u64().is_multiple_of(4096)
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Makes a region, and returns where it begins. Its pages are mapped at the first access
+    /// ([`AddressSpace::on_page_fault`]), or now if the request says so.
+    ///
+    /// If the region takes the place of others, or of pages that were unmapped lately, waits until no CPU
+    /// can use a translation of these; it answers other CPUs' shootdowns meanwhile.
+    ///
+    /// Costs an entry for each page in tables that are there, and one entry for each 2 MiB, 1 GiB or 512
+    /// GiB that has none. Operations in other 2 MiB run in parallel.
+    ///
+    /// ```
+    /// # use topomem::sim::Sim;
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault};
+    /// use topomem::CpuId;
+    ///
+    /// # let sim = Sim::builder().memory(64 << 20).build()?;
+    /// # let service = sim.boot_service()?;
+    /// # sim.on(CpuId::BOOT, |pin| -> Result<(), Box<dyn std::error::Error>> {
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(1 << 40))?;
+    /// assert_eq!(space.mapped_pages(), 0);
+    /// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+    /// assert_eq!(space.mapped_pages(), 1);
+    /// space.munmap(pin, start, 1 << 40)?.wait(pin);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`MmapError`]; nothing has changed. Populating stops without an error if memory runs out: the
+    /// rest is mapped on demand.
+    pub fn mmap(&self, pin: &CpuPin, request: &MapRequest) -> Result<VirtAddr, MmapError> {
+        if self.kind() == SpaceKind::Kernel {
+            return Err(MmapError::KernelSpace);
+        }
+        let count = pages_in(request.length()).ok_or(MmapError::NoRoom)?;
+        if count == 0 {
+            return Err(MmapError::Empty);
+        }
+        let region = request.region();
+        let taken = match request.placement() {
+            Placement::Anywhere => None,
+            Placement::Hint(hint) => {
+                let pages = range_at(address(hint.as_u64() >> 12), request.length());
+                let pages = pages.filter(|pages| self.may_map(*pages));
+                match pages.map(|pages| (pages, self.take_vacant(pin, pages, region))) {
+                    Some((pages, Ok(()))) => Some(pages),
+                    None | Some((_, Err(MmapError::Occupied(_)))) => None,
+                    Some((_, Err(error))) => return Err(error),
+                }
+            }
+            Placement::Fixed(start) => {
+                let pages = self.fixed(start, request.length())?;
+                self.replace(pin, pages, region)?;
+                Some(pages)
+            }
+            Placement::FixedNoReplace(start) => {
+                let pages = self.fixed(start, request.length())?;
+                self.take_vacant(pin, pages, region)?;
+                Some(pages)
+            }
+        };
+        let pages = match taken {
+            Some(pages) => pages,
+            None => self
+                .place(pin, count, |pages| match self.take_vacant(pin, pages, region) {
+                    Err(MmapError::Occupied(_)) => Err(None),
+                    taken => taken.map_err(Some),
+                })?
+                .ok_or(MmapError::NoRoom)?,
+        };
+        if request.population() == Populate::Now && region.access().reads() {
+            // What memory does not suffice for comes on demand.
+            let _ = self.populate(pin, pages, region);
+        }
+        Ok(address(pages.first))
+    }
+
+    /// Removes the regions, or parts of regions, in the `length` bytes from `start` on, rounded up to
+    /// pages, and unmaps their pages. What belongs to no region stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`MunmapError`]; nothing has changed.
+    #[inline]
+    pub fn munmap(
+        &self,
+        pin: &CpuPin,
+        start: VirtAddr,
+        length: u64,
+    ) -> Result<Unmapping<'_, P>, MunmapError> {
+        if !is_aligned(start) {
+            return Err(MunmapError::Misaligned(start));
+        }
+        if length == 0 {
+            return Err(MunmapError::Empty);
+        }
+        let pages = range_at(start, length).filter(|pages| self.may_map(*pages));
+        let pages = pages.ok_or(MunmapError::OutsideSpace)?;
+        let unmapping = self.unmap(pin, range_of_pages(pages)).map_err(|error| match error {
+            UnmapError::OutOfFrames(error) => MunmapError::OutOfFrames(error),
+            UnmapError::OutsideSpace(_) => MunmapError::OutsideSpace,
+        })?;
+        self.note_free(pages);
+        Ok(unmapping)
+    }
+
+    /// May the space map all of `pages`?
+    pub(super) fn may_map(&self, pages: Pages) -> bool {
+        let bounds = self.core().bounds;
+        bounds.first <= pages.first && pages.last <= bounds.last
+    }
+
+    fn fixed(&self, start: VirtAddr, length: u64) -> Result<Pages, MmapError> {
+        if !is_aligned(start) {
+            return Err(MmapError::Misaligned(start));
+        }
+        range_at(start, length).filter(|pages| self.may_map(*pages)).ok_or(MmapError::NoRoom)
+    }
+
+    /// Gives `pages` to `region` if all of them are vacant, and waits for unmappings of them.
+    pub(super) fn take_vacant(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), MmapError> {
+        let mut take = Take(region.id());
+        let mut changed = Changed::NOTHING;
+        match self.core().rewrite(pin, pages, &mut take, &mut changed) {
+            // What was checked does not end the change.
+            Ok((record, _)) => {
+                Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, record).wait(pin);
+                Ok(())
+            }
+            Err(RewriteError::Refused(page)) => Err(MmapError::Occupied(address(page))),
+            Err(RewriteError::Tables(error)) => Err(MmapError::OutOfFrames(error)),
+        }
+    }
+
+    /// Gives `pages` to `region`, and waits until no CPU can use what was there.
+    fn replace(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), MmapError> {
+        let mut changed = Changed::NOTHING;
+        match self.core().rewrite(pin, pages, &mut Replace(region.id()), &mut changed) {
+            Ok((record, _)) => {
+                Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, record).wait(pin);
+                Ok(())
+            }
+            Err(RewriteError::Refused(never)) => match never {},
+            Err(RewriteError::Tables(error)) => Err(MmapError::OutOfFrames(error)),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Regions: what the memory of a program is to be, and how it comes to be so.
+//!
+//! A region is a range of pages of one [`Region`]: the access that they permit, their kind, and what fork
+//! does with them. It is kept with the page tables, in entries that are not present yet, and beside those
+//! that are; there is no list of regions beside that could disagree. Neighbours of the same [`Region`] are
+//! one region.
+//!
+//! The operations are methods of [`AddressSpace`](crate::AddressSpace): [`mmap`](crate::AddressSpace::mmap),
+//! [`munmap`](crate::AddressSpace::munmap), [`mprotect`](crate::AddressSpace::mprotect),
+//! [`madvise`](crate::AddressSpace::madvise), [`brk`](crate::AddressSpace::brk), and
+//! [`on_page_fault`](crate::AddressSpace::on_page_fault).
+
+mod advise;
+mod attributes;
+mod error;
+mod fault;
+mod gap;
+mod heap;
+mod layout;
+mod mmap;
+mod protect;
+mod request;
+
+pub use advise::Advice;
+pub use attributes::{Kind, Region};
+pub use error::{MadviseError, MmapError, MprotectError, MunmapError};
+pub use fault::{FaultAccess, FaultError, PageFault, Resolved};
+pub(crate) use heap::ProgramBreak;
+pub use layout::SpaceLayout;
+pub use request::{MapRequest, Placement, Populate};
