@@ -17,7 +17,7 @@ use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
     Answer, Changed, Found, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, RelocateError,
-    Reserve, Rewrite, RewriteError,
+    Reserve, Rewrite, RewriteError, Rewritten,
 };
 use crate::region::{ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
@@ -287,7 +287,7 @@ impl<P: Machine> SpaceCore<P> {
         pages: Pages,
         rewrite: &mut R,
         changed: &mut Changed,
-    ) -> Result<(Option<ChangeRecord<'_>>, Result<(), R::Stop>), RewriteError<R::Stop, AllocError>> {
+    ) -> Result<Rewritten<Option<ChangeRecord<'_>>, R::Stop>, RewriteError<R::Stop, AllocError>> {
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         loop {

@@ -50,7 +50,7 @@ pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
 pub(crate) use reclaim::{Dismantled, Swept};
 pub(crate) use relocate::RelocateError;
 pub(crate) use resolve::Answer;
-pub(crate) use rewrite::{Becomes, Found, Rewrite, RewriteError};
+pub(crate) use rewrite::{Becomes, Found, Rewrite, RewriteError, Rewritten};
 pub(crate) use single::Mismatch;
 pub use walk::{WalkGuard, Walks};
 pub use x64::X64;

@@ -53,6 +53,15 @@ pub(crate) trait Rewrite {
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop>;
 }
 
+/// A change that was made, to its end or not.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Rewritten<T, S> {
+    /// What was made of it with the entries still claimed.
+    pub recorded: T,
+    /// Why the change has ended before the end of its range, if it has.
+    pub end: Result<(), S>,
+}
+
 /// Why nothing was changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RewriteError<S, E> {
@@ -271,7 +280,7 @@ impl<F: Format> PageTable<F> {
         rewrite: &mut R,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
-    ) -> Result<(T, Result<(), R::Stop>), RewriteError<R::Stop, M::Error>> {
+    ) -> Result<Rewritten<T, R::Stop>, RewriteError<R::Stop, M::Error>> {
         loop {
             let cursor = Cursor::<F, M>::lock(self, memory, pages);
             let needed = plan::<F, M, R>(memory, cursor.frame(), cursor.level, pages, rewrite);
@@ -292,7 +301,7 @@ impl<F: Format> PageTable<F> {
             }
             let mut rewriter = Rewriter { memory, reserve, rewrite, changed };
             let end = rewriter.apply::<F>(cursor.frame(), cursor.level, pages, Age::Old);
-            return Ok((record(changed), end));
+            return Ok(Rewritten { recorded: record(changed), end });
         }
     }
 }

@@ -12,7 +12,7 @@ use super::mmap::{address, is_aligned, range_at};
 use super::protect::protection_of;
 use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
-use crate::page_table::{Becomes, Changed, Found, Leaf, Pages, Rewrite, RewriteError};
+use crate::page_table::{Becomes, Changed, Found, Leaf, Pages, Rewrite, RewriteError, Rewritten};
 
 /// What is to become of the pages of a range (madvise(2) of Linux).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,9 +142,9 @@ impl<P: Machine> AddressSpace<P> {
         let mut changed = Changed::NOTHING;
         let mut advise = Advise { advice, holes: false };
         match self.core().rewrite(pin, pages, &mut advise, &mut changed) {
-            Ok((record, _)) => {
+            Ok(Rewritten { recorded, .. }) => {
                 let range = range_of_pages(pages);
-                let unmapping = Unmapping::announce(self.core(), pin, range, changed, record);
+                let unmapping = Unmapping::announce(self.core(), pin, range, changed, recorded);
                 if advise.holes {
                     unmapping.wait(pin);
                     return Err(MadviseError::NoRegion);

@@ -8,7 +8,7 @@ use super::error::{MmapError, MunmapError};
 use super::request::{MapRequest, Placement, Populate};
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceKind, UnmapError, Unmapping, range_of_pages};
-use crate::page_table::{Becomes, Changed, Found, Pages, RegionId, Rewrite, RewriteError};
+use crate::page_table::{Becomes, Changed, Found, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 
 /// Gives vacant pages to a region.
 struct Take(RegionId);
@@ -193,8 +193,8 @@ impl<P: Machine> AddressSpace<P> {
         let mut changed = Changed::NOTHING;
         match self.core().rewrite(pin, pages, &mut take, &mut changed) {
             // What was checked does not end the change.
-            Ok((record, _)) => {
-                Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, record).wait(pin);
+            Ok(Rewritten { recorded, .. }) => {
+                Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, recorded).wait(pin);
                 Ok(())
             }
             Err(RewriteError::Refused(page)) => Err(MmapError::Occupied(address(page))),
@@ -206,8 +206,8 @@ impl<P: Machine> AddressSpace<P> {
     fn replace(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), MmapError> {
         let mut changed = Changed::NOTHING;
         match self.core().rewrite(pin, pages, &mut Replace(region.id()), &mut changed) {
-            Ok((record, _)) => {
-                Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, record).wait(pin);
+            Ok(Rewritten { recorded, .. }) => {
+                Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, recorded).wait(pin);
                 Ok(())
             }
             Err(RewriteError::Refused(never)) => match never {},

@@ -9,7 +9,7 @@ use super::mmap::{address, is_aligned, range_at};
 use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
 use crate::page_table::{
-    Access, Becomes, Changed, Found, Leaf, Ownership, Pages, Protection, Rewrite, RewriteError,
+    Access, Becomes, Changed, Found, Leaf, Ownership, Pages, Protection, Rewrite, RewriteError, Rewritten,
 };
 
 /// What the entry of a page of `region` permits that is mapped by `leaf`.
@@ -77,9 +77,9 @@ impl<P: Machine> AddressSpace<P> {
         let pages = pages.ok_or(MprotectError::OutsideSpace)?;
         let mut changed = Changed::NOTHING;
         match self.core().rewrite(pin, pages, &mut Protect(access), &mut changed) {
-            Ok((record, end)) => {
+            Ok(Rewritten { recorded, end }) => {
                 let range = range_of_pages(pages);
-                let unmapping = Unmapping::announce(self.core(), pin, range, changed, record);
+                let unmapping = Unmapping::announce(self.core(), pin, range, changed, recorded);
                 if let Err(page) = end {
                     unmapping.wait(pin);
                     return Err(MprotectError::NoRegion(address(page)));

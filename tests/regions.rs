@@ -1,0 +1,381 @@
+//! Regions on a simulated machine: random operations against a plain model, and cases by hand.
+#![cfg(not(miri))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use topomem::region::{
+    Advice, FaultAccess, FaultError, Kind, MadviseError, MapRequest, MmapError, MprotectError, MunmapError,
+    PageFault, Placement, Populate, Resolved,
+};
+use topomem::sim::{Fault, Sim, SimService};
+use topomem::{Access, AddressSpace, CpuId, CpuPin, Tended, VirtAddr};
+
+type Space = AddressSpace<&'static Sim>;
+
+/// The pages played with: they cross 512 GiB, where three levels of tables change.
+const FIRST: u64 = (1 << 27) - 1024;
+const COUNT: u64 = 2048;
+
+fn at(page: u64) -> VirtAddr {
+    VirtAddr::new(page << 12).unwrap()
+}
+
+fn booted(cpus: usize) -> (&'static Sim, &'static SimService) {
+    let sim = Sim::builder().nodes(2).cpus(cpus).memory(64 << 20).build().unwrap();
+    (sim, sim.boot_service().unwrap())
+}
+
+fn allocated(service: &SimService) -> u64 {
+    service.frames().validate().unwrap().allocated
+}
+
+fn activate(space: &Space, pin: &CpuPin) {
+    // SAFETY: the CPU is online, and this is no handler.
+    unsafe { space.activate(pin) };
+}
+
+/// Accesses the first word of `page` as a program does, faults included.
+fn touch(
+    sim: &'static Sim,
+    pin: &CpuPin,
+    space: &Space,
+    page: u64,
+    store: Option<u64>,
+) -> Result<u64, FaultError> {
+    loop {
+        let outcome = match store {
+            Some(value) => sim.store(at(page), value).map(|()| value),
+            None => sim.load(at(page)),
+        };
+        let tried = if store.is_some() { FaultAccess::Write } else { FaultAccess::Read };
+        match outcome {
+            Ok(value) => return Ok(value),
+            Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
+                space.on_page_fault(pin, PageFault::new(at(page), tried))?;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
+    // SAFETY: the CPU is online, and this is no handler.
+    unsafe { service.kernel_space().unwrap().activate(pin) };
+    drop(space);
+    while service.tend(pin) != Tended::Done {
+        sim.take_interrupts();
+    }
+    assert_eq!(allocated(service), before, "frames leaked");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Map { start: u64, count: u64, access: Access, replace: Replace, populate: Populate },
+    Unmap { start: u64, count: u64 },
+    Protect { start: u64, count: u64, access: Access },
+    Advise { start: u64, count: u64, advice: Advice },
+    Read { page: u64 },
+    Write { page: u64, value: u64 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replace {
+    Yes,
+    No,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Page {
+    access: Access,
+    guard: bool,
+    value: u64,
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![Just(Access::NONE), Just(Access::READ), Just(Access::WRITE), Just(Access::EXECUTE)]
+}
+
+fn range() -> impl Strategy<Value = (u64, u64)> {
+    prop_oneof![
+        3 => (0..COUNT, 1..9u64),
+        1 => (0..4u64, 1..3u64).prop_map(|(start, count)| (start * 512, count * 512)),
+        1 => (0..COUNT, 1..COUNT),
+    ]
+    .prop_map(|(start, count)| (start, count.min(COUNT - start)))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let replace = prop_oneof![Just(Replace::Yes), Just(Replace::No)];
+    let populate = prop_oneof![4 => Just(Populate::OnDemand), 1 => Just(Populate::Now)];
+    let advice = prop_oneof![Just(Advice::DontNeed), Just(Advice::GuardInstall), Just(Advice::GuardRemove)];
+    prop_oneof![
+        3 => (range(), access(), replace, populate).prop_map(|((start, count), access, replace, populate)| {
+            // Memory for what is populated is short.
+            let populate = if count > 64 { Populate::OnDemand } else { populate };
+            Step::Map { start, count, access, replace, populate }
+        }),
+        2 => range().prop_map(|(start, count)| Step::Unmap { start, count }),
+        2 => (range(), access()).prop_map(|((start, count), access)| Step::Protect { start, count, access }),
+        1 => (range(), advice).prop_map(|((start, count), advice)| Step::Advise { start, count, advice }),
+        3 => (0..COUNT).prop_map(|page| Step::Read { page }),
+        6 => (0..COUNT, 1..u64::MAX).prop_map(|(page, value)| Step::Write { page, value }),
+    ]
+}
+
+type Model = BTreeMap<u64, Page>;
+
+/// What an access to `page` finds.
+fn expected(model: &Model, page: u64, write: Option<u64>) -> Result<u64, FaultError> {
+    let page = model.get(&page).ok_or(FaultError::NotMapped)?;
+    let permitted = if write.is_some() { page.access.writes() } else { page.access.reads() };
+    if permitted && !page.guard { Ok(write.unwrap_or(page.value)) } else { Err(FaultError::Denied) }
+}
+
+fn apply(sim: &'static Sim, pin: &CpuPin, space: &Space, model: &mut Model, step: &Step) {
+    match *step {
+        Step::Map { start, count, access, replace, populate } => {
+            let pages = FIRST + start..FIRST + start + count;
+            let taken = model.range(pages.clone()).next().map(|(&page, _)| page);
+            let placement = match replace {
+                Replace::Yes => Placement::Fixed(at(pages.start)),
+                Replace::No => Placement::FixedNoReplace(at(pages.start)),
+            };
+            let request = MapRequest::anonymous(count << 12).access(access).populate(populate);
+            match (space.mmap(pin, &request.placed(placement)), taken) {
+                (Ok(start), None) => assert_eq!(start, at(pages.start)),
+                (Ok(start), Some(_)) => assert_eq!((start, replace), (at(pages.start), Replace::Yes)),
+                (Err(error), Some(page)) => {
+                    assert_eq!((error, replace), (MmapError::Occupied(at(page)), Replace::No));
+                    return;
+                }
+                (Err(error), None) => panic!("{error}"),
+            }
+            model.extend(pages.map(|page| (page, Page { access, guard: false, value: 0 })));
+        }
+        Step::Unmap { start, count } => {
+            space.munmap(pin, at(FIRST + start), count << 12).unwrap().wait(pin);
+            model.retain(|page, _| !(FIRST + start..FIRST + start + count).contains(page));
+        }
+        Step::Protect { start, count, access } => {
+            let pages = FIRST + start..FIRST + start + count;
+            let hole = pages.clone().find(|page| !model.contains_key(page));
+            match (space.mprotect(pin, at(pages.start), count << 12, access), hole) {
+                (Ok(unmapping), None) => unmapping.wait(pin),
+                (Err(error), Some(hole)) => assert_eq!(error, MprotectError::NoRegion(at(hole))),
+                (outcome, hole) => panic!("{outcome:?} with a hole at {hole:?}"),
+            }
+            for page in pages.start..hole.unwrap_or(pages.end) {
+                model.get_mut(&page).unwrap().access = access;
+            }
+        }
+        Step::Advise { start, count, advice } => {
+            let pages = FIRST + start..FIRST + start + count;
+            let holes = pages.clone().any(|page| !model.contains_key(&page));
+            match space.madvise(pin, at(pages.start), count << 12, advice) {
+                Ok(unmapping) => {
+                    assert!(!holes);
+                    unmapping.wait(pin);
+                }
+                Err(error) => assert_eq!((error, holes), (MadviseError::NoRegion, true)),
+            }
+            for (_, page) in model.range_mut(pages) {
+                match advice {
+                    Advice::DontNeed => page.value = 0,
+                    Advice::GuardInstall => (page.guard, page.value) = (true, 0),
+                    _ => page.guard = false,
+                }
+            }
+        }
+        Step::Read { page } => {
+            let page = FIRST + page;
+            assert_eq!(touch(sim, pin, space, page, None), expected(model, page, None), "reading {page:#x}");
+        }
+        Step::Write { page, value } => {
+            let page = FIRST + page;
+            let found = touch(sim, pin, space, page, Some(value));
+            assert_eq!(found, expected(model, page, Some(value)), "writing {page:#x}");
+            if found.is_ok() {
+                model.get_mut(&page).unwrap().value = value;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_a_plain_model(steps in proptest::collection::vec(step(), 1..60)) {
+        let (sim, service) = booted(1);
+        sim.on(CpuId::BOOT, |pin| {
+            let before = allocated(service);
+            let space = service.create_space(pin).unwrap();
+            activate(&space, pin);
+            let mut model = Model::new();
+            for step in &steps {
+                apply(sim, pin, &space, &mut model, step);
+            }
+            for page in FIRST..FIRST + COUNT {
+                assert_eq!(touch(sim, pin, &space, page, None), expected(&model, page, None));
+            }
+            finish(sim, service, pin, space, before);
+        });
+    }
+}
+
+#[test]
+fn arguments_are_checked() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        let mmap = |request: MapRequest| space.mmap(pin, &request);
+        assert_eq!(mmap(MapRequest::anonymous(0)), Err(MmapError::Empty));
+        let odd = VirtAddr::new(0x1001).unwrap();
+        let fixed = MapRequest::anonymous(1).placed(Placement::Fixed(odd));
+        assert_eq!(mmap(fixed), Err(MmapError::Misaligned(odd)));
+        assert_eq!(mmap(MapRequest::anonymous(1 << 47)), Err(MmapError::NoRoom));
+        assert_eq!(mmap(MapRequest::anonymous(u64::MAX)), Err(MmapError::NoRoom));
+        let top = VirtAddr::new((1 << 47) - 4096).unwrap();
+        assert_eq!(mmap(MapRequest::anonymous(1).placed(Placement::Fixed(top))), Err(MmapError::NoRoom));
+        let null = VirtAddr::new(0).unwrap();
+        assert_eq!(mmap(MapRequest::anonymous(1).placed(Placement::Fixed(null))), Err(MmapError::NoRoom));
+        // A hint is rounded down, and given up if it is taken or out of range.
+        let hint = MapRequest::anonymous(4096).placed(Placement::Hint(odd));
+        assert_eq!(mmap(hint), Ok(at(1)));
+        assert!(mmap(hint).unwrap() > at(1));
+        assert!(mmap(hint.placed(Placement::Hint(top))).is_ok());
+        assert_eq!(space.munmap(pin, odd, 1).unwrap_err(), MunmapError::Misaligned(odd));
+        assert_eq!(space.munmap(pin, at(1), 0).unwrap_err(), MunmapError::Empty);
+        assert_eq!(space.munmap(pin, top, 1).unwrap_err(), MunmapError::OutsideSpace);
+        assert_eq!(space.munmap(pin, at(1), u64::MAX).unwrap_err(), MunmapError::OutsideSpace);
+        space.munmap(pin, at(5), 1 << 30).unwrap().wait(pin);
+        space.mprotect(pin, at(77), 0, Access::READ).unwrap().wait(pin);
+        assert_eq!(space.mprotect(pin, odd, 1, Access::READ).unwrap_err(), MprotectError::Misaligned(odd));
+        assert_eq!(space.mprotect(pin, top, 1, Access::READ).unwrap_err(), MprotectError::OutsideSpace);
+        let kernel = service.kernel_space().unwrap();
+        assert_eq!(kernel.mmap(pin, &MapRequest::anonymous(1)), Err(MmapError::KernelSpace));
+    });
+}
+
+#[test]
+fn regions_anywhere_lie_apart_and_are_found_again() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let before = allocated(service);
+        let space = service.create_randomized_space(pin, 0x123_4567).unwrap();
+        let other = service.create_randomized_space(pin, 0x123_4568).unwrap();
+        let one = |space: &Space, pages: u64| space.mmap(pin, &MapRequest::anonymous(pages << 12)).unwrap();
+        let (first, second) = (one(&space, 3), one(&space, 5));
+        assert_eq!(second.as_u64() + (5 << 12), first.as_u64());
+        assert_eq!(one(&other, 3).as_u64() + 4096, first.as_u64(), "the seed decides");
+        // What was freed last is found again, if it is long enough; else the search goes on below.
+        space.munmap(pin, first, 3 << 12).unwrap().wait(pin);
+        assert_eq!(one(&space, 3), first);
+        space.munmap(pin, first, 3 << 12).unwrap().wait(pin);
+        assert_eq!(one(&space, 4).as_u64() + (4 << 12), second.as_u64());
+        space.munmap(pin, second, 5 << 12).unwrap().wait(pin);
+        assert_eq!(one(&space, 2).as_u64() + (2 << 12), second.as_u64() + (5 << 12));
+        // Longer than a CPU's part, and than what is free.
+        let large = one(&space, 1 << 24);
+        assert!(large < second);
+        let request = MapRequest::anonymous(1 << 46);
+        assert!(space.mmap(pin, &request).is_ok());
+        assert_eq!(space.mmap(pin, &request), Err(MmapError::NoRoom));
+        drop(other);
+        finish(sim, service, pin, space, before);
+    });
+}
+
+#[test]
+fn untouched_memory_costs_a_few_words() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        let before = allocated(service);
+        let aligned = MapRequest::anonymous(1 << 40).placed(Placement::Fixed(at(1 << 28)));
+        space.mmap(pin, &aligned).unwrap();
+        assert_eq!(allocated(service), before, "two entries of the root");
+        let skewed = MapRequest::anonymous(1 << 40).placed(Placement::Fixed(at((3 << 28) + 1)));
+        space.mmap(pin, &skewed).unwrap();
+        assert_eq!(allocated(service) - before, 6, "three tables at each end");
+        activate(&space, pin);
+        assert_eq!(touch(sim, pin, &space, (3 << 28) + 77_777_777, None), Ok(0));
+        assert_eq!(space.mapped_pages(), 1);
+    });
+}
+
+#[test]
+fn faults_say_how_they_were_answered() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        activate(&space, pin);
+        let fault = |page, access| space.on_page_fault(pin, PageFault::new(at(page), access));
+        let request = MapRequest::anonymous(4 << 12).placed(Placement::Fixed(at(100)));
+        space.mmap(pin, &request).unwrap();
+        assert_eq!(fault(100, FaultAccess::Read), Ok(Resolved::ZeroPage));
+        assert_eq!(fault(100, FaultAccess::Read), Ok(Resolved::Spurious));
+        assert_eq!(fault(100, FaultAccess::Write), Ok(Resolved::Zeroed));
+        assert_eq!(fault(100, FaultAccess::Write), Ok(Resolved::Spurious));
+        assert_eq!(fault(101, FaultAccess::Write), Ok(Resolved::Zeroed));
+        assert_eq!(fault(101, FaultAccess::Execute), Err(FaultError::Denied));
+        assert_eq!(fault(104, FaultAccess::Read), Err(FaultError::NotMapped));
+        assert_eq!(fault(1 << 40, FaultAccess::Read), Err(FaultError::NotMapped));
+        assert_eq!(space.minor_faults(), 5);
+        assert_eq!(space.mapped_pages(), 2);
+    });
+}
+
+#[test]
+fn contents_outlive_a_time_without_access() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        activate(&space, pin);
+        space.mmap(pin, &MapRequest::anonymous(2 << 12).placed(Placement::Fixed(at(100)))).unwrap();
+        touch(sim, pin, &space, 100, Some(77)).unwrap();
+        space.mprotect(pin, at(100), 2 << 12, Access::NONE).unwrap().wait(pin);
+        // The kernel does not find the page either.
+        assert!(matches!(sim.load(at(100)), Err(Fault::NotPresent { .. })));
+        assert_eq!(touch(sim, pin, &space, 100, None), Err(FaultError::Denied));
+        assert!(space.translate(pin, at(100)).is_none());
+        space.mprotect(pin, at(100), 2 << 12, Access::READ).unwrap().wait(pin);
+        assert_eq!(touch(sim, pin, &space, 100, None), Ok(77));
+        assert_eq!(touch(sim, pin, &space, 101, None), Ok(0));
+        assert_eq!(touch(sim, pin, &space, 100, Some(1)), Err(FaultError::Denied));
+    });
+}
+
+#[test]
+fn the_program_break_moves() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let before = allocated(service);
+        let space = service.create_space(pin).unwrap();
+        activate(&space, pin);
+        let address = |address| VirtAddr::new(address).unwrap();
+        let brk = |end| space.brk(pin, address(end)).as_u64();
+        assert_eq!(brk(0x10_0000), 0, "no heap");
+        space.set_heap_start(address(0x10_0800));
+        assert_eq!(brk(0), 0x10_0800);
+        assert_eq!(brk(0x10_0700), 0x10_0800, "below the start");
+        assert_eq!(brk(0x10_0ff0), 0x10_0ff0, "in the page of the start, which is the program's");
+        assert_eq!(touch(sim, pin, &space, 0x100, None), Err(FaultError::NotMapped));
+        assert_eq!(brk(0x10_5123), 0x10_5123);
+        assert_eq!(touch(sim, pin, &space, 0x105, Some(5)), Ok(5));
+        assert_eq!(touch(sim, pin, &space, 0x106, Some(5)), Err(FaultError::NotMapped));
+        assert_eq!(brk(0x10_4001), 0x10_4001);
+        assert_eq!(touch(sim, pin, &space, 0x105, None), Err(FaultError::NotMapped));
+        assert_eq!(brk(0x10_6000), 0x10_6000);
+        assert_eq!(touch(sim, pin, &space, 0x105, None), Ok(0), "grown again, it is zero");
+        // Another region is in the way.
+        let fixed = Placement::Fixed(at(0x108));
+        space.mmap(pin, &MapRequest::anonymous(4096).kind(Kind::Data).placed(fixed)).unwrap();
+        assert_eq!(brk(0x10_9000), 0x10_6000);
+        assert_eq!(brk(0x10_8000), 0x10_8000);
+        assert_eq!(brk(1 << 47), 0x10_8000);
+        finish(sim, service, pin, space, before);
+    });
+}
