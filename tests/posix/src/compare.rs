@@ -1,0 +1,115 @@
+//! Compares a system with the model, call by call.
+
+use std::fmt;
+
+use crate::answer::Answer;
+use crate::coverage::Coverage;
+use crate::log::{Log, Step};
+use crate::model::{Model, Mutation};
+use crate::slots::Slots;
+use crate::system::{Broken, System, Trace};
+
+/// Why a system does not agree with the model.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    /// The system's name.
+    pub system: String,
+    /// The log, closed.
+    pub log: Log,
+    /// What differs.
+    pub kind: DifferenceKind,
+}
+
+/// What differs.
+#[derive(Debug, Clone)]
+pub enum DifferenceKind {
+    /// An answer.
+    Answer {
+        /// The index of the step.
+        step: usize,
+        /// The answers of the model from the first that differs.
+        expected: Vec<Answer>,
+        /// The answers of the system from the first that differs.
+        seen: Vec<Answer>,
+    },
+    /// The system did not get to the end.
+    Broken(Broken),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Difference { system, log, kind } = self;
+        match kind {
+            DifferenceKind::Broken(broken) => writeln!(f, "{system}: {broken}")?,
+            DifferenceKind::Answer { step, expected, seen } => {
+                writeln!(f, "step {step}: {system} differs from the model")?;
+                for answer in expected.iter().take(3) {
+                    writeln!(f, "  the model: {answer:?}")?;
+                }
+                for answer in seen.iter().take(3) {
+                    writeln!(f, "  {system}: {answer:?}")?;
+                }
+            }
+        }
+        write!(f, "the log:\n{log}")
+    }
+}
+
+impl std::error::Error for Difference {}
+
+/// Runs `log` on `system` and compares each answer with the model's. Counts what was seen.
+///
+/// # Errors
+///
+/// [`Difference`] at the first answer that the model does not permit.
+pub fn compare(
+    system: &mut dyn System,
+    log: &Log,
+    mutation: Option<Mutation>,
+    coverage: &mut Coverage,
+) -> Result<(), Box<Difference>> {
+    let log = log.closed();
+    let difference =
+        |system: &dyn System, kind| Box::new(Difference { system: system.name(), log: log.clone(), kind });
+    let trace = system.run(&log).map_err(|broken| difference(system, DifferenceKind::Broken(broken)))?;
+    judge(system, &log, &trace, mutation).map_err(|kind| difference(system, kind))?;
+    coverage.add(&log, &trace);
+    Ok(())
+}
+
+fn judge(
+    system: &dyn System,
+    log: &Log,
+    trace: &Trace,
+    mutation: Option<Mutation>,
+) -> Result<(), DifferenceKind> {
+    let mut model = Model::new(system.rules(), trace.layout, mutation);
+    let mut slots = Slots::new(trace.layout);
+    let mut answers = trace.answers.iter().peekable();
+    for (index, step) in log.steps.iter().enumerate() {
+        let mut seen = Vec::new();
+        while let Some((_, answer)) = answers.next_if(|(step, _)| *step == index) {
+            seen.push(*answer);
+        }
+        let expected = model.expect(step, &mut slots, seen.iter().copied());
+        let equal = expected.iter().zip(&seen).take_while(|(expected, seen)| expected == seen).count();
+        if equal < expected.len().max(seen.len()) {
+            let (expected, seen) = (expected[equal..].to_vec(), seen[equal..].to_vec());
+            return Err(DifferenceKind::Answer { step: index, expected, seen });
+        }
+    }
+    Ok(())
+}
+
+/// Returns the answers of a system to each step of `log`, without inspections: for tables of answers.
+///
+/// # Errors
+///
+/// [`Broken`] if the system does not get to the end.
+pub fn answers(system: &mut dyn System, log: &Log) -> Result<Vec<(Step, Answer)>, Broken> {
+    let trace = system.run(&log.closed())?;
+    let log = log.closed();
+    let is_single = |answer: &Answer| !matches!(answer, Answer::Mapping(_) | Answer::Page { .. });
+    let answers = trace.answers.into_iter().filter(|(_, answer)| is_single(answer));
+    Ok(answers.filter_map(|(index, answer)| Some((*log.steps.get(index)?, answer))).collect())
+}

@@ -1,0 +1,202 @@
+//! The host's own Linux.
+//!
+//! Each log runs in a forked process with one thread, which makes raw system calls. Its window lies where
+//! nothing else is mapped. The heap is the part of its `brk` area above what is in use. Processes that the
+//! log forks are its siblings (`CLONE_PARENT`), so that the runner sees each of them end. Steps are
+//! done in order: a step of another process is waited for. The processes allocate nothing.
+
+mod files;
+mod maps;
+mod probe;
+mod process;
+mod shared;
+
+use std::{fs, io};
+
+use crate::log::{Log, Step};
+use crate::model::STACK_PAGES;
+use crate::operation::{Operation, PAGE, ProcessId};
+use crate::rules::{Rules, Support};
+use crate::slots::Layout;
+use crate::system::{Broken, System, Trace, execute};
+use files::Files;
+use process::LinuxProcess;
+use shared::{Mapping, Shared};
+
+/// Where the window is: far from programs, heaps, stacks and what the kernel places by itself.
+const WINDOW: u64 = 0x1000_0000_0000;
+/// After this time a run is ended.
+const SECONDS: u32 = 20;
+/// The status of a process that could not fork.
+const NO_FORK: i32 = 98;
+
+/// The host's Linux.
+#[derive(Debug, Clone)]
+pub struct Linux {
+    release: String,
+    rules: Rules,
+}
+
+impl Linux {
+    /// Asks the host which Linux it is.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc` does not tell.
+    pub fn of_host() -> io::Result<Linux> {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        let support = |is_there: bool| if is_there { Support::Present } else { Support::Absent };
+        let cpu = fs::read_to_string("/proc/cpuinfo")?;
+        let rules = Rules {
+            huge_advice: support(fs::exists("/sys/kernel/mm/transparent_hugepage")?),
+            execute_only: support(cpu.split_whitespace().any(|flag| flag == "ospke")),
+            ..Rules::of_linux(version)
+        };
+        Ok(Linux { release, rules })
+    }
+}
+
+impl System for Linux {
+    fn name(&self) -> String {
+        format!("Linux {}", self.release)
+    }
+
+    fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    fn run(&mut self, log: &Log) -> Result<Trace, Broken> {
+        let failed = |error: io::Error| Broken { step: 0, reason: error.to_string() };
+        let files = Files::create().map_err(failed)?;
+        // SAFETY: asks for the break, without changing it. A process that is forked later has its break
+        // there or above; the heap begins a little higher, so that all runs of this program agree.
+        let end = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
+        let layout = Layout { window: WINDOW, heap: (end + (64 << 20)).next_multiple_of(PAGE) };
+        let shared = Mapping::create(layout).map_err(failed)?;
+        // SAFETY: the child calls nothing but system calls, and ends by `_exit`.
+        let group = match unsafe { libc::fork() } {
+            -1 => return Err(failed(io::Error::last_os_error())),
+            0 => {
+                prepare(layout);
+                live(log, &files, &shared)
+            }
+            child => child,
+        };
+        // SAFETY: changes the group of the own child. Both sides do it, so that it is done when either goes on.
+        unsafe { libc::setpgid(group, group) };
+        let ended = reap(group);
+        let broken = |reason: String| Broken { step: shared.due(), reason };
+        ended.map_err(broken)?;
+        if shared.due() != log.steps.len() {
+            return Err(broken("no process was left to go on".to_owned()));
+        }
+        Ok(Trace { layout, answers: shared.answers() })
+    }
+}
+
+/// Makes the calling process what a log expects.
+fn prepare(layout: Layout) {
+    // SAFETY: plain system calls about this process.
+    unsafe {
+        libc::setpgid(0, 0);
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::alarm(SECONDS);
+        // Huge pages would make more memory resident than the log touches.
+        libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        libc::getrlimit(libc::RLIMIT_STACK, &mut limit);
+        limit.rlim_cur = STACK_PAGES * PAGE;
+        libc::setrlimit(libc::RLIMIT_STACK, &limit);
+        let core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        libc::setrlimit(libc::RLIMIT_CORE, &core);
+        // The heap below the log's own part is taken away again, so that nothing joins with it.
+        let old = libc::syscall(libc::SYS_brk, 0) as u64;
+        libc::syscall(libc::SYS_brk, layout.heap);
+        let start = old.next_multiple_of(PAGE);
+        libc::munmap(start as *mut libc::c_void, (layout.heap - start) as usize);
+    }
+    probe::install();
+}
+
+/// Does the steps of process 0, and in the processes that are forked the steps of these.
+fn live(log: &Log, files: &Files, shared: &Shared) -> ! {
+    let mut own = ProcessId::FIRST;
+    let mut process = LinuxProcess { files };
+    for (index, Step(by, operation)) in log.steps.iter().enumerate() {
+        if *by != own {
+            continue;
+        }
+        shared.wait_for(index);
+        let mut is_child = false;
+        if let Operation::Fork(child) = operation {
+            match fork_sibling() {
+                -1 => exit(NO_FORK),
+                0 => {
+                    own = *child;
+                    is_child = true;
+                }
+                _ => {}
+            }
+        }
+        if !is_child {
+            // SAFETY: it is this process's turn until `done`.
+            unsafe {
+                execute(&mut process, operation, shared.slots(), &mut |answer| shared.push(index, answer));
+            }
+            shared.done(index);
+        }
+        if *operation == Operation::Exit {
+            break;
+        }
+    }
+    exit(0)
+}
+
+/// Forks a process whose parent is this one's parent.
+fn fork_sibling() -> i64 {
+    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
+    // SAFETY: without a stack and CLONE_VM this is a fork; both processes go on with one thread, and
+    // neither uses what the C library keeps of processes.
+    unsafe {
+        let child = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        if child == 0 {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::alarm(SECONDS);
+        }
+        child
+    }
+}
+
+fn exit(status: i32) -> ! {
+    // SAFETY: ends the process, without running what the runner's threads left undone.
+    unsafe { libc::_exit(status) }
+}
+
+/// Waits until all processes of the group have ended.
+fn reap(group: libc::pid_t) -> Result<(), String> {
+    let mut result = Ok(());
+    loop {
+        let mut status = 0;
+        // SAFETY: waits for children of this run alone.
+        match unsafe { libc::waitpid(-group, &mut status, 0) } {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
+            -1 => return result,
+            _ if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 => continue,
+            _ => {}
+        }
+        if result.is_ok() {
+            result = Err(match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
+                (true, probe::CRASHED) => "a process faulted outside of the log's accesses".to_owned(),
+                (true, NO_FORK) => "a fork failed".to_owned(),
+                _ => format!("a process ended with status {status:#x}"),
+            });
+            // The others would wait for its steps.
+            // SAFETY: a group of this run alone: its first process is a child that was not reaped before all
+            // ended, or the group has other members.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Where systems differ, and Linux's versions differ from each other.
+
+/// Which mappings `MADV_GUARD_INSTALL` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guards {
+    /// The advice is unknown (Linux before 6.13).
+    Unknown,
+    /// Private anonymous memory alone (before 6.15).
+    PrivateAnonymous,
+    /// All mappings that are not locked.
+    All,
+}
+
+/// What `mremap` moves in one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moves {
+    /// A part of one mapping; what spans several ones is an error, and the target is unmapped even
+    /// if the call then fails (Linux before 6.17).
+    OneMapping,
+    /// Any number of mappings with the holes between them, if the length stays the same and the target is
+    /// given.
+    Several,
+}
+
+/// Whether something is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It is there.
+    Present,
+    /// It is not.
+    Absent,
+}
+
+/// What a system promises where systems differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Guard pages.
+    pub guards: Guards,
+    /// Moves by `mremap`.
+    pub moves: Moves,
+    /// `MADV_HUGEPAGE` and `MADV_NOHUGEPAGE`.
+    pub huge_advice: Support,
+    /// Mappings that can be executed and not read.
+    pub execute_only: Support,
+}
+
+impl Rules {
+    /// The rules of Linux 6.18 on a CPU with protection keys.
+    pub const LINUX_6_18: Rules = Rules {
+        guards: Guards::All,
+        moves: Moves::Several,
+        huge_advice: Support::Present,
+        execute_only: Support::Present,
+    };
+
+    /// Returns the rules of a version of Linux, apart from those that depend on its configuration or its
+    /// CPU, which are as for [`Rules::LINUX_6_18`].
+    pub fn of_linux(version: (u32, u32)) -> Rules {
+        let guards = match version {
+            version if version >= (6, 15) => Guards::All,
+            version if version >= (6, 13) => Guards::PrivateAnonymous,
+            _ => Guards::Unknown,
+        };
+        let moves = if version >= (6, 17) { Moves::Several } else { Moves::OneMapping };
+        Rules { guards, moves, ..Rules::LINUX_6_18 }
+    }
+}
