@@ -4,8 +4,9 @@ use std::fmt;
 
 use crate::answer::Answer;
 use crate::coverage::Coverage;
-use crate::log::{Log, Step};
+use crate::log::Log;
 use crate::model::{Model, Mutation};
+use crate::rules::Rules;
 use crate::slots::Slots;
 use crate::system::{Broken, System, Trace};
 
@@ -72,18 +73,23 @@ pub fn compare(
     let difference =
         |system: &dyn System, kind| Box::new(Difference { system: system.name(), log: log.clone(), kind });
     let trace = system.run(&log).map_err(|broken| difference(system, DifferenceKind::Broken(broken)))?;
-    judge(system, &log, &trace, mutation).map_err(|kind| difference(system, kind))?;
+    judge(system.rules(), &log, &trace, mutation).map_err(|kind| difference(system, kind))?;
     coverage.add(&log, &trace);
     Ok(())
 }
 
-fn judge(
-    system: &dyn System,
+/// Compares the answers of a system that follows `rules` to a closed log with the model's.
+///
+/// # Errors
+///
+/// [`DifferenceKind::Answer`] at the first answer that the model does not permit.
+pub fn judge(
+    rules: Rules,
     log: &Log,
     trace: &Trace,
     mutation: Option<Mutation>,
 ) -> Result<(), DifferenceKind> {
-    let mut model = Model::new(system.rules(), trace.layout, mutation);
+    let mut model = Model::new(rules, trace.layout, mutation);
     let mut slots = Slots::new(trace.layout);
     let mut answers = trace.answers.iter().peekable();
     for (index, step) in log.steps.iter().enumerate() {
@@ -99,17 +105,4 @@ fn judge(
         }
     }
     Ok(())
-}
-
-/// Returns the answers of a system to each step of `log`, without inspections: for tables of answers.
-///
-/// # Errors
-///
-/// [`Broken`] if the system does not get to the end.
-pub fn answers(system: &mut dyn System, log: &Log) -> Result<Vec<(Step, Answer)>, Broken> {
-    let trace = system.run(&log.closed())?;
-    let log = log.closed();
-    let is_single = |answer: &Answer| !matches!(answer, Answer::Mapping(_) | Answer::Page { .. });
-    let answers = trace.answers.into_iter().filter(|(_, answer)| is_single(answer));
-    Ok(answers.filter_map(|(index, answer)| Some((*log.steps.get(index)?, answer))).collect())
 }

@@ -3,6 +3,7 @@
 pub mod answer;
 mod at;
 pub mod campaign;
+pub mod cases;
 pub mod compare;
 pub mod coverage;
 pub mod generate;

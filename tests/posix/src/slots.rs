@@ -89,7 +89,7 @@ impl Slots {
         match at.place {
             Place::Slot(slot, _) if self.chosen[usize::from(slot) % SLOTS].end != 0 => {
                 let end = self.chosen[usize::from(slot) % SLOTS].end;
-                length.min(end - (self.address(at) & !(PAGE - 1)))
+                length.min(end - self.address(at))
             }
             _ => length,
         }

@@ -1,0 +1,704 @@
+//! The corner cases of the calls: errors, holes, ends of files, forks, stacks.
+
+use super::Case;
+use super::build::*;
+use crate::answer::{Errno, Fault};
+use crate::operation::{
+    Access, Advice, At, Break, Call, Descriptor, Map, Operation, PAGE, Placement, Protection, RemapFlags,
+    Sample, Sharing, SyncFlags, Vector,
+};
+use crate::rules::{Guards, Moves, Rules, Support};
+use crate::slots::TOP;
+
+const FIRST: Descriptor = Descriptor::First;
+const NONE: Protection = Protection::NONE;
+const READ: Protection = Protection::READ;
+const READ_WRITE: Protection = Protection::READ_WRITE;
+
+/// Bytes that a case writes.
+const A: u8 = 0x90;
+const B: u8 = 0x91;
+
+/// Returns the corner cases for a system that follows `rules`.
+pub fn corner_cases(rules: &Rules) -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(mmap());
+    cases.extend(files());
+    cases.extend(munmap_and_mprotect(rules));
+    cases.extend(mremap(rules));
+    cases.extend(madvise(rules));
+    cases.extend(brk_and_stacks());
+    cases.extend(looks());
+    cases
+}
+
+fn at(placement: Placement<At>) -> Map<At> {
+    map(0, 1).placed(placement)
+}
+
+fn mmap() -> Vec<Case> {
+    let neither = Map { sharing: Sharing::Neither, ..map(0, 1) };
+    vec![
+        Case::new(
+            "1: mmap of length 0, or neither shared nor private",
+            [
+                map(0, 0).call().fails(Errno::EINVAL),
+                neither.call().fails(Errno::EINVAL),
+                read(0).faults(Fault::Unmapped),
+            ],
+        ),
+        Case::new(
+            "2: an unaligned fixed address is an error, an unaligned hint is rounded down",
+            [
+                at(Placement::Fixed(At::window(2).plus(1))).call().fails(Errno::EINVAL),
+                at(Placement::Hint(At::window(2).plus(1))).call().gives(Expected::Page(2)),
+                at(Placement::Hint(At::window(2))).call().gives(Expected::OtherThan(2)),
+                read(2).reads(0),
+            ],
+        ),
+        Case::new(
+            "3: an unaligned offset is an error for anonymous memory, too",
+            [
+                map(0, 1).from(1).call().fails(Errno::EINVAL),
+                map(0, 1).from(PAGE).call().works(),
+                map(0, 1).of(FIRST).from(100).call().fails(Errno::EINVAL),
+            ],
+        ),
+        Case::new(
+            "4: mmap of more than there are addresses",
+            [
+                at(Placement::Anywhere).bytes(1 << 47).call().fails(Errno::ENOMEM),
+                at(Placement::Anywhere).bytes(u64::MAX).call().fails(Errno::ENOMEM),
+            ],
+        ),
+        Case::new(
+            "5: above the top mmap has no memory, munmap has a wrong argument",
+            [
+                at(Placement::Fixed(At::raw(1 << 47))).call().fails(Errno::ENOMEM),
+                at(Placement::Fixed(At::raw(TOP))).call().fails(Errno::ENOMEM),
+                Operation::Call(Call::Unmap { at: At::raw(TOP), length: 4 * PAGE }).fails(Errno::EINVAL),
+            ],
+        ),
+        Case::new(
+            "6: a place that must be unoccupied",
+            [
+                mapped(0, 4),
+                write(1, A).works(),
+                at(Placement::Unoccupied(At::window(1))).call().fails(Errno::EEXIST),
+                read(1).reads(A),
+                unmap(1, 1).works(),
+                at(Placement::Unoccupied(At::window(1))).call().gives(Expected::Page(1)),
+                read(1).reads(0),
+            ],
+        ),
+        Case::new(
+            "a fixed mapping replaces what was there",
+            [
+                mapped(0, 4),
+                write(1, A).works(),
+                write(2, B).works(),
+                map(1, 1).with(READ).call().gives(Expected::Page(1)),
+                read(1).reads(0),
+                write(1, A).faults(Fault::Denied),
+                read(2).reads(B),
+            ],
+        ),
+    ]
+}
+
+fn files() -> Vec<Case> {
+    let read_only = Descriptor::FirstReadOnly;
+    let write_only = Descriptor::FirstWriteOnly;
+    vec![
+        Case::new(
+            "7: what a descriptor must permit",
+            [
+                truncate(FIRST, PAGE).works(),
+                map(0, 1).of(read_only).shared().call().fails(Errno::EACCES),
+                map(0, 1).of(read_only).shared().with(READ).call().works(),
+                map(1, 1).of(read_only).call().works(),
+                write(1, A).works(),
+                map(2, 1).of(write_only).with(READ).call().fails(Errno::EACCES),
+                map(2, 1).of(write_only).shared().call().fails(Errno::EACCES),
+            ],
+        ),
+        Case::new(
+            "8: what cannot be mapped",
+            [
+                map(0, 1).of(Descriptor::Pipe).with(READ).call().fails(Errno::ENODEV),
+                map(0, 1).of(Descriptor::Directory).with(READ).call().fails(Errno::ENODEV),
+                map(0, 1).of(Descriptor::Closed).call().fails(Errno::EBADF),
+            ],
+        ),
+        Case::new(
+            "9: an offset beyond all files",
+            [map(0, 2).of(FIRST).from(i64::MAX as u64 & !(PAGE - 1)).call().fails(Errno::EOVERFLOW)],
+        ),
+        Case::new(
+            "10: the tail of the last page is zeros and is never written, the next page is an error",
+            [
+                truncate(FIRST, 101).works(),
+                map(0, 2).of(FIRST).shared().call().works(),
+                read_sample(0, 7).reads(0),
+                write_sample(0, 7, A).works(),
+                write_sample(0, 2, B).works(),
+                read_file(FIRST, 4095).gives(Expected::Number(256)),
+                read_file(FIRST, 100).gives(Expected::Number(u64::from(B))),
+                read(1).faults(Fault::BeyondEnd),
+                write(1, A).faults(Fault::BeyondEnd),
+            ],
+        ),
+        Case::new(
+            "a file that shrinks loses its tail, and private copies of pages beyond the end",
+            [
+                truncate(FIRST, 2 * PAGE).works(),
+                map(0, 2).of(FIRST).shared().call().works(),
+                map(4, 2).of(FIRST).call().works(),
+                write_sample(0, 4, A).works(),
+                write(5, B).works(),
+                truncate(FIRST, 64).works(),
+                read_sample(0, 4).reads(0),
+                read(1).faults(Fault::BeyondEnd),
+                read(5).faults(Fault::BeyondEnd),
+                truncate(FIRST, 2 * PAGE).works(),
+                read(5).reads(0),
+            ],
+        ),
+        Case::new(
+            "a private mapping shows later writes to the file until it has a copy",
+            [
+                truncate(FIRST, PAGE).works(),
+                map(0, 1).of(FIRST).call().works(),
+                write_file(FIRST, 0, A).works(),
+                read(0).reads(A),
+                write_file(FIRST, 0, B).works(),
+                read(0).reads(B),
+                write_sample(0, 1, A).works(),
+                write_file(FIRST, 0, A).works(),
+                read(0).reads(B),
+                read_file(FIRST, 64).gives(Expected::Number(0)),
+            ],
+        ),
+        Case::new(
+            "populating a writable private mapping makes its copies",
+            [
+                truncate(FIRST, PAGE).works(),
+                write_file(FIRST, 0, A).works(),
+                map(0, 1).of(FIRST).populated().call().works(),
+                map(1, 1).of(FIRST).with(READ).populated().call().works(),
+                write_file(FIRST, 0, B).works(),
+                read(0).reads(A),
+                read(1).reads(B),
+            ],
+        ),
+    ]
+}
+
+fn munmap_and_mprotect(rules: &Rules) -> Vec<Case> {
+    let length = |at: At, length: u64| Operation::Call(Call::Unmap { at, length });
+    let execute_only = match rules.execute_only {
+        Support::Present => read(0).faults(Fault::Denied),
+        Support::Absent => read(0).reads(A),
+    };
+    vec![
+        Case::new(
+            "11: munmap of a hole, of nothing, of a part of a page",
+            [
+                unmap(0, 16).works(),
+                unmap(0, 0).fails(Errno::EINVAL),
+                length(At::window(0).plus(1), PAGE).fails(Errno::EINVAL),
+                mapped(0, 3),
+                length(At::window(1), 1).works(),
+                read(0).reads(0),
+                read(1).faults(Fault::Unmapped),
+                read(2).reads(0),
+            ],
+        ),
+        Case::new(
+            "12: mprotect of nothing",
+            [protect(0, 0, READ).works(), protect(0, 1, READ).fails(Errno::ENOMEM)],
+        ),
+        Case::new(
+            "13: mprotect up to a hole",
+            [
+                mapped(0, 3),
+                unmap(1, 1).works(),
+                protect(0, 3, READ).fails(Errno::ENOMEM),
+                write(0, A).faults(Fault::Denied),
+                write(2, A).works(),
+                protect(0, 2, READ_WRITE).fails(Errno::ENOMEM),
+                write(0, A).works(),
+            ],
+        ),
+        Case::new(
+            "14: mprotect cannot permit writes to what was opened for reading",
+            [
+                truncate(FIRST, PAGE).works(),
+                map(0, 1).of(Descriptor::FirstReadOnly).shared().with(READ).call().works(),
+                map(1, 1).of(Descriptor::FirstReadOnly).with(READ).call().works(),
+                protect(0, 1, READ_WRITE).fails(Errno::EACCES),
+                protect(1, 1, READ_WRITE).works(),
+                write(1, A).works(),
+                protect(0, 1, NONE).works(),
+                read(0).faults(Fault::Denied),
+            ],
+        ),
+        Case::new(
+            "15: what may not be accessed for a while keeps its contents",
+            [
+                mapped(0, 1),
+                write(0, A).works(),
+                protect(0, 1, NONE).works(),
+                read(0).faults(Fault::Denied),
+                execute(0).faults(Fault::Denied),
+                protect(0, 1, READ_WRITE).works(),
+                read(0).reads(A),
+            ],
+        ),
+        Case::new(
+            "what may be written may be read; what may be executed depends on the CPU",
+            [
+                mapped(0, 1),
+                write(0, A).works(),
+                protect(0, 1, Protection::WRITE).works(),
+                read(0).reads(A),
+                execute(0).faults(Fault::Denied),
+                protect(0, 1, Protection::EXECUTE).works(),
+                execute(0).works(),
+                write(0, B).faults(Fault::Denied),
+                execute_only,
+                protect(0, 1, Protection(0x10)).fails(Errno::EINVAL),
+            ],
+        ),
+    ]
+}
+
+fn mremap(rules: &Rules) -> Vec<Case> {
+    let fixed_alone = RemapFlags { may_move: false, ..MAY_MOVE };
+    let unknown = RemapFlags { unknown: true, ..MAY_MOVE };
+    let mut cases = vec![
+        Case::new(
+            "16: mremap to nothing, onto itself, to a fixed place without leave to move",
+            [
+                mapped(0, 4),
+                remap(0, 1, 0, MAY_MOVE, None).fails(Errno::EINVAL),
+                remap(0, 2, 2, MAY_MOVE, Some(1)).fails(Errno::EINVAL),
+                remap(0, 1, 1, fixed_alone, Some(8)).fails(Errno::EINVAL),
+                remap(0, 1, 1, unknown, Some(8)).fails(Errno::EINVAL),
+                Operation::Call(Call::Remap {
+                    at: At::window(0).plus(1),
+                    old: PAGE,
+                    new: PAGE,
+                    flags: MAY_MOVE,
+                    to: None,
+                    slot: 0,
+                })
+                .fails(Errno::EINVAL),
+            ],
+        ),
+        Case::new(
+            "17: mremap of a hole, and growth of two mappings at once",
+            [
+                remap(0, 1, 2, MAY_MOVE, None).fails(Errno::EFAULT),
+                mapped(0, 4),
+                protect(1, 1, READ).works(),
+                remap(0, 4, 8, MAY_MOVE, None).fails(Errno::EFAULT),
+                remap(0, 4, 4, MAY_MOVE, None).gives(Expected::Page(0)),
+            ],
+        ),
+        Case::new(
+            "18: growth in place, blocked and not",
+            [
+                mapped(0, 3),
+                write(0, A).works(),
+                resize(0, 1, 2).fails(Errno::ENOMEM),
+                unmap(1, 2).works(),
+                resize(0, 1, 3).gives(Expected::Page(0)),
+                read(0).reads(A),
+                read(2).reads(0),
+                resize(0, 3, 1).gives(Expected::Page(0)),
+                read(1).faults(Fault::Unmapped),
+            ],
+        ),
+        Case::new(
+            "a mapping that cannot grow in place moves, and takes its bytes along",
+            [
+                mapped(0, 3),
+                write(0, A).works(),
+                remap(0, 1, 2, MAY_MOVE, None).gives(Expected::OtherThan(0)),
+                read_at(At::slot(1, 0)).reads(A),
+                read_at(At::slot(1, 1)).reads(0),
+                read(0).faults(Fault::Unmapped),
+            ],
+        ),
+        Case::new(
+            "a move to a fixed place replaces what is there",
+            [
+                mapped(0, 4),
+                mapped(8, 4),
+                write(0, A).works(),
+                write(9, B).works(),
+                remap(0, 2, 2, MAY_MOVE, Some(9)).gives(Expected::Page(9)),
+                read(9).reads(A),
+                read(10).reads(0),
+                read(0).faults(Fault::Unmapped),
+                read(2).reads(0),
+            ],
+        ),
+        Case::new(
+            "19: an old length of 0 is a second mapping of what is shared",
+            [
+                map(0, 1).shared().call().works(),
+                mapped(2, 1),
+                write(0, A).works(),
+                remap(0, 0, 1, MAY_MOVE, None).gives(Expected::OtherThan(0)),
+                write(0, B).works(),
+                read_at(At::slot(1, 0)).reads(B),
+                remap(2, 0, 1, MAY_MOVE, None).fails(Errno::EINVAL),
+                resize(0, 0, 1).fails(Errno::ENOMEM),
+            ],
+        ),
+        Case::new(
+            "20: a source that stays is empty, and the length cannot change",
+            [
+                mapped(0, 2),
+                write(0, A).works(),
+                remap(0, 2, 1, KEEP, None).fails(Errno::EINVAL),
+                remap(0, 2, 4, KEEP, None).fails(Errno::EINVAL),
+                remap(0, 2, 2, KEEP, None).gives(Expected::OtherThan(0)),
+                read_at(At::slot(1, 0)).reads(A),
+                read(0).reads(0),
+                map(4, 1).shared().call().works(),
+                write(4, B).works(),
+                remap(4, 1, 1, KEEP, Some(6)).gives(Expected::Page(6)),
+                read(6).reads(B),
+                read(4).reads(B),
+            ],
+        ),
+        Case::new(
+            "21: shared memory that grew has nothing behind its end",
+            [
+                map(0, 1).shared().call().works(),
+                write(0, A).works(),
+                resize(0, 1, 3).gives(Expected::Page(0)),
+                read(0).reads(A),
+                read(2).faults(Fault::BeyondEnd),
+            ],
+        ),
+        Case::new(
+            "a stack can grow up",
+            [map(0, 1).stack().call().works(), resize(0, 1, 2).gives(Expected::Page(0)), write(1, A).works()],
+        ),
+    ];
+    let prepared = [
+        mapped(0, 4),
+        protect(2, 1, READ).works(),
+        write(0, A).works(),
+        unmap(1, 1).works(),
+        mapped(8, 8),
+        write(9, B).works(),
+    ];
+    cases.push(match rules.moves {
+        Moves::Several => Case::new(
+            "several mappings and holes move at once; the target stays under a hole",
+            prepared.into_iter().chain([
+                remap(0, 4, 4, MAY_MOVE, Some(8)).gives(Expected::Page(8)),
+                read(8).reads(A),
+                read(9).reads(B),
+                write(10, A).faults(Fault::Denied),
+                write(11, A).works(),
+                read(0).faults(Fault::Unmapped),
+                read(3).faults(Fault::Unmapped),
+            ]),
+        ),
+        Moves::OneMapping => Case::new(
+            "before Linux 6.17 several mappings do not move at once",
+            prepared
+                .into_iter()
+                .chain([remap(0, 4, 4, MAY_MOVE, Some(8)).fails(Errno::EFAULT), read(0).reads(A)]),
+        ),
+    });
+    cases.push(Case::new(
+        "a move that begins in a hole",
+        [
+            mapped(0, 4),
+            unmap(0, 1).works(),
+            mapped(8, 4),
+            write(8, B).works(),
+            remap(0, 4, 4, MAY_MOVE, Some(8)).fails(Errno::EFAULT),
+            read(8).reads(B),
+        ],
+    ));
+    cases
+}
+
+fn madvise(rules: &Rules) -> Vec<Case> {
+    let lock = Operation::Call(Call::Lock { at: At::window(4), length: PAGE });
+    let unaligned = At::window(0).plus(1);
+    let mut cases = vec![
+        Case::new(
+            "22: DONTNEED over a hole is done, and then an error",
+            [
+                mapped(0, 3),
+                write(0, A).works(),
+                write(2, B).works(),
+                unmap(1, 1).works(),
+                advise(0, 3, Advice::DontNeed).fails(Errno::ENOMEM),
+                read(0).reads(0),
+                read(2).reads(0),
+            ],
+        ),
+        Case::new(
+            "23: DONTNEED shows the file again, keeps what is shared, refuses what is locked",
+            [
+                truncate(FIRST, PAGE).works(),
+                write_file(FIRST, 0, A).works(),
+                map(0, 1).of(FIRST).call().works(),
+                write(0, B).works(),
+                advise(0, 1, Advice::DontNeed).works(),
+                read(0).reads(A),
+                map(2, 1).shared().call().works(),
+                write(2, A).works(),
+                advise(2, 1, Advice::DontNeed).works(),
+                read(2).reads(A),
+                mapped(4, 1),
+                write(4, A).works(),
+                lock.works(),
+                advise(4, 1, Advice::DontNeed).fails(Errno::EINVAL),
+                read(4).reads(A),
+                advise(4, 1, Advice::DontNeedLocked).works(),
+                read(4).reads(0),
+            ],
+        ),
+        Case::new(
+            "24: unknown advice, wrong ranges",
+            [
+                mapped(0, 1),
+                advise(0, 1, Advice::Unknown).fails(Errno::EINVAL),
+                advise(0, 0, Advice::Unknown).fails(Errno::EINVAL),
+                advise(0, 0, Advice::DontNeed).works(),
+                Operation::Call(Call::Advise { at: unaligned, length: PAGE, advice: Advice::DontNeed })
+                    .fails(Errno::EINVAL),
+                Operation::Call(Call::Advise {
+                    at: At::window(0),
+                    length: u64::MAX,
+                    advice: Advice::DontNeed,
+                })
+                .fails(Errno::EINVAL),
+            ],
+        ),
+        Case::new(
+            "25: advice for the wrong kind of memory",
+            [
+                mapped(0, 1),
+                map(1, 1).shared().call().works(),
+                write(1, A).works(),
+                advise(0, 1, Advice::Remove).fails(Errno::EINVAL),
+                advise(1, 1, Advice::Free).fails(Errno::EINVAL),
+                advise(1, 1, Advice::WipeOnFork).fails(Errno::EINVAL),
+                advise(1, 1, Advice::Remove).works(),
+                read(1).reads(0),
+                advise(0, 1, Advice::Free).works(),
+            ],
+        ),
+        Case::new(
+            "26: what a child does not inherit, or inherits empty",
+            [
+                mapped(0, 3),
+                write(0, A).works(),
+                write(1, A).works(),
+                write(2, A).works(),
+                advise(1, 1, Advice::DontFork).works(),
+                advise(2, 1, Advice::WipeOnFork).works(),
+                fork(1),
+                read(0).reads(A).by(1),
+                read(1).faults(Fault::Unmapped).by(1),
+                read(2).reads(0).by(1),
+                read(1).reads(A),
+                read(2).reads(A),
+            ],
+        ),
+        Case::new(
+            "populating needs the permission",
+            [
+                map(0, 1).with(READ).call().works(),
+                map(1, 1).with(NONE).call().works(),
+                advise(0, 1, Advice::PopulateWrite).fails(Errno::EINVAL),
+                advise(0, 1, Advice::PopulateRead).works(),
+                advise(1, 1, Advice::PopulateRead).fails(Errno::EINVAL),
+                advise(2, 1, Advice::PopulateRead).fails(Errno::ENOMEM),
+                map(3, 1).of(FIRST).call().works(),
+                advise(3, 1, Advice::PopulateRead).fails(Errno::EFAULT),
+            ],
+        ),
+    ];
+    let guards = [mapped(0, 2), write(0, A).works(), write(1, B).works()];
+    cases.push(if rules.guards == Guards::Unknown {
+        Case::new(
+            "27: before Linux 6.13 there are no guards",
+            guards
+                .into_iter()
+                .chain([advise(0, 1, Advice::GuardInstall).fails(Errno::EINVAL), read(0).reads(A)]),
+        )
+    } else {
+        Case::new(
+            "27: a guard takes the contents away, and outlives DONTNEED",
+            guards.into_iter().chain([
+                advise(0, 1, Advice::GuardInstall).works(),
+                read(0).faults(Fault::Unmapped),
+                read(1).reads(B),
+                advise(0, 2, Advice::DontNeed).works(),
+                read(0).faults(Fault::Unmapped),
+                read(1).reads(0),
+                advise(0, 2, Advice::GuardRemove).works(),
+                read(0).reads(0),
+            ]),
+        )
+    });
+    cases
+}
+
+fn brk_and_stacks() -> Vec<Case> {
+    let heap = |page: u32| map(0, 1).placed(Placement::Fixed(At::heap(page))).call();
+    let to = |to: Break| Operation::Call(Call::Break(to));
+    vec![
+        Case::new(
+            "28: a break below the start, into a mapping, beyond all limits",
+            [
+                brk(2 * PAGE).gives(Expected::Number(2 * PAGE)),
+                to(Break::Below).gives(Expected::Number(2 * PAGE)),
+                to(Break::TooHigh).gives(Expected::Number(2 * PAGE)),
+                heap(4).works(),
+                brk(16 * PAGE).gives(Expected::Number(2 * PAGE)),
+                brk(4 * PAGE).gives(Expected::Number(2 * PAGE)),
+                brk(3 * PAGE).gives(Expected::Number(3 * PAGE)),
+            ],
+        ),
+        Case::new(
+            "29: the break need not be aligned; what comes back is zeros",
+            [
+                brk(3 * PAGE + 5).gives(Expected::Number(3 * PAGE + 5)),
+                write_at(At::heap(0), A).works(),
+                write_at(At::heap(3), A).works(),
+                brk(0).gives(Expected::Number(0)),
+                read_at(At::heap(0)).faults(Fault::Unmapped),
+                brk(3 * PAGE).gives(Expected::Number(3 * PAGE)),
+                read_at(At::heap(0)).reads(0),
+                read_at(At::heap(3)).faults(Fault::Unmapped),
+            ],
+        ),
+        Case::new(
+            "30: a stack grows up to its gap, and past an inaccessible neighbour",
+            [
+                map(700, 1).stack().call().works(),
+                mapped(700 - 260, 1),
+                write(699, A).works(),
+                // 256 pages lie between the neighbour and page 697, and 255 below page 696.
+                write(697, A).works(),
+                write(696, A).faults(Fault::Unmapped),
+            ],
+        ),
+        Case::new(
+            "30: a stack does not grow into its gap",
+            [
+                map(700, 1).stack().call().works(),
+                mapped(700 - 256, 1),
+                write(699, A).faults(Fault::Unmapped),
+                protect(700 - 256, 1, NONE).works(),
+                write(699, A).works(),
+                map(698, 1).with(NONE).call().works(),
+                write(699, B).works(),
+                read(697).faults(Fault::Unmapped),
+            ],
+        ),
+        Case::new(
+            "a stack has a limit",
+            [
+                map(900, 1).stack().call().works(),
+                write(900 - 100, A).works(),
+                write(900 - 128, A).faults(Fault::Unmapped),
+                write(900 - 127, A).works(),
+            ],
+        ),
+    ]
+}
+
+fn looks() -> Vec<Case> {
+    let sync = |page: u32, pages: u64, flags: SyncFlags| {
+        Operation::Call(Call::Sync { at: At::window(page), length: pages * PAGE, flags })
+    };
+    let synchronous = SyncFlags { synchronous: true, ..SyncFlags::default() };
+    let both = SyncFlags { asynchronous: true, ..synchronous };
+    let resident = |page: u32, pages: u64, vector: Vector| {
+        Operation::Call(Call::Resident { at: At::window(page), length: pages * PAGE, vector })
+    };
+    let lock =
+        |page: u32, pages: u64| Operation::Call(Call::Lock { at: At::window(page), length: pages * PAGE });
+    let unaligned = At::window(0).plus(1);
+    vec![
+        Case::new(
+            "31: msync of wrong flags, of a hole, of an unaligned range",
+            [
+                mapped(0, 3),
+                unmap(1, 1).works(),
+                sync(0, 1, both).fails(Errno::EINVAL),
+                sync(0, 3, synchronous).fails(Errno::ENOMEM),
+                sync(0, 1, synchronous).works(),
+                sync(0, 0, synchronous).works(),
+                Operation::Call(Call::Sync { at: unaligned, length: PAGE, flags: synchronous })
+                    .fails(Errno::EINVAL),
+            ],
+        ),
+        Case::new(
+            "32: mincore of a hole, into memory that is not there",
+            [
+                mapped(0, 2),
+                resident(0, 2, Vector::Good).works(),
+                resident(0, 2, Vector::Bad).fails(Errno::EFAULT),
+                resident(1, 2, Vector::Good).fails(Errno::ENOMEM),
+                Operation::Call(Call::Resident { at: unaligned, length: PAGE, vector: Vector::Good })
+                    .fails(Errno::EINVAL),
+            ],
+        ),
+        Case::new(
+            "mlock of a hole locks what comes before; of an unaligned range it takes whole pages",
+            [
+                mapped(0, 3),
+                unmap(1, 1).works(),
+                lock(1, 1).fails(Errno::ENOMEM),
+                lock(0, 3).fails(Errno::ENOMEM),
+                advise(0, 1, Advice::DontNeed).fails(Errno::EINVAL),
+                advise(2, 1, Advice::DontNeed).works(),
+                Operation::Call(Call::Lock { at: At::window(2).plus(1), length: 1 }).works(),
+                advise(2, 1, Advice::DontNeed).fails(Errno::EINVAL),
+                fork(1),
+                advise(2, 1, Advice::DontNeed).works().by(1),
+            ],
+        ),
+        Case::new(
+            "a fork copies private memory and shares the rest",
+            [
+                mapped(0, 1),
+                map(1, 1).shared().call().works(),
+                write(0, A).works(),
+                write(1, A).works(),
+                fork(1),
+                write(0, B).works().by(1),
+                write(1, B).works().by(1),
+                read(0).reads(A),
+                read(1).reads(B),
+                write_sample(0, 1, B).works(),
+                read_sample(0, 1).reads(0).by(1),
+            ],
+        ),
+        Case::new(
+            "an access knows its byte",
+            [
+                mapped(0, 1),
+                Operation::Touch { at: At::window(0), sample: Sample(7), access: Access::Write(A) }.works(),
+                read_sample(0, 7).reads(A),
+                read_sample(1, 0).faults(Fault::Unmapped),
+            ],
+        ),
+    ]
+}
