@@ -1,4 +1,66 @@
 //! Compares virtual memory with a plain model and with the host's Linux, call by call.
+//!
+//! A [`Log`](log::Log) is a sequence of operations: calls of the mmap family, accesses of single
+//! bytes, forks, and inspections of everything that is mapped. A [`System`](system::System) runs a log and
+//! answers each operation: results, error numbers, bytes, signals, the list of mappings. The
+//! [`Model`](model::Model) says which answers are right. [`compare`](compare::compare) finds the first one
+//! that is not.
+//!
+//! - [`campaign`] runs random logs, and makes a log that shows a difference small. The log is printed, and
+//!   `cargo run -p topomem-posix -- --replay FILE` runs it again.
+//! - [`cases`] are short logs whose answers are known: corner cases, and errors that other systems had.
+//! - [`Mutation`](model::Mutation)s are deliberate errors of the model. A test proves that the comparison sees
+//!   each of them.
+//! - [`coverage`] counts what was reached. The test of random logs fails if something was hardly tried.
+//!
+//! `cargo run --release -p topomem-posix -- --seed 1 --seconds 600` runs as many random logs as fit into the
+//! time. The tests take the number of logs from `TOPOMEM_POSIX_LOGS` and the first seed from
+//! `TOPOMEM_POSIX_SEED`.
+//!
+//! # A further system
+//!
+//! It implements [`Process`](system::Process) (a call, an access, a page's bytes, a list of mappings) and
+//! [`System`](system::System), whose `run` passes each step to [`execute`](system::execute) and does
+//! forks and exits itself.
+//!
+//! # What is normalised
+//!
+//! - **Addresses.** A log names pages of a window, pages above the heap's start, and slots. A slot holds the
+//!   address that a system chose. The model accepts any aligned and free address.
+//! - **Lists of mappings.** Neighbours that a program cannot tell apart are joined on both sides. Whether a
+//!   system joins them shows in one answer alone: `mremap` must not grow two mappings. Where both
+//!   answers are right, the model takes the system's.
+//! - **Contents.** Operations write at eight offsets of a page ([`OFFSETS`](operation::OFFSETS)); each
+//!   inspection checks that all other bytes are zero.
+//! - **Growth in place** of a mapping outside of the window and the heap: there others may have mapped
+//!   something behind it, so that both answers are right.
+//! - **`mincore`**: residence is not compared.
+//! - **Huge pages** are switched off for the processes of a log.
+//! - **Stacks** may have 128 pages ([`STACK_PAGES`](model::STACK_PAGES)).
+//! - **Linux's version**, configuration and CPU: [`Rules`](rules::Rules) say what is expected of each.
+//!
+//! # Where several answers are right
+//!
+//! - After `MADV_FREE`, a page holds its bytes or zeros until it is written.
+//! - Bytes that a mapping wrote behind the end of a file, in its last page, appear or not when the file
+//!   grows over them.
+//! - A hint may be passed over while the process has a stack, which keeps a gap.
+//! - A fetch from a page that may be accessed and not executed is a fault of the mapping, or that of
+//!   the page: a guard, or beyond the end. Linux on x86 looks at the page first.
+//!
+//! # What Linux does that POSIX does not ask for
+//!
+//! The model expects these as well:
+//!
+//! - A private mapping of a file shows later writes to the file until the page is copied. `MAP_POPULATE`,
+//!   `mlock` and `MADV_POPULATE_WRITE` copy the pages of a private mapping that may be written.
+//! - A file that shrinks takes private copies beyond its end away.
+//! - What may be written may be read (x86). What may be executed alone cannot be read if the CPU has protection
+//!   keys.
+//! - A stack grows past an inaccessible neighbour, and stays 256 pages away from any other.
+//! - The heap stays a page away from the mapping above it, and 256 pages from a stack.
+//! - `MREMAP_DONTUNMAP` takes shared mappings, and an old length of 0 without leave to move is
+//!   `ENOMEM`; the man page says otherwise.
 
 pub mod answer;
 mod at;

@@ -22,6 +22,15 @@ pub enum Moves {
     Several,
 }
 
+/// What `mremap` looks at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RemapChecks {
+    /// Whether the source is mapped (Linux before 6.15).
+    SourceFirst,
+    /// Whether the arguments can be right.
+    ArgumentsFirst,
+}
+
 /// Whether something is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
@@ -38,6 +47,8 @@ pub struct Rules {
     pub guards: Guards,
     /// Moves by `mremap`.
     pub moves: Moves,
+    /// Errors of `mremap`.
+    pub remap_checks: RemapChecks,
     /// `MADV_HUGEPAGE` and `MADV_NOHUGEPAGE`.
     pub huge_advice: Support,
     /// Mappings that can be executed and not read.
@@ -49,11 +60,15 @@ impl Rules {
     pub const LINUX_6_18: Rules = Rules {
         guards: Guards::All,
         moves: Moves::Several,
+        remap_checks: RemapChecks::ArgumentsFirst,
         huge_advice: Support::Present,
         execute_only: Support::Present,
     };
 
-    /// Returns the rules of a version of Linux, apart from those that depend on its configuration or its
+    /// The oldest Linux whose rules are known.
+    pub const OLDEST_LINUX: (u32, u32) = (6, 8);
+
+    /// Returns the rules of a version of Linux, [`Rules::OLDEST_LINUX`] or later, apart from those that depend on its configuration or its
     /// CPU, which are as for [`Rules::LINUX_6_18`].
     pub fn of_linux(version: (u32, u32)) -> Rules {
         let guards = match version {
@@ -62,6 +77,8 @@ impl Rules {
             _ => Guards::Unknown,
         };
         let moves = if version >= (6, 17) { Moves::Several } else { Moves::OneMapping };
-        Rules { guards, moves, ..Rules::LINUX_6_18 }
+        let remap_checks =
+            if version >= (6, 15) { RemapChecks::ArgumentsFirst } else { RemapChecks::SourceFirst };
+        Rules { guards, moves, remap_checks, ..Rules::LINUX_6_18 }
     }
 }

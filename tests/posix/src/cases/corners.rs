@@ -546,6 +546,10 @@ fn madvise(rules: &Rules) -> Vec<Case> {
             guards.into_iter().chain([
                 advise(0, 1, Advice::GuardInstall).works(),
                 read(0).faults(Fault::Unmapped),
+                advise(0, 1, Advice::GuardRemove).works(),
+                read(0).reads(0),
+                write(0, A).works(),
+                advise(0, 1, Advice::GuardInstall).works(),
                 read(1).reads(B),
                 advise(0, 2, Advice::DontNeed).works(),
                 read(0).faults(Fault::Unmapped),

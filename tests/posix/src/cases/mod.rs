@@ -74,12 +74,13 @@ impl Case {
     /// # Errors
     ///
     /// [`Wrong`] at the first step that has another answer than expected.
-    pub fn check(&self, system: &mut dyn System) -> Result<(), Wrong> {
-        let trace = system.run(&self.log.closed()).map_err(|broken| Wrong::Broken(self.name, broken))?;
+    pub fn check(&self, system: &mut dyn System) -> Result<(), Box<Wrong>> {
+        let trace =
+            system.run(&self.log.closed()).map_err(|broken| Box::new(Wrong::Broken(self.name, broken)))?;
         for (index, (&step, &expected)) in self.log.steps.iter().zip(&self.expected).enumerate() {
             let seen = trace.answers.iter().find(|(step, _)| *step == index).map(|(_, answer)| *answer);
             if !seen.is_some_and(|answer| expected.allows(answer, trace.layout)) {
-                return Err(Wrong::Answer { case: self.name, step, expected, seen });
+                return Err(Box::new(Wrong::Answer { case: self.name, step, expected, seen }));
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ use crate::log::{Log, Step};
 use crate::model::STACK_PAGES;
 use crate::operation::{Operation, PAGE, ProcessId};
 use crate::rules::{Rules, Support};
-use crate::slots::Layout;
+use crate::slots::{Layout, WINDOW_PAGES};
 use crate::system::{Broken, System, Trace, execute};
 use files::Files;
 use process::LinuxProcess;
@@ -27,6 +27,8 @@ use shared::{Mapping, Shared};
 const WINDOW: u64 = 0x1000_0000_0000;
 /// After this time a run is ended.
 const SECONDS: u32 = 20;
+/// What a log may lock, in bytes: its window and its heap.
+const LOCKED: u64 = 2 * WINDOW_PAGES * PAGE;
 /// The status of a process that could not fork.
 const NO_FORK: i32 = 98;
 
@@ -42,12 +44,21 @@ impl Linux {
     ///
     /// # Errors
     ///
-    /// If `/proc` does not tell.
+    /// If `/proc` does not tell, the version is older than [`Rules::OLDEST_LINUX`], or the process may not
+    /// lock as much memory as a log does.
     pub fn of_host() -> io::Result<Linux> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
         let mut numbers =
             release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version < Rules::OLDEST_LINUX {
+            return Err(io::Error::other(format!("Linux {release} is too old to compare with")));
+        }
+        // SAFETY: plain system calls about this process.
+        let may_lock = unsafe { libc::geteuid() == 0 || limit(libc::RLIMIT_MEMLOCK).rlim_max >= LOCKED };
+        if !may_lock {
+            return Err(io::Error::other(format!("the limit of locked memory is less than {LOCKED} bytes")));
+        }
         let support = |is_there: bool| if is_there { Support::Present } else { Support::Absent };
         let cpu = fs::read_to_string("/proc/cpuinfo")?;
         let rules = Rules {
@@ -106,10 +117,10 @@ fn prepare(layout: Layout) {
         libc::alarm(SECONDS);
         // Huge pages would make more memory resident than the log touches.
         libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        libc::getrlimit(libc::RLIMIT_STACK, &mut limit);
-        limit.rlim_cur = STACK_PAGES * PAGE;
-        libc::setrlimit(libc::RLIMIT_STACK, &limit);
+        let stack = libc::rlimit { rlim_cur: STACK_PAGES * PAGE, ..limit(libc::RLIMIT_STACK) };
+        libc::setrlimit(libc::RLIMIT_STACK, &stack);
+        let locked = limit(libc::RLIMIT_MEMLOCK);
+        libc::setrlimit(libc::RLIMIT_MEMLOCK, &libc::rlimit { rlim_cur: locked.rlim_max, ..locked });
         let core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         libc::setrlimit(libc::RLIMIT_CORE, &core);
         // The heap below the log's own part is taken away again, so that nothing joins with it.
@@ -119,6 +130,13 @@ fn prepare(layout: Layout) {
         libc::munmap(start as *mut libc::c_void, (layout.heap - start) as usize);
     }
     probe::install();
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> libc::rlimit {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes the limits of this process to the own variable.
+    unsafe { libc::getrlimit(resource, &mut limit) };
+    limit
 }
 
 /// Does the steps of process 0, and in the processes that are forked the steps of these.

@@ -76,8 +76,9 @@ impl Shared {
         if index < ROOM {
             // SAFETY: the index is inside, and nobody else writes there during this turn.
             unsafe {
-                self.answers.get().cast::<MaybeUninit<_>>().add(index).write(MaybeUninit::new((step, answer)))
-            };
+                let answers = self.answers.get().cast::<MaybeUninit<_>>();
+                answers.add(index).write(MaybeUninit::new((step, answer)));
+            }
             self.filled.store(index + 1, Ordering::Relaxed);
         }
     }

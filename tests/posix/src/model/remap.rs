@@ -7,7 +7,7 @@ use super::space::{Backing, Page};
 use super::{Model, Mutation};
 use crate::answer::Errno;
 use crate::operation::{PAGE, RemapFlags};
-use crate::rules::Moves;
+use crate::rules::{Moves, RemapChecks};
 use crate::slots::TOP;
 
 impl Model {
@@ -25,14 +25,28 @@ impl Model {
         }
         let old = old.checked_next_multiple_of(PAGE).unwrap_or(0);
         let new = new.checked_next_multiple_of(PAGE).unwrap_or(0);
-        if new == 0 || new > TOP {
+        if new == 0
+            || flags.keep_source && old != new
+            || (to.is_some() || flags.keep_source) && !flags.may_move
+        {
+            return Err(Errno::EINVAL);
+        }
+        if self.rules.remap_checks == RemapChecks::SourceFirst {
+            if !self.space().pages.contains_key(&(at / PAGE)) {
+                return Err(Errno::EFAULT);
+            }
+            if new > TOP && to.is_none() {
+                // Which error comes first depends on how much memory the host has.
+                return Err(seen.and_then(Result::err).unwrap_or(Errno::ENOMEM));
+            }
+        }
+        if new > TOP {
             return Err(Errno::EINVAL);
         }
         if to.is_some() || flags.keep_source {
             let target = to.unwrap_or(0);
             let overlaps = target < at.saturating_add(old) && at < target.saturating_add(new);
-            let is_wrong = target > TOP - new || !target.is_multiple_of(PAGE) || overlaps;
-            if is_wrong || !flags.may_move || flags.keep_source && old != new {
+            if target > TOP - new || !target.is_multiple_of(PAGE) || overlaps {
                 return Err(Errno::EINVAL);
             }
         }
