@@ -379,3 +379,86 @@ fn the_program_break_moves() {
         finish(sim, service, pin, space, before);
     });
 }
+
+/// The regions, each as its first page, the page after it, its access and how many pages are mapped.
+fn listed(space: &Space, pin: &CpuPin) -> Vec<(u64, u64, Access, u64)> {
+    let mut regions = Vec::new();
+    space.for_each_region(pin, |range| {
+        let [start, end] = [range.start(), range.end()].map(|address| address.as_u64() >> 12);
+        regions.push((start, end, range.region().access(), range.resident_pages()));
+    });
+    regions
+}
+
+#[test]
+fn neighbours_that_are_alike_are_one_region() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        activate(&space, pin);
+        assert_eq!(listed(&space, pin), []);
+        let map = |page: u64, count: u64| {
+            let request = MapRequest::anonymous(count << 12).placed(Placement::FixedNoReplace(at(page)));
+            space.mmap(pin, &request).unwrap();
+        };
+        map(500, 20);
+        map(520, 1000);
+        assert_eq!(listed(&space, pin), [(500, 1520, Access::WRITE, 0)]);
+        for page in [500, 511, 512, 1519] {
+            touch(sim, pin, &space, page, Some(page)).unwrap();
+        }
+        space.mprotect(pin, at(511), 2 << 12, Access::READ).unwrap().wait(pin);
+        let (read, write) = (Access::READ, Access::WRITE);
+        let expected = [(500, 511, write, 1), (511, 513, read, 2), (513, 1520, write, 1)];
+        assert_eq!(listed(&space, pin), expected);
+        assert_eq!(space.next_region(pin, at(600)).unwrap().length(), (1520 - 600) << 12);
+        space.mprotect(pin, at(511), 2 << 12, write).unwrap().wait(pin);
+        assert_eq!(listed(&space, pin), [(500, 1520, write, 4)]);
+        space.munmap(pin, at(600), 5 << 12).unwrap().wait(pin);
+        map(1 << 28, 1 << 30);
+        let expected =
+            [(500, 600, write, 3), (605, 1520, write, 1), (1 << 28, (1 << 28) + (1 << 30), write, 0)];
+        assert_eq!(listed(&space, pin), expected);
+        for page in [500, 511, 512, 1519] {
+            assert_eq!(touch(sim, pin, &space, page, None), Ok(page));
+        }
+    });
+}
+
+#[test]
+fn stacks_grow_to_their_limit_and_not_to_their_neighbour() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        activate(&space, pin);
+        let map = |page: u64, count: u64, kind, access| {
+            let request = MapRequest::anonymous(count << 12).access(access).kind(kind);
+            space.mmap(pin, &request.placed(Placement::FixedNoReplace(at(page)))).unwrap();
+        };
+        map(10_000, 2, Kind::Stack, Access::WRITE);
+        space.set_stack_limit(1000 << 12);
+        let touch = |page| touch(sim, pin, &space, page, Some(page));
+        assert_eq!(touch(9_999), Ok(9_999));
+        assert_eq!(touch(9_500), Ok(9_500));
+        assert_eq!(listed(&space, pin), [(9_500, 10_002, Access::WRITE, 2)]);
+        assert_eq!(touch(9_001), Err(FaultError::NotMapped), "1001 pages");
+        assert_eq!(touch(9_002), Ok(9_002));
+        assert_eq!(touch(9_001), Err(FaultError::NotMapped));
+        // A neighbour within 256 pages, which permits accesses or not.
+        map(20_000, 1, Kind::Stack, Access::WRITE);
+        map(19_700, 1, Kind::Anonymous, Access::READ);
+        assert_eq!(touch(19_956), Err(FaultError::NotMapped));
+        assert_eq!(touch(19_957), Ok(19_957));
+        map(30_000, 1, Kind::Stack, Access::WRITE);
+        map(29_998, 1, Kind::Anonymous, Access::NONE);
+        assert_eq!(touch(29_999), Ok(29_999));
+        assert_eq!(touch(29_997), Err(FaultError::NotMapped), "another region is in between");
+        // Above what is no stack nothing grows.
+        map(40_000, 1, Kind::Heap, Access::WRITE);
+        assert_eq!(touch(39_999), Err(FaultError::NotMapped));
+        // Nor does a stack without room below.
+        map(600, 1, Kind::Stack, Access::WRITE);
+        assert_eq!(touch(1), Ok(1));
+        assert_eq!(touch(0), Err(FaultError::NotMapped));
+    });
+}

@@ -19,7 +19,7 @@ use crate::page_table::{
     Answer, Changed, Found, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, RelocateError,
     Reserve, Rewrite, RewriteError, Rewritten,
 };
-use crate::region::{ProgramBreak, SpaceLayout};
+use crate::region::{DEFAULT_STACK_LIMIT, ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
@@ -59,6 +59,8 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub per_cpu: &'static [CachePadded<CpuShare>],
     /// Where regions that may be anywhere are placed.
     pub layout: SpaceLayout,
+    /// How many pages a stack has at most.
+    pub stack_limit: AtomicU64,
     /// The end of the program's heap.
     pub program_break: ProgramBreak,
     /// Its handle is gone: it is freed once no CPU has it active.
@@ -121,6 +123,7 @@ impl<P: Machine> SpaceCore<P> {
             retired: SpinLock::new(RetireList::new()),
             per_cpu,
             layout,
+            stack_limit: AtomicU64::new(DEFAULT_STACK_LIMIT),
             program_break: ProgramBreak::none(),
             abandoned: AtomicBool::new(false),
             dismantled: AtomicBool::new(false),

@@ -25,6 +25,7 @@ mod rewrite;
 mod single;
 mod table;
 mod vacancy;
+mod visit;
 mod walk;
 mod x64;
 

@@ -202,6 +202,7 @@ impl<P: Machine> AddressSpace<P> {
                 Err(RewriteError::Tables(error)) => return Err(FaultError::OutOfFrames(error)),
             };
             match refusal {
+                Refusal::Error(FaultError::NotMapped) if self.grow_stack(pin, page) => {}
                 Refusal::Error(error) => return Err(error),
                 Refusal::NeedsZeros => spare.fill(Zeroed::Yes)?,
                 Refusal::NeedsFrame => spare.fill(Zeroed::No)?,

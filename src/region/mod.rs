@@ -17,9 +17,11 @@ mod fault;
 mod gap;
 mod heap;
 mod layout;
+mod list;
 mod mmap;
 mod protect;
 mod request;
+mod stack;
 
 pub use advise::Advice;
 pub use attributes::{Kind, Region};
@@ -27,4 +29,6 @@ pub use error::{MadviseError, MmapError, MprotectError, MunmapError};
 pub use fault::{FaultAccess, FaultError, PageFault, Resolved};
 pub(crate) use heap::ProgramBreak;
 pub use layout::SpaceLayout;
+pub use list::RegionRange;
 pub use request::{MapRequest, Placement, Populate};
+pub(crate) use stack::DEFAULT_STACK_LIMIT;

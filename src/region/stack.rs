@@ -1,0 +1,110 @@
+//! Stacks that grow downwards.
+
+use core::ops::ControlFlow;
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::Ordering;
+
+use super::attributes::{Kind, Region};
+use crate::Machine;
+use crate::address_space::AddressSpace;
+use crate::page_table::{Access, Found, Pages};
+
+/// How many pages below a stack no region that permits an access may come to lie by its growth: those of
+/// Linux, 1 MiB.
+const GUARD_GAP: u64 = 256;
+
+/// How many pages a stack has at most unless [`AddressSpace::set_stack_limit`] says otherwise: 8 MiB.
+pub(crate) const DEFAULT_STACK_LIMIT: u64 = 2048;
+
+/// What lies above a page.
+enum Above {
+    /// Nothing, as far as was looked.
+    Nothing,
+    /// The page, of a stack, and how many pages the stack has from there on.
+    Stack { first: u64, pages: u64, region: Region },
+    /// Another region.
+    Other,
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Sets how many bytes a stack has at most, rounded down to pages. A stack that is longer by now does
+    /// not grow.
+    pub fn set_stack_limit(&self, bytes: u64) {
+        // Relaxed: a number.
+        self.core().stack_limit.store(bytes >> 12, Ordering::Relaxed);
+    }
+
+    /// Lets the stack above `page`, which belongs to no region, grow down to it. Says whether `page`
+    /// belongs to a region now.
+    ///
+    /// It does not grow beyond its limit, nor to within a guard gap above a region that permits an access.
+    pub(super) fn grow_stack(&self, pin: &CpuPin, page: u64) -> bool {
+        let limit = self.core().stack_limit.load(Ordering::Relaxed);
+        let Above::Stack { first, pages, region } = self.above(pin, page, limit) else {
+            return false;
+        };
+        if pages + (first - page) > limit || !self.has_gap_below(pin, page) {
+            return false;
+        }
+        self.take_vacant(pin, Pages { first: page, last: first - 1 }, region).is_ok()
+    }
+
+    /// Looks for a stack in `limit` pages above `page`.
+    fn above(&self, pin: &CpuPin, page: u64, limit: u64) -> Above {
+        let core = self.core();
+        let last = page.saturating_add(limit).min(core.bounds.last);
+        let mut above = Above::Nothing;
+        if page >= last {
+            return above;
+        }
+        let visit = |part: Pages, found| {
+            let of = match found {
+                Found::Vacant => None,
+                Found::Mapped(_, None) => Some(None),
+                Found::Reserved(region) | Found::Mapped(_, Some(region)) => Some(Some(Region::of(region))),
+            };
+            match (&mut above, of) {
+                (Above::Nothing, None) => ControlFlow::Continue(()),
+                (Above::Nothing, Some(Some(region))) if region.kind() == Kind::Stack => {
+                    above = Above::Stack { first: part.first, pages: part.count(), region };
+                    ControlFlow::Continue(())
+                }
+                (Above::Nothing, _) => {
+                    above = Above::Other;
+                    ControlFlow::Break(())
+                }
+                (Above::Stack { pages, .. }, Some(Some(region))) if region.kind() == Kind::Stack => {
+                    *pages += part.count();
+                    ControlFlow::Continue(())
+                }
+                _ => ControlFlow::Break(()),
+            }
+        };
+        let pages = Pages { first: page + 1, last };
+        core.table.visit(core.service.frames(), core.service.walks(), pin, pages, visit);
+        above
+    }
+
+    /// Does no page of the guard gap below `page` permit an access?
+    fn has_gap_below(&self, pin: &CpuPin, page: u64) -> bool {
+        let core = self.core();
+        let first = page.saturating_sub(GUARD_GAP).max(core.bounds.first);
+        if first >= page {
+            return true;
+        }
+        let mut free = true;
+        let visit = |_, found| {
+            let access = match found {
+                Found::Vacant => Access::NONE,
+                Found::Mapped(leaf, None) => leaf.protection.access(),
+                Found::Reserved(region) | Found::Mapped(_, Some(region)) => Region::of(region).access(),
+            };
+            free = !access.reads();
+            if free { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let pages = Pages { first, last: page - 1 };
+        core.table.visit(core.service.frames(), core.service.walks(), pin, pages, visit);
+        free
+    }
+}
