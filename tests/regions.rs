@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use topomem::region::{
-    Advice, FaultAccess, FaultError, Kind, MadviseError, MapRequest, MmapError, MprotectError, MunmapError,
-    PageFault, Placement, Populate, Resolved,
+    Advice, FaultAccess, FaultError, Kind, MadviseError, MapRequest, MmapError, MprotectError, MremapError,
+    MunmapError, PageFault, Placement, Populate, Relocation, Resolved,
 };
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{Access, AddressSpace, CpuId, CpuPin, Tended, VirtAddr};
@@ -76,6 +76,7 @@ enum Step {
     Unmap { start: u64, count: u64 },
     Protect { start: u64, count: u64, access: Access },
     Advise { start: u64, count: u64, advice: Advice },
+    Move { start: u64, old: u64, new: u64, to: u64 },
     Read { page: u64 },
     Write { page: u64, value: u64 },
 }
@@ -119,6 +120,11 @@ fn step() -> impl Strategy<Value = Step> {
         2 => range().prop_map(|(start, count)| Step::Unmap { start, count }),
         2 => (range(), access()).prop_map(|((start, count), access)| Step::Protect { start, count, access }),
         1 => (range(), advice).prop_map(|((start, count), advice)| Step::Advise { start, count, advice }),
+        2 => (range(), 1..20u64, 0..COUNT).prop_map(|((start, old), new, to)| {
+            // Longer by a few pages, or shorter.
+            let new = if new < 10 { old + new } else { old.saturating_sub(new - 10).max(1) };
+            Step::Move { start, old, new, to: to.min(COUNT - new.min(COUNT)) }
+        }),
         3 => (0..COUNT).prop_map(|page| Step::Read { page }),
         6 => (0..COUNT, 1..u64::MAX).prop_map(|(page, value)| Step::Write { page, value }),
     ]
@@ -131,6 +137,34 @@ fn expected(model: &Model, page: u64, write: Option<u64>) -> Result<u64, FaultEr
     let page = model.get(&page).ok_or(FaultError::NotMapped)?;
     let permitted = if write.is_some() { page.access.writes() } else { page.access.reads() };
     if permitted && !page.guard { Ok(write.unwrap_or(page.value)) } else { Err(FaultError::Denied) }
+}
+
+/// Moves `old` pages from `start` on to `to`, where there are to be `new` pages.
+fn move_pages(pin: &CpuPin, space: &Space, model: &mut Model, [start, old, new, to]: [u64; 4]) {
+    if to + new > COUNT {
+        return;
+    }
+    let [start, to] = [start, to].map(|page| FIRST + page);
+    let moved = old.min(new);
+    let alike = |page: &Page, other: &Page| page.access == other.access && page.guard == other.guard;
+    let first = model.get(&start).copied();
+    let whole = |first: Page| {
+        (start..start + moved).all(|page| model.get(&page).is_some_and(|page| alike(page, &first)))
+    };
+    let outcome = space.mremap(pin, at(start), old << 12, new << 12, Relocation::Fixed(at(to)));
+    if start < to + new && to < start + old {
+        return assert_eq!(outcome, Err(MremapError::Overlap));
+    }
+    let Some(first) = first.filter(|&first| whole(first)) else {
+        return assert!(matches!(outcome, Err(MremapError::NoRegion(_))), "{outcome:?}");
+    };
+    assert_eq!(outcome, Ok(at(to)));
+    model.retain(|page, _| !(to..to + new).contains(page));
+    for page in 0..new {
+        let contents = if page < moved { model[&(start + page)] } else { Page { value: 0, ..first } };
+        model.insert(to + page, contents);
+    }
+    model.retain(|page, _| !(start..start + old).contains(page));
 }
 
 fn apply(sim: &'static Sim, pin: &CpuPin, space: &Space, model: &mut Model, step: &Step) {
@@ -188,6 +222,7 @@ fn apply(sim: &'static Sim, pin: &CpuPin, space: &Space, model: &mut Model, step
                 }
             }
         }
+        Step::Move { start, old, new, to } => move_pages(pin, space, model, [start, old, new, to]),
         Step::Read { page } => {
             let page = FIRST + page;
             assert_eq!(touch(sim, pin, space, page, None), expected(model, page, None), "reading {page:#x}");
@@ -460,5 +495,48 @@ fn stacks_grow_to_their_limit_and_not_to_their_neighbour() {
         map(600, 1, Kind::Stack, Access::WRITE);
         assert_eq!(touch(1), Ok(1));
         assert_eq!(touch(0), Err(FaultError::NotMapped));
+    });
+}
+
+#[test]
+fn regions_grow_in_place_or_move() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let before = allocated(service);
+        let space = service.create_space(pin).unwrap();
+        activate(&space, pin);
+        let map = |page: u64, count: u64| {
+            let request = MapRequest::anonymous(count << 12).placed(Placement::FixedNoReplace(at(page)));
+            space.mmap(pin, &request).unwrap();
+        };
+        let remap = |page, old: u64, new: u64, relocation| {
+            space.mremap(pin, at(page), old << 12, new << 12, relocation)
+        };
+        map(100, 4);
+        touch(sim, pin, &space, 102, Some(102)).unwrap();
+        assert_eq!(remap(100, 0, 1, Relocation::MayMove), Err(MremapError::Empty));
+        assert_eq!(remap(100, 1, 0, Relocation::MayMove), Err(MremapError::Empty));
+        assert_eq!(remap(99, 1, 1, Relocation::MayMove), Err(MremapError::NoRegion(at(99))));
+        assert_eq!(remap(100, 5, 6, Relocation::MayMove), Err(MremapError::NoRegion(at(104))));
+        assert_eq!(remap(100, 4, 8, Relocation::InPlace), Ok(at(100)));
+        assert_eq!(remap(100, 8, 6, Relocation::InPlace), Ok(at(100)));
+        assert_eq!(listed(&space, pin), [(100, 106, Access::WRITE, 1)]);
+        map(107, 1);
+        assert_eq!(remap(100, 6, 8, Relocation::InPlace), Err(MremapError::NoRoom));
+        assert_eq!(remap(100, 2, 4, Relocation::InPlace), Err(MremapError::NoRoom));
+        let moved = remap(100, 6, 700, Relocation::MayMove).unwrap().as_u64() >> 12;
+        assert_eq!(
+            listed(&space, pin),
+            [(107, 108, Access::WRITE, 0), (moved, moved + 700, Access::WRITE, 1)]
+        );
+        assert_eq!(touch(sim, pin, &space, moved + 2, None), Ok(102));
+        assert_eq!(touch(sim, pin, &space, moved + 699, Some(1)), Ok(1));
+        // 2 MiB and more of marks, to a place of another alignment.
+        map(1 << 20, 2048);
+        assert_eq!(remap(1 << 20, 2048, 2048, Relocation::Fixed(at((1 << 21) + 3))), Ok(at((1 << 21) + 3)));
+        assert_eq!(space.next_region(pin, at(1 << 20)).unwrap().start(), at((1 << 21) + 3));
+        assert_eq!(touch(sim, pin, &space, (1 << 21) + 3 + 2047, Some(1)), Ok(1));
+        assert_eq!(touch(sim, pin, &space, (1 << 21) + 3 + 2048, None), Err(FaultError::NotMapped));
+        finish(sim, service, pin, space, before);
     });
 }

@@ -5,7 +5,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::PageTable;
 use super::chain::{Chain, Reserve};
 use super::cursor::{Cursor, OnEmpty};
-use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach};
+use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::memory::{TableMemory, table_at};
@@ -22,6 +22,12 @@ pub(crate) trait Backing<F: Format> {
     fn has_leaves(&self, part: Pages) -> bool {
         let _ = part;
         true
+    }
+
+    /// Calls `set` with the pages of `part`, which one lowest table serves, that have leaves, and with the
+    /// region of these.
+    fn for_each_region(&self, part: Pages, mut set: impl FnMut(Pages, Option<RegionId>)) {
+        set(part, None);
     }
 
     /// The leaf of `level` for `page`; called once per leaf, in order of pages.
@@ -123,12 +129,13 @@ pub(super) fn plan<F: Format, M: TableMemory>(
                 if !leaf_here::<F>(level, part, backing) && backing.has_leaves(part) =>
             {
                 missing += 1 + plan::<F, M>(memory, None, below, part, backing)?;
+                missing += frames_for_regions::<F, M>(memory, None, below, part, backing);
             }
             (Entry::Table(next), Some(below)) => {
                 // SAFETY: it is linked under a table that the caller has locked exclusively.
                 let table = unsafe { table_at(memory, next) };
                 let needed = plan::<F, M>(memory, Some(table), below, part, backing)?
-                    + frames_for_ids::<F, M>(memory, next, below, part);
+                    + frames_for_regions::<F, M>(memory, Some(next), below, part, backing);
                 // A leaf takes the place of an empty table.
                 missing += if leaf_here::<F>(level, part, backing) { 0 } else { needed };
             }
@@ -138,16 +145,31 @@ pub(super) fn plan<F: Format, M: TableMemory>(
     Ok(missing)
 }
 
-/// How many frames it takes to say of `pages` in the table in `table`, of `level`, that they have no region,
-/// which other pages of it have.
-fn frames_for_ids<F: Format, M: TableMemory>(
+/// How many frames it takes to say of what region each leaf is that `pages` will have in the table in `table`
+/// (`None`: one that is yet to be), of `level`.
+fn frames_for_regions<F: Format, M: TableMemory>(
     memory: &M,
-    table: PhysFrame,
+    table: Option<PhysFrame>,
     level: Level,
     pages: Pages,
+    backing: &impl Backing<F>,
 ) -> u64 {
-    let needed = level == Level::PAGE
-        && regions::needs_frame::<F, M>(memory, table, level, pages.indexes(level), None);
+    if level > Level::PAGE {
+        return 0;
+    }
+    let mut regions = None;
+    let mut differ = false;
+    backing.for_each_region(pages, |_, region| {
+        differ |= *regions.get_or_insert(region) != region;
+    });
+    let needs_frame =
+        |table, region| regions::needs_frame::<F, M>(memory, table, level, pages.indexes(level), region);
+    let needed = match (regions, table) {
+        (Some(region), Some(table)) => {
+            needs_frame(table, region) || differ && !regions::has_frame(memory, table)
+        }
+        _ => differ,
+    };
     needed.into()
 }
 
@@ -174,7 +196,7 @@ impl<F: Format> PageTable<F> {
             };
             let planned = plan::<F, M>(memory, Some(cursor.table()), cursor.level, pages, backing);
             let missing = planned.map_err(|(page, leaf)| FillError::Occupied { page, leaf })?
-                + frames_for_ids::<F, M>(memory, cursor.frame(), cursor.level, pages);
+                + frames_for_regions::<F, M>(memory, Some(cursor.frame()), cursor.level, pages, backing);
             if missing > reserve.len() {
                 drop(cursor);
                 reserve.fill_to(missing).map_err(FillError::Tables)?;
@@ -226,8 +248,10 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
         B: Backing<F>,
     {
         if level == Level::PAGE {
-            let indexes = pages.indexes(level);
-            regions::set::<F, M>(self.memory, self.reserve, frame, level, indexes, None);
+            self.backing.for_each_region(pages, |pages, region| {
+                let indexes = pages.indexes(level);
+                regions::set::<F, M>(self.memory, self.reserve, frame, level, indexes, region);
+            });
         }
         // SAFETY: it is linked under the exclusively locked table, or the caller's alone.
         let table = unsafe { table_at(self.memory, frame) };

@@ -85,6 +85,11 @@ pub(super) fn needs_frame<F: Format, M: TableMemory>(
     }
 }
 
+/// Has the table in `table` a frame for regions of its leaves?
+pub(super) fn has_frame<M: TableMemory>(memory: &M, table: PhysFrame) -> bool {
+    matches!(Kept::of(memory, table), Kept::Each(_))
+}
+
 /// Might it take a further frame to give the leaves at `indexes` of the lowest table in `table`, or at the
 /// first of them, another region?
 pub(super) fn may_need_frame<F: Format, M: TableMemory>(

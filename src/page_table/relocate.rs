@@ -1,14 +1,17 @@
 //! Moving what is mapped in one range to another.
 
+use x86_64::structures::paging::PhysFrame;
+
 use super::PageTable;
 use super::chain::{Chain, Reserve};
 use super::change::{Changed, cut, cuts_needed};
 use super::cursor::Cursor;
-use super::entry::{Entry, RawEntry};
+use super::entry::{Entry, RawEntry, RegionId};
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::map::{Backing, Filler, plan};
 use super::memory::{TableMemory, table_at};
+use super::regions;
 use super::table::Table;
 
 /// Why a range was not moved.
@@ -25,65 +28,113 @@ pub(crate) enum RelocateError<E> {
     Tables(E),
 }
 
-/// The leaves of another range of the same, exclusively locked, tables.
+/// The leaves and marks of another range of the same, exclusively locked, tables.
 struct Moved<'a, M: TableMemory> {
     memory: &'a M,
-    table: &'a Table,
+    table: PhysFrame,
     level: Level,
     /// What to add to a page of the new place for the old one.
     back: u64,
 }
 
+/// The place of an entry.
+struct Place {
+    table: PhysFrame,
+    index: usize,
+    level: Level,
+}
+
 impl<M: TableMemory> Moved<'_, M> {
-    /// The entry that maps the old place of `page`, where it lies, and its level.
-    fn find<F: Format>(&self, page: u64) -> (&Table, usize, Level) {
+    /// The table in `frame`.
+    fn at(&self, frame: PhysFrame) -> &Table {
+        // SAFETY: it is linked under the exclusively locked table, or is that.
+        unsafe { table_at(self.memory, frame) }
+    }
+
+    /// The entry that serves the old place of `page`, where it lies, and what it says.
+    fn find<F: Format>(&self, page: u64) -> (Place, Entry) {
         let page = page.wrapping_add(self.back);
         let (mut table, mut level) = (self.table, self.level);
         loop {
             let index = level.index(page);
-            match (F::decode(table.load(index), level), level.below()) {
-                (Entry::Table(next), Some(below)) => {
-                    // SAFETY: it is linked under the exclusively locked table.
-                    (table, level) = (unsafe { table_at(self.memory, next) }, below);
-                }
-                _ => return (table, index, level),
+            match (F::decode(self.at(table).load(index), level), level.below()) {
+                (Entry::Table(next), Some(below)) => (table, level) = (next, below),
+                (entry, _) => return (Place { table, index, level }, entry),
             }
         }
+    }
+
+    /// The highest level, up to `level`, at which a mark that is moved may stand.
+    fn level_of_marks(&self, mut level: Level) -> Level {
+        while let Some(below) = level.below().filter(|_| !self.back.is_multiple_of(level.pages())) {
+            level = below;
+        }
+        level
     }
 }
 
 impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
     fn level_at(&self, page: u64) -> Level {
-        let (table, index, level) = self.find::<F>(page);
-        match F::decode(table.load(index), level) {
-            Entry::Leaf(_) => level,
+        match self.find::<F>(page) {
+            (place, Entry::Leaf(_)) => place.level,
+            (place, Entry::Mark(_)) => self.level_of_marks(place.level),
             _ => Level::PAGE,
         }
     }
 
     fn has_leaves(&self, part: Pages) -> bool {
         let [first, last] = [part.first, part.last].map(|page| page.wrapping_add(self.back));
-        has_leaves::<F, M>(self.memory, self.table, self.level, Pages { first, last })
+        has_entries::<F, M>(self.memory, self.at(self.table), self.level, Pages { first, last })
+    }
+
+    fn for_each_region(&self, part: Pages, mut set: impl FnMut(Pages, Option<RegionId>)) {
+        for page in part.first..=part.last {
+            if let (place, Entry::Leaf(_)) = self.find::<F>(page) {
+                let region = regions::region_of(self.memory, place.table, place.index);
+                set(Pages { first: page, last: page }, region);
+            }
+        }
     }
 
     fn take(&mut self, page: u64, _: Level) -> RawEntry {
-        let (table, index, level) = self.find::<F>(page);
-        table.entry(index).replace::<F>(level, RawEntry::EMPTY)
+        let (Place { table, index, level }, found) = self.find::<F>(page);
+        let entry = self.at(table).entry(index);
+        match found {
+            // One mark may serve several pages of the new place: it is removed afterwards.
+            Entry::Mark(region) => F::mark(region),
+            _ => entry.replace::<F>(level, RawEntry::EMPTY),
+        }
     }
 }
 
-/// Is anything mapped in `pages`?
-fn has_leaves<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> bool {
+/// Is anything mapped, or to be mapped, in `pages`?
+fn has_entries<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> bool {
     pages.by_entry(level).any(|part| {
         match (F::decode(table.load(level.index(part.first)), level), level.below()) {
-            (Entry::Leaf(_), _) => true,
+            (Entry::Leaf(_) | Entry::Mark(_), _) => true,
             (Entry::Table(next), Some(below)) => {
                 // SAFETY: it is linked under a table that the caller has locked exclusively.
-                has_leaves::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+                has_entries::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
             }
             _ => false,
         }
     })
+}
+
+/// Removes the marks in `pages` of the table in `frame`, of `level`, where no entry reaches beyond them.
+fn remove_marks<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame, level: Level, pages: Pages) {
+    // SAFETY: it is linked under a table that the caller has locked exclusively, or is that.
+    let table = unsafe { table_at(memory, frame) };
+    for part in pages.by_entry(level) {
+        let entry = table.entry(level.index(part.first));
+        match (F::decode(entry.load(), level), level.below()) {
+            (Entry::Mark(_), _) => {
+                entry.replace::<F>(level, RawEntry::EMPTY);
+            }
+            (Entry::Table(next), Some(below)) => remove_marks::<F, M>(memory, next, below, part),
+            _ => {}
+        }
+    }
 }
 
 /// The largest leaf in `pages`.
@@ -126,7 +177,8 @@ impl<F: Format> PageTable<F> {
             if !from.first.wrapping_sub(to.first).is_multiple_of(largest.pages()) {
                 return Err(RelocateError::WouldSplit(largest));
             }
-            let mut moved = Moved { memory, table, level, back: from.first.wrapping_sub(to.first) };
+            let back = from.first.wrapping_sub(to.first);
+            let mut moved = Moved { memory, table: cursor.frame(), level, back };
             let missing = plan::<F, M>(memory, Some(table), level, to, &moved);
             let missing = missing.map_err(|(page, _)| RelocateError::Occupied { page })?;
             if missing > reserve.len() {
@@ -136,7 +188,9 @@ impl<F: Format> PageTable<F> {
             }
             let mut filler = Filler { memory, reserve, backing: &mut moved, replaced: Chain::EMPTY };
             filler.fill::<F>(cursor.frame(), level, to);
-            return Ok(record(Changed::moved(from, filler.replaced)));
+            let replaced = filler.replaced;
+            remove_marks::<F, M>(memory, cursor.frame(), level, from);
+            return Ok(record(Changed::moved(from, replaced)));
         }
     }
 }

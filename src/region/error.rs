@@ -67,6 +67,42 @@ pub enum MadviseError {
     Denied(VirtAddr),
 }
 
+/// Why pages did not become more, fewer, or another place's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MremapError {
+    /// An address is no multiple of the page size (EINVAL).
+    Misaligned(VirtAddr),
+    /// A length is 0 (EINVAL).
+    Empty,
+    /// The new place overlaps the old one, or leaves what the space may map (EINVAL).
+    Overlap,
+    /// The page belongs to no region, or to another than the first page (EFAULT).
+    NoRegion(VirtAddr),
+    /// There is no room to grow in place, or no free range is so long (ENOMEM).
+    NoRoom,
+    /// Another context has taken the new place meanwhile (EAGAIN).
+    Occupied,
+    /// No frame for page tables (ENOMEM).
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for MremapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MremapError::Misaligned(address) => write!(f, "{address} is not aligned to a page"),
+            MremapError::Empty => f.write_str("a length is 0"),
+            MremapError::Overlap => f.write_str("the new place overlaps the old one or leaves the space"),
+            MremapError::NoRegion(page) => write!(f, "{page} does not belong to the region"),
+            MremapError::NoRoom => f.write_str("there is no room"),
+            MremapError::Occupied => f.write_str("the new place was taken meanwhile"),
+            MremapError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for MremapError {}
+
 impl fmt::Display for MmapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

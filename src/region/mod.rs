@@ -7,7 +7,8 @@
 //!
 //! The operations are methods of [`AddressSpace`](crate::AddressSpace): [`mmap`](crate::AddressSpace::mmap),
 //! [`munmap`](crate::AddressSpace::munmap), [`mprotect`](crate::AddressSpace::mprotect),
-//! [`madvise`](crate::AddressSpace::madvise), [`brk`](crate::AddressSpace::brk), and
+//! [`mremap`](crate::AddressSpace::mremap), [`madvise`](crate::AddressSpace::madvise),
+//! [`brk`](crate::AddressSpace::brk), and
 //! [`on_page_fault`](crate::AddressSpace::on_page_fault).
 
 mod advise;
@@ -19,16 +20,18 @@ mod heap;
 mod layout;
 mod list;
 mod mmap;
+mod mremap;
 mod protect;
 mod request;
 mod stack;
 
 pub use advise::Advice;
 pub use attributes::{Kind, Region};
-pub use error::{MadviseError, MmapError, MprotectError, MunmapError};
+pub use error::{MadviseError, MmapError, MprotectError, MremapError, MunmapError};
 pub use fault::{FaultAccess, FaultError, PageFault, Resolved};
 pub(crate) use heap::ProgramBreak;
 pub use layout::SpaceLayout;
 pub use list::RegionRange;
+pub use mremap::Relocation;
 pub use request::{MapRequest, Placement, Populate};
 pub(crate) use stack::DEFAULT_STACK_LIMIT;

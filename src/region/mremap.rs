@@ -1,0 +1,169 @@
+//! Making a region longer, shorter, or another's place.
+
+use topomem_percpu::CpuPin;
+use topomem_shootdown::VirtAddr;
+
+use super::attributes::Region;
+use super::error::{MmapError, MremapError};
+use super::mmap::{address, is_aligned, pages_in};
+use crate::Machine;
+use crate::address_space::{AddressSpace, RemapError, range_of_pages};
+use crate::page_table::Pages;
+
+/// Where pages may be after [`AddressSpace::mremap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Relocation {
+    /// Where they are.
+    InPlace,
+    /// Anywhere, if they cannot stay (MREMAP_MAYMOVE).
+    MayMove,
+    /// At this address, in the place of what is there (MREMAP_FIXED).
+    Fixed(VirtAddr),
+}
+
+/// `count` pages from `first` on.
+const fn pages_from(first: u64, count: u64) -> Pages {
+    Pages { first, last: first + count - 1 }
+}
+
+const fn overlap(one: Pages, other: Pages) -> bool {
+    one.first <= other.last && other.first <= one.last
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Makes the `old_length` bytes of a region from `start` on `new_length` bytes long, both rounded up to
+    /// pages, and returns where they are then. Pages that are moved keep their contents, without a copy;
+    /// pages that are added are zero.
+    ///
+    /// Waits until no CPU can use a translation that was removed; it answers other CPUs' shootdowns
+    /// meanwhile. Costs an entry for each page that is moved, added or removed. A move locks all from the
+    /// one place to the other.
+    ///
+    /// # Errors
+    ///
+    /// [`MremapError`]; nothing has changed, but that with [`Relocation::Fixed`] what was at the new place
+    /// may be unmapped.
+    pub fn mremap(
+        &self,
+        pin: &CpuPin,
+        start: VirtAddr,
+        old_length: u64,
+        new_length: u64,
+        relocation: Relocation,
+    ) -> Result<VirtAddr, MremapError> {
+        if !is_aligned(start) {
+            return Err(MremapError::Misaligned(start));
+        }
+        let counts = pages_in(old_length).zip(pages_in(new_length)).ok_or(MremapError::NoRoom)?;
+        let (old, new) = counts;
+        if old == 0 || new == 0 {
+            return Err(MremapError::Empty);
+        }
+        let first = start.as_u64() >> 12;
+        if first.checked_add(old).is_none_or(|end| end > self.core().bounds.last + 1) {
+            return Err(MremapError::NoRegion(start));
+        }
+        let old = pages_from(first, old);
+        if let Relocation::Fixed(to) = relocation {
+            return self.move_to(pin, old, new, to);
+        }
+        let found = self.next_region(pin, start).filter(|range| range.start() == start);
+        let found = found.ok_or(MremapError::NoRegion(start))?;
+        if new <= old.count() {
+            if new < old.count() {
+                let rest = Pages { first: old.first + new, last: old.last };
+                self.unmap_rest(pin, rest)?;
+            }
+            return Ok(start);
+        }
+        if found.length() >> 12 < old.count() {
+            return Err(MremapError::NoRegion(found.end()));
+        }
+        let region = found.region();
+        let added = pages_from(old.last + 1, new - old.count());
+        let grown =
+            if self.may_map(added) { self.take_vacant(pin, added, region) } else { Err(MmapError::NoRoom) };
+        match grown {
+            Ok(()) => Ok(start),
+            Err(MmapError::OutOfFrames(error)) => Err(MremapError::OutOfFrames(error)),
+            Err(_) if relocation == Relocation::InPlace => Err(MremapError::NoRoom),
+            Err(_) => {
+                let placed = self.place(pin, new, |to| match self.move_pages(pin, old, to, region) {
+                    Err(MremapError::Occupied) => Err(None),
+                    moved => moved.map_err(Some),
+                })?;
+                placed.map(|pages| address(pages.first)).ok_or(MremapError::NoRoom)
+            }
+        }
+    }
+
+    /// Moves the pages `old` to `to`, where there are to be `new` pages.
+    fn move_to(&self, pin: &CpuPin, old: Pages, new: u64, to: VirtAddr) -> Result<VirtAddr, MremapError> {
+        if !is_aligned(to) {
+            return Err(MremapError::Misaligned(to));
+        }
+        let target = (to.as_u64() >> 12).checked_add(new - 1);
+        let target = target.map(|last| Pages { first: to.as_u64() >> 12, last });
+        let target = target.filter(|&pages| self.may_map(pages)).ok_or(MremapError::Overlap)?;
+        if overlap(old, target) {
+            return Err(MremapError::Overlap);
+        }
+        let start = address(old.first);
+        let moved = Pages { first: old.first, last: old.last.min(old.first + new - 1) };
+        let found = self.next_region(pin, start).filter(|range| range.start() == start);
+        let found = found.ok_or(MremapError::NoRegion(start))?;
+        if found.length() >> 12 < moved.count() {
+            return Err(MremapError::NoRegion(found.end()));
+        }
+        loop {
+            self.unmap_rest(pin, target)?;
+            if moved.last < old.last {
+                self.unmap_rest(pin, Pages { first: moved.last + 1, last: old.last })?;
+            }
+            match self.move_pages(pin, moved, target, found.region()) {
+                // Another context has mapped something there meanwhile.
+                Err(MremapError::Occupied) => {}
+                moved => return moved.map(|()| to),
+            }
+        }
+    }
+
+    /// Moves the pages `old` to the first pages of `to`, whose others are added to `region`.
+    fn move_pages(&self, pin: &CpuPin, old: Pages, to: Pages, region: Region) -> Result<(), MremapError> {
+        let added =
+            (to.count() > old.count()).then(|| Pages { first: to.first + old.count(), last: to.last });
+        if let Some(added) = added {
+            self.take_vacant(pin, added, region).map_err(|error| match error {
+                MmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
+                _ => MremapError::Occupied,
+            })?;
+        }
+        match self.remap(pin, range_of_pages(old), address(to.first)) {
+            Ok(moved) => {
+                moved.wait(pin);
+                self.note_free(old);
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(added) = added {
+                    self.unmap_rest(pin, added)?;
+                }
+                Err(match error {
+                    RemapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
+                    // Its alignment is another: a range elsewhere may do.
+                    RemapError::AlreadyMapped(_) | RemapError::WouldSplit { .. } => MremapError::Occupied,
+                    RemapError::Target(_) | RemapError::OutsideSpace(_) => MremapError::NoRoom,
+                    RemapError::Overlap { .. } => MremapError::Overlap,
+                })
+            }
+        }
+    }
+
+    fn unmap_rest(&self, pin: &CpuPin, pages: Pages) -> Result<(), MremapError> {
+        let unmapping = self.munmap(pin, address(pages.first), pages.count() << 12);
+        unmapping.map(|unmapping| unmapping.wait(pin)).map_err(|error| match error {
+            super::MunmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
+            _ => MremapError::NoRegion(address(pages.first)),
+        })
+    }
+}
