@@ -45,6 +45,15 @@ impl Levels {
         self.width().sign_extend(addr) == addr
     }
 
+    /// Returns where the lower half ends, which is user programs'.
+    #[must_use]
+    pub const fn lower_half_end(self) -> u64 {
+        match self {
+            Levels::Four => 1 << 47,
+            Levels::Five => 1 << 56,
+        }
+    }
+
     /// Returns where the direct map begins: the address of physical address 0.
     #[must_use]
     pub const fn direct_map(self) -> u64 {

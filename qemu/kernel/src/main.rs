@@ -5,14 +5,17 @@
 mod arch;
 mod boot;
 mod executor;
+mod file;
 mod log;
 mod measure;
 mod memory;
 mod panic;
 mod per_cpu;
+mod process;
 mod rig;
 mod scenario;
 mod smp;
+mod syscall;
 
 use x86_64::instructions::interrupts;
 use x86_64::registers::control::Cr3;

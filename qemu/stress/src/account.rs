@@ -2,13 +2,14 @@
 
 use topomem::numa::MAX_NODES;
 use topomem::percpu::SizeClass;
+use topomem::{CpuPin, Machine, MemoryService, NodeId};
 
 use crate::Text;
 use crate::{Failure, Rig, Run};
 
 /// Where a machine's frames are while nobody works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Account {
+pub struct Account {
     free: [u64; MAX_NODES],
     /// Frames that the heap holds, on whichever node: for objects, and for its record of runs.
     heap: u64,
@@ -36,9 +37,14 @@ impl Account {
     }
 
     fn now<R: Rig>(run: &Run<R>) -> Account {
-        let service = run.rig.service();
+        Account::of(run.rig.service(), run.truth.nodes())
+    }
+
+    /// The account of `nodes` now. It is exact once [`drain`] has been called on each CPU, and nothing has
+    /// retired.
+    pub fn of<M: Machine>(service: &MemoryService<M>, nodes: impl Iterator<Item = NodeId>) -> Account {
         let mut free = [0; MAX_NODES];
-        for node in run.truth.nodes() {
+        for node in nodes {
             let stats = service.frames().stats(node);
             free[node.index()] = stats.map_or(0, |stats| stats.all_free() + stats.retired());
         }
@@ -52,6 +58,28 @@ impl Account {
             }
         }
         Account { free, heap: bytes / 4096, objects }
+    }
+
+    /// Calls `found` for each thing that is missing `after`.
+    pub fn differences(
+        &self,
+        after: &Account,
+        nodes: impl Iterator<Item = NodeId>,
+        mut found: impl FnMut(Failure),
+    ) {
+        if self.objects != after.objects {
+            found(Failure::LostObjects { before: self.objects, after: after.objects });
+        }
+        // Where the heap has grown or shrunk, on some node, only the sum tells.
+        if self.heap != after.heap && self.total() == after.total() {
+            return;
+        }
+        for node in nodes {
+            let (before, after) = (self.free[node.index()], after.free[node.index()]);
+            if before != after {
+                found(Failure::LostFrames { node, before, after });
+            }
+        }
     }
 
     fn total(&self) -> u64 {
@@ -74,7 +102,13 @@ pub(crate) async fn check<R: Rig>(run: &Run<R>) {
 }
 
 fn differences<R: Rig>(run: &Run<R>, mut found: impl FnMut(Failure)) {
-    let service = run.rig.service();
+    inconsistencies(run.rig.service(), &mut found);
+    let Some(before) = *run.baseline.lock() else { return };
+    before.differences(&Account::now(run), run.truth.nodes(), found);
+}
+
+/// Calls `found` for each way in which the service's own counts disagree. Each CPU has called [`drain`].
+pub fn inconsistencies<M: Machine>(service: &MemoryService<M>, mut found: impl FnMut(Failure)) {
     if let Err(error) = service.frames().validate() {
         found(Failure::Inconsistent { part: "frames", error: Text::debug(&error) });
     }
@@ -90,19 +124,12 @@ fn differences<R: Rig>(run: &Run<R>, mut found: impl FnMut(Failure)) {
             }
         }
     }
-    let Some(before) = *run.baseline.lock() else { return };
-    let after = Account::now(run);
-    if before.objects != after.objects {
-        found(Failure::LostObjects { before: before.objects, after: after.objects });
+}
+
+/// Returns what the pinned CPU caches of frames and objects.
+pub fn drain<M: Machine>(service: &MemoryService<M>, pin: &CpuPin) {
+    if let Some(heap) = service.heap() {
+        heap.heap().drain(pin);
     }
-    // Where the heap has grown or shrunk, on some node, only the sum tells.
-    if before.heap != after.heap && before.total() == after.total() {
-        return;
-    }
-    for node in run.truth.nodes() {
-        let (before, after) = (before.free[node.index()], after.free[node.index()]);
-        if before != after {
-            found(Failure::LostFrames { node, before, after });
-        }
-    }
+    service.frames().drain(pin);
 }

@@ -40,6 +40,7 @@ mod summary;
 mod text;
 mod worker;
 
+pub use account::{Account, drain, inconsistencies};
 pub use breakage::Break;
 pub use deafness::Report;
 pub use distort::{NothingToDistort, distort_distances};

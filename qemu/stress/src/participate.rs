@@ -89,21 +89,13 @@ async fn settle<R: Rig>(run: &Run<R>, worker: &Worker<'_, R>) {
     const PATIENCE: u32 = 1000;
     let service = run.rig.service();
     for _ in 0..PATIENCE {
-        drain(run, &worker.pin);
+        account::drain(service, &worker.pin);
         if service.tend(&worker.pin) == topomem::Tended::Done {
             break;
         }
         run.rig.rest(1).await;
     }
-    drain(run, &worker.pin);
-}
-
-fn drain<R: Rig>(run: &Run<R>, pin: &CpuPin) {
-    let service = run.rig.service();
-    if let Some(heap) = service.heap() {
-        heap.heap().drain(pin);
-    }
-    service.frames().drain(pin);
+    account::drain(service, &worker.pin);
 }
 
 /// The summary of each node and CPU, and what went wrong.

@@ -4,6 +4,7 @@ use crate::cli::RunArgs;
 use crate::description::describe;
 use crate::error::Error;
 use crate::kernel::{Kernel, Variant};
+use crate::programs;
 use crate::qemu::{self, Job};
 use crate::record::Failure;
 use crate::report::{self, Document, Finished, Screen};
@@ -15,6 +16,9 @@ use crate::workspace;
 pub(crate) fn boot(arguments: &RunArgs) -> Result<bool, Error> {
     let spec = arguments.machine.spec(workspace::root())?;
     tools::ensure(&[Tool::KernelTarget, Tool::Qemu])?;
+    if programs::are_needed(&arguments.scenario.scenario) {
+        tools::ensure(&[Tool::LinuxTarget])?;
+    }
     let kernel = Kernel::build(Variant::of(&arguments.scenario))?;
     let mut screen = Screen::open();
     screen.line(&format!("machine: {}", spec.name));

@@ -8,6 +8,7 @@ mod description;
 mod error;
 mod kernel;
 mod matrix;
+mod programs;
 mod qemu;
 mod record;
 mod report;

@@ -8,6 +8,7 @@ use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
 use super::tlb;
+use super::user::enable_access_prevention;
 
 /// IA32_PAT: the memory types that page-table entries name.
 const PAT: u32 = 0x277;
@@ -52,18 +53,27 @@ pub fn apic_id() -> u32 {
     }
 }
 
+/// What programs are told of the CPU as its hardware capabilities (CPUID 1 EDX).
+pub fn hwcap() -> u32 {
+    __cpuid(1).edx
+}
+
 /// Turns on what the kernel relies on beyond long mode: global pages, no-execute, write combining,
-/// supervisor-mode execution prevention where the CPU has it, and PCIDs where [`tlb::choose`] chose
-/// them.
+/// PCIDs where [`tlb::choose`] chose them, and what of the following the CPU has: SSE registers for user
+/// programs, and prevention of three things: that the kernel executes user pages or uses them by mistake,
+/// and that user programs read where the kernel's tables lie.
 ///
 /// # Safety
 ///
 /// The active page tables must be the kernel's own, loaded with PCID 0: no executable page is a
 /// user page, and global pages are the same in every address space.
 pub unsafe fn enable() {
-    let smep = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx >> 7 & 1 == 1;
-    let mut cr4 = Cr4::read() | Cr4Flags::PAGE_GLOBAL;
+    let has_extended = __cpuid(0).eax >= 7;
+    let smep = has_extended && __cpuid_count(7, 0).ebx >> 7 & 1 == 1;
+    let umip = has_extended && __cpuid_count(7, 0).ecx >> 2 & 1 == 1;
+    let mut cr4 = Cr4::read() | Cr4Flags::PAGE_GLOBAL | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE;
     cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, smep);
+    cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, umip);
     cr4.set(Cr4Flags::PCID, tlb::features().asids() != 0);
     // SAFETY: the caller vouches for the page tables; no other bit changes.
     unsafe {
@@ -72,4 +82,5 @@ pub unsafe fn enable() {
         // Every long-mode CPU has it, and nothing is mapped with the types that change.
         Msr::new(PAT).write(<X64>::PAT);
     }
+    enable_access_prevention();
 }

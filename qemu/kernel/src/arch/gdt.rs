@@ -1,5 +1,6 @@
 //! Segments and the task state of one CPU.
 
+use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -29,6 +30,13 @@ impl TrapStack {
         [TrapStack::DoubleFault, TrapStack::Nmi, TrapStack::MachineCheck, TrapStack::PageFault];
 }
 
+/// The kernel's code segment; its data segment is the next, as SYSCALL demands.
+pub const KERNEL_CODE: u16 = 0x08;
+/// User programs' data segment, with their privilege level.
+pub const USER_DATA: u16 = 0x18 | 3;
+/// User programs' code segment, with their privilege level.
+pub const USER_CODE: u16 = 0x20 | 3;
+
 /// How far [`Segments::enter_page_fault`] moves the page-fault stack: a fault inside the handler (a probe
 /// in a backtrace, say) starts below the frames of the first.
 const NESTED_PAGE_FAULT: u64 = 8 * 1024;
@@ -41,6 +49,10 @@ pub struct Segments {
 }
 
 impl Segments {
+    /// Where in it the CPU finds the stack for traps from user programs (RSP0).
+    pub const TRAP_STACK_OFFSET: usize =
+        offset_of!(Segments, tss) + offset_of!(TaskStateSegment, privilege_stack_table);
+
     /// An empty table, nothing loaded.
     pub const fn new() -> Segments {
         Segments { gdt: GlobalDescriptorTable::new(), tss: TaskStateSegment::new() }
@@ -62,6 +74,9 @@ impl Segments {
             }
             let code = segments.gdt.append(Descriptor::kernel_code_segment());
             segments.gdt.append(Descriptor::kernel_data_segment());
+            // In the order that SYSRET demands.
+            segments.gdt.append(Descriptor::user_data_segment());
+            segments.gdt.append(Descriptor::user_code_segment());
             let tss = segments.gdt.append(Descriptor::tss_segment_unchecked(ptr::addr_of!((*this).tss)));
             // Not the crate's `load`: its addresses end at 48 bits.
             let gdt = &*ptr::addr_of!((*this).gdt);

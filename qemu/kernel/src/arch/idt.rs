@@ -7,14 +7,14 @@ use x86_64::VirtAddr;
 use x86_64::instructions::tables::lidt;
 use x86_64::structures::DescriptorTablePointer;
 
-use super::gdt::TrapStack;
+use super::gdt::{KERNEL_CODE, TrapStack};
 use super::trap;
 use super::vector::{self, Vector};
 
-/// The kernel's code segment, the first that every descriptor table here defines.
-const CODE_SEGMENT: u16 = 0x08;
-/// Present, ring 0, 64-bit interrupt gate.
+/// Present, for ring 0, 64-bit interrupt gate: INT instructions of user programs fault.
 const INTERRUPT_GATE: u8 = 0x8e;
+/// The same for ring 3.
+const USER_GATE: u8 = 0xee;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -43,9 +43,9 @@ impl Gate {
         };
         Gate {
             offset_low: stub as u16,
-            segment: CODE_SEGMENT,
+            segment: KERNEL_CODE,
             stack,
-            kind: INTERRUPT_GATE,
+            kind: if vector == vector::BREAKPOINT { USER_GATE } else { INTERRUPT_GATE },
             offset_middle: (stub >> 16) as u16,
             offset_high: (stub >> 32) as u32,
             reserved: 0,

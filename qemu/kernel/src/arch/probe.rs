@@ -7,6 +7,7 @@ use core::arch::global_asm;
 
 use super::paging::LEVELS;
 use super::trap::TrapFrame;
+use super::user::allow_access;
 
 /// The probed address has no translation that allows the access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub fn load(addr: u64) -> Result<u64, ProbeFault> {
     }
     // SAFETY: the routine only reads, and a fault comes back as a value. RAM has no side
     // effects on reads; device registers are not probed.
-    let probed = unsafe { probe_load(addr) };
+    let probed = allow_access(|| unsafe { probe_load(addr) });
     if probed.done == 1 { Ok(probed.value) } else { Err(ProbeFault { addr }) }
 }
 
@@ -86,7 +87,7 @@ pub unsafe fn store(addr: u64, value: u64) -> Result<(), ProbeFault> {
         return Err(ProbeFault { addr });
     }
     // SAFETY: the caller vouches for the bytes; a fault comes back as a value.
-    let probed = unsafe { probe_store(addr, value) };
+    let probed = allow_access(|| unsafe { probe_store(addr, value) });
     if probed.done == 1 { Ok(()) } else { Err(ProbeFault { addr }) }
 }
 

@@ -9,43 +9,54 @@ use x86_64::registers::control::Cr2;
 
 use super::gdt::Segments;
 use super::vector::{self, Vector};
-use super::{apic, probe};
+use super::{apic, probe, user};
 use crate::measure;
 use crate::memory::service;
 use crate::panic::{self, report};
 use crate::per_cpu;
 use crate::smp::ipi;
 
-/// The interrupted context, as the common stub lays it out.
-#[derive(Debug)]
-#[repr(C)]
+/// The interrupted context, as the common stub lays it out; also the registers of a user thread that
+/// does not run. Its size is a multiple of 16, so that the CPU aligns nothing where it ends.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C, align(16))]
+#[allow(missing_docs, reason = "registers by their names")]
 pub struct TrapFrame {
-    r15: u64,
-    r14: u64,
-    r13: u64,
-    r12: u64,
-    r11: u64,
-    r10: u64,
-    r9: u64,
-    r8: u64,
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
     /// The frame pointer, where a backtrace goes on.
     pub rbp: u64,
-    rdi: u64,
-    rsi: u64,
-    rdx: u64,
-    rcx: u64,
-    rbx: u64,
-    rax: u64,
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rdx: u64,
+    pub rcx: u64,
+    pub rbx: u64,
+    pub rax: u64,
     /// Which vector.
     pub vector: u64,
     /// The exception's error code; 0 where it has none.
     pub error: u64,
     /// The interrupted instruction.
     pub rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+const _: () = assert!(size_of::<TrapFrame>() == 22 * 8);
+
+impl TrapFrame {
+    /// Was a user program interrupted?
+    pub fn is_user(&self) -> bool {
+        self.cs & 3 == 3
+    }
 }
 
 impl fmt::Display for TrapFrame {
@@ -94,11 +105,30 @@ trap_stubs:
     .endif
     .byte 0x68              // push imm32
     .long trap_vector
+    .if (trap_vector == 2) || (trap_vector == 8) || (trap_vector == 18)
+    jmp trap_anywhere
+    .else
     jmp trap_common
+    .endif
     .set trap_vector, trap_vector + 1
     .endr
 
-trap_common:
+    // These come at any instruction, also where the kernel runs with a user's GS base: after SYSCALL and
+    // before SYSRET and IRETQ. A user's GS base is never negative, and the kernel's always is.
+trap_anywhere:
+    test byte ptr [rsp + 24], 3
+    jnz trap_common
+    push rax
+    push rcx
+    push rdx
+    mov ecx, 0xc0000101
+    rdmsr
+    test edx, edx
+    pop rdx
+    pop rcx
+    pop rax
+    js trap_common
+    swapgs
     push rax
     push rbx
     push rcx
@@ -117,6 +147,32 @@ trap_common:
     cld
     mov rdi, rsp
     call {dispatch}
+    swapgs
+    jmp trap_return
+
+    .globl trap_common
+trap_common:
+    test byte ptr [rsp + 24], 3     // CS: a user's?
+    jnz trap_from_user
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    cld
+    mov rdi, rsp
+    call {dispatch}
+trap_return:
     pop r15
     pop r14
     pop r13
@@ -148,7 +204,7 @@ pub fn stub(vector: Vector) -> u64 {
 }
 
 /// Called by the stubs with the frame they built, interrupts off.
-extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
+pub(super) extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
     let vector = Vector(frame.vector as u8);
     match vector {
         vector::SHOOTDOWN => {
@@ -172,6 +228,8 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
         }
         vector::PAGE_FAULT => page_fault(frame),
         vector::NMI => panic::on_nmi(frame),
+        // What `enter_user` returns: a thread's own fault.
+        Vector(number) if number < 32 && frame.is_user() && !vector.is_fatal() => {}
         // A spurious interrupt is not in service: it gets no EOI.
         vector::SPURIOUS => {}
         vector::APIC_ERROR => {
@@ -189,10 +247,15 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
 
 fn page_fault(frame: &mut TrapFrame) {
     let addr = Cr2::read_raw();
+    if frame.is_user() {
+        // Before another fault changes the register: interrupts are off until it is asked for.
+        per_cpu::current().user.fault_address.set(addr);
+        return;
+    }
     let segments: *mut Segments = per_cpu::current().segments.get();
     // SAFETY: this is the handler of this CPU's page fault, and what came before cannot fault.
     unsafe { Segments::enter_page_fault(segments) };
-    if !probe::recover(frame) {
+    if !probe::recover(frame) && !user::recover(frame) {
         report::exception(frame, Some(addr));
     }
     // SAFETY: undoes the above; only the stub's pops follow.

@@ -4,6 +4,17 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vector(pub u8);
 
+impl Vector {
+    /// Is it an exception that ends the machine, also where a user program runs?
+    pub fn is_fatal(self) -> bool {
+        matches!(self, NMI | DOUBLE_FAULT | MACHINE_CHECK)
+    }
+}
+
+/// Breakpoint, an exception that user programs raise by an instruction.
+pub const BREAKPOINT: Vector = Vector(3);
+/// General protection fault, an exception.
+pub const GENERAL_PROTECTION: Vector = Vector(13);
 /// Page fault, an exception.
 pub const PAGE_FAULT: Vector = Vector(14);
 /// Non-maskable interrupt, an exception.

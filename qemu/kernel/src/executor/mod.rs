@@ -3,6 +3,7 @@
 //! Tasks never migrate, so a task that does not await between two steps takes both on one CPU.
 //! A wake from another CPU interrupts the target only where that halts or is about to.
 
+mod preemption;
 mod queue;
 mod sleep;
 mod yielding;
@@ -21,6 +22,7 @@ use crate::memory::service;
 use crate::per_cpu;
 use crate::per_cpu::PerCpu;
 use crate::smp::ipi;
+pub use preemption::Slice;
 use queue::Counted;
 pub use sleep::sleep;
 pub use yielding::yield_now;
@@ -67,12 +69,12 @@ pub fn room(cpu: CpuId) -> usize {
     queue::of(cpu).room()
 }
 
-/// Makes `cpu` look at its queue, which something was just put into.
+/// Makes `cpu` look at its queue, which something was just put into, if it halts or is in user mode.
 fn nudge(cpu: CpuId) {
     if cpu == per_cpu::current().cpu {
         return;
     }
-    // Pairs with the fence in `idle`: either it sees what was queued, or we see that it halts.
+    // Pairs with the fence in `idle`: either it sees what was queued, or we see that it halts (`Slice::enter` likewise).
     fence(Ordering::SeqCst);
     if per_cpu::of(cpu).is_some_and(|area| area.halted.load(Ordering::Relaxed)) {
         ipi::send_one(vector::RESCHEDULE, cpu);

@@ -15,6 +15,7 @@ use x2apic::lapic::LocalApic;
 use x86_64::registers::model_specific::Msr;
 
 use crate::arch::gdt::Segments;
+use crate::arch::user::UserMode;
 use crate::memory::service;
 use stacks::StackTops;
 
@@ -43,11 +44,13 @@ pub struct PerCpu {
     pub apic: UnsafeCell<Option<LocalApic>>,
     /// Whether the CPU takes part: decided once, when it starts or is given up.
     pub admission: Admission,
-    /// True from before the idle loop's last look at its queue until it has left HLT. Others
-    /// read it: who makes work visible first, then reads true, must send an interrupt.
+    /// True from before the last look at the queue until the CPU has left HLT, or user mode. Others
+    /// read it: if a CPU has made work visible and then reads true, it must send an interrupt.
     pub halted: AtomicBool,
     /// Where the CPU was when another panicked; 0 unless it was stopped so.
     pub stopped_at: AtomicU64,
+    /// What entering user mode and leaving it needs; the owner's alone.
+    pub user: UserMode,
     /// What happened here.
     pub counters: Counters,
 }
@@ -64,7 +67,7 @@ pub struct Counters {
     pub messages_sent: AtomicU64,
 }
 
-// SAFETY: `this`, `cpu` and `apic_id` are constant; `segments` and `apic` are the owner's alone;
+// SAFETY: `this`, `cpu` and `apic_id` are constant; `segments`, `apic` and `user` are the owner's alone;
 // the rest is atomic.
 unsafe impl Sync for PerCpu {}
 
@@ -90,6 +93,7 @@ impl PerCpu {
             admission: Admission::new(),
             halted: AtomicBool::new(false),
             stopped_at: AtomicU64::new(0),
+            user: UserMode::new(),
             counters: Counters {
                 timer: AtomicU64::new(0),
                 reschedules: AtomicU64::new(0),

@@ -4,6 +4,7 @@ pub mod broken;
 mod crash;
 mod machine;
 mod modules;
+mod processes;
 mod shortage;
 mod stress;
 
@@ -88,6 +89,7 @@ async fn by_name(request: &Request) -> Outcome {
             Outcome::Success
         }
         "shortage" => shortage::run().await,
+        "processes" => processes::run(&request.start_info, request.topology).await,
         "panic" => crash::panic(),
         "pagefault" => crash::page_fault(),
         "doublefault" => crash::double_fault(),

@@ -14,7 +14,7 @@ use x86_64::PhysAddr;
 use super::trampoline;
 use crate::arch::apic::{self, SetUpError};
 use crate::arch::gdt::Segments;
-use crate::arch::{clock, features, idt};
+use crate::arch::{clock, features, idt, user};
 use crate::log;
 use crate::per_cpu::{self, PerCpu};
 
@@ -57,6 +57,7 @@ pub unsafe fn set_up_cpu(area: &'static PerCpu) -> Result<(), SetUpError> {
         Segments::load(area.segments.get(), area.stacks.trap);
         idt::load();
         features::enable();
+        user::enable_system_calls();
     }
     // `Segments::load` writes no selector into GS, which would clear its base.
     let local = apic::set_up(area.cpu)?;

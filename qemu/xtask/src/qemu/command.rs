@@ -8,6 +8,7 @@ use super::monitor;
 use super::run::Job;
 use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
 use crate::error::Error;
+use crate::programs;
 use crate::shell;
 use crate::topology::{TopologySpec, machine_arguments};
 use crate::workspace;
@@ -29,7 +30,11 @@ pub(super) fn command(job: Job<'_>) -> Result<Command, Error> {
         command.args(["-s", "-S"]);
     }
     let mut line = kernel_command_line(scenario, words);
-    if let Some(file) = &scenario.module {
+    let module = match &scenario.module {
+        None if programs::are_needed(&scenario.scenario) => Some(programs::build()?),
+        module => module.clone(),
+    };
+    if let Some(file) = &module {
         let bytes = std::fs::read(file).map_err(Error::file(file))?;
         line.push_str(&format!(" module={:x}", topomem_boot::checksum(&bytes)));
         command.arg("-initrd").arg(file);

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::cli::{Levels, ScenarioOptions, Tlb};
+use crate::programs;
 use crate::tools::Tool;
 use crate::workspace;
 
@@ -82,7 +83,7 @@ const MACHINES: [&str; 12] = [
 const QUICK_MACHINES: usize = 3;
 
 /// Further scenarios, each on a machine that suits it.
-const SCENARIOS: [(&str, &str); 8] = [
+const SCENARIOS: [(&str, &str); 10] = [
     ("two-nodes", "machine"),
     ("boot-only/no-gigabyte-pages", "machine"),
     ("tight", "pressure"),
@@ -91,6 +92,8 @@ const SCENARIOS: [(&str, &str); 8] = [
     ("four-asymmetric", "shootdown"),
     ("four-asymmetric", "sizes"),
     ("two-nodes", "unresponsive"),
+    ("two-nodes", "processes"),
+    ("four-asymmetric", "processes"),
 ];
 
 /// Machines that are simulated too.
@@ -348,6 +351,9 @@ impl Work {
             Self::Cargo(CargoCommand { toolchain: Toolchain::Nightly, .. }) => &[Tool::Miri],
             Self::Sim(_) => &[],
             Self::Counts => &[Tool::Valgrind],
+            Self::Machine(run) if programs::are_needed(&run.scenario.scenario) => {
+                &[Tool::KernelTarget, Tool::LinuxTarget, Tool::Qemu]
+            }
             Self::Machine(_) | Self::ShootdownCounts => &[Tool::KernelTarget, Tool::Qemu],
         }
     }

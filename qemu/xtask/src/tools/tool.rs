@@ -48,7 +48,9 @@ impl Tool {
     pub(crate) fn purpose(self) -> &'static str {
         match self {
             Self::KernelTarget => "builds the reference kernel",
-            Self::LinuxTarget => "builds what measures Linux, for comparisons",
+            Self::LinuxTarget => {
+                "builds the programs of the scenario processes, and what measures Linux for comparisons"
+            }
             Self::Qemu => "boots it (cargo xtask sim does without)",
             Self::Rustfmt | Self::Clippy => ".ci/run",
             Self::Miri => "cargo xtask test",

@@ -1,0 +1,233 @@
+//! The instructions that lead into user mode and out of it.
+
+use core::arch::global_asm;
+use core::cell::Cell;
+use core::mem::offset_of;
+use core::ptr;
+
+use x86_64::registers::control::{Efer, EferFlags};
+use x86_64::registers::model_specific::Msr;
+use x86_64::registers::rflags::RFlags;
+
+use super::UserState;
+use crate::arch::gdt::{KERNEL_CODE, Segments, USER_CODE, USER_DATA};
+use crate::arch::trap::{self, TrapFrame};
+use crate::per_cpu::PerCpu;
+
+/// What [`TrapFrame::vector`] says of a thread that has made a system call. It is no interrupt's vector.
+pub const SYSTEM_CALL: u64 = 256;
+
+const STAR: u32 = 0xc000_0081;
+const LSTAR: u32 = 0xc000_0082;
+const FMASK: u32 = 0xc000_0084;
+
+/// What SYSCALL clears of RFLAGS: interrupts come once the kernel is on its own stack, the direction flag
+/// is as compiled code expects it, and none of the others has effects on the kernel.
+const CLEARED_BY_SYSTEM_CALL: RFlags = RFlags::INTERRUPT_FLAG
+    .union(RFlags::TRAP_FLAG)
+    .union(RFlags::DIRECTION_FLAG)
+    .union(RFlags::ALIGNMENT_CHECK)
+    .union(RFlags::NESTED_TASK)
+    .union(RFlags::RESUME_FLAG)
+    .union(RFlags::IOPL_LOW)
+    .union(RFlags::IOPL_HIGH);
+
+/// What a CPU keeps while it is in user mode, in its area.
+#[derive(Debug)]
+pub struct UserMode {
+    /// The kernel's stack pointer, as [`enter_user`] left it.
+    kernel_stack: Cell<u64>,
+    /// Where the registers of the thread go that runs.
+    frame: Cell<*mut TrapFrame>,
+    /// A user's stack pointer for two instructions.
+    scratch: Cell<u64>,
+    /// The address of a user program's last page fault.
+    pub fault_address: Cell<u64>,
+    /// The thread whose floating-point registers and segment bases the CPU has.
+    pub(super) loaded: Cell<*mut UserState>,
+}
+
+impl UserMode {
+    /// No thread has run.
+    pub const fn new() -> UserMode {
+        UserMode {
+            kernel_stack: Cell::new(0),
+            frame: Cell::new(ptr::null_mut()),
+            scratch: Cell::new(0),
+            fault_address: Cell::new(0),
+            loaded: Cell::new(ptr::null_mut()),
+        }
+    }
+}
+
+// `enter_user` leaves by SYSRET after a system call, which takes RCX and R11 as SYSCALL left them. Its
+// caller has made sure that RIP is an address of the lower half: SYSRET and IRETQ would fault on another
+// with the kernel's privileges and the user's GS base.
+//
+// Traps arrive in `trap_from_user` on the stack of their own or on the kernel's, below what `enter_user`
+// pushed; system calls use the thread's frame as a stack, before any that can fault.
+global_asm!(
+    r#"
+    .section .text.user_mode, "ax", @progbits
+    .globl enter_user
+enter_user:                         // rdi: the thread's frame; interrupts are off
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov gs:[{frame}], rdi
+    mov gs:[{kernel_stack}], rsp
+    mov gs:[{trap_stack}], rsp
+    mov rsp, rdi
+    cmp qword ptr [rdi + {vector}], {system_call}
+    je 2f
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    add rsp, 16                     // vector and error code
+    swapgs
+    iretq
+2:
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    mov rcx, [rsp + 16]             // RIP
+    mov r11, [rsp + 32]             // RFLAGS
+    mov rsp, [rsp + 40]
+    swapgs
+    sysretq
+
+    .globl system_call_entry
+system_call_entry:
+    swapgs
+    mov gs:[{scratch}], rsp
+    mov rsp, gs:[{frame}]
+    add rsp, {frame_bytes}
+    push {user_data}
+    push gs:[{scratch}]
+    push r11
+    push {user_code}
+    push rcx
+    push 0                          // no error code
+    push {system_call}
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+leave_user:
+    mov rsp, gs:[{kernel_stack}]
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+    .globl trap_from_user
+trap_from_user:
+    swapgs
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    push 2
+    popfq                           // no flag of the user's has effects here
+    mov rdi, rsp
+    xor ebp, ebp                    // a backtrace ends here
+    call {dispatch}
+    mov rsi, rsp
+    mov rdi, gs:[{frame}]
+    mov ecx, {frame_bytes} / 8
+    rep movsq
+    jmp leave_user
+    "#,
+    frame = const offset_of!(PerCpu, user.frame),
+    kernel_stack = const offset_of!(PerCpu, user.kernel_stack),
+    scratch = const offset_of!(PerCpu, user.scratch),
+    trap_stack = const offset_of!(PerCpu, segments) + Segments::TRAP_STACK_OFFSET,
+    vector = const offset_of!(TrapFrame, vector),
+    frame_bytes = const size_of::<TrapFrame>(),
+    system_call = const SYSTEM_CALL,
+    user_data = const USER_DATA,
+    user_code = const USER_CODE,
+    dispatch = sym trap::dispatch,
+);
+
+unsafe extern "sysv64" {
+    /// Runs the thread of `frame` until it traps, and stores its registers there.
+    ///
+    /// # Safety
+    ///
+    /// Interrupts are off. `frame` is valid, and its RIP, RFLAGS and selectors are ones that a user may
+    /// have; the page tables show the thread's program.
+    pub(super) fn enter_user(frame: *mut TrapFrame);
+    static system_call_entry: u8;
+}
+
+/// Has SYSCALL enter the kernel, on the executing CPU.
+///
+/// # Safety
+///
+/// The CPU's area is installed, with the segments loaded.
+pub unsafe fn enable_system_calls() {
+    // SYSRET takes its stack segment from the selector after this one, and its code segment from the next.
+    let user_base = u64::from(USER_DATA - 8);
+    let star = user_base << 48 | u64::from(KERNEL_CODE) << 32;
+    // SAFETY: the entry is where a system call of `enter_user`'s thread goes on; nothing else runs in user
+    // mode.
+    unsafe {
+        Msr::new(STAR).write(star);
+        Msr::new(LSTAR).write(&raw const system_call_entry as u64);
+        Msr::new(FMASK).write(CLEARED_BY_SYSTEM_CALL.bits());
+        Efer::write(Efer::read() | EferFlags::SYSTEM_CALL_EXTENSIONS);
+    }
+}

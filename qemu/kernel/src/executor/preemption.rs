@@ -1,0 +1,73 @@
+//! Sharing a CPU with user threads, which do not stop by themselves.
+
+use core::sync::atomic::{Ordering, fence};
+use core::time::Duration;
+
+use super::{queue, sleep};
+use x86_64::instructions::interrupts;
+
+use crate::arch::clock::{self, Ticks};
+use crate::arch::{apic, user};
+use crate::per_cpu;
+
+/// How long a user thread runs if others of its CPU are runnable.
+const SLICE: Duration = Duration::from_millis(10);
+
+/// Is another task of the executing CPU runnable?
+fn others_are_runnable() -> bool {
+    !queue::of(per_cpu::current().cpu).is_empty()
+}
+
+/// The time that a thread has had since it last let others run.
+#[derive(Debug)]
+pub struct Slice {
+    start: Ticks,
+    /// The timer has been set for this slice.
+    is_timed: bool,
+}
+
+impl Slice {
+    /// A slice that begins now.
+    pub fn begin() -> Slice {
+        Slice { start: clock::now(), is_timed: false }
+    }
+
+    /// Others are runnable, and have waited long enough?
+    pub fn is_over(&self) -> bool {
+        clock::elapsed(self.start) >= SLICE && others_are_runnable()
+    }
+
+    /// Runs the thread of `state` until it traps, unless `must_stop` says at the last moment that it must
+    /// not run: another CPU that makes it say so, and then interrupts this one, is never missed. What becomes runnable on this CPU meanwhile interrupts
+    /// it, and so does the end of the slice if something is runnable already.
+    ///
+    /// # Safety
+    ///
+    /// As for [`user::enter`], but for the interrupts, which it turns off and on.
+    pub unsafe fn enter(
+        &mut self,
+        state: &mut user::UserState,
+        must_stop: impl FnOnce() -> bool,
+    ) -> user::Exit {
+        let area = per_cpu::current();
+        interrupts::disable();
+        area.halted.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `nudge`: if a CPU queues something here after we have looked, it finds the
+        // flag, and interrupts.
+        fence(Ordering::SeqCst);
+        if !self.is_timed {
+            self.is_timed = true;
+            let due = sleep::next_due().unwrap_or(Duration::MAX);
+            apic::tick_within(if others_are_runnable() { due.min(SLICE) } else { due });
+        }
+        let exit = if must_stop() {
+            user::Exit::Interrupt
+        } else {
+            // SAFETY: the caller's promise; interrupts are off.
+            unsafe { user::enter(state) }
+        };
+        area.halted.store(false, Ordering::Relaxed);
+        interrupts::enable();
+        exit
+    }
+}

@@ -1,0 +1,187 @@
+//! User programs: processes, each with an address space of its own, and their threads.
+//!
+//! A thread is a task of the executor ([`Task`]): it enters user mode, and does there and then what the
+//! program asks for. Waiting is awaiting, so a thread that waits has no stack of the kernel's. Other tasks
+//! reach it through its [`Thread`].
+
+mod access;
+mod delivery;
+mod event;
+mod exec;
+mod futex;
+mod memory;
+mod shared;
+mod signal;
+mod table;
+mod task;
+mod thread;
+
+pub use delivery::Cause;
+pub use event::Event;
+pub use exec::{Program, STACK, StartError, start};
+pub use futex::{FutexKey, requeue, wake};
+pub use memory::{Memory, Permission, Place, Refusal, leave_spaces};
+pub use shared::{OutOfMemory, Shared, boxed};
+pub use signal::{Action, ActionTable, AlternateStack, Signal, SignalSet};
+pub use table::{Children, Ended, take_ended, wait_for_child};
+pub use task::{Task, run};
+pub use thread::{Interrupted, Thread};
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+
+use spin::mutex::SpinMutex;
+
+use crate::file::Descriptors;
+use crate::per_cpu::Polling;
+
+/// The number of a process or of a thread; the two share one sequence, and the first thread of a process has
+/// its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskId(pub u32);
+
+impl TaskId {
+    /// What the kernel goes by as a parent.
+    pub const KERNEL: TaskId = TaskId(0);
+
+    /// A number that nothing had before.
+    pub fn next() -> TaskId {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        // Relaxed: only that each caller gets another.
+        TaskId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How a process ended, as `wait4` tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this code.
+    Exited(u8),
+    /// By this signal.
+    Killed(Signal),
+}
+
+impl Ending {
+    /// The status word.
+    pub fn status(self) -> u32 {
+        match self {
+            Ending::Exited(code) => u32::from(code) << 8,
+            Ending::Killed(signal) => u32::from(signal.number()),
+        }
+    }
+
+    fn from_status(status: u32) -> Ending {
+        match Signal::new(u64::from(status & 0x7f)) {
+            Some(signal) => Ending::Killed(signal),
+            None => Ending::Exited((status >> 8) as u8),
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Exited(code) => write!(f, "exit code {code}"),
+            Ending::Killed(signal) => write!(f, "{signal}"),
+        }
+    }
+}
+
+/// The bit of [`Process::ending`] that says that the process ends; the rest is the status word.
+const ENDS: u32 = 1 << 31;
+
+/// A process.
+#[derive(Debug)]
+pub struct Process {
+    /// Its number.
+    pub id: TaskId,
+    /// The process that started it.
+    pub parent: TaskId,
+    /// Its memory.
+    pub memory: Memory,
+    /// Its open files.
+    pub files: SpinMutex<Descriptors, Polling>,
+    /// What it does about signals.
+    pub actions: SpinMutex<ActionTable, Polling>,
+    /// The threads that it has.
+    threads: SpinMutex<Vec<Shared<Thread>>, Polling>,
+    /// Does it end, and how? Written once.
+    ending: AtomicU32,
+}
+
+impl Process {
+    /// Has the process end; the first caller says how.
+    pub fn end(&self, ending: Ending) {
+        // SeqCst, as the load in `is_ending`: a thread that does not see it yet has said before on which CPU
+        // it is, and is interrupted there.
+        let first =
+            self.ending.compare_exchange(0, ENDS | ending.status(), Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_ok() {
+            self.threads.lock().iter().for_each(|thread| thread.interrupt());
+        }
+    }
+
+    /// Does it end?
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst) != 0
+    }
+
+    /// Adds a thread.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn add(&self, thread: Shared<Thread>) -> Result<(), OutOfMemory> {
+        let mut threads = self.threads.lock();
+        threads.try_reserve(1).map_err(|_| OutOfMemory)?;
+        threads.push(thread);
+        Ok(())
+    }
+
+    /// Removes a thread, which has ended with `code`. With the last one the process ends.
+    pub fn remove(&self, thread: &Thread, code: u8) {
+        let is_last = {
+            let mut threads = self.threads.lock();
+            threads.retain(|other| other.id != thread.id);
+            threads.is_empty()
+        };
+        if is_last {
+            self.end(Ending::Exited(code));
+            self.files.lock().close_all();
+            table::ended(self, Ending::from_status(self.ending.load(Ordering::SeqCst) & !ENDS));
+        }
+    }
+
+    /// Undoes the start of a process whose first thread never ran.
+    fn abandon(&self) {
+        self.threads.lock().clear();
+        table::ended(self, Ending::Exited(0));
+        // Nobody learns its number.
+        let _ = table::take_ended(self.parent, table::Children::One(self.id));
+    }
+
+    /// Calls `with` for the thread of this number, if it is the process's.
+    pub fn with_thread<R>(&self, id: TaskId, with: impl FnOnce(&Thread) -> R) -> Option<R> {
+        self.threads.lock().iter().find(|thread| thread.id == id).map(|thread| with(thread))
+    }
+
+    /// Calls `with` for each thread until it returns something.
+    pub fn find_thread<R>(&self, with: impl FnMut(&Shared<Thread>) -> Option<R>) -> Option<R> {
+        self.threads.lock().iter().find_map(with)
+    }
+
+    /// How many threads it has.
+    pub fn thread_count(&self) -> usize {
+        self.threads.lock().len()
+    }
+}

@@ -1,0 +1,119 @@
+//! All processes, and waiting for their ends.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+
+use spin::mutex::SpinMutex;
+
+use super::{Ending, Event, Interrupted, OutOfMemory, Process, TaskId, Thread};
+use crate::per_cpu::Polling;
+use crate::syscall::Errno;
+
+#[derive(Debug)]
+struct Entry {
+    id: TaskId,
+    /// `None` once nobody waits for its end any more.
+    parent: Option<TaskId>,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Ended(Ending),
+}
+
+static PROCESSES: SpinMutex<Vec<Entry>, Polling> = SpinMutex::new(Vec::new());
+/// A process has ended.
+static ENDED: Event = Event::new();
+
+/// A child that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Which.
+    pub id: TaskId,
+    /// How.
+    pub ending: Ending,
+}
+
+/// Adds a process that is about to run.
+///
+/// # Errors
+///
+/// [`OutOfMemory`].
+pub(super) fn add(process: &Process) -> Result<(), OutOfMemory> {
+    let mut processes = PROCESSES.lock();
+    processes.try_reserve(1).map_err(|_| OutOfMemory)?;
+    let (id, parent) = (process.id, Some(process.parent));
+    processes.push(Entry { id, parent, state: State::Running });
+    Ok(())
+}
+
+/// Keeps of a process only how it ended, for its parent; its children have no parent any more.
+pub(super) fn ended(process: &Process, ending: Ending) {
+    let mut processes = PROCESSES.lock();
+    for entry in processes.iter_mut() {
+        if entry.id == process.id {
+            entry.state = State::Ended(ending);
+        } else if entry.parent == Some(process.id) {
+            entry.parent = None;
+        }
+    }
+    processes.retain(|entry| entry.parent.is_some() || entry.state == State::Running);
+    drop(processes);
+    ENDED.notify();
+}
+
+/// Which children a parent waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Children {
+    /// Any.
+    Any,
+    /// The one of this number.
+    One(TaskId),
+}
+
+/// Takes a child of `parent` that has ended; `Ok(None)` if none of those has, yet.
+///
+/// # Errors
+///
+/// [`Errno::CHILD`]: there is no such child.
+pub fn take_ended(parent: TaskId, which: Children) -> Result<Option<Ended>, Errno> {
+    let mut processes = PROCESSES.lock();
+    let is_meant = |entry: &Entry| {
+        entry.parent == Some(parent) && (which == Children::Any || which == Children::One(entry.id))
+    };
+    if !processes.iter().any(is_meant) {
+        return Err(Errno::CHILD);
+    }
+    let ended = processes.iter().enumerate().find_map(|(at, entry)| match entry.state {
+        State::Ended(ending) if is_meant(entry) => Some((at, Ended { id: entry.id, ending })),
+        _ => None,
+    });
+    Ok(ended.map(|(at, ended)| {
+        processes.swap_remove(at);
+        if processes.is_empty() {
+            // Its memory, too.
+            *processes = Vec::new();
+        }
+        ended
+    }))
+}
+
+/// Waits until a child of `parent` ends, and takes it. `waiter` is the thread that waits, if it is one.
+///
+/// # Errors
+///
+/// [`Errno::CHILD`], [`Errno::INTERRUPTED`].
+pub async fn wait_for_child(
+    parent: TaskId,
+    which: Children,
+    waiter: Option<&Thread>,
+) -> Result<Ended, Errno> {
+    let wait = ENDED.wait(|| take_ended(parent, which).transpose());
+    match waiter {
+        Some(thread) => thread.wait(wait).await.map_err(|Interrupted| Errno::INTERRUPTED)?,
+        None => wait.await,
+    }
+}

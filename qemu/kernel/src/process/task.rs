@@ -1,0 +1,122 @@
+//! A thread's task: user mode, and what the program asks for.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+
+use topomem::CpuId;
+
+use super::delivery::Cause;
+use super::{AlternateStack, FutexKey, Shared, SignalSet, Thread, futex};
+use crate::arch::user::{Exit, UserState};
+use crate::executor::{Slice, spawn_on, yield_now};
+use crate::per_cpu;
+use crate::syscall::{self, Flow};
+
+/// What a thread has for itself.
+#[derive(Debug)]
+pub struct Task {
+    /// The thread, as others see it.
+    pub thread: Shared<Thread>,
+    /// Its registers.
+    pub state: Box<UserState>,
+    /// Its stack for handlers.
+    pub alternate_stack: AlternateStack,
+    /// The word that is cleared when it ends; 0 for none.
+    pub cleared_at_end: u64,
+    /// The signals that it puts off, while it waits for one with others put off.
+    pub saved_mask: Option<SignalSet>,
+}
+
+impl Task {
+    /// `thread`, which begins with the registers of `state`.
+    pub fn new(thread: Shared<Thread>, state: Box<UserState>) -> Task {
+        Task { thread, state, alternate_stack: AlternateStack::NONE, cleared_at_end: 0, saved_mask: None }
+    }
+
+    /// Runs it until it ends, or goes on on another CPU.
+    async fn go(&mut self) -> Flow {
+        let mut slice = Slice::begin();
+        loop {
+            while let Some(signal) = self.thread.take_signal() {
+                self.deliver(Cause::sent(signal)).await;
+            }
+            if let Some(mask) = self.saved_mask.take() {
+                // The signal that it waited for had no handler.
+                self.thread.set_blocked(mask);
+            }
+            if self.thread.process.is_ending() {
+                return Flow::End(0);
+            }
+            self.thread.process.memory.activate();
+            let thread = &self.thread;
+            // SAFETY: the process's space is active; the registers are boxed, and unloaded before they move to
+            // another CPU or go.
+            let exit = unsafe { slice.enter(&mut self.state, || thread.is_interrupted()) };
+            match exit {
+                Exit::SystemCall => match syscall::call(self).await {
+                    Flow::Continue => {}
+                    flow => return flow,
+                },
+                Exit::Exception { vector, error, address } => self.on_exception(vector, error, address).await,
+                Exit::Interrupt => {
+                    yield_now().await;
+                    slice = Slice::begin();
+                }
+            }
+            if slice.is_over() {
+                yield_now().await;
+                slice = Slice::begin();
+            }
+        }
+    }
+
+    /// Ends the thread.
+    async fn end(mut self, code: u8) {
+        self.state.unload();
+        let process = &self.thread.process;
+        if self.cleared_at_end != 0 && !process.is_ending() && process.thread_count() > 1 {
+            // A thread that has unmapped the word has nobody wait for it.
+            if process.memory.write(self.cleared_at_end, &[0; 4]).await.is_ok() {
+                futex::wake(FutexKey { process: process.id, address: self.cleared_at_end }, 1, u32::MAX);
+            }
+        }
+        process.remove(&self.thread, code);
+        if process.is_ending() {
+            process.memory.leave();
+        }
+    }
+
+    /// Goes on on `cpu`, or here if there is no memory for that.
+    fn move_to(mut self, cpu: CpuId) -> Option<Task> {
+        self.state.unload();
+        let mut moving = Some(self);
+        // `spawn_on` drops what it is given if it fails.
+        if crate::executor::room(cpu) == 0 {
+            return moving;
+        }
+        let task = moving.take()?;
+        let thread = task.thread.clone();
+        match spawn_on(cpu, move || run(task)) {
+            Ok(spawned) => spawned.detach(),
+            Err(_) => thread.process.end(super::Ending::Killed(super::Signal::KILL)),
+        }
+        None
+    }
+}
+
+/// Runs a thread on the executing CPU until it ends, or goes on on another.
+pub async fn run(mut task: Task) {
+    task.thread.arrive();
+    loop {
+        match task.go().await {
+            Flow::Continue => {}
+            Flow::End(code) => return task.end(code).await,
+            Flow::Move(cpu) if cpu == per_cpu::current().cpu => {}
+            Flow::Move(cpu) => match task.move_to(cpu) {
+                Some(stayed) => task = stayed,
+                None => return,
+            },
+        }
+    }
+}

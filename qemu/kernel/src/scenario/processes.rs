@@ -1,0 +1,220 @@
+//! Programs in ring 3, on all CPUs at once: each must end as it should and write what it should, and
+//! afterwards each node must have the frames that it started with.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::slice;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::time::Duration;
+
+use topomem::{CpuId, Tended, Topology};
+use topomem_boot::StartInfo;
+use topomem_stress::{Account, Failure, Record, drain, inconsistencies};
+
+use super::failure;
+use crate::arch::exit::Outcome;
+use crate::arch::paging;
+use crate::executor::{sleep, spawn_on};
+use crate::file::{self, Console};
+use crate::memory::platform::pin;
+use crate::memory::service::SERVICE;
+use crate::process::{self, Children, Ending, Program, Shared, TaskId};
+use crate::smp::ipi;
+use crate::{log, record};
+
+mod cases;
+
+use cases::{CASES, Case};
+
+/// CPUs that have come to a meeting, over all meetings.
+static ARRIVED: AtomicUsize = AtomicUsize::new(0);
+/// Is all memory back?
+static IS_BACK: AtomicBool = AtomicBool::new(false);
+/// Cases that run on a CPU at the same time.
+const STREAMS: usize = 2;
+/// How often to look whether all memory is back, and how long to wait between.
+const LOOKS: usize = 50;
+const REST: Duration = Duration::from_millis(5);
+
+/// Runs all cases on all CPUs, twice: what the kernel keeps for the first time is there the second time.
+pub async fn run(start_info: &StartInfo, topology: &'static Topology) -> Outcome {
+    let Some(range) = start_info.modules().next() else {
+        failure(format_args!("no module holds the programs"), "processes");
+        return Outcome::Failures;
+    };
+    let place = paging::DIRECT_WINDOW.pointer::<u8>(range.start).cast_const();
+    // SAFETY: the range is reserved and in the direct map, so nobody writes there.
+    file::set_ram_disk(unsafe { slice::from_raw_parts(place, range.bytes() as usize) });
+
+    let mut participants = Vec::new();
+    for cpu in ipi::running().iter() {
+        match spawn_on(cpu, move || participate(cpu, topology)) {
+            Ok(participant) => participants.push(participant),
+            // The others would wait for it.
+            Err(error) => {
+                failure(format_args!("{error}"), "processes");
+                return Outcome::Failures;
+            }
+        }
+    }
+    let mut is_right = true;
+    for participant in participants {
+        is_right &= participant.await;
+    }
+    if is_right { Outcome::Success } else { Outcome::Failures }
+}
+
+/// One CPU's part. Was all as it should be?
+async fn participate(cpu: CpuId, topology: &'static Topology) -> bool {
+    let mut is_right = run_streams(cpu).await;
+    // Twice: what one CPU returns gives another's memory home.
+    for _ in 0..2 {
+        meet().await;
+        settle().await;
+    }
+    meet().await;
+    let before = Account::of(&SERVICE, topology.nodes());
+    meet().await;
+    is_right &= run_streams(cpu).await;
+    meet().await;
+    for look in 1..=LOOKS {
+        settle().await;
+        meet().await;
+        if cpu == CpuId::BOOT {
+            IS_BACK.store(is_all_back(&before, topology, look == LOOKS), Ordering::Relaxed);
+        }
+        // The barrier orders the store before the loads.
+        meet().await;
+        if IS_BACK.load(Ordering::Relaxed) {
+            return is_right;
+        }
+    }
+    false
+}
+
+/// Waits until all CPUs are here. Nothing is allocated for it, so that it changes no account.
+async fn meet() {
+    let all = ipi::running().len();
+    let target = (ARRIVED.fetch_add(1, Ordering::SeqCst) / all + 1) * all;
+    while ARRIVED.load(Ordering::SeqCst) < target {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Runs all cases on `cpu`, several at a time. Did all end as they should?
+async fn run_streams(cpu: CpuId) -> bool {
+    let streams: [_; STREAMS] = core::array::from_fn(|stream| spawn_on(cpu, move || run_stream(cpu, stream)));
+    let mut is_right = true;
+    for stream in streams {
+        match stream {
+            Ok(stream) => is_right &= stream.await,
+            Err(error) => {
+                failure(format_args!("{error}"), "processes");
+                is_right = false;
+            }
+        }
+    }
+    is_right
+}
+
+/// Runs all cases on `cpu`, one after another, each stream beginning elsewhere.
+async fn run_stream(cpu: CpuId, stream: usize) -> bool {
+    let first = CASES.len() / STREAMS * stream + cpu.index();
+    let mut is_right = true;
+    for number in 0..CASES.len() {
+        let case = &CASES[(first + number) % CASES.len()];
+        if let Err(problem) = run_case(cpu, case).await {
+            failure(format_args!("{}: {problem}", Name(case)), "processes");
+            is_right = false;
+        }
+    }
+    is_right
+}
+
+async fn run_case(cpu: CpuId, case: &'static Case) -> Result<(), Problem> {
+    let name = case.arguments.first().copied().unwrap_or_default();
+    let file = file::find(name.as_bytes()).ok_or(Problem::NoFile)?;
+    let console = Shared::new(Console::new(name)).map_err(|_| Problem::OutOfMemory)?;
+    let program = Program { file, arguments: case.arguments, console: console.clone() };
+    let started = process::start(cpu, program).map_err(Problem::Spawn)?;
+    let id = started.await.map_err(Problem::Start)?;
+    let ended = process::wait_for_child(TaskId::KERNEL, Children::One(id), None).await;
+    let ended = ended.map_err(|_| Problem::Lost)?;
+    if ended.ending != case.ending {
+        return Err(Problem::Ending(ended.ending));
+    }
+    if !console.holds(case.output) {
+        return Err(Problem::Output);
+    }
+    Ok(())
+}
+
+/// What was wrong with a case.
+#[derive(Debug)]
+enum Problem {
+    NoFile,
+    OutOfMemory,
+    Spawn(crate::executor::SpawnError),
+    Start(process::StartError),
+    Lost,
+    Ending(Ending),
+    Output,
+}
+
+impl core::fmt::Display for Problem {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Problem::NoFile => f.write_str("the RAM disk has no such program"),
+            Problem::OutOfMemory => f.write_str("out of memory"),
+            Problem::Spawn(error) => error.fmt(f),
+            Problem::Start(error) => error.fmt(f),
+            Problem::Lost => f.write_str("nobody knows how it ended"),
+            Problem::Ending(ending) => write!(f, "it ended with {ending}"),
+            Problem::Output => f.write_str("it wrote something else"),
+        }
+    }
+}
+
+/// A case by its command line.
+struct Name(&'static Case);
+
+impl core::fmt::Display for Name {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (number, argument) in self.0.arguments.iter().enumerate() {
+            write!(f, "{}{argument}", if number == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Has the executing CPU leave the programs' spaces and return what it caches, until nothing has retired.
+async fn settle() {
+    process::leave_spaces();
+    for _ in 0..LOOKS {
+        drain(&SERVICE, &pin());
+        if SERVICE.tend(&pin()) == Tended::Done {
+            break;
+        }
+        sleep(REST).await;
+    }
+    drain(&SERVICE, &pin());
+}
+
+/// Is all memory back that there was `before`, and do the service's counts agree? What is wrong is reported
+/// if the run is not to look again.
+fn is_all_back(before: &Account, topology: &'static Topology, is_last: bool) -> bool {
+    let mut is_right = true;
+    let mut found = |failure: Failure| {
+        is_right = false;
+        if is_last {
+            record!("{}", Record::Failure(&failure));
+        }
+    };
+    inconsistencies(&SERVICE, &mut found);
+    before.differences(&Account::of(&SERVICE, topology.nodes()), topology.nodes(), found);
+    if is_right {
+        log!("all frames and objects are back");
+    }
+    is_right
+}

@@ -1,0 +1,112 @@
+//! System calls, by Linux's numbers for x86-64. One that is not here answers `ENOSYS`.
+
+mod errno;
+mod files;
+mod futexes;
+mod memory;
+mod processes;
+mod signals;
+mod system;
+mod threads;
+mod time;
+
+pub use errno::Errno;
+
+use linux_raw_sys::general as linux;
+use topomem::CpuId;
+
+use crate::process::Task;
+
+/// What a thread does after a system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// It goes on.
+    Continue,
+    /// It ends, with this code.
+    End(u8),
+    /// It goes on on another CPU.
+    Move(CpuId),
+}
+
+/// What a system call returns to the program.
+type Answer = Result<u64, Errno>;
+
+/// Does what the thread of `task` asks for.
+pub async fn call(task: &mut Task) -> Flow {
+    let frame = &task.state.frame;
+    let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
+    let [a, b, c, d, e, f] = arguments;
+    // A program's upper half of the number is not looked at, as Linux has it.
+    let answer = match frame.rax as u32 {
+        linux::__NR_read => files::read(task, a, b, c, None).await,
+        linux::__NR_write => files::write(task, a, b, c, None).await,
+        linux::__NR_open => files::open(task, a, b).await,
+        linux::__NR_close => files::close(task, a),
+        linux::__NR_fstat => files::status(task, a, b).await,
+        linux::__NR_poll => files::poll(task, a, b, c).await,
+        linux::__NR_lseek => files::seek(task, a, b, c),
+        linux::__NR_ioctl => files::control(task, a),
+        linux::__NR_pread64 => files::read(task, a, b, c, Some(d)).await,
+        linux::__NR_pwrite64 => files::write(task, a, b, c, Some(d)).await,
+        linux::__NR_writev => files::write_pieces(task, a, b, c).await,
+        linux::__NR_readv => files::read_pieces(task, a, b, c).await,
+        linux::__NR_dup => files::duplicate(task, a),
+        linux::__NR_dup2 | linux::__NR_dup3 => files::duplicate_to(task, a, b),
+        linux::__NR_fcntl => files::settings(task, a, b, c),
+        linux::__NR_ftruncate => files::resize(task, a, b),
+        linux::__NR_openat => files::open(task, b, c).await,
+        linux::__NR_readlink => files::read_link(task, a).await,
+        linux::__NR_readlinkat => files::read_link(task, b).await,
+        linux::__NR_memfd_create => files::create_in_memory(task, a).await,
+
+        linux::__NR_mmap => memory::map(task, [a, b, c, d, e, f]).await,
+        linux::__NR_mprotect => memory::protect(task, a, b, c).await,
+        linux::__NR_munmap => memory::unmap(task, a, b).await,
+        linux::__NR_brk => Ok(task.memory().set_break(a).await),
+
+        linux::__NR_rt_sigaction => signals::action(task, a, b, c, d).await,
+        linux::__NR_rt_sigprocmask => signals::mask(task, a, b, c, d).await,
+        linux::__NR_rt_sigpending => signals::pending(task, a, b).await,
+        linux::__NR_rt_sigsuspend => signals::suspend(task, a, b).await,
+        linux::__NR_rt_sigreturn => return signals::return_from_handler(task).await,
+        linux::__NR_sigaltstack => signals::alternate_stack(task, a, b).await,
+        linux::__NR_pause => signals::pause(task).await,
+        linux::__NR_kill => signals::kill(task, a, b),
+        linux::__NR_tkill => signals::kill_thread(task, None, a, b),
+        linux::__NR_tgkill => signals::kill_thread(task, Some(a), b, c),
+
+        linux::__NR_clone => threads::clone(task, [a, b, c, d, e]).await,
+        linux::__NR_exit => return Flow::End(a as u8),
+        linux::__NR_exit_group => return processes::exit(task, a),
+        linux::__NR_wait4 => processes::wait(task, a, b, c, d).await,
+        linux::__NR_getpid => Ok(u64::from(task.thread.process.id.0)),
+        linux::__NR_getppid => Ok(u64::from(task.thread.process.parent.0)),
+        linux::__NR_gettid => Ok(u64::from(task.thread.id.0)),
+        linux::__NR_getuid | linux::__NR_geteuid | linux::__NR_getgid | linux::__NR_getegid => Ok(0),
+        linux::__NR_set_tid_address => threads::set_cleared_at_end(task, a),
+        linux::__NR_set_robust_list => threads::set_robust_list(b),
+        linux::__NR_arch_prctl => threads::set_base(task, a, b).await,
+        linux::__NR_sched_yield => threads::let_others_run().await,
+        linux::__NR_sched_getaffinity => threads::affinity(task, a, b, c).await,
+        linux::__NR_sched_setaffinity => match threads::set_affinity(task, a, b, c).await {
+            Ok(cpu) => {
+                task.state.frame.rax = 0;
+                return Flow::Move(cpu);
+            }
+            Err(error) => Err(error),
+        },
+        linux::__NR_getcpu => threads::cpu(task, a, b).await,
+        linux::__NR_futex => futexes::futex(task, [a, b, c, d, e, f]).await,
+
+        linux::__NR_clock_gettime => time::now(task, a, b).await,
+        linux::__NR_nanosleep => time::sleep(task, a, b).await,
+        linux::__NR_clock_nanosleep => time::sleep_by_clock(task, [a, b, c, d]).await,
+        linux::__NR_uname => system::name(task, a).await,
+        linux::__NR_sysinfo => system::information(task, a).await,
+        linux::__NR_prlimit64 => system::limit(task, a, b, c, d).await,
+        linux::__NR_getrandom => system::random(task, a, b).await,
+        _ => Err(Errno::NO_SYSTEM_CALL),
+    };
+    task.state.frame.rax = answer.unwrap_or_else(Errno::value);
+    Flow::Continue
+}
