@@ -4,6 +4,8 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 
+use topomem::region::FaultAccess;
+
 use super::{Memory, Task};
 use crate::arch::user::{self, UserFault};
 use crate::syscall::Errno;
@@ -12,16 +14,23 @@ use crate::syscall::Errno;
 const MOST_TEXT: usize = 4096;
 
 impl Memory {
-    /// Repeats `access` until it does not fault, or the fault is the program's own.
-    async fn access<T>(&self, mut access: impl FnMut() -> Result<T, UserFault>) -> Result<T, Errno> {
+    /// Copies `bytes` by `copy`, which is told from where on, until it does not fault or the fault is the
+    /// program's own.
+    async fn copy(
+        &self,
+        access: FaultAccess,
+        mut copy: impl FnMut(usize) -> Result<(), UserFault>,
+    ) -> Result<(), Errno> {
+        let mut done = 0;
         loop {
             // Another process's may have become active while this one waited.
             self.activate();
-            match access() {
-                Ok(done) => return Ok(done),
+            match copy(done) {
+                Ok(()) => return Ok(()),
                 Err(UserFault::NoUserAddress) => return Err(Errno::FAULT),
-                Err(UserFault::Page { address, .. }) => {
-                    self.resolve(address).await.map_err(|_| Errno::FAULT)?;
+                Err(UserFault::Page { address, copied }) => {
+                    done += copied;
+                    self.resolve(address, access).await.map_err(|_| Errno::FAULT)?;
                 }
             }
         }
@@ -33,7 +42,7 @@ impl Memory {
     ///
     /// [`Errno::FAULT`]; some may have been copied.
     pub async fn read(&self, from: u64, to: &mut [u8]) -> Result<(), Errno> {
-        self.access(|| user::read(from, to)).await
+        self.copy(FaultAccess::Read, |done| user::read(from.wrapping_add(done as u64), &mut to[done..])).await
     }
 
     /// Copies `from` to the bytes at `to`.
@@ -42,7 +51,7 @@ impl Memory {
     ///
     /// [`Errno::FAULT`]; some may have been copied.
     pub async fn write(&self, to: u64, from: &[u8]) -> Result<(), Errno> {
-        self.access(|| user::write(to, from)).await
+        self.copy(FaultAccess::Write, |done| user::write(to.wrapping_add(done as u64), &from[done..])).await
     }
 
     /// Reads a word of 4 bytes.
@@ -54,7 +63,9 @@ impl Memory {
         if !address.is_multiple_of(4) {
             return Err(Errno::INVALID);
         }
-        self.access(|| user::load(address)).await
+        let mut word = 0;
+        self.copy(FaultAccess::Read, |_| user::load(address).map(|loaded| word = loaded)).await?;
+        Ok(word)
     }
 
     /// Reads words of 8 bytes.

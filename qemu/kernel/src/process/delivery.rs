@@ -1,9 +1,11 @@
 //! Delivering signals to handlers, and returning from them, as Linux lays it out on x86-64.
 
+use topomem::region::FaultAccess;
+
 use super::signal::Handling;
 use super::{AlternateStack, Ending, Refusal, Signal, SignalSet, Task};
 use crate::arch::trap::TrapFrame;
-use crate::arch::user::{FLOATING_POINT_BYTES, FloatingPoint, USER_END};
+use crate::arch::user::{FLOATING_POINT_BYTES, FloatingPoint};
 use crate::arch::vector::{self, Vector};
 use crate::syscall::Errno;
 
@@ -35,9 +37,13 @@ pub struct Cause {
     pub exception: Option<(Vector, u64, u64)>,
 }
 
-/// `SI_KERNEL`, `SI_USER` and `SI_TKILL`.
+/// Bits of a page fault's error code.
+const WROTE: u64 = 1 << 1;
+const FETCHED: u64 = 1 << 4;
+
+/// The code of a signal of the kernel's that has none of its own (`SI_KERNEL`).
 const BY_KERNEL: i32 = 0x80;
-/// A signal that was sent by `kill`.
+/// The code of a signal that was sent by `kill` (`SI_USER`).
 const BY_USER: i32 = 0;
 
 impl Cause {
@@ -76,13 +82,14 @@ impl Task {
     pub async fn on_exception(&mut self, vector: Vector, error: u64, address: u64) {
         let mut refusal = None;
         if vector == vector::PAGE_FAULT {
-            let resolved = if address < USER_END {
-                self.memory().resolve(address).await
-            } else {
-                Err(Refusal::NotMapped)
+            let access = match error {
+                error if error & FETCHED != 0 => FaultAccess::Execute,
+                error if error & WROTE != 0 => FaultAccess::Write,
+                _ => FaultAccess::Read,
             };
-            match resolved {
+            match self.memory().resolve(address, access).await {
                 Ok(()) => return,
+                Err(Refusal::OutOfMemory) => return self.thread.process.end(Ending::Killed(Signal::KILL)),
                 Err(refused) => refusal = Some(refused),
             }
         }

@@ -10,13 +10,13 @@ use alloc::vec::Vec;
 use async_task::Task as Spawned;
 use linux_raw_sys::auxvec;
 use spin::mutex::SpinMutex;
-use topomem::CpuId;
+use topomem::region::Kind;
+use topomem::{Access, CpuId};
 use topomem_exec::{Access as SegmentAccess, Image, ImageError, InitialStack, PAGE, Placement, StackError};
 
-use super::memory::{BOUNDS, permission_of};
+use super::memory::{BOUNDS, request_at};
 use super::{
-    ActionTable, Memory, OutOfMemory, Place, Process, Shared, SignalSet, Task, TaskId, Thread, boxed, run,
-    table,
+    ActionTable, Memory, OutOfMemory, Process, Shared, SignalSet, Task, TaskId, Thread, boxed, run, table,
 };
 use crate::arch::features;
 use crate::arch::random::random;
@@ -26,10 +26,10 @@ use crate::file::{Console, Descriptors};
 use crate::per_cpu;
 use crate::syscall::Errno;
 
-/// Bytes of the first thread's stack.
-pub const STACK: u64 = 1 << 20;
-/// Pages below the stack that stay unmapped.
-const GUARD: u64 = 256 * PAGE;
+/// Bytes that the first thread's stack may grow to: what a space has it by default.
+pub const STACK: u64 = 8 << 20;
+/// Bytes that it has from the first.
+const FIRST_STACK: u64 = 128 << 10;
 /// Where programs that may lie anywhere begin, and by how many pages that is shifted at random.
 const ANYWHERE: u64 = 0x5555_5555_4000;
 const SHIFT_PAGES: u64 = 1 << 22;
@@ -140,13 +140,21 @@ async fn load(memory: &Memory, image: &Image<'_>) -> Result<Loaded, StartError> 
     };
     for segment in &image.segments {
         let (at, bytes) = (segment.start.wrapping_add(bias), segment.end - segment.start);
-        memory.map(Place::OnlyFree(at), bytes, permission_of(SegmentAccess::Write)?).await?;
+        let (kind, access) = match segment.access {
+            SegmentAccess::None => (Kind::Data, Access::NONE),
+            SegmentAccess::Read => (Kind::Data, Access::READ),
+            SegmentAccess::Write => (Kind::Data, Access::WRITE),
+            SegmentAccess::Execute => (Kind::Code, Access::EXECUTE),
+            // Nothing here may be both.
+            SegmentAccess::WriteExecute => return Err(StartError::Memory(Errno::ACCESS)),
+        };
+        memory.map(&request_at(at, bytes, kind, Access::WRITE)?)?;
         memory.write(segment.address.wrapping_add(bias), segment.content).await?;
-        if segment.access != SegmentAccess::Write {
-            memory.protect(at, bytes, permission_of(segment.access)?).await?;
+        if access != Access::WRITE {
+            memory.protect(at, bytes, access).await?;
         }
     }
-    memory.start_break(end.wrapping_add(bias) + random() % SMALL_SHIFT_PAGES * PAGE);
+    memory.start_heap(end.wrapping_add(bias) + random() % SMALL_SHIFT_PAGES * PAGE);
     Ok(Loaded { bias, entry: image.entry.wrapping_add(bias) })
 }
 
@@ -156,10 +164,9 @@ async fn set_up_stack(
     loaded: &Loaded,
     arguments: &[&str],
 ) -> Result<u64, StartError> {
-    let top = USER_END.min(1 << 47) - (1 + random() % SMALL_SHIFT_PAGES) * PAGE;
-    // Nothing else is placed in the guard.
-    memory.map(Place::OnlyFree(top - STACK - GUARD), GUARD, None).await?;
-    memory.map(Place::OnlyFree(top - STACK), STACK, permission_of(SegmentAccess::Write)?).await?;
+    let top = USER_END - (1 + random() % SMALL_SHIFT_PAGES) * PAGE;
+    // It grows by itself.
+    memory.map(&request_at(top - FIRST_STACK, FIRST_STACK, Kind::Stack, Access::WRITE)?)?;
     let mut texts = Vec::new();
     texts.try_reserve_exact(arguments.len()).map_err(|_| OutOfMemory)?;
     texts.extend(arguments.iter().map(|argument| argument.as_bytes()));
@@ -185,7 +192,7 @@ async fn set_up_stack(
     seed[..8].copy_from_slice(&random().to_le_bytes());
     seed[8..].copy_from_slice(&random().to_le_bytes());
     let stack = InitialStack::lay_out(top, &texts, &[], &auxiliary, seed).map_err(StartError::Stack)?;
-    if stack.bytes.len() as u64 > STACK / 2 {
+    if stack.bytes.len() as u64 > FIRST_STACK {
         return Err(StartError::Stack(StackError::TooLong));
     }
     memory.write(stack.pointer, &stack.bytes).await?;

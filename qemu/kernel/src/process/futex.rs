@@ -9,6 +9,7 @@ use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
 use spin::mutex::SpinMutex;
+use topomem::region::FaultAccess;
 
 use super::{Interrupted, Shared, Task, TaskId};
 use crate::arch::user::{self, UserFault};
@@ -127,7 +128,7 @@ impl Task {
                 Err(UserFault::NoUserAddress) => return Err(Errno::FAULT),
                 Err(UserFault::Page { address, .. }) => {
                     drop(waiting);
-                    self.memory().resolve(address).await.map_err(|_| Errno::FAULT)?;
+                    self.memory().resolve(address, FaultAccess::Read).await.map_err(|_| Errno::FAULT)?;
                 }
             }
         }

@@ -1,81 +1,23 @@
 //! A process's memory: where system calls and faults meet the address space.
 
-extern crate alloc;
-
-use alloc::vec::Vec;
-
-use spin::mutex::SpinMutex;
-use topomem::{Access, AddressSpace, FrameRequest, PageRange, PageSize, Protection, VirtAddr, WakersDue};
-use topomem_exec::{Access as SegmentAccess, Bounds, PAGE};
+use topomem::frames::AllocError;
+use topomem::region::{Advice, FaultAccess, FaultError, Kind, MapRequest, PageFault, Placement, Relocation};
+use topomem::{Access, AddressSpace, VirtAddr, WakersDue};
+use topomem_exec::Bounds;
 use x86_64::registers::control::Cr3;
 
 use crate::arch::random::random;
 use crate::arch::user::USER_END;
+use crate::executor::yield_now;
 use crate::memory::platform::{Kernel, pin};
 use crate::memory::service::SERVICE;
-use crate::per_cpu::Polling;
 use crate::syscall::Errno;
 
 /// The lowest address that a program may map, as Linux has it by default.
 const LOWEST: u64 = 0x1_0000;
-/// Where the addresses end that mappings are placed below: the usual 47 bits, however many levels of tables
-/// there are, since programs keep other things in the upper bits.
-const TOP: u64 = if USER_END < 1 << 47 { USER_END } else { (1 << 47) - PAGE };
-/// By how many pages places are shifted at random.
-const SHIFT_PAGES: u64 = 1 << 20;
-/// Bytes that a program's break may grow to.
-const MOST_BREAK: u64 = 1 << 30;
 
 /// The addresses that a program may have.
 pub const BOUNDS: Bounds = Bounds { start: LOWEST, end: USER_END };
-
-/// Where a mapping goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// There if nothing is there, else anywhere.
-    Near(u64),
-    /// There, whatever is there.
-    Exactly(u64),
-    /// There if nothing is there, else nowhere.
-    OnlyFree(u64),
-}
-
-/// What may be done with pages; `None` for nothing at all.
-pub type Permission = Option<Access>;
-
-/// What `access` permits.
-///
-/// # Errors
-///
-/// [`Errno::ACCESS`] for writing and executing at once, which nothing here may.
-pub fn permission_of(access: SegmentAccess) -> Result<Permission, Errno> {
-    match access {
-        SegmentAccess::None => Ok(None),
-        SegmentAccess::Read => Ok(Some(Access::READ)),
-        SegmentAccess::Write => Ok(Some(Access::WRITE)),
-        SegmentAccess::Execute => Ok(Some(Access::EXECUTE)),
-        SegmentAccess::WriteExecute => Err(Errno::ACCESS),
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Region {
-    start: u64,
-    end: u64,
-    permission: Permission,
-    /// It has frames; where nothing is permitted, [`aside`] from its place.
-    is_filled: bool,
-}
-
-#[derive(Debug)]
-struct Layout {
-    /// By address, without overlaps.
-    regions: Vec<Region>,
-    /// Below which mappings are placed.
-    top: u64,
-    break_start: u64,
-    break_end: u64,
-}
 
 /// Why a fault is the program's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,13 +26,19 @@ pub enum Refusal {
     NotMapped,
     /// What is mapped there may not be used so.
     NotPermitted,
+    /// There is no memory for the page.
+    OutOfMemory,
 }
 
 /// What a process has in memory.
 #[derive(Debug)]
 pub struct Memory {
     space: AddressSpace<Kernel>,
-    layout: SpinMutex<Layout, Polling>,
+}
+
+/// The address as the service knows it, if a program may have it.
+fn user_address(address: u64) -> Option<VirtAddr> {
+    (address < USER_END).then(|| VirtAddr::new_truncate(address))
 }
 
 impl Memory {
@@ -100,10 +48,8 @@ impl Memory {
     ///
     /// [`Errno::NO_MEMORY`].
     pub fn new() -> Result<Memory, Errno> {
-        let space = SERVICE.create_space(&pin()).map_err(|_| Errno::NO_MEMORY)?;
-        let top = TOP - random() % SHIFT_PAGES * PAGE;
-        let layout = Layout { regions: Vec::new(), top, break_start: 0, break_end: 0 };
-        Ok(Memory { space, layout: SpinMutex::new(layout) })
+        let space = SERVICE.create_randomized_space(&pin(), random()).map_err(|_| Errno::NO_MEMORY)?;
+        Ok(Memory { space })
     }
 
     /// Has the executing CPU translate through this space, if it does not already.
@@ -125,53 +71,19 @@ impl Memory {
         }
     }
 
-    /// Maps `bytes` of zeros.
+    /// Maps what `request` asks for; where that is.
     ///
     /// # Errors
     ///
-    /// [`Errno::INVALID`] for no bytes or a place within a page, [`Errno::EXISTS`], [`Errno::NO_MEMORY`].
-    pub async fn map(&self, place: Place, bytes: u64, permission: Permission) -> Result<u64, Errno> {
-        let bytes = bytes.checked_next_multiple_of(PAGE).ok_or(Errno::NO_MEMORY)?;
-        if bytes == 0 {
-            return Err(Errno::INVALID);
+    /// [`Errno::INVALID`], [`Errno::EXISTS`], [`Errno::NO_MEMORY`], [`Errno::NOT_PERMITTED`] below what a
+    /// program may map.
+    pub fn map(&self, request: &MapRequest) -> Result<u64, Errno> {
+        if let Placement::Fixed(at) | Placement::FixedNoReplace(at) = request.placement()
+            && at.as_u64() < LOWEST
+        {
+            return Err(Errno::NOT_PERMITTED);
         }
-        let start = match place {
-            Place::Near(near) => {
-                let layout = self.layout.lock();
-                let near = near / PAGE * PAGE;
-                let is_free = near != 0 && in_bounds(near, bytes) && layout.is_free(near, bytes);
-                if is_free { near } else { layout.highest_free(bytes).ok_or(Errno::NO_MEMORY)? }
-            }
-            Place::Exactly(start) | Place::OnlyFree(start) => {
-                if !start.is_multiple_of(PAGE) {
-                    return Err(Errno::INVALID);
-                }
-                if !in_bounds(start, bytes) {
-                    return Err(Errno::NO_MEMORY);
-                }
-                start
-            }
-        };
-        match place {
-            Place::OnlyFree(_) if !self.layout.lock().is_free(start, bytes) => return Err(Errno::EXISTS),
-            Place::Exactly(_) => self.unmap(start, bytes).await?,
-            _ => {}
-        }
-        self.add(start, start + bytes, permission)?;
-        Ok(start)
-    }
-
-    fn add(&self, start: u64, end: u64, permission: Permission) -> Result<(), Errno> {
-        self.layout.lock().insert(Region { start, end, permission, is_filled: permission.is_some() })?;
-        let Some(access) = permission else { return Ok(()) };
-        let mapped = range(start, end).and_then(|range| {
-            let request = FrameRequest::frame().zeroed();
-            Ok(self.space.map(&pin(), range, request, Protection::user(access))?)
-        });
-        if mapped.is_err() {
-            self.layout.lock().regions.retain(|region| region.start != start);
-        }
-        mapped
+        Ok(self.space.mmap(&pin(), request)?.as_u64())
     }
 
     /// Unmaps what is mapped in `bytes` from `start` on.
@@ -180,15 +92,8 @@ impl Memory {
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
     pub async fn unmap(&self, start: u64, bytes: u64) -> Result<(), Errno> {
-        let end = end_of(start, bytes)?;
-        {
-            let mut layout = self.layout.lock();
-            layout.cut(start)?;
-            layout.cut(end)?;
-            layout.regions.retain(|region| !(start <= region.start && region.end <= end));
-        }
-        self.space.unmap(&pin(), range(start, end)?)?.await;
-        self.space.unmap(&pin(), range(aside(start), aside(end - PAGE) + PAGE)?)?.await;
+        let start = user_address(start).ok_or(Errno::INVALID)?;
+        self.space.munmap(&pin(), start, bytes)?.await;
         Ok(())
     }
 
@@ -196,94 +101,90 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// [`Errno::INVALID`]; [`Errno::NO_MEMORY`] also if some of it is not mapped, and then nothing has
-    /// changed.
-    pub async fn protect(&self, start: u64, bytes: u64, permission: Permission) -> Result<(), Errno> {
-        if bytes == 0 && start.is_multiple_of(PAGE) {
-            return Ok(());
-        }
-        let end = end_of(start, bytes)?;
-        let changed = {
-            let mut layout = self.layout.lock();
-            if !layout.is_full(start, end) {
-                return Err(Errno::NO_MEMORY);
-            }
-            layout.cut(start)?;
-            layout.cut(end)?;
-            let mut changed = Vec::new();
-            changed.try_reserve(layout.regions.len()).map_err(|_| Errno::NO_MEMORY)?;
-            for region in &mut layout.regions {
-                if start <= region.start && region.end <= end {
-                    changed.push(*region);
-                    region.permission = permission;
-                    region.is_filled |= permission.is_some();
-                }
-            }
-            changed
-        };
-        for Region { start, end, permission: old, is_filled } in changed {
-            let (place, shadow) = (range(start, end)?, range(aside(start), aside(end - PAGE) + PAGE)?);
-            match permission.map(Protection::user) {
-                None if old.is_some() => {
-                    self.space.remap(&pin(), place, shadow.start())?.await;
-                }
-                None => {}
-                Some(protection) if is_filled => {
-                    if old.is_none() {
-                        self.space.remap(&pin(), shadow, place.start())?.await;
-                    }
-                    self.space.protect(&pin(), place, protection)?.await;
-                }
-                Some(protection) => {
-                    self.space.map(&pin(), place, FrameRequest::frame().zeroed(), protection)?;
-                }
-            }
-        }
+    /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
+    pub async fn protect(&self, start: u64, bytes: u64, access: Access) -> Result<(), Errno> {
+        let start = aligned(start, Errno::NO_MEMORY)?;
+        self.space.mprotect(&pin(), start, bytes, access)?.await;
         Ok(())
     }
 
-    /// Puts the start of the break at `address`.
-    pub fn start_break(&self, address: u64) {
-        let mut layout = self.layout.lock();
-        (layout.break_start, layout.break_end) = (address, address);
+    /// Makes a mapping longer or shorter, or moves it; where it is then.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::INVALID`], [`Errno::FAULT`], [`Errno::NO_MEMORY`].
+    pub fn relocate(&self, start: u64, old: u64, new: u64, relocation: Relocation) -> Result<u64, Errno> {
+        let start = aligned(start, Errno::FAULT)?;
+        Ok(self.space.mremap(&pin(), start, old, new, relocation)?.as_u64())
     }
 
-    /// Moves the break to `address` if it can be there; where it is then.
-    pub async fn set_break(&self, address: u64) -> u64 {
-        let (first, old) = {
-            let layout = self.layout.lock();
-            (layout.break_start, layout.break_end)
-        };
-        if !(first..=first + MOST_BREAK).contains(&address) {
-            return old;
-        }
-        let (old_page, new_page) = (old.next_multiple_of(PAGE), address.next_multiple_of(PAGE));
-        let moved = if new_page > old_page {
-            self.map(Place::OnlyFree(old_page), new_page - old_page, Some(Access::WRITE)).await.map(|_| ())
-        } else if new_page < old_page {
-            self.unmap(new_page, old_page - new_page).await
-        } else {
-            Ok(())
-        };
-        if moved.is_err() {
-            return old;
-        }
-        self.layout.lock().break_end = address;
-        address
+    /// Follows an advice on `bytes` from `start` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
+    pub async fn advise(&self, start: u64, bytes: u64, advice: Advice) -> Result<(), Errno> {
+        let start = aligned(start, Errno::NO_MEMORY)?;
+        self.space.madvise(&pin(), start, bytes, advice)?.await;
+        Ok(())
     }
 
-    /// A program's access to `address` faulted. Returns once the access can be repeated.
+    /// Has the heap begin at `address`, before the program runs.
+    pub fn start_heap(&self, address: u64) {
+        self.space.set_heap_start(VirtAddr::new_truncate(address));
+    }
+
+    /// Moves the end of the heap to `address` if it can be there; where it is then.
+    pub fn set_break(&self, address: u64) -> u64 {
+        // Below the heap's start nothing moves.
+        self.space.brk(&pin(), user_address(address).unwrap_or(VirtAddr::new_truncate(0))).as_u64()
+    }
+
+    /// A program's `access` to `address` faulted. Returns once it can be repeated.
     ///
     /// # Errors
     ///
     /// [`Refusal`]: it would fault again.
-    pub async fn resolve(&self, address: u64) -> Result<(), Refusal> {
-        let layout = self.layout.lock();
-        match layout.regions.iter().find(|region| (region.start..region.end).contains(&address)) {
-            Some(_) => Err(Refusal::NotPermitted),
-            None => Err(Refusal::NotMapped),
+    pub async fn resolve(&self, address: u64, access: FaultAccess) -> Result<(), Refusal> {
+        let address = user_address(address).ok_or(Refusal::NotMapped)?;
+        loop {
+            match self.space.on_page_fault(&pin(), PageFault::new(address, access)) {
+                Ok(_) => return Ok(()),
+                Err(FaultError::NotMapped) => return Err(Refusal::NotMapped),
+                // Frames are free once others have moved on.
+                Err(FaultError::OutOfFrames(AllocError::WouldBlock { .. })) => yield_now().await,
+                Err(FaultError::OutOfFrames(_)) => return Err(Refusal::OutOfMemory),
+                Err(_) => return Err(Refusal::NotPermitted),
+            }
         }
     }
+}
+
+/// The address of a page, or `outside` if no program may have it.
+fn aligned(address: u64, outside: Errno) -> Result<VirtAddr, Errno> {
+    if !address.is_multiple_of(topomem_exec::PAGE) {
+        return Err(Errno::INVALID);
+    }
+    user_address(address).ok_or(outside)
+}
+
+/// Where a mapping goes that must be at `address`.
+///
+/// # Errors
+///
+/// [`Errno::NO_MEMORY`] if no program may have that.
+pub fn fixed(address: u64) -> Result<VirtAddr, Errno> {
+    user_address(address).ok_or(Errno::NO_MEMORY)
+}
+
+/// A request for a program's own `bytes` at `address`, of that kind.
+///
+/// # Errors
+///
+/// As for [`fixed`].
+pub fn request_at(address: u64, bytes: u64, kind: Kind, access: Access) -> Result<MapRequest, Errno> {
+    let request = MapRequest::anonymous(bytes).kind(kind).access(access);
+    Ok(request.placed(Placement::FixedNoReplace(fixed(address)?)))
 }
 
 /// Has the executing CPU translate through the kernel's space.
@@ -295,72 +196,4 @@ pub fn leave_spaces() {
     {
         SERVICE.wake_due(&pin);
     }
-}
-
-impl Layout {
-    fn is_free(&self, start: u64, bytes: u64) -> bool {
-        !self.regions.iter().any(|region| region.start < start + bytes && start < region.end)
-    }
-
-    /// Is all mapped from `start` to `end`?
-    fn is_full(&self, start: u64, end: u64) -> bool {
-        let mut reached = start;
-        for region in &self.regions {
-            if region.start <= reached && reached < region.end {
-                reached = region.end;
-            }
-        }
-        reached >= end
-    }
-
-    /// The highest place where nothing is mapped.
-    fn highest_free(&self, bytes: u64) -> Option<u64> {
-        let mut end = self.top;
-        for region in self.regions.iter().rev() {
-            if region.end <= end && end - region.end >= bytes {
-                break;
-            }
-            end = end.min(region.start);
-        }
-        end.checked_sub(bytes).filter(|&start| start >= LOWEST)
-    }
-
-    fn insert(&mut self, region: Region) -> Result<(), Errno> {
-        self.regions.try_reserve(1).map_err(|_| Errno::NO_MEMORY)?;
-        let at = self.regions.partition_point(|other| other.start < region.start);
-        self.regions.insert(at, region);
-        Ok(())
-    }
-
-    /// Has a region end at `address` if one lies across it.
-    fn cut(&mut self, address: u64) -> Result<(), Errno> {
-        let Some(at) = self.regions.iter().position(|region| region.start < address && address < region.end)
-        else {
-            return Ok(());
-        };
-        let upper = Region { start: address, ..self.regions[at] };
-        self.insert(upper)?;
-        self.regions[at].end = address;
-        Ok(())
-    }
-}
-
-/// Where frames are kept of pages that permit nothing: page tables have no such pages yet.
-fn aside(address: u64) -> u64 {
-    address ^ 1 << 46
-}
-
-fn in_bounds(start: u64, bytes: u64) -> bool {
-    start >= LOWEST && start.checked_add(bytes).is_some_and(|end| end <= TOP)
-}
-
-/// Where `bytes` from the page `start` on end.
-fn end_of(start: u64, bytes: u64) -> Result<u64, Errno> {
-    let end = start.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(PAGE));
-    end.filter(|&end| start.is_multiple_of(PAGE) && start < end && end <= USER_END).ok_or(Errno::INVALID)
-}
-
-fn range(start: u64, end: u64) -> Result<PageRange, Errno> {
-    let pages = (end - start) / PAGE;
-    PageRange::new(VirtAddr::new_truncate(start), pages, PageSize::Size4KiB).map_err(|_| Errno::INVALID)
 }

@@ -20,7 +20,7 @@ pub use delivery::Cause;
 pub use event::Event;
 pub use exec::{Program, STACK, StartError, start};
 pub use futex::{FutexKey, requeue, wake};
-pub use memory::{Memory, Permission, Place, Refusal, leave_spaces};
+pub use memory::{Memory, Refusal, fixed, leave_spaces};
 pub use shared::{OutOfMemory, Shared, boxed};
 pub use signal::{Action, ActionTable, AlternateStack, Signal, SignalSet};
 pub use table::{Children, Ended, take_ended, wait_for_child};

@@ -1,8 +1,7 @@
 //! Linux's error numbers.
 
 use linux_raw_sys::errno;
-use topomem::frames::AllocError;
-use topomem::{MapError, ProtectError, RemapError, UnmapError};
+use topomem::region::{MadviseError, MmapError, MprotectError, MremapError, MunmapError};
 
 use crate::arch::user::UserFault;
 use crate::process::OutOfMemory;
@@ -63,42 +62,49 @@ impl From<UserFault> for Errno {
     }
 }
 
-impl From<AllocError> for Errno {
-    fn from(_: AllocError) -> Errno {
-        Errno::NO_MEMORY
+impl From<MmapError> for Errno {
+    fn from(error: MmapError) -> Errno {
+        match error {
+            MmapError::Empty | MmapError::Misaligned(_) => Errno::INVALID,
+            MmapError::Occupied(_) => Errno::EXISTS,
+            _ => Errno::NO_MEMORY,
+        }
     }
 }
 
-impl From<MapError> for Errno {
-    fn from(error: MapError) -> Errno {
+impl From<MunmapError> for Errno {
+    fn from(error: MunmapError) -> Errno {
         match error {
-            MapError::AlreadyMapped { .. } => Errno::EXISTS,
-            MapError::OutsideSpace(_) | MapError::OutOfFrames(_) => Errno::NO_MEMORY,
+            MunmapError::OutOfFrames(_) => Errno::NO_MEMORY,
             _ => Errno::INVALID,
         }
     }
 }
 
-impl From<UnmapError> for Errno {
-    fn from(error: UnmapError) -> Errno {
+impl From<MprotectError> for Errno {
+    fn from(error: MprotectError) -> Errno {
         match error {
-            UnmapError::OutsideSpace(_) => Errno::INVALID,
-            UnmapError::OutOfFrames(_) => Errno::NO_MEMORY,
+            MprotectError::Misaligned(_) => Errno::INVALID,
+            _ => Errno::NO_MEMORY,
         }
     }
 }
 
-impl From<RemapError> for Errno {
-    fn from(_: RemapError) -> Errno {
-        Errno::NO_MEMORY
+impl From<MremapError> for Errno {
+    fn from(error: MremapError) -> Errno {
+        match error {
+            MremapError::Misaligned(_) | MremapError::Empty | MremapError::Overlap => Errno::INVALID,
+            MremapError::NoRegion(_) => Errno::FAULT,
+            _ => Errno::NO_MEMORY,
+        }
     }
 }
 
-impl From<ProtectError> for Errno {
-    fn from(error: ProtectError) -> Errno {
+impl From<MadviseError> for Errno {
+    fn from(error: MadviseError) -> Errno {
         match error {
-            ProtectError::OutsideSpace(_) | ProtectError::OutOfFrames(_) => Errno::NO_MEMORY,
-            ProtectError::WrongPrivilege => Errno::ACCESS,
+            MadviseError::Misaligned(_) | MadviseError::Denied(_) => Errno::INVALID,
+            _ => Errno::NO_MEMORY,
         }
     }
 }

@@ -1,54 +1,101 @@
 //! Memory.
 
 use linux_raw_sys::general::{
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_TYPE, PROT_EXEC, PROT_READ,
-    PROT_WRITE,
+    MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
+    MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK, MAP_ANONYMOUS,
+    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_TYPE,
+    MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
-use topomem::Access;
+use topomem::region::{Advice, Kind, MapRequest, Placement, Populate, Relocation};
+use topomem::{Access, VirtAddr};
 
 use super::{Answer, Errno};
-use crate::process::{Permission, Place, Task};
+use crate::arch::user::USER_END;
+use crate::process::{Task, fixed};
+
+/// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE`.
+const GUARD_INSTALL: u32 = 102;
+const GUARD_REMOVE: u32 = 103;
 
 /// What the `PROT_…` in `bits` permit.
-fn permission(bits: u64) -> Result<Permission, Errno> {
+fn access(bits: u64) -> Result<Access, Errno> {
     let bits = u32::try_from(bits).map_err(|_| Errno::INVALID)?;
     if bits & !(PROT_READ | PROT_WRITE | PROT_EXEC) != 0 {
         return Err(Errno::INVALID);
     }
     match (bits & PROT_WRITE != 0, bits & PROT_EXEC != 0) {
         (true, true) => Err(Errno::ACCESS),
-        (true, false) => Ok(Some(Access::WRITE)),
-        (false, true) => Ok(Some(Access::EXECUTE)),
-        (false, false) if bits == 0 => Ok(None),
-        (false, false) => Ok(Some(Access::READ)),
+        (true, false) => Ok(Access::WRITE),
+        (false, true) => Ok(Access::EXECUTE),
+        (false, false) if bits == 0 => Ok(Access::NONE),
+        (false, false) => Ok(Access::READ),
     }
 }
 
-pub(super) async fn map(task: &Task, [at, bytes, access, flags, _, _]: [u64; 6]) -> Answer {
-    let permission = permission(access)?;
+/// `mmap`. Memory that is shared with children is that of a process that can have none.
+pub(super) fn map(task: &Task, [at, bytes, bits, flags, _, _]: [u64; 6]) -> Answer {
+    let access = access(bits)?;
     let flags = flags as u32;
+    let has = |flag: u32| flags & flag == flag;
     if !matches!(flags & MAP_TYPE, MAP_PRIVATE | MAP_SHARED) {
         return Err(Errno::INVALID);
     }
-    if flags & MAP_ANONYMOUS == 0 {
+    if !has(MAP_ANONYMOUS) {
         return Err(Errno::NO_DEVICE);
     }
-    let place = if flags & MAP_FIXED_NOREPLACE != 0 {
-        Place::OnlyFree(at)
-    } else if flags & MAP_FIXED != 0 {
-        Place::Exactly(at)
+    let placement = if has(MAP_FIXED_NOREPLACE) {
+        Placement::FixedNoReplace(fixed(at)?)
+    } else if has(MAP_FIXED) {
+        Placement::Fixed(fixed(at)?)
+    } else if at == 0 || at >= USER_END {
+        Placement::Anywhere
     } else {
-        Place::Near(at)
+        Placement::Hint(VirtAddr::new_truncate(at))
     };
-    task.memory().map(place, bytes, permission).await
+    let kind = if has(MAP_GROWSDOWN) { Kind::Stack } else { Kind::Anonymous };
+    let populate = if has(MAP_POPULATE) { Populate::Now } else { Populate::OnDemand };
+    let request = MapRequest::anonymous(bytes).kind(kind).access(access);
+    task.memory().map(&request.placed(placement).populate(populate))
 }
 
-pub(super) async fn protect(task: &Task, at: u64, bytes: u64, access: u64) -> Answer {
-    task.memory().protect(at, bytes, permission(access)?).await?;
+pub(super) async fn protect(task: &Task, at: u64, bytes: u64, bits: u64) -> Answer {
+    task.memory().protect(at, bytes, access(bits)?).await?;
     Ok(0)
 }
 
 pub(super) async fn unmap(task: &Task, at: u64, bytes: u64) -> Answer {
     task.memory().unmap(at, bytes).await?;
+    Ok(0)
+}
+
+pub(super) fn relocate(task: &Task, [at, old, new, flags, to]: [u64; 5]) -> Answer {
+    let flags = u32::try_from(flags).map_err(|_| Errno::INVALID)?;
+    let relocation = match flags {
+        0 => Relocation::InPlace,
+        MREMAP_MAYMOVE => Relocation::MayMove,
+        flags if flags == MREMAP_MAYMOVE | MREMAP_FIXED => {
+            Relocation::Fixed(fixed(to).map_err(|_| Errno::INVALID)?)
+        }
+        _ => return Err(Errno::INVALID),
+    };
+    task.memory().relocate(at, old, new, relocation)
+}
+
+pub(super) async fn advise(task: &Task, at: u64, bytes: u64, advice: u64) -> Answer {
+    let advice = match advice as u32 {
+        MADV_NORMAL | MADV_RANDOM | MADV_SEQUENTIAL | MADV_WILLNEED | MADV_COLD | MADV_PAGEOUT
+        | MADV_HUGEPAGE | MADV_NOHUGEPAGE | MADV_DONTDUMP | MADV_DODUMP => Advice::Normal,
+        MADV_DONTNEED | MADV_FREE => Advice::DontNeed,
+        MADV_DONTFORK => Advice::DontFork,
+        MADV_DOFORK | MADV_KEEPONFORK => Advice::DoFork,
+        MADV_WIPEONFORK => Advice::WipeOnFork,
+        MADV_POPULATE_READ => Advice::PopulateRead,
+        MADV_POPULATE_WRITE => Advice::PopulateWrite,
+        GUARD_INSTALL => Advice::GuardInstall,
+        GUARD_REMOVE => Advice::GuardRemove,
+        _ => return Err(Errno::INVALID),
+    };
+    task.memory().advise(at, bytes, advice).await?;
     Ok(0)
 }

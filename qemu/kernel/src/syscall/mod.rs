@@ -59,10 +59,12 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_readlinkat => files::read_link(task, b).await,
         linux::__NR_memfd_create => files::create_in_memory(task, a).await,
 
-        linux::__NR_mmap => memory::map(task, [a, b, c, d, e, f]).await,
+        linux::__NR_mmap => memory::map(task, [a, b, c, d, e, f]),
         linux::__NR_mprotect => memory::protect(task, a, b, c).await,
         linux::__NR_munmap => memory::unmap(task, a, b).await,
-        linux::__NR_brk => Ok(task.memory().set_break(a).await),
+        linux::__NR_brk => Ok(task.memory().set_break(a)),
+        linux::__NR_mremap => memory::relocate(task, [a, b, c, d, e]),
+        linux::__NR_madvise => memory::advise(task, a, b, c).await,
 
         linux::__NR_rt_sigaction => signals::action(task, a, b, c, d).await,
         linux::__NR_rt_sigprocmask => signals::mask(task, a, b, c, d).await,
