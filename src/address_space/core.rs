@@ -203,7 +203,7 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         let before = changed.pages;
         loop {
-            match self.table.clear(frames, &mut reserve, pages, changed, &mut record) {
+            match self.table.clear(self.service.tables(pin), &mut reserve, pages, changed, &mut record) {
                 Ok(recorded) => {
                     self.count_unmapped(pin, changed.pages - before);
                     return Ok(recorded);
@@ -235,7 +235,14 @@ impl<P: Machine> SpaceCore<P> {
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         loop {
-            match self.table.reprotect(frames, &mut reserve, pages, protection, changed, &mut record) {
+            match self.table.reprotect(
+                self.service.tables(pin),
+                &mut reserve,
+                pages,
+                protection,
+                changed,
+                &mut record,
+            ) {
                 Ok(recorded) => return Ok(recorded),
                 Err(error) => {
                     let refilled = self.service.relieve(pin, error, || reserve.refill());
@@ -264,16 +271,17 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         let mut record = |changed| record(changed, new);
         let moved = loop {
-            let error = match self.table.relocate(frames, &mut reserve, old, new, &mut record) {
-                Ok(recorded) => break Ok(recorded),
-                Err(RelocateError::Tables(error)) => error,
-                Err(RelocateError::Occupied { page }) => {
-                    break Err(RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)));
-                }
-                Err(RelocateError::WouldSplit(level)) => {
-                    break Err(RemapError::WouldSplit { to, size: size_of_level(level) });
-                }
-            };
+            let error =
+                match self.table.relocate(self.service.tables(pin), &mut reserve, old, new, &mut record) {
+                    Ok(recorded) => break Ok(recorded),
+                    Err(RelocateError::Tables(error)) => error,
+                    Err(RelocateError::Occupied { page }) => {
+                        break Err(RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)));
+                    }
+                    Err(RelocateError::WouldSplit(level)) => {
+                        break Err(RemapError::WouldSplit { to, size: size_of_level(level) });
+                    }
+                };
             if let Err(error) = self.service.relieve(pin, error, || reserve.refill()) {
                 break Err(RemapError::OutOfFrames(error));
             }
@@ -295,7 +303,8 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         loop {
             let record = |changed: &mut Changed| self.record(changed);
-            match self.table.rewrite(frames, &mut reserve, pages, rewrite, changed, record) {
+            match self.table.rewrite(self.service.tables(pin), &mut reserve, pages, rewrite, changed, record)
+            {
                 Err(RewriteError::Tables(error)) => {
                     let refilled = self.service.relieve(pin, error, || reserve.refill());
                     refilled.map_err(RewriteError::Tables)?;
@@ -323,7 +332,14 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         loop {
             let record = |changed: &mut Changed| self.record(changed);
-            match self.table.resolve(frames, &mut reserve, page, &mut decide, changed, record) {
+            match self.table.resolve(
+                self.service.tables(pin),
+                &mut reserve,
+                page,
+                &mut decide,
+                changed,
+                record,
+            ) {
                 Err(RewriteError::Tables(error)) => {
                     let refilled = self.service.relieve(pin, error, || reserve.refill());
                     refilled.map_err(RewriteError::Tables)?;
@@ -342,7 +358,7 @@ impl<P: Machine> SpaceCore<P> {
         changed: &mut Changed,
     ) -> Result<(Leaf, Option<ChangeRecord<'_>>), Mismatch> {
         let record = |changed: &mut Changed| self.record(changed);
-        let cleared = self.table.clear_page(self.service.frames(), page, level, changed, record)?;
+        let cleared = self.table.clear_page(self.service.tables(pin), page, level, changed, record)?;
         self.count_unmapped(pin, page.count());
         Ok(cleared)
     }
@@ -351,13 +367,14 @@ impl<P: Machine> SpaceCore<P> {
     /// records it.
     pub fn reprotect_page(
         &self,
+        pin: &CpuPin,
         page: Pages,
         level: Level,
         protection: Protection,
         changed: &mut Changed,
     ) -> Result<(Leaf, Option<ChangeRecord<'_>>), Mismatch> {
         let record = |changed: &mut Changed| self.record(changed);
-        self.table.reprotect_page(self.service.frames(), page, level, protection, changed, record)
+        self.table.reprotect_page(self.service.tables(pin), page, level, protection, changed, record)
     }
 
     /// Returns what the pinned CPU counts and remembers of the space.

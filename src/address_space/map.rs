@@ -20,8 +20,8 @@ impl<P: Machine> AddressSpace<P> {
     /// Maps `range` to fresh frames, each allocated by `request`, whose order is that of the
     /// range's pages. The space owns them: unmapping frees them.
     ///
-    /// Costs an allocation and an entry per page, and a claim for each 2 MiB that it touches, or one
-    /// lock.
+    /// Costs an allocation and an entry per page, and a claim for each 2 MiB that it touches, or for each
+    /// 1 GiB or 512 GiB that it covers.
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl<P: Machine> AddressSpace<P> {
             (stale.then(|| shootdown.record(core.domain(), invalidation)), replaced)
         };
         let (record, replaced) = loop {
-            match core.table.fill(frames, &mut reserve, pages, backing, record) {
+            match core.table.fill(core.service.tables(pin), &mut reserve, pages, backing, record) {
                 Ok(filled) => break filled,
                 Err(FillError::Tables(error)) => {
                     let refilled = core.service.relieve(pin, error, || reserve.refill());

@@ -36,7 +36,7 @@ use crate::page_table::{Changed, Mismatch, Protection};
 /// `map_to` borrows the frame: it stays the caller's, as `Mapper` has it, and nothing of the
 /// service frees it. Where the space owns the frame (it was mapped by [`AddressSpace::map`]),
 /// `unmap` frees it; the frame returned then only says which one that was, and must not be
-/// freed again. Tables are always the service's own frames, since their locks lie in its
+/// freed again. Tables are always the service's own frames, since their links lie in its
 /// per-frame table: the `FrameAllocator` argument is never asked. An `unmap` leaves empty tables
 /// linked, which any mapping or a wider [`AddressSpace::unmap`] takes over.
 ///
@@ -229,7 +229,8 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
             return Err(self.refused_update(Refusal::Protect(ProtectError::WrongPrivilege)));
         }
         let mut changed = Changed::NOTHING;
-        let updated = core.reprotect_page(pages, level_of(size_of::<S>()), protection, &mut changed);
+        let updated =
+            core.reprotect_page(self.pin, pages, level_of(size_of::<S>()), protection, &mut changed);
         let (_, record) = updated.map_err(|mismatch| match mismatch {
             Mismatch::Empty => FlagUpdateError::PageNotMapped,
             Mismatch::OtherSize => FlagUpdateError::ParentEntryHugePage,

@@ -18,8 +18,7 @@ impl<P: Machine> AddressSpace<P> {
     /// not: an unmap frees them, and one of a part splits the page again.
     ///
     /// Costs a look at each of the smaller pages (two for those that are replaced), with their
-    /// directory entries, or for pages of 1 GiB the table of those, locked; and one invalidation
-    /// for all, that of a range of 4 KiB pages. The tables that are left over go with the ticket.
+    /// entries claimed; and one invalidation for all, that of a range of 4 KiB pages. The tables that are left over go with the ticket.
     ///
     /// # Errors
     ///
@@ -33,7 +32,7 @@ impl<P: Machine> AddressSpace<P> {
             return Err(PromoteError::Unsupported(range.size()));
         }
         let record = |changed| (core.record(&changed), changed);
-        let promoted = core.table.promote(core.service.frames(), pages, level, record);
+        let promoted = core.table.promote(core.service.tables(pin), pages, level, record);
         let promoted =
             promoted.map(|(record, changed)| Unmapping::announce(core, pin, range, changed, record));
         promoted.map_err(|unfit| {

@@ -36,7 +36,7 @@ impl<P: Machine> SpaceCore<P> {
         }
         let pages = Pages { first, last: self.bounds.last };
         let retire = |changed| self.retire_tables(pin, changed);
-        let swept = self.table.reclaim(self.service.frames(), pages, budget, retire);
+        let swept = self.table.reclaim(self.service.tables(pin), pages, budget, retire);
         self.sweep_from.store(swept.next.unwrap_or(self.bounds.first), Ordering::Relaxed);
         if swept.next.is_some() || swept.skipped {
             self.note_emptied();
@@ -47,15 +47,15 @@ impl<P: Machine> SpaceCore<P> {
     /// May page walkers still find a table that was unlinked because it was empty, instead of what
     /// has been mapped in its place since?
     pub fn has_unlinked(&self) -> bool {
-        // Acquire pairs with the Release in `collect`. Who mapped there had the claim or the lock
-        // after the one who unlinked, and sees the count.
+        // Acquire pairs with the Release in `collect`. Who mapped there had the claim after the
+        // one who unlinked, and sees the count.
         self.unlinked.load(Ordering::Acquire) != 0
     }
 
     /// Announces and retires the tables in `changed`; issues, and waits for nothing.
     fn retire_tables(&self, pin: &CpuPin, changed: Changed) {
         if let Some(invalidation) = invalidation_of(&changed) {
-            // Relaxed: the claim or lock that is held orders it.
+            // Relaxed: the claim that is held orders it.
             self.unlinked.fetch_add(1, Ordering::Relaxed);
             self.retire(pin, invalidation, changed.retired, 1);
         }
@@ -85,7 +85,7 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Unmaps and retires what an abandoned space has, as far as `budget` goes.
     fn dismantle(&self, pin: &CpuPin, budget: &mut Budget) -> Dismantled {
-        // Relaxed: it says how much is left to do, and is followed by the lock of the root.
+        // Relaxed: it says how much is left to do, and is followed by claims.
         if self.dismantled.load(Ordering::Relaxed) {
             return Dismantled::Whole;
         }

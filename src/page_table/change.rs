@@ -8,7 +8,7 @@ use super::entry::{Entry, Ownership, RawEntry};
 use super::format::Format;
 use super::level::{ENTRIES, Level, Pages};
 use super::map::unlink;
-use super::memory::{TableMemory, table_at};
+use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::table::{Table, TableEntry};
 use super::{PageTable, RootEntries, regions};
@@ -204,7 +204,7 @@ pub(super) fn cuts_needed<F: Format, M: TableMemory>(
             match F::decode(table.load(level.index(part.first)), level) {
                 Entry::Leaf(_) | Entry::Mark(_) => cuts(level, part),
                 Entry::Table(next) => {
-                    // SAFETY: it is linked under a table that the caller has locked exclusively.
+                    // SAFETY: it is linked: the caller has claimed what `pages` touches.
                     cuts_needed::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
                 }
                 Entry::Empty => 0,
@@ -214,19 +214,19 @@ pub(super) fn cuts_needed<F: Format, M: TableMemory>(
 }
 
 impl<F: Format> PageTable<F> {
-    /// Unmaps what is mapped in `pages`, and unlinks the tables below the locked one that this
+    /// Unmaps what is mapped in `pages`, and unlinks the tables below the cursor's that this
     /// leaves empty, and adds to `changed` what that was; or changes nothing. Calls `record` with
     /// `changed` before another cursor can change the same entries.
     #[inline(always)]
     pub(crate) fn clear<M: TableMemory, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<T, M::Error> {
-        self.change(memory, reserve, pages, Clear, changed, record)
+        self.change(access, reserve, pages, Clear, changed, record)
     }
 
     /// Gives what is mapped in `pages` another protection, and adds to `changed` what that was;
@@ -234,29 +234,30 @@ impl<F: Format> PageTable<F> {
     #[inline(always)]
     pub(crate) fn reprotect<M: TableMemory, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         protection: Protection,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<T, M::Error> {
-        self.change(memory, reserve, pages, Protect(protection), changed, record)
+        self.change(access, reserve, pages, Protect(protection), changed, record)
     }
 
     // Always: as the callers'.
     #[inline(always)]
     fn change<M: TableMemory, E: Edit, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         edit: E,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<T, M::Error> {
+        let memory = access.memory;
         loop {
-            let cursor = Cursor::<F, M>::lock(self, memory, pages);
+            let cursor = Cursor::<F, M>::lock(self, access, pages);
             let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
             // The usual case: nothing to cut, nothing to unlink.
             if cursor.level == Level::PAGE {

@@ -1,215 +1,131 @@
-//! Locking the part of a page table that serves a range.
+//! Claiming the part of a page table that serves a range.
 //!
 //! # The protocol
 //!
-//! Going down from the root, a cursor over a range takes shared the lock of every table above the
-//! page directories whose one entry covers the range. Then
+//! A cursor goes down from the root, without writing anything, and claims the entries that serve its
+//! range, the lowest first. On the way to a page it claims the first of these entries that it meets:
 //!
-//! - where one directory covers the range, it claims the entries that the range touches, the lowest
-//!   first, each of which may be a large leaf, empty, or a table with all that it has;
-//! - else it takes exclusively the lowest table that covers the range.
+//! - an entry that the range covers wholly, in a table above the directories;
+//! - an entry that is no table: empty, or a large leaf;
+//! - an entry of a directory.
 //!
-//! Always from the root downwards and from low entries to high ones, so there is no cycle to
-//! deadlock on. Hence:
+//! The claimant of an entry alone changes the entry and everything below it. So cursors whose ranges
+//! share no 2 MiB run in parallel and write no common word, be they of pages or of large leaves, and
+//! though lowest tables come and go; unless the tables on the way to them are missing.
 //!
-//! - cursors over ranges that share no directory entry run in parallel, be they of pages or of
-//!   large leaves, and though tables come and go; but for ranges that no one directory covers;
-//! - directories and lowest tables have no lock, so it does not matter who still looks at the word
-//!   of one that was unlinked. A directory is unlinked only by who holds a table above it
-//!   exclusively, so that nobody has claims in it;
-//! - under a shared lock, an empty entry may become a table (by compare-and-swap); every other
-//!   change of a table's entry needs the exclusive lock of the table or of one above, and one of a
-//!   directory's entry that or its claim.
+//! *Entries above.* After a claim, the cursor looks again at the entries that have led it there (see
+//! [`Path`](super::path::Path)). If one is claimed, or leads elsewhere, the cursor gives its claim back,
+//! waits until the entry above is free, and goes down once more. If all are as before, the tables on the
+//! way stay linked until the claim is given back. Only then does it read the claimed entry: a claimant of an
+//! entry above may have changed it, and gone, before the look. Entries above an earlier claim of the same cursor need
+//! no second look: a claimant of theirs waits for that claim.
 //!
-//! Walks take none of these locks: see [`Walks`](super::Walks).
+//! *Entries below.* Whoever claims an entry that leads to a directory or to a table above then waits
+//! until no entry below is claimed ([`drain`](super::claim::drain)). The two claimants of an entry and of
+//! one below it each write their own claim, and then read the other's, with a full barrier in between: one
+//! at least sees the other. If both do, the one below gives way.
+//!
+//! A walk is announced ([`Walks`](super::Walks)) from the root until the claim is known to hold, since
+//! until then tables may be unlinked.
+//!
+//! *No deadlock.* A cursor that waits holds only claims of lower pages than the page that it waits for,
+//! or, while it waits for claims below its newest one, of no higher ones. Those below the newest one do
+//! not wait for it.
 //!
 //! Interrupt handlers must not change mappings that they may have interrupted the change of.
 
 use core::marker::PhantomData;
+use core::slice;
 
-use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
-use super::claim::{CLAIMED_LEVEL, claim, release};
-use super::entry::Entry;
+use super::claim::{LOWEST_CLAIMED, LockCounters, claim, claim_seen, release};
+use super::entry::{Entry, RawEntry};
 use super::format::Format;
 use super::level::{Level, Pages};
-use super::lock;
-use super::memory::{TableMemory, table_at};
+use super::memory::{TableAccess, TableMemory, table_at};
+use super::path::Path;
+use super::pieces::Pieces;
 use super::table::{Table, TableEntry};
 
-/// The most tables above a directory: five levels, less two.
-const MAX_PATH: usize = 3;
-
-/// Exclusive use of the subtree that serves a range, until dropped.
+/// Exclusive use of what serves a range, until dropped.
 pub(crate) struct Cursor<'a, F: Format, M: TableMemory> {
     pub(super) memory: &'a M,
     pub(super) level: Level,
-    /// The lowest table that covers the range and may be changed.
-    table: PhysFrame,
-    /// Dropped before the path: from the bottom up.
-    _held: Held<'a, F>,
-    _path: Path<'a>,
+    /// The lowest table that covers the range.
+    pub(super) table: PhysFrame,
+    pub(super) held: Held<'a>,
+    pub(super) format: PhantomData<fn() -> F>,
 }
 
-/// What a cursor has for itself.
-enum Held<'a, F: Format> {
-    /// A table, by its word.
-    Table(&'a AtomicU32),
-    /// Entries of a directory.
-    Entries(&'a [TableEntry], PhantomData<fn() -> F>),
+/// What a cursor has claimed.
+pub(super) enum Held<'a> {
+    /// Entries of one table.
+    Entries(&'a [TableEntry]),
+    /// Entries of several.
+    Pieces(Pieces),
 }
 
-impl<F: Format> Drop for Held<'_, F> {
+impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
     #[inline]
     fn drop(&mut self) {
-        match self {
-            Held::Table(word) => lock::unlock_exclusive(word),
-            Held::Entries([entry], _) => release::<F>(entry),
-            Held::Entries(entries, _) => entries.iter().for_each(release::<F>),
+        match &self.held {
+            Held::Entries([entry]) => release::<F>(entry),
+            Held::Entries(entries) => entries.iter().for_each(release::<F>),
+            Held::Pieces(pieces) => pieces.release::<F, M>(self.memory, self.table(), self.level),
         }
     }
-}
-
-/// The words of the tables held shared, by level from 3 up.
-struct Path<'a> {
-    words: [Option<&'a AtomicU32>; MAX_PATH],
-}
-
-impl Drop for Path<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.words.iter().flatten().for_each(|word| lock::unlock_shared(word));
-    }
-}
-
-/// What to do about an empty entry that alone covers the range.
-pub(super) enum OnEmpty<E> {
-    /// Lock the table that has it.
-    Lock,
-    /// Look again: it was filled.
-    Retry,
-    /// Give up.
-    Abort(E),
 }
 
 impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
-    /// Locks the subtree that serves `pages`; where it does not exist, the lowest table above.
+    /// Claims what serves `pages`. The cursor is in the lowest table that covers them.
     #[inline]
-    pub fn lock(page_table: &'a PageTable<F>, memory: &'a M, pages: Pages) -> Cursor<'a, F, M> {
-        let locked = Cursor::descend(page_table, memory, pages, |_| false, |_, _, _| OnEmpty::<Never>::Lock);
-        match locked {
-            Ok(cursor) => cursor,
-            Err(never) => match never {},
-        }
+    pub fn lock(page_table: &'a PageTable<F>, access: TableAccess<'a, M>, pages: Pages) -> Cursor<'a, F, M> {
+        Cursor::lock_above(page_table, access, pages, |_| false)
     }
 
-    /// Locks the entry of `level` that serves `page`, or its table; where there is none, the lowest
-    /// above.
+    /// Claims what serves `pages`, which are whole entries of `level`, or in one entry. The cursor is at
+    /// that level, or where there is no such table, at the lowest above.
     pub fn lock_entry(
         page_table: &'a PageTable<F>,
-        memory: &'a M,
-        page: Pages,
+        access: TableAccess<'a, M>,
+        pages: Pages,
         level: Level,
     ) -> Cursor<'a, F, M> {
-        let stay = |at| at == level;
-        match Cursor::descend(page_table, memory, page, stay, |_, _, _| OnEmpty::<Never>::Lock) {
-            Ok(cursor) => cursor,
-            Err(never) => match never {},
-        }
+        Cursor::lock_above(page_table, access, pages, |at| at == level)
     }
 
-    /// Locks the subtree that serves `pages`, but nothing below an entry of a level that `stay`
-    /// accepts; `on_empty` may create directories, and tables above them, that are missing on the way.
-    // Else its result is copied, and each level is less of a loop of known length.
+    /// Claims what serves `pages`. The cursor is in the lowest table that covers them, but not below an
+    /// entry of a level that `stay` accepts.
+    // Else its result is copied, and each level is a turn of a loop of unknown length.
     #[inline(always)]
-    pub(super) fn descend<E>(
+    pub(super) fn lock_above(
         page_table: &'a PageTable<F>,
-        memory: &'a M,
+        access: TableAccess<'a, M>,
         pages: Pages,
         stay: impl Fn(Level) -> bool,
-        mut on_empty: impl FnMut(&Table, usize, Level) -> OnEmpty<E>,
-    ) -> Result<Cursor<'a, F, M>, E> {
-        const { assert!(F::ROOT.get() > CLAIMED_LEVEL.get(), "a root has a lock") };
-        let mut path = Path { words: [None; MAX_PATH] };
-        let mut frame = page_table.root;
-        let mut word = &page_table.root_lock;
-        let mut level = F::ROOT;
-        while let Some(below) = level.below().filter(|_| pages.within_one_entry(level) && !stay(level)) {
-            lock::lock_shared(word, &page_table.locks, || memory.relax());
-            // SAFETY: the tables above are held shared, so this one stays linked.
-            let table = unsafe { table_at(memory, frame) };
-            let index = level.index(pages.first);
-            let next = loop {
-                match F::decode(table.load(index), level) {
-                    Entry::Table(next) => break Ok(Some(next)),
-                    Entry::Leaf(_) | Entry::Mark(_) => break Ok(None),
-                    Entry::Empty => match on_empty(table, index, level) {
-                        OnEmpty::Lock => break Ok(None),
-                        OnEmpty::Retry => {}
-                        OnEmpty::Abort(error) => break Err(error),
-                    },
-                }
-            };
-            match next {
-                Ok(Some(next)) => {
-                    path.words[usize::from(level.get() - Level::GIANT.get())] = Some(word);
-                    if below == CLAIMED_LEVEL {
-                        return Ok(Cursor::claim(page_table, memory, pages, stay, next, path));
-                    }
-                    (frame, word, level) = (next, memory.aux(next), below);
-                }
-                // It stays linked meanwhile: the tables above are held. Whatever it holds once
-                // it is ours, it covers the range.
-                Ok(None) => {
-                    lock::unlock_shared(word);
-                    break;
-                }
-                Err(error) => {
-                    lock::unlock_shared(word);
-                    return Err(error);
-                }
-            }
-        }
-        lock::lock_exclusive(word, &page_table.locks, || memory.relax());
-        Ok(Cursor { memory, level, table: frame, _held: Held::Table(word), _path: path })
-    }
-
-    /// Claims what `pages` touches of the directory that covers them.
-    #[inline(always)]
-    fn claim(
-        page_table: &'a PageTable<F>,
-        memory: &'a M,
-        pages: Pages,
-        stay: impl Fn(Level) -> bool,
-        directory: PhysFrame,
-        path: Path<'a>,
     ) -> Cursor<'a, F, M> {
-        let level = CLAIMED_LEVEL;
-        // SAFETY: the tables above are held shared until the cursor is dropped, so this one stays
-        // linked; the reference goes no further than the cursor.
-        let table = unsafe { table_at(memory, directory) };
-        let (first, last) = (level.index(pages.first), level.index(pages.last));
-        let claim = |entry| claim::<F>(entry, &page_table.locks, || memory.relax());
-        let cursor = |level, table, entries| {
-            let held = Held::Entries(entries, PhantomData);
-            Cursor { memory, level, table, _held: held, _path: path }
+        const { assert!(F::ROOT.get() > LOWEST_CLAIMED.get(), "a root is above directories") };
+        if !pages.within_one_entry(Level::GIANT) || pages.fill_entries(Level::GIANT) {
+            return Cursor::lock_pieces(page_table, access, pages, stay);
+        }
+        let memory = access.memory;
+        let walk = access.enter();
+        let down = |_, entry| match entry {
+            Entry::Table(next) => Way::Down(next),
+            _ => Way::Up,
         };
-        if first == last {
-            let entry = table.entry(first);
-            let found = F::decode(claim(entry), level);
-            let entries = core::slice::from_ref(entry);
-            return match (found, level.below()) {
-                (Entry::Table(next), Some(below)) if !stay(level) => cursor(below, next, entries),
-                _ => cursor(level, directory, entries),
-            };
+        let tried = try_first::<F, M>(page_table.root, memory, pages.first, down, |_| false);
+        drop(walk);
+        // Everything else is rare: missing directories, and other cursors.
+        let Ok(mut claimed) = tried else {
+            return Cursor::lock_pieces(page_table, access, pages, stay);
+        };
+        if !pages.within_one_entry(LOWEST_CLAIMED) {
+            claimed.extend::<F, M>(memory, &page_table.locks, pages);
         }
-        let entries = table.entries(first, last);
-        for entry in entries {
-            claim(entry);
-        }
-        cursor(level, directory, entries)
+        claimed.into_cursor(memory, stay)
     }
 
     /// The frame of the table to change.
@@ -219,11 +135,128 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
 
     /// The table to change: only what the range touches of it is the cursor's.
     pub(super) fn table(&self) -> &'a Table {
-        // SAFETY: it is locked or below what is, and so linked, until `self` is dropped; who keeps
-        // the reference longer is in this module's parent, and none does.
+        // SAFETY: the claims keep it linked until `self` is dropped; who keeps the reference longer is in
+        // this module's parent, and none does.
         unsafe { table_at(self.memory, self.table) }
     }
 }
 
-/// No value.
-enum Never {}
+/// Claims in one table that hold.
+pub(super) struct Claimed<'a> {
+    /// The table that has the entries.
+    table: PhysFrame,
+    pub level: Level,
+    pub entries: &'a [TableEntry],
+    /// What the first entry says.
+    pub found: RawEntry,
+}
+
+impl<'a> Claimed<'a> {
+    /// Claims the entries of the same directory that serve the other pages of `pages`, whose first one
+    /// the claimed entry serves.
+    #[inline(always)]
+    pub(super) fn extend<F: Format, M: TableMemory>(
+        &mut self,
+        memory: &'a M,
+        counters: &LockCounters,
+        pages: Pages,
+    ) {
+        // SAFETY: the claim of one of its entries keeps it linked; the reference goes no further than the
+        // claims.
+        let directory = unsafe { table_at(memory, self.table) };
+        let [first, last] = [pages.first, pages.last].map(|page| LOWEST_CLAIMED.index(page));
+        self.entries = directory.entries(first, last);
+        for entry in &self.entries[1..] {
+            claim::<F, M>(entry, memory, counters);
+        }
+    }
+
+    /// The cursor of a range that the entries cover: below them if there is one, unless `stay` accepts its
+    /// level.
+    #[inline(always)]
+    pub(super) fn into_cursor<F: Format, M: TableMemory>(
+        self,
+        memory: &'a M,
+        stay: impl Fn(Level) -> bool,
+    ) -> Cursor<'a, F, M> {
+        let (level, table) = match (F::decode(self.found, self.level), self.level.below()) {
+            (Entry::Table(next), Some(below)) if self.entries.len() == 1 && !stay(self.level) => {
+                (below, next)
+            }
+            _ => (self.level, self.table),
+        };
+        Cursor { memory, level, table, held: Held::Entries(self.entries), format: PhantomData }
+    }
+}
+
+/// Where a cursor goes from an entry above the directories.
+pub(super) enum Way {
+    /// To the table that the entry leads to.
+    Down(PhysFrame),
+    /// Nowhere: it claims the entry.
+    Here,
+    /// Back.
+    Up,
+}
+
+/// Why no entry was claimed.
+pub(super) enum Missed {
+    /// Another cursor has the claim of the entry, or of one above.
+    Claimed,
+    /// The entry, or one above, has changed meanwhile.
+    Changed,
+    /// The cursor went [`Way::Up`].
+    Left,
+}
+
+/// Tries to claim an entry that serves `page`: the one of a directory, or one above from which `way` does not
+/// go on. Looks at no entry again of a level that `held` accepts: the caller has a claim below it.
+///
+/// To be called in an announced walk.
+#[inline(always)]
+pub(super) fn try_first<'a, F: Format, M: TableMemory>(
+    root: PhysFrame,
+    memory: &'a M,
+    page: u64,
+    way: impl Fn(Level, Entry) -> Way,
+    held: impl Fn(Level) -> bool,
+) -> Result<Claimed<'a>, Missed> {
+    let mut path = Path::ROOT;
+    let (mut table, mut level) = (root, F::ROOT);
+    loop {
+        // SAFETY: the root lives as long as the page table; a table below was linked when its entry was
+        // read, and is not freed while the walk is announced, or the claim held.
+        let entry = unsafe { table_at(memory, table) }.entry(level.index(page));
+        let seen = entry.load();
+        let held = held(level);
+        if seen.is_claimed::<F>() && !held {
+            return Err(Missed::Claimed);
+        }
+        if level > LOWEST_CLAIMED
+            && let Some(below) = level.below()
+        {
+            match way(level, F::decode(seen, level)) {
+                Way::Down(next) => {
+                    if !held {
+                        path.add(level, entry, seen);
+                    }
+                    (table, level) = (next, below);
+                    continue;
+                }
+                Way::Here => {}
+                Way::Up => return Err(Missed::Left),
+            }
+        }
+        if claim_seen::<F>(entry, seen).is_err() {
+            return Err(Missed::Changed);
+        }
+        let intact = path.is_intact::<F>();
+        // A claimant of an entry above may have changed the entry between its claim and that look.
+        let found = entry.load();
+        if !intact || level > LOWEST_CLAIMED && found.unclaimed::<F>() != seen {
+            release::<F>(entry);
+            return Err(Missed::Changed);
+        }
+        return Ok(Claimed { table, level, entries: slice::from_ref(entry), found });
+    }
+}

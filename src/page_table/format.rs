@@ -20,7 +20,7 @@ pub unsafe trait Format: Send + Sync + 'static {
     const ROOT: Level;
     /// The highest level at which leaves may stand.
     const LARGEST_LEAF: Level;
-    /// A bit that the hardware ignores in all entries of a page directory, be they tables, leaves
+    /// A bit that the hardware ignores in all entries of tables above the lowest, be they tables, leaves
     /// or empty, and that neither `table` nor `leaf` sets.
     const CLAIM: u64;
 

@@ -4,11 +4,11 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
 use super::chain::{Chain, Reserve};
-use super::cursor::{Cursor, OnEmpty};
+use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
 use super::format::Format;
 use super::level::{Level, Pages};
-use super::memory::{TableMemory, table_at};
+use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
 use super::table::Table;
@@ -104,9 +104,6 @@ pub(crate) enum FillError<E> {
     Tables(E),
 }
 
-/// How many more tables a range needs.
-struct Missing(u64);
-
 fn leaf_here<F: Format>(level: Level, part: Pages, backing: &impl Backing<F>) -> bool {
     level <= F::LARGEST_LEAF && part.fill_entries(level) && backing.level_at(part.first) >= level
 }
@@ -132,7 +129,7 @@ pub(super) fn plan<F: Format, M: TableMemory>(
                 missing += frames_for_regions::<F, M>(memory, None, below, part, backing);
             }
             (Entry::Table(next), Some(below)) => {
-                // SAFETY: it is linked under a table that the caller has locked exclusively.
+                // SAFETY: it is linked: the caller has claimed what `pages` touches.
                 let table = unsafe { table_at(memory, next) };
                 let needed = plan::<F, M>(memory, Some(table), below, part, backing)?
                     + frames_for_regions::<F, M>(memory, Some(next), below, part, backing);
@@ -179,25 +176,22 @@ impl<F: Format> PageTable<F> {
     /// change the pages.
     pub(crate) fn fill<M: TableMemory, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         backing: &mut impl Backing<F>,
         record: impl FnOnce(Chain) -> T,
     ) -> Result<T, FillError<M::Error>> {
+        let memory = access.memory;
         loop {
-            // Allocation happens with nothing locked: the allocator may wait, or be slow.
-            let cursor = match self.lock_to_fill(memory, reserve, pages, backing) {
-                Ok(cursor) => cursor,
-                Err(Missing(tables)) => {
-                    reserve.fill_to(tables).map_err(FillError::Tables)?;
-                    continue;
-                }
-            };
+            // A leaf takes the place of a table.
+            let stay = |level| leaf_here::<F>(level, pages, backing);
+            let cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
             let planned = plan::<F, M>(memory, Some(cursor.table()), cursor.level, pages, backing);
             let missing = planned.map_err(|(page, leaf)| FillError::Occupied { page, leaf })?
                 + frames_for_regions::<F, M>(memory, Some(cursor.frame()), cursor.level, pages, backing);
             if missing > reserve.len() {
+                // Allocation happens with nothing claimed: the allocator may wait, or be slow.
                 drop(cursor);
                 reserve.fill_to(missing).map_err(FillError::Tables)?;
                 continue;
@@ -206,30 +200,6 @@ impl<F: Format> PageTable<F> {
             filler.fill::<F>(cursor.frame(), cursor.level, pages);
             return Ok(record(filler.replaced));
         }
-    }
-
-    fn lock_to_fill<'a, M: TableMemory>(
-        &'a self,
-        memory: &'a M,
-        reserve: &mut Reserve<'_, M>,
-        pages: Pages,
-        backing: &impl Backing<F>,
-    ) -> Result<Cursor<'a, F, M>, Missing> {
-        let stay = |level| leaf_here::<F>(level, pages, backing);
-        Cursor::descend(self, memory, pages, stay, |table, index, level| {
-            let Some(below) = level.below() else {
-                return OnEmpty::Lock;
-            };
-            let Some(frame) = reserve.take() else {
-                // Nothing is mapped below, so the plan cannot fail.
-                let further = plan::<F, M>(memory, None, below, pages, backing).unwrap_or(0);
-                return OnEmpty::Abort(Missing(1 + further));
-            };
-            if table.compare_exchange(index, RawEntry::EMPTY, F::table(frame)).is_err() {
-                reserve.put_back(frame);
-            }
-            OnEmpty::Retry
-        })
     }
 }
 
@@ -253,7 +223,7 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
                 regions::set::<F, M>(self.memory, self.reserve, frame, level, indexes, region);
             });
         }
-        // SAFETY: it is linked under the exclusively locked table, or the caller's alone.
+        // SAFETY: it is linked below what the cursor has claimed, or the caller's alone.
         let table = unsafe { table_at(self.memory, frame) };
         for part in pages.by_entry(level) {
             if level > Level::PAGE && !self.backing.has_leaves(part) {

@@ -7,6 +7,7 @@ use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
 use super::table::Table;
+use super::walk::{WalkGuard, Walks};
 
 /// What page tables need from the frame allocator.
 ///
@@ -38,7 +39,8 @@ pub unsafe trait TableMemory {
     /// Where a frame's bytes are.
     fn direct_map(&self, frame: PhysFrame) -> NonNull<u8>;
 
-    /// A frame's word in the per-frame table: a page table's lock, a retired frame's link.
+    /// A frame's word in the per-frame table: a retired frame's link. Zero while the frame is a linked
+    /// table.
     fn aux(&self, frame: PhysFrame) -> &AtomicU32;
 
     /// A number of the frame in 31 bits, never 0.
@@ -64,10 +66,38 @@ pub unsafe trait TableMemory {
 /// # Safety
 ///
 /// `frame` holds a table of this memory and stays allocated while the reference lives: it is linked into a page
-/// table whose lock or walk guard the caller holds, or it is the caller's alone.
+/// table under a claim or walk guard that the caller holds, or it is the caller's alone.
 #[inline]
 pub(super) unsafe fn table_at<M: TableMemory + ?Sized>(memory: &M, frame: PhysFrame) -> &Table {
     // SAFETY: the direct map of an allocated frame is valid, aligned to 4096 bytes, and holds
     // 512 initialised words (it was zeroed) that are only ever accessed as atomics.
     unsafe { memory.direct_map(frame).cast().as_ref() }
+}
+
+/// What a CPU needs to go through page tables.
+#[derive(Debug)]
+pub(crate) struct TableAccess<'a, M> {
+    /// Where tables live.
+    pub memory: &'a M,
+    /// Where walks announce themselves.
+    pub walks: &'a Walks,
+    /// The CPU that walks.
+    pub pin: &'a CpuPin,
+}
+
+impl<M> Clone for TableAccess<'_, M> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for TableAccess<'_, M> {}
+
+impl<'a, M> TableAccess<'a, M> {
+    /// Announces a walk, until the guard is dropped.
+    #[inline]
+    pub(super) fn enter(self) -> WalkGuard<'a> {
+        self.walks.enter(self.pin)
+    }
 }

@@ -1,8 +1,8 @@
 //! Page tables: trees of frames that the hardware walks.
 //!
 //! [`Format`] is what an architecture adds; [`X64`] is x86-64 with 4 or 5 levels. Changes go
-//! through a cursor that locks only the subtree of its range (the protocol is described in
-//! `cursor.rs`); walks take no lock.
+//! through a cursor that claims only the entries of its range (the protocol is described in
+//! `cursor.rs`); walks take no claim.
 
 mod chain;
 mod change;
@@ -12,9 +12,10 @@ mod entry;
 mod features;
 mod format;
 mod level;
-mod lock;
 mod map;
 mod memory;
+mod path;
+mod pieces;
 mod promote;
 mod protection;
 mod reclaim;
@@ -32,19 +33,19 @@ mod x64;
 use core::marker::PhantomData;
 
 use topomem_percpu::CpuPin;
-use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
 pub use chain::Chain;
 pub(crate) use chain::Reserve;
 pub(crate) use change::Changed;
+pub use claim::LockCounters;
 pub use entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
 pub use features::PagingFeatures;
 pub use format::{Format, Sizes};
 pub(crate) use level::Pages;
 pub use level::{ENTRIES, Level};
-pub use lock::LockCounters;
 pub(crate) use map::{Attributes, Backing, Chained, Contiguous, FillError};
+pub(crate) use memory::TableAccess;
 pub use memory::TableMemory;
 pub(crate) use promote::Unfit;
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
@@ -58,14 +59,12 @@ pub use x64::X64;
 
 use memory::table_at;
 
-/// A page table: its root, and what its locks have seen.
+/// A page table: its root, and what its claims have seen.
 ///
 /// Dropping it frees nothing: its owner clears it, and frees the root, once no CPU uses it.
 #[derive(Debug)]
 pub(crate) struct PageTable<F> {
     root: PhysFrame,
-    /// The root's lock; the tables below have theirs in the per-frame table.
-    root_lock: AtomicU32,
     root_entries: RootEntries,
     locks: LockCounters,
     format: PhantomData<fn() -> F>,
@@ -88,13 +87,7 @@ impl<F: Format> PageTable<F> {
         root_entries: RootEntries,
     ) -> Result<PageTable<F>, M::Error> {
         let root = memory.allocate(pin)?;
-        Ok(PageTable {
-            root,
-            root_lock: AtomicU32::new(0),
-            root_entries,
-            locks: LockCounters::new(),
-            format: PhantomData,
-        })
+        Ok(PageTable { root, root_entries, locks: LockCounters::new(), format: PhantomData })
     }
 
     /// The table that the hardware starts at.
@@ -102,7 +95,7 @@ impl<F: Format> PageTable<F> {
         self.root
     }
 
-    /// What the locks have seen.
+    /// What the claims have seen.
     pub fn locks(&self) -> &LockCounters {
         &self.locks
     }
@@ -118,7 +111,8 @@ impl<F: Format> PageTable<F> {
         // SAFETY: both are roots that live; the caller's promise for `from`.
         let (own, other) = unsafe { (table_at(memory, self.root), table_at(memory, from)) };
         for index in first..ENTRIES {
-            own.store(index, other.load(index));
+            // The other root's users may be at work. Their claims are not for this one.
+            own.store(index, other.load(index).unclaimed::<F>());
         }
     }
 

@@ -14,7 +14,7 @@
 //! The old leaves' translations stay right: they say what the large one says. But they are cached
 //! under their own pages, so whoever changes the large leaf afterwards must not tell TLBs of one
 //! large page before these have dropped the small ones. Hence the promotion is announced while its
-//! lock is held: a later change has a later generation.
+//! claim is held: a later change has a later generation.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -25,7 +25,7 @@ use super::entry::{Entry, Leaf, Ownership, RawEntry};
 use super::format::{Format, Sizes};
 use super::level::{ENTRIES, Level, Pages};
 use super::map::unlink;
-use super::memory::{TableMemory, table_at};
+use super::memory::{TableAccess, TableMemory, table_at};
 use super::table::Table;
 
 /// Why a range was not promoted.
@@ -199,13 +199,13 @@ impl<F: Format> PageTable<F> {
     /// changes nothing.
     pub(crate) fn promote<M: TableMemory, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         pages: Pages,
         level: Level,
         record: impl FnOnce(Changed) -> T,
     ) -> Result<T, Unfit> {
-        let cursor = Cursor::<F, M>::lock_entry(self, memory, pages, level);
-        let mut promoter = Promoter { memory, level, changed: Changed::NOTHING };
+        let cursor = Cursor::<F, M>::lock_entry(self, access, pages, level);
+        let mut promoter = Promoter { memory: access.memory, level, changed: Changed::NOTHING };
         for pass in [Pass::Check, Pass::Change] {
             promoter.apply::<F>(pass, cursor.table(), cursor.level, pages)?;
         }

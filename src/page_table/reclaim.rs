@@ -3,28 +3,29 @@
 //! An unmap leaves the table of its range linked, empty as it may be: most likely something is mapped
 //! there again, and to look costs more than the unmap. So empty tables are looked for when memory is
 //! short. The sweep may run in an allocation of an interrupt handler, which may have interrupted a
-//! cursor. Hence it waits for nothing: it tries locks and claims, and leaves alone what it does not
-//! get.
+//! cursor. Hence it waits for nothing: it tries claims, and leaves alone what it does not get.
 //!
 //! # Protocol
 //!
-//! A sweep holds shared the tables above a directory, as a cursor does, and claims the directory's
-//! entries that lead to lowest tables. An empty one is unlinked: nobody changes it while its entry is
-//! claimed. A table above is unlinked under the exclusive lock of the one that leads to it. Both are
-//! announced before the claim or lock is given back: who maps a page there afterwards knows that page
-//! walkers may still find the old table, and has a later generation.
+//! A sweep claims the entries that lead to empty tables, and looks at these tables again. Entries of lowest
+//! tables are changed by the claimant of the directory's entry alone. In a table above, nobody has a claim
+//! if all entries are zero, and who claims one from then on finds the sweep's claim above it, and gives
+//! way. So an empty table is unlinked, and announced before the claim is given back: who maps a page there
+//! afterwards knows that page walkers may still find the old table, and has a later generation.
+//!
+//! The whole sweep is an announced walk, which the tables stay allocated for. A claim holds if the entries
+//! above lead there still and are unclaimed, as in a cursor.
 
-use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
 use super::change::Changed;
-use super::claim::{CLAIMED_LEVEL, release, try_claim};
+use super::claim::{LOWEST_CLAIMED, release, try_claim};
 use super::entry::{Entry, Ownership, RawEntry};
 use super::format::Format;
 use super::level::{ENTRIES, Level, Pages};
-use super::lock;
-use super::memory::{TableMemory, table_at};
-use super::table::Table;
+use super::memory::{TableAccess, TableMemory, table_at};
+use super::path::Path;
+use super::table::{Table, TableEntry};
 use super::{PageTable, RootEntries, regions};
 use crate::budget::Budget;
 
@@ -51,9 +52,9 @@ pub(crate) enum Dismantled {
     InUse,
 }
 
-struct Sweep<'a, M, A> {
+struct Sweep<'a, 'b, M, A> {
     memory: &'a M,
-    budget: &'a mut Budget,
+    budget: &'b mut Budget,
     announce: A,
     root_entries: RootEntries,
     swept: Swept,
@@ -75,11 +76,12 @@ impl Claimed {
     }
 }
 
+/// Are all entries of `table` empty, and none claimed?
 fn is_empty(table: &Table) -> bool {
-    (0..ENTRIES).all(|index| table.load(index) == RawEntry::EMPTY)
+    (0..ENTRIES).all(|index| table.entry(index).load_ordered() == RawEntry::EMPTY)
 }
 
-impl<M: TableMemory, A: FnMut(Changed)> Sweep<'_, M, A> {
+impl<'a, M: TableMemory, A: FnMut(Changed)> Sweep<'a, '_, M, A> {
     /// Is the budget spent? Then the sweep goes on at `part` the next time.
     fn ends_at(&mut self, part: Pages) -> bool {
         if self.swept.next.is_none() && self.budget.is_spent() {
@@ -88,68 +90,82 @@ impl<M: TableMemory, A: FnMut(Changed)> Sweep<'_, M, A> {
         self.swept.next.is_some()
     }
 
-    /// Sweeps `pages` of the table in `frame`, of `level` and with the lock `word`, which stays linked
-    /// meanwhile. Says whether it looks empty afterwards.
-    fn table<F: Format>(&mut self, frame: PhysFrame, word: &AtomicU32, level: Level, pages: Pages) -> bool {
-        let Some(below) = level.below() else { return false };
-        if !lock::try_lock_shared(word) {
-            self.swept.skipped = true;
-            return false;
-        }
-        // SAFETY: the caller keeps it linked.
-        let table = unsafe { table_at(self.memory, frame) };
-        let mut hollow = false;
-        for part in pages.by_entry(level) {
-            let Entry::Table(next) = F::decode(table.load(level.index(part.first)), level) else {
-                continue;
-            };
-            if self.ends_at(part) {
-                break;
+    /// Sweeps `pages` of the table in `frame`, of `level`, that `path` leads to. Says whether it looks empty
+    /// afterwards.
+    fn table<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages, path: Path<'a>) -> bool {
+        // SAFETY: it was linked when its entry was read, and the sweep is an announced walk.
+        let table: &'a Table = unsafe { table_at(self.memory, frame) };
+        let mut hollow = level == LOWEST_CLAIMED;
+        if let Some(below) = level.below()
+            && level > LOWEST_CLAIMED
+        {
+            for part in pages.by_entry(level) {
+                let entry = table.entry(level.index(part.first));
+                let seen = entry.load();
+                let Entry::Table(next) = F::decode(seen, level) else {
+                    continue;
+                };
+                if self.ends_at(part) {
+                    break;
+                }
+                if seen.is_claimed::<F>() {
+                    self.swept.skipped = true;
+                    continue;
+                }
+                let mut path = path;
+                path.add(level, entry, seen);
+                hollow |= self.table::<F>(next, below, part, path);
             }
-            // The shared lock keeps `next` linked.
-            hollow |= if below == CLAIMED_LEVEL {
-                self.directory::<F>(next, part)
-            } else {
-                self.table::<F>(next, self.memory.aux(next), below, part)
-            };
         }
-        lock::unlock_shared(word);
         let kept = level == F::ROOT && self.root_entries == RootEntries::Shared;
         if hollow && !kept {
-            self.unlink_hollow::<F>(table, word, level, pages);
+            self.unlink_empty::<F>(table, level, pages, &path);
         }
         is_empty(table)
     }
 
-    /// Unlinks the empty lowest tables below `pages` of the directory in `frame`, which stays linked
-    /// meanwhile. Says whether the directory looks empty afterwards.
-    fn directory<F: Format>(&mut self, frame: PhysFrame, pages: Pages) -> bool {
-        let level = CLAIMED_LEVEL;
-        // SAFETY: the caller keeps it linked.
-        let table = unsafe { table_at(self.memory, frame) };
+    /// Unlinks the empty tables that entries of `table`, of `level`, lead to. `path` leads to `table`.
+    fn unlink_empty<F: Format>(&mut self, table: &Table, level: Level, pages: Pages, path: &Path<'_>) {
+        let memory = self.memory;
+        let lower = |raw| match F::decode(raw, level) {
+            // SAFETY: it was linked when the entry was read, and the sweep is an announced walk.
+            Entry::Table(next) => Some((next, unsafe { table_at(memory, next) })),
+            _ => None,
+        };
         let mut changed = Changed::NOTHING;
         let mut claimed = Claimed::default();
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
             let entry = table.entry(index);
-            if !matches!(F::decode(entry.load(), level), Entry::Table(_)) {
-                continue;
-            }
-            if self.ends_at(part) {
-                break;
-            }
-            self.budget.spend(LOOK);
-            let Some(found) = try_claim::<F>(entry) else {
-                self.swept.skipped = true;
+            let Some((_, seen)) = lower(entry.load()) else {
                 continue;
             };
-            match F::decode(found, level) {
-                // SAFETY: its entry is claimed: it stays linked.
-                Entry::Table(lowest) if is_empty(unsafe { table_at(self.memory, lowest) }) => {
+            if level == LOWEST_CLAIMED {
+                if self.ends_at(part) {
+                    break;
+                }
+                self.budget.spend(LOOK);
+            }
+            // Nobody has to wait for a sweep that leaves the table.
+            if !is_empty(seen) {
+                continue;
+            }
+            if try_claim::<F>(entry).is_none() {
+                self.swept.skipped = true;
+                continue;
+            }
+            if !path.is_intact::<F>() {
+                self.swept.skipped = true;
+                release::<F>(entry);
+                continue;
+            }
+            // A claimant of an entry above may have changed it just before.
+            match lower(entry.load()) {
+                Some((next, lower)) if is_empty(lower) => {
                     entry.replace::<F>(level, RawEntry::EMPTY);
                     claimed.add(index);
                     changed.note_table(part);
-                    regions::retire_table(self.memory, lowest, &mut changed.retired.tables);
+                    regions::retire_table(memory, next, &mut changed.retired.tables);
                 }
                 _ => release::<F>(entry),
             }
@@ -158,31 +174,6 @@ impl<M: TableMemory, A: FnMut(Changed)> Sweep<'_, M, A> {
             (self.announce)(changed);
             claimed.iter().for_each(|index| release::<F>(table.entry(index)));
         }
-        is_empty(table)
-    }
-
-    /// Unlinks the empty tables that entries of `table`, of `level` and with the lock `word`, lead to.
-    fn unlink_hollow<F: Format>(&mut self, table: &Table, word: &AtomicU32, level: Level, pages: Pages) {
-        if !lock::try_lock_exclusive(word) {
-            self.swept.skipped = true;
-            return;
-        }
-        let mut changed = Changed::NOTHING;
-        for part in pages.by_entry(level) {
-            let index = level.index(part.first);
-            if let Entry::Table(next) = F::decode(table.load(index), level)
-                // SAFETY: `table` is exclusively locked, so that what it leads to stays linked.
-                && is_empty(unsafe { table_at(self.memory, next) })
-            {
-                table.entry(index).replace::<F>(level, RawEntry::EMPTY);
-                changed.note_table(part);
-                regions::retire_table(self.memory, next, &mut changed.retired.tables);
-            }
-        }
-        if !changed.retired.is_empty() {
-            (self.announce)(changed);
-        }
-        lock::unlock_exclusive(word);
     }
 }
 
@@ -193,14 +184,17 @@ impl<F: Format> PageTable<F> {
     /// Waits for nothing. Costs a look at each table in the range, until the budget is spent.
     pub(crate) fn reclaim<M: TableMemory>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         pages: Pages,
         budget: &mut Budget,
         announce: impl FnMut(Changed),
     ) -> Swept {
         let swept = Swept { next: None, skipped: false };
-        let mut sweep = Sweep { memory, budget, announce, root_entries: self.root_entries, swept };
-        sweep.table::<F>(self.root, &self.root_lock, F::ROOT, pages);
+        let (memory, root_entries) = (access.memory, self.root_entries);
+        let mut sweep = Sweep { memory, budget, announce, root_entries, swept };
+        let walk = access.enter();
+        sweep.table::<F>(self.root, F::ROOT, pages, Path::ROOT);
+        drop(walk);
         sweep.swept
     }
 
@@ -215,51 +209,67 @@ impl<F: Format> PageTable<F> {
         budget: &mut Budget,
         changed: &mut Changed,
     ) -> Dismantled {
-        if !lock::try_lock_exclusive(&self.root_lock) {
-            return Dismantled::InUse;
-        }
         // SAFETY: the root lives as long as `self`.
         let root = unsafe { table_at(memory, self.root) };
-        let whole = dismantle::<F, M>(memory, root, F::ROOT, pages, budget, changed);
-        lock::unlock_exclusive(&self.root_lock);
-        if whole { Dismantled::Whole } else { Dismantled::Part }
+        for part in pages.by_entry(F::ROOT) {
+            let entry = root.entry(F::ROOT.index(part.first));
+            if entry.load() == RawEntry::EMPTY {
+                continue;
+            }
+            if try_claim::<F>(entry).is_none() {
+                return Dismantled::InUse;
+            }
+            let outcome = dismantle_entry::<F, M>(memory, entry, F::ROOT, part, budget, changed);
+            release::<F>(entry);
+            if outcome != Dismantled::Whole {
+                return outcome;
+            }
+        }
+        Dismantled::Whole
     }
 }
 
-/// Empties what `pages` touches of `table`, of `level`; false where the budget did not suffice.
-fn dismantle<F: Format, M: TableMemory>(
+/// Empties `entry`, of `level`, which `part` touches. The entry, or one above, is claimed.
+///
+/// A table's entries are changed once nobody has a claim on them; whoever claims one later gives way.
+fn dismantle_entry<F: Format, M: TableMemory>(
     memory: &M,
-    table: &Table,
+    entry: &TableEntry,
     level: Level,
-    pages: Pages,
+    part: Pages,
     budget: &mut Budget,
     changed: &mut Changed,
-) -> bool {
-    for part in pages.by_entry(level) {
-        let entry = table.entry(level.index(part.first));
-        if entry.load() == RawEntry::EMPTY {
-            continue;
-        }
-        if budget.is_spent() {
-            return false;
-        }
-        budget.spend(1);
-        if let (Entry::Table(next), Some(below)) = (F::decode(entry.load(), level), level.below()) {
-            budget.spend(LOOK);
-            // SAFETY: it is linked under the exclusively locked root.
-            let lower = unsafe { table_at(memory, next) };
-            if !dismantle::<F, M>(memory, lower, below, part, budget, changed) {
-                return false;
-            }
-            entry.replace::<F>(level, RawEntry::EMPTY);
-            changed.note_table(part);
-            regions::retire_table(memory, next, &mut changed.retired.tables);
-        } else if let Entry::Leaf(leaf) = F::decode(entry.replace::<F>(level, RawEntry::EMPTY), level) {
-            if leaf.ownership == Ownership::Owned {
-                changed.retired.push(memory, leaf.frame, level);
-            }
-            changed.note_leaves(part, level, part.count());
-        }
+) -> Dismantled {
+    if budget.is_spent() {
+        return Dismantled::Part;
     }
-    true
+    budget.spend(1);
+    if let (Entry::Table(next), Some(below)) = (F::decode(entry.load(), level), level.below()) {
+        budget.spend(LOOK);
+        // SAFETY: it is linked, and nobody else has a claim on its entry or above.
+        let lower = unsafe { table_at(memory, next) };
+        for part in part.by_entry(below) {
+            let entry = lower.entry(below.index(part.first));
+            let found = entry.load_ordered();
+            if found == RawEntry::EMPTY {
+                continue;
+            }
+            if below >= LOWEST_CLAIMED && found.is_claimed::<F>() {
+                return Dismantled::InUse;
+            }
+            let outcome = dismantle_entry::<F, M>(memory, entry, below, part, budget, changed);
+            if outcome != Dismantled::Whole {
+                return outcome;
+            }
+        }
+        entry.replace::<F>(level, RawEntry::EMPTY);
+        changed.note_table(part);
+        regions::retire_table(memory, next, &mut changed.retired.tables);
+    } else if let Entry::Leaf(leaf) = F::decode(entry.replace::<F>(level, RawEntry::EMPTY), level) {
+        if leaf.ownership == Ownership::Owned {
+            changed.retired.push(memory, leaf.frame, level);
+        }
+        changed.note_leaves(part, level, part.count());
+    }
+    Dismantled::Whole
 }

@@ -10,7 +10,7 @@ use super::entry::{Entry, RawEntry, RegionId};
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::map::{Backing, Filler, plan};
-use super::memory::{TableMemory, table_at};
+use super::memory::{TableAccess, TableMemory, table_at};
 use super::regions;
 use super::table::Table;
 
@@ -28,7 +28,7 @@ pub(crate) enum RelocateError<E> {
     Tables(E),
 }
 
-/// The leaves and marks of another range of the same, exclusively locked, tables.
+/// The leaves and marks of another range of the same, claimed, tables.
 struct Moved<'a, M: TableMemory> {
     memory: &'a M,
     table: PhysFrame,
@@ -47,7 +47,7 @@ struct Place {
 impl<M: TableMemory> Moved<'_, M> {
     /// The table in `frame`.
     fn at(&self, frame: PhysFrame) -> &Table {
-        // SAFETY: it is linked under the exclusively locked table, or is that.
+        // SAFETY: it is linked: the cursor has claimed both places.
         unsafe { table_at(self.memory, frame) }
     }
 
@@ -113,7 +113,7 @@ fn has_entries<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Leve
         match (F::decode(table.load(level.index(part.first)), level), level.below()) {
             (Entry::Leaf(_) | Entry::Mark(_), _) => true,
             (Entry::Table(next), Some(below)) => {
-                // SAFETY: it is linked under a table that the caller has locked exclusively.
+                // SAFETY: it is linked: the caller has claimed what `pages` touches.
                 has_entries::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
             }
             _ => false,
@@ -123,7 +123,7 @@ fn has_entries<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Leve
 
 /// Removes the marks in `pages` of the table in `frame`, of `level`, where no entry reaches beyond them.
 fn remove_marks<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame, level: Level, pages: Pages) {
-    // SAFETY: it is linked under a table that the caller has locked exclusively, or is that.
+    // SAFETY: it is linked: the caller has claimed what `pages` touches.
     let table = unsafe { table_at(memory, frame) };
     for part in pages.by_entry(level) {
         let entry = table.entry(level.index(part.first));
@@ -142,7 +142,7 @@ fn largest_leaf<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Lev
     let of_part = |part: Pages| match (F::decode(table.load(level.index(part.first)), level), level.below()) {
         (Entry::Leaf(_), _) => level,
         (Entry::Table(next), Some(below)) => {
-            // SAFETY: it is linked under a table that the caller has locked exclusively.
+            // SAFETY: it is linked: the caller has claimed what `pages` touches.
             largest_leaf::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
         }
         _ => Level::PAGE,
@@ -156,15 +156,16 @@ impl<F: Format> PageTable<F> {
     /// change the old or the new place.
     pub(crate) fn relocate<M: TableMemory, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         from: Pages,
         to: Pages,
         record: impl FnOnce(Changed) -> T,
     ) -> Result<T, RelocateError<M::Error>> {
         let hull = Pages { first: from.first.min(to.first), last: from.last.max(to.last) };
+        let memory = access.memory;
         loop {
-            let cursor = Cursor::<F, M>::lock(self, memory, hull);
+            let cursor = Cursor::<F, M>::lock(self, access, hull);
             let (table, level) = (cursor.table(), cursor.level);
             let cuts = cuts_needed::<F, M>(memory, table, level, from);
             if cuts > reserve.len() {

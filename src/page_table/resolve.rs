@@ -8,7 +8,7 @@ use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, Ownership};
 use super::format::Format;
 use super::level::{Level, Pages};
-use super::memory::{TableMemory, table_at};
+use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
 use super::rewrite::{Found, RewriteError, found};
@@ -36,7 +36,7 @@ impl<F: Format> PageTable<F> {
     /// What `decide` refuses, or [`RewriteError::Tables`]; nothing has changed.
     pub(crate) fn resolve<M: TableMemory, E, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         page: u64,
         mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
@@ -44,14 +44,13 @@ impl<F: Format> PageTable<F> {
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<T, RewriteError<E, M::Error>> {
         let pages = Pages { first: page, last: page };
+        let memory = access.memory;
         loop {
-            let cursor = Cursor::<F, M>::lock(self, memory, pages);
+            let cursor = Cursor::<F, M>::lock(self, access, pages);
             let (mut frame, mut level) = (cursor.frame(), cursor.level);
             let raw = cursor.table().load(level.index(page));
-            let Some(found) = found::<F, M>(memory, frame, level.index(page), raw, level) else {
-                // A table that was linked before this cursor had its lock: further down, then.
-                continue;
-            };
+            // A cursor of one page is below every table.
+            let found = found::<F, M>(memory, frame, level.index(page), raw, level).unwrap_or(Found::Vacant);
             let answer = decide(found, level).map_err(RewriteError::Refused)?;
             let region = match found {
                 Found::Vacant => None,

@@ -9,7 +9,7 @@ use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, RawEntry, RegionId};
 use super::format::Format;
 use super::level::{Level, Pages};
-use super::memory::{TableMemory, table_at};
+use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
 use super::table::TableEntry;
@@ -274,15 +274,16 @@ impl<F: Format> PageTable<F> {
     /// [`RewriteError`]; nothing has changed.
     pub(crate) fn rewrite<M: TableMemory, R: Rewrite, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         rewrite: &mut R,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<Rewritten<T, R::Stop>, RewriteError<R::Stop, M::Error>> {
+        let memory = access.memory;
         loop {
-            let cursor = Cursor::<F, M>::lock(self, memory, pages);
+            let cursor = Cursor::<F, M>::lock(self, access, pages);
             let needed = plan::<F, M, R>(memory, cursor.frame(), cursor.level, pages, rewrite);
             let mut needed = needed.map_err(RewriteError::Refused)?;
             if R::REGIONS {

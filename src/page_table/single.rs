@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::entry::{Entry, Leaf};
 use super::format::Format;
 use super::level::{Level, Pages};
-use super::memory::TableMemory;
+use super::memory::{TableAccess, TableMemory};
 use super::protection::Protection;
 
 /// Why one page was not changed.
@@ -24,54 +24,49 @@ impl<F: Format> PageTable<F> {
     /// [`PageTable::clear`] does.
     pub(crate) fn clear_page<M: TableMemory, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         page: Pages,
         level: Level,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<(Leaf, T), Mismatch> {
-        self.change_page(memory, page, level, Clear, changed, record)
+        self.change_page(access, page, level, Clear, changed, record)
     }
 
     /// Gives the page of `level` that is `page` another protection, adds to `changed` what that
     /// was, and says what it was.
     pub(crate) fn reprotect_page<M: TableMemory, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         page: Pages,
         level: Level,
         protection: Protection,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<(Leaf, T), Mismatch> {
-        self.change_page(memory, page, level, Protect(protection), changed, record)
+        self.change_page(access, page, level, Protect(protection), changed, record)
     }
 
     fn change_page<M: TableMemory, E: Edit, T>(
         &self,
-        memory: &M,
+        access: TableAccess<'_, M>,
         page: Pages,
         level: Level,
         edit: E,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<(Leaf, T), Mismatch> {
-        loop {
-            let cursor = Cursor::<F, M>::lock_entry(self, memory, page, level);
-            let entry = cursor.table().entry(cursor.level.index(page.first));
-            match F::decode(entry.load(), cursor.level) {
-                Entry::Leaf(leaf) if cursor.level == level => {
-                    if edit.edit::<F, M>(memory, &mut changed.retired, entry, level) {
-                        changed.note_leaves(page, level, page.count());
-                    }
-                    return Ok((leaf, record(changed)));
+        let cursor = Cursor::<F, M>::lock_entry(self, access, page, level);
+        let entry = cursor.table().entry(cursor.level.index(page.first));
+        match F::decode(entry.load(), cursor.level) {
+            Entry::Leaf(leaf) if cursor.level == level => {
+                if edit.edit::<F, M>(access.memory, &mut changed.retired, entry, level) {
+                    changed.note_leaves(page, level, page.count());
                 }
-                Entry::Empty | Entry::Mark(_) => return Err(Mismatch::Empty),
-                Entry::Leaf(_) => return Err(Mismatch::OtherSize),
-                Entry::Table(_) if cursor.level == level => return Err(Mismatch::OtherSize),
-                // It was linked before this cursor had its lock: further down, then.
-                Entry::Table(_) => {}
+                Ok((leaf, record(changed)))
             }
+            Entry::Empty | Entry::Mark(_) => Err(Mismatch::Empty),
+            Entry::Leaf(_) | Entry::Table(_) => Err(Mismatch::OtherSize),
         }
     }
 }

@@ -19,6 +19,16 @@ impl TableEntry {
         RawEntry(self.0.load(Ordering::Acquire))
     }
 
+    /// [`TableEntry::load`], ordered after the claims that this CPU has made.
+    #[inline]
+    pub(super) fn load_ordered(&self) -> RawEntry {
+        // loom orders SeqCst accesses as AcqRel ones.
+        #[cfg(loom)]
+        topomem_percpu::sync::atomic::fence(Ordering::SeqCst);
+        // SeqCst pairs with the SeqCst of `compare_exchange`; Acquire as in `load`.
+        RawEntry(self.0.load(Ordering::SeqCst))
+    }
+
     /// Publishes an entry that takes the place of none that the hardware could be changing.
     #[inline]
     pub(super) fn store(&self, entry: RawEntry) {
@@ -36,7 +46,8 @@ impl TableEntry {
     /// changed it: then what it is now comes back.
     #[inline]
     pub(super) fn compare_exchange(&self, current: RawEntry, new: RawEntry) -> Result<(), RawEntry> {
-        let outcome = self.0.compare_exchange(current.0, new.0, Ordering::AcqRel, Ordering::Acquire);
+        // Acquire as in `load`, Release as in `store`; SeqCst besides, for claims: see `load_ordered`.
+        let outcome = self.0.compare_exchange(current.0, new.0, Ordering::SeqCst, Ordering::Acquire);
         outcome.map(drop).map_err(RawEntry)
     }
 

@@ -2,7 +2,6 @@
 
 use core::ops::ControlFlow;
 
-use topomem_percpu::CpuPin;
 use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
@@ -10,14 +9,13 @@ use super::cursor::Cursor;
 use super::entry::Entry;
 use super::format::Format;
 use super::level::{Level, Pages};
-use super::memory::{TableMemory, table_at};
+use super::memory::{TableAccess, TableMemory, table_at};
 use super::rewrite::{Found, found};
-use super::walk::Walks;
 
 /// Calls a function with what pages are, in ascending order.
 struct Visitor<'a, F, M, V> {
     page_table: &'a PageTable<F>,
-    memory: &'a M,
+    access: TableAccess<'a, M>,
     visit: V,
 }
 
@@ -27,7 +25,7 @@ impl<F: Format, M: TableMemory, V: FnMut(Pages, Found) -> ControlFlow<()>> Visit
     fn table(&mut self, frame: PhysFrame, level: Level, pages: Pages) -> ControlFlow<()> {
         // SAFETY: the root lives as long as the page table; a table below was linked when its entry was
         // read, and is not freed while the walk is announced.
-        let table = unsafe { table_at(self.memory, frame) };
+        let table = unsafe { table_at(self.access.memory, frame) };
         for part in pages.by_entry(level) {
             match (F::decode(table.load(level.index(part.first)), level), level.below()) {
                 (Entry::Empty, _) => (self.visit)(part, Found::Vacant)?,
@@ -41,12 +39,12 @@ impl<F: Format, M: TableMemory, V: FnMut(Pages, Found) -> ControlFlow<()>> Visit
 
     /// Looks at `pages`, of one entry, under its claim.
     fn claimed(&mut self, pages: Pages) -> ControlFlow<()> {
-        let cursor = Cursor::<F, M>::lock(self.page_table, self.memory, pages);
+        let cursor = Cursor::<F, M>::lock(self.page_table, self.access, pages);
         let (frame, level) = (cursor.frame(), cursor.level);
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
             // A table that has come meanwhile was vacant when the look began.
-            let found = found::<F, M>(self.memory, frame, index, cursor.table().load(index), level);
+            let found = found::<F, M>(self.access.memory, frame, index, cursor.table().load(index), level);
             (self.visit)(part, found.unwrap_or(Found::Vacant))?;
         }
         ControlFlow::Continue(())
@@ -60,13 +58,11 @@ impl<F: Format> PageTable<F> {
     /// `visit` is called with a claim held: it takes no other, and waits for nothing.
     pub(crate) fn visit<M: TableMemory>(
         &self,
-        memory: &M,
-        walks: &Walks,
-        pin: &CpuPin,
+        access: TableAccess<'_, M>,
         pages: Pages,
         visit: impl FnMut(Pages, Found) -> ControlFlow<()>,
     ) {
-        let _walk = walks.enter(pin);
-        let _ = Visitor { page_table: self, memory, visit }.table(self.root, F::ROOT, pages);
+        let _walk = access.enter();
+        let _ = Visitor { page_table: self, access, visit }.table(self.root, F::ROOT, pages);
     }
 }

@@ -44,6 +44,7 @@ impl Walks {
     }
 
     /// Announces a walk of the pinned CPU, until the guard is dropped.
+    #[inline]
     pub fn enter<'a>(&'a self, pin: &'a CpuPin) -> WalkGuard<'a> {
         let word = &self.walking[pin.cpu().index()];
         // Contexts of one CPU nest, so a load and a store do: who interrupts in between leaves
@@ -55,10 +56,14 @@ impl Walks {
         WalkGuard { word, pin }
     }
 
-    /// Waits until every CPU has been outside a walk at some time after the call; false where
-    /// one stays inside for long (a walk that this context interrupted does).
-    pub fn wait_for_others(&self, relax: impl Fn()) -> bool {
+    /// Waits until every CPU has been outside a walk at some time after the call. Returns false if a
+    /// CPU stays inside for long, and at once if this context has interrupted a walk of its own CPU.
+    pub fn wait_for_others(&self, pin: &CpuPin, relax: impl Fn()) -> bool {
         fence(Ordering::SeqCst);
+        // Relaxed: only this CPU writes the word.
+        if self.walking[pin.cpu().index()].load(Ordering::Relaxed) != 0 {
+            return false;
+        }
         self.walking.iter().all(|word| {
             // Acquire pairs with the Release in the guard's drop: the walk's loads are done.
             (0..PATIENCE).any(|turn| {
@@ -92,6 +97,7 @@ pub struct WalkGuard<'a> {
 }
 
 impl Drop for WalkGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         let _ = self.pin;
         self.word.store(self.word.load(Ordering::Relaxed) - 1, Ordering::Release);

@@ -82,7 +82,7 @@ impl<P: Machine> AddressSpace<P> {
             }
             ControlFlow::Continue(())
         };
-        core.table.visit(core.service.frames(), core.service.walks(), pin, pages, visit);
+        core.table.visit(core.service.tables(pin), pages, visit);
         let (pages, region, resident) = run?;
         Some(RegionRange { pages, region: Region::of(region), resident })
     }

@@ -82,7 +82,7 @@ impl<P: Machine> AddressSpace<P> {
             }
         };
         let pages = Pages { first: page + 1, last };
-        core.table.visit(core.service.frames(), core.service.walks(), pin, pages, visit);
+        core.table.visit(core.service.tables(pin), pages, visit);
         above
     }
 
@@ -104,7 +104,7 @@ impl<P: Machine> AddressSpace<P> {
             if free { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let pages = Pages { first, last: page - 1 };
-        core.table.visit(core.service.frames(), core.service.walks(), pin, pages, visit);
+        core.table.visit(core.service.tables(pin), pages, visit);
         free
     }
 }

@@ -93,7 +93,7 @@ impl Retired {
             // SAFETY: as above.
             unsafe { frame_memory::release(frames, pin, run, Order::HUGE) };
         }
-        if !self.tables.is_empty() && walks.wait_for_others(|| frames.platform().relax()) {
+        if !self.tables.is_empty() && walks.wait_for_others(pin, || frames.platform().relax()) {
             while let Some((first, count)) = self.tables.pop_run(frames) {
                 // SAFETY: the caller's promise, and no software walk that could have seen one
                 // linked is under way.
@@ -132,7 +132,7 @@ impl Retired {
         }
         if !budget.is_spent()
             && !self.tables.is_empty()
-            && walks.wait_for_others(|| frames.platform().relax())
+            && walks.wait_for_others(pin, || frames.platform().relax())
         {
             while !budget.is_spent()
                 && let Some((first, count)) = self.tables.pop_part(frames, PART)

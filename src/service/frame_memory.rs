@@ -69,8 +69,8 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
         if take_joined(self, first) {
             return;
         }
-        // Relaxed: the leaf that maps the run is exclusively locked, and the parts go to their
-        // last user through the same lock.
+        // Relaxed: the leaf that maps the run is claimed, and the parts go to their
+        // last user through the same claim.
         for part in 0..Order::HUGE.frames() {
             info(self, first + part).references.store(PART, Ordering::Relaxed);
         }

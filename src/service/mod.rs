@@ -30,7 +30,7 @@ pub use wait::Allocation;
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, user_bounds};
 use crate::heap::KernelHeap;
-use crate::page_table::{ENTRIES, PageTable, RootEntries, Walks};
+use crate::page_table::{ENTRIES, PageTable, RootEntries, TableAccess, Walks};
 use crate::region::SpaceLayout;
 use crate::retire::Due;
 use crate::spin_lock::SpinLock;
@@ -112,6 +112,12 @@ impl<P: Machine> MemoryService<P> {
 
     pub(crate) const fn walks(&self) -> &Walks {
         &self.walks
+    }
+
+    /// What the pinned CPU needs to change page tables.
+    #[inline]
+    pub(crate) const fn tables<'a>(&'a self, pin: &'a CpuPin) -> TableAccess<'a, Frames<P>> {
+        TableAccess { memory: &self.frames, walks: &self.walks, pin }
     }
 
     /// Acquire pairs with the Release of boot's steps.

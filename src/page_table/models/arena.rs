@@ -11,7 +11,7 @@ use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
 use super::super::table::Table;
-use super::super::{Chain, ENTRIES, RawEntry, TableMemory};
+use super::super::{Chain, ENTRIES, RawEntry, TableAccess, TableMemory, Walks};
 use super::{frame, number};
 
 /// What an entry of a freed frame says: a leaf that nobody maps.
@@ -27,10 +27,13 @@ struct Frame {
 
 pub(super) struct Arena {
     frames: Box<[Frame]>,
+    walks: Walks,
     /// Those never handed out. Not loom's mutex, here and below: frames do not come back, so it
     /// orders nothing.
     fresh: Mutex<Vec<u64>>,
     freed: Mutex<Vec<u64>>,
+    /// Unlinked tables that some CPU may walk through.
+    unlinked: Mutex<Vec<PhysFrame>>,
 }
 
 // SAFETY: loom checks the accesses to `used`, which is what the models are for.
@@ -48,14 +51,42 @@ impl Arena {
         let frame = |_| Frame { table: Table::new(), aux: AtomicU32::new(0), used: UnsafeCell::new(()) };
         Arena {
             frames: (0..=frames).map(frame).collect(),
+            walks: Walks::new(),
             fresh: Mutex::new((1..=frames).collect()),
             freed: Mutex::new(Vec::new()),
+            unlinked: Mutex::new(Vec::new()),
         }
     }
 
     /// How many frames are handed out.
     pub(super) fn allocated(&self) -> usize {
         self.frames.len() - 1 - self.fresh.lock().unwrap().len() - self.freed.lock().unwrap().len()
+    }
+
+    /// What the CPU of `pin` needs to change page tables.
+    pub(super) fn by<'a>(&'a self, pin: &'a CpuPin) -> TableAccess<'a, Arena> {
+        TableAccess { memory: self, walks: &self.walks, pin }
+    }
+
+    /// Frees unlinked tables, once no cursor walks through them.
+    pub(super) fn retire(&self, pin: &CpuPin, mut chain: Chain) {
+        if chain.is_empty() {
+            return;
+        }
+        if self.walks.wait_for_others(pin, loom::thread::yield_now) {
+            return self.free_chain(pin, chain);
+        }
+        while let Some(frame) = chain.pop(self) {
+            self.unlinked.lock().unwrap().push(frame);
+        }
+    }
+
+    /// Frees what [`Arena::retire`] has kept. Nobody walks any more.
+    pub(super) fn free_unlinked(&self, pin: &CpuPin) {
+        for frame in self.unlinked.lock().unwrap().drain(..) {
+            // SAFETY: the model's other threads have ended.
+            unsafe { self.free(pin, frame) };
+        }
     }
 
     pub(super) fn free_chain(&self, pin: &CpuPin, mut chain: Chain) {
@@ -73,7 +104,7 @@ impl Arena {
                 (0..ENTRIES).all(|index| table.load(index) == POISON),
                 "somebody wrote into a freed table"
             );
-            assert_eq!(aux.load(Ordering::Relaxed), 0, "freed with a lock or link");
+            assert_eq!(aux.load(Ordering::Relaxed), 0, "freed with a link");
         }
     }
 

@@ -63,7 +63,10 @@ fn protect(space: &Space, first: u64, last: u64) {
     let (pin, mut changed) = (pin(0), Changed::NOTHING);
     let mut reserve = Reserve::new(&space.memory, &pin);
     let (pages, protection) = (Pages { first, last }, Protection::USER_READ_ONLY);
-    space.table.reprotect(&space.memory, &mut reserve, pages, protection, &mut changed, |_| ()).unwrap();
+    space
+        .table
+        .reprotect(space.memory.by(&pin), &mut reserve, pages, protection, &mut changed, |_| ())
+        .unwrap();
     assert_eq!(changed.pages, pages.count());
 }
 
@@ -72,8 +75,8 @@ fn relocate(space: &Space, first: u64, last: u64, to: u64) {
     let pin = pin(0);
     let mut reserve = Reserve::new(&space.memory, &pin);
     let (from, to) = (Pages { first, last }, Pages { first: to, last: to + last - first });
-    let moved = space.table.relocate(&space.memory, &mut reserve, from, to, |changed| changed);
-    space.memory.free_chain(&pin, moved.unwrap().retired.tables);
+    let moved = space.table.relocate(space.memory.by(&pin), &mut reserve, from, to, |changed| changed);
+    space.memory.retire(&pin, moved.unwrap().retired.tables);
 }
 
 #[test]

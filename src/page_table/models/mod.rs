@@ -1,10 +1,10 @@
-//! loom models of page tables: of the lock, of cursors that meet in each other's entries and beside
-//! each other, and of walks that no lock stops. Tables have two entries here, so a directory has
+//! loom models of page tables: of cursors that meet in each other's entries, beside, above and below
+//! each other, and of walks that no claim stops. Tables have two entries here, so a directory has
 //! two: pages 0 and 1, and pages 2 and 3.
 
 mod arena;
 mod cursors;
-mod locks;
+mod levels;
 mod marks;
 mod promotion;
 mod reclaiming;
@@ -74,12 +74,11 @@ impl Space {
             Contiguous { first_page: first, frame: frame(BASE + first), largest, attributes: ATTRIBUTES };
         let pin = pin(cpu);
         let mut reserve = Reserve::new(&self.memory, &pin);
-        match self
-            .table
-            .fill(&self.memory, &mut reserve, Pages { first, last }, &mut backing, |replaced| replaced)
+        let access = self.memory.by(&pin);
+        match self.table.fill(access, &mut reserve, Pages { first, last }, &mut backing, |replaced| replaced)
         {
             Ok(replaced) => {
-                self.memory.free_chain(&pin, replaced);
+                self.memory.retire(&pin, replaced);
                 true
             }
             Err(FillError::Occupied { .. }) => false,
@@ -92,23 +91,24 @@ impl Space {
         let pin = pin(cpu);
         let mut changed = Changed::NOTHING;
         let mut reserve = Reserve::new(&self.memory, &pin);
-        self.table.clear(&self.memory, &mut reserve, Pages { first, last }, &mut changed, |_| ()).unwrap();
+        let (access, pages) = (self.memory.by(&pin), Pages { first, last });
+        self.table.clear(access, &mut reserve, pages, &mut changed, |_| ()).unwrap();
         (changed.pages, changed.retired.tables)
     }
 
-    /// The same where nobody walks: the tables are free at once.
+    /// The same; the tables are freed once no cursor walks through them.
     fn clear(&self, cpu: usize, first: u64, last: u64) -> u64 {
         let (pages, tables) = self.unlink(cpu, first, last);
-        self.memory.free_chain(&pin(cpu), tables);
+        self.memory.retire(&pin(cpu), tables);
         pages
     }
 
-    /// Unlinks the empty tables of pages 0 to 15, calls `announce` for each group with the claims or
-    /// the lock still held, and returns them.
-    fn reclaim(&self, mut announce: impl FnMut()) -> Chain {
-        let mut tables = Chain::EMPTY;
+    /// Unlinks the empty tables of pages 0 to 15, calls `announce` for each group with the claims
+    /// still held, and returns them.
+    fn reclaim(&self, cpu: usize, mut announce: impl FnMut()) -> Chain {
+        let (pin, mut tables) = (pin(cpu), Chain::EMPTY);
         let mut budget = Budget::unlimited();
-        self.table.reclaim(&self.memory, Pages { first: 0, last: 15 }, &mut budget, |changed| {
+        self.table.reclaim(self.memory.by(&pin), Pages { first: 0, last: 15 }, &mut budget, |changed| {
             announce();
             tables.append(&self.memory, changed.retired.tables);
         });
@@ -117,13 +117,14 @@ impl Space {
 
     /// Promotes pages 0 and 1, and calls `announce` before anybody changes the leaf.
     fn promote(&self, cpu: usize, announce: impl FnOnce()) -> bool {
-        let promoted =
-            self.table.promote(&self.memory, Pages { first: 0, last: 1 }, Level::HUGE, |changed| {
-                announce();
-                changed
-            });
+        let pin = pin(cpu);
+        let (access, pages) = (self.memory.by(&pin), Pages { first: 0, last: 1 });
+        let promoted = self.table.promote(access, pages, Level::HUGE, |changed| {
+            announce();
+            changed
+        });
         promoted.is_ok_and(|changed| {
-            self.memory.free_chain(&pin(cpu), changed.retired.tables);
+            self.memory.retire(&pin, changed.retired.tables);
             true
         })
     }
@@ -150,6 +151,23 @@ impl Space {
         })
     }
 
+    /// How many entries are claimed.
+    fn claims(&self) -> usize {
+        self.claims_below(self.table.root(), Level::FOURTH)
+    }
+
+    fn claims_below(&self, frame: PhysFrame, level: Level) -> usize {
+        let of_entry = |index| {
+            let raw = self.memory.table(frame).load(index);
+            let below = match (X64::<4>::decode(raw, level), level.below()) {
+                (Entry::Table(next), Some(below)) => self.claims_below(next, below),
+                _ => 0,
+            };
+            usize::from(raw.0 & X64::<4>::CLAIM != 0) + below
+        };
+        (0..ENTRIES).map(of_entry).sum()
+    }
+
     fn find(&self, page: u64) -> Option<(u64, Level)> {
         let walks = Walks::new();
         let pin = pin(0);
@@ -157,9 +175,11 @@ impl Space {
         Some((number(leaf.frame) + page % level.pages(), level))
     }
 
-    /// Nothing is left claimed, locked or allocated, but for the root.
+    /// Nothing is left claimed or allocated, but for the root.
     fn finish(&self) {
         self.clear(0, 0, 15);
+        assert_eq!(self.claims(), 0, "claims leaked");
+        self.memory.free_unlinked(&pin(0));
         assert_eq!(self.memory.allocated(), 1, "tables leaked");
         self.memory.check_freed();
     }
@@ -182,6 +202,6 @@ where
 
 fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(4);
     builder.check(model);
 }

@@ -14,12 +14,15 @@ fn a_walk_finds_what_is_mapped_while_it_is_promoted() {
             |space| space.find(1),
             |space| {
                 // The walk may be in the old table, so that stays.
-                let (first, last) = (0, 1);
-                space.table.promote(&space.memory, Pages { first, last }, Level::HUGE, |changed| changed)
+                let (pin, first, last) = (pin(0), 0, 1);
+                {
+                    let (access, pages) = (space.memory.by(&pin), Pages { first, last });
+                    space.table.promote(access, pages, Level::HUGE, |changed| changed)
+                }
             },
         );
         assert_eq!(found.map(|found| found.0), Some(BASE + 1));
-        space.memory.free_chain(&pin(0), promoted.unwrap().retired.tables);
+        space.memory.retire(&pin(0), promoted.unwrap().retired.tables);
         space.finish();
     });
 }
@@ -66,12 +69,15 @@ fn a_page_written_while_it_is_promoted_is_dirty() {
                 }
             },
             |space| {
-                let (first, last) = (0, 1);
-                space.table.promote(&space.memory, Pages { first, last }, Level::HUGE, |changed| changed)
+                let (pin, first, last) = (pin(0), 0, 1);
+                {
+                    let (access, pages) = (space.memory.by(&pin), Pages { first, last });
+                    space.table.promote(access, pages, Level::HUGE, |changed| changed)
+                }
             },
         );
         assert_ne!(space.directory().load(0).0 & DIRTY, 0);
-        space.memory.free_chain(&pin(0), promoted.unwrap().retired.tables);
+        space.memory.retire(&pin(0), promoted.unwrap().retired.tables);
         space.finish();
     });
 }

@@ -17,8 +17,8 @@ fn emptied() -> Arc<Space> {
 /// CPU 0 sweeps, and frees what it unlinks, while CPU 1 does `work`.
 fn sweep_beside(space: &Arc<Space>, work: impl FnOnce(&Space) + 'static) {
     race(space, work, |space| {
-        let tables = space.reclaim(|| ());
-        space.memory.free_chain(&pin(0), tables);
+        let tables = space.reclaim(0, || ());
+        space.memory.retire(&pin(0), tables);
     });
 }
 
@@ -79,8 +79,8 @@ fn two_sweeps_share_the_tables() {
     explore(|| {
         let space = emptied();
         sweep_beside(&space, |space| {
-            let tables = space.reclaim(|| ());
-            space.memory.free_chain(&pin(1), tables);
+            let tables = space.reclaim(1, || ());
+            space.memory.retire(&pin(1), tables);
         });
         space.finish();
     });
@@ -100,10 +100,10 @@ fn a_sweep_is_announced_before_others_map_there() {
                 assert!(space.map(1, 0, 0, Level::PAGE));
                 space.lowest() == old || *announced.lock().unwrap()
             },
-            move |space| space.reclaim(|| *announcement.lock().unwrap() = true),
+            move |space| space.reclaim(0, || *announcement.lock().unwrap() = true),
         );
         assert!(before, "a page was mapped by a new table, and nobody knew of the old one");
-        space.memory.free_chain(&pin(0), tables);
+        space.memory.retire(&pin(0), tables);
         space.finish();
     });
 }
@@ -121,8 +121,8 @@ fn walk_meets_sweep(announced: impl FnOnce(&Arc<Walks>) -> Arc<Walks> + Send + S
                 assert_eq!(space.table.walk(&space.memory, &announced.enter(&pin), 0), None);
             },
             |space| {
-                let tables = space.reclaim(|| ());
-                if walks.wait_for_others(thread::yield_now) {
+                let tables = space.reclaim(0, || ());
+                if walks.wait_for_others(&pin(0), thread::yield_now) {
                     space.memory.free_chain(&pin(0), tables);
                 }
             },

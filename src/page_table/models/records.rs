@@ -24,8 +24,9 @@ impl Space {
         let mut reserve = Reserve::new(&self.memory, &pin);
         let pages = Pages { first: page, last: page };
         let record = |_: &mut Changed| records.claim();
-        let record = self.table.clear(&self.memory, &mut reserve, pages, &mut changed, record).unwrap();
-        self.memory.free_chain(&pin, changed.retired.tables);
+        let record =
+            self.table.clear(self.memory.by(&pin), &mut reserve, pages, &mut changed, record).unwrap();
+        self.memory.retire(&pin, changed.retired.tables);
         (record, changed.pages == 1)
     }
 }
@@ -45,10 +46,10 @@ fn a_move_is_recorded_before_the_new_place_changes() {
                 let mut reserve = Reserve::new(&space.memory, &pin);
                 let (from, to) = (Pages { first: 0, last: 0 }, Pages { first: 2, last: 2 });
                 let record = |changed: Changed| {
-                    space.memory.free_chain(&pin, changed.retired.tables);
+                    space.memory.retire(&pin, changed.retired.tables);
                     mover.claim()
                 };
-                space.table.relocate(&space.memory, &mut reserve, from, to, record).unwrap()
+                space.table.relocate(space.memory.by(&pin), &mut reserve, from, to, record).unwrap()
             },
             |space| space.clear_recorded(0, 2, &records),
         );

@@ -43,7 +43,7 @@ fn walk_meets_free(announced: Announced, freed: Freed) {
                 let (cleared, tables) = space.unlink(0, 0, 7);
                 assert_eq!((cleared, tables.len()), (1, 2));
                 let free = match freed {
-                    Freed::AfterWalks => walks.wait_for_others(thread::yield_now),
+                    Freed::AfterWalks => walks.wait_for_others(&pin(0), thread::yield_now),
                     Freed::AtOnce => true,
                 };
                 if free {

@@ -11,7 +11,7 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
-use super::super::{Chain, Changed, TableMemory};
+use super::super::{Chain, Changed, TableAccess, TableMemory, Walks};
 use super::foreign;
 use crate::retire::Retired;
 
@@ -25,6 +25,7 @@ pub struct Arena {
     pages: Box<[Page]>,
     aux: Box<[AtomicU32]>,
     free: Mutex<Vec<u64>>,
+    walks: Walks,
     /// How many more allocations succeed.
     budget: AtomicU64,
     /// First frames of 2 MiB that were allocated in frames, and are one leaf's.
@@ -42,6 +43,7 @@ impl Arena {
             pages: (0..=frames).map(|_| Page(UnsafeCell::new([0; 512]))).collect(),
             aux: (0..=frames).map(|_| AtomicU32::new(0)).collect(),
             free: Mutex::new((1..=frames).collect()),
+            walks: Walks::new(),
             budget: AtomicU64::new(u64::MAX),
             joined: Mutex::new(BTreeSet::new()),
         }
@@ -56,7 +58,14 @@ impl Arena {
         self.budget.store(allocations, Ordering::Relaxed);
     }
 
+    /// What the CPU of `pin` needs to change page tables.
+    pub fn by<'a>(&'a self, pin: &'a CpuPin) -> TableAccess<'a, Arena> {
+        TableAccess { memory: self, walks: &self.walks, pin }
+    }
+
     pub fn free_chain(&self, pin: &CpuPin, mut chain: Chain) {
+        // What the service does after the shootdown.
+        while !chain.is_empty() && !self.walks.wait_for_others(pin, std::thread::yield_now) {}
         while let Some(frame) = chain.pop(self) {
             // SAFETY: the test's only user of the frame is done with it.
             unsafe { self.free(pin, frame) };
@@ -107,7 +116,7 @@ unsafe impl TableMemory for Arena {
         let frame = foreign(self.free.lock().unwrap().pop().ok_or(Empty)?);
         // SAFETY: nobody else has the frame.
         unsafe { self.direct_map(frame).cast::<[u64; 512]>().write([0; 512]) };
-        assert_eq!(self.aux(frame).load(Ordering::Relaxed), 0, "freed with a lock or link");
+        assert_eq!(self.aux(frame).load(Ordering::Relaxed), 0, "freed with a link");
         Ok(frame)
     }
 

@@ -74,10 +74,8 @@ fn a_new_protection_keeps_the_marks() {
         [(0, Level::HUGE, ACCESSED | DIRTY), (HUGE, Level::HUGE, ACCESSED), (2 * HUGE, Level::PAGE, DIRTY)]
     {
         mark(&table, &arena, page, level, given);
-        let mut reserve = Reserve::new(&arena, &pin);
         for protection in [Protection::USER_READ_ONLY, Protection::USER_CODE, Protection::USER_DATA] {
-            let changed =
-                reprotect(&table, &arena, &mut reserve, pages(page, level.pages()), protection).unwrap();
+            let changed = reprotect(&table, &arena, &pin, pages(page, level.pages()), protection).unwrap();
             assert_eq!(changed.pages, level.pages());
             assert_eq!(marks(&table, &arena, page, level), given, "{page} as {protection:?}");
         }
@@ -114,14 +112,14 @@ fn moved_leaves_take_their_marks_along() {
     mark(&table, &arena, HUGE, Level::PAGE, ACCESSED);
     let mut reserve = Reserve::new(&arena, &pin);
     let (from, to) = (pages(0, HUGE + 2), pages(8 * HUGE, HUGE + 2));
-    let moved = table.relocate(&arena, &mut reserve, from, to, |changed| changed).unwrap();
+    let moved = table.relocate(arena.by(&pin), &mut reserve, from, to, |changed| changed).unwrap();
     arena.free_changed(&pin, moved);
     assert_eq!(marks(&table, &arena, 8 * HUGE, Level::HUGE), ACCESSED | DIRTY);
     assert_eq!(marks(&table, &arena, 9 * HUGE, Level::PAGE), ACCESSED);
     assert_eq!(marks(&table, &arena, 9 * HUGE + 1, Level::PAGE), 0);
     // The second half of the large leaf.
     let (from, to) = (pages(8 * HUGE + 256, 256), pages(20 * HUGE + 256, 256));
-    let moved = table.relocate(&arena, &mut reserve, from, to, |changed| changed).unwrap();
+    let moved = table.relocate(arena.by(&pin), &mut reserve, from, to, |changed| changed).unwrap();
     arena.free_changed(&pin, moved);
     for page in [20 * HUGE + 256, 20 * HUGE + 511, 8 * HUGE, 8 * HUGE + 255] {
         assert_eq!(marks(&table, &arena, page, Level::PAGE), ACCESSED | DIRTY, "page {page:#x}");
@@ -200,11 +198,13 @@ fn written_while_changed(range: Pages, largest: Level, part: Pages, written: u64
     let mut reserve = Reserve::new(&arena, &pin);
     let mut backing =
         Contiguous { first_page: range.first, frame: foreign(8 * GIANT), largest, attributes: BORROWED };
-    table.fill(&arena, &mut reserve, range, &mut backing, |_| ()).unwrap();
+    table.fill(arena.by(&pin), &mut reserve, range, &mut backing, |_| ()).unwrap();
     let leaf = entry(table.root(), &arena, written, largest);
     ABOUT_TO_CHANGE.set(Some(core::ptr::from_ref(leaf)));
     let mut changed = Changed::NOTHING;
-    table.reprotect(&arena, &mut reserve, part, Protection::USER_READ_ONLY, &mut changed, |_| ()).unwrap();
+    table
+        .reprotect(arena.by(&pin), &mut reserve, part, Protection::USER_READ_ONLY, &mut changed, |_| ())
+        .unwrap();
     assert!(ABOUT_TO_CHANGE.take().is_none(), "nothing was written");
     assert_eq!(changed.pages, part.count());
     let level = if part.fill_entries(largest) { largest } else { Level::PAGE };

@@ -5,6 +5,8 @@ mod marks;
 mod model;
 mod promote;
 mod record;
+#[cfg(topomem_count)]
+mod shared_lines;
 mod steps;
 
 use arena::Arena;
@@ -45,39 +47,40 @@ fn map(
 ) -> Result<(), FillError<arena::Empty>> {
     let mut backing = Contiguous { first_page: pages.first, frame, largest, attributes: BORROWED };
     let mut reserve = Reserve::new(arena, pin);
-    let replaced = table.fill(arena, &mut reserve, pages, &mut backing, |replaced| replaced)?;
+    let replaced = table.fill(arena.by(pin), &mut reserve, pages, &mut backing, |replaced| replaced)?;
     arena.free_chain(pin, replaced);
     Ok(())
 }
 
 fn clear(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages) -> Result<Changed, arena::Empty> {
     let mut changed = Changed::NOTHING;
-    table.clear(arena, &mut Reserve::new(arena, pin), pages, &mut changed, |_| ())?;
+    table.clear(arena.by(pin), &mut Reserve::new(arena, pin), pages, &mut changed, |_| ())?;
     Ok(changed)
 }
 
 fn reprotect(
     table: &Table,
     arena: &Arena,
-    reserve: &mut Reserve<'_, Arena>,
+    pin: &CpuPin,
     pages: Pages,
     protection: Protection,
 ) -> Result<Changed, arena::Empty> {
     let mut changed = Changed::NOTHING;
-    table.reprotect(arena, reserve, pages, protection, &mut changed, |_| ())?;
+    table.reprotect(arena.by(pin), &mut Reserve::new(arena, pin), pages, protection, &mut changed, |_| ())?;
     Ok(changed)
 }
 
 /// Maps `pages`, 4 KiB each, to frames of the arena from `frame` on, which were allocated so.
 fn own_run(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages, frame: PhysFrame) {
     let mut backing = Contiguous { first_page: pages.first, frame, largest: Level::PAGE, attributes: OWNED };
-    let replaced =
-        table.fill(arena, &mut Reserve::new(arena, pin), pages, &mut backing, |replaced| replaced).unwrap();
+    let replaced = table
+        .fill(arena.by(pin), &mut Reserve::new(arena, pin), pages, &mut backing, |replaced| replaced)
+        .unwrap();
     arena.free_chain(pin, replaced);
 }
 
-fn promote(table: &Table, arena: &Arena, pages: Pages, level: Level) -> Result<Changed, Unfit> {
-    table.promote(arena, pages, level, |changed| changed)
+fn promote(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages, level: Level) -> Result<Changed, Unfit> {
+    table.promote(arena.by(pin), pages, level, |changed| changed)
 }
 
 std::thread_local! {
@@ -90,8 +93,25 @@ fn find(table: &Table, arena: &Arena, page: u64) -> Option<(PhysFrame, Level, Pr
     Some((leaf.frame + page % level.pages(), level, leaf.protection))
 }
 
+/// How many entries are claimed in the table in `frame`, of `level`, and below.
+fn claims(arena: &Arena, frame: PhysFrame, level: Level) -> usize {
+    // SAFETY: it is linked, and nobody changes the table meanwhile.
+    let table = unsafe { memory::table_at(arena, frame) };
+    let of_entry = |index| {
+        let raw = table.load(index);
+        let below = match (X64::<4>::decode(raw, level), level.below()) {
+            (Entry::Table(next), Some(below)) => claims(arena, next, below),
+            _ => 0,
+        };
+        let claimed = level > Level::PAGE && raw.0 & X64::<4>::CLAIM != 0;
+        usize::from(claimed) + below
+    };
+    (0..ENTRIES).map(of_entry).sum()
+}
+
 /// Everything below the root goes, and so do its frames; only the root is left in the arena.
 fn finish(table: &Table, arena: &Arena) {
+    assert_eq!(claims(arena, table.root(), Level::FOURTH), 0, "claims leaked");
     let pin = pin(0);
     let everything = Pages { first: 0, last: (1 << 35) - 1 };
     let changed = clear(table, arena, &pin, everything).unwrap();

@@ -180,7 +180,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
             let small: Vec<u64> =
                 stretches.iter().copied().filter(|&first| is_small(table, arena, first)).collect();
             let unfit = small.iter().find_map(|&first| unfit(model, first));
-            match promote(table, arena, pages(stretches[0], count * 512), Level::HUGE) {
+            match promote(table, arena, &pin, pages(stretches[0], count * 512), Level::HUGE) {
                 Ok(changed) => {
                     told(&changed);
                     assert_eq!(unfit, None);
@@ -211,8 +211,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
         }
         Step::Protect { start, count, protection } => {
             let range = pages(FIRST + start, count);
-            let mut reserve = Reserve::new(arena, &pin);
-            let changed = reprotect(table, arena, &mut reserve, range, protection).unwrap();
+            let changed = reprotect(table, arena, &pin, range, protection).unwrap();
             told(&changed);
             let mut differing = 0;
             for (_, mapping) in model.range_mut(range.first..=range.last) {
@@ -228,7 +227,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
             }
             let (from, to) = (pages(FIRST + start, count), pages(FIRST + to, count));
             let mut reserve = Reserve::new(arena, &pin);
-            match table.relocate(arena, &mut reserve, from, to, |changed| changed) {
+            match table.relocate(arena.by(&pin), &mut reserve, from, to, |changed| changed) {
                 Ok(changed) => {
                     // TLBs are told of the new place apart, if tables went there.
                     let mut all =
@@ -267,7 +266,8 @@ fn own(table: &Table, arena: &Arena, model: &mut Model, pin: &CpuPin, range: Pag
         frames.insert(frame);
     }
     let mut backing = Chained { memory: arena, level: Level::PAGE, frames: &mut chain, attributes: OWNED };
-    let filled = table.fill(arena, &mut Reserve::new(arena, pin), range, &mut backing, |replaced| replaced);
+    let filled =
+        table.fill(arena.by(pin), &mut Reserve::new(arena, pin), range, &mut backing, |replaced| replaced);
     let occupied = model.range(range.first..=range.last).next().is_some();
     match filled {
         Ok(replaced) => {

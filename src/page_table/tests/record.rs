@@ -57,7 +57,9 @@ fn unmappings_are() {
                 |table, arena, record| {
                     let (pin, mut changed) = (pin(0), Changed::NOTHING);
                     let mut reserve = Reserve::new(arena, &pin);
-                    table.clear(arena, &mut reserve, pages(HUGE, count), &mut changed, |_| record()).unwrap();
+                    table
+                        .clear(arena.by(&pin), &mut reserve, pages(HUGE, count), &mut changed, |_| record())
+                        .unwrap();
                 },
                 other,
             );
@@ -71,7 +73,9 @@ fn wider_unmappings_are() {
         |table, arena, record| {
             let (pin, mut changed) = (pin(0), Changed::NOTHING);
             let mut reserve = Reserve::new(arena, &pin);
-            table.clear(arena, &mut reserve, pages(0, 3 * HUGE), &mut changed, |_| record()).unwrap();
+            table
+                .clear(arena.by(&pin), &mut reserve, pages(0, 3 * HUGE), &mut changed, |_| record())
+                .unwrap();
             arena.free_changed(&pin, changed);
         },
         unmap_it,
@@ -85,7 +89,9 @@ fn protections_are() {
             let (pin, mut changed) = (pin(0), Changed::NOTHING);
             let mut reserve = Reserve::new(arena, &pin);
             let (range, protection) = (pages(HUGE, 1), Protection::USER_READ_ONLY);
-            table.reprotect(arena, &mut reserve, range, protection, &mut changed, |_| record()).unwrap();
+            table
+                .reprotect(arena.by(&pin), &mut reserve, range, protection, &mut changed, |_| record())
+                .unwrap();
         },
         unmap_it,
     );
@@ -97,14 +103,18 @@ fn single_pages_are() {
         |table, arena, record| {
             let (mut changed, range) = (Changed::NOTHING, pages(HUGE, 1));
             let read_only = Protection::USER_READ_ONLY;
-            table.reprotect_page(arena, range, Level::PAGE, read_only, &mut changed, |_| record()).unwrap();
+            table
+                .reprotect_page(arena.by(&pin(0)), range, Level::PAGE, read_only, &mut changed, |_| record())
+                .unwrap();
         },
         unmap_it,
     );
     recorded_first(
         |table, arena, record| {
             let mut changed = Changed::NOTHING;
-            table.clear_page(arena, pages(HUGE, 1), Level::PAGE, &mut changed, |_| record()).unwrap();
+            table
+                .clear_page(arena.by(&pin(0)), pages(HUGE, 1), Level::PAGE, &mut changed, |_| record())
+                .unwrap();
         },
         unmap_it,
     );
@@ -119,7 +129,7 @@ fn moves_are() {
                 let pin = pin(0);
                 let mut reserve = Reserve::new(arena, &pin);
                 let (from, to) = (pages(HUGE, 2), pages(5 * HUGE, 2));
-                table.relocate(arena, &mut reserve, from, to, |_| record()).unwrap();
+                table.relocate(arena.by(&pin), &mut reserve, from, to, |_| record()).unwrap();
             },
             other,
         );
@@ -139,7 +149,7 @@ fn mappings_are() {
                 largest: Level::PAGE,
                 attributes: BORROWED,
             };
-            table.fill(arena, &mut reserve, range, &mut backing, |_| record()).unwrap();
+            table.fill(arena.by(&pin), &mut reserve, range, &mut backing, |_| record()).unwrap();
         },
         unmap_it,
     );

@@ -84,17 +84,15 @@ fn reprotecting_part_of_a_large_leaf_splits_it() {
     let (arena, table) = fresh();
     let pin = pin(0);
     map(&table, &arena, &pin, pages(HUGE, HUGE), foreign(2 * HUGE), Level::HUGE).unwrap();
-    let mut reserve = Reserve::new(&arena, &pin);
     let range = pages(HUGE + 10, 5);
-    let changed = reprotect(&table, &arena, &mut reserve, range, Protection::USER_READ_ONLY).unwrap();
+    let changed = reprotect(&table, &arena, &pin, range, Protection::USER_READ_ONLY).unwrap();
     assert_eq!((changed.pages, changed.stale), (5, Some(range)));
     let protection = |page| find(&table, &arena, page).unwrap().2;
     assert_eq!(protection(HUGE + 9), Protection::USER_DATA);
     assert_eq!(protection(HUGE + 10), Protection::USER_READ_ONLY);
     assert_eq!(protection(HUGE + 15), Protection::USER_DATA);
-    let again = reprotect(&table, &arena, &mut reserve, range, Protection::USER_READ_ONLY).unwrap();
+    let again = reprotect(&table, &arena, &pin, range, Protection::USER_READ_ONLY).unwrap();
     assert_eq!(again.stale, None, "nothing changed, so no TLB is stale");
-    drop(reserve);
     finish(&table, &arena);
 }
 
@@ -153,7 +151,7 @@ fn five_levels_translate_57_bits() {
     let mut backing =
         Contiguous { first_page: page, frame: foreign(77), largest: Level::PAGE, attributes: BORROWED };
     let mut reserve = Reserve::new(&arena, &pin);
-    let filled = table.fill(&arena, &mut reserve, pages(page, 1), &mut backing, |replaced| replaced);
+    let filled = table.fill(arena.by(&pin), &mut reserve, pages(page, 1), &mut backing, |replaced| replaced);
     assert!(filled.unwrap().is_empty());
     let walks = Walks::new();
     let found = table.walk(&arena, &walks.enter(&pin), page).unwrap();
@@ -181,7 +179,7 @@ fn a_failed_allocation_changes_nothing() {
                 largest: Level::PAGE,
                 attributes: BORROWED,
             };
-            table.fill(&arena, &mut reserve, range, &mut backing, |replaced| replaced).is_ok()
+            table.fill(arena.by(&pin), &mut reserve, range, &mut backing, |replaced| replaced).is_ok()
         },
     ];
     for (number, change) in changes.iter().enumerate() {
@@ -207,19 +205,22 @@ fn relocated_pages_keep_frames_protections_and_holes() {
     map(&table, &arena, &pin, pages(10, 2), foreign(100), Level::PAGE).unwrap();
     map(&table, &arena, &pin, pages(13, 1), foreign(200), Level::PAGE).unwrap();
     let mut reserve = Reserve::new(&arena, &pin);
-    reprotect(&table, &arena, &mut reserve, pages(13, 1), Protection::USER_CODE).unwrap();
+    reprotect(&table, &arena, &pin, pages(13, 1), Protection::USER_CODE).unwrap();
     let far = pages((1 << 30) + 7, 4);
-    let changed = table.relocate(&arena, &mut reserve, pages(10, 4), far, |changed| changed).unwrap();
+    let changed = table.relocate(arena.by(&pin), &mut reserve, pages(10, 4), far, |changed| changed).unwrap();
     assert_eq!(changed.stale, Some(pages(10, 4)));
     let found: [_; 4] = core::array::from_fn(|page| find(&table, &arena, far.first + page as u64));
     let data = |number| Some((foreign(number), Level::PAGE, Protection::USER_DATA));
     assert_eq!(found, [data(100), data(101), None, Some((foreign(200), Level::PAGE, Protection::USER_CODE))]);
     assert_eq!(find(&table, &arena, 10), None);
-    let occupied = table.relocate(&arena, &mut reserve, far, pages(far.first + 512, 4), |changed| changed);
+    let occupied =
+        table.relocate(arena.by(&pin), &mut reserve, far, pages(far.first + 512, 4), |changed| changed);
     assert!(occupied.is_ok());
     map(&table, &arena, &pin, pages(11, 1), foreign(1), Level::PAGE).unwrap();
     let occupied =
-        table.relocate(&arena, &mut reserve, pages(far.first + 512, 4), pages(10, 4), |changed| changed);
+        table.relocate(arena.by(&pin), &mut reserve, pages(far.first + 512, 4), pages(10, 4), |changed| {
+            changed
+        });
     assert_eq!(occupied.err(), Some(RelocateError::Occupied { page: 11 }));
     drop(reserve);
     finish(&table, &arena);
@@ -231,14 +232,19 @@ fn relocated_large_leaves_stay_large_or_stay_put() {
     let pin = pin(0);
     map(&table, &arena, &pin, pages(HUGE, 2 * HUGE), foreign(8 * HUGE), Level::HUGE).unwrap();
     let mut reserve = Reserve::new(&arena, &pin);
-    let skewed =
-        table
-            .relocate(&arena, &mut reserve, pages(HUGE, HUGE), pages(10 * HUGE + 1, HUGE), |changed| changed);
+    let skewed = table.relocate(
+        arena.by(&pin),
+        &mut reserve,
+        pages(HUGE, HUGE),
+        pages(10 * HUGE + 1, HUGE),
+        |changed| changed,
+    );
     assert_eq!(skewed.err(), Some(RelocateError::WouldSplit(Level::HUGE)));
     // The upper half of the second leaf stays.
     let part = pages(HUGE, HUGE + 256);
-    let changed =
-        table.relocate(&arena, &mut reserve, part, pages(10 * HUGE, HUGE + 256), |changed| changed).unwrap();
+    let changed = table
+        .relocate(arena.by(&pin), &mut reserve, part, pages(10 * HUGE, HUGE + 256), |changed| changed)
+        .unwrap();
     assert!(changed.retired.tables.is_empty());
     let found = |page| find(&table, &arena, page).map(|found| (found.0, found.1));
     assert_eq!(found(10 * HUGE + 3), Some((foreign(8 * HUGE + 3), Level::HUGE)));
@@ -255,8 +261,9 @@ fn walks_hold_tables_back() {
     let (first, second) = (pin(0), pin(3));
     let outer = walks.enter(&first);
     drop(walks.enter(&first));
-    assert!(!walks.wait_for_others(|| {}), "the outer walk is still under way");
+    assert!(!walks.wait_for_others(&second, || {}), "the outer walk is still under way");
     drop(outer);
     let guard = core::cell::Cell::new(Some(walks.enter(&second)));
-    assert!(walks.wait_for_others(|| drop(guard.take())));
+    assert!(!walks.wait_for_others(&second, || panic!("it would wait for itself")));
+    assert!(walks.wait_for_others(&first, || drop(guard.take())));
 }

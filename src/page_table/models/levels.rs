@@ -1,0 +1,112 @@
+//! Claims of entries above and below each other. An entry of the root covers pages 0 to 7, one of the next
+//! level 4 of them, one of a directory 2.
+
+use super::*;
+
+/// A space where these pages are mapped.
+fn mapping(mapped: &[u64]) -> Arc<Space> {
+    let space = Space::bare();
+    for &page in mapped {
+        assert!(space.map(0, page, page, Level::PAGE));
+    }
+    space
+}
+
+/// CPU 0 clears what an upper entry covers, while CPU 1 changes a page below.
+#[test]
+fn a_claim_above_waits_for_the_one_below() {
+    for (first, last) in [(0, 3), (0, 7), (0, 15)] {
+        explore(move || {
+            let space = mapping(&[0, 4]);
+            let (mapped, cleared) = race(
+                &space,
+                |space| space.map(1, 1, 1, Level::PAGE),
+                move |space| space.clear(0, first, last),
+            );
+            assert!(mapped);
+            let rest = space.clear(0, 0, 15);
+            assert_eq!(cleared + rest, 3);
+            assert_eq!(space.find(1), None);
+            space.finish();
+        });
+    }
+}
+
+/// A leaf of an upper entry is split by one CPU, and changed as a whole by another.
+#[test]
+fn a_leaf_above_is_split_or_goes() {
+    explore(|| {
+        let space = Space::bare();
+        assert!(space.map(0, 0, 3, Level::GIANT));
+        let (cleared, all) = race(&space, |space| space.clear(1, 1, 1), |space| space.clear(0, 0, 3));
+        assert!((cleared, all) == (1, 3) || (cleared, all) == (0, 4));
+        space.finish();
+    });
+}
+
+/// Both ranges have pages in both directories, and two of them in common.
+#[test]
+fn cursors_in_several_tables_take_turns() {
+    explore(|| {
+        let space = mapping(&[3, 4]);
+        let (one, other) = race(&space, |space| space.clear(1, 3, 5), |space| space.clear(0, 2, 4));
+        assert!((one, other) == (2, 0) || (one, other) == (0, 2), "each page goes with one range");
+        space.finish();
+    });
+}
+
+/// CPU 1 claims two entries of one directory, and has the first when CPU 0 claims the entry above: CPU 1
+/// goes on, and CPU 0 waits.
+#[test]
+fn a_cursor_below_goes_on_beside_a_claim_above() {
+    explore(|| {
+        let space = mapping(&[0, 2, 4]);
+        let (one, other) = race(&space, |space| space.clear(1, 2, 4), |space| space.clear(0, 0, 7));
+        assert_eq!(one + other, 3);
+        assert!(one == 2 || one == 0);
+        space.finish();
+    });
+}
+
+/// The entries were claimed above the directories that a mapping then makes: each is released where it was
+/// claimed, and once.
+#[test]
+fn claims_are_released_where_they_were_made() {
+    explore(|| {
+        let space = Space::bare();
+        let (mapped, too) =
+            race(&space, |space| space.map(1, 3, 4, Level::PAGE), |space| space.map(0, 0, 0, Level::PAGE));
+        assert!(mapped && too);
+        assert_eq!(space.clear(0, 0, 15), 3);
+        space.finish();
+    });
+}
+
+/// A directory goes while CPU 1 is on its way through it.
+#[test]
+fn a_descent_meets_the_unlinking_of_its_directory() {
+    explore(|| {
+        let space = mapping(&[0]);
+        let (mapped, cleared) =
+            race(&space, |space| space.map(1, 2, 3, Level::HUGE), |space| space.clear(0, 0, 7));
+        assert!(mapped);
+        let left = (cleared == 1).then_some((BASE + 2, Level::HUGE));
+        assert_eq!(space.find(2), left, "{cleared} pages were unmapped");
+        space.finish();
+    });
+}
+
+/// A sweep takes no table that a cursor of several tables is in.
+#[test]
+fn a_sweep_leaves_what_a_wide_cursor_has() {
+    explore(|| {
+        let space = mapping(&[2, 4]);
+        assert_eq!(space.clear(0, 2, 2) + space.clear(0, 4, 4), 2);
+        let (mapped, tables) =
+            race(&space, |space| space.map(1, 3, 4, Level::PAGE), |space| space.reclaim(0, || ()));
+        assert!(mapped);
+        space.memory.retire(&pin(0), tables);
+        assert_eq!([3, 4].map(|page| space.find(page)), [3, 4].map(|page| Some((BASE + page, Level::PAGE))));
+        space.finish();
+    });
+}
