@@ -5,6 +5,7 @@ use crate::operation::{
     Access, Advice, At, Break, Call, Descriptor, Map, OFFSETS, Operation, PAGE, Placement, ProcessId,
     Protection, RemapFlags, Sample, Sharing, Source, SyncFlags, VALUES, Vector,
 };
+use crate::slots::TOP;
 
 /// Where stacks are mapped: far from everything else, so that they can grow.
 const STACKS: u32 = 700;
@@ -186,7 +187,7 @@ impl Generator {
             0..26 => Placement::Fixed(self.start()),
             26..31 => Placement::Unoccupied(self.start()),
             31..35 => Placement::Hint(self.start()),
-            35 => Placement::Fixed(self.one_of(&[At::raw(1 << 47), At::raw(0x7fff_ffff_e000), At::heap(9)])),
+            35 => Placement::Fixed(self.one_of(&[At::raw(1 << 47), At::raw(TOP), At::heap(9)])),
             _ => Placement::Anywhere,
         };
         let offset = match (source, self.below(24)) {

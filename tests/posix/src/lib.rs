@@ -75,6 +75,9 @@ pub mod log;
 pub mod model;
 pub mod operation;
 pub mod rules;
+pub mod scope;
 pub mod shrink;
+#[cfg(not(any(miri, loom)))]
+pub mod sim;
 pub mod slots;
 pub mod system;

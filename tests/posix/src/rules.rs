@@ -31,6 +31,25 @@ pub enum RemapChecks {
     ArgumentsFirst,
 }
 
+/// When `brk` refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heap {
+    /// Also if the page above the new end belongs to a mapping, or one of the 256 pages above to a stack; and if
+    /// the heap shrinks where nothing is mapped.
+    Linux,
+    /// Only if the new pages belong to a mapping.
+    Plain,
+}
+
+/// What a system lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// Mappings with all that is known of them.
+    Full,
+    /// Which pages are mapped.
+    PagesAlone,
+}
+
 /// Whether something is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
@@ -53,6 +72,10 @@ pub struct Rules {
     pub huge_advice: Support,
     /// Mappings that can be executed and not read.
     pub execute_only: Support,
+    /// `brk`.
+    pub heap: Heap,
+    /// Lists of mappings.
+    pub listing: Listing,
 }
 
 impl Rules {
@@ -63,6 +86,19 @@ impl Rules {
         remap_checks: RemapChecks::ArgumentsFirst,
         huge_advice: Support::Present,
         execute_only: Support::Present,
+        heap: Heap::Linux,
+        listing: Listing::Full,
+    };
+
+    /// The rules of topomem.
+    pub const TOPOMEM: Rules = Rules {
+        guards: Guards::All,
+        moves: Moves::Several,
+        remap_checks: RemapChecks::ArgumentsFirst,
+        huge_advice: Support::Present,
+        execute_only: Support::Absent,
+        heap: Heap::Plain,
+        listing: Listing::PagesAlone,
     };
 
     /// The oldest Linux whose rules are known.

@@ -1,5 +1,6 @@
 //! `madvise`.
 
+use super::space::Origin;
 use super::{Model, Mutation, pages};
 use crate::answer::{Errno, Fault};
 use crate::operation::{Access, Advice, PAGE, Protection};
@@ -18,18 +19,18 @@ impl Model {
         }
         let range = pages(at, length).ok_or(Errno::EINVAL)?;
         let stops_at_hole = matches!(advice, Advice::PopulateRead | Advice::PopulateWrite);
-        let mapping = self.new_mapping();
+        let call = self.new_call();
         let has_hole = self.space().has_hole(range.clone());
         for (number, next) in self.space().mapped(range.clone()).into_iter().zip(range) {
             if stops_at_hole && number != next {
                 break;
             }
-            self.advise_page(number, advice, mapping)?;
+            self.advise_page(number, advice, call)?;
         }
         if has_hole { Err(Errno::ENOMEM) } else { Ok(0) }
     }
 
-    fn advise_page(&mut self, number: u64, advice: Advice, mapping: u32) -> Result<(), Errno> {
+    fn advise_page(&mut self, number: u64, advice: Advice, call: Origin) -> Result<(), Errno> {
         let mutation = self.mutation;
         let is = |wanted| mutation == Some(wanted);
         let guards = self.rules.guards;
@@ -69,18 +70,18 @@ impl Model {
             }
             Advice::DontFork | Advice::DoFork => {
                 page.attributes.dont_fork = advice == Advice::DontFork;
-                page.mapping = mapping;
+                page.mapping = page.mapping.then(call);
             }
             Advice::WipeOnFork => {
                 check(is_anonymous)?;
                 page.attributes.wipe_on_fork = true;
-                page.mapping = mapping;
+                page.mapping = page.mapping.then(call);
             }
             Advice::KeepOnFork => {
                 page.attributes.wipe_on_fork = false;
-                page.mapping = mapping;
+                page.mapping = page.mapping.then(call);
             }
-            Advice::HugePage | Advice::NoHugePage => page.mapping = mapping,
+            Advice::HugePage | Advice::NoHugePage => page.mapping = page.mapping.then(call),
             Advice::GuardInstall => {
                 check(!locked && (is_anonymous || guards == Guards::All))?;
                 page.guard = true;

@@ -7,6 +7,7 @@ use crate::answer::Errno;
 use crate::operation::{
     Access, Descriptor, Map, PAGE, Placement, Protection, Sharing, Source, SyncFlags, Vector,
 };
+use crate::rules::Heap;
 use crate::slots::TOP;
 
 impl Model {
@@ -61,7 +62,7 @@ impl Model {
             wipe_on_fork: false,
             locked: false,
         };
-        let mapping = self.new_mapping();
+        let call = self.new_call();
         let keeps_bytes = self.is(Mutation::FixedKeepsOldBytes);
         for index in 0..count {
             let backing = object.map(|(object, first)| Backing { object, page: first + index });
@@ -69,7 +70,7 @@ impl Model {
             let copy = old
                 .filter(|old| keeps_bytes && backing.is_none() && old.backing.is_none())
                 .and_then(|old| old.copy);
-            let page = Page { attributes, backing, copy, guard: false, mapping };
+            let page = Page { attributes, backing, copy, guard: false, mapping: call };
             self.space().pages.insert(first + index, page);
         }
         if map.populate {
@@ -159,7 +160,7 @@ impl Model {
         if has_hole && self.is(Mutation::ProtectChecksHolesFirst) {
             return Err(Errno::ENOMEM);
         }
-        let mapping = self.new_mapping();
+        let call = self.new_call();
         let goes_on = self.is(Mutation::ProtectGoesOnBeyondHole);
         for number in range {
             let Some(page) = self.space().pages.get_mut(&number) else {
@@ -172,7 +173,7 @@ impl Model {
                 return Err(Errno::EACCES);
             }
             let old = std::mem::replace(&mut page.attributes.protection, protection);
-            page.mapping = mapping;
+            page.mapping = page.mapping.then(call);
             let attributes = page.attributes;
             let becomes_writable = protection.has(Protection::WRITE) && !old.has(Protection::WRITE);
             if attributes.locked && becomes_writable && !attributes.shared {
@@ -188,7 +189,8 @@ impl Model {
         let old = self.space().end_of_heap;
         let is_above = to >= start && to <= TOP;
         let (old_page, page) = (old.div_ceil(PAGE), to.div_ceil(PAGE));
-        let gap = u64::from(!self.is(Mutation::BreakNeedsNoGap));
+        let is_plain = self.rules.heap == Heap::Plain;
+        let gap = u64::from(!self.is(Mutation::BreakNeedsNoGap) && !is_plain);
         let keeps_bytes = self.is(Mutation::BreakKeepsBytes);
         let space = self.space();
         let may_move = is_above
@@ -199,14 +201,14 @@ impl Model {
                     page + gap <= bottom
                 })
             } else {
-                page == old_page || !space.is_free(page..old_page)
+                is_plain || page == old_page || !space.is_free(page..old_page)
             };
         if may_move {
             space.end_of_heap = to;
             if page < old_page && !keeps_bytes {
                 space.unmap(page..old_page);
             }
-            let mapping = self.new_mapping();
+            let call = self.new_call();
             for number in old_page..page {
                 let attributes = Attributes {
                     protection: Protection::READ_WRITE,
@@ -217,7 +219,7 @@ impl Model {
                     wipe_on_fork: false,
                     locked: false,
                 };
-                let page = Page { attributes, backing: None, copy: None, guard: false, mapping };
+                let page = Page { attributes, backing: None, copy: None, guard: false, mapping: call };
                 self.space().pages.insert(number, page);
             }
         }
@@ -252,11 +254,11 @@ impl Model {
         let start = at - at % PAGE;
         let length = length.checked_add(at % PAGE).ok_or(Errno::EINVAL)?;
         let range = pages(start, length).ok_or(Errno::ENOMEM)?;
-        let mapping = self.new_mapping();
+        let call = self.new_call();
         for number in range.clone() {
             let page = self.space().pages.get_mut(&number).ok_or(Errno::ENOMEM)?;
             page.attributes.locked = locked;
-            page.mapping = mapping;
+            page.mapping = page.mapping.then(call);
         }
         if locked && !self.populate(range) {
             return Err(Errno::ENOMEM);

@@ -21,11 +21,11 @@ pub use mutation::Mutation;
 use crate::answer::{Answer, Errno, Fault, Listed, Rest, Shows, View};
 use crate::log::{Log, PROCESSES, Step};
 use crate::operation::{Access, Call, Operation, PAGE, ProcessId};
-use crate::rules::Rules;
+use crate::rules::{Listing, Rules};
 use crate::slots::{Layout, Slots, TOP};
 use crate::system::{Broken, Process, System, Trace, execute};
 use object::{Object, ObjectId};
-use space::Space;
+use space::{Origin, Space};
 
 /// A stack grows while its mapping has at most these pages.
 pub const STACK_PAGES: u64 = 128;
@@ -43,7 +43,7 @@ pub struct Model {
     layout: Layout,
     spaces: Vec<Option<Space>>,
     objects: Vec<Object>,
-    mappings: u32,
+    calls: u64,
     /// The process that runs.
     current: usize,
     /// What the system under comparison has answered and the model has not looked at.
@@ -58,7 +58,7 @@ impl Model {
         spaces[0] = Some(first);
         let objects = vec![Object::new(0), Object::new(0)];
         let seen = std::collections::VecDeque::new();
-        Model { rules, mutation, layout, spaces, objects, mappings: 0, current: 0, seen }
+        Model { rules, mutation, layout, spaces, objects, calls: 0, current: 0, seen }
     }
 
     /// Does a step, given what a system has answered, and returns what it should have answered.
@@ -113,10 +113,10 @@ impl Model {
         self.spaces[self.current].get_or_insert_default()
     }
 
-    /// Returns a number for a mapping.
-    fn new_mapping(&mut self) -> u32 {
-        self.mappings += 1;
-        self.mappings
+    /// Returns the origin of what a new call maps.
+    fn new_call(&mut self) -> Origin {
+        self.calls += 1;
+        Origin(self.calls)
     }
 
     /// Returns the page that the system chose for `count` pages, or one that the model chooses if there is
@@ -193,6 +193,7 @@ impl Process for Model {
             }
             self.seen.pop_front();
         }
+        let listing = self.rules.listing;
         for (&page, mapped) in self.space().pages.range(within.start / PAGE..within.end / PAGE) {
             let shows = match mapped.backing {
                 None => Shows::Nothing,
@@ -200,9 +201,14 @@ impl Process for Model {
                 Some(backing) if backing.object == SECOND => Shows::Second(backing.page * PAGE),
                 Some(backing) => Shows::SharedMemory(backing.page * PAGE),
             };
+            let (start, end) = (page * PAGE, (page + 1) * PAGE);
+            if listing == Listing::PagesAlone {
+                report(Listed::pages(start, end));
+                continue;
+            }
             report(Listed {
-                start: page * PAGE,
-                end: (page + 1) * PAGE,
+                start,
+                end,
                 protection: mapped.attributes.protection,
                 shared: mapped.attributes.shared,
                 shows,

@@ -164,11 +164,12 @@ impl Model {
     /// Moves a mapping to `count` free pages.
     fn move_grown(&mut self, source: Range<u64>, to: u64, count: u64, keeps_source: bool) {
         let mut template = self.page(source.start).clone();
-        template.mapping = self.new_mapping();
+        let call = self.new_call();
+        template.mapping = template.mapping.then(call);
         let moved: BTreeMap<u64, Page> =
             source.clone().map(|number| (number, self.take(number, keeps_source))).collect();
         for (number, page) in moved {
-            let page = Page { mapping: template.mapping, ..page };
+            let page = Page { mapping: page.mapping.then(call), ..page };
             self.space().pages.insert(to + (number - source.start), page);
         }
         let length = source.end - source.start;

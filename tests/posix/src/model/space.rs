@@ -29,6 +29,20 @@ pub(super) struct Attributes {
     pub(super) locked: bool,
 }
 
+/// The calls that a page's mapping comes from, as a number.
+///
+/// Pages with equal numbers belong to one mapping for certain. Neighbours that are alike in all but this
+/// number may have been joined by the system or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin(pub(super) u64);
+
+impl Origin {
+    /// Returns the number after a further call.
+    pub(super) fn then(self, call: Origin) -> Origin {
+        Origin((self.0 ^ call.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+}
+
 /// A mapped page.
 #[derive(Debug, Clone)]
 pub(super) struct Page {
@@ -39,9 +53,7 @@ pub(super) struct Page {
     pub(super) copy: Option<Content>,
     /// An access is an error, whatever the attributes permit.
     pub(super) guard: bool,
-    /// Pages with equal numbers belong to one mapping for certain. Neighbours that are alike in all but this
-    /// number may have been joined by the system or not.
-    pub(super) mapping: u32,
+    pub(super) mapping: Origin,
 }
 
 impl Page {

@@ -1,0 +1,109 @@
+//! What a system can do.
+
+use crate::log::{Log, Step};
+use crate::operation::{Advice, Call, Map, Operation, PAGE, Protection, Sharing, Source};
+use crate::rules::Support;
+
+/// The operations that a system has. Logs are adapted to it, so that they ask for nothing else.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope {
+    /// The protections of mappings.
+    pub protections: &'static [Protection],
+    /// The advice.
+    pub advice: &'static [Advice],
+    /// Files and shared memory.
+    pub objects: Support,
+    /// Mappings that grow down.
+    pub stacks: Support,
+    /// `mremap`.
+    pub remap: Support,
+    /// Processes that fork.
+    pub forks: Support,
+    /// `mlock`, `munlock`, `msync` and `mincore`.
+    pub looks: Support,
+    /// `brk`.
+    pub heap: Support,
+}
+
+impl Scope {
+    /// What topomem has.
+    pub const TOPOMEM: Scope = Scope {
+        protections: &[Protection::NONE, Protection::READ, Protection::READ_WRITE, Protection(5)],
+        advice: &[
+            Advice::DontNeed,
+            Advice::DontNeedLocked,
+            Advice::Free,
+            Advice::DontFork,
+            Advice::DoFork,
+            Advice::HugePage,
+            Advice::NoHugePage,
+            Advice::GuardInstall,
+            Advice::GuardRemove,
+            Advice::PopulateRead,
+            Advice::PopulateWrite,
+            Advice::Unknown,
+        ],
+        objects: Support::Absent,
+        stacks: Support::Absent,
+        remap: Support::Absent,
+        forks: Support::Absent,
+        looks: Support::Absent,
+        heap: Support::Present,
+    };
+
+    /// Returns `log` with operations that the system has in place of others, or without these.
+    #[must_use]
+    pub fn adapt(&self, log: &Log) -> Log {
+        let adapted = |&Step(by, operation): &Step| Some(Step(by, self.operation(operation)?));
+        Log { steps: log.steps.iter().filter_map(adapted).collect() }
+    }
+
+    /// Tells whether the system has all operations of `log`.
+    pub fn has(&self, log: &Log) -> bool {
+        self.adapt(log) == *log
+    }
+
+    fn operation(&self, operation: Operation) -> Option<Operation> {
+        let present = |support: Support| (support == Support::Present).then_some(operation);
+        match operation {
+            Operation::Fork(_) | Operation::Exit => present(self.forks),
+            Operation::Touch { .. } | Operation::Inspect => Some(operation),
+            Operation::Call(call) => match call {
+                Call::Map(map) => Some(Operation::Call(Call::Map(self.map(map)))),
+                Call::Protect { at, length, protection } => {
+                    let protection = self.protection(protection);
+                    Some(Operation::Call(Call::Protect { at, length, protection }))
+                }
+                Call::Remap { .. } => present(self.remap),
+                Call::Advise { advice, .. } => self.advice.contains(&advice).then_some(operation),
+                Call::Sync { .. } | Call::Resident { .. } | Call::Lock { .. } | Call::Unlock { .. } => {
+                    present(self.looks)
+                }
+                Call::WriteFile { .. } | Call::ReadFile { .. } | Call::Truncate { .. } => {
+                    present(self.objects)
+                }
+                Call::Break(_) => present(self.heap),
+                Call::Unmap { .. } => Some(operation),
+            },
+        }
+    }
+
+    fn map<A: Copy>(&self, map: Map<A>) -> Map<A> {
+        let protection = self.protection(map.protection);
+        let map = Map { protection, ..map };
+        let has_objects = self.objects == Support::Present;
+        let is_plain = map.source == Source::Anonymous && map.sharing == Sharing::Private;
+        let map = if has_objects || is_plain {
+            map
+        } else {
+            Map { source: Source::Anonymous, sharing: Sharing::Private, offset: map.offset % PAGE, ..map }
+        };
+        Map { grows_down: map.grows_down && self.stacks == Support::Present, ..map }
+    }
+
+    /// Returns the protection, or the greatest one that the system has and that permits no more.
+    fn protection(&self, protection: Protection) -> Protection {
+        let permitted = self.protections.iter().filter(|&&other| protection.has(other));
+        permitted.max_by_key(|other| other.0).copied().unwrap_or(Protection::NONE)
+    }
+}

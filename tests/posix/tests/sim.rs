@@ -1,0 +1,77 @@
+//! topomem on a simulated machine, and the model.
+#![cfg(not(any(miri, loom)))]
+
+use topomem_posix::campaign::Campaign;
+use topomem_posix::cases;
+use topomem_posix::compare::{compare, judge};
+use topomem_posix::coverage::Coverage;
+use topomem_posix::log::Log;
+use topomem_posix::operation::{Call, Operation};
+use topomem_posix::rules::Rules;
+use topomem_posix::scope::Scope;
+use topomem_posix::shrink::shrink;
+use topomem_posix::sim::SimSystem;
+
+const CPUS: usize = 4;
+
+/// Returns the number of an environment variable, or what counts without it.
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+fn topomem_answers_the_cases_as_known() {
+    let mut system = SimSystem::boot(1).unwrap();
+    let cases = cases::all(&Rules::TOPOMEM);
+    let (within, beyond): (Vec<_>, Vec<_>) = cases.iter().partition(|case| Scope::TOPOMEM.has(&case.log));
+    for case in &within {
+        case.check(&mut system).unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+    println!("{} cases; {} ask for what is not there yet", within.len(), beyond.len());
+    assert!(within.len() >= 10);
+}
+
+#[test]
+fn topomem_and_the_model_agree_on_random_logs() {
+    let mut system = SimSystem::boot(1).unwrap();
+    let first = number("TOPOMEM_POSIX_SEED", 1);
+    let mut coverage = Coverage::default();
+    for seed in first..first + number("TOPOMEM_POSIX_LOGS", 150) {
+        let log = Scope::TOPOMEM.adapt(&Campaign::log(seed));
+        if let Err(mut difference) = compare(&mut system, &log, None, &mut coverage) {
+            shrink(&log, |log| match compare(&mut system, log, None, &mut Coverage::default()) {
+                Ok(()) => false,
+                Err(smaller) => {
+                    difference = smaller;
+                    true
+                }
+            });
+            panic!("seed {seed}: {difference}");
+        }
+    }
+    println!("{coverage}");
+}
+
+/// Operations of other CPUs in other parts of one address space change nothing, though they share tables.
+#[test]
+fn topomem_and_the_model_agree_on_several_cpus_in_one_space() {
+    let mut system = SimSystem::boot(CPUS).unwrap();
+    let mut coverage = Coverage::default();
+    for round in 0..number("TOPOMEM_POSIX_ROUNDS", 15) {
+        let logs: Vec<Log> = (0..CPUS as u64).map(|cpu| of_cpu(round, cpu)).collect();
+        let traces = system.run_together(&logs).unwrap_or_else(|broken| panic!("round {round}: {broken}"));
+        for (cpu, (log, trace)) in logs.iter().zip(&traces).enumerate() {
+            let result = judge(Rules::TOPOMEM, log, trace, None);
+            result.unwrap_or_else(|kind| panic!("round {round}, CPU {cpu}: {kind:?}\n{log}"));
+            coverage.add(log, trace);
+        }
+    }
+    println!("{coverage}");
+}
+
+fn of_cpu(round: u64, cpu: u64) -> Log {
+    let mut log = Scope::TOPOMEM.adapt(&Campaign::log(1_000_000 + round * CPUS as u64 + cpu));
+    // The heap is the first CPU's.
+    log.steps.retain(|step| cpu == 0 || !matches!(step.1, Operation::Call(Call::Break(_))));
+    log.closed()
+}
