@@ -136,7 +136,11 @@ type Model = BTreeMap<u64, Page>;
 fn expected(model: &Model, page: u64, write: Option<u64>) -> Result<u64, FaultError> {
     let page = model.get(&page).ok_or(FaultError::NotMapped)?;
     let permitted = if write.is_some() { page.access.writes() } else { page.access.reads() };
-    if permitted && !page.guard { Ok(write.unwrap_or(page.value)) } else { Err(FaultError::Denied) }
+    match (permitted, page.guard) {
+        (false, _) => Err(FaultError::Denied),
+        (true, true) => Err(FaultError::Guarded),
+        (true, false) => Ok(write.unwrap_or(page.value)),
+    }
 }
 
 /// Moves `old` pages from `start` on to `to`, where there are to be `new` pages.
@@ -396,6 +400,7 @@ fn the_program_break_moves() {
         space.set_heap_start(address(0x10_0800));
         assert_eq!(brk(0), 0x10_0800);
         assert_eq!(brk(0x10_0700), 0x10_0800, "below the start");
+        assert_eq!(brk(1 << 47), 0x10_0800, "above what the space may map");
         assert_eq!(brk(0x10_0ff0), 0x10_0ff0, "in the page of the start, which is the program's");
         assert_eq!(touch(sim, pin, &space, 0x100, None), Err(FaultError::NotMapped));
         assert_eq!(brk(0x10_5123), 0x10_5123);

@@ -163,6 +163,7 @@ impl<P: Machine> AddressSpace<P> {
                 Ok(_) => {}
                 Err(FaultError::NotMapped) => return Err(MadviseError::NoRegion),
                 Err(FaultError::Denied) => return Err(MadviseError::Denied(address(page))),
+                Err(FaultError::Guarded) => return Err(MadviseError::Guarded(address(page))),
                 Err(FaultError::OutOfFrames(error)) => return Err(MadviseError::OutOfFrames(error)),
             }
         }

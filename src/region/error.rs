@@ -63,8 +63,10 @@ pub enum MadviseError {
     NoRegion,
     /// No frame for page tables, or for pages that were to be there (ENOMEM).
     OutOfFrames(AllocError),
-    /// A page that was to be there may not be accessed so (EFAULT).
+    /// A page that was to be there may not be accessed so (EINVAL).
     Denied(VirtAddr),
+    /// A page that was to be there is a guard (EFAULT).
+    Guarded(VirtAddr),
 }
 
 /// Why pages did not become more, fewer, or another place's.
@@ -146,6 +148,7 @@ impl fmt::Display for MadviseError {
             MadviseError::NoRegion => f.write_str("a page of the range belongs to no region"),
             MadviseError::OutOfFrames(error) => error.fmt(f),
             MadviseError::Denied(page) => write!(f, "{page} may not be accessed so"),
+            MadviseError::Guarded(page) => write!(f, "{page} is a guard"),
         }
     }
 }

@@ -66,6 +66,8 @@ pub enum FaultError {
     NotMapped,
     /// The page's region does not permit such an access (SIGSEGV, SEGV_ACCERR).
     Denied,
+    /// The page's region permits such an access, and the page is a guard (SIGSEGV; Linux says SEGV_MAPERR).
+    Guarded,
     /// No frame for the page, or for page tables.
     OutOfFrames(AllocError),
 }
@@ -75,6 +77,7 @@ impl fmt::Display for FaultError {
         match self {
             FaultError::NotMapped => f.write_str("the page belongs to no region"),
             FaultError::Denied => f.write_str("the page's region does not permit such an access"),
+            FaultError::Guarded => f.write_str("the page is a guard"),
             FaultError::OutOfFrames(error) => error.fmt(f),
         }
     }
@@ -234,8 +237,11 @@ impl<P: Machine> AddressSpace<P> {
             Found::Reserved(region) => (Region::of(region), None),
             Found::Mapped(leaf, Some(region)) => (Region::of(region), Some(leaf)),
         };
-        if region.is_guard() || !permits(region.access(), tried) {
+        if !permits(region.access(), tried) {
             return Err(Refusal::Error(FaultError::Denied));
+        }
+        if region.is_guard() {
+            return Err(Refusal::Error(FaultError::Guarded));
         }
         let zeros = || {
             let frame = spare.get(Zeroed::Yes).ok_or(Refusal::NeedsZeros)?;

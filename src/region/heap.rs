@@ -45,8 +45,9 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Moves the end of the program's heap to `end`, and returns where the end is then: where it was if
-    /// `end` lies below the heap's start, or if pages on the way belong to another region, or if memory for
-    /// page tables runs out. New pages are zero. Waits until no CPU can use pages that were given up.
+    /// `end` lies below the heap's start or above what the space may map, or if pages on the way belong to
+    /// another region, or if memory for page tables runs out. New pages are zero. Waits until no CPU can
+    /// use pages that were given up.
     ///
     /// The end need not be aligned to a page. Costs as [`AddressSpace::mmap`] or
     /// [`AddressSpace::munmap`] of the pages in between.
@@ -72,6 +73,9 @@ impl<P: Machine> AddressSpace<P> {
                 return end;
             }
             let pages = Pages { first, last: next - 1 };
+            if !self.may_map(pages) {
+                return VirtAddr::new_truncate(old);
+            }
             let region = Region::anonymous(Kind::Heap, Access::WRITE);
             match self.take_vacant(pin, pages, region) {
                 Ok(()) if moved() => return end,

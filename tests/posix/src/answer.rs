@@ -135,11 +135,6 @@ impl fmt::Debug for Listed {
 }
 
 impl Listed {
-    /// Returns a run of pages of which nothing else is known.
-    pub fn pages(start: u64, end: u64) -> Listed {
-        Listed { start, end, protection: Protection::NONE, shared: false, shows: Shows::Nothing }
-    }
-
     /// Joins `next` to this run if both are one mapping for all that a program can tell.
     pub fn join(&mut self, next: &Listed) -> bool {
         let is_alike = self.protection == next.protection && self.shared == next.shared;

@@ -37,22 +37,28 @@ pub enum DifferenceKind {
     Broken(Broken),
 }
 
+impl fmt::Display for DifferenceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DifferenceKind::Broken(broken) => broken.fmt(f),
+            DifferenceKind::Answer { step, expected, seen } => {
+                write!(f, "step {step} has another answer than the model's")?;
+                for answer in expected.iter().take(3) {
+                    write!(f, "\n  model:  {answer:?}")?;
+                }
+                for answer in seen.iter().take(3) {
+                    write!(f, "\n  system: {answer:?}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Difference { system, log, kind } = self;
-        match kind {
-            DifferenceKind::Broken(broken) => writeln!(f, "{system}: {broken}")?,
-            DifferenceKind::Answer { step, expected, seen } => {
-                writeln!(f, "step {step}: {system} differs from the model")?;
-                for answer in expected.iter().take(3) {
-                    writeln!(f, "  the model: {answer:?}")?;
-                }
-                for answer in seen.iter().take(3) {
-                    writeln!(f, "  {system}: {answer:?}")?;
-                }
-            }
-        }
-        write!(f, "the log:\n{log}")
+        write!(f, "{system}: {kind}\nthe log:\n{log}")
     }
 }
 

@@ -17,6 +17,22 @@
 //! time. The tests take the number of logs from `TOPOMEM_POSIX_LOGS` and the first seed from
 //! `TOPOMEM_POSIX_SEED`.
 //!
+//! # topomem
+//!
+//! [`SimSystem`](sim::SimSystem) runs logs on a simulated machine: one after the other, or several at the same
+//! time on the CPUs of a machine, in windows of one address space that share page tables. After each
+//! log no frame may be missing. A [`Scope`](scope::Scope) says which operations there are; logs are
+//! adapted to it. Known differences from Linux, each by a rule:
+//!
+//! - There are no write-only and execute-only mappings.
+//! - `brk` keeps no distance from the mapping above the heap, and shrinks over holes.
+//! - `mremap` moves one region, and changes nothing if it fails. A range with guards and other pages is
+//!   more than one region.
+//! - A stack keeps away from all accessible pages below, other stacks and what lies below an inaccessible
+//!   neighbour included.
+//! - `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE` grow stacks, as accesses do.
+//! - `MADV_DONTFORK` and `MADV_WIPEONFORK` exclude each other: the last one counts.
+//!
 //! # A further system
 //!
 //! It implements [`Process`](system::Process) (a call, an access, a page's bytes, a list of mappings) and

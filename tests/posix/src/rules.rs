@@ -17,6 +17,8 @@ pub enum Moves {
     /// A part of one mapping; what spans several ones is an error, and the target is unmapped even
     /// if the call then fails (Linux before 6.17).
     OneMapping,
+    /// A part of one mapping; what spans several ones is an error, and nothing has changed.
+    OneMappingOrNothing,
     /// Any number of mappings with the holes between them, if the length stays the same and the target is
     /// given.
     Several,
@@ -41,13 +43,13 @@ pub enum Heap {
     Plain,
 }
 
-/// What a system lists.
+/// What a stack keeps away from by its growth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listing {
-    /// Mappings with all that is known of them.
-    Full,
-    /// Which pages are mapped.
-    PagesAlone,
+pub enum StackGap {
+    /// The next mapping below, unless it is inaccessible or a stack (Linux).
+    NextMapping,
+    /// All pages below that can be accessed.
+    AllPages,
 }
 
 /// Whether something is there.
@@ -74,8 +76,12 @@ pub struct Rules {
     pub execute_only: Support,
     /// `brk`.
     pub heap: Heap,
-    /// Lists of mappings.
-    pub listing: Listing,
+    /// Growth of stacks.
+    pub stack_gap: StackGap,
+    /// Whether populating grows stacks, as an access does.
+    pub populate_grows_stacks: Support,
+    /// Whether `mremap` grows and moves a range with guards and other pages as one mapping.
+    pub remap_with_guards: Support,
 }
 
 impl Rules {
@@ -87,18 +93,22 @@ impl Rules {
         huge_advice: Support::Present,
         execute_only: Support::Present,
         heap: Heap::Linux,
-        listing: Listing::Full,
+        stack_gap: StackGap::NextMapping,
+        populate_grows_stacks: Support::Absent,
+        remap_with_guards: Support::Present,
     };
 
     /// The rules of topomem.
     pub const TOPOMEM: Rules = Rules {
         guards: Guards::All,
-        moves: Moves::Several,
+        moves: Moves::OneMappingOrNothing,
         remap_checks: RemapChecks::ArgumentsFirst,
         huge_advice: Support::Present,
         execute_only: Support::Absent,
         heap: Heap::Plain,
-        listing: Listing::PagesAlone,
+        stack_gap: StackGap::AllPages,
+        populate_grows_stacks: Support::Present,
+        remap_with_guards: Support::Absent,
     };
 
     /// The oldest Linux whose rules are known.

@@ -1,7 +1,7 @@
 //! What a system can do.
 
 use crate::log::{Log, Step};
-use crate::operation::{Advice, Call, Map, Operation, PAGE, Protection, Sharing, Source};
+use crate::operation::{Advice, Call, Map, Operation, PAGE, Protection, RemapFlags, Sharing, Source};
 use crate::rules::Support;
 
 /// The operations that a system has. Logs are adapted to it, so that they ask for nothing else.
@@ -17,6 +17,8 @@ pub struct Scope {
     pub stacks: Support,
     /// `mremap`.
     pub remap: Support,
+    /// `MREMAP_DONTUNMAP`.
+    pub kept_sources: Support,
     /// Processes that fork.
     pub forks: Support,
     /// `mlock`, `munlock`, `msync` and `mincore`.
@@ -44,8 +46,9 @@ impl Scope {
             Advice::Unknown,
         ],
         objects: Support::Absent,
-        stacks: Support::Absent,
-        remap: Support::Absent,
+        stacks: Support::Present,
+        remap: Support::Present,
+        kept_sources: Support::Absent,
         forks: Support::Absent,
         looks: Support::Absent,
         heap: Support::Present,
@@ -74,7 +77,14 @@ impl Scope {
                     let protection = self.protection(protection);
                     Some(Operation::Call(Call::Protect { at, length, protection }))
                 }
-                Call::Remap { .. } => present(self.remap),
+                // A second mapping of shared memory.
+                Call::Remap { old: 0, .. } => present(self.objects),
+                Call::Remap { at, old, new, flags, to, slot } => {
+                    let keep_source = flags.keep_source && self.kept_sources == Support::Present;
+                    let flags = RemapFlags { keep_source, ..flags };
+                    let call = Operation::Call(Call::Remap { at, old, new, flags, to, slot });
+                    present(self.remap).map(|_| call)
+                }
                 Call::Advise { advice, .. } => self.advice.contains(&advice).then_some(operation),
                 Call::Sync { .. } | Call::Resident { .. } | Call::Lock { .. } | Call::Unlock { .. } => {
                     present(self.looks)

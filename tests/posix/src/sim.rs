@@ -11,15 +11,18 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use topomem::region::{
-    Advice as Advised, FaultAccess, FaultError, MadviseError, MapRequest, MmapError, MprotectError,
-    MunmapError, PageFault, Placement as Placed, Populate,
+    Advice as Advised, FaultAccess, FaultError, Kind, MadviseError, MapRequest, MmapError, MprotectError,
+    MremapError, MunmapError, PageFault, Placement as Placed, Populate, Relocation,
 };
 use topomem::sim::{Access as Accessed, Privilege, Sim, SimService};
-use topomem::{Access as Permitted, AddressSpace, CpuId, CpuPin, Tended, VirtAddr};
+use topomem::{Access as Permitted, AddressSpace, CpuId, CpuPin, NodeId, Tended, VirtAddr};
 
-use crate::answer::{Answer, Errno, Fault, Listed, Rest, View};
+use crate::answer::{Answer, Errno, Fault, Listed, Rest, Shows, View};
 use crate::log::{Log, Step};
-use crate::operation::{Access, Advice, Call, Map, OFFSETS, PAGE, Placement, Protection, Sharing, Source};
+use crate::model::STACK_PAGES;
+use crate::operation::{
+    Access, Advice, Call, Map, OFFSETS, PAGE, Placement, Protection, RemapFlags, Sharing, Source,
+};
 use crate::rules::Rules;
 use crate::slots::{Layout, Slots, TOP};
 use crate::system::{Broken, Process, System, Trace, execute};
@@ -28,7 +31,9 @@ type Space = AddressSpace<&'static Sim>;
 
 /// Where the first window lies: its ends share tables with what lies beside it.
 const WINDOW: u64 = 0x1000_0010_0000;
-const HEAP: u64 = 0x5555_0000_0800 & !(PAGE - 1);
+/// Nodes of the machine.
+const NODES: usize = 2;
+const HEAP: u64 = 0x5555_0000_0000;
 
 /// topomem on a simulated machine.
 #[derive(Debug)]
@@ -45,7 +50,7 @@ impl SimSystem {
     ///
     /// If the host has too little memory.
     pub fn boot(cpus: usize) -> Result<SimSystem, Box<dyn std::error::Error>> {
-        let sim = Sim::builder().nodes(2).cpus(cpus).memory(64 << 20).build()?;
+        let sim = Sim::builder().nodes(NODES).cpus(cpus).memory(64 << 20).build()?;
         let service = sim.boot_service()?;
         Ok(SimSystem { cpus, sim, service })
     }
@@ -62,7 +67,7 @@ impl SimSystem {
         let broken = |reason: String| Broken { step: 0, reason };
         let space = sim.on(CpuId::BOOT, |pin| service.create_space(pin));
         let space = space.map_err(|error| broken(error.to_string()))?;
-        space.set_heap_start(address(HEAP).map_err(|error| broken(format!("{error:?}")))?);
+        prepare(&space, layout_of(0)).map_err(|error| broken(format!("{error:?}")))?;
         let traces = sim.run(|pin| {
             let cpu = pin.cpu().index();
             let layout = layout_of(cpu);
@@ -74,7 +79,7 @@ impl SimSystem {
         });
         sim.on(CpuId::BOOT, |pin| {
             drop(space);
-            let missing = self.settle(pin).cast_signed() - before.cast_signed();
+            let missing = before.cast_signed() - self.settle(pin).cast_signed();
             if missing != 0 {
                 return Err(broken(format!("{missing} frames are missing")));
             }
@@ -90,25 +95,27 @@ impl SimSystem {
         }
     }
 
-    /// Finishes what is due, and returns how many frames are allocated.
+    /// Finishes what is due, and returns how many frames are free.
     fn settle(&self, pin: &CpuPin) -> u64 {
         while self.service.tend(pin) != Tended::Done {
             self.sim.take_interrupts();
         }
-        self.service.frames().validate().map_or(0, |report| report.allocated)
+        let nodes = (0..NODES).filter_map(NodeId::new);
+        let stats = nodes.filter_map(|node| self.service.frames().stats(node));
+        stats.map(|stats| stats.all_free()).sum()
     }
 
     fn run_alone(&self, pin: &CpuPin, log: &Log) -> Result<Trace, String> {
         let before = self.settle(pin);
         let space = self.service.create_space(pin).map_err(|error| error.to_string())?;
         let layout = layout_of(0);
-        space.set_heap_start(address(layout.heap).map_err(|error| format!("{error:?}"))?);
+        prepare(&space, layout).map_err(|error| format!("{error:?}"))?;
         // SAFETY: the CPU is online, and this is no handler.
         unsafe { space.activate(pin) };
         let trace = run_in(self.sim, pin, &space, layout, log);
         self.leave(pin);
         drop(space);
-        let missing = self.settle(pin).cast_signed() - before.cast_signed();
+        let missing = before.cast_signed() - self.settle(pin).cast_signed();
         if missing == 0 { Ok(trace) } else { Err(format!("{missing} frames are missing")) }
     }
 }
@@ -132,6 +139,13 @@ impl System for SimSystem {
         }
         result.map_err(|reason| Broken { step: 0, reason })
     }
+}
+
+/// Makes a space what a log expects.
+fn prepare(space: &Space, layout: Layout) -> Result<(), Errno> {
+    space.set_heap_start(address(layout.heap)?);
+    space.set_stack_limit(STACK_PAGES * PAGE);
+    Ok(())
 }
 
 fn layout_of(cpu: usize) -> Layout {
@@ -160,6 +174,11 @@ fn address(address: u64) -> Result<VirtAddr, Errno> {
     VirtAddr::new(address).map_err(|_| Errno::ENOMEM)
 }
 
+/// Returns the end of a range, if it is a number.
+fn end_of(at: u64, length: u64) -> Option<u64> {
+    at.checked_add(length.checked_next_multiple_of(PAGE)?)
+}
+
 /// Returns the access that a protection is. Write-only and execute-only mappings do not exist.
 fn access_of(protection: Protection) -> Result<Permitted, Errno> {
     match protection {
@@ -176,7 +195,7 @@ impl SimProcess<'_> {
         if !map.offset.is_multiple_of(PAGE) {
             return Err(Errno::EINVAL);
         }
-        if map.source != Source::Anonymous || map.sharing != Sharing::Private || map.grows_down {
+        if map.source != Source::Anonymous || map.sharing != Sharing::Private {
             return Err(Errno::ENOSYS);
         }
         let placement = match map.placement {
@@ -192,7 +211,8 @@ impl SimProcess<'_> {
             }
         };
         let populate = if map.populate { Populate::Now } else { Populate::OnDemand };
-        let request = MapRequest::anonymous(map.length).access(access_of(map.protection)?);
+        let kind = if map.grows_down { Kind::Stack } else { Kind::Anonymous };
+        let request = MapRequest::anonymous(map.length).kind(kind).access(access_of(map.protection)?);
         match self.space.mmap(self.pin, &request.placed(placement).populate(populate)) {
             Ok(start) => Ok(start.as_u64()),
             Err(MmapError::Empty | MmapError::Misaligned(_)) => Err(Errno::EINVAL),
@@ -202,6 +222,9 @@ impl SimProcess<'_> {
     }
 
     fn protect(&self, at: u64, length: u64, protection: Protection) -> Result<u64, Errno> {
+        if length != 0 && end_of(at, length).is_none() {
+            return Err(if at.is_multiple_of(PAGE) { Errno::ENOMEM } else { Errno::EINVAL });
+        }
         // What lies above the top is a hole; what lies below changes nevertheless.
         let below = length.min(TOP.saturating_sub(at));
         match self.space.mprotect(self.pin, address(at)?, below, access_of(protection)?) {
@@ -225,15 +248,34 @@ impl SimProcess<'_> {
             Advice::GuardRemove => Advised::GuardRemove,
             Advice::Remove | Advice::Unknown => return Err(Errno::EINVAL),
         };
-        if length.checked_next_multiple_of(PAGE).is_none_or(|length| at.checked_add(length).is_none()) {
+        if end_of(at, length).is_none() {
             return Err(Errno::EINVAL);
         }
         match self.space.madvise(self.pin, address(at)?, length, advice) {
             Ok(unmapping) => unmapping.wait(self.pin),
             Err(MadviseError::Misaligned(_) | MadviseError::Denied(_)) => return Err(Errno::EINVAL),
+            Err(MadviseError::Guarded(_)) => return Err(Errno::EFAULT),
             Err(_) => return Err(Errno::ENOMEM),
         }
         Ok(0)
+    }
+
+    fn remap(&self, at: u64, old: u64, new: u64, flags: RemapFlags, to: Option<u64>) -> Result<u64, Errno> {
+        if flags.unknown || new > TOP || to.is_some() && !flags.may_move {
+            return Err(Errno::EINVAL);
+        }
+        let wrong = |_| Errno::EINVAL;
+        let relocation = match to {
+            Some(to) => Relocation::Fixed(address(to).map_err(wrong)?),
+            None if flags.may_move => Relocation::MayMove,
+            None => Relocation::InPlace,
+        };
+        match self.space.mremap(self.pin, address(at).map_err(wrong)?, old, new, relocation) {
+            Ok(start) => Ok(start.as_u64()),
+            Err(MremapError::Misaligned(_) | MremapError::Empty | MremapError::Overlap) => Err(Errno::EINVAL),
+            Err(MremapError::NoRegion(_)) => Err(Errno::EFAULT),
+            Err(_) => Err(Errno::ENOMEM),
+        }
     }
 
     /// Makes an access possible, or says why it is not. The word must be aligned.
@@ -247,7 +289,7 @@ impl SimProcess<'_> {
         while self.sim.probe(word, accessed, Privilege::User).is_err() {
             match self.space.on_page_fault(self.pin, PageFault::new(word, tried)) {
                 Ok(_) => {}
-                Err(FaultError::NotMapped) => return Err(Fault::Unmapped),
+                Err(FaultError::NotMapped | FaultError::Guarded) => return Err(Fault::Unmapped),
                 Err(FaultError::Denied) => return Err(Fault::Denied),
                 // SIGKILL: memory has run out.
                 Err(_) => return Err(Fault::Other { signal: 9, code: 0 }),
@@ -277,6 +319,7 @@ impl Process for SimProcess<'_> {
             }
             Call::Protect { at, length, protection } => self.protect(at, length, protection),
             Call::Advise { at, length, advice } => self.advise(at, length, advice),
+            Call::Remap { at, old, new, flags, to, .. } => self.remap(at, old, new, flags, to),
             Call::Break(to) => {
                 let to = address(slots.break_address(to)).or_else(|_| address(0))?;
                 Ok(self.space.brk(self.pin, to).as_u64() - slots.layout.heap)
@@ -305,7 +348,12 @@ impl Process for SimProcess<'_> {
     fn look(&mut self, page: u64) -> Result<View, Fault> {
         let mut samples = [0; OFFSETS.len()];
         let mut rest = Rest::Zero;
-        for offset in (0..PAGE).step_by(8) {
+        // A word of each cache line, and those with samples: a page has many words, and each is an access of
+        // a simulated CPU.
+        let words = (0..PAGE)
+            .step_by(8)
+            .filter(|word| word.is_multiple_of(64) || OFFSETS.iter().any(|offset| offset & !7 == *word));
+        for offset in words {
             for (index, byte) in self.load(page + offset)?.into_iter().enumerate() {
                 match OFFSETS.iter().position(|&sample| sample == offset + index as u64) {
                     Some(sample) => samples[sample] = byte,
@@ -318,12 +366,22 @@ impl Process for SimProcess<'_> {
     }
 
     fn list(&mut self, within: Range<u64>, report: &mut dyn FnMut(Listed)) {
-        for page in within.step_by(PAGE as usize) {
-            // Advice that changes nothing tells whether the page belongs to a region.
-            let Ok(at) = address(page) else { continue };
-            if self.space.madvise(self.pin, at, PAGE, Advised::Normal).is_ok() {
-                report(Listed::pages(page, page + PAGE));
+        let mut from = within.start;
+        while let Ok(at) = address(from)
+            && let Some(range) = self.space.next_region(self.pin, at)
+        {
+            let (start, end) = (range.start().as_u64(), range.end().as_u64().min(within.end));
+            if start >= end {
+                break;
             }
+            let access = range.region().access();
+            let bit = |set: bool, bit: Protection| if set { bit.0 } else { 0 };
+            let protection = bit(access.reads(), Protection::READ)
+                | bit(access.writes(), Protection::WRITE)
+                | bit(access.executes(), Protection::EXECUTE);
+            let protection = Protection(protection);
+            report(Listed { start, end, protection, shared: false, shows: Shows::Nothing });
+            from = end;
         }
     }
 }

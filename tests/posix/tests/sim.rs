@@ -1,6 +1,7 @@
 //! topomem on a simulated machine, and the model.
 #![cfg(not(any(miri, loom)))]
 
+use topomem_posix::answer::{Errno, Fault};
 use topomem_posix::campaign::Campaign;
 use topomem_posix::cases;
 use topomem_posix::compare::{compare, judge};
@@ -50,6 +51,31 @@ fn topomem_and_the_model_agree_on_random_logs() {
         }
     }
     println!("{coverage}");
+    assert_covered(&coverage);
+}
+
+/// Panics if something was hardly tried.
+fn assert_covered(coverage: &Coverage) {
+    let calls = [
+        ("mmap", 300, &[Errno::EINVAL, Errno::ENOMEM, Errno::EEXIST][..]),
+        ("munmap", 100, &[Errno::EINVAL]),
+        ("mprotect", 100, &[Errno::EINVAL, Errno::ENOMEM]),
+        ("mremap", 50, &[Errno::EINVAL, Errno::EFAULT]),
+        ("madvise", 100, &[Errno::EINVAL, Errno::ENOMEM]),
+        ("brk", 50, &[]),
+    ];
+    for (name, successes, errors) in calls {
+        assert!(coverage.of_call(name, None) >= successes, "{name} hardly ever worked");
+        for &error in errors {
+            assert!(coverage.of_call(name, Some(error)) >= 3, "{name} hardly ever failed with {error:?}");
+        }
+    }
+    for access in ["read", "write", "execute"] {
+        assert!(coverage.of_access(access, None) >= 10, "{access} hardly ever worked");
+        for fault in [Fault::Unmapped, Fault::Denied] {
+            assert!(coverage.of_access(access, Some(fault)) >= 30, "{access}: hardly any {fault:?}");
+        }
+    }
 }
 
 /// Operations of other CPUs in other parts of one address space change nothing, though they share tables.
@@ -62,7 +88,7 @@ fn topomem_and_the_model_agree_on_several_cpus_in_one_space() {
         let traces = system.run_together(&logs).unwrap_or_else(|broken| panic!("round {round}: {broken}"));
         for (cpu, (log, trace)) in logs.iter().zip(&traces).enumerate() {
             let result = judge(Rules::TOPOMEM, log, trace, None);
-            result.unwrap_or_else(|kind| panic!("round {round}, CPU {cpu}: {kind:?}\n{log}"));
+            result.unwrap_or_else(|kind| panic!("round {round}, CPU {cpu}: {kind}\n{log}"));
             coverage.add(log, trace);
         }
     }

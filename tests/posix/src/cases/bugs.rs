@@ -6,7 +6,7 @@ use super::Case;
 use super::build::*;
 use crate::answer::Fault;
 use crate::operation::{Advice, Descriptor, PAGE, Protection};
-use crate::rules::{Guards, Rules};
+use crate::rules::{Guards, Rules, StackGap};
 
 const FIRST: Descriptor = Descriptor::First;
 const READ: Protection = Protection::READ;
@@ -18,6 +18,11 @@ const C: u8 = 0x92;
 
 /// Returns the cases for a system that follows `rules`.
 pub fn bug_cases(rules: &Rules) -> Vec<Case> {
+    // The upper part of a stack is a stack of its own, with the lower part below it.
+    let grown = match rules.stack_gap {
+        StackGap::NextMapping => read(695).reads(0),
+        StackGap::AllPages => read(695).faults(Fault::Unmapped),
+    };
     let mut cases = vec![
         Case::new(
             "stale translation after mremap (CVE-2018-18281): the old address must not write the moved page",
@@ -132,10 +137,9 @@ pub fn bug_cases(rules: &Rules) -> Vec<Case> {
                 map(700, 2).stack().call().works(),
                 write(690, A).works(),
                 unmap(695, 1).works(),
-                // The upper part is a stack of its own, with the lower part below it.
-                read(695).reads(0),
+                grown,
                 read(690).reads(A),
-                protect(690, 12, READ).works(),
+                protect(690, 5, READ).works(),
                 write(689, A).faults(Fault::Denied),
                 read(689).reads(0),
             ],

@@ -1,5 +1,7 @@
 //! `madvise`.
 
+use std::ops::Range;
+
 use super::space::Origin;
 use super::{Model, Mutation, pages};
 use crate::answer::{Errno, Fault};
@@ -18,16 +20,39 @@ impl Model {
             return Err(Errno::EINVAL);
         }
         let range = pages(at, length).ok_or(Errno::EINVAL)?;
-        let stops_at_hole = matches!(advice, Advice::PopulateRead | Advice::PopulateWrite);
         let call = self.new_call();
+        if matches!(advice, Advice::PopulateRead | Advice::PopulateWrite) {
+            return self.populate_as_advised(range, advice);
+        }
         let has_hole = self.space().has_hole(range.clone());
-        for (number, next) in self.space().mapped(range.clone()).into_iter().zip(range) {
-            if stops_at_hole && number != next {
-                break;
-            }
+        for number in self.space().mapped(range) {
             self.advise_page(number, advice, call)?;
         }
         if has_hole { Err(Errno::ENOMEM) } else { Ok(0) }
+    }
+
+    /// Faults pages in, up to the first that cannot be.
+    fn populate_as_advised(&mut self, pages: Range<u64>, advice: Advice) -> Result<u64, Errno> {
+        let (needed, access) = match advice {
+            Advice::PopulateRead => (Protection::READ, Access::Read),
+            _ => (Protection::WRITE, Access::Write(0)),
+        };
+        let grows_stacks = self.rules.populate_grows_stacks == Support::Present;
+        for number in pages {
+            let is_mapped = self.space().pages.contains_key(&number);
+            if !is_mapped && !(grows_stacks && self.grow_stack(number).is_ok()) {
+                return Err(Errno::ENOMEM);
+            }
+            if !self.page(number).attributes.protection.has(needed) {
+                return Err(Errno::EINVAL);
+            }
+            match self.fault_in(number, access) {
+                Ok(()) => {}
+                Err(Fault::Denied) => return Err(Errno::EINVAL),
+                Err(_) => return Err(Errno::EFAULT),
+            }
+        }
+        Ok(0)
     }
 
     fn advise_page(&mut self, number: u64, advice: Advice, call: Origin) -> Result<(), Errno> {
@@ -93,19 +118,7 @@ impl Model {
                 check(is_anonymous || guards == Guards::All)?;
                 page.guard = false;
             }
-            Advice::PopulateRead | Advice::PopulateWrite => {
-                let (needed, access) = match advice {
-                    Advice::PopulateRead => (Protection::READ, Access::Read),
-                    _ => (Protection::WRITE, Access::Write(0)),
-                };
-                check(page.attributes.protection.has(needed))?;
-                match self.fault_in(number, access) {
-                    Ok(()) => {}
-                    Err(Fault::Denied) => return Err(Errno::EINVAL),
-                    Err(_) => return Err(Errno::EFAULT),
-                }
-            }
-            Advice::Unknown => return Err(Errno::EINVAL),
+            Advice::PopulateRead | Advice::PopulateWrite | Advice::Unknown => return Err(Errno::EINVAL),
         }
         Ok(())
     }

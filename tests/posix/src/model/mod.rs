@@ -21,7 +21,7 @@ pub use mutation::Mutation;
 use crate::answer::{Answer, Errno, Fault, Listed, Rest, Shows, View};
 use crate::log::{Log, PROCESSES, Step};
 use crate::operation::{Access, Call, Operation, PAGE, ProcessId};
-use crate::rules::{Listing, Rules};
+use crate::rules::Rules;
 use crate::slots::{Layout, Slots, TOP};
 use crate::system::{Broken, Process, System, Trace, execute};
 use object::{Object, ObjectId};
@@ -193,7 +193,6 @@ impl Process for Model {
             }
             self.seen.pop_front();
         }
-        let listing = self.rules.listing;
         for (&page, mapped) in self.space().pages.range(within.start / PAGE..within.end / PAGE) {
             let shows = match mapped.backing {
                 None => Shows::Nothing,
@@ -202,10 +201,6 @@ impl Process for Model {
                 Some(backing) => Shows::SharedMemory(backing.page * PAGE),
             };
             let (start, end) = (page * PAGE, (page + 1) * PAGE);
-            if listing == Listing::PagesAlone {
-                report(Listed::pages(start, end));
-                continue;
-            }
             report(Listed {
                 start,
                 end,

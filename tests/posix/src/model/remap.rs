@@ -7,7 +7,7 @@ use super::space::{Backing, Page};
 use super::{Model, Mutation};
 use crate::answer::Errno;
 use crate::operation::{PAGE, RemapFlags};
-use crate::rules::{Moves, RemapChecks};
+use crate::rules::{Moves, RemapChecks, Support};
 use crate::slots::TOP;
 
 impl Model {
@@ -115,13 +115,14 @@ impl Model {
 
     /// Tells whether `pages` are one mapping. Where that is up to the system, `refused` says what it thinks.
     fn is_one_mapping(&mut self, pages: Range<u64>, refused: bool) -> bool {
+        let guards_split = self.rules.remap_with_guards == Support::Absent;
         let mut is_certain = true;
         for number in pages.start..pages.end.saturating_sub(1) {
             let space = self.space();
             let (Some(page), Some(above)) = (space.pages.get(&number), space.pages.get(&(number + 1))) else {
                 return false;
             };
-            if !page.continues_in(above) {
+            if !page.continues_in(above) || guards_split && page.guard != above.guard {
                 return false;
             }
             is_certain &= page.mapping == above.mapping;
@@ -134,8 +135,10 @@ impl Model {
         if self.is(Mutation::RemapClearsTargetUnderHole) {
             self.space().unmap(to..to + (source.end - source.start));
         }
+        let call = self.new_call();
         for number in self.space().mapped(source.clone()) {
             let page = self.take(number, keeps_source);
+            let page = Page { mapping: page.mapping.then(call), ..page };
             self.space().pages.insert(to + (number - source.start), page);
         }
         Ok(to * PAGE)
@@ -145,9 +148,10 @@ impl Model {
     fn take(&mut self, number: u64, keeps_source: bool) -> Page {
         let mut page = self.page(number).clone();
         if keeps_source {
+            // Linux unlocks the whole mapping that a part of is moved.
+            self.unlock_mapping_of(number);
             let keeps_bytes = self.is(Mutation::KeptSourceKeepsBytes);
             let left = self.page(number);
-            left.attributes.locked = false;
             left.guard = false;
             if !keeps_bytes {
                 left.copy = None;
@@ -159,6 +163,22 @@ impl Model {
             page.copy = None;
         }
         page
+    }
+
+    /// Unlocks all pages of the mapping that `number` belongs to.
+    fn unlock_mapping_of(&mut self, number: u64) {
+        if !self.page(number).attributes.locked {
+            return;
+        }
+        let pages = &self.space().pages;
+        let joins = |low: u64| {
+            pages.get(&low).zip(pages.get(&(low + 1))).is_some_and(|(page, above)| page.continues_in(above))
+        };
+        let first = (0..number).rev().find(|&low| !joins(low)).map_or(0, |low| low + 1);
+        let last = (number..).find(|&low| !joins(low)).unwrap_or(number);
+        for number in first..=last {
+            self.page(number).attributes.locked = false;
+        }
     }
 
     /// Moves a mapping to `count` free pages.

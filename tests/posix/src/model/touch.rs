@@ -1,11 +1,11 @@
 //! Accesses.
 
 use super::content::{Bytes, Content};
-use super::space::{Page, Space};
+use super::space::{Attributes, Page, Space};
 use super::{Model, Mutation, STACK_GAP, STACK_PAGES};
 use crate::answer::Fault;
 use crate::operation::{Access, OFFSETS, PAGE, Protection, Sample};
-use crate::rules::Support;
+use crate::rules::{StackGap, Support};
 
 impl Model {
     /// Accesses a byte.
@@ -127,21 +127,28 @@ impl Model {
     }
 
     /// Grows the stack above `number` down to it.
-    fn grow_stack(&mut self, number: u64) -> Result<(), Fault> {
+    pub(super) fn grow_stack(&mut self, number: u64) -> Result<(), Fault> {
         let into_gap = self.is(Mutation::StackGrowsIntoGap);
         let respects_all = self.is(Mutation::StackRespectsInaccessibleNeighbour);
+        let all_pages = self.rules.stack_gap == StackGap::AllPages;
         let space = self.space();
         let Some((&bottom, stack)) = space.pages.range(number..).next() else { return Err(Fault::Unmapped) };
         let stack = stack.clone();
-        if !stack.attributes.grows_down || end_of_run(space, bottom) - number > STACK_PAGES {
+        let joins =
+            |page: &Page, above: &Page| page.continues_in(above) || all_pages && above.attributes.grows_down;
+        if !stack.attributes.grows_down || end_of_run(space, bottom, joins) - number > STACK_PAGES {
             return Err(Fault::Unmapped);
         }
-        if let Some((&below, neighbour)) = space.pages.range(..number).next_back() {
-            let is_accessible = neighbour.attributes.protection != Protection::NONE || respects_all;
-            let is_near = number - (below + 1) < STACK_GAP && !into_gap;
-            if is_accessible && is_near && !neighbour.attributes.grows_down {
-                return Err(Fault::Unmapped);
-            }
+        let below = space.pages.range(number.saturating_sub(STACK_GAP)..number).rev();
+        let mut below = below.map(|(_, page)| page.attributes);
+        let is_accessible = |page: Attributes| page.protection != Protection::NONE || respects_all;
+        let is_too_near = if all_pages {
+            below.any(is_accessible)
+        } else {
+            below.next().is_some_and(|page| is_accessible(page) && !page.grows_down)
+        };
+        if is_too_near && !into_gap {
+            return Err(Fault::Unmapped);
         }
         for page in number..bottom {
             space.pages.insert(page, Page { copy: None, guard: false, ..stack.clone() });
@@ -150,11 +157,11 @@ impl Model {
     }
 }
 
-/// Returns the page after the mapping that begins at `bottom`, if the system joins what it can.
-fn end_of_run(space: &Space, bottom: u64) -> u64 {
+/// Returns the page after the mapping that begins at `bottom`, given which neighbours are one mapping.
+fn end_of_run(space: &Space, bottom: u64, joins: impl Fn(&Page, &Page) -> bool) -> u64 {
     let mut last = bottom;
     while let (Some(page), Some(above)) = (space.pages.get(&last), space.pages.get(&(last + 1)))
-        && page.continues_in(above)
+        && joins(page, above)
     {
         last += 1;
     }
