@@ -40,7 +40,7 @@ impl Model {
         let grows_stacks = self.rules.populate_grows_stacks == Support::Present;
         for number in pages {
             let is_mapped = self.space().pages.contains_key(&number);
-            if !is_mapped && !(grows_stacks && self.grow_stack(number).is_ok()) {
+            if !(is_mapped || grows_stacks && self.grow_stack(number).is_ok()) {
                 return Err(Errno::ENOMEM);
             }
             if !self.page(number).attributes.protection.has(needed) {
