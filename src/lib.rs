@@ -38,8 +38,8 @@ pub use topomem_percpu as percpu;
 pub use topomem_shootdown as shootdown;
 
 pub use address_space::{
-    AddressSpace, Batch, MapError, PromoteError, ProtectError, RemapError, SpaceMapper, Translation,
-    UnmapError, Unmapped, Unmapping,
+    AddressSpace, Batch, MapError, PromoteError, ProtectError, RemapError, ShareError, SpaceMapper,
+    Translation, UnmapError, Unmapped, Unmapping,
 };
 pub use heap::{FrameSource, KernelHeap};
 pub use machine::Machine;

@@ -16,8 +16,8 @@ use super::layout::{SpaceKind, pages_of, range_of, size_of_level};
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Answer, Changed, Found, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach, RelocateError,
-    Reserve, Rewrite, RewriteError, Rewritten,
+    Answer, Changed, ClearPageError, Found, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach,
+    RelocateError, Reserve, Rewrite, RewriteError, Rewritten,
 };
 use crate::region::{DEFAULT_STACK_LIMIT, ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
@@ -356,11 +356,23 @@ impl<P: Machine> SpaceCore<P> {
         page: Pages,
         level: Level,
         changed: &mut Changed,
-    ) -> Result<(Leaf, Option<ChangeRecord<'_>>), Mismatch> {
+    ) -> Result<(Leaf, Option<ChangeRecord<'_>>), ClearPageError<AllocError>> {
+        let (frames, access) = (self.service.frames(), self.service.tables(pin));
+        let mut reserve = Reserve::new(frames, pin);
         let record = |changed: &mut Changed| self.record(changed);
-        let cleared = self.table.clear_page(self.service.tables(pin), page, level, changed, record)?;
-        self.count_unmapped(pin, page.count());
-        Ok(cleared)
+        loop {
+            match self.table.clear_page(access, &mut reserve, page, level, changed, record) {
+                Ok(cleared) => {
+                    self.count_unmapped(pin, page.count());
+                    return Ok(cleared);
+                }
+                Err(ClearPageError::Gather(error)) => {
+                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(ClearPageError::Gather)?;
+                }
+                Err(mismatch) => return Err(mismatch),
+            }
+        }
     }
 
     /// Gives the one page `page` of `level` another protection, adds to `changed` what that was, and
@@ -417,7 +429,7 @@ impl<P: Machine> SpaceCore<P> {
 
     /// How many frames wait for their invalidation with nobody waiting for it.
     pub fn retired_frames(&self) -> u64 {
-        self.retired.lock(self.service.platform()).frame_count()
+        self.retired.lock(self.service.platform()).frame_count(self.service.frames())
     }
 
     /// Frees what is done, as far as `budget` goes.

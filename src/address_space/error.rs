@@ -105,7 +105,8 @@ impl core::error::Error for MapError {}
 pub enum UnmapError {
     /// The range leaves the part of the address space that may be mapped here.
     OutsideSpace(PageRange),
-    /// A large page had to be split, and there was no frame for the table.
+    /// A large page had to be split, or pages shared their frames, and there was no frame for the table or
+    /// to note the shares in.
     OutOfFrames(AllocError),
 }
 
@@ -188,6 +189,58 @@ impl fmt::Display for RemapError {
 
 impl core::error::Error for RemapError {}
 
+/// Why the frames of a range were not shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShareError {
+    /// The two spaces belong to different services.
+    OtherService,
+    /// The range leaves the part of the address space that may be mapped.
+    OutsideSpace(PageRange),
+    /// The range asks for pages of 1 GiB, which are not shared.
+    TooLarge(PageRange),
+    /// There is no range of that length and page size at the new place.
+    Target(PageRangeError),
+    /// Nothing is mapped at this address of the range.
+    NotMapped(VirtAddr),
+    /// The page at `page` has another size than the range's pages.
+    OtherSize {
+        /// The first such page.
+        page: VirtAddr,
+        /// Its size.
+        size: PageSize,
+    },
+    /// The frame at this address of the range is borrowed, and so not the space's to share.
+    Borrowed(VirtAddr),
+    /// The frame at this address of the range is shared by as many leaves as can be counted: copy it.
+    Full(VirtAddr),
+    /// The pages at the new place were not mapped, or there was no frame to list the shares in.
+    Map(MapError),
+}
+
+impl fmt::Display for ShareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ShareError::OtherService => f.write_str("the spaces belong to different services"),
+            ShareError::OutsideSpace(range) => outside(f, range),
+            ShareError::TooLarge(range) => {
+                write!(f, "pages of {} bytes at {} cannot be shared", range.size().bytes(), range.start())
+            }
+            ShareError::Target(error) => error.fmt(f),
+            ShareError::NotMapped(page) => write!(f, "{page} is not mapped"),
+            ShareError::OtherSize { page, size } => {
+                write!(f, "{page} is mapped by a page of {} bytes", size.bytes())
+            }
+            ShareError::Borrowed(page) => write!(f, "{page} is mapped to a borrowed frame"),
+            ShareError::Full(page) => {
+                write!(f, "the frame at {page} is shared by as many pages as can be counted")
+            }
+            ShareError::Map(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ShareError {}
+
 /// Why a range was not promoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromoteError {
@@ -215,6 +268,8 @@ pub enum PromoteError {
     /// The page at this address has another protection than those before it, or only one of them
     /// owns its frame.
     Differs(VirtAddr),
+    /// The page at this address shares its frame with other mappings, or did.
+    Shared(VirtAddr),
     /// The page at this address must not be in a TLB in two sizes, as would be for a moment: on
     /// x86, an executable one.
     OneSizeOnly(VirtAddr),
@@ -234,6 +289,7 @@ impl fmt::Display for PromoteError {
                 write!(f, "{page} is mapped to {address:#x}, which does not follow")
             }
             PromoteError::Differs(page) => write!(f, "{page} has other attributes than the pages before it"),
+            PromoteError::Shared(page) => write!(f, "{page} shares its frame"),
             PromoteError::OneSizeOnly(page) => write!(f, "TLBs must not hold {page} in two sizes"),
         }
     }

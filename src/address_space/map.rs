@@ -33,7 +33,7 @@ impl<P: Machine> AddressSpace<P> {
         request: FrameRequest,
         protection: Protection,
     ) -> Result<(), MapError> {
-        let pages = self.check(range, protection)?;
+        let pages = self.check_mapping(range, protection)?;
         let (level, order) = owned_level(range)?;
         if request.get_order() != order {
             return Err(MapError::WrongOrder { given: request.get_order(), needed: order });
@@ -71,7 +71,7 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<(), MapError> {
         let range = PageRange::new(page, 1, size).map_err(|_| MapError::MisalignedPage { page, size })?;
         let (level, _) = owned_level(range)?;
-        let pages = self.check(range, protection)?;
+        let pages = self.check_mapping(range, protection)?;
         aligned(first, size)?;
         let before = frame_memory::take_over(self.core.service.frames(), first);
         let attributes = self.attributes(protection, Ownership::Owned);
@@ -103,7 +103,7 @@ impl<P: Machine> AddressSpace<P> {
         first: PhysFrame,
         protection: Protection,
     ) -> Result<(), MapError> {
-        let pages = self.check(range, protection)?;
+        let pages = self.check_mapping(range, protection)?;
         aligned(first, range.size())?;
         let paging = self.core.service.platform().paging();
         if !paging.reach(first.start_address().as_u64() >> 12, pages.count()) {
@@ -116,18 +116,20 @@ impl<P: Machine> AddressSpace<P> {
         self.fill(pin, pages, &mut backing)
     }
 
-    fn attributes(&self, protection: Protection, ownership: Ownership) -> Attributes {
+    pub(super) fn attributes(&self, protection: Protection, ownership: Ownership) -> Attributes {
         Attributes { protection, reach: self.core.reach(), ownership }
     }
 
-    fn check(&self, range: PageRange, protection: Protection) -> Result<Pages, MapError> {
+    /// The page numbers of `range`, which may be mapped with `protection`.
+    pub(super) fn check_mapping(&self, range: PageRange, protection: Protection) -> Result<Pages, MapError> {
         if !self.core.kind.permits(protection) {
             return Err(MapError::WrongPrivilege);
         }
         self.core.check(range).ok_or(MapError::OutsideSpace(range))
     }
 
-    fn fill(
+    /// Maps `pages`, or changes nothing.
+    pub(super) fn fill(
         &self,
         pin: &CpuPin,
         pages: Pages,

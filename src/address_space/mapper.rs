@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{ChangeRecord, PageRange, PageSize, VirtAddr};
 use x86_64::structures::paging::mapper::{
@@ -15,7 +16,7 @@ use super::flags::{FlagsError, check_tables, protection_of};
 use super::layout::level_of;
 use super::{AddressSpace, MapError, ProtectError, Unmapping};
 use crate::Machine;
-use crate::page_table::{Changed, Mismatch, Protection};
+use crate::page_table::{Changed, ClearPageError, Mismatch, Protection};
 
 /// What an [`AddressSpace`] is to code written against [`Mapper`], for pages of 4 KiB, 2 MiB
 /// and 1 GiB; from [`AddressSpace::mapper`].
@@ -36,7 +37,8 @@ use crate::page_table::{Changed, Mismatch, Protection};
 /// `map_to` borrows the frame: it stays the caller's, as `Mapper` has it, and nothing of the
 /// service frees it. Where the space owns the frame (it was mapped by [`AddressSpace::map`]),
 /// `unmap` frees it; the frame returned then only says which one that was, and must not be
-/// freed again. Tables are always the service's own frames, since their links lie in its
+/// freed again. So it is where the page shared its frame. Tables are always the service's own frames, since
+/// their links lie in its
 /// per-frame table: the `FrameAllocator` argument is never asked. An `unmap` leaves empty tables
 /// linked, which any mapping or a wider [`AddressSpace::unmap`] takes over.
 ///
@@ -57,7 +59,8 @@ use crate::page_table::{Changed, Mismatch, Protection};
 /// there be, outside the space). All else is
 /// - `FrameAllocationFailed` from `map_to`: no memory, but also refused flags or a page outside
 ///   the space;
-/// - `ParentEntryHugePage` from `update_flags`: refused flags.
+/// - `ParentEntryHugePage` from `update_flags`: refused flags. From `unmap`: no frame was left to note in
+///   that a page shared its frame.
 ///
 /// # Example
 ///
@@ -104,6 +107,8 @@ pub enum Refusal {
     Map(MapError),
     /// A page's flags were not changed.
     Protect(ProtectError),
+    /// A page was not unmapped: it shares its frame, and there was no frame to note that in.
+    OutOfFrames(AllocError),
     /// Tables have no flags of their own.
     TableFlags,
 }
@@ -114,6 +119,7 @@ impl fmt::Display for Refusal {
             Refusal::Flags(error) => error.fmt(f),
             Refusal::Map(error) => error.fmt(f),
             Refusal::Protect(error) => error.fmt(f),
+            Refusal::OutOfFrames(error) => error.fmt(f),
             Refusal::TableFlags => f.write_str("tables have no flags of their own"),
         }
     }
@@ -207,9 +213,13 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
         let pages = core.check(range_of(page)).ok_or(UnmapError::PageNotMapped)?;
         let mut changed = Changed::NOTHING;
         let cleared = core.clear_page(self.pin, pages, level_of(size_of::<S>()), &mut changed);
-        let (leaf, record) = cleared.map_err(|mismatch| match mismatch {
-            Mismatch::Empty => UnmapError::PageNotMapped,
-            Mismatch::OtherSize => UnmapError::ParentEntryHugePage,
+        let (leaf, record) = cleared.map_err(|error| match error {
+            ClearPageError::Mismatch(Mismatch::Empty) => UnmapError::PageNotMapped,
+            ClearPageError::Mismatch(Mismatch::OtherSize) => UnmapError::ParentEntryHugePage,
+            ClearPageError::Gather(error) => {
+                self.refusal = Some(Refusal::OutOfFrames(error));
+                UnmapError::ParentEntryHugePage
+            }
         })?;
         self.complete(range_of(page), changed, record);
         Ok((PhysFrame::containing_address(leaf.frame.start_address()), MapperFlush::new(page)))

@@ -9,6 +9,7 @@ mod map;
 mod mapper;
 mod promote;
 mod reclaim;
+mod share;
 mod translate;
 mod unmapping;
 
@@ -22,7 +23,7 @@ use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
 pub(crate) use core::{Collected, SpaceCore};
-pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, UnmapError};
+pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, ShareError, UnmapError};
 pub use flags::FlagsError;
 pub use layout::SpaceKind;
 pub(crate) use layout::{pages_of, range_of_pages, user_bounds};

@@ -46,6 +46,7 @@ impl<P: Machine> AddressSpace<P> {
                     PromoteError::NotContiguous { page: address(page), frame }
                 }
                 Unfit::Differs { page } => PromoteError::Differs(address(page)),
+                Unfit::Shared { page } => PromoteError::Shared(address(page)),
                 Unfit::OneSize { page } => PromoteError::OneSizeOnly(address(page)),
             }
         })

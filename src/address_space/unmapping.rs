@@ -201,7 +201,7 @@ impl<P: Machine> fmt::Debug for Unmapping<'_, P> {
         f.debug_struct("Unmapping")
             .field("pages", &self.parts.pages)
             .field("ticket", &self.parts.wait)
-            .field("retired", &self.parts.retired.frame_count())
+            .field("retired", &self.parts.retired.frame_count(self.parts.core.service.frames()))
             .finish()
     }
 }

@@ -68,8 +68,8 @@ pub(super) trait Edit: Copy {
     /// Are marks changed, too?
     const MARKS: bool;
 
-    /// Changes the leaf in `entry`, adds to `retired` what it owned if it is gone, and says
-    /// whether there was anything to change.
+    /// Changes the leaf in `entry`, adds to `retired` what it owned or shared if it is gone, and
+    /// says whether there was anything to change.
     fn edit<F: Format, M: TableMemory>(
         self,
         memory: &M,
@@ -92,9 +92,9 @@ impl Edit for Cut {
     }
 }
 
-/// They go, and marks go.
+/// They go, and marks go; no leaf shares a frame.
 #[derive(Clone, Copy)]
-pub(super) struct Clear;
+struct Clear;
 
 impl Edit for Clear {
     const EMPTIES: bool = true;
@@ -109,12 +109,39 @@ impl Edit for Clear {
         entry: &TableEntry,
         level: Level,
     ) -> bool {
+        let old = entry.replace::<F>(level, RawEntry::EMPTY);
+        let Entry::Leaf(leaf) = F::decode(old, level) else {
+            return false;
+        };
+        debug_assert_ne!(leaf.ownership, Ownership::Shared, "the range has no shared leaves");
+        if leaf.ownership == Ownership::Owned {
+            retired.push(memory, leaf.frame, level);
+        }
+        true
+    }
+}
+
+/// They go, and marks go; some may share frames. Apart from [`Clear`], whose loop is faster without.
+#[derive(Clone, Copy)]
+pub(super) struct ClearShared;
+
+impl Edit for ClearShared {
+    const EMPTIES: bool = true;
+    const MARKS: bool = true;
+
+    fn edit<F: Format, M: TableMemory>(
+        self,
+        memory: &M,
+        retired: &mut Retired,
+        entry: &TableEntry,
+        level: Level,
+    ) -> bool {
         replace::<F, M>(memory, retired, entry, level, RawEntry::EMPTY)
     }
 }
 
 /// Puts `new` in the place of what `entry`, in a table of `level`, says, adds to `retired` what a leaf
-/// there owned, and says whether there was a leaf.
+/// there owned or shared, and says whether there was a leaf.
 #[inline(always)]
 pub(super) fn replace<F: Format, M: TableMemory>(
     memory: &M,
@@ -127,8 +154,10 @@ pub(super) fn replace<F: Format, M: TableMemory>(
     let Entry::Leaf(leaf) = F::decode(old, level) else {
         return false;
     };
-    if leaf.ownership == Ownership::Owned {
-        retired.push(memory, leaf.frame, level);
+    match leaf.ownership {
+        Ownership::Owned => retired.push(memory, leaf.frame, level),
+        Ownership::Shared => retired.shares.push(memory, leaf.frame, level),
+        Ownership::Borrowed => {}
     }
     true
 }
@@ -213,6 +242,31 @@ pub(super) fn cuts_needed<F: Format, M: TableMemory>(
         .sum()
 }
 
+/// How many shares the clearing of `pages` drops.
+pub(super) fn shares_in<F: Format, M: TableMemory>(
+    memory: &M,
+    table: &Table,
+    level: Level,
+    pages: Pages,
+) -> u64 {
+    let of_part = |part: Pages| match (F::decode(table.load(level.index(part.first)), level), level.below()) {
+        // A large leaf that the range does not fill is cut.
+        (Entry::Leaf(leaf), _) if leaf.ownership == Ownership::Shared => {
+            if part.fill_entries(level) {
+                1
+            } else {
+                part.count()
+            }
+        }
+        (Entry::Table(next), Some(below)) => {
+            // SAFETY: it is linked below what the caller has claimed.
+            shares_in::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+        }
+        _ => 0,
+    };
+    pages.by_entry(level).map(of_part).sum()
+}
+
 impl<F: Format> PageTable<F> {
     /// Unmaps what is mapped in `pages`, and unlinks the tables below the cursor's that this
     /// leaves empty, and adds to `changed` what that was; or changes nothing. Calls `record` with
@@ -258,6 +312,14 @@ impl<F: Format> PageTable<F> {
         let memory = access.memory;
         loop {
             let cursor = Cursor::<F, M>::lock(self, access, pages);
+            if E::EMPTIES && self.has_shared() {
+                // By value: what the usual case keeps in registers has no address.
+                let before = core::mem::replace(changed, Changed::NOTHING);
+                let (after, outcome) = self.clear_shared(access, cursor, reserve, pages, before);
+                *changed = after;
+                let _cursor = outcome?;
+                return Ok(record(changed));
+            }
             let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
             // The usual case: nothing to cut, nothing to unlink.
             if cursor.level == Level::PAGE {
@@ -272,6 +334,55 @@ impl<F: Format> PageTable<F> {
                 changer.apply::<F>(cursor.frame(), cursor.level, pages);
             }
             return Ok(record(changed));
+        }
+    }
+}
+
+impl<F: Format> PageTable<F> {
+    /// As [`PageTable::clear`], where leaves may share frames: their shares are added to a gather list,
+    /// whose pages are planned for. Returns the cursor that has the range still.
+    #[cold]
+    #[inline(never)]
+    fn clear_shared<'a, M: TableMemory>(
+        &'a self,
+        access: TableAccess<'a, M>,
+        mut cursor: Cursor<'a, F, M>,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        mut changed: Changed,
+    ) -> (Changed, Result<Cursor<'a, F, M>, M::Error>) {
+        let memory = access.memory;
+        loop {
+            let (table, level) = (cursor.table(), cursor.level);
+            let shares = shares_in::<F, M>(memory, table, level, pages);
+            let gathers = changed.retired.shares.pages_for(memory, shares);
+            let needed = gathers + cuts_needed::<F, M>(memory, table, level, pages);
+            if needed > reserve.len() {
+                drop(cursor);
+                if let Err(error) = reserve.fill_to(needed) {
+                    return (changed, Err(error));
+                }
+                cursor = Cursor::lock(self, access, pages);
+                continue;
+            }
+            changed.retired.shares.add_pages(memory, reserve, gathers);
+            let (roots, changing) = (self.root_entries, &mut changed);
+            if shares == 0 {
+                let edit = Clear;
+                Changer { memory, reserve, edit, roots, changed: changing }.apply::<F>(
+                    cursor.frame(),
+                    level,
+                    pages,
+                );
+            } else {
+                let edit = ClearShared;
+                Changer { memory, reserve, edit, roots, changed: changing }.apply::<F>(
+                    cursor.frame(),
+                    level,
+                    pages,
+                );
+            }
+            return (changed, Ok(cursor));
         }
     }
 }
@@ -404,8 +515,10 @@ pub(super) fn split<F: Format, M: TableMemory>(
     let region = match F::decode(raw, level) {
         Entry::Leaf(leaf) => {
             // What larger leaves own is runs of 2 MiB already.
-            if level == Level::HUGE && leaf.ownership == Ownership::Owned {
-                memory.split_run(leaf.frame);
+            match leaf.ownership {
+                Ownership::Owned if level == Level::HUGE => memory.split_run(leaf.frame),
+                Ownership::Shared if level == Level::HUGE => memory.split_shared(leaf.frame),
+                _ => {}
             }
             regions::region_of(memory, frame, index)
         }

@@ -85,6 +85,9 @@ pub enum Reach {
 pub enum Ownership {
     /// The mapping owns it: it retires, and is freed once no TLB can hold the translation.
     Owned,
+    /// The frame is counted and has further holders, or had: the leaf is one of them. Its share is
+    /// dropped once no TLB can hold the translation, and the last holder's drop frees the frame.
+    Shared,
     /// Someone else's: device memory, the kernel image, a frame mapped in several places.
     Borrowed,
 }

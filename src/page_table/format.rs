@@ -2,7 +2,7 @@
 
 use x86_64::structures::paging::PhysFrame;
 
-use super::{Entry, Leaf, Level, Protection, RawEntry, RegionId};
+use super::{Entry, Leaf, Level, Ownership, Protection, RawEntry, RegionId};
 
 /// The layout of page-table entries; a new architecture is one implementation of it.
 ///
@@ -40,6 +40,9 @@ pub unsafe trait Format: Send + Sync + 'static {
     /// The leaf `raw` of a table of `level` with another protection; what the hardware noted
     /// in it (accessed, dirty) stays.
     fn reprotect(raw: RawEntry, level: Level, protection: Protection) -> RawEntry;
+
+    /// Returns the leaf `raw` with another ownership; all else stays.
+    fn with_ownership(raw: RawEntry, ownership: Ownership) -> RawEntry;
 
     /// The leaf `raw` of a table of `level` as the entry `index` of the table, one level
     /// lower, that takes its place; what the hardware noted stays.

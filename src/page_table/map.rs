@@ -43,7 +43,7 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    fn leaf<F: Format>(self, frame: PhysFrame, level: Level) -> RawEntry {
+    pub(super) fn leaf<F: Format>(self, frame: PhysFrame, level: Level) -> RawEntry {
         let Attributes { protection, reach, ownership } = self;
         F::leaf(&Leaf { frame, protection, reach, ownership }, level)
     }

@@ -1,13 +1,27 @@
 //! Where tables live: frames, their direct map, and their words of the per-frame table.
 
+use core::fmt;
 use core::ptr::NonNull;
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::AtomicU32;
 use x86_64::structures::paging::PhysFrame;
 
+use super::level::Level;
 use super::table::Table;
 use super::walk::{WalkGuard, Walks};
+
+/// A frame counts as many holders as its word has room for; the caller copies the frame instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharesFull;
+
+impl fmt::Display for SharesFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the frame has as many holders as can be counted")
+    }
+}
+
+impl core::error::Error for SharesFull {}
 
 /// What page tables need from the frame allocator.
 ///
@@ -56,6 +70,30 @@ pub unsafe trait TableMemory {
     /// The 2 MiB from `first`, which 4 KiB leaves own, are from now on one leaf's, and freed at
     /// once: whether they were allocated as a run or frame by frame.
     fn join_run(&self, first: PhysFrame);
+
+    /// Counts a further holder of the 4 KiB frame or 2 MiB run `first` that a leaf of `level`, at most
+    /// [`Level::HUGE`], maps: another leaf of that level. The caller has the former leaf's entry for
+    /// itself, or holds the frame otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`SharesFull`]; nothing has changed.
+    fn share(&self, first: PhysFrame, level: Level) -> Result<(), SharesFull>;
+
+    /// Takes away one holder, a leaf of `level` that mapped `first`. Where that was the last, the frame
+    /// or run that is the caller's to free comes back, with its level: it may be the run that `first`
+    /// is a part of.
+    ///
+    /// No TLB holds a translation by that leaf any more, and nothing else uses the frame in its name.
+    fn drop_share(&self, first: PhysFrame, level: Level) -> Option<(PhysFrame, Level)>;
+
+    /// Returns whether the leaf of `level` that maps `first`, whose entry the caller has for itself, is
+    /// the only holder. Then no other TLB, space or object uses the frame. Of a 4 KiB part of a run that
+    /// was shared as a whole this is never said.
+    fn is_sole_holder(&self, first: PhysFrame, level: Level) -> bool;
+
+    /// A 2 MiB leaf that shares the run from `first` is cut into 4 KiB ones, each a holder from now on.
+    fn split_shared(&self, first: PhysFrame);
 
     /// One turn of a spin loop; polls the shootdown queue.
     fn relax(&self);

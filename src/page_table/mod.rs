@@ -11,6 +11,7 @@ mod cursor;
 mod entry;
 mod features;
 mod format;
+mod gather;
 mod level;
 mod map;
 mod memory;
@@ -23,6 +24,7 @@ mod regions;
 mod relocate;
 mod resolve;
 mod rewrite;
+mod share;
 mod single;
 mod table;
 mod vacancy;
@@ -33,6 +35,7 @@ mod x64;
 use core::marker::PhantomData;
 
 use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::{AtomicBool, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
 pub use chain::Chain;
@@ -42,18 +45,20 @@ pub use claim::LockCounters;
 pub use entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
 pub use features::PagingFeatures;
 pub use format::{Format, Sizes};
+pub(crate) use gather::Gather;
 pub(crate) use level::Pages;
 pub use level::{ENTRIES, Level};
 pub(crate) use map::{Attributes, Backing, Chained, Contiguous, FillError};
 pub(crate) use memory::TableAccess;
-pub use memory::TableMemory;
+pub use memory::{SharesFull, TableMemory};
 pub(crate) use promote::Unfit;
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
-pub(crate) use reclaim::{Dismantled, Swept};
+pub(crate) use reclaim::{Dismantled, Forgotten, Swept};
 pub(crate) use relocate::RelocateError;
 pub(crate) use resolve::Answer;
 pub(crate) use rewrite::{Becomes, Found, Rewrite, RewriteError, Rewritten};
-pub(crate) use single::Mismatch;
+pub(crate) use share::{Listed, Unshared};
+pub(crate) use single::{ClearPageError, Mismatch};
 pub use walk::{WalkGuard, Walks};
 pub use x64::X64;
 
@@ -66,6 +71,8 @@ use memory::table_at;
 pub(crate) struct PageTable<F> {
     root: PhysFrame,
     root_entries: RootEntries,
+    /// Has any of its leaves ever shared a frame? Until then, no change looks for shares.
+    shared: AtomicBool,
     locks: LockCounters,
     format: PhantomData<fn() -> F>,
 }
@@ -87,7 +94,13 @@ impl<F: Format> PageTable<F> {
         root_entries: RootEntries,
     ) -> Result<PageTable<F>, M::Error> {
         let root = memory.allocate(pin)?;
-        Ok(PageTable { root, root_entries, locks: LockCounters::new(), format: PhantomData })
+        Ok(PageTable {
+            root,
+            root_entries,
+            shared: AtomicBool::new(false),
+            locks: LockCounters::new(),
+            format: PhantomData,
+        })
     }
 
     /// The table that the hardware starts at.
@@ -98,6 +111,21 @@ impl<F: Format> PageTable<F> {
     /// What the claims have seen.
     pub fn locks(&self) -> &LockCounters {
         &self.locks
+    }
+
+    /// Notes that leaves which share frames are about to be made.
+    pub fn note_shared(&self) {
+        // Relaxed: whoever looks for such a leaf has its entry for itself after the one who made it.
+        if !self.shared.load(Ordering::Relaxed) {
+            self.shared.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// May there be leaves that share a frame, in what the caller has for itself?
+    #[inline]
+    fn has_shared(&self) -> bool {
+        // Relaxed, as in `note_shared`.
+        self.shared.load(Ordering::Relaxed)
     }
 
     /// Copies the root's entries `first..` from another table's root: both then share what is

@@ -39,6 +39,8 @@ pub(crate) enum Unfit {
     Scattered { page: u64, frame: PhysFrame },
     /// `page` has another protection or owner than the pages before it.
     Differs { page: u64 },
+    /// `page` shares its frame, and its holders are counted by 4 KiB or 2 MiB leaf.
+    Shared { page: u64 },
     /// TLBs must not hold `page` in two sizes.
     OneSize { page: u64 },
 }
@@ -78,6 +80,9 @@ impl Survey {
     }
 
     fn leaf<F: Format>(&mut self, leaf: Leaf, raw: RawEntry, level: Level, page: u64) -> Result<(), Unfit> {
+        if leaf.ownership == Ownership::Shared {
+            return Err(Unfit::Shared { page });
+        }
         let number = leaf.frame.start_address().as_u64() / 4096;
         let large = match self.found {
             None => {

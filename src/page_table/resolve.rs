@@ -69,11 +69,18 @@ impl<F: Format> PageTable<F> {
                     region,
                 )),
             };
-            if needed > reserve.len() {
+            let gathers = match (answer, found) {
+                (Answer::Map(_), Found::Mapped(leaf, _)) if leaf.ownership == Ownership::Shared => {
+                    changed.retired.shares.pages_for(memory, 1)
+                }
+                _ => 0,
+            };
+            if needed + gathers > reserve.len() {
                 drop(cursor);
-                reserve.fill_to(needed).map_err(RewriteError::Tables)?;
+                reserve.fill_to(needed + gathers).map_err(RewriteError::Tables)?;
                 continue;
             }
+            changed.retired.shares.add_pages(memory, reserve, gathers);
             if answer == Answer::Keep {
                 return Ok(record(changed));
             }

@@ -4,7 +4,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
 use super::chain::Reserve;
-use super::change::{Changed, cuts, replace, reprotect, split};
+use super::change::{Changed, cuts, replace, reprotect, shares_in, split};
 use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, RawEntry, RegionId};
 use super::format::Format;
@@ -44,6 +44,8 @@ pub(crate) trait Rewrite {
     const CHECKS: bool;
     /// May leaves come to be of another region?
     const REGIONS: bool;
+    /// May pages be unmapped?
+    const UNMAPS: bool;
 
     /// Says whether the change concerns pages that are `found` to be so, the first of which is `page`.
     fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop>;
@@ -67,7 +69,7 @@ pub(crate) struct Rewritten<T, S> {
 pub(crate) enum RewriteError<S, E> {
     /// The change was refused.
     Refused(S),
-    /// No frame for a table, or for regions of its leaves.
+    /// No frame for a table, for regions of its leaves, or for a list of shares.
     Tables(E),
 }
 
@@ -295,11 +297,17 @@ impl<F: Format> PageTable<F> {
                     _ => MOST_DIVIDED,
                 };
             }
-            if needed > reserve.len() {
+            let mut gathers = 0;
+            if R::UNMAPS && self.has_shared() {
+                let shares = shares_in::<F, M>(memory, cursor.table(), cursor.level, pages);
+                gathers = changed.retired.shares.pages_for(memory, shares);
+            }
+            if needed + gathers > reserve.len() {
                 drop(cursor);
-                reserve.fill_to(needed).map_err(RewriteError::Tables)?;
+                reserve.fill_to(needed + gathers).map_err(RewriteError::Tables)?;
                 continue;
             }
+            changed.retired.shares.add_pages(memory, reserve, gathers);
             let mut rewriter = Rewriter { memory, reserve, rewrite, changed };
             let end = rewriter.apply::<F>(cursor.frame(), cursor.level, pages, Age::Old);
             return Ok(Rewritten { recorded: record(changed), end });

@@ -1,7 +1,8 @@
 //! Changing one page of a known size, or learning that there is none.
 
 use super::PageTable;
-use super::change::{Changed, Clear, Edit, Protect};
+use super::chain::Reserve;
+use super::change::{Changed, ClearShared, Edit, Protect, shares_in};
 use super::cursor::Cursor;
 use super::entry::{Entry, Leaf};
 use super::format::Format;
@@ -18,6 +19,15 @@ pub(crate) enum Mismatch {
     OtherSize,
 }
 
+/// Why one page was not unmapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClearPageError<E> {
+    /// There is no such page.
+    Mismatch(Mismatch),
+    /// No frame to note the page's share of its frame in.
+    Gather(E),
+}
+
 impl<F: Format> PageTable<F> {
     /// Unmaps the page of `level` that is `page`, adds to `changed` what that was, and says what
     /// it was: of several that unmap it at once, one does. Tables stay. Calls `record` as
@@ -25,12 +35,29 @@ impl<F: Format> PageTable<F> {
     pub(crate) fn clear_page<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
+        reserve: &mut Reserve<'_, M>,
         page: Pages,
         level: Level,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
-    ) -> Result<(Leaf, T), Mismatch> {
-        self.change_page(access, page, level, Clear, changed, record)
+    ) -> Result<(Leaf, T), ClearPageError<M::Error>> {
+        let memory = access.memory;
+        loop {
+            let locked = self.lock_page(access, page, level);
+            let (cursor, leaf) = locked.map_err(ClearPageError::Mismatch)?;
+            if self.has_shared() {
+                let list = &mut changed.retired.shares;
+                let gathers = list.pages_for(memory, shares_in::<F, M>(memory, cursor.table(), level, page));
+                if gathers > reserve.len() {
+                    drop(cursor);
+                    reserve.fill_to(gathers).map_err(ClearPageError::Gather)?;
+                    continue;
+                }
+                list.add_pages(memory, reserve, gathers);
+            }
+            edit_page(&cursor, page, ClearShared, changed);
+            return Ok((leaf, record(changed)));
+        }
     }
 
     /// Gives the page of `level` that is `page` another protection, adds to `changed` what that
@@ -44,29 +71,38 @@ impl<F: Format> PageTable<F> {
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<(Leaf, T), Mismatch> {
-        self.change_page(access, page, level, Protect(protection), changed, record)
+        let (cursor, leaf) = self.lock_page(access, page, level)?;
+        edit_page(&cursor, page, Protect(protection), changed);
+        Ok((leaf, record(changed)))
     }
 
-    fn change_page<M: TableMemory, E: Edit, T>(
-        &self,
-        access: TableAccess<'_, M>,
+    /// Claims the page of `level` that is `page`, and says what it is.
+    fn lock_page<'a, M: TableMemory>(
+        &'a self,
+        access: TableAccess<'a, M>,
         page: Pages,
         level: Level,
-        edit: E,
-        changed: &mut Changed,
-        record: impl FnOnce(&mut Changed) -> T,
-    ) -> Result<(Leaf, T), Mismatch> {
+    ) -> Result<(Cursor<'a, F, M>, Leaf), Mismatch> {
         let cursor = Cursor::<F, M>::lock_entry(self, access, page, level);
         let entry = cursor.table().entry(cursor.level.index(page.first));
         match F::decode(entry.load(), cursor.level) {
-            Entry::Leaf(leaf) if cursor.level == level => {
-                if edit.edit::<F, M>(access.memory, &mut changed.retired, entry, level) {
-                    changed.note_leaves(page, level, page.count());
-                }
-                Ok((leaf, record(changed)))
-            }
+            Entry::Leaf(leaf) if cursor.level == level => Ok((cursor, leaf)),
             Entry::Empty | Entry::Mark(_) => Err(Mismatch::Empty),
             Entry::Leaf(_) | Entry::Table(_) => Err(Mismatch::OtherSize),
         }
+    }
+}
+
+/// Changes the leaf that maps all of `page`, which `cursor` has claimed.
+fn edit_page<F: Format, M: TableMemory>(
+    cursor: &Cursor<'_, F, M>,
+    page: Pages,
+    edit: impl Edit,
+    changed: &mut Changed,
+) {
+    let level = cursor.level;
+    let entry = cursor.table().entry(level.index(page.first));
+    if edit.edit::<F, M>(cursor.memory, &mut changed.retired, entry, level) {
+        changed.note_leaves(page, level, page.count());
     }
 }

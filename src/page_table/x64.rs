@@ -44,6 +44,9 @@ bitflags! {
         const OWNED = 1 << 9;
         /// Likewise: a cursor has claimed the entry.
         const CLAIMED = 1 << 10;
+        /// Likewise: the mapping is one of several holders that its frame counts. Never with
+        /// [`Bits::OWNED`]; without both, the frame is borrowed.
+        const SHARED = 1 << 11;
         /// Likewise: the page was written when it still might be.
         const SAVED_DIRTY = 1 << 58;
         const NO_EXECUTE = 1 << 63;
@@ -126,6 +129,26 @@ fn protection_of(bits: Bits) -> Protection {
 }
 
 #[inline]
+fn ownership_bits(ownership: Ownership) -> Bits {
+    match ownership {
+        Ownership::Owned => Bits::OWNED,
+        Ownership::Shared => Bits::SHARED,
+        Ownership::Borrowed => Bits::empty(),
+    }
+}
+
+#[inline]
+fn ownership_of(bits: Bits) -> Ownership {
+    if bits.contains(Bits::OWNED) {
+        Ownership::Owned
+    } else if bits.contains(Bits::SHARED) {
+        Ownership::Shared
+    } else {
+        Ownership::Borrowed
+    }
+}
+
+#[inline]
 fn frame_at(address: u64) -> PhysFrame {
     PhysFrame::containing_address(PhysAddr::new_truncate(address))
 }
@@ -149,7 +172,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         let mut bits = Bits::PRESENT | protection_bits(leaf.protection);
         bits.set(Bits::LARGE, level > Level::PAGE);
         bits.set(Bits::GLOBAL, leaf.reach == Reach::Global);
-        bits.set(Bits::OWNED, leaf.ownership == Ownership::Owned);
+        bits |= ownership_bits(leaf.ownership);
         let raw = leaf.frame.start_address().as_u64() | bits.bits();
         RawEntry(if leaf.protection.access().reads() { raw } else { toggle_access(raw) })
     }
@@ -161,25 +184,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
 
     #[inline]
     fn decode(raw: RawEntry, level: Level) -> Entry {
-        let bits = Bits::from_bits_truncate(raw.0);
-        if !bits.contains(Bits::PRESENT) {
-            if bits.contains(NO_ACCESS) {
-                return no_access(Self::decode(RawEntry(toggle_access(raw.0)), level));
-            }
-            let region = RegionId::new(((raw.0 & !BEYOND_MEMORY) >> REGION_SHIFT) as u32);
-            return region.map_or(Entry::Empty, Entry::Mark);
-        }
-        if level > Level::PAGE && !bits.contains(Bits::LARGE) {
-            return Entry::Table(frame_at(raw.0 & ADDRESS));
-        }
-        // Below the frame's address, large leaves have the PAT bit and reserved ones.
-        let address = raw.0 & ADDRESS & !(level.pages() * 4096 - 1);
-        Entry::Leaf(Leaf {
-            frame: frame_at(address),
-            protection: protection_of(bits),
-            reach: if bits.contains(Bits::GLOBAL) { Reach::Global } else { Reach::Space },
-            ownership: if bits.contains(Bits::OWNED) { Ownership::Owned } else { Ownership::Borrowed },
-        })
+        if raw.0 & Bits::PRESENT.bits() != 0 { present(raw.0, level) } else { absent(raw.0, level) }
     }
 
     #[inline]
@@ -197,6 +202,11 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         };
         let raw = bits & !dirty | mark;
         RawEntry(if protection.access().reads() { raw } else { toggle_access(raw) })
+    }
+
+    fn with_ownership(raw: RawEntry, ownership: Ownership) -> RawEntry {
+        let own = (Bits::OWNED | Bits::SHARED).bits();
+        RawEntry(raw.0 & !own | ownership_bits(ownership).bits())
     }
 
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry {
@@ -230,15 +240,36 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     }
 }
 
-/// The leaf `entry`, permitting nothing.
-#[cold]
-fn no_access(entry: Entry) -> Entry {
-    match entry {
-        Entry::Leaf(leaf) => {
-            Entry::Leaf(Leaf { protection: leaf.protection.with_access(Access::NONE), ..leaf })
-        }
-        other => other,
+/// Decodes an entry that is present.
+#[inline(always)]
+fn present(raw: u64, level: Level) -> Entry {
+    let bits = Bits::from_bits_truncate(raw);
+    if level > Level::PAGE && !bits.contains(Bits::LARGE) {
+        return Entry::Table(frame_at(raw & ADDRESS));
     }
+    // Below the frame's address, large leaves have the PAT bit and reserved ones.
+    let address = raw & ADDRESS & !(level.pages() * 4096 - 1);
+    Entry::Leaf(Leaf {
+        frame: frame_at(address),
+        protection: protection_of(bits),
+        reach: if bits.contains(Bits::GLOBAL) { Reach::Global } else { Reach::Space },
+        ownership: ownership_of(bits),
+    })
+}
+
+/// Decodes an entry that is not present. Apart, so that loops over entries that are keep their registers.
+#[inline(never)]
+fn absent(raw: u64, level: Level) -> Entry {
+    if raw & NO_ACCESS.bits() != 0 {
+        return match present(toggle_access(raw), level) {
+            Entry::Leaf(leaf) => {
+                Entry::Leaf(Leaf { protection: leaf.protection.with_access(Access::NONE), ..leaf })
+            }
+            other => other,
+        };
+    }
+    let region = RegionId::new(((raw & !BEYOND_MEMORY) >> REGION_SHIFT) as u32);
+    region.map_or(Entry::Empty, Entry::Mark)
 }
 
 #[cfg(test)]
@@ -299,6 +330,23 @@ mod tests {
             let clean = Four::leaf(&leaf(Protection::KERNEL_READ_ONLY), level);
             let writable = Four::reprotect(clean, level, Protection::KERNEL_DATA);
             assert_eq!(writable.0 & (Bits::DIRTY | Bits::SAVED_DIRTY).bits(), 0);
+        }
+    }
+
+    #[test]
+    fn ownership_is_read_back_and_changed_alone() {
+        for level in [Level::PAGE, Level::HUGE] {
+            for ownership in [Ownership::Owned, Ownership::Shared, Ownership::Borrowed] {
+                let leaf = Leaf { ownership, ..leaf(Protection::USER_DATA) };
+                let raw = Four::leaf(&leaf, level);
+                assert_eq!(Four::decode(raw, level), Entry::Leaf(leaf));
+                let dirty = RawEntry(raw.0 | (Bits::ACCESSED | Bits::DIRTY).bits());
+                for other in [Ownership::Owned, Ownership::Shared, Ownership::Borrowed] {
+                    let changed = Four::with_ownership(dirty, other);
+                    assert_eq!(Four::decode(changed, level), Entry::Leaf(Leaf { ownership: other, ..leaf }));
+                    assert_eq!(Four::with_ownership(changed, ownership), dirty);
+                }
+            }
         }
     }
 

@@ -81,6 +81,7 @@ impl Rewrite for Advise {
     type Stop = Infallible;
     const CHECKS: bool = false;
     const REGIONS: bool = true;
+    const UNMAPS: bool = true;
 
     fn check(&self, found: Found, _: u64) -> Result<bool, Infallible> {
         Ok(match found {

@@ -12,7 +12,9 @@ use super::attributes::Region;
 use super::mmap::address;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
-use crate::page_table::{Access, Answer, Changed, Found, Leaf, Level, Ownership, Pages, Reach, RewriteError};
+use crate::page_table::{
+    Access, Answer, Changed, Found, Leaf, Level, Ownership, Pages, Reach, RewriteError, TableMemory,
+};
 use crate::service::frame_memory;
 
 /// What a program did when its access faulted.
@@ -180,8 +182,8 @@ impl<P: Machine> AddressSpace<P> {
         loop {
             let mut changed = Changed::NOTHING;
             let mut resolved = Resolved::Spurious;
-            let decide = |found, _: Level| {
-                let (answer, how) = self.decide(&spare, fault.access, found)?;
+            let decide = |found, level: Level| {
+                let (answer, how) = self.decide(&spare, fault.access, page, found, level)?;
                 resolved = how;
                 Ok(answer)
             };
@@ -213,12 +215,14 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Decides what is done about a page that is `found` to be so, with its entry claimed.
+    /// Decides what is done about `page`, which is `found` to be so at `level`, with its entry claimed.
     fn decide(
         &self,
         spare: &Spare<'_, P>,
         tried: FaultAccess,
+        page: u64,
         found: Found,
+        level: Level,
     ) -> Result<(Answer, Resolved), Refusal> {
         let leaf = |frame, protection, ownership| {
             Answer::Map(Leaf { frame, protection, reach: Reach::Space, ownership })
@@ -262,12 +266,19 @@ impl<P: Machine> AddressSpace<P> {
             // The entry permits less than the region: it has the frame not for itself.
             Some(mapped) => match mapped.ownership {
                 Ownership::Owned => Ok((Answer::Own(region.protection()), Resolved::Reused)),
+                // Where a part of a large page is needed, it is split, and its parts keep their holders.
+                Ownership::Shared
+                    if level == Level::PAGE && service.frames().is_sole_holder(mapped.frame, level) =>
+                {
+                    Ok((Answer::Own(region.protection()), Resolved::Reused))
+                }
                 Ownership::Borrowed if Some(mapped.frame) == service.zero_frame() => zeros(),
-                Ownership::Borrowed => {
+                Ownership::Shared | Ownership::Borrowed => {
                     let frame = spare.get(Zeroed::No).ok_or(Refusal::NeedsFrame)?;
+                    let old = mapped.frame + page % level.pages();
                     // SAFETY: the new frame is the fault's alone, and the old one is mapped by the entry
                     // that is claimed.
-                    unsafe { frame_memory::copy(service.frames(), mapped.frame, frame) };
+                    unsafe { frame_memory::copy(service.frames(), old, frame) };
                     Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::Copied))
                 }
             },

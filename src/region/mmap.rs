@@ -18,6 +18,7 @@ impl Rewrite for Take {
     type Stop = u64;
     const CHECKS: bool = true;
     const REGIONS: bool = false;
+    const UNMAPS: bool = false;
 
     fn check(&self, found: Found, page: u64) -> Result<bool, u64> {
         if found == Found::Vacant { Ok(true) } else { Err(page) }
@@ -35,6 +36,7 @@ impl Rewrite for Replace {
     type Stop = core::convert::Infallible;
     const CHECKS: bool = false;
     const REGIONS: bool = false;
+    const UNMAPS: bool = true;
 
     fn check(&self, _: Found, _: u64) -> Result<bool, Self::Stop> {
         Ok(true)

@@ -29,6 +29,7 @@ impl Rewrite for Protect {
     type Stop = u64;
     const CHECKS: bool = false;
     const REGIONS: bool = true;
+    const UNMAPS: bool = false;
 
     fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
         Ok(match found {

@@ -62,8 +62,8 @@ impl RetireList {
     }
 
     /// How many 4 KiB frames wait.
-    pub fn frame_count(&self) -> u64 {
-        self.batches.iter().flatten().map(|parked| parked.retired.frame_count()).sum()
+    pub fn frame_count<P: Platform>(&self, frames: &Frames<P>) -> u64 {
+        self.batches.iter().flatten().map(|parked| parked.retired.frame_count(frames)).sum()
     }
 
     /// Keeps `parked` until its request is done.

@@ -3,6 +3,10 @@
 //! What an unmap takes out of a page table stays allocated until no TLB and no page walk can
 //! reach it. Until then it hangs on chains through the per-frame table, so nothing is allocated
 //! and no byte of a frame is written that a stale translation may still show to somebody.
+//!
+//! Shares of frames with several holders are dropped at the same time, and not before: as long as a
+//! stale translation may show such a frame, another space must not take itself for its sole holder. One
+//! frame may be on its way out of several spaces at once, so shares are listed in pages of their own.
 
 mod callback;
 mod list;
@@ -16,16 +20,17 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::budget::Budget;
-use crate::page_table::{Chain, Level, TableMemory, Walks};
+use crate::page_table::{Chain, Gather, Level, TableMemory, Walks};
 use crate::service::frame_memory;
 
-/// Unlinked tables and owned frames, not yet free.
+/// Unlinked tables and owned frames, not yet free, and shares, not yet dropped.
 #[derive(Debug)]
 #[must_use = "dropped, it leaks its frames"]
 pub(crate) struct Retired {
     pub tables: Chain,
     /// 4 KiB frames and 2 MiB runs.
     pub frames: [Chain; 2],
+    pub shares: Gather,
 }
 
 /// How many frames of a run are freed before the budget is looked at again.
@@ -35,7 +40,8 @@ const PART: u64 = 512;
 const ORDERS: [Order; 2] = [Order::FRAME, Order::HUGE];
 
 impl Retired {
-    pub const NOTHING: Retired = Retired { tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY] };
+    pub const NOTHING: Retired =
+        Retired { tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY], shares: Gather::EMPTY };
 
     pub fn tables(tables: Chain) -> Retired {
         Retired { tables, ..Retired::NOTHING }
@@ -44,11 +50,16 @@ impl Retired {
     #[inline]
     pub fn is_empty(&self) -> bool {
         let [single, huge] = &self.frames;
-        self.tables.len() | single.len() | huge.len() == 0
+        (self.tables.len() | single.len() | huge.len() == 0) && self.shares.is_empty()
     }
 
-    /// How many 4 KiB frames it holds.
-    pub fn frame_count(&self) -> u64 {
+    /// How many 4 KiB frames it holds, alone or with others.
+    pub fn frame_count<M: TableMemory>(&self, memory: &M) -> u64 {
+        self.owned_count() + self.shares.frames(memory)
+    }
+
+    /// How many 4 KiB frames it holds alone.
+    fn owned_count(&self) -> u64 {
         let runs = self.frames.iter().zip(ORDERS).map(|(chain, order)| chain.len() * order.frames());
         self.tables.len() + runs.sum::<u64>()
     }
@@ -69,6 +80,7 @@ impl Retired {
     /// Takes over all of `other`, in constant time.
     #[inline]
     pub fn append<P: Platform>(&mut self, frames: &Frames<P>, other: Retired) {
+        self.shares.append(frames, other.shares);
         self.tables.append(frames, other.tables);
         for (own, others) in self.frames.iter_mut().zip(other.frames) {
             own.append(frames, others);
@@ -93,6 +105,10 @@ impl Retired {
             // SAFETY: as above.
             unsafe { frame_memory::release(frames, pin, run, Order::HUGE) };
         }
+        if !self.shares.is_empty() {
+            // SAFETY: the caller's promise.
+            unsafe { drop_shares(&mut self.shares, frames, pin, &mut Budget::unlimited()) };
+        }
         if !self.tables.is_empty() && walks.wait_for_others(pin, || frames.platform().relax()) {
             while let Some((first, count)) = self.tables.pop_run(frames) {
                 // SAFETY: the caller's promise, and no software walk that could have seen one
@@ -114,7 +130,9 @@ impl Retired {
         pin: &CpuPin,
         budget: &mut Budget,
     ) -> u64 {
-        let before = self.frame_count();
+        let before = self.owned_count();
+        // SAFETY: the caller's promise.
+        let unshared = unsafe { drop_shares(&mut self.shares, frames, pin, budget) };
         let [single, huge] = &mut self.frames;
         while !budget.is_spent()
             && let Some((first, count)) = single.pop_part(frames, PART)
@@ -142,6 +160,40 @@ impl Retired {
                 unsafe { frame_memory::release_tables(frames, pin, first, count) };
             }
         }
-        before - self.frame_count()
+        unshared + before - self.owned_count()
     }
+}
+
+/// Drops shares as far as `budget` goes, and frees what had no other holder, and emptied gather pages.
+/// Returns how many 4 KiB frames are free.
+///
+/// # Safety
+///
+/// No TLB holds a translation that the shares' leaves made.
+#[cold]
+pub(crate) unsafe fn drop_shares<P: Platform>(
+    shares: &mut Gather,
+    frames: &Frames<P>,
+    pin: &CpuPin,
+    budget: &mut Budget,
+) -> u64 {
+    let mut spent = Chain::EMPTY;
+    let mut freed = 0;
+    while !budget.is_spent()
+        && let Some((first, level)) = shares.take(frames, &mut spent)
+    {
+        budget.spend(1);
+        if let Some((first, level)) = frames.drop_share(first, level) {
+            let order = if level == Level::PAGE { Order::FRAME } else { Order::HUGE };
+            // SAFETY: the last holder is gone, and the promises of all holders' callers.
+            unsafe { frame_memory::release(frames, pin, first, order) };
+            freed += level.pages();
+        }
+    }
+    freed += spent.len();
+    while let Some((first, count)) = spent.pop_run(frames) {
+        // SAFETY: gather pages are nobody else's.
+        unsafe { frame_memory::release_tables(frames, pin, first, count) };
+    }
+    freed
 }

@@ -7,19 +7,13 @@ use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
-use crate::page_table::TableMemory;
-
-/// In a frame's reference word: it is a part of a 2 MiB run that was split. The run's first
-/// frame counts the parts that are still in use in the bits below.
-const PART: u32 = 1 << 31;
-
-/// Likewise, of the first frame: one leaf owns the 2 MiB, but they were allocated, or split, in
-/// frames, and are freed so.
-const JOINED: u32 = 1 << 30;
+use super::references::{JOINED, PART, PARTS, is_run};
+use super::shares;
+use crate::page_table::{Level, SharesFull, TableMemory};
 
 /// The entry of a frame that the allocator handed out.
 #[inline]
-fn info<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> &FrameInfo {
+pub(super) fn info<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> &FrameInfo {
     debug_assert!(frames.info(frame).is_some(), "{frame:?} is outside the per-frame table");
     // SAFETY: boot refuses an allocator without a per-frame table, and only frames that the
     // allocator handed out become tables or owned leaves.
@@ -66,20 +60,44 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
     }
 
     fn split_run(&self, first: PhysFrame) {
-        if take_joined(self, first) {
-            return;
-        }
         // Relaxed: the leaf that maps the run is claimed, and the parts go to their
         // last user through the same claim.
-        for part in 0..Order::HUGE.frames() {
-            info(self, first + part).references.store(PART, Ordering::Relaxed);
+        let shared_once = is_run(info(self, first).references.load(Ordering::Relaxed));
+        if take_joined(self, first) {
+            if shared_once {
+                // Other spaces had cut leaves of the run, which are gone.
+                mark_run(self, first, 0);
+            }
+            return;
         }
+        mark_run(self, first, PART);
         info(self, first).references.store(PART | Order::HUGE.frames() as u32, Ordering::Relaxed);
     }
 
     fn join_run(&self, first: PhysFrame) {
         // Relaxed, as in `split_run`.
-        info(self, first).references.fetch_or(JOINED, Ordering::Relaxed);
+        if is_part(self, first) {
+            // All parts are there: it is the run again that it was.
+            mark_run(self, first, 0);
+        } else {
+            info(self, first).references.store(JOINED, Ordering::Relaxed);
+        }
+    }
+
+    fn share(&self, first: PhysFrame, level: Level) -> Result<(), SharesFull> {
+        shares::share(self, first, level)
+    }
+
+    fn drop_share(&self, first: PhysFrame, level: Level) -> Option<(PhysFrame, Level)> {
+        shares::drop_share(self, first, level)
+    }
+
+    fn is_sole_holder(&self, first: PhysFrame, level: Level) -> bool {
+        shares::is_sole_holder(self, first, level)
+    }
+
+    fn split_shared(&self, first: PhysFrame) {
+        shares::split(self, first);
     }
 
     fn relax(&self) {
@@ -243,18 +261,30 @@ unsafe fn release_run<P: Platform>(frames: &Frames<P>, pin: &CpuPin, first: Phys
 /// As [`release`], for each part.
 #[cold]
 unsafe fn release_parts<P: Platform>(frames: &Frames<P>, pin: &CpuPin, part: PhysFrame, count: u64) {
-    let first = part - number(part) % Order::HUGE.frames();
+    let first = run_of(part);
     let count = count as u32;
-    // AcqRel: the last part's release acquires the others' last uses.
-    if info(frames, first).references.fetch_sub(count, Ordering::AcqRel) & !PART != count {
+    // AcqRel: the last part's release acquires the others' last uses. The bits above may count further
+    // holders of the first part.
+    if info(frames, first).references.fetch_sub(count, Ordering::AcqRel) & PARTS != count {
         return;
     }
-    for part in 0..Order::HUGE.frames() {
-        info(frames, first + part).references.store(0, Ordering::Relaxed);
-    }
+    mark_run(frames, first, 0);
     // SAFETY: the promises of those who released the parts.
     let freed = unsafe { frames.free(pin, first, Order::HUGE) };
     debug_assert!(freed.is_ok(), "{freed:?}");
+}
+
+/// Stores `word` as the reference word of each frame of the run from `first`.
+fn mark_run<P: Platform>(frames: &Frames<P>, first: PhysFrame, word: u32) {
+    for part in 0..Order::HUGE.frames() {
+        // Relaxed: the caller has the run alone, and whoever gets it next gets it from the caller.
+        info(frames, first + part).references.store(word, Ordering::Relaxed);
+    }
+}
+
+/// Returns the first frame of the 2 MiB that `part` lies in.
+pub(super) fn run_of(part: PhysFrame) -> PhysFrame {
+    part - number(part) % Order::HUGE.frames()
 }
 
 fn number(frame: PhysFrame) -> u64 {

@@ -3,7 +3,9 @@
 mod boot;
 pub(crate) mod frame_memory;
 mod lifecycle;
+mod references;
 mod relieve;
+mod shares;
 mod spaces;
 mod stats;
 mod task;

@@ -11,7 +11,7 @@ use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
 use super::super::table::Table;
-use super::super::{Chain, ENTRIES, RawEntry, TableAccess, TableMemory, Walks};
+use super::super::{Chain, ENTRIES, Level, RawEntry, SharesFull, TableAccess, TableMemory, Walks};
 use super::{frame, number};
 
 /// What an entry of a freed frame says: a leaf that nobody maps.
@@ -156,6 +156,22 @@ unsafe impl TableMemory for Arena {
     fn split_run(&self, _: PhysFrame) {}
 
     fn join_run(&self, _: PhysFrame) {}
+
+    // No model shares frames by leaves: the counts have a model of their own.
+
+    fn share(&self, _: PhysFrame, _: Level) -> Result<(), SharesFull> {
+        Err(SharesFull)
+    }
+
+    fn drop_share(&self, _: PhysFrame, _: Level) -> Option<(PhysFrame, Level)> {
+        None
+    }
+
+    fn is_sole_holder(&self, _: PhysFrame, _: Level) -> bool {
+        true
+    }
+
+    fn split_shared(&self, _: PhysFrame) {}
 
     fn relax(&self) {
         loom::thread::yield_now();

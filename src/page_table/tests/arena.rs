@@ -3,7 +3,7 @@
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use std::boxed::Box;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::vec::Vec;
 
@@ -11,7 +11,7 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
-use super::super::{Chain, Changed, TableAccess, TableMemory, Walks};
+use super::super::{Chain, Changed, Level, SharesFull, TableAccess, TableMemory, Walks};
 use super::foreign;
 use crate::retire::Retired;
 
@@ -30,6 +30,10 @@ pub struct Arena {
     budget: AtomicU64,
     /// First frames of 2 MiB that were allocated in frames, and are one leaf's.
     joined: Mutex<BTreeSet<u64>>,
+    /// How many 4 KiB leaves hold each frame that was shared.
+    holders: Mutex<BTreeMap<u64, u64>>,
+    /// The most holders that a frame may have.
+    most_holders: AtomicU64,
 }
 
 /// No frame is left.
@@ -46,6 +50,8 @@ impl Arena {
             walks: Walks::new(),
             budget: AtomicU64::new(u64::MAX),
             joined: Mutex::new(BTreeSet::new()),
+            holders: Mutex::new(BTreeMap::new()),
+            most_holders: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -61,6 +67,16 @@ impl Arena {
     /// What the CPU of `pin` needs to change page tables.
     pub fn by<'a>(&'a self, pin: &'a CpuPin) -> TableAccess<'a, Arena> {
         TableAccess { memory: self, walks: &self.walks, pin }
+    }
+
+    /// Lets a frame have at most `holders`.
+    pub fn most_holders(&self, holders: u64) {
+        self.most_holders.store(holders, Ordering::Relaxed);
+    }
+
+    /// How many leaves hold the frame that was shared; `None` where it never was, or is free.
+    pub fn holders(&self, frame: u64) -> Option<u64> {
+        self.holders.lock().unwrap().get(&frame).copied()
     }
 
     pub fn free_chain(&self, pin: &CpuPin, mut chain: Chain) {
@@ -84,7 +100,16 @@ impl Arena {
     }
 
     pub fn free_changed(&self, pin: &CpuPin, changed: Changed) {
-        let Retired { tables, frames: [frames, mut runs] } = changed.retired;
+        let Retired { tables, frames: [frames, mut runs], mut shares } = changed.retired;
+        let mut spent = Chain::EMPTY;
+        while let Some((first, level)) = shares.take(self, &mut spent) {
+            if let Some((frame, level)) = self.drop_share(first, level) {
+                assert_eq!(level, Level::PAGE);
+                // SAFETY: as in `free_chain`.
+                unsafe { self.free(pin, frame) };
+            }
+        }
+        self.free_chain(pin, spent);
         self.free_chain(pin, tables);
         self.free_chain(pin, frames);
         while let Some(first) = runs.pop(self) {
@@ -149,6 +174,37 @@ unsafe impl TableMemory for Arena {
 
     fn join_run(&self, first: PhysFrame) {
         assert!(self.joined.lock().unwrap().insert(number(first)), "joined twice");
+    }
+
+    /// Only 4 KiB leaves are shared in this arena.
+    fn share(&self, first: PhysFrame, level: Level) -> Result<(), SharesFull> {
+        assert_eq!(level, Level::PAGE);
+        let mut holders = self.holders.lock().unwrap();
+        let holders = holders.entry(number(first)).or_insert(1);
+        if *holders >= self.most_holders.load(Ordering::Relaxed) {
+            return Err(SharesFull);
+        }
+        *holders += 1;
+        Ok(())
+    }
+
+    fn drop_share(&self, first: PhysFrame, level: Level) -> Option<(PhysFrame, Level)> {
+        let mut all = self.holders.lock().unwrap();
+        let holders = all.get_mut(&number(first)).unwrap();
+        *holders -= 1;
+        if *holders > 0 {
+            return None;
+        }
+        all.remove(&number(first));
+        Some((first, level))
+    }
+
+    fn is_sole_holder(&self, first: PhysFrame, _: Level) -> bool {
+        self.holders(number(first)).is_none_or(|holders| holders == 1)
+    }
+
+    fn split_shared(&self, _: PhysFrame) {
+        unreachable!("only 4 KiB leaves are shared");
     }
 
     fn relax(&self) {

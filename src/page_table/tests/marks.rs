@@ -170,6 +170,11 @@ unsafe impl Format for Written {
         X64::<4>::reprotect(raw, level, protection)
     }
 
+    fn with_ownership(raw: RawEntry, ownership: Ownership) -> RawEntry {
+        write_once();
+        X64::<4>::with_ownership(raw, ownership)
+    }
+
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry {
         if index == ENTRIES - 1 {
             write_once();
@@ -209,6 +214,23 @@ fn written_while_changed(range: Pages, largest: Level, part: Pages, written: u64
     assert_eq!(changed.pages, part.count());
     let level = if part.fill_entries(largest) { largest } else { Level::PAGE };
     noted(entry(table.root(), &arena, written, level).load())
+}
+
+#[test]
+fn a_write_just_before_a_frame_is_shared_is_noted() {
+    let arena = Arena::new(64);
+    let pin = pin(0);
+    let table = PageTable::<Written>::new(&arena, &pin, RootEntries::Own).unwrap();
+    let mut reserve = Reserve::new(&arena, &pin);
+    let frame = arena.allocate(&pin).unwrap();
+    let mut backing = Contiguous { first_page: 7, frame, largest: Level::PAGE, attributes: OWNED };
+    table.fill(arena.by(&pin), &mut reserve, pages(7, 1), &mut backing, |_| ()).unwrap();
+    let leaf = entry(table.root(), &arena, 7, Level::PAGE);
+    ABOUT_TO_CHANGE.set(Some(core::ptr::from_ref(leaf)));
+    let mut list = Gather::EMPTY;
+    table.share(arena.by(&pin), &mut reserve, pages(7, 1), Level::PAGE, &mut list).unwrap();
+    assert!(ABOUT_TO_CHANGE.take().is_none(), "nothing was written");
+    assert_eq!(noted(entry(table.root(), &arena, 7, Level::PAGE).load()), ACCESSED | DIRTY);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod promote;
 mod record;
 #[cfg(topomem_count)]
 mod shared_lines;
+mod shares;
 mod steps;
 
 use arena::Arena;

@@ -112,8 +112,10 @@ fn single_pages_are() {
     recorded_first(
         |table, arena, record| {
             let mut changed = Changed::NOTHING;
+            let pin = pin(0);
+            let reserve = &mut Reserve::new(arena, &pin);
             table
-                .clear_page(arena.by(&pin(0)), pages(HUGE, 1), Level::PAGE, &mut changed, |_| record())
+                .clear_page(arena.by(&pin), reserve, pages(HUGE, 1), Level::PAGE, &mut changed, |_| record())
                 .unwrap();
         },
         unmap_it,

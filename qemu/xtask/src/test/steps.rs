@@ -308,7 +308,7 @@ fn loom() -> [Step; 3] {
     };
     [
         step("loom units", &["--package", "topomem-percpu", "--lib"]),
-        step("loom page tables", &["--package", "topomem", "--lib", "page_table"]),
+        step("loom page tables", &["--package", "topomem", "--lib", "--", "page_table", "references"]),
         step(
             "loom",
             &[
