@@ -23,7 +23,7 @@ use crate::per_cpu;
 use crate::per_cpu::PerCpu;
 use crate::smp::ipi;
 pub use preemption::Slice;
-use queue::Counted;
+use queue::{Counted, Place};
 pub use sleep::sleep;
 pub use yielding::yield_now;
 
@@ -48,20 +48,47 @@ where
     M: FnOnce() -> F + Send + 'static,
     F: Future<Output: Send + 'static> + 'static,
 {
-    // Queue room is reserved here, so that waking never allocates.
+    Ok(reserve(cpu)?.spawn(make))
+}
+
+/// Room for one more task on a CPU.
+#[derive(Debug)]
+pub struct Reserved {
+    cpu: CpuId,
+    place: Place,
+}
+
+/// Makes room for one more task on `cpu`, so that waking it never allocates.
+///
+/// # Errors
+///
+/// [`SpawnError`] where the run queue cannot grow.
+pub fn reserve(cpu: CpuId) -> Result<Reserved, SpawnError> {
     let place = queue::of(cpu).reserve().map_err(|_| SpawnError(cpu))?;
-    let future = Counted::new(async move { make().await }, place);
-    let schedule = move |runnable| {
-        queue::of(cpu).push(runnable);
-        nudge(cpu);
-    };
-    // SAFETY: until its first poll the task holds nothing but `make`, which is `Send`. Its
-    // runnable is run, and its future so polled and dropped, by the loop of `cpu` alone: nothing
-    // else pops from its queue, nobody drops a runnable unrun, and a cancelled task is
-    // scheduled once more for that. `schedule` is `Send`, `Sync` and 'static, the output `Send`.
-    let (runnable, task) = unsafe { async_task::spawn_unchecked(future, schedule) };
-    runnable.schedule();
-    Ok(task)
+    Ok(Reserved { cpu, place })
+}
+
+impl Reserved {
+    /// As [`spawn_on`], without an error.
+    pub fn spawn<M, F>(self, make: M) -> Task<F::Output>
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future<Output: Send + 'static> + 'static,
+    {
+        let Reserved { cpu, place } = self;
+        let future = Counted::new(async move { make().await }, place);
+        let schedule = move |runnable| {
+            queue::of(cpu).push(runnable);
+            nudge(cpu);
+        };
+        // SAFETY: until its first poll the task holds nothing but `make`, which is `Send`. Its
+        // runnable is run, and its future so polled and dropped, by the loop of `cpu` alone: nothing
+        // else pops from its queue, nobody drops a runnable unrun, and a cancelled task is
+        // scheduled once more for that. `schedule` is `Send`, `Sync` and 'static, the output `Send`.
+        let (runnable, task) = unsafe { async_task::spawn_unchecked(future, schedule) };
+        runnable.schedule();
+        task
+    }
 }
 
 /// How many more tasks `cpu` can have before its queue grows.

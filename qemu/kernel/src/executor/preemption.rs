@@ -22,14 +22,23 @@ fn others_are_runnable() -> bool {
 #[derive(Debug)]
 pub struct Slice {
     start: Ticks,
-    /// The timer has been set for this slice.
-    is_timed: bool,
+    timed: Timed,
+}
+
+/// What the timer has been set for in a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timed {
+    Nothing,
+    /// For those that sleep.
+    Sleepers,
+    /// For those that are runnable, too.
+    Others,
 }
 
 impl Slice {
     /// A slice that begins now.
     pub fn begin() -> Slice {
-        Slice { start: clock::now(), is_timed: false }
+        Slice { start: clock::now(), timed: Timed::Nothing }
     }
 
     /// Others are runnable, and have waited long enough?
@@ -55,10 +64,11 @@ impl Slice {
         // Pairs with the fence in `nudge`: if a CPU queues something here after we have looked, it finds the
         // flag, and interrupts.
         fence(Ordering::SeqCst);
-        if !self.is_timed {
-            self.is_timed = true;
+        let needed = if others_are_runnable() { Timed::Others } else { Timed::Sleepers };
+        if self.timed != needed && self.timed != Timed::Others {
+            self.timed = needed;
             let due = sleep::next_due().unwrap_or(Duration::MAX);
-            apic::tick_within(if others_are_runnable() { due.min(SLICE) } else { due });
+            apic::tick_within(if needed == Timed::Others { due.min(SLICE) } else { due });
         }
         let exit = if must_stop() {
             user::Exit::Interrupt

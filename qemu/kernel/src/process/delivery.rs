@@ -39,6 +39,7 @@ pub struct Cause {
 
 /// Bits of a page fault's error code.
 const WROTE: u64 = 1 << 1;
+const BY_USER_MODE: u64 = 1 << 2;
 const FETCHED: u64 = 1 << 4;
 
 /// The code of a signal of the kernel's that has none of its own (`SI_KERNEL`).
@@ -87,7 +88,14 @@ impl Task {
                 error if error & WROTE != 0 => FaultAccess::Write,
                 _ => FaultAccess::Read,
             };
-            match self.memory().resolve(address, access).await {
+            // A CPU's access of its own to what a segment or IRET names. QEMU 7.2 makes those of IRET and RETF
+            // with the kernel's rights, and SMAP forbids them: they would fault again.
+            let is_users = error & BY_USER_MODE != 0;
+            let resolved = match is_users {
+                true => self.memory().resolve(address, access).await,
+                false => Err(Refusal::NotPermitted),
+            };
+            match resolved {
                 Ok(()) => return,
                 Err(Refusal::OutOfMemory) => return self.thread.process.end(Ending::Killed(Signal::KILL)),
                 Err(refused) => refusal = Some(refused),

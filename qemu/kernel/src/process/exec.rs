@@ -21,7 +21,7 @@ use super::{
 use crate::arch::features;
 use crate::arch::random::random;
 use crate::arch::user::{USER_END, UserState};
-use crate::executor::{SpawnError, spawn_on};
+use crate::executor::{SpawnError, reserve, spawn_on};
 use crate::file::{Console, Descriptors};
 use crate::per_cpu;
 use crate::syscall::Errno;
@@ -114,15 +114,10 @@ async fn start_here(program: Program) -> Result<TaskId, StartError> {
     let cpu = per_cpu::current().cpu;
     let thread = Shared::new(Thread::new(id, process.clone(), cpu, SignalSet::EMPTY))?;
     let state = boxed(UserState::new(loaded.entry, pointer))?;
+    let place = reserve(cpu).map_err(StartError::Spawn)?;
     process.add(thread.clone())?;
     table::add(&process)?;
-    match spawn_on(cpu, move || run(Task::new(thread, state))) {
-        Ok(task) => task.detach(),
-        Err(error) => {
-            process.abandon();
-            return Err(StartError::Spawn(error));
-        }
-    }
+    place.spawn(move || run(Task::new(thread, state))).detach();
     Ok(id)
 }
 

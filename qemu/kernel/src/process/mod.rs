@@ -162,14 +162,6 @@ impl Process {
         }
     }
 
-    /// Undoes the start of a process whose first thread never ran.
-    fn abandon(&self) {
-        self.threads.lock().clear();
-        table::ended(self, Ending::Exited(0));
-        // Nobody learns its number.
-        let _ = table::take_ended(self.parent, table::Children::One(self.id));
-    }
-
     /// Calls `with` for the thread of this number, if it is the process's.
     pub fn with_thread<R>(&self, id: TaskId, with: impl FnOnce(&Thread) -> R) -> Option<R> {
         self.threads.lock().iter().find(|thread| thread.id == id).map(|thread| with(thread))

@@ -4,14 +4,12 @@ extern crate alloc;
 
 use alloc::boxed::Box;
 
-use topomem::CpuId;
-
 use super::delivery::Cause;
 use super::{AlternateStack, FutexKey, Shared, SignalSet, Thread, futex};
 use crate::arch::user::{Exit, UserState};
-use crate::executor::{Slice, spawn_on, yield_now};
+use crate::executor::{Reserved, Slice, reserve, yield_now};
 use crate::per_cpu;
-use crate::syscall::{self, Flow};
+use crate::syscall::{self, Errno, Flow};
 
 /// What a thread has for itself.
 #[derive(Debug)]
@@ -87,21 +85,10 @@ impl Task {
         }
     }
 
-    /// Goes on on `cpu`, or here if there is no memory for that.
-    fn move_to(mut self, cpu: CpuId) -> Option<Task> {
+    /// Goes on on the CPU of `place`.
+    fn move_to(mut self, place: Reserved) {
         self.state.unload();
-        let mut moving = Some(self);
-        // `spawn_on` drops what it is given if it fails.
-        if crate::executor::room(cpu) == 0 {
-            return moving;
-        }
-        let task = moving.take()?;
-        let thread = task.thread.clone();
-        match spawn_on(cpu, move || run(task)) {
-            Ok(spawned) => spawned.detach(),
-            Err(_) => thread.process.end(super::Ending::Killed(super::Signal::KILL)),
-        }
-        None
+        place.spawn(move || run(self)).detach();
     }
 }
 
@@ -113,9 +100,9 @@ pub async fn run(mut task: Task) {
             Flow::Continue => {}
             Flow::End(code) => return task.end(code).await,
             Flow::Move(cpu) if cpu == per_cpu::current().cpu => {}
-            Flow::Move(cpu) => match task.move_to(cpu) {
-                Some(stayed) => task = stayed,
-                None => return,
+            Flow::Move(cpu) => match reserve(cpu) {
+                Ok(place) => return task.move_to(place),
+                Err(_) => task.state.frame.rax = Errno::NO_MEMORY.value(),
             },
         }
     }

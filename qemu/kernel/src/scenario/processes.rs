@@ -25,14 +25,14 @@ use crate::{log, record};
 
 mod cases;
 
-use cases::{CASES, Case};
+use cases::{ATTACKS, Case, PROGRAMS};
 
 /// CPUs that have come to a meeting, over all meetings.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 /// Is all memory back?
 static IS_BACK: AtomicBool = AtomicBool::new(false);
-/// Cases that run on a CPU at the same time.
-const STREAMS: usize = 2;
+/// What runs on a CPU at the same time.
+const STREAMS: [Stream; 2] = [Stream::Programs, Stream::Attacks];
 /// How often to look whether all memory is back, and how long to wait between.
 const LOOKS: usize = 50;
 const REST: Duration = Duration::from_millis(5);
@@ -104,7 +104,7 @@ async fn meet() {
 
 /// Runs all cases on `cpu`, several at a time. Did all end as they should?
 async fn run_streams(cpu: CpuId) -> bool {
-    let streams: [_; STREAMS] = core::array::from_fn(|stream| spawn_on(cpu, move || run_stream(cpu, stream)));
+    let streams = STREAMS.map(|stream| spawn_on(cpu, move || run_stream(cpu, stream)));
     let mut is_right = true;
     for stream in streams {
         match stream {
@@ -118,15 +118,27 @@ async fn run_streams(cpu: CpuId) -> bool {
     is_right
 }
 
-/// Runs all cases on `cpu`, one after another, each stream beginning elsewhere.
-async fn run_stream(cpu: CpuId, stream: usize) -> bool {
-    let first = CASES.len() / STREAMS * stream + cpu.index();
+/// Runs the ordinary programs on `cpu`, or the CPU's share of the attacks, one after another. Each CPU begins
+/// elsewhere.
+async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
     let mut is_right = true;
-    for number in 0..CASES.len() {
-        let case = &CASES[(first + number) % CASES.len()];
+    let mut check = async |case: &'static Case| {
         if let Err(problem) = run_case(cpu, case).await {
             failure(format_args!("{}: {problem}", Name(case)), "processes");
             is_right = false;
+        }
+    };
+    let cpus = ipi::running().len();
+    match stream {
+        Stream::Programs => {
+            for number in 0..PROGRAMS.len() {
+                check(&PROGRAMS[(cpu.index() + number) % PROGRAMS.len()]).await;
+            }
+        }
+        Stream::Attacks => {
+            for case in ATTACKS.iter().skip(cpu.index()).step_by(cpus) {
+                check(case).await;
+            }
         }
     }
     is_right
@@ -148,6 +160,13 @@ async fn run_case(cpu: CpuId, case: &'static Case) -> Result<(), Problem> {
         return Err(Problem::Output);
     }
     Ok(())
+}
+
+/// Cases that run one after another.
+#[derive(Debug, Clone, Copy)]
+enum Stream {
+    Programs,
+    Attacks,
 }
 
 /// What was wrong with a case.

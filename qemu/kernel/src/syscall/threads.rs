@@ -8,7 +8,7 @@ use topomem::percpu::MAX_CPUS;
 use topomem::{CpuId, CpuSet};
 
 use super::{Answer, Errno};
-use crate::executor::{spawn_on, yield_now};
+use crate::executor::{reserve, yield_now};
 use crate::per_cpu;
 use crate::process::{Shared, Task, TaskId, Thread, boxed, run};
 use crate::smp::ipi;
@@ -49,19 +49,14 @@ pub(super) async fn clone(task: &mut Task, [flags, stack, parent_id, child_id, b
             task.memory().write(at, &id.0.to_le_bytes()).await?;
         }
     }
+    let place = reserve(cpu).map_err(|_| Errno::AGAIN)?;
     let thread = Shared::new(Thread::new(id, process.clone(), cpu, task.thread.blocked()))?;
     process.add(thread.clone())?;
-    let mut child = Task::new(thread.clone(), state);
+    let mut child = Task::new(thread, state);
     if has(CLONE_CHILD_CLEARTID) {
         child.cleared_at_end = child_id;
     }
-    match spawn_on(cpu, move || run(child)) {
-        Ok(spawned) => spawned.detach(),
-        Err(_) => {
-            process.remove(&thread, 0);
-            return Err(Errno::AGAIN);
-        }
-    }
+    place.spawn(move || run(child)).detach();
     Ok(u64::from(id.0))
 }
 

@@ -1,6 +1,6 @@
 //! What programs are run, and how they must end.
 
-use crate::process::Ending;
+use crate::process::{Ending, Signal};
 
 /// One program.
 #[derive(Debug)]
@@ -14,13 +14,78 @@ pub struct Case {
 }
 
 /// A program that ends by itself.
-const fn exits(arguments: &'static [&'static str], code: u8, output: &'static str) -> Case {
-    Case { arguments, ending: Ending::Exited(code), output }
+const fn exits(arguments: &'static [&'static str], output: &'static str) -> Case {
+    Case { arguments, ending: Ending::Exited(0), output }
 }
 
-/// All cases.
-pub const CASES: &[Case] = &[exits(
-    &["plain", "4"],
-    0,
-    "4 threads\nsum 31996000\nwords 327500\nin turn 40\nslept true\ndeep 1000\n",
-)];
+/// A check that must hold.
+const fn holds(arguments: &'static [&'static str]) -> Case {
+    exits(arguments, "")
+}
+
+/// An attack that must be ended by `signal`.
+const fn killed(arguments: &'static [&'static str], signal: Signal) -> Case {
+    Case { arguments, ending: Ending::Killed(signal), output: "" }
+}
+
+/// Ordinary programs, for each CPU.
+pub const PROGRAMS: &[Case] = &[
+    exits(&["plain", "4"], "4 threads\nsum 31996000\nwords 327500\nin turn 40\nslept true\ndeep 1000\n"),
+    holds(&["checks", "registers"]),
+    holds(&["checks", "vectors"]),
+    holds(&["checks", "flags"]),
+    holds(&["checks", "red-zone"]),
+    holds(&["checks", "faults"]),
+    holds(&["checks", "alternate-stack"]),
+    holds(&["checks", "bad-pointers"]),
+    holds(&["checks", "every-cpu"]),
+    holds(&["checks", "endless"]),
+    holds(&["checks", "memory"]),
+];
+
+/// Attacks, each for one CPU. The unit of floating-point exceptions and INT1 are left out: QEMU's TCG raises
+/// neither.
+pub const ATTACKS: &[Case] = &[
+    killed(&["attacks", "read-kernel"], Signal::SEGV),
+    killed(&["attacks", "read-image"], Signal::SEGV),
+    killed(&["attacks", "write-kernel"], Signal::SEGV),
+    killed(&["attacks", "write-image"], Signal::SEGV),
+    killed(&["attacks", "run-kernel"], Signal::SEGV),
+    killed(&["attacks", "run-image"], Signal::SEGV),
+    killed(&["attacks", "read-null"], Signal::SEGV),
+    killed(&["attacks", "read-last-page"], Signal::SEGV),
+    killed(&["attacks", "read-no-address"], Signal::SEGV),
+    killed(&["attacks", "run-no-address"], Signal::SEGV),
+    killed(&["attacks", "write-text"], Signal::SEGV),
+    killed(&["attacks", "run-data"], Signal::SEGV),
+    killed(&["attacks", "run-stack"], Signal::SEGV),
+    killed(&["attacks", "run-heap"], Signal::SEGV),
+    killed(&["attacks", "stack-overflow"], Signal::SEGV),
+    killed(&["attacks", "hlt"], Signal::SEGV),
+    killed(&["attacks", "cli"], Signal::SEGV),
+    killed(&["attacks", "in"], Signal::SEGV),
+    killed(&["attacks", "out"], Signal::SEGV),
+    killed(&["attacks", "rdmsr"], Signal::SEGV),
+    killed(&["attacks", "wrmsr"], Signal::SEGV),
+    killed(&["attacks", "read-cr3"], Signal::SEGV),
+    killed(&["attacks", "write-cr3"], Signal::SEGV),
+    killed(&["attacks", "swapgs"], Signal::SEGV),
+    killed(&["attacks", "lidt"], Signal::SEGV),
+    killed(&["attacks", "sgdt"], Signal::SEGV),
+    killed(&["attacks", "invlpg"], Signal::SEGV),
+    killed(&["attacks", "far-return"], Signal::SEGV),
+    killed(&["attacks", "iret"], Signal::SEGV),
+    killed(&["attacks", "int-128"], Signal::SEGV),
+    killed(&["attacks", "int-shootdown"], Signal::SEGV),
+    killed(&["attacks", "int-page-fault"], Signal::SEGV),
+    killed(&["attacks", "int-2"], Signal::SEGV),
+    killed(&["attacks", "return-from-no-handler"], Signal::SEGV),
+    killed(&["attacks", "call-at-the-end"], Signal::SEGV),
+    killed(&["attacks", "sysret"], Signal::SEGV),
+    killed(&["attacks", "clac"], Signal::ILL),
+    killed(&["attacks", "write-gs-base"], Signal::ILL),
+    killed(&["attacks", "int3"], Signal::TRAP),
+    killed(&["attacks", "ud2"], Signal::ILL),
+    killed(&["attacks", "divide"], Signal::FPE),
+    killed(&["attacks", "trap-flag"], Signal::TRAP),
+];
