@@ -150,7 +150,7 @@ impl Memory {
         loop {
             match self.space.on_page_fault(&pin(), PageFault::new(address, access)) {
                 Ok(_) => return Ok(()),
-                Err(FaultError::NotMapped) => return Err(Refusal::NotMapped),
+                Err(FaultError::NotMapped | FaultError::Guarded) => return Err(Refusal::NotMapped),
                 // Frames are free once others have moved on.
                 Err(FaultError::OutOfFrames(AllocError::WouldBlock { .. })) => yield_now().await,
                 Err(FaultError::OutOfFrames(_)) => return Err(Refusal::OutOfMemory),

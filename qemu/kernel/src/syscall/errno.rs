@@ -104,6 +104,7 @@ impl From<MadviseError> for Errno {
     fn from(error: MadviseError) -> Errno {
         match error {
             MadviseError::Misaligned(_) | MadviseError::Denied(_) => Errno::INVALID,
+            MadviseError::Guarded(_) => Errno::FAULT,
             _ => Errno::NO_MEMORY,
         }
     }
