@@ -3,7 +3,7 @@
 use topomem_percpu::CpuPin;
 use topomem_shootdown::VirtAddr;
 
-use super::attributes::Region;
+use super::attributes::{Guard, Region};
 use super::error::{MmapError, MremapError};
 use super::mmap::{address, is_aligned, pages_in};
 use crate::Machine;
@@ -33,7 +33,7 @@ const fn overlap(one: Pages, other: Pages) -> bool {
 impl<P: Machine> AddressSpace<P> {
     /// Makes the `old_length` bytes of a region from `start` on `new_length` bytes long, both rounded up to
     /// pages, and returns where they are then. Pages that are moved keep their contents, without a copy;
-    /// pages that are added are zero.
+    /// pages that are added are zero, and no guards.
     ///
     /// Waits until no CPU can use a translation that was removed; it answers other CPUs' shootdowns
     /// meanwhile. Costs an entry for each page that is moved, added or removed. A move locks all from the
@@ -79,7 +79,7 @@ impl<P: Machine> AddressSpace<P> {
         if found.length() >> 12 < old.count() {
             return Err(MremapError::NoRegion(found.end()));
         }
-        let region = found.region();
+        let region = found.region().with_guard(Guard::None);
         let added = pages_from(old.last + 1, new - old.count());
         let grown =
             if self.may_map(added) { self.take_vacant(pin, added, region) } else { Err(MmapError::NoRoom) };
@@ -120,7 +120,7 @@ impl<P: Machine> AddressSpace<P> {
             if moved.last < old.last {
                 self.unmap_rest(pin, Pages { first: moved.last + 1, last: old.last })?;
             }
-            match self.move_pages(pin, moved, target, found.region()) {
+            match self.move_pages(pin, moved, target, found.region().with_guard(Guard::None)) {
                 // Another context has mapped something there meanwhile.
                 Err(MremapError::Occupied) => {}
                 moved => return moved.map(|()| to),

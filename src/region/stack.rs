@@ -5,7 +5,7 @@ use core::ops::ControlFlow;
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 
-use super::attributes::{Kind, Region};
+use super::attributes::{Guard, Kind, Region};
 use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Access, Found, Pages};
@@ -47,6 +47,8 @@ impl<P: Machine> AddressSpace<P> {
         if pages + (first - page) > limit || !self.has_gap_below(pin, page) {
             return false;
         }
+        // The lowest page may be a guard, the new ones are not.
+        let region = region.with_guard(Guard::None);
         self.take_vacant(pin, Pages { first: page, last: first - 1 }, region).is_ok()
     }
 

@@ -150,7 +150,7 @@ fn prepare(space: &Space, layout: Layout) -> Result<(), Errno> {
 
 fn layout_of(cpu: usize) -> Layout {
     let cpu = cpu as u64;
-    Layout { window: WINDOW + cpu * (4 << 20), heap: HEAP + cpu * (1 << 20) }
+    Layout { window: WINDOW + cpu * (4 << 20), heap: HEAP + cpu * (4 << 20) }
 }
 
 fn run_in(sim: &'static Sim, pin: &CpuPin, space: &Space, layout: Layout, log: &Log) -> Trace {

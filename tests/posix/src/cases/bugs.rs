@@ -196,6 +196,21 @@ pub fn bug_cases(rules: &Rules) -> Vec<Case> {
                 read(8).faults(Fault::Unmapped),
             ],
         ));
+        cases.push(Case::new(
+            "pages that are added behind a guard, or below one, are no guards",
+            [
+                mapped(0, 2),
+                advise(0, 2, Advice::GuardInstall).works(),
+                resize(1, 1, 3).gives(Expected::Page(1)),
+                read(1).faults(Fault::Unmapped),
+                read(2).reads(0),
+                map(700, 2).stack().call().works(),
+                advise(700, 2, Advice::GuardInstall).works(),
+                write(698, A).works(),
+                read(699).reads(0),
+                read(700).faults(Fault::Unmapped),
+            ],
+        ));
     }
     cases
 }
