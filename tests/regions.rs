@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use topomem::region::{
-    Advice, FaultAccess, FaultError, Kind, MadviseError, MapRequest, MmapError, MprotectError, MremapError,
-    MunmapError, PageFault, Placement, Populate, Relocation, Resolved,
+    Advice, FaultAccess, FaultError, Inheritance, Kind, MadviseError, MapRequest, MmapError, MprotectError,
+    MremapError, MunmapError, PageFault, Placement, Populate, Relocation, Resolved,
 };
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{Access, AddressSpace, CpuId, CpuPin, Tended, VirtAddr};
@@ -61,8 +62,7 @@ fn touch(
 }
 
 fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { service.kernel_space().unwrap().activate(pin) };
+    deactivate(service, pin);
     drop(space);
     while service.tend(pin) != Tended::Done {
         sim.take_interrupts();
@@ -79,7 +79,18 @@ enum Step {
     Move { start: u64, old: u64, new: u64, to: u64 },
     Read { page: u64 },
     Write { page: u64, value: u64 },
+    Fork,
+    Exit,
 }
+
+/// A program: its space, and what is to be found there.
+struct Process {
+    space: Space,
+    model: Model,
+}
+
+/// How many programs there are at most.
+const PROCESSES: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Replace {
@@ -91,6 +102,7 @@ enum Replace {
 struct Page {
     access: Access,
     guard: bool,
+    inheritance: Inheritance,
     value: u64,
 }
 
@@ -110,7 +122,14 @@ fn range() -> impl Strategy<Value = (u64, u64)> {
 fn step() -> impl Strategy<Value = Step> {
     let replace = prop_oneof![Just(Replace::Yes), Just(Replace::No)];
     let populate = prop_oneof![4 => Just(Populate::OnDemand), 1 => Just(Populate::Now)];
-    let advice = prop_oneof![Just(Advice::DontNeed), Just(Advice::GuardInstall), Just(Advice::GuardRemove)];
+    let advice = prop_oneof![
+        4 => Just(Advice::DontNeed),
+        2 => Just(Advice::GuardInstall),
+        2 => Just(Advice::GuardRemove),
+        1 => Just(Advice::DontFork),
+        1 => Just(Advice::WipeOnFork),
+        1 => Just(Advice::DoFork),
+    ];
     prop_oneof![
         3 => (range(), access(), replace, populate).prop_map(|((start, count), access, replace, populate)| {
             // Memory for what is populated is short.
@@ -127,6 +146,11 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         3 => (0..COUNT).prop_map(|page| Step::Read { page }),
         6 => (0..COUNT, 1..u64::MAX).prop_map(|(page, value)| Step::Write { page, value }),
+        // Pages that are likely to be there.
+        4 => (0..16u64, 0..4u64, 1..u64::MAX)
+            .prop_map(|(page, stretch, value)| Step::Write { page: stretch * 512 + page, value }),
+        1 => Just(Step::Fork),
+        1 => Just(Step::Exit),
     ]
 }
 
@@ -150,7 +174,7 @@ fn move_pages(pin: &CpuPin, space: &Space, model: &mut Model, [start, old, new, 
     }
     let [start, to] = [start, to].map(|page| FIRST + page);
     let moved = old.min(new);
-    let alike = |page: &Page, other: &Page| page.access == other.access && page.guard == other.guard;
+    let alike = |page: &Page, other: &Page| Page { value: 0, ..*page } == Page { value: 0, ..*other };
     let first = model.get(&start).copied();
     let whole = |first: Page| {
         (start..start + moved).all(|page| model.get(&page).is_some_and(|page| alike(page, &first)))
@@ -171,7 +195,8 @@ fn move_pages(pin: &CpuPin, space: &Space, model: &mut Model, [start, old, new, 
     model.retain(|page, _| !(start..start + old).contains(page));
 }
 
-fn apply(sim: &'static Sim, pin: &CpuPin, space: &Space, model: &mut Model, step: &Step) {
+fn apply(sim: &'static Sim, pin: &CpuPin, process: &mut Process, step: &Step) {
+    let Process { space, model } = process;
     match *step {
         Step::Map { start, count, access, replace, populate } => {
             let pages = FIRST + start..FIRST + start + count;
@@ -190,7 +215,9 @@ fn apply(sim: &'static Sim, pin: &CpuPin, space: &Space, model: &mut Model, step
                 }
                 (Err(error), None) => panic!("{error}"),
             }
-            model.extend(pages.map(|page| (page, Page { access, guard: false, value: 0 })));
+            model.extend(pages.map(|page| {
+                (page, Page { access, guard: false, inheritance: Inheritance::Copied, value: 0 })
+            }));
         }
         Step::Unmap { start, count } => {
             space.munmap(pin, at(FIRST + start), count << 12).unwrap().wait(pin);
@@ -222,7 +249,10 @@ fn apply(sim: &'static Sim, pin: &CpuPin, space: &Space, model: &mut Model, step
                 match advice {
                     Advice::DontNeed => page.value = 0,
                     Advice::GuardInstall => (page.guard, page.value) = (true, 0),
-                    _ => page.guard = false,
+                    Advice::GuardRemove => page.guard = false,
+                    Advice::DontFork => page.inheritance = Inheritance::Left,
+                    Advice::WipeOnFork => page.inheritance = Inheritance::Wiped,
+                    _ => page.inheritance = Inheritance::Copied,
                 }
             }
         }
@@ -239,27 +269,64 @@ fn apply(sim: &'static Sim, pin: &CpuPin, space: &Space, model: &mut Model, step
                 model.get_mut(&page).unwrap().value = value;
             }
         }
+        Step::Fork | Step::Exit => unreachable!("of the programs, not of one"),
     }
+}
+
+/// What a fork of a program with `model` finds.
+fn forked(model: &Model) -> Model {
+    let mut child = model.clone();
+    child.retain(|_, page| page.inheritance != Inheritance::Left);
+    for page in child.values_mut().filter(|page| page.inheritance == Inheritance::Wiped) {
+        page.value = 0;
+    }
+    child
+}
+
+fn deactivate(service: &'static SimService, pin: &CpuPin) {
+    // SAFETY: the CPU is online, and this is no handler.
+    unsafe { service.kernel_space().unwrap().activate(pin) };
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
-    fn agrees_with_a_plain_model(steps in proptest::collection::vec(step(), 1..60)) {
+    fn agrees_with_a_plain_model(
+        steps in proptest::collection::vec((0..PROCESSES, step()), 1..80)
+    ) {
         let (sim, service) = booted(1);
         sim.on(CpuId::BOOT, |pin| {
             let before = allocated(service);
             let space = service.create_space(pin).unwrap();
-            activate(&space, pin);
-            let mut model = Model::new();
-            for step in &steps {
-                apply(sim, pin, &space, &mut model, step);
+            let mut processes = vec![Process { space, model: Model::new() }];
+            for (process, step) in &steps {
+                let count = processes.len();
+                let process = process % count;
+                let Process { space, model } = &mut processes[process];
+                activate(space, pin);
+                match step {
+                    Step::Fork if count < PROCESSES => {
+                        let child = Process { space: space.fork(pin).unwrap(), model: forked(model) };
+                        processes.push(child);
+                    }
+                    Step::Exit if count > 1 => {
+                        deactivate(service, pin);
+                        processes.swap_remove(process);
+                    }
+                    Step::Fork | Step::Exit => {}
+                    step => apply(sim, pin, &mut processes[process], step),
+                }
             }
-            for page in FIRST..FIRST + COUNT {
-                assert_eq!(touch(sim, pin, &space, page, None), expected(&model, page, None));
+            for Process { space, model } in processes {
+                activate(&space, pin);
+                for page in FIRST..FIRST + COUNT {
+                    assert_eq!(touch(sim, pin, &space, page, None), expected(&model, page, None));
+                }
+                deactivate(service, pin);
             }
-            finish(sim, service, pin, space, before);
+            while service.tend(pin) != Tended::Done {}
+            assert_eq!(allocated(service), before, "frames leaked");
         });
     }
 }
@@ -543,5 +610,99 @@ fn regions_grow_in_place_or_move() {
         assert_eq!(touch(sim, pin, &space, (1 << 21) + 3 + 2047, Some(1)), Ok(1));
         assert_eq!(touch(sim, pin, &space, (1 << 21) + 3 + 2048, None), Err(FaultError::NotMapped));
         finish(sim, service, pin, space, before);
+    });
+}
+
+#[test]
+fn a_fork_copies_what_is_written_afterwards() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let before = allocated(service);
+        let parent = service.create_space(pin).unwrap();
+        activate(&parent, pin);
+        let request = MapRequest::anonymous(8 << 12).placed(Placement::Fixed(at(100)));
+        parent.mmap(pin, &request).unwrap();
+        for page in 100..104 {
+            touch(sim, pin, &parent, page, Some(page)).unwrap();
+        }
+        touch(sim, pin, &parent, 104, None).unwrap();
+        let child = parent.fork(pin).unwrap();
+        assert_eq!(child.mapped_pages(), 5);
+        // The parent's translations are gone: it finds a copy.
+        let fault =
+            |space: &Space, page| space.on_page_fault(pin, PageFault::new(at(page), FaultAccess::Write));
+        assert!(matches!(sim.store(at(100), 1), Err(Fault::Denied { .. })));
+        assert_eq!(fault(&parent, 100), Ok(Resolved::Copied));
+        assert_eq!(touch(sim, pin, &parent, 100, Some(1)), Ok(1));
+        assert_eq!(fault(&parent, 105), Ok(Resolved::Zeroed));
+        activate(&child, pin);
+        assert_eq!(touch(sim, pin, &child, 100, None), Ok(100));
+        assert_eq!(fault(&child, 100), Ok(Resolved::Reused), "the parent has given it up");
+        assert_eq!(fault(&child, 101), Ok(Resolved::Copied));
+        assert_eq!(fault(&child, 104), Ok(Resolved::Zeroed));
+        assert_eq!(touch(sim, pin, &child, 105, None), Ok(0));
+        let grandchild = child.fork(pin).unwrap();
+        activate(&grandchild, pin);
+        assert_eq!(touch(sim, pin, &grandchild, 102, Some(5)), Ok(5));
+        activate(&parent, pin);
+        for page in 101..104 {
+            assert_eq!(touch(sim, pin, &parent, page, None), Ok(page));
+        }
+        assert_eq!(fault(&parent, 101), Ok(Resolved::Reused));
+        activate(&child, pin);
+        assert_eq!(touch(sim, pin, &child, 102, None), Ok(102));
+        deactivate(service, pin);
+        drop((child, grandchild));
+        finish(sim, service, pin, parent, before);
+    });
+}
+
+/// One CPU writes numbers to pages in turn while the other forks: a copy that has a number in a page has
+/// it, or a later one, in the pages that were written before.
+#[test]
+fn a_fork_is_consistent_while_another_cpu_writes() {
+    const PAGES: u64 = 8;
+    const FORKS: u64 = 60;
+    let (sim, service) = booted(2);
+    let space = sim.on(CpuId::BOOT, |pin| service.create_space(pin).unwrap());
+    let done = AtomicBool::new(false);
+    sim.run(|pin| {
+        activate(&space, pin);
+        if pin.cpu() == CpuId::BOOT {
+            // Each page in 512 GiB of its own.
+            for page in 1..=PAGES {
+                let request = MapRequest::anonymous(4096).placed(Placement::Fixed(at(page << 27)));
+                space.mmap(pin, &request).unwrap();
+            }
+        }
+        sim.barrier();
+        if pin.cpu() == CpuId::BOOT {
+            for _ in 0..FORKS {
+                let child = space.fork(pin).unwrap();
+                activate(&child, pin);
+                let mut last = None;
+                for page in 1..=PAGES {
+                    let number = touch(sim, pin, &child, page << 27, None).unwrap();
+                    let right = last.is_none_or(|last| number == last || number + 1 == last);
+                    assert!(right, "page {page} has {number} after {last:?}");
+                    last = Some(number);
+                }
+                activate(&space, pin);
+                drop(child);
+                service.tend(pin);
+            }
+            done.store(true, Ordering::Release);
+        } else {
+            let mut number = 1;
+            while !done.load(Ordering::Acquire) {
+                for page in 1..=PAGES {
+                    touch(sim, pin, &space, page << 27, Some(number)).unwrap();
+                }
+                number += 1;
+            }
+        }
+        sim.barrier();
+        deactivate(service, pin);
+        sim.barrier();
     });
 }

@@ -105,6 +105,18 @@ impl Pages {
         level.index(self.first)..=level.index(self.last)
     }
 
+    /// The part under entry `index` of the one table of `level` that serves them.
+    #[inline]
+    pub const fn under(self, level: Level, index: usize) -> Pages {
+        let table = self.first & !(level.pages() * ENTRIES as u64 - 1);
+        let first = table + index as u64 * level.pages();
+        let last = first + level.pages() - 1;
+        Pages {
+            first: if first > self.first { first } else { self.first },
+            last: if last < self.last { last } else { self.last },
+        }
+    }
+
     /// The parts under the first and the last entry that it touches of a table at `level`; one
     /// where they are the same.
     #[inline]

@@ -195,6 +195,25 @@ fn set_place<M: TableMemory>(
     }
 }
 
+/// Gives the table in `to`, which nobody else uses, the regions of the one in `from`: takes a frame from
+/// `reserve` if [`has_frame`].
+pub(super) fn copy<M: TableMemory>(memory: &M, reserve: &mut Reserve<'_, M>, from: PhysFrame, to: PhysFrame) {
+    match Kept::of(memory, from) {
+        Kept::Nothing => {}
+        Kept::One(region) => expect(memory, to, region),
+        Kept::Each(ids) => {
+            let Some(frame) = reserve.take() else {
+                debug_assert!(false, "the plan counted too few frames");
+                return;
+            };
+            // SAFETY: it came from the reserve: the caller's alone.
+            let copy = unsafe { table_at(memory, frame) };
+            (0..ENTRIES).for_each(|index| copy.store(index, ids.load(index)));
+            set_place(memory, reserve, to, frame);
+        }
+    }
+}
+
 /// Puts the table in `table`, which was unlinked, on the chain `unlinked`, and the frame of its ids.
 #[inline]
 pub(super) fn retire_table<M: TableMemory>(memory: &M, table: PhysFrame, unlinked: &mut Chain) {

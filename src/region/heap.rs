@@ -28,6 +28,15 @@ impl ProgramBreak {
     }
 }
 
+impl ProgramBreak {
+    /// Copies the heap's place to that of a space that no program runs in yet.
+    pub(crate) fn copy_to(&self, copy: &ProgramBreak) {
+        // Relaxed: what starts the program orders.
+        copy.start.store(self.start.load(Ordering::Relaxed), Ordering::Relaxed);
+        copy.end.store(self.end.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
 /// The number of the first page at or above `address`.
 const fn page_above(address: u64) -> u64 {
     address.div_ceil(4096)

@@ -184,13 +184,25 @@ impl<P: Machine> MemoryService<P> {
         pin: &CpuPin,
         seed: u64,
     ) -> Result<AddressSpace<P>, CreateError> {
+        self.create(pin, SpaceLayout::below(user_bounds::<P::Format>()).randomized(seed))
+    }
+
+    /// A new user space whose regions lie as in `other`.
+    pub(crate) fn create_space_like(
+        &'static self,
+        pin: &CpuPin,
+        other: &SpaceCore<P>,
+    ) -> Result<AddressSpace<P>, CreateError> {
+        self.create(pin, other.layout)
+    }
+
+    fn create(&'static self, pin: &CpuPin, layout: SpaceLayout) -> Result<AddressSpace<P>, CreateError> {
         let kernel = self.kernel_core().ok_or(CreateError::NoKernelSpace)?;
         let new = || PageTable::new(&self.frames, pin, RootEntries::Own);
         let table = new().or_else(|error| self.relieve(pin, error, new)).map_err(CreateError::OutOfFrames)?;
         // SAFETY: the table is new; the kernel's root entries and the tables below never go.
         unsafe { table.share_from(&self.frames, kernel.table.root(), ENTRIES / 2) };
         let bounds = user_bounds::<P::Format>();
-        let layout = SpaceLayout::below(bounds).randomized(seed);
         match SpaceCore::place(self, pin, table, SpaceKind::User, bounds, layout) {
             Ok(core) => {
                 self.spaces.lock(&self.platform).add(core);

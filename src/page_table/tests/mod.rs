@@ -5,6 +5,7 @@ mod marks;
 mod model;
 mod promote;
 mod record;
+mod rewrite;
 #[cfg(topomem_count)]
 mod shared_lines;
 mod shares;

@@ -1,0 +1,142 @@
+//! Copies of whole spaces.
+
+use core::fmt;
+
+use topomem_numa::frames::AllocError;
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::Ordering;
+
+use super::attributes::{Inheritance, Region};
+use crate::Machine;
+use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, range_of_pages};
+use crate::page_table::{Changed, CopyError, Inherited, RegionId, Reserve};
+
+/// Why a space was not copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForkError {
+    /// The kernel's space is not copied.
+    KernelSpace,
+    /// No frames for the new space, or for its page tables; nothing has changed.
+    OutOfFrames(AllocError),
+    /// A frame is shared by as many spaces as can be counted.
+    SharesFull,
+}
+
+impl fmt::Display for ForkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ForkError::KernelSpace => f.write_str("the kernel's space is not copied"),
+            ForkError::OutOfFrames(error) => error.fmt(f),
+            ForkError::SharesFull => f.write_str("a frame is shared by as many spaces as can be counted"),
+        }
+    }
+}
+
+impl core::error::Error for ForkError {}
+
+fn inherited(region: RegionId) -> Inherited {
+    match Region::of(region).inheritance() {
+        Inheritance::Copied => Inherited::Contents,
+        Inheritance::Wiped => Inherited::Region,
+        Inheritance::Left => Inherited::Nothing,
+    }
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Returns a copy of the space: the same regions, with the same contents, the same program break and
+    /// limits. No frame is copied; the first write to a page by either space finds a copy
+    /// ([`AddressSpace::on_page_fault`]). The copy is consistent: if it has what a write of a program that
+    /// runs meanwhile left, it has what the writes before it left.
+    ///
+    /// Pages that were mapped by [`AddressSpace::map`] and its like are left out.
+    ///
+    /// Waits until no CPU can write to pages that are shared now; it answers other CPUs' shootdowns
+    /// meanwhile. Costs a table for each table of the space, and an entry and a count for each page that is
+    /// mapped. Other changes of the space, and faults in it, wait until the copy is made.
+    ///
+    /// ```
+    /// # use topomem::sim::Sim;
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault, Resolved};
+    /// use topomem::CpuId;
+    ///
+    /// # let sim = Sim::builder().memory(64 << 20).build()?;
+    /// # let service = sim.boot_service()?;
+    /// # sim.on(CpuId::BOOT, |pin| -> Result<(), Box<dyn std::error::Error>> {
+    /// let parent = service.create_space(pin)?;
+    /// let start = parent.mmap(pin, &MapRequest::anonymous(4096))?;
+    /// let write = PageFault::new(start, FaultAccess::Write);
+    /// assert_eq!(parent.on_page_fault(pin, write)?, Resolved::Zeroed);
+    /// let child = parent.fork(pin)?;
+    /// assert_eq!(child.on_page_fault(pin, write)?, Resolved::Copied);
+    /// assert_eq!(parent.on_page_fault(pin, write)?, Resolved::Reused);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ForkError`]; no contents have changed.
+    pub fn fork(&self, pin: &CpuPin) -> Result<AddressSpace<P>, ForkError> {
+        if self.kind() == SpaceKind::Kernel {
+            return Err(ForkError::KernelSpace);
+        }
+        let core = self.core();
+        let service = core.service;
+        let child = service.create_space_like(pin, core).map_err(|error| match error {
+            CreateError::OutOfFrames(error) => ForkError::OutOfFrames(error),
+            CreateError::NoKernelSpace => ForkError::KernelSpace,
+        })?;
+        let frames = service.frames();
+        let mut reserve = Reserve::new(frames, pin);
+        let mut changed = Changed::NOTHING;
+        let pages = core.bounds;
+        let outcome = loop {
+            let mut record = None;
+            let keep = |changed: &mut Changed| record = core.record(changed);
+            let copy = &child.core().table;
+            let copied = core.table.copy_to(
+                service.tables(pin),
+                &mut reserve,
+                pages,
+                copy,
+                inherited,
+                &mut changed,
+                keep,
+            );
+            match copied {
+                Err(CopyError::Tables(error)) => {
+                    let refilled = service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(ForkError::OutOfFrames)?;
+                }
+                copied => {
+                    // What was shared may not be written any more, even if the copy is not whole.
+                    if changed.stale.is_some() {
+                        let range = range_of_pages(pages);
+                        Unmapping::announce(core, pin, range, changed, record).wait(pin);
+                    }
+                    break copied;
+                }
+            }
+        };
+        match outcome {
+            Ok(((), mapped)) => {
+                child.core().count_mapped(pin, mapped);
+                self.copy_limits(&child);
+                Ok(child)
+            }
+            Err(_) => Err(ForkError::SharesFull),
+        }
+    }
+
+    fn copy_limits(&self, child: &AddressSpace<P>) {
+        let (from, to) = (self.core(), child.core());
+        from.program_break.copy_to(&to.program_break);
+        // Relaxed: a number, and hints.
+        to.stack_limit.store(from.stack_limit.load(Ordering::Relaxed), Ordering::Relaxed);
+        for (from, to) in from.per_cpu.iter().zip(to.per_cpu) {
+            to.search_below.store(from.search_below.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
