@@ -19,9 +19,9 @@
 //!
 //! # topomem
 //!
-//! [`SimSystem`](sim::SimSystem) runs logs on a simulated machine: one after the other, or several at the same
-//! time on the CPUs of a machine, in windows of one address space that share page tables. After each
-//! log no frame may be missing. A [`Scope`](scope::Scope) says which operations there are; logs are
+//! [`SimSystem`](sim::SimSystem) runs logs on a simulated machine: one after the other, with the CPUs taking turns
+//! at the steps, or several at the same time, in windows of one address space that share page tables. After
+//! each log no frame may be missing. A [`Scope`](scope::Scope) says which operations there are; logs are
 //! adapted to it. Known differences from Linux, each by a rule:
 //!
 //! - There are no write-only and execute-only mappings.

@@ -78,6 +78,8 @@ pub struct Rules {
     pub heap: Heap,
     /// Growth of stacks.
     pub stack_gap: StackGap,
+    /// Whether `MADV_DONTFORK` and `MADV_WIPEONFORK` exclude each other, so that the last one counts.
+    pub one_inheritance: Support,
     /// Whether populating grows stacks, as an access does.
     pub populate_grows_stacks: Support,
     /// Whether `mremap` grows and moves a range with guards and other pages as one mapping.
@@ -94,6 +96,7 @@ impl Rules {
         execute_only: Support::Present,
         heap: Heap::Linux,
         stack_gap: StackGap::NextMapping,
+        one_inheritance: Support::Absent,
         populate_grows_stacks: Support::Absent,
         remap_with_guards: Support::Present,
     };
@@ -107,6 +110,7 @@ impl Rules {
         execute_only: Support::Absent,
         heap: Heap::Plain,
         stack_gap: StackGap::AllPages,
+        one_inheritance: Support::Present,
         populate_grows_stacks: Support::Present,
         remap_with_guards: Support::Absent,
     };

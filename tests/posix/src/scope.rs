@@ -37,6 +37,8 @@ impl Scope {
             Advice::Free,
             Advice::DontFork,
             Advice::DoFork,
+            Advice::WipeOnFork,
+            Advice::KeepOnFork,
             Advice::HugePage,
             Advice::NoHugePage,
             Advice::GuardInstall,
@@ -49,7 +51,7 @@ impl Scope {
         stacks: Support::Present,
         remap: Support::Present,
         kept_sources: Support::Absent,
-        forks: Support::Absent,
+        forks: Support::Present,
         looks: Support::Absent,
         heap: Support::Present,
     };

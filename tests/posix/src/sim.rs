@@ -1,14 +1,17 @@
 //! topomem on a simulated machine.
 //!
-//! The machine is booted once and has several CPUs. Each log runs in a new address space; afterwards no
-//! frame may be missing. Accesses go through the CPU's own TLB and page tables; faults are answered by
+//! The machine is booted once. Each log runs in new address spaces; afterwards no frame may be missing. Its
+//! steps take turns on all CPUs, whose TLBs evict nothing by themselves, so that a missing flush shows. Accesses go through the CPU's own TLB and page tables; faults are answered by
 //! the address space, and the access is made again.
 //!
 //! What a kernel's system calls do with their arguments before they reach the address space stands here,
 //! too: error numbers, and lengths that no address space can have.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use topomem::region::{
     Advice as Advised, FaultAccess, FaultError, Kind, MadviseError, MapRequest, MmapError, MprotectError,
@@ -21,7 +24,8 @@ use crate::answer::{Answer, Errno, Fault, Listed, Rest, Shows, View};
 use crate::log::{Log, Step};
 use crate::model::STACK_PAGES;
 use crate::operation::{
-    Access, Advice, Call, Map, OFFSETS, PAGE, Placement, Protection, RemapFlags, Sharing, Source,
+    Access, Advice, Call, Map, OFFSETS, Operation, PAGE, Placement, ProcessId, Protection, RemapFlags,
+    Sharing, Source,
 };
 use crate::rules::Rules;
 use crate::slots::{Layout, Slots, TOP};
@@ -105,18 +109,100 @@ impl SimSystem {
         stats.map(|stats| stats.all_free()).sum()
     }
 
-    fn run_alone(&self, pin: &CpuPin, log: &Log) -> Result<Trace, String> {
-        let before = self.settle(pin);
-        let space = self.service.create_space(pin).map_err(|error| error.to_string())?;
-        let layout = layout_of(0);
-        prepare(&space, layout).map_err(|error| format!("{error:?}"))?;
-        // SAFETY: the CPU is online, and this is no handler.
-        unsafe { space.activate(pin) };
-        let trace = run_in(self.sim, pin, &space, layout, log);
-        self.leave(pin);
-        drop(space);
-        let missing = before.cast_signed() - self.settle(pin).cast_signed();
-        if missing == 0 { Ok(trace) } else { Err(format!("{missing} frames are missing")) }
+    /// Runs a log whose steps take turns on all CPUs.
+    fn run_in_turn(&self, log: &Log) -> Result<Trace, String> {
+        let (sim, layout) = (self.sim, layout_of(0));
+        let before = sim.on(CpuId::BOOT, |pin| self.settle(pin));
+        let first =
+            sim.on(CpuId::BOOT, |pin| self.service.create_space(pin)).map_err(|error| error.to_string())?;
+        prepare(&first, layout).map_err(|error| format!("{error:?}"))?;
+        let family = Mutex::new(Family {
+            spaces: HashMap::from([(ProcessId::FIRST, Arc::new(first))]),
+            slots: Slots::new(layout),
+            answers: Vec::new(),
+        });
+        let turn = AtomicUsize::new(0);
+        let results = sim.run(|pin| {
+            let mut active = None;
+            let mut result = Ok(());
+            for (index, step) in log.steps.iter().enumerate() {
+                if self.cpu_of(index) != pin.cpu().index() {
+                    continue;
+                }
+                // Acquire: pairs with the Release below; the mutex orders the rest.
+                while turn.load(Ordering::Acquire) != index {
+                    sim.take_interrupts();
+                    std::hint::spin_loop();
+                    std::thread::yield_now();
+                }
+                let mut family = family.lock().unwrap_or_else(PoisonError::into_inner);
+                if result.is_ok() {
+                    result = family.step(sim, pin, index, step, &mut active);
+                }
+                drop(family);
+                turn.store(index + 1, Ordering::Release);
+            }
+            self.leave(pin);
+            drop(active);
+            result
+        });
+        results.into_iter().collect::<Result<(), String>>()?;
+        let family = family.into_inner().unwrap_or_else(PoisonError::into_inner);
+        sim.on(CpuId::BOOT, |pin| {
+            drop(family.spaces);
+            let missing = before.cast_signed() - self.settle(pin).cast_signed();
+            if missing == 0 {
+                Ok(Trace { layout, answers: family.answers })
+            } else {
+                Err(format!("{missing} frames are missing"))
+            }
+        })
+    }
+
+    /// Returns the CPU that does a step: another one for most steps, so that CPUs meet translations that they
+    /// cached some steps ago.
+    fn cpu_of(&self, step: usize) -> usize {
+        (step.wrapping_mul(0x9e37_79b9) >> 8) % self.cpus
+    }
+}
+
+/// The processes of a log.
+struct Family {
+    /// Those that have ended, too: a CPU may have their space loaded.
+    spaces: HashMap<ProcessId, Arc<Space>>,
+    slots: Slots,
+    answers: Vec<(usize, Answer)>,
+}
+
+impl Family {
+    /// Does a step on the CPU that `pin` is, which has the space `active`.
+    fn step(
+        &mut self,
+        sim: &'static Sim,
+        pin: &CpuPin,
+        index: usize,
+        step: &Step,
+        active: &mut Option<(ProcessId, Arc<Space>)>,
+    ) -> Result<(), String> {
+        let Step(by, operation) = step;
+        let space = match active {
+            Some((process, space)) if process == by => Arc::clone(space),
+            _ => {
+                let space = Arc::clone(self.spaces.get(by).ok_or("no such process")?);
+                // SAFETY: the CPU is online, and this is no handler.
+                unsafe { space.activate(pin) };
+                *active = Some((*by, Arc::clone(&space)));
+                space
+            }
+        };
+        if let Operation::Fork(child) = operation {
+            let copy = space.fork(pin).map_err(|error| error.to_string())?;
+            self.spaces.insert(*child, Arc::new(copy));
+        }
+        let mut process = SimProcess { sim, pin, space: &space };
+        let answers = &mut self.answers;
+        execute(&mut process, operation, &mut self.slots, &mut |answer| answers.push((index, answer)));
+        Ok(())
     }
 }
 
@@ -130,8 +216,8 @@ impl System for SimSystem {
     }
 
     fn run(&mut self, log: &Log) -> Result<Trace, Broken> {
-        let run = || self.sim.on(CpuId::BOOT, |pin| self.run_alone(pin, log));
-        let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("a panic".to_owned()));
+        let result = catch_unwind(AssertUnwindSafe(|| self.run_in_turn(log)))
+            .unwrap_or_else(|_| Err("a panic".to_owned()));
         if result.is_err() {
             // The machine may have kept what the log left behind.
             let fresh = SimSystem::boot(self.cpus);

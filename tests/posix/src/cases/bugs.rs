@@ -4,9 +4,9 @@
 
 use super::Case;
 use super::build::*;
-use crate::answer::Fault;
+use crate::answer::{Errno, Fault};
 use crate::operation::{Advice, Descriptor, PAGE, Protection};
-use crate::rules::{Guards, Rules, StackGap};
+use crate::rules::{Guards, Rules, StackGap, Support};
 
 const FIRST: Descriptor = Descriptor::First;
 const READ: Protection = Protection::READ;
@@ -180,13 +180,18 @@ pub fn bug_cases(rules: &Rules) -> Vec<Case> {
         ),
     ];
     if rules.guards != Guards::Unknown {
+        let moves = match rules.remap_with_guards {
+            Support::Present => vec![remap(0, 2, 2, MAY_MOVE, Some(8)).works()],
+            Support::Absent => vec![
+                remap(0, 2, 2, MAY_MOVE, Some(8)).fails(Errno::EFAULT),
+                remap(0, 1, 1, MAY_MOVE, Some(8)).works(),
+                remap(1, 1, 1, MAY_MOVE, Some(9)).works(),
+            ],
+        };
+        let prepared = [mapped(0, 2), write(1, A).works(), advise(0, 1, Advice::GuardInstall).works()];
         cases.push(Case::new(
             "guards move with mremap, and go to a child",
-            [
-                mapped(0, 2),
-                write(1, A).works(),
-                advise(0, 1, Advice::GuardInstall).works(),
-                remap(0, 2, 2, MAY_MOVE, Some(8)).works(),
+            prepared.into_iter().chain(moves).chain([
                 read(8).faults(Fault::Unmapped),
                 read(9).reads(A),
                 fork(1),
@@ -194,7 +199,7 @@ pub fn bug_cases(rules: &Rules) -> Vec<Case> {
                 advise(8, 1, Advice::GuardRemove).works().by(1),
                 read(8).reads(0).by(1),
                 read(8).faults(Fault::Unmapped),
-            ],
+            ]),
         ));
         cases.push(Case::new(
             "pages that are added behind a guard, or below one, are no guards",

@@ -59,6 +59,7 @@ impl Model {
         let mutation = self.mutation;
         let is = |wanted| mutation == Some(wanted);
         let guards = self.rules.guards;
+        let excludes = self.rules.one_inheritance == Support::Present;
         let page = self.page(number);
         let is_anonymous = page.is_anonymous_private();
         let locked = page.attributes.locked;
@@ -95,15 +96,13 @@ impl Model {
             }
             Advice::DontFork | Advice::DoFork => {
                 page.attributes.dont_fork = advice == Advice::DontFork;
+                page.attributes.wipe_on_fork &= !excludes;
                 page.mapping = page.mapping.then(call);
             }
-            Advice::WipeOnFork => {
-                check(is_anonymous)?;
-                page.attributes.wipe_on_fork = true;
-                page.mapping = page.mapping.then(call);
-            }
-            Advice::KeepOnFork => {
-                page.attributes.wipe_on_fork = false;
+            Advice::WipeOnFork | Advice::KeepOnFork => {
+                check(is_anonymous || advice == Advice::KeepOnFork)?;
+                page.attributes.wipe_on_fork = advice == Advice::WipeOnFork;
+                page.attributes.dont_fork &= !excludes;
                 page.mapping = page.mapping.then(call);
             }
             Advice::HugePage | Advice::NoHugePage => page.mapping = page.mapping.then(call),
