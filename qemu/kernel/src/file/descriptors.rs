@@ -14,7 +14,7 @@ const MOST: usize = 256;
 pub const LEAST_FREE: u32 = 0;
 
 /// The table.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Descriptors(Vec<Option<Shared<OpenFile>>>);
 
 impl Descriptors {
@@ -28,6 +28,18 @@ impl Descriptors {
         let mut files = Vec::new();
         files.try_reserve_exact(3).map_err(|_| OutOfMemory)?;
         files.extend([Some(file.clone()), Some(file.clone()), Some(file)]);
+        Ok(Descriptors(files))
+    }
+
+    /// A table with the same open files.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn try_clone(&self) -> Result<Descriptors, OutOfMemory> {
+        let mut files = Vec::new();
+        files.try_reserve_exact(self.0.len()).map_err(|_| OutOfMemory)?;
+        files.extend(self.0.iter().cloned());
         Ok(Descriptors(files))
     }
 

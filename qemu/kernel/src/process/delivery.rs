@@ -122,8 +122,8 @@ impl Task {
         let signal = cause.signal;
         let action = self.thread.process.actions.lock().take(signal);
         match action.handling() {
+            _ if action.ignores(signal) => {}
             Handling::Ignore => {}
-            Handling::Default if signal.is_ignored_by_default() => {}
             Handling::Default => self.thread.process.end(Ending::Killed(signal)),
             Handling::Call => {
                 let Some(returns_to) = action.returns_to() else {

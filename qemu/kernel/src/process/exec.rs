@@ -116,7 +116,7 @@ async fn start_here(program: Program) -> Result<TaskId, StartError> {
     let state = boxed(UserState::new(loaded.entry, pointer))?;
     let place = reserve(cpu).map_err(StartError::Spawn)?;
     process.add(thread.clone())?;
-    table::add(&process)?;
+    table::add(process.clone())?;
     place.spawn(move || run(Task::new(thread, state))).detach();
     Ok(id)
 }

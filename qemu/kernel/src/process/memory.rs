@@ -71,6 +71,15 @@ impl Memory {
         }
     }
 
+    /// Returns a copy, which shares the frames until they are written.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::NO_MEMORY`].
+    pub fn fork(&self) -> Result<Memory, Errno> {
+        Ok(Memory { space: self.space.fork(&pin()).map_err(|_| Errno::NO_MEMORY)? })
+    }
+
     /// Maps what `request` asks for; where that is.
     ///
     /// # Errors

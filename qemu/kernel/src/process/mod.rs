@@ -8,6 +8,7 @@ mod access;
 mod delivery;
 mod event;
 mod exec;
+mod fork;
 mod futex;
 mod memory;
 mod shared;
@@ -19,11 +20,12 @@ mod thread;
 pub use delivery::Cause;
 pub use event::Event;
 pub use exec::{Program, STACK, StartError, start};
+pub use fork::{ChildWords, fork};
 pub use futex::{FutexKey, requeue, wake};
 pub use memory::{Memory, Refusal, fixed, leave_spaces};
 pub use shared::{OutOfMemory, Shared, boxed};
 pub use signal::{Action, ActionTable, AlternateStack, Signal, SignalSet};
-pub use table::{Children, Ended, take_ended, wait_for_child};
+pub use table::{Children, Ended, find, take_ended, wait_for_child};
 pub use task::{Task, run};
 pub use thread::{Interrupted, Thread};
 
@@ -131,6 +133,19 @@ impl Process {
         }
     }
 
+    /// Sends it `signal`: to a thread that takes it now, if there is one. Nothing happens if it ignores the
+    /// signal.
+    pub fn send(&self, signal: Signal) {
+        if self.actions.lock().get(signal).ignores(signal) {
+            return;
+        }
+        let threads = self.threads.lock();
+        let takes = threads.iter().find(|thread| !thread.blocked().contains(signal));
+        if let Some(thread) = takes.or(threads.first()) {
+            thread.send(signal);
+        }
+    }
+
     /// Does it end?
     pub fn is_ending(&self) -> bool {
         self.ending.load(Ordering::SeqCst) != 0
@@ -165,11 +180,6 @@ impl Process {
     /// Calls `with` for the thread of this number, if it is the process's.
     pub fn with_thread<R>(&self, id: TaskId, with: impl FnOnce(&Thread) -> R) -> Option<R> {
         self.threads.lock().iter().find(|thread| thread.id == id).map(|thread| with(thread))
-    }
-
-    /// Calls `with` for each thread until it returns something.
-    pub fn find_thread<R>(&self, with: impl FnMut(&Shared<Thread>) -> Option<R>) -> Option<R> {
-        self.threads.lock().iter().find_map(with)
     }
 
     /// How many threads it has.

@@ -144,6 +144,15 @@ impl Action {
         }
     }
 
+    /// Does nothing come of `signal`?
+    pub fn ignores(&self, signal: Signal) -> bool {
+        match self.handling() {
+            Handling::Ignore => true,
+            Handling::Default => signal.is_ignored_by_default(),
+            Handling::Call => false,
+        }
+    }
+
     fn has(&self, flag: u32) -> bool {
         self.flags & u64::from(flag) != 0
     }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use spin::mutex::SpinMutex;
 
-use super::{Ending, Event, Interrupted, OutOfMemory, Process, TaskId, Thread};
+use super::{Ending, Event, Interrupted, OutOfMemory, Process, Shared, Signal, TaskId, Thread};
 use crate::per_cpu::Polling;
 use crate::syscall::Errno;
 
@@ -18,9 +18,9 @@ struct Entry {
     state: State,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
-    Running,
+    Running(Shared<Process>),
     Ended(Ending),
 }
 
@@ -42,26 +42,41 @@ pub struct Ended {
 /// # Errors
 ///
 /// [`OutOfMemory`].
-pub(super) fn add(process: &Process) -> Result<(), OutOfMemory> {
+pub(super) fn add(process: Shared<Process>) -> Result<(), OutOfMemory> {
     let mut processes = PROCESSES.lock();
     processes.try_reserve(1).map_err(|_| OutOfMemory)?;
     let (id, parent) = (process.id, Some(process.parent));
-    processes.push(Entry { id, parent, state: State::Running });
+    processes.push(Entry { id, parent, state: State::Running(process) });
     Ok(())
 }
 
-/// Keeps of a process only how it ended, for its parent; its children have no parent any more.
+/// The process of this number, if it runs.
+pub fn find(id: TaskId) -> Option<Shared<Process>> {
+    PROCESSES.lock().iter().find_map(|entry| match &entry.state {
+        State::Running(process) if entry.id == id => Some(process.clone()),
+        _ => None,
+    })
+}
+
+/// Keeps of a process only how it ended, for its parent, which gets a signal; its children have no parent
+/// any more.
 pub(super) fn ended(process: &Process, ending: Ending) {
+    let mut gone = None;
     let mut processes = PROCESSES.lock();
     for entry in processes.iter_mut() {
         if entry.id == process.id {
-            entry.state = State::Ended(ending);
+            gone = Some(core::mem::replace(&mut entry.state, State::Ended(ending)));
         } else if entry.parent == Some(process.id) {
             entry.parent = None;
         }
     }
-    processes.retain(|entry| entry.parent.is_some() || entry.state == State::Running);
+    processes.retain(|entry| entry.parent.is_some() || matches!(entry.state, State::Running(_)));
     drop(processes);
+    // Not under the lock: it may be the last owner.
+    drop(gone);
+    if let Some(parent) = find(process.parent) {
+        parent.send(Signal::CHLD);
+    }
     ENDED.notify();
 }
 

@@ -4,8 +4,8 @@ use linux_raw_sys::general::{
     MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
     MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
     MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK, MAP_ANONYMOUS,
-    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_TYPE,
-    MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
+    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
+    MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
 use topomem::region::{Advice, Kind, MapRequest, Placement, Populate, Relocation};
 use topomem::{Access, VirtAddr};
@@ -33,13 +33,16 @@ fn access(bits: u64) -> Result<Access, Errno> {
     }
 }
 
-/// `mmap`. Memory that is shared with children is that of a process that can have none.
+/// `mmap`, of private memory.
 pub(super) fn map(task: &Task, [at, bytes, bits, flags, _, _]: [u64; 6]) -> Answer {
     let access = access(bits)?;
     let flags = flags as u32;
     let has = |flag: u32| flags & flag == flag;
-    if !matches!(flags & MAP_TYPE, MAP_PRIVATE | MAP_SHARED) {
-        return Err(Errno::INVALID);
+    match flags & MAP_TYPE {
+        MAP_PRIVATE => {}
+        // What processes share has no place in their spaces yet.
+        MAP_SHARED | MAP_SHARED_VALIDATE => return Err(Errno::NO_SYSTEM_CALL),
+        _ => return Err(Errno::INVALID),
     }
     if !has(MAP_ANONYMOUS) {
         return Err(Errno::NO_DEVICE);

@@ -78,6 +78,8 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_tgkill => signals::kill_thread(task, Some(a), b, c),
 
         linux::__NR_clone => threads::clone(task, [a, b, c, d, e]).await,
+        // A child that borrows its parent's memory until it ends is one with a copy, too.
+        linux::__NR_fork | linux::__NR_vfork => threads::fork_plainly(task).await,
         linux::__NR_exit => return Flow::End(a as u8),
         linux::__NR_exit_group => return processes::exit(task, a),
         linux::__NR_wait4 => processes::wait(task, a, b, c, d).await,

@@ -5,7 +5,9 @@ use core::future::pending as forever;
 use linux_raw_sys::general::{MINSIGSTKSZ, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SS_DISABLE, SS_ONSTACK};
 
 use super::{Answer, Errno, Flow};
-use crate::process::{Action, AlternateStack, Cause, Interrupted, Signal, SignalSet, Task, TaskId};
+use crate::process::{
+    Action, AlternateStack, Cause, Interrupted, Process, Signal, SignalSet, Task, TaskId, find,
+};
 
 /// Bytes of a signal set, which system calls are told.
 const SET_BYTES: u64 = 8;
@@ -109,20 +111,24 @@ fn signal(number: u64) -> Result<Option<Signal>, Errno> {
     }
 }
 
-/// Sends a signal to a thread of the own process that takes it now, if there is one.
+/// Sends a signal to a process: the own one, by its number or 0, or another.
 pub(super) fn kill(task: &Task, process: u64, number: u64) -> Answer {
     let signal = signal(number)?;
     let own = &task.thread.process;
-    if process as i32 != own.id.0 as i32 && process as i32 != 0 {
-        return Err(Errno::NO_PROCESS);
+    let send = |process: &Process| {
+        if let Some(signal) = signal {
+            process.send(signal);
+        }
+    };
+    match process as i32 {
+        0 => send(own),
+        id if id == own.id.0 as i32 => match signal {
+            // The calling thread takes it before anything else, if it may.
+            Some(signal) if !task.thread.blocked().contains(signal) => task.thread.send(signal),
+            _ => send(own),
+        },
+        id => send(&*find(TaskId(id as u32)).ok_or(Errno::NO_PROCESS)?),
     }
-    let Some(signal) = signal else { return Ok(0) };
-    if !task.thread.blocked().contains(signal) {
-        task.thread.send(signal);
-        return Ok(0);
-    }
-    let takes = own.find_thread(|thread| (!thread.blocked().contains(signal)).then(|| thread.clone()));
-    takes.as_ref().unwrap_or(&task.thread).send(signal);
     Ok(0)
 }
 

@@ -2,7 +2,7 @@
 
 use linux_raw_sys::general::{
     CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_SIGHAND, CLONE_THREAD,
-    CLONE_VM,
+    CLONE_VFORK, CLONE_VM,
 };
 use topomem::percpu::MAX_CPUS;
 use topomem::{CpuId, CpuSet};
@@ -10,7 +10,7 @@ use topomem::{CpuId, CpuSet};
 use super::{Answer, Errno};
 use crate::executor::{reserve, yield_now};
 use crate::per_cpu;
-use crate::process::{Shared, Task, TaskId, Thread, boxed, run};
+use crate::process::{ChildWords, Shared, Task, TaskId, Thread, boxed, fork, run};
 use crate::smp::ipi;
 
 /// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`.
@@ -23,12 +23,25 @@ const ROBUST_LIST_BYTES: u64 = 24;
 /// Bytes of a set of all CPUs.
 const CPU_SET_BYTES: usize = MAX_CPUS.div_ceil(64) * 8;
 
-/// `clone`: a thread of the same process.
+/// `clone`: a thread of the same process, or a copy of the process.
 pub(super) async fn clone(task: &mut Task, [flags, stack, parent_id, child_id, base]: [u64; 5]) -> Answer {
     let flags = flags as u32;
     let has = |flag: u32| flags & flag != 0;
     if !has(CLONE_THREAD) {
-        return Err(Errno::NO_SYSTEM_CALL);
+        if has(CLONE_VM) && !has(CLONE_VFORK) {
+            return Err(Errno::NO_SYSTEM_CALL);
+        }
+        let words = ChildWords {
+            stack: (stack != 0).then_some(stack),
+            fs_base: has(CLONE_SETTLS).then_some(base),
+            id_at: has(CLONE_CHILD_SETTID).then_some(child_id),
+            cleared_at_end: if has(CLONE_CHILD_CLEARTID) { child_id } else { 0 },
+        };
+        let id = fork(task, words).await?;
+        if has(CLONE_PARENT_SETTID) {
+            task.memory().write(parent_id, &id.0.to_le_bytes()).await?;
+        }
+        return Ok(u64::from(id.0));
     }
     if !has(CLONE_VM) || !has(CLONE_SIGHAND) {
         return Err(Errno::INVALID);
@@ -58,6 +71,10 @@ pub(super) async fn clone(task: &mut Task, [flags, stack, parent_id, child_id, b
     }
     place.spawn(move || run(child)).detach();
     Ok(u64::from(id.0))
+}
+
+pub(super) async fn fork_plainly(task: &mut Task) -> Answer {
+    Ok(u64::from(fork(task, ChildWords::default()).await?.0))
 }
 
 pub(super) fn set_cleared_at_end(task: &mut Task, address: u64) -> Answer {

@@ -28,6 +28,7 @@ mod checks {
             "every-cpu" => every_cpu,
             "endless" => endless,
             "memory" => memory,
+            "fork" => fork,
             _ => return None,
         };
         Some(check)
@@ -338,7 +339,7 @@ mod checks {
             .map(|number| {
                 let shared = std::sync::Arc::clone(&shared);
                 thread::spawn(move || {
-                    for round in 0..3 * count {
+                    for round in 0..count + 4 {
                         let cpu = (number + round) % count;
                         // SAFETY: all zeros are a valid set.
                         let set = unsafe {
@@ -364,7 +365,7 @@ mod checks {
             threads.into_iter().filter_map(|thread| thread.join().ok()).filter(|&right| right).count();
         ensure(right == 4, 1)?;
         let total = *shared.lock().unwrap_or_else(|error| error.into_inner());
-        ensure(total == 12 * count as u64, 2)
+        ensure(total == 4 * (count as u64 + 4), 2)
     }
 
     /// Threads that never stop hold up neither their CPU's others nor the end of the process.
@@ -378,6 +379,78 @@ mod checks {
         }
         thread::sleep(Duration::from_millis(30));
         Ok(())
+    }
+
+    /// Runs `child` in a copy of the process; how that ended.
+    fn in_child(child: impl FnOnce() -> u8) -> c_int {
+        let mut status = -1;
+        // SAFETY: the child uses nothing that another thread could have left in the middle of a change.
+        unsafe {
+            match libc::fork() {
+                0 => libc::_exit(c_int::from(child())),
+                id if libc::waitpid(id, &mut status, 0) == id => status,
+                _ => -1,
+            }
+        }
+    }
+
+    /// A child has its parent's memory, and neither sees what the other writes afterwards.
+    fn fork() -> Result<(), u8> {
+        const PAGES: usize = 64;
+        let place = pages(PAGES, libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: the pages are this check's own, each touched by one process of its own copy.
+        let (set, all) = unsafe {
+            (
+                |value: u8| (0..PAGES).for_each(|page| place.add(page * PAGE).write_volatile(value)),
+                |value: u8| (0..PAGES).all(|page| place.add(page * PAGE).read_volatile() == value),
+            )
+        };
+        for round in 1..=8 {
+            set(round);
+            let status = in_child(|| {
+                let before = all(round);
+                set(100 + round);
+                let after = all(100 + round);
+                // A child of the child's.
+                let status = in_child(|| u8::from(!all(100 + round)));
+                if before && after && status == 0 { 10 + round } else { 1 }
+            });
+            ensure(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == c_int::from(10 + round), round)?;
+            ensure(all(round), 20 + round)?;
+        }
+        // SAFETY: address 8 is nobody's.
+        let status = in_child(|| unsafe { ptr::without_provenance::<u8>(8).read_volatile() });
+        ensure(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV, 40)?;
+        // SAFETY: it waits for a child that there is none of.
+        ensure(unsafe { libc::waitpid(-1, ptr::null_mut(), 0) } == -1, 41)?;
+        fork_beside_threads()
+    }
+
+    /// Copies are made while other threads write: each child finds what was written before, in order.
+    fn fork_beside_threads() -> Result<(), u8> {
+        let place = pages(2, libc::PROT_READ | libc::PROT_WRITE) as usize;
+        // SAFETY: the words are aligned, in pages that stay, and atomic.
+        let word =
+            move |page: usize| unsafe { &*ptr::with_exposed_provenance::<AtomicU32>(place + page * PAGE) };
+        let writer = thread::spawn(move || {
+            let mut number = 0;
+            while MOVING.load(Ordering::Relaxed) {
+                number += 1;
+                word(0).store(number, Ordering::Release);
+                word(1).store(number, Ordering::Release);
+            }
+        });
+        for _ in 0..20 {
+            let status = in_child(|| {
+                // The second is written after the first, and so never ahead of it.
+                let (second, first) = (word(1).load(Ordering::Acquire), word(0).load(Ordering::Acquire));
+                u8::from(!(second == first || second + 1 == first))
+            });
+            ensure(status == 0, 50)?;
+            thread::sleep(Duration::from_millis(1));
+        }
+        MOVING.store(false, Ordering::Relaxed);
+        writer.join().map_err(|_| 51)
     }
 
     /// Memory keeps what is in it, and loses it when it should.

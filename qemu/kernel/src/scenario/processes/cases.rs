@@ -41,6 +41,7 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["checks", "every-cpu"]),
     holds(&["checks", "endless"]),
     holds(&["checks", "memory"]),
+    holds(&["checks", "fork"]),
 ];
 
 /// Attacks, each for one CPU. The unit of floating-point exceptions and INT1 are left out: QEMU's TCG raises
