@@ -110,6 +110,9 @@ impl Edit for Clear {
         level: Level,
     ) -> bool {
         let old = entry.replace::<F>(level, RawEntry::EMPTY);
+        if !F::is_present(old) {
+            return cleared_absent::<F, M>(memory, retired, old, level);
+        }
         let Entry::Leaf(leaf) = F::decode(old, level) else {
             return false;
         };
@@ -119,6 +122,25 @@ impl Edit for Clear {
         }
         true
     }
+}
+
+/// Adds to `retired` what the entry `old`, which was not present, owned, and says whether it was a leaf.
+/// Apart, so that the loop over entries that are present keeps its registers.
+#[cold]
+#[inline(never)]
+fn cleared_absent<F: Format, M: TableMemory>(
+    memory: &M,
+    retired: &mut Retired,
+    old: RawEntry,
+    level: Level,
+) -> bool {
+    let Entry::Leaf(leaf) = F::decode(old, level) else {
+        return false;
+    };
+    if leaf.ownership == Ownership::Owned {
+        retired.push(memory, leaf.frame, level);
+    }
+    true
 }
 
 /// They go, and marks go; some may share frames. Apart from [`Clear`], whose loop is faster without.
@@ -179,8 +201,25 @@ impl Edit for Protect {
         level: Level,
     ) -> bool {
         let raw = entry.load();
-        matches!(F::decode(raw, level), Entry::Leaf(_)) && reprotect::<F>(entry, raw, level, self.0)
+        if F::is_present(raw) {
+            reprotect::<F>(entry, raw, level, self.0)
+        } else {
+            reprotect_absent::<F>(entry, raw, level, self.0)
+        }
     }
+}
+
+/// As [`reprotect`], for an entry that is not present: a mark has no protection of its own. Apart, as
+/// [`cleared_absent`].
+#[cold]
+#[inline(never)]
+fn reprotect_absent<F: Format>(
+    entry: &TableEntry,
+    raw: RawEntry,
+    level: Level,
+    protection: Protection,
+) -> bool {
+    matches!(F::decode(raw, level), Entry::Leaf(_)) && reprotect::<F>(entry, raw, level, protection)
 }
 
 /// Gives the leaf in `entry`, in a table of `level` and `raw` when last read, another protection, and says

@@ -34,6 +34,9 @@ pub unsafe trait Format: Send + Sync + 'static {
     /// it for not present, and finds no address of memory in it. It is never [`RawEntry::EMPTY`].
     fn mark(region: RegionId) -> RawEntry;
 
+    /// Does the hardware follow `raw`: is it a table, or a leaf that permits something?
+    fn is_present(raw: RawEntry) -> bool;
+
     /// What `raw`, in a table of `level`, says.
     fn decode(raw: RawEntry, level: Level) -> Entry;
 

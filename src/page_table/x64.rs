@@ -182,9 +182,14 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         RawEntry(BEYOND_MEMORY | u64::from(region.get()) << REGION_SHIFT)
     }
 
+    #[inline(always)]
+    fn is_present(raw: RawEntry) -> bool {
+        raw.0 & Bits::PRESENT.bits() != 0
+    }
+
     #[inline]
     fn decode(raw: RawEntry, level: Level) -> Entry {
-        if raw.0 & Bits::PRESENT.bits() != 0 { present(raw.0, level) } else { absent(raw.0, level) }
+        if Self::is_present(raw) { present(raw.0, level) } else { absent(raw.0, level) }
     }
 
     #[inline]

@@ -161,6 +161,10 @@ unsafe impl Format for Written {
         X64::<4>::mark(region)
     }
 
+    fn is_present(raw: RawEntry) -> bool {
+        X64::<4>::is_present(raw)
+    }
+
     fn decode(raw: RawEntry, level: Level) -> Entry {
         X64::<4>::decode(raw, level)
     }
