@@ -24,8 +24,8 @@ use super::table::TableEntry;
 pub(crate) enum Inherited {
     /// They have the same contents.
     Contents,
-    /// They are of the same region, not mapped yet.
-    Region,
+    /// They are of this region, not mapped yet.
+    Region(RegionId),
     /// They are vacant.
     Nothing,
 }
@@ -150,7 +150,8 @@ impl<M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'_, '_, M, I> {
             last = Some((region, inherited));
             let copy = match (inherited, leaf) {
                 (Inherited::Nothing, _) => continue,
-                (Inherited::Region, _) | (Inherited::Contents, None) => F::mark(region),
+                (Inherited::Region(wiped), _) => F::mark(wiped),
+                (Inherited::Contents, None) => F::mark(region),
                 (Inherited::Contents, Some(leaf)) => {
                     let part = pages.under(level, index);
                     self.pages += part.count();

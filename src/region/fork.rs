@@ -6,7 +6,7 @@ use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 
-use super::attributes::{Inheritance, Region};
+use super::attributes::{Guard, Inheritance, Region};
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, range_of_pages};
 use crate::page_table::{Changed, CopyError, Inherited, RegionId, Reserve};
@@ -36,9 +36,11 @@ impl fmt::Display for ForkError {
 impl core::error::Error for ForkError {}
 
 fn inherited(region: RegionId) -> Inherited {
-    match Region::of(region).inheritance() {
+    let region = Region::of(region);
+    match region.inheritance() {
         Inheritance::Copied => Inherited::Contents,
-        Inheritance::Wiped => Inherited::Region,
+        // Guards are contents.
+        Inheritance::Wiped => Inherited::Region(region.with_guard(Guard::None).id()),
         Inheritance::Left => Inherited::Nothing,
     }
 }

@@ -49,7 +49,7 @@
 //! - **Contents.** Operations write at eight offsets of a page ([`OFFSETS`](operation::OFFSETS)); each
 //!   inspection checks that all other bytes are zero.
 //! - **Growth in place** of a mapping outside of the window and the heap: there others may have mapped
-//!   something behind it, so that both answers are right.
+//!   something behind it, so that both answers are right. So it is with stacks there.
 //! - **`mincore`**: residence is not compared.
 //! - **Huge pages** are switched off for the processes of a log.
 //! - **Stacks** may have 128 pages ([`STACK_PAGES`](model::STACK_PAGES)).

@@ -202,6 +202,17 @@ pub fn bug_cases(rules: &Rules) -> Vec<Case> {
             ]),
         ));
         cases.push(Case::new(
+            "a child inherits no guards where it inherits no contents",
+            [
+                mapped(0, 2),
+                advise(0, 1, Advice::GuardInstall).works(),
+                advise(0, 2, Advice::WipeOnFork).works(),
+                fork(1),
+                write(0, A).works().by(1),
+                read(0).faults(Fault::Unmapped),
+            ],
+        ));
+        cases.push(Case::new(
             "pages that are added behind a guard, or below one, are no guards",
             [
                 mapped(0, 2),

@@ -108,7 +108,7 @@ impl Model {
     }
 
     /// Tells whether only the log maps anything in `pages`.
-    fn is_own(&self, pages: Range<u64>) -> bool {
+    pub(super) fn is_own(&self, pages: Range<u64>) -> bool {
         let contains = |range: Range<u64>| range.start <= pages.start * PAGE && pages.end * PAGE <= range.end;
         contains(self.layout.window()) || contains(self.layout.heap())
     }

@@ -18,6 +18,11 @@ impl Model {
         let number = address / PAGE;
         let sample = OFFSETS.iter().position(|&offset| offset == address % PAGE).unwrap_or(0);
         let sample = Sample(sample as u8);
+        let is_mapped = self.space().pages.contains_key(&number);
+        if !is_mapped && !self.is_own(number..number + 1) && seen == Some(Err(Fault::Unmapped)) {
+            // A stack above would grow, but for what others have mapped below.
+            return Err(Fault::Unmapped);
+        }
         self.fault_in(number, access).map_err(|fault| {
             if access == Access::Execute && fault == Fault::Denied {
                 self.fetch_fault(number, seen)
