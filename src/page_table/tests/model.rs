@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::super::memory::table_at;
 use super::*;
 
-/// The pages played with: four 2 MiB stretches across a 1 GiB boundary.
-const FIRST: u64 = (1 << 18) - 1024;
+/// The pages played with: four 2 MiB stretches across a boundary, of 1 GiB or of 512 GiB.
+const FIRSTS: [u64; 2] = [(1 << 18) - 1024, (1 << 27) - 1024];
 const COUNT: u64 = 2048;
 
 #[derive(Debug, Clone)]
@@ -39,6 +39,11 @@ enum Step {
     Clear {
         start: u64,
         count: u64,
+    },
+    /// All that an entry of this level covers, before the boundary or after it.
+    ClearEntry {
+        level: Level,
+        side: u64,
     },
     Protect {
         start: u64,
@@ -81,6 +86,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..4u64, 1..3u64)
             .prop_map(|(stretch, count)| Step::Promote { stretch, count: count.min(4 - stretch) }),
         4 => range().prop_map(|(start, count)| Step::Clear { start, count }),
+        1 => (prop_oneof![Just(Level::GIANT), Just(Level::FOURTH)], 0..2u64)
+            .prop_map(|(level, side)| Step::ClearEntry { level, side }),
         2 => (range(), 0..COUNT, prop_oneof![Just(511u64), Just(0)]).prop_map(|((start, count), to, mask)| {
             // Congruent with the old place modulo 2 MiB, or not.
             Step::Move { start, count, to: to & !mask | start & mask }
@@ -114,14 +121,14 @@ fn way(table: &Table, arena: &Arena, page: u64) -> Way {
 }
 
 /// The ways to all pages played with.
-fn ways(table: &Table, arena: &Arena) -> Vec<Way> {
-    (FIRST..FIRST + COUNT).map(|page| way(table, arena, page)).collect()
+fn ways(table: &Table, arena: &Arena, first: u64) -> Vec<Way> {
+    (first..first + COUNT).map(|page| way(table, arena, page)).collect()
 }
 
 /// Every page whose translation is another now, or one of whose tables is unlinked, is among those
 /// that TLBs are told of, and no TLB keeps a smaller page than it is told of.
-fn check_stale(before: &[Way], after: &[Way], changed: &Changed) {
-    for (page, (before, after)) in (FIRST..).zip(before.iter().zip(after)) {
+fn check_stale(first: u64, before: &[Way], after: &[Way], changed: &Changed) {
+    for (page, (before, after)) in (first..).zip(before.iter().zip(after)) {
         let same_leaf = match (before.leaf, after.leaf) {
             // A smaller leaf in its place says the same, and its own flush removes the larger one.
             (Some((frame, level, protection)), Some(now)) => {
@@ -145,13 +152,13 @@ fn check_stale(before: &[Way], after: &[Way], changed: &Changed) {
 
 type Model = BTreeMap<u64, (PhysFrame, Protection)>;
 
-fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
+fn apply(table: &Table, arena: &Arena, model: &mut Model, first: u64, step: &Step) {
     let pin = pin(0);
-    let before = ways(table, arena);
-    let told = |changed: &Changed| check_stale(&before, &ways(table, arena), changed);
+    let before = ways(table, arena, first);
+    let told = |changed: &Changed| check_stale(first, &before, &ways(table, arena, first), changed);
     match *step {
         Step::Map { start, count, frame, largest } => {
-            let range = pages(FIRST + start, count);
+            let range = pages(first + start, count);
             let occupied = model.range(range.first..=range.last).next().map(|(&page, _)| page);
             match map(table, arena, &pin, range, foreign(frame), largest) {
                 Ok(()) => assert_eq!(occupied, None),
@@ -164,9 +171,9 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
                 model.extend(mapped.map(|(page, frame)| (page, (frame, Protection::USER_DATA))));
             }
         }
-        Step::Own { start, count } => own(table, arena, model, &pin, pages(FIRST + start, count)),
+        Step::Own { start, count } => own(table, arena, model, &pin, pages(first + start, count)),
         Step::OwnStretch { stretch, frame } => {
-            let range = pages(FIRST + stretch * 512, 512);
+            let range = pages(first + stretch * 512, 512);
             let vacant = model.range(range.first..=range.last).next().is_none();
             if vacant && arena.allocate_at(frame, 512) {
                 own_run(table, arena, &pin, range, foreign(frame));
@@ -176,7 +183,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
         }
         Step::Promote { stretch, count } => {
             let stretches: Vec<u64> =
-                (stretch..stretch + count).map(|stretch| FIRST + stretch * 512).collect();
+                (stretch..stretch + count).map(|stretch| first + stretch * 512).collect();
             let small: Vec<u64> =
                 stretches.iter().copied().filter(|&first| is_small(table, arena, first)).collect();
             let unfit = small.iter().find_map(|&first| unfit(model, first));
@@ -196,21 +203,14 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
                 Err(refused) => assert_eq!(Some(refused), unfit),
             }
         }
-        Step::Clear { start, count } => {
-            let range = pages(FIRST + start, count);
-            let changed = clear(table, arena, &pin, range).unwrap();
-            told(&changed);
-            let gone: Vec<u64> = model.range(range.first..=range.last).map(|(&page, _)| page).collect();
-            assert_eq!(changed.pages, gone.len() as u64);
-            for page in &gone {
-                let stale = changed.stale.unwrap();
-                assert!(stale.first <= *page && *page <= stale.last, "{page} would stay in TLBs");
-                model.remove(page);
-            }
-            arena.free_changed(&pin, changed);
+        Step::Clear { start, count } => unmap(table, arena, model, first, pages(first + start, count)),
+        Step::ClearEntry { level, side } => {
+            let page = first + side * (COUNT - 1);
+            let whole = pages(page & !(level.pages() - 1), level.pages());
+            unmap(table, arena, model, first, whole);
         }
         Step::Protect { start, count, protection } => {
-            let range = pages(FIRST + start, count);
+            let range = pages(first + start, count);
             let changed = reprotect(table, arena, &pin, range, protection).unwrap();
             told(&changed);
             let mut differing = 0;
@@ -225,7 +225,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
             if start < to + count && to < start + count {
                 return;
             }
-            let (from, to) = (pages(FIRST + start, count), pages(FIRST + to, count));
+            let (from, to) = (pages(first + start, count), pages(first + to, count));
             let mut reserve = Reserve::new(arena, &pin);
             match table.relocate(arena.by(&pin), &mut reserve, from, to, |changed| changed) {
                 Ok(changed) => {
@@ -236,7 +236,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
                         all.note_table(to);
                     }
                     all.retired = changed.retired;
-                    check_stale(&before, &ways(table, arena), &all);
+                    check_stale(first, &before, &ways(table, arena, first), &all);
                     arena.free_changed(&pin, all);
                     for page in from.first..=from.last {
                         if let Some(mapping) = model.remove(&page) {
@@ -255,6 +255,21 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, step: &Step) {
             }
         }
     }
+}
+
+fn unmap(table: &Table, arena: &Arena, model: &mut Model, first: u64, range: Pages) {
+    let pin = pin(0);
+    let before = ways(table, arena, first);
+    let changed = clear(table, arena, &pin, range).unwrap();
+    check_stale(first, &before, &ways(table, arena, first), &changed);
+    let gone: Vec<u64> = model.range(range.first..=range.last).map(|(&page, _)| page).collect();
+    assert_eq!(changed.pages, gone.len() as u64);
+    for page in &gone {
+        let stale = changed.stale.unwrap();
+        assert!(stale.first <= *page && *page <= stale.last, "{page} would stay in TLBs");
+        model.remove(page);
+    }
+    arena.free_changed(&pin, changed);
 }
 
 fn own(table: &Table, arena: &Arena, model: &mut Model, pin: &CpuPin, range: Pages) {
@@ -306,8 +321,8 @@ fn unfit(model: &Model, first: u64) -> Option<Unfit> {
     })
 }
 
-fn check(table: &Table, arena: &Arena, model: &Model) {
-    for page in FIRST..FIRST + COUNT {
+fn check(table: &Table, arena: &Arena, model: &Model, first: u64) {
+    for page in first..first + COUNT {
         let found = find(table, arena, page).map(|(frame, _, protection)| (frame, protection));
         assert_eq!(found, model.get(&page).copied(), "page {page:#x}");
     }
@@ -322,14 +337,14 @@ proptest! {
 
     #[test]
     #[cfg_attr(miri, ignore = "takes minutes; steps.rs covers the unsafe code")]
-    fn agrees_with_a_plain_map(steps in prop::collection::vec(step(), 1..40)) {
+    fn agrees_with_a_plain_map(first in prop::sample::select(FIRSTS.to_vec()), steps in prop::collection::vec(step(), 1..40)) {
         // 64 frames for tables and single pages at least, and two runs of 512.
         let arena = Arena::new(512 * 3 + 500);
         let table = Table::new(&arena, &pin(0), RootEntries::Own).unwrap();
         let mut model = Model::new();
         for step in &steps {
-            apply(&table, &arena, &mut model, step);
-            check(&table, &arena, &model);
+            apply(&table, &arena, &mut model, first, step);
+            check(&table, &arena, &model, first);
         }
         finish(&table, &arena);
     }

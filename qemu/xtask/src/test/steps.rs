@@ -152,8 +152,9 @@ const MIRI_PACKAGES: [&str; 4] = ["topomem-percpu", "topomem-numa", "topomem-sho
 
 /// All steps, in the order in which they run.
 pub(super) fn all(extent: Extent) -> Vec<Step> {
-    let mut steps =
-        vec![host(), counting(), Step { name: "bench counts".to_owned(), work: Work::Counts }, stepper()];
+    let mut steps = vec![host()];
+    steps.extend(counting());
+    steps.extend([Step { name: "bench counts".to_owned(), work: Work::Counts }, stepper()]);
     if extent == Extent::Full {
         steps.extend(loom());
         steps.extend(MIRI_PACKAGES.map(miri));
@@ -284,15 +285,22 @@ fn stepper() -> Step {
     Step { name: "stepper".to_owned(), work: Work::Cargo(command) }
 }
 
-/// Unit tests of the program that counts what CPUs cost each other.
-fn counting() -> Step {
-    let command = CargoCommand {
-        toolchain: Toolchain::Default,
-        arguments: vec!["test", "--release", "--no-fail-fast", "--package", "topomem-benches", "--lib"],
-        variables: vec![("RUSTFLAGS", "--cfg topomem_count")],
-        target: Some("count"),
+/// Unit tests of the program that counts what CPUs cost each other, and what CPUs write that change page
+/// tables.
+fn counting() -> [Step; 2] {
+    let step = |name: &str, selection: &[&'static str]| {
+        let command = CargoCommand {
+            toolchain: Toolchain::Default,
+            arguments: [&["test", "--release", "--no-fail-fast"], selection].concat(),
+            variables: vec![("RUSTFLAGS", "--cfg topomem_count")],
+            target: Some("count"),
+        };
+        Step { name: name.to_owned(), work: Work::Cargo(command) }
     };
-    Step { name: "bench units".to_owned(), work: Work::Cargo(command) }
+    [
+        step("bench units", &["--package", "topomem-benches", "--lib"]),
+        step("lines of page tables", &["--package", "topomem", "--lib", "shared_lines"]),
+    ]
 }
 
 /// Models of the protocols: the programs for loom, and the unit tests that are models.
