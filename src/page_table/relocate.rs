@@ -162,10 +162,10 @@ impl<F: Format> PageTable<F> {
         to: Pages,
         record: impl FnOnce(Changed) -> T,
     ) -> Result<T, RelocateError<M::Error>> {
-        let hull = Pages { first: from.first.min(to.first), last: from.last.max(to.last) };
+        let ranges = if from.first < to.first { [from, to] } else { [to, from] };
         let memory = access.memory;
         loop {
-            let cursor = Cursor::<F, M>::lock(self, access, hull);
+            let cursor = Cursor::<F, M>::lock_both(self, access, ranges);
             let (table, level) = (cursor.table(), cursor.level);
             let cuts = cuts_needed::<F, M>(memory, table, level, from);
             if cuts > reserve.len() {

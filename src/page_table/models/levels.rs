@@ -96,6 +96,37 @@ fn a_descent_meets_the_unlinking_of_its_directory() {
     });
 }
 
+/// CPU 1 moves page 0 to page 6; CPU 0 maps a page in between, and nobody waits.
+#[test]
+fn what_is_between_the_places_of_a_move_is_free() {
+    explore(|| {
+        let space = mapping(&[0, 7]);
+        let ((), mapped) =
+            race(&space, |space| space.relocate(1, 0, 0, 6), |space| space.map(0, 3, 3, Level::PAGE));
+        assert!(mapped);
+        assert_eq!(space.table.locks().contended(), 0);
+        assert_eq!(
+            [0, 3, 6].map(|page| space.find(page).map(|found| found.0)),
+            [None, Some(BASE + 3), Some(BASE)]
+        );
+        space.finish();
+    });
+}
+
+/// Both places of a move, or none of them, when the entry above is claimed.
+#[test]
+fn a_move_is_whole() {
+    for (first, last) in [(4, 7), (0, 7)] {
+        explore(move || {
+            let space = mapping(&[0, 5]);
+            let ((), cleared) =
+                race(&space, |space| space.relocate(1, 0, 0, 6), move |space| space.clear(0, first, last));
+            assert_eq!(cleared + space.clear(0, 0, 15), 2);
+            space.finish();
+        });
+    }
+}
+
 /// A sweep takes no table that a cursor of several tables is in.
 #[test]
 fn a_sweep_leaves_what_a_wide_cursor_has() {

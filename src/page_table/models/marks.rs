@@ -70,15 +70,6 @@ fn protect(space: &Space, first: u64, last: u64) {
     assert_eq!(changed.pages, pages.count());
 }
 
-/// Moves pages `first..=last` to the pages from `to` on.
-fn relocate(space: &Space, first: u64, last: u64, to: u64) {
-    let pin = pin(0);
-    let mut reserve = Reserve::new(&space.memory, &pin);
-    let (from, to) = (Pages { first, last }, Pages { first: to, last: to + last - first });
-    let moved = space.table.relocate(space.memory.by(&pin), &mut reserve, from, to, |changed| changed);
-    space.memory.retire(&pin, moved.unwrap().retired.tables);
-}
-
 #[test]
 fn a_page_written_while_it_is_protected_is_dirty() {
     written_while(1, 1, Level::PAGE, |space| {
@@ -101,10 +92,10 @@ fn a_page_written_while_its_leaf_is_split_is_dirty() {
 
 #[test]
 fn a_page_written_while_it_is_moved_is_dirty() {
-    written_while(1, 3, Level::PAGE, |space| relocate(space, 1, 1, 3));
+    written_while(1, 3, Level::PAGE, |space| space.relocate(0, 1, 1, 3));
 }
 
 #[test]
 fn a_large_page_written_while_it_is_moved_is_dirty() {
-    written_while(1, 3, Level::HUGE, |space| relocate(space, 0, 1, 2));
+    written_while(1, 3, Level::HUGE, |space| space.relocate(0, 0, 1, 2));
 }

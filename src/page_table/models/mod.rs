@@ -103,6 +103,15 @@ impl Space {
         pages
     }
 
+    /// Moves pages `first..=last` to the pages from `to` on.
+    fn relocate(&self, cpu: usize, first: u64, last: u64, to: u64) {
+        let pin = pin(cpu);
+        let mut reserve = Reserve::new(&self.memory, &pin);
+        let (from, to) = (Pages { first, last }, Pages { first: to, last: to + last - first });
+        let moved = self.table.relocate(self.memory.by(&pin), &mut reserve, from, to, |changed| changed);
+        self.memory.retire(&pin, moved.unwrap().retired.tables);
+    }
+
     /// Unlinks the empty tables of pages 0 to 15, calls `announce` for each group with the claims
     /// still held, and returns them.
     fn reclaim(&self, cpu: usize, mut announce: impl FnMut()) -> Chain {
