@@ -7,8 +7,6 @@
 
 mod step_support;
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use step_support::computer::{CPUS, KERNEL, on};
 use step_support::scene::{
     ELSEWHERE, LARGE, MOVED, NEW_LARGE, NEW_SMALL, PENDING, SMALL, Scene, Ticket, at, kernel_page, large,
@@ -48,12 +46,6 @@ const SPLIT: fn(&Scene) = |scene| {
         scene.space().protect(pin, page, Protection::USER_DATA).unwrap().wait(pin);
     });
     (0..CPUS).for_each(|cpu| scene.access(cpu));
-};
-
-/// The operation locks what is between its ranges.
-const WIDE: fn(&Scene) = |scene| {
-    scene.fill();
-    scene.locks_all.store(true, Relaxed);
 };
 
 const MAPPINGS: &[Operation<Scene>] = &[
@@ -140,7 +132,7 @@ const CHANGES: &[Operation<Scene>] = &[
             scene.keep(scene.space().protect(pin, small(512, 1), READ_ONLY).unwrap(), &LARGE);
         });
     }),
-    operation("remap", WIDE, |scene| {
+    operation("remap", Scene::fill, |scene| {
         scene.expect_moved(&SMALL, &MOVED);
         change(scene, |pin| {
             finish(scene, pin, scene.space().remap(pin, at(SMALL), first_of(MOVED)).unwrap());
@@ -151,7 +143,7 @@ const CHANGES: &[Operation<Scene>] = &[
         change(scene, |pin| finish(scene, pin, scene.space().promote(pin, large(1)).unwrap()));
         scene.assert_complete(&LARGE);
     }),
-    operation("a batch", WIDE, |scene| {
+    operation("a batch", Scene::fill, |scene| {
         change(scene, |pin| {
             let mut batch = scene.space().batch(pin);
             batch.unmap(small(512, 512)).unwrap();
@@ -234,7 +226,7 @@ const fn context(name: &'static str, run: fn(&Scene)) -> Context<Scene> {
 /// Changes another directory entry's pages as `cpu`. All take their interrupts, but the stopped one
 /// may be unable to answer before it goes on: then the ticket is kept.
 fn change_elsewhere(scene: &Scene, cpu: usize) {
-    if !scene.has_space() || scene.locks_all.load(Relaxed) {
+    if !scene.has_space() {
         return;
     }
     on(cpu, |pin| {

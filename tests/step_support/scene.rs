@@ -83,8 +83,6 @@ pub struct Scene {
     /// What each place translates to once all is done; 0 is nothing.
     expected: [AtomicU64; PLACES],
     pages: AtomicU64,
-    /// The operation may lock page tables of other directory entries.
-    pub locks_all: AtomicBool,
     tickets: Mutex<Vec<(Ticket<'static>, &'static [usize])>>,
     future: Mutex<Option<Future>>,
     /// Frames of another CPU's, in which nothing may be written.
@@ -108,7 +106,6 @@ impl Scene {
             space: AtomicPtr::default(),
             expected: Default::default(),
             pages: AtomicU64::new(0),
-            locks_all: AtomicBool::new(false),
             tickets: Mutex::default(),
             future: Mutex::default(),
             held: Mutex::default(),
@@ -173,7 +170,6 @@ impl Scene {
         }
         self.expect_none(&[6, 7, 8, 9, 10, 12, 13, 14]);
         self.pages.store(4 + 512 + 2, Relaxed);
-        self.locks_all.store(false, Relaxed);
         (0..CPUS).for_each(|cpu| self.access(cpu));
     }
 
