@@ -14,7 +14,7 @@ const RANGES: usize = 16;
 
 /// Changes of one domain that other CPUs are told of together: one round of interrupts and one wait.
 ///
-/// [`Batch::record`] records each change in the domain's log while its page-table lock is held, so a
+/// [`Batch::record`] records each change in the domain's log while its page-table claim is held, so a
 /// change in an open batch counts as made: tickets of other changes wait for it if they have to. CPUs
 /// are told when the batch is issued. About 350 bytes, no heap.
 #[must_use = "CPUs are told of the changes when the batch is issued"]

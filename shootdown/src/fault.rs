@@ -65,7 +65,7 @@ pub enum Fault {
     MissOtherAsids,
     /// Don't wait for a broadcast to arrive.
     BroadcastUnsynced,
-    /// Claim a change's generation when it is announced, after its page-table lock was released.
+    /// Claim a change's generation when it is announced, after its page-table claim was released.
     RecordUnlocked,
     /// Complete at once where there was nothing to change, whatever is pending.
     OwnChangeOnly,

@@ -9,7 +9,7 @@
 //! Two things keep the rule:
 //!
 //! - **Generations are ordered as the changes are.** A change claims its generation before another
-//!   CPU can change the same entries: [`Shootdown::record`] is called with the page-table lock held.
+//!   CPU can change the same entries: [`Shootdown::record`] is called with the page-table claim held.
 //!   So a later change of the same page, or of the page that a frame was moved to, has a newer
 //!   generation, and a CPU that has published the newer generation has flushed for the older one.
 //! - **A change that finds nothing to change waits for what is pending.** It has no generation of its
