@@ -396,7 +396,7 @@ mod checks {
 
     /// A child has its parent's memory, and neither sees what the other writes afterwards.
     fn fork() -> Result<(), u8> {
-        const PAGES: usize = 64;
+        const PAGES: usize = 16;
         let place = pages(PAGES, libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: the pages are this check's own, each touched by one process of its own copy.
         let (set, all) = unsafe {
@@ -405,7 +405,7 @@ mod checks {
                 |value: u8| (0..PAGES).all(|page| place.add(page * PAGE).read_volatile() == value),
             )
         };
-        for round in 1..=8 {
+        for round in 1..=4 {
             set(round);
             let status = in_child(|| {
                 let before = all(round);
