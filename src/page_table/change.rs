@@ -352,11 +352,8 @@ impl<F: Format> PageTable<F> {
         loop {
             let cursor = Cursor::<F, M>::lock(self, access, pages);
             if E::EMPTIES && self.has_shared() {
-                // By value: what the usual case keeps in registers has no address.
-                let before = core::mem::replace(changed, Changed::NOTHING);
-                let (after, outcome) = self.clear_shared(access, cursor, reserve, pages, before);
-                *changed = after;
-                let _cursor = outcome?;
+                // Recorded here: what `record` keeps in registers has no address.
+                let _cursor = self.clear_shared(access, cursor, reserve, pages, changed)?;
                 return Ok(record(changed));
             }
             let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
@@ -388,8 +385,8 @@ impl<F: Format> PageTable<F> {
         mut cursor: Cursor<'a, F, M>,
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
-        mut changed: Changed,
-    ) -> (Changed, Result<Cursor<'a, F, M>, M::Error>) {
+        changed: &mut Changed,
+    ) -> Result<Cursor<'a, F, M>, M::Error> {
         let memory = access.memory;
         loop {
             let (table, level) = (cursor.table(), cursor.level);
@@ -398,30 +395,20 @@ impl<F: Format> PageTable<F> {
             let needed = gathers + cuts_needed::<F, M>(memory, table, level, pages);
             if needed > reserve.len() {
                 drop(cursor);
-                if let Err(error) = reserve.fill_to(needed) {
-                    return (changed, Err(error));
-                }
+                reserve.fill_to(needed)?;
                 cursor = Cursor::lock(self, access, pages);
                 continue;
             }
             changed.retired.shares.add_pages(memory, reserve, gathers);
-            let (roots, changing) = (self.root_entries, &mut changed);
+            let roots = self.root_entries;
             if shares == 0 {
                 let edit = Clear;
-                Changer { memory, reserve, edit, roots, changed: changing }.apply::<F>(
-                    cursor.frame(),
-                    level,
-                    pages,
-                );
+                Changer { memory, reserve, edit, roots, changed }.apply::<F>(cursor.frame(), level, pages);
             } else {
                 let edit = ClearShared;
-                Changer { memory, reserve, edit, roots, changed: changing }.apply::<F>(
-                    cursor.frame(),
-                    level,
-                    pages,
-                );
+                Changer { memory, reserve, edit, roots, changed }.apply::<F>(cursor.frame(), level, pages);
             }
-            return (changed, Ok(cursor));
+            return Ok(cursor);
         }
     }
 }

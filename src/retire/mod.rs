@@ -20,7 +20,7 @@ use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::budget::Budget;
-use crate::page_table::{Chain, Gather, Level, TableMemory, Walks};
+use crate::page_table::{Chain, Gather, Level, Runs, TableMemory, Walks};
 use crate::service::frame_memory;
 
 /// Unlinked tables and owned frames, not yet free, and shares, not yet dropped.
@@ -28,20 +28,19 @@ use crate::service::frame_memory;
 #[must_use = "dropped, it leaks its frames"]
 pub(crate) struct Retired {
     pub tables: Chain,
-    /// 4 KiB frames and 2 MiB runs.
-    pub frames: [Chain; 2],
+    /// 4 KiB frames.
+    pub frames: Chain,
+    /// 2 MiB runs.
+    pub runs: Runs,
     pub shares: Gather,
 }
 
 /// How many frames of a run are freed before the budget is looked at again.
 const PART: u64 = 512;
 
-/// The orders of [`Retired::frames`].
-const ORDERS: [Order; 2] = [Order::FRAME, Order::HUGE];
-
 impl Retired {
     pub const NOTHING: Retired =
-        Retired { tables: Chain::EMPTY, frames: [Chain::EMPTY, Chain::EMPTY], shares: Gather::EMPTY };
+        Retired { tables: Chain::EMPTY, frames: Chain::EMPTY, runs: Runs::EMPTY, shares: Gather::EMPTY };
 
     pub fn tables(tables: Chain) -> Retired {
         Retired { tables, ..Retired::NOTHING }
@@ -49,8 +48,7 @@ impl Retired {
 
     #[inline]
     pub fn is_empty(&self) -> bool {
-        let [single, huge] = &self.frames;
-        (self.tables.len() | single.len() | huge.len() == 0) && self.shares.is_empty()
+        (self.tables.len() | self.frames.len() | self.runs.len() == 0) && self.shares.is_empty()
     }
 
     /// How many 4 KiB frames it holds, alone or with others.
@@ -60,20 +58,18 @@ impl Retired {
 
     /// How many 4 KiB frames it holds alone.
     fn owned_count(&self) -> u64 {
-        let runs = self.frames.iter().zip(ORDERS).map(|(chain, order)| chain.len() * order.frames());
-        self.tables.len() + runs.sum::<u64>()
+        self.tables.len() + self.frames.len() + self.runs.len() * Order::HUGE.frames()
     }
 
     /// Adds the frames that a leaf of `level` owned: a leaf of 1 GiB, by promotion, runs of 2 MiB.
     #[inline]
     pub fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame, level: Level) {
-        let [single, huge] = &mut self.frames;
         if level == Level::PAGE {
-            single.push(memory, first);
+            self.frames.push(memory, first);
         } else {
             (0..level.pages())
                 .step_by(Level::HUGE.pages() as usize)
-                .for_each(|run| huge.push(memory, first + run));
+                .for_each(|run| self.runs.push(memory, first + run));
         }
     }
 
@@ -82,9 +78,8 @@ impl Retired {
     pub fn append<P: Platform>(&mut self, frames: &Frames<P>, other: Retired) {
         self.shares.append(frames, other.shares);
         self.tables.append(frames, other.tables);
-        for (own, others) in self.frames.iter_mut().zip(other.frames) {
-            own.append(frames, others);
-        }
+        self.frames.append(frames, other.frames);
+        self.runs.append(frames, other.runs);
     }
 
     /// Frees everything, but for tables that a software walk may still read.
@@ -96,12 +91,11 @@ impl Retired {
     /// out.
     #[inline]
     pub unsafe fn free<P: Platform>(&mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) {
-        let [single, huge] = &mut self.frames;
-        while let Some((first, count)) = single.pop_run(frames) {
+        while let Some((first, count)) = self.frames.pop_run(frames) {
             // SAFETY: the mapping owned the frames, and the caller's promise.
             unsafe { frame_memory::release_consecutive(frames, pin, first, count) };
         }
-        while let Some(run) = huge.pop(frames) {
+        while let Some(run) = self.runs.pop(frames) {
             // SAFETY: as above.
             unsafe { frame_memory::release(frames, pin, run, Order::HUGE) };
         }
@@ -133,16 +127,15 @@ impl Retired {
         let before = self.owned_count();
         // SAFETY: the caller's promise.
         let unshared = unsafe { drop_shares(&mut self.shares, frames, pin, budget) };
-        let [single, huge] = &mut self.frames;
         while !budget.is_spent()
-            && let Some((first, count)) = single.pop_part(frames, PART)
+            && let Some((first, count)) = self.frames.pop_part(frames, PART)
         {
             budget.spend(count);
             // SAFETY: the mapping owned the frames, and the caller's promise.
             unsafe { frame_memory::release_consecutive(frames, pin, first, count) };
         }
         while !budget.is_spent()
-            && let Some(run) = huge.pop(frames)
+            && let Some(run) = self.runs.pop(frames)
         {
             budget.spend(1);
             // SAFETY: as above.

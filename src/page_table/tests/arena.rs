@@ -100,7 +100,7 @@ impl Arena {
     }
 
     pub fn free_changed(&self, pin: &CpuPin, changed: Changed) {
-        let Retired { tables, frames: [frames, mut runs], mut shares } = changed.retired;
+        let Retired { tables, frames, mut runs, mut shares } = changed.retired;
         let mut spent = Chain::EMPTY;
         while let Some((first, level)) = shares.take(self, &mut spent) {
             if let Some((frame, level)) = self.drop_share(first, level) {
