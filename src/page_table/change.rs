@@ -350,26 +350,28 @@ impl<F: Format> PageTable<F> {
     ) -> Result<T, M::Error> {
         let memory = access.memory;
         loop {
-            let cursor = Cursor::<F, M>::lock(self, access, pages);
+            let mut cursor = Cursor::<F, M>::lock(self, access, pages);
             if E::EMPTIES && self.has_shared() {
-                // Recorded here: what `record` keeps in registers has no address.
-                let _cursor = self.clear_shared(access, cursor, reserve, pages, changed)?;
-                return Ok(record(changed));
-            }
-            let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
-            // The usual case: nothing to cut, nothing to unlink.
-            if cursor.level == Level::PAGE {
-                changer.apply_to_leaves::<F>(cursor.table(), pages);
+                cursor = self.clear_shared(access, cursor, reserve, pages, changed)?;
             } else {
-                let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
-                if needed > changer.reserve.len() {
-                    drop(cursor);
-                    reserve.fill_to(needed)?;
-                    continue;
+                let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
+                // The usual case: nothing to cut, nothing to unlink.
+                if cursor.level == Level::PAGE {
+                    changer.apply_to_leaves::<F>(cursor.table(), pages);
+                } else {
+                    let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
+                    if needed > changer.reserve.len() {
+                        drop(cursor);
+                        reserve.fill_to(needed)?;
+                        continue;
+                    }
+                    changer.apply::<F>(cursor.frame(), cursor.level, pages);
                 }
-                changer.apply::<F>(cursor.frame(), cursor.level, pages);
             }
-            return Ok(record(changed));
+            // Once: what `record` keeps stays in registers.
+            let recorded = record(changed);
+            drop(cursor);
+            return Ok(recorded);
         }
     }
 }

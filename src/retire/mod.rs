@@ -95,14 +95,27 @@ impl Retired {
             // SAFETY: the mapping owned the frames, and the caller's promise.
             unsafe { frame_memory::release_consecutive(frames, pin, first, count) };
         }
-        while let Some(run) = self.runs.pop(frames) {
+        if (self.runs.len() | self.tables.len()) != 0 || !self.shares.is_empty() {
             // SAFETY: as above.
+            unsafe { self.free_rest(frames, walks, pin) };
+        }
+    }
+
+    /// Frees what most changes do not retire: what is no frame of 4 KiB that a leaf owned. Apart, so that
+    /// the usual case is part of its callers.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Retired::free`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_rest<P: Platform>(&mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) {
+        while let Some(run) = self.runs.pop(frames) {
+            // SAFETY: the mapping owned the run, and the caller's promise.
             unsafe { frame_memory::release(frames, pin, run, Order::HUGE) };
         }
-        if !self.shares.is_empty() {
-            // SAFETY: the caller's promise.
-            unsafe { drop_shares(&mut self.shares, frames, pin, &mut Budget::unlimited()) };
-        }
+        // SAFETY: the caller's promise.
+        unsafe { drop_shares(&mut self.shares, frames, pin, &mut Budget::unlimited()) };
         if !self.tables.is_empty() && walks.wait_for_others(pin, || frames.platform().relax()) {
             while let Some((first, count)) = self.tables.pop_run(frames) {
                 // SAFETY: the caller's promise, and no software walk that could have seen one
