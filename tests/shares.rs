@@ -616,7 +616,7 @@ fn no_cpu_ever_reads_what_a_frame_became_later() {
                 sim.store(address, tag(me, round, page)).unwrap();
             }
             for (other, space) in spaces.iter().enumerate().filter(|&(other, _)| other != me) {
-                let read_only = (other as u64 + round) % 2 == 0;
+                let read_only = (other as u64 + round).is_multiple_of(2);
                 let protection = if read_only { Protection::USER_READ_ONLY } else { Protection::USER_DATA };
                 spaces[me].share(pin, mine, space, mine.start(), protection).unwrap();
             }

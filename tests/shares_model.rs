@@ -190,9 +190,9 @@ impl World<'_> {
             Step::Unmap { space, pages, wait } => {
                 let unmapping = self.spaces[space].unmap(pin, pages.range()).unwrap();
                 if wait {
-                    unmapping.wait(pin)
+                    unmapping.wait(pin);
                 } else {
-                    unmapping.detach()
+                    unmapping.detach();
                 }
                 self.cut(space, pages);
                 self.maps[space].retain(|page, _| !(pages.first..pages.first + pages.count).contains(page));
