@@ -657,6 +657,15 @@ fn a_fork_copies_what_is_written_afterwards() {
     });
 }
 
+/// Says at its end, by a panic or not, that the other CPU need not go on.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// One CPU writes numbers to pages in turn while the other forks: a copy that has a number in a page has
 /// it, or a later one, in the pages that were written before.
 #[test]
@@ -677,6 +686,7 @@ fn a_fork_is_consistent_while_another_cpu_writes() {
         }
         sim.barrier();
         if pin.cpu() == CpuId::BOOT {
+            let _done = Done(&done);
             for _ in 0..FORKS {
                 let child = space.fork(pin).unwrap();
                 activate(&child, pin);
@@ -691,7 +701,6 @@ fn a_fork_is_consistent_while_another_cpu_writes() {
                 drop(child);
                 service.tend(pin);
             }
-            done.store(true, Ordering::Release);
         } else {
             let mut number = 1;
             while !done.load(Ordering::Acquire) {
