@@ -1,9 +1,9 @@
-//! Measures what Linux pays for changing mappings.
+//! Measures what memory and changes of mappings cost, on Linux and on topomem's reference kernel.
 //!
-//! It runs as the only process of a guest that `cargo xtask` boots: process 1, from an initial RAM file system that
+//! It runs as the first process of a guest that `cargo xtask` boots: process 1, from an initial RAM file system that
 //! holds nothing else. The kernel's command line gives its arguments, results go to the console as records, and in
-//! the end it powers the machine off. System calls are made without a C library's wrappers, so that what is counted
-//! is the kernel's work.
+//! the end it powers the machine off, if the kernel does not. System calls are made without a C library's wrappers, so
+//! that what is counted is the kernel's work.
 
 use std::process::ExitCode;
 

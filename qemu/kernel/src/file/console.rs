@@ -1,4 +1,4 @@
-//! Where a program's output goes: line by line to the log, and kept to be compared.
+//! Where a program's output goes: line by line to the log, or on as records, and kept to be compared.
 
 extern crate alloc;
 
@@ -7,15 +7,25 @@ use core::fmt;
 
 use spin::mutex::SpinMutex;
 
-use crate::log;
+use crate::{log, record};
 use crate::per_cpu::Polling;
 
 /// Bytes that are kept.
 const MOST_KEPT: usize = 64 * 1024;
 
+/// What a line of output that begins as a record does is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Records {
+    /// A line like others.
+    Logged,
+    /// A record for the runner.
+    Relayed,
+}
+
 /// One program's output.
 pub struct Console {
     name: &'static str,
+    records: Records,
     written: SpinMutex<Written, Polling>,
 }
 
@@ -29,9 +39,9 @@ struct Written {
 
 impl Console {
     /// An empty console of the program `name`.
-    pub const fn new(name: &'static str) -> Console {
+    pub const fn new(name: &'static str, records: Records) -> Console {
         let written = Written { bytes: Vec::new(), line_start: 0, is_cut: false };
-        Console { name, written: SpinMutex::new(written) }
+        Console { name, records, written: SpinMutex::new(written) }
     }
 
     /// Adds `bytes`, as many as fit; the rest is lost.
@@ -45,7 +55,12 @@ impl Console {
         written.bytes.extend_from_slice(bytes);
         while let Some(length) = written.bytes[written.line_start..].iter().position(|&byte| byte == b'\n') {
             let start = written.line_start;
-            log!("{}: {}", self.name, Lossy(&written.bytes[start..start + length]));
+            let line = &written.bytes[start..start + length];
+            match line.strip_prefix(b"@@") {
+                Some(json) if self.records == Records::Relayed => record!("{}", Lossy(json)),
+                _ if line.is_empty() => {}
+                _ => log!("{}: {}", self.name, Lossy(line)),
+            }
             written.line_start += length + 1;
         }
     }

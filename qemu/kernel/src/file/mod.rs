@@ -5,7 +5,7 @@ mod descriptors;
 mod memory_file;
 mod open;
 
-pub use console::Console;
+pub use console::{Console, Records};
 pub use descriptors::{Descriptors, LEAST_FREE};
 pub use memory_file::MemoryFile;
 pub use open::{Content, OpenFile, Whence};

@@ -2,6 +2,7 @@
 
 pub mod broken;
 mod crash;
+mod first_program;
 mod machine;
 mod modules;
 mod processes;
@@ -84,6 +85,7 @@ async fn by_name(request: &Request) -> Outcome {
     match name {
         "machine" => machine::run(&request.leaves).await,
         "measure-shootdown" => measure::shootdown(words).await,
+        "measure-vm" => first_program::run(&request.start_info).await,
         "acpidump" => {
             firmware::dump(&firmware::tables(request.start_info.rsdp()));
             Outcome::Success

@@ -16,7 +16,7 @@ use super::failure;
 use crate::arch::exit::Outcome;
 use crate::arch::paging;
 use crate::executor::{sleep, spawn_on};
-use crate::file::{self, Console};
+use crate::file::{self, Console, Records};
 use crate::memory::platform::pin;
 use crate::memory::service::SERVICE;
 use crate::process::{self, Children, Ending, Program, Shared, TaskId};
@@ -146,7 +146,7 @@ async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
 async fn run_case(cpu: CpuId, case: &'static Case) -> Result<(), Problem> {
     let name = case.arguments.first().copied().unwrap_or_default();
     let file = file::find(name.as_bytes()).ok_or(Problem::NoFile)?;
-    let console = Shared::new(Console::new(name)).map_err(|_| Problem::OutOfMemory)?;
+    let console = Shared::new(Console::new(name, Records::Logged)).map_err(|_| Problem::OutOfMemory)?;
     let program = Program { file, arguments: case.arguments, console: console.clone() };
     let started = process::start(cpu, program).map_err(Problem::Spawn)?;
     let id = started.await.map_err(Problem::Start)?;

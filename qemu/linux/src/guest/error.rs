@@ -32,11 +32,13 @@ pub(crate) enum GuestError {
         cpu: CpuNumber,
         error: std::io::Error,
     },
-    /// A mapping could not be changed.
-    Mapping {
+    /// A system call about memory or processes failed.
+    Call {
         call: &'static str,
         error: Errno,
     },
+    /// A child process did not end as it should.
+    Child,
     Interrupts(InterruptsError),
     Traces(TracesError),
 }
@@ -50,7 +52,8 @@ impl fmt::Display for GuestError {
             Self::Cpus(error) => write!(f, "can't count the CPUs: {error}"),
             Self::Pin { cpu, error } => write!(f, "can't run on CPU {cpu}: {error}"),
             Self::Helper { cpu, error } => write!(f, "can't start a thread for CPU {cpu}: {error}"),
-            Self::Mapping { call, error } => write!(f, "{call} failed: {error}"),
+            Self::Call { call, error } => write!(f, "{call} failed: {error}"),
+            Self::Child => f.write_str("a child process did not end as it should"),
             Self::Interrupts(error) => write!(f, "{error}"),
             Self::Traces(error) => write!(f, "{error}"),
         }

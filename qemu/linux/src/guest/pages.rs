@@ -4,7 +4,9 @@ use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap,
+};
 
 use crate::guest::error::GuestError;
 
@@ -76,33 +78,63 @@ impl Pages {
 
     /// Maps the pages and writes to each, so that each has a frame.
     pub(crate) fn map(&self) -> Result<(), GuestError> {
-        match self.layout {
-            Layout::Together => self.replace(0, self.count, ProtFlags::READ | ProtFlags::WRITE)?,
-            Layout::Apart => {
-                for index in 0..self.count {
-                    self.replace(2 * index + 1, 1, ProtFlags::READ | ProtFlags::WRITE)?;
-                }
-            }
-            Layout::Holes => {
-                self.replace(0, self.layout.extent(self.count), ProtFlags::READ | ProtFlags::WRITE)?;
-            }
-        }
-        for index in 0..self.count {
-            // SAFETY: mapped for writing just now, and in nobody's use yet.
-            unsafe { self.page(index).write_volatile(1) };
-        }
+        self.map_untouched()?;
+        (0..self.count).for_each(|index| self.write(index));
         Ok(())
+    }
+
+    /// Maps the pages, which have no frames yet.
+    pub(crate) fn map_untouched(&self) -> Result<(), GuestError> {
+        match self.layout {
+            Layout::Together => self.replace(0, self.count, DATA, private()),
+            Layout::Apart => {
+                (0..self.count).try_for_each(|index| self.replace(2 * index + 1, 1, DATA, private()))
+            }
+            Layout::Holes => self.replace(0, self.layout.extent(self.count), DATA, private()),
+        }
+    }
+
+    /// Maps all that lies from the first page to the last, with frames (`MAP_POPULATE`).
+    pub(crate) fn populate(&self) -> Result<(), GuestError> {
+        self.replace(0, self.layout.extent(self.count), DATA, private() | MapFlags::POPULATE)
+    }
+
+    /// Writes to one page, which must be mapped for writing.
+    pub(crate) fn write(&self, index: usize) {
+        // SAFETY: the caller has mapped it; its bytes are in no other use while it is written to.
+        unsafe { self.page(index).write_volatile(1) };
+    }
+
+    /// Reads one page, which must be mapped.
+    pub(crate) fn read(&self, index: usize) {
+        // SAFETY: the caller has mapped it.
+        unsafe { self.page(index).read_volatile() };
     }
 
     /// Takes everything away and reserves the addresses again.
     pub(crate) fn clear(&self) -> Result<(), GuestError> {
-        self.replace(0, self.layout.extent(self.count), ProtFlags::empty())
+        self.replace(0, self.layout.extent(self.count), ProtFlags::empty(), private())
     }
 
     /// Makes one page read-only.
     pub(crate) fn protect(&self, index: usize) -> Result<(), GuestError> {
-        // SAFETY: the page is ours, and only `map` writes to it, when it is mapped anew.
-        unsafe { mprotect(self.page(index).cast(), PAGE, MprotectFlags::READ) }.map_err(mapping("mprotect"))
+        self.permit(index, MprotectFlags::READ)
+    }
+
+    /// Makes one page writable again.
+    pub(crate) fn unprotect(&self, index: usize) -> Result<(), GuestError> {
+        self.permit(index, MprotectFlags::READ | MprotectFlags::WRITE)
+    }
+
+    fn permit(&self, index: usize, access: MprotectFlags) -> Result<(), GuestError> {
+        // SAFETY: the page is ours, and nobody writes to it while it is read-only.
+        unsafe { mprotect(self.page(index).cast(), PAGE, access) }.map_err(mapping("mprotect"))
+    }
+
+    /// Takes one page's frame away (`MADV_DONTNEED`); it stays mapped.
+    pub(crate) fn discard(&self, index: usize) -> Result<(), GuestError> {
+        // SAFETY: the page is ours, and nobody needs what is in it.
+        unsafe { madvise(self.page(index).cast(), PAGE, Advice::LinuxDontNeed) }.map_err(mapping("madvise"))
     }
 
     /// Unmaps one page.
@@ -144,24 +176,42 @@ impl Pages {
     }
 
     /// Puts a new mapping in the place of whatever is there.
-    fn replace(&self, first: usize, count: usize, access: ProtFlags) -> Result<(), GuestError> {
+    fn replace(
+        &self,
+        first: usize,
+        count: usize,
+        access: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<(), GuestError> {
         // SAFETY: these addresses were reserved for `self`. Between an unmapping and this call nothing else can have
         // come to them: the main thread, which does both, makes no other mapping and allocates nothing, and
         // helpers only read and wait.
         let mapped = unsafe {
             let at = self.at(first).cast::<c_void>();
-            mmap_anonymous(at, count * PAGE, access, private() | MapFlags::FIXED)
+            mmap_anonymous(at, count * PAGE, access, flags | MapFlags::FIXED)
         };
         mapped.map(|_| ()).map_err(mapping("mmap"))
     }
 }
+
+/// Maps a page wherever the kernel likes, writes to it and unmaps it.
+pub(crate) fn use_one() -> Result<(), GuestError> {
+    // SAFETY: a new mapping, of which only this function knows.
+    unsafe {
+        let page = mmap_anonymous(ptr::null_mut(), PAGE, DATA, private()).map_err(mapping("mmap"))?;
+        page.cast::<u8>().write_volatile(1);
+        munmap(page, PAGE).map_err(mapping("munmap"))
+    }
+}
+
+const DATA: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 fn private() -> MapFlags {
     MapFlags::PRIVATE
 }
 
 fn mapping(call: &'static str) -> impl Fn(Errno) -> GuestError {
-    move |error| GuestError::Mapping { call, error }
+    move |error| GuestError::Call { call, error }
 }
 
 #[cfg(test)]

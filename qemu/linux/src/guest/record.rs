@@ -12,6 +12,12 @@ use crate::guest::spread::Spread;
 pub(crate) enum Record<'a> {
     Result(Measured<'a>),
     Distribution(Distributed<'a>),
+    /// A case that this kernel has no system call for.
+    Absent {
+        case: &'a str,
+        subject: &'a str,
+        call: &'a str,
+    },
     Failure {
         what: String,
         #[serde(rename = "where")]
@@ -21,6 +27,15 @@ pub(crate) enum Record<'a> {
     End {
         ok: bool,
     },
+}
+
+/// What all figures of a boot have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) suite: &'static str,
+    pub(crate) subject: &'static str,
+    /// CPUs of the machine.
+    pub(crate) cpus: usize,
 }
 
 /// One result.
@@ -38,9 +53,10 @@ pub(crate) struct Measured<'a> {
 }
 
 impl<'a> Measured<'a> {
-    pub(crate) fn new(case: &'a str, cpus: usize, unit: &'a str, spread: Spread) -> Self {
+    pub(crate) fn new(origin: Origin, case: &'a str, unit: &'a str, spread: Spread) -> Self {
         let Spread { median, low, high, n } = spread;
-        Self { suite: "shootdown", case, subject: "linux", cpus, unit, median, low, high, n }
+        let Origin { suite, subject, cpus } = origin;
+        Self { suite, case, subject, cpus, unit, median, low, high, n }
     }
 }
 
@@ -57,8 +73,8 @@ pub(crate) struct Distributed<'a> {
 }
 
 impl<'a> Distributed<'a> {
-    pub(crate) fn new(case: &'a str, cpus: usize, unit: &'a str, n: usize, percentiles: Vec<f64>) -> Self {
-        Self { case, subject: "linux", cpus, unit, n, percentiles }
+    pub(crate) fn new(origin: Origin, case: &'a str, unit: &'a str, n: usize, percentiles: Vec<f64>) -> Self {
+        Self { case, subject: origin.subject, cpus: origin.cpus, unit, n, percentiles }
     }
 }
 
@@ -83,14 +99,19 @@ mod tests {
     #[test]
     fn has_the_form_that_the_runner_reads() {
         let spread = Spread { median: 2.5, low: 1.0, high: 4.0, n: 9 };
+        let origin = Origin { suite: "shootdown", subject: "linux", cpus: 2 };
         assert_eq!(
-            Record::Result(Measured::new("unmap_1", 2, "us", spread)).line(),
+            Record::Result(Measured::new(origin, "unmap_1", "us", spread)).line(),
             "\n@@{\"t\":\"result\",\"suite\":\"shootdown\",\"case\":\"unmap_1\",\"subject\":\"linux\",\"cpus\":2,\
              \"unit\":\"us\",\"median\":2.5,\"low\":1.0,\"high\":4.0,\"n\":9}\n"
         );
         assert_eq!(
             Record::Failure { what: "no".to_owned(), place: "here" }.line(),
             "\n@@{\"t\":\"failure\",\"what\":\"no\",\"where\":\"here\"}\n"
+        );
+        assert_eq!(
+            Record::Absent { case: "fork_64m", subject: "linux", call: "fork" }.line(),
+            "\n@@{\"t\":\"absent\",\"case\":\"fork_64m\",\"subject\":\"linux\",\"call\":\"fork\"}\n"
         );
         assert_eq!(Record::End { ok: true }.line(), "\n@@{\"t\":\"end\",\"ok\":true}\n");
     }

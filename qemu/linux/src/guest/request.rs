@@ -3,13 +3,32 @@
 //! Linux passes on its own words too, such as `nokaslr`, where only its loader knows them: so words without a value
 //! mean nothing here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-/// What the guest's program was asked for.
+/// What the program was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
+    pub(crate) subject: Subject,
     pub(crate) metric: Metric,
-    pub(crate) samples: Samples,
+    pub(crate) suite: Suite,
+}
+
+/// The kernel that runs the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Linux,
+    /// topomem's reference kernel. It has no files to settle, and turns the machine off by itself.
+    Topomem,
+}
+
+impl Subject {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Topomem => "topomem",
+        }
+    }
 }
 
 /// What is counted.
@@ -19,6 +38,15 @@ pub(crate) enum Metric {
     Instructions,
     /// It counts time; what a change costs the machine is counted beside.
     Time,
+}
+
+/// Which cases are measured, and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// What Linux pays for changing mappings.
+    Shootdown(Samples),
+    /// What memory costs a program: so many samples of each case.
+    Vm { samples: u64 },
 }
 
 /// Samples of each kind of case; none where it is not to be measured. topomem's kernel is asked for as many.
@@ -37,7 +65,7 @@ pub(crate) struct Samples {
 /// Why a request can't be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestError {
-    /// No request has such a key.
+    /// The request has no such key.
     Unknown(String),
     /// A value that its key doesn't take.
     Value { key: &'static str, value: String },
@@ -55,39 +83,54 @@ impl fmt::Display for RequestError {
     }
 }
 
-/// The keys of [`Samples`], in the order of its fields.
-const SAMPLES: [&str; 4] = ["changes", "bursts", "in_flight", "idle"];
-
 impl Request {
     /// Understands the arguments.
     pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Self, RequestError> {
-        let mut metric = None;
-        let mut samples = [None; SAMPLES.len()];
-        for word in words {
-            let Some((key, value)) = word.split_once('=') else { continue };
-            let refused = |key| RequestError::Value { key, value: value.to_owned() };
-            let mut places = SAMPLES.into_iter().zip(&mut samples);
-            match (key, value) {
-                ("metric", "instructions") => metric = Some(Metric::Instructions),
-                ("metric", "time") => metric = Some(Metric::Time),
-                ("metric", _) => return Err(refused("metric")),
-                _ => match places.find(|(name, _)| *name == key) {
-                    Some((name, place)) => *place = Some(value.parse().map_err(|_| refused(name))?),
-                    None => return Err(RequestError::Unknown(word)),
-                },
-            }
+        let mut words = Words(
+            words
+                .into_iter()
+                .filter_map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
+                .collect(),
+        );
+        let subject = words.choice("subject", [("linux", Subject::Linux), ("topomem", Subject::Topomem)])?;
+        let metric =
+            words.choice("metric", [("instructions", Metric::Instructions), ("time", Metric::Time)])?;
+        let suite = match words.choice("suite", [("shootdown", false), ("vm", true)])? {
+            true => Suite::Vm { samples: words.number("samples")? },
+            false => Suite::Shootdown(Samples {
+                changes: words.number("changes")?,
+                bursts: words.number("bursts")?,
+                in_flight: words.number("in_flight")?,
+                idle: words.number("idle")?,
+            }),
+        };
+        match words.0.pop_first() {
+            Some((key, value)) => Err(RequestError::Unknown(format!("{key}={value}"))),
+            None => Ok(Self { subject, metric, suite }),
         }
-        let [changes, bursts, in_flight, idle] = samples;
-        let given = |key, samples: Option<u64>| samples.ok_or(RequestError::Missing(key));
-        Ok(Self {
-            metric: metric.ok_or(RequestError::Missing("metric"))?,
-            samples: Samples {
-                changes: given(SAMPLES[0], changes)?,
-                bursts: given(SAMPLES[1], bursts)?,
-                in_flight: given(SAMPLES[2], in_flight)?,
-                idle: given(SAMPLES[3], idle)?,
-            },
-        })
+    }
+}
+
+/// The words that were not asked for yet.
+struct Words(BTreeMap<String, String>);
+
+impl Words {
+    /// Takes the value of `key`, if `understand` makes something of it.
+    fn take<T>(
+        &mut self,
+        key: &'static str,
+        understand: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, RequestError> {
+        let value = self.0.remove(key).ok_or(RequestError::Missing(key))?;
+        understand(&value).ok_or(RequestError::Value { key, value })
+    }
+
+    fn number(&mut self, key: &'static str) -> Result<u64, RequestError> {
+        self.take(key, |value| value.parse().ok())
+    }
+
+    fn choice<T: Copy>(&mut self, key: &'static str, choices: [(&str, T); 2]) -> Result<T, RequestError> {
+        self.take(key, |value| choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice))
     }
 }
 
@@ -100,27 +143,38 @@ mod tests {
     }
 
     #[test]
-    fn understands_both_metrics() {
-        let samples = "changes=2000 bursts=500 in_flight=90 idle=0";
-        let request = parse(&format!("nokaslr metric=time {samples}")).unwrap();
-        assert_eq!(request.metric, Metric::Time);
-        assert_eq!(request.samples, Samples { changes: 2000, bursts: 500, in_flight: 90, idle: 0 });
-        assert_eq!(parse(&format!("{samples} metric=instructions")).unwrap().metric, Metric::Instructions);
+    fn understands_both_suites() {
+        let samples = Samples { changes: 2000, bursts: 500, in_flight: 90, idle: 0 };
+        assert_eq!(
+            parse("nokaslr suite=shootdown subject=linux metric=time changes=2000 bursts=500 in_flight=90 idle=0"),
+            Ok(Request { subject: Subject::Linux, metric: Metric::Time, suite: Suite::Shootdown(samples) })
+        );
+        assert_eq!(
+            parse("samples=60 metric=instructions suite=vm subject=topomem"),
+            Ok(Request {
+                subject: Subject::Topomem,
+                metric: Metric::Instructions,
+                suite: Suite::Vm { samples: 60 }
+            })
+        );
     }
 
     #[test]
     fn names_what_it_does_not_understand() {
-        let samples = "changes=1 bursts=1 in_flight=1 idle=1";
-        assert_eq!(parse(samples), Err(RequestError::Missing("metric")));
-        assert_eq!(parse("metric=time changes=1 bursts=1 idle=1"), Err(RequestError::Missing("in_flight")));
-        let quiet = parse(&format!("metric=time {samples} quiet=1"));
+        let line = "subject=linux metric=time suite=vm";
+        assert_eq!(parse("suite=vm metric=time"), Err(RequestError::Missing("subject")));
+        assert_eq!(parse(line), Err(RequestError::Missing("samples")));
+        let quiet = parse(&format!("{line} samples=1 quiet=1"));
         assert_eq!(quiet, Err(RequestError::Unknown("quiet=1".to_owned())));
         for value in ["", "-1", "many"] {
             assert_eq!(
-                parse(&format!("metric=time bursts={value}")),
-                Err(RequestError::Value { key: "bursts", value: value.to_owned() })
+                parse(&format!("{line} samples={value}")),
+                Err(RequestError::Value { key: "samples", value: value.to_owned() })
             );
         }
-        assert!(matches!(parse("metric=miles"), Err(RequestError::Value { key: "metric", .. })));
+        assert!(matches!(
+            parse("subject=linux metric=miles"),
+            Err(RequestError::Value { key: "metric", .. })
+        ));
     }
 }

@@ -6,19 +6,20 @@ mod time;
 use crate::guest::clock::Stopwatch;
 use crate::guest::cpu::{self, CpuNumber};
 use crate::guest::error::GuestError;
-use crate::guest::record::{Distributed, Measured, Record};
-use crate::guest::request::{Metric, Request, Samples};
+use crate::guest::record::{Distributed, Measured, Origin, Record};
+use crate::guest::request::{Metric, Samples, Subject};
 use crate::guest::spread::{self, Spread};
 
 /// Pages of the smaller burst: 16 unmaps, one wait where there is one to choose.
 const SMALL_BURST: usize = 16;
 
 /// Runs all cases of a metric, and writes their results.
-pub(crate) fn run(request: &Request) -> Result<(), GuestError> {
+pub(crate) fn run(subject: Subject, metric: Metric, samples: Samples) -> Result<(), GuestError> {
     let cpus = cpu::allowed()?;
     cpu::pin(CpuNumber::FIRST)?;
-    let bench = Bench { cpus: cpus.len(), samples: request.samples, stopwatch: Stopwatch::new() };
-    match request.metric {
+    let origin = Origin { suite: "shootdown", subject: subject.name(), cpus: cpus.len() };
+    let bench = Bench { origin, samples, stopwatch: Stopwatch::new() };
+    match metric {
         Metric::Instructions => instructions::run(&bench),
         Metric::Time => {
             let others: Vec<_> = cpus.into_iter().filter(|&cpu| cpu != CpuNumber::FIRST).collect();
@@ -29,8 +30,7 @@ pub(crate) fn run(request: &Request) -> Result<(), GuestError> {
 
 /// What all cases share.
 struct Bench {
-    /// CPUs of the machine.
-    cpus: usize,
+    origin: Origin,
     samples: Samples,
     stopwatch: Stopwatch,
 }
@@ -39,7 +39,7 @@ impl Bench {
     /// Writes a result, and how its samples are spread.
     fn report_whole(&self, case: &str, unit: &str, samples: Vec<f64>) {
         if let Some(percentiles) = spread::percentiles(samples.iter().copied()) {
-            Record::Distribution(Distributed::new(case, self.cpus, unit, samples.len(), percentiles)).write();
+            Record::Distribution(Distributed::new(self.origin, case, unit, samples.len(), percentiles)).write();
         }
         self.report(case, unit, samples);
     }
@@ -47,14 +47,14 @@ impl Bench {
     /// Writes a result.
     fn report(&self, case: &str, unit: &str, samples: impl IntoIterator<Item = f64>) {
         if let Some(spread) = Spread::of(samples) {
-            Record::Result(Measured::new(case, self.cpus, unit, spread)).write();
+            Record::Result(Measured::new(self.origin, case, unit, spread)).write();
         }
     }
 
     /// Writes the mean of `n` figures.
     fn report_mean(&self, case: &str, unit: &str, mean: f64, n: u64) {
         let spread = Spread { median: mean, low: mean, high: mean, n };
-        Record::Result(Measured::new(case, self.cpus, unit, spread)).write();
+        Record::Result(Measured::new(self.origin, case, unit, spread)).write();
     }
 }
 
