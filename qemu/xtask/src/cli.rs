@@ -161,6 +161,8 @@ pub(crate) enum BenchCommand {
     Contention(BenchContentionArgs),
     /// What changes of mappings cost until every CPU has forgotten the old ones, under QEMU
     Shootdown(BenchShootdownArgs),
+    /// What memory costs a program, from user mode to user mode, under QEMU
+    Vm(BenchVmArgs),
 }
 
 #[derive(Debug, Args)]
@@ -197,6 +199,23 @@ pub(crate) struct BenchShootdownArgs {
     /// Draw the latencies to FILE; benches/shootdown.svg when none is given, unless quick
     #[arg(long, value_name = "FILE", conflicts_with = "icount")]
     pub(crate) svg: Option<PathBuf>,
+    /// Write all results to FILE, machine-readable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchVmArgs {
+    /// Run the same program on Debian's Linux, in turn with topomem's kernel, on the same machines; downloaded once,
+    /// never installed
+    #[arg(long, value_enum)]
+    pub(crate) vs: Option<Peer>,
+    /// Only what is counted in instructions: exact, and the same each time
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// One boot of each, and fewer samples
+    #[arg(long)]
+    pub(crate) quick: bool,
     /// Write all results to FILE, machine-readable
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -18,6 +18,7 @@ pub(crate) enum Record {
     LeftOut(LeftOut),
     Result(Measurement),
     Distribution(Distribution),
+    Absent(Absent),
     Failure(Failure),
     Panic(Panic),
     /// A backtrace, innermost first.
@@ -130,6 +131,14 @@ pub(crate) struct Distribution {
     pub(crate) n: u64,
     /// From the first to the 99th.
     pub(crate) percentiles: Vec<f64>,
+}
+
+/// A case that a kernel has no system call for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Absent {
+    pub(crate) case: String,
+    pub(crate) subject: String,
+    pub(crate) call: String,
 }
 
 /// Something that went wrong, as the report's `failures` carry it.

@@ -7,8 +7,8 @@ use core::fmt;
 
 use spin::mutex::SpinMutex;
 
-use crate::{log, record};
 use crate::per_cpu::Polling;
+use crate::{log, record};
 
 /// Bytes that are kept.
 const MOST_KEPT: usize = 64 * 1024;

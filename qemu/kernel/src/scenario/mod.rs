@@ -6,6 +6,7 @@ mod first_program;
 mod machine;
 mod modules;
 mod processes;
+mod program;
 mod shortage;
 mod stress;
 

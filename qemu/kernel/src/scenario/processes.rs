@@ -4,7 +4,6 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 
@@ -13,13 +12,13 @@ use topomem_boot::StartInfo;
 use topomem_stress::{Account, Failure, Record, drain, inconsistencies};
 
 use super::failure;
+use super::program::{self, Problem};
 use crate::arch::exit::Outcome;
-use crate::arch::paging;
 use crate::executor::{sleep, spawn_on};
-use crate::file::{self, Console, Records};
+use crate::file::{Console, Records};
 use crate::memory::platform::pin;
 use crate::memory::service::SERVICE;
-use crate::process::{self, Children, Ending, Program, Shared, TaskId};
+use crate::process::{self, Shared};
 use crate::smp::ipi;
 use crate::{log, record};
 
@@ -38,13 +37,10 @@ const REST: Duration = Duration::from_millis(5);
 /// Runs the programs on all CPUs, then programs beside attacks: what the kernel keeps after its first use is
 /// there by then.
 pub async fn run(start_info: &StartInfo, topology: &'static Topology) -> Outcome {
-    let Some(range) = start_info.modules().next() else {
-        failure(format_args!("no module holds the programs"), "processes");
+    if let Err(problem) = program::open_ram_disk(start_info) {
+        failure(format_args!("{problem}"), "processes");
         return Outcome::Failures;
-    };
-    let place = paging::DIRECT_WINDOW.pointer::<u8>(range.start).cast_const();
-    // SAFETY: the range is reserved and in the direct map, so nobody writes there.
-    file::set_ram_disk(unsafe { slice::from_raw_parts(place, range.bytes() as usize) });
+    }
 
     let mut participants = Vec::new();
     for cpu in ipi::running().iter() {
@@ -145,20 +141,9 @@ async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
 
 async fn run_case(cpu: CpuId, case: &'static Case) -> Result<(), Problem> {
     let name = case.arguments.first().copied().unwrap_or_default();
-    let file = file::find(name.as_bytes()).ok_or(Problem::NoFile)?;
     let console = Shared::new(Console::new(name, Records::Logged)).map_err(|_| Problem::OutOfMemory)?;
-    let program = Program { file, arguments: case.arguments, console: console.clone() };
-    let started = process::start(cpu, program).map_err(Problem::Spawn)?;
-    let id = started.await.map_err(Problem::Start)?;
-    let ended = process::wait_for_child(TaskId::KERNEL, Children::One(id), None).await;
-    let ended = ended.map_err(|_| Problem::Lost)?;
-    if ended.ending != case.ending {
-        return Err(Problem::Ending(ended.ending));
-    }
-    if !console.holds(case.output) {
-        return Err(Problem::Output);
-    }
-    Ok(())
+    program::run(cpu, case.arguments, console.clone(), case.ending).await?;
+    if console.holds(case.output) { Ok(()) } else { Err(Problem::Output) }
 }
 
 /// Cases that run one after another.
@@ -166,32 +151,6 @@ async fn run_case(cpu: CpuId, case: &'static Case) -> Result<(), Problem> {
 enum Stream {
     Programs,
     Attacks,
-}
-
-/// What was wrong with a case.
-#[derive(Debug)]
-enum Problem {
-    NoFile,
-    OutOfMemory,
-    Spawn(crate::executor::SpawnError),
-    Start(process::StartError),
-    Lost,
-    Ending(Ending),
-    Output,
-}
-
-impl core::fmt::Display for Problem {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Problem::NoFile => f.write_str("the RAM disk has no such program"),
-            Problem::OutOfMemory => f.write_str("out of memory"),
-            Problem::Spawn(error) => error.fmt(f),
-            Problem::Start(error) => error.fmt(f),
-            Problem::Lost => f.write_str("nobody knows how it ended"),
-            Problem::Ending(ending) => write!(f, "it ended with {ending}"),
-            Problem::Output => f.write_str("it wrote something else"),
-        }
-    }
 }
 
 /// A case by its command line.

@@ -89,7 +89,9 @@ impl Request {
         let mut words = Words(
             words
                 .into_iter()
-                .filter_map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
+                .filter_map(|word| {
+                    word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))
+                })
                 .collect(),
         );
         let subject = words.choice("subject", [("linux", Subject::Linux), ("topomem", Subject::Topomem)])?;
@@ -146,7 +148,9 @@ mod tests {
     fn understands_both_suites() {
         let samples = Samples { changes: 2000, bursts: 500, in_flight: 90, idle: 0 };
         assert_eq!(
-            parse("nokaslr suite=shootdown subject=linux metric=time changes=2000 bursts=500 in_flight=90 idle=0"),
+            parse(
+                "nokaslr suite=shootdown subject=linux metric=time changes=2000 bursts=500 in_flight=90 idle=0"
+            ),
             Ok(Request { subject: Subject::Linux, metric: Metric::Time, suite: Suite::Shootdown(samples) })
         );
         assert_eq!(

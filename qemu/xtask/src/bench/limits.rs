@@ -11,6 +11,7 @@ use crate::workspace;
 pub(super) enum Suite {
     Frames,
     Shootdown,
+    Vm,
 }
 
 impl Suite {
@@ -18,6 +19,7 @@ impl Suite {
         match self {
             Self::Frames => "benches/limits.toml",
             Self::Shootdown => "benches/shootdown.toml",
+            Self::Vm => "benches/vm.toml",
         }
     }
 }
@@ -175,6 +177,7 @@ pub(super) mod tests {
         };
         assert!(is_bounded(Suite::Frames, "instructions_pair"));
         assert!(is_bounded(Suite::Shootdown, "protect_1"));
+        assert!(is_bounded(Suite::Vm, "munmap_1"));
         assert!(Limits::parse("test.toml", "[[limit]]\ncase = \"a\"\ncpus = 1\nbond = 1\n").is_err());
     }
 }

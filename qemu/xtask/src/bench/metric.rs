@@ -12,6 +12,14 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
+    /// The word by which guests are asked for it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Instructions => "metric=instructions",
+            Self::Time => "metric=time",
+        }
+    }
+
     /// How a machine is emulated that counts this.
     pub(crate) fn emulation(self) -> EmulationOptions {
         EmulationOptions { gdb: false, icount: self == Self::Instructions, accel: Accelerator::Tcg }

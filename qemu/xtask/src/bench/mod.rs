@@ -6,12 +6,14 @@ mod counts;
 mod figures;
 mod frames;
 mod instructions;
+mod kernels;
 mod limits;
 pub(crate) mod linux;
 mod metric;
 mod program;
 mod samples;
 mod shootdown;
+mod vm;
 
 use std::path::Path;
 
@@ -25,6 +27,7 @@ use crate::report::{self, Document};
 
 pub(crate) use counts::failures as counts_failures;
 pub(crate) use shootdown::counts_failures as shootdown_counts_failures;
+pub(crate) use vm::counts_failures as vm_counts_failures;
 
 /// Runs a benchmark and prints what came of it.
 pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {
@@ -32,6 +35,7 @@ pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {
         BenchCommand::Frames(arguments) => frames::frames(arguments),
         BenchCommand::Contention(arguments) => contention::contention(arguments),
         BenchCommand::Shootdown(arguments) => shootdown::shootdown(arguments),
+        BenchCommand::Vm(arguments) => vm::vm(arguments),
     }
 }
 

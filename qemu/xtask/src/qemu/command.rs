@@ -29,16 +29,17 @@ pub(super) fn command(job: Job<'_>) -> Result<Command, Error> {
     if emulation.gdb {
         command.args(["-s", "-S"]);
     }
-    let mut line = kernel_command_line(scenario, words);
     let module = match &scenario.module {
         None if programs::are_needed(&scenario.scenario) => Some(programs::build()?),
         module => module.clone(),
     };
+    let mut checksum = None;
     if let Some(file) = &module {
         let bytes = std::fs::read(file).map_err(Error::file(file))?;
-        line.push_str(&format!(" module={:x}", topomem_boot::checksum(&bytes)));
+        checksum = Some(topomem_boot::checksum(&bytes));
         command.arg("-initrd").arg(file);
     }
+    let line = kernel_command_line(scenario, checksum, words);
     command.arg("-kernel").arg(kernel.elf()).arg("-append").arg(line);
     Ok(command)
 }
@@ -73,8 +74,8 @@ fn accelerator(emulation: EmulationOptions) -> &'static [&'static str] {
     }
 }
 
-/// `key=value` words, as the kernel reads them.
-fn kernel_command_line(scenario: &ScenarioOptions, words: &str) -> String {
+/// `key=value` words, as the kernel reads them. `words` come last: a program's arguments may be among them.
+fn kernel_command_line(scenario: &ScenarioOptions, module: Option<u64>, words: &str) -> String {
     let mut line =
         format!("scenario={} seconds={} seed={}", scenario.scenario, scenario.seconds, scenario.seed);
     if let Some(fault) = &scenario.fault {
@@ -82,6 +83,9 @@ fn kernel_command_line(scenario: &ScenarioOptions, words: &str) -> String {
     }
     if let Some(tlb) = scenario.tlb {
         line.push_str(&format!(" tlb={}", tlb.name()));
+    }
+    if let Some(checksum) = module {
+        line.push_str(&format!(" module={checksum:x}"));
     }
     if !words.is_empty() {
         line.push_str(&format!(" {words}"));
@@ -116,11 +120,11 @@ mod tests {
             tlb: None,
             module: None,
         };
-        assert_eq!(kernel_command_line(&scenario, ""), "scenario=stress seconds=3 seed=9");
+        assert_eq!(kernel_command_line(&scenario, None, ""), "scenario=stress seconds=3 seed=9");
         scenario.fault = Some("magazine".to_owned());
         assert_eq!(
-            kernel_command_line(&scenario, "idle=4"),
-            "scenario=stress seconds=3 seed=9 break=magazine idle=4"
+            kernel_command_line(&scenario, Some(26), "-- idle=4"),
+            "scenario=stress seconds=3 seed=9 break=magazine module=1a -- idle=4"
         );
     }
 

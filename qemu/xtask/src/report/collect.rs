@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::screen::Screen;
 use super::topology;
 use crate::record::{
-    CpuCounters, DiscoveredTopology, Distribution, Failure, LeftOut, Line, Measurement, NodeCounters, Panic,
-    Progress, Record, TablePiece,
+    Absent, CpuCounters, DiscoveredTopology, Distribution, Failure, LeftOut, Line, Measurement, NodeCounters,
+    Panic, Progress, Record, TablePiece,
 };
 use crate::symbolize::Symbols;
 
@@ -18,6 +18,7 @@ pub(crate) struct Report<'a> {
     cpus: Vec<CpuCounters>,
     results: Vec<Measurement>,
     distributions: Vec<Distribution>,
+    absent: Vec<Absent>,
     left_out: Vec<LeftOut>,
     failures: Vec<Failure>,
     backtraces: Vec<Vec<String>>,
@@ -33,6 +34,8 @@ pub(crate) struct Finished {
     pub(crate) cpus: Vec<CpuCounters>,
     pub(crate) results: Vec<Measurement>,
     pub(crate) distributions: Vec<Distribution>,
+    /// Cases that the kernel has no system call for.
+    pub(crate) absent: Vec<Absent>,
     /// What the kernel did not use of the machine.
     pub(crate) left_out: Vec<LeftOut>,
     /// None: the run succeeded.
@@ -55,6 +58,7 @@ impl<'a> Report<'a> {
             cpus: Vec::new(),
             results: Vec::new(),
             distributions: Vec::new(),
+            absent: Vec::new(),
             left_out: Vec::new(),
             failures: Vec::new(),
             backtraces: Vec::new(),
@@ -92,6 +96,7 @@ impl<'a> Report<'a> {
             Record::LeftOut(part) => self.left_out.push(part),
             Record::Result(result) => self.results.push(result),
             Record::Distribution(distribution) => self.distributions.push(distribution),
+            Record::Absent(absent) => self.absent.push(absent),
             // The log has said it already.
             Record::Failure(failure) => self.failures.push(failure),
             Record::Panic(panic) => self.failures.push(self.panic_failure(&panic)),
@@ -147,6 +152,7 @@ impl<'a> Report<'a> {
             cpus: self.cpus,
             results: self.results,
             distributions: self.distributions,
+            absent: self.absent,
             left_out: self.left_out,
             failures: self.failures,
             backtraces: self.backtraces,

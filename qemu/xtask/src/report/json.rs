@@ -99,6 +99,7 @@ mod tests {
             cpus: Vec::new(),
             results: vec![result],
             distributions: Vec::new(),
+            absent: Vec::new(),
             failures: vec![Failure::new("stale translation", "CPU 1")],
             backtraces: Vec::new(),
             tables: Vec::new(),

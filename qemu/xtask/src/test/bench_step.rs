@@ -16,6 +16,11 @@ pub(super) fn shootdown(kernel: &Kernel) -> Result<Outcome, Error> {
     bench::shootdown_counts_failures(kernel).map(outcome)
 }
 
+/// Those of programs' memory.
+pub(super) fn vm(kernel: &Kernel) -> Result<Outcome, Error> {
+    bench::vm_counts_failures(kernel).map(outcome)
+}
+
 fn outcome((output, failed): (Vec<String>, u64)) -> Outcome {
     output.iter().for_each(|line| println!("    {line}"));
     let passed = output.len() as u64 - failed;

@@ -79,6 +79,7 @@ mod tests {
             cpus: Vec::new(),
             results: Vec::new(),
             distributions: Vec::new(),
+            absent: Vec::new(),
             left_out: Vec::new(),
             failures: what.iter().map(|what| Failure::new(*what, "CPU 0")).collect(),
             backtraces: vec![backtrace.iter().map(|&line| line.to_owned()).collect()],

@@ -87,6 +87,7 @@ fn run(step: &Step, programs: &mut Programs) -> Outcome {
         }
         Work::Counts => bench_step::frames(),
         Work::ShootdownCounts => programs.kernel(Variant::Plain).and_then(bench_step::shootdown),
+        Work::VmCounts => programs.kernel(Variant::Plain).and_then(bench_step::vm),
         Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),
     };
     outcome.unwrap_or_else(|error| Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] })

@@ -30,6 +30,8 @@ pub(super) enum Work {
     Counts,
     /// The exact figures of the bench of shootdowns, likewise.
     ShootdownCounts,
+    /// Those of programs' memory.
+    VmCounts,
 }
 
 /// A cargo command whose test results count.
@@ -213,6 +215,7 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         });
     }
     steps.push(Step { name: "shootdown counts".to_owned(), work: Work::ShootdownCounts });
+    steps.push(Step { name: "vm counts".to_owned(), work: Work::VmCounts });
     steps.extend(
         FAULTS.iter().map(|fault| Step {
             name: format!("qemu break {}", fault.0),
@@ -362,6 +365,7 @@ impl Work {
             Self::Machine(run) if programs::are_needed(&run.scenario.scenario) => {
                 &[Tool::KernelTarget, Tool::LinuxTarget, Tool::Qemu]
             }
+            Self::VmCounts => &[Tool::KernelTarget, Tool::LinuxTarget, Tool::Qemu],
             Self::Machine(_) | Self::ShootdownCounts => &[Tool::KernelTarget, Tool::Qemu],
         }
     }

@@ -39,7 +39,8 @@ impl Bench {
     /// Writes a result, and how its samples are spread.
     fn report_whole(&self, case: &str, unit: &str, samples: Vec<f64>) {
         if let Some(percentiles) = spread::percentiles(samples.iter().copied()) {
-            Record::Distribution(Distributed::new(self.origin, case, unit, samples.len(), percentiles)).write();
+            Record::Distribution(Distributed::new(self.origin, case, unit, samples.len(), percentiles))
+                .write();
         }
         self.report(case, unit, samples);
     }

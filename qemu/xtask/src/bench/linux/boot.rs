@@ -3,10 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
+use super::Linux;
 use super::console::Console;
-use super::{Linux, Request};
 use crate::bench::figures::Figures;
-use crate::bench::metric::Metric;
 use crate::cli::EmulationOptions;
 use crate::error::Error;
 use crate::qemu;
@@ -28,11 +27,11 @@ pub(super) fn boot(
     linux: &Linux,
     spec: &TopologySpec,
     emulation: EmulationOptions,
-    request: Request,
+    words: &str,
 ) -> Result<Figures, Error> {
     let mut command: Command = qemu::machine_command(spec, emulation)?;
     command.args(["-monitor", "none"]).arg("-kernel").arg(&linux.kernel).arg("-initrd").arg(&linux.initramfs);
-    command.arg("-append").arg(command_line(request));
+    command.arg("-append").arg(command_line(words));
     let mut console = Console::default();
     let typed = shell::typed(&command);
     let end = session::run(command, Some(LIMITS), &mut |line| console.line(line), &mut || {})?;
@@ -41,27 +40,6 @@ pub(super) fn boot(
 }
 
 /// The kernel's options, and behind `--` what it hands to its first process.
-fn command_line(Request { metric, samples }: Request) -> String {
-    let metric = match metric {
-        Metric::Instructions => "instructions",
-        Metric::Time => "time",
-    };
-    format!("{OPTIONS} -- metric={metric} {}", samples.words())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bench::samples::Samples;
-
-    #[test]
-    fn the_program_is_told_what_to_do() {
-        let samples = Samples { changes: 9, bursts: 2, in_flight: 1, idle: 0 };
-        let line = command_line(Request { metric: Metric::Time, samples });
-        let (kernel, program) = line.split_once(" -- ").unwrap();
-        assert!(kernel.split(' ').any(|word| word == "mitigations=off"));
-        assert_eq!(program, "metric=time changes=9 bursts=2 in_flight=1 idle=0");
-        let counting = Request { metric: Metric::Instructions, samples };
-        assert!(command_line(counting).contains("-- metric=instructions "));
-    }
+fn command_line(words: &str) -> String {
+    format!("{OPTIONS} -- {words}")
 }

@@ -30,6 +30,7 @@ impl Console {
             Line::Record(record) => match *record {
                 Record::Result(result) => return self.figures.results.push(result),
                 Record::Distribution(distribution) => return self.figures.distributions.push(distribution),
+                Record::Absent(absent) => return self.figures.absent.push(absent),
                 Record::End { ok } => {
                     self.ended_ok = Some(ok);
                     return;

@@ -11,11 +11,10 @@ mod initramfs;
 mod package;
 mod program;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::figures::Figures;
 use super::metric::Metric;
-use super::samples::Samples;
 use crate::error::Error;
 use crate::tools::{self, Tool};
 use crate::topology::TopologySpec;
@@ -24,11 +23,12 @@ pub(crate) use error::LinuxError;
 pub(crate) use image::downloaded;
 pub(crate) use program::TARGET;
 
-/// How much is measured in one boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) metric: Metric,
-    pub(crate) samples: Samples,
+/// Builds the program that measures, and packs it as the first one of a kernel: where that is.
+pub(crate) fn build_disk() -> Result<PathBuf, Error> {
+    tools::ensure(&[Tool::LinuxTarget])?;
+    let folder = image::folder();
+    std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+    initramfs::write(&program::build()?, &folder)
 }
 
 /// Linux, ready to boot.
@@ -40,14 +40,11 @@ pub(crate) struct Linux {
 }
 
 impl Linux {
-    /// Gets Debian's kernel if it isn't there yet, and builds what runs on it.
-    pub(crate) fn prepare() -> Result<Self, Error> {
-        tools::ensure(&[Tool::LinuxTarget, Tool::Qemu])?;
-        let folder = image::folder();
-        std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-        let kernel = image::find_or_download(&folder)?;
-        let initramfs = initramfs::write(&program::build()?, &folder)?;
-        Ok(Self { kernel, initramfs })
+    /// Gets Debian's kernel if it isn't there yet, to run the first program in `disk`.
+    pub(crate) fn prepare(disk: &Path) -> Result<Self, Error> {
+        tools::ensure(&[Tool::Qemu])?;
+        let kernel = image::find_or_download(&image::folder())?;
+        Ok(Self { kernel, initramfs: disk.to_owned() })
     }
 
     /// Which Linux it is, as `6.12.117+deb12-amd64`.
@@ -55,8 +52,8 @@ impl Linux {
         image::release(&self.kernel)
     }
 
-    /// Boots it once on the machine `spec`, and measures every case of the metric.
-    pub(crate) fn measure(&self, spec: &TopologySpec, request: Request) -> Result<Figures, Error> {
-        boot::boot(self, spec, request.metric.emulation(), request)
+    /// Boots it once on the machine `spec`, where the first program is given `words`.
+    pub(crate) fn measure(&self, spec: &TopologySpec, metric: Metric, words: &str) -> Result<Figures, Error> {
+        boot::boot(self, spec, metric.emulation(), words)
     }
 }

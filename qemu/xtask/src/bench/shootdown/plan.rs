@@ -1,10 +1,14 @@
 //! Which machines are booted, how often, and how much is measured in a boot.
 
+use serde_json::json;
+
+use crate::bench::kernels::{Measuring, Round, machine};
 use crate::bench::metric::Metric;
 use crate::bench::samples::Samples;
 use crate::error::Error;
-use crate::topology::{MachineOptions, Size, TopologySpec};
-use crate::workspace;
+
+/// topomem's scenario that measures.
+const SCENARIO: &str = "measure-shootdown";
 
 /// How much to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +32,9 @@ pub(super) struct Plan {
     /// How many CPUs topomem's machines have.
     pub(super) cpus: &'static [u32],
     /// Those on which Linux boots too.
-    pub(super) shared: &'static [u32],
+    shared: &'static [u32],
     /// Boots of each subject on each machine.
-    pub(super) boots: u32,
+    boots: u32,
 }
 
 impl Plan {
@@ -51,8 +55,33 @@ impl Plan {
         }
     }
 
-    /// What each subject is asked for on `cpus` CPUs.
-    pub(super) fn samples(&self, cpus: u32) -> Samples {
+    /// The boots, machine by machine.
+    pub(super) fn rounds(&self) -> Result<Vec<Round<'static>>, Error> {
+        let round = |&cpus: &u32| {
+            let samples = self.samples(cpus);
+            let linux = self
+                .shared
+                .contains(&cpus)
+                .then(|| format!("suite=shootdown subject=linux {} {}", self.metric.word(), samples.words()));
+            Ok(Round {
+                spec: machine(cpus)?,
+                metric: self.metric,
+                boots: self.boots,
+                samples: json!(samples),
+                topomem: self.topomem(cpus),
+                linux,
+            })
+        };
+        self.cpus.iter().map(round).collect()
+    }
+
+    /// What topomem's kernel is asked for on `cpus` CPUs.
+    pub(super) fn topomem(&self, cpus: u32) -> Measuring<'static> {
+        Measuring { scenario: SCENARIO, words: self.samples(cpus).words(), module: None }
+    }
+
+    /// How much each subject is asked for on `cpus` CPUs.
+    fn samples(&self, cpus: u32) -> Samples {
         let none = Samples { changes: 0, bursts: 0, in_flight: 0, idle: 0 };
         match (self.metric, cpus) {
             // Enough for a median.
@@ -78,16 +107,18 @@ fn a_fifth(Samples { changes, bursts, in_flight, idle }: Samples) -> Samples {
     Samples { changes: fifth(changes), bursts: fifth(bursts), in_flight: fifth(in_flight), idle: fifth(idle) }
 }
 
-/// The machine with so many CPUs, over two nodes.
-pub(super) fn machine(cpus: u32) -> Result<TopologySpec, Error> {
-    let memory = Size::from_mib(1024);
-    let options = MachineOptions { nodes: 2, cpus, memory, distance: Vec::new(), topology: None };
-    options.spec(workspace::root())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_are_asked_for_as_much() {
+        let rounds = Plan::new(Metric::Instructions, Extent::Full).rounds().unwrap();
+        let linux = rounds[0].linux.as_deref().unwrap();
+        let samples = linux.strip_prefix("suite=shootdown subject=linux metric=instructions ").unwrap();
+        assert_eq!(samples, rounds[0].topomem.words);
+        assert_eq!(rounds[1].linux, None);
+    }
 
     #[test]
     fn a_quick_run_measures_the_same_cases() {

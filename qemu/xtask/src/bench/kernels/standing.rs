@@ -17,7 +17,7 @@ pub(super) struct Standing<'l> {
 /// Is a target met?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Verdict {
+pub(in crate::bench) enum Verdict {
     Met,
     Missed,
     /// What it is a multiple of was not measured.

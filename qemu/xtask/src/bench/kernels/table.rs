@@ -4,7 +4,6 @@ use super::pool::{COUNTS, TIME};
 use super::rows::{Cell, Goal, LINUX, Row, TOPOMEM};
 use super::standing::Verdict;
 use crate::bench::comparison::rounded;
-use crate::bench::metric::Metric;
 use crate::report::Table;
 
 const HEADING: [&str; 13] = [
@@ -13,7 +12,7 @@ const HEADING: [&str; 13] = [
 const NOTHING: &str = "-";
 
 /// All but the counts, without the columns that nobody has anything for.
-pub(super) fn table(rows: &[Row]) -> Table {
+pub(in crate::bench) fn table(rows: &[Row]) -> Table {
     let rows: Vec<_> = rows.iter().filter(|row| !is_count(row)).map(cells).collect();
     let is_used = |column: &usize| rows.iter().any(|row| row[*column] != NOTHING);
     let used: Vec<usize> = (0..HEADING.len()).filter(is_used).collect();
@@ -24,7 +23,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
 }
 
 /// The counts, a row for each case and subject; `None` where nothing was counted.
-pub(super) fn counts(rows: &[Row]) -> Option<Table> {
+pub(in crate::bench) fn counts(rows: &[Row]) -> Option<Table> {
     let mut cases: Vec<(&str, u32)> = Vec::new();
     for row in rows.iter().filter(|row| is_count(row)) {
         if !cases.contains(&(&row.case, row.cpus)) {
@@ -137,43 +136,10 @@ fn is(goal: &Goal) -> String {
     format!("{reached}{of}")
 }
 
-/// What the columns mean.
-pub(super) fn legend(metric: Metric, rows: &[Row], empty_call: Option<f64>) -> Vec<String> {
-    let has = |cell: fn(&Row) -> bool| rows.iter().any(cell);
-    let mut lines = match metric {
-        Metric::Instructions => vec!["instructions: of all CPUs; N: samples, of which the median".to_owned()],
-        Metric::Time => vec![
-            "us: the lowest tenth (with several boots the best boot's, up to the worst's), then the median; \
-             N: boots x samples"
-                .to_owned(),
-            "counts: means per change, those of burst16_wait per burst; elided: interrupts not sent as one was on \
-             its way, or the CPU idle; idle_alone: the other CPU offline"
-                .to_owned(),
-        ],
-    };
-    if has(|row| row.bare.is_some()) {
-        lines.push("bare: one interrupt to all other CPUs, counted by each".to_owned());
-    }
-    if has(|row| row.linux.is_some()) {
-        let empty =
-            empty_call.map_or_else(String::new, |empty| format!("; an empty one is {}", rounded(empty)));
-        lines.push(format!("linux: with the system call, as programs have no other way{empty}"));
-        if metric == Metric::Time {
-            lines.push(
-                "linux unmap_issue is its protect_wait: it has no change that is not waited for; \
-                 -: what Linux doesn't count"
-                    .to_owned(),
-            );
-        }
-        lines.push("ratio: topomem's figure over Linux's".to_owned());
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::pool::over_boots;
-    use super::super::rows;
+    use super::super::rows::{self, Unmatched};
     use super::*;
     use crate::bench::limits::tests::{limits, result};
 
@@ -193,7 +159,7 @@ mod tests {
             result("a", "topomem", 2, (0.0, "elisions")),
             result("b", "topomem", 2, (3.0, "us")),
         ]);
-        rows::of(&all, &limits(LIMITS))
+        rows::of(&all, &limits(LIMITS), Unmatched::LeftOut)
     }
 
     fn words(table: &Table) -> Vec<String> {

@@ -12,41 +12,41 @@ pub(super) const TOPOMEM: &str = "topomem";
 
 /// Everything that is known of one figure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Row {
-    pub(super) case: String,
-    pub(super) cpus: u32,
-    pub(super) unit: String,
-    pub(super) topomem: Option<Cell>,
+pub(in crate::bench) struct Row {
+    pub(in crate::bench) case: String,
+    pub(in crate::bench) cpus: u32,
+    pub(in crate::bench) unit: String,
+    pub(in crate::bench) topomem: Option<Cell>,
     /// A bare interrupt.
-    pub(super) bare: Option<Cell>,
-    pub(super) linux: Option<Cell>,
+    pub(in crate::bench) bare: Option<Cell>,
+    pub(in crate::bench) linux: Option<Cell>,
     /// topomem's figure over Linux's.
-    pub(super) ratio: Option<f64>,
-    pub(super) goal: Option<Goal>,
+    pub(in crate::bench) ratio: Option<f64>,
+    pub(in crate::bench) goal: Option<Goal>,
 }
 
 /// One subject's figure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Cell {
+pub(in crate::bench) struct Cell {
     /// What is judged.
-    pub(super) figure: f64,
+    pub(in crate::bench) figure: f64,
     /// The same of the boot where it is lowest, and where it is highest.
-    pub(super) least: f64,
-    pub(super) most: f64,
-    pub(super) median: f64,
-    pub(super) boots: usize,
+    pub(in crate::bench) least: f64,
+    pub(in crate::bench) most: f64,
+    pub(in crate::bench) median: f64,
+    pub(in crate::bench) boots: usize,
     /// Samples of each boot.
-    pub(super) samples: u64,
+    pub(in crate::bench) samples: u64,
 }
 
 /// What topomem's figure is to come to, and what it came to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Goal {
-    pub(super) at_most: f64,
+pub(in crate::bench) struct Goal {
+    pub(in crate::bench) at_most: f64,
     /// The subject and the case whose figure that is a multiple of.
-    pub(super) of: Option<(String, String)>,
-    pub(super) reached: Option<f64>,
-    pub(super) verdict: Verdict,
+    pub(in crate::bench) of: Option<(String, String)>,
+    pub(in crate::bench) reached: Option<f64>,
+    pub(in crate::bench) verdict: Verdict,
 }
 
 impl Row {
@@ -81,14 +81,22 @@ impl From<Standing<'_>> for Goal {
     }
 }
 
-/// A row for each figure that somebody has, but for Linux's of cases that topomem has none of on as many CPUs.
-pub(super) fn of(all: &[Pooled], limits: &Limits) -> Vec<Row> {
+/// What becomes of Linux's figures of cases that topomem has none of on as many CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::bench) enum Unmatched {
+    LeftOut,
+    Shown,
+}
+
+/// A row for each figure that somebody has.
+pub(super) fn of(all: &[Pooled], limits: &Limits, unmatched: Unmatched) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for pooled in all {
         let result = &pooled.result;
         let is_same_case =
             |other: &&Pooled| (&other.result.case, other.result.cpus) == (&result.case, result.cpus);
-        let is_known = all.iter().filter(is_same_case).any(|other| other.result.subject != LINUX);
+        let is_known = unmatched == Unmatched::Shown
+            || all.iter().filter(is_same_case).any(|other| other.result.subject != LINUX);
         let is_there = rows
             .iter()
             .any(|row| (&row.case, row.cpus, &row.unit) == (&result.case, result.cpus, &result.unit));
@@ -136,7 +144,7 @@ mod tests {
             "[[limit]]\ncase = \"protect_wait\"\ncpus = 2\nunit = \"us\"\ntarget = 0.65\n\
              of = { subject = \"linux\", case = \"protect_wait\" }\n",
         );
-        let rows = of(&all, &limits);
+        let rows = of(&all, &limits, Unmatched::LeftOut);
         assert_eq!(rows.len(), 2, "not that of Linux on 4 CPUs");
         let time = &rows[0];
         let own = Cell { figure: 4.0, least: 4.0, most: 6.0, median: 8.0, boots: 2, samples: 10 };
@@ -144,6 +152,7 @@ mod tests {
         let of = Some(("linux".to_owned(), "protect_wait".to_owned()));
         let goal = Goal { at_most: 0.65, of, reached: Some(0.4), verdict: Verdict::Met };
         assert_eq!(time.goal, Some(goal));
+        assert_eq!(super::of(&all, &limits, Unmatched::Shown).len(), 3);
         assert_eq!((rows[1].topomem, rows[1].ratio, rows[1].goal.clone()), (None, None, None));
     }
 }

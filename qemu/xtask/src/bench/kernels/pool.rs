@@ -10,9 +10,9 @@ pub(super) const COUNTS: [&str; 5] = ["IPIs", "ICR writes", "full flushes", "par
 
 /// A figure over all boots.
 #[derive(Clone, Debug)]
-pub(super) struct Pooled {
+pub(in crate::bench) struct Pooled {
     /// Medians over the boots, of the median and of both tenths; the samples of all.
-    pub(super) result: Measurement,
+    pub(in crate::bench) result: Measurement,
     /// The lowest and the highest of the boots' figures that are judged.
     pub(super) boots: (f64, f64),
     /// How many boots.
@@ -23,7 +23,7 @@ pub(super) struct Pooled {
 
 impl Pooled {
     /// What subjects are compared by: of times the boot that the host disturbed least.
-    pub(super) fn judged(&self) -> f64 {
+    pub(in crate::bench) fn judged(&self) -> f64 {
         if self.result.unit == TIME { self.boots.0 } else { self.result.median }
     }
 
