@@ -715,3 +715,24 @@ fn a_fork_is_consistent_while_another_cpu_writes() {
         sim.barrier();
     });
 }
+
+/// How long a stack is must not make its growth slower: the whole limit page by page.
+#[test]
+fn a_stack_grows_page_by_page_to_its_limit() {
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        activate(&space, pin);
+        let request = MapRequest::anonymous(4096).kind(Kind::Stack);
+        space.mmap(pin, &request.placed(Placement::FixedNoReplace(at(10_000)))).unwrap();
+        for page in (10_001 - 2048..10_000).rev() {
+            assert_eq!(touch(sim, pin, &space, page, Some(page)), Ok(page));
+        }
+        assert_eq!(touch(sim, pin, &space, 10_000 - 2048, Some(1)), Err(FaultError::NotMapped));
+        // What was unmapped of it does not count, once another stack has grown.
+        space.munmap(pin, at(9_500), 501 << 12).unwrap().wait(pin);
+        space.mmap(pin, &request.placed(Placement::FixedNoReplace(at(20_000)))).unwrap();
+        assert_eq!(touch(sim, pin, &space, 19_999, Some(1)), Ok(1));
+        assert_eq!(touch(sim, pin, &space, 10_000 - 2048, Some(1)), Ok(1));
+    });
+}

@@ -19,7 +19,7 @@ use crate::page_table::{
     Answer, Changed, ClearPageError, Found, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach,
     RelocateError, Reserve, Rewrite, RewriteError, Rewritten,
 };
-use crate::region::{DEFAULT_STACK_LIMIT, ProgramBreak, SpaceLayout};
+use crate::region::{DEFAULT_STACK_LIMIT, GrownStack, ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
@@ -61,6 +61,8 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub layout: SpaceLayout,
     /// How many pages a stack has at most.
     pub stack_limit: AtomicU64,
+    /// The stack that has grown last.
+    pub grown_stack: GrownStack,
     /// The end of the program's heap.
     pub program_break: ProgramBreak,
     /// Its handle is gone: it is freed once no CPU has it active.
@@ -124,6 +126,7 @@ impl<P: Machine> SpaceCore<P> {
             per_cpu,
             layout,
             stack_limit: AtomicU64::new(DEFAULT_STACK_LIMIT),
+            grown_stack: GrownStack::none(),
             program_break: ProgramBreak::none(),
             abandoned: AtomicBool::new(false),
             dismantled: AtomicBool::new(false),

@@ -69,7 +69,7 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// The first page of the last entry in `pages` that is not vacant.
-    fn last_taken(&self, pin: &CpuPin, pages: Pages) -> Option<u64> {
+    pub(super) fn last_taken(&self, pin: &CpuPin, pages: Pages) -> Option<u64> {
         let core = self.core();
         let walk = core.service.walks().enter(pin);
         core.table.last_taken(core.service.frames(), &walk, pages)

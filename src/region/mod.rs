@@ -36,4 +36,4 @@ pub use layout::SpaceLayout;
 pub use list::RegionRange;
 pub use mremap::Relocation;
 pub use request::{MapRequest, Placement, Populate};
-pub(crate) use stack::DEFAULT_STACK_LIMIT;
+pub(crate) use stack::{DEFAULT_STACK_LIMIT, GrownStack};

@@ -3,7 +3,7 @@
 use core::ops::ControlFlow;
 
 use topomem_percpu::CpuPin;
-use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use super::attributes::{Guard, Kind, Region};
 use crate::Machine;
@@ -16,6 +16,38 @@ const GUARD_GAP: u64 = 256;
 
 /// How many pages a stack has at most unless [`AddressSpace::set_stack_limit`] says otherwise: 8 MiB.
 pub(crate) const DEFAULT_STACK_LIMIT: u64 = 2048;
+
+/// The stack that has grown last: from which page on, and up to which. A stack grows page by page, and
+/// would be gone through at each of them otherwise.
+///
+/// A hint: if a part of the stack is unmapped meanwhile, the stack is taken for longer than it is.
+#[derive(Debug)]
+pub(crate) struct GrownStack {
+    first: AtomicU64,
+    end: AtomicU64,
+}
+
+impl GrownStack {
+    pub(crate) fn none() -> GrownStack {
+        GrownStack { first: AtomicU64::new(0), end: AtomicU64::new(0) }
+    }
+
+    // Relaxed: a hint. If two contexts let stacks grow at once, one's first page may come with the other's
+    // end: the stack is then taken for longer, or for no stack that is known.
+
+    fn set(&self, first: u64, end: u64) {
+        self.first.store(first, Ordering::Relaxed);
+        self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// Returns how many pages the stack has that begins at `first`, if it is the one that has grown last.
+    fn pages_from(&self, first: u64) -> Option<u64> {
+        if self.first.load(Ordering::Relaxed) != first {
+            return None;
+        }
+        self.end.load(Ordering::Relaxed).checked_sub(first)
+    }
+}
 
 /// What lies above a page.
 enum Above {
@@ -49,7 +81,11 @@ impl<P: Machine> AddressSpace<P> {
         }
         // The lowest page may be a guard, the new ones are not.
         let region = region.with_guard(Guard::None);
-        self.take_vacant(pin, Pages { first: page, last: first - 1 }, region).is_ok()
+        let grown = self.take_vacant(pin, Pages { first: page, last: first - 1 }, region).is_ok();
+        if grown {
+            self.core().grown_stack.set(page, first + pages);
+        }
+        grown
     }
 
     /// Looks for a stack in `limit` pages above `page`.
@@ -69,8 +105,10 @@ impl<P: Machine> AddressSpace<P> {
             match (&mut above, of) {
                 (Above::Nothing, None) => ControlFlow::Continue(()),
                 (Above::Nothing, Some(Some(region))) if region.kind() == Kind::Stack => {
-                    above = Above::Stack { first: part.first, pages: part.count(), region };
-                    ControlFlow::Continue(())
+                    let known = core.grown_stack.pages_from(part.first);
+                    let pages = known.unwrap_or(part.count());
+                    above = Above::Stack { first: part.first, pages, region };
+                    if known.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 }
                 (Above::Nothing, _) => {
                     above = Above::Other;
@@ -93,6 +131,10 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core();
         let first = page.saturating_sub(GUARD_GAP).max(core.bounds.first);
         if first >= page {
+            return true;
+        }
+        // The usual case, without a claim.
+        if self.last_taken(pin, Pages { first, last: page - 1 }).is_none() {
             return true;
         }
         let mut free = true;
