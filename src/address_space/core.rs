@@ -16,8 +16,8 @@ use super::layout::{SpaceKind, pages_of, range_of, size_of_level};
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Answer, Changed, ClearPageError, Found, Leaf, Level, Mismatch, PageTable, Pages, Protection, Reach,
-    RelocateError, Reserve, Rewrite, RewriteError, Rewritten,
+    Answer, Changed, ClearPageError, Found, Leaf, Level, Mismatch, Outcome, PageTable, Pages, Protection,
+    Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
 use crate::region::{DEFAULT_STACK_LIMIT, GrownStack, ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
@@ -301,7 +301,7 @@ impl<P: Machine> SpaceCore<P> {
         pages: Pages,
         rewrite: &mut R,
         changed: &mut Changed,
-    ) -> Result<Rewritten<Option<ChangeRecord<'_>>, R::Stop>, RewriteError<R::Stop, AllocError>> {
+    ) -> Outcome<Option<ChangeRecord<'_>>, R, AllocError> {
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         loop {

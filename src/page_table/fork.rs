@@ -30,6 +30,16 @@ pub(crate) enum Inherited {
     Nothing,
 }
 
+/// What is to be copied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copied<'a, F, I> {
+    pub pages: Pages,
+    /// The page table that gets the copy: the pages are vacant in it, and no CPU uses it.
+    pub to: &'a PageTable<F>,
+    /// Says what becomes of the pages of a region.
+    pub inherited: I,
+}
+
 /// Why a range was not copied.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CopyError<E> {
@@ -195,23 +205,21 @@ impl<M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'_, '_, M, I> {
 }
 
 impl<F: Format> PageTable<F> {
-    /// Copies `pages` to `copy`, in which they are vacant and which no CPU uses: pages of a region become
-    /// what `inherited` says. Pages of no region are left out. Adds to `changed` what that made stale, and
+    /// Makes the copy that `copy` asks for. Pages of no region are left out. Adds to `changed` what that made stale, and
     /// calls `record` with it before another cursor can change the pages. Returns what that returns, and
     /// how many 4 KiB pages the copy maps.
     pub(crate) fn copy_to<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
-        pages: Pages,
-        copy: &PageTable<F>,
-        inherited: impl Fn(RegionId) -> Inherited,
+        copy: Copied<'_, F, impl Fn(RegionId) -> Inherited>,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<(T, u64), CopyError<M::Error>> {
         let memory = access.memory;
+        let Copied { pages, to, inherited } = copy;
         self.note_shared();
-        copy.note_shared();
+        to.note_shared();
         loop {
             let cursor = Cursor::<F, M>::lock(self, access, pages);
             let needed = plan::<F, M>(memory, self.root, F::ROOT, pages);
@@ -221,7 +229,7 @@ impl<F: Format> PageTable<F> {
                 continue;
             }
             let mut copier = Copier { memory, reserve, inherited: &inherited, changed, pages: 0 };
-            let copied = copier.copy::<F>(self.root, copy.root, F::ROOT, pages);
+            let copied = copier.copy::<F>(self.root, to.root, F::ROOT, pages);
             let mapped = copier.pages;
             let recorded = record(changed);
             return match copied {

@@ -64,6 +64,10 @@ pub(crate) struct Rewritten<T, S> {
     pub end: Result<(), S>,
 }
 
+/// What a rewrite by `R` comes to.
+pub(crate) type Outcome<T, R, E> =
+    Result<Rewritten<T, <R as Rewrite>::Stop>, RewriteError<<R as Rewrite>::Stop, E>>;
+
 /// Why nothing was changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RewriteError<S, E> {
@@ -282,7 +286,7 @@ impl<F: Format> PageTable<F> {
         rewrite: &mut R,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
-    ) -> Result<Rewritten<T, R::Stop>, RewriteError<R::Stop, M::Error>> {
+    ) -> Outcome<T, R, M::Error> {
         let memory = access.memory;
         loop {
             let cursor = Cursor::<F, M>::lock(self, access, pages);

@@ -9,7 +9,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use super::attributes::{Guard, Inheritance, Region};
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, range_of_pages};
-use crate::page_table::{Changed, CopyError, Inherited, RegionId, Reserve};
+use crate::page_table::{Changed, Copied, CopyError, Inherited, RegionId, Reserve};
 
 /// Why a space was not copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,16 +97,8 @@ impl<P: Machine> AddressSpace<P> {
         let outcome = loop {
             let mut record = None;
             let keep = |changed: &mut Changed| record = core.record(changed);
-            let copy = &child.core().table;
-            let copied = core.table.copy_to(
-                service.tables(pin),
-                &mut reserve,
-                pages,
-                copy,
-                inherited,
-                &mut changed,
-                keep,
-            );
+            let copy = Copied { pages, to: &child.core().table, inherited };
+            let copied = core.table.copy_to(service.tables(pin), &mut reserve, copy, &mut changed, keep);
             match copied {
                 Err(CopyError::Tables(error)) => {
                     let refilled = service.relieve(pin, error, || reserve.refill());

@@ -121,6 +121,7 @@ const FIRST: u64 = (1 << 18) - 512;
 const ALL: Pages = Pages { first: FIRST, last: FIRST + 1023 };
 
 #[test]
+#[cfg_attr(miri, ignore = "looks at all tables after each allocation: minutes")]
 fn memory_that_runs_out_changes_nothing() {
     let arena = Arena::new(200);
     let table = Table::new(&arena, &pin(0), RootEntries::Own).unwrap();
@@ -173,8 +174,8 @@ fn copy_to(table: &Table, arena: &Arena, copy: &Table) -> Result<(), CopyError<a
     let (pin, mut changed) = (pin(0), Changed::NOTHING);
     let all = Pages { first: 0, last: (1 << 35) - 1 };
     let mut reserve = Reserve::new(arena, &pin);
-    let inherited = |_| Inherited::Contents;
-    table.copy_to(arena.by(&pin), &mut reserve, all, copy, inherited, &mut changed, |_| ()).map(drop)
+    let copy = Copied { pages: all, to: copy, inherited: |_| Inherited::Contents };
+    table.copy_to(arena.by(&pin), &mut reserve, copy, &mut changed, |_| ()).map(drop)
 }
 
 #[test]

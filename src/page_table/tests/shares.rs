@@ -281,6 +281,7 @@ fn what_is_shared_is_not_promoted() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes apart hundreds of pages: minutes")]
 fn dismantling_drops_shares_or_leaves_them() {
     let (arena, table) = fresh(400);
     let other = Table::new(&arena, &pin(0), RootEntries::Own).unwrap();
