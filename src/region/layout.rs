@@ -5,7 +5,7 @@ use crate::page_table::Pages;
 /// Pages of the lower half that regions placed anywhere come from, for each CPU its own part, so that CPUs
 /// that map and unmap write neither the same tables nor the same hints.
 ///
-/// The parts lie one below the other, from [`SpaceLayout::top`] down.
+/// The parts lie one below the other, from the top down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpaceLayout {
     /// The page above all regions that are placed anywhere.
