@@ -383,7 +383,10 @@ impl CargoCommand {
                 command
             }
         };
-        command.args(&self.arguments).current_dir(workspace::root());
+        // What stands behind `--` is the test programs', not Cargo's.
+        let behind = self.arguments.iter().position(|argument| *argument == "--");
+        let (own, programs) = self.arguments.split_at(behind.unwrap_or(self.arguments.len()));
+        command.args(own).current_dir(workspace::root());
         command.envs(self.variables.iter().copied());
         if self.variables.iter().any(|(name, _)| *name == "RUSTFLAGS") {
             command.env_remove("CARGO_ENCODED_RUSTFLAGS");
@@ -391,6 +394,7 @@ impl CargoCommand {
         if let Some(folder) = self.target {
             command.arg("--target-dir").arg(workspace::target_folder().join(folder));
         }
+        command.args(programs);
         command
     }
 }
