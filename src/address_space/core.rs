@@ -16,8 +16,8 @@ use super::layout::{SpaceKind, pages_of, range_of, size_of_level};
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Answer, Changed, ClearPageError, Found, Leaf, Level, Mismatch, Outcome, PageTable, Pages, Protection,
-    Reach, RelocateError, Reserve, Rewrite, RewriteError,
+    Answer, Answered, Changed, ClearPageError, Found, Leaf, Level, Mismatch, Outcome, PageTable, Pages,
+    Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
 use crate::region::{DEFAULT_STACK_LIMIT, GrownStack, ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
@@ -330,7 +330,7 @@ impl<P: Machine> SpaceCore<P> {
         page: u64,
         mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
         changed: &mut Changed,
-    ) -> Result<Option<ChangeRecord<'_>>, RewriteError<E, AllocError>> {
+    ) -> Result<Answered<Option<ChangeRecord<'_>>>, RewriteError<E, AllocError>> {
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         loop {

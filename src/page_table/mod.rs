@@ -58,7 +58,7 @@ pub(crate) use promote::Unfit;
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
 pub(crate) use reclaim::{Dismantled, Forgotten, Swept};
 pub(crate) use relocate::RelocateError;
-pub(crate) use resolve::Answer;
+pub(crate) use resolve::{Answer, Answered};
 pub(crate) use rewrite::{Becomes, Found, Outcome, Rewrite, RewriteError, Rewritten};
 pub(crate) use runs::Runs;
 pub(crate) use share::{Listed, Unshared};

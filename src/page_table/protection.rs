@@ -57,6 +57,12 @@ impl Access {
         self.execute
     }
 
+    /// Is everything permitted that `other` permits?
+    #[inline]
+    pub(crate) const fn includes(self, other: Access) -> bool {
+        (self.read | !other.read) & (self.write | !other.write) & (self.execute | !other.execute)
+    }
+
     /// What the two bits of an entry that is present say, whoever wrote them.
     pub(crate) const fn from_bits(write: bool, execute: bool) -> Access {
         Access { read: true, write, execute }

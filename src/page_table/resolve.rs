@@ -3,7 +3,7 @@
 
 use super::PageTable;
 use super::chain::Reserve;
-use super::change::{Changed, replace, split};
+use super::change::{Changed, split};
 use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, Ownership};
 use super::format::Format;
@@ -25,6 +25,16 @@ pub(crate) enum Answer {
     Own(Protection),
 }
 
+/// What became of an access.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answered<T> {
+    /// What was made of the change with the entry still claimed.
+    pub recorded: T,
+    /// The leaf of 4 KiB whose place another has taken. Its frame, or its share of that, is the caller's
+    /// once no CPU has its translation.
+    pub replaced: Option<Leaf>,
+}
+
 impl<F: Format> PageTable<F> {
     /// Finds what the page `page` is, and does with it what `decide` answers; of no region, it stays as it
     /// is. Calls `record` with what the answer made stale before another cursor can change the page.
@@ -42,7 +52,7 @@ impl<F: Format> PageTable<F> {
         mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
-    ) -> Result<T, RewriteError<E, M::Error>> {
+    ) -> Result<Answered<T>, RewriteError<E, M::Error>> {
         let pages = Pages { first: page, last: page };
         let memory = access.memory;
         loop {
@@ -69,25 +79,19 @@ impl<F: Format> PageTable<F> {
                     region,
                 )),
             };
-            let gathers = match (answer, found) {
-                (Answer::Map(_), Found::Mapped(leaf, _)) if leaf.ownership == Ownership::Shared => {
-                    changed.retired.shares.pages_for(memory, 1)
-                }
-                _ => 0,
-            };
-            if needed + gathers > reserve.len() {
+            if needed > reserve.len() {
                 drop(cursor);
-                reserve.fill_to(needed + gathers).map_err(RewriteError::Tables)?;
+                reserve.fill_to(needed).map_err(RewriteError::Tables)?;
                 continue;
             }
-            changed.retired.shares.add_pages(memory, reserve, gathers);
+            let mut replaced = None;
             if answer == Answer::Keep {
-                return Ok(record(changed));
+                return Ok(Answered { recorded: record(changed), replaced });
             }
             while let Some(below) = level.below() {
                 let Some(next) = split::<F, M>(memory, reserve, frame, level.index(page), level) else {
                     debug_assert!(false, "the plan counted too few tables");
-                    return Ok(record(changed));
+                    return Ok(Answered { recorded: record(changed), replaced });
                 };
                 (frame, level) = (next, below);
             }
@@ -97,13 +101,15 @@ impl<F: Format> PageTable<F> {
             match answer {
                 Answer::Keep => {}
                 Answer::Map(leaf) => {
-                    if replace::<F, M>(memory, &mut changed.retired, entry, level, F::leaf(&leaf, level)) {
+                    let old = entry.replace::<F>(level, F::leaf(&leaf, level));
+                    if let Entry::Leaf(old) = F::decode(old, level) {
                         changed.note_leaves(pages, level, 1);
+                        replaced = Some(old);
                     }
                 }
                 Answer::Own(protection) => own::<F>(entry, level, protection),
             }
-            return Ok(record(changed));
+            return Ok(Answered { recorded: record(changed), replaced });
         }
     }
 }

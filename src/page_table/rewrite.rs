@@ -12,7 +12,6 @@ use super::level::{Level, Pages};
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
-use super::table::TableEntry;
 
 /// What the pages under an entry are, all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,7 +237,12 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
                         let before = run.replace(Run { first: index, last: index, region });
                         self.set_region::<F>(frame, level, before);
                     }
-                    self.protect::<F>(table.entry(index), raw, level, part, protection);
+                    let changed = reprotect::<F>(table.entry(index), raw, level, protection);
+                    // If more is permitted now, no translation is stale that permits too much: a CPU that
+                    // has the old one faults, and finds that the access is permitted.
+                    if changed && narrows(found, protection) {
+                        self.changed.note_leaves(part, level, 0);
+                    }
                 }
             }
         }
@@ -251,18 +255,16 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
             regions::set::<F, M>(self.memory, self.reserve, frame, level, first..=last, Some(region));
         }
     }
+}
 
-    fn protect<F: Format>(
-        &mut self,
-        entry: &TableEntry,
-        raw: RawEntry,
-        level: Level,
-        part: Pages,
-        protection: Protection,
-    ) {
-        if reprotect::<F>(entry, raw, level, protection) {
-            self.changed.note_leaves(part, level, 0);
+/// Does `protection` forbid something that the leaf that was found permits?
+fn narrows(found: Found, protection: Protection) -> bool {
+    match found {
+        Found::Mapped(leaf, _) => {
+            let widened = leaf.protection.with_access(protection.access());
+            widened != protection || !protection.access().includes(leaf.protection.access())
         }
+        Found::Vacant | Found::Reserved(_) => false,
     }
 }
 

@@ -13,7 +13,7 @@ use super::mmap::address;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
 use crate::page_table::{
-    Access, Answer, Changed, Found, Leaf, Level, Ownership, Pages, Reach, RewriteError, TableMemory,
+    Access, Answer, Answered, Changed, Found, Leaf, Level, Ownership, Pages, Reach, RewriteError, TableMemory,
 };
 use crate::service::frame_memory;
 
@@ -205,18 +205,22 @@ impl<P: Machine> AddressSpace<P> {
                 Ok(answer)
             };
             let refusal = match core.resolve(pin, page, decide, &mut changed) {
-                Ok(record) => {
+                Ok(Answered { recorded, replaced }) => {
                     if let Resolved::Zeroed | Resolved::Copied = resolved {
                         spare.frame = None;
                     }
                     core.of_cpu(pin).minor_faults.fetch_add(1, Ordering::Relaxed);
-                    let replaced = changed.stale.is_some();
-                    if resolved == Resolved::ZeroPage || resolved == Resolved::Zeroed && !replaced {
-                        core.count_mapped(pin, 1);
-                    }
-                    if replaced {
-                        let range = range_of_pages(Pages { first: page, last: page });
-                        Unmapping::announce(core, pin, range, changed, record).wait(pin);
+                    match replaced {
+                        Some(leaf) => {
+                            let range = range_of_pages(Pages { first: page, last: page });
+                            Unmapping::announce(core, pin, range, changed, recorded).wait(pin);
+                            // SAFETY: the leaf was replaced, and no CPU has its translation.
+                            unsafe { frame_memory::release_leaf(core.service.frames(), pin, &leaf) };
+                        }
+                        None if matches!(resolved, Resolved::Zeroed | Resolved::ZeroPage) => {
+                            core.count_mapped(pin, 1);
+                        }
+                        None => {}
                     }
                     return Ok(resolved);
                 }

@@ -9,7 +9,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::references::{JOINED, PART, PARTS, is_run};
 use super::shares;
-use crate::page_table::{Level, SharesFull, TableMemory};
+use crate::page_table::{Leaf, Level, Ownership, SharesFull, TableMemory};
 
 /// The entry of a frame that the allocator handed out.
 #[inline]
@@ -124,12 +124,17 @@ pub(crate) fn take_over<P: Platform>(frames: &Frames<P>, first: PhysFrame) -> u3
 /// Both are allocated and stay so meanwhile; `to` is the caller's alone. Programs may write to `from`
 /// meanwhile, or not: their memory has no types.
 pub(crate) unsafe fn copy<P: Platform>(frames: &Frames<P>, from: PhysFrame, to: PhysFrame) {
-    let [from, to] = [from, to].map(|frame| frames.direct_map(frame).cast::<[AtomicU64; 512]>());
+    // In lines, so that a turn of the loop copies 8 words.
+    let [from, to] = [from, to].map(|frame| frames.direct_map(frame).cast::<[[AtomicU64; 8]; 64]>());
     // SAFETY: the direct maps of allocated frames are valid and aligned; words are only read and written as
     // atomics.
     let (from, to) = unsafe { (from.as_ref(), to.as_ref()) };
-    // Relaxed: the caller's claim of the entry orders it.
-    from.iter().zip(to).for_each(|(from, to)| to.store(from.load(Ordering::Relaxed), Ordering::Relaxed));
+    for (from, to) in from.iter().zip(to) {
+        for (from, to) in from.iter().zip(to) {
+            // Relaxed: the caller's claim of the entry orders it.
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
 }
 
 /// Undoes [`take_over`] where the run was not mapped: the word's user has not given it up.
@@ -209,6 +214,24 @@ pub(crate) unsafe fn release<P: Platform>(frames: &Frames<P>, pin: &CpuPin, fram
     }
     // SAFETY: the caller's promise.
     unsafe { release_own(frames, pin, frame, order) };
+}
+
+/// Gives up what the 4 KiB leaf `leaf` had: its frame, or its share of that.
+///
+/// # Safety
+///
+/// The leaf is in no page table any more, and no CPU has its translation.
+pub(crate) unsafe fn release_leaf<P: Platform>(frames: &Frames<P>, pin: &CpuPin, leaf: &Leaf) {
+    let freed = match leaf.ownership {
+        Ownership::Owned => Some((leaf.frame, Level::PAGE)),
+        Ownership::Shared => frames.drop_share(leaf.frame, Level::PAGE),
+        Ownership::Borrowed => None,
+    };
+    if let Some((first, level)) = freed {
+        let order = if level == Level::PAGE { Order::FRAME } else { Order::HUGE };
+        // SAFETY: the caller's promise; of a shared frame the leaf was the last holder.
+        unsafe { release(frames, pin, first, order) };
+    }
 }
 
 /// Frees `count` consecutive frames, allocated one by one, or parts of split runs.

@@ -84,12 +84,20 @@ fn map_page(table: &Table, arena: &Arena, page: u64) -> Result<(), RewriteError<
     let mut reserve = Reserve::new(arena, &pin);
     let mapped = table.resolve(arena.by(&pin), &mut reserve, page, decide, &mut changed, |_| ());
     drop(reserve);
-    if mapped.is_err() {
+    arena.free_changed(&pin, changed);
+    let unused = match &mapped {
+        Ok(Answered { replaced: None, .. }) => None,
+        Ok(Answered { replaced: Some(leaf), .. }) => match leaf.ownership {
+            Ownership::Shared => arena.drop_share(leaf.frame, Level::PAGE).map(|(frame, _)| frame),
+            _ => Some(leaf.frame),
+        },
+        Err(_) => Some(frame),
+    };
+    if let Some(frame) = unused {
         // SAFETY: it is mapped nowhere.
         unsafe { arena.free(&pin, frame) };
     }
-    arena.free_changed(&pin, changed);
-    mapped
+    mapped.map(|answered| answered.recorded)
 }
 
 /// Lets `operation` run out of memory after each number of allocations, and checks that nothing has

@@ -11,7 +11,7 @@ use crate::arch::{apic, user};
 use crate::per_cpu;
 
 /// How long a user thread runs if others of its CPU are runnable.
-const SLICE: Duration = Duration::from_millis(10);
+const SLICE_MS: u64 = 10;
 
 /// Is another task of the executing CPU runnable?
 fn others_are_runnable() -> bool {
@@ -43,7 +43,9 @@ impl Slice {
 
     /// Others are runnable, and have waited long enough?
     pub fn is_over(&self) -> bool {
-        clock::elapsed(self.start) >= SLICE && others_are_runnable()
+        // In ticks: a thread asks after each system call, and a duration takes divisions.
+        clock::now().0.saturating_sub(self.start.0) >= SLICE_MS * clock::ticks_per_ms()
+            && others_are_runnable()
     }
 
     /// Runs the thread of `state` until it traps, unless `must_stop` says at the last moment that it must
@@ -68,7 +70,11 @@ impl Slice {
         if self.timed != needed && self.timed != Timed::Others {
             self.timed = needed;
             let due = sleep::next_due().unwrap_or(Duration::MAX);
-            apic::tick_within(if needed == Timed::Others { due.min(SLICE) } else { due });
+            apic::tick_within(if needed == Timed::Others {
+                due.min(Duration::from_millis(SLICE_MS))
+            } else {
+                due
+            });
         }
         let exit = if must_stop() {
             user::Exit::Interrupt

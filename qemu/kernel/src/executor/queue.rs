@@ -4,6 +4,7 @@ extern crate alloc;
 
 use alloc::collections::{TryReserveError, VecDeque};
 use core::pin::Pin;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll};
 
 use async_task::Runnable;
@@ -22,6 +23,8 @@ const USUAL: usize = 16;
 #[derive(Debug)]
 pub struct RunQueue {
     inner: SpinMutex<Inner, Polling>,
+    /// How many tasks are queued: written with the lock held.
+    queued: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -31,8 +34,7 @@ struct Inner {
     tasks: usize,
 }
 
-static QUEUES: [RunQueue; MAX_CPUS] =
-    [const { RunQueue { inner: SpinMutex::new(Inner { runnable: VecDeque::new(), tasks: 0 }) } }; MAX_CPUS];
+static QUEUES: [RunQueue; MAX_CPUS] = [const { RunQueue::new() }; MAX_CPUS];
 
 /// The queue of `cpu`.
 pub fn of(cpu: CpuId) -> &'static RunQueue {
@@ -40,6 +42,11 @@ pub fn of(cpu: CpuId) -> &'static RunQueue {
 }
 
 impl RunQueue {
+    const fn new() -> RunQueue {
+        let inner = Inner { runnable: VecDeque::new(), tasks: 0 };
+        RunQueue { inner: SpinMutex::new(inner), queued: AtomicUsize::new(0) }
+    }
+
     fn with<R>(&self, f: impl FnOnce(SpinMutexGuard<'_, Inner, Polling>) -> R) -> R {
         interrupts::without_interrupts(|| f(self.inner.lock()))
     }
@@ -65,17 +72,26 @@ impl RunQueue {
 
     /// Adds a task to the end.
     pub fn push(&self, runnable: Runnable) {
-        self.with(|mut inner| inner.runnable.push_back(runnable));
+        self.with(|mut inner| {
+            inner.runnable.push_back(runnable);
+            self.queued.store(inner.runnable.len(), Ordering::Relaxed);
+        });
     }
 
     /// Takes the first task.
     pub fn pop(&self) -> Option<Runnable> {
-        self.with(|mut inner| inner.runnable.pop_front())
+        self.with(|mut inner| {
+            let first = inner.runnable.pop_front();
+            self.queued.store(inner.runnable.len(), Ordering::Relaxed);
+            first
+        })
     }
 
-    /// Is nothing runnable?
+    /// Is nothing runnable? Takes no lock: a CPU asks on each way to user mode.
     pub fn is_empty(&self) -> bool {
-        self.with(|inner| inner.runnable.is_empty())
+        // Relaxed: a CPU that must not miss a task has a full barrier before, which pairs with the one in
+        // `nudge`, after the task was queued.
+        self.queued.load(Ordering::Relaxed) == 0
     }
 }
 

@@ -38,6 +38,7 @@ pub struct Cause {
 }
 
 /// Bits of a page fault's error code.
+const PRESENT: u64 = 1 << 0;
 const WROTE: u64 = 1 << 1;
 const BY_USER_MODE: u64 = 1 << 2;
 const FETCHED: u64 = 1 << 4;
@@ -92,6 +93,7 @@ impl Task {
             // with the kernel's rights, and SMAP forbids them: they would fault again.
             let is_users = error & BY_USER_MODE != 0;
             let resolved = match is_users {
+                true if error & PRESENT != 0 => self.memory().resolve_refused(address, access).await,
                 true => self.memory().resolve(address, access).await,
                 false => Err(Refusal::NotPermitted),
             };

@@ -156,8 +156,22 @@ impl Memory {
     /// [`Refusal`]: it would fault again.
     pub async fn resolve(&self, address: u64, access: FaultAccess) -> Result<(), Refusal> {
         let address = user_address(address).ok_or(Refusal::NotMapped)?;
+        self.answer(PageFault::new(address, access)).await
+    }
+
+    /// As [`Memory::resolve`], if there is a translation that does not permit the access.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: it would fault again.
+    pub async fn resolve_refused(&self, address: u64, access: FaultAccess) -> Result<(), Refusal> {
+        let address = user_address(address).ok_or(Refusal::NotMapped)?;
+        self.answer(PageFault::new(address, access).not_permitted()).await
+    }
+
+    async fn answer(&self, fault: PageFault) -> Result<(), Refusal> {
         loop {
-            match self.space.on_page_fault(&pin(), PageFault::new(address, access)) {
+            match self.space.on_page_fault(&pin(), fault) {
                 Ok(_) => return Ok(()),
                 Err(FaultError::NotMapped | FaultError::Guarded) => return Err(Refusal::NotMapped),
                 // Frames are free once others have moved on.
