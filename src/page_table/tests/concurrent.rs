@@ -132,6 +132,7 @@ const EDGES: [u64; 2] = [(1 << 27) - (1 << 18), 1 << 27];
 /// Ranges of several directories, and of whole GiB and 512 GiB, beside small ones in them, and
 /// sweeps.
 #[test]
+#[cfg_attr(miri, ignore = "walks through whole upper tables for minutes; the others cover the unsafe code")]
 fn overlapping_changes_of_several_tables_lose_and_double_nothing() {
     let arena = Arena::new(2000);
     let table = Table::new(&arena, &pin(0), RootEntries::Own).unwrap();
@@ -180,6 +181,7 @@ fn overlapping_changes_of_several_tables_lose_and_double_nothing() {
 
 /// Each CPU has a range that crosses the end of a GiB, and none is another's neighbour.
 #[test]
+#[cfg_attr(miri, ignore = "walks through whole upper tables for minutes; the others cover the unsafe code")]
 fn ranges_of_several_tables_are_never_contended() {
     each_beside_the_others(|arena, table, cpu, round| {
         let pin = pin(cpu as usize);
