@@ -107,11 +107,26 @@ struct Page {
 }
 
 fn access() -> impl Strategy<Value = Access> {
-    prop_oneof![Just(Access::NONE), Just(Access::READ), Just(Access::WRITE), Just(Access::EXECUTE)]
+    prop_oneof![
+        1 => Just(Access::NONE),
+        2 => Just(Access::READ),
+        4 => Just(Access::WRITE),
+        1 => Just(Access::EXECUTE),
+    ]
+}
+
+/// How many pages around each end of 2 MiB most operations are about, so that they meet.
+const NEAR: u64 = 8;
+
+/// One of these pages.
+fn near(end: u64, page: u64) -> u64 {
+    (end + 1) * 512 - NEAR / 2 + page
 }
 
 fn range() -> impl Strategy<Value = (u64, u64)> {
     prop_oneof![
+        // Few pages, so that operations meet.
+        10 => (0..3u64, 0..NEAR, 1..NEAR).prop_map(|(end, page, count)| (near(end, page), count)),
         3 => (0..COUNT, 1..9u64),
         1 => (0..4u64, 1..3u64).prop_map(|(start, count)| (start * 512, count * 512)),
         1 => (0..COUNT, 1..COUNT),
@@ -144,11 +159,12 @@ fn step() -> impl Strategy<Value = Step> {
             let new = if new < 10 { old + new } else { old.saturating_sub(new - 10).max(1) };
             Step::Move { start, old, new, to: to.min(COUNT - new.min(COUNT)) }
         }),
-        3 => (0..COUNT).prop_map(|page| Step::Read { page }),
-        6 => (0..COUNT, 1..u64::MAX).prop_map(|(page, value)| Step::Write { page, value }),
+        2 => (0..COUNT).prop_map(|page| Step::Read { page }),
+        6 => (0..3u64, 0..NEAR).prop_map(|(end, page)| Step::Read { page: near(end, page) }),
+        2 => (0..COUNT, 1..u64::MAX).prop_map(|(page, value)| Step::Write { page, value }),
         // Pages that are likely to be there.
-        4 => (0..16u64, 0..4u64, 1..u64::MAX)
-            .prop_map(|(page, stretch, value)| Step::Write { page: stretch * 512 + page, value }),
+        12 => (0..3u64, 0..NEAR, 1..u64::MAX)
+            .prop_map(|(end, page, value)| Step::Write { page: near(end, page), value }),
         1 => Just(Step::Fork),
         1 => Just(Step::Exit),
     ]
@@ -289,7 +305,7 @@ fn deactivate(service: &'static SimService, pin: &CpuPin) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn agrees_with_a_plain_model(
@@ -320,7 +336,8 @@ proptest! {
             }
             for Process { space, model } in processes {
                 activate(&space, pin);
-                for page in FIRST..FIRST + COUNT {
+                let around = (0..3).flat_map(|end| (0..NEAR).map(move |page| near(end, page)));
+                for page in (0..COUNT).step_by(61).chain(around).map(|page| FIRST + page) {
                     assert_eq!(touch(sim, pin, &space, page, None), expected(&model, page, None));
                 }
                 deactivate(service, pin);
