@@ -28,6 +28,7 @@ mod rewrite;
 mod runs;
 mod share;
 mod single;
+mod split;
 mod table;
 mod vacancy;
 mod visit;

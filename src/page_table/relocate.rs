@@ -4,7 +4,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
 use super::chain::{Chain, Reserve};
-use super::change::{Changed, cut, cuts_needed};
+use super::change::{Changed, cut};
 use super::cursor::Cursor;
 use super::entry::{Entry, RawEntry, RegionId};
 use super::format::Format;
@@ -12,6 +12,7 @@ use super::level::{Level, Pages};
 use super::map::{Backing, Filler, plan};
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::regions;
+use super::split::cuts_needed;
 use super::table::Table;
 
 /// Why a range was not moved.

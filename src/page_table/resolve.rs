@@ -3,7 +3,7 @@
 
 use super::PageTable;
 use super::chain::Reserve;
-use super::change::{Changed, split};
+use super::change::Changed;
 use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, Ownership};
 use super::format::Format;
@@ -12,6 +12,7 @@ use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
 use super::rewrite::{Found, RewriteError, found};
+use super::split::split;
 use super::table::TableEntry;
 
 /// What is to be done about a page.

@@ -4,7 +4,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
 use super::chain::Reserve;
-use super::change::{Changed, cuts, replace, reprotect, shares_in, split};
+use super::change::{Changed, replace, reprotect, shares_in};
 use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, RawEntry, RegionId};
 use super::format::Format;
@@ -12,6 +12,7 @@ use super::level::{Level, Pages};
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
+use super::split::{cuts, split};
 
 /// What the pages under an entry are, all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +95,7 @@ pub(super) fn found<F: Format, M: TableMemory>(
 }
 
 /// How many tables `rewrite` needs for `pages` under the table in `frame`, of `level`, to cut the entries
-/// at the ends.
+/// at the ends. Looks at the ends alone, unless the change may be refused.
 fn plan<F: Format, M: TableMemory, R: Rewrite>(
     memory: &M,
     frame: PhysFrame,
@@ -102,52 +103,24 @@ fn plan<F: Format, M: TableMemory, R: Rewrite>(
     pages: Pages,
     rewrite: &R,
 ) -> Result<u64, R::Stop> {
-    let Some(below) = level.below().filter(|_| !R::CHECKS) else {
-        return plan_all::<F, M, R>(memory, frame, level, pages, rewrite);
-    };
-    let mut needed = 0;
     // SAFETY: the cursor keeps it linked.
     let table = unsafe { table_at(memory, frame) };
-    for part in pages.ends(level).filter(|part| !part.fill_entries(level)) {
-        let index = level.index(part.first);
-        let raw = table.load(index);
-        if let Entry::Table(next) = F::decode(raw, level) {
-            needed += plan::<F, M, R>(memory, next, below, part, rewrite)?;
-        } else if let Some(found) = found::<F, M>(memory, frame, index, raw, level)
-            && rewrite.check(found, part.first)?
-        {
-            needed += cuts(level, part);
-        }
-    }
-    Ok(needed)
-}
-
-/// As [`plan`], with a look at all pages if the change may be refused.
-fn plan_all<F: Format, M: TableMemory, R: Rewrite>(
-    memory: &M,
-    frame: PhysFrame,
-    level: Level,
-    pages: Pages,
-    rewrite: &R,
-) -> Result<u64, R::Stop> {
-    if !R::CHECKS {
-        return Ok(0);
-    }
-    // SAFETY: the cursor keeps it linked.
-    let table = unsafe { table_at(memory, frame) };
-    let mut needed = 0;
-    for part in pages.by_entry(level) {
+    let of_part = |part: Pages| {
         let index = level.index(part.first);
         let raw = table.load(index);
         if let (Entry::Table(next), Some(below)) = (F::decode(raw, level), level.below()) {
-            needed += plan::<F, M, R>(memory, next, below, part, rewrite)?;
-        } else if let Some(found) = found::<F, M>(memory, frame, index, raw, level)
-            && rewrite.check(found, part.first)?
-        {
-            needed += cuts(level, part);
+            return plan::<F, M, R>(memory, next, below, part, rewrite);
         }
+        match found::<F, M>(memory, frame, index, raw, level) {
+            Some(found) if rewrite.check(found, part.first)? => Ok(cuts(level, part)),
+            _ => Ok(0),
+        }
+    };
+    if R::CHECKS {
+        pages.by_entry(level).map(of_part).sum()
+    } else {
+        pages.ends(level).filter(|part| !part.fill_entries(level)).map(of_part).sum()
     }
-    Ok(needed)
 }
 
 struct Rewriter<'a, 'r, M: TableMemory, R> {
