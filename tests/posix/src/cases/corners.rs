@@ -1,13 +1,15 @@
 //! The corner cases of the calls: errors, holes, ends of files, forks, stacks.
 
 use super::Case;
+use super::advice::madvise;
 use super::build::*;
+use super::files::files;
 use crate::answer::{Errno, Fault};
 use crate::operation::{
     Access, Advice, At, Break, Call, Descriptor, Map, Operation, PAGE, Placement, Protection, RemapFlags,
     Sample, Sharing, SyncFlags, Vector,
 };
-use crate::rules::{Guards, Heap, Moves, Rules, Support};
+use crate::rules::{Heap, Moves, Rules, Support};
 use crate::slots::TOP;
 
 const FIRST: Descriptor = Descriptor::First;
@@ -101,94 +103,6 @@ fn mmap() -> Vec<Case> {
                 read(1).reads(0),
                 write(1, A).faults(Fault::Denied),
                 read(2).reads(B),
-            ],
-        ),
-    ]
-}
-
-fn files() -> Vec<Case> {
-    let read_only = Descriptor::FirstReadOnly;
-    let write_only = Descriptor::FirstWriteOnly;
-    vec![
-        Case::new(
-            "7: what a descriptor must permit",
-            [
-                truncate(FIRST, PAGE).works(),
-                map(0, 1).of(read_only).shared().call().fails(Errno::EACCES),
-                map(0, 1).of(read_only).shared().with(READ).call().works(),
-                map(1, 1).of(read_only).call().works(),
-                write(1, A).works(),
-                map(2, 1).of(write_only).with(READ).call().fails(Errno::EACCES),
-                map(2, 1).of(write_only).shared().call().fails(Errno::EACCES),
-            ],
-        ),
-        Case::new(
-            "8: what cannot be mapped",
-            [
-                map(0, 1).of(Descriptor::Pipe).with(READ).call().fails(Errno::ENODEV),
-                map(0, 1).of(Descriptor::Directory).with(READ).call().fails(Errno::ENODEV),
-                map(0, 1).of(Descriptor::Closed).call().fails(Errno::EBADF),
-            ],
-        ),
-        Case::new(
-            "9: an offset beyond all files",
-            [map(0, 2).of(FIRST).from(i64::MAX as u64 & !(PAGE - 1)).call().fails(Errno::EOVERFLOW)],
-        ),
-        Case::new(
-            "10: the tail of the last page is zeros and is never written, the next page is an error",
-            [
-                truncate(FIRST, 101).works(),
-                map(0, 2).of(FIRST).shared().call().works(),
-                read_sample(0, 7).reads(0),
-                write_sample(0, 7, A).works(),
-                write_sample(0, 2, B).works(),
-                read_file(FIRST, 4095).gives(Expected::Number(256)),
-                read_file(FIRST, 100).gives(Expected::Number(u64::from(B))),
-                read(1).faults(Fault::BeyondEnd),
-                write(1, A).faults(Fault::BeyondEnd),
-            ],
-        ),
-        Case::new(
-            "a file that shrinks loses its tail, and private copies of pages beyond the end",
-            [
-                truncate(FIRST, 2 * PAGE).works(),
-                map(0, 2).of(FIRST).shared().call().works(),
-                map(4, 2).of(FIRST).call().works(),
-                write_sample(0, 4, A).works(),
-                write(5, B).works(),
-                truncate(FIRST, 64).works(),
-                read_sample(0, 4).reads(0),
-                read(1).faults(Fault::BeyondEnd),
-                read(5).faults(Fault::BeyondEnd),
-                truncate(FIRST, 2 * PAGE).works(),
-                read(5).reads(0),
-            ],
-        ),
-        Case::new(
-            "a private mapping shows later writes to the file until it has a copy",
-            [
-                truncate(FIRST, PAGE).works(),
-                map(0, 1).of(FIRST).call().works(),
-                write_file(FIRST, 0, A).works(),
-                read(0).reads(A),
-                write_file(FIRST, 0, B).works(),
-                read(0).reads(B),
-                write_sample(0, 1, A).works(),
-                write_file(FIRST, 0, A).works(),
-                read(0).reads(B),
-                read_file(FIRST, 64).gives(Expected::Number(0)),
-            ],
-        ),
-        Case::new(
-            "populating a writable private mapping makes its copies",
-            [
-                truncate(FIRST, PAGE).works(),
-                write_file(FIRST, 0, A).works(),
-                map(0, 1).of(FIRST).populated().call().works(),
-                map(1, 1).of(FIRST).with(READ).populated().call().works(),
-                write_file(FIRST, 0, B).works(),
-                read(0).reads(A),
-                read(1).reads(B),
             ],
         ),
     ]
@@ -432,136 +346,6 @@ fn mremap(rules: &Rules) -> Vec<Case> {
     cases
 }
 
-fn madvise(rules: &Rules) -> Vec<Case> {
-    let lock = Operation::Call(Call::Lock { at: At::window(4), length: PAGE });
-    let unaligned = At::window(0).plus(1);
-    let mut cases = vec![
-        Case::new(
-            "22: DONTNEED over a hole is done, and then an error",
-            [
-                mapped(0, 3),
-                write(0, A).works(),
-                write(2, B).works(),
-                unmap(1, 1).works(),
-                advise(0, 3, Advice::DontNeed).fails(Errno::ENOMEM),
-                read(0).reads(0),
-                read(2).reads(0),
-            ],
-        ),
-        Case::new(
-            "23: DONTNEED shows the file again, keeps what is shared, refuses what is locked",
-            [
-                truncate(FIRST, PAGE).works(),
-                write_file(FIRST, 0, A).works(),
-                map(0, 1).of(FIRST).call().works(),
-                write(0, B).works(),
-                advise(0, 1, Advice::DontNeed).works(),
-                read(0).reads(A),
-                map(2, 1).shared().call().works(),
-                write(2, A).works(),
-                advise(2, 1, Advice::DontNeed).works(),
-                read(2).reads(A),
-                mapped(4, 1),
-                write(4, A).works(),
-                lock.works(),
-                advise(4, 1, Advice::DontNeed).fails(Errno::EINVAL),
-                read(4).reads(A),
-                advise(4, 1, Advice::DontNeedLocked).works(),
-                read(4).reads(0),
-            ],
-        ),
-        Case::new(
-            "24: unknown advice, wrong ranges",
-            [
-                mapped(0, 1),
-                advise(0, 1, Advice::Unknown).fails(Errno::EINVAL),
-                advise(0, 0, Advice::Unknown).fails(Errno::EINVAL),
-                advise(0, 0, Advice::DontNeed).works(),
-                Operation::Call(Call::Advise { at: unaligned, length: PAGE, advice: Advice::DontNeed })
-                    .fails(Errno::EINVAL),
-                Operation::Call(Call::Advise {
-                    at: At::window(0),
-                    length: u64::MAX,
-                    advice: Advice::DontNeed,
-                })
-                .fails(Errno::EINVAL),
-            ],
-        ),
-        Case::new(
-            "25: advice for the wrong kind of memory",
-            [
-                mapped(0, 1),
-                map(1, 1).shared().call().works(),
-                write(1, A).works(),
-                advise(0, 1, Advice::Remove).fails(Errno::EINVAL),
-                advise(1, 1, Advice::Free).fails(Errno::EINVAL),
-                advise(1, 1, Advice::WipeOnFork).fails(Errno::EINVAL),
-                advise(1, 1, Advice::Remove).works(),
-                read(1).reads(0),
-                advise(0, 1, Advice::Free).works(),
-            ],
-        ),
-        Case::new(
-            "26: what a child does not inherit, or inherits empty",
-            [
-                mapped(0, 3),
-                write(0, A).works(),
-                write(1, A).works(),
-                write(2, A).works(),
-                advise(1, 1, Advice::DontFork).works(),
-                advise(2, 1, Advice::WipeOnFork).works(),
-                fork(1),
-                read(0).reads(A).by(1),
-                read(1).faults(Fault::Unmapped).by(1),
-                read(2).reads(0).by(1),
-                read(1).reads(A),
-                read(2).reads(A),
-            ],
-        ),
-        Case::new(
-            "populating needs the permission",
-            [
-                map(0, 1).with(READ).call().works(),
-                map(1, 1).with(NONE).call().works(),
-                advise(0, 1, Advice::PopulateWrite).fails(Errno::EINVAL),
-                advise(0, 1, Advice::PopulateRead).works(),
-                advise(1, 1, Advice::PopulateRead).fails(Errno::EINVAL),
-                advise(2, 1, Advice::PopulateRead).fails(Errno::ENOMEM),
-                map(3, 1).of(FIRST).call().works(),
-                advise(3, 1, Advice::PopulateRead).fails(Errno::EFAULT),
-            ],
-        ),
-    ];
-    let guards = [mapped(0, 2), write(0, A).works(), write(1, B).works()];
-    cases.push(if rules.guards == Guards::Unknown {
-        Case::new(
-            "27: before Linux 6.13 there are no guards",
-            guards
-                .into_iter()
-                .chain([advise(0, 1, Advice::GuardInstall).fails(Errno::EINVAL), read(0).reads(A)]),
-        )
-    } else {
-        Case::new(
-            "27: a guard takes the contents away, and outlives DONTNEED",
-            guards.into_iter().chain([
-                advise(0, 1, Advice::GuardInstall).works(),
-                read(0).faults(Fault::Unmapped),
-                advise(0, 1, Advice::GuardRemove).works(),
-                read(0).reads(0),
-                write(0, A).works(),
-                advise(0, 1, Advice::GuardInstall).works(),
-                read(1).reads(B),
-                advise(0, 2, Advice::DontNeed).works(),
-                read(0).faults(Fault::Unmapped),
-                read(1).reads(0),
-                advise(0, 2, Advice::GuardRemove).works(),
-                read(0).reads(0),
-            ]),
-        )
-    });
-    cases
-}
-
 fn brk_and_stacks(rules: &Rules) -> Vec<Case> {
     // Whether a page stays free below the next mapping.
     let beside = if rules.heap == Heap::Linux { 2 * PAGE } else { 4 * PAGE };
@@ -651,6 +435,14 @@ fn looks() -> Vec<Case> {
                 sync(0, 3, synchronous).fails(Errno::ENOMEM),
                 sync(0, 1, synchronous).works(),
                 sync(0, 0, synchronous).works(),
+                truncate(FIRST, 2 * PAGE).works(),
+                map(4, 2).of(FIRST).shared().call().works(),
+                write(4, A).works(),
+                sync(4, 2, synchronous).works(),
+                sync(4, 2, SyncFlags { asynchronous: true, ..SyncFlags::default() }).works(),
+                sync(4, 2, SyncFlags { invalidate: true, ..synchronous }).works(),
+                read_file(FIRST, 0).gives(Expected::Number(u64::from(A))),
+                read(4).reads(A),
                 Operation::Call(Call::Sync { at: unaligned, length: PAGE, flags: synchronous })
                     .fails(Errno::EINVAL),
             ],

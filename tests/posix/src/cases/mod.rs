@@ -3,9 +3,11 @@
 //! A case is a short log, and what each of its steps must answer. The answers are Linux's, as asked on
 //! 6.18; where an older version answers otherwise, the case depends on the [`Rules`].
 
+mod advice;
 mod bugs;
 mod build;
 mod corners;
+mod files;
 
 use std::fmt;
 

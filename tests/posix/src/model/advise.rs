@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::space::Origin;
+use super::space::{Backing, Origin};
 use super::{Model, Mutation, pages};
 use crate::answer::{Errno, Fault};
 use crate::operation::{Access, Advice, PAGE, Protection};
@@ -78,20 +78,29 @@ impl Model {
                 if is(Mutation::GuardGoesWithDontNeed) {
                     page.guard = false;
                 }
+                if let Some(Backing { object, page: at }) = page.backing.filter(|_| page.attributes.shared)
+                    && is(Mutation::SharedDontNeedDropsBytes)
+                {
+                    self.objects[object.0].punch(at..at + 1);
+                }
             }
             Advice::Free => {
-                check(is_anonymous && !locked)?;
+                check((is_anonymous || is(Mutation::FreeTakesSharedMemory)) && !locked)?;
                 if let Some(copy) = &mut page.copy {
                     copy.may_clear_from(0);
                 }
             }
             Advice::Remove => {
-                check(!is_anonymous && !locked)?;
-                if !page.attributes.shared || !page.attributes.may_write {
+                check((!is_anonymous || is(Mutation::RemoveTakesPrivateMemory)) && !locked)?;
+                let may_remove = page.attributes.shared && page.attributes.may_write;
+                if !may_remove && !is(Mutation::RemoveNeedsNoPermission) {
                     return Err(Errno::EACCES);
                 }
-                if let Some(backing) = page.backing {
+                if let Some(backing) = page.backing.filter(|_| !is(Mutation::RemoveKeepsBytes)) {
                     self.objects[backing.object.0].punch(backing.page..backing.page + 1);
+                    if is(Mutation::RemoveDropsPrivateCopies) {
+                        self.drop_copies(backing.object, backing.page..backing.page + 1);
+                    }
                 }
             }
             Advice::DontFork | Advice::DoFork => {
@@ -100,7 +109,8 @@ impl Model {
                 page.mapping = page.mapping.then(call);
             }
             Advice::WipeOnFork | Advice::KeepOnFork => {
-                check(is_anonymous || advice == Advice::KeepOnFork)?;
+                let takes = is_anonymous || is(Mutation::WipeOnForkTakesSharedMemory);
+                check(takes || advice == Advice::KeepOnFork)?;
                 page.attributes.wipe_on_fork = advice == Advice::WipeOnFork;
                 page.attributes.dont_fork &= !excludes;
                 page.mapping = page.mapping.then(call);

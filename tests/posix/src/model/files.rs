@@ -1,7 +1,10 @@
 //! Calls by descriptor.
 
+use std::ops::Range;
+
 use super::map::{modes, object_of};
 use super::object::ObjectId;
+use super::space::{Backing, Page};
 use super::{Model, Mutation};
 use crate::answer::Errno;
 use crate::operation::{Descriptor, OFFSETS, PAGE, Sample};
@@ -14,6 +17,9 @@ impl Model {
         let (_, writes) = modes(file);
         if !writes {
             return Err(Errno::EBADF);
+        }
+        if self.is(Mutation::FileWritesMissMappings) {
+            self.detach_mappings(object_of(file), position / PAGE);
         }
         let object = &mut self.objects[object_of(file).0];
         if position >= object.size {
@@ -55,23 +61,41 @@ impl Model {
         let shrinks = length < self.objects[id.0].size;
         let keeps_tail = self.is(Mutation::TailOfLastPageShowsBytes);
         let last = self.objects[id.0].page(length / PAGE).cloned().filter(|_| shrinks && keeps_tail);
+        if self.is(Mutation::GrownFileShowsOldBytes) {
+            self.objects[id.0].size = length;
+        }
         self.objects[id.0].resize(length);
         if let (Some(last), Some(page)) = (last, self.objects[id.0].page(length / PAGE)) {
             *page = last;
         }
         if shrinks && !self.is(Mutation::TruncationKeepsPrivateCopies) {
-            self.drop_copies_beyond(id, length.div_ceil(PAGE));
+            self.drop_copies(id, length.div_ceil(PAGE)..u64::MAX);
         }
         Ok(0)
     }
 
-    /// Drops private copies of pages from `end` on, in all processes.
-    fn drop_copies_beyond(&mut self, id: ObjectId, end: u64) {
-        for page in self.spaces.iter_mut().flatten().flat_map(|space| space.pages.values_mut()) {
-            if page.backing.is_some_and(|backing| backing.object == id && backing.page >= end) {
+    /// Drops private copies of an object's pages, in all processes.
+    pub(super) fn drop_copies(&mut self, id: ObjectId, pages: Range<u64>) {
+        for page in self.all_pages() {
+            if page.backing.is_some_and(|backing| backing.object == id && pages.contains(&backing.page)) {
                 page.copy = None;
             }
         }
+    }
+
+    /// Gives all mappings of a page of an object a copy of its own.
+    fn detach_mappings(&mut self, id: ObjectId, page: u64) {
+        let content = self.objects[id.0].page(page).cloned();
+        for mapped in self.all_pages() {
+            if mapped.backing == Some(Backing { object: id, page }) && mapped.copy.is_none() {
+                mapped.copy = content.clone();
+            }
+        }
+    }
+
+    /// Returns the pages of all processes.
+    fn all_pages(&mut self) -> impl Iterator<Item = &mut Page> {
+        self.spaces.iter_mut().flatten().flat_map(|space| space.pages.values_mut())
     }
 }
 

@@ -88,11 +88,21 @@ impl Model {
                 _ => Ok(true),
             };
         };
+        if file == Descriptor::Pipe && self.is(Mutation::PipeIsNoFile) {
+            return Err(Errno::EBADF);
+        }
         let is_regular = !matches!(file, Descriptor::Pipe | Descriptor::Directory);
-        if is_regular && map.offset.checked_add(length).is_none_or(|end| end > i64::MAX as u64) {
+        let may_overflow = self.is(Mutation::OffsetMayOverflow);
+        if is_regular
+            && !may_overflow
+            && map.offset.checked_add(length).is_none_or(|end| end > i64::MAX as u64)
+        {
             return Err(Errno::EOVERFLOW);
         }
-        let (reads, writes) = modes(file);
+        let (reads, writes) = match modes(file) {
+            _ if self.is(Mutation::MapIgnoresDescriptor) => (true, true),
+            modes => modes,
+        };
         match map.sharing {
             Sharing::Neither => return Err(Errno::EINVAL),
             Sharing::Shared if map.protection.has(Protection::WRITE) && !writes => return Err(Errno::EACCES),
@@ -162,6 +172,7 @@ impl Model {
         }
         let call = self.new_call();
         let goes_on = self.is(Mutation::ProtectGoesOnBeyondHole);
+        let ignores_descriptor = self.is(Mutation::ProtectIgnoresDescriptor);
         for number in range {
             let Some(page) = self.space().pages.get_mut(&number) else {
                 if goes_on {
@@ -169,7 +180,7 @@ impl Model {
                 }
                 return Err(Errno::ENOMEM);
             };
-            if protection.has(Protection::WRITE) && !page.attributes.may_write {
+            if protection.has(Protection::WRITE) && !page.attributes.may_write && !ignores_descriptor {
                 return Err(Errno::EACCES);
             }
             let old = std::mem::replace(&mut page.attributes.protection, protection);
@@ -227,7 +238,8 @@ impl Model {
     }
 
     pub(super) fn sync(&mut self, at: u64, length: u64, flags: SyncFlags) -> Result<u64, Errno> {
-        if !at.is_multiple_of(PAGE) || flags.asynchronous && flags.synchronous {
+        let has_both = flags.asynchronous && flags.synchronous && !self.is(Mutation::SyncTakesBothFlags);
+        if !at.is_multiple_of(PAGE) || has_both {
             return Err(Errno::EINVAL);
         }
         let range = pages(at, length).ok_or(Errno::ENOMEM)?;
@@ -235,7 +247,11 @@ impl Model {
         if flags.invalidate && mapped.into_iter().any(|(_, page)| page.attributes.locked) {
             return Err(Errno::EBUSY);
         }
-        if self.space().has_hole(range) { Err(Errno::ENOMEM) } else { Ok(0) }
+        if self.space().has_hole(range) && !self.is(Mutation::SyncPassesOverHoles) {
+            Err(Errno::ENOMEM)
+        } else {
+            Ok(0)
+        }
     }
 
     pub(super) fn resident(&mut self, at: u64, length: u64, vector: Vector) -> Result<u64, Errno> {
@@ -244,10 +260,15 @@ impl Model {
         }
         let range = pages(at, length).filter(|range| range.end * PAGE <= TOP).ok_or(Errno::ENOMEM)?;
         let first_is_mapped = self.space().pages.contains_key(&range.start);
-        if vector == Vector::Bad && !range.is_empty() && first_is_mapped {
+        let needs_vector = !self.is(Mutation::ResidentNeedsNoVector);
+        if vector == Vector::Bad && !range.is_empty() && first_is_mapped && needs_vector {
             return Err(Errno::EFAULT);
         }
-        if self.space().has_hole(range) { Err(Errno::ENOMEM) } else { Ok(0) }
+        if self.space().has_hole(range) && !self.is(Mutation::ResidentPassesOverHoles) {
+            Err(Errno::ENOMEM)
+        } else {
+            Ok(0)
+        }
     }
 
     pub(super) fn lock(&mut self, at: u64, length: u64, locked: bool) -> Result<u64, Errno> {

@@ -64,7 +64,10 @@ impl Model {
             }
             _ => {}
         }
-        if old == 0 && !first.attributes.shared {
+        if old == 0 && !first.attributes.shared && !self.is(Mutation::DuplicateOfPrivateMemory) {
+            return Err(Errno::EINVAL);
+        }
+        if old == 0 && !flags.may_move && self.is(Mutation::DuplicateInPlaceIsInvalid) {
             return Err(Errno::EINVAL);
         }
         let kept = source.start..source.start + (source.end - source.start).min(count);
@@ -151,6 +154,10 @@ impl Model {
             // Linux unlocks the whole mapping that a part of is moved.
             self.unlock_mapping_of(number);
             let keeps_bytes = self.is(Mutation::KeptSourceKeepsBytes);
+            if page.attributes.shared && self.is(Mutation::KeptSharedSourceGoes) {
+                self.space().pages.remove(&number);
+                return page;
+            }
             let left = self.page(number);
             left.guard = false;
             if !keeps_bytes {
@@ -205,9 +212,19 @@ impl Model {
 
     /// Adds pages to the mapping that starts at page `start` with `template`.
     fn extend(&mut self, template: &Page, start: u64, added: Range<u64>) {
+        let is_duplicate = added.start == 0;
         for index in added.clone() {
             let backing = template.backing.map(|b| Backing { page: b.page + index, ..b });
-            let page = Page { backing, copy: None, guard: false, ..template.clone() };
+            let mut page = Page { backing, copy: None, guard: false, ..template.clone() };
+            if let Some(Backing { object, page: at }) = backing {
+                let object = &mut self.objects[object.0];
+                if self.mutation == Some(Mutation::SharedGrowthAddsMemory) && !is_duplicate {
+                    object.resize(object.size.max((at + 1) * PAGE));
+                }
+                if self.mutation == Some(Mutation::DuplicateIsACopy) && is_duplicate {
+                    page.copy = object.page(at).cloned();
+                }
+            }
             self.space().pages.insert(start + index, page);
         }
         if template.attributes.locked {

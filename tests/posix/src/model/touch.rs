@@ -1,7 +1,7 @@
 //! Accesses.
 
 use super::content::{Bytes, Content};
-use super::space::{Attributes, Page, Space};
+use super::space::{Attributes, Backing, Page, Space};
 use super::{Model, Mutation, STACK_GAP, STACK_PAGES};
 use crate::answer::Fault;
 use crate::operation::{Access, OFFSETS, PAGE, Protection, Sample};
@@ -70,7 +70,8 @@ impl Model {
             return Err(Fault::Denied);
         }
         self.fault_of_page(number)?;
-        if matches!(access, Access::Write(_)) {
+        let is_snapshot = self.is(Mutation::PrivateMappingIsSnapshot);
+        if matches!(access, Access::Write(_)) || is_snapshot {
             self.own(number);
         }
         Ok(())
@@ -104,6 +105,14 @@ impl Model {
 
     fn write(&mut self, number: u64, sample: Sample, value: u8) {
         self.shown(number, |content| content.write(sample, value));
+        let page = self.page(number);
+        if let Some(Backing { object, page }) = page.backing.filter(|_| page.copy.is_none())
+            && self.is(Mutation::TailReachesFile)
+        {
+            let end = page * PAGE + sample.offset() + 1;
+            let object = &mut self.objects[object.0];
+            object.size = object.size.max(end);
+        }
         if self.is(Mutation::ForkSharesPrivatePages) && !self.page(number).attributes.shared {
             let alike = self.spaces.iter_mut().flatten().filter_map(|space| space.pages.get_mut(&number));
             for page in alike.filter(|page| !page.attributes.shared) {
