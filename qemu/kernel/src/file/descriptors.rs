@@ -4,7 +4,7 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 
-use super::{Console, Content, OpenFile};
+use super::{Console, Content, Mode, OpenFile};
 use crate::process::{OutOfMemory, Shared};
 use crate::syscall::Errno;
 
@@ -24,7 +24,7 @@ impl Descriptors {
     ///
     /// [`OutOfMemory`].
     pub fn standard(console: &Shared<Console>) -> Result<Descriptors, OutOfMemory> {
-        let file = Shared::new(OpenFile::new(Content::Console(console.clone())))?;
+        let file = Shared::new(OpenFile::new(Content::Console(console.clone()), Mode::ReadWrite))?;
         let mut files = Vec::new();
         files.try_reserve_exact(3).map_err(|_| OutOfMemory)?;
         files.extend([Some(file.clone()), Some(file.clone()), Some(file)]);

@@ -1,14 +1,16 @@
-//! What programs open: the console, files of the RAM disk, and files in memory.
+//! What programs open: the console, files of the RAM disk, and files in memory, with names or without.
 
 mod console;
 mod descriptors;
 mod memory_file;
+mod named;
 mod open;
 
 pub use console::{Console, Records};
 pub use descriptors::{Descriptors, LEAST_FREE};
 pub use memory_file::MemoryFile;
-pub use open::{Content, OpenFile, Whence};
+pub use named::{Creation, open_named, remove_named};
+pub use open::{Content, Mode, OpenFile, Whence};
 
 use spin::Once;
 use topomem_exec::Archive;

@@ -15,7 +15,30 @@ pub enum Content {
     /// A file of the RAM disk.
     RamDisk(&'static [u8]),
     /// A file in memory.
-    Memory(MemoryFile),
+    Memory(Shared<MemoryFile>),
+}
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// To be read.
+    Read,
+    /// To be written.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl Mode {
+    /// Tells whether the file may be read.
+    pub fn reads(self) -> bool {
+        self != Mode::Write
+    }
+
+    /// Tells whether the file may be written.
+    pub fn writes(self) -> bool {
+        self != Mode::Read
+    }
 }
 
 /// Where an offset counts from.
@@ -34,13 +57,15 @@ pub enum Whence {
 pub struct OpenFile {
     /// What is in it.
     pub content: Content,
+    /// What it was opened for.
+    pub mode: Mode,
     offset: SpinMutex<u64, Polling>,
 }
 
 impl OpenFile {
     /// A file open at its start.
-    pub const fn new(content: Content) -> OpenFile {
-        OpenFile { content, offset: SpinMutex::new(0) }
+    pub const fn new(content: Content, mode: Mode) -> OpenFile {
+        OpenFile { content, mode, offset: SpinMutex::new(0) }
     }
 
     /// Its bytes; `None` for what has no such number.
@@ -56,8 +81,11 @@ impl OpenFile {
     ///
     /// # Errors
     ///
-    /// [`Errno::SEEK`] for an offset in what has none.
+    /// [`Errno::SEEK`] for an offset in what has none, [`Errno::BAD_FILE`] if it is not open to be read.
     pub fn read(&self, offset: Option<u64>, to: &mut [u8]) -> Result<usize, Errno> {
+        if !self.mode.reads() {
+            return Err(Errno::BAD_FILE);
+        }
         let read = |offset, to: &mut [u8]| match &self.content {
             Content::Console(_) => 0,
             Content::RamDisk(bytes) => read_slice(bytes, offset, to),
@@ -79,8 +107,11 @@ impl OpenFile {
     ///
     /// # Errors
     ///
-    /// [`Errno::SEEK`], [`Errno::BAD_FILE`] for what cannot be written, and as [`MemoryFile::write`].
+    /// [`Errno::SEEK`], [`Errno::BAD_FILE`] if it is not open to be written, and as [`MemoryFile::write`].
     pub fn write(&self, offset: Option<u64>, from: &[u8]) -> Result<(), Errno> {
+        if !self.mode.writes() {
+            return Err(Errno::BAD_FILE);
+        }
         match (&self.content, offset) {
             (Content::Console(_), Some(_)) => Err(Errno::SEEK),
             (Content::Console(console), None) => {

@@ -24,6 +24,9 @@ const CONTEXT_FLAGS: u64 = 2 | 4;
 /// Flags that are clear when a handler begins: trap, direction, resume.
 const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 10 | 1 << 16;
 
+/// Bytes of the instruction that makes a system call.
+const SYSCALL_BYTES: u64 = 2;
+
 /// What a handler is told about a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cause {
@@ -131,6 +134,10 @@ impl Task {
                 let Some(returns_to) = action.returns_to() else {
                     return self.thread.process.end(Ending::Killed(Signal::SEGV));
                 };
+                if let Some(number) = self.interrupted_call.take().filter(|_| action.restarts()) {
+                    self.state.frame.rax = u64::from(number);
+                    self.state.frame.rip -= SYSCALL_BYTES;
+                }
                 let pointer = self.state.frame.rsp;
                 let alternate = self.alternate_stack;
                 let is_elsewhere = action.is_on_alternate_stack() && !alternate.holds(pointer);

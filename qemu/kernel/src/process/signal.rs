@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use linux_raw_sys::general::{SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTORER, SS_DISABLE};
+use linux_raw_sys::general::{SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART, SA_RESTORER, SS_DISABLE};
 
 /// A signal's number: 1 to 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +160,11 @@ impl Action {
     /// Does the handler run on the alternate stack?
     pub fn is_on_alternate_stack(&self) -> bool {
         self.has(SA_ONSTACK)
+    }
+
+    /// Tells whether a system call that the signal has interrupted is made again after the handler.
+    pub fn restarts(&self) -> bool {
+        self.has(SA_RESTART)
     }
 
     /// Where the handler returns to, if that is said.

@@ -24,12 +24,21 @@ pub struct Task {
     pub cleared_at_end: u64,
     /// The signals that it puts off, while it waits for one with others put off.
     pub saved_mask: Option<SignalSet>,
+    /// The number of the system call that a signal has just interrupted, if it may be made again.
+    pub interrupted_call: Option<u32>,
 }
 
 impl Task {
     /// `thread`, which begins with the registers of `state`.
     pub fn new(thread: Shared<Thread>, state: Box<UserState>) -> Task {
-        Task { thread, state, alternate_stack: AlternateStack::NONE, cleared_at_end: 0, saved_mask: None }
+        Task {
+            thread,
+            state,
+            alternate_stack: AlternateStack::NONE,
+            cleared_at_end: 0,
+            saved_mask: None,
+            interrupted_call: None,
+        }
     }
 
     /// Runs it until it ends, or goes on on another CPU.
@@ -39,6 +48,7 @@ impl Task {
             while let Some(signal) = self.thread.take_signal() {
                 self.deliver(Cause::sent(signal)).await;
             }
+            self.interrupted_call = None;
             if let Some(mask) = self.saved_mask.take() {
                 // The signal that it waited for had no handler.
                 self.thread.set_blocked(mask);

@@ -1,12 +1,12 @@
 //! Files.
 
 use linux_raw_sys::general::{
-    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, O_ACCMODE, O_RDONLY, O_RDWR, POLLIN,
+    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, O_RDONLY, O_RDWR, O_WRONLY, POLLIN,
     POLLNVAL, POLLOUT, SEEK_CUR, SEEK_END, SEEK_SET,
 };
 
 use super::{Answer, Errno, time};
-use crate::file::{self, Content, LEAST_FREE, MemoryFile, OpenFile, Whence};
+use crate::file::{Content, LEAST_FREE, Mode, OpenFile, Whence};
 use crate::process::{Shared, Task};
 
 /// Bytes that one system call moves at most, a piece at a time.
@@ -19,7 +19,7 @@ const MOST_POLLED: u64 = 256;
 const REGULAR: u64 = 0o100_644;
 const CHARACTER_DEVICE: u64 = 0o020_620;
 
-fn file(task: &Task, descriptor: u64) -> Result<Shared<OpenFile>, Errno> {
+pub(super) fn file(task: &Task, descriptor: u64) -> Result<Shared<OpenFile>, Errno> {
     let descriptor = u32::try_from(descriptor as i32).map_err(|_| Errno::BAD_FILE)?;
     task.thread.process.files.lock().get(descriptor)
 }
@@ -106,32 +106,6 @@ pub(super) async fn read_pieces(task: &Task, descriptor: u64, pieces: u64, count
     Ok(done)
 }
 
-fn add(task: &Task, content: Content) -> Answer {
-    let file = Shared::new(OpenFile::new(content))?;
-    task.thread.process.files.lock().add(file, LEAST_FREE).map(u64::from)
-}
-
-/// Opens a file of the RAM disk; its only folder is the root, so what a path begins at does not matter.
-pub(super) async fn open(task: &Task, path: u64, flags: u64) -> Answer {
-    let path = task.memory().read_text(path).await?;
-    let content = file::find(&path).ok_or(Errno::NO_ENTRY)?;
-    if flags as u32 & O_ACCMODE != O_RDONLY {
-        return Err(Errno::READ_ONLY);
-    }
-    add(task, Content::RamDisk(content))
-}
-
-pub(super) async fn create_in_memory(task: &Task, name: u64) -> Answer {
-    task.memory().read_text(name).await?;
-    add(task, Content::Memory(MemoryFile::new()))
-}
-
-/// Nothing here is a link.
-pub(super) async fn read_link(task: &Task, path: u64) -> Answer {
-    let path = task.memory().read_text(path).await?;
-    Err(if file::find(&path).is_some() { Errno::INVALID } else { Errno::NO_ENTRY })
-}
-
 pub(super) fn close(task: &Task, descriptor: u64) -> Answer {
     let descriptor = u32::try_from(descriptor as i32).map_err(|_| Errno::BAD_FILE)?;
     task.thread.process.files.lock().close(descriptor).map(|()| 0)
@@ -215,9 +189,10 @@ pub(super) fn settings(task: &Task, descriptor: u64, command: u64, argument: u64
             task.thread.process.files.lock().add(file, least).map(u64::from)
         }
         F_GETFD | F_SETFD | F_SETFL => Ok(0),
-        F_GETFL => Ok(u64::from(match file.content {
-            Content::RamDisk(_) => O_RDONLY,
-            Content::Console(_) | Content::Memory(_) => O_RDWR,
+        F_GETFL => Ok(u64::from(match file.mode {
+            Mode::Read => O_RDONLY,
+            Mode::Write => O_WRONLY,
+            Mode::ReadWrite => O_RDWR,
         })),
         _ => Err(Errno::INVALID),
     }
@@ -229,7 +204,16 @@ pub(super) fn resize(task: &Task, descriptor: u64, size: u64) -> Answer {
         return Err(Errno::INVALID);
     }
     match &file.content {
+        Content::Memory(_) if !file.mode.writes() => Err(Errno::INVALID),
         Content::Memory(file) => file.resize(size).map(|()| 0),
         Content::Console(_) | Content::RamDisk(_) => Err(Errno::INVALID),
+    }
+}
+
+/// `fsync`: a file in memory has no other place, and one of the RAM disk is not written.
+pub(super) fn sync(task: &Task, descriptor: u64) -> Answer {
+    match file(task, descriptor)?.content {
+        Content::Console(_) => Err(Errno::INVALID),
+        Content::RamDisk(_) | Content::Memory(_) => Ok(0),
     }
 }

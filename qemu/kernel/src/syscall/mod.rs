@@ -4,6 +4,7 @@ mod errno;
 mod files;
 mod futexes;
 mod memory;
+mod paths;
 mod processes;
 mod signals;
 mod system;
@@ -37,10 +38,11 @@ pub async fn call(task: &mut Task) -> Flow {
     let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
     let [a, b, c, d, e, f] = arguments;
     // A program's upper half of the number is not looked at, as Linux has it.
-    let answer = match frame.rax as u32 {
+    let number = frame.rax as u32;
+    let answer = match number {
         linux::__NR_read => files::read(task, a, b, c, None).await,
         linux::__NR_write => files::write(task, a, b, c, None).await,
-        linux::__NR_open => files::open(task, a, b).await,
+        linux::__NR_open => paths::open(task, a, b).await,
         linux::__NR_close => files::close(task, a),
         linux::__NR_fstat => files::status(task, a, b).await,
         linux::__NR_poll => files::poll(task, a, b, c).await,
@@ -54,10 +56,13 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_dup2 | linux::__NR_dup3 => files::duplicate_to(task, a, b),
         linux::__NR_fcntl => files::settings(task, a, b, c),
         linux::__NR_ftruncate => files::resize(task, a, b),
-        linux::__NR_openat => files::open(task, b, c).await,
-        linux::__NR_readlink => files::read_link(task, a).await,
-        linux::__NR_readlinkat => files::read_link(task, b).await,
-        linux::__NR_memfd_create => files::create_in_memory(task, a).await,
+        linux::__NR_fsync | linux::__NR_fdatasync => files::sync(task, a),
+        linux::__NR_openat => paths::open(task, b, c).await,
+        linux::__NR_readlink => paths::read_link(task, a).await,
+        linux::__NR_readlinkat => paths::read_link(task, b).await,
+        linux::__NR_unlink => paths::remove(task, a).await,
+        linux::__NR_unlinkat => paths::remove(task, b).await,
+        linux::__NR_memfd_create => paths::create_in_memory(task, a).await,
 
         linux::__NR_mmap => memory::map(task, [a, b, c, d, e, f]),
         linux::__NR_mprotect => memory::protect(task, a, b, c).await,
@@ -111,6 +116,19 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_getrandom => system::random(task, a, b).await,
         _ => Err(Errno::NO_SYSTEM_CALL),
     };
+    if answer == Err(Errno::INTERRUPTED) && restarts(number, d) {
+        task.interrupted_call = Some(number);
+    }
     task.state.frame.rax = answer.unwrap_or_else(Errno::value);
     Flow::Continue
+}
+
+/// Tells whether a system call that a signal has interrupted is made again, if the signal's action says so:
+/// one that waits, but not for a time, nor for a signal. `limit` is its fourth argument.
+fn restarts(number: u32, limit: u64) -> bool {
+    match number {
+        linux::__NR_wait4 => true,
+        linux::__NR_futex => limit == 0,
+        _ => false,
+    }
 }

@@ -29,6 +29,7 @@ mod checks {
             "endless" => endless,
             "memory" => memory,
             "fork" => fork,
+            "restart" => restart,
             _ => return None,
         };
         Some(check)
@@ -451,6 +452,36 @@ mod checks {
         }
         MOVING.store(false, Ordering::Relaxed);
         writer.join().map_err(|_| 51)
+    }
+
+    /// A wait that a signal interrupts goes on after the handler if the action says so, and else ends.
+    fn restart() -> Result<(), u8> {
+        for (number, flags) in [(1, libc::SA_RESTART), (2, 0)] {
+            handle(libc::SIGUSR1, trample as *const (), flags);
+            let parent = std::process::id() as libc::pid_t;
+            // SAFETY: the child uses nothing that another thread could have left in the middle of a change.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                thread::sleep(Duration::from_millis(20));
+                // SAFETY: it sends a signal, and ends the process.
+                unsafe {
+                    libc::kill(parent, libc::SIGUSR1);
+                    thread::sleep(Duration::from_millis(20));
+                    libc::_exit(7);
+                }
+            }
+            let mut status = -1;
+            // SAFETY: the status is this function's own.
+            let mut wait = || unsafe { libc::waitpid(child, &mut status, 0) };
+            let first = wait();
+            let is_interrupted = std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR);
+            match flags {
+                0 => ensure(first == -1 && is_interrupted && wait() == child, number)?,
+                _ => ensure(first == child, number)?,
+            }
+            ensure(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, 10 + number)?;
+        }
+        Ok(())
     }
 
     /// Memory keeps what is in it, and loses it when it should.

@@ -37,9 +37,9 @@ impl Object {
             if let Some(last) = self.pages.get_mut(&page) {
                 last.clear_from(offset);
             }
-        } else if size > self.size {
-            // A mapping may have written to the last page, beyond the old end. Whether these bytes
-            // appear when the file grows is up to the system.
+        } else {
+            // A mapping may have written to the last page, beyond the old end. Whether these bytes stay,
+            // and appear when the file grows, is up to the system.
             let (page, offset) = (self.size / PAGE, self.size % PAGE);
             if let Some(last) = self.pages.get_mut(&page) {
                 last.may_clear_from(offset);

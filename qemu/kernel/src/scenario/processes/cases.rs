@@ -42,6 +42,7 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["checks", "endless"]),
     holds(&["checks", "memory"]),
     holds(&["checks", "fork"]),
+    holds(&["checks", "restart"]),
 ];
 
 /// Attacks, each for one CPU. The unit of floating-point exceptions and INT1 are left out: QEMU's TCG raises
