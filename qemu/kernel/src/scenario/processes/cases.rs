@@ -43,6 +43,7 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["checks", "memory"]),
     holds(&["checks", "fork"]),
     holds(&["checks", "restart"]),
+    holds(&["sharing", "names"]),
 ];
 
 /// Attacks, each for one CPU. The unit of floating-point exceptions and INT1 are left out: QEMU's TCG raises

@@ -24,6 +24,7 @@ pub(super) fn by_name(name: &str) -> Option<Check> {
         "private-file" => files::private_file,
         "file-and-mapping" => files::file_and_mapping,
         "read-only" => files::read_only,
+        "names" => files::names,
         "named-file" => files::named_file,
         "disk-file" => files::disk_file,
         "beyond-end" => ends::beyond_end,

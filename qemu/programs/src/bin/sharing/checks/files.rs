@@ -1,6 +1,6 @@
 //! Files and their mappings.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use super::{File, Mapped, PAGE, WRITE, ensure, failed_with, in_child};
 
@@ -77,11 +77,40 @@ pub(super) fn read_only() -> Result<(), u8> {
 /// A file that every process has: this program.
 const FILE: &CStr = c"sharing";
 
-/// A file with a name is found by others until it is removed, and stays while it is open.
-pub(super) fn named_file() -> Result<(), u8> {
+/// Returns a path that no other process has.
+fn own_path() -> Result<CString, u8> {
     // SAFETY: it has no requirements.
-    let name = format!("/dev/shm/sharing-{}\0", unsafe { libc::getpid() });
-    let path = CStr::from_bytes_with_nul(name.as_bytes()).map_err(|_| 1)?;
+    let number = unsafe { libc::getpid() };
+    CString::new(format!("/dev/shm/sharing-{number}")).map_err(|_| 1)
+}
+
+/// A file is found by its name until it is removed, and a descriptor permits what it was opened for.
+pub(super) fn names() -> Result<(), u8> {
+    let path = &*own_path()?;
+    ensure(File::open(path, libc::O_RDWR).is_none(), 2)?;
+    let file = File::open(path, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL).ok_or(3)?;
+    ensure(File::open(path, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL).is_none(), 4)?;
+    file.write(PAGE - 1, &[71, 72])?;
+    in_child(|| {
+        let again = File::open(path, libc::O_RDONLY).ok_or(5)?;
+        ensure(again.size() == PAGE + 1 && again.read(PAGE) == Some(72), 6)?;
+        ensure(again.write(0, &[1]).is_err() && again.resize(0).is_err(), 7)?;
+        let other = File::open(path, libc::O_WRONLY).ok_or(8)?;
+        ensure(other.read(0).is_none() && other.write(0, &[73]).is_ok(), 9)
+    })?;
+    ensure(file.read(0) == Some(73) && file.read(1) == Some(0), 10)?;
+    ensure(File::open(path, libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC).is_some(), 11)?;
+    ensure(file.size() == 0, 12)?;
+    // SAFETY: the path ends with a zero.
+    ensure(unsafe { libc::unlink(path.as_ptr()) } == 0, 13)?;
+    ensure(File::open(path, libc::O_RDWR).is_none(), 14)?;
+    file.write(0, &[74])?;
+    ensure(file.read(0) == Some(74), 15)
+}
+
+/// A file with a name is found by others until it is removed, and stays while it is mapped.
+pub(super) fn named_file() -> Result<(), u8> {
+    let path = &*own_path()?;
     ensure(File::open(path, libc::O_RDWR).is_none(), 2)?;
     let file = File::open(path, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL).ok_or(3)?;
     ensure(File::open(path, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL).is_none(), 4)?;
