@@ -12,14 +12,14 @@ use topomem_shootdown::{ChangeRecord, Domain, Invalidation, PageRange, VirtAddr}
 use x86_64::structures::paging::PhysFrame;
 
 use super::error::{ProtectError, RemapError, UnmapError};
-use super::layout::{SpaceKind, pages_of, range_of, size_of_level};
+use super::layout::{SpaceKind, pages_of, range_of, range_of_pages, size_of_level};
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
     Answer, Answered, Changed, ClearPageError, Found, Leaf, Level, Mismatch, Outcome, PageTable, Pages,
     Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
-use crate::region::{DEFAULT_STACK_LIMIT, GrownStack, ProgramBreak, SpaceLayout};
+use crate::region::{DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
@@ -63,6 +63,8 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub stack_limit: AtomicU64,
     /// The stack that has grown last.
     pub grown_stack: GrownStack,
+    /// How faults are answered.
+    pub fault_policy: FaultPolicy,
     /// The end of the program's heap.
     pub program_break: ProgramBreak,
     /// Its handle is gone: it is freed once no CPU has it active.
@@ -127,6 +129,7 @@ impl<P: Machine> SpaceCore<P> {
             layout,
             stack_limit: AtomicU64::new(DEFAULT_STACK_LIMIT),
             grown_stack: GrownStack::none(),
+            fault_policy: FaultPolicy::new(),
             program_break: ProgramBreak::none(),
             abandoned: AtomicBool::new(false),
             dismantled: AtomicBool::new(false),
@@ -350,6 +353,24 @@ impl<P: Machine> SpaceCore<P> {
                 done => return done,
             }
         }
+    }
+
+    /// Cuts the leaves above the level `to` that `pages` touches. No translation changes.
+    pub fn cut_leaves(&self, pin: &CpuPin, pages: Pages, to: Level) -> Result<(), AllocError> {
+        let mut reserve = Reserve::new(self.service.frames(), pin);
+        loop {
+            match self.table.cut_leaves(self.service.tables(pin), &mut reserve, pages, to) {
+                Err(error) => self.service.relieve(pin, error, || reserve.refill())?,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Has each CPU dropped what was changed in `pages` before? Waits for nothing, so that it may be asked with
+    /// the pages claimed: then no further change comes in between.
+    pub fn is_quiet(&self, pin: &CpuPin, pages: Pages) -> bool {
+        let range = range_of_pages(pages);
+        self.service.shootdown().pending_in(pin, self.domain(), range).is_complete()
     }
 
     /// Clears the one page `page` of `level`, adds to `changed` what that was, and records it.

@@ -265,14 +265,16 @@ pub enum PromoteError {
         /// What it is mapped to.
         frame: PhysFrame,
     },
-    /// The page at this address has another protection than those before it, or only one of them
-    /// owns its frame.
+    /// The page at this address has another protection than those before it, or belongs to another region,
+    /// or only one of them owns its frame.
     Differs(VirtAddr),
     /// The page at this address shares its frame with other mappings, or did.
     Shared(VirtAddr),
     /// The page at this address must not be in a TLB in two sizes, as would be for a moment: on
     /// x86, an executable one.
     OneSizeOnly(VirtAddr),
+    /// No frame for the regions of the large pages.
+    OutOfFrames(AllocError),
 }
 
 impl fmt::Display for PromoteError {
@@ -291,6 +293,7 @@ impl fmt::Display for PromoteError {
             PromoteError::Differs(page) => write!(f, "{page} has other attributes than the pages before it"),
             PromoteError::Shared(page) => write!(f, "{page} shares its frame"),
             PromoteError::OneSizeOnly(page) => write!(f, "TLBs must not hold {page} in two sizes"),
+            PromoteError::OutOfFrames(error) => error.fmt(f),
         }
     }
 }

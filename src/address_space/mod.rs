@@ -26,7 +26,7 @@ pub(crate) use core::{Collected, SpaceCore};
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, ShareError, UnmapError};
 pub use flags::FlagsError;
 pub use layout::SpaceKind;
-pub(crate) use layout::{pages_of, range_of_pages, user_bounds};
+pub(crate) use layout::{pages_of, range_of_pages, size_of_level, user_bounds};
 pub use mapper::{Refusal, SpaceMapper};
 pub use unmapping::{Unmapped, Unmapping};
 
@@ -34,7 +34,7 @@ pub use crate::retire::Callback;
 
 use crate::Machine;
 use crate::page_table::{Changed, Format, Leaf, Level, LockCounters, Pages, Protection};
-use layout::{range_of, size_of_level};
+use layout::range_of;
 
 /// What an address translates to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

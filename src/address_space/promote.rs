@@ -6,7 +6,7 @@ use topomem_shootdown::{PageRange, VirtAddr};
 use super::layout::level_of;
 use super::{AddressSpace, PromoteError, Unmapping};
 use crate::Machine;
-use crate::page_table::{Format, Unfit};
+use crate::page_table::{Format, Reserve, Unfit, Unpromoted};
 
 impl<P: Machine> AddressSpace<P> {
     /// Maps `range` by pages of its size where smaller ones map it now, all to the same frames
@@ -31,8 +31,18 @@ impl<P: Machine> AddressSpace<P> {
         if level > <P::Format as Format>::LARGEST_LEAF.min(paging.largest_leaf()) {
             return Err(PromoteError::Unsupported(range.size()));
         }
-        let record = |changed| (core.record(&changed), changed);
-        let promoted = core.table.promote(core.service.tables(pin), pages, level, record);
+        let mut reserve = Reserve::new(core.service.frames(), pin);
+        let promoted = loop {
+            let record = |changed| (core.record(&changed), changed);
+            match core.table.promote(core.service.tables(pin), &mut reserve, pages, level, record) {
+                Ok(promoted) => break Ok(promoted),
+                Err(Unpromoted::Unfit(unfit)) => break Err(unfit),
+                Err(Unpromoted::Tables(error)) => {
+                    let refilled = core.service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(PromoteError::OutOfFrames)?;
+                }
+            }
+        };
         let promoted =
             promoted.map(|(record, changed)| Unmapping::announce(core, pin, range, changed, record));
         promoted.map_err(|unfit| {

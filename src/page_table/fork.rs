@@ -17,6 +17,7 @@ use super::level::{Level, Pages};
 use super::memory::{SharesFull, TableAccess, TableMemory, table_at};
 use super::protection::{Access, Protection};
 use super::regions;
+use super::rewrite::{Found, found};
 use super::table::TableEntry;
 
 /// What becomes of the pages of a region in the copy.
@@ -47,11 +48,21 @@ pub(crate) enum CopyError<E> {
     Tables(E),
     /// A frame has as many holders as can be counted; a part is copied.
     SharesFull,
+    /// There are leaves of 1 GiB whose contents are to be copied. Their holders are counted by leaves of 2 MiB
+    /// at most, so they have to be cut first; nothing has changed.
+    Giant,
 }
 
-/// How many frames a copy of `pages` of the table in `frame`, of `level`, needs for tables below it.
-fn plan<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame, level: Level, pages: Pages) -> u64 {
-    let Some(below) = level.below() else { return 0 };
+/// How many frames a copy of `pages` of the table in `frame`, of `level`, needs for tables below it; `None` if
+/// leaves of 1 GiB are to be copied.
+fn plan<F: Format, M: TableMemory>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    pages: Pages,
+    inherited: &impl Fn(RegionId) -> Inherited,
+) -> Option<u64> {
+    let Some(below) = level.below() else { return Some(0) };
     // SAFETY: the cursor keeps it linked.
     let table = unsafe { table_at(memory, frame) };
     let mut needed = 0;
@@ -63,11 +74,17 @@ fn plan<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame, level: Level, p
         if let Entry::Table(next) = F::decode(raw, level) {
             needed += 1 + u64::from(regions::has_frame(memory, next));
             if below > Level::PAGE {
-                needed += plan::<F, M>(memory, next, below, pages.under(level, index));
+                needed += plan::<F, M>(memory, next, below, pages.under(level, index), inherited)?;
             }
+        } else if level > Level::HUGE
+            && let Some(Found::Mapped(leaf, Some(region))) = found::<F, M>(memory, frame, index, raw, level)
+            && leaf.ownership != Ownership::Borrowed
+            && inherited(region) == Inherited::Contents
+        {
+            return None;
         }
     }
-    needed
+    Some(needed)
 }
 
 /// The same without the permission to write.
@@ -222,7 +239,8 @@ impl<F: Format> PageTable<F> {
         to.note_shared();
         loop {
             let cursor = Cursor::<F, M>::lock(self, access, pages);
-            let needed = plan::<F, M>(memory, self.root, F::ROOT, pages);
+            let needed = plan::<F, M>(memory, self.root, F::ROOT, pages, &inherited);
+            let needed = needed.ok_or(CopyError::Giant)?;
             if needed > reserve.len() {
                 drop(cursor);
                 reserve.fill_to(needed).map_err(CopyError::Tables)?;

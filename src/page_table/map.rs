@@ -30,6 +30,12 @@ pub(crate) trait Backing<F: Format> {
         set(part, None);
     }
 
+    /// Returns the region of the large leaf that `page` has; `None` if it has none, or is to be mapped by one.
+    fn region_of_large(&self, page: u64) -> Option<RegionId> {
+        let _ = page;
+        None
+    }
+
     /// The leaf of `level` for `page`; called once per leaf, in order of pages.
     fn take(&mut self, page: u64, level: Level) -> RawEntry;
 }
@@ -108,16 +114,22 @@ fn leaf_here<F: Format>(level: Level, part: Pages, backing: &impl Backing<F>) ->
     level <= F::LARGEST_LEAF && part.fill_entries(level) && backing.level_at(part.first) >= level
 }
 
-/// How many tables `pages` needs under `table` (of `level`; `None`: one that is yet to be).
+/// How many tables `pages` needs under the table in `frame` (of `level`; `None`: one that is yet to be).
 pub(super) fn plan<F: Format, M: TableMemory>(
     memory: &M,
-    table: Option<&Table>,
+    frame: Option<PhysFrame>,
     level: Level,
     pages: Pages,
     backing: &impl Backing<F>,
 ) -> Result<u64, (u64, Option<Leaf>)> {
+    // SAFETY: it is linked: the caller has claimed what `pages` touches.
+    let table: Option<&Table> = frame.map(|frame| unsafe { table_at(memory, frame) });
     let mut missing = 0;
+    let mut large_regions = false;
     for part in pages.by_entry(level) {
+        if level > Level::PAGE && leaf_here::<F>(level, part, backing) {
+            large_regions |= backing.region_of_large(part.first).is_some();
+        }
         let raw = table.map_or(RawEntry::EMPTY, |table| table.load(level.index(part.first)));
         match (F::decode(raw, level), level.below()) {
             (Entry::Leaf(leaf), _) => return Err((part.first, Some(leaf))),
@@ -129,9 +141,7 @@ pub(super) fn plan<F: Format, M: TableMemory>(
                 missing += frames_for_regions::<F, M>(memory, None, below, part, backing);
             }
             (Entry::Table(next), Some(below)) => {
-                // SAFETY: it is linked: the caller has claimed what `pages` touches.
-                let table = unsafe { table_at(memory, next) };
-                let needed = plan::<F, M>(memory, Some(table), below, part, backing)?
+                let needed = plan::<F, M>(memory, Some(next), below, part, backing)?
                     + frames_for_regions::<F, M>(memory, Some(next), below, part, backing);
                 // A leaf takes the place of an empty table.
                 missing += if leaf_here::<F>(level, part, backing) { 0 } else { needed };
@@ -139,7 +149,8 @@ pub(super) fn plan<F: Format, M: TableMemory>(
             _ => {}
         }
     }
-    Ok(missing)
+    let keeps_regions = || frame.is_some_and(|frame| regions::has_frame(memory, frame));
+    Ok(missing + u64::from(large_regions && !keeps_regions()))
 }
 
 /// How many frames it takes to say of what region each leaf is that `pages` will have in the table in `table`
@@ -187,7 +198,7 @@ impl<F: Format> PageTable<F> {
             // A leaf takes the place of a table.
             let stay = |level| leaf_here::<F>(level, pages, backing);
             let cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
-            let planned = plan::<F, M>(memory, Some(cursor.table()), cursor.level, pages, backing);
+            let planned = plan::<F, M>(memory, Some(cursor.frame()), cursor.level, pages, backing);
             let missing = planned.map_err(|(page, leaf)| FillError::Occupied { page, leaf })?
                 + frames_for_regions::<F, M>(memory, Some(cursor.frame()), cursor.level, pages, backing);
             if missing > reserve.len() {
@@ -231,6 +242,10 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
             }
             let index = level.index(part.first);
             let Some(below) = level.below().filter(|_| !leaf_here::<F>(level, part, self.backing)) else {
+                if level > Level::PAGE {
+                    let region = self.backing.region_of_large(part.first);
+                    regions::set::<F, M>(self.memory, self.reserve, frame, level, index..=index, region);
+                }
                 let leaf = self.backing.take(part.first, level);
                 // Nothing else changes the entry: it is empty, or a table without leaves.
                 let old = table.entry(index).replace::<F>(level, leaf);

@@ -19,16 +19,27 @@
 use x86_64::structures::paging::PhysFrame;
 
 use super::PageTable;
+use super::chain::Reserve;
 use super::change::Changed;
 use super::cursor::Cursor;
-use super::entry::{Entry, Leaf, Ownership, RawEntry};
+use super::entry::{Entry, Leaf, Ownership, RawEntry, RegionId};
 use super::format::{Format, Sizes};
 use super::level::{ENTRIES, Level, Pages};
 use super::map::unlink;
 use super::memory::{TableAccess, TableMemory, table_at};
+use super::regions;
 use super::table::Table;
 
-/// Why a range was not promoted.
+/// Why a range was not promoted; nothing has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unpromoted<E> {
+    /// One large leaf cannot stand for the small ones.
+    Unfit(Unfit),
+    /// No frame for the regions of large leaves.
+    Tables(E),
+}
+
+/// Why one large leaf cannot stand for the small ones of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfit {
     /// Nothing is mapped at `page`.
@@ -37,7 +48,7 @@ pub(crate) enum Unfit {
     Misaligned { page: u64, frame: PhysFrame },
     /// `page` is mapped to another frame than the one that follows.
     Scattered { page: u64, frame: PhysFrame },
-    /// `page` has another protection or owner than the pages before it.
+    /// `page` has another protection, owner or region than the pages before it.
     Differs { page: u64 },
     /// `page` shares its frame, and its holders are counted by 4 KiB or 2 MiB leaf.
     Shared { page: u64 },
@@ -53,33 +64,44 @@ struct Survey {
     /// hardware has noted so far; `None` before the first. A number: after the last frame of all there
     /// is no other.
     found: Option<(Leaf, u64, RawEntry)>,
+    /// The first leaf's region.
+    region: Option<RegionId>,
 }
 
 impl Survey {
-    /// Looks at the leaves under `table`, of `level`, whose first page is `page`.
+    /// Looks at the leaves under the table in `frame`, of `level`, whose first page is `page`.
     fn table<F: Format, M: TableMemory>(
         &mut self,
         memory: &M,
-        table: &Table,
+        frame: PhysFrame,
         level: Level,
         page: u64,
     ) -> Result<(), Unfit> {
+        // SAFETY: it is linked under an entry that the caller has for itself.
+        let table = unsafe { table_at(memory, frame) };
         for index in 0..ENTRIES {
             let page = page + index as u64 * level.pages();
             let raw = table.load(index);
             match (F::decode(raw, level), level.below()) {
-                (Entry::Leaf(leaf), _) => self.leaf::<F>(leaf, raw, level, page)?,
-                (Entry::Table(next), Some(below)) => {
-                    // SAFETY: it is linked under an entry that the caller has for itself.
-                    self.table::<F, M>(memory, unsafe { table_at(memory, next) }, below, page)?;
+                (Entry::Leaf(leaf), _) => {
+                    let region = regions::region_of(memory, frame, index);
+                    self.leaf::<F>(leaf, region, raw, level, page)?;
                 }
+                (Entry::Table(next), Some(below)) => self.table::<F, M>(memory, next, below, page)?,
                 _ => return Err(Unfit::Vacant { page }),
             }
         }
         Ok(())
     }
 
-    fn leaf<F: Format>(&mut self, leaf: Leaf, raw: RawEntry, level: Level, page: u64) -> Result<(), Unfit> {
+    fn leaf<F: Format>(
+        &mut self,
+        leaf: Leaf,
+        region: Option<RegionId>,
+        raw: RawEntry,
+        level: Level,
+        page: u64,
+    ) -> Result<(), Unfit> {
         if leaf.ownership == Ownership::Shared {
             return Err(Unfit::Shared { page });
         }
@@ -92,13 +114,14 @@ impl Survey {
                 if F::sizes(&leaf) == Sizes::One {
                     return Err(Unfit::OneSize { page });
                 }
+                self.region = region;
                 F::leaf(&leaf, self.level)
             }
             Some((last, next, large)) => {
                 if number != next {
                     return Err(Unfit::Scattered { page, frame: leaf.frame });
                 }
-                if leaf != (Leaf { frame: leaf.frame, ..last }) {
+                if leaf != (Leaf { frame: leaf.frame, ..last }) || region != self.region {
                     return Err(Unfit::Differs { page });
                 }
                 large
@@ -109,18 +132,18 @@ impl Survey {
     }
 }
 
-/// The large leaf of `level` for the leaves under `table`, whose first page is `page`.
+/// The large leaf of `level` for the leaves under the table in `frame`, whose first page is `page`, and its region.
 fn large_leaf<F: Format, M: TableMemory>(
     memory: &M,
-    table: &Table,
+    frame: PhysFrame,
     level: Level,
     page: u64,
-) -> Result<RawEntry, Unfit> {
-    let mut survey = Survey { level, found: None };
+) -> Result<(RawEntry, Option<RegionId>), Unfit> {
+    let mut survey = Survey { level, found: None, region: None };
     let below = level.below().unwrap_or(Level::PAGE);
-    survey.table::<F, M>(memory, table, below, page)?;
+    survey.table::<F, M>(memory, frame, below, page)?;
     let (.., large) = survey.found.ok_or(Unfit::Vacant { page })?;
-    Ok(F::mark_ahead(large))
+    Ok((F::mark_ahead(large), survey.region))
 }
 
 /// Owned frames of 4 KiB leaves under `table`, of `level`, which start at `frame`, become runs.
@@ -145,41 +168,57 @@ struct Promoter<'a, M: TableMemory> {
     changed: Changed,
 }
 
-/// What is done with each table that a large leaf could take the place of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Check,
-    Change,
-}
-
 impl<M: TableMemory> Promoter<'_, M> {
-    fn apply<F: Format>(
-        &mut self,
-        pass: Pass,
-        table: &Table,
-        level: Level,
-        pages: Pages,
-    ) -> Result<(), Unfit> {
+    /// Checks that large leaves can stand for the small ones of `pages` under the table in `frame`, of `level`.
+    /// Returns how many frames their regions take.
+    fn check<F: Format>(&self, frame: PhysFrame, level: Level, pages: Pages) -> Result<u64, Unfit> {
+        // SAFETY: it is the cursor's, or linked below what is.
+        let table = unsafe { table_at(self.memory, frame) };
+        let mut needed = 0;
+        let mut regions = false;
         for part in pages.by_entry(level) {
-            let index = level.index(part.first);
-            match (F::decode(table.load(index), level), level.below()) {
+            match (F::decode(table.load(level.index(part.first)), level), level.below()) {
                 // It is as large already, or larger.
                 (Entry::Leaf(_), _) => {}
-                (Entry::Table(next), Some(below)) => {
-                    // SAFETY: it is linked under an entry that the cursor has for itself.
-                    let lower = unsafe { table_at(self.memory, next) };
-                    if level > self.level {
-                        self.apply::<F>(pass, lower, below, part)?;
-                        continue;
-                    }
-                    let large = large_leaf::<F, M>(self.memory, lower, level, part.first)?;
-                    if pass == Pass::Change {
-                        table.entry(index).replace::<F>(level, large);
-                        self.retire::<F>(large, lower, next, part);
-                    }
+                (Entry::Table(next), Some(below)) if level > self.level => {
+                    needed += self.check::<F>(next, below, part)?;
+                }
+                (Entry::Table(next), Some(_)) => {
+                    let (_, region) = large_leaf::<F, M>(self.memory, next, level, part.first)?;
+                    regions |= region.is_some();
                 }
                 _ => return Err(Unfit::Vacant { page: part.first }),
             }
+        }
+        Ok(needed + u64::from(regions && !regions::has_frame(self.memory, frame)))
+    }
+
+    /// Makes the change that was checked, from a reserve that has as many frames as it takes.
+    fn apply<F: Format>(
+        &mut self,
+        reserve: &mut Reserve<'_, M>,
+        frame: PhysFrame,
+        level: Level,
+        pages: Pages,
+    ) -> Result<(), Unfit> {
+        // SAFETY: it is the cursor's, or linked below what is.
+        let table = unsafe { table_at(self.memory, frame) };
+        for part in pages.by_entry(level) {
+            let index = level.index(part.first);
+            let (Entry::Table(next), Some(below)) = (F::decode(table.load(index), level), level.below())
+            else {
+                continue;
+            };
+            if level > self.level {
+                self.apply::<F>(reserve, next, below, part)?;
+                continue;
+            }
+            let (large, region) = large_leaf::<F, M>(self.memory, next, level, part.first)?;
+            regions::set::<F, M>(self.memory, reserve, frame, level, index..=index, region);
+            table.entry(index).replace::<F>(level, large);
+            // SAFETY: it was linked under an entry that the cursor has for itself, and is not freed yet.
+            let lower = unsafe { table_at(self.memory, next) };
+            self.retire::<F>(large, lower, next, part);
         }
         Ok(())
     }
@@ -205,15 +244,24 @@ impl<F: Format> PageTable<F> {
     pub(crate) fn promote<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
+        reserve: &mut Reserve<'_, M>,
         pages: Pages,
         level: Level,
         record: impl FnOnce(Changed) -> T,
-    ) -> Result<T, Unfit> {
-        let cursor = Cursor::<F, M>::lock_entry(self, access, pages, level);
-        let mut promoter = Promoter { memory: access.memory, level, changed: Changed::NOTHING };
-        for pass in [Pass::Check, Pass::Change] {
-            promoter.apply::<F>(pass, cursor.table(), cursor.level, pages)?;
+    ) -> Result<T, Unpromoted<M::Error>> {
+        loop {
+            let cursor = Cursor::<F, M>::lock_entry(self, access, pages, level);
+            let mut promoter = Promoter { memory: access.memory, level, changed: Changed::NOTHING };
+            let needed = promoter.check::<F>(cursor.frame(), cursor.level, pages);
+            let needed = needed.map_err(Unpromoted::Unfit)?;
+            if needed > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(needed).map_err(Unpromoted::Tables)?;
+                continue;
+            }
+            let applied = promoter.apply::<F>(reserve, cursor.frame(), cursor.level, pages);
+            applied.map_err(Unpromoted::Unfit)?;
+            return Ok(record(promoter.changed));
         }
-        Ok(record(promoter.changed))
     }
 }

@@ -97,6 +97,15 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
         }
     }
 
+    fn region_of_large(&self, page: u64) -> Option<RegionId> {
+        match self.find::<F>(page) {
+            (Place { table, index, level }, Entry::Leaf(_)) if level > Level::PAGE => {
+                regions::region_of(self.memory, table, index)
+            }
+            _ => None,
+        }
+    }
+
     fn take(&mut self, page: u64, _: Level) -> RawEntry {
         let (Place { table, index, level }, found) = self.find::<F>(page);
         let entry = self.at(table).entry(index);
@@ -181,7 +190,7 @@ impl<F: Format> PageTable<F> {
             }
             let back = from.first.wrapping_sub(to.first);
             let mut moved = Moved { memory, table: cursor.frame(), level, back };
-            let missing = plan::<F, M>(memory, Some(table), level, to, &moved);
+            let missing = plan::<F, M>(memory, Some(cursor.frame()), level, to, &moved);
             let missing = missing.map_err(|(page, _)| RelocateError::Occupied { page })?;
             if missing > reserve.len() {
                 drop(cursor);

@@ -12,7 +12,7 @@ use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
 use super::rewrite::{Found, RewriteError, found};
-use super::split::split;
+use super::split::{self, split};
 use super::table::TableEntry;
 
 /// What is to be done about a page.
@@ -20,9 +20,9 @@ use super::table::TableEntry;
 pub(crate) enum Answer {
     /// Nothing: it is as the access wants it.
     Keep,
-    /// It is mapped by this leaf, in the place of what is there.
-    Map(Leaf),
-    /// It stays mapped to the same frame, which the space now owns, with this protection.
+    /// It is mapped by this leaf of this level, in the place of what is there.
+    Map(Leaf, Level),
+    /// It stays mapped by the same leaf, whose frames the space now owns, with this protection.
     Own(Protection),
 }
 
@@ -69,10 +69,9 @@ impl<F: Format> PageTable<F> {
                 Found::Mapped(_, region) => region,
             };
             let needed = match answer {
-                Answer::Keep => 0,
-                // A new table's leaves are all of the region of the entry that it takes the place of.
-                _ if level > Level::PAGE => u64::from(level.get() - 1),
-                _ => u64::from(regions::needs_frame::<F, M>(
+                Answer::Keep | Answer::Own(_) => 0,
+                Answer::Map(_, at) if level > at => frames_to_cut(found, level, at),
+                Answer::Map(..) => u64::from(regions::needs_frame::<F, M>(
                     memory,
                     frame,
                     level,
@@ -89,19 +88,23 @@ impl<F: Format> PageTable<F> {
             if answer == Answer::Keep {
                 return Ok(Answered { recorded: record(changed), replaced });
             }
-            while let Some(below) = level.below() {
+            while let (Answer::Map(_, at), Some(below)) = (answer, level.below())
+                && level > at
+            {
                 let Some(next) = split::<F, M>(memory, reserve, frame, level.index(page), level) else {
                     debug_assert!(false, "the plan counted too few tables");
                     return Ok(Answered { recorded: record(changed), replaced });
                 };
                 (frame, level) = (next, below);
             }
-            regions::set::<F, M>(memory, reserve, frame, level, pages.indexes(level), region);
+            if let Answer::Map(..) = answer {
+                regions::set::<F, M>(memory, reserve, frame, level, pages.indexes(level), region);
+            }
             // SAFETY: it is the cursor's, or was just linked below what is.
             let entry = unsafe { table_at(memory, frame) }.entry(level.index(page));
             match answer {
                 Answer::Keep => {}
-                Answer::Map(leaf) => {
+                Answer::Map(leaf, _) => {
                     let old = entry.replace::<F>(level, F::leaf(&leaf, level));
                     if let Entry::Leaf(old) = F::decode(old, level) {
                         changed.note_leaves(pages, level, 1);
@@ -115,13 +118,27 @@ impl<F: Format> PageTable<F> {
     }
 }
 
+/// How many frames it takes to cut what was `found` at `level` down to `to`, and to map a leaf there.
+fn frames_to_cut(found: Found, level: Level, to: Level) -> u64 {
+    let tables = u64::from(level.get() - to.get());
+    // A new lowest table's leaves are all of the region of the entry that it takes the place of. A higher
+    // table keeps its leaves' regions in a frame.
+    let regions = match found {
+        Found::Vacant | Found::Mapped(_, None) => 0,
+        Found::Mapped(_, Some(_)) => split::regions_frames(level),
+        Found::Reserved(_) => u64::from(to > Level::PAGE),
+    };
+    tables + regions
+}
+
 /// Makes the leaf in `entry` own its frame, with `protection`, which permits no less than it did.
 fn own<F: Format>(entry: &TableEntry, level: Level, protection: Protection) {
     let mut raw = entry.load();
     while let Entry::Leaf(leaf) = F::decode(raw, level) {
         let owned = Leaf { protection, ownership: Ownership::Owned, ..leaf };
         // The hardware may set accessed and dirty bits in between.
-        match entry.compare_exchange(raw, F::merge_marks(F::leaf(&owned, level), raw)) {
+        let new = F::merge_marks(F::leaf(&owned, level), raw);
+        match entry.compare_exchange(raw, new.claimed_like::<F>(raw)) {
             Ok(()) => return,
             Err(now) => raw = now,
         }

@@ -8,11 +8,13 @@ use super::change::{Changed, replace, reprotect, shares_in};
 use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, RawEntry, RegionId};
 use super::format::Format;
-use super::level::{Level, Pages};
+use super::level::{ENTRIES, Level, Pages};
+use super::map::unlink;
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
-use super::split::{cuts, split};
+use super::split::{cuts, regions_frames, split};
+use super::table::TableEntry;
 
 /// What the pages under an entry are, all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +48,17 @@ pub(crate) trait Rewrite {
     const REGIONS: bool;
     /// May pages be unmapped?
     const UNMAPS: bool;
+    /// May [`Rewrite::joins`] say yes?
+    const JOINS: bool = false;
 
     /// Says whether the change concerns pages that are `found` to be so, the first of which is `page`.
     fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop>;
+
+    /// Says whether one mark takes the place of a table in which each entry is a mark of `region`.
+    fn joins(&self, region: RegionId) -> bool {
+        let _ = region;
+        false
+    }
 
     /// Says what becomes of `pages`, which [`Rewrite::check`] says the change concerns, in ascending order.
     /// Pages before the one at which the change ends are changed.
@@ -112,7 +122,12 @@ fn plan<F: Format, M: TableMemory, R: Rewrite>(
             return plan::<F, M, R>(memory, next, below, part, rewrite);
         }
         match found::<F, M>(memory, frame, index, raw, level) {
-            Some(found) if rewrite.check(found, part.first)? => Ok(cuts(level, part)),
+            Some(found) if rewrite.check(found, part.first)? => Ok(match found {
+                Found::Mapped(_, Some(_)) if !part.fill_entries(level) => {
+                    cuts(level, part) + regions_frames(level)
+                }
+                _ => cuts(level, part),
+            }),
             _ => Ok(0),
         }
     };
@@ -174,6 +189,9 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
             let Some(found) = found::<F, M>(self.memory, frame, index, raw, level) else {
                 if let (Entry::Table(next), Some(below)) = (F::decode(raw, level), level.below()) {
                     self.apply::<F>(next, below, part, Age::Old)?;
+                    if R::JOINS && part.fill_entries(level) {
+                        self.join::<F>(table.entry(index), next, level, part);
+                    }
                 }
                 continue;
             };
@@ -222,6 +240,21 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
         Ok(())
     }
 
+    /// Puts one mark in the place of the table `next`, below `entry` of `level`, if all its entries are marks of
+    /// one region and the rewrite wants that.
+    fn join<F: Format>(&mut self, entry: &TableEntry, next: PhysFrame, level: Level, part: Pages) {
+        // SAFETY: the cursor keeps it linked.
+        let table = unsafe { table_at(self.memory, next) };
+        let first = table.load(0).unclaimed::<F>();
+        let Some(below) = level.below() else { return };
+        let Entry::Mark(region) = F::decode(first, below) else { return };
+        if self.rewrite.joins(region) && (1..ENTRIES).all(|index| table.load(index) == first) {
+            entry.replace::<F>(level, first);
+            self.changed.note_table(part);
+            unlink::<F, M>(self.memory, next, below, &mut self.changed.retired.tables);
+        }
+    }
+
     /// Gives the leaves of `run`, in the table in `frame`, their region.
     fn set_region<F: Format>(&mut self, frame: PhysFrame, level: Level, run: Option<Run>) {
         if let Some(Run { first, last, region }) = run {
@@ -264,7 +297,9 @@ impl<F: Format> PageTable<F> {
     ) -> Outcome<T, R, M::Error> {
         let memory = access.memory;
         loop {
-            let cursor = Cursor::<F, M>::lock(self, access, pages);
+            // A table that the range fills may go.
+            let stay = |level: Level| R::JOINS && level > Level::PAGE && pages.fill_entries(level);
+            let cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
             let needed = plan::<F, M, R>(memory, cursor.frame(), cursor.level, pages, rewrite);
             let mut needed = needed.map_err(RewriteError::Refused)?;
             if R::REGIONS {

@@ -20,6 +20,12 @@ pub(super) fn cuts(level: Level, part: Pages) -> u64 {
     }
 }
 
+/// How many frames it takes to keep the regions of the parts of a leaf of `level` that is cut: a lowest table
+/// has one region in its own word.
+pub(super) const fn regions_frames(level: Level) -> u64 {
+    (level.get() > Level::HUGE.get()) as u64
+}
+
 /// How many tables the leaves and marks at the ends of `pages` take to be cut there.
 pub(super) fn cuts_needed<F: Format, M: TableMemory>(
     memory: &M,
@@ -36,7 +42,8 @@ pub(super) fn cuts_needed<F: Format, M: TableMemory>(
         .filter(|part| !part.fill_entries(level))
         .map(|part| {
             match F::decode(table.load(level.index(part.first)), level) {
-                Entry::Leaf(_) | Entry::Mark(_) => cuts(level, part),
+                Entry::Leaf(_) => cuts(level, part) + regions_frames(level),
+                Entry::Mark(_) => cuts(level, part),
                 Entry::Table(next) => {
                     // SAFETY: it is linked: the caller has claimed what `pages` touches.
                     cuts_needed::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
@@ -76,12 +83,16 @@ pub(super) fn split<F: Format, M: TableMemory>(
         Entry::Mark(region) => Some(region),
         Entry::Empty | Entry::Table(_) => None,
     };
-    if let (Some(region), Level::HUGE) = (region, level) {
-        regions::expect(memory, next, region);
+    let is_leaf = matches!(F::decode(raw, level), Entry::Leaf(_));
+    if let Some(region) = region {
+        if level == Level::HUGE {
+            regions::expect(memory, next, region);
+        } else if let (true, Some(below)) = (is_leaf, level.below()) {
+            regions::set::<F, M>(memory, reserve, next, below, 0..=ENTRIES - 1, Some(region));
+        }
     }
     loop {
         let whole = raw.unclaimed::<F>();
-        let is_leaf = matches!(F::decode(raw, level), Entry::Leaf(_));
         for part in 0..ENTRIES {
             parts.store(part, if is_leaf { F::split(whole, level, part) } else { whole });
         }

@@ -5,14 +5,14 @@ use core::convert::Infallible;
 use topomem_percpu::CpuPin;
 use topomem_shootdown::VirtAddr;
 
-use super::attributes::{Guard, Inheritance, Region};
+use super::attributes::{Guard, Inheritance, Region, Transparent};
 use super::error::MadviseError;
-use super::fault::{FaultAccess, FaultError, PageFault};
-use super::mmap::{address, is_aligned, range_at};
+use super::fault::{FaultAccess, FaultError};
+use super::mmap::{is_aligned, may_be_large, range_at};
 use super::protect::protection_of;
 use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
-use crate::page_table::{Becomes, Changed, Found, Leaf, Pages, Rewrite, RewriteError, Rewritten};
+use crate::page_table::{Becomes, Changed, Found, Leaf, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 
 /// What is to become of the pages of a range (madvise(2) of Linux).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +34,11 @@ pub enum Advice {
     GuardInstall,
     /// The guards are removed. MADV_GUARD_REMOVE.
     GuardRemove,
+    /// Pages of 2 MiB may be used, unless the space has [`HugePages::Never`](super::HugePages::Never).
+    /// MADV_HUGEPAGE.
+    Huge,
+    /// Pages of 2 MiB are not used for what is mapped from now on. MADV_NOHUGEPAGE.
+    NoHuge,
     /// The pages are mapped, to be read. MADV_POPULATE_READ.
     PopulateRead,
     /// The pages are mapped, to be written. MADV_POPULATE_WRITE.
@@ -64,6 +69,8 @@ impl Advise {
             Advice::DontFork => Effect::Keep(region.with_inheritance(Inheritance::Left)),
             Advice::DoFork => Effect::Keep(region.with_inheritance(Inheritance::Copied)),
             Advice::WipeOnFork => Effect::Keep(region.with_inheritance(Inheritance::Wiped)),
+            Advice::Huge => Effect::Keep(region.with_transparent(Transparent::Permitted)),
+            Advice::NoHuge => Effect::Keep(region.with_transparent(Transparent::Never)),
             Advice::Normal | Advice::PopulateRead | Advice::PopulateWrite => Effect::Keep(region),
         }
     }
@@ -82,6 +89,7 @@ impl Rewrite for Advise {
     const CHECKS: bool = false;
     const REGIONS: bool = true;
     const UNMAPS: bool = true;
+    const JOINS: bool = true;
 
     fn check(&self, found: Found, _: u64) -> Result<bool, Infallible> {
         Ok(match found {
@@ -95,6 +103,10 @@ impl Rewrite for Advise {
             }
             Found::Mapped(leaf, Some(region)) => self.of_leaf(&leaf, Region::of(region)) != Becomes::Same,
         })
+    }
+
+    fn joins(&self, region: RegionId) -> bool {
+        may_be_large(region)
     }
 
     fn rewrite(&mut self, found: Found, _: Pages) -> Result<Becomes, Infallible> {
@@ -159,15 +171,13 @@ impl<P: Machine> AddressSpace<P> {
 
     fn populate_as_advised(&self, pin: &CpuPin, pages: Pages, advice: Advice) -> Result<(), MadviseError> {
         let access = if advice == Advice::PopulateWrite { FaultAccess::Write } else { FaultAccess::Read };
-        for page in pages.first..=pages.last {
-            match self.on_page_fault(pin, PageFault::new(address(page), access)) {
-                Ok(_) => {}
-                Err(FaultError::NotMapped) => return Err(MadviseError::NoRegion),
-                Err(FaultError::Denied) => return Err(MadviseError::Denied(address(page))),
-                Err(FaultError::Guarded) => return Err(MadviseError::Guarded(address(page))),
-                Err(FaultError::OutOfFrames(error)) => return Err(MadviseError::OutOfFrames(error)),
+        self.populate(pin, pages, access).map_err(|(at, error)| match error {
+            FaultError::NotMapped => MadviseError::NoRegion,
+            FaultError::Denied => MadviseError::Denied(at),
+            FaultError::Guarded => MadviseError::Guarded(at),
+            FaultError::OutOfFrames(error) | FaultError::NoLargePage(_, error) => {
+                MadviseError::OutOfFrames(error)
             }
-        }
-        Ok(())
+        })
     }
 }

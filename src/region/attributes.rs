@@ -1,6 +1,8 @@
 //! What the pages of a region have in common, and its 31 bits.
 
-use crate::page_table::{Access, Protection, RegionId};
+use topomem_shootdown::PageSize;
+
+use crate::page_table::{Access, Level, Protection, RegionId};
 
 /// What the pages of a region are for. Pages of different kinds are different regions; otherwise only
 /// [`Kind::Stack`] means something to the memory manager.
@@ -19,10 +21,42 @@ pub enum Kind {
     Data = 5,
     /// Keeps addresses free; its pages permit nothing.
     Guard = 6,
+    /// Memory in pages of 2 MiB ([`MapRequest::huge`](super::MapRequest::huge)).
+    Huge = 14,
+    /// Memory in pages of 1 GiB.
+    Giant = 15,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Anonymous, Kind::Stack, Kind::Heap, Kind::Code, Kind::Data, Kind::Guard];
+    const ALL: [Kind; 8] = [
+        Kind::Anonymous,
+        Kind::Stack,
+        Kind::Heap,
+        Kind::Code,
+        Kind::Data,
+        Kind::Guard,
+        Kind::Huge,
+        Kind::Giant,
+    ];
+
+    /// Returns the kind of memory that is mapped in pages of `size`.
+    pub(crate) const fn in_pages_of(size: PageSize) -> Kind {
+        match size {
+            PageSize::Size4KiB => Kind::Anonymous,
+            PageSize::Size2MiB => Kind::Huge,
+            PageSize::Size1GiB => Kind::Giant,
+        }
+    }
+
+    /// Returns the level of the leaves that a region of this kind is mapped by, where it is whole.
+    #[inline]
+    pub(crate) const fn level(self) -> Level {
+        match self {
+            Kind::Huge => Level::HUGE,
+            Kind::Giant => Level::GIANT,
+            _ => Level::PAGE,
+        }
+    }
 
     fn from_bits(bits: u32) -> Kind {
         let known = Kind::ALL.into_iter().find(|&kind| kind as u32 == bits);
@@ -52,6 +86,15 @@ pub(crate) enum Guard {
     Installed,
 }
 
+/// May pages of 2 MiB be used for a region that did not ask for a page size?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transparent {
+    /// No.
+    Never,
+    /// Where 2 MiB of the region are aligned, whole and free.
+    Permitted,
+}
+
 /// What the pages of a region have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Region {
@@ -59,6 +102,7 @@ pub struct Region {
     kind: Kind,
     inheritance: Inheritance,
     guard: Guard,
+    transparent: Transparent,
 }
 
 /// Where the parts stand in a region's id.
@@ -66,6 +110,7 @@ mod bits {
     pub const READ: u32 = 1 << 0;
     pub const WRITE: u32 = 1 << 1;
     pub const EXECUTE: u32 = 1 << 2;
+    pub const TRANSPARENT: u32 = 1 << 3;
     pub const KIND_SHIFT: u32 = 4;
     pub const KIND: u32 = 15;
     pub const GUARD: u32 = 1 << 8;
@@ -77,7 +122,13 @@ impl Region {
     /// Returns a region of private memory that is zero at first.
     #[must_use]
     pub const fn anonymous(kind: Kind, access: Access) -> Region {
-        Region { access, kind, inheritance: Inheritance::Copied, guard: Guard::None }
+        Region {
+            access,
+            kind,
+            inheritance: Inheritance::Copied,
+            guard: Guard::None,
+            transparent: Transparent::Never,
+        }
     }
 
     /// Returns what its pages permit.
@@ -104,6 +155,21 @@ impl Region {
         self.guard == Guard::Installed
     }
 
+    /// May 2 MiB pages be used for it, though it did not ask for a page size?
+    #[must_use]
+    pub const fn transparent(self) -> Transparent {
+        self.transparent
+    }
+
+    /// Returns the level of the largest leaves that it may be mapped by.
+    #[inline]
+    pub(crate) fn largest_level(self) -> Level {
+        match self.transparent {
+            Transparent::Permitted => self.kind.level().max(Level::HUGE),
+            Transparent::Never => self.kind.level(),
+        }
+    }
+
     pub(crate) const fn with_access(self, access: Access) -> Region {
         Region { access, ..self }
     }
@@ -116,6 +182,10 @@ impl Region {
         Region { guard, ..self }
     }
 
+    pub(crate) const fn with_transparent(self, transparent: Transparent) -> Region {
+        Region { transparent, ..self }
+    }
+
     /// Returns what page tables keep of it.
     #[must_use]
     pub(crate) fn id(self) -> RegionId {
@@ -123,6 +193,7 @@ impl Region {
         let bits = flag(self.access.reads(), bits::READ)
             | flag(self.access.writes(), bits::WRITE)
             | flag(self.access.executes(), bits::EXECUTE)
+            | flag(self.transparent == Transparent::Permitted, bits::TRANSPARENT)
             | (self.kind as u32) << bits::KIND_SHIFT
             | flag(self.is_guard(), bits::GUARD)
             | (self.inheritance as u32) << bits::INHERITANCE_SHIFT;
@@ -146,7 +217,10 @@ impl Region {
             _ => Inheritance::Copied,
         };
         let guard = if bits & bits::GUARD != 0 { Guard::Installed } else { Guard::None };
-        Region { access, kind: Kind::from_bits(bits >> bits::KIND_SHIFT & bits::KIND), inheritance, guard }
+        let transparent =
+            if bits & bits::TRANSPARENT != 0 { Transparent::Permitted } else { Transparent::Never };
+        let kind = Kind::from_bits(bits >> bits::KIND_SHIFT & bits::KIND);
+        Region { access, kind, inheritance, guard, transparent }
     }
 
     /// Returns what an entry of the region permits whose frame is the space's alone.
@@ -173,8 +247,10 @@ mod tests {
             for kind in Kind::ALL {
                 for inheritance in [Inheritance::Copied, Inheritance::Left, Inheritance::Wiped] {
                     for guard in [Guard::None, Guard::Installed] {
-                        let region = Region { access, kind, inheritance, guard };
-                        assert_eq!(Region::of(region.id()), region);
+                        for transparent in [Transparent::Never, Transparent::Permitted] {
+                            let region = Region { access, kind, inheritance, guard, transparent };
+                            assert_eq!(Region::of(region.id()), region);
+                        }
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use topomem_numa::frames::AllocError;
-use topomem_shootdown::VirtAddr;
+use topomem_shootdown::{PageSize, VirtAddr};
 
 /// Why no region was made. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ use topomem_shootdown::VirtAddr;
 pub enum MmapError {
     /// The length is 0 (POSIX: EINVAL).
     Empty,
-    /// The address is no multiple of the page size (EINVAL).
+    /// The address is no multiple of the size of the region's pages (EINVAL).
     Misaligned(VirtAddr),
     /// The address and the length leave what the space may map, or no free range is so long (ENOMEM).
     NoRoom,
@@ -21,6 +21,11 @@ pub enum MmapError {
     KernelSpace,
     /// No frame for page tables (ENOMEM).
     OutOfFrames(AllocError),
+    /// The page-table format or the machine ([`Machine::paging`](crate::Machine::paging)) has no pages of
+    /// that size (EINVAL).
+    Unsupported(PageSize),
+    /// Not enough free pages of the size asked for, of a region that was to be mapped at once (ENOMEM).
+    NoLargePage(PageSize, AllocError),
 }
 
 /// Why nothing was unmapped. Nothing has changed.
@@ -114,6 +119,8 @@ impl fmt::Display for MmapError {
             MmapError::Occupied(page) => write!(f, "{page} belongs to a region"),
             MmapError::KernelSpace => f.write_str("the kernel's space has no regions"),
             MmapError::OutOfFrames(error) => error.fmt(f),
+            MmapError::Unsupported(size) => write!(f, "there are no pages of {} bytes", size.bytes()),
+            MmapError::NoLargePage(size, error) => write!(f, "no page of {} bytes: {error}", size.bytes()),
         }
     }
 }

@@ -5,13 +5,14 @@ use core::fmt;
 use topomem_numa::frames::{AllocError, FrameRequest};
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuPin, Order};
-use topomem_shootdown::VirtAddr;
+use topomem_shootdown::{PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
 use super::attributes::Region;
+use super::large::{SparePage, Wanted};
 use super::mmap::address;
 use crate::Machine;
-use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
+use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages, size_of_level};
 use crate::page_table::{
     Access, Answer, Answered, Changed, Found, Leaf, Level, Ownership, Pages, Reach, RewriteError, TableMemory,
 };
@@ -66,6 +67,8 @@ impl PageFault {
 pub enum Resolved {
     /// The page is mapped to a frame of zeros.
     Zeroed,
+    /// A page of this size that has the address is mapped to frames of zeros.
+    ZeroedLarge(PageSize),
     /// The page is mapped to the frame of zeros that all spaces share, to be read.
     ZeroPage,
     /// The page has a copy of the frame that it shared.
@@ -75,6 +78,13 @@ pub enum Resolved {
     /// The access was permitted by the time it was looked at: another CPU had answered its fault, or this
     /// CPU's translation was out of date.
     Spurious,
+}
+
+impl Resolved {
+    /// Was nothing mapped before?
+    fn maps(self) -> bool {
+        matches!(self, Resolved::Zeroed | Resolved::ZeroedLarge(_) | Resolved::ZeroPage)
+    }
 }
 
 /// Why an access is not permitted.
@@ -89,6 +99,8 @@ pub enum FaultError {
     Guarded,
     /// No frame for the page, or for page tables.
     OutOfFrames(AllocError),
+    /// No page of the size that the region asked for (SIGBUS).
+    NoLargePage(PageSize, AllocError),
 }
 
 impl fmt::Display for FaultError {
@@ -98,6 +110,7 @@ impl fmt::Display for FaultError {
             FaultError::Denied => f.write_str("the page's region does not permit such an access"),
             FaultError::Guarded => f.write_str("the page is a guard"),
             FaultError::OutOfFrames(error) => error.fmt(f),
+            FaultError::NoLargePage(size, error) => write!(f, "no page of {} bytes: {error}", size.bytes()),
         }
     }
 }
@@ -111,6 +124,10 @@ enum Refusal {
     NeedsZeros,
     /// A frame for a copy is needed.
     NeedsFrame,
+    /// A page of zeros of this level is needed, or wanted.
+    NeedsLarge(Level, Wanted),
+    /// Other CPUs may still use what was at the page's 2 MiB before.
+    Pending,
 }
 
 /// A frame allocated for a page that may not need it.
@@ -120,6 +137,7 @@ struct Spare<'a, P: Machine> {
     frame: Option<PhysFrame>,
     /// Is the frame known to be zeroed?
     zeroed: Zeroed,
+    large: SparePage<'a, P>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,6 +178,12 @@ impl<P: Machine> Drop for Spare<'_, P> {
     }
 }
 
+/// The 2 MiB that `page` lies in.
+fn huge_around(page: u64) -> Pages {
+    let last = page | (Level::HUGE.pages() - 1);
+    Pages { first: last - (Level::HUGE.pages() - 1), last }
+}
+
 /// Does `access` permit what was tried? What may be written or executed may be read.
 fn permits(access: Access, tried: FaultAccess) -> bool {
     match tried {
@@ -191,7 +215,8 @@ impl<P: Machine> AddressSpace<P> {
             return Err(FaultError::NotMapped);
         }
         let core = self.core();
-        let mut spare = Spare { core, pin, frame: None, zeroed: Zeroed::No };
+        let large = SparePage::none(core, pin);
+        let mut spare = Spare { core, pin, frame: None, zeroed: Zeroed::No, large };
         if fault.access == FaultAccess::Write && fault.cause == Cause::NotPresent {
             // The first to its page, most likely.
             spare.fill(Zeroed::Yes)?;
@@ -206,8 +231,11 @@ impl<P: Machine> AddressSpace<P> {
             };
             let refusal = match core.resolve(pin, page, decide, &mut changed) {
                 Ok(Answered { recorded, replaced }) => {
-                    if let Resolved::Zeroed | Resolved::Copied = resolved {
-                        spare.frame = None;
+                    let mut mapped = 1;
+                    match resolved {
+                        Resolved::Zeroed | Resolved::Copied => spare.frame = None,
+                        Resolved::ZeroedLarge(_) => mapped = spare.large.take(),
+                        _ => {}
                     }
                     core.of_cpu(pin).minor_faults.fetch_add(1, Ordering::Relaxed);
                     match replaced {
@@ -217,9 +245,7 @@ impl<P: Machine> AddressSpace<P> {
                             // SAFETY: the leaf was replaced, and no CPU has its translation.
                             unsafe { frame_memory::release_leaf(core.service.frames(), pin, &leaf) };
                         }
-                        None if matches!(resolved, Resolved::Zeroed | Resolved::ZeroPage) => {
-                            core.count_mapped(pin, 1);
-                        }
+                        None if resolved.maps() => core.count_mapped(pin, mapped),
                         None => {}
                     }
                     return Ok(resolved);
@@ -232,8 +258,25 @@ impl<P: Machine> AddressSpace<P> {
                 Refusal::Error(error) => return Err(error),
                 Refusal::NeedsZeros => spare.fill(Zeroed::Yes)?,
                 Refusal::NeedsFrame => spare.fill(Zeroed::No)?,
+                Refusal::Pending => self.wait_for_pending(pin, page),
+                Refusal::NeedsLarge(level, wanted) => spare
+                    .large
+                    .fill(level, wanted)
+                    .map_err(|error| FaultError::NoLargePage(size_of_level(level), error))?,
             }
         }
+    }
+
+    /// Has each CPU dropped what was changed in the 2 MiB of `page` before?
+    fn is_quiet_at(&self, pin: &CpuPin, page: u64) -> bool {
+        self.core().is_quiet(pin, huge_around(page))
+    }
+
+    /// Waits until each CPU has dropped what was changed in the 2 MiB of `page` before.
+    #[cold]
+    fn wait_for_pending(&self, pin: &CpuPin, page: u64) {
+        let range = range_of_pages(huge_around(page));
+        Unmapping::announce(self.core(), pin, range, Changed::NOTHING, None).wait(pin);
     }
 
     /// Decides what is done about `page`, which is `found` to be so at `level`, with its entry claimed.
@@ -245,9 +288,10 @@ impl<P: Machine> AddressSpace<P> {
         found: Found,
         level: Level,
     ) -> Result<(Answer, Resolved), Refusal> {
-        let leaf = |frame, protection, ownership| {
-            Answer::Map(Leaf { frame, protection, reach: Reach::Space, ownership })
+        let leaf_at = |frame, protection, ownership, at| {
+            Answer::Map(Leaf { frame, protection, reach: Reach::Space, ownership }, at)
         };
+        let leaf = |frame, protection, ownership| leaf_at(frame, protection, ownership, Level::PAGE);
         let service = self.core().service;
         let (region, mapped) = match found {
             Found::Vacant => return Err(Refusal::Error(FaultError::NotMapped)),
@@ -272,6 +316,16 @@ impl<P: Machine> AddressSpace<P> {
             let frame = spare.get(Zeroed::Yes).ok_or(Refusal::NeedsZeros)?;
             Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::Zeroed))
         };
+        if level > Level::PAGE && mapped.is_none() {
+            let (at, wanted) = self.level_of_first(region, level);
+            if at > Level::PAGE && !spare.large.is_missing() {
+                let page = spare.large.get(at).ok_or(Refusal::NeedsLarge(at, wanted))?;
+                return Ok((
+                    leaf_at(page, region.protection(), Ownership::Owned, at),
+                    Resolved::ZeroedLarge(size_of_level(at)),
+                ));
+            }
+        }
         match mapped {
             None if tried == FaultAccess::Write => zeros(),
             None => match service.zero_frame() {
@@ -287,10 +341,12 @@ impl<P: Machine> AddressSpace<P> {
             // The entry permits less than the region: it has the frame not for itself.
             Some(mapped) => match mapped.ownership {
                 Ownership::Owned => Ok((Answer::Own(region.protection()), Resolved::Reused)),
-                // Where a part of a large page is needed, it is split, and its parts keep their holders.
-                Ownership::Shared
-                    if level == Level::PAGE && service.frames().is_sole_holder(mapped.frame, level) =>
-                {
+                // All of a large page is reused, or it is split, and its parts keep their holders. One that was
+                // made of small pages waits until no CPU reads these.
+                Ownership::Shared if level > Level::PAGE && !self.is_quiet_at(spare.pin, page) => {
+                    Err(Refusal::Pending)
+                }
+                Ownership::Shared if service.frames().is_sole_holder(mapped.frame, level) => {
                     Ok((Answer::Own(region.protection()), Resolved::Reused))
                 }
                 Ownership::Borrowed if Some(mapped.frame) == service.zero_frame() => zeros(),
@@ -307,10 +363,33 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Maps the pages of `region` in `pages` now.
-    pub(super) fn populate(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), FaultError> {
+    pub(super) fn populate_region(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        region: Region,
+    ) -> Result<(), FaultError> {
         let access = if region.access().writes() { FaultAccess::Write } else { FaultAccess::Read };
-        for page in pages.first..=pages.last {
-            self.on_page_fault(pin, PageFault::new(address(page), access))?;
+        self.populate(pin, pages, access).map_err(|(_, error)| error)
+    }
+
+    /// Maps `pages` now, as such accesses do. On an error says at which page.
+    pub(super) fn populate(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        access: FaultAccess,
+    ) -> Result<(), (VirtAddr, FaultError)> {
+        let mut page = pages.first;
+        while page <= pages.last {
+            let at = address(page);
+            page += match self.on_page_fault(pin, PageFault::new(at, access)).map_err(|error| (at, error))? {
+                Resolved::ZeroedLarge(size) => {
+                    let count = size.bytes() >> 12;
+                    count - page % count
+                }
+                _ => 1,
+            };
         }
         Ok(())
     }

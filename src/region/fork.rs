@@ -9,7 +9,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use super::attributes::{Guard, Inheritance, Region};
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, range_of_pages};
-use crate::page_table::{Changed, Copied, CopyError, Inherited, RegionId, Reserve};
+use crate::page_table::{Changed, Copied, CopyError, Inherited, Level, RegionId, Reserve};
 
 /// Why a space was not copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +104,9 @@ impl<P: Machine> AddressSpace<P> {
                     let refilled = service.relieve(pin, error, || reserve.refill());
                     refilled.map_err(ForkError::OutOfFrames)?;
                 }
+                Err(CopyError::Giant) => {
+                    core.cut_leaves(pin, pages, Level::HUGE).map_err(ForkError::OutOfFrames)?;
+                }
                 copied => {
                     // What was shared may not be written any more, even if the copy is not whole.
                     if changed.stale.is_some() {
@@ -127,6 +130,7 @@ impl<P: Machine> AddressSpace<P> {
     fn copy_limits(&self, child: &AddressSpace<P>) {
         let (from, to) = (self.core(), child.core());
         from.program_break.copy_to(&to.program_break);
+        from.fault_policy.copy_to(&to.fault_policy);
         // Relaxed: a number, and hints.
         to.stack_limit.store(from.stack_limit.load(Ordering::Relaxed), Ordering::Relaxed);
         for (from, to) in from.per_cpu.iter().zip(to.per_cpu) {

@@ -3,12 +3,39 @@
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 
+use super::attributes::Region;
 use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::Pages;
 
+/// At which pages a range may begin: those that leave `rest` when divided by `of`, a power of two.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Alignment {
+    of: u64,
+    rest: u64,
+}
+
+impl Alignment {
+    /// That of `region`, which is `count` pages long: so that large pages have room in it.
+    pub fn for_region(region: Region, count: u64) -> Alignment {
+        let level = region.largest_level();
+        Alignment { of: if count < level.pages() { 1 } else { level.pages() }, rest: 0 }
+    }
+
+    /// That of `region`, which is moved from `page`: so that large pages need not be cut.
+    pub fn like(page: u64, region: Region) -> Alignment {
+        let of = region.largest_level().pages();
+        Alignment { of, rest: page % of }
+    }
+
+    /// Returns the last page at or below `page` that is aligned so.
+    fn at_or_below(self, page: u64) -> Option<u64> {
+        page.checked_sub(page.wrapping_sub(self.rest) & (self.of - 1))
+    }
+}
+
 impl<P: Machine> AddressSpace<P> {
-    /// Calls `take` with free ranges of `count` pages until it takes one, which is returned: first with
+    /// Calls `take` with free ranges of `count` pages, aligned as `alignment` says, until it takes one, which is returned: first with
     /// those of the CPU's own part of the space, from the top down, then with those below all parts.
     /// `take` returns `Err(None)` if the range is not free any more.
     ///
@@ -18,6 +45,7 @@ impl<P: Machine> AddressSpace<P> {
         &self,
         pin: &CpuPin,
         count: u64,
+        alignment: Alignment,
         mut take: impl FnMut(Pages) -> Result<(), Option<E>>,
     ) -> Result<Option<Pages>, E> {
         let core = self.core();
@@ -33,7 +61,7 @@ impl<P: Machine> AddressSpace<P> {
             core.layout.common(core.per_cpu.len(), core.bounds),
         ];
         for within in parts {
-            if let Some(taken) = self.place_within(pin, within, count, &mut take)? {
+            if let Some(taken) = self.place_within(pin, within, count, alignment, &mut take)? {
                 if within.last <= part.last && within.first >= part.first {
                     below.store(taken.first, Ordering::Relaxed);
                 }
@@ -49,11 +77,14 @@ impl<P: Machine> AddressSpace<P> {
         pin: &CpuPin,
         within: Pages,
         count: u64,
+        alignment: Alignment,
         take: &mut impl FnMut(Pages) -> Result<(), Option<E>>,
     ) -> Result<Option<Pages>, E> {
         let mut end = within.last + 1;
         while end >= within.first + count {
-            let pages = Pages { first: end - count, last: end - 1 };
+            let first = alignment.at_or_below(end - count).filter(|&first| first >= within.first);
+            let Some(first) = first else { break };
+            let pages = Pages { first, last: first + count - 1 };
             if let Some(taken) = self.last_taken(pin, pages) {
                 end = taken;
                 continue;

@@ -77,7 +77,7 @@ impl<P: Machine> AddressSpace<P> {
                     continue;
                 }
                 if next < first {
-                    self.unmap_pages(pin, Pages { first: next, last: first - 1 });
+                    self.take_back(pin, Pages { first: next, last: first - 1 });
                 }
                 return end;
             }
@@ -85,11 +85,11 @@ impl<P: Machine> AddressSpace<P> {
             if !self.may_map(pages) {
                 return VirtAddr::new_truncate(old);
             }
-            let region = Region::anonymous(Kind::Heap, Access::WRITE);
+            let region = self.as_made_here(Region::anonymous(Kind::Heap, Access::WRITE));
             match self.take_vacant(pin, pages, region) {
                 Ok(()) if moved() => return end,
                 // Another context has moved the end meanwhile.
-                Ok(()) => self.unmap_pages(pin, pages),
+                Ok(()) => self.take_back(pin, pages),
                 Err(MmapError::Occupied(_)) if program_break.end.load(Ordering::Relaxed) != old => {}
                 Err(_) => return VirtAddr::new_truncate(old),
             }
@@ -98,7 +98,7 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Unmaps `pages`, and waits until no CPU can use them. Does nothing if memory for page tables runs
     /// out: then the pages stay reserved.
-    fn unmap_pages(&self, pin: &CpuPin, pages: Pages) {
+    pub(super) fn take_back(&self, pin: &CpuPin, pages: Pages) {
         if let Ok(unmapping) = self.unmap(pin, crate::address_space::range_of_pages(pages)) {
             unmapping.wait(pin);
         }

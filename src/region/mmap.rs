@@ -5,10 +5,19 @@ use topomem_shootdown::VirtAddr;
 
 use super::attributes::Region;
 use super::error::{MmapError, MunmapError};
+use super::fault::FaultError;
+use super::gap::Alignment;
 use super::request::{MapRequest, Placement, Populate};
 use crate::Machine;
-use crate::address_space::{AddressSpace, SpaceKind, UnmapError, Unmapping, range_of_pages};
-use crate::page_table::{Becomes, Changed, Found, Pages, RegionId, Rewrite, RewriteError, Rewritten};
+use crate::address_space::{AddressSpace, SpaceKind, UnmapError, Unmapping, range_of_pages, size_of_level};
+use crate::page_table::{
+    Becomes, Changed, Format, Found, Level, Pages, RegionId, Rewrite, RewriteError, Rewritten,
+};
+
+/// May pages of the region be mapped by large leaves? These need marks that stand as high.
+pub(super) fn may_be_large(region: RegionId) -> bool {
+    Region::of(region).largest_level() > Level::PAGE
+}
 
 /// Gives vacant pages to a region.
 struct Take(RegionId);
@@ -19,9 +28,14 @@ impl Rewrite for Take {
     const CHECKS: bool = true;
     const REGIONS: bool = false;
     const UNMAPS: bool = false;
+    const JOINS: bool = true;
 
     fn check(&self, found: Found, page: u64) -> Result<bool, u64> {
         if found == Found::Vacant { Ok(true) } else { Err(page) }
+    }
+
+    fn joins(&self, region: RegionId) -> bool {
+        may_be_large(region)
     }
 
     fn rewrite(&mut self, _: Found, _: Pages) -> Result<Becomes, u64> {
@@ -37,9 +51,14 @@ impl Rewrite for Replace {
     const CHECKS: bool = false;
     const REGIONS: bool = false;
     const UNMAPS: bool = true;
+    const JOINS: bool = true;
 
     fn check(&self, _: Found, _: u64) -> Result<bool, Self::Stop> {
         Ok(true)
+    }
+
+    fn joins(&self, region: RegionId) -> bool {
+        may_be_large(region)
     }
 
     fn rewrite(&mut self, _: Found, _: Pages) -> Result<Becomes, Self::Stop> {
@@ -59,7 +78,11 @@ pub(super) fn pages_in(length: u64) -> Option<u64> {
 
 /// The pages of `length` bytes from `start` on: of at least one, and without overflow.
 pub(super) fn range_at(start: VirtAddr, length: u64) -> Option<Pages> {
-    let (first, count) = (start.as_u64() >> 12, pages_in(length)?);
+    pages_from(start.as_u64() >> 12, pages_in(length)?)
+}
+
+/// The `count` pages from `first` on: of at least one, and without overflow.
+fn pages_from(first: u64, count: u64) -> Option<Pages> {
     Some(Pages { first, last: first.checked_add(count.checked_sub(1)?)? })
 }
 
@@ -98,22 +121,31 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// # Errors
     ///
-    /// [`MmapError`]; nothing has changed. Populating stops without an error if memory runs out: the
-    /// rest is mapped on demand.
+    /// [`MmapError`]; nothing has changed, but that after [`MmapError::NoLargePage`] with
+    /// [`Placement::Fixed`] what was there is gone. Populating stops without an error if memory for pages of
+    /// 4 KiB runs out: the rest is mapped on demand.
     pub fn mmap(&self, pin: &CpuPin, request: &MapRequest) -> Result<VirtAddr, MmapError> {
         if self.kind() == SpaceKind::Kernel {
             return Err(MmapError::KernelSpace);
         }
-        let count = pages_in(request.length()).ok_or(MmapError::NoRoom)?;
+        let region = self.as_made_here(request.region());
+        let level = region.kind().level();
+        if level
+            > <P::Format as Format>::LARGEST_LEAF.min(self.core().service.platform().paging().largest_leaf())
+        {
+            return Err(MmapError::Unsupported(size_of_level(level)));
+        }
+        let count =
+            pages_in(request.length()).and_then(|count| count.checked_next_multiple_of(level.pages()));
+        let count = count.ok_or(MmapError::NoRoom)?;
         if count == 0 {
             return Err(MmapError::Empty);
         }
-        let region = request.region();
         let taken = match request.placement() {
             Placement::Anywhere => None,
             Placement::Hint(hint) => {
-                let pages = range_at(address(hint.as_u64() >> 12), request.length());
-                let pages = pages.filter(|pages| self.may_map(*pages));
+                let first = (hint.as_u64() >> 12) & !(level.pages() - 1);
+                let pages = pages_from(first, count).filter(|pages| self.may_map(*pages));
                 match pages.map(|pages| (pages, self.take_vacant(pin, pages, region))) {
                     Some((pages, Ok(()))) => Some(pages),
                     None | Some((_, Err(MmapError::Occupied(_)))) => None,
@@ -121,12 +153,12 @@ impl<P: Machine> AddressSpace<P> {
                 }
             }
             Placement::Fixed(start) => {
-                let pages = self.fixed(start, request.length())?;
+                let pages = self.fixed(start, count, level)?;
                 self.replace(pin, pages, region)?;
                 Some(pages)
             }
             Placement::FixedNoReplace(start) => {
-                let pages = self.fixed(start, request.length())?;
+                let pages = self.fixed(start, count, level)?;
                 self.take_vacant(pin, pages, region)?;
                 Some(pages)
             }
@@ -134,15 +166,21 @@ impl<P: Machine> AddressSpace<P> {
         let pages = match taken {
             Some(pages) => pages,
             None => self
-                .place(pin, count, |pages| match self.take_vacant(pin, pages, region) {
-                    Err(MmapError::Occupied(_)) => Err(None),
-                    taken => taken.map_err(Some),
+                .place(pin, count, Alignment::for_region(region, count), |pages| {
+                    match self.take_vacant(pin, pages, region) {
+                        Err(MmapError::Occupied(_)) => Err(None),
+                        taken => taken.map_err(Some),
+                    }
                 })?
                 .ok_or(MmapError::NoRoom)?,
         };
         if request.population() == Populate::Now && region.access().reads() {
-            // What memory does not suffice for comes on demand.
-            let _ = self.populate(pin, pages, region);
+            let populated = self.populate_region(pin, pages, region);
+            if let Err(FaultError::NoLargePage(size, error)) = populated {
+                self.take_back(pin, pages);
+                return Err(MmapError::NoLargePage(size, error));
+            }
+            // What memory does not suffice for otherwise comes on demand.
         }
         Ok(address(pages.first))
     }
@@ -182,11 +220,12 @@ impl<P: Machine> AddressSpace<P> {
         bounds.first <= pages.first && pages.last <= bounds.last
     }
 
-    fn fixed(&self, start: VirtAddr, length: u64) -> Result<Pages, MmapError> {
-        if !is_aligned(start) {
+    fn fixed(&self, start: VirtAddr, count: u64, level: Level) -> Result<Pages, MmapError> {
+        let first = start.as_u64() >> 12;
+        if !is_aligned(start) || !first.is_multiple_of(level.pages()) {
             return Err(MmapError::Misaligned(start));
         }
-        range_at(start, length).filter(|pages| self.may_map(*pages)).ok_or(MmapError::NoRoom)
+        pages_from(first, count).filter(|pages| self.may_map(*pages)).ok_or(MmapError::NoRoom)
     }
 
     /// Gives `pages` to `region` if all of them are vacant, and waits for unmappings of them.

@@ -13,11 +13,13 @@
 
 mod advise;
 mod attributes;
+mod collapse;
 mod error;
 mod fault;
 mod fork;
 mod gap;
 mod heap;
+mod large;
 mod layout;
 mod list;
 mod mmap;
@@ -27,11 +29,14 @@ mod request;
 mod stack;
 
 pub use advise::Advice;
-pub use attributes::{Inheritance, Kind, Region};
+pub use attributes::{Inheritance, Kind, Region, Transparent};
+pub use collapse::CollapseError;
 pub use error::{MadviseError, MmapError, MprotectError, MremapError, MunmapError};
 pub use fault::{FaultAccess, FaultError, PageFault, Resolved};
 pub use fork::ForkError;
 pub(crate) use heap::ProgramBreak;
+pub(crate) use large::FaultPolicy;
+pub use large::HugePages;
 pub use layout::SpaceLayout;
 pub use list::RegionRange;
 pub use mremap::Relocation;

@@ -5,10 +5,11 @@ use topomem_shootdown::VirtAddr;
 
 use super::attributes::{Guard, Region};
 use super::error::{MmapError, MremapError};
+use super::gap::Alignment;
 use super::mmap::{address, is_aligned, pages_in};
 use crate::Machine;
-use crate::address_space::{AddressSpace, RemapError, range_of_pages};
-use crate::page_table::Pages;
+use crate::address_space::{AddressSpace, RemapError, Unmapping, range_of_pages};
+use crate::page_table::{Level, Pages};
 
 /// Where pages may be after [`AddressSpace::mremap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,10 +89,12 @@ impl<P: Machine> AddressSpace<P> {
             Err(MmapError::OutOfFrames(error)) => Err(MremapError::OutOfFrames(error)),
             Err(_) if relocation == Relocation::InPlace => Err(MremapError::NoRoom),
             Err(_) => {
-                let placed = self.place(pin, new, |to| match self.move_pages(pin, old, to, region) {
-                    Err(MremapError::Occupied) => Err(None),
-                    moved => moved.map_err(Some),
-                })?;
+                let alignment = Alignment::like(old.first, region);
+                let placed =
+                    self.place(pin, new, alignment, |to| match self.move_pages(pin, old, to, region) {
+                        Err(MremapError::Occupied) => Err(None),
+                        moved => moved.map_err(Some),
+                    })?;
                 placed.map(|pages| address(pages.first)).ok_or(MremapError::NoRoom)
             }
         }
@@ -138,7 +141,7 @@ impl<P: Machine> AddressSpace<P> {
                 _ => MremapError::Occupied,
             })?;
         }
-        match self.remap(pin, range_of_pages(old), address(to.first)) {
+        match self.remap_cutting(pin, old, to.first) {
             Ok(moved) => {
                 moved.wait(pin);
                 self.note_free(old);
@@ -150,11 +153,28 @@ impl<P: Machine> AddressSpace<P> {
                 }
                 Err(match error {
                     RemapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
-                    // Its alignment is another: a range elsewhere may do.
-                    RemapError::AlreadyMapped(_) | RemapError::WouldSplit { .. } => MremapError::Occupied,
-                    RemapError::Target(_) | RemapError::OutsideSpace(_) => MremapError::NoRoom,
+                    RemapError::AlreadyMapped(_) => MremapError::Occupied,
+                    // `remap_cutting` leaves nothing that would have to be split.
+                    RemapError::Target(_) | RemapError::OutsideSpace(_) | RemapError::WouldSplit { .. } => {
+                        MremapError::NoRoom
+                    }
                     RemapError::Overlap { .. } => MremapError::Overlap,
                 })
+            }
+        }
+    }
+
+    /// Moves the pages `old` to those from `to` on, and cuts large pages that cannot stand there.
+    fn remap_cutting(&self, pin: &CpuPin, old: Pages, to: u64) -> Result<Unmapping<'_, P>, RemapError> {
+        loop {
+            match self.remap(pin, range_of_pages(old), address(to)) {
+                Err(RemapError::WouldSplit { .. }) => {
+                    let fits = |level: &Level| old.first.wrapping_sub(to).is_multiple_of(level.pages());
+                    let level = Some(Level::HUGE).filter(fits).unwrap_or(Level::PAGE);
+                    // A fault may map another large page before the next turn.
+                    self.core().cut_leaves(pin, old, level).map_err(RemapError::OutOfFrames)?;
+                }
+                done => return done,
             }
         }
     }

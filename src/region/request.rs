@@ -1,6 +1,6 @@
 //! What a new region is to be, and where.
 
-use topomem_shootdown::VirtAddr;
+use topomem_shootdown::{PageSize, VirtAddr};
 
 use super::attributes::{Kind, Region};
 use crate::page_table::Access;
@@ -53,6 +53,18 @@ impl MapRequest {
     pub const fn anonymous(length: u64) -> MapRequest {
         let region = Region::anonymous(Kind::Anonymous, Access::WRITE);
         MapRequest { length, region, placement: Placement::Anywhere, populate: Populate::OnDemand }
+    }
+
+    /// Asks for `length` bytes of private memory as [`MapRequest::anonymous`] does, in pages of `size`
+    /// (MAP_HUGETLB). The length is rounded up to such pages; a given address is a multiple of them.
+    ///
+    /// A first access maps a page of that size, or fails with
+    /// [`FaultError::NoLargePage`](super::FaultError::NoLargePage). A part of a page can be unmapped,
+    /// protected or given up: the page is split, and what is mapped in its other parts later are smaller
+    /// pages.
+    #[must_use]
+    pub const fn huge(length: u64, size: PageSize) -> MapRequest {
+        MapRequest::anonymous(length).kind(Kind::in_pages_of(size))
     }
 
     /// The same with another access.

@@ -3,7 +3,7 @@
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
-use super::alloc::{Shape, frame};
+use super::alloc::{Shape, frame, number};
 use super::marks::Given;
 use super::region::BLOCK;
 use super::request::Caller;
@@ -93,5 +93,22 @@ impl<P: Platform> Frames<P> {
             self.zero(first, count * 4096);
         }
         Ok(first)
+    }
+
+    /// Makes a run from [`Frames::alloc_run`] of `count` frames, a multiple of 512, into so many runs of 2
+    /// MiB, each of which is given back by [`Frames::free`] with [`Order::HUGE`].
+    ///
+    /// The caller has the run, and has not divided it before. Costs a store for each 2 MiB in paranoid mode,
+    /// and nothing otherwise.
+    pub fn divide_run(&self, first: PhysFrame, count: u64) {
+        let Some(machine) = self.machine() else { return };
+        let number = number(first);
+        debug_assert!(number.is_multiple_of(BLOCK) && count.is_multiple_of(BLOCK), "{first:?}, {count}");
+        let Some(region) = machine.region_of(number) else { return };
+        let undone = region.take_mark_back(number, Given::Run(count));
+        debug_assert!(undone.is_ok(), "{undone:?}");
+        for block in (0..count).step_by(BLOCK as usize) {
+            machine.mark_given(number + block, Given::Aligned(Order::HUGE));
+        }
     }
 }

@@ -128,7 +128,8 @@ impl Space {
     fn promote(&self, cpu: usize, announce: impl FnOnce()) -> bool {
         let pin = pin(cpu);
         let (access, pages) = (self.memory.by(&pin), Pages { first: 0, last: 1 });
-        let promoted = self.table.promote(access, pages, Level::HUGE, |changed| {
+        let mut reserve = Reserve::new(&self.memory, &pin);
+        let promoted = self.table.promote(access, &mut reserve, pages, Level::HUGE, |changed| {
             announce();
             changed
         });

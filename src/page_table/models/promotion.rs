@@ -17,7 +17,8 @@ fn a_walk_finds_what_is_mapped_while_it_is_promoted() {
                 let (pin, first, last) = (pin(0), 0, 1);
                 {
                     let (access, pages) = (space.memory.by(&pin), Pages { first, last });
-                    space.table.promote(access, pages, Level::HUGE, |changed| changed)
+                    let mut reserve = Reserve::new(&space.memory, &pin);
+                    space.table.promote(access, &mut reserve, pages, Level::HUGE, |changed| changed)
                 }
             },
         );
@@ -72,7 +73,8 @@ fn a_page_written_while_it_is_promoted_is_dirty() {
                 let (pin, first, last) = (pin(0), 0, 1);
                 {
                     let (access, pages) = (space.memory.by(&pin), Pages { first, last });
-                    space.table.promote(access, pages, Level::HUGE, |changed| changed)
+                    let mut reserve = Reserve::new(&space.memory, &pin);
+                    space.table.promote(access, &mut reserve, pages, Level::HUGE, |changed| changed)
                 }
             },
         );

@@ -82,7 +82,11 @@ fn own_run(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages, frame: Phys
 }
 
 fn promote(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages, level: Level) -> Result<Changed, Unfit> {
-    table.promote(arena.by(pin), pages, level, |changed| changed)
+    let mut reserve = Reserve::new(arena, pin);
+    table.promote(arena.by(pin), &mut reserve, pages, level, |changed| changed).map_err(|error| match error {
+        Unpromoted::Unfit(unfit) => unfit,
+        Unpromoted::Tables(error) => panic!("{error:?}"),
+    })
 }
 
 std::thread_local! {

@@ -148,7 +148,8 @@ fn nobody_changes_a_large_page_before_it_is_announced() {
     let announced = AtomicBool::new(false);
     thread::scope(|scope| {
         let (arena, table, announced) = (&arena, &table, &announced);
-        let promoted = table.promote(arena.by(&pin), range, Level::HUGE, |changed| {
+        let mut reserve = Reserve::new(arena, &pin);
+        let promoted = table.promote(arena.by(&pin), &mut reserve, range, Level::HUGE, |changed| {
             let other = scope.spawn(move || {
                 let changed = clear(table, arena, &super::pin(1), range).unwrap();
                 assert!(announced.load(Ordering::SeqCst), "unmapped too early");

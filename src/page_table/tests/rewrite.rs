@@ -80,7 +80,7 @@ fn map_page(table: &Table, arena: &Arena, page: u64) -> Result<(), RewriteError<
     let frame = arena.allocate(&pin).map_err(RewriteError::Tables)?;
     let leaf =
         Leaf { frame, protection: Protection::USER_DATA, reach: Reach::Space, ownership: Ownership::Owned };
-    let decide = |found, _| if found == Found::Vacant { Err(()) } else { Ok(Answer::Map(leaf)) };
+    let decide = |found, _| if found == Found::Vacant { Err(()) } else { Ok(Answer::Map(leaf, Level::PAGE)) };
     let mut reserve = Reserve::new(arena, &pin);
     let mapped = table.resolve(arena.by(&pin), &mut reserve, page, decide, &mut changed, |_| ());
     drop(reserve);

@@ -1,0 +1,187 @@
+//! Making pages of 2 MiB of what is mapped in small ones (MADV_COLLAPSE).
+
+use core::fmt;
+
+use topomem_numa::frames::AllocError;
+use topomem_percpu::CpuPin;
+use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+use x86_64::structures::paging::PhysFrame;
+
+use super::attributes::Region;
+use super::large::{SparePage, Wanted};
+use super::mmap::{address, is_aligned, range_at};
+use crate::Machine;
+use crate::address_space::{AddressSpace, PromoteError, SpaceCore, Unmapping, range_of_pages};
+use crate::page_table::{
+    Changed, Collapse, Collapsed, Level, Pages, Protection, RegionId, Reserve, TableMemory, Unpromoted,
+};
+use crate::service::frame_memory;
+
+/// Why pages were not made into larger ones. Those before have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CollapseError {
+    /// The address is no multiple of the page size (EINVAL).
+    Misaligned(VirtAddr),
+    /// The range leaves what the space may map (ENOMEM).
+    OutsideSpace,
+    /// The range has no aligned 2 MiB, or what is mapped in the 2 MiB at this address is not all of one region
+    /// of private memory, or may be executed (EINVAL).
+    Unfit(VirtAddr),
+    /// Other threads have written to the 2 MiB at this address all the time (EAGAIN).
+    Busy(VirtAddr),
+    /// No 2 MiB of free memory, or no frame for page tables (ENOMEM).
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for CollapseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CollapseError::Misaligned(address) => write!(f, "{address} is not aligned to a page"),
+            CollapseError::OutsideSpace => f.write_str("the range leaves what the space may map"),
+            CollapseError::Unfit(address) => write!(f, "no 2 MiB of one region at {address}"),
+            CollapseError::Busy(address) => write!(f, "the 2 MiB at {address} are written all the time"),
+            CollapseError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for CollapseError {}
+
+/// How often pages that were written again are frozen again.
+const MOST_ROUNDS: u32 = 16;
+
+struct Ask<'a, P: Machine> {
+    core: &'static SpaceCore<P>,
+    pin: &'a CpuPin,
+}
+
+impl<P: Machine> Collapse for Ask<'_, P> {
+    fn protection(&self, region: RegionId) -> Protection {
+        Region::of(region).protection()
+    }
+
+    fn is_zero(&self, frame: PhysFrame) -> bool {
+        self.core.service.zero_frame() == Some(frame)
+    }
+
+    fn is_quiet(&self, pages: Pages) -> bool {
+        self.core.is_quiet(self.pin, pages)
+    }
+
+    fn copy(&self, from: PhysFrame, to: PhysFrame) {
+        // SAFETY: a leaf of the space, whose entry is claimed, maps `from`; `to` is of the run that the
+        // collapse was given.
+        unsafe { frame_memory::copy(self.core.service.frames(), from, to) };
+    }
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Makes each aligned 2 MiB that lies whole in the `length` bytes from `start` on one page, if it is of one
+    /// region and something is mapped in it: what is not mapped comes to be. Contents stay what they are, for
+    /// other threads too, whose writes wait meanwhile.
+    ///
+    /// If the small pages are consecutive frames that the space owns, the frames stay; else they are copied.
+    /// Waits for other CPUs up to three times for each 2 MiB; it answers their shootdowns meanwhile. The 2 MiB
+    /// are claimed while they are copied.
+    ///
+    /// ```
+    /// # use topomem::sim::Sim;
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault, Placement};
+    /// use topomem::{CpuId, PageSize, VirtAddr};
+    ///
+    /// # let sim = Sim::builder().memory(64 << 20).build()?;
+    /// # let service = sim.boot_service()?;
+    /// # sim.on(CpuId::BOOT, |pin| -> Result<(), Box<dyn std::error::Error>> {
+    /// let space = service.create_space(pin)?;
+    /// let start = VirtAddr::new(1 << 30).unwrap();
+    /// space.mmap(pin, &MapRequest::anonymous(2 << 20).placed(Placement::Fixed(start)))?;
+    /// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+    /// space.collapse(pin, start, 2 << 20)?;
+    /// assert_eq!(space.translate(pin, start).unwrap().size, PageSize::Size2MiB);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`CollapseError`]; contents have not changed.
+    pub fn collapse(&self, pin: &CpuPin, start: VirtAddr, length: u64) -> Result<(), CollapseError> {
+        if !is_aligned(start) {
+            return Err(CollapseError::Misaligned(start));
+        }
+        if length == 0 {
+            return Ok(());
+        }
+        let pages = range_at(start, length).filter(|pages| self.may_map(*pages));
+        let pages = pages.ok_or(CollapseError::OutsideSpace)?;
+        let huge = Level::HUGE.pages();
+        let (first, end) = (pages.first.next_multiple_of(huge), (pages.last + 1) & !(huge - 1));
+        if first >= end {
+            return Err(CollapseError::Unfit(start));
+        }
+        let mut spare = SparePage::none(self.core(), pin);
+        (first..end).step_by(huge as usize).try_for_each(|first| self.collapse_one(pin, first, &mut spare))
+    }
+
+    fn collapse_one(
+        &self,
+        pin: &CpuPin,
+        first: u64,
+        spare: &mut SparePage<'_, P>,
+    ) -> Result<(), CollapseError> {
+        let at = address(first);
+        if let Ok(range) = PageRange::new(at, 1, PageSize::Size2MiB) {
+            match self.promote(pin, range) {
+                Ok(promotion) => {
+                    promotion.wait(pin);
+                    return Ok(());
+                }
+                Err(PromoteError::OutOfFrames(error)) => return Err(CollapseError::OutOfFrames(error)),
+                Err(_) => {}
+            }
+        }
+        let core = self.core();
+        let frames = core.service.frames();
+        let range = range_of_pages(Pages { first, last: first + Level::HUGE.pages() - 1 });
+        let into = match spare.get(Level::HUGE) {
+            Some(into) => into,
+            None => {
+                spare.fill(Level::HUGE, Wanted::Needed).map_err(CollapseError::OutOfFrames)?;
+                let into = spare.get(Level::HUGE).ok_or(CollapseError::Unfit(at))?;
+                // The leaf shares the run, with one holder: two are counted, and one given back.
+                let counted = frames.share(into, Level::HUGE);
+                debug_assert!(counted.is_ok(), "a new run has room for holders");
+                frames.drop_share(into, Level::HUGE);
+                into
+            }
+        };
+        let mut reserve = Reserve::new(frames, pin);
+        let mut rounds = 0;
+        while rounds < MOST_ROUNDS {
+            let mut changed = Changed::NOTHING;
+            let record = |changed: &mut Changed| core.record(changed);
+            let ask = Ask { core, pin };
+            let access = core.service.tables(pin);
+            match core.table.collapse(access, &mut reserve, (first, into), &ask, &mut changed, record) {
+                Ok(Collapsed::Same) => return Ok(()),
+                Ok(Collapsed::Frozen(recorded)) => {
+                    Unmapping::announce(core, pin, range, changed, recorded).wait(pin);
+                    rounds += 1;
+                }
+                Ok(Collapsed::Done { recorded, leaves }) => {
+                    core.count_mapped(pin, spare.take() - leaves);
+                    Unmapping::announce(core, pin, range, changed, recorded).wait(pin);
+                    return Ok(());
+                }
+                Err(Unpromoted::Unfit(_)) => return Err(CollapseError::Unfit(at)),
+                Err(Unpromoted::Tables(error)) => {
+                    let refilled = core.service.relieve(pin, error, || reserve.refill());
+                    refilled.map_err(CollapseError::OutOfFrames)?;
+                }
+            }
+        }
+        Err(CollapseError::Busy(at))
+    }
+}
