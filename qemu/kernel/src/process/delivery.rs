@@ -70,6 +70,8 @@ impl Cause {
             (12, _) => (Signal::BUS, BY_KERNEL, 0),
             // SEGV_MAPERR and SEGV_ACCERR
             (14, Some(Refusal::NotMapped)) => (Signal::SEGV, 1, address),
+            // BUS_ADRERR
+            (14, Some(Refusal::NoLargePage)) => (Signal::BUS, 2, address),
             (14, _) => (Signal::SEGV, 2, address),
             // BUS_ADRALN
             (17, _) => (Signal::BUS, 1, 0),

@@ -1,7 +1,9 @@
 //! A process's memory: where system calls and faults meet the address space.
 
 use topomem::frames::AllocError;
-use topomem::region::{Advice, FaultAccess, FaultError, Kind, MapRequest, PageFault, Placement, Relocation};
+use topomem::region::{
+    Advice, FaultAccess, FaultError, HugePages, Kind, MapRequest, PageFault, Placement, Relocation,
+};
 use topomem::{Access, AddressSpace, VirtAddr, WakersDue};
 use topomem_exec::Bounds;
 use x86_64::registers::control::Cr3;
@@ -28,6 +30,8 @@ pub enum Refusal {
     NotPermitted,
     /// There is no memory for the page.
     OutOfMemory,
+    /// There is no page of the size that the program has asked for.
+    NoLargePage,
 }
 
 /// What a process has in memory.
@@ -138,6 +142,26 @@ impl Memory {
         Ok(())
     }
 
+    /// Makes pages of 2 MiB of what is mapped in `bytes` from `start` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::INVALID`], [`Errno::NO_MEMORY`], [`Errno::AGAIN`].
+    pub fn collapse(&self, start: u64, bytes: u64) -> Result<(), Errno> {
+        let start = aligned(start, Errno::NO_MEMORY)?;
+        Ok(self.space.collapse(&pin(), start, bytes)?)
+    }
+
+    /// Says which memory gets pages of 2 MiB without asking.
+    pub fn set_huge_pages(&self, setting: HugePages) {
+        self.space.set_huge_pages(setting);
+    }
+
+    /// Returns which memory gets pages of 2 MiB without asking.
+    pub fn huge_pages(&self) -> HugePages {
+        self.space.huge_pages()
+    }
+
     /// Has the heap begin at `address`, before the program runs.
     pub fn start_heap(&self, address: u64) {
         self.space.set_heap_start(VirtAddr::new_truncate(address));
@@ -177,6 +201,7 @@ impl Memory {
                 // Frames are free once others have moved on.
                 Err(FaultError::OutOfFrames(AllocError::WouldBlock { .. })) => yield_now().await,
                 Err(FaultError::OutOfFrames(_)) => return Err(Refusal::OutOfMemory),
+                Err(FaultError::NoLargePage(..)) => return Err(Refusal::NoLargePage),
                 Err(_) => return Err(Refusal::NotPermitted),
             }
         }

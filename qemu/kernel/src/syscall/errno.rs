@@ -1,7 +1,7 @@
 //! Linux's error numbers.
 
 use linux_raw_sys::errno;
-use topomem::region::{MadviseError, MmapError, MprotectError, MremapError, MunmapError};
+use topomem::region::{CollapseError, MadviseError, MmapError, MprotectError, MremapError, MunmapError};
 
 use crate::arch::user::UserFault;
 use crate::process::OutOfMemory;
@@ -65,7 +65,7 @@ impl From<UserFault> for Errno {
 impl From<MmapError> for Errno {
     fn from(error: MmapError) -> Errno {
         match error {
-            MmapError::Empty | MmapError::Misaligned(_) => Errno::INVALID,
+            MmapError::Empty | MmapError::Misaligned(_) | MmapError::Unsupported(_) => Errno::INVALID,
             MmapError::Occupied(_) => Errno::EXISTS,
             _ => Errno::NO_MEMORY,
         }
@@ -95,6 +95,16 @@ impl From<MremapError> for Errno {
         match error {
             MremapError::Misaligned(_) | MremapError::Empty | MremapError::Overlap => Errno::INVALID,
             MremapError::NoRegion(_) => Errno::FAULT,
+            _ => Errno::NO_MEMORY,
+        }
+    }
+}
+
+impl From<CollapseError> for Errno {
+    fn from(error: CollapseError) -> Errno {
+        match error {
+            CollapseError::Misaligned(_) | CollapseError::Unfit(_) => Errno::INVALID,
+            CollapseError::Busy(_) => Errno::AGAIN,
             _ => Errno::NO_MEMORY,
         }
     }

@@ -1,18 +1,23 @@
 //! Memory.
 
 use linux_raw_sys::general::{
-    MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
-    MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
-    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK, MAP_ANONYMOUS,
-    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
-    MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
+    MADV_COLD, MADV_COLLAPSE, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED,
+    MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT,
+    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_POPULATE,
+    MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC,
+    PROT_READ, PROT_WRITE,
 };
-use topomem::region::{Advice, Kind, MapRequest, Placement, Populate, Relocation};
-use topomem::{Access, VirtAddr};
+use topomem::region::{Advice, HugePages, Kind, MapRequest, Placement, Populate, Relocation};
+use topomem::{Access, PageSize, VirtAddr};
 
 use super::{Answer, Errno};
 use crate::arch::user::USER_END;
 use crate::process::{Task, fixed};
+
+/// What `prctl` does here.
+const PR_SET_THP_DISABLE: u32 = 41;
+const PR_GET_THP_DISABLE: u32 = 42;
 
 /// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE`.
 const GUARD_INSTALL: u32 = 102;
@@ -30,6 +35,15 @@ fn access(bits: u64) -> Result<Access, Errno> {
         (false, true) => Ok(Access::EXECUTE),
         (false, false) if bits == 0 => Ok(Access::NONE),
         (false, false) => Ok(Access::READ),
+    }
+}
+
+/// The size of pages that `MAP_HUGETLB` in `flags` asks for: the logarithm stands in the highest bits.
+fn page_size(flags: u32) -> Result<PageSize, Errno> {
+    match flags >> MAP_HUGE_SHIFT {
+        0 | 21 => Ok(PageSize::Size2MiB),
+        30 => Ok(PageSize::Size1GiB),
+        _ => Err(Errno::INVALID),
     }
 }
 
@@ -58,7 +72,11 @@ pub(super) fn map(task: &Task, [at, bytes, bits, flags, _, _]: [u64; 6]) -> Answ
     };
     let kind = if has(MAP_GROWSDOWN) { Kind::Stack } else { Kind::Anonymous };
     let populate = if has(MAP_POPULATE) { Populate::Now } else { Populate::OnDemand };
-    let request = MapRequest::anonymous(bytes).kind(kind).access(access);
+    let request = match has(MAP_HUGETLB) {
+        true => MapRequest::huge(bytes, page_size(flags)?),
+        false => MapRequest::anonymous(bytes).kind(kind),
+    };
+    let request = request.access(access);
     task.memory().map(&request.placed(placement).populate(populate))
 }
 
@@ -88,7 +106,13 @@ pub(super) fn relocate(task: &Task, [at, old, new, flags, to]: [u64; 5]) -> Answ
 pub(super) async fn advise(task: &Task, at: u64, bytes: u64, advice: u64) -> Answer {
     let advice = match advice as u32 {
         MADV_NORMAL | MADV_RANDOM | MADV_SEQUENTIAL | MADV_WILLNEED | MADV_COLD | MADV_PAGEOUT
-        | MADV_HUGEPAGE | MADV_NOHUGEPAGE | MADV_DONTDUMP | MADV_DODUMP => Advice::Normal,
+        | MADV_DONTDUMP | MADV_DODUMP => Advice::Normal,
+        MADV_HUGEPAGE => Advice::Huge,
+        MADV_NOHUGEPAGE => Advice::NoHuge,
+        MADV_COLLAPSE => {
+            task.memory().collapse(at, bytes)?;
+            return Ok(0);
+        }
         MADV_DONTNEED | MADV_FREE => Advice::DontNeed,
         MADV_DONTFORK => Advice::DontFork,
         MADV_DOFORK | MADV_KEEPONFORK => Advice::DoFork,
@@ -101,4 +125,17 @@ pub(super) async fn advise(task: &Task, at: u64, bytes: u64, advice: u64) -> Ans
     };
     task.memory().advise(at, bytes, advice).await?;
     Ok(0)
+}
+
+/// `prctl`: whether a program's memory may get pages of 2 MiB without asking.
+pub(super) fn settings(task: &Task, what: u64, value: u64) -> Answer {
+    let memory = task.memory();
+    match what as u32 {
+        PR_SET_THP_DISABLE => {
+            memory.set_huge_pages(if value == 0 { HugePages::Advised } else { HugePages::Never });
+            Ok(0)
+        }
+        PR_GET_THP_DISABLE => Ok(u64::from(memory.huge_pages() == HugePages::Never)),
+        _ => Err(Errno::INVALID),
+    }
 }

@@ -69,6 +69,7 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_munmap => memory::unmap(task, a, b).await,
         linux::__NR_brk => Ok(task.memory().set_break(a)),
         linux::__NR_mremap => memory::relocate(task, [a, b, c, d, e]),
+        linux::__NR_prctl => memory::settings(task, a, b),
         linux::__NR_madvise => memory::advise(task, a, b, c).await,
 
         linux::__NR_rt_sigaction => signals::action(task, a, b, c, d).await,
