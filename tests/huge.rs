@@ -428,6 +428,52 @@ fn regions_say_whether_large_pages_are_permitted() {
     });
 }
 
+#[test]
+fn a_first_write_maps_what_is_around() {
+    with_space(HugePages::Never, MEMORY, |sim, _, pin, space| {
+        space.set_fault_around(17);
+        assert_eq!(space.fault_around(), 16);
+        let request = MapRequest::anonymous((HUGE + 20) << 12).placed(Placement::Fixed(at(FIRST - 10)));
+        space.mmap(pin, &request).unwrap();
+        // It ends where the region does, and where the table does.
+        write(sim, pin, space, FIRST - 8);
+        assert_eq!(space.mapped_pages(), 10);
+        write(sim, pin, space, FIRST + HUGE + 1);
+        assert_eq!(space.mapped_pages(), 20);
+        // Pages that are mapped stay as they are, and those of other regions.
+        assert_eq!(read(sim, pin, space, FIRST + 33), 0);
+        write(sim, pin, space, FIRST + 34);
+        assert_eq!(space.mapped_pages(), 36);
+        space.mprotect(pin, at(FIRST + 50), 2 << 12, Access::READ).unwrap().wait(pin);
+        space.madvise(pin, at(FIRST + 52), 1 << 12, Advice::GuardInstall).unwrap().wait(pin);
+        write(sim, pin, space, FIRST + 49);
+        assert_eq!(space.mapped_pages(), 49);
+        for page in [50, 51, 52] {
+            assert!(touch(sim, pin, space, FIRST + page, Some(1)).is_err());
+        }
+        for page in 53..64 {
+            assert_eq!(size_of(space, pin, FIRST + page), Some(PageSize::Size4KiB));
+            assert_eq!(read(sim, pin, space, FIRST + page), 0);
+        }
+        assert_eq!(read(sim, pin, space, FIRST + 34), FIRST + 34);
+        write(sim, pin, space, FIRST + 33);
+        let child = space.fork(pin).unwrap();
+        assert_eq!(child.fault_around(), 16);
+        assert_eq!(child.mapped_pages(), space.mapped_pages());
+        let regions = |space: &Space| {
+            let mut found = Vec::new();
+            let mut from = at(1);
+            while let Some(range) = space.next_region(pin, from) {
+                found.push((range.start(), range.length(), range.region()));
+                from = range.end();
+            }
+            found
+        };
+        assert_eq!(regions(&child), regions(space));
+        assert_eq!(regions(space).len(), 4);
+    });
+}
+
 /// Threads write words that are theirs alone, while others collapse, cut, protect and fork the same pages.
 #[test]
 fn no_write_is_lost_while_pages_change_their_size() {

@@ -16,8 +16,8 @@ use super::layout::{SpaceKind, pages_of, range_of, range_of_pages, size_of_level
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Answer, Answered, Changed, ClearPageError, Found, Leaf, Level, Mismatch, Outcome, PageTable, Pages,
-    Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
+    Answer, Answered, Changed, ClearPageError, Found, Leaf, Level, Mismatch, Neighbours, Outcome, PageTable,
+    Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
 use crate::region::{DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, SpaceLayout};
 use crate::retire::{Parked, RetireList};
@@ -325,12 +325,13 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Answers an access to `page` as `decide` says, adds to `changed` what that made stale, and records
+    /// Answers an access to `page` as `decide` says, and maps its `neighbours` if that maps it; adds to `changed` what that made stale, and records
     /// it.
     pub fn resolve<E>(
         &self,
         pin: &CpuPin,
         page: u64,
+        neighbours: &mut Neighbours<impl FnMut() -> Option<PhysFrame>>,
         mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
         changed: &mut Changed,
     ) -> Result<Answered<Option<ChangeRecord<'_>>>, RewriteError<E, AllocError>> {
@@ -342,6 +343,7 @@ impl<P: Machine> SpaceCore<P> {
                 self.service.tables(pin),
                 &mut reserve,
                 page,
+                neighbours,
                 &mut decide,
                 changed,
                 record,

@@ -4,6 +4,7 @@
 //! through a cursor that claims only the entries of its range (the protocol is described in
 //! `cursor.rs`); walks take no claim.
 
+mod around;
 mod chain;
 mod change;
 mod claim;
@@ -42,6 +43,7 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicBool, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
+pub(crate) use around::Neighbours;
 pub use chain::Chain;
 pub(crate) use chain::Reserve;
 pub(crate) use change::Changed;

@@ -1,7 +1,10 @@
 //! Answering an access to one page: under the claim of its entry, so that accesses of many CPUs to one
 //! page are answered once.
 
+use x86_64::structures::paging::PhysFrame;
+
 use super::PageTable;
+use super::around::{Neighbours, map_around};
 use super::chain::Reserve;
 use super::change::Changed;
 use super::cursor::Cursor;
@@ -34,11 +37,14 @@ pub(crate) struct Answered<T> {
     /// The leaf of 4 KiB whose place another has taken. Its frame, or its share of that, is the caller's
     /// once no CPU has its translation.
     pub replaced: Option<Leaf>,
+    /// How many pages were mapped beside.
+    pub beside: u64,
 }
 
 impl<F: Format> PageTable<F> {
     /// Finds what the page `page` is, and does with it what `decide` answers; of no region, it stays as it
-    /// is. Calls `record` with what the answer made stale before another cursor can change the page.
+    /// is. If the page comes to be mapped to a frame of its own, maps its `neighbours` of the same region, too.
+    /// Calls `record` with what the answer made stale before another cursor can change the page.
     ///
     /// `decide` may be called several times; the last call counts.
     ///
@@ -50,6 +56,7 @@ impl<F: Format> PageTable<F> {
         access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         page: u64,
+        neighbours: &mut Neighbours<impl FnMut() -> Option<PhysFrame>>,
         mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
@@ -84,16 +91,16 @@ impl<F: Format> PageTable<F> {
                 reserve.fill_to(needed).map_err(RewriteError::Tables)?;
                 continue;
             }
-            let mut replaced = None;
+            let (mut replaced, mut beside) = (None, 0);
             if answer == Answer::Keep {
-                return Ok(Answered { recorded: record(changed), replaced });
+                return Ok(Answered { recorded: record(changed), replaced, beside });
             }
             while let (Answer::Map(_, at), Some(below)) = (answer, level.below())
                 && level > at
             {
                 let Some(next) = split::<F, M>(memory, reserve, frame, level.index(page), level) else {
                     debug_assert!(false, "the plan counted too few tables");
-                    return Ok(Answered { recorded: record(changed), replaced });
+                    return Ok(Answered { recorded: record(changed), replaced, beside });
                 };
                 (frame, level) = (next, below);
             }
@@ -109,11 +116,16 @@ impl<F: Format> PageTable<F> {
                     if let Entry::Leaf(old) = F::decode(old, level) {
                         changed.note_leaves(pages, level, 1);
                         replaced = Some(old);
+                    } else if let (Found::Reserved(region), Level::PAGE, Ownership::Owned) =
+                        (found, level, leaf.ownership)
+                        && neighbours.pages.first != neighbours.pages.last
+                    {
+                        beside = map_around::<F, M>(memory, reserve, frame, &leaf, region, neighbours);
                     }
                 }
                 Answer::Own(protection) => own::<F>(entry, level, protection),
             }
-            return Ok(Answered { recorded: record(changed), replaced });
+            return Ok(Answered { recorded: record(changed), replaced, beside });
         }
     }
 }

@@ -8,13 +8,15 @@ use topomem_percpu::{CpuPin, Order};
 use topomem_shootdown::{PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
+use super::around::SpareFrames;
 use super::attributes::Region;
 use super::large::{SparePage, Wanted};
 use super::mmap::address;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages, size_of_level};
 use crate::page_table::{
-    Access, Answer, Answered, Changed, Found, Leaf, Level, Ownership, Pages, Reach, RewriteError, TableMemory,
+    Access, Answer, Answered, Changed, Found, Leaf, Level, Neighbours, Ownership, Pages, Reach, RewriteError,
+    TableMemory,
 };
 use crate::service::frame_memory;
 
@@ -202,6 +204,10 @@ impl<P: Machine> AddressSpace<P> {
     /// several CPUs at one page are answered once, in turn; CPUs whose faults lie in different 2 MiB do not
     /// wait for each other, and write no memory in common once the page tables are there.
     ///
+    /// Where 2 MiB of a region are whole, and the region asked for such pages or may have them, they are mapped
+    /// at once ([`MapRequest::huge`](super::MapRequest::huge), [`AddressSpace::set_huge_pages`]); else, with a
+    /// first write, as many pages as the space says ([`AddressSpace::set_fault_around`]).
+    ///
     /// If the page's translation is replaced, waits until no CPU can use the old one; it answers other
     /// CPUs' shootdowns meanwhile. Not for interrupt handlers; for the kernel's own accesses to a program's
     /// memory, too.
@@ -217,9 +223,16 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core();
         let large = SparePage::none(core, pin);
         let mut spare = Spare { core, pin, frame: None, zeroed: Zeroed::No, large };
+        let mut around = SpareFrames::none(core, pin);
+        let mut pages = Pages { first: page, last: page };
         if fault.access == FaultAccess::Write && fault.cause == Cause::NotPresent {
             // The first to its page, most likely.
             spare.fill(Zeroed::Yes)?;
+            let count = core.fault_policy.around();
+            if count > 1 {
+                pages = Pages { first: page & !(count - 1), last: page | (count - 1) };
+                around.fill(count - 1);
+            }
         }
         loop {
             let mut changed = Changed::NOTHING;
@@ -229,9 +242,10 @@ impl<P: Machine> AddressSpace<P> {
                 resolved = how;
                 Ok(answer)
             };
-            let refusal = match core.resolve(pin, page, decide, &mut changed) {
-                Ok(Answered { recorded, replaced }) => {
-                    let mut mapped = 1;
+            let mut neighbours = Neighbours { pages, next: || around.pop() };
+            let refusal = match core.resolve(pin, page, &mut neighbours, decide, &mut changed) {
+                Ok(Answered { recorded, replaced, beside }) => {
+                    let mut mapped = 1 + beside;
                     match resolved {
                         Resolved::Zeroed | Resolved::Copied => spare.frame = None,
                         Resolved::ZeroedLarge(_) => mapped = spare.large.take(),

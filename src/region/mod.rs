@@ -12,6 +12,7 @@
 //! [`on_page_fault`](crate::AddressSpace::on_page_fault).
 
 mod advise;
+mod around;
 mod attributes;
 mod collapse;
 mod error;

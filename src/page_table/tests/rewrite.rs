@@ -82,7 +82,10 @@ fn map_page(table: &Table, arena: &Arena, page: u64) -> Result<(), RewriteError<
         Leaf { frame, protection: Protection::USER_DATA, reach: Reach::Space, ownership: Ownership::Owned };
     let decide = |found, _| if found == Found::Vacant { Err(()) } else { Ok(Answer::Map(leaf, Level::PAGE)) };
     let mut reserve = Reserve::new(arena, &pin);
-    let mapped = table.resolve(arena.by(&pin), &mut reserve, page, decide, &mut changed, |_| ());
+    let alone = Pages { first: page, last: page };
+    let mut neighbours = Neighbours { pages: alone, next: || None };
+    let by = arena.by(&pin);
+    let mapped = table.resolve(by, &mut reserve, page, &mut neighbours, decide, &mut changed, |_| ());
     drop(reserve);
     arena.free_changed(&pin, changed);
     let unused = match &mapped {
