@@ -506,7 +506,7 @@ impl<P: Machine> SpaceCore<P> {
 
 /// What TLBs and page walkers have to forget.
 #[inline]
-pub(super) fn invalidation_of(changed: &Changed) -> Option<Invalidation> {
+pub(crate) fn invalidation_of(changed: &Changed) -> Option<Invalidation> {
     let invalidation = Invalidation::pages(range_of(changed.stale?, changed.smallest));
     Some(if changed.retired.tables.is_empty() { invalidation } else { invalidation.with_tables_freed() })
 }

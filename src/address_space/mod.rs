@@ -22,7 +22,7 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
-pub(crate) use core::{Collected, SpaceCore};
+pub(crate) use core::{Collected, SpaceCore, invalidation_of};
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, ShareError, UnmapError};
 pub use flags::FlagsError;
 pub use layout::SpaceKind;

@@ -113,7 +113,7 @@ impl<P: Machine, W: Pending> Drop for Parts<'_, P, W> {
 impl<'s, P: Machine> Unmapping<'s, P> {
     /// Of a change that was made, and of which `ticket` tells.
     #[inline]
-    pub(super) fn of(
+    pub(crate) fn of(
         core: &'s SpaceCore<P>,
         ticket: Option<Ticket<'s, P>>,
         changed: Changed,

@@ -77,7 +77,7 @@ impl<F: Format> PageTable<F> {
     }
 
     /// Claims the page of `level` that is `page`, and says what it is.
-    fn lock_page<'a, M: TableMemory>(
+    pub(super) fn lock_page<'a, M: TableMemory>(
         &'a self,
         access: TableAccess<'a, M>,
         page: Pages,

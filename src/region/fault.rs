@@ -12,6 +12,7 @@ use super::around::SpareFrames;
 use super::attributes::Region;
 use super::large::{SparePage, Wanted};
 use super::mmap::address;
+use super::numa::is_hidden;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages, size_of_level};
 use crate::page_table::{
@@ -130,7 +131,16 @@ enum Refusal {
     NeedsLarge(Level, Wanted),
     /// Other CPUs may still use what was at the page's 2 MiB before.
     Pending,
+    /// The page is on its way to another node.
+    Moves,
 }
+
+/// How long a fault waits for a page that is on its way to another node, in parts of the machine's patience.
+/// Then it takes the page back, since the task that moves it may not run before this one goes on.
+const PART_OF_PATIENCE: u64 = 2048;
+
+/// How often it turns before it looks at the page again.
+const TURNS: u32 = 16;
 
 /// A frame allocated for a page that may not need it.
 struct Spare<'a, P: Machine> {
@@ -195,6 +205,12 @@ fn permits(access: Access, tried: FaultAccess) -> bool {
     }
 }
 
+/// Is the page that is `found` to be so on its way to another node?
+#[cold]
+fn moves(found: &Found) -> bool {
+    matches!(found, Found::Mapped(leaf, Some(region)) if is_hidden(leaf, Region::of(*region)))
+}
+
 impl<P: Machine> AddressSpace<P> {
     /// Answers the fault of a program's access: maps the page if its region permits the access.
     ///
@@ -234,11 +250,15 @@ impl<P: Machine> AddressSpace<P> {
                 around.fill(count - 1);
             }
         }
+        let mut has_waited = false;
         loop {
             let mut changed = Changed::NOTHING;
             let mut resolved = Resolved::Spurious;
             let decide = |found, level: Level| {
                 let (answer, how) = self.decide(&spare, fault.access, page, found, level)?;
+                if matches!(answer, Answer::Own(_)) && !has_waited && moves(&found) {
+                    return Err(Refusal::Moves);
+                }
                 resolved = how;
                 Ok(answer)
             };
@@ -277,6 +297,10 @@ impl<P: Machine> AddressSpace<P> {
                     .large
                     .fill(level, wanted)
                     .map_err(|error| FaultError::NoLargePage(size_of_level(level), error))?,
+                Refusal::Moves => {
+                    self.wait_for_move(pin, page);
+                    has_waited = true;
+                }
             }
         }
     }
@@ -373,6 +397,19 @@ impl<P: Machine> AddressSpace<P> {
                     Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::Copied))
                 }
             },
+        }
+    }
+
+    /// Waits until `page` is no longer on its way to another node, but not long.
+    #[cold]
+    fn wait_for_move(&self, pin: &CpuPin, page: u64) {
+        let core = self.core();
+        let platform = core.service.platform();
+        let begin = platform.now();
+        while moves(&core.table.look(core.service.tables(pin), page).0)
+            && platform.now().since(begin).0 < platform.patience().0 / PART_OF_PATIENCE
+        {
+            (0..TURNS).for_each(|_| platform.relax());
         }
     }
 

@@ -108,11 +108,10 @@ impl<P: Machine> AddressSpace<P> {
                     core.cut_leaves(pin, pages, Level::HUGE).map_err(ForkError::OutOfFrames)?;
                 }
                 copied => {
-                    // What was shared may not be written any more, even if the copy is not whole.
-                    if changed.stale.is_some() {
-                        let range = range_of_pages(pages);
-                        Unmapping::announce(core, pin, range, changed, record).wait(pin);
-                    }
+                    // What was shared may not be written any more, even if the copy is not whole. Nor may
+                    // what another change, which is not complete yet, has taken the permission from.
+                    let range = range_of_pages(pages);
+                    Unmapping::announce(core, pin, range, changed, record).wait(pin);
                     break copied;
                 }
             }

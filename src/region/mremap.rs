@@ -91,7 +91,7 @@ impl<P: Machine> AddressSpace<P> {
             Err(_) => {
                 let alignment = Alignment::like(old.first, region);
                 let placed =
-                    self.place(pin, new, alignment, |to| match self.move_pages(pin, old, to, region) {
+                    self.place(pin, new, alignment, |to| match self.shift_pages(pin, old, to, region) {
                         Err(MremapError::Occupied) => Err(None),
                         moved => moved.map_err(Some),
                     })?;
@@ -123,7 +123,7 @@ impl<P: Machine> AddressSpace<P> {
             if moved.last < old.last {
                 self.unmap_rest(pin, Pages { first: moved.last + 1, last: old.last })?;
             }
-            match self.move_pages(pin, moved, target, found.region().with_guard(Guard::None)) {
+            match self.shift_pages(pin, moved, target, found.region().with_guard(Guard::None)) {
                 // Another context has mapped something there meanwhile.
                 Err(MremapError::Occupied) => {}
                 moved => return moved.map(|()| to),
@@ -132,7 +132,7 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Moves the pages `old` to the first pages of `to`, whose others are added to `region`.
-    fn move_pages(&self, pin: &CpuPin, old: Pages, to: Pages, region: Region) -> Result<(), MremapError> {
+    fn shift_pages(&self, pin: &CpuPin, old: Pages, to: Pages, region: Region) -> Result<(), MremapError> {
         let added =
             (to.count() > old.count()).then(|| Pages { first: to.first + old.count(), last: to.last });
         if let Some(added) = added {

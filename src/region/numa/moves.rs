@@ -1,0 +1,191 @@
+//! Moving pages to other nodes.
+
+use core::fmt;
+
+use topomem_numa::frames::AllocError;
+use topomem_percpu::{CpuPin, NodeId};
+use topomem_shootdown::VirtAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use super::transfer::{Settled, Transfer};
+use crate::Machine;
+use crate::address_space::AddressSpace;
+use crate::page_table::{Found, Level, Ownership, Pages};
+
+/// How many pages move at once: with one round of interrupts.
+pub(super) const BATCH: usize = 64;
+
+/// How often a page is tried that is in use in a way that keeps it from moving.
+const TRIES: usize = 10;
+
+/// Why a page did not move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// The page belongs to no region, or is mapped to the frame of zeros that all spaces share (move_pages
+    /// of Linux: EFAULT).
+    NotMovable,
+    /// The page is not mapped yet (ENOENT).
+    NotPresent,
+    /// Other spaces have the page's frame, too (EACCES).
+    Shared,
+    /// The page was changed each time it was tried (EBUSY).
+    Busy,
+    /// The node has no frame for the page (ENOMEM).
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for MoveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MoveError::NotMovable => f.write_str("the page belongs to no region, or is the page of zeros"),
+            MoveError::NotPresent => f.write_str("the page is not mapped yet"),
+            MoveError::Shared => f.write_str("other spaces have the page's frame, too"),
+            MoveError::Busy => f.write_str("the page was changed each time it was tried"),
+            MoveError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for MoveError {}
+
+/// A page that is to move to a node, and what has become of it.
+#[derive(Debug, Clone, Copy)]
+pub struct PageMove {
+    pub(super) page: u64,
+    pub(super) to: NodeId,
+    pub(super) outcome: Option<Result<NodeId, MoveError>>,
+    pub(super) stage: Stage,
+}
+
+/// How far the move of a page has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Not begun, or over.
+    Idle,
+    /// There is a frame for it, of the size of its leaf of this level.
+    Ready(PhysFrame, Level),
+    /// Besides, no program can use the page, but for translations that CPUs may still have.
+    Hidden(PhysFrame, Level),
+}
+
+impl PageMove {
+    /// Asks for the page with the byte at `address` to move to the node `to`. If a large page maps it, all
+    /// of that moves.
+    #[must_use]
+    pub const fn new(address: VirtAddr, to: NodeId) -> PageMove {
+        PageMove { page: address.as_u64() >> 12, to, outcome: None, stage: Stage::Idle }
+    }
+
+    /// Returns where the page starts.
+    #[must_use]
+    pub fn address(&self) -> VirtAddr {
+        VirtAddr::new_truncate(self.page << 12)
+    }
+
+    /// Returns the node that the page is on since it was moved, or why it did not move. `None`: it was not
+    /// tried yet.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<Result<NodeId, MoveError>> {
+        self.outcome
+    }
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Moves pages to other nodes, while programs read and write them: each page gets a frame of the node
+    /// that is asked for, with the contents of the old frame. Each [`PageMove`] says what has become of its
+    /// page.
+    ///
+    /// Up to 64 pages are taken from all CPUs at once, with one round of interrupts, then copied and
+    /// given back. A program that accesses such a page meanwhile waits for it, or gets it back as it was if
+    /// that takes long, and the page is tried once more. Waits until no CPU can use the old frames; it
+    /// answers other CPUs' shootdowns meanwhile. Not for interrupt handlers.
+    ///
+    /// Costs three claims and the copying for each page.
+    ///
+    /// ```
+    /// # use topomem::sim::Sim;
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault, PageMove};
+    /// use topomem::{CpuId, NodeId};
+    ///
+    /// # let sim = Sim::builder().nodes(2).memory(64 << 20).build()?;
+    /// # let service = sim.boot_service()?;
+    /// # sim.on(CpuId::BOOT, |pin| -> Result<(), Box<dyn std::error::Error>> {
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(4096))?;
+    /// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+    /// let other = NodeId::new(1).unwrap();
+    /// let mut moves = [PageMove::new(start, other)];
+    /// space.move_pages(pin, &mut moves);
+    /// assert_eq!(moves[0].outcome(), Some(Ok(other)));
+    /// assert_eq!(space.node_of_page(pin, start), Ok(other));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn move_pages(&self, pin: &CpuPin, moves: &mut [PageMove]) {
+        for moves in moves.chunks_mut(BATCH) {
+            let mut transfer = Transfer::new(self.core(), moves);
+            for _ in 0..TRIES {
+                if !transfer.prepare(pin) {
+                    break;
+                }
+                transfer.hide(pin).wait(pin);
+                while let Settled::Later(unmapping) = transfer.settle(pin) {
+                    unmapping.wait(pin);
+                }
+            }
+        }
+    }
+
+    /// As [`AddressSpace::move_pages`], without blocking: waits for other CPUs by `.await`. To be dropped at
+    /// any time: pages on their way are given back as they were.
+    ///
+    /// Programs that access pages on their way wait for the task that polls this, so it should run soon.
+    pub async fn move_pages_async(&self, moves: &mut [PageMove]) {
+        let platform = *self.core().service.platform();
+        for moves in moves.chunks_mut(BATCH) {
+            let mut transfer = Transfer::new(self.core(), moves);
+            for _ in 0..TRIES {
+                if !transfer.prepare(&platform.pin()) {
+                    break;
+                }
+                let hidden = transfer.hide(&platform.pin());
+                hidden.await;
+                loop {
+                    let settled = transfer.settle(&platform.pin());
+                    match settled {
+                        Settled::All => break,
+                        Settled::Later(unmapping) => unmapping.await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns the node of the frame that the page with the byte at `address` is mapped to.
+    ///
+    /// # Errors
+    ///
+    /// [`MoveError::NotMovable`] if it belongs to no region or is mapped to the frame of zeros,
+    /// [`MoveError::NotPresent`].
+    pub fn node_of_page(&self, pin: &CpuPin, address: VirtAddr) -> Result<NodeId, MoveError> {
+        let page = address.as_u64() >> 12;
+        let core = self.core();
+        if !self.may_map(Pages { first: page, last: page }) {
+            return Err(MoveError::NotMovable);
+        }
+        let (found, level) = core.table.look(core.service.tables(pin), page);
+        match found {
+            Found::Vacant | Found::Mapped(_, None) => Err(MoveError::NotMovable),
+            Found::Reserved(_) => Err(MoveError::NotPresent),
+            Found::Mapped(leaf, Some(_)) if leaf.ownership == Ownership::Borrowed => {
+                Err(MoveError::NotMovable)
+            }
+            Found::Mapped(leaf, Some(_)) => {
+                let frame = leaf.frame + page % level.pages();
+                core.service.frames().node_of(frame).ok_or(MoveError::NotMovable)
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The way of a batch of pages to other nodes.
+//!
+//! 1. *Prepare*: looks at each page and allocates a frame for it.
+//! 2. *Hide*: takes all permissions from the leaf. A leaf that permits nothing though its region does is on
+//!    its way: a fault waits for it for a while, and then makes it as before.
+//! 3. The ticket of all these changes completes: no CPU uses the pages.
+//! 4. *Settle*: with the claim of the entry, looks whether the page is still hidden and nothing is pending
+//!    there, copies, and maps the new frame. No CPU has a translation, so nothing is stale, and the old
+//!    frame is free at once.
+//!
+//! What counts in step 4 is what the page is then, not what has happened to it since step 2. So it does not
+//! matter whether another CPU has unmapped, protected, forked or hidden it meanwhile.
+
+use topomem_numa::frames::{FrameRequest, NodeSet, Policy};
+use topomem_percpu::{CpuPin, NodeId, Order};
+use x86_64::structures::paging::PhysFrame;
+
+use super::super::attributes::Region;
+use super::super::protect::protection_of;
+use super::moves::{MoveError, PageMove, Stage};
+use crate::Machine;
+use crate::address_space::{SpaceCore, Unmapping, invalidation_of, range_of_pages};
+use crate::page_table::{Access, Changed, ExchangeError, Found, Leaf, Level, Ownership, Pages, TableMemory};
+use crate::service::frame_memory;
+
+/// Pages on their way. Dropped, it gives them back as they were.
+pub(super) struct Transfer<'m, P: Machine> {
+    core: &'static SpaceCore<P>,
+    moves: &'m mut [PageMove],
+}
+
+/// What [`Transfer::settle`] has left.
+pub(super) enum Settled<'s, P: Machine> {
+    /// Nothing: each page has moved, or is as before.
+    All,
+    /// Pages that another change has made stale on some CPU: to be settled when it is complete.
+    Later(Unmapping<'s, P>),
+}
+
+/// Why a hidden page is not copied.
+enum Unfit {
+    /// Programs may use it again.
+    Visible,
+    /// Its frame is not the space's alone.
+    Shared,
+    /// Some CPU may have a translation.
+    Pending,
+}
+
+/// The pages of the leaf of `level` that maps `page`.
+fn leaf_pages(page: u64, level: Level) -> Pages {
+    let first = page - page % level.pages();
+    Pages { first, last: first + level.pages() - 1 }
+}
+
+const fn order_of(level: Level) -> Order {
+    if level.get() == Level::PAGE.get() { Order::FRAME } else { Order::HUGE }
+}
+
+/// Does the leaf permit nothing though its region does?
+pub(in crate::region) fn is_hidden(leaf: &Leaf, region: Region) -> bool {
+    !leaf.protection.access().reads() && region.access().reads()
+}
+
+impl<'m, P: Machine> Transfer<'m, P> {
+    pub fn new(core: &'static SpaceCore<P>, moves: &'m mut [PageMove]) -> Transfer<'m, P> {
+        for page in moves.iter_mut() {
+            (page.stage, page.outcome) = (Stage::Idle, None);
+        }
+        Transfer { core, moves }
+    }
+
+    /// Finds frames for the pages that are still to move. Returns whether there are such pages.
+    pub fn prepare(&mut self, pin: &CpuPin) -> bool {
+        let mut any = false;
+        for page in
+            self.moves.iter_mut().filter(|page| matches!(page.outcome, None | Some(Err(MoveError::Busy))))
+        {
+            let (stage, outcome) = match self.core.frame_for(pin, page.page, page.to) {
+                Ok(Some((frame, level))) => {
+                    any = true;
+                    // What it is if it does not move in any of the tries.
+                    (Stage::Ready(frame, level), Err(MoveError::Busy))
+                }
+                Ok(None) => (Stage::Idle, Ok(page.to)),
+                Err(error) => (Stage::Idle, Err(error)),
+            };
+            (page.stage, page.outcome) = (stage, Some(outcome));
+        }
+        any
+    }
+
+    /// Keeps programs from the pages for which there are frames.
+    pub fn hide(&mut self, pin: &CpuPin) -> Unmapping<'static, P> {
+        let shootdown = self.core.service.shootdown();
+        let mut batch = shootdown.batch(self.core.domain());
+        for page in self.moves.iter_mut() {
+            let Stage::Ready(frame, level) = page.stage else { continue };
+            let pages = leaf_pages(page.page, level);
+            let hide = |leaf: &Leaf, _| {
+                let protection = leaf.protection.with_access(Access::NONE);
+                let hidden = Leaf { protection, ownership: Ownership::Owned, ..*leaf };
+                if self.core.is_exclusive(leaf, level) { Ok(hidden) } else { Err(()) }
+            };
+            let record = |changed: &Changed| {
+                if let Some(invalidation) = invalidation_of(changed) {
+                    batch.record(invalidation);
+                }
+            };
+            let hidden = self.core.table.exchange(self.core.service.tables(pin), pages, level, hide, record);
+            if hidden.is_ok() {
+                page.stage = Stage::Hidden(frame, level);
+            } else {
+                self.core.put_back(pin, page);
+            }
+        }
+        // If no page was visible, for what is pending.
+        Unmapping::of(self.core, Some(batch.issue(pin)), Changed::NOTHING)
+    }
+
+    /// Moves the pages that are hidden. No CPU uses what [`Transfer::hide`] has taken.
+    pub fn settle(&mut self, pin: &CpuPin) -> Settled<'static, P> {
+        let core = self.core;
+        let mut pending = None;
+        for page in self.moves.iter_mut() {
+            let Stage::Hidden(frame, level) = page.stage else { continue };
+            match core.put(pin, page.page, level, frame) {
+                Ok(()) => (page.stage, page.outcome) = (Stage::Idle, Some(Ok(page.to))),
+                Err(ExchangeError::Refused(Unfit::Pending)) => pending = Some(leaf_pages(page.page, level)),
+                Err(_) => core.put_back(pin, page),
+            }
+        }
+        match pending {
+            Some(pages) => {
+                let range = range_of_pages(pages);
+                Settled::Later(Unmapping::announce(core, pin, range, Changed::NOTHING, None))
+            }
+            None => Settled::All,
+        }
+    }
+}
+
+impl<P: Machine> Drop for Transfer<'_, P> {
+    fn drop(&mut self) {
+        if self.moves.iter().any(|page| page.stage != Stage::Idle) {
+            let platform = *self.core.service.platform();
+            let pin = platform.pin();
+            self.moves.iter_mut().for_each(|page| self.core.put_back(&pin, page));
+        }
+    }
+}
+
+impl<P: Machine> SpaceCore<P> {
+    /// Allocates a frame of the node `to` for `page`, as large as the page's leaf, whose level it returns,
+    /// too. `None` if the page is on that node already.
+    fn frame_for(
+        &self,
+        pin: &CpuPin,
+        page: u64,
+        to: NodeId,
+    ) -> Result<Option<(PhysFrame, Level)>, MoveError> {
+        if page < self.bounds.first || page > self.bounds.last {
+            return Err(MoveError::NotMovable);
+        }
+        let (found, level) = self.table.look(self.service.tables(pin), page);
+        let leaf = match found {
+            Found::Vacant | Found::Mapped(_, None) => return Err(MoveError::NotMovable),
+            Found::Reserved(_) => return Err(MoveError::NotPresent),
+            Found::Mapped(leaf, Some(_)) => leaf,
+        };
+        let frames = self.service.frames();
+        match leaf.ownership {
+            Ownership::Owned if level > Level::HUGE => return Err(MoveError::NotMovable),
+            Ownership::Borrowed => return Err(MoveError::NotMovable),
+            _ if frames.node_of(leaf.frame) == Some(to) => return Ok(None),
+            _ if !self.is_exclusive(&leaf, level) => return Err(MoveError::Shared),
+            _ => {}
+        }
+        let request = FrameRequest::order(order_of(level)).policy(Policy::Bind(NodeSet::of(to)));
+        let frame = self.service.alloc(pin, &request).map_err(MoveError::OutOfFrames)?;
+        frame_memory::take_over(frames, frame);
+        Ok(Some((frame, level)))
+    }
+
+    /// Is the frame of `leaf`, of `level`, the space's alone? If it is for a caller that has claimed the
+    /// leaf's entry, it stays so.
+    fn is_exclusive(&self, leaf: &Leaf, level: Level) -> bool {
+        match leaf.ownership {
+            Ownership::Owned => true,
+            Ownership::Shared => self.service.frames().is_sole_holder(leaf.frame, level),
+            Ownership::Borrowed => false,
+        }
+    }
+
+    /// Maps the hidden leaf of `level` at `page` to `frame`, with the old frame's contents, and frees the
+    /// old frame.
+    fn put(
+        &self,
+        pin: &CpuPin,
+        page: u64,
+        level: Level,
+        frame: PhysFrame,
+    ) -> Result<(), ExchangeError<Unfit>> {
+        let (frames, pages) = (self.service.frames(), leaf_pages(page, level));
+        let decide = |leaf: &Leaf, region| {
+            if leaf.ownership != Ownership::Owned {
+                return Err(Unfit::Shared);
+            }
+            if leaf.protection.access().reads() {
+                return Err(Unfit::Visible);
+            }
+            // A change of the page is recorded with the claim that is held here.
+            let mut pending = self.service.shootdown().pending_in(pin, self.domain(), range_of_pages(pages));
+            if !pending.is_complete() {
+                return Err(Unfit::Pending);
+            }
+            for number in 0..level.pages() {
+                // SAFETY: the leaf has the one frame, and the new one is this move's. No CPU has a
+                // translation of the page.
+                unsafe { frame_memory::copy(frames, leaf.frame + number, frame + number) };
+            }
+            Ok(Leaf { frame, protection: Region::of(region).protection(), ..*leaf })
+        };
+        let (old, ()) = self.table.exchange(self.service.tables(pin), pages, level, decide, |_| ())?;
+        // SAFETY: no leaf has the frame any more, and no CPU a translation of the page.
+        unsafe { frame_memory::release(frames, pin, old.frame, order_of(level)) };
+        Ok(())
+    }
+
+    /// Frees the frame that `page` was to get, and lets programs use the page again if it is hidden.
+    fn put_back(&self, pin: &CpuPin, page: &mut PageMove) {
+        let (frame, level) = match core::mem::replace(&mut page.stage, Stage::Idle) {
+            Stage::Idle => return,
+            Stage::Ready(frame, level) => (frame, level),
+            Stage::Hidden(frame, level) => {
+                let show = |leaf: &Leaf, region| {
+                    let region = Region::of(region);
+                    let shown = Leaf { protection: protection_of(region, leaf), ..*leaf };
+                    if is_hidden(leaf, region) { Ok(shown) } else { Err(()) }
+                };
+                let pages = leaf_pages(page.page, level);
+                // Otherwise it is not hidden any more.
+                let _ = self.table.exchange(self.service.tables(pin), pages, level, show, |_| ());
+                (frame, level)
+            }
+        };
+        // SAFETY: it was allocated for this move, and is mapped nowhere.
+        unsafe { frame_memory::release_own(self.service.frames(), pin, frame, order_of(level)) };
+    }
+}
