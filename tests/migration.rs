@@ -238,7 +238,7 @@ fn no_write_is_lost() {
             let _done = Done(&done[cpu]);
             for number in 0..NUMBERS {
                 for page in 0..PAGES {
-                    let byte = (FIRST + page) << 12 | pin.cpu().index() as u64 * 8;
+                    let byte = ((FIRST + page) << 12) | (pin.cpu().index() as u64 * 8);
                     let word = VirtAddr::new(byte).unwrap();
                     assert_eq!(touch(sim, pin, &space, word, None), Ok(number), "page {page}");
                     touch(sim, pin, &space, word, Some(number + 1)).unwrap();
@@ -294,13 +294,13 @@ fn moves_meet_other_operations() {
                         touch(sim, pin, &space, at(FIRST + page), Some(round)).unwrap();
                     }
                     let half = at(FIRST + PAGES / 2);
-                    space.mprotect(pin, half, PAGES / 2 << 12, Access::READ).unwrap().wait(pin);
+                    space.mprotect(pin, half, (PAGES / 2) << 12, Access::READ).unwrap().wait(pin);
                     for page in PAGES / 2..PAGES {
                         assert_eq!(touch(sim, pin, &space, at(FIRST + page), None), Ok(round));
                         let denied = touch(sim, pin, &space, at(FIRST + page), Some(0));
                         assert_eq!(denied, Err(FaultError::Denied));
                     }
-                    space.mprotect(pin, half, PAGES / 2 << 12, Access::WRITE).unwrap().wait(pin);
+                    space.mprotect(pin, half, (PAGES / 2) << 12, Access::WRITE).unwrap().wait(pin);
                     if round % 4 == 3 {
                         space.munmap(pin, half, 4096).unwrap().wait(pin);
                         let request = MapRequest::anonymous(4096).placed(Placement::Fixed(half));
