@@ -19,7 +19,7 @@ use crate::page_table::{
     Answer, Answered, Changed, ClearPageError, Found, Leaf, Level, Mismatch, Neighbours, Outcome, PageTable,
     Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
-use crate::region::{DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, SpaceLayout};
+use crate::region::{DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout};
 use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
@@ -67,6 +67,8 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub fault_policy: FaultPolicy,
     /// The end of the program's heap.
     pub program_break: ProgramBreak,
+    /// What regions have beside what their ids say.
+    pub records: Records,
     /// Its handle is gone: it is freed once no CPU has it active.
     pub abandoned: AtomicBool,
     /// Abandoned, it maps nothing any more.
@@ -131,6 +133,7 @@ impl<P: Machine> SpaceCore<P> {
             grown_stack: GrownStack::none(),
             fault_policy: FaultPolicy::new(),
             program_break: ProgramBreak::none(),
+            records: Records::new(),
             abandoned: AtomicBool::new(false),
             dismantled: AtomicBool::new(false),
             emptied: AtomicBool::new(false),
@@ -153,9 +156,11 @@ impl<P: Machine> SpaceCore<P> {
     ///
     /// # Safety
     ///
-    /// Nobody uses `core` any more, and its tables and frames have been freed.
+    /// Nobody uses `core` any more, its tables and frames have been freed, and its records forgotten.
     pub unsafe fn give_back(core: *const SpaceCore<P>, frames: &Frames<P>, pin: &CpuPin) -> u64 {
-        // SAFETY: the caller has the last use of `core`; nothing in it needs dropping.
+        // SAFETY: the caller's promise.
+        unsafe { (*core).records.free((*core).service, pin) };
+        // SAFETY: the caller has the last use of `core`; nothing else in it needs dropping.
         let (frame, order) = unsafe { ((*core).frame, (*core).order) };
         // SAFETY: as above; `place` allocated the run.
         unsafe { frame_memory::release_own(frames, pin, frame, order) };
@@ -209,7 +214,9 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         let before = changed.pages;
         loop {
-            match self.table.clear(self.service.tables(pin), &mut reserve, pages, changed, &mut record) {
+            let leave = |number, pages| self.leave_record(number, pages);
+            match self.table.clear(self.service.tables(pin), &mut reserve, pages, changed, leave, &mut record)
+            {
                 Ok(recorded) => {
                     self.count_unmapped(pin, changed.pages - before);
                     return Ok(recorded);
@@ -387,7 +394,8 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         let record = |changed: &mut Changed| self.record(changed);
         loop {
-            match self.table.clear_page(access, &mut reserve, page, level, changed, record) {
+            let leave = |number, pages| self.leave_record(number, pages);
+            match self.table.clear_page(access, &mut reserve, page, level, changed, leave, record) {
                 Ok(cleared) => {
                     self.count_unmapped(pin, page.count());
                     return Ok(cleared);
@@ -494,6 +502,7 @@ impl<P: Machine> SpaceCore<P> {
                 rest.join(frames, done);
             }
         }
+        collected.waiting |= self.sweep_records(pin, budget);
         if !rest.is_empty() {
             collected.more |= budget.is_spent();
             collected.waiting |= !budget.is_spent();

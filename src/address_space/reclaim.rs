@@ -129,6 +129,13 @@ impl<P: Machine> SpaceCore<P> {
             }
             None => {}
         }
+        let outcome = match outcome {
+            // The pages are gone, and what was announced above is waited for by the retire list.
+            Dismantled::Whole if self.table.has_records() && self.records.forget_all(budget) => {
+                Dismantled::Part
+            }
+            outcome => outcome,
+        };
         if outcome == Dismantled::Whole {
             // Release pairs with the Acquire in `bury`.
             self.dismantled.store(true, Ordering::Release);

@@ -4,12 +4,13 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::chain::{Chain, Reserve};
 use super::cursor::Cursor;
-use super::entry::{Entry, Ownership, RawEntry};
+use super::entry::{Entry, Ownership, RawEntry, RecordNumber};
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::map::unlink;
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
+use super::records::for_each_record;
 use super::split::{cuts_needed, split};
 use super::table::{Table, TableEntry};
 use super::{PageTable, RootEntries};
@@ -272,8 +273,9 @@ pub(super) fn shares_in<F: Format, M: TableMemory>(
 
 impl<F: Format> PageTable<F> {
     /// Unmaps what is mapped in `pages`, and unlinks the tables below the cursor's that this
-    /// leaves empty, and adds to `changed` what that was; or changes nothing. Calls `record` with
-    /// `changed` before another cursor can change the same entries.
+    /// leaves empty, and adds to `changed` what that was; or changes nothing. Calls `leave` with the records
+    /// of pages and how many pages lose each, and `record` with `changed`, both before another cursor can
+    /// change the same entries.
     #[inline(always)]
     pub(crate) fn clear<M: TableMemory, T>(
         &self,
@@ -281,9 +283,10 @@ impl<F: Format> PageTable<F> {
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         changed: &mut Changed,
+        leave: impl FnMut(RecordNumber, u64),
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<T, M::Error> {
-        self.change(access, reserve, pages, Clear, changed, record)
+        self.change(access, reserve, pages, Clear, changed, leave, record)
     }
 
     /// Gives what is mapped in `pages` another protection, and adds to `changed` what that was;
@@ -298,11 +301,12 @@ impl<F: Format> PageTable<F> {
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<T, M::Error> {
-        self.change(access, reserve, pages, Protect(protection), changed, record)
+        self.change(access, reserve, pages, Protect(protection), changed, |_, _| {}, record)
     }
 
     // Always: as the callers'.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "what is in registers stays there")]
     fn change<M: TableMemory, E: Edit, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -310,13 +314,14 @@ impl<F: Format> PageTable<F> {
         pages: Pages,
         edit: E,
         changed: &mut Changed,
+        mut leave: impl FnMut(RecordNumber, u64),
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<T, M::Error> {
         let memory = access.memory;
         loop {
             let mut cursor = Cursor::<F, M>::lock(self, access, pages);
-            if E::EMPTIES && self.has_shared() {
-                cursor = self.clear_shared(access, cursor, reserve, pages, changed)?;
+            if E::EMPTIES && self.has_shared_or_records() {
+                cursor = self.clear_shared(access, cursor, reserve, pages, changed, &mut leave)?;
             } else {
                 let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
                 // The usual case: nothing to cut, nothing to unlink.
@@ -342,7 +347,8 @@ impl<F: Format> PageTable<F> {
 
 impl<F: Format> PageTable<F> {
     /// As [`PageTable::clear`], where leaves may share frames: their shares are added to a gather list,
-    /// whose pages are planned for. Returns the cursor that has the range still.
+    /// whose pages are planned for, or have records, which `leave` is told of. Returns the cursor that has
+    /// the range still.
     #[cold]
     #[inline(never)]
     fn clear_shared<'a, M: TableMemory>(
@@ -352,11 +358,15 @@ impl<F: Format> PageTable<F> {
         reserve: &mut Reserve<'_, M>,
         pages: Pages,
         changed: &mut Changed,
+        leave: &mut dyn FnMut(RecordNumber, u64),
     ) -> Result<Cursor<'a, F, M>, M::Error> {
         let memory = access.memory;
         loop {
             let (table, level) = (cursor.table(), cursor.level);
-            let shares = shares_in::<F, M>(memory, table, level, pages);
+            let shares = match self.has_shared() {
+                true => shares_in::<F, M>(memory, table, level, pages),
+                false => 0,
+            };
             let gathers = changed.retired.shares.pages_for(memory, shares);
             let needed = gathers + cuts_needed::<F, M>(memory, table, level, pages);
             if needed > reserve.len() {
@@ -366,6 +376,10 @@ impl<F: Format> PageTable<F> {
                 continue;
             }
             changed.retired.shares.add_pages(memory, reserve, gathers);
+            if self.has_records() {
+                cursor.in_walk(access.enter());
+                for_each_record::<F, M>(memory, cursor.frame(), level, pages, leave);
+            }
             let roots = self.root_entries;
             if shares == 0 {
                 let edit = Clear;

@@ -48,6 +48,7 @@ use super::memory::{TableAccess, TableMemory, table_at};
 use super::path::Path;
 use super::pieces::Pieces;
 use super::table::{Table, TableEntry};
+use super::walk::WalkGuard;
 
 /// Exclusive use of what serves a range, until dropped.
 pub(crate) struct Cursor<'a, F: Format, M: TableMemory> {
@@ -65,6 +66,10 @@ pub(super) enum Held<'a> {
     Entries(&'a [TableEntry]),
     /// Entries of several.
     Pieces(Pieces),
+    /// The same, in a walk that ends when the claims are released.
+    EntriesInWalk(&'a [TableEntry], #[allow(dead_code, reason = "held")] WalkGuard<'a>),
+    /// Likewise.
+    PiecesInWalk(Pieces, #[allow(dead_code, reason = "held")] WalkGuard<'a>),
 }
 
 impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
@@ -73,7 +78,10 @@ impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
         match &self.held {
             Held::Entries([entry]) => release::<F>(entry),
             Held::Entries(entries) => entries.iter().for_each(release::<F>),
-            Held::Pieces(pieces) => pieces.release::<F, M>(self.memory, self.table(), self.level),
+            Held::Pieces(pieces) | Held::PiecesInWalk(pieces, _) => {
+                pieces.release::<F, M>(self.memory, self.table(), self.level);
+            }
+            Held::EntriesInWalk(entries, _) => entries.iter().for_each(release::<F>),
         }
     }
 }
@@ -126,6 +134,15 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             claimed.extend::<F, M>(memory, &page_table.locks, pages);
         }
         claimed.into_cursor(memory, stay)
+    }
+
+    /// Keeps `walk` announced until the claims are released: until the change is recorded.
+    pub(super) fn in_walk(&mut self, walk: WalkGuard<'a>) {
+        self.held = match core::mem::replace(&mut self.held, Held::Entries(&[])) {
+            Held::Entries(entries) => Held::EntriesInWalk(entries, walk),
+            Held::Pieces(pieces) => Held::PiecesInWalk(pieces, walk),
+            held => held,
+        };
     }
 
     /// The frame of the table to change.

@@ -40,6 +40,9 @@ impl RegionId {
     /// How many bits an id has.
     pub const BITS: u32 = 31;
 
+    /// Where the number of the id's record stands: the bits from here on.
+    pub(crate) const RECORD_SHIFT: u32 = 12;
+
     /// Returns the id with these bits; `None` if they are zero, or more than [`RegionId::BITS`].
     #[inline]
     #[must_use]
@@ -53,6 +56,36 @@ impl RegionId {
     /// Returns the bits.
     #[inline]
     #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// Returns the number of the record that the id refers to, if any.
+    #[inline]
+    pub(crate) const fn record(self) -> Option<RecordNumber> {
+        RecordNumber::new(self.get() >> Self::RECORD_SHIFT)
+    }
+}
+
+/// The number of a record, in the table of records of one space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct RecordNumber(NonZeroU32);
+
+impl RecordNumber {
+    /// The highest number.
+    pub const MAX: u32 = (1 << (RegionId::BITS - RegionId::RECORD_SHIFT)) - 1;
+
+    /// Returns the number with this value; `None` if it is zero.
+    #[inline]
+    pub const fn new(number: u32) -> Option<RecordNumber> {
+        match NonZeroU32::new(number) {
+            Some(number) => Some(RecordNumber(number)),
+            None => None,
+        }
+    }
+
+    /// Returns the value.
+    #[inline]
     pub const fn get(self) -> u32 {
         self.0.get()
     }

@@ -24,6 +24,7 @@ mod pieces;
 mod promote;
 mod protection;
 mod reclaim;
+mod records;
 mod regions;
 mod relocate;
 mod resolve;
@@ -41,7 +42,7 @@ mod x64;
 use core::marker::PhantomData;
 
 use topomem_percpu::CpuPin;
-use topomem_percpu::sync::atomic::{AtomicBool, Ordering};
+use topomem_percpu::sync::atomic::{AtomicU8, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
 pub(crate) use around::Neighbours;
@@ -49,6 +50,7 @@ pub use chain::Chain;
 pub(crate) use chain::Reserve;
 pub(crate) use change::Changed;
 pub use claim::LockCounters;
+pub(crate) use entry::RecordNumber;
 pub use entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
 pub(crate) use exchange::ExchangeError;
 pub use features::PagingFeatures;
@@ -82,11 +84,17 @@ use memory::table_at;
 pub(crate) struct PageTable<F> {
     root: PhysFrame,
     root_entries: RootEntries,
-    /// Has any of its leaves ever shared a frame? Until then, no change looks for shares.
-    shared: AtomicBool,
+    /// What any of its pages has ever had: [`SHARED`], [`RECORDS`]. Until then, no change looks for it.
+    had: AtomicU8,
     locks: LockCounters,
     format: PhantomData<fn() -> F>,
 }
+
+/// Leaves that share their frames.
+const SHARED: u8 = 1;
+
+/// Pages whose regions have records.
+const RECORDS: u8 = 2;
 
 /// Who else has what a root's entries point to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +116,7 @@ impl<F: Format> PageTable<F> {
         Ok(PageTable {
             root,
             root_entries,
-            shared: AtomicBool::new(false),
+            had: AtomicU8::new(0),
             locks: LockCounters::new(),
             format: PhantomData,
         })
@@ -124,19 +132,39 @@ impl<F: Format> PageTable<F> {
         &self.locks
     }
 
+    fn note(&self, what: u8) {
+        // Relaxed: whoever looks for such a page has its entry for itself after the one who made it.
+        if self.had.load(Ordering::Relaxed) & what == 0 {
+            self.had.fetch_or(what, Ordering::Relaxed);
+        }
+    }
+
     /// Notes that leaves which share frames are about to be made.
     pub fn note_shared(&self) {
-        // Relaxed: whoever looks for such a leaf has its entry for itself after the one who made it.
-        if !self.shared.load(Ordering::Relaxed) {
-            self.shared.store(true, Ordering::Relaxed);
-        }
+        self.note(SHARED);
+    }
+
+    /// Notes that pages whose regions have records are about to be made.
+    pub fn note_records(&self) {
+        self.note(RECORDS);
     }
 
     /// May there be leaves that share a frame, in what the caller has for itself?
     #[inline]
     fn has_shared(&self) -> bool {
-        // Relaxed, as in `note_shared`.
-        self.shared.load(Ordering::Relaxed)
+        // Relaxed, here and below, as in `note`.
+        self.had.load(Ordering::Relaxed) & SHARED != 0
+    }
+
+    /// May there be pages whose regions have records?
+    pub fn has_records(&self) -> bool {
+        self.had.load(Ordering::Relaxed) & RECORDS != 0
+    }
+
+    /// May there be pages of either kind?
+    #[inline]
+    fn has_shared_or_records(&self) -> bool {
+        self.had.load(Ordering::Relaxed) != 0
     }
 
     /// Copies the root's entries `first..` from another table's root: both then share what is

@@ -50,6 +50,8 @@ pub(crate) trait Rewrite {
     const UNMAPS: bool;
     /// May [`Rewrite::joins`] say yes?
     const JOINS: bool = false;
+    /// May records lose pages?
+    const RECORDS: bool = false;
 
     /// Says whether the change concerns pages that are `found` to be so, the first of which is `page`.
     fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop>;
@@ -299,7 +301,7 @@ impl<F: Format> PageTable<F> {
         loop {
             // A table that the range fills may go.
             let stay = |level: Level| R::JOINS && level > Level::PAGE && pages.fill_entries(level);
-            let cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
+            let mut cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
             let needed = plan::<F, M, R>(memory, cursor.frame(), cursor.level, pages, rewrite);
             let mut needed = needed.map_err(RewriteError::Refused)?;
             if R::REGIONS {
@@ -322,6 +324,9 @@ impl<F: Format> PageTable<F> {
                 continue;
             }
             changed.retired.shares.add_pages(memory, reserve, gathers);
+            if R::RECORDS && self.has_records() {
+                cursor.in_walk(access.enter());
+            }
             let mut rewriter = Rewriter { memory, reserve, rewrite, changed };
             let end = rewriter.apply::<F>(cursor.frame(), cursor.level, pages, Age::Old);
             return Ok(Rewritten { recorded: record(changed), end });

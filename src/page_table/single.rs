@@ -4,11 +4,12 @@ use super::PageTable;
 use super::chain::Reserve;
 use super::change::{Changed, ClearShared, Edit, Protect, shares_in};
 use super::cursor::Cursor;
-use super::entry::{Entry, Leaf};
+use super::entry::{Entry, Leaf, RecordNumber};
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::memory::{TableAccess, TableMemory};
 use super::protection::Protection;
+use super::records::for_each_record;
 
 /// Why one page was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +31,9 @@ pub(crate) enum ClearPageError<E> {
 
 impl<F: Format> PageTable<F> {
     /// Unmaps the page of `level` that is `page`, adds to `changed` what that was, and says what
-    /// it was: of several that unmap it at once, one does. Tables stay. Calls `record` as
+    /// it was: of several that unmap it at once, one does. Tables stay. Calls `leave` and `record` as
     /// [`PageTable::clear`] does.
+    #[allow(clippy::too_many_arguments, reason = "as `PageTable::clear`")]
     pub(crate) fn clear_page<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -39,12 +41,13 @@ impl<F: Format> PageTable<F> {
         page: Pages,
         level: Level,
         changed: &mut Changed,
+        mut leave: impl FnMut(RecordNumber, u64),
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<(Leaf, T), ClearPageError<M::Error>> {
         let memory = access.memory;
         loop {
             let locked = self.lock_page(access, page, level);
-            let (cursor, leaf) = locked.map_err(ClearPageError::Mismatch)?;
+            let (mut cursor, leaf) = locked.map_err(ClearPageError::Mismatch)?;
             if self.has_shared() {
                 let list = &mut changed.retired.shares;
                 let gathers = list.pages_for(memory, shares_in::<F, M>(memory, cursor.table(), level, page));
@@ -54,6 +57,10 @@ impl<F: Format> PageTable<F> {
                     continue;
                 }
                 list.add_pages(memory, reserve, gathers);
+            }
+            if self.has_records() {
+                cursor.in_walk(access.enter());
+                for_each_record::<F, M>(memory, cursor.frame(), level, page, &mut leave);
             }
             edit_page(&cursor, page, ClearShared, changed);
             return Ok((leaf, record(changed)));

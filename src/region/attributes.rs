@@ -2,7 +2,7 @@
 
 use topomem_shootdown::PageSize;
 
-use crate::page_table::{Access, Level, Protection, RegionId};
+use crate::page_table::{Access, Level, Protection, RecordNumber, RegionId};
 
 /// What the pages of a region are for. Pages of different kinds are different regions; otherwise only
 /// [`Kind::Stack`] means something to the memory manager.
@@ -77,6 +77,16 @@ pub enum Inheritance {
     Wiped = 2,
 }
 
+/// Who sees what is written to the pages of a region?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Sharing {
+    /// The space alone. A fork copies the pages.
+    Private = 0,
+    /// All that map the same memory object.
+    Shared = 1,
+}
+
 /// May the pages of a region be used at all?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Guard {
@@ -103,6 +113,8 @@ pub struct Region {
     inheritance: Inheritance,
     guard: Guard,
     transparent: Transparent,
+    sharing: Sharing,
+    record: Option<RecordNumber>,
 }
 
 /// Where the parts stand in a region's id.
@@ -116,6 +128,7 @@ mod bits {
     pub const GUARD: u32 = 1 << 8;
     pub const INHERITANCE_SHIFT: u32 = 9;
     pub const INHERITANCE: u32 = 3;
+    pub const SHARED: u32 = 1 << 11;
 }
 
 impl Region {
@@ -128,6 +141,8 @@ impl Region {
             inheritance: Inheritance::Copied,
             guard: Guard::None,
             transparent: Transparent::Never,
+            sharing: Sharing::Private,
+            record: None,
         }
     }
 
@@ -170,6 +185,26 @@ impl Region {
         }
     }
 
+    /// Returns who sees what is written to its pages.
+    #[must_use]
+    pub const fn sharing(self) -> Sharing {
+        self.sharing
+    }
+
+    /// Returns the number of its record: of what it has beside plain anonymous memory.
+    #[inline]
+    pub(crate) const fn record(self) -> Option<RecordNumber> {
+        self.record
+    }
+
+    pub(crate) const fn with_record(self, record: Option<RecordNumber>) -> Region {
+        Region { record, ..self }
+    }
+
+    pub(crate) const fn with_kind(self, kind: Kind) -> Region {
+        Region { kind, ..self }
+    }
+
     pub(crate) const fn with_access(self, access: Access) -> Region {
         Region { access, ..self }
     }
@@ -196,7 +231,9 @@ impl Region {
             | flag(self.transparent == Transparent::Permitted, bits::TRANSPARENT)
             | (self.kind as u32) << bits::KIND_SHIFT
             | flag(self.is_guard(), bits::GUARD)
-            | (self.inheritance as u32) << bits::INHERITANCE_SHIFT;
+            | (self.inheritance as u32) << bits::INHERITANCE_SHIFT
+            | flag(matches!(self.sharing, Sharing::Shared), bits::SHARED)
+            | self.record.map_or(0, RecordNumber::get) << RegionId::RECORD_SHIFT;
         let id = RegionId::new(bits);
         debug_assert!(id.is_some(), "a kind is not 0");
         id.unwrap_or(RegionId::MIN)
@@ -220,7 +257,8 @@ impl Region {
         let transparent =
             if bits & bits::TRANSPARENT != 0 { Transparent::Permitted } else { Transparent::Never };
         let kind = Kind::from_bits(bits >> bits::KIND_SHIFT & bits::KIND);
-        Region { access, kind, inheritance, guard, transparent }
+        let sharing = if bits & bits::SHARED != 0 { Sharing::Shared } else { Sharing::Private };
+        Region { access, kind, inheritance, guard, transparent, sharing, record: id.record() }
     }
 
     /// Returns what an entry of the region permits whose frame is the space's alone.
@@ -247,8 +285,13 @@ mod tests {
             for kind in Kind::ALL {
                 for inheritance in [Inheritance::Copied, Inheritance::Left, Inheritance::Wiped] {
                     for guard in [Guard::None, Guard::Installed] {
-                        for transparent in [Transparent::Never, Transparent::Permitted] {
-                            let region = Region { access, kind, inheritance, guard, transparent };
+                        for (transparent, sharing, record) in [
+                            (Transparent::Never, Sharing::Private, None),
+                            (Transparent::Permitted, Sharing::Shared, RecordNumber::new(1)),
+                            (Transparent::Never, Sharing::Private, RecordNumber::new((1 << 19) - 1)),
+                        ] {
+                            let region =
+                                Region { access, kind, inheritance, guard, transparent, sharing, record };
                             assert_eq!(Region::of(region.id()), region);
                         }
                     }

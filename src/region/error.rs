@@ -5,6 +5,8 @@ use core::fmt;
 use topomem_numa::frames::AllocError;
 use topomem_shootdown::{PageSize, VirtAddr};
 
+use super::record::InternError;
+
 /// Why no region was made. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -19,13 +21,24 @@ pub enum MmapError {
     Occupied(VirtAddr),
     /// The kernel's space has no regions.
     KernelSpace,
-    /// No frame for page tables (ENOMEM).
+    /// No frame for page tables or for a record (ENOMEM).
     OutOfFrames(AllocError),
     /// The page-table format or the machine ([`Machine::paging`](crate::Machine::paging)) has no pages of
     /// that size (EINVAL).
     Unsupported(PageSize),
     /// Not enough free pages of the size asked for, of a region that was to be mapped at once (ENOMEM).
     NoLargePage(PageSize, AllocError),
+    /// The space has as many different names, policies and mappings of objects as it can have (ENOMEM).
+    TooManyRecords,
+}
+
+impl From<InternError> for MmapError {
+    fn from(error: InternError) -> MmapError {
+        match error {
+            InternError::OutOfFrames(error) => MmapError::OutOfFrames(error),
+            InternError::Full => MmapError::TooManyRecords,
+        }
+    }
 }
 
 /// Why nothing was unmapped. Nothing has changed.
@@ -121,6 +134,7 @@ impl fmt::Display for MmapError {
             MmapError::OutOfFrames(error) => error.fmt(f),
             MmapError::Unsupported(size) => write!(f, "there are no pages of {} bytes", size.bytes()),
             MmapError::NoLargePage(size, error) => write!(f, "no page of {} bytes: {error}", size.bytes()),
+            MmapError::TooManyRecords => f.write_str("the space has no room for another record"),
         }
     }
 }

@@ -90,6 +90,11 @@ impl<P: Machine> AddressSpace<P> {
             CreateError::OutOfFrames(error) => ForkError::OutOfFrames(error),
             CreateError::NoKernelSpace => ForkError::KernelSpace,
         })?;
+        let still = core.table.has_records().then(|| core.records.still(service));
+        if let Some(still) = &still {
+            child.core().table.note_records();
+            still.copy_to(pin, child.core()).map_err(ForkError::OutOfFrames)?;
+        }
         let frames = service.frames();
         let mut reserve = Reserve::new(frames, pin);
         let mut changed = Changed::NOTHING;
@@ -118,6 +123,9 @@ impl<P: Machine> AddressSpace<P> {
         };
         match outcome {
             Ok(((), mapped)) => {
+                if still.is_some() {
+                    child.core().count_record_pages(pin);
+                }
                 child.core().count_mapped(pin, mapped);
                 self.copy_limits(&child);
                 Ok(child)

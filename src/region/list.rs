@@ -7,6 +7,7 @@ use topomem_shootdown::VirtAddr;
 
 use super::attributes::Region;
 use super::mmap::address;
+use super::record::{Record, RegionName};
 use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Found, Pages, RegionId};
@@ -17,6 +18,7 @@ pub struct RegionRange {
     pages: Pages,
     region: Region,
     resident: u64,
+    name: Option<RegionName>,
 }
 
 impl RegionRange {
@@ -44,6 +46,12 @@ impl RegionRange {
         self.region
     }
 
+    /// Returns what people call it.
+    #[must_use]
+    pub fn name(&self) -> Option<RegionName> {
+        self.name
+    }
+
     /// Returns how many of its pages are mapped, of 4 KiB.
     #[must_use]
     pub fn resident_pages(&self) -> u64 {
@@ -65,6 +73,7 @@ impl<P: Machine> AddressSpace<P> {
             return None;
         }
         let mut run: Option<(Pages, RegionId, u64)> = None;
+        let mut record = Record::PLAIN;
         let visit = |part: Pages, found| {
             let (region, resident) = match found {
                 Found::Vacant | Found::Mapped(_, None) => (None, 0),
@@ -73,7 +82,12 @@ impl<P: Machine> AddressSpace<P> {
             };
             match (&mut run, region) {
                 (None, None) => {}
-                (None, Some(region)) => run = Some((part, region, resident)),
+                (None, Some(region)) => {
+                    run = Some((part, region, resident));
+                    if let Some(number) = region.record() {
+                        record = core.records.get(number);
+                    }
+                }
                 (Some((pages, of, sum)), Some(region)) if *of == region => {
                     pages.last = part.last;
                     *sum += resident;
@@ -84,7 +98,7 @@ impl<P: Machine> AddressSpace<P> {
         };
         core.table.visit(core.service.tables(pin), pages, visit);
         let (pages, region, resident) = run?;
-        Some(RegionRange { pages, region: Region::of(region), resident })
+        Some(RegionRange { pages, region: Region::of(region), resident, name: record.name })
     }
 
     /// Calls `look` with each region, from the lowest up.

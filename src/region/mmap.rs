@@ -7,9 +7,12 @@ use super::attributes::Region;
 use super::error::{MmapError, MunmapError};
 use super::fault::FaultError;
 use super::gap::Alignment;
+use super::record::HeldPages;
 use super::request::{MapRequest, Placement, Populate};
 use crate::Machine;
-use crate::address_space::{AddressSpace, SpaceKind, UnmapError, Unmapping, range_of_pages, size_of_level};
+use crate::address_space::{
+    AddressSpace, SpaceCore, SpaceKind, UnmapError, Unmapping, range_of_pages, size_of_level,
+};
 use crate::page_table::{
     Becomes, Changed, Format, Found, Level, Pages, RegionId, Rewrite, RewriteError, Rewritten,
 };
@@ -44,14 +47,18 @@ impl Rewrite for Take {
 }
 
 /// Gives pages to a region, whatever they were.
-struct Replace(RegionId);
+struct Replace<P: Machine> {
+    core: &'static SpaceCore<P>,
+    region: RegionId,
+}
 
-impl Rewrite for Replace {
+impl<P: Machine> Rewrite for Replace<P> {
     type Stop = core::convert::Infallible;
     const CHECKS: bool = false;
     const REGIONS: bool = false;
     const UNMAPS: bool = true;
     const JOINS: bool = true;
+    const RECORDS: bool = true;
 
     fn check(&self, _: Found, _: u64) -> Result<bool, Self::Stop> {
         Ok(true)
@@ -61,8 +68,13 @@ impl Rewrite for Replace {
         may_be_large(region)
     }
 
-    fn rewrite(&mut self, _: Found, _: Pages) -> Result<Becomes, Self::Stop> {
-        Ok(Becomes::Reserved(self.0))
+    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop> {
+        if let Found::Reserved(old) | Found::Mapped(_, Some(old)) = found
+            && let Some(record) = old.record()
+        {
+            self.core.leave_record(record, pages.count());
+        }
+        Ok(Becomes::Reserved(self.region))
     }
 }
 
@@ -141,6 +153,13 @@ impl<P: Machine> AddressSpace<P> {
         if count == 0 {
             return Err(MmapError::Empty);
         }
+        let (region, held) = match request.record() {
+            None => (region, None),
+            Some(record) => {
+                let held = HeldPages::of(self.core(), pin, &record, count)?;
+                (region.with_record(held.number()), Some(held))
+            }
+        };
         let taken = match request.placement() {
             Placement::Anywhere => None,
             Placement::Hint(hint) => {
@@ -174,6 +193,9 @@ impl<P: Machine> AddressSpace<P> {
                 })?
                 .ok_or(MmapError::NoRoom)?,
         };
+        if let Some(held) = held {
+            held.keep();
+        }
         if request.population() == Populate::Now && region.access().reads() {
             let populated = self.populate_region(pin, pages, region);
             if let Err(FaultError::NoLargePage(size, error)) = populated {
@@ -243,10 +265,21 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
+    /// As [`AddressSpace::take_vacant`], for a region that some pages are of already.
+    pub(super) fn take_more(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), MmapError> {
+        let held = HeldPages::more(self.core(), region, pages.count());
+        // The region has gone meanwhile.
+        let held = held.ok_or(MmapError::Occupied(address(pages.first)))?;
+        self.take_vacant(pin, pages, region)?;
+        held.keep();
+        Ok(())
+    }
+
     /// Gives `pages` to `region`, and waits until no CPU can use what was there.
     fn replace(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), MmapError> {
         let mut changed = Changed::NOTHING;
-        match self.core().rewrite(pin, pages, &mut Replace(region.id()), &mut changed) {
+        let mut replace = Replace { core: self.core(), region: region.id() };
+        match self.core().rewrite(pin, pages, &mut replace, &mut changed) {
             Ok(Rewritten { recorded, .. }) => {
                 Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, recorded).wait(pin);
                 Ok(())

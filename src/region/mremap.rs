@@ -83,7 +83,7 @@ impl<P: Machine> AddressSpace<P> {
         let region = found.region().with_guard(Guard::None);
         let added = pages_from(old.last + 1, new - old.count());
         let grown =
-            if self.may_map(added) { self.take_vacant(pin, added, region) } else { Err(MmapError::NoRoom) };
+            if self.may_map(added) { self.take_more(pin, added, region) } else { Err(MmapError::NoRoom) };
         match grown {
             Ok(()) => Ok(start),
             Err(MmapError::OutOfFrames(error)) => Err(MremapError::OutOfFrames(error)),
@@ -136,7 +136,7 @@ impl<P: Machine> AddressSpace<P> {
         let added =
             (to.count() > old.count()).then(|| Pages { first: to.first + old.count(), last: to.last });
         if let Some(added) = added {
-            self.take_vacant(pin, added, region).map_err(|error| match error {
+            self.take_more(pin, added, region).map_err(|error| match error {
                 MmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
                 _ => MremapError::Occupied,
             })?;

@@ -3,6 +3,7 @@
 use topomem_shootdown::{PageSize, VirtAddr};
 
 use super::attributes::{Kind, Region};
+use super::record::{Record, RegionName};
 use crate::page_table::Access;
 
 /// Where a new region is to be.
@@ -44,6 +45,7 @@ pub struct MapRequest {
     region: Region,
     placement: Placement,
     populate: Populate,
+    name: Option<RegionName>,
 }
 
 impl MapRequest {
@@ -52,7 +54,8 @@ impl MapRequest {
     #[must_use]
     pub const fn anonymous(length: u64) -> MapRequest {
         let region = Region::anonymous(Kind::Anonymous, Access::WRITE);
-        MapRequest { length, region, placement: Placement::Anywhere, populate: Populate::OnDemand }
+        let (placement, populate) = (Placement::Anywhere, Populate::OnDemand);
+        MapRequest { length, region, placement, populate, name: None }
     }
 
     /// Asks for `length` bytes of private memory as [`MapRequest::anonymous`] does, in pages of `size`
@@ -76,7 +79,7 @@ impl MapRequest {
     /// The same of another kind.
     #[must_use]
     pub const fn kind(self, kind: Kind) -> MapRequest {
-        MapRequest { region: Region::anonymous(kind, self.region.access()), ..self }
+        MapRequest { region: self.region.with_kind(kind), ..self }
     }
 
     /// The same at another place.
@@ -89,6 +92,12 @@ impl MapRequest {
     #[must_use]
     pub const fn populate(self, populate: Populate) -> MapRequest {
         MapRequest { populate, ..self }
+    }
+
+    /// The same with a name, for people.
+    #[must_use]
+    pub const fn named(self, name: RegionName) -> MapRequest {
+        MapRequest { name: Some(name), ..self }
     }
 
     /// Returns the length asked for, in bytes.
@@ -107,6 +116,17 @@ impl MapRequest {
     #[must_use]
     pub const fn placement(&self) -> Placement {
         self.placement
+    }
+
+    /// Returns what the region is called.
+    #[must_use]
+    pub const fn name(&self) -> Option<RegionName> {
+        self.name
+    }
+
+    /// Returns the record that the region needs, if any.
+    pub(crate) fn record(&self) -> Option<Record> {
+        self.name.map(|name| Record { name: Some(name), ..Record::PLAIN })
     }
 
     /// Returns when its pages are mapped.

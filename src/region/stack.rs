@@ -81,7 +81,7 @@ impl<P: Machine> AddressSpace<P> {
         }
         // The lowest page may be a guard, the new ones are not.
         let region = region.with_guard(Guard::None);
-        let grown = self.take_vacant(pin, Pages { first: page, last: first - 1 }, region).is_ok();
+        let grown = self.take_more(pin, Pages { first: page, last: first - 1 }, region).is_ok();
         if grown {
             self.core().grown_stack.set(page, first + pages);
         }

@@ -92,7 +92,7 @@ impl Space {
         let mut changed = Changed::NOTHING;
         let mut reserve = Reserve::new(&self.memory, &pin);
         let (access, pages) = (self.memory.by(&pin), Pages { first, last });
-        self.table.clear(access, &mut reserve, pages, &mut changed, |_| ()).unwrap();
+        self.table.clear(access, &mut reserve, pages, &mut changed, |_, _| {}, |_| ()).unwrap();
         (changed.pages, changed.retired.tables)
     }
 

@@ -24,8 +24,10 @@ impl Space {
         let mut reserve = Reserve::new(&self.memory, &pin);
         let pages = Pages { first: page, last: page };
         let record = |_: &mut Changed| records.claim();
-        let record =
-            self.table.clear(self.memory.by(&pin), &mut reserve, pages, &mut changed, record).unwrap();
+        let record = self
+            .table
+            .clear(self.memory.by(&pin), &mut reserve, pages, &mut changed, |_, _| {}, record)
+            .unwrap();
         self.memory.retire(&pin, changed.retired.tables);
         (record, changed.pages == 1)
     }

@@ -56,7 +56,7 @@ fn map(
 
 fn clear(table: &Table, arena: &Arena, pin: &CpuPin, pages: Pages) -> Result<Changed, arena::Empty> {
     let mut changed = Changed::NOTHING;
-    table.clear(arena.by(pin), &mut Reserve::new(arena, pin), pages, &mut changed, |_| ())?;
+    table.clear(arena.by(pin), &mut Reserve::new(arena, pin), pages, &mut changed, |_, _| {}, |_| ())?;
     Ok(changed)
 }
 

@@ -58,7 +58,14 @@ fn unmappings_are() {
                     let (pin, mut changed) = (pin(0), Changed::NOTHING);
                     let mut reserve = Reserve::new(arena, &pin);
                     table
-                        .clear(arena.by(&pin), &mut reserve, pages(HUGE, count), &mut changed, |_| record())
+                        .clear(
+                            arena.by(&pin),
+                            &mut reserve,
+                            pages(HUGE, count),
+                            &mut changed,
+                            |_, _| {},
+                            |_| record(),
+                        )
                         .unwrap();
                 },
                 other,
@@ -74,7 +81,14 @@ fn wider_unmappings_are() {
             let (pin, mut changed) = (pin(0), Changed::NOTHING);
             let mut reserve = Reserve::new(arena, &pin);
             table
-                .clear(arena.by(&pin), &mut reserve, pages(0, 3 * HUGE), &mut changed, |_| record())
+                .clear(
+                    arena.by(&pin),
+                    &mut reserve,
+                    pages(0, 3 * HUGE),
+                    &mut changed,
+                    |_, _| {},
+                    |_| record(),
+                )
                 .unwrap();
             arena.free_changed(&pin, changed);
         },
@@ -115,7 +129,15 @@ fn single_pages_are() {
             let pin = pin(0);
             let reserve = &mut Reserve::new(arena, &pin);
             table
-                .clear_page(arena.by(&pin), reserve, pages(HUGE, 1), Level::PAGE, &mut changed, |_| record())
+                .clear_page(
+                    arena.by(&pin),
+                    reserve,
+                    pages(HUGE, 1),
+                    Level::PAGE,
+                    &mut changed,
+                    |_, _| {},
+                    |_| record(),
+                )
                 .unwrap();
         },
         unmap_it,

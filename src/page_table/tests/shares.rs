@@ -154,13 +154,20 @@ fn single_pages_drop_their_share() {
     let mut reserve = Reserve::new(&arena, &pin);
     let mut changed = Changed::NOTHING;
     arena.fail_after(0);
-    let refused =
-        table.clear_page(arena.by(&pin), &mut reserve, pages(9, 1), Level::PAGE, &mut changed, |_| ());
+    let refused = table.clear_page(
+        arena.by(&pin),
+        &mut reserve,
+        pages(9, 1),
+        Level::PAGE,
+        &mut changed,
+        |_, _| {},
+        |_| (),
+    );
     assert_eq!(refused.err(), Some(ClearPageError::Gather(arena::Empty)));
     assert!(changed.retired.is_empty() && find(&table, &arena, 9).is_some());
     arena.fail_after(u64::MAX);
     let (leaf, ()) = table
-        .clear_page(arena.by(&pin), &mut reserve, pages(9, 1), Level::PAGE, &mut changed, |_| ())
+        .clear_page(arena.by(&pin), &mut reserve, pages(9, 1), Level::PAGE, &mut changed, |_, _| {}, |_| ())
         .unwrap();
     assert_eq!(leaf.ownership, Ownership::Shared);
     arena.free_changed(&pin, changed);

@@ -1,0 +1,220 @@
+//! Giving the pages of regions other records.
+
+use core::fmt;
+use core::ops::ControlFlow;
+
+use topomem_numa::frames::AllocError;
+use topomem_percpu::CpuPin;
+use topomem_shootdown::VirtAddr;
+
+use super::held::HeldPages;
+use super::table::InternError;
+use super::{Record, RegionName};
+use crate::Machine;
+use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
+use crate::page_table::{Becomes, Changed, Found, Pages, RecordNumber, Rewrite, RewriteError, Rewritten};
+use crate::region::Region;
+use crate::region::mmap::{is_aligned, range_at};
+
+/// Why pages did not get another name or policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AssignError {
+    /// The address is no multiple of the page size; nothing has changed (EINVAL).
+    Misaligned(VirtAddr),
+    /// The range leaves what the space may map; nothing has changed (ENOMEM).
+    OutsideSpace,
+    /// A page of the range belongs to no region; the others have changed (ENOMEM).
+    NoRegion,
+    /// No frame for page tables or records; a first part of the range may have changed (ENOMEM).
+    OutOfFrames(AllocError),
+    /// The space has as many different names, policies and mappings of objects as it can have; a first
+    /// part of the range may have changed (ENOMEM).
+    TooManyRecords,
+}
+
+impl fmt::Display for AssignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AssignError::Misaligned(address) => write!(f, "{address} is not aligned to a page"),
+            AssignError::OutsideSpace => f.write_str("the range leaves what the space may map"),
+            AssignError::NoRegion => f.write_str("a page of the range belongs to no region"),
+            AssignError::OutOfFrames(error) => error.fmt(f),
+            AssignError::TooManyRecords => f.write_str("the space has no room for another record"),
+        }
+    }
+}
+
+impl core::error::Error for AssignError {}
+
+impl From<InternError> for AssignError {
+    fn from(error: InternError) -> AssignError {
+        match error {
+            InternError::OutOfFrames(error) => AssignError::OutOfFrames(error),
+            InternError::Full => AssignError::TooManyRecords,
+        }
+    }
+}
+
+/// How many different records one rewrite replaces.
+const AT_ONCE: usize = 8;
+
+/// A record, and the one that takes its place. Both are held meanwhile.
+struct Pair<P: Machine> {
+    old: HeldPages<P>,
+    new: HeldPages<P>,
+}
+
+/// Gives pages with one record another.
+struct Assign<'a, P: Machine> {
+    core: &'static SpaceCore<P>,
+    pairs: &'a [Option<Pair<P>>; AT_ONCE],
+    holes: bool,
+}
+
+impl<P: Machine> Assign<'_, P> {
+    /// What takes the place of the record `old`; `None` if that is not known.
+    fn new_of(&self, old: Option<RecordNumber>) -> Option<Option<RecordNumber>> {
+        let pair = self.pairs.iter().flatten().find(|pair| pair.old.number() == old);
+        pair.map(|pair| pair.new.number())
+    }
+}
+
+impl<P: Machine> Rewrite for Assign<'_, P> {
+    /// A page whose record was not there when the pages were looked at.
+    type Stop = u64;
+    const CHECKS: bool = false;
+    const REGIONS: bool = true;
+    const UNMAPS: bool = false;
+    const RECORDS: bool = true;
+
+    fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
+        Ok(match found {
+            Found::Vacant | Found::Mapped(_, None) => false,
+            Found::Reserved(region) | Found::Mapped(_, Some(region)) => {
+                self.new_of(region.record()).is_some_and(|new| new != region.record())
+            }
+        })
+    }
+
+    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, u64> {
+        let (Found::Reserved(id) | Found::Mapped(_, Some(id))) = found else {
+            self.holes = true;
+            return Ok(Becomes::Same);
+        };
+        let new = self.new_of(id.record()).ok_or(pages.first)?;
+        if new == id.record() {
+            return Ok(Becomes::Same);
+        }
+        if let Some(new) = new {
+            self.core.records.add(new, pages.count());
+        }
+        if let Some(old) = id.record() {
+            self.core.leave_record(old, pages.count());
+        }
+        let id = Region::of(id).with_record(new).id();
+        Ok(match found {
+            Found::Mapped(leaf, _) => Becomes::Mapped(leaf.protection, id),
+            _ => Becomes::Reserved(id),
+        })
+    }
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Gives the regions in the `length` bytes from `start` on, rounded up to pages, a name, or takes
+    /// theirs: [`for_each_region`](AddressSpace::for_each_region) lists it. Regions of different names are
+    /// different regions.
+    ///
+    /// Costs an entry for each page in tables that are there, and one for each larger part that has none.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignError`].
+    pub fn set_name(
+        &self,
+        pin: &CpuPin,
+        start: VirtAddr,
+        length: u64,
+        name: Option<RegionName>,
+    ) -> Result<(), AssignError> {
+        self.assign(pin, start, length, |record| Record { name, ..record })
+    }
+
+    /// Gives the pages of regions in the `length` bytes from `start` on the record that `change` makes of
+    /// theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignError`].
+    pub(crate) fn assign(
+        &self,
+        pin: &CpuPin,
+        start: VirtAddr,
+        length: u64,
+        change: impl Fn(Record) -> Record,
+    ) -> Result<(), AssignError> {
+        if !is_aligned(start) {
+            return Err(AssignError::Misaligned(start));
+        }
+        if length == 0 {
+            return Ok(());
+        }
+        let mut pages = range_at(start, length).filter(|pages| self.may_map(*pages));
+        pages.ok_or(AssignError::OutsideSpace)?;
+        let mut holes = false;
+        while let Some(rest) = pages {
+            let pairs = self.pairs_in(pin, rest, &change)?;
+            let mut assign = Assign { core: self.core(), pairs: &pairs, holes };
+            let mut changed = Changed::NOTHING;
+            let outcome = self.core().rewrite(pin, rest, &mut assign, &mut changed);
+            holes = assign.holes;
+            match outcome {
+                Ok(Rewritten { recorded, end }) => {
+                    let unmapping =
+                        Unmapping::announce(self.core(), pin, range_of_pages(rest), changed, recorded);
+                    unmapping.detach();
+                    pages = end.err().map(|first| Pages { first, ..rest });
+                }
+                Err(RewriteError::Refused(first)) => pages = Some(Pages { first, ..rest }),
+                Err(RewriteError::Tables(error)) => return Err(AssignError::OutOfFrames(error)),
+            }
+        }
+        if holes { Err(AssignError::NoRegion) } else { Ok(()) }
+    }
+
+    /// Returns the first different records of `pages`, and what `change` makes of each.
+    fn pairs_in(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        change: &impl Fn(Record) -> Record,
+    ) -> Result<[Option<Pair<P>>; AT_ONCE], AssignError> {
+        let core = self.core();
+        let mut found: [Option<(HeldPages<P>, Record)>; AT_ONCE] = [const { None }; AT_ONCE];
+        core.table.visit(core.service.tables(pin), pages, |_, part| {
+            let (Found::Reserved(region) | Found::Mapped(_, Some(region))) = part else {
+                return ControlFlow::Continue(());
+            };
+            let number = region.record();
+            if found.iter().flatten().any(|(held, _)| held.number() == number) {
+                return ControlFlow::Continue(());
+            }
+            let record = number.map_or(Record::PLAIN, |number| core.records.get(number));
+            let place = found.iter_mut().find(|place| place.is_none());
+            match place.zip(HeldPages::more(core, Region::of(region), 1)) {
+                Some((place, held)) => {
+                    *place = Some((held, record));
+                    ControlFlow::Continue(())
+                }
+                None => ControlFlow::Break(()),
+            }
+        });
+        let mut pairs = [const { None }; AT_ONCE];
+        for (pair, found) in pairs.iter_mut().zip(found) {
+            if let Some((old, record)) = found {
+                *pair = Some(Pair { old, new: HeldPages::of(core, pin, &change(record), 1)? });
+            }
+        }
+        Ok(pairs)
+    }
+}

@@ -1,0 +1,73 @@
+//! The records of a copied space.
+
+use core::ops::ControlFlow;
+
+use topomem_numa::frames::AllocError;
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::Ordering;
+
+use super::table::{BUCKETS, Index, Records};
+use crate::Machine;
+use crate::address_space::SpaceCore;
+use crate::page_table::{Found, Pages};
+use crate::service::MemoryService;
+use crate::spin_lock::SpinGuard;
+
+/// The parent's records while its space is copied: none comes, and none goes.
+pub(crate) struct StillRecords<'a> {
+    records: &'a Records,
+    index: SpinGuard<'a, Index>,
+}
+
+impl Records {
+    /// Lets no record come or go until what is returned is dropped.
+    pub(crate) fn still<P: Machine>(&self, service: &MemoryService<P>) -> StillRecords<'_> {
+        StillRecords { records: self, index: self.lock(service) }
+    }
+}
+
+impl StillRecords<'_> {
+    /// Gives `child`, which has none, the same records with the same numbers. No page has them yet.
+    pub(crate) fn copy_to<P: Machine>(&self, pin: &CpuPin, child: &SpaceCore<P>) -> Result<(), AllocError> {
+        let mut index = child.records.lock(child.service);
+        let buckets = index.buckets(child.service, pin)?;
+        let mut outcome = Ok(());
+        self.records.for_each(&self.index, |number, slot| {
+            if outcome.is_err() {
+                return;
+            }
+            if let Err(error) = child.records.make_slot(child.service, pin, number) {
+                outcome = Err(error);
+                return;
+            }
+            index.used = number.get();
+            // Relaxed here and below: governed by the lock, and a count.
+            if slot.pages.load(Ordering::Relaxed) > 0 {
+                // SAFETY: the caller has the lock of the parent's records.
+                let record = unsafe { slot.record() }.clone();
+                index.put(&child.records, buckets.get(record.hash() as usize % BUCKETS), number, record);
+            } else {
+                index.put_free(&child.records, number);
+            }
+        });
+        outcome
+    }
+}
+
+impl<P: Machine> SpaceCore<P> {
+    /// Counts the pages of each record of a space that was just copied, and that nobody uses yet. Records
+    /// without pages are dead.
+    pub(crate) fn count_record_pages(&self, pin: &CpuPin) {
+        let visit = |part: Pages, found| {
+            let (Found::Reserved(region) | Found::Mapped(_, Some(region))) = found else {
+                return ControlFlow::Continue(());
+            };
+            if let Some(number) = region.record() {
+                self.records.add(number, part.count());
+            }
+            ControlFlow::Continue(())
+        };
+        self.table.visit(self.service.tables(pin), self.bounds, visit);
+        self.records.let_empty_die(self.service);
+    }
+}

@@ -1,0 +1,82 @@
+//! Pages that are counted for a record before they have its number.
+
+use topomem_percpu::CpuPin;
+
+use super::table::InternError;
+use super::{Record, Records};
+use crate::Machine;
+use crate::address_space::SpaceCore;
+use crate::budget::Budget;
+use crate::page_table::RecordNumber;
+use crate::region::Region;
+
+/// Pages that a record counts, and that are about to get its number: so the record cannot end meanwhile.
+/// They are subtracted on drop.
+pub(crate) struct HeldPages<P: Machine> {
+    core: &'static SpaceCore<P>,
+    number: Option<RecordNumber>,
+    pages: u64,
+}
+
+impl<P: Machine> HeldPages<P> {
+    /// Holds `pages` of `record`, which gets a number unless it is plain.
+    pub fn of(
+        core: &'static SpaceCore<P>,
+        pin: &CpuPin,
+        record: &Record,
+        pages: u64,
+    ) -> Result<HeldPages<P>, InternError> {
+        let mut number = None;
+        if !record.is_plain() {
+            core.table.note_records();
+            number = Some(core.records.intern(core.service, pin, record, pages)?);
+        }
+        Ok(HeldPages { core, number, pages })
+    }
+
+    /// Holds `pages` more of the record of `region`; `None` if it is dead, so that no page is of the region.
+    pub fn more(core: &'static SpaceCore<P>, region: Region, pages: u64) -> Option<HeldPages<P>> {
+        let number = region.record();
+        let alive = number.is_none_or(|number| core.records.try_add(number, pages));
+        alive.then_some(HeldPages { core, number, pages })
+    }
+
+    /// Returns the record's number; `None` if it is plain.
+    pub fn number(&self) -> Option<RecordNumber> {
+        self.number
+    }
+
+    /// The pages have the number.
+    pub fn keep(mut self) {
+        self.number = None;
+    }
+}
+
+impl<P: Machine> Drop for HeldPages<P> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.core.leave_record(number, self.pages);
+        }
+    }
+}
+
+impl<P: Machine> SpaceCore<P> {
+    /// Takes `pages` from those of a record, as [`Records::subtract`].
+    pub(crate) fn leave_record(&self, number: RecordNumber, pages: u64) {
+        if self.records.subtract(number, pages) {
+            self.service.note_work_anywhere();
+        }
+    }
+
+    /// Frees the numbers of records that are dead, as far as `budget` goes. Says whether some have to wait.
+    pub(crate) fn sweep_records(&self, pin: &CpuPin, budget: &mut Budget) -> bool {
+        if !self.table.has_records() {
+            return false;
+        }
+        let (service, domain) = (self.service, self.domain());
+        let outside = || service.walks().wait_for_others(pin, || service.platform().relax());
+        let issue = || service.shootdown().pending(pin, domain).detach();
+        let is_done = |request| service.shootdown().is_done(domain, request);
+        Records::sweep(&self.records, budget, outside, issue, is_done)
+    }
+}

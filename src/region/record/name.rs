@@ -1,0 +1,76 @@
+//! Names of regions.
+
+use core::fmt;
+
+/// The name of a region: up to 79 bytes of printable ASCII (prctl(PR_SET_VMA_ANON_NAME) of Linux).
+///
+/// ```
+/// use topomem::region::RegionName;
+///
+/// assert_eq!(RegionName::new("thread stack")?.as_str(), "thread stack");
+/// assert!(RegionName::new("a\tb").is_err());
+/// # Ok::<(), topomem::region::NameError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RegionName {
+    length: u8,
+    bytes: [u8; RegionName::MAX_LENGTH],
+}
+
+/// Why a text is no name of a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameError {
+    /// It is longer than [`RegionName::MAX_LENGTH`] bytes.
+    TooLong,
+    /// This byte of it is not printable ASCII, or one of `` \`$[] ``.
+    BadByte(u8),
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NameError::TooLong => f.write_str("the name is too long"),
+            NameError::BadByte(byte) => write!(f, "a name has no byte {byte:#04x}"),
+        }
+    }
+}
+
+impl core::error::Error for NameError {}
+
+impl RegionName {
+    /// How many bytes a name has at most.
+    pub const MAX_LENGTH: usize = 79;
+
+    /// Returns `name` as the name of a region.
+    ///
+    /// # Errors
+    ///
+    /// [`NameError`], if it is too long or has a byte that names do not have.
+    pub fn new(name: &str) -> Result<RegionName, NameError> {
+        let bad = |byte: &u8| !matches!(byte, b' '..=b'~') || br"\`$[]".contains(byte);
+        if let Some(byte) = name.bytes().find(bad) {
+            return Err(NameError::BadByte(byte));
+        }
+        let mut bytes = [0; RegionName::MAX_LENGTH];
+        bytes.get_mut(..name.len()).ok_or(NameError::TooLong)?.copy_from_slice(name.as_bytes());
+        Ok(RegionName { length: name.len() as u8, bytes })
+    }
+
+    /// Returns it as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..self.length.into()]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for RegionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for RegionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

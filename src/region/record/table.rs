@@ -1,0 +1,388 @@
+//! The records of a space, by number.
+//!
+//! Equal records have one number, so that neighbours whose records are equal are one region. A record
+//! counts the pages of address space that have its number, whether they are mapped or not: changes of
+//! regions add and subtract whole spans, under the claims of what they change, and faults change nothing.
+//!
+//! # How a record ends
+//!
+//! When no page has the number any more, the record is *dead*: nobody gets the number, but it keeps its
+//! meaning, since CPUs may still use translations of the pages that had it, and who goes through the pages
+//! that map an object has to wait for those. Whoever subtracts the last page puts the number on a list, and
+//! [`Records::sweep`] frees the number in two steps. First each CPU has to be seen outside a walk once:
+//! changes that subtract pages are announced walks until they are recorded in the space's domain, so from
+//! then on all of them are recorded. Then a ticket for all changes of the domain has to be complete.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use topomem_numa::frames::{AllocError, FrameRequest};
+use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
+use topomem_percpu::{CpuPin, Order};
+use topomem_shootdown::Request;
+use x86_64::structures::paging::PhysFrame;
+
+use super::Record;
+use super::slot::{Slot, Slots};
+use crate::Machine;
+use crate::budget::Budget;
+use crate::page_table::RecordNumber;
+use crate::service::{MemoryService, frame_memory};
+use crate::spin_lock::{SpinGuard, SpinLock};
+
+/// Why a record got no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InternError {
+    /// No frame for it.
+    OutOfFrames(AllocError),
+    /// All numbers are taken.
+    Full,
+}
+
+impl From<AllocError> for InternError {
+    fn from(error: AllocError) -> InternError {
+        InternError::OutOfFrames(error)
+    }
+}
+
+/// How many lists of equal hashes there are: a frame of them.
+pub(super) const BUCKETS: usize = 1024;
+
+type Buckets = [AtomicU32; BUCKETS];
+
+/// What finds records and free numbers.
+pub(super) struct Index {
+    /// By hash, the number of the first slot; made with the first record.
+    buckets: Option<&'static Buckets>,
+    /// The number of the first free slot; 0 if there is none.
+    free: u32,
+    /// How many numbers were ever used: the highest.
+    pub(super) used: u32,
+    /// Dead slots that wait for the ticket.
+    leaving: u32,
+    /// What they wait for; `None`: the ticket has not been taken yet.
+    request: Option<Request>,
+}
+
+/// The records of a space.
+pub(crate) struct Records {
+    slots: Slots,
+    /// The newest of the slots that no page has any more; 0 if there is none.
+    dead: AtomicU32,
+    index: SpinLock<Index>,
+}
+
+impl Records {
+    pub fn new() -> Records {
+        let index = Index { buckets: None, free: 0, used: 0, leaving: 0, request: None };
+        Records { slots: Slots::new(), dead: AtomicU32::new(0), index: SpinLock::new(index) }
+    }
+
+    pub(super) fn slot(&self, number: RecordNumber) -> Option<&Slot> {
+        let slot = self.slots.get(number.get());
+        debug_assert!(slot.is_some(), "no record has the number {number:?}");
+        slot
+    }
+
+    /// Returns the record with that number, which a page has whose entry the caller has claimed.
+    pub fn get(&self, number: RecordNumber) -> Record {
+        // SAFETY: the page keeps the number, as long as its entry is claimed.
+        self.slot(number).map_or(Record::PLAIN, |slot| unsafe { slot.record() }.clone())
+    }
+
+    /// Adds `pages` to those of a record that some pages have, whose entries the caller has claimed, or that
+    /// the caller holds.
+    pub fn add(&self, number: RecordNumber, pages: u64) {
+        if let Some(slot) = self.slot(number) {
+            // Relaxed: the count does not come from 0.
+            slot.pages.fetch_add(pages, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds `pages` to those of a record, unless it is dead.
+    pub(super) fn try_add(&self, number: RecordNumber, pages: u64) -> bool {
+        self.slot(number).is_some_and(|slot| {
+            let more = |now: u64| (now > 0).then_some(now + pages);
+            // Relaxed: as in `add`.
+            slot.pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        })
+    }
+
+    /// Takes `pages` from those of a record, and says whether it is dead from then on: then the service task
+    /// has work.
+    ///
+    /// If they were mapped, in an announced walk that ends once the change is recorded.
+    #[must_use]
+    pub fn subtract(&self, number: RecordNumber, pages: u64) -> bool {
+        let Some(slot) = self.slot(number) else {
+            return false;
+        };
+        // Release: who finds the record dead knows of the walks that the others announced before.
+        // Acquire: so does who is the last.
+        if slot.pages.fetch_sub(pages, Ordering::AcqRel) != pages {
+            return false;
+        }
+        self.add_dead(number.get(), slot);
+        true
+    }
+
+    fn add_dead(&self, number: u32, slot: &Slot) {
+        let mut first = self.dead.load(Ordering::Relaxed);
+        loop {
+            slot.next_dead.store(first, Ordering::Relaxed);
+            // Release pairs with the Acquire in `take_dead`. All are taken at once, so there is no ABA.
+            match self.dead.compare_exchange_weak(first, number, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => first = now,
+            }
+        }
+    }
+
+    pub(super) fn lock<P: Machine>(&self, service: &MemoryService<P>) -> SpinGuard<'_, Index> {
+        self.index.lock(service.platform())
+    }
+
+    /// Returns the number of `record`, with `pages` added to its pages.
+    ///
+    /// # Errors
+    ///
+    /// [`InternError`]; nothing has changed.
+    pub fn intern<P: Machine>(
+        &self,
+        service: &MemoryService<P>,
+        pin: &CpuPin,
+        record: &Record,
+        pages: u64,
+    ) -> Result<RecordNumber, InternError> {
+        let mut index = self.lock(service);
+        let buckets = index.buckets(service, pin)?;
+        let bucket = &buckets[record.hash() as usize % BUCKETS];
+        // Relaxed here and below: governed by the lock.
+        let mut number = bucket.load(Ordering::Relaxed);
+        while let Some(found) = RecordNumber::new(number)
+            && let Some(slot) = self.slot(found)
+        {
+            // SAFETY: the caller has the lock.
+            if unsafe { slot.record() } == record && self.try_add(found, pages) {
+                return Ok(found);
+            }
+            number = slot.next.load(Ordering::Relaxed);
+        }
+        let found = index.take_number(self, service, pin)?;
+        index.put(self, Some(bucket), found, record.clone());
+        self.add(found, pages);
+        Ok(found)
+    }
+
+    /// Makes the slot `number` be there. The caller has the lock.
+    pub(super) fn make_slot<P: Machine>(
+        &self,
+        service: &MemoryService<P>,
+        pin: &CpuPin,
+        number: RecordNumber,
+    ) -> Result<(), AllocError> {
+        self.slots.grow_to(service, pin, number.get())
+    }
+
+    /// Records that no page has, and that never had one, are dead.
+    pub(super) fn let_empty_die<P: Machine>(&self, service: &MemoryService<P>) {
+        let index = self.lock(service);
+        self.for_each(&index, |number, slot| {
+            // Relaxed: nobody uses the space yet.
+            // SAFETY: the caller has the lock.
+            if slot.pages.load(Ordering::Relaxed) == 0 && !unsafe { slot.record() }.is_plain() {
+                self.add_dead(number.get(), slot);
+            }
+        });
+    }
+
+    /// Frees numbers that no page has any more and whose pages no CPU can use any more. Issues tickets, and
+    /// waits for none. `outside` says whether every CPU has been seen outside a walk, `issue` returns a
+    /// request for all changes of the space, and `is_done` says whether one is complete.
+    ///
+    /// Returns whether something waits. Also for contexts that have interrupted another use.
+    pub fn sweep(
+        &self,
+        budget: &mut Budget,
+        outside: impl FnOnce() -> bool,
+        issue: impl FnOnce() -> Request,
+        is_done: impl FnOnce(Request) -> bool,
+    ) -> bool {
+        let Some(mut index) = self.index.try_lock() else {
+            return true;
+        };
+        if index.leaving == 0 {
+            // Relaxed: a hint; Acquire below pairs with the Release in `add_dead`.
+            if self.dead.load(Ordering::Relaxed) == 0 {
+                return false;
+            }
+            index.leaving = self.dead.swap(0, Ordering::Acquire);
+        }
+        let request = match index.request {
+            Some(request) => request,
+            None if outside() => *index.request.insert(issue()),
+            None => return true,
+        };
+        if !is_done(request) {
+            return true;
+        }
+        while !budget.is_spent() && index.leaving != 0 {
+            budget.spend(1);
+            let Some(number) = RecordNumber::new(index.leaving) else { break };
+            let Some(slot) = self.slot(number) else { break };
+            index.leaving = slot.next_dead.load(Ordering::Relaxed);
+            let record = index.forget(self, number, slot);
+            drop(index);
+            // With the lock released: it may be the last of what the record refers to.
+            let _ = record;
+            match self.index.try_lock() {
+                Some(again) => index = again,
+                None => return true,
+            }
+        }
+        if index.leaving == 0 {
+            index.request = None;
+        }
+        index.leaving != 0 || self.dead.load(Ordering::Relaxed) != 0
+    }
+
+    /// Forgets all records of a space that has ended, as far as `budget` goes, and says whether more are
+    /// left. No page has a number any more, and no CPU can use one that had.
+    pub fn forget_all(&self, budget: &mut Budget) -> bool {
+        let Some(mut index) = self.index.try_lock() else {
+            return true;
+        };
+        while index.used > 0 && !budget.is_spent() {
+            budget.spend(1);
+            let Some(slot) = self.slots.get(index.used) else { break };
+            index.used -= 1;
+            // SAFETY: the caller has the lock, and the caller's promise.
+            let record = unsafe { slot.replace(Record::PLAIN) };
+            drop(index);
+            let _ = record;
+            match self.index.try_lock() {
+                Some(again) => index = again,
+                None => return true,
+            }
+        }
+        index.used > 0
+    }
+
+    /// Frees the memory of the table.
+    ///
+    /// # Safety
+    ///
+    /// [`Records::forget_all`] has left nothing, and nobody uses the table any more.
+    pub unsafe fn free<P: Machine>(&self, service: &MemoryService<P>, pin: &CpuPin) {
+        // SAFETY: the caller's promise.
+        unsafe { self.slots.free(service, pin) };
+        if let Some(buckets) = self.lock(service).buckets.take() {
+            let address = service.platform().virt_to_phys(NonNull::from(buckets).cast());
+            // SAFETY: `Index::buckets` allocated it, and nobody uses it any more.
+            unsafe {
+                let frame = PhysFrame::containing_address(address);
+                frame_memory::release_own(service.frames(), pin, frame, Order::FRAME);
+            }
+        }
+    }
+
+    /// Calls `look` with each number, its record and its pages. The caller has `index`, the lock of the
+    /// table.
+    pub(super) fn for_each(&self, index: &Index, mut look: impl FnMut(RecordNumber, &Slot)) {
+        for number in 1..=index.used {
+            if let (Some(found), Some(slot)) = (RecordNumber::new(number), self.slots.get(number)) {
+                look(found, slot);
+            }
+        }
+    }
+}
+
+impl Index {
+    /// Returns the lists by hash, which are made with the first record.
+    pub(super) fn buckets<P: Machine>(
+        &mut self,
+        service: &MemoryService<P>,
+        pin: &CpuPin,
+    ) -> Result<&'static Buckets, AllocError> {
+        if let Some(buckets) = self.buckets {
+            return Ok(buckets);
+        }
+        let frame = service.alloc(pin, &FrameRequest::frame().zeroed())?;
+        let address = service.platform().phys_to_virt(frame.start_address());
+        // SAFETY: the frame is the table's alone until `Records::free`; zeros are 1024 words, which are only
+        // accessed as atomics. The callers keep the reference no longer than the lock.
+        Ok(self.buckets.insert(unsafe { address.cast().as_ref() }))
+    }
+
+    /// Returns the number of a slot that is nobody's.
+    fn take_number<P: Machine>(
+        &mut self,
+        records: &Records,
+        service: &MemoryService<P>,
+        pin: &CpuPin,
+    ) -> Result<RecordNumber, InternError> {
+        if let Some((free, slot)) =
+            RecordNumber::new(self.free).and_then(|free| Some((free, records.slot(free)?)))
+        {
+            self.free = slot.next.load(Ordering::Relaxed);
+            return Ok(free);
+        }
+        let new = RecordNumber::new(self.used + 1).filter(|new| new.get() <= Slots::MOST);
+        let new = new.ok_or(InternError::Full)?;
+        records.make_slot(service, pin, new)?;
+        self.used = new.get();
+        Ok(new)
+    }
+
+    /// Puts `record` into the slot `number`, which is nobody's, and first into the list `bucket`.
+    pub(super) fn put(
+        &mut self,
+        records: &Records,
+        bucket: Option<&AtomicU32>,
+        number: RecordNumber,
+        record: Record,
+    ) {
+        if let (Some(slot), Some(bucket)) = (records.slot(number), bucket) {
+            // SAFETY: the caller has the lock, and no page has the number.
+            let _ = unsafe { slot.replace(record) };
+            // Relaxed: governed by the lock.
+            slot.next.store(bucket.load(Ordering::Relaxed), Ordering::Relaxed);
+            bucket.store(number.get(), Ordering::Relaxed);
+        }
+    }
+
+    /// Makes the slot `number`, which is nobody's, free.
+    pub(super) fn put_free(&mut self, records: &Records, number: RecordNumber) {
+        if let Some(slot) = records.slot(number) {
+            // Relaxed: governed by the lock.
+            slot.next.store(self.free, Ordering::Relaxed);
+            self.free = number.get();
+        }
+    }
+
+    /// Makes the number `number`, of the dead slot `slot`, free. Returns the record.
+    fn forget(&mut self, records: &Records, number: RecordNumber, slot: &Slot) -> Record {
+        // SAFETY: the caller has the lock, and the slot is dead: no page has its number.
+        let record = unsafe { slot.replace(Record::PLAIN) };
+        if let Some(buckets) = self.buckets {
+            let mut link = &buckets[record.hash() as usize % BUCKETS];
+            // Relaxed: governed by the lock.
+            while let Some(next) = RecordNumber::new(link.load(Ordering::Relaxed)) {
+                if next == number {
+                    link.store(slot.next.load(Ordering::Relaxed), Ordering::Relaxed);
+                    break;
+                }
+                let Some(next) = records.slot(next) else { break };
+                link = &next.next;
+            }
+        }
+        self.put_free(records, number);
+        record
+    }
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records").finish_non_exhaustive()
+    }
+}
