@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::stepped::Stepped;
 use super::tally::Tally;
-use super::{Outcome, steps::CargoCommand};
+use super::{Outcome, commands::CargoCommand};
 use crate::error::Error;
 use crate::report::Screen;
 use crate::shell;
@@ -16,11 +16,11 @@ use crate::shell;
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// Runs the command and adds up the results of the test programs that it runs.
-pub(super) fn run(step: &CargoCommand) -> Result<Outcome, Error> {
+pub(super) fn run(step: &CargoCommand, screen: &mut Screen) -> Result<Outcome, Error> {
     let mut command = step.command();
     let typed = shell::typed(&command);
-    println!("    {typed}");
-    follow(&mut command, LIMIT, &mut Screen::open()).map(|(tally, output)| Outcome { tally, output })
+    screen.line(&format!("    {typed}"));
+    follow(&mut command, LIMIT, screen).map(|(tally, output)| Outcome { tally, output })
 }
 
 fn follow(

@@ -1,18 +1,21 @@
 //! `cargo xtask test`: every test there is.
 
 mod bench_step;
+mod beside;
 mod cargo_step;
+mod commands;
 mod machine_step;
 mod programs;
 mod stepped;
 mod steps;
 mod tally;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cli::TestArgs;
 use crate::error::Error;
 use crate::kernel::Variant;
+use crate::report::Screen;
 use crate::tools;
 
 use programs::Programs;
@@ -26,6 +29,14 @@ struct Outcome {
     output: Vec<String>,
 }
 
+impl Outcome {
+    /// What keeps a step from running is a failure of the step.
+    fn of(outcome: Result<Outcome, Error>) -> Outcome {
+        outcome
+            .unwrap_or_else(|error| Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] })
+    }
+}
+
 /// Runs the steps asked for; the last line is the tally. Did all pass?
 pub(crate) fn test(arguments: &TestArgs) -> Result<bool, Error> {
     let steps = selected(arguments)?;
@@ -37,30 +48,72 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<bool, Error> {
     needed.dedup();
     tools::ensure(&needed)?;
 
-    let start = Instant::now();
-    let mut total = Tally::default();
-    let mut failed = Vec::new();
+    let mut report = Report::new(steps.len());
     let mut programs = Programs::default();
-    for (index, step) in steps.iter().enumerate() {
-        println!("[{}/{}] {}", index + 1, steps.len(), step.name);
-        let step_start = Instant::now();
-        let outcome = run(step, &mut programs);
+    for group in steps.chunk_by(|step, next| step.beside_others().is_some() && next.beside_others().is_some())
+    {
+        let beside: Vec<_> = group.iter().filter_map(|step| Some((step, step.beside_others()?))).collect();
+        match &beside[..] {
+            [_, _, ..] => {
+                let names: Vec<_> = group.iter().map(|step| step.name.as_str()).collect();
+                println!("beside each other: {}", names.join(", "));
+                beside::run(&beside, |ended| {
+                    report.title(ended.step);
+                    ended.lines.iter().for_each(|line| println!("{line}"));
+                    report.add(ended.step, &ended.outcome, ended.took);
+                });
+            }
+            _ => group.iter().for_each(|step| {
+                report.title(step);
+                let start = Instant::now();
+                let outcome = run(step, &mut programs);
+                report.add(step, &outcome, start.elapsed());
+            }),
+        }
+    }
+    Ok(report.end())
+}
+
+/// What the steps so far came to; written as they end.
+struct Report {
+    start: Instant,
+    steps: usize,
+    titles: usize,
+    total: Tally,
+    failed: Vec<String>,
+}
+
+impl Report {
+    fn new(steps: usize) -> Report {
+        Report { start: Instant::now(), steps, titles: 0, total: Tally::default(), failed: Vec::new() }
+    }
+
+    fn title(&mut self, step: &Step) {
+        self.titles += 1;
+        println!("[{}/{}] {}", self.titles, self.steps, step.name);
+    }
+
+    fn add(&mut self, step: &Step, outcome: &Outcome, took: Duration) {
         let verdict = if outcome.tally.failed == 0 { "ok" } else { "FAILED" };
         if outcome.tally.failed > 0 {
             println!("---- everything that {} wrote ----", step.name);
             outcome.output.iter().for_each(|line| println!("{line}"));
             println!("---- end of {} ----", step.name);
-            failed.push(step.name.as_str());
+            self.failed.push(step.name.clone());
         }
-        println!("    {verdict}: {}, {:.1} s", outcome.tally, step_start.elapsed().as_secs_f64());
-        total += outcome.tally;
+        println!("    {verdict}: {}, {:.1} s", outcome.tally, took.as_secs_f64());
+        self.total += outcome.tally;
     }
-    println!("{} steps in {:.0} s", steps.len(), start.elapsed().as_secs_f64());
-    if !failed.is_empty() {
-        println!("failed: {}", failed.join(", "));
+
+    /// Writes the sum. Did all pass?
+    fn end(self) -> bool {
+        println!("{} steps in {:.0} s", self.steps, self.start.elapsed().as_secs_f64());
+        if !self.failed.is_empty() {
+            println!("failed: {}", self.failed.join(", "));
+        }
+        println!("{}", self.total);
+        self.total.failed == 0
     }
-    println!("{total}");
-    Ok(total.failed == 0)
 }
 
 /// The steps whose name contains one of the filters.
@@ -78,10 +131,10 @@ fn selected(arguments: &TestArgs) -> Result<Vec<Step>, Error> {
     Ok(selected)
 }
 
-/// Runs a step; what keeps it from running is a failure of it.
+/// Runs a step.
 fn run(step: &Step, programs: &mut Programs) -> Outcome {
     let outcome = match &step.work {
-        Work::Cargo(command) => cargo_step::run(command),
+        Work::Cargo(command) => cargo_step::run(command, &mut Screen::open()),
         Work::Machine(run) => {
             programs.kernel(Variant::of(&run.scenario)).and_then(|kernel| machine_step::boot(run, kernel))
         }
@@ -90,5 +143,5 @@ fn run(step: &Step, programs: &mut Programs) -> Outcome {
         Work::VmCounts => programs.kernel(Variant::Plain).and_then(bench_step::vm),
         Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),
     };
-    outcome.unwrap_or_else(|error| Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] })
+    Outcome::of(outcome)
 }

@@ -1,7 +1,6 @@
 //! The list of all test steps.
 
-use std::process::Command;
-
+use super::commands::{CargoCommand, Load, MIRI_PACKAGES, counting, host, loom, miri, stepper};
 use crate::cli::{Levels, ScenarioOptions, Tlb};
 use crate::programs;
 use crate::tools::Tool;
@@ -32,21 +31,6 @@ pub(super) enum Work {
     ShootdownCounts,
     /// Those of programs' memory.
     VmCounts,
-}
-
-/// A cargo command whose test results count.
-pub(super) struct CargoCommand {
-    toolchain: Toolchain,
-    arguments: Vec<&'static str>,
-    variables: Vec<(&'static str, &'static str)>,
-    /// Folder under cargo's own for what is built with other flags.
-    target: Option<&'static str>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Toolchain {
-    Default,
-    Nightly,
 }
 
 /// A run of a scenario, under QEMU or simulated; it counts as one test.
@@ -149,18 +133,16 @@ const TLB_FAULT_WORDS: &[&str] = &["stale translation", "missing mapping"];
 const CRASHES: [(&str, &[&str]); 3] =
     [("panic", &["panic"]), ("pagefault", &["page fault"]), ("doublefault", &["double fault"])];
 
-/// Packages that Miri checks, a step each: it is slow, and one failure must not hide the others.
-const MIRI_PACKAGES: [&str; 4] = ["topomem-percpu", "topomem-numa", "topomem-shootdown", "topomem"];
-
 /// All steps, in the order in which they run.
 pub(super) fn all(extent: Extent) -> Vec<Step> {
     let mut steps = vec![host()];
     steps.extend(counting());
-    steps.extend([Step { name: "bench counts".to_owned(), work: Work::Counts }, stepper()]);
+    steps.push(Step { name: "bench counts".to_owned(), work: Work::Counts });
     if extent == Extent::Full {
-        steps.extend(loom());
         steps.extend(MIRI_PACKAGES.map(miri));
+        steps.extend(loom());
     }
+    steps.push(stepper());
     steps.extend(SIM_MACHINES.map(|topology| {
         let run = MachineRun { topology, scenario: scenario("stress", 3), expected: Expected::Success };
         Step { name: format!("sim {topology}"), work: Work::Sim(run) }
@@ -252,114 +234,21 @@ fn scenario(name: &str, seconds: u32) -> ScenarioOptions {
     }
 }
 
-/// Unit, property, sim and doc tests of everything that runs on the host.
-fn host() -> Step {
-    let command = CargoCommand {
-        toolchain: Toolchain::Default,
-        arguments: vec!["test", "--all-features", "--no-fail-fast"],
-        variables: Vec::new(),
-        target: None,
-    };
-    Step { name: "host".to_owned(), work: Work::Cargo(command) }
-}
-
-/// Operations stopped after each of their instructions, with other contexts there. Each program
-/// prints what it did, in lines that begin with `stepped `.
-fn stepper() -> Step {
-    let command = CargoCommand {
-        toolchain: Toolchain::Default,
-        arguments: vec![
-            "test",
-            "--release",
-            "--no-fail-fast",
-            "--workspace",
-            "--exclude",
-            "topomem-kernel",
-            "--features",
-            "topomem/sim",
-            "--test",
-            "step*",
-            "--",
-            "--nocapture",
-        ],
-        variables: Vec::new(),
-        target: None,
-    };
-    Step { name: "stepper".to_owned(), work: Work::Cargo(command) }
-}
-
-/// Unit tests of the program that counts what CPUs cost each other, and what CPUs write that change page
-/// tables.
-fn counting() -> [Step; 2] {
-    let step = |name: &str, selection: &[&'static str]| {
-        let command = CargoCommand {
-            toolchain: Toolchain::Default,
-            arguments: [&["test", "--release", "--no-fail-fast"], selection].concat(),
-            variables: vec![("RUSTFLAGS", "--cfg topomem_count")],
-            target: Some("count"),
-        };
-        Step { name: name.to_owned(), work: Work::Cargo(command) }
-    };
-    [
-        step("bench units", &["--package", "topomem-benches", "--lib"]),
-        step("lines of page tables", &["--package", "topomem", "--lib", "shared_lines"]),
-    ]
-}
-
-/// Models of the protocols: the programs for loom, and the unit tests that are models.
-fn loom() -> [Step; 3] {
-    let step = |name: &str, selection: &[&'static str]| {
-        let command = CargoCommand {
-            toolchain: Toolchain::Default,
-            arguments: [&["test", "--release", "--no-fail-fast"], selection].concat(),
-            variables: vec![("RUSTFLAGS", "--cfg loom")],
-            target: Some("loom"),
-        };
-        Step { name: name.to_owned(), work: Work::Cargo(command) }
-    };
-    [
-        step("loom units", &["--package", "topomem-percpu", "--lib"]),
-        step("loom page tables", &["--package", "topomem", "--lib", "--", "page_table", "references"]),
-        step(
-            "loom",
-            &[
-                "--package",
-                "topomem-percpu",
-                "--package",
-                "topomem-numa",
-                "--package",
-                "topomem-shootdown",
-                "--features",
-                "topomem-shootdown/fault-injection",
-                "--test",
-                "loom*",
-            ],
-        ),
-    ]
-}
-
-/// The tests of a package under Miri, which finds undefined behaviour.
-fn miri(package: &'static str) -> Step {
-    let flags = match package {
-        // A simulated machine is there until the process ends.
-        "topomem" => "-Zmiri-strict-provenance -Zmiri-ignore-leaks",
-        _ => "-Zmiri-strict-provenance",
-    };
-    let command = CargoCommand {
-        toolchain: Toolchain::Nightly,
-        arguments: vec!["miri", "test", "--no-fail-fast", "--package", package],
-        variables: vec![("MIRIFLAGS", flags)],
-        target: None,
-    };
-    Step { name: format!("miri {package}"), work: Work::Cargo(command) }
+impl Step {
+    /// Its command, if it may run beside other steps.
+    pub(super) fn beside_others(&self) -> Option<&CargoCommand> {
+        match &self.work {
+            Work::Cargo(command) if command.load == Load::Cpu => Some(command),
+            _ => None,
+        }
+    }
 }
 
 impl Work {
     /// What has to be installed for it.
     pub(super) fn tools(&self) -> &'static [Tool] {
         match self {
-            Self::Cargo(CargoCommand { toolchain: Toolchain::Default, .. }) => &[],
-            Self::Cargo(CargoCommand { toolchain: Toolchain::Nightly, .. }) => &[Tool::Miri],
+            Self::Cargo(command) => command.tools(),
             Self::Sim(_) => &[],
             Self::Counts => &[Tool::Valgrind],
             Self::Machine(run) if programs::are_needed(&run.scenario.scenario) => {
@@ -368,33 +257,5 @@ impl Work {
             Self::VmCounts => &[Tool::KernelTarget, Tool::LinuxTarget, Tool::Qemu],
             Self::Machine(_) | Self::ShootdownCounts => &[Tool::KernelTarget, Tool::Qemu],
         }
-    }
-}
-
-impl CargoCommand {
-    /// The command to start.
-    pub(super) fn command(&self) -> Command {
-        let mut command = match self.toolchain {
-            Toolchain::Default => Command::new("cargo"),
-            // Not `cargo +nightly`: the cargo that runs this one may come first in the PATH.
-            Toolchain::Nightly => {
-                let mut command = Command::new("rustup");
-                command.args(["run", "nightly", "cargo"]);
-                command
-            }
-        };
-        // What stands behind `--` is the test programs', not Cargo's.
-        let behind = self.arguments.iter().position(|argument| *argument == "--");
-        let (own, programs) = self.arguments.split_at(behind.unwrap_or(self.arguments.len()));
-        command.args(own).current_dir(workspace::root());
-        command.envs(self.variables.iter().copied());
-        if self.variables.iter().any(|(name, _)| *name == "RUSTFLAGS") {
-            command.env_remove("CARGO_ENCODED_RUSTFLAGS");
-        }
-        if let Some(folder) = self.target {
-            command.arg("--target-dir").arg(workspace::target_folder().join(folder));
-        }
-        command.args(programs);
-        command
     }
 }
