@@ -27,9 +27,16 @@ enum Command {
     },
     /// Says how much bookkeeping each subject needs
     Metadata,
-    /// Counts what CPUs cost each other
+    /// Counts what CPUs cost each other that allocate and free frames
     #[cfg(topomem_count)]
     Contention {
+        /// Draw the figures to FILE
+        #[arg(long, value_name = "FILE")]
+        svg: Option<std::path::PathBuf>,
+    },
+    /// Counts what CPUs cost each other that make, use and remove regions of one address space
+    #[cfg(topomem_count)]
+    Spaces {
         /// Draw the figures to FILE
         #[arg(long, value_name = "FILE")]
         svg: Option<std::path::PathBuf>,
@@ -78,10 +85,18 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         Command::Metadata => print(&suite::metadata())?,
         #[cfg(topomem_count)]
         Command::Contention { svg } => {
-            let summaries = contention::run();
+            let summaries = contention::run_frames();
             print(&summaries)?;
             if let Some(path) = svg {
-                contention::draw(&summaries, &path)?;
+                contention::draw_frames(&summaries, &path)?;
+            }
+        }
+        #[cfg(topomem_count)]
+        Command::Spaces { svg } => {
+            let summaries = contention::run_spaces();
+            print(&summaries)?;
+            if let Some(path) = svg {
+                contention::draw_spaces(&summaries, &path)?;
             }
         }
         #[cfg(topomem_count)]

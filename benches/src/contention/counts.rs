@@ -1,6 +1,6 @@
 //! What is counted.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Sub};
 
 /// Events of one CPU, or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,5 +27,20 @@ impl AddAssign for Counts {
         self.retries += other.retries;
         self.modifications += other.modifications;
         self.transfers += other.transfers;
+    }
+}
+
+impl Sub for Counts {
+    type Output = Counts;
+
+    fn sub(self, earlier: Counts) -> Counts {
+        Counts {
+            operations: self.operations - earlier.operations,
+            locks: self.locks - earlier.locks,
+            contended: self.contended - earlier.contended,
+            retries: self.retries - earlier.retries,
+            modifications: self.modifications - earlier.modifications,
+            transfers: self.transfers - earlier.transfers,
+        }
     }
 }

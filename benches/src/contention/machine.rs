@@ -38,6 +38,18 @@ pub(super) fn count(change: impl FnOnce(&mut Counts)) {
     });
 }
 
+/// The CPU whose step it is; none while CPUs are set up.
+pub(super) fn running() -> Option<usize> {
+    MACHINE.with(|machine| machine.running.get())
+}
+
+/// What the CPU whose step it is has counted.
+pub(super) fn counts() -> Counts {
+    MACHINE.with(|machine| {
+        machine.running.get().map_or(Counts::default(), |cpu| machine.cpus.borrow()[cpu].counts)
+    })
+}
+
 /// A step of the CPU that does this access.
 pub(super) fn step(access: Access) {
     let (address, access_use) = match access {

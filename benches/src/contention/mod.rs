@@ -11,10 +11,12 @@ mod lock;
 mod machine;
 mod pair;
 mod plot;
+mod spaces;
 mod subjects;
 mod suite;
 mod workload;
 
 pub use pair::read_modify_writes;
-pub use plot::draw;
-pub use suite::run;
+pub use plot::{draw_frames, draw_spaces};
+pub use spaces::run as run_spaces;
+pub use suite::run as run_frames;

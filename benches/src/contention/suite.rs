@@ -10,10 +10,10 @@ use super::workload::{Inboxes, Worker};
 use crate::sample::{Key, Summary};
 
 /// Numbers of CPUs.
-const CPUS: [usize; 5] = [1, 2, 4, 8, 16];
+pub(super) const CPUS: [usize; 5] = [1, 2, 4, 8, 16];
 
 /// Seeds, each a run.
-const SEEDS: u64 = 5;
+pub(super) const SEEDS: u64 = 5;
 
 /// Bursts of each CPU before the count begins, and in it.
 const WARM_UP: usize = 50;

@@ -159,6 +159,8 @@ pub(crate) enum BenchCommand {
     Frames(BenchFramesArgs),
     /// What CPUs cost each other: locks, failed compare-and-swaps, cache lines
     Contention(BenchContentionArgs),
+    /// What CPUs cost each other that make, use and remove regions of one address space, counted
+    Spaces(BenchContentionArgs),
     /// What changes of mappings cost until every CPU has forgotten the old ones, under QEMU
     Shootdown(BenchShootdownArgs),
     /// What memory costs a program, from user mode to user mode, under QEMU
@@ -177,7 +179,7 @@ pub(crate) struct BenchFramesArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchContentionArgs {
-    /// Draw the plot to FILE; benches/contention.svg when none is given
+    /// Draw the plot to FILE; benches/contention.svg or benches/spaces.svg when none is given
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
     /// Write all results to FILE, machine-readable

@@ -1,4 +1,4 @@
-//! `cargo xtask bench contention`: what CPUs cost each other.
+//! `cargo xtask bench contention` and `bench spaces`: what CPUs cost each other.
 
 use serde_json::Map;
 
@@ -10,22 +10,48 @@ use crate::record::Measurement;
 use crate::report::Table;
 use crate::workspace;
 
-const SUBJECTS: [&str; 3] = ["global-lock", "node-lock", "topomem"];
+/// A suite of counts.
+pub(super) struct Suite {
+    /// The command of the program that counts, and of this one.
+    name: &'static str,
+    subjects: &'static [&'static str],
+    /// What the figures are counted for.
+    heading: &'static str,
+    plot: &'static str,
+}
+
+/// Frames of one machine.
+pub(super) const FRAMES: Suite = Suite {
+    name: "contention",
+    subjects: &["global-lock", "node-lock", "topomem"],
+    heading: "per alloc or free",
+    plot: "benches/contention.svg",
+};
+
+/// Regions of one address space.
+pub(super) const SPACES: Suite = Suite {
+    name: "spaces",
+    subjects: &["two-level", "topomem"],
+    heading: "lines: per call; else per region",
+    plot: "benches/spaces.svg",
+};
 
 /// Counts on all subjects at all numbers of CPUs, and draws the plot.
-pub(super) fn contention(arguments: &BenchContentionArgs) -> Result<bool, Error> {
+pub(super) fn contention(suite: &Suite, arguments: &BenchContentionArgs) -> Result<bool, Error> {
     let counting = program::build(Build::Counting)?;
-    let svg = arguments.svg.clone().unwrap_or_else(|| workspace::root().join("benches/contention.svg"));
-    let results = program::results(&counting, &["contention", "--svg", &svg.to_string_lossy()])?;
-    table(&results).lines().iter().for_each(|line| println!("{line}"));
+    let svg = arguments.svg.clone().unwrap_or_else(|| workspace::root().join(suite.plot));
+    let results = program::results(&counting, &[suite.name, "--svg", &svg.to_string_lossy()])?;
+    table(suite, &results).lines().iter().for_each(|line| println!("{line}"));
     println!("  the plot: {}", workspace::shorten(&svg.to_string_lossy()));
-    super::write(arguments.json.as_deref(), "bench contention", Map::new(), results, Vec::new())?;
+    let command = format!("bench {}", suite.name);
+    super::write(arguments.json.as_deref(), &command, Map::new(), results, Vec::new())?;
     Ok(true)
 }
 
 /// A row for each case and number of CPUs, a column for each subject.
-fn table(results: &[Measurement]) -> Table {
-    let heading = ["per alloc or free", "CPUs"].into_iter().chain(SUBJECTS).map(str::to_owned);
+fn table(suite: &Suite, results: &[Measurement]) -> Table {
+    let heading =
+        [suite.heading, "CPUs"].into_iter().chain(suite.subjects.iter().copied()).map(str::to_owned);
     let mut table = Table::with_heading(heading.collect());
     let mut rows: Vec<(&str, u32)> = Vec::new();
     for result in results {
@@ -44,7 +70,7 @@ fn table(results: &[Measurement]) -> Table {
             };
             results.iter().find(its).map_or("-".to_owned(), cell)
         };
-        let figures = SUBJECTS.map(figure);
+        let figures = suite.subjects.iter().map(|subject| figure(subject));
         table.row([case.to_owned(), cpus.to_string()].into_iter().chain(figures).collect());
     }
     table
@@ -73,7 +99,7 @@ mod tests {
             result("locks_taken", "global-lock", 16, 1.0),
             result("cache_lines", "topomem", 16, 2.0),
         ];
-        let lines = table(&results).lines();
+        let lines = table(&FRAMES, &results).lines();
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(&lines[1]), ["locks_taken", "1", "-", "-", "0.00"]);
         assert_eq!(words(&lines[2]), ["locks_taken", "16", "1.00", "-", "-"]);

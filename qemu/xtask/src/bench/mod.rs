@@ -33,7 +33,8 @@ pub(crate) use vm::counts_failures as vm_counts_failures;
 pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {
     match command {
         BenchCommand::Frames(arguments) => frames::frames(arguments),
-        BenchCommand::Contention(arguments) => contention::contention(arguments),
+        BenchCommand::Contention(arguments) => contention::contention(&contention::FRAMES, arguments),
+        BenchCommand::Spaces(arguments) => contention::contention(&contention::SPACES, arguments),
         BenchCommand::Shootdown(arguments) => shootdown::shootdown(arguments),
         BenchCommand::Vm(arguments) => vm::vm(arguments),
     }
