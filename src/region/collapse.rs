@@ -25,8 +25,8 @@ pub enum CollapseError {
     Misaligned(VirtAddr),
     /// The range leaves what the space may map (ENOMEM).
     OutsideSpace,
-    /// The range has no aligned 2 MiB, or what is mapped in the 2 MiB at this address is not all of one region
-    /// of private memory, or may be executed (EINVAL).
+    /// What is mapped in the 2 MiB at this address is not all of one region of private memory, or may be
+    /// executed (EINVAL).
     Unfit(VirtAddr),
     /// Other threads have written to the 2 MiB at this address all the time (EAGAIN).
     Busy(VirtAddr),
@@ -118,9 +118,6 @@ impl<P: Machine> AddressSpace<P> {
         let pages = pages.ok_or(CollapseError::OutsideSpace)?;
         let huge = Level::HUGE.pages();
         let (first, end) = (pages.first.next_multiple_of(huge), (pages.last + 1) & !(huge - 1));
-        if first >= end {
-            return Err(CollapseError::Unfit(start));
-        }
         let mut spare = SparePage::none(self.core(), pin);
         (first..end).step_by(huge as usize).try_for_each(|first| self.collapse_one(pin, first, &mut spare))
     }

@@ -16,7 +16,7 @@ const PACKAGE: &str = "topomem-programs";
 /// The scenario that runs them.
 const SCENARIO: &str = "processes";
 /// The programs, by name.
-const PROGRAMS: [&str; 4] = ["attacks", "checks", "plain", "sharing"];
+const PROGRAMS: [&str; 5] = ["attacks", "checks", "huge", "plain", "sharing"];
 
 /// Does `scenario` need them?
 pub(crate) fn are_needed(scenario: &str) -> bool {

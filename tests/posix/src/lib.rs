@@ -51,7 +51,8 @@
 //! - **Growth in place** of a mapping outside of the window and the heap: there others may have mapped
 //!   something behind it, so that both answers are right. So it is with stacks there.
 //! - **`mincore`**: residence is not compared.
-//! - **Huge pages** are switched off for the processes of a log.
+//! - **Huge pages** are switched off for the processes of a log. One test runs topomem with huge pages, and with
+//!   faults that map pages around: no answer may differ.
 //! - **Stacks** may have 128 pages ([`STACK_PAGES`](model::STACK_PAGES)).
 //! - **Linux's version**, configuration and CPU: [`Rules`](rules::Rules) say what is expected of each.
 //!

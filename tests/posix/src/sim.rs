@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use topomem::region::{
-    Advice as Advised, FaultAccess, FaultError, Kind, MadviseError, MapRequest, MmapError, MprotectError,
-    MremapError, MunmapError, PageFault, Placement as Placed, Populate, Relocation,
+    Advice as Advised, FaultAccess, FaultError, HugePages, Kind, MadviseError, MapRequest, MmapError,
+    MprotectError, MremapError, MunmapError, PageFault, Placement as Placed, Populate, Relocation,
 };
 use topomem::sim::{Access as Accessed, Privilege, Sim, SimService};
 use topomem::{Access as Permitted, AddressSpace, CpuId, CpuPin, NodeId, Tended, VirtAddr};
@@ -45,6 +45,8 @@ pub struct SimSystem {
     cpus: usize,
     sim: &'static Sim,
     service: &'static SimService,
+    huge: HugePages,
+    around: u64,
 }
 
 impl SimSystem {
@@ -56,7 +58,23 @@ impl SimSystem {
     pub fn boot(cpus: usize) -> Result<SimSystem, Box<dyn std::error::Error>> {
         let sim = Sim::builder().nodes(NODES).cpus(cpus).memory(64 << 20).build()?;
         let service = sim.boot_service()?;
-        Ok(SimSystem { cpus, sim, service })
+        Ok(SimSystem { cpus, sim, service, huge: HugePages::Never, around: 1 })
+    }
+
+    /// Lets the processes of logs have pages of 2 MiB as `huge` says, and lets each first write map `around`
+    /// pages: no answer may differ for it.
+    #[must_use]
+    pub fn with_faults(self, huge: HugePages, around: u64) -> SimSystem {
+        SimSystem { huge, around, ..self }
+    }
+
+    /// Makes a new space ready for a log.
+    fn prepare(&self, space: &Space, layout: Layout) -> Result<(), Errno> {
+        space.set_heap_start(address(layout.heap)?);
+        space.set_stack_limit(STACK_PAGES * PAGE);
+        space.set_huge_pages(self.huge);
+        space.set_fault_around(self.around);
+        Ok(())
     }
 
     /// Runs a log on each CPU at the same time, all in one address space. Each log has a window of its own;
@@ -71,7 +89,7 @@ impl SimSystem {
         let broken = |reason: String| Broken { step: 0, reason };
         let space = sim.on(CpuId::BOOT, |pin| service.create_space(pin));
         let space = space.map_err(|error| broken(error.to_string()))?;
-        prepare(&space, layout_of(0)).map_err(|error| broken(format!("{error:?}")))?;
+        self.prepare(&space, layout_of(0)).map_err(|error| broken(format!("{error:?}")))?;
         let traces = sim.run(|pin| {
             let cpu = pin.cpu().index();
             let layout = layout_of(cpu);
@@ -115,7 +133,7 @@ impl SimSystem {
         let before = sim.on(CpuId::BOOT, |pin| self.settle(pin));
         let first =
             sim.on(CpuId::BOOT, |pin| self.service.create_space(pin)).map_err(|error| error.to_string())?;
-        prepare(&first, layout).map_err(|error| format!("{error:?}"))?;
+        self.prepare(&first, layout).map_err(|error| format!("{error:?}"))?;
         let family = Mutex::new(Family {
             spaces: HashMap::from([(ProcessId::FIRST, Arc::new(first))]),
             slots: Slots::new(layout),
@@ -228,12 +246,6 @@ impl System for SimSystem {
 }
 
 /// Makes a space what a log expects.
-fn prepare(space: &Space, layout: Layout) -> Result<(), Errno> {
-    space.set_heap_start(address(layout.heap)?);
-    space.set_stack_limit(STACK_PAGES * PAGE);
-    Ok(())
-}
-
 fn layout_of(cpu: usize) -> Layout {
     let cpu = cpu as u64;
     Layout { window: WINDOW + cpu * (4 << 20), heap: HEAP + cpu * (4 << 20) }

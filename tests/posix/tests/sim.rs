@@ -1,13 +1,17 @@
 //! topomem on a simulated machine, and the model.
 #![cfg(not(any(miri, loom)))]
 
+use topomem::region::HugePages;
 use topomem_posix::answer::{Errno, Fault};
+
 use topomem_posix::campaign::Campaign;
 use topomem_posix::cases;
 use topomem_posix::compare::{compare, judge};
 use topomem_posix::coverage::Coverage;
-use topomem_posix::log::Log;
-use topomem_posix::operation::{Call, Operation};
+use topomem_posix::log::{Log, Step};
+use topomem_posix::operation::{
+    Access, At, Call, Map, Operation, Placement, ProcessId, Protection, Sample, Sharing, Source,
+};
 use topomem_posix::rules::{Rules, Support};
 use topomem_posix::scope::Scope;
 use topomem_posix::shrink::shrink;
@@ -52,6 +56,65 @@ fn topomem_and_the_model_agree_on_random_logs() {
     }
     println!("{coverage}");
     assert_covered(&coverage);
+}
+
+/// The page of the window that begins an aligned 2 MiB of a simulated process.
+const ALIGNED: u32 = 256;
+
+/// Returns `log` with its window moved to around [`ALIGNED`], in memory that is one page of 2 MiB at first.
+fn in_a_large_page(log: &Log, keep_first_map: bool) -> Log {
+    // A few pages lie below.
+    let shift = ALIGNED - 6;
+    let text = log.to_string();
+    let mut parts = text.split("\"w");
+    let mut moved = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|next: char| !next.is_ascii_digit()).unwrap_or(part.len());
+        match part[..end].parse::<u32>() {
+            Ok(page) => moved += &format!("\"w{}{}", page + shift, &part[end..]),
+            // Another word.
+            Err(_) => moved += &format!("\"w{part}"),
+        }
+    }
+    let mut moved: Log = moved.parse().unwrap();
+    if !keep_first_map {
+        moved.steps.remove(0);
+    }
+    let map = Map {
+        placement: Placement::Fixed(At::window(ALIGNED)),
+        length: 2 << 20,
+        protection: Protection::READ_WRITE,
+        sharing: Sharing::Private,
+        source: Source::Anonymous,
+        offset: 0,
+        grows_down: false,
+        populate: false,
+        slot: 0,
+    };
+    let touch =
+        Operation::Touch { at: At::window(ALIGNED + 60), sample: Sample(1), access: Access::Write(9) };
+    let first = [Operation::Call(Call::Map(map)), touch].map(|operation| Step(ProcessId::FIRST, operation));
+    moved.steps.splice(0..0, first);
+    moved.closed()
+}
+
+/// Pages of 2 MiB and pages mapped around others change no answer.
+#[test]
+fn large_pages_and_faults_around_change_no_answer() {
+    let mut system = SimSystem::boot(CPUS).unwrap().with_faults(HugePages::Always, 16);
+    let cases = cases::all(&Rules::TOPOMEM);
+    for case in cases.iter().filter(|case| Scope::TOPOMEM.has(&case.log)) {
+        case.check(&mut system).unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+    let first = number("TOPOMEM_POSIX_SEED", 1);
+    let mut coverage = Coverage::default();
+    for seed in first..first + number("TOPOMEM_POSIX_LOGS", 24) {
+        let log = in_a_large_page(&Campaign::log(seed), seed % 4 == 0);
+        let log = Scope::TOPOMEM.adapt(&log);
+        if let Err(difference) = compare(&mut system, &log, None, &mut coverage) {
+            panic!("seed {seed}: {difference}");
+        }
+    }
 }
 
 /// Panics if something was hardly tried.

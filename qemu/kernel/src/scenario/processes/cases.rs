@@ -42,6 +42,11 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["checks", "endless"]),
     holds(&["checks", "memory"]),
     holds(&["checks", "fork"]),
+    holds(&["huge", "asked-for"]),
+    holds(&["huge", "parts"]),
+    holds(&["huge", "copies"]),
+    holds(&["huge", "collapse"]),
+    holds(&["huge", "settings"]),
     holds(&["checks", "restart"]),
     holds(&["sharing", "names"]),
 ];
