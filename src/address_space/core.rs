@@ -332,12 +332,11 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Answers an access to `page` as `decide` says, and maps its `neighbours` if that maps it; adds to `changed` what that made stale, and records
+    /// Answers an access to the page of `neighbours` as `decide` says, and maps these if that maps it; adds to `changed` what that made stale, and records
     /// it.
     pub fn resolve<E>(
         &self,
         pin: &CpuPin,
-        page: u64,
         neighbours: &mut Neighbours<impl FnMut() -> Option<PhysFrame>>,
         mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
         changed: &mut Changed,
@@ -349,7 +348,6 @@ impl<P: Machine> SpaceCore<P> {
             match self.table.resolve(
                 self.service.tables(pin),
                 &mut reserve,
-                page,
                 neighbours,
                 &mut decide,
                 changed,

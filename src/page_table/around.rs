@@ -9,9 +9,11 @@ use super::level::{Level, Pages};
 use super::memory::{TableMemory, table_at};
 use super::regions;
 
-/// Pages that are mapped along with one of them, and the frames for them.
+/// A page, the pages that are mapped along with it, and the frames for them.
 pub(crate) struct Neighbours<N> {
-    /// The pages, with the one in question: of one lowest table.
+    /// The page that is accessed.
+    pub page: u64,
+    /// It and those around it: of one lowest table.
     pub pages: Pages,
     /// Returns a frame of zeros that is the caller's alone; `None` if there are no more.
     pub next: N,

@@ -42,8 +42,8 @@ pub(crate) struct Answered<T> {
 }
 
 impl<F: Format> PageTable<F> {
-    /// Finds what the page `page` is, and does with it what `decide` answers; of no region, it stays as it
-    /// is. If the page comes to be mapped to a frame of its own, maps its `neighbours` of the same region, too.
+    /// Finds what the page of `neighbours` is, and does with it what `decide` answers; of no region, it stays as
+    /// it is. If the page comes to be mapped to a frame of its own, maps its neighbours of the same region, too.
     /// Calls `record` with what the answer made stale before another cursor can change the page.
     ///
     /// `decide` may be called several times; the last call counts.
@@ -55,12 +55,12 @@ impl<F: Format> PageTable<F> {
         &self,
         access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
-        page: u64,
         neighbours: &mut Neighbours<impl FnMut() -> Option<PhysFrame>>,
         mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
         changed: &mut Changed,
         record: impl FnOnce(&mut Changed) -> T,
     ) -> Result<Answered<T>, RewriteError<E, M::Error>> {
+        let page = neighbours.page;
         let pages = Pages { first: page, last: page };
         let memory = access.memory;
         loop {

@@ -262,8 +262,8 @@ impl<P: Machine> AddressSpace<P> {
                 resolved = how;
                 Ok(answer)
             };
-            let mut neighbours = Neighbours { pages, next: || around.pop() };
-            let refusal = match core.resolve(pin, page, &mut neighbours, decide, &mut changed) {
+            let mut neighbours = Neighbours { page, pages, next: || around.pop() };
+            let refusal = match core.resolve(pin, &mut neighbours, decide, &mut changed) {
                 Ok(Answered { recorded, replaced, beside }) => {
                     let mut mapped = 1 + beside;
                     match resolved {

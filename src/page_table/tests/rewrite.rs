@@ -83,9 +83,9 @@ fn map_page(table: &Table, arena: &Arena, page: u64) -> Result<(), RewriteError<
     let decide = |found, _| if found == Found::Vacant { Err(()) } else { Ok(Answer::Map(leaf, Level::PAGE)) };
     let mut reserve = Reserve::new(arena, &pin);
     let alone = Pages { first: page, last: page };
-    let mut neighbours = Neighbours { pages: alone, next: || None };
+    let mut neighbours = Neighbours { page, pages: alone, next: || None };
     let by = arena.by(&pin);
-    let mapped = table.resolve(by, &mut reserve, page, &mut neighbours, decide, &mut changed, |_| ());
+    let mapped = table.resolve(by, &mut reserve, &mut neighbours, decide, &mut changed, |_| ());
     drop(reserve);
     arena.free_changed(&pin, changed);
     let unused = match &mapped {

@@ -62,7 +62,7 @@ fn topomem_and_the_model_agree_on_random_logs() {
 const ALIGNED: u32 = 256;
 
 /// Returns `log` with its window moved to around [`ALIGNED`], in memory that is one page of 2 MiB at first.
-fn in_a_large_page(log: &Log, keep_first_map: bool) -> Log {
+fn in_a_large_page(log: &Log, keep_first_map: bool) -> Result<Log, <Log as std::str::FromStr>::Err> {
     // A few pages lie below.
     let shift = ALIGNED - 6;
     let text = log.to_string();
@@ -76,7 +76,7 @@ fn in_a_large_page(log: &Log, keep_first_map: bool) -> Log {
             Err(_) => moved += &format!("\"w{part}"),
         }
     }
-    let mut moved: Log = moved.parse().unwrap();
+    let mut moved: Log = moved.parse()?;
     if !keep_first_map {
         moved.steps.remove(0);
     }
@@ -95,7 +95,7 @@ fn in_a_large_page(log: &Log, keep_first_map: bool) -> Log {
         Operation::Touch { at: At::window(ALIGNED + 60), sample: Sample(1), access: Access::Write(9) };
     let first = [Operation::Call(Call::Map(map)), touch].map(|operation| Step(ProcessId::FIRST, operation));
     moved.steps.splice(0..0, first);
-    moved.closed()
+    Ok(moved.closed())
 }
 
 /// Pages of 2 MiB and pages mapped around others change no answer.
@@ -109,7 +109,7 @@ fn large_pages_and_faults_around_change_no_answer() {
     let first = number("TOPOMEM_POSIX_SEED", 1);
     let mut coverage = Coverage::default();
     for seed in first..first + number("TOPOMEM_POSIX_LOGS", 24) {
-        let log = in_a_large_page(&Campaign::log(seed), seed % 4 == 0);
+        let log = in_a_large_page(&Campaign::log(seed), seed % 4 == 0).unwrap();
         let log = Scope::TOPOMEM.adapt(&log);
         if let Err(difference) = compare(&mut system, &log, None, &mut coverage) {
             panic!("seed {seed}: {difference}");
