@@ -63,7 +63,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// [`RemapError`]; the batch is as before.
     pub fn remap(&mut self, from: PageRange, to: VirtAddr) -> Result<(), RemapError> {
         let records = &mut self.records;
-        let moved = self.core.relocate(self.pin, from, to, |mut changed, new| {
+        let moved = self.core.relocate(self.pin, from, to, None, |mut changed, new| {
             if let Some(invalidation) = replaced_tables(&changed, new) {
                 // Page walkers may still find an empty table at the new place.
                 records.record(invalidation);

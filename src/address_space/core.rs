@@ -16,8 +16,8 @@ use super::layout::{SpaceKind, pages_of, range_of, range_of_pages, size_of_level
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Answer, Answered, Changed, ClearPageError, Found, Leaf, Level, Mismatch, Neighbours, Outcome, PageTable,
-    Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
+    Answer, Answered, Changed, ClearPageError, Found, Leaf, Left, Level, Mismatch, Neighbours, Outcome,
+    PageTable, Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
 use crate::region::{DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout};
 use crate::retire::{Parked, RetireList};
@@ -267,11 +267,14 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Moves what is mapped in `from` to the pages from `to` on, and has it recorded by `record`, which
     /// also gets the pages of the new place, with the entries of both places still locked.
+    ///
+    /// If `left` says so, the pages of the old place still belong to regions.
     pub fn relocate<T>(
         &self,
         pin: &CpuPin,
         from: PageRange,
         to: VirtAddr,
+        mut left: Option<Left<'_>>,
         mut record: impl FnMut(Changed, Pages) -> T,
     ) -> Result<T, RemapError> {
         let target = PageRange::new(to, from.pages(), from.size()).map_err(RemapError::Target)?;
@@ -284,17 +287,18 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         let mut record = |changed| record(changed, new);
         let moved = loop {
-            let error =
-                match self.table.relocate(self.service.tables(pin), &mut reserve, old, new, &mut record) {
-                    Ok(recorded) => break Ok(recorded),
-                    Err(RelocateError::Tables(error)) => error,
-                    Err(RelocateError::Occupied { page }) => {
-                        break Err(RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)));
-                    }
-                    Err(RelocateError::WouldSplit(level)) => {
-                        break Err(RemapError::WouldSplit { to, size: size_of_level(level) });
-                    }
-                };
+            let left = left.as_mut().map(|left| &mut **left as Left<'_>);
+            let tables = self.service.tables(pin);
+            let error = match self.table.relocate(tables, &mut reserve, old, new, left, &mut record) {
+                Ok(recorded) => break Ok(recorded),
+                Err(RelocateError::Tables(error)) => error,
+                Err(RelocateError::Occupied { page }) => {
+                    break Err(RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)));
+                }
+                Err(RelocateError::WouldSplit(level)) => {
+                    break Err(RemapError::WouldSplit { to, size: size_of_level(level) });
+                }
+            };
             if let Err(error) = self.service.relieve(pin, error, || reserve.refill()) {
                 break Err(RemapError::OutOfFrames(error));
             }

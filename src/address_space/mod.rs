@@ -33,7 +33,7 @@ pub use unmapping::{Unmapped, Unmapping};
 pub use crate::retire::Callback;
 
 use crate::Machine;
-use crate::page_table::{Changed, Format, Leaf, Level, LockCounters, Pages, Protection};
+use crate::page_table::{Changed, Format, Leaf, Left, Level, LockCounters, Pages, Protection};
 use layout::range_of;
 
 /// What an address translates to.
@@ -132,9 +132,20 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// [`RemapError`]; no translation has changed.
     pub fn remap(&self, pin: &CpuPin, from: PageRange, to: VirtAddr) -> Result<Unmapping<'_, P>, RemapError> {
+        self.remap_leaving(pin, from, to, None)
+    }
+
+    /// As [`AddressSpace::remap`]. If `left` says so, the pages of the old place still belong to regions.
+    pub(crate) fn remap_leaving(
+        &self,
+        pin: &CpuPin,
+        from: PageRange,
+        to: VirtAddr,
+        left: Option<Left<'_>>,
+    ) -> Result<Unmapping<'_, P>, RemapError> {
         let core = self.core;
         let shootdown = core.service.shootdown();
-        let (replaced, record, changed) = core.relocate(pin, from, to, |changed, new| {
+        let (replaced, record, changed) = core.relocate(pin, from, to, left, |changed, new| {
             let replaced = replaced_tables(&changed, new);
             let replaced = replaced.map(|invalidation| shootdown.record(core.domain(), invalidation));
             (replaced, core.record(&changed), changed)

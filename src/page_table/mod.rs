@@ -66,7 +66,7 @@ pub use memory::{SharesFull, TableMemory};
 pub(crate) use promote::{Unfit, Unpromoted};
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
 pub(crate) use reclaim::{Dismantled, Forgotten, Swept};
-pub(crate) use relocate::RelocateError;
+pub(crate) use relocate::{Left, RelocateError};
 pub(crate) use resolve::{Answer, Answered};
 pub(crate) use rewrite::{Becomes, Found, Outcome, Rewrite, RewriteError, Rewritten};
 pub(crate) use runs::Runs;

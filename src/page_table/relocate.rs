@@ -29,6 +29,18 @@ pub(crate) enum RelocateError<E> {
     Tables(E),
 }
 
+/// The region that pages at the old place of a move belong to afterwards, if they belonged to this one; it is
+/// told how many pages that are. Called once for each such entry, with both places claimed.
+pub(crate) type Left<'a> = &'a mut dyn FnMut(RegionId, u64) -> RegionId;
+
+/// What stands in the place of a leaf that was moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trace {
+    Nothing,
+    /// A mark of its region.
+    Mark,
+}
+
 /// The leaves and marks of another range of the same, claimed, tables.
 struct Moved<'a, M: TableMemory> {
     memory: &'a M,
@@ -36,6 +48,7 @@ struct Moved<'a, M: TableMemory> {
     level: Level,
     /// What to add to a page of the new place for the old one.
     back: u64,
+    trace: Trace,
 }
 
 /// The place of an entry.
@@ -112,7 +125,11 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
         match found {
             // One mark may serve several pages of the new place: it is removed afterwards.
             Entry::Mark(region) => F::mark(region),
-            _ => entry.replace::<F>(level, RawEntry::EMPTY),
+            _ => {
+                let region = regions::region_of(self.memory, table, index);
+                let mark = region.filter(|_| self.trace == Trace::Mark).map_or(RawEntry::EMPTY, F::mark);
+                entry.replace::<F>(level, mark)
+            }
         }
     }
 }
@@ -131,17 +148,25 @@ fn has_entries<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Leve
     })
 }
 
-/// Removes the marks in `pages` of the table in `frame`, of `level`, where no entry reaches beyond them.
-fn remove_marks<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame, level: Level, pages: Pages) {
+/// Replaces the marks in `pages` of the table in `frame`, of `level`, where no entry reaches beyond them, by those
+/// of the regions that are left, or removes them.
+fn replace_marks<F: Format, M: TableMemory>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    pages: Pages,
+    left: &mut Option<Left<'_>>,
+) {
     // SAFETY: it is linked: the caller has claimed what `pages` touches.
     let table = unsafe { table_at(memory, frame) };
     for part in pages.by_entry(level) {
         let entry = table.entry(level.index(part.first));
         match (F::decode(entry.load(), level), level.below()) {
-            (Entry::Mark(_), _) => {
-                entry.replace::<F>(level, RawEntry::EMPTY);
+            (Entry::Mark(region), _) => {
+                let mark = left.as_mut().map(|left| F::mark(left(region, part.count())));
+                entry.replace::<F>(level, mark.unwrap_or(RawEntry::EMPTY));
             }
-            (Entry::Table(next), Some(below)) => remove_marks::<F, M>(memory, next, below, part),
+            (Entry::Table(next), Some(below)) => replace_marks::<F, M>(memory, next, below, part, left),
             _ => {}
         }
     }
@@ -163,15 +188,18 @@ fn largest_leaf<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Lev
 impl<F: Format> PageTable<F> {
     /// Moves what is mapped in `from` to the pages from `to` on, which do not overlap it; or
     /// changes no translation. Calls `record` with what that made stale before another cursor can
-    /// change the old or the new place.
+    /// change the old or the new place. If `left` says so, the pages of the old place still belong to
+    /// regions.
     pub(crate) fn relocate<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         from: Pages,
         to: Pages,
+        mut left: Option<Left<'_>>,
         record: impl FnOnce(Changed) -> T,
     ) -> Result<T, RelocateError<M::Error>> {
+        let trace = if left.is_some() { Trace::Mark } else { Trace::Nothing };
         let ranges = if from.first < to.first { [from, to] } else { [to, from] };
         let memory = access.memory;
         loop {
@@ -189,7 +217,7 @@ impl<F: Format> PageTable<F> {
                 return Err(RelocateError::WouldSplit(largest));
             }
             let back = from.first.wrapping_sub(to.first);
-            let mut moved = Moved { memory, table: cursor.frame(), level, back };
+            let mut moved = Moved { memory, table: cursor.frame(), level, back, trace };
             let missing = plan::<F, M>(memory, Some(cursor.frame()), level, to, &moved);
             let missing = missing.map_err(|(page, _)| RelocateError::Occupied { page })?;
             if missing > reserve.len() {
@@ -200,7 +228,7 @@ impl<F: Format> PageTable<F> {
             let mut filler = Filler { memory, reserve, backing: &mut moved, replaced: Chain::EMPTY };
             filler.fill::<F>(cursor.frame(), level, to);
             let replaced = filler.replaced;
-            remove_marks::<F, M>(memory, cursor.frame(), level, from);
+            replace_marks::<F, M>(memory, cursor.frame(), level, from, &mut left);
             return Ok(record(Changed::moved(from, replaced)));
         }
     }

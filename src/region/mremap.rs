@@ -9,7 +9,7 @@ use super::gap::Alignment;
 use super::mmap::{address, is_aligned, pages_in};
 use crate::Machine;
 use crate::address_space::{AddressSpace, RemapError, Unmapping, range_of_pages};
-use crate::page_table::{Level, Pages};
+use crate::page_table::{Left, Level, Pages, RegionId};
 
 /// Where pages may be after [`AddressSpace::mremap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +20,15 @@ pub enum Relocation {
     MayMove,
     /// At this address, in the place of what is there (MREMAP_FIXED).
     Fixed(VirtAddr),
+}
+
+/// What becomes of the place that pages are moved away from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OldPlace {
+    /// It belongs to no region.
+    Vacant,
+    /// It stays part of its region, without contents and guards.
+    Emptied,
 }
 
 /// `count` pages from `first` on.
@@ -66,7 +75,7 @@ impl<P: Machine> AddressSpace<P> {
         }
         let old = pages_from(first, old);
         if let Relocation::Fixed(to) = relocation {
-            return self.move_to(pin, old, new, to);
+            return self.move_to(pin, old, new, to, OldPlace::Vacant);
         }
         let found = self.next_region(pin, start).filter(|range| range.start() == start);
         let found = found.ok_or(MremapError::NoRegion(start))?;
@@ -90,18 +99,81 @@ impl<P: Machine> AddressSpace<P> {
             Err(_) if relocation == Relocation::InPlace => Err(MremapError::NoRoom),
             Err(_) => {
                 let alignment = Alignment::like(old.first, region);
-                let placed =
-                    self.place(pin, new, alignment, |to| match self.shift_pages(pin, old, to, region) {
+                let placed = self.place(pin, new, alignment, |to| {
+                    match self.shift_pages(pin, old, to, region, OldPlace::Vacant) {
                         Err(MremapError::Occupied) => Err(None),
                         moved => moved.map_err(Some),
-                    })?;
+                    }
+                })?;
                 placed.map(|pages| address(pages.first)).ok_or(MremapError::NoRoom)
             }
         }
     }
 
+    /// Moves the contents of the `length` bytes of a region from `start` on, rounded up to pages, to another
+    /// place, and returns where they are then: at `to`, in the place of what is there, or anywhere. The old
+    /// place stays part of the region, and its pages are as if they had never been accessed
+    /// (MREMAP_DONTUNMAP of Linux).
+    ///
+    /// Waits until no CPU can use a translation that was removed; it answers other CPUs' shootdowns
+    /// meanwhile. Costs as [`AddressSpace::mremap`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`AddressSpace::mremap`].
+    pub fn move_contents(
+        &self,
+        pin: &CpuPin,
+        start: VirtAddr,
+        length: u64,
+        to: Option<VirtAddr>,
+    ) -> Result<VirtAddr, MremapError> {
+        if !is_aligned(start) {
+            return Err(MremapError::Misaligned(start));
+        }
+        let count = pages_in(length).ok_or(MremapError::NoRoom)?;
+        if count == 0 {
+            return Err(MremapError::Empty);
+        }
+        let first = start.as_u64() >> 12;
+        if first.checked_add(count).is_none_or(|end| end > self.core().bounds.last + 1) {
+            return Err(MremapError::NoRegion(start));
+        }
+        let old = pages_from(first, count);
+        if let Some(to) = to {
+            return self.move_to(pin, old, count, to, OldPlace::Emptied);
+        }
+        let region = self.region_of_all(pin, old)?;
+        let alignment = Alignment::like(old.first, region);
+        let placed = self.place(pin, count, alignment, |to| {
+            match self.shift_pages(pin, old, to, region, OldPlace::Emptied) {
+                Err(MremapError::Occupied) => Err(None),
+                moved => moved.map_err(Some),
+            }
+        })?;
+        placed.map(|pages| address(pages.first)).ok_or(MremapError::NoRoom)
+    }
+
+    /// Returns the region that has all of `pages`.
+    fn region_of_all(&self, pin: &CpuPin, pages: Pages) -> Result<Region, MremapError> {
+        let start = address(pages.first);
+        let found = self.next_region(pin, start).filter(|range| range.start() == start);
+        let found = found.ok_or(MremapError::NoRegion(start))?;
+        if found.length() >> 12 < pages.count() {
+            return Err(MremapError::NoRegion(found.end()));
+        }
+        Ok(found.region())
+    }
+
     /// Moves the pages `old` to `to`, where there are to be `new` pages.
-    fn move_to(&self, pin: &CpuPin, old: Pages, new: u64, to: VirtAddr) -> Result<VirtAddr, MremapError> {
+    fn move_to(
+        &self,
+        pin: &CpuPin,
+        old: Pages,
+        new: u64,
+        to: VirtAddr,
+        old_place: OldPlace,
+    ) -> Result<VirtAddr, MremapError> {
         if !is_aligned(to) {
             return Err(MremapError::Misaligned(to));
         }
@@ -111,19 +183,14 @@ impl<P: Machine> AddressSpace<P> {
         if overlap(old, target) {
             return Err(MremapError::Overlap);
         }
-        let start = address(old.first);
         let moved = Pages { first: old.first, last: old.last.min(old.first + new - 1) };
-        let found = self.next_region(pin, start).filter(|range| range.start() == start);
-        let found = found.ok_or(MremapError::NoRegion(start))?;
-        if found.length() >> 12 < moved.count() {
-            return Err(MremapError::NoRegion(found.end()));
-        }
+        let region = self.region_of_all(pin, moved)?.with_guard(Guard::None);
         loop {
             self.unmap_rest(pin, target)?;
             if moved.last < old.last {
                 self.unmap_rest(pin, Pages { first: moved.last + 1, last: old.last })?;
             }
-            match self.shift_pages(pin, moved, target, found.region().with_guard(Guard::None)) {
+            match self.shift_pages(pin, moved, target, region, old_place) {
                 // Another context has mapped something there meanwhile.
                 Err(MremapError::Occupied) => {}
                 moved => return moved.map(|()| to),
@@ -132,7 +199,14 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Moves the pages `old` to the first pages of `to`, whose others are added to `region`.
-    fn shift_pages(&self, pin: &CpuPin, old: Pages, to: Pages, region: Region) -> Result<(), MremapError> {
+    fn shift_pages(
+        &self,
+        pin: &CpuPin,
+        old: Pages,
+        to: Pages,
+        region: Region,
+        old_place: OldPlace,
+    ) -> Result<(), MremapError> {
         let added =
             (to.count() > old.count()).then(|| Pages { first: to.first + old.count(), last: to.last });
         if let Some(added) = added {
@@ -141,10 +215,22 @@ impl<P: Machine> AddressSpace<P> {
                 _ => MremapError::Occupied,
             })?;
         }
-        match self.remap_cutting(pin, old, to.first) {
+        let mut leave = |id: RegionId, pages: u64| {
+            if let Some(record) = id.record() {
+                self.core().records.add(record, pages);
+            }
+            Region::of(id).with_guard(Guard::None).id()
+        };
+        let left: Option<Left<'_>> = match old_place {
+            OldPlace::Vacant => None,
+            OldPlace::Emptied => Some(&mut leave),
+        };
+        match self.remap_cutting(pin, old, to.first, left) {
             Ok(moved) => {
                 moved.wait(pin);
-                self.note_free(old);
+                if old_place == OldPlace::Vacant {
+                    self.note_free(old);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -165,9 +251,16 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Moves the pages `old` to those from `to` on, and cuts large pages that cannot stand there.
-    fn remap_cutting(&self, pin: &CpuPin, old: Pages, to: u64) -> Result<Unmapping<'_, P>, RemapError> {
+    fn remap_cutting(
+        &self,
+        pin: &CpuPin,
+        old: Pages,
+        to: u64,
+        mut left: Option<Left<'_>>,
+    ) -> Result<Unmapping<'_, P>, RemapError> {
         loop {
-            match self.remap(pin, range_of_pages(old), address(to)) {
+            let left = left.as_mut().map(|left| &mut **left as Left<'_>);
+            match self.remap_leaving(pin, range_of_pages(old), address(to), left) {
                 Err(RemapError::WouldSplit { .. }) => {
                     let fits = |level: &Level| old.first.wrapping_sub(to).is_multiple_of(level.pages());
                     let level = Some(Level::HUGE).filter(fits).unwrap_or(Level::PAGE);

@@ -50,7 +50,7 @@ impl Scope {
         objects: Support::Absent,
         stacks: Support::Present,
         remap: Support::Present,
-        kept_sources: Support::Absent,
+        kept_sources: Support::Present,
         forks: Support::Present,
         looks: Support::Absent,
         heap: Support::Present,

@@ -363,17 +363,26 @@ impl SimProcess<'_> {
             return Err(Errno::EINVAL);
         }
         let wrong = |_| Errno::EINVAL;
+        let moved = |moved: Result<VirtAddr, MremapError>| match moved {
+            Ok(start) => Ok(start.as_u64()),
+            Err(MremapError::Misaligned(_) | MremapError::Empty | MremapError::Overlap) => Err(Errno::EINVAL),
+            Err(MremapError::NoRegion(_)) => Err(Errno::EFAULT),
+            Err(_) => Err(Errno::ENOMEM),
+        };
+        if flags.keep_source {
+            let rounded = |length: u64| length.checked_next_multiple_of(PAGE).unwrap_or(0);
+            if !flags.may_move || rounded(old) != rounded(new) || rounded(new) == 0 {
+                return Err(Errno::EINVAL);
+            }
+            let to = to.map(address).transpose().map_err(wrong)?;
+            return moved(self.space.move_contents(self.pin, address(at).map_err(wrong)?, old, to));
+        }
         let relocation = match to {
             Some(to) => Relocation::Fixed(address(to).map_err(wrong)?),
             None if flags.may_move => Relocation::MayMove,
             None => Relocation::InPlace,
         };
-        match self.space.mremap(self.pin, address(at).map_err(wrong)?, old, new, relocation) {
-            Ok(start) => Ok(start.as_u64()),
-            Err(MremapError::Misaligned(_) | MremapError::Empty | MremapError::Overlap) => Err(Errno::EINVAL),
-            Err(MremapError::NoRegion(_)) => Err(Errno::EFAULT),
-            Err(_) => Err(Errno::ENOMEM),
-        }
+        moved(self.space.mremap(self.pin, address(at).map_err(wrong)?, old, new, relocation))
     }
 
     /// Makes an access possible, or says why it is not. The word must be aligned.

@@ -131,6 +131,16 @@ impl Memory {
         Ok(self.space.mremap(&pin(), start, old, new, relocation)?.as_u64())
     }
 
+    /// Moves the contents of a mapping to `to`, or anywhere; where they are then. The mapping stays, empty.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Memory::relocate`].
+    pub fn move_contents(&self, start: u64, bytes: u64, to: Option<VirtAddr>) -> Result<u64, Errno> {
+        let start = aligned(start, Errno::FAULT)?;
+        Ok(self.space.move_contents(&pin(), start, bytes, to)?.as_u64())
+    }
+
     /// Follows an advice on `bytes` from `start` on.
     ///
     /// # Errors

@@ -5,11 +5,12 @@ use linux_raw_sys::general::{
     MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT,
     MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK,
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_POPULATE,
-    MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC,
-    PROT_READ, PROT_WRITE,
+    MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE,
+    PROT_EXEC, PROT_READ, PROT_WRITE,
 };
 use topomem::region::{Advice, HugePages, Kind, MapRequest, Placement, Populate, Relocation};
 use topomem::{Access, PageSize, VirtAddr};
+use topomem_exec::PAGE;
 
 use super::{Answer, Errno};
 use crate::arch::user::USER_END;
@@ -92,12 +93,18 @@ pub(super) async fn unmap(task: &Task, at: u64, bytes: u64) -> Answer {
 
 pub(super) fn relocate(task: &Task, [at, old, new, flags, to]: [u64; 5]) -> Answer {
     let flags = u32::try_from(flags).map_err(|_| Errno::INVALID)?;
+    let to = if flags & MREMAP_FIXED != 0 { Some(fixed(to).map_err(|_| Errno::INVALID)?) } else { None };
+    if flags & MREMAP_DONTUNMAP != 0 {
+        let is_plain = flags & !MREMAP_FIXED == MREMAP_MAYMOVE | MREMAP_DONTUNMAP;
+        if !is_plain || old.div_ceil(PAGE) != new.div_ceil(PAGE) {
+            return Err(Errno::INVALID);
+        }
+        return task.memory().move_contents(at, old, to);
+    }
     let relocation = match flags {
         0 => Relocation::InPlace,
         MREMAP_MAYMOVE => Relocation::MayMove,
-        flags if flags == MREMAP_MAYMOVE | MREMAP_FIXED => {
-            Relocation::Fixed(fixed(to).map_err(|_| Errno::INVALID)?)
-        }
+        _ if flags == MREMAP_MAYMOVE | MREMAP_FIXED => Relocation::Fixed(to.ok_or(Errno::INVALID)?),
         _ => return Err(Errno::INVALID),
     };
     task.memory().relocate(at, old, new, relocation)

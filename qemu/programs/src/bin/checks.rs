@@ -506,7 +506,17 @@ mod checks {
             let large = pages(1 << 18, libc::PROT_READ | libc::PROT_WRITE);
             ensure(large.addr() != usize::MAX, 10)?;
             large.add(PAGE * (1 << 17)).write_volatile(1);
-            ensure(libc::munmap(large.cast(), PAGE << 18) == 0, 11)
+            ensure(libc::munmap(large.cast(), PAGE << 18) == 0, 11)?;
+            let left = pages(2, write);
+            left.write_volatile(1);
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+            let anywhere = ptr::null_mut::<c_void>();
+            let taken = libc::mremap(left.cast(), 2 * PAGE, 2 * PAGE, flags, anywhere).cast::<u8>();
+            ensure(taken.addr() != usize::MAX, 12)?;
+            ensure(taken.read_volatile() == 1 && left.read_volatile() == 0, 13)?;
+            left.write_volatile(2);
+            ensure(taken.read_volatile() == 1, 14)?;
+            ensure(libc::munmap(taken.cast(), 2 * PAGE) == 0 && left.read_volatile() == 2, 15)
         }
     }
 }

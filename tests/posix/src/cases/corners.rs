@@ -20,6 +20,7 @@ const READ_WRITE: Protection = Protection::READ_WRITE;
 /// Bytes that a case writes.
 const A: u8 = 0x90;
 const B: u8 = 0x91;
+const C: u8 = 0x92;
 
 /// Returns the corner cases for a system that follows `rules`.
 pub fn corner_cases(rules: &Rules) -> Vec<Case> {
@@ -270,6 +271,32 @@ fn mremap(rules: &Rules) -> Vec<Case> {
                 read_at(At::slot(1, 0)).reads(B),
                 remap(2, 0, 1, MAY_MOVE, None).fails(Errno::EINVAL),
                 resize(0, 0, 1).fails(Errno::ENOMEM),
+            ],
+        ),
+        Case::new(
+            "20: a private source that stays belongs to its mapping, and to the children's",
+            [
+                mapped(0, 3),
+                mapped(8, 4),
+                write(0, A).works(),
+                write(1, A).works(),
+                write(9, B).works(),
+                remap(1, 1, 1, KEEP, Some(9)).gives(Expected::Page(9)),
+                read(9).reads(A),
+                read(10).reads(0),
+                read(0).reads(A),
+                read(1).reads(0),
+                fork(1),
+                write(1, B).works().by(1),
+                write(9, C).works().by(1),
+                read(1).reads(0),
+                read(9).reads(A),
+                write(1, C).works(),
+                protect(0, 3, READ).works(),
+                read(1).reads(C),
+                write(1, B).faults(Fault::Denied),
+                remap(4, 1, 1, KEEP, None).fails(Errno::EFAULT),
+                remap(0, 1, 1, KEEP, Some(0)).fails(Errno::EINVAL),
             ],
         ),
         Case::new(
