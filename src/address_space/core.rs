@@ -19,7 +19,9 @@ use crate::page_table::{
     Answer, Answered, Changed, ClearPageError, Found, Leaf, Left, Level, Mismatch, Neighbours, Outcome,
     PageTable, Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
-use crate::region::{DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout};
+use crate::region::{
+    DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout, SpacePolicy,
+};
 use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
@@ -65,6 +67,8 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub grown_stack: GrownStack,
     /// How faults are answered.
     pub fault_policy: FaultPolicy,
+    /// On which nodes the frames of its pages are.
+    pub policy: SpacePolicy,
     /// The end of the program's heap.
     pub program_break: ProgramBreak,
     /// What regions have beside what their ids say.
@@ -132,6 +136,7 @@ impl<P: Machine> SpaceCore<P> {
             stack_limit: AtomicU64::new(DEFAULT_STACK_LIMIT),
             grown_stack: GrownStack::none(),
             fault_policy: FaultPolicy::new(),
+            policy: SpacePolicy::none(),
             program_break: ProgramBreak::none(),
             records: Records::new(),
             abandoned: AtomicBool::new(false),

@@ -118,7 +118,7 @@ impl<P: Machine> AddressSpace<P> {
         let pages = pages.ok_or(CollapseError::OutsideSpace)?;
         let huge = Level::HUGE.pages();
         let (first, end) = (pages.first.next_multiple_of(huge), (pages.last + 1) & !(huge - 1));
-        let mut spare = SparePage::none(self.core(), pin);
+        let mut spare = SparePage::none(self.core(), pin, pages.first);
         (first..end).step_by(huge as usize).try_for_each(|first| self.collapse_one(pin, first, &mut spare))
     }
 
@@ -142,11 +142,11 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core();
         let frames = core.service.frames();
         let range = range_of_pages(Pages { first, last: first + Level::HUGE.pages() - 1 });
-        let into = match spare.get(Level::HUGE) {
+        let into = match spare.get(Level::HUGE, None) {
             Some(into) => into,
             None => {
-                spare.fill(Level::HUGE, Wanted::Needed).map_err(CollapseError::OutOfFrames)?;
-                let into = spare.get(Level::HUGE).ok_or(CollapseError::Unfit(at))?;
+                spare.fill(Level::HUGE, Wanted::Needed, None).map_err(CollapseError::OutOfFrames)?;
+                let into = spare.get(Level::HUGE, None).ok_or(CollapseError::Unfit(at))?;
                 // The leaf shares the run, with one holder: two are counted, and one given back.
                 let counted = frames.share(into, Level::HUGE);
                 debug_assert!(counted.is_ok(), "a new run has room for holders");

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use topomem_numa::frames::{AllocError, FrameRequest};
+use topomem_numa::frames::{AllocError, FrameRequest, Policy};
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuPin, Order};
 use topomem_shootdown::{PageSize, VirtAddr};
@@ -123,12 +123,12 @@ impl core::error::Error for FaultError {}
 /// Why a fault cannot be answered yet, or at all.
 enum Refusal {
     Error(FaultError),
-    /// A frame of zeros is needed.
-    NeedsZeros,
-    /// A frame for a copy is needed.
-    NeedsFrame,
-    /// A page of zeros of this level is needed, or wanted.
-    NeedsLarge(Level, Wanted),
+    /// A frame of zeros is needed, placed by the region's policy.
+    NeedsZeros(Option<Policy>),
+    /// A frame for a copy is needed, placed likewise.
+    NeedsFrame(Option<Policy>),
+    /// A page of zeros of this level is needed, or wanted, placed likewise.
+    NeedsLarge(Level, Wanted, Option<Policy>),
     /// Other CPUs may still use what was at the page's 2 MiB before.
     Pending,
     /// The page is on its way to another node.
@@ -146,9 +146,12 @@ const TURNS: u32 = 16;
 struct Spare<'a, P: Machine> {
     core: &'static SpaceCore<P>,
     pin: &'a CpuPin,
+    page: u64,
     frame: Option<PhysFrame>,
     /// Is the frame known to be zeroed?
     zeroed: Zeroed,
+    /// The region's policy that it was placed by.
+    policy: Option<Policy>,
     large: SparePage<'a, P>,
 }
 
@@ -159,15 +162,16 @@ enum Zeroed {
 }
 
 impl<P: Machine> Spare<'_, P> {
-    fn fill(&mut self, zeroed: Zeroed) -> Result<(), FaultError> {
+    fn fill(&mut self, zeroed: Zeroed, policy: Option<Policy>) -> Result<(), FaultError> {
         self.give_back();
         let request = match zeroed {
             Zeroed::Yes => FrameRequest::frame().zeroed(),
             Zeroed::No => FrameRequest::frame(),
         };
+        let request = self.core.placed(request, self.page, policy);
         let frame = self.core.service.alloc(self.pin, &request).map_err(FaultError::OutOfFrames)?;
         frame_memory::take_over(self.core.service.frames(), frame);
-        (self.frame, self.zeroed) = (Some(frame), zeroed);
+        (self.frame, self.zeroed, self.policy) = (Some(frame), zeroed, policy);
         Ok(())
     }
 
@@ -178,9 +182,10 @@ impl<P: Machine> Spare<'_, P> {
         }
     }
 
-    /// The frame, if it is there and as zeroed as is needed.
-    fn get(&self, zeroed: Zeroed) -> Option<PhysFrame> {
-        self.frame.filter(|_| zeroed == Zeroed::No || self.zeroed == Zeroed::Yes)
+    /// The frame, if it is there, placed by this policy and as zeroed as is needed.
+    fn get(&self, zeroed: Zeroed, policy: Option<Policy>) -> Option<PhysFrame> {
+        let fits = (zeroed == Zeroed::No || self.zeroed == Zeroed::Yes) && self.policy == policy;
+        self.frame.filter(|_| fits)
     }
 }
 
@@ -237,15 +242,16 @@ impl<P: Machine> AddressSpace<P> {
             return Err(FaultError::NotMapped);
         }
         let core = self.core();
-        let large = SparePage::none(core, pin);
-        let mut spare = Spare { core, pin, frame: None, zeroed: Zeroed::No, large };
+        let large = SparePage::none(core, pin, page);
+        let mut spare = Spare { core, pin, page, frame: None, zeroed: Zeroed::No, policy: None, large };
         let mut around = SpareFrames::none(core, pin);
         let mut pages = Pages { first: page, last: page };
         if fault.access == FaultAccess::Write && fault.cause == Cause::NotPresent {
             // The first to its page, most likely.
-            spare.fill(Zeroed::Yes)?;
+            spare.fill(Zeroed::Yes, None)?;
             let count = core.fault_policy.around();
-            if count > 1 {
+            // Where frames are to be on certain nodes, each page is placed by itself.
+            if count > 1 && !core.policy.is_some() {
                 pages = Pages { first: page & !(count - 1), last: page | (count - 1) };
                 around.fill(count - 1);
             }
@@ -290,12 +296,18 @@ impl<P: Machine> AddressSpace<P> {
             match refusal {
                 Refusal::Error(FaultError::NotMapped) if self.grow_stack(pin, page) => {}
                 Refusal::Error(error) => return Err(error),
-                Refusal::NeedsZeros => spare.fill(Zeroed::Yes)?,
-                Refusal::NeedsFrame => spare.fill(Zeroed::No)?,
+                Refusal::NeedsZeros(policy) => {
+                    spare.fill(Zeroed::Yes, policy)?;
+                    if policy.is_some() {
+                        // The other pages' frames are of the space's policy.
+                        pages = Pages { first: page, last: page };
+                    }
+                }
+                Refusal::NeedsFrame(policy) => spare.fill(Zeroed::No, policy)?,
                 Refusal::Pending => self.wait_for_pending(pin, page),
-                Refusal::NeedsLarge(level, wanted) => spare
+                Refusal::NeedsLarge(level, wanted, policy) => spare
                     .large
-                    .fill(level, wanted)
+                    .fill(level, wanted, policy)
                     .map_err(|error| FaultError::NoLargePage(size_of_level(level), error))?,
                 Refusal::Moves => {
                     self.wait_for_move(pin, page);
@@ -350,14 +362,15 @@ impl<P: Machine> AddressSpace<P> {
         if region.is_guard() {
             return Err(Refusal::Error(FaultError::Guarded));
         }
+        let policy = self.core().policy_of(region);
         let zeros = || {
-            let frame = spare.get(Zeroed::Yes).ok_or(Refusal::NeedsZeros)?;
+            let frame = spare.get(Zeroed::Yes, policy).ok_or(Refusal::NeedsZeros(policy))?;
             Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::Zeroed))
         };
         if level > Level::PAGE && mapped.is_none() {
             let (at, wanted) = self.level_of_first(region, level);
             if at > Level::PAGE && !spare.large.is_missing() {
-                let page = spare.large.get(at).ok_or(Refusal::NeedsLarge(at, wanted))?;
+                let page = spare.large.get(at, policy).ok_or(Refusal::NeedsLarge(at, wanted, policy))?;
                 return Ok((
                     leaf_at(page, region.protection(), Ownership::Owned, at),
                     Resolved::ZeroedLarge(size_of_level(at)),
@@ -389,7 +402,7 @@ impl<P: Machine> AddressSpace<P> {
                 }
                 Ownership::Borrowed if Some(mapped.frame) == service.zero_frame() => zeros(),
                 Ownership::Shared | Ownership::Borrowed => {
-                    let frame = spare.get(Zeroed::No).ok_or(Refusal::NeedsFrame)?;
+                    let frame = spare.get(Zeroed::No, policy).ok_or(Refusal::NeedsFrame(policy))?;
                     let old = mapped.frame + page % level.pages();
                     // SAFETY: the new frame is the fault's alone, and the old one is mapped by the entry
                     // that is claimed.

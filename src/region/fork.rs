@@ -138,6 +138,7 @@ impl<P: Machine> AddressSpace<P> {
         let (from, to) = (self.core(), child.core());
         from.program_break.copy_to(&to.program_break);
         from.fault_policy.copy_to(&to.fault_policy);
+        from.policy.copy_to(&to.policy);
         // Relaxed: a number, and hints.
         to.stack_limit.store(from.stack_limit.load(Ordering::Relaxed), Ordering::Relaxed);
         for (from, to) in from.per_cpu.iter().zip(to.per_cpu) {

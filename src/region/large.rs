@@ -1,6 +1,6 @@
 //! Pages of 2 MiB and 1 GiB for regions.
 
-use topomem_numa::frames::{AllocError, FrameRequest};
+use topomem_numa::frames::{AllocError, FrameRequest, Policy};
 use topomem_percpu::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, Order};
 use x86_64::structures::paging::PhysFrame;
@@ -128,35 +128,41 @@ pub(super) enum Wanted {
 pub(super) struct SparePage<'a, P: Machine> {
     core: &'static SpaceCore<P>,
     pin: &'a CpuPin,
+    /// The page of 4 KiB that it is to map.
+    maps: u64,
     page: Option<(PhysFrame, Level)>,
+    /// The region's policy that it was placed by.
+    policy: Option<Policy>,
     /// Was none to be had?
     missing: bool,
 }
 
 impl<'a, P: Machine> SparePage<'a, P> {
-    pub fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin) -> SparePage<'a, P> {
-        SparePage { core, pin, page: None, missing: false }
+    pub fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin, maps: u64) -> SparePage<'a, P> {
+        SparePage { core, pin, maps, page: None, policy: None, missing: false }
     }
 
     /// Allocates a page of `level`, zeroed: with no claim held, since that takes long. If none is wanted but
     /// if it is free, waits for nothing and remembers if there was none.
-    pub fn fill(&mut self, level: Level, wanted: Wanted) -> Result<(), AllocError> {
+    pub fn fill(&mut self, level: Level, wanted: Wanted, policy: Option<Policy>) -> Result<(), AllocError> {
         self.give_back();
+        self.policy = policy;
         let (service, frames) = (self.core.service, self.core.service.frames());
+        let placed = |request| self.core.placed(request, self.maps / level.pages(), policy);
+        let run = placed(FrameRequest::order(Order::HUGE).zeroed());
         let page = match wanted {
-            Wanted::IfFree => match frames.alloc(self.pin, &FrameRequest::order(Order::HUGE).zeroed()) {
+            Wanted::IfFree => match frames.alloc(self.pin, &run) {
                 Ok(page) => page,
                 Err(_) => {
                     self.missing = true;
                     return Ok(());
                 }
             },
-            Wanted::Needed if level == Level::HUGE => {
-                service.alloc(self.pin, &FrameRequest::order(Order::HUGE).zeroed())?
-            }
+            Wanted::Needed if level == Level::HUGE => service.alloc(self.pin, &run)?,
             Wanted::Needed => {
                 let count = level.pages();
-                let attempt = || frames.alloc_run(self.pin, &FrameRequest::frame().zeroed(), count, count);
+                let request = placed(FrameRequest::frame().zeroed());
+                let attempt = || frames.alloc_run(self.pin, &request, count, count);
                 let page = attempt().or_else(|error| service.relieve(self.pin, error, attempt))?;
                 frames.divide_run(page, count);
                 page
@@ -169,9 +175,9 @@ impl<'a, P: Machine> SparePage<'a, P> {
         Ok(())
     }
 
-    /// Returns the page if it is of `level`.
-    pub fn get(&self, level: Level) -> Option<PhysFrame> {
-        self.page.filter(|&(_, of)| of == level).map(|(page, _)| page)
+    /// Returns the page if it is of `level`, and placed by this policy.
+    pub fn get(&self, level: Level, policy: Option<Policy>) -> Option<PhysFrame> {
+        self.page.filter(|&(_, of)| of == level && self.policy == policy).map(|(page, _)| page)
     }
 
     /// Was a page wanted, and none free?

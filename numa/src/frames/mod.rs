@@ -24,6 +24,7 @@ mod huge_slots;
 mod init;
 mod init_nodes;
 mod init_regions;
+mod interleave;
 mod life;
 mod line512;
 mod machine;

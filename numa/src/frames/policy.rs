@@ -46,8 +46,16 @@ impl NodeSet {
         self.0.count_ones() as usize
     }
 
-    pub(super) const fn bits(self) -> u64 {
+    /// The set as bits: bit *n* for the node numbered *n*.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
         self.0
+    }
+
+    /// The set of the nodes whose bits are set.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> NodeSet {
+        NodeSet(bits)
     }
 
     /// The members of both sets.

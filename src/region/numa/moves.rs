@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use topomem_numa::frames::AllocError;
+use topomem_numa::frames::{AllocError, NodeSet, Policy};
 use topomem_percpu::{CpuPin, NodeId};
 use topomem_shootdown::VirtAddr;
 use x86_64::structures::paging::PhysFrame;
@@ -53,7 +53,8 @@ impl core::error::Error for MoveError {}
 #[derive(Debug, Clone, Copy)]
 pub struct PageMove {
     pub(super) page: u64,
-    pub(super) to: NodeId,
+    /// The page may be where this has nothing against.
+    pub(super) to: Policy,
     pub(super) outcome: Option<Result<NodeId, MoveError>>,
     pub(super) stage: Stage,
 }
@@ -74,7 +75,11 @@ impl PageMove {
     /// of that moves.
     #[must_use]
     pub const fn new(address: VirtAddr, to: NodeId) -> PageMove {
-        PageMove { page: address.as_u64() >> 12, to, outcome: None, stage: Stage::Idle }
+        PageMove::by_policy(address.as_u64() >> 12, Policy::Bind(NodeSet::of(to)))
+    }
+
+    pub(super) const fn by_policy(page: u64, to: Policy) -> PageMove {
+        PageMove { page, to, outcome: None, stage: Stage::Idle }
     }
 
     /// Returns where the page starts.

@@ -11,13 +11,14 @@
 //! What counts in step 4 is what the page is then, not what has happened to it since step 2. So it does not
 //! matter whether another CPU has unmapped, protected, forked or hidden it meanwhile.
 
-use topomem_numa::frames::{FrameRequest, NodeSet, Policy};
+use topomem_numa::frames::{FrameRequest, Policy};
 use topomem_percpu::{CpuPin, NodeId, Order};
 use x86_64::structures::paging::PhysFrame;
 
 use super::super::attributes::Region;
 use super::super::protect::protection_of;
 use super::moves::{MoveError, PageMove, Stage};
+use super::policy::{conforms, placed};
 use crate::Machine;
 use crate::address_space::{SpaceCore, Unmapping, invalidation_of, range_of_pages};
 use crate::page_table::{Access, Changed, ExchangeError, Found, Leaf, Level, Ownership, Pages, TableMemory};
@@ -35,6 +36,14 @@ pub(super) enum Settled<'s, P: Machine> {
     All,
     /// Pages that another change has made stale on some CPU: to be settled when it is complete.
     Later(Unmapping<'s, P>),
+}
+
+/// A frame that a page is to get.
+enum Spare {
+    /// This one, of the size of the page's leaf of this level.
+    Frame(PhysFrame, Level),
+    /// None: the page is on this node, where it may be.
+    Unneeded(NodeId),
 }
 
 /// Why a hidden page is not copied.
@@ -77,12 +86,12 @@ impl<'m, P: Machine> Transfer<'m, P> {
             self.moves.iter_mut().filter(|page| matches!(page.outcome, None | Some(Err(MoveError::Busy))))
         {
             let (stage, outcome) = match self.core.frame_for(pin, page.page, page.to) {
-                Ok(Some((frame, level))) => {
+                Ok(Spare::Frame(frame, level)) => {
                     any = true;
                     // What it is if it does not move in any of the tries.
                     (Stage::Ready(frame, level), Err(MoveError::Busy))
                 }
-                Ok(None) => (Stage::Idle, Ok(page.to)),
+                Ok(Spare::Unneeded(node)) => (Stage::Idle, Ok(node)),
                 Err(error) => (Stage::Idle, Err(error)),
             };
             (page.stage, page.outcome) = (stage, Some(outcome));
@@ -125,7 +134,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
         for page in self.moves.iter_mut() {
             let Stage::Hidden(frame, level) = page.stage else { continue };
             match core.put(pin, page.page, level, frame) {
-                Ok(()) => (page.stage, page.outcome) = (Stage::Idle, Some(Ok(page.to))),
+                Ok(node) => (page.stage, page.outcome) = (Stage::Idle, Some(Ok(node))),
                 Err(ExchangeError::Refused(Unfit::Pending)) => pending = Some(leaf_pages(page.page, level)),
                 Err(_) => core.put_back(pin, page),
             }
@@ -151,14 +160,9 @@ impl<P: Machine> Drop for Transfer<'_, P> {
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Allocates a frame of the node `to` for `page`, as large as the page's leaf, whose level it returns,
-    /// too. `None` if the page is on that node already.
-    fn frame_for(
-        &self,
-        pin: &CpuPin,
-        page: u64,
-        to: NodeId,
-    ) -> Result<Option<(PhysFrame, Level)>, MoveError> {
+    /// Allocates a frame for `page` where `to` says, as large as the page's leaf, unless the page is at such
+    /// a place already.
+    fn frame_for(&self, pin: &CpuPin, page: u64, to: Policy) -> Result<Spare, MoveError> {
         if page < self.bounds.first || page > self.bounds.last {
             return Err(MoveError::NotMovable);
         }
@@ -168,18 +172,19 @@ impl<P: Machine> SpaceCore<P> {
             Found::Reserved(_) => return Err(MoveError::NotPresent),
             Found::Mapped(leaf, Some(_)) => leaf,
         };
-        let frames = self.service.frames();
+        let (frames, number) = (self.service.frames(), page / level.pages());
+        let node = frames.node_of(leaf.frame).ok_or(MoveError::NotMovable)?;
         match leaf.ownership {
             Ownership::Owned if level > Level::HUGE => return Err(MoveError::NotMovable),
             Ownership::Borrowed => return Err(MoveError::NotMovable),
-            _ if frames.node_of(leaf.frame) == Some(to) => return Ok(None),
+            _ if conforms(frames, to, number, node) => return Ok(Spare::Unneeded(node)),
             _ if !self.is_exclusive(&leaf, level) => return Err(MoveError::Shared),
             _ => {}
         }
-        let request = FrameRequest::order(order_of(level)).policy(Policy::Bind(NodeSet::of(to)));
+        let request = placed(frames, FrameRequest::order(order_of(level)), to, number);
         let frame = self.service.alloc(pin, &request).map_err(MoveError::OutOfFrames)?;
         frame_memory::take_over(frames, frame);
-        Ok(Some((frame, level)))
+        Ok(Spare::Frame(frame, level))
     }
 
     /// Is the frame of `leaf`, of `level`, the space's alone? If it is for a caller that has claimed the
@@ -193,14 +198,14 @@ impl<P: Machine> SpaceCore<P> {
     }
 
     /// Maps the hidden leaf of `level` at `page` to `frame`, with the old frame's contents, and frees the
-    /// old frame.
+    /// old frame. Returns the node of the new one.
     fn put(
         &self,
         pin: &CpuPin,
         page: u64,
         level: Level,
         frame: PhysFrame,
-    ) -> Result<(), ExchangeError<Unfit>> {
+    ) -> Result<NodeId, ExchangeError<Unfit>> {
         let (frames, pages) = (self.service.frames(), leaf_pages(page, level));
         let decide = |leaf: &Leaf, region| {
             if leaf.ownership != Ownership::Owned {
@@ -224,7 +229,8 @@ impl<P: Machine> SpaceCore<P> {
         let (old, ()) = self.table.exchange(self.service.tables(pin), pages, level, decide, |_| ())?;
         // SAFETY: no leaf has the frame any more, and no CPU a translation of the page.
         unsafe { frame_memory::release(frames, pin, old.frame, order_of(level)) };
-        Ok(())
+        // The allocator had it.
+        Ok(frames.node_of(frame).unwrap_or(NodeId::ZERO))
     }
 
     /// Frees the frame that `page` was to get, and lets programs use the page again if it is hidden.

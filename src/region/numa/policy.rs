@@ -1,0 +1,256 @@
+//! On which nodes the frames of a space's pages are.
+
+use core::ops::ControlFlow;
+
+use topomem_numa::frames::{FrameRequest, Frames, NodeSet, Policy};
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering, fence};
+use topomem_percpu::sync::hint;
+use topomem_percpu::{CpuPin, NodeId, Platform};
+use topomem_shootdown::VirtAddr;
+
+use super::super::attributes::Region;
+use super::super::record::{AssignError, Record};
+use crate::Machine;
+use crate::address_space::{AddressSpace, SpaceCore};
+use crate::page_table::{Found, Pages, RecordNumber};
+
+/// A space's policy, read by its faults: two words and a version.
+#[derive(Debug)]
+pub(crate) struct SpacePolicy {
+    /// The version, above [`KIND_BITS`], and the kind.
+    state: AtomicU64,
+    nodes: AtomicU64,
+}
+
+const KIND_BITS: u32 = 8;
+const KIND: u64 = (1 << KIND_BITS) - 1;
+const NONE: u64 = 0;
+const LOCAL: u64 = 1;
+const BIND: u64 = 2;
+const PREFERRED: u64 = 3;
+const INTERLEAVE: u64 = 4;
+const WEIGHTED_INTERLEAVE: u64 = 5;
+/// In the place of the kind: both words are being written.
+const BUSY: u64 = KIND;
+
+fn encode(policy: Option<Policy>) -> (u64, u64) {
+    match policy {
+        None => (NONE, 0),
+        Some(Policy::Local) => (LOCAL, 0),
+        Some(Policy::Bind(nodes)) => (BIND, nodes.bits()),
+        Some(Policy::Preferred(node)) => (PREFERRED, node.index() as u64),
+        Some(Policy::Interleave(nodes)) => (INTERLEAVE, nodes.bits()),
+        Some(Policy::WeightedInterleave(nodes)) => (WEIGHTED_INTERLEAVE, nodes.bits()),
+    }
+}
+
+fn decode(kind: u64, nodes: u64) -> Option<Policy> {
+    let set = NodeSet::from_bits(nodes);
+    Some(match kind {
+        LOCAL => Policy::Local,
+        BIND => Policy::Bind(set),
+        PREFERRED => Policy::Preferred(NodeId::new(nodes as usize).unwrap_or(NodeId::ZERO)),
+        INTERLEAVE => Policy::Interleave(set),
+        WEIGHTED_INTERLEAVE => Policy::WeightedInterleave(set),
+        _ => return None,
+    })
+}
+
+impl SpacePolicy {
+    pub(crate) fn none() -> SpacePolicy {
+        SpacePolicy { state: AtomicU64::new(NONE), nodes: AtomicU64::new(0) }
+    }
+
+    /// Is there one?
+    #[inline]
+    pub(crate) fn is_some(&self) -> bool {
+        // Relaxed: a fault that runs beside a change finds the old policy or the new one.
+        self.state.load(Ordering::Relaxed) & KIND != NONE
+    }
+
+    pub(crate) fn get(&self) -> Option<Policy> {
+        loop {
+            // Acquire pairs with the last Release in `set`: who sees the state sees the nodes.
+            let state = self.state.load(Ordering::Acquire);
+            let nodes = self.nodes.load(Ordering::Relaxed);
+            // Pairs with the Release fence in `set`: who got a later writer's nodes finds its state.
+            fence(Ordering::Acquire);
+            if state & KIND != BUSY && self.state.load(Ordering::Relaxed) == state {
+                return decode(state & KIND, nodes);
+            }
+            hint::spin_loop();
+        }
+    }
+
+    fn set(&self, policy: Option<Policy>) {
+        let (kind, nodes) = encode(policy);
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            // Acquire: the nodes' word is this writer's alone.
+            let claim = |state| {
+                self.state.compare_exchange(state, state | BUSY, Ordering::Acquire, Ordering::Relaxed)
+            };
+            if state & KIND != BUSY && claim(state).is_ok() {
+                break;
+            }
+            hint::spin_loop();
+            state = self.state.load(Ordering::Relaxed);
+        }
+        fence(Ordering::Release);
+        self.nodes.store(nodes, Ordering::Relaxed);
+        let version = (state >> KIND_BITS).wrapping_add(1) << KIND_BITS;
+        self.state.store(version | kind, Ordering::Release);
+    }
+
+    /// Gives another space the same.
+    pub(crate) fn copy_to(&self, copy: &SpacePolicy) {
+        copy.set(self.get());
+    }
+}
+
+/// Has `policy` nothing against the frame of the page number `page` (of its size) being on `node`?
+pub(super) fn conforms<P: Platform>(frames: &Frames<P>, policy: Policy, page: u64, node: NodeId) -> bool {
+    match policy {
+        Policy::Local => true,
+        Policy::Bind(nodes) => nodes.contains(node),
+        Policy::Preferred(preferred) => node == preferred,
+        Policy::Interleave(_) | Policy::WeightedInterleave(_) => {
+            frames.interleaved(policy, page).is_none_or(|chosen| chosen == node)
+        }
+    }
+}
+
+/// Returns `request` for the page number `page` (of its size), placed by `policy`.
+pub(in crate::region) fn placed<P: Platform>(
+    frames: &Frames<P>,
+    request: FrameRequest,
+    policy: Policy,
+    page: u64,
+) -> FrameRequest {
+    // By number, not in turn: so a range is spread exactly, in whichever order its pages are used.
+    request.policy(frames.interleaved(policy, page).map_or(policy, Policy::Preferred))
+}
+
+impl<P: Machine> SpaceCore<P> {
+    /// Returns `request` for the page number `page` (of its size), placed by its region's policy, or else as
+    /// the space says.
+    #[inline]
+    pub(in crate::region) fn placed(
+        &self,
+        request: FrameRequest,
+        page: u64,
+        of_region: Option<Policy>,
+    ) -> FrameRequest {
+        if of_region.is_none() && !self.policy.is_some() {
+            return request;
+        }
+        self.placed_by_policy(request, page, of_region)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn placed_by_policy(&self, request: FrameRequest, page: u64, of_region: Option<Policy>) -> FrameRequest {
+        let policy = of_region.or_else(|| self.policy.get());
+        policy.map_or(request, |policy| placed(self.service.frames(), request, policy, page))
+    }
+
+    /// Returns the policy of `region`, of a page whose entry the caller has claimed.
+    #[inline]
+    pub(in crate::region) fn policy_of(&self, region: Region) -> Option<Policy> {
+        region.record().and_then(|number| self.policy_in(number))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn policy_in(&self, number: RecordNumber) -> Option<Policy> {
+        self.records.get(number).policy
+    }
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Says on which nodes frames are allocated from now on, for faults in the space's regions that have no
+    /// policy of their own. `None`, as for a new space: near the CPU that faults ([`Policy::Local`]).
+    ///
+    /// [`Policy::Interleave`] and [`Policy::WeightedInterleave`] go by the number of the page, so the
+    /// consecutive pages of a region are spread exactly. A node that has no frame left is replaced by the
+    /// nearest that has one, except by [`Policy::Bind`]. Pages that are mapped by now stay where they are
+    /// ([`AddressSpace::move_range`]). A fork has the policy of its origin.
+    ///
+    /// Without a policy, a fault costs nothing more but one load.
+    pub fn set_policy(&self, policy: Option<Policy>) {
+        self.core().policy.set(policy);
+    }
+
+    /// Says on which nodes frames are allocated from now on, for faults in the regions in the `length` bytes
+    /// from `start` on, rounded up to pages, whatever the space's policy is. `None`: as the space says. Regions
+    /// of different policies are different regions. Pages that are mapped by now stay where they are
+    /// ([`AddressSpace::move_range`]).
+    ///
+    /// Costs an entry for each page in tables that are there, and one for each larger part that has none.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignError`].
+    pub fn set_region_policy(
+        &self,
+        pin: &CpuPin,
+        start: VirtAddr,
+        length: u64,
+        policy: Option<Policy>,
+    ) -> Result<(), AssignError> {
+        self.assign(pin, start, length, |record| Record { policy, ..record })
+    }
+
+    /// Returns the policy of the region that has the byte at `address`.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignError::NoRegion`].
+    pub fn region_policy(&self, pin: &CpuPin, address: VirtAddr) -> Result<Option<Policy>, AssignError> {
+        let core = self.core();
+        let page = address.as_u64() >> 12;
+        let mut policy = Err(AssignError::NoRegion);
+        if self.may_map(Pages { first: page, last: page }) {
+            core.table.visit(core.service.tables(pin), Pages { first: page, last: page }, |_, found| {
+                if let Found::Reserved(id) | Found::Mapped(_, Some(id)) = found {
+                    policy = Ok(core.policy_of(Region::of(id)));
+                }
+                ControlFlow::Break(())
+            });
+        }
+        policy
+    }
+
+    /// Returns what [`AddressSpace::set_policy`] was given last.
+    #[must_use]
+    pub fn policy(&self) -> Option<Policy> {
+        self.core().policy.get()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_read_back() {
+        let nodes = NodeSet::from_bits(0b1010);
+        let node = NodeId::new(3).unwrap_or(NodeId::ZERO);
+        let all = [
+            Policy::Local,
+            Policy::Bind(nodes),
+            Policy::Preferred(node),
+            Policy::Interleave(nodes),
+            Policy::WeightedInterleave(nodes),
+        ];
+        let cell = SpacePolicy::none();
+        assert_eq!((cell.get(), cell.is_some()), (None, false));
+        for policy in all {
+            cell.set(Some(policy));
+            assert_eq!((cell.get(), cell.is_some()), (Some(policy), true));
+        }
+        cell.set(None);
+        assert_eq!((cell.get(), cell.is_some()), (None, false));
+    }
+}
