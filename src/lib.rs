@@ -24,6 +24,7 @@ pub mod address_space;
 mod budget;
 mod heap;
 mod machine;
+pub mod object;
 pub mod page_table;
 pub mod region;
 mod retire;

@@ -33,6 +33,8 @@ pub(crate) struct CpuShare {
     pub mapped: AtomicU64,
     /// Faults that were answered without a pager.
     pub minor_faults: AtomicU64,
+    /// Faults that had to wait for a pager.
+    pub major_faults: AtomicU64,
     /// The page below which the next free pages of the CPU's part are looked for; 0: at its end.
     pub search_below: AtomicU64,
 }
@@ -42,6 +44,7 @@ impl CpuShare {
         CpuShare {
             mapped: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
+            major_faults: AtomicU64::new(0),
             search_below: AtomicU64::new(0),
         }
     }
@@ -72,7 +75,7 @@ pub(crate) struct SpaceCore<P: Machine> {
     /// The end of the program's heap.
     pub program_break: ProgramBreak,
     /// What regions have beside what their ids say.
-    pub records: Records,
+    pub records: Records<P>,
     /// Its handle is gone: it is freed once no CPU has it active.
     pub abandoned: AtomicBool,
     /// Abandoned, it maps nothing any more.

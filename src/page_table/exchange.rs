@@ -25,12 +25,22 @@ pub(crate) enum ExchangeError<E> {
 impl<F: Format> PageTable<F> {
     /// Returns what `page` is, and the level of its entry.
     pub(crate) fn look<M: TableMemory>(&self, access: TableAccess<'_, M>, page: u64) -> (Found, Level) {
+        self.look_with(access, page, |found, level| (found, level))
+    }
+
+    /// Returns what `see` makes of what `page` is, and of the level of its entry, which is claimed meanwhile.
+    pub(crate) fn look_with<M: TableMemory, T>(
+        &self,
+        access: TableAccess<'_, M>,
+        page: u64,
+        see: impl FnOnce(Found, Level) -> T,
+    ) -> T {
         let cursor = Cursor::<F, M>::lock(self, access, Pages { first: page, last: page });
         let (frame, level) = (cursor.frame(), cursor.level);
         let raw = cursor.table().load(level.index(page));
         let found = found::<F, M>(access.memory, frame, level.index(page), raw, level);
         // A cursor of one page is below every table.
-        (found.unwrap_or(Found::Vacant), level)
+        see(found.unwrap_or(Found::Vacant), level)
     }
 
     /// Puts the leaf that `decide` returns in the place of the leaf of `level` that maps `page`, a page of

@@ -6,7 +6,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::PageTable;
 use super::around::{Neighbours, map_around};
 use super::chain::Reserve;
-use super::change::Changed;
+use super::change::{Changed, reprotect};
 use super::cursor::Cursor;
 use super::entry::{Entry, Leaf, Ownership};
 use super::format::Format;
@@ -27,6 +27,8 @@ pub(crate) enum Answer {
     Map(Leaf, Level),
     /// It stays mapped by the same leaf, whose frames the space now owns, with this protection.
     Own(Protection),
+    /// It stays mapped by the same leaf, which is held as before, with this protection, which permits no less.
+    Permit(Protection),
 }
 
 /// What became of an access.
@@ -76,7 +78,7 @@ impl<F: Format> PageTable<F> {
                 Found::Mapped(_, region) => region,
             };
             let needed = match answer {
-                Answer::Keep | Answer::Own(_) => 0,
+                Answer::Keep | Answer::Own(_) | Answer::Permit(_) => 0,
                 Answer::Map(_, at) if level > at => frames_to_cut(found, level, at),
                 Answer::Map(..) => u64::from(regions::needs_frame::<F, M>(
                     memory,
@@ -124,6 +126,9 @@ impl<F: Format> PageTable<F> {
                     }
                 }
                 Answer::Own(protection) => own::<F>(entry, level, protection),
+                Answer::Permit(protection) => {
+                    reprotect::<F>(entry, raw, level, protection);
+                }
             }
             return Ok(Answered { recorded: record(changed), replaced, beside });
         }

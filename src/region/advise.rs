@@ -178,6 +178,9 @@ impl<P: Machine> AddressSpace<P> {
             FaultError::OutOfFrames(error) | FaultError::NoLargePage(_, error) => {
                 MadviseError::OutOfFrames(error)
             }
+            // The future is not waited for: who accesses the page joins the request.
+            FaultError::Waits(_) => MadviseError::NotInMemory(at),
+            FaultError::BeyondEnd | FaultError::TooManySharers => MadviseError::Guarded(at),
         })
     }
 }

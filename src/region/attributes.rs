@@ -21,6 +21,9 @@ pub enum Kind {
     Data = 5,
     /// Keeps addresses free; its pages permit nothing.
     Guard = 6,
+    /// Pages of a [`MemoryObject`](crate::object::MemoryObject)
+    /// ([`mmap_object`](crate::AddressSpace::mmap_object)).
+    Object = 7,
     /// Memory in pages of 2 MiB ([`MapRequest::huge`](super::MapRequest::huge)).
     Huge = 14,
     /// Memory in pages of 1 GiB.
@@ -28,13 +31,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 8] = [
+    const ALL: [Kind; 9] = [
         Kind::Anonymous,
         Kind::Stack,
         Kind::Heap,
         Kind::Code,
         Kind::Data,
         Kind::Guard,
+        Kind::Object,
         Kind::Huge,
         Kind::Giant,
     ];
@@ -180,6 +184,7 @@ impl Region {
     #[inline]
     pub(crate) fn largest_level(self) -> Level {
         match self.transparent {
+            _ if matches!(self.kind, Kind::Object) => Level::PAGE,
             Transparent::Permitted => self.kind.level().max(Level::HUGE),
             Transparent::Never => self.kind.level(),
         }
@@ -199,6 +204,10 @@ impl Region {
 
     pub(crate) const fn with_record(self, record: Option<RecordNumber>) -> Region {
         Region { record, ..self }
+    }
+
+    pub(crate) const fn with_sharing(self, sharing: Sharing) -> Region {
+        Region { sharing, ..self }
     }
 
     pub(crate) const fn with_kind(self, kind: Kind) -> Region {

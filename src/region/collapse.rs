@@ -7,7 +7,7 @@ use topomem_percpu::CpuPin;
 use topomem_shootdown::{PageRange, PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
-use super::attributes::Region;
+use super::attributes::{Kind, Region};
 use super::large::{SparePage, Wanted};
 use super::mmap::{address, is_aligned, range_at};
 use crate::Machine;
@@ -129,6 +129,13 @@ impl<P: Machine> AddressSpace<P> {
         spare: &mut SparePage<'_, P>,
     ) -> Result<(), CollapseError> {
         let at = address(first);
+        let end = first + Level::HUGE.pages();
+        if self
+            .next_region(pin, at)
+            .is_some_and(|range| range.region().kind() == Kind::Object && range.start().as_u64() >> 12 < end)
+        {
+            return Err(CollapseError::Unfit(at));
+        }
         if let Ok(range) = PageRange::new(at, 1, PageSize::Size2MiB) {
             match self.promote(pin, range) {
                 Ok(promotion) => {

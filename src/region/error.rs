@@ -30,6 +30,10 @@ pub enum MmapError {
     NoLargePage(PageSize, AllocError),
     /// The space has as many different names, policies and mappings of objects as it can have (ENOMEM).
     TooManyRecords,
+    /// The place in the object is no multiple of the page size (EINVAL).
+    MisalignedOffset(u64),
+    /// The place in the object and the length are more than an object can have (EOVERFLOW).
+    OffsetOverflow,
 }
 
 impl From<InternError> for MmapError {
@@ -83,8 +87,11 @@ pub enum MadviseError {
     OutOfFrames(AllocError),
     /// A page that was to be there may not be accessed so (EINVAL).
     Denied(VirtAddr),
-    /// A page that was to be there is a guard (EFAULT).
+    /// A page that was to be there is a guard, or lies beyond the end of its object (EFAULT).
     Guarded(VirtAddr),
+    /// A page that was to be there is being read in by a pager, and so are not those behind it: access the
+    /// page, wait, and advise again.
+    NotInMemory(VirtAddr),
 }
 
 /// Why pages did not become more, fewer, or another place's.
@@ -134,6 +141,8 @@ impl fmt::Display for MmapError {
             MmapError::OutOfFrames(error) => error.fmt(f),
             MmapError::Unsupported(size) => write!(f, "there are no pages of {} bytes", size.bytes()),
             MmapError::NoLargePage(size, error) => write!(f, "no page of {} bytes: {error}", size.bytes()),
+            MmapError::MisalignedOffset(offset) => write!(f, "{offset} is no multiple of the page size"),
+            MmapError::OffsetOverflow => f.write_str("no object is so long"),
             MmapError::TooManyRecords => f.write_str("the space has no room for another record"),
         }
     }
@@ -170,6 +179,7 @@ impl fmt::Display for MadviseError {
             MadviseError::OutOfFrames(error) => error.fmt(f),
             MadviseError::Denied(page) => write!(f, "{page} may not be accessed so"),
             MadviseError::Guarded(page) => write!(f, "{page} is a guard"),
+            MadviseError::NotInMemory(page) => write!(f, "{page} has to be read in"),
         }
     }
 }

@@ -9,12 +9,14 @@ use topomem_shootdown::{PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
 use super::around::SpareFrames;
-use super::attributes::Region;
+use super::attributes::{Kind, Region};
 use super::large::{SparePage, Wanted};
 use super::mmap::address;
 use super::numa::is_hidden;
+use super::object::SpareShare;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages, size_of_level};
+use crate::object::{MemoryObject, PageWait};
 use crate::page_table::{
     Access, Answer, Answered, Changed, Found, Leaf, Level, Neighbours, Ownership, Pages, Reach, RewriteError,
     TableMemory,
@@ -78,6 +80,12 @@ pub enum Resolved {
     Copied,
     /// The frame that the page shared is the space's alone by now, and may be written.
     Reused,
+    /// The page is mapped to a page of a memory object, whose frame others may have, too.
+    ObjectPage,
+    /// The page has a copy of a page of a memory object, to which it was not mapped before.
+    PrivateCopy,
+    /// The page of a memory object that it was mapped to may be written now.
+    MadeWritable,
     /// The access was permitted by the time it was looked at: another CPU had answered its fault, or this
     /// CPU's translation was out of date.
     Spurious,
@@ -86,12 +94,19 @@ pub enum Resolved {
 impl Resolved {
     /// Was nothing mapped before?
     fn maps(self) -> bool {
-        matches!(self, Resolved::Zeroed | Resolved::ZeroedLarge(_) | Resolved::ZeroPage)
+        matches!(
+            self,
+            Resolved::Zeroed
+                | Resolved::ZeroedLarge(_)
+                | Resolved::ZeroPage
+                | Resolved::ObjectPage
+                | Resolved::PrivateCopy
+        )
     }
 }
 
-/// Why an access is not permitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why an access is not permitted, or not yet.
+#[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultError {
     /// The page belongs to no region (POSIX: SIGSEGV, SEGV_MAPERR).
@@ -104,6 +119,13 @@ pub enum FaultError {
     OutOfFrames(AllocError),
     /// No page of the size that the region asked for (SIGBUS).
     NoLargePage(PageSize, AllocError),
+    /// The page lies beyond the end of the memory object that it shows (SIGBUS, BUS_ADRERR).
+    BeyondEnd,
+    /// The page has to be read in by a pager. When this future says `Ok`, the access, or the call, is to be
+    /// made again; if it says that the pager failed: SIGBUS.
+    Waits(PageWait),
+    /// The page's frame is shared by as many as can be counted (SIGBUS).
+    TooManySharers,
 }
 
 impl fmt::Display for FaultError {
@@ -114,6 +136,9 @@ impl fmt::Display for FaultError {
             FaultError::Guarded => f.write_str("the page is a guard"),
             FaultError::OutOfFrames(error) => error.fmt(f),
             FaultError::NoLargePage(size, error) => write!(f, "no page of {} bytes: {error}", size.bytes()),
+            FaultError::BeyondEnd => f.write_str("the page lies beyond the end of its object"),
+            FaultError::Waits(_) => f.write_str("the page has to be read in"),
+            FaultError::TooManySharers => f.write_str("the page's frame is shared by too many"),
         }
     }
 }
@@ -121,8 +146,14 @@ impl fmt::Display for FaultError {
 impl core::error::Error for FaultError {}
 
 /// Why a fault cannot be answered yet, or at all.
-enum Refusal {
+pub(super) enum Refusal<P: Machine> {
     Error(FaultError),
+    /// This page of the object has to be in memory.
+    NeedsPage(MemoryObject<P>, u64),
+    /// Another page's frame than before is to be shared.
+    OtherShare,
+    /// No neighbours are to be mapped.
+    Alone,
     /// A frame of zeros is needed, placed by the region's policy.
     NeedsZeros(Option<Policy>),
     /// A frame for a copy is needed, placed likewise.
@@ -143,7 +174,7 @@ const PART_OF_PATIENCE: u64 = 2048;
 const TURNS: u32 = 16;
 
 /// A frame allocated for a page that may not need it.
-struct Spare<'a, P: Machine> {
+pub(super) struct Spare<'a, P: Machine> {
     core: &'static SpaceCore<P>,
     pin: &'a CpuPin,
     page: u64,
@@ -153,10 +184,11 @@ struct Spare<'a, P: Machine> {
     /// The region's policy that it was placed by.
     policy: Option<Policy>,
     large: SparePage<'a, P>,
+    pub(super) share: SpareShare<'a, P>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Zeroed {
+pub(super) enum Zeroed {
     Yes,
     No,
 }
@@ -183,7 +215,7 @@ impl<P: Machine> Spare<'_, P> {
     }
 
     /// The frame, if it is there, placed by this policy and as zeroed as is needed.
-    fn get(&self, zeroed: Zeroed, policy: Option<Policy>) -> Option<PhysFrame> {
+    pub(super) fn get(&self, zeroed: Zeroed, policy: Option<Policy>) -> Option<PhysFrame> {
         let fits = (zeroed == Zeroed::No || self.zeroed == Zeroed::Yes) && self.policy == policy;
         self.frame.filter(|_| fits)
     }
@@ -243,7 +275,9 @@ impl<P: Machine> AddressSpace<P> {
         }
         let core = self.core();
         let large = SparePage::none(core, pin, page);
-        let mut spare = Spare { core, pin, page, frame: None, zeroed: Zeroed::No, policy: None, large };
+        let share = SpareShare::none(core, pin);
+        let mut spare =
+            Spare { core, pin, page, frame: None, zeroed: Zeroed::No, policy: None, large, share };
         let mut around = SpareFrames::none(core, pin);
         let mut pages = Pages { first: page, last: page };
         if fault.access == FaultAccess::Write && fault.cause == Cause::NotPresent {
@@ -265,6 +299,9 @@ impl<P: Machine> AddressSpace<P> {
                 if matches!(answer, Answer::Own(_)) && !has_waited && moves(&found) {
                     return Err(Refusal::Moves);
                 }
+                if how == Resolved::PrivateCopy && pages.first != pages.last {
+                    return Err(Refusal::Alone);
+                }
                 resolved = how;
                 Ok(answer)
             };
@@ -273,7 +310,8 @@ impl<P: Machine> AddressSpace<P> {
                 Ok(Answered { recorded, replaced, beside }) => {
                     let mut mapped = 1 + beside;
                     match resolved {
-                        Resolved::Zeroed | Resolved::Copied => spare.frame = None,
+                        Resolved::Zeroed | Resolved::Copied | Resolved::PrivateCopy => spare.frame = None,
+                        Resolved::ObjectPage => spare.share.take(),
                         Resolved::ZeroedLarge(_) => mapped = spare.large.take(),
                         _ => {}
                     }
@@ -304,6 +342,9 @@ impl<P: Machine> AddressSpace<P> {
                     }
                 }
                 Refusal::NeedsFrame(policy) => spare.fill(Zeroed::No, policy)?,
+                Refusal::NeedsPage(object, of) => self.have_page(pin, &object, of)?,
+                Refusal::OtherShare => spare.share.give_back(),
+                Refusal::Alone => pages = Pages { first: page, last: page },
                 Refusal::Pending => self.wait_for_pending(pin, page),
                 Refusal::NeedsLarge(level, wanted, policy) => spare
                     .large
@@ -337,7 +378,7 @@ impl<P: Machine> AddressSpace<P> {
         page: u64,
         found: Found,
         level: Level,
-    ) -> Result<(Answer, Resolved), Refusal> {
+    ) -> Result<(Answer, Resolved), Refusal<P>> {
         let leaf_at = |frame, protection, ownership, at| {
             Answer::Map(Leaf { frame, protection, reach: Reach::Space, ownership }, at)
         };
@@ -361,6 +402,12 @@ impl<P: Machine> AddressSpace<P> {
         }
         if region.is_guard() {
             return Err(Refusal::Error(FaultError::Guarded));
+        }
+        if region.kind() == Kind::Object
+            && mapped.is_none_or(|leaf| !permits(leaf.protection.access(), tried))
+            && let Some(decided) = self.decide_object(spare, tried, page, region, mapped)
+        {
+            return decided;
         }
         let policy = self.core().policy_of(region);
         let zeros = || {

@@ -6,7 +6,7 @@ use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 
-use super::attributes::{Guard, Inheritance, Region};
+use super::attributes::{Guard, Inheritance, Region, Sharing};
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, range_of_pages};
 use crate::page_table::{Changed, Copied, CopyError, Inherited, Level, RegionId, Reserve};
@@ -38,6 +38,8 @@ impl core::error::Error for ForkError {}
 fn inherited(region: RegionId) -> Inherited {
     let region = Region::of(region);
     match region.inheritance() {
+        // What the object has, the child finds there.
+        Inheritance::Copied if region.sharing() == Sharing::Shared => Inherited::Region(region.id()),
         Inheritance::Copied => Inherited::Contents,
         // Guards are contents.
         Inheritance::Wiped => Inherited::Region(region.with_guard(Guard::None).id()),

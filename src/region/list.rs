@@ -7,6 +7,7 @@ use topomem_shootdown::VirtAddr;
 
 use super::attributes::Region;
 use super::mmap::address;
+use super::object::MappedObject;
 use super::record::{Record, RegionName};
 use crate::Machine;
 use crate::address_space::AddressSpace;
@@ -19,6 +20,7 @@ pub struct RegionRange {
     region: Region,
     resident: u64,
     name: Option<RegionName>,
+    object: Option<MappedObject>,
 }
 
 impl RegionRange {
@@ -44,6 +46,12 @@ impl RegionRange {
     #[must_use]
     pub fn region(&self) -> Region {
         self.region
+    }
+
+    /// Returns which part of which memory object it shows, if any.
+    #[must_use]
+    pub fn object(&self) -> Option<MappedObject> {
+        self.object
     }
 
     /// Returns what people call it.
@@ -73,7 +81,7 @@ impl<P: Machine> AddressSpace<P> {
             return None;
         }
         let mut run: Option<(Pages, RegionId, u64)> = None;
-        let mut record = Record::PLAIN;
+        let mut record: Record<P> = Record::PLAIN;
         let visit = |part: Pages, found| {
             let (region, resident) = match found {
                 Found::Vacant | Found::Mapped(_, None) => (None, 0),
@@ -98,7 +106,10 @@ impl<P: Machine> AddressSpace<P> {
         };
         core.table.visit(core.service.tables(pin), pages, visit);
         let (pages, region, resident) = run?;
-        Some(RegionRange { pages, region: Region::of(region), resident, name: record.name })
+        let object = record
+            .object
+            .map(|mapped| MappedObject { id: mapped.object.id(), offset: mapped.page(pages.first) << 12 });
+        Some(RegionRange { pages, region: Region::of(region), resident, name: record.name, object })
     }
 
     /// Calls `look` with each region, from the lowest up.

@@ -7,7 +7,7 @@ use super::attributes::Region;
 use super::error::{MmapError, MunmapError};
 use super::fault::FaultError;
 use super::gap::Alignment;
-use super::record::HeldPages;
+use super::record::{HeldPages, Record};
 use super::request::{MapRequest, Placement, Populate};
 use crate::Machine;
 use crate::address_space::{
@@ -137,10 +137,24 @@ impl<P: Machine> AddressSpace<P> {
     /// [`Placement::Fixed`] what was there is gone. Populating stops without an error if memory for pages of
     /// 4 KiB runs out: the rest is mapped on demand.
     pub fn mmap(&self, pin: &CpuPin, request: &MapRequest) -> Result<VirtAddr, MmapError> {
+        let region = self.as_made_here(request.region());
+        match request.record() {
+            None => self.map_region(pin, request, region, None),
+            Some(record) => self.map_region(pin, request, region, Some(&|_| record.clone())),
+        }
+    }
+
+    /// Makes the region `region` as `request` says, with the record that `record` returns for its first page.
+    pub(super) fn map_region(
+        &self,
+        pin: &CpuPin,
+        request: &MapRequest,
+        region: Region,
+        record: Option<&dyn Fn(u64) -> Record<P>>,
+    ) -> Result<VirtAddr, MmapError> {
         if self.kind() == SpaceKind::Kernel {
             return Err(MmapError::KernelSpace);
         }
-        let region = self.as_made_here(request.region());
         let level = region.kind().level();
         if level
             > <P::Format as Format>::LARGEST_LEAF.min(self.core().service.platform().paging().largest_leaf())
@@ -153,19 +167,15 @@ impl<P: Machine> AddressSpace<P> {
         if count == 0 {
             return Err(MmapError::Empty);
         }
-        let (region, held) = match request.record() {
-            None => (region, None),
-            Some(record) => {
-                let held = HeldPages::of(self.core(), pin, &record, count)?;
-                (region.with_record(held.number()), Some(held))
-            }
+        let take_vacant = |pages: Pages| {
+            self.with_record(pin, region, pages, record, |region| self.take_vacant(pin, pages, region))
         };
         let taken = match request.placement() {
             Placement::Anywhere => None,
             Placement::Hint(hint) => {
                 let first = (hint.as_u64() >> 12) & !(level.pages() - 1);
                 let pages = pages_from(first, count).filter(|pages| self.may_map(*pages));
-                match pages.map(|pages| (pages, self.take_vacant(pin, pages, region))) {
+                match pages.map(|pages| (pages, take_vacant(pages))) {
                     Some((pages, Ok(()))) => Some(pages),
                     None | Some((_, Err(MmapError::Occupied(_)))) => None,
                     Some((_, Err(error))) => return Err(error),
@@ -173,29 +183,24 @@ impl<P: Machine> AddressSpace<P> {
             }
             Placement::Fixed(start) => {
                 let pages = self.fixed(start, count, level)?;
-                self.replace(pin, pages, region)?;
+                self.with_record(pin, region, pages, record, |region| self.replace(pin, pages, region))?;
                 Some(pages)
             }
             Placement::FixedNoReplace(start) => {
                 let pages = self.fixed(start, count, level)?;
-                self.take_vacant(pin, pages, region)?;
+                take_vacant(pages)?;
                 Some(pages)
             }
         };
         let pages = match taken {
             Some(pages) => pages,
             None => self
-                .place(pin, count, Alignment::for_region(region, count), |pages| {
-                    match self.take_vacant(pin, pages, region) {
-                        Err(MmapError::Occupied(_)) => Err(None),
-                        taken => taken.map_err(Some),
-                    }
+                .place(pin, count, Alignment::for_region(region, count), |pages| match take_vacant(pages) {
+                    Err(MmapError::Occupied(_)) => Err(None),
+                    taken => taken.map_err(Some),
                 })?
                 .ok_or(MmapError::NoRoom)?,
         };
-        if let Some(held) = held {
-            held.keep();
-        }
         if request.population() == Populate::Now && region.access().reads() {
             let populated = self.populate_region(pin, pages, region);
             if let Err(FaultError::NoLargePage(size, error)) = populated {
@@ -205,6 +210,22 @@ impl<P: Machine> AddressSpace<P> {
             // What memory does not suffice for otherwise comes on demand.
         }
         Ok(address(pages.first))
+    }
+
+    /// Has `take` give `pages` to `region`, with the record that `record` returns for the first of them.
+    fn with_record(
+        &self,
+        pin: &CpuPin,
+        region: Region,
+        pages: Pages,
+        record: Option<&dyn Fn(u64) -> Record<P>>,
+        take: impl FnOnce(Region) -> Result<(), MmapError>,
+    ) -> Result<(), MmapError> {
+        let Some(record) = record else { return take(region) };
+        let held = HeldPages::of(self.core(), pin, &record(pages.first), pages.count())?;
+        take(region.with_record(held.number()))?;
+        held.keep();
+        Ok(())
     }
 
     /// Removes the regions, or parts of regions, in the `length` bytes from `start` on, rounded up to

@@ -4,6 +4,7 @@ use topomem_shootdown::{PageSize, VirtAddr};
 
 use super::attributes::{Kind, Region};
 use super::record::{Record, RegionName};
+use crate::Machine;
 use crate::page_table::Access;
 
 /// Where a new region is to be.
@@ -125,7 +126,7 @@ impl MapRequest {
     }
 
     /// Returns the record that the region needs, if any.
-    pub(crate) fn record(&self) -> Option<Record> {
+    pub(crate) fn record<P: Machine>(&self) -> Option<Record<P>> {
         self.name.map(|name| Record { name: Some(name), ..Record::PLAIN })
     }
 

@@ -70,6 +70,8 @@ pub struct MemoryService<P: Machine> {
     callbacks_due: Due,
     /// The address of the frame of zeros that all spaces share.
     zero_frame: AtomicU64,
+    /// How many memory objects there were.
+    objects: AtomicU64,
 }
 
 // SAFETY: `topology` is written by the one holder of the boot token, and read by others only
@@ -94,6 +96,7 @@ impl<P: Machine> MemoryService<P> {
             task_wakers: wake::TaskWakers::new(),
             callbacks_due: Due::new(),
             zero_frame: AtomicU64::new(0),
+            objects: AtomicU64::new(0),
         }
     }
 
@@ -144,6 +147,12 @@ impl<P: Machine> MemoryService<P> {
         // Acquire pairs with the Release of boot: who sees the frame sees it zeroed.
         let address = self.zero_frame.load(Ordering::Acquire);
         (address != 0).then(|| PhysFrame::containing_address(PhysAddr::new_truncate(address)))
+    }
+
+    /// Returns a number that no memory object has had.
+    pub(crate) fn next_object(&self) -> u64 {
+        // Relaxed: only the number counts.
+        self.objects.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The kernel's heap, once boot has fed it.

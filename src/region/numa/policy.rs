@@ -163,7 +163,7 @@ impl<P: Machine> SpaceCore<P> {
     #[cold]
     #[inline(never)]
     fn policy_in(&self, number: RecordNumber) -> Option<Policy> {
-        self.records.get(number).policy
+        self.records.with(number, |record| record.policy)
     }
 }
 

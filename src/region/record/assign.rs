@@ -151,7 +151,7 @@ impl<P: Machine> AddressSpace<P> {
         pin: &CpuPin,
         start: VirtAddr,
         length: u64,
-        change: impl Fn(Record) -> Record,
+        change: impl Fn(Record<P>) -> Record<P>,
     ) -> Result<(), AssignError> {
         if !is_aligned(start) {
             return Err(AssignError::Misaligned(start));
@@ -187,10 +187,10 @@ impl<P: Machine> AddressSpace<P> {
         &self,
         pin: &CpuPin,
         pages: Pages,
-        change: &impl Fn(Record) -> Record,
+        change: &impl Fn(Record<P>) -> Record<P>,
     ) -> Result<[Option<Pair<P>>; AT_ONCE], AssignError> {
         let core = self.core();
-        let mut found: [Option<(HeldPages<P>, Record)>; AT_ONCE] = [const { None }; AT_ONCE];
+        let mut found: [Option<(HeldPages<P>, Record<P>)>; AT_ONCE] = [const { None }; AT_ONCE];
         core.table.visit(core.service.tables(pin), pages, |_, part| {
             let (Found::Reserved(region) | Found::Mapped(_, Some(region))) = part else {
                 return ControlFlow::Continue(());

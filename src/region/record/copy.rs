@@ -14,21 +14,21 @@ use crate::service::MemoryService;
 use crate::spin_lock::SpinGuard;
 
 /// The parent's records while its space is copied: none comes, and none goes.
-pub(crate) struct StillRecords<'a> {
-    records: &'a Records,
+pub(crate) struct StillRecords<'a, P: Machine> {
+    records: &'a Records<P>,
     index: SpinGuard<'a, Index>,
 }
 
-impl Records {
+impl<P: Machine> Records<P> {
     /// Lets no record come or go until what is returned is dropped.
-    pub(crate) fn still<P: Machine>(&self, service: &MemoryService<P>) -> StillRecords<'_> {
+    pub(crate) fn still(&self, service: &MemoryService<P>) -> StillRecords<'_, P> {
         StillRecords { records: self, index: self.lock(service) }
     }
 }
 
-impl StillRecords<'_> {
+impl<P: Machine> StillRecords<'_, P> {
     /// Gives `child`, which has none, the same records with the same numbers. No page has them yet.
-    pub(crate) fn copy_to<P: Machine>(&self, pin: &CpuPin, child: &SpaceCore<P>) -> Result<(), AllocError> {
+    pub(crate) fn copy_to(&self, pin: &CpuPin, child: &SpaceCore<P>) -> Result<(), AllocError> {
         let mut index = child.records.lock(child.service);
         let buckets = index.buckets(child.service, pin)?;
         let mut outcome = Ok(());
@@ -45,7 +45,7 @@ impl StillRecords<'_> {
             if slot.pages.load(Ordering::Relaxed) > 0 {
                 // SAFETY: the caller has the lock of the parent's records.
                 let record = unsafe { slot.record() }.clone();
-                index.put(&child.records, buckets.get(record.hash() as usize % BUCKETS), number, record);
+                index.put(child, buckets.get(record.hash() as usize % BUCKETS), number, record);
             } else {
                 index.put_free(&child.records, number);
             }

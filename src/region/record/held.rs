@@ -23,13 +23,13 @@ impl<P: Machine> HeldPages<P> {
     pub fn of(
         core: &'static SpaceCore<P>,
         pin: &CpuPin,
-        record: &Record,
+        record: &Record<P>,
         pages: u64,
     ) -> Result<HeldPages<P>, InternError> {
         let mut number = None;
         if !record.is_plain() {
             core.table.note_records();
-            number = Some(core.records.intern(core.service, pin, record, pages)?);
+            number = Some(core.records.intern(core, pin, record, pages)?);
         }
         Ok(HeldPages { core, number, pages })
     }

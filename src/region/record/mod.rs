@@ -9,6 +9,9 @@ mod table;
 
 use topomem_numa::frames::Policy;
 
+use crate::Machine;
+use crate::object::Mapped;
+
 pub use assign::AssignError;
 pub(crate) use held::HeldPages;
 pub use name::{NameError, RegionName};
@@ -16,17 +19,30 @@ pub(crate) use table::{InternError, Records};
 
 /// What the pages of a region have in common beside their access and kind. Plain anonymous memory has
 /// nothing of it, and no record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct Record<P: Machine> {
+    /// What object the pages show, and which part of it; `None`: memory of their own.
+    pub object: Option<Mapped<P>>,
     /// From which nodes frames come; `None`: as the space says.
     pub policy: Option<Policy>,
     /// What people call the region.
     pub name: Option<RegionName>,
 }
 
-impl Record {
+impl<P: Machine> Clone for Record<P> {
+    fn clone(&self) -> Record<P> {
+        Record { object: self.object.clone(), policy: self.policy, name: self.name }
+    }
+}
+
+impl<P: Machine> PartialEq for Record<P> {
+    fn eq(&self, other: &Record<P>) -> bool {
+        self.object == other.object && self.policy == other.policy && self.name == other.name
+    }
+}
+
+impl<P: Machine> Record<P> {
     /// The record of plain anonymous memory.
-    pub const PLAIN: Record = Record { policy: None, name: None };
+    pub const PLAIN: Record<P> = Record { object: None, policy: None, name: None };
 
     /// Returns whether it says no more than [`Record::PLAIN`], which needs no number.
     pub fn is_plain(&self) -> bool {
@@ -44,6 +60,10 @@ impl Record {
             Some(Policy::Preferred(node)) => hash.add(3 + ((node.index() as u64) << 8)),
             Some(Policy::Interleave(nodes)) => hash.add_nodes(4, nodes),
             Some(Policy::WeightedInterleave(nodes)) => hash.add_nodes(5, nodes),
+        }
+        if let Some(Mapped { object, back }) = &self.object {
+            hash.add(object.id().get());
+            hash.add(*back);
         }
         if let Some(name) = &self.name {
             name.as_str().bytes().for_each(|byte| hash.add(byte.into()));

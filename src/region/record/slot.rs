@@ -10,11 +10,12 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::Record;
 use crate::Machine;
+use crate::object::MappingNode;
 use crate::page_table::RecordNumber;
 use crate::service::{MemoryService, frame_memory};
 
 /// One record, and who refers to it.
-pub(super) struct Slot {
+pub(super) struct Slot<P: Machine> {
     /// How many pages of address space have the number, and holds ([`super::HeldPages`]).
     pub pages: AtomicU64,
     /// The number of the next slot of the same hash, or of the next free one; 0 at the end. Governed by the
@@ -22,19 +23,22 @@ pub(super) struct Slot {
     pub next: AtomicU32,
     /// The number of the next slot that no page has any more; 0 at the end.
     pub next_dead: AtomicU32,
-    record: UnsafeCell<Record>,
+    /// Its place in the list of the object that it maps.
+    pub mapping: MappingNode<P>,
+    record: UnsafeCell<Record<P>>,
 }
 
 // SAFETY: a record is written by who holds the lock of the table, while no page has its number and no CPU
 // reads it (see `Records`); the rest is atomic.
-unsafe impl Sync for Slot {}
+unsafe impl<P: Machine> Sync for Slot<P> {}
 
-impl Slot {
-    fn new() -> Slot {
+impl<P: Machine> Slot<P> {
+    fn new() -> Slot<P> {
         Slot {
             pages: AtomicU64::new(0),
             next: AtomicU32::new(0),
             next_dead: AtomicU32::new(0),
+            mapping: MappingNode::new(),
             record: UnsafeCell::new(Record::PLAIN),
         }
     }
@@ -45,7 +49,7 @@ impl Slot {
     ///
     /// Nobody replaces it while the reference lives: a page has its number and the caller has the claim of
     /// that page, or the caller holds a page of it, or the lock of the table.
-    pub unsafe fn record(&self) -> &Record {
+    pub unsafe fn record(&self) -> &Record<P> {
         // SAFETY: the caller's promise.
         unsafe { &*self.record.get() }
     }
@@ -55,68 +59,64 @@ impl Slot {
     /// # Safety
     ///
     /// The caller has the lock of the table, and no page has the number.
-    pub unsafe fn replace(&self, record: Record) -> Record {
+    pub unsafe fn replace(&self, record: Record<P>) -> Record<P> {
         // SAFETY: the caller's promise.
         unsafe { self.record.get().replace(record) }
     }
 }
 
 /// How many slots a frame has.
-const PER_FRAME: u32 = 1 << (4096 / size_of::<Slot>()).ilog2();
+const PER_FRAME: u32 = 16;
 
 /// Runs of frames: run `k` has 2^k frames.
 const RUNS: usize = (RecordNumber::MAX / PER_FRAME + 1).ilog2() as usize;
 
-const _: () = assert!(Slots::MOST <= RecordNumber::MAX);
+const _: () = assert!(MOST_SLOTS <= RecordNumber::MAX);
 
 /// Slots by number, from 1 on.
-pub(super) struct Slots {
-    runs: [AtomicPtr<Slot>; RUNS],
+pub(super) struct Slots<P: Machine> {
+    runs: [AtomicPtr<Slot<P>>; RUNS],
 }
 
-impl Slots {
-    /// The highest number of a slot.
-    pub const MOST: u32 = PER_FRAME * ((1 << RUNS) - 1);
+/// The highest number of a slot.
+pub(super) const MOST_SLOTS: u32 = PER_FRAME * ((1 << RUNS) - 1);
 
-    pub fn new() -> Slots {
+/// In which run the slot `number` lies, and at which place.
+fn place(number: u32) -> (usize, usize) {
+    let index = number - 1 + PER_FRAME;
+    let run = index.ilog2() - PER_FRAME.ilog2();
+    (run as usize, (index - (PER_FRAME << run)) as usize)
+}
+
+fn order(run: usize) -> Order {
+    Order::new(run as u8).unwrap_or(Order::FRAME)
+}
+
+impl<P: Machine> Slots<P> {
+    pub fn new() -> Slots<P> {
+        const { assert!(size_of::<Slot<P>>() * PER_FRAME as usize <= 4096) };
         Slots { runs: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
-    }
-
-    /// In which run the slot `number` lies, and at which place.
-    fn place(number: u32) -> (usize, usize) {
-        let index = number - 1 + PER_FRAME;
-        let run = index.ilog2() - PER_FRAME.ilog2();
-        (run as usize, (index - (PER_FRAME << run)) as usize)
     }
 
     /// Returns the slot `number`; `None` if there is no memory for it yet.
     #[inline]
-    pub fn get(&self, number: u32) -> Option<&Slot> {
-        let (run, place) = Slots::place(number);
+    pub fn get(&self, number: u32) -> Option<&Slot<P>> {
+        let (run, place) = place(number);
         // Acquire pairs with the Release in `grow_to`: who sees the run sees its slots.
         let slots = self.runs.get(run)?.load(Ordering::Acquire);
         // SAFETY: the run has as many slots as its number says, until `free`, after which nobody asks.
         (!slots.is_null()).then(|| unsafe { &*slots.add(place) })
     }
 
-    fn order(run: usize) -> Order {
-        Order::new(run as u8).unwrap_or(Order::FRAME)
-    }
-
     /// Makes the slot `number` be there. The caller has the lock of the table.
-    pub fn grow_to<P: Machine>(
-        &self,
-        service: &MemoryService<P>,
-        pin: &CpuPin,
-        number: u32,
-    ) -> Result<(), AllocError> {
-        let (run, _) = Slots::place(number);
+    pub fn grow_to(&self, service: &MemoryService<P>, pin: &CpuPin, number: u32) -> Result<(), AllocError> {
+        let (run, _) = place(number);
         // Relaxed: the lock orders it.
         if !self.runs[run].load(Ordering::Relaxed).is_null() {
             return Ok(());
         }
-        let frame = service.alloc(pin, &FrameRequest::order(Slots::order(run)))?;
-        let slots = service.platform().phys_to_virt(frame.start_address()).cast::<Slot>();
+        let frame = service.alloc(pin, &FrameRequest::order(order(run)))?;
+        let slots = service.platform().phys_to_virt(frame.start_address()).cast::<Slot<P>>();
         for place in 0..(PER_FRAME as usize) << run {
             // SAFETY: the run of frames is ours alone, aligned, and has room for so many.
             unsafe { slots.add(place).write(Slot::new()) };
@@ -131,13 +131,13 @@ impl Slots {
     /// # Safety
     ///
     /// Nobody uses a slot any more, and all records are plain.
-    pub unsafe fn free<P: Machine>(&self, service: &MemoryService<P>, pin: &CpuPin) {
+    pub unsafe fn free(&self, service: &MemoryService<P>, pin: &CpuPin) {
         for (run, slots) in self.runs.iter().enumerate() {
             // Relaxed: nobody else uses them.
             if let Some(slots) = ptr::NonNull::new(slots.swap(ptr::null_mut(), Ordering::Relaxed)) {
                 let frame = PhysFrame::containing_address(service.platform().virt_to_phys(slots.cast()));
                 // SAFETY: `grow_to` allocated it so; nobody uses it any more.
-                unsafe { frame_memory::release_own(service.frames(), pin, frame, Slots::order(run)) };
+                unsafe { frame_memory::release_own(service.frames(), pin, frame, order(run)) };
             }
         }
     }
@@ -151,8 +151,8 @@ mod tests {
     #[test]
     fn places_are_dense() {
         let mut expected = (0, 0);
-        for number in 1..=Slots::MOST {
-            assert_eq!(Slots::place(number), expected);
+        for number in 1..=MOST_SLOTS {
+            assert_eq!(place(number), expected);
             expected.1 += 1;
             if expected.1 == (PER_FRAME as usize) << expected.0 {
                 expected = (expected.0 + 1, 0);

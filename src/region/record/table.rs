@@ -23,8 +23,9 @@ use topomem_shootdown::Request;
 use x86_64::structures::paging::PhysFrame;
 
 use super::Record;
-use super::slot::{Slot, Slots};
+use super::slot::{MOST_SLOTS, Slot, Slots};
 use crate::Machine;
+use crate::address_space::SpaceCore;
 use crate::budget::Budget;
 use crate::page_table::RecordNumber;
 use crate::service::{MemoryService, frame_memory};
@@ -65,29 +66,36 @@ pub(super) struct Index {
 }
 
 /// The records of a space.
-pub(crate) struct Records {
-    slots: Slots,
+pub(crate) struct Records<P: Machine> {
+    slots: Slots<P>,
     /// The newest of the slots that no page has any more; 0 if there is none.
     dead: AtomicU32,
     index: SpinLock<Index>,
 }
 
-impl Records {
-    pub fn new() -> Records {
+impl<P: Machine> Records<P> {
+    pub fn new() -> Records<P> {
         let index = Index { buckets: None, free: 0, used: 0, leaving: 0, request: None };
         Records { slots: Slots::new(), dead: AtomicU32::new(0), index: SpinLock::new(index) }
     }
 
-    pub(super) fn slot(&self, number: RecordNumber) -> Option<&Slot> {
+    pub(super) fn slot(&self, number: RecordNumber) -> Option<&Slot<P>> {
         let slot = self.slots.get(number.get());
         debug_assert!(slot.is_some(), "no record has the number {number:?}");
         slot
     }
 
     /// Returns the record with that number, which a page has whose entry the caller has claimed.
-    pub fn get(&self, number: RecordNumber) -> Record {
+    pub fn get(&self, number: RecordNumber) -> Record<P> {
         // SAFETY: the page keeps the number, as long as its entry is claimed.
         self.slot(number).map_or(Record::PLAIN, |slot| unsafe { slot.record() }.clone())
+    }
+
+    /// Calls `see` with the record with that number, as [`Records::get`], without another hold of what it
+    /// refers to.
+    pub fn with<T>(&self, number: RecordNumber, see: impl FnOnce(&Record<P>) -> Option<T>) -> Option<T> {
+        // SAFETY: as in `get`.
+        self.slot(number).and_then(|slot| see(unsafe { slot.record() }))
     }
 
     /// Adds `pages` to those of a record that some pages have, whose entries the caller has claimed, or that
@@ -126,7 +134,7 @@ impl Records {
         true
     }
 
-    fn add_dead(&self, number: u32, slot: &Slot) {
+    fn add_dead(&self, number: u32, slot: &Slot<P>) {
         let mut first = self.dead.load(Ordering::Relaxed);
         loop {
             slot.next_dead.store(first, Ordering::Relaxed);
@@ -138,7 +146,7 @@ impl Records {
         }
     }
 
-    pub(super) fn lock<P: Machine>(&self, service: &MemoryService<P>) -> SpinGuard<'_, Index> {
+    pub(super) fn lock(&self, service: &MemoryService<P>) -> SpinGuard<'_, Index> {
         self.index.lock(service.platform())
     }
 
@@ -147,13 +155,14 @@ impl Records {
     /// # Errors
     ///
     /// [`InternError`]; nothing has changed.
-    pub fn intern<P: Machine>(
+    pub fn intern(
         &self,
-        service: &MemoryService<P>,
+        space: &SpaceCore<P>,
         pin: &CpuPin,
-        record: &Record,
+        record: &Record<P>,
         pages: u64,
     ) -> Result<RecordNumber, InternError> {
+        let service = space.service;
         let mut index = self.lock(service);
         let buckets = index.buckets(service, pin)?;
         let bucket = &buckets[record.hash() as usize % BUCKETS];
@@ -169,13 +178,13 @@ impl Records {
             number = slot.next.load(Ordering::Relaxed);
         }
         let found = index.take_number(self, service, pin)?;
-        index.put(self, Some(bucket), found, record.clone());
+        index.put(space, Some(bucket), found, record.clone());
         self.add(found, pages);
         Ok(found)
     }
 
     /// Makes the slot `number` be there. The caller has the lock.
-    pub(super) fn make_slot<P: Machine>(
+    pub(super) fn make_slot(
         &self,
         service: &MemoryService<P>,
         pin: &CpuPin,
@@ -185,7 +194,7 @@ impl Records {
     }
 
     /// Records that no page has, and that never had one, are dead.
-    pub(super) fn let_empty_die<P: Machine>(&self, service: &MemoryService<P>) {
+    pub(super) fn let_empty_die(&self, service: &MemoryService<P>) {
         let index = self.lock(service);
         self.for_each(&index, |number, slot| {
             // Relaxed: nobody uses the space yet.
@@ -230,11 +239,15 @@ impl Records {
             budget.spend(1);
             let Some(number) = RecordNumber::new(index.leaving) else { break };
             let Some(slot) = self.slot(number) else { break };
+            // SAFETY: the caller has the lock.
+            if !leaves(unsafe { slot.record() }, slot) {
+                return true;
+            }
             index.leaving = slot.next_dead.load(Ordering::Relaxed);
             let record = index.forget(self, number, slot);
             drop(index);
             // With the lock released: it may be the last of what the record refers to.
-            let _ = record;
+            drop(record);
             match self.index.try_lock() {
                 Some(again) => index = again,
                 None => return true,
@@ -255,11 +268,15 @@ impl Records {
         while index.used > 0 && !budget.is_spent() {
             budget.spend(1);
             let Some(slot) = self.slots.get(index.used) else { break };
+            // SAFETY: the caller has the lock.
+            if !leaves(unsafe { slot.record() }, slot) {
+                return true;
+            }
             index.used -= 1;
             // SAFETY: the caller has the lock, and the caller's promise.
             let record = unsafe { slot.replace(Record::PLAIN) };
             drop(index);
-            let _ = record;
+            drop(record);
             match self.index.try_lock() {
                 Some(again) => index = again,
                 None => return true,
@@ -273,7 +290,7 @@ impl Records {
     /// # Safety
     ///
     /// [`Records::forget_all`] has left nothing, and nobody uses the table any more.
-    pub unsafe fn free<P: Machine>(&self, service: &MemoryService<P>, pin: &CpuPin) {
+    pub unsafe fn free(&self, service: &MemoryService<P>, pin: &CpuPin) {
         // SAFETY: the caller's promise.
         unsafe { self.slots.free(service, pin) };
         if let Some(buckets) = self.lock(service).buckets.take() {
@@ -288,13 +305,18 @@ impl Records {
 
     /// Calls `look` with each number, its record and its pages. The caller has `index`, the lock of the
     /// table.
-    pub(super) fn for_each(&self, index: &Index, mut look: impl FnMut(RecordNumber, &Slot)) {
+    pub(super) fn for_each(&self, index: &Index, mut look: impl FnMut(RecordNumber, &Slot<P>)) {
         for number in 1..=index.used {
             if let (Some(found), Some(slot)) = (RecordNumber::new(number), self.slots.get(number)) {
                 look(found, slot);
             }
         }
     }
+}
+
+/// Takes `record`, in `slot`, out of the list of the object that it maps; false if it has to stay for now.
+fn leaves<P: Machine>(record: &Record<P>, slot: &Slot<P>) -> bool {
+    record.object.as_ref().is_none_or(|mapped| mapped.try_leave(&slot.mapping))
 }
 
 impl Index {
@@ -317,7 +339,7 @@ impl Index {
     /// Returns the number of a slot that is nobody's.
     fn take_number<P: Machine>(
         &mut self,
-        records: &Records,
+        records: &Records<P>,
         service: &MemoryService<P>,
         pin: &CpuPin,
     ) -> Result<RecordNumber, InternError> {
@@ -327,24 +349,30 @@ impl Index {
             self.free = slot.next.load(Ordering::Relaxed);
             return Ok(free);
         }
-        let new = RecordNumber::new(self.used + 1).filter(|new| new.get() <= Slots::MOST);
+        let new = RecordNumber::new(self.used + 1).filter(|new| new.get() <= MOST_SLOTS);
         let new = new.ok_or(InternError::Full)?;
         records.make_slot(service, pin, new)?;
         self.used = new.get();
         Ok(new)
     }
 
-    /// Puts `record` into the slot `number`, which is nobody's, and first into the list `bucket`.
-    pub(super) fn put(
+    /// Puts `record` into the slot `number` of `space`, which is nobody's, first into the list `bucket`, and
+    /// into the list of the object that it maps.
+    pub(super) fn put<P: Machine>(
         &mut self,
-        records: &Records,
+        space: &SpaceCore<P>,
         bucket: Option<&AtomicU32>,
         number: RecordNumber,
-        record: Record,
+        record: Record<P>,
     ) {
-        if let (Some(slot), Some(bucket)) = (records.slot(number), bucket) {
+        if let (Some(slot), Some(bucket)) = (space.records.slot(number), bucket) {
+            if let Some(mapped) = &record.object {
+                // SAFETY: the slot was nobody's. It stays where it is, and the space lives, until the record
+                // has left the list, in `sweep` or `forget_all`.
+                unsafe { mapped.join(&slot.mapping, space, number) };
+            }
             // SAFETY: the caller has the lock, and no page has the number.
-            let _ = unsafe { slot.replace(record) };
+            drop(unsafe { slot.replace(record) });
             // Relaxed: governed by the lock.
             slot.next.store(bucket.load(Ordering::Relaxed), Ordering::Relaxed);
             bucket.store(number.get(), Ordering::Relaxed);
@@ -352,7 +380,7 @@ impl Index {
     }
 
     /// Makes the slot `number`, which is nobody's, free.
-    pub(super) fn put_free(&mut self, records: &Records, number: RecordNumber) {
+    pub(super) fn put_free<P: Machine>(&mut self, records: &Records<P>, number: RecordNumber) {
         if let Some(slot) = records.slot(number) {
             // Relaxed: governed by the lock.
             slot.next.store(self.free, Ordering::Relaxed);
@@ -361,7 +389,12 @@ impl Index {
     }
 
     /// Makes the number `number`, of the dead slot `slot`, free. Returns the record.
-    fn forget(&mut self, records: &Records, number: RecordNumber, slot: &Slot) -> Record {
+    fn forget<P: Machine>(
+        &mut self,
+        records: &Records<P>,
+        number: RecordNumber,
+        slot: &Slot<P>,
+    ) -> Record<P> {
         // SAFETY: the caller has the lock, and the slot is dead: no page has its number.
         let record = unsafe { slot.replace(Record::PLAIN) };
         if let Some(buckets) = self.buckets {
@@ -381,7 +414,7 @@ impl Index {
     }
 }
 
-impl fmt::Debug for Records {
+impl<P: Machine> fmt::Debug for Records<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Records").finish_non_exhaustive()
     }

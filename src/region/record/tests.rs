@@ -75,7 +75,7 @@ fn walked(space: &Space, pin: &CpuPin) -> BTreeMap<u32, u64> {
 
 /// The pages of each record, by its count.
 fn counted(space: &Space) -> BTreeMap<u32, u64> {
-    let records: &Records = &space.core().records;
+    let records: &Records<&'static Sim> = &space.core().records;
     let mut pages = BTreeMap::new();
     let index = records.lock(space.core().service);
     records.for_each(&index, |number, slot| {

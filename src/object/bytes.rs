@@ -1,0 +1,161 @@
+//! Reading and writing an object's bytes, for the kernel.
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::{AtomicU8, Ordering};
+use x86_64::structures::paging::PhysFrame;
+
+use super::ObjectError;
+use super::core::{MemoryObject, ObjectCore};
+use super::present::UsedPage;
+use crate::Machine;
+use crate::page_table::TableMemory;
+use crate::service::MemoryService;
+
+/// The bytes of a frame from `offset` on, `length` of them within the frame. Programs may read and write them
+/// meanwhile: their memory has no types.
+fn bytes_of<P: Machine>(
+    service: &MemoryService<P>,
+    frame: PhysFrame,
+    offset: usize,
+    length: usize,
+) -> &[AtomicU8] {
+    debug_assert!(offset + length <= 4096);
+    let start = service.frames().direct_map(frame);
+    // SAFETY: the direct map of an allocated frame is valid, and the bytes are only accessed as atomics; the
+    // callers keep the frame as long as the reference.
+    unsafe { core::slice::from_raw_parts(start.add(offset).cast().as_ptr(), length) }
+}
+
+/// Zeroes `length` bytes of `frame` from `offset` on.
+pub(super) fn fill<P: Machine>(service: &MemoryService<P>, frame: PhysFrame, offset: usize, length: usize) {
+    // Relaxed here and below: what programs and files order is not ours.
+    bytes_of(service, frame, offset, length).iter().for_each(|byte| byte.store(0, Ordering::Relaxed));
+}
+
+impl<P: Machine> ObjectCore<P> {
+    /// The page `page`, in use, if it is there.
+    pub(super) fn used(&self, page: u64) -> Option<UsedPage<'_>> {
+        self.use_page(self.index.get(self.service, page)?)
+    }
+}
+
+impl<P: Machine> MemoryObject<P> {
+    /// Calls `copy` with the frame of each page of the `length` bytes from `offset` on, the place in the page,
+    /// and the part of the bytes; up to the object's end, or to a page that has to be waited for. Returns how
+    /// many bytes that is.
+    fn for_each_part(
+        &self,
+        pin: &CpuPin,
+        offset: u64,
+        length: usize,
+        mut copy: impl FnMut(&UsedPage<'_>, usize, core::ops::Range<usize>),
+    ) -> Result<usize, ObjectError> {
+        let core = self.core();
+        let mut done = 0;
+        while done < length {
+            let at = offset + done as u64;
+            let (page, within) = (at >> 12, (at & 4095) as usize);
+            let part = core.bytes_of(page).saturating_sub(within).min(length - done);
+            if part == 0 {
+                break;
+            }
+            match core.used(page) {
+                Some(used) => copy(&used, within, done..done + part),
+                None => {
+                    match self.make_present(pin, page) {
+                        Ok(()) => {}
+                        Err(ObjectError::BeyondEnd) => break,
+                        Err(_) if done > 0 => break,
+                        Err(error) => return Err(error),
+                    }
+                    continue;
+                }
+            }
+            done += part;
+        }
+        Ok(done)
+    }
+
+    /// Copies the object's bytes from `offset` on to `to`, as far as they are in memory, and returns how many;
+    /// none at the object's end.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError`], if that is so of the first page: [`ObjectError::Waits`] if it has to be read in.
+    pub fn try_read(&self, pin: &CpuPin, offset: u64, to: &mut [u8]) -> Result<usize, ObjectError> {
+        let service = self.core().service;
+        self.for_each_part(pin, offset, to.len(), |used, within, part| {
+            let from = bytes_of(service, used.frame(), within, part.len());
+            for (to, from) in to[part].iter_mut().zip(from) {
+                *to = from.load(Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// Copies `from` to the object's bytes from `offset` on, as far as their pages are in memory, and returns
+    /// how many bytes that is; none at the object's end, which it does not move.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MemoryObject::try_read`].
+    pub fn try_write(&self, pin: &CpuPin, offset: u64, from: &[u8]) -> Result<usize, ObjectError> {
+        let service = self.core().service;
+        self.for_each_part(pin, offset, from.len(), |used, within, part| {
+            let to = bytes_of(service, used.frame(), within, part.len());
+            for (to, from) in to.iter().zip(&from[part]) {
+                to.store(*from, Ordering::Relaxed);
+            }
+            // Afterwards: a writeback that has copied the page in between has missed the bytes.
+            used.make_dirty();
+        })
+    }
+
+    /// As [`MemoryObject::try_read`], and waits for the pager: up to the object's end.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError`]; some bytes may have been copied.
+    pub async fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize, ObjectError> {
+        let mut done = 0;
+        while done < to.len() {
+            let step = self.try_read(&self.pin(), offset + done as u64, &mut to[done..]);
+            match awaited(step).await? {
+                Some(0) => break,
+                Some(more) => done += more,
+                None => {}
+            }
+        }
+        Ok(done)
+    }
+
+    /// As [`MemoryObject::try_write`], and waits for the pager: up to the object's end.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError`]; some bytes may have been written.
+    pub async fn write(&self, offset: u64, from: &[u8]) -> Result<usize, ObjectError> {
+        let mut done = 0;
+        while done < from.len() {
+            let step = self.try_write(&self.pin(), offset + done as u64, &from[done..]);
+            match awaited(step).await? {
+                Some(0) => break,
+                Some(more) => done += more,
+                None => {}
+            }
+        }
+        Ok(done)
+    }
+
+    pub(super) fn pin(&self) -> impl core::ops::Deref<Target = CpuPin> + use<'_, P> {
+        self.core().service.platform().pin()
+    }
+}
+
+/// Waits if `step` says so: then the step is to be made again, and `None` comes back.
+async fn awaited(step: Result<usize, ObjectError>) -> Result<Option<usize>, ObjectError> {
+    match step {
+        Ok(done) => Ok(Some(done)),
+        Err(ObjectError::Waits(wait)) => wait.await.map(|()| None).map_err(ObjectError::Pager),
+        Err(error) => Err(error),
+    }
+}

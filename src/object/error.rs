@@ -1,0 +1,38 @@
+//! Why an operation on an object was not done.
+
+use core::fmt;
+
+use topomem_numa::frames::AllocError;
+
+use super::pager::PagerError;
+use super::wait::PageWait;
+
+/// Why an operation on an object was not done, or not to its end.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ObjectError {
+    /// A page has to be read in: wait, and try again.
+    Waits(PageWait),
+    /// The pager failed (POSIX: EIO, ENOSPC).
+    Pager(PagerError),
+    /// No frame for a page, or for what is needed to find pages or to take them out (ENOMEM).
+    OutOfFrames(AllocError),
+    /// The page lies beyond the object's end (SIGBUS).
+    BeyondEnd,
+    /// No object is so long (EFBIG).
+    TooLarge,
+}
+
+impl fmt::Display for ObjectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ObjectError::Waits(_) => f.write_str("the page has to be read in"),
+            ObjectError::Pager(error) => error.fmt(f),
+            ObjectError::OutOfFrames(error) => error.fmt(f),
+            ObjectError::BeyondEnd => f.write_str("the page lies beyond the object's end"),
+            ObjectError::TooLarge => f.write_str("no object is so long"),
+        }
+    }
+}
+
+impl core::error::Error for ObjectError {}

@@ -1,0 +1,31 @@
+//! Memory objects: pages that several address spaces may map.
+//!
+//! A [`MemoryObject`] is the memory of a file, or of nothing but the programs that share it. Address spaces
+//! map it by [`mmap_object`](crate::AddressSpace::mmap_object), shared or private. What has another place
+//! than memory is read in and written back by a [`Pager`], in tasks of the kernel that take requests from a
+//! [`PagerQueue`].
+
+mod bytes;
+mod core;
+mod error;
+mod index;
+mod mappings;
+mod pager;
+mod present;
+mod queue;
+mod resize;
+mod serve;
+mod wait;
+mod word;
+mod writeback;
+
+pub(crate) use self::core::share_of;
+pub use self::core::{MemoryObject, ObjectId};
+pub use crate::region::{MappedObject, ObjectMapping, ObjectPart};
+pub use error::ObjectError;
+pub(crate) use mappings::{Mapped, MappingNode};
+pub use pager::{Pager, PagerError};
+pub(crate) use present::{Missing, PageFrame, Use, Writable};
+pub use queue::PagerQueue;
+pub use wait::PageWait;
+pub use writeback::Residency;

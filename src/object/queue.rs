@@ -1,0 +1,294 @@
+//! Requests to a pager, from those that need pages to the pager's tasks.
+//!
+//! There is one request for each page that is being read in, or written back: who needs the same page joins
+//! it. A request has a slot until it is answered and the last who waits for it has gone. The slots are the
+//! queue: which of them wait for the pager is a word of bits, so that to put a request in, to take one out,
+//! and to give up neither allocates nor waits.
+
+use core::future::poll_fn;
+use core::task::{Poll, Waker};
+
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use x86_64::structures::paging::PhysFrame;
+
+use super::core::MemoryObject;
+use super::pager::PagerError;
+use super::wait::{Answers, PageWait};
+use crate::Machine;
+use crate::spin_lock::{SpinGuard, SpinLock};
+
+/// How many requests there are at a time.
+pub(super) const SLOTS: usize = 64;
+
+/// How many wakers a request keeps. Those who find no room wake themselves, and look again.
+const WAKERS: usize = 4;
+
+/// How many tasks that serve a queue are woken.
+const SERVERS: usize = 4;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The page is read into the frame, which is the request's own.
+    Read { page: u64, frame: PhysFrame },
+    /// The page is written back.
+    Write { page: u64 },
+    /// The file gives up these pages, the first to the last.
+    Discard { first: u64, last: u64 },
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Free,
+    /// Nobody has been asked yet.
+    Reserved,
+    /// It waits for the pager, or is with it.
+    Asked,
+    Answered(Result<(), PagerError>),
+}
+
+struct Slot<P: Machine> {
+    phase: Phase,
+    wanted: Option<(MemoryObject<P>, Wanted)>,
+    /// How many wait for it.
+    waiting: u32,
+    wakers: [Option<Waker>; WAKERS],
+}
+
+impl<P: Machine> Slot<P> {
+    const FREE: Slot<P> =
+        Slot { phase: Phase::Free, wanted: None, waiting: 0, wakers: [const { None }; WAKERS] };
+
+    fn is_for(&self, object: &MemoryObject<P>, is_same: impl Fn(Wanted) -> bool) -> bool {
+        self.phase == Phase::Asked
+            && self.wanted.as_ref().is_some_and(|(of, wanted)| of == object && is_same(*wanted))
+    }
+}
+
+/// Requests to a pager: made for a `static`, one for each pager.
+///
+/// Objects put requests in ([`MemoryObject::paged`]); tasks of the kernel run [`PagerQueue::serve`].
+pub struct PagerQueue<P: Machine> {
+    platform: P,
+    slots: [SpinLock<Slot<P>>; SLOTS],
+    /// The slots whose requests nobody has taken yet.
+    asked: AtomicU64,
+    /// Where the next look for a free slot, or for a request, begins.
+    next: AtomicU32,
+    servers: SpinLock<[Option<Waker>; SERVERS]>,
+}
+
+/// A request that a task has taken. Dropped, it is answered: the task ended.
+pub(super) struct Job<P: Machine> {
+    queue: &'static PagerQueue<P>,
+    slot: usize,
+    pub object: MemoryObject<P>,
+    pub wanted: Wanted,
+    pub outcome: Result<(), PagerError>,
+}
+
+impl<P: Machine> PagerQueue<P> {
+    /// A queue without requests.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new(platform: P) -> PagerQueue<P> {
+        PagerQueue {
+            platform,
+            slots: [const { SpinLock::new(Slot::FREE) }; SLOTS],
+            asked: AtomicU64::new(0),
+            next: AtomicU32::new(0),
+            servers: SpinLock::new([const { None }; SERVERS]),
+        }
+    }
+
+    fn lock(&self, slot: usize) -> SpinGuard<'_, Slot<P>> {
+        self.slots[slot].lock(&self.platform)
+    }
+
+    /// The slots, beginning with another one each time.
+    fn order(&self) -> impl Iterator<Item = usize> + use<P> {
+        // Relaxed: any order does.
+        let first = self.next.fetch_add(1, Ordering::Relaxed) as usize;
+        (first..first + SLOTS).map(|slot| slot % SLOTS)
+    }
+
+    /// Takes a free slot, which counts the caller as waiting; nobody is asked before
+    /// [`PagerQueue::ask`].
+    pub(super) fn reserve(&'static self) -> Option<(usize, PageWait)> {
+        let slot = self.order().find(|&slot| {
+            let mut slot = self.lock(slot);
+            let free = slot.phase == Phase::Free;
+            if free {
+                (slot.phase, slot.waiting) = (Phase::Reserved, 1);
+            }
+            free
+        })?;
+        Some((slot, PageWait::new(self, slot)))
+    }
+
+    /// Waits for any request: for when there is no free slot. `None` if there is one by now.
+    pub(super) fn join_any(&'static self) -> Option<PageWait> {
+        let slot = self.order().find(|&slot| self.try_join(slot, |slot| slot.phase == Phase::Asked))?;
+        Some(PageWait::new(self, slot))
+    }
+
+    /// Waits for the request in `slot`, if it is for `object` and what `is_same` accepts.
+    pub(super) fn join(
+        &'static self,
+        slot: usize,
+        object: &MemoryObject<P>,
+        is_same: impl Fn(Wanted) -> bool,
+    ) -> Option<PageWait> {
+        self.try_join(slot, |slot| slot.is_for(object, is_same)).then(|| PageWait::new(self, slot))
+    }
+
+    /// Waits for the request in `slot`, whatever it is, unless it was answered, or is not asked yet.
+    pub(super) fn join_slot(&'static self, slot: usize) -> Option<PageWait> {
+        self.try_join(slot, |slot| slot.phase == Phase::Asked).then(|| PageWait::new(self, slot))
+    }
+
+    /// Waits for the request for `object` that `is_same` accepts, whichever slot it has.
+    pub(super) fn find(
+        &'static self,
+        object: &MemoryObject<P>,
+        is_same: impl Fn(Wanted) -> bool + Copy,
+    ) -> Option<PageWait> {
+        (0..SLOTS).find_map(|slot| self.join(slot, object, is_same))
+    }
+
+    fn try_join(&self, slot: usize, accepts: impl FnOnce(&Slot<P>) -> bool) -> bool {
+        let mut slot = self.lock(slot);
+        let joins = accepts(&slot);
+        if joins {
+            slot.waiting += 1;
+        }
+        joins
+    }
+
+    /// Asks the pager for `wanted` in the slot that [`PagerQueue::reserve`] returned, and wakes its tasks.
+    pub(super) fn ask(&self, slot: usize, object: MemoryObject<P>, wanted: Wanted) {
+        {
+            let mut slot = self.lock(slot);
+            (slot.phase, slot.wanted) = (Phase::Asked, Some((object, wanted)));
+        }
+        // Release pairs with the Acquire in `take`.
+        self.asked.fetch_or(1 << slot, Ordering::Release);
+        let wakers = core::mem::replace(&mut *self.servers.lock(&self.platform), [const { None }; SERVERS]);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Takes a request out.
+    fn take(&'static self) -> Option<Job<P>> {
+        let slot = self.order().find(|&slot| {
+            let bit = 1 << slot;
+            // Relaxed: a hint. Acquire pairs with the Release in `ask`.
+            self.asked.load(Ordering::Relaxed) & bit != 0
+                && self.asked.fetch_and(!bit, Ordering::Acquire) & bit != 0
+        })?;
+        let (object, wanted) = self.lock(slot).wanted.clone()?;
+        Some(Job { queue: self, slot, object, wanted, outcome: Err(PagerError::Stopped) })
+    }
+
+    /// Waits for a request.
+    pub(super) async fn next(&'static self) -> Job<P> {
+        poll_fn(|context| {
+            if let Some(job) = self.take() {
+                return Poll::Ready(job);
+            }
+            let mut servers = self.servers.lock(&self.platform);
+            match servers.iter_mut().find(|waker| waker.is_none()) {
+                Some(place) => *place = Some(context.waker().clone()),
+                None => context.waker().wake_by_ref(),
+            }
+            drop(servers);
+            // One may have come between the look and the registration.
+            self.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Answers the request in `slot`, and wakes who waits for it. Returns whether anybody does.
+    fn answer(&self, slot_number: usize, outcome: Result<(), PagerError>) {
+        let mut slot = self.lock(slot_number);
+        let wakers = core::mem::replace(&mut slot.wakers, [const { None }; WAKERS]);
+        slot.phase = Phase::Answered(outcome);
+        let ended = self.end_if_left(slot);
+        drop(ended);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// How many wait for the request in `slot`.
+    pub(super) fn waiting(&self, slot: usize) -> u32 {
+        self.lock(slot).waiting
+    }
+
+    /// Frees the slot if its request was answered, and nobody waits. What comes back is dropped without the
+    /// lock.
+    fn end_if_left(&self, mut slot: SpinGuard<'_, Slot<P>>) -> Option<(MemoryObject<P>, Wanted)> {
+        let ends = slot.waiting == 0 && matches!(slot.phase, Phase::Answered(_));
+        if !ends {
+            return None;
+        }
+        slot.wanted.take().inspect(|(object, wanted)| {
+            if let Wanted::Read { page, .. } = wanted {
+                object.core().unpin(*page);
+            }
+            slot.phase = Phase::Free;
+        })
+    }
+}
+
+impl<P: Machine> Answers for PagerQueue<P> {
+    fn poll(&self, slot: usize, waker: Option<&Waker>) -> Poll<Result<(), PagerError>> {
+        let mut slot = self.lock(slot);
+        if let Phase::Answered(answer) = slot.phase {
+            return Poll::Ready(answer);
+        }
+        if let Some(waker) = waker
+            && !slot.wakers.iter().flatten().any(|known| known.will_wake(waker))
+        {
+            match slot.wakers.iter_mut().find(|place| place.is_none()) {
+                Some(place) => *place = Some(waker.clone()),
+                None => waker.wake_by_ref(),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn leave(&self, slot: usize) {
+        let mut slot = self.lock(slot);
+        slot.waiting -= 1;
+        if slot.phase == Phase::Reserved {
+            slot.phase = Phase::Free;
+            return;
+        }
+        let ended = self.end_if_left(slot);
+        drop(ended);
+    }
+}
+
+impl<P: Machine> Drop for Job<P> {
+    fn drop(&mut self) {
+        self.object.core().note_answer(self);
+        self.queue.answer(self.slot, self.outcome);
+    }
+}
+
+impl<P: Machine> Job<P> {
+    /// Returns whether somebody waits for it.
+    pub fn is_awaited(&self) -> bool {
+        self.queue.waiting(self.slot) > 0
+    }
+
+    /// Returns the number of its slot.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+}
+
+impl<P: Machine> core::fmt::Debug for PagerQueue<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("PagerQueue").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+//! Taking pages out of an object: because it is cut, or because a hole is punched into it.
+//!
+//! Pages are marked dead first, and new mappings of dead pages are not made; then the mappings that were
+//! made before are taken out, by way of the object's list of mappings, and their tickets are waited for. A
+//! fault looks at the page with its entry claimed: so either the fault finds the page dead, or its mapping is
+//! found. Only then does the object give up its hold of the frames.
+
+use core::ops::{ControlFlow, Range};
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::Ordering;
+
+use super::ObjectError;
+use super::core::{MemoryObject, ObjectCore, Source};
+use super::index::MOST_PAGES;
+use super::mappings::Mapping;
+use super::queue::Wanted;
+use super::word::{State, Word};
+use crate::Machine;
+use crate::page_table::{Becomes, Found, Ownership, Pages, Rewrite};
+
+/// Which mappings of pages go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victims {
+    /// All, private copies too: the object ends before the pages.
+    All,
+    /// Those of the object's own frames.
+    OwnFrames,
+}
+
+/// Takes out mappings of an object's pages.
+struct TakeOut<'a, P: Machine> {
+    core: &'a ObjectCore<P>,
+    mapping: Mapping<'a, P>,
+    victims: Victims,
+}
+
+impl<P: Machine> TakeOut<'_, P> {
+    fn concerns(&self, found: Found, page: u64) -> bool {
+        let Found::Mapped(leaf, Some(region)) = found else { return false };
+        region.record() == Some(self.mapping.number)
+            && (self.victims == Victims::All
+                || leaf.ownership == Ownership::Shared
+                    && self
+                        .core
+                        .frame_of(self.mapping.page(page))
+                        .is_some_and(|word| word.frame() == leaf.frame && word.state() == State::Dead))
+    }
+}
+
+impl<P: Machine> Rewrite for TakeOut<'_, P> {
+    type Stop = core::convert::Infallible;
+    const CHECKS: bool = false;
+    const REGIONS: bool = false;
+    const UNMAPS: bool = true;
+
+    fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop> {
+        Ok(self.concerns(found, page))
+    }
+
+    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop> {
+        Ok(match found {
+            Found::Mapped(_, Some(region)) if self.concerns(found, pages.first) => Becomes::Reserved(region),
+            _ => Becomes::Same,
+        })
+    }
+}
+
+impl<P: Machine> ObjectCore<P> {
+    /// Takes out the pages from `first` to `last`, with those mappings of them that are `victims`. The caller
+    /// has the upkeep lock.
+    fn take_out(&self, pin: &CpuPin, (first, last): (u64, u64), victims: Victims) -> Result<(), ObjectError> {
+        self.index.for_each(self.service, first, last, &mut |_, word| {
+            word.update(|now| match now.state() {
+                State::Present(_) => Some(now.dead()),
+                // What the pager answers is not wanted any more.
+                State::Loading(_) => Some(Word::ABSENT),
+                State::Absent | State::Dead => None,
+            });
+            ControlFlow::Continue(())
+        });
+        let rewritten =
+            self.rewrite_mappings(pin, (first, last), |mapping| TakeOut { core: self, mapping, victims });
+        if let Err(error) = rewritten {
+            self.index.for_each(self.service, first, last, &mut |_, word| {
+                word.update(|now| (now.state() == State::Dead).then_some(now.alive()));
+                ControlFlow::Continue(())
+            });
+            return Err(ObjectError::OutOfFrames(error));
+        }
+        self.index.for_each(self.service, first, last, &mut |_, word| {
+            loop {
+                let now = word.load();
+                if now.state() != State::Dead {
+                    break;
+                }
+                // Uses are short: who copies bytes waits for nothing.
+                if !now.is_used() && word.replace(now, Word::ABSENT).is_ok() {
+                    // SAFETY: the page was dead while all mappings were taken out and their tickets waited
+                    // for.
+                    unsafe { self.release(pin, now) };
+                    break;
+                }
+                self.service.platform().relax();
+            }
+            ControlFlow::Continue(())
+        });
+        Ok(())
+    }
+
+    /// Zeroes what the page that has the byte `end` has from there on, if it is in memory.
+    fn zero_from(&self, end: u64) {
+        let (page, within) = (end >> 12, (end & 4095) as usize);
+        if within == 0 {
+            return;
+        }
+        let Some(word) = self.index.get(self.service, page) else { return };
+        // What is being read in was asked for with another end.
+        word.update(|now| matches!(now.state(), State::Loading(_)).then_some(Word::ABSENT));
+        if let Some(used) = self.use_page(word) {
+            super::bytes::fill(self.service, used.frame(), within, 4096 - within);
+        }
+    }
+
+    /// Returns the slot of the request that gives up the file's part that has `page`, if one is under way.
+    pub(super) fn discarding(&self, page: u64) -> Option<usize> {
+        let discard = self.discard.lock(self.service.platform());
+        discard.as_ref().filter(|(range, _)| range.contains(&page)).map(|&(_, slot)| slot)
+    }
+
+    pub(super) fn end_discard(&self) {
+        *self.discard.lock(self.service.platform()) = None;
+    }
+}
+
+impl<P: Machine> MemoryObject<P> {
+    /// Makes the object `bytes` long. What is cut off goes from all mappings, with the copies that private
+    /// mappings have made of it; later accesses there are
+    /// [beyond the end](crate::region::FaultError::BeyondEnd). What is added is zero, and so is the rest of
+    /// the last page, which mappings show.
+    ///
+    /// Waits until no CPU can use what was cut off; it answers other CPUs' shootdowns meanwhile. Costs a look
+    /// at each page that is cut off, in each mapping.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError::TooLarge`]; nothing has changed. [`ObjectError::OutOfFrames`]: there is no memory to
+    /// list what was cut off; the size is as before, but private copies may have gone.
+    pub fn set_size(&self, pin: &CpuPin, bytes: u64) -> Result<(), ObjectError> {
+        if bytes > MOST_PAGES << 12 {
+            return Err(ObjectError::TooLarge);
+        }
+        let core = self.core();
+        let _upkeep = core.upkeep.lock(core.service.platform());
+        // Release pairs with the Acquire in `pages`.
+        let before = core.size.swap(bytes, Ordering::AcqRel);
+        let (old, new) = (before.div_ceil(4096), bytes.div_ceil(4096));
+        if new < old {
+            core.take_out(pin, (new, old - 1), Victims::All).inspect_err(|_| {
+                core.size.store(before, Ordering::Release);
+            })?;
+        }
+        core.zero_from(before.min(bytes));
+        Ok(())
+    }
+
+    /// Gives up the bytes of `range`, of which whole pages leave memory: later reads find zeros, in all
+    /// shared mappings and in private ones that have made no copy (madvise(MADV_REMOVE),
+    /// fallocate(FALLOC_FL_PUNCH_HOLE) of Linux). A pager is told
+    /// ([`Pager::discard`](super::Pager::discard)) and waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError`]; bytes of the range may be zero or not.
+    pub async fn punch_hole(&self, range: Range<u64>) -> Result<(), ObjectError> {
+        let core = self.core();
+        let (start, end) = (range.start, range.end.min(self.size()));
+        if start >= end {
+            return Ok(());
+        }
+        let (first, after) = (start.div_ceil(4096), end >> 12);
+        // The last page of the object is whole if all of its bytes are in the range.
+        let after = if end == self.size() { end.div_ceil(4096) } else { after };
+        if first >= after {
+            return self.write_zeros(start, end).await;
+        }
+        self.write_zeros(start, first << 12).await?;
+        if after << 12 < end {
+            self.write_zeros(after << 12, end).await?;
+        }
+        let Source::Pager { requests, .. } = &core.source else {
+            let pin = self.pin();
+            let _upkeep = core.upkeep.lock(core.service.platform());
+            return core.take_out(&pin, (first, after - 1), Victims::OwnFrames);
+        };
+        let wait = loop {
+            let Some((slot, wait)) = requests.reserve() else {
+                if let Some(any) = requests.join_any() {
+                    let _ = any.await;
+                }
+                continue;
+            };
+            let other = {
+                let mut discard = core.discard.lock(core.service.platform());
+                let other = discard.as_ref().map(|&(_, slot)| slot);
+                if other.is_none() {
+                    *discard = Some((first..after, slot));
+                }
+                other
+            };
+            if let Some(other) = other {
+                drop(wait);
+                if let Some(other) = requests.join_slot(other) {
+                    let _ = other.await;
+                }
+                continue;
+            }
+            let taken = {
+                let pin = self.pin();
+                let _upkeep = core.upkeep.lock(core.service.platform());
+                core.take_out(&pin, (first, after - 1), Victims::OwnFrames)
+            };
+            if let Err(error) = taken {
+                core.end_discard();
+                return Err(error);
+            }
+            requests.ask(slot, self.clone(), Wanted::Discard { first, last: after - 1 });
+            break wait;
+        };
+        wait.await.map_err(ObjectError::Pager)
+    }
+
+    /// Writes zeros from `start` to `end`, which are in one page.
+    async fn write_zeros(&self, start: u64, end: u64) -> Result<(), ObjectError> {
+        const ZEROS: &[u8] = &[0; 4096];
+        let mut at = start;
+        while at < end {
+            let part = (end - at).min(4096) as usize;
+            match self.write(at, &ZEROS[..part]).await? {
+                0 => break,
+                done => at += done as u64,
+            }
+        }
+        Ok(())
+    }
+}

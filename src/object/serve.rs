@@ -1,0 +1,153 @@
+//! Serving requests: between a queue and a pager.
+
+use core::convert::Infallible;
+use core::ptr::NonNull;
+
+use topomem_numa::frames::{AllocError, FrameRequest};
+use topomem_percpu::Order;
+use topomem_percpu::sync::atomic::Ordering;
+use x86_64::structures::paging::PhysFrame;
+
+use super::core::ObjectCore;
+use super::pager::Pager;
+use super::queue::{Job, PagerQueue, Wanted};
+use super::word::{State, Word};
+use crate::Machine;
+use crate::service::{MemoryService, frame_memory};
+
+/// A frame that written pages are copied to: programs may write to a page while it is written back.
+struct Copy<P: Machine> {
+    service: &'static MemoryService<P>,
+    frame: PhysFrame,
+}
+
+impl<P: Machine> Drop for Copy<P> {
+    fn drop(&mut self) {
+        let pin = self.service.platform().pin();
+        // SAFETY: it was allocated for this, and is not used any more.
+        unsafe { frame_memory::release_own(self.service.frames(), &pin, self.frame, Order::FRAME) };
+    }
+}
+
+/// The bytes of a frame.
+fn bytes<P: Machine>(service: &MemoryService<P>, frame: PhysFrame) -> NonNull<[u8]> {
+    let start = service.platform().phys_to_virt(frame.start_address());
+    NonNull::slice_from_raw_parts(start, 4096)
+}
+
+impl<P: Machine> PagerQueue<P> {
+    /// Serves one request after the other by `pager`, for ever: the future is a task of the kernel. Several
+    /// tasks may serve one queue. Dropped in the middle of a request, it answers
+    /// [`PagerError::Stopped`](super::PagerError::Stopped).
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`], at the beginning: there is no frame to copy pages to that are written back.
+    pub async fn serve(
+        &'static self,
+        service: &'static MemoryService<P>,
+        pager: &impl Pager,
+    ) -> Result<Infallible, AllocError> {
+        let copy = Copy { service, frame: service.alloc_async(FrameRequest::frame()).await? };
+        loop {
+            let mut job = self.next().await;
+            let Some(key) = job.object.core().key() else { continue };
+            job.outcome = match job.wanted {
+                Wanted::Read { page, frame } => {
+                    // SAFETY: the frame is the request's alone until it is answered.
+                    let to = unsafe { bytes(service, frame).as_mut() };
+                    pager.read_in(key, page << 12, to).await
+                }
+                Wanted::Write { page } => match job.object.core().copy_page(page, copy.frame) {
+                    // It has gone meanwhile: there is nothing to write.
+                    0 => Ok(()),
+                    length => {
+                        // SAFETY: the frame is this task's alone.
+                        let from = unsafe { bytes(service, copy.frame).as_ref() };
+                        pager.write_back(key, page << 12, &from[..length]).await
+                    }
+                },
+                Wanted::Discard { first, last } => pager.discard(key, first << 12..(last + 1) << 12).await,
+            };
+        }
+    }
+}
+
+impl<P: Machine> ObjectCore<P> {
+    /// Copies the page `page` to `frame`, which is the caller's, and returns how many of its bytes belong to
+    /// the object.
+    fn copy_page(&self, page: u64, frame: PhysFrame) -> usize {
+        let length = self.bytes_of(page);
+        match self.index.get(self.service, page).and_then(|word| self.use_page(word)) {
+            Some(used) if length > 0 => {
+                // SAFETY: the page's frame stays while it is used, and the other is the caller's.
+                unsafe { frame_memory::copy(self.service.frames(), used.frame(), frame) };
+                length
+            }
+            _ => 0,
+        }
+    }
+
+    /// Returns how many bytes of the page `page` belong to the object.
+    pub fn bytes_of(&self, page: u64) -> usize {
+        // Acquire pairs with the Release in `set_size`.
+        self.size.load(Ordering::Acquire).saturating_sub(page << 12).min(4096) as usize
+    }
+
+    /// Notes in the page's word what became of a request, before it is answered.
+    pub(super) fn note_answer(&self, job: &Job<P>) {
+        match job.wanted {
+            Wanted::Read { page, frame } => self.note_read(job, page, frame),
+            Wanted::Write { page } => {
+                if let Some(word) = self.index.get(self.service, page) {
+                    // If the write failed, the page is as dirty as it was.
+                    word.update(|now| {
+                        let written = now.written();
+                        now.is_writing().then_some(if job.outcome.is_ok() {
+                            written
+                        } else {
+                            written.dirty()
+                        })
+                    });
+                }
+            }
+            Wanted::Discard { .. } => self.end_discard(),
+        }
+    }
+
+    fn note_read(&self, job: &Job<P>, page: u64, frame: PhysFrame) {
+        let loading = Word::loading(job.slot());
+        let word = self.index.get(self.service, page);
+        if job.outcome.is_ok() {
+            zero_tail(self.service, frame, self.bytes_of(page));
+            let present = Word::present(frame);
+            let present = if job.is_awaited() { present.pinned() } else { present };
+            // Counted first: whoever takes the page out counts it out.
+            self.resident.fetch_add(1, Ordering::Relaxed);
+            if word.is_some_and(|word| word.replace(loading, present).is_ok()) {
+                return;
+            }
+            self.resident.fetch_sub(1, Ordering::Relaxed);
+        } else if let Some(word) = word {
+            // The next access asks again; or the page was cut off meanwhile.
+            let _ = word.replace(loading, Word::ABSENT);
+        }
+        let pin = self.service.platform().pin();
+        // SAFETY: the frame was the request's alone.
+        unsafe { frame_memory::release_own(self.service.frames(), &pin, frame, Order::FRAME) };
+    }
+
+    /// The last who waited for the page `page` to be read has gone.
+    pub(super) fn unpin(&self, page: u64) {
+        if let Some(word) = self.index.get(self.service, page) {
+            word.update(|now| {
+                matches!(now.state(), State::Present(_) | State::Dead).then_some(now.unpinned())
+            });
+        }
+    }
+}
+
+/// Zeroes the bytes of `frame` from `from` on.
+pub(super) fn zero_tail<P: Machine>(service: &MemoryService<P>, frame: PhysFrame, from: usize) {
+    super::bytes::fill(service, frame, from, 4096 - from);
+}

@@ -1,0 +1,103 @@
+//! Waiting for a pager.
+
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
+use core::ptr;
+use core::task::{Context, Poll, Waker};
+
+use super::pager::PagerError;
+
+/// Where the answer to a request comes from.
+pub(super) trait Answers: Sync {
+    /// Returns the answer to the request in `slot`, or has `waker` called when it is there.
+    fn poll(&self, slot: usize, waker: Option<&Waker>) -> Poll<Result<(), PagerError>>;
+
+    /// One who waited for the request in `slot` does not any more.
+    fn leave(&self, slot: usize);
+}
+
+/// A page that is being read in, or another request to a pager.
+///
+/// It resolves to `Ok` when the page is there: the access is to be made again from scratch, and meanwhile
+/// the page does not leave memory, until this is dropped. It resolves to an error if the pager failed.
+/// [`PageWait::wait`] is the blocking form. It may be dropped at any time.
+#[must_use = "the access is made again when it is ready"]
+pub struct PageWait {
+    answers: &'static dyn Answers,
+    slot: usize,
+    /// Nobody asks twice for an answer.
+    answer: Option<Result<(), PagerError>>,
+}
+
+impl PageWait {
+    /// Of one who was counted as waiting.
+    pub(super) fn new(answers: &'static dyn Answers, slot: usize) -> PageWait {
+        PageWait { answers, slot, answer: None }
+    }
+
+    fn poll_with(&mut self, waker: Option<&Waker>) -> Poll<Result<(), PagerError>> {
+        if let Some(answer) = self.answer {
+            return Poll::Ready(answer);
+        }
+        let polled = self.answers.poll(self.slot, waker);
+        if let Poll::Ready(answer) = polled {
+            self.answer = Some(answer);
+        }
+        polled
+    }
+
+    /// Returns the answer, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError`], in the answer.
+    pub fn try_answer(&mut self) -> Option<Result<(), PagerError>> {
+        match self.poll_with(None) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Waits for the answer; calls `relax` meanwhile, which lets other CPUs, or other tasks, serve the pager.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError`]: the pager failed.
+    pub fn wait(mut self, mut relax: impl FnMut()) -> Result<(), PagerError> {
+        loop {
+            if let Some(answer) = self.try_answer() {
+                return answer;
+            }
+            relax();
+        }
+    }
+}
+
+impl Future for PageWait {
+    type Output = Result<(), PagerError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_with(Some(context.waker()))
+    }
+}
+
+impl Drop for PageWait {
+    fn drop(&mut self) {
+        self.answers.leave(self.slot);
+    }
+}
+
+impl PartialEq for PageWait {
+    fn eq(&self, other: &PageWait) -> bool {
+        ptr::addr_eq(self.answers, other.answers) && self.slot == other.slot
+    }
+}
+
+impl Eq for PageWait {}
+
+impl fmt::Debug for PageWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageWait").field("request", &self.slot).field("answer", &self.answer).finish()
+    }
+}

@@ -1,0 +1,308 @@
+//! Writing pages back, and letting clean ones go.
+//!
+//! A page of a file is *clean*, *dirty* or *being written*. A clean page is mapped without the permission to
+//! write, and the first write makes it dirty, in a fault. To write it back it is marked as being written
+//! first; then its shared mappings lose the permission, and the tickets for that are waited for; only then
+//! are its bytes read. So a write by a program is either among these bytes, or made the page dirty again, and
+//! it stays dirty when the pager is done.
+
+use core::ops::{ControlFlow, Range};
+
+use topomem_numa::frames::AllocError;
+use topomem_percpu::CpuPin;
+
+use super::ObjectError;
+use super::core::{MemoryObject, ObjectCore, Source};
+use super::mappings::Mapping;
+use super::queue::Wanted;
+use super::word::{State, Word};
+use crate::Machine;
+use crate::page_table::{Access, Becomes, Found, Leaf, Ownership, Pages, Rewrite};
+
+/// How many pages are written back, or let go, together.
+const AT_ONCE: usize = 16;
+
+/// What a page of an object is, as mincore(2) and statistics ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Residency {
+    /// It is not in memory, or on its way in or out.
+    Absent,
+    /// It is in memory, and as the pager has it.
+    Clean,
+    /// It is in memory, and may differ from what the pager has; of an anonymous object, always.
+    Dirty,
+    /// It is being written back.
+    Writing,
+}
+
+/// What is done to mappings of a batch of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Those that write lose the permission, if the page is being written back.
+    WriteProtect,
+    /// They go, if the page is to leave.
+    Unmap,
+}
+
+struct Upkeep<'a, P: Machine> {
+    core: &'a ObjectCore<P>,
+    mapping: Mapping<'a, P>,
+    change: Change,
+}
+
+impl<P: Machine> Upkeep<'_, P> {
+    /// Is `leaf`, at `page` of the space, a mapping that has to change?
+    fn concerns(&self, leaf: &Leaf, page: u64) -> bool {
+        if leaf.ownership != Ownership::Shared {
+            return false;
+        }
+        let word = self.core.frame_of(self.mapping.page(page)).filter(|word| word.frame() == leaf.frame);
+        word.is_some_and(|word| match self.change {
+            Change::WriteProtect => word.is_writing() && leaf.protection.access().writes(),
+            Change::Unmap => word.is_evicting(),
+        })
+    }
+}
+
+impl<P: Machine> Rewrite for Upkeep<'_, P> {
+    type Stop = core::convert::Infallible;
+    const CHECKS: bool = false;
+    const REGIONS: bool = true;
+    const UNMAPS: bool = true;
+
+    fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop> {
+        Ok(match found {
+            Found::Mapped(leaf, Some(region)) => {
+                region.record() == Some(self.mapping.number) && self.concerns(&leaf, page)
+            }
+            _ => false,
+        })
+    }
+
+    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop> {
+        let Found::Mapped(leaf, Some(region)) = found else { return Ok(Becomes::Same) };
+        if !self.check(found, pages.first)? {
+            return Ok(Becomes::Same);
+        }
+        Ok(match self.change {
+            Change::Unmap => Becomes::Reserved(region),
+            Change::WriteProtect => {
+                let access = Access::from_bits(false, leaf.protection.access().executes());
+                Becomes::Mapped(leaf.protection.with_access(access), region)
+            }
+        })
+    }
+}
+
+/// Pages of one object.
+#[derive(Clone, Copy)]
+struct Batch {
+    pages: [u64; AT_ONCE],
+    length: usize,
+}
+
+impl Batch {
+    const EMPTY: Batch = Batch { pages: [0; AT_ONCE], length: 0 };
+
+    /// Adds a page; says whether there is room for more.
+    fn push(&mut self, page: u64) -> ControlFlow<()> {
+        self.pages[self.length] = page;
+        self.length += 1;
+        if self.length == AT_ONCE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn as_slice(&self) -> &[u64] {
+        &self.pages[..self.length]
+    }
+
+    fn ends(&self) -> Option<(u64, u64)> {
+        Some((*self.as_slice().first()?, *self.as_slice().last()?))
+    }
+}
+
+/// Pages that are marked as being written and are not with the pager yet: dirty again on drop.
+struct Marked<'a, P: Machine> {
+    core: &'a ObjectCore<P>,
+    batch: Batch,
+    /// How many of them the pager has been asked to write.
+    asked: usize,
+}
+
+impl<P: Machine> Drop for Marked<'_, P> {
+    fn drop(&mut self) {
+        for &page in &self.batch.as_slice()[self.asked..] {
+            if let Some(word) = self.core.index.get(self.core.service, page) {
+                word.update(|now| now.is_writing().then_some(now.written().dirty()));
+            }
+        }
+    }
+}
+
+/// What a look for pages to write back has found.
+enum Begun<'a, P: Machine> {
+    /// Pages that may be written back now.
+    Pages(Marked<'a, P>),
+    /// A page that somebody else writes back.
+    Others(u64),
+    /// Nothing to write.
+    Nothing,
+}
+
+impl<P: Machine> ObjectCore<P> {
+    /// Marks the first dirty pages from `first` to `last` as being written, and takes the permission to write
+    /// from their shared mappings.
+    fn begin_writing(&self, pin: &CpuPin, first: u64, last: u64) -> Result<Begun<'_, P>, AllocError> {
+        let _upkeep = self.upkeep.lock(self.service.platform());
+        let mut batch = Batch::EMPTY;
+        let mut others = None;
+        self.index.for_each(self.service, first, last, &mut |page, word| {
+            let mut writing = false;
+            let marked = word.update(|now| {
+                writing = now.is_writing();
+                (matches!(now.state(), State::Present(_)) && now.is_dirty() && !writing)
+                    .then_some(now.writing())
+            });
+            match marked {
+                Some(_) => batch.push(page),
+                None if writing => {
+                    others = Some(page);
+                    ControlFlow::Break(())
+                }
+                None => ControlFlow::Continue(()),
+            }
+        });
+        let marked = Marked { core: self, batch, asked: 0 };
+        let Some(ends) = batch.ends() else {
+            return Ok(others.map_or(Begun::Nothing, Begun::Others));
+        };
+        let change = Change::WriteProtect;
+        self.rewrite_mappings(pin, ends, |mapping| Upkeep { core: self, mapping, change })?;
+        Ok(Begun::Pages(marked))
+    }
+}
+
+impl<P: Machine> MemoryObject<P> {
+    /// Has the pager write back what is dirty in the bytes of `range` (msync(MS_SYNC), fsync of POSIX).
+    /// Returns when that is done: what was written to these bytes before the call is with the pager. A page
+    /// that is written meanwhile stays dirty.
+    ///
+    /// Nothing is to be done for an anonymous object. May be dropped at any time: pages that the pager has not
+    /// been asked about are as dirty as before.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError::Pager`]: the pager failed to write a page, which stays dirty; the others are written.
+    /// [`ObjectError::OutOfFrames`]: pages from some place on are not written.
+    pub async fn sync(&self, range: Range<u64>) -> Result<(), ObjectError> {
+        let core = self.core();
+        let Source::Pager { requests, .. } = &core.source else { return Ok(()) };
+        let Some(last) = range.end.checked_sub(1).map(|last| last >> 12) else { return Ok(()) };
+        let mut next = range.start >> 12;
+        let mut outcome = Ok(());
+        while next <= last {
+            let begun = core.begin_writing(&self.pin(), next, last).map_err(ObjectError::OutOfFrames)?;
+            let mut marked = match begun {
+                Begun::Nothing => break,
+                Begun::Others(page) => {
+                    let wanted = |wanted| matches!(wanted, Wanted::Write { page: of } if of == page);
+                    match requests.find(self, wanted) {
+                        // It may be dirty again, or have been written before this call.
+                        Some(wait) => {
+                            let _ = wait.await;
+                        }
+                        None => yield_once().await,
+                    }
+                    continue;
+                }
+                Begun::Pages(marked) => marked,
+            };
+            next = marked.batch.ends().map_or(last, |(_, end)| end) + 1;
+            let mut waits = [const { None }; AT_ONCE];
+            for (&page, place) in marked.batch.as_slice().iter().zip(&mut waits) {
+                let (slot, wait) = loop {
+                    match requests.reserve() {
+                        Some(reserved) => break reserved,
+                        None => {
+                            if let Some(any) = requests.join_any() {
+                                let _ = any.await;
+                            }
+                        }
+                    }
+                };
+                requests.ask(slot, self.clone(), Wanted::Write { page });
+                marked.asked += 1;
+                *place = Some(wait);
+            }
+            for wait in waits.into_iter().flatten() {
+                outcome = outcome.and(wait.await);
+            }
+        }
+        outcome.map_err(ObjectError::Pager)
+    }
+
+    /// Lets clean pages of the bytes of `range` leave memory, with their mappings, and returns how many did:
+    /// they are read in again at their next use. Pages of an anonymous object never leave.
+    ///
+    /// Waits until no CPU can use them; it answers other CPUs' shootdowns meanwhile. Stops early if memory
+    /// for that runs out.
+    pub fn evict(&self, pin: &CpuPin, range: Range<u64>) -> u64 {
+        let core = self.core();
+        let Some(last) = range.end.checked_sub(1).map(|last| last >> 12) else { return 0 };
+        let mut next = range.start >> 12;
+        let mut evicted = 0;
+        let _upkeep = core.upkeep.lock(core.service.platform());
+        while core.is_tracked() && next <= last {
+            let mut batch = Batch::EMPTY;
+            core.index.for_each(core.service, next, last, &mut |page, word| match word
+                .update(|now| now.is_idle().then_some(now.evicting()))
+            {
+                Some(_) => batch.push(page),
+                None => ControlFlow::Continue(()),
+            });
+            let Some(ends) = batch.ends() else { break };
+            next = ends.1 + 1;
+            let unmap = |mapping| Upkeep { core, mapping, change: Change::Unmap };
+            if core.rewrite_mappings(pin, ends, unmap).is_err() {
+                break;
+            }
+            for &page in batch.as_slice() {
+                let Some(word) = core.index.get(core.service, page) else { continue };
+                // Whoever has mapped or used it meanwhile took the mark.
+                let taken = word.update(|now| (now.is_evicting() && now.is_idle()).then_some(Word::ABSENT));
+                if let Some(word) = taken {
+                    // SAFETY: nobody has mapped the page since it was marked, and the tickets of those who
+                    // had are complete.
+                    unsafe { core.release(pin, word) };
+                    evicted += 1;
+                }
+            }
+        }
+        evicted
+    }
+
+    /// Returns what the page is that has the byte at `offset`.
+    #[must_use]
+    pub fn residency(&self, offset: u64) -> Residency {
+        let core = self.core();
+        match core.frame_of(offset >> 12).filter(|word| word.state() != State::Dead) {
+            None => Residency::Absent,
+            Some(word) if word.is_writing() => Residency::Writing,
+            Some(word) if word.is_dirty() => Residency::Dirty,
+            Some(_) => Residency::Clean,
+        }
+    }
+}
+
+/// Lets other tasks run once.
+async fn yield_once() {
+    let mut yielded = false;
+    core::future::poll_fn(|context| {
+        if yielded {
+            return core::task::Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        core::task::Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,244 @@
+//! Regions whose pages are those of a memory object.
+
+use core::cell::Cell;
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::Ordering;
+use topomem_shootdown::VirtAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use super::attributes::{Kind, Region, Sharing};
+use super::error::MmapError;
+use super::fault::{FaultAccess, FaultError, Refusal, Resolved, Spare, Zeroed};
+use super::mmap::pages_in;
+use super::record::Record;
+use super::request::MapRequest;
+use crate::Machine;
+use crate::address_space::{AddressSpace, SpaceCore};
+use crate::object::{
+    Mapped, MemoryObject, Missing, ObjectError, ObjectId, PageFrame, Use, Writable, share_of,
+};
+use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach, TableMemory};
+use crate::service::frame_memory;
+
+/// What of an object a region shows.
+#[derive(Debug)]
+pub struct ObjectMapping<'o, P: Machine> {
+    /// The object.
+    pub object: &'o MemoryObject<P>,
+    /// Which byte of the object is the region's first: a multiple of 4096.
+    pub offset: u64,
+    /// Who sees what is written to the region.
+    pub sharing: Sharing,
+}
+
+/// Which part of an object a region shows, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappedObject {
+    /// The object's number.
+    pub id: ObjectId,
+    /// Which byte of the object is the region's first.
+    pub offset: u64,
+}
+
+/// The part of an object that a region shows from an address on.
+#[derive(Debug)]
+pub struct ObjectPart<P: Machine> {
+    /// The object.
+    pub object: MemoryObject<P>,
+    /// Which byte of the object the page of the address begins with.
+    pub offset: u64,
+    /// How many bytes the region has from that page on.
+    pub length: u64,
+    /// Who sees what is written there.
+    pub sharing: Sharing,
+}
+
+/// A share of an object's frame that a fault has counted, and that no entry has yet.
+pub(super) struct SpareShare<'a, P: Machine> {
+    core: &'static SpaceCore<P>,
+    pin: &'a CpuPin,
+    frame: Cell<Option<PhysFrame>>,
+}
+
+impl<'a, P: Machine> SpareShare<'a, P> {
+    pub fn none(core: &'static SpaceCore<P>, pin: &'a CpuPin) -> SpareShare<'a, P> {
+        SpareShare { core, pin, frame: Cell::new(None) }
+    }
+
+    /// Counts a further holder of `frame`, which the caller keeps allocated meanwhile.
+    fn count(&self, frame: PhysFrame) -> Result<(), Refusal<P>> {
+        match self.frame.get() {
+            Some(held) if held == frame => return Ok(()),
+            Some(_) => return Err(Refusal::OtherShare),
+            None => {}
+        }
+        let shared = self.core.service.frames().share(frame, Level::PAGE);
+        shared.map_err(|_| Refusal::Error(FaultError::TooManySharers))?;
+        self.frame.set(Some(frame));
+        Ok(())
+    }
+
+    /// An entry has the share.
+    pub fn take(&self) {
+        self.frame.set(None);
+    }
+
+    /// Drops the share, if there is one.
+    pub fn give_back(&self) {
+        if let Some(frame) = self.frame.take() {
+            // SAFETY: no entry has the share.
+            unsafe { frame_memory::release_leaf(self.core.service.frames(), self.pin, &share_of(frame)) };
+        }
+    }
+}
+
+impl<P: Machine> Drop for SpareShare<'_, P> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Makes a region whose pages are those of an object, as `mapping` says: otherwise as
+    /// [`AddressSpace::mmap`] does. The kind of the region is [`Kind::Object`].
+    ///
+    /// A page is mapped at the first access. Writes to a shared region are seen by all that map the object; a
+    /// private region gets a copy of a page that it writes to. Accesses beyond the page with the object's
+    /// last byte are [`FaultError::BeyondEnd`], however long the region is.
+    ///
+    /// # Errors
+    ///
+    /// [`MmapError`]; nothing has changed.
+    pub fn mmap_object(
+        &self,
+        pin: &CpuPin,
+        request: &MapRequest,
+        mapping: ObjectMapping<'_, P>,
+    ) -> Result<VirtAddr, MmapError> {
+        let ObjectMapping { object, offset, sharing } = mapping;
+        if !offset.is_multiple_of(4096) {
+            return Err(MmapError::MisalignedOffset(offset));
+        }
+        let pages = pages_in(request.length()).ok_or(MmapError::NoRoom)?;
+        (offset >> 12).checked_add(pages).filter(|end| end >> 51 == 0).ok_or(MmapError::OffsetOverflow)?;
+        self.core().table.note_shared();
+        let region = request.region().with_kind(Kind::Object).with_sharing(sharing);
+        let record = |first: u64| Record {
+            object: Some(Mapped { object: object.clone(), back: (offset >> 12).wrapping_sub(first) }),
+            ..request.record().unwrap_or(Record::PLAIN)
+        };
+        self.map_region(pin, request, region, Some(&record))
+    }
+
+    /// Returns which part of which object the region of `address` shows from the page of `address` on.
+    #[must_use]
+    pub fn object_at(&self, pin: &CpuPin, address: VirtAddr) -> Option<ObjectPart<P>> {
+        let core = self.core();
+        let page = address.as_u64() >> 12;
+        let range = self.next_region(pin, VirtAddr::new_truncate(page << 12))?;
+        if range.start().as_u64() > page << 12 {
+            return None;
+        }
+        let found = core.table.look_with(core.service.tables(pin), page, |found, _| match found {
+            Found::Reserved(region) | Found::Mapped(_, Some(region)) => {
+                region.record().map(|number| core.records.get(number))
+            }
+            _ => None,
+        });
+        let mapped = found?.object?;
+        Some(ObjectPart {
+            offset: mapped.page(page) << 12,
+            object: mapped.object,
+            length: range.end().as_u64() - (page << 12),
+            sharing: range.region().sharing(),
+        })
+    }
+
+    /// Decides what is done about `page` of `region`, whose pages are an object's; `mapped` permits less than
+    /// the access needs. `None`: what is done about private memory.
+    pub(super) fn decide_object(
+        &self,
+        spare: &Spare<'_, P>,
+        tried: FaultAccess,
+        page: u64,
+        region: Region,
+        mapped: Option<Leaf>,
+    ) -> Option<Result<(Answer, Resolved), Refusal<P>>> {
+        let number = region.record()?;
+        if mapped.is_some() && region.sharing() == Sharing::Private {
+            return None;
+        }
+        self.core().records.with(number, |record| {
+            record
+                .object
+                .as_ref()
+                .map(|object| self.answer_object(spare, tried, page, region, mapped, object))
+        })
+    }
+
+    fn answer_object(
+        &self,
+        spare: &Spare<'_, P>,
+        tried: FaultAccess,
+        page: u64,
+        region: Region,
+        mapped: Option<Leaf>,
+        of: &Mapped<P>,
+    ) -> Result<(Answer, Resolved), Refusal<P>> {
+        let service = self.core().service;
+        let index = of.page(page);
+        let find = |wanted| {
+            of.object.core().find(index, wanted).map_err(|missing| match missing {
+                Missing::BeyondEnd => Refusal::Error(FaultError::BeyondEnd),
+                Missing::Absent => Refusal::NeedsPage(of.object.clone(), index),
+            })
+        };
+        let leaf = |frame, protection, ownership| {
+            Answer::Map(Leaf { frame, protection, reach: Reach::Space, ownership }, Level::PAGE)
+        };
+        let writes = tried == FaultAccess::Write;
+        if region.sharing() == Sharing::Private && writes {
+            let PageFrame { frame: from, .. } = find(Use::Read)?;
+            let policy = self.core().policy_of(region);
+            let frame = spare.get(Zeroed::No, policy).ok_or(Refusal::NeedsFrame(policy))?;
+            // SAFETY: the new frame is the fault's alone, and the object's stays while the entry is claimed.
+            unsafe { frame_memory::copy(service.frames(), from, frame) };
+            return Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::PrivateCopy));
+        }
+        let found = find(if writes { Use::Write } else { Use::Read })?;
+        if mapped.is_some_and(|mapped| mapped.frame == found.frame) {
+            return Ok((Answer::Permit(region.protection()), Resolved::MadeWritable));
+        }
+        spare.share.count(found.frame)?;
+        let protection = match (region.sharing(), found.writable) {
+            (Sharing::Shared, Writable::Yes) => region.protection(),
+            _ => region.protection_of_copies(),
+        };
+        Ok((leaf(found.frame, protection, Ownership::Shared), Resolved::ObjectPage))
+    }
+
+    /// Has the page `page` of `object` be in memory.
+    pub(super) fn have_page(
+        &self,
+        pin: &CpuPin,
+        object: &MemoryObject<P>,
+        page: u64,
+    ) -> Result<(), FaultError> {
+        object.make_present(pin, page).map_err(|error| match error {
+            ObjectError::Waits(wait) => {
+                // Relaxed: a count.
+                self.core().of_cpu(pin).major_faults.fetch_add(1, Ordering::Relaxed);
+                FaultError::Waits(wait)
+            }
+            ObjectError::OutOfFrames(error) => FaultError::OutOfFrames(error),
+            _ => FaultError::BeyondEnd,
+        })
+    }
+
+    /// Returns how many faults had to wait for a pager.
+    #[must_use]
+    pub fn major_faults(&self) -> u64 {
+        self.core().per_cpu.iter().map(|cpu| cpu.major_faults.load(Ordering::Relaxed)).sum()
+    }
+}

@@ -1,0 +1,417 @@
+//! Memory objects on a simulated machine: cases by hand, and random operations of several spaces against a
+//! plain model.
+#![cfg(not(miri))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod object_support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use object_support::{Bench, PagerFile, at, tend, touch};
+use topomem::object::{MemoryObject, ObjectError, ObjectMapping, PagerError, Residency};
+use topomem::region::{FaultAccess, FaultError, MapRequest, PageFault, Placement, Resolved, Sharing};
+use topomem::{CpuId, VirtAddr};
+
+/// Where regions are mapped: across an end of 2 MiB.
+const FIRST: u64 = (1 << 18) - 2;
+
+fn write(page: u64) -> PageFault {
+    PageFault::new(at(page), FaultAccess::Write)
+}
+
+fn read(page: u64) -> PageFault {
+    PageFault::new(at(page), FaultAccess::Read)
+}
+
+/// The second word of a page.
+fn word_behind(page: u64) -> VirtAddr {
+    VirtAddr::new((page << 12) + 8).unwrap()
+}
+
+#[test]
+fn spaces_share_an_anonymous_object() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap();
+        let (one, other) = (bench.space(pin), bench.space(pin));
+        bench.map(pin, &one, &object, FIRST, 4, 0, Sharing::Shared);
+        bench.map(pin, &other, &object, FIRST + 100, 2, 2, Sharing::Shared);
+        assert_eq!(one.on_page_fault(pin, write(FIRST + 2)).unwrap(), Resolved::ObjectPage);
+        bench.store(pin, &one, FIRST + 2, 7);
+        assert_eq!(bench.load(pin, &other, FIRST + 100), 7);
+        bench.store(pin, &other, FIRST + 100, 8);
+        assert_eq!(bench.load(pin, &one, FIRST + 2), 8);
+        assert_eq!(bench.load(pin, &other, FIRST + 101), 0);
+        assert_eq!(object.resident_pages(), 2);
+        let mut bytes = [0; 8];
+        assert_eq!(object.try_read(pin, 2 << 12, &mut bytes).unwrap(), 8);
+        assert_eq!(u64::from_le_bytes(bytes), 8);
+        object.try_write(pin, 2 << 12, &9_u64.to_le_bytes()).unwrap();
+        assert_eq!(bench.load(pin, &one, FIRST + 2), 9);
+        let part = one.object_at(pin, at(FIRST + 1)).unwrap();
+        assert_eq!((part.object.id(), part.offset, part.length), (object.id(), 1 << 12, 3 << 12));
+        bench.finish(pin, [one, other], [object]);
+    });
+}
+
+#[test]
+fn private_mappings_copy_on_write() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap();
+        object.try_write(pin, 0, &5_u64.to_le_bytes()).unwrap();
+        let (one, other) = (bench.space(pin), bench.space(pin));
+        bench.map(pin, &one, &object, FIRST, 4, 0, Sharing::Private);
+        bench.map(pin, &other, &object, FIRST, 4, 0, Sharing::Shared);
+        assert_eq!(bench.load(pin, &one, FIRST), 5);
+        assert_eq!(one.on_page_fault(pin, write(FIRST)).unwrap(), Resolved::Copied);
+        bench.store(pin, &one, FIRST, 6);
+        assert_eq!(bench.load(pin, &other, FIRST), 5);
+        // A first write copies without mapping the object's page before, and no neighbour is zeroed.
+        one.set_fault_around(8);
+        object.try_write(pin, 2 << 12, &3_u64.to_le_bytes()).unwrap();
+        assert_eq!(one.on_page_fault(pin, write(FIRST + 1)).unwrap(), Resolved::PrivateCopy);
+        assert_eq!(bench.load(pin, &one, FIRST + 2), 3);
+        bench.store(pin, &other, FIRST + 1, 4);
+        assert_eq!(bench.load(pin, &one, FIRST + 1), 0);
+        bench.finish(pin, [one, other], [object]);
+    });
+}
+
+#[test]
+fn a_child_shares_what_is_shared_and_copies_what_is_private() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 8 << 12).unwrap();
+        let parent = bench.space(pin);
+        bench.map(pin, &parent, &object, FIRST, 2, 0, Sharing::Shared);
+        bench.map(pin, &parent, &object, FIRST + 2, 2, 2, Sharing::Private);
+        for page in 0..4 {
+            bench.store(pin, &parent, FIRST + page, page + 1);
+        }
+        let child = parent.fork(pin).unwrap();
+        for page in 0..4 {
+            assert_eq!(bench.load(pin, &child, FIRST + page), page + 1);
+            bench.store(pin, &child, FIRST + page, 100 + page);
+        }
+        let seen: Vec<u64> = (0..4).map(|page| bench.load(pin, &parent, FIRST + page)).collect();
+        assert_eq!(seen, [100, 101, 3, 4]);
+        // Cutting the object reaches the child's mappings, too.
+        object.set_size(pin, 0).unwrap();
+        for page in 0..4 {
+            assert_eq!(child.on_page_fault(pin, read(FIRST + page)), Err(FaultError::BeyondEnd));
+            assert_eq!(parent.on_page_fault(pin, read(FIRST + page)), Err(FaultError::BeyondEnd));
+        }
+        bench.finish(pin, [parent, child], [object]);
+    });
+}
+
+#[test]
+fn cutting_takes_pages_out_of_all_mappings() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, (3 << 12) - 100).unwrap();
+        let (shared, private) = (bench.space(pin), bench.space(pin));
+        bench.map(pin, &shared, &object, FIRST, 4, 0, Sharing::Shared);
+        bench.map(pin, &private, &object, FIRST, 4, 0, Sharing::Private);
+        assert_eq!(shared.on_page_fault(pin, read(FIRST + 3)), Err(FaultError::BeyondEnd));
+        for page in 0..3 {
+            bench.store(pin, &shared, FIRST + page, page + 1);
+            bench.store(pin, &private, FIRST + page, page + 11);
+        }
+        object.set_size(pin, 4096 + 8).unwrap();
+        assert_eq!(object.resident_pages(), 2);
+        assert_eq!(bench.load(pin, &shared, FIRST + 1), 2);
+        for space in [&shared, &private] {
+            assert_eq!(touch(bench.sim, pin, space, FIRST + 2, None), Err(FaultError::BeyondEnd));
+        }
+        // What lies behind the end on its page goes, when the object is cut or grows.
+        bench.store_at(pin, &shared, word_behind(FIRST + 1), 77);
+        object.set_size(pin, 3 << 12).unwrap();
+        assert_eq!(bench.load_at(pin, &shared, word_behind(FIRST + 1)), 0);
+        assert_eq!(bench.load(pin, &shared, FIRST + 2), 0);
+        assert_eq!(bench.load(pin, &private, FIRST + 2), 0, "the private copy has gone");
+        assert_eq!(bench.load(pin, &private, FIRST + 1), 12);
+        assert_eq!(object.set_size(pin, u64::MAX), Err(ObjectError::TooLarge));
+        bench.finish(pin, [shared, private], [object]);
+    });
+}
+
+#[test]
+fn a_fault_waits_for_the_pager() {
+    let bench = Bench::new(2);
+    let file = PagerFile::new(&bench, 4);
+    bench.serve_while(&file, |pin| {
+        let object = file.object(&bench, pin, 3 << 12);
+        let space = bench.space(pin);
+        bench.map(pin, &space, &object, FIRST, 3, 0, Sharing::Shared);
+        let Err(FaultError::Waits(mut first)) = space.on_page_fault(pin, read(FIRST + 1)) else {
+            panic!("a page that has to be read in")
+        };
+        let again = space.on_page_fault(pin, read(FIRST + 1));
+        assert!(again == Ok(Resolved::ObjectPage) || matches!(again, Err(FaultError::Waits(_))));
+        while first.try_answer().is_none() {
+            bench.sim.take_interrupts();
+        }
+        assert_eq!(first.try_answer(), Some(Ok(())));
+        // It stays until the future is dropped.
+        assert_eq!(object.evict(pin, 0..u64::MAX), 0);
+        assert_eq!(space.on_page_fault(pin, read(FIRST + 1)).map(|_| ()), Ok(()));
+        assert_eq!(bench.load(pin, &space, FIRST + 1), file.initial(1));
+        drop(first);
+        drop(again);
+        assert_eq!(file.reads(), 1, "both waited for one request");
+        assert!((1..=2).contains(&space.major_faults()));
+        assert_eq!(object.evict(pin, 0..u64::MAX), 1);
+        assert_eq!(bench.load(pin, &space, FIRST + 1), file.initial(1));
+        assert_eq!(file.reads(), 2);
+        bench.finish(pin, [space], [object]);
+    });
+}
+
+#[test]
+fn a_pager_that_fails_or_stops_loses_nothing() {
+    let bench = Bench::new(2);
+    let file = PagerFile::new(&bench, 4);
+    file.fail(true);
+    bench.serve_while(&file, |pin| {
+        let object = file.object(&bench, pin, 4 << 12);
+        let space = bench.space(pin);
+        bench.map(pin, &space, &object, FIRST, 4, 0, Sharing::Private);
+        let Err(FaultError::Waits(wait)) = space.on_page_fault(pin, write(FIRST)) else { panic!() };
+        assert_eq!(wait.wait(|| bench.relax()), Err(PagerError::Failed));
+        assert_eq!(object.resident_pages(), 0);
+        file.fail(false);
+        bench.store(pin, &space, FIRST, 1);
+        bench.finish(pin, [space], [object]);
+    });
+    // Nobody serves any more: a request stays, and goes with its object's last user.
+    bench.on(|pin| {
+        let object = file.object(&bench, pin, 4 << 12);
+        let space = bench.space(pin);
+        bench.map(pin, &space, &object, FIRST, 4, 0, Sharing::Private);
+        let waits: Vec<FaultError> =
+            (0..2).map(|_| space.on_page_fault(pin, read(FIRST + 1)).unwrap_err()).collect();
+        assert_eq!(waits[0], waits[1], "one request");
+        drop(waits);
+        drop(space);
+        drop(object);
+        tend(bench.sim, bench.service, pin);
+    });
+    bench.serve_while(&file, |pin| {
+        // The request is answered now, and gives its frame back.
+        while file.reads() < 3 {
+            bench.relax();
+        }
+        bench.wait_for_frames(pin);
+    });
+}
+
+#[test]
+fn what_was_written_is_written_back_once() {
+    let bench = Bench::new(2);
+    let file = PagerFile::new(&bench, 8);
+    bench.serve_while(&file, |pin| {
+        let object = file.object(&bench, pin, (4 << 12) - 10);
+        let (one, other) = (bench.space(pin), bench.space(pin));
+        bench.map(pin, &one, &object, FIRST, 4, 0, Sharing::Shared);
+        bench.map(pin, &other, &object, FIRST, 4, 0, Sharing::Shared);
+        assert_eq!(bench.load(pin, &one, FIRST), file.initial(0));
+        assert_eq!(object.residency(0), Residency::Clean);
+        assert_eq!(object.residency(4096), Residency::Absent);
+        assert_eq!(one.on_page_fault(pin, write(FIRST)).unwrap(), Resolved::MadeWritable);
+        bench.store(pin, &one, FIRST, 41);
+        assert_eq!(object.residency(0), Residency::Dirty);
+        bench.store(pin, &other, FIRST + 3, 44);
+        assert_eq!(object.evict(pin, 0..u64::MAX), 0, "dirty pages stay");
+        bench.block_on(object.sync(0..u64::MAX)).unwrap();
+        assert_eq!((file.word(0), file.word(3), file.writes()), (41, 44, 2));
+        assert_eq!(file.last_length(3), 4096 - 10, "nothing behind the end is written");
+        assert_eq!(object.residency(0), Residency::Clean);
+        bench.block_on(object.sync(0..u64::MAX)).unwrap();
+        assert_eq!(file.writes(), 2);
+        // A write after that is noticed again, by whichever mapping.
+        bench.store(pin, &one, FIRST, 42);
+        bench.store(pin, &other, FIRST, 43);
+        bench.block_on(object.sync(0..4096)).unwrap();
+        assert_eq!((file.word(0), file.writes()), (43, 3));
+        bench.block_on(object.write(4096, &7_u64.to_le_bytes())).unwrap();
+        bench.block_on(object.sync(4096..8192)).unwrap();
+        assert_eq!(file.word(1), 7);
+        file.fail(true);
+        bench.store(pin, &one, FIRST, 50);
+        assert_eq!(bench.block_on(object.sync(0..u64::MAX)), Err(ObjectError::Pager(PagerError::Failed)));
+        assert_eq!(object.residency(0), Residency::Dirty);
+        file.fail(false);
+        bench.block_on(object.sync(0..u64::MAX)).unwrap();
+        assert_eq!(file.word(0), 50);
+        assert_eq!(object.evict(pin, 0..u64::MAX), 3);
+        assert_eq!(bench.load(pin, &one, FIRST), 50);
+        bench.finish(pin, [one, other], [object]);
+    });
+}
+
+#[test]
+fn a_write_during_writeback_stays_dirty() {
+    let bench = Bench::new(2);
+    let file = PagerFile::new(&bench, 2);
+    bench.serve_while(&file, |pin| {
+        let object = file.object(&bench, pin, 2 << 12);
+        let space = bench.space(pin);
+        bench.map(pin, &space, &object, FIRST, 2, 0, Sharing::Shared);
+        bench.store(pin, &space, FIRST, 1);
+        file.hold(true);
+        let mut sync = Box::pin(object.sync(0..4096));
+        bench.poll(sync.as_mut());
+        while file.writes() == 0 {
+            bench.relax();
+        }
+        assert_eq!(object.residency(0), Residency::Writing);
+        assert!(bench.sim.store(at(FIRST), 9).is_err(), "the permission to write has gone");
+        bench.store(pin, &space, FIRST, 2);
+        file.hold(false);
+        bench.block_on(sync).unwrap();
+        assert_eq!(file.word(0), 1);
+        assert_eq!(object.residency(0), Residency::Dirty);
+        bench.block_on(object.sync(0..4096)).unwrap();
+        assert_eq!(file.word(0), 2);
+        bench.finish(pin, [space], [object]);
+    });
+}
+
+#[test]
+fn a_sync_that_is_dropped_leaves_pages_dirty() {
+    let bench = Bench::new(2);
+    let file = PagerFile::new(&bench, 200);
+    bench.serve_while(&file, |pin| {
+        let object = file.object(&bench, pin, 200 << 12);
+        for page in 0..200 {
+            bench.block_on(object.write(page << 12, &(page + 1).to_le_bytes())).unwrap();
+        }
+        file.hold(true);
+        let mut syncs: Vec<_> =
+            (0..12).map(|part| Box::pin(object.sync(part << 16..(part + 1) << 16))).collect();
+        syncs.iter_mut().for_each(|sync| bench.poll(sync.as_mut()));
+        drop(syncs);
+        file.hold(false);
+        bench.block_on(object.sync(0..u64::MAX)).unwrap();
+        for page in 0..200 {
+            assert_eq!(file.word(page), page + 1, "page {page}");
+        }
+        bench.finish(pin, [], [object]);
+    });
+}
+
+#[test]
+fn a_hole_is_zero_and_the_pager_hears_of_it() {
+    let bench = Bench::new(2);
+    let file = PagerFile::new(&bench, 8);
+    bench.serve_while(&file, |pin| {
+        let object = file.object(&bench, pin, 8 << 12);
+        let (shared, private) = (bench.space(pin), bench.space(pin));
+        bench.map(pin, &shared, &object, FIRST, 8, 0, Sharing::Shared);
+        bench.map(pin, &private, &object, FIRST, 8, 0, Sharing::Private);
+        for page in 0..8 {
+            assert_eq!(bench.load(pin, &shared, FIRST + page), file.initial(page));
+        }
+        bench.store(pin, &private, FIRST + 3, 33);
+        assert_eq!(bench.load(pin, &private, FIRST + 4), file.initial(4));
+        bench.block_on(object.punch_hole((2 << 12) + 8..(6 << 12) + 8)).unwrap();
+        let seen: Vec<u64> = (0..8).map(|page| bench.load(pin, &shared, FIRST + page)).collect();
+        assert_eq!(seen, [file.initial(0), file.initial(1), file.initial(2), 0, 0, 0, 0, file.initial(7)]);
+        assert_eq!(file.discarded(), vec![(3 << 12, 6 << 12)]);
+        assert_eq!(bench.load(pin, &private, FIRST + 3), 33, "its own copy");
+        assert_eq!(bench.load(pin, &private, FIRST + 4), 0);
+        bench.finish(pin, [shared, private], [object]);
+    });
+}
+
+#[test]
+fn faults_meet_cuts() {
+    let bench = Bench::new(2);
+    let done = AtomicBool::new(false);
+    let object = bench.on(|pin| MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap());
+    let rounds = 300;
+    bench.sim.run(|pin| {
+        let space = bench.space(pin);
+        if pin.cpu() == CpuId::BOOT {
+            for round in 0..rounds {
+                object.set_size(pin, if round % 2 == 0 { 4096 } else { 4 << 12 }).unwrap();
+                if round % 2 == 0 {
+                    assert_eq!(object.resident_pages().min(1), object.resident_pages(), "cut off");
+                }
+            }
+            done.store(true, Ordering::Release);
+        } else {
+            bench.map(pin, &space, &object, FIRST, 4, 0, Sharing::Shared);
+            bench.map(pin, &space, &object, FIRST + 8, 4, 0, Sharing::Private);
+            let mut value = 0;
+            while !done.load(Ordering::Acquire) {
+                for page in [FIRST + 3, FIRST + 11] {
+                    value += 1;
+                    match touch(bench.sim, pin, &space, page, Some(value)) {
+                        Ok(_) | Err(FaultError::BeyondEnd) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            }
+        }
+        bench.leave(pin);
+        drop(space);
+    });
+    bench.on(|pin| bench.finish(pin, [], [object]));
+}
+
+#[test]
+fn no_write_is_lost_by_writebacks_that_it_meets() {
+    let bench = Bench::new(3);
+    let file = PagerFile::new(&bench, 2);
+    let object = bench.on(|pin| file.object(&bench, pin, 2 << 12));
+    let done = AtomicBool::new(false);
+    bench.sim.run(|pin| match pin.cpu().index() {
+        0 => {
+            for _ in 0..60 {
+                bench.block_on(object.sync(0..u64::MAX)).unwrap();
+                object.evict(pin, 0..u64::MAX);
+            }
+            done.store(true, Ordering::Release);
+        }
+        1 => bench.serve_until(&file, &done),
+        _ => {
+            let space = bench.space(pin);
+            bench.map(pin, &space, &object, FIRST, 2, 0, Sharing::Shared);
+            let mut value = 0;
+            while !done.load(Ordering::Acquire) {
+                value += 1;
+                bench.store(pin, &space, FIRST, value);
+                let seen = bench.load(pin, &space, FIRST);
+                assert_eq!(seen, value, "a write was lost");
+            }
+            bench.leave(pin);
+        }
+    });
+    bench.serve_while(&file, |pin| {
+        bench.block_on(object.sync(0..u64::MAX)).unwrap();
+        bench.leave(pin);
+    });
+    bench.on(|_| drop(object));
+}
+
+#[test]
+fn requests_are_refused_that_make_no_sense() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 4096).unwrap();
+        let space = bench.space(pin);
+        let map = |offset, length| {
+            let request = MapRequest::anonymous(length).placed(Placement::Fixed(at(FIRST)));
+            let mapping = ObjectMapping { object: &object, offset, sharing: Sharing::Shared };
+            space.mmap_object(pin, &request, mapping)
+        };
+        assert!(map(1, 4096).is_err());
+        assert!(map(u64::MAX << 12, 8192).is_err());
+        assert!(map(0, 0).is_err());
+        assert!(map(0, 4096).is_ok());
+        bench.finish(pin, [space], [object]);
+    });
+}
