@@ -22,6 +22,7 @@ struct Readme;
 
 pub mod address_space;
 mod budget;
+mod fault;
 mod heap;
 mod machine;
 pub mod object;
@@ -42,6 +43,8 @@ pub use address_space::{
     AddressSpace, Batch, MapError, PromoteError, ProtectError, RemapError, ShareError, SpaceMapper,
     Translation, UnmapError, Unmapped, Unmapping,
 };
+#[cfg(feature = "fault-injection")]
+pub use fault::Fault;
 pub use heap::{FrameSource, KernelHeap};
 pub use machine::Machine;
 pub use page_table::{Access, Cache, PagingFeatures, Privilege, Protection, WriteExecute, X64};

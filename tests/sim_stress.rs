@@ -214,6 +214,43 @@ fn changes_that_wait_for_themselves_alone_are_found() {
     fails_in("shootdown", Break::Nested, FailureKind::Stale);
 }
 
+/// The run of regions fails by a failure of one of `kinds`.
+#[track_caller]
+fn fails_with_regions(fault: Break, kinds: &[FailureKind]) {
+    let builder = Sim::builder().nodes(2).cpus(4).memory(128 * MIB);
+    fails_on(&options(&builder, "regions"), fault, kinds);
+}
+
+#[test]
+fn regions() {
+    passes(&options(&Sim::builder().nodes(2).cpus(4).memory(128 * MIB), "regions"));
+}
+
+#[test]
+fn regions_on_one_cpu() {
+    passes(&options(&Sim::builder().memory(64 * MIB), "regions"));
+}
+
+#[test]
+fn regions_with_tagged_translations() {
+    passes(&options(&Sim::builder().nodes(2).cpus(4).memory(128 * MIB).tlb(tagged()), "regions"));
+}
+
+#[test]
+fn a_zero_page_that_is_written_is_found() {
+    fails_with_regions(Break::ZeroPageWritable, &[FailureKind::Contents]);
+}
+
+#[test]
+fn frames_that_are_reused_under_their_sharers_are_found() {
+    fails_with_regions(Break::ReuseWithSharer, &[FailureKind::Contents]);
+}
+
+#[test]
+fn copies_that_no_tlb_is_told_of_are_found() {
+    fails_with_regions(Break::CowWithoutFlush, &[FailureKind::Stale, FailureKind::Contents]);
+}
+
 #[test]
 fn memory_freed_before_a_deaf_cpu_answers_is_found() {
     // On a busy host the frame may be overwritten too late to be read: then the CPU that freed it

@@ -33,6 +33,7 @@ pub use unmapping::{Unmapped, Unmapping};
 pub use crate::retire::Callback;
 
 use crate::Machine;
+use crate::fault::{Fault, FaultCell};
 use crate::page_table::{Changed, Format, Leaf, Left, Level, LockCounters, Pages, Protection};
 use layout::range_of;
 
@@ -145,11 +146,16 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<Unmapping<'_, P>, RemapError> {
         let core = self.core;
         let shootdown = core.service.shootdown();
+        let late = core.service.broken(Fault::MremapFlushLate);
         let (replaced, record, changed) = core.relocate(pin, from, to, left, |changed, new| {
             let replaced = replaced_tables(&changed, new);
             let replaced = replaced.map(|invalidation| shootdown.record(core.domain(), invalidation));
-            (replaced, core.record(&changed), changed)
+            (replaced, (!late).then(|| core.record(&changed)), changed)
         })?;
+        let record = record.unwrap_or_else(|| {
+            FaultCell::gap(core.service.platform());
+            core.record(&changed)
+        });
         if let Some(record) = replaced {
             // The other ticket is newer, and so waits for this one, too.
             let _ = shootdown.announce(pin, record).detach();

@@ -10,6 +10,7 @@ use topomem_shootdown::{ChangeRecord, Completion, PageRange, Request, Ticket};
 
 use super::core::SpaceCore;
 use crate::Machine;
+use crate::fault::Fault;
 use crate::page_table::Changed;
 use crate::retire::{Callback, Callbacks, Parked, Retired};
 
@@ -144,6 +145,23 @@ impl<'s, P: Machine> Unmapping<'s, P> {
             None => pending(core, pin, range),
         };
         Unmapping::of(core, Some(ticket), changed)
+    }
+
+    /// As [`Unmapping::announce`], unless `fault` is injected: then no TLB hears of the change, and nobody
+    /// waits for it.
+    #[inline(always)]
+    pub(crate) fn announce_unless(
+        fault: Fault,
+        core: &'s SpaceCore<P>,
+        pin: &CpuPin,
+        range: PageRange,
+        changed: Changed,
+        record: Option<ChangeRecord<'s>>,
+    ) -> Unmapping<'s, P> {
+        if core.service.broken(fault) {
+            return Unmapping::of(core, None, changed);
+        }
+        Unmapping::announce(core, pin, range, changed, record)
     }
 
     /// How many 4 KiB pages the change affected.

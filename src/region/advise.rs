@@ -12,6 +12,7 @@ use super::mmap::{is_aligned, may_be_large, range_at};
 use super::protect::protection_of;
 use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
+use crate::fault::Fault;
 use crate::page_table::{Becomes, Changed, Found, Leaf, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 
 /// What is to become of the pages of a range (madvise(2) of Linux).
@@ -157,7 +158,14 @@ impl<P: Machine> AddressSpace<P> {
         match self.core().rewrite(pin, pages, &mut advise, &mut changed) {
             Ok(Rewritten { recorded, .. }) => {
                 let range = range_of_pages(pages);
-                let unmapping = Unmapping::announce(self.core(), pin, range, changed, recorded);
+                let unmapping = Unmapping::announce_unless(
+                    Fault::DontNeedWithoutFlush,
+                    self.core(),
+                    pin,
+                    range,
+                    changed,
+                    recorded,
+                );
                 if advise.holes {
                     unmapping.wait(pin);
                     return Err(MadviseError::NoRegion);

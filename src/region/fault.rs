@@ -16,10 +16,11 @@ use super::numa::is_hidden;
 use super::object::SpareShare;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages, size_of_level};
+use crate::fault::{Fault, FaultCell};
 use crate::object::{MemoryObject, PageWait};
 use crate::page_table::{
-    Access, Answer, Answered, Changed, Found, Leaf, Level, Neighbours, Ownership, Pages, Reach, RewriteError,
-    TableMemory,
+    Access, Answer, Answered, Changed, Found, Leaf, Level, Neighbours, Ownership, Pages, Reach, RegionId,
+    RewriteError, TableMemory,
 };
 use crate::service::frame_memory;
 
@@ -291,10 +292,15 @@ impl<P: Machine> AddressSpace<P> {
             }
         }
         let mut has_waited = false;
+        let seen = self.seen_before_claim(pin, fault.address);
         loop {
             let mut changed = Changed::NOTHING;
             let mut resolved = Resolved::Spurious;
             let decide = |found, level: Level| {
+                let found = match (found, seen) {
+                    (Found::Vacant, Some(region)) => Found::Reserved(region),
+                    (found, _) => found,
+                };
                 let (answer, how) = self.decide(&spare, fault.access, page, found, level)?;
                 if matches!(answer, Answer::Own(_)) && !has_waited && moves(&found) {
                     return Err(Refusal::Moves);
@@ -319,7 +325,8 @@ impl<P: Machine> AddressSpace<P> {
                     match replaced {
                         Some(leaf) => {
                             let range = range_of_pages(Pages { first: page, last: page });
-                            Unmapping::announce(core, pin, range, changed, recorded).wait(pin);
+                            let fault = Fault::CowWithoutFlush;
+                            Unmapping::announce_unless(fault, core, pin, range, changed, recorded).wait(pin);
                             // SAFETY: the leaf was replaced, and no CPU has its translation.
                             unsafe { frame_memory::release_leaf(core.service.frames(), pin, &leaf) };
                         }
@@ -332,7 +339,11 @@ impl<P: Machine> AddressSpace<P> {
                 Err(RewriteError::Tables(error)) => return Err(FaultError::OutOfFrames(error)),
             };
             match refusal {
-                Refusal::Error(FaultError::NotMapped) if self.grow_stack(pin, page) => {}
+                Refusal::Error(FaultError::NotMapped) => {
+                    if !self.grow_stack(pin, page)? {
+                        return Err(FaultError::NotMapped);
+                    }
+                }
                 Refusal::Error(error) => return Err(error),
                 Refusal::NeedsZeros(policy) => {
                     spare.fill(Zeroed::Yes, policy)?;
@@ -368,6 +379,20 @@ impl<P: Machine> AddressSpace<P> {
     fn wait_for_pending(&self, pin: &CpuPin, page: u64) {
         let range = range_of_pages(huge_around(page));
         Unmapping::announce(self.core(), pin, range, Changed::NOTHING, None).wait(pin);
+    }
+
+    /// Returns nothing: what a page is to be is read under the claim of its entry. If
+    /// [`Fault::FaultAfterUnmap`] is injected, returns what the page was to be some time before that.
+    #[inline(always)]
+    fn seen_before_claim(&self, pin: &CpuPin, address: VirtAddr) -> Option<RegionId> {
+        let service = self.core().service;
+        if !service.broken(Fault::FaultAfterUnmap) {
+            return None;
+        }
+        let found = self.next_region(pin, VirtAddr::new_truncate(address.as_u64() & !0xfff));
+        let found = found.filter(|range| range.start() <= address)?;
+        FaultCell::gap(service.platform());
+        Some(found.region().id())
     }
 
     /// Decides what is done about `page`, which is `found` to be so at `level`, with its entry claimed.
@@ -428,7 +453,11 @@ impl<P: Machine> AddressSpace<P> {
             None if tried == FaultAccess::Write => zeros(),
             None => match service.zero_frame() {
                 Some(frame) => {
-                    let protection = region.protection_of_copies();
+                    let protection = if service.broken(Fault::ZeroPageWritable) {
+                        region.protection()
+                    } else {
+                        region.protection_of_copies()
+                    };
                     Ok((leaf(frame, protection, Ownership::Borrowed), Resolved::ZeroPage))
                 }
                 None => zeros(),
@@ -444,7 +473,10 @@ impl<P: Machine> AddressSpace<P> {
                 Ownership::Shared if level > Level::PAGE && !self.is_quiet_at(spare.pin, page) => {
                     Err(Refusal::Pending)
                 }
-                Ownership::Shared if service.frames().is_sole_holder(mapped.frame, level) => {
+                Ownership::Shared
+                    if service.frames().is_sole_holder(mapped.frame, level)
+                        || service.broken(Fault::ReuseWithSharer) =>
+                {
                     Ok((Answer::Own(region.protection()), Resolved::Reused))
                 }
                 Ownership::Borrowed if Some(mapped.frame) == service.zero_frame() => zeros(),

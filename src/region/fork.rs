@@ -9,6 +9,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use super::attributes::{Guard, Inheritance, Region, Sharing};
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, range_of_pages};
+use crate::fault::Fault;
 use crate::page_table::{Changed, Copied, CopyError, Inherited, Level, RegionId, Reserve};
 
 /// Why a space was not copied.
@@ -118,7 +119,8 @@ impl<P: Machine> AddressSpace<P> {
                     // What was shared may not be written any more, even if the copy is not whole. Nor may
                     // what another change, which is not complete yet, has taken the permission from.
                     let range = range_of_pages(pages);
-                    Unmapping::announce(core, pin, range, changed, record).wait(pin);
+                    let fault = Fault::ForkWithoutFlush;
+                    Unmapping::announce_unless(fault, core, pin, range, changed, record).wait(pin);
                     break copied;
                 }
             }

@@ -8,6 +8,7 @@ use super::error::MprotectError;
 use super::mmap::{address, is_aligned, range_at};
 use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
+use crate::fault::Fault;
 use crate::page_table::{
     Access, Becomes, Changed, Found, Leaf, Ownership, Pages, Protection, Rewrite, RewriteError, Rewritten,
 };
@@ -80,7 +81,14 @@ impl<P: Machine> AddressSpace<P> {
         match self.core().rewrite(pin, pages, &mut Protect(access), &mut changed) {
             Ok(Rewritten { recorded, end }) => {
                 let range = range_of_pages(pages);
-                let unmapping = Unmapping::announce(self.core(), pin, range, changed, recorded);
+                let unmapping = Unmapping::announce_unless(
+                    Fault::MprotectWithoutFlush,
+                    self.core(),
+                    pin,
+                    range,
+                    changed,
+                    recorded,
+                );
                 if let Err(page) = end {
                     unmapping.wait(pin);
                     return Err(MprotectError::NoRegion(address(page)));

@@ -6,6 +6,8 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use super::attributes::{Guard, Kind, Region};
+use super::error::MmapError;
+use super::fault::FaultError;
 use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Access, Found, Pages};
@@ -67,25 +69,33 @@ impl<P: Machine> AddressSpace<P> {
         self.core().stack_limit.store(bytes >> 12, Ordering::Relaxed);
     }
 
-    /// Lets the stack above `page`, which belongs to no region, grow down to it. Says whether `page`
-    /// belongs to a region now.
+    /// Lets the stack above `page`, which belongs to no region, grow down to it. Says whether `page` may
+    /// belong to a region now: then it is to be looked at again.
     ///
     /// It does not grow beyond its limit, nor to within a guard gap above a region that permits an access.
-    pub(super) fn grow_stack(&self, pin: &CpuPin, page: u64) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::OutOfFrames`]: no frame for page tables.
+    pub(super) fn grow_stack(&self, pin: &CpuPin, page: u64) -> Result<bool, FaultError> {
         let limit = self.core().stack_limit.load(Ordering::Relaxed);
         let Above::Stack { first, pages, region } = self.above(pin, page, limit) else {
-            return false;
+            return Ok(false);
         };
         if pages + (first - page) > limit || !self.has_gap_below(pin, page) {
-            return false;
+            return Ok(false);
         }
         // The lowest page may be a guard, the new ones are not.
         let region = region.with_guard(Guard::None);
-        let grown = self.take_more(pin, Pages { first: page, last: first - 1 }, region).is_ok();
-        if grown {
-            self.core().grown_stack.set(page, first + pages);
+        match self.take_more(pin, Pages { first: page, last: first - 1 }, region) {
+            Ok(()) => {
+                self.core().grown_stack.set(page, first + pages);
+                Ok(true)
+            }
+            Err(MmapError::OutOfFrames(error)) => Err(FaultError::OutOfFrames(error)),
+            // Another CPU was faster; it may have let the same stack grow.
+            Err(_) => Ok(true),
         }
-        grown
     }
 
     /// Looks for a stack in `limit` pages above `page`.

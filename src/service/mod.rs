@@ -31,6 +31,7 @@ pub use wait::Allocation;
 
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, user_bounds};
+use crate::fault::{Fault, FaultCell};
 use crate::heap::KernelHeap;
 use crate::page_table::{ENTRIES, PageTable, RootEntries, TableAccess, Walks};
 use crate::region::SpaceLayout;
@@ -72,6 +73,7 @@ pub struct MemoryService<P: Machine> {
     zero_frame: AtomicU64,
     /// How many memory objects there were.
     objects: AtomicU64,
+    fault: FaultCell,
 }
 
 // SAFETY: `topology` is written by the one holder of the boot token, and read by others only
@@ -97,6 +99,7 @@ impl<P: Machine> MemoryService<P> {
             callbacks_due: Due::new(),
             zero_frame: AtomicU64::new(0),
             objects: AtomicU64::new(0),
+            fault: FaultCell::new(),
         }
     }
 
@@ -223,6 +226,18 @@ impl<P: Machine> MemoryService<P> {
                 Err(CreateError::OutOfFrames(error))
             }
         }
+    }
+
+    /// Breaks one rule of address spaces, or none again: for tests that must then fail.
+    #[cfg(feature = "fault-injection")]
+    pub fn inject(&self, fault: Option<Fault>) {
+        self.fault.set(fault);
+    }
+
+    /// Returns whether the rule is to be broken. Constantly not without the feature `fault-injection`.
+    #[inline(always)]
+    pub(crate) fn broken(&self, fault: Fault) -> bool {
+        self.fault.is(fault)
     }
 
     /// A run of frames. Where memory is short, frees what can be freed before it fails: what has

@@ -47,6 +47,22 @@ pub enum Break {
     Distance,
     /// The pools of zeroed frames hold frames as they are.
     Zeroed,
+    /// Faults put copies in the place of shared pages, and tell no TLB.
+    CowWithoutFlush,
+    /// The frame of zeros that all spaces share may be written.
+    ZeroPageWritable,
+    /// Faults look at a page's region before they claim its entry, and not again.
+    FaultAfterUnmap,
+    /// Writes to shared pages get the frame itself.
+    ReuseWithSharer,
+    /// Forks take the permission to write, and tell no TLB.
+    ForkWithoutFlush,
+    /// Pages that are given up are freed, and no TLB is told.
+    DontNeedWithoutFlush,
+    /// No TLB is told of what is not permitted any more.
+    MprotectWithoutFlush,
+    /// Moves claim their generation after they have released their entries.
+    MremapFlushLate,
     /// A CPU forgets a frame that it holds.
     LeakFrame,
     /// A CPU forgets an object that it holds.
@@ -55,7 +71,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 23] = [
+    pub const ALL: [Break; 31] = [
         Break::Shootdown,
         Break::Acknowledge,
         Break::Overrun,
@@ -77,6 +93,14 @@ impl Break {
         Break::Magazine,
         Break::Distance,
         Break::Zeroed,
+        Break::CowWithoutFlush,
+        Break::ZeroPageWritable,
+        Break::FaultAfterUnmap,
+        Break::ReuseWithSharer,
+        Break::ForkWithoutFlush,
+        Break::DontNeedWithoutFlush,
+        Break::MprotectWithoutFlush,
+        Break::MremapFlushLate,
         Break::LeakFrame,
         Break::LeakObject,
     ];
@@ -106,6 +130,14 @@ impl Break {
             Break::Magazine => "magazine",
             Break::Distance => "distance",
             Break::Zeroed => "zeroed",
+            Break::CowWithoutFlush => "cow-without-flush",
+            Break::ZeroPageWritable => "zero-page-writable",
+            Break::FaultAfterUnmap => "fault-after-unmap",
+            Break::ReuseWithSharer => "reuse-with-sharer",
+            Break::ForkWithoutFlush => "fork-without-flush",
+            Break::DontNeedWithoutFlush => "dontneed-without-flush",
+            Break::MprotectWithoutFlush => "mprotect-without-flush",
+            Break::MremapFlushLate => "mremap-flush-late",
             Break::LeakFrame => "leak-frame",
             Break::LeakObject => "leak-object",
         }
@@ -124,8 +156,18 @@ impl Break {
     /// Can it make a CPU wait for another in vain, which the run has to notice soon?
     #[cfg(feature = "sim")]
     pub(crate) const fn stops_cpus(self) -> bool {
-        // Each change takes a millisecond longer; that must not count as a wait in vain.
-        !matches!(self, Break::Announce)
+        match self {
+            // Each change takes a millisecond longer; that must not count as a wait in vain.
+            Break::Announce | Break::FaultAfterUnmap | Break::MremapFlushLate => false,
+            // CPUs are told of less, and wait for nobody longer. An operation on regions takes many waits.
+            Break::CowWithoutFlush
+            | Break::ZeroPageWritable
+            | Break::ReuseWithSharer
+            | Break::ForkWithoutFlush
+            | Break::DontNeedWithoutFlush
+            | Break::MprotectWithoutFlush => false,
+            _ => true,
+        }
     }
 
     /// Breaks what is broken by a fault inside `service`. [`Break::Distance`] is not: the service
@@ -133,7 +175,8 @@ impl Break {
     /// worker forgets something at the end.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn inject<P: topomem::Machine>(self, service: &topomem::MemoryService<P>) {
-        use topomem::{frames, shootdown};
+        use topomem::{Fault, frames, shootdown};
+        let break_space = |fault| service.inject(Some(fault));
         let break_shootdown = |fault| service.shootdown().inject(Some(fault));
         match self {
             Break::Shootdown => break_shootdown(shootdown::Fault::SkipFlush),
@@ -160,6 +203,14 @@ impl Break {
             Break::Broadcast => break_shootdown(shootdown::Fault::BroadcastUnsynced),
             Break::Magazine => service.frames().inject(frames::Fault::MagazineDuplicates),
             Break::Zeroed => service.frames().inject(frames::Fault::UnzeroedPools),
+            Break::CowWithoutFlush => break_space(Fault::CowWithoutFlush),
+            Break::ZeroPageWritable => break_space(Fault::ZeroPageWritable),
+            Break::FaultAfterUnmap => break_space(Fault::FaultAfterUnmap),
+            Break::ReuseWithSharer => break_space(Fault::ReuseWithSharer),
+            Break::ForkWithoutFlush => break_space(Fault::ForkWithoutFlush),
+            Break::DontNeedWithoutFlush => break_space(Fault::DontNeedWithoutFlush),
+            Break::MprotectWithoutFlush => break_space(Fault::MprotectWithoutFlush),
+            Break::MremapFlushLate => break_space(Fault::MremapFlushLate),
             Break::Distance | Break::LeakFrame | Break::LeakObject => {}
         }
     }

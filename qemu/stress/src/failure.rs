@@ -131,6 +131,32 @@ pub enum Failure {
         /// What was there instead of the poison.
         found: u64,
     },
+    /// A page holds what nobody has written there: another page's contents, another space's, or old ones.
+    WrongContents {
+        /// The reader.
+        cpu: CpuId,
+        /// Which address space.
+        space: Space,
+        /// The address that was read.
+        address: VirtAddr,
+        /// What it must hold.
+        expected: u64,
+        /// What was read.
+        found: u64,
+    },
+    /// What a CPU has written to a page is not there any more, though the page has not changed.
+    LostWrite {
+        /// The writer.
+        cpu: CpuId,
+        /// Which address space.
+        space: Space,
+        /// The address that was written.
+        address: VirtAddr,
+        /// What was written.
+        expected: u64,
+        /// What was read.
+        found: u64,
+    },
     /// An access faulted although the page was mapped all along.
     MissingMapping {
         /// The CPU.
@@ -227,6 +253,8 @@ pub enum FailureKind {
     Stale,
     /// A mapping that should be there is not.
     Missing,
+    /// A page does not hold what was written there.
+    Contents,
     /// Memory came from the wrong node.
     Placement,
     /// The heap broke its contract.
@@ -251,6 +279,7 @@ impl Failure {
             | Failure::StaleWrite { .. }
             | Failure::LateWrite { .. } => FailureKind::Stale,
             Failure::MissingMapping { .. } => FailureKind::Missing,
+            Failure::WrongContents { .. } | Failure::LostWrite { .. } => FailureKind::Contents,
             Failure::WrongNode { .. } => FailureKind::Placement,
             Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } | Failure::IdleSlabs { .. } => {
                 FailureKind::Heap
@@ -342,6 +371,14 @@ impl fmt::Display for Failure {
                 "stale translation: frame {:#x} was written ({found:#x}) after its unmapping from {address} of {space} had completed",
                 address_of(frame)
             ),
+            Failure::WrongContents { cpu, space, address, expected, found } => write!(
+                f,
+                "wrong contents: {cpu} read {found:#x} at {address} of {space}, where {expected:#x} must be"
+            ),
+            Failure::LostWrite { cpu, space, address, expected, found } => write!(
+                f,
+                "lost write: {cpu} read {found:#x} at {address} of {space}, where it has written {expected:#x}"
+            ),
             Failure::MissingMapping { cpu, space, address } => {
                 write!(f, "missing mapping: {cpu} faulted at {address} of {space}, which stayed mapped")
             }
@@ -393,6 +430,8 @@ impl fmt::Display for Place<'_> {
             Failure::StaleTranslation { cpu, space, address, .. }
             | Failure::StillMapped { cpu, space, address, .. }
             | Failure::StaleWrite { cpu, space, address }
+            | Failure::WrongContents { cpu, space, address, .. }
+            | Failure::LostWrite { cpu, space, address, .. }
             | Failure::LateWrite { cpu, space, address, .. }
             | Failure::MissingMapping { cpu, space, address } => write!(f, "{cpu}, {space}, {address}"),
             Failure::WrongNode { cpu, got, .. } => write!(f, "{cpu}, {}", got.0),

@@ -29,6 +29,7 @@ mod parcel;
 mod participate;
 mod random;
 mod record;
+mod region_pages;
 mod rendezvous;
 mod rig;
 mod run;

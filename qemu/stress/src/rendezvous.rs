@@ -73,8 +73,14 @@ impl Announcement {
     pub(crate) const ALL: [Announcement; 2] = [Announcement::Immediate, Announcement::Batched];
 }
 
-impl Meeting {
-    const fn encode(self) -> u64 {
+/// What two CPUs can agree on, in the upper 56 bits of a word.
+pub(crate) trait Agreement: Copy {
+    fn encode(self) -> u64;
+    fn decode(word: u64) -> Option<Self>;
+}
+
+impl Agreement for Meeting {
+    fn encode(self) -> u64 {
         (self.space as u64) << 32
             | (self.page as u64) << 16
             | (self.change as u64) << 12
@@ -102,7 +108,7 @@ pub(crate) struct Rendezvous {
 
 impl Rendezvous {
     /// Offers `meeting` to all CPUs; false if two CPUs meet already.
-    pub(crate) fn offer(&self, meeting: Meeting) -> bool {
+    pub(crate) fn offer(&self, meeting: impl Agreement) -> bool {
         let offered = meeting.encode() | Stage::Offered as u64;
         // Release pairs with the Acquire in `accept`, here and in `enter`: what the CPU did before is
         // seen. Acquire pairs with the Release of the last meeting's end.
@@ -110,13 +116,13 @@ impl Rendezvous {
     }
 
     /// Takes the offer back; false if a CPU has accepted it.
-    pub(crate) fn withdraw(&self, meeting: Meeting) -> bool {
+    pub(crate) fn withdraw(&self, meeting: impl Agreement) -> bool {
         let offered = meeting.encode() | Stage::Offered as u64;
         self.word.compare_exchange(offered, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Accepts what another CPU offers.
-    pub(crate) fn accept(&self) -> Option<Meeting> {
+    pub(crate) fn accept<A: Agreement>(&self) -> Option<A> {
         // Relaxed: a hint, in each step of each CPU.
         let word = self.word.load(Ordering::Relaxed);
         if word & 0xff != Stage::Offered as u64 {
@@ -124,7 +130,7 @@ impl Rendezvous {
         }
         let accepted = word & !0xff | Stage::Accepted as u64;
         self.word.compare_exchange(word, accepted, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        Meeting::decode(word)
+        A::decode(word)
     }
 
     /// The stage now.
@@ -148,14 +154,14 @@ mod tests {
     #[test]
     fn two_cpus_agree_on_one_meeting() {
         let rendezvous = Rendezvous::default();
-        assert_eq!(rendezvous.accept(), None);
+        assert_eq!(rendezvous.accept::<Meeting>(), None);
         for change in PairedChange::ALL {
             for announcement in Announcement::ALL {
                 let meeting = Meeting { space: 2, page: 31, change, announcement };
                 assert!(rendezvous.offer(meeting));
                 assert!(!rendezvous.offer(meeting), "one at a time");
                 assert_eq!(rendezvous.accept(), Some(meeting));
-                assert_eq!(rendezvous.accept(), None, "one second CPU");
+                assert_eq!(rendezvous.accept::<Meeting>(), None, "one second CPU");
                 assert!(!rendezvous.withdraw(meeting));
                 for stage in Stage::ALL {
                     rendezvous.enter(stage);

@@ -92,6 +92,8 @@ pub struct Run<R: Rig> {
     pub(crate) baseline: Mutex<Option<Account>>,
     pub(crate) deafness: Deafness,
     pub(crate) rendezvous: Rendezvous,
+    /// The same for regions.
+    pub(crate) witnessed: Rendezvous,
     /// How many CPUs are online.
     present: AtomicUsize,
     failures: FailureLog,
@@ -100,6 +102,10 @@ pub struct Run<R: Rig> {
     #[cfg(feature = "fault-injection")]
     fault: Option<Break>,
 }
+
+/// Where user spaces place regions by themselves: 512 GiB below where they could, so that whole entries of the
+/// root serve them.
+const BELOW_THE_TOP: u64 = 1 << 27;
 
 /// Slots in each shared address space.
 const SLOTS: u16 = 32;
@@ -130,6 +136,7 @@ impl<R: Rig> Run<R> {
             baseline: Mutex::new(None),
             deafness: Deafness::default(),
             rendezvous: Rendezvous::default(),
+            witnessed: Rendezvous::default(),
             present: AtomicUsize::new(cpus),
             failures: FailureLog::default(),
             stopped: AtomicBool::new(false),
@@ -142,7 +149,9 @@ impl<R: Rig> Run<R> {
         let window = run.rig.kernel_window().ok_or(SetupError::NoWindow)?;
         run.add_space(Space::Kernel, kernel, window)?;
         for number in [1, 2] {
-            let space = service.create_space(&service.platform().pin()).map_err(SetupError::Space)?;
+            let space = service
+                .create_randomized_space(&service.platform().pin(), BELOW_THE_TOP)
+                .map_err(SetupError::Space)?;
             let window = run.rig.user_window().ok_or(SetupError::NoWindow)?;
             run.add_space(Space::Shared(number), space, window)?;
         }

@@ -26,6 +26,8 @@ pub struct Weights {
     pub switches: u32,
     /// Cut and promote a large page, or read another CPU's.
     pub sizes: u32,
+    /// Map, unmap, protect, give up, move, copy and use regions.
+    pub regions: u32,
     /// Idle for a moment.
     pub rests: u32,
 }
@@ -41,6 +43,7 @@ impl Weights {
             + self.probes
             + self.switches
             + self.sizes
+            + self.regions
             + self.rests
     }
 }
@@ -107,6 +110,7 @@ pub static SCENARIOS: &[Scenario] = &[
             probes: 30,
             switches: 6,
             sizes: 0,
+            regions: 0,
             rests: 2,
         },
         share: Share::Half,
@@ -124,6 +128,7 @@ pub static SCENARIOS: &[Scenario] = &[
             probes: 0,
             switches: 0,
             sizes: 0,
+            regions: 0,
             rests: 2,
         },
         share: Share::Half,
@@ -141,6 +146,7 @@ pub static SCENARIOS: &[Scenario] = &[
             probes: 57,
             switches: 8,
             sizes: 0,
+            regions: 0,
             rests: 5,
         },
         share: Share::Half,
@@ -158,7 +164,26 @@ pub static SCENARIOS: &[Scenario] = &[
             probes: 0,
             switches: 10,
             sizes: 85,
+            regions: 0,
             rests: 5,
+        },
+        share: Share::Half,
+        course: Course::ComeAndGo,
+        limit: Limit::Milliseconds(5_000),
+    },
+    Scenario {
+        name: "regions",
+        summary: "regions of programs: mapped, unmapped, protected, moved, copied by forks, and used meanwhile",
+        weights: Weights {
+            frames: 6,
+            waits: 0,
+            objects: 0,
+            changes: 0,
+            probes: 0,
+            switches: 2,
+            sizes: 0,
+            regions: 90,
+            rests: 2,
         },
         share: Share::Half,
         course: Course::ComeAndGo,
@@ -175,6 +200,7 @@ pub static SCENARIOS: &[Scenario] = &[
             probes: 0,
             switches: 0,
             sizes: 0,
+            regions: 0,
             rests: 2,
         },
         share: Share::Half,
@@ -192,6 +218,7 @@ pub static SCENARIOS: &[Scenario] = &[
             probes: 0,
             switches: 0,
             sizes: 0,
+            regions: 0,
             rests: 2,
         },
         share: Share::Excess,
@@ -209,6 +236,7 @@ pub static SCENARIOS: &[Scenario] = &[
             probes: 0,
             switches: 18,
             sizes: 0,
+            regions: 0,
             rests: 2,
         },
         share: Share::Half,
@@ -226,6 +254,7 @@ pub static SCENARIOS: &[Scenario] = &[
             probes: 25,
             switches: 8,
             sizes: 0,
+            regions: 0,
             rests: 2,
         },
         share: Share::Half,

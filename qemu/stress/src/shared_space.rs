@@ -10,6 +10,7 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use crate::oracle::{Holder, Slot, Space};
+use crate::region_pages::RegionPages;
 use crate::rig::Window;
 
 /// A slot and what is mapped in it.
@@ -69,6 +70,9 @@ pub(crate) struct SharedSpace<P: Machine> {
     space: AddressSpace<P>,
     window: Window,
     pub pages: Vec<SlotPage>,
+    pub regions: RegionPages,
+    /// The lowest and the highest address at which the space has placed a region by itself.
+    placed: [AtomicU64; 2],
     /// The slot that is being changed: where to probe.
     pub hot: AtomicU32,
 }
@@ -105,7 +109,13 @@ impl<P: Machine> SharedSpace<P> {
                 holder: AtomicU32::new(0),
             });
         }
-        Some(SharedSpace { name, space, window, pages, hot: AtomicU32::new(0) })
+        let number = match name {
+            Space::Shared(number) => number,
+            Space::Kernel | Space::Private => 0,
+        };
+        let regions = RegionPages::new(number, window)?;
+        let placed = [AtomicU64::new(u64::MAX), AtomicU64::new(0)];
+        Some(SharedSpace { name, space, window, pages, regions, placed, hot: AtomicU32::new(0) })
     }
 
     /// The address space.
@@ -133,6 +143,24 @@ impl<P: Machine> SharedSpace<P> {
     /// All that the run maps, and so much more that unmapping it frees all tables below.
     pub(crate) const fn whole_range(&self) -> PageRange {
         self.window.whole
+    }
+
+    /// Notes that the space has placed a region at `start`.
+    pub(crate) fn note_placed(&self, start: VirtAddr) {
+        // Relaxed: read when all CPUs have finished.
+        self.placed[0].fetch_min(start.as_u64(), Ordering::Relaxed);
+        self.placed[1].fetch_max(start.as_u64(), Ordering::Relaxed);
+    }
+
+    /// All that the entries of the root cover that serve regions which the space has placed, and so much more
+    /// that unmapping it leaves no table behind.
+    pub(crate) fn placed_range(&self) -> Option<PageRange> {
+        const ROOT_ENTRY: u64 = 1 << 39;
+        let [lowest, highest] = [0, 1].map(|end| self.placed[end].load(Ordering::Relaxed));
+        let first = (lowest / ROOT_ENTRY).checked_sub(1)?;
+        let start = VirtAddr::new_truncate(first * ROOT_ENTRY);
+        let entries = (highest / ROOT_ENTRY + 1).checked_sub(first)?;
+        PageRange::new(start, (entries * ROOT_ENTRY) >> 30, PageSize::Size1GiB).ok()
     }
 
     /// What a page that may be written is mapped with.

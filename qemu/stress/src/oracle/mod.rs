@@ -1,6 +1,7 @@
 //! What must be true of a coherent memory service, kept account of independently of it.
 
 mod ownership;
+mod region_page;
 mod slot;
 mod tag;
 mod truth;
@@ -8,6 +9,7 @@ mod truth;
 use core::fmt;
 
 pub use ownership::{Conflict, Holder, Ownership};
+pub use region_page::{Contents, PageState, Permits, RegionPage, RegionTag, Shown};
 pub use slot::{Phase, Slot, SlotChange, SlotState, Verdict};
 pub use tag::{Tag, pattern, stamp};
 pub use truth::{NodeFrames, Truth};

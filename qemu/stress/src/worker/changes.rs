@@ -275,10 +275,11 @@ impl<R: Rig> Worker<'_, R> {
                     self.unmap(space, page, &change, Unmap::Awaited).await;
                 }
             }
-            let whole = space.whole_range();
-            match space.space().unmap(&self.pin, whole) {
-                Ok(unmapping) => unmapping.await,
-                Err(error) => self.refused("unmapping all tables", Text::display(&error)),
+            for range in [Some(space.whole_range()), space.placed_range()].into_iter().flatten() {
+                match space.space().unmap(&self.pin, range) {
+                    Ok(unmapping) => unmapping.await,
+                    Err(error) => self.refused("unmapping all tables", Text::display(&error)),
+                }
             }
         }
     }

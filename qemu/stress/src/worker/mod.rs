@@ -12,6 +12,7 @@ mod objects;
 mod pairs;
 mod placement;
 mod probes;
+mod regions;
 mod sizes;
 mod spaces;
 mod waits;
@@ -29,6 +30,7 @@ use crate::parcel::{HeldFrames, HeldObject, Parcel};
 use crate::random::Random;
 use crate::{Failure, Rig, Run};
 use changes::Poisoned;
+use regions::{Child, LastWrite};
 
 /// How many runs of frames, and how many objects, a CPU holds at most.
 const HELD: usize = 192;
@@ -55,6 +57,10 @@ pub(crate) struct Worker<'r, R: Rig> {
     next_absence: u64,
     /// Which of the run's spaces is active.
     active: usize,
+    /// By space and page: what this CPU has written.
+    last_writes: Vec<LastWrite>,
+    /// A copy of a shared space.
+    child: Option<Child<R>>,
 }
 
 /// After how many times the patience of a shootdown's waiter a step counts as one that would never
@@ -88,6 +94,8 @@ impl<'r, R: Rig> Worker<'r, R> {
             retirements: bad_frames::RETIREMENTS,
             next_absence: 0,
             active: KERNEL,
+            last_writes: LastWrite::room(run.spaces.len())?,
+            child: None,
         })
     }
 
@@ -153,6 +161,8 @@ impl<'r, R: Rig> Worker<'r, R> {
             self.switch_step().await;
         } else if is_drawn(weights.sizes) {
             self.sizes_step().await;
+        } else if is_drawn(weights.regions) {
+            self.regions_step();
         } else {
             self.activate(KERNEL);
             // What changes meanwhile must be in the TLB before, and not after.
@@ -185,6 +195,7 @@ impl<'r, R: Rig> Worker<'r, R> {
     /// Gives back everything that this CPU holds, but for letters and slots.
     pub(crate) fn give_back(&mut self) {
         self.activate(KERNEL);
+        self.drop_child();
         while let Some(held) = self.frames.pop() {
             self.holding -= held.order.frames();
             self.free_frames(held);

@@ -115,7 +115,7 @@ impl<R: Rig> Worker<'_, R> {
     /// Makes the second of two changes, if another CPU offers to make the first; says whether one did.
     pub(super) fn join_pair(&mut self) -> bool {
         let run = self.run;
-        let Some(meeting) = run.rendezvous.accept() else { return false };
+        let Some(meeting) = run.rendezvous.accept::<Meeting>() else { return false };
         let space = &run.spaces[meeting.space];
         let page = &space.pages[meeting.page];
         if meeting.space != KERNEL {

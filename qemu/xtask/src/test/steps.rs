@@ -69,7 +69,7 @@ const MACHINES: [&str; 12] = [
 const QUICK_MACHINES: usize = 3;
 
 /// Further scenarios, each on a machine that suits it.
-const SCENARIOS: [(&str, &str); 10] = [
+const SCENARIOS: [(&str, &str); 11] = [
     ("two-nodes", "machine"),
     ("boot-only/no-gigabyte-pages", "machine"),
     ("tight", "pressure"),
@@ -77,6 +77,7 @@ const SCENARIOS: [(&str, &str); 10] = [
     ("uneven", "frames"),
     ("four-asymmetric", "shootdown"),
     ("four-asymmetric", "sizes"),
+    ("four-asymmetric", "regions"),
     ("two-nodes", "unresponsive"),
     ("two-nodes", "processes"),
     ("four-asymmetric", "processes"),
@@ -88,7 +89,7 @@ const SIM_MACHINES: [&str; 3] = ["two-nodes", "memoryless", "interleaved"];
 /// A fault, the scenario that shows it, and what the oracle must say.
 type Fault = (&'static str, &'static str, &'static [&'static str]);
 
-const FAULTS: [Fault; 11] = [
+const FAULTS: [Fault; 19] = [
     ("shootdown", "stress", &["stale translation"]),
     ("acknowledge", "stress", &["stale translation"]),
     ("overrun", "stress", &["stale translation"]),
@@ -100,6 +101,14 @@ const FAULTS: [Fault; 11] = [
     ("magazine", "stress", &["handed out twice", "changed under"]),
     ("distance", "stress", &["wrong node"]),
     ("zeroed", "stress", &["is not zeroed"]),
+    ("cow-without-flush", "regions", &["stale translation", "wrong contents", "lost write"]),
+    ("zero-page-writable", "regions", &["wrong contents", "lost write"]),
+    ("fault-after-unmap", "regions", &["stale translation", "wrong contents"]),
+    ("reuse-with-sharer", "regions", &["wrong contents", "lost write"]),
+    ("fork-without-flush", "regions", &["wrong contents", "lost write"]),
+    ("dontneed-without-flush", "regions", &["stale translation", "wrong contents"]),
+    ("mprotect-without-flush", "regions", &["stale translation"]),
+    ("mremap-flush-late", "regions", &["stale translation", "wrong contents"]),
 ];
 
 /// Faults that are shown on simulated machines only: where everything stops, only they mend the
@@ -174,6 +183,11 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         run.scenario = ScenarioOptions { tlb: Some(tlb), ..run.scenario };
         Step { name: format!("sim break {fault}"), work: Work::Sim(run) }
     }));
+    steps.push({
+        let scenario = scenario("regions", 3);
+        let run = MachineRun { topology: "two-nodes", scenario, expected: Expected::Success };
+        Step { name: "sim two-nodes regions".to_owned(), work: Work::Sim(run) }
+    });
     let machines = match extent {
         Extent::Full => &MACHINES[..],
         Extent::Quick => &MACHINES[..QUICK_MACHINES],
