@@ -9,7 +9,7 @@ mod truth;
 use core::fmt;
 
 pub use ownership::{Conflict, Holder, Ownership};
-pub use region_page::{Contents, PageState, Permits, RegionPage, RegionTag, Shown};
+pub use region_page::{Contents, PageState, Permits, Refusal, RegionPage, RegionTag, Shown};
 pub use slot::{Phase, Slot, SlotChange, SlotState, Verdict};
 pub use tag::{Tag, pattern, stamp};
 pub use truth::{NodeFrames, Truth};

@@ -129,6 +129,30 @@ impl RegionTag {
     }
 }
 
+/// Why a program's access was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The page belongs to no region.
+    NotMapped,
+    /// The page's region does not permit it.
+    Denied,
+    /// There is no memory for the page.
+    OutOfFrames,
+    /// Anything else: nothing in the scenario leads to it.
+    Unexpected,
+}
+
+impl From<FaultError> for Refusal {
+    fn from(error: FaultError) -> Refusal {
+        match error {
+            FaultError::NotMapped => Refusal::NotMapped,
+            FaultError::Denied => Refusal::Denied,
+            FaultError::OutOfFrames(_) => Refusal::OutOfFrames,
+            _ => Refusal::Unexpected,
+        }
+    }
+}
+
 /// What an access of a page shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
@@ -200,13 +224,13 @@ impl RegionPage {
 
     /// Judges a read of a word that carries the tag, between two looks at the page's state.
     #[must_use]
-    pub fn judge_read(&self, before: PageState, after: PageState, outcome: Result<u64, FaultError>) -> Shown {
+    pub fn judge_read(&self, before: PageState, after: PageState, outcome: Result<u64, Refusal>) -> Shown {
         let stable = before == after && !before.busy;
         match outcome {
             Ok(found) => self.judge_found(before, stable, found),
-            Err(FaultError::OutOfFrames(_)) => Shown::Fine,
-            Err(FaultError::NotMapped) if before.permits == Permits::Vacant => Shown::Fine,
-            Err(FaultError::Denied) if before.permits == Permits::Nothing => Shown::Fine,
+            Err(Refusal::OutOfFrames) => Shown::Fine,
+            Err(Refusal::NotMapped) if before.permits == Permits::Vacant => Shown::Fine,
+            Err(Refusal::Denied) if before.permits == Permits::Nothing => Shown::Fine,
             Err(_) if stable => Shown::Refused,
             Err(_) => Shown::Fine,
         }
@@ -230,15 +254,15 @@ impl RegionPage {
 
     /// Judges a write, as [`RegionPage::judge_read`].
     #[must_use]
-    pub fn judge_write(&self, before: PageState, after: PageState, outcome: Result<(), FaultError>) -> Shown {
+    pub fn judge_write(&self, before: PageState, after: PageState, outcome: Result<(), Refusal>) -> Shown {
         if before != after || before.busy {
             return Shown::Fine;
         }
         match (before.permits, outcome) {
-            (_, Err(FaultError::OutOfFrames(_))) | (Permits::Writes, Ok(())) => Shown::Fine,
+            (_, Err(Refusal::OutOfFrames)) | (Permits::Writes, Ok(())) => Shown::Fine,
             (_, Ok(())) => Shown::Permitted,
-            (Permits::Vacant, Err(FaultError::NotMapped)) => Shown::Fine,
-            (Permits::Nothing | Permits::Reads, Err(FaultError::Denied)) => Shown::Fine,
+            (Permits::Vacant, Err(Refusal::NotMapped)) => Shown::Fine,
+            (Permits::Nothing | Permits::Reads, Err(Refusal::Denied)) => Shown::Fine,
             (_, Err(_)) => Shown::Refused,
         }
     }
@@ -269,18 +293,18 @@ mod tests {
         let zeros = new.holding(Permits::Writes, Contents::Zeros);
         let tagged = zeros.holding(Permits::Writes, Contents::Tag);
         let read = |before, after, found| page.judge_read(before, after, found);
-        assert_eq!(read(new, new, Err(FaultError::NotMapped)), Shown::Fine);
+        assert_eq!(read(new, new, Err(Refusal::NotMapped)), Shown::Fine);
         assert_eq!(read(new, new, Ok(0)), Shown::Permitted);
         assert_eq!(read(new, zeros, Ok(0)), Shown::Fine);
         assert_eq!(read(zeros, zeros, Ok(3)), Shown::Foreign(0));
-        assert_eq!(read(zeros, zeros, Err(FaultError::NotMapped)), Shown::Refused);
+        assert_eq!(read(zeros, zeros, Err(Refusal::NotMapped)), Shown::Refused);
         assert_eq!(read(tagged, tagged, Ok(page.tag(2))), Shown::Fine);
         assert_eq!(read(tagged, new, Ok(page.tag(1))), Shown::Stale(page.tag(2)));
         let read_only = tagged.permitting(Permits::Reads);
         assert_eq!(page.expected(read_only), page.tag(2));
         assert_eq!(page.judge_write(read_only, read_only, Ok(())), Shown::Permitted);
-        assert_eq!(page.judge_write(read_only, read_only, Err(FaultError::Denied)), Shown::Fine);
-        assert_eq!(page.judge_write(tagged, tagged, Err(FaultError::Denied)), Shown::Refused);
-        assert_eq!(page.judge_write(tagged, read_only, Err(FaultError::Denied)), Shown::Fine);
+        assert_eq!(page.judge_write(read_only, read_only, Err(Refusal::Denied)), Shown::Fine);
+        assert_eq!(page.judge_write(tagged, tagged, Err(Refusal::Denied)), Shown::Refused);
+        assert_eq!(page.judge_write(tagged, read_only, Err(Refusal::Denied)), Shown::Fine);
     }
 }

@@ -4,11 +4,11 @@ use core::sync::atomic::Ordering;
 
 use topomem::Access;
 use topomem::region::{
-    Advice, FaultError, MadviseError, MapRequest, MmapError, MprotectError, MunmapError, Placement, Populate,
+    Advice, MadviseError, MapRequest, MmapError, MprotectError, MunmapError, Placement, Populate,
 };
 
 use super::{TAG_WORDS, word};
-use crate::oracle::{Contents, PageState, Permits};
+use crate::oracle::{Contents, PageState, Permits, Refusal};
 use crate::region_pages::{GROUP, LockedPages, REGION_PAGES};
 use crate::worker::Worker;
 use crate::{Rig, Text};
@@ -138,9 +138,9 @@ impl<'r, R: Rig> Worker<'r, R> {
             match self.write_word(target, word(page, offset), tag) {
                 Ok(()) => {}
                 // Once the first word is written, the page is there.
-                Err(FaultError::OutOfFrames(_)) => return false,
+                Err(Refusal::OutOfFrames) => return false,
                 Err(error) => {
-                    self.refused("writing to a page", Text::display(&error));
+                    self.refused("writing to a page", Text::debug(&error));
                     return false;
                 }
             }

@@ -1,10 +1,10 @@
 //! Regions of this CPU's own, wherever the space puts them: they begin with zeros, and are nobody else's.
 
 use topomem::VirtAddr;
-use topomem::region::{Advice, FaultError, MapRequest, Populate, Relocation};
+use topomem::region::{Advice, MapRequest, Populate, Relocation};
 
 use super::word;
-use crate::oracle::RegionTag;
+use crate::oracle::{Refusal, RegionTag};
 use crate::worker::Worker;
 use crate::{Failure, Rig, Text};
 
@@ -61,9 +61,9 @@ impl<R: Rig> Worker<'_, R> {
             let target = self.region_space(space);
             match self.write_word(target, word(address, 0), self.own_tag(page)) {
                 Ok(()) => written |= 1 << page,
-                Err(FaultError::OutOfFrames(_)) => continue,
+                Err(Refusal::OutOfFrames) => continue,
                 Err(error) => {
-                    self.refused("writing to a region of its own", Text::display(&error));
+                    self.refused("writing to a region of its own", Text::debug(&error));
                     break;
                 }
             }
@@ -91,8 +91,8 @@ impl<R: Rig> Worker<'_, R> {
                 let (cpu, space) = (self.cpu, self.space_name(space));
                 self.run.fail(Failure::WrongContents { cpu, space, address, expected, found });
             }
-            Err(FaultError::OutOfFrames(_)) => {}
-            Err(error) => self.refused("reading a region of its own", Text::display(&error)),
+            Err(Refusal::OutOfFrames) => {}
+            Err(error) => self.refused("reading a region of its own", Text::debug(&error)),
         }
     }
 }

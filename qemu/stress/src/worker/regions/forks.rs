@@ -1,11 +1,11 @@
 //! Copies of the shared spaces: each has what its parent had, and neither sees what the other writes.
 
 use topomem::AddressSpace;
-use topomem::region::{FaultError, ForkError};
+use topomem::region::ForkError;
 
 use super::meetings::RegionMeeting;
 use super::{TAG_WORDS, WITNESS_WORD, word};
-use crate::oracle::{PageState, Permits, RegionPage, RegionTag, Space};
+use crate::oracle::{PageState, Permits, Refusal, RegionPage, RegionTag, Space};
 use crate::region_pages::REGION_PAGES;
 use crate::rendezvous::Stage;
 use crate::worker::Worker;
@@ -31,7 +31,7 @@ enum Known {
     /// What it was at the time of the fork, if no CPU was changing it.
     AtFork(Option<PageState>),
     /// It was looked at: no access, or these words: the two that carry tags, and the witness's.
-    Refused(FaultError),
+    Refused(Refusal),
     Holds([u64; 3]),
 }
 
@@ -135,7 +135,7 @@ impl<R: Rig> Worker<'_, R> {
         for (value, offset) in words.iter_mut().zip(TAG_WORDS.into_iter().chain([WITNESS_WORD])) {
             match self.read_word(space, word(page.address, offset)) {
                 Ok(found) => *value = found,
-                Err(FaultError::OutOfFrames(_)) => return None,
+                Err(Refusal::OutOfFrames) => return None,
                 Err(error) => return Some(Known::Refused(error)),
             }
         }
@@ -155,8 +155,8 @@ impl<R: Rig> Worker<'_, R> {
         let expected = match known {
             Known::AtFork(None) => return,
             Known::AtFork(Some(state)) => match state.permits {
-                Permits::Vacant => Known::Refused(FaultError::NotMapped),
-                Permits::Nothing => Known::Refused(FaultError::Denied),
+                Permits::Vacant => Known::Refused(Refusal::NotMapped),
+                Permits::Nothing => Known::Refused(Refusal::Denied),
                 Permits::Reads | Permits::Writes => {
                     let expected = page.expected(state);
                     // What a witness has written before is not known.

@@ -14,11 +14,11 @@ pub(super) use uses::LastWrite;
 
 use core::sync::atomic::Ordering;
 
-use topomem::region::{FaultAccess, FaultError, PageFault};
+use topomem::region::{FaultAccess, PageFault};
 use topomem::{AddressSpace, VirtAddr, WakersDue};
 
 use super::{KERNEL, Worker};
-use crate::oracle::{Shown, Space};
+use crate::oracle::{Refusal, Shown, Space};
 use crate::region_pages::{REGION_PAGES, RegionPages};
 use crate::{Failure, Rig, Text};
 
@@ -83,7 +83,7 @@ impl<'r, R: Rig> Worker<'r, R> {
     }
 
     /// Reads the word at `address` of `space`, which is active, as a program does.
-    fn read_word(&self, space: &AddressSpace<R::Machine>, address: VirtAddr) -> Result<u64, FaultError> {
+    fn read_word(&self, space: &AddressSpace<R::Machine>, address: VirtAddr) -> Result<u64, Refusal> {
         self.access(space, address, FaultAccess::Read, || self.run.rig.load(address))
     }
 
@@ -93,7 +93,7 @@ impl<'r, R: Rig> Worker<'r, R> {
         space: &AddressSpace<R::Machine>,
         address: VirtAddr,
         value: u64,
-    ) -> Result<(), FaultError> {
+    ) -> Result<(), Refusal> {
         self.access(space, address, FaultAccess::Write, || self.run.rig.store(address, value))
     }
 
@@ -103,7 +103,7 @@ impl<'r, R: Rig> Worker<'r, R> {
         address: VirtAddr,
         access: FaultAccess,
         attempt: impl Fn() -> Option<T>,
-    ) -> Result<T, FaultError> {
+    ) -> Result<T, Refusal> {
         for _ in 0..TRIES {
             if let Some(done) = attempt() {
                 return Ok(done);
@@ -111,7 +111,7 @@ impl<'r, R: Rig> Worker<'r, R> {
             space.on_page_fault(&self.pin, PageFault::new(address, access))?;
         }
         self.refused("an access whose fault is answered", Text::display(&"it faults again and again"));
-        Err(FaultError::NotMapped)
+        Err(Refusal::NotMapped)
     }
 
     /// Reports what an access of the word at `address` has shown.
