@@ -118,7 +118,7 @@ mod checks {
 
     fn asked_for() -> Result<(), u8> {
         let start = map(0, HUGE + 1, libc::MAP_HUGETLB).ok_or(1)?;
-        ensure(start as usize % HUGE == 0, 2)?;
+        ensure((start as usize).is_multiple_of(HUGE), 2)?;
         ensure(is_zero(start, 0..2 * PAGES), 3)?;
         fill(start, 7);
         fill(start.wrapping_add(HUGE), 8);
@@ -139,7 +139,7 @@ mod checks {
         // There need not be a free GiB.
         match map(0, 1, libc::MAP_HUGETLB | libc::MAP_HUGE_1GB) {
             Some(giant) => {
-                ensure(giant as usize % (1 << 30) == 0, 15)?;
+                ensure((giant as usize).is_multiple_of(1 << 30), 15)?;
                 ensure([0, libc::SIGBUS].contains(&signal_of_write(giant.wrapping_add(1 << 29))), 16)?;
                 ensure(unmap(giant, 1 << 30), 17)
             }
