@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use topomem::region::{
-    Advice, FaultAccess, FaultError, Inheritance, Kind, MadviseError, MapRequest, MmapError, MprotectError,
-    MremapError, MunmapError, PageFault, Placement, Populate, Relocation, Resolved,
+    Advice, CollapseError, FaultAccess, FaultError, HugePages, Inheritance, Kind, MadviseError, MapRequest,
+    MmapError, MprotectError, MremapError, MunmapError, PageFault, Placement, Populate, Relocation, Resolved,
 };
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{Access, AddressSpace, CpuId, CpuPin, Tended, VirtAddr};
@@ -79,6 +79,7 @@ enum Step {
     Move { start: u64, old: u64, new: u64, to: u64 },
     Read { page: u64 },
     Write { page: u64, value: u64 },
+    Collapse { start: u64 },
     Fork,
     Exit,
 }
@@ -165,6 +166,7 @@ fn step() -> impl Strategy<Value = Step> {
         // Pages that are likely to be there.
         12 => (0..3u64, 0..NEAR, 1..u64::MAX)
             .prop_map(|(end, page, value)| Step::Write { page: near(end, page), value }),
+        1 => (0..COUNT / 512).prop_map(|start| Step::Collapse { start: start * 512 }),
         1 => Just(Step::Fork),
         1 => Just(Step::Exit),
     ]
@@ -235,6 +237,11 @@ fn apply(sim: &'static Sim, pin: &CpuPin, process: &mut Process, step: &Step) {
                 (page, Page { access, guard: false, inheritance: Inheritance::Copied, value: 0 })
             }));
         }
+        Step::Collapse { start } => match space.collapse(pin, at(FIRST + start), 2 << 20) {
+            // Contents stay, whatever the outcome.
+            Ok(()) | Err(CollapseError::Unfit(_)) => {}
+            Err(error) => panic!("{error}"),
+        },
         Step::Unmap { start, count } => {
             space.munmap(pin, at(FIRST + start), count << 12).unwrap().wait(pin);
             model.retain(|page, _| !(FIRST + start..FIRST + start + count).contains(page));
@@ -309,12 +316,16 @@ proptest! {
 
     #[test]
     fn agrees_with_a_plain_model(
-        steps in proptest::collection::vec((0..PROCESSES, step()), 1..80)
+        steps in proptest::collection::vec((0..PROCESSES, step()), 1..80),
+        huge in prop_oneof![Just(HugePages::Advised), Just(HugePages::Always)],
+        around in prop_oneof![Just(1), Just(8), Just(64)],
     ) {
         let (sim, service) = booted(1);
         sim.on(CpuId::BOOT, |pin| {
             let before = allocated(service);
             let space = service.create_space(pin).unwrap();
+            space.set_huge_pages(huge);
+            space.set_fault_around(around);
             let mut processes = vec![Process { space, model: Model::new() }];
             for (process, step) in &steps {
                 let count = processes.len();
