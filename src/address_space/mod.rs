@@ -1,6 +1,7 @@
 //! Address spaces: the kernel's, and user spaces that share its half.
 
 mod batch;
+mod close;
 mod core;
 mod error;
 mod flags;
@@ -22,11 +23,12 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
+pub use close::Closing;
 pub(crate) use core::{Collected, SpaceCore, invalidation_of};
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, ShareError, UnmapError};
 pub use flags::FlagsError;
 pub use layout::SpaceKind;
-pub(crate) use layout::{pages_of, range_of_pages, size_of_level, user_bounds};
+pub(crate) use layout::{lower_half, pages_of, range_of_pages, size_of_level, user_bounds};
 pub use mapper::{Refusal, SpaceMapper};
 pub use unmapping::{Unmapped, Unmapping};
 

@@ -8,7 +8,7 @@ use super::core::{Collected, SpaceCore, invalidation_of};
 use super::layout::{lower_half, range_of};
 use crate::Machine;
 use crate::budget::Budget;
-use crate::page_table::{Chain, Changed, Dismantled, Forgotten, Pages, Swept};
+use crate::page_table::{Chain, Changed, Dismantled, Forgotten, Pages, Swept, Users};
 use crate::retire::{Parked, Retired};
 
 impl<P: Machine> SpaceCore<P> {
@@ -101,9 +101,6 @@ impl<P: Machine> SpaceCore<P> {
         let mut changed = Changed::NOTHING;
         let frames = self.service.frames();
         let forgotten = |pages, level| {
-            if idle {
-                return Forgotten::Yes;
-            }
             let invalidation = Invalidation::pages(range_of(pages, level));
             let mut ticket = self.service.shootdown().invalidate(pin, self.domain(), invalidation);
             // Lazy CPUs forget the pages before they use the space again; so the ticket is complete, if
@@ -112,8 +109,8 @@ impl<P: Machine> SpaceCore<P> {
             let _ = ticket.detach();
             if complete { Forgotten::Yes } else { Forgotten::No }
         };
-        let outcome =
-            self.table.dismantle(frames, lower_half::<P::Format>(), budget, &mut changed, forgotten);
+        let users = if idle { Users::None } else { Users::Lazy(forgotten) };
+        let outcome = self.table.dismantle(frames, lower_half::<P::Format>(), budget, &mut changed, users);
         let Changed { mut retired, stale, smallest, .. } = changed;
         match stale {
             // No TLB, no page walker and no handle has it.

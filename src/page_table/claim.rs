@@ -129,13 +129,15 @@ pub(super) fn release<F: Format>(entry: &TableEntry) {
 /// before. Later claims give way, for they find the caller's claim above them.
 ///
 /// Goes from low entries to high ones: a cursor that is waited for may still claim entries further on.
+/// Calls `visit` with what each entry says that is not vacant, and its level.
 pub(super) fn drain<F: Format, M: TableMemory>(
     memory: &M,
     counters: &LockCounters,
     table: &Table,
     level: Level,
+    visit: &mut impl FnMut(Entry, Level),
 ) {
-    for index in 0..ENTRIES {
+    for index in table.used(0..=ENTRIES - 1) {
         let mut wait = counters.wait();
         let found = loop {
             let found = table.entry(index).load_ordered();
@@ -144,11 +146,13 @@ pub(super) fn drain<F: Format, M: TableMemory>(
             }
             wait.turn(memory);
         };
-        if let (Entry::Table(next), Some(below)) = (F::decode(found, level), level.below())
+        let entry = F::decode(found, level);
+        visit(entry, level);
+        if let (Entry::Table(next), Some(below)) = (entry, level.below())
             && level > LOWEST_CLAIMED
         {
             // SAFETY: nobody else has a claim on its entry, or on one above, so that it stays linked.
-            drain::<F, M>(memory, counters, unsafe { table_at(memory, next) }, below);
+            drain::<F, M>(memory, counters, unsafe { table_at(memory, next) }, below, visit);
         }
     }
 }

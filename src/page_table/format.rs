@@ -47,6 +47,15 @@ pub unsafe trait Format: Send + Sync + 'static {
     /// Returns the leaf `raw` with another ownership; all else stays.
     fn with_ownership(raw: RawEntry, ownership: Ownership) -> RawEntry;
 
+    /// Returns the leaf `raw` as one that shares its frame and does not permit writes; all else stays.
+    fn shared(raw: RawEntry) -> RawEntry;
+
+    /// Does the leaf `raw` share its frame, and permit something, but no writes?
+    fn is_shared(raw: RawEntry) -> bool;
+
+    /// Returns the leaf `raw` without what the hardware noted in it.
+    fn unnoted(raw: RawEntry) -> RawEntry;
+
     /// The leaf `raw` of a table of `level` as the entry `index` of the table, one level
     /// lower, that takes its place; what the hardware noted stays.
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry;

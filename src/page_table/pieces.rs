@@ -205,7 +205,7 @@ fn claim_piece<'a, F: Format, M: TableMemory>(
     }
     if let (Entry::Table(next), Some(below)) = (F::decode(claimed.found, level), level.below()) {
         // SAFETY: the claim of its entry keeps it linked.
-        drain::<F, M>(memory, counters, unsafe { table_at(memory, next) }, below);
+        drain::<F, M>(memory, counters, unsafe { table_at(memory, next) }, below, &mut |_, _| {});
     }
     Piece { claimed, last: end(level) }
 }

@@ -20,17 +20,17 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::change::Changed;
 use super::claim::{LOWEST_CLAIMED, release, try_claim};
-use super::entry::{Entry, Ownership, RawEntry};
+use super::entry::{Entry, RawEntry};
 use super::format::Format;
 use super::level::{ENTRIES, Level, Pages};
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::path::Path;
-use super::table::{Table, TableEntry};
+use super::table::Table;
 use super::{PageTable, RootEntries, regions};
 use crate::budget::Budget;
 
 /// What a look at all entries of a table costs, in frames freed.
-const LOOK: u64 = 8;
+pub(super) const LOOK: u64 = 8;
 
 /// How far a sweep has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,26 +39,6 @@ pub(crate) struct Swept {
     pub next: Option<u64>,
     /// Has a part been left out that somebody else was using?
     pub skipped: bool,
-}
-
-/// What is left of a page table that is taken apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dismantled {
-    /// Nothing but the root.
-    Whole,
-    /// There is more to do.
-    Part,
-    /// Somebody else is at it, or a CPU has not forgotten a page yet.
-    InUse,
-}
-
-/// Have all TLBs forgotten some pages?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Forgotten {
-    /// They have, or will have before they are used.
-    Yes,
-    /// Not yet.
-    No,
 }
 
 struct Sweep<'a, 'b, M, A> {
@@ -206,144 +186,4 @@ impl<F: Format> PageTable<F> {
         drop(walk);
         sweep.swept
     }
-
-    /// Unmaps what `pages` maps and unlinks its tables, as far as `budget` goes, and adds to `changed`
-    /// what that was: for a page table that no cursor is in any more.
-    ///
-    /// Shares are dropped at once, for nothing is allocated here to note them in. So `forgotten` is asked
-    /// about pages that were just unmapped: do no TLBs have them, from now on? Else they are mapped again.
-    ///
-    /// Waits for nothing.
-    pub(crate) fn dismantle<M: TableMemory>(
-        &self,
-        memory: &M,
-        pages: Pages,
-        budget: &mut Budget,
-        changed: &mut Changed,
-        forgotten: impl FnMut(Pages, Level) -> Forgotten,
-    ) -> Dismantled {
-        // SAFETY: the root lives as long as `self`.
-        let root = unsafe { table_at(memory, self.root) };
-        let mut dismantler = Dismantler { memory, budget, changed, forgotten };
-        for part in pages.by_entry(F::ROOT) {
-            let entry = root.entry(F::ROOT.index(part.first));
-            if entry.load() == RawEntry::EMPTY {
-                continue;
-            }
-            if try_claim::<F>(entry).is_none() {
-                return Dismantled::InUse;
-            }
-            let outcome = dismantler.entry::<F>(entry, F::ROOT, part);
-            release::<F>(entry);
-            if outcome != Dismantled::Whole {
-                return outcome;
-            }
-        }
-        Dismantled::Whole
-    }
-}
-
-/// How many shares are dropped together.
-const SHARES_AT_ONCE: usize = 32;
-
-struct Dismantler<'a, M, Q> {
-    memory: &'a M,
-    budget: &'a mut Budget,
-    changed: &'a mut Changed,
-    forgotten: Q,
-}
-
-impl<M: TableMemory, Q: FnMut(Pages, Level) -> Forgotten> Dismantler<'_, M, Q> {
-    /// Empties `entry`, of `level`, which `part` touches. The entry, or one above, is claimed.
-    fn entry<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) -> Dismantled {
-        if self.budget.is_spent() {
-            return Dismantled::Part;
-        }
-        self.budget.spend(1);
-        if let (Entry::Table(next), Some(below)) = (F::decode(entry.load(), level), level.below()) {
-            self.budget.spend(LOOK);
-            // SAFETY: it is linked, and nobody else has a claim on its entry or above.
-            let lower = unsafe { table_at(self.memory, next) };
-            let outcome = self.table::<F>(lower, below, part);
-            if outcome != Dismantled::Whole {
-                return outcome;
-            }
-            entry.replace::<F>(level, RawEntry::EMPTY);
-            self.changed.note_table(part);
-            regions::retire_table(self.memory, next, &mut self.changed.retired.tables);
-        } else if let Entry::Leaf(leaf) = F::decode(entry.replace::<F>(level, RawEntry::EMPTY), level) {
-            if leaf.ownership == Ownership::Owned {
-                self.changed.retired.push(self.memory, leaf.frame, level);
-            }
-            self.changed.note_leaves(part, level, part.count());
-        }
-        Dismantled::Whole
-    }
-
-    /// Empties what `pages` touches of `table`, of `level`, whose own entry, or one above, is claimed.
-    ///
-    /// Entries are changed once nobody has a claim on them; whoever claims one later gives way.
-    fn table<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) -> Dismantled {
-        for part in pages.by_entry(level) {
-            let entry = table.entry(level.index(part.first));
-            let found = entry.load_ordered();
-            if found == RawEntry::EMPTY {
-                continue;
-            }
-            if is_others::<F>(found, level) {
-                return Dismantled::InUse;
-            }
-            let outcome = if shares::<F>(found, level) {
-                self.drop_shares::<F>(table, level, Pages { first: part.first, last: pages.last })
-            } else {
-                self.entry::<F>(entry, level, part)
-            };
-            if outcome != Dismantled::Whole {
-                return outcome;
-            }
-        }
-        Dismantled::Whole
-    }
-
-    /// Drops the shares of the first leaves of `pages` in `table`, of `level`; or changes nothing.
-    fn drop_shares<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) -> Dismantled {
-        if self.budget.is_spent() {
-            return Dismantled::Part;
-        }
-        let entry_of = |part: Pages| table.entry(level.index(part.first));
-        let parts = || pages.by_entry(level).take(SHARES_AT_ONCE);
-        let mut taken = [RawEntry::EMPTY; SHARES_AT_ONCE];
-        let mut last = pages.first;
-        for (taken, part) in taken.iter_mut().zip(parts()) {
-            let found = entry_of(part).load_ordered();
-            if shares::<F>(found, level) && !is_others::<F>(found, level) {
-                *taken = entry_of(part).replace::<F>(level, RawEntry::EMPTY);
-                last = part.last;
-            }
-        }
-        let forgotten = (self.forgotten)(Pages { first: pages.first, last }, level);
-        for (taken, part) in taken.into_iter().zip(parts()) {
-            let Entry::Leaf(leaf) = F::decode(taken, level) else { continue };
-            if forgotten == Forgotten::No {
-                entry_of(part).replace::<F>(level, taken);
-                continue;
-            }
-            self.budget.spend(1);
-            self.changed.note_leaves(part, level, part.count());
-            if let Some((first, level)) = self.memory.drop_share(leaf.frame, level) {
-                self.changed.retired.push(self.memory, first, level);
-            }
-        }
-        if forgotten == Forgotten::Yes { Dismantled::Whole } else { Dismantled::InUse }
-    }
-}
-
-/// Has a cursor claimed the entry, in a table of `level`, that was `found` to say this?
-fn is_others<F: Format>(found: RawEntry, level: Level) -> bool {
-    level >= LOWEST_CLAIMED && found.is_claimed::<F>()
-}
-
-/// Is the entry, in a table of `level`, a leaf that shares its frame?
-fn shares<F: Format>(entry: RawEntry, level: Level) -> bool {
-    matches!(F::decode(entry, level), Entry::Leaf(leaf) if leaf.ownership == Ownership::Shared)
 }

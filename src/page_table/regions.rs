@@ -27,7 +27,7 @@ use super::table::Table;
 const ONE: u32 = 1 << 31;
 
 /// What a table keeps of its leaves' regions.
-enum Kept<'a> {
+pub(super) enum Kept<'a> {
     Nothing,
     /// All leaves are of this region.
     One(RegionId),
@@ -38,7 +38,7 @@ enum Kept<'a> {
 impl<'a> Kept<'a> {
     /// Of the table in `table`, which the caller holds linked.
     #[inline]
-    fn of<M: TableMemory>(memory: &'a M, table: PhysFrame) -> Kept<'a> {
+    pub(super) fn of<M: TableMemory>(memory: &'a M, table: PhysFrame) -> Kept<'a> {
         // Acquire pairs with the Release in `set_place`.
         let word = memory.aux(table).load(Ordering::Acquire);
         match RegionId::new(word & !ONE) {
@@ -49,16 +49,22 @@ impl<'a> Kept<'a> {
             Some(_) => Kept::Each(unsafe { table_at(memory, memory.frame_of(word)) }),
         }
     }
+
+    /// Returns the region of the leaf at `index`.
+    #[inline]
+    pub(super) fn at(&self, index: usize) -> Option<RegionId> {
+        match self {
+            Kept::Nothing => None,
+            Kept::One(region) => Some(*region),
+            Kept::Each(ids) => RegionId::new(ids.load(index).0 as u32),
+        }
+    }
 }
 
 /// Returns the region of the leaf at `index` of the table in `table`, whose entry the caller holds.
 #[inline]
 pub(super) fn region_of<M: TableMemory>(memory: &M, table: PhysFrame, index: usize) -> Option<RegionId> {
-    match Kept::of(memory, table) {
-        Kept::Nothing => None,
-        Kept::One(region) => Some(region),
-        Kept::Each(ids) => RegionId::new(ids.load(index).0 as u32),
-    }
+    Kept::of(memory, table).at(index)
 }
 
 /// Gives the leaves that are to come in the lowest table in `table`, which has none, their region.

@@ -1,11 +1,15 @@
 //! One page-table page.
 
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::RawEntry;
 use super::level::ENTRIES;
+
+/// How many entries [`Table::used`] looks at together: a cache line's.
+const GROUP: usize = 8;
 
 /// One entry, read and written by the hardware at any time.
 #[repr(transparent)]
@@ -82,6 +86,31 @@ impl Table {
     #[inline]
     pub(super) fn entries(&self, first: usize, last: usize) -> &[TableEntry] {
         &self.entries[first..=last]
+    }
+
+    /// The indexes of `range` whose entries are not vacant, or are claimed, each looked at by
+    /// [`TableEntry::load_ordered`] when the ones before are done with.
+    #[inline]
+    pub(super) fn used(&self, range: RangeInclusive<usize>) -> impl Iterator<Item = usize> {
+        let (mut index, last) = range.into_inner();
+        core::iter::from_fn(move || {
+            while index <= last {
+                let here = index;
+                // Most tables above the lowest are nearly empty.
+                if here.is_multiple_of(GROUP)
+                    && let Some(group) = self.entries[here..=last].first_chunk::<GROUP>()
+                    && group.iter().fold(0, |bits, entry| bits | entry.load_ordered().0) == RawEntry::EMPTY.0
+                {
+                    index += GROUP;
+                    continue;
+                }
+                index += 1;
+                if self.entries[here].load_ordered() != RawEntry::EMPTY {
+                    return Some(here);
+                }
+            }
+            None
+        })
     }
 
     /// [`TableEntry::load`] of an entry.

@@ -214,6 +214,30 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         RawEntry(raw.0 & !own | ownership_bits(ownership).bits())
     }
 
+    #[inline(always)]
+    fn shared(raw: RawEntry) -> RawEntry {
+        let bits = raw.0 & !Bits::OWNED.bits() | Bits::SHARED.bits();
+        // A leaf that permits nothing has another meaning of WRITABLE.
+        if bits & (Bits::PRESENT | Bits::WRITABLE).bits() != (Bits::PRESENT | Bits::WRITABLE).bits() {
+            return RawEntry(bits);
+        }
+        let dirty = bits & Bits::DIRTY.bits();
+        let saved =
+            dirty << (Bits::SAVED_DIRTY.bits().trailing_zeros() - Bits::DIRTY.bits().trailing_zeros());
+        RawEntry(bits & !(Bits::WRITABLE | Bits::DIRTY).bits() | saved)
+    }
+
+    #[inline(always)]
+    fn is_shared(raw: RawEntry) -> bool {
+        let bits = Bits::PRESENT | Bits::SHARED;
+        raw.0 & (bits | Bits::WRITABLE).bits() == bits.bits()
+    }
+
+    #[inline(always)]
+    fn unnoted(raw: RawEntry) -> RawEntry {
+        RawEntry(raw.0 & !(Bits::ACCESSED | Bits::DIRTY | Bits::SAVED_DIRTY).bits())
+    }
+
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry {
         let Some(below) = level.below() else {
             return raw;
@@ -353,6 +377,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_shared_leaf_permits_no_write_and_keeps_its_marks() {
+        let marks = Bits::ACCESSED | Bits::DIRTY | Bits::SAVED_DIRTY;
+        for access in [Access::NONE, Access::READ, Access::WRITE, Access::EXECUTE] {
+            for level in [Level::PAGE, Level::HUGE] {
+                let before = leaf(Protection::user(access));
+                let clean = Four::leaf(&before, level);
+                let expected = without_write(before);
+                assert_eq!(Four::decode(Four::shared(clean), level), Entry::Leaf(expected));
+                assert_eq!(Four::shared(clean).0 & marks.bits(), 0);
+                assert_eq!(Four::is_shared(Four::shared(clean)), access.reads());
+                assert!(!Four::is_shared(clean));
+                let dirty = Four::reprotect(
+                    RawEntry(Four::leaf(&leaf(Protection::USER_DATA), level).0 | marks.bits()),
+                    level,
+                    Protection::user(access),
+                );
+                let shared = Four::shared(dirty);
+                assert_eq!(Four::decode(shared, level), Entry::Leaf(expected));
+                assert_eq!(shared.0 & Bits::DIRTY.bits(), 0, "a shadow stack");
+                let both = [dirty, shared]
+                    .map(|raw| Four::reprotect(raw, level, Protection::USER_DATA).0 & marks.bits());
+                assert_eq!(both[0], both[1], "a mark is lost");
+                assert_eq!(Four::unnoted(shared), Four::shared(clean));
+            }
+        }
+    }
+
+    fn without_write(leaf: Leaf) -> Leaf {
+        let access = leaf.protection.access();
+        let access = if access.writes() { Access::READ } else { access };
+        Leaf { protection: leaf.protection.with_access(access), ownership: Ownership::Shared, ..leaf }
     }
 
     #[test]

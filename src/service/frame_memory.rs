@@ -84,10 +84,12 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
         }
     }
 
+    #[inline]
     fn share(&self, first: PhysFrame, level: Level) -> Result<(), SharesFull> {
         shares::share(self, first, level)
     }
 
+    #[inline]
     fn drop_share(&self, first: PhysFrame, level: Level) -> Option<(PhysFrame, Level)> {
         shares::drop_share(self, first, level)
     }

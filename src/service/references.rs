@@ -83,6 +83,32 @@ const fn held(word: u32, holder: Holder) -> u32 {
     ((word & SHARES) >> SHARES_SHIFT) + 1
 }
 
+/// The word with one holder more or less.
+const ONE: u32 = 1 << SHARES_SHIFT;
+
+/// Adds a further 4 KiB leaf, as [`share`] does, if `word` is the frame's own, has room, and is not changed
+/// at the same time. Returns whether it did.
+#[inline(always)]
+pub(super) fn share_page(word: &AtomicU32) -> bool {
+    // Relaxed, as in `share`.
+    let current = word.load(Ordering::Relaxed);
+    !is_run(current)
+        && current & SHARES != SHARES
+        && word.compare_exchange(current, current + ONE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
+/// Takes away a 4 KiB leaf, as [`drop_share`] does, if `word` is the frame's own, counts others, and is not
+/// changed at the same time. Returns whether it did.
+#[inline(always)]
+pub(super) fn drop_page(word: &AtomicU32) -> bool {
+    // Relaxed: the caller is not the last holder if this succeeds.
+    let current = word.load(Ordering::Relaxed);
+    !is_run(current)
+        && current & SHARES != 0
+        // Release, as in `drop_share`.
+        && word.compare_exchange(current, current - ONE, Ordering::Release, Ordering::Relaxed).is_ok()
+}
+
 /// Adds a further holder of the same kind as the caller, who is a `holder`.
 ///
 /// # Errors

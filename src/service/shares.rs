@@ -20,17 +20,42 @@ fn counted_on<P: Platform>(frames: &Frames<P>, frame: PhysFrame, level: Level) -
 }
 
 /// As [`TableMemory::share`](crate::page_table::TableMemory::share).
+#[inline]
 pub(super) fn share<P: Platform>(
     frames: &Frames<P>,
     frame: PhysFrame,
     level: Level,
 ) -> Result<(), SharesFull> {
+    if level == Level::PAGE && references::share_page(&info(frames, frame).references) {
+        return Ok(());
+    }
+    share_counted(frames, frame, level)
+}
+
+/// As [`share`], whatever counts the holders.
+#[cold]
+#[inline(never)]
+fn share_counted<P: Platform>(frames: &Frames<P>, frame: PhysFrame, level: Level) -> Result<(), SharesFull> {
     let counted = counted_on(frames, frame, level);
     references::share(&info(frames, counted).references, Holder::of(level))
 }
 
 /// As [`TableMemory::drop_share`](crate::page_table::TableMemory::drop_share).
+#[inline]
 pub(super) fn drop_share<P: Platform>(
+    frames: &Frames<P>,
+    frame: PhysFrame,
+    level: Level,
+) -> Option<(PhysFrame, Level)> {
+    if level == Level::PAGE && references::drop_page(&info(frames, frame).references) {
+        return None;
+    }
+    drop_counted(frames, frame, level)
+}
+
+/// As [`drop_share`], whatever counts the holders and however many there are.
+#[inline(never)]
+fn drop_counted<P: Platform>(
     frames: &Frames<P>,
     frame: PhysFrame,
     level: Level,

@@ -152,26 +152,41 @@ impl<P: Machine> MemoryService<P> {
     /// Frees the bookkeeping and the roots of spaces that are abandoned, empty, and active nowhere;
     /// how many frames that is.
     fn bury(&self, pin: &CpuPin) -> u64 {
-        let frames = &self.frames;
+        let mut freed = 0;
+        while let Some(frames) = self.bury_if(pin, |_| true) {
+            freed += frames;
+        }
+        freed
+    }
+
+    /// The same for the space `core`, which was abandoned just now; if that is not possible now, the service
+    /// task does it.
+    pub(crate) fn bury_one(&self, pin: &CpuPin, core: *const SpaceCore<P>) {
+        if self.bury_if(pin, |listed| ptr::eq(listed, core)).is_none() {
+            self.note_work_anywhere();
+        }
+    }
+
+    /// Frees the bookkeeping and the root of the first space that `wanted` accepts and that is abandoned, empty,
+    /// and active nowhere; how many frames that is.
+    fn bury_if(&self, pin: &CpuPin, wanted: impl Fn(&SpaceCore<P>) -> bool) -> Option<u64> {
         let gone = |core: &SpaceCore<P>| {
-            core.abandoned.load(Ordering::Acquire)
+            wanted(core)
+                && core.abandoned.load(Ordering::Acquire)
                 && core.dismantled.load(Ordering::Acquire)
                 && core.visitors.load(Ordering::Acquire) == 0
                 && core.domain().is_idle()
                 && core.retired.try_lock().is_some_and(|list| list.is_empty())
         };
-        let mut freed = 0;
-        while let Some(core) = self.spaces.try_lock().and_then(|mut spaces| spaces.take(gone)) {
-            let root = core.table.root();
-            // SAFETY: it is out of the list and nobody looks at it, its handle is gone, no CPU has it
-            // active; its tables and frames have been freed.
-            unsafe {
-                freed += SpaceCore::give_back(core, frames, pin);
-                frame_memory::release_own(frames, pin, root, Order::FRAME);
-            }
-            freed += 1;
+        let core = self.spaces.try_lock().and_then(|mut spaces| spaces.take(gone))?;
+        let (frames, root) = (&self.frames, core.table.root());
+        // SAFETY: it is out of the list and nobody looks at it, its handle is gone, no CPU has it
+        // active; its tables and frames have been freed.
+        unsafe {
+            let freed = SpaceCore::give_back(core, frames, pin);
+            frame_memory::release_own(frames, pin, root, Order::FRAME);
+            Some(freed + 1)
         }
-        freed
     }
 }
 

@@ -180,6 +180,19 @@ unsafe impl Format for Written {
         X64::<4>::with_ownership(raw, ownership)
     }
 
+    fn shared(raw: RawEntry) -> RawEntry {
+        write_once();
+        X64::<4>::shared(raw)
+    }
+
+    fn is_shared(raw: RawEntry) -> bool {
+        X64::<4>::is_shared(raw)
+    }
+
+    fn unnoted(raw: RawEntry) -> RawEntry {
+        X64::<4>::unnoted(raw)
+    }
+
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry {
         if index == ENTRIES - 1 {
             write_once();

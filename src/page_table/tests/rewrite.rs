@@ -5,6 +5,7 @@ use core::ops::ControlFlow;
 use std::vec::Vec;
 
 use super::*;
+use crate::budget::Budget;
 
 fn region(bits: u32) -> RegionId {
     RegionId::new(bits).unwrap()
@@ -187,6 +188,57 @@ fn copy_to(table: &Table, arena: &Arena, copy: &Table) -> Result<(), CopyError<a
     let mut reserve = Reserve::new(arena, &pin);
     let copy = Copied { pages: all, to: copy, inherited: |_| Inherited::Contents };
     table.copy_to(arena.by(&pin), &mut reserve, copy, &mut changed, |_| ()).map(drop)
+}
+
+/// A copy that ends half-way keeps what it has: dropped, it leaves its source as it was.
+#[test]
+#[cfg_attr(miri, ignore = "looks at all tables: minutes")]
+fn a_copy_that_meets_a_full_count_is_taken_apart() {
+    let arena = Arena::new(200);
+    let pin = pin(0);
+    let new = || Table::new(&arena, &pin, RootEntries::Own).unwrap();
+    let table = new();
+    let all = Pages { first: 0, last: (1 << 35) - 1 };
+    rewrite(&table, &arena, pages(FIRST, 1024), Mark(region(1))).unwrap().unwrap();
+    // Marks before leaves, between them, and in both tables.
+    let mapped = [3, 4, 7, 511, 513, 600].map(|page| FIRST + page);
+    mapped.iter().for_each(|&page| map_page(&table, &arena, page).unwrap());
+    let holders = |page| arena.holders(find(&table, &arena, page).unwrap().0.start_address().as_u64() / 4096);
+    let frames = arena.allocated();
+    let dismantle = |copy: Table| {
+        let mut changed = Changed::NOTHING;
+        let users = Users::<fn(Pages, Level) -> Forgotten>::None;
+        let outcome = copy.dismantle(&arena, all, &mut Budget::unlimited(), &mut changed, users);
+        assert_eq!(outcome, Dismantled::Whole);
+        arena.free_changed(&pin, changed);
+        // SAFETY: nobody uses it.
+        unsafe { arena.free(&pin, copy.root()) };
+    };
+    let first = new();
+    copy_to(&table, &arena, &first).unwrap();
+    assert_eq!(look(&first, &arena, ALL), look(&table, &arena, ALL));
+    arena.most_holders(2);
+    // Each time one more of the frames has only one holder, until all have.
+    for (freed, &page) in mapped.iter().enumerate() {
+        let second = new();
+        assert_eq!(copy_to(&table, &arena, &second), Err(CopyError::SharesFull));
+        assert_eq!(mapped.iter().filter(|&&page| holders(page) == Some(2)).count(), mapped.len());
+        dismantle(second);
+        let held = mapped.iter().filter(|&&page| holders(page) == Some(2)).count();
+        assert_eq!(held, mapped.len() - freed, "a share was dropped that the copy had not");
+        let changed = clear(&first, &arena, &pin, Pages { first: page, last: page }).unwrap();
+        arena.free_changed(&pin, changed);
+    }
+    let second = new();
+    copy_to(&table, &arena, &second).unwrap();
+    assert_eq!(look(&second, &arena, ALL), look(&table, &arena, ALL));
+    dismantle(second);
+    dismantle(first);
+    assert_eq!(arena.allocated(), frames);
+    assert!(mapped.iter().all(|&page| holders(page) == Some(1)));
+    let changed = clear(&table, &arena, &pin, all).unwrap();
+    arena.free_changed(&pin, changed);
+    assert_eq!(arena.allocated(), 1);
 }
 
 #[test]

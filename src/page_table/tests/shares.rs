@@ -302,11 +302,12 @@ fn dismantling_drops_shares_or_leaves_them() {
     for groups in 0.. {
         let mut asked = 0;
         let mut budget = Budget::unlimited();
-        let outcome = other.dismantle(&arena, everything, &mut budget, &mut changed, |_, level| {
+        let users = Users::Lazy(|_, level| {
             assert_eq!(level, Level::PAGE);
             asked += 1;
             if asked > groups { Forgotten::No } else { Forgotten::Yes }
         });
+        let outcome = other.dismantle(&arena, everything, &mut budget, &mut changed, users);
         if outcome == Dismantled::Whole {
             break;
         }
@@ -323,7 +324,8 @@ fn dismantling_drops_shares_or_leaves_them() {
     // The last holders' frames come with what is retired.
     let mut changed = Changed::NOTHING;
     let mut budget = Budget::unlimited();
-    let outcome = table.dismantle(&arena, everything, &mut budget, &mut changed, |_, _| Forgotten::Yes);
+    let users = Users::<fn(Pages, Level) -> Forgotten>::None;
+    let outcome = table.dismantle(&arena, everything, &mut budget, &mut changed, users);
     assert_eq!(outcome, Dismantled::Whole);
     arena.free_changed(&pin, changed);
     assert_eq!(arena.allocated(), 1);

@@ -75,6 +75,11 @@ impl Memory {
         }
     }
 
+    /// Gives all of it back, in steps with turns of other tasks in between.
+    pub async fn close(self) {
+        self.space.close().await;
+    }
+
     /// Returns a copy, which shares the frames until they are written.
     ///
     /// # Errors

@@ -163,18 +163,19 @@ impl Process {
         Ok(())
     }
 
-    /// Removes a thread, which has ended with `code`. With the last one the process ends.
-    pub fn remove(&self, thread: &Thread, code: u8) {
+    /// Removes a thread, which has ended with `code`. With the last one the process ends: returns how.
+    pub fn remove(&self, thread: &Thread, code: u8) -> Option<Ending> {
         let is_last = {
             let mut threads = self.threads.lock();
             threads.retain(|other| other.id != thread.id);
             threads.is_empty()
         };
-        if is_last {
-            self.end(Ending::Exited(code));
-            self.files.lock().close_all();
-            table::ended(self, Ending::from_status(self.ending.load(Ordering::SeqCst) & !ENDS));
+        if !is_last {
+            return None;
         }
+        self.end(Ending::Exited(code));
+        self.files.lock().close_all();
+        Some(Ending::from_status(self.ending.load(Ordering::SeqCst) & !ENDS))
     }
 
     /// Calls `with` for the thread of this number, if it is the process's.

@@ -53,6 +53,21 @@ impl<T> Shared<T> {
         Ok(Shared(NonNull::from(Box::leak(boxed(Counted { owners: AtomicUsize::new(1), value })?))))
     }
 
+    /// Returns the value if this is its only owner; else the owner goes.
+    pub fn into_inner(self) -> Option<T> {
+        // Release and Acquire as in `drop`.
+        if self.counted().owners.fetch_sub(1, Ordering::Release) != 1 {
+            core::mem::forget(self);
+            return None;
+        }
+        fence(Ordering::Acquire);
+        let counted = self.0;
+        core::mem::forget(self);
+        // SAFETY: this was the last owner, and `new` made it from a box.
+        let counted = unsafe { Box::from_raw(counted.as_ptr()) };
+        Some(counted.value)
+    }
+
     fn counted(&self) -> &Counted<T> {
         // SAFETY: it lives as long as an owner.
         unsafe { self.0.as_ref() }

@@ -21,6 +21,8 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     Running(Shared<Process>),
+    /// It has no threads any more, and gives its memory back.
+    Ending,
     Ended(Ending),
 }
 
@@ -58,23 +60,43 @@ pub fn find(id: TaskId) -> Option<Shared<Process>> {
     })
 }
 
-/// Keeps of a process only how it ended, for its parent, which gets a signal; its children have no parent
-/// any more.
-pub(super) fn ended(process: &Process, ending: Ending) {
-    let mut gone = None;
+/// Ends the process of `thread`, its last one, which has left the process's memory: gives back what it has, and
+/// then tells the parent, which gets a signal.
+pub(super) async fn end(thread: Shared<Thread>, ending: Ending) {
+    let (id, parent) = (thread.process.id, thread.process.parent);
+    // Nobody finds it any more, so the thread is its owner.
+    let listed = replace_state(id, State::Ending);
+    drop(listed);
+    let process = thread.into_inner().and_then(|thread| thread.process.into_inner());
+    // If another task has it at this moment, the last owner leaves its memory to the service task.
+    if let Some(Process { memory, .. }) = process {
+        memory.close().await;
+    }
+    ended(id, parent, ending);
+}
+
+/// Gives the process of this number another state. Returns the former one, to be dropped without the table's
+/// lock.
+fn replace_state(id: TaskId, state: State) -> Option<State> {
+    let mut processes = PROCESSES.lock();
+    let entry = processes.iter_mut().find(|entry| entry.id == id)?;
+    Some(core::mem::replace(&mut entry.state, state))
+}
+
+/// Keeps of the process `id` only how it ended, for its parent, which gets a signal; its children have no
+/// parent any more.
+fn ended(id: TaskId, parent: TaskId, ending: Ending) {
     let mut processes = PROCESSES.lock();
     for entry in processes.iter_mut() {
-        if entry.id == process.id {
-            gone = Some(core::mem::replace(&mut entry.state, State::Ended(ending)));
-        } else if entry.parent == Some(process.id) {
+        if entry.id == id {
+            entry.state = State::Ended(ending);
+        } else if entry.parent == Some(id) {
             entry.parent = None;
         }
     }
-    processes.retain(|entry| entry.parent.is_some() || matches!(entry.state, State::Running(_)));
+    processes.retain(|entry| entry.parent.is_some() || !matches!(entry.state, State::Ended(_)));
     drop(processes);
-    // Not under the lock: it may be the last owner.
-    drop(gone);
-    if let Some(parent) = find(process.parent) {
+    if let Some(parent) = find(parent) {
         parent.send(Signal::CHLD);
     }
     ENDED.notify();

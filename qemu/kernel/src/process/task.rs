@@ -5,7 +5,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 
 use super::delivery::Cause;
-use super::{AlternateStack, FutexKey, Shared, SignalSet, Thread, futex};
+use super::{AlternateStack, FutexKey, Shared, SignalSet, Thread, futex, table};
 use crate::arch::user::{Exit, UserState};
 use crate::executor::{Reserved, Slice, reserve, yield_now};
 use crate::per_cpu;
@@ -89,9 +89,14 @@ impl Task {
                 futex::wake(FutexKey { process: process.id, address: self.cleared_at_end }, 1, u32::MAX);
             }
         }
-        process.remove(&self.thread, code);
-        if process.is_ending() {
+        if process.is_ending() || process.thread_count() == 1 {
+            // Before the last thread gives it back.
             process.memory.leave();
+        }
+        let last = process.remove(&self.thread, code);
+        let Task { thread, .. } = self;
+        if let Some(ending) = last {
+            table::end(thread, ending).await;
         }
     }
 

@@ -32,7 +32,7 @@ struct Case {
     samples: fn(&Bench) -> Result<Vec<u64>, GuestError>,
 }
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     case("empty_syscall", |bench| {
         bench.sample(|| {
             bench.time(|| {
@@ -58,6 +58,7 @@ const CASES: [Case; 14] = [
     }),
     case("fault_read", |bench| faults(bench, Pages::read)),
     Case { parts: MANY, ..case("populate_512", populate) },
+    case("fork_small", fork_alone),
     case("fork_64m", fork),
     case("cow_fault", copy_on_write),
     case("fork_touch_512", fork_and_touch),
@@ -193,14 +194,19 @@ fn populate(bench: &Bench) -> Result<Vec<u64>, GuestError> {
     })
 }
 
+/// The program forks, which has some tens of pages; the child ends at once.
+fn fork_alone(bench: &Bench) -> Result<Vec<u64>, GuestError> {
+    bench.sample(|| {
+        // SAFETY: there is one thread.
+        bench.time(|| unsafe { Child::fork(|| ()) }?.wait())
+    })
+}
+
 /// A large process forks; the child ends at once.
 fn fork(bench: &Bench) -> Result<Vec<u64>, GuestError> {
     let pages = Pages::reserve(LARGE, Layout::Together)?;
     pages.map()?;
-    let samples = bench.sample(|| {
-        // SAFETY: there is one thread.
-        bench.time(|| unsafe { Child::fork(|| ()) }?.wait())
-    });
+    let samples = fork_alone(bench);
     pages.clear()?;
     samples
 }
