@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use object_support::{Bench, PagerFile, at, tend, touch};
 use topomem::object::{MemoryObject, ObjectError, ObjectMapping, PagerError, Residency};
-use topomem::region::{FaultAccess, FaultError, MapRequest, PageFault, Placement, Resolved, Sharing};
+use topomem::region::{
+    FaultAccess, FaultError, MapRequest, PageFault, Placement, Relocation, Resolved, Sharing,
+};
 use topomem::{CpuId, VirtAddr};
 
 /// Where regions are mapped: across an end of 2 MiB.
@@ -395,6 +397,53 @@ fn no_write_is_lost_by_writebacks_that_it_meets() {
         bench.leave(pin);
     });
     bench.on(|_| drop(object));
+}
+
+#[test]
+fn moved_pages_show_what_they_showed() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 8 << 12).unwrap();
+        for page in 0..8_u64 {
+            object.try_write(pin, page << 12, &(page + 1).to_le_bytes()).unwrap();
+        }
+        for sharing in [Sharing::Shared, Sharing::Private] {
+            let space = bench.space(pin);
+            bench.map(pin, &space, &object, FIRST, 4, 2, sharing);
+            assert_eq!(bench.load(pin, &space, FIRST + 1), 4);
+            // Half of it goes elsewhere, and grows there.
+            let to = FIRST + 1000;
+            space.mremap(pin, at(FIRST), 2 << 12, 4 << 12, Relocation::Fixed(at(to))).unwrap();
+            let seen: Vec<u64> = (0..4).map(|page| bench.load(pin, &space, to + page)).collect();
+            assert_eq!(seen, [3, 4, 5, 6]);
+            assert_eq!(bench.load(pin, &space, FIRST + 2), 5);
+            assert_eq!(touch(bench.sim, pin, &space, FIRST, None), Err(FaultError::NotMapped));
+            assert_eq!(space.object_at(pin, at(to + 1)).unwrap().offset, 3 << 12);
+            let moved = space.move_contents(pin, at(to), 4 << 12, None).unwrap();
+            let moved = moved.as_u64() >> 12;
+            for page in 0..4 {
+                assert_eq!(bench.load(pin, &space, moved + page), page + 3);
+                assert_eq!(
+                    bench.load(pin, &space, to + page),
+                    page + 3,
+                    "the old place reads the object again"
+                );
+            }
+            let mut pages = [Residency::Absent; 4];
+            space.residency(pin, at(moved), &mut pages).unwrap();
+            assert_eq!(pages, [Residency::Dirty; 4]);
+            assert_eq!(space.residency(pin, at(FIRST + 3), &mut pages), Err(at(FIRST + 4)));
+            object.set_size(pin, 5 << 12).unwrap();
+            for page in [to + 3, moved + 3, FIRST + 3] {
+                assert_eq!(touch(bench.sim, pin, &space, page, None), Err(FaultError::BeyondEnd));
+            }
+            object.set_size(pin, 8 << 12).unwrap();
+            object.try_write(pin, 5 << 12, &6_u64.to_le_bytes()).unwrap();
+            bench.leave(pin);
+            drop(space);
+        }
+        bench.finish(pin, [], [object]);
+    });
 }
 
 #[test]

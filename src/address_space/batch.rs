@@ -10,7 +10,7 @@ use super::error::{ProtectError, RemapError, UnmapError};
 use super::replaced_tables;
 use super::unmapping::Unmapping;
 use crate::Machine;
-use crate::page_table::{Changed, Protection};
+use crate::page_table::{Changed, MovedRegions, Protection};
 
 /// Changes of one address space's page tables that other CPUs are told of together.
 ///
@@ -63,7 +63,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// [`RemapError`]; the batch is as before.
     pub fn remap(&mut self, from: PageRange, to: VirtAddr) -> Result<(), RemapError> {
         let records = &mut self.records;
-        let moved = self.core.relocate(self.pin, from, to, None, |mut changed, new| {
+        let moved = self.core.relocate(self.pin, from, to, MovedRegions::default(), |mut changed, new| {
             if let Some(invalidation) = replaced_tables(&changed, new) {
                 // Page walkers may still find an empty table at the new place.
                 records.record(invalidation);

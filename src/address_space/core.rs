@@ -16,8 +16,8 @@ use super::layout::{SpaceKind, pages_of, range_of, range_of_pages, size_of_level
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Answer, Answered, Changed, ClearPageError, Found, Leaf, Left, Level, Mismatch, Neighbours, Outcome,
-    PageTable, Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
+    Answer, Answered, Changed, ClearPageError, Found, Leaf, Level, Mismatch, MovedRegions, Neighbours,
+    Outcome, PageTable, Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
 use crate::region::{
     DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout, SpacePolicy,
@@ -282,7 +282,7 @@ impl<P: Machine> SpaceCore<P> {
         pin: &CpuPin,
         from: PageRange,
         to: VirtAddr,
-        mut left: Option<Left<'_>>,
+        mut transfer: MovedRegions<'_>,
         mut record: impl FnMut(Changed, Pages) -> T,
     ) -> Result<T, RemapError> {
         let target = PageRange::new(to, from.pages(), from.size()).map_err(RemapError::Target)?;
@@ -295,9 +295,9 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(frames, pin);
         let mut record = |changed| record(changed, new);
         let moved = loop {
-            let left = left.as_mut().map(|left| &mut **left as Left<'_>);
             let tables = self.service.tables(pin);
-            let error = match self.table.relocate(tables, &mut reserve, old, new, left, &mut record) {
+            let transfer = transfer.again();
+            let error = match self.table.relocate(tables, &mut reserve, old, new, transfer, &mut record) {
                 Ok(recorded) => break Ok(recorded),
                 Err(RelocateError::Tables(error)) => error,
                 Err(RelocateError::Occupied { page }) => {

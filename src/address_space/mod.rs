@@ -36,7 +36,7 @@ pub use crate::retire::Callback;
 
 use crate::Machine;
 use crate::fault::{Fault, FaultCell};
-use crate::page_table::{Changed, Format, Leaf, Left, Level, LockCounters, Pages, Protection};
+use crate::page_table::{Changed, Format, Leaf, Level, LockCounters, MovedRegions, Pages, Protection};
 use layout::range_of;
 
 /// What an address translates to.
@@ -135,21 +135,21 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// [`RemapError`]; no translation has changed.
     pub fn remap(&self, pin: &CpuPin, from: PageRange, to: VirtAddr) -> Result<Unmapping<'_, P>, RemapError> {
-        self.remap_leaving(pin, from, to, None)
+        self.remap_leaving(pin, from, to, MovedRegions::default())
     }
 
-    /// As [`AddressSpace::remap`]. If `left` says so, the pages of the old place still belong to regions.
+    /// As [`AddressSpace::remap`]. `transfer` says what becomes of regions.
     pub(crate) fn remap_leaving(
         &self,
         pin: &CpuPin,
         from: PageRange,
         to: VirtAddr,
-        left: Option<Left<'_>>,
+        transfer: MovedRegions<'_>,
     ) -> Result<Unmapping<'_, P>, RemapError> {
         let core = self.core;
         let shootdown = core.service.shootdown();
         let late = core.service.broken(Fault::MremapFlushLate);
-        let (replaced, record, changed) = core.relocate(pin, from, to, left, |changed, new| {
+        let (replaced, record, changed) = core.relocate(pin, from, to, transfer, |changed, new| {
             let replaced = replaced_tables(&changed, new);
             let replaced = replaced.map(|invalidation| shootdown.record(core.domain(), invalidation));
             (replaced, (!late).then(|| core.record(&changed)), changed)

@@ -60,6 +60,15 @@ impl RegionId {
         self.0.get()
     }
 
+    /// Returns the id that differs in the record alone.
+    pub(crate) const fn with_record(self, record: RecordNumber) -> RegionId {
+        let rest = self.get() & ((1 << Self::RECORD_SHIFT) - 1);
+        match RegionId::new(rest | record.get() << Self::RECORD_SHIFT) {
+            Some(id) => id,
+            None => self,
+        }
+    }
+
     /// Returns the number of the record that the id refers to, if any.
     #[inline]
     pub(crate) const fn record(self) -> Option<RecordNumber> {

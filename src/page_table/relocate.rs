@@ -6,7 +6,7 @@ use super::PageTable;
 use super::chain::{Chain, Reserve};
 use super::change::{Changed, cut};
 use super::cursor::Cursor;
-use super::entry::{Entry, RawEntry, RegionId};
+use super::entry::{Entry, RawEntry, RecordNumber, RegionId};
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::map::{Backing, Filler, plan};
@@ -31,7 +31,25 @@ pub(crate) enum RelocateError<E> {
 
 /// The region that pages at the old place of a move belong to afterwards, if they belonged to this one; it is
 /// told how many pages that are. Called once for each such entry, with both places claimed.
-pub(crate) type Left<'a> = &'a mut dyn FnMut(RegionId, u64) -> RegionId;
+/// If it returns `None`, the pages belong to none.
+pub(crate) type Left<'a> = &'a mut dyn FnMut(RegionId, u64) -> Option<RegionId>;
+
+/// What becomes of the regions of pages that are moved.
+#[derive(Default)]
+pub(crate) struct MovedRegions<'a> {
+    /// What the old place belongs to afterwards; `None`: to no region.
+    pub left: Option<Left<'a>>,
+    /// A record, and the one that pages have in its place at the new place.
+    pub renumbered: Option<(RecordNumber, RecordNumber)>,
+}
+
+impl MovedRegions<'_> {
+    /// The same once more.
+    pub fn again(&mut self) -> MovedRegions<'_> {
+        let left = self.left.as_mut().map(|left| &mut **left as Left<'_>);
+        MovedRegions { left, renumbered: self.renumbered }
+    }
+}
 
 /// What stands in the place of a leaf that was moved.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,6 +67,7 @@ struct Moved<'a, M: TableMemory> {
     /// What to add to a page of the new place for the old one.
     back: u64,
     trace: Trace,
+    renumbered: Option<(RecordNumber, RecordNumber)>,
 }
 
 /// The place of an entry.
@@ -75,6 +94,14 @@ impl<M: TableMemory> Moved<'_, M> {
                 (Entry::Table(next), Some(below)) => (table, level) = (next, below),
                 (entry, _) => return (Place { table, index, level }, entry),
             }
+        }
+    }
+
+    /// The region at the new place of what belonged to `region`.
+    fn region(&self, region: RegionId) -> RegionId {
+        match self.renumbered {
+            Some((old, new)) if region.record() == Some(old) => region.with_record(new),
+            _ => region,
         }
     }
 
@@ -105,6 +132,7 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
         for page in part.first..=part.last {
             if let (place, Entry::Leaf(_)) = self.find::<F>(page) {
                 let region = regions::region_of(self.memory, place.table, place.index);
+                let region = region.map(|region| self.region(region));
                 set(Pages { first: page, last: page }, region);
             }
         }
@@ -113,7 +141,7 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
     fn region_of_large(&self, page: u64) -> Option<RegionId> {
         match self.find::<F>(page) {
             (Place { table, index, level }, Entry::Leaf(_)) if level > Level::PAGE => {
-                regions::region_of(self.memory, table, index)
+                regions::region_of(self.memory, table, index).map(|region| self.region(region))
             }
             _ => None,
         }
@@ -124,7 +152,7 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
         let entry = self.at(table).entry(index);
         match found {
             // One mark may serve several pages of the new place: it is removed afterwards.
-            Entry::Mark(region) => F::mark(region),
+            Entry::Mark(region) => F::mark(self.region(region)),
             _ => {
                 let region = regions::region_of(self.memory, table, index);
                 let mark = region.filter(|_| self.trace == Trace::Mark).map_or(RawEntry::EMPTY, F::mark);
@@ -163,7 +191,7 @@ fn replace_marks<F: Format, M: TableMemory>(
         let entry = table.entry(level.index(part.first));
         match (F::decode(entry.load(), level), level.below()) {
             (Entry::Mark(region), _) => {
-                let mark = left.as_mut().map(|left| F::mark(left(region, part.count())));
+                let mark = left.as_mut().and_then(|left| left(region, part.count())).map(F::mark);
                 entry.replace::<F>(level, mark.unwrap_or(RawEntry::EMPTY));
             }
             (Entry::Table(next), Some(below)) => replace_marks::<F, M>(memory, next, below, part, left),
@@ -188,22 +216,22 @@ fn largest_leaf<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Lev
 impl<F: Format> PageTable<F> {
     /// Moves what is mapped in `from` to the pages from `to` on, which do not overlap it; or
     /// changes no translation. Calls `record` with what that made stale before another cursor can
-    /// change the old or the new place. If `left` says so, the pages of the old place still belong to
-    /// regions.
+    /// change the old or the new place. `transfer` says what becomes of regions.
     pub(crate) fn relocate<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
         reserve: &mut Reserve<'_, M>,
         from: Pages,
         to: Pages,
-        mut left: Option<Left<'_>>,
+        transfer: MovedRegions<'_>,
         record: impl FnOnce(Changed) -> T,
     ) -> Result<T, RelocateError<M::Error>> {
+        let MovedRegions { mut left, renumbered } = transfer;
         let trace = if left.is_some() { Trace::Mark } else { Trace::Nothing };
         let ranges = if from.first < to.first { [from, to] } else { [to, from] };
         let memory = access.memory;
         loop {
-            let cursor = Cursor::<F, M>::lock_both(self, access, ranges);
+            let mut cursor = Cursor::<F, M>::lock_both(self, access, ranges);
             let (table, level) = (cursor.table(), cursor.level);
             let cuts = cuts_needed::<F, M>(memory, table, level, from);
             if cuts > reserve.len() {
@@ -217,13 +245,17 @@ impl<F: Format> PageTable<F> {
                 return Err(RelocateError::WouldSplit(largest));
             }
             let back = from.first.wrapping_sub(to.first);
-            let mut moved = Moved { memory, table: cursor.frame(), level, back, trace };
+            let mut moved = Moved { memory, table: cursor.frame(), level, back, trace, renumbered };
             let missing = plan::<F, M>(memory, Some(cursor.frame()), level, to, &moved);
             let missing = missing.map_err(|(page, _)| RelocateError::Occupied { page })?;
             if missing > reserve.len() {
                 drop(cursor);
                 reserve.fill_to(missing).map_err(RelocateError::Tables)?;
                 continue;
+            }
+            if self.has_records() {
+                // `left` may take pages from records.
+                cursor.in_walk(access.enter());
             }
             let mut filler = Filler { memory, reserve, backing: &mut moved, replaced: Chain::EMPTY };
             filler.fill::<F>(cursor.frame(), level, to);

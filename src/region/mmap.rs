@@ -94,7 +94,7 @@ pub(super) fn range_at(start: VirtAddr, length: u64) -> Option<Pages> {
 }
 
 /// The `count` pages from `first` on: of at least one, and without overflow.
-fn pages_from(first: u64, count: u64) -> Option<Pages> {
+pub(super) fn pages_from(first: u64, count: u64) -> Option<Pages> {
     Some(Pages { first, last: first.checked_add(count.checked_sub(1)?)? })
 }
 

@@ -3,13 +3,14 @@
 use topomem_percpu::CpuPin;
 use topomem_shootdown::VirtAddr;
 
-use super::attributes::{Guard, Region};
+use super::attributes::{Guard, Kind, Region};
 use super::error::{MmapError, MremapError};
 use super::gap::Alignment;
 use super::mmap::{address, is_aligned, pages_in};
+use super::record::{HeldPages, InternError};
 use crate::Machine;
 use crate::address_space::{AddressSpace, RemapError, Unmapping, range_of_pages};
-use crate::page_table::{Left, Level, Pages, RegionId};
+use crate::page_table::{Left, Level, MovedRegions, Pages, RegionId};
 
 /// Where pages may be after [`AddressSpace::mremap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -207,6 +208,10 @@ impl<P: Machine> AddressSpace<P> {
         region: Region,
         old_place: OldPlace,
     ) -> Result<(), MremapError> {
+        // Pages of an object get a record that says where they are now.
+        let held = self.record_at(pin, old, to, region)?;
+        let renumbered = region.record().zip(held.as_ref().and_then(HeldPages::number));
+        let region = held.as_ref().map_or(region, |held| region.with_record(held.number()));
         let added =
             (to.count() > old.count()).then(|| Pages { first: to.first + old.count(), last: to.last });
         if let Some(added) = added {
@@ -215,17 +220,31 @@ impl<P: Machine> AddressSpace<P> {
                 _ => MremapError::Occupied,
             })?;
         }
+        let core = self.core();
         let mut leave = |id: RegionId, pages: u64| {
-            if let Some(record) = id.record() {
-                self.core().records.add(record, pages);
+            let old = id.record();
+            let new = old.map(|old| renumbered.filter(|(from, _)| *from == old).map_or(old, |(_, to)| to));
+            match old_place {
+                OldPlace::Emptied => {
+                    if let Some(new) = new {
+                        core.records.add(new, pages);
+                    }
+                    Some(Region::of(id).with_guard(Guard::None).id())
+                }
+                OldPlace::Vacant => {
+                    if let (Some(old), Some(new)) = (old, new)
+                        && old != new
+                    {
+                        core.records.add(new, pages);
+                        core.leave_record(old, pages);
+                    }
+                    None
+                }
             }
-            Region::of(id).with_guard(Guard::None).id()
         };
-        let left: Option<Left<'_>> = match old_place {
-            OldPlace::Vacant => None,
-            OldPlace::Emptied => Some(&mut leave),
-        };
-        match self.remap_cutting(pin, old, to.first, left) {
+        let left: Option<Left<'_>> =
+            if old_place == OldPlace::Emptied || renumbered.is_some() { Some(&mut leave) } else { None };
+        match self.remap_cutting(pin, old, to.first, MovedRegions { left, renumbered }) {
             Ok(moved) => {
                 moved.wait(pin);
                 if old_place == OldPlace::Vacant {
@@ -250,17 +269,44 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
+    /// Holds the record that the pages `old` of `region` have at `to`, if it is another: because they are an
+    /// object's.
+    fn record_at(
+        &self,
+        pin: &CpuPin,
+        old: Pages,
+        to: Pages,
+        region: Region,
+    ) -> Result<Option<HeldPages<P>>, MremapError> {
+        let core = self.core();
+        let Some(number) = region.record().filter(|_| region.kind() == Kind::Object) else {
+            return Ok(None);
+        };
+        // The region may have gone meanwhile; its record stays while it is held.
+        let Some(_old) = HeldPages::more(core, region, 1) else {
+            return Err(MremapError::NoRegion(address(old.first)));
+        };
+        let mut record = core.records.get(number);
+        if let Some(mapped) = &mut record.object {
+            mapped.back = mapped.back.wrapping_add(old.first).wrapping_sub(to.first);
+        }
+        let held = HeldPages::of(core, pin, &record, 1).map_err(|error| match error {
+            InternError::OutOfFrames(error) => MremapError::OutOfFrames(error),
+            InternError::Full => MremapError::NoRoom,
+        })?;
+        Ok(Some(held))
+    }
+
     /// Moves the pages `old` to those from `to` on, and cuts large pages that cannot stand there.
     fn remap_cutting(
         &self,
         pin: &CpuPin,
         old: Pages,
         to: u64,
-        mut left: Option<Left<'_>>,
+        mut transfer: MovedRegions<'_>,
     ) -> Result<Unmapping<'_, P>, RemapError> {
         loop {
-            let left = left.as_mut().map(|left| &mut **left as Left<'_>);
-            match self.remap_leaving(pin, range_of_pages(old), address(to), left) {
+            match self.remap_leaving(pin, range_of_pages(old), address(to), transfer.again()) {
                 Err(RemapError::WouldSplit { .. }) => {
                     let fits = |level: &Level| old.first.wrapping_sub(to).is_multiple_of(level.pages());
                     let level = Some(Level::HUGE).filter(fits).unwrap_or(Level::PAGE);

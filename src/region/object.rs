@@ -1,6 +1,7 @@
 //! Regions whose pages are those of a memory object.
 
 use core::cell::Cell;
+use core::ops::ControlFlow;
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
@@ -10,13 +11,13 @@ use x86_64::structures::paging::PhysFrame;
 use super::attributes::{Kind, Region, Sharing};
 use super::error::MmapError;
 use super::fault::{FaultAccess, FaultError, Refusal, Resolved, Spare, Zeroed};
-use super::mmap::pages_in;
+use super::mmap::{address, pages_from, pages_in};
 use super::record::Record;
 use super::request::MapRequest;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore};
 use crate::object::{
-    Mapped, MemoryObject, Missing, ObjectError, ObjectId, PageFrame, Use, Writable, share_of,
+    Mapped, MemoryObject, Missing, ObjectError, ObjectId, PageFrame, Residency, Use, Writable, share_of,
 };
 use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach, TableMemory};
 use crate::service::frame_memory;
@@ -153,6 +154,49 @@ impl<P: Machine> AddressSpace<P> {
             length: range.end().as_u64() - (page << 12),
             sharing: range.region().sharing(),
         })
+    }
+
+    /// Writes to `pages` what each page from `start` on is (mincore(2) of Linux): of a memory object, whether the
+    /// object has it in memory, mapped or not; else whether it is mapped, which counts as
+    /// [`Residency::Dirty`].
+    ///
+    /// Costs an entry for each page. Pages that other CPUs change meanwhile are seen before or after.
+    ///
+    /// # Errors
+    ///
+    /// The address of the first page that belongs to no region (ENOMEM); the pages before it are written.
+    pub fn residency(&self, pin: &CpuPin, start: VirtAddr, pages: &mut [Residency]) -> Result<(), VirtAddr> {
+        let core = self.core();
+        let first = start.as_u64() >> 12;
+        let range = pages_from(first, pages.len() as u64).filter(|range| self.may_map(*range));
+        let range = range.ok_or(start)?;
+        let mut hole = None;
+        core.table.visit(core.service.tables(pin), range, |part, found| {
+            let (region, is_mapped) = match found {
+                Found::Reserved(region) => (Region::of(region), false),
+                Found::Mapped(_, Some(region)) => (Region::of(region), true),
+                Found::Vacant | Found::Mapped(_, None) => {
+                    hole = Some(part.first);
+                    return ControlFlow::Break(());
+                }
+            };
+            for page in part.first..=part.last {
+                let of_object = region.record().filter(|_| region.kind() == Kind::Object);
+                let of_object = of_object.and_then(|number| {
+                    core.records.with(number, |record| {
+                        let mapped = record.object.as_ref()?;
+                        Some(mapped.object.residency(mapped.page(page) << 12))
+                    })
+                });
+                pages[(page - first) as usize] = match of_object {
+                    Some(residency) if residency != Residency::Absent => residency,
+                    _ if is_mapped => Residency::Dirty,
+                    _ => Residency::Absent,
+                };
+            }
+            ControlFlow::Continue(())
+        });
+        hole.map_or(Ok(()), |page| Err(address(page)))
     }
 
     /// Decides what is done about `page` of `region`, whose pages are an object's; `mapped` permits less than

@@ -108,8 +108,14 @@ impl Space {
         let pin = pin(cpu);
         let mut reserve = Reserve::new(&self.memory, &pin);
         let (from, to) = (Pages { first, last }, Pages { first: to, last: to + last - first });
-        let moved =
-            self.table.relocate(self.memory.by(&pin), &mut reserve, from, to, None, |changed| changed);
+        let moved = self.table.relocate(
+            self.memory.by(&pin),
+            &mut reserve,
+            from,
+            to,
+            MovedRegions::default(),
+            |changed| changed,
+        );
         self.memory.retire(&pin, moved.unwrap().retired.tables);
     }
 

@@ -51,7 +51,10 @@ fn a_move_is_recorded_before_the_new_place_changes() {
                     space.memory.retire(&pin, changed.retired.tables);
                     mover.claim()
                 };
-                space.table.relocate(space.memory.by(&pin), &mut reserve, from, to, None, record).unwrap()
+                space
+                    .table
+                    .relocate(space.memory.by(&pin), &mut reserve, from, to, MovedRegions::default(), record)
+                    .unwrap()
             },
             |space| space.clear_recorded(0, 2, &records),
         );

@@ -113,14 +113,18 @@ fn moved_leaves_take_their_marks_along() {
     mark(&table, &arena, HUGE, Level::PAGE, ACCESSED);
     let mut reserve = Reserve::new(&arena, &pin);
     let (from, to) = (pages(0, HUGE + 2), pages(8 * HUGE, HUGE + 2));
-    let moved = table.relocate(arena.by(&pin), &mut reserve, from, to, None, |changed| changed).unwrap();
+    let moved = table
+        .relocate(arena.by(&pin), &mut reserve, from, to, MovedRegions::default(), |changed| changed)
+        .unwrap();
     arena.free_changed(&pin, moved);
     assert_eq!(marks(&table, &arena, 8 * HUGE, Level::HUGE), ACCESSED | DIRTY);
     assert_eq!(marks(&table, &arena, 9 * HUGE, Level::PAGE), ACCESSED);
     assert_eq!(marks(&table, &arena, 9 * HUGE + 1, Level::PAGE), 0);
     // The second half of the large leaf.
     let (from, to) = (pages(8 * HUGE + 256, 256), pages(20 * HUGE + 256, 256));
-    let moved = table.relocate(arena.by(&pin), &mut reserve, from, to, None, |changed| changed).unwrap();
+    let moved = table
+        .relocate(arena.by(&pin), &mut reserve, from, to, MovedRegions::default(), |changed| changed)
+        .unwrap();
     arena.free_changed(&pin, moved);
     for page in [20 * HUGE + 256, 20 * HUGE + 511, 8 * HUGE, 8 * HUGE + 255] {
         assert_eq!(marks(&table, &arena, page, Level::PAGE), ACCESSED | DIRTY, "page {page:#x}");

@@ -227,7 +227,9 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, first: u64, step: &Ste
             }
             let (from, to) = (pages(first + start, count), pages(first + to, count));
             let mut reserve = Reserve::new(arena, &pin);
-            match table.relocate(arena.by(&pin), &mut reserve, from, to, None, |changed| changed) {
+            match table
+                .relocate(arena.by(&pin), &mut reserve, from, to, MovedRegions::default(), |changed| changed)
+            {
                 Ok(changed) => {
                     // TLBs are told of the new place apart, if tables went there.
                     let mut all =

@@ -153,7 +153,9 @@ fn moves_are() {
                 let pin = pin(0);
                 let mut reserve = Reserve::new(arena, &pin);
                 let (from, to) = (pages(HUGE, 2), pages(5 * HUGE, 2));
-                table.relocate(arena.by(&pin), &mut reserve, from, to, None, |_| record()).unwrap();
+                table
+                    .relocate(arena.by(&pin), &mut reserve, from, to, MovedRegions::default(), |_| record())
+                    .unwrap();
             },
             other,
         );

@@ -266,7 +266,14 @@ fn shares_survive_new_protections_and_moves() {
     let changed = reprotect(&table, &arena, &pin, pages(20, 2), read_only).unwrap();
     arena.free_changed(&pin, changed);
     let changed = table
-        .relocate(arena.by(&pin), &mut reserve, pages(20, 2), pages(3 * HUGE, 2), None, |changed| changed)
+        .relocate(
+            arena.by(&pin),
+            &mut reserve,
+            pages(20, 2),
+            pages(3 * HUGE, 2),
+            MovedRegions::default(),
+            |changed| changed,
+        )
         .unwrap();
     arena.free_changed(&pin, changed);
     assert_eq!(ownership(&table, &arena, 3 * HUGE + 1), Some(Ownership::Shared));

@@ -208,15 +208,22 @@ fn relocated_pages_keep_frames_protections_and_holes() {
     let mut reserve = Reserve::new(&arena, &pin);
     reprotect(&table, &arena, &pin, pages(13, 1), Protection::USER_CODE).unwrap();
     let far = pages((1 << 30) + 7, 4);
-    let changed =
-        table.relocate(arena.by(&pin), &mut reserve, pages(10, 4), far, None, |changed| changed).unwrap();
+    let changed = table
+        .relocate(arena.by(&pin), &mut reserve, pages(10, 4), far, MovedRegions::default(), |changed| changed)
+        .unwrap();
     assert_eq!(changed.stale, Some(pages(10, 4)));
     let found: [_; 4] = core::array::from_fn(|page| find(&table, &arena, far.first + page as u64));
     let data = |number| Some((foreign(number), Level::PAGE, Protection::USER_DATA));
     assert_eq!(found, [data(100), data(101), None, Some((foreign(200), Level::PAGE, Protection::USER_CODE))]);
     assert_eq!(find(&table, &arena, 10), None);
-    let occupied =
-        table.relocate(arena.by(&pin), &mut reserve, far, pages(far.first + 512, 4), None, |changed| changed);
+    let occupied = table.relocate(
+        arena.by(&pin),
+        &mut reserve,
+        far,
+        pages(far.first + 512, 4),
+        MovedRegions::default(),
+        |changed| changed,
+    );
     assert!(occupied.is_ok());
     map(&table, &arena, &pin, pages(11, 1), foreign(1), Level::PAGE).unwrap();
     let occupied = table.relocate(
@@ -224,7 +231,7 @@ fn relocated_pages_keep_frames_protections_and_holes() {
         &mut reserve,
         pages(far.first + 512, 4),
         pages(10, 4),
-        None,
+        MovedRegions::default(),
         |changed| changed,
     );
     assert_eq!(occupied.err(), Some(RelocateError::Occupied { page: 11 }));
@@ -243,14 +250,21 @@ fn relocated_large_leaves_stay_large_or_stay_put() {
         &mut reserve,
         pages(HUGE, HUGE),
         pages(10 * HUGE + 1, HUGE),
-        None,
+        MovedRegions::default(),
         |changed| changed,
     );
     assert_eq!(skewed.err(), Some(RelocateError::WouldSplit(Level::HUGE)));
     // The upper half of the second leaf stays.
     let part = pages(HUGE, HUGE + 256);
     let changed = table
-        .relocate(arena.by(&pin), &mut reserve, part, pages(10 * HUGE, HUGE + 256), None, |changed| changed)
+        .relocate(
+            arena.by(&pin),
+            &mut reserve,
+            part,
+            pages(10 * HUGE, HUGE + 256),
+            MovedRegions::default(),
+            |changed| changed,
+        )
         .unwrap();
     assert!(changed.retired.tables.is_empty());
     let found = |page| find(&table, &arena, page).map(|found| (found.0, found.1));
