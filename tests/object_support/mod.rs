@@ -261,6 +261,11 @@ impl PagerFile {
         u64::from_le_bytes(bytes[(page as usize) << 12..][..8].try_into().unwrap())
     }
 
+    /// Cuts the file: what lies behind is zero.
+    pub fn cut(&self, pages: u64) {
+        self.bytes.lock().unwrap()[(pages as usize) << 12..].fill(0);
+    }
+
     pub fn last_length(&self, page: u64) -> usize {
         self.lengths.lock().unwrap()[page as usize]
     }

@@ -1,0 +1,260 @@
+//! Random operations of several spaces that map several memory objects, against a plain model; and memory that
+//! runs out at every allocation.
+#![cfg(not(miri))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod object_support;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+
+use object_support::{Bench, Object, PagerFile, Space, at};
+use proptest::prelude::*;
+use topomem::CpuPin;
+use topomem::object::MemoryObject;
+use topomem::region::{FaultAccess, FaultError, PageFault, Sharing};
+use topomem::sim::Fault;
+
+/// Where regions are mapped: across an end of 2 MiB.
+const FIRST: u64 = (1 << 18) - 6;
+const COUNT: u64 = 12;
+
+/// How many pages an object has at most.
+const MOST: u64 = 8;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Map { space: usize, first: u64, count: u64, object: usize, page: u64, sharing: Sharing },
+    Unmap { space: usize, first: u64, count: u64 },
+    Read { space: usize, page: u64 },
+    Write { space: usize, page: u64, value: u64 },
+    Resize { object: usize, pages: u64 },
+    Punch { object: usize, first: u64, count: u64 },
+    Sync { object: usize },
+    Evict { object: usize },
+    Fork { space: usize },
+    Exit { space: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let range = || (0..COUNT).prop_flat_map(|first| (Just(first), 1..=COUNT - first));
+    let space = || 0..3_usize;
+    let object = || 0..2_usize;
+    let sharing = || prop_oneof![Just(Sharing::Shared), Just(Sharing::Private)];
+    prop_oneof![
+        4 => (space(), range(), object(), 0..MOST, sharing()).prop_map(
+            |(space, (first, count), object, page, sharing)| Step::Map { space, first, count, object, page, sharing }
+        ),
+        2 => (space(), range()).prop_map(|(space, (first, count))| Step::Unmap { space, first, count }),
+        6 => (space(), 0..COUNT).prop_map(|(space, page)| Step::Read { space, page }),
+        8 => (space(), 0..COUNT, 1..1000_u64).prop_map(|(space, page, value)| Step::Write { space, page, value }),
+        2 => (object(), 0..=MOST).prop_map(|(object, pages)| Step::Resize { object, pages }),
+        1 => (object(), 0..MOST, 1..4_u64).prop_map(|(object, first, count)| Step::Punch { object, first, count }),
+        2 => object().prop_map(|object| Step::Sync { object }),
+        2 => object().prop_map(|object| Step::Evict { object }),
+        1 => space().prop_map(|space| Step::Fork { space }),
+        1 => space().prop_map(|space| Step::Exit { space }),
+    ]
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mapping {
+    object: usize,
+    page: u64,
+    sharing: Sharing,
+    copy: Option<u64>,
+}
+
+struct Process {
+    space: Space,
+    pages: BTreeMap<u64, Mapping>,
+}
+
+/// An object's pages: the first word of each.
+struct Contents {
+    size: u64,
+    words: Vec<u64>,
+}
+
+/// What runs besides: the pager.
+struct Pager<'f> {
+    serve: RefCell<Pin<Box<dyn Future<Output = ()> + 'f>>>,
+}
+
+impl<'f> Pager<'f> {
+    fn of(bench: &Bench, file: &'f PagerFile) -> Pager<'f> {
+        let serve = file.requests.serve(bench.service, file);
+        Pager {
+            serve: RefCell::new(Box::pin(async move {
+                let _ = serve.await;
+            })),
+        }
+    }
+
+    fn turn(&self) {
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(self.serve.borrow_mut().as_mut().poll(&mut context).is_pending());
+    }
+
+    fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let mut future = Box::pin(future);
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return output;
+            }
+            self.turn();
+        }
+    }
+
+    /// Accesses the first word of a page as a program does.
+    fn touch(
+        &self,
+        bench: &Bench,
+        pin: &CpuPin,
+        space: &Space,
+        page: u64,
+        store: Option<u64>,
+    ) -> Result<u64, FaultError> {
+        // SAFETY: the CPU is online, and this is no handler.
+        unsafe { space.activate(pin) };
+        loop {
+            let outcome = match store {
+                Some(value) => bench.sim.store(at(page), value).map(|()| value),
+                None => bench.sim.load(at(page)),
+            };
+            let tried = if store.is_some() { FaultAccess::Write } else { FaultAccess::Read };
+            match outcome {
+                Ok(value) => return Ok(value),
+                Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
+                    match space.on_page_fault(pin, PageFault::new(at(page), tried)) {
+                        Ok(_) => {}
+                        Err(FaultError::Waits(wait)) => wait.wait(|| self.turn()).unwrap(),
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}
+
+fn run(steps: &[Step]) {
+    let bench = Bench::new(1);
+    let file = PagerFile::new(&bench, MOST);
+    bench.on(|pin| {
+        let pager = Pager::of(&bench, &file);
+        let objects: [Object; 2] = [
+            MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap(),
+            file.object(&bench, pin, MOST << 12),
+        ];
+        let mut contents = [
+            Contents { size: 4, words: vec![0; MOST as usize] },
+            Contents { size: MOST, words: (0..MOST).map(|page| file.initial(page)).collect() },
+        ];
+        let process = || Process { space: bench.space(pin), pages: BTreeMap::new() };
+        let mut processes: Vec<Process> = (0..3).map(|_| process()).collect();
+        for step in steps {
+            match *step {
+                Step::Map { space, first, count, object, page, sharing } => {
+                    let process = &mut processes[space];
+                    bench.map(pin, &process.space, &objects[object], FIRST + first, count, page, sharing);
+                    let pages = (0..count).map(|index| {
+                        (first + index, Mapping { object, page: page + index, sharing, copy: None })
+                    });
+                    process.pages.extend(pages);
+                }
+                Step::Unmap { space, first, count } => {
+                    let process = &mut processes[space];
+                    process.space.munmap(pin, at(FIRST + first), count << 12).unwrap().wait(pin);
+                    process.pages.retain(|page, _| !(first..first + count).contains(page));
+                }
+                Step::Read { space, page } => {
+                    let process = &processes[space];
+                    let seen = pager.touch(&bench, pin, &process.space, FIRST + page, None);
+                    let expected = match process.pages.get(&page) {
+                        None => Err(FaultError::NotMapped),
+                        Some(mapping) if mapping.page >= contents[mapping.object].size => {
+                            Err(FaultError::BeyondEnd)
+                        }
+                        Some(mapping) => {
+                            Ok(mapping.copy.unwrap_or(contents[mapping.object].words[mapping.page as usize]))
+                        }
+                    };
+                    assert_eq!(seen, expected, "{step:?}");
+                }
+                Step::Write { space, page, value } => {
+                    let process = &mut processes[space];
+                    let seen = pager.touch(&bench, pin, &process.space, FIRST + page, Some(value));
+                    let expected = match process.pages.get_mut(&page) {
+                        None => Err(FaultError::NotMapped),
+                        Some(mapping) if mapping.page >= contents[mapping.object].size => {
+                            Err(FaultError::BeyondEnd)
+                        }
+                        Some(mapping) => {
+                            match mapping.sharing {
+                                Sharing::Private => mapping.copy = Some(value),
+                                Sharing::Shared => {
+                                    contents[mapping.object].words[mapping.page as usize] = value;
+                                }
+                            }
+                            Ok(value)
+                        }
+                    };
+                    assert_eq!(seen, expected, "{step:?}");
+                }
+                Step::Resize { object, pages } => {
+                    objects[object].set_size(pin, pages << 12).unwrap();
+                    if object == 1 {
+                        file.cut(pages);
+                    }
+                    contents[object].size = pages;
+                    contents[object].words[pages as usize..].fill(0);
+                    for process in &mut processes {
+                        let cut = |mapping: &&mut Mapping| mapping.object == object && mapping.page >= pages;
+                        process.pages.values_mut().filter(cut).for_each(|mapping| mapping.copy = None);
+                    }
+                }
+                Step::Punch { object, first, count } => {
+                    pager.block_on(objects[object].punch_hole(first << 12..(first + count) << 12)).unwrap();
+                    let end = (first + count).min(contents[object].size) as usize;
+                    let start = (first as usize).min(end);
+                    contents[object].words[start..end].fill(0);
+                }
+                Step::Sync { object } => {
+                    pager.block_on(objects[object].sync(0..u64::MAX)).unwrap();
+                    if object == 1 {
+                        for page in 0..contents[1].size {
+                            assert_eq!(file.word(page), contents[1].words[page as usize], "page {page}");
+                        }
+                    }
+                }
+                Step::Evict { object } => {
+                    objects[object].evict(pin, 0..u64::MAX);
+                }
+                Step::Fork { space } => {
+                    let child = processes[space].space.fork(pin).unwrap();
+                    let pages = processes[space].pages.clone();
+                    processes[(space + 1) % 3] = Process { space: child, pages };
+                }
+                Step::Exit { space } => processes[space] = process(),
+            }
+        }
+        bench.leave(pin);
+        drop(processes);
+        drop(objects);
+        drop(pager);
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn objects_are_as_in_a_plain_model(steps in proptest::collection::vec(step(), 1..60)) {
+        run(&steps);
+    }
+}
