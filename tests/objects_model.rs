@@ -13,10 +13,13 @@ use std::task::{Context, Waker};
 
 use object_support::{Bench, Object, PagerFile, Space, at};
 use proptest::prelude::*;
-use topomem::CpuPin;
-use topomem::object::MemoryObject;
-use topomem::region::{FaultAccess, FaultError, PageFault, Sharing};
+use topomem::object::{MemoryObject, ObjectMapping, Residency};
+use topomem::region::{
+    FaultAccess, FaultError, MapRequest, MmapError, PageFault, Placement, RegionName, Sharing,
+};
 use topomem::sim::Fault;
+use topomem::{CpuPin, FrameRequest, Order};
+use x86_64::structures::paging::PhysFrame;
 
 /// Where regions are mapped: across an end of 2 MiB.
 const FIRST: u64 = (1 << 18) - 6;
@@ -257,4 +260,105 @@ proptest! {
     fn objects_are_as_in_a_plain_model(steps in proptest::collection::vec(step(), 1..60)) {
         run(&steps);
     }
+}
+
+/// Takes all frames that the allocator has, but for `left`.
+fn take_all_but(bench: &Bench, pin: &CpuPin, left: usize) -> Vec<PhysFrame> {
+    let mut taken: Vec<PhysFrame> =
+        std::iter::from_fn(|| bench.service.frames().alloc(pin, &FrameRequest::frame()).ok()).collect();
+    give_back(bench, pin, taken.split_off(taken.len() - left));
+    taken
+}
+
+fn give_back(bench: &Bench, pin: &CpuPin, frames: Vec<PhysFrame>) {
+    for frame in frames {
+        // SAFETY: it was allocated for the test, and is nobody else's.
+        unsafe { bench.service.frames().free(pin, frame, Order::FRAME).unwrap() };
+    }
+}
+
+/// What operations can change: the regions, and the object.
+fn snapshot(space: &Space, object: &Object, pin: &CpuPin) -> (Vec<String>, u64, u64, Vec<u64>) {
+    let mut regions = Vec::new();
+    space.for_each_region(pin, |range| regions.push(format!("{range:?}")));
+    let words = (0..object.size() >> 12).map(|page| {
+        let mut word = [0; 8];
+        // A page that is not there is not made for a look.
+        if object.residency(page << 12) != Residency::Absent {
+            object.try_read(pin, page << 12, &mut word).unwrap();
+        }
+        u64::from_le_bytes(word)
+    });
+    (regions, object.size(), object.resident_pages(), words.collect())
+}
+
+/// Tries `operation` with no frame left, then with one, and so on, until it succeeds: after each failure
+/// everything is as before.
+fn refuse_each_allocation(what: &str, operation: impl Fn(&CpuPin, &Bench, &Space, &Object) -> bool) {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 6 << 12).unwrap();
+        let space = bench.space(pin);
+        bench.map(pin, &space, &object, FIRST, 6, 0, Sharing::Shared);
+        bench.map(pin, &space, &object, FIRST + 600, 6, 0, Sharing::Private);
+        for page in 0..3 {
+            bench.store(pin, &space, FIRST + page, page + 1);
+            bench.load(pin, &space, FIRST + 600 + page);
+        }
+        bench.leave(pin);
+        let mut refused = 0;
+        loop {
+            let before = snapshot(&space, &object, pin);
+            let taken = take_all_but(&bench, pin, refused);
+            let done = operation(pin, &bench, &space, &object);
+            give_back(&bench, pin, taken);
+            if done {
+                break;
+            }
+            assert_eq!(snapshot(&space, &object, pin), before, "{what}, allocation {refused}");
+            refused += 1;
+            assert!(refused < 64, "{what} never succeeds");
+        }
+        assert!(refused > 0, "{what} allocates nothing");
+        bench.finish(pin, [space], [object]);
+    });
+}
+
+#[test]
+fn no_allocation_that_fails_changes_anything() {
+    refuse_each_allocation("mmap", |pin, _, space, object| {
+        let request = MapRequest::anonymous(4 << 12).placed(Placement::Fixed(at(1 << 30)));
+        let mapping = ObjectMapping { object, offset: 0, sharing: Sharing::Shared };
+        match space.mmap_object(pin, &request, mapping) {
+            Ok(_) => true,
+            Err(error) => {
+                assert!(matches!(error, MmapError::OutOfFrames(_)), "{error}");
+                false
+            }
+        }
+    });
+    for (what, page, access) in [
+        ("a fault of a page that is not there", FIRST + 4, FaultAccess::Write),
+        ("a private copy", FIRST + 601, FaultAccess::Write),
+        ("a private copy of a page that is not there", FIRST + 604, FaultAccess::Write),
+    ] {
+        refuse_each_allocation(what, |pin, _, space, _| {
+            match space.on_page_fault(pin, PageFault::new(at(page), access)) {
+                Ok(_) => true,
+                Err(error) => {
+                    assert!(matches!(error, FaultError::OutOfFrames(_)), "{error}");
+                    false
+                }
+            }
+        });
+    }
+    refuse_each_allocation("a name", |pin, _, space, _| {
+        let name = RegionName::new("name").ok();
+        space.set_name(pin, at(FIRST), 6 << 12, name).is_ok()
+    });
+    refuse_each_allocation("an object", |pin, bench, _, _| {
+        MemoryObject::anonymous(bench.service, pin, 4096).is_ok()
+    });
+    refuse_each_allocation("cutting", |pin, _, _, object| object.set_size(pin, 4096).is_ok());
+    refuse_each_allocation("a fork", |pin, _, space, _| space.fork(pin).is_ok());
 }
