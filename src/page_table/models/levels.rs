@@ -1,6 +1,7 @@
 //! Claims of entries above and below each other. An entry of the root covers pages 0 to 7, one of the next
 //! level 4 of them, one of a directory 2.
 
+use super::super::cursor::Cursor;
 use super::*;
 
 /// A space where these pages are mapped.
@@ -125,6 +126,49 @@ fn a_move_is_whole() {
             space.finish();
         });
     }
+}
+
+/// Counts the leaves below the table in `frame`, of `level`, and the tables.
+fn count(space: &Space, frame: PhysFrame, level: Level) -> (usize, usize) {
+    // SAFETY: the caller has all of it for itself.
+    let table = unsafe { table_at(&space.memory, frame) };
+    (0..ENTRIES).fold((0, 0), |(leaves, tables), index| {
+        match (X64::<4>::decode(table.load(index), level), level.below()) {
+            (Entry::Leaf(_), _) => (leaves + 1, tables),
+            (Entry::Table(next), Some(below)) => {
+                let under = count(space, next, below);
+                (leaves + under.0, tables + under.1 + 1)
+            }
+            _ => (leaves, tables),
+        }
+    })
+}
+
+/// A cursor over all entries of the root, as a fork has it, sees all of a change in several tables, or nothing
+/// of it, and meets each table once.
+#[test]
+fn a_cursor_over_the_root_sees_changes_whole() {
+    explore(|| {
+        let space = mapping(&[0]);
+        let (mapped, (leaves, tables, met)) = race(
+            &space,
+            |space| space.map(1, 3, 4, Level::PAGE),
+            |space| {
+                let mut met = 0;
+                let all = Pages { first: 0, last: 15 };
+                let cursor = Cursor::lock_roots(&space.table, &space.memory, all, &mut |entry, _| {
+                    met += usize::from(matches!(entry, Entry::Table(_)));
+                });
+                let (leaves, tables) = count(space, space.table.root(), X64::<4>::ROOT);
+                drop(cursor);
+                (leaves, tables, met)
+            },
+        );
+        assert!(mapped);
+        assert!(leaves == 1 || leaves == 3, "{leaves} leaves: a part of a change");
+        assert_eq!(met, tables);
+        space.finish();
+    });
 }
 
 /// A sweep takes no table that a cursor of several tables is in.
