@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use object_support::{Bench, PagerFile, at, tend, touch};
 use topomem::object::{MemoryObject, ObjectError, ObjectMapping, PagerError, Residency};
 use topomem::region::{
-    FaultAccess, FaultError, MapRequest, PageFault, Placement, Relocation, Resolved, Sharing,
+    CollapseError, FaultAccess, FaultError, HugePages, MapRequest, PageFault, Placement, Relocation,
+    Resolved, Sharing,
 };
 use topomem::{CpuId, VirtAddr};
 
@@ -53,6 +54,34 @@ fn spaces_share_an_anonymous_object() {
         let part = one.object_at(pin, at(FIRST + 1)).unwrap();
         assert_eq!((part.object.id(), part.offset, part.length), (object.id(), 1 << 12, 3 << 12));
         bench.finish(pin, [one, other], [object]);
+    });
+}
+
+/// What is not mapped of an object is not zero: no page of zeros takes its place, whatever the space asks for.
+#[test]
+fn large_pages_and_faults_around_leave_objects_alone() {
+    const HUGE: u64 = 1 << 19;
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 512 << 12).unwrap();
+        for page in 0..20 {
+            object.try_write(pin, page << 12, &(page + 1).to_le_bytes()).unwrap();
+        }
+        for sharing in [Sharing::Private, Sharing::Shared] {
+            let space = bench.space(pin);
+            space.set_huge_pages(HugePages::Always);
+            space.set_fault_around(16);
+            bench.map(pin, &space, &object, HUGE, 512, 0, sharing);
+            space.on_page_fault(pin, write(HUGE + 3)).unwrap();
+            bench.load(pin, &space, HUGE + 4);
+            let collapsed = space.collapse(pin, at(HUGE), 512 << 12);
+            assert_eq!(collapsed, Err(CollapseError::Unfit(at(HUGE))));
+            for page in 0..20 {
+                assert_eq!(bench.load(pin, &space, HUGE + page), page + 1);
+            }
+            bench.finish(pin, [space], []);
+        }
+        bench.finish(pin, [], [object]);
     });
 }
 

@@ -61,6 +61,10 @@ impl<P: Machine> Collapse for Ask<'_, P> {
         Region::of(region).protection()
     }
 
+    fn is_zero_at_first(&self, region: RegionId) -> bool {
+        Region::of(region).kind() != Kind::Object
+    }
+
     fn is_zero(&self, frame: PhysFrame) -> bool {
         self.core.service.zero_frame() == Some(frame)
     }

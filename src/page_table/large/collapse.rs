@@ -33,6 +33,9 @@ pub(crate) trait Collapse {
     /// Returns what a leaf of `region` permits that is the frames' only user.
     fn protection(&self, region: RegionId) -> Protection;
 
+    /// Are pages of `region` that are not mapped zero?
+    fn is_zero_at_first(&self, region: RegionId) -> bool;
+
     /// Is `frame`, which a leaf borrows, the frame of zeros?
     fn is_zero(&self, frame: PhysFrame) -> bool;
 
@@ -85,7 +88,7 @@ fn survey<F: Format, M: TableMemory>(
             },
         };
         let survey = survey.get_or_insert(Survey { region, leaves: 0, shares: 0, writable: false });
-        if survey.region != region {
+        if survey.region != region || !ask.is_zero_at_first(region) {
             return Err(Unfit::Differs { page });
         }
         let Some(leaf) = leaf else { continue };
