@@ -134,7 +134,11 @@ impl<T: Tlb> Shootdown<T> {
         if own.uses(domain) {
             self.catch_up(own, domain);
         }
-        if self.is_done(domain, request(newest)) {
+        // Acquire as in `Ticket::outstanding`.
+        let wait_for = domain
+            .members
+            .find_from(0, Ordering::Acquire, |cpu| !self.is_satisfied(cpu, domain.kind, &request(newest)));
+        if wait_for.is_none() {
             return ticket(newest, NOBODY);
         }
         match wanted(newest) {

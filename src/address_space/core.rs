@@ -200,7 +200,7 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Records in the domain's log what `changed` has made stale; `None` if nothing was. For a cursor's
     /// `record`, which is called with the changed entries still locked.
-    #[inline]
+    #[inline(always)]
     pub fn record(&self, changed: &Changed) -> Option<ChangeRecord<'_>> {
         let invalidation = invalidation_of(changed)?;
         Some(self.service.shootdown().record(self.domain(), invalidation))
@@ -317,7 +317,31 @@ impl<P: Machine> SpaceCore<P> {
 
     /// Changes what `pages` are to be as `rewrite` says, adds to `changed` what that was, and records it.
     /// Returns the record, and where the change ended.
+    // Always: as `PageTable::rewrite_at_once`.
+    #[inline(always)]
     pub fn rewrite<R: Rewrite>(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        rewrite: &mut R,
+        changed: &mut Changed,
+    ) -> Outcome<Option<ChangeRecord<'_>>, R, AllocError> {
+        let record = |changed: &mut Changed| self.record(changed);
+        match self.table.rewrite_at_once(self.service.tables(pin), pages, rewrite, changed, record) {
+            Some(Ok(done)) => {
+                if changed.pages > 0 {
+                    self.count_unmapped(pin, changed.pages);
+                }
+                Ok(done)
+            }
+            Some(Err(refused)) => Err(RewriteError::Refused(refused)),
+            None => self.rewrite_slowly(pin, pages, rewrite, changed),
+        }
+    }
+
+    /// [`SpaceCore::rewrite`], for any pages and whatever it takes.
+    #[inline(never)]
+    fn rewrite_slowly<R: Rewrite>(
         &self,
         pin: &CpuPin,
         pages: Pages,
@@ -344,8 +368,8 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Answers an access to the page of `neighbours` as `decide` says, and maps these if that maps it; adds to `changed` what that made stale, and records
-    /// it.
+    /// Answers an access to the page of `neighbours` as `decide` says, and maps these if that maps it; adds to
+    /// `changed` what that made stale, and records it.
     pub fn resolve<E>(
         &self,
         pin: &CpuPin,

@@ -160,7 +160,7 @@ impl<P: Machine> SpaceMapper<'_, '_, P> {
 
     /// Tells all CPUs of a change of the page `page`, and waits for them.
     fn complete(&self, page: PageRange, changed: Changed, record: Option<ChangeRecord<'_>>) {
-        Unmapping::announce(self.space.core, self.pin, page, changed, record).wait(self.pin);
+        Unmapping::announce(self.space.core, self.pin, || page, changed, record).wait(self.pin);
     }
 
     fn refused_update(&mut self, refusal: Refusal) -> FlagUpdateError {

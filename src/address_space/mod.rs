@@ -103,7 +103,7 @@ impl<P: Machine> AddressSpace<P> {
         let mut changed = Changed::NOTHING;
         let mut record = None;
         self.core.clear(pin, range, &mut changed, |changed| record = self.core.record(changed))?;
-        Ok(Unmapping::announce(self.core, pin, range, changed, record))
+        Ok(Unmapping::announce(self.core, pin, || range, changed, record))
     }
 
     /// Gives what is mapped in `range` another protection. A large page at an end is split.
@@ -123,7 +123,7 @@ impl<P: Machine> AddressSpace<P> {
         let mut record = None;
         let keep = |changed: &mut Changed| record = self.core.record(changed);
         self.core.reprotect(pin, range, protection, &mut changed, keep)?;
-        Ok(Unmapping::announce(self.core, pin, range, changed, record))
+        Ok(Unmapping::announce(self.core, pin, || range, changed, record))
     }
 
     /// Moves what is mapped in `from` to `to`, where nothing is mapped: the same frames with the
@@ -162,7 +162,7 @@ impl<P: Machine> AddressSpace<P> {
             // The other ticket is newer, and so waits for this one, too.
             let _ = shootdown.announce(pin, record).detach();
         }
-        Ok(Unmapping::announce(core, pin, from, changed, record))
+        Ok(Unmapping::announce(core, pin, || from, changed, record))
     }
 
     /// Returns a ticket for every change of a page of `range` that was made before, by whichever CPU,
@@ -180,7 +180,7 @@ impl<P: Machine> AddressSpace<P> {
     /// [`UnmapError::OutsideSpace`].
     pub fn pending(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
         self.core.check(range).ok_or(UnmapError::OutsideSpace(range))?;
-        Ok(Unmapping::announce(self.core, pin, range, Changed::NOTHING, None))
+        Ok(Unmapping::announce(self.core, pin, || range, Changed::NOTHING, None))
     }
 
     /// Collects changes that TLBs hear of together.

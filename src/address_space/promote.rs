@@ -44,7 +44,7 @@ impl<P: Machine> AddressSpace<P> {
             }
         };
         let promoted =
-            promoted.map(|(record, changed)| Unmapping::announce(core, pin, range, changed, record));
+            promoted.map(|(record, changed)| Unmapping::announce(core, pin, || range, changed, record));
         promoted.map_err(|unfit| {
             let address = |page| VirtAddr::new_truncate(page << 12);
             match unfit {

@@ -135,14 +135,14 @@ impl<'s, P: Machine> Unmapping<'s, P> {
     pub(crate) fn announce(
         core: &'s SpaceCore<P>,
         pin: &CpuPin,
-        range: PageRange,
+        range: impl FnOnce() -> PageRange,
         changed: Changed,
         record: Option<ChangeRecord<'s>>,
     ) -> Unmapping<'s, P> {
         let shootdown = core.service.shootdown();
         let ticket = match record {
             Some(record) => shootdown.announce(pin, record),
-            None => pending(core, pin, range),
+            None => pending(core, pin, range()),
         };
         Unmapping::of(core, Some(ticket), changed)
     }
@@ -161,7 +161,7 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         if core.service.broken(fault) {
             return Unmapping::of(core, None, changed);
         }
-        Unmapping::announce(core, pin, range, changed, record)
+        Unmapping::announce(core, pin, || range, changed, record)
     }
 
     /// How many 4 KiB pages the change affected.

@@ -168,7 +168,7 @@ impl<P: Machine> ObjectCore<P> {
             let mut changed = Changed::NOTHING;
             match space.rewrite(pin, pages, &mut rewrite(mapping), &mut changed) {
                 Ok(Rewritten { recorded, .. }) => {
-                    Unmapping::announce(space, pin, range_of_pages(pages), changed, recorded).wait(pin);
+                    Unmapping::announce(space, pin, || range_of_pages(pages), changed, recorded).wait(pin);
                 }
                 Err(RewriteError::Tables(failed)) => {
                     error = Some(failed);

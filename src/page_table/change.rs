@@ -4,7 +4,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::chain::{Chain, Reserve};
 use super::cursor::Cursor;
-use super::entry::{Entry, Ownership, RawEntry, RecordNumber};
+use super::entry::{Entry, Leaf, Ownership, RawEntry, RecordNumber};
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::map::unlink;
@@ -178,12 +178,18 @@ pub(super) fn replace<F: Format, M: TableMemory>(
     let Entry::Leaf(leaf) = F::decode(old, level) else {
         return false;
     };
+    retire_leaf(memory, retired, &leaf, level);
+    true
+}
+
+/// Adds to `retired` what `leaf`, of `level`, which is gone, owned or shared.
+#[inline(always)]
+pub(super) fn retire_leaf<M: TableMemory>(memory: &M, retired: &mut Retired, leaf: &Leaf, level: Level) {
     match leaf.ownership {
         Ownership::Owned => retired.push(memory, leaf.frame, level),
         Ownership::Shared => retired.shares.push(memory, leaf.frame, level),
         Ownership::Borrowed => {}
     }
-    true
 }
 
 /// They get the protection.

@@ -73,7 +73,7 @@ pub(super) enum Held<'a> {
 }
 
 impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         match &self.held {
             Held::Entries([entry]) => release::<F>(entry),
@@ -118,22 +118,38 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         if !pages.within_one_entry(Level::GIANT) || pages.fill_entries(Level::GIANT) {
             return Cursor::lock_pieces(page_table, access, pages, stay);
         }
-        let memory = access.memory;
-        let walk = access.enter();
+        // Everything else is rare: missing directories, and other cursors.
+        let Some(mut claimed) = Cursor::<F, M>::try_first(page_table, access, pages.first) else {
+            return Cursor::lock_pieces(page_table, access, pages, stay);
+        };
+        if !pages.within_one_entry(LOWEST_CLAIMED) {
+            claimed.extend::<F, M>(access.memory, &page_table.locks, pages);
+        }
+        claimed.into_cursor(access.memory, stay)
+    }
+
+    /// Claims what serves `pages`, which are in one entry of a directory, unless a directory is missing, or
+    /// another cursor in the way.
+    #[inline(always)]
+    pub(super) fn try_lock_one(
+        page_table: &'a PageTable<F>,
+        access: TableAccess<'a, M>,
+        pages: Pages,
+    ) -> Option<Cursor<'a, F, M>> {
+        let claimed = Cursor::<F, M>::try_first(page_table, access, pages.first)?;
+        Some(claimed.into_cursor(access.memory, |_| false))
+    }
+
+    /// Claims the entry of a directory that serves `page`, unless a directory is missing, or another cursor in
+    /// the way.
+    #[inline(always)]
+    fn try_first(page_table: &'a PageTable<F>, access: TableAccess<'a, M>, page: u64) -> Option<Claimed<'a>> {
+        let _walk = access.enter();
         let down = |_, entry| match entry {
             Entry::Table(next) => Way::Down(next),
             _ => Way::Up,
         };
-        let tried = try_first::<F, M>(page_table.root, memory, pages.first, down, |_| false);
-        drop(walk);
-        // Everything else is rare: missing directories, and other cursors.
-        let Ok(mut claimed) = tried else {
-            return Cursor::lock_pieces(page_table, access, pages, stay);
-        };
-        if !pages.within_one_entry(LOWEST_CLAIMED) {
-            claimed.extend::<F, M>(memory, &page_table.locks, pages);
-        }
-        claimed.into_cursor(memory, stay)
+        try_first::<F, M>(page_table.root, access.memory, page, down, |_| false).ok()
     }
 
     /// Keeps `walk` announced until the claims are released: until the change is recorded.

@@ -13,7 +13,7 @@ use super::{Entry, Leaf, Level, Ownership, Protection, RawEntry, RegionId};
 ///
 /// `decode` returns what `table`, `leaf` and `mark` were given (an entry that the hardware marked
 /// accessed or dirty included), and [`Entry::Empty`] for [`RawEntry::EMPTY`], with and without
-/// [`Format::CLAIM`]; the encodings mean to the hardware what they say: otherwise unmapped memory
+/// [`Format::CLAIM`]; `region_in_mark` returns what `decode` says of a mark; the encodings mean to the hardware what they say: otherwise unmapped memory
 /// stays reachable.
 pub unsafe trait Format: Send + Sync + 'static {
     /// The root's level; above that of page directories.
@@ -33,6 +33,9 @@ pub unsafe trait Format: Send + Sync + 'static {
     /// An entry of any level that maps nothing, and keeps `region` for its pages. The hardware takes
     /// it for not present, and finds no address of memory in it. It is never [`RawEntry::EMPTY`].
     fn mark(region: RegionId) -> RawEntry;
+
+    /// Returns the region in an entry of any level that [`Format::mark`] made; `None` for any other.
+    fn region_in_mark(raw: RawEntry) -> Option<RegionId>;
 
     /// Does the hardware follow `raw`: is it a table, or a leaf that permits something?
     fn is_present(raw: RawEntry) -> bool;

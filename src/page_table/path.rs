@@ -30,17 +30,21 @@ impl<'a> Path<'a> {
     ///
     /// Looks at the highest entry first. Whoever had a claim of that before the look, and has given it back,
     /// may have unlinked any of the tables below, and the looks at the lower entries find it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_intact<F: Format>(&self) -> bool {
         // No loop, so that the steps need no memory.
-        let leads_there = |step: usize| {
-            self.steps[step].is_none_or(|(entry, seen)| {
-                let now = entry.load_ordered();
-                now == seen || leads_alike::<F>(now, seen, LEVELS[step])
-            })
-        };
-        leads_there(2) && leads_there(1) && leads_there(0)
+        leads_there::<F>(self.steps[2], LEVELS[2])
+            && leads_there::<F>(self.steps[1], LEVELS[1])
+            && leads_there::<F>(self.steps[0], LEVELS[0])
     }
+}
+
+/// Does the entry of `step`, of `level`, lead to the same table as before, with no claim on it?
+#[inline(always)]
+fn leads_there<F: Format>(step: Option<(&TableEntry, RawEntry)>, level: Level) -> bool {
+    let Some((entry, seen)) = step else { return true };
+    let now = entry.load_ordered();
+    now == seen || leads_alike::<F>(now, seen, level)
 }
 
 /// Is `now` the same unclaimed entry as `seen`, but for what the hardware has noted in it?

@@ -1,13 +1,15 @@
 //! What a mapping permits. Writable and executable at once cannot be expressed without a
 //! capability.
 
+use core::fmt;
+
 /// What may be done with a page: nothing; or read, and with that write, or execute, or neither.
 ///
 /// There is no constructor for "write and execute" but [`Access::write_execute`], which asks
 /// for a capability:
 ///
-/// ```compile_fail,E0451
-/// let everything = topomem::Access { read: true, write: true, execute: true };
+/// ```compile_fail,E0423
+/// let everything = topomem::Access(7);
 /// ```
 ///
 /// ```
@@ -16,56 +18,88 @@
 /// assert!(Access::WRITE.writes() && !Access::WRITE.executes());
 /// assert!(Access::EXECUTE.executes() && !Access::EXECUTE.writes());
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Access {
-    read: bool,
-    write: bool,
-    execute: bool,
-}
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Access(u8);
 
 impl Access {
+    /// The bits of what may be done. The other two come with the first only.
+    pub(crate) const READ_BIT: u8 = 1 << 0;
+    pub(crate) const WRITE_BIT: u8 = 1 << 1;
+    pub(crate) const EXECUTE_BIT: u8 = 1 << 2;
+
     /// Nothing: the page keeps its contents, and no CPU finds them, in whatever mode.
-    pub const NONE: Access = Access { read: false, write: false, execute: false };
+    pub const NONE: Access = Access(0);
     /// Read only.
-    pub const READ: Access = Access { read: true, write: false, execute: false };
+    pub const READ: Access = Access(Access::READ_BIT);
     /// Read and write.
-    pub const WRITE: Access = Access { read: true, write: true, execute: false };
+    pub const WRITE: Access = Access(Access::READ_BIT | Access::WRITE_BIT);
     /// Read and execute.
-    pub const EXECUTE: Access = Access { read: true, write: false, execute: true };
+    pub const EXECUTE: Access = Access(Access::READ_BIT | Access::EXECUTE_BIT);
 
     /// Read, write and execute: for who holds the capability.
     #[must_use]
     pub const fn write_execute(_: &WriteExecute) -> Access {
-        Access { read: true, write: true, execute: true }
+        Access(Access::WRITE.0 | Access::EXECUTE.0)
     }
 
     /// May it be read?
     #[must_use]
     pub const fn reads(self) -> bool {
-        self.read
+        self.0 & Access::READ_BIT != 0
     }
 
     /// May it be written?
     #[must_use]
     pub const fn writes(self) -> bool {
-        self.write
+        self.0 & Access::WRITE_BIT != 0
     }
 
     /// May it be executed?
     #[must_use]
     pub const fn executes(self) -> bool {
-        self.execute
+        self.0 & Access::EXECUTE_BIT != 0
     }
 
     /// Is everything permitted that `other` permits?
     #[inline]
     pub(crate) const fn includes(self, other: Access) -> bool {
-        (self.read | !other.read) & (self.write | !other.write) & (self.execute | !other.execute)
+        other.0 & !self.0 == 0
+    }
+
+    /// The same, but for writes.
+    #[inline]
+    pub(crate) const fn without_writes(self) -> Access {
+        Access(self.0 & !Access::WRITE_BIT)
+    }
+
+    /// The bits.
+    #[inline]
+    pub(crate) const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The access that has the bits `bits`, which [`Access::bits`] returned; other bits are not looked at.
+    #[inline]
+    pub(crate) const fn of_bits(bits: u8) -> Access {
+        Access(bits & (Access::READ_BIT | Access::WRITE_BIT | Access::EXECUTE_BIT))
     }
 
     /// What the two bits of an entry that is present say, whoever wrote them.
+    #[inline]
     pub(crate) const fn from_bits(write: bool, execute: bool) -> Access {
-        Access { read: true, write, execute }
+        let write = if write { Access::WRITE_BIT } else { 0 };
+        let execute = if execute { Access::EXECUTE_BIT } else { 0 };
+        Access(Access::READ_BIT | write | execute)
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("read", &self.reads())
+            .field("write", &self.writes())
+            .field("execute", &self.executes())
+            .finish()
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) enum Kept<'a> {
 
 impl<'a> Kept<'a> {
     /// Of the table in `table`, which the caller holds linked.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of<M: TableMemory>(memory: &'a M, table: PhysFrame) -> Kept<'a> {
         // Acquire pairs with the Release in `set_place`.
         let word = memory.aux(table).load(Ordering::Acquire);
@@ -51,7 +51,7 @@ impl<'a> Kept<'a> {
     }
 
     /// Returns the region of the leaf at `index`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn at(&self, index: usize) -> Option<RegionId> {
         match self {
             Kept::Nothing => None,
@@ -59,6 +59,14 @@ impl<'a> Kept<'a> {
             Kept::Each(ids) => RegionId::new(ids.load(index).0 as u32),
         }
     }
+}
+
+/// Returns the region that all leaves of the table in `table` have, if the table keeps one for all.
+#[inline(always)]
+pub(super) fn common<M: TableMemory>(memory: &M, table: PhysFrame) -> Option<RegionId> {
+    // Relaxed: governed by the claim of the table's entry.
+    let word = memory.aux(table).load(Ordering::Relaxed);
+    if word & ONE != 0 { RegionId::new(word & !ONE) } else { None }
 }
 
 /// Returns the region of the leaf at `index` of the table in `table`, whose entry the caller holds.
@@ -96,16 +104,17 @@ pub(super) fn has_frame<M: TableMemory>(memory: &M, table: PhysFrame) -> bool {
     matches!(Kept::of(memory, table), Kept::Each(_))
 }
 
-/// Might it take a further frame to give the leaves at `indexes` of the lowest table in `table`, or at the
-/// first of them, another region?
+/// Might it take a further frame to give the leaves at `indexes` of the lowest table in `table`, whose leaves
+/// have the regions `kept`, or the first of them, another region?
+#[inline(always)]
 pub(super) fn may_need_frame<F: Format, M: TableMemory>(
+    kept: &Kept<'_>,
     memory: &M,
     table: PhysFrame,
     indexes: RangeInclusive<usize>,
 ) -> bool {
     let several = indexes.start() != indexes.end();
-    !matches!(Kept::of(memory, table), Kept::Each(_))
-        && (several || has_leaves_beside::<F, M>(memory, table, indexes))
+    !matches!(kept, Kept::Each(_)) && (several || has_leaves_beside::<F, M>(memory, table, indexes))
 }
 
 /// Has the lowest table in `table` a leaf at another index than `indexes`?
@@ -144,8 +153,11 @@ fn raw(region: Option<RegionId>) -> RawEntry {
     RawEntry(region.map_or(0, |region| region.get().into()))
 }
 
-fn set_each(ids: &Table, mut indexes: RangeInclusive<usize>, region: Option<RegionId>) {
-    indexes.by_ref().for_each(|index| ids.store(index, raw(region)));
+/// Gives the leaves at `indexes` of a table with the ids `ids` their region.
+#[inline(always)]
+pub(super) fn set_each(ids: &Table, indexes: RangeInclusive<usize>, region: Option<RegionId>) {
+    let entries = ids.entries(*indexes.start(), *indexes.end());
+    entries.iter().for_each(|entry| entry.store(raw(region)));
 }
 
 #[cold]

@@ -13,6 +13,7 @@ use super::map::unlink;
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::protection::Protection;
 use super::regions;
+use super::rewrite_leaves::{Age, Leaves, Run};
 use super::split::{cuts, regions_frames, split};
 use super::table::TableEntry;
 
@@ -147,20 +148,6 @@ struct Rewriter<'a, 'r, M: TableMemory, R> {
     changed: &'a mut Changed,
 }
 
-/// Has a table just been made, without leaves?
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Age {
-    New,
-    Old,
-}
-
-/// Leaves of one table, one after the other, that get one region.
-struct Run {
-    first: usize,
-    last: usize,
-    region: RegionId,
-}
-
 impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
     fn apply<F: Format>(
         &mut self,
@@ -169,27 +156,16 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
         pages: Pages,
         age: Age,
     ) -> Result<(), R::Stop> {
-        let mut run = None;
-        let end = self.apply_to_entries::<F>(frame, level, pages, age, &mut run);
-        self.set_region::<F>(frame, level, run);
-        end
-    }
-
-    fn apply_to_entries<F: Format>(
-        &mut self,
-        frame: PhysFrame,
-        level: Level,
-        pages: Pages,
-        mut age: Age,
-        run: &mut Option<Run>,
-    ) -> Result<(), R::Stop> {
+        let Some(below) = level.below() else {
+            return self.apply_to_leaves::<F>(Leaves::new(self.memory, frame, pages), frame, age);
+        };
         // SAFETY: the cursor keeps it linked.
         let table = unsafe { table_at(self.memory, frame) };
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
             let raw = table.load(index);
             let Some(found) = found::<F, M>(self.memory, frame, index, raw, level) else {
-                if let (Entry::Table(next), Some(below)) = (F::decode(raw, level), level.below()) {
+                if let Entry::Table(next) = F::decode(raw, level) {
                     self.apply::<F>(next, below, part, Age::Old)?;
                     if R::JOINS && part.fill_entries(level) {
                         self.join::<F>(table.entry(index), next, level, part);
@@ -197,7 +173,7 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
                 }
                 continue;
             };
-            if let Some(below) = level.below().filter(|_| !part.fill_entries(level)) {
+            if !part.fill_entries(level) {
                 if !self.rewrite.check(found, part.first)? {
                     // It stays as it is; but the change may end there.
                     self.rewrite.rewrite(found, part)?;
@@ -218,22 +194,13 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
                     if replace::<F, M>(self.memory, &mut self.changed.retired, entry, level, mark) {
                         self.changed.note_leaves(part, level, part.count());
                     }
-                    if age == Age::New && level == Level::PAGE {
-                        regions::expect(self.memory, frame, region);
-                        age = Age::Old;
-                    }
                 }
                 Becomes::Mapped(protection, region) => {
-                    if let Some(run) = run.as_mut().filter(|run| run.region == region) {
-                        run.last = index;
-                    } else {
-                        let before = run.replace(Run { first: index, last: index, region });
-                        self.set_region::<F>(frame, level, before);
-                    }
-                    let changed = reprotect::<F>(table.entry(index), raw, level, protection);
-                    // If more is permitted now, no translation is stale that permits too much: a CPU that
-                    // has the old one faults, and finds that the access is permitted.
-                    if changed && narrows(found, protection) {
+                    let at = index..=index;
+                    regions::set::<F, M>(self.memory, self.reserve, frame, level, at, Some(region));
+                    if reprotect::<F>(table.entry(index), raw, level, protection)
+                        && narrows(found, protection)
+                    {
                         self.changed.note_leaves(part, level, 0);
                     }
                 }
@@ -257,16 +224,23 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
         }
     }
 
-    /// Gives the leaves of `run`, in the table in `frame`, their region.
-    fn set_region<F: Format>(&mut self, frame: PhysFrame, level: Level, run: Option<Run>) {
-        if let Some(Run { first, last, region }) = run {
-            regions::set::<F, M>(self.memory, self.reserve, frame, level, first..=last, Some(region));
-        }
+    /// Changes pages of the lowest table in `frame`.
+    fn apply_to_leaves<F: Format>(
+        &mut self,
+        leaves: Leaves<'_, M>,
+        frame: PhysFrame,
+        age: Age,
+    ) -> Result<(), R::Stop> {
+        let Rewriter { memory, reserve, rewrite, changed } = self;
+        leaves.apply::<F, R>(rewrite, changed, age, |Run { first, last, region }| {
+            regions::set::<F, M>(memory, reserve, frame, Level::PAGE, first..=last, Some(region));
+        })
     }
 }
 
 /// Does `protection` forbid something that the leaf that was found permits?
-fn narrows(found: Found, protection: Protection) -> bool {
+#[inline]
+pub(super) fn narrows(found: Found, protection: Protection) -> bool {
     match found {
         Found::Mapped(leaf, _) => {
             let widened = leaf.protection.with_access(protection.access());
@@ -302,17 +276,17 @@ impl<F: Format> PageTable<F> {
             // A table that the range fills may go.
             let stay = |level: Level| R::JOINS && level > Level::PAGE && pages.fill_entries(level);
             let mut cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
-            let needed = plan::<F, M, R>(memory, cursor.frame(), cursor.level, pages, rewrite);
-            let mut needed = needed.map_err(RewriteError::Refused)?;
-            if R::REGIONS {
-                needed += match cursor.level {
-                    Level::PAGE => {
-                        let indexes = pages.indexes(Level::PAGE);
-                        u64::from(regions::may_need_frame::<F, M>(memory, cursor.frame(), indexes))
-                    }
-                    _ => MOST_DIVIDED,
-                };
-            }
+            let (frame, level) = (cursor.frame(), cursor.level);
+            let leaves = (level == Level::PAGE).then(|| Leaves::new(memory, frame, pages));
+            let needed = if let Some(leaves) = &leaves {
+                if R::CHECKS {
+                    leaves.check::<F, R>(rewrite).map_err(RewriteError::Refused)?;
+                }
+                u64::from(R::REGIONS && leaves.may_need_frame::<F>())
+            } else {
+                let cuts = plan::<F, M, R>(memory, frame, level, pages, rewrite);
+                cuts.map_err(RewriteError::Refused)? + if R::REGIONS { MOST_DIVIDED } else { 0 }
+            };
             let mut gathers = 0;
             if R::UNMAPS && self.has_shared() {
                 let shares = shares_in::<F, M>(memory, cursor.table(), cursor.level, pages);
@@ -323,12 +297,17 @@ impl<F: Format> PageTable<F> {
                 reserve.fill_to(needed + gathers).map_err(RewriteError::Tables)?;
                 continue;
             }
-            changed.retired.shares.add_pages(memory, reserve, gathers);
+            if gathers > 0 {
+                changed.retired.shares.add_pages(memory, reserve, gathers);
+            }
             if R::RECORDS && self.has_records() {
                 cursor.in_walk(access.enter());
             }
             let mut rewriter = Rewriter { memory, reserve, rewrite, changed };
-            let end = rewriter.apply::<F>(cursor.frame(), cursor.level, pages, Age::Old);
+            let end = match leaves {
+                Some(leaves) => rewriter.apply_to_leaves::<F>(leaves, frame, Age::Old),
+                None => rewriter.apply::<F>(frame, level, pages, Age::Old),
+            };
             return Ok(Rewritten { recorded: record(changed), end });
         }
     }

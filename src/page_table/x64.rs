@@ -100,7 +100,7 @@ const REGION_SHIFT: u32 = 11;
 /// processor takes the rest for the address of memory.
 const BEYOND_MEMORY: u64 = 0x000f_fc00_0000_0000;
 
-#[inline]
+#[inline(always)]
 fn protection_bits(protection: Protection) -> Bits {
     let mut bits = Bits::empty();
     bits.set(Bits::WRITABLE, protection.access().writes());
@@ -115,7 +115,7 @@ fn protection_bits(protection: Protection) -> Bits {
     bits
 }
 
-#[inline]
+#[inline(always)]
 fn protection_of(bits: Bits) -> Protection {
     let access = Access::from_bits(bits.contains(Bits::WRITABLE), !bits.contains(Bits::NO_EXECUTE));
     let privilege = if bits.contains(Bits::USER) { Privilege::User } else { Privilege::Kernel };
@@ -183,11 +183,19 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     }
 
     #[inline(always)]
+    fn region_in_mark(raw: RawEntry) -> Option<RegionId> {
+        if raw.0 & (Bits::PRESENT | NO_ACCESS).bits() != 0 {
+            return None;
+        }
+        RegionId::new(((raw.0 & !BEYOND_MEMORY) >> REGION_SHIFT) as u32)
+    }
+
+    #[inline(always)]
     fn is_present(raw: RawEntry) -> bool {
         raw.0 & Bits::PRESENT.bits() != 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(raw: RawEntry, level: Level) -> Entry {
         if Self::is_present(raw) { present(raw.0, level) } else { absent(raw.0, level) }
     }
@@ -297,8 +305,7 @@ fn absent(raw: u64, level: Level) -> Entry {
             other => other,
         };
     }
-    let region = RegionId::new(((raw & !BEYOND_MEMORY) >> REGION_SHIFT) as u32);
-    region.map_or(Entry::Empty, Entry::Mark)
+    X64::<4>::region_in_mark(RawEntry(raw)).map_or(Entry::Empty, Entry::Mark)
 }
 
 #[cfg(test)]

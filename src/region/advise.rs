@@ -62,6 +62,7 @@ struct Advise {
 }
 
 impl Advise {
+    #[inline]
     fn effect(&self, region: Region) -> Effect {
         match self.advice {
             Advice::DontNeed => Effect::Discard(region),
@@ -76,6 +77,7 @@ impl Advise {
         }
     }
 
+    #[inline]
     fn of_leaf(&self, leaf: &Leaf, region: Region) -> Becomes {
         match self.effect(region) {
             Effect::Keep(same) if same == region => Becomes::Same,
@@ -92,6 +94,7 @@ impl Rewrite for Advise {
     const UNMAPS: bool = true;
     const JOINS: bool = true;
 
+    #[inline]
     fn check(&self, found: Found, _: u64) -> Result<bool, Infallible> {
         Ok(match found {
             // So that the part in the range is looked at.
@@ -110,6 +113,7 @@ impl Rewrite for Advise {
         may_be_large(region)
     }
 
+    #[inline(always)]
     fn rewrite(&mut self, found: Found, _: Pages) -> Result<Becomes, Infallible> {
         Ok(match found {
             Found::Vacant | Found::Mapped(_, None) => {
@@ -157,12 +161,11 @@ impl<P: Machine> AddressSpace<P> {
         let mut advise = Advise { advice, holes: false };
         match self.core().rewrite(pin, pages, &mut advise, &mut changed) {
             Ok(Rewritten { recorded, .. }) => {
-                let range = range_of_pages(pages);
                 let unmapping = Unmapping::announce_unless(
                     Fault::DontNeedWithoutFlush,
                     self.core(),
                     pin,
-                    range,
+                    range_of_pages(pages),
                     changed,
                     recorded,
                 );

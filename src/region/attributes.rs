@@ -31,6 +31,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    #[cfg(test)]
     const ALL: [Kind; 9] = [
         Kind::Anonymous,
         Kind::Stack,
@@ -62,10 +63,22 @@ impl Kind {
         }
     }
 
+    #[inline]
     fn from_bits(bits: u32) -> Kind {
-        let known = Kind::ALL.into_iter().find(|&kind| kind as u32 == bits);
-        debug_assert!(known.is_some(), "no kind has the number {bits}");
-        known.unwrap_or(Kind::Guard)
+        match bits {
+            1 => Kind::Anonymous,
+            2 => Kind::Stack,
+            3 => Kind::Heap,
+            4 => Kind::Code,
+            5 => Kind::Data,
+            7 => Kind::Object,
+            14 => Kind::Huge,
+            15 => Kind::Giant,
+            _ => {
+                debug_assert_eq!(bits, 6, "no kind has that number");
+                Kind::Guard
+            }
+        }
     }
 }
 
@@ -123,9 +136,7 @@ pub struct Region {
 
 /// Where the parts stand in a region's id.
 mod bits {
-    pub const READ: u32 = 1 << 0;
-    pub const WRITE: u32 = 1 << 1;
-    pub const EXECUTE: u32 = 1 << 2;
+    // Bits 0 to 2 are those of the access.
     pub const TRANSPARENT: u32 = 1 << 3;
     pub const KIND_SHIFT: u32 = 4;
     pub const KIND: u32 = 15;
@@ -232,11 +243,10 @@ impl Region {
 
     /// Returns what page tables keep of it.
     #[must_use]
+    #[inline]
     pub(crate) fn id(self) -> RegionId {
         let flag = |set: bool, bit: u32| if set { bit } else { 0 };
-        let bits = flag(self.access.reads(), bits::READ)
-            | flag(self.access.writes(), bits::WRITE)
-            | flag(self.access.executes(), bits::EXECUTE)
+        let bits = u32::from(self.access.bits())
             | flag(self.transparent == Transparent::Permitted, bits::TRANSPARENT)
             | (self.kind as u32) << bits::KIND_SHIFT
             | flag(self.is_guard(), bits::GUARD)
@@ -253,10 +263,7 @@ impl Region {
     #[inline]
     pub(crate) fn of(id: RegionId) -> Region {
         let bits = id.get();
-        let access = match bits & bits::READ {
-            0 => Access::NONE,
-            _ => Access::from_bits(bits & bits::WRITE != 0, bits & bits::EXECUTE != 0),
-        };
+        let access = Access::of_bits(bits as u8);
         let inheritance = match bits >> bits::INHERITANCE_SHIFT & bits::INHERITANCE {
             1 => Inheritance::Left,
             2 => Inheritance::Wiped,
@@ -279,8 +286,7 @@ impl Region {
     /// Returns what an entry of the region permits whose frame has other users: no writes.
     #[inline]
     pub(crate) const fn protection_of_copies(self) -> Protection {
-        let access = self.access;
-        Protection::user(if access.reads() { Access::from_bits(false, access.executes()) } else { access })
+        Protection::user(self.access.without_writes())
     }
 }
 

@@ -175,12 +175,12 @@ impl<P: Machine> AddressSpace<P> {
             match core.table.collapse(access, &mut reserve, (first, into), &ask, &mut changed, record) {
                 Ok(Collapsed::Same) => return Ok(()),
                 Ok(Collapsed::Frozen(recorded)) => {
-                    Unmapping::announce(core, pin, range, changed, recorded).wait(pin);
+                    Unmapping::announce(core, pin, || range, changed, recorded).wait(pin);
                     rounds += 1;
                 }
                 Ok(Collapsed::Done { recorded, leaves }) => {
                     core.count_mapped(pin, spare.take() - leaves);
-                    Unmapping::announce(core, pin, range, changed, recorded).wait(pin);
+                    Unmapping::announce(core, pin, || range, changed, recorded).wait(pin);
                     return Ok(());
                 }
                 Err(Unpromoted::Unfit(_)) => return Err(CollapseError::Unfit(at)),

@@ -10,6 +10,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::around::SpareFrames;
 use super::attributes::{Kind, Region};
+use super::first_touch::Touched;
 use super::large::{SparePage, Wanted};
 use super::mmap::address;
 use super::numa::is_hidden;
@@ -235,7 +236,8 @@ fn huge_around(page: u64) -> Pages {
 }
 
 /// Does `access` permit what was tried? What may be written or executed may be read.
-fn permits(access: Access, tried: FaultAccess) -> bool {
+#[inline]
+pub(super) fn permits(access: Access, tried: FaultAccess) -> bool {
     match tried {
         FaultAccess::Read => access.reads(),
         FaultAccess::Write => access.writes(),
@@ -274,16 +276,36 @@ impl<P: Machine> AddressSpace<P> {
         if !self.may_map(Pages { first: page, last: page }) {
             return Err(FaultError::NotMapped);
         }
+        let frame = match fault.cause {
+            Cause::NotPresent => match self.touch_first(pin, page, fault.access)? {
+                Touched::Mapped(resolved) => return Ok(resolved),
+                Touched::Not(frame) => frame,
+            },
+            Cause::NotPermitted => None,
+        };
+        self.answer(pin, fault, frame)
+    }
+
+    /// Answers any fault. `frame` is a frame of zeros that was allocated for it.
+    #[inline(never)]
+    fn answer(
+        &self,
+        pin: &CpuPin,
+        fault: PageFault,
+        frame: Option<PhysFrame>,
+    ) -> Result<Resolved, FaultError> {
+        let page = fault.address.as_u64() >> 12;
         let core = self.core();
         let large = SparePage::none(core, pin, page);
         let share = SpareShare::none(core, pin);
-        let mut spare =
-            Spare { core, pin, page, frame: None, zeroed: Zeroed::No, policy: None, large, share };
+        let mut spare = Spare { core, pin, page, frame, zeroed: Zeroed::Yes, policy: None, large, share };
         let mut around = SpareFrames::none(core, pin);
         let mut pages = Pages { first: page, last: page };
         if fault.access == FaultAccess::Write && fault.cause == Cause::NotPresent {
             // The first to its page, most likely.
-            spare.fill(Zeroed::Yes, None)?;
+            if spare.get(Zeroed::Yes, None).is_none() {
+                spare.fill(Zeroed::Yes, None)?;
+            }
             let count = core.fault_policy.around();
             // Where frames are to be on certain nodes, each page is placed by itself.
             if count > 1 && !core.policy.is_some() {
@@ -377,7 +399,7 @@ impl<P: Machine> AddressSpace<P> {
     /// Waits until each CPU has dropped what was changed in the 2 MiB of `page` before.
     #[cold]
     fn wait_for_pending(&self, pin: &CpuPin, page: u64) {
-        let range = range_of_pages(huge_around(page));
+        let range = || range_of_pages(huge_around(page));
         Unmapping::announce(self.core(), pin, range, Changed::NOTHING, None).wait(pin);
     }
 

@@ -33,6 +33,7 @@ impl Rewrite for Take {
     const UNMAPS: bool = false;
     const JOINS: bool = true;
 
+    #[inline]
     fn check(&self, found: Found, page: u64) -> Result<bool, u64> {
         if found == Found::Vacant { Ok(true) } else { Err(page) }
     }
@@ -41,6 +42,7 @@ impl Rewrite for Take {
         may_be_large(region)
     }
 
+    #[inline(always)]
     fn rewrite(&mut self, _: Found, _: Pages) -> Result<Becomes, u64> {
         Ok(Becomes::Reserved(self.0))
     }
@@ -60,6 +62,7 @@ impl<P: Machine> Rewrite for Replace<P> {
     const JOINS: bool = true;
     const RECORDS: bool = true;
 
+    #[inline]
     fn check(&self, _: Found, _: u64) -> Result<bool, Self::Stop> {
         Ok(true)
     }
@@ -68,6 +71,7 @@ impl<P: Machine> Rewrite for Replace<P> {
         may_be_large(region)
     }
 
+    #[inline(always)]
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop> {
         if let Found::Reserved(old) | Found::Mapped(_, Some(old)) = found
             && let Some(record) = old.record()
@@ -278,7 +282,7 @@ impl<P: Machine> AddressSpace<P> {
         match self.core().rewrite(pin, pages, &mut take, &mut changed) {
             // What was checked does not end the change.
             Ok(Rewritten { recorded, .. }) => {
-                Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, recorded).wait(pin);
+                Unmapping::announce(self.core(), pin, || range_of_pages(pages), changed, recorded).wait(pin);
                 Ok(())
             }
             Err(RewriteError::Refused(page)) => Err(MmapError::Occupied(address(page))),
@@ -302,7 +306,7 @@ impl<P: Machine> AddressSpace<P> {
         let mut replace = Replace { core: self.core(), region: region.id() };
         match self.core().rewrite(pin, pages, &mut replace, &mut changed) {
             Ok(Rewritten { recorded, .. }) => {
-                Unmapping::announce(self.core(), pin, range_of_pages(pages), changed, recorded).wait(pin);
+                Unmapping::announce(self.core(), pin, || range_of_pages(pages), changed, recorded).wait(pin);
                 Ok(())
             }
             Err(RewriteError::Refused(never)) => match never {},

@@ -17,6 +17,7 @@ mod attributes;
 mod collapse;
 mod error;
 mod fault;
+mod first_touch;
 mod fork;
 mod gap;
 mod heap;

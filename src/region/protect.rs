@@ -32,6 +32,7 @@ impl Rewrite for Protect {
     const REGIONS: bool = true;
     const UNMAPS: bool = false;
 
+    #[inline]
     fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
         Ok(match found {
             Found::Vacant | Found::Mapped(_, None) => false,
@@ -39,6 +40,7 @@ impl Rewrite for Protect {
         })
     }
 
+    #[inline(always)]
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, u64> {
         match found {
             Found::Vacant | Found::Mapped(_, None) => Err(pages.first),
@@ -62,6 +64,7 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// [`MprotectError`]. After [`MprotectError::NoRegion`] the pages before that page have changed, and no
     /// CPU can use what was permitted there before; after others nothing has changed.
+    #[inline]
     pub fn mprotect(
         &self,
         pin: &CpuPin,
@@ -80,12 +83,11 @@ impl<P: Machine> AddressSpace<P> {
         let mut changed = Changed::NOTHING;
         match self.core().rewrite(pin, pages, &mut Protect(access), &mut changed) {
             Ok(Rewritten { recorded, end }) => {
-                let range = range_of_pages(pages);
                 let unmapping = Unmapping::announce_unless(
                     Fault::MprotectWithoutFlush,
                     self.core(),
                     pin,
-                    range,
+                    range_of_pages(pages),
                     changed,
                     recorded,
                 );

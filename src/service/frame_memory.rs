@@ -43,18 +43,18 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
         self.platform().phys_to_virt(frame.start_address())
     }
 
-    #[inline]
+    #[inline(always)]
     fn aux(&self, frame: PhysFrame) -> &AtomicU32 {
         &info(self, frame).aux
     }
 
-    #[inline]
+    #[inline(always)]
     fn link(&self, frame: PhysFrame) -> u32 {
         // SAFETY: as in `info`.
         unsafe { self.info_number_unchecked(frame) as u32 }
     }
 
-    #[inline]
+    #[inline(always)]
     fn frame_of(&self, link: u32) -> PhysFrame {
         self.frame_of_info(link.into())
     }

@@ -94,6 +94,9 @@ impl<P: Platform> Frames<P> {
         {
             return Ok(held);
         }
+        if request.order == Order::FRAME && request.plain && request.zeroed {
+            return self.alloc_zeroed_frame(pin);
+        }
         self.alloc_slowly(pin, *request)
     }
 

@@ -23,6 +23,7 @@ use super::huge_slots::HugeSlots;
 use super::line512::ones;
 use super::region::BLOCK;
 use super::transit::{Transits, Watch};
+use super::zeroed_pool::Place;
 
 /// Words of the CPU's own node that it has room for, by the low bits of the word's number.
 pub(crate) const NEAR: usize = 16;
@@ -93,6 +94,8 @@ pub(crate) struct Magazine {
     pub(super) away: [Entry; AWAY],
     /// The away entry that is replaced next.
     pub(super) next_away: AtomicU32,
+    /// Calls of `trim` since one looked.
+    pub(super) round: AtomicU32,
     /// Words whose frames were freed straight home last, by the low bits of their numbers.
     pub(super) missed: [Count; MISSED],
     pub(super) huge: HugeSlots,
@@ -120,8 +123,8 @@ pub(crate) struct Magazine {
     pub(super) transits: [Transits; Zone::COUNT + 1],
     /// Refills and evictions since the size was last looked at.
     pub(super) window: [AtomicU32; 2],
-    /// Calls of `trim` since one looked.
-    pub(super) round: AtomicU32,
+    /// Where it looks in its node's pool of zeroed frames.
+    pub(super) zeroed_place: Place,
     /// `taken` when the size was last looked at for shrinking.
     pub(super) taken_at_trim: Count,
 }
@@ -173,6 +176,7 @@ macro_rules! shut {
             transits: each!(Transits::new(); Zone::COUNT + 1),
             window: each!(AtomicU32::new(0); 2),
             round: AtomicU32::new(0),
+            zeroed_place: Place::new($cpu.index()),
             taken_at_trim: Count::new(),
         }
     };
@@ -282,6 +286,18 @@ impl Magazine {
             let held = word.mask & below(first + count) & !below(first);
             (held != 0).then(|| base + u64::from(held.trailing_zeros()))
         })
+    }
+
+    /// Does it hold the frame numbered `number` in one of its words? For a context of its CPU that has
+    /// interrupted no use of it.
+    #[inline]
+    pub(super) fn holds(&self, number: u64) -> bool {
+        let key = number / 64;
+        let near = &self.near[key as usize & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)];
+        let holds = |entry: &Entry| {
+            entry.read().is_some_and(|word| word.key == key && word.mask >> (number % 64) & 1 != 0)
+        };
+        holds(near) || self.away.iter().any(holds)
     }
 
     /// How many frames it holds.

@@ -13,10 +13,69 @@ use super::marks::Given;
 use super::node::Node;
 use super::region::{BLOCK, Region};
 use super::region_free::Refused;
-use super::zeroed_pool::Pushed;
+use super::zeroed_pool::{Place, Pushed};
 use super::{AllocError, FrameRequest, Frames, Policy, Zeroing, Zone};
 
 impl<P: Platform> Frames<P> {
+    /// Serves a plain request for one zeroed frame: from the pool of the CPU's node, or from the magazine.
+    ///
+    /// Bound: one compare-and-swap while the slot of the pool that the last one came from has more.
+    #[inline(never)]
+    pub(super) fn alloc_zeroed_frame(&self, pin: &CpuPin) -> Result<PhysFrame, AllocError> {
+        let machine = self.machine().ok_or(AllocError::NotReady)?;
+        let (cpu, pooled) = (pin.cpu(), machine.zeroing != Zeroing::OnFree);
+        let request = FrameRequest::frame();
+        // A use of the magazine that this context has interrupted may be moving the magazine's words.
+        let magazine = self.rack.get(cpu).filter(|magazine| pooled && !magazine.is_busy());
+        let own = magazine.filter(|magazine| magazine.node == machine.cpu_nodes.home[cpu.index()]);
+        let Some((magazine, node)) = own.and_then(|own| Some((own, machine.node(own.node)?))) else {
+            return self.alloc_zeroed(pin, &request);
+        };
+        let pool = &node.zeroed;
+        if let Some((number, _)) = self.next_zeroed(
+            machine,
+            node,
+            || pool.pop(&magazine.zeroed_place),
+            |number| magazine.holds(number),
+        ) {
+            node.counters.count_local();
+            magazine.local.add(1);
+            machine.mark_given(number, Given::Aligned(Order::FRAME));
+            return Ok(frame(number));
+        }
+        pool.count_miss();
+        let taken = self.alloc(pin, &request)?;
+        self.zero(taken, Order::FRAME.bytes());
+        Ok(taken)
+    }
+
+    /// Takes frames from the pool of `node` by `pop` until one was neither freed twice, which its being in
+    /// the CPU's magazine tells, nor is to retire.
+    #[inline]
+    fn next_zeroed(
+        &self,
+        machine: &Machine,
+        node: &Node,
+        pop: impl Fn() -> Option<u64>,
+        is_cached: impl Fn(u64) -> bool,
+    ) -> Option<(u64, &'static Region)> {
+        loop {
+            let number = pop()?;
+            // Freed although it was free: the magazine has it, so the pool does not hand it out.
+            if is_cached(number) {
+                node.zeroed.count_doubles(1);
+                continue;
+            }
+            let region = machine.region_of(number)?;
+            // No zone counts what the pool holds, so none loses the frame.
+            let retires = region.retired.any_pending()
+                && region.retired.complete_held(number / 64, 1 << (number % 64)) != 0;
+            if !retires {
+                return Some((number, region));
+            }
+        }
+    }
+
     /// Serves a request for zeroed frames.
     ///
     /// One frame comes from the pool of the node that it would be taken from, while that has any
@@ -54,27 +113,17 @@ impl<P: Platform> Frames<P> {
         if Zone::ALL.iter().any(|&zone| zone > request.zone && has(node, zone)) {
             return None;
         }
-        loop {
-            let Some(number) = node.zeroed.pop(pin.cpu().index()) else {
-                node.zeroed.count_miss();
-                return None;
-            };
-            // Freed although it was free: the magazine has it, so the pool does not hand it out.
-            if self.rack.get(pin.cpu()).is_some_and(|magazine| magazine.holds_of(number, 1).is_some()) {
-                node.zeroed.count_doubles(1);
-                continue;
-            }
-            let region = machine.region_of(number)?;
-            // No zone counts what the pool holds, so none loses the frame.
-            if region.retired.any_pending()
-                && region.retired.complete_held(number / 64, 1 << (number % 64)) != 0
-            {
-                continue;
-            }
-            self.count(machine, pin, plan, region);
-            machine.mark_given(number, Given::Aligned(Order::FRAME));
-            return Some(number);
-        }
+        let place = Place::new(pin.cpu().index());
+        let is_cached =
+            |number| self.rack.get(pin.cpu()).is_some_and(|magazine| magazine.holds_of(number, 1).is_some());
+        let Some((number, region)) = self.next_zeroed(machine, node, || node.zeroed.pop(&place), is_cached)
+        else {
+            node.zeroed.count_miss();
+            return None;
+        };
+        self.count(machine, pin, plan, region);
+        machine.mark_given(number, Given::Aligned(Order::FRAME));
+        Some(number)
     }
 
     pub(super) fn zero(&self, first: PhysFrame, bytes: u64) {

@@ -9,7 +9,7 @@
 //! Lock-free, without allocation, and safe in interrupt and NMI handlers: nothing is half done
 //! between two instructions.
 
-use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::entry::Word;
 use super::transit::{Transit, Transits, Watch};
@@ -73,6 +73,29 @@ impl Packet {
     fn word(self) -> Word {
         let group = self.0 >> GROUP;
         Word { key: group / 4, mask: self.mask() << (group % 4 * GROUP) }
+    }
+}
+
+/// Where a CPU looks for frames in a pool. A hint, which contexts of the CPU that nest may confuse: so Relaxed.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The slot that it took the last frame from.
+    slot: AtomicU32,
+    /// How many frames had been put in when it found none, modulo 2^32.
+    empty_at: AtomicU32,
+}
+
+impl Place {
+    /// The place of a CPU that has taken none, and begins in the set numbered `set`.
+    #[cfg(not(loom))]
+    pub(super) const fn new(set: usize) -> Place {
+        Place { slot: AtomicU32::new((set * WAYS) as u32), empty_at: AtomicU32::new(0) }
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
+    pub(super) fn new(set: usize) -> Place {
+        Place { slot: AtomicU32::new((set * WAYS) as u32), empty_at: AtomicU32::new(0) }
     }
 }
 
@@ -152,29 +175,57 @@ impl ZeroedPool {
         };
         let joined = place(&|slot| Packet::in_slot(slot)?.join(packet));
         if joined || place(&|slot| (slot == 0).then_some(packet.0)) {
-            self.filled.fetch_add(1, Ordering::Relaxed);
+            // Release pairs with the Acquire of `pop_elsewhere`: who sees the count sees the frame.
+            self.filled.fetch_add(1, Ordering::Release);
             Pushed::Kept
         } else {
             Pushed::Full
         }
     }
 
-    /// Takes a frame. CPUs that begin in different sets do not meet while these are full.
+    /// Takes a frame, from the slot where the CPU of `place` found its last one, if that has any. CPUs that
+    /// began in different sets do not meet while these are full.
     ///
-    /// Bound: one load where there never was one, else one of each slot (`target / 4`);
-    /// lock-free as [`ZeroedPool::push`].
-    pub(super) fn pop(&self, begin: usize) -> Option<u64> {
-        if !self.is_used() {
+    /// Bound: two loads where nothing was put in since the CPU found the pool empty, else one of each slot
+    /// (`target / 4`); lock-free as [`ZeroedPool::push`].
+    #[inline]
+    pub(super) fn pop(&self, place: &Place) -> Option<u64> {
+        let slot = place.slot.load(Ordering::Relaxed) as usize;
+        self.pop_from(slot).or_else(|| self.pop_elsewhere(slot, place))
+    }
+
+    /// Takes a frame from the slot numbered `number`.
+    #[inline]
+    fn pop_from(&self, number: usize) -> Option<u64> {
+        let slot = &self.sets.get(number / WAYS)?.0[number % WAYS];
+        let rest = |slot| Packet::in_slot(slot).map(Packet::rest);
+        // Acquire pairs with the Release of `push`, also across others' pops. Release: who finds the frame
+        // gone sees the transits that this CPU has seen.
+        let taken = slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, rest).ok()?;
+        Some(Packet(taken).lowest())
+    }
+
+    /// Takes a frame, from the slots after `begin` first.
+    #[inline(never)]
+    fn pop_elsewhere(&self, begin: usize, place: &Place) -> Option<u64> {
+        // Before the look at the slots. Acquire pairs with the Release of `push`.
+        let filled = self.filled.load(Ordering::Acquire) as u32;
+        if filled == place.empty_at.load(Ordering::Relaxed) {
             return None;
         }
-        let (before, from) = self.sets.split_at(begin % self.sets.len().max(1));
-        from.iter().chain(before).flat_map(|set| &set.0).find_map(|slot| {
-            let rest = |slot| Packet::in_slot(slot).map(Packet::rest);
-            // Acquire pairs with the Release of `push`, also across others' pops. Release: who
-            // finds the frame gone sees the transits that this CPU has seen.
-            let taken = slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, rest).ok()?;
-            Some(Packet(taken).lowest())
-        })
+        let slots = self.sets.len() * WAYS;
+        let mut numbers = (0..slots).map(|further| (begin + further) % slots);
+        let found = numbers.find_map(|number| Some((number, self.pop_from(number)?)));
+        match found {
+            Some((number, frame)) => {
+                place.slot.store(number as u32, Ordering::Relaxed);
+                Some(frame)
+            }
+            None => {
+                place.empty_at.store(filled, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
     /// Takes everything out.

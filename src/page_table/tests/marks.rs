@@ -166,6 +166,10 @@ unsafe impl Format for Written {
         X64::<4>::mark(region)
     }
 
+    fn region_in_mark(raw: RawEntry) -> Option<RegionId> {
+        X64::<4>::region_in_mark(raw)
+    }
+
     fn is_present(raw: RawEntry) -> bool {
         X64::<4>::is_present(raw)
     }

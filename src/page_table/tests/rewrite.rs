@@ -69,7 +69,10 @@ fn rewrite<R: Rewrite>(
 ) -> Result<Result<(), R::Stop>, RewriteError<R::Stop, arena::Empty>> {
     let (pin, mut changed) = (pin(0), Changed::NOTHING);
     let mut reserve = Reserve::new(arena, &pin);
-    let done = table.rewrite(arena.by(&pin), &mut reserve, pages, &mut rewrite, &mut changed, |_| ())?;
+    let done = match table.rewrite_at_once(arena.by(&pin), pages, &mut rewrite, &mut changed, |_| ()) {
+        Some(done) => done.map_err(RewriteError::Refused)?,
+        None => table.rewrite(arena.by(&pin), &mut reserve, pages, &mut rewrite, &mut changed, |_| ())?,
+    };
     drop(reserve);
     arena.free_changed(&pin, changed);
     Ok(done.end)
@@ -77,15 +80,19 @@ fn rewrite<R: Rewrite>(
 
 /// Maps the page to a frame of the arena, which it owns.
 fn map_page(table: &Table, arena: &Arena, page: u64) -> Result<(), RewriteError<(), arena::Empty>> {
-    let (pin, mut changed) = (pin(0), Changed::NOTHING);
+    let pin = pin(0);
     let frame = arena.allocate(&pin).map_err(RewriteError::Tables)?;
     let leaf =
         Leaf { frame, protection: Protection::USER_DATA, reach: Reach::Space, ownership: Ownership::Owned };
+    let by = arena.by(&pin);
+    if table.map_marked(by, page, |_| Some(leaf)) {
+        return Ok(());
+    }
     let decide = |found, _| if found == Found::Vacant { Err(()) } else { Ok(Answer::Map(leaf, Level::PAGE)) };
     let mut reserve = Reserve::new(arena, &pin);
     let alone = Pages { first: page, last: page };
     let mut neighbours = Neighbours { page, pages: alone, next: || None };
-    let by = arena.by(&pin);
+    let mut changed = Changed::NOTHING;
     let mapped = table.resolve(by, &mut reserve, &mut neighbours, decide, &mut changed, |_| ());
     drop(reserve);
     arena.free_changed(&pin, changed);

@@ -142,7 +142,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
         match pending {
             Some(pages) => {
                 let range = range_of_pages(pages);
-                Settled::Later(Unmapping::announce(core, pin, range, Changed::NOTHING, None))
+                Settled::Later(Unmapping::announce(core, pin, || range, Changed::NOTHING, None))
             }
             None => Settled::All,
         }

@@ -171,7 +171,7 @@ impl<P: Machine> AddressSpace<P> {
             match outcome {
                 Ok(Rewritten { recorded, end }) => {
                     let unmapping =
-                        Unmapping::announce(self.core(), pin, range_of_pages(rest), changed, recorded);
+                        Unmapping::announce(self.core(), pin, || range_of_pages(rest), changed, recorded);
                     unmapping.detach();
                     pages = end.err().map(|first| Pages { first, ..rest });
                 }

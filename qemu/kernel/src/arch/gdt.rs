@@ -53,6 +53,11 @@ impl Segments {
     pub const TRAP_STACK_OFFSET: usize =
         offset_of!(Segments, tss) + offset_of!(TaskStateSegment, privilege_stack_table);
 
+    /// Where in it the CPU finds the stack for page faults.
+    pub const PAGE_FAULT_STACK_OFFSET: usize = offset_of!(Segments, tss)
+        + offset_of!(TaskStateSegment, interrupt_stack_table)
+        + TrapStack::PageFault as usize * size_of::<u64>();
+
     /// An empty table, nothing loaded.
     pub const fn new() -> Segments {
         Segments { gdt: GlobalDescriptorTable::new(), tss: TaskStateSegment::new() }

@@ -117,7 +117,7 @@ trap_stubs:
     // before SYSRET and IRETQ. A user's GS base is never negative, and the kernel's always is.
 trap_anywhere:
     test byte ptr [rsp + 24], 3
-    jnz trap_common
+    jnz trap_from_user_elsewhere
     push rax
     push rcx
     push rdx
@@ -127,7 +127,7 @@ trap_anywhere:
     pop rdx
     pop rcx
     pop rax
-    js trap_common
+    js 4f
     swapgs
     push rax
     push rbx
@@ -154,6 +154,7 @@ trap_anywhere:
 trap_common:
     test byte ptr [rsp + 24], 3     // CS: a user's?
     jnz trap_from_user
+4:
     push rax
     push rbx
     push rcx
@@ -247,11 +248,6 @@ pub(super) extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
 
 fn page_fault(frame: &mut TrapFrame) {
     let addr = Cr2::read_raw();
-    if frame.is_user() {
-        // Before another fault changes the register: interrupts are off until it is asked for.
-        per_cpu::current().user.fault_address.set(addr);
-        return;
-    }
     let segments: *mut Segments = per_cpu::current().segments.get();
     // SAFETY: this is the handler of this CPU's page fault, and what came before cannot fault.
     unsafe { Segments::enter_page_fault(segments) };

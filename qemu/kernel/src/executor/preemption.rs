@@ -44,8 +44,8 @@ impl Slice {
     /// Others are runnable, and have waited long enough?
     pub fn is_over(&self) -> bool {
         // In ticks: a thread asks after each system call, and a duration takes divisions.
-        clock::now().0.saturating_sub(self.start.0) >= SLICE_MS * clock::ticks_per_ms()
-            && others_are_runnable()
+        others_are_runnable()
+            && clock::now().0.saturating_sub(self.start.0) >= SLICE_MS * clock::ticks_per_ms()
     }
 
     /// Runs the thread of `state` until it traps, unless `must_stop` says at the last moment that it must

@@ -83,23 +83,35 @@ impl Cause {
     }
 }
 
+/// What a page fault of that error code tried.
+fn tried(error: u64) -> FaultAccess {
+    match error {
+        error if error & FETCHED != 0 => FaultAccess::Execute,
+        error if error & WROTE != 0 => FaultAccess::Write,
+        _ => FaultAccess::Read,
+    }
+}
+
 impl Task {
+    /// Is the thread's exception a page fault that the program may repeat by now, without waiting?
+    #[inline]
+    pub fn resolves_at_once(&self, vector: Vector, error: u64, address: u64) -> bool {
+        vector == vector::PAGE_FAULT
+            && error & BY_USER_MODE != 0
+            && self.memory().resolves_at_once(address, tried(error), error & PRESENT != 0)
+    }
+
     /// Does something about the thread's exception: has its page mapped, calls its handler, or ends its
     /// process.
     pub async fn on_exception(&mut self, vector: Vector, error: u64, address: u64) {
         let mut refusal = None;
         if vector == vector::PAGE_FAULT {
-            let access = match error {
-                error if error & FETCHED != 0 => FaultAccess::Execute,
-                error if error & WROTE != 0 => FaultAccess::Write,
-                _ => FaultAccess::Read,
-            };
             // A CPU's access of its own to what a segment or IRET names. QEMU 7.2 makes those of IRET and RETF
             // with the kernel's rights, and SMAP forbids them: they would fault again.
             let is_users = error & BY_USER_MODE != 0;
             let resolved = match is_users {
-                true if error & PRESENT != 0 => self.memory().resolve_refused(address, access).await,
-                true => self.memory().resolve(address, access).await,
+                true if error & PRESENT != 0 => self.memory().resolve_refused(address, tried(error)).await,
+                true => self.memory().resolve(address, tried(error)).await,
                 false => Err(Refusal::NotPermitted),
             };
             match resolved {

@@ -4,7 +4,7 @@ use topomem::frames::AllocError;
 use topomem::region::{
     Advice, FaultAccess, FaultError, HugePages, Kind, MapRequest, PageFault, Placement, Relocation,
 };
-use topomem::{Access, AddressSpace, VirtAddr, WakersDue};
+use topomem::{Access, AddressSpace, Unmapping, VirtAddr, WakersDue};
 use topomem_exec::Bounds;
 use x86_64::registers::control::Cr3;
 
@@ -38,6 +38,19 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Memory {
     space: AddressSpace<Kernel>,
+}
+
+/// A change of mappings that other CPUs have not all heard of yet; `None` if they have.
+pub type Announced<'m> = Option<Unmapping<'m, Kernel>>;
+
+/// Ends `unmapping` if that takes no wait.
+#[inline(always)]
+fn finished(mut unmapping: Unmapping<'_, Kernel>) -> Announced<'_> {
+    if !unmapping.is_complete() {
+        return Some(unmapping);
+    }
+    unmapping.wait(&pin());
+    None
 }
 
 /// The address as the service knows it, if a program may have it.
@@ -104,26 +117,28 @@ impl Memory {
         Ok(self.space.mmap(&pin(), request)?.as_u64())
     }
 
-    /// Unmaps what is mapped in `bytes` from `start` on.
+    /// Unmaps what is mapped in `bytes` from `start` on. No CPU can use what was there before when what is
+    /// returned completes.
     ///
     /// # Errors
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
-    pub async fn unmap(&self, start: u64, bytes: u64) -> Result<(), Errno> {
+    #[inline]
+    pub fn unmap(&self, start: u64, bytes: u64) -> Result<Announced<'_>, Errno> {
         let start = user_address(start).ok_or(Errno::INVALID)?;
-        self.space.munmap(&pin(), start, bytes)?.await;
-        Ok(())
+        Ok(finished(self.space.munmap(&pin(), start, bytes)?))
     }
 
-    /// Changes what may be done with `bytes` from `start` on.
+    /// Changes what may be done with `bytes` from `start` on. No CPU can use what was there before when what is
+    /// returned completes.
     ///
     /// # Errors
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
-    pub async fn protect(&self, start: u64, bytes: u64, access: Access) -> Result<(), Errno> {
+    #[inline]
+    pub fn protect(&self, start: u64, bytes: u64, access: Access) -> Result<Announced<'_>, Errno> {
         let start = aligned(start, Errno::NO_MEMORY)?;
-        self.space.mprotect(&pin(), start, bytes, access)?.await;
-        Ok(())
+        Ok(finished(self.space.mprotect(&pin(), start, bytes, access)?))
     }
 
     /// Makes a mapping longer or shorter, or moves it; where it is then.
@@ -146,15 +161,16 @@ impl Memory {
         Ok(self.space.move_contents(&pin(), start, bytes, to)?.as_u64())
     }
 
-    /// Follows an advice on `bytes` from `start` on.
+    /// Follows an advice on `bytes` from `start` on. No CPU can use what was there before when what is
+    /// returned completes.
     ///
     /// # Errors
     ///
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
-    pub async fn advise(&self, start: u64, bytes: u64, advice: Advice) -> Result<(), Errno> {
+    #[inline]
+    pub fn advise(&self, start: u64, bytes: u64, advice: Advice) -> Result<Announced<'_>, Errno> {
         let start = aligned(start, Errno::NO_MEMORY)?;
-        self.space.madvise(&pin(), start, bytes, advice)?.await;
-        Ok(())
+        Ok(finished(self.space.madvise(&pin(), start, bytes, advice)?))
     }
 
     /// Makes pages of 2 MiB of what is mapped in `bytes` from `start` on.
@@ -186,6 +202,16 @@ impl Memory {
     pub fn set_break(&self, address: u64) -> u64 {
         // Below the heap's start nothing moves.
         self.space.brk(&pin(), user_address(address).unwrap_or(VirtAddr::new_truncate(0))).as_u64()
+    }
+
+    /// A program's `access` to `address` faulted, for want of a translation, or because the translation that
+    /// `is_mapped` does not permit it. May the program repeat it now? If not, [`Memory::resolve`] says why.
+    #[inline]
+    pub fn resolves_at_once(&self, address: u64, access: FaultAccess, is_mapped: bool) -> bool {
+        let Some(address) = user_address(address) else { return false };
+        let fault = PageFault::new(address, access);
+        let fault = if is_mapped { fault.not_permitted() } else { fault };
+        self.space.on_page_fault(&pin(), fault).is_ok()
     }
 
     /// A program's `access` to `address` faulted. Returns once it can be repeated.

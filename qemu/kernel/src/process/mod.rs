@@ -22,7 +22,7 @@ pub use event::Event;
 pub use exec::{Program, STACK, StartError, start};
 pub use fork::{ChildWords, fork};
 pub use futex::{FutexKey, requeue, wake};
-pub use memory::{Memory, Refusal, fixed, leave_spaces};
+pub use memory::{Announced, Memory, Refusal, fixed, leave_spaces};
 pub use shared::{OutOfMemory, Shared, boxed};
 pub use signal::{Action, ActionTable, AlternateStack, Signal, SignalSet};
 pub use table::{Children, Ended, find, take_ended, wait_for_child};

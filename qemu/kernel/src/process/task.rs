@@ -9,7 +9,7 @@ use super::{AlternateStack, FutexKey, Shared, SignalSet, Thread, futex, table};
 use crate::arch::user::{Exit, UserState};
 use crate::executor::{Reserved, Slice, reserve, yield_now};
 use crate::per_cpu;
-use crate::syscall::{self, Errno, Flow};
+use crate::syscall::{self, Begun, Errno, Flow};
 
 /// What a thread has for itself.
 #[derive(Debug)]
@@ -62,11 +62,26 @@ impl Task {
             // another CPU or go.
             let exit = unsafe { slice.enter(&mut self.state, || thread.is_interrupted()) };
             match exit {
-                Exit::SystemCall => match syscall::call(self).await {
-                    Flow::Continue => {}
-                    flow => return flow,
-                },
-                Exit::Exception { vector, error, address } => self.on_exception(vector, error, address).await,
+                Exit::SystemCall => {
+                    let answer = match syscall::begin(&self.thread, &self.state.frame) {
+                        Begun::Done(answer) => Some(answer),
+                        Begun::Unmapping(unmapping) => {
+                            unmapping.await;
+                            Some(0)
+                        }
+                        Begun::Waits => None,
+                    };
+                    if let Some(answer) = answer {
+                        self.state.frame.rax = answer;
+                    } else if let flow @ (Flow::End(_) | Flow::Move(_)) = syscall::call(self).await {
+                        return flow;
+                    }
+                }
+                Exit::Exception { vector, error, address } => {
+                    if !self.resolves_at_once(vector, error, address) {
+                        self.on_exception(vector, error, address).await;
+                    }
+                }
                 Exit::Interrupt => {
                     yield_now().await;
                     slice = Slice::begin();

@@ -1,12 +1,12 @@
 //! Memory.
 
 use linux_raw_sys::general::{
-    MADV_COLD, MADV_COLLAPSE, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED,
-    MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT,
-    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK,
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_POPULATE,
-    MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE,
-    PROT_EXEC, PROT_READ, PROT_WRITE,
+    MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
+    MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK, MAP_ANONYMOUS,
+    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE,
+    MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC,
+    PROT_READ, PROT_WRITE,
 };
 use topomem::region::{Advice, HugePages, Kind, MapRequest, Placement, Populate, Relocation};
 use topomem::{Access, PageSize, VirtAddr};
@@ -14,7 +14,7 @@ use topomem_exec::PAGE;
 
 use super::{Answer, Errno};
 use crate::arch::user::USER_END;
-use crate::process::{Task, fixed};
+use crate::process::{Announced, Memory, Task, fixed};
 
 /// What `prctl` does here.
 const PR_SET_THP_DISABLE: u32 = 41;
@@ -23,6 +23,9 @@ const PR_GET_THP_DISABLE: u32 = 42;
 /// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE`.
 const GUARD_INSTALL: u32 = 102;
 const GUARD_REMOVE: u32 = 103;
+
+/// What a change of mappings comes to.
+pub(super) type Change<'m> = Result<Announced<'m>, Errno>;
 
 /// What the `PROT_…` in `bits` permit.
 fn access(bits: u64) -> Result<Access, Errno> {
@@ -81,14 +84,12 @@ pub(super) fn map(task: &Task, [at, bytes, bits, flags, _, _]: [u64; 6]) -> Answ
     task.memory().map(&request.placed(placement).populate(populate))
 }
 
-pub(super) async fn protect(task: &Task, at: u64, bytes: u64, bits: u64) -> Answer {
-    task.memory().protect(at, bytes, access(bits)?).await?;
-    Ok(0)
+pub(super) fn protect(memory: &Memory, at: u64, bytes: u64, bits: u64) -> Change<'_> {
+    memory.protect(at, bytes, access(bits)?)
 }
 
-pub(super) async fn unmap(task: &Task, at: u64, bytes: u64) -> Answer {
-    task.memory().unmap(at, bytes).await?;
-    Ok(0)
+pub(super) fn unmap(memory: &Memory, at: u64, bytes: u64) -> Change<'_> {
+    memory.unmap(at, bytes)
 }
 
 pub(super) fn relocate(task: &Task, [at, old, new, flags, to]: [u64; 5]) -> Answer {
@@ -110,16 +111,18 @@ pub(super) fn relocate(task: &Task, [at, old, new, flags, to]: [u64; 5]) -> Answ
     task.memory().relocate(at, old, new, relocation)
 }
 
-pub(super) async fn advise(task: &Task, at: u64, bytes: u64, advice: u64) -> Answer {
+/// `madvise` with `MADV_COLLAPSE`.
+pub(super) fn collapse(memory: &Memory, at: u64, bytes: u64) -> Answer {
+    memory.collapse(at, bytes)?;
+    Ok(0)
+}
+
+pub(super) fn advise(memory: &Memory, at: u64, bytes: u64, advice: u64) -> Change<'_> {
     let advice = match advice as u32 {
         MADV_NORMAL | MADV_RANDOM | MADV_SEQUENTIAL | MADV_WILLNEED | MADV_COLD | MADV_PAGEOUT
         | MADV_DONTDUMP | MADV_DODUMP => Advice::Normal,
         MADV_HUGEPAGE => Advice::Huge,
         MADV_NOHUGEPAGE => Advice::NoHuge,
-        MADV_COLLAPSE => {
-            task.memory().collapse(at, bytes)?;
-            return Ok(0);
-        }
         MADV_DONTNEED | MADV_FREE => Advice::DontNeed,
         MADV_DONTFORK => Advice::DontFork,
         MADV_DOFORK | MADV_KEEPONFORK => Advice::DoFork,
@@ -130,8 +133,7 @@ pub(super) async fn advise(task: &Task, at: u64, bytes: u64, advice: u64) -> Ans
         GUARD_REMOVE => Advice::GuardRemove,
         _ => return Err(Errno::INVALID),
     };
-    task.memory().advise(at, bytes, advice).await?;
-    Ok(0)
+    memory.advise(at, bytes, advice)
 }
 
 /// `prctl`: whether a program's memory may get pages of 2 MiB without asking.

@@ -14,9 +14,11 @@ mod time;
 pub use errno::Errno;
 
 use linux_raw_sys::general as linux;
-use topomem::CpuId;
+use topomem::{CpuId, Unmapping};
 
-use crate::process::Task;
+use crate::arch::trap::TrapFrame;
+use crate::memory::platform::Kernel;
+use crate::process::{Task, Thread};
 
 /// What a thread does after a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,43 @@ pub enum Flow {
 /// What a system call returns to the program.
 type Answer = Result<u64, Errno>;
 
-/// Does what the thread of `task` asks for.
+/// What a system call has come to before its first wait.
+#[derive(Debug)]
+pub enum Begun<'m> {
+    /// It returns this to the program.
+    Done(u64),
+    /// It returns 0 when this is complete.
+    Unmapping(Unmapping<'m, Kernel>),
+    /// It has not begun: [`call`] does it.
+    Waits,
+}
+
+/// Does what `thread`, with the registers in `frame`, asks for, if that mostly needs no wait. Apart from
+/// [`call`], since a future keeps in memory what it might have to wait with.
+#[inline(never)]
+pub fn begin<'m>(thread: &'m Thread, frame: &TrapFrame) -> Begun<'m> {
+    let [a, b, c] = [frame.rdi, frame.rsi, frame.rdx];
+    let memory = &thread.process.memory;
+    let change = match frame.rax as u32 {
+        linux::__NR_munmap => memory::unmap(memory, a, b),
+        linux::__NR_mprotect => memory::protect(memory, a, b, c),
+        linux::__NR_madvise if c as u32 == linux::MADV_COLLAPSE => {
+            return Begun::Done(memory::collapse(memory, a, b).unwrap_or_else(Errno::value));
+        }
+        linux::__NR_madvise => memory::advise(memory, a, b, c),
+        linux::__NR_getpid => return Begun::Done(u64::from(thread.process.id.0)),
+        linux::__NR_getppid => return Begun::Done(u64::from(thread.process.parent.0)),
+        linux::__NR_gettid => return Begun::Done(u64::from(thread.id.0)),
+        _ => return Begun::Waits,
+    };
+    match change {
+        Ok(None) => Begun::Done(0),
+        Ok(Some(unmapping)) => Begun::Unmapping(unmapping),
+        Err(error) => Begun::Done(error.value()),
+    }
+}
+
+/// Does what the thread of `task` asks for, if [`begin`] does not.
 pub async fn call(task: &mut Task) -> Flow {
     let frame = &task.state.frame;
     let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
@@ -65,12 +103,9 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_memfd_create => paths::create_in_memory(task, a).await,
 
         linux::__NR_mmap => memory::map(task, [a, b, c, d, e, f]),
-        linux::__NR_mprotect => memory::protect(task, a, b, c).await,
-        linux::__NR_munmap => memory::unmap(task, a, b).await,
         linux::__NR_brk => Ok(task.memory().set_break(a)),
         linux::__NR_mremap => memory::relocate(task, [a, b, c, d, e]),
         linux::__NR_prctl => memory::settings(task, a, b),
-        linux::__NR_madvise => memory::advise(task, a, b, c).await,
 
         linux::__NR_rt_sigaction => signals::action(task, a, b, c, d).await,
         linux::__NR_rt_sigprocmask => signals::mask(task, a, b, c, d).await,
@@ -89,9 +124,6 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_exit => return Flow::End(a as u8),
         linux::__NR_exit_group => return processes::exit(task, a),
         linux::__NR_wait4 => processes::wait(task, a, b, c, d).await,
-        linux::__NR_getpid => Ok(u64::from(task.thread.process.id.0)),
-        linux::__NR_getppid => Ok(u64::from(task.thread.process.parent.0)),
-        linux::__NR_gettid => Ok(u64::from(task.thread.id.0)),
         linux::__NR_getuid | linux::__NR_geteuid | linux::__NR_getgid | linux::__NR_getegid => Ok(0),
         linux::__NR_set_tid_address => threads::set_cleared_at_end(task, a),
         linux::__NR_set_robust_list => threads::set_robust_list(b),

@@ -12,6 +12,7 @@ use x86_64::registers::rflags::RFlags;
 use super::UserState;
 use crate::arch::gdt::{KERNEL_CODE, Segments, USER_CODE, USER_DATA};
 use crate::arch::trap::{self, TrapFrame};
+use crate::arch::vector::PAGE_FAULT;
 use crate::per_cpu::PerCpu;
 
 /// What [`TrapFrame::vector`] says of a thread that has made a system call. It is no interrupt's vector.
@@ -35,7 +36,8 @@ const CLEARED_BY_SYSTEM_CALL: RFlags = RFlags::INTERRUPT_FLAG
 /// What a CPU keeps while it is in user mode, in its area.
 #[derive(Debug)]
 pub struct UserMode {
-    /// The kernel's stack pointer, as [`enter_user`] left it.
+    /// The kernel's stack pointer, as [`enter_user`] left it: the kernel's registers lie there, and the CPU's
+    /// own page-fault stack.
     kernel_stack: Cell<u64>,
     /// Where the registers of the thread go that runs.
     frame: Cell<*mut TrapFrame>,
@@ -64,8 +66,9 @@ impl UserMode {
 // caller has made sure that RIP is an address of the lower half: SYSRET and IRETQ would fault on another
 // with the kernel's privileges and the user's GS base.
 //
-// Traps arrive in `trap_from_user` on the stack of their own or on the kernel's, below what `enter_user`
-// pushed; system calls use the thread's frame as a stack, before any that can fault.
+// System calls and traps use the thread's frame as a stack: for traps it is RSP0 and the page fault's stack
+// while the thread runs. NMI, double fault and machine check have stacks of their own; their registers are
+// copied.
 global_asm!(
     r#"
     .section .text.user_mode, "ax", @progbits
@@ -77,9 +80,12 @@ enter_user:                         // rdi: the thread's frame; interrupts are o
     push r13
     push r14
     push r15
+    push gs:[{page_fault_stack}]
     mov gs:[{frame}], rdi
     mov gs:[{kernel_stack}], rsp
-    mov gs:[{trap_stack}], rsp
+    lea rax, [rdi + {frame_bytes}]
+    mov gs:[{trap_stack}], rax
+    mov gs:[{page_fault_stack}], rax
     mov rsp, rdi
     cmp qword ptr [rdi + {vector}], {system_call}
     je 2f
@@ -153,6 +159,7 @@ system_call_entry:
     push r15
 leave_user:
     mov rsp, gs:[{kernel_stack}]
+    pop gs:[{page_fault_stack}]
     pop r15
     pop r14
     pop r13
@@ -179,10 +186,44 @@ trap_from_user:
     push r13
     push r14
     push r15
+    mov rdi, rsp
+    mov rsp, gs:[{kernel_stack}]
     push 2
     popfq                           // no flag of the user's has effects here
-    mov rdi, rsp
+    cmp qword ptr [rdi + {vector}], {page_fault}
+    jne 3f
+    mov rax, cr2
+    mov gs:[{fault_address}], rax
+    jmp leave_user
+3:
     xor ebp, ebp                    // a backtrace ends here
+    mov rax, [rsp]
+    mov gs:[{page_fault_stack}], rax
+    call {dispatch}
+    jmp leave_user
+
+    .globl trap_from_user_elsewhere
+trap_from_user_elsewhere:           // on a stack of its own
+    swapgs
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    push 2
+    popfq
+    mov rdi, rsp
+    xor ebp, ebp
     call {dispatch}
     mov rsi, rsp
     mov rdi, gs:[{frame}]
@@ -193,7 +234,10 @@ trap_from_user:
     frame = const offset_of!(PerCpu, user.frame),
     kernel_stack = const offset_of!(PerCpu, user.kernel_stack),
     scratch = const offset_of!(PerCpu, user.scratch),
+    fault_address = const offset_of!(PerCpu, user.fault_address),
     trap_stack = const offset_of!(PerCpu, segments) + Segments::TRAP_STACK_OFFSET,
+    page_fault_stack = const offset_of!(PerCpu, segments) + Segments::PAGE_FAULT_STACK_OFFSET,
+    page_fault = const PAGE_FAULT.0,
     vector = const offset_of!(TrapFrame, vector),
     frame_bytes = const size_of::<TrapFrame>(),
     system_call = const SYSTEM_CALL,

@@ -1,0 +1,75 @@
+//! The first access to a page of private memory: the usual fault, so each step is part of one function.
+
+use topomem_numa::frames::FrameRequest;
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::Ordering;
+use x86_64::structures::paging::PhysFrame;
+
+use super::attributes::{Kind, Region};
+use super::fault::{FaultAccess, FaultError, Resolved, permits};
+use crate::Machine;
+use crate::address_space::AddressSpace;
+use crate::fault::Fault;
+use crate::page_table::{Leaf, Ownership, Reach};
+use crate::service::frame_memory;
+
+/// What became of a first access.
+pub(super) enum Touched {
+    /// The page is mapped.
+    Mapped(Resolved),
+    /// Nothing has changed. The frame of zeros, which was allocated for the page, is the caller's.
+    Not(Option<PhysFrame>),
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Answers the first access to `page`, if the page is of private memory without a record, in a lowest table
+    /// of one region, and no other cursor is in the way.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultError::OutOfFrames`].
+    #[inline(always)]
+    pub(super) fn touch_first(
+        &self,
+        pin: &CpuPin,
+        page: u64,
+        tried: FaultAccess,
+    ) -> Result<Touched, FaultError> {
+        let core = self.core();
+        let service = core.service;
+        let faulty = service.broken(Fault::FaultAfterUnmap) || service.broken(Fault::ZeroPageWritable);
+        if core.policy.is_some() || core.fault_policy.around() > 1 || faulty {
+            return Ok(Touched::Not(None));
+        }
+        let (frame, resolved) = if tried == FaultAccess::Write {
+            let request = FrameRequest::frame().zeroed();
+            let frame = service.alloc(pin, &request).map_err(FaultError::OutOfFrames)?;
+            frame_memory::take_over(service.frames(), frame);
+            (frame, Resolved::Zeroed)
+        } else {
+            let Some(frame) = service.zero_frame() else { return Ok(Touched::Not(None)) };
+            (frame, Resolved::ZeroPage)
+        };
+        let leaf_of = |id| {
+            let region = Region::of(id);
+            let is_plain = region.kind() != Kind::Object && region.record().is_none();
+            if !is_plain || region.is_guard() || !permits(region.access(), tried) {
+                return None;
+            }
+            let (protection, ownership) = if tried == FaultAccess::Write {
+                (region.protection(), Ownership::Owned)
+            } else {
+                (region.protection_of_copies(), Ownership::Borrowed)
+            };
+            Some(Leaf { frame, protection, reach: Reach::Space, ownership })
+        };
+        if !core.table.map_marked(service.tables(pin), page, leaf_of) {
+            return Ok(Touched::Not((tried == FaultAccess::Write).then_some(frame)));
+        }
+        let counters = core.of_cpu(pin);
+        // Relaxed: statistics.
+        counters.minor_faults.fetch_add(1, Ordering::Relaxed);
+        counters.mapped.fetch_add(1, Ordering::Relaxed);
+        Ok(Touched::Mapped(resolved))
+    }
+}
