@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 /// A mistake to make in the changes of address spaces; each was made by some kernel, or tempts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
+#[allow(clippy::enum_variant_names, reason = "one mistake is a page fault's")]
 pub enum Fault {
     /// A fault puts a copy in the place of a shared page, and tells no TLB of it.
     CowWithoutFlush = 1,
