@@ -16,7 +16,7 @@ const PACKAGE: &str = "topomem-programs";
 /// The scenario that runs them.
 const SCENARIO: &str = "processes";
 /// The programs, by name.
-const PROGRAMS: [&str; 5] = ["attacks", "checks", "huge", "plain", "sharing"];
+const PROGRAMS: [&str; 6] = ["attacks", "checks", "huge", "placement", "plain", "sharing"];
 
 /// Does `scenario` need them?
 pub(crate) fn are_needed(scenario: &str) -> bool {

@@ -37,7 +37,7 @@ pub enum Refusal {
 /// What a process has in memory.
 #[derive(Debug)]
 pub struct Memory {
-    space: AddressSpace<Kernel>,
+    pub(super) space: AddressSpace<Kernel>,
 }
 
 /// A change of mappings that other CPUs have not all heard of yet; `None` if they have.
@@ -54,7 +54,7 @@ fn finished(mut unmapping: Unmapping<'_, Kernel>) -> Announced<'_> {
 }
 
 /// The address as the service knows it, if a program may have it.
-fn user_address(address: u64) -> Option<VirtAddr> {
+pub(super) fn user_address(address: u64) -> Option<VirtAddr> {
     (address < USER_END).then(|| VirtAddr::new_truncate(address))
 }
 
@@ -250,7 +250,7 @@ impl Memory {
 }
 
 /// The address of a page, or `outside` if no program may have it.
-fn aligned(address: u64, outside: Errno) -> Result<VirtAddr, Errno> {
+pub(super) fn aligned(address: u64, outside: Errno) -> Result<VirtAddr, Errno> {
     if !address.is_multiple_of(topomem_exec::PAGE) {
         return Err(Errno::INVALID);
     }

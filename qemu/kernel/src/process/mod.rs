@@ -11,6 +11,7 @@ mod exec;
 mod fork;
 mod futex;
 mod memory;
+mod placement;
 mod shared;
 mod signal;
 mod table;

@@ -1,7 +1,9 @@
 //! Linux's error numbers.
 
 use linux_raw_sys::errno;
-use topomem::region::{CollapseError, MadviseError, MmapError, MprotectError, MremapError, MunmapError};
+use topomem::region::{
+    AssignError, CollapseError, MadviseError, MmapError, MoveError, MprotectError, MremapError, MunmapError,
+};
 
 use crate::arch::user::UserFault;
 use crate::process::OutOfMemory;
@@ -23,12 +25,14 @@ numbers! {
     ACCESS = EACCES,
     AGAIN = EAGAIN,
     BAD_FILE = EBADF,
+    BUSY = EBUSY,
     CHILD = ECHILD,
     EXISTS = EEXIST,
     FAULT = EFAULT,
     FILE_TOO_BIG = EFBIG,
     INTERRUPTED = EINTR,
     INVALID = EINVAL,
+    IO = EIO,
     NO_DEVICE = ENODEV,
     NO_ENTRY = ENOENT,
     NO_MEMORY = ENOMEM,
@@ -116,6 +120,28 @@ impl From<MadviseError> for Errno {
             MadviseError::Misaligned(_) | MadviseError::Denied(_) => Errno::INVALID,
             MadviseError::Guarded(_) => Errno::FAULT,
             _ => Errno::NO_MEMORY,
+        }
+    }
+}
+
+impl From<AssignError> for Errno {
+    fn from(error: AssignError) -> Errno {
+        match error {
+            AssignError::Misaligned(_) => Errno::INVALID,
+            AssignError::OutsideSpace | AssignError::NoRegion => Errno::FAULT,
+            _ => Errno::NO_MEMORY,
+        }
+    }
+}
+
+impl From<MoveError> for Errno {
+    fn from(error: MoveError) -> Errno {
+        match error {
+            MoveError::NotPresent => Errno::NO_ENTRY,
+            MoveError::Shared => Errno::ACCESS,
+            MoveError::Busy => Errno::BUSY,
+            MoveError::OutOfFrames(_) => Errno::NO_MEMORY,
+            _ => Errno::FAULT,
         }
     }
 }

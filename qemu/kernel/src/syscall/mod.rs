@@ -5,6 +5,7 @@ mod files;
 mod futexes;
 mod memory;
 mod paths;
+mod placement;
 mod processes;
 mod signals;
 mod system;
@@ -106,6 +107,12 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_brk => Ok(task.memory().set_break(a)),
         linux::__NR_mremap => memory::relocate(task, [a, b, c, d, e]),
         linux::__NR_prctl => memory::settings(task, a, b),
+
+        linux::__NR_set_mempolicy => placement::set_policy(task, a, b, c).await,
+        linux::__NR_get_mempolicy => placement::policy_at(task, [a, b, c, d, e]).await,
+        linux::__NR_mbind => placement::bind(task, arguments).await,
+        linux::__NR_move_pages => placement::move_pages(task, arguments).await,
+        linux::__NR_migrate_pages => placement::move_between(task, a, b, c, d).await,
 
         linux::__NR_rt_sigaction => signals::action(task, a, b, c, d).await,
         linux::__NR_rt_sigprocmask => signals::mask(task, a, b, c, d).await,

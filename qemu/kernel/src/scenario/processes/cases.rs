@@ -47,6 +47,9 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["huge", "copies"]),
     holds(&["huge", "collapse"]),
     holds(&["huge", "settings"]),
+    holds(&["placement", "policies"]),
+    holds(&["placement", "moves"]),
+    holds(&["placement", "in-use"]),
     holds(&["checks", "restart"]),
     holds(&["sharing", "names"]),
 ];
