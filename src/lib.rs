@@ -49,8 +49,8 @@ pub use heap::{FrameSource, KernelHeap};
 pub use machine::Machine;
 pub use page_table::{Access, Cache, PagingFeatures, Privilege, Protection, WriteExecute, X64};
 pub use service::{
-    Allocation, Boot, BootError, CpuStats, Discovered, KernelLayout, MemoryService, OfflineError,
-    OnlineError, ServiceTask, Tended, WithFrames, WithHeap,
+    Allocation, Boot, BootError, CpuStats, Discovered, KernelLayout, MemInfo, MemoryService, NumaStat,
+    OfflineError, OnlineError, ServiceTask, Tended, WithFrames, WithHeap,
 };
 pub use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, PerFrameTable, Policy};
 pub use topomem_numa::{

@@ -3,6 +3,7 @@
 mod batch;
 mod close;
 mod core;
+mod dump;
 mod error;
 mod flags;
 mod layout;
@@ -25,6 +26,7 @@ use x86_64::structures::paging::PhysFrame;
 pub use batch::Batch;
 pub use close::Closing;
 pub(crate) use core::{Collected, SpaceCore, invalidation_of};
+pub use dump::TableDump;
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, ShareError, UnmapError};
 pub use flags::FlagsError;
 pub use layout::SpaceKind;

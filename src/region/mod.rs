@@ -32,6 +32,7 @@ mod protect;
 mod record;
 mod request;
 mod stack;
+mod usage;
 
 pub use advise::Advice;
 pub use attributes::{Inheritance, Kind, Region, Sharing, Transparent};
@@ -52,3 +53,4 @@ pub(crate) use record::Records;
 pub use record::{AssignError, NameError, RegionName};
 pub use request::{MapRequest, Placement, Populate};
 pub(crate) use stack::{DEFAULT_STACK_LIMIT, GrownStack};
+pub use usage::{Maps, NumaMaps, Smaps, Usage};

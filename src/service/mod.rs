@@ -3,6 +3,7 @@
 mod boot;
 pub(crate) mod frame_memory;
 mod lifecycle;
+mod meminfo;
 mod references;
 mod relieve;
 mod shares;
@@ -25,6 +26,7 @@ use x86_64::structures::paging::PhysFrame;
 
 pub use boot::{Boot, BootError, Discovered, KernelLayout, WithFrames, WithHeap};
 pub use lifecycle::{OfflineError, OnlineError};
+pub use meminfo::{MemInfo, NumaStat};
 pub use stats::CpuStats;
 pub use task::{ServiceTask, Tended};
 pub use wait::Allocation;

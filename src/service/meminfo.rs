@@ -1,0 +1,102 @@
+//! The memory of the machine and of its nodes, as people read it.
+
+use core::fmt;
+
+use topomem_numa::frames::NodeStats;
+use topomem_percpu::NodeId;
+
+use super::MemoryService;
+use crate::Machine;
+
+/// The memory of the machine, in the form of `/proc/meminfo`.
+pub struct MemInfo<'a, P: Machine>(&'a MemoryService<P>);
+
+/// How often nodes served requests, in the form of `numastat`: a column for each node.
+pub struct NumaStat<'a, P: Machine>(&'a MemoryService<P>);
+
+impl<P: Machine> MemoryService<P> {
+    /// Returns the machine's memory for people, in the form of `/proc/meminfo`: how much the allocator manages,
+    /// how much is free, in use and out of circulation. The figures are those of
+    /// [`Frames::stats`](topomem_numa::frames::Frames::stats), read when it is written.
+    #[must_use]
+    pub const fn meminfo(&self) -> MemInfo<'_, P> {
+        MemInfo(self)
+    }
+
+    /// Returns how often nodes served requests, for people, in the form of `numastat`. The figures are those of
+    /// [`Frames::stats`](topomem_numa::frames::Frames::stats), read when it is written.
+    #[must_use]
+    pub const fn numastat(&self) -> NumaStat<'_, P> {
+        NumaStat(self)
+    }
+
+    /// Calls `look` with the figures of each node that has memory.
+    fn for_each_node(&self, mut look: impl FnMut(NodeId, NodeStats) -> fmt::Result) -> fmt::Result {
+        let nodes = self.topology().into_iter().flat_map(topomem_numa::Topology::nodes);
+        for node in nodes {
+            if let Some(stats) = self.frames.stats(node) {
+                look(node, stats)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<P: Machine> fmt::Display for MemInfo<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut total, mut free, mut zeroed, mut cached, mut retired) = (0, 0, 0, 0, 0);
+        self.0.for_each_node(|_, stats| {
+            total += stats.managed();
+            free += stats.all_free();
+            zeroed += stats.zeroed.frames;
+            cached += stats.in_magazines;
+            retired += stats.retired();
+            Ok(())
+        })?;
+        for (name, frames) in [
+            ("MemTotal:", total),
+            ("MemFree:", free),
+            ("MemAvailable:", free),
+            ("MemUsed:", total.saturating_sub(free + retired)),
+            ("Zeroed:", zeroed),
+            ("PerCpuFree:", cached),
+            ("HardwareCorrupted:", retired),
+        ] {
+            writeln!(f, "{name:19}{:8} kB", frames * 4)?;
+        }
+        Ok(())
+    }
+}
+
+impl<P: Machine> fmt::Display for NumaStat<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:16}", "")?;
+        self.0.for_each_node(|node, _| write!(f, "{:>15}{}", "node", node.index()))?;
+        writeln!(f)?;
+        let rows: [(&str, fn(&NodeStats) -> u64); 5] = [
+            ("numa_hit", |stats| stats.local),
+            ("numa_miss", |stats| stats.remote),
+            ("numa_foreign", |stats| stats.foreign),
+            ("free_frames", NodeStats::all_free),
+            ("used_frames", |stats| stats.managed().saturating_sub(stats.all_free() + stats.retired())),
+        ];
+        for (name, figure) in rows {
+            write!(f, "{name:16}")?;
+            self.0.for_each_node(|_, stats| write!(f, "{:16}", figure(&stats)))?;
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl<P: Machine> fmt::Debug for MemInfo<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemInfo").finish_non_exhaustive()
+    }
+}
+
+impl<P: Machine> fmt::Debug for NumaStat<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NumaStat").finish_non_exhaustive()
+    }
+}
