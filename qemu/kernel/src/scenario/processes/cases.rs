@@ -47,9 +47,6 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["huge", "copies"]),
     holds(&["huge", "collapse"]),
     holds(&["huge", "settings"]),
-    holds(&["placement", "policies"]),
-    holds(&["placement", "moves"]),
-    holds(&["placement", "in-use"]),
     holds(&["checks", "restart"]),
     holds(&["sharing", "names"]),
 ];
