@@ -100,11 +100,11 @@ fn private_mappings_copy_on_write() {
         assert_eq!(bench.load(pin, &other, FIRST), 5);
         // A first write copies without mapping the object's page before, and no neighbour is zeroed.
         one.set_fault_around(8);
-        object.try_write(pin, 2 << 12, &3_u64.to_le_bytes()).unwrap();
-        assert_eq!(one.on_page_fault(pin, write(FIRST + 1)).unwrap(), Resolved::PrivateCopy);
-        assert_eq!(bench.load(pin, &one, FIRST + 2), 3);
-        bench.store(pin, &other, FIRST + 1, 4);
-        assert_eq!(bench.load(pin, &one, FIRST + 1), 0);
+        object.try_write(pin, 3 << 12, &3_u64.to_le_bytes()).unwrap();
+        assert_eq!(one.on_page_fault(pin, write(FIRST + 2)).unwrap(), Resolved::PrivateCopy);
+        assert_eq!(bench.load(pin, &one, FIRST + 3), 3);
+        bench.store(pin, &other, FIRST + 2, 4);
+        assert_eq!(bench.load(pin, &one, FIRST + 2), 0);
         bench.finish(pin, [one, other], [object]);
     });
 }
