@@ -68,12 +68,15 @@ impl<P: Machine> fmt::Display for MemInfo<'_, P> {
     }
 }
 
+/// A figure of a node.
+type Figure = fn(&NodeStats) -> u64;
+
 impl<P: Machine> fmt::Display for NumaStat<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:16}", "")?;
         self.0.for_each_node(|node, _| write!(f, "{:>15}{}", "node", node.index()))?;
         writeln!(f)?;
-        let rows: [(&str, fn(&NodeStats) -> u64); 5] = [
+        let rows: [(&str, Figure); 5] = [
             ("numa_hit", |stats| stats.local),
             ("numa_miss", |stats| stats.remote),
             ("numa_foreign", |stats| stats.foreign),
