@@ -3,13 +3,16 @@
 use topomem_percpu::CpuPin;
 use topomem_shootdown::VirtAddr;
 
-use super::attributes::{Guard, Kind, Region};
-use super::error::{MmapError, MremapError};
+use super::advise::Advice;
+use super::attributes::{Guard, Kind, Region, Sharing};
+use super::error::{MadviseError, MmapError, MremapError};
 use super::gap::Alignment;
 use super::mmap::{address, is_aligned, pages_in};
-use super::record::{HeldPages, InternError};
+use super::record::{HeldPages, InternError, Record};
+use super::request::{MapRequest, Placement};
 use crate::Machine;
 use crate::address_space::{AddressSpace, RemapError, Unmapping, range_of_pages};
+use crate::object::Mapped;
 use crate::page_table::{Left, Level, MovedRegions, Pages, RegionId};
 
 /// Where pages may be after [`AddressSpace::mremap`].
@@ -44,7 +47,9 @@ const fn overlap(one: Pages, other: Pages) -> bool {
 impl<P: Machine> AddressSpace<P> {
     /// Makes the `old_length` bytes of a region from `start` on `new_length` bytes long, both rounded up to
     /// pages, and returns where they are then. Pages that are moved keep their contents, without a copy;
-    /// pages that are added are zero, and no guards.
+    /// pages that are added are zero, and no guards. Pages that are added to a region that shows an object are
+    /// the next ones of the object. An old length of 0 maps what a shared region shows from `start` on a second
+    /// time.
     ///
     /// Waits until no CPU can use a translation that was removed; it answers other CPUs' shootdowns
     /// meanwhile. Costs an entry for each page that is moved, added or removed. A move locks all from the
@@ -67,8 +72,11 @@ impl<P: Machine> AddressSpace<P> {
         }
         let counts = pages_in(old_length).zip(pages_in(new_length)).ok_or(MremapError::NoRoom)?;
         let (old, new) = counts;
-        if old == 0 || new == 0 {
+        if new == 0 {
             return Err(MremapError::Empty);
+        }
+        if old == 0 {
+            return self.map_again(pin, start, new, relocation);
         }
         let first = start.as_u64() >> 12;
         if first.checked_add(old).is_none_or(|end| end > self.core().bounds.last + 1) {
@@ -208,6 +216,9 @@ impl<P: Machine> AddressSpace<P> {
         region: Region,
         old_place: OldPlace,
     ) -> Result<(), MremapError> {
+        if region.sharing() == Sharing::Shared {
+            return self.shift_shared(pin, old, to, region, old_place);
+        }
         // Pages of an object get a record that says where they are now.
         let held = self.record_at(pin, old, to, region)?;
         let renumbered = region.record().zip(held.as_ref().and_then(HeldPages::number));
@@ -266,6 +277,106 @@ impl<P: Machine> AddressSpace<P> {
                     RemapError::Overlap { .. } => MremapError::Overlap,
                 })
             }
+        }
+    }
+
+    /// Maps `count` pages of what the shared region of `start` shows from there on a second time.
+    fn map_again(
+        &self,
+        pin: &CpuPin,
+        start: VirtAddr,
+        count: u64,
+        relocation: Relocation,
+    ) -> Result<VirtAddr, MremapError> {
+        let first = start.as_u64() >> 12;
+        let find = || {
+            let found = self.next_region(pin, start).filter(|range| range.start() == start);
+            found.map(|range| range.region().with_guard(Guard::None)).ok_or(MremapError::NoRegion(start))
+        };
+        let region = find()?;
+        if region.sharing() == Sharing::Private {
+            return Err(MremapError::Empty);
+        }
+        let placement = match relocation {
+            Relocation::InPlace => return Err(MremapError::NoRoom),
+            Relocation::MayMove => Placement::Anywhere,
+            Relocation::Fixed(to) => {
+                if !is_aligned(to) {
+                    return Err(MremapError::Misaligned(to));
+                }
+                let target = (to.as_u64() >> 12).checked_add(count - 1);
+                let target = target.map(|last| Pages { first: to.as_u64() >> 12, last });
+                let target = target.filter(|&pages| self.may_map(pages)).ok_or(MremapError::Overlap)?;
+                if target.first < first && first <= target.last {
+                    return Err(MremapError::Overlap);
+                }
+                self.unmap_rest(pin, target)?;
+                // It may have lain there.
+                find()?;
+                Placement::Fixed(to)
+            }
+        };
+        let shown = self.object_at(pin, start).ok_or(MremapError::NoRegion(start))?;
+        let record = |at: u64| Record {
+            object: Some(Mapped {
+                object: shown.object.clone(),
+                back: (shown.offset >> 12).wrapping_sub(at),
+            }),
+            ..Record::PLAIN
+        };
+        let request = MapRequest::anonymous(count << 12).placed(placement);
+        self.map_region(pin, &request, region, Some(&record)).map_err(|error| match error {
+            MmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
+            _ => MremapError::NoRoom,
+        })
+    }
+
+    /// As [`AddressSpace::shift_pages`], of pages that an object has: they are mapped at the new place when
+    /// they are accessed there, so that an object that is cut meanwhile misses none.
+    fn shift_shared(
+        &self,
+        pin: &CpuPin,
+        old: Pages,
+        to: Pages,
+        region: Region,
+        old_place: OldPlace,
+    ) -> Result<(), MremapError> {
+        let start = address(old.first);
+        let is_guard = self.next_region(pin, start).is_some_and(|range| range.region().is_guard());
+        let shown = self.object_at(pin, start).ok_or(MremapError::NoRegion(start))?;
+        let record = |at: u64| Record {
+            object: Some(Mapped {
+                object: shown.object.clone(),
+                back: (shown.offset >> 12).wrapping_sub(at),
+            }),
+            ..Record::PLAIN
+        };
+        let request = MapRequest::anonymous(to.count() << 12);
+        let request = request.placed(Placement::FixedNoReplace(address(to.first)));
+        self.map_region(pin, &request, region, Some(&record)).map_err(|error| match error {
+            MmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
+            MmapError::Occupied(_) => MremapError::Occupied,
+            _ => MremapError::NoRoom,
+        })?;
+        if is_guard {
+            let moved = Pages { first: to.first, last: to.last.min(to.first + old.count() - 1) };
+            self.set_guards(pin, moved, Advice::GuardInstall)?;
+        }
+        match old_place {
+            OldPlace::Vacant => self.unmap_rest(pin, old),
+            OldPlace::Emptied if is_guard => self.set_guards(pin, old, Advice::GuardRemove),
+            OldPlace::Emptied => Ok(()),
+        }
+    }
+
+    fn set_guards(&self, pin: &CpuPin, pages: Pages, advice: Advice) -> Result<(), MremapError> {
+        match self.madvise(pin, address(pages.first), pages.count() << 12, advice) {
+            Ok(unmapping) => {
+                unmapping.wait(pin);
+                Ok(())
+            }
+            Err(MadviseError::OutOfFrames(error)) => Err(MremapError::OutOfFrames(error)),
+            Err(_) => Err(MremapError::NoRegion(address(pages.first))),
         }
     }
 

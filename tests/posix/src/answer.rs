@@ -26,7 +26,7 @@ macro_rules! error_numbers {
 }
 
 error_numbers! {
-    EPERM = 1, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17,
+    EPERM = 1, EIO = 5, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17,
     ENODEV = 19, EINVAL = 22, ENOSYS = 38, EOVERFLOW = 75, EOPNOTSUPP = 95,
 }
 

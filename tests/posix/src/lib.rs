@@ -21,8 +21,8 @@
 //!
 //! [`SimSystem`](sim::SimSystem) runs logs on a simulated machine: one after the other, with the CPUs taking turns
 //! at the steps, or several at the same time, in windows of one address space that share page tables. After
-//! each log no frame may be missing. A [`Scope`](scope::Scope) says which operations there are; logs are
-//! adapted to it. Known differences from Linux, each by a rule:
+//! each log no frame may be missing. The second file has a pager, which the CPU that waits for it serves. A
+//! [`Scope`](scope::Scope) says which operations there are; logs are adapted to it. Known differences from Linux, each by a rule:
 //!
 //! - There are no write-only and execute-only mappings.
 //! - `brk` keeps no distance from the mapping above the heap, and shrinks over holes.
@@ -31,6 +31,8 @@
 //! - A stack keeps away from all accessible pages below, other stacks and what lies below an inaccessible
 //!   neighbour included.
 //! - `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE` grow stacks, as accesses do.
+//! - A shared mapping of a file that is open for reading alone may be made writable later; logs ask for none.
+//! - There are no `mlock` and `munlock`.
 //! - `MADV_DONTFORK` and `MADV_WIPEONFORK` exclude each other: the last one counts.
 //!
 //! # A further system

@@ -1,7 +1,9 @@
 //! What a system can do.
 
 use crate::log::{Log, Step};
-use crate::operation::{Advice, Call, Map, Operation, PAGE, Protection, RemapFlags, Sharing, Source};
+use crate::operation::{
+    Advice, Call, Descriptor, Map, Operation, PAGE, Protection, RemapFlags, Sharing, Source,
+};
 use crate::rules::Support;
 
 /// The operations that a system has. Logs are adapted to it, so that they ask for nothing else.
@@ -13,6 +15,8 @@ pub struct Scope {
     pub advice: &'static [Advice],
     /// Files and shared memory.
     pub objects: Support,
+    /// Whether a shared mapping of a file that is open for reading alone can never be written.
+    pub descriptor_limits: Support,
     /// Mappings that grow down.
     pub stacks: Support,
     /// `mremap`.
@@ -21,8 +25,10 @@ pub struct Scope {
     pub kept_sources: Support,
     /// Processes that fork.
     pub forks: Support,
-    /// `mlock`, `munlock`, `msync` and `mincore`.
+    /// `msync` and `mincore`.
     pub looks: Support,
+    /// `mlock` and `munlock`.
+    pub locks: Support,
     /// `brk`.
     pub heap: Support,
 }
@@ -35,6 +41,7 @@ impl Scope {
             Advice::DontNeed,
             Advice::DontNeedLocked,
             Advice::Free,
+            Advice::Remove,
             Advice::DontFork,
             Advice::DoFork,
             Advice::WipeOnFork,
@@ -47,12 +54,14 @@ impl Scope {
             Advice::PopulateWrite,
             Advice::Unknown,
         ],
-        objects: Support::Absent,
+        objects: Support::Present,
+        descriptor_limits: Support::Absent,
         stacks: Support::Present,
         remap: Support::Present,
         kept_sources: Support::Present,
         forks: Support::Present,
-        looks: Support::Absent,
+        looks: Support::Present,
+        locks: Support::Absent,
         heap: Support::Present,
     };
 
@@ -88,9 +97,8 @@ impl Scope {
                     present(self.remap).map(|_| call)
                 }
                 Call::Advise { advice, .. } => self.advice.contains(&advice).then_some(operation),
-                Call::Sync { .. } | Call::Resident { .. } | Call::Lock { .. } | Call::Unlock { .. } => {
-                    present(self.looks)
-                }
+                Call::Sync { .. } | Call::Resident { .. } => present(self.looks),
+                Call::Lock { .. } | Call::Unlock { .. } => present(self.locks),
                 Call::WriteFile { .. } | Call::ReadFile { .. } | Call::Truncate { .. } => {
                     present(self.objects)
                 }
@@ -110,7 +118,14 @@ impl Scope {
         } else {
             Map { source: Source::Anonymous, sharing: Sharing::Private, offset: map.offset % PAGE, ..map }
         };
-        Map { grows_down: map.grows_down && self.stacks == Support::Present, ..map }
+        let is_limited = map.source == Source::File(Descriptor::FirstReadOnly)
+            && map.sharing == Sharing::Shared
+            && !map.protection.has(Protection::WRITE);
+        let source = match self.descriptor_limits {
+            Support::Absent if is_limited => Source::File(Descriptor::First),
+            _ => map.source,
+        };
+        Map { source, grows_down: map.grows_down && self.stacks == Support::Present, ..map }
     }
 
     /// Returns the protection, or the greatest one that the system has and that permits no more.

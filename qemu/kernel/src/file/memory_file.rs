@@ -1,76 +1,91 @@
-//! A file in memory without a name, as `memfd_create` makes it.
+//! Files in memory, as `memfd_create` makes them.
 
-extern crate alloc;
-
-use alloc::vec::Vec;
 use core::fmt;
 
 use spin::mutex::SpinMutex;
+use topomem::object::MemoryObject;
 
+use crate::memory::platform::{Kernel, pin};
+use crate::memory::service::SERVICE;
 use crate::per_cpu::Polling;
 use crate::syscall::Errno;
 
 /// Bytes that a file can have.
-const MOST: u64 = 1 << 24;
+const MOST: u64 = 1 << 30;
 
-/// A file that lives as long as it is open.
+/// A file that lives as long as it is open, mapped, or has a name.
 pub struct MemoryFile {
-    bytes: SpinMutex<Vec<u8>, Polling>,
+    object: MemoryObject<Kernel>,
+    /// Held while the size changes, so that no write makes the file shorter.
+    resizing: SpinMutex<(), Polling>,
 }
 
 impl MemoryFile {
-    /// An empty file.
-    pub const fn new() -> MemoryFile {
-        MemoryFile { bytes: SpinMutex::new(Vec::new()) }
+    /// Makes an empty file.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::NO_MEMORY`].
+    pub fn new() -> Result<MemoryFile, Errno> {
+        let object = MemoryObject::anonymous(&SERVICE, &pin(), 0).map_err(|_| Errno::NO_MEMORY)?;
+        Ok(MemoryFile { object, resizing: SpinMutex::new(()) })
     }
 
-    /// Its bytes.
-    pub fn size(&self) -> u64 {
-        self.bytes.lock().len() as u64
+    /// Returns what mappings show.
+    pub fn object(&self) -> &MemoryObject<Kernel> {
+        &self.object
     }
 
-    /// Cuts it, or makes it longer by zeros.
+    /// Cuts the file, or makes it longer by zeros. What is cut off goes from all mappings.
     ///
     /// # Errors
     ///
     /// [`Errno::FILE_TOO_BIG`], [`Errno::NO_MEMORY`]; nothing has changed.
     pub fn resize(&self, size: u64) -> Result<(), Errno> {
-        let size = usize::try_from(size).ok().filter(|&size| size as u64 <= MOST);
-        let size = size.ok_or(Errno::FILE_TOO_BIG)?;
-        let mut bytes = self.bytes.lock();
-        let more = size.saturating_sub(bytes.len());
-        bytes.try_reserve(more).map_err(|_| Errno::NO_MEMORY)?;
-        bytes.resize(size, 0);
+        if size > MOST {
+            return Err(Errno::FILE_TOO_BIG);
+        }
+        let resizing = self.resizing.lock();
+        self.object.set_size(&pin(), size)?;
+        drop(resizing);
         Ok(())
     }
 
-    /// Copies what is at `offset` to `to`; how much that is.
-    pub fn read(&self, offset: u64, to: &mut [u8]) -> usize {
-        super::open::read_slice(&self.bytes.lock(), offset, to)
-    }
-
-    /// Copies `from` to `offset`.
+    /// Copies `from` to `offset`, and makes the file so long.
     ///
     /// # Errors
     ///
-    /// As for [`MemoryFile::resize`].
-    pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), Errno> {
-        let end = offset.checked_add(from.len() as u64).ok_or(Errno::FILE_TOO_BIG)?;
-        if end > self.size() {
-            self.resize(end)?;
+    /// As for [`MemoryFile::resize`]; a part may be written.
+    pub async fn write(&self, offset: u64, from: &[u8]) -> Result<(), Errno> {
+        let end = offset.checked_add(from.len() as u64).filter(|&end| end <= MOST);
+        self.lengthen(end.ok_or(Errno::FILE_TOO_BIG)?)?;
+        let mut done = 0;
+        while done < from.len() {
+            match self.object.write(offset + done as u64, &from[done..]).await? {
+                // Another thread has cut it meanwhile.
+                0 => return Err(Errno::AGAIN),
+                written => done += written,
+            }
         }
-        let start = offset as usize;
-        match self.bytes.lock().get_mut(start..start + from.len()) {
-            Some(place) => place.copy_from_slice(from),
-            // Another thread has cut it meanwhile.
-            None => return Err(Errno::AGAIN),
+        Ok(())
+    }
+
+    /// Makes the file at least `size` bytes long.
+    fn lengthen(&self, size: u64) -> Result<(), Errno> {
+        if self.object.size() >= size {
+            return Ok(());
         }
+        let resizing = self.resizing.lock();
+        if self.object.size() < size {
+            self.object.set_size(&pin(), size)?;
+        }
+        drop(resizing);
         Ok(())
     }
 }
 
 impl fmt::Debug for MemoryFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryFile").field("size", &self.size()).finish()
+        f.debug_struct("MemoryFile").field("size", &self.object.size()).finish()
     }
 }

@@ -56,7 +56,7 @@ pub fn open_named(path: &[u8], creation: Creation) -> Result<Option<Shared<Memor
     name.try_reserve_exact(path.len()).map_err(|_| OutOfMemory)?;
     name.extend_from_slice(path);
     files.try_reserve(1).map_err(|_| OutOfMemory)?;
-    let file = Shared::new(MemoryFile::new())?;
+    let file = Shared::new(MemoryFile::new()?)?;
     files.push(Named { path: name.into_boxed_slice(), file: file.clone() });
     Ok(Some(file))
 }

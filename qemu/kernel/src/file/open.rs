@@ -1,8 +1,10 @@
 //! An open file: what is in it, and where the next access is.
 
 use spin::mutex::SpinMutex;
+use topomem::object::MemoryObject;
 
 use super::{Console, MemoryFile};
+use crate::memory::platform::Kernel;
 use crate::per_cpu::Polling;
 use crate::process::Shared;
 use crate::syscall::Errno;
@@ -13,7 +15,7 @@ pub enum Content {
     /// A program's output; there is no input.
     Console(Shared<Console>),
     /// A file of the RAM disk.
-    RamDisk(&'static [u8]),
+    Disk(MemoryObject<Kernel>),
     /// A file in memory.
     Memory(Shared<MemoryFile>),
 }
@@ -68,39 +70,52 @@ impl OpenFile {
         OpenFile { content, mode, offset: SpinMutex::new(0) }
     }
 
-    /// Its bytes; `None` for what has no such number.
-    pub fn size(&self) -> Option<u64> {
+    /// Returns what mappings show; `None` for what cannot be mapped.
+    pub fn object(&self) -> Option<&MemoryObject<Kernel>> {
         match &self.content {
             Content::Console(_) => None,
-            Content::RamDisk(bytes) => Some(bytes.len() as u64),
-            Content::Memory(file) => Some(file.size()),
+            Content::Disk(object) => Some(object),
+            Content::Memory(file) => Some(file.object()),
         }
     }
 
-    /// Copies what is at `offset`, or at the file's own, to `to`; how much that is.
+    /// Returns how many bytes it has; `None` for what has no such number.
+    pub fn size(&self) -> Option<u64> {
+        self.object().map(MemoryObject::size)
+    }
+
+    /// Moves the file's own offset by `bytes`, up to `end`. Returns where it was.
+    ///
+    /// It is moved before the bytes are copied: so several threads that read or write get different ones.
+    fn claim(&self, bytes: usize, end: u64) -> u64 {
+        let mut offset = self.offset.lock();
+        let at = *offset;
+        *offset = at.saturating_add(bytes as u64).min(end.max(at));
+        at
+    }
+
+    /// Copies what is at `offset`, or at the file's own, to `to`. Returns how much that is.
     ///
     /// # Errors
     ///
-    /// [`Errno::SEEK`] for an offset in what has none, [`Errno::BAD_FILE`] if it is not open to be read.
-    pub fn read(&self, offset: Option<u64>, to: &mut [u8]) -> Result<usize, Errno> {
+    /// [`Errno::SEEK`] for an offset in what has none, [`Errno::BAD_FILE`] if it is not open to be read,
+    /// [`Errno::NO_MEMORY`], [`Errno::INPUT_OUTPUT`].
+    pub async fn read(&self, offset: Option<u64>, to: &mut [u8]) -> Result<usize, Errno> {
         if !self.mode.reads() {
             return Err(Errno::BAD_FILE);
         }
-        let read = |offset, to: &mut [u8]| match &self.content {
-            Content::Console(_) => 0,
-            Content::RamDisk(bytes) => read_slice(bytes, offset, to),
-            Content::Memory(file) => file.read(offset, to),
+        let Some(object) = self.object() else {
+            return if offset.is_some() { Err(Errno::SEEK) } else { Ok(0) };
         };
-        match (offset, &self.content) {
-            (Some(_), Content::Console(_)) => Err(Errno::SEEK),
-            (Some(offset), _) => Ok(read(offset, to)),
-            (None, _) => {
-                let mut offset = self.offset.lock();
-                let count = read(*offset, to);
-                *offset += count as u64;
-                Ok(count)
+        let at = offset.unwrap_or_else(|| self.claim(to.len(), object.size()));
+        let mut done = 0;
+        while done < to.len() {
+            match object.read(at + done as u64, &mut to[done..]).await? {
+                0 => break,
+                read => done += read,
             }
         }
+        Ok(done)
     }
 
     /// Copies `from` to `offset`, or to the file's own.
@@ -108,7 +123,7 @@ impl OpenFile {
     /// # Errors
     ///
     /// [`Errno::SEEK`], [`Errno::BAD_FILE`] if it is not open to be written, and as [`MemoryFile::write`].
-    pub fn write(&self, offset: Option<u64>, from: &[u8]) -> Result<(), Errno> {
+    pub async fn write(&self, offset: Option<u64>, from: &[u8]) -> Result<(), Errno> {
         if !self.mode.writes() {
             return Err(Errno::BAD_FILE);
         }
@@ -118,13 +133,10 @@ impl OpenFile {
                 console.write(from);
                 Ok(())
             }
-            (Content::RamDisk(_), _) => Err(Errno::BAD_FILE),
-            (Content::Memory(file), Some(offset)) => file.write(offset, from),
-            (Content::Memory(file), None) => {
-                let mut offset = self.offset.lock();
-                file.write(*offset, from)?;
-                *offset += from.len() as u64;
-                Ok(())
+            (Content::Disk(_), _) => Err(Errno::BAD_FILE),
+            (Content::Memory(file), offset) => {
+                let at = offset.unwrap_or_else(|| self.claim(from.len(), u64::MAX));
+                file.write(at, from).await
             }
         }
     }
@@ -146,12 +158,4 @@ impl OpenFile {
         *offset = moved.ok_or(Errno::INVALID)?;
         Ok(*offset)
     }
-}
-
-/// Copies what of `bytes` is at `offset` to `to`; how much that is.
-pub(super) fn read_slice(bytes: &[u8], offset: u64, to: &mut [u8]) -> usize {
-    let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
-    let count = rest.len().min(to.len());
-    to[..count].copy_from_slice(&rest[..count]);
-    count
 }

@@ -71,7 +71,7 @@ impl Cause {
             // SEGV_MAPERR and SEGV_ACCERR
             (14, Some(Refusal::NotMapped)) => (Signal::SEGV, 1, address),
             // BUS_ADRERR
-            (14, Some(Refusal::NoLargePage)) => (Signal::BUS, 2, address),
+            (14, Some(Refusal::NoLargePage | Refusal::NoSuchPage)) => (Signal::BUS, 2, address),
             (14, _) => (Signal::SEGV, 2, address),
             // BUS_ADRALN
             (17, _) => (Signal::BUS, 1, 0),

@@ -145,10 +145,10 @@ async fn load(memory: &Memory, image: &Image<'_>) -> Result<Loaded, StartError> 
         };
         memory.map(&request_at(at, bytes, kind, Access::WRITE)?)?;
         memory.write(segment.address.wrapping_add(bias), segment.content).await?;
-        if access != Access::WRITE {
-            if let Some(unmapping) = memory.protect(at, bytes, access)? {
-                unmapping.await;
-            }
+        if access != Access::WRITE
+            && let Some(unmapping) = memory.protect(at, bytes, access)?
+        {
+            unmapping.await;
         }
     }
     memory.start_heap(end.wrapping_add(bias) + random() % SMALL_SHIFT_PAGES * PAGE);

@@ -9,22 +9,42 @@ use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
 use spin::mutex::SpinMutex;
+use topomem::object::ObjectId;
 use topomem::region::FaultAccess;
 
-use super::{Interrupted, Shared, Task, TaskId};
+use super::{Interrupted, Process, Shared, Task, TaskId};
 use crate::arch::user::{self, UserFault};
 use crate::executor::sleep;
 use crate::per_cpu::Polling;
 use crate::syscall::Errno;
 
-/// What a futex is known by: the process, and the word's address there. No memory is shared between
-/// processes, so it is the same for what programs call private and shared.
+/// What a futex is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FutexKey {
-    /// The process.
-    pub process: TaskId,
-    /// The word's address.
-    pub address: u64,
+pub enum FutexKey {
+    /// A word that its process alone has, by its address there.
+    Own {
+        /// The process.
+        process: TaskId,
+        /// The word's address.
+        address: u64,
+    },
+    /// A word that processes share, by its place in the object that they have mapped.
+    Shared {
+        /// The object.
+        object: ObjectId,
+        /// Bytes from its start.
+        offset: u64,
+    },
+}
+
+impl FutexKey {
+    /// Returns what the word at `address` of `process` is known by, wherever it lies.
+    pub fn of(process: &Process, address: u64) -> FutexKey {
+        match process.memory.shared_byte(address) {
+            Some((object, offset)) => FutexKey::Shared { object, offset },
+            None => FutexKey::Own { process: process.id, address },
+        }
+    }
 }
 
 struct Waiter {
@@ -99,7 +119,7 @@ impl Future for Woken<'_> {
 }
 
 impl Task {
-    /// Waits until somebody wakes `key`, if its word is `expected`.
+    /// Waits until somebody wakes `key`, if its word, which is at `address`, is `expected`.
     ///
     /// # Errors
     ///
@@ -108,6 +128,7 @@ impl Task {
     pub async fn wait_for_futex(
         &self,
         key: FutexKey,
+        address: u64,
         expected: u32,
         bits: u32,
         time: Option<Duration>,
@@ -118,7 +139,7 @@ impl Task {
             // The word is read under the lock that `wake` takes: whoever changes it and then wakes finds the
             // waiter.
             let mut waiting = WAITING.lock();
-            match user::load(key.address) {
+            match user::load(address) {
                 Ok(word) if word != expected => return Err(Errno::AGAIN),
                 Ok(_) => {
                     waiting.try_reserve(1).map_err(|_| Errno::NO_MEMORY)?;

@@ -2,7 +2,8 @@
 
 use topomem::frames::AllocError;
 use topomem::region::{
-    Advice, FaultAccess, FaultError, HugePages, Kind, MapRequest, PageFault, Placement, Relocation,
+    Advice, FaultAccess, FaultError, HugePages, Kind, MadviseError, MapRequest, PageFault, Placement,
+    Relocation,
 };
 use topomem::{Access, AddressSpace, Unmapping, VirtAddr, WakersDue};
 use topomem_exec::Bounds;
@@ -28,6 +29,8 @@ pub enum Refusal {
     NotMapped,
     /// What is mapped there may not be used so.
     NotPermitted,
+    /// It lies beyond the end of what is mapped there, or cannot be read in.
+    NoSuchPage,
     /// There is no memory for the page.
     OutOfMemory,
     /// There is no page of the size that the program has asked for.
@@ -102,6 +105,16 @@ impl Memory {
         Ok(Memory { space: self.space.fork(&pin()).map_err(|_| Errno::NO_MEMORY)? })
     }
 
+    /// Returns the address space.
+    pub(super) fn space(&self) -> &AddressSpace<Kernel> {
+        &self.space
+    }
+
+    /// Returns how many faults were answered without waiting, and how many after waiting for a page.
+    pub fn faults(&self) -> (u64, u64) {
+        (self.space.minor_faults(), self.space.major_faults())
+    }
+
     /// Maps what `request` asks for; where that is.
     ///
     /// # Errors
@@ -109,11 +122,7 @@ impl Memory {
     /// [`Errno::INVALID`], [`Errno::EXISTS`], [`Errno::NO_MEMORY`], [`Errno::NOT_PERMITTED`] below what a
     /// program may map.
     pub fn map(&self, request: &MapRequest) -> Result<u64, Errno> {
-        if let Placement::Fixed(at) | Placement::FixedNoReplace(at) = request.placement()
-            && at.as_u64() < LOWEST
-        {
-            return Err(Errno::NOT_PERMITTED);
-        }
+        check_place(request)?;
         Ok(self.space.mmap(&pin(), request)?.as_u64())
     }
 
@@ -171,6 +180,29 @@ impl Memory {
     pub fn advise(&self, start: u64, bytes: u64, advice: Advice) -> Result<Announced<'_>, Errno> {
         let start = aligned(start, Errno::NO_MEMORY)?;
         Ok(finished(self.space.madvise(&pin(), start, bytes, advice)?))
+    }
+
+    /// As [`Memory::advise`], and waits for pages that have to be read in.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Memory::advise`]; [`Errno::FAULT`] for a page that cannot be read in.
+    pub async fn populate(&self, start: u64, bytes: u64, advice: Advice) -> Result<(), Errno> {
+        let start = aligned(start, Errno::NO_MEMORY)?;
+        loop {
+            let unmapping = match self.space.madvise(&pin(), start, bytes, advice) {
+                Err(MadviseError::NotInMemory(page)) => {
+                    let access =
+                        if advice == Advice::PopulateWrite { FaultAccess::Write } else { FaultAccess::Read };
+                    let read_in = self.answer(PageFault::new(page, access)).await;
+                    read_in.map_err(|_| Errno::FAULT)?;
+                    continue;
+                }
+                advised => advised?,
+            };
+            unmapping.await;
+            return Ok(());
+        }
     }
 
     /// Makes pages of 2 MiB of what is mapped in `bytes` from `start` on.
@@ -239,6 +271,9 @@ impl Memory {
             match self.space.on_page_fault(&pin(), fault) {
                 Ok(_) => return Ok(()),
                 Err(FaultError::NotMapped | FaultError::Guarded) => return Err(Refusal::NotMapped),
+                Err(FaultError::BeyondEnd) => return Err(Refusal::NoSuchPage),
+                // Others run until the pager has answered.
+                Err(FaultError::Waits(page)) => page.await.map_err(|_| Refusal::NoSuchPage)?,
                 // Frames are free once others have moved on.
                 Err(FaultError::OutOfFrames(AllocError::WouldBlock { .. })) => yield_now().await,
                 Err(FaultError::OutOfFrames(_)) => return Err(Refusal::OutOfMemory),
@@ -274,6 +309,20 @@ pub fn fixed(address: u64) -> Result<VirtAddr, Errno> {
 pub fn request_at(address: u64, bytes: u64, kind: Kind, access: Access) -> Result<MapRequest, Errno> {
     let request = MapRequest::anonymous(bytes).kind(kind).access(access);
     Ok(request.placed(Placement::FixedNoReplace(fixed(address)?)))
+}
+
+/// Checks that `request` does not ask for addresses below what a program may map.
+///
+/// # Errors
+///
+/// [`Errno::NOT_PERMITTED`].
+pub(super) fn check_place(request: &MapRequest) -> Result<(), Errno> {
+    match request.placement() {
+        Placement::Fixed(at) | Placement::FixedNoReplace(at) if at.as_u64() < LOWEST => {
+            Err(Errno::NOT_PERMITTED)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Has the executing CPU translate through the kernel's space.

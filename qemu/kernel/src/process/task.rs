@@ -101,7 +101,7 @@ impl Task {
         if self.cleared_at_end != 0 && !process.is_ending() && process.thread_count() > 1 {
             // A thread that has unmapped the word has nobody wait for it.
             if process.memory.write(self.cleared_at_end, &[0; 4]).await.is_ok() {
-                futex::wake(FutexKey { process: process.id, address: self.cleared_at_end }, 1, u32::MAX);
+                futex::wake(FutexKey::of(process, self.cleared_at_end), 1, u32::MAX);
             }
         }
         if process.is_ending() || process.thread_count() == 1 {

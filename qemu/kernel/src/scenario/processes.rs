@@ -15,7 +15,7 @@ use super::failure;
 use super::program::{self, Problem};
 use crate::arch::exit::Outcome;
 use crate::executor::{sleep, spawn_on};
-use crate::file::{Console, Records};
+use crate::file::{self, Console, Records};
 use crate::memory::platform::pin;
 use crate::memory::service::SERVICE;
 use crate::process::{self, Shared};
@@ -168,6 +168,7 @@ impl core::fmt::Display for Name {
 /// Has the executing CPU leave the programs' spaces and return what it caches, until nothing has retired.
 async fn settle() {
     process::leave_spaces();
+    file::forget_disk_files();
     for _ in 0..LOOKS {
         drain(&SERVICE, &pin());
         if SERVICE.tend(&pin()) == Tended::Done {

@@ -50,10 +50,10 @@ impl fmt::Display for Problem {
 ///
 /// # Errors
 ///
-/// [`Problem::NoDisk`].
+/// [`Problem::NoDisk`], [`Problem::Spawn`].
 pub fn open_ram_disk(start_info: &StartInfo) -> Result<(), Problem> {
-    file::set_ram_disk(modules::first(start_info).ok_or(Problem::NoDisk)?);
-    Ok(())
+    let disk = modules::first(start_info).ok_or(Problem::NoDisk)?;
+    file::set_ram_disk(disk, CpuId::BOOT).map_err(Problem::Spawn)
 }
 
 /// Runs the program that `arguments` begin with on `cpu`, with its output to `console`, until it ends.

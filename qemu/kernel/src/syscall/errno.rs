@@ -1,6 +1,7 @@
 //! Linux's error numbers.
 
 use linux_raw_sys::errno;
+use topomem::object::ObjectError;
 use topomem::region::{
     AssignError, CollapseError, MadviseError, MmapError, MoveError, MprotectError, MremapError, MunmapError,
 };
@@ -30,9 +31,9 @@ numbers! {
     EXISTS = EEXIST,
     FAULT = EFAULT,
     FILE_TOO_BIG = EFBIG,
+    INPUT_OUTPUT = EIO,
     INTERRUPTED = EINTR,
     INVALID = EINVAL,
-    IO = EIO,
     NO_DEVICE = ENODEV,
     NO_ENTRY = ENOENT,
     NO_MEMORY = ENOMEM,
@@ -40,6 +41,7 @@ numbers! {
     NO_SYSTEM_CALL = ENOSYS,
     NO_TERMINAL = ENOTTY,
     NOT_PERMITTED = EPERM,
+    OVERFLOW = EOVERFLOW,
     READ_ONLY = EROFS,
     SEEK = ESPIPE,
     TIMED_OUT = ETIMEDOUT,
@@ -66,10 +68,22 @@ impl From<UserFault> for Errno {
     }
 }
 
+impl From<ObjectError> for Errno {
+    fn from(error: ObjectError) -> Errno {
+        match error {
+            ObjectError::Pager(_) => Errno::INPUT_OUTPUT,
+            ObjectError::TooLarge => Errno::FILE_TOO_BIG,
+            _ => Errno::NO_MEMORY,
+        }
+    }
+}
+
 impl From<MmapError> for Errno {
     fn from(error: MmapError) -> Errno {
         match error {
             MmapError::Empty | MmapError::Misaligned(_) | MmapError::Unsupported(_) => Errno::INVALID,
+            MmapError::MisalignedOffset(_) => Errno::INVALID,
+            MmapError::OffsetOverflow => Errno::OVERFLOW,
             MmapError::Occupied(_) => Errno::EXISTS,
             _ => Errno::NO_MEMORY,
         }

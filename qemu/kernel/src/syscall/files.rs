@@ -37,7 +37,7 @@ pub(super) async fn read(task: &Task, descriptor: u64, to: u64, bytes: u64, at: 
     while done < bytes {
         let mut piece = [0; PIECE];
         let length = (bytes - done).min(PIECE as u64) as usize;
-        let count = file.read(at.map(|at| at + done), &mut piece[..length])?;
+        let count = file.read(at.map(|at| at + done), &mut piece[..length]).await?;
         if let Err(error) = task.memory().write(to.wrapping_add(done), &piece[..count]).await {
             return if done == 0 { Err(error) } else { Ok(done) };
         }
@@ -56,7 +56,7 @@ pub(super) async fn write(task: &Task, descriptor: u64, from: u64, bytes: u64, a
         let mut piece = [0; PIECE];
         let piece = &mut piece[..(bytes - done).min(PIECE as u64) as usize];
         let written = match task.memory().read(from.wrapping_add(done), piece).await {
-            Ok(()) => file.write(at.map(|at| at + done), piece),
+            Ok(()) => file.write(at.map(|at| at + done), piece).await,
             Err(error) => Err(error),
         };
         if let Err(error) = written {
@@ -206,14 +206,6 @@ pub(super) fn resize(task: &Task, descriptor: u64, size: u64) -> Answer {
     match &file.content {
         Content::Memory(_) if !file.mode.writes() => Err(Errno::INVALID),
         Content::Memory(file) => file.resize(size).map(|()| 0),
-        Content::Console(_) | Content::RamDisk(_) => Err(Errno::INVALID),
-    }
-}
-
-/// `fsync`: a file in memory has no other place, and one of the RAM disk is not written.
-pub(super) fn sync(task: &Task, descriptor: u64) -> Answer {
-    match file(task, descriptor)?.content {
-        Content::Console(_) => Err(Errno::INVALID),
-        Content::RamDisk(_) | Content::Memory(_) => Ok(0),
+        Content::Console(_) | Content::Disk(_) => Err(Errno::INVALID),
     }
 }

@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use linux_raw_sys::general::{
-    FUTEX_CMD_MASK, FUTEX_CMP_REQUEUE, FUTEX_REQUEUE, FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAKE,
-    FUTEX_WAKE_BITSET,
+    FUTEX_CMD_MASK, FUTEX_CMP_REQUEUE, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE, FUTEX_WAIT, FUTEX_WAIT_BITSET,
+    FUTEX_WAKE, FUTEX_WAKE_BITSET,
 };
 
 use super::{Answer, Errno, time};
@@ -14,15 +14,19 @@ use crate::process::{FutexKey, Task, requeue, wake};
 
 const ALL_BITS: u32 = u32::MAX;
 
-/// What the word at `address` is known by.
-fn key(task: &Task, address: u64) -> Result<FutexKey, Errno> {
+/// What the word at `address` is known by. The caller may have said that no other process has it.
+fn key(task: &Task, address: u64, operation: u32) -> Result<FutexKey, Errno> {
     if !address.is_multiple_of(4) {
         return Err(Errno::INVALID);
     }
     if address >= USER_END {
         return Err(Errno::FAULT);
     }
-    Ok(FutexKey { process: task.thread.process.id, address })
+    let process = &task.thread.process;
+    Ok(match operation & FUTEX_PRIVATE_FLAG {
+        0 => FutexKey::of(process, address),
+        _ => FutexKey::Own { process: process.id, address },
+    })
 }
 
 pub(super) async fn futex(task: &Task, [address, operation, value, d, other, value3]: [u64; 6]) -> Answer {
@@ -35,9 +39,9 @@ pub(super) async fn futex(task: &Task, [address, operation, value, d, other, val
             if bits == 0 {
                 return Err(Errno::INVALID);
             }
-            let key = key(task, address)?;
+            let key = key(task, address, operation)?;
             let limit = limit(task, command, d).await?;
-            task.wait_for_futex(key, value, bits, limit).await?;
+            task.wait_for_futex(key, address, value, bits, limit).await?;
             Ok(0)
         }
         FUTEX_WAKE | FUTEX_WAKE_BITSET => {
@@ -45,11 +49,11 @@ pub(super) async fn futex(task: &Task, [address, operation, value, d, other, val
             if bits == 0 {
                 return Err(Errno::INVALID);
             }
-            let key = key(task, address)?;
+            let key = key(task, address, operation)?;
             Ok(wake(key, value as usize, bits) as u64)
         }
         FUTEX_REQUEUE | FUTEX_CMP_REQUEUE => {
-            let (from, to) = (key(task, address)?, key(task, other)?);
+            let (from, to) = (key(task, address, operation)?, key(task, other, operation)?);
             if command == FUTEX_CMP_REQUEUE && task.memory().load(address).await? != bits {
                 return Err(Errno::AGAIN);
             }

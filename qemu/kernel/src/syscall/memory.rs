@@ -3,17 +3,14 @@
 use linux_raw_sys::general::{
     MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
     MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
-    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK, MAP_ANONYMOUS,
-    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE,
-    MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC,
-    PROT_READ, PROT_WRITE,
+    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_REMOVE, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK,
+    MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
-use topomem::region::{Advice, HugePages, Kind, MapRequest, Placement, Populate, Relocation};
-use topomem::{Access, PageSize, VirtAddr};
+use topomem::Access;
+use topomem::region::{Advice, HugePages, Relocation};
 use topomem_exec::PAGE;
 
 use super::{Answer, Errno};
-use crate::arch::user::USER_END;
 use crate::process::{Announced, Memory, Task, fixed};
 
 /// What `prctl` does here.
@@ -28,7 +25,7 @@ const GUARD_REMOVE: u32 = 103;
 pub(super) type Change<'m> = Result<Announced<'m>, Errno>;
 
 /// What the `PROT_…` in `bits` permit.
-fn access(bits: u64) -> Result<Access, Errno> {
+pub(super) fn access(bits: u64) -> Result<Access, Errno> {
     let bits = u32::try_from(bits).map_err(|_| Errno::INVALID)?;
     if bits & !(PROT_READ | PROT_WRITE | PROT_EXEC) != 0 {
         return Err(Errno::INVALID);
@@ -42,50 +39,12 @@ fn access(bits: u64) -> Result<Access, Errno> {
     }
 }
 
-/// The size of pages that `MAP_HUGETLB` in `flags` asks for: the logarithm stands in the highest bits.
-fn page_size(flags: u32) -> Result<PageSize, Errno> {
-    match flags >> MAP_HUGE_SHIFT {
-        0 | 21 => Ok(PageSize::Size2MiB),
-        30 => Ok(PageSize::Size1GiB),
-        _ => Err(Errno::INVALID),
-    }
-}
-
-/// `mmap`, of private memory.
-pub(super) fn map(task: &Task, [at, bytes, bits, flags, _, _]: [u64; 6]) -> Answer {
-    let access = access(bits)?;
-    let flags = flags as u32;
-    let has = |flag: u32| flags & flag == flag;
-    match flags & MAP_TYPE {
-        MAP_PRIVATE => {}
-        // What processes share has no place in their spaces yet.
-        MAP_SHARED | MAP_SHARED_VALIDATE => return Err(Errno::NO_SYSTEM_CALL),
-        _ => return Err(Errno::INVALID),
-    }
-    if !has(MAP_ANONYMOUS) {
-        return Err(Errno::NO_DEVICE);
-    }
-    let placement = if has(MAP_FIXED_NOREPLACE) {
-        Placement::FixedNoReplace(fixed(at)?)
-    } else if has(MAP_FIXED) {
-        Placement::Fixed(fixed(at)?)
-    } else if at == 0 || at >= USER_END {
-        Placement::Anywhere
-    } else {
-        Placement::Hint(VirtAddr::new_truncate(at))
-    };
-    let kind = if has(MAP_GROWSDOWN) { Kind::Stack } else { Kind::Anonymous };
-    let populate = if has(MAP_POPULATE) { Populate::Now } else { Populate::OnDemand };
-    let request = match has(MAP_HUGETLB) {
-        true => MapRequest::huge(bytes, page_size(flags)?),
-        false => MapRequest::anonymous(bytes).kind(kind),
-    };
-    let request = request.access(access);
-    task.memory().map(&request.placed(placement).populate(populate))
-}
-
 pub(super) fn protect(memory: &Memory, at: u64, bytes: u64, bits: u64) -> Change<'_> {
-    memory.protect(at, bytes, access(bits)?)
+    let access = access(bits)?;
+    if access.writes() {
+        memory.check_writable(at, bytes)?;
+    }
+    memory.protect(at, bytes, access)
 }
 
 pub(super) fn unmap(memory: &Memory, at: u64, bytes: u64) -> Change<'_> {
@@ -123,17 +82,34 @@ pub(super) fn advise(memory: &Memory, at: u64, bytes: u64, advice: u64) -> Chang
         | MADV_DONTDUMP | MADV_DODUMP => Advice::Normal,
         MADV_HUGEPAGE => Advice::Huge,
         MADV_NOHUGEPAGE => Advice::NoHuge,
-        MADV_DONTNEED | MADV_FREE => Advice::DontNeed,
+        MADV_DONTNEED => Advice::DontNeed,
+        MADV_FREE | MADV_WIPEONFORK => {
+            memory.check_without_object(at, bytes)?;
+            if advice as u32 == MADV_FREE { Advice::DontNeed } else { Advice::WipeOnFork }
+        }
         MADV_DONTFORK => Advice::DontFork,
         MADV_DOFORK | MADV_KEEPONFORK => Advice::DoFork,
-        MADV_WIPEONFORK => Advice::WipeOnFork,
-        MADV_POPULATE_READ => Advice::PopulateRead,
-        MADV_POPULATE_WRITE => Advice::PopulateWrite,
         GUARD_INSTALL => Advice::GuardInstall,
         GUARD_REMOVE => Advice::GuardRemove,
         _ => return Err(Errno::INVALID),
     };
     memory.advise(at, bytes, advice)
+}
+
+/// Tells whether an advice may have to wait for a pager: [`advise_and_wait`] follows it.
+pub(super) fn may_wait(advice: u64) -> bool {
+    matches!(advice as u32, MADV_REMOVE | MADV_POPULATE_READ | MADV_POPULATE_WRITE)
+}
+
+pub(super) async fn advise_and_wait(task: &Task, at: u64, bytes: u64, advice: u64) -> Answer {
+    let memory = task.memory();
+    match advice as u32 {
+        MADV_REMOVE => memory.remove(at, bytes).await?,
+        MADV_POPULATE_READ => memory.populate(at, bytes, Advice::PopulateRead).await?,
+        MADV_POPULATE_WRITE => memory.populate(at, bytes, Advice::PopulateWrite).await?,
+        _ => return Err(Errno::INVALID),
+    }
+    Ok(0)
 }
 
 /// `prctl`: whether a program's memory may get pages of 2 MiB without asking.

@@ -3,10 +3,12 @@
 mod errno;
 mod files;
 mod futexes;
+mod map;
 mod memory;
 mod paths;
 mod placement;
 mod processes;
+mod residence;
 mod signals;
 mod system;
 mod threads;
@@ -58,6 +60,7 @@ pub fn begin<'m>(thread: &'m Thread, frame: &TrapFrame) -> Begun<'m> {
         linux::__NR_madvise if c as u32 == linux::MADV_COLLAPSE => {
             return Begun::Done(memory::collapse(memory, a, b).unwrap_or_else(Errno::value));
         }
+        linux::__NR_madvise if memory::may_wait(c) => return Begun::Waits,
         linux::__NR_madvise => memory::advise(memory, a, b, c),
         linux::__NR_getpid => return Begun::Done(u64::from(thread.process.id.0)),
         linux::__NR_getppid => return Begun::Done(u64::from(thread.process.parent.0)),
@@ -95,7 +98,8 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_dup2 | linux::__NR_dup3 => files::duplicate_to(task, a, b),
         linux::__NR_fcntl => files::settings(task, a, b, c),
         linux::__NR_ftruncate => files::resize(task, a, b),
-        linux::__NR_fsync | linux::__NR_fdatasync => files::sync(task, a),
+        linux::__NR_fsync | linux::__NR_fdatasync => residence::sync_file(task, a).await,
+        linux::__NR_fadvise64 => residence::advise_file(task, a, b, c, d),
         linux::__NR_openat => paths::open(task, b, c).await,
         linux::__NR_readlink => paths::read_link(task, a).await,
         linux::__NR_readlinkat => paths::read_link(task, b).await,
@@ -103,10 +107,13 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_unlinkat => paths::remove(task, b).await,
         linux::__NR_memfd_create => paths::create_in_memory(task, a).await,
 
-        linux::__NR_mmap => memory::map(task, [a, b, c, d, e, f]),
+        linux::__NR_mmap => map::map(task, [a, b, c, d, e, f]),
         linux::__NR_brk => Ok(task.memory().set_break(a)),
         linux::__NR_mremap => memory::relocate(task, [a, b, c, d, e]),
         linux::__NR_prctl => memory::settings(task, a, b),
+        linux::__NR_madvise => memory::advise_and_wait(task, a, b, c).await,
+        linux::__NR_msync => residence::sync_memory(task, a, b, c).await,
+        linux::__NR_mincore => residence::in_core(task, a, b, c).await,
 
         linux::__NR_set_mempolicy => placement::set_policy(task, a, b, c).await,
         linux::__NR_get_mempolicy => placement::policy_at(task, [a, b, c, d, e]).await,
@@ -153,6 +160,7 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_uname => system::name(task, a).await,
         linux::__NR_sysinfo => system::information(task, a).await,
         linux::__NR_prlimit64 => system::limit(task, a, b, c, d).await,
+        linux::__NR_getrusage => processes::usage(task, a, b).await,
         linux::__NR_getrandom => system::random(task, a, b).await,
         _ => Err(Errno::NO_SYSTEM_CALL),
     };

@@ -33,17 +33,17 @@ pub(super) async fn open(task: &Task, path: u64, flags: u64) -> Answer {
         }
         return add(task, Content::Memory(file), mode);
     }
-    let content = file::find(&path).ok_or(Errno::NO_ENTRY)?;
+    let object = file::open_disk_file(&path)?;
     match creation {
         Creation::Always => Err(Errno::EXISTS),
         _ if mode.writes() => Err(Errno::READ_ONLY),
-        _ => add(task, Content::RamDisk(content), mode),
+        _ => add(task, Content::Disk(object), mode),
     }
 }
 
 pub(super) async fn create_in_memory(task: &Task, name: u64) -> Answer {
     task.memory().read_text(name).await?;
-    add(task, Content::Memory(Shared::new(MemoryFile::new())?), Mode::ReadWrite)
+    add(task, Content::Memory(Shared::new(MemoryFile::new()?)?), Mode::ReadWrite)
 }
 
 pub(super) async fn remove(task: &Task, path: u64) -> Answer {

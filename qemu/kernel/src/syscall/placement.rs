@@ -147,7 +147,7 @@ pub(super) async fn bind(task: &Task, [at, bytes, mode, nodes, bits, flags]: [u6
     task.memory().set_policy_of(at, bytes, policy)?;
     let (Some(policy), true) = (policy, flags & (MPOL_MF_MOVE | MPOL_MF_MOVE_ALL) != 0) else { return Ok(0) };
     let moved = task.memory().move_to(at, bytes, policy)?;
-    if moved.stayed > 0 && flags & MPOL_MF_STRICT != 0 { Err(Errno::IO) } else { Ok(0) }
+    if moved.stayed > 0 && flags & MPOL_MF_STRICT != 0 { Err(Errno::INPUT_OUTPUT) } else { Ok(0) }
 }
 
 fn check_process(task: &Task, process: u64) -> Result<(), Errno> {

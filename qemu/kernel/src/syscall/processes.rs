@@ -1,6 +1,6 @@
 //! Processes.
 
-use linux_raw_sys::general::WNOHANG;
+use linux_raw_sys::general::{RUSAGE_CHILDREN, RUSAGE_SELF, WNOHANG};
 
 use super::{Answer, Errno, Flow};
 use crate::process::{Children, Ended, Ending, Task, TaskId, take_ended, wait_for_child};
@@ -34,4 +34,16 @@ pub(super) async fn wait(task: &Task, which: u64, status: u64, options: u64, usa
         task.memory().write_words(usage, [0; USAGE_WORDS]).await?;
     }
     Ok(u64::from(id.0))
+}
+
+/// `getrusage`: of what a process has used, faults alone are counted.
+pub(super) async fn usage(task: &Task, whose: u64, to: u64) -> Answer {
+    let mut words = [0; USAGE_WORDS];
+    match whose as i32 {
+        own if own == RUSAGE_SELF as i32 => (words[8], words[9]) = task.memory().faults(),
+        RUSAGE_CHILDREN => {}
+        _ => return Err(Errno::INVALID),
+    }
+    task.memory().write_words(to, words).await?;
+    Ok(0)
 }

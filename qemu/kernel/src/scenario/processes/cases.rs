@@ -49,6 +49,21 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["huge", "settings"]),
     holds(&["checks", "restart"]),
     holds(&["sharing", "names"]),
+    holds(&["sharing", "memory"]),
+    holds(&["sharing", "counters"]),
+    holds(&["sharing", "futex"]),
+    holds(&["sharing", "isolation"]),
+    holds(&["sharing", "private-file"]),
+    holds(&["sharing", "file-and-mapping"]),
+    holds(&["sharing", "read-only"]),
+    holds(&["sharing", "named-file"]),
+    holds(&["sharing", "disk-file"]),
+    holds(&["sharing", "beyond-end"]),
+    holds(&["sharing", "cut-by-another"]),
+    holds(&["sharing", "remove"]),
+    holds(&["sharing", "resident"]),
+    holds(&["sharing", "relocate"]),
+    holds(&["sharing", "waits"]),
 ];
 
 /// Attacks, each for one CPU. The unit of floating-point exceptions and INT1 are left out: QEMU's TCG raises

@@ -27,6 +27,7 @@ pub(super) fn by_name(name: &str) -> Option<Check> {
         "names" => files::names,
         "named-file" => files::named_file,
         "disk-file" => files::disk_file,
+        "waits" => files::waits,
         "beyond-end" => ends::beyond_end,
         "cut-by-another" => ends::cut_by_another,
         "remove" => advice::remove,

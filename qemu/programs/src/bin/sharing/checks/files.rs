@@ -76,6 +76,8 @@ pub(super) fn read_only() -> Result<(), u8> {
 
 /// A file that every process has: this program.
 const FILE: &CStr = c"sharing";
+/// Another one, which seldom runs meanwhile.
+const OTHER_FILE: &CStr = c"plain";
 
 /// Returns a path that no other process has.
 fn own_path() -> Result<CString, u8> {
@@ -131,7 +133,7 @@ pub(super) fn named_file() -> Result<(), u8> {
     shared.unmap()
 }
 
-/// A file that comes from a disk, page by page: a mapping shows what reads find, and the faults have waited.
+/// A file that comes from a disk, page by page: a mapping shows what reads find.
 pub(super) fn disk_file() -> Result<(), u8> {
     let file = File::open(FILE, libc::O_RDONLY).ok_or(1)?;
     let size = file.size();
@@ -149,4 +151,37 @@ pub(super) fn disk_file() -> Result<(), u8> {
     ensure(size.is_multiple_of(PAGE) || last.read(0, 4095) == 0, 7)?;
     last.unmap()?;
     mapped.unmap()
+}
+
+/// How many faults of this process have waited for a page.
+fn waited() -> i64 {
+    // SAFETY: all zeros are a valid value, which the call fills.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage.ru_majflt
+    }
+}
+
+/// Faults at pages that are not in memory wait for the disk, and count as such.
+pub(super) fn waits() -> Result<(), u8> {
+    let file = File::open(OTHER_FILE, libc::O_RDONLY).ok_or(1)?;
+    let pages = (file.size() / PAGE).min(16);
+    let before = waited();
+    // Others may have read the pages in just before.
+    for round in 0..100 {
+        // SAFETY: it changes no memory of the process.
+        ensure(unsafe { libc::posix_fadvise(file.0, 0, 0, libc::POSIX_FADV_DONTNEED) } == 0, 2)?;
+        let mapped = Mapped::new(Some(&file), 0, pages, libc::PROT_READ, libc::MAP_SHARED).ok_or(3)?;
+        let page = round % pages;
+        ensure(file.read(page * PAGE) == Some(mapped.read(page, 0)), 4)?;
+        let first = (page + 1) % pages;
+        let byte = mapped.read(first, 1);
+        ensure(file.read(first * PAGE + 1) == Some(byte), 5)?;
+        mapped.unmap()?;
+        if waited() > before {
+            return Ok(());
+        }
+    }
+    Err(6)
 }

@@ -1,0 +1,122 @@
+//! The RAM disk: files that a pager reads in page by page, as from a disk that takes its time.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+
+use spin::Once;
+use spin::mutex::SpinMutex;
+use topomem::CpuId;
+use topomem::object::{MemoryObject, ObjectId, Pager, PagerError, PagerQueue};
+use topomem_exec::Archive;
+
+use crate::executor::{SpawnError, sleep, spawn_on};
+use crate::log;
+use crate::memory::platform::{Kernel, pin};
+use crate::memory::service::SERVICE;
+use crate::per_cpu::Polling;
+use crate::process::OutOfMemory;
+use crate::syscall::Errno;
+
+/// The disk's bytes; set once, before programs run.
+static DISK: Once<&'static [u8]> = Once::new();
+
+/// What pages are asked for, and not read yet.
+static REQUESTS: PagerQueue<Kernel> = PagerQueue::new(Kernel);
+
+/// How long the disk takes for a page.
+const DELAY: Duration = Duration::from_micros(200);
+
+/// Files that were opened, with the key of each. Their pages stay until [`forget_disk_files`].
+static OPENED: SpinMutex<Vec<(u64, MemoryObject<Kernel>)>, Polling> = SpinMutex::new(Vec::new());
+
+/// Was any file opened? Most programs open none, and ask for nothing that has to do with them.
+static ANY_OPENED: AtomicBool = AtomicBool::new(false);
+
+/// Makes the files in `bytes` those that programs find, and starts the task that reads them, on `cpu`.
+///
+/// # Errors
+///
+/// [`SpawnError`].
+pub fn set_ram_disk(bytes: &'static [u8], cpu: CpuId) -> Result<(), SpawnError> {
+    DISK.call_once(|| bytes);
+    spawn_on(cpu, || async {
+        // Without memory for it faults wait for good.
+        let Err(error) = REQUESTS.serve(&SERVICE, &RamDisk).await;
+        log!("the disk is not read: {error}");
+    })?
+    .detach();
+    Ok(())
+}
+
+/// Returns the content of the disk's file at `path`.
+pub fn find(path: &[u8]) -> Option<&'static [u8]> {
+    Some(Archive::new(DISK.get()?).find(path)?.content)
+}
+
+/// Returns the disk's file at `path`, to be read and mapped.
+///
+/// # Errors
+///
+/// [`Errno::NO_ENTRY`], [`Errno::NO_MEMORY`].
+pub fn open_disk_file(path: &[u8]) -> Result<MemoryObject<Kernel>, Errno> {
+    let disk = DISK.get().ok_or(Errno::NO_ENTRY)?;
+    let content = find(path).ok_or(Errno::NO_ENTRY)?;
+    // A file is known by where it begins.
+    let key = (content.as_ptr().addr() - disk.as_ptr().addr()) as u64;
+    let mut opened = OPENED.lock();
+    if let Some((_, object)) = opened.iter().find(|(known, _)| *known == key) {
+        return Ok(object.clone());
+    }
+    opened.try_reserve(1).map_err(|_| OutOfMemory)?;
+    let object = MemoryObject::paged(&SERVICE, &pin(), content.len() as u64, &REQUESTS, key);
+    let object = object.map_err(|_| Errno::NO_MEMORY)?;
+    opened.push((key, object.clone()));
+    // Relaxed: whoever maps the file has got it from here, or from one who has.
+    ANY_OPENED.store(true, Ordering::Relaxed);
+    Ok(object)
+}
+
+/// Tells whether any file was opened.
+pub fn are_disk_files_used() -> bool {
+    ANY_OPENED.load(Ordering::Relaxed)
+}
+
+/// Tells whether an object is a file of the disk, which nobody may write.
+pub fn is_disk_file(object: ObjectId) -> bool {
+    OPENED.lock().iter().any(|(_, known)| known.id() == object)
+}
+
+/// Lets the pages of files go that nobody has open or mapped.
+pub fn forget_disk_files() {
+    let opened = core::mem::take(&mut *OPENED.lock());
+    // Not under the lock: most of them go.
+    drop(opened);
+}
+
+/// Reads the disk's pages.
+struct RamDisk;
+
+impl Pager for RamDisk {
+    async fn read_in(&self, key: u64, offset: u64, page: &mut [u8]) -> Result<(), PagerError> {
+        sleep(DELAY).await;
+        let start = usize::try_from(key + offset).map_err(|_| PagerError::Failed)?;
+        // What follows the file's last byte is not part of any page.
+        let rest = DISK.get().and_then(|disk| disk.get(start..)).ok_or(PagerError::Failed)?;
+        let count = rest.len().min(page.len());
+        page[..count].copy_from_slice(&rest[..count]);
+        Ok(())
+    }
+
+    /// No page is ever dirty: the disk's files are opened to be read.
+    async fn write_back(&self, _: u64, _: u64, _: &[u8]) -> Result<(), PagerError> {
+        Err(PagerError::Failed)
+    }
+
+    async fn discard(&self, _: u64, _: Range<u64>) -> Result<(), PagerError> {
+        Err(PagerError::Failed)
+    }
+}
