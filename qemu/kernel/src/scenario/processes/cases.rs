@@ -64,6 +64,9 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["sharing", "resident"]),
     holds(&["sharing", "relocate"]),
     holds(&["sharing", "waits"]),
+    holds(&["placement", "policies"]),
+    holds(&["placement", "moves"]),
+    holds(&["placement", "in-use"]),
 ];
 
 /// Attacks, each for one CPU. The unit of floating-point exceptions and INT1 are left out: QEMU's TCG raises
