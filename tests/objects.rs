@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use object_support::{Bench, PagerFile, at, tend, touch};
 use topomem::object::{MemoryObject, ObjectError, ObjectMapping, PagerError, Residency};
 use topomem::region::{
-    CollapseError, FaultAccess, FaultError, HugePages, MapRequest, PageFault, Placement, Relocation,
-    Resolved, Sharing,
+    CollapseError, FaultAccess, FaultError, HugePages, MapRequest, PageFault, Placement, RegionName,
+    Relocation, Resolved, Sharing,
 };
 use topomem::{CpuId, VirtAddr};
 
@@ -440,11 +440,15 @@ fn moved_pages_show_what_they_showed() {
             let space = bench.space(pin);
             bench.map(pin, &space, &object, FIRST, 4, 2, sharing);
             assert_eq!(bench.load(pin, &space, FIRST + 1), 4);
-            // Half of it goes elsewhere, and grows there.
+            // Half of it goes elsewhere, with its name, and grows there.
             let to = FIRST + 1000;
+            let name = RegionName::new("half").unwrap();
+            space.set_name(pin, at(FIRST), 2 << 12, Some(name)).unwrap();
             space.mremap(pin, at(FIRST), 2 << 12, 4 << 12, Relocation::Fixed(at(to))).unwrap();
             let seen: Vec<u64> = (0..4).map(|page| bench.load(pin, &space, to + page)).collect();
             assert_eq!(seen, [3, 4, 5, 6]);
+            let named = space.next_region(pin, at(to)).unwrap();
+            assert_eq!((named.length(), named.name()), (4 << 12, Some(name)));
             assert_eq!(bench.load(pin, &space, FIRST + 2), 5);
             assert_eq!(touch(bench.sim, pin, &space, FIRST, None), Err(FaultError::NotMapped));
             assert_eq!(space.object_at(pin, at(to + 1)).unwrap().offset, 3 << 12);
@@ -471,6 +475,31 @@ fn moved_pages_show_what_they_showed() {
             bench.leave(pin);
             drop(space);
         }
+        bench.finish(pin, [], [object]);
+    });
+}
+
+/// Their region has another number at the new place, for which the table has no room yet.
+#[test]
+fn private_pages_move_within_a_table() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 8 << 12).unwrap();
+        for page in 0..8_u64 {
+            object.try_write(pin, page << 12, &(page + 1).to_le_bytes()).unwrap();
+        }
+        let space = bench.space(pin);
+        let (first, to) = (1 << 18, (1 << 18) + 8);
+        bench.map(pin, &space, &object, first, 4, 2, Sharing::Private);
+        (0..4).for_each(|page| assert_eq!(bench.load(pin, &space, first + page), page + 3));
+        bench.store(pin, &space, first + 1, 77);
+        space.mremap(pin, at(first), 2 << 12, 2 << 12, Relocation::Fixed(at(to))).unwrap();
+        let offset = |page| space.object_at(pin, at(page)).unwrap().offset >> 12;
+        assert_eq!([to, to + 1, first + 2, first + 3].map(offset), [2, 3, 4, 5]);
+        let seen = [to, to + 1, first + 2, first + 3].map(|page| bench.load(pin, &space, page));
+        assert_eq!(seen, [3, 77, 5, 6]);
+        bench.leave(pin);
+        drop(space);
         bench.finish(pin, [], [object]);
     });
 }

@@ -114,7 +114,9 @@ fn leaf_here<F: Format>(level: Level, part: Pages, backing: &impl Backing<F>) ->
     level <= F::LARGEST_LEAF && part.fill_entries(level) && backing.level_at(part.first) >= level
 }
 
-/// How many tables `pages` needs under the table in `frame` (of `level`; `None`: one that is yet to be).
+/// How many frames `pages` needs under the table in `frame` (of `level`; `None`: one that is yet to be).
+/// Those for the regions of leaves of that table itself, if it is a lowest one, are not among them: see
+/// [`frames_for_regions`].
 pub(super) fn plan<F: Format, M: TableMemory>(
     memory: &M,
     frame: Option<PhysFrame>,
@@ -155,7 +157,7 @@ pub(super) fn plan<F: Format, M: TableMemory>(
 
 /// How many frames it takes to say of what region each leaf is that `pages` will have in the table in `table`
 /// (`None`: one that is yet to be), of `level`.
-fn frames_for_regions<F: Format, M: TableMemory>(
+pub(super) fn frames_for_regions<F: Format, M: TableMemory>(
     memory: &M,
     table: Option<PhysFrame>,
     level: Level,

@@ -9,7 +9,7 @@ use super::cursor::Cursor;
 use super::entry::{Entry, RawEntry, RecordNumber, RegionId};
 use super::format::Format;
 use super::level::{Level, Pages};
-use super::map::{Backing, Filler, plan};
+use super::map::{Backing, Filler, frames_for_regions, plan};
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::regions;
 use super::split::cuts_needed;
@@ -247,7 +247,8 @@ impl<F: Format> PageTable<F> {
             let back = from.first.wrapping_sub(to.first);
             let mut moved = Moved { memory, table: cursor.frame(), level, back, trace, renumbered };
             let missing = plan::<F, M>(memory, Some(cursor.frame()), level, to, &moved);
-            let missing = missing.map_err(|(page, _)| RelocateError::Occupied { page })?;
+            let missing = missing.map_err(|(page, _)| RelocateError::Occupied { page })?
+                + frames_for_regions::<F, M>(memory, Some(cursor.frame()), level, to, &moved);
             if missing > reserve.len() {
                 drop(cursor);
                 reserve.fill_to(missing).map_err(RelocateError::Tables)?;

@@ -316,14 +316,7 @@ impl<P: Machine> AddressSpace<P> {
                 Placement::Fixed(to)
             }
         };
-        let shown = self.object_at(pin, start).ok_or(MremapError::NoRegion(start))?;
-        let record = |at: u64| Record {
-            object: Some(Mapped {
-                object: shown.object.clone(),
-                back: (shown.offset >> 12).wrapping_sub(at),
-            }),
-            ..Record::PLAIN
-        };
+        let record = self.record_to_move(pin, start)?;
         let request = MapRequest::anonymous(count << 12).placed(placement);
         self.map_region(pin, &request, region, Some(&record)).map_err(|error| match error {
             MmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
@@ -343,14 +336,7 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<(), MremapError> {
         let start = address(old.first);
         let is_guard = self.next_region(pin, start).is_some_and(|range| range.region().is_guard());
-        let shown = self.object_at(pin, start).ok_or(MremapError::NoRegion(start))?;
-        let record = |at: u64| Record {
-            object: Some(Mapped {
-                object: shown.object.clone(),
-                back: (shown.offset >> 12).wrapping_sub(at),
-            }),
-            ..Record::PLAIN
-        };
+        let record = self.record_to_move(pin, start)?;
         let request = MapRequest::anonymous(to.count() << 12);
         let request = request.placed(Placement::FixedNoReplace(address(to.first)));
         self.map_region(pin, &request, region, Some(&record)).map_err(|error| match error {
@@ -367,6 +353,22 @@ impl<P: Machine> AddressSpace<P> {
             OldPlace::Emptied if is_guard => self.set_guards(pin, old, Advice::GuardRemove),
             OldPlace::Emptied => Ok(()),
         }
+    }
+
+    /// Returns the record of the region at `start`, which shows an object, as a function of the page where the
+    /// region shows the same at another place.
+    fn record_to_move(
+        &self,
+        pin: &CpuPin,
+        start: VirtAddr,
+    ) -> Result<impl Fn(u64) -> Record<P> + use<P>, MremapError> {
+        let first = start.as_u64() >> 12;
+        let record = self.record_of_page(pin, first).ok_or(MremapError::NoRegion(start))?;
+        let mapped = record.object.clone().ok_or(MremapError::NoRegion(start))?;
+        Ok(move |at: u64| {
+            let back = mapped.page(first).wrapping_sub(at);
+            Record { object: Some(Mapped { object: mapped.object.clone(), back }), ..record.clone() }
+        })
     }
 
     fn set_guards(&self, pin: &CpuPin, pages: Pages, advice: Advice) -> Result<(), MremapError> {

@@ -135,24 +135,28 @@ impl<P: Machine> AddressSpace<P> {
     /// Returns which part of which object the region of `address` shows from the page of `address` on.
     #[must_use]
     pub fn object_at(&self, pin: &CpuPin, address: VirtAddr) -> Option<ObjectPart<P>> {
-        let core = self.core();
         let page = address.as_u64() >> 12;
         let range = self.next_region(pin, VirtAddr::new_truncate(page << 12))?;
         if range.start().as_u64() > page << 12 {
             return None;
         }
-        let found = core.table.look_with(core.service.tables(pin), page, |found, _| match found {
-            Found::Reserved(region) | Found::Mapped(_, Some(region)) => {
-                region.record().map(|number| core.records.get(number))
-            }
-            _ => None,
-        });
-        let mapped = found?.object?;
+        let mapped = self.record_of_page(pin, page)?.object?;
         Some(ObjectPart {
             offset: mapped.page(page) << 12,
             object: mapped.object,
             length: range.end().as_u64() - (page << 12),
             sharing: range.region().sharing(),
+        })
+    }
+
+    /// Returns the record of the region of `page`, if it has one.
+    pub(super) fn record_of_page(&self, pin: &CpuPin, page: u64) -> Option<Record<P>> {
+        let core = self.core();
+        core.table.look_with(core.service.tables(pin), page, |found, _| match found {
+            Found::Reserved(region) | Found::Mapped(_, Some(region)) => {
+                region.record().map(|number| core.records.get(number))
+            }
+            _ => None,
         })
     }
 
