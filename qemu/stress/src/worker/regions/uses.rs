@@ -84,11 +84,18 @@ impl<R: Rig> Worker<'_, R> {
         let written = self.write_word(target, address, value);
         let after = page.state();
         self.report_shown(page.judge_write(before, after, written), self.space_name(space), address, None);
-        if before == after && !before.busy && written.is_ok() {
+        if written.is_err() {
+            return;
+        }
+        let steady = before == after && !before.busy;
+        if steady {
             let found = self.read_word(target, address);
             self.judge_own_word(space, page, before, value, found.ok(), address);
-            self.last_writes[space * REGION_PAGES + number] = LastWrite { version: before.version, value };
         }
+        // What was written while another CPU had the page for a change may stay or go, whether the page has
+        // another version afterwards or not.
+        self.last_writes[space * REGION_PAGES + number] =
+            if steady { LastWrite { version: before.version, value } } else { LastWrite::default() };
     }
 
     fn judge_own_word(
