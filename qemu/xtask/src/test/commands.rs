@@ -31,10 +31,29 @@ enum Toolchain {
     Nightly,
 }
 
-/// Packages that Miri checks, a step each: it is slow, and one failure must not hide the others. What takes
-/// longest comes first, since they run beside each other.
-pub(super) const MIRI_PACKAGES: [&str; 4] =
-    ["topomem", "topomem-percpu", "topomem-numa", "topomem-shootdown"];
+/// What Miri checks, a step each: it is slow, and one failure must not hide the others. What takes longest comes
+/// first, since they run beside each other.
+pub(super) const MIRI: [MiriRun; 6] = [
+    MiriRun {
+        name: "topomem page tables",
+        selection: &["topomem", "--lib", "--", "page_table", "--skip", "concurrent", "--skip", "promote"],
+    },
+    MiriRun {
+        name: "topomem page tables, concurrent and promoted",
+        selection: &["topomem", "--lib", "--", "page_table::tests::concurrent", "page_table::tests::promote"],
+    },
+    MiriRun { name: "topomem-percpu", selection: &["topomem-percpu"] },
+    MiriRun { name: "topomem-numa", selection: &["topomem-numa"] },
+    MiriRun { name: "topomem", selection: &["topomem", "--", "--skip", "page_table"] },
+    MiriRun { name: "topomem-shootdown", selection: &["topomem-shootdown"] },
+];
+
+/// Tests that Miri checks.
+pub(super) struct MiriRun {
+    name: &'static str,
+    /// A package, and what else Cargo is told.
+    selection: &'static [&'static str],
+}
 
 /// Unit, property, sim and doc tests of everything that runs on the host.
 pub(super) fn host() -> Step {
@@ -126,21 +145,21 @@ pub(super) fn loom() -> [Step; 3] {
     ]
 }
 
-/// The tests of a package under Miri, which finds undefined behaviour.
-pub(super) fn miri(package: &'static str) -> Step {
-    let flags = match package {
+/// Tests under Miri, which finds undefined behaviour.
+pub(super) fn miri(run: MiriRun) -> Step {
+    let flags = match run.selection.first() {
         // A simulated machine is there until the process ends.
-        "topomem" => "-Zmiri-strict-provenance -Zmiri-ignore-leaks",
+        Some(&"topomem") => "-Zmiri-strict-provenance -Zmiri-ignore-leaks",
         _ => "-Zmiri-strict-provenance",
     };
     let command = CargoCommand {
         toolchain: Toolchain::Nightly,
-        arguments: vec!["miri", "test", "--no-fail-fast", "--package", package],
+        arguments: [&["miri", "test", "--no-fail-fast", "--package"], run.selection].concat(),
         variables: vec![("MIRIFLAGS", flags)],
         target: None,
         load: Load::Cpu,
     };
-    Step { name: format!("miri {package}"), work: Work::Cargo(command) }
+    Step { name: format!("miri {}", run.name), work: Work::Cargo(command) }
 }
 
 impl CargoCommand {

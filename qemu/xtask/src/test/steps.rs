@@ -1,6 +1,6 @@
 //! The list of all test steps.
 
-use super::commands::{CargoCommand, Load, MIRI_PACKAGES, counting, host, loom, miri, stepper};
+use super::commands::{CargoCommand, Load, MIRI, counting, host, loom, miri, stepper};
 use crate::cli::{Levels, ScenarioOptions, Tlb};
 use crate::programs;
 use crate::tools::Tool;
@@ -148,7 +148,7 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
     steps.extend(counting());
     steps.push(Step { name: "bench counts".to_owned(), work: Work::Counts });
     if extent == Extent::Full {
-        steps.extend(MIRI_PACKAGES.map(miri));
+        steps.extend(MIRI.map(miri));
         steps.extend(loom());
     }
     steps.push(stepper());
