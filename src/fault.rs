@@ -26,6 +26,12 @@ pub enum Fault {
     /// A move claims its generation after it has released its entries: a change of the new place may be
     /// complete before TLBs have forgotten the old place (CVE-2018-18281).
     MremapFlushLate,
+    /// [`move_pages`](crate::AddressSpace::move_pages) takes pages from programs, tells no TLB of it, and copies
+    /// them at once.
+    MigrateWithoutFlush,
+    /// A page of a [`MemoryObject`](crate::object::MemoryObject) counts as clean when it is written back, though
+    /// its mappings still permit writes: what is written afterwards makes it dirty no more.
+    LostDirtyBit,
 }
 
 /// For which part of the patience of a shootdown's waiter a context stops where a fault leaves a gap: a

@@ -17,6 +17,7 @@ use super::mappings::Mapping;
 use super::queue::Wanted;
 use super::word::{State, Word};
 use crate::Machine;
+use crate::fault::Fault;
 use crate::page_table::{Access, Becomes, Found, Leaf, Ownership, Pages, Rewrite};
 
 /// How many pages are written back, or let go, together.
@@ -175,8 +176,10 @@ impl<P: Machine> ObjectCore<P> {
         let Some(ends) = batch.ends() else {
             return Ok(others.map_or(Begun::Nothing, Begun::Others));
         };
-        let change = Change::WriteProtect;
-        self.rewrite_mappings(pin, ends, |mapping| Upkeep { core: self, mapping, change })?;
+        if !self.service.broken(Fault::LostDirtyBit) {
+            let change = Change::WriteProtect;
+            self.rewrite_mappings(pin, ends, |mapping| Upkeep { core: self, mapping, change })?;
+        }
         Ok(Begun::Pages(marked))
     }
 }

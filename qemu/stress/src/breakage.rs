@@ -63,6 +63,10 @@ pub enum Break {
     MprotectWithoutFlush,
     /// Moves claim their generation after they have released their entries.
     MremapFlushLate,
+    /// Pages move to other nodes, and no TLB is told.
+    MigrateWithoutFlush,
+    /// Pages of files count as clean when they are written back, and stay writable.
+    LostDirtyBit,
     /// A CPU forgets a frame that it holds.
     LeakFrame,
     /// A CPU forgets an object that it holds.
@@ -71,7 +75,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 31] = [
+    pub const ALL: [Break; 33] = [
         Break::Shootdown,
         Break::Acknowledge,
         Break::Overrun,
@@ -101,6 +105,8 @@ impl Break {
         Break::DontNeedWithoutFlush,
         Break::MprotectWithoutFlush,
         Break::MremapFlushLate,
+        Break::MigrateWithoutFlush,
+        Break::LostDirtyBit,
         Break::LeakFrame,
         Break::LeakObject,
     ];
@@ -138,6 +144,8 @@ impl Break {
             Break::DontNeedWithoutFlush => "dontneed-without-flush",
             Break::MprotectWithoutFlush => "mprotect-without-flush",
             Break::MremapFlushLate => "mremap-flush-late",
+            Break::MigrateWithoutFlush => "migrate-without-flush",
+            Break::LostDirtyBit => "lost-dirty-bit",
             Break::LeakFrame => "leak-frame",
             Break::LeakObject => "leak-object",
         }
@@ -165,7 +173,9 @@ impl Break {
             | Break::ReuseWithSharer
             | Break::ForkWithoutFlush
             | Break::DontNeedWithoutFlush
-            | Break::MprotectWithoutFlush => false,
+            | Break::MprotectWithoutFlush
+            | Break::MigrateWithoutFlush
+            | Break::LostDirtyBit => false,
             _ => true,
         }
     }
@@ -211,6 +221,8 @@ impl Break {
             Break::DontNeedWithoutFlush => break_space(Fault::DontNeedWithoutFlush),
             Break::MprotectWithoutFlush => break_space(Fault::MprotectWithoutFlush),
             Break::MremapFlushLate => break_space(Fault::MremapFlushLate),
+            Break::MigrateWithoutFlush => break_space(Fault::MigrateWithoutFlush),
+            Break::LostDirtyBit => break_space(Fault::LostDirtyBit),
             Break::Distance | Break::LeakFrame | Break::LeakObject => {}
         }
     }

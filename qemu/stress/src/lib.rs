@@ -23,6 +23,7 @@ mod deafness;
 mod distort;
 mod failure;
 mod failure_log;
+mod file;
 mod mailbox;
 pub mod oracle;
 mod parcel;

@@ -41,6 +41,9 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
     }
     run.barrier.wait(&run.rig).await;
     worker.prelude();
+    if cpu == CpuId::BOOT {
+        worker.make_file();
+    }
     run.barrier.wait(&run.rig).await;
 
     match run.options.scenario.course {
@@ -58,6 +61,7 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
         worker.give_back();
         if cpu == CpuId::BOOT {
             worker.clear_slots().await;
+            worker.drop_file();
         }
     }
     run.barrier.wait(&run.rig).await;

@@ -1,11 +1,14 @@
 //! One run: what its CPUs share.
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arrayvec::ArrayVec;
 use spin::Mutex;
 use topomem::address_space::CreateError;
+use topomem::object::PagerQueue;
 use topomem::{AddressSpace, CpuId, Platform};
 
 use crate::account::Account;
@@ -14,6 +17,7 @@ use crate::barrier::Barrier;
 use crate::breakage::Break;
 use crate::deafness::Deafness;
 use crate::failure_log::KEPT;
+use crate::file::SharedFile;
 use crate::mailbox::PostOffice;
 use crate::oracle::{Ownership, Space, Truth};
 use crate::rendezvous::Rendezvous;
@@ -94,6 +98,10 @@ pub struct Run<R: Rig> {
     pub(crate) rendezvous: Rendezvous,
     /// The same for regions.
     pub(crate) witnessed: Rendezvous,
+    /// What CPUs ask the pager of [`Run::file`]; `None` in scenarios without regions.
+    pub(crate) requests: Option<&'static PagerQueue<R::Machine>>,
+    /// A file that all CPUs map, while they work.
+    pub(crate) file: Mutex<Option<Arc<SharedFile<R::Machine>>>>,
     /// How many CPUs are online.
     present: AtomicUsize,
     failures: FailureLog,
@@ -137,6 +145,8 @@ impl<R: Rig> Run<R> {
             deafness: Deafness::default(),
             rendezvous: Rendezvous::default(),
             witnessed: Rendezvous::default(),
+            requests: None,
+            file: Mutex::new(None),
             present: AtomicUsize::new(cpus),
             failures: FailureLog::default(),
             stopped: AtomicBool::new(false),
@@ -145,6 +155,10 @@ impl<R: Rig> Run<R> {
             fault: None,
         };
         let service = run.rig.service();
+        if options.scenario.weights.regions > 0 {
+            // For good: requests are answered whether the run is there or not.
+            run.requests = Some(Box::leak(Box::new(PagerQueue::new(*service.platform()))));
+        }
         let kernel = service.kernel_space().ok_or(SetupError::NotBooted)?;
         let window = run.rig.kernel_window().ok_or(SetupError::NoWindow)?;
         run.add_space(Space::Kernel, kernel, window)?;

@@ -173,7 +173,7 @@ pub static SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "regions",
-        summary: "regions of programs: mapped, unmapped, protected, moved, copied by forks, and used meanwhile",
+        summary: "regions of programs: mapped, protected, moved, migrated, copied by forks, and used meanwhile; a file",
         weights: Weights {
             frames: 6,
             waits: 0,

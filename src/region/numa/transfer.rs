@@ -21,6 +21,7 @@ use super::moves::{MoveError, PageMove, Stage};
 use super::policy::{conforms, placed};
 use crate::Machine;
 use crate::address_space::{SpaceCore, Unmapping, invalidation_of, range_of_pages};
+use crate::fault::Fault;
 use crate::page_table::{Access, Changed, ExchangeError, Found, Leaf, Level, Ownership, Pages, TableMemory};
 use crate::service::frame_memory;
 
@@ -112,7 +113,8 @@ impl<'m, P: Machine> Transfer<'m, P> {
                 if self.core.is_exclusive(leaf, level) { Ok(hidden) } else { Err(()) }
             };
             let record = |changed: &Changed| {
-                if let Some(invalidation) = invalidation_of(changed) {
+                let told = !self.core.service.broken(Fault::MigrateWithoutFlush);
+                if let Some(invalidation) = invalidation_of(changed).filter(|_| told) {
                     batch.record(invalidation);
                 }
             };

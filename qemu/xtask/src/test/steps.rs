@@ -89,7 +89,7 @@ const SIM_MACHINES: [&str; 3] = ["two-nodes", "memoryless", "interleaved"];
 /// A fault, the scenario that shows it, and what the oracle must say.
 type Fault = (&'static str, &'static str, &'static [&'static str]);
 
-const FAULTS: [Fault; 19] = [
+const FAULTS: [Fault; 21] = [
     ("shootdown", "stress", &["stale translation"]),
     ("acknowledge", "stress", &["stale translation"]),
     ("overrun", "stress", &["stale translation"]),
@@ -109,6 +109,8 @@ const FAULTS: [Fault; 19] = [
     ("dontneed-without-flush", "regions", &["stale translation", "wrong contents"]),
     ("mprotect-without-flush", "regions", &["stale translation"]),
     ("mremap-flush-late", "regions", &["stale translation", "wrong contents"]),
+    ("migrate-without-flush", "regions", &["stale translation", "wrong contents", "lost write"]),
+    ("lost-dirty-bit", "regions", &["lost write"]),
 ];
 
 /// Faults that are shown on simulated machines only: where everything stops, only they mend the

@@ -20,6 +20,8 @@ pub(super) enum MeetingKind {
     Writer,
     /// It uses the page during the change and after.
     Race,
+    /// It writes to the page of the file before it is written back and after.
+    File,
 }
 
 /// What two CPUs have agreed on.
@@ -43,8 +45,13 @@ impl Agreement for RegionMeeting {
     }
 
     fn decode(word: u64) -> Option<RegionMeeting> {
-        const KINDS: [MeetingKind; 4] =
-            [MeetingKind::Move, MeetingKind::Reader, MeetingKind::Writer, MeetingKind::Race];
+        const KINDS: [MeetingKind; 5] = [
+            MeetingKind::Move,
+            MeetingKind::Reader,
+            MeetingKind::Writer,
+            MeetingKind::Race,
+            MeetingKind::File,
+        ];
         Some(RegionMeeting {
             space: (word >> 32) as usize,
             page: (word >> 24) as u8 as usize % REGION_PAGES,
@@ -89,6 +96,10 @@ impl<R: Rig> Worker<'_, R> {
         let run = self.run;
         let Some(meeting) = run.witnessed.accept::<RegionMeeting>() else { return false };
         let RegionMeeting { space, page: number, to, kind } = meeting;
+        if kind == MeetingKind::File {
+            self.witness_writing_back(number);
+            return true;
+        }
         let pages = self.region_pages(space);
         let page = pages.page(number);
         self.activate(space);
@@ -107,6 +118,7 @@ impl<R: Rig> Worker<'_, R> {
                 run.witnessed.enter(Stage::Ready);
                 self.read_page(space, page, TAG_WORDS[0]);
             }
+            MeetingKind::File => {}
         }
         if kind != MeetingKind::Move {
             self.wait_for_witness(Stage::HandedOver);
@@ -120,7 +132,7 @@ impl<R: Rig> Worker<'_, R> {
         true
     }
 
-    fn wait_for_witness(&self, stage: Stage) {
+    pub(super) fn wait_for_witness(&self, stage: Stage) {
         while self.run.witnessed.stage() != stage {
             self.turn();
         }

@@ -3,8 +3,10 @@
 
 mod changes;
 mod elsewhere;
+mod files;
 mod forks;
 mod meetings;
+mod migrations;
 mod moves;
 mod uses;
 mod witnessed;
@@ -52,7 +54,9 @@ impl<'r, R: Rig> Worker<'r, R> {
         };
         self.activate(space);
         match self.random.below(100) {
-            0..34 => self.use_pages(space),
+            0..28 => self.use_pages(space),
+            28..31 => self.use_file(),
+            31..34 => self.migrate_pages(space),
             34..54 => self.change_pages(space),
             54..64 => self.write_pages(space),
             64..70 => self.move_pages(space),

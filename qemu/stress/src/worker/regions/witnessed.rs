@@ -11,9 +11,11 @@ use crate::worker::Worker;
 impl<R: Rig> Worker<'_, R> {
     /// Changes one page that may be written to while another CPU has its translation.
     pub(super) fn change_before_a_witness(&mut self, space: usize) {
-        let draw = self.random.below(8);
-        if draw >= 6 {
-            return self.move_before_a_witness(space);
+        let draw = self.random.below(12);
+        match draw {
+            6 | 7 => return self.move_before_a_witness(space),
+            8 => return self.write_back_before_a_witness(),
+            _ => {}
         }
         let Some(mut pages) = self.lock_pages(space, 1) else { return };
         let page = &pages.pages[0];
@@ -51,6 +53,15 @@ impl<R: Rig> Worker<'_, R> {
                 });
                 drop(copy);
             }
+            9.. => self.before_a_witness(meeting, |this| {
+                this.migrate(space, page.address, 1);
+                let new = pages.states[0].holding(Permits::Writes, Contents::Tag);
+                if this.write_tag(space, page.address, page.tag(new.written)) {
+                    pages.states[0] = new;
+                }
+                drop(pages);
+                Some(Stage::HandedOver)
+            }),
             2 => {
                 // It stays locked: no CPU but the witness writes.
                 self.fork_before_a_witness(meeting);
