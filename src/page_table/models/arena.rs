@@ -32,6 +32,8 @@ pub(super) struct Arena {
     /// orders nothing.
     fresh: Mutex<Vec<u64>>,
     freed: Mutex<Vec<u64>>,
+    /// How many further holders the first frames have that pages are mapped to.
+    holders: [AtomicU32; 4],
     /// Unlinked tables that some CPU may walk through.
     unlinked: Mutex<Vec<PhysFrame>>,
 }
@@ -54,6 +56,7 @@ impl Arena {
             walks: Walks::new(),
             fresh: Mutex::new((1..=frames).collect()),
             freed: Mutex::new(Vec::new()),
+            holders: core::array::from_fn(|_| AtomicU32::new(0)),
             unlinked: Mutex::new(Vec::new()),
         }
     }
@@ -108,6 +111,15 @@ impl Arena {
         }
     }
 
+    /// The frame numbered `number` of those that pages are mapped to has `holders` holders beyond the first.
+    pub(super) fn share_with(&self, number: u64, holders: u32) {
+        self.holders[number as usize].store(holders, Ordering::Relaxed);
+    }
+
+    fn holders_of(&self, frame: PhysFrame) -> &AtomicU32 {
+        &self.holders[(number(frame) - super::BASE) as usize]
+    }
+
     /// The table in a frame, as the hardware sees it.
     pub(super) fn table(&self, frame: PhysFrame) -> &Table {
         &self.frame(frame).table
@@ -157,18 +169,20 @@ unsafe impl TableMemory for Arena {
 
     fn join_run(&self, _: PhysFrame) {}
 
-    // No model shares frames by leaves: the counts have a model of their own.
+    // The counts of large pages have a model of their own.
 
-    fn share(&self, _: PhysFrame, _: Level) -> Result<(), SharesFull> {
-        Err(SharesFull)
+    fn share(&self, frame: PhysFrame, _: Level) -> Result<(), SharesFull> {
+        // Relaxed, and Acquire below, as in the production code.
+        self.holders_of(frame).fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn drop_share(&self, _: PhysFrame, _: Level) -> Option<(PhysFrame, Level)> {
         None
     }
 
-    fn is_sole_holder(&self, _: PhysFrame, _: Level) -> bool {
-        true
+    fn is_sole_holder(&self, frame: PhysFrame, _: Level) -> bool {
+        self.holders_of(frame).load(Ordering::Acquire) == 0
     }
 
     fn split_shared(&self, _: PhysFrame) {}

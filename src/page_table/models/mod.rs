@@ -4,6 +4,7 @@
 
 mod arena;
 mod cursors;
+mod faults;
 mod levels;
 mod marks;
 mod promotion;
