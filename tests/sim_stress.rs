@@ -243,7 +243,10 @@ fn a_zero_page_that_is_written_is_found() {
 
 #[test]
 fn frames_that_are_reused_under_their_sharers_are_found() {
-    fails_with_regions(Break::ReuseWithSharer, &[FailureKind::Contents]);
+    // A frame with two owners is freed twice at last. That is seen first if the run ends with it: by an
+    // assertion of the service, or in the tables that were allocated in such a frame.
+    use FailureKind::{Contents, Missing, Panic, Service};
+    fails_with_regions(Break::ReuseWithSharer, &[Contents, Panic, Missing, Service]);
 }
 
 #[test]

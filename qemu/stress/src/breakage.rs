@@ -161,23 +161,11 @@ impl Break {
         }
     }
 
-    /// Can it make a CPU wait for another in vain, which the run has to notice soon?
+    /// Can it make a CPU wait for another in vain, which the run has to notice soon? Other faults have waiters
+    /// with more patience: on a busy host a thread that plays a CPU may get no time for half a second.
     #[cfg(feature = "sim")]
     pub(crate) const fn stops_cpus(self) -> bool {
-        match self {
-            // Each change takes a millisecond longer; that must not count as a wait in vain.
-            Break::Announce | Break::FaultAfterUnmap | Break::MremapFlushLate => false,
-            // CPUs are told of less, and wait for nobody longer. An operation on regions takes many waits.
-            Break::CowWithoutFlush
-            | Break::ZeroPageWritable
-            | Break::ReuseWithSharer
-            | Break::ForkWithoutFlush
-            | Break::DontNeedWithoutFlush
-            | Break::MprotectWithoutFlush
-            | Break::MigrateWithoutFlush
-            | Break::LostDirtyBit => false,
-            _ => true,
-        }
+        matches!(self, Break::Flag | Break::Poll | Break::Unreported | Break::GiveUp | Break::Serial)
     }
 
     /// Breaks what is broken by a fault inside `service`. [`Break::Distance`] is not: the service

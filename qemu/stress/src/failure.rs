@@ -240,6 +240,13 @@ pub enum Failure {
         /// Its error.
         error: Text,
     },
+    /// A CPU panicked: an assertion of the service failed, most likely.
+    Panicked {
+        /// The CPU.
+        cpu: CpuId,
+        /// The panic's message.
+        message: Text,
+    },
 }
 
 /// The kind of a [`Failure`], for whoever expects one.
@@ -261,6 +268,8 @@ pub enum FailureKind {
     Heap,
     /// The service returned an error or contradicts itself.
     Service,
+    /// A CPU panicked.
+    Panic,
 }
 
 impl Failure {
@@ -289,6 +298,7 @@ impl Failure {
             | Failure::Unreported { .. }
             | Failure::Refused { .. }
             | Failure::Inconsistent { .. } => FailureKind::Service,
+            Failure::Panicked { .. } => FailureKind::Panic,
         }
     }
 
@@ -407,6 +417,7 @@ impl fmt::Display for Failure {
             Failure::Unreported { cpu } => write!(f, "nobody was told that {cpu} does not answer"),
             Failure::Refused { operation, error, .. } => write!(f, "{operation} refused: {error}"),
             Failure::Inconsistent { part, error } => write!(f, "{part} inconsistent: {error}"),
+            Failure::Panicked { message, .. } => write!(f, "panic: {message}"),
         }
     }
 }
@@ -440,7 +451,8 @@ impl fmt::Display for Place<'_> {
             | Failure::HeldUp { cpu, .. }
             | Failure::WaitedInVain { cpu, .. }
             | Failure::Unreported { cpu }
-            | Failure::Refused { cpu, .. } => write!(f, "{cpu}"),
+            | Failure::Refused { cpu, .. }
+            | Failure::Panicked { cpu, .. } => write!(f, "{cpu}"),
             Failure::Inconsistent { part, .. } => f.write_str(part),
         }
     }

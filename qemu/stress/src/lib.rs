@@ -9,7 +9,7 @@
 //! 1. make a [`Truth`] of the machine as it is, then (for `--break distance`) distort the tables,
 //! 2. boot the service, make a [`Run`],
 //! 3. drive [`participate`] on every CPU,
-//! 4. look at [`Run::failures`], and report [`Record::End`].
+//! 4. [`Run::conclude`], look at [`Run::failures`], and report [`Record::End`].
 #![no_std]
 
 extern crate alloc;

@@ -5,10 +5,10 @@ use topomem::{CpuId, CpuPin};
 use crate::Text;
 use crate::account::{self, Account};
 use crate::worker::Worker;
-use crate::{Course, Failure, Record, Rig, Run};
+use crate::{Course, Failure, Rig, Run};
 
-/// One CPU's part of `run`: to be driven on every CPU of the rig. When it is ready, the run is
-/// over, and the boot CPU's has reported the summary and the failures.
+/// One CPU's part of `run`: to be driven on every CPU of the rig. When all are ready, the run is
+/// over: [`Run::conclude`] reports it.
 ///
 /// # Safety
 ///
@@ -76,11 +76,8 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
         settle(run, &worker).await;
     }
     run.barrier.wait(&run.rig).await;
-    if cpu == CpuId::BOOT {
-        if !run.has_failed() {
-            account::check(run).await;
-        }
-        conclude(run);
+    if cpu == CpuId::BOOT && !run.has_failed() {
+        account::check(run).await;
     }
     run.barrier.wait(&run.rig).await;
 }
@@ -100,15 +97,4 @@ async fn settle<R: Rig>(run: &Run<R>, worker: &Worker<'_, R>) {
         run.rig.rest(1).await;
     }
     account::drain(service, &worker.pin);
-}
-
-/// The summary of each node and CPU, and what went wrong.
-fn conclude<R: Rig>(run: &Run<R>) {
-    let rig = &run.rig;
-    rig.report(Record::Progress(run.progress()));
-    crate::summary::nodes(run, |summary| rig.report(Record::Node(summary)));
-    crate::summary::cpus(run, |summary| rig.report(Record::Cpu(summary)));
-    for failure in &run.failures() {
-        rig.report(Record::Failure(failure));
-    }
 }

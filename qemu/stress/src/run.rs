@@ -24,7 +24,7 @@ use crate::rendezvous::Rendezvous;
 use crate::rig::Window;
 use crate::scenario::{Course, Limit, Scenario};
 use crate::shared_space::SharedSpace;
-use crate::{Failure, FailureLog, Progress, Rig};
+use crate::{Failure, FailureLog, Progress, Record, Rig, summary};
 
 /// What to run.
 #[derive(Debug, Clone, Copy)]
@@ -197,6 +197,17 @@ impl<R: Rig> Run<R> {
     /// What went wrong so far, first things first.
     pub fn failures(&self) -> ArrayVec<Failure, KEPT> {
         self.failures.failures()
+    }
+
+    /// Reports the summary of each node and CPU, and what went wrong. To be called once, when each
+    /// CPU's [`participate`](crate::participate) has ended.
+    pub fn conclude(&self) {
+        self.rig.report(Record::Progress(self.progress()));
+        summary::nodes(self, |summary| self.rig.report(Record::Node(summary)));
+        summary::cpus(self, |summary| self.rig.report(Record::Cpu(summary)));
+        for failure in &self.failures() {
+            self.rig.report(Record::Failure(failure));
+        }
     }
 
     /// Sums over all CPUs.

@@ -1,9 +1,12 @@
 //! The scenario on the simulated machine, for whoever has no QEMU and for host tests.
 
+use core::any::Any;
 use core::fmt;
 use core::future::Future;
+use core::panic::AssertUnwindSafe;
 use core::time::Duration;
-use std::string::ToString;
+use std::panic::catch_unwind;
+use std::string::{String, ToString};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::vec::Vec;
 
@@ -14,8 +17,8 @@ use topomem::{CpuId, Lazy, NodeId, PageRange, PageSize, VirtAddr};
 
 use crate::oracle::NodeFrames;
 use crate::{
-    Break, Failure, Limit, NothingToDistort, Progress, Record, Rig, Run, Scenario, SetupError, Truth, Window,
-    distort_distances, participate,
+    Break, Failure, Limit, NothingToDistort, Progress, Record, Rig, Run, Scenario, SetupError, Text, Truth,
+    Window, distort_distances, participate,
 };
 
 /// Three entries of the root, far from where programs are.
@@ -149,10 +152,18 @@ fn drive(
         // SAFETY: the future is driven here, by the thread that plays the CPU, which is online;
         // nothing else runs on it.
         let future = unsafe { participate(&run, pin.cpu()) };
-        sim.block_on(future, || {
-            service.tend(pin);
+        let part = AssertUnwindSafe(|| {
+            sim.block_on(future, || {
+                service.tend(pin);
+            });
         });
+        if let Err(panic) = catch_unwind(part) {
+            run.fail(Failure::Panicked { cpu: pin.cpu(), message: message_of(&*panic) });
+            // The others must not wait for this CPU, which takes interrupts only from now on.
+            run.barrier.abandon();
+        }
     });
+    sim.on(CpuId::BOOT, |_| run.conclude());
     let failures = run.failures().to_vec();
     let progress = run.progress();
     run.rig().report(Record::End { ok: failures.is_empty() });
@@ -163,6 +174,13 @@ fn drive(
         core::mem::forget(run);
     }
     Ok(Report { failures, progress })
+}
+
+/// What a panic says.
+fn message_of(panic: &(dyn Any + Send)) -> Text {
+    let literal = panic.downcast_ref::<&str>().copied();
+    let formatted = || panic.downcast_ref::<String>().map(String::as_str);
+    Text::display(&literal.or_else(formatted).unwrap_or("a panic without a message"))
 }
 
 fn boot(sim: &'static Sim, fault: Option<Break>) -> Result<&'static SimService, RunError> {
@@ -330,6 +348,14 @@ mod tests {
             service.heap().unwrap().heap().alloc(layout).unwrap();
         });
         assert!(matches!(failures[..], [Failure::LostObjects { before, after }] if after == before + 1));
+    }
+
+    /// The other CPU must not wait for the boot CPU for ever.
+    #[test]
+    fn a_panic_ends_the_run() {
+        let failures = failures_after(|_, _| panic!("on request"));
+        let message = Text::display(&"on request");
+        assert_eq!(failures, [Failure::Panicked { cpu: CpuId::BOOT, message }]);
     }
 
     #[test]

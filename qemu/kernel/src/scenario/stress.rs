@@ -50,6 +50,7 @@ pub async fn run(scenario: &'static Scenario, fault: Option<Break>, request: &Re
     for participant in participants {
         participant.await;
     }
+    run.conclude();
     if run.failures().is_empty() { Outcome::Success } else { Outcome::Failures }
 }
 
