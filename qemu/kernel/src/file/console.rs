@@ -65,10 +65,10 @@ impl Console {
         }
     }
 
-    /// Was exactly `text` written?
-    pub fn holds(&self, text: &str) -> bool {
+    /// Tells whether exactly `bytes` were written.
+    pub fn holds(&self, bytes: &[u8]) -> bool {
         let written = self.written.lock();
-        !written.is_cut && written.bytes == text.as_bytes()
+        !written.is_cut && written.bytes == bytes
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{log, record};
 
 mod cases;
 
-use cases::{ATTACKS, Case, PROGRAMS};
+use cases::{ATTACKS, Case, Output, PROGRAMS};
 
 /// CPUs that have come to a meeting, over all meetings.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
@@ -143,7 +143,11 @@ async fn run_case(cpu: CpuId, case: &'static Case) -> Result<(), Problem> {
     let name = case.arguments.first().copied().unwrap_or_default();
     let console = Shared::new(Console::new(name, Records::Logged)).map_err(|_| Problem::OutOfMemory)?;
     program::run(cpu, case.arguments, console.clone(), case.ending).await?;
-    if console.holds(case.output) { Ok(()) } else { Err(Problem::Output) }
+    let output = match case.output {
+        Output::Text(text) => text.as_bytes(),
+        Output::File(name) => file::find(name.as_bytes()).ok_or(Problem::NoFile)?,
+    };
+    if console.holds(output) { Ok(()) } else { Err(Problem::Output) }
 }
 
 /// Cases that run one after another.

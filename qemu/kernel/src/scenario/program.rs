@@ -15,7 +15,7 @@ use crate::process::{self, Children, Ending, Program, Shared, StartError, TaskId
 pub enum Problem {
     /// The loader has put no module into memory.
     NoDisk,
-    /// The RAM disk has no such program.
+    /// The RAM disk has no such program, or not what it must write.
     NoFile,
     /// There is no memory for what belongs to it.
     OutOfMemory,
@@ -35,7 +35,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::NoDisk => f.write_str("no module holds the programs"),
-            Problem::NoFile => f.write_str("the RAM disk has no such program"),
+            Problem::NoFile => f.write_str("the RAM disk lacks a file"),
             Problem::OutOfMemory => f.write_str("out of memory"),
             Problem::Spawn(error) => error.fmt(f),
             Problem::Start(error) => error.fmt(f),

@@ -1,4 +1,4 @@
-//! System calls, by Linux's numbers for x86-64. One that is not here answers `ENOSYS`.
+//! System calls, by Linux's numbers for x86-64. One that is not here answers `ENOSYS`, and is reported in the log.
 
 mod errno;
 mod files;
@@ -13,6 +13,7 @@ mod signals;
 mod system;
 mod threads;
 mod time;
+mod unknown;
 
 pub use errno::Errno;
 
@@ -162,7 +163,10 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_prlimit64 => system::limit(task, a, b, c, d).await,
         linux::__NR_getrusage => processes::usage(task, a, b).await,
         linux::__NR_getrandom => system::random(task, a, b).await,
-        _ => Err(Errno::NO_SYSTEM_CALL),
+        _ => {
+            unknown::report(number);
+            Err(Errno::NO_SYSTEM_CALL)
+        }
     };
     if answer == Err(Errno::INTERRUPTED) && restarts(number, d) {
         task.interrupted_call = Some(number);

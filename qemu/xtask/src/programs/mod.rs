@@ -1,5 +1,7 @@
 //! The programs that the kernel runs in ring 3: built as static Linux programs, and packed into the RAM disk that the
-//! loader puts beside the kernel.
+//! loader puts beside the kernel. One of them was not written for it.
+
+mod foreign;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -18,6 +20,9 @@ const SCENARIO: &str = "processes";
 /// The programs, by name.
 const PROGRAMS: [&str; 6] = ["attacks", "checks", "huge", "placement", "plain", "sharing"];
 
+/// A file's name, and what is in it.
+type File = (&'static str, Vec<u8>);
+
 /// Does `scenario` need them?
 pub(crate) fn are_needed(scenario: &str) -> bool {
     scenario == SCENARIO
@@ -31,11 +36,12 @@ pub(crate) fn build() -> Result<PathBuf, Error> {
     command.args(["--target", TARGET, "--target-dir"]).arg(&folder);
     shell::run(&mut command)?;
     let built = folder.join(TARGET).join("release");
-    let mut files = Vec::new();
+    let mut files: Vec<File> = Vec::new();
     for name in PROGRAMS {
         let path = built.join(name);
         files.push((name, std::fs::read(&path).map_err(Error::file(&path))?));
     }
+    files.extend(foreign::files(&files)?);
     let path = folder.join("programs.cpio");
     let disk = pack(&files, Vec::new()).map_err(Error::file(&path))?;
     std::fs::write(&path, disk).map_err(Error::file(&path))?;
