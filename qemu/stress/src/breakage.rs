@@ -172,7 +172,7 @@ impl Break {
     /// has to boot from [distorted tables](crate::distort_distances). Nor are the leaks: the boot CPU's
     /// worker forgets something at the end.
     #[cfg(feature = "fault-injection")]
-    pub(crate) fn inject<P: topomem::Machine>(self, service: &topomem::MemoryService<P>) {
+    pub fn inject<P: topomem::Machine>(self, service: &topomem::MemoryService<P>) {
         use topomem::{Fault, frames, shootdown};
         let break_space = |fault| service.inject(Some(fault));
         let break_shootdown = |fault| service.shootdown().inject(Some(fault));

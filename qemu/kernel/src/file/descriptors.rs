@@ -13,9 +13,24 @@ const MOST: usize = 256;
 /// The least descriptor where any will do.
 pub const LEAST_FREE: u32 = 0;
 
+/// What becomes of a descriptor when another program takes the place of the process's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExec {
+    /// It stays.
+    Keep,
+    /// It is closed.
+    Close,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    file: Shared<OpenFile>,
+    on_exec: OnExec,
+}
+
 /// The table.
 #[derive(Debug)]
-pub struct Descriptors(Vec<Option<Shared<OpenFile>>>);
+pub struct Descriptors(Vec<Option<Entry>>);
 
 impl Descriptors {
     /// Standard input, output and error, all of them `console`.
@@ -25,9 +40,10 @@ impl Descriptors {
     /// [`OutOfMemory`].
     pub fn standard(console: &Shared<Console>) -> Result<Descriptors, OutOfMemory> {
         let file = Shared::new(OpenFile::new(Content::Console(console.clone()), Mode::ReadWrite))?;
+        let entry = Entry { file, on_exec: OnExec::Keep };
         let mut files = Vec::new();
         files.try_reserve_exact(3).map_err(|_| OutOfMemory)?;
-        files.extend([Some(file.clone()), Some(file.clone()), Some(file)]);
+        files.extend([Some(entry.clone()), Some(entry.clone()), Some(entry)]);
         Ok(Descriptors(files))
     }
 
@@ -43,13 +59,17 @@ impl Descriptors {
         Ok(Descriptors(files))
     }
 
+    fn entry(&self, descriptor: u32) -> Result<&Entry, Errno> {
+        self.0.get(descriptor as usize).and_then(Option::as_ref).ok_or(Errno::BAD_FILE)
+    }
+
     /// The file of `descriptor`.
     ///
     /// # Errors
     ///
     /// [`Errno::BAD_FILE`].
     pub fn get(&self, descriptor: u32) -> Result<Shared<OpenFile>, Errno> {
-        self.0.get(descriptor as usize).and_then(Clone::clone).ok_or(Errno::BAD_FILE)
+        Ok(self.entry(descriptor)?.file.clone())
     }
 
     /// Gives `file` the least free descriptor that is no less than `least`.
@@ -57,48 +77,82 @@ impl Descriptors {
     /// # Errors
     ///
     /// [`Errno::TOO_MANY_FILES`], [`Errno::NO_MEMORY`].
-    pub fn add(&mut self, file: Shared<OpenFile>, least: u32) -> Result<u32, Errno> {
+    pub fn add(&mut self, file: Shared<OpenFile>, least: u32, on_exec: OnExec) -> Result<u32, Errno> {
         let least = least as usize;
         let free = (least..MOST).find(|&number| self.0.get(number).is_none_or(Option::is_none));
         let number = free.ok_or(Errno::TOO_MANY_FILES)?;
-        self.put(number, file)?;
+        self.put(number, Entry { file, on_exec })?;
         Ok(number as u32)
     }
 
-    /// Gives `file` the descriptor `number`, whatever that was.
+    /// Gives `file` the descriptor `number`. Returns the file that this was, to be dropped without the table's
+    /// lock.
     ///
     /// # Errors
     ///
     /// [`Errno::BAD_FILE`] if there can be no such descriptor, [`Errno::NO_MEMORY`].
-    pub fn set(&mut self, number: u32, file: Shared<OpenFile>) -> Result<(), Errno> {
+    pub fn set(
+        &mut self,
+        number: u32,
+        file: Shared<OpenFile>,
+        on_exec: OnExec,
+    ) -> Result<Option<Shared<OpenFile>>, Errno> {
         if number as usize >= MOST {
             return Err(Errno::BAD_FILE);
         }
-        self.put(number as usize, file)
+        self.put(number as usize, Entry { file, on_exec })
     }
 
-    fn put(&mut self, number: usize, file: Shared<OpenFile>) -> Result<(), Errno> {
+    fn put(&mut self, number: usize, entry: Entry) -> Result<Option<Shared<OpenFile>>, Errno> {
         if number >= self.0.len() {
             let more = number + 1 - self.0.len();
             self.0.try_reserve(more).map_err(|_| Errno::NO_MEMORY)?;
             self.0.resize(number + 1, None);
         }
-        self.0[number] = Some(file);
-        Ok(())
+        Ok(self.0[number].replace(entry).map(|former| former.file))
     }
 
-    /// Closes `descriptor`.
+    /// Says what becomes of `descriptor` with another program.
     ///
     /// # Errors
     ///
     /// [`Errno::BAD_FILE`].
-    pub fn close(&mut self, descriptor: u32) -> Result<(), Errno> {
-        let file = self.0.get_mut(descriptor as usize).and_then(Option::take);
-        file.map(drop).ok_or(Errno::BAD_FILE)
+    pub fn set_on_exec(&mut self, descriptor: u32, on_exec: OnExec) -> Result<(), Errno> {
+        let entry = self.0.get_mut(descriptor as usize).and_then(Option::as_mut).ok_or(Errno::BAD_FILE)?;
+        entry.on_exec = on_exec;
+        Ok(())
     }
 
-    /// Closes all.
-    pub fn close_all(&mut self) {
-        self.0 = Vec::new();
+    /// Returns what becomes of `descriptor` with another program.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::BAD_FILE`].
+    pub fn on_exec(&self, descriptor: u32) -> Result<OnExec, Errno> {
+        Ok(self.entry(descriptor)?.on_exec)
+    }
+
+    /// Closes `descriptor`. Returns its file, to be dropped without the table's lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::BAD_FILE`].
+    pub fn close(&mut self, descriptor: u32) -> Result<Shared<OpenFile>, Errno> {
+        let entry = self.0.get_mut(descriptor as usize).and_then(Option::take);
+        entry.map(|entry| entry.file).ok_or(Errno::BAD_FILE)
+    }
+
+    /// Closes what another program does not get, one by one: returns a file, to be dropped without the table's
+    /// lock, until there is none.
+    pub fn close_for_exec(&mut self) -> Option<Shared<OpenFile>> {
+        let closes =
+            |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.on_exec == OnExec::Close);
+        let entry = self.0.iter_mut().find(|entry| closes(entry))?;
+        entry.take().map(|entry| entry.file)
+    }
+
+    /// Closes all. Returns what was open, to be dropped without the table's lock.
+    pub fn close_all(&mut self) -> Descriptors {
+        Descriptors(core::mem::take(&mut self.0))
     }
 }

@@ -11,7 +11,7 @@ use spin::Once;
 use spin::mutex::SpinMutex;
 use topomem::CpuId;
 use topomem::object::{MemoryObject, ObjectId, Pager, PagerError, PagerQueue};
-use topomem_exec::Archive;
+use topomem_exec::{Archive, File};
 
 use crate::executor::{SpawnError, sleep, spawn_on};
 use crate::log;
@@ -52,9 +52,9 @@ pub fn set_ram_disk(bytes: &'static [u8], cpu: CpuId) -> Result<(), SpawnError> 
     Ok(())
 }
 
-/// Returns the content of the disk's file at `path`.
-pub fn find(path: &[u8]) -> Option<&'static [u8]> {
-    Some(Archive::new(DISK.get()?).find(path)?.content)
+/// Returns the disk's file at `path`.
+pub fn find(path: &[u8]) -> Option<File<'static>> {
+    Archive::new(DISK.get()?).find(path)
 }
 
 /// Returns the disk's file at `path`, to be read and mapped.
@@ -64,7 +64,7 @@ pub fn find(path: &[u8]) -> Option<&'static [u8]> {
 /// [`Errno::NO_ENTRY`], [`Errno::NO_MEMORY`].
 pub fn open_disk_file(path: &[u8]) -> Result<MemoryObject<Kernel>, Errno> {
     let disk = DISK.get().ok_or(Errno::NO_ENTRY)?;
-    let content = find(path).ok_or(Errno::NO_ENTRY)?;
+    let content = find(path).ok_or(Errno::NO_ENTRY)?.content;
     // A file is known by where it begins.
     let key = (content.as_ptr().addr() - disk.as_ptr().addr()) as u64;
     let mut opened = OPENED.lock();

@@ -1,4 +1,5 @@
-//! What programs open: the console, files of the RAM disk, and files in memory, with names or without.
+//! What programs open: the console, files of the RAM disk, files in memory, with names or without, pipes, and what
+//! the kernel tells.
 
 mod console;
 mod descriptors;
@@ -6,10 +7,14 @@ mod disk;
 mod memory_file;
 mod named;
 mod open;
+mod pipe;
+mod proc;
 
 pub use console::{Console, Records};
-pub use descriptors::{Descriptors, LEAST_FREE};
+pub use descriptors::{Descriptors, LEAST_FREE, OnExec};
 pub use disk::{are_disk_files_used, find, forget_disk_files, is_disk_file, open_disk_file, set_ram_disk};
 pub use memory_file::MemoryFile;
 pub use named::{Creation, open_named, remove_named};
 pub use open::{Content, Mode, OpenFile, Whence};
+pub use pipe::{Patience, pipe, pipes_changed};
+pub use proc::{OWN_PROGRAM, content};

@@ -1,8 +1,14 @@
 //! An open file: what is in it, and where the next access is.
 
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use spin::mutex::SpinMutex;
 use topomem::object::MemoryObject;
 
+use super::pipe::{Patience, PipeReader, PipeWriter};
 use super::{Console, MemoryFile};
 use crate::memory::platform::Kernel;
 use crate::per_cpu::Polling;
@@ -18,6 +24,25 @@ pub enum Content {
     Disk(MemoryObject<Kernel>),
     /// A file in memory.
     Memory(Shared<MemoryFile>),
+    /// Nothing, which may be written to.
+    Null,
+    /// What the kernel has told.
+    Text(Vec<u8>),
+    /// The end of a pipe that is read.
+    PipeReader(PipeReader),
+    /// The end of a pipe that is written.
+    PipeWriter(PipeWriter),
+}
+
+/// What can be done with a file without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness {
+    /// It can be read.
+    pub reads: bool,
+    /// It can be written.
+    pub writes: bool,
+    /// Its other end is gone.
+    pub hung_up: bool,
 }
 
 /// What a file is opened for.
@@ -62,18 +87,55 @@ pub struct OpenFile {
     /// What it was opened for.
     pub mode: Mode,
     offset: SpinMutex<u64, Polling>,
+    /// Does what would have to wait for another program fail?
+    is_impatient: AtomicBool,
 }
 
 impl OpenFile {
     /// A file open at its start.
     pub const fn new(content: Content, mode: Mode) -> OpenFile {
-        OpenFile { content, mode, offset: SpinMutex::new(0) }
+        OpenFile { content, mode, offset: SpinMutex::new(0), is_impatient: AtomicBool::new(false) }
+    }
+
+    /// Says whether what would have to wait for another program waits.
+    pub fn set_patience(&self, patience: Patience) {
+        // Relaxed here and below: nothing else depends on it.
+        self.is_impatient.store(patience == Patience::Fail, Ordering::Relaxed);
+    }
+
+    /// Returns whether what would have to wait for another program waits.
+    pub fn patience(&self) -> Patience {
+        if self.is_impatient.load(Ordering::Relaxed) { Patience::Fail } else { Patience::Wait }
+    }
+
+    /// Tells whether a program may have to wait for another one here.
+    pub fn is_pipe(&self) -> bool {
+        matches!(self.content, Content::PipeReader(_) | Content::PipeWriter(_))
+    }
+
+    /// Returns what can be done with it without waiting.
+    pub fn readiness(&self) -> Readiness {
+        match &self.content {
+            Content::PipeReader(end) => {
+                let (reads, hung_up) = end.look();
+                Readiness { reads, writes: false, hung_up }
+            }
+            Content::PipeWriter(end) => {
+                let (writes, hung_up) = end.look();
+                Readiness { reads: false, writes, hung_up }
+            }
+            _ => Readiness { reads: true, writes: true, hung_up: false },
+        }
     }
 
     /// Returns what mappings show; `None` for what cannot be mapped.
     pub fn object(&self) -> Option<&MemoryObject<Kernel>> {
         match &self.content {
-            Content::Console(_) => None,
+            Content::Console(_)
+            | Content::Null
+            | Content::Text(_)
+            | Content::PipeReader(_)
+            | Content::PipeWriter(_) => None,
             Content::Disk(object) => Some(object),
             Content::Memory(file) => Some(file.object()),
         }
@@ -81,7 +143,10 @@ impl OpenFile {
 
     /// Returns how many bytes it has; `None` for what has no such number.
     pub fn size(&self) -> Option<u64> {
-        self.object().map(MemoryObject::size)
+        match &self.content {
+            Content::Text(text) => Some(text.len() as u64),
+            _ => self.object().map(MemoryObject::size),
+        }
     }
 
     /// Moves the file's own offset by `bytes`, up to `end`. Returns where it was.
@@ -99,13 +164,28 @@ impl OpenFile {
     /// # Errors
     ///
     /// [`Errno::SEEK`] for an offset in what has none, [`Errno::BAD_FILE`] if it is not open to be read,
-    /// [`Errno::NO_MEMORY`], [`Errno::INPUT_OUTPUT`].
+    /// [`Errno::AGAIN`] if it would have to wait and must not, [`Errno::NO_MEMORY`], [`Errno::INPUT_OUTPUT`].
     pub async fn read(&self, offset: Option<u64>, to: &mut [u8]) -> Result<usize, Errno> {
         if !self.mode.reads() {
             return Err(Errno::BAD_FILE);
         }
-        let Some(object) = self.object() else {
-            return if offset.is_some() { Err(Errno::SEEK) } else { Ok(0) };
+        let object = match &self.content {
+            Content::Text(text) => {
+                let at = offset.unwrap_or_else(|| self.claim(to.len(), text.len() as u64));
+                let rest = usize::try_from(at).ok().and_then(|at| text.get(at..)).unwrap_or_default();
+                let count = rest.len().min(to.len());
+                to[..count].copy_from_slice(&rest[..count]);
+                return Ok(count);
+            }
+            Content::Null => return Ok(0),
+            Content::Console(_) | Content::PipeReader(_) | Content::PipeWriter(_) if offset.is_some() => {
+                return Err(Errno::SEEK);
+            }
+            Content::Console(_) => return Ok(0),
+            Content::PipeReader(end) => return end.read(to, self.patience()).await,
+            Content::PipeWriter(_) => return Err(Errno::BAD_FILE),
+            Content::Disk(object) => object,
+            Content::Memory(file) => file.object(),
         };
         let at = offset.unwrap_or_else(|| self.claim(to.len(), object.size()));
         let mut done = 0;
@@ -122,18 +202,21 @@ impl OpenFile {
     ///
     /// # Errors
     ///
-    /// [`Errno::SEEK`], [`Errno::BAD_FILE`] if it is not open to be written, and as [`MemoryFile::write`].
+    /// [`Errno::SEEK`], [`Errno::BAD_FILE`] if it is not open to be written, and as [`MemoryFile::write`] and
+    /// [`PipeWriter::write`].
     pub async fn write(&self, offset: Option<u64>, from: &[u8]) -> Result<(), Errno> {
         if !self.mode.writes() {
             return Err(Errno::BAD_FILE);
         }
         match (&self.content, offset) {
-            (Content::Console(_), Some(_)) => Err(Errno::SEEK),
+            (Content::Console(_) | Content::PipeWriter(_), Some(_)) => Err(Errno::SEEK),
+            (Content::PipeWriter(end), None) => end.write(from, self.patience()).await,
             (Content::Console(console), None) => {
                 console.write(from);
                 Ok(())
             }
-            (Content::Disk(_), _) => Err(Errno::BAD_FILE),
+            (Content::Null, _) => Ok(()),
+            (Content::Disk(_) | Content::Text(_) | Content::PipeReader(_), _) => Err(Errno::BAD_FILE),
             (Content::Memory(file), offset) => {
                 let at = offset.unwrap_or_else(|| self.claim(from.len(), u64::MAX));
                 file.write(at, from).await

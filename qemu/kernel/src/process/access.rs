@@ -111,8 +111,8 @@ impl Memory {
 }
 
 impl Task {
-    /// The process's memory.
+    /// The thread's memory.
     pub fn memory(&self) -> &Memory {
-        &self.thread.process.memory
+        &self.thread.memory
     }
 }

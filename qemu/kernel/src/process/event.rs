@@ -4,11 +4,13 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 use core::fmt;
-use core::pin::Pin;
+use core::pin::{Pin, pin};
 use core::task::{Context, Poll, Waker};
+use core::time::Duration;
 
 use spin::mutex::SpinMutex;
 
+use crate::executor::sleep;
 use crate::per_cpu::Polling;
 
 /// Tasks that wait for something that other tasks do. Handlers do not use it.
@@ -70,4 +72,20 @@ impl<T, L: FnMut() -> Option<T> + Unpin> Future for Wait<'_, L> {
             None => Poll::Pending,
         }
     }
+}
+
+/// Awaits `future`, but no longer than `time`. Returns `None` after that.
+pub async fn with_limit<F: Future>(future: F, time: Option<Duration>) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut limit = pin!(time.map(sleep));
+    core::future::poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        match limit.as_mut().as_pin_mut() {
+            Some(limit) => limit.poll(context).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }

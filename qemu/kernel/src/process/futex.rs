@@ -3,7 +3,7 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::pin::{Pin, pin};
+use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
@@ -12,19 +12,20 @@ use spin::mutex::SpinMutex;
 use topomem::object::ObjectId;
 use topomem::region::FaultAccess;
 
-use super::{Interrupted, Process, Shared, Task, TaskId};
+use super::event::with_limit;
+use super::memory::SpaceKey;
+use super::{Interrupted, Memory, Shared, Task};
 use crate::arch::user::{self, UserFault};
-use crate::executor::sleep;
 use crate::per_cpu::Polling;
 use crate::syscall::Errno;
 
 /// What a futex is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FutexKey {
-    /// A word that its process alone has, by its address there.
+    /// A word that its address space alone has, by its address there.
     Own {
-        /// The process.
-        process: TaskId,
+        /// The address space.
+        space: SpaceKey,
         /// The word's address.
         address: u64,
     },
@@ -38,11 +39,11 @@ pub enum FutexKey {
 }
 
 impl FutexKey {
-    /// Returns what the word at `address` of `process` is known by, wherever it lies.
-    pub fn of(process: &Process, address: u64) -> FutexKey {
-        match process.memory.shared_byte(address) {
+    /// Returns what the word at `address` of `memory` is known by, wherever it lies.
+    pub fn of(memory: &Memory, address: u64) -> FutexKey {
+        match memory.shared_byte(address) {
             Some((object, offset)) => FutexKey::Shared { object, offset },
-            None => FutexKey::Own { process: process.id, address },
+            None => FutexKey::Own { space: memory.key(), address },
         }
     }
 }
@@ -163,20 +164,4 @@ impl Task {
             Err(Interrupted) => Err(Errno::INTERRUPTED),
         }
     }
-}
-
-/// Awaits `future`, but no longer than `time`.
-async fn with_limit<F: Future>(future: F, time: Option<Duration>) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut limit = pin!(time.map(sleep));
-    core::future::poll_fn(|context| {
-        if let Poll::Ready(output) = future.as_mut().poll(context) {
-            return Poll::Ready(Some(output));
-        }
-        match limit.as_mut().as_pin_mut() {
-            Some(limit) => limit.poll(context).map(|()| None),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }

@@ -8,6 +8,7 @@ use topomem::region::{
 use topomem::{Access, AddressSpace, Unmapping, VirtAddr, WakersDue};
 use topomem_exec::Bounds;
 use x86_64::registers::control::Cr3;
+use x86_64::structures::paging::PhysFrame;
 
 use crate::arch::random::random;
 use crate::arch::user::USER_END;
@@ -41,7 +42,13 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Memory {
     pub(super) space: AddressSpace<Kernel>,
+    /// The program that was loaded into it, by its path in the RAM disk.
+    program: &'static [u8],
 }
+
+/// Which address space a memory is, as long as it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceKey(PhysFrame);
 
 /// A change of mappings that other CPUs have not all heard of yet; `None` if they have.
 pub type Announced<'m> = Option<Unmapping<'m, Kernel>>;
@@ -62,14 +69,24 @@ pub(super) fn user_address(address: u64) -> Option<VirtAddr> {
 }
 
 impl Memory {
-    /// An empty address space.
+    /// An empty address space, for the program at this path of the RAM disk.
     ///
     /// # Errors
     ///
     /// [`Errno::NO_MEMORY`].
-    pub fn new() -> Result<Memory, Errno> {
+    pub fn new(program: &'static [u8]) -> Result<Memory, Errno> {
         let space = SERVICE.create_randomized_space(&pin(), random()).map_err(|_| Errno::NO_MEMORY)?;
-        Ok(Memory { space })
+        Ok(Memory { space, program })
+    }
+
+    /// Returns the path of the program that was loaded into it, without a slash at the start.
+    pub fn program(&self) -> &'static [u8] {
+        self.program
+    }
+
+    /// Returns what no other address space has at the same time.
+    pub fn key(&self) -> SpaceKey {
+        SpaceKey(self.space.root())
     }
 
     /// Has the executing CPU translate through this space, if it does not already.
@@ -102,11 +119,12 @@ impl Memory {
     ///
     /// [`Errno::NO_MEMORY`].
     pub fn fork(&self) -> Result<Memory, Errno> {
-        Ok(Memory { space: self.space.fork(&pin()).map_err(|_| Errno::NO_MEMORY)? })
+        let space = self.space.fork(&pin()).map_err(|_| Errno::NO_MEMORY)?;
+        Ok(Memory { space, program: self.program })
     }
 
     /// Returns the address space.
-    pub(super) fn space(&self) -> &AddressSpace<Kernel> {
+    pub fn space(&self) -> &AddressSpace<Kernel> {
         &self.space
     }
 

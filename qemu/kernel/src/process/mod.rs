@@ -10,24 +10,28 @@ mod event;
 mod exec;
 mod fork;
 mod futex;
+mod load;
 mod mapping;
 mod memory;
 mod placement;
 mod shared;
 mod signal;
+mod start;
 mod table;
 mod task;
 mod thread;
 
 pub use delivery::Cause;
-pub use event::Event;
-pub use exec::{Program, STACK, StartError, start};
-pub use fork::{ChildWords, fork};
+pub use event::{Event, with_limit};
+pub use exec::exec;
+pub use fork::{Birth, ChildMemory, fork};
 pub use futex::{FutexKey, requeue, wake};
+pub use load::STACK;
 pub use mapping::WriteBack;
 pub use memory::{Announced, Memory, Refusal, fixed, leave_spaces};
 pub use shared::{OutOfMemory, Shared, boxed};
 pub use signal::{Action, ActionTable, AlternateStack, Signal, SignalSet};
+pub use start::{Program, StartError, start};
 pub use table::{Children, Ended, find, take_ended, wait_for_child};
 pub use task::{Task, run};
 pub use thread::{Interrupted, Thread};
@@ -112,8 +116,6 @@ pub struct Process {
     pub id: TaskId,
     /// The process that started it.
     pub parent: TaskId,
-    /// Its memory.
-    pub memory: Memory,
     /// Its open files.
     pub files: SpinMutex<Descriptors, Polling>,
     /// What it does about signals.
@@ -122,7 +124,13 @@ pub struct Process {
     threads: SpinMutex<Vec<Shared<Thread>>, Polling>,
     /// Does it end, and how? Written once.
     ending: AtomicU32,
+    /// The thread that has another program take the place of this one, by its number: all others end. 0 if
+    /// there is none.
+    replaced_by: AtomicU32,
 }
+
+/// A thread of a process whose program is replaced has ended.
+static THREAD_ENDED: Event = Event::new();
 
 impl Process {
     /// Has the process end; the first caller says how.
@@ -147,6 +155,38 @@ impl Process {
         if let Some(thread) = takes.or(threads.first()) {
             thread.send(signal);
         }
+    }
+
+    /// Has all threads but `survivor` end, since another program takes the place of this one, and waits until
+    /// they have.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`] if this thread must end itself.
+    async fn end_others(&self, survivor: &Thread) -> Result<(), Interrupted> {
+        // SeqCst: as in `end`.
+        let first = self.replaced_by.compare_exchange(0, survivor.id.0, Ordering::SeqCst, Ordering::SeqCst);
+        first.map_err(|_| Interrupted)?;
+        let others = || self.threads.lock().iter().filter(|thread| thread.id != survivor.id).count();
+        self.threads.lock().iter().for_each(|thread| thread.interrupt());
+        survivor.wait_despite_signals(THREAD_ENDED.wait(|| (others() == 0).then_some(()))).await
+    }
+
+    /// Has `thread` be the only thread, in place of `former`.
+    fn replace(&self, former: &Thread, thread: &Shared<Thread>) {
+        let mut threads = self.threads.lock();
+        for listed in threads.iter_mut().filter(|listed| listed.id == former.id) {
+            *listed = thread.clone();
+        }
+        // Under the lock, which those hold who send signals.
+        thread.inherit_signals(former);
+        self.replaced_by.store(0, Ordering::SeqCst);
+    }
+
+    /// Must the thread of this number end?
+    pub fn ends(&self, thread: TaskId) -> bool {
+        let replaced_by = self.replaced_by.load(Ordering::SeqCst);
+        self.is_ending() || replaced_by != 0 && replaced_by != thread.0
     }
 
     /// Does it end?
@@ -174,10 +214,14 @@ impl Process {
             threads.is_empty()
         };
         if !is_last {
+            if self.replaced_by.load(Ordering::SeqCst) != 0 {
+                THREAD_ENDED.notify();
+            }
             return None;
         }
         self.end(Ending::Exited(code));
-        self.files.lock().close_all();
+        let closed = self.files.lock().close_all();
+        drop(closed);
         Some(Ending::from_status(self.ending.load(Ordering::SeqCst) & !ENDS))
     }
 

@@ -26,6 +26,7 @@ signals! {
     FPE = 8,
     KILL = 9,
     SEGV = 11,
+    PIPE = 13,
     CHLD = 17,
     CONT = 18,
     STOP = 19,
@@ -197,6 +198,13 @@ impl ActionTable {
     /// Has `action` done about `signal`.
     pub fn set(&mut self, signal: Signal, action: Action) {
         self.0[usize::from(signal.0 - 1)] = action;
+    }
+
+    /// Forgets all handlers, which another program would not have: what is usual is done instead.
+    pub fn forget_handlers(&mut self) {
+        for action in self.0.iter_mut().filter(|action| action.handling() == Handling::Call) {
+            *action = Action::DEFAULT;
+        }
     }
 
     /// What to do about a `signal` that has come; an action that is for once only is the usual one then.

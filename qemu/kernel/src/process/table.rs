@@ -67,9 +67,10 @@ pub(super) async fn end(thread: Shared<Thread>, ending: Ending) {
     // Nobody finds it any more, so the thread is its owner.
     let listed = replace_state(id, State::Ending);
     drop(listed);
-    let process = thread.into_inner().and_then(|thread| thread.process.into_inner());
-    // If another task has it at this moment, the last owner leaves its memory to the service task.
-    if let Some(Process { memory, .. }) = process {
+    let memory = thread.into_inner().map(|Thread { memory, .. }| memory);
+    // If the memory is borrowed, its owner gives it back. If another task has the thread at this moment, the last
+    // owner leaves its memory to the service task.
+    if let Some(memory) = memory.and_then(Shared::into_inner) {
         memory.close().await;
     }
     ended(id, parent, ending);

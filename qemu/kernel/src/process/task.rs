@@ -5,6 +5,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 
 use super::delivery::Cause;
+use super::fork::Loan;
 use super::{AlternateStack, FutexKey, Shared, SignalSet, Thread, futex, table};
 use crate::arch::user::{Exit, UserState};
 use crate::executor::{Reserved, Slice, reserve, yield_now};
@@ -26,6 +27,8 @@ pub struct Task {
     pub saved_mask: Option<SignalSet>,
     /// The number of the system call that a signal has just interrupted, if it may be made again.
     pub interrupted_call: Option<u32>,
+    /// The memory of the parent that the thread runs in; the parent waits until this goes.
+    pub loan: Option<Loan>,
 }
 
 impl Task {
@@ -38,6 +41,7 @@ impl Task {
             cleared_at_end: 0,
             saved_mask: None,
             interrupted_call: None,
+            loan: None,
         }
     }
 
@@ -53,10 +57,10 @@ impl Task {
                 // The signal that it waited for had no handler.
                 self.thread.set_blocked(mask);
             }
-            if self.thread.process.is_ending() {
+            if self.thread.must_end() {
                 return Flow::End(0);
             }
-            self.thread.process.memory.activate();
+            self.thread.memory.activate();
             let thread = &self.thread;
             // SAFETY: the process's space is active; the registers are boxed, and unloaded before they move to
             // another CPU or go.
@@ -98,18 +102,20 @@ impl Task {
     async fn end(mut self, code: u8) {
         self.state.unload();
         let process = &self.thread.process;
-        if self.cleared_at_end != 0 && !process.is_ending() && process.thread_count() > 1 {
+        let memory = &self.thread.memory;
+        if self.cleared_at_end != 0 && !self.thread.must_end() && process.thread_count() > 1 {
             // A thread that has unmapped the word has nobody wait for it.
-            if process.memory.write(self.cleared_at_end, &[0; 4]).await.is_ok() {
-                futex::wake(FutexKey::of(process, self.cleared_at_end), 1, u32::MAX);
+            if memory.write(self.cleared_at_end, &[0; 4]).await.is_ok() {
+                futex::wake(FutexKey::of(memory, self.cleared_at_end), 1, u32::MAX);
             }
         }
-        if process.is_ending() || process.thread_count() == 1 {
+        if self.thread.must_end() || process.thread_count() == 1 {
             // Before the last thread gives it back.
-            process.memory.leave();
+            memory.leave();
         }
         let last = process.remove(&self.thread, code);
-        let Task { thread, .. } = self;
+        let Task { thread, loan, .. } = self;
+        drop(loan);
         if let Some(ending) = last {
             table::end(thread, ending).await;
         }

@@ -7,7 +7,7 @@ use core::task::{Poll, Waker};
 use spin::mutex::SpinMutex;
 use topomem::CpuId;
 
-use super::{Process, Shared, Signal, SignalSet, TaskId};
+use super::{Memory, Process, Shared, Signal, SignalSet, TaskId};
 use crate::arch::vector;
 use crate::per_cpu::{self, Polling};
 use crate::smp::ipi;
@@ -23,6 +23,8 @@ pub struct Thread {
     pub id: TaskId,
     /// What it is part of.
     pub process: Shared<Process>,
+    /// The memory that it runs in: its process's, which all threads of that have. A child may borrow it.
+    pub memory: Shared<Memory>,
     /// The CPU that it runs on, by its index.
     cpu: AtomicU32,
     /// The signals that it puts off; written by itself alone.
@@ -34,11 +36,18 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// A thread of `process`, to run on `cpu`.
-    pub fn new(id: TaskId, process: Shared<Process>, cpu: CpuId, blocked: SignalSet) -> Thread {
+    /// A thread of `process` in `memory`, to run on `cpu`.
+    pub fn new(
+        id: TaskId,
+        process: Shared<Process>,
+        memory: Shared<Memory>,
+        cpu: CpuId,
+        blocked: SignalSet,
+    ) -> Thread {
         Thread {
             id,
             process,
+            memory,
             cpu: AtomicU32::new(cpu.index() as u32),
             blocked: AtomicU64::new(blocked.0),
             pending: AtomicU64::new(0),
@@ -80,9 +89,19 @@ impl Thread {
         SignalSet(self.pending.load(Ordering::SeqCst))
     }
 
+    /// Takes over what was sent to `other`, which nobody sends anything any more.
+    pub fn inherit_signals(&self, other: &Thread) {
+        self.pending.fetch_or(other.pending.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// Must it end?
+    pub fn must_end(&self) -> bool {
+        self.process.ends(self.id)
+    }
+
     /// Must it stop waiting, or not enter user mode?
     pub fn is_interrupted(&self) -> bool {
-        self.process.is_ending() || self.pending.load(Ordering::SeqCst) & !self.blocked().0 != 0
+        self.must_end() || self.pending.load(Ordering::SeqCst) & !self.blocked().0 != 0
     }
 
     /// Has it look whether it is interrupted.
@@ -102,6 +121,23 @@ impl Thread {
     ///
     /// [`Interrupted`]; the future is dropped.
     pub async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Interrupted> {
+        self.wait_until(future, Thread::is_interrupted).await
+    }
+
+    /// As [`Thread::wait`], but only if the thread must end it waits no longer.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`]; the future is dropped.
+    pub async fn wait_despite_signals<F: Future>(&self, future: F) -> Result<F::Output, Interrupted> {
+        self.wait_until(future, Thread::must_end).await
+    }
+
+    async fn wait_until<F: Future>(
+        &self,
+        future: F,
+        stops: impl Fn(&Thread) -> bool,
+    ) -> Result<F::Output, Interrupted> {
         let mut future = pin!(future);
         core::future::poll_fn(|context| {
             if let Poll::Ready(output) = future.as_mut().poll(context) {
@@ -109,7 +145,7 @@ impl Thread {
             }
             *self.waker.lock() = Some(context.waker().clone());
             // What interrupts between the two wakes the task.
-            if self.is_interrupted() { Poll::Ready(Err(Interrupted)) } else { Poll::Pending }
+            if stops(self) { Poll::Ready(Err(Interrupted)) } else { Poll::Pending }
         })
         .await
     }

@@ -92,7 +92,7 @@ async fn by_name(request: &Request) -> Outcome {
             Outcome::Success
         }
         "shortage" => shortage::run().await,
-        "processes" => processes::run(&request.start_info, request.topology).await,
+        "processes" => processes::run(&request.start_info, request.topology, fault).await,
         "panic" => crash::panic(),
         "pagefault" => crash::page_fault(),
         "doublefault" => crash::double_fault(),

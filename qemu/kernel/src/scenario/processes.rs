@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use topomem::{CpuId, Tended, Topology};
 use topomem_boot::StartInfo;
-use topomem_stress::{Account, Failure, Record, drain, inconsistencies};
+use topomem_stress::{Account, Break, Failure, Record, drain, inconsistencies};
 
 use super::failure;
 use super::program::{self, Problem};
@@ -24,7 +24,7 @@ use crate::{log, record};
 
 mod cases;
 
-use cases::{ATTACKS, Case, Output, PROGRAMS};
+use cases::{ATTACKS, Case, ISOLATION, Output, PROGRAMS, SHELL};
 
 /// CPUs that have come to a meeting, over all meetings.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
@@ -35,16 +35,25 @@ const LOOKS: usize = 50;
 const REST: Duration = Duration::from_millis(5);
 
 /// Runs the programs on all CPUs, then programs beside attacks: what the kernel keeps after its first use is
-/// there by then.
-pub async fn run(start_info: &StartInfo, topology: &'static Topology) -> Outcome {
+/// there by then. With a fault, attacks on what keeps programs apart alone: one must succeed.
+pub async fn run(start_info: &StartInfo, topology: &'static Topology, fault: Option<Break>) -> Outcome {
     if let Err(problem) = program::open_ram_disk(start_info) {
         failure(format_args!("{problem}"), "processes");
         return Outcome::Failures;
     }
 
+    if let Some(fault) = fault {
+        inject(fault);
+    }
     let mut participants = Vec::new();
     for cpu in ipi::running().iter() {
-        match spawn_on(cpu, move || participate(cpu, topology)) {
+        let participate = move || async move {
+            match fault {
+                None => participate(cpu, topology).await,
+                Some(_) => run_streams(cpu, [Stream::Isolation]).await,
+            }
+        };
+        match spawn_on(cpu, participate) {
             Ok(participant) => participants.push(participant),
             // The others would wait for it.
             Err(error) => {
@@ -59,6 +68,15 @@ pub async fn run(start_info: &StartInfo, topology: &'static Topology) -> Outcome
     }
     if is_right { Outcome::Success } else { Outcome::Failures }
 }
+
+#[cfg(feature = "fault-injection")]
+fn inject(fault: Break) {
+    fault.inject(&SERVICE);
+}
+
+/// Without the feature there is no fault to inject: `broken::requested` has refused it.
+#[cfg(not(feature = "fault-injection"))]
+fn inject(_: Break) {}
 
 /// One CPU's part. Was all as it should be?
 async fn participate(cpu: CpuId, topology: &'static Topology) -> bool {
@@ -113,8 +131,8 @@ async fn run_streams<const N: usize>(cpu: CpuId, streams: [Stream; N]) -> bool {
     is_right
 }
 
-/// Runs the ordinary programs on `cpu`, or the CPU's share of the attacks, one after another. Each CPU begins
-/// elsewhere.
+/// Runs the cases of `stream` on `cpu` one after another: all programs, of which each CPU begins with another, the
+/// CPU's share of the attacks, or all attacks on isolation.
 async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
     let mut is_right = true;
     let mut check = async |case: &'static Case| {
@@ -126,8 +144,19 @@ async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
     let cpus = ipi::running().len();
     match stream {
         Stream::Programs => {
-            for number in 0..PROGRAMS.len() {
-                check(&PROGRAMS[(cpu.index() + number) % PROGRAMS.len()]).await;
+            let begin = cpu.index() % PROGRAMS.len();
+            for case in PROGRAMS[begin..].iter().chain(&PROGRAMS[..begin]) {
+                check(case).await;
+            }
+            // It is not there where the runner cannot get it.
+            let shell = if file::find(b"busybox").is_some() { SHELL } else { &[] };
+            for case in shell.iter().chain(ISOLATION) {
+                check(case).await;
+            }
+        }
+        Stream::Isolation => {
+            for case in ISOLATION {
+                check(case).await;
             }
         }
         Stream::Attacks => {
@@ -145,7 +174,7 @@ async fn run_case(cpu: CpuId, case: &'static Case) -> Result<(), Problem> {
     program::run(cpu, case.arguments, console.clone(), case.ending).await?;
     let output = match case.output {
         Output::Text(text) => text.as_bytes(),
-        Output::File(name) => file::find(name.as_bytes()).ok_or(Problem::NoFile)?,
+        Output::File(name) => file::find(name.as_bytes()).ok_or(Problem::NoFile)?.content,
     };
     if console.holds(output) { Ok(()) } else { Err(Problem::Output) }
 }
@@ -155,6 +184,7 @@ async fn run_case(cpu: CpuId, case: &'static Case) -> Result<(), Problem> {
 enum Stream {
     Programs,
     Attacks,
+    Isolation,
 }
 
 /// A case by its command line.

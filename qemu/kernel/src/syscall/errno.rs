@@ -5,9 +5,10 @@ use topomem::object::ObjectError;
 use topomem::region::{
     AssignError, CollapseError, MadviseError, MmapError, MoveError, MprotectError, MremapError, MunmapError,
 };
+use topomem_exec::StackError;
 
 use crate::arch::user::UserFault;
-use crate::process::OutOfMemory;
+use crate::process::{Interrupted, OutOfMemory, StartError};
 
 /// Why a system call failed, as programs are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,16 +37,20 @@ numbers! {
     INVALID = EINVAL,
     NO_DEVICE = ENODEV,
     NO_ENTRY = ENOENT,
+    NO_EXECUTABLE = ENOEXEC,
     NO_MEMORY = ENOMEM,
     NO_PROCESS = ESRCH,
     NO_SYSTEM_CALL = ENOSYS,
     NO_TERMINAL = ENOTTY,
     NOT_PERMITTED = EPERM,
+    OUT_OF_RANGE = ERANGE,
     OVERFLOW = EOVERFLOW,
+    PIPE = EPIPE,
     READ_ONLY = EROFS,
     SEEK = ESPIPE,
     TIMED_OUT = ETIMEDOUT,
     TOO_LONG = ENAMETOOLONG,
+    TOO_MANY_ARGUMENTS = E2BIG,
     TOO_MANY_FILES = EMFILE,
 }
 
@@ -59,6 +64,23 @@ impl Errno {
 impl From<OutOfMemory> for Errno {
     fn from(_: OutOfMemory) -> Errno {
         Errno::NO_MEMORY
+    }
+}
+
+impl From<Interrupted> for Errno {
+    fn from(_: Interrupted) -> Errno {
+        Errno::INTERRUPTED
+    }
+}
+
+impl From<StartError> for Errno {
+    fn from(error: StartError) -> Errno {
+        match error {
+            StartError::Image(_) => Errno::NO_EXECUTABLE,
+            StartError::Stack(StackError::TooLong) => Errno::TOO_MANY_ARGUMENTS,
+            StartError::Memory(error) => error,
+            StartError::Stack(StackError::OutOfMemory) | StartError::Spawn(_) => Errno::NO_MEMORY,
+        }
     }
 }
 

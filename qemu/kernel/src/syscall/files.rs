@@ -1,23 +1,29 @@
 //! Files.
 
 use linux_raw_sys::general::{
-    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, O_RDONLY, O_RDWR, O_WRONLY, POLLIN,
-    POLLNVAL, POLLOUT, SEEK_CUR, SEEK_END, SEEK_SET,
+    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_CLOEXEC, O_NONBLOCK,
+    O_RDONLY, O_RDWR, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET,
 };
 
-use super::{Answer, Errno, time};
-use crate::file::{Content, LEAST_FREE, Mode, OpenFile, Whence};
-use crate::process::{Shared, Task};
+use super::{Answer, Errno};
+use crate::file::{Content, LEAST_FREE, Mode, OnExec, OpenFile, Patience, Whence};
+use crate::process::{Shared, Signal, Task};
 
+/// The `ioctl` that says whether a program waits for another.
+const FIONBIO: u32 = 0x5421;
 /// Bytes that one system call moves at most, a piece at a time.
 const PIECE: usize = 4096;
 /// Pieces of memory that one system call may name.
 const MOST_PIECES: u64 = 1024;
-/// Descriptors that one `poll` may name.
-const MOST_POLLED: u64 = 256;
-/// `S_IFREG` and `S_IFCHR`, with permissions.
-const REGULAR: u64 = 0o100_644;
-const CHARACTER_DEVICE: u64 = 0o020_620;
+
+/// What kind of file it is, with permissions, as `stat` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileKind {
+    Regular = 0o100_755,
+    Folder = 0o040_755,
+    CharacterDevice = 0o020_620,
+    Pipe = 0o010_600,
+}
 
 pub(super) fn file(task: &Task, descriptor: u64) -> Result<Shared<OpenFile>, Errno> {
     let descriptor = u32::try_from(descriptor as i32).map_err(|_| Errno::BAD_FILE)?;
@@ -37,12 +43,16 @@ pub(super) async fn read(task: &Task, descriptor: u64, to: u64, bytes: u64, at: 
     while done < bytes {
         let mut piece = [0; PIECE];
         let length = (bytes - done).min(PIECE as u64) as usize;
-        let count = file.read(at.map(|at| at + done), &mut piece[..length]).await?;
+        let read = file.read(at.map(|at| at + done), &mut piece[..length]);
+        // What another program has to write is waited for until a signal comes.
+        let read = if file.is_pipe() { task.thread.wait(read).await? } else { read.await };
+        let count = read?;
         if let Err(error) = task.memory().write(to.wrapping_add(done), &piece[..count]).await {
             return if done == 0 { Err(error) } else { Ok(done) };
         }
         done += count as u64;
-        if count < length {
+        // A pipe's next piece might have to be waited for.
+        if count < length || file.is_pipe() {
             break;
         }
     }
@@ -56,9 +66,16 @@ pub(super) async fn write(task: &Task, descriptor: u64, from: u64, bytes: u64, a
         let mut piece = [0; PIECE];
         let piece = &mut piece[..(bytes - done).min(PIECE as u64) as usize];
         let written = match task.memory().read(from.wrapping_add(done), piece).await {
+            Ok(()) if file.is_pipe() => {
+                let write = file.write(at.map(|at| at + done), piece);
+                task.thread.wait(write).await.unwrap_or_else(|interrupted| Err(interrupted.into()))
+            }
             Ok(()) => file.write(at.map(|at| at + done), piece).await,
             Err(error) => Err(error),
         };
+        if written == Err(Errno::PIPE) {
+            task.thread.send(Signal::PIPE);
+        }
         if let Err(error) = written {
             return if done == 0 { Err(error) } else { Ok(done) };
         }
@@ -108,49 +125,34 @@ pub(super) async fn read_pieces(task: &Task, descriptor: u64, pieces: u64, count
 
 pub(super) fn close(task: &Task, descriptor: u64) -> Answer {
     let descriptor = u32::try_from(descriptor as i32).map_err(|_| Errno::BAD_FILE)?;
-    task.thread.process.files.lock().close(descriptor).map(|()| 0)
-}
-
-/// `fstat`: of a `stat`'s 18 words those that say something.
-pub(super) async fn status(task: &Task, descriptor: u64, to: u64) -> Answer {
-    let file = file(task, descriptor)?;
-    let size = file.size();
-    let mut words = [0; 18];
-    words[2] = 1;
-    words[3] = if size.is_some() { REGULAR } else { CHARACTER_DEVICE };
-    words[6] = size.unwrap_or(0);
-    words[7] = PIECE as u64;
-    words[8] = size.unwrap_or(0).div_ceil(512);
-    task.memory().write_words(to, words).await?;
+    let closed = task.thread.process.files.lock().close(descriptor)?;
+    // Not under the lock.
+    drop(closed);
     Ok(0)
 }
 
-/// All files are ready at any time.
-pub(super) async fn poll(task: &Task, polled: u64, count: u64, milliseconds: u64) -> Answer {
-    if count > MOST_POLLED {
-        return Err(Errno::INVALID);
-    }
-    let mut ready = 0;
-    for number in 0..count {
-        let at = polled.wrapping_add(8 * number);
-        let [word] = task.memory().read_words(at).await?;
-        let (descriptor, events) = (word as u32 as i32, (word >> 32) as u16);
-        let found = match u32::try_from(descriptor) {
-            Err(_) => 0,
-            Ok(descriptor) => match task.thread.process.files.lock().get(descriptor) {
-                Ok(_) => events & (POLLIN | POLLOUT) as u16,
-                Err(_) => POLLNVAL as u16,
-            },
-        };
-        ready += u64::from(found != 0);
-        task.memory().write(at.wrapping_add(6), &found.to_le_bytes()).await?;
-    }
-    if ready == 0 && milliseconds as i32 != 0 {
-        time::wait_milliseconds(task, milliseconds as i32).await?;
-    }
-    Ok(ready)
+/// `fstat`.
+pub(super) async fn status(task: &Task, descriptor: u64, to: u64) -> Answer {
+    let file = file(task, descriptor)?;
+    let kind = match file.size() {
+        _ if file.is_pipe() => FileKind::Pipe,
+        Some(_) => FileKind::Regular,
+        None => FileKind::CharacterDevice,
+    };
+    write_status(task, kind, file.size().unwrap_or(0), to).await
 }
 
+/// Writes of a `stat`'s 18 words those that say something.
+pub(super) async fn write_status(task: &Task, kind: FileKind, size: u64, to: u64) -> Answer {
+    let mut words = [0; 18];
+    words[2] = 1;
+    words[3] = kind as u64;
+    words[6] = size;
+    words[7] = PIECE as u64;
+    words[8] = size.div_ceil(512);
+    task.memory().write_words(to, words).await?;
+    Ok(0)
+}
 pub(super) fn seek(task: &Task, descriptor: u64, by: u64, whence: u64) -> Answer {
     let file = file(task, descriptor)?;
     let whence = match whence as u32 {
@@ -162,38 +164,83 @@ pub(super) fn seek(task: &Task, descriptor: u64, by: u64, whence: u64) -> Answer
     file.seek(by as i64, whence)
 }
 
-/// No file here is a terminal, or any other device with settings.
-pub(super) fn control(task: &Task, descriptor: u64) -> Answer {
-    file(task, descriptor)?;
-    Err(Errno::NO_TERMINAL)
+/// `ioctl`. No file here is a terminal; all that can be set is whether a program waits for another.
+pub(super) async fn control(task: &Task, descriptor: u64, request: u64, argument: u64) -> Answer {
+    let file = file(task, descriptor)?;
+    if request as u32 != FIONBIO {
+        return Err(Errno::NO_TERMINAL);
+    }
+    let mut value = [0; 4];
+    task.memory().read(argument, &mut value).await?;
+    file.set_patience(if value == [0; 4] { Patience::Wait } else { Patience::Fail });
+    Ok(0)
 }
 
 pub(super) fn duplicate(task: &Task, descriptor: u64) -> Answer {
     let file = file(task, descriptor)?;
-    task.thread.process.files.lock().add(file, LEAST_FREE).map(u64::from)
+    task.thread.process.files.lock().add(file, LEAST_FREE, OnExec::Keep).map(u64::from)
 }
 
-pub(super) fn duplicate_to(task: &Task, descriptor: u64, to: u64) -> Answer {
+/// Gives a file another descriptor, too.
+fn give(task: &Task, descriptor: u64, to: u64, on_exec: OnExec) -> Answer {
     let file = file(task, descriptor)?;
     let number = u32::try_from(to as i32).map_err(|_| Errno::BAD_FILE)?;
-    task.thread.process.files.lock().set(number, file)?;
+    let former = task.thread.process.files.lock().set(number, file, on_exec)?;
+    // Not under the lock.
+    drop(former);
     Ok(u64::from(number))
 }
 
-/// `fcntl`. There is no `execve`, so the only setting of a descriptor has no effect.
+/// `dup2`.
+pub(super) fn duplicate_to(task: &Task, descriptor: u64, to: u64) -> Answer {
+    if descriptor as u32 == to as u32 {
+        return file(task, descriptor).map(|_| u64::from(to as u32));
+    }
+    give(task, descriptor, to, OnExec::Keep)
+}
+
+/// `dup3`.
+pub(super) fn duplicate_elsewhere(task: &Task, descriptor: u64, to: u64, flags: u64) -> Answer {
+    let on_exec = match flags as u32 {
+        0 => OnExec::Keep,
+        O_CLOEXEC => OnExec::Close,
+        _ => return Err(Errno::INVALID),
+    };
+    if descriptor as u32 == to as u32 { Err(Errno::INVALID) } else { give(task, descriptor, to, on_exec) }
+}
+
+/// `fcntl`.
 pub(super) fn settings(task: &Task, descriptor: u64, command: u64, argument: u64) -> Answer {
     let file = file(task, descriptor)?;
+    let files = &task.thread.process.files;
     match command as u32 {
         F_DUPFD | F_DUPFD_CLOEXEC => {
             let least = u32::try_from(argument as i32).map_err(|_| Errno::INVALID)?;
-            task.thread.process.files.lock().add(file, least).map(u64::from)
+            let on_exec = if command as u32 == F_DUPFD { OnExec::Keep } else { OnExec::Close };
+            files.lock().add(file, least, on_exec).map(u64::from)
         }
-        F_GETFD | F_SETFD | F_SETFL => Ok(0),
-        F_GETFL => Ok(u64::from(match file.mode {
-            Mode::Read => O_RDONLY,
-            Mode::Write => O_WRONLY,
-            Mode::ReadWrite => O_RDWR,
-        })),
+        F_GETFD => match files.lock().on_exec(descriptor as u32)? {
+            OnExec::Keep => Ok(0),
+            OnExec::Close => Ok(u64::from(FD_CLOEXEC)),
+        },
+        F_SETFD => {
+            let closes = argument as u32 & FD_CLOEXEC != 0;
+            let on_exec = if closes { OnExec::Close } else { OnExec::Keep };
+            files.lock().set_on_exec(descriptor as u32, on_exec).map(|()| 0)
+        }
+        F_GETFL => {
+            let mode = match file.mode {
+                Mode::Read => O_RDONLY,
+                Mode::Write => O_WRONLY,
+                Mode::ReadWrite => O_RDWR,
+            };
+            Ok(u64::from(if file.patience() == Patience::Fail { mode | O_NONBLOCK } else { mode }))
+        }
+        F_SETFL => {
+            let fails = argument as u32 & O_NONBLOCK != 0;
+            file.set_patience(if fails { Patience::Fail } else { Patience::Wait });
+            Ok(0)
+        }
         _ => Err(Errno::INVALID),
     }
 }
@@ -206,6 +253,6 @@ pub(super) fn resize(task: &Task, descriptor: u64, size: u64) -> Answer {
     match &file.content {
         Content::Memory(_) if !file.mode.writes() => Err(Errno::INVALID),
         Content::Memory(file) => file.resize(size).map(|()| 0),
-        Content::Console(_) | Content::Disk(_) => Err(Errno::INVALID),
+        _ => Err(Errno::INVALID),
     }
 }

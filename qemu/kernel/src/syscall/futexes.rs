@@ -22,10 +22,9 @@ fn key(task: &Task, address: u64, operation: u32) -> Result<FutexKey, Errno> {
     if address >= USER_END {
         return Err(Errno::FAULT);
     }
-    let process = &task.thread.process;
     Ok(match operation & FUTEX_PRIVATE_FLAG {
-        0 => FutexKey::of(process, address),
-        _ => FutexKey::Own { process: process.id, address },
+        0 => FutexKey::of(task.memory(), address),
+        _ => FutexKey::Own { space: task.memory().key(), address },
     })
 }
 

@@ -6,6 +6,7 @@ mod futexes;
 mod map;
 mod memory;
 mod paths;
+mod pipes;
 mod placement;
 mod processes;
 mod residence;
@@ -54,7 +55,7 @@ pub enum Begun<'m> {
 #[inline(never)]
 pub fn begin<'m>(thread: &'m Thread, frame: &TrapFrame) -> Begun<'m> {
     let [a, b, c] = [frame.rdi, frame.rsi, frame.rdx];
-    let memory = &thread.process.memory;
+    let memory = &thread.memory;
     let change = match frame.rax as u32 {
         linux::__NR_munmap => memory::unmap(memory, a, b),
         linux::__NR_mprotect => memory::protect(memory, a, b, c),
@@ -88,25 +89,33 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_open => paths::open(task, a, b).await,
         linux::__NR_close => files::close(task, a),
         linux::__NR_fstat => files::status(task, a, b).await,
-        linux::__NR_poll => files::poll(task, a, b, c).await,
+        linux::__NR_poll => pipes::poll(task, a, b, c).await,
         linux::__NR_lseek => files::seek(task, a, b, c),
-        linux::__NR_ioctl => files::control(task, a),
+        linux::__NR_ioctl => files::control(task, a, b, c).await,
         linux::__NR_pread64 => files::read(task, a, b, c, Some(d)).await,
         linux::__NR_pwrite64 => files::write(task, a, b, c, Some(d)).await,
         linux::__NR_writev => files::write_pieces(task, a, b, c).await,
         linux::__NR_readv => files::read_pieces(task, a, b, c).await,
         linux::__NR_dup => files::duplicate(task, a),
-        linux::__NR_dup2 | linux::__NR_dup3 => files::duplicate_to(task, a, b),
+        linux::__NR_dup2 => files::duplicate_to(task, a, b),
+        linux::__NR_dup3 => files::duplicate_elsewhere(task, a, b, c),
+        linux::__NR_pipe => pipes::pipe(task, a, 0).await,
+        linux::__NR_pipe2 => pipes::pipe(task, a, b).await,
         linux::__NR_fcntl => files::settings(task, a, b, c),
         linux::__NR_ftruncate => files::resize(task, a, b),
         linux::__NR_fsync | linux::__NR_fdatasync => residence::sync_file(task, a).await,
         linux::__NR_fadvise64 => residence::advise_file(task, a, b, c, d),
         linux::__NR_openat => paths::open(task, b, c).await,
-        linux::__NR_readlink => paths::read_link(task, a).await,
-        linux::__NR_readlinkat => paths::read_link(task, b).await,
+        linux::__NR_readlink => paths::read_link(task, a, b, c).await,
+        linux::__NR_readlinkat => paths::read_link(task, b, c, d).await,
         linux::__NR_unlink => paths::remove(task, a).await,
         linux::__NR_unlinkat => paths::remove(task, b).await,
-        linux::__NR_memfd_create => paths::create_in_memory(task, a).await,
+        linux::__NR_memfd_create => paths::create_in_memory(task, a, b).await,
+        linux::__NR_stat | linux::__NR_lstat => paths::status(task, a, b).await,
+        linux::__NR_newfstatat => paths::status_at(task, a, b, c, d).await,
+        linux::__NR_access => paths::check(task, a, b).await,
+        linux::__NR_faccessat => paths::check(task, b, c).await,
+        linux::__NR_getcwd => paths::current_folder(task, a, b).await,
 
         linux::__NR_mmap => map::map(task, [a, b, c, d, e, f]),
         linux::__NR_brk => Ok(task.memory().set_break(a)),
@@ -134,8 +143,13 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_tgkill => signals::kill_thread(task, Some(a), b, c),
 
         linux::__NR_clone => threads::clone(task, [a, b, c, d, e]).await,
-        // A child that borrows its parent's memory until it ends is one with a copy, too.
-        linux::__NR_fork | linux::__NR_vfork => threads::fork_plainly(task).await,
+        linux::__NR_fork => threads::fork_plainly(task).await,
+        linux::__NR_vfork => threads::fork_borrowing(task).await,
+        linux::__NR_execve => match processes::exec(task, a, b, c).await {
+            // Its registers are those of another program.
+            Ok(()) => return Flow::Continue,
+            Err(error) => Err(error),
+        },
         linux::__NR_exit => return Flow::End(a as u8),
         linux::__NR_exit_group => return processes::exit(task, a),
         linux::__NR_wait4 => processes::wait(task, a, b, c, d).await,
@@ -179,7 +193,9 @@ pub async fn call(task: &mut Task) -> Flow {
 /// one that waits, but not for a time, nor for a signal. `limit` is its fourth argument.
 fn restarts(number: u32, limit: u64) -> bool {
     match number {
-        linux::__NR_wait4 => true,
+        linux::__NR_wait4 | linux::__NR_read | linux::__NR_write | linux::__NR_readv | linux::__NR_writev => {
+            true
+        }
         linux::__NR_futex => limit == 0,
         _ => false,
     }

@@ -1,17 +1,29 @@
 //! Files by their paths.
 
-use linux_raw_sys::general::{O_ACCMODE, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+use linux_raw_sys::general::{
+    AT_EMPTY_PATH, MFD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY,
+    W_OK,
+};
 
+use super::files::{FileKind, status as file_status, write_status};
 use super::{Answer, Errno};
-use crate::file::{self, Content, Creation, LEAST_FREE, MemoryFile, Mode, OpenFile};
+use crate::file::{self, Content, Creation, LEAST_FREE, MemoryFile, Mode, OnExec, OpenFile};
 use crate::process::{Shared, Task};
 
-fn add(task: &Task, content: Content, mode: Mode) -> Answer {
+fn add(task: &Task, content: Content, mode: Mode, on_exec: OnExec) -> Answer {
     let file = Shared::new(OpenFile::new(content, mode))?;
-    task.thread.process.files.lock().add(file, LEAST_FREE).map(u64::from)
+    task.thread.process.files.lock().add(file, LEAST_FREE, on_exec).map(u64::from)
 }
 
-/// Opens a file of `/dev/shm`, or of the RAM disk, whose only folder is the root. So what a path begins at does
+/// The file that is empty, whatever is written to it.
+const NULL: &[u8] = b"/dev/null";
+
+/// Returns what `path` leads to for the calling program.
+fn followed<'p>(task: &Task, path: &'p [u8]) -> &'p [u8] {
+    if path == file::OWN_PROGRAM { task.memory().program() } else { path }
+}
+
+/// Opens a file of `/dev/shm`, of `/proc`, or of the RAM disk, whose only folder is the root. So what a path begins at does
 /// not matter.
 pub(super) async fn open(task: &Task, path: u64, flags: u64) -> Answer {
     let path = task.memory().read_text(path).await?;
@@ -22,28 +34,38 @@ pub(super) async fn open(task: &Task, path: u64, flags: u64) -> Answer {
         O_RDWR => Mode::ReadWrite,
         _ => return Err(Errno::INVALID),
     };
+    let on_exec = if flags & O_CLOEXEC != 0 { OnExec::Close } else { OnExec::Keep };
     let creation = match flags & (O_CREAT | O_EXCL) {
         O_CREAT => Creation::IfMissing,
         both if both == O_CREAT | O_EXCL => Creation::Always,
         _ => Creation::Never,
     };
+    if path == NULL {
+        return add(task, Content::Null, mode, on_exec);
+    }
     if let Some(file) = file::open_named(&path, creation)? {
         if flags & O_TRUNC != 0 && mode.writes() {
             file.resize(0)?;
         }
-        return add(task, Content::Memory(file), mode);
+        return add(task, Content::Memory(file), mode, on_exec);
     }
-    let object = file::open_disk_file(&path)?;
+    if mode == Mode::Read
+        && let Some(text) = file::content(task, &path)?
+    {
+        return add(task, Content::Text(text), mode, on_exec);
+    }
+    let object = file::open_disk_file(followed(task, &path))?;
     match creation {
         Creation::Always => Err(Errno::EXISTS),
         _ if mode.writes() => Err(Errno::READ_ONLY),
-        _ => add(task, Content::Disk(object), mode),
+        _ => add(task, Content::Disk(object), mode, on_exec),
     }
 }
 
-pub(super) async fn create_in_memory(task: &Task, name: u64) -> Answer {
+pub(super) async fn create_in_memory(task: &Task, name: u64, flags: u64) -> Answer {
     task.memory().read_text(name).await?;
-    add(task, Content::Memory(Shared::new(MemoryFile::new()?)?), Mode::ReadWrite)
+    let on_exec = if flags as u32 & MFD_CLOEXEC != 0 { OnExec::Close } else { OnExec::Keep };
+    add(task, Content::Memory(Shared::new(MemoryFile::new()?)?), Mode::ReadWrite, on_exec)
 }
 
 pub(super) async fn remove(task: &Task, path: u64) -> Answer {
@@ -54,8 +76,66 @@ pub(super) async fn remove(task: &Task, path: u64) -> Answer {
     file::remove_named(&path).map(|()| 0)
 }
 
-/// Nothing here is a link.
-pub(super) async fn read_link(task: &Task, path: u64) -> Answer {
+/// Nothing here is a link but the one that leads to the calling program.
+pub(super) async fn read_link(task: &Task, path: u64, to: u64, bytes: u64) -> Answer {
     let path = task.memory().read_text(path).await?;
+    if path == file::OWN_PROGRAM {
+        let name = task.memory().program();
+        let fit = name.len().min(usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(1));
+        task.memory().write(to, b"/").await?;
+        task.memory().write(to.wrapping_add(1), &name[..fit]).await?;
+        return Ok(fit as u64 + 1);
+    }
     Err(if file::find(&path).is_some() { Errno::INVALID } else { Errno::NO_ENTRY })
+}
+
+/// Returns what kind of file is at `path`, and its bytes.
+fn look(task: &Task, path: &[u8]) -> Result<(FileKind, u64), Errno> {
+    if let b"/" | b"." | b"/." = path {
+        return Ok((FileKind::Folder, 0));
+    }
+    if path == NULL {
+        return Ok((FileKind::CharacterDevice, 0));
+    }
+    if let Some(file) = file::open_named(path, Creation::Never)? {
+        return Ok((FileKind::Regular, file.object().size()));
+    }
+    if file::content(task, path)?.is_some() {
+        return Ok((FileKind::Regular, 0));
+    }
+    let found = file::find(followed(task, path)).ok_or(Errno::NO_ENTRY)?;
+    Ok((FileKind::Regular, found.content.len() as u64))
+}
+
+/// `stat` and `lstat`.
+pub(super) async fn status(task: &Task, path: u64, to: u64) -> Answer {
+    let path = task.memory().read_text(path).await?;
+    let (kind, size) = look(task, &path)?;
+    write_status(task, kind, size, to).await
+}
+
+/// `newfstatat`: of a path, or of an open file.
+pub(super) async fn status_at(task: &Task, descriptor: u64, path: u64, to: u64, flags: u64) -> Answer {
+    if flags as u32 & AT_EMPTY_PATH != 0 && task.memory().read_text(path).await?.is_empty() {
+        return file_status(task, descriptor, to).await;
+    }
+    status(task, path, to).await
+}
+
+/// `access`: all files may be read and executed, and some written.
+pub(super) async fn check(task: &Task, path: u64, wanted: u64) -> Answer {
+    let path = task.memory().read_text(path).await?;
+    look(task, &path)?;
+    let is_disk_file = file::find(&path).is_some();
+    if is_disk_file && wanted as u32 & W_OK != 0 { Err(Errno::READ_ONLY) } else { Ok(0) }
+}
+
+/// `getcwd`: there is one folder.
+pub(super) async fn current_folder(task: &Task, to: u64, bytes: u64) -> Answer {
+    let path = b"/\0";
+    if bytes < path.len() as u64 {
+        return Err(Errno::OUT_OF_RANGE);
+    }
+    task.memory().write(to, path).await?;
+    Ok(path.len() as u64)
 }

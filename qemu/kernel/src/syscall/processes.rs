@@ -1,8 +1,14 @@
 //! Processes.
 
+extern crate alloc;
+
+use alloc::vec::Vec;
+
 use linux_raw_sys::general::{RUSAGE_CHILDREN, RUSAGE_SELF, WNOHANG};
 
 use super::{Answer, Errno, Flow};
+use crate::file;
+use crate::process;
 use crate::process::{Children, Ended, Ending, Task, TaskId, take_ended, wait_for_child};
 
 /// Words of a `rusage`.
@@ -11,6 +17,50 @@ const USAGE_WORDS: usize = 18;
 pub(super) fn exit(task: &Task, code: u64) -> Flow {
     task.thread.process.end(Ending::Exited(code as u8));
     Flow::End(code as u8)
+}
+
+/// Bytes that a program's arguments and its environment may have, each.
+const MOST_BYTES: usize = 64 << 10;
+
+/// Reads the texts that a list of addresses with a zero at its end names.
+async fn read_texts(task: &Task, list: u64) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut texts = Vec::new();
+    let mut bytes = 0;
+    if list == 0 {
+        // Linux takes no list for an empty one.
+        return Ok(texts);
+    }
+    loop {
+        let [at] = task.memory().read_words(list.wrapping_add(8 * texts.len() as u64)).await?;
+        if at == 0 {
+            return Ok(texts);
+        }
+        let text = task.memory().read_text(at).await.map_err(|error| match error {
+            Errno::TOO_LONG => Errno::TOO_MANY_ARGUMENTS,
+            error => error,
+        })?;
+        bytes += text.len() + 1 + size_of::<u64>();
+        if bytes > MOST_BYTES {
+            return Err(Errno::TOO_MANY_ARGUMENTS);
+        }
+        texts.try_reserve(1).map_err(|_| Errno::NO_MEMORY)?;
+        texts.push(text);
+    }
+}
+
+/// `execve`.
+pub(super) async fn exec(task: &mut Task, path: u64, arguments: u64, environment: u64) -> Result<(), Errno> {
+    let path = task.memory().read_text(path).await?;
+    let own = path == file::OWN_PROGRAM;
+    let program = file::find(if own { task.memory().program() } else { &path }).ok_or(Errno::NO_ENTRY)?;
+    let mut arguments = read_texts(task, arguments).await?;
+    if arguments.is_empty() {
+        // A program finds its name at the first.
+        arguments.try_reserve(1).map_err(|_| Errno::NO_MEMORY)?;
+        arguments.push(Vec::new());
+    }
+    let environment = read_texts(task, environment).await?;
+    Ok(process::exec(task, program, &arguments, &environment).await?)
 }
 
 pub(super) async fn wait(task: &Task, which: u64, status: u64, options: u64, usage: u64) -> Answer {

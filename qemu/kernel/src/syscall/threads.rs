@@ -10,7 +10,7 @@ use topomem::{CpuId, CpuSet};
 use super::{Answer, Errno};
 use crate::executor::{reserve, yield_now};
 use crate::per_cpu;
-use crate::process::{ChildWords, Shared, Task, TaskId, Thread, boxed, fork, run};
+use crate::process::{Birth, ChildMemory, Shared, Task, TaskId, Thread, boxed, fork, run};
 use crate::smp::ipi;
 
 /// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`.
@@ -31,13 +31,14 @@ pub(super) async fn clone(task: &mut Task, [flags, stack, parent_id, child_id, b
         if has(CLONE_VM) && !has(CLONE_VFORK) {
             return Err(Errno::NO_SYSTEM_CALL);
         }
-        let words = ChildWords {
+        let birth = Birth {
+            memory: if has(CLONE_VM) { ChildMemory::Borrowed } else { ChildMemory::Copied },
             stack: (stack != 0).then_some(stack),
             fs_base: has(CLONE_SETTLS).then_some(base),
             id_at: has(CLONE_CHILD_SETTID).then_some(child_id),
             cleared_at_end: if has(CLONE_CHILD_CLEARTID) { child_id } else { 0 },
         };
-        let id = fork(task, words).await?;
+        let id = fork(task, birth).await?;
         if has(CLONE_PARENT_SETTID) {
             task.memory().write(parent_id, &id.0.to_le_bytes()).await?;
         }
@@ -63,7 +64,8 @@ pub(super) async fn clone(task: &mut Task, [flags, stack, parent_id, child_id, b
         }
     }
     let place = reserve(cpu).map_err(|_| Errno::AGAIN)?;
-    let thread = Shared::new(Thread::new(id, process.clone(), cpu, task.thread.blocked()))?;
+    let thread = Thread::new(id, process.clone(), task.thread.memory.clone(), cpu, task.thread.blocked());
+    let thread = Shared::new(thread)?;
     process.add(thread.clone())?;
     let mut child = Task::new(thread, state);
     if has(CLONE_CHILD_CLEARTID) {
@@ -74,7 +76,13 @@ pub(super) async fn clone(task: &mut Task, [flags, stack, parent_id, child_id, b
 }
 
 pub(super) async fn fork_plainly(task: &mut Task) -> Answer {
-    Ok(u64::from(fork(task, ChildWords::default()).await?.0))
+    Ok(u64::from(fork(task, Birth::default()).await?.0))
+}
+
+/// `vfork`: the child has the parent's memory until it ends, or has a program of its own.
+pub(super) async fn fork_borrowing(task: &mut Task) -> Answer {
+    let birth = Birth { memory: ChildMemory::Borrowed, ..Birth::default() };
+    Ok(u64::from(fork(task, birth).await?.0))
 }
 
 pub(super) fn set_cleared_at_end(task: &mut Task, address: u64) -> Answer {

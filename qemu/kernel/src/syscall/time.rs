@@ -77,16 +77,3 @@ pub(super) async fn sleep_by_clock(task: &Task, [which, flags, time, left]: [u64
         sleep_for(task, time, left).await
     }
 }
-
-/// Waits for `milliseconds`, for good if they are negative.
-///
-/// # Errors
-///
-/// [`Errno::INTERRUPTED`].
-pub(super) async fn wait_milliseconds(task: &Task, milliseconds: i32) -> Result<(), Errno> {
-    let waited = match u64::try_from(milliseconds) {
-        Ok(milliseconds) => task.thread.wait(executor::sleep(Duration::from_millis(milliseconds))).await,
-        Err(_) => task.thread.wait(core::future::pending()).await,
-    };
-    waited.map_err(|Interrupted| Errno::INTERRUPTED)
-}

@@ -28,20 +28,26 @@ pub(super) fn files(own: &[File]) -> Result<Vec<File>, Error> {
     let content = std::fs::read(&program).map_err(Error::file(&program))?;
     let numbers: String = (1..=SMALL_LINES).map(|number| format!("{number}\n")).collect();
     let mut files = vec![(NAME, content), (SMALL, numbers.into_bytes())];
-    let folder = folder().join("files");
+    let folder = files_folder();
     std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
     for (name, bytes) in own.iter().chain(&files) {
         let path = folder.join(name);
         std::fs::write(&path, bytes).map_err(Error::file(&path))?;
     }
     for (name, arguments) in RUNS {
-        files.push((name, output(&program, arguments, &folder)?));
+        files.push((name, output(&program, arguments)?));
     }
     Ok(files)
 }
 
-fn folder() -> PathBuf {
+/// Where programs of others are kept.
+pub(super) fn folder() -> PathBuf {
     workspace::target_folder().join("foreign")
+}
+
+/// Where the host has the files that they read.
+fn files_folder() -> PathBuf {
+    folder().join("files")
 }
 
 /// Builds the program as anybody would who wants to have it, unless it is there. Returns where it is.
@@ -65,11 +71,12 @@ fn install() -> Result<PathBuf, Error> {
     Ok(program)
 }
 
-/// Returns what the program writes on this host, in `folder`.
-fn output(program: &Path, arguments: &[&str], folder: &Path) -> Result<Vec<u8>, Error> {
+/// Returns what `program` writes on this host, where the files are that it reads.
+pub(super) fn output(program: &Path, arguments: &[&str]) -> Result<Vec<u8>, Error> {
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(folder).stdin(Stdio::null());
-    let output = command.output().map_err(|error| Error::Start { program: NAME.to_owned(), error })?;
+    command.args(arguments).current_dir(files_folder()).stdin(Stdio::null());
+    let start = |error| Error::Start { program: program.to_string_lossy().into_owned(), error };
+    let output = command.output().map_err(start)?;
     if output.status.success() {
         Ok(output.stdout)
     } else {

@@ -1,6 +1,7 @@
 //! The programs that the kernel runs in ring 3: built as static Linux programs, and packed into the RAM disk that the
-//! loader puts beside the kernel. One of them was not written for it.
+//! loader puts beside the kernel. Two of them were not written for it.
 
+mod busybox;
 mod foreign;
 
 use std::io::{self, Write};
@@ -18,7 +19,8 @@ const PACKAGE: &str = "topomem-programs";
 /// The scenario that runs them.
 const SCENARIO: &str = "processes";
 /// The programs, by name.
-const PROGRAMS: [&str; 6] = ["attacks", "checks", "huge", "placement", "plain", "sharing"];
+const PROGRAMS: [&str; 8] =
+    ["attacks", "checks", "children", "huge", "isolation", "placement", "plain", "sharing"];
 
 /// A file's name, and what is in it.
 type File = (&'static str, Vec<u8>);
@@ -42,6 +44,7 @@ pub(crate) fn build() -> Result<PathBuf, Error> {
         files.push((name, std::fs::read(&path).map_err(Error::file(&path))?));
     }
     files.extend(foreign::files(&files)?);
+    files.extend(busybox::files()?);
     let path = folder.join("programs.cpio");
     let disk = pack(&files, Vec::new()).map_err(Error::file(&path))?;
     std::fs::write(&path, disk).map_err(Error::file(&path))?;

@@ -114,6 +114,13 @@ const FAULTS: [Fault; 21] = [
     ("lost-dirty-bit", "regions", &["lost write"]),
 ];
 
+/// Faults that programs in ring 3 must notice, too: one finds what is another's.
+const PROGRAM_FAULTS: [Fault; 3] = [
+    ("zeroed", "processes", &["isolation"]),
+    ("reuse-with-sharer", "processes", &["isolation"]),
+    ("fork-without-flush", "processes", &["isolation"]),
+];
+
 /// Faults that are shown on simulated machines only: where everything stops, only they mend the
 /// fault so that the run ends, their waiters' patience can be made short, and their idle CPUs walk
 /// page tables ahead, which TCG does not.
@@ -221,6 +228,10 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
             work: Work::Machine(broken(fault)),
         }),
     );
+    steps.extend(PROGRAM_FAULTS.iter().map(|fault| Step {
+        name: format!("qemu break {} for programs", fault.0),
+        work: Work::Machine(broken(fault)),
+    }));
     steps.extend(CRASHES.map(|(name, words)| {
         let run = MachineRun {
             topology: "two-nodes",

@@ -81,9 +81,79 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["placement", "policies"]),
     holds(&["placement", "moves"]),
     holds(&["placement", "in-use"]),
+    holds(&["children", "commands"]),
+    holds(&["children", "descriptors"]),
+    holds(&["children", "handlers"]),
+    holds(&["children", "threads"]),
+    holds(&["children", "failures"]),
+    holds(&["children", "borrowed"]),
+    holds(&["children", "pipes"]),
+    holds(&["children", "polls"]),
+    holds(&["children", "own-maps"]),
+    holds(&["children", "machine"]),
     // It was not written for this kernel. The runner has the same arguments.
     agrees(&["b3sum", "numbers", "plain", "b3sum"], "b3sum.mapped"),
     agrees(&["b3sum", "--no-mmap", "--length", "64", "plain", "numbers"], "b3sum.read"),
+];
+
+/// Attacks on what keeps programs apart, for each CPU.
+pub const ISOLATION: &[Case] =
+    &[holds(&["isolation", "fork"]), holds(&["isolation", "exec"]), holds(&["isolation", "exit"])];
+
+/// What BusyBox does, for each CPU, if the RAM disk has it: a shell that forks, has its children run other programs,
+/// and puts pipes between them.
+pub const SHELL: &[Case] = &[
+    // The runner has the same arguments.
+    agrees(&["busybox", "sha256sum", "plain", "numbers", "b3sum"], "busybox.sha256"),
+    exits(&["busybox", "awk", "{ sum += $1 } END { print NR, sum }", "numbers"], "2000 2001000\n"),
+    exits(
+        &[
+            "busybox",
+            "sh",
+            "-c",
+            "/busybox seq 500 | /busybox sort -rn | /busybox head -n 3 | /busybox tr '\n' ' '",
+        ],
+        "500 499 498 ",
+    ),
+    exits(
+        &[
+            "busybox",
+            "sh",
+            "-c",
+            "x=$(/busybox echo word | /busybox tr a-z A-Z); (echo in $x); false || echo $?",
+        ],
+        "in WORD\n1\n",
+    ),
+    exits(&["busybox", "sh", "-c", "/busybox yes | /busybox head -n 2"], "y\ny\n"),
+    exits(
+        &[
+            "busybox",
+            "sh",
+            "-c",
+            "/busybox sleep 0.02 & /busybox sleep 0.01 & wait; exec /busybox echo waited",
+        ],
+        "waited\n",
+    ),
+    exits(
+        &[
+            "busybox",
+            "sh",
+            "-c",
+            "/busybox grep -c -e stack -e heap /proc/self/maps; /busybox true 2>/dev/null",
+        ],
+        "2\n",
+    ),
+    Case {
+        arguments: &[
+            "busybox",
+            "sh",
+            "-c",
+            "/busybox cat /proc/self/exe | /busybox cmp - /busybox && exit 7",
+        ],
+        ending: Ending::Exited(7),
+        output: Output::Text(""),
+    },
+    killed(&["busybox", "sh", "-c", "kill -9 $$"], Signal::KILL),
 ];
 
 /// Attacks, each for one CPU. The unit of floating-point exceptions and INT1 are left out: QEMU's TCG raises
@@ -131,4 +201,5 @@ pub const ATTACKS: &[Case] = &[
     killed(&["attacks", "ud2"], Signal::ILL),
     killed(&["attacks", "divide"], Signal::FPE),
     killed(&["attacks", "trap-flag"], Signal::TRAP),
+    exits(&["isolation", "spread"], "64 programs, random bits: program 28 break 13 stack 22 mappings 28\n"),
 ];
