@@ -2,9 +2,9 @@
 
 use core::ops::Range;
 
-use topomem::VirtAddr;
 use topomem::object::{MemoryObject, ObjectId, Residency};
 use topomem::region::{MapRequest, ObjectMapping, ObjectPart, Sharing};
+use topomem::{Access, VirtAddr};
 use topomem_exec::PAGE;
 
 use super::Memory;
@@ -15,11 +15,13 @@ use crate::memory::platform::{Kernel, pin};
 use crate::syscall::Errno;
 
 /// What a part of a range has in common.
-struct Part {
+pub(super) struct Part {
     /// Its addresses.
-    bytes: Range<u64>,
+    pub bytes: Range<u64>,
+    /// What a program may do with it.
+    pub access: Access,
     /// What it shows from its first byte on; `None` for private memory without a file.
-    object: Option<ObjectPart<Kernel>>,
+    pub object: Option<ObjectPart<Kernel>>,
 }
 
 /// What becomes of the pages that were written.
@@ -61,7 +63,7 @@ impl Memory {
         let region = self.space().next_region(&pin, VirtAddr::new_truncate(range.start))?;
         let bytes = region.start().as_u64()..region.end().as_u64().min(range.end);
         let object = self.space().object_at(&pin, region.start());
-        (!bytes.is_empty()).then_some(Part { bytes, object })
+        (!bytes.is_empty()).then_some(Part { bytes, access: region.region().access(), object })
     }
 
     /// Calls `each` with each mapped part of a range, up to its first error.
@@ -69,7 +71,7 @@ impl Memory {
     /// # Errors
     ///
     /// Those of `each`; [`Errno::NO_MEMORY`] at the end if a page of the range is not mapped.
-    async fn for_each_part(
+    pub(super) async fn for_each_part(
         &self,
         range: Range<u64>,
         mut each: impl AsyncFnMut(&Part) -> Result<(), Errno>,
@@ -182,7 +184,7 @@ impl Part {
 }
 
 /// Returns the pages of `bytes` from `start` on, as addresses.
-fn range(start: u64, bytes: u64, outside: Errno) -> Result<Range<u64>, Errno> {
+pub(super) fn range(start: u64, bytes: u64, outside: Errno) -> Result<Range<u64>, Errno> {
     if !start.is_multiple_of(PAGE) {
         return Err(Errno::INVALID);
     }

@@ -1,5 +1,7 @@
 //! A process's memory: where system calls and faults meet the address space.
 
+use core::sync::atomic::AtomicBool;
+
 use topomem::frames::AllocError;
 use topomem::region::{
     Advice, FaultAccess, FaultError, HugePages, Kind, MadviseError, MapRequest, PageFault, Placement,
@@ -44,6 +46,8 @@ pub struct Memory {
     pub(super) space: AddressSpace<Kernel>,
     /// The program that was loaded into it, by its path in the RAM disk.
     program: &'static [u8],
+    /// Is what is mapped in memory from the first?
+    pub(super) fills_new_mappings: AtomicBool,
 }
 
 /// Which address space a memory is, as long as it exists.
@@ -76,7 +80,7 @@ impl Memory {
     /// [`Errno::NO_MEMORY`].
     pub fn new(program: &'static [u8]) -> Result<Memory, Errno> {
         let space = SERVICE.create_randomized_space(&pin(), random()).map_err(|_| Errno::NO_MEMORY)?;
-        Ok(Memory { space, program })
+        Ok(Memory { space, program, fills_new_mappings: AtomicBool::new(false) })
     }
 
     /// Returns the path of the program that was loaded into it, without a slash at the start.
@@ -120,7 +124,8 @@ impl Memory {
     /// [`Errno::NO_MEMORY`].
     pub fn fork(&self) -> Result<Memory, Errno> {
         let space = self.space.fork(&pin()).map_err(|_| Errno::NO_MEMORY)?;
-        Ok(Memory { space, program: self.program })
+        // A child has locked nothing.
+        Ok(Memory { space, program: self.program, fills_new_mappings: AtomicBool::new(false) })
     }
 
     /// Returns the address space.

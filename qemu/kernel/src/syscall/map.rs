@@ -1,8 +1,8 @@
 //! `mmap`.
 
 use linux_raw_sys::general::{
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_POPULATE,
-    MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_LOCKED,
+    MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE,
 };
 use topomem::object::MemoryObject;
 use topomem::region::{Kind, MapRequest, Placement, Populate, Sharing};
@@ -50,7 +50,8 @@ pub(super) fn map(task: &Task, [at, bytes, bits, flags, descriptor, offset]: [u6
         Placement::Hint(VirtAddr::new_truncate(at))
     };
     let kind = if has(MAP_GROWSDOWN) { Kind::Stack } else { Kind::Anonymous };
-    let populate = if has(MAP_POPULATE) { Populate::Now } else { Populate::OnDemand };
+    let fills = has(MAP_POPULATE) || has(MAP_LOCKED) || task.memory().fills_new_mappings();
+    let populate = if fills { Populate::Now } else { Populate::OnDemand };
     let request = match has(MAP_HUGETLB) {
         // No object has large pages.
         true if file.is_some() || sharing == Sharing::Shared => return Err(Errno::INVALID),

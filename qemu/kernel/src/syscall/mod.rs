@@ -3,6 +3,7 @@
 mod errno;
 mod files;
 mod futexes;
+mod locks;
 mod map;
 mod memory;
 mod paths;
@@ -123,6 +124,11 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_prctl => memory::settings(task, a, b),
         linux::__NR_madvise => memory::advise_and_wait(task, a, b, c).await,
         linux::__NR_msync => residence::sync_memory(task, a, b, c).await,
+        linux::__NR_mlock => locks::lock(task, a, b, 0).await,
+        linux::__NR_mlock2 => locks::lock(task, a, b, c).await,
+        linux::__NR_munlock => locks::unlock(task, a, b).await,
+        linux::__NR_mlockall => locks::lock_all(task, a).await,
+        linux::__NR_munlockall => locks::unlock_all(task),
         linux::__NR_mincore => residence::in_core(task, a, b, c).await,
 
         linux::__NR_set_mempolicy => placement::set_policy(task, a, b, c).await,

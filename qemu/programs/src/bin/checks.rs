@@ -30,6 +30,7 @@ mod checks {
             "memory" => memory,
             "fork" => fork,
             "restart" => restart,
+            "locks" => locks,
             _ => return None,
         };
         Some(check)
@@ -482,6 +483,45 @@ mod checks {
             ensure(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, 10 + number)?;
         }
         Ok(())
+    }
+
+    /// Locked memory is there before it is used; holes and what may not be used cannot be locked.
+    fn locks() -> Result<(), u8> {
+        let write = libc::PROT_READ | libc::PROT_WRITE;
+        let place = pages(16, write);
+        let resident = |place: *mut u8| {
+            let mut found = [0_u8; 16];
+            // SAFETY: the kernel writes a byte for each page.
+            let asked = unsafe { libc::mincore(place.cast(), 16 * PAGE, found.as_mut_ptr()) };
+            (asked == 0).then(|| found.iter().filter(|&&byte| byte & 1 == 1).count())
+        };
+        let fails = |answer: c_int, with: c_int| {
+            answer == -1 && std::io::Error::last_os_error().raw_os_error() == Some(with)
+        };
+        // SAFETY: the pages are this check's own.
+        unsafe {
+            ensure(resident(place) == Some(0), 1)?;
+            // From the middle of a page to that of another.
+            ensure(libc::mlock(place.add(PAGE + 100).cast(), 3 * PAGE) == 0, 2)?;
+            ensure(resident(place) == Some(4), 3)?;
+            ensure(libc::syscall(libc::SYS_mlock2, place, 16 * PAGE, 1) == 0, 4)?;
+            ensure(resident(place) == Some(4), 5)?;
+            ensure(fails(libc::syscall(libc::SYS_mlock2, place, PAGE, 2) as c_int, libc::EINVAL), 6)?;
+            ensure(libc::munlock(place.cast(), 16 * PAGE) == 0, 7)?;
+            libc::munmap(place.add(8 * PAGE).cast(), PAGE);
+            ensure(fails(libc::mlock(place.cast(), 16 * PAGE), libc::ENOMEM), 8)?;
+            ensure(fails(libc::munlock(place.add(8 * PAGE).cast(), 1), libc::ENOMEM), 9)?;
+            ensure(fails(libc::mlock(place.cast(), 1 << 46), libc::ENOMEM), 10)?;
+            let none = pages(1, libc::PROT_NONE);
+            ensure(fails(libc::mlock(none.cast(), PAGE), libc::ENOMEM), 11)?;
+            ensure(libc::mlock(none.cast(), 0) == 0, 12)?;
+
+            let before = pages(16, write);
+            ensure(fails(libc::mlockall(0), libc::EINVAL) && fails(libc::mlockall(4), libc::EINVAL), 13)?;
+            ensure(libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) == 0, 14)?;
+            ensure(resident(before) == Some(16) && resident(pages(16, write)) == Some(16), 15)?;
+            ensure(libc::munlockall() == 0 && resident(pages(16, write)) == Some(0), 16)
+        }
     }
 
     /// Memory keeps what is in it, and loses it when it should.

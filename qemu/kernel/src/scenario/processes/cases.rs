@@ -62,6 +62,7 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["huge", "collapse"]),
     holds(&["huge", "settings"]),
     holds(&["checks", "restart"]),
+    holds(&["checks", "locks"]),
     holds(&["sharing", "names"]),
     holds(&["sharing", "memory"]),
     holds(&["sharing", "counters"]),
