@@ -1,5 +1,9 @@
 //! Files.
 
+extern crate alloc;
+
+use alloc::vec::Vec;
+
 use linux_raw_sys::general::{
     F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_CLOEXEC, O_NONBLOCK,
     O_RDONLY, O_RDWR, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET,
@@ -37,11 +41,20 @@ fn offset(offset: Option<u64>) -> Result<Option<u64>, Errno> {
     }
 }
 
+/// Returns room for a piece of `bytes`. It is not in the future of a system call, which each thread has.
+fn buffer(bytes: u64) -> Result<Vec<u8>, Errno> {
+    let length = bytes.min(PIECE as u64) as usize;
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(length).map_err(|_| Errno::NO_MEMORY)?;
+    buffer.resize(length, 0);
+    Ok(buffer)
+}
+
 pub(super) async fn read(task: &Task, descriptor: u64, to: u64, bytes: u64, at: Option<u64>) -> Answer {
     let (file, at) = (file(task, descriptor)?, offset(at)?);
+    let mut piece = buffer(bytes)?;
     let mut done = 0;
     while done < bytes {
-        let mut piece = [0; PIECE];
         let length = (bytes - done).min(PIECE as u64) as usize;
         let read = file.read(at.map(|at| at + done), &mut piece[..length]);
         // What another program has to write is waited for until a signal comes.
@@ -61,10 +74,10 @@ pub(super) async fn read(task: &Task, descriptor: u64, to: u64, bytes: u64, at: 
 
 pub(super) async fn write(task: &Task, descriptor: u64, from: u64, bytes: u64, at: Option<u64>) -> Answer {
     let (file, at) = (file(task, descriptor)?, offset(at)?);
+    let mut buffer = buffer(bytes)?;
     let mut done = 0;
     while done < bytes {
-        let mut piece = [0; PIECE];
-        let piece = &mut piece[..(bytes - done).min(PIECE as u64) as usize];
+        let piece = &mut buffer[..(bytes - done).min(PIECE as u64) as usize];
         let written = match task.memory().read(from.wrapping_add(done), piece).await {
             Ok(()) if file.is_pipe() => {
                 let write = file.write(at.map(|at| at + done), piece);
