@@ -324,7 +324,7 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
 
 /// Has the leaf in `entry`, `raw` when last read, share its frame, and not permit writes. Returns the leaf as it
 /// is then.
-fn become_shared<F: Format>(entry: &TableEntry, mut raw: RawEntry) -> RawEntry {
+pub(super) fn become_shared<F: Format>(entry: &TableEntry, mut raw: RawEntry) -> RawEntry {
     loop {
         let shared = F::shared(raw);
         if shared == raw {
