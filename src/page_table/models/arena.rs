@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use loom::cell::UnsafeCell;
 use topomem_percpu::CpuPin;
-use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
 use super::super::table::Table;
@@ -34,6 +34,8 @@ pub(super) struct Arena {
     freed: Mutex<Vec<u64>>,
     /// How many further holders the first frames have that pages are mapped to.
     holders: [AtomicU32; 4],
+    /// A word in each of these.
+    words: [AtomicU64; 4],
     /// Unlinked tables that some CPU may walk through.
     unlinked: Mutex<Vec<PhysFrame>>,
 }
@@ -57,6 +59,7 @@ impl Arena {
             fresh: Mutex::new((1..=frames).collect()),
             freed: Mutex::new(Vec::new()),
             holders: core::array::from_fn(|_| AtomicU32::new(0)),
+            words: core::array::from_fn(|_| AtomicU64::new(0)),
             unlinked: Mutex::new(Vec::new()),
         }
     }
@@ -114,6 +117,17 @@ impl Arena {
     /// The frame numbered `number` of those that pages are mapped to has `holders` holders beyond the first.
     pub(super) fn share_with(&self, number: u64, holders: u32) {
         self.holders[number as usize].store(holders, Ordering::Relaxed);
+    }
+
+    /// The word that programs write to in a frame that pages are mapped to.
+    pub(super) fn word(&self, frame: PhysFrame) -> &AtomicU64 {
+        &self.words[(number(frame) - super::BASE) as usize]
+    }
+
+    /// Copies the word of such a frame to another.
+    pub(super) fn copy(&self, from: PhysFrame, to: PhysFrame) {
+        let word = self.word(from).load(Ordering::Relaxed);
+        self.word(to).store(word, Ordering::Relaxed);
     }
 
     fn holders_of(&self, frame: PhysFrame) -> &AtomicU32 {

@@ -1,11 +1,12 @@
 //! Accesses that are answered while another CPU unmaps the page, answers the same access, or copies the space.
 
 use core::convert::Infallible;
+use core::ops::RangeInclusive;
 
 use super::*;
 
-const READ_ONLY: Protection = Protection::USER_READ_ONLY;
-const WRITABLE: Protection = Protection::USER_DATA;
+pub(super) const READ_ONLY: Protection = Protection::USER_READ_ONLY;
+pub(super) const WRITABLE: Protection = Protection::USER_DATA;
 
 /// The frame that page 0 of a space has for itself, or shares, at first; CPU `n` has frame `BASE + 1 + n` for it.
 const OLD: u64 = BASE;
@@ -48,16 +49,39 @@ enum Written {
 impl Space {
     /// Marks page 0 as of a region, in a table that is there.
     fn marked() -> Arc<Space> {
+        Space::marked_at(0..=0)
+    }
+
+    fn marked_at(pages: RangeInclusive<u64>) -> Arc<Space> {
         let space = Space::new();
         assert!(space.map(0, 1, 1, Level::PAGE));
         let pin = pin(0);
         let (mut reserve, mut changed) = (Reserve::new(&space.memory, &pin), Changed::NOTHING);
-        let pages = Pages { first: 0, last: 0 };
+        let pages = Pages { first: *pages.start(), last: *pages.end() };
         let access = space.memory.by(&pin);
         let taken = space.table.rewrite(access, &mut reserve, pages, &mut Take, &mut changed, |_| ());
         assert!(taken.is_ok());
         drop(reserve);
         space
+    }
+
+    /// Maps pages of a region to frames of their own, from `BASE` on, which may be written.
+    pub(super) fn mapped(pages: RangeInclusive<u64>) -> Arc<Space> {
+        let space = Space::marked_at(pages.clone());
+        pages.for_each(|page| space.map_first(page, frame(BASE + page), WRITABLE, Ownership::Owned));
+        space
+    }
+
+    /// Maps the page `page` to its first frame.
+    fn map_first(&self, page: u64, frame: PhysFrame, protection: Protection, ownership: Ownership) {
+        let pin = pin(0);
+        let (mut reserve, mut changed) = (Reserve::new(&self.memory, &pin), Changed::NOTHING);
+        let leaf = Leaf { frame, protection, reach: Reach::Space, ownership };
+        let mut neighbours = Neighbours { page, pages: Pages { first: page, last: page }, next: || None };
+        let decide = |_, _| Ok::<_, ()>(Answer::Map(leaf, Level::PAGE));
+        let access = self.memory.by(&pin);
+        let mapped = self.table.resolve(access, &mut reserve, &mut neighbours, decide, &mut changed, |_| ());
+        assert!(mapped.is_ok());
     }
 
     /// Answers a write to page 0 by `cpu`, as the faults of programs do.
@@ -95,7 +119,7 @@ impl Space {
     }
 
     /// The leaf of page 0.
-    fn leaf(&self) -> Option<Leaf> {
+    pub(super) fn leaf(&self) -> Option<Leaf> {
         let walks = Walks::new();
         let pin = pin(0);
         self.table.walk(&self.memory, &walks.enter(&pin), 0).map(|(leaf, _)| leaf)
@@ -139,19 +163,8 @@ fn two_faults_at_one_page_do_the_work_once() {
 fn write_meets_copy(holders: u32, ownership: Ownership, protection: Protection) {
     explore(move || {
         let space = Space::marked();
-        {
-            // The page's first frame.
-            let pin = pin(0);
-            let (mut reserve, mut changed) = (Reserve::new(&space.memory, &pin), Changed::NOTHING);
-            let old = Leaf { frame: frame(OLD), protection, reach: Reach::Space, ownership };
-            let mut neighbours = Neighbours { page: 0, pages: Pages { first: 0, last: 0 }, next: || None };
-            let decide = |_, _| Ok::<_, ()>(Answer::Map(old, Level::PAGE));
-            let access = space.memory.by(&pin);
-            let mapped =
-                space.table.resolve(access, &mut reserve, &mut neighbours, decide, &mut changed, |_| ());
-            assert!(mapped.is_ok());
-            space.memory.share_with(OLD - BASE, holders);
-        }
+        space.map_first(0, frame(OLD), protection, ownership);
+        space.memory.share_with(OLD - BASE, holders);
         let (written, child) = race(
             &space,
             |space| space.write(1),

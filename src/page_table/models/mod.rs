@@ -12,6 +12,7 @@ mod reclaiming;
 mod records;
 mod tables;
 mod walks;
+mod writes;
 
 use arena::{Arena, Empty};
 use loom::sync::Arc;
@@ -219,7 +220,12 @@ where
 }
 
 fn explore(model: impl Fn() + Send + Sync + 'static) {
+    explore_up_to(4, model);
+}
+
+/// Explores `model` with at most `preemptions` switches of threads that do not wait.
+fn explore_up_to(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(4);
+    builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
