@@ -1,0 +1,76 @@
+//! Pages that are made one large page while another CPU may write to them.
+#![cfg(not(miri))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use topomem::region::{FaultAccess, MapRequest, PageFault, Placement};
+use topomem::sim::Sim;
+use topomem::{Access, AddressSpace, CpuId, CpuPin, PageSize, VirtAddr};
+
+const LENGTH: u64 = 2 << 20;
+
+fn start() -> VirtAddr {
+    VirtAddr::new(1 << 30).unwrap()
+}
+
+fn activate(space: &AddressSpace<&'static Sim>, pin: &CpuPin) {
+    // SAFETY: the CPU is online, and this is no handler.
+    unsafe { space.activate(pin) };
+}
+
+fn load(sim: &'static Sim, pin: &CpuPin, space: &AddressSpace<&'static Sim>) -> u64 {
+    loop {
+        if let Ok(word) = sim.load(start()) {
+            return word;
+        }
+        space.on_page_fault(pin, PageFault::new(start(), FaultAccess::Read)).unwrap();
+    }
+}
+
+/// The pages lose the permission to write, and a CPU that has not heard of it writes to one after that. It finds
+/// there what it wrote, so the collapse must not have copied the page before.
+#[test]
+fn a_collapse_waits_for_what_is_pending() {
+    let sim: &'static Sim = Sim::builder().cpus(2).memory(32 << 20).build().unwrap();
+    let service = sim.boot_service().unwrap();
+    let space = sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        space.mmap(pin, &MapRequest::anonymous(LENGTH).placed(Placement::Fixed(start()))).unwrap();
+        let write = PageFault::new(start(), FaultAccess::Write);
+        space.on_page_fault(pin, write).unwrap();
+        space
+    });
+    sim.run(|pin| {
+        activate(&space, pin);
+        if pin.cpu() == CpuId::BOOT {
+            sim.barrier();
+            space.mprotect(pin, start(), LENGTH, Access::READ).unwrap().detach();
+            sim.barrier();
+            space.collapse(pin, start(), LENGTH).unwrap();
+        } else {
+            sim.store(start(), 1).unwrap();
+            sim.mask_interrupts();
+            sim.barrier();
+            sim.barrier();
+            let begun = Instant::now();
+            let size = || space.translate(pin, start()).unwrap().size;
+            while size() == PageSize::Size4KiB && begun.elapsed() < Duration::from_millis(30) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            sim.store(start(), 2).unwrap();
+            sim.unmask_interrupts();
+            sim.take_interrupts();
+            assert_eq!(load(sim, pin, &space), 2, "a write is lost");
+        }
+        sim.barrier();
+        assert_eq!(load(sim, pin, &space), 2);
+        // SAFETY: as in `activate`.
+        unsafe { service.kernel_space().unwrap().activate(pin) };
+        sim.barrier();
+    });
+    sim.on(CpuId::BOOT, |pin| {
+        assert_eq!(space.translate(pin, start()).unwrap().size, PageSize::Size2MiB);
+    });
+}
