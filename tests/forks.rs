@@ -281,6 +281,21 @@ fn memory_that_runs_out_in_a_fork() {
     });
 }
 
+#[test]
+fn a_copy_has_its_parents_program_break() {
+    let (sim, service) = booted(1, 24);
+    sim.on(CpuId::BOOT, |pin| {
+        let parent = service.create_space(pin).unwrap();
+        parent.set_heap_start(at(512));
+        assert_eq!(parent.brk(pin, at(515)), at(515));
+        let child = parent.fork(pin).unwrap();
+        assert_eq!(child.brk(pin, at(0)), at(515), "below the start: it stays where it is");
+        assert_eq!(child.brk(pin, at(517)), at(517));
+        assert_eq!(write_fault(&child, pin, 516), Resolved::Zeroed);
+        assert_eq!(parent.brk(pin, at(0)), at(515), "each has its own");
+    });
+}
+
 fn poll(closing: &mut Closing<&'static Sim>) -> bool {
     std::pin::Pin::new(closing).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
