@@ -13,6 +13,10 @@ pub(crate) struct CpuNumber(usize);
 impl CpuNumber {
     /// The CPU that the machine booted on.
     pub(crate) const FIRST: Self = Self(0);
+
+    pub(crate) const fn new(number: usize) -> Self {
+        Self(number)
+    }
 }
 
 impl fmt::Display for CpuNumber {

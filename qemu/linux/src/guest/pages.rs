@@ -4,12 +4,15 @@ use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+};
 
 use crate::guest::error::GuestError;
+use crate::guest::file::File;
 
 /// Bytes in a page: of the smallest size, as the guest's kernel is told to use no other.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// How the pages lie to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +98,14 @@ impl Pages {
     /// Maps all that lies from the first page to the last, with frames (`MAP_POPULATE`).
     pub(crate) fn populate(&self) -> Result<(), GuestError> {
         self.replace(0, self.layout.extent(self.count), DATA, private() | MapFlags::POPULATE)
+    }
+
+    /// Maps the first pages of a file in the place of the pages.
+    pub(crate) fn show(&self, file: &File, sharing: MapFlags) -> Result<(), GuestError> {
+        let length = self.layout.extent(self.count) * PAGE;
+        // SAFETY: these addresses were reserved for `self`, and stay mapped until this call.
+        let mapped = unsafe { mmap(self.at(0).cast(), length, DATA, sharing | MapFlags::FIXED, file, 0) };
+        mapped.map(|_| ()).map_err(mapping("mmap"))
     }
 
     /// Writes to one page, which must be mapped for writing.
@@ -208,7 +219,7 @@ fn private() -> MapFlags {
     MapFlags::PRIVATE
 }
 
-fn mapping(call: &'static str) -> impl Fn(Errno) -> GuestError {
+pub(crate) fn mapping(call: &'static str) -> impl Fn(Errno) -> GuestError {
     move |error| GuestError::Call { call, error }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! A sample that a timer interrupt falls into is larger.
 
+mod objects;
+
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -14,14 +16,15 @@ use crate::guest::error::GuestError;
 use crate::guest::pages::{self, Layout, Pages};
 use crate::guest::record::{Measured, Origin, Record};
 use crate::guest::request::{Metric, Subject};
+use crate::guest::shapes::{Party, SHAPES};
 use crate::guest::spread::Spread;
 
 /// Samples that are not counted: they bring what stays from then on.
 const WARM_UP: u64 = 4;
 /// Pages of a large operation: those of one page table.
 const MANY: usize = 512;
-/// Pages of the process that is forked: 64 MiB.
-const LARGE: usize = 16 * 1024;
+/// Pages of a mebibyte.
+const MIB: usize = 256;
 /// How long the kernel gets to do what it does while idle, and a child to fall asleep.
 const REST: Duration = Duration::from_millis(20);
 
@@ -29,10 +32,12 @@ const REST: Duration = Duration::from_millis(20);
 struct Case {
     name: &'static str,
     parts: usize,
+    /// Of so many samples of a small case, one is taken.
+    rarity: u64,
     samples: fn(&Bench) -> Result<Vec<u64>, GuestError>,
 }
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 18] = [
     case("empty_syscall", |bench| {
         bench.sample(|| {
             bench.time(|| {
@@ -59,13 +64,16 @@ const CASES: [Case; 15] = [
     case("fault_read", |bench| faults(bench, Pages::read)),
     Case { parts: MANY, ..case("populate_512", populate) },
     case("fork_small", fork_alone),
-    case("fork_64m", fork),
+    case("fork_1m", |bench| fork(bench, MIB)),
+    case("fork_16m", |bench| fork(bench, 16 * MIB)),
+    case("fork_64m", |bench| fork(bench, 64 * MIB)),
+    Case { rarity: 4, ..case("fork_256m", |bench| fork(bench, 256 * MIB)) },
     case("cow_fault", copy_on_write),
     case("fork_touch_512", fork_and_touch),
 ];
 
 const fn case(name: &'static str, samples: fn(&Bench) -> Result<Vec<u64>, GuestError>) -> Case {
-    Case { name, parts: 1, samples }
+    Case { name, parts: 1, rarity: 1, samples }
 }
 
 /// What all cases share.
@@ -83,19 +91,29 @@ pub(crate) fn run(subject: Subject, metric: Metric, samples: u64) -> Result<(), 
         Metric::Instructions => ("instructions", 1.0),
         Metric::Time => ("us", ticks_per_microsecond()),
     };
-    let bench = Bench { samples, stopwatch: Stopwatch::new() };
-    for case in &CASES {
-        match (case.samples)(&bench) {
-            Ok(sampled) => {
-                let each = ticks * case.parts as f64;
-                if let Some(spread) = Spread::of(sampled.into_iter().map(|sample| sample as f64 / each)) {
-                    Record::Result(Measured::new(origin, case.name, unit, spread)).write();
-                }
+    let stopwatch = Stopwatch::new();
+    let report = |name: &str, parts: usize, sampled: Result<Vec<u64>, GuestError>| match sampled {
+        Ok(sampled) => {
+            let each = ticks * parts as f64;
+            if let Some(spread) = Spread::of(sampled.into_iter().map(|sample| sample as f64 / each)) {
+                Record::Result(Measured::new(origin, name, unit, spread)).write();
             }
-            Err(GuestError::Call { call, error: Errno::NOSYS }) => {
-                Record::Absent { case: case.name, subject: origin.subject, call }.write();
-            }
-            Err(error) => return Err(error),
+            Ok(())
+        }
+        Err(GuestError::Call { call, error: Errno::NOSYS }) => {
+            Record::Absent { case: name, subject: origin.subject, call }.write();
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    for case in CASES.iter().chain(&objects::CASES) {
+        let bench = Bench { samples: samples.div_ceil(case.rarity), stopwatch };
+        report(case.name, case.parts, (case.samples)(&bench))?;
+    }
+    for shape in &SHAPES {
+        for party in Party::ALL {
+            let name = format!("{}_{}", shape.name, party.name());
+            report(&name, shape.parts(), shape.sample(party, cpus, samples, stopwatch))?;
         }
     }
     Ok(())
@@ -202,9 +220,9 @@ fn fork_alone(bench: &Bench) -> Result<Vec<u64>, GuestError> {
     })
 }
 
-/// A large process forks; the child ends at once.
-fn fork(bench: &Bench) -> Result<Vec<u64>, GuestError> {
-    let pages = Pages::reserve(LARGE, Layout::Together)?;
+/// A process forks that has so many pages more; the child ends at once.
+fn fork(bench: &Bench, count: usize) -> Result<Vec<u64>, GuestError> {
+    let pages = Pages::reserve(count, Layout::Together)?;
     pages.map()?;
     let samples = fork_alone(bench);
     pages.clear()?;
