@@ -4,7 +4,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::chain::{Chain, Reserve};
 use super::cursor::Cursor;
-use super::entry::{Entry, Leaf, Ownership, RawEntry, RecordNumber};
+use super::entry::{Entry, Leaf, Ownership, RawEntry, RecordNumber, RegionId};
 use super::format::Format;
 use super::level::{Level, Pages};
 use super::map::unlink;
@@ -326,7 +326,16 @@ impl<F: Format> PageTable<F> {
         let memory = access.memory;
         loop {
             let mut cursor = Cursor::<F, M>::lock(self, access, pages);
-            if E::EMPTIES && self.has_shared_or_records() {
+            if E::EMPTIES
+                && cursor.level != Level::PAGE
+                && let Some(alike) = cursor.alike(pages)
+            {
+                if let Some(record) = alike.region().and_then(RegionId::record) {
+                    cursor.in_walk(access.enter());
+                    leave(record, pages.count());
+                }
+                alike.become_all::<F>(RawEntry::EMPTY);
+            } else if E::EMPTIES && self.has_shared_or_records() {
                 cursor = self.clear_shared(access, cursor, reserve, pages, changed, &mut leave)?;
             } else {
                 let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };

@@ -69,6 +69,11 @@ impl RawEntry {
         RawEntry(self.0 & !F::CLAIM)
     }
 
+    /// The same entry with a claim.
+    pub(super) const fn claimed<F: Format>(self) -> RawEntry {
+        RawEntry(self.0 | F::CLAIM)
+    }
+
     pub(super) const fn is_claimed<F: Format>(self) -> bool {
         self.0 & F::CLAIM != 0
     }

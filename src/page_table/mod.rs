@@ -4,6 +4,7 @@
 //! through a cursor that claims only the entries of its range (the protocol is described in
 //! `cursor.rs`); walks take no claim.
 
+mod alike;
 mod around;
 mod chain;
 mod change;

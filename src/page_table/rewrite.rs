@@ -116,6 +116,14 @@ fn plan<F: Format, M: TableMemory, R: Rewrite>(
     pages: Pages,
     rewrite: &R,
 ) -> Result<u64, R::Stop> {
+    if level == Level::PAGE {
+        // Nothing is smaller than its entries.
+        return if R::CHECKS {
+            Leaves::new(memory, frame, pages).check::<F, R>(rewrite).map(|()| 0)
+        } else {
+            Ok(0)
+        };
+    }
     // SAFETY: the cursor keeps it linked.
     let table = unsafe { table_at(memory, frame) };
     let of_part = |part: Pages| {
@@ -276,6 +284,20 @@ impl<F: Format> PageTable<F> {
             // A table that the range fills may go.
             let stay = |level: Level| R::JOINS && level > Level::PAGE && pages.fill_entries(level);
             let mut cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
+            if let Some(alike) = cursor.alike(pages) {
+                if R::CHECKS {
+                    rewrite.check(alike.found(), pages.first).map_err(RewriteError::Refused)?;
+                }
+                if R::RECORDS && self.has_records() {
+                    cursor.in_walk(access.enter());
+                }
+                let end = rewrite.rewrite(alike.found(), pages).map(|becomes| {
+                    if let Becomes::Reserved(region) = becomes {
+                        alike.become_all::<F>(F::mark(region));
+                    }
+                });
+                return Ok(Rewritten { recorded: record(changed), end });
+            }
             let (frame, level) = (cursor.frame(), cursor.level);
             let leaves = (level == Level::PAGE).then(|| Leaves::new(memory, frame, pages));
             let needed = if let Some(leaves) = &leaves {

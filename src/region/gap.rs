@@ -6,7 +6,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use super::attributes::Region;
 use crate::Machine;
 use crate::address_space::AddressSpace;
-use crate::page_table::Pages;
+use crate::page_table::{Level, Pages};
 
 /// At which pages a range may begin: those that leave `rest` when divided by `of`, a power of two.
 #[derive(Debug, Clone, Copy)]
@@ -16,9 +16,10 @@ pub(super) struct Alignment {
 }
 
 impl Alignment {
-    /// That of `region`, which is `count` pages long: so that large pages have room in it.
+    /// That of `region`, which is `count` pages long: so that large pages have room in it. Others of 2 MiB or
+    /// more are aligned, too: then they are whole entries of directories until they are used.
     pub fn for_region(region: Region, count: u64) -> Alignment {
-        let level = region.largest_level();
+        let level = region.largest_level().max(Level::HUGE);
         Alignment { of: if count < level.pages() { 1 } else { level.pages() }, rest: 0 }
     }
 
@@ -81,18 +82,20 @@ impl<P: Machine> AddressSpace<P> {
         take: &mut impl FnMut(Pages) -> Result<(), Option<E>>,
     ) -> Result<Option<Pages>, E> {
         let mut end = within.last + 1;
+        // Mostly the first range is free, and to look first would read its entries twice.
+        let mut was_taken = false;
         while end >= within.first + count {
             let first = alignment.at_or_below(end - count).filter(|&first| first >= within.first);
             let Some(first) = first else { break };
             let pages = Pages { first, last: first + count - 1 };
-            if let Some(taken) = self.last_taken(pin, pages) {
+            if was_taken && let Some(taken) = self.last_taken(pin, pages) {
                 end = taken;
                 continue;
             }
             match take(pages) {
                 Ok(()) => return Ok(Some(pages)),
-                // Another context was faster: it is seen the next time.
-                Err(None) => {}
+                // What is there is seen the next time; so it is if another context was faster.
+                Err(None) => was_taken = true,
                 Err(Some(error)) => return Err(error),
             }
         }

@@ -67,8 +67,9 @@ impl<P: Machine> Rewrite for Replace<P> {
         Ok(true)
     }
 
-    fn joins(&self, region: RegionId) -> bool {
-        may_be_large(region)
+    // The tables of what was there go: a fork would copy them.
+    fn joins(&self, _: RegionId) -> bool {
+        true
     }
 
     #[inline(always)]
