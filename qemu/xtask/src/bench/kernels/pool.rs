@@ -13,6 +13,8 @@ pub(super) const COUNTS: [&str; 5] = ["IPIs", "ICR writes", "full flushes", "par
 pub(in crate::bench) struct Pooled {
     /// Medians over the boots, of the median and of both tenths; the samples of all.
     pub(in crate::bench) result: Measurement,
+    /// The median absolute deviation of the boots' medians: half of them are closer to `result.median`.
+    pub(super) deviation: f64,
     /// The lowest and the highest of the boots' figures that are judged.
     pub(super) boots: (f64, f64),
     /// How many boots.
@@ -57,10 +59,7 @@ pub(super) fn over_boots(results: Vec<Measurement>) -> Vec<Pooled> {
 
 fn pool(boots: &[Measurement]) -> Option<Pooled> {
     let first = boots.first()?;
-    let median = |figure: fn(&Measurement) -> f64| {
-        let sorted = sorted(boots, figure);
-        sorted.get((sorted.len() - 1) / 2).copied().unwrap_or(f64::NAN)
-    };
+    let median = |figure: fn(&Measurement) -> f64| middle(&sorted(boots, figure));
     let judged = sorted(boots, judged);
     let result = Measurement {
         median: median(|result| result.median),
@@ -71,10 +70,16 @@ fn pool(boots: &[Measurement]) -> Option<Pooled> {
     };
     let boots_judged = (*judged.first()?, *judged.last()?);
     let per_boot = boots.iter().map(|result| result.n).min()?;
-    Some(Pooled { result, boots: boots_judged, number: boots.len(), per_boot })
+    let deviation = middle(&sorted(boots, |boot| (boot.median - result.median).abs()));
+    Some(Pooled { result, deviation, boots: boots_judged, number: boots.len(), per_boot })
 }
 
-fn sorted(boots: &[Measurement], figure: fn(&Measurement) -> f64) -> Vec<f64> {
+/// The lower median of some figures.
+fn middle(sorted: &[f64]) -> f64 {
+    sorted.len().checked_sub(1).and_then(|last| sorted.get(last / 2)).copied().unwrap_or(f64::NAN)
+}
+
+fn sorted(boots: &[Measurement], figure: impl Fn(&Measurement) -> f64) -> Vec<f64> {
     let mut figures: Vec<f64> = boots.iter().map(figure).collect();
     figures.sort_unstable_by(f64::total_cmp);
     figures
@@ -100,6 +105,7 @@ mod tests {
         let own = &pooled[0];
         assert_eq!((own.result.low, own.result.median, own.result.high, own.result.n), (3.0, 6.0, 12.0, 30));
         assert_eq!((own.judged(), own.boots), (2.0, (2.0, 4.5)));
+        assert_eq!(own.deviation, 2.0, "of 9, 4 and 6");
         assert_eq!((own.number, own.per_boot), (3, 10));
         assert_eq!(pooled[2].judged(), 1.0);
         assert!(own.is_beside(&pooled[1].result) && !own.is_beside(&pooled[2].result));

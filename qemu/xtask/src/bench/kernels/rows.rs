@@ -22,6 +22,8 @@ pub(in crate::bench) struct Row {
     pub(in crate::bench) linux: Option<Cell>,
     /// topomem's figure over Linux's.
     pub(in crate::bench) ratio: Option<f64>,
+    /// The same of the medians.
+    pub(in crate::bench) ratio_of_medians: Option<f64>,
     pub(in crate::bench) goal: Option<Goal>,
 }
 
@@ -33,7 +35,9 @@ pub(in crate::bench) struct Cell {
     /// The same of the boot where it is lowest, and where it is highest.
     pub(in crate::bench) least: f64,
     pub(in crate::bench) most: f64,
+    /// The median of all boots, and how far the boots' medians are from it in the median.
     pub(in crate::bench) median: f64,
+    pub(in crate::bench) deviation: f64,
     pub(in crate::bench) boots: usize,
     /// Samples of each boot.
     pub(in crate::bench) samples: u64,
@@ -63,9 +67,17 @@ impl Row {
 impl From<&Pooled> for Cell {
     fn from(pooled: &Pooled) -> Self {
         let (least, most) = pooled.boots;
-        let Pooled { result, number, per_boot, .. } = pooled;
+        let Pooled { result, deviation, number, per_boot, .. } = pooled;
         let figure = pooled.judged();
-        Self { figure, least, most, median: result.median, boots: *number, samples: *per_boot }
+        Self {
+            figure,
+            least,
+            most,
+            median: result.median,
+            deviation: *deviation,
+            boots: *number,
+            samples: *per_boot,
+        }
     }
 }
 
@@ -121,6 +133,7 @@ fn row(any: &Pooled, all: &[Pooled], limits: &Limits) -> Row {
         bare: of(BARE).map(Cell::from),
         linux: its.map(Cell::from),
         ratio: ratio.map(|(own, its)| own.judged() / its.judged()),
+        ratio_of_medians: ratio.map(|(own, its)| own.result.median / its.result.median),
         goal: own.and_then(|own| Standing::of(own, all, limits)).map(Goal::from),
     }
 }
@@ -147,7 +160,8 @@ mod tests {
         let rows = of(&all, &limits, Unmatched::LeftOut);
         assert_eq!(rows.len(), 2, "not that of Linux on 4 CPUs");
         let time = &rows[0];
-        let own = Cell { figure: 4.0, least: 4.0, most: 6.0, median: 8.0, boots: 2, samples: 10 };
+        let own =
+            Cell { figure: 4.0, least: 4.0, most: 6.0, median: 8.0, deviation: 0.0, boots: 2, samples: 10 };
         assert_eq!((time.topomem, time.ratio, time.bare), (Some(own), Some(0.4), None));
         let of = Some(("linux".to_owned(), "protect_wait".to_owned()));
         let goal = Goal { at_most: 0.65, of, reached: Some(0.4), verdict: Verdict::Met };

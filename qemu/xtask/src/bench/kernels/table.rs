@@ -6,8 +6,21 @@ use super::standing::Verdict;
 use crate::bench::comparison::rounded;
 use crate::report::Table;
 
-const HEADING: [&str; 13] = [
-    "case", "CPUs", "unit", "N", "topomem", "median", "bare", "linux", "median", "ratio", "target", "is", "",
+const HEADING: [&str; 14] = [
+    "case",
+    "CPUs",
+    "unit",
+    "N",
+    "topomem",
+    "median",
+    "bare",
+    "linux",
+    "median",
+    "ratio",
+    "of medians",
+    "target",
+    "is",
+    "",
 ];
 const NOTHING: &str = "-";
 
@@ -81,14 +94,14 @@ fn is_count(row: &Row) -> bool {
 fn cells(row: &Row) -> [String; HEADING.len()] {
     let nothing = || NOTHING.to_owned();
     let shown = |cell: Option<Cell>| cell.map_or_else(nothing, |cell| figure(&cell, &row.unit));
-    let median = |cell: Option<Cell>| {
-        cell.filter(|_| row.unit == TIME).map_or_else(nothing, |cell| rounded(cell.median))
-    };
+    let median =
+        |cell: Option<Cell>| cell.filter(|_| row.unit == TIME).map_or_else(nothing, |cell| spread(&cell));
     let n: Vec<String> = [row.topomem, row.bare, row.linux].iter().flatten().map(samples).collect();
     let (target, is, verdict) = row.goal.as_ref().map_or_else(
         || (nothing(), nothing(), nothing()),
         |goal| (target(goal), is(goal), goal.verdict.name().to_owned()),
     );
+    let ratio = |ratio: Option<f64>| ratio.map_or_else(nothing, |ratio| format!("{ratio:.3}"));
     let is_same = n.iter().all(|one| Some(one) == n.first());
     [
         row.case.clone(),
@@ -100,7 +113,8 @@ fn cells(row: &Row) -> [String; HEADING.len()] {
         shown(row.bare),
         shown(row.linux),
         median(row.linux),
-        row.ratio.map_or_else(nothing, |ratio| format!("{ratio:.3}")),
+        ratio(row.ratio),
+        ratio(row.ratio_of_medians.filter(|_| row.unit == TIME)),
         target,
         is,
         verdict,
@@ -110,6 +124,12 @@ fn cells(row: &Row) -> [String; HEADING.len()] {
 /// Boots and samples.
 fn samples(cell: &Cell) -> String {
     if cell.boots == 1 { cell.samples.to_string() } else { format!("{} x {}", cell.boots, cell.samples) }
+}
+
+/// A median, and of several boots how far theirs are from it.
+fn spread(cell: &Cell) -> String {
+    let median = rounded(cell.median);
+    if cell.boots == 1 { median } else { format!("{median} ± {}", rounded(cell.deviation)) }
 }
 
 /// What is judged, with its spread over the boots.
@@ -172,9 +192,9 @@ mod tests {
         assert_eq!(
             words(&table(&rows())),
             [
-                "case CPUs unit N topomem median linux median ratio target is",
-                "a 2 us 2 x 10 | 10 4.00 (.. 6.00) 8.00 10.0 20.0 0.400 <= 0.65 x linux a 0.400 x met",
-                "b 2 us 10 1.50 3.00 - - - <= 0.1 x linux none - open",
+                "case CPUs unit N topomem median linux median ratio of medians target is",
+                "a 2 us 2 x 10 | 10 4.00 (.. 6.00) 8.00 ± 0.00 10.0 20.0 0.400 0.400 <= 0.65 x linux a 0.400 x met",
+                "b 2 us 10 1.50 3.00 - - - - <= 0.1 x linux none - open",
             ]
         );
     }

@@ -108,7 +108,7 @@ fn legend(metric: Metric, rows: &[Row]) -> Vec<String> {
         }
         Metric::Time => {
             "us: the lowest tenth (with several boots the best boot's, up to the worst's), then the \
-                         median; N: boots x samples"
+                         median of the boots' medians ± their median absolute deviation; N: boots x samples"
                 .to_owned()
         }
     }];
