@@ -113,7 +113,7 @@ impl Edit for Clear {
     ) -> bool {
         let old = entry.replace::<F>(level, RawEntry::EMPTY);
         if !F::is_present(old) {
-            return cleared_absent::<F, M>(memory, retired, old, level);
+            return !is_unmapped::<F>(old) && cleared_absent::<F, M>(memory, retired, old, level);
         }
         let Entry::Leaf(leaf) = F::decode(old, level) else {
             return false;
@@ -124,6 +124,12 @@ impl Edit for Clear {
         }
         true
     }
+}
+
+/// Says `raw` of no frame: is it a mark, or nothing?
+#[inline(always)]
+fn is_unmapped<F: Format>(raw: RawEntry) -> bool {
+    raw.unclaimed::<F>() == RawEntry::EMPTY || F::region_in_mark(raw).is_some()
 }
 
 /// Adds to `retired` what the entry `old`, which was not present, owned, and says whether it was a leaf.
@@ -259,20 +265,29 @@ pub(super) fn shares_in<F: Format, M: TableMemory>(
     level: Level,
     pages: Pages,
 ) -> u64 {
-    let of_part = |part: Pages| match (F::decode(table.load(level.index(part.first)), level), level.below()) {
-        // A large leaf that the range does not fill is cut.
-        (Entry::Leaf(leaf), _) if leaf.ownership == Ownership::Shared => {
-            if part.fill_entries(level) {
-                1
-            } else {
-                part.count()
+    let is_shared = |raw| {
+        !is_unmapped::<F>(raw)
+            && matches!(F::decode(raw, level), Entry::Leaf(leaf) if leaf.ownership == Ownership::Shared)
+    };
+    let Some(below) = level.below() else {
+        let entries = table.entries(level.index(pages.first), level.index(pages.last));
+        return entries.iter().map(|entry| u64::from(is_shared(entry.load()))).sum();
+    };
+    let of_part = |part: Pages| {
+        let raw = table.load(level.index(part.first));
+        if is_unmapped::<F>(raw) {
+            return 0;
+        }
+        match F::decode(raw, level) {
+            Entry::Table(next) => {
+                // SAFETY: it is linked below what the caller has claimed.
+                shares_in::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
             }
+            _ if !is_shared(raw) => 0,
+            // A large leaf that the range does not fill is cut.
+            _ if part.fill_entries(level) => 1,
+            _ => part.count(),
         }
-        (Entry::Table(next), Some(below)) => {
-            // SAFETY: it is linked below what the caller has claimed.
-            shares_in::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
-        }
-        _ => 0,
     };
     pages.by_entry(level).map(of_part).sum()
 }
@@ -442,6 +457,10 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
             let raw = table.load(index);
+            if E::EMPTIES && part.fill_entries(level) && is_unmapped::<F>(raw) {
+                table.entry(index).replace::<F>(level, RawEntry::EMPTY);
+                continue;
+            }
             match (F::decode(raw, level), level.below()) {
                 (Entry::Empty, _) => {}
                 (Entry::Mark(_), _) if !E::MARKS => {}

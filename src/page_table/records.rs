@@ -21,9 +21,18 @@ pub(super) fn for_each_record<F: Format, M: TableMemory>(
     let mut run: Option<(RecordNumber, u64)> = None;
     // SAFETY: the cursor keeps it linked.
     let table = unsafe { table_at(memory, frame) };
+    let mut last_mark = None;
     for part in pages.by_entry(level) {
         let index = level.index(part.first);
         let raw = table.load(index);
+        if last_mark == Some(raw) {
+            // Most marks are like their neighbours.
+            if let Some((_, count)) = &mut run {
+                *count += part.count();
+            }
+            continue;
+        }
+        last_mark = F::region_in_mark(raw).map(|_| raw);
         let record = match found::<F, M>(memory, frame, index, raw, level) {
             Some(Found::Reserved(region) | Found::Mapped(_, Some(region))) => region.record(),
             Some(Found::Vacant | Found::Mapped(_, None)) => None,

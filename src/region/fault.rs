@@ -299,6 +299,12 @@ impl<P: Machine> AddressSpace<P> {
         let large = SparePage::none(core, pin, page);
         let share = SpareShare::none(core, pin);
         let mut spare = Spare { core, pin, page, frame, zeroed: Zeroed::Yes, policy: None, large, share };
+        if fault.cause == Cause::NotPresent
+            && core.table.has_records()
+            && let Some(resolved) = self.touch_object(pin, page, fault.access)
+        {
+            return Ok(resolved);
+        }
         let mut around = SpareFrames::none(core, pin);
         let mut pages = Pages { first: page, last: page };
         if fault.access == FaultAccess::Write && fault.cause == Cause::NotPresent {

@@ -29,6 +29,7 @@ mod mmap;
 mod mremap;
 mod numa;
 mod object;
+mod object_touch;
 mod protect;
 mod record;
 mod request;
