@@ -85,6 +85,38 @@ fn large_pages_and_faults_around_leave_objects_alone() {
     });
 }
 
+/// A first access maps the pages around it that the object has in memory, up to those of an aligned group.
+#[test]
+fn a_first_access_maps_what_is_in_memory_around() {
+    const START: u64 = 1 << 18;
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 40 << 12).unwrap();
+        for page in [3, 5, 15, 16] {
+            object.try_write(pin, page << 12, &(page + 1).to_le_bytes()).unwrap();
+        }
+        let (shared, private) = (bench.space(pin), bench.space(pin));
+        bench.map(pin, &shared, &object, START, 40, 0, Sharing::Shared);
+        bench.map(pin, &private, &object, START, 40, 0, Sharing::Private);
+        for space in [&shared, &private] {
+            assert_eq!(space.on_page_fault(pin, read(START + 5)).unwrap(), Resolved::ObjectPage);
+            assert_eq!((space.mapped_pages(), space.minor_faults()), (3, 1));
+            assert_eq!(bench.load(pin, space, START + 15), 16);
+        }
+        assert_eq!(object.resident_pages(), 4, "nothing was read in");
+        // What is mapped beside a page is as good as what is mapped by its own access.
+        bench.store(pin, &shared, START + 3, 7);
+        assert_eq!(bench.load(pin, &private, START + 3), 7);
+        bench.store(pin, &private, START + 3, 8);
+        assert_eq!(bench.load(pin, &shared, START + 3), 7);
+        assert_eq!((shared.minor_faults(), private.minor_faults()), (1, 2));
+        // A first write in a private mapping copies its page, and maps nothing beside.
+        assert_eq!(private.on_page_fault(pin, write(START + 20)).unwrap(), Resolved::PrivateCopy);
+        assert_eq!(private.mapped_pages(), 4);
+        bench.finish(pin, [shared, private], [object]);
+    });
+}
+
 #[test]
 fn private_mappings_copy_on_write() {
     let bench = Bench::new(1);

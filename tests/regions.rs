@@ -764,3 +764,45 @@ fn a_stack_grows_page_by_page_to_its_limit() {
         assert_eq!(touch(sim, pin, &space, 10_000 - 2048, Some(1)), Ok(1));
     });
 }
+
+/// A large region takes no tables before it is used, and none stay when it is replaced or unmapped.
+#[test]
+fn large_regions_keep_no_tables_that_say_the_same_everywhere() {
+    const BYTES: u64 = 8 << 20;
+    let (sim, service) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let before = allocated(service);
+        let space = service.create_space(pin).unwrap();
+        activate(&space, pin);
+        let request = MapRequest::anonymous(BYTES);
+        let map = || space.mmap(pin, &request).unwrap();
+        let settled = || {
+            while service.tend(pin) != Tended::Done {
+                sim.take_interrupts();
+            }
+            allocated(service)
+        };
+        let start = map();
+        assert!(start.as_u64().is_multiple_of(2 << 20));
+        let (first, untouched) = (start.as_u64() >> 12, settled());
+        // All of it changes as one, and parts of it do.
+        space.mprotect(pin, start, BYTES, Access::READ).unwrap().wait(pin);
+        assert_eq!(touch(sim, pin, &space, first, Some(1)), Err(FaultError::Denied));
+        space.mprotect(pin, start, BYTES, Access::WRITE).unwrap().wait(pin);
+        assert_eq!(settled(), untouched);
+        space.mprotect(pin, at(first + 512), 4096, Access::READ).unwrap().wait(pin);
+        assert_eq!(touch(sim, pin, &space, first + 512, Some(1)), Err(FaultError::Denied));
+        for page in [0, 511, 513, 2047] {
+            assert_eq!(touch(sim, pin, &space, first + page, Some(page)), Ok(page));
+        }
+        assert!(settled() > untouched);
+        space.mmap(pin, &request.placed(Placement::Fixed(start))).unwrap();
+        assert_eq!(settled(), untouched, "tables of what was replaced stay");
+        assert_eq!(touch(sim, pin, &space, first + 511, None), Ok(0));
+        space.munmap(pin, start, BYTES).unwrap().wait(pin);
+        assert_eq!(settled(), untouched);
+        assert_eq!(map(), start);
+        space.munmap(pin, start, BYTES).unwrap().wait(pin);
+        finish(sim, service, pin, space, before);
+    });
+}
