@@ -146,7 +146,7 @@ fn a_message_that_its_sender_unmaps_has_moved() {
         let place = place.as_u64() >> 12;
         from.munmap(pin, at(MESSAGE), 64 << 12).unwrap().wait(pin);
         assert_eq!(frames(&to, place), had);
-        for page in (place..place + 64).filter(|page| (page - place) % 3 != 0) {
+        for page in (place..place + 64).filter(|page| !(page - place).is_multiple_of(3)) {
             assert_eq!(write_fault(&to, pin, page), Resolved::Reused);
         }
         assert_eq!(frames(&to, place), had);
