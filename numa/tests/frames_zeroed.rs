@@ -12,8 +12,8 @@ use core::task::{Context, Poll, Waker};
 use frames_support::{Host, MIB, Machine, cpu, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, Corruption, DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Policy,
-    Watermarks, ZeroedFrames, ZeroedStats, Zeroing, Zone,
+    AllocError, Corruption, DoubleFrees, Drained, FrameRequest, Frames, FramesConfig, FreeError, NodeSet,
+    Policy, Watermarks, ZeroedFrames, ZeroedStats, Zeroing, Zone,
 };
 use topomem_percpu::{Order, Platform};
 use x86_64::PhysAddr;
@@ -90,6 +90,20 @@ fn frames_zeroed_ahead_are_handed_out_first_and_are_zero() {
     assert_eq!(local, 512 + 20);
     taken.into_iter().for_each(|first| free(frames, 0, first, Order::FRAME).unwrap());
     assert_eq!(frames.validate().unwrap().allocated, 0);
+}
+
+#[test]
+fn what_a_cpu_has_counted_stays_when_it_goes_offline() {
+    let frames = Machine::simple(2, 2).frames(&config(16));
+    online(frames, 2);
+    assert_eq!(frames.refill_zeroed(&pin(1), 4), 4);
+    let taken: Vec<_> = (0..6).map(|_| frames.alloc(&pin(1), &ZEROED).unwrap()).collect();
+    let expected = ZeroedStats { frames: 0, hits: 4, misses: 2, doubles: 0 };
+    let local = frames.stats(node(0)).unwrap().local;
+    assert_eq!((stats(frames, 0), local), (expected, 6));
+    assert_eq!(frames.cpu_offline(&pin(1)), Drained::Everything);
+    assert_eq!((stats(frames, 0), frames.stats(node(0)).unwrap().local), (expected, 6));
+    taken.into_iter().for_each(|first| free(frames, 0, first, Order::FRAME).unwrap());
 }
 
 #[test]

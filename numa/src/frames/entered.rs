@@ -16,10 +16,10 @@ use super::region::Region;
 use super::transit::Transit;
 
 /// After this many refills and evictions the size is looked at.
-const WINDOW: u32 = 16;
+const WINDOW: u16 = 16;
 
 /// Every so many calls of [`Entered::trim`] look.
-const TRIM_EVERY: u32 = 64;
+const TRIM_EVERY: u16 = 64;
 
 /// The right to use a magazine: this CPU's only one.
 #[derive(Debug)]
@@ -193,7 +193,7 @@ impl Entered {
     /// the CPU's demand swings by more than the magazine holds. All in one direction, more room
     /// would not help.
     fn look_at_size(&self, event: usize) {
-        let bump = |index: usize, more: u32| {
+        let bump = |index: usize, more: u16| {
             let value = self.window[index].load(Ordering::Relaxed) + more;
             self.window[index].store(value, Ordering::Relaxed);
             value

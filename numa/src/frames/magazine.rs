@@ -13,7 +13,9 @@
 
 use core::ptr;
 
-use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence};
+use topomem_percpu::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering, compiler_fence,
+};
 use topomem_percpu::{CpuId, NodeId};
 
 use super::Zone;
@@ -84,18 +86,20 @@ pub(crate) struct Magazine {
     pub(crate) taken: Count,
     pub(crate) cpu: CpuId,
     pub(crate) node: NodeId,
+    /// Another CPU wants it drained.
+    attention: AtomicBool,
     /// Near entries in use, a power of two.
     pub(super) size: AtomicU32,
     /// In paranoid mode, the near entry used last. Set before the gate first opens.
     last: AtomicPtr<Entry>,
-    /// Another CPU wants it drained.
-    attention: AtomicBool,
     pub(super) near: [Entry; NEAR],
     pub(super) away: [Entry; AWAY],
     /// The away entry that is replaced next.
-    pub(super) next_away: AtomicU32,
+    pub(super) next_away: AtomicU16,
     /// Calls of `trim` since one looked.
-    pub(super) round: AtomicU32,
+    pub(super) round: AtomicU16,
+    /// Refills and evictions since the size was last looked at.
+    pub(super) window: [AtomicU16; 2],
     /// Words whose frames were freed straight home last, by the low bits of their numbers.
     pub(super) missed: [Count; MISSED],
     pub(super) huge: HugeSlots,
@@ -114,15 +118,17 @@ pub(crate) struct Magazine {
     pub(crate) straight: Count,
     /// Written by nested contexts, so it may lose counts to each other, but never goes wrong.
     pub(crate) nested: Count,
+    /// As `nested`, like the three below: runs that no other count has.
     pub(crate) local: Count,
     pub(crate) remote: Count,
+    /// Frames taken from the node's pool of zeroed frames, and requests that found none there.
+    pub(crate) zeroed_hits: Count,
+    pub(crate) zeroed_misses: Count,
     /// Frames freed twice, found only when their word went home.
     pub(crate) late_doubles: Count,
     /// The CPU's contexts in transit while they have the magazine: by zone of its own node, and
     /// those that move frames of other nodes or within the magazine.
     pub(super) transits: [Transits; Zone::COUNT + 1],
-    /// Refills and evictions since the size was last looked at.
-    pub(super) window: [AtomicU32; 2],
     /// Where it looks in its node's pool of zeroed frames.
     pub(super) zeroed_place: Place,
     /// `taken` when the size was last looked at for shrinking.
@@ -153,12 +159,14 @@ macro_rules! shut {
             taken: Count::new(),
             cpu: $cpu,
             node: $node,
+            attention: AtomicBool::new(false),
             size: AtomicU32::new(LEAST_NEAR),
             last: AtomicPtr::new(ptr::null_mut()),
-            attention: AtomicBool::new(false),
             near: each!(Entry::new(); NEAR),
             away: each!(Entry::new(); AWAY),
-            next_away: AtomicU32::new(0),
+            next_away: AtomicU16::new(0),
+            round: AtomicU16::new(0),
+            window: each!(AtomicU16::new(0); 2),
             missed: each!(Count::new(); MISSED),
             huge: HugeSlots::new($slots),
             block: AtomicU64::new(0),
@@ -172,10 +180,10 @@ macro_rules! shut {
             nested: Count::new(),
             local: Count::new(),
             remote: Count::new(),
+            zeroed_hits: Count::new(),
+            zeroed_misses: Count::new(),
             late_doubles: Count::new(),
             transits: each!(Transits::new(); Zone::COUNT + 1),
-            window: each!(AtomicU32::new(0); 2),
-            round: AtomicU32::new(0),
             zeroed_place: Place::new($cpu.index()),
             taken_at_trim: Count::new(),
         }
@@ -280,7 +288,8 @@ impl Magazine {
 
     /// Of the `count` frames from `first` on, one that it holds.
     pub(crate) fn holds_of(&self, first: u64, count: u64) -> Option<u64> {
-        self.words().find_map(|word| {
+        let keys = first / 64..=(first + count.saturating_sub(1)) / 64;
+        self.words().filter(|word| keys.contains(&word.key)).find_map(|word| {
             let base = word.key * 64;
             let below = |end: u64| ones(end.saturating_sub(base).min(64) as u32);
             let held = word.mask & below(first + count) & !below(first);

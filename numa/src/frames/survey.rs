@@ -20,11 +20,15 @@ impl<P: Platform> Frames<P> {
         let state = machine.node(node)?;
         let zones = Zone::ALL.map(|zone| self.zone_stats(machine, state, zone));
         let (mut local, remote, foreign) = state.counters.load();
-        let mut in_magazines = 0;
+        let (mut in_magazines, mut zeroed) = (0, state.zeroed.stats());
+        // Of CPUs that are offline, too: what was counted stays.
+        for magazine in machine.magazines[node.index()] {
+            // What magazines hand out is always local.
+            local += magazine.taken.get() + magazine.huge_taken.get() + magazine.zeroed_hits.get();
+            zeroed.misses += magazine.zeroed_misses.get();
+        }
         for magazine in self.rack.iter() {
             if magazine.node == node {
-                // What magazines hand out is always local.
-                local += magazine.taken.get() + magazine.huge_taken.get();
                 in_magazines += magazine.blocks().count() as u64 * BLOCK;
             }
             let here = magazine.words().filter(|word| {
@@ -42,7 +46,6 @@ impl<P: Platform> Frames<P> {
             .map(|(zone, free)| zone.watermarks.pressure(free))
             .min()
             .unwrap_or(Pressure::None);
-        let zeroed = state.zeroed.stats();
         Some(NodeStats { zones, in_magazines, zeroed, local, remote, foreign, pressure })
     }
 
@@ -77,7 +80,7 @@ impl<P: Platform> Frames<P> {
             straight: magazine.straight.get(),
             flushes: magazine.flushes.get(),
             nested: magazine.nested.get(),
-            local: taken + blocks + magazine.local.get(),
+            local: taken + blocks + magazine.local.get() + magazine.zeroed_hits.get(),
             remote: magazine.remote.get(),
             late_doubles: magazine.late_doubles.get(),
             cached: magazine.cached(),

@@ -19,7 +19,8 @@ use super::{AllocError, FrameRequest, Frames, Policy, Zeroing, Zone};
 impl<P: Platform> Frames<P> {
     /// Serves a plain request for one zeroed frame: from the pool of the CPU's node, or from the magazine.
     ///
-    /// Bound: one compare-and-swap while the slot of the pool that the last one came from has more.
+    /// Bound: one compare-and-swap while the slot of the pool that the last one came from has more. Counts in the
+    /// CPU's own lines.
     #[inline(never)]
     pub(super) fn alloc_zeroed_frame(&self, pin: &CpuPin) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
@@ -38,12 +39,11 @@ impl<P: Platform> Frames<P> {
             || pool.pop(&magazine.zeroed_place),
             |number| magazine.holds(number),
         ) {
-            node.counters.count_local();
-            magazine.local.add(1);
+            magazine.zeroed_hits.add(1);
             machine.mark_given(number, Given::Aligned(Order::FRAME));
             return Ok(frame(number));
         }
-        pool.count_miss();
+        magazine.zeroed_misses.add(1);
         let taken = self.alloc(pin, &request)?;
         self.zero(taken, Order::FRAME.bytes());
         Ok(taken)

@@ -123,7 +123,7 @@ pub(crate) struct ZeroedPool {
     filled: AtomicU64,
     /// Frames that went home unused.
     spilled: AtomicU64,
-    /// Requests for a zeroed frame that found none.
+    /// Requests for a zeroed frame that found none, but for those that magazines count.
     misses: AtomicU64,
     /// Frames found freed twice: they were in here too.
     doubles: AtomicU64,

@@ -136,6 +136,14 @@ mod tests {
     }
 
     #[test]
+    fn faults_of_cpus_with_regions_of_their_own_use_no_common_line() {
+        for cpus in [4, 16] {
+            let tally = measure(Rc::new(OneLevel::new(cpus)), cpus, 1);
+            assert_eq!(tally.fault.transfers, 0, "{cpus} CPUs: {tally:?}");
+        }
+    }
+
+    #[test]
     fn a_lock_around_the_regions_is_waited_for() {
         let tally = measure(Rc::new(TwoLevel::new(4)), 4, 1);
         assert_eq!(tally.all().locks, tally.regions * (2 + PAGES));
