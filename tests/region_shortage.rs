@@ -274,7 +274,11 @@ fn changing_regions() {
         ("madvise(WIPEONFORK) of mapped pages", 1, |world, pin| {
             madvise(world, pin, FIRST + 2, 3, Advice::WipeOnFork)
         }),
-        ("madvise(GUARD_INSTALL) of mapped pages", 1, |world, pin| {
+        ("madvise(GUARD_INSTALL) of a part", 2, |world, pin| {
+            madvise(world, pin, WIDE + 777, 5, Advice::GuardInstall)
+        }),
+        // What is unmapped has its region in its entry.
+        ("madvise(GUARD_INSTALL) of mapped pages", 0, |world, pin| {
             madvise(world, pin, FIRST + 2, 3, Advice::GuardInstall)
         }),
     ]);

@@ -16,8 +16,8 @@ use super::layout::{SpaceKind, pages_of, range_of, range_of_pages, size_of_level
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Answer, Answered, Changed, ClearPageError, Found, Leaf, Level, Mismatch, MovedRegions, Neighbours,
-    Outcome, PageTable, Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
+    Answer, Answered, AtOnce, Changed, ClearPageError, Found, Leaf, Level, Mismatch, MovedRegions,
+    Neighbours, Outcome, PageTable, Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
 use crate::region::{
     DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout, SpacePolicy,
@@ -326,22 +326,34 @@ impl<P: Machine> SpaceCore<P> {
         rewrite: &mut R,
         changed: &mut Changed,
     ) -> Outcome<Option<ChangeRecord<'_>>, R, AllocError> {
-        let record = |changed: &mut Changed| self.record(changed);
-        match self.table.rewrite_at_once(self.service.tables(pin), pages, rewrite, changed, record) {
-            Some(Ok(done)) => {
-                if changed.pages > 0 {
-                    self.count_unmapped(pin, changed.pages);
-                }
-                Ok(done)
-            }
-            Some(Err(refused)) => Err(RewriteError::Refused(refused)),
+        match self.rewrite_at_once(pin, pages, rewrite, changed) {
+            Some(outcome) => outcome.map_err(RewriteError::Refused),
             None => self.rewrite_slowly(pin, pages, rewrite, changed),
         }
     }
 
+    /// [`SpaceCore::rewrite`] in the usual case. Else changes nothing, and returns `None`: the caller then
+    /// calls [`SpaceCore::rewrite_slowly`].
+    // Always: as `PageTable::rewrite_at_once`.
+    #[inline(always)]
+    pub fn rewrite_at_once<R: Rewrite>(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        rewrite: &mut R,
+        changed: &mut Changed,
+    ) -> AtOnce<Option<ChangeRecord<'_>>, R> {
+        let record = |changed: &mut Changed| self.record(changed);
+        let outcome = self.table.rewrite_at_once(self.service.tables(pin), pages, rewrite, changed, record);
+        if R::UNMAPS && changed.pages > 0 {
+            self.count_unmapped(pin, changed.pages);
+        }
+        outcome
+    }
+
     /// [`SpaceCore::rewrite`], for any pages and whatever it takes.
     #[inline(never)]
-    fn rewrite_slowly<R: Rewrite>(
+    pub fn rewrite_slowly<R: Rewrite>(
         &self,
         pin: &CpuPin,
         pages: Pages,

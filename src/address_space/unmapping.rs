@@ -9,9 +9,10 @@ use topomem_percpu::CpuPin;
 use topomem_shootdown::{ChangeRecord, Completion, PageRange, Request, Ticket};
 
 use super::core::SpaceCore;
+use super::layout::range_of_pages;
 use crate::Machine;
 use crate::fault::Fault;
-use crate::page_table::Changed;
+use crate::page_table::{Changed, Pages};
 use crate::retire::{Callback, Callbacks, Parked, Retired};
 
 /// A change of page tables that other CPUs may not have noticed yet.
@@ -189,6 +190,19 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         unsafe { self.parts.free(pin) };
     }
 
+    /// Frees what was retired if every CPU has dropped the old translations, and returns whether that is so.
+    /// Never waits.
+    #[must_use]
+    #[inline(always)]
+    pub fn finish(&mut self, pin: &CpuPin) -> bool {
+        if !self.is_complete() {
+            return false;
+        }
+        // SAFETY: the ticket is complete, or there was nothing to wait for.
+        unsafe { self.parts.free(pin) };
+        true
+    }
+
     /// Waits for nothing: the service task frees what was retired once that is safe. The same
     /// as dropping it, but said aloud.
     pub fn detach(self) {}
@@ -241,6 +255,23 @@ impl<'s, P: Machine> IntoFuture for Unmapping<'s, P> {
 #[inline(never)]
 fn pending<'s, P: Machine>(core: &'s SpaceCore<P>, pin: &CpuPin, range: PageRange) -> Ticket<'s, P> {
     core.service.shootdown().pending_in(pin, core.domain(), range)
+}
+
+impl<P: Machine> SpaceCore<P> {
+    /// Tells TLBs of `changed`, a change in `pages` that was recorded and is answered by an error, and waits until
+    /// every CPU has dropped the old translations.
+    // Apart, so that a change that succeeds is made where its caller wants it.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn wait_for_change<'s>(
+        &'s self,
+        pin: &CpuPin,
+        pages: Pages,
+        changed: Changed,
+        record: Option<ChangeRecord<'s>>,
+    ) {
+        Unmapping::announce(self, pin, || range_of_pages(pages), changed, record).wait(pin);
+    }
 }
 
 /// The future of an [`Unmapping`]. Dropping it detaches.

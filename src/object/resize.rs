@@ -51,8 +51,12 @@ impl<P: Machine> TakeOut<'_, P> {
 impl<P: Machine> Rewrite for TakeOut<'_, P> {
     type Stop = core::convert::Infallible;
     const CHECKS: bool = false;
-    const REGIONS: bool = false;
     const UNMAPS: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        false
+    }
 
     fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop> {
         Ok(self.concerns(found, page))

@@ -68,8 +68,13 @@ impl<P: Machine> Upkeep<'_, P> {
 impl<P: Machine> Rewrite for Upkeep<'_, P> {
     type Stop = core::convert::Infallible;
     const CHECKS: bool = false;
-    const REGIONS: bool = true;
     const UNMAPS: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        // What stays mapped stays of its region.
+        false
+    }
 
     fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop> {
         Ok(match found {

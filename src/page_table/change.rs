@@ -216,7 +216,7 @@ impl Edit for Protect {
     ) -> bool {
         let raw = entry.load();
         if F::is_present(raw) {
-            reprotect::<F>(entry, raw, level, self.0)
+            reprotect::<F>(entry, raw, level, self.0).is_some()
         } else {
             reprotect_absent::<F>(entry, raw, level, self.0)
         }
@@ -233,26 +233,26 @@ fn reprotect_absent<F: Format>(
     level: Level,
     protection: Protection,
 ) -> bool {
-    matches!(F::decode(raw, level), Entry::Leaf(_)) && reprotect::<F>(entry, raw, level, protection)
+    matches!(F::decode(raw, level), Entry::Leaf(_)) && reprotect::<F>(entry, raw, level, protection).is_some()
 }
 
-/// Gives the leaf in `entry`, in a table of `level` and `raw` when last read, another protection, and says
-/// whether it had another.
+/// Gives the leaf in `entry`, in a table of `level` and `raw` when last read, another protection, and returns
+/// what the entry said and what it says now; `None` if it had that protection.
 #[inline(always)]
 pub(super) fn reprotect<F: Format>(
     entry: &TableEntry,
     mut raw: RawEntry,
     level: Level,
     protection: Protection,
-) -> bool {
+) -> Option<(RawEntry, RawEntry)> {
     loop {
         let new = F::reprotect(raw, level, protection);
         if new == raw {
-            return false;
+            return None;
         }
         // The hardware may set accessed and dirty bits in between.
         match entry.compare_exchange(raw, new) {
-            Ok(()) => return true,
+            Ok(()) => return Some((raw, new)),
             Err(now) => raw = now,
         }
     }
@@ -270,8 +270,7 @@ pub(super) fn shares_in<F: Format, M: TableMemory>(
             && matches!(F::decode(raw, level), Entry::Leaf(leaf) if leaf.ownership == Ownership::Shared)
     };
     let Some(below) = level.below() else {
-        let entries = table.entries(level.index(pages.first), level.index(pages.last));
-        return entries.iter().map(|entry| u64::from(is_shared(entry.load()))).sum();
+        return shares_of_pages::<F>(table, pages);
     };
     let of_part = |part: Pages| {
         let raw = table.load(level.index(part.first));
@@ -290,6 +289,15 @@ pub(super) fn shares_in<F: Format, M: TableMemory>(
         }
     };
     pages.by_entry(level).map(of_part).sum()
+}
+
+/// How many of `pages`, of a lowest table, share their frames.
+#[inline]
+pub(super) fn shares_of_pages<F: Format>(table: &Table, pages: Pages) -> u64 {
+    let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
+    let shares =
+        |entry: &TableEntry| F::page(entry.load()).is_some_and(|leaf| leaf.ownership == Ownership::Shared);
+    entries.iter().map(|entry| u64::from(shares(entry))).sum()
 }
 
 impl<F: Format> PageTable<F> {
@@ -341,6 +349,12 @@ impl<F: Format> PageTable<F> {
         let memory = access.memory;
         loop {
             let mut cursor = Cursor::<F, M>::lock(self, access, pages);
+            let is_plain = || {
+                !self.has_shared_or_records()
+                    || cursor.level == Level::PAGE
+                        && !self.has_records()
+                        && shares_of_pages::<F>(cursor.table(), pages) == 0
+            };
             if E::EMPTIES
                 && cursor.level != Level::PAGE
                 && let Some(alike) = cursor.alike(pages)
@@ -350,7 +364,7 @@ impl<F: Format> PageTable<F> {
                     leave(record, pages.count());
                 }
                 alike.become_all::<F>(RawEntry::EMPTY);
-            } else if E::EMPTIES && self.has_shared_or_records() {
+            } else if E::EMPTIES && !is_plain() {
                 cursor = self.clear_shared(access, cursor, reserve, pages, changed, &mut leave)?;
             } else {
                 let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };

@@ -23,6 +23,9 @@ pub unsafe trait Format: Send + Sync + 'static {
     /// A bit that the hardware ignores in all entries of tables above the lowest, be they tables, leaves
     /// or empty, and that neither `table` nor `leaf` sets.
     const CLAIM: u64;
+    /// The bits of a leaf in a lowest table that say which frame it maps. All other bits of leaves that get the same
+    /// protection change alike, and these are inverted in all of them or in none.
+    const FRAME: u64;
 
     /// An entry that points to a table.
     fn table(frame: PhysFrame) -> RawEntry;
@@ -43,9 +46,16 @@ pub unsafe trait Format: Send + Sync + 'static {
     /// What `raw`, in a table of `level`, says.
     fn decode(raw: RawEntry, level: Level) -> Entry;
 
+    /// Returns the leaf that `raw`, in a lowest table, is; `None` if it maps nothing. The same as `decode` says.
+    fn page(raw: RawEntry) -> Option<Leaf>;
+
     /// The leaf `raw` of a table of `level` with another protection; what the hardware noted
     /// in it (accessed, dirty) stays.
     fn reprotect(raw: RawEntry, level: Level, protection: Protection) -> RawEntry;
+
+    /// Does the leaf `new` forbid something that the leaf `old` permits, or is memory accessed otherwise by it? If
+    /// not, a translation by `old` that a TLB still has does no harm: `new` is `old` with another protection.
+    fn narrows(old: RawEntry, new: RawEntry) -> bool;
 
     /// Returns the leaf `raw` with another ownership; all else stays.
     fn with_ownership(raw: RawEntry, ownership: Ownership) -> RawEntry;

@@ -77,6 +77,7 @@ pub(crate) use reclaim::Swept;
 pub(crate) use relocate::{Left, MovedRegions, RelocateError};
 pub(crate) use resolve::{Answer, Answered};
 pub(crate) use rewrite::{Becomes, Found, Outcome, Rewrite, RewriteError, Rewritten};
+pub(crate) use rewrite_leaves::AtOnce;
 pub(crate) use runs::Runs;
 pub(crate) use share::{Listed, Unshared};
 pub(crate) use single::{ClearPageError, Mismatch};

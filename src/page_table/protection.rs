@@ -26,6 +26,8 @@ impl Access {
     pub(crate) const READ_BIT: u8 = 1 << 0;
     pub(crate) const WRITE_BIT: u8 = 1 << 1;
     pub(crate) const EXECUTE_BIT: u8 = 1 << 2;
+    /// All three.
+    pub(crate) const ALL_BITS: u8 = Access::READ_BIT | Access::WRITE_BIT | Access::EXECUTE_BIT;
 
     /// Nothing: the page keeps its contents, and no CPU finds them, in whatever mode.
     pub const NONE: Access = Access(0);
@@ -81,7 +83,7 @@ impl Access {
     /// The access that has the bits `bits`, which [`Access::bits`] returned; other bits are not looked at.
     #[inline]
     pub(crate) const fn of_bits(bits: u8) -> Access {
-        Access(bits & (Access::READ_BIT | Access::WRITE_BIT | Access::EXECUTE_BIT))
+        Access(bits & Access::ALL_BITS)
     }
 
     /// What the two bits of an entry that is present say, whoever wrote them.

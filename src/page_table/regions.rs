@@ -17,11 +17,11 @@ use topomem_percpu::sync::atomic::Ordering;
 use x86_64::structures::paging::PhysFrame;
 
 use super::chain::{Chain, Reserve};
-use super::entry::{Entry, RawEntry, RegionId};
+use super::entry::{RawEntry, RegionId};
 use super::format::Format;
 use super::level::{ENTRIES, Level};
 use super::memory::{TableMemory, table_at};
-use super::table::Table;
+use super::table::{Table, TableEntry};
 
 /// In the aux word of a lowest table: the other bits are the region of all its leaves.
 const ONE: u32 = 1 << 31;
@@ -61,14 +61,6 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// Returns the region that all leaves of the table in `table` have, if the table keeps one for all.
-#[inline(always)]
-pub(super) fn common<M: TableMemory>(memory: &M, table: PhysFrame) -> Option<RegionId> {
-    // Relaxed: governed by the claim of the table's entry.
-    let word = memory.aux(table).load(Ordering::Relaxed);
-    if word & ONE != 0 { RegionId::new(word & !ONE) } else { None }
-}
-
 /// Returns the region of the leaf at `index` of the table in `table`, whose entry the caller holds.
 #[inline]
 pub(super) fn region_of<M: TableMemory>(memory: &M, table: PhysFrame, index: usize) -> Option<RegionId> {
@@ -104,19 +96,6 @@ pub(super) fn has_frame<M: TableMemory>(memory: &M, table: PhysFrame) -> bool {
     matches!(Kept::of(memory, table), Kept::Each(_))
 }
 
-/// Might it take a further frame to give the leaves at `indexes` of the lowest table in `table`, whose leaves
-/// have the regions `kept`, or the first of them, another region?
-#[inline(always)]
-pub(super) fn may_need_frame<F: Format, M: TableMemory>(
-    kept: &Kept<'_>,
-    memory: &M,
-    table: PhysFrame,
-    indexes: RangeInclusive<usize>,
-) -> bool {
-    let several = indexes.start() != indexes.end();
-    !matches!(kept, Kept::Each(_)) && (several || has_leaves_beside::<F, M>(memory, table, indexes))
-}
-
 /// Has the lowest table in `table` a leaf at another index than `indexes`?
 #[cold]
 fn has_leaves_beside<F: Format, M: TableMemory>(
@@ -126,8 +105,29 @@ fn has_leaves_beside<F: Format, M: TableMemory>(
 ) -> bool {
     // SAFETY: the caller holds the table linked.
     let table = unsafe { table_at(memory, table) };
-    let is_leaf = |index| matches!(F::decode(table.load(index), Level::PAGE), Entry::Leaf(_));
-    (0..ENTRIES).any(|index| !indexes.contains(&index) && is_leaf(index))
+    let (first, last) = indexes.into_inner();
+    let (before, behind) =
+        (table.entries(0, ENTRIES - 1).split_at(first).0, &table.entries(last, ENTRIES - 1)[1..]);
+    let is_leaf = |entry: &TableEntry| F::page(entry.load()).is_some();
+    before.iter().any(is_leaf) || behind.iter().any(is_leaf)
+}
+
+/// Makes `frame` the place of an id for each leaf of the lowest table in `table`, all of which have the region
+/// `common` if any has one. From then on, leaves get other regions without a further frame.
+#[cold]
+pub(super) fn keep_each<M: TableMemory>(
+    memory: &M,
+    reserve: &mut Reserve<'_, M>,
+    table: PhysFrame,
+    common: Option<RegionId>,
+) {
+    let Some(frame) = reserve.take() else { return };
+    // SAFETY: it came from the reserve: the caller's alone.
+    let ids = unsafe { table_at(memory, frame) };
+    if common.is_some() {
+        (0..ENTRIES).for_each(|index| ids.store(index, raw(common)));
+    }
+    set_place(memory, reserve, table, frame);
 }
 
 /// Gives the leaves at `indexes` of the table in `table`, of `level`, their region. Takes a frame from

@@ -45,14 +45,17 @@ pub(crate) trait Rewrite {
     type Stop;
     /// Does [`Rewrite::check`] look at all pages before the first is changed, and may it refuse them?
     const CHECKS: bool;
-    /// May leaves come to be of another region?
-    const REGIONS: bool;
     /// May pages be unmapped?
     const UNMAPS: bool;
+    /// Does the same become of all pages that are found alike but for their frames, and stay mapped?
+    const ALIKE: bool = false;
     /// May [`Rewrite::joins`] say yes?
     const JOINS: bool = false;
     /// May records lose pages?
     const RECORDS: bool = false;
+
+    /// May leaves come to be of another region?
+    fn gives_regions(&self) -> bool;
 
     /// Says whether the change concerns pages that are `found` to be so, the first of which is `page`.
     fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop>;
@@ -206,8 +209,8 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
                 Becomes::Mapped(protection, region) => {
                     let at = index..=index;
                     regions::set::<F, M>(self.memory, self.reserve, frame, level, at, Some(region));
-                    if reprotect::<F>(table.entry(index), raw, level, protection)
-                        && narrows(found, protection)
+                    if let Some((old, new)) = reprotect::<F>(table.entry(index), raw, level, protection)
+                        && F::narrows(old, new)
                     {
                         self.changed.note_leaves(part, level, 0);
                     }
@@ -243,18 +246,6 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
         leaves.apply::<F, R>(rewrite, changed, age, |Run { first, last, region }| {
             regions::set::<F, M>(memory, reserve, frame, Level::PAGE, first..=last, Some(region));
         })
-    }
-}
-
-/// Does `protection` forbid something that the leaf that was found permits?
-#[inline]
-pub(super) fn narrows(found: Found, protection: Protection) -> bool {
-    match found {
-        Found::Mapped(leaf, _) => {
-            let widened = leaf.protection.with_access(protection.access());
-            widened != protection || !protection.access().includes(leaf.protection.access())
-        }
-        Found::Vacant | Found::Reserved(_) => false,
     }
 }
 
@@ -299,15 +290,15 @@ impl<F: Format> PageTable<F> {
                 return Ok(Rewritten { recorded: record(changed), end });
             }
             let (frame, level) = (cursor.frame(), cursor.level);
-            let leaves = (level == Level::PAGE).then(|| Leaves::new(memory, frame, pages));
+            let mut leaves = (level == Level::PAGE).then(|| Leaves::new(memory, frame, pages));
             let needed = if let Some(leaves) = &leaves {
                 if R::CHECKS {
                     leaves.check::<F, R>(rewrite).map_err(RewriteError::Refused)?;
                 }
-                u64::from(R::REGIONS && leaves.may_need_frame::<F>())
+                u64::from(rewrite.gives_regions() && leaves.may_need_frame())
             } else {
                 let cuts = plan::<F, M, R>(memory, frame, level, pages, rewrite);
-                cuts.map_err(RewriteError::Refused)? + if R::REGIONS { MOST_DIVIDED } else { 0 }
+                cuts.map_err(RewriteError::Refused)? + if rewrite.gives_regions() { MOST_DIVIDED } else { 0 }
             };
             let mut gathers = 0;
             if R::UNMAPS && self.has_shared() {
@@ -324,6 +315,9 @@ impl<F: Format> PageTable<F> {
             }
             if R::RECORDS && self.has_records() {
                 cursor.in_walk(access.enter());
+            }
+            if let Some(leaves) = leaves.as_mut().filter(|_| needed > 0) {
+                leaves.keep_each(reserve);
             }
             let mut rewriter = Rewriter { memory, reserve, rewrite, changed };
             let end = match leaves {

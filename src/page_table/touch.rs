@@ -19,6 +19,7 @@ pub(crate) struct MarkedTable<'a, F: Format, M: TableMemory> {
 
 impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
     /// Returns the region of the page.
+    #[inline(always)]
     pub(crate) fn region(&self) -> RegionId {
         self.region
     }
@@ -29,6 +30,7 @@ impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
     }
 
     /// Maps `page`, which is marked, by `leaf`.
+    #[inline(always)]
     pub(crate) fn map(&self, page: u64, leaf: &Leaf) {
         if let Some(ids) = self.ids {
             let index = Level::PAGE.index(page);
@@ -37,6 +39,7 @@ impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
         self.entry(page).store(F::leaf(leaf, Level::PAGE));
     }
 
+    #[inline(always)]
     fn entry(&self, page: u64) -> &TableEntry {
         self.cursor.table().entry(Level::PAGE.index(page))
     }
@@ -45,6 +48,8 @@ impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
 impl<F: Format> PageTable<F> {
     /// Claims the lowest table of `page`, if the page is not mapped yet, no frame is needed to map it and others
     /// of its region, and no other cursor is in the way.
+    // Always: as `map_marked`.
+    #[inline(always)]
     pub(crate) fn claim_marked<'a, M: TableMemory>(
         &'a self,
         access: TableAccess<'a, M>,
@@ -65,8 +70,8 @@ impl<F: Format> PageTable<F> {
     }
 
     /// Maps the page `page` by the leaf that `leaf_of` returns for the page's region, if the page is not mapped
-    /// yet, and is one of a lowest table whose leaves are all of that region, and no other cursor is in the way.
-    /// Returns whether the page is mapped by that leaf; if not, nothing has changed.
+    /// yet, and its leaf can be of that region without a further frame, and no other cursor is in the way. Returns
+    /// whether the page is mapped by that leaf; if not, nothing has changed.
     // Always: what is found and decided stays in registers.
     #[inline(always)]
     pub(crate) fn map_marked<M: TableMemory>(
@@ -75,18 +80,9 @@ impl<F: Format> PageTable<F> {
         page: u64,
         leaf_of: impl FnOnce(RegionId) -> Option<Leaf>,
     ) -> bool {
-        let pages = Pages { first: page, last: page };
-        let Some(cursor) = Cursor::<F, M>::try_lock_one(self, access, pages) else { return false };
-        if cursor.level != Level::PAGE {
-            return false;
-        }
-        let entry = cursor.table().entry(Level::PAGE.index(page));
-        let marked = F::region_in_mark(entry.load());
-        let Some(region) = marked.filter(|_| marked == regions::common(access.memory, cursor.frame())) else {
-            return false;
-        };
-        let Some(leaf) = leaf_of(region) else { return false };
-        entry.store(F::leaf(&leaf, Level::PAGE));
+        let Some(table) = self.claim_marked(access, page) else { return false };
+        let Some(leaf) = leaf_of(table.region()) else { return false };
+        table.map(page, &leaf);
         true
     }
 }

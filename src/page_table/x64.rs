@@ -159,6 +159,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     const ROOT: Level = Self::ROOT_LEVEL;
     const LARGEST_LEAF: Level = Level::GIANT;
     const CLAIM: u64 = Bits::CLAIMED.bits();
+    const FRAME: u64 = ADDRESS;
 
     #[inline]
     fn table(frame: PhysFrame) -> RawEntry {
@@ -200,6 +201,18 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         if Self::is_present(raw) { present(raw.0, level) } else { absent(raw.0, level) }
     }
 
+    // Always, with both kinds of leaves: what the caller does not use is not decoded.
+    #[inline(always)]
+    fn page(raw: RawEntry) -> Option<Leaf> {
+        if raw.0 & (Bits::PRESENT | NO_ACCESS).bits() == 0 {
+            return None;
+        }
+        let hidden = !Self::is_present(raw);
+        let leaf = present_leaf(if hidden { toggle_access(raw.0) } else { raw.0 }, Level::PAGE);
+        let access = if hidden { Access::NONE } else { leaf.protection.access() };
+        Some(Leaf { protection: leaf.protection.with_access(access), ..leaf })
+    }
+
     #[inline]
     fn reprotect(raw: RawEntry, _level: Level, protection: Protection) -> RawEntry {
         let hidden = permits_nothing(raw.0);
@@ -215,6 +228,18 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         };
         let raw = bits & !dirty | mark;
         RawEntry(if protection.access().reads() { raw } else { toggle_access(raw) })
+    }
+
+    #[inline(always)]
+    fn narrows(old: RawEntry, new: RawEntry) -> bool {
+        // No TLB has a leaf that is not present.
+        if !Self::is_present(old) {
+            return false;
+        }
+        let (lost, gained) = (old.0 & !new.0, new.0 & !old.0);
+        let permissions = Bits::PRESENT | Bits::WRITABLE;
+        let others = Bits::USER | Bits::WRITE_THROUGH | Bits::CACHE_DISABLE;
+        lost & permissions.bits() | gained & Bits::NO_EXECUTE.bits() | (lost | gained) & others.bits() != 0
     }
 
     fn with_ownership(raw: RawEntry, ownership: Ownership) -> RawEntry {
@@ -280,18 +305,24 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
 /// Decodes an entry that is present.
 #[inline(always)]
 fn present(raw: u64, level: Level) -> Entry {
-    let bits = Bits::from_bits_truncate(raw);
-    if level > Level::PAGE && !bits.contains(Bits::LARGE) {
+    if level > Level::PAGE && raw & Bits::LARGE.bits() == 0 {
         return Entry::Table(frame_at(raw & ADDRESS));
     }
+    Entry::Leaf(present_leaf(raw, level))
+}
+
+/// Decodes a leaf that is present.
+#[inline(always)]
+fn present_leaf(raw: u64, level: Level) -> Leaf {
+    let bits = Bits::from_bits_truncate(raw);
     // Below the frame's address, large leaves have the PAT bit and reserved ones.
     let address = raw & ADDRESS & !(level.pages() * 4096 - 1);
-    Entry::Leaf(Leaf {
+    Leaf {
         frame: frame_at(address),
         protection: protection_of(bits),
         reach: if bits.contains(Bits::GLOBAL) { Reach::Global } else { Reach::Space },
         ownership: ownership_of(bits),
-    })
+    }
 }
 
 /// Decodes an entry that is not present. Apart, so that loops over entries that are keep their registers.
@@ -333,12 +364,16 @@ mod tests {
                         assert_eq!(raw.0 & Bits::PRESENT.bits() != 0, access.reads());
                         let touched = RawEntry(raw.0 | (Bits::ACCESSED | Bits::DIRTY).bits());
                         assert_eq!(Four::decode(touched, level), Entry::Leaf(leaf));
+                        if level == Level::PAGE {
+                            assert_eq!(Four::page(touched), Some(leaf));
+                        }
                     }
                 }
             }
         }
         assert_eq!(Four::decode(Four::table(frame_at(0x5000)), Level::HUGE), Entry::Table(frame_at(0x5000)));
         assert_eq!(Four::decode(RawEntry::EMPTY, Level::PAGE), Entry::Empty);
+        assert_eq!((Four::page(RawEntry::EMPTY), Four::page(Four::mark(RegionId::MIN))), (None, None));
     }
 
     #[test]
@@ -366,6 +401,34 @@ mod tests {
             let clean = Four::leaf(&leaf(Protection::KERNEL_READ_ONLY), level);
             let writable = Four::reprotect(clean, level, Protection::KERNEL_DATA);
             assert_eq!(writable.0 & (Bits::DIRTY | Bits::SAVED_DIRTY).bits(), 0);
+        }
+    }
+
+    #[test]
+    fn a_leaf_is_narrower_if_it_forbids_something_or_means_another_access() {
+        // SAFETY: nothing is executed.
+        let capability = unsafe { super::super::WriteExecute::new() };
+        let all = Access::write_execute(&capability);
+        let accesses = [Access::NONE, Access::READ, Access::WRITE, Access::EXECUTE, all];
+        let protections = accesses.into_iter().flat_map(|access| {
+            [Protection::kernel(access), Protection::user(access)].into_iter().flat_map(|protection| {
+                [Cache::WriteBack, Cache::WriteThrough, Cache::WriteCombining, Cache::Uncached]
+                    .map(|cache| protection.cached(cache))
+            })
+        });
+        let marks = Bits::ACCESSED | Bits::DIRTY;
+        for level in [Level::PAGE, Level::HUGE] {
+            for before in protections.clone() {
+                for after in protections.clone() {
+                    let old = Four::leaf(&leaf(before), level);
+                    let old = if before.access().reads() { RawEntry(old.0 | marks.bits()) } else { old };
+                    let same_use = before.with_access(after.access()) == after;
+                    let expected =
+                        before.access().reads() && (!same_use || !after.access().includes(before.access()));
+                    let new = Four::reprotect(old, level, after);
+                    assert_eq!(Four::narrows(old, new), expected, "{before:?} {after:?}");
+                }
+            }
         }
     }
 

@@ -81,7 +81,7 @@ impl Advise {
     fn of_leaf(&self, leaf: &Leaf, region: Region) -> Becomes {
         match self.effect(region) {
             Effect::Keep(same) if same == region => Becomes::Same,
-            Effect::Keep(region) => Becomes::Mapped(protection_of(region, leaf), region.id()),
+            Effect::Keep(region) => Becomes::Mapped(protection_of(region.access(), leaf), region.id()),
             Effect::Discard(region) => Becomes::Reserved(region.id()),
         }
     }
@@ -90,9 +90,26 @@ impl Advise {
 impl Rewrite for Advise {
     type Stop = Infallible;
     const CHECKS: bool = false;
-    const REGIONS: bool = true;
     const UNMAPS: bool = true;
     const JOINS: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        match self.advice {
+            Advice::GuardRemove
+            | Advice::DontFork
+            | Advice::DoFork
+            | Advice::WipeOnFork
+            | Advice::Huge
+            | Advice::NoHuge => true,
+            // What stays mapped stays of its region.
+            Advice::Normal
+            | Advice::DontNeed
+            | Advice::GuardInstall
+            | Advice::PopulateRead
+            | Advice::PopulateWrite => false,
+        }
+    }
 
     #[inline]
     fn check(&self, found: Found, _: u64) -> Result<bool, Infallible> {
@@ -115,6 +132,12 @@ impl Rewrite for Advise {
 
     #[inline(always)]
     fn rewrite(&mut self, found: Found, _: Pages) -> Result<Becomes, Infallible> {
+        // The usual advice, by itself: what the region is need not be known.
+        if let (Advice::DontNeed, Found::Reserved(region) | Found::Mapped(_, Some(region))) =
+            (self.advice, found)
+        {
+            return Ok(Becomes::Reserved(region));
+        }
         Ok(match found {
             Found::Vacant | Found::Mapped(_, None) => {
                 self.holes = true;
@@ -160,21 +183,18 @@ impl<P: Machine> AddressSpace<P> {
         let mut changed = Changed::NOTHING;
         let mut advise = Advise { advice, holes: false };
         match self.core().rewrite(pin, pages, &mut advise, &mut changed) {
-            Ok(Rewritten { recorded, .. }) => {
-                let unmapping = Unmapping::announce_unless(
-                    Fault::DontNeedWithoutFlush,
-                    self.core(),
-                    pin,
-                    range_of_pages(pages),
-                    changed,
-                    recorded,
-                );
-                if advise.holes {
-                    unmapping.wait(pin);
-                    return Err(MadviseError::NoRegion);
-                }
-                Ok(unmapping)
+            Ok(Rewritten { recorded, .. }) if advise.holes => {
+                self.core().wait_for_change(pin, pages, changed, recorded);
+                Err(MadviseError::NoRegion)
             }
+            Ok(Rewritten { recorded, .. }) => Ok(Unmapping::announce_unless(
+                Fault::DontNeedWithoutFlush,
+                self.core(),
+                pin,
+                range_of_pages(pages),
+                changed,
+                recorded,
+            )),
             Err(RewriteError::Refused(never)) => match never {},
             Err(RewriteError::Tables(error)) => Err(MadviseError::OutOfFrames(error)),
         }

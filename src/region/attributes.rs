@@ -277,6 +277,23 @@ impl Region {
         Region { access, kind, inheritance, guard, transparent, sharing, record: id.record() }
     }
 
+    /// Returns what the region of that id permits.
+    #[inline]
+    pub(crate) const fn access_of(id: RegionId) -> Access {
+        Access::of_bits(id.get() as u8)
+    }
+
+    /// Returns the id of the region that differs from the region of `id` in its access alone.
+    #[inline]
+    pub(crate) const fn id_with_access(id: RegionId, access: Access) -> RegionId {
+        let rest = id.get() & !(Access::ALL_BITS as u32);
+        match RegionId::new(rest | access.bits() as u32) {
+            Some(id) => id,
+            // A kind is not 0.
+            None => id,
+        }
+    }
+
     /// Returns what an entry of the region permits whose frame is the space's alone.
     #[inline]
     pub(crate) const fn protection(self) -> Protection {
@@ -308,6 +325,11 @@ mod tests {
                             let region =
                                 Region { access, kind, inheritance, guard, transparent, sharing, record };
                             assert_eq!(Region::of(region.id()), region);
+                            assert_eq!(Region::access_of(region.id()), access);
+                            for other in [Access::NONE, Access::READ, Access::WRITE, Access::EXECUTE] {
+                                let id = Region::id_with_access(region.id(), other);
+                                assert_eq!(id, region.with_access(other).id());
+                            }
                         }
                     }
                 }

@@ -29,9 +29,13 @@ impl Rewrite for Take {
     /// A page that is not vacant.
     type Stop = u64;
     const CHECKS: bool = true;
-    const REGIONS: bool = false;
     const UNMAPS: bool = false;
     const JOINS: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        false
+    }
 
     #[inline]
     fn check(&self, found: Found, page: u64) -> Result<bool, u64> {
@@ -57,10 +61,14 @@ struct Replace<P: Machine> {
 impl<P: Machine> Rewrite for Replace<P> {
     type Stop = core::convert::Infallible;
     const CHECKS: bool = false;
-    const REGIONS: bool = false;
     const UNMAPS: bool = true;
     const JOINS: bool = true;
     const RECORDS: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        false
+    }
 
     #[inline]
     fn check(&self, _: Found, _: u64) -> Result<bool, Self::Stop> {

@@ -1,7 +1,8 @@
 //! Changing what the pages of regions permit.
 
+use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
-use topomem_shootdown::VirtAddr;
+use topomem_shootdown::{ChangeRecord, VirtAddr};
 
 use super::attributes::Region;
 use super::error::MprotectError;
@@ -10,16 +11,18 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
 use crate::fault::Fault;
 use crate::page_table::{
-    Access, Becomes, Changed, Found, Leaf, Ownership, Pages, Protection, Rewrite, RewriteError, Rewritten,
+    Access, Becomes, Changed, Found, Leaf, Outcome, Ownership, Pages, Protection, Rewrite, RewriteError,
+    Rewritten,
 };
 
-/// What the entry of a page of `region` permits that is mapped by `leaf`.
-pub(super) fn protection_of(region: Region, leaf: &Leaf) -> Protection {
-    match leaf.ownership {
-        Ownership::Owned => region.protection(),
+/// Returns what the entry of a page that is mapped by `leaf` permits if its region permits `access`.
+#[inline]
+pub(super) fn protection_of(access: Access, leaf: &Leaf) -> Protection {
+    Protection::user(match leaf.ownership {
+        Ownership::Owned => access,
         // A write is answered by a copy.
-        _ => region.protection_of_copies(),
-    }
+        Ownership::Shared | Ownership::Borrowed => access.without_writes(),
+    })
 }
 
 /// Gives the pages of regions another access.
@@ -29,14 +32,19 @@ impl Rewrite for Protect {
     /// A page that belongs to no region.
     type Stop = u64;
     const CHECKS: bool = false;
-    const REGIONS: bool = true;
     const UNMAPS: bool = false;
+    const ALIKE: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        true
+    }
 
     #[inline]
     fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
         Ok(match found {
             Found::Vacant | Found::Mapped(_, None) => false,
-            Found::Reserved(region) | Found::Mapped(_, Some(region)) => Region::of(region).access() != self.0,
+            Found::Reserved(region) | Found::Mapped(_, Some(region)) => Region::access_of(region) != self.0,
         })
     }
 
@@ -44,10 +52,9 @@ impl Rewrite for Protect {
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, u64> {
         match found {
             Found::Vacant | Found::Mapped(_, None) => Err(pages.first),
-            Found::Reserved(region) => Ok(Becomes::Reserved(Region::of(region).with_access(self.0).id())),
+            Found::Reserved(region) => Ok(Becomes::Reserved(Region::id_with_access(region, self.0))),
             Found::Mapped(leaf, Some(region)) => {
-                let region = Region::of(region).with_access(self.0);
-                Ok(Becomes::Mapped(protection_of(region, &leaf), region.id()))
+                Ok(Becomes::Mapped(protection_of(self.0, &leaf), Region::id_with_access(region, self.0)))
             }
         }
     }
@@ -80,22 +87,49 @@ impl<P: Machine> AddressSpace<P> {
         }
         let pages = range_at(start, length).filter(|pages| self.may_map(*pages));
         let pages = pages.ok_or(MprotectError::OutsideSpace)?;
+        let core = self.core();
         let mut changed = Changed::NOTHING;
-        match self.core().rewrite(pin, pages, &mut Protect(access), &mut changed) {
-            Ok(Rewritten { recorded, end }) => {
-                let unmapping = Unmapping::announce_unless(
-                    Fault::MprotectWithoutFlush,
-                    self.core(),
-                    pin,
-                    range_of_pages(pages),
-                    changed,
-                    recorded,
-                );
-                if let Err(page) = end {
-                    unmapping.wait(pin);
-                    return Err(MprotectError::NoRegion(address(page)));
-                }
-                Ok(unmapping)
+        match core.rewrite_at_once(pin, pages, &mut Protect(access), &mut changed) {
+            Some(outcome) => self.protected(pin, pages, changed, outcome.map_err(RewriteError::Refused)),
+            None => self.protect_slowly(pin, pages, access),
+        }
+    }
+
+    /// [`AddressSpace::mprotect`], for any pages and whatever it takes.
+    #[inline(never)]
+    fn protect_slowly(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        access: Access,
+    ) -> Result<Unmapping<'_, P>, MprotectError> {
+        let mut changed = Changed::NOTHING;
+        let outcome = self.core().rewrite_slowly(pin, pages, &mut Protect(access), &mut changed);
+        self.protected(pin, pages, changed, outcome)
+    }
+
+    /// Announces what a change of what `pages` permit came to.
+    // Always: as `PageTable::rewrite_at_once`.
+    #[inline(always)]
+    fn protected<'s>(
+        &'s self,
+        pin: &CpuPin,
+        pages: Pages,
+        changed: Changed,
+        outcome: Outcome<Option<ChangeRecord<'s>>, Protect, AllocError>,
+    ) -> Result<Unmapping<'s, P>, MprotectError> {
+        match outcome {
+            Ok(Rewritten { recorded, end: Ok(()) }) => Ok(Unmapping::announce_unless(
+                Fault::MprotectWithoutFlush,
+                self.core(),
+                pin,
+                range_of_pages(pages),
+                changed,
+                recorded,
+            )),
+            Ok(Rewritten { recorded, end: Err(page) }) => {
+                self.core().wait_for_change(pin, pages, changed, recorded);
+                Err(MprotectError::NoRegion(address(page)))
             }
             Err(RewriteError::Refused(page)) => Err(MprotectError::NoRegion(address(page))),
             Err(RewriteError::Tables(error)) => Err(MprotectError::OutOfFrames(error)),

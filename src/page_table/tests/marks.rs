@@ -153,6 +153,7 @@ unsafe impl Format for Written {
     const ROOT: Level = X64::<4>::ROOT;
     const LARGEST_LEAF: Level = X64::<4>::LARGEST_LEAF;
     const CLAIM: u64 = X64::<4>::CLAIM;
+    const FRAME: u64 = X64::<4>::FRAME;
 
     fn table(frame: PhysFrame) -> RawEntry {
         X64::<4>::table(frame)
@@ -178,9 +179,17 @@ unsafe impl Format for Written {
         X64::<4>::decode(raw, level)
     }
 
+    fn page(raw: RawEntry) -> Option<Leaf> {
+        X64::<4>::page(raw)
+    }
+
     fn reprotect(raw: RawEntry, level: Level, protection: Protection) -> RawEntry {
         write_once();
         X64::<4>::reprotect(raw, level, protection)
+    }
+
+    fn narrows(old: RawEntry, new: RawEntry) -> bool {
+        X64::<4>::narrows(old, new)
     }
 
     fn with_ownership(raw: RawEntry, ownership: Ownership) -> RawEntry {

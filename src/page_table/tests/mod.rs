@@ -1,3 +1,4 @@
+mod alike;
 mod arena;
 mod chain;
 mod concurrent;

@@ -12,13 +12,17 @@ fn region(bits: u32) -> RegionId {
 }
 
 /// Makes all pages of one region, mapped ones too.
-struct Mark(RegionId);
+pub(super) struct Mark(pub(super) RegionId);
 
 impl Rewrite for Mark {
     type Stop = Infallible;
     const CHECKS: bool = false;
-    const REGIONS: bool = false;
     const UNMAPS: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        false
+    }
 
     fn check(&self, _: Found, _: u64) -> Result<bool, Infallible> {
         Ok(true)
@@ -35,8 +39,12 @@ struct Rename(RegionId);
 impl Rewrite for Rename {
     type Stop = u64;
     const CHECKS: bool = false;
-    const REGIONS: bool = true;
     const UNMAPS: bool = false;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        true
+    }
 
     fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
         Ok(found != Found::Vacant)

@@ -243,7 +243,7 @@ impl<P: Machine> SpaceCore<P> {
             Stage::Hidden(frame, level) => {
                 let show = |leaf: &Leaf, region| {
                     let region = Region::of(region);
-                    let shown = Leaf { protection: protection_of(region, leaf), ..*leaf };
+                    let shown = Leaf { protection: protection_of(region.access(), leaf), ..*leaf };
                     if is_hidden(leaf, region) { Ok(shown) } else { Err(()) }
                 };
                 let pages = leaf_pages(page.page, level);

@@ -84,9 +84,13 @@ impl<P: Machine> Rewrite for Assign<'_, P> {
     /// A page whose record was not there when the pages were looked at.
     type Stop = u64;
     const CHECKS: bool = false;
-    const REGIONS: bool = true;
     const UNMAPS: bool = false;
     const RECORDS: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        true
+    }
 
     fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
         Ok(match found {

@@ -57,14 +57,16 @@ pub struct SpaceKey(PhysFrame);
 /// A change of mappings that other CPUs have not all heard of yet; `None` if they have.
 pub type Announced<'m> = Option<Unmapping<'m, Kernel>>;
 
-/// Ends `unmapping` if that takes no wait.
+/// Ends `change` if that takes no wait.
 #[inline(always)]
-fn finished(mut unmapping: Unmapping<'_, Kernel>) -> Announced<'_> {
-    if !unmapping.is_complete() {
-        return Some(unmapping);
+fn finished<E: Into<Errno>>(mut change: Result<Unmapping<'_, Kernel>, E>) -> Result<Announced<'_>, Errno> {
+    // Where it is: a change is large to move.
+    if let Ok(unmapping) = &mut change
+        && unmapping.finish(&pin())
+    {
+        return Ok(None);
     }
-    unmapping.wait(&pin());
-    None
+    change.map(Some).map_err(Into::into)
 }
 
 /// The address as the service knows it, if a program may have it.
@@ -158,7 +160,7 @@ impl Memory {
     #[inline]
     pub fn unmap(&self, start: u64, bytes: u64) -> Result<Announced<'_>, Errno> {
         let start = user_address(start).ok_or(Errno::INVALID)?;
-        Ok(finished(self.space.munmap(&pin(), start, bytes)?))
+        finished(self.space.munmap(&pin(), start, bytes))
     }
 
     /// Changes what may be done with `bytes` from `start` on. No CPU can use what was there before when what is
@@ -170,7 +172,7 @@ impl Memory {
     #[inline]
     pub fn protect(&self, start: u64, bytes: u64, access: Access) -> Result<Announced<'_>, Errno> {
         let start = aligned(start, Errno::NO_MEMORY)?;
-        Ok(finished(self.space.mprotect(&pin(), start, bytes, access)?))
+        finished(self.space.mprotect(&pin(), start, bytes, access))
     }
 
     /// Makes a mapping longer or shorter, or moves it; where it is then.
@@ -202,7 +204,7 @@ impl Memory {
     #[inline]
     pub fn advise(&self, start: u64, bytes: u64, advice: Advice) -> Result<Announced<'_>, Errno> {
         let start = aligned(start, Errno::NO_MEMORY)?;
-        Ok(finished(self.space.madvise(&pin(), start, bytes, advice)?))
+        finished(self.space.madvise(&pin(), start, bytes, advice))
     }
 
     /// As [`Memory::advise`], and waits for pages that have to be read in.
