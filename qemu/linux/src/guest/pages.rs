@@ -14,6 +14,12 @@ use crate::guest::file::File;
 /// Bytes in a page: of the smallest size, as the guest's kernel is told to use no other.
 pub(crate) const PAGE: usize = 4096;
 
+/// Pages that one page table maps.
+const TABLE: usize = 512;
+
+/// Pages before the first one: a neighbour, and one that stays reserved.
+const BEFORE: usize = 2;
+
 /// How the pages lie to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
@@ -46,9 +52,12 @@ impl Layout {
 /// Some pages, at addresses that nothing else of this process comes to.
 ///
 /// Neighbouring addresses stay reserved, so the kernel keeps the page table that covers the pages, as it does for a
-/// few pages in the middle of a busy address space.
+/// few pages in the middle of a busy address space. The first page always is the third that its page table maps, so
+/// that pages of one table are so in every run.
 #[derive(Debug)]
 pub(crate) struct Pages {
+    /// What is reserved with them, from the first byte on.
+    all: NonNull<[u8]>,
     reserved: NonNull<u8>,
     count: usize,
     layout: Layout,
@@ -64,23 +73,38 @@ pub(crate) struct Places {
 }
 
 impl Pages {
-    /// Reserves the addresses of `count` pages; they can't be touched before [`map`](Self::map).
+    /// Reserves the addresses of `count` pages; they can't be touched before [`map`](Self::map). Another page of
+    /// the first page's table is in use.
     pub(crate) fn reserve(count: usize, layout: Layout) -> Result<Self, GuestError> {
-        // A page on either side stays reserved.
-        let length = (layout.extent(count) + 2) * PAGE;
+        let pages = Self::reserve_alone(count, layout)?;
+        let neighbour = pages.reserved.as_ptr().wrapping_sub(BEFORE * PAGE);
+        // SAFETY: inside what was reserved, and not one of the pages.
+        unsafe {
+            mmap_anonymous(neighbour.cast(), PAGE, DATA, private() | MapFlags::FIXED)
+                .map_err(mapping("mmap"))?;
+            neighbour.write_volatile(1);
+        }
+        Ok(pages)
+    }
+
+    /// As [`reserve`](Self::reserve), but no other page of their tables is in use.
+    pub(crate) fn reserve_alone(count: usize, layout: Layout) -> Result<Self, GuestError> {
+        // The rest of the tables stays reserved.
+        let tables = (BEFORE + layout.extent(count) + 1).div_ceil(TABLE) + 1;
+        let length = tables * TABLE * PAGE;
         // SAFETY: a new mapping, wherever the kernel has room.
         let start = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), private()) }
             .map_err(mapping("mmap"))?;
-        // SAFETY: inside the mapping, whose first page is 4096 bytes long.
-        let reserved = unsafe { start.cast::<u8>().add(PAGE) };
-        let reserved = NonNull::new(reserved).ok_or(mapping("mmap")(Errno::NOMEM))?;
-        Ok(Self { reserved, count, layout })
+        let start = NonNull::new(start.cast::<u8>()).ok_or(mapping("mmap")(Errno::NOMEM))?;
+        // SAFETY: inside the mapping, which has a table's pages more than these take up.
+        let reserved = unsafe { start.add(start.align_offset(TABLE * PAGE) + BEFORE * PAGE) };
+        Ok(Self { all: NonNull::slice_from_raw_parts(start, length), reserved, count, layout })
     }
 
     /// Maps the pages and writes to each, so that each has a frame.
     pub(crate) fn map(&self) -> Result<(), GuestError> {
         self.map_untouched()?;
-        (0..self.count).for_each(|index| self.write(index));
+        self.each(Self::write);
         Ok(())
     }
 
@@ -114,6 +138,11 @@ impl Pages {
         unsafe { self.page(index).write_volatile(1) };
     }
 
+    /// Does `work` with one page after the other.
+    pub(crate) fn each(&self, work: impl Fn(&Self, usize)) {
+        (0..self.count).for_each(|index| work(self, index));
+    }
+
     /// Reads one page, which must be mapped.
     pub(crate) fn read(&self, index: usize) {
         // SAFETY: the caller has mapped it.
@@ -127,23 +156,42 @@ impl Pages {
 
     /// Makes one page read-only.
     pub(crate) fn protect(&self, index: usize) -> Result<(), GuestError> {
-        self.permit(index, MprotectFlags::READ)
+        self.permit(index, PAGE, MprotectFlags::READ)
     }
 
     /// Makes one page writable again.
     pub(crate) fn unprotect(&self, index: usize) -> Result<(), GuestError> {
-        self.permit(index, MprotectFlags::READ | MprotectFlags::WRITE)
+        self.permit(index, PAGE, MprotectFlags::READ | MprotectFlags::WRITE)
     }
 
-    fn permit(&self, index: usize, access: MprotectFlags) -> Result<(), GuestError> {
-        // SAFETY: the page is ours, and nobody writes to it while it is read-only.
-        unsafe { mprotect(self.page(index).cast(), PAGE, access) }.map_err(mapping("mprotect"))
+    /// Makes all pages read-only, with what lies between.
+    pub(crate) fn protect_all(&self) -> Result<(), GuestError> {
+        self.permit(0, self.length(), MprotectFlags::READ)
+    }
+
+    /// Makes all pages writable again.
+    pub(crate) fn unprotect_all(&self) -> Result<(), GuestError> {
+        self.permit(0, self.length(), MprotectFlags::READ | MprotectFlags::WRITE)
+    }
+
+    fn permit(&self, index: usize, length: usize, access: MprotectFlags) -> Result<(), GuestError> {
+        // SAFETY: the pages are ours, and nobody writes to them while they are read-only.
+        unsafe { mprotect(self.page(index).cast(), length, access) }.map_err(mapping("mprotect"))
     }
 
     /// Takes one page's frame away (`MADV_DONTNEED`); it stays mapped.
     pub(crate) fn discard(&self, index: usize) -> Result<(), GuestError> {
-        // SAFETY: the page is ours, and nobody needs what is in it.
-        unsafe { madvise(self.page(index).cast(), PAGE, Advice::LinuxDontNeed) }.map_err(mapping("madvise"))
+        self.give_up(index, PAGE)
+    }
+
+    /// Takes the frames of all pages away.
+    pub(crate) fn discard_all(&self) -> Result<(), GuestError> {
+        self.give_up(0, self.length())
+    }
+
+    fn give_up(&self, index: usize, length: usize) -> Result<(), GuestError> {
+        // SAFETY: the pages are ours, and nobody needs what is in them.
+        unsafe { madvise(self.page(index).cast(), length, Advice::LinuxDontNeed) }.map_err(mapping("madvise"))
     }
 
     /// Unmaps one page.
@@ -159,9 +207,13 @@ impl Pages {
 
     /// Unmaps all that lies from the first page to the last at once.
     pub(crate) fn unmap_all(&self) -> Result<(), GuestError> {
-        let length = ((self.count - 1) * self.layout.stride() + 1) * PAGE;
         // SAFETY: as for one page.
-        unsafe { munmap(self.page(0).cast(), length) }.map_err(mapping("munmap"))
+        unsafe { munmap(self.page(0).cast(), self.length()) }.map_err(mapping("munmap"))
+    }
+
+    /// Bytes from the first page to the end of the last.
+    fn length(&self) -> usize {
+        ((self.count - 1) * self.layout.stride() + 1) * PAGE
     }
 
     /// Where to read each page.
@@ -200,6 +252,14 @@ impl Pages {
             mmap_anonymous(at, count * PAGE, access, flags | MapFlags::FIXED)
         };
         mapped.map(|_| ()).map_err(mapping("mmap"))
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: nobody has the addresses any more.
+        let unmapped = unsafe { munmap(self.all.as_ptr().cast(), self.all.len()) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
 }
 

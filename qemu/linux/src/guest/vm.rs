@@ -2,6 +2,7 @@
 //!
 //! A sample that a timer interrupt falls into is larger.
 
+mod neighbours;
 mod objects;
 
 use std::time::Duration;
@@ -106,7 +107,7 @@ pub(crate) fn run(subject: Subject, metric: Metric, samples: u64) -> Result<(), 
         }
         Err(error) => Err(error),
     };
-    for case in CASES.iter().chain(&objects::CASES) {
+    for case in CASES.iter().chain(&objects::CASES).chain(&neighbours::CASES) {
         let bench = Bench { samples: samples.div_ceil(case.rarity), stopwatch };
         report(case.name, case.parts, (case.samples)(&bench))?;
     }
