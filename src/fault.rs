@@ -32,6 +32,8 @@ pub enum Fault {
     /// A page of a [`MemoryObject`](crate::object::MemoryObject) counts as clean when it is written back, though
     /// its mappings still permit writes: what is written afterwards makes it dirty no more.
     LostDirtyBit,
+    /// A page that a program uses first shows what its frame held before.
+    UnzeroedMemory,
 }
 
 /// For which part of the patience of a shootdown's waiter a context stops where a fault leaves a gap: a

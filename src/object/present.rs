@@ -194,7 +194,7 @@ impl<P: Machine> MemoryObject<P> {
 impl<P: Machine> ObjectCore<P> {
     /// Allocates a frame of zeros, which has one holder.
     fn new_frame(&self, pin: &CpuPin) -> Result<x86_64::structures::paging::PhysFrame, AllocError> {
-        let frame = self.service.alloc(pin, &FrameRequest::frame().zeroed())?;
+        let frame = self.service.alloc(pin, &self.service.blank(FrameRequest::frame()))?;
         frame_memory::take_over(self.service.frames(), frame);
         Ok(frame)
     }

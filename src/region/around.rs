@@ -28,8 +28,9 @@ impl<'a, P: Machine> SpareFrames<'a, P> {
     #[inline(never)]
     pub fn fill(&mut self, count: u64) {
         let frames = self.core.service.frames();
+        let request = self.core.service.blank(FrameRequest::frame());
         for _ in 0..count {
-            let Ok(frame) = frames.alloc(self.pin, &FrameRequest::frame().zeroed()) else { break };
+            let Ok(frame) = frames.alloc(self.pin, &request) else { break };
             frame_memory::take_over(frames, frame);
             self.frames.push(frames, frame);
         }

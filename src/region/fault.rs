@@ -199,7 +199,7 @@ impl<P: Machine> Spare<'_, P> {
     fn fill(&mut self, zeroed: Zeroed, policy: Option<Policy>) -> Result<(), FaultError> {
         self.give_back();
         let request = match zeroed {
-            Zeroed::Yes => FrameRequest::frame().zeroed(),
+            Zeroed::Yes => self.core.service.blank(FrameRequest::frame()),
             Zeroed::No => FrameRequest::frame(),
         };
         let request = self.core.placed(request, self.page, policy);

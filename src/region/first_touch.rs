@@ -42,7 +42,7 @@ impl<P: Machine> AddressSpace<P> {
             return Ok(Touched::Not(None));
         }
         let (frame, resolved) = if tried == FaultAccess::Write {
-            let request = FrameRequest::frame().zeroed();
+            let request = service.blank(FrameRequest::frame());
             let frame = service.alloc(pin, &request).map_err(FaultError::OutOfFrames)?;
             frame_memory::take_over(service.frames(), frame);
             (frame, Resolved::Zeroed)

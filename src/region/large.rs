@@ -149,7 +149,7 @@ impl<'a, P: Machine> SparePage<'a, P> {
         self.policy = policy;
         let (service, frames) = (self.core.service, self.core.service.frames());
         let placed = |request| self.core.placed(request, self.maps / level.pages(), policy);
-        let run = placed(FrameRequest::order(Order::HUGE).zeroed());
+        let run = placed(service.blank(FrameRequest::order(Order::HUGE)));
         let page = match wanted {
             Wanted::IfFree => match frames.alloc(self.pin, &run) {
                 Ok(page) => page,
@@ -161,7 +161,7 @@ impl<'a, P: Machine> SparePage<'a, P> {
             Wanted::Needed if level == Level::HUGE => service.alloc(self.pin, &run)?,
             Wanted::Needed => {
                 let count = level.pages();
-                let request = placed(FrameRequest::frame().zeroed());
+                let request = placed(service.blank(FrameRequest::frame()));
                 let attempt = || frames.alloc_run(self.pin, &request, count, count);
                 let page = attempt().or_else(|error| service.relieve(self.pin, error, attempt))?;
                 frames.divide_run(page, count);

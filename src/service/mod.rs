@@ -236,6 +236,12 @@ impl<P: Machine> MemoryService<P> {
         self.fault.set(fault);
     }
 
+    /// Returns `request` as it is for memory that programs see: with zeros in it.
+    #[inline(always)]
+    pub(crate) fn blank(&self, request: FrameRequest) -> FrameRequest {
+        if self.broken(Fault::UnzeroedMemory) { request } else { request.zeroed() }
+    }
+
     /// Returns whether the rule is to be broken. Constantly not without the feature `fault-injection`.
     #[inline(always)]
     pub(crate) fn broken(&self, fault: Fault) -> bool {

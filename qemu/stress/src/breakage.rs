@@ -67,6 +67,8 @@ pub enum Break {
     MigrateWithoutFlush,
     /// Pages of files count as clean when they are written back, and stay writable.
     LostDirtyBit,
+    /// Pages show what their frames held before.
+    UnzeroedMemory,
     /// A CPU forgets a frame that it holds.
     LeakFrame,
     /// A CPU forgets an object that it holds.
@@ -75,7 +77,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 33] = [
+    pub const ALL: [Break; 34] = [
         Break::Shootdown,
         Break::Acknowledge,
         Break::Overrun,
@@ -107,6 +109,7 @@ impl Break {
         Break::MremapFlushLate,
         Break::MigrateWithoutFlush,
         Break::LostDirtyBit,
+        Break::UnzeroedMemory,
         Break::LeakFrame,
         Break::LeakObject,
     ];
@@ -146,6 +149,7 @@ impl Break {
             Break::MremapFlushLate => "mremap-flush-late",
             Break::MigrateWithoutFlush => "migrate-without-flush",
             Break::LostDirtyBit => "lost-dirty-bit",
+            Break::UnzeroedMemory => "unzeroed-memory",
             Break::LeakFrame => "leak-frame",
             Break::LeakObject => "leak-object",
         }
@@ -211,6 +215,7 @@ impl Break {
             Break::MremapFlushLate => break_space(Fault::MremapFlushLate),
             Break::MigrateWithoutFlush => break_space(Fault::MigrateWithoutFlush),
             Break::LostDirtyBit => break_space(Fault::LostDirtyBit),
+            Break::UnzeroedMemory => break_space(Fault::UnzeroedMemory),
             Break::Distance | Break::LeakFrame | Break::LeakObject => {}
         }
     }

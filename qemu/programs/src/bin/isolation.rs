@@ -128,6 +128,8 @@ mod attacks {
         with_stack(|words| words.fill(SECRET));
         let held = WAYS.iter().filter_map(|way| way());
         held.map(|words| {
+            // Read first: so the pages may be those of a frame that all programs have.
+            black_box(words.iter().fold(0, |sum, word| sum ^ word));
             words.fill(SECRET);
             words.as_ptr().addr()
         })

@@ -115,8 +115,9 @@ const FAULTS: [Fault; 21] = [
 ];
 
 /// Faults that programs in ring 3 must notice, too: one finds what is another's.
-const PROGRAM_FAULTS: [Fault; 3] = [
-    ("zeroed", "processes", &["isolation"]),
+const PROGRAM_FAULTS: [Fault; 4] = [
+    ("unzeroed-memory", "processes", &["isolation"]),
+    ("zero-page-writable", "processes", &["isolation"]),
     ("reuse-with-sharer", "processes", &["isolation"]),
     ("fork-without-flush", "processes", &["isolation"]),
 ];
