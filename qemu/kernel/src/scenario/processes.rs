@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 
+use async_task::Task;
 use topomem::{CpuId, Tended, Topology};
 use topomem_boot::StartInfo;
 use topomem_stress::{Account, Break, Failure, Record, drain, inconsistencies};
@@ -30,6 +31,8 @@ use cases::{ATTACKS, Case, ISOLATION, Output, PROGRAMS, SHELL};
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 /// Is all memory back?
 static IS_BACK: AtomicBool = AtomicBool::new(false);
+/// Has a program not done as it should? Relaxed: the reports are written before, and nothing else depends on it.
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 /// How often to look whether all memory is back, and how long to wait between.
 const LOOKS: usize = 50;
 const REST: Duration = Duration::from_millis(5);
@@ -62,11 +65,24 @@ pub async fn run(start_info: &StartInfo, topology: &'static Topology, fault: Opt
             }
         }
     }
+    if fault.is_some() {
+        return first_failure(participants).await;
+    }
     let mut is_right = true;
     for participant in participants {
         is_right &= participant.await;
     }
     if is_right { Outcome::Success } else { Outcome::Failures }
+}
+
+/// Waits for the first failure, or until all participants are done: programs that run with a fault may wait for
+/// ever.
+async fn first_failure(participants: Vec<Task<bool>>) -> Outcome {
+    while !HAS_FAILED.load(Ordering::Relaxed) && !participants.iter().all(Task::is_finished) {
+        sleep(REST).await;
+    }
+    participants.into_iter().for_each(Task::detach);
+    if HAS_FAILED.load(Ordering::Relaxed) { Outcome::Failures } else { Outcome::Success }
 }
 
 #[cfg(feature = "fault-injection")]
@@ -138,6 +154,7 @@ async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
     let mut check = async |case: &'static Case| {
         if let Err(problem) = run_case(cpu, case).await {
             failure(format_args!("{}: {problem}", Name(case)), "processes");
+            HAS_FAILED.store(true, Ordering::Relaxed);
             is_right = false;
         } else if cpu == CpuId::BOOT {
             // The runner gives up if nothing is said for long.
