@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
 use topomem::address_space::Closing;
@@ -190,8 +190,17 @@ fn forks_of_forks_end_in_any_order() {
     }
 }
 
+/// Says at its end, by a panic or not, that the other CPUs need not go on.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Two CPUs write numbers to pages in turn, each to its own, while a third forks: a copy that has a number has
-/// it, or a later one, in the pages that its writer wrote before.
+/// it, or a later one, in the pages that its writer wrote before. And what it has stays while they write on.
 #[test]
 fn a_fork_is_consistent_while_two_cpus_write() {
     const PAGES: u64 = 6;
@@ -199,6 +208,7 @@ fn a_fork_is_consistent_while_two_cpus_write() {
     let (sim, service) = booted(3, 64);
     let space = sim.on(CpuId::BOOT, |pin| service.create_space(pin).unwrap());
     let done = AtomicBool::new(false);
+    let rounds: [AtomicU64; 2] = Default::default();
     // In tables of their own, and next to those of the other writer.
     let page_of = |writer: u64, page: u64| page * 512 + writer;
     sim.run(|pin| {
@@ -208,22 +218,28 @@ fn a_fork_is_consistent_while_two_cpus_write() {
         }
         sim.barrier();
         if pin.cpu() == CpuId::BOOT {
+            let _done = Done(&done);
             for _ in 0..FORKS {
                 let child = space.fork(pin).unwrap();
                 activate(&child, pin);
-                for writer in 1..=2 {
-                    let mut last = None;
-                    for page in 1..=PAGES {
-                        let number = touch(sim, pin, &child, page_of(writer, page), None);
-                        let right = last.is_none_or(|last| number == last || number + 1 == last);
-                        assert!(right, "page {page} of {writer} has {number} after {last:?}");
-                        last = Some(number);
+                let has = |writer, page| touch(sim, pin, &child, page_of(writer, page), None);
+                let found = [1, 2].map(|writer| [1, 2, 3, 4, 5, 6].map(|page| has(writer, page)));
+                for (writer, numbers) in (1..).zip(found) {
+                    for (page, pair) in (2..).zip(numbers.windows(2)) {
+                        let right = pair[1] == pair[0] || pair[1] + 1 == pair[0];
+                        assert!(right, "page {page} of {writer} has {} after {}", pair[1], pair[0]);
                     }
                 }
+                let until = rounds.each_ref().map(|rounds| rounds.load(Ordering::Acquire) + 2);
+                while (0..2).any(|writer| rounds[writer].load(Ordering::Acquire) < until[writer]) {
+                    sim.take_interrupts();
+                    std::thread::yield_now();
+                }
+                let again = [1, 2].map(|writer| [1, 2, 3, 4, 5, 6].map(|page| has(writer, page)));
+                assert_eq!(again, found, "the copy has what was written afterwards");
                 activate(&space, pin);
                 child.close().wait(pin);
             }
-            done.store(true, Ordering::Release);
         } else {
             let writer = pin.cpu().index() as u64;
             let mut number = 1;
@@ -232,6 +248,7 @@ fn a_fork_is_consistent_while_two_cpus_write() {
                     touch(sim, pin, &space, page_of(writer, page), Some(number));
                 }
                 number += 1;
+                rounds[writer as usize - 1].fetch_add(1, Ordering::Release);
             }
         }
         sim.barrier();

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Waker};
 
-use object_support::{Bench, Object, PagerFile, Space, at};
+use object_support::{Bench, Object, PagerFile, Space, at, tend};
 use proptest::prelude::*;
 use topomem::object::{MemoryObject, ObjectMapping, Residency};
 use topomem::region::{
@@ -361,4 +361,40 @@ fn no_allocation_that_fails_changes_anything() {
     });
     refuse_each_allocation("cutting", |pin, _, _, object| object.set_size(pin, 4096).is_ok());
     refuse_each_allocation("a fork", |pin, _, space, _| space.fork(pin).is_ok());
+}
+
+/// A mapping that is refused for want of memory does not keep its object.
+#[test]
+fn a_mapping_that_fails_keeps_no_object() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let space = bench.space(pin);
+        let make = || MemoryObject::anonymous(bench.service, pin, 4096).unwrap();
+        // From now on the space has what it needs for records.
+        let first = make();
+        bench.map(pin, &space, &first, FIRST, 1, 0, Sharing::Shared);
+        tend(bench.sim, bench.service, pin);
+        let before = bench.allocated();
+        let object = make();
+        let taken = take_all_but(&bench, pin, 0);
+        let request = MapRequest::anonymous(4096).placed(Placement::Fixed(at(1 << 30)));
+        let mapping = ObjectMapping { object: &object, offset: 0, sharing: Sharing::Shared };
+        let refused = space.mmap_object(pin, &request, mapping);
+        assert!(matches!(refused, Err(MmapError::OutOfFrames(_))), "{refused:?}");
+        give_back(&bench, pin, taken);
+        drop(object);
+        tend(bench.sim, bench.service, pin);
+        assert_eq!(bench.allocated(), before);
+        bench.finish(pin, [space], [first]);
+    });
+}
+
+#[test]
+fn a_dirty_page_stays() {
+    run(&[
+        Step::Map { space: 0, first: 0, count: 1, object: 1, page: 0, sharing: Sharing::Shared },
+        Step::Write { space: 0, page: 0, value: 5 },
+        Step::Evict { object: 1 },
+        Step::Read { space: 0, page: 0 },
+    ]);
 }
