@@ -265,7 +265,7 @@ fn what_cannot_be_sent_is_refused_and_leaves_nothing() {
         from.madvise(pin, at(MESSAGE + 7), 4096, Advice::GuardInstall).unwrap().wait(pin);
         assert_eq!(refused(MESSAGE, &request(8, PLACE)), CopyRangeError::NotReadable(at(MESSAGE + 7)));
         let object = MemoryObject::anonymous(service, pin, 4096).unwrap();
-        let mapping = ObjectMapping { object: &object, offset: 0, sharing: Sharing::Private };
+        let mapping = ObjectMapping::new(&object, 0, Sharing::Private);
         let shown = from.mmap_object(pin, &MapRequest::anonymous(4096), mapping).unwrap();
         assert_eq!(refused(shown.as_u64() >> 12, &request(1, PLACE)), CopyRangeError::Object(shown));
         // A place that is taken.

@@ -544,7 +544,7 @@ fn requests_are_refused_that_make_no_sense() {
         let space = bench.space(pin);
         let map = |offset, length| {
             let request = MapRequest::anonymous(length).placed(Placement::Fixed(at(FIRST)));
-            let mapping = ObjectMapping { object: &object, offset, sharing: Sharing::Shared };
+            let mapping = ObjectMapping::new(&object, offset, Sharing::Shared);
             space.mmap_object(pin, &request, mapping)
         };
         assert!(map(1, 4096).is_err());

@@ -328,7 +328,7 @@ fn refuse_each_allocation(what: &str, operation: impl Fn(&CpuPin, &Bench, &Space
 fn no_allocation_that_fails_changes_anything() {
     refuse_each_allocation("mmap", |pin, _, space, object| {
         let request = MapRequest::anonymous(4 << 12).placed(Placement::Fixed(at(1 << 30)));
-        let mapping = ObjectMapping { object, offset: 0, sharing: Sharing::Shared };
+        let mapping = ObjectMapping::new(object, 0, Sharing::Shared);
         match space.mmap_object(pin, &request, mapping) {
             Ok(_) => true,
             Err(error) => {

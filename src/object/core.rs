@@ -5,7 +5,7 @@ use core::ops::{ControlFlow, Range};
 use core::ptr::NonNull;
 
 use topomem_numa::frames::{AllocError, FrameRequest};
-use topomem_percpu::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use topomem_percpu::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use topomem_percpu::{CpuPin, Order};
 use x86_64::structures::paging::PhysFrame;
 
@@ -52,6 +52,8 @@ pub(crate) struct ObjectCore<P: Machine> {
     /// Held by who takes pages out, or permissions to write: one at a time goes through the mappings.
     pub upkeep: SpinLock<()>,
     pub mappings: SpinLock<Mappings<P>>,
+    /// May some mappings write to the pages while others execute them?
+    pub(super) write_execute: AtomicBool,
     /// The pages that the pager is giving up, and the slot of that request: they are not read meanwhile.
     pub discard: SpinLock<Option<(Range<u64>, usize)>>,
     frame: PhysFrame,
@@ -77,7 +79,7 @@ pub(crate) struct ObjectCore<P: Machine> {
 /// # let service = sim.boot_service()?;
 /// # sim.on(CpuId::BOOT, |pin| -> Result<(), Box<dyn std::error::Error>> {
 /// let object = MemoryObject::anonymous(service, pin, 8192)?;
-/// let mapping = ObjectMapping { object: &object, offset: 4096, sharing: Sharing::Shared };
+/// let mapping = ObjectMapping::new(&object, 4096, Sharing::Shared);
 /// let space = service.create_space(pin)?;
 /// let start = space.mmap_object(pin, &MapRequest::anonymous(4096), mapping)?;
 /// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
@@ -185,6 +187,7 @@ impl<P: Machine> MemoryObject<P> {
             resident: AtomicU64::new(0),
             upkeep: SpinLock::new(()),
             mappings: SpinLock::new(Mappings::NONE),
+            write_execute: AtomicBool::new(false),
             discard: SpinLock::new(None),
             frame,
         };

@@ -6,6 +6,7 @@
 //! [`PagerQueue`].
 
 mod bytes;
+mod claim;
 mod core;
 mod error;
 mod index;
@@ -19,10 +20,12 @@ mod wait;
 mod word;
 mod writeback;
 
+pub(crate) use self::claim::{Claim, Conflict};
 pub(crate) use self::core::share_of;
 pub use self::core::{MemoryObject, ObjectId};
 pub use crate::region::{MappedObject, ObjectMapping, ObjectPart};
 pub use error::ObjectError;
+pub use mappings::SharedWrites;
 pub(crate) use mappings::{Mapped, MappingNode};
 pub use pager::{Pager, PagerError};
 pub(crate) use present::{Missing, PageFrame, Use, Writable};

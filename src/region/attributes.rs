@@ -2,6 +2,7 @@
 
 use topomem_shootdown::PageSize;
 
+use crate::object::Claim;
 use crate::page_table::{Access, Level, Protection, RecordNumber, RegionId};
 
 /// What the pages of a region are for. Pages of different kinds are different regions; otherwise only
@@ -205,6 +206,15 @@ impl Region {
     #[must_use]
     pub const fn sharing(self) -> Sharing {
         self.sharing
+    }
+
+    /// Returns what its pages permit of the frames of the object that they show.
+    #[inline]
+    pub(crate) fn claim(self) -> Claim {
+        match self.kind {
+            Kind::Object => Claim::of(self.access, self.sharing),
+            _ => Claim::NOTHING,
+        }
     }
 
     /// Returns the number of its record: of what it has beside plain anonymous memory.

@@ -34,6 +34,11 @@ pub enum MmapError {
     MisalignedOffset(u64),
     /// The place in the object and the length are more than an object can have (EOVERFLOW).
     OffsetOverflow,
+    /// The object may be read alone, and the region was to be shared and writable (EACCES).
+    Denied,
+    /// Frames of the object would be writable by one mapping and executable by another (EACCES; Linux permits
+    /// that).
+    WriteExecute,
 }
 
 impl From<InternError> for MmapError {
@@ -41,6 +46,7 @@ impl From<InternError> for MmapError {
         match error {
             InternError::OutOfFrames(error) => MmapError::OutOfFrames(error),
             InternError::Full => MmapError::TooManyRecords,
+            InternError::WriteExecute => MmapError::WriteExecute,
         }
     }
 }
@@ -69,8 +75,18 @@ pub enum MprotectError {
     OutsideSpace,
     /// The page belongs to no region; the pages before it have changed (ENOMEM).
     NoRegion(VirtAddr),
-    /// No frame for page tables; nothing has changed (ENOMEM).
+    /// The page shows an object that may be read alone, and was to be writable; the pages before it have changed
+    /// (EACCES).
+    Denied(VirtAddr),
+    /// Frames of the object that the page shows would be writable by one mapping and executable by another; the
+    /// pages before it have changed (EACCES; Linux permits that).
+    WriteExecute(VirtAddr),
+    /// No frame for page tables or records (ENOMEM). Nothing has changed, but that parts of the range that show
+    /// objects may have.
     OutOfFrames(AllocError),
+    /// The space has as many different names, policies and mappings of objects as it can have; parts of the
+    /// range may have changed (ENOMEM).
+    TooManyRecords,
 }
 
 /// Why an advice was not taken, or not for all pages.
@@ -143,6 +159,8 @@ impl fmt::Display for MmapError {
             MmapError::NoLargePage(size, error) => write!(f, "no page of {} bytes: {error}", size.bytes()),
             MmapError::MisalignedOffset(offset) => write!(f, "{offset} is no multiple of the page size"),
             MmapError::OffsetOverflow => f.write_str("no object is so long"),
+            MmapError::Denied => f.write_str("the object may be read alone"),
+            MmapError::WriteExecute => f.write_str("the object's frames would be writable and executable"),
             MmapError::TooManyRecords => f.write_str("the space has no room for another record"),
         }
     }
@@ -165,6 +183,11 @@ impl fmt::Display for MprotectError {
             MprotectError::Misaligned(address) => write!(f, "{address} is not aligned to a page"),
             MprotectError::OutsideSpace => f.write_str("the range leaves what the space may map"),
             MprotectError::NoRegion(page) => write!(f, "{page} belongs to no region"),
+            MprotectError::Denied(page) => write!(f, "{page} shows an object that may be read alone"),
+            MprotectError::WriteExecute(page) => {
+                write!(f, "the frames that {page} shows would be writable and executable")
+            }
+            MprotectError::TooManyRecords => f.write_str("the space has no room for another record"),
             MprotectError::OutOfFrames(error) => error.fmt(f),
         }
     }

@@ -31,6 +31,7 @@ mod numa;
 mod object;
 mod object_touch;
 mod protect;
+mod protect_object;
 mod record;
 mod request;
 mod stack;

@@ -316,7 +316,7 @@ impl<P: Machine> AddressSpace<P> {
                 Placement::Fixed(to)
             }
         };
-        let record = self.record_to_move(pin, start)?;
+        let record = self.record_to_move(pin, start, region)?;
         let request = MapRequest::anonymous(count << 12).placed(placement);
         self.map_region(pin, &request, region, Some(&record)).map_err(|error| match error {
             MmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
@@ -336,7 +336,7 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<(), MremapError> {
         let start = address(old.first);
         let is_guard = self.next_region(pin, start).is_some_and(|range| range.region().is_guard());
-        let record = self.record_to_move(pin, start)?;
+        let record = self.record_to_move(pin, start, region)?;
         let request = MapRequest::anonymous(to.count() << 12);
         let request = request.placed(Placement::FixedNoReplace(address(to.first)));
         self.map_region(pin, &request, region, Some(&record)).map_err(|error| match error {
@@ -355,19 +355,22 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Returns the record of the region at `start`, which shows an object, as a function of the page where the
+    /// Returns the record of `region`, which shows an object at `start`, as a function of the page where the
     /// region shows the same at another place.
     fn record_to_move(
         &self,
         pin: &CpuPin,
         start: VirtAddr,
+        region: Region,
     ) -> Result<impl Fn(u64) -> Record<P> + use<P>, MremapError> {
         let first = start.as_u64() >> 12;
         let record = self.record_of_page(pin, first).ok_or(MremapError::NoRegion(start))?;
         let mapped = record.object.clone().ok_or(MremapError::NoRegion(start))?;
         Ok(move |at: u64| {
             let back = mapped.page(first).wrapping_sub(at);
-            Record { object: Some(Mapped { object: mapped.object.clone(), back }), ..record.clone() }
+            // The record may be another by now than when the region was looked at.
+            let moved = Mapped { back, claim: region.claim(), ..mapped.clone() };
+            Record { object: Some(moved), ..record.clone() }
         })
     }
 
@@ -406,6 +409,8 @@ impl<P: Machine> AddressSpace<P> {
         let held = HeldPages::of(core, pin, &record, 1).map_err(|error| match error {
             InternError::OutOfFrames(error) => MremapError::OutOfFrames(error),
             InternError::Full => MremapError::NoRoom,
+            // The region has gone meanwhile, or has another access.
+            InternError::WriteExecute => MremapError::NoRegion(address(old.first)),
         })?;
         Ok(Some(held))
     }

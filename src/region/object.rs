@@ -17,7 +17,8 @@ use super::request::MapRequest;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore};
 use crate::object::{
-    Mapped, MemoryObject, Missing, ObjectError, ObjectId, PageFrame, Residency, Use, Writable, share_of,
+    Mapped, MemoryObject, Missing, ObjectError, ObjectId, PageFrame, Residency, SharedWrites, Use, Writable,
+    share_of,
 };
 use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach, TableMemory};
 use crate::service::frame_memory;
@@ -25,12 +26,26 @@ use crate::service::frame_memory;
 /// What of an object a region shows.
 #[derive(Debug)]
 pub struct ObjectMapping<'o, P: Machine> {
-    /// The object.
-    pub object: &'o MemoryObject<P>,
-    /// Which byte of the object is the region's first: a multiple of 4096.
-    pub offset: u64,
-    /// Who sees what is written to the region.
-    pub sharing: Sharing,
+    object: &'o MemoryObject<P>,
+    offset: u64,
+    sharing: Sharing,
+    writes: SharedWrites,
+}
+
+impl<'o, P: Machine> ObjectMapping<'o, P> {
+    /// Shows `object` from its byte `offset` on, a multiple of 4096; `sharing` says who sees what is written to
+    /// the region.
+    #[must_use]
+    pub const fn new(object: &'o MemoryObject<P>, offset: u64, sharing: Sharing) -> ObjectMapping<'o, P> {
+        ObjectMapping { object, offset, sharing, writes: SharedWrites::Permitted }
+    }
+
+    /// The same for who may read the object alone: if the region is shared, it cannot come to be writable, by
+    /// [`mprotect`](AddressSpace::mprotect) neither.
+    #[must_use]
+    pub const fn deny_writes(self) -> ObjectMapping<'o, P> {
+        ObjectMapping { writes: SharedWrites::Denied, ..self }
+    }
 }
 
 /// Which part of an object a region shows, by number.
@@ -53,6 +68,8 @@ pub struct ObjectPart<P: Machine> {
     pub length: u64,
     /// Who sees what is written there.
     pub sharing: Sharing,
+    /// May the region come to be writable, if it is shared?
+    pub writes: SharedWrites,
 }
 
 /// A share of an object's frame that a fault has counted, and that no entry has yet.
@@ -110,23 +127,37 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// # Errors
     ///
-    /// [`MmapError`]; nothing has changed.
+    /// [`MmapError`]; nothing has changed. [`MmapError::Denied`]: a shared region is to be writable, of an object
+    /// that may be read alone. [`MmapError::WriteExecute`]: the region would be shared and writable while another
+    /// mapping of the object, in whichever space, may be executed, or the other way round. That does not depend
+    /// on which pages of the object are mapped. Regions that may be both written and executed
+    /// ([`Access::write_execute`](crate::Access::write_execute)) are not refused, and
+    /// [`MemoryObject::permit_write_execute`] has the rule not hold for an object.
     pub fn mmap_object(
         &self,
         pin: &CpuPin,
         request: &MapRequest,
         mapping: ObjectMapping<'_, P>,
     ) -> Result<VirtAddr, MmapError> {
-        let ObjectMapping { object, offset, sharing } = mapping;
+        let ObjectMapping { object, offset, sharing, writes } = mapping;
         if !offset.is_multiple_of(4096) {
             return Err(MmapError::MisalignedOffset(offset));
         }
         let pages = pages_in(request.length()).ok_or(MmapError::NoRoom)?;
         (offset >> 12).checked_add(pages).filter(|end| end >> 51 == 0).ok_or(MmapError::OffsetOverflow)?;
-        self.core().table.note_shared();
         let region = request.region().with_kind(Kind::Object).with_sharing(sharing);
+        if writes == SharedWrites::Denied && sharing == Sharing::Shared && region.access().writes() {
+            return Err(MmapError::Denied);
+        }
+        self.core().table.note_shared();
+        let claim = region.claim();
         let record = |first: u64| Record {
-            object: Some(Mapped { object: object.clone(), back: (offset >> 12).wrapping_sub(first) }),
+            object: Some(Mapped {
+                object: object.clone(),
+                back: (offset >> 12).wrapping_sub(first),
+                writes,
+                claim,
+            }),
             ..request.record().unwrap_or(Record::PLAIN)
         };
         self.map_region(pin, request, region, Some(&record))
@@ -143,6 +174,7 @@ impl<P: Machine> AddressSpace<P> {
         let mapped = self.record_of_page(pin, page)?.object?;
         Some(ObjectPart {
             offset: mapped.page(page) << 12,
+            writes: mapped.writes,
             object: mapped.object,
             length: range.end().as_u64() - (page << 12),
             sharing: range.region().sharing(),

@@ -70,7 +70,12 @@ impl<P: Machine> AddressSpace<P> {
     /// # Errors
     ///
     /// [`MprotectError`]. After [`MprotectError::NoRegion`] the pages before that page have changed, and no
-    /// CPU can use what was permitted there before; after others nothing has changed.
+    /// CPU can use what was permitted there before. [`MprotectError::Denied`] and
+    /// [`MprotectError::WriteExecute`] concern pages of objects, and leave the pages before likewise: shared
+    /// pages of an object that may be read alone, or pages that would come to be executable, of an object that
+    /// others may write to, or the other way round. (If a whole shared region was to become executable, and
+    /// another thread has mapped the object meanwhile, the region may have lost the permission to write.) After
+    /// others nothing has changed.
     #[inline]
     pub fn mprotect(
         &self,
@@ -88,6 +93,9 @@ impl<P: Machine> AddressSpace<P> {
         let pages = range_at(start, length).filter(|pages| self.may_map(*pages));
         let pages = pages.ok_or(MprotectError::OutsideSpace)?;
         let core = self.core();
+        if core.table.has_records() {
+            return self.protect_any(pin, pages, access);
+        }
         let mut changed = Changed::NOTHING;
         match core.rewrite_at_once(pin, pages, &mut Protect(access), &mut changed) {
             Some(outcome) => self.protected(pin, pages, changed, outcome.map_err(RewriteError::Refused)),

@@ -108,7 +108,7 @@ impl Bench {
         sharing: Sharing,
     ) {
         let request = MapRequest::anonymous(count << 12).placed(Placement::Fixed(at(first)));
-        let mapping = ObjectMapping { object, offset: page << 12, sharing };
+        let mapping = ObjectMapping::new(object, page << 12, sharing);
         space.mmap_object(pin, &request, mapping).unwrap();
     }
 

@@ -55,7 +55,7 @@ impl<P: Machine> SharedFile<P> {
     ) -> Option<SharedFile<P>> {
         let object = MemoryObject::paged(service, pin, BYTES, requests, 0).ok()?;
         let space = service.create_space(pin).ok()?;
-        let mapping = ObjectMapping { object: &object, offset: 0, sharing: Sharing::Shared };
+        let mapping = ObjectMapping::new(&object, 0, Sharing::Shared);
         let start = space.mmap_object(pin, &MapRequest::anonymous(BYTES), mapping).ok()?;
         let disk = Disk(Words::zeros()?);
         Some(SharedFile { space, object, requests, start, disk, written: Words::zeros()? })

@@ -52,6 +52,10 @@ impl From<InternError> for AssignError {
         match error {
             InternError::OutOfFrames(error) => AssignError::OutOfFrames(error),
             InternError::Full => AssignError::TooManyRecords,
+            InternError::WriteExecute => {
+                debug_assert!(false, "the record that is held has the same claim");
+                AssignError::NoRegion
+            }
         }
     }
 }

@@ -27,7 +27,8 @@ impl<P: Machine> Records<P> {
 }
 
 impl<P: Machine> StillRecords<'_, P> {
-    /// Gives `child`, which has none, the same records with the same numbers. No page has them yet.
+    /// Gives `child`, which has none, the same records with the same numbers, each with one hold
+    /// ([`SpaceCore::count_record_pages`] ends it). No page has them yet.
     pub(crate) fn copy_to(&self, pin: &CpuPin, child: &SpaceCore<P>) -> Result<(), AllocError> {
         let mut index = child.records.lock(child.service);
         let buckets = index.buckets(child.service, pin)?;
@@ -45,18 +46,24 @@ impl<P: Machine> StillRecords<'_, P> {
             if slot.pages.load(Ordering::Relaxed) > 0 {
                 // SAFETY: the caller has the lock of the parent's records.
                 let record = unsafe { slot.record() }.clone();
-                index.put(child, buckets.get(record.hash() as usize % BUCKETS), number, record);
-            } else {
-                index.put_free(&child.records, number);
+                child.records.add(number, 1);
+                let bucket = buckets.get(record.hash() as usize % BUCKETS);
+                if index.put(child, bucket, number, record).is_ok() {
+                    return;
+                }
+                // While the parent's record is in use, no other opposes it. So it has died meanwhile, and no
+                // page will be copied that has it.
+                child.records.forget_hold(number);
             }
+            index.put_free(&child.records, number);
         });
         outcome
     }
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Counts the pages of each record of a space that was just copied, and that nobody uses yet. Records
-    /// without pages are dead.
+    /// Counts the pages of each record of a space that was just copied, and that nobody uses yet, and ends the
+    /// holds of the records. Records without pages are dead.
     pub(crate) fn count_record_pages(&self, pin: &CpuPin) {
         let visit = |part: Pages, found| {
             let (Found::Reserved(region) | Found::Mapped(_, Some(region))) = found else {
@@ -68,6 +75,6 @@ impl<P: Machine> SpaceCore<P> {
             ControlFlow::Continue(())
         };
         self.table.visit(self.service.tables(pin), self.bounds, visit);
-        self.records.let_empty_die(self.service);
+        self.records.end_holds(self.service);
     }
 }

@@ -7,6 +7,7 @@ use super::{Record, Records};
 use crate::Machine;
 use crate::address_space::SpaceCore;
 use crate::budget::Budget;
+use crate::object::Claim;
 use crate::page_table::RecordNumber;
 use crate::region::Region;
 
@@ -19,7 +20,8 @@ pub(crate) struct HeldPages<P: Machine> {
 }
 
 impl<P: Machine> HeldPages<P> {
-    /// Holds `pages` of `record`, which gets a number unless it is plain.
+    /// Holds `pages` of `record`, which gets a number unless it is plain. If it maps an object, waits until no
+    /// CPU can use pages that it must not meet; so the caller is in no walk, and holds no lock.
     pub fn of(
         core: &'static SpaceCore<P>,
         pin: &CpuPin,
@@ -30,6 +32,11 @@ impl<P: Machine> HeldPages<P> {
         if !record.is_plain() {
             core.table.note_records();
             number = Some(core.records.intern(core, pin, record, pages)?);
+        }
+        if let Some(mapped) = &record.object
+            && mapped.claim != Claim::NOTHING
+        {
+            mapped.object.core().wait_for_opposed(pin, mapped.claim);
         }
         Ok(HeldPages { core, number, pages })
     }

@@ -61,9 +61,10 @@ impl<P: Machine> Record<P> {
             Some(Policy::Interleave(nodes)) => hash.add_nodes(4, nodes),
             Some(Policy::WeightedInterleave(nodes)) => hash.add_nodes(5, nodes),
         }
-        if let Some(Mapped { object, back }) = &self.object {
+        if let Some(Mapped { object, back, claim, .. }) = &self.object {
             hash.add(object.id().get());
             hash.add(*back);
+            hash.add(claim.bits().into());
         }
         if let Some(name) = &self.name {
             name.as_str().bytes().for_each(|byte| hash.add(byte.into()));

@@ -27,6 +27,7 @@ use super::slot::{MOST_SLOTS, Slot, Slots};
 use crate::Machine;
 use crate::address_space::SpaceCore;
 use crate::budget::Budget;
+use crate::object::Conflict;
 use crate::page_table::RecordNumber;
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::{SpinGuard, SpinLock};
@@ -38,6 +39,14 @@ pub(crate) enum InternError {
     OutOfFrames(AllocError),
     /// All numbers are taken.
     Full,
+    /// The object's frames would be writable and executable at the same time.
+    WriteExecute,
+}
+
+impl From<Conflict> for InternError {
+    fn from(_: Conflict) -> InternError {
+        InternError::WriteExecute
+    }
 }
 
 impl From<AllocError> for InternError {
@@ -105,6 +114,18 @@ impl<P: Machine> Records<P> {
             // Relaxed: the count does not come from 0.
             slot.pages.fetch_add(pages, Ordering::Relaxed);
         }
+    }
+
+    /// Tells whether a page has the number of a record, or somebody holds it.
+    pub fn is_alive(&self, number: RecordNumber) -> bool {
+        self.pages_of(number) > 0
+    }
+
+    /// Returns how many pages have the number of a record, and holds.
+    pub fn pages_of(&self, number: RecordNumber) -> u64 {
+        // Acquire pairs with the Release in `subtract`: who finds the record dead knows of the walks in which
+        // its pages went.
+        self.slot(number).map_or(0, |slot| slot.pages.load(Ordering::Acquire))
     }
 
     /// Adds `pages` to those of a record, unless it is dead.
@@ -178,9 +199,22 @@ impl<P: Machine> Records<P> {
             number = slot.next.load(Ordering::Relaxed);
         }
         let found = index.take_number(self, service, pin)?;
-        index.put(space, Some(bucket), found, record.clone());
+        // Before others find it, by way of the object: nobody takes it for dead.
         self.add(found, pages);
+        if let Err(conflict) = index.put(space, Some(bucket), found, record.clone()) {
+            self.forget_hold(found);
+            index.put_free(self, found);
+            return Err(conflict.into());
+        }
         Ok(found)
+    }
+
+    /// Forgets the pages that were counted for a slot that is nobody's.
+    pub(super) fn forget_hold(&self, number: RecordNumber) {
+        if let Some(slot) = self.slot(number) {
+            // Relaxed: governed by the lock.
+            slot.pages.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Makes the slot `number` be there. The caller has the lock.
@@ -193,14 +227,14 @@ impl<P: Machine> Records<P> {
         self.slots.grow_to(service, pin, number.get())
     }
 
-    /// Records that no page has, and that never had one, are dead.
-    pub(super) fn let_empty_die(&self, service: &MemoryService<P>) {
+    /// Ends the holds of a copied space's records: those that no page has are dead.
+    pub(super) fn end_holds(&self, service: &MemoryService<P>) {
         let index = self.lock(service);
         self.for_each(&index, |number, slot| {
-            // Relaxed: nobody uses the space yet.
             // SAFETY: the caller has the lock.
-            if slot.pages.load(Ordering::Relaxed) == 0 && !unsafe { slot.record() }.is_plain() {
-                self.add_dead(number.get(), slot);
+            if !unsafe { slot.record() }.is_plain() {
+                // Nobody uses the space yet; whoever frees dead records comes later.
+                let _ = self.subtract(number, 1);
             }
         });
     }
@@ -358,18 +392,22 @@ impl Index {
 
     /// Puts `record` into the slot `number` of `space`, which is nobody's, first into the list `bucket`, and
     /// into the list of the object that it maps.
+    ///
+    /// # Errors
+    ///
+    /// [`Conflict`]; nothing has changed.
     pub(super) fn put<P: Machine>(
         &mut self,
         space: &SpaceCore<P>,
         bucket: Option<&AtomicU32>,
         number: RecordNumber,
         record: Record<P>,
-    ) {
+    ) -> Result<(), Conflict> {
         if let (Some(slot), Some(bucket)) = (space.records.slot(number), bucket) {
             if let Some(mapped) = &record.object {
                 // SAFETY: the slot was nobody's. It stays where it is, and the space lives, until the record
                 // has left the list, in `sweep` or `forget_all`.
-                unsafe { mapped.join(&slot.mapping, space, number) };
+                unsafe { mapped.join(&slot.mapping, space, number) }?;
             }
             // SAFETY: the caller has the lock, and no page has the number.
             drop(unsafe { slot.replace(record) });
@@ -377,6 +415,7 @@ impl Index {
             slot.next.store(bucket.load(Ordering::Relaxed), Ordering::Relaxed);
             bucket.store(number.get(), Ordering::Relaxed);
         }
+        Ok(())
     }
 
     /// Makes the slot `number`, which is nobody's, free.

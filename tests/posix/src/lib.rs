@@ -31,9 +31,12 @@
 //! - A stack keeps away from all accessible pages below, other stacks and what lies below an inaccessible
 //!   neighbour included.
 //! - `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE` grow stacks, as accesses do.
-//! - A shared mapping of a file that is open for reading alone may be made writable later; logs ask for none.
+//! - Pages of a file that one mapping may write to, no other mapping may execute (`EACCES`); so objects of logs
+//!   have the capability that permits it ([`permit_write_execute`][permit]), and answer as Linux does.
 //! - There are no `mlock` and `munlock`.
 //! - `MADV_DONTFORK` and `MADV_WIPEONFORK` exclude each other: the last one counts.
+//!
+//! [permit]: topomem::object::MemoryObject::permit_write_execute
 //!
 //! # A further system
 //!

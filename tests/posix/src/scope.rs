@@ -1,9 +1,7 @@
 //! What a system can do.
 
 use crate::log::{Log, Step};
-use crate::operation::{
-    Advice, Call, Descriptor, Map, Operation, PAGE, Protection, RemapFlags, Sharing, Source,
-};
+use crate::operation::{Advice, Call, Map, Operation, PAGE, Protection, RemapFlags, Sharing, Source};
 use crate::rules::Support;
 
 /// The operations that a system has. Logs are adapted to it, so that they ask for nothing else.
@@ -15,8 +13,6 @@ pub struct Scope {
     pub advice: &'static [Advice],
     /// Files and shared memory.
     pub objects: Support,
-    /// Whether a shared mapping of a file that is open for reading alone can never be written.
-    pub descriptor_limits: Support,
     /// Mappings that grow down.
     pub stacks: Support,
     /// `mremap`.
@@ -55,7 +51,6 @@ impl Scope {
             Advice::Unknown,
         ],
         objects: Support::Present,
-        descriptor_limits: Support::Absent,
         stacks: Support::Present,
         remap: Support::Present,
         kept_sources: Support::Present,
@@ -118,14 +113,7 @@ impl Scope {
         } else {
             Map { source: Source::Anonymous, sharing: Sharing::Private, offset: map.offset % PAGE, ..map }
         };
-        let is_limited = map.source == Source::File(Descriptor::FirstReadOnly)
-            && map.sharing == Sharing::Shared
-            && !map.protection.has(Protection::WRITE);
-        let source = match self.descriptor_limits {
-            Support::Absent if is_limited => Source::File(Descriptor::First),
-            _ => map.source,
-        };
-        Map { source, grows_down: map.grows_down && self.stacks == Support::Present, ..map }
+        Map { grows_down: map.grows_down && self.stacks == Support::Present, ..map }
     }
 
     /// Returns the protection, or the greatest one that the system has and that permits no more.

@@ -4,13 +4,12 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use spin::Once;
 use spin::mutex::SpinMutex;
 use topomem::CpuId;
-use topomem::object::{MemoryObject, ObjectId, Pager, PagerError, PagerQueue};
+use topomem::object::{MemoryObject, Pager, PagerError, PagerQueue};
 use topomem_exec::{Archive, File};
 
 use crate::executor::{SpawnError, sleep, spawn_on};
@@ -32,9 +31,6 @@ const DELAY: Duration = Duration::from_micros(200);
 
 /// Files that were opened, with the key of each. Their pages stay until [`forget_disk_files`].
 static OPENED: SpinMutex<Vec<(u64, MemoryObject<Kernel>)>, Polling> = SpinMutex::new(Vec::new());
-
-/// Was any file opened? Most programs open none, and ask for nothing that has to do with them.
-static ANY_OPENED: AtomicBool = AtomicBool::new(false);
 
 /// Makes the files in `bytes` those that programs find, and starts the task that reads them, on `cpu`.
 ///
@@ -75,19 +71,7 @@ pub fn open_disk_file(path: &[u8]) -> Result<MemoryObject<Kernel>, Errno> {
     let object = MemoryObject::paged(&SERVICE, &pin(), content.len() as u64, &REQUESTS, key);
     let object = object.map_err(|_| Errno::NO_MEMORY)?;
     opened.push((key, object.clone()));
-    // Relaxed: whoever maps the file has got it from here, or from one who has.
-    ANY_OPENED.store(true, Ordering::Relaxed);
     Ok(object)
-}
-
-/// Tells whether any file was opened.
-pub fn are_disk_files_used() -> bool {
-    ANY_OPENED.load(Ordering::Relaxed)
-}
-
-/// Tells whether an object is a file of the disk, which nobody may write.
-pub fn is_disk_file(object: ObjectId) -> bool {
-    OPENED.lock().iter().any(|(_, known)| known.id() == object)
 }
 
 /// Lets the pages of files go that nobody has open or mapped.

@@ -12,7 +12,7 @@ mod proc;
 
 pub use console::{Console, Records};
 pub use descriptors::{Descriptors, LEAST_FREE, OnExec};
-pub use disk::{are_disk_files_used, find, forget_disk_files, is_disk_file, open_disk_file, set_ram_disk};
+pub use disk::{find, forget_disk_files, open_disk_file, set_ram_disk};
 pub use memory_file::MemoryFile;
 pub use named::{Creation, open_named, remove_named};
 pub use open::{Content, Mode, OpenFile, Whence};

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use topomem::object::{MemoryObject, ObjectId, Residency};
+use topomem::object::{MemoryObject, ObjectId, Residency, SharedWrites};
 use topomem::region::{MapRequest, ObjectMapping, ObjectPart, Sharing};
 use topomem::{Access, VirtAddr};
 use topomem_exec::PAGE;
@@ -10,7 +10,6 @@ use topomem_exec::PAGE;
 use super::Memory;
 use super::memory::{aligned, check_place, user_address};
 use crate::arch::user::USER_END;
-use crate::file::{are_disk_files_used, is_disk_file};
 use crate::memory::platform::{Kernel, pin};
 use crate::syscall::Errno;
 
@@ -34,7 +33,8 @@ pub enum WriteBack {
 }
 
 impl Memory {
-    /// Maps the bytes of `object` from `offset` on as `request` says. Returns where that is.
+    /// Maps the bytes of `object` from `offset` on as `request` says; `writes` says whether a shared mapping may
+    /// come to be writable. Returns where that is.
     ///
     /// # Errors
     ///
@@ -45,9 +45,14 @@ impl Memory {
         object: &MemoryObject<Kernel>,
         offset: u64,
         sharing: Sharing,
+        writes: SharedWrites,
     ) -> Result<u64, Errno> {
         check_place(request)?;
-        let mapping = ObjectMapping { object, offset, sharing };
+        let mapping = ObjectMapping::new(object, offset, sharing);
+        let mapping = match writes {
+            SharedWrites::Permitted => mapping,
+            SharedWrites::Denied => mapping.deny_writes(),
+        };
         Ok(self.space().mmap_object(&pin(), request, mapping)?.as_u64())
     }
 
@@ -107,13 +112,13 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// [`Errno::INVALID`] for memory without an object, [`Errno::ACCESS`] for private mappings,
-    /// [`Errno::NO_MEMORY`] if a page is not mapped, [`Errno::INPUT_OUTPUT`].
+    /// [`Errno::INVALID`] for memory without an object, [`Errno::ACCESS`] for private mappings and for those of
+    /// files that may be read alone, [`Errno::NO_MEMORY`] if a page is not mapped, [`Errno::INPUT_OUTPUT`].
     pub async fn remove(&self, start: u64, bytes: u64) -> Result<(), Errno> {
         let range = range(start, bytes, Errno::INVALID)?;
         self.for_each_part(range, async |part| {
             let shown = part.object.as_ref().ok_or(Errno::INVALID)?;
-            if shown.sharing == Sharing::Private {
+            if shown.sharing == Sharing::Private || shown.writes == SharedWrites::Denied {
                 return Err(Errno::ACCESS);
             }
             Ok(shown.object.punch_hole(part.within(shown)).await?)
@@ -144,21 +149,6 @@ impl Memory {
     /// [`Errno::INVALID`] if one is.
     pub fn check_without_object(&self, start: u64, bytes: u64) -> Result<(), Errno> {
         self.check_objects(start, bytes, |_| Err(Errno::INVALID))
-    }
-
-    /// Checks that no shared mapping in `bytes` from `start` on shows a file that nobody may write.
-    ///
-    /// # Errors
-    ///
-    /// [`Errno::ACCESS`] if one does.
-    pub fn check_writable(&self, start: u64, bytes: u64) -> Result<(), Errno> {
-        if !are_disk_files_used() {
-            return Ok(());
-        }
-        self.check_objects(start, bytes, |shown| match shown.sharing {
-            Sharing::Shared if is_disk_file(shown.object.id()) => Err(Errno::ACCESS),
-            _ => Ok(()),
-        })
     }
 
     /// Says of each page from `start` on whether it is in memory, up to the first that is not mapped. Returns

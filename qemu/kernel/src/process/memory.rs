@@ -168,7 +168,8 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
+    /// [`Errno::INVALID`], [`Errno::NO_MEMORY`]; [`Errno::ACCESS`] for a shared mapping of a file that may be read
+    /// alone, or if frames would be writable and executable.
     #[inline]
     pub fn protect(&self, start: u64, bytes: u64, access: Access) -> Result<Announced<'_>, Errno> {
         let start = aligned(start, Errno::NO_MEMORY)?;

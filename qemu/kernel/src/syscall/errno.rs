@@ -107,6 +107,7 @@ impl From<MmapError> for Errno {
             MmapError::MisalignedOffset(_) => Errno::INVALID,
             MmapError::OffsetOverflow => Errno::OVERFLOW,
             MmapError::Occupied(_) => Errno::EXISTS,
+            MmapError::Denied | MmapError::WriteExecute => Errno::ACCESS,
             _ => Errno::NO_MEMORY,
         }
     }
@@ -125,6 +126,7 @@ impl From<MprotectError> for Errno {
     fn from(error: MprotectError) -> Errno {
         match error {
             MprotectError::Misaligned(_) => Errno::INVALID,
+            MprotectError::Denied(_) | MprotectError::WriteExecute(_) => Errno::ACCESS,
             _ => Errno::NO_MEMORY,
         }
     }

@@ -4,7 +4,7 @@ use linux_raw_sys::general::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_LOCKED,
     MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE,
 };
-use topomem::object::MemoryObject;
+use topomem::object::{MemoryObject, SharedWrites};
 use topomem::region::{Kind, MapRequest, Placement, Populate, Sharing};
 use topomem::{PageSize, VirtAddr};
 use topomem_exec::PAGE;
@@ -67,7 +67,7 @@ pub(super) fn map(task: &Task, [at, bytes, bits, flags, descriptor, offset]: [u6
             let size = bytes.checked_next_multiple_of(PAGE).filter(|&size| size <= USER_END);
             let size = size.ok_or(Errno::NO_MEMORY)?;
             let object = MemoryObject::anonymous(&SERVICE, &pin(), size).map_err(|_| Errno::NO_MEMORY)?;
-            task.memory().map_object(&request, &object, 0, sharing)
+            task.memory().map_object(&request, &object, 0, sharing, SharedWrites::Permitted)
         }
         (Some(file), sharing) => {
             let end = offset.checked_add(bytes).filter(|&end| i64::try_from(end).is_ok());
@@ -80,7 +80,8 @@ pub(super) fn map(task: &Task, [at, bytes, bits, flags, descriptor, offset]: [u6
             if has(MAP_GROWSDOWN) {
                 return Err(Errno::INVALID);
             }
-            task.memory().map_object(&request, object, offset, sharing)
+            let may_write = if file.mode.writes() { SharedWrites::Permitted } else { SharedWrites::Denied };
+            task.memory().map_object(&request, object, offset, sharing, may_write)
         }
     }
 }

@@ -40,11 +40,7 @@ pub(super) fn access(bits: u64) -> Result<Access, Errno> {
 }
 
 pub(super) fn protect(memory: &Memory, at: u64, bytes: u64, bits: u64) -> Change<'_> {
-    let access = access(bits)?;
-    if access.writes() {
-        memory.check_writable(at, bytes)?;
-    }
-    memory.protect(at, bytes, access)
+    memory.protect(at, bytes, access(bits)?)
 }
 
 pub(super) fn unmap(memory: &Memory, at: u64, bytes: u64) -> Change<'_> {

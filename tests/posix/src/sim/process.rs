@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use topomem::object::{MemoryObject, Residency};
+use topomem::object::{MemoryObject, Residency, SharedWrites};
 use topomem::region::{
     Advice as Advised, FaultAccess, FaultError, Kind, MadviseError, MapRequest, MmapError, MprotectError,
     MremapError, MunmapError, ObjectMapping, ObjectPart, PageFault, Placement as Placed, Populate,
     Relocation, Sharing as Shared,
 };
 use topomem::sim::{Access as Accessed, Privilege, Sim, SimService};
-use topomem::{Access as Permitted, AddressSpace, CpuPin, VirtAddr};
+use topomem::{Access as Permitted, AddressSpace, CpuPin, VirtAddr, WriteExecute};
 
 use super::files::Files;
 use crate::answer::{Errno, Fault, Listed, Rest, Shows, View};
@@ -95,7 +95,15 @@ impl SimProcess<'_> {
         let mapped = match &object {
             None => self.space.mmap(self.pin, &request),
             Some((object, offset)) => {
-                let mapping = ObjectMapping { object, offset: *offset, sharing };
+                // Linux does not mind who writes to what others execute.
+                // SAFETY: the pages are executed by nobody: fetches are probed.
+                object.permit_write_execute(&unsafe { WriteExecute::new() });
+                let mapping = ObjectMapping::new(object, *offset, sharing);
+                let may_write = match map.source {
+                    Source::Anonymous => true,
+                    Source::File(file) => Files::modes(file).1,
+                };
+                let mapping = if may_write { mapping } else { mapping.deny_writes() };
                 self.space.mmap_object(self.pin, &request, mapping)
             }
         };
@@ -209,7 +217,7 @@ impl SimProcess<'_> {
         }
         self.for_each_part(at, length, |part, bytes| {
             let part = part.ok_or(Errno::EINVAL)?;
-            if part.sharing == Shared::Private {
+            if part.sharing == Shared::Private || part.writes == SharedWrites::Denied {
                 return Err(Errno::EACCES);
             }
             let removed = self.files.wait(part.object.punch_hole(part.offset..part.offset + bytes));
@@ -227,6 +235,7 @@ impl SimProcess<'_> {
         match self.space.mprotect(self.pin, address(at)?, below, access_of(protection)?) {
             Ok(unmapping) => unmapping.wait(self.pin),
             Err(MprotectError::Misaligned(_)) => return Err(Errno::EINVAL),
+            Err(MprotectError::Denied(_)) => return Err(Errno::EACCES),
             Err(_) => return Err(Errno::ENOMEM),
         }
         if below == length { Ok(0) } else { Err(Errno::ENOMEM) }

@@ -79,6 +79,7 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["sharing", "resident"]),
     holds(&["sharing", "relocate"]),
     holds(&["sharing", "waits"]),
+    holds(&["sharing", "write-and-run"]),
     holds(&["placement", "policies"]),
     holds(&["placement", "moves"]),
     holds(&["placement", "in-use"]),

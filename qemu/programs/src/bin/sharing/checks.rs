@@ -1,6 +1,7 @@
 //! The checks, by name, and what they are made of.
 
 mod advice;
+mod aliases;
 mod ends;
 mod files;
 mod processes;
@@ -33,6 +34,7 @@ pub(super) fn by_name(name: &str) -> Option<Check> {
         "remove" => advice::remove,
         "resident" => advice::resident,
         "relocate" => advice::relocate,
+        "write-and-run" => aliases::write_and_run,
         _ => return None,
     };
     Some(check)

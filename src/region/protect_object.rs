@@ -1,0 +1,249 @@
+//! Changing what pages permit, where some may show objects.
+//!
+//! What pages of an object permit is claimed by their record ([`Claim`](crate::object::Claim)), so that the
+//! object's frames are writable nowhere while they are executable anywhere. A change of access that changes the
+//! claim gives the pages another record. Other pages change as they do in spaces without records.
+
+use topomem_percpu::CpuPin;
+
+use super::attributes::{Kind, Region, Sharing};
+use super::error::MprotectError;
+use super::mmap::address;
+use super::protect::protection_of;
+use super::record::{HeldPages, InternError, Record};
+use crate::Machine;
+use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
+use crate::fault::Fault;
+use crate::object::{Mapped, SharedWrites};
+use crate::page_table::{
+    Access, Becomes, Changed, Found, Pages, RecordNumber, RegionId, Rewrite, RewriteError, Rewritten,
+};
+
+/// Why a change of access ends.
+enum End {
+    /// The page belongs to no region.
+    NoRegion(u64),
+    /// The page has to get another record.
+    Claim(u64),
+}
+
+/// Gives the pages of regions another access, up to the first page whose claim changes with it.
+struct ProtectUnclaimed(Access);
+
+impl Rewrite for ProtectUnclaimed {
+    type Stop = End;
+    const CHECKS: bool = false;
+    const REGIONS: bool = true;
+    const UNMAPS: bool = false;
+
+    #[inline]
+    fn check(&self, found: Found, _: u64) -> Result<bool, End> {
+        Ok(match found {
+            Found::Vacant | Found::Mapped(_, None) => false,
+            Found::Reserved(id) | Found::Mapped(_, Some(id)) => {
+                let region = Region::of(id);
+                region.access() != self.0 && region.claim() == region.with_access(self.0).claim()
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, End> {
+        let (Found::Reserved(id) | Found::Mapped(_, Some(id))) = found else {
+            return Err(End::NoRegion(pages.first));
+        };
+        let (old, new) = (Region::of(id), Region::of(id).with_access(self.0));
+        if old.claim() != new.claim() {
+            return Err(End::Claim(pages.first));
+        }
+        Ok(match found {
+            Found::Mapped(leaf, _) => Becomes::Mapped(protection_of(new, &leaf), new.id()),
+            _ => Becomes::Reserved(new.id()),
+        })
+    }
+}
+
+/// Gives pages of the region `old` to the region `new`, which shows the same. Both records are held.
+struct Reclaim<P: Machine> {
+    core: &'static SpaceCore<P>,
+    old: RegionId,
+    new: RegionId,
+}
+
+impl<P: Machine> Rewrite for Reclaim<P> {
+    /// A page of another region.
+    type Stop = u64;
+    const CHECKS: bool = false;
+    const REGIONS: bool = true;
+    const UNMAPS: bool = false;
+    const RECORDS: bool = true;
+
+    fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
+        Ok(matches!(found, Found::Reserved(id) | Found::Mapped(_, Some(id)) if id == self.old))
+    }
+
+    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, u64> {
+        if !self.check(found, pages.first)? {
+            return Err(pages.first);
+        }
+        let count = |number: RecordNumber| self.core.records.add(number, pages.count());
+        self.new.record().into_iter().for_each(count);
+        self.old.record().into_iter().for_each(|number| self.core.leave_record(number, pages.count()));
+        Ok(match found {
+            Found::Mapped(leaf, _) => Becomes::Mapped(protection_of(Region::of(self.new), &leaf), self.new),
+            _ => Becomes::Reserved(self.new),
+        })
+    }
+}
+
+/// Why pages of an object did not get another access.
+enum ReclaimError {
+    Denied,
+    Intern(InternError),
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// [`AddressSpace::mprotect`] of pages that may be of objects. Waits for the changes of those that are.
+    #[inline(never)]
+    pub(super) fn protect_any(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        access: Access,
+    ) -> Result<Unmapping<'_, P>, MprotectError> {
+        let mut rest = pages;
+        loop {
+            let mut changed = Changed::NOTHING;
+            let outcome = self.core().rewrite(pin, rest, &mut ProtectUnclaimed(access), &mut changed);
+            let (recorded, end) = match outcome {
+                Ok(Rewritten { recorded, end }) => (recorded, end),
+                Err(RewriteError::Refused(_)) => {
+                    debug_assert!(false, "such a change refuses nothing");
+                    return Ok(Unmapping::of_nothing(self.core()));
+                }
+                Err(RewriteError::Tables(error)) => return Err(MprotectError::OutOfFrames(error)),
+            };
+            let unmapping = Unmapping::announce_unless(
+                Fault::MprotectWithoutFlush,
+                self.core(),
+                pin,
+                range_of_pages(rest),
+                changed,
+                recorded,
+            );
+            match end {
+                Ok(()) => return Ok(unmapping),
+                Err(End::NoRegion(page)) => {
+                    unmapping.wait(pin);
+                    return Err(MprotectError::NoRegion(address(page)));
+                }
+                Err(End::Claim(first)) => {
+                    unmapping.wait(pin);
+                    let next = self.protect_claimed(pin, Pages { first, ..rest }, access)?;
+                    if next > rest.last {
+                        return Ok(Unmapping::of_nothing(self.core()));
+                    }
+                    rest.first = next;
+                }
+            }
+        }
+    }
+
+    /// Changes the first pages of `pages`, which are of one region that shows an object. Returns the page where
+    /// that ends.
+    fn protect_claimed(&self, pin: &CpuPin, pages: Pages, access: Access) -> Result<u64, MprotectError> {
+        let start = address(pages.first);
+        let range = self.next_region(pin, start).filter(|range| range.start() == start);
+        let Some(range) = range.filter(|range| range.region().kind() == Kind::Object) else {
+            // It has changed meanwhile.
+            return Ok(pages.first);
+        };
+        let last = pages.last.min((range.end().as_u64() >> 12) - 1);
+        let (part, region) = (Pages { last, ..pages }, range.region());
+        let outcome = match self.reclaim(pin, part, region, access) {
+            Err(ReclaimError::Intern(InternError::WriteExecute)) => {
+                self.reclaim_by_way_of_reading(pin, part, region, access)
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|error| match error {
+            ReclaimError::Denied => MprotectError::Denied(start),
+            ReclaimError::Intern(InternError::WriteExecute) => MprotectError::WriteExecute(start),
+            ReclaimError::Intern(InternError::OutOfFrames(error)) => MprotectError::OutOfFrames(error),
+            ReclaimError::Intern(InternError::Full) => MprotectError::TooManyRecords,
+        })
+    }
+
+    /// Gives `pages`, if all pages that oppose the new access are among them, no claim first, and then the new
+    /// one.
+    fn reclaim_by_way_of_reading(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        region: Region,
+        access: Access,
+    ) -> Result<u64, ReclaimError> {
+        let conflict = Err(ReclaimError::Intern(InternError::WriteExecute));
+        let Some(number) = region.record() else { return conflict };
+        let core = self.core();
+        let claim = region.with_access(access).claim();
+        let is_alone = core.records.with(number, |record| {
+            let mapped = record.object.as_ref()?;
+            Some(mapped.object.core().is_opposed_only_by(claim, core, number))
+        });
+        if is_alone != Some(true) || core.records.pages_of(number) != pages.count() {
+            return conflict;
+        }
+        let end = self.reclaim(pin, pages, region, Access::READ)?;
+        if end <= pages.last {
+            return Ok(pages.first);
+        }
+        let start = address(pages.first);
+        let read_only = self.next_region(pin, start).filter(|range| range.start() == start);
+        let Some(read_only) = read_only else { return Ok(pages.first) };
+        let outcome = self.reclaim(pin, pages, read_only.region(), access);
+        if outcome.is_err() {
+            // Somebody has mapped the object meanwhile: then that opposes the new access, and not the old one,
+            // as far as it is still so.
+            let _ = self.reclaim(pin, pages, read_only.region(), region.access());
+        }
+        outcome
+    }
+
+    /// Gives the first pages of `pages` that are of `region`, which shows an object, that access, and waits
+    /// until no CPU can use what was permitted before. Returns the page where that ends.
+    fn reclaim(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        region: Region,
+        access: Access,
+    ) -> Result<u64, ReclaimError> {
+        let core = self.core();
+        // The region may have gone meanwhile; its record stays while it is held.
+        let (Some(number), Some(_old)) = (region.record(), HeldPages::more(core, region, 1)) else {
+            return Ok(pages.first);
+        };
+        let record = core.records.get(number);
+        let Some(mapped) = &record.object else { return Ok(pages.first) };
+        let new = region.with_access(access);
+        if mapped.writes == SharedWrites::Denied && new.sharing() == Sharing::Shared && access.writes() {
+            return Err(ReclaimError::Denied);
+        }
+        let mapped = Mapped { claim: new.claim(), ..mapped.clone() };
+        let record = Record { object: Some(mapped), ..record };
+        let held = HeldPages::of(core, pin, &record, 1).map_err(ReclaimError::Intern)?;
+        let mut reclaim = Reclaim { core, old: region.id(), new: new.with_record(held.number()).id() };
+        let mut changed = Changed::NOTHING;
+        match core.rewrite(pin, pages, &mut reclaim, &mut changed) {
+            Ok(Rewritten { recorded, end }) => {
+                let range = range_of_pages(pages);
+                let fault = Fault::MprotectWithoutFlush;
+                Unmapping::announce_unless(fault, core, pin, range, changed, recorded).wait(pin);
+                Ok(end.err().unwrap_or(pages.last + 1))
+            }
+            Err(RewriteError::Refused(page)) => Ok(page),
+            Err(RewriteError::Tables(error)) => Err(ReclaimError::Intern(error.into())),
+        }
+    }
+}

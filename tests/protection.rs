@@ -1,0 +1,375 @@
+//! An object's frames are writable nowhere while they are executable anywhere; and who may read an object
+//! alone cannot come to write to it.
+#![cfg(not(miri))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod object_support;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use object_support::{Bench, Object, Space, at, tend, touch};
+use topomem::object::{MemoryObject, ObjectMapping, SharedWrites};
+use topomem::region::{
+    FaultAccess, FaultError, MapRequest, MmapError, MprotectError, PageFault, Placement, RegionName,
+    Relocation, Sharing,
+};
+use topomem::sim::{Access as Accessed, Privilege};
+use topomem::{Access, CpuId, CpuPin, Protection, VirtAddr, WriteExecute};
+
+/// Where regions are mapped: across an end of 2 MiB.
+const FIRST: u64 = (1 << 18) - 2;
+/// Where second mappings are.
+const OTHER: u64 = FIRST + 1000;
+
+use Sharing::{Private, Shared};
+
+fn map(
+    pin: &CpuPin,
+    space: &Space,
+    object: &Object,
+    first: u64,
+    (access, sharing): (Access, Sharing),
+) -> Result<(), MmapError> {
+    let request = MapRequest::anonymous(4 << 12).access(access).placed(Placement::FixedNoReplace(at(first)));
+    space.mmap_object(pin, &request, ObjectMapping::new(object, 0, sharing)).map(drop)
+}
+
+fn protect(pin: &CpuPin, space: &Space, first: u64, count: u64, access: Access) -> Result<(), MprotectError> {
+    space.mprotect(pin, at(first), count << 12, access).map(|unmapping| unmapping.wait(pin))
+}
+
+fn unmap(pin: &CpuPin, space: &Space, first: u64) {
+    space.munmap(pin, at(first), 4 << 12).unwrap().wait(pin);
+}
+
+/// Fetches from a page as a program does, faults included.
+fn fetch(bench: &Bench, pin: &CpuPin, space: &Space, page: u64) -> Result<(), FaultError> {
+    // SAFETY: the CPU is online, and this is no handler.
+    unsafe { space.activate(pin) };
+    while bench.sim.probe(at(page), Accessed::Execute, Privilege::User).is_err() {
+        space.on_page_fault(pin, PageFault::new(at(page), FaultAccess::Execute))?;
+    }
+    Ok(())
+}
+
+/// The regions of a space: first page, pages, access.
+fn regions(pin: &CpuPin, space: &Space) -> Vec<(u64, u64, Access)> {
+    let mut found = Vec::new();
+    space.for_each_region(pin, |range| {
+        found.push((range.start().as_u64() >> 12, range.length() >> 12, range.region().access()));
+    });
+    found
+}
+
+#[test]
+fn no_second_mapping_makes_a_frame_writable_and_executable() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap();
+        let (one, other) = (bench.space(pin), bench.space(pin));
+        for sharing in [Private, Shared] {
+            for space in [&one, &other] {
+                map(pin, &one, &object, FIRST, (Access::WRITE, Shared)).unwrap();
+                bench.store(pin, &one, FIRST, 7);
+                let refused = map(pin, space, &object, OTHER, (Access::EXECUTE, sharing));
+                assert_eq!(refused, Err(MmapError::WriteExecute));
+                // Nothing has changed.
+                assert_eq!(space.next_region(pin, at(OTHER)), None);
+                map(pin, space, &object, OTHER, (Access::READ, sharing)).unwrap();
+                let refused = protect(pin, space, OTHER, 4, Access::EXECUTE);
+                assert_eq!(refused, Err(MprotectError::WriteExecute(at(OTHER))));
+                assert_eq!(bench.load(pin, space, OTHER), 7);
+                assert!(matches!(fetch(&bench, pin, space, OTHER), Err(FaultError::Denied)));
+                // At once, without the service's help.
+                unmap(pin, &one, FIRST);
+                protect(pin, space, OTHER, 4, Access::EXECUTE).unwrap();
+                fetch(&bench, pin, space, OTHER).unwrap();
+                let refused = map(pin, &one, &object, FIRST, (Access::WRITE, Shared));
+                assert_eq!(refused, Err(MmapError::WriteExecute));
+                map(pin, &one, &object, FIRST, (Access::READ, Shared)).unwrap();
+                let refused = protect(pin, &one, FIRST, 2, Access::WRITE);
+                assert_eq!(refused, Err(MprotectError::WriteExecute(at(FIRST))));
+                // What is written to a private mapping, nobody else executes.
+                map(pin, &one, &object, FIRST + 8, (Access::WRITE, Private)).unwrap();
+                bench.store(pin, &one, FIRST + 8, 8);
+                assert_eq!(bench.load(pin, space, OTHER), 7);
+                for (space, first) in [(space, OTHER), (&one, FIRST), (&one, FIRST + 8)] {
+                    unmap(pin, space, first);
+                }
+            }
+        }
+        bench.finish(pin, [one, other], [object]);
+    });
+}
+
+/// A program may generate code by way of the only mapping.
+#[test]
+fn one_mapping_may_change_from_the_one_to_the_other() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap();
+        let space = bench.space(pin);
+        map(pin, &space, &object, FIRST, (Access::WRITE, Shared)).unwrap();
+        for value in 1..4 {
+            bench.store(pin, &space, FIRST + 3, value);
+            protect(pin, &space, FIRST, 4, Access::EXECUTE).unwrap();
+            fetch(&bench, pin, &space, FIRST + 3).unwrap();
+            assert!(matches!(touch(bench.sim, pin, &space, FIRST + 3, Some(9)), Err(FaultError::Denied)));
+            assert_eq!(regions(pin, &space), [(FIRST, 4, Access::EXECUTE)]);
+            protect(pin, &space, FIRST, 4, Access::WRITE).unwrap();
+            assert_eq!(bench.load(pin, &space, FIRST + 3), value);
+        }
+        // A part of it would be executable while the rest is writable.
+        let refused = protect(pin, &space, FIRST + 1, 2, Access::EXECUTE);
+        assert_eq!(refused, Err(MprotectError::WriteExecute(at(FIRST + 1))));
+        assert_eq!(regions(pin, &space), [(FIRST, 4, Access::WRITE)]);
+        protect(pin, &space, FIRST + 1, 2, Access::NONE).unwrap();
+        assert_eq!(regions(pin, &space).len(), 3);
+        protect(pin, &space, FIRST, 4, Access::READ).unwrap();
+        assert_eq!(regions(pin, &space), [(FIRST, 4, Access::READ)]);
+        bench.finish(pin, [space], [object]);
+    });
+}
+
+#[test]
+fn a_range_changes_up_to_what_is_refused() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap();
+        let space = bench.space(pin);
+        let plain = |first| {
+            let request = MapRequest::anonymous(2 << 12).placed(Placement::FixedNoReplace(at(first)));
+            space.mmap(pin, &request).unwrap();
+            bench.store(pin, &space, first, first);
+        };
+        plain(FIRST - 2);
+        map(pin, &space, &object, FIRST, (Access::WRITE, Private)).unwrap();
+        bench.store(pin, &space, FIRST, 1);
+        plain(FIRST + 4);
+        map(pin, &space, &object, FIRST + 6, (Access::READ, Shared)).unwrap();
+        protect(pin, &space, FIRST - 2, 12, Access::EXECUTE).unwrap();
+        assert!(regions(pin, &space).iter().all(|region| region.2 == Access::EXECUTE));
+        protect(pin, &space, FIRST - 2, 12, Access::READ).unwrap();
+        map(pin, &space, &object, OTHER, (Access::WRITE, Shared)).unwrap();
+        let refused = protect(pin, &space, FIRST - 2, 12, Access::EXECUTE);
+        assert_eq!(refused, Err(MprotectError::WriteExecute(at(FIRST))));
+        let found = regions(pin, &space);
+        assert_eq!(found[0], (FIRST - 2, 2, Access::EXECUTE));
+        assert!(found[1..4].iter().all(|region| region.2 == Access::READ));
+        assert_eq!(bench.load(pin, &space, FIRST - 2), FIRST - 2);
+        assert_eq!(bench.load(pin, &space, FIRST), 1);
+        let refused = protect(pin, &space, FIRST + 9, 4, Access::NONE);
+        assert_eq!(refused, Err(MprotectError::NoRegion(at(FIRST + 10))));
+        bench.finish(pin, [space], [object]);
+    });
+}
+
+#[test]
+fn copies_and_moved_mappings_count_too() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap();
+        let parent = bench.space(pin);
+        map(pin, &parent, &object, FIRST, (Access::WRITE, Shared)).unwrap();
+        let child = parent.fork(pin).unwrap();
+        unmap(pin, &parent, FIRST);
+        let runs = (Access::EXECUTE, Private);
+        assert_eq!(map(pin, &parent, &object, FIRST, runs), Err(MmapError::WriteExecute));
+        let moved = child.mremap(pin, at(FIRST), 4 << 12, 5 << 12, Relocation::Fixed(at(OTHER))).unwrap();
+        let named = RegionName::new("shared").unwrap();
+        child.set_name(pin, moved, 5 << 12, Some(named)).unwrap();
+        assert_eq!(map(pin, &parent, &object, FIRST, runs), Err(MmapError::WriteExecute));
+        let again = child.mremap(pin, moved, 0, 2 << 12, Relocation::MayMove).unwrap();
+        child.munmap(pin, moved, 5 << 12).unwrap().wait(pin);
+        assert_eq!(map(pin, &parent, &object, FIRST, runs), Err(MmapError::WriteExecute));
+        child.munmap(pin, again, 2 << 12).unwrap().wait(pin);
+        map(pin, &parent, &object, FIRST, runs).unwrap();
+        // What the child of a space that has ended had counts until that has been taken apart.
+        let grandchild = parent.fork(pin).unwrap();
+        unmap(pin, &parent, FIRST);
+        drop(grandchild);
+        tend(bench.sim, bench.service, pin);
+        map(pin, &parent, &object, FIRST, (Access::WRITE, Shared)).unwrap();
+        bench.finish(pin, [parent, child], [object]);
+    });
+}
+
+#[test]
+fn the_capability_says_otherwise() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        // SAFETY: no program runs.
+        let capability = unsafe { WriteExecute::new() };
+        let object = MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap();
+        let space = bench.space(pin);
+        let both = (Access::write_execute(&capability), Shared);
+        map(pin, &space, &object, FIRST, (Access::WRITE, Shared)).unwrap();
+        map(pin, &space, &object, OTHER, both).unwrap();
+        bench.store(pin, &space, OTHER, 5);
+        fetch(&bench, pin, &space, OTHER).unwrap();
+        // The others have no capability.
+        for access in [Access::WRITE, Access::EXECUTE] {
+            let refused = map(pin, &space, &object, FIRST + 8, (access, Shared));
+            assert_eq!(refused, Err(MmapError::WriteExecute));
+        }
+        object.permit_write_execute(&capability);
+        map(pin, &space, &object, FIRST + 8, (Access::EXECUTE, Shared)).unwrap();
+        fetch(&bench, pin, &space, FIRST + 8).unwrap();
+        bench.store(pin, &space, FIRST, 6);
+        assert_eq!(bench.load(pin, &space, FIRST + 8), 6);
+        bench.finish(pin, [space], [object]);
+    });
+}
+
+#[test]
+fn a_file_open_for_reading_does_not_become_writable() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let object = MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap();
+        let space = bench.space(pin);
+        let read_only = |first, access, sharing| {
+            let request = MapRequest::anonymous(2 << 12).access(access);
+            let request = request.placed(Placement::FixedNoReplace(at(first)));
+            space.mmap_object(pin, &request, ObjectMapping::new(&object, 0, sharing).deny_writes())
+        };
+        assert_eq!(read_only(FIRST, Access::WRITE, Shared), Err(MmapError::Denied));
+        read_only(FIRST, Access::READ, Shared).unwrap();
+        read_only(FIRST + 2, Access::WRITE, Private).unwrap();
+        bench.store(pin, &space, FIRST + 2, 3);
+        bench.load(pin, &space, FIRST);
+        let refused = protect(pin, &space, FIRST, 1, Access::WRITE);
+        assert_eq!(refused, Err(MprotectError::Denied(at(FIRST))));
+        protect(pin, &space, FIRST, 4, Access::NONE).unwrap();
+        let refused = protect(pin, &space, FIRST, 4, Access::WRITE);
+        assert_eq!(refused, Err(MprotectError::Denied(at(FIRST))));
+        protect(pin, &space, FIRST + 2, 2, Access::WRITE).unwrap();
+        assert_eq!(space.object_at(pin, at(FIRST)).unwrap().writes, SharedWrites::Denied);
+        // Nor after a move, a second mapping, a name or a fork.
+        let moved = space.mremap(pin, at(FIRST), 2 << 12, 2 << 12, Relocation::Fixed(at(OTHER))).unwrap();
+        let again = space.mremap(pin, moved, 0, 1 << 12, Relocation::MayMove).unwrap();
+        space.set_name(pin, moved, 1 << 12, Some(RegionName::new("file").unwrap())).unwrap();
+        let child = space.fork(pin).unwrap();
+        for space in [&space, &child] {
+            for start in [moved, VirtAddr::new(moved.as_u64() + 4096).unwrap(), again] {
+                let refused = space.mprotect(pin, start, 4096, Access::WRITE).map(drop);
+                assert_eq!(refused, Err(MprotectError::Denied(start)));
+            }
+        }
+        bench.finish(pin, [space, child], [object]);
+    });
+}
+
+/// The one CPU maps to write, the other to execute; in between both look whether the object's frame is both.
+#[test]
+fn mappings_that_race_never_meet() {
+    let bench = Bench::new(2);
+    let object = bench.on(|pin| MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap());
+    let users = [const { AtomicBool::new(false) }; 2];
+    let (granted, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    bench.sim.run(|pin| {
+        let space = bench.space(pin);
+        let me = pin.cpu().index();
+        let access = if pin.cpu() == CpuId::BOOT { Access::WRITE } else { Access::EXECUTE };
+        for round in 0..400 {
+            let mapped = if round % 2 == 0 {
+                map(pin, &space, &object, FIRST, (access, Shared)).is_ok()
+            } else {
+                map(pin, &space, &object, FIRST, (Access::READ, Shared)).unwrap();
+                protect(pin, &space, FIRST, 4, access).is_ok()
+            };
+            if mapped {
+                users[me].store(true, Ordering::SeqCst);
+                assert!(!users[1 - me].load(Ordering::SeqCst), "writable and executable");
+                bench.relax();
+                assert!(!users[1 - me].load(Ordering::SeqCst), "writable and executable");
+                users[me].store(false, Ordering::SeqCst);
+            }
+            let count = if mapped { &granted } else { &refused };
+            count.fetch_add(1, Ordering::Relaxed);
+            unmap(pin, &space, FIRST);
+            bench.relax();
+        }
+        bench.leave(pin);
+        drop(space);
+    });
+    assert!(granted.load(Ordering::Relaxed) > 0, "nothing was ever mapped");
+    bench.on(|pin| bench.finish(pin, [], [object]));
+}
+
+/// A mapping that was removed counts until no CPU can use it, though no page has it any more.
+#[test]
+fn what_a_cpu_may_still_write_to_is_not_executed() {
+    let bench = Bench::new(2);
+    let sim = bench.sim;
+    let (object, space) =
+        bench.on(|pin| (MemoryObject::anonymous(bench.service, pin, 4 << 12).unwrap(), bench.space(pin)));
+    let (ready, executes) = (AtomicBool::new(false), AtomicBool::new(false));
+    let wait_for = |flag: &AtomicBool| {
+        while !flag.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    };
+    bench.sim.run(|pin| {
+        if pin.cpu() == CpuId::BOOT {
+            map(pin, &space, &object, FIRST, (Access::WRITE, Shared)).unwrap();
+            sim.barrier();
+            wait_for(&ready);
+            // The other CPU has the translation, and takes no interrupt for a while.
+            space.munmap(pin, at(FIRST), 4 << 12).unwrap().detach();
+            let executable = bench.space(pin);
+            map(pin, &executable, &object, OTHER, (Access::EXECUTE, Private)).unwrap();
+            executes.store(true, Ordering::SeqCst);
+            bench.leave(pin);
+            drop(executable);
+        } else {
+            sim.barrier();
+            sim.mask_interrupts();
+            bench.store(pin, &space, FIRST, 1);
+            ready.store(true, Ordering::SeqCst);
+            for value in 0..200_000 {
+                // In this order: if the write succeeded, nobody could execute the page then.
+                let had_begun = executes.load(Ordering::SeqCst);
+                if sim.store(at(FIRST), value).is_err() {
+                    break;
+                }
+                assert!(!had_begun, "the page may be executed, and was written");
+            }
+            sim.unmask_interrupts();
+            sim.take_interrupts();
+            let stored = sim.store(at(FIRST), 0);
+            assert!(stored.is_err() || !executes.load(Ordering::SeqCst), "the page was written later");
+            wait_for_serving(&bench, &executes);
+            bench.leave(pin);
+        }
+    });
+    bench.on(|pin| bench.finish(pin, [space], [object]));
+}
+
+/// Takes interrupts until the flag is set.
+fn wait_for_serving(bench: &Bench, flag: &AtomicBool) {
+    while !flag.load(Ordering::SeqCst) {
+        bench.relax();
+    }
+}
+
+/// Kernel mappings of the low-level interface are the kernel's own affair; regions are not.
+#[test]
+fn private_memory_needs_no_claim() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let space = bench.space(pin);
+        let request = MapRequest::anonymous(4 << 12).placed(Placement::FixedNoReplace(at(FIRST)));
+        space.mmap(pin, &request).unwrap();
+        bench.store(pin, &space, FIRST, 1);
+        let child = space.fork(pin).unwrap();
+        // The frame is writable in neither space.
+        protect(pin, &child, FIRST, 4, Access::EXECUTE).unwrap();
+        fetch(&bench, pin, &child, FIRST).unwrap();
+        bench.store(pin, &space, FIRST, 2);
+        assert_eq!(bench.load(pin, &child, FIRST), 1);
+        let [one, other] = [&space, &child].map(|space| space.translate(pin, at(FIRST)).unwrap());
+        assert_ne!(one.leaf.frame, other.leaf.frame);
+        assert_eq!(one.leaf.protection, Protection::USER_DATA);
+        bench.finish(pin, [space, child], []);
+    });
+}
