@@ -373,3 +373,58 @@ fn private_memory_needs_no_claim() {
         bench.finish(pin, [space, child], []);
     });
 }
+
+/// The one CPU makes a region longer while the other changes what its pages permit: all of them permit the new
+/// access afterwards, whichever CPU is first.
+#[test]
+fn added_pages_permit_what_the_region_permits_by_then() {
+    let bench = Bench::new(2);
+    let space = bench.on(|pin| bench.space(pin));
+    let turns = [const { AtomicU64::new(0) }; 2];
+    let mixed = AtomicU64::new(0);
+    let rounds = 600;
+    bench.sim.run(|pin| {
+        let me = pin.cpu().index();
+        // Nobody panics meanwhile: the other one would wait.
+        for round in 1..=rounds {
+            if me == 0 {
+                let request = MapRequest::anonymous(2 << 12).placed(Placement::Fixed(at(FIRST)));
+                space.mmap(pin, &request).unwrap();
+                if round % 2 == 0 {
+                    // So the region has to move.
+                    let request = MapRequest::anonymous(4096).placed(Placement::Fixed(at(FIRST + 2)));
+                    space.mmap(pin, &request.access(Access::NONE)).unwrap();
+                }
+            }
+            // Both begin at the same time, as far as that goes.
+            turns[me].store(2 * round, Ordering::SeqCst);
+            while turns[1 - me].load(Ordering::SeqCst) < 2 * round {
+                bench.sim.take_interrupts();
+                std::hint::spin_loop();
+            }
+            let mut moved = at(FIRST);
+            if me == 0 {
+                moved = space.mremap(pin, at(FIRST), 2 << 12, 3 << 12, Relocation::MayMove).unwrap();
+            } else {
+                // Somewhere in the course of the other operation.
+                (0..round % 150).for_each(|_| std::hint::spin_loop());
+                // Of two pages or three, or none any more.
+                let _ = space.mprotect(pin, at(FIRST), 3 << 12, Access::READ).map(|done| done.wait(pin));
+            }
+            turns[me].store(2 * round + 1, Ordering::SeqCst);
+            while turns[1 - me].load(Ordering::SeqCst) < 2 * round + 1 {
+                bench.sim.take_interrupts();
+                std::hint::spin_loop();
+            }
+            if me == 0 {
+                let range = space.next_region(pin, moved).unwrap();
+                mixed.fetch_add(u64::from(range.length() >> 12 != 3), Ordering::Relaxed);
+                space.munmap(pin, moved, 3 << 12).unwrap().wait(pin);
+                space.munmap(pin, at(FIRST), 3 << 12).unwrap().wait(pin);
+            }
+        }
+        bench.leave(pin);
+    });
+    assert_eq!(mixed.load(Ordering::Relaxed), 0, "pages that were added differ from the others");
+    bench.on(|pin| bench.finish(pin, [space], []));
+}

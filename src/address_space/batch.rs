@@ -70,7 +70,8 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
             }
             record(records, from, &mut changed);
             changed
-        })?;
+        });
+        let moved = moved.map_err(|unmoved| unmoved.refused(from))?;
         let Changed { pages, retired, .. } = moved;
         self.changed.pages += pages;
         self.changed.retired.append(self.core.service.frames(), retired);

@@ -284,12 +284,12 @@ impl<P: Machine> SpaceCore<P> {
         to: VirtAddr,
         mut transfer: MovedRegions<'_>,
         mut record: impl FnMut(Changed, Pages) -> T,
-    ) -> Result<T, RemapError> {
+    ) -> Result<T, Unmoved> {
         let target = PageRange::new(to, from.pages(), from.size()).map_err(RemapError::Target)?;
         let old = self.check(from).ok_or(RemapError::OutsideSpace(from))?;
         let new = self.check(target).ok_or(RemapError::OutsideSpace(target))?;
         if old.first <= new.last && new.first <= old.last {
-            return Err(RemapError::Overlap { from, to });
+            return Err(RemapError::Overlap { from, to }.into());
         }
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
@@ -301,14 +301,15 @@ impl<P: Machine> SpaceCore<P> {
                 Ok(recorded) => break Ok(recorded),
                 Err(RelocateError::Tables(error)) => error,
                 Err(RelocateError::Occupied { page }) => {
-                    break Err(RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)));
+                    break Err(RemapError::AlreadyMapped(VirtAddr::new_truncate(page << 12)).into());
                 }
                 Err(RelocateError::WouldSplit(level)) => {
-                    break Err(RemapError::WouldSplit { to, size: size_of_level(level) });
+                    break Err(RemapError::WouldSplit { to, size: size_of_level(level) }.into());
                 }
+                Err(RelocateError::Changed) => break Err(Unmoved::Changed),
             };
             if let Err(error) = self.service.relieve(pin, error, || reserve.refill()) {
-                break Err(RemapError::OutOfFrames(error));
+                break Err(RemapError::OutOfFrames(error).into());
             }
         };
         self.note_emptied();
@@ -556,6 +557,33 @@ impl<P: Machine> SpaceCore<P> {
             self.retired.lock(frames.platform()).put_back(frames, rest);
         }
         collected
+    }
+}
+
+/// Why pages were not moved.
+#[derive(Debug)]
+pub(crate) enum Unmoved {
+    Refused(RemapError),
+    /// A page is of a region that was not expected ([`MovedRegions::expects`]).
+    Changed,
+}
+
+impl From<RemapError> for Unmoved {
+    fn from(error: RemapError) -> Unmoved {
+        Unmoved::Refused(error)
+    }
+}
+
+impl Unmoved {
+    /// The error of a move of `from` that expected nothing.
+    pub fn refused(self, from: PageRange) -> RemapError {
+        match self {
+            Unmoved::Refused(error) => error,
+            Unmoved::Changed => {
+                debug_assert!(false, "nothing was expected");
+                RemapError::OutsideSpace(from)
+            }
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
 pub use close::Closing;
-pub(crate) use core::{Collected, SpaceCore, invalidation_of};
+pub(crate) use core::{Collected, SpaceCore, Unmoved, invalidation_of};
 pub use dump::TableDump;
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, ShareError, UnmapError};
 pub use flags::FlagsError;
@@ -137,7 +137,8 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// [`RemapError`]; no translation has changed.
     pub fn remap(&self, pin: &CpuPin, from: PageRange, to: VirtAddr) -> Result<Unmapping<'_, P>, RemapError> {
-        self.remap_leaving(pin, from, to, MovedRegions::default())
+        let moved = self.remap_leaving(pin, from, to, MovedRegions::default());
+        moved.map_err(|unmoved| unmoved.refused(from))
     }
 
     /// As [`AddressSpace::remap`]. `transfer` says what becomes of regions.
@@ -147,7 +148,7 @@ impl<P: Machine> AddressSpace<P> {
         from: PageRange,
         to: VirtAddr,
         transfer: MovedRegions<'_>,
-    ) -> Result<Unmapping<'_, P>, RemapError> {
+    ) -> Result<Unmapping<'_, P>, Unmoved> {
         let core = self.core;
         let shootdown = core.service.shootdown();
         let late = core.service.broken(Fault::MremapFlushLate);

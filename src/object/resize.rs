@@ -58,8 +58,8 @@ impl<P: Machine> Rewrite for TakeOut<'_, P> {
         false
     }
 
-    fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop> {
-        Ok(self.concerns(found, page))
+    fn check(&self, found: Found, pages: Pages) -> Result<bool, Self::Stop> {
+        Ok(self.concerns(found, pages.first))
     }
 
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop> {

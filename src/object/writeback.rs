@@ -76,10 +76,10 @@ impl<P: Machine> Rewrite for Upkeep<'_, P> {
         false
     }
 
-    fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop> {
+    fn check(&self, found: Found, pages: Pages) -> Result<bool, Self::Stop> {
         Ok(match found {
             Found::Mapped(leaf, Some(region)) => {
-                region.record() == Some(self.mapping.number) && self.concerns(&leaf, page)
+                region.record() == Some(self.mapping.number) && self.concerns(&leaf, pages.first)
             }
             _ => false,
         })
@@ -87,7 +87,7 @@ impl<P: Machine> Rewrite for Upkeep<'_, P> {
 
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop> {
         let Found::Mapped(leaf, Some(region)) = found else { return Ok(Becomes::Same) };
-        if !self.check(found, pages.first)? {
+        if !self.check(found, pages)? {
             return Ok(Becomes::Same);
         }
         Ok(match self.change {

@@ -74,7 +74,7 @@ pub use memory::{SharesFull, TableMemory};
 pub(crate) use promote::{Unfit, Unpromoted};
 pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
 pub(crate) use reclaim::Swept;
-pub(crate) use relocate::{Left, MovedRegions, RelocateError};
+pub(crate) use relocate::{Expects, Left, MovedRegions, RelocateError};
 pub(crate) use resolve::{Answer, Answered};
 pub(crate) use rewrite::{Becomes, Found, Outcome, Rewrite, RewriteError, Rewritten};
 pub(crate) use rewrite_leaves::AtOnce;

@@ -12,6 +12,7 @@ use super::level::{Level, Pages};
 use super::map::{Backing, Filler, frames_for_regions, plan};
 use super::memory::{TableAccess, TableMemory, table_at};
 use super::regions;
+use super::rewrite::{Found, found};
 use super::split::cuts_needed;
 use super::table::Table;
 
@@ -25,9 +26,14 @@ pub(crate) enum RelocateError<E> {
     },
     /// A large leaf cannot stand at the new place, whose alignment is another.
     WouldSplit(Level),
+    /// A page of the old place is of a region that is not expected.
+    Changed,
     /// No frame for a table.
     Tables(E),
 }
+
+/// Says whether pages at the old place of a move may be of a region.
+pub(crate) type Expects<'a> = &'a dyn Fn(RegionId) -> bool;
 
 /// The region that pages at the old place of a move belong to afterwards, if they belonged to this one; it is
 /// told how many pages that are. Called once for each such entry, with both places claimed.
@@ -41,13 +47,15 @@ pub(crate) struct MovedRegions<'a> {
     pub left: Option<Left<'a>>,
     /// A record, and the one that pages have in its place at the new place.
     pub renumbered: Option<(RecordNumber, RecordNumber)>,
+    /// Of which regions all pages have to be, looked at with both places claimed; `None`: of any.
+    pub expects: Option<Expects<'a>>,
 }
 
 impl MovedRegions<'_> {
     /// The same once more.
     pub fn again(&mut self) -> MovedRegions<'_> {
         let left = self.left.as_mut().map(|left| &mut **left as Left<'_>);
-        MovedRegions { left, renumbered: self.renumbered }
+        MovedRegions { left, ..*self }
     }
 }
 
@@ -200,6 +208,27 @@ fn replace_marks<F: Format, M: TableMemory>(
     }
 }
 
+/// Are all of `pages`, under the table in `frame`, of `level`, of regions that are expected?
+fn all_are<F: Format, M: TableMemory>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    pages: Pages,
+    expects: Expects<'_>,
+) -> bool {
+    // SAFETY: it is linked: the caller has claimed what `pages` touches.
+    let table = unsafe { table_at(memory, frame) };
+    pages.by_entry(level).all(|part| {
+        let index = level.index(part.first);
+        let raw = table.load(index);
+        match (found::<F, M>(memory, frame, index, raw, level), F::decode(raw, level), level.below()) {
+            (Some(Found::Reserved(region) | Found::Mapped(_, Some(region))), _, _) => expects(region),
+            (None, Entry::Table(next), Some(below)) => all_are::<F, M>(memory, next, below, part, expects),
+            _ => false,
+        }
+    })
+}
+
 /// The largest leaf in `pages`.
 fn largest_leaf<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> Level {
     let of_part = |part: Pages| match (F::decode(table.load(level.index(part.first)), level), level.below()) {
@@ -226,7 +255,7 @@ impl<F: Format> PageTable<F> {
         transfer: MovedRegions<'_>,
         record: impl FnOnce(Changed) -> T,
     ) -> Result<T, RelocateError<M::Error>> {
-        let MovedRegions { mut left, renumbered } = transfer;
+        let MovedRegions { mut left, renumbered, expects } = transfer;
         let trace = if left.is_some() { Trace::Mark } else { Trace::Nothing };
         let ranges = if from.first < to.first { [from, to] } else { [to, from] };
         let memory = access.memory;
@@ -243,6 +272,9 @@ impl<F: Format> PageTable<F> {
             let largest = largest_leaf::<F, M>(memory, table, level, from);
             if !from.first.wrapping_sub(to.first).is_multiple_of(largest.pages()) {
                 return Err(RelocateError::WouldSplit(largest));
+            }
+            if expects.is_some_and(|expects| !all_are::<F, M>(memory, cursor.frame(), level, from, expects)) {
+                return Err(RelocateError::Changed);
             }
             let back = from.first.wrapping_sub(to.first);
             let mut moved = Moved { memory, table: cursor.frame(), level, back, trace, renumbered };

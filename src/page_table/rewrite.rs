@@ -57,8 +57,8 @@ pub(crate) trait Rewrite {
     /// May leaves come to be of another region?
     fn gives_regions(&self) -> bool;
 
-    /// Says whether the change concerns pages that are `found` to be so, the first of which is `page`.
-    fn check(&self, found: Found, page: u64) -> Result<bool, Self::Stop>;
+    /// Says whether the change concerns `pages`, of one entry or alike, that are `found` to be so.
+    fn check(&self, found: Found, pages: Pages) -> Result<bool, Self::Stop>;
 
     /// Says whether one mark takes the place of a table in which each entry is a mark of `region`.
     fn joins(&self, region: RegionId) -> bool {
@@ -136,7 +136,7 @@ fn plan<F: Format, M: TableMemory, R: Rewrite>(
             return plan::<F, M, R>(memory, next, below, part, rewrite);
         }
         match found::<F, M>(memory, frame, index, raw, level) {
-            Some(found) if rewrite.check(found, part.first)? => Ok(match found {
+            Some(found) if rewrite.check(found, part)? => Ok(match found {
                 Found::Mapped(_, Some(_)) if !part.fill_entries(level) => {
                     cuts(level, part) + regions_frames(level)
                 }
@@ -185,7 +185,7 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
                 continue;
             };
             if !part.fill_entries(level) {
-                if !self.rewrite.check(found, part.first)? {
+                if !self.rewrite.check(found, part)? {
                     // It stays as it is; but the change may end there.
                     self.rewrite.rewrite(found, part)?;
                     continue;
@@ -277,7 +277,7 @@ impl<F: Format> PageTable<F> {
             let mut cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
             if let Some(alike) = cursor.alike(pages) {
                 if R::CHECKS {
-                    rewrite.check(alike.found(), pages.first).map_err(RewriteError::Refused)?;
+                    rewrite.check(alike.found(), pages).map_err(RewriteError::Refused)?;
                 }
                 if R::RECORDS && self.has_records() {
                     cursor.in_walk(access.enter());

@@ -75,7 +75,8 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         let table = unsafe { table_at(self.memory, self.table) };
         for page in self.pages.first..=self.pages.last {
             let index = Level::PAGE.index(page);
-            rewrite.check(self.found::<F>(index, table.load(index)), page)?;
+            let pages = Pages { first: page, last: page };
+            rewrite.check(self.found::<F>(index, table.load(index)), pages)?;
         }
         Ok(())
     }

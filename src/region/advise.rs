@@ -112,7 +112,7 @@ impl Rewrite for Advise {
     }
 
     #[inline]
-    fn check(&self, found: Found, _: u64) -> Result<bool, Infallible> {
+    fn check(&self, found: Found, _: Pages) -> Result<bool, Infallible> {
         Ok(match found {
             // So that the part in the range is looked at.
             Found::Vacant | Found::Mapped(_, None) => false,

@@ -1,9 +1,10 @@
 //! Making regions, and removing them.
 
+use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
 use topomem_shootdown::VirtAddr;
 
-use super::attributes::Region;
+use super::attributes::{Guard, Region};
 use super::error::{MmapError, MunmapError};
 use super::fault::FaultError;
 use super::gap::Alignment;
@@ -38,8 +39,8 @@ impl Rewrite for Take {
     }
 
     #[inline]
-    fn check(&self, found: Found, page: u64) -> Result<bool, u64> {
-        if found == Found::Vacant { Ok(true) } else { Err(page) }
+    fn check(&self, found: Found, pages: Pages) -> Result<bool, u64> {
+        if found == Found::Vacant { Ok(true) } else { Err(pages.first) }
     }
 
     fn joins(&self, region: RegionId) -> bool {
@@ -49,6 +50,59 @@ impl Rewrite for Take {
     #[inline(always)]
     fn rewrite(&mut self, _: Found, _: Pages) -> Result<Becomes, u64> {
         Ok(Becomes::Reserved(self.0))
+    }
+}
+
+/// Why a region did not get more pages; nothing has changed.
+#[derive(Debug)]
+pub(super) enum Unextended {
+    /// The page beside them is not of the region any more.
+    Changed,
+    /// A page is not vacant.
+    Occupied,
+    OutOfFrames(AllocError),
+}
+
+/// Gives vacant pages to the region of the page beside them. What that page is is looked at with all of them
+/// claimed: so if another context has changed the region before, they do not come to be as the region was.
+struct Extend {
+    /// Without guards.
+    region: RegionId,
+    beside: u64,
+}
+
+impl Rewrite for Extend {
+    type Stop = Unextended;
+    const CHECKS: bool = true;
+    const UNMAPS: bool = false;
+    const JOINS: bool = true;
+
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        false
+    }
+
+    fn check(&self, found: Found, pages: Pages) -> Result<bool, Unextended> {
+        let is_free = found == Found::Vacant;
+        if !(pages.first..=pages.last).contains(&self.beside) {
+            return if is_free { Ok(true) } else { Err(Unextended::Occupied) };
+        }
+        let (Found::Reserved(id) | Found::Mapped(_, Some(id))) = found else {
+            return Err(Unextended::Changed);
+        };
+        if Region::of(id).with_guard(Guard::None).id() != self.region {
+            return Err(Unextended::Changed);
+        }
+        // The region has all pages of the entry.
+        if pages.count() == 1 { Ok(false) } else { Err(Unextended::Occupied) }
+    }
+
+    fn joins(&self, region: RegionId) -> bool {
+        may_be_large(region)
+    }
+
+    fn rewrite(&mut self, _: Found, pages: Pages) -> Result<Becomes, Unextended> {
+        Ok(if pages.first == self.beside { Becomes::Same } else { Becomes::Reserved(self.region) })
     }
 }
 
@@ -71,7 +125,7 @@ impl<P: Machine> Rewrite for Replace<P> {
     }
 
     #[inline]
-    fn check(&self, _: Found, _: u64) -> Result<bool, Self::Stop> {
+    fn check(&self, _: Found, _: Pages) -> Result<bool, Self::Stop> {
         Ok(true)
     }
 
@@ -299,14 +353,28 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// As [`AddressSpace::take_vacant`], for a region that some pages are of already.
-    pub(super) fn take_more(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), MmapError> {
-        let held = HeldPages::more(self.core(), region, pages.count());
-        // The region has gone meanwhile.
-        let held = held.ok_or(MmapError::Occupied(address(pages.first)))?;
-        self.take_vacant(pin, pages, region)?;
-        held.keep();
-        Ok(())
+    /// As [`AddressSpace::take_vacant`], for a region that has the page `beside`, right below `pages` or right
+    /// above.
+    pub(super) fn take_more(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        region: Region,
+        beside: u64,
+    ) -> Result<(), Unextended> {
+        debug_assert!(beside + 1 == pages.first || beside == pages.last + 1);
+        let held = HeldPages::more(self.core(), region, pages.count()).ok_or(Unextended::Changed)?;
+        let all = Pages { first: pages.first.min(beside), last: pages.last.max(beside) };
+        let mut changed = Changed::NOTHING;
+        match self.core().rewrite(pin, all, &mut Extend { region: region.id(), beside }, &mut changed) {
+            Ok(Rewritten { recorded, .. }) => {
+                Unmapping::announce(self.core(), pin, || range_of_pages(pages), changed, recorded).wait(pin);
+                held.keep();
+                Ok(())
+            }
+            Err(RewriteError::Refused(refused)) => Err(refused),
+            Err(RewriteError::Tables(error)) => Err(Unextended::OutOfFrames(error)),
+        }
     }
 
     /// Gives `pages` to `region`, and waits until no CPU can use what was there.

@@ -7,13 +7,13 @@ use super::advise::Advice;
 use super::attributes::{Guard, Kind, Region, Sharing};
 use super::error::{MadviseError, MmapError, MremapError};
 use super::gap::Alignment;
-use super::mmap::{address, is_aligned, pages_in};
+use super::mmap::{Unextended, address, is_aligned, pages_in};
 use super::record::{HeldPages, InternError, Record};
 use super::request::{MapRequest, Placement};
 use crate::Machine;
-use crate::address_space::{AddressSpace, RemapError, Unmapping, range_of_pages};
+use crate::address_space::{AddressSpace, RemapError, Unmapping, Unmoved, range_of_pages};
 use crate::object::Mapped;
-use crate::page_table::{Left, Level, MovedRegions, Pages, RegionId};
+use crate::page_table::{Expects, Left, Level, MovedRegions, Pages, RegionId};
 
 /// Where pages may be after [`AddressSpace::mremap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +33,19 @@ enum OldPlace {
     Vacant,
     /// It stays part of its region, without contents and guards.
     Emptied,
+}
+
+/// Why pages were not moved.
+enum Unshifted {
+    /// Another context has changed their region meanwhile.
+    Changed,
+    Refused(MremapError),
+}
+
+impl From<MremapError> for Unshifted {
+    fn from(error: MremapError) -> Unshifted {
+        Unshifted::Refused(error)
+    }
 }
 
 /// `count` pages from `first` on.
@@ -86,37 +99,58 @@ impl<P: Machine> AddressSpace<P> {
         if let Relocation::Fixed(to) = relocation {
             return self.move_to(pin, old, new, to, OldPlace::Vacant);
         }
-        let found = self.next_region(pin, start).filter(|range| range.start() == start);
-        let found = found.ok_or(MremapError::NoRegion(start))?;
         if new <= old.count() {
+            let found = self.next_region(pin, start).filter(|range| range.start() == start);
+            found.ok_or(MremapError::NoRegion(start))?;
             if new < old.count() {
                 let rest = Pages { first: old.first + new, last: old.last };
                 self.unmap_rest(pin, rest)?;
             }
             return Ok(start);
         }
-        if found.length() >> 12 < old.count() {
-            return Err(MremapError::NoRegion(found.end()));
-        }
-        let region = found.region().with_guard(Guard::None);
         let added = pages_from(old.last + 1, new - old.count());
-        let grown =
-            if self.may_map(added) { self.take_more(pin, added, region) } else { Err(MmapError::NoRoom) };
-        match grown {
-            Ok(()) => Ok(start),
-            Err(MmapError::OutOfFrames(error)) => Err(MremapError::OutOfFrames(error)),
-            Err(_) if relocation == Relocation::InPlace => Err(MremapError::NoRoom),
-            Err(_) => {
-                let alignment = Alignment::like(old.first, region);
-                let placed = self.place(pin, new, alignment, |to| {
-                    match self.shift_pages(pin, old, to, region, OldPlace::Vacant) {
-                        Err(MremapError::Occupied) => Err(None),
-                        moved => moved.map_err(Some),
-                    }
-                })?;
-                placed.map(|pages| address(pages.first)).ok_or(MremapError::NoRoom)
+        loop {
+            let region = self.region_of_all(pin, old)?.with_guard(Guard::None);
+            let grown = if self.may_map(added) {
+                self.take_more(pin, added, region, old.last)
+            } else {
+                Err(Unextended::Occupied)
+            };
+            match grown {
+                Ok(()) => return Ok(start),
+                Err(Unextended::Changed) => continue,
+                Err(Unextended::OutOfFrames(error)) => return Err(MremapError::OutOfFrames(error)),
+                Err(Unextended::Occupied) if relocation == Relocation::InPlace => {
+                    return Err(MremapError::NoRoom);
+                }
+                Err(Unextended::Occupied) => {}
+            }
+            match self.shift_anywhere(pin, old, new, region, OldPlace::Vacant) {
+                Err(Unshifted::Changed) => {}
+                Err(Unshifted::Refused(error)) => return Err(error),
+                Ok(to) => return Ok(to),
             }
         }
+    }
+
+    /// Moves the pages `old` of `region` to any place with room for `new` pages; the further ones are added to
+    /// the region.
+    fn shift_anywhere(
+        &self,
+        pin: &CpuPin,
+        old: Pages,
+        new: u64,
+        region: Region,
+        old_place: OldPlace,
+    ) -> Result<VirtAddr, Unshifted> {
+        let placed = self.place(pin, new, Alignment::like(old.first, region), |to| {
+            match self.shift_pages(pin, old, to, region, old_place) {
+                Err(Unshifted::Refused(MremapError::Occupied)) => Err(None),
+                moved => moved.map_err(Some),
+            }
+        })?;
+        let placed = placed.map(|pages| address(pages.first));
+        placed.ok_or(Unshifted::Refused(MremapError::NoRoom))
     }
 
     /// Moves the contents of the `length` bytes of a region from `start` on, rounded up to pages, to another
@@ -152,15 +186,14 @@ impl<P: Machine> AddressSpace<P> {
         if let Some(to) = to {
             return self.move_to(pin, old, count, to, OldPlace::Emptied);
         }
-        let region = self.region_of_all(pin, old)?;
-        let alignment = Alignment::like(old.first, region);
-        let placed = self.place(pin, count, alignment, |to| {
-            match self.shift_pages(pin, old, to, region, OldPlace::Emptied) {
-                Err(MremapError::Occupied) => Err(None),
-                moved => moved.map_err(Some),
+        loop {
+            let region = self.region_of_all(pin, old)?;
+            match self.shift_anywhere(pin, old, count, region, OldPlace::Emptied) {
+                Err(Unshifted::Changed) => {}
+                Err(Unshifted::Refused(error)) => return Err(error),
+                Ok(to) => return Ok(to),
             }
-        })?;
-        placed.map(|pages| address(pages.first)).ok_or(MremapError::NoRoom)
+        }
     }
 
     /// Returns the region that has all of `pages`.
@@ -193,21 +226,22 @@ impl<P: Machine> AddressSpace<P> {
             return Err(MremapError::Overlap);
         }
         let moved = Pages { first: old.first, last: old.last.min(old.first + new - 1) };
-        let region = self.region_of_all(pin, moved)?.with_guard(Guard::None);
         loop {
+            let region = self.region_of_all(pin, moved)?.with_guard(Guard::None);
             self.unmap_rest(pin, target)?;
             if moved.last < old.last {
                 self.unmap_rest(pin, Pages { first: moved.last + 1, last: old.last })?;
             }
             match self.shift_pages(pin, moved, target, region, old_place) {
-                // Another context has mapped something there meanwhile.
-                Err(MremapError::Occupied) => {}
-                moved => return moved.map(|()| to),
+                // Another context has mapped something there meanwhile, or changed the region.
+                Err(Unshifted::Refused(MremapError::Occupied) | Unshifted::Changed) => {}
+                Err(Unshifted::Refused(error)) => return Err(error),
+                Ok(()) => return Ok(to),
             }
         }
     }
 
-    /// Moves the pages `old` to the first pages of `to`, whose others are added to `region`.
+    /// Moves the pages `old` of `region` to the first pages of `to`, whose others are added to the region.
     fn shift_pages(
         &self,
         pin: &CpuPin,
@@ -215,21 +249,24 @@ impl<P: Machine> AddressSpace<P> {
         to: Pages,
         region: Region,
         old_place: OldPlace,
-    ) -> Result<(), MremapError> {
+    ) -> Result<(), Unshifted> {
         if region.sharing() == Sharing::Shared {
             return self.shift_shared(pin, old, to, region, old_place);
         }
         // Pages of an object get a record that says where they are now.
         let held = self.record_at(pin, old, to, region)?;
         let renumbered = region.record().zip(held.as_ref().and_then(HeldPages::number));
+        let former = region.with_guard(Guard::None);
         let region = held.as_ref().map_or(region, |held| region.with_record(held.number()));
         let added =
             (to.count() > old.count()).then(|| Pages { first: to.first + old.count(), last: to.last });
         if let Some(added) = added {
-            self.take_more(pin, added, region).map_err(|error| match error {
+            let held = HeldPages::more(self.core(), region, added.count()).ok_or(Unshifted::Changed)?;
+            self.take_vacant(pin, added, region.with_guard(Guard::None)).map_err(|error| match error {
                 MmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
                 _ => MremapError::Occupied,
             })?;
+            held.keep();
         }
         let core = self.core();
         let mut leave = |id: RegionId, pages: u64| {
@@ -255,7 +292,12 @@ impl<P: Machine> AddressSpace<P> {
         };
         let left: Option<Left<'_>> =
             if old_place == OldPlace::Emptied || renumbered.is_some() { Some(&mut leave) } else { None };
-        match self.remap_cutting(pin, old, to.first, MovedRegions { left, renumbered }) {
+        // Pages that another context has changed would not have the record of their new place, and those that
+        // are added would not be like them.
+        let is_former = |id: RegionId| Region::of(id).with_guard(Guard::None) == former;
+        let expects: Option<Expects<'_>> =
+            if renumbered.is_some() || added.is_some() { Some(&is_former) } else { None };
+        match self.remap_cutting(pin, old, to.first, MovedRegions { left, renumbered, expects }) {
             Ok(moved) => {
                 moved.wait(pin);
                 if old_place == OldPlace::Vacant {
@@ -267,7 +309,8 @@ impl<P: Machine> AddressSpace<P> {
                 if let Some(added) = added {
                     self.unmap_rest(pin, added)?;
                 }
-                Err(match error {
+                let Unmoved::Refused(error) = error else { return Err(Unshifted::Changed) };
+                Err(Unshifted::Refused(match error {
                     RemapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
                     RemapError::AlreadyMapped(_) => MremapError::Occupied,
                     // `remap_cutting` leaves nothing that would have to be split.
@@ -275,7 +318,7 @@ impl<P: Machine> AddressSpace<P> {
                         MremapError::NoRoom
                     }
                     RemapError::Overlap { .. } => MremapError::Overlap,
-                })
+                }))
             }
         }
     }
@@ -333,26 +376,34 @@ impl<P: Machine> AddressSpace<P> {
         to: Pages,
         region: Region,
         old_place: OldPlace,
-    ) -> Result<(), MremapError> {
+    ) -> Result<(), Unshifted> {
         let start = address(old.first);
         let is_guard = self.next_region(pin, start).is_some_and(|range| range.region().is_guard());
         let record = self.record_to_move(pin, start, region)?;
         let request = MapRequest::anonymous(to.count() << 12);
         let request = request.placed(Placement::FixedNoReplace(address(to.first)));
         self.map_region(pin, &request, region, Some(&record)).map_err(|error| match error {
-            MmapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
-            MmapError::Occupied(_) => MremapError::Occupied,
-            _ => MremapError::NoRoom,
+            MmapError::OutOfFrames(error) => Unshifted::Refused(MremapError::OutOfFrames(error)),
+            MmapError::Occupied(_) => Unshifted::Refused(MremapError::Occupied),
+            // The region does not permit any more what it did.
+            MmapError::WriteExecute => Unshifted::Changed,
+            _ => Unshifted::Refused(MremapError::NoRoom),
         })?;
         if is_guard {
             let moved = Pages { first: to.first, last: to.last.min(to.first + old.count() - 1) };
             self.set_guards(pin, moved, Advice::GuardInstall)?;
         }
-        match old_place {
-            OldPlace::Vacant => self.unmap_rest(pin, old),
-            OldPlace::Emptied if is_guard => self.set_guards(pin, old, Advice::GuardRemove),
-            OldPlace::Emptied => Ok(()),
+        let now = self.region_of_all(pin, old).map(|now| now.with_guard(Guard::None));
+        if now != Ok(region.with_guard(Guard::None)) {
+            self.unmap_rest(pin, to)?;
+            return Err(Unshifted::Changed);
         }
+        match old_place {
+            OldPlace::Vacant => self.unmap_rest(pin, old)?,
+            OldPlace::Emptied if is_guard => self.set_guards(pin, old, Advice::GuardRemove)?,
+            OldPlace::Emptied => {}
+        }
+        Ok(())
     }
 
     /// Returns the record of `region`, which shows an object at `start`, as a function of the page where the
@@ -422,10 +473,10 @@ impl<P: Machine> AddressSpace<P> {
         old: Pages,
         to: u64,
         mut transfer: MovedRegions<'_>,
-    ) -> Result<Unmapping<'_, P>, RemapError> {
+    ) -> Result<Unmapping<'_, P>, Unmoved> {
         loop {
             match self.remap_leaving(pin, range_of_pages(old), address(to), transfer.again()) {
-                Err(RemapError::WouldSplit { .. }) => {
+                Err(Unmoved::Refused(RemapError::WouldSplit { .. })) => {
                     let fits = |level: &Level| old.first.wrapping_sub(to).is_multiple_of(level.pages());
                     let level = Some(Level::HUGE).filter(fits).unwrap_or(Level::PAGE);
                     // A fault may map another large page before the next turn.

@@ -41,7 +41,7 @@ impl Rewrite for Protect {
     }
 
     #[inline]
-    fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
+    fn check(&self, found: Found, _: Pages) -> Result<bool, u64> {
         Ok(match found {
             Found::Vacant | Found::Mapped(_, None) => false,
             Found::Reserved(region) | Found::Mapped(_, Some(region)) => Region::access_of(region) != self.0,

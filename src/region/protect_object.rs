@@ -33,11 +33,15 @@ struct ProtectUnclaimed(Access);
 impl Rewrite for ProtectUnclaimed {
     type Stop = End;
     const CHECKS: bool = false;
-    const REGIONS: bool = true;
     const UNMAPS: bool = false;
 
     #[inline]
-    fn check(&self, found: Found, _: u64) -> Result<bool, End> {
+    fn gives_regions(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn check(&self, found: Found, _: Pages) -> Result<bool, End> {
         Ok(match found {
             Found::Vacant | Found::Mapped(_, None) => false,
             Found::Reserved(id) | Found::Mapped(_, Some(id)) => {
@@ -57,7 +61,7 @@ impl Rewrite for ProtectUnclaimed {
             return Err(End::Claim(pages.first));
         }
         Ok(match found {
-            Found::Mapped(leaf, _) => Becomes::Mapped(protection_of(new, &leaf), new.id()),
+            Found::Mapped(leaf, _) => Becomes::Mapped(protection_of(self.0, &leaf), new.id()),
             _ => Becomes::Reserved(new.id()),
         })
     }
@@ -74,23 +78,29 @@ impl<P: Machine> Rewrite for Reclaim<P> {
     /// A page of another region.
     type Stop = u64;
     const CHECKS: bool = false;
-    const REGIONS: bool = true;
     const UNMAPS: bool = false;
     const RECORDS: bool = true;
 
-    fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        true
+    }
+
+    fn check(&self, found: Found, _: Pages) -> Result<bool, u64> {
         Ok(matches!(found, Found::Reserved(id) | Found::Mapped(_, Some(id)) if id == self.old))
     }
 
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, u64> {
-        if !self.check(found, pages.first)? {
+        if !self.check(found, pages)? {
             return Err(pages.first);
         }
         let count = |number: RecordNumber| self.core.records.add(number, pages.count());
         self.new.record().into_iter().for_each(count);
         self.old.record().into_iter().for_each(|number| self.core.leave_record(number, pages.count()));
         Ok(match found {
-            Found::Mapped(leaf, _) => Becomes::Mapped(protection_of(Region::of(self.new), &leaf), self.new),
+            Found::Mapped(leaf, _) => {
+                Becomes::Mapped(protection_of(Region::of(self.new).access(), &leaf), self.new)
+            }
             _ => Becomes::Reserved(self.new),
         })
     }

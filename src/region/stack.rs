@@ -6,8 +6,8 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use super::attributes::{Guard, Kind, Region};
-use super::error::MmapError;
 use super::fault::FaultError;
+use super::mmap::Unextended;
 use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Access, Found, Pages};
@@ -87,14 +87,14 @@ impl<P: Machine> AddressSpace<P> {
         }
         // The lowest page may be a guard, the new ones are not.
         let region = region.with_guard(Guard::None);
-        match self.take_more(pin, Pages { first: page, last: first - 1 }, region) {
+        match self.take_more(pin, Pages { first: page, last: first - 1 }, region, first) {
             Ok(()) => {
                 self.core().grown_stack.set(page, first + pages);
                 Ok(true)
             }
-            Err(MmapError::OutOfFrames(error)) => Err(FaultError::OutOfFrames(error)),
+            Err(Unextended::OutOfFrames(error)) => Err(FaultError::OutOfFrames(error)),
             // Another CPU was faster; it may have let the same stack grow.
-            Err(_) => Ok(true),
+            Err(Unextended::Changed | Unextended::Occupied) => Ok(true),
         }
     }
 

@@ -21,10 +21,14 @@ struct Take;
 impl Rewrite for Take {
     type Stop = Infallible;
     const CHECKS: bool = false;
-    const REGIONS: bool = false;
     const UNMAPS: bool = true;
 
-    fn check(&self, _: Found, _: u64) -> Result<bool, Infallible> {
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        false
+    }
+
+    fn check(&self, _: Found, _: Pages) -> Result<bool, Infallible> {
         Ok(true)
     }
 

@@ -223,10 +223,14 @@ struct Protect;
 impl Rewrite for Protect {
     type Stop = core::convert::Infallible;
     const CHECKS: bool = false;
-    const REGIONS: bool = false;
     const UNMAPS: bool = false;
 
-    fn check(&self, _: Found, _: u64) -> Result<bool, Self::Stop> {
+    #[inline]
+    fn gives_regions(&self) -> bool {
+        false
+    }
+
+    fn check(&self, _: Found, _: Pages) -> Result<bool, Self::Stop> {
         Ok(true)
     }
 

@@ -18,7 +18,7 @@ impl<const ALIKE: bool> Rewrite for Permit<ALIKE> {
         true
     }
 
-    fn check(&self, _: Found, _: u64) -> Result<bool, u64> {
+    fn check(&self, _: Found, _: Pages) -> Result<bool, u64> {
         Ok(true)
     }
 

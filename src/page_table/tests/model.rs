@@ -254,6 +254,7 @@ fn apply(table: &Table, arena: &Arena, model: &mut Model, first: u64, step: &Ste
                     assert!(!from.first.abs_diff(to.first).is_multiple_of(level.pages()));
                 }
                 Err(RelocateError::Tables(_)) => panic!("the arena is too small"),
+                Err(RelocateError::Changed) => panic!("nothing was expected"),
             }
         }
     }

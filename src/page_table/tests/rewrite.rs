@@ -24,7 +24,7 @@ impl Rewrite for Mark {
         false
     }
 
-    fn check(&self, _: Found, _: u64) -> Result<bool, Infallible> {
+    fn check(&self, _: Found, _: Pages) -> Result<bool, Infallible> {
         Ok(true)
     }
 
@@ -46,7 +46,7 @@ impl Rewrite for Rename {
         true
     }
 
-    fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
+    fn check(&self, found: Found, _: Pages) -> Result<bool, u64> {
         Ok(found != Found::Vacant)
     }
 

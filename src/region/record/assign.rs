@@ -96,7 +96,7 @@ impl<P: Machine> Rewrite for Assign<'_, P> {
         true
     }
 
-    fn check(&self, found: Found, _: u64) -> Result<bool, u64> {
+    fn check(&self, found: Found, _: Pages) -> Result<bool, u64> {
         Ok(match found {
             Found::Vacant | Found::Mapped(_, None) => false,
             Found::Reserved(region) | Found::Mapped(_, Some(region)) => {
