@@ -210,3 +210,36 @@ fn regions_have_policies_of_their_own() {
         finish(sim, service, pin, space, before);
     });
 }
+
+#[test]
+fn a_collapse_goes_where_the_region_says() {
+    let sim = Sim::builder().nodes(2).cpus(2).memory(64 << 20).build().unwrap();
+    let service = sim.boot_service().unwrap();
+    let huge = PageSize::Size2MiB.bytes() >> 12;
+    let first = 4 * huge;
+    sim.on(CpuId::BOOT, |pin| {
+        let before = service.frames().validate().unwrap().allocated;
+        let space = service.create_space(pin).unwrap();
+        let request = MapRequest::anonymous(4 * huge << 12).placed(Placement::Fixed(at(first)));
+        space.mmap(pin, &request).unwrap();
+        // Not consecutive frames, on the node of the CPU.
+        for page in (first..first + 4 * huge).rev().step_by(3) {
+            write(&space, pin, page).unwrap();
+        }
+        let own = service.node_of_cpu(pin.cpu());
+        let other = node(1 - own.index());
+        let policy = Some(Policy::Bind(NodeSet::of(other)));
+        space.set_region_policy(pin, at(first), 2 * huge << 12, policy).unwrap();
+        let interleaved = Some(Policy::Interleave(nodes([0, 1])));
+        space.set_region_policy(pin, at(first + 2 * huge), 2 * huge << 12, interleaved).unwrap();
+        space.collapse(pin, at(first), 4 * huge << 12).unwrap();
+        let found = [0, 1, 2, 3].map(|page| {
+            let address = at(first + page * huge);
+            assert_eq!(space.translate(pin, address).unwrap().size, PageSize::Size2MiB);
+            space.node_of_page(pin, address).unwrap()
+        });
+        assert_eq!(found[..2], [other; 2], "the region is bound to that node");
+        assert_ne!(found[2], found[3], "the region's pages take turns");
+        finish(sim, service, pin, space, before);
+    });
+}

@@ -5,6 +5,7 @@
 //! than memory is read in and written back by a [`Pager`], in tasks of the kernel that take requests from a
 //! [`PagerQueue`].
 
+mod answered;
 mod bytes;
 mod claim;
 mod core;
@@ -20,6 +21,7 @@ mod wait;
 mod word;
 mod writeback;
 
+pub(crate) use self::answered::QueuesDue;
 pub(crate) use self::claim::{Claim, Conflict};
 pub(crate) use self::core::share_of;
 pub use self::core::{MemoryObject, ObjectId};

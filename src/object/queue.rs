@@ -11,6 +11,7 @@ use core::task::{Poll, Waker};
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
+use super::answered::Link;
 use super::core::MemoryObject;
 use super::pager::PagerError;
 use super::wait::{Answers, PageWait};
@@ -77,6 +78,10 @@ pub struct PagerQueue<P: Machine> {
     /// Where the next look for a free slot, or for a request, begins.
     next: AtomicU32,
     servers: SpinLock<[Option<Waker>; SERVERS]>,
+    /// The slots whose requests were answered inside a drop: the wakers there are still to be called.
+    answered: AtomicU64,
+    /// Its place among the queues that have such slots.
+    link: Link<P>,
 }
 
 /// A request that a task has taken. Dropped, it is answered: the task ended.
@@ -85,7 +90,8 @@ pub(super) struct Job<P: Machine> {
     slot: usize,
     pub object: MemoryObject<P>,
     pub wanted: Wanted,
-    pub outcome: Result<(), PagerError>,
+    /// Is it answered?
+    is_done: bool,
 }
 
 impl<P: Machine> PagerQueue<P> {
@@ -99,6 +105,8 @@ impl<P: Machine> PagerQueue<P> {
             asked: AtomicU64::new(0),
             next: AtomicU32::new(0),
             servers: SpinLock::new([const { None }; SERVERS]),
+            answered: AtomicU64::new(0),
+            link: Link::new(),
         }
     }
 
@@ -187,7 +195,7 @@ impl<P: Machine> PagerQueue<P> {
                 && self.asked.fetch_and(!bit, Ordering::Acquire) & bit != 0
         })?;
         let (object, wanted) = self.lock(slot).wanted.clone()?;
-        Some(Job { queue: self, slot, object, wanted, outcome: Err(PagerError::Stopped) })
+        Some(Job { queue: self, slot, object, wanted, is_done: false })
     }
 
     /// Waits for a request.
@@ -208,14 +216,32 @@ impl<P: Machine> PagerQueue<P> {
         .await
     }
 
-    /// Answers the request in `slot`, and wakes who waits for it. Returns whether anybody does.
-    fn answer(&self, slot_number: usize, outcome: Result<(), PagerError>) {
-        let mut slot = self.lock(slot_number);
-        let wakers = core::mem::replace(&mut slot.wakers, [const { None }; WAKERS]);
+    /// Answers the request in `slot`. Whoever waits for it is woken by [`PagerQueue::wake_waiting`].
+    fn answer(&self, slot: usize, outcome: Result<(), PagerError>) {
+        let mut slot = self.lock(slot);
         slot.phase = Phase::Answered(outcome);
         let ended = self.end_if_left(slot);
         drop(ended);
+    }
+
+    /// Wakes who waits for the request in `slot`, or has waited.
+    fn wake_waiting(&self, slot: usize) {
+        let wakers = core::mem::replace(&mut self.lock(slot).wakers, [const { None }; WAKERS]);
         wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Wakes who waits for requests that were answered inside a drop.
+    pub(super) fn wake_answered(&self) {
+        // Acquire pairs with the Release in the drop of a job.
+        let mut slots = self.answered.swap(0, Ordering::Acquire);
+        while slots != 0 {
+            self.wake_waiting(slots.trailing_zeros() as usize);
+            slots &= slots - 1;
+        }
+    }
+
+    pub(super) fn link(&self) -> &Link<P> {
+        &self.link
     }
 
     /// How many wait for the request in `slot`.
@@ -270,12 +296,31 @@ impl<P: Machine> Answers for PagerQueue<P> {
 
 impl<P: Machine> Drop for Job<P> {
     fn drop(&mut self) {
-        self.object.core().note_answer(self);
-        self.queue.answer(self.slot, self.outcome);
+        if self.is_done {
+            return;
+        }
+        self.end(Err(PagerError::Stopped));
+        // Release pairs with the Acquire in `wake_answered`. No waker is called in a drop.
+        self.queue.answered.fetch_or(1 << self.slot, Ordering::Release);
+        self.object.core().service.wake_pager_queue(self.queue);
     }
 }
 
 impl<P: Machine> Job<P> {
+    /// Answers the request, and wakes who waits for it.
+    pub fn answer(mut self, outcome: Result<(), PagerError>) {
+        self.end(outcome);
+        let (queue, slot) = (self.queue, self.slot);
+        drop(self);
+        queue.wake_waiting(slot);
+    }
+
+    fn end(&mut self, outcome: Result<(), PagerError>) {
+        self.is_done = true;
+        self.object.core().note_answer(self, outcome);
+        self.queue.answer(self.slot, outcome);
+    }
+
     /// Returns whether somebody waits for it.
     pub fn is_awaited(&self) -> bool {
         self.queue.waiting(self.slot) > 0

@@ -9,7 +9,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use x86_64::structures::paging::PhysFrame;
 
 use super::core::ObjectCore;
-use super::pager::Pager;
+use super::pager::{Pager, PagerError};
 use super::queue::{Job, PagerQueue, Wanted};
 use super::word::{State, Word};
 use crate::Machine;
@@ -50,9 +50,9 @@ impl<P: Machine> PagerQueue<P> {
     ) -> Result<Infallible, AllocError> {
         let copy = Copy { service, frame: service.alloc_async(FrameRequest::frame()).await? };
         loop {
-            let mut job = self.next().await;
+            let job = self.next().await;
             let Some(key) = job.object.core().key() else { continue };
-            job.outcome = match job.wanted {
+            let outcome = match job.wanted {
                 Wanted::Read { page, frame } => {
                     // SAFETY: the frame is the request's alone until it is answered.
                     let to = unsafe { bytes(service, frame).as_mut() };
@@ -69,6 +69,7 @@ impl<P: Machine> PagerQueue<P> {
                 },
                 Wanted::Discard { first, last } => pager.discard(key, first << 12..(last + 1) << 12).await,
             };
+            job.answer(outcome);
         }
     }
 }
@@ -95,19 +96,15 @@ impl<P: Machine> ObjectCore<P> {
     }
 
     /// Notes in the page's word what became of a request, before it is answered.
-    pub(super) fn note_answer(&self, job: &Job<P>) {
+    pub(super) fn note_answer(&self, job: &Job<P>, outcome: Result<(), PagerError>) {
         match job.wanted {
-            Wanted::Read { page, frame } => self.note_read(job, page, frame),
+            Wanted::Read { page, frame } => self.note_read(job, outcome, page, frame),
             Wanted::Write { page } => {
                 if let Some(word) = self.index.get(self.service, page) {
                     // If the write failed, the page is as dirty as it was.
                     word.update(|now| {
                         let written = now.written();
-                        now.is_writing().then_some(if job.outcome.is_ok() {
-                            written
-                        } else {
-                            written.dirty()
-                        })
+                        now.is_writing().then_some(if outcome.is_ok() { written } else { written.dirty() })
                     });
                 }
             }
@@ -115,10 +112,10 @@ impl<P: Machine> ObjectCore<P> {
         }
     }
 
-    fn note_read(&self, job: &Job<P>, page: u64, frame: PhysFrame) {
+    fn note_read(&self, job: &Job<P>, outcome: Result<(), PagerError>, page: u64, frame: PhysFrame) {
         let loading = Word::loading(job.slot());
         let word = self.index.get(self.service, page);
-        if job.outcome.is_ok() {
+        if outcome.is_ok() {
             zero_tail(self.service, frame, self.bytes_of(page));
             let present = Word::present(frame);
             let present = if job.is_awaited() { present.pinned() } else { present };

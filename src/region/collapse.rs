@@ -85,7 +85,8 @@ impl<P: Machine> AddressSpace<P> {
     /// region and something is mapped in it: what is not mapped comes to be. Contents stay what they are, for
     /// other threads too, whose writes wait meanwhile.
     ///
-    /// If the small pages are consecutive frames that the space owns, the frames stay; else they are copied.
+    /// If the small pages are consecutive frames that the space owns, the frames stay; else they are copied, to
+    /// where the region's policy says, or else the space's.
     /// Waits for other CPUs up to three times for each 2 MiB; it answers their shootdowns meanwhile. The 2 MiB
     /// are claimed while they are copied.
     ///
@@ -122,16 +123,10 @@ impl<P: Machine> AddressSpace<P> {
         let pages = pages.ok_or(CollapseError::OutsideSpace)?;
         let huge = Level::HUGE.pages();
         let (first, end) = (pages.first.next_multiple_of(huge), (pages.last + 1) & !(huge - 1));
-        let mut spare = SparePage::none(self.core(), pin, pages.first);
-        (first..end).step_by(huge as usize).try_for_each(|first| self.collapse_one(pin, first, &mut spare))
+        (first..end).step_by(huge as usize).try_for_each(|first| self.collapse_one(pin, first))
     }
 
-    fn collapse_one(
-        &self,
-        pin: &CpuPin,
-        first: u64,
-        spare: &mut SparePage<'_, P>,
-    ) -> Result<(), CollapseError> {
+    fn collapse_one(&self, pin: &CpuPin, first: u64) -> Result<(), CollapseError> {
         let at = address(first);
         let end = first + Level::HUGE.pages();
         if self
@@ -153,18 +148,14 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core();
         let frames = core.service.frames();
         let range = range_of_pages(Pages { first, last: first + Level::HUGE.pages() - 1 });
-        let into = match spare.get(Level::HUGE, None) {
-            Some(into) => into,
-            None => {
-                spare.fill(Level::HUGE, Wanted::Needed, None).map_err(CollapseError::OutOfFrames)?;
-                let into = spare.get(Level::HUGE, None).ok_or(CollapseError::Unfit(at))?;
-                // The leaf shares the run, with one holder: two are counted, and one given back.
-                let counted = frames.share(into, Level::HUGE);
-                debug_assert!(counted.is_ok(), "a new run has room for holders");
-                frames.drop_share(into, Level::HUGE);
-                into
-            }
-        };
+        let policy = self.region_policy(pin, at).ok().flatten();
+        let mut spare = SparePage::none(core, pin, first);
+        spare.fill(Level::HUGE, Wanted::Needed, policy).map_err(CollapseError::OutOfFrames)?;
+        let into = spare.get(Level::HUGE, policy).ok_or(CollapseError::Unfit(at))?;
+        // The leaf shares the run, with one holder: two are counted, and one given back.
+        let counted = frames.share(into, Level::HUGE);
+        debug_assert!(counted.is_ok(), "a new run has room for holders");
+        frames.drop_share(into, Level::HUGE);
         let mut reserve = Reserve::new(frames, pin);
         let mut rounds = 0;
         while rounds < MOST_ROUNDS {

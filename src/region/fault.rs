@@ -51,6 +51,8 @@ enum Cause {
     NotPresent,
     /// A translation that does not permit the access.
     NotPermitted,
+    /// Not known. The page has been waited for.
+    Awaited,
 }
 
 impl PageFault {
@@ -65,6 +67,13 @@ impl PageFault {
     #[must_use]
     pub const fn not_permitted(self) -> PageFault {
         PageFault { cause: Cause::NotPermitted, ..self }
+    }
+
+    /// The same, once what [`FaultError::Waits`] said has been waited for: the fault counts as
+    /// [major](AddressSpace::major_faults), not as minor.
+    #[must_use]
+    pub const fn after_wait(self) -> PageFault {
+        PageFault { cause: Cause::Awaited, ..self }
     }
 }
 
@@ -124,7 +133,7 @@ pub enum FaultError {
     /// The page lies beyond the end of the memory object that it shows (SIGBUS, BUS_ADRERR).
     BeyondEnd,
     /// The page has to be read in by a pager. When this future says `Ok`, the access, or the call, is to be
-    /// made again; if it says that the pager failed: SIGBUS.
+    /// made again ([`PageFault::after_wait`]); if it says that the pager failed: SIGBUS.
     Waits(PageWait),
     /// The page's frame is shared by as many as can be counted (SIGBUS).
     TooManySharers,
@@ -281,7 +290,7 @@ impl<P: Machine> AddressSpace<P> {
                 Touched::Mapped(resolved) => return Ok(resolved),
                 Touched::Not(frame) => frame,
             },
-            Cause::NotPermitted => None,
+            Cause::NotPermitted | Cause::Awaited => None,
         };
         self.answer(pin, fault, frame)
     }
@@ -349,7 +358,13 @@ impl<P: Machine> AddressSpace<P> {
                         Resolved::ZeroedLarge(_) => mapped = spare.large.take(),
                         _ => {}
                     }
-                    core.of_cpu(pin).minor_faults.fetch_add(1, Ordering::Relaxed);
+                    let counters = core.of_cpu(pin);
+                    let count = match fault.cause {
+                        Cause::Awaited => &counters.major_faults,
+                        Cause::NotPresent | Cause::NotPermitted => &counters.minor_faults,
+                    };
+                    // Relaxed: statistics.
+                    count.fetch_add(1, Ordering::Relaxed);
                     match replaced {
                         Some(leaf) => {
                             let range = range_of_pages(Pages { first: page, last: page });
@@ -565,7 +580,8 @@ impl<P: Machine> AddressSpace<P> {
         Ok(())
     }
 
-    /// Returns how many faults were answered without waiting for a pager.
+    /// Returns how many faults were answered without waiting for a pager. One fault is one, however often it was
+    /// tried.
     #[must_use]
     pub fn minor_faults(&self) -> u64 {
         self.core().per_cpu.iter().map(|cpu| cpu.minor_faults.load(Ordering::Relaxed)).sum()

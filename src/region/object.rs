@@ -306,17 +306,14 @@ impl<P: Machine> AddressSpace<P> {
         page: u64,
     ) -> Result<(), FaultError> {
         object.make_present(pin, page).map_err(|error| match error {
-            ObjectError::Waits(wait) => {
-                // Relaxed: a count.
-                self.core().of_cpu(pin).major_faults.fetch_add(1, Ordering::Relaxed);
-                FaultError::Waits(wait)
-            }
+            ObjectError::Waits(wait) => FaultError::Waits(wait),
             ObjectError::OutOfFrames(error) => FaultError::OutOfFrames(error),
             _ => FaultError::BeyondEnd,
         })
     }
 
-    /// Returns how many faults had to wait for a pager.
+    /// Returns how many faults were answered after they had waited for a pager
+    /// ([`PageFault::after_wait`](super::PageFault::after_wait)).
     #[must_use]
     pub fn major_faults(&self) -> u64 {
         self.core().per_cpu.iter().map(|cpu| cpu.major_faults.load(Ordering::Relaxed)).sum()

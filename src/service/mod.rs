@@ -35,6 +35,7 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, user_bounds};
 use crate::fault::{Fault, FaultCell};
 use crate::heap::KernelHeap;
+use crate::object::QueuesDue;
 use crate::page_table::{ENTRIES, PageTable, RootEntries, TableAccess, Walks};
 use crate::region::SpaceLayout;
 use crate::retire::Due;
@@ -71,6 +72,8 @@ pub struct MemoryService<P: Machine> {
     spaces: SpinLock<spaces::Spaces<P>>,
     task_wakers: wake::TaskWakers,
     callbacks_due: Due,
+    /// Queues of pagers with requests that were answered inside a drop.
+    pagers_due: QueuesDue<P>,
     /// The address of the frame of zeros that all spaces share.
     zero_frame: AtomicU64,
     /// How many memory objects there were.
@@ -99,6 +102,7 @@ impl<P: Machine> MemoryService<P> {
             spaces: SpinLock::new(spaces::Spaces::NONE),
             task_wakers: wake::TaskWakers::new(),
             callbacks_due: Due::new(),
+            pagers_due: QueuesDue::new(),
             zero_frame: AtomicU64::new(0),
             objects: AtomicU64::new(0),
             fault: FaultCell::new(),

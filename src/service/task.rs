@@ -10,6 +10,7 @@ use topomem_percpu::{CpuId, CpuPin};
 use super::MemoryService;
 use crate::Machine;
 use crate::budget::Budget;
+use crate::object::PagerQueue;
 use crate::retire::Callbacks;
 
 /// What [`MemoryService::tend`] left.
@@ -28,7 +29,7 @@ impl<P: Machine> MemoryService<P> {
     /// Does the service's work on the pinned CPU once: drains magazines, of frames and of objects,
     /// where other CPUs asked for it or the CPU has little use for them, collects objects that other
     /// nodes' CPUs freed, frees what has retired, takes apart abandoned spaces, calls the callbacks of
-    /// what is complete, zeroes a few frames ahead, and calls the wakers that are due
+    /// what is complete, wakes whoever waits for a pager whose task was dropped, zeroes a few frames ahead, and calls the wakers that are due
     /// ([`MemoryService::wake_due`]). Where a future waits for frames, it also frees what the heap holds
     /// in reserve, and empty page tables.
     ///
@@ -51,6 +52,7 @@ impl<P: Machine> MemoryService<P> {
             collected = collected.and(self.reclaim(pin, &mut budget));
         }
         self.callbacks_due.call();
+        self.pagers_due.wake();
         self.frames.refill_zeroed(pin, ZEROED_AT_ONCE);
         self.wake_due(pin);
         if collected.waiting | collected.more { Tended::Waiting } else { Tended::Done }
@@ -60,6 +62,13 @@ impl<P: Machine> MemoryService<P> {
     /// locks, or be in the middle of an allocation.
     pub(crate) fn call_soon(&self, callbacks: Callbacks) {
         self.callbacks_due.add(callbacks);
+    }
+
+    /// Has the next [`MemoryService::tend`] wake whoever waits for requests of `queue` that were answered
+    /// inside a drop.
+    pub(crate) fn wake_pager_queue(&self, queue: &'static PagerQueue<P>) {
+        self.pagers_due.add(queue);
+        self.note_work_anywhere();
     }
 
     /// `cpu`'s service task: [`MemoryService::tend`] whenever there is something to do. Spawn it

@@ -292,14 +292,17 @@ impl Memory {
         self.answer(PageFault::new(address, access).not_permitted()).await
     }
 
-    async fn answer(&self, fault: PageFault) -> Result<(), Refusal> {
+    async fn answer(&self, mut fault: PageFault) -> Result<(), Refusal> {
         loop {
             match self.space.on_page_fault(&pin(), fault) {
                 Ok(_) => return Ok(()),
                 Err(FaultError::NotMapped | FaultError::Guarded) => return Err(Refusal::NotMapped),
                 Err(FaultError::BeyondEnd) => return Err(Refusal::NoSuchPage),
                 // Others run until the pager has answered.
-                Err(FaultError::Waits(page)) => page.await.map_err(|_| Refusal::NoSuchPage)?,
+                Err(FaultError::Waits(page)) => {
+                    page.await.map_err(|_| Refusal::NoSuchPage)?;
+                    fault = fault.after_wait();
+                }
                 // Frames are free once others have moved on.
                 Err(FaultError::OutOfFrames(AllocError::WouldBlock { .. })) => yield_now().await,
                 Err(FaultError::OutOfFrames(_)) => return Err(Refusal::OutOfMemory),
