@@ -2,7 +2,8 @@
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use topomem::region::{FaultAccess, Kind, MapRequest, PageFault, Placement, RegionName};
+use topomem::object::{MemoryObject, ObjectMapping};
+use topomem::region::{FaultAccess, Kind, MapRequest, PageFault, Placement, RegionName, Sharing};
 use topomem::sim::{Sim, SimService};
 use topomem::{
     Access, AddressSpace, CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Protection,
@@ -99,11 +100,60 @@ fn lists_read_as_those_of_linux() {
             smaps.starts_with("00100000-00108000 rw-p 00000000 00:00 0 \nSize:                 32 kB\n"),
             "{smaps}"
         );
-        assert!(smaps.contains("Rss:                  16 kB\nShared_Dirty:         16 kB\n"), "{smaps}");
-        assert!(smaps.contains("Rss:                2048 kB\nShared_Dirty:          0 kB\n"), "{smaps}");
+        assert!(
+            smaps.contains(
+                "Rss:                  16 kB\nPss:                   8 kB\nShared_Dirty:         16 kB\n"
+            ),
+            "{smaps}"
+        );
+        assert!(
+            smaps.contains(
+                "Rss:                2048 kB\nPss:                2048 kB\nShared_Dirty:          0 kB\n"
+            ),
+            "{smaps}"
+        );
         let numa = space.numa_maps(pin).to_string();
         assert!(numa.starts_with("00100000 bind:1 anon=4 dirty=4 N1=4 kernelpagesize_kB=4\n"), "{numa}");
         assert!(numa.contains("\n0012c000 default anon=1 dirty=1 N0=1 kernelpagesize_kB=4\n"), "{numa}");
+    });
+}
+
+#[test]
+fn shared_frames_are_divided_by_their_mappings() {
+    let (sim, service) = booted();
+    sim.on(CpuId::BOOT, |pin| {
+        let (space, other) = (service.create_space(pin).unwrap(), service.create_space(pin).unwrap());
+        let object = MemoryObject::anonymous(service, pin, 8 << 12).unwrap();
+        let show = |space: &Space, page, sharing| {
+            let request = MapRequest::anonymous(8 << 12).placed(Placement::Fixed(at(page)));
+            space.mmap_object(pin, &request, ObjectMapping::new(&object, 0, sharing)).unwrap();
+        };
+        let part = |space: &Space| space.usage(pin).proportional_bytes;
+        show(&space, 256, Sharing::Shared);
+        touch(&space, pin, 256, FaultAccess::Write);
+        touch(&space, pin, 257, FaultAccess::Write);
+        assert_eq!(part(&space), 2 << 12, "the object's own hold is no mapping");
+        show(&other, 300, Sharing::Private);
+        touch(&other, pin, 300, FaultAccess::Read);
+        assert_eq!((part(&space), part(&other)), (4096 + 2048, 2048));
+        // A copy is the space's alone, until a child has it, too.
+        touch(&other, pin, 300, FaultAccess::Write);
+        assert_eq!((part(&space), part(&other)), (2 << 12, 4096));
+        let child = other.fork(pin).unwrap();
+        assert_eq!((part(&child), part(&other)), (2048, 2048));
+        // Large pages, whole and cut.
+        mmap(&space, pin, 1 << 20, MapRequest::huge(2 << 20, PageSize::Size2MiB));
+        touch(&space, pin, 1 << 20, FaultAccess::Write);
+        let second = space.fork(pin).unwrap();
+        assert_eq!((part(&space), part(&second)), ((2 << 12) + (1 << 20), 1 << 20));
+        space.munmap(pin, at(1 << 20), 256 << 12).unwrap().wait(pin);
+        let cut = part(&space) - (2 << 12);
+        assert!((256 << 11..256 << 12).contains(&cut), "{cut}");
+        // The frame of zeros is nobody's.
+        mmap(&space, pin, 400, MapRequest::anonymous(4096));
+        let before = part(&space);
+        touch(&space, pin, 400, FaultAccess::Read);
+        assert_eq!(part(&space), before);
     });
 }
 

@@ -87,6 +87,11 @@ impl<P: Machine> ObjectCore<P> {
         matches!(word.state(), State::Present(_) | State::Dead).then_some(word)
     }
 
+    /// Is the page `page` in memory, in `frame`?
+    pub fn has_frame(&self, page: u64, frame: x86_64::structures::paging::PhysFrame) -> bool {
+        self.frame_of(page).is_some_and(|word| word.frame() == frame)
+    }
+
     /// Makes the page's frame stay while its bytes are used; returns the page's word if the page is there.
     /// [`ObjectCore::end_use`] ends it, soon and without waiting in between.
     pub(super) fn use_page(&self, word: &PageWord) -> Option<UsedPage<'_>> {

@@ -20,7 +20,7 @@ use crate::object::{
     Mapped, MemoryObject, Missing, ObjectError, ObjectId, PageFrame, Residency, SharedWrites, Use, Writable,
     share_of,
 };
-use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach, TableMemory};
+use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach, RegionId, TableMemory};
 use crate::service::frame_memory;
 
 /// What of an object a region shows.
@@ -114,6 +114,21 @@ impl<'a, P: Machine> SpareShare<'a, P> {
 impl<P: Machine> Drop for SpareShare<'_, P> {
     fn drop(&mut self) {
         self.give_back();
+    }
+}
+
+impl<P: Machine> SpaceCore<P> {
+    /// Tells whether `frame`, which the page `page` of the region `region` is mapped to, is the object's own that the
+    /// region shows. The caller has claimed the page's entry.
+    pub(super) fn is_of_object(&self, region: RegionId, page: u64, frame: PhysFrame) -> bool {
+        let record = region.record().filter(|_| Region::of(region).kind() == Kind::Object);
+        let is_its_own = record.and_then(|number| {
+            self.records.with(number, |record| {
+                let mapped = record.object.as_ref()?;
+                Some(mapped.object.core().has_frame(mapped.page(page), frame))
+            })
+        });
+        is_its_own == Some(true)
     }
 }
 

@@ -6,7 +6,7 @@ mod lifecycle;
 mod meminfo;
 mod references;
 mod relieve;
-mod shares;
+pub(crate) mod shares;
 mod spaces;
 mod stats;
 mod task;

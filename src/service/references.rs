@@ -179,6 +179,16 @@ pub(super) fn is_sole_holder(word: &AtomicU32, holder: Holder) -> bool {
     held(word, holder) == holder.weight()
 }
 
+/// Returns which part of a frame is each holder's, in bytes, if `others` of those that `word` counts do not
+/// matter: 4096 divided by the holders of the frame. Of a part of a shared run, the holders of the run are
+/// taken to be spread evenly.
+pub(super) fn part_of_each(word: &AtomicU32, others: u32) -> u64 {
+    // Relaxed: statistics.
+    let word = word.load(Ordering::Relaxed);
+    let pages = if is_run(word) { Holder::Run.weight() } else { 1 };
+    4096 * u64::from(pages) / u64::from(held(word, Holder::Page).saturating_sub(others).max(1))
+}
+
 #[cfg(all(test, loom))]
 mod models;
 
@@ -193,6 +203,21 @@ mod tests {
 
     fn shares(word: &AtomicU32) -> u32 {
         (word.load(Ordering::Relaxed) & SHARES) >> SHARES_SHIFT
+    }
+
+    #[test]
+    fn holders_share_a_frame_evenly() {
+        let page = word(0);
+        assert_eq!(part_of_each(&page, 0), 4096);
+        share(&page, Holder::Page).unwrap();
+        assert_eq!((part_of_each(&page, 0), part_of_each(&page, 1)), (2048, 4096));
+        share(&page, Holder::Page).unwrap();
+        assert_eq!((part_of_each(&page, 0), part_of_each(&page, 1)), (1365, 2048));
+        let run = word(0);
+        share(&run, Holder::Run).unwrap();
+        assert_eq!(part_of_each(&run, 0), 2048);
+        assert_eq!(drop_share(&run, Holder::Run), Dropped::Held);
+        assert_eq!(part_of_each(&run, 0), 4096);
     }
 
     #[test]

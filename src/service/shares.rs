@@ -75,6 +75,18 @@ pub(super) fn is_sole_holder<P: Platform>(frames: &Frames<P>, frame: PhysFrame, 
     references::is_sole_holder(&info(frames, frame).references, Holder::of(level))
 }
 
+/// Returns how many bytes of a page of `frame`, which leaves of `level` share, are the part of each, if `others`
+/// of those that hold the frame are no leaves.
+pub(crate) fn part_of_each<P: Platform>(
+    frames: &Frames<P>,
+    frame: PhysFrame,
+    level: Level,
+    others: u32,
+) -> u64 {
+    let counted = counted_on(frames, frame, level);
+    references::part_of_each(&info(frames, counted).references, others)
+}
+
 /// As [`TableMemory::split_shared`](crate::page_table::TableMemory::split_shared).
 pub(super) fn split<P: Platform>(frames: &Frames<P>, first: PhysFrame) {
     // Relaxed: the first leaves of the parts become visible through the entry that the caller has for

@@ -128,6 +128,7 @@ impl<P: Machine> fmt::Display for Smaps<'_, P> {
                 ("KernelPageSize:", page),
                 ("MMUPageSize:", page),
                 ("Rss:", (usage.private + usage.shared) * 4),
+                ("Pss:", usage.proportional_bytes >> 10),
                 ("Shared_Dirty:", usage.shared * 4),
                 ("Private_Dirty:", usage.private * 4),
                 ("Anonymous:", (usage.private + usage.shared) * 4),

@@ -11,7 +11,8 @@ pub use maps::{Maps, NumaMaps, Smaps};
 
 use crate::Machine;
 use crate::address_space::{AddressSpace, pages_of, range_of_pages};
-use crate::page_table::{Found, Ownership, Pages};
+use crate::page_table::{Found, Level, Ownership, Pages};
+use crate::service::shares;
 
 /// What regions use, in pages of 4 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub struct Usage {
     pub private: u64,
     /// To frames that other spaces have, too, or had.
     pub shared: u64,
+    /// The private frames, and the space's part of the shared ones, in bytes: a frame's bytes divided by the
+    /// number of mappings that have the frame, in all spaces (Pss of Linux). The page cache's own hold of a
+    /// frame does not count. Small parts of a page of 2 MiB that several spaces have share its mappings evenly.
+    pub proportional_bytes: u64,
     /// To the frame of zeros that all spaces share, or to other frames that are not the space's.
     pub borrowed: u64,
     /// Of [`Usage::resident`]: by leaves of 2 MiB and more.
@@ -33,8 +38,16 @@ pub struct Usage {
 }
 
 impl Usage {
-    const NOTHING: Usage =
-        Usage { total: 0, resident: 0, private: 0, shared: 0, borrowed: 0, large: 0, nodes: [0; MAX_NODES] };
+    const NOTHING: Usage = Usage {
+        total: 0,
+        resident: 0,
+        private: 0,
+        shared: 0,
+        proportional_bytes: 0,
+        borrowed: 0,
+        large: 0,
+        nodes: [0; MAX_NODES],
+    };
 
     /// Returns how many of the private and shared frames are on `node`.
     #[must_use]
@@ -49,6 +62,7 @@ impl AddAssign<&Usage> for Usage {
         self.resident += other.resident;
         self.private += other.private;
         self.shared += other.shared;
+        self.proportional_bytes += other.proportional_bytes;
         self.borrowed += other.borrowed;
         self.large += other.large;
         self.nodes.iter_mut().zip(other.nodes).for_each(|(sum, count)| *sum += count);
@@ -80,17 +94,26 @@ impl<P: Machine> AddressSpace<P> {
         let mut usage = Usage::NOTHING;
         core.table.visit(core.service.tables(pin), pages, |part, found| {
             let count = part.count();
-            let leaf = match found {
+            let mapped = match found {
                 Found::Vacant | Found::Mapped(_, None) => return ControlFlow::Continue(()),
                 Found::Reserved(_) => None,
-                Found::Mapped(leaf, Some(_)) => Some(leaf),
+                Found::Mapped(leaf, Some(region)) => Some((leaf, region)),
             };
             usage.total += count;
-            if let Some(leaf) = leaf {
+            if let Some((leaf, region)) = mapped {
                 usage.resident += count;
                 match leaf.ownership {
-                    Ownership::Owned => usage.private += count,
-                    Ownership::Shared => usage.shared += count,
+                    Ownership::Owned => {
+                        usage.private += count;
+                        usage.proportional_bytes += count << 12;
+                    }
+                    Ownership::Shared => {
+                        usage.shared += count;
+                        let level = if count > 1 { Level::HUGE } else { Level::PAGE };
+                        let of_object = u32::from(core.is_of_object(region, part.first, leaf.frame));
+                        usage.proportional_bytes +=
+                            count * shares::part_of_each(frames, leaf.frame, level, of_object);
+                    }
                     Ownership::Borrowed => usage.borrowed += count,
                 }
                 if count > 1 {
