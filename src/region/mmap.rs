@@ -366,7 +366,8 @@ impl<P: Machine> AddressSpace<P> {
         let held = HeldPages::more(self.core(), region, pages.count()).ok_or(Unextended::Changed)?;
         let all = Pages { first: pages.first.min(beside), last: pages.last.max(beside) };
         let mut changed = Changed::NOTHING;
-        match self.core().rewrite(pin, all, &mut Extend { region: region.id(), beside }, &mut changed) {
+        let mut extend = Extend { region: region.id(), beside };
+        match self.core().rewrite_slowly(pin, all, &mut extend, &mut changed) {
             Ok(Rewritten { recorded, .. }) => {
                 Unmapping::announce(self.core(), pin, || range_of_pages(pages), changed, recorded).wait(pin);
                 held.keep();

@@ -245,7 +245,7 @@ impl<P: Machine> AddressSpace<P> {
         let held = HeldPages::of(core, pin, &record, 1).map_err(ReclaimError::Intern)?;
         let mut reclaim = Reclaim { core, old: region.id(), new: new.with_record(held.number()).id() };
         let mut changed = Changed::NOTHING;
-        match core.rewrite(pin, pages, &mut reclaim, &mut changed) {
+        match core.rewrite_slowly(pin, pages, &mut reclaim, &mut changed) {
             Ok(Rewritten { recorded, end }) => {
                 let range = range_of_pages(pages);
                 let fault = Fault::MprotectWithoutFlush;
