@@ -8,13 +8,14 @@ mod object_support;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use object_support::{Bench, Object, Space, at, tend, touch};
+use topomem::address_space::WritableCode;
 use topomem::object::{MemoryObject, ObjectMapping, SharedWrites};
 use topomem::region::{
     FaultAccess, FaultError, MapRequest, MmapError, MprotectError, PageFault, Placement, RegionName,
     Relocation, Sharing,
 };
 use topomem::sim::{Access as Accessed, Privilege};
-use topomem::{Access, CpuId, CpuPin, Protection, VirtAddr, WriteExecute};
+use topomem::{Access, CpuId, CpuPin, FrameRequest, PageRange, PageSize, Protection, VirtAddr, WriteExecute};
 
 /// Where regions are mapped: across an end of 2 MiB.
 const FIRST: u64 = (1 << 18) - 2;
@@ -427,4 +428,35 @@ fn added_pages_permit_what_the_region_permits_by_then() {
     });
     assert_eq!(mixed.load(Ordering::Relaxed), 0, "pages that were added differ from the others");
     bench.on(|pin| bench.finish(pin, [space], []));
+}
+
+#[test]
+fn writable_code_is_found_in_a_space() {
+    let bench = Bench::new(1);
+    bench.on(|pin| {
+        let space = bench.space(pin);
+        let pages = |first, count| PageRange::new(at(first), count, PageSize::Size4KiB).unwrap();
+        assert_eq!(bench.service.kernel_space().unwrap().find_writable_code(pin), None);
+        let map = |first, protection| {
+            space.map(pin, pages(first, 4), FrameRequest::frame(), protection).unwrap();
+        };
+        map(FIRST, Protection::USER_DATA);
+        map(FIRST + 10, Protection::USER_CODE);
+        map(FIRST + 20, Protection::USER_CODE);
+        assert_eq!(space.find_writable_code(pin), None);
+        // The third frame of the data, at another place.
+        space.share(pin, pages(FIRST + 2, 1), &space, at(OTHER), Protection::USER_CODE).unwrap();
+        let found = WritableCode { executable: at(OTHER), writable: at(FIRST + 2) };
+        assert_eq!(space.find_writable_code(pin), Some(found));
+        space.protect(pin, pages(FIRST + 2, 1), Protection::USER_READ_ONLY).unwrap().wait(pin);
+        assert_eq!(space.find_writable_code(pin), None);
+        // One page that is both.
+        // SAFETY: nobody runs there.
+        let capability = unsafe { WriteExecute::new() };
+        let both = Protection::user(Access::write_execute(&capability));
+        space.protect(pin, pages(FIRST + 11, 1), both).unwrap().wait(pin);
+        let found = WritableCode { executable: at(FIRST + 11), writable: at(FIRST + 11) };
+        assert_eq!(space.find_writable_code(pin), Some(found));
+        bench.finish(pin, [space], []);
+    });
 }

@@ -33,6 +33,12 @@ pub(crate) fn lower_half<F: Format>() -> Pages {
     Pages { first: 0, last: (1 << (F::ROOT.address_bits() - 1 - 12)) - 1 }
 }
 
+/// All that the kernel's root entries can map.
+pub(super) fn upper_half<F: Format>() -> Pages {
+    let end: u64 = 1 << (u64::BITS - 12);
+    Pages { first: end - lower_half::<F>().count(), last: end - 1 }
+}
+
 #[inline]
 pub(crate) fn pages_of(range: PageRange) -> Pages {
     Pages { first: range.start().as_u64() >> 12, last: range.last_byte().as_u64() >> 12 }

@@ -14,6 +14,7 @@ mod reclaim;
 mod share;
 mod translate;
 mod unmapping;
+mod writable_code;
 
 use ::core::fmt;
 
@@ -33,6 +34,7 @@ pub use layout::SpaceKind;
 pub(crate) use layout::{lower_half, pages_of, range_of_pages, size_of_level, user_bounds};
 pub use mapper::{Refusal, SpaceMapper};
 pub use unmapping::{Unmapped, Unmapping};
+pub use writable_code::WritableCode;
 
 pub use crate::retire::Callback;
 

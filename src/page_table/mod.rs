@@ -35,6 +35,7 @@ mod rewrite;
 mod rewrite_leaves;
 mod roots;
 mod runs;
+mod scan;
 mod share;
 mod single;
 mod split;

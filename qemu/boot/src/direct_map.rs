@@ -24,11 +24,14 @@ pub struct Plan {
     pub largest: Leaf,
     /// Where memory ends that the kernel can use: see [`limit`](crate::memory_map::limit).
     pub limit: PhysAddr,
+    /// The kernel's code and constants, in whole pages: no other way may lead to them that permits writes.
+    pub read_only: Option<MemoryRange>,
 }
 
 impl Plan {
     /// Maps the memory of `entries` and what the loader `placed`, each range rounded outwards to
-    /// 2 MiB. Reserved ranges are mapped below 4 GiB only: firmware tables may be there.
+    /// 2 MiB. Reserved ranges are mapped below 4 GiB only: firmware tables may be there. Where some of 2 MiB
+    /// is read-only, all of it is mapped in pages of 4 KiB.
     ///
     /// # Errors
     ///
@@ -40,6 +43,9 @@ impl Plan {
         placed: impl Iterator<Item = Placed>,
         frames: &mut impl FrameAllocator<Size4KiB>,
     ) -> Result<(), MapError> {
+        if let Some(range) = self.read_only {
+            self.map_around(tables, range, frames)?;
+        }
         for entry in entries {
             let Some(range) = entry.range() else { continue };
             if entry.kind() != MemoryKind::Reserved || range.end.as_u64() <= FOUR_GIB {
@@ -48,6 +54,24 @@ impl Plan {
         }
         for placed in placed {
             self.map_range(tables, placed.range, frames)?;
+        }
+        Ok(())
+    }
+
+    /// Maps each 2 MiB that has a part of `range`, which is read-only, in pages of 4 KiB.
+    fn map_around(
+        &self,
+        tables: &mut Tables,
+        range: MemoryRange,
+        frames: &mut impl FrameAllocator<Size4KiB>,
+    ) -> Result<(), MapError> {
+        let block = Leaf::Large.bytes();
+        let (start, end) = (range.start.as_u64(), range.end.as_u64());
+        for addr in (start - start % block..end.next_multiple_of(block)).step_by(4096) {
+            let flags =
+                if (start..end).contains(&addr) { DATA.difference(PageTableFlags::WRITABLE) } else { DATA };
+            let virt = self.levels.direct_map() | addr;
+            tables.map(virt, PhysAddr::new_truncate(addr), Leaf::Small, flags, frames)?;
         }
         Ok(())
     }
@@ -123,7 +147,7 @@ mod tests {
     }
 
     fn plan(levels: Levels, largest: Leaf) -> Plan {
-        Plan { levels, largest, limit: PhysAddr::new(levels.direct_map_reach() - 1) }
+        Plan { levels, largest, limit: PhysAddr::new(levels.direct_map_reach() - 1), read_only: None }
     }
 
     /// Builds the direct map in `frames` frames, and hands tables and their leaves to `check`.
@@ -168,6 +192,26 @@ mod tests {
             assert_eq!(at(3 * GIB), None);
         };
         assert_eq!(build(plan(Levels::Four, Leaf::Huge), &machine(900 * GIB), 64, whole), Ok(()));
+    }
+
+    #[test]
+    fn the_kernels_code_is_mapped_in_small_pages_and_the_rest_as_before() {
+        let read_only = MemoryRange::from_bounds(3 * MIB, 5 * MIB + 0x3000);
+        for (largest, count) in [(Leaf::Large, 1024), (Leaf::Huge, 1024)] {
+            let plan = Plan { read_only, ..plan(Levels::Four, largest) };
+            let mapped = build(plan, &machine(64 * GIB), 1024, |tables, leaves| {
+                assert_eq!(leaves.small, count, "two times 2 MiB");
+                let at = |addr| tables.translate(Levels::Four.direct_map() + addr);
+                for addr in [2 * MIB, 3 * MIB, 5 * MIB + 0x3000, 6 * MIB - 0x1000] {
+                    assert_eq!(at(addr), Some((PhysAddr::new(addr), Leaf::Small)));
+                }
+                for addr in [MIB, 6 * MIB, GIB - MIB] {
+                    assert_eq!(at(addr), Some((PhysAddr::new(addr), Leaf::Large)));
+                }
+                assert_eq!(at(5 * GIB), Some((PhysAddr::new(5 * GIB), largest)));
+            });
+            assert_eq!(mapped, Ok(()));
+        }
     }
 
     #[test]

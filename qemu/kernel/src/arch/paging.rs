@@ -7,6 +7,7 @@
 
 use core::ptr::NonNull;
 
+use topomem::MemoryRange;
 use topomem_boot::direct_map::Plan;
 use topomem_boot::layout::Levels;
 use topomem_boot::{Leaf, Leaves, MapError, StartInfo, Tables, Window, direct_map, memory_map};
@@ -51,6 +52,13 @@ pub fn image() -> (PhysAddr, PhysAddr) {
     (PhysAddr::new_truncate(&raw const __boot_start as u64), PhysAddr::new_truncate(end))
 }
 
+/// Where the image's code and constants lie in physical memory.
+fn read_only() -> Option<MemoryRange> {
+    let [start, end] =
+        [&raw const __image_start, &raw const __rodata_end].map(|address| address as u64 - IMAGE_BASE);
+    MemoryRange::from_bounds(start, end)
+}
+
 /// The address of `addr` in the direct map.
 pub fn direct_map(addr: PhysAddr) -> NonNull<u8> {
     // The direct map is not address 0, so the fallback never serves.
@@ -89,7 +97,7 @@ impl KernelTables {
         let mut tables = KernelTables { tables, devices: DEVICE_WINDOW };
         tables.map_image(frames)?;
         let largest = if features::has_gigabyte_pages() { Leaf::Huge } else { Leaf::Large };
-        let plan = Plan { levels: LEVELS, largest, limit: memory_limit() };
+        let plan = Plan { levels: LEVELS, largest, limit: memory_limit(), read_only: read_only() };
         plan.map(&mut tables.tables, start_info.memory_map(), start_info.placed(), frames)?;
         Ok(tables)
     }

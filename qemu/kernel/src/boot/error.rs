@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use topomem::address_space::WritableCode;
 use topomem::numa::{BootAllocError, MapFull};
 use topomem_boot::{MapError, NoEarlyMemory, StartInfoError, Unreachable};
 
@@ -30,6 +31,8 @@ pub enum BootError {
     Service(topomem::BootError<core::convert::Infallible>),
     /// The service did not come up.
     BringUp(BringUpError),
+    /// The kernel's own code could be written to.
+    WritableCode(WritableCode),
     /// The tables cannot be made to lie.
     #[cfg(feature = "fault-injection")]
     Distort(topomem_stress::NothingToDistort),
@@ -52,6 +55,9 @@ impl fmt::Display for BootError {
             BootError::Apic(error) => error.fmt(f),
             BootError::Service(error) => error.fmt(f),
             BootError::BringUp(error) => error.fmt(f),
+            BootError::WritableCode(found) => {
+                write!(f, "the code at {} can be written at {}", found.executable, found.writable)
+            }
             #[cfg(feature = "fault-injection")]
             BootError::Distort(error) => error.fmt(f),
             BootError::NoStartUpPage => f.write_str("no free page below 1 MiB to start CPUs from"),

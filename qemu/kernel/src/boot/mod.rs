@@ -22,7 +22,7 @@ use crate::arch::{apic, clock, features, paging, pic, serial, tlb};
 use crate::log::Json;
 use crate::memory::bring_up::bring_up;
 use crate::memory::firmware;
-use crate::memory::platform::Kernel;
+use crate::memory::platform::{Kernel, pin};
 use crate::memory::service::SERVICE;
 use crate::per_cpu::{self, PerCpu};
 use crate::{log, record, smp};
@@ -235,6 +235,10 @@ extern "sysv64" fn second_half(half_way: *mut HalfWay) -> ! {
     // SAFETY: no one changes the tables from here on, and the area is installed.
     unsafe { bring_up(discovered, &mut memory, tables.root()) }
         .unwrap_or_else(|error| fail(&BootError::BringUp(error)));
+    // What the service has taken over, and what it has made: no frame is writable and executable.
+    if let Some(found) = SERVICE.kernel_space().and_then(|space| space.find_writable_code(&pin())) {
+        fail(&BootError::WritableCode(found));
+    }
     let topology = truth.unwrap_or(topology);
     let memory_map = memory.finish();
     crate::kernel_main(&Booted { start_info, start_up_page, leaves, areas, topology, memory_map })

@@ -1,0 +1,105 @@
+//! Looking for frames that can be written and executed.
+
+use core::ops::ControlFlow;
+
+use topomem_percpu::CpuPin;
+use topomem_shootdown::VirtAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use super::AddressSpace;
+use super::layout::{SpaceKind, upper_half};
+use crate::Machine;
+use crate::page_table::{Leaf, Pages};
+
+/// Two pages, or one, by which a space can write to a frame and execute it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WritableCode {
+    /// The address of a page that may be executed.
+    pub executable: VirtAddr,
+    /// The address of a page with the same frame that may be written.
+    pub writable: VirtAddr,
+}
+
+/// Pages one after the other that map frames one after the other.
+#[derive(Clone, Copy)]
+struct Run {
+    pages: Pages,
+    frame: PhysFrame,
+}
+
+impl Run {
+    /// Takes in `part`, which `leaf` maps, if it goes on so.
+    fn extend(&mut self, part: Pages, leaf: &Leaf) -> bool {
+        let goes_on = self.pages.last + 1 == part.first && self.frame + self.pages.count() == leaf.frame;
+        if goes_on {
+            self.pages.last = part.last;
+        }
+        goes_on
+    }
+
+    /// The first page of the run with a frame that `other` has, too, and that page of `other`.
+    fn common(&self, other: Run) -> Option<(u64, u64)> {
+        let [mine, its] = [self, &other].map(|run| run.frame.start_address().as_u64() >> 12);
+        let first = mine.max(its);
+        let end = (mine + self.pages.count()).min(its + other.pages.count());
+        (first < end).then(|| (self.pages.first + (first - mine), other.pages.first + (first - its)))
+    }
+}
+
+impl<P: Machine> AddressSpace<P> {
+    /// Looks for a frame that this space can execute by one page and write to by the same page or another one.
+    /// Of the kernel's space all of the upper half is looked at: the kernel's image and whatever else was mapped
+    /// at boot, the direct map included. For a check after boot.
+    ///
+    /// Pages that [`WriteExecute`](crate::WriteExecute) permits are found as others are. What two spaces can do
+    /// together is not seen; regions of memory objects are kept from that when they are mapped
+    /// ([`AddressSpace::mmap_object`]).
+    ///
+    /// Costs a look at each entry of all tables, and once more for each run of executable pages whose frames
+    /// follow each other.
+    #[must_use]
+    pub fn find_writable_code(&self, pin: &CpuPin) -> Option<WritableCode> {
+        let all = match self.kind() {
+            SpaceKind::Kernel => upper_half::<P::Format>(),
+            SpaceKind::User => self.core().bounds,
+        };
+        let mut found = None;
+        let mut code: Option<Run> = None;
+        self.for_each_leaf(pin, all, |part, leaf| {
+            if !leaf.protection.access().executes() {
+                return ControlFlow::Continue(());
+            }
+            if code.as_mut().is_some_and(|run| run.extend(part, leaf)) {
+                return ControlFlow::Continue(());
+            }
+            let former = code.replace(Run { pages: part, frame: leaf.frame });
+            found = former.and_then(|run| self.find_writer(pin, all, run));
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        found.or_else(|| self.find_writer(pin, all, code?))
+    }
+
+    /// Looks for a page in `all` by which a frame of `code` may be written.
+    fn find_writer(&self, pin: &CpuPin, all: Pages, code: Run) -> Option<WritableCode> {
+        let mut found = None;
+        self.for_each_leaf(pin, all, |part, leaf| {
+            if leaf.protection.access().writes() {
+                found = code.common(Run { pages: part, frame: leaf.frame });
+            }
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let (executable, writable) = found?;
+        let address = |page: u64| VirtAddr::new_truncate(page << 12);
+        Some(WritableCode { executable: address(executable), writable: address(writable) })
+    }
+
+    fn for_each_leaf(
+        &self,
+        pin: &CpuPin,
+        pages: Pages,
+        mut visit: impl FnMut(Pages, &Leaf) -> ControlFlow<()>,
+    ) {
+        let core = self.core();
+        core.table.for_each_leaf(core.service.tables(pin), pages, |part, leaf| visit(part, &leaf));
+    }
+}
