@@ -27,7 +27,9 @@ pub enum MoveError {
     NotMovable,
     /// The page is not mapped yet (ENOENT).
     NotPresent,
-    /// Other spaces have the page's frame, too (EACCES).
+    /// Other spaces or an object have the page's frame, too (EACCES). Linux moves such pages with
+    /// MPOL_MF_MOVE_ALL, and answers EACCES without; here they stay, since the holders of a frame are counted and
+    /// not listed.
     Shared,
     /// The page was changed each time it was tried (EBUSY).
     Busy,

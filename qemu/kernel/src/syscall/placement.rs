@@ -164,7 +164,8 @@ fn status(outcome: Result<NodeId, MoveError>) -> [u8; 4] {
     number.to_le_bytes()
 }
 
-/// `move_pages`: of the own process. Returns how many pages did not move.
+/// `move_pages`: of the own process. Returns how many pages did not move. With `MPOL_MF_MOVE_ALL`, as without, pages
+/// that other processes have, too, stay where they are, and their status is EACCES.
 pub(super) async fn move_pages(
     task: &Task,
     [process, count, pages, nodes, statuses, flags]: [u64; 6],
