@@ -378,7 +378,7 @@ fn a_mapping_that_fails_keeps_no_object() {
         let object = make();
         let taken = take_all_but(&bench, pin, 0);
         let request = MapRequest::anonymous(4096).placed(Placement::Fixed(at(1 << 30)));
-        let mapping = ObjectMapping { object: &object, offset: 0, sharing: Sharing::Shared };
+        let mapping = ObjectMapping::new(&object, 0, Sharing::Shared);
         let refused = space.mmap_object(pin, &request, mapping);
         assert!(matches!(refused, Err(MmapError::OutOfFrames(_))), "{refused:?}");
         give_back(&bench, pin, taken);
