@@ -8,40 +8,17 @@ use std::task::{Context, Waker};
 
 use topomem::address_space::Closing;
 use topomem::frames::FrameRequest;
-use topomem::region::{FaultAccess, ForkError, MapRequest, PageFault, Placement, Resolved};
+use topomem::region::{ForkError, MapRequest, Placement, Resolved};
 use topomem::shootdown::Lazy;
-use topomem::sim::{Fault, Sim, SimService};
-use topomem::{AddressSpace, CpuId, CpuPin, Order, Tended, VirtAddr};
+use topomem::sim::{Sim, SimService};
+use topomem::{CpuId, CpuPin, Order};
 
-type Space = AddressSpace<&'static Sim>;
-
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
+mod space_support;
+use space_support::{Space, activate, allocated, at, deactivate, tend, touch, write_fault};
 
 fn booted(cpus: usize, megabytes: u64) -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().nodes(1).cpus(cpus).memory(megabytes << 20).build().unwrap();
     (sim, sim.boot_service().unwrap())
-}
-
-fn allocated(service: &SimService) -> u64 {
-    service.frames().validate().unwrap().allocated
-}
-
-fn activate(space: &Space, pin: &CpuPin) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { space.activate(pin) };
-}
-
-fn deactivate(service: &'static SimService, pin: &CpuPin) {
-    // SAFETY: as above.
-    unsafe { service.kernel_space().unwrap().activate(pin) };
-}
-
-fn tend(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
-    while service.tend(pin) != Tended::Done {
-        sim.take_interrupts();
-    }
 }
 
 fn map(space: &Space, pin: &CpuPin, page: u64, count: u64) {
@@ -49,32 +26,11 @@ fn map(space: &Space, pin: &CpuPin, page: u64, count: u64) {
     space.mmap(pin, &request).unwrap();
 }
 
-fn write_fault(space: &Space, pin: &CpuPin, page: u64) -> Resolved {
-    space.on_page_fault(pin, PageFault::new(at(page), FaultAccess::Write)).unwrap()
-}
-
-/// Accesses the first word of `page` as a program does, faults included.
-fn touch(sim: &'static Sim, pin: &CpuPin, space: &Space, page: u64, store: Option<u64>) -> u64 {
-    loop {
-        let (outcome, access) = match store {
-            Some(value) => (sim.store(at(page), value).map(|()| value), FaultAccess::Write),
-            None => (sim.load(at(page)), FaultAccess::Read),
-        };
-        match outcome {
-            Ok(value) => return value,
-            Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
-                space.on_page_fault(pin, PageFault::new(at(page), access)).unwrap();
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
-}
-
 /// The pages of a space, each with its own number in it.
 fn check(sim: &'static Sim, pin: &CpuPin, space: &Space, pages: impl Iterator<Item = u64>) {
     activate(space, pin);
     for page in pages {
-        assert_eq!(touch(sim, pin, space, page, None), page);
+        assert_eq!(touch(sim, pin, space, page, None).unwrap(), page);
     }
 }
 
@@ -94,7 +50,7 @@ fn fork_and_end(pages: &[u64]) {
             if !together {
                 map(&parent, pin, page, 1);
             }
-            touch(sim, pin, &parent, page, Some(page));
+            touch(sim, pin, &parent, page, Some(page)).unwrap();
         }
         let alone = allocated(service);
         for round in 0..3 {
@@ -105,13 +61,13 @@ fn fork_and_end(pages: &[u64]) {
             let written = pages.iter().copied().step_by(7);
             for page in written.clone() {
                 assert_eq!(write_fault(&child, pin, page), Resolved::Copied);
-                touch(sim, pin, &child, page, Some(page + 1));
+                touch(sim, pin, &child, page, Some(page + 1)).unwrap();
             }
             // In the first round the parent gives its frames up, and the child has them for itself.
             activate(&parent, pin);
             if round == 0 {
                 for &page in pages.iter().rev().step_by(5) {
-                    touch(sim, pin, &parent, page, Some(page));
+                    touch(sim, pin, &parent, page, Some(page)).unwrap();
                 }
             }
             deactivate(service, pin);
@@ -157,7 +113,7 @@ fn forks_of_forks_end_in_any_order() {
             map(spaces[0].as_ref().unwrap(), pin, 512, PAGES);
             let write = |space: &Space, page, value| {
                 activate(space, pin);
-                touch(sim, pin, space, page, Some(value));
+                touch(sim, pin, space, page, Some(value)).unwrap();
             };
             (512..512 + PAGES).for_each(|page| write(spaces[0].as_ref().unwrap(), page, page));
             for generation in 1..4 {
@@ -180,7 +136,7 @@ fn forks_of_forks_end_in_any_order() {
                     for page in 512..512 + PAGES {
                         let writer = (page - 512) as usize % 4;
                         let writer = if (1..=generation).contains(&writer) { writer as u64 } else { 0 };
-                        assert_eq!(touch(sim, pin, space, page, None), page + writer);
+                        assert_eq!(touch(sim, pin, space, page, None).unwrap(), page + writer);
                     }
                 }
                 deactivate(service, pin);
@@ -222,7 +178,7 @@ fn a_fork_is_consistent_while_two_cpus_write() {
             for _ in 0..FORKS {
                 let child = space.fork(pin).unwrap();
                 activate(&child, pin);
-                let has = |writer, page| touch(sim, pin, &child, page_of(writer, page), None);
+                let has = |writer, page| touch(sim, pin, &child, page_of(writer, page), None).unwrap();
                 let found = [1, 2].map(|writer| [1, 2, 3, 4, 5, 6].map(|page| has(writer, page)));
                 for (writer, numbers) in (1..).zip(found) {
                     for (page, pair) in (2..).zip(numbers.windows(2)) {
@@ -245,7 +201,7 @@ fn a_fork_is_consistent_while_two_cpus_write() {
             let mut number = 1;
             while !done.load(Ordering::Acquire) {
                 for page in 1..=PAGES {
-                    touch(sim, pin, &space, page_of(writer, page), Some(number));
+                    touch(sim, pin, &space, page_of(writer, page), Some(number)).unwrap();
                 }
                 number += 1;
                 rounds[writer as usize - 1].fetch_add(1, Ordering::Release);
@@ -267,7 +223,7 @@ fn memory_that_runs_out_in_a_fork() {
         let pages: Vec<u64> = (1..=20).map(|table| table << 20).collect();
         for &page in &pages {
             map(&parent, pin, page, 1);
-            touch(sim, pin, &parent, page, Some(page));
+            touch(sim, pin, &parent, page, Some(page)).unwrap();
         }
         tend(sim, service, pin);
         let mut taken = Vec::new();
@@ -285,7 +241,7 @@ fn memory_that_runs_out_in_a_fork() {
             tend(sim, service, pin);
             assert_eq!(allocated(service), before, "frames leaked");
             for &page in &pages {
-                assert_eq!(touch(sim, pin, &parent, page, Some(page)), page);
+                assert_eq!(touch(sim, pin, &parent, page, Some(page)).unwrap(), page);
             }
             // SAFETY: it was allocated above, and nobody uses it.
             unsafe { service.frames().free(pin, taken.pop().unwrap(), Order::FRAME) }.unwrap();
@@ -362,7 +318,7 @@ fn a_space_in_use_is_left_to_the_service_task() {
         });
         sim.on(other, |pin| {
             activate(&space, pin);
-            touch(sim, pin, &space, 512, None);
+            touch(sim, pin, &space, 512, None).unwrap();
             if lazy {
                 // SAFETY: the CPU uses nothing of the lower half until it has left laziness.
                 unsafe { service.shootdown().enter_lazy(pin, Lazy::Idle) };

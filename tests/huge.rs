@@ -10,61 +10,20 @@ use topomem::region::{
     Populate, Relocation, Resolved, Transparent,
 };
 use topomem::sim::{Fault, Sim, SimService};
-use topomem::{Access, AddressSpace, CpuId, CpuPin, Order, PageSize, Tended, VirtAddr};
+use topomem::{Access, CpuId, CpuPin, Order, PageSize, Tended, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
-type Space = AddressSpace<&'static Sim>;
+mod space_support;
+use space_support::{Space, activate, allocated, at, deactivate, touch};
 
 const HUGE: u64 = 512;
 const BYTES: u64 = 2 << 20;
 /// A page that begins 1 GiB.
 const FIRST: u64 = 1 << 19;
 
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
-
 fn booted(cpus: usize, bytes: u64) -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().cpus(cpus).memory(bytes).build().unwrap();
     (sim, sim.boot_service().unwrap())
-}
-
-fn allocated(service: &SimService) -> u64 {
-    service.frames().validate().unwrap().allocated
-}
-
-fn activate(space: &Space, pin: &CpuPin) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { space.activate(pin) };
-}
-
-fn deactivate(service: &SimService, pin: &CpuPin) {
-    // SAFETY: as above.
-    unsafe { service.kernel_space().unwrap().activate(pin) };
-}
-
-/// Accesses the first word of `page` as a program does, faults included.
-fn touch(
-    sim: &'static Sim,
-    pin: &CpuPin,
-    space: &Space,
-    page: u64,
-    store: Option<u64>,
-) -> Result<u64, FaultError> {
-    loop {
-        let outcome = match store {
-            Some(value) => sim.store(at(page), value).map(|()| value),
-            None => sim.load(at(page)),
-        };
-        let tried = if store.is_some() { FaultAccess::Write } else { FaultAccess::Read };
-        match outcome {
-            Ok(value) => return Ok(value),
-            Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
-                space.on_page_fault(pin, PageFault::new(at(page), tried))?;
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
 }
 
 /// Writes to `page` what is to be read there.

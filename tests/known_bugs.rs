@@ -10,16 +10,13 @@ use topomem::region::{
     Advice, FaultAccess, FaultError, Kind, MapRequest, PageFault, Placement, Relocation, Resolved,
 };
 use topomem::sim::{self, Sim, SimService};
-use topomem::{Access, AddressSpace, CpuId, CpuPin, Fault, PageSize, Tended, VirtAddr};
+use topomem::{Access, CpuId, CpuPin, Fault, PageSize, Tended};
 
-type Space = AddressSpace<&'static Sim>;
+mod space_support;
+use space_support::{Space, activate, at};
 
 const PAGE: u64 = 0x10_0000;
 const OTHER: u64 = 0x40_0000;
-
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
 
 struct World {
     sim: &'static Sim,
@@ -108,11 +105,6 @@ impl World {
         });
         found.contains(&true)
     }
-}
-
-fn activate(space: &Space, pin: &CpuPin) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { space.activate(pin) };
 }
 
 /// `finds` must find nothing as things are, in `rounds` attempts, and something with `fault`, at last.

@@ -7,35 +7,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use topomem::frames::FrameRequest;
 use topomem::object::{MemoryObject, ObjectMapping};
 use topomem::region::{
-    Advice, CopyRangeError, FaultAccess, HugePages, MapRequest, MmapError, PageFault, Placement, Resolved,
-    Sharing,
+    Advice, CopyRangeError, HugePages, MapRequest, MmapError, Placement, Resolved, Sharing,
 };
-use topomem::sim::{Fault, Sim, SimService};
-use topomem::{Access, AddressSpace, CpuId, CpuPin, Order, PageSize, Tended, VirtAddr};
+use topomem::sim::{Sim, SimService};
+use topomem::{Access, CpuId, CpuPin, Order, PageSize, Tended, VirtAddr};
 
-type Space = AddressSpace<&'static Sim>;
+mod space_support;
+use space_support::{Space, activate, allocated, at, touch, write_fault};
 
 /// Where senders have their messages: across two lowest tables, and not at the beginning of one.
 const MESSAGE: u64 = 0x10_0000 - 5;
 /// Where receivers get them: at another place in their tables.
 const PLACE: u64 = 0x20_0000 + 100;
 
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
-
 fn booted(cpus: usize, megabytes: u64) -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().nodes(1).cpus(cpus).memory(megabytes << 20).build().unwrap();
     (sim, sim.boot_service().unwrap())
-}
-
-fn allocated(service: &SimService) -> u64 {
-    service.frames().validate().unwrap().allocated
-}
-
-fn activate(space: &Space, pin: &CpuPin) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { space.activate(pin) };
 }
 
 fn end(service: &'static SimService, pin: &CpuPin, space: Space) {
@@ -49,31 +36,10 @@ fn request(pages: u64, page: u64) -> MapRequest {
     MapRequest::anonymous(pages << 12).placed(Placement::FixedNoReplace(at(page)))
 }
 
-fn write_fault(space: &Space, pin: &CpuPin, page: u64) -> Resolved {
-    space.on_page_fault(pin, PageFault::new(at(page), FaultAccess::Write)).unwrap()
-}
-
-/// Accesses the first word of `page` of the active space as a program does, faults included.
-fn touch(sim: &'static Sim, pin: &CpuPin, space: &Space, page: u64, store: Option<u64>) -> u64 {
-    loop {
-        let (outcome, access) = match store {
-            Some(value) => (sim.store(at(page), value).map(|()| value), FaultAccess::Write),
-            None => (sim.load(at(page)), FaultAccess::Read),
-        };
-        match outcome {
-            Ok(value) => return value,
-            Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
-                space.on_page_fault(pin, PageFault::new(at(page), access)).unwrap();
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
-}
-
 /// What the pages from `first` on begin with.
 fn contents(sim: &'static Sim, pin: &CpuPin, space: &Space, first: u64, count: u64) -> Vec<u64> {
     activate(space, pin);
-    (first..first + count).map(|page| touch(sim, pin, space, page, None)).collect()
+    (first..first + count).map(|page| touch(sim, pin, space, page, None).unwrap()).collect()
 }
 
 /// A space with a message of `count` pages, each third of which was never touched, and one only read.
@@ -81,9 +47,9 @@ fn sender(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, count: 
     let space = service.create_space(pin).unwrap();
     space.mmap(pin, &request(count, MESSAGE)).unwrap();
     activate(&space, pin);
-    touch(sim, pin, &space, MESSAGE, None);
+    touch(sim, pin, &space, MESSAGE, None).unwrap();
     for page in (MESSAGE..MESSAGE + count).filter(|page| page % 3 != MESSAGE % 3) {
-        touch(sim, pin, &space, page, Some(page));
+        touch(sim, pin, &space, page, Some(page)).unwrap();
     }
     space
 }
@@ -104,11 +70,11 @@ fn each_space_writes_its_own_copy() {
         assert_eq!(to.mapped_pages(), COUNT - COUNT.div_ceil(3), "a page for each page that was written");
         activate(&from, pin);
         for page in (MESSAGE..MESSAGE + COUNT).step_by(2) {
-            touch(sim, pin, &from, page, Some(1));
+            touch(sim, pin, &from, page, Some(1)).unwrap();
         }
         assert_eq!(contents(sim, pin, &to, PLACE, COUNT), sent, "the sender writes what it has sent");
         for page in (PLACE..PLACE + COUNT).step_by(5) {
-            touch(sim, pin, &to, page, Some(2));
+            touch(sim, pin, &to, page, Some(2)).unwrap();
         }
         let now = contents(sim, pin, &from, MESSAGE, COUNT);
         let expected = (0..COUNT as usize).map(|index| if index % 2 == 0 { 1 } else { sent[index] });
@@ -164,7 +130,7 @@ fn a_space_sends_to_itself_and_sends_on() {
         for copy in 1..20 {
             let place = PLACE + copy * 1000;
             space.copy_range(pin, at(first), &space, &request(32, place)).unwrap();
-            touch(sim, pin, &space, first + 1, Some(copy));
+            touch(sim, pin, &space, first + 1, Some(copy)).unwrap();
             first = place;
         }
         assert_eq!(contents(sim, pin, &space, first, 32), sent);
@@ -181,11 +147,11 @@ fn transparent_large_pages_are_cut() {
         assert!(matches!(write_fault(&from, pin, 0x10_0000), Resolved::ZeroedLarge(_)));
         activate(&from, pin);
         for page in 0x10_0000..0x10_0200 {
-            touch(sim, pin, &from, page, Some(page));
+            touch(sim, pin, &from, page, Some(page)).unwrap();
         }
         let to = service.create_space(pin).unwrap();
         from.copy_range(pin, at(0x10_0003), &to, &request(700, PLACE)).unwrap();
-        touch(sim, pin, &from, 0x10_0004, Some(0));
+        touch(sim, pin, &from, 0x10_0004, Some(0)).unwrap();
         let received = contents(sim, pin, &to, PLACE, 700);
         let expected = (0x10_0003..0x10_0003 + 700).map(|page| if page < 0x10_0200 { page } else { 0 });
         assert!(expected.eq(received));
@@ -229,7 +195,7 @@ fn what_was_received_is_stable() {
             activate(&from, pin);
             while !over.load(Ordering::Relaxed) {
                 let writes = sent.fetch_add(1, Ordering::Relaxed);
-                touch(sim, pin, &from, MESSAGE + writes % COUNT, Some(writes));
+                touch(sim, pin, &from, MESSAGE + writes % COUNT, Some(writes)).unwrap();
                 sim.take_interrupts();
             }
         }

@@ -6,22 +6,18 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use topomem::region::{FaultAccess, FaultError, MapRequest, MoveError, PageFault, PageMove, Placement};
+use topomem::region::{FaultError, MapRequest, MoveError, PageMove, Placement};
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    Access, AddressSpace, CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Protection,
-    Tended, VirtAddr,
+    Access, CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Protection, Tended, VirtAddr,
 };
 use topomem_numa::frames::NodeSet;
 
-type Space = AddressSpace<&'static Sim>;
+mod space_support;
+use space_support::{Space, activate, allocated, at, deactivate, finish, touch_at};
 
 const FIRST: u64 = 1000;
 const NODES: [NodeId; 2] = [NodeId::ZERO, NodeId::new(1).unwrap()];
-
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
 
 fn booted(cpus: usize) -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().nodes(2).cpus(cpus).memory(32 << 20).build().unwrap();
@@ -34,58 +30,10 @@ fn booted_late(cpus: usize) -> (&'static Sim, &'static SimService) {
     (sim, sim.boot_service().unwrap())
 }
 
-fn activate(space: &Space, pin: &CpuPin) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { space.activate(pin) };
-}
-
-fn deactivate(service: &'static SimService, pin: &CpuPin) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { service.kernel_space().unwrap().activate(pin) };
-}
-
 /// Makes a region of `count` pages from `FIRST` on.
 fn mmap(space: &Space, pin: &CpuPin, count: u64) {
     let request = MapRequest::anonymous(count << 12).placed(Placement::Fixed(at(FIRST)));
     space.mmap(pin, &request).unwrap();
-}
-
-/// Accesses a word as a program does, faults included.
-fn touch(
-    sim: &'static Sim,
-    pin: &CpuPin,
-    space: &Space,
-    address: VirtAddr,
-    store: Option<u64>,
-) -> Result<u64, FaultError> {
-    loop {
-        let outcome = match store {
-            Some(value) => sim.store(address, value).map(|()| value),
-            None => sim.load(address),
-        };
-        let tried = if store.is_some() { FaultAccess::Write } else { FaultAccess::Read };
-        match outcome {
-            Ok(value) => return Ok(value),
-            Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
-                space.on_page_fault(pin, PageFault::new(address, tried))?;
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
-}
-
-fn allocated(service: &SimService) -> u64 {
-    service.frames().validate().unwrap().allocated
-}
-
-/// Ends the space, and checks that the machine has as many frames as before.
-fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
-    deactivate(service, pin);
-    drop(space);
-    while service.tend(pin) != Tended::Done {
-        sim.take_interrupts();
-    }
-    assert_eq!(allocated(service), before, "frames leaked");
 }
 
 /// Moves `count` pages from `FIRST` on to `node`, and returns what has become of each.
@@ -104,14 +52,14 @@ fn pages_move_with_their_contents() {
         activate(&space, pin);
         mmap(&space, pin, 200);
         for page in 0..200 {
-            touch(sim, pin, &space, at(FIRST + page), Some(page)).unwrap();
+            touch_at(sim, pin, &space, at(FIRST + page), Some(page)).unwrap();
         }
         let frames = allocated(service);
         for node in [NODES[1], NODES[0], NODES[1], NODES[1]] {
             assert!(moved(&space, pin, 200, node).iter().all(|&outcome| outcome == Ok(node)));
             for page in 0..200 {
                 assert_eq!(space.node_of_page(pin, at(FIRST + page)), Ok(node));
-                assert_eq!(touch(sim, pin, &space, at(FIRST + page), None), Ok(page));
+                assert_eq!(touch_at(sim, pin, &space, at(FIRST + page), None), Ok(page));
             }
             assert_eq!(allocated(service), frames);
             assert_eq!(space.mapped_pages(), 200);
@@ -128,8 +76,8 @@ fn what_cannot_move_says_why() {
         let space = service.create_space(pin).unwrap();
         activate(&space, pin);
         mmap(&space, pin, 4);
-        touch(sim, pin, &space, at(FIRST), Some(7)).unwrap();
-        touch(sim, pin, &space, at(FIRST + 1), None).unwrap();
+        touch_at(sim, pin, &space, at(FIRST), Some(7)).unwrap();
+        touch_at(sim, pin, &space, at(FIRST + 1), None).unwrap();
         let own = space.node_of_page(pin, at(FIRST)).unwrap();
         let other = NODES[usize::from(own == NODES[0])];
         let expected = [
@@ -157,15 +105,15 @@ fn what_cannot_move_says_why() {
         drop(child);
         while service.tend(pin) != Tended::Done {}
         assert_eq!(moved(&space, pin, 1, other), [Ok(other)]);
-        assert_eq!(touch(sim, pin, &space, at(FIRST), None), Ok(7));
+        assert_eq!(touch_at(sim, pin, &space, at(FIRST), None), Ok(7));
         // A page without access.
         space.mprotect(pin, at(FIRST), 4096, Access::NONE).unwrap().wait(pin);
         assert_eq!(moved(&space, pin, 1, own), [Ok(own)]);
-        assert_eq!(touch(sim, pin, &space, at(FIRST), None), Err(FaultError::Denied));
+        assert_eq!(touch_at(sim, pin, &space, at(FIRST), None), Err(FaultError::Denied));
         space.mprotect(pin, at(FIRST), 4096, Access::READ).unwrap().wait(pin);
         assert_eq!(moved(&space, pin, 1, other), [Ok(other)]);
-        assert_eq!(touch(sim, pin, &space, at(FIRST), None), Ok(7));
-        assert_eq!(touch(sim, pin, &space, at(FIRST), Some(8)), Err(FaultError::Denied));
+        assert_eq!(touch_at(sim, pin, &space, at(FIRST), None), Ok(7));
+        assert_eq!(touch_at(sim, pin, &space, at(FIRST), Some(8)), Err(FaultError::Denied));
         finish(sim, service, pin, space, before);
     });
 }
@@ -179,7 +127,7 @@ fn nothing_leaks_if_memory_runs_out_half_way() {
         activate(&space, pin);
         mmap(&space, pin, 100);
         for page in 0..100 {
-            touch(sim, pin, &space, at(FIRST + page), Some(page)).unwrap();
+            touch_at(sim, pin, &space, at(FIRST + page), Some(page)).unwrap();
         }
         assert!(moved(&space, pin, 100, NODES[0]).iter().all(|&outcome| outcome == Ok(NODES[0])));
         // All of the other node, but for 37 frames.
@@ -196,7 +144,7 @@ fn nothing_leaks_if_memory_runs_out_half_way() {
         let failed = |outcome: &&_| matches!(outcome, Err(MoveError::OutOfFrames(_)));
         assert_eq!(outcomes.iter().filter(failed).count(), 100 - count);
         for page in 0..100 {
-            assert_eq!(touch(sim, pin, &space, at(FIRST + page), None), Ok(page));
+            assert_eq!(touch_at(sim, pin, &space, at(FIRST + page), None), Ok(page));
         }
         taken.into_iter().for_each(free);
         finish(sim, service, pin, space, before);
@@ -225,7 +173,7 @@ fn no_write_is_lost() {
         mmap(&space, pin, PAGES);
         activate(&space, pin);
         for page in 0..PAGES {
-            touch(sim, pin, &space, at(FIRST + page), Some(0)).unwrap();
+            touch_at(sim, pin, &space, at(FIRST + page), Some(0)).unwrap();
         }
         space
     });
@@ -240,8 +188,8 @@ fn no_write_is_lost() {
                 for page in 0..PAGES {
                     let byte = ((FIRST + page) << 12) | (pin.cpu().index() as u64 * 8);
                     let word = VirtAddr::new(byte).unwrap();
-                    assert_eq!(touch(sim, pin, &space, word, None), Ok(number), "page {page}");
-                    touch(sim, pin, &space, word, Some(number + 1)).unwrap();
+                    assert_eq!(touch_at(sim, pin, &space, word, None), Ok(number), "page {page}");
+                    touch_at(sim, pin, &space, word, Some(number + 1)).unwrap();
                 }
             }
         } else {
@@ -291,13 +239,13 @@ fn moves_meet_other_operations() {
                 let _done = Done(&done);
                 for round in 0..ROUNDS {
                     for page in PAGES / 2..PAGES {
-                        touch(sim, pin, &space, at(FIRST + page), Some(round)).unwrap();
+                        touch_at(sim, pin, &space, at(FIRST + page), Some(round)).unwrap();
                     }
                     let half = at(FIRST + PAGES / 2);
                     space.mprotect(pin, half, (PAGES / 2) << 12, Access::READ).unwrap().wait(pin);
                     for page in PAGES / 2..PAGES {
-                        assert_eq!(touch(sim, pin, &space, at(FIRST + page), None), Ok(round));
-                        let denied = touch(sim, pin, &space, at(FIRST + page), Some(0));
+                        assert_eq!(touch_at(sim, pin, &space, at(FIRST + page), None), Ok(round));
+                        let denied = touch_at(sim, pin, &space, at(FIRST + page), Some(0));
                         assert_eq!(denied, Err(FaultError::Denied));
                     }
                     space.mprotect(pin, half, (PAGES / 2) << 12, Access::WRITE).unwrap().wait(pin);
@@ -305,7 +253,7 @@ fn moves_meet_other_operations() {
                         space.munmap(pin, half, 4096).unwrap().wait(pin);
                         let request = MapRequest::anonymous(4096).placed(Placement::Fixed(half));
                         space.mmap(pin, &request).unwrap();
-                        assert_eq!(touch(sim, pin, &space, half, None), Ok(0));
+                        assert_eq!(touch_at(sim, pin, &space, half, None), Ok(0));
                     }
                 }
             }
@@ -313,13 +261,13 @@ fn moves_meet_other_operations() {
                 let mut number = 1;
                 while !done.load(Ordering::Acquire) {
                     for page in 0..PAGES / 2 {
-                        touch(sim, pin, &space, at(FIRST + page), Some(number)).unwrap();
+                        touch_at(sim, pin, &space, at(FIRST + page), Some(number)).unwrap();
                     }
                     let child = space.fork(pin).unwrap();
-                    touch(sim, pin, &space, at(FIRST), Some(number + 1)).unwrap();
+                    touch_at(sim, pin, &space, at(FIRST), Some(number + 1)).unwrap();
                     activate(&child, pin);
                     for page in 0..PAGES / 2 {
-                        assert_eq!(touch(sim, pin, &child, at(FIRST + page), None), Ok(number));
+                        assert_eq!(touch_at(sim, pin, &child, at(FIRST + page), None), Ok(number));
                     }
                     activate(&space, pin);
                     drop(child);
@@ -346,7 +294,7 @@ fn pages_move_without_blocking() {
         if pin.cpu() == CpuId::BOOT {
             mmap(&space, pin, 100);
             for page in 0..100 {
-                touch(sim, pin, &space, at(FIRST + page), Some(page)).unwrap();
+                touch_at(sim, pin, &space, at(FIRST + page), Some(page)).unwrap();
             }
         }
         sim.barrier();
@@ -363,7 +311,7 @@ fn pages_move_without_blocking() {
         } else {
             while !done.load(Ordering::Acquire) {
                 for page in 0..100 {
-                    assert_eq!(touch(sim, pin, &space, at(FIRST + page), None), Ok(page));
+                    assert_eq!(touch_at(sim, pin, &space, at(FIRST + page), None), Ok(page));
                 }
             }
         }
@@ -383,11 +331,11 @@ fn a_dropped_move_gives_the_pages_back() {
     sim.on(CpuId::BOOT, |pin| {
         activate(&space, pin);
         mmap(&space, pin, 3);
-        touch(sim, pin, &space, at(FIRST), Some(5)).unwrap();
+        touch_at(sim, pin, &space, at(FIRST), Some(5)).unwrap();
     });
     sim.on(CpuId::new(1).unwrap(), |pin| {
         activate(&space, pin);
-        assert_eq!(touch(sim, pin, &space, at(FIRST), None), Ok(5));
+        assert_eq!(touch_at(sim, pin, &space, at(FIRST), None), Ok(5));
     });
     sim.on(CpuId::BOOT, |pin| {
         let own = space.node_of_page(pin, at(FIRST)).unwrap();
@@ -399,7 +347,7 @@ fn a_dropped_move_gives_the_pages_back() {
             assert_eq!(moving.as_mut().poll(&mut context), Poll::Pending);
             assert!(matches!(sim.load(at(FIRST)), Err(Fault::NotPresent { .. })), "it is hidden");
             // A fault does not wait for ever for a task that may not run.
-            assert_eq!(touch(sim, pin, &space, at(FIRST), None), Ok(5));
+            assert_eq!(touch_at(sim, pin, &space, at(FIRST), None), Ok(5));
             assert_eq!(moving.as_mut().poll(&mut context), Poll::Pending);
         }
         assert_eq!(moves[0].outcome(), Some(Err(MoveError::Busy)));

@@ -4,20 +4,15 @@
 
 use topomem::region::{AssignError, FaultAccess, FaultError, MapRequest, MovedPages, PageFault, Placement};
 use topomem::sim::{Sim, SimService};
-use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Tended, VirtAddr,
-};
+use topomem::{CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Tended};
 use topomem_numa::frames::NodeSet;
 
-type Space = AddressSpace<&'static Sim>;
+mod space_support;
+use space_support::{Space, at};
 
 /// Not a multiple of any number of nodes.
 const FIRST: u64 = 1013;
 const COUNT: u64 = 120;
-
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
 
 fn node(index: usize) -> NodeId {
     NodeId::new(index).unwrap()

@@ -12,12 +12,11 @@ use topomem::region::{
     MremapError, MunmapError, PageFault, Placement, Populate, Relocation, Resolved,
 };
 use topomem::sim::{Sim, SimService};
-use topomem::{
-    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Order, Platform, Protection, Tended, VirtAddr,
-};
+use topomem::{Access, CpuId, CpuPin, FrameRequest, Order, Platform, Protection, Tended, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
-type Space = AddressSpace<&'static Sim>;
+mod space_support;
+use space_support::{Space, at};
 
 /// Where the regions are that operations find: across 512 GiB, so that all tables are in two parts.
 const FIRST: u64 = (1 << 27) - 8;
@@ -26,10 +25,6 @@ const WIDE: u64 = 1 << 28;
 const WIDE_PAGES: u64 = 1 << 19;
 /// A stack.
 const STACK: u64 = 1 << 25;
-
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
 
 /// A space in which something is mapped in each way, beside another that shares some of it.
 struct World {

@@ -11,63 +11,18 @@ use topomem::region::{
     MmapError, MprotectError, MremapError, MunmapError, PageFault, Placement, Populate, Relocation, Resolved,
 };
 use topomem::sim::{Fault, Sim, SimService};
-use topomem::{Access, AddressSpace, CpuId, CpuPin, Tended, VirtAddr};
+use topomem::{Access, CpuId, CpuPin, Tended, VirtAddr};
 
-type Space = AddressSpace<&'static Sim>;
+mod space_support;
+use space_support::{Space, activate, allocated, at, deactivate, finish, touch};
 
 /// The pages played with: they cross 512 GiB, where three levels of tables change.
 const FIRST: u64 = (1 << 27) - 1024;
 const COUNT: u64 = 2048;
 
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
-
 fn booted(cpus: usize) -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().nodes(2).cpus(cpus).memory(64 << 20).build().unwrap();
     (sim, sim.boot_service().unwrap())
-}
-
-fn allocated(service: &SimService) -> u64 {
-    service.frames().validate().unwrap().allocated
-}
-
-fn activate(space: &Space, pin: &CpuPin) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { space.activate(pin) };
-}
-
-/// Accesses the first word of `page` as a program does, faults included.
-fn touch(
-    sim: &'static Sim,
-    pin: &CpuPin,
-    space: &Space,
-    page: u64,
-    store: Option<u64>,
-) -> Result<u64, FaultError> {
-    loop {
-        let outcome = match store {
-            Some(value) => sim.store(at(page), value).map(|()| value),
-            None => sim.load(at(page)),
-        };
-        let tried = if store.is_some() { FaultAccess::Write } else { FaultAccess::Read };
-        match outcome {
-            Ok(value) => return Ok(value),
-            Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
-                space.on_page_fault(pin, PageFault::new(at(page), tried))?;
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
-}
-
-fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
-    deactivate(service, pin);
-    drop(space);
-    while service.tend(pin) != Tended::Done {
-        sim.take_interrupts();
-    }
-    assert_eq!(allocated(service), before, "frames leaked");
 }
 
 #[derive(Debug, Clone)]
@@ -304,11 +259,6 @@ fn forked(model: &Model) -> Model {
         page.value = 0;
     }
     child
-}
-
-fn deactivate(service: &'static SimService, pin: &CpuPin) {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { service.kernel_space().unwrap().activate(pin) };
 }
 
 proptest! {

@@ -5,17 +5,11 @@
 use topomem::object::{MemoryObject, ObjectMapping};
 use topomem::region::{FaultAccess, Kind, MapRequest, PageFault, Placement, RegionName, Sharing};
 use topomem::sim::{Sim, SimService};
-use topomem::{
-    Access, AddressSpace, CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Protection,
-    VirtAddr,
-};
+use topomem::{Access, CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Protection};
 use topomem_numa::frames::NodeSet;
 
-type Space = AddressSpace<&'static Sim>;
-
-fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
+mod space_support;
+use space_support::{Space, at};
 
 fn booted() -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().nodes(2).cpus(2).memory(64 << 20).build().unwrap();
