@@ -349,12 +349,6 @@ impl<F: Format> PageTable<F> {
         let memory = access.memory;
         loop {
             let mut cursor = Cursor::<F, M>::lock(self, access, pages);
-            let is_plain = || {
-                !self.has_shared_or_records()
-                    || cursor.level == Level::PAGE
-                        && !self.has_records()
-                        && shares_of_pages::<F>(cursor.table(), pages) == 0
-            };
             if E::EMPTIES
                 && cursor.level != Level::PAGE
                 && let Some(alike) = cursor.alike(pages)
@@ -364,7 +358,7 @@ impl<F: Format> PageTable<F> {
                     leave(record, pages.count());
                 }
                 alike.become_all::<F>(RawEntry::EMPTY);
-            } else if E::EMPTIES && !is_plain() {
+            } else if E::EMPTIES && self.has_shared_or_records() {
                 cursor = self.clear_shared(access, cursor, reserve, pages, changed, &mut leave)?;
             } else {
                 let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };

@@ -61,6 +61,13 @@ impl<'a> Kept<'a> {
     }
 }
 
+/// Have all leaves of the table in `table` the region `region`, so that the table keeps one for all?
+#[inline(always)]
+pub(super) fn is_common<M: TableMemory>(memory: &M, table: PhysFrame, region: RegionId) -> bool {
+    // Relaxed: governed by the claim of the table's entry.
+    memory.aux(table).load(Ordering::Relaxed) == ONE | region.get()
+}
+
 /// Returns the region of the leaf at `index` of the table in `table`, whose entry the caller holds.
 #[inline]
 pub(super) fn region_of<M: TableMemory>(memory: &M, table: PhysFrame, index: usize) -> Option<RegionId> {

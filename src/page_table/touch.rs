@@ -19,7 +19,6 @@ pub(crate) struct MarkedTable<'a, F: Format, M: TableMemory> {
 
 impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
     /// Returns the region of the page.
-    #[inline(always)]
     pub(crate) fn region(&self) -> RegionId {
         self.region
     }
@@ -30,7 +29,6 @@ impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
     }
 
     /// Maps `page`, which is marked, by `leaf`.
-    #[inline(always)]
     pub(crate) fn map(&self, page: u64, leaf: &Leaf) {
         if let Some(ids) = self.ids {
             let index = Level::PAGE.index(page);
@@ -39,7 +37,6 @@ impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
         self.entry(page).store(F::leaf(leaf, Level::PAGE));
     }
 
-    #[inline(always)]
     fn entry(&self, page: u64) -> &TableEntry {
         self.cursor.table().entry(Level::PAGE.index(page))
     }
@@ -48,8 +45,6 @@ impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
 impl<F: Format> PageTable<F> {
     /// Claims the lowest table of `page`, if the page is not mapped yet, no frame is needed to map it and others
     /// of its region, and no other cursor is in the way.
-    // Always: as `map_marked`.
-    #[inline(always)]
     pub(crate) fn claim_marked<'a, M: TableMemory>(
         &'a self,
         access: TableAccess<'a, M>,
@@ -80,9 +75,27 @@ impl<F: Format> PageTable<F> {
         page: u64,
         leaf_of: impl FnOnce(RegionId) -> Option<Leaf>,
     ) -> bool {
-        let Some(table) = self.claim_marked(access, page) else { return false };
-        let Some(leaf) = leaf_of(table.region()) else { return false };
-        table.map(page, &leaf);
+        let pages = Pages { first: page, last: page };
+        let Some(cursor) = Cursor::<F, M>::try_lock_one(self, access, pages) else { return false };
+        if cursor.level != Level::PAGE {
+            return false;
+        }
+        let index = Level::PAGE.index(page);
+        let entry = cursor.table().entry(index);
+        let Some(region) = F::region_in_mark(entry.load()) else { return false };
+        // The usual case by itself: one comparison.
+        let ids = if regions::is_common(access.memory, cursor.frame(), region) {
+            None
+        } else if let Kept::Each(ids) = Kept::of(access.memory, cursor.frame()) {
+            Some(ids)
+        } else {
+            return false;
+        };
+        let Some(leaf) = leaf_of(region) else { return false };
+        if let Some(ids) = ids {
+            regions::set_each(ids, index..=index, Some(region));
+        }
+        entry.store(F::leaf(&leaf, Level::PAGE));
         true
     }
 }

@@ -236,9 +236,6 @@ pub(crate) unsafe fn release_leaf<P: Platform>(frames: &Frames<P>, pin: &CpuPin,
     }
 }
 
-/// So many frames cost no more one by one than as a run, and much less if the magazine takes them.
-const FEW: u64 = 3;
-
 /// Frees `count` consecutive frames, allocated one by one, or parts of split runs.
 ///
 /// Costs an access to the per-frame table for each 2 MiB touched, and one atomic operation for
@@ -256,8 +253,8 @@ pub(crate) unsafe fn release_consecutive<P: Platform>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        if count <= FEW {
-            (0..count).for_each(|frame| release(frames, pin, first + frame, Order::FRAME));
+        if count == 1 {
+            release(frames, pin, first, Order::FRAME);
         } else {
             release_run(frames, pin, first, count);
         }
