@@ -118,16 +118,17 @@ fn shared_frames_are_divided_by_their_mappings() {
     sim.on(CpuId::BOOT, |pin| {
         let (space, other) = (service.create_space(pin).unwrap(), service.create_space(pin).unwrap());
         let object = MemoryObject::anonymous(service, pin, 8 << 12).unwrap();
-        let show = |space: &Space, page, sharing| {
-            let request = MapRequest::anonymous(8 << 12).placed(Placement::Fixed(at(page)));
+        let show = |space: &Space, page, count: u64, sharing| {
+            let request = MapRequest::anonymous(count << 12).placed(Placement::Fixed(at(page)));
             space.mmap_object(pin, &request, ObjectMapping::new(&object, 0, sharing)).unwrap();
         };
         let part = |space: &Space| space.usage(pin).proportional_bytes;
-        show(&space, 256, Sharing::Shared);
+        show(&space, 256, 8, Sharing::Shared);
         touch(&space, pin, 256, FaultAccess::Write);
         touch(&space, pin, 257, FaultAccess::Write);
         assert_eq!(part(&space), 2 << 12, "the object's own hold is no mapping");
-        show(&other, 300, Sharing::Private);
+        // One page: the first access maps those around it, too.
+        show(&other, 300, 1, Sharing::Private);
         touch(&other, pin, 300, FaultAccess::Read);
         assert_eq!((part(&space), part(&other)), (4096 + 2048, 2048));
         // A copy is the space's alone, until a child has it, too.
