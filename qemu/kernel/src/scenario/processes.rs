@@ -33,6 +33,9 @@ static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 static IS_BACK: AtomicBool = AtomicBool::new(false);
 /// Has a program not done as it should? Relaxed: the reports are written before, and nothing else depends on it.
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+/// How often each ordinary program runs at the same time, at most or so: a host has fewer processors than machines
+/// have CPUs.
+const RUNS: usize = 4;
 /// How often to look whether all memory is back, and how long to wait between.
 const LOOKS: usize = 50;
 const REST: Duration = Duration::from_millis(5);
@@ -165,12 +168,14 @@ async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
     match stream {
         Stream::Programs => {
             let begin = cpu.index() % PROGRAMS.len();
-            for case in PROGRAMS[begin..].iter().chain(&PROGRAMS[..begin]) {
+            for case in PROGRAMS[begin..].iter().chain(&PROGRAMS[..begin]).step_by(cpus.div_ceil(RUNS)) {
                 check(case).await;
             }
             // It is not there where the runner cannot get it.
             let shell = if file::find(b"busybox").is_some() { SHELL } else { &[] };
-            for case in shell.iter().chain(ISOLATION) {
+            // They start many others: with more CPUs than a few, each runs its share of them.
+            let share = cpus.div_ceil(RUNS);
+            for case in shell.iter().chain(ISOLATION).skip(cpu.index() % share).step_by(share) {
                 check(case).await;
             }
         }
