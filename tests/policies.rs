@@ -215,7 +215,7 @@ fn a_collapse_goes_where_the_region_says() {
     sim.on(CpuId::BOOT, |pin| {
         let before = service.frames().validate().unwrap().allocated;
         let space = service.create_space(pin).unwrap();
-        let request = MapRequest::anonymous(4 * huge << 12).placed(Placement::Fixed(at(first)));
+        let request = MapRequest::anonymous((4 * huge) << 12).placed(Placement::Fixed(at(first)));
         space.mmap(pin, &request).unwrap();
         // Not consecutive frames, on the node of the CPU.
         for page in (first..first + 4 * huge).rev().step_by(3) {
@@ -224,10 +224,10 @@ fn a_collapse_goes_where_the_region_says() {
         let own = service.node_of_cpu(pin.cpu());
         let other = node(1 - own.index());
         let policy = Some(Policy::Bind(NodeSet::of(other)));
-        space.set_region_policy(pin, at(first), 2 * huge << 12, policy).unwrap();
+        space.set_region_policy(pin, at(first), (2 * huge) << 12, policy).unwrap();
         let interleaved = Some(Policy::Interleave(nodes([0, 1])));
-        space.set_region_policy(pin, at(first + 2 * huge), 2 * huge << 12, interleaved).unwrap();
-        space.collapse(pin, at(first), 4 * huge << 12).unwrap();
+        space.set_region_policy(pin, at(first + 2 * huge), (2 * huge) << 12, interleaved).unwrap();
+        space.collapse(pin, at(first), (4 * huge) << 12).unwrap();
         let found = [0, 1, 2, 3].map(|page| {
             let address = at(first + page * huge);
             assert_eq!(space.translate(pin, address).unwrap().size, PageSize::Size2MiB);
