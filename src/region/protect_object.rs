@@ -34,6 +34,7 @@ impl Rewrite for ProtectUnclaimed {
     type Stop = End;
     const CHECKS: bool = false;
     const UNMAPS: bool = false;
+    const ALIKE: bool = true;
 
     #[inline]
     fn gives_regions(&self) -> bool {

@@ -5,10 +5,12 @@ extern crate alloc;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
 use spin::mutex::SpinMutex;
+use topomem::CpuId;
 use topomem::percpu::MAX_CPUS;
 
 use crate::arch::clock::{self, Ticks};
@@ -18,6 +20,7 @@ use crate::per_cpu::{self, Polling};
 const USUAL: usize = 16;
 
 struct Sleeper {
+    number: u64,
     start: Ticks,
     time: Duration,
     waker: Waker,
@@ -29,29 +32,63 @@ static SLEEPERS: [SpinMutex<Vec<Sleeper>, Polling>; MAX_CPUS] =
 
 /// Ready after `time`, or at once where there is no memory to note the sleeper.
 pub fn sleep(time: Duration) -> Sleep {
-    Sleep { start: clock::now(), time }
+    Sleep { start: clock::now(), time, noted: None }
 }
 
-/// [`sleep`]'s future.
+/// [`sleep`]'s future. Dropped early, it leaves no sleeper: a waker keeps its task's memory.
 #[derive(Debug)]
 pub struct Sleep {
     start: Ticks,
     time: Duration,
+    noted: Option<Noted>,
+}
+
+/// Where a sleeper is.
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    cpu: CpuId,
+    number: u64,
 }
 
 impl Future for Sleep {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+
         if clock::elapsed(self.start) >= self.time {
             return Poll::Ready(());
         }
-        let mut sleepers = SLEEPERS[per_cpu::current().cpu.index()].lock();
+        self.forget();
+        let cpu = per_cpu::current().cpu;
+        let mut sleepers = SLEEPERS[cpu.index()].lock();
         if sleepers.try_reserve(1).is_err() {
             return Poll::Ready(());
         }
-        sleepers.push(Sleeper { start: self.start, time: self.time, waker: context.waker().clone() });
+        // Relaxed: only that each is another number matters.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (start, time) = (self.start, self.time);
+        sleepers.push(Sleeper { number, start, time, waker: context.waker().clone() });
+        self.noted = Some(Noted { cpu, number });
         Poll::Pending
+    }
+}
+
+impl Sleep {
+    fn forget(&mut self) {
+        let Some(Noted { cpu, number }) = self.noted.take() else { return };
+        let mut sleepers = SLEEPERS[cpu.index()].lock();
+        let place = sleepers.iter().position(|sleeper| sleeper.number == number);
+        let sleeper = place.map(|place| sleepers.swap_remove(place));
+        // Without the lock: the last waker of a task drops the task.
+        drop(sleepers);
+        drop(sleeper);
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
@@ -70,8 +107,7 @@ pub fn next_due() -> Option<Duration> {
     sleepers.iter().map(|sleeper| sleeper.time.saturating_sub(clock::elapsed(sleeper.start))).min()
 }
 
-/// Wakes the executing CPU's sleepers whose time has come. A dropped future's waker is woken
-/// too: harmless.
+/// Wakes the executing CPU's sleepers whose time has come.
 pub fn wake_due() {
     let sleepers = &SLEEPERS[per_cpu::current().cpu.index()];
     loop {

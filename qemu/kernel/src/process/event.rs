@@ -32,7 +32,7 @@ impl Event {
 
     /// Ready once `look` returns something. It is called now, and after each [`Event::notify`].
     pub fn wait<T, L: FnMut() -> Option<T> + Unpin>(&self, look: L) -> Wait<'_, L> {
-        Wait { event: self, look }
+        Wait { note: Note { event: self, waker: None }, look }
     }
 }
 
@@ -45,8 +45,58 @@ impl fmt::Debug for Event {
 /// [`Event::wait`]'s future.
 #[derive(Debug)]
 pub struct Wait<'e, L> {
-    event: &'e Event,
+    note: Note<'e>,
     look: L,
+}
+
+/// A task's place among those that wait. Given up when dropped: a waker keeps its task's memory.
+#[derive(Debug)]
+struct Note<'e> {
+    event: &'e Event,
+    /// What was noted last; [`Event::notify`] may have taken it since.
+    waker: Option<Waker>,
+}
+
+impl Note<'_> {
+    /// Notes `waker` in the place of what was noted before.
+    fn renew(&mut self, waker: &Waker) {
+        if self.waker.as_ref().is_some_and(|noted| noted.will_wake(waker)) && self.is_there() {
+            return;
+        }
+        self.give_up();
+        let mut waiting = self.event.waiting.lock();
+        if waiting.try_reserve(1).is_ok() {
+            waiting.push(waker.clone());
+            drop(waiting);
+            self.waker = Some(waker.clone());
+        } else {
+            drop(waiting);
+            // No memory to be noted in: the task looks again by itself.
+            waker.wake_by_ref();
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        let waiting = self.event.waiting.lock();
+        self.waker.as_ref().is_some_and(|noted| waiting.iter().any(|waker| waker.will_wake(noted)))
+    }
+
+    fn give_up(&mut self) {
+        let Some(noted) = self.waker.take() else { return };
+        let mut waiting = self.event.waiting.lock();
+        let place = waiting.iter().position(|waker| waker.will_wake(&noted));
+        let waker = place.map(|place| waiting.swap_remove(place));
+        let list = if waiting.is_empty() { core::mem::take(&mut *waiting) } else { Vec::new() };
+        // Without the lock: the last waker of a task drops the task.
+        drop(waiting);
+        drop((waker, list));
+    }
+}
+
+impl Drop for Note<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
 }
 
 impl<T, L: FnMut() -> Option<T> + Unpin> Future for Wait<'_, L> {
@@ -56,16 +106,7 @@ impl<T, L: FnMut() -> Option<T> + Unpin> Future for Wait<'_, L> {
         if let Some(found) = (self.look)() {
             return Poll::Ready(found);
         }
-        let mut waiting = self.event.waiting.lock();
-        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            if waiting.try_reserve(1).is_ok() {
-                waiting.push(context.waker().clone());
-            } else {
-                // No memory to be noted in: the task looks again by itself.
-                context.waker().wake_by_ref();
-            }
-        }
-        drop(waiting);
+        self.note.renew(context.waker());
         // What changed after the first look and before the note has woken nobody.
         match (self.look)() {
             Some(found) => Poll::Ready(found),
