@@ -83,7 +83,8 @@ impl<P: Machine> AddressSpace<P> {
             return Ok(false);
         };
         if pages + (first - page) > limit || !self.has_gap_below(pin, page) {
-            return Ok(false);
+            // What stands in the way may be the same stack: another CPU has let it grow past the page.
+            return Ok(self.is_taken(pin, page));
         }
         // The lowest page may be a guard, the new ones are not.
         let region = region.with_guard(Guard::None);
@@ -134,6 +135,18 @@ impl<P: Machine> AddressSpace<P> {
         let pages = Pages { first: page + 1, last };
         core.table.visit(core.service.tables(pin), pages, visit);
         above
+    }
+
+    /// Does `page` belong to a region, or is it mapped?
+    fn is_taken(&self, pin: &CpuPin, page: u64) -> bool {
+        let core = self.core();
+        let mut taken = false;
+        let visit = |_, found| {
+            taken = found != Found::Vacant;
+            ControlFlow::Break(())
+        };
+        core.table.visit(core.service.tables(pin), Pages { first: page, last: page }, visit);
+        taken
     }
 
     /// Does no page of the guard gap below `page` permit an access?

@@ -80,6 +80,9 @@ impl Sim {
         let result = catch_unwind(AssertUnwindSafe(|| body(pin)));
         if result.is_err() {
             self.crew.failed.store(true, Ordering::SeqCst);
+            // The others may wait for what its interrupts do.
+            self.state(|state| state.masked = 0);
+            self.take_interrupts();
         }
         // AcqRel and Acquire: a CPU leaves after all that the others did.
         self.crew.finished.fetch_add(1, Ordering::AcqRel);
