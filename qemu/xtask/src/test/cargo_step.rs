@@ -5,22 +5,29 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use super::Outcome;
+use super::commands::{CargoCommand, Load};
 use super::stepped::Stepped;
 use super::tally::Tally;
-use super::{Outcome, commands::CargoCommand};
 use crate::error::Error;
 use crate::report::Screen;
 use crate::shell;
 
 /// A step that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// The same of steps that run beside each other, and share the host's processors.
+const LIMIT_BESIDE: Duration = Duration::from_secs(30 * 60);
 
 /// Runs the command and adds up the results of the test programs that it runs.
 pub(super) fn run(step: &CargoCommand, screen: &mut Screen) -> Result<Outcome, Error> {
     let mut command = step.command();
     let typed = shell::typed(&command);
     screen.line(&format!("    {typed}"));
-    follow(&mut command, LIMIT, screen).map(|(tally, output)| Outcome { tally, output })
+    let limit = match step.load {
+        Load::Host => LIMIT,
+        Load::Cpu => LIMIT_BESIDE,
+    };
+    follow(&mut command, limit, screen).map(|(tally, output)| Outcome { tally, output })
 }
 
 fn follow(
