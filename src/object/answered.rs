@@ -14,6 +14,7 @@ pub(super) struct Link<P: Machine> {
 }
 
 impl<P: Machine> Link<P> {
+    #[cfg(not(loom))]
     pub const fn new() -> Link<P> {
         Link { is_listed: AtomicBool::new(false), next: AtomicPtr::new(ptr::null_mut()) }
     }
