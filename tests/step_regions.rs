@@ -188,14 +188,15 @@ const CONTEXTS: &[Context<Scene>] = &[
     }),
 ];
 
-/// In the same space, in other tables.
+/// In the same space, in other tables. The unmapping is waited for: a detached unmapping takes the lock of the
+/// space's list of retired frames, and a context here would wait for the stopped operation that holds the lock.
 const NEIGHBOURS: &[Context<Scene>] = &[context("another CPU maps, writes and unmaps elsewhere", |scene| {
     on(2, |pin| {
         let placed = Placement::FixedNoReplace(at(ELSEWHERE));
         mmap(scene, pin, MapRequest::anonymous(2 * BYTES).placed(placed));
         let write = PageFault::new(at(ELSEWHERE), FaultAccess::Write);
         scene.space().on_page_fault(pin, write).unwrap();
-        scene.space().munmap(pin, at(ELSEWHERE), 2 * BYTES).unwrap().detach();
+        scene.space().munmap(pin, at(ELSEWHERE), 2 * BYTES).unwrap().wait(pin);
     });
 })];
 
@@ -204,7 +205,7 @@ fn explore(name: &str, operations: &[Operation<Scene>], contexts: &[Context<Scen
 }
 
 #[test]
-#[ignore = "an unmapping stopped once did not let a nested mapping elsewhere end: not understood yet"]
+#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
 fn regions() {
     explore("regions", REGIONS, CONTEXTS, Plan::traps(450));
     explore("regions beside others", REGIONS, NEIGHBOURS, Plan::traps(450));
