@@ -162,7 +162,8 @@ fn move_pages(pin: &CpuPin, space: &Space, model: &mut Model, [start, old, new, 
     assert_eq!(outcome, Ok(at(to)));
     model.retain(|page, _| !(to..to + new).contains(page));
     for page in 0..new {
-        let contents = if page < moved { model[&(start + page)] } else { Page { value: 0, ..first } };
+        let contents =
+            if page < moved { model[&(start + page)] } else { Page { value: 0, guard: false, ..first } };
         model.insert(to + page, contents);
     }
     model.retain(|page, _| !(start..start + old).contains(page));
