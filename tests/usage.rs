@@ -75,6 +75,21 @@ fn what_is_counted_is_what_is_there() {
 }
 
 #[test]
+fn lists_name_objects_by_their_numbers() {
+    let (sim, service) = booted();
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        let object = MemoryObject::anonymous(service, pin, 8 << 12).unwrap();
+        let request = MapRequest::anonymous(2 << 12).placed(Placement::Fixed(at(256)));
+        let mapping = ObjectMapping::new(&object, 3 << 12, Sharing::Shared);
+        space.mmap_object(pin, &request, mapping).unwrap();
+        let number = object.id().get();
+        assert_ne!(number, 0);
+        assert_eq!(space.maps(pin).to_string(), format!("00100000-00102000 rw-s 00003000 00:01 {number} \n"));
+    });
+}
+
+#[test]
 fn lists_read_as_those_of_linux() {
     let (sim, service) = booted();
     sim.on(CpuId::BOOT, |pin| {

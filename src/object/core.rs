@@ -18,7 +18,7 @@ use crate::page_table::{Leaf, Ownership, Protection, Reach};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
 
-/// The number of an object: no two objects of a machine have the same, one after the other included.
+/// The number of an object, not 0: no two objects of a machine have the same, one after the other included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(u64);
 

@@ -69,6 +69,12 @@ impl<P: Machine> AddressSpace<P> {
         self.core().stack_limit.store(bytes >> 12, Ordering::Relaxed);
     }
 
+    /// Returns how many bytes a stack has at most.
+    pub fn stack_limit(&self) -> u64 {
+        // Relaxed: a number.
+        self.core().stack_limit.load(Ordering::Relaxed) << 12
+    }
+
     /// Lets the stack above `page`, which belongs to no region, grow down to it. Says whether `page` may
     /// belong to a region now: then it is to be looked at again.
     ///

@@ -158,10 +158,10 @@ impl<P: Machine> MemoryService<P> {
         (address != 0).then(|| PhysFrame::containing_address(PhysAddr::new_truncate(address)))
     }
 
-    /// Returns a number that no memory object has had.
+    /// Returns a number that no memory object has had. The first is 1: in lists of mappings 0 means none.
     pub(crate) fn next_object(&self) -> u64 {
         // Relaxed: only the number counts.
-        self.objects.fetch_add(1, Ordering::Relaxed)
+        self.objects.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The kernel's heap, once boot has fed it.

@@ -85,11 +85,14 @@ fn write_line(f: &mut fmt::Formatter<'_>, range: &RegionRange) -> fmt::Result {
     let region = range.region();
     let access = region.access();
     let flag = |set: bool, name: char| if set { name } else { '-' };
+    // An object stands where a file's number does, and has the device 00:01.
+    let (offset, device, number) =
+        range.object().map_or((0, 0, 0), |shown| (shown.offset, 1, shown.id.get()));
     let mut line = Counted { to: f, bytes: 0 };
     fmt::write(
         &mut line,
         format_args!(
-            "{:08x}-{:08x} {}{}{}{} 00000000 00:00 0 ",
+            "{:08x}-{:08x} {}{}{}{} {offset:08x} 00:{device:02} {number} ",
             range.start().as_u64(),
             range.end().as_u64(),
             flag(access.reads(), 'r'),

@@ -57,7 +57,7 @@ impl Campaign {
             if start.elapsed() > self.time {
                 break;
             }
-            let log = Campaign::log(seed);
+            let log = system.adapt(&Campaign::log(seed));
             if let Err(mut difference) = compare(system, &log, self.mutation, &mut coverage) {
                 shrink(&log, |log| match compare(system, log, self.mutation, &mut Coverage::default()) {
                     Ok(()) => false,

@@ -99,7 +99,7 @@ pub mod operation;
 pub mod rules;
 pub mod scope;
 pub mod shrink;
-#[cfg(not(any(miri, loom)))]
+#[cfg(all(feature = "host", not(any(miri, loom))))]
 pub mod sim;
 pub mod slots;
 pub mod system;

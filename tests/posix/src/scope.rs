@@ -60,6 +60,15 @@ impl Scope {
         heap: Support::Present,
     };
 
+    /// What topomem has of private anonymous memory.
+    pub const WITHOUT_OBJECTS: Scope = Scope { objects: Support::Absent, ..Scope::TOPOMEM };
+
+    /// What topomem has of memory that is not executed.
+    pub const WITHOUT_EXECUTION: Scope = Scope {
+        protections: &[Protection::NONE, Protection::READ, Protection::READ_WRITE],
+        ..Scope::TOPOMEM
+    };
+
     /// Returns `log` with operations that the system has in place of others, or without these.
     #[must_use]
     pub fn adapt(&self, log: &Log) -> Log {

@@ -17,6 +17,11 @@ pub trait System {
     /// Returns the rules that the system follows where systems may differ.
     fn rules(&self) -> Rules;
 
+    /// Returns `log` with operations that the system has in place of others.
+    fn adapt(&self, log: &Log) -> Log {
+        log.clone()
+    }
+
     /// Runs `log`, which is [closed](Log::closed), in an empty process.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! topomem on a simulated machine, and the model.
 #![cfg(not(any(miri, loom)))]
 
+use std::time::Duration;
+
 use topomem::region::HugePages;
 use topomem_posix::answer::{Errno, Fault};
 
@@ -14,7 +16,6 @@ use topomem_posix::operation::{
 };
 use topomem_posix::rules::{Rules, Support};
 use topomem_posix::scope::Scope;
-use topomem_posix::shrink::shrink;
 use topomem_posix::sim::SimSystem;
 
 const CPUS: usize = 4;
@@ -39,21 +40,9 @@ fn topomem_answers_the_cases_as_known() {
 #[test]
 fn topomem_and_the_model_agree_on_random_logs() {
     let mut system = SimSystem::boot(CPUS).unwrap();
-    let first = number("TOPOMEM_POSIX_SEED", 1);
-    let mut coverage = Coverage::default();
-    for seed in first..first + number("TOPOMEM_POSIX_LOGS", 80) {
-        let log = Scope::TOPOMEM.adapt(&Campaign::log(seed));
-        if let Err(mut difference) = compare(&mut system, &log, None, &mut coverage) {
-            shrink(&log, |log| match compare(&mut system, log, None, &mut Coverage::default()) {
-                Ok(()) => false,
-                Err(smaller) => {
-                    difference = smaller;
-                    true
-                }
-            });
-            panic!("seed {seed}: {difference}");
-        }
-    }
+    let (seed, logs) = (number("TOPOMEM_POSIX_SEED", 1), number("TOPOMEM_POSIX_LOGS", 80));
+    let campaign = Campaign { seed, logs, time: Duration::MAX, mutation: None };
+    let coverage = campaign.run(&mut system).unwrap_or_else(|found| panic!("{found}"));
     println!("{coverage}");
     assert_covered(&coverage);
 }

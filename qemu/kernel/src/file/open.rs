@@ -22,6 +22,8 @@ pub enum Content {
     Console(Shared<Console>),
     /// A file of the RAM disk.
     Disk(MemoryObject<Kernel>),
+    /// The folder of the RAM disk.
+    Folder,
     /// A file in memory.
     Memory(Shared<MemoryFile>),
     /// Nothing, which may be written to.
@@ -132,6 +134,7 @@ impl OpenFile {
     pub fn object(&self) -> Option<&MemoryObject<Kernel>> {
         match &self.content {
             Content::Console(_)
+            | Content::Folder
             | Content::Null
             | Content::Text(_)
             | Content::PipeReader(_)
@@ -164,6 +167,7 @@ impl OpenFile {
     /// # Errors
     ///
     /// [`Errno::SEEK`] for an offset in what has none, [`Errno::BAD_FILE`] if it is not open to be read,
+    /// [`Errno::FOLDER`],
     /// [`Errno::AGAIN`] if it would have to wait and must not, [`Errno::NO_MEMORY`], [`Errno::INPUT_OUTPUT`].
     pub async fn read(&self, offset: Option<u64>, to: &mut [u8]) -> Result<usize, Errno> {
         if !self.mode.reads() {
@@ -178,6 +182,7 @@ impl OpenFile {
                 return Ok(count);
             }
             Content::Null => return Ok(0),
+            Content::Folder => return Err(Errno::FOLDER),
             Content::Console(_) | Content::PipeReader(_) | Content::PipeWriter(_) if offset.is_some() => {
                 return Err(Errno::SEEK);
             }
@@ -216,7 +221,9 @@ impl OpenFile {
                 Ok(())
             }
             (Content::Null, _) => Ok(()),
-            (Content::Disk(_) | Content::Text(_) | Content::PipeReader(_), _) => Err(Errno::BAD_FILE),
+            (Content::Disk(_) | Content::Folder | Content::Text(_) | Content::PipeReader(_), _) => {
+                Err(Errno::BAD_FILE)
+            }
             (Content::Memory(file), offset) => {
                 let at = offset.unwrap_or_else(|| self.claim(from.len(), u64::MAX));
                 file.write(at, from).await

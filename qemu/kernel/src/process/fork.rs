@@ -22,11 +22,23 @@ pub enum ChildMemory {
     Borrowed,
 }
 
+/// Which process is a child's parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Parent {
+    /// The one that makes the child.
+    #[default]
+    Maker,
+    /// The parent of the one that makes the child.
+    MakersParent,
+}
+
 /// What of a child's registers and memory is not its parent's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Birth {
     /// Whose memory it runs in.
     pub memory: ChildMemory,
+    /// The process that is told of its end.
+    pub parent: Parent,
     /// Its stack pointer.
     pub stack: Option<u64>,
     /// The base of FS.
@@ -69,7 +81,6 @@ pub async fn fork(task: &mut Task, birth: Birth) -> Result<TaskId, Errno> {
     if birth.fs_base.is_some_and(|base| !state.set_fs_base(base)) {
         return Err(Errno::NOT_PERMITTED);
     }
-    let parent = &task.thread.process;
     let (memory, given_back) = match birth.memory {
         ChildMemory::Copied => (Shared::new(task.memory().fork()?)?, None),
         ChildMemory::Borrowed => (task.thread.memory.clone(), Some(Shared::new(AtomicBool::new(false))?)),
@@ -77,11 +88,15 @@ pub async fn fork(task: &mut Task, birth: Birth) -> Result<TaskId, Errno> {
     if let Some(at) = birth.id_at {
         memory.write(at, &id.0.to_le_bytes()).await?;
     }
-    let files = parent.files.lock().try_clone()?;
-    let actions = parent.actions.lock().clone();
+    let maker = &task.thread.process;
+    let files = maker.files.lock().try_clone()?;
+    let actions = maker.actions.lock().clone();
     let process = Shared::new(Process {
         id,
-        parent: parent.id,
+        parent: match birth.parent {
+            Parent::Maker => maker.id,
+            Parent::MakersParent => maker.parent,
+        },
         files: SpinMutex::new(files),
         actions: SpinMutex::new(actions),
         threads: SpinMutex::new(Vec::new()),

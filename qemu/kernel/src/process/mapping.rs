@@ -62,6 +62,12 @@ impl Memory {
         (part.sharing == Sharing::Shared).then(|| (part.object.id(), part.offset))
     }
 
+    /// Tells whether a page of a range is mapped.
+    pub fn is_taken(&self, range: Range<u64>) -> bool {
+        let next = self.space().next_region(&pin(), VirtAddr::new_truncate(range.start));
+        next.is_some_and(|next| next.start().as_u64() < range.end)
+    }
+
     /// Returns the first part of a range that is mapped.
     fn next_part(&self, range: Range<u64>) -> Option<Part> {
         let pin = pin();

@@ -4,8 +4,8 @@ use core::sync::atomic::AtomicBool;
 
 use topomem::frames::AllocError;
 use topomem::region::{
-    Advice, FaultAccess, FaultError, HugePages, Kind, MadviseError, MapRequest, PageFault, Placement,
-    Relocation,
+    Advice, FaultAccess, FaultError, HugePages, Kind, MadviseError, MapRequest, MprotectError, PageFault,
+    Placement, Relocation,
 };
 use topomem::{Access, AddressSpace, Unmapping, VirtAddr, WakersDue};
 use topomem_exec::Bounds;
@@ -67,6 +67,12 @@ fn finished<E: Into<Errno>>(mut change: Result<Unmapping<'_, Kernel>, E>) -> Res
         return Ok(None);
     }
     change.map(Some).map_err(Into::into)
+}
+
+/// Returns why no advice is taken on `bytes` from `start` on.
+fn refused(error: MadviseError, start: u64, bytes: u64) -> Errno {
+    let end = bytes.checked_next_multiple_of(topomem_exec::PAGE).and_then(|bytes| start.checked_add(bytes));
+    if end.is_none() { Errno::INVALID } else { error.into() }
 }
 
 /// The address as the service knows it, if a program may have it.
@@ -172,8 +178,22 @@ impl Memory {
     /// alone, or if frames would be writable and executable.
     #[inline]
     pub fn protect(&self, start: u64, bytes: u64, access: Access) -> Result<Announced<'_>, Errno> {
-        let start = aligned(start, Errno::NO_MEMORY)?;
-        finished(self.space.mprotect(&pin(), start, bytes, access))
+        let at = aligned(start, Errno::NO_MEMORY)?;
+        match self.space.mprotect(&pin(), at, bytes, access) {
+            Err(MprotectError::OutsideSpace) => self.protect_up_to_end(at, bytes, access),
+            change => finished(change),
+        }
+    }
+
+    /// [`Memory::protect`] for a range that goes beyond what programs have: that is a hole, and what lies before
+    /// a hole changes.
+    #[cold]
+    fn protect_up_to_end(&self, start: VirtAddr, bytes: u64, access: Access) -> Result<Announced<'_>, Errno> {
+        let end = bytes.checked_next_multiple_of(topomem_exec::PAGE);
+        if end.and_then(|bytes| start.as_u64().checked_add(bytes)).is_some() {
+            self.space.mprotect(&pin(), start, USER_END - start.as_u64(), access)?.wait(&pin());
+        }
+        Err(Errno::NO_MEMORY)
     }
 
     /// Makes a mapping longer or shorter, or moves it; where it is then.
@@ -204,8 +224,8 @@ impl Memory {
     /// [`Errno::INVALID`], [`Errno::NO_MEMORY`].
     #[inline]
     pub fn advise(&self, start: u64, bytes: u64, advice: Advice) -> Result<Announced<'_>, Errno> {
-        let start = aligned(start, Errno::NO_MEMORY)?;
-        finished(self.space.madvise(&pin(), start, bytes, advice))
+        let at = aligned(start, Errno::NO_MEMORY)?;
+        finished(self.space.madvise(&pin(), at, bytes, advice).map_err(|error| refused(error, start, bytes)))
     }
 
     /// As [`Memory::advise`], and waits for pages that have to be read in.
@@ -214,9 +234,9 @@ impl Memory {
     ///
     /// As for [`Memory::advise`]; [`Errno::FAULT`] for a page that cannot be read in.
     pub async fn populate(&self, start: u64, bytes: u64, advice: Advice) -> Result<(), Errno> {
-        let start = aligned(start, Errno::NO_MEMORY)?;
+        let at = aligned(start, Errno::NO_MEMORY)?;
         loop {
-            let unmapping = match self.space.madvise(&pin(), start, bytes, advice) {
+            let unmapping = match self.space.madvise(&pin(), at, bytes, advice) {
                 Err(MadviseError::NotInMemory(page)) => {
                     let access =
                         if advice == Advice::PopulateWrite { FaultAccess::Write } else { FaultAccess::Read };
@@ -224,7 +244,7 @@ impl Memory {
                     read_in.map_err(|_| Errno::FAULT)?;
                     continue;
                 }
-                advised => advised?,
+                advised => advised.map_err(|error| refused(error, start, bytes))?,
             };
             unmapping.await;
             return Ok(());

@@ -25,7 +25,7 @@ mod thread;
 pub use delivery::Cause;
 pub use event::{Event, with_limit};
 pub use exec::exec;
-pub use fork::{Birth, ChildMemory, fork};
+pub use fork::{Birth, ChildMemory, Parent, fork};
 pub use futex::{FutexKey, requeue, wake};
 pub use load::STACK;
 pub use locking::Locking;

@@ -47,7 +47,11 @@ pub struct Ended {
 pub(super) fn add(process: Shared<Process>) -> Result<(), OutOfMemory> {
     let mut processes = PROCESSES.lock();
     processes.try_reserve(1).map_err(|_| OutOfMemory)?;
-    let (id, parent) = (process.id, Some(process.parent));
+    let id = process.id;
+    // A parent that is not the one that makes it may have ended.
+    let lives = |entry: &Entry| entry.id == process.parent && !matches!(entry.state, State::Ended(_));
+    let has_parent = process.parent == TaskId::KERNEL || processes.iter().any(lives);
+    let parent = has_parent.then_some(process.parent);
     processes.push(Entry { id, parent, state: State::Running(process) });
     Ok(())
 }

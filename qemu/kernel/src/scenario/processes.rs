@@ -25,7 +25,7 @@ use crate::{log, record};
 
 mod cases;
 
-use cases::{ATTACKS, Case, ISOLATION, Output, PROGRAMS, SHELL};
+use cases::{ATTACKS, Case, ISOLATION, LOGS, Output, PROGRAMS, SHELL};
 
 /// CPUs that have come to a meeting, over all meetings.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
@@ -150,8 +150,8 @@ async fn run_streams<const N: usize>(cpu: CpuId, streams: [Stream; N]) -> bool {
     is_right
 }
 
-/// Runs the cases of `stream` on `cpu` one after another: all programs, of which each CPU begins with another, the
-/// CPU's share of the attacks, or all attacks on isolation.
+/// Runs the cases of `stream` on `cpu` one after another: all programs, of which each CPU begins with another, and
+/// random logs; the CPU's share of the attacks, or all attacks on isolation.
 async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
     let mut is_right = true;
     let mut check = async |case: &'static Case| {
@@ -171,6 +171,7 @@ async fn run_stream(cpu: CpuId, stream: Stream) -> bool {
             for case in PROGRAMS[begin..].iter().chain(&PROGRAMS[..begin]).step_by(cpus.div_ceil(RUNS)) {
                 check(case).await;
             }
+            check(LOGS).await;
             // It is not there where the runner cannot get it.
             let shell = if file::find(b"busybox").is_some() { SHELL } else { &[] };
             // They start many others: with more CPUs than a few, each runs its share of them.

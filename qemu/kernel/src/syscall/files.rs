@@ -9,8 +9,11 @@ use linux_raw_sys::general::{
     O_RDONLY, O_RDWR, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET,
 };
 
+use topomem::object::MemoryObject;
+
 use super::{Answer, Errno};
 use crate::file::{Content, LEAST_FREE, Mode, OnExec, OpenFile, Patience, Whence};
+use crate::memory::platform::Kernel;
 use crate::process::{Shared, Signal, Task};
 
 /// The `ioctl` that says whether a program waits for another.
@@ -144,20 +147,45 @@ pub(super) fn close(task: &Task, descriptor: u64) -> Answer {
     Ok(0)
 }
 
+/// What `stat` says of a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Status {
+    pub kind: FileKind,
+    /// Its bytes; 0 for what has no such number.
+    pub size: u64,
+    /// What lists of mappings call it; 0 for what cannot be mapped, or is not open.
+    pub number: u64,
+}
+
+impl Status {
+    pub(super) fn of(kind: FileKind) -> Status {
+        Status { kind, size: 0, number: 0 }
+    }
+
+    pub(super) fn of_object(object: &MemoryObject<Kernel>) -> Status {
+        Status { kind: FileKind::Regular, size: object.size(), number: object.id().get() }
+    }
+}
+
 /// `fstat`.
 pub(super) async fn status(task: &Task, descriptor: u64, to: u64) -> Answer {
     let file = file(task, descriptor)?;
-    let kind = match file.size() {
-        _ if file.is_pipe() => FileKind::Pipe,
-        Some(_) => FileKind::Regular,
-        None => FileKind::CharacterDevice,
+    let status = match &file.content {
+        Content::Disk(object) => Status::of_object(object),
+        Content::Memory(file) => Status::of_object(file.object()),
+        Content::Text(text) => Status { size: text.len() as u64, ..Status::of(FileKind::Regular) },
+        Content::Folder => Status::of(FileKind::Folder),
+        Content::PipeReader(_) | Content::PipeWriter(_) => Status::of(FileKind::Pipe),
+        Content::Console(_) | Content::Null => Status::of(FileKind::CharacterDevice),
     };
-    write_status(task, kind, file.size().unwrap_or(0), to).await
+    write_status(task, status, to).await
 }
 
 /// Writes of a `stat`'s 18 words those that say something.
-pub(super) async fn write_status(task: &Task, kind: FileKind, size: u64, to: u64) -> Answer {
+pub(super) async fn write_status(task: &Task, status: Status, to: u64) -> Answer {
+    let Status { kind, size, number } = status;
     let mut words = [0; 18];
+    words[1] = number;
     words[2] = 1;
     words[3] = kind as u64;
     words[6] = size;
@@ -166,6 +194,7 @@ pub(super) async fn write_status(task: &Task, kind: FileKind, size: u64, to: u64
     task.memory().write_words(to, words).await?;
     Ok(0)
 }
+
 pub(super) fn seek(task: &Task, descriptor: u64, by: u64, whence: u64) -> Answer {
     let file = file(task, descriptor)?;
     let whence = match whence as u32 {

@@ -1,16 +1,17 @@
 //! Memory.
 
 use linux_raw_sys::general::{
-    MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
-    MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
-    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_REMOVE, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK,
-    MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
+    MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_DONTNEED_LOCKED,
+    MADV_FREE, MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT,
+    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_RANDOM, MADV_REMOVE, MADV_SEQUENTIAL, MADV_WILLNEED,
+    MADV_WIPEONFORK, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
 use topomem::Access;
 use topomem::region::{Advice, HugePages, Relocation};
 use topomem_exec::PAGE;
 
 use super::{Answer, Errno};
+use crate::arch::user::USER_END;
 use crate::process::{Announced, Memory, Task, fixed};
 
 /// What `prctl` does here.
@@ -49,6 +50,10 @@ pub(super) fn unmap(memory: &Memory, at: u64, bytes: u64) -> Change<'_> {
 
 pub(super) fn relocate(task: &Task, [at, old, new, flags, to]: [u64; 5]) -> Answer {
     let flags = u32::try_from(flags).map_err(|_| Errno::INVALID)?;
+    // A length that is too much is found before what is mapped is looked at.
+    if new.checked_next_multiple_of(PAGE).is_none_or(|new| new == 0 || new > USER_END) {
+        return Err(Errno::INVALID);
+    }
     let to = if flags & MREMAP_FIXED != 0 { Some(fixed(to).map_err(|_| Errno::INVALID)?) } else { None };
     if flags & MREMAP_DONTUNMAP != 0 {
         let is_plain = flags & !MREMAP_FIXED == MREMAP_MAYMOVE | MREMAP_DONTUNMAP;
@@ -78,7 +83,8 @@ pub(super) fn advise(memory: &Memory, at: u64, bytes: u64, advice: u64) -> Chang
         | MADV_DONTDUMP | MADV_DODUMP => Advice::Normal,
         MADV_HUGEPAGE => Advice::Huge,
         MADV_NOHUGEPAGE => Advice::NoHuge,
-        MADV_DONTNEED => Advice::DontNeed,
+        // Nothing leaves memory by itself, so that no page has to be locked there.
+        MADV_DONTNEED | MADV_DONTNEED_LOCKED => Advice::DontNeed,
         MADV_FREE | MADV_WIPEONFORK => {
             memory.check_without_object(at, bytes)?;
             if advice as u32 == MADV_FREE { Advice::DontNeed } else { Advice::WipeOnFork }

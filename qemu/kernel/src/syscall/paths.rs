@@ -5,7 +5,7 @@ use linux_raw_sys::general::{
     W_OK,
 };
 
-use super::files::{FileKind, status as file_status, write_status};
+use super::files::{FileKind, Status, file as open_file, status as file_status, write_status};
 use super::{Answer, Errno};
 use crate::file::{self, Content, Creation, LEAST_FREE, MemoryFile, Mode, OnExec, OpenFile};
 use crate::process::{Shared, Task};
@@ -17,10 +17,29 @@ fn add(task: &Task, content: Content, mode: Mode, on_exec: OnExec) -> Answer {
 
 /// The file that is empty, whatever is written to it.
 const NULL: &[u8] = b"/dev/null";
+/// What the paths of open files begin with, by their descriptors.
+const OPEN_FILES: &[u8] = b"/proc/self/fd/";
 
 /// Returns what `path` leads to for the calling program.
 fn followed<'p>(task: &Task, path: &'p [u8]) -> &'p [u8] {
     if path == file::OWN_PROGRAM { task.memory().program() } else { path }
+}
+
+/// Tells whether `path` leads to the only folder.
+fn is_folder(path: &[u8]) -> bool {
+    matches!(path, b"/" | b"." | b"/.")
+}
+
+/// Returns what the open file leads to whose descriptor is `number`, a decimal number, to be opened once more.
+fn opened_before(task: &Task, number: &[u8], mode: Mode) -> Result<Content, Errno> {
+    let number = str::from_utf8(number).ok().and_then(|digits| digits.parse::<u32>().ok());
+    let file = open_file(task, number.ok_or(Errno::NO_ENTRY)?.into()).map_err(|_| Errno::NO_ENTRY)?;
+    match &file.content {
+        Content::Memory(file) => Ok(Content::Memory(file.clone())),
+        Content::Disk(_) if mode.writes() => Err(Errno::READ_ONLY),
+        Content::Disk(object) => Ok(Content::Disk(object.clone())),
+        _ => Err(Errno::NO_DEVICE),
+    }
 }
 
 /// Opens a file of `/dev/shm`, of `/proc`, or of the RAM disk, whose only folder is the root. So what a path begins at does
@@ -42,6 +61,12 @@ pub(super) async fn open(task: &Task, path: u64, flags: u64) -> Answer {
     };
     if path == NULL {
         return add(task, Content::Null, mode, on_exec);
+    }
+    if is_folder(&path) {
+        return if mode.writes() { Err(Errno::FOLDER) } else { add(task, Content::Folder, mode, on_exec) };
+    }
+    if let Some(number) = path.strip_prefix(OPEN_FILES) {
+        return add(task, opened_before(task, number, mode)?, mode, on_exec);
     }
     if let Some(file) = file::open_named(&path, creation)? {
         if flags & O_TRUNC != 0 && mode.writes() {
@@ -89,29 +114,29 @@ pub(super) async fn read_link(task: &Task, path: u64, to: u64, bytes: u64) -> An
     Err(if file::find(&path).is_some() { Errno::INVALID } else { Errno::NO_ENTRY })
 }
 
-/// Returns what kind of file is at `path`, and its bytes.
-fn look(task: &Task, path: &[u8]) -> Result<(FileKind, u64), Errno> {
-    if let b"/" | b"." | b"/." = path {
-        return Ok((FileKind::Folder, 0));
+/// Returns what `stat` says of the file at `path`.
+fn look(task: &Task, path: &[u8]) -> Result<Status, Errno> {
+    if is_folder(path) {
+        return Ok(Status::of(FileKind::Folder));
     }
     if path == NULL {
-        return Ok((FileKind::CharacterDevice, 0));
+        return Ok(Status::of(FileKind::CharacterDevice));
     }
     if let Some(file) = file::open_named(path, Creation::Never)? {
-        return Ok((FileKind::Regular, file.object().size()));
+        return Ok(Status::of_object(file.object()));
     }
     if file::content(task, path)?.is_some() {
-        return Ok((FileKind::Regular, 0));
+        return Ok(Status::of(FileKind::Regular));
     }
     let found = file::find(followed(task, path)).ok_or(Errno::NO_ENTRY)?;
-    Ok((FileKind::Regular, found.content.len() as u64))
+    Ok(Status { size: found.content.len() as u64, ..Status::of(FileKind::Regular) })
 }
 
 /// `stat` and `lstat`.
 pub(super) async fn status(task: &Task, path: u64, to: u64) -> Answer {
     let path = task.memory().read_text(path).await?;
-    let (kind, size) = look(task, &path)?;
-    write_status(task, kind, size, to).await
+    let status = look(task, &path)?;
+    write_status(task, status, to).await
 }
 
 /// `newfstatat`: of a path, or of an open file.

@@ -40,7 +40,7 @@ pub(super) async fn information(task: &Task, to: u64) -> Answer {
     Ok(0)
 }
 
-/// There are no limits but the stack's, and none can be set.
+/// There are no limits but that of stacks, which a program may set for itself and its children.
 pub(super) async fn limit(task: &Task, process: u64, which: u64, new: u64, old: u64) -> Answer {
     if process != 0 && process as u32 != task.thread.process.id.0 {
         return Err(Errno::NO_PROCESS);
@@ -48,12 +48,22 @@ pub(super) async fn limit(task: &Task, process: u64, which: u64, new: u64, old: 
     if which > 15 {
         return Err(Errno::INVALID);
     }
+    let is_stack = which as u32 == RLIMIT_STACK;
+    let unlimited = RLIM64_INFINITY as u64;
+    let [before, most] =
+        if is_stack { [task.memory().space().stack_limit(), STACK] } else { [unlimited, unlimited] };
     if new != 0 {
-        return Err(Errno::NOT_PERMITTED);
+        let [limit, highest] = task.memory().read_words(new).await?;
+        if limit > highest {
+            return Err(Errno::INVALID);
+        }
+        if !is_stack || highest != most {
+            return Err(Errno::NOT_PERMITTED);
+        }
+        task.memory().space().set_stack_limit(limit);
     }
     if old != 0 {
-        let limit = if which as u32 == RLIMIT_STACK { STACK } else { RLIM64_INFINITY as u64 };
-        task.memory().write_words(old, [limit, limit]).await?;
+        task.memory().write_words(old, [before, most]).await?;
     }
     Ok(0)
 }

@@ -1,8 +1,8 @@
 //! Threads.
 
 use linux_raw_sys::general::{
-    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_SIGHAND, CLONE_THREAD,
-    CLONE_VFORK, CLONE_VM,
+    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_SIGHAND,
+    CLONE_THREAD, CLONE_VFORK, CLONE_VM,
 };
 use topomem::percpu::MAX_CPUS;
 use topomem::{CpuId, CpuSet};
@@ -10,7 +10,7 @@ use topomem::{CpuId, CpuSet};
 use super::{Answer, Errno};
 use crate::executor::{reserve, yield_now};
 use crate::per_cpu;
-use crate::process::{Birth, ChildMemory, Shared, Task, TaskId, Thread, boxed, fork, run};
+use crate::process::{Birth, ChildMemory, Parent, Shared, Task, TaskId, Thread, boxed, fork, run};
 use crate::smp::ipi;
 
 /// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`.
@@ -33,6 +33,7 @@ pub(super) async fn clone(task: &mut Task, [flags, stack, parent_id, child_id, b
         }
         let birth = Birth {
             memory: if has(CLONE_VM) { ChildMemory::Borrowed } else { ChildMemory::Copied },
+            parent: if has(CLONE_PARENT) { Parent::MakersParent } else { Parent::Maker },
             stack: (stack != 0).then_some(stack),
             fs_base: has(CLONE_SETTLS).then_some(base),
             id_at: has(CLONE_CHILD_SETTID).then_some(child_id),

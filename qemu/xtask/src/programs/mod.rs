@@ -19,8 +19,8 @@ const PACKAGE: &str = "topomem-programs";
 /// The scenario that runs them.
 const SCENARIO: &str = "processes";
 /// The programs, by name.
-const PROGRAMS: [&str; 8] =
-    ["attacks", "checks", "children", "huge", "isolation", "placement", "plain", "sharing"];
+const PROGRAMS: [&str; 9] =
+    ["attacks", "checks", "children", "huge", "isolation", "placement", "plain", "posix", "sharing"];
 
 /// A file's name, and what is in it.
 type File = (&'static str, Vec<u8>);

@@ -57,7 +57,8 @@ fn parse(files: &Files, line: &[u8], within: &Range<u64>) -> Option<Listed> {
         0 => Shows::Nothing,
         inode if inode == files.first_inode => Shows::First(offset),
         inode if inode == files.second_inode => Shows::Second(offset),
-        _ if name == b"/dev/zero" => Shows::SharedMemory(offset),
+        // The reference kernel does not name what is no file.
+        _ if name == b"/dev/zero" || name.is_empty() => Shows::SharedMemory(offset),
         _ => Shows::Foreign,
     };
     Some(Listed { start: clipped, end, protection, shared: sharing == b's', shows })

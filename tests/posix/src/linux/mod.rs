@@ -1,9 +1,11 @@
-//! The host's own Linux.
+//! Linux by its system calls: the host's own, or those that the reference kernel answers to programs in ring 3.
 //!
 //! Each log runs in a forked process with one thread, which makes raw system calls. Its window lies where
 //! nothing else is mapped. The heap is the part of its `brk` area above what is in use. Processes that the
 //! log forks are its siblings (`CLONE_PARENT`), so that the runner sees each of them end. Steps are
-//! done in order: a step of another process is waited for. The processes allocate nothing.
+//! done in order: a step of another process is waited for. The processes allocate nothing. On the reference
+//! kernel a process goes to another CPU for most steps, so that CPUs meet translations that they cached some
+//! steps ago.
 
 mod files;
 mod maps;
@@ -17,24 +19,35 @@ use crate::log::{Log, Step};
 use crate::model::STACK_PAGES;
 use crate::operation::{Operation, PAGE, ProcessId};
 use crate::rules::{Rules, Support};
+use crate::scope::Scope;
 use crate::slots::{Layout, WINDOW_PAGES};
 use crate::system::{Broken, System, Trace, execute};
 use files::Files;
 use process::LinuxProcess;
-use shared::{Mapping, Shared};
+use shared::{Mapping, Shared, Turn};
 
 /// Where the window is: far from programs, heaps, stacks and what the kernel places by itself.
 const WINDOW: u64 = 0x1000_0000_0000;
-/// After this time a run is ended.
+/// After this time a process of the host's Linux is ended.
 const SECONDS: u32 = 20;
 /// What a log may lock, in bytes: its window and its heap.
 const LOCKED: u64 = 2 * WINDOW_PAGES * PAGE;
 /// The status of a process that could not fork.
 const NO_FORK: i32 = 98;
 
-/// The host's Linux.
+/// Whose system calls they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    /// The host's Linux.
+    Host,
+    /// The reference kernel, which runs this program in ring 3.
+    Reference,
+}
+
+/// A kernel with Linux's system calls.
 #[derive(Debug, Clone)]
 pub struct Linux {
+    kernel: Kernel,
     release: String,
     rules: Rules,
 }
@@ -66,7 +79,24 @@ impl Linux {
             execute_only: support(cpu.split_whitespace().any(|flag| flag == "ospke")),
             ..Rules::of_linux(version)
         };
-        Ok(Linux { release, rules })
+        Ok(Linux { kernel: Kernel::Host, release, rules })
+    }
+
+    /// Returns the system calls of the reference kernel, for a program that it runs.
+    pub fn of_reference_kernel() -> Linux {
+        Linux { kernel: Kernel::Reference, release: "as topomem has it".to_owned(), rules: Rules::TOPOMEM }
+    }
+}
+
+impl Linux {
+    /// Tells whether the kernel has all operations of `log`.
+    pub fn has(&self, log: &Log) -> bool {
+        match self.kernel {
+            Kernel::Host => true,
+            Kernel::Reference => {
+                [Scope::WITHOUT_OBJECTS, Scope::WITHOUT_EXECUTION].iter().any(|scope| scope.has(log))
+            }
+        }
     }
 }
 
@@ -79,6 +109,16 @@ impl System for Linux {
         self.rules
     }
 
+    fn adapt(&self, log: &Log) -> Log {
+        match self.kernel {
+            Kernel::Host => log.clone(),
+            // No program has pages that are writable in one mapping and executable in another, so that a log
+            // has either mappings of objects or executable ones.
+            Kernel::Reference if log.steps.len().is_multiple_of(3) => Scope::WITHOUT_OBJECTS.adapt(log),
+            Kernel::Reference => Scope::WITHOUT_EXECUTION.adapt(log),
+        }
+    }
+
     fn run(&mut self, log: &Log) -> Result<Trace, Broken> {
         let failed = |error: io::Error| Broken { step: 0, reason: error.to_string() };
         let files = Files::create().map_err(failed)?;
@@ -88,17 +128,15 @@ impl System for Linux {
         let layout = Layout { window: WINDOW, heap: (end + (64 << 20)).next_multiple_of(PAGE) };
         let shared = Mapping::create(layout).map_err(failed)?;
         // SAFETY: the child calls nothing but system calls, and ends by `_exit`.
-        let group = match unsafe { libc::fork() } {
+        match unsafe { libc::fork() } {
             -1 => return Err(failed(io::Error::last_os_error())),
             0 => {
-                prepare(layout);
-                live(log, &files, &shared)
+                prepare(self.kernel, layout);
+                live(self.kernel, log, &files, &shared)
             }
-            child => child,
-        };
-        // SAFETY: changes the group of the own child. Both sides do it, so that it is done when either goes on.
-        unsafe { libc::setpgid(group, group) };
-        let ended = reap(group);
+            _ => {}
+        }
+        let ended = reap(&shared);
         let broken = |reason: String| Broken { step: shared.due(), reason };
         ended.map_err(broken)?;
         if shared.due() != log.steps.len() {
@@ -109,20 +147,20 @@ impl System for Linux {
 }
 
 /// Makes the calling process what a log expects.
-fn prepare(layout: Layout) {
+fn prepare(kernel: Kernel, layout: Layout) {
+    limit_time(kernel);
     // SAFETY: plain system calls about this process.
     unsafe {
-        libc::setpgid(0, 0);
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::alarm(SECONDS);
         // Huge pages would make more memory resident than the log touches.
         libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
         let stack = libc::rlimit { rlim_cur: STACK_PAGES * PAGE, ..limit(libc::RLIMIT_STACK) };
         libc::setrlimit(libc::RLIMIT_STACK, &stack);
-        let locked = limit(libc::RLIMIT_MEMLOCK);
-        libc::setrlimit(libc::RLIMIT_MEMLOCK, &libc::rlimit { rlim_cur: locked.rlim_max, ..locked });
-        let core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        libc::setrlimit(libc::RLIMIT_CORE, &core);
+        if kernel == Kernel::Host {
+            let locked = limit(libc::RLIMIT_MEMLOCK);
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &libc::rlimit { rlim_cur: locked.rlim_max, ..locked });
+            let core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::setrlimit(libc::RLIMIT_CORE, &core);
+        }
         // The heap below the log's own part is taken away again, so that nothing joins with it.
         let old = libc::syscall(libc::SYS_brk, 0) as u64;
         libc::syscall(libc::SYS_brk, layout.heap);
@@ -132,7 +170,25 @@ fn prepare(layout: Layout) {
     probe::install();
 }
 
-fn limit(resource: libc::__rlimit_resource_t) -> libc::rlimit {
+/// Has the calling process end with the runner, or after [`SECONDS`].
+fn limit_time(kernel: Kernel) {
+    if kernel == Kernel::Host {
+        // SAFETY: plain system calls about this process.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::alarm(SECONDS);
+        }
+    }
+}
+
+/// The type of a resource's name.
+#[cfg(target_env = "gnu")]
+type Resource = libc::__rlimit_resource_t;
+/// The type of a resource's name.
+#[cfg(not(target_env = "gnu"))]
+type Resource = libc::c_int;
+
+fn limit(resource: Resource) -> libc::rlimit {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes the limits of this process to the own variable.
     unsafe { libc::getrlimit(resource, &mut limit) };
@@ -140,19 +196,25 @@ fn limit(resource: libc::__rlimit_resource_t) -> libc::rlimit {
 }
 
 /// Does the steps of process 0, and in the processes that are forked the steps of these.
-fn live(log: &Log, files: &Files, shared: &Shared) -> ! {
+fn live(kernel: Kernel, log: &Log, files: &Files, shared: &Shared) -> ! {
     let mut own = ProcessId::FIRST;
     let mut process = LinuxProcess { files };
     for (index, Step(by, operation)) in log.steps.iter().enumerate() {
         if *by != own {
             continue;
         }
-        shared.wait_for(index);
+        if kernel == Kernel::Reference {
+            go_to_cpu(index);
+        }
+        if shared.wait_for(index) == Turn::GivenUp {
+            break;
+        }
         let mut is_child = false;
         if let Operation::Fork(child) = operation {
             match fork_sibling() {
                 -1 => exit(NO_FORK),
                 0 => {
+                    limit_time(kernel);
                     own = *child;
                     is_child = true;
                 }
@@ -164,7 +226,7 @@ fn live(log: &Log, files: &Files, shared: &Shared) -> ! {
             unsafe {
                 execute(&mut process, operation, shared.slots(), &mut |answer| shared.push(index, answer));
             }
-            shared.done(index);
+            shared.done();
         }
         if *operation == Operation::Exit {
             break;
@@ -178,13 +240,24 @@ fn fork_sibling() -> i64 {
     let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as u64;
     // SAFETY: without a stack and CLONE_VM this is a fork; both processes go on with one thread, and
     // neither uses what the C library keeps of processes.
+    unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) }
+}
+
+/// Moves the calling thread to the CPU that does a step: another one for most steps.
+fn go_to_cpu(step: usize) {
+    let mut cpus = [0_u64; 16];
+    // SAFETY: the kernel writes and reads as many bytes as the set has.
     unsafe {
-        let child = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
-        if child == 0 {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            libc::alarm(SECONDS);
+        let bytes = size_of_val(&cpus);
+        libc::syscall(libc::SYS_sched_getaffinity, 0, bytes, cpus.as_mut_ptr());
+        let count = cpus.iter().map(|word| word.count_ones() as usize).sum::<usize>().max(1);
+        let wanted = (step.wrapping_mul(0x9e37_79b9) >> 8) % count;
+        let mut members = (0..bytes * 8).filter(|&cpu| cpus[cpu / 64] >> (cpu % 64) & 1 != 0);
+        if let Some(cpu) = members.nth(wanted) {
+            let mut set = [0_u64; 16];
+            set[cpu / 64] = 1 << (cpu % 64);
+            libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, set.as_ptr());
         }
-        child
     }
 }
 
@@ -193,13 +266,13 @@ fn exit(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Waits until all processes of the group have ended.
-fn reap(group: libc::pid_t) -> Result<(), String> {
+/// Waits until all processes of the run have ended: the calling thread has no other children.
+fn reap(shared: &Shared) -> Result<(), String> {
     let mut result = Ok(());
     loop {
         let mut status = 0;
-        // SAFETY: waits for children of this run alone.
-        match unsafe { libc::waitpid(-group, &mut status, 0) } {
+        // SAFETY: waits for children of this thread, which the kernel tells apart from those of others.
+        match unsafe { libc::waitpid(-1, &mut status, libc::__WNOTHREAD) } {
             -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
             -1 => return result,
             _ if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 => continue,
@@ -211,10 +284,8 @@ fn reap(group: libc::pid_t) -> Result<(), String> {
                 (true, NO_FORK) => "a fork failed".to_owned(),
                 _ => format!("a process ended with status {status:#x}"),
             });
-            // The others would wait for its steps.
-            // SAFETY: a group of this run alone: its first process is a child that was not reaped before all
-            // ended, or the group has other members.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
+            // The others wait for its steps.
+            shared.give_up();
         }
     }
 }

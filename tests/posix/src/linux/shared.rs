@@ -13,11 +13,23 @@ use crate::slots::{Layout, Slots};
 /// Answers that a run has room for.
 const ROOM: usize = 1 << 16;
 
+/// The bit of the turn that says that no step is due any more: a process has ended before its steps were done.
+const GIVEN_UP: u32 = 1 << 31;
+
+/// Whether a process may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Its step is due.
+    Due,
+    /// The run was given up.
+    GivenUp,
+}
+
 /// Memory that is mapped shared by all processes of a run.
 ///
 /// The process whose turn it is uses the slots and writes the answers.
 pub(super) struct Shared {
-    /// The step that is due.
+    /// The step that is due, and whether the run was given up ([`GIVEN_UP`]).
     turn: AtomicU32,
     filled: AtomicUsize,
     slots: UnsafeCell<Slots>,
@@ -25,13 +37,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Waits until step `step` is due.
-    pub(super) fn wait_for(&self, step: usize) {
+    /// Waits until step `step` is due, or no step is due any more.
+    pub(super) fn wait_for(&self, step: usize) -> Turn {
         loop {
             // Acquire: pairs with the Release of `done`; what the last step's process wrote is seen.
             let due = self.turn.load(Ordering::Acquire);
+            if due & GIVEN_UP != 0 {
+                return Turn::GivenUp;
+            }
             if due as usize == step {
-                return;
+                return Turn::Due;
             }
             // SAFETY: the word is mapped as long as the process lives.
             unsafe {
@@ -40,10 +55,21 @@ impl Shared {
         }
     }
 
-    /// Makes the step after `step` due.
-    pub(super) fn done(&self, step: usize) {
+    /// Makes the next step due.
+    pub(super) fn done(&self) {
         // Release: pairs with the Acquire of `wait_for`.
-        self.turn.store(step as u32 + 1, Ordering::Release);
+        self.turn.fetch_add(1, Ordering::Release);
+        self.wake();
+    }
+
+    /// Gives the run up: all processes that wait for a step end.
+    pub(super) fn give_up(&self) {
+        // Relaxed: nothing is told by it but that the run is over.
+        self.turn.fetch_or(GIVEN_UP, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
         // SAFETY: as for the wait.
         unsafe { libc::syscall(libc::SYS_futex, self.turn.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
     }
@@ -51,7 +77,7 @@ impl Shared {
     /// Returns the step that is due.
     pub(super) fn due(&self) -> usize {
         // Relaxed: for messages about a run that is over.
-        self.turn.load(Ordering::Relaxed) as usize
+        (self.turn.load(Ordering::Relaxed) & !GIVEN_UP) as usize
     }
 
     /// Returns the slots.

@@ -24,6 +24,7 @@ use crate::log::{Log, Step};
 use crate::model::STACK_PAGES;
 use crate::operation::{Operation, PAGE, ProcessId};
 use crate::rules::Rules;
+use crate::scope::Scope;
 use crate::slots::{Layout, Slots};
 use crate::system::{Broken, System, Trace, execute};
 use files::Files;
@@ -239,6 +240,10 @@ impl System for SimSystem {
 
     fn rules(&self) -> Rules {
         Rules::TOPOMEM
+    }
+
+    fn adapt(&self, log: &Log) -> Log {
+        Scope::TOPOMEM.adapt(log)
     }
 
     fn run(&mut self, log: &Log) -> Result<Trace, Broken> {

@@ -93,10 +93,14 @@ pub const PROGRAMS: &[Case] = &[
     holds(&["children", "polls"]),
     holds(&["children", "own-maps"]),
     holds(&["children", "machine"]),
+    exits(&["posix", "cases"], "all cases are answered as known\n"),
     // It was not written for this kernel. The runner has the same arguments.
     agrees(&["b3sum", "numbers", "plain", "b3sum"], "b3sum.mapped"),
     agrees(&["b3sum", "--no-mmap", "--length", "64", "plain", "numbers"], "b3sum.read"),
 ];
+
+/// Random logs of memory calls, which are compared with a model: others on each CPU.
+pub const LOGS: &Case = &exits(&["posix", "logs", "10"], "10 logs agree\n");
 
 /// Attacks on what keeps programs apart, for each CPU.
 pub const ISOLATION: &[Case] =
