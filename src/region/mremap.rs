@@ -207,6 +207,16 @@ impl<P: Machine> AddressSpace<P> {
         Ok(found.region())
     }
 
+    /// Returns the `count` pages from `to` on, if they are where something may be moved to.
+    fn target(&self, to: VirtAddr, count: u64) -> Result<Pages, MremapError> {
+        if !is_aligned(to) {
+            return Err(MremapError::Misaligned(to));
+        }
+        let first = to.as_u64() >> 12;
+        let target = first.checked_add(count - 1).map(|last| Pages { first, last });
+        target.filter(|&pages| self.may_map(pages)).ok_or(MremapError::Overlap)
+    }
+
     /// Moves the pages `old` to `to`, where there are to be `new` pages.
     fn move_to(
         &self,
@@ -216,12 +226,7 @@ impl<P: Machine> AddressSpace<P> {
         to: VirtAddr,
         old_place: OldPlace,
     ) -> Result<VirtAddr, MremapError> {
-        if !is_aligned(to) {
-            return Err(MremapError::Misaligned(to));
-        }
-        let target = (to.as_u64() >> 12).checked_add(new - 1);
-        let target = target.map(|last| Pages { first: to.as_u64() >> 12, last });
-        let target = target.filter(|&pages| self.may_map(pages)).ok_or(MremapError::Overlap)?;
+        let target = self.target(to, new)?;
         if overlap(old, target) {
             return Err(MremapError::Overlap);
         }
@@ -332,6 +337,14 @@ impl<P: Machine> AddressSpace<P> {
         relocation: Relocation,
     ) -> Result<VirtAddr, MremapError> {
         let first = start.as_u64() >> 12;
+        // What is wrong with the new place is found before what is mapped is looked at.
+        let target = match relocation {
+            Relocation::Fixed(to) => Some(self.target(to, count)?),
+            Relocation::InPlace | Relocation::MayMove => None,
+        };
+        if target.is_some_and(|target| target.first < first && first <= target.last) {
+            return Err(MremapError::Overlap);
+        }
         let find = || {
             let found = self.next_region(pin, start).filter(|range| range.start() == start);
             found.map(|range| range.region().with_guard(Guard::None)).ok_or(MremapError::NoRegion(start))
@@ -340,24 +353,15 @@ impl<P: Machine> AddressSpace<P> {
         if region.sharing() == Sharing::Private {
             return Err(MremapError::Empty);
         }
-        let placement = match relocation {
-            Relocation::InPlace => return Err(MremapError::NoRoom),
-            Relocation::MayMove => Placement::Anywhere,
-            Relocation::Fixed(to) => {
-                if !is_aligned(to) {
-                    return Err(MremapError::Misaligned(to));
-                }
-                let target = (to.as_u64() >> 12).checked_add(count - 1);
-                let target = target.map(|last| Pages { first: to.as_u64() >> 12, last });
-                let target = target.filter(|&pages| self.may_map(pages)).ok_or(MremapError::Overlap)?;
-                if target.first < first && first <= target.last {
-                    return Err(MremapError::Overlap);
-                }
+        let placement = match target {
+            Some(target) => {
                 self.unmap_rest(pin, target)?;
                 // It may have lain there.
                 find()?;
-                Placement::Fixed(to)
+                Placement::Fixed(address(target.first))
             }
+            None if relocation == Relocation::InPlace => return Err(MremapError::NoRoom),
+            None => Placement::Anywhere,
         };
         let record = self.record_to_move(pin, start, region)?;
         let request = MapRequest::anonymous(count << 12).placed(placement);

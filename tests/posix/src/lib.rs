@@ -38,6 +38,17 @@
 //!
 //! [permit]: topomem::object::MemoryObject::permit_write_execute
 //!
+//! # Ring 3
+//!
+//! The program `posix` of the package `topomem-programs` runs logs and cases in ring 3 of the reference kernel,
+//! through the kernel's system calls: [`Linux::of_reference_kernel`][ring3]. The scenario `processes` starts it on
+//! every CPU, each time with other logs. The rules are those above. Processes of a log hop from CPU to CPU. Memory
+//! that is writable in one mapping and executable in another is denied to programs, so that a log has either
+//! mappings of objects or executable ones ([`Scope::WITHOUT_EXECUTION`](scope::Scope::WITHOUT_EXECUTION),
+//! [`Scope::WITHOUT_OBJECTS`](scope::Scope::WITHOUT_OBJECTS)). `posix seeds FIRST N` runs the logs of N seeds.
+//!
+//! [ring3]: linux::Linux::of_reference_kernel
+//!
 //! # A further system
 //!
 //! It implements [`Process`](system::Process) (a call, an access, a page's bytes, a list of mappings) and

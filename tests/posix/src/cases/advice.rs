@@ -58,6 +58,7 @@ pub(super) fn madvise(rules: &Rules) -> Vec<Case> {
                 mapped(0, 1),
                 advise(0, 1, Advice::Unknown).fails(Errno::EINVAL),
                 advise(0, 0, Advice::Unknown).fails(Errno::EINVAL),
+                advise(1, 1, Advice::DontNeedLocked).fails(Errno::ENOMEM),
                 advise(0, 0, Advice::DontNeed).works(),
                 Operation::Call(Call::Advise { at: unaligned, length: PAGE, advice: Advice::DontNeed })
                     .fails(Errno::EINVAL),

@@ -9,7 +9,7 @@ use crate::operation::{
     Access, Advice, At, Break, Call, Descriptor, Map, Operation, PAGE, Placement, Protection, RemapFlags,
     Sample, Sharing, SyncFlags, Vector,
 };
-use crate::rules::{Heap, Moves, Rules, Support};
+use crate::rules::{Heap, Moves, RemapChecks, Rules, Support};
 use crate::slots::TOP;
 
 const FIRST: Descriptor = Descriptor::First;
@@ -219,6 +219,33 @@ fn mremap(rules: &Rules) -> Vec<Case> {
                 protect(1, 1, READ).works(),
                 remap(0, 4, 8, MAY_MOVE, None).fails(Errno::EFAULT),
                 remap(0, 4, 4, MAY_MOVE, None).gives(Expected::Page(0)),
+            ],
+        ),
+        Case::new("mremap looks at the arguments before the source, or after it", {
+            let wrong = match rules.remap_checks {
+                RemapChecks::ArgumentsFirst => Errno::EINVAL,
+                RemapChecks::SourceFirst => Errno::EFAULT,
+            };
+            [
+                remap(4, 0, 2, MAY_MOVE, Some(3)).fails(wrong),
+                remap(4, 2, 2, MAY_MOVE, Some(3)).fails(wrong),
+                remap(4, 4, 1 << 40, MAY_MOVE, Some(8)).fails(wrong),
+            ]
+        }),
+        Case::new(
+            "mmap finds a taken place before it looks at the descriptor's mode",
+            [
+                mapped(0, 1),
+                map(0, 1)
+                    .of(Descriptor::FirstWriteOnly)
+                    .placed(Placement::Unoccupied(At::window(0)))
+                    .call()
+                    .fails(Errno::EEXIST),
+                map(1, 1)
+                    .of(Descriptor::FirstWriteOnly)
+                    .placed(Placement::Unoccupied(At::window(1)))
+                    .call()
+                    .fails(Errno::EACCES),
             ],
         ),
         Case::new(
