@@ -3,6 +3,7 @@
 #[cfg(topomem_count)]
 pub mod contention;
 pub mod frames;
+pub mod heap;
 pub mod instructions;
 pub mod random;
 pub mod sample;

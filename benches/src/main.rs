@@ -5,10 +5,10 @@ use std::error::Error;
 use clap::{Parser, Subcommand, ValueEnum};
 #[cfg(topomem_count)]
 use topomem_benches::contention;
-use topomem_benches::instructions;
 use topomem_benches::sample::Summary;
 use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Paranoid, Topomem};
 use topomem_benches::suite::{self, Effort};
+use topomem_benches::{heap, instructions};
 
 /// Measures topomem beside its peers.
 #[derive(Debug, Parser)]
@@ -52,6 +52,23 @@ enum Command {
         #[arg(long)]
         bursts: usize,
     },
+    /// Runs pairs of 64 bytes on the heap for callgrind, which counts inside `counted_pairs`
+    Pairs {
+        #[arg(long)]
+        subject: HeapName,
+        /// How many are counted
+        #[arg(long)]
+        pairs: usize,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+enum HeapName {
+    #[value(name = "topomem")]
+    Topomem,
+    #[value(name = "(loop)")]
+    Nothing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -107,6 +124,10 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             SubjectName::Bitmap => instructions::run::<Bitmap>(bursts),
             SubjectName::Buddy => instructions::run::<Buddy>(bursts),
             SubjectName::Nothing => instructions::run::<Nothing>(bursts),
+        },
+        Command::Pairs { subject, pairs } => match subject {
+            HeapName::Topomem => heap::run(pairs),
+            HeapName::Nothing => heap::run_nothing(pairs),
         },
     }
     Ok(())
