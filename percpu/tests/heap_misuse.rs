@@ -283,7 +283,7 @@ fn a_misaligned_run_is_refused_and_given_back() {
             }
             heap.validate().unwrap();
         }
-        // Some orders are never asked for; that of magazines is missed, but not needed.
+        // Some orders are never asked for; a CPU goes on without magazines.
         let given_back = source.given_back.load(Ordering::SeqCst);
         assert!(given_back >= refused && (refused > 0) == (given_back > 0), "{given_back}, {refused}");
         orders += usize::from(refused > 0);

@@ -101,7 +101,7 @@ fn a_cpu_whose_node_is_full_reuses_its_slabs() {
         for _ in 0..2000 {
             allocate(&heap, layout, 3).into_iter().for_each(|object| free(&heap, object, layout));
         }
-        // A slab of objects, and one of magazines.
+        // A slab of objects.
         assert!(machine.outstanding() <= before + 8, "{} pages more", machine.outstanding() - before);
         if online {
             let stats = cpu_stats(&heap, 0);

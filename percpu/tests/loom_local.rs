@@ -2,6 +2,8 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::cell::Cell;
+
 use loom::sync::Arc;
 use loom::thread;
 use topomem_percpu::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +27,7 @@ fn a_slot_installed_by_another_cpu_is_complete() {
             let local = local.clone();
             thread::spawn(move || {
                 // SAFETY: the cell is the slot's value, which `with` gives to one context.
-                let found =
-                    local.with(&pin(cpu), |value: &mut Tracked| value.0.with(|value| unsafe { *value }));
+                let found = local.with(&pin(cpu), |value: &Tracked| value.0.with(|value| unsafe { *value }));
                 assert!(matches!(found, Ok(7) | Err(Unavailable::NotInstalled)), "{found:?}");
             })
         };
@@ -44,14 +45,14 @@ fn of_two_cpus_that_want_a_slot_one_gets_it() {
     loom::model(|| {
         let local = Arc::new(CpuLocal::new());
         let won = Arc::new(AtomicBool::new(false));
-        let slot: &'static Slot<u32> = Box::leak(Box::new(Slot::new(0)));
+        let slot: &'static Slot<Cell<u32>> = Box::leak(Box::new(Slot::new(Cell::new(0))));
         let contend = |cpu: usize| {
             let (local, won) = (local.clone(), won.clone());
             move || {
                 let cpu = CpuId::new(cpu).unwrap();
                 if local.install(cpu, slot).is_ok() {
                     assert!(!won.swap(true, Ordering::Relaxed));
-                    local.with(&pin(cpu), |value| *value += 1).unwrap();
+                    local.with(&pin(cpu), |value| value.set(value.get() + 1)).unwrap();
                 }
             }
         };

@@ -1,13 +1,14 @@
 //! One CPU's magazines.
 
+use core::cell::Cell;
 use core::mem;
 use core::ptr::NonNull;
 
-use super::counters::CpuCounters;
-use super::{AllocError, Heap};
-use crate::magazine::MagazineBox;
-use crate::slab::{CLASS_COUNT, SizeClass, Slab, SlabTag};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use super::counters::bump;
+use super::{AllocError, CpuHeapStats, Heap};
+use crate::magazine::Magazine;
+use crate::slab::{self, CLASS_COUNT, Chain, SizeClass, Slab, SlabShape, SlabTag};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::try_lock::Patience;
 use crate::{CpuPin, NodeId, Order, PageSource, Platform, Slot};
 
@@ -15,8 +16,6 @@ use crate::{CpuPin, NodeId, Order, PageSource, Platform, Slot};
 #[repr(C)]
 pub(super) struct CpuArea {
     pub(super) cache: Slot<CpuCache>,
-    /// Outside the slot, like what follows, so that other CPUs can read it.
-    pub(super) counters: CpuCounters,
     /// The node whose objects the CPU caches.
     pub(super) node: NodeId,
     /// Set by CPUs that need memory, cleared by the area's own. Relaxed: it orders nothing.
@@ -38,18 +37,9 @@ impl CpuArea {
     /// as the area is used.
     pub(super) unsafe fn new_in(run: NonNull<u8>, node: NodeId) -> &'static CpuArea {
         let area = run.cast::<CpuArea>();
-        // SAFETY: the run is large and aligned enough, and ours. The counters are written
-        // before the reference to them is made, and nothing overwrites them.
+        // SAFETY: the run is large and aligned enough, and ours; every field is written.
         unsafe {
-            let counters = &raw mut (*area.as_ptr()).counters;
-            counters.write(CpuCounters::new());
-            let cache = CpuCache {
-                state: State::Online,
-                node,
-                counters: &*counters,
-                classes: [const { ClassCache { loaded: None, previous: None } }; CLASS_COUNT],
-            };
-            (&raw mut (*area.as_ptr()).cache).write(Slot::new(cache));
+            (&raw mut (*area.as_ptr()).cache).write(Slot::new(CpuCache::new(node)));
             (&raw mut (*area.as_ptr()).node).write(node);
             (&raw mut (*area.as_ptr()).drain_requested).write(AtomicBool::new(false));
             area.as_ref()
@@ -75,14 +65,6 @@ impl CpuArea {
     }
 }
 
-/// Does the CPU use its magazines?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Online,
-    /// No: it has none, so every use comes to the slow paths, which refuse.
-    Offline,
-}
-
 /// Why a CPU's magazines did not serve a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Declined {
@@ -101,141 +83,256 @@ impl From<AllocError> for Declined {
 }
 
 /// The magazines of one CPU. They hold objects of the CPU's node only.
+///
+/// Used inside the CPU's cell, by one context of the CPU at a time. Other CPUs read the counters:
+/// atomics, which are loaded and stored, never read-modified-written (but for `nested`), and relaxed,
+/// since they order nothing.
 pub(super) struct CpuCache {
-    state: State,
-    node: NodeId,
-    counters: &'static CpuCounters,
     classes: [ClassCache; CLASS_COUNT],
+    /// Does the CPU use its magazines? If not, they are empty and have no room, so every use comes to
+    /// the slow paths, which refuse.
+    online: Cell<bool>,
+    node: NodeId,
+    misses: AtomicU64,
+    remote_frees: AtomicU64,
+    nested: AtomicU64,
 }
 
-/// The two magazines of one class. Each is `None` until it is first needed, and from then on there
-/// until the CPU drains: with a single one, a CPU that alternates at its edge would go to the
-/// depot again and again.
+/// The two magazines of one class, what a free must know of it, and its counters: a cache line.
+#[repr(align(64))]
 struct ClassCache {
-    loaded: Option<MagazineBox>,
-    previous: Option<MagazineBox>,
+    /// The first object of the loaded magazine, if it has one.
+    loaded: Cell<Option<NonNull<u8>>>,
+    /// How many more the loaded magazine takes.
+    room: Cell<usize>,
+    /// Clears the bits of an address that are inside a slab.
+    mask: usize,
+    /// What the header of a slab says whose objects come here: its class and the CPU's node.
+    tag: SlabTag,
+    /// The previous magazine, if that is full; none if it is empty.
+    previous: Cell<Option<Magazine>>,
+    allocations: AtomicU64,
+    frees: AtomicU64,
+    class: SizeClass,
 }
+
+// SAFETY: `CpuCache` and the magazines own their objects, which are memory that nobody uses.
+unsafe impl Send for CpuCache {}
+// SAFETY: the cells are used inside the CPU's cell only, by one context at a time; what other CPUs
+// may use at any time (`live`, `stats`, `count_nested`) are atomics.
+unsafe impl Sync for CpuCache {}
+
+const _: () = assert!(cfg!(loom) || mem::size_of::<ClassCache>() == 64);
 
 impl ClassCache {
-    #[inline]
-    fn pop(&mut self) -> Option<NonNull<u8>> {
-        if let Some(object) = self.loaded.as_mut().and_then(|loaded| loaded.pop()) {
-            return Some(object);
-        }
-        mem::swap(&mut self.loaded, &mut self.previous);
-        self.loaded.as_mut()?.pop()
-    }
-
-    #[inline]
-    fn push(&mut self, class: SizeClass, object: NonNull<u8>) -> Result<(), NonNull<u8>> {
-        let object = match &mut self.loaded {
-            Some(loaded) => match loaded.push(class, object) {
-                Ok(()) => return Ok(()),
-                Err(object) => object,
-            },
-            None => object,
-        };
-        mem::swap(&mut self.loaded, &mut self.previous);
-        match &mut self.loaded {
-            Some(loaded) => loaded.push(class, object),
-            None => Err(object),
+    fn new(index: usize, node: NodeId) -> ClassCache {
+        let class = SizeClass::new(index).unwrap_or(SizeClass::LARGEST);
+        ClassCache {
+            loaded: Cell::new(None),
+            room: Cell::new(class.rounds()),
+            mask: SlabShape::ALL[class.index()].mask(),
+            tag: SlabTag::new(class, node),
+            previous: Cell::new(None),
+            allocations: AtomicU64::new(0),
+            frees: AtomicU64::new(0),
+            class,
         }
     }
 
-    /// Loads `magazine`; the loaded one becomes the previous one. Returns the magazine for which
-    /// that leaves no room.
-    fn load(&mut self, magazine: MagazineBox) -> Option<MagazineBox> {
-        let loaded = self.loaded.replace(magazine)?;
-        self.previous.replace(loaded)
+    /// Takes an object of the loaded magazine.
+    #[inline]
+    fn pop(&self) -> Option<NonNull<u8>> {
+        let object = self.loaded.get()?;
+        // SAFETY: the magazine owns its objects, each linked to the next.
+        self.loaded.set(unsafe { slab::next(object) });
+        self.room.set(self.room.get().wrapping_add(1));
+        bump(&self.allocations);
+        Some(object)
+    }
+
+    /// Puts an object into the loaded magazine, if it is of the class and the node, and there is
+    /// room.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns `object`, if it is an object of the class; it can be read as far back as a
+    /// slab of the class reaches.
+    #[inline]
+    unsafe fn push(&self, object: NonNull<u8>) -> bool {
+        // SAFETY: the caller's promise; the tag is looked at first.
+        let slab = unsafe { Slab::masked(object, self.mask) };
+        // One comparison says that the address is in a slab, of this class, of this node.
+        if slab.tag() != self.tag {
+            return false;
+        }
+        // Taken before the look at what was there: one instruction does both.
+        let room = self.room.get();
+        self.room.set(room.wrapping_sub(1));
+        if room == 0 {
+            self.room.set(0);
+            return false;
+        }
+        // SAFETY: the object is of a slab, and ours.
+        unsafe { slab::link(object, self.loaded.get()) };
+        self.loaded.set(Some(object));
+        bump(&self.frees);
+        true
+    }
+
+    /// Loads `magazine` in place of the empty one.
+    fn load(&self, magazine: Magazine) {
+        self.loaded.set(Some(magazine.into_first()));
+        self.room.set(0);
+    }
+
+    /// Loads `objects`, no more than a magazine of them, in place of none.
+    fn load_part(&self, objects: &Chain) {
+        self.loaded.set(objects.head());
+        self.room.set(self.class.rounds().saturating_sub(objects.len()));
+    }
+
+    /// Makes the loaded magazine, which is full, the previous one. What that was comes back.
+    fn set_aside(&self) -> Option<Magazine> {
+        self.room.set(self.class.rounds());
+        // SAFETY: so many objects were in the loaded magazine, and are not known there any more.
+        let full = self.loaded.take().map(|first| unsafe { Magazine::new(first) });
+        self.previous.replace(full)
+    }
+
+    /// Takes the objects of both magazines.
+    fn unload(&self) -> [Chain; 2] {
+        let rounds = self.class.rounds();
+        let held = rounds.saturating_sub(self.room.replace(rounds));
+        // SAFETY: so many objects were in the loaded magazine, and are not known there any more; the
+        // previous one is of this class.
+        unsafe {
+            let loaded = self.loaded.take().map(|first| Chain::of(first, held));
+            let previous = self.previous.take().map(|full| full.into_chain(self.class));
+            [loaded.unwrap_or_default(), previous.unwrap_or_default()]
+        }
     }
 }
 
 impl CpuCache {
-    pub(super) fn set_online(&mut self) {
-        self.state = State::Online;
+    fn new(node: NodeId) -> CpuCache {
+        CpuCache {
+            classes: core::array::from_fn(|index| ClassCache::new(index, node)),
+            online: Cell::new(true),
+            node,
+            misses: AtomicU64::new(0),
+            remote_frees: AtomicU64::new(0),
+            nested: AtomicU64::new(0),
+        }
     }
 
-    pub(super) fn set_offline(&mut self) {
-        self.state = State::Offline;
+    fn is_online(&self) -> bool {
+        self.online.get()
     }
 
+    pub(super) fn set_online(&self) {
+        if !self.is_online() {
+            self.online.set(true);
+            self.classes.iter().for_each(|cache| cache.room.set(cache.class.rounds()));
+        }
+    }
+
+    /// Call after [`CpuCache::flush`].
+    pub(super) fn set_offline(&self) {
+        self.online.set(false);
+        self.classes.iter().for_each(|cache| cache.room.set(0));
+    }
+
+    /// Takes an object of the loaded magazine.
     #[inline]
-    pub(super) fn alloc<P: Platform, S: PageSource>(
-        &mut self,
-        heap: &Heap<P, S>,
-        pin: &CpuPin,
-        class: SizeClass,
-    ) -> Result<NonNull<u8>, Declined> {
-        let object = match self.classes[class.index()].pop() {
-            Some(object) => object,
-            None => self.alloc_slow(heap, pin, class)?,
-        };
-        self.counters.allocated(class);
-        Ok(object)
+    pub(super) fn pop(&self, class: SizeClass) -> Option<NonNull<u8>> {
+        self.classes[class.index()].pop()
     }
 
-    /// Both magazines are empty or missing.
-    fn alloc_slow<P: Platform, S: PageSource>(
-        &mut self,
+    /// Puts an object into the loaded magazine, if it is of the class and of the CPU's node, and
+    /// there is room.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns `object`, if it is an object of `class`; it can be read as far back as a slab
+    /// of the class reaches.
+    #[inline]
+    pub(super) unsafe fn push(&self, class: SizeClass, object: NonNull<u8>) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { self.classes[class.index()].push(object) }
+    }
+
+    /// Takes an object, from the depot or a slab if need be.
+    pub(super) fn alloc<P: Platform, S: PageSource>(
+        &self,
         heap: &Heap<P, S>,
         pin: &CpuPin,
         class: SizeClass,
     ) -> Result<NonNull<u8>, Declined> {
-        if self.state == State::Offline {
+        if let Some(object) = self.pop(class) {
+            return Ok(object);
+        }
+        self.refill(heap, pin, class)?;
+        // At least one object was loaded.
+        Ok(self.pop(class).ok_or(AllocError::OutOfMemory)?)
+    }
+
+    /// Loads objects in place of the empty magazine.
+    fn refill<P: Platform, S: PageSource>(
+        &self,
+        heap: &Heap<P, S>,
+        pin: &CpuPin,
+        class: SizeClass,
+    ) -> Result<(), Declined> {
+        if !self.is_online() {
             return Err(Declined::Offline);
         }
+        let cache = &self.classes[class.index()];
+        if let Some(previous) = cache.previous.take() {
+            cache.load(previous);
+            return Ok(());
+        }
         let node = heap.node(pin, self.node)?;
-        let cache = &mut self.classes[class.index()];
-        if let Some(mut full) = node.class(class).depot.take_full() {
-            let object = full.pop();
-            if let Some(empty) = cache.load(full) {
-                heap.retire(pin, node, class, empty);
-            }
-            if let Some(object) = object {
-                self.counters.missed();
-                return Ok(object);
-            }
+        match node.class(class).depot.take() {
+            Some(full) => cache.load(full),
+            None => cache.load_part(&heap.take(pin, node, class, Patience::Bounded, class.rounds())?),
         }
-        if cache.loaded.is_none() {
-            cache.loaded = cache.previous.take().or_else(|| heap.empty_magazine(pin, node, class));
-        }
-        let object = match &mut cache.loaded {
-            Some(loaded) => {
-                heap.take(pin, node, class, Patience::Bounded, class.rounds(), loaded)?;
-                loaded.pop().ok_or(AllocError::OutOfMemory)?
-            }
-            None => heap.take_one(pin, node, class, Patience::Bounded)?,
-        };
-        self.counters.missed();
-        Ok(object)
+        bump(&self.misses);
+        Ok(())
     }
 
     /// Takes an object back; `Err` if it is not for the magazines, with the object still the
     /// caller's.
-    #[inline]
-    pub(super) fn free<P: Platform, S: PageSource>(
-        &mut self,
+    ///
+    /// # Safety
+    ///
+    /// As for [`CpuCache::push`].
+    pub(super) unsafe fn free<P: Platform, S: PageSource>(
+        &self,
         heap: &Heap<P, S>,
         pin: &CpuPin,
-        slab: Slab,
         class: SizeClass,
         object: NonNull<u8>,
     ) -> Result<(), Declined> {
-        // One comparison says that the address is in a slab, of this class, of this node.
+        // SAFETY: the caller's promise.
+        if unsafe { self.push(class, object) } {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise; the tag is looked at first.
+        let slab = unsafe { Slab::of(object, class) };
         if slab.tag() != SlabTag::new(class, self.node) {
             return self.free_elsewhere(heap, pin, slab, class, object);
         }
-        if let Err(object) = self.classes[class.index()].push(class, object) {
-            self.free_slow(heap, pin, slab, class, object)?;
-        }
-        self.counters.freed(class);
+        self.make_room(heap, pin, class)?;
+        // SAFETY: the caller's promise.
+        let pushed = unsafe { self.push(class, object) };
+        debug_assert!(pushed, "there is room");
         Ok(())
     }
 
     /// The object is not of this CPU's node, or of another class.
     #[cold]
     fn free_elsewhere<P: Platform, S: PageSource>(
-        &mut self,
+        &self,
         heap: &Heap<P, S>,
         pin: &CpuPin,
         slab: Slab,
@@ -243,63 +340,79 @@ impl CpuCache {
         object: NonNull<u8>,
     ) -> Result<(), Declined> {
         let home = slab.home(class).and_then(|home| heap.existing(home)).ok_or(Declined::NotOurs)?;
-        if self.state == State::Offline {
+        if !self.is_online() {
             return Err(Declined::Offline);
         }
-        self.counters.freed(class);
-        self.counters.freed_remotely();
+        bump(&self.classes[class.index()].frees);
+        bump(&self.remote_frees);
         heap.free_remotely(pin, home, class, slab, object);
         Ok(())
     }
 
-    /// Both magazines are full or missing.
-    fn free_slow<P: Platform, S: PageSource>(
-        &mut self,
+    /// Makes the full magazine the previous one, and an empty one the loaded one.
+    fn make_room<P: Platform, S: PageSource>(
+        &self,
         heap: &Heap<P, S>,
         pin: &CpuPin,
-        slab: Slab,
         class: SizeClass,
-        object: NonNull<u8>,
     ) -> Result<(), Declined> {
-        if self.state == State::Offline {
+        if !self.is_online() {
             return Err(Declined::Offline);
         }
+        let Some(surplus) = self.classes[class.index()].set_aside() else { return Ok(()) };
+        bump(&self.misses);
         // A slab is made only if its home's heap exists.
         let node = heap.existing(self.node).ok_or(Declined::NotOurs)?;
-        self.counters.missed();
-        let cache = &mut self.classes[class.index()];
-        // With one magazine there is room for another; of two full ones, one goes.
-        let surplus = if cache.loaded.is_some() { cache.previous.take() } else { None };
-        let empty = match surplus.map(|full| node.class(class).depot.put_full(full)) {
-            None | Some(Ok(())) => heap.empty_magazine(pin, node, class),
-            Some(Err(mut full)) => {
-                heap.flush(pin, node, class, Patience::Bounded, &mut full);
-                Some(full)
-            }
-        };
-        if let Some(empty) = empty {
-            let surplus = cache.load(empty);
-            debug_assert!(surplus.is_none(), "there was room for a magazine");
-        }
-        if let Err(object) = cache.push(class, object) {
-            heap.give(pin, node, class, slab, object, Patience::Bounded);
+        if let Err(surplus) = node.class(class).depot.put(surplus) {
+            // SAFETY: the magazine is of this class.
+            heap.flush(pin, node, class, Patience::Bounded, unsafe { surplus.into_chain(class) });
         }
         Ok(())
     }
 
-    /// Returns all objects, and the magazines; says how many frames that freed.
-    pub(super) fn flush<P: Platform, S: PageSource>(&mut self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
+    /// Returns all objects; says how many frames that freed.
+    pub(super) fn flush<P: Platform, S: PageSource>(&self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
+        if !self.is_online() {
+            return 0;
+        }
         let Some(node) = heap.existing(self.node) else {
             return 0;
         };
         let mut frames = 0;
         for class in SizeClass::all() {
-            let cache = &mut self.classes[class.index()];
-            for mut magazine in [cache.loaded.take(), cache.previous.take()].into_iter().flatten() {
-                frames += heap.flush(pin, node, class, Patience::Bounded, &mut magazine);
-                frames += heap.scrap(pin, node, magazine, Patience::Bounded);
+            for objects in self.classes[class.index()].unload() {
+                if objects.len() > 0 {
+                    frames += heap.flush(pin, node, class, Patience::Bounded, objects);
+                }
             }
         }
         frames
+    }
+
+    /// Counts a use that found the cell busy: contexts nest, so this one is a read-modify-write.
+    pub(super) fn count_nested(&self) {
+        self.nested.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Allocations less frees of `class`; wraps where other CPUs freed more.
+    pub(super) fn live(&self, class: SizeClass) -> u64 {
+        let cache = &self.classes[class.index()];
+        let allocations = cache.allocations.load(Ordering::Relaxed);
+        allocations.wrapping_sub(cache.frees.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn stats(&self) -> CpuHeapStats {
+        let uses = |cache: &ClassCache| {
+            cache.allocations.load(Ordering::Relaxed) + cache.frees.load(Ordering::Relaxed)
+        };
+        let total: u64 = self.classes.iter().map(uses).sum();
+        let misses = self.misses.load(Ordering::Relaxed);
+        let remote_frees = self.remote_frees.load(Ordering::Relaxed);
+        CpuHeapStats {
+            hits: total.saturating_sub(misses + remote_frees),
+            misses,
+            nested: self.nested.load(Ordering::Relaxed),
+            remote_frees,
+        }
     }
 }

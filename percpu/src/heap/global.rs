@@ -3,25 +3,35 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
-use super::{Heap, ReallocError};
+use super::{Heap, Miss, ReallocError};
 use crate::{PageSource, Platform};
 
 // SAFETY: `Heap` hands out each byte to one caller at a time, sized and aligned as asked, never
 // unwinds of its own, and keeps contents across `realloc`.
 unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
+    #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        Heap::alloc(self, layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+        match self.alloc_hit(layout) {
+            Ok(object) => object.as_ptr(),
+            Err(Miss::Aligned) => self.alloc_aligned_or_null(layout),
+            Err(Miss::Other) => self.alloc_or_null(layout),
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         Heap::alloc_zeroed(self, layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
+    #[inline]
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        let Some(memory) = NonNull::new(memory) else { return };
-        // SAFETY: the caller's promise is the same.
-        if let Err(invalid) = unsafe { Heap::dealloc(self, memory, layout) } {
-            self.source.refused(invalid);
+        // SAFETY: the caller's promise is the same; memory that was allocated is not at null.
+        unsafe {
+            let memory = NonNull::new_unchecked(memory);
+            match self.free_hit(memory, layout) {
+                Ok(()) => {}
+                Err(Miss::Aligned) => self.dealloc_aligned_or_report(memory, layout),
+                Err(Miss::Other) => self.dealloc_or_report(memory, layout),
+            }
         }
     }
 
@@ -35,6 +45,41 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
                 self.source.refused(invalid);
                 ptr::null_mut()
             }
+        }
+    }
+}
+
+// Calls of their own, for whose results a hit would else make room on the stack.
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    #[inline(never)]
+    fn alloc_or_null(&self, layout: Layout) -> *mut u8 {
+        self.alloc_otherwise(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    #[inline(never)]
+    fn alloc_aligned_or_null(&self, layout: Layout) -> *mut u8 {
+        self.alloc_aligned(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(never)]
+    unsafe fn dealloc_or_report(&self, memory: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise is the same.
+        if let Err(invalid) = unsafe { self.dealloc_otherwise(memory, layout) } {
+            self.source.refused(invalid);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(never)]
+    unsafe fn dealloc_aligned_or_report(&self, memory: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise is the same.
+        if let Err(invalid) = unsafe { self.dealloc_aligned(memory, layout) } {
+            self.source.refused(invalid);
         }
     }
 }

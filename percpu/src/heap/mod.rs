@@ -3,7 +3,8 @@
 //! # How an object travels
 //!
 //! An allocation pops the CPU's loaded [magazine](crate::magazine): no lock, no atomic
-//! read-modify-write. If both magazines are empty, it takes a full one from its node's
+//! read-modify-write. Only that is inlined, for sizes up to 1 KiB; everything else is behind a call.
+//! If both magazines are empty, it takes a full one from its node's
 //! [depot](crate::depot), else fills one from its node's [shelf](crate::slab), else makes a slab of
 //! pages from the source. A free goes the same way back, if the object's slab belongs to the CPU's
 //! node. An object of another node's slab goes home at once, by one compare-and-swap on its slab. A
@@ -46,7 +47,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-use crate::slab::{CHECKED, Slab, SlabShape, WasLive};
+use crate::slab::{CHECKED, NotCommon, Slab, SlabShape, WasLive};
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::try_lock::Patience;
 use crate::{CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, PageSource, Platform, SizeClass, Unavailable};
@@ -121,21 +122,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// [`AllocError`].
     #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        if layout.size() == 0 {
-            return Ok(dangling(layout));
+        match self.alloc_hit(layout) {
+            Ok(object) => Ok(object),
+            Err(Miss::Aligned) => self.alloc_aligned(layout),
+            Err(Miss::Other) => self.alloc_otherwise(layout),
         }
-        let pin = self.platform.pin();
-        let Some(class) = SizeClass::of(layout) else {
-            return self.alloc_large(&pin, layout);
-        };
-        let object = match self.alloc_class(&pin, class) {
-            Ok(object) => object,
-            Err(error) => self.alloc_last_resort(&pin, class, error)?,
-        };
-        if CHECKED {
-            mark_live(class, object);
-        }
-        Ok(object)
     }
 
     /// Like [`Heap::alloc`], all bytes zero.
@@ -165,6 +156,119 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// inside objects, too.
     #[inline]
     pub unsafe fn dealloc(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.free_hit(memory, layout) {
+                Ok(()) => Ok(()),
+                Err(Miss::Aligned) => self.dealloc_aligned(memory, layout),
+                Err(Miss::Other) => self.dealloc_otherwise(memory, layout),
+            }
+        }
+    }
+
+    /// Serves `layout` from the loaded magazine, if it is a small one and the magazine has an object.
+    /// Nothing but this is inlined where memory is allocated.
+    #[inline(always)]
+    fn alloc_hit(&self, layout: Layout) -> Result<NonNull<u8>, Miss> {
+        self.pop(SizeClass::of_small(layout)?)
+    }
+
+    /// Takes an object of `class` out of the loaded magazine.
+    #[inline(always)]
+    fn pop(&self, class: SizeClass) -> Result<NonNull<u8>, Miss> {
+        let pin = self.platform.pin();
+        let Ok(Some(object)) = self.caches.with(&pin, |cache| cache.pop(class)) else {
+            return Err(Miss::Other);
+        };
+        if CHECKED {
+            mark_live(class, object);
+        }
+        Ok(object)
+    }
+
+    /// Takes memory of a small `layout` back into the loaded magazine, if that has room. If not, or if
+    /// something about it is to be checked or refused, it is a miss, and nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(always)]
+    unsafe fn free_hit(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), Miss> {
+        let class = SizeClass::of_small(layout)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.push(class, memory) }
+    }
+
+    /// Puts an object of `class` into the loaded magazine.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`], with a layout of that class.
+    #[inline(always)]
+    unsafe fn push(&self, class: SizeClass, memory: NonNull<u8>) -> Result<(), Miss> {
+        if CHECKED {
+            return Err(Miss::Other);
+        }
+        let pin = self.platform.pin();
+        // SAFETY: the caller's promise.
+        match self.caches.with(&pin, |cache| unsafe { cache.push(class, memory) }) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(Miss::Other),
+        }
+    }
+
+    /// [`Heap::alloc`] of what is aligned to more than a word.
+    #[inline(never)]
+    fn alloc_aligned(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        match SizeClass::of(layout).map(|class| self.pop(class)) {
+            Some(Ok(object)) => Ok(object),
+            _ => self.alloc_otherwise(layout),
+        }
+    }
+
+    /// [`Heap::dealloc`] of what is aligned to more than a word.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(never)]
+    unsafe fn dealloc_aligned(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match SizeClass::of(layout).map(|class| self.push(class, memory)) {
+                Some(Ok(())) => Ok(()),
+                _ => self.dealloc_otherwise(memory, layout),
+            }
+        }
+    }
+
+    /// [`Heap::alloc`] of anything, by any way.
+    #[inline(never)]
+    fn alloc_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(dangling(layout));
+        }
+        let pin = self.platform.pin();
+        let Some(class) = SizeClass::of(layout) else {
+            return self.alloc_large(&pin, layout);
+        };
+        let object = match self.alloc_class(&pin, class) {
+            Ok(object) => object,
+            Err(error) => self.alloc_last_resort(&pin, class, error)?,
+        };
+        if CHECKED {
+            mark_live(class, object);
+        }
+        Ok(object)
+    }
+
+    /// [`Heap::dealloc`] of anything, by any way.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(never)]
+    unsafe fn dealloc_otherwise(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
         if layout.size() == 0 {
             return Ok(());
         }
@@ -185,7 +289,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 Err(invalid) => return Err(invalid),
             }
         }
-        match self.caches.with(&pin, |cache| cache.free(self, &pin, slab, class, memory)) {
+        // SAFETY: the caller's promise.
+        match self.caches.with(&pin, |cache| unsafe { cache.free(self, &pin, class, memory) }) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(Unavailable::NotInstalled) => {
                 self.dealloc_shared(&pin, slab, class, memory, Patience::Bounded)
@@ -267,7 +372,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    #[inline]
     fn alloc_class(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, AllocError> {
         let patience = match self.caches.with(pin, |cache| cache.alloc(self, pin, class)) {
             Ok(Ok(object)) => return Ok(object),
@@ -348,7 +452,25 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     fn count_nested(&self, pin: &CpuPin) {
         if let Some(area) = self.area(pin.cpu()) {
-            area.counters.nested();
+            area.cache.shared().count_nested();
+        }
+    }
+}
+
+/// Why a use is not one that the loaded magazine serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Miss {
+    /// The layout is small, but aligned to more than a word.
+    Aligned,
+    /// Anything else.
+    Other,
+}
+
+impl From<NotCommon> for Miss {
+    fn from(layout: NotCommon) -> Miss {
+        match layout {
+            NotCommon::Aligned => Miss::Aligned,
+            NotCommon::Size => Miss::Other,
         }
     }
 }

@@ -16,8 +16,6 @@ const _: () = assert!(CLASS_COUNT <= 64, "a bit for each class");
 /// One node's shelves and depots.
 pub(super) struct NodeHeap {
     pub(super) node: NodeId,
-    /// Magazines that live in this node's objects: taken from a shelf, but not by a caller.
-    pub(super) magazines: AtomicU64,
     /// The classes whose inboxes got slabs since somebody collected them, a bit each.
     arrivals: CachePadded<AtomicU64>,
     classes: [NodeClass; CLASS_COUNT],
@@ -49,7 +47,6 @@ impl NodeHeap {
         // SAFETY: the run is large and aligned enough, and ours; every field is written.
         unsafe {
             (&raw mut (*heap.as_ptr()).node).write(node);
-            (&raw mut (*heap.as_ptr()).magazines).write(AtomicU64::new(0));
             (&raw mut (*heap.as_ptr()).arrivals).write(CachePadded::new(AtomicU64::new(0)));
             for class in SizeClass::all() {
                 (&raw mut (*heap.as_ptr()).classes[class.index()]).write(NodeClass {

@@ -6,8 +6,7 @@ use core::ptr::NonNull;
 use super::node::NodeHeap;
 use super::runs::Run;
 use super::{AllocError, Heap};
-use crate::magazine::{Magazine, MagazineBox};
-use crate::slab::{Emptied, SizeClass, Slab, SlabShape};
+use crate::slab::{Chain, Emptied, SizeClass, Slab, SlabShape};
 use crate::sync::atomic::Ordering;
 use crate::try_lock::Patience;
 use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
@@ -71,8 +70,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(unsafe { heap.as_ref() })
     }
 
-    /// Moves free objects `into` an empty magazine until it holds `wanted`: from the shelf of
-    /// `home`, or else from a new slab. At least one, or an error.
+    /// Up to `wanted` free objects: of the shelf of `home`, or else of a new slab. At least one, or an
+    /// error.
     pub(super) fn take(
         &self,
         pin: &CpuPin,
@@ -80,10 +79,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         class: SizeClass,
         patience: Patience,
         wanted: usize,
-        into: &mut Magazine,
-    ) -> Result<(), AllocError> {
-        self.take_shelved(pin, home, class, patience, wanted, into);
-        if into.len() > 0 { Ok(()) } else { self.grow(pin, home, class, wanted, into) }
+    ) -> Result<Chain, AllocError> {
+        let taken = self.take_shelved(pin, home, class, patience, wanted);
+        if taken.len() > 0 { Ok(taken) } else { self.grow(pin, home, class, wanted) }
     }
 
     /// One free object of the shelf of `home`, or of a new slab.
@@ -94,9 +92,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         class: SizeClass,
         patience: Patience,
     ) -> Result<NonNull<u8>, AllocError> {
-        let mut one = Magazine::new();
-        self.take(pin, home, class, patience, 1, &mut one)?;
-        one.pop().ok_or(AllocError::OutOfMemory)
+        self.take(pin, home, class, patience, 1)?.pop().ok_or(AllocError::OutOfMemory)
     }
 
     /// One free object of any node's shelf, and the node.
@@ -106,16 +102,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         class: SizeClass,
         patience: Patience,
     ) -> Result<(&NodeHeap, NonNull<u8>), OutOfMemory> {
-        let mut one = Magazine::new();
         for home in self.existing_nodes() {
-            self.take_shelved(pin, home, class, patience, 1, &mut one);
-            if let Some(object) = one.pop() {
+            if let Some(object) = self.take_shelved(pin, home, class, patience, 1).pop() {
                 return Ok((home, object));
             }
         }
         Err(OutOfMemory)
     }
 
+    /// Up to `wanted` free objects of the shelf of `home`.
     fn take_shelved(
         &self,
         pin: &CpuPin,
@@ -123,29 +118,21 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         class: SizeClass,
         patience: Patience,
         wanted: usize,
-        into: &mut Magazine,
-    ) {
+    ) -> Chain {
         let shelf = &home.class(class).shelf;
+        let mut taken = Chain::EMPTY;
         let Some(mut locked) = shelf.lock(&self.platform, pin, patience) else {
-            // Only what is on its way home can be reached without the lock. If it were left, every
-            // use that is nested in a use of the lock would make a slab of its own.
-            if let Some(object) = shelf.take_waiting()
-                && let Err(object) = into.push(class, object)
-            {
-                // SAFETY: the object is ours, and of this shelf.
-                self.send_home(home, class, unsafe { Slab::of(object, class) }, object);
+            // One object is enough; without, every context that interrupts a use of the lock would
+            // make a slab of its own.
+            if let Some(object) = shelf.take_waiting() {
+                // SAFETY: the object is ours, and of this class.
+                unsafe { taken.push(object) };
             }
-            return;
+            return taken;
         };
-        while into.len() < wanted {
-            let Some(object) = locked.take() else { break };
-            if let Err(object) = into.push(class, object) {
-                // SAFETY: the object was just taken from this shelf.
-                unsafe { locked.give(Slab::of(object, class), object) };
-                break;
-            }
-        }
+        locked.take(wanted, &mut taken);
         self.release(pin, class, locked.unlock());
+        taken
     }
 
     /// Makes a slab, takes what is wanted of it, and shelves it with the rest. The slab belongs to
@@ -157,24 +144,17 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         home: &NodeHeap,
         class: SizeClass,
         wanted: usize,
-        into: &mut Magazine,
-    ) -> Result<(), AllocError> {
+    ) -> Result<Chain, AllocError> {
         let order = SlabShape::ALL[class.index()].order;
         let run = self.recorded_pages(pin, home.node, order, Run::Slab(class))?;
         // SAFETY: the run is of the class's order, and ours.
         let (slab, mut rest) = unsafe { Slab::new_in(run, class, home.node) };
-        while into.len() < wanted && rest.len() > 1 {
-            let Some(object) = rest.pop() else { break };
-            if let Err(object) = into.push(class, object) {
-                // SAFETY: the object is the slab's, and ours.
-                unsafe { rest.push(object) };
-                break;
-            }
-        }
+        let mut taken = Chain::EMPTY;
+        rest.move_to(wanted.min(rest.len() - 1), &mut taken);
         // SAFETY: the slab is new, of this home and class, with at least one object left.
         let arrival = unsafe { home.class(class).shelf.add(slab, rest) };
         home.note_arrival(class, arrival);
-        Ok(())
+        Ok(taken)
     }
 
     /// Gives one object to its slab, of `home`.
@@ -240,21 +220,21 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         home.take_arrivals().map(|class| self.collect(pin, home, class, Patience::Bounded)).sum()
     }
 
-    /// Empties a magazine of `node`'s into the slabs.
+    /// Gives objects of `node` to their slabs, and says how many frames that freed.
     pub(super) fn flush(
         &self,
         pin: &CpuPin,
         node: &NodeHeap,
         class: SizeClass,
         patience: Patience,
-        magazine: &mut Magazine,
+        mut objects: Chain,
     ) -> u64 {
         let mut locked = node.class(class).shelf.lock(&self.platform, pin, patience);
-        while let Some(object) = magazine.pop() {
-            // SAFETY: a magazine's objects are its class's, and the magazine's own.
+        while let Some(object) = objects.pop() {
+            // SAFETY: the objects are of this class.
             let slab = unsafe { Slab::of(object, class) };
             match &mut locked {
-                // SAFETY: as above, and a magazine holds its node's objects only.
+                // SAFETY: the object is ours to give, and its slab is the node's.
                 Some(shelf) => unsafe { shelf.give(slab, object) },
                 None => {
                     self.send_home(node, class, slab, object);
@@ -264,52 +244,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         locked.map_or(0, |locked| self.release(pin, class, locked.unlock()))
     }
 
-    /// An empty magazine from the depot, or a new one; `None` if there is no memory for it.
-    pub(super) fn empty_magazine(
-        &self,
-        pin: &CpuPin,
-        node: &NodeHeap,
-        class: SizeClass,
-    ) -> Option<MagazineBox> {
-        if let Some(empty) = node.class(class).depot.take_empty() {
-            return Some(empty);
-        }
-        let object = self.take_one(pin, node, MagazineBox::CLASS, Patience::Bounded).ok()?;
-        node.magazines.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the object is of that class, and ours.
-        Some(unsafe { MagazineBox::new_in(object) })
-    }
-
-    /// Leaves an empty magazine in the depot, or gives its memory back.
-    pub(super) fn retire(&self, pin: &CpuPin, node: &NodeHeap, class: SizeClass, empty: MagazineBox) {
-        if let Err(empty) = node.class(class).depot.put_empty(empty) {
-            self.scrap(pin, node, empty, Patience::Bounded);
-        }
-    }
-
-    /// Gives the memory of an empty magazine of `node`'s back.
-    pub(super) fn scrap(&self, pin: &CpuPin, node: &NodeHeap, empty: MagazineBox, patience: Patience) -> u64 {
-        let object = empty.into_object();
-        node.magazines.fetch_sub(1, Ordering::Relaxed);
-        // SAFETY: magazines live in objects of that class, of their own node.
-        let slab = unsafe { Slab::of(object, MagazineBox::CLASS) };
-        self.give(pin, node, MagazineBox::CLASS, slab, object, patience)
-    }
-
     /// Empties the depots of `node`.
     pub(super) fn clear_depots(&self, pin: &CpuPin, node: &NodeHeap, patience: Patience) -> u64 {
         let mut frames = 0;
         for class in SizeClass::all() {
             let depot = &node.class(class).depot;
             // No more than there are places: other CPUs may refill them meanwhile.
-            for _ in 0..crate::depot::FULL {
-                let Some(mut full) = depot.take_full() else { break };
-                frames += self.flush(pin, node, class, patience, &mut full);
-                frames += self.scrap(pin, node, full, patience);
-            }
-            for _ in 0..crate::depot::EMPTY {
-                let Some(empty) = depot.take_empty() else { break };
-                frames += self.scrap(pin, node, empty, patience);
+            for _ in 0..crate::depot::PLACES {
+                let Some(full) = depot.take() else { break };
+                // SAFETY: the depot's magazines are of its class.
+                frames += self.flush(pin, node, class, patience, unsafe { full.into_chain(class) });
             }
         }
         frames

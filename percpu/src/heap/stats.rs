@@ -1,9 +1,7 @@
 //! What the heap counts, and the check that it adds up.
 
 use super::{Corruption, Heap};
-use crate::magazine::MagazineBox;
 use crate::slab::{ShelfCounts, SizeClass, SlabShape};
-use crate::sync::atomic::Ordering;
 use crate::try_lock::Patience;
 use crate::{CpuId, MAX_CPUS, PageSource, Platform};
 
@@ -65,7 +63,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let shape = SlabShape::ALL[class.index()];
         let mut counts = ShelfCounts::default();
         let mut live = 0u64;
-        let mut magazines = 0;
         for node in self.existing_nodes() {
             let of_node = node.class(class);
             if let Some(shelf) = of_node.shelf.lock(&self.platform, &pin, Patience::Bounded) {
@@ -74,13 +71,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 self.release(&pin, class, shelf.unlock());
             }
             live = live.wrapping_add(of_node.ops.live());
-            if class == MagazineBox::CLASS {
-                magazines += node.magazines.load(Ordering::Relaxed);
-            }
         }
         for cpu in (0..MAX_CPUS).filter_map(CpuId::new) {
             if let Some(area) = self.area(cpu) {
-                live = live.wrapping_add(area.counters.live(class));
+                live = live.wrapping_add(area.cache.shared().live(class));
             }
         }
         // A free that was counted before its allocation was leaves the sum below zero.
@@ -89,7 +83,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         ClassStats {
             object_size: class.size(),
             live,
-            cached: used.saturating_sub(live + magazines),
+            cached: used.saturating_sub(live),
             free: counts.free as u64,
             slabs: counts.slabs as u64,
             slab_bytes: counts.slabs as u64 * shape.order.bytes(),
@@ -112,7 +106,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// One CPU's counters, or `None` before it came online.
     #[must_use]
     pub fn cpu_stats(&self, cpu: CpuId) -> Option<CpuHeapStats> {
-        Some(self.area(cpu)?.counters.read())
+        Some(self.area(cpu)?.cache.shared().stats())
     }
 
     /// Cross-checks every shelf's lists, its slabs' headers and free lists, and its counters,

@@ -12,7 +12,8 @@ struct Link {
 /// # Safety
 ///
 /// `object` is a free object that the caller owns, last written by [`link`].
-pub(super) unsafe fn next(object: NonNull<u8>) -> Option<NonNull<u8>> {
+#[inline]
+pub(crate) unsafe fn next(object: NonNull<u8>) -> Option<NonNull<u8>> {
     // SAFETY: an object is at least a word, word-aligned, and the caller owns this one.
     unsafe { object.cast::<Link>().read().next }
 }
@@ -22,12 +23,13 @@ pub(super) unsafe fn next(object: NonNull<u8>) -> Option<NonNull<u8>> {
 /// # Safety
 ///
 /// The caller owns `object`, an object of a slab.
-pub(super) unsafe fn link(object: NonNull<u8>, next: Option<NonNull<u8>>) {
+#[inline]
+pub(crate) unsafe fn link(object: NonNull<u8>, next: Option<NonNull<u8>>) {
     // SAFETY: as in `next`.
     unsafe { object.cast::<Link>().write(Link { next }) };
 }
 
-/// A stack of free objects of one slab. It owns them; dropping it loses them.
+/// A stack of free objects of one class. It owns them; dropping it loses them.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     head: Option<NonNull<u8>>,
@@ -38,12 +40,21 @@ impl Chain {
     /// The chain without objects.
     pub(crate) const EMPTY: Chain = Chain { head: None, len: 0 };
 
+    /// The chain of `len` objects that begins at `head`.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the objects, which are linked to a null.
+    pub(crate) const unsafe fn of(head: NonNull<u8>, len: usize) -> Chain {
+        Chain { head: Some(head), len }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The object that [`Chain::pop`] would return.
-    pub(super) fn head(&self) -> Option<NonNull<u8>> {
+    /// The object that [`Chain::pop`] would return. The others hang on it.
+    pub(crate) fn head(&self) -> Option<NonNull<u8>> {
         self.head
     }
 
@@ -67,7 +78,7 @@ impl Chain {
     ///
     /// # Safety
     ///
-    /// The caller owns `object`, which is free, and of the chain's slab.
+    /// The caller owns `object`, which is free, and of the chain's class.
     pub(crate) unsafe fn push(&mut self, object: NonNull<u8>) {
         // SAFETY: the caller's promise.
         unsafe { link(object, self.head) };
@@ -82,6 +93,27 @@ impl Chain {
         self.head = unsafe { next(object) };
         self.len -= 1;
         Some(object)
+    }
+
+    /// Moves the top `count` objects, or all if there are fewer, on top of `onto`, in their order.
+    /// Says how many that were.
+    pub(crate) fn move_to(&mut self, count: usize, onto: &mut Chain) -> usize {
+        let count = count.min(self.len);
+        let Some(head) = self.head.filter(|_| count > 0) else { return 0 };
+        let mut last = head;
+        for _ in 1..count {
+            // SAFETY: the chain owns its objects, each written by `link`, and has `count` of them.
+            last = unsafe { next(last) }.unwrap_or(last);
+        }
+        // SAFETY: as above; both chains are of one class.
+        unsafe {
+            self.head = next(last);
+            link(last, onto.head);
+        }
+        self.len -= count;
+        onto.head = Some(head);
+        onto.len += count;
+        count
     }
 
     /// Walks the chain as far as the objects are `inside` their slab and no more than counted:

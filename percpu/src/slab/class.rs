@@ -20,6 +20,9 @@ const FINE: usize = 8;
 pub struct SizeClass(u8);
 
 impl SizeClass {
+    /// The class of [`MAX_CLASS_SIZE`] bytes.
+    pub(crate) const LARGEST: SizeClass = SizeClass(CLASS_COUNT as u8 - 1);
+
     /// The class numbered `index`, or `None` where `index` is not below [`CLASS_COUNT`].
     #[must_use]
     pub const fn new(index: usize) -> Option<SizeClass> {
@@ -37,7 +40,7 @@ impl SizeClass {
     #[inline]
     pub const fn of(layout: Layout) -> Option<SizeClass> {
         // Every class is aligned to a word.
-        if layout.align() <= 8 {
+        if layout.align() <= WORD {
             let size = layout.size();
             return if size <= MAX_CLASS_SIZE { Some(SizeClass::for_size(size)) } else { None };
         }
@@ -59,8 +62,26 @@ impl SizeClass {
         Some(class)
     }
 
+    /// [`SizeClass::of`] for what is asked for most: 1 to 1024 bytes, aligned to a word at most.
+    #[inline]
+    pub(crate) const fn of_small(layout: Layout) -> Result<SizeClass, NotCommon> {
+        // Wraps for no bytes, which is then too large.
+        let last = layout.size().wrapping_sub(1);
+        if last >= SMALL {
+            return Err(NotCommon::Size);
+        }
+        if layout.align() > WORD { Err(NotCommon::Aligned) } else { Ok(BY_WORDS[last / WORD]) }
+    }
+
     /// The smallest class of at least `size` bytes, which is at most [`MAX_CLASS_SIZE`].
+    #[inline]
     const fn for_size(size: usize) -> SizeClass {
+        let last = size.saturating_sub(1);
+        if last < SMALL { BY_WORDS[last / WORD] } else { BY_STEPS[last / STEP] }
+    }
+
+    /// Computes what [`SizeClass::for_size`] looks up.
+    const fn compute(size: usize) -> SizeClass {
         if size <= 8 * FINE {
             return SizeClass(size.saturating_sub(1) as u8 / 8);
         }
@@ -72,7 +93,12 @@ impl SizeClass {
 
     /// The number, always below [`CLASS_COUNT`].
     #[must_use]
+    #[inline]
     pub const fn index(self) -> usize {
+        // SAFETY: `new`, `all` and `compute`, the only sources, keep the number below `CLASS_COUNT`
+        // (`compute` is given no more than `MAX_CLASS_SIZE`). Said here so that arrays of classes
+        // need no check.
+        unsafe { core::hint::assert_unchecked((self.0 as usize) < CLASS_COUNT) };
         self.0 as usize
     }
 
@@ -95,7 +121,7 @@ impl SizeClass {
         1 << self.size().trailing_zeros()
     }
 
-    /// How many objects a magazine of this class holds: about 16 KiB worth, 2 to 30.
+    /// How many objects a magazine of this class holds: about 16 KiB worth, 2 to 64.
     #[must_use]
     pub const fn rounds(self) -> usize {
         ROUNDS[self.0 as usize] as usize
@@ -113,6 +139,28 @@ impl SizeClass {
     }
 }
 
+/// Bytes to which every class is aligned.
+const WORD: usize = 8;
+
+/// Sizes up to this have a table by words. Larger classes are multiples of [`STEP`].
+const SMALL: usize = 1024;
+const STEP: usize = 128;
+
+/// The class of each number of words up to [`SMALL`] bytes, from one on.
+static BY_WORDS: [SizeClass; SMALL / WORD] = by_multiples::<{ SMALL / WORD }>(WORD);
+/// The class of each number of steps, from one on.
+static BY_STEPS: [SizeClass; MAX_CLASS_SIZE / STEP] = by_multiples::<{ MAX_CLASS_SIZE / STEP }>(STEP);
+
+const fn by_multiples<const COUNT: usize>(step: usize) -> [SizeClass; COUNT] {
+    let mut classes = [SizeClass(0); COUNT];
+    let mut index = 0;
+    while index < COUNT {
+        classes[index] = SizeClass::compute((index + 1) * step);
+        index += 1;
+    }
+    classes
+}
+
 /// [`SizeClass::rounds`] of each class: a free compares with it, and should not divide.
 const ROUNDS: [u8; CLASS_COUNT] = {
     let mut rounds = [0; CLASS_COUNT];
@@ -123,6 +171,15 @@ const ROUNDS: [u8; CLASS_COUNT] = {
     }
     rounds
 };
+
+/// Why a layout is not among those that [`SizeClass::of_small`] knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotCommon {
+    /// It has no bytes, or more than 1024.
+    Size,
+    /// It is aligned to more than a word.
+    Aligned,
+}
 
 impl fmt::Debug for SizeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,8 +205,8 @@ pub(crate) struct SlabShape {
 }
 
 impl SlabShape {
-    /// The smallest run that loses at most an eighth of itself, and holds enough for a magazine
-    /// and one more.
+    /// The smallest run that loses at most an eighth of itself, and holds more than a magazine, or
+    /// more than half of the largest magazines.
     pub const fn of(class: SizeClass) -> SlabShape {
         let header = crate::slab::header::HEADER_BYTES;
         let first = (header + class.align() - 1) & !(class.align() - 1);
@@ -157,7 +214,7 @@ impl SlabShape {
         loop {
             let bytes = 4096usize << order;
             let capacity = bytes.saturating_sub(first) / class.size();
-            let enough = capacity > class.rounds();
+            let enough = capacity > class.rounds() || capacity >= crate::magazine::MAX_ROUNDS / 2;
             if enough && (bytes - capacity * class.size()) * 8 <= bytes {
                 break;
             }
@@ -176,6 +233,12 @@ impl SlabShape {
         let behind = offset.checked_sub(self.first)?;
         let index = behind / class.size();
         (behind % class.size() == 0 && index < self.capacity).then_some(index)
+    }
+
+    /// Clears the bits of an address that tell bytes of one slab apart.
+    #[inline]
+    pub const fn mask(&self) -> usize {
+        !(self.order.bytes() as usize - 1)
     }
 
     /// The shape of each class.
@@ -228,7 +291,7 @@ mod tests {
             let bytes = shape.order.bytes() as usize;
             assert!((bytes - shape.capacity * class.size()) * 8 <= bytes, "{class}: {shape:?}");
             assert!(shape.first + shape.capacity * class.size() <= bytes);
-            assert!(shape.capacity > class.rounds() && class.rounds() >= 2);
+            assert!(shape.capacity > class.rounds().min(31) && class.rounds() >= 2);
             assert_eq!(shape.index_of(class, shape.first + class.size()), Some(1));
             assert_eq!(shape.index_of(class, shape.first + 1), None);
             assert_eq!(shape.index_of(class, shape.first + shape.capacity * class.size()), None);

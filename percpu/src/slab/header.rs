@@ -185,12 +185,23 @@ impl Slab {
     /// class's slab alignment reaches (then see [`Slab::home`] before anything else).
     #[inline]
     pub(crate) unsafe fn of(object: NonNull<u8>, class: SizeClass) -> Slab {
-        let mask = SlabShape::ALL[class.index()].order.bytes() as usize - 1;
-        let base = object.as_ptr().map_addr(|address| address & !mask);
+        // SAFETY: the caller's promise.
+        unsafe { Slab::masked(object, SlabShape::ALL[class.index()].mask()) }
+    }
+
+    /// As [`Slab::of`], of a class whose [`SlabShape::mask`] is known.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Slab::of`].
+    #[inline]
+    pub(crate) unsafe fn masked(object: NonNull<u8>, mask: usize) -> Slab {
+        let base = object.as_ptr().map_addr(|address| address & mask);
         // SAFETY: a slab's base is not null, since its runs come as `NonNull`.
         Slab(unsafe { NonNull::new_unchecked(base.cast()) })
     }
 
+    #[inline]
     fn header(&self) -> &Header {
         // SAFETY: a handle's slab lives, and its header is only shared; what changes in it is
         // atomic or in a cell.
@@ -221,6 +232,7 @@ impl Slab {
     }
 
     /// The slab's address, for reports and comparisons.
+    #[inline]
     pub(crate) fn address(self) -> usize {
         self.0.addr().get()
     }

@@ -8,8 +8,9 @@ mod list;
 mod live;
 mod shelf;
 
-pub(crate) use class::SlabShape;
+pub(crate) use chain::{Chain, link, next};
 pub use class::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};
+pub(crate) use class::{NotCommon, SlabShape};
 pub(crate) use header::{Arrival, Slab, SlabTag, WasFirst};
 pub(crate) use live::{CHECKED, WasLive};
 pub(crate) use shelf::{Emptied, Shelf, ShelfCounts};

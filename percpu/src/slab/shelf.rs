@@ -123,9 +123,9 @@ pub(crate) struct LockedShelf<'a> {
 }
 
 impl LockedShelf<'_> {
-    /// Takes a free object.
-    pub(crate) fn take(&mut self) -> Option<NonNull<u8>> {
-        self.lists.take()
+    /// Moves free objects `onto` a chain until that has `wanted`, or none is left.
+    pub(crate) fn take(&mut self, wanted: usize, onto: &mut Chain) {
+        self.lists.take(wanted, onto);
     }
 
     /// Gives an object back.
@@ -134,12 +134,8 @@ impl LockedShelf<'_> {
     ///
     /// The caller owns `object`, an object of `slab`, which is this shelf's.
     pub(crate) unsafe fn give(&mut self, slab: Slab, object: NonNull<u8>) {
-        let mut freed = Chain::EMPTY;
         // SAFETY: the caller's promise.
-        unsafe {
-            freed.push(object);
-            self.lists.take_in(slab, freed);
-        }
+        unsafe { self.lists.give(slab, object) };
     }
 
     /// Lets go of the spare slab too.
@@ -218,33 +214,42 @@ impl Lists {
         SlabShape::ALL[self.class.index()].capacity
     }
 
-    fn take(&mut self) -> Option<NonNull<u8>> {
+    /// A slab with free objects, on the partial list.
+    fn available(&mut self) -> Option<Slab> {
         // SAFETY (here and below in this impl): `&mut self` exists under the shelf's lock only,
         // and each slab is on the list that its `place` names.
-        let slab = match self.partial.head() {
-            Some(slab) => slab,
-            None => {
-                let slab = self.spare.take()?;
-                // SAFETY: the lock is held; the spare slab is on no list.
-                unsafe {
-                    self.partial.push(slab);
-                    slab.shelved(|shelved| shelved.place = Place::Partial);
-                }
-                slab
-            }
-        };
-        // SAFETY: the lock is held.
-        let (object, left) = unsafe { slab.shelved(|shelved| (shelved.free.pop(), shelved.free.len())) };
-        if left == 0 {
-            // SAFETY: the lock is held, and the slab is on the partial list.
+        self.partial.head().or_else(|| {
+            let slab = self.spare.take()?;
+            // SAFETY: the lock is held; the spare slab is on no list.
             unsafe {
-                self.partial.remove(slab);
-                self.full.push(slab);
-                slab.shelved(|shelved| shelved.place = Place::Full);
+                self.partial.push(slab);
+                slab.shelved(|shelved| shelved.place = Place::Partial);
+            }
+            Some(slab)
+        })
+    }
+
+    fn take(&mut self, wanted: usize, onto: &mut Chain) {
+        while onto.len() < wanted
+            && let Some(slab) = self.available()
+        {
+            // SAFETY: the lock is held.
+            let (moved, left) = unsafe {
+                slab.shelved(|shelved| {
+                    let moved = shelved.free.move_to(wanted - onto.len(), onto);
+                    (moved, shelved.free.len())
+                })
+            };
+            self.counts.free -= moved;
+            if left == 0 {
+                // SAFETY: the lock is held, and the slab is on the partial list.
+                unsafe {
+                    self.partial.remove(slab);
+                    self.full.push(slab);
+                    slab.shelved(|shelved| shelved.place = Place::Full);
+                }
             }
         }
-        self.counts.free -= usize::from(object.is_some());
-        object
     }
 
     /// # Safety
@@ -259,11 +264,47 @@ impl Lists {
                 (shelved.place, shelved.free.len())
             })
         };
-        self.counts.slabs += usize::from(place == Place::Unshelved);
+        // SAFETY: the slab is this shelf's, and this is what it says.
+        unsafe { self.list(slab, place, free) };
+    }
+
+    /// # Safety
+    ///
+    /// `object` is an object of `slab`, which is this shelf's, and nobody else has it.
+    #[inline]
+    unsafe fn give(&mut self, slab: Slab, object: NonNull<u8>) {
+        self.counts.free += 1;
+        // SAFETY: the lock is held, and the object is of the slab.
+        let (place, free) = unsafe {
+            slab.shelved(|shelved| {
+                shelved.free.push(object);
+                (shelved.place, shelved.free.len())
+            })
+        };
+        // SAFETY: the slab is this shelf's, and this is what it says.
+        unsafe { self.list(slab, place, free) };
+    }
+
+    /// Puts `slab`, which is at `place` and has `free` free objects, on the list that this asks for.
+    ///
+    /// # Safety
+    ///
+    /// The slab is this shelf's.
+    #[inline]
+    unsafe fn list(&mut self, slab: Slab, place: Place, free: usize) {
         let target = if free < self.capacity() { Place::Partial } else { Place::Spare };
-        if place == target {
-            return;
+        if place != target {
+            // SAFETY: the caller's promise.
+            unsafe { self.relist(slab, place, target) };
         }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Lists::list`].
+    #[inline(never)]
+    unsafe fn relist(&mut self, slab: Slab, place: Place, target: Place) {
+        self.counts.slabs += usize::from(place == Place::Unshelved);
         // SAFETY: the lock is held, and `place` names the list.
         unsafe {
             match place {

@@ -1,8 +1,6 @@
-//! Large leaves: cutting all of those in a range, making one of small leaves by copying, and making one of small
-//! leaves that map one run already.
+//! Large leaves of regions: cutting all of them in a range, and making one of small ones by copying.
 
 mod collapse;
 mod cut;
-pub(super) mod promote;
 
 pub(crate) use collapse::{Collapse, Collapsed};

@@ -63,6 +63,12 @@ fn layout() -> Layout {
     Layout::from_size_align(bytes, bytes).unwrap()
 }
 
+fn take(shelf: &mut LockedShelf<'_>) -> Option<NonNull<u8>> {
+    let mut one = Chain::EMPTY;
+    shelf.take(1, &mut one);
+    one.pop()
+}
+
 /// An object on its way from one thread to another.
 struct Sent(NonNull<u8>);
 
@@ -109,7 +115,7 @@ impl Model {
         assert_eq!(shelf.counts(), ShelfCounts { slabs: self.bases.len(), free: all });
         shelf.validate(NodeId::ZERO, class()).unwrap();
         for _ in 0..all {
-            self.use_object(shelf.take().unwrap());
+            self.use_object(take(&mut shelf).unwrap());
         }
         drop(shelf);
         for base in &self.bases {
@@ -126,7 +132,7 @@ impl Model {
 
     fn take(&self) -> Option<Sent> {
         let mut shelf = self.shelf.lock(&Host, &pin(), Patience::None)?;
-        let object = shelf.take();
+        let object = take(&mut shelf);
         assert!(shelf.unlock().pop_run().is_none());
         let object = object?;
         self.use_object(object);

@@ -9,7 +9,7 @@ use crate::record::Measurement;
 /// topomem's exact figures: instructions, atomics and bookkeeping.
 fn counts() -> Result<Vec<Measurement>, Error> {
     let bench = program::build(Build::Measuring)?;
-    let mut results = vec![instructions::of_pair(&bench, "topomem")?];
+    let mut results = vec![instructions::of_pair(&bench, "topomem")?, instructions::of_heap_pair(&bench)?];
     results.extend(program::results(&bench, &["metadata"])?);
     results.extend(program::results(&program::build(Build::Counting)?, &["hits"])?);
     results.retain(|result| result.subject == "topomem");

@@ -1,4 +1,4 @@
-//! Instructions of an alloc and a free, counted by callgrind.
+//! Instructions of an alloc and a free, of frames and of the heap, counted by callgrind.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,8 +12,9 @@ use crate::workspace;
 pub(super) const SUBJECTS: [&str; 5] =
     ["topomem", "topomem paranoid", "bitmap-allocator", "buddy_system_allocator", "(loop)"];
 
-/// The function inside which callgrind counts.
-const COUNTED: &str = "topomem_benches::instructions::counted_bursts*";
+/// The functions inside which callgrind counts: of frames, and of the heap.
+const COUNTED_BURSTS: &str = "topomem_benches::instructions::counted_bursts*";
+const COUNTED_PAIRS: &str = "topomem_benches::heap::counted_pairs*";
 
 /// Pairs in a burst.
 const BURST: u64 = 32;
@@ -21,15 +22,33 @@ const BURST: u64 = 32;
 /// Bursts of the two runs whose difference is taken.
 const BURSTS: [u64; 2] = [1000, 3000];
 
-/// Instructions per pair of `subject`, exactly.
+/// Pairs of the two runs of the heap whose difference is taken.
+const PAIRS: [u64; 2] = [1000, 3000];
+
+/// Instructions per pair of frames of `subject`, exactly.
 pub(super) fn of_pair(bench: &Path, subject: &str) -> Result<Measurement, Error> {
-    let few = count(bench, subject, BURSTS[0])?;
-    let many = count(bench, subject, BURSTS[1])?;
+    let count = |bursts: u64| {
+        count(bench, COUNTED_BURSTS, &["bursts", "--subject", subject, "--bursts", &bursts.to_string()])
+    };
     let pairs = (BURSTS[1] - BURSTS[0]) * BURST;
-    let figure = many.saturating_sub(few) as f64 / pairs as f64;
-    Ok(Measurement {
-        suite: "frames".to_owned(),
-        case: "instructions_pair".to_owned(),
+    let figure = count(BURSTS[1])?.saturating_sub(count(BURSTS[0])?) as f64 / pairs as f64;
+    Ok(measurement("frames", "instructions_pair", subject, figure))
+}
+
+/// Instructions per pair of 64 bytes of the heap, exactly; those of the loop that makes them are in it.
+pub(super) fn of_heap_pair(bench: &Path) -> Result<Measurement, Error> {
+    let subject = "topomem";
+    let count = |pairs: u64| {
+        count(bench, COUNTED_PAIRS, &["pairs", "--subject", subject, "--pairs", &pairs.to_string()])
+    };
+    let figure = count(PAIRS[1])?.saturating_sub(count(PAIRS[0])?) as f64 / (PAIRS[1] - PAIRS[0]) as f64;
+    Ok(measurement("heap", "instructions_hot", subject, figure))
+}
+
+fn measurement(suite: &str, case: &str, subject: &str, figure: f64) -> Measurement {
+    Measurement {
+        suite: suite.to_owned(),
+        case: case.to_owned(),
         subject: subject.to_owned(),
         cpus: 1,
         unit: "instructions".to_owned(),
@@ -37,24 +56,24 @@ pub(super) fn of_pair(bench: &Path, subject: &str) -> Result<Measurement, Error>
         low: figure,
         high: figure,
         n: 1,
-    })
+    }
 }
 
-/// Instructions of `bursts` bursts, with what happens once.
-fn count(bench: &Path, subject: &str, bursts: u64) -> Result<u64, Error> {
+/// Instructions inside `counted` of a run of the bench, with what happens once.
+fn count(bench: &Path, counted: &'static str, arguments: &[&str]) -> Result<u64, Error> {
     let counts = workspace::target_folder().join(format!("callgrind.{}", std::process::id()));
     let mut command = Command::new("valgrind");
     command
         .args(["--quiet", "--tool=callgrind", "--collect-atstart=no"])
-        .arg(format!("--toggle-collect={COUNTED}"))
+        .arg(format!("--toggle-collect={counted}"))
         .arg(format!("--callgrind-out-file={}", counts.display()))
         .arg(bench)
-        .args(["bursts", "--subject", subject, "--bursts", &bursts.to_string()]);
+        .args(arguments);
     program::output(&mut command)?;
     let text = std::fs::read_to_string(&counts).map_err(Error::file(&counts))?;
     // A file that stays is no harm.
     let _ = std::fs::remove_file(&counts);
-    summary(&text).filter(|&instructions| instructions > 0).ok_or(Error::NotCounted { what: COUNTED })
+    summary(&text).filter(|&instructions| instructions > 0).ok_or(Error::NotCounted { what: counted })
 }
 
 /// The total that callgrind's output file states.

@@ -176,6 +176,7 @@ pub(super) mod tests {
             limits.of(&result(case, "topomem", 1, (1.0, "instructions"))).unwrap().bound.is_some()
         };
         assert!(is_bounded(Suite::Frames, "instructions_pair"));
+        assert!(is_bounded(Suite::Frames, "instructions_hot"));
         assert!(is_bounded(Suite::Shootdown, "protect_1"));
         assert!(is_bounded(Suite::Vm, "munmap_1"));
         assert!(Limits::parse("test.toml", "[[limit]]\ncase = \"a\"\ncpus = 1\nbond = 1\n").is_err());
