@@ -4,7 +4,7 @@
 //! nothing else is mapped. The heap is the part of its `brk` area above what is in use. Processes that the
 //! log forks are its siblings (`CLONE_PARENT`), so that the runner sees each of them end. Steps are
 //! done in order: a step of another process is waited for. The processes allocate nothing. On the reference
-//! kernel a process goes to another CPU for most steps, so that CPUs meet translations that they cached some
+//! kernel a process goes to another CPU every few steps, so that CPUs meet translations that they cached some
 //! steps ago.
 
 mod files;
@@ -243,7 +243,10 @@ fn fork_sibling() -> i64 {
     unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) }
 }
 
-/// Moves the calling thread to the CPU that does a step: another one for most steps.
+/// Steps for which a process stays on a CPU: all programs take turns there.
+const STAY: usize = 4;
+
+/// Moves the calling thread to the CPU that does a step.
 fn go_to_cpu(step: usize) {
     let mut cpus = [0_u64; 16];
     // SAFETY: the kernel writes and reads as many bytes as the set has.
@@ -251,7 +254,7 @@ fn go_to_cpu(step: usize) {
         let bytes = size_of_val(&cpus);
         libc::syscall(libc::SYS_sched_getaffinity, 0, bytes, cpus.as_mut_ptr());
         let count = cpus.iter().map(|word| word.count_ones() as usize).sum::<usize>().max(1);
-        let wanted = (step.wrapping_mul(0x9e37_79b9) >> 8) % count;
+        let wanted = ((step / STAY).wrapping_mul(0x9e37_79b9) >> 8) % count;
         let mut members = (0..bytes * 8).filter(|&cpu| cpus[cpu / 64] >> (cpu % 64) & 1 != 0);
         if let Some(cpu) = members.nth(wanted) {
             let mut set = [0_u64; 16];
