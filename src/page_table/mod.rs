@@ -2,49 +2,24 @@
 //!
 //! [`Format`] is what an architecture adds; [`X64`] is x86-64 with 4 or 5 levels. Changes go
 //! through a cursor that claims only the entries of its range (the protocol is described in
-//! `cursor.rs`); walks take no claim.
+//! `claims/cursor.rs`); walks take no claim.
+//!
+//! `format` says what entries look like, `tables` where they lie, and `lists` keeps frames on their way in and out.
+//! `claims` has the cursors. All else is built on these: `mapping` maps frames that the caller names, `rewrite`
+//! changes the regions of pages, `faults` answers accesses, `fork` copies without copying frames, `large` makes
+//! and cuts large leaves, `freeing` takes tables back, and `reading` looks at what is there.
 
-mod alike;
-mod around;
-mod chain;
-mod change;
-mod claim;
-mod cursor;
-mod dismantle;
-mod entry;
-mod exchange;
-mod features;
+mod claims;
+mod faults;
 mod fork;
 mod format;
-mod gather;
+mod freeing;
 mod large;
-mod lend;
-mod level;
-mod map;
-mod memory;
-mod path;
-mod pieces;
-mod promote;
-mod protection;
-mod reclaim;
-mod records;
-mod regions;
-mod relocate;
-mod resolve;
+mod lists;
+mod mapping;
+mod reading;
 mod rewrite;
-mod rewrite_leaves;
-mod roots;
-mod runs;
-mod scan;
-mod share;
-mod single;
-mod split;
-mod table;
-mod touch;
-mod vacancy;
-mod visit;
-mod walk;
-mod x64;
+mod tables;
 
 use core::marker::PhantomData;
 
@@ -52,40 +27,40 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU8, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
-pub(crate) use around::Neighbours;
-pub use chain::Chain;
-pub(crate) use chain::Reserve;
-pub(crate) use change::Changed;
-pub use claim::LockCounters;
-pub(crate) use dismantle::{Dismantled, Forgotten, Users};
-pub(crate) use entry::RecordNumber;
-pub use entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
-pub(crate) use exchange::ExchangeError;
-pub use features::PagingFeatures;
+pub use claims::claim::LockCounters;
+pub(crate) use faults::around::Neighbours;
+pub(crate) use faults::resolve::{Answer, Answered};
+pub(crate) use fork::lend::{LendError, Lends, Lent};
 pub(crate) use fork::{Copied, CopyError, Inherited};
+pub(crate) use format::entry::RecordNumber;
+pub use format::entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
+pub use format::features::PagingFeatures;
+pub(crate) use format::level::Pages;
+pub use format::level::{ENTRIES, Level};
+pub use format::protection::{Access, Cache, Privilege, Protection, WriteExecute};
+pub use format::x64::X64;
 pub use format::{Format, Sizes};
-pub(crate) use gather::Gather;
+pub(crate) use freeing::dismantle::{Dismantled, Forgotten, Users};
+pub(crate) use freeing::reclaim::Swept;
+pub(crate) use large::promote::{Unfit, Unpromoted};
 pub(crate) use large::{Collapse, Collapsed};
-pub(crate) use lend::{LendError, Lends, Lent};
-pub(crate) use level::Pages;
-pub use level::{ENTRIES, Level};
-pub(crate) use map::{Attributes, Backing, Chained, Contiguous, FillError};
-pub(crate) use memory::TableAccess;
-pub use memory::{SharesFull, TableMemory};
-pub(crate) use promote::{Unfit, Unpromoted};
-pub use protection::{Access, Cache, Privilege, Protection, WriteExecute};
-pub(crate) use reclaim::Swept;
-pub(crate) use relocate::{Expects, Left, MovedRegions, RelocateError};
-pub(crate) use resolve::{Answer, Answered};
+pub use lists::chain::Chain;
+pub(crate) use lists::chain::Reserve;
+pub(crate) use lists::gather::Gather;
+pub(crate) use lists::runs::Runs;
+pub(crate) use mapping::change::Changed;
+pub(crate) use mapping::exchange::ExchangeError;
+pub(crate) use mapping::map::{Attributes, Backing, Chained, Contiguous, FillError};
+pub(crate) use mapping::share::{Listed, Unshared};
+pub(crate) use mapping::single::{ClearPageError, Mismatch};
+pub use reading::walk::{WalkGuard, Walks};
+pub(crate) use rewrite::leaves::AtOnce;
+pub(crate) use rewrite::relocate::{Expects, Left, MovedRegions, RelocateError};
 pub(crate) use rewrite::{Becomes, Found, Outcome, Rewrite, RewriteError, Rewritten};
-pub(crate) use rewrite_leaves::AtOnce;
-pub(crate) use runs::Runs;
-pub(crate) use share::{Listed, Unshared};
-pub(crate) use single::{ClearPageError, Mismatch};
-pub use walk::{WalkGuard, Walks};
-pub use x64::X64;
+pub(crate) use tables::memory::TableAccess;
+pub use tables::memory::{SharesFull, TableMemory};
 
-use memory::table_at;
+use tables::memory::table_at;
 
 /// A page table: its root, and what its claims have seen.
 ///

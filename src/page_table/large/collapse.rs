@@ -16,17 +16,17 @@
 use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::PageTable;
-use crate::page_table::chain::Reserve;
-use crate::page_table::change::{Changed, reprotect};
-use crate::page_table::cursor::Cursor;
-use crate::page_table::entry::{Entry, Leaf, Ownership, Reach, RegionId};
+use crate::page_table::claims::cursor::Cursor;
+use crate::page_table::format::entry::{Entry, Leaf, Ownership, Reach, RegionId};
+use crate::page_table::format::level::{ENTRIES, Level, Pages};
+use crate::page_table::format::protection::{Access, Protection};
 use crate::page_table::format::{Format, Sizes};
-use crate::page_table::level::{ENTRIES, Level, Pages};
-use crate::page_table::map::unlink;
-use crate::page_table::memory::{TableAccess, TableMemory, table_at};
-use crate::page_table::promote::{Unfit, Unpromoted};
-use crate::page_table::protection::{Access, Protection};
-use crate::page_table::regions;
+use crate::page_table::large::promote::{Unfit, Unpromoted};
+use crate::page_table::lists::chain::Reserve;
+use crate::page_table::mapping::change::{Changed, reprotect};
+use crate::page_table::mapping::map::unlink;
+use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
+use crate::page_table::tables::regions;
 
 /// What a collapse asks its caller.
 pub(crate) trait Collapse {

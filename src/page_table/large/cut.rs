@@ -3,13 +3,13 @@
 use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::PageTable;
-use crate::page_table::chain::Reserve;
-use crate::page_table::cursor::Cursor;
-use crate::page_table::entry::Entry;
+use crate::page_table::claims::cursor::Cursor;
 use crate::page_table::format::Format;
-use crate::page_table::level::{Level, Pages};
-use crate::page_table::memory::{TableAccess, TableMemory, table_at};
-use crate::page_table::split::{regions_frames, split};
+use crate::page_table::format::entry::Entry;
+use crate::page_table::format::level::{Level, Pages};
+use crate::page_table::lists::chain::Reserve;
+use crate::page_table::mapping::split::{regions_frames, split};
+use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 
 /// Returns how many frames it takes to cut the leaves above `to` that `pages` touches in the table in `frame`,
 /// of `level`.

@@ -10,7 +10,7 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use x86_64::structures::paging::PhysFrame;
 
-use super::super::table::Table;
+use super::super::tables::table::Table;
 use super::super::{Chain, ENTRIES, Level, RawEntry, SharesFull, TableAccess, TableMemory, Walks};
 use super::{frame, number};
 

@@ -1,7 +1,7 @@
 //! Claims of entries above and below each other. An entry of the root covers pages 0 to 7, one of the next
 //! level 4 of them, one of a directory 2.
 
-use super::super::cursor::Cursor;
+use super::super::claims::cursor::Cursor;
 use super::*;
 
 /// A space where these pages are mapped.

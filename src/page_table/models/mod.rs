@@ -21,7 +21,7 @@ use topomem_percpu::{CpuId, CpuPin};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
-use super::table::Table as TablePage;
+use super::tables::table::Table as TablePage;
 use super::*;
 use crate::budget::Budget;
 

@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
-use super::super::memory::table_at;
-use super::super::table::{Table as TablePage, TableEntry};
+use super::super::tables::memory::table_at;
+use super::super::tables::table::{Table as TablePage, TableEntry};
 use super::*;
 
 const HUGE: u64 = 512;

@@ -103,7 +103,7 @@ fn find(table: &Table, arena: &Arena, page: u64) -> Option<(PhysFrame, Level, Pr
 /// How many entries are claimed in the table in `frame`, of `level`, and below.
 fn claims(arena: &Arena, frame: PhysFrame, level: Level) -> usize {
     // SAFETY: it is linked, and nobody changes the table meanwhile.
-    let table = unsafe { memory::table_at(arena, frame) };
+    let table = unsafe { table_at(arena, frame) };
     let of_entry = |index| {
         let raw = table.load(index);
         let below = match (X64::<4>::decode(raw, level), level.below()) {

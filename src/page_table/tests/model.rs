@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::super::memory::table_at;
+use super::super::tables::memory::table_at;
 use super::*;
 
 /// The pages played with: four 2 MiB stretches across a boundary, of 1 GiB or of 512 GiB.

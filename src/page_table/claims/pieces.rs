@@ -1,0 +1,211 @@
+//! Cursors over ranges that no directory covers, or over two ranges: claims in several tables.
+
+use core::marker::PhantomData;
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::claim::{LOWEST_CLAIMED, drain, release};
+use super::cursor::{Claimed, Cursor, Held, Missed, Way, try_first};
+use crate::page_table::PageTable;
+use crate::page_table::format::Format;
+use crate::page_table::format::entry::Entry;
+use crate::page_table::format::level::{Level, Pages};
+use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
+use crate::page_table::tables::table::Table;
+
+/// Claims in several tables, of everything that a range touches, or that two ranges do.
+pub(super) struct Pieces {
+    ranges: [Option<ClaimedRange>; 2],
+}
+
+/// A range, all of whose entries are claimed.
+///
+/// A claim in the middle of the range is of the highest entry that the range covers, so its level need not
+/// be kept. The entries at the range's ends may have been claimed at any level: those were no tables then.
+struct ClaimedRange {
+    pages: Pages,
+    /// The level of the claim of the first page, and of the last one.
+    ends: [Level; 2],
+}
+
+impl Pieces {
+    /// Gives the claims back. `table`, of `level`, covers them.
+    #[cold]
+    pub(super) fn release<F: Format, M: TableMemory>(&self, memory: &M, table: &Table, level: Level) {
+        for range in self.ranges.iter().flatten() {
+            range.release::<F, M>(memory, table, level, range.pages);
+        }
+    }
+}
+
+impl ClaimedRange {
+    fn release<F: Format, M: TableMemory>(&self, memory: &M, table: &Table, level: Level, pages: Pages) {
+        for part in pages.by_entry(level) {
+            let entry = table.entry(level.index(part.first));
+            if self.is_claimed(part, level) {
+                release::<F>(entry);
+            } else if let (Entry::Table(next), Some(below)) = (F::decode(entry.load(), level), level.below())
+            {
+                // SAFETY: entries below it are still claimed, so that it stays linked.
+                let next = unsafe { table_at(memory, next) };
+                self.release::<F, M>(memory, next, below, part);
+            }
+        }
+    }
+
+    /// Is the entry of `level` that serves `part` claimed, given that none above it is?
+    fn is_claimed(&self, part: Pages, level: Level) -> bool {
+        level == LOWEST_CLAIMED
+            || part.fill_entries(level)
+            || (part.first == self.pages.first && level == self.ends[0])
+            || (part.last == self.pages.last && level == self.ends[1])
+    }
+
+    /// The last page that the claims serve, in the range or after it.
+    fn served(&self) -> u64 {
+        self.pages.last | (self.ends[1].pages() - 1)
+    }
+}
+
+/// The claims made in one go: of one entry, or of neighbours in a directory.
+struct Piece<'a> {
+    claimed: Claimed<'a>,
+    /// The last page of the range that they serve.
+    last: u64,
+}
+
+impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
+    /// Does what [`Cursor::lock_above`] does, for any range and whatever others do.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn lock_pieces(
+        page_table: &'a PageTable<F>,
+        access: TableAccess<'a, M>,
+        pages: Pages,
+        stay: impl Fn(Level) -> bool,
+    ) -> Cursor<'a, F, M> {
+        match claim_range(page_table, access, pages, None) {
+            (first, None) => first.into_cursor(access.memory, stay),
+            (_, range) => Cursor::of_ranges(page_table, access.memory, pages, [range, None]),
+        }
+    }
+
+    /// Claims what serves the pages of both ranges, the lower one first, and nothing in between. The
+    /// cursor is in the lowest table that covers them.
+    pub(in crate::page_table) fn lock_both(
+        page_table: &'a PageTable<F>,
+        access: TableAccess<'a, M>,
+        [low, high]: [Pages; 2],
+    ) -> Cursor<'a, F, M> {
+        let memory = access.memory;
+        let hull = Pages { first: low.first, last: high.last };
+        let (first, range) = claim_range(page_table, access, low, None);
+        let in_one_table = range.is_none();
+        let lower = range.unwrap_or(ClaimedRange { pages: low, ends: [first.level; 2] });
+        // The last of these claims may serve pages of the upper range, too.
+        let rest = Pages { first: high.first.max(lower.served() + 1), last: high.last };
+        if rest.first <= rest.last {
+            let (next, range) = claim_range(page_table, access, rest, Some(low.last));
+            let higher = range.unwrap_or(ClaimedRange { pages: rest, ends: [next.level; 2] });
+            return Cursor::of_ranges(page_table, memory, hull, [Some(lower), Some(higher)]);
+        }
+        if in_one_table {
+            return first.into_cursor(memory, |_| false);
+        }
+        Cursor::of_ranges(page_table, memory, hull, [Some(lower), None])
+    }
+
+    fn of_ranges(
+        page_table: &'a PageTable<F>,
+        memory: &'a M,
+        hull: Pages,
+        ranges: [Option<ClaimedRange>; 2],
+    ) -> Cursor<'a, F, M> {
+        let (table, level) = covering_table::<F, M>(page_table.root, memory, hull);
+        Cursor { memory, level, table, held: Held::Pieces(Pieces { ranges }), format: PhantomData }
+    }
+}
+
+/// Claims what serves `pages`. Returns the first claims, of one table, and the range if it has others.
+/// `newest` is the highest page that the cursor has claimed before.
+fn claim_range<'a, F: Format, M: TableMemory>(
+    page_table: &'a PageTable<F>,
+    access: TableAccess<'a, M>,
+    pages: Pages,
+    newest: Option<u64>,
+) -> (Claimed<'a>, Option<ClaimedRange>) {
+    let Piece { claimed: first, mut last } = claim_piece(page_table, access, pages, newest);
+    if last == pages.last {
+        return (first, None);
+    }
+    let mut ends = [first.level; 2];
+    while last < pages.last {
+        let rest = Pages { first: last + 1, last: pages.last };
+        let piece = claim_piece(page_table, access, rest, Some(last));
+        ends[1] = piece.claimed.level;
+        last = piece.last;
+    }
+    (first, Some(ClaimedRange { pages, ends }))
+}
+
+/// The lowest table that covers `pages`, in which more than one entry of it is claimed, or below.
+fn covering_table<F: Format, M: TableMemory>(
+    root: PhysFrame,
+    memory: &M,
+    pages: Pages,
+) -> (PhysFrame, Level) {
+    let (mut frame, mut level) = (root, F::ROOT);
+    while pages.within_one_entry(level) {
+        // SAFETY: there are claims below it, so that it stays linked.
+        let raw = unsafe { table_at(memory, frame) }.load(level.index(pages.first));
+        let (Entry::Table(next), Some(below)) = (F::decode(raw, level), level.below()) else {
+            break;
+        };
+        (frame, level) = (next, below);
+    }
+    (frame, level)
+}
+
+/// Claims what serves the first page of `rest`, and as much after it as has the same table. `newest` is
+/// the highest page that the cursor has claimed, before `rest`.
+fn claim_piece<'a, F: Format, M: TableMemory>(
+    page_table: &'a PageTable<F>,
+    access: TableAccess<'a, M>,
+    rest: Pages,
+    newest: Option<u64>,
+) -> Piece<'a> {
+    let (memory, counters) = (access.memory, &page_table.locks);
+    // The last page of `rest` that the entry of `level` covers which covers the first.
+    let end = |level: Level| (rest.first | (level.pages() - 1)).min(rest.last);
+    let whole = |level| Pages { last: end(level), ..rest }.fill_entries(level);
+    // Claims ascend, so an entry that covers any of the cursor's claims covers the newest.
+    let held = |level| {
+        newest.is_some_and(|newest| Pages { first: newest, last: rest.first }.within_one_entry(level))
+    };
+    let way = |level, entry| match entry {
+        Entry::Table(next) if !whole(level) => Way::Down(next),
+        _ => Way::Here,
+    };
+    let mut wait = counters.wait();
+    let mut claimed = loop {
+        let walk = access.enter();
+        let tried = try_first::<F, M>(page_table.root, memory, rest.first, way, held);
+        drop(walk);
+        match tried {
+            Ok(claimed) => break claimed,
+            Err(Missed::Claimed) => wait.turn(memory),
+            Err(Missed::Changed | Missed::Left) => {}
+        }
+    };
+    let level = claimed.level;
+    if level == LOWEST_CLAIMED {
+        let last = end(Level::GIANT);
+        claimed.extend::<F, M>(memory, counters, Pages { last, ..rest });
+        return Piece { claimed, last };
+    }
+    if let (Entry::Table(next), Some(below)) = (F::decode(claimed.found, level), level.below()) {
+        // SAFETY: the claim of its entry keeps it linked.
+        drain::<F, M>(memory, counters, unsafe { table_at(memory, next) }, below, &mut |_, _| {});
+    }
+    Piece { claimed, last: end(level) }
+}

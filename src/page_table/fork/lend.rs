@@ -1,0 +1,131 @@
+//! Sharing the frames of a few pages with another place, without copying one.
+//!
+//! As in a [copy of a space](super), the frames are shared from then on, and no leaf permits writes. The
+//! frames are listed, with a holder counted for each, and mapped at the other place later: a range of one page
+//! table and a range of another are never claimed together, so two copies in opposite directions cannot wait for
+//! each other.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::become_shared;
+use crate::page_table::PageTable;
+use crate::page_table::claims::cursor::Cursor;
+use crate::page_table::format::Format;
+use crate::page_table::format::entry::{Entry, Ownership, RawEntry};
+use crate::page_table::format::level::{Level, Pages};
+use crate::page_table::mapping::change::Changed;
+use crate::page_table::rewrite::{Found, found};
+use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
+
+/// What is done about a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lends {
+    /// Its frame is shared.
+    Frame,
+    /// Nothing: it has no contents.
+    Nothing,
+}
+
+/// Why the frames of a range were not shared, or not all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LendError<S> {
+    /// The range was refused; no frame is shared.
+    Refused(S),
+    /// The pages are mapped by a large leaf, which has to be cut first; no frame is shared.
+    Large,
+    /// A frame has as many holders as can be counted. The frames of the pages before are shared.
+    SharesFull,
+}
+
+/// The frames of up to 512 pages of which each has one more holder than leaves: the list's.
+pub(crate) struct Lent<'m, M> {
+    memory: &'m M,
+    list: PhysFrame,
+    count: usize,
+}
+
+impl<'m, M: TableMemory> Lent<'m, M> {
+    /// An empty list.
+    ///
+    /// # Safety
+    ///
+    /// `list` is the caller's alone while the list lives.
+    pub unsafe fn new(memory: &'m M, list: PhysFrame) -> Lent<'m, M> {
+        Lent { memory, list, count: 0 }
+    }
+
+    /// Takes the next frame out of the list, with its place among the pages. The caller has the list's share
+    /// of it.
+    pub fn take<F: Format>(&mut self) -> Option<(u64, PhysFrame)> {
+        // SAFETY: the promise of `Lent::new`.
+        let list = unsafe { table_at(self.memory, self.list) };
+        while let Some(index) = self.count.checked_sub(1) {
+            self.count = index;
+            if let Entry::Leaf(leaf) = F::decode(list.load(index), Level::PAGE) {
+                return Some((index as u64, leaf.frame));
+            }
+        }
+        None
+    }
+}
+
+impl<F: Format> PageTable<F> {
+    /// Counts a further holder of the frame of each page of `pages` that `check` says so of, puts the frames into
+    /// `lent`, which is empty, and takes the permission to write from the pages. `pages` are within one lowest
+    /// table. Adds to `changed` what that made stale, and calls `record` with it before another cursor can change
+    /// the pages, whatever the outcome.
+    ///
+    /// # Errors
+    ///
+    /// [`LendError`]; what `lent` has then is shared all the same.
+    pub(crate) fn lend<M: TableMemory, S, T>(
+        &self,
+        access: TableAccess<'_, M>,
+        pages: Pages,
+        check: impl Fn(Found, u64) -> Result<Lends, S>,
+        lent: &mut Lent<'_, M>,
+        changed: &mut Changed,
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> (T, Result<(), LendError<S>>) {
+        debug_assert!(pages.within_one_entry(Level::HUGE) && lent.count == 0);
+        let memory = access.memory;
+        self.note_shared();
+        let cursor = Cursor::<F, M>::lock(self, access, pages);
+        let (frame, level) = (cursor.frame(), cursor.level);
+        let table = cursor.table();
+        let found = |page| {
+            let index = level.index(page);
+            found::<F, M>(memory, frame, index, table.load(index), level).unwrap_or(Found::Vacant)
+        };
+        let mut shared = || {
+            for page in pages.first..=pages.last {
+                let lends = check(found(page), page).map_err(LendError::Refused)?;
+                if lends == Lends::Frame && level > Level::PAGE {
+                    return Err(LendError::Large);
+                }
+            }
+            // SAFETY: the promise of `Lent::new`.
+            let list = unsafe { table_at(memory, lent.list) };
+            for page in pages.first..=pages.last {
+                let (found, index) = (found(page), (page - pages.first) as usize);
+                let mut listed = RawEntry::EMPTY;
+                if let Found::Mapped(leaf, _) = found
+                    && leaf.ownership != Ownership::Borrowed
+                    && matches!(check(found, page), Ok(Lends::Frame))
+                {
+                    memory.share(leaf.frame, Level::PAGE).map_err(|_| LendError::SharesFull)?;
+                    let entry = table.entry(level.index(page));
+                    listed = become_shared::<F>(entry, entry.load()).unclaimed::<F>();
+                    if leaf.protection.access().writes() {
+                        changed.note_leaves(Pages { first: page, last: page }, level, 0);
+                    }
+                }
+                list.store(index, listed);
+                lent.count = index + 1;
+            }
+            Ok(())
+        };
+        let outcome = shared();
+        (record(changed), outcome)
+    }
+}

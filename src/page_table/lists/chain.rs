@@ -1,0 +1,242 @@
+//! Frames chained through their words of the per-frame table: a list without allocation, whose
+//! members' contents are never touched. Neighbours count as one member.
+
+use topomem_percpu::CpuPin;
+use topomem_percpu::sync::atomic::Ordering;
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use crate::page_table::tables::memory::TableMemory;
+
+/// In a link: the run that begins there has several frames, and the second one's aux word tells
+/// how many.
+const SEVERAL: u32 = 1 << 31;
+
+fn number(frame: PhysFrame) -> u64 {
+    frame.start_address().as_u64() / 4096
+}
+
+fn frame(number: u64) -> PhysFrame {
+    PhysFrame::containing_address(PhysAddr::new_truncate(number * 4096))
+}
+
+/// A bag of frames, kept as runs of consecutive ones: the newest run in the chain itself, the
+/// others linked through the aux words of their first frames. A range that was mapped to one run
+/// costs no access to the per-frame table.
+///
+/// It owns its frames without freeing them: who drops a chain that is not empty leaks them.
+#[derive(Debug, Default)]
+#[must_use = "a dropped chain leaks its frames"]
+pub struct Chain {
+    /// The newest run: its first frame's number, and how many frames it has. Frames have links only
+    /// once they are chained: consecutive ones are told by their numbers.
+    first: u64,
+    count: u32,
+    /// Links to the newest and the oldest of the other runs; 0 where there is none.
+    head: u32,
+    tail: u32,
+    /// How many frames there are in all. Links number all frames that there are in 31 bits.
+    frames: u32,
+}
+
+impl Chain {
+    /// The chain without frames.
+    pub const EMPTY: Chain = Chain { first: 0, count: 0, head: 0, tail: 0, frames: 0 };
+
+    /// How many frames it has.
+    #[inline]
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.frames as u64
+    }
+
+    /// Has it none?
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.frames == 0
+    }
+
+    /// Adds `frame`, whose aux word is zero and given up by the caller.
+    #[inline]
+    pub fn push<M: TableMemory + ?Sized>(&mut self, memory: &M, frame: PhysFrame) {
+        let number = number(frame);
+        self.frames += 1;
+        if self.count > 0 && number == self.first + u64::from(self.count) {
+            self.count += 1;
+        } else if self.count > 0 && number + 1 == self.first {
+            self.first = number;
+            self.count += 1;
+        } else {
+            self.close(memory);
+            (self.first, self.count) = (number, 1);
+        }
+    }
+
+    /// Takes one frame out, its aux word zero again.
+    #[inline]
+    pub fn pop<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<PhysFrame> {
+        self.open(memory)?;
+        let frame = frame(self.first);
+        self.first += 1;
+        self.count -= 1;
+        self.frames -= 1;
+        Some(frame)
+    }
+
+    /// Takes a run out: its first frame, and how many it has.
+    #[inline]
+    pub fn pop_run<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<(PhysFrame, u64)> {
+        self.open(memory)?;
+        let (first, count) = (frame(self.first), self.count);
+        self.count = 0;
+        self.frames -= count;
+        Some((first, u64::from(count)))
+    }
+
+    /// The same, but for at most `limit` of its frames, at least one.
+    pub(crate) fn pop_part<M: TableMemory + ?Sized>(
+        &mut self,
+        memory: &M,
+        limit: u64,
+    ) -> Option<(PhysFrame, u64)> {
+        self.open(memory)?;
+        let first = frame(self.first);
+        let count = u64::from(self.count).min(limit.max(1));
+        // Not more than `self.count`.
+        self.first += count;
+        self.count -= count as u32;
+        self.frames -= count as u32;
+        Some((first, count))
+    }
+
+    /// Takes over all of `other`, in constant time.
+    #[inline]
+    pub fn append<M: TableMemory + ?Sized>(&mut self, memory: &M, other: Chain) {
+        if self.is_empty() {
+            *self = other;
+        } else if !other.is_empty() {
+            self.join(memory, other);
+        }
+    }
+
+    fn join<M: TableMemory + ?Sized>(&mut self, memory: &M, mut other: Chain) {
+        other.close(memory);
+        // Relaxed here and below: a chain has one owner at a time, and goes from one to the
+        // next through a lock or a Release store of its own.
+        memory.aux(memory.frame_of(other.tail & !SEVERAL)).store(self.head, Ordering::Relaxed);
+        if self.head == 0 {
+            self.tail = other.tail;
+        }
+        self.head = other.head;
+        self.frames += other.frames;
+    }
+
+    /// Links the newest run to the others.
+    #[inline]
+    fn close<M: TableMemory + ?Sized>(&mut self, memory: &M) {
+        if self.count == 0 {
+            return;
+        }
+        memory.aux(frame(self.first)).store(self.head, Ordering::Relaxed);
+        let mut link = memory.link(frame(self.first));
+        if self.count > 1 {
+            memory.aux(frame(self.first + 1)).store(self.count, Ordering::Relaxed);
+            link |= SEVERAL;
+        }
+        if self.head == 0 {
+            self.tail = link;
+        }
+        self.head = link;
+        self.count = 0;
+    }
+
+    /// Makes sure that the newest run has frames; `None` where the chain has none.
+    #[inline]
+    fn open<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<()> {
+        if self.count == 0 {
+            if self.head == 0 {
+                return None;
+            }
+            self.unlink(memory);
+        }
+        Some(())
+    }
+
+    /// Takes the newest of the linked runs out, its aux words zero again.
+    #[inline]
+    fn unlink<M: TableMemory + ?Sized>(&mut self, memory: &M) {
+        let link = self.head;
+        self.first = number(memory.frame_of(link & !SEVERAL));
+        self.head = memory.aux(frame(self.first)).swap(0, Ordering::Relaxed);
+        self.count = 1;
+        if link & SEVERAL != 0 {
+            self.count = memory.aux(frame(self.first + 1)).swap(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Tables allocated ahead of a change, so that nothing fails once the change has begun.
+///
+/// What is left goes back to the allocator on drop.
+#[derive(Debug)]
+pub(crate) struct Reserve<'a, M: TableMemory> {
+    memory: &'a M,
+    pin: &'a CpuPin,
+    tables: Chain,
+    /// How many tables were asked for last.
+    wanted: u64,
+}
+
+impl<'a, M: TableMemory> Reserve<'a, M> {
+    #[inline]
+    pub const fn new(memory: &'a M, pin: &'a CpuPin) -> Reserve<'a, M> {
+        Reserve { memory, pin, tables: Chain::EMPTY, wanted: 0 }
+    }
+
+    #[inline]
+    pub const fn len(&self) -> u64 {
+        self.tables.len()
+    }
+
+    /// Allocates until there are `tables`.
+    pub fn fill_to(&mut self, tables: u64) -> Result<(), M::Error> {
+        self.wanted = tables;
+        self.refill()
+    }
+
+    /// Goes on with a [`Reserve::fill_to`] that has failed.
+    pub fn refill(&mut self) -> Result<(), M::Error> {
+        while self.tables.len() < self.wanted {
+            let frame = self.memory.allocate(self.pin)?;
+            self.tables.push(self.memory, frame);
+        }
+        Ok(())
+    }
+
+    pub fn take(&mut self) -> Option<PhysFrame> {
+        self.tables.pop(self.memory)
+    }
+
+    #[cold]
+    fn give_back(&mut self) {
+        while let Some(table) = self.tables.pop(self.memory) {
+            // SAFETY: it came from `allocate` and was never linked into a page table.
+            unsafe { self.memory.free(self.pin, table) };
+        }
+    }
+
+    /// Takes back a table that was never linked.
+    pub fn put_back(&mut self, table: PhysFrame) {
+        self.tables.push(self.memory, table);
+    }
+}
+
+impl<M: TableMemory> Drop for Reserve<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.tables.is_empty() {
+            self.give_back();
+        }
+    }
+}

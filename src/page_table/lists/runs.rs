@@ -1,0 +1,63 @@
+//! Runs of 2 MiB, linked through their first frames' words of the per-frame table.
+
+use topomem_percpu::sync::atomic::Ordering;
+use x86_64::structures::paging::PhysFrame;
+
+use crate::page_table::tables::memory::TableMemory;
+
+/// A bag of 2 MiB runs. It owns them without freeing them, as a [`Chain`](super::chain::Chain) does, but in less
+/// room: runs are few, and neighbours are not joined.
+#[derive(Debug)]
+#[must_use = "a dropped bag leaks its runs"]
+pub(crate) struct Runs {
+    /// Links to the newest and the oldest run; 0 where there is none.
+    head: u32,
+    tail: u32,
+    count: u32,
+}
+
+impl Runs {
+    pub const EMPTY: Runs = Runs { head: 0, tail: 0, count: 0 };
+
+    /// Returns how many runs it has.
+    #[inline]
+    pub const fn len(&self) -> u64 {
+        self.count as u64
+    }
+
+    /// Adds the run from `first`, which the caller gives up.
+    pub fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame) {
+        // Relaxed here and below: a bag has one owner at a time, and goes from one to the next through a
+        // lock or a Release store of its own.
+        memory.aux(first).store(self.head, Ordering::Relaxed);
+        let link = memory.link(first);
+        if self.head == 0 {
+            self.tail = link;
+        }
+        self.head = link;
+        self.count += 1;
+    }
+
+    /// Takes one run out, its aux words zero again.
+    pub fn pop<M: TableMemory>(&mut self, memory: &M) -> Option<PhysFrame> {
+        if self.head == 0 {
+            return None;
+        }
+        let first = memory.frame_of(self.head);
+        self.head = memory.aux(first).swap(0, Ordering::Relaxed);
+        self.count -= 1;
+        Some(first)
+    }
+
+    /// Takes over all of `other`, in constant time.
+    #[inline]
+    pub fn append<M: TableMemory>(&mut self, memory: &M, other: Runs) {
+        if self.count == 0 {
+            *self = other;
+        } else if other.count != 0 {
+            memory.aux(memory.frame_of(other.tail)).store(self.head, Ordering::Relaxed);
+            self.head = other.head;
+            self.count += other.count;
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! Clearing, reprotecting and splitting what is mapped in a range.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::map::unlink;
+use super::split::{cuts_needed, split};
+use crate::page_table::claims::cursor::Cursor;
+use crate::page_table::format::Format;
+use crate::page_table::format::entry::{Entry, Leaf, Ownership, RawEntry, RecordNumber, RegionId};
+use crate::page_table::format::level::{Level, Pages};
+use crate::page_table::format::protection::Protection;
+use crate::page_table::lists::chain::{Chain, Reserve};
+use crate::page_table::reading::records::for_each_record;
+use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
+use crate::page_table::tables::table::{Table, TableEntry};
+use crate::page_table::{PageTable, RootEntries};
+use crate::retire::Retired;
+
+/// What a change made stale, and what it unlinked.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    /// The first to the last page whose translation changed or whose table was unlinked: what
+    /// TLBs and paging-structure caches must forget.
+    pub stale: Option<Pages>,
+    /// The level of the smallest leaf that changed: pages of its size cover `stale`.
+    pub smallest: Level,
+    /// How many 4 KiB pages changed.
+    pub pages: u64,
+    /// Unlinked tables, and owned frames of leaves.
+    pub retired: Retired,
+}
+
+impl Changed {
+    pub const NOTHING: Changed =
+        Changed { stale: None, smallest: Level::GIANT, pages: 0, retired: Retired::NOTHING };
+
+    /// All of `from` has gone elsewhere, and leaves took the place of `tables` there.
+    pub(in crate::page_table) fn moved(from: Pages, tables: Chain) -> Changed {
+        let mut changed = Changed { retired: Retired::tables(tables), ..Changed::NOTHING };
+        changed.note(from, Level::PAGE);
+        changed
+    }
+
+    #[inline]
+    fn note(&mut self, part: Pages, level: Level) {
+        self.smallest = self.smallest.min(level);
+        self.stale = Some(match self.stale {
+            None => part,
+            Some(stale) => Pages { first: stale.first.min(part.first), last: stale.last.max(part.last) },
+        });
+    }
+
+    /// The table of `part`, which maps nothing, was unlinked.
+    pub(in crate::page_table) fn note_table(&mut self, part: Pages) {
+        self.note(part, Level::PAGE);
+    }
+
+    /// Leaves of `level` changed in `part`: `pages` pages of 4 KiB of it.
+    #[inline]
+    pub(in crate::page_table) fn note_leaves(&mut self, part: Pages, level: Level, pages: u64) {
+        self.pages += pages;
+        self.note(part, level);
+    }
+}
+
+/// What is done to the leaves of a range. Types, not values: each has its own code.
+pub(super) trait Edit: Copy {
+    /// Are tables that it has emptied unlinked?
+    const EMPTIES: bool;
+    /// Are marks changed, too?
+    const MARKS: bool;
+
+    /// Changes the leaf in `entry`, adds to `retired` what it owned or shared if it is gone, and
+    /// says whether there was anything to change.
+    fn edit<F: Format, M: TableMemory>(
+        self,
+        memory: &M,
+        retired: &mut Retired,
+        entry: &TableEntry,
+        level: Level,
+    ) -> bool;
+}
+
+/// Nothing, but for cutting the leaves at the range's ends.
+#[derive(Clone, Copy)]
+struct Cut;
+
+impl Edit for Cut {
+    const EMPTIES: bool = false;
+    const MARKS: bool = true;
+
+    fn edit<F: Format, M: TableMemory>(self, _: &M, _: &mut Retired, _: &TableEntry, _: Level) -> bool {
+        false
+    }
+}
+
+/// They go, and marks go; no leaf shares a frame.
+#[derive(Clone, Copy)]
+struct Clear;
+
+impl Edit for Clear {
+    const EMPTIES: bool = true;
+    const MARKS: bool = true;
+
+    // Always: in the loop over the lowest table's leaves, `level` is a constant.
+    #[inline(always)]
+    fn edit<F: Format, M: TableMemory>(
+        self,
+        memory: &M,
+        retired: &mut Retired,
+        entry: &TableEntry,
+        level: Level,
+    ) -> bool {
+        let old = entry.replace::<F>(level, RawEntry::EMPTY);
+        if !F::is_present(old) {
+            return !is_unmapped::<F>(old) && cleared_absent::<F, M>(memory, retired, old, level);
+        }
+        let Entry::Leaf(leaf) = F::decode(old, level) else {
+            return false;
+        };
+        debug_assert_ne!(leaf.ownership, Ownership::Shared, "the range has no shared leaves");
+        if leaf.ownership == Ownership::Owned {
+            retired.push(memory, leaf.frame, level);
+        }
+        true
+    }
+}
+
+/// Says `raw` of no frame: is it a mark, or nothing?
+#[inline(always)]
+fn is_unmapped<F: Format>(raw: RawEntry) -> bool {
+    raw.unclaimed::<F>() == RawEntry::EMPTY || F::region_in_mark(raw).is_some()
+}
+
+/// Adds to `retired` what the entry `old`, which was not present, owned, and says whether it was a leaf.
+/// Apart, so that the loop over entries that are present keeps its registers.
+#[cold]
+#[inline(never)]
+fn cleared_absent<F: Format, M: TableMemory>(
+    memory: &M,
+    retired: &mut Retired,
+    old: RawEntry,
+    level: Level,
+) -> bool {
+    let Entry::Leaf(leaf) = F::decode(old, level) else {
+        return false;
+    };
+    if leaf.ownership == Ownership::Owned {
+        retired.push(memory, leaf.frame, level);
+    }
+    true
+}
+
+/// They go, and marks go; some may share frames. Apart from [`Clear`], whose loop is faster without.
+#[derive(Clone, Copy)]
+pub(super) struct ClearShared;
+
+impl Edit for ClearShared {
+    const EMPTIES: bool = true;
+    const MARKS: bool = true;
+
+    fn edit<F: Format, M: TableMemory>(
+        self,
+        memory: &M,
+        retired: &mut Retired,
+        entry: &TableEntry,
+        level: Level,
+    ) -> bool {
+        replace::<F, M>(memory, retired, entry, level, RawEntry::EMPTY)
+    }
+}
+
+/// Puts `new` in the place of what `entry`, in a table of `level`, says, adds to `retired` what a leaf
+/// there owned or shared, and says whether there was a leaf.
+#[inline(always)]
+pub(in crate::page_table) fn replace<F: Format, M: TableMemory>(
+    memory: &M,
+    retired: &mut Retired,
+    entry: &TableEntry,
+    level: Level,
+    new: RawEntry,
+) -> bool {
+    let old = entry.replace::<F>(level, new);
+    let Entry::Leaf(leaf) = F::decode(old, level) else {
+        return false;
+    };
+    retire_leaf(memory, retired, &leaf, level);
+    true
+}
+
+/// Adds to `retired` what `leaf`, of `level`, which is gone, owned or shared.
+#[inline(always)]
+pub(in crate::page_table) fn retire_leaf<M: TableMemory>(
+    memory: &M,
+    retired: &mut Retired,
+    leaf: &Leaf,
+    level: Level,
+) {
+    match leaf.ownership {
+        Ownership::Owned => retired.push(memory, leaf.frame, level),
+        Ownership::Shared => retired.shares.push(memory, leaf.frame, level),
+        Ownership::Borrowed => {}
+    }
+}
+
+/// They get the protection.
+#[derive(Clone, Copy)]
+pub(super) struct Protect(pub(super) Protection);
+
+impl Edit for Protect {
+    const EMPTIES: bool = false;
+    const MARKS: bool = false;
+
+    #[inline(always)]
+    fn edit<F: Format, M: TableMemory>(
+        self,
+        _: &M,
+        _: &mut Retired,
+        entry: &TableEntry,
+        level: Level,
+    ) -> bool {
+        let raw = entry.load();
+        if F::is_present(raw) {
+            reprotect::<F>(entry, raw, level, self.0).is_some()
+        } else {
+            reprotect_absent::<F>(entry, raw, level, self.0)
+        }
+    }
+}
+
+/// As [`reprotect`], for an entry that is not present: a mark has no protection of its own. Apart, as
+/// [`cleared_absent`].
+#[cold]
+#[inline(never)]
+fn reprotect_absent<F: Format>(
+    entry: &TableEntry,
+    raw: RawEntry,
+    level: Level,
+    protection: Protection,
+) -> bool {
+    matches!(F::decode(raw, level), Entry::Leaf(_)) && reprotect::<F>(entry, raw, level, protection).is_some()
+}
+
+/// Gives the leaf in `entry`, in a table of `level` and `raw` when last read, another protection, and returns
+/// what the entry said and what it says now; `None` if it had that protection.
+#[inline(always)]
+pub(in crate::page_table) fn reprotect<F: Format>(
+    entry: &TableEntry,
+    mut raw: RawEntry,
+    level: Level,
+    protection: Protection,
+) -> Option<(RawEntry, RawEntry)> {
+    loop {
+        let new = F::reprotect(raw, level, protection);
+        if new == raw {
+            return None;
+        }
+        // The hardware may set accessed and dirty bits in between.
+        match entry.compare_exchange(raw, new) {
+            Ok(()) => return Some((raw, new)),
+            Err(now) => raw = now,
+        }
+    }
+}
+
+/// How many shares the clearing of `pages` drops.
+pub(in crate::page_table) fn shares_in<F: Format, M: TableMemory>(
+    memory: &M,
+    table: &Table,
+    level: Level,
+    pages: Pages,
+) -> u64 {
+    let is_shared = |raw| {
+        !is_unmapped::<F>(raw)
+            && matches!(F::decode(raw, level), Entry::Leaf(leaf) if leaf.ownership == Ownership::Shared)
+    };
+    let Some(below) = level.below() else {
+        return shares_of_pages::<F>(table, pages);
+    };
+    let of_part = |part: Pages| {
+        let raw = table.load(level.index(part.first));
+        if is_unmapped::<F>(raw) {
+            return 0;
+        }
+        match F::decode(raw, level) {
+            Entry::Table(next) => {
+                // SAFETY: it is linked below what the caller has claimed.
+                shares_in::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+            }
+            _ if !is_shared(raw) => 0,
+            // A large leaf that the range does not fill is cut.
+            _ if part.fill_entries(level) => 1,
+            _ => part.count(),
+        }
+    };
+    pages.by_entry(level).map(of_part).sum()
+}
+
+/// How many of `pages`, of a lowest table, share their frames.
+#[inline]
+pub(in crate::page_table) fn shares_of_pages<F: Format>(table: &Table, pages: Pages) -> u64 {
+    let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
+    let shares =
+        |entry: &TableEntry| F::page(entry.load()).is_some_and(|leaf| leaf.ownership == Ownership::Shared);
+    entries.iter().map(|entry| u64::from(shares(entry))).sum()
+}
+
+impl<F: Format> PageTable<F> {
+    /// Unmaps what is mapped in `pages`, and unlinks the tables below the cursor's that this
+    /// leaves empty, and adds to `changed` what that was; or changes nothing. Calls `leave` with the records
+    /// of pages and how many pages lose each, and `record` with `changed`, both before another cursor can
+    /// change the same entries.
+    #[inline(always)]
+    pub(crate) fn clear<M: TableMemory, T>(
+        &self,
+        access: TableAccess<'_, M>,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        changed: &mut Changed,
+        leave: impl FnMut(RecordNumber, u64),
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, M::Error> {
+        self.change(access, reserve, pages, Clear, changed, leave, record)
+    }
+
+    /// Gives what is mapped in `pages` another protection, and adds to `changed` what that was;
+    /// or changes nothing. Calls `record` as [`PageTable::clear`] does.
+    #[inline(always)]
+    pub(crate) fn reprotect<M: TableMemory, T>(
+        &self,
+        access: TableAccess<'_, M>,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        protection: Protection,
+        changed: &mut Changed,
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, M::Error> {
+        self.change(access, reserve, pages, Protect(protection), changed, |_, _| {}, record)
+    }
+
+    // Always: as the callers'.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "what is in registers stays there")]
+    fn change<M: TableMemory, E: Edit, T>(
+        &self,
+        access: TableAccess<'_, M>,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        edit: E,
+        changed: &mut Changed,
+        mut leave: impl FnMut(RecordNumber, u64),
+        record: impl FnOnce(&mut Changed) -> T,
+    ) -> Result<T, M::Error> {
+        let memory = access.memory;
+        loop {
+            let mut cursor = Cursor::<F, M>::lock(self, access, pages);
+            if E::EMPTIES
+                && cursor.level != Level::PAGE
+                && let Some(alike) = cursor.alike(pages)
+            {
+                if let Some(record) = alike.region().and_then(RegionId::record) {
+                    cursor.in_walk(access.enter());
+                    leave(record, pages.count());
+                }
+                alike.become_all::<F>(RawEntry::EMPTY);
+            } else if E::EMPTIES && self.has_shared_or_records() {
+                cursor = self.clear_shared(access, cursor, reserve, pages, changed, &mut leave)?;
+            } else {
+                let mut changer = Changer { memory, reserve, edit, roots: self.root_entries, changed };
+                // The usual case: nothing to cut, nothing to unlink.
+                if cursor.level == Level::PAGE {
+                    changer.apply_to_leaves::<F>(cursor.table(), pages);
+                } else {
+                    let needed = cuts_needed::<F, M>(memory, cursor.table(), cursor.level, pages);
+                    if needed > changer.reserve.len() {
+                        drop(cursor);
+                        reserve.fill_to(needed)?;
+                        continue;
+                    }
+                    changer.apply::<F>(cursor.frame(), cursor.level, pages);
+                }
+            }
+            // Once: what `record` keeps stays in registers.
+            let recorded = record(changed);
+            drop(cursor);
+            return Ok(recorded);
+        }
+    }
+}
+
+impl<F: Format> PageTable<F> {
+    /// As [`PageTable::clear`], where leaves may share frames: their shares are added to a gather list,
+    /// whose pages are planned for, or have records, which `leave` is told of. Returns the cursor that has
+    /// the range still.
+    #[cold]
+    #[inline(never)]
+    fn clear_shared<'a, M: TableMemory>(
+        &'a self,
+        access: TableAccess<'a, M>,
+        mut cursor: Cursor<'a, F, M>,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        changed: &mut Changed,
+        leave: &mut dyn FnMut(RecordNumber, u64),
+    ) -> Result<Cursor<'a, F, M>, M::Error> {
+        let memory = access.memory;
+        loop {
+            let (table, level) = (cursor.table(), cursor.level);
+            let shares = match self.has_shared() {
+                true => shares_in::<F, M>(memory, table, level, pages),
+                false => 0,
+            };
+            let gathers = changed.retired.shares.pages_for(memory, shares);
+            let needed = gathers + cuts_needed::<F, M>(memory, table, level, pages);
+            if needed > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(needed)?;
+                cursor = Cursor::lock(self, access, pages);
+                continue;
+            }
+            changed.retired.shares.add_pages(memory, reserve, gathers);
+            if self.has_records() {
+                cursor.in_walk(access.enter());
+                for_each_record::<F, M>(memory, cursor.frame(), level, pages, leave);
+            }
+            let roots = self.root_entries;
+            if shares == 0 {
+                let edit = Clear;
+                Changer { memory, reserve, edit, roots, changed }.apply::<F>(cursor.frame(), level, pages);
+            } else {
+                let edit = ClearShared;
+                Changer { memory, reserve, edit, roots, changed }.apply::<F>(cursor.frame(), level, pages);
+            }
+            return Ok(cursor);
+        }
+    }
+}
+
+/// Cuts the leaves and marks at the ends of `pages` of the table in `table`, from a reserve that
+/// [`cuts_needed`] found sufficient.
+pub(in crate::page_table) fn cut<F: Format, M: TableMemory>(
+    memory: &M,
+    reserve: &mut Reserve<'_, M>,
+    table: PhysFrame,
+    level: Level,
+    pages: Pages,
+) {
+    let (edit, roots) = (Cut, RootEntries::Shared);
+    let mut changed = Changed::NOTHING;
+    let changed = &mut changed;
+    Changer { memory, reserve, edit, roots, changed }.apply::<F>(table, level, pages);
+}
+
+struct Changer<'a, 'r, M: TableMemory, E> {
+    memory: &'a M,
+    reserve: &'a mut Reserve<'r, M>,
+    edit: E,
+    roots: RootEntries,
+    changed: &'a mut Changed,
+}
+
+impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
+    /// Changes `pages` of the table in `frame`, which is the cursor's, or below what is.
+    fn apply<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages) {
+        // SAFETY: the cursor keeps it linked.
+        let table = unsafe { table_at(self.memory, frame) };
+        if level == Level::PAGE {
+            return self.apply_to_leaves::<F>(table, pages);
+        }
+        for part in pages.by_entry(level) {
+            let index = level.index(part.first);
+            let raw = table.load(index);
+            if E::EMPTIES && part.fill_entries(level) && is_unmapped::<F>(raw) {
+                table.entry(index).replace::<F>(level, RawEntry::EMPTY);
+                continue;
+            }
+            match (F::decode(raw, level), level.below()) {
+                (Entry::Empty, _) => {}
+                (Entry::Mark(_), _) if !E::MARKS => {}
+                (Entry::Leaf(_) | Entry::Mark(_), Some(below)) if !part.fill_entries(level) => {
+                    let Some(next) = split::<F, M>(self.memory, self.reserve, frame, index, level) else {
+                        debug_assert!(false, "the plan counted too few tables");
+                        return;
+                    };
+                    self.apply::<F>(next, below, part);
+                }
+                (Entry::Leaf(_) | Entry::Mark(_), _) => self.leaf::<F>(table.entry(index), level, part),
+                (Entry::Table(next), Some(below)) => {
+                    self.apply::<F>(next, below, part);
+                    self.unlink_empty::<F>(table, next, level, part);
+                }
+                (Entry::Table(_), None) => {}
+            }
+        }
+    }
+
+    /// Unlinks the table `next` below `level` where the clearing of `part` has emptied it.
+    fn unlink_empty<F: Format>(&mut self, table: &Table, next: PhysFrame, level: Level, part: Pages) {
+        let kept = level == F::ROOT && self.roots == RootEntries::Shared;
+        let emptied = part.fill_entries(level) && E::EMPTIES;
+        if let (Some(below), true) = (level.below(), emptied && !kept) {
+            table.entry(level.index(part.first)).replace::<F>(level, RawEntry::EMPTY);
+            self.changed.note(part, Level::PAGE);
+            unlink::<F, M>(self.memory, next, below, &mut self.changed.retired.tables);
+        }
+    }
+
+    /// The same in the lowest table.
+    #[inline(always)]
+    fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
+        if pages.first != pages.last {
+            return self.apply_to_several::<F>(table, pages);
+        }
+        let entry = table.entry(Level::PAGE.index(pages.first));
+        if entry.load() != RawEntry::EMPTY && self.edit::<F>(entry, Level::PAGE) {
+            self.changed.note_leaves(pages, Level::PAGE, 1);
+        }
+    }
+
+    // Apart, so that the loop has the registers for itself.
+    #[inline(never)]
+    fn apply_to_several<F: Format>(&mut self, table: &Table, pages: Pages) {
+        let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
+        let mut stale = pages;
+        let mut count = 0;
+        for (page, entry) in (pages.first..).zip(entries) {
+            if entry.load() != RawEntry::EMPTY && self.edit::<F>(entry, Level::PAGE) {
+                if count == 0 {
+                    stale.first = page;
+                }
+                stale.last = page;
+                count += 1;
+            }
+        }
+        if count > 0 {
+            self.changed.note_leaves(stale, Level::PAGE, count);
+        }
+    }
+
+    fn leaf<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) {
+        if self.edit::<F>(entry, level) {
+            self.changed.note_leaves(part, level, part.count());
+        }
+    }
+
+    #[inline(always)]
+    fn edit<F: Format>(&mut self, entry: &TableEntry, level: Level) -> bool {
+        self.edit.edit::<F, M>(self.memory, &mut self.changed.retired, entry, level)
+    }
+}

@@ -1,0 +1,161 @@
+//! Leaves that share their frames, and that cease to.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::map::{Attributes, Backing};
+use crate::page_table::PageTable;
+use crate::page_table::claims::cursor::Cursor;
+use crate::page_table::format::Format;
+use crate::page_table::format::entry::{Entry, Leaf, Ownership, RawEntry};
+use crate::page_table::format::level::{Level, Pages};
+use crate::page_table::lists::chain::{Chain, Reserve};
+use crate::page_table::lists::gather::Gather;
+use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
+use crate::page_table::tables::table::{Table, TableEntry};
+
+/// Why the frames of a range were not shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unshared<E> {
+    /// Nothing is mapped at `page`.
+    Vacant { page: u64 },
+    /// `page` is mapped by a leaf of another level.
+    OtherLevel { page: u64, level: Level },
+    /// The frame at `page` is borrowed.
+    Borrowed { page: u64 },
+    /// The frame at `page` has as many holders as can be counted.
+    Full { page: u64 },
+    /// No frame for the list.
+    Gather(E),
+}
+
+/// Calls `visit` with the page, the entry and the leaf of each leaf of `level` in `pages`, which the
+/// caller has for itself: all pages are mapped so, or the first that is not comes back.
+fn for_each_leaf<F: Format, M: TableMemory, E>(
+    memory: &M,
+    (table, at): (&Table, Level),
+    pages: Pages,
+    level: Level,
+    visit: &mut impl FnMut(u64, &TableEntry, Leaf) -> Result<(), Unshared<E>>,
+) -> Result<(), Unshared<E>> {
+    for part in pages.by_entry(at) {
+        let entry = table.entry(at.index(part.first));
+        match (F::decode(entry.load(), at), at.below()) {
+            (Entry::Leaf(leaf), _) if at == level => visit(part.first, entry, leaf)?,
+            (Entry::Leaf(_), _) => return Err(Unshared::OtherLevel { page: part.first, level: at }),
+            (Entry::Table(next), Some(below)) if at > level => {
+                // SAFETY: it is linked below what the caller has claimed.
+                let next = unsafe { table_at(memory, next) };
+                for_each_leaf::<F, M, E>(memory, (next, below), part, level, visit)?;
+            }
+            (Entry::Table(next), Some(below)) => {
+                // SAFETY: as above.
+                let next = unsafe { table_at(memory, next) };
+                return Err(smaller::<F, M, E>(memory, next, below, part.first));
+            }
+            _ => return Err(Unshared::Vacant { page: part.first }),
+        }
+    }
+    Ok(())
+}
+
+/// What stands at `page`, below a table that ought to be a leaf.
+fn smaller<F: Format, M: TableMemory, E>(memory: &M, table: &Table, level: Level, page: u64) -> Unshared<E> {
+    match (F::decode(table.load(level.index(page)), level), level.below()) {
+        (Entry::Leaf(_), _) => Unshared::OtherLevel { page, level },
+        (Entry::Table(next), Some(below)) => {
+            // SAFETY: it is linked under a table that the caller has claimed.
+            smaller::<F, M, E>(memory, unsafe { table_at(memory, next) }, below, page)
+        }
+        _ => Unshared::Vacant { page },
+    }
+}
+
+/// Gives the leaf in `entry` another ownership.
+fn set_ownership<F: Format>(entry: &TableEntry, ownership: Ownership) {
+    let mut raw = entry.load();
+    // The hardware may set accessed and dirty bits in between.
+    while let Err(now) = entry.compare_exchange(raw, F::with_ownership(raw, ownership)) {
+        raw = now;
+    }
+}
+
+impl<F: Format> PageTable<F> {
+    /// Counts a further holder of each frame in `pages`, all mapped by owned or sharing leaves of
+    /// `level`, and adds the new shares to `list`, in order of pages. The leaves share their frames from
+    /// then on. No translation changes.
+    ///
+    /// On an error no leaf has changed; the shares that are in `list` are to be dropped.
+    pub(crate) fn share<M: TableMemory>(
+        &self,
+        access: TableAccess<'_, M>,
+        reserve: &mut Reserve<'_, M>,
+        pages: Pages,
+        level: Level,
+        list: &mut Gather,
+    ) -> Result<(), Unshared<M::Error>> {
+        let memory = access.memory;
+        self.note_shared();
+        loop {
+            let cursor = Cursor::<F, M>::lock(self, access, pages);
+            let top = (cursor.table(), cursor.level);
+            for_each_leaf::<F, M, M::Error>(memory, top, pages, level, &mut |page, _, leaf| {
+                let borrowed = leaf.ownership == Ownership::Borrowed;
+                if borrowed { Err(Unshared::Borrowed { page }) } else { Ok(()) }
+            })?;
+            let needed = list.pages_for(memory, pages.count() / level.pages());
+            if needed > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(needed).map_err(Unshared::Gather)?;
+                continue;
+            }
+            list.add_pages(memory, reserve, needed);
+            for_each_leaf::<F, M, M::Error>(memory, top, pages, level, &mut |page, _, leaf| {
+                memory.share(leaf.frame, level).map_err(|_| Unshared::Full { page })?;
+                list.push(memory, leaf.frame, level);
+                Ok(())
+            })?;
+            return for_each_leaf::<F, M, M::Error>(memory, top, pages, level, &mut |_, entry, leaf| {
+                if leaf.ownership == Ownership::Owned {
+                    set_ownership::<F>(entry, Ownership::Shared);
+                }
+                Ok(())
+            });
+        }
+    }
+
+    /// Makes each leaf of `level` in `pages` that is its frame's only holder the owner of the frame; up
+    /// to the first page that no such leaf maps. No translation changes.
+    pub(crate) fn reown<M: TableMemory>(&self, access: TableAccess<'_, M>, pages: Pages, level: Level) {
+        let memory = access.memory;
+        let cursor = Cursor::<F, M>::lock(self, access, pages);
+        let top = (cursor.table(), cursor.level);
+        let _ = for_each_leaf::<F, M, M::Error>(memory, top, pages, level, &mut |_, entry, leaf| {
+            if leaf.ownership == Ownership::Shared && memory.is_sole_holder(leaf.frame, level) {
+                set_ownership::<F>(entry, Ownership::Owned);
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Shares of frames of one size, from a list that has enough of them.
+pub(crate) struct Listed<'a, M: TableMemory> {
+    pub memory: &'a M,
+    pub level: Level,
+    pub shares: &'a mut Gather,
+    /// Pages of the list that were emptied.
+    pub spent: &'a mut Chain,
+    pub attributes: Attributes,
+}
+
+impl<F: Format, M: TableMemory> Backing<F> for Listed<'_, M> {
+    fn level_at(&self, _: u64) -> Level {
+        self.level
+    }
+
+    fn take(&mut self, _: u64, level: Level) -> RawEntry {
+        let share: Option<(PhysFrame, Level)> = self.shares.take(self.memory, self.spent);
+        debug_assert!(share.is_some(), "the list is too short");
+        share.map_or(RawEntry::EMPTY, |(frame, _)| self.attributes.leaf::<F>(frame, level))
+    }
+}

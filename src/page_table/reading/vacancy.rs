@@ -1,0 +1,52 @@
+//! Looking for pages that are of no region and not mapped, without a lock.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::walk::WalkGuard;
+use crate::page_table::PageTable;
+use crate::page_table::format::Format;
+use crate::page_table::format::entry::Entry;
+use crate::page_table::format::level::{Level, Pages};
+use crate::page_table::tables::memory::{TableMemory, table_at};
+
+impl<F: Format> PageTable<F> {
+    /// Returns the first page of the entry that is the last of `pages` that says something; `None` if all of
+    /// them are vacant. By the time it returns, that may have changed.
+    pub(crate) fn last_taken<M: TableMemory>(
+        &self,
+        memory: &M,
+        _walk: &WalkGuard<'_>,
+        pages: Pages,
+    ) -> Option<u64> {
+        last_taken::<F, M>(memory, self.root, F::ROOT, pages)
+    }
+}
+
+fn last_taken<F: Format, M: TableMemory>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    pages: Pages,
+) -> Option<u64> {
+    // SAFETY: the root lives as long as the page table; a table below was linked when its entry was read,
+    // and is not freed while the walk is announced.
+    let table = unsafe { table_at(memory, frame) };
+    let mut last = pages.last;
+    loop {
+        let start = last & !(level.pages() - 1);
+        let part = Pages { first: start.max(pages.first), last };
+        match (F::decode(table.load(level.index(last)), level), level.below()) {
+            (Entry::Empty, _) => {}
+            (Entry::Table(next), Some(below)) => {
+                if let Some(taken) = last_taken::<F, M>(memory, next, below, part) {
+                    return Some(taken);
+                }
+            }
+            _ => return Some(start),
+        }
+        if start <= pages.first {
+            return None;
+        }
+        last = start - 1;
+    }
+}

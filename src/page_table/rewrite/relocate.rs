@@ -1,0 +1,300 @@
+//! Moving what is mapped in one range to another.
+
+use x86_64::structures::paging::PhysFrame;
+
+use super::{Found, found};
+use crate::page_table::PageTable;
+use crate::page_table::claims::cursor::Cursor;
+use crate::page_table::format::Format;
+use crate::page_table::format::entry::{Entry, RawEntry, RecordNumber, RegionId};
+use crate::page_table::format::level::{Level, Pages};
+use crate::page_table::lists::chain::{Chain, Reserve};
+use crate::page_table::mapping::change::{Changed, cut};
+use crate::page_table::mapping::map::{Backing, Filler, frames_for_regions, plan};
+use crate::page_table::mapping::split::cuts_needed;
+use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
+use crate::page_table::tables::regions;
+use crate::page_table::tables::table::Table;
+
+/// Why a range was not moved.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RelocateError<E> {
+    /// `page` of the new place is mapped.
+    Occupied {
+        /// The first such page.
+        page: u64,
+    },
+    /// A large leaf cannot stand at the new place, whose alignment is another.
+    WouldSplit(Level),
+    /// A page of the old place is of a region that is not expected.
+    Changed,
+    /// No frame for a table.
+    Tables(E),
+}
+
+/// Says whether pages at the old place of a move may be of a region.
+pub(crate) type Expects<'a> = &'a dyn Fn(RegionId) -> bool;
+
+/// The region that pages at the old place of a move belong to afterwards, if they belonged to this one; it is
+/// told how many pages that are. Called once for each such entry, with both places claimed.
+/// If it returns `None`, the pages belong to none.
+pub(crate) type Left<'a> = &'a mut dyn FnMut(RegionId, u64) -> Option<RegionId>;
+
+/// What becomes of the regions of pages that are moved.
+#[derive(Default)]
+pub(crate) struct MovedRegions<'a> {
+    /// What the old place belongs to afterwards; `None`: to no region.
+    pub left: Option<Left<'a>>,
+    /// A record, and the one that pages have in its place at the new place.
+    pub renumbered: Option<(RecordNumber, RecordNumber)>,
+    /// Of which regions all pages have to be, looked at with both places claimed; `None`: of any.
+    pub expects: Option<Expects<'a>>,
+}
+
+impl MovedRegions<'_> {
+    /// The same once more.
+    pub fn again(&mut self) -> MovedRegions<'_> {
+        let left = self.left.as_mut().map(|left| &mut **left as Left<'_>);
+        MovedRegions { left, ..*self }
+    }
+}
+
+/// What stands in the place of a leaf that was moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trace {
+    Nothing,
+    /// A mark of its region.
+    Mark,
+}
+
+/// The leaves and marks of another range of the same, claimed, tables.
+struct Moved<'a, M: TableMemory> {
+    memory: &'a M,
+    table: PhysFrame,
+    level: Level,
+    /// What to add to a page of the new place for the old one.
+    back: u64,
+    trace: Trace,
+    renumbered: Option<(RecordNumber, RecordNumber)>,
+}
+
+/// The place of an entry.
+struct Place {
+    table: PhysFrame,
+    index: usize,
+    level: Level,
+}
+
+impl<M: TableMemory> Moved<'_, M> {
+    /// The table in `frame`.
+    fn at(&self, frame: PhysFrame) -> &Table {
+        // SAFETY: it is linked: the cursor has claimed both places.
+        unsafe { table_at(self.memory, frame) }
+    }
+
+    /// The entry that serves the old place of `page`, where it lies, and what it says.
+    fn find<F: Format>(&self, page: u64) -> (Place, Entry) {
+        let page = page.wrapping_add(self.back);
+        let (mut table, mut level) = (self.table, self.level);
+        loop {
+            let index = level.index(page);
+            match (F::decode(self.at(table).load(index), level), level.below()) {
+                (Entry::Table(next), Some(below)) => (table, level) = (next, below),
+                (entry, _) => return (Place { table, index, level }, entry),
+            }
+        }
+    }
+
+    /// The region at the new place of what belonged to `region`.
+    fn region(&self, region: RegionId) -> RegionId {
+        match self.renumbered {
+            Some((old, new)) if region.record() == Some(old) => region.with_record(new),
+            _ => region,
+        }
+    }
+
+    /// The highest level, up to `level`, at which a mark that is moved may stand.
+    fn level_of_marks(&self, mut level: Level) -> Level {
+        while let Some(below) = level.below().filter(|_| !self.back.is_multiple_of(level.pages())) {
+            level = below;
+        }
+        level
+    }
+}
+
+impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
+    fn level_at(&self, page: u64) -> Level {
+        match self.find::<F>(page) {
+            (place, Entry::Leaf(_)) => place.level,
+            (place, Entry::Mark(_)) => self.level_of_marks(place.level),
+            _ => Level::PAGE,
+        }
+    }
+
+    fn has_leaves(&self, part: Pages) -> bool {
+        let [first, last] = [part.first, part.last].map(|page| page.wrapping_add(self.back));
+        has_entries::<F, M>(self.memory, self.at(self.table), self.level, Pages { first, last })
+    }
+
+    fn for_each_region(&self, part: Pages, mut set: impl FnMut(Pages, Option<RegionId>)) {
+        for page in part.first..=part.last {
+            if let (place, Entry::Leaf(_)) = self.find::<F>(page) {
+                let region = regions::region_of(self.memory, place.table, place.index);
+                let region = region.map(|region| self.region(region));
+                set(Pages { first: page, last: page }, region);
+            }
+        }
+    }
+
+    fn region_of_large(&self, page: u64) -> Option<RegionId> {
+        match self.find::<F>(page) {
+            (Place { table, index, level }, Entry::Leaf(_)) if level > Level::PAGE => {
+                regions::region_of(self.memory, table, index).map(|region| self.region(region))
+            }
+            _ => None,
+        }
+    }
+
+    fn take(&mut self, page: u64, _: Level) -> RawEntry {
+        let (Place { table, index, level }, found) = self.find::<F>(page);
+        let entry = self.at(table).entry(index);
+        match found {
+            // One mark may serve several pages of the new place: it is removed afterwards.
+            Entry::Mark(region) => F::mark(self.region(region)),
+            _ => {
+                let region = regions::region_of(self.memory, table, index);
+                let mark = region.filter(|_| self.trace == Trace::Mark).map_or(RawEntry::EMPTY, F::mark);
+                entry.replace::<F>(level, mark)
+            }
+        }
+    }
+}
+
+/// Is anything mapped, or to be mapped, in `pages`?
+fn has_entries<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> bool {
+    pages.by_entry(level).any(|part| {
+        match (F::decode(table.load(level.index(part.first)), level), level.below()) {
+            (Entry::Leaf(_) | Entry::Mark(_), _) => true,
+            (Entry::Table(next), Some(below)) => {
+                // SAFETY: it is linked: the caller has claimed what `pages` touches.
+                has_entries::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+            }
+            _ => false,
+        }
+    })
+}
+
+/// Replaces the marks in `pages` of the table in `frame`, of `level`, where no entry reaches beyond them, by those
+/// of the regions that are left, or removes them.
+fn replace_marks<F: Format, M: TableMemory>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    pages: Pages,
+    left: &mut Option<Left<'_>>,
+) {
+    // SAFETY: it is linked: the caller has claimed what `pages` touches.
+    let table = unsafe { table_at(memory, frame) };
+    for part in pages.by_entry(level) {
+        let entry = table.entry(level.index(part.first));
+        match (F::decode(entry.load(), level), level.below()) {
+            (Entry::Mark(region), _) => {
+                let mark = left.as_mut().and_then(|left| left(region, part.count())).map(F::mark);
+                entry.replace::<F>(level, mark.unwrap_or(RawEntry::EMPTY));
+            }
+            (Entry::Table(next), Some(below)) => replace_marks::<F, M>(memory, next, below, part, left),
+            _ => {}
+        }
+    }
+}
+
+/// Are all of `pages`, under the table in `frame`, of `level`, of regions that are expected?
+fn all_are<F: Format, M: TableMemory>(
+    memory: &M,
+    frame: PhysFrame,
+    level: Level,
+    pages: Pages,
+    expects: Expects<'_>,
+) -> bool {
+    // SAFETY: it is linked: the caller has claimed what `pages` touches.
+    let table = unsafe { table_at(memory, frame) };
+    pages.by_entry(level).all(|part| {
+        let index = level.index(part.first);
+        let raw = table.load(index);
+        match (found::<F, M>(memory, frame, index, raw, level), F::decode(raw, level), level.below()) {
+            (Some(Found::Reserved(region) | Found::Mapped(_, Some(region))), _, _) => expects(region),
+            (None, Entry::Table(next), Some(below)) => all_are::<F, M>(memory, next, below, part, expects),
+            _ => false,
+        }
+    })
+}
+
+/// The largest leaf in `pages`.
+fn largest_leaf<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> Level {
+    let of_part = |part: Pages| match (F::decode(table.load(level.index(part.first)), level), level.below()) {
+        (Entry::Leaf(_), _) => level,
+        (Entry::Table(next), Some(below)) => {
+            // SAFETY: it is linked: the caller has claimed what `pages` touches.
+            largest_leaf::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+        }
+        _ => Level::PAGE,
+    };
+    pages.by_entry(level).map(of_part).max().unwrap_or(Level::PAGE)
+}
+
+impl<F: Format> PageTable<F> {
+    /// Moves what is mapped in `from` to the pages from `to` on, which do not overlap it; or
+    /// changes no translation. Calls `record` with what that made stale before another cursor can
+    /// change the old or the new place. `transfer` says what becomes of regions.
+    pub(crate) fn relocate<M: TableMemory, T>(
+        &self,
+        access: TableAccess<'_, M>,
+        reserve: &mut Reserve<'_, M>,
+        from: Pages,
+        to: Pages,
+        transfer: MovedRegions<'_>,
+        record: impl FnOnce(Changed) -> T,
+    ) -> Result<T, RelocateError<M::Error>> {
+        let MovedRegions { mut left, renumbered, expects } = transfer;
+        let trace = if left.is_some() { Trace::Mark } else { Trace::Nothing };
+        let ranges = if from.first < to.first { [from, to] } else { [to, from] };
+        let memory = access.memory;
+        loop {
+            let mut cursor = Cursor::<F, M>::lock_both(self, access, ranges);
+            let (table, level) = (cursor.table(), cursor.level);
+            let cuts = cuts_needed::<F, M>(memory, table, level, from);
+            if cuts > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(cuts).map_err(RelocateError::Tables)?;
+                continue;
+            }
+            cut::<F, M>(memory, reserve, cursor.frame(), level, from);
+            let largest = largest_leaf::<F, M>(memory, table, level, from);
+            if !from.first.wrapping_sub(to.first).is_multiple_of(largest.pages()) {
+                return Err(RelocateError::WouldSplit(largest));
+            }
+            if expects.is_some_and(|expects| !all_are::<F, M>(memory, cursor.frame(), level, from, expects)) {
+                return Err(RelocateError::Changed);
+            }
+            let back = from.first.wrapping_sub(to.first);
+            let mut moved = Moved { memory, table: cursor.frame(), level, back, trace, renumbered };
+            let missing = plan::<F, M>(memory, Some(cursor.frame()), level, to, &moved);
+            let missing = missing.map_err(|(page, _)| RelocateError::Occupied { page })?
+                + frames_for_regions::<F, M>(memory, Some(cursor.frame()), level, to, &moved);
+            if missing > reserve.len() {
+                drop(cursor);
+                reserve.fill_to(missing).map_err(RelocateError::Tables)?;
+                continue;
+            }
+            if self.has_records() {
+                // `left` may take pages from records.
+                cursor.in_walk(access.enter());
+            }
+            let mut filler = Filler { memory, reserve, backing: &mut moved, replaced: Chain::EMPTY };
+            filler.fill::<F>(cursor.frame(), level, to);
+            let replaced = filler.replaced;
+            replace_marks::<F, M>(memory, cursor.frame(), level, from, &mut left);
+            return Ok(record(Changed::moved(from, replaced)));
+        }
+    }
+}
