@@ -381,18 +381,22 @@ impl<P: Machine> SpaceCore<P> {
     }
 
     /// Answers an access to the page of `neighbours` as `decide` says, and maps these if that maps it; adds to
-    /// `changed` what that made stale, and records it.
+    /// `changed` what that made stale, and records it. Calls `answered` once, with the page's entry still claimed.
     pub fn resolve<E>(
         &self,
         pin: &CpuPin,
         neighbours: &mut Neighbours<impl FnMut() -> Option<PhysFrame>>,
         mut decide: impl FnMut(Found, Level) -> Result<Answer, E>,
+        answered: impl Fn(),
         changed: &mut Changed,
     ) -> Result<Answered<Option<ChangeRecord<'_>>>, RewriteError<E, AllocError>> {
         let frames = self.service.frames();
         let mut reserve = Reserve::new(frames, pin);
         loop {
-            let record = |changed: &mut Changed| self.record(changed);
+            let record = |changed: &mut Changed| {
+                answered();
+                self.record(changed)
+            };
             match self.table.resolve(
                 self.service.tables(pin),
                 &mut reserve,

@@ -248,7 +248,7 @@ impl<P: Machine> AddressSpace<P> {
             }
             _ => Err(()),
         };
-        let error = match core.resolve(pin, &mut neighbours, decide, &mut changed) {
+        let error = match core.resolve(pin, &mut neighbours, decide, || (), &mut changed) {
             Ok(Answered { recorded, .. }) => {
                 Unmapping::announce(core, pin, || range_of_pages(neighbours.pages), changed, recorded)
                     .detach();

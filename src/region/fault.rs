@@ -1,5 +1,6 @@
 //! Answering page faults.
 
+use core::cell::Cell;
 use core::fmt;
 
 use topomem_numa::frames::{AllocError, FrameRequest, Policy};
@@ -15,13 +16,14 @@ use super::large::{SparePage, Wanted};
 use super::mmap::address;
 use super::numa::is_hidden;
 use super::object::SpareShare;
+use super::record::FaultClass;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages, size_of_level};
 use crate::fault::{Fault, FaultCell};
 use crate::object::{MemoryObject, PageWait};
 use crate::page_table::{
-    Access, Answer, Answered, Changed, Found, Leaf, Level, Neighbours, Ownership, Pages, Reach, RegionId,
-    RewriteError, TableMemory,
+    Access, Answer, Answered, Changed, Found, Leaf, Level, Neighbours, Ownership, Pages, Reach, RecordNumber,
+    RegionId, RewriteError, TableMemory,
 };
 use crate::service::frame_memory;
 
@@ -74,6 +76,13 @@ impl PageFault {
     #[must_use]
     pub const fn after_wait(self) -> PageFault {
         PageFault { cause: Cause::Awaited, ..self }
+    }
+
+    fn class(&self) -> FaultClass {
+        match self.cause {
+            Cause::Awaited => FaultClass::Major,
+            Cause::NotPresent | Cause::NotPermitted => FaultClass::Minor,
+        }
     }
 }
 
@@ -196,6 +205,8 @@ pub(super) struct Spare<'a, P: Machine> {
     policy: Option<Policy>,
     large: SparePage<'a, P>,
     pub(super) share: SpareShare<'a, P>,
+    /// The record of the page's region when it was last looked at.
+    record: Cell<Option<RecordNumber>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -307,7 +318,8 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core();
         let large = SparePage::none(core, pin, page);
         let share = SpareShare::none(core, pin);
-        let mut spare = Spare { core, pin, page, frame, zeroed: Zeroed::Yes, policy: None, large, share };
+        let (zeroed, policy, record) = (Zeroed::Yes, None, Cell::new(None));
+        let mut spare = Spare { core, pin, page, frame, zeroed, policy, large, share, record };
         if fault.cause == Cause::NotPresent
             && core.table.has_records()
             && let Some(resolved) = self.touch_object(pin, page, fault.access)
@@ -349,7 +361,12 @@ impl<P: Machine> AddressSpace<P> {
                 Ok(answer)
             };
             let mut neighbours = Neighbours { page, pages, next: || around.pop() };
-            let refusal = match core.resolve(pin, &mut neighbours, decide, &mut changed) {
+            let answered = || {
+                if let Some(number) = spare.record.get() {
+                    core.count_fault_of(pin, number, fault.class());
+                }
+            };
+            let refusal = match core.resolve(pin, &mut neighbours, decide, answered, &mut changed) {
                 Ok(Answered { recorded, replaced, beside }) => {
                     let mut mapped = 1 + beside;
                     match resolved {
@@ -359,9 +376,9 @@ impl<P: Machine> AddressSpace<P> {
                         _ => {}
                     }
                     let counters = core.of_cpu(pin);
-                    let count = match fault.cause {
-                        Cause::Awaited => &counters.major_faults,
-                        Cause::NotPresent | Cause::NotPermitted => &counters.minor_faults,
+                    let count = match fault.class() {
+                        FaultClass::Major => &counters.major_faults,
+                        FaultClass::Minor => &counters.minor_faults,
                     };
                     // Relaxed: statistics.
                     count.fetch_add(1, Ordering::Relaxed);
@@ -455,6 +472,7 @@ impl<P: Machine> AddressSpace<P> {
         let (region, mapped) = match found {
             Found::Vacant => return Err(Refusal::Error(FaultError::NotMapped)),
             Found::Mapped(leaf, None) => {
+                spare.record.set(None);
                 let permitted = permits(leaf.protection.access(), tried);
                 return if permitted {
                     Ok((Answer::Keep, Resolved::Spurious))
@@ -465,6 +483,7 @@ impl<P: Machine> AddressSpace<P> {
             Found::Reserved(region) => (Region::of(region), None),
             Found::Mapped(leaf, Some(region)) => (Region::of(region), Some(leaf)),
         };
+        spare.record.set(region.record());
         if !permits(region.access(), tried) {
             return Err(Refusal::Error(FaultError::Denied));
         }

@@ -8,7 +8,7 @@ use topomem_shootdown::VirtAddr;
 use super::attributes::Region;
 use super::mmap::address;
 use super::object::MappedObject;
-use super::record::{Record, RegionName};
+use super::record::{FaultCounter, FaultCounts, Record, RegionName};
 use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Found, Pages, RegionId};
@@ -21,6 +21,7 @@ pub struct RegionRange {
     resident: u64,
     name: Option<RegionName>,
     object: Option<MappedObject>,
+    faults: Option<FaultCounts>,
 }
 
 impl RegionRange {
@@ -58,6 +59,13 @@ impl RegionRange {
     #[must_use]
     pub fn name(&self) -> Option<RegionName> {
         self.name
+    }
+
+    /// Returns how many faults its pages have had since they are counted; `None` if they are counted for the space
+    /// alone ([`AddressSpace::set_fault_counting`]).
+    #[must_use]
+    pub fn faults(&self) -> Option<FaultCounts> {
+        self.faults
     }
 
     /// Returns how many of its pages are mapped, of 4 KiB.
@@ -109,7 +117,8 @@ impl<P: Machine> AddressSpace<P> {
         let object = record
             .object
             .map(|mapped| MappedObject { id: mapped.object.id(), offset: mapped.page(pages.first) << 12 });
-        Some(RegionRange { pages, region: Region::of(region), resident, name: record.name, object })
+        let faults = record.faults.as_ref().map(FaultCounter::sum);
+        Some(RegionRange { pages, region: Region::of(region), resident, name: record.name, object, faults })
     }
 
     /// Calls `look` with each region, from the lowest up.

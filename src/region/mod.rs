@@ -54,7 +54,7 @@ pub(crate) use numa::SpacePolicy;
 pub use numa::{MoveError, MovedPages, PageMove};
 pub use object::{MappedObject, ObjectMapping, ObjectPart};
 pub(crate) use record::Records;
-pub use record::{AssignError, NameError, RegionName};
+pub use record::{AssignError, FaultCounting, FaultCounts, NameError, RegionName};
 pub use request::{MapRequest, Placement, Populate};
 pub(crate) use stack::{DEFAULT_STACK_LIMIT, GrownStack};
 pub use usage::{Maps, NumaMaps, Smaps, Usage};

@@ -5,6 +5,7 @@ use topomem_percpu::sync::atomic::Ordering;
 
 use super::attributes::{Kind, Region, Sharing};
 use super::fault::{FaultAccess, Resolved, permits};
+use super::record::FaultClass;
 use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::fault::Fault;
@@ -48,6 +49,9 @@ impl<P: Machine> AddressSpace<P> {
                     marked.map(beside, &leaf);
                     mapped += 1;
                 }
+            }
+            if let Some(faults) = &record.faults {
+                faults.count(pin, FaultClass::Minor);
             }
             Some(mapped)
         })?;

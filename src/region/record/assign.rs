@@ -16,7 +16,7 @@ use crate::page_table::{Becomes, Changed, Found, Pages, RecordNumber, Rewrite, R
 use crate::region::Region;
 use crate::region::mmap::{is_aligned, range_at};
 
-/// Why pages did not get another name or policy.
+/// Why pages did not get another name or policy, or why their faults are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AssignError {
@@ -26,7 +26,7 @@ pub enum AssignError {
     OutsideSpace,
     /// A page of the range belongs to no region; the others have changed (ENOMEM).
     NoRegion,
-    /// No frame for page tables or records; a first part of the range may have changed (ENOMEM).
+    /// No frame for page tables, records or counts; a first part of the range may have changed (ENOMEM).
     OutOfFrames(AllocError),
     /// The space has as many different names, policies and mappings of objects as it can have; a first
     /// part of the range may have changed (ENOMEM).

@@ -45,7 +45,16 @@ impl<P: Machine> StillRecords<'_, P> {
             // Relaxed here and below: governed by the lock, and a count.
             if slot.pages.load(Ordering::Relaxed) > 0 {
                 // SAFETY: the caller has the lock of the parent's records.
-                let record = unsafe { slot.record() }.clone();
+                let mut record = unsafe { slot.record() }.clone();
+                if let Some(faults) = &mut record.faults {
+                    match faults.for_copy(pin) {
+                        Ok(own) => *faults = own,
+                        Err(error) => {
+                            outcome = Err(error);
+                            return;
+                        }
+                    }
+                }
                 child.records.add(number, 1);
                 let bucket = buckets.get(record.hash() as usize % BUCKETS);
                 if index.put(child, bucket, number, record).is_ok() {

@@ -2,6 +2,7 @@
 
 mod assign;
 mod copy;
+mod faults;
 mod held;
 mod name;
 mod slot;
@@ -13,6 +14,9 @@ use crate::Machine;
 use crate::object::Mapped;
 
 pub use assign::AssignError;
+pub(super) use faults::FaultClass;
+pub(crate) use faults::FaultCounter;
+pub use faults::{FaultCounting, FaultCounts};
 pub(crate) use held::HeldPages;
 pub use name::{NameError, RegionName};
 pub(crate) use table::{InternError, Records};
@@ -26,23 +30,29 @@ pub(crate) struct Record<P: Machine> {
     pub policy: Option<Policy>,
     /// What people call the region.
     pub name: Option<RegionName>,
+    /// What counts the faults of its pages; `None`: they are counted for the space alone.
+    pub faults: Option<FaultCounter<P>>,
 }
 
 impl<P: Machine> Clone for Record<P> {
     fn clone(&self) -> Record<P> {
-        Record { object: self.object.clone(), policy: self.policy, name: self.name }
+        let (object, faults) = (self.object.clone(), self.faults.clone());
+        Record { object, policy: self.policy, name: self.name, faults }
     }
 }
 
 impl<P: Machine> PartialEq for Record<P> {
     fn eq(&self, other: &Record<P>) -> bool {
-        self.object == other.object && self.policy == other.policy && self.name == other.name
+        self.object == other.object
+            && self.policy == other.policy
+            && self.name == other.name
+            && self.faults == other.faults
     }
 }
 
 impl<P: Machine> Record<P> {
     /// The record of plain anonymous memory.
-    pub const PLAIN: Record<P> = Record { object: None, policy: None, name: None };
+    pub const PLAIN: Record<P> = Record { object: None, policy: None, name: None, faults: None };
 
     /// Returns whether it says no more than [`Record::PLAIN`], which needs no number.
     pub fn is_plain(&self) -> bool {
@@ -68,6 +78,9 @@ impl<P: Machine> Record<P> {
         }
         if let Some(name) = &self.name {
             name.as_str().bytes().for_each(|byte| hash.add(byte.into()));
+        }
+        if let Some(faults) = &self.faults {
+            hash.add(faults.hash());
         }
         (hash.0 >> 32) as u32
     }

@@ -192,8 +192,11 @@ impl<P: Machine> Records<P> {
         while let Some(found) = RecordNumber::new(number)
             && let Some(slot) = self.slot(found)
         {
+            // Dead records are passed over first: a program that maps and unmaps the same again and again leaves
+            // many of them.
+            let is_alive = slot.pages.load(Ordering::Relaxed) > 0;
             // SAFETY: the caller has the lock.
-            if unsafe { slot.record() } == record && self.try_add(found, pages) {
+            if is_alive && unsafe { slot.record() } == record && self.try_add(found, pages) {
                 return Ok(found);
             }
             number = slot.next.load(Ordering::Relaxed);

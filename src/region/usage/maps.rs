@@ -139,6 +139,10 @@ impl<P: Machine> fmt::Display for Smaps<'_, P> {
             ] {
                 writeln!(f, "{name:16}{kilobytes:8} kB")?;
             }
+            if let Some(faults) = range.faults() {
+                writeln!(f, "{:16}{:8}", "Minor_Faults:", faults.minor)?;
+                writeln!(f, "{:16}{:8}", "Major_Faults:", faults.major)?;
+            }
             Ok(())
         })
     }
