@@ -33,4 +33,6 @@ pub use pager::{Pager, PagerError};
 pub(crate) use present::{Missing, PageFrame, Use, Writable};
 pub use queue::PagerQueue;
 pub use wait::PageWait;
+#[cfg(all(loom, test))]
+pub(crate) use word::{PageWord, State, Word, WriteBack};
 pub use writeback::Residency;

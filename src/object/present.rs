@@ -56,29 +56,7 @@ impl<P: Machine> ObjectCore<P> {
             return Err(Missing::BeyondEnd);
         }
         let word = self.index.get(self.service, page).ok_or(Missing::Absent)?;
-        let make = |now: Word| match now.state() {
-            State::Present(_) if wanted == Use::Write => Some(now.wanted().dirty()),
-            State::Present(_) => Some(now.wanted()),
-            _ => None,
-        };
-        let mut now = word.load();
-        loop {
-            let new = make(now).ok_or(Missing::Absent)?;
-            // A page that is as it is wanted is not written to: CPUs that map it share no line for that.
-            if new == now {
-                break;
-            }
-            match word.replace(now, new) {
-                Ok(()) => now = new,
-                Err(other) => now = other,
-            }
-        }
-        let writable = if now.is_dirty() && !now.is_writing() || wanted == Use::Write {
-            Writable::Yes
-        } else {
-            Writable::No
-        };
-        Ok(PageFrame { frame: now.frame(), writable })
+        word.find(wanted).ok_or(Missing::Absent)
     }
 
     /// Returns the frame of the page `page`, if it is there, dead or not. For who has the upkeep lock.

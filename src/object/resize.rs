@@ -75,12 +75,7 @@ impl<P: Machine> ObjectCore<P> {
     /// has the upkeep lock.
     fn take_out(&self, pin: &CpuPin, (first, last): (u64, u64), victims: Victims) -> Result<(), ObjectError> {
         self.index.for_each(self.service, first, last, &mut |_, word| {
-            word.update(|now| match now.state() {
-                State::Present(_) => Some(now.dead()),
-                // What the pager answers is not wanted any more.
-                State::Loading(_) => Some(Word::ABSENT),
-                State::Absent | State::Dead => None,
-            });
+            word.kill();
             ControlFlow::Continue(())
         });
         let rewritten =

@@ -101,11 +101,7 @@ impl<P: Machine> ObjectCore<P> {
             Wanted::Read { page, frame } => self.note_read(job, outcome, page, frame),
             Wanted::Write { page } => {
                 if let Some(word) = self.index.get(self.service, page) {
-                    // If the write failed, the page is as dirty as it was.
-                    word.update(|now| {
-                        let written = now.written();
-                        now.is_writing().then_some(if outcome.is_ok() { written } else { written.dirty() })
-                    });
+                    word.end_writing(outcome.map_err(drop));
                 }
             }
             Wanted::Discard { .. } => self.end_discard(),

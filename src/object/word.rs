@@ -4,6 +4,8 @@ use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
+use super::present::{PageFrame, Use, Writable};
+
 /// A page is there: bits 12 to 51 are the address of its frame.
 const PRESENT: u64 = 1 << 0;
 /// A page is being read in: bits 12 to 51 are the number of the request.
@@ -24,11 +26,11 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The word of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Word(u64);
+pub(crate) struct Word(u64);
 
 /// What a word says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// The page is not there.
     Absent,
     /// It is being read in by the request of this number.
@@ -136,12 +138,29 @@ impl Word {
     }
 }
 
+/// What a look for a page to write back has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteBack {
+    /// The page is marked as being written from now on.
+    Begun,
+    /// The page is being written already.
+    UnderWay,
+    /// There is nothing to write.
+    Nothing,
+}
+
 /// The word of a page, shared by all that use the page.
 #[repr(transparent)]
 #[derive(Debug)]
-pub(super) struct PageWord(AtomicU64);
+pub(crate) struct PageWord(AtomicU64);
 
 impl PageWord {
+    /// Returns the word of a page that is there.
+    #[cfg(all(loom, test))]
+    pub fn of(word: Word) -> PageWord {
+        PageWord(AtomicU64::new(word.0))
+    }
+
     pub fn load(&self) -> Word {
         // Acquire pairs with the Release in `replace`: who sees the page sees its bytes.
         Word(self.0.load(Ordering::Acquire))
@@ -166,6 +185,67 @@ impl PageWord {
                 Err(other) => now = other,
             }
         }
+    }
+
+    /// Returns the page if it is there, dirty if it is to be written. The caller has the claim of an entry that
+    /// may map the page.
+    pub fn find(&self, wanted: Use) -> Option<PageFrame> {
+        let make = |now: Word| match now.state() {
+            State::Present(_) if wanted == Use::Write => Some(now.wanted().dirty()),
+            State::Present(_) => Some(now.wanted()),
+            _ => None,
+        };
+        let mut now = self.load();
+        loop {
+            let new = make(now)?;
+            // A page that is as it is wanted is not written to: CPUs that map it share no line for that.
+            if new == now {
+                break;
+            }
+            match self.replace(now, new) {
+                Ok(()) => now = new,
+                Err(other) => now = other,
+            }
+        }
+        let writable = if now.is_dirty() && !now.is_writing() || wanted == Use::Write {
+            Writable::Yes
+        } else {
+            Writable::No
+        };
+        Some(PageFrame { frame: now.frame(), writable })
+    }
+
+    /// Has the page leave: no mapping of it is made from now on.
+    pub fn kill(&self) {
+        self.update(|now| match now.state() {
+            State::Present(_) => Some(now.dead()),
+            // What the pager answers is not wanted any more.
+            State::Loading(_) => Some(Word::ABSENT),
+            State::Absent | State::Dead => None,
+        });
+    }
+
+    /// Marks the page as being written, if it is dirty. Its bytes may be read once no CPU can write to it.
+    pub fn begin_writing(&self) -> WriteBack {
+        let mut found = WriteBack::Nothing;
+        self.update(|now| {
+            let is_dirty = matches!(now.state(), State::Present(_)) && now.is_dirty();
+            found = match now.is_writing() {
+                true => WriteBack::UnderWay,
+                false if is_dirty => WriteBack::Begun,
+                false => WriteBack::Nothing,
+            };
+            (found == WriteBack::Begun).then_some(now.writing())
+        });
+        found
+    }
+
+    /// Ends what [`PageWord::begin_writing`] began. If the bytes were not written, the page is as dirty as it was.
+    pub fn end_writing(&self, written: Result<(), ()>) {
+        self.update(|now| {
+            let ended = now.written();
+            now.is_writing().then_some(if written.is_ok() { ended } else { ended.dirty() })
+        });
     }
 
     /// Forgets the page. Nobody else uses the object any more.

@@ -15,7 +15,7 @@ use super::ObjectError;
 use super::core::{MemoryObject, ObjectCore, Source};
 use super::mappings::Mapping;
 use super::queue::Wanted;
-use super::word::{State, Word};
+use super::word::{State, Word, WriteBack};
 use crate::Machine;
 use crate::fault::Fault;
 use crate::page_table::{Access, Becomes, Found, Leaf, Ownership, Pages, Rewrite};
@@ -138,7 +138,7 @@ impl<P: Machine> Drop for Marked<'_, P> {
     fn drop(&mut self) {
         for &page in &self.batch.as_slice()[self.asked..] {
             if let Some(word) = self.core.index.get(self.core.service, page) {
-                word.update(|now| now.is_writing().then_some(now.written().dirty()));
+                word.end_writing(Err(()));
             }
         }
     }
@@ -161,21 +161,13 @@ impl<P: Machine> ObjectCore<P> {
         let _upkeep = self.upkeep.lock(self.service.platform());
         let mut batch = Batch::EMPTY;
         let mut others = None;
-        self.index.for_each(self.service, first, last, &mut |page, word| {
-            let mut writing = false;
-            let marked = word.update(|now| {
-                writing = now.is_writing();
-                (matches!(now.state(), State::Present(_)) && now.is_dirty() && !writing)
-                    .then_some(now.writing())
-            });
-            match marked {
-                Some(_) => batch.push(page),
-                None if writing => {
-                    others = Some(page);
-                    ControlFlow::Break(())
-                }
-                None => ControlFlow::Continue(()),
+        self.index.for_each(self.service, first, last, &mut |page, word| match word.begin_writing() {
+            WriteBack::Begun => batch.push(page),
+            WriteBack::UnderWay => {
+                others = Some(page);
+                ControlFlow::Break(())
             }
+            WriteBack::Nothing => ControlFlow::Continue(()),
         });
         let marked = Marked { core: self, batch, asked: 0 };
         let Some(ends) = batch.ends() else {

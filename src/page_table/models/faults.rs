@@ -11,7 +11,7 @@ pub(super) const WRITABLE: Protection = Protection::USER_DATA;
 /// The frame that page 0 of a space has for itself, or shares, at first; CPU `n` has frame `BASE + 1 + n` for it.
 const OLD: u64 = BASE;
 
-fn region() -> RegionId {
+pub(super) fn region() -> RegionId {
     RegionId::new(1).unwrap()
 }
 
@@ -52,7 +52,7 @@ enum Written {
 
 impl Space {
     /// Marks page 0 as of a region, in a table that is there.
-    fn marked() -> Arc<Space> {
+    pub(super) fn marked() -> Arc<Space> {
         Space::marked_at(0..=0)
     }
 
@@ -77,7 +77,13 @@ impl Space {
     }
 
     /// Maps the page `page` to its first frame.
-    fn map_first(&self, page: u64, frame: PhysFrame, protection: Protection, ownership: Ownership) {
+    pub(super) fn map_first(
+        &self,
+        page: u64,
+        frame: PhysFrame,
+        protection: Protection,
+        ownership: Ownership,
+    ) {
         let pin = pin(0);
         let (mut reserve, mut changed) = (Reserve::new(&self.memory, &pin), Changed::NOTHING);
         let leaf = Leaf { frame, protection, reach: Reach::Space, ownership };

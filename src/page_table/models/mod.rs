@@ -7,6 +7,7 @@ mod cursors;
 mod faults;
 mod levels;
 mod marks;
+mod objects;
 mod promotion;
 mod reclaiming;
 mod records;

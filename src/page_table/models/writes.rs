@@ -11,21 +11,21 @@ const OLD: u64 = BASE;
 /// A run of two frames that the pages get.
 const NEW: u64 = BASE + 2;
 /// What a frame holds that is freed.
-const FREE: u64 = u64::MAX;
+pub(super) const FREE: u64 = u64::MAX;
 
 /// What CPU 1 is asked to flush, and has flushed.
-struct Shootdown {
+pub(super) struct Shootdown {
     asked: AtomicU32,
     answered: AtomicU32,
 }
 
 impl Shootdown {
-    fn new() -> Arc<Shootdown> {
+    pub(super) fn new() -> Arc<Shootdown> {
         Arc::new(Shootdown { asked: AtomicU32::new(0), answered: AtomicU32::new(0) })
     }
 
     /// Asks CPU 1 to flush. With the claims held of what was changed.
-    fn ask(&self) {
+    pub(super) fn ask(&self) {
         // Release pairs with the Acquire in `serve`: what CPU 1 finds afterwards is what was changed.
         self.asked.fetch_add(1, Ordering::Release);
     }
@@ -36,7 +36,7 @@ impl Shootdown {
         self.answered.load(Ordering::Acquire) >= self.asked.load(Ordering::Relaxed)
     }
 
-    fn wait(&self) {
+    pub(super) fn wait(&self) {
         while !self.is_quiet() {
             thread::yield_now();
         }
@@ -44,7 +44,7 @@ impl Shootdown {
 }
 
 /// CPU 1.
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     space: &'a Space,
     shootdown: &'a Shootdown,
     cached: Option<Leaf>,
@@ -53,7 +53,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(space: &'a Space, shootdown: &'a Shootdown) -> Writer<'a> {
+    pub(super) fn new(space: &'a Space, shootdown: &'a Shootdown) -> Writer<'a> {
         Writer { space, shootdown, cached: space.leaf(), written: 0 }
     }
 
@@ -67,7 +67,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes as a program does. `fault` answers a fault, or refuses the access.
-    fn write(&mut self, value: u64, fault: impl Fn(&Space, &Shootdown) -> bool) {
+    pub(super) fn write(&mut self, value: u64, fault: impl Fn(&Space, &Shootdown) -> bool) {
         loop {
             self.serve();
             // The walk and the store are one instruction.
@@ -85,7 +85,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Leaves the space, with all that it may have cached. Returns what it has written last.
-    fn leave(self) -> u64 {
+    pub(super) fn leave(self) -> u64 {
         // Release as in `serve`.
         self.shootdown.answered.store(u32::MAX, Ordering::Release);
         self.written
@@ -117,7 +117,7 @@ fn answer(space: &Space, shootdown: &Shootdown) -> bool {
 
 /// Does CPU 0 wait until CPU 1 has flushed?
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Flush {
+pub(super) enum Flush {
     Awaited,
     Left,
 }
