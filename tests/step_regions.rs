@@ -8,6 +8,8 @@
 #[allow(dead_code, reason = "shared with the suite of address spaces")]
 #[path = "step_support/computer.rs"]
 mod computer;
+#[path = "step_support/machine.rs"]
+mod machine;
 #[path = "step_support/region_scene.rs"]
 mod scene;
 
@@ -155,7 +157,7 @@ const FORKS: &[Operation<Scene>] = &[
 ];
 
 const fn context(name: &'static str, run: fn(&Scene)) -> Context<Scene> {
-    Context { name, run, undo: Scene::release }
+    Context { name, run, undo: |scene| scene.release() }
 }
 
 const CONTEXTS: &[Context<Scene>] = &[

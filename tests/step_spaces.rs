@@ -220,7 +220,7 @@ const SERVICE: &[Operation<Scene>] = &[
 ];
 
 const fn context(name: &'static str, run: fn(&Scene)) -> Context<Scene> {
-    Context { name, run, undo: Scene::release }
+    Context { name, run, undo: |scene| scene.release() }
 }
 
 /// Changes another directory entry's pages as `cpu`. All take their interrupts, but the stopped one

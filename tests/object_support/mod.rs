@@ -9,25 +9,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use topomem::object::{MemoryObject, ObjectMapping, Pager, PagerError, PagerQueue};
-use topomem::region::{FaultAccess, FaultError, MapRequest, PageFault, Placement, Sharing};
-use topomem::sim::{Fault, Sim, SimService};
-use topomem::{AddressSpace, CpuId, CpuPin, Tended, VirtAddr};
+use topomem::region::{FaultError, MapRequest, Placement, Sharing};
+use topomem::sim::{Sim, SimService};
+use topomem::{CpuId, CpuPin, VirtAddr};
+
+#[path = "../space_support/mod.rs"]
+mod spaces;
+pub use spaces::{Space, at, tend};
 
 pub type Machine = &'static Sim;
-pub type Space = AddressSpace<Machine>;
 pub type Object = MemoryObject<Machine>;
 
-pub fn at(page: u64) -> VirtAddr {
-    VirtAddr::new(page << 12).unwrap()
-}
-
-pub fn tend(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
-    while service.tend(pin) != Tended::Done {
-        sim.take_interrupts();
-    }
-}
-
-/// Accesses the first word of `page` as a program does, faults included; waits for pagers.
+/// Accesses the first word of `page` of `space`, which becomes the active one, as a program does.
 pub fn touch(
     sim: &'static Sim,
     pin: &CpuPin,
@@ -38,6 +31,7 @@ pub fn touch(
     touch_at(sim, pin, space, at(page), store)
 }
 
+/// Accesses the word at `address` likewise.
 pub fn touch_at(
     sim: &'static Sim,
     pin: &CpuPin,
@@ -45,32 +39,8 @@ pub fn touch_at(
     address: VirtAddr,
     store: Option<u64>,
 ) -> Result<u64, FaultError> {
-    // SAFETY: the CPU is online, and this is no handler.
-    unsafe { space.activate(pin) };
-    loop {
-        let outcome = match store {
-            Some(value) => sim.store(address, value).map(|()| value),
-            None => sim.load(address),
-        };
-        let tried = if store.is_some() { FaultAccess::Write } else { FaultAccess::Read };
-        match outcome {
-            Ok(value) => return Ok(value),
-            Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
-                match space.on_page_fault(pin, PageFault::new(address, tried)) {
-                    Ok(_) => {}
-                    Err(FaultError::Waits(wait)) => {
-                        wait.wait(|| {
-                            sim.take_interrupts();
-                            std::thread::yield_now();
-                        })
-                        .unwrap();
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
+    spaces::activate(space, pin);
+    spaces::touch_at(sim, pin, space, address, store)
 }
 
 /// A machine, and how many frames it had in use before a test.
@@ -84,7 +54,7 @@ impl Bench {
     pub fn new(cpus: usize) -> Bench {
         let sim: &'static Sim = Sim::builder().cpus(cpus).memory(64 << 20).build().unwrap();
         let service = sim.boot_service().unwrap();
-        let before = service.frames().validate().unwrap().allocated;
+        let before = spaces::allocated(service);
         Bench { sim, service, before }
     }
 
@@ -142,12 +112,11 @@ impl Bench {
     }
 
     pub fn leave(&self, pin: &CpuPin) {
-        // SAFETY: the CPU is online, and this is no handler.
-        unsafe { self.service.kernel_space().unwrap().activate(pin) };
+        spaces::deactivate(self.service, pin);
     }
 
     pub fn allocated(&self) -> u64 {
-        self.service.frames().validate().unwrap().allocated
+        spaces::allocated(self.service)
     }
 
     /// Drops all, and checks that no frame is missing.

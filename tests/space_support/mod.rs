@@ -43,7 +43,8 @@ pub fn write_fault(space: &Space, pin: &CpuPin, page: u64) -> Resolved {
     space.on_page_fault(pin, PageFault::new(at(page), FaultAccess::Write)).unwrap()
 }
 
-/// Accesses the first word of `page` of the active space as a program does, faults included.
+/// Accesses the first word of `page` of the active space as a program does: resolves page faults, and waits for
+/// pagers.
 pub fn touch(
     sim: &'static Sim,
     pin: &CpuPin,
@@ -54,7 +55,7 @@ pub fn touch(
     touch_at(sim, pin, space, at(page), store)
 }
 
-/// Accesses a word likewise.
+/// Accesses the word at `address` likewise.
 pub fn touch_at(
     sim: &'static Sim,
     pin: &CpuPin,
@@ -70,7 +71,16 @@ pub fn touch_at(
         match outcome {
             Ok(value) => return Ok(value),
             Err(Fault::NotPresent { .. } | Fault::Denied { .. }) => {
-                space.on_page_fault(pin, PageFault::new(address, access))?;
+                match space.on_page_fault(pin, PageFault::new(address, access)) {
+                    Ok(_) => {}
+                    Err(FaultError::Waits(wait)) => wait
+                        .wait(|| {
+                            sim.take_interrupts();
+                            std::thread::yield_now();
+                        })
+                        .unwrap(),
+                    Err(error) => return Err(error),
+                }
             }
             Err(other) => panic!("{other}"),
         }

@@ -1,18 +1,17 @@
 //! What stepped operations on regions act on: a space that CPUs 0 and 2 use, another of CPU 1's that shares
 //! frames with it, and a plain model of both.
 
-use std::alloc::Layout;
+use std::ops::Deref;
 use std::ptr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 use topomem::region::{FaultAccess, FaultError, Kind, MapRequest, PageFault, Placement};
 use topomem::sim::Sim;
-use topomem::{AddressSpace, FrameRequest, Order, VirtAddr};
+use topomem::{AddressSpace, VirtAddr};
 use topomem_stepper::masked;
-use x86_64::structures::paging::PhysFrame;
 
-use super::computer::{CPUS, Computer, PLACES, PRESENT, Service, WRITABLE, on};
+use super::computer::{CPUS, Computer, PLACES, PRESENT, WRITABLE, on};
+use super::machine::Machine;
 
 pub type Space = AddressSpace<&'static Computer>;
 
@@ -92,39 +91,26 @@ impl Page {
 /// What CPU 1 writes in the other space.
 const SIBLING_TAG: u64 = 0x5b;
 
-static IDLE: Mutex<Vec<&'static Computer>> = Mutex::new(Vec::new());
-
 pub struct Scene {
-    pub computer: &'static Computer,
-    pub service: &'static Service,
+    machine: Machine,
     spaces: [AtomicPtr<Space>; 2],
     expected: [[AtomicU64; PAGES.len()]; 2],
-    held: Mutex<Vec<PhysFrame>>,
-    allocated: u64,
 }
 
 impl Scene {
     pub fn new() -> Scene {
-        let idle = IDLE.lock().unwrap().pop();
-        let computer = idle.unwrap_or_else(|| {
+        let machine = Machine::take(|| {
             // The last one is in the kernel's half, where nothing is mapped.
             let mut places = [Sim::WINDOW; PLACES];
             places.iter_mut().zip(PAGES).for_each(|(place, page)| *place = at(page));
-            Computer::boot(places)
+            places
         });
-        let mut scene = Scene {
-            computer,
-            service: computer.service(),
-            spaces: Default::default(),
-            expected: Default::default(),
-            held: Mutex::default(),
-            allocated: 0,
-        };
+        let mut scene = Scene { machine, spaces: Default::default(), expected: Default::default() };
         // The service and its heap keep some of what they make first.
         scene.fill();
         (0..CPUS).for_each(|cpu| scene.allocate(cpu));
         scene.end();
-        scene.allocated = scene.service.frames().validate().unwrap().allocated;
+        scene.machine.note_allocated();
         scene
     }
 
@@ -272,15 +258,6 @@ impl Scene {
         self.expect_in(1, TAGGED, 12, Page::Vacant);
     }
 
-    /// Uses all pages as `cpu`, with whatever it has cached, as far as they are mapped.
-    pub fn access(&self, cpu: usize) {
-        masked(|| {
-            for (place, writes) in (0..PLACES).flat_map(|place| [(place, false), (place, true)]) {
-                self.computer.access(cpu, place, writes);
-            }
-        });
-    }
-
     /// What was changed is complete: no CPU of the space permits what the page tables do not.
     pub fn assert_coherent(&self) {
         masked(|| {
@@ -299,52 +276,10 @@ impl Scene {
         });
     }
 
-    /// Takes frames and objects as `cpu`, and gives them back.
-    pub fn allocate(&self, cpu: usize) {
-        on(cpu, |pin| {
-            for order in [Order::FRAME, Order::FRAME, Order::HUGE] {
-                let frame = self.service.alloc(pin, &FrameRequest::order(order)).unwrap();
-                // SAFETY: it was allocated just now.
-                unsafe { self.service.frames().free(pin, frame, order) }.unwrap();
-            }
-            let layout = Layout::new::<[u64; 12]>();
-            let heap = self.service.heap().unwrap().heap();
-            let object = heap.alloc(layout).unwrap();
-            // SAFETY: as above.
-            unsafe { heap.dealloc(object, layout) }.unwrap();
-        });
-    }
-
-    /// Takes a few frames as `cpu`, in which from then on nothing but a mark may be.
-    pub fn hold(&self, cpu: usize) {
-        let frames =
-            [(); 6].map(|()| on(cpu, |pin| self.service.alloc(pin, &FrameRequest::frame())).unwrap());
-        masked(|| {
-            for frame in frames {
-                self.words(frame).for_each(|word| word.store(u64::MAX, Relaxed));
-                self.held.lock().unwrap().push(frame);
-            }
-        });
-    }
-
-    fn words(&self, frame: PhysFrame) -> impl Iterator<Item = &AtomicU64> {
-        (0..512).map(move |index| self.computer.word(frame.start_address().as_u64() + index * 8))
-    }
-
-    /// Looks at what is held, and gives it back.
-    pub fn release(&self) {
-        for frame in self.held.lock().unwrap().drain(..) {
-            assert!(self.words(frame).all(|word| word.load(Relaxed) == u64::MAX), "{frame:?} is used twice");
-            // SAFETY: it was allocated in `hold`.
-            on(2, |pin| unsafe { self.service.frames().free(pin, frame, Order::FRAME) }).unwrap();
-        }
-    }
-
     /// All interrupts arrive: everything is as the model says. Then the spaces go, and all that they had.
     pub fn settle(&self) {
         self.end();
-        let allocated = self.service.frames().validate().unwrap().allocated;
-        assert_eq!(allocated, self.allocated, "frames are left over");
+        self.machine.assert_allocated();
     }
 
     fn end(&self) {
@@ -376,21 +311,14 @@ impl Scene {
                 drop(unsafe { Box::from_raw(space) });
             }
         }
-        for cpu in (0..CPUS).chain(0..CPUS) {
-            self.computer.deliver(cpu);
-            on(cpu, |pin| {
-                self.service.tend(pin);
-                self.service.heap().unwrap().heap().reclaim(pin);
-            });
-        }
+        self.machine.give_all_back();
     }
 }
 
-impl Drop for Scene {
-    /// A machine on which something has failed is not used again.
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            IDLE.lock().unwrap().push(self.computer);
-        }
+impl Deref for Scene {
+    type Target = Machine;
+
+    fn deref(&self) -> &Machine {
+        &self.machine
     }
 }

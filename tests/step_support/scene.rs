@@ -1,6 +1,6 @@
 //! What a stepped operation acts on: a space that three CPUs use, and a plain model of it.
 
-use std::alloc::Layout;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -12,9 +12,9 @@ use topomem::{
     AddressSpace, CpuPin, FrameRequest, Order, PageRange, PageSize, Protection, Unmapped, Unmapping, VirtAddr,
 };
 use topomem_stepper::masked;
-use x86_64::structures::paging::PhysFrame;
 
-use super::computer::{CPUS, Computer, KERNEL, PLACES, PRESENT, Service, WRITABLE, on};
+use super::computer::{CPUS, Computer, KERNEL, PLACES, PRESENT, WRITABLE, on};
+use super::machine::Machine;
 
 pub type Space = AddressSpace<&'static Computer>;
 
@@ -72,12 +72,8 @@ impl Wake for Alarm {
 pub type Ticket<'s> = Unmapping<'s, &'static Computer>;
 type Future = Pin<Box<Unmapped<'static, &'static Computer>>>;
 
-/// Machines whose last combination has passed.
-static IDLE: Mutex<Vec<&'static Computer>> = Mutex::new(Vec::new());
-
 pub struct Scene {
-    pub computer: &'static Computer,
-    pub service: &'static Service,
+    machine: Machine,
     /// Null once an operation has dropped it.
     space: AtomicPtr<Space>,
     /// What each place translates to once all is done; 0 is nothing.
@@ -85,38 +81,30 @@ pub struct Scene {
     pages: AtomicU64,
     tickets: Mutex<Vec<(Ticket<'static>, &'static [usize])>>,
     future: Mutex<Option<Future>>,
-    /// Frames of another CPU's, in which nothing may be written.
-    held: Mutex<Vec<PhysFrame>>,
     alarm: Arc<Alarm>,
-    /// Frames that are allocated while there is no space.
-    allocated: u64,
 }
 
 impl Scene {
     pub fn new() -> Scene {
-        let idle = IDLE.lock().unwrap().pop();
-        let computer = idle.unwrap_or_else(|| {
+        let machine = Machine::take(|| {
             let mut places = [Sim::WINDOW; PLACES];
             places.iter_mut().zip(PAGES).for_each(|(place, page)| *place = small(page, 1).start());
-            Computer::boot(places)
+            places
         });
         let mut scene = Scene {
-            computer,
-            service: computer.service(),
+            machine,
             space: AtomicPtr::default(),
             expected: Default::default(),
             pages: AtomicU64::new(0),
             tickets: Mutex::default(),
             future: Mutex::default(),
-            held: Mutex::default(),
             alarm: Arc::default(),
-            allocated: 0,
         };
         // The service and its heap keep some of what they make first.
         scene.fill();
         (0..CPUS).for_each(|cpu| scene.allocate(cpu));
         scene.end();
-        scene.allocated = scene.service.frames().validate().unwrap().allocated;
+        scene.machine.note_allocated();
         scene
     }
 
@@ -271,62 +259,11 @@ impl Scene {
         self.alarm.armed.store(armed, Relaxed);
     }
 
-    /// Uses all places as `cpu`, with whatever it has cached.
-    pub fn access(&self, cpu: usize) {
-        masked(|| {
-            for (place, writes) in (0..PLACES).flat_map(|place| [(place, false), (place, true)]) {
-                self.computer.access(cpu, place, writes);
-            }
-        });
-    }
-
-    /// Takes frames and objects as `cpu`, and gives them back.
-    pub fn allocate(&self, cpu: usize) {
-        on(cpu, |pin| {
-            for order in [Order::FRAME, Order::FRAME, Order::HUGE] {
-                let frame = self.service.alloc(pin, &FrameRequest::order(order)).unwrap();
-                // SAFETY: it was allocated just now.
-                unsafe { self.service.frames().free(pin, frame, order) }.unwrap();
-            }
-            let layout = Layout::new::<[u64; 12]>();
-            let heap = self.service.heap().unwrap().heap();
-            let object = heap.alloc(layout).unwrap();
-            // SAFETY: as above.
-            unsafe { heap.dealloc(object, layout) }.unwrap();
-        });
-    }
-
-    /// Takes a few frames as `cpu`, in which from then on nothing but a mark may be.
-    pub fn hold(&self, cpu: usize) {
-        let frames =
-            [(); 6].map(|()| on(cpu, |pin| self.service.alloc(pin, &FrameRequest::frame())).unwrap());
-        masked(|| {
-            for frame in frames {
-                self.words(frame).for_each(|word| word.store(u64::MAX, Relaxed));
-                self.held.lock().unwrap().push(frame);
-            }
-        });
-    }
-
-    fn words(&self, frame: PhysFrame) -> impl Iterator<Item = &AtomicU64> {
-        (0..512).map(move |index| self.computer.word(frame.start_address().as_u64() + index * 8))
-    }
-
-    /// Looks at what is held, and gives it back.
-    pub fn release(&self) {
-        for frame in self.held.lock().unwrap().drain(..) {
-            assert!(self.words(frame).all(|word| word.load(Relaxed) == u64::MAX), "{frame:?} is used twice");
-            // SAFETY: it was allocated in `hold`.
-            on(2, |pin| unsafe { self.service.frames().free(pin, frame, Order::FRAME) }).unwrap();
-        }
-    }
-
     /// All interrupts arrive and all tickets complete: everything is as the model says. Then the
     /// space goes, and with it all that it had.
     pub fn settle(&self) {
         self.end();
-        let allocated = self.service.frames().validate().unwrap().allocated;
-        assert_eq!(allocated, self.allocated, "frames are left over");
+        self.machine.assert_allocated();
     }
 
     fn end(&self) {
@@ -371,23 +308,12 @@ impl Scene {
             }
         }
     }
-
-    fn give_all_back(&self) {
-        for cpu in (0..CPUS).chain(0..CPUS) {
-            self.computer.deliver(cpu);
-            on(cpu, |pin| {
-                self.service.tend(pin);
-                self.service.heap().unwrap().heap().reclaim(pin);
-            });
-        }
-    }
 }
 
-impl Drop for Scene {
-    /// A machine on which something has failed is not used again.
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            IDLE.lock().unwrap().push(self.computer);
-        }
+impl Deref for Scene {
+    type Target = Machine;
+
+    fn deref(&self) -> &Machine {
+        &self.machine
     }
 }

@@ -12,9 +12,7 @@ mod checks {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    const PAGE: usize = 4096;
-
-    pub(super) type Check = fn() -> Result<(), u8>;
+    use topomem_programs::{Check, PAGE, ensure, in_child};
 
     pub(super) fn by_name(name: &str) -> Option<Check> {
         let check: Check = match name {
@@ -34,10 +32,6 @@ mod checks {
             _ => return None,
         };
         Some(check)
-    }
-
-    fn ensure(is_right: bool, number: u8) -> Result<(), u8> {
-        if is_right { Ok(()) } else { Err(number) }
     }
 
     /// A system call, as the kernel answers it.
@@ -383,19 +377,6 @@ mod checks {
         Ok(())
     }
 
-    /// Runs `child` in a copy of the process; how that ended.
-    fn in_child(child: impl FnOnce() -> u8) -> c_int {
-        let mut status = -1;
-        // SAFETY: the child uses nothing that another thread could have left in the middle of a change.
-        unsafe {
-            match libc::fork() {
-                0 => libc::_exit(c_int::from(child())),
-                id if libc::waitpid(id, &mut status, 0) == id => status,
-                _ => -1,
-            }
-        }
-    }
-
     /// A child has its parent's memory, and neither sees what the other writes afterwards.
     fn fork() -> Result<(), u8> {
         const PAGES: usize = 16;
@@ -561,14 +542,12 @@ mod checks {
     }
 }
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn main() -> ExitCode {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    if let Some(check) = std::env::args().nth(1).and_then(|name| checks::by_name(&name)) {
-        return match check() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(number) => ExitCode::from(number),
-        };
-    }
-    eprintln!("no such check");
-    ExitCode::from(2)
+    topomem_programs::run(checks::by_name)
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn main() -> ExitCode {
+    ExitCode::from(255)
 }

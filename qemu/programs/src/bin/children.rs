@@ -16,7 +16,7 @@ mod checks {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    pub(super) type Check = fn() -> Result<(), u8>;
+    use topomem_programs::{Check, ensure, wait};
 
     pub(super) fn by_name(name: &str) -> Option<Check> {
         let check: Check = match name {
@@ -39,10 +39,6 @@ mod checks {
             _ => return None,
         };
         Some(check)
-    }
-
-    fn ensure(is_right: bool, number: u8) -> Result<(), u8> {
-        if is_right { Ok(()) } else { Err(number) }
     }
 
     /// This program, to do something else.
@@ -94,7 +90,7 @@ mod checks {
         ensure(spoken.status.success() && spoken.stderr.is_empty(), 2)?;
         ensure(spoken.stdout.starts_with(b"one,two words,|value|"), 3)?;
         let status = own("no such thing").stderr(Stdio::null()).status().map_err(|_| 4)?;
-        ensure(status.code() == Some(2), 5)?;
+        ensure(status.code() == Some(255), 5)?;
 
         let mut copying = own("copy").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|_| 6)?;
         let (Some(mut to), Some(mut from)) = (copying.stdin.take(), copying.stdout.take()) else {
@@ -175,10 +171,7 @@ mod checks {
             let mut said = String::new();
             ensure(child > 0 && reader.read_to_string(&mut said).is_ok(), 2)?;
             ensure(said == format!("replaced||{child}\n"), 3)?;
-            let mut status = -1;
-            // SAFETY: the status is this function's own.
-            let waited = unsafe { libc::waitpid(child, &mut status, 0) };
-            ensure(waited == child && status == 0, 4)?;
+            ensure(wait(child) == 0, 4)?;
         }
         Ok(())
     }
@@ -224,9 +217,7 @@ mod checks {
         }
         // SAFETY: as the child has written it.
         ensure(unsafe { (&raw const word).read_volatile() } == 42, 1)?;
-        // SAFETY: it waits for the child.
-        let waited = unsafe { libc::waitpid(child as c_int, ptr::null_mut(), 0) };
-        ensure(waited == child as c_int, 2)
+        ensure(wait(child as c_int) == 0, 2)
     }
 
     /// Bytes come out as they went in; ends that are gone are noticed.
@@ -381,14 +372,12 @@ mod checks {
     }
 }
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn main() -> ExitCode {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    if let Some(check) = std::env::args().nth(1).and_then(|name| checks::by_name(&name)) {
-        return match check() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(number) => ExitCode::from(number),
-        };
-    }
-    eprintln!("no such check");
-    ExitCode::from(2)
+    topomem_programs::run(checks::by_name)
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn main() -> ExitCode {
+    ExitCode::from(255)
 }

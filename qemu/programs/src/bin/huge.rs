@@ -9,13 +9,12 @@ mod checks {
     use std::ffi::{c_int, c_void};
     use std::ptr;
 
-    const PAGE: usize = 4096;
+    use topomem_programs::{Check, PAGE, ensure, in_child};
+
     const HUGE: usize = 2 << 20;
     const PAGES: usize = HUGE / PAGE;
     const WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
     const PLAIN: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-
-    pub(super) type Check = fn() -> Result<(), u8>;
 
     pub(super) fn by_name(name: &str) -> Option<Check> {
         let check: Check = match name {
@@ -27,10 +26,6 @@ mod checks {
             _ => return None,
         };
         Some(check)
-    }
-
-    fn ensure(is_right: bool, number: u8) -> Result<(), u8> {
-        if is_right { Ok(()) } else { Err(number) }
     }
 
     fn error() -> Option<c_int> {
@@ -91,19 +86,6 @@ mod checks {
         let mut words = (pages.start * PAGE..pages.end * PAGE).step_by(size_of::<u64>());
         // SAFETY: as above.
         words.all(|at| unsafe { start.add(at).cast::<u64>().read_volatile() == 0 })
-    }
-
-    /// Runs `child` in a copy of the process; how that ended.
-    fn in_child(child: impl FnOnce() -> u8) -> c_int {
-        let mut status = -1;
-        // SAFETY: there is one thread.
-        unsafe {
-            match libc::fork() {
-                0 => libc::_exit(c_int::from(child())),
-                id if libc::waitpid(id, &mut status, 0) == id => status,
-                _ => -1,
-            }
-        }
     }
 
     /// The signal that ends a process which writes to `at`; 0 if none does.
@@ -264,12 +246,7 @@ mod checks {
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn main() -> ExitCode {
-    let name = std::env::args().nth(1).unwrap_or_default();
-    match checks::by_name(&name).map(|check| check()) {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(number)) => ExitCode::from(number),
-        None => ExitCode::from(255),
-    }
+    topomem_programs::run(checks::by_name)
 }
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]

@@ -16,7 +16,8 @@ mod attacks {
     use std::thread;
     use std::time::Duration;
 
-    const PAGE: usize = 4096;
+    use topomem_programs::{Check, PAGE, ensure, in_child, wait};
+
     const LARGE: usize = 2 << 20;
     const WRITABLE: c_int = libc::PROT_READ | libc::PROT_WRITE;
     /// What no other program writes.
@@ -26,10 +27,8 @@ mod attacks {
     /// Bytes of the stack that hold secrets.
     const STACK: usize = 512 << 10;
 
-    pub(super) type Attack = fn() -> Result<(), u8>;
-
-    pub(super) fn by_name(name: &str) -> Option<Attack> {
-        let attack: Attack = match name {
+    pub(super) fn by_name(name: &str) -> Option<Check> {
+        let attack: Check = match name {
             "fork" => fork,
             "exec" => exec,
             "exit" => exit,
@@ -40,10 +39,6 @@ mod attacks {
             _ => return None,
         };
         Some(attack)
-    }
-
-    fn ensure(is_right: bool, number: u8) -> Result<(), u8> {
-        if is_right { Ok(()) } else { Err(number) }
     }
 
     /// Words of memory that stay mapped until the program ends.
@@ -150,22 +145,6 @@ mod attacks {
         Ok(())
     }
 
-    fn wait_for(child: libc::pid_t) -> c_int {
-        let mut status = -1;
-        // SAFETY: the status is this function's own.
-        if unsafe { libc::waitpid(child, &mut status, 0) } == child { status } else { -1 }
-    }
-
-    /// Runs `child` in a copy of the process; how that ended.
-    fn in_child(child: impl FnOnce() -> u8) -> c_int {
-        // SAFETY: there are no other threads.
-        match unsafe { libc::fork() } {
-            // SAFETY: it ends the copy.
-            0 => unsafe { libc::_exit(c_int::from(child())) },
-            id => wait_for(id),
-        }
-    }
-
     /// What a process wrote before it ended is in no memory that another gets, whichever way it ended.
     fn exit() -> Result<(), u8> {
         for round in 0..3 {
@@ -206,9 +185,7 @@ mod attacks {
     /// What a program had is neither where it was nor in fresh memory once another program has taken its place.
     fn exec() -> Result<(), u8> {
         for _ in 0..3 {
-            // SAFETY: there are no other threads.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
+            let status = in_child(|| {
                 let held = hold_secrets();
                 let on_stack = with_stack(|words| {
                     words.fill(SECRET);
@@ -216,10 +193,8 @@ mod attacks {
                 });
                 let places = held.into_iter().chain([on_stack]).map(|at| at.to_string());
                 let error = Command::new("/isolation").arg("search").args(places).exec();
-                // SAFETY: it ends the copy.
-                unsafe { libc::_exit(error.raw_os_error().unwrap_or(3)) };
-            }
-            let status = wait_for(child);
+                error.raw_os_error().unwrap_or(3) as u8
+            });
             ensure(libc::WIFEXITED(status), 1)?;
             ensure(libc::WEXITSTATUS(status) == 0, libc::WEXITSTATUS(status) as u8)?;
         }
@@ -273,7 +248,7 @@ mod attacks {
             set(&mut held, SECRET);
             ensure(to_child.write_all(&[1]).is_ok(), 5)?;
             // The child has ended; its child has not, which still has what its parent wrote.
-            ensure(wait_for(child) == 0, 6)?;
+            ensure(wait(child) == 0, 6)?;
             ensure(all(&held, SECRET), 7)?;
             let fresh = in_child(|| search().err().unwrap_or(0));
             ensure(fresh == 0, 8)?;

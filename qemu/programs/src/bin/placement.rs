@@ -10,15 +10,14 @@ mod placement {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::thread;
 
-    const PAGE: usize = 4096;
+    use topomem_programs::{Check, PAGE, ensure};
+
     const DEFAULT: i64 = 0;
     const PREFERRED: i64 = 1;
     const BIND: i64 = 2;
     const INTERLEAVE: i64 = 3;
     const WEIGHTED_INTERLEAVE: i64 = 6;
     const MOVE: i64 = 1 << 1;
-
-    pub(super) type Check = fn() -> Result<(), u8>;
 
     pub(super) fn by_name(name: &str) -> Option<Check> {
         let check: Check = match name {
@@ -28,10 +27,6 @@ mod placement {
             _ => return None,
         };
         Some(check)
-    }
-
-    fn ensure(is_right: bool, number: u8) -> Result<(), u8> {
-        if is_right { Ok(()) } else { Err(number) }
     }
 
     /// Memory of the program's own.
@@ -291,14 +286,12 @@ mod placement {
     }
 }
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn main() -> ExitCode {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    if let Some(check) = std::env::args().nth(1).and_then(|name| placement::by_name(&name)) {
-        return match check() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(number) => ExitCode::from(number),
-        };
-    }
-    eprintln!("no such check");
-    ExitCode::from(2)
+    topomem_programs::run(placement::by_name)
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn main() -> ExitCode {
+    ExitCode::from(255)
 }

@@ -11,10 +11,9 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 
-pub(super) const PAGE: usize = 4096;
-const WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+use topomem_programs::{Check, PAGE, ensure, wait};
 
-pub(super) type Check = fn() -> Result<(), u8>;
+const WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 pub(super) fn by_name(name: &str) -> Option<Check> {
     let check: Check = match name {
@@ -38,10 +37,6 @@ pub(super) fn by_name(name: &str) -> Option<Check> {
         _ => return None,
     };
     Some(check)
-}
-
-fn ensure(is_right: bool, number: u8) -> Result<(), u8> {
-    if is_right { Ok(()) } else { Err(number) }
 }
 
 /// Whether the last call failed with this error.
@@ -182,26 +177,11 @@ impl Drop for File {
     }
 }
 
-/// Runs `child` in a copy of the process. Returns its number.
+/// Runs `child` in a copy of the process. Returns the copy's number.
 fn start(child: impl FnOnce() -> Result<(), u8>) -> Result<libc::pid_t, u8> {
-    // SAFETY: the process has one thread.
-    match unsafe { libc::fork() } {
-        0 => {
-            let code = child().err().unwrap_or(0);
-            // SAFETY: it ends the process.
-            unsafe { libc::_exit(c_int::from(code)) }
-        }
-        -1 => Err(220),
-        id => Ok(id),
-    }
-}
-
-/// Waits until a child ends. Returns its status.
-fn wait(id: libc::pid_t) -> Result<c_int, u8> {
-    let mut status = -1;
-    // SAFETY: the status is this function's own.
-    ensure(unsafe { libc::waitpid(id, &mut status, 0) } == id, 221)?;
-    Ok(status)
+    let id = topomem_programs::start(|| child().err().unwrap_or(0));
+    ensure(id > 0, 220)?;
+    Ok(id)
 }
 
 /// Runs `child` in a copy of the process, and waits until it ends. Its error is the check's.
@@ -211,7 +191,7 @@ fn in_child(child: impl FnOnce() -> Result<(), u8>) -> Result<(), u8> {
 
 /// Waits until a child ends. Its error is the check's.
 fn joined(id: libc::pid_t) -> Result<(), u8> {
-    let status = wait(id)?;
+    let status = wait(id);
     ensure(libc::WIFEXITED(status), 222)?;
     match libc::WEXITSTATUS(status) {
         0 => Ok(()),

@@ -6,14 +6,12 @@ use std::process::ExitCode;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod checks;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn main() -> ExitCode {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    if let Some(check) = std::env::args().nth(1).and_then(|name| checks::by_name(&name)) {
-        return match check() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(number) => ExitCode::from(number),
-        };
-    }
-    eprintln!("no such check");
-    ExitCode::from(2)
+    topomem_programs::run(checks::by_name)
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn main() -> ExitCode {
+    ExitCode::from(255)
 }
