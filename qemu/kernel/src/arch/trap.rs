@@ -85,6 +85,54 @@ impl fmt::Display for TrapFrame {
     }
 }
 
+/// Expands to the instructions that push the general registers: those of a [`TrapFrame`], from the vector down.
+macro_rules! push_registers {
+    () => {
+        r#"
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+        "#
+    };
+}
+pub(super) use push_registers;
+
+/// Expands to the instructions that pop what [`push_registers`] has pushed.
+macro_rules! pop_registers {
+    () => {
+        r#"
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+        "#
+    };
+}
+pub(super) use pop_registers;
+
 /// Bytes from one stub to the next.
 pub const STUB_BYTES: u64 = 16;
 
@@ -129,21 +177,9 @@ trap_anywhere:
     pop rax
     js 4f
     swapgs
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    "#,
+    push_registers!(),
+    r#"
     cld
     mov rdi, rsp
     call {dispatch}
@@ -155,40 +191,16 @@ trap_common:
     test byte ptr [rsp + 24], 3     // CS: a user's?
     jnz trap_from_user
 4:
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    "#,
+    push_registers!(),
+    r#"
     cld
     mov rdi, rsp
     call {dispatch}
 trap_return:
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
+    "#,
+    pop_registers!(),
+    r#"
     add rsp, 16             // vector and error code
     iretq
     "#,

@@ -11,7 +11,7 @@ use x86_64::registers::rflags::RFlags;
 
 use super::UserState;
 use crate::arch::gdt::{KERNEL_CODE, Segments, USER_CODE, USER_DATA};
-use crate::arch::trap::{self, TrapFrame};
+use crate::arch::trap::{self, TrapFrame, pop_registers, push_registers};
 use crate::arch::vector::PAGE_FAULT;
 use crate::per_cpu::PerCpu;
 
@@ -89,40 +89,16 @@ enter_user:                         // rdi: the thread's frame; interrupts are o
     mov rsp, rdi
     cmp qword ptr [rdi + {vector}], {system_call}
     je 2f
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
+    "#,
+    pop_registers!(),
+    r#"
     add rsp, 16                     // vector and error code
     swapgs
     iretq
 2:
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
+    "#,
+    pop_registers!(),
+    r#"
     mov rcx, [rsp + 16]             // RIP
     mov r11, [rsp + 32]             // RFLAGS
     mov rsp, [rsp + 40]
@@ -142,21 +118,9 @@ system_call_entry:
     push rcx
     push 0                          // no error code
     push {system_call}
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    "#,
+    push_registers!(),
+    r#"
 leave_user:
     mov rsp, gs:[{kernel_stack}]
     pop gs:[{page_fault_stack}]
@@ -171,21 +135,9 @@ leave_user:
     .globl trap_from_user
 trap_from_user:
     swapgs
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    "#,
+    push_registers!(),
+    r#"
     mov rdi, rsp
     mov rsp, gs:[{kernel_stack}]
     push 2
@@ -205,21 +157,9 @@ trap_from_user:
     .globl trap_from_user_elsewhere
 trap_from_user_elsewhere:           // on a stack of its own
     swapgs
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    "#,
+    push_registers!(),
+    r#"
     push 2
     popfq
     mov rdi, rsp
