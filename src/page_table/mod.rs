@@ -48,7 +48,7 @@ pub use lists::chain::Chain;
 pub(crate) use lists::chain::Reserve;
 pub(crate) use lists::gather::Gather;
 pub(crate) use lists::runs::Runs;
-pub(crate) use mapping::change::Changed;
+pub(crate) use mapping::changed::Changed;
 pub(crate) use mapping::exchange::ExchangeError;
 pub(crate) use mapping::map::{Attributes, Backing, Chained, Contiguous, FillError};
 pub(crate) use mapping::share::{Listed, Unshared};

@@ -13,7 +13,7 @@ use crate::page_table::claims::cursor::Cursor;
 use crate::page_table::format::Format;
 use crate::page_table::format::entry::{Entry, Ownership, RawEntry};
 use crate::page_table::format::level::{Level, Pages};
-use crate::page_table::mapping::change::Changed;
+use crate::page_table::mapping::changed::Changed;
 use crate::page_table::rewrite::{Found, found};
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 

@@ -15,7 +15,7 @@ use crate::page_table::format::Format;
 use crate::page_table::format::entry::{Entry, Leaf, Ownership, RawEntry, RegionId};
 use crate::page_table::format::level::{ENTRIES, Level, Pages};
 use crate::page_table::lists::chain::Reserve;
-use crate::page_table::mapping::change::Changed;
+use crate::page_table::mapping::changed::Changed;
 use crate::page_table::rewrite::{Found, found};
 use crate::page_table::tables::memory::{SharesFull, TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions::{self, Kept};

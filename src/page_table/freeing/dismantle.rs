@@ -14,7 +14,7 @@ use crate::page_table::claims::claim::{LOWEST_CLAIMED, release, try_claim};
 use crate::page_table::format::Format;
 use crate::page_table::format::entry::{Entry, Leaf, Ownership, RawEntry};
 use crate::page_table::format::level::{ENTRIES, Level, Pages};
-use crate::page_table::mapping::change::Changed;
+use crate::page_table::mapping::changed::Changed;
 use crate::page_table::tables::memory::{TableMemory, table_at};
 use crate::page_table::tables::regions;
 use crate::page_table::tables::table::{Table, TableEntry};

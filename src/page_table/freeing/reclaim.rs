@@ -24,7 +24,7 @@ use crate::page_table::claims::path::Path;
 use crate::page_table::format::Format;
 use crate::page_table::format::entry::{Entry, RawEntry};
 use crate::page_table::format::level::{ENTRIES, Level, Pages};
-use crate::page_table::mapping::change::Changed;
+use crate::page_table::mapping::changed::Changed;
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions;
 use crate::page_table::tables::table::Table;

@@ -24,7 +24,7 @@ use crate::page_table::format::entry::{Entry, Leaf, Ownership, RawEntry, RegionI
 use crate::page_table::format::level::{ENTRIES, Level, Pages};
 use crate::page_table::format::{Format, Sizes};
 use crate::page_table::lists::chain::Reserve;
-use crate::page_table::mapping::change::Changed;
+use crate::page_table::mapping::changed::Changed;
 use crate::page_table::mapping::map::unlink;
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions;

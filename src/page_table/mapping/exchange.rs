@@ -1,6 +1,6 @@
 //! Looking at one page, and exchanging its leaf for another.
 
-use super::change::Changed;
+use super::changed::Changed;
 use super::single::Mismatch;
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;

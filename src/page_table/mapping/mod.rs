@@ -2,6 +2,8 @@
 //! also removes pages of regions.
 
 pub(super) mod change;
+pub(super) mod changed;
+pub(super) mod edit;
 pub(super) mod exchange;
 pub(super) mod map;
 pub(super) mod share;

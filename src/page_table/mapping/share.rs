@@ -2,6 +2,7 @@
 
 use x86_64::structures::paging::PhysFrame;
 
+use super::edit::is_unmapped;
 use super::map::{Attributes, Backing};
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;
@@ -158,4 +159,46 @@ impl<F: Format, M: TableMemory> Backing<F> for Listed<'_, M> {
         debug_assert!(share.is_some(), "the list is too short");
         share.map_or(RawEntry::EMPTY, |(frame, _)| self.attributes.leaf::<F>(frame, level))
     }
+}
+
+/// How many shares the clearing of `pages` drops.
+pub(in crate::page_table) fn shares_in<F: Format, M: TableMemory>(
+    memory: &M,
+    table: &Table,
+    level: Level,
+    pages: Pages,
+) -> u64 {
+    let is_shared = |raw| {
+        !is_unmapped::<F>(raw)
+            && matches!(F::decode(raw, level), Entry::Leaf(leaf) if leaf.ownership == Ownership::Shared)
+    };
+    let Some(below) = level.below() else {
+        return shares_of_pages::<F>(table, pages);
+    };
+    let of_part = |part: Pages| {
+        let raw = table.load(level.index(part.first));
+        if is_unmapped::<F>(raw) {
+            return 0;
+        }
+        match F::decode(raw, level) {
+            Entry::Table(next) => {
+                // SAFETY: it is linked below what the caller has claimed.
+                shares_in::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
+            }
+            _ if !is_shared(raw) => 0,
+            // A large leaf that the range does not fill is cut.
+            _ if part.fill_entries(level) => 1,
+            _ => part.count(),
+        }
+    };
+    pages.by_entry(level).map(of_part).sum()
+}
+
+/// How many of `pages`, of a lowest table, share their frames.
+#[inline]
+pub(in crate::page_table) fn shares_of_pages<F: Format>(table: &Table, pages: Pages) -> u64 {
+    let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));
+    let shares =
+        |entry: &TableEntry| F::page(entry.load()).is_some_and(|leaf| leaf.ownership == Ownership::Shared);
+    entries.iter().map(|entry| u64::from(shares(entry))).sum()
 }

@@ -1,6 +1,8 @@
 //! Changing one page of a known size, or learning that there is none.
 
-use super::change::{Changed, ClearShared, Edit, Protect, shares_in};
+use super::changed::Changed;
+use super::edit::{ClearShared, Edit, Protect};
+use super::share::shares_in;
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;
 use crate::page_table::format::Format;

@@ -10,7 +10,9 @@ use crate::page_table::format::Format;
 use crate::page_table::format::entry::{RawEntry, RegionId};
 use crate::page_table::format::level::{Level, Pages};
 use crate::page_table::lists::chain::Reserve;
-use crate::page_table::mapping::change::{Changed, reprotect, retire_leaf, shares_of_pages};
+use crate::page_table::mapping::changed::Changed;
+use crate::page_table::mapping::edit::{reprotect, retire_leaf};
+use crate::page_table::mapping::share::shares_of_pages;
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions::{self, Kept};
 
