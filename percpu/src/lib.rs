@@ -100,7 +100,7 @@ mod try_lock;
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
 pub use heap::{
-    AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, ReallocError,
+    AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, Partial, ReallocError,
 };
 pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};

@@ -246,6 +246,11 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
         let object = scene.heap.alloc_zeroed(layout(SMALL)).unwrap();
         scene.keep(object, SMALL, &scene.ours);
     }),
+    operation("5 of 64 B at once", holds::<SMALL>, |scene| {
+        let mut objects = [NonNull::dangling(); 5];
+        scene.heap.alloc_many(layout(SMALL), &mut objects).unwrap();
+        objects.into_iter().for_each(|object| scene.keep(object, SMALL, &scene.ours));
+    }),
     operation("realloc in place", holds::<60>, realloc::<60, 62>),
     operation("realloc to more", holds::<SMALL>, realloc::<SMALL, 200>),
     operation("realloc to less", holds::<MIDDLE>, realloc::<MIDDLE, SMALL>),
@@ -260,6 +265,12 @@ const FREES: &[Operation<Scene>] = &[
         |scene| (0..70).for_each(|_| scene.take(SMALL, &scene.ready)),
         |scene| (0..70).for_each(|_| free(scene)),
     ),
+    operation("3 frees of 64 B at once", holds::<SMALL>, |scene| {
+        let objects = [(); 3].map(|()| scene.ready.pop().unwrap().0);
+        objects.iter().for_each(|&object| Scene::check(object, SMALL));
+        // SAFETY: allocated with this layout, and held until now.
+        unsafe { scene.heap.free_many(layout(SMALL), &objects) }.unwrap();
+    }),
     operation(
         "free 64 B of a CPU that is offline",
         |scene| {

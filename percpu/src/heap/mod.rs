@@ -34,6 +34,7 @@ mod error;
 mod global;
 mod large;
 mod life;
+mod many;
 mod node;
 mod place;
 mod runs;
@@ -41,6 +42,7 @@ mod shared;
 mod stats;
 
 pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
+pub use many::Partial;
 pub use stats::{ClassStats, CpuHeapStats, LargeStats};
 
 use core::alloc::Layout;
