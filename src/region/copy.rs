@@ -213,10 +213,7 @@ impl<P: Machine> AddressSpace<P> {
     /// Says whether a page that is `found` to be so has a frame to share.
     fn lends(&self, found: Found, page: u64) -> Result<Lends, CopyRangeError> {
         let core = self.core();
-        let (Found::Reserved(id) | Found::Mapped(_, Some(id))) = found else {
-            return Err(CopyRangeError::NotMapped(address(page)));
-        };
-        let region = Region::of(id);
+        let region = found.region().map(Region::of).ok_or(CopyRangeError::NotMapped(address(page)))?;
         if !region.access().reads() || region.is_guard() {
             return Err(CopyRangeError::NotReadable(address(page)));
         }

@@ -87,9 +87,7 @@ impl Rewrite for Extend {
         if !(pages.first..=pages.last).contains(&self.beside) {
             return if is_free { Ok(true) } else { Err(Unextended::Occupied) };
         }
-        let (Found::Reserved(id) | Found::Mapped(_, Some(id))) = found else {
-            return Err(Unextended::Changed);
-        };
+        let Some(id) = found.region() else { return Err(Unextended::Changed) };
         if Region::of(id).with_guard(Guard::None).id() != self.region {
             return Err(Unextended::Changed);
         }

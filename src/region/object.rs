@@ -199,11 +199,8 @@ impl<P: Machine> AddressSpace<P> {
     /// Returns the record of the region of `page`, if it has one.
     pub(super) fn record_of_page(&self, pin: &CpuPin, page: u64) -> Option<Record<P>> {
         let core = self.core();
-        core.table.look_with(core.service.tables(pin), page, |found, _| match found {
-            Found::Reserved(region) | Found::Mapped(_, Some(region)) => {
-                region.record().map(|number| core.records.get(number))
-            }
-            _ => None,
+        core.table.look_with(core.service.tables(pin), page, |found, _| {
+            found.region().and_then(RegionId::record).map(|number| core.records.get(number))
         })
     }
 

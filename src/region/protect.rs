@@ -11,8 +11,8 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
 use crate::fault::Fault;
 use crate::page_table::{
-    Access, Becomes, Changed, Found, Leaf, Outcome, Ownership, Pages, Protection, Rewrite, RewriteError,
-    Rewritten,
+    Access, Becomes, Changed, Found, Leaf, Outcome, Ownership, Pages, Protection, RegionId, Rewrite,
+    RewriteError, Rewritten,
 };
 
 /// Returns what the entry of a page that is mapped by `leaf` permits if its region permits `access`.
@@ -25,11 +25,29 @@ pub(super) fn protection_of(access: Access, leaf: &Leaf) -> Protection {
     })
 }
 
-/// Gives the pages of regions another access.
-struct Protect(Access);
+/// Gives the pages of regions another access. If pages may show `OBJECTS`, the change ends at the first page that
+/// needs another record for the new access.
+pub(super) struct Protect<const OBJECTS: bool> {
+    access: Access,
+    /// Has the change ended at a page that needs another record?
+    pub(super) needs_record: bool,
+}
 
-impl Rewrite for Protect {
-    /// A page that belongs to no region.
+impl<const OBJECTS: bool> Protect<OBJECTS> {
+    pub(super) fn new(access: Access) -> Protect<OBJECTS> {
+        Protect { access, needs_record: false }
+    }
+
+    /// Tells whether pages of the region `id` keep their record.
+    #[inline(always)]
+    fn keeps_record(&self, id: RegionId) -> bool {
+        let region = Region::of(id);
+        !OBJECTS || region.claim() == region.with_access(self.access).claim()
+    }
+}
+
+impl<const OBJECTS: bool> Rewrite for Protect<OBJECTS> {
+    /// The page at which the change ends.
     type Stop = u64;
     const CHECKS: bool = false;
     const UNMAPS: bool = false;
@@ -42,19 +60,24 @@ impl Rewrite for Protect {
 
     #[inline]
     fn check(&self, found: Found, _: Pages) -> Result<bool, u64> {
-        Ok(match found {
-            Found::Vacant | Found::Mapped(_, None) => false,
-            Found::Reserved(region) | Found::Mapped(_, Some(region)) => Region::access_of(region) != self.0,
-        })
+        let concerns = |id: RegionId| Region::access_of(id) != self.access && self.keeps_record(id);
+        Ok(found.region().is_some_and(concerns))
     }
 
     #[inline(always)]
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, u64> {
         match found {
             Found::Vacant | Found::Mapped(_, None) => Err(pages.first),
-            Found::Reserved(region) => Ok(Becomes::Reserved(Region::id_with_access(region, self.0))),
-            Found::Mapped(leaf, Some(region)) => {
-                Ok(Becomes::Mapped(protection_of(self.0, &leaf), Region::id_with_access(region, self.0)))
+            Found::Reserved(id) if self.keeps_record(id) => {
+                Ok(Becomes::Reserved(Region::id_with_access(id, self.access)))
+            }
+            Found::Mapped(leaf, Some(id)) if self.keeps_record(id) => {
+                let protection = protection_of(self.access, &leaf);
+                Ok(Becomes::Mapped(protection, Region::id_with_access(id, self.access)))
+            }
+            Found::Reserved(_) | Found::Mapped(..) => {
+                self.needs_record = true;
+                Err(pages.first)
             }
         }
     }
@@ -96,14 +119,14 @@ impl<P: Machine> AddressSpace<P> {
         if core.table.has_records() {
             return self.protect_any(pin, pages, access);
         }
-        let mut changed = Changed::NOTHING;
-        match core.rewrite_at_once(pin, pages, &mut Protect(access), &mut changed) {
+        let (mut protect, mut changed) = (Protect::<false>::new(access), Changed::NOTHING);
+        match core.rewrite_at_once(pin, pages, &mut protect, &mut changed) {
             Some(outcome) => self.protected(pin, pages, changed, outcome.map_err(RewriteError::Refused)),
             None => self.protect_slowly(pin, pages, access),
         }
     }
 
-    /// [`AddressSpace::mprotect`], for any pages and whatever it takes.
+    /// Does what [`AddressSpace::mprotect`] does, for any pages that show no objects.
     #[inline(never)]
     fn protect_slowly(
         &self,
@@ -111,12 +134,12 @@ impl<P: Machine> AddressSpace<P> {
         pages: Pages,
         access: Access,
     ) -> Result<Unmapping<'_, P>, MprotectError> {
-        let mut changed = Changed::NOTHING;
-        let outcome = self.core().rewrite_slowly(pin, pages, &mut Protect(access), &mut changed);
+        let (mut protect, mut changed) = (Protect::<false>::new(access), Changed::NOTHING);
+        let outcome = self.core().rewrite_slowly(pin, pages, &mut protect, &mut changed);
         self.protected(pin, pages, changed, outcome)
     }
 
-    /// Announces what a change of what `pages` permit came to.
+    /// Announces a change of access of `pages`, which show no objects. Waits for the change if it has ended early.
     // Always: as `PageTable::rewrite_at_once`.
     #[inline(always)]
     fn protected<'s>(
@@ -124,7 +147,7 @@ impl<P: Machine> AddressSpace<P> {
         pin: &CpuPin,
         pages: Pages,
         changed: Changed,
-        outcome: Outcome<Option<ChangeRecord<'s>>, Protect, AllocError>,
+        outcome: Outcome<Option<ChangeRecord<'s>>, Protect<false>, AllocError>,
     ) -> Result<Unmapping<'s, P>, MprotectError> {
         match outcome {
             Ok(Rewritten { recorded, end: Ok(()) }) => Ok(Unmapping::announce_unless(

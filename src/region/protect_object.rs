@@ -9,64 +9,13 @@ use topomem_percpu::CpuPin;
 use super::attributes::{Kind, Region, Sharing};
 use super::error::MprotectError;
 use super::mmap::address;
-use super::protect::protection_of;
+use super::protect::{Protect, protection_of};
 use super::record::{HeldPages, InternError, Record};
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
 use crate::fault::Fault;
 use crate::object::{Mapped, SharedWrites};
-use crate::page_table::{
-    Access, Becomes, Changed, Found, Pages, RecordNumber, RegionId, Rewrite, RewriteError, Rewritten,
-};
-
-/// Why a change of access ends.
-enum End {
-    /// The page belongs to no region.
-    NoRegion(u64),
-    /// The page has to get another record.
-    Claim(u64),
-}
-
-/// Gives the pages of regions another access, up to the first page whose claim changes with it.
-struct ProtectUnclaimed(Access);
-
-impl Rewrite for ProtectUnclaimed {
-    type Stop = End;
-    const CHECKS: bool = false;
-    const UNMAPS: bool = false;
-    const ALIKE: bool = true;
-
-    #[inline]
-    fn gives_regions(&self) -> bool {
-        true
-    }
-
-    #[inline]
-    fn check(&self, found: Found, _: Pages) -> Result<bool, End> {
-        Ok(match found {
-            Found::Vacant | Found::Mapped(_, None) => false,
-            Found::Reserved(id) | Found::Mapped(_, Some(id)) => {
-                let region = Region::of(id);
-                region.access() != self.0 && region.claim() == region.with_access(self.0).claim()
-            }
-        })
-    }
-
-    #[inline(always)]
-    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, End> {
-        let (Found::Reserved(id) | Found::Mapped(_, Some(id))) = found else {
-            return Err(End::NoRegion(pages.first));
-        };
-        let (old, new) = (Region::of(id), Region::of(id).with_access(self.0));
-        if old.claim() != new.claim() {
-            return Err(End::Claim(pages.first));
-        }
-        Ok(match found {
-            Found::Mapped(leaf, _) => Becomes::Mapped(protection_of(self.0, &leaf), new.id()),
-            _ => Becomes::Reserved(new.id()),
-        })
-    }
-}
+use crate::page_table::{Access, Becomes, Changed, Found, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 
 /// Gives pages of the region `old` to the region `new`, which shows the same. Both records are held.
 struct Reclaim<P: Machine> {
@@ -88,22 +37,16 @@ impl<P: Machine> Rewrite for Reclaim<P> {
     }
 
     fn check(&self, found: Found, _: Pages) -> Result<bool, u64> {
-        Ok(matches!(found, Found::Reserved(id) | Found::Mapped(_, Some(id)) if id == self.old))
+        Ok(found.region() == Some(self.old))
     }
 
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, u64> {
-        if !self.check(found, pages)? {
+        if found.region() != Some(self.old) {
             return Err(pages.first);
         }
-        let count = |number: RecordNumber| self.core.records.add(number, pages.count());
-        self.new.record().into_iter().for_each(count);
-        self.old.record().into_iter().for_each(|number| self.core.leave_record(number, pages.count()));
-        Ok(match found {
-            Found::Mapped(leaf, _) => {
-                Becomes::Mapped(protection_of(Region::of(self.new).access(), &leaf), self.new)
-            }
-            _ => Becomes::Reserved(self.new),
-        })
+        self.core.exchange_records(self.old.record(), self.new.record(), pages.count());
+        let access = Region::of(self.new).access();
+        Ok(found.given_to(self.new, |leaf| protection_of(access, leaf)))
     }
 }
 
@@ -124,8 +67,8 @@ impl<P: Machine> AddressSpace<P> {
     ) -> Result<Unmapping<'_, P>, MprotectError> {
         let mut rest = pages;
         loop {
-            let mut changed = Changed::NOTHING;
-            let outcome = self.core().rewrite(pin, rest, &mut ProtectUnclaimed(access), &mut changed);
+            let (mut protect, mut changed) = (Protect::<true>::new(access), Changed::NOTHING);
+            let outcome = self.core().rewrite(pin, rest, &mut protect, &mut changed);
             let (recorded, end) = match outcome {
                 Ok(Rewritten { recorded, end }) => (recorded, end),
                 Err(RewriteError::Refused(_)) => {
@@ -144,11 +87,11 @@ impl<P: Machine> AddressSpace<P> {
             );
             match end {
                 Ok(()) => return Ok(unmapping),
-                Err(End::NoRegion(page)) => {
+                Err(page) if !protect.needs_record => {
                     unmapping.wait(pin);
                     return Err(MprotectError::NoRegion(address(page)));
                 }
-                Err(End::Claim(first)) => {
+                Err(first) => {
                     unmapping.wait(pin);
                     let next = self.protect_claimed(pin, Pages { first, ..rest }, access)?;
                     if next > rest.last {

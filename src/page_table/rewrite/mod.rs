@@ -33,6 +33,29 @@ pub(crate) enum Found {
     Mapped(Leaf, Option<RegionId>),
 }
 
+impl Found {
+    /// Returns the region that the pages belong to.
+    // Always, here and below: a part of the loop over a table's pages.
+    #[inline(always)]
+    pub fn region(&self) -> Option<RegionId> {
+        match *self {
+            Found::Vacant => None,
+            Found::Reserved(region) => Some(region),
+            Found::Mapped(_, region) => region,
+        }
+    }
+
+    /// Returns the change that gives the pages to `region`. Pages that are mapped stay mapped, with the protection
+    /// that `protection` returns for their leaf.
+    #[inline(always)]
+    pub fn given_to(&self, region: RegionId, protection: impl FnOnce(&Leaf) -> Protection) -> Becomes {
+        match self {
+            Found::Mapped(leaf, _) => Becomes::Mapped(protection(leaf), region),
+            Found::Vacant | Found::Reserved(_) => Becomes::Reserved(region),
+        }
+    }
+}
+
 /// What becomes of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Becomes {

@@ -273,12 +273,7 @@ fn a_change_ends_at_a_vacant_page() {
             3..10 => Some(region(2)),
             _ => None,
         };
-        let region = match found {
-            Found::Vacant => None,
-            Found::Reserved(region) => Some(region),
-            Found::Mapped(_, region) => region,
-        };
-        assert_eq!(region, expected, "{part:?}");
+        assert_eq!(found.region(), expected, "{part:?}");
     }
     // At once beyond 2 MiB, and from a hole of 1 GiB on.
     assert_eq!(rewrite(&table, &arena, pages(FIRST + 12, 900), Rename(region(3))), Ok(Err(FIRST + 812)));

@@ -12,7 +12,7 @@ use super::super::attributes::Region;
 use super::super::record::{AssignError, Record};
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore};
-use crate::page_table::{Found, Pages, RecordNumber};
+use crate::page_table::{Pages, RecordNumber};
 
 /// A space's policy, read by its faults: two words and a version.
 #[derive(Debug)]
@@ -212,7 +212,7 @@ impl<P: Machine> AddressSpace<P> {
         let mut policy = Err(AssignError::NoRegion);
         if self.may_map(Pages { first: page, last: page }) {
             core.table.visit(core.service.tables(pin), Pages { first: page, last: page }, |_, found| {
-                if let Found::Reserved(id) | Found::Mapped(_, Some(id)) = found {
+                if let Some(id) = found.region() {
                     policy = Ok(core.policy_of(Region::of(id)));
                 }
                 ControlFlow::Break(())

@@ -97,34 +97,21 @@ impl<P: Machine> Rewrite for Assign<'_, P> {
     }
 
     fn check(&self, found: Found, _: Pages) -> Result<bool, u64> {
-        Ok(match found {
-            Found::Vacant | Found::Mapped(_, None) => false,
-            Found::Reserved(region) | Found::Mapped(_, Some(region)) => {
-                self.new_of(region.record()).is_some_and(|new| new != region.record())
-            }
-        })
+        let changes = |old| self.new_of(old).is_some_and(|new| new != old);
+        Ok(found.region().is_some_and(|id| changes(id.record())))
     }
 
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, u64> {
-        let (Found::Reserved(id) | Found::Mapped(_, Some(id))) = found else {
+        let Some(id) = found.region() else {
             self.holes = true;
             return Ok(Becomes::Same);
         };
-        let new = self.new_of(id.record()).ok_or(pages.first)?;
-        if new == id.record() {
+        let (old, new) = (id.record(), self.new_of(id.record()).ok_or(pages.first)?);
+        if new == old {
             return Ok(Becomes::Same);
         }
-        if let Some(new) = new {
-            self.core.records.add(new, pages.count());
-        }
-        if let Some(old) = id.record() {
-            self.core.leave_record(old, pages.count());
-        }
-        let id = Region::of(id).with_record(new).id();
-        Ok(match found {
-            Found::Mapped(leaf, _) => Becomes::Mapped(leaf.protection, id),
-            _ => Becomes::Reserved(id),
-        })
+        self.core.exchange_records(old, new, pages.count());
+        Ok(found.given_to(Region::of(id).with_record(new).id(), |leaf| leaf.protection))
     }
 }
 
@@ -200,9 +187,7 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core();
         let mut found: [Option<(HeldPages<P>, Record<P>)>; AT_ONCE] = [const { None }; AT_ONCE];
         core.table.visit(core.service.tables(pin), pages, |_, part| {
-            let (Found::Reserved(region) | Found::Mapped(_, Some(region))) = part else {
-                return ControlFlow::Continue(());
-            };
+            let Some(region) = part.region() else { return ControlFlow::Continue(()) };
             let number = region.record();
             if found.iter().flatten().any(|(held, _)| held.number() == number) {
                 return ControlFlow::Continue(());

@@ -9,7 +9,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use super::table::{BUCKETS, Index, Records};
 use crate::Machine;
 use crate::address_space::SpaceCore;
-use crate::page_table::{Found, Pages};
+use crate::page_table::{Found, Pages, RegionId};
 use crate::service::MemoryService;
 use crate::spin_lock::SpinGuard;
 
@@ -74,11 +74,8 @@ impl<P: Machine> SpaceCore<P> {
     /// Counts the pages of each record of a space that was just copied, and that nobody uses yet, and ends the
     /// holds of the records. Records without pages are dead.
     pub(crate) fn count_record_pages(&self, pin: &CpuPin) {
-        let visit = |part: Pages, found| {
-            let (Found::Reserved(region) | Found::Mapped(_, Some(region))) = found else {
-                return ControlFlow::Continue(());
-            };
-            if let Some(number) = region.record() {
+        let visit = |part: Pages, found: Found| {
+            if let Some(number) = found.region().and_then(RegionId::record) {
                 self.records.add(number, part.count());
             }
             ControlFlow::Continue(())

@@ -75,6 +75,16 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
+    /// Takes `pages` from those of the record `old`, and adds them to those of the record `new`, which is held.
+    pub(crate) fn exchange_records(&self, old: Option<RecordNumber>, new: Option<RecordNumber>, pages: u64) {
+        if let Some(new) = new {
+            self.records.add(new, pages);
+        }
+        if let Some(old) = old {
+            self.leave_record(old, pages);
+        }
+    }
+
     /// Frees the numbers of records that are dead, as far as `budget` goes. Says whether some have to wait.
     pub(crate) fn sweep_records(&self, pin: &CpuPin, budget: &mut Budget) -> bool {
         if !self.table.has_records() {
