@@ -55,3 +55,21 @@ impl SpaceLayout {
         Pages { first: bounds.first, last: self.part(cpus - 1).first - 1 }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bit_of_a_seed_moves_regions() {
+        const { assert!(SpaceLayout::ENTROPY_BITS >= 28) };
+        let plain = SpaceLayout::below(Pages { first: 0, last: (1 << 35) - 1 });
+        assert_eq!(plain.randomized(0), plain);
+        for bit in 0..SpaceLayout::ENTROPY_BITS {
+            let moved = plain.randomized(1 << bit);
+            assert_eq!(plain.part(0).first - moved.part(0).first, 1 << bit);
+        }
+        assert_eq!(plain.randomized(1 << SpaceLayout::ENTROPY_BITS), plain, "no further bit");
+    }
+}
