@@ -133,6 +133,10 @@ fn ranges_move_to_where_they_should_be() {
         assert_eq!(spread(&space, pin), [0, 0, 60, 60]);
         assert_eq!(space.move_range(pin, range(), Policy::Interleave(nodes([0, 1, 2, 3]))), moved(60, 0));
         assert_eq!(spread(&space, pin), [30, 30, 30, 30]);
+        // Both of two go to the only one.
+        assert_eq!(space.move_between(pin, nodes([0, 1]), nodes([3])), moved(60, 0));
+        assert_eq!(spread(&space, pin), [0, 0, 30, 90]);
+        assert_eq!(space.move_range(pin, range(), Policy::Interleave(nodes([0, 1, 2, 3]))), moved(60, 0));
         assert_eq!(space.move_range(pin, range(), Policy::Bind(nodes([1, 2]))), moved(60, 0));
         assert_eq!(spread(&space, pin)[0] + spread(&space, pin)[3], 0);
         assert_eq!(space.move_range(pin, range(), Policy::Preferred(node(3))), moved(120, 0));
