@@ -222,7 +222,9 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         steps.extend(SCENARIOS.map(|(topology, name)| {
             // Where all memory is filled, what the loader put there must survive.
             let module = (name == "pressure").then(|| workspace::root().join("Cargo.lock"));
-            let scenario = ScenarioOptions { module, ..scenario(name, 3) };
+            // Programs end by themselves; the time is what a busy host may need for them.
+            let seconds = if name == "processes" { 30 } else { 3 };
+            let scenario = ScenarioOptions { module, ..scenario(name, seconds) };
             let run = MachineRun { topology, scenario, expected: Expected::Success };
             Step { name: format!("qemu {topology} {name}"), work: Work::Machine(run) }
         }));
