@@ -190,14 +190,15 @@ const CONTEXTS: &[Context<Scene>] = &[
     }),
 ];
 
-/// In the same space, in other tables.
+/// In the same space, in other tables. The unmapping is waited for: a detached unmapping takes the lock of the
+/// space's list of retired frames, and a context here would wait for the stopped operation that holds the lock.
 const NEIGHBOURS: &[Context<Scene>] = &[context("another CPU maps, writes and unmaps elsewhere", |scene| {
     on(2, |pin| {
         let placed = Placement::FixedNoReplace(at(ELSEWHERE));
         mmap(scene, pin, MapRequest::anonymous(2 * BYTES).placed(placed));
         let write = PageFault::new(at(ELSEWHERE), FaultAccess::Write);
         scene.space().on_page_fault(pin, write).unwrap();
-        scene.space().munmap(pin, at(ELSEWHERE), 2 * BYTES).unwrap().detach();
+        scene.space().munmap(pin, at(ELSEWHERE), 2 * BYTES).unwrap().wait(pin);
     });
 })];
 

@@ -22,8 +22,9 @@ use crate::page_table::{
 use crate::region::{
     DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout, SpacePolicy,
 };
-use crate::retire::{Parked, RetireLists, Taken};
+use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
+use crate::spin_lock::SpinLock;
 
 /// What one CPU counts and remembers of a space. Others may read and write it, too.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ pub(crate) struct SpaceCore<P: Machine> {
     /// A user space's; the kernel's is the shootdown queue's own.
     own_domain: Domain,
     /// Batches that nobody waits for.
-    pub retired: RetireLists,
+    pub retired: SpinLock<RetireList>,
     /// What each CPU counts and remembers of it, in frames behind it.
     pub per_cpu: &'static [CachePadded<CpuShare>],
     /// Where regions that may be anywhere are placed.
@@ -132,7 +133,7 @@ impl<P: Machine> SpaceCore<P> {
             kind,
             bounds,
             own_domain: Domain::new(),
-            retired: RetireLists::new(),
+            retired: SpinLock::new(RetireList::new()),
             per_cpu,
             layout,
             stack_limit: AtomicU64::new(DEFAULT_STACK_LIMIT),
@@ -506,13 +507,14 @@ impl<P: Machine> SpaceCore<P> {
     }
 
     /// Keeps `parked` until its request is done, with nobody waiting.
-    pub fn park(&self, pin: &CpuPin, parked: Parked) {
-        self.retired.park(self.service.frames(), pin, parked);
+    pub fn park(&self, parked: Parked) {
+        let frames = self.service.frames();
+        self.retired.lock(frames.platform()).park(frames, parked);
     }
 
     /// How many frames wait for their invalidation with nobody waiting for it.
     pub fn retired_frames(&self) -> u64 {
-        self.retired.frame_count(self.service.frames())
+        self.retired.lock(self.service.platform()).frame_count(self.service.frames())
     }
 
     /// Frees what is done, as far as `budget` goes.
@@ -525,18 +527,20 @@ impl<P: Machine> SpaceCore<P> {
         let mut collected = Collected::NOTHING;
         let mut rest = Parked::NOTHING;
         loop {
+            let Some(mut list) = self.retired.try_lock() else {
+                collected.waiting = true;
+                break;
+            };
             if budget.is_spent() {
-                collected.more |= !self.retired.is_empty();
+                collected.more |= !list.is_empty();
                 break;
             }
-            // No lock is held while frames are freed.
-            let mut done = match self.retired.take_done(is_done) {
-                Taken::Done(done) => done,
-                Taken::None { waiting } => {
-                    collected.waiting |= waiting;
-                    break;
-                }
+            let Some(mut done) = list.take_done(is_done) else {
+                collected.waiting |= !list.is_empty();
+                break;
             };
+            // The lock is not held while frames are freed.
+            drop(list);
             // SAFETY: the request that named them is done.
             collected.freed += unsafe { done.retired.free_within(frames, self.service.walks(), pin, budget) };
             if done.retired.is_empty() {
@@ -553,7 +557,8 @@ impl<P: Machine> SpaceCore<P> {
         if !rest.is_empty() {
             collected.more |= budget.is_spent();
             collected.waiting |= !budget.is_spent();
-            self.retired.put_back(frames, pin, rest);
+            // Its lock was free above: no context that this one interrupted holds it.
+            self.retired.lock(frames.platform()).put_back(frames, rest);
         }
         collected
     }

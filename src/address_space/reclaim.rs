@@ -26,7 +26,7 @@ impl<P: Machine> SpaceCore<P> {
     /// Unlinks empty tables, as far as `budget` goes, and retires them.
     fn sweep(&self, pin: &CpuPin, budget: &mut Budget) -> Swept {
         // Relaxed here and below: hints, of which any value does no harm.
-        if !self.emptied.load(Ordering::Relaxed) || !self.retired.may_park() {
+        if !self.emptied.load(Ordering::Relaxed) || !self.may_retire() {
             return Swept { next: None, skipped: false };
         }
         let first = self.sweep_from.load(Ordering::Relaxed);
@@ -64,7 +64,12 @@ impl<P: Machine> SpaceCore<P> {
     /// Announces `invalidation`, and parks what waits for it.
     fn retire(&self, pin: &CpuPin, invalidation: Invalidation, retired: Retired, unlinked: u32) {
         let ticket = self.service.shootdown().invalidate(pin, self.domain(), invalidation);
-        self.park(pin, Parked { request: Some(ticket.detach()), retired, unlinked, ..Parked::NOTHING });
+        self.park(Parked { request: Some(ticket.detach()), retired, unlinked, ..Parked::NOTHING });
+    }
+
+    /// Is the retire list free to be locked in this context, which may have interrupted a holder?
+    fn may_retire(&self) -> bool {
+        self.retired.try_lock().is_some()
     }
 
     /// Takes an abandoned space apart and frees what it has, as far as `budget` goes, where no CPU uses
@@ -90,7 +95,7 @@ impl<P: Machine> SpaceCore<P> {
             // There is nothing to do before a CPU leaves it, which notes so.
             return Dismantled::Whole;
         }
-        if !self.retired.may_park() {
+        if !self.may_retire() {
             return Dismantled::InUse;
         }
         let mut changed = Changed::NOTHING;
@@ -109,7 +114,7 @@ impl<P: Machine> SpaceCore<P> {
         let Changed { mut retired, stale, smallest, .. } = changed;
         match stale {
             // No TLB, no page walker and no handle has it.
-            _ if idle => self.park(pin, Parked { retired, ..Parked::NOTHING }),
+            _ if idle => self.park(Parked { retired, ..Parked::NOTHING }),
             Some(stale) => {
                 let tables = ::core::mem::replace(&mut retired.tables, Chain::EMPTY);
                 let range = range_of(stale, smallest);

@@ -93,8 +93,12 @@ impl<P: Machine, W: Pending> Parts<'_, P, W> {
         let service = self.core.service;
         // No other context of this CPU gets in while a lock is held.
         let pin = service.platform().pin();
-        let request = self.wait.as_ref().map(W::request);
-        self.core.park(&pin, Parked { request, retired, callbacks, ..Parked::NOTHING });
+        self.core.park(Parked {
+            request: self.wait.as_ref().map(W::request),
+            retired,
+            callbacks,
+            ..Parked::NOTHING
+        });
         service.note_work(&pin);
     }
 }

@@ -6,8 +6,8 @@ use topomem_shootdown::Request;
 
 use super::{Callbacks, Retired};
 
-/// How many batches a list keeps apart.
-const BATCHES: usize = 4;
+/// How many batches are kept apart.
+const BATCHES: usize = 16;
 
 /// What waits for one invalidation.
 pub(crate) struct Parked {
@@ -40,7 +40,7 @@ impl Parked {
     }
 }
 
-/// A part of an address space's retired batches, oldest first, of a bounded number.
+/// One address space's retired batches, oldest first, of a bounded number.
 ///
 /// Where a batch finds no room, the second and the third oldest become one. The oldest is joined by
 /// nothing: it waits for a request that does not change, so it goes, and the next is the oldest. Were

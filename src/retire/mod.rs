@@ -10,12 +10,10 @@
 
 mod callback;
 mod list;
-mod lists;
 
 pub use callback::Callback;
 pub(crate) use callback::{Callbacks, Due};
-pub(crate) use list::Parked;
-pub(crate) use lists::{RetireLists, Taken};
+pub(crate) use list::{Parked, RetireList};
 
 use topomem_numa::frames::Frames;
 use topomem_percpu::{CpuPin, Order, Platform};

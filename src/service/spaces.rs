@@ -176,7 +176,7 @@ impl<P: Machine> MemoryService<P> {
                 && core.dismantled.load(Ordering::Acquire)
                 && core.visitors.load(Ordering::Acquire) == 0
                 && core.domain().is_idle()
-                && core.retired.is_empty()
+                && core.retired.try_lock().is_some_and(|list| list.is_empty())
         };
         let core = self.spaces.try_lock().and_then(|mut spaces| spaces.take(gone))?;
         let (frames, root) = (&self.frames, core.table.root());
