@@ -189,6 +189,8 @@ impl PageWord {
 
     /// Returns the page if it is there, dirty if it is to be written. The caller has the claim of an entry that
     /// may map the page.
+    // Always: faults look for the pages around theirs, too.
+    #[inline(always)]
     pub fn find(&self, wanted: Use) -> Option<PageFrame> {
         let make = |now: Word| match now.state() {
             State::Present(_) if wanted == Use::Write => Some(now.wanted().dirty()),
