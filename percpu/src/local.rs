@@ -18,6 +18,7 @@ pub struct Slot<T> {
 }
 
 /// What a slot begins with, also the one that stands for none.
+#[repr(C)]
 struct Head {
     /// Set while a context of the owning CPU uses `value`. Only contexts of that CPU access
     /// it, one nested in the other, so relaxed loads and stores suffice; atomic because the
@@ -26,12 +27,29 @@ struct Head {
     /// Set while the slot is some CPU's: a slot that two CPUs shared would be used by two
     /// contexts at a time.
     installed: AtomicBool,
+    /// Makes the head a whole word: a heap that is told a wrong address or layout reads a word where a slab
+    /// would begin, and a slot may begin there.
+    _rest: [u8; 6],
+}
+
+impl Head {
+    /// The head of a slot that is nobody's.
+    #[cfg(not(loom))]
+    const fn free() -> Head {
+        Head { busy: AtomicBool::new(false), installed: AtomicBool::new(false), _rest: [0; 6] }
+    }
+
+    /// The same (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    fn free() -> Head {
+        Head { busy: AtomicBool::new(false), installed: AtomicBool::new(false), _rest: [0; 6] }
+    }
 }
 
 /// What CPUs have that have no slot: always in use, so a use of a value needs no test of its own for
 /// a slot that is missing. (loom's atomics cannot be static: its models test for null.)
 #[cfg(not(loom))]
-static NO_SLOT: Head = Head { busy: AtomicBool::new(true), installed: AtomicBool::new(true) };
+static NO_SLOT: Head = Head { busy: AtomicBool::new(true), installed: AtomicBool::new(true), _rest: [0; 6] };
 
 #[cfg(not(loom))]
 const fn no_slot<T>() -> *mut Slot<T> {
@@ -53,16 +71,14 @@ impl<T> Slot<T> {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(value: T) -> Slot<T> {
-        let head = Head { busy: AtomicBool::new(false), installed: AtomicBool::new(false) };
-        Slot { head, value: UnsafeCell::new(value) }
+        Slot { head: Head::free(), value: UnsafeCell::new(value) }
     }
 
     /// A slot that holds `value` (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(value: T) -> Slot<T> {
-        let head = Head { busy: AtomicBool::new(false), installed: AtomicBool::new(false) };
-        Slot { head, value: UnsafeCell::new(value) }
+        Slot { head: Head::free(), value: UnsafeCell::new(value) }
     }
 }
 
