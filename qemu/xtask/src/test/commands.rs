@@ -67,6 +67,28 @@ pub(super) fn host() -> Step {
     Step { name: "host".to_owned(), work: Work::Cargo(command) }
 }
 
+/// The heap's tests in a build without checks: there a free goes straight into the loaded magazine, where the
+/// builds of [`host`] look for double frees first.
+pub(super) fn unchecked_heap() -> Step {
+    let command = CargoCommand {
+        toolchain: Toolchain::Default,
+        arguments: vec![
+            "test",
+            "--release",
+            "--no-fail-fast",
+            "--package",
+            "topomem-percpu",
+            "--lib",
+            "--test",
+            "heap*",
+        ],
+        variables: Vec::new(),
+        target: None,
+        load: Load::Host,
+    };
+    Step { name: "heap without checks".to_owned(), work: Work::Cargo(command) }
+}
+
 /// Operations stopped after each of their instructions, with other contexts there. Each program
 /// prints what it did, in lines that begin with `stepped `.
 pub(super) fn stepper() -> Step {

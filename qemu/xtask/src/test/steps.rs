@@ -1,6 +1,6 @@
 //! The list of all test steps.
 
-use super::commands::{CargoCommand, Load, MIRI, counting, host, loom, miri, stepper};
+use super::commands::{CargoCommand, Load, MIRI, counting, host, loom, miri, stepper, unchecked_heap};
 use crate::cli::{Levels, ScenarioOptions, Tlb};
 use crate::programs;
 use crate::tools::Tool;
@@ -166,7 +166,7 @@ const CRASHES: [(&str, &[&str]); 3] =
 
 /// All steps, in the order in which they run.
 pub(super) fn all(extent: Extent) -> Vec<Step> {
-    let mut steps = vec![host()];
+    let mut steps = vec![host(), unchecked_heap()];
     steps.extend(counting());
     steps.push(Step { name: "bench counts".to_owned(), work: Work::Counts });
     if extent == Extent::Full {
