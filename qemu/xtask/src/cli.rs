@@ -57,7 +57,7 @@ pub(crate) struct ScenarioOptions {
     /// How long to run it
     #[arg(long, value_name = "S", default_value_t = 5)]
     pub(crate) seconds: u32,
-    /// Seed of its random choices
+    /// Seed of its random choices, and of the random numbers that emulated CPUs draw
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, switch, spurious, magazine,

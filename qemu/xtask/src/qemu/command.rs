@@ -24,7 +24,7 @@ pub(crate) fn version() -> Option<String> {
 /// The whole command of a job.
 pub(super) fn command(job: Job<'_>) -> Result<Command, Error> {
     let Job { kernel, spec, scenario, words, emulation } = job;
-    let mut command = machine_command(spec, emulation)?;
+    let mut command = machine_command(spec, emulation, scenario.seed)?;
     command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor::socket().display()));
     if emulation.gdb {
         command.args(["-s", "-S"]);
@@ -45,13 +45,21 @@ pub(super) fn command(job: Job<'_>) -> Result<Command, Error> {
 }
 
 /// The part of the command that says what the machine is and how it is emulated: the same whatever it boots.
-pub(crate) fn machine_command(spec: &TopologySpec, emulation: EmulationOptions) -> Result<Command, Error> {
+///
+/// An emulated CPU draws its random numbers (RDRAND) from `seed`, so kernels place what they place at random
+/// the same way in every run, and counts can be repeated.
+pub(crate) fn machine_command(
+    spec: &TopologySpec,
+    emulation: EmulationOptions,
+    seed: u64,
+) -> Result<Command, Error> {
     let machine = machine_arguments(spec);
     let mut command = Command::new(PROGRAM);
     // Without the default devices: no network card, whose option ROM may not be installed, and a faster boot.
     command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args(accelerator(emulation));
+    command.arg("-seed").arg(seed.to_string());
     command.arg("-cpu").arg(spec.cpu.as_deref().unwrap_or(match emulation.accel {
         Accelerator::Tcg => "max",
         Accelerator::Kvm => "host",

@@ -20,7 +20,7 @@ use crate::workspace;
 
 /// How long topomem's kernel may take.
 const SECONDS: u32 = 60;
-/// For the kernel, which measures nothing at random.
+/// For the kernel, which places programs at random, and so decides which tables and words they meet.
 const SEED: u64 = 1;
 
 /// What boots.
