@@ -9,9 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-use topomem::percpu::SizeClass;
+use topomem::percpu::{RunLength, SizeClass};
 use topomem::sim::{Sim, SimService};
-use topomem::{CpuId, CpuPin, FrameRequest, InvalidFree, Order};
+use topomem::{CpuId, CpuPin, FrameRequest, InvalidFree};
 
 const MEGABYTE: u64 = 1 << 20;
 
@@ -166,6 +166,34 @@ fn a_cpu_whose_node_is_full_does_not_grow_the_heap() {
 }
 
 #[test]
+fn runs_take_the_frames_of_their_length_and_are_aligned() {
+    let (sim, service) = booted(1, 1, 64 * MEGABYTE);
+    sim.on(CpuId::BOOT, |pin| {
+        let heap = service.heap().unwrap().heap();
+        let round = |pages: u64, align: usize| {
+            let layout = Layout::from_size_align(pages as usize * 4096, align).unwrap();
+            let memory = heap.alloc(layout).unwrap();
+            assert_eq!(memory.addr().get() % align, 0);
+            // SAFETY: the heap gave that many bytes.
+            unsafe { memory.write_bytes(0x77, layout.size()) };
+            let held = allocated(service);
+            // SAFETY: allocated with that layout, and not used any more.
+            unsafe { heap.dealloc(memory, layout) }.unwrap();
+            heap.drain(pin);
+            held - allocated(service)
+        };
+        for (pages, align) in [(5, 1), (33, 1), (33, 16), (100, 1), (500, 1), (600, 1), (700, 1), (768, 512)]
+        {
+            // The first makes the record's tables.
+            round(pages, align * 4096);
+            let length = RunLength::for_pages(pages).unwrap().pages();
+            assert_eq!(round(pages, align * 4096), length);
+        }
+        assert_eq!(round(1, 2 << 20), 512);
+    });
+}
+
+#[test]
 fn what_the_heap_refuses_is_told_to_the_kernel() {
     let (sim, service) = booted(1, 1, 32 * MEGABYTE);
     let heap = service.heap().unwrap();
@@ -200,7 +228,7 @@ fn what_the_heap_refuses_is_told_to_the_kernel() {
     });
     let expected = [
         InvalidFree::NotLarge { address: address + 4096, size: 100_000 },
-        InvalidFree::WrongSize { address, size: 20_000, order: Order::new(5).unwrap() },
+        InvalidFree::WrongSize { address, size: 20_000, length: RunLength::for_pages(25).unwrap() },
     ];
     assert_eq!(*told.lock().unwrap(), expected);
 }

@@ -170,7 +170,7 @@ impl<T> CpuLocal<T> {
     /// # Errors
     ///
     /// [`Unavailable`], with `f` not called.
-    #[inline]
+    #[inline(always)]
     pub fn with<R>(&self, pin: &CpuPin, f: impl FnOnce(&T) -> R) -> Result<R, Unavailable> {
         // Acquire pairs with the Release in `install`.
         let slot = self.slots[pin.cpu().index()].load(Ordering::Acquire);

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::{CpuId, CpuPin, InvalidFree, NodeId, Order};
+use crate::{CpuId, CpuPin, InvalidFree, NodeId, Order, RunLength};
 
 /// No memory could be had; nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,9 @@ impl core::error::Error for OutOfMemory {}
 /// # Safety
 ///
 /// A run that `allocate` returned is valid for reads and writes of [`Order::bytes`] bytes, and
-/// nobody else's until it comes back through `free`. (The heap checks itself that the run is
-/// aligned to its size, and refuses it otherwise.)
+/// nobody else's until it comes back through `free`. The same holds for `allocate_run`,
+/// [`RunLength::bytes`] and `free_run`. (The heap checks itself that a run is aligned as asked, and
+/// refuses it otherwise.)
 pub unsafe trait PageSource: Sync {
     /// A run of `order`, aligned to its size, on `node` if possible, else near it. The bytes are
     /// arbitrary.
@@ -43,6 +44,38 @@ pub unsafe trait PageSource: Sync {
     ///
     /// `run` came from [`PageSource::allocate`] with the same `order`, and is not used any more.
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order);
+
+    /// A run of `length`, aligned to the size of a run of `align`, on `node` if possible, else near
+    /// it. The bytes are arbitrary. `align` is at most the order that holds the length; if the length
+    /// is an order's, it is that order.
+    ///
+    /// By default the run is one of an order, and what it has beyond the length stays unused: up to
+    /// half of it. A source that can allocate other lengths replaces this method and
+    /// [`PageSource::free_run`], and then nothing is unused.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`] if no node has such a run.
+    fn allocate_run(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let _ = align;
+        self.allocate(pin, node, length.holding_order())
+    }
+
+    /// Takes back a run that [`PageSource::allocate_run`] returned.
+    ///
+    /// # Safety
+    ///
+    /// `run` came from [`PageSource::allocate_run`] with the same `length`, and is not used any more.
+    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        // SAFETY: `allocate_run` had the run from `allocate`, with this order.
+        unsafe { self.free(pin, run, length.holding_order()) };
+    }
 
     /// The node whose memory serves `cpu` best: its own, or the nearest that has memory. The same
     /// at every call. The heap keeps what this CPU allocates with the slabs of this node, and
@@ -66,6 +99,21 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
         // SAFETY: the caller's promise is the same.
         unsafe { (**self).free(pin, run, order) };
+    }
+
+    fn allocate_run(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        (**self).allocate_run(pin, node, length, align)
+    }
+
+    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { (**self).free_run(pin, run, length) };
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

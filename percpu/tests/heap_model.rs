@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 
 use common::{Machine, all_drained, become_cpu, pin, totals};
 use proptest::prelude::*;
-use topomem_percpu::Heap;
+use topomem_percpu::{Heap, SizeClass};
 
 const NODES: usize = 3;
 const CPUS: usize = 6;
@@ -26,7 +26,7 @@ enum Operation {
 }
 
 fn size() -> impl Strategy<Value = usize> {
-    prop_oneof![6 => 0usize..300, 2 => 300usize..5000, 1 => 5000usize..60_000]
+    prop_oneof![6 => 0usize..300, 2 => 300usize..5000, 1 => 5000usize..60_000, 1 => 60_000usize..270_000]
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -61,11 +61,16 @@ proptest! {
 
     #[test]
     fn the_heap_agrees_with_the_model(operations in prop::collection::vec(operation(), 1..600)) {
-        let machine = Machine::new(NODES, CPUS / NODES, 1 << 20);
+        let machine = Machine::new(NODES, CPUS / NODES, 2 << 20);
         let heap = Heap::new(&machine, &machine);
         let mut model: BTreeMap<NonNull<u8>, Held> = BTreeMap::new();
-        for (tag, operation) in operations.into_iter().enumerate() {
-            let tag = tag as u8;
+        for (number, operation) in operations.into_iter().enumerate() {
+            let tag = number as u8;
+            if number % 8 == 0 {
+                prop_assert_eq!(heap.validate(), Ok(()));
+                let large = model.values().filter(|held| SizeClass::of(held.layout).is_none());
+                prop_assert_eq!(heap.large_stats().live, large.count() as u64);
+            }
             let chosen = |which: usize| model.keys().nth(which % model.len().max(1)).copied();
             match operation {
                 Operation::Alloc { cpu, size, align_log, zeroed } => {

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::{Machine, become_cpu, pin};
-use topomem_percpu::{CpuId, Heap, Platform, SizeClass};
+use topomem_percpu::{CpuId, Heap, LargeStats, Platform, SizeClass};
 use topomem_stepper::{Context, Matrix, Operation, Plan};
 
 /// Objects that somebody holds, in a fixed place.
@@ -103,7 +103,7 @@ fn tag(object: NonNull<u8>) -> u8 {
 
 impl Scene {
     fn new() -> Scene {
-        let machine: &'static Machine = Box::leak(Box::new(Machine::new(2, 2, 2 << 20)));
+        let machine: &'static Machine = Box::leak(Box::new(Machine::new(2, 2, 4 << 20)));
         let heap = Heap::new(Cpus, machine);
         (0..4).for_each(|cpu| on(cpu, || heap.cpu_online(&pin()).unwrap()));
         let held = Held::default;
@@ -184,7 +184,7 @@ impl Scene {
             let stats = self.heap.class_stats(class);
             assert_eq!((stats.live, stats.cached, stats.free, stats.slabs), (0, 0, 0, 0), "{class:?}");
         }
-        assert_eq!(self.heap.large_stats().live, 0);
+        assert_eq!(self.heap.large_stats(), LargeStats::default());
         assert_eq!(self.heap.source().outstanding(), self.own_pages, "pages are lost");
     }
 }
@@ -198,6 +198,7 @@ const SMALL: usize = 64;
 const MIDDLE: usize = 2048;
 const LARGEST_CLASS: usize = 16 << 10;
 const LARGE: usize = 20 << 10;
+const HUGE: usize = 256 << 10;
 
 fn holds<const BYTES: usize>(scene: &Scene) {
     scene.share_a_slab(BYTES, 6);
@@ -214,6 +215,19 @@ fn stocked(scene: &Scene) {
     (0..150).for_each(|_| scene.take(SMALL, &scene.ours));
     (0..150).for_each(|_| scene.give(&scene.ours));
     holds::<SMALL>(scene);
+}
+
+/// The CPU keeps some runs, and the one of the operation's last object is not among them.
+fn keeps_runs(scene: &Scene) {
+    holds::<LARGE>(scene);
+    (0..3).for_each(|_| free(scene));
+    holds::<LARGE>(scene);
+}
+
+/// The CPU keeps as many runs as it may, and one more is to be freed.
+fn fills_the_cache<const BYTES: usize>(scene: &Scene, count: usize) {
+    (0..count).for_each(|_| scene.take(BYTES, &scene.ready));
+    (1..count).for_each(|_| free(scene));
 }
 
 fn alloc<const BYTES: usize>(scene: &Scene) {
@@ -242,6 +256,8 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
     operation("alloc 2 KiB, a new slab", NOTHING, alloc::<MIDDLE>),
     operation("alloc 16 KiB, from a slab", drained::<LARGEST_CLASS>, alloc::<LARGEST_CLASS>),
     operation("alloc 20 KiB", NOTHING, alloc::<LARGE>),
+    operation("alloc 20 KiB, a kept run", keeps_runs, alloc::<LARGE>),
+    operation("alloc 40 KiB, beside kept runs", keeps_runs, alloc::<{ 2 * LARGE }>),
     operation("alloc_zeroed", holds::<SMALL>, |scene| {
         let object = scene.heap.alloc_zeroed(layout(SMALL)).unwrap();
         scene.keep(object, SMALL, &scene.ours);
@@ -290,9 +306,13 @@ const FREES: &[Operation<Scene>] = &[
     operation("free 64 B of another node", |scene| on(2, || holds::<SMALL>(scene)), free),
     operation("free 16 KiB", holds::<LARGEST_CLASS>, free),
     operation("free 20 KiB", holds::<LARGE>, free),
+    operation("free 20 KiB of another node", |scene| on(2, || holds::<LARGE>(scene)), free),
+    operation("free 20 KiB, with no room for another run", |scene| fills_the_cache::<LARGE>(scene, 20), free),
+    operation("free 256 KiB, for which kept runs make room", |scene| fills_the_cache::<HUGE>(scene, 9), free),
 ];
 
 const KEEPING: &[Operation<Scene>] = &[
+    operation("drain of kept runs", keeps_runs, |scene| _ = scene.heap.drain(&pin())),
     operation("drain", stocked, |scene| _ = scene.heap.drain(&pin())),
     operation(
         "drain of what another node freed",

@@ -1,11 +1,11 @@
-//! The kernel's heap: percpu's slabs over the local node's frames.
+//! The kernel's heap: percpu's slabs and runs over the local node's frames.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::NonNull;
 
 use topomem_numa::frames::FrameRequest;
-use topomem_percpu::{CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource};
+use topomem_percpu::{CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, RunLength};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::Machine;
@@ -20,23 +20,53 @@ impl<P: Machine> FrameSource<P> {
     fn frame_of(&self, address: NonNull<u8>) -> PhysFrame {
         PhysFrame::containing_address(self.service.platform().virt_to_phys(address))
     }
+
+    /// A request near `node`, by a CPU that is pinned.
+    fn request(&self, pin: &CpuPin, node: NodeId, order: Order) -> FrameRequest {
+        let request = FrameRequest::order(order);
+        // The local node is the allocator's own choice, and its magazines serve only that.
+        if self.service.node_of_cpu(pin.cpu()) == node { request } else { request.node(node) }
+    }
 }
 
 // SAFETY: a run of frames is the heap's alone until it is freed, and the direct map is valid for
 // reads and writes (the platform's promise).
 unsafe impl<P: Machine> PageSource for FrameSource<P> {
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        let request = FrameRequest::order(order);
-        // The local node is the allocator's own choice, and its magazines serve only that.
-        let local = self.service.node_of_cpu(pin.cpu()) == node;
-        let request = if local { request } else { request.node(node) };
-        let frame = self.service.alloc(pin, &request).map_err(|_| OutOfMemory)?;
+        let frame = self.service.alloc(pin, &self.request(pin, node, order)).map_err(|_| OutOfMemory)?;
         Ok(self.service.platform().phys_to_virt(frame.start_address()))
     }
 
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
         // SAFETY: `allocate` took it from the allocator with this order; the caller's promise.
         let freed = unsafe { self.service.frames().free(pin, self.frame_of(run), order) };
+        debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+
+    fn allocate_run(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        if let Some(order) = length.order() {
+            return self.allocate(pin, node, order);
+        }
+        let request = self.request(pin, node, Order::FRAME);
+        let attempt = || self.service.frames().alloc_run(pin, &request, length.pages(), align.frames());
+        let first = attempt().or_else(|error| self.service.relieve(pin, error, attempt));
+        let first = first.map_err(|_| OutOfMemory)?;
+        Ok(self.service.platform().phys_to_virt(first.start_address()))
+    }
+
+    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        if let Some(order) = length.order() {
+            // SAFETY: `allocate_run` had such a run from `allocate`; the caller's promise.
+            return unsafe { self.free(pin, run, order) };
+        }
+        // SAFETY: `allocate_run` took it from the allocator with this length; the caller's promise.
+        let freed = unsafe { self.service.frames().free_run(pin, self.frame_of(run), length.pages()) };
         debug_assert!(freed.is_ok(), "{freed:?}");
     }
 

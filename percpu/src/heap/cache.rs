@@ -5,6 +5,7 @@ use core::mem;
 use core::ptr::NonNull;
 
 use super::counters::bump;
+use super::run_cache::RunCache;
 use super::{AllocError, CpuHeapStats, Heap};
 use crate::magazine::Magazine;
 use crate::slab::{self, CLASS_COUNT, Chain, SizeClass, Slab, SlabShape, SlabTag};
@@ -96,6 +97,8 @@ pub(super) struct CpuCache {
     misses: AtomicU64,
     remote_frees: AtomicU64,
     nested: AtomicU64,
+    /// Runs for large objects.
+    pub(super) runs: RunCache,
 }
 
 /// The two magazines of one class, what a free must know of it, and its counters: a cache line.
@@ -222,6 +225,7 @@ impl CpuCache {
             misses: AtomicU64::new(0),
             remote_frees: AtomicU64::new(0),
             nested: AtomicU64::new(0),
+            runs: RunCache::new(node),
         }
     }
 
@@ -232,6 +236,7 @@ impl CpuCache {
     pub(super) fn set_online(&self) {
         if !self.is_online() {
             self.online.set(true);
+            self.runs.set_online();
             self.classes.iter().for_each(|cache| cache.room.set(cache.class.rounds()));
         }
     }
@@ -239,6 +244,7 @@ impl CpuCache {
     /// Call after [`CpuCache::flush`].
     pub(super) fn set_offline(&self) {
         self.online.set(false);
+        self.runs.set_offline();
         self.classes.iter().for_each(|cache| cache.room.set(0));
     }
 
@@ -370,15 +376,15 @@ impl CpuCache {
         Ok(())
     }
 
-    /// Returns all objects; says how many frames that freed.
+    /// Returns all objects and runs; says how many frames that freed.
     pub(super) fn flush<P: Platform, S: PageSource>(&self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
         if !self.is_online() {
             return 0;
         }
+        let mut frames = heap.free_evicted(pin, self.runs.take_all(&heap.runs));
         let Some(node) = heap.existing(self.node) else {
-            return 0;
+            return frames;
         };
-        let mut frames = 0;
         for class in SizeClass::all() {
             for objects in self.classes[class.index()].unload() {
                 if objects.len() > 0 {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{NodeId, Order, OutOfMemory, SizeClass};
+use crate::{CpuId, NodeId, Order, OutOfMemory, RunLength, SizeClass};
 
 /// Why [`Heap::alloc`](crate::Heap::alloc) returned no memory. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +19,12 @@ pub enum AllocError {
         /// The alignment asked for.
         align: usize,
     },
-    /// The page source broke its promise: its run is not aligned to the run's own size. The run
-    /// went back to the source unused.
+    /// The page source broke its promise: its run is not aligned as asked. The run went back to the
+    /// source unused.
     MisalignedRun {
         /// The run's address.
         address: usize,
-        /// The order that was asked for.
+        /// The order to whose size the run was to be aligned.
         order: Order,
     },
 }
@@ -43,7 +43,7 @@ impl fmt::Display for AllocError {
                 write!(f, "{size} bytes aligned to {align} exceed the largest run of pages")
             }
             AllocError::MisalignedRun { address, order } => {
-                write!(f, "the page source gave {address:#x} for a run of {} bytes", order.bytes())
+                write!(f, "the page source gave {address:#x} for a run aligned to {} bytes", order.bytes())
             }
         }
     }
@@ -77,6 +77,13 @@ pub enum InvalidFree {
         /// The class of the object.
         class: SizeClass,
     },
+    /// The large object at the address is free already: a CPU keeps its run for the next one.
+    LargeDoubleFree {
+        /// The address freed.
+        address: usize,
+        /// The bytes of the layout.
+        size: usize,
+    },
     /// No large object starts at the address: it is free already, or never was one.
     NotLarge {
         /// The address freed.
@@ -90,8 +97,8 @@ pub enum InvalidFree {
         address: usize,
         /// The bytes of the layout.
         size: usize,
-        /// The run that the object has.
-        order: Order,
+        /// The length of the run that the object has.
+        length: RunLength,
     },
 }
 
@@ -107,11 +114,14 @@ impl fmt::Display for InvalidFree {
             InvalidFree::DoubleFree { address, class } => {
                 write!(f, "double free of {address:#x} of {class}")
             }
+            InvalidFree::LargeDoubleFree { address, size } => {
+                write!(f, "double free of {address:#x} of {size} bytes")
+            }
             InvalidFree::NotLarge { address, size } => {
                 write!(f, "free of {size} bytes at {address:#x}: no large object starts there")
             }
-            InvalidFree::WrongSize { address, size, order } => {
-                let bytes = order.bytes();
+            InvalidFree::WrongSize { address, size, length } => {
+                let bytes = length.bytes();
                 write!(f, "free of {size} bytes at {address:#x}: that object has a run of {bytes} bytes")
             }
         }
@@ -203,6 +213,27 @@ pub enum Corruption {
         counted_free: usize,
         /// Free objects found in its slabs.
         found_free: usize,
+    },
+    /// A CPU's list of cached runs and its count differ, or the list leaves the runs that are
+    /// recorded as cached.
+    CachedRuns {
+        /// The CPU.
+        cpu: CpuId,
+        /// The length of the runs.
+        length: RunLength,
+        /// The count.
+        counted: u32,
+        /// The runs found before the list ended or went astray.
+        found: u32,
+    },
+    /// A CPU's count of pages of cached runs is not what its runs add up to, or more than the limit.
+    CachedPages {
+        /// The CPU.
+        cpu: CpuId,
+        /// The count.
+        counted: u32,
+        /// The pages of the runs on its lists.
+        found: u32,
     },
 }
 

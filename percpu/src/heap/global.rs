@@ -53,6 +53,14 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
 impl<P: Platform, S: PageSource> Heap<P, S> {
     #[inline(never)]
     fn alloc_or_null(&self, layout: Layout) -> *mut u8 {
+        match self.alloc_cached_run(layout) {
+            Some(run) => run.as_ptr(),
+            None => self.alloc_otherwise_or_null(layout),
+        }
+    }
+
+    #[inline(never)]
+    fn alloc_otherwise_or_null(&self, layout: Layout) -> *mut u8 {
         self.alloc_otherwise(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
@@ -66,6 +74,19 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// As for [`Heap::dealloc`].
     #[inline(never)]
     unsafe fn dealloc_or_report(&self, memory: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise is the same.
+        unsafe {
+            if !self.dealloc_cached_run(memory, layout) {
+                self.dealloc_otherwise_or_report(memory, layout);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(never)]
+    unsafe fn dealloc_otherwise_or_report(&self, memory: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise is the same.
         if let Err(invalid) = unsafe { self.dealloc_otherwise(memory, layout) } {
             self.source.refused(invalid);

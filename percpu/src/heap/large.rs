@@ -1,15 +1,21 @@
 //! Objects beyond the largest class: each is a run of pages, on the heap's record.
+//!
+//! Most come from the CPU's [cache of runs](super::run_cache) and go back there. If the cache has no run
+//! of the length, or no room, or the use is nested in another use on this CPU, the run comes from the
+//! source, or goes there. So does a run that was asked from another node than the CPU's.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::place::Room;
-use super::runs::Run;
-use super::{AllocError, Heap, InvalidFree, LargeStats};
+use super::run_cache::Evicted;
+use super::runs::{LargeRun, Run};
+use super::{AllocError, Heap, InvalidFree};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::{CpuPin, NodeId, Order, PageSource, Platform};
+use crate::{CpuPin, NodeId, Order, PageSource, Platform, RunLength, Unavailable};
 
-/// Counts of large objects. Read-modify-writes: next to a run's cost they are nothing.
+/// Counts of the large objects that no CPU's cache counts: allocations less frees, wrapping.
+/// Read-modify-writes: next to the cost of a run from the source they are nothing.
 pub(super) struct Counters {
     live: AtomicU64,
     bytes: AtomicU64,
@@ -26,33 +32,119 @@ impl Counters {
         Counters { live: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
-    pub(super) fn read(&self) -> LargeStats {
-        LargeStats { live: self.live.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    /// Objects, and their bytes.
+    pub(super) fn read(&self) -> (u64, u64) {
+        (self.live.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    fn allocated(&self, length: RunLength) {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(length.bytes(), Ordering::Relaxed);
+    }
+
+    fn freed(&self, length: RunLength) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(length.bytes(), Ordering::Relaxed);
     }
 }
 
-/// The run that holds `layout`, or `None` if none is large enough.
-pub(super) fn order_of(layout: Layout) -> Option<Order> {
-    // A run is aligned to its own size.
-    Order::for_bytes(layout.size().max(layout.align()) as u64)
-}
-
 impl<P: Platform, S: PageSource> Heap<P, S> {
+    #[inline(never)]
     pub(super) fn alloc_large(&self, pin: &CpuPin, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        let Some(order) = order_of(layout) else {
+        let Some(length) = RunLength::of(layout) else {
             return Err(AllocError::TooLarge { size: layout.size(), align: layout.align() });
         };
-        let node = self.source.node_of_cpu(pin.cpu());
-        let run = match self.recorded_pages(pin, node, order, Run::Large(order)) {
+        if let Some(run) = self.pop_run(pin, length, layout.align()) {
+            return Ok(run);
+        }
+        match self.caches.with(pin, |cache| cache.runs.prepare_pop(&self.runs, length)) {
+            Ok(None) | Err(Unavailable::NotInstalled) => {}
+            Ok(Some(broken)) => self.source.refused(broken),
+            Err(Unavailable::Busy) => self.count_nested(pin),
+        }
+        if let Some(run) = self.pop_run(pin, length, layout.align()) {
+            return Ok(run);
+        }
+        self.alloc_run(pin, length, layout)
+    }
+
+    /// Serves `layout` from the CPU's cache of runs, if it is a common large one and there is a run.
+    #[inline(always)]
+    pub(super) fn alloc_cached_run(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let length = RunLength::of_common(layout)?;
+        self.pop_run(&self.platform.pin(), length, layout.align())
+    }
+
+    /// Takes memory of a common large `layout` back into the CPU's cache of runs; false if that does not
+    /// take it. Then nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(always)]
+    pub(super) unsafe fn dealloc_cached_run(&self, memory: NonNull<u8>, layout: Layout) -> bool {
+        let Some(length) = RunLength::of_common(layout) else { return false };
+        // SAFETY: the caller's promise.
+        unsafe { self.push_run(&self.platform.pin(), memory, length) }
+    }
+
+    /// Takes a run out of the CPU's cache.
+    #[inline(always)]
+    fn pop_run(&self, pin: &CpuPin, length: RunLength, align: usize) -> Option<NonNull<u8>> {
+        self.caches.with(pin, |cache| cache.runs.pop(length, align)).ok().flatten()
+    }
+
+    /// Puts a large object of `length` into the CPU's cache; false if that does not take it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`], with a layout of that length.
+    #[inline(always)]
+    unsafe fn push_run(&self, pin: &CpuPin, memory: NonNull<u8>, length: RunLength) -> bool {
+        // SAFETY: the caller's promise.
+        let pushed = self.caches.with(pin, |cache| unsafe { cache.runs.push(memory, length) });
+        pushed == Ok(true)
+    }
+
+    /// A large object in a run of the source's.
+    #[cold]
+    fn alloc_run(&self, pin: &CpuPin, length: RunLength, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        let home = self.source.node_of_cpu(pin.cpu());
+        let run = match self.recorded_run(pin, home, length, layout) {
             Err(AllocError::OutOfMemory) => {
                 self.reclaim(pin);
-                self.recorded_pages(pin, node, order, Run::Large(order))?
+                self.recorded_run(pin, home, length, layout)?
             }
             other => other?,
         };
-        self.large.live.fetch_add(1, Ordering::Relaxed);
-        self.large.bytes.fetch_add(order.bytes(), Ordering::Relaxed);
+        self.large.allocated(length);
         Ok(run)
+    }
+
+    /// A run of the source's that the record calls a large object from here on.
+    fn recorded_run(
+        &self,
+        pin: &CpuPin,
+        home: NodeId,
+        length: RunLength,
+        layout: Layout,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let align = length.order().or(Order::for_bytes(layout.align() as u64)).unwrap_or(Order::GIANT);
+        let run = self.source.allocate_run(pin, home, length, align)?;
+        let address = run.addr().get();
+        let outcome = if address as u64 & (align.bytes() - 1) == 0 {
+            self.record(pin, home, address, Run::Large(LargeRun { length, home }))
+        } else {
+            Err(AllocError::MisalignedRun { address, order: align })
+        };
+        match outcome {
+            Ok(()) => Ok(run),
+            Err(error) => {
+                // SAFETY: the run just came from the source, with this length.
+                unsafe { self.source.free_run(pin, run, length) };
+                Err(error)
+            }
+        }
     }
 
     /// Pages that the record calls `run` from here on.
@@ -77,31 +169,48 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Safety
     ///
     /// As for [`Heap::dealloc`], with a `layout` that no class holds.
-    #[cold]
+    #[inline(never)]
     pub(super) unsafe fn dealloc_large(
         &self,
         pin: &CpuPin,
         memory: NonNull<u8>,
         layout: Layout,
     ) -> Result<(), InvalidFree> {
-        match self.check_large(memory, layout)? {
-            // SAFETY: the caller's promise, and the run is on record with this order.
-            Held::Here(order) => unsafe { self.free_large(pin, memory, order) },
+        // SAFETY: the caller's promise.
+        if RunLength::of(layout).is_some_and(|length| unsafe { self.push_run(pin, memory, length) }) {
+            return Ok(());
+        }
+        let run = match self.check_large(memory, layout)? {
+            Held::Here(run) => run,
             // SAFETY: the caller's promise.
-            Held::Left(room, otherwise) => unsafe { self.dealloc_left(pin, memory, room, otherwise) },
+            Held::Left(room, otherwise) => unsafe {
+                return self.dealloc_left(pin, memory, room, otherwise);
+            },
+        };
+        let address = memory.addr().get();
+        match self.caches.with(pin, |cache| cache.runs.prepare_push(&self.runs, address, run.length)) {
+            Ok(evicted) => _ = self.free_evicted(pin, evicted),
+            Err(Unavailable::Busy) => self.count_nested(pin),
+            Err(Unavailable::NotInstalled) => {}
+        }
+        // SAFETY: the caller's promise, and the run is on record.
+        unsafe {
+            if self.push_run(pin, memory, run.length) { Ok(()) } else { self.free_large(pin, memory, run) }
         }
     }
 
     /// Is there a large object with `layout` at `memory`?
     pub(super) fn check_large(&self, memory: NonNull<u8>, layout: Layout) -> Result<Held, InvalidFree> {
         let (address, size) = (memory.addr().get(), layout.size());
-        let Some(Run::Large(found)) = self.runs.at(address) else {
-            return Err(InvalidFree::NotLarge { address, size });
+        let found = match self.runs.at(address) {
+            Some(Run::Large(found)) => found,
+            Some(Run::Cached(_)) => return Err(InvalidFree::LargeDoubleFree { address, size }),
+            Some(Run::Slab(_)) | None => return Err(InvalidFree::NotLarge { address, size }),
         };
-        let wrong = InvalidFree::WrongSize { address, size, order: found };
-        match order_of(layout) {
-            Some(order) if order == found => Ok(Held::Here(order)),
-            Some(order) => Ok(Held::Left(Room::Pages(order), wrong)),
+        let wrong = InvalidFree::WrongSize { address, size, length: found.length };
+        match RunLength::of(layout) {
+            Some(length) if length == found.length => Ok(Held::Here(found)),
+            Some(length) => Ok(Held::Left(Room::Pages(length), wrong)),
             None => Err(wrong),
         }
     }
@@ -113,26 +222,38 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         &self,
         pin: &CpuPin,
         memory: NonNull<u8>,
-        order: Order,
+        run: LargeRun,
     ) -> Result<(), InvalidFree> {
         let address = memory.addr().get();
         // Of two that free it at the same time, one takes it off the record.
-        if !self.runs.strike(address, Run::Large(order)) {
-            return Err(InvalidFree::NotLarge { address, size: order.bytes() as usize });
+        if !self.runs.strike(address, Run::Large(run)) {
+            return Err(InvalidFree::NotLarge { address, size: run.length.bytes() as usize });
         }
-        self.large.live.fetch_sub(1, Ordering::Relaxed);
-        self.large.bytes.fetch_sub(order.bytes(), Ordering::Relaxed);
-        // SAFETY: `alloc_large` had the run from the source with this order, and the caller
-        // gives it up.
-        unsafe { self.source.free(pin, memory, order) };
+        self.large.freed(run.length);
+        // SAFETY: `recorded_run` had the run from the source with this length, and the caller gives it
+        // up.
+        unsafe { self.source.free_run(pin, memory, run.length) };
         Ok(())
+    }
+
+    /// Gives runs of a CPU's cache to the source, and says how many pages that are.
+    #[cold]
+    pub(super) fn free_evicted(&self, pin: &CpuPin, mut evicted: Evicted) -> u64 {
+        let mut pages = 0;
+        while let Some((run, cached)) = evicted.pop(&self.runs) {
+            self.runs.strike(run.addr().get(), Run::Cached(cached));
+            // SAFETY: `recorded_run` had the run from the source with this length, and nobody uses it.
+            unsafe { self.source.free_run(pin, run, cached.length) };
+            pages += cached.length.pages();
+        }
+        pages
     }
 }
 
 /// What holds a large object's layout.
 pub(super) enum Held {
-    /// A run of the layout's order.
-    Here(Order),
-    /// A run of another order. Right only if the object was left there; else this is what is wrong.
+    /// A run of the layout's length.
+    Here(LargeRun),
+    /// A run of another length. Right only if the object was left there; else this is what is wrong.
     Left(Room, InvalidFree),
 }

@@ -37,6 +37,7 @@ mod life;
 mod many;
 mod node;
 mod place;
+mod run_cache;
 mod runs;
 mod shared;
 mod stats;

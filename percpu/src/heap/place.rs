@@ -1,19 +1,18 @@
 //! Where memory really is, if its layout does not say.
 //!
 //! [`Heap::realloc`] leaves memory where it is if nothing smaller can be had. Then the owner's
-//! layout asks for another size class, or another order, than the memory has. A mark in the last
+//! layout asks for another size class, or another length, than the memory has. A mark in the last
 //! word of the memory, which is behind the layout's bytes, says for which layout it was left: so
 //! freeing it with that layout is right, and freeing other memory with a wrong layout is refused.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::large::order_of;
-use super::runs::Run;
+use super::runs::{LargeRun, Run};
 use super::{Heap, InvalidFree};
 use crate::slab::{CHECKED, SizeClass, Slab, SlabShape, WasLive};
 use crate::try_lock::Patience;
-use crate::{CpuPin, Order, PageSource, Platform};
+use crate::{CpuPin, Order, PageSource, Platform, RunLength};
 
 /// What a layout asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +20,7 @@ pub(super) enum Room {
     /// An object of a slab.
     Object(SizeClass),
     /// A run of pages of its own.
-    Pages(Order),
+    Pages(RunLength),
 }
 
 impl Room {
@@ -29,21 +28,21 @@ impl Room {
     pub(super) fn of(layout: Layout) -> Option<Room> {
         match SizeClass::of(layout) {
             Some(class) => Some(Room::Object(class)),
-            None => order_of(layout).map(Room::Pages),
+            None => RunLength::of(layout).map(Room::Pages),
         }
     }
 
     fn bytes(self) -> usize {
         match self {
             Room::Object(class) => class.size(),
-            Room::Pages(order) => order.bytes() as usize,
+            Room::Pages(length) => length.bytes() as usize,
         }
     }
 
     fn number(self) -> usize {
         match self {
             Room::Object(class) => class.index(),
-            Room::Pages(order) => 128 + usize::from(order.get()),
+            Room::Pages(length) => 128 + length.index(),
         }
     }
 }
@@ -54,14 +53,14 @@ pub(super) enum Place {
     /// An object of a slab.
     Object { slab: Slab, class: SizeClass, index: usize },
     /// A run of pages of its own.
-    Pages(Order),
+    Pages(LargeRun),
 }
 
 impl Place {
     fn room(self) -> Room {
         match self {
             Place::Object { class, .. } => Room::Object(class),
-            Place::Pages(order) => Room::Pages(order),
+            Place::Pages(run) => Room::Pages(run.length),
         }
     }
 }
@@ -98,8 +97,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// handed out starts there.
     pub(super) fn place_of(&self, memory: NonNull<u8>) -> Option<Place> {
         let address = memory.addr().get();
-        if let Some(Run::Large(order)) = self.runs.at(address) {
-            return Some(Place::Pages(order));
+        if let Some(Run::Large(run)) = self.runs.at(address) {
+            return Some(Place::Pages(run));
         }
         (0..=MAX_SLAB_ORDER).filter_map(Order::new).find_map(|order| {
             let base = address & !(order.bytes() as usize - 1);
@@ -151,8 +150,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> Result<(), InvalidFree> {
         let place = self.left_place(memory, room).ok_or(otherwise)?;
         match place {
-            // SAFETY: the caller's promise.
-            Place::Pages(order) => unsafe { self.free_large(pin, memory, order) },
+            // SAFETY: the caller's promise. The run goes to the source, so its mark vouches for nothing.
+            Place::Pages(run) => unsafe { self.free_large(pin, memory, run) },
             Place::Object { slab, class, index } => {
                 if CHECKED && slab.live().clear(index) == WasLive::No {
                     return Err(InvalidFree::DoubleFree { address: memory.addr().get(), class });

@@ -1,26 +1,31 @@
 //! What starts at which page of the heap's runs: a radix tree over addresses.
 //!
-//! Every run that holds objects is recorded: slabs by their class, large objects by their order. So
-//! a free or a change of size that the headers of slabs cannot answer is answered without a look
-//! at memory that may be somebody else's: which order a large object has, whether one is there at
-//! all, and in which slab an address lies that is in none of its layout's class.
+//! Every run that holds objects is recorded: slabs by their class, large objects by their length and
+//! the node that they were asked from. So a free or a change of size that the headers of slabs cannot
+//! answer is answered without a look at memory that may be somebody else's: which length a large
+//! object has, whether one is there at all, and in which slab an address lies that is in none of its
+//! layout's class.
 //!
-//! The tree has an inner table per 2^51, 2^42 and 2^33 bytes, and a leaf per 16 MiB, with a byte for
+//! The entry of a large object is written by the object's owner only: by the context that allocates
+//! it, and then by the context that frees it. A run that a CPU keeps for the next large object stays
+//! on the record, marked as cached, so a second free of it is found.
+//!
+//! The tree has an inner table per 2^50, 2^41 and 2^32 bytes, and a leaf per 8 MiB, with two bytes for
 //! each page. Tables are made when first needed, and stay until the heap is dropped: at most a page
-//! per 16 MiB that the heap ever used. Nobody waits: each entry is one atomic, and of two contexts
+//! per 8 MiB that the heap ever used. Nobody waits: each entry is one atomic, and of two contexts
 //! that make the same table one gives its own back.
 
 use core::mem;
 use core::ptr::{self, NonNull};
 
 use super::{AllocError, Heap};
-use crate::slab::SizeClass;
-use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
-use crate::{CpuPin, NodeId, Order, PageSource, Platform};
+use crate::slab::{CHECKED, SizeClass};
+use crate::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, Ordering};
+use crate::{CpuPin, NodeId, Order, PageSource, Platform, RunLength};
 
 const PAGE_BITS: u32 = 12;
-/// A leaf has a byte for each of 4096 pages.
-const LEAF_BITS: u32 = 12;
+/// A leaf has an entry for each of 2048 pages.
+const LEAF_BITS: u32 = 11;
 const INNER_BITS: u32 = 9;
 const INNER_SHIFT: [u32; 3] =
     [PAGE_BITS + LEAF_BITS + 2 * INNER_BITS, PAGE_BITS + LEAF_BITS + INNER_BITS, PAGE_BITS + LEAF_BITS];
@@ -33,8 +38,9 @@ struct Inner {
     children: [AtomicPtr<u8>; 1 << INNER_BITS],
 }
 
-struct Leaf {
-    entries: [AtomicU8; 1 << LEAF_BITS],
+/// The entries of 8 MiB.
+pub(super) struct Leaf {
+    entries: [AtomicU16; 1 << LEAF_BITS],
 }
 
 const _: () = assert!(cfg!(loom) || mem::size_of::<Inner>() as u64 == Order::FRAME.bytes());
@@ -45,29 +51,103 @@ const _: () = assert!(cfg!(loom) || mem::size_of::<Leaf>() as u64 == Order::FRAM
 pub(super) enum Run {
     /// A slab.
     Slab(SizeClass),
-    /// A large object, in a run of this order.
-    Large(Order),
+    /// A large object.
+    Large(LargeRun),
+    /// A run that a CPU keeps for the next large object.
+    Cached(LargeRun),
 }
 
-/// The entry of a page at which nothing starts.
-const NOTHING: u8 = 0;
-const LARGE: u8 = 128;
+/// The run of a large object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LargeRun {
+    pub(super) length: RunLength,
+    /// The node that it was asked from.
+    pub(super) home: NodeId,
+}
+
+/// An entry: 0 if nothing starts at the page; a slab's class plus one; or the bits of a large run.
+const NOTHING: u16 = 0;
+const LARGE: u16 = 1 << 15;
+const CACHED: u16 = 1 << 14;
+const HOME_SHIFT: u32 = 8;
+const LENGTH_MASK: u16 = (1 << HOME_SHIFT) - 1;
+
+const _: () = assert!(crate::MAX_NODES <= 64 && crate::slab::CLASS_COUNT < LENGTH_MASK as usize);
+
+impl LargeRun {
+    /// The entry of a large object.
+    #[inline]
+    const fn live(self) -> u16 {
+        LARGE | (self.home.index() as u16) << HOME_SHIFT | self.length.index() as u16
+    }
+
+    #[inline]
+    const fn cached(self) -> u16 {
+        self.live() | CACHED
+    }
+}
 
 impl Run {
-    fn encode(self) -> u8 {
+    const fn encode(self) -> u16 {
         match self {
-            // Fewer than 127 classes, and orders.
-            Run::Slab(class) => 1 + class.index() as u8,
-            Run::Large(order) => LARGE + order.get(),
+            Run::Slab(class) => 1 + class.index() as u16,
+            Run::Large(run) => run.live(),
+            Run::Cached(run) => run.cached(),
         }
     }
 
-    fn decode(entry: u8) -> Option<Run> {
-        match entry {
-            NOTHING => None,
-            LARGE.. => Order::new(entry - LARGE).map(Run::Large),
-            _ => SizeClass::new(usize::from(entry) - 1).map(Run::Slab),
+    fn decode(entry: u16) -> Option<Run> {
+        if entry & LARGE == 0 {
+            return SizeClass::new(usize::from(entry).checked_sub(1)?).map(Run::Slab);
         }
+        let length = RunLength::new(usize::from(entry & LENGTH_MASK))?;
+        let home = NodeId::new(usize::from((entry & !(LARGE | CACHED)) >> HOME_SHIFT))?;
+        let run = LargeRun { length, home };
+        Some(if entry & CACHED == 0 { Run::Large(run) } else { Run::Cached(run) })
+    }
+}
+
+impl Leaf {
+    /// The number of the leaf that has the entry of `address`.
+    #[inline]
+    pub(super) const fn number_of(address: usize) -> usize {
+        address >> (PAGE_BITS + LEAF_BITS)
+    }
+
+    #[inline]
+    fn entry(&self, address: usize) -> &AtomicU16 {
+        &self.entries[leaf_index(address)]
+    }
+
+    /// Marks the large object at `address`, which is in this leaf, as cached; false if the record does
+    /// not say that `run` is there.
+    ///
+    /// Builds with checks find a second free at the same instant, too. Else a free is no
+    /// read-modify-write: the entry is the object's owner's.
+    #[inline]
+    pub(super) fn cache(&self, address: usize, run: LargeRun) -> bool {
+        self.change(address, run.live(), run.cached())
+    }
+
+    /// Marks the cached run at `address`, which is in this leaf, as a large object; false if the record
+    /// does not say that `run` is cached there.
+    #[inline]
+    pub(super) fn uncache(&self, address: usize, run: LargeRun) -> bool {
+        self.change(address, run.cached(), run.live())
+    }
+
+    #[inline]
+    fn change(&self, address: usize, from: u16, to: u16) -> bool {
+        let entry = self.entry(address);
+        // Relaxed: see `Runs::at`.
+        if CHECKED {
+            return entry.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        }
+        let found = entry.load(Ordering::Relaxed) == from;
+        if found {
+            entry.store(to, Ordering::Relaxed);
+        }
+        found
     }
 }
 
@@ -97,37 +177,42 @@ impl Runs {
 
     /// What starts at `address`.
     pub(super) fn at(&self, address: usize) -> Option<Run> {
-        if address & ((1 << PAGE_BITS) - 1) != 0 {
+        if !is_page(address) {
             return None;
         }
+        // Relaxed: whoever owns an object learned of it from its allocation, which recorded the
+        // run. For anybody else any answer is as good.
+        Run::decode(self.leaf(address)?.entry(address).load(Ordering::Relaxed))
+    }
+
+    /// The leaf that has the entry of `address`, if there is one.
+    #[inline(never)]
+    pub(super) fn leaf(&self, address: usize) -> Option<&Leaf> {
         let mut place = &self.root[root_index(address)];
         for shift in INNER_SHIFT {
             // SAFETY: the places of the root and of all levels but the last lead to inner tables.
             place = unsafe { &existing::<Inner>(place)?.children[inner_index(address, shift)] };
         }
         // SAFETY: the places of the last level lead to leaves.
-        let leaf = unsafe { existing::<Leaf>(place) }?;
-        // Relaxed: whoever owns an object learned of it from its allocation, which recorded the
-        // run. For anybody else any answer is as good.
-        Run::decode(leaf.entries[leaf_index(address)].load(Ordering::Relaxed))
+        unsafe { existing::<Leaf>(place) }
     }
 
     /// Strikes `run` off; false if it was not recorded at `address`. Of several contexts that try
     /// one is told that it was.
     pub(super) fn strike(&self, address: usize, run: Run) -> bool {
-        let mut place = &self.root[root_index(address)];
-        for shift in INNER_SHIFT {
-            // SAFETY: as in `at`.
-            let Some(inner) = (unsafe { existing::<Inner>(place) }) else { return false };
-            place = &inner.children[inner_index(address, shift)];
-        }
-        // SAFETY: as in `at`.
-        let Some(leaf) = (unsafe { existing::<Leaf>(place) }) else { return false };
         // Relaxed: decides who it is, and orders nothing.
-        leaf.entries[leaf_index(address)]
-            .compare_exchange(run.encode(), NOTHING, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+        is_page(address)
+            && self.leaf(address).is_some_and(|leaf| {
+                let (entry, orders) = (leaf.entry(address), Ordering::Relaxed);
+                entry.compare_exchange(run.encode(), NOTHING, orders, orders).is_ok()
+            })
     }
+}
+
+/// Is `address` the first of a page?
+#[inline]
+pub(super) const fn is_page(address: usize) -> bool {
+    address & ((1 << PAGE_BITS) - 1) == 0
 }
 
 fn root_index(address: usize) -> usize {
@@ -171,7 +256,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // SAFETY: the places of the last level lead to leaves.
         let leaf = unsafe { self.table::<Leaf>(pin, node, place) }?;
         // Relaxed: see `Runs::at`.
-        leaf.entries[leaf_index(address)].store(run.encode(), Ordering::Relaxed);
+        leaf.entry(address).store(run.encode(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -247,11 +332,13 @@ mod tests {
 
     #[test]
     fn an_entry_says_what_was_recorded() {
-        let runs = SizeClass::all().map(Run::Slab).chain(Order::all().map(Run::Large));
-        for run in runs {
+        let homes = (0..crate::MAX_NODES).filter_map(NodeId::new);
+        let large = homes.flat_map(|home| RunLength::all().map(move |length| LargeRun { length, home }));
+        let large = large.flat_map(|run| [Run::Large(run), Run::Cached(run)]);
+        for run in SizeClass::all().map(Run::Slab).chain(large) {
             assert_eq!(Run::decode(run.encode()), Some(run));
         }
         assert_eq!(Run::decode(NOTHING), None);
-        assert_eq!(ROOT_SHIFT, 51);
+        assert_eq!(ROOT_SHIFT, 50);
     }
 }

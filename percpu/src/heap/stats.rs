@@ -39,6 +39,10 @@ pub struct LargeStats {
     pub live: u64,
     /// Bytes of those runs.
     pub bytes: u64,
+    /// Runs that CPUs keep for the next large objects.
+    pub cached: u64,
+    /// Bytes of those runs.
+    pub cached_bytes: u64,
 }
 
 /// One CPU's use of its magazines since it came online.
@@ -90,14 +94,27 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// The large objects' counters.
+    /// The large objects' counters, exact only if nobody else uses the heap. Reads the counters of each
+    /// length of each CPU.
     #[must_use]
     pub fn large_stats(&self) -> LargeStats {
-        self.large.read()
+        let (mut live, mut bytes) = self.large.read();
+        let (mut cached, mut cached_bytes) = (0, 0);
+        for area in (0..MAX_CPUS).filter_map(CpuId::new).filter_map(|cpu| self.area(cpu)) {
+            for (length, of_cpu, runs) in area.cache.shared().runs.counts() {
+                live = live.wrapping_add(of_cpu);
+                bytes = bytes.wrapping_add(of_cpu.wrapping_mul(length.bytes()));
+                cached += u64::from(runs);
+                cached_bytes += u64::from(runs) * length.bytes();
+            }
+        }
+        // A free that was counted before its allocation was leaves a sum below zero.
+        let least_zero = |sum: u64| if sum > u64::MAX / 2 { 0 } else { sum };
+        LargeStats { live: least_zero(live), bytes: least_zero(bytes), cached, cached_bytes }
     }
 
     /// Bytes of the record of which run starts where. It grows with the addresses that the heap has
-    /// used, by a page for each 16 MiB at most, and never shrinks.
+    /// used, by a page for each 8 MiB at most, and never shrinks.
     #[must_use]
     pub fn record_bytes(&self) -> u64 {
         self.runs.bytes()
@@ -110,13 +127,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Cross-checks every shelf's lists, its slabs' headers and free lists, and its counters,
-    /// each shelf under its lock; others may use the heap meanwhile. Walks every free object.
+    /// each shelf under its lock, and the lists of runs that the calling CPU caches, unless the call is
+    /// nested in another use on that CPU; others may use the heap meanwhile. Walks every free object.
     ///
     /// # Errors
     ///
     /// The first [`Corruption`] found.
     pub fn validate(&self) -> Result<(), Corruption> {
         let pin = self.platform.pin();
+        self.caches.with(&pin, |cache| cache.runs.validate(&self.runs, pin.cpu())).unwrap_or(Ok(()))?;
         for heap in self.existing_nodes() {
             for class in SizeClass::all() {
                 let node = heap.node;

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform, SizeClass,
+    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform, RunLength, SizeClass,
 };
 
 const PAGE: usize = 4096;
@@ -71,6 +71,47 @@ impl Machine {
         Layout::from_size_align(chunks * CHUNK, ALIGNMENT).unwrap()
     }
 
+    /// `pages` pages near `node`, the first at a multiple of `align` pages.
+    fn allocate_pages(&self, node: NodeId, pages: u64, align: u64) -> Result<NonNull<u8>, OutOfMemory> {
+        self.run_hook();
+        if pages > 64 || align > 64 {
+            return Err(OutOfMemory);
+        }
+        let left = self.allowance.load(Ordering::SeqCst);
+        if left == 0 {
+            return Err(OutOfMemory);
+        }
+        if left > 0 {
+            self.allowance.fetch_sub(1, Ordering::SeqCst);
+        }
+        let (pages, align) = (pages as usize, align as usize);
+        for distance in 0..self.nodes {
+            let node = (node.index() + distance) % self.nodes;
+            for chunk in node * self.chunks_per_node..(node + 1) * self.chunks_per_node {
+                if let Some(run) = self.allocate_in(chunk, pages, align) {
+                    // Whoever reads memory it was not given reads this.
+                    // SAFETY: the run's bits were clear, so it is this call's alone.
+                    unsafe { run.write_bytes(0xa5, pages * PAGE) };
+                    return Ok(run);
+                }
+            }
+        }
+        Err(OutOfMemory)
+    }
+
+    /// # Safety
+    ///
+    /// The pages are out, and the caller gives them up.
+    unsafe fn free_pages(&self, run: NonNull<u8>, pages: u64) {
+        self.run_hook();
+        let (pages, offset) = (pages as usize, run.addr().get() - self.memory.addr().get());
+        // SAFETY: the caller gives the run up.
+        unsafe { run.write_bytes(0x5a, pages * PAGE) };
+        let mask = mask(offset % CHUNK / PAGE, pages);
+        let before = self.used[offset / CHUNK].fetch_and(!mask, Ordering::AcqRel);
+        assert_eq!(before & mask, mask, "the run was out");
+    }
+
     fn run_hook(&self) {
         if let Some(hook) = &self.hook
             && HOOK_DEPTH.replace(1) == 0
@@ -95,11 +136,10 @@ impl Machine {
         NodeId::new(offset / CHUNK / self.chunks_per_node).unwrap()
     }
 
-    fn allocate_in(&self, chunk: usize, order: Order) -> Option<NonNull<u8>> {
-        let frames = order.frames() as usize;
-        let run = if frames == 64 { u64::MAX } else { (1 << frames) - 1 };
-        for start in (0..64).step_by(frames) {
-            let mask = run << start;
+    /// Pages of `chunk`, `pages` of them, the first at a multiple of `align` pages.
+    fn allocate_in(&self, chunk: usize, pages: usize, align: usize) -> Option<NonNull<u8>> {
+        for start in (0..=64 - pages).step_by(align) {
+            let mask = mask(start, pages);
             let mut word = self.used[chunk].load(Ordering::Relaxed);
             while word & mask == 0 {
                 match self.used[chunk].compare_exchange(
@@ -119,6 +159,11 @@ impl Machine {
         }
         None
     }
+}
+
+/// The bits of `pages` pages of a chunk, from `start` on.
+fn mask(start: usize, pages: usize) -> u64 {
+    u64::MAX >> (64 - pages) << start
 }
 
 impl Drop for Machine {
@@ -157,42 +202,30 @@ unsafe impl Platform for Machine {
 // SAFETY: runs are aligned to their order, disjoint, and live until they are freed.
 unsafe impl PageSource for Machine {
     fn allocate(&self, _: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        self.run_hook();
-        if order.frames() > 64 {
-            return Err(OutOfMemory);
-        }
-        let left = self.allowance.load(Ordering::SeqCst);
-        if left == 0 {
-            return Err(OutOfMemory);
-        }
-        if left > 0 {
-            self.allowance.fetch_sub(1, Ordering::SeqCst);
-        }
-        for distance in 0..self.nodes {
-            let node = (node.index() + distance) % self.nodes;
-            for chunk in node * self.chunks_per_node..(node + 1) * self.chunks_per_node {
-                if let Some(run) = self.allocate_in(chunk, order) {
-                    // Whoever reads memory it was not given reads this.
-                    // SAFETY: the run's bits were clear, so it is this call's alone.
-                    unsafe { run.write_bytes(0xa5, order.bytes() as usize) };
-                    return Ok(run);
-                }
-            }
-        }
-        Err(OutOfMemory)
+        self.allocate_pages(node, order.frames(), order.frames())
     }
 
     unsafe fn free(&self, _: &CpuPin, run: NonNull<u8>, order: Order) {
-        self.run_hook();
         let offset = run.addr().get() - self.memory.addr().get();
         assert_eq!(offset as u64 % order.bytes(), 0, "a run comes back aligned to its order");
-        // SAFETY: the caller gives the run up.
-        unsafe { run.write_bytes(0x5a, order.bytes() as usize) };
-        let frames = order.frames() as usize;
-        let bits = if frames == 64 { u64::MAX } else { (1 << frames) - 1 };
-        let mask = bits << (offset % CHUNK / PAGE);
-        let before = self.used[offset / CHUNK].fetch_and(!mask, Ordering::AcqRel);
-        assert_eq!(before & mask, mask, "the run was out");
+        // SAFETY: the caller's promise.
+        unsafe { self.free_pages(run, order.frames()) };
+    }
+
+    fn allocate_run(
+        &self,
+        _: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        assert!(align <= length.holding_order() && length.order().is_none_or(|order| order == align));
+        self.allocate_pages(node, length.pages(), align.frames())
+    }
+
+    unsafe fn free_run(&self, _: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        // SAFETY: the caller's promise.
+        unsafe { self.free_pages(run, length.pages()) };
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

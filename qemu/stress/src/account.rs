@@ -51,7 +51,7 @@ impl Account {
         let (mut bytes, mut objects) = (0, 0);
         if let Some(heap) = service.heap().map(|heap| heap.heap()) {
             let large = heap.large_stats();
-            (bytes, objects) = (large.bytes + heap.record_bytes(), large.live);
+            (bytes, objects) = (large.bytes + large.cached_bytes + heap.record_bytes(), large.live);
             for stats in SizeClass::all().map(|class| heap.class_stats(class)) {
                 bytes += stats.slab_bytes;
                 objects += stats.live;

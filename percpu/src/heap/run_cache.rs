@@ -1,0 +1,319 @@
+//! One CPU's cache of runs of pages, for the next large objects.
+//!
+//! A free of a large object keeps its run here, and the next allocation of that length takes it: no
+//! lock, no read-modify-write, and no line that other CPUs write but the object's and its entry on the
+//! [record](super::runs). Runs of one length are linked through their first words. The record says of
+//! each that it is cached, so a second free is refused; and it is asked before a link is followed, so a
+//! link that was overwritten after the free leads nowhere.
+//!
+//! A cache holds up to [`MAX_PAGES`] pages, and up to [`MAX_RUNS`] runs of a length of up to 1 MiB. If a
+//! run finds no room, runs of other lengths make some, in turn. What is cached goes back to the source
+//! when the CPU drains ([`Heap::drain`](super::Heap::drain)) or goes offline.
+
+use core::cell::Cell;
+use core::ptr::{self, NonNull};
+
+use super::runs::{LargeRun, Leaf, Run, Runs, is_page};
+use super::{Corruption, InvalidFree};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::{CpuId, NodeId, Order, RunLength};
+
+/// The most pages in a CPU's cache: 2 MiB.
+pub(super) const MAX_PAGES: u32 = 512;
+
+/// The most cached runs of one length.
+pub(super) const MAX_RUNS: u32 = 16;
+
+/// The lengths up to 1 MiB.
+const BINS: usize = match Order::new(8) {
+    Some(order) => RunLength::of_order(order).index() + 1,
+    None => 0,
+};
+
+/// How many leaves of the record a CPU remembers.
+const LEAVES: usize = 8;
+
+/// The cached runs of one CPU. They were asked from the CPU's node.
+///
+/// Used inside the CPU's cell, by one context of the CPU at a time. Other CPUs read the counters:
+/// atomics that are loaded and stored, and relaxed, since they order nothing.
+pub(super) struct RunCache {
+    /// By length.
+    bins: [Bin; BINS],
+    /// Pages of all cached runs.
+    pages: Cell<u32>,
+    /// The most runs of a length: [`MAX_RUNS`], or none while the CPU is offline.
+    max_runs: Cell<u32>,
+    /// The length at which the next run that makes room is looked for.
+    next_evicted: Cell<usize>,
+    home: NodeId,
+    /// Leaves that were used, by the lower bits of their numbers: most uses find theirs here.
+    leaves: [Remembered; LEAVES],
+}
+
+/// The runs of one length.
+struct Bin {
+    first: Cell<Option<NonNull<u8>>>,
+    count: AtomicU32,
+    /// Allocations less frees of this CPU; wraps if it frees more.
+    live: AtomicU64,
+}
+
+impl Bin {
+    #[inline]
+    fn count_taken(&self) {
+        self.count.store(self.count.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+        self.live.store(self.live.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn count_kept(&self) {
+        self.count.store(self.count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.live.store(self.live.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+}
+
+/// A leaf, and its number.
+struct Remembered {
+    number: Cell<usize>,
+    leaf: Cell<*const Leaf>,
+}
+
+/// Runs on their way to the source, recorded as cached and linked through their first words.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Evicted(Option<NonNull<u8>>);
+
+impl Evicted {
+    const NONE: Evicted = Evicted(None);
+
+    /// Puts `run` in front.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the run.
+    unsafe fn push(&mut self, run: NonNull<u8>) {
+        // SAFETY: the caller's promise.
+        unsafe { link(run, self.0) };
+        self.0 = Some(run);
+    }
+
+    /// Takes the first run. If the record does not say that it is cached, its link was overwritten, and
+    /// the rest of the list is lost.
+    pub(super) fn pop(&mut self, record: &Runs) -> Option<(NonNull<u8>, LargeRun)> {
+        let run = self.0.take()?;
+        let Some(Run::Cached(cached)) = record.at(run.addr().get()) else { return None };
+        // SAFETY: the list owns its runs, each linked to the next.
+        self.0 = unsafe { next(run) };
+        Some((run, cached))
+    }
+}
+
+/// The run that `run` is linked to.
+///
+/// # Safety
+///
+/// The caller owns `run`, which is linked.
+#[inline]
+unsafe fn next(run: NonNull<u8>) -> Option<NonNull<u8>> {
+    // SAFETY: the caller's promise; a run is aligned to a page.
+    unsafe { run.cast().read() }
+}
+
+/// # Safety
+///
+/// The caller owns `run`.
+#[inline]
+unsafe fn link(run: NonNull<u8>, next: Option<NonNull<u8>>) {
+    // SAFETY: the caller's promise; a run is aligned to a page.
+    unsafe { run.cast().write(next) };
+}
+
+impl RunCache {
+    pub(super) fn new(home: NodeId) -> RunCache {
+        let bin = || Bin { first: Cell::new(None), count: AtomicU32::new(0), live: AtomicU64::new(0) };
+        let nothing = || Remembered { number: Cell::new(usize::MAX), leaf: Cell::new(ptr::null()) };
+        RunCache {
+            bins: core::array::from_fn(|_| bin()),
+            pages: Cell::new(0),
+            max_runs: Cell::new(MAX_RUNS),
+            next_evicted: Cell::new(0),
+            home,
+            leaves: core::array::from_fn(|_| nothing()),
+        }
+    }
+
+    pub(super) fn set_online(&self) {
+        self.max_runs.set(MAX_RUNS);
+    }
+
+    /// Call after [`RunCache::take_all`].
+    pub(super) fn set_offline(&self) {
+        self.max_runs.set(0);
+    }
+
+    /// Takes a run of `length`, if there is one that is aligned to `align` bytes. Looks at remembered
+    /// leaves of the record only, and calls nothing: see [`RunCache::prepare_pop`].
+    #[inline(always)]
+    pub(super) fn pop(&self, length: RunLength, align: usize) -> Option<NonNull<u8>> {
+        let bin = self.bins.get(length.index())?;
+        let run = bin.first.get()?;
+        let address = run.addr().get();
+        if address & (align - 1) != 0 || !self.leaf(address)?.uncache(address, self.of_home(length)) {
+            return None;
+        }
+        // SAFETY: the record has said that the run is cached, and it is in this CPU's list.
+        bin.first.set(unsafe { next(run) });
+        bin.count_taken();
+        self.pages.set(self.pages.get() - length.pages() as u32);
+        Some(run)
+    }
+
+    /// Takes back the large object at `memory`. False if it has not `length`, or is not of the CPU's
+    /// node, or if there is no room; then nothing has changed. Looks at remembered leaves of the record
+    /// only, and calls nothing: see [`RunCache::prepare_push`].
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the large object, if one is recorded there.
+    #[inline(always)]
+    pub(super) unsafe fn push(&self, memory: NonNull<u8>, length: RunLength) -> bool {
+        let Some(bin) = self.bins.get(length.index()) else { return false };
+        let (address, pages) = (memory.addr().get(), self.pages.get() + length.pages() as u32);
+        let room = pages <= MAX_PAGES && bin.count.load(Ordering::Relaxed) < self.max_runs.get();
+        if !room || !is_page(address) {
+            return false;
+        }
+        if !self.leaf(address).is_some_and(|leaf| leaf.cache(address, self.of_home(length))) {
+            return false;
+        }
+        // SAFETY: the run is ours by now.
+        unsafe { link(memory, bin.first.get()) };
+        bin.first.set(Some(memory));
+        bin.count_kept();
+        self.pages.set(pages);
+        true
+    }
+
+    /// A run of the CPU's node.
+    #[inline(always)]
+    fn of_home(&self, length: RunLength) -> LargeRun {
+        LargeRun { length, home: self.home }
+    }
+
+    /// Gets ready what a [`RunCache::pop`] that found nothing needs. If the first run of `length` is not
+    /// recorded as cached, it was freed by two CPUs at the same instant, or written to after its free:
+    /// then the runs of that length are lost, and the answer says so.
+    pub(super) fn prepare_pop(&self, record: &Runs, length: RunLength) -> Option<InvalidFree> {
+        let bin = self.bins.get(length.index())?;
+        let address = bin.first.get()?.addr().get();
+        self.remember(record, address);
+        if record.at(address) == Some(Run::Cached(self.of_home(length))) {
+            return None;
+        }
+        bin.first.set(None);
+        self.forget_all(bin, length);
+        Some(InvalidFree::LargeDoubleFree { address, size: length.bytes() as usize })
+    }
+
+    /// Gets ready what a [`RunCache::push`] that was refused needs, for the large object of `length` at
+    /// `address`. If it would be kept but for the pages of other runs, takes some out until there is room,
+    /// and half of all room is free.
+    pub(super) fn prepare_push(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
+        self.remember(record, address);
+        let mut evicted = Evicted::NONE;
+        let kept = self.bins.get(length.index()).map(|bin| bin.count.load(Ordering::Relaxed));
+        let pages = length.pages() as u32;
+        if kept.is_none_or(|count| count >= self.max_runs.get()) || self.pages.get() + pages <= MAX_PAGES {
+            return evicted;
+        }
+        let enough = (MAX_PAGES / 2).min(MAX_PAGES - pages);
+        for _ in 0..BINS {
+            if self.pages.get() <= enough {
+                break;
+            }
+            let index = self.next_evicted.get();
+            self.next_evicted.set((index + 1) % BINS);
+            self.empty(record, index, &mut evicted);
+        }
+        evicted
+    }
+
+    /// The leaf that has the entry of `address`, if it is remembered.
+    #[inline(always)]
+    fn leaf(&self, address: usize) -> Option<&Leaf> {
+        let number = Leaf::number_of(address);
+        let remembered = &self.leaves[number % LEAVES];
+        // SAFETY: a leaf of this heap's record, which lives as long as the heap.
+        (remembered.number.get() == number).then(|| unsafe { &*remembered.leaf.get() })
+    }
+
+    fn remember(&self, record: &Runs, address: usize) {
+        if let Some(leaf) = record.leaf(address) {
+            let number = Leaf::number_of(address);
+            self.leaves[number % LEAVES].leaf.set(leaf);
+            self.leaves[number % LEAVES].number.set(number);
+        }
+    }
+
+    /// Takes out all runs.
+    pub(super) fn take_all(&self, record: &Runs) -> Evicted {
+        let mut all = Evicted::NONE;
+        if self.pages.get() > 0 {
+            (0..BINS).for_each(|index| self.empty(record, index, &mut all));
+        }
+        all
+    }
+
+    /// Takes out the runs of the length numbered `index`.
+    fn empty(&self, record: &Runs, index: usize, evicted: &mut Evicted) {
+        let (Some(length), Some(bin)) = (RunLength::new(index), self.bins.get(index)) else { return };
+        let mut runs = Evicted(bin.first.take());
+        while let Some((run, _)) = runs.pop(record) {
+            // SAFETY: the run was in this CPU's list.
+            unsafe { evicted.push(run) };
+        }
+        self.forget_all(bin, length);
+    }
+
+    /// Counts no run of `bin` any more.
+    fn forget_all(&self, bin: &Bin, length: RunLength) {
+        let count = bin.count.load(Ordering::Relaxed);
+        bin.count.store(0, Ordering::Relaxed);
+        self.pages.set(self.pages.get() - count * length.pages() as u32);
+    }
+
+    /// What the CPU counts of each length: the length, its large objects that are live (wraps if other
+    /// CPUs freed more), and its cached runs.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (RunLength, u64, u32)> {
+        RunLength::all().zip(&self.bins).map(|(length, bin)| {
+            (length, bin.live.load(Ordering::Relaxed), bin.count.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Checks lists, counts and record against each other.
+    pub(super) fn validate(&self, record: &Runs, cpu: CpuId) -> Result<(), Corruption> {
+        let mut pages = 0;
+        for (length, bin) in RunLength::all().zip(&self.bins) {
+            let counted = bin.count.load(Ordering::Relaxed);
+            let cached = Run::Cached(LargeRun { length, home: self.home });
+            let (mut found, mut at) = (0, bin.first.get());
+            while let Some(run) =
+                at.filter(|run| found <= counted && record.at(run.addr().get()) == Some(cached))
+            {
+                found += 1;
+                // SAFETY: the record has said that the run is cached, and it is in this CPU's list.
+                at = unsafe { next(run) };
+            }
+            if at.is_some() || found != counted || counted > MAX_RUNS {
+                return Err(Corruption::CachedRuns { cpu, length, counted, found });
+            }
+            pages += found * length.pages() as u32;
+        }
+        let counted = self.pages.get();
+        if counted == pages && pages <= MAX_PAGES {
+            return Ok(());
+        }
+        Err(Corruption::CachedPages { cpu, counted, found: pages })
+    }
+}

@@ -1,0 +1,361 @@
+//! Large objects: the runs that CPUs keep for the next ones, and lengths that are no power of two.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Machine, TestHeap, all_drained, all_online, become_cpu, pin};
+use topomem_percpu::{
+    CpuId, CpuPin, Heap, InvalidFree, LargeStats, MAX_CLASS_SIZE, NodeId, Order, OutOfMemory, PageSource,
+    RunLength,
+};
+
+const MEGABYTE: usize = 1 << 20;
+const PAGE: usize = 4096;
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).unwrap()
+}
+
+fn free<S: PageSource>(heap: &Heap<&Machine, S>, memory: NonNull<u8>, layout: Layout) {
+    // SAFETY: each test frees what it allocated with the layout, once.
+    unsafe { heap.dealloc(memory, layout) }.unwrap();
+}
+
+/// A machine that counts what the heap asks of it.
+struct Counting {
+    machine: Machine,
+    calls: AtomicUsize,
+}
+
+impl Counting {
+    fn new(nodes: usize, cpus_per_node: usize, bytes_per_node: usize) -> Counting {
+        let machine = Machine::new(nodes, cpus_per_node, bytes_per_node);
+        Counting { machine, calls: AtomicUsize::new(0) }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.swap(0, Ordering::SeqCst)
+    }
+
+    fn called(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+// SAFETY: the machine's own promises.
+unsafe impl PageSource for Counting {
+    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+        self.called();
+        self.machine.allocate(pin, node, order)
+    }
+
+    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
+        self.called();
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.free(pin, run, order) };
+    }
+
+    fn allocate_run(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        self.called();
+        self.machine.allocate_run(pin, node, length, align)
+    }
+
+    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        self.called();
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.free_run(pin, run, length) };
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.machine.node_of_cpu(cpu)
+    }
+}
+
+fn cached(runs: u64, pages: u64) -> LargeStats {
+    LargeStats { cached: runs, cached_bytes: pages * PAGE as u64, ..LargeStats::default() }
+}
+
+#[test]
+fn pairs_leave_the_source_alone() {
+    let source = Counting::new(1, 1, 4 * MEGABYTE);
+    let heap = Heap::new(&source.machine, &source);
+    heap.cpu_online(&pin()).unwrap();
+    for size in [MAX_CLASS_SIZE + 1, 2 * MAX_CLASS_SIZE, 100_000, 5 * MAX_CLASS_SIZE] {
+        let layout = layout(size);
+        let first = heap.alloc(layout).unwrap();
+        free(&heap, first, layout);
+        source.calls();
+        for _ in 0..100 {
+            let memory = heap.alloc(layout).unwrap();
+            assert_eq!(memory, first);
+            // SAFETY: the heap gave that many bytes.
+            unsafe { memory.write_bytes(0xff, size) };
+            free(&heap, memory, layout);
+        }
+        assert_eq!(source.calls(), 0);
+        heap.validate().unwrap();
+    }
+    assert_eq!(heap.large_stats().cached, 4);
+    heap.drain(&pin());
+    assert_eq!(heap.large_stats(), LargeStats::default());
+    drop(heap);
+    assert_eq!(source.machine.outstanding(), 0);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "fills megabytes; the other tests run the same unsafe code")]
+fn what_a_cpu_keeps_is_bounded() {
+    let machine = Machine::new(1, 1, 32 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    // 16 runs of a length.
+    let five = layout(5 * PAGE);
+    let held: Vec<_> = (0..40).map(|_| heap.alloc(five).unwrap()).collect();
+    held.into_iter().for_each(|memory| free(&heap, memory, five));
+    assert_eq!(heap.large_stats(), cached(16, 16 * 5));
+    // 2 MiB in all, whatever the lengths are; the last one freed is among them.
+    for pages in [50, 17, 33, 64, 9, 40, 20] {
+        let layout = layout(pages * PAGE);
+        let held: Vec<_> = (0..20).map(|_| heap.alloc(layout).unwrap()).collect();
+        for memory in held {
+            free(&heap, memory, layout);
+            heap.validate().unwrap();
+            assert!(heap.large_stats().cached_bytes <= 2 * MEGABYTE as u64);
+        }
+        let before = heap.large_stats().cached;
+        let memory = heap.alloc(layout).unwrap();
+        assert_eq!(heap.large_stats().cached, before - 1);
+        free(&heap, memory, layout);
+        assert_eq!(heap.large_stats().live, 0);
+    }
+    heap.drain(&pin());
+    assert_eq!(heap.large_stats(), LargeStats::default());
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0);
+}
+
+#[test]
+fn runs_that_are_kept_come_back_when_asked_for() {
+    let machine = Machine::new(2, 2, 2 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let layout = layout(30_000);
+    let pages = RunLength::of(layout).unwrap().pages();
+    let keep = |cpu| {
+        become_cpu(cpu);
+        free(&heap, heap.alloc(layout).unwrap(), layout);
+    };
+    // By other CPUs' requests.
+    (0..4).for_each(keep);
+    assert_eq!(heap.large_stats(), cached(4, 4 * pages));
+    become_cpu(0);
+    assert_eq!(heap.reclaim(&pin()), pages);
+    for cpu in 1..4 {
+        become_cpu(cpu);
+        assert_eq!(heap.tend(&pin()), pages);
+    }
+    assert_eq!(heap.large_stats(), LargeStats::default());
+    // By a CPU that goes offline: it keeps nothing from then on.
+    let bare = machine.outstanding();
+    keep(1);
+    heap.cpu_offline(&pin()).unwrap();
+    assert_eq!(machine.outstanding(), bare);
+    keep(1);
+    assert_eq!((heap.large_stats(), machine.outstanding()), (LargeStats::default(), bare));
+    heap.cpu_online(&pin()).unwrap();
+    keep(1);
+    assert_eq!(heap.large_stats(), cached(1, pages));
+    // By the heap's end.
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0);
+    become_cpu(0);
+}
+
+#[test]
+fn memory_pressure_inside_an_allocation_takes_kept_runs_back() {
+    let machine = Machine::new(1, 1, MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let small = layout(100_000);
+    let held: Vec<_> = (0..8).map(|_| heap.alloc(small).unwrap()).collect();
+    held.into_iter().for_each(|memory| free(&heap, memory, small));
+    assert_eq!(heap.large_stats().cached, 8);
+    // None of the kept runs is long enough, and beside them there is too little.
+    let large = layout(64 * PAGE);
+    let memory = [(); 3].map(|()| heap.alloc(large).unwrap());
+    assert_eq!(heap.large_stats().cached, 0);
+    memory.into_iter().for_each(|memory| free(&heap, memory, large));
+}
+
+#[test]
+fn a_run_of_another_node_is_not_kept() {
+    let machine = Machine::new(2, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let layout = layout(20_000);
+    let memory = heap.alloc(layout).unwrap();
+    become_cpu(1);
+    free(&heap, memory, layout);
+    assert_eq!(heap.large_stats(), LargeStats::default());
+    free(&heap, heap.alloc(layout).unwrap(), layout);
+    become_cpu(0);
+    let own = heap.alloc(layout).unwrap();
+    assert_eq!(machine.node_of(own).index(), 0);
+    free(&heap, own, layout);
+    assert_eq!(heap.large_stats().cached, 2);
+}
+
+#[test]
+fn a_kept_run_is_freed_once_and_with_its_own_layout() {
+    let machine = Machine::new(1, 2, 2 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let (right, other) = (layout(30_000), layout(50_000));
+    let memory = heap.alloc(right).unwrap();
+    let (address, pages) = (memory.addr().get(), machine.outstanding());
+    let length = RunLength::of(right).unwrap();
+    // SAFETY: wrong frees are refused before they touch anything.
+    unsafe {
+        let wrong = InvalidFree::WrongSize { address, size: 50_000, length };
+        assert_eq!(heap.dealloc(memory, other), Err(wrong));
+        let inside = InvalidFree::NotLarge { address: address + 8, size: 30_000 };
+        assert_eq!(heap.dealloc(memory.add(8), right), Err(inside));
+        assert_eq!(heap.large_stats().live, 1);
+        heap.dealloc(memory, right).unwrap();
+        for cpu in [0, 1] {
+            become_cpu(cpu);
+            let twice = InvalidFree::LargeDoubleFree { address, size: 30_000 };
+            assert_eq!(heap.dealloc(memory, right), Err(twice));
+            let twice = InvalidFree::LargeDoubleFree { address, size: 50_000 };
+            assert_eq!(heap.dealloc(memory, other), Err(twice));
+        }
+    }
+    become_cpu(0);
+    heap.validate().unwrap();
+    assert_eq!((heap.large_stats(), machine.outstanding()), (cached(1, length.pages()), pages));
+    // The next one is whole again.
+    let again = heap.alloc(right).unwrap();
+    assert_eq!(again, memory);
+    free(&heap, again, right);
+}
+
+#[test]
+fn a_link_that_was_overwritten_leads_nowhere() {
+    let machine = Machine::new(1, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let layout = layout(30_000);
+    let [first, second] = [(); 2].map(|()| heap.alloc(layout).unwrap());
+    free(&heap, first, layout);
+    free(&heap, second, layout);
+    // Use after free, of what is in front.
+    // SAFETY: the run's pages are still out.
+    unsafe { second.cast::<usize>().write(0x1000) };
+    assert!(heap.validate().is_err());
+    assert_eq!(heap.alloc(layout).unwrap(), second);
+    let third = heap.alloc(layout).unwrap();
+    assert_eq!(machine.refused.load(Ordering::SeqCst), 1, "the source was told");
+    assert!(third != first && third != second);
+    heap.validate().unwrap();
+    free(&heap, second, layout);
+    free(&heap, third, layout);
+    // And where a drain finds it.
+    let front = if heap.alloc(layout).unwrap() == third { third } else { second };
+    free(&heap, front, layout);
+    // SAFETY: as above.
+    unsafe { front.cast::<usize>().write(0x1000) };
+    heap.drain(&pin());
+    heap.validate().unwrap();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "writes megabytes; the other tests run the same unsafe code")]
+fn lengths_that_are_no_power_of_two_cost_none() {
+    let machine = Machine::new(1, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    // The record of the runs has its tables from here on.
+    free(&heap, heap.alloc(layout(20_000)).unwrap(), layout(20_000));
+    heap.drain(&pin());
+    let bare = machine.outstanding();
+    for size in (MAX_CLASS_SIZE + 1..64 * PAGE).step_by(777).chain([33 * PAGE, 64 * PAGE]) {
+        let layout = layout(size);
+        let memory = heap.alloc(layout).unwrap();
+        // SAFETY: the heap gave that many bytes.
+        unsafe { memory.write_bytes(0x77, size) };
+        let (least, pages) = (size.div_ceil(PAGE), machine.outstanding() - bare);
+        assert!(pages == least || least > 32 && (pages - least) * 16 < least, "{size}: {pages}");
+        free(&heap, memory, layout);
+        heap.drain(&pin());
+        assert_eq!(machine.outstanding(), bare);
+    }
+}
+
+#[test]
+fn alignments_beyond_a_page_are_honoured() {
+    let machine = Machine::new(1, 1, 4 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let mut held = Vec::new();
+    for (size, align) in [(5, 1), (5, 4), (33, 1), (9, 8), (33, 32), (1, 32), (5, 64), (9, 8), (9, 1)] {
+        let layout = Layout::from_size_align(size * PAGE, align * PAGE).unwrap();
+        for _ in 0..2 {
+            // A kept run that is aligned to a page, and then another.
+            let memory = heap.alloc(layout).unwrap();
+            assert_eq!(memory.addr().get() % layout.align(), 0);
+            free(&heap, memory, layout);
+            let memory = heap.alloc(layout).unwrap();
+            assert_eq!(memory.addr().get() % layout.align(), 0);
+            held.push((memory, layout));
+        }
+    }
+    // The run that is kept is aligned to less than is asked for.
+    let [loose, strict] = [1, 16].map(|align| Layout::from_size_align(17 * PAGE, align * PAGE).unwrap());
+    let runs: Vec<_> = (0..4).map(|_| heap.alloc(loose).unwrap()).collect();
+    let (aligned, other): (Vec<_>, Vec<_>) =
+        runs.into_iter().partition(|run| run.addr().get() % strict.align() == 0);
+    assert!(!other.is_empty());
+    aligned.into_iter().for_each(|memory| held.push((memory, loose)));
+    other.into_iter().for_each(|memory| free(&heap, memory, loose));
+    let memory = heap.alloc(strict).unwrap();
+    assert_eq!(memory.addr().get() % strict.align(), 0);
+    held.push((memory, strict));
+    held.into_iter().for_each(|(memory, layout)| free(&heap, memory, layout));
+    heap.validate().unwrap();
+    all_drained(&heap);
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0);
+}
+
+#[test]
+fn what_one_cpu_allocates_another_frees() {
+    let machine = Machine::new(1, 2, 8 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let layout = layout(30_000);
+    let pass = |heap: &TestHeap<'_>| {
+        become_cpu(0);
+        let memory = heap.alloc(layout).unwrap();
+        become_cpu(1);
+        free(heap, memory, layout);
+    };
+    (0..40).for_each(|_| pass(&heap));
+    let stats = heap.large_stats();
+    assert_eq!((stats.live, stats.bytes), (0, 0));
+    assert!(stats.cached <= 16, "{stats:?}");
+    become_cpu(0);
+    heap.validate().unwrap();
+    all_drained(&heap);
+    assert_eq!(heap.large_stats(), LargeStats::default());
+}
