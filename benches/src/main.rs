@@ -52,23 +52,34 @@ enum Command {
         #[arg(long)]
         bursts: usize,
     },
-    /// Runs pairs of 64 bytes on the heap for callgrind, which counts inside `counted_pairs`
-    Pairs {
+    /// Measures all cases of the heap on all subjects, interleaved
+    Heap {
+        /// A few rounds only
         #[arg(long)]
-        subject: HeapName,
+        quick: bool,
+    },
+    /// Takes one sample of a case of the heap; prints its figures
+    HeapSample {
+        #[arg(long)]
+        subject: String,
+        #[arg(long)]
+        case: String,
+        #[arg(long)]
+        cpus: usize,
+        /// A short one
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Runs a case of the heap for callgrind, which counts inside the functions of `heap::counted`
+    HeapCounted {
+        #[arg(long)]
+        subject: String,
+        #[arg(long)]
+        case: String,
         /// How many are counted
         #[arg(long)]
-        pairs: usize,
+        operations: usize,
     },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "verbatim")]
-enum HeapName {
-    #[value(name = "topomem")]
-    Topomem,
-    #[value(name = "(loop)")]
-    Nothing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,11 +104,14 @@ fn print(summaries: &[Summary]) -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
+fn effort(quick: bool) -> Effort {
+    if quick { Effort::Quick } else { Effort::Full }
+}
+
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     match Cli::parse().command {
         Command::Frames { quick } => {
-            let effort = if quick { Effort::Quick } else { Effort::Full };
-            print(&suite::run(effort).summaries())?;
+            print(&suite::run(effort(quick)).summaries())?;
         }
         Command::Metadata => print(&suite::metadata())?,
         #[cfg(topomem_count)]
@@ -125,10 +139,13 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             SubjectName::Buddy => instructions::run::<Buddy>(bursts),
             SubjectName::Nothing => instructions::run::<Nothing>(bursts),
         },
-        Command::Pairs { subject, pairs } => match subject {
-            HeapName::Topomem => heap::run(pairs),
-            HeapName::Nothing => heap::run_nothing(pairs),
-        },
+        Command::Heap { quick } => print(&heap::run(effort(quick))?)?,
+        Command::HeapSample { subject, case, cpus, quick } => {
+            heap::run_sample(&subject, &case, cpus, effort(quick))?;
+        }
+        Command::HeapCounted { subject, case, operations } => {
+            heap::run_counted(&subject, &case, operations)?;
+        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::subjects::{Bitmap, Buddy, Paranoid, Topomem};
 pub struct Samples(BTreeMap<(usize, Key), Vec<f64>>);
 
 impl Samples {
-    fn add(&mut self, row: usize, key: Key, value: f64) {
+    pub(crate) fn add(&mut self, row: usize, key: Key, value: f64) {
         self.0.entry((row, key)).or_default().push(value);
     }
 
@@ -44,13 +44,24 @@ enum Case {
     HugeLeft(&'static str, usize),
 }
 
+const fn order(order: u8) -> Order {
+    match Order::new(order) {
+        Some(order) => order,
+        None => panic!("no such order"),
+    }
+}
+
 /// All cases, in the order of the rows.
-const CASES: [Case; 10] = [
+const CASES: [Case; 14] = [
     Case::Pair("pair_burst32", Order::FRAME, 32),
     Case::Pair("pair_burst512", Order::FRAME, 512),
     Case::BulkAlloc,
     Case::BulkFree("bulk_free", FreeOrder::InOrder),
     Case::BulkFree("bulk_free_random", FreeOrder::Random),
+    Case::Pair("pair_order1", order(1), 32),
+    Case::Pair("pair_order3", order(3), 32),
+    Case::Pair("pair_order6", order(6), 32),
+    Case::Pair("pair_order8", order(8), 32),
     Case::Pair("pair_order9", Order::HUGE, 8),
     Case::CrossFree,
     Case::BulkFree("alternate_free", FreeOrder::Alternate),
@@ -87,7 +98,10 @@ impl Case {
             Case::Pair(_, Order::HUGE, burst) => {
                 frames::pairs(&subject, cpus, Order::HUGE, burst, frames / 1024)
             }
-            Case::Pair(_, order, burst) => frames::pairs(&subject, cpus, order, burst, frames / burst),
+            Case::Pair(_, order, burst) => {
+                let rounds = frames / burst / order.frames().min(32) as usize;
+                frames::pairs(&subject, cpus, order, burst, rounds)
+            }
             Case::BulkAlloc => frames::bulk_alloc(&subject, cpus),
             Case::BulkFree(_, order) => frames::bulk_free(&subject, cpus, order),
             Case::CrossFree => frames::cross_free(&subject, frames),

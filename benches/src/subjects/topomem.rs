@@ -11,15 +11,18 @@ use topomem_percpu::{CpuId, CpuPin, NodeId, Order, Platform};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
+use crate::heap::arena::{self, Arena};
 use crate::subject::Subject;
 
 /// Where the managed frames begin: above the DMA zones, so that all of them are one zone.
 const BASE: u64 = 4 << 30;
 
-/// Bookkeeping is the only memory that is really there; the managed frames are never touched.
+/// Bookkeeping is always there. The managed frames may be an arena's memory; those without are never
+/// touched.
 struct Host {
     metadata: NonNull<u8>,
     layout: Layout,
+    arena: Option<Arena>,
 }
 
 impl Drop for Host {
@@ -35,16 +38,20 @@ unsafe impl Send for Host {}
 // SAFETY: as above.
 unsafe impl Sync for Host {}
 
-// SAFETY: only bookkeeping, placed below `BASE`, is ever asked for (the benchmarks zero
-// nothing), and it is there as long as the host; `pin` is not used.
+// SAFETY: bookkeeping is placed below `BASE`, and is there as long as the host; frames are asked for only
+// to be zeroed, which the benchmarks without an arena never do; `pin` is not used.
 unsafe impl Platform for Host {
     fn current_cpu(&self) -> CpuId {
         CpuId::BOOT
     }
 
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
-        // SAFETY: `Placed` hands out addresses inside the block only.
-        unsafe { self.metadata.add(addr.as_u64() as usize) }
+        match (&self.arena, addr.as_u64().checked_sub(BASE)) {
+            // SAFETY: frames above `BASE` are the arena's.
+            (Some(arena), Some(offset)) => unsafe { arena.base().add(offset as usize) },
+            // SAFETY: `Placed` hands out addresses inside the block only.
+            _ => unsafe { self.metadata.add(addr.as_u64() as usize) },
+        }
     }
 }
 
@@ -123,6 +130,22 @@ impl Topomem {
     /// An allocator over `frames` frames, spread evenly over `nodes` nodes as the CPUs are.
     #[must_use]
     pub fn on_nodes(frames: usize, cpus: usize, nodes: usize, double_frees: DoubleFrees) -> Topomem {
+        Topomem::on(frames, None, cpus, nodes, double_frees)
+    }
+
+    /// An allocator over the frames of an arena.
+    #[must_use]
+    pub fn over(arena: Arena, cpus: usize) -> Topomem {
+        Topomem::on(arena::BYTES / 4096, Some(arena), cpus, 1, DoubleFrees::default())
+    }
+
+    fn on(
+        frames: usize,
+        arena: Option<Arena>,
+        cpus: usize,
+        nodes: usize,
+        double_frees: DoubleFrees,
+    ) -> Topomem {
         // A byte a frame at most, magazines, and tables of fixed size.
         let bytes = 2 * frames + (256 << 10);
         let Ok(layout) = Layout::from_size_align(bytes, 4096) else {
@@ -132,7 +155,7 @@ impl Topomem {
         let block = unsafe { std::alloc::alloc_zeroed(layout) };
         let metadata = NonNull::new(block).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
         let mut ground = Placed { frames: frames as u64, cpus, nodes, next: 4096, end: bytes as u64 };
-        let allocator = Frames::new(Host { metadata, layout });
+        let allocator = Frames::new(Host { metadata, layout, arena });
         let config = FramesConfig { double_frees, ..FramesConfig::default() };
         if let Err(error) = allocator.init(&mut ground, &config) {
             panic!("topomem: {error}");
@@ -143,6 +166,28 @@ impl Topomem {
             }
         }
         Topomem { frames: allocator, metadata: ground.next as usize - 4096 }
+    }
+
+    /// Allocates a run of the arena's frames: its memory.
+    #[inline]
+    pub fn alloc_memory(&self, pin: &CpuPin, order: Order) -> Option<NonNull<u8>> {
+        let frame = self.alloc(pin, order)?;
+        Some(self.frames.platform().phys_to_virt(frame.start_address()))
+    }
+
+    /// Frees the run of the arena's frames whose memory begins at `memory`.
+    #[inline]
+    pub fn free_memory(&self, pin: &CpuPin, memory: NonNull<u8>, order: Order) {
+        let arena = self.frames.platform().arena.as_ref();
+        let base = arena.map_or(0, |arena| arena.base().addr().get());
+        let offset = (memory.addr().get() - base) as u64;
+        self.free(pin, PhysFrame::containing_address(PhysAddr::new(BASE + offset)), order);
+    }
+
+    /// Free memory, wherever it is.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        self.frames.stats(NodeId::ZERO).map_or(0, |stats| stats.all_free() * 4096)
     }
 }
 

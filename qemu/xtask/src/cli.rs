@@ -156,7 +156,9 @@ pub(crate) struct TestArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Times and counts of the frame allocator, beside bitmap-allocator and buddy_system_allocator
-    Frames(BenchFramesArgs),
+    Frames(BenchTimesArgs),
+    /// Times, counts and memory of the heap, beside mimalloc, snmalloc, jemalloc and others; compiling them takes minutes
+    Heap(BenchTimesArgs),
     /// What CPUs cost each other: locks, failed compare-and-swaps, cache lines
     Contention(BenchContentionArgs),
     /// What CPUs cost each other that make, use and remove regions of one address space, counted
@@ -168,7 +170,7 @@ pub(crate) enum BenchCommand {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BenchFramesArgs {
+pub(crate) struct BenchTimesArgs {
     /// A few rounds: less than a minute, and wide spreads
     #[arg(long)]
     pub(crate) quick: bool,

@@ -51,7 +51,7 @@ fn digits(figure: f64) -> usize {
 }
 
 /// How many times topomem's figure another's is. Percentages stand for themselves.
-fn ratio(own: &Measurement, its: &Measurement) -> String {
+pub(super) fn ratio(own: &Measurement, its: &Measurement) -> String {
     match own.median {
         median if median > 0.0 && own.unit != "%" => format!("{:.2}", its.median / median),
         _ => "-".to_owned(),

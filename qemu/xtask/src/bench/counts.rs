@@ -6,10 +6,13 @@ use super::program::{self, Build};
 use crate::error::Error;
 use crate::record::Measurement;
 
-/// topomem's exact figures: instructions, atomics and bookkeeping.
+/// topomem's exact figures: instructions of frames and heap, atomics and bookkeeping.
 fn counts() -> Result<Vec<Measurement>, Error> {
     let bench = program::build(Build::Measuring)?;
-    let mut results = vec![instructions::of_pair(&bench, "topomem")?, instructions::of_heap_pair(&bench)?];
+    let mut results = vec![instructions::of_pair(&bench, "topomem")?];
+    for case in instructions::HEAP {
+        results.push(instructions::of_heap(&bench, "topomem", case)?);
+    }
     results.extend(program::results(&bench, &["metadata"])?);
     results.extend(program::results(&program::build(Build::Counting)?, &["hits"])?);
     results.retain(|result| result.subject == "topomem");

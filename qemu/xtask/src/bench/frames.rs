@@ -6,12 +6,12 @@ use super::comparison;
 use super::instructions;
 use super::limits::{Limits, Suite};
 use super::program::{self, Build};
-use crate::cli::BenchFramesArgs;
+use crate::cli::BenchTimesArgs;
 use crate::error::Error;
 use crate::tools::{self, Tool};
 
 /// Measures all cases on all subjects.
-pub(super) fn frames(arguments: &BenchFramesArgs) -> Result<bool, Error> {
+pub(super) fn frames(arguments: &BenchTimesArgs) -> Result<bool, Error> {
     tools::ensure(&[Tool::Valgrind])?;
     let limits = Limits::load(Suite::Frames)?;
     let bench = program::build(Build::Measuring)?;

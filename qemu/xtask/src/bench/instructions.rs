@@ -14,7 +14,7 @@ pub(super) const SUBJECTS: [&str; 5] =
 
 /// The functions inside which callgrind counts: of frames, and of the heap.
 const COUNTED_BURSTS: &str = "topomem_benches::instructions::counted_bursts*";
-const COUNTED_PAIRS: &str = "topomem_benches::heap::counted_pairs*";
+const COUNTED_HEAP: &str = "topomem_benches::heap::counted::*";
 
 /// Pairs in a burst.
 const BURST: u64 = 32;
@@ -22,8 +22,28 @@ const BURST: u64 = 32;
 /// Bursts of the two runs whose difference is taken.
 const BURSTS: [u64; 2] = [1000, 3000];
 
-/// Pairs of the two runs of the heap whose difference is taken.
-const PAIRS: [u64; 2] = [1000, 3000];
+/// A case of the heap that is counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeapCase {
+    /// Its name where it is timed.
+    case: &'static str,
+    /// Its name here.
+    counted: &'static str,
+    operations: u64,
+}
+
+/// The heap's cases. Each is done so often that what happens once, a call, is nothing.
+pub(super) const HEAP: [HeapCase; 9] = [
+    HeapCase { case: "hot_64", counted: "instructions_hot", operations: 100_000 },
+    HeapCase { case: "batch_512", counted: "instructions_batch", operations: 64 * 512 },
+    HeapCase { case: "churn", counted: "instructions_churn", operations: 50_000 },
+    HeapCase { case: "pc_64", counted: "instructions_pc_64", operations: 128 * 256 },
+    HeapCase { case: "pc_mixed", counted: "instructions_pc_mixed", operations: 128 * 256 },
+    HeapCase { case: "large_32k", counted: "instructions_large_32k", operations: 4000 },
+    HeapCase { case: "large_churn", counted: "instructions_large_churn", operations: 20_000 },
+    HeapCase { case: "growth", counted: "instructions_growth", operations: 20 },
+    HeapCase { case: "zeroed_4k", counted: "instructions_zeroed_4k", operations: 2000 },
+];
 
 /// Instructions per pair of frames of `subject`, exactly.
 pub(super) fn of_pair(bench: &Path, subject: &str) -> Result<Measurement, Error> {
@@ -35,14 +55,14 @@ pub(super) fn of_pair(bench: &Path, subject: &str) -> Result<Measurement, Error>
     Ok(measurement("frames", "instructions_pair", subject, figure))
 }
 
-/// Instructions per pair of 64 bytes of the heap, exactly; those of the loop that makes them are in it.
-pub(super) fn of_heap_pair(bench: &Path) -> Result<Measurement, Error> {
-    let subject = "topomem";
-    let count = |pairs: u64| {
-        count(bench, COUNTED_PAIRS, &["pairs", "--subject", subject, "--pairs", &pairs.to_string()])
-    };
-    let figure = count(PAIRS[1])?.saturating_sub(count(PAIRS[0])?) as f64 / (PAIRS[1] - PAIRS[0]) as f64;
-    Ok(measurement("heap", "instructions_hot", subject, figure))
+/// Instructions per operation of a case of the heap on `subject`; those of the loop are in it.
+pub(super) fn of_heap(bench: &Path, subject: &str, case: HeapCase) -> Result<Measurement, Error> {
+    let HeapCase { case, counted, operations } = case;
+    let arguments = ["--subject", subject, "--case", case, "--operations", &operations.to_string()];
+    let total = count(bench, COUNTED_HEAP, &[&["heap-counted"], &arguments[..]].concat())?;
+    // The call and the loop's ends are less than this.
+    let figure = (total as f64 / operations as f64 * 100.0).floor() / 100.0;
+    Ok(measurement("heap", counted, subject, figure))
 }
 
 fn measurement(suite: &str, case: &str, subject: &str, figure: f64) -> Measurement {

@@ -47,6 +47,8 @@ struct Limit {
     /// Which of the case's figures; not needed where it has one.
     unit: Option<String>,
     target: Option<f64>,
+    /// The same of a figure that shall be large.
+    target_at_least: Option<f64>,
     /// Whose figure the target is a multiple of.
     of: Option<Yardstick>,
     bound: Option<f64>,
@@ -92,6 +94,11 @@ impl Limits {
     pub(super) fn target(&self, result: &Measurement) -> Option<Target<'_>> {
         let limit = self.of(result)?;
         Some(Target { at_most: limit.target?, of: limit.of.as_ref() })
+    }
+
+    /// What topomem's figure is to come to, if it shall be large.
+    pub(super) fn at_least(&self, result: &Measurement) -> Option<f64> {
+        self.of(result)?.target_at_least
     }
 
     /// Why a figure is refused, if it is: above its bound, or without one.
@@ -170,6 +177,13 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_target_may_be_a_floor() {
+        let limits = limits("[[limit]]\ncase = \"a\"\ncpus = 1\ntarget_at_least = 90\n");
+        let result = result("a", "topomem", 1, (1.0, "%"));
+        assert_eq!((limits.at_least(&result), limits.target(&result)), (Some(90.0), None));
+    }
+
+    #[test]
     fn the_files_own_limits_can_be_read() {
         let is_bounded = |suite, case| {
             let limits = Limits::load(suite).unwrap();
@@ -177,6 +191,7 @@ pub(super) mod tests {
         };
         assert!(is_bounded(Suite::Frames, "instructions_pair"));
         assert!(is_bounded(Suite::Frames, "instructions_hot"));
+        assert!(is_bounded(Suite::Frames, "instructions_churn"));
         assert!(is_bounded(Suite::Shootdown, "protect_1"));
         assert!(is_bounded(Suite::Vm, "munmap_1"));
         assert!(Limits::parse("test.toml", "[[limit]]\ncase = \"a\"\ncpus = 1\nbond = 1\n").is_err());

@@ -5,6 +5,7 @@ mod contention;
 mod counts;
 mod figures;
 mod frames;
+mod heap;
 mod instructions;
 mod kernels;
 mod limits;
@@ -33,6 +34,7 @@ pub(crate) use vm::counts_failures as vm_counts_failures;
 pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {
     match command {
         BenchCommand::Frames(arguments) => frames::frames(arguments),
+        BenchCommand::Heap(arguments) => heap::heap(arguments),
         BenchCommand::Contention(arguments) => contention::contention(&contention::FRAMES, arguments),
         BenchCommand::Spaces(arguments) => contention::contention(&contention::SPACES, arguments),
         BenchCommand::Shootdown(arguments) => shootdown::shootdown(arguments),

@@ -10,11 +10,13 @@ use crate::workspace;
 
 const PACKAGE: &str = "topomem-benches";
 
-/// Which of the two is built.
+/// Which of them is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Build {
     /// The code as kernels run it, all crates compiled as one.
     Measuring,
+    /// The same with the heap's peers in C and C++, which take minutes to compile.
+    Peers,
     /// The same code on atomics that are observed.
     Counting,
 }
@@ -27,6 +29,12 @@ pub(super) fn build(build: Build) -> Result<PathBuf, Error> {
         Build::Measuring => {
             let folder = workspace::target_folder();
             command.args(["--profile", "measure", "--target-dir"]).arg(&folder);
+            folder.join("measure")
+        }
+        Build::Peers => {
+            let folder = workspace::target_folder().join("peers");
+            command.args(["--profile", "measure", "--target-dir"]).arg(&folder);
+            command.env("RUSTFLAGS", "--cfg topomem_peers").env_remove("CARGO_ENCODED_RUSTFLAGS");
             folder.join("measure")
         }
         Build::Counting => {

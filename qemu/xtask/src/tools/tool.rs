@@ -19,10 +19,12 @@ pub(crate) enum Tool {
     /// Miri, with the nightly toolchain and the library sources that it needs.
     Miri,
     Valgrind,
+    /// For C and C++, with make.
+    Compilers,
 }
 
 impl Tool {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::KernelTarget,
         Self::LinuxTarget,
         Self::Qemu,
@@ -30,6 +32,7 @@ impl Tool {
         Self::Clippy,
         Self::Miri,
         Self::Valgrind,
+        Self::Compilers,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Tool {
             Self::Clippy => "clippy",
             Self::Miri => "Miri on the nightly toolchain",
             Self::Valgrind => "Valgrind",
+            Self::Compilers => "compilers for C and C++, and make",
         }
     }
 
@@ -54,7 +58,8 @@ impl Tool {
             Self::Qemu => "boots it (cargo xtask sim does without)",
             Self::Rustfmt | Self::Clippy => ".ci/run",
             Self::Miri => "cargo xtask test",
-            Self::Valgrind => "counts instructions: cargo xtask bench frames, cargo xtask test",
+            Self::Valgrind => "counts instructions: cargo xtask bench frames and heap, cargo xtask test",
+            Self::Compilers => "build the peers of cargo xtask bench heap",
         }
     }
 
@@ -65,6 +70,11 @@ impl Tool {
             Self::LinuxTarget => target(linux::TARGET),
             Self::Qemu => qemu::version(),
             Self::Valgrind => shell::output("valgrind", &["--version"]),
+            Self::Compilers => {
+                shell::output("cc", &["--version"])?;
+                shell::output("make", &["--version"])?;
+                shell::output("c++", &["--version"])
+            }
             Self::Rustfmt => shell::output("cargo", &["fmt", "--version"]),
             Self::Clippy => shell::output("cargo", &["clippy", "--version"]),
             Self::Miri => {
@@ -88,6 +98,19 @@ impl Tool {
             Self::Valgrind => vec![
                 vec!["apt-get", "update"],
                 vec!["apt-get", "install", "--yes", "--no-install-recommends", "valgrind"],
+            ],
+            Self::Compilers => vec![
+                vec!["apt-get", "update"],
+                vec![
+                    "apt-get",
+                    "install",
+                    "--yes",
+                    "--no-install-recommends",
+                    "g++",
+                    "gcc",
+                    "make",
+                    "libc6-dev",
+                ],
             ],
             Self::Rustfmt => vec![vec!["rustup", "component", "add", "rustfmt"]],
             Self::Clippy => vec![vec!["rustup", "component", "add", "clippy"]],
@@ -117,7 +140,12 @@ impl Tool {
             Self::Valgrind if !is_debian() => {
                 vec!["(your system's package manager; valgrind must be in the PATH)".to_owned()]
             }
-            Self::Qemu | Self::Valgrind => commands.map(|command| format!("sudo {command}")).collect(),
+            Self::Compilers if !is_debian() => {
+                vec!["(your system's package manager; cc, c++ and make must be in the PATH)".to_owned()]
+            }
+            Self::Qemu | Self::Valgrind | Self::Compilers => {
+                commands.map(|command| format!("sudo {command}")).collect()
+            }
             _ => commands.collect(),
         }
     }
@@ -125,9 +153,13 @@ impl Tool {
     /// Why it can't be installed from here, if it can't.
     pub(crate) fn obstacle(self) -> Option<&'static str> {
         match self {
-            Self::Qemu | Self::Valgrind if !is_debian() => Some("this is neither Debian nor Ubuntu"),
-            Self::Qemu | Self::Valgrind if !is_root() => Some("installing packages needs root"),
-            Self::Qemu | Self::Valgrind => None,
+            Self::Qemu | Self::Valgrind | Self::Compilers if !is_debian() => {
+                Some("this is neither Debian nor Ubuntu")
+            }
+            Self::Qemu | Self::Valgrind | Self::Compilers if !is_root() => {
+                Some("installing packages needs root")
+            }
+            Self::Qemu | Self::Valgrind | Self::Compilers => None,
             _ if shell::find("rustup").is_none() => Some("there is no rustup (https://rustup.rs)"),
             _ => None,
         }

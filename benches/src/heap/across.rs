@@ -1,0 +1,116 @@
+//! One thread allocates and writes, another one reads and frees.
+
+use std::hint::black_box;
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use super::churn::mixed;
+use super::counted;
+use super::subject::Subject;
+use super::work::Object;
+use crate::random::Random;
+use crate::threads::timed;
+
+/// Objects that are handed over at a time.
+pub const PARCEL: usize = 256;
+
+/// How large the objects are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sizes {
+    /// 64 bytes.
+    Same,
+    /// 16 bytes to 4 KiB.
+    Mixed,
+}
+
+impl Sizes {
+    #[inline(always)]
+    fn next(self, random: &mut Random) -> usize {
+        match self {
+            Sizes::Same => 64,
+            Sizes::Mixed => mixed(random.next_u64()),
+        }
+    }
+}
+
+/// How many parcels are handed over.
+#[derive(Debug, Clone, Copy)]
+pub struct Parcels {
+    /// Before any is counted.
+    pub before: usize,
+    /// Afterwards.
+    pub counted: usize,
+    /// At most so many are on their way. With a single one the threads take turns.
+    pub at_once: usize,
+}
+
+/// What a thread does, with its ends of the two channels: full parcels go one way, empty ones come back.
+enum Side {
+    Allocates(Sender<Vec<Object>>, Receiver<Vec<Object>>),
+    Frees(Receiver<Vec<Object>>, Sender<Vec<Object>>),
+}
+
+/// The time of the slower thread.
+pub fn hand_over<A: Subject>(heap: &A, sizes: Sizes, parcels: Parcels) -> Duration {
+    let (send, receive) = mpsc::channel();
+    let (send_back, receive_back) = mpsc::channel();
+    for _ in 0..parcels.at_once {
+        // Both ends are still here.
+        let _ = send_back.send(Vec::with_capacity(PARCEL));
+    }
+    let sides = [Side::Allocates(send, receive_back), Side::Frees(receive, send_back)];
+    let sides = Mutex::new(sides.map(Some));
+    timed(
+        2,
+        |cpu| {
+            heap.enter(cpu);
+            sides.lock().ok()?[cpu].take()
+        },
+        |side| match side.take() {
+            Some(Side::Allocates(full, empty)) => {
+                let mut random = Random::new(5);
+                for number in 0..parcels.before + parcels.counted {
+                    let Ok(mut parcel) = empty.recv() else { return };
+                    match number < parcels.before {
+                        true => fill(heap, sizes, &mut random, &mut parcel),
+                        false => counted::fill(heap, sizes, &mut random, &mut parcel),
+                    }
+                    if full.send(parcel).is_err() {
+                        return;
+                    }
+                }
+            }
+            Some(Side::Frees(full, empty)) => {
+                for (number, mut parcel) in full.into_iter().enumerate() {
+                    match number < parcels.before {
+                        true => clear(heap, &mut parcel),
+                        false => counted::clear(heap, &mut parcel),
+                    }
+                    // The other thread may have filled all that it was to fill.
+                    let _ = empty.send(parcel);
+                }
+            }
+            None => {}
+        },
+        |_| (),
+    )
+}
+
+/// Allocates a parcel of objects, and writes to them.
+#[inline(always)]
+pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, parcel: &mut Vec<Object>) {
+    for _ in 0..PARCEL {
+        parcel.push(Object::new(heap, sizes.next(random)));
+    }
+}
+
+/// Reads a parcel of objects, and frees them.
+#[inline(always)]
+pub fn clear<A: Subject>(heap: &A, parcel: &mut Vec<Object>) {
+    for object in parcel.drain(..) {
+        // SAFETY: the object's first word was written by whoever allocated it.
+        black_box(unsafe { object.memory.cast::<u64>().read() });
+        object.free(heap);
+    }
+}

@@ -1,0 +1,27 @@
+//! What `valgrind --tool=callgrind` counts: it starts and stops with the functions of this module
+//! (`--toggle-collect`), so whatever is done before and after is left out.
+
+use super::across::{self, Sizes};
+use super::subject::Subject;
+use super::work::{Object, Work};
+use crate::random::Random;
+
+/// Does `work` so many times.
+#[inline(never)]
+pub fn turns<A: Subject, W: Work<A>>(heap: &A, work: &mut W, turns: usize) {
+    for _ in 0..turns {
+        work.turn(heap);
+    }
+}
+
+/// [`across::fill`].
+#[inline(never)]
+pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, parcel: &mut Vec<Object>) {
+    across::fill(heap, sizes, random, parcel);
+}
+
+/// [`across::clear`].
+#[inline(never)]
+pub fn clear<A: Subject>(heap: &A, parcel: &mut Vec<Object>) {
+    across::clear(heap, parcel);
+}
