@@ -71,9 +71,9 @@ impl Tool {
             Self::Qemu => qemu::version(),
             Self::Valgrind => shell::output("valgrind", &["--version"]),
             Self::Compilers => {
-                shell::output("cc", &["--version"])?;
                 shell::output("make", &["--version"])?;
-                shell::output("c++", &["--version"])
+                shell::output("cc", &["-dumpversion"])?;
+                shell::output("c++", &["-dumpversion"])
             }
             Self::Rustfmt => shell::output("cargo", &["fmt", "--version"]),
             Self::Clippy => shell::output("cargo", &["clippy", "--version"]),
