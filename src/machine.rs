@@ -61,4 +61,19 @@ pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     fn on_heap_misuse(&self, refused: InvalidFree) {
         panic!("{refused}");
     }
+
+    /// Called when a heap that was made with
+    /// [`KernelHeap::with_hardening`](crate::KernelHeap::with_hardening) finds a wrong use of its
+    /// memory. A free that it refuses is told here first, and then answered, or told to
+    /// [`Machine::on_heap_misuse`].
+    ///
+    /// Runs at the end of the call that found it, in its context, with no lock of topomem held.
+    ///
+    /// # Panics
+    ///
+    /// With the facts, if the kernel does not replace it.
+    #[cfg(feature = "hardening")]
+    fn on_heap_report(&self, report: &topomem_percpu::Report) {
+        panic!("{report}");
+    }
 }

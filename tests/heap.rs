@@ -232,3 +232,38 @@ fn what_the_heap_refuses_is_told_to_the_kernel() {
     ];
     assert_eq!(*told.lock().unwrap(), expected);
 }
+
+#[test]
+#[cfg(feature = "hardening")]
+fn what_a_hardened_heap_finds_is_told_to_the_kernel() {
+    use topomem::KernelHeap;
+    use topomem::percpu::{Finding, Hardening, Measure};
+
+    let (sim, service) = booted(1, 1, 32 * MEGABYTE);
+    // Unoptimised code builds it on its stack.
+    let build = move || &*Box::leak(Box::new(KernelHeap::with_hardening(sim, service, Hardening::ALL)));
+    let heap = std::thread::Builder::new().stack_size(64 << 20).spawn(build).unwrap().join().unwrap();
+    let write_after_free = || {
+        // SAFETY: it is not: the write after the free, which is what the heap must find.
+        unsafe {
+            let memory = heap.alloc(layout(64));
+            heap.dealloc(memory, layout(64));
+            memory.add(10).write(1);
+            heap.alloc(layout(64))
+        }
+    };
+    let found = Hardening::ALL.has(Measure::Poison);
+    sim.on(CpuId::BOOT, |_| {
+        let outcome = catch_unwind(AssertUnwindSafe(write_after_free));
+        assert_eq!(outcome.is_err(), found, "by default loudly");
+    });
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let teller = told.clone();
+    sim.on_heap_report(move |report| teller.lock().unwrap().push(*report));
+    sim.on(CpuId::BOOT, |_| assert!(!write_after_free().is_null()));
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), usize::from(found));
+    for report in told.iter() {
+        assert!(matches!(report.finding, Finding::WriteAfterFree { .. }) && report.class.is_some());
+    }
+}

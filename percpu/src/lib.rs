@@ -75,6 +75,9 @@
 //! `hardened` feature, and in every build for large objects: [`Heap::dealloc`] answers
 //! [`InvalidFree`], and if nobody reads an answer (as the global allocator)
 //! [`PageSource::refused`] is told.
+//!
+//! With the features `poison` and `red-zones`, a heap can be made that also finds writes after a free,
+//! writes beside an object, and frees with another layout: `Heap::with_hardening`.
 #![no_std]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -103,6 +106,8 @@ pub use cpu_set::{AtomicCpuSet, CpuSet};
 pub use heap::{
     AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, Partial, ReallocError,
 };
+#[cfg(feature = "hardening")]
+pub use heap::{Finding, Hardening, Measure, Report};
 pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};
 pub use order::Order;

@@ -3,6 +3,8 @@
 use core::fmt;
 use core::ptr::NonNull;
 
+#[cfg(feature = "hardening")]
+use crate::Report;
 use crate::{CpuId, CpuPin, InvalidFree, NodeId, Order, RunLength};
 
 /// No memory could be had; nothing has changed.
@@ -88,6 +90,14 @@ pub unsafe trait PageSource: Sync {
     fn refused(&self, invalid: InvalidFree) {
         let _ = invalid;
     }
+
+    /// Told of each wrong use of memory that a heap with [measures](crate::Measure) finds, also of
+    /// frees that it refuses with an answer. A kernel logs it, or panics. Called at the end of the
+    /// call that found it, outside the heap's locks.
+    #[cfg(feature = "hardening")]
+    fn reported(&self, report: &Report) {
+        let _ = report;
+    }
 }
 
 // SAFETY: every method is the referenced source's own.
@@ -122,5 +132,10 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
 
     fn refused(&self, invalid: InvalidFree) {
         (**self).refused(invalid);
+    }
+
+    #[cfg(feature = "hardening")]
+    fn reported(&self, report: &Report) {
+        (**self).reported(report);
     }
 }

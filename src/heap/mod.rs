@@ -77,6 +77,11 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
     fn refused(&self, invalid: InvalidFree) {
         self.service.platform().on_heap_misuse(invalid);
     }
+
+    #[cfg(feature = "hardening")]
+    fn reported(&self, report: &topomem_percpu::Report) {
+        self.service.platform().on_heap_report(report);
+    }
 }
 
 impl<P: Machine> fmt::Debug for FrameSource<P> {
@@ -101,6 +106,18 @@ impl<P: Machine> KernelHeap<P> {
     #[must_use]
     pub const fn new(platform: P, service: &'static MemoryService<P>) -> KernelHeap<P> {
         KernelHeap { heap: Heap::new(platform, FrameSource { service }) }
+    }
+
+    /// The same with measures against wrong uses; what they find is told to
+    /// [`Machine::on_heap_report`].
+    #[cfg(all(feature = "hardening", not(loom)))]
+    #[must_use]
+    pub const fn with_hardening(
+        platform: P,
+        service: &'static MemoryService<P>,
+        hardening: topomem_percpu::Hardening,
+    ) -> KernelHeap<P> {
+        KernelHeap { heap: Heap::with_hardening(platform, FrameSource { service }, hardening) }
     }
 
     /// The heap itself: fallible allocation, statistics, cross-checks.

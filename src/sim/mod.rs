@@ -59,6 +59,10 @@ use run::Crew;
 
 type Handler = Box<dyn Fn(&CpuPin) + Send + Sync>;
 
+/// What is told of wrong uses of the heap.
+#[cfg(feature = "hardening")]
+type OnReport = Box<dyn Fn(&topomem_percpu::Report) + Send + Sync>;
+
 /// A simulated machine. It is never freed: what was given to topomem as RAM must stay.
 pub struct Sim {
     blueprint: Blueprint,
@@ -70,6 +74,8 @@ pub struct Sim {
     on_relax: OnceLock<Handler>,
     on_unresponsive: OnceLock<Box<dyn Fn(Unresponsive) + Send + Sync>>,
     on_heap_misuse: OnceLock<Box<dyn Fn(InvalidFree) + Send + Sync>>,
+    #[cfg(feature = "hardening")]
+    on_heap_report: OnceLock<OnReport>,
     /// In nanoseconds.
     patience: AtomicU64,
     power_on: Instant,
@@ -118,6 +124,8 @@ impl Sim {
             on_relax: OnceLock::new(),
             on_unresponsive: OnceLock::new(),
             on_heap_misuse: OnceLock::new(),
+            #[cfg(feature = "hardening")]
+            on_heap_report: OnceLock::new(),
             patience: AtomicU64::new(platform::PATIENCE),
             power_on: Instant::now(),
         })))
@@ -163,6 +171,13 @@ impl Sim {
     /// one, a refused free panics.
     pub fn on_heap_misuse(&self, tell: impl Fn(InvalidFree) + Send + Sync + 'static) {
         self.on_heap_misuse.get_or_init(|| Box::new(tell));
+    }
+
+    /// Sets what is told of wrong uses that a hardened heap finds. Only the first setting counts;
+    /// without one, each panics.
+    #[cfg(feature = "hardening")]
+    pub fn on_heap_report(&self, tell: impl Fn(&topomem_percpu::Report) + Send + Sync + 'static) {
+        self.on_heap_report.get_or_init(|| Box::new(tell));
     }
 
     /// Sets how long a CPU waits for another before it reports it; 5 s unless set.

@@ -60,6 +60,17 @@ unsafe impl Machine for &'static Sim {
             None => panic!("{refused}"),
         }
     }
+
+    /// # Panics
+    ///
+    /// With the facts, unless [`Sim::on_heap_report`] was set.
+    #[cfg(feature = "hardening")]
+    fn on_heap_report(&self, report: &topomem_percpu::Report) {
+        match self.on_heap_report.get() {
+            Some(tell) => tell(report),
+            None => panic!("{report}"),
+        }
+    }
 }
 
 // SAFETY: a thread's CPU is set for the whole of `Sim::on`, one thread at a time by taking the

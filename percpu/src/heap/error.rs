@@ -100,6 +100,46 @@ pub enum InvalidFree {
         /// The length of the run that the object has.
         length: RunLength,
     },
+    /// The object was allocated with another layout. Found by [`Measure::RedZones`](crate::Measure).
+    #[cfg(feature = "hardening")]
+    OtherLayout {
+        /// The address freed.
+        address: usize,
+        /// The bytes with which it was allocated.
+        size: usize,
+        /// The alignment with which it was allocated.
+        align: usize,
+    },
+    /// Memory beside the object was written to, or the object is a large one and was allocated with
+    /// another layout. The object stays out, so its memory is not used any more. Found by
+    /// [`Measure::RedZones`](crate::Measure).
+    #[cfg(feature = "hardening")]
+    Overwritten {
+        /// The address freed.
+        address: usize,
+        /// The bytes of the layout.
+        size: usize,
+        /// Where the first byte is that was written to, in bytes from the address.
+        offset: isize,
+    },
+}
+
+#[cfg(feature = "hardening")]
+impl InvalidFree {
+    /// The address freed.
+    #[must_use]
+    pub const fn address(&self) -> usize {
+        match *self {
+            InvalidFree::NotInSlab { address, .. }
+            | InvalidFree::InsideObject { address, .. }
+            | InvalidFree::DoubleFree { address, .. }
+            | InvalidFree::LargeDoubleFree { address, .. }
+            | InvalidFree::NotLarge { address, .. }
+            | InvalidFree::WrongSize { address, .. }
+            | InvalidFree::OtherLayout { address, .. }
+            | InvalidFree::Overwritten { address, .. } => address,
+        }
+    }
 }
 
 impl fmt::Display for InvalidFree {
@@ -123,6 +163,16 @@ impl fmt::Display for InvalidFree {
             InvalidFree::WrongSize { address, size, length } => {
                 let bytes = length.bytes();
                 write!(f, "free of {size} bytes at {address:#x}: that object has a run of {bytes} bytes")
+            }
+            #[cfg(feature = "hardening")]
+            InvalidFree::OtherLayout { address, size, align } => {
+                write!(f, "free of {address:#x} with another layout than that object's: ")?;
+                write!(f, "{size} bytes aligned to {align}")
+            }
+            #[cfg(feature = "hardening")]
+            InvalidFree::Overwritten { address, size, offset } => {
+                write!(f, "free of {size} bytes at {address:#x}: ")?;
+                write!(f, "memory {offset} bytes from there was overwritten")
             }
         }
     }

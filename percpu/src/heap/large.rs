@@ -71,6 +71,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Serves `layout` from the CPU's cache of runs, if it is a common large one and there is a run.
     #[inline(always)]
     pub(super) fn alloc_cached_run(&self, layout: Layout) -> Option<NonNull<u8>> {
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            return None;
+        }
         let length = RunLength::of_common(layout)?;
         self.pop_run(&self.platform.pin(), length, layout.align())
     }
@@ -83,6 +87,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// As for [`Heap::dealloc`].
     #[inline(always)]
     pub(super) unsafe fn dealloc_cached_run(&self, memory: NonNull<u8>, layout: Layout) -> bool {
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            return false;
+        }
         let Some(length) = RunLength::of_common(layout) else { return false };
         // SAFETY: the caller's promise.
         unsafe { self.push_run(&self.platform.pin(), memory, length) }

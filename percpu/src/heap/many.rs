@@ -72,6 +72,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     /// Takes objects of `class` out of the loaded magazine, and says how many.
     fn pop_many(&self, class: SizeClass, into: &mut [NonNull<u8>]) -> usize {
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            return 0;
+        }
         let pin = self.platform.pin();
         let popped = self.caches.with(&pin, |cache| {
             let objects = core::iter::from_fn(|| cache.pop(class));

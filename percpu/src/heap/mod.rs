@@ -32,6 +32,8 @@ mod cache;
 mod counters;
 mod error;
 mod global;
+#[cfg(feature = "hardening")]
+mod hardening;
 mod large;
 mod life;
 mod many;
@@ -43,6 +45,8 @@ mod shared;
 mod stats;
 
 pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
+#[cfg(feature = "hardening")]
+pub use hardening::{Finding, Hardening, Measure, Report};
 pub use many::Partial;
 pub use stats::{ClassStats, CpuHeapStats, LargeStats};
 
@@ -77,6 +81,8 @@ pub struct Heap<P: Platform, S: PageSource> {
     nodes: [AtomicPtr<NodeHeap>; MAX_NODES],
     runs: Runs,
     large: large::Counters,
+    #[cfg(feature = "hardening")]
+    hardening: Hardening,
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
@@ -92,6 +98,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             nodes: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
             runs: Runs::new(),
             large: large::Counters::new(),
+            #[cfg(feature = "hardening")]
+            hardening: Hardening::NONE,
         }
     }
 
@@ -107,6 +115,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             nodes: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             runs: Runs::new(),
             large: large::Counters::new(),
+            #[cfg(feature = "hardening")]
+            hardening: Hardening::NONE,
         }
     }
 
@@ -179,6 +189,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Takes an object of `class` out of the loaded magazine.
     #[inline(always)]
     fn pop(&self, class: SizeClass) -> Result<NonNull<u8>, Miss> {
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            return Err(Miss::Other);
+        }
         let pin = self.platform.pin();
         let Ok(Some(object)) = self.caches.with(&pin, |cache| cache.pop(class)) else {
             return Err(Miss::Other);
@@ -248,6 +262,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// [`Heap::alloc`] of anything, by any way.
     #[inline(never)]
     fn alloc_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            return self.alloc_hardened(layout);
+        }
+        self.alloc_plain(layout)
+    }
+
+    /// [`Heap::alloc`] without hardening's measures, by any way.
+    #[inline(always)]
+    fn alloc_plain(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if layout.size() == 0 {
             return Ok(dangling(layout));
         }
@@ -272,6 +296,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// As for [`Heap::dealloc`].
     #[inline(never)]
     unsafe fn dealloc_otherwise(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.dealloc_hardened(memory, layout) };
+        }
         if layout.size() == 0 {
             return Ok(());
         }
@@ -293,14 +322,31 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             }
         }
         // SAFETY: the caller's promise.
-        match self.caches.with(&pin, |cache| unsafe { cache.free(self, &pin, class, memory) }) {
+        unsafe { self.put_back(&pin, slab, class, memory) }
+    }
+
+    /// Takes an object of `slab` back, by any way.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`], with a layout of that class.
+    #[inline(always)]
+    unsafe fn put_back(
+        &self,
+        pin: &CpuPin,
+        slab: Slab,
+        class: SizeClass,
+        memory: NonNull<u8>,
+    ) -> Result<(), InvalidFree> {
+        // SAFETY: the caller's promise.
+        match self.caches.with(pin, |cache| unsafe { cache.free(self, pin, class, memory) }) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(Unavailable::NotInstalled) => {
-                self.dealloc_shared(&pin, slab, class, memory, Patience::Bounded)
+                self.dealloc_shared(pin, slab, class, memory, Patience::Bounded)
             }
             Err(Unavailable::Busy) => {
-                self.count_nested(&pin);
-                self.dealloc_shared(&pin, slab, class, memory, Patience::None)
+                self.count_nested(pin);
+                self.dealloc_shared(pin, slab, class, memory, Patience::None)
             }
         }
     }
@@ -328,6 +374,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
             return Err(AllocError::TooLarge { size: new_size, align: layout.align() }.into());
         };
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.realloc_hardened(memory, layout, new_layout) };
+        }
         if layout.size() == 0 {
             return Ok(self.alloc(new_layout)?);
         }

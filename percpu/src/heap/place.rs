@@ -57,7 +57,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    fn room(self) -> Room {
+    pub(super) fn room(self) -> Room {
         match self {
             Place::Object { class, .. } => Room::Object(class),
             Place::Pages(run) => Room::Pages(run.length),

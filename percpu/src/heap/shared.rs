@@ -147,6 +147,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> Result<Chain, AllocError> {
         let order = SlabShape::ALL[class.index()].order;
         let run = self.recorded_pages(pin, home.node, order, Run::Slab(class))?;
+        #[cfg(feature = "hardening")]
+        // SAFETY: the run is ours.
+        unsafe {
+            self.harden_slab(run, order);
+        }
         // SAFETY: the run is of the class's order, and ours.
         let (slab, mut rest) = unsafe { Slab::new_in(run, class, home.node) };
         let mut taken = Chain::EMPTY;

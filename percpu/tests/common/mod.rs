@@ -235,6 +235,21 @@ unsafe impl PageSource for Machine {
     fn refused(&self, _: InvalidFree) {
         self.refused.fetch_add(1, Ordering::SeqCst);
     }
+
+    #[cfg(feature = "hardening")]
+    fn reported(&self, _: &topomem_percpu::Report) {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A heap over the machine's pages, with all measures that the build has if it is to be `hardened`.
+pub fn heap(machine: &Machine, hardened: bool) -> TestHeap<'_> {
+    #[cfg(feature = "hardening")]
+    if hardened {
+        return Heap::with_hardening(machine, machine, topomem_percpu::Hardening::ALL);
+    }
+    let _ = hardened;
+    Heap::new(machine, machine)
 }
 
 /// Brings every CPU's magazines online, from one thread.

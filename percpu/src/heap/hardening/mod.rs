@@ -1,0 +1,285 @@
+//! Measures that find wrong uses of memory: writes after a free, overflows, frees with another layout.
+//!
+//! Each measure is a cargo feature, and a heap has the measures that it is made with
+//! ([`Heap::with_hardening`]). So a build without the features contains nothing of this module, and
+//! one with them may still have heaps without.
+//!
+//! An object of a hardened heap lies in a *block*, an allocation of the plain heap with room around
+//! the object ([`Block`]). It is computed from the object's layout alone, so the free, which gets the same layout,
+//! finds the same block. The plain heap hands out and takes back
+//! blocks; what this module adds runs before and after, outside of all locks.
+//!
+//! What is found is reported to [`PageSource::reported`] at the end of the call. An object about which
+//! something is wrong stays out: it is never handed out again.
+
+mod block;
+mod poison;
+mod realloc;
+mod report;
+mod seal;
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::place::{Place, Room};
+use super::runs::Run;
+use super::{AllocError, Heap, InvalidFree, dangling};
+use crate::slab::{SizeClass, WasLive};
+use crate::{CpuPin, Order, PageSource, Platform};
+use block::Block;
+pub use report::{Finding, Report};
+use seal::Damage;
+
+/// A measure against wrong uses of memory. Each needs the cargo feature of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// Fills freed objects with a pattern, and looks for it when the memory is handed out next: finds
+    /// writes after a free. Feature `poison`. Objects of slabs only, which large ones are not.
+    Poison,
+    /// Surrounds each object with bytes that are checked when it is freed: finds writes over its ends,
+    /// and frees with another layout. Feature `red-zones`.
+    RedZones,
+}
+
+impl Measure {
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    /// Does this build have the measure's feature?
+    const fn is_compiled(self) -> bool {
+        match self {
+            Measure::Poison => cfg!(feature = "poison"),
+            Measure::RedZones => cfg!(feature = "red-zones"),
+        }
+    }
+}
+
+/// The measures of a heap.
+///
+/// # Examples
+///
+/// ```
+/// use topomem_percpu::{Hardening, Measure};
+///
+/// let hardening = Hardening::NONE.with(Measure::Poison);
+/// assert!(!hardening.has(Measure::RedZones));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hardening(u8);
+
+impl Hardening {
+    /// No measure: the heap is a plain one.
+    pub const NONE: Hardening = Hardening(0);
+
+    /// All measures whose features the build has.
+    pub const ALL: Hardening = Hardening::NONE.with(Measure::Poison).with(Measure::RedZones);
+
+    /// These measures and `measure`, if the build has its feature.
+    #[must_use]
+    pub const fn with(self, measure: Measure) -> Hardening {
+        if measure.is_compiled() { Hardening(self.0 | measure.bit()) } else { self }
+    }
+
+    /// Is `measure` among them?
+    #[must_use]
+    pub const fn has(self, measure: Measure) -> bool {
+        measure.is_compiled() && self.0 & measure.bit() != 0
+    }
+
+    /// Are there any?
+    pub(super) const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+}
+
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// An empty heap like that of [`Heap::new`], with measures against wrong uses.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Hardening, Heap, PageSource, Platform};
+    /// # fn example<P: Platform, S: PageSource>(platform: P, source: S) {
+    /// let heap = Heap::with_hardening(platform, source, Hardening::ALL);
+    /// # }
+    /// ```
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn with_hardening(platform: P, source: S, hardening: Hardening) -> Heap<P, S> {
+        let mut heap = Heap::new(platform, source);
+        heap.hardening = hardening;
+        heap
+    }
+
+    /// [`Heap::alloc`] of a heap that has measures.
+    pub(super) fn alloc_hardened(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(dangling(layout));
+        }
+        let (size, align) = (layout.size(), layout.align());
+        let block = Block::of(layout, self.hardening).ok_or(AllocError::TooLarge { size, align })?;
+        loop {
+            let memory = self.alloc_plain(block.outer)?;
+            if let Some(class) = block.class()
+                && self.hardening.has(Measure::Poison)
+            {
+                // SAFETY: the block was just allocated.
+                if let Err(offset) = unsafe { poison::check(memory, class) } {
+                    self.keep_out(memory, class, offset);
+                    continue;
+                }
+            }
+            let pin = self.platform.pin();
+            // SAFETY: the block is ours.
+            return Ok(unsafe { block.prepare(memory, pin.cpu()) });
+        }
+    }
+
+    /// Reports a block that was written to while it was free, and lets nobody have it.
+    #[cold]
+    fn keep_out(&self, memory: NonNull<u8>, class: SizeClass, offset: usize) {
+        if let Some(Place::Object { slab, index, .. }) = self.place_of(memory) {
+            // Whoever still uses the memory may free it: that is refused.
+            slab.live().clear(index);
+        }
+        self.report(Finding::WriteAfterFree { offset }, memory.addr().get(), Some(class));
+    }
+
+    fn report(&self, finding: Finding, address: usize, class: Option<SizeClass>) {
+        let cpu = self.platform.pin().cpu();
+        self.source.reported(&Report { finding, address, class, cpu });
+    }
+
+    /// [`Heap::dealloc`] of a heap that has measures.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    pub(super) unsafe fn dealloc_hardened(
+        &self,
+        memory: NonNull<u8>,
+        layout: Layout,
+    ) -> Result<(), InvalidFree> {
+        if layout.size() == 0 {
+            return Ok(());
+        }
+        let taken = self.check_hardened(memory, layout)?;
+        let pin = self.platform.pin();
+        // SAFETY: the caller gives the object up, and its block is where `check_hardened` found it.
+        unsafe { self.free_block(&pin, &taken) }
+    }
+
+    /// Finds the block of the object at `memory`, if that is out with this `layout`, and all around it
+    /// is as it was. Else reports what is wrong.
+    fn check_hardened(&self, memory: NonNull<u8>, layout: Layout) -> Result<Taken, InvalidFree> {
+        let (address, size) = (memory.addr().get(), layout.size());
+        let Some(block) = Block::of(layout, self.hardening) else {
+            return Err(self.refuse(InvalidFree::NotLarge { address, size }, None));
+        };
+        let found =
+            block.start(memory).and_then(|start| Some((start, self.block_place(start, block.outer)?)));
+        let Some((start, place)) = found else {
+            let invalid = match block.class() {
+                Some(class) => InvalidFree::NotInSlab { address, class },
+                None => match self.runs.at(address) {
+                    Some(Run::Cached(_)) => InvalidFree::LargeDoubleFree { address, size },
+                    _ => InvalidFree::NotLarge { address, size },
+                },
+            };
+            return Err(self.refuse(invalid, block.class()));
+        };
+        let class = match place {
+            Place::Object { slab, index, class } => {
+                if slab.live().get(index) == WasLive::No {
+                    return Err(self.refuse(InvalidFree::DoubleFree { address, class }, Some(class)));
+                }
+                Some(class)
+            }
+            Place::Pages(_) => None,
+        };
+        // SAFETY: a block with that layout is at `start`, and was not freed.
+        match unsafe { block.check(start) } {
+            Ok(()) => Ok(Taken { address, start, place, outer: block.outer }),
+            Err(Damage::OtherLayout { size, align }) => {
+                Err(self.refuse(InvalidFree::OtherLayout { address, size, align }, class))
+            }
+            Err(Damage::Overwritten { offset }) => {
+                Err(self.refuse(InvalidFree::Overwritten { address, size, offset }, class))
+            }
+        }
+    }
+
+    /// Where the block at `start` is, by the record of all runs, if it was allocated, or left there,
+    /// with this layout.
+    fn block_place(&self, start: NonNull<u8>, outer: Layout) -> Option<Place> {
+        let (place, room) = (self.place_of(start)?, Room::of(outer)?);
+        if place.room() == room { Some(place) } else { self.left_place(start, room) }
+    }
+
+    /// Reports a free that is refused.
+    #[cold]
+    fn refuse(&self, invalid: InvalidFree, class: Option<SizeClass>) -> InvalidFree {
+        self.report(Finding::InvalidFree(invalid), invalid.address(), class);
+        invalid
+    }
+
+    /// Gives a block back to the plain heap.
+    ///
+    /// # Safety
+    ///
+    /// The caller gives the object up, and owns it if nobody else frees it.
+    unsafe fn free_block(&self, pin: &CpuPin, taken: &Taken) -> Result<(), InvalidFree> {
+        match taken.place {
+            Place::Pages(run) => {
+                // SAFETY: the caller's promise, and the run is on record.
+                let freed = unsafe {
+                    if Room::of(taken.outer) == Some(taken.place.room()) {
+                        self.dealloc_large(pin, taken.start, taken.outer)
+                    } else {
+                        // It was left there. To the source, so its mark vouches for nothing.
+                        self.free_large(pin, taken.start, run)
+                    }
+                };
+                freed.map_err(|invalid| self.refuse(invalid, None))
+            }
+            Place::Object { slab, class, index } => {
+                // Of two that free it at the same time, one comes first.
+                if slab.live().clear(index) == WasLive::No {
+                    let invalid = InvalidFree::DoubleFree { address: taken.address, class };
+                    return Err(self.refuse(invalid, Some(class)));
+                }
+                // SAFETY: the block is ours by now. If an object was left there (see `place`), its mark
+                // goes with the pattern or with the next owner's seal.
+                unsafe {
+                    if self.hardening.has(Measure::Poison) {
+                        poison::fill(taken.start, class);
+                    }
+                    self.put_back(pin, slab, class, taken.start)
+                }
+            }
+        }
+    }
+
+    /// Makes a run ready that becomes a slab.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the run.
+    pub(super) unsafe fn harden_slab(&self, run: NonNull<u8>, order: Order) {
+        if self.hardening.has(Measure::Poison) {
+            // SAFETY: the caller's promise.
+            unsafe { poison::fill_run(run, order) };
+        }
+    }
+}
+
+/// A block that is out.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    /// Of the object.
+    address: usize,
+    start: NonNull<u8>,
+    outer: Layout,
+    place: Place,
+}

@@ -1,0 +1,76 @@
+//! Changes of size in a hardened heap.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::super::{AllocError, Heap, ReallocError};
+use super::block::Block;
+use crate::{PageSource, Platform};
+
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// [`Heap::realloc`] of a heap that has measures.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::realloc`].
+    pub(in crate::heap) unsafe fn realloc_hardened(
+        &self,
+        memory: NonNull<u8>,
+        layout: Layout,
+        new_layout: Layout,
+    ) -> Result<NonNull<u8>, ReallocError> {
+        if layout.size() == 0 {
+            return Ok(self.alloc_hardened(new_layout)?);
+        }
+        let taken = self.check_hardened(memory, layout)?;
+        let (size, align) = (new_layout.size(), new_layout.align());
+        let new_block = Block::of(new_layout, self.hardening).ok_or(AllocError::TooLarge { size, align })?;
+        let cpu = self.platform.pin().cpu();
+        if size != 0 && Block::of(layout, self.hardening).is_some_and(|block| block.shares(&new_block)) {
+            // SAFETY: the block is the caller's, and the new layout has the same one.
+            return Ok(unsafe { new_block.prepare(taken.start, cpu) });
+        }
+        let moved = match self.alloc_hardened(new_layout) {
+            Ok(moved) => moved,
+            Err(error) => {
+                if size > layout.size() {
+                    return Err(error.into());
+                }
+                // SAFETY: the block is the caller's, and large enough.
+                return unsafe { self.shrink_in_place(memory, taken.start, new_block) }.ok_or(error.into());
+            }
+        };
+        // SAFETY: two allocations, each at least that large; the old one is the caller's, who gives it
+        // up.
+        unsafe {
+            moved.copy_from_nonoverlapping(memory, layout.size().min(size));
+            // Refused only if another context has just freed the memory: that was reported.
+            let _ = self.free_block(&self.platform.pin(), &taken);
+        }
+        Ok(moved)
+    }
+
+    /// Leaves the object at `memory` in the block at `start` for the smaller layout of `new_block`.
+    ///
+    /// # Safety
+    ///
+    /// The block is the caller's.
+    unsafe fn shrink_in_place(
+        &self,
+        memory: NonNull<u8>,
+        start: NonNull<u8>,
+        new_block: Block,
+    ) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let start = self.leave(start, new_block.outer)?;
+            // A large block has no front, and a small one may.
+            if let Some(moved) = new_block.object(start)
+                && moved != memory
+            {
+                moved.copy_from(memory, new_block.size());
+            }
+            Some(new_block.prepare(start, self.platform.pin().cpu()))
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a hardened heap reports.
+
+use core::fmt;
+
+use crate::{CpuId, InvalidFree, SizeClass};
+
+/// A wrong use of memory that a hardened heap found, with the facts. Addresses are plain numbers;
+/// nothing can be reached through them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// What was found.
+    pub finding: Finding,
+    /// The object's address; of memory that is free, the address of the block in which it was.
+    pub address: usize,
+    /// The size class of the block that the object is in; `None` if the object is a large one.
+    pub class: Option<SizeClass>,
+    /// The CPU that found it.
+    pub cpu: CpuId,
+}
+
+/// What a hardened heap finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// Memory was written to while it was free. It is not handed out any more.
+    WriteAfterFree {
+        /// Where the first byte is that was written to, in bytes from the block's address.
+        offset: usize,
+    },
+    /// A free, or a change of size, was refused.
+    InvalidFree(InvalidFree),
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.finding {
+            Finding::WriteAfterFree { offset } => {
+                write!(f, "write after free: {offset} bytes behind {:#x}, which is free", self.address)?;
+            }
+            Finding::InvalidFree(invalid) => invalid.fmt(f)?,
+        }
+        if let Some(class) = self.class {
+            write!(f, "; {class}")?;
+        }
+        write!(f, "; found by {}", self.cpu)
+    }
+}
+
+impl core::error::Error for Report {}
