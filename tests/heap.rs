@@ -9,9 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-use topomem::percpu::{RunLength, SizeClass};
+use topomem::percpu::{AllocOnError, RunLength, SizeClass, UnknownNode};
 use topomem::sim::{Sim, SimService};
-use topomem::{CpuId, CpuPin, FrameRequest, InvalidFree};
+use topomem::{CpuId, CpuPin, FrameRequest, InvalidFree, Machine, NodeId};
+use x86_64::structures::paging::PhysFrame;
 
 const MEGABYTE: u64 = 1 << 20;
 
@@ -143,6 +144,37 @@ fn a_cpu_on_a_node_without_memory_uses_its_magazines_and_leaves_nothing() {
     sim.on(CpuId::BOOT, |_| objects.free(service, layout));
     assert_eq!(service.heap().unwrap().heap().cpu_stats(CpuId::BOOT).unwrap().remote_frees, 0);
     assert!(allocated(service) - before < 300, "{}", allocated(service) - before);
+}
+
+#[test]
+fn objects_lie_on_the_node_that_they_are_asked_for() {
+    let sim = Sim::builder()
+        .nodes(3)
+        .cpus(3)
+        .memory(64 * MEGABYTE)
+        .node_memory(0, 32 * MEGABYTE)
+        .node_memory(1, 32 * MEGABYTE)
+        .node_memory(2, 0)
+        .build()
+        .unwrap();
+    let service = sim.boot_service().unwrap();
+    let heap = service.heap().unwrap().heap();
+    let nodes = [0, 1, 2, 3].map(|index| NodeId::new(index).unwrap());
+    sim.run(|_| {
+        for layout in [64, 2000, 100_000].map(layout) {
+            for node in &nodes[..2] {
+                let memory = heap.alloc_on(*node, layout).unwrap();
+                let frame = PhysFrame::containing_address(service.platform().virt_to_phys(memory));
+                assert_eq!(service.frames().node_of(frame), Some(*node));
+                // SAFETY: allocated with that layout, and not used any more.
+                unsafe { heap.dealloc(memory, layout) }.unwrap();
+            }
+        }
+        assert_eq!(heap.on(nodes[1]).unwrap().node(), nodes[1]);
+        assert_ne!(heap.on(nodes[2]).unwrap().node(), nodes[2], "the node has no memory");
+        let unknown = Err(AllocOnError::UnknownNode(UnknownNode { node: nodes[3] }));
+        assert_eq!(heap.alloc_on(nodes[3], layout(64)), unknown);
+    });
 }
 
 #[test]

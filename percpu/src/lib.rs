@@ -104,7 +104,8 @@ mod try_lock;
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
 pub use heap::{
-    AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, Partial, ReallocError,
+    AllocError, AllocOnError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, OnNode,
+    Partial, ReallocError, UnknownNode,
 };
 #[cfg(feature = "hardening")]
 pub use heap::{Finding, Hardening, Measure, Report};

@@ -85,6 +85,15 @@ pub unsafe trait PageSource: Sync {
     /// others go home.
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId;
 
+    /// Returns the node whose memory serves requests for `node`: itself if it has memory, else the nearest
+    /// node that has. `None` if the machine has no such node. The same at every call.
+    ///
+    /// [`Heap::on`](crate::Heap::on) asks it. A source of one node need not implement it: without an
+    /// implementation there is node 0 only.
+    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
+        (node == NodeId::ZERO).then_some(node)
+    }
+
     /// Told of a free, or a change of size, that the heap refused while nobody reads its answer. A
     /// kernel logs it, or panics. Called at the end of the refused call, outside the heap's locks.
     fn refused(&self, invalid: InvalidFree) {
@@ -128,6 +137,10 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         (**self).node_of_cpu(cpu)
+    }
+
+    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
+        (**self).node_with_memory(node)
     }
 
     fn refused(&self, invalid: InvalidFree) {

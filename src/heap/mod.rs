@@ -74,6 +74,10 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
         self.service.node_of_cpu(cpu)
     }
 
+    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
+        self.service.frames().node_with_memory(node)
+    }
+
     fn refused(&self, invalid: InvalidFree) {
         self.service.platform().on_heap_misuse(invalid);
     }

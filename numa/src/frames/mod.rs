@@ -185,6 +185,16 @@ impl<P: Platform> Frames<P> {
         self.machine().map_or(NodeId::ZERO, |machine| machine.node_of_cpu(cpu))
     }
 
+    /// Returns the node with memory that is nearest to `node`: itself if it has some. `None` if the
+    /// machine has no such node, or none has memory, and before [`Frames::init`].
+    ///
+    /// Cost: a few loads for each node that is looked at.
+    pub fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
+        let machine = self.machine()?;
+        let nearest = machine.node(node)?.nearest().iter().copied();
+        nearest.filter_map(|id| machine.node(id)).find(|node| node.has_memory()).map(|node| node.id)
+    }
+
     /// The zone of a frame; `None` where no node has it.
     pub fn zone_of(&self, frame: PhysFrame) -> Option<Zone> {
         Some(self.machine()?.region_of(alloc::number(frame))?.zone)

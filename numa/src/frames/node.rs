@@ -73,6 +73,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Does the allocator manage any frame of it?
+    pub(crate) fn has_memory(&self) -> bool {
+        self.zones.iter().any(|zone| zone.managed > 0)
+    }
+
     /// Every node by distance, itself first.
     pub(crate) fn nearest(&self) -> &[NodeId] {
         &self.nearest[..self.count]

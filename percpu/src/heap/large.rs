@@ -48,12 +48,15 @@ impl Counters {
     }
 }
 
+/// The length of the run that `layout` gets.
+pub(super) fn length_of(layout: Layout) -> Result<RunLength, AllocError> {
+    RunLength::of(layout).ok_or(AllocError::TooLarge { size: layout.size(), align: layout.align() })
+}
+
 impl<P: Platform, S: PageSource> Heap<P, S> {
     #[inline(never)]
     pub(super) fn alloc_large(&self, pin: &CpuPin, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        let Some(length) = RunLength::of(layout) else {
-            return Err(AllocError::TooLarge { size: layout.size(), align: layout.align() });
-        };
+        let length = length_of(layout)?;
         if let Some(run) = self.pop_run(pin, length, layout.align()) {
             return Ok(run);
         }
@@ -65,7 +68,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if let Some(run) = self.pop_run(pin, length, layout.align()) {
             return Ok(run);
         }
-        self.alloc_run(pin, length, layout)
+        self.alloc_run(pin, self.source.node_of_cpu(pin.cpu()), length, layout)
     }
 
     /// Serves `layout` from the CPU's cache of runs, if it is a common large one and there is a run.
@@ -114,10 +117,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         pushed == Ok(true)
     }
 
-    /// A large object in a run of the source's.
+    /// A large object in a run of the source's, near `home`.
     #[cold]
-    fn alloc_run(&self, pin: &CpuPin, length: RunLength, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        let home = self.source.node_of_cpu(pin.cpu());
+    pub(super) fn alloc_run(
+        &self,
+        pin: &CpuPin,
+        home: NodeId,
+        length: RunLength,
+        layout: Layout,
+    ) -> Result<NonNull<u8>, AllocError> {
         let run = match self.recorded_run(pin, home, length, layout) {
             Err(AllocError::OutOfMemory) => {
                 self.reclaim(pin);

@@ -32,6 +32,7 @@ mod cache;
 mod counters;
 mod error;
 mod global;
+mod handles;
 #[cfg(feature = "hardening")]
 mod hardening;
 mod large;
@@ -45,6 +46,7 @@ mod shared;
 mod stats;
 
 pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
+pub use handles::{AllocOnError, OnNode, UnknownNode};
 #[cfg(feature = "hardening")]
 pub use hardening::{Finding, Hardening, Measure, Report};
 pub use many::Partial;
@@ -57,7 +59,7 @@ use core::ptr::{self, NonNull};
 use crate::slab::{CHECKED, NotCommon, Slab, SlabShape, WasLive};
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::try_lock::Patience;
-use crate::{CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, PageSource, Platform, SizeClass, Unavailable};
+use crate::{CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, NodeId, PageSource, Platform, SizeClass, Unavailable};
 use cache::{CpuArea, CpuCache, Declined};
 use large::Held;
 use node::NodeHeap;
@@ -438,17 +440,19 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 Patience::None
             }
         };
-        self.alloc_shared(pin, class, patience)
+        self.alloc_shared(pin, self.source.node_of_cpu(pin.cpu()), class, patience)
     }
 
+    /// An object of a slab of `node`, by no magazine.
     #[cold]
     fn alloc_shared(
         &self,
         pin: &CpuPin,
+        node: NodeId,
         class: SizeClass,
         patience: Patience,
     ) -> Result<NonNull<u8>, AllocError> {
-        let home = self.node(pin, self.source.node_of_cpu(pin.cpu()))?;
+        let home = self.node(pin, node)?;
         let object = self.take_one(pin, home, class, patience)?;
         home.class(class).ops.allocated();
         Ok(object)
@@ -465,14 +469,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Err(error);
         }
         self.reclaim(pin);
-        if let Ok(object) = self.alloc_class(pin, class) {
-            return Ok(object);
+        match self.alloc_class(pin, class) {
+            Ok(object) => Ok(object),
+            Err(_) => self.alloc_anywhere(pin, class),
         }
-        let patience = match self.caches.with(pin, |_| ()) {
-            Err(Unavailable::Busy) => Patience::None,
-            Ok(()) | Err(Unavailable::NotInstalled) => Patience::Bounded,
-        };
-        let (home, object) = self.take_anywhere(pin, class, patience)?;
+    }
+
+    /// An object of any node's slabs.
+    fn alloc_anywhere(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, AllocError> {
+        let (home, object) = self.take_anywhere(pin, class, self.patience(pin))?;
         home.class(class).ops.allocated();
         Ok(object)
     }
@@ -496,6 +501,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         home.class(class).ops.freed();
         self.give(pin, home, class, slab, object, patience);
         Ok(())
+    }
+
+    /// How long this context may spin: not at all if it is nested in another use on its CPU.
+    fn patience(&self, pin: &CpuPin) -> Patience {
+        match self.caches.with(pin, |_| ()) {
+            Err(Unavailable::Busy) => Patience::None,
+            Ok(()) | Err(Unavailable::NotInstalled) => Patience::Bounded,
+        }
     }
 
     fn area(&self, cpu: crate::CpuId) -> Option<&CpuArea> {

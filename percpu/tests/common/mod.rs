@@ -35,6 +35,8 @@ pub struct Machine {
     used: Vec<AtomicU64>,
     /// Allocations until they begin to fail; negative: never.
     pub allowance: AtomicI64,
+    /// Allocations until a single one fails; negative: none.
+    pub failing: AtomicI64,
     pub refused: AtomicUsize,
     /// Runs inside `allocate` and `free`, once per nesting.
     hook: Option<Box<dyn Fn() + Send + Sync>>,
@@ -57,6 +59,7 @@ impl Machine {
             chunks_per_node,
             used: (0..nodes * chunks_per_node).map(|_| AtomicU64::new(0)).collect(),
             allowance: AtomicI64::new(-1),
+            failing: AtomicI64::new(-1),
             refused: AtomicUsize::new(0),
             hook: None,
         }
@@ -83,6 +86,9 @@ impl Machine {
         }
         if left > 0 {
             self.allowance.fetch_sub(1, Ordering::SeqCst);
+        }
+        if self.failing.load(Ordering::SeqCst) >= 0 && self.failing.fetch_sub(1, Ordering::SeqCst) == 0 {
+            return Err(OutOfMemory);
         }
         let (pages, align) = (pages as usize, align as usize);
         for distance in 0..self.nodes {
@@ -230,6 +236,10 @@ unsafe impl PageSource for Machine {
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         NodeId::new(cpu.index() / self.cpus_per_node % self.nodes).unwrap()
+    }
+
+    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
+        (node.index() < self.nodes).then_some(node)
     }
 
     fn refused(&self, _: InvalidFree) {

@@ -114,13 +114,22 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     /// [`Heap::alloc`] of a heap that has measures.
     pub(super) fn alloc_hardened(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        self.alloc_hardened_by(layout, |outer| self.alloc_plain(outer))
+    }
+
+    /// As [`Heap::alloc_hardened`], with blocks that `plain` allocates.
+    pub(super) fn alloc_hardened_by(
+        &self,
+        layout: Layout,
+        plain: impl Fn(Layout) -> Result<NonNull<u8>, AllocError>,
+    ) -> Result<NonNull<u8>, AllocError> {
         if layout.size() == 0 {
             return Ok(dangling(layout));
         }
         let (size, align) = (layout.size(), layout.align());
         let block = Block::of(layout, self.hardening).ok_or(AllocError::TooLarge { size, align })?;
         loop {
-            let memory = self.alloc_plain(block.outer)?;
+            let memory = plain(block.outer)?;
             if let Some(class) = block.class()
                 && self.hardening.has(Measure::Poison)
             {

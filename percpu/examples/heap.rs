@@ -1,0 +1,56 @@
+//! A heap over a plain source of pages on the host, and the ways into it.
+//!
+//! `cargo run -p topomem-percpu --example heap`
+
+mod host;
+
+use std::alloc::Layout;
+use std::collections::hash_map::RandomState;
+use std::error::Error;
+
+use hashbrown::HashMap;
+use host::Host;
+use topomem_percpu::{Heap, NodeId, Platform};
+
+/// In a kernel also `#[global_allocator]`.
+static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // Every CPU does this once, and has its magazines from then on.
+    HEAP.cpu_online(&Host.pin())?;
+    bare_memory()?;
+    containers()?;
+    on_a_node()?;
+    Ok(())
+}
+
+/// Memory for a layout.
+fn bare_memory() -> Result<(), Box<dyn Error>> {
+    let layout = Layout::new::<[u64; 8]>();
+    let memory = HEAP.alloc(layout)?;
+    // SAFETY: allocated with this layout, and not used any more.
+    unsafe { HEAP.dealloc(memory, layout)? };
+    println!("64 bytes at {memory:p}, freed again");
+    Ok(())
+}
+
+/// Containers of `allocator_api2`, and whatever takes its trait.
+fn containers() -> Result<(), Box<dyn Error>> {
+    let mut words = allocator_api2::vec::Vec::new_in(&HEAP);
+    words.try_reserve(3)?;
+    words.extend(["frames", "heap", "pages"]);
+    let mut lengths = HashMap::with_hasher_in(RandomState::new(), &HEAP);
+    lengths.try_reserve(words.len()).map_err(|error| format!("{error:?}"))?;
+    lengths.extend(words.iter().map(|word| (*word, word.len())));
+    println!("{} words in a map: heap has {} letters", lengths.len(), lengths["heap"]);
+    Ok(())
+}
+
+/// The same on a chosen node.
+fn on_a_node() -> Result<(), Box<dyn Error>> {
+    let node = NodeId::new(1).ok_or("no number of a node")?;
+    let remote = HEAP.on(node)?;
+    let boxed = allocator_api2::boxed::Box::try_new_in([0_u8; 100], remote)?;
+    println!("{} bytes on {}", boxed.len(), remote.node());
+    Ok(())
+}

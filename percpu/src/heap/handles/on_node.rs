@@ -1,0 +1,222 @@
+//! Allocations on a chosen node.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::ptr::NonNull;
+
+use crate::heap::large::length_of;
+use crate::heap::{AllocError, Heap, dangling, mark_live};
+use crate::slab::{CHECKED, SizeClass};
+use crate::{CpuPin, NodeId, PageSource, Platform};
+
+/// The machine has no such node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownNode {
+    /// The node asked for.
+    pub node: NodeId,
+}
+
+impl fmt::Display for UnknownNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the machine has no {}", self.node)
+    }
+}
+
+impl core::error::Error for UnknownNode {}
+
+/// Why [`Heap::alloc_on`] returned no memory. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllocOnError {
+    /// The machine has no such node.
+    UnknownNode(UnknownNode),
+    /// There is no memory, on that node or on any other.
+    Alloc(AllocError),
+}
+
+impl From<UnknownNode> for AllocOnError {
+    fn from(unknown: UnknownNode) -> AllocOnError {
+        AllocOnError::UnknownNode(unknown)
+    }
+}
+
+impl From<AllocError> for AllocOnError {
+    fn from(error: AllocError) -> AllocOnError {
+        AllocOnError::Alloc(error)
+    }
+}
+
+impl fmt::Display for AllocOnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AllocOnError::UnknownNode(unknown) => unknown.fmt(f),
+            AllocOnError::Alloc(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for AllocOnError {}
+
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// Returns a handle that allocates on `node`, whichever CPU uses it. If the node has no memory,
+    /// the handle allocates on the nearest node that has.
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownNode`] if [`PageSource::node_with_memory`] does not know the node.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, NodeId};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// use allocator_api2::vec::Vec;
+    ///
+    /// let heap = Heap::new(Host, Host);
+    /// let local = heap.on(NodeId::ZERO)?;
+    /// let mut words = Vec::new_in(local);
+    /// words.try_reserve(100)?;
+    /// words.extend(0..100_u64);
+    /// assert_eq!(words.iter().sum::<u64>(), 4950);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on(&self, node: NodeId) -> Result<OnNode<'_, P, S>, UnknownNode> {
+        match self.source.node_with_memory(node) {
+            Some(home) => Ok(OnNode { heap: self, home }),
+            None => Err(UnknownNode { node }),
+        }
+    }
+
+    /// Allocates memory for `layout` on `node`: see [`OnNode::alloc`]. It is freed like any other, with
+    /// [`Heap::dealloc`] on any CPU, and goes home to that node.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocOnError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use topomem_percpu::{AllocOnError, Heap, NodeId, UnknownNode};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let layout = Layout::new::<[u64; 8]>();
+    /// let memory = heap.alloc_on(NodeId::ZERO, layout)?;
+    /// // SAFETY: allocated above with this layout, and not used any more.
+    /// unsafe { heap.dealloc(memory, layout)? };
+    ///
+    /// let node = NodeId::new(9).unwrap();
+    /// assert_eq!(heap.alloc_on(node, layout), Err(AllocOnError::UnknownNode(UnknownNode { node })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn alloc_on(&self, node: NodeId, layout: Layout) -> Result<NonNull<u8>, AllocOnError> {
+        Ok(self.on(node)?.alloc(layout)?)
+    }
+
+    /// An object of `class` of the slabs of `home`, which is not the CPU's own node.
+    fn alloc_class_on(
+        &self,
+        pin: &CpuPin,
+        home: NodeId,
+        class: SizeClass,
+    ) -> Result<NonNull<u8>, AllocError> {
+        match self.alloc_shared(pin, home, class, self.patience(pin)) {
+            Err(AllocError::OutOfMemory) => {}
+            other => return other,
+        }
+        self.reclaim(pin);
+        match self.alloc_shared(pin, home, class, self.patience(pin)) {
+            Err(AllocError::OutOfMemory) => self.alloc_anywhere(pin, class),
+            other => other,
+        }
+    }
+}
+
+/// A heap as it allocates on one node. Made by [`Heap::on`].
+///
+/// It is an [`Allocator`](allocator_api2::alloc::Allocator), so containers can be placed on a node. Its
+/// memory is the heap's: [`Heap::dealloc`] frees it, on any CPU.
+pub struct OnNode<'h, P: Platform, S: PageSource> {
+    pub(super) heap: &'h Heap<P, S>,
+    /// A node with memory.
+    home: NodeId,
+}
+
+impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
+    /// Returns the heap.
+    #[must_use]
+    pub const fn heap(&self) -> &'h Heap<P, S> {
+        self.heap
+    }
+
+    /// Returns the node on which the handle allocates: the one asked for, or the nearest with memory.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.home
+    }
+
+    /// Allocates memory for `layout` on the node: aligned, uninitialised, the caller's until
+    /// [`Heap::dealloc`]. If the node is full, the memory is another node's, as near as the page source
+    /// finds some.
+    ///
+    /// On CPUs of the node it costs as much as [`Heap::alloc`]. On other CPUs it takes the lock of the
+    /// node's slabs of this size for a moment, since a CPU keeps only its own node's objects at hand.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`].
+    pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        let pin = self.heap.platform.pin();
+        if self.heap.source.node_of_cpu(pin.cpu()) == self.home {
+            return self.heap.alloc(layout);
+        }
+        #[cfg(feature = "hardening")]
+        if self.heap.hardening.is_some() {
+            return self.heap.alloc_hardened_by(layout, |outer| self.alloc_plain(&pin, outer));
+        }
+        self.alloc_plain(&pin, layout)
+    }
+
+    /// [`OnNode::alloc`] from another node's CPU, without hardening's measures.
+    fn alloc_plain(&self, pin: &CpuPin, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(dangling(layout));
+        }
+        let Some(class) = SizeClass::of(layout) else {
+            return self.heap.alloc_run(pin, self.home, length_of(layout)?, layout);
+        };
+        let object = self.heap.alloc_class_on(pin, self.home, class)?;
+        if CHECKED {
+            mark_live(class, object);
+        }
+        Ok(object)
+    }
+
+    /// Like [`OnNode::alloc`], all bytes zero.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`].
+    pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        let memory = self.alloc(layout)?;
+        // SAFETY: `alloc` returned that many bytes, which are the caller's.
+        unsafe { memory.write_bytes(0, layout.size()) };
+        Ok(memory)
+    }
+}
+
+impl<P: Platform, S: PageSource> Clone for OnNode<'_, P, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform, S: PageSource> Copy for OnNode<'_, P, S> {}
+
+impl<P: Platform, S: PageSource> fmt::Debug for OnNode<'_, P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnNode").field(&self.home).finish()
+    }
+}

@@ -1,0 +1,401 @@
+//! The heap as an allocator of containers, and allocations on a chosen node.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::alloc::Layout;
+use std::collections::hash_map::RandomState;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+use allocator_api2::alloc::Allocator;
+use allocator_api2::boxed::Box;
+use allocator_api2::vec::Vec;
+use common::{Machine, TestHeap, all_drained, all_online, become_cpu, totals};
+use hashbrown::HashMap;
+use proptest::prelude::*;
+use topomem_percpu::{AllocError, AllocOnError, Heap, NodeId, OnNode, SizeClass, UnknownNode};
+
+const MEGABYTE: usize = 1 << 20;
+/// Which bytes are looked at; Miri takes its time for each.
+const STRIDE: usize = if cfg!(miri) { 1009 } else { 1 };
+
+fn layout(size: usize, align: usize) -> Layout {
+    Layout::from_size_align(size, align).unwrap()
+}
+
+fn node(index: usize) -> NodeId {
+    NodeId::new(index).unwrap()
+}
+
+fn free(heap: &TestHeap<'_>, memory: NonNull<u8>, layout: Layout) {
+    // SAFETY: each test frees what it allocated with the layout, once.
+    unsafe { heap.dealloc(memory, layout) }.unwrap();
+}
+
+/// A heap with all measures against wrong uses that the build has.
+fn all_measures(machine: &Machine) -> TestHeap<'_> {
+    #[cfg(feature = "hardening")]
+    return Heap::with_hardening(machine, machine, topomem_percpu::Hardening::ALL);
+    #[cfg(not(feature = "hardening"))]
+    Heap::new(machine, machine)
+}
+
+/// Checks that callers hold nothing of the heap, and that the heap's end returns every page.
+fn check_empty(machine: &Machine, heap: TestHeap<'_>, what: &str) {
+    heap.validate().unwrap();
+    all_drained(&heap);
+    assert_eq!(totals(&heap), (0, 0, 0, 0), "{what}");
+    assert_eq!(heap.large_stats().live, 0, "{what}");
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0, "{what}");
+}
+
+#[test]
+fn vectors_live_in_the_heap() {
+    let machine = Machine::new(2, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let count = if cfg!(miri) { 20 } else { 3000 };
+    {
+        let mut numbers = Vec::new_in(&heap);
+        let mut names = Vec::new_in(heap.on(node(1)).unwrap());
+        for number in 0..count {
+            numbers.push(number);
+            names.push(number.to_string());
+        }
+        numbers.shrink_to_fit();
+        assert!(numbers.iter().zip(&names).all(|(number, name)| number.to_string() == *name));
+        assert_eq!(totals(&heap).0 + heap.large_stats().live, 2);
+    }
+    check_empty(&machine, heap, "vectors");
+}
+
+#[test]
+#[cfg_attr(
+    miri,
+    ignore = "boxes of `allocator_api2` give up the right to look at a slab's header, by Stacked Borrows"
+)]
+fn boxes_and_maps_live_in_the_heap() {
+    let machine = Machine::new(2, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let count = 3000;
+    {
+        let mut names = HashMap::with_hasher_in(RandomState::new(), heap.on(node(1)).unwrap());
+        for number in 0..count {
+            names.insert(number, Box::new_in(number.to_string(), &heap));
+        }
+        assert!((0..count).all(|number| **names[&number] == number.to_string()));
+        assert!(totals(&heap).0 >= count);
+    }
+    check_empty(&machine, heap, "boxes and maps");
+}
+
+#[test]
+fn memory_on_a_node_is_there_and_goes_home() {
+    let machine = Machine::new(3, 1, MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    // Of slabs, aligned ones, and runs of pages.
+    let layouts = [layout(48, 8), layout(200, 64), layout(4096, 4096), layout(40_000, 8)];
+    for cpu in 0..3 {
+        for target in 0..3 {
+            for layout in layouts {
+                become_cpu(cpu);
+                let memory = heap.alloc_on(node(target), layout).unwrap();
+                assert_eq!(machine.node_of(memory), node(target), "{layout:?} from CPU {cpu}");
+                assert_eq!(memory.addr().get() % layout.align(), 0);
+                // SAFETY: the heap gave that many bytes.
+                unsafe { memory.write_bytes(7, layout.size()) };
+                become_cpu((cpu + 1) % 3);
+                free(&heap, memory, layout);
+            }
+        }
+    }
+    // What came home to node 2 is used again there.
+    become_cpu(0);
+    let remote = heap.on(node(2)).unwrap();
+    let (first, pages) = (remote.alloc(layouts[0]).unwrap(), machine.outstanding());
+    for _ in 0..if cfg!(miri) { 3 } else { 1000 } {
+        free(&heap, remote.alloc(layouts[0]).unwrap(), layouts[0]);
+    }
+    assert_eq!(machine.outstanding(), pages, "one object at a time needs no second slab");
+    free(&heap, first, layouts[0]);
+    check_empty(&machine, heap, "nodes");
+}
+
+#[test]
+fn edge_cases_of_nodes() {
+    let machine = Machine::new(2, 1, MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    let unknown = UnknownNode { node: node(9) };
+    assert_eq!(heap.alloc_on(node(9), layout(8, 8)), Err(AllocOnError::UnknownNode(unknown)));
+    assert_eq!(heap.on(node(9)).unwrap_err(), unknown);
+    let too_large = layout((1 << 30) + 1, 8);
+    let error = AllocError::TooLarge { size: too_large.size(), align: 8 };
+    assert_eq!(heap.alloc_on(node(1), too_large), Err(AllocOnError::Alloc(error)));
+    let nothing = layout(0, 64);
+    let memory = heap.alloc_on(node(1), nothing).unwrap();
+    assert_eq!(memory.addr().get() % 64, 0);
+    free(&heap, memory, nothing);
+    assert_eq!(machine.outstanding(), 0);
+    let zeroed = heap.on(node(1)).unwrap().alloc_zeroed(layout(100, 8)).unwrap();
+    // SAFETY: the heap zeroed that many bytes.
+    assert!((0..100).all(|at| unsafe { zeroed.add(at).read() } == 0));
+    free(&heap, zeroed, layout(100, 8));
+    check_empty(&machine, heap, "edge cases");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "fills two nodes; the other tests run the same unsafe code")]
+fn a_full_node_is_served_by_the_nearest() {
+    let machine = Machine::new(2, 1, MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let layout = layout(2048, 8);
+    let remote = heap.on(node(1)).unwrap();
+    let mut held = std::vec::Vec::new();
+    let error = loop {
+        match remote.alloc(layout) {
+            Ok(memory) => held.push(memory),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, AllocError::OutOfMemory);
+    let here = held.iter().filter(|&&memory| machine.node_of(memory) == node(1)).count();
+    assert!(here > 300 && held.len() - here > 300, "{here} of {}", held.len());
+    assert!(held[..here].iter().all(|&memory| machine.node_of(memory) == node(1)), "the node's own first");
+    // The last free object is found even if it is in another node's slab.
+    let elsewhere = heap.alloc(layout);
+    assert_eq!(elsewhere, Err(AllocError::OutOfMemory));
+    free(&heap, held.pop().unwrap(), layout);
+    held.push(remote.alloc(layout).unwrap());
+    held.into_iter().for_each(|memory| free(&heap, memory, layout));
+    check_empty(&machine, heap, "a full node");
+}
+
+/// Everything that containers ask of an allocator, with every change of size and alignment.
+fn exercise<A: Allocator>(allocator: A, served: &mut usize) {
+    let steps = [(24, 8), (0, 8), (100, 8), (100, 64), (9000, 8), (9000, 16), (40_000, 8), (300, 8), (8, 8)];
+    let mut held: Option<(NonNull<u8>, Layout)> = None;
+    for (at, (size, align)) in steps.into_iter().enumerate() {
+        let new = layout(size, align);
+        let result = match held {
+            None if at % 2 == 0 => allocator.allocate(new),
+            None => allocator.allocate_zeroed(new),
+            // SAFETY: held with layout `old`; on success only the new block is used.
+            Some((memory, old)) => unsafe {
+                match size {
+                    _ if size < old.size() => allocator.shrink(memory, old, new),
+                    _ if at % 2 == 0 => allocator.grow(memory, old, new),
+                    _ => allocator.grow_zeroed(memory, old, new),
+                }
+            },
+        };
+        let kept = held.map_or(0, |(_, old)| old.size().min(size));
+        if let Ok(block) = result {
+            *served += 1;
+            assert_eq!(block.len(), size);
+            assert_eq!(block.cast::<u8>().addr().get() % align, 0);
+            held = Some((block.cast(), new));
+        }
+        // SAFETY: the block is held with that layout; what is looked at was written or zeroed.
+        unsafe {
+            let Some((memory, now)) = held else { continue };
+            assert!((0..kept.min(now.size())).step_by(STRIDE).all(|at| memory.add(at).read() == 0xc3));
+            let zeroed = result.is_ok() && at % 2 == 1;
+            assert!(!zeroed || (kept..now.size()).step_by(STRIDE).all(|at| memory.add(at).read() == 0));
+            memory.write_bytes(0xc3, now.size());
+        }
+    }
+    if let Some((memory, now)) = held {
+        // SAFETY: held with that layout, and not used any more.
+        unsafe { allocator.deallocate(memory, now) };
+    }
+}
+
+#[test]
+fn each_failure_of_the_page_source_loses_nothing() {
+    let failures = if cfg!(miri) { 6..7 } else { 0..40 };
+    let mut complete = false;
+    for failure in failures {
+        for single in [true, false] {
+            let machine = Machine::new(2, 1, MEGABYTE);
+            let heap = Heap::new(&machine, &machine);
+            if failure % 2 == 0 {
+                all_online(&heap);
+            }
+            let failing = if single { &machine.failing } else { &machine.allowance };
+            failing.store(failure, Ordering::SeqCst);
+            let mut served = 0;
+            exercise(&heap, &mut served);
+            for target in 0..2 {
+                exercise(heap.on(node(target)).unwrap(), &mut served);
+                let mut map = HashMap::with_hasher_in(RandomState::new(), heap.on(node(target)).unwrap());
+                if map.try_reserve(200).is_ok() {
+                    map.extend((0..200).map(|key| (key, key)));
+                }
+                if !cfg!(miri) {
+                    let _ = Box::try_new_in([1_u64; 300], &heap);
+                }
+            }
+            failing.store(-1, Ordering::SeqCst);
+            assert_eq!(totals(&heap).0 + heap.large_stats().live, 0);
+            assert_eq!(machine.refused.load(Ordering::SeqCst), 0);
+            complete |= served == 27 && !single;
+            check_empty(&machine, heap, &format!("failure {failure}, single: {single}"));
+        }
+    }
+    assert!(complete || cfg!(miri), "the last run had no failure");
+}
+
+#[test]
+#[cfg(any(debug_assertions, feature = "hardened"))]
+fn refused_changes_are_told_to_the_page_source() {
+    let machine = Machine::new(2, 1, MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    all_online(&heap);
+    let (small, other) = (layout(64, 8), layout(128, 8));
+    let memory = heap.alloc(small).unwrap();
+    // SAFETY: wrong layouts are refused before anything is touched.
+    unsafe {
+        heap.deallocate(memory, other);
+        assert!(heap.grow(memory, other, layout(500, 8)).is_err());
+        assert!(heap.grow(memory, other, layout(500, 16)).is_err());
+        assert!(heap.on(node(1)).unwrap().grow(memory, other, layout(500, 8)).is_err());
+        heap.on(node(1)).unwrap().deallocate(memory, other);
+    }
+    assert_eq!(machine.refused.load(Ordering::SeqCst), 5);
+    assert_eq!(heap.class_stats(SizeClass::of(small).unwrap()).live, 1);
+    free(&heap, memory, small);
+    check_empty(&machine, heap, "refusals");
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Allocate { cpu: usize, node: usize, size: usize, align_log: u32 },
+    Change { cpu: usize, node: usize, which: usize, size: usize, align_log: u32 },
+    Free { cpu: usize, which: usize },
+    Tend(usize),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let (cpu, node, which) = (0..4_usize, 0..2_usize, 0..1000_usize);
+    let size = prop_oneof![4 => 0..400_usize, 2 => 400..6000_usize, 1 => 6000..50_000_usize];
+    let align_log = prop_oneof![4 => Just(3), 1 => 0..9_u32];
+    prop_oneof![
+        4 => (cpu.clone(), node.clone(), size.clone(), align_log.clone())
+            .prop_map(|(cpu, node, size, align_log)| Operation::Allocate { cpu, node, size, align_log }),
+        3 => (cpu.clone(), node, which.clone(), size, align_log).prop_map(
+            |(cpu, node, which, size, align_log)| Operation::Change { cpu, node, which, size, align_log }
+        ),
+        3 => (cpu.clone(), which).prop_map(|(cpu, which)| Operation::Free { cpu, which }),
+        1 => cpu.prop_map(Operation::Tend),
+    ]
+}
+
+/// A block of the model, all of whose bytes are `tag`.
+struct Held {
+    memory: NonNull<u8>,
+    layout: Layout,
+    tag: u8,
+}
+
+impl Held {
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the block is the model's, with that layout; every byte was written when it was taken.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.layout.size()) }
+    }
+}
+
+/// Grows or shrinks a block on a node, as containers do.
+fn change(on: OnNode<'_, &Machine, &Machine>, held: &Held, new: Layout) -> Option<NonNull<u8>> {
+    // SAFETY: held with that layout; on success the model forgets the old block.
+    let block = unsafe {
+        match new.size() >= held.layout.size() {
+            true => on.grow(held.memory, held.layout, new),
+            false => on.shrink(held.memory, held.layout, new),
+        }
+    };
+    block.ok().map(NonNull::cast)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 48, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes minutes; the other tests run the same unsafe code")]
+    fn blocks_on_nodes_agree_with_a_model(
+        operations in prop::collection::vec(operation(), 1..400),
+        hardened in any::<bool>(),
+    ) {
+        let machine = Machine::new(2, 2, 8 * MEGABYTE);
+        let heap = if hardened { all_measures(&machine) } else { Heap::new(&machine, &machine) };
+        all_online(&heap);
+        let mut model: std::vec::Vec<Held> = std::vec::Vec::new();
+        for (tag, operation) in operations.into_iter().enumerate() {
+            let tag = tag as u8;
+            match operation {
+                Operation::Allocate { cpu, node: on, size, align_log } => {
+                    become_cpu(cpu);
+                    let layout = layout(size, 1 << align_log);
+                    let memory = heap.alloc_on(node(on), layout).unwrap();
+                    // The nodes are large enough for all of it.
+                    prop_assert!(size == 0 || machine.node_of(memory) == node(on));
+                    let mut held = Held { memory, layout, tag };
+                    // SAFETY: the heap gave that many bytes.
+                    unsafe { memory.write_bytes(tag, size) };
+                    prop_assert_eq!(held.bytes().len(), size);
+                    model.push(held);
+                }
+                Operation::Change { cpu, node: on, which, size, align_log } => {
+                    become_cpu(cpu);
+                    if model.is_empty() {
+                        continue;
+                    }
+                    let at = which % model.len();
+                    let new = layout(size, 1 << align_log);
+                    let old = model[at].layout;
+                    let changed = change(heap.on(node(on)).unwrap(), &model[at], new).unwrap();
+                    prop_assert_eq!(changed.addr().get() % new.align(), 0);
+                    let moved = changed != model[at].memory && size > 0;
+                    prop_assert!(!moved || machine.node_of(changed) == node(on));
+                    // SAFETY: the heap gave that many bytes; the first ones were copied.
+                    unsafe {
+                        let kept = old.size().min(size);
+                        prop_assert!((0..kept).all(|byte| changed.add(byte).read() == model[at].tag));
+                        changed.write_bytes(tag, size);
+                    }
+                    model[at] = Held { memory: changed, layout: new, tag };
+                }
+                Operation::Free { cpu, which } => {
+                    become_cpu(cpu);
+                    if !model.is_empty() {
+                        let mut held = model.swap_remove(which % model.len());
+                        let tag = held.tag;
+                        prop_assert!(held.bytes().iter().all(|&byte| byte == tag));
+                        free(&heap, held.memory, held.layout);
+                    }
+                }
+                Operation::Tend(cpu) => {
+                    become_cpu(cpu);
+                    heap.reclaim(&common::pin());
+                    heap.tend(&common::pin());
+                }
+            }
+        }
+        let held = model.iter().filter(|held| held.layout.size() > 0).count() as u64;
+        prop_assert_eq!(totals(&heap).0 + heap.large_stats().live, held);
+        for mut held in model {
+            let tag = held.tag;
+            prop_assert!(held.bytes().iter().all(|&byte| byte == tag));
+            free(&heap, held.memory, held.layout);
+        }
+        prop_assert_eq!(machine.refused.load(Ordering::SeqCst), 0);
+        check_empty(&machine, heap, "the model");
+    }
+}
