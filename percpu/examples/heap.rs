@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     bare_memory()?;
     containers()?;
     on_a_node()?;
+    boxes()?;
     Ok(())
 }
 
@@ -52,5 +53,15 @@ fn on_a_node() -> Result<(), Box<dyn Error>> {
     let remote = HEAP.on(node)?;
     let boxed = allocator_api2::boxed::Box::try_new_in([0_u8; 100], remote)?;
     println!("{} bytes on {}", boxed.len(), remote.node());
+    Ok(())
+}
+
+/// Boxes that need no global allocator, and never panic for want of memory.
+fn boxes() -> Result<(), Box<dyn Error>> {
+    let answer = HEAP.try_box(42)?;
+    let squares = HEAP.try_slice(5, |index| index * index)?;
+    // SAFETY: zeroes are numbers.
+    let table = unsafe { HEAP.try_box_zeroed::<[u64; 512]>()?.assume_init() };
+    println!("{answer}, {squares:?}, {} zeroes", table.iter().filter(|entry| **entry == 0).count());
     Ok(())
 }

@@ -103,9 +103,9 @@ mod try_lock;
 
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
+pub use heap::handles::{AllocOnError, HeapBox, InHeap, NoRoom, OnNode, Owner, UnknownNode};
 pub use heap::{
-    AllocError, AllocOnError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, OnNode,
-    Partial, ReallocError, UnknownNode,
+    AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, Partial, ReallocError,
 };
 #[cfg(feature = "hardening")]
 pub use heap::{Finding, Hardening, Measure, Report};

@@ -32,7 +32,7 @@ mod cache;
 mod counters;
 mod error;
 mod global;
-mod handles;
+pub(crate) mod handles;
 #[cfg(feature = "hardening")]
 mod hardening;
 mod large;
@@ -46,7 +46,6 @@ mod shared;
 mod stats;
 
 pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
-pub use handles::{AllocOnError, OnNode, UnknownNode};
 #[cfg(feature = "hardening")]
 pub use hardening::{Finding, Hardening, Measure, Report};
 pub use many::Partial;

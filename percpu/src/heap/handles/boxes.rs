@@ -1,0 +1,250 @@
+//! Boxes of one value, and of slices: fallible, and without a global allocator.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::mem::{self, MaybeUninit};
+use core::ptr::NonNull;
+
+use super::OnNode;
+use super::owned::{GiveBack, HeapBox, Owner};
+use crate::heap::{AllocError, Heap};
+use crate::{PageSource, Platform};
+
+/// A value for which there was no memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom<T> {
+    /// The value, as it was.
+    pub value: T,
+    /// Why there was no memory.
+    pub error: AllocError,
+}
+
+impl<T> fmt::Debug for NoRoom<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NoRoom").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for NoRoom<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no room for a value of {} bytes: {}", size_of::<T>(), self.error)
+    }
+}
+
+impl<T> core::error::Error for NoRoom<T> {}
+
+/// A box in a heap.
+pub type InHeap<'h, T, P, S> = HeapBox<T, &'h Heap<P, S>>;
+
+/// The layout of a slice.
+fn slice<T>(len: usize) -> Result<Layout, AllocError> {
+    let (size, align) = (size_of::<T>().saturating_mul(len), align_of::<T>());
+    Layout::array::<T>(len).map_err(|_| AllocError::TooLarge { size, align })
+}
+
+/// Puts `value` into `memory`, which was allocated for it.
+///
+/// # Safety
+///
+/// The memory is the caller's, from `owner`, with the value's layout.
+pub(super) unsafe fn place<T, O: Owner>(
+    memory: Result<NonNull<u8>, AllocError>,
+    value: T,
+    owner: O,
+) -> Result<HeapBox<T, O>, NoRoom<T>> {
+    match memory {
+        // SAFETY: the caller's promise.
+        Ok(memory) => unsafe {
+            memory.cast().write(value);
+            Ok(HeapBox::from_raw(memory.cast(), owner))
+        },
+        Err(error) => Err(NoRoom { value, error }),
+    }
+}
+
+/// The values of a slice that is being filled: dropped if the filling unwinds.
+struct Filled<T> {
+    first: NonNull<T>,
+    count: usize,
+}
+
+impl<T> Drop for Filled<T> {
+    fn drop(&mut self) {
+        // SAFETY: so many values were written, and nobody else knows them.
+        unsafe { NonNull::slice_from_raw_parts(self.first, self.count).drop_in_place() };
+    }
+}
+
+/// Fills `memory`, which was allocated for a slice of `len`.
+///
+/// # Safety
+///
+/// The memory is the caller's, from `owner`, with the slice's layout.
+unsafe fn fill<T, O: Owner>(
+    memory: NonNull<u8>,
+    len: usize,
+    layout: Layout,
+    owner: O,
+    mut value: impl FnMut(usize) -> T,
+) -> HeapBox<[T], O> {
+    let first = memory.cast::<T>();
+    let give_back = GiveBack { memory, layout, owner: &owner };
+    // Dropped before the memory goes back.
+    let mut filled = Filled { first, count: 0 };
+    for index in 0..len {
+        // SAFETY: the memory has room for so many values.
+        unsafe { first.add(index).write(value(index)) };
+        filled.count += 1;
+    }
+    mem::forget(filled);
+    mem::forget(give_back);
+    // SAFETY: all values were written; the caller's promise.
+    unsafe { HeapBox::from_raw(NonNull::slice_from_raw_parts(first, len), owner) }
+}
+
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// Puts `value` into memory of the heap. Costs an allocation and a move.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`], with the value, if there is no memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let mut counter = heap.try_box(1_u64)?;
+    /// *counter += 1;
+    /// assert_eq!(counter.into_inner(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// A value without a size goes by its address:
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, HeapBox};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use std::ptr::NonNull;
+    /// let heap = Heap::new(Host, Host);
+    /// let (value, owner) = heap.try_box(7_u64)?.into_raw();
+    /// // SAFETY: the value and its owner come from a box.
+    /// let shown: HeapBox<dyn std::fmt::Display, _> =
+    ///     unsafe { HeapBox::from_raw(value as NonNull<dyn std::fmt::Display>, owner) };
+    /// assert_eq!(shown.to_string(), "7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_box<T>(&self, value: T) -> Result<InHeap<'_, T, P, S>, NoRoom<T>> {
+        // SAFETY: just allocated by this heap, for a value of this type.
+        unsafe { place(self.alloc(Layout::new::<T>()), value, self) }
+    }
+
+    /// Allocates memory for a `T`, all bytes zero. Large values need no room on the stack this way.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let table = heap.try_box_zeroed::<[u64; 4096]>()?;
+    /// // SAFETY: zeroes are numbers.
+    /// let table = unsafe { table.assume_init() };
+    /// assert!(table.iter().all(|entry| *entry == 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_box_zeroed<T>(&self) -> Result<InHeap<'_, MaybeUninit<T>, P, S>, AllocError> {
+        let memory = self.alloc_zeroed(Layout::new::<T>())?;
+        // SAFETY: just allocated by this heap, for a value of this type; any bytes will do.
+        Ok(unsafe { HeapBox::from_raw(memory.cast(), self) })
+    }
+
+    /// Allocates memory for `len` values, all bytes zero.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`]; [`AllocError::TooLarge`] also if the bytes exceed what an address can tell apart.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// // SAFETY: zeroes are numbers.
+    /// let bytes = unsafe { heap.try_slice_zeroed::<u8>(1000)?.assume_init() };
+    /// assert_eq!((bytes.len(), bytes[999]), (1000, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_slice_zeroed<T>(&self, len: usize) -> Result<InHeap<'_, [MaybeUninit<T>], P, S>, AllocError> {
+        let memory = self.alloc_zeroed(slice::<T>(len)?)?;
+        let values = NonNull::slice_from_raw_parts(memory.cast(), len);
+        // SAFETY: just allocated by this heap, for a slice of that length; any bytes will do.
+        Ok(unsafe { HeapBox::from_raw(values, self) })
+    }
+
+    /// Allocates a slice of `len` values, each made by `value` from its index. The memory is allocated
+    /// first, so `value` is called only if the slice has room. If `value` unwinds, what it made is
+    /// dropped, and the memory goes back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Heap::try_slice_zeroed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let squares = heap.try_slice(4, |index| index * index)?;
+    /// assert_eq!(*squares, [0, 1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_slice<T>(
+        &self,
+        len: usize,
+        value: impl FnMut(usize) -> T,
+    ) -> Result<InHeap<'_, [T], P, S>, AllocError> {
+        let layout = slice::<T>(len)?;
+        // SAFETY: just allocated by this heap, with the slice's layout.
+        Ok(unsafe { fill(self.alloc(layout)?, len, layout, self, value) })
+    }
+}
+
+impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
+    /// Puts `value` into memory of the node: see [`Heap::try_box`] and [`OnNode::alloc`].
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`], with the value, if there is no memory.
+    pub fn try_box<T>(&self, value: T) -> Result<InHeap<'h, T, P, S>, NoRoom<T>> {
+        // SAFETY: just allocated by this heap, for a value of this type.
+        unsafe { place(self.alloc(Layout::new::<T>()), value, self.heap) }
+    }
+
+    /// Allocates a slice on the node: see [`Heap::try_slice`] and [`OnNode::alloc`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Heap::try_slice`].
+    pub fn try_slice<T>(
+        &self,
+        len: usize,
+        value: impl FnMut(usize) -> T,
+    ) -> Result<InHeap<'h, [T], P, S>, AllocError> {
+        let layout = slice::<T>(len)?;
+        // SAFETY: just allocated by this heap, with the slice's layout.
+        Ok(unsafe { fill(self.alloc(layout)?, len, layout, self.heap, value) })
+    }
+}
