@@ -6,7 +6,7 @@ use std::fmt;
 use std::hint::black_box;
 use std::ptr::NonNull;
 
-use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform};
+use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform, RunLength};
 use x86_64::PhysAddr;
 
 use super::arena::{self, Arena};
@@ -48,6 +48,26 @@ unsafe impl PageSource for Pages {
 
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
         self.0.free_memory(pin, run, order);
+    }
+
+    fn allocate_run(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        match length.order() {
+            Some(order) => self.allocate(pin, node, order),
+            None => self.0.alloc_pages(pin, length.pages(), align).ok_or(OutOfMemory),
+        }
+    }
+
+    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        match length.order() {
+            Some(order) => self.0.free_memory(pin, run, order),
+            None => self.0.free_pages(pin, run, length.pages()),
+        }
     }
 
     fn node_of_cpu(&self, _: CpuId) -> NodeId {

@@ -178,10 +178,30 @@ impl Topomem {
     /// Frees the run of the arena's frames whose memory begins at `memory`.
     #[inline]
     pub fn free_memory(&self, pin: &CpuPin, memory: NonNull<u8>, order: Order) {
+        self.free(pin, self.frame_of(memory), order);
+    }
+
+    /// Allocates `pages` of the arena's frames, the first at a multiple of `align` frames: their memory.
+    pub fn alloc_pages(&self, pin: &CpuPin, pages: u64, align: Order) -> Option<NonNull<u8>> {
+        let request = FrameRequest::order(Order::FRAME);
+        let first = self.frames.alloc_run(pin, &request, pages, align.frames()).ok()?;
+        Some(self.frames.platform().phys_to_virt(first.start_address()))
+    }
+
+    /// Frees the arena's frames whose memory begins at `memory`, as many as were allocated together.
+    pub fn free_pages(&self, pin: &CpuPin, memory: NonNull<u8>, pages: u64) {
+        // SAFETY: the cases free what they allocated, and do not touch it any more.
+        if let Err(error) = unsafe { self.frames.free_run(pin, self.frame_of(memory), pages) } {
+            panic!("topomem: {error}");
+        }
+    }
+
+    /// The arena's frame whose memory begins at `memory`.
+    #[inline]
+    fn frame_of(&self, memory: NonNull<u8>) -> PhysFrame {
         let arena = self.frames.platform().arena.as_ref();
         let base = arena.map_or(0, |arena| arena.base().addr().get());
-        let offset = (memory.addr().get() - base) as u64;
-        self.free(pin, PhysFrame::containing_address(PhysAddr::new(BASE + offset)), order);
+        PhysFrame::containing_address(PhysAddr::new(BASE + (memory.addr().get() - base) as u64))
     }
 
     /// Free memory, wherever it is.

@@ -4,7 +4,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
 use super::{Heap, Miss, ReallocError};
-use crate::{PageSource, Platform};
+use crate::{PageSource, Platform, SizeClass};
 
 // SAFETY: `Heap` hands out each byte to one caller at a time, sized and aligned as asked, never
 // unwinds of its own, and keeps contents across `realloc`.
@@ -13,8 +13,8 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.alloc_hit(layout) {
             Ok(object) => object.as_ptr(),
-            Err(Miss::Aligned) => self.alloc_aligned_or_null(layout),
-            Err(Miss::Other) => self.alloc_or_null(layout),
+            Err(Miss::Uncommon) => self.alloc_uncommon_or_null(layout),
+            Err(Miss::Other) => self.alloc_otherwise_or_null(layout),
         }
     }
 
@@ -29,8 +29,8 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
             let memory = NonNull::new_unchecked(memory);
             match self.free_hit(memory, layout) {
                 Ok(()) => {}
-                Err(Miss::Aligned) => self.dealloc_aligned_or_report(memory, layout),
-                Err(Miss::Other) => self.dealloc_or_report(memory, layout),
+                Err(Miss::Uncommon) => self.dealloc_uncommon_or_report(memory, layout),
+                Err(Miss::Other) => self.dealloc_otherwise_or_report(memory, layout),
             }
         }
     }
@@ -52,11 +52,12 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
 // Calls of their own, for whose results a hit would else make room on the stack.
 impl<P: Platform, S: PageSource> Heap<P, S> {
     #[inline(never)]
-    fn alloc_or_null(&self, layout: Layout) -> *mut u8 {
-        match self.alloc_cached_run(layout) {
-            Some(run) => run.as_ptr(),
-            None => self.alloc_otherwise_or_null(layout),
-        }
+    fn alloc_uncommon_or_null(&self, layout: Layout) -> *mut u8 {
+        let served = match SizeClass::of(layout) {
+            Some(class) => self.alloc_uncommon_hit(class, layout),
+            None => self.alloc_cached_run(layout),
+        };
+        served.map_or_else(|| self.alloc_otherwise_or_null(layout), NonNull::as_ptr)
     }
 
     #[inline(never)]
@@ -64,19 +65,18 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.alloc_otherwise(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
-    #[inline(never)]
-    fn alloc_aligned_or_null(&self, layout: Layout) -> *mut u8 {
-        self.alloc_aligned(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
-    }
-
     /// # Safety
     ///
     /// As for [`Heap::dealloc`].
     #[inline(never)]
-    unsafe fn dealloc_or_report(&self, memory: NonNull<u8>, layout: Layout) {
+    unsafe fn dealloc_uncommon_or_report(&self, memory: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise is the same.
         unsafe {
-            if !self.dealloc_cached_run(memory, layout) {
+            let served = match SizeClass::of(layout) {
+                Some(class) => self.free_uncommon_hit(class, memory, layout),
+                None => self.dealloc_cached_run(memory, layout),
+            };
+            if !served {
                 self.dealloc_otherwise_or_report(memory, layout);
             }
         }
@@ -89,17 +89,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     unsafe fn dealloc_otherwise_or_report(&self, memory: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise is the same.
         if let Err(invalid) = unsafe { self.dealloc_otherwise(memory, layout) } {
-            self.source.refused(invalid);
-        }
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Heap::dealloc`].
-    #[inline(never)]
-    unsafe fn dealloc_aligned_or_report(&self, memory: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promise is the same.
-        if let Err(invalid) = unsafe { self.dealloc_aligned(memory, layout) } {
             self.source.refused(invalid);
         }
     }

@@ -138,7 +138,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         match self.alloc_hit(layout) {
             Ok(object) => Ok(object),
-            Err(Miss::Aligned) => self.alloc_aligned(layout),
+            Err(Miss::Uncommon) => self.alloc_uncommon(layout),
             Err(Miss::Other) => self.alloc_otherwise(layout),
         }
     }
@@ -174,7 +174,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe {
             match self.free_hit(memory, layout) {
                 Ok(()) => Ok(()),
-                Err(Miss::Aligned) => self.dealloc_aligned(memory, layout),
+                Err(Miss::Uncommon) => self.dealloc_uncommon(memory, layout),
                 Err(Miss::Other) => self.dealloc_otherwise(memory, layout),
             }
         }
@@ -235,29 +235,48 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// [`Heap::alloc`] of what is aligned to more than a word.
+    /// [`Heap::alloc`] of a layout that [`SizeClass::of_small`] does not know.
     #[inline(never)]
-    fn alloc_aligned(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        match SizeClass::of(layout).map(|class| self.pop(class)) {
-            Some(Ok(object)) => Ok(object),
-            _ => self.alloc_otherwise(layout),
+    fn alloc_uncommon(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        match SizeClass::of(layout).and_then(|class| self.alloc_uncommon_hit(class, layout)) {
+            Some(object) => Ok(object),
+            None => self.alloc_otherwise(layout),
         }
     }
 
-    /// [`Heap::dealloc`] of what is aligned to more than a word.
+    /// Serves any `layout` of `class` from the loaded magazine, if that has an object.
+    #[inline(always)]
+    fn alloc_uncommon_hit(&self, class: SizeClass, layout: Layout) -> Option<NonNull<u8>> {
+        // A layout without bytes is of the smallest class, and takes nothing.
+        if layout.size() == 0 { None } else { self.pop(class).ok() }
+    }
+
+    /// [`Heap::dealloc`] of a layout that [`SizeClass::of_small`] does not know.
     ///
     /// # Safety
     ///
     /// As for [`Heap::dealloc`].
     #[inline(never)]
-    unsafe fn dealloc_aligned(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
+    unsafe fn dealloc_uncommon(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
         // SAFETY: the caller's promise.
         unsafe {
-            match SizeClass::of(layout).map(|class| self.push(class, memory)) {
-                Some(Ok(())) => Ok(()),
+            match SizeClass::of(layout) {
+                Some(class) if self.free_uncommon_hit(class, memory, layout) => Ok(()),
                 _ => self.dealloc_otherwise(memory, layout),
             }
         }
+    }
+
+    /// Takes memory of any `layout` of `class` back into the loaded magazine; false if that has no room, or
+    /// if something about it is to be checked or refused. Then nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(always)]
+    unsafe fn free_uncommon_hit(&self, class: SizeClass, memory: NonNull<u8>, layout: Layout) -> bool {
+        // SAFETY: the caller's promise.
+        layout.size() != 0 && unsafe { self.push(class, memory) }.is_ok()
     }
 
     /// [`Heap::alloc`] of anything, by any way.
@@ -523,21 +542,18 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 }
 
-/// Why a use is not one that the loaded magazine serves.
+/// Why a use is not one that is served where memory is allocated or freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Miss {
-    /// The layout is small, but aligned to more than a word.
-    Aligned,
-    /// Anything else.
+    /// The layout has no bytes, or more than 1 KiB, or is aligned to more than a word.
+    Uncommon,
+    /// The loaded magazine does not serve it.
     Other,
 }
 
 impl From<NotCommon> for Miss {
-    fn from(layout: NotCommon) -> Miss {
-        match layout {
-            NotCommon::Aligned => Miss::Aligned,
-            NotCommon::Size => Miss::Other,
-        }
+    fn from(_: NotCommon) -> Miss {
+        Miss::Uncommon
     }
 }
 

@@ -68,9 +68,9 @@ impl SizeClass {
         // Wraps for no bytes, which is then too large.
         let last = layout.size().wrapping_sub(1);
         if last >= SMALL {
-            return Err(NotCommon::Size);
+            return Err(NotCommon);
         }
-        if layout.align() > WORD { Err(NotCommon::Aligned) } else { Ok(BY_WORDS[last / WORD]) }
+        if layout.align() > WORD { Err(NotCommon) } else { Ok(BY_WORDS[last / WORD]) }
     }
 
     /// The smallest class of at least `size` bytes, which is at most [`MAX_CLASS_SIZE`].
@@ -172,14 +172,10 @@ const ROUNDS: [u8; CLASS_COUNT] = {
     rounds
 };
 
-/// Why a layout is not among those that [`SizeClass::of_small`] knows.
+/// A layout that [`SizeClass::of_small`] does not know: without bytes, with more than 1024, or aligned to
+/// more than a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NotCommon {
-    /// It has no bytes, or more than 1024.
-    Size,
-    /// It is aligned to more than a word.
-    Aligned,
-}
+pub(crate) struct NotCommon;
 
 impl fmt::Debug for SizeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
