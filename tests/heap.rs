@@ -226,6 +226,34 @@ fn runs_take_the_frames_of_their_length_and_are_aligned() {
 }
 
 #[test]
+fn large_objects_change_their_size_in_place() {
+    let (sim, service) = booted(1, 1, 64 * MEGABYTE);
+    sim.on(CpuId::BOOT, |pin| {
+        let heap = service.heap().unwrap().heap();
+        let pages = |pages: usize| layout(pages * 4096);
+        let memory = heap.alloc(pages(5)).unwrap();
+        // SAFETY: the heap gave that many bytes.
+        unsafe { memory.write_bytes(0x77, 5 * 4096) };
+        let bare = allocated(service) - 5;
+        let mut held = 5;
+        for new in [6, 32, 8, 100, 64, 16, 5] {
+            // SAFETY: the test has the object with that layout, and uses what comes back.
+            assert_eq!(unsafe { heap.realloc(memory, pages(held), new * 4096) }, Ok(memory));
+            assert_eq!(allocated(service), bare + RunLength::for_pages(new as u64).unwrap().pages());
+            held = new;
+        }
+        // SAFETY: as above; then the layout is that one, and the object is not used any more.
+        unsafe {
+            assert_eq!(heap.realloc(memory, pages(5), 8 * 4096), Ok(memory));
+            assert_eq!(memory.add(5 * 4096 - 1).read(), 0x77);
+            heap.dealloc(memory, pages(8)).unwrap();
+        }
+        heap.drain(pin);
+        assert_eq!(allocated(service), bare);
+    });
+}
+
+#[test]
 fn what_the_heap_refuses_is_told_to_the_kernel() {
     let (sim, service) = booted(1, 1, 32 * MEGABYTE);
     let heap = service.heap().unwrap();

@@ -8,8 +8,8 @@ mod frames_support;
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Obstacle, PerFrameTable, Policy,
-    Pressure, Watermarks, Zone,
+    AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Obstacle, PerFrameTable,
+    Policy, Pressure, ResizeError, Watermarks, Zone,
 };
 use topomem_percpu::Order;
 use x86_64::structures::paging::PhysFrame;
@@ -193,6 +193,50 @@ fn a_frame_freed_to_the_bitmap_is_not_taken_into_a_magazine_too() {
     frames.drain(&pin(1));
     assert_eq!(free(frames, pair[1], Order::FRAME), Err(FreeError::DoubleFree(pair[1])));
     frames.validate().unwrap();
+}
+
+#[test]
+fn runs_become_longer_and_shorter_where_they_are() {
+    let paranoid = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..plain() };
+    for config in [plain(), paranoid] {
+        let frames = Machine::simple(4, 1).frames(&config);
+        online(frames, 1);
+        let total = frames.validate().unwrap().free;
+        let first = frames.alloc_run(&pin(0), &FrameRequest::frame(), 5, 1).unwrap();
+        // SAFETY: nobody uses the arena.
+        let extend = |count, longer| unsafe { frames.extend_run(first, count, longer) };
+        // SAFETY: as above.
+        let shrink = |count, shorter| unsafe { frames.shrink_run(&pin(0), first, count, shorter) };
+        let mut count = 5;
+        for new in [6, 70, 200, 64, 3, 511, 1, 33] {
+            if new > count { extend(count, new) } else { shrink(count, new) }.unwrap();
+            assert_eq!(frames.validate().unwrap().allocated, new);
+            count = new;
+        }
+        for (refused, why) in [
+            (extend(33, 33), ResizeError::Length),
+            (extend(33, 512), ResizeError::Length),
+            (shrink(33, 33), ResizeError::Length),
+            (shrink(33, 0), ResizeError::Length),
+        ] {
+            assert_eq!(refused, Err(why));
+        }
+        // What is behind is in use.
+        let behind = frames.alloc_run(&pin(0), &FrameRequest::frame(), 2, 1).unwrap();
+        assert_eq!(number(behind), number(first) + 33);
+        assert_eq!(extend(33, 34), Err(ResizeError::NotFree));
+        assert_eq!(frames.validate().unwrap().allocated, 35);
+        // SAFETY: nobody uses the arena.
+        unsafe {
+            frames.free_run(&pin(0), behind, 2).unwrap();
+            // The end was given back already.
+            shrink(33, 20).unwrap();
+            assert!(frames.free(&pin(0), first + 20, Order::FRAME).is_err());
+            frames.free_run(&pin(0), first, 20).unwrap();
+            assert!(frames.free_run(&pin(0), first, 20).is_err());
+        }
+        assert_eq!(frames.validate().unwrap().free, total);
+    }
 }
 
 #[test]

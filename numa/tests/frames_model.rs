@@ -12,8 +12,8 @@ use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use proptest::prelude::*;
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy, RetireError, Retired,
-    ZeroedFrames,
+    AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy, ResizeError, RetireError,
+    Retired, ZeroedFrames,
 };
 use topomem_percpu::{Order, Platform};
 use x86_64::structures::paging::PhysFrame;
@@ -46,6 +46,12 @@ enum Step {
     Free {
         cpu: usize,
         pick: usize,
+    },
+    /// Makes one of the live runs longer or shorter where it is.
+    Resize {
+        cpu: usize,
+        pick: usize,
+        count: u64,
     },
     /// Frees something arbitrary, which the model judges.
     BadFree {
@@ -90,6 +96,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (cpu(), 1_u64..1500, 0_u8..10, below())
             .prop_map(|(cpu, count, align, below)| Step::Run { cpu, count, align, below }),
         8 => (cpu(), any::<usize>()).prop_map(|(cpu, pick)| Step::Free { cpu, pick }),
+        3 => (cpu(), any::<usize>(), prop_oneof![1_u64..20, 1_u64..600])
+            .prop_map(|(cpu, pick, count)| Step::Resize { cpu, pick, count }),
         2 => (cpu(), 0_u64..4096, 0_u8..12).prop_map(|(cpu, at, order)| Step::BadFree { cpu, at, order }),
         1 => cpu().prop_map(|cpu| Step::Drain { cpu }),
         1 => cpu().prop_map(|cpu| Step::Trim { cpu }),
@@ -281,6 +289,33 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             let Some((&first, &kind)) = model.live.iter().nth(pick % model.live.len().max(1)) else { return };
             model.live.remove(&first);
             give_back(frames, cpu, first, kind);
+            model.settle();
+        }
+        Step::Resize { cpu, pick, count } => {
+            let Some((&first, &kind)) = model.live.iter().nth(pick % model.live.len().max(1)) else { return };
+            let (old, before) = (kind.frames(), frames.validate().unwrap());
+            // SAFETY: nobody uses the arena.
+            let resized = unsafe {
+                if count > old {
+                    frames.extend_run(frame(first), old, count)
+                } else {
+                    frames.shrink_run(&pin(cpu), frame(first), old, count)
+                }
+            };
+            let inside = old.max(count) < 512 && first / 512 == (first + old.max(count) - 1) / 512;
+            match resized {
+                Ok(()) => {
+                    assert!(inside && count != old);
+                    model.live.remove(&first);
+                    model.add(first, Kind::Run(count));
+                }
+                Err(ResizeError::Length) => assert!(!inside || count == old),
+                Err(ResizeError::NotFree) => assert!(count > old),
+                Err(error) => panic!("{error}"),
+            }
+            if resized.is_err() {
+                assert_eq!(frames.validate().unwrap(), before);
+            }
             model.settle();
         }
         Step::BadFree { cpu, at, order } => {

@@ -19,6 +19,18 @@ impl fmt::Display for OutOfMemory {
 
 impl core::error::Error for OutOfMemory {}
 
+/// A run cannot have another length where it is; nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotInPlace;
+
+impl fmt::Display for NotInPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the run cannot have another length where it is")
+    }
+}
+
+impl core::error::Error for NotInPlace {}
+
 /// What the heap asks of the allocator below it: runs of pages, and which node is a CPU's.
 ///
 /// The heap calls it in whatever context the heap itself is used, interrupt handlers included,
@@ -73,10 +85,59 @@ pub unsafe trait PageSource: Sync {
     ///
     /// # Safety
     ///
-    /// `run` came from [`PageSource::allocate_run`] with the same `length`, and is not used any more.
+    /// `run` came from [`PageSource::allocate_run`], has this `length`, and is not used any more.
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
         // SAFETY: `allocate_run` had the run from `allocate`, with this order.
         unsafe { self.free(pin, run, length.holding_order()) };
+    }
+
+    /// Makes a run longer where it is, by the pages right behind it. Their bytes are arbitrary. From here
+    /// on the run is one of length `to`, wherever it begins.
+    ///
+    /// By default this succeeds if the run that [`PageSource::allocate_run`] took by default has room for
+    /// the new length. A source that replaces that method replaces this one, too.
+    ///
+    /// # Errors
+    ///
+    /// [`NotInPlace`] if the pages are not free, or the source cannot say so.
+    ///
+    /// # Safety
+    ///
+    /// `run` is a run of length `from`, which is shorter than `to`, from [`PageSource::allocate_run`].
+    unsafe fn extend_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        let _ = (pin, run);
+        if from.holding_order() == to.holding_order() { Ok(()) } else { Err(NotInPlace) }
+    }
+
+    /// Takes back the pages at the end of a run. From here on the run is one of length `to`, wherever it
+    /// begins.
+    ///
+    /// By default this succeeds if the run that [`PageSource::allocate_run`] took by default would be the
+    /// same for the new length. A source that replaces that method replaces this one, too.
+    ///
+    /// # Errors
+    ///
+    /// [`NotInPlace`] if the source cannot take back a part of this run.
+    ///
+    /// # Safety
+    ///
+    /// `run` is a run of length `from`, which is longer than `to`, from [`PageSource::allocate_run`]. The
+    /// pages beyond `to` are not used any more, if this succeeds.
+    unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        let _ = (pin, run);
+        if from.holding_order() == to.holding_order() { Ok(()) } else { Err(NotInPlace) }
     }
 
     /// The node whose memory serves `cpu` best: its own, or the nearest that has memory. The same
@@ -133,6 +194,28 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
         // SAFETY: the caller's promise is the same.
         unsafe { (**self).free_run(pin, run, length) };
+    }
+
+    unsafe fn extend_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { (**self).extend_run(pin, run, from, to) }
+    }
+
+    unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { (**self).shrink_run(pin, run, from, to) }
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

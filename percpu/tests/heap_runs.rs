@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Machine, TestHeap, all_drained, all_online, become_cpu, pin};
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, InvalidFree, LargeStats, MAX_CLASS_SIZE, NodeId, Order, OutOfMemory, PageSource,
-    RunLength,
+    CpuId, CpuPin, Heap, InvalidFree, LargeStats, MAX_CLASS_SIZE, NodeId, NotInPlace, Order, OutOfMemory,
+    PageSource, RunLength,
 };
 
 const MEGABYTE: usize = 1 << 20;
@@ -75,6 +75,30 @@ unsafe impl PageSource for Counting {
         self.called();
         // SAFETY: the caller's promise.
         unsafe { self.machine.free_run(pin, run, length) };
+    }
+
+    unsafe fn extend_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        self.called();
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.extend_run(pin, run, from, to) }
+    }
+
+    unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        self.called();
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.shrink_run(pin, run, from, to) }
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
@@ -358,4 +382,171 @@ fn what_one_cpu_allocates_another_frees() {
     heap.validate().unwrap();
     all_drained(&heap);
     assert_eq!(heap.large_stats(), LargeStats::default());
+}
+
+/// Writes a byte that tells where it is to both ends of each page.
+fn fill(memory: NonNull<u8>, size: usize) {
+    for at in (0..size).step_by(PAGE).chain([size - 1]) {
+        // SAFETY: the caller has so many bytes.
+        unsafe { memory.add(at).write((at / PAGE) as u8 ^ 0x2f) };
+    }
+}
+
+fn check(memory: NonNull<u8>, size: usize) {
+    for at in (0..size).step_by(PAGE) {
+        // SAFETY: the caller has so many bytes.
+        assert_eq!(unsafe { memory.add(at).read() }, (at / PAGE) as u8 ^ 0x2f);
+    }
+}
+
+#[test]
+fn changes_of_size_stay_in_place_where_the_neighbours_are_free() {
+    let source = Counting::new(1, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&source.machine, &source);
+    heap.cpu_online(&pin()).unwrap();
+    let pages = |pages: usize| layout(pages * PAGE);
+    // Behind the first run come the tables of the record, behind the second one nothing.
+    let first = heap.alloc(pages(5)).unwrap();
+    let memory = heap.alloc(pages(5)).unwrap();
+    fill(memory, 5 * PAGE);
+    let bare = source.machine.outstanding() - 5;
+    let realloc = |memory, from, to| {
+        // SAFETY: the test has the object with that layout, and uses what comes back.
+        unsafe { heap.realloc(memory, pages(from), to * PAGE) }
+    };
+    let sizes = [5, 6, 20, 9, 8, 32, 5, 33, 40, 6];
+    for pair in sizes.windows(2) {
+        source.calls();
+        assert_eq!(realloc(memory, pair[0], pair[1]), Ok(memory));
+        assert_eq!(source.calls(), 1);
+        check(memory, pair[0].min(pair[1]) * PAGE);
+        fill(memory, pair[1] * PAGE);
+        let length = RunLength::of(pages(pair[1])).unwrap();
+        assert_eq!(source.machine.outstanding() - bare, length.pages() as usize);
+        let stats = heap.large_stats();
+        assert_eq!((stats.live, stats.bytes), (2, 5 * PAGE as u64 + length.bytes()));
+        heap.validate().unwrap();
+        // The old layout is not right any more.
+        // SAFETY: a wrong free is refused before it touches anything.
+        assert!(unsafe { heap.dealloc(memory, pages(pair[0])) }.is_err());
+    }
+    // The neighbour is in use.
+    let neighbour = heap.alloc(pages(7)).unwrap();
+    assert_eq!(neighbour.addr().get(), memory.addr().get() + 6 * PAGE);
+    fill(neighbour, 7 * PAGE);
+    let moved = realloc(memory, 6, 9).unwrap();
+    assert_ne!(moved, memory);
+    check(moved, 6 * PAGE);
+    check(neighbour, 7 * PAGE);
+    free(&heap, first, pages(5));
+    free(&heap, neighbour, pages(7));
+    free(&heap, moved, pages(9));
+    assert_eq!(heap.large_stats().live, 0);
+    heap.drain(&pin());
+    drop(heap);
+    assert_eq!(source.machine.outstanding(), 0);
+}
+
+/// A source that knows orders only.
+struct Orders(Machine);
+
+// SAFETY: the machine's own promises; all else is the trait's own.
+unsafe impl PageSource for Orders {
+    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+        self.0.allocate(pin, node, order)
+    }
+
+    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.free(pin, run, order) };
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.0.node_of_cpu(cpu)
+    }
+}
+
+#[test]
+fn a_source_that_knows_orders_only_serves_all_lengths() {
+    let source = Orders(Machine::new(1, 1, 2 * MEGABYTE));
+    let heap = Heap::new(&source.0, &source);
+    heap.cpu_online(&pin()).unwrap();
+    let pages = |pages: usize| layout(pages * PAGE);
+    let mut memory = heap.alloc(pages(33)).unwrap();
+    fill(memory, 33 * PAGE);
+    // In place as long as the order is the same.
+    for (from, to, stays) in
+        [(33, 40, true), (40, 64, true), (64, 35, true), (35, 20, false), (20, 32, true), (32, 33, false)]
+    {
+        // SAFETY: the test has the object with that layout, and uses what comes back.
+        let resized = unsafe { heap.realloc(memory, pages(from), to * PAGE) }.unwrap();
+        assert_eq!(resized == memory, stays, "{from}, {to}");
+        check(resized, from.min(to) * PAGE);
+        fill(resized, to * PAGE);
+        memory = resized;
+        heap.validate().unwrap();
+    }
+    free(&heap, memory, pages(33));
+    heap.drain(&pin());
+    drop(heap);
+    assert_eq!(source.0.outstanding(), 0);
+}
+
+#[test]
+fn what_the_source_refuses_changes_nothing() {
+    let pages = |pages: usize| layout(pages * PAGE);
+    for allowance in 0..if cfg!(miri) { 4 } else { 40 } {
+        let machine = Machine::new(2, 1, 2 * MEGABYTE);
+        let heap = Heap::new(&machine, &machine);
+        machine.allowance.store(allowance, Ordering::SeqCst);
+        let _ = heap.cpu_online(&pin());
+        let mut held: Vec<(NonNull<u8>, usize)> = Vec::new();
+        for round in 0..12 {
+            let size = [5, 9, 33, 6, 40, 12][round % 6];
+            let before = (heap.large_stats().live, machine.outstanding());
+            let zeroed = round % 2 == 0;
+            match if zeroed { heap.alloc_zeroed(pages(size)) } else { heap.alloc(pages(size)) } {
+                Ok(memory) => {
+                    fill(memory, size * PAGE);
+                    held.push((memory, size));
+                }
+                // Tables of the record may be new.
+                Err(_) => assert_eq!(heap.large_stats().live, before.0),
+            }
+            heap.validate().unwrap();
+            if let Some((memory, size)) = held.pop() {
+                let new = [6, 5, 40, 33, 9, 20][round % 6];
+                // SAFETY: the test has the object with that layout, and uses what comes back.
+                match unsafe { heap.realloc(memory, pages(size), new * PAGE) } {
+                    Ok(resized) => {
+                        check(resized, size.min(new) * PAGE);
+                        fill(resized, new * PAGE);
+                        held.push((resized, new));
+                    }
+                    Err(_) => {
+                        assert!(new > size, "shrinking failed");
+                        check(memory, size * PAGE);
+                        held.push((memory, size));
+                    }
+                }
+                heap.validate().unwrap();
+            }
+            if round % 3 == 2 {
+                let (memory, size) = held.pop().unwrap_or((NonNull::dangling(), 0));
+                if size > 0 {
+                    check(memory, size * PAGE);
+                    free(&heap, memory, pages(size));
+                }
+            }
+            assert_eq!(heap.large_stats().live, held.len() as u64);
+        }
+        for (memory, size) in held {
+            check(memory, size * PAGE);
+            free(&heap, memory, pages(size));
+        }
+        all_drained(&heap);
+        assert_eq!(heap.large_stats(), LargeStats::default());
+        drop(heap);
+        assert_eq!(machine.outstanding(), 0, "allowance {allowance}");
+    }
 }

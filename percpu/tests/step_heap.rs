@@ -271,6 +271,13 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
     operation("realloc to more", holds::<SMALL>, realloc::<SMALL, 200>),
     operation("realloc to less", holds::<MIDDLE>, realloc::<MIDDLE, SMALL>),
     operation("realloc to large", holds::<MIDDLE>, realloc::<MIDDLE, LARGE>),
+    operation(
+        "realloc of large to more, in place",
+        |scene| scene.take(LARGE, &scene.ready),
+        realloc::<LARGE, { 2 * LARGE }>,
+    ),
+    operation("realloc of large to less, in place", holds::<{ 2 * LARGE }>, realloc::<{ 2 * LARGE }, LARGE>),
+    operation("realloc of large to more, elsewhere", holds::<LARGE>, realloc::<LARGE, { 2 * LARGE }>),
     operation("realloc from large", holds::<LARGE>, realloc::<LARGE, SMALL>),
 ];
 

@@ -5,7 +5,9 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use topomem_numa::frames::FrameRequest;
-use topomem_percpu::{CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, RunLength};
+use topomem_percpu::{
+    CpuId, CpuPin, Heap, InvalidFree, NodeId, NotInPlace, Order, OutOfMemory, PageSource, RunLength,
+};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::Machine;
@@ -61,13 +63,45 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
     }
 
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        if let Some(order) = length.order() {
-            // SAFETY: `allocate_run` had such a run from `allocate`; the caller's promise.
-            return unsafe { self.free(pin, run, order) };
+        let (frames, first) = (self.service.frames(), self.frame_of(run));
+        // A run whose length was changed to an order's is none of that order for an allocator that checks
+        // each free, nor if it isn't aligned to its size. What is refused has changed nothing.
+        let aligned = |order: &Order| first.start_address().is_aligned(order.bytes());
+        if let Some(order) = length.order().filter(aligned)
+            // SAFETY: `allocate_run` took it from the allocator, and it has this length; the caller's
+            // promise.
+            && unsafe { frames.free(pin, first, order) }.is_ok()
+        {
+            return;
         }
-        // SAFETY: `allocate_run` took it from the allocator with this length; the caller's promise.
-        let freed = unsafe { self.service.frames().free_run(pin, self.frame_of(run), length.pages()) };
+        // SAFETY: as above.
+        let freed = unsafe { frames.free_run(pin, first, length.pages()) };
         debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+
+    unsafe fn extend_run(
+        &self,
+        _: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        let frames = self.service.frames();
+        // SAFETY: `allocate_run` took it from the allocator, and it has that length; the caller's promise.
+        unsafe { frames.extend_run(self.frame_of(run), from.pages(), to.pages()) }.map_err(|_| NotInPlace)
+    }
+
+    unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        let frames = self.service.frames();
+        // SAFETY: as in `extend_run`; the caller gives up what is beyond `to`.
+        unsafe { frames.shrink_run(pin, self.frame_of(run), from.pages(), to.pages()) }
+            .map_err(|_| NotInPlace)
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

@@ -418,6 +418,31 @@ impl<P: Platform> Frames<P> {
     }
 }
 
+impl<P: Platform> Frames<P> {
+    /// Gives back `count` frames from `number` on, of one block: the end of a run that the caller has.
+    pub(super) fn give_end(
+        &self,
+        machine: &Machine,
+        pin: &CpuPin,
+        region: &'static Region,
+        number: u64,
+        count: u64,
+    ) -> Result<(), FreeError> {
+        let refuse = |why: Refused| why.error(Order::FRAME);
+        self.check_not_cached(pin, number, count)?;
+        self.check_not_pooled(machine, region, number, count).map_err(refuse)?;
+        self.clear_freed_part(machine, region, number, count);
+        let entered = self.enter_answering(machine, pin);
+        let transit = returning(entered.as_ref(), region);
+        region.free_short_run(number, count).map_err(refuse)?;
+        self.account_returned(machine, entered.as_ref(), region, count);
+        drop(transit);
+        self.sweep(machine, region);
+        self.waiters.note();
+        Ok(())
+    }
+}
+
 /// Counts the caller in transit while it gives frames of `region` back: in the magazine, while it
 /// has that to itself.
 fn returning<'t>(entered: Option<&'t Entered>, region: &'t Region) -> Transit<'t> {

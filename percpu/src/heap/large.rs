@@ -37,6 +37,10 @@ impl Counters {
         (self.live.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
+    pub(super) fn resized(&self, from: RunLength, to: RunLength) {
+        self.bytes.fetch_add(to.bytes().wrapping_sub(from.bytes()), Ordering::Relaxed);
+    }
+
     fn allocated(&self, length: RunLength) {
         self.live.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(length.bytes(), Ordering::Relaxed);

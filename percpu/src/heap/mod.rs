@@ -40,6 +40,7 @@ mod life;
 mod many;
 mod node;
 mod place;
+mod resize;
 mod run_cache;
 mod runs;
 mod shared;
@@ -371,8 +372,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Changes the size of an allocation, in place if the size class (or the run of pages)
-    /// is the same; else the contents are copied, as far as both sizes reach. If there is no memory
+    /// Changes the size of an allocation: in place if the size class is the same, or if the page source
+    /// can make the run of pages longer or shorter where it is; else the contents are copied, as far as both sizes reach. If there is no memory
     /// of the new size, but where the allocation is there is enough, it stays: so no shrinking
     /// fails.
     ///
@@ -403,7 +404,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Ok(self.alloc(new_layout)?);
         }
         self.check_held(memory, layout)?;
-        if new_size != 0 && Room::of(layout) == Room::of(new_layout) {
+        // SAFETY: the memory is the caller's, with that layout.
+        if new_size != 0 && unsafe { self.resize_in_place(memory, layout, new_layout) } {
             return Ok(memory);
         }
         let moved = match self.alloc(new_layout) {

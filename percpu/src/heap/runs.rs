@@ -197,6 +197,13 @@ impl Runs {
         unsafe { existing::<Leaf>(place) }
     }
 
+    /// Changes the length of the large object at `address`; false if `run` is not recorded there. Of
+    /// several contexts that try one is told that it was.
+    pub(super) fn resize(&self, address: usize, run: LargeRun, to: RunLength) -> bool {
+        let resized = LargeRun { length: to, ..run };
+        self.leaf(address).is_some_and(|leaf| leaf.change(address, run.live(), resized.live()))
+    }
+
     /// Strikes `run` off; false if it was not recorded at `address`. Of several contexts that try
     /// one is told that it was.
     pub(super) fn strike(&self, address: usize, run: Run) -> bool {

@@ -10,7 +10,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform, RunLength, SizeClass,
+    CpuId, CpuPin, Heap, InvalidFree, NodeId, NotInPlace, Order, OutOfMemory, PageSource, Platform,
+    RunLength, SizeClass,
 };
 
 const PAGE: usize = 4096;
@@ -80,16 +81,7 @@ impl Machine {
         if pages > 64 || align > 64 {
             return Err(OutOfMemory);
         }
-        let left = self.allowance.load(Ordering::SeqCst);
-        if left == 0 {
-            return Err(OutOfMemory);
-        }
-        if left > 0 {
-            self.allowance.fetch_sub(1, Ordering::SeqCst);
-        }
-        if self.failing.load(Ordering::SeqCst) >= 0 && self.failing.fetch_sub(1, Ordering::SeqCst) == 0 {
-            return Err(OutOfMemory);
-        }
+        self.allow()?;
         let (pages, align) = (pages as usize, align as usize);
         for distance in 0..self.nodes {
             let node = (node.index() + distance) % self.nodes;
@@ -116,6 +108,21 @@ impl Machine {
         let mask = mask(offset % CHUNK / PAGE, pages);
         let before = self.used[offset / CHUNK].fetch_and(!mask, Ordering::AcqRel);
         assert_eq!(before & mask, mask, "the run was out");
+    }
+
+    /// Counts a call that may fail; an error if it is to.
+    fn allow(&self) -> Result<(), OutOfMemory> {
+        let left = self.allowance.load(Ordering::SeqCst);
+        if left == 0 {
+            return Err(OutOfMemory);
+        }
+        if left > 0 {
+            self.allowance.fetch_sub(1, Ordering::SeqCst);
+        }
+        if self.failing.load(Ordering::SeqCst) >= 0 && self.failing.fetch_sub(1, Ordering::SeqCst) == 0 {
+            return Err(OutOfMemory);
+        }
+        Ok(())
     }
 
     fn run_hook(&self) {
@@ -232,6 +239,43 @@ unsafe impl PageSource for Machine {
     unsafe fn free_run(&self, _: &CpuPin, run: NonNull<u8>, length: RunLength) {
         // SAFETY: the caller's promise.
         unsafe { self.free_pages(run, length.pages()) };
+    }
+
+    unsafe fn extend_run(
+        &self,
+        _: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        assert!(from < to);
+        self.run_hook();
+        self.allow().map_err(|_| NotInPlace)?;
+        let offset = run.addr().get() - self.memory.addr().get() + from.bytes() as usize;
+        let (start, pages) = (offset % CHUNK / PAGE, (to.pages() - from.pages()) as usize);
+        if start == 0 || start + pages > 64 {
+            return Err(NotInPlace);
+        }
+        let (mask, word) = (mask(start, pages), &self.used[offset / CHUNK]);
+        let claim = |used: u64| (used & mask == 0).then_some(used | mask);
+        word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, claim).map_err(|_| NotInPlace)?;
+        // SAFETY: the bits were clear, so the pages are this call's alone.
+        unsafe { self.memory.add(offset).write_bytes(0xa5, pages * PAGE) };
+        Ok(())
+    }
+
+    unsafe fn shrink_run(
+        &self,
+        _: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        assert!(to < from);
+        self.allow().map_err(|_| NotInPlace)?;
+        // SAFETY: the caller gives up what is beyond the new length.
+        unsafe { self.free_pages(run.add(to.bytes() as usize), from.pages() - to.pages()) };
+        Ok(())
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

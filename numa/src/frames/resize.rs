@@ -1,0 +1,119 @@
+//! Runs of less than 2 MiB that become longer or shorter where they are.
+
+use core::fmt;
+
+use topomem_percpu::{CpuPin, Platform};
+use x86_64::structures::paging::PhysFrame;
+
+use super::alloc::number;
+use super::line512::Missed;
+use super::machine::Machine;
+use super::marks::Given;
+use super::region::{BLOCK, Region};
+use super::{FrameRequest, Frames, FreeError};
+
+/// Why a run has the length that it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResizeError {
+    /// The run is longer than 511 frames, would be, or would cross a boundary of 2 MiB; or the new length
+    /// is none, or not on the right side of the old one.
+    Length,
+    /// Not all frames behind the run are free, or some are free with a CPU, or the zone is down to its
+    /// reserve, or frames are about to be retired.
+    NotFree,
+    /// The end of the run was refused.
+    Refused(FreeError),
+}
+
+impl fmt::Display for ResizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResizeError::Length => f.write_str("a run of such a length is not changed in place"),
+            ResizeError::NotFree => f.write_str("the frames behind the run are not free"),
+            ResizeError::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ResizeError {}
+
+impl<P: Platform> Frames<P> {
+    /// Makes the run of `count` frames from `first` on one of `longer` frames, by the free frames right
+    /// behind it. From here on it is a run like those of [`Frames::alloc_run`], to be given back by
+    /// [`Frames::free_run`].
+    ///
+    /// Bound: one compare-and-swap per 64 frames.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the run of so many frames, from [`Frames::alloc_run`] or [`Frames::alloc`].
+    pub unsafe fn extend_run(&self, first: PhysFrame, count: u64, longer: u64) -> Result<(), ResizeError> {
+        let (machine, region, start) = self.resizable(first, count, longer).ok_or(ResizeError::Length)?;
+        if longer <= count {
+            return Err(ResizeError::Length);
+        }
+        let more = longer - count;
+        let request = FrameRequest::frame();
+        // A frame that is to retire since this look was allocated first.
+        let retiring = region.retired.any_pending();
+        if retiring || !machine.may_take(region.node, region.zone, &request, more) {
+            return Err(ResizeError::NotFree);
+        }
+        let block = region.block_of(start);
+        // The run's own frames keep a block of bitmaps one of bitmaps.
+        if !region.entry(block).load().has_bitmap() {
+            return Err(ResizeError::NotFree);
+        }
+        let end = ((start + count) % BLOCK) as usize;
+        region
+            .tentative(block, |line| line.claim_run(end, more as usize))
+            .map_err(|_: Missed| ResizeError::NotFree)?;
+        self.account_shared(machine, region, -(more as i64));
+        machine.mark_given(start, Given::Run(longer));
+        Ok(())
+    }
+
+    /// Gives back the end of the run of `count` frames from `first` on, which is one of `shorter` frames
+    /// from here on, like those of [`Frames::alloc_run`], to be given back by [`Frames::free_run`].
+    ///
+    /// Bound: one compare-and-swap per 64 frames.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// As [`Frames::free`], for the frames that are given back; the caller owns the run of so many frames,
+    /// from [`Frames::alloc_run`] or [`Frames::alloc`].
+    pub unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        first: PhysFrame,
+        count: u64,
+        shorter: u64,
+    ) -> Result<(), ResizeError> {
+        let (machine, region, start) = self.resizable(first, count, count).ok_or(ResizeError::Length)?;
+        if shorter == 0 || shorter >= count {
+            return Err(ResizeError::Length);
+        }
+        self.give_end(machine, pin, region, start + shorter, count - shorter)
+            .map_err(ResizeError::Refused)?;
+        machine.mark_given(start, Given::Run(shorter));
+        Ok(())
+    }
+
+    /// The region of a run of `count` frames that is to have `most`, and its first frame; `None` unless all
+    /// of that lies in one block that a shorter run can lie in.
+    fn resizable(&self, first: PhysFrame, count: u64, most: u64) -> Option<(&Machine, &'static Region, u64)> {
+        let machine = self.machine()?;
+        let start = number(first);
+        let region = machine.region_of(start)?;
+        let end = start.checked_add(most)?;
+        let inside =
+            count > 0 && most < BLOCK && start / BLOCK == (end - 1) / BLOCK && end <= region.span.end;
+        inside.then_some((machine, region, start))
+    }
+}
