@@ -81,6 +81,27 @@ pub unsafe trait PageSource: Sync {
         self.allocate(pin, node, length.holding_order())
     }
 
+    /// A run like those of [`PageSource::allocate_run`], all of whose bytes are zero.
+    ///
+    /// By default a run of that method, to which zeroes are written. A source that has zeroed pages, or
+    /// zeroes them elsewhere, replaces this method.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`] if no node has such a run.
+    fn allocate_run_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let run = self.allocate_run(pin, node, length, align)?;
+        // SAFETY: the run has so many bytes, and is nobody else's.
+        unsafe { run.write_bytes(0, length.bytes() as usize) };
+        Ok(run)
+    }
+
     /// Takes back a run that [`PageSource::allocate_run`] returned.
     ///
     /// # Safety
@@ -189,6 +210,16 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
         align: Order,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         (**self).allocate_run(pin, node, length, align)
+    }
+
+    fn allocate_run_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        (**self).allocate_run_zeroed(pin, node, length, align)
     }
 
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {

@@ -26,6 +26,9 @@ fn free<S: PageSource>(heap: &Heap<&Machine, S>, memory: NonNull<u8>, layout: La
     unsafe { heap.dealloc(memory, layout) }.unwrap();
 }
 
+/// Where a run that the source zeroed is not zero, and what is there.
+const MARK: (usize, u8) = (1234, 0x3e);
+
 /// A machine that counts what the heap asks of it.
 struct Counting {
     machine: Machine,
@@ -69,6 +72,23 @@ unsafe impl PageSource for Counting {
     ) -> Result<NonNull<u8>, OutOfMemory> {
         self.called();
         self.machine.allocate_run(pin, node, length, align)
+    }
+
+    /// With a mark, that tells if the heap writes to a run that is zeroed already.
+    fn allocate_run_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let run = self.allocate_run(pin, node, length, align)?;
+        // SAFETY: the run has so many bytes, and is nobody else's.
+        unsafe {
+            run.write_bytes(0, length.bytes() as usize);
+            run.add(MARK.0).write(MARK.1);
+        }
+        Ok(run)
     }
 
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
@@ -549,4 +569,30 @@ fn what_the_source_refuses_changes_nothing() {
         drop(heap);
         assert_eq!(machine.outstanding(), 0, "allowance {allowance}");
     }
+}
+
+#[test]
+fn zeroed_runs_of_the_source_are_not_written_to() {
+    let source = Counting::new(1, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&source.machine, &source);
+    heap.cpu_online(&pin()).unwrap();
+    for size in [MAX_CLASS_SIZE + 1, 9 * PAGE, 33 * PAGE - 5] {
+        let layout = layout(size);
+        let memory = heap.alloc_zeroed(layout).unwrap();
+        // SAFETY: the heap gave that many bytes.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), size) };
+        let written: Vec<_> = bytes.iter().enumerate().filter(|&(_, &byte)| byte != 0).collect();
+        assert_eq!(written, [(MARK.0, &MARK.1)]);
+        bytes.fill(0x77);
+        free(&heap, memory, layout);
+        // The CPU has kept that run, which is not zero.
+        let again = heap.alloc_zeroed(layout).unwrap();
+        assert_eq!(again, memory);
+        // SAFETY: the heap gave that many bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), size) };
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        free(&heap, again, layout);
+    }
+    drop(heap);
+    assert_eq!(source.machine.outstanding(), 0);
 }

@@ -262,6 +262,10 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
         let object = scene.heap.alloc_zeroed(layout(SMALL)).unwrap();
         scene.keep(object, SMALL, &scene.ours);
     }),
+    operation("alloc_zeroed of 20 KiB", NOTHING, |scene| {
+        let object = scene.heap.alloc_zeroed(layout(LARGE)).unwrap();
+        scene.keep(object, LARGE, &scene.ours);
+    }),
     operation("5 of 64 B at once", holds::<SMALL>, |scene| {
         let mut objects = [NonNull::dangling(); 5];
         scene.heap.alloc_many(layout(SMALL), &mut objects).unwrap();

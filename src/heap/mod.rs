@@ -23,6 +23,23 @@ impl<P: Machine> FrameSource<P> {
         PhysFrame::containing_address(self.service.platform().virt_to_phys(address))
     }
 
+    /// A run of `length`, as `request` says.
+    fn run(
+        &self,
+        pin: &CpuPin,
+        request: FrameRequest,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let attempt = || match length.order() {
+            Some(_) => self.service.frames().alloc(pin, &request),
+            None => self.service.frames().alloc_run(pin, &request, length.pages(), align.frames()),
+        };
+        let first = attempt().or_else(|error| self.service.relieve(pin, error, attempt));
+        let first = first.map_err(|_| OutOfMemory)?;
+        Ok(self.service.platform().phys_to_virt(first.start_address()))
+    }
+
     /// A request near `node`, by a CPU that is pinned.
     fn request(&self, pin: &CpuPin, node: NodeId, order: Order) -> FrameRequest {
         let request = FrameRequest::order(order);
@@ -52,14 +69,19 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
         length: RunLength,
         align: Order,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        if let Some(order) = length.order() {
-            return self.allocate(pin, node, order);
-        }
-        let request = self.request(pin, node, Order::FRAME);
-        let attempt = || self.service.frames().alloc_run(pin, &request, length.pages(), align.frames());
-        let first = attempt().or_else(|error| self.service.relieve(pin, error, attempt));
-        let first = first.map_err(|_| OutOfMemory)?;
-        Ok(self.service.platform().phys_to_virt(first.start_address()))
+        let order = length.order().unwrap_or(Order::FRAME);
+        self.run(pin, self.request(pin, node, order), length, align)
+    }
+
+    fn allocate_run_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let order = length.order().unwrap_or(Order::FRAME);
+        self.run(pin, self.request(pin, node, order).zeroed(), length, align)
     }
 
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {

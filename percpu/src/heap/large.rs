@@ -59,20 +59,30 @@ pub(super) fn length_of(layout: Layout) -> Result<RunLength, AllocError> {
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     #[inline(never)]
-    pub(super) fn alloc_large(&self, pin: &CpuPin, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+    pub(super) fn alloc_large(
+        &self,
+        pin: &CpuPin,
+        layout: Layout,
+        contents: Contents,
+    ) -> Result<NonNull<u8>, AllocError> {
         let length = length_of(layout)?;
-        if let Some(run) = self.pop_run(pin, length, layout.align()) {
-            return Ok(run);
+        let cached = self.pop_run(pin, length, layout.align()).or_else(|| {
+            match self.caches.with(pin, |cache| cache.runs.prepare_pop(&self.runs, length)) {
+                Ok(None) | Err(Unavailable::NotInstalled) => {}
+                Ok(Some(broken)) => self.source.refused(broken),
+                Err(Unavailable::Busy) => self.count_nested(pin),
+            }
+            self.pop_run(pin, length, layout.align())
+        });
+        let Some(run) = cached else {
+            let home = self.source.node_of_cpu(pin.cpu());
+            return self.alloc_run(pin, home, length, layout, contents);
+        };
+        if contents == Contents::Zeroed {
+            // SAFETY: the run has so many bytes, which are the caller's.
+            unsafe { run.write_bytes(0, layout.size()) };
         }
-        match self.caches.with(pin, |cache| cache.runs.prepare_pop(&self.runs, length)) {
-            Ok(None) | Err(Unavailable::NotInstalled) => {}
-            Ok(Some(broken)) => self.source.refused(broken),
-            Err(Unavailable::Busy) => self.count_nested(pin),
-        }
-        if let Some(run) = self.pop_run(pin, length, layout.align()) {
-            return Ok(run);
-        }
-        self.alloc_run(pin, self.source.node_of_cpu(pin.cpu()), length, layout)
+        Ok(run)
     }
 
     /// Serves `layout` from the CPU's cache of runs, if it is a common large one and there is a run.
@@ -129,11 +139,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         home: NodeId,
         length: RunLength,
         layout: Layout,
+        contents: Contents,
     ) -> Result<NonNull<u8>, AllocError> {
-        let run = match self.recorded_run(pin, home, length, layout) {
+        let run = match self.recorded_run(pin, home, length, layout, contents) {
             Err(AllocError::OutOfMemory) => {
                 self.reclaim(pin);
-                self.recorded_run(pin, home, length, layout)?
+                self.recorded_run(pin, home, length, layout, contents)?
             }
             other => other?,
         };
@@ -148,9 +159,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         home: NodeId,
         length: RunLength,
         layout: Layout,
+        contents: Contents,
     ) -> Result<NonNull<u8>, AllocError> {
         let align = length.order().or(Order::for_bytes(layout.align() as u64)).unwrap_or(Order::GIANT);
-        let run = self.source.allocate_run(pin, home, length, align)?;
+        let run = match contents {
+            Contents::Arbitrary => self.source.allocate_run(pin, home, length, align)?,
+            Contents::Zeroed => self.source.allocate_run_zeroed(pin, home, length, align)?,
+        };
         let address = run.addr().get();
         let outcome = if address as u64 & (align.bytes() - 1) == 0 {
             self.record(pin, home, address, Run::Large(LargeRun { length, home }))
@@ -268,6 +283,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
         pages
     }
+}
+
+/// What the bytes of an allocation shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contents {
+    Arbitrary,
+    Zeroed,
 }
 
 /// What holds a large object's layout.

@@ -59,9 +59,12 @@ use core::ptr::{self, NonNull};
 use crate::slab::{CHECKED, NotCommon, Slab, SlabShape, WasLive};
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::try_lock::Patience;
-use crate::{CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, NodeId, PageSource, Platform, SizeClass, Unavailable};
+use crate::{
+    CpuLocal, CpuPin, MAX_CLASS_SIZE, MAX_CPUS, MAX_NODES, NodeId, PageSource, Platform, SizeClass,
+    Unavailable,
+};
 use cache::{CpuArea, CpuCache, Declined};
-use large::Held;
+use large::{Contents, Held};
 use node::NodeHeap;
 use place::Room;
 use runs::Runs;
@@ -144,12 +147,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Like [`Heap::alloc`], all bytes zero.
+    /// Like [`Heap::alloc`], all bytes zero. A large object that is served by the page source is zeroed by
+    /// that, and not written to here.
     ///
     /// # Errors
     ///
     /// [`AllocError`].
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if layout.size() > MAX_CLASS_SIZE {
+            return self.alloc_large(&self.platform.pin(), layout, Contents::Zeroed);
+        }
         let memory = self.alloc(layout)?;
         // SAFETY: `alloc` returned that many bytes, which are the caller's.
         unsafe { memory.write_bytes(0, layout.size()) };
@@ -298,7 +305,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
         let pin = self.platform.pin();
         let Some(class) = SizeClass::of(layout) else {
-            return self.alloc_large(&pin, layout);
+            return self.alloc_large(&pin, layout, Contents::Arbitrary);
         };
         let object = match self.alloc_class(&pin, class) {
             Ok(object) => object,

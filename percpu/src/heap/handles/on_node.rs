@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::heap::large::length_of;
+use crate::heap::large::{Contents, length_of};
 use crate::heap::{AllocError, Heap, dangling, mark_live};
 use crate::slab::{CHECKED, SizeClass};
 use crate::{CpuPin, NodeId, PageSource, Platform};
@@ -185,7 +185,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
             return Ok(dangling(layout));
         }
         let Some(class) = SizeClass::of(layout) else {
-            return self.heap.alloc_run(pin, self.home, length_of(layout)?, layout);
+            return self.heap.alloc_run(pin, self.home, length_of(layout)?, layout, Contents::Arbitrary);
         };
         let object = self.heap.alloc_class_on(pin, self.home, class)?;
         if CHECKED {
