@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use frames_support::{MIB, frame, pin};
 use step_support::{Held, Kind, Run, Scene, bound, request};
 use topomem_numa::NodeId;
-use topomem_numa::frames::{DoubleFrees, FrameRequest, FramesConfig, ZeroedFrames, Zeroing};
+use topomem_numa::frames::{DoubleFrees, FrameRequest, FramesConfig, ResizeError, ZeroedFrames, Zeroing};
 use topomem_percpu::Order;
 use topomem_stepper::{Context, Matrix, Operation, Plan, Trace};
 use x86_64::PhysAddr;
@@ -53,6 +53,24 @@ fn run_of<const FRAMES: u64>(scene: &Scene, held: &Held) {
     held.push(Run::contiguous(first, FRAMES));
 }
 
+/// Makes the run of the operation one of `FRAMES` frames, if what is behind it is free.
+fn resize<const FRAMES: u64>(scene: &Scene) {
+    let run = scene.ready.pop().unwrap();
+    // SAFETY: the run is held, and nobody uses the arena.
+    let resized = unsafe {
+        if run.frames < FRAMES {
+            scene.frames.extend_run(run.first, run.frames, FRAMES)
+        } else {
+            scene.frames.shrink_run(&pin(0), run.first, run.frames, FRAMES)
+        }
+    };
+    match resized {
+        Ok(()) => scene.ours.push(Run::contiguous(run.first, FRAMES)),
+        Err(ResizeError::NotFree) => scene.ours.push(run),
+        Err(error) => panic!("{error}"),
+    }
+}
+
 fn retire_next(scene: &Scene) {
     let bad = scene.bad.load(Relaxed);
     scene.frames.retire(&pin(0), frame(bad)).unwrap();
@@ -82,6 +100,8 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
     }),
     operation("alloc_run of 5", WARM, |scene| run_of::<5>(scene, &scene.ours)),
     operation("alloc_run of 513", NOTHING, |scene| run_of::<513>(scene, &scene.ours)),
+    operation("extend_run by 65", |scene| run_of::<5>(scene, &scene.ready), resize::<70>),
+    operation("shrink_run by 65", |scene| run_of::<70>(scene, &scene.ready), resize::<5>),
     operation("alloc below a limit", WARM, |scene| {
         scene.take(0, &ONE.below(PhysAddr::new(20 * MIB - 4096)), &scene.ours);
     }),
