@@ -154,13 +154,21 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// [`AllocError`].
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        if layout.size() > MAX_CLASS_SIZE {
+        if layout.size() > MAX_CLASS_SIZE && !self.is_hardened() {
             return self.alloc_large(&self.platform.pin(), layout, Contents::Zeroed);
         }
         let memory = self.alloc(layout)?;
         // SAFETY: `alloc` returned that many bytes, which are the caller's.
         unsafe { memory.write_bytes(0, layout.size()) };
         Ok(memory)
+    }
+
+    /// Does the heap have measures that surround objects, or look at them?
+    const fn is_hardened(&self) -> bool {
+        #[cfg(feature = "hardening")]
+        return self.hardening.is_some();
+        #[cfg(not(feature = "hardening"))]
+        false
     }
 
     /// Takes memory back.
