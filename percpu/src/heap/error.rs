@@ -91,6 +91,14 @@ pub enum InvalidFree {
         /// The bytes of the layout.
         size: usize,
     },
+    /// No allocation starts at the address. Only frees by address ([`Heap::dealloc_by_address`]) are
+    /// refused so.
+    ///
+    /// [`Heap::dealloc_by_address`]: crate::Heap::dealloc_by_address
+    NotAllocated {
+        /// The address freed.
+        address: usize,
+    },
     /// The large object at the address is of another size than the layout.
     WrongSize {
         /// The address freed.
@@ -159,6 +167,9 @@ impl fmt::Display for InvalidFree {
             }
             InvalidFree::NotLarge { address, size } => {
                 write!(f, "free of {size} bytes at {address:#x}: no large object starts there")
+            }
+            InvalidFree::NotAllocated { address } => {
+                write!(f, "free of {address:#x}: no allocation starts there")
             }
             InvalidFree::WrongSize { address, size, length } => {
                 let bytes = length.bytes();

@@ -57,6 +57,11 @@ pub(super) enum Place {
 }
 
 impl Place {
+    /// Bytes from its start to its end.
+    pub(super) fn bytes(self) -> usize {
+        self.room().bytes()
+    }
+
     pub(super) fn room(self) -> Room {
         match self {
             Place::Object { class, .. } => Room::Object(class),
@@ -64,20 +69,6 @@ impl Place {
         }
     }
 }
-
-/// The largest order of a slab.
-const MAX_SLAB_ORDER: u8 = {
-    let mut largest = 0;
-    let mut class = 0;
-    while class < SlabShape::ALL.len() {
-        let order = SlabShape::ALL[class].order.get();
-        if order > largest {
-            largest = order;
-        }
-        class += 1;
-    }
-    largest
-};
 
 /// What the last word of `memory` says if it was left there for a layout that asks for `room`.
 fn mark(memory: NonNull<u8>, room: Room) -> usize {
@@ -100,14 +91,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if let Some(Run::Large(run)) = self.runs.at(address) {
             return Some(Place::Pages(run));
         }
-        (0..=MAX_SLAB_ORDER).filter_map(Order::new).find_map(|order| {
-            let base = address & !(order.bytes() as usize - 1);
-            let Some(Run::Slab(class)) = self.runs.at(base) else { return None };
-            let shape = SlabShape::ALL[class.index()];
-            let index = shape.index_of(class, address - base).filter(|_| shape.order == order)?;
-            // SAFETY: a recorded slab lives, so the memory can be read back to its base.
-            Some(Place::Object { slab: unsafe { Slab::of(memory, class) }, class, index })
-        })
+        let class = self.runs.slab_around(address)?;
+        // SAFETY: a recorded slab lives, so the memory can be read back to its base.
+        let slab = unsafe { Slab::of(memory, class) };
+        let index = SlabShape::ALL[class.index()].index_of(class, address - slab.address())?;
+        Some(Place::Object { slab, class, index })
     }
 
     /// Where the memory at `memory` is, if it was left there for a layout that asks for `room`.

@@ -19,7 +19,7 @@ use core::mem;
 use core::ptr::{self, NonNull};
 
 use super::{AllocError, Heap};
-use crate::slab::{CHECKED, SizeClass};
+use crate::slab::{CHECKED, SizeClass, SlabShape};
 use crate::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, Ordering};
 use crate::{CpuPin, NodeId, Order, PageSource, Platform, RunLength};
 
@@ -45,6 +45,20 @@ pub(super) struct Leaf {
 
 const _: () = assert!(cfg!(loom) || mem::size_of::<Inner>() as u64 == Order::FRAME.bytes());
 const _: () = assert!(cfg!(loom) || mem::size_of::<Leaf>() as u64 == Order::FRAME.bytes());
+
+/// The largest order of a slab.
+const MAX_SLAB_ORDER: u8 = {
+    let mut largest = 0;
+    let mut class = 0;
+    while class < SlabShape::ALL.len() {
+        let order = SlabShape::ALL[class].order.get();
+        if order > largest {
+            largest = order;
+        }
+        class += 1;
+    }
+    largest
+};
 
 /// What starts at a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,6 +216,26 @@ impl Runs {
     pub(super) fn resize(&self, address: usize, run: LargeRun, to: RunLength) -> bool {
         let resized = LargeRun { length: to, ..run };
         self.leaf(address).is_some_and(|leaf| leaf.change(address, run.live(), resized.live()))
+    }
+
+    /// The class of the slab that `address` lies in, if it lies in one.
+    #[inline]
+    pub(super) fn slab_around(&self, address: usize) -> Option<SizeClass> {
+        let leaf = self.leaf(address)?;
+        // A slab is aligned to its own size, and lies in one leaf. The first page that something
+        // starts at, looking from the address down, is the slab's or proves that there is none.
+        for order in 0..=MAX_SLAB_ORDER {
+            let page = leaf_index(address) & !((1 << order) - 1);
+            // Relaxed: as in `at`.
+            match Run::decode(leaf.entries[page].load(Ordering::Relaxed)) {
+                None => {}
+                Some(Run::Slab(class)) if SlabShape::ALL[class.index()].order.get() >= order => {
+                    return Some(class);
+                }
+                Some(_) => return None,
+            }
+        }
+        None
     }
 
     /// Strikes `run` off; false if it was not recorded at `address`. Of several contexts that try

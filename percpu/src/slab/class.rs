@@ -121,6 +121,13 @@ impl SizeClass {
         1 << self.size().trailing_zeros()
     }
 
+    /// The layout of all of an object's bytes, aligned to a word.
+    #[must_use]
+    pub(crate) const fn layout(self) -> Layout {
+        // SAFETY: a word is a power of two, and no size comes near the largest that there may be.
+        unsafe { Layout::from_size_align_unchecked(self.size(), WORD) }
+    }
+
     /// How many objects a magazine of this class holds: about 16 KiB worth, 2 to 64.
     #[must_use]
     pub const fn rounds(self) -> usize {
