@@ -143,6 +143,7 @@ impl InvalidFree {
             | InvalidFree::DoubleFree { address, .. }
             | InvalidFree::LargeDoubleFree { address, .. }
             | InvalidFree::NotLarge { address, .. }
+            | InvalidFree::NotAllocated { address }
             | InvalidFree::WrongSize { address, .. }
             | InvalidFree::OtherLayout { address, .. }
             | InvalidFree::Overwritten { address, .. } => address,

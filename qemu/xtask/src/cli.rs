@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -24,6 +25,8 @@ pub(crate) enum Command {
     Matrix(MatrixArgs),
     /// Run every test there is
     Test(TestArgs),
+    /// Run a program of the host on the heap, in place of C's allocator
+    Preload(PreloadArgs),
     /// Measure topomem beside its peers
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -151,6 +154,13 @@ pub(crate) struct TestArgs {
     /// List the steps and stop
     #[arg(long)]
     pub(crate) list: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PreloadArgs {
+    /// The program, or the name of one in tests/preload/programs, and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) program: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@ mod description;
 mod error;
 mod kernel;
 mod matrix;
+mod preload;
 mod programs;
 mod qemu;
 mod record;
@@ -54,6 +55,7 @@ fn run(command: Command) -> Result<bool, Error> {
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Matrix(arguments) => matrix::matrix(&arguments),
         Command::Test(arguments) => test::test(&arguments),
+        Command::Preload(arguments) => preload::preload(&arguments),
         Command::Bench(command) => bench::bench(&command),
         Command::Acpidump(arguments) => acpidump::acpidump(&arguments),
     }

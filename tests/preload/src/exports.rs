@@ -126,12 +126,12 @@ pub unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mut c_voi
     match unsafe { HEAP.realloc(old, layout, wanted.size()) } {
         Ok(moved) => moved.as_ptr().cast(),
         Err(ReallocError::Alloc(AllocError::TooLarge { .. })) => {
-            let Some(moved) = mappings::allocate(size, WORD) else { return no_memory() };
-            // SAFETY: two allocations, of which the new one is larger; the caller's promise.
-            unsafe {
-                moved.copy_from_nonoverlapping(old, usable);
-                free(memory);
-            }
+            // SAFETY: the caller's promise; only what is beyond the largest run is too large.
+            let Some(moved) = (unsafe { mappings::take_over(old, usable, size) }) else {
+                return no_memory();
+            };
+            // SAFETY: the caller's promise.
+            unsafe { free(memory) };
             moved.as_ptr().cast()
         }
         Err(ReallocError::Alloc(_)) => no_memory(),

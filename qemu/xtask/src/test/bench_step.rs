@@ -1,10 +1,12 @@
-//! Steps that compare counts with their bounds; each figure is a test.
+//! Steps whose work tells what failed: counts that are compared with their bounds, each a test, and programs that
+//! run on the heap, each a test.
 
 use super::Outcome;
 use super::tally::Tally;
 use crate::bench;
 use crate::error::Error;
 use crate::kernel::Kernel;
+use crate::preload;
 
 /// The frame allocator's.
 pub(super) fn frames() -> Result<Outcome, Error> {
@@ -19,6 +21,11 @@ pub(super) fn shootdown(kernel: &Kernel) -> Result<Outcome, Error> {
 /// Those of programs' memory.
 pub(super) fn vm(kernel: &Kernel) -> Result<Outcome, Error> {
     bench::vm_counts_failures(kernel).map(outcome)
+}
+
+/// Runs of the host's programs on the heap.
+pub(super) fn preload() -> Result<Outcome, Error> {
+    preload::failures().map(outcome)
 }
 
 fn outcome((output, failed): (Vec<String>, u64)) -> Outcome {

@@ -139,6 +139,7 @@ fn run(step: &Step, programs: &mut Programs) -> Outcome {
             programs.kernel(Variant::of(&run.scenario)).and_then(|kernel| machine_step::boot(run, kernel))
         }
         Work::Counts => bench_step::frames(),
+        Work::Preload => bench_step::preload(),
         Work::ShootdownCounts => programs.kernel(Variant::Plain).and_then(bench_step::shootdown),
         Work::VmCounts => programs.kernel(Variant::Plain).and_then(bench_step::vm),
         Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),

@@ -31,6 +31,8 @@ pub(super) enum Work {
     ShootdownCounts,
     /// Those of programs' memory.
     VmCounts,
+    /// Programs of the host on the heap, in place of C's allocator.
+    Preload,
 }
 
 /// A run of a scenario, under QEMU or simulated; it counts as one test.
@@ -169,6 +171,7 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
     let mut steps = vec![host(), unchecked_heap()];
     steps.extend(counting());
     steps.push(Step { name: "bench counts".to_owned(), work: Work::Counts });
+    steps.push(Step { name: "programs on the heap".to_owned(), work: Work::Preload });
     if extent == Extent::Full {
         steps.extend(MIRI.map(miri));
         steps.extend(loom());
@@ -293,6 +296,7 @@ impl Work {
             Self::Cargo(command) => command.tools(),
             Self::Sim(_) => &[],
             Self::Counts => &[Tool::Valgrind],
+            Self::Preload => &[Tool::Preloaded],
             Self::Machine(run) if programs::are_needed(&run.scenario.scenario) => {
                 &[Tool::KernelTarget, Tool::LinuxTarget, Tool::Qemu]
             }

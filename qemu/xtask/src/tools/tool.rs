@@ -7,6 +7,9 @@ use crate::kernel;
 use crate::qemu;
 use crate::shell;
 
+/// The programs of [`Tool::Preloaded`].
+const PRELOADED: [&str; 6] = ["gcc", "python3", "sqlite3", "redis-server", "redis-benchmark", "redis-cli"];
+
 /// Something that has to be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tool {
@@ -21,10 +24,12 @@ pub(crate) enum Tool {
     Valgrind,
     /// For C and C++, with make.
     Compilers,
+    /// Programs that run on the heap.
+    Preloaded,
 }
 
 impl Tool {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::KernelTarget,
         Self::LinuxTarget,
         Self::Qemu,
@@ -33,6 +38,7 @@ impl Tool {
         Self::Miri,
         Self::Valgrind,
         Self::Compilers,
+        Self::Preloaded,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -45,6 +51,7 @@ impl Tool {
             Self::Miri => "Miri on the nightly toolchain",
             Self::Valgrind => "Valgrind",
             Self::Compilers => "compilers for C and C++, and make",
+            Self::Preloaded => "gcc, Python, SQLite and Redis",
         }
     }
 
@@ -60,6 +67,7 @@ impl Tool {
             Self::Miri => "cargo xtask test",
             Self::Valgrind => "counts instructions: cargo xtask bench frames and heap, cargo xtask test",
             Self::Compilers => "build the peers of cargo xtask bench heap",
+            Self::Preloaded => "programs that run on the heap: cargo xtask test",
         }
     }
 
@@ -74,6 +82,12 @@ impl Tool {
                 shell::output("make", &["--version"])?;
                 shell::output("cc", &["-dumpversion"])?;
                 shell::output("c++", &["-dumpversion"])
+            }
+            Self::Preloaded => {
+                let found: Option<Vec<PathBuf>> = PRELOADED.into_iter().map(shell::find).collect();
+                found.map(|found| {
+                    found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+                })
             }
             Self::Rustfmt => shell::output("cargo", &["fmt", "--version"]),
             Self::Clippy => shell::output("cargo", &["clippy", "--version"]),
@@ -112,6 +126,21 @@ impl Tool {
                     "libc6-dev",
                 ],
             ],
+            Self::Preloaded => vec![
+                vec!["apt-get", "update"],
+                vec![
+                    "apt-get",
+                    "install",
+                    "--yes",
+                    "--no-install-recommends",
+                    "gcc",
+                    "libc6-dev",
+                    "python3",
+                    "sqlite3",
+                    "redis-server",
+                    "redis-tools",
+                ],
+            ],
             Self::Rustfmt => vec![vec!["rustup", "component", "add", "rustfmt"]],
             Self::Clippy => vec![vec!["rustup", "component", "add", "clippy"]],
             Self::Miri if sysroot(&["rustup", "run", "nightly", "rustc"]).is_some() => {
@@ -143,7 +172,10 @@ impl Tool {
             Self::Compilers if !is_debian() => {
                 vec!["(your system's package manager; cc, c++ and make must be in the PATH)".to_owned()]
             }
-            Self::Qemu | Self::Valgrind | Self::Compilers => {
+            Self::Preloaded if !is_debian() => {
+                vec![format!("(your system's package manager: {})", PRELOADED.join(", "))]
+            }
+            Self::Qemu | Self::Valgrind | Self::Compilers | Self::Preloaded => {
                 commands.map(|command| format!("sudo {command}")).collect()
             }
             _ => commands.collect(),
@@ -153,13 +185,13 @@ impl Tool {
     /// Why it can't be installed from here, if it can't.
     pub(crate) fn obstacle(self) -> Option<&'static str> {
         match self {
-            Self::Qemu | Self::Valgrind | Self::Compilers if !is_debian() => {
+            Self::Qemu | Self::Valgrind | Self::Compilers | Self::Preloaded if !is_debian() => {
                 Some("this is neither Debian nor Ubuntu")
             }
-            Self::Qemu | Self::Valgrind | Self::Compilers if !is_root() => {
+            Self::Qemu | Self::Valgrind | Self::Compilers | Self::Preloaded if !is_root() => {
                 Some("installing packages needs root")
             }
-            Self::Qemu | Self::Valgrind | Self::Compilers => None,
+            Self::Qemu | Self::Valgrind | Self::Compilers | Self::Preloaded => None,
             _ if shell::find("rustup").is_none() => Some("there is no rustup (https://rustup.rs)"),
             _ => None,
         }

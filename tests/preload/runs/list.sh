@@ -1,0 +1,2 @@
+# A tree of many names.
+ls -R /usr/share
