@@ -5,14 +5,14 @@
 //! [`Frames`](topomem_numa::frames::Frames). RAM is one range of address space that is reserved at
 //! the first allocation, and CPUs are threads.
 //!
-//! - [`threads`]: a thread has a CPU's number from its first allocation until it ends, and then gives
+//! - `threads`: a thread has a CPU's number from its first allocation until it ends, and then gives
 //!   back what the CPU's magazines hold. The threads beyond the last number share one that never
 //!   comes online, so they are served by the heap's shared path.
-//! - [`gate`]: a fork waits until no thread is inside the heap, so the child has a whole heap.
-//! - [`machine`]: the platform, the pages and the memory below them.
-//! - [`mappings`]: allocations beyond the largest run of pages are mappings of their own.
-//! - [`exports`]: the functions, as the C standard, POSIX and glibc describe them.
-//! - [`report`]: counts at the program's end, if `TOPOMEM_PRELOAD_REPORT` names a file for them.
+//! - `gate`: a fork waits until no thread is inside the heap, so the child has a whole heap.
+//! - `machine`: the platform, the pages and the memory below them.
+//! - `mappings`: allocations beyond the largest run of pages are mappings of their own.
+//! - `exports`: the functions, as the C standard, POSIX and glibc describe them.
+//! - `report`: counts at the program's end, if `TOPOMEM_PRELOAD_REPORT` names a file for them.
 //!
 //! Signal handlers may allocate: they nest in the heap's uses like interrupt handlers. Nothing in here
 //! allocates from Rust's global allocator, which would come back to `malloc`.
