@@ -12,7 +12,7 @@ use super::runs::{LargeRun, Run};
 use super::{Heap, InvalidFree};
 use crate::slab::{CHECKED, SizeClass, Slab, SlabShape, WasLive};
 use crate::try_lock::Patience;
-use crate::{CpuPin, Order, PageSource, Platform, RunLength};
+use crate::{CpuPin, PageSource, Platform, RunLength};
 
 /// What a layout asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground};
 use topomem_numa::{MemoryRange, Piece};
-use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform};
+use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform, RunLength};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -67,18 +67,53 @@ unsafe impl Platform for Threads {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FramePages;
 
+impl FramePages {
+    /// Where programs see a frame.
+    fn memory_at(frame: PhysFrame) -> NonNull<u8> {
+        Threads.phys_to_virt(frame.start_address())
+    }
+
+    fn frame_of(memory: NonNull<u8>) -> PhysFrame {
+        let offset = memory.addr().get() - RAM.load(Ordering::Relaxed).addr();
+        PhysFrame::containing_address(PhysAddr::new_truncate(BASE + offset as u64))
+    }
+}
+
 // SAFETY: a run of frames is its holder's alone, and RAM is mapped for reads and writes.
 unsafe impl PageSource for FramePages {
     fn allocate(&self, pin: &CpuPin, _: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
         let frame = FRAMES.alloc(pin, &FrameRequest::order(order)).map_err(|_| OutOfMemory)?;
-        Ok(Threads.phys_to_virt(frame.start_address()))
+        Ok(FramePages::memory_at(frame))
     }
 
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        let offset = run.addr().get() - RAM.load(Ordering::Relaxed).addr();
-        let frame = PhysFrame::containing_address(PhysAddr::new_truncate(BASE + offset as u64));
         // SAFETY: `allocate` had it from there with this order; the caller's promise.
-        let freed = unsafe { FRAMES.free(pin, frame, order) };
+        let freed = unsafe { FRAMES.free(pin, FramePages::frame_of(run), order) };
+        debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+
+    fn allocate_run(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        if let Some(order) = length.order() {
+            return self.allocate(pin, node, order);
+        }
+        let request = FrameRequest::frame();
+        let first = FRAMES.alloc_run(pin, &request, length.pages(), align.frames());
+        first.map(FramePages::memory_at).map_err(|_| OutOfMemory)
+    }
+
+    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        if let Some(order) = length.order() {
+            // SAFETY: `allocate_run` had such a run from `allocate`; the caller's promise.
+            return unsafe { self.free(pin, run, order) };
+        }
+        // SAFETY: `allocate_run` had it from there with this length; the caller's promise.
+        let freed = unsafe { FRAMES.free_run(pin, FramePages::frame_of(run), length.pages()) };
         debug_assert!(freed.is_ok(), "{freed:?}");
     }
 
