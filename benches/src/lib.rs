@@ -3,6 +3,8 @@
 #[cfg(topomem_count)]
 pub mod contention;
 pub mod frames;
+#[cfg(feature = "hardening")]
+pub mod hardening;
 pub mod heap;
 pub mod instructions;
 pub mod random;

@@ -5,10 +5,14 @@ use std::error::Error;
 use clap::{Parser, Subcommand, ValueEnum};
 #[cfg(topomem_count)]
 use topomem_benches::contention;
+#[cfg(feature = "hardening")]
+use topomem_benches::hardening;
 use topomem_benches::sample::Summary;
 use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Paranoid, Topomem};
 use topomem_benches::suite::{self, Effort};
 use topomem_benches::{heap, instructions};
+#[cfg(feature = "hardening")]
+use topomem_percpu::{Hardening, Measure};
 
 /// Measures topomem beside its peers.
 #[derive(Debug, Parser)]
@@ -80,6 +84,44 @@ enum Command {
         #[arg(long)]
         operations: usize,
     },
+    /// Runs pairs of 64 bytes on a heap with measures against wrong uses for callgrind, which counts
+    /// inside `counted_pairs`; prints the bytes of an object's block
+    #[cfg(feature = "hardening")]
+    Hardened {
+        #[arg(long)]
+        measure: MeasureName,
+        /// How many are counted
+        #[arg(long)]
+        pairs: usize,
+    },
+}
+
+/// A measure of the heap against wrong uses, none, or all.
+#[cfg(feature = "hardening")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MeasureName {
+    None,
+    Poison,
+    RedZones,
+    Quarantine,
+    ZeroOnFree,
+    LeakTracking,
+    All,
+}
+
+#[cfg(feature = "hardening")]
+impl MeasureName {
+    fn hardening(self) -> Hardening {
+        match self {
+            MeasureName::None => Hardening::NONE,
+            MeasureName::Poison => Hardening::NONE.with(Measure::Poison),
+            MeasureName::RedZones => Hardening::NONE.with(Measure::RedZones),
+            MeasureName::Quarantine => Hardening::NONE.with(Measure::Quarantine),
+            MeasureName::ZeroOnFree => Hardening::NONE.with(Measure::ZeroOnFree),
+            MeasureName::LeakTracking => Hardening::NONE.with(Measure::Tracking),
+            MeasureName::All => Hardening::ALL,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -145,6 +187,10 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         }
         Command::HeapCounted { subject, case, operations } => {
             heap::run_counted(&subject, &case, operations)?;
+        }
+        #[cfg(feature = "hardening")]
+        Command::Hardened { measure, pairs } => {
+            println!("{}", hardening::run(pairs, measure.hardening()));
         }
     }
     Ok(())

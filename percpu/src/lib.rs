@@ -76,8 +76,9 @@
 //! [`InvalidFree`], and if nobody reads an answer (as the global allocator)
 //! [`PageSource::refused`] is told.
 //!
-//! With the features `poison` and `red-zones`, a heap can be made that also finds writes after a free,
-//! writes beside an object, and frees with another layout: `Heap::with_hardening`.
+//! With the features `poison`, `red-zones`, `quarantine`, `zero-on-free` and `leak-tracking`, a heap can be
+//! made that also finds writes after a free, writes beside an object, frees with another layout and leaks:
+//! `Heap::with_hardening`.
 #![no_std]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -103,12 +104,14 @@ mod try_lock;
 
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
+#[cfg(feature = "leak-tracking")]
+pub use heap::LiveObjects;
 pub use heap::handles::{AllocOnError, HeapBox, InHeap, NoRoom, OnNode, Owner, UnknownNode};
 pub use heap::{
     AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, Partial, ReallocError,
 };
 #[cfg(feature = "hardening")]
-pub use heap::{Finding, Hardening, Measure, Report};
+pub use heap::{Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report};
 pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};
 pub use order::Order;

@@ -8,12 +8,12 @@ use std::alloc::Layout;
 use std::collections::BTreeSet;
 use std::ptr::NonNull;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Machine, all_drained, become_cpu, pin};
 use topomem_percpu::{
     CpuId, CpuPin, Finding, Hardening, Heap, InvalidFree, Measure, NodeId, Order, OutOfMemory, PageSource,
-    ReallocError, Report, SizeClass,
+    QUARANTINE_BYTES, ReallocError, Report, SizeClass,
 };
 
 const MEGABYTE: usize = 1 << 20;
@@ -36,7 +36,11 @@ const LARGE: [(usize, usize); 2] = [(20_001, 8), (40_000, 8192)];
 struct Recorder<'a> {
     machine: &'a Machine,
     reports: Mutex<Vec<Report>>,
+    /// Words of [`SECRET`] in the pages that came back.
+    secrets: AtomicUsize,
 }
+
+const SECRET: u8 = 0xe7;
 
 // SAFETY: the pages are the machine's.
 unsafe impl PageSource for Recorder<'_> {
@@ -45,6 +49,9 @@ unsafe impl PageSource for Recorder<'_> {
     }
 
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
+        // SAFETY: the run is the source's from here on.
+        let bytes = unsafe { std::slice::from_raw_parts(run.as_ptr(), order.bytes() as usize) };
+        self.secrets.fetch_add(bytes.chunks(8).filter(|&word| word == [SECRET; 8]).count(), Ordering::SeqCst);
         // SAFETY: the caller's promise is the same.
         unsafe { self.machine.free(pin, run, order) };
     }
@@ -61,7 +68,7 @@ unsafe impl PageSource for Recorder<'_> {
 type Hardened<'a> = Heap<&'a Machine, Recorder<'a>>;
 
 fn heap(machine: &Machine, measures: Hardening) -> Hardened<'_> {
-    let source = Recorder { machine, reports: Mutex::new(Vec::new()) };
+    let source = Recorder { machine, reports: Mutex::new(Vec::new()), secrets: AtomicUsize::new(0) };
     let heap = Heap::with_hardening(machine, source, measures);
     become_cpu(0);
     heap.cpu_online(&pin()).unwrap();
@@ -101,30 +108,33 @@ fn free(heap: &Hardened<'_>, memory: NonNull<u8>, layout: Layout) {
 fn a_write_after_a_free_is_found_and_the_memory_never_handed_out() {
     for set in measures(Measure::Poison) {
         for &shape in small() {
-            let machine = Machine::new(1, 1, 2 * MEGABYTE);
-            let heap = heap(&machine, set);
             let layout = layout(shape);
             // Other than in blocks with a front, the first word is the free list's.
             let skipped = if layout.align() > 64 { 8 } else { 0 };
             for offset in [skipped, layout.size() / 2, layout.size() - 1] {
-                let memory = heap.alloc(layout).unwrap();
+                let machine = Machine::new(1, 1, 2 * MEGABYTE);
+                let heap = heap(&machine, set);
+                // Both of one slab.
+                let (kept, memory) = (heap.alloc(layout).unwrap(), heap.alloc(layout).unwrap());
                 free(&heap, memory, layout);
-                // SAFETY: what a program must not do; the slab's pages are still out.
+                // SAFETY: what a program must not do; the slab's pages are out, since `kept` is.
                 unsafe { memory.add(offset).write(0x55) };
+                // Out of the quarantine.
+                heap.drain(&pin());
                 // Enough to come across all that is free, a hundred times a slab at most.
                 let held: Vec<_> =
                     (0..if cfg!(miri) { 50 } else { 600 }).map_while(|_| heap.alloc(layout).ok()).collect();
-                assert!(!held.contains(&memory));
+                assert!(!held.contains(&memory), "{set:?} {shape:?} {offset}");
                 let reports = reports(&heap);
-                assert_eq!(reports.len(), 1, "{reports:?}");
+                assert_eq!(reports.len(), 1, "{reports:?} {set:?} {shape:?} {offset}");
                 let Finding::WriteAfterFree { offset: found } = reports[0].finding else { panic!() };
                 assert_eq!(reports[0].address + found, memory.addr().get() + offset);
                 assert!(reports[0].class.is_some());
-                held.into_iter().for_each(|memory| free(&heap, memory, layout));
+                held.into_iter().chain([kept]).for_each(|memory| free(&heap, memory, layout));
                 // Whoever wrote may free it again.
                 assert!(matches!(assert_refused(&heap, memory, layout), InvalidFree::DoubleFree { .. }));
+                heap.validate().unwrap();
             }
-            heap.validate().unwrap();
         }
     }
 }
@@ -346,4 +356,161 @@ fn a_heap_without_measures_is_a_plain_one() {
     // SAFETY: allocated with that layout.
     unsafe { plain.dealloc(memory, layout((64, 8))) }.unwrap();
     all_drained(&plain);
+}
+
+#[test]
+fn freed_memory_waits_in_quarantine() {
+    let quarantine = Hardening::NONE.with(Measure::Quarantine);
+    for set in measures(Measure::Quarantine).into_iter().chain([Hardening::NONE]) {
+        let machine = Machine::new(1, 1, 2 * MEGABYTE);
+        let heap = heap(&machine, set);
+        let layout = layout((1000, 8));
+        let first = heap.alloc(layout).unwrap();
+        let class = SizeClass::all().find(|&class| heap.class_stats(class).slabs > 0).unwrap();
+        free(&heap, first, layout);
+        let mut freed = 0;
+        while freed < QUARANTINE_BYTES {
+            let next = heap.alloc(layout).unwrap();
+            if set.has(Measure::Quarantine) {
+                assert_ne!(next, first, "after {freed} bytes of other frees");
+            } else {
+                assert_eq!(next, first);
+            }
+            free(&heap, next, layout);
+            freed += class.size();
+        }
+        assert_eq!(heap.class_stats(class).live, 0);
+        // It does come back.
+        assert!((0..200).any(|_| {
+            let next = heap.alloc(layout).unwrap();
+            free(&heap, next, layout);
+            next == first
+        }));
+        // And if memory is short, all of it.
+        heap.drain(&pin());
+        heap.validate().unwrap();
+        assert!(SizeClass::all().all(|class| heap.class_stats(class).slabs == 0));
+        assert_eq!(reports(&heap), []);
+    }
+    // A broken queue is noticed, and what it held stays out.
+    if quarantine.has(Measure::Quarantine) {
+        let machine = Machine::new(1, 1, 2 * MEGABYTE);
+        let heap = heap(&machine, quarantine);
+        let layout = layout((1024, 128));
+        let objects: Vec<_> = (0..80).map(|_| heap.alloc(layout).unwrap()).collect();
+        free(&heap, objects[0], layout);
+        free(&heap, objects[1], layout);
+        // SAFETY: what a program must not do; the slab's pages are out.
+        unsafe { objects[0].cast::<usize>().write(0x1234_5678) };
+        for &object in &objects[2..] {
+            free(&heap, object, layout);
+        }
+        let reports = reports(&heap);
+        assert_eq!(reports.len(), 1);
+        assert_eq!(reports[0].address, objects[0].addr().get());
+    }
+}
+
+#[test]
+fn freed_memory_holds_zeros() {
+    for set in measures(Measure::ZeroOnFree) {
+        let machine = Machine::new(1, 1, 4 * MEGABYTE);
+        let heap = heap(&machine, set);
+        for shape in all_shapes() {
+            let layout = layout(shape);
+            let (kept, memory) = (heap.alloc(layout).unwrap(), heap.alloc(layout).unwrap());
+            // SAFETY: the heap gave that many bytes.
+            unsafe { memory.write_bytes(SECRET, layout.size()) };
+            free(&heap, memory, layout);
+            if layout.size() <= 4096 {
+                // SAFETY: the slab's pages are out, since `kept` is.
+                let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), layout.size()) };
+                assert!(bytes.iter().skip(8).all(|&byte| byte == 0));
+            }
+            free(&heap, kept, layout);
+        }
+        heap.drain(&pin());
+        assert_eq!(heap.source().secrets.load(Ordering::SeqCst), 0);
+        assert_eq!(reports(&heap), []);
+    }
+    let machine = Machine::new(1, 1, MEGABYTE);
+    let plain = heap(&machine, Hardening::NONE);
+    let memory = plain.alloc(layout((30_000, 8))).unwrap();
+    // SAFETY: the heap gave that many bytes.
+    unsafe { memory.write_bytes(SECRET, 30_000) };
+    free(&plain, memory, layout((30_000, 8)));
+    plain.drain(&pin());
+    assert!(plain.source().secrets.load(Ordering::SeqCst) > 3000, "the test sees what is left");
+}
+
+#[test]
+#[cfg(feature = "leak-tracking")]
+fn a_leak_is_listed_with_its_call_site_and_cpu() {
+    use topomem_percpu::{LiveObjects, Origin};
+
+    for set in measures(Measure::Tracking) {
+        let machine = Machine::new(1, 200, 8 * MEGABYTE);
+        let heap = heap(&machine, set);
+        become_cpu(1);
+        heap.cpu_online(&pin()).unwrap();
+        let listed = || {
+            let mut all = Vec::new();
+            heap.live_by_site(|live| all.push(*live)).unwrap();
+            all.sort_by_key(|live| live.bytes);
+            all
+        };
+        assert_eq!(listed(), []);
+        let layout = layout((100, 8));
+        let (mut leaked, mut lines) = (Vec::new(), Vec::new());
+        for cpu in 0..2 {
+            become_cpu(cpu);
+            let freed: Vec<_> = (0..30).map(|_| heap.alloc(layout).unwrap()).collect();
+            for _ in 0..=cpu {
+                leaked.push(heap.alloc(layout).unwrap());
+                lines.push(line!() - 1);
+            }
+            freed.into_iter().for_each(|memory| free(&heap, memory, layout));
+        }
+        let found = listed();
+        assert_eq!(found.len(), 2, "{found:?}");
+        for (cpu, live) in found.iter().enumerate() {
+            let Some(Origin { cpu: by, site: Some(site) }) = live.origin else { panic!("{live:?}") };
+            assert_eq!((by.index(), site.line()), (cpu, lines[cpu]));
+            assert!(site.file().ends_with("heap_hardening.rs"));
+            let objects = 1 + cpu as u64;
+            assert_eq!(*live, LiveObjects { origin: live.origin, objects, bytes: 100 * objects });
+        }
+        // A report names the site, too.
+        // SAFETY: what a program must not do, undone at once.
+        unsafe {
+            let byte = leaked[0].sub(1);
+            let saved = byte.read();
+            byte.write(!saved);
+            if set.has(Measure::RedZones) {
+                heap.dealloc(leaked[0], layout).unwrap_err();
+                assert_eq!(reports(&heap)[0].origin, found[0].origin);
+            }
+            byte.write(saved);
+        }
+        // More than the table has places for at first.
+        let cpus = 2..if cfg!(miri) { 5 } else { 200 };
+        let of_cpu = |cpu| {
+            become_cpu(cpu);
+            heap.alloc(layout).unwrap()
+        };
+        let held: Vec<_> = cpus.map(of_cpu).collect();
+        let found = listed();
+        assert_eq!(found.len(), 2 + held.len());
+        assert_eq!(found.iter().map(|live| live.bytes).sum::<u64>(), 300 + 100 * held.len() as u64);
+        held.into_iter().for_each(|memory| free(&heap, memory, layout));
+        for memory in leaked {
+            free(&heap, memory, layout);
+        }
+        assert_eq!(listed(), []);
+        for cpu in 0..2 {
+            become_cpu(cpu);
+            heap.drain(&pin());
+        }
+        assert!(SizeClass::all().all(|class| heap.class_stats(class).slabs == 0));
+    }
 }

@@ -5,6 +5,8 @@ use core::mem;
 use core::ptr::NonNull;
 
 use super::counters::bump;
+#[cfg(feature = "hardening")]
+use super::hardening::Quarantine;
 use super::run_cache::RunCache;
 use super::{AllocError, CpuHeapStats, Heap};
 use crate::magazine::Magazine;
@@ -99,6 +101,8 @@ pub(super) struct CpuCache {
     nested: AtomicU64,
     /// Runs for large objects.
     pub(super) runs: RunCache,
+    #[cfg(feature = "hardening")]
+    pub(super) quarantine: Quarantine,
 }
 
 /// The two magazines of one class, what a free must know of it, and its counters: a cache line.
@@ -226,10 +230,12 @@ impl CpuCache {
             remote_frees: AtomicU64::new(0),
             nested: AtomicU64::new(0),
             runs: RunCache::new(node),
+            #[cfg(feature = "hardening")]
+            quarantine: Quarantine::new(),
         }
     }
 
-    fn is_online(&self) -> bool {
+    pub(super) fn is_online(&self) -> bool {
         self.online.get()
     }
 
@@ -382,6 +388,10 @@ impl CpuCache {
             return 0;
         }
         let mut frames = heap.free_evicted(pin, self.runs.take_all(&heap.runs));
+        #[cfg(feature = "hardening")]
+        {
+            frames += self.quarantine.empty(heap, pin);
+        }
         let Some(node) = heap.existing(self.node) else {
             return frames;
         };
@@ -404,7 +414,10 @@ impl CpuCache {
     pub(super) fn live(&self, class: SizeClass) -> u64 {
         let cache = &self.classes[class.index()];
         let allocations = cache.allocations.load(Ordering::Relaxed);
-        allocations.wrapping_sub(cache.frees.load(Ordering::Relaxed))
+        let live = allocations.wrapping_sub(cache.frees.load(Ordering::Relaxed));
+        #[cfg(feature = "hardening")]
+        let live = live.wrapping_sub(self.quarantine.held(class));
+        live
     }
 
     pub(super) fn stats(&self) -> CpuHeapStats {

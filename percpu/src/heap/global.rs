@@ -9,6 +9,7 @@ use crate::{PageSource, Platform, SizeClass};
 // SAFETY: `Heap` hands out each byte to one caller at a time, sized and aligned as asked, never
 // unwinds of its own, and keeps contents across `realloc`.
 unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.alloc_hit(layout) {
@@ -18,6 +19,7 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
         }
     }
 
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         Heap::alloc_zeroed(self, layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
@@ -35,6 +37,7 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
         }
     }
 
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let Some(memory) = NonNull::new(memory) else { return ptr::null_mut() };
         // SAFETY: the caller's promise is the same.
@@ -51,6 +54,7 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
 
 // Calls of their own, for whose results a hit would else make room on the stack.
 impl<P: Platform, S: PageSource> Heap<P, S> {
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     fn alloc_uncommon_or_null(&self, layout: Layout) -> *mut u8 {
         let served = match SizeClass::of(layout) {

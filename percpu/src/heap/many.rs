@@ -56,6 +56,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Ok(())
     /// # }
     /// ```
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc_many(&self, layout: Layout, into: &mut [NonNull<u8>]) -> Result<(), Partial<AllocError>> {
         let class = SizeClass::of(layout).filter(|_| layout.size() > 0);
         let mut served = 0;

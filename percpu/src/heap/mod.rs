@@ -48,8 +48,10 @@ mod shared;
 mod stats;
 
 pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
+#[cfg(feature = "leak-tracking")]
+pub use hardening::LiveObjects;
 #[cfg(feature = "hardening")]
-pub use hardening::{Finding, Hardening, Measure, Report};
+pub use hardening::{Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report};
 pub use many::Partial;
 pub use stats::{ClassStats, CpuHeapStats, LargeStats};
 
@@ -139,6 +141,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Errors
     ///
     /// [`AllocError`].
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         match self.alloc_hit(layout) {
@@ -154,6 +157,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Errors
     ///
     /// [`AllocError`].
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if layout.size() > MAX_CLASS_SIZE && !self.is_hardened() {
             return self.alloc_large(&self.platform.pin(), layout, Contents::Zeroed);
@@ -253,6 +257,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// [`Heap::alloc`] of a layout that [`SizeClass::of_small`] does not know.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     fn alloc_uncommon(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         match SizeClass::of(layout).and_then(|class| self.alloc_uncommon_hit(class, layout)) {
@@ -297,6 +302,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// [`Heap::alloc`] of anything, by any way.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     fn alloc_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         #[cfg(feature = "hardening")]
@@ -402,6 +408,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// [`ReallocError`], with `memory` as it was. Wrong addresses and layouts are detected where
     /// [`Heap::dealloc`] detects them.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub unsafe fn realloc(
         &self,
         memory: NonNull<u8>,

@@ -32,7 +32,7 @@ impl Room {
         }
     }
 
-    fn bytes(self) -> usize {
+    pub(super) fn bytes(self) -> usize {
         match self {
             Room::Object(class) => class.size(),
             Room::Pages(length) => length.bytes() as usize,

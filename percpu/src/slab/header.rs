@@ -237,6 +237,13 @@ impl Slab {
         self.0.addr().get()
     }
 
+    /// The object that begins `offset` bytes behind the slab's base.
+    #[cfg(feature = "leak-tracking")]
+    pub(crate) fn object(self, offset: usize) -> NonNull<u8> {
+        // SAFETY: a slab's objects do not wrap around the address space.
+        unsafe { NonNull::new_unchecked(self.0.as_ptr().cast::<u8>().wrapping_add(offset)) }
+    }
+
     /// Which objects callers hold; maintained in hardened builds only.
     pub(crate) fn live(&self) -> &LiveMap {
         &self.header().live.0

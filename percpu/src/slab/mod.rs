@@ -13,4 +13,6 @@ pub use class::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};
 pub(crate) use class::{NotCommon, SlabShape};
 pub(crate) use header::{Arrival, Slab, SlabTag, WasFirst};
 pub(crate) use live::{CHECKED, WasLive};
+#[cfg(feature = "leak-tracking")]
+pub(crate) use shelf::LockedShelf;
 pub(crate) use shelf::{Emptied, Shelf, ShelfCounts};

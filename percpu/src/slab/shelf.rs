@@ -148,6 +148,15 @@ impl LockedShelf<'_> {
         self.lists.counts
     }
 
+    /// The slabs that have an object in use.
+    #[cfg(feature = "leak-tracking")]
+    pub(crate) fn slabs_in_use(&self) -> impl Iterator<Item = Slab> {
+        [&self.lists.partial, &self.lists.full].into_iter().flat_map(|list| {
+            // SAFETY: the lock is held, and the slab is on the list.
+            core::iter::successors(list.head(), |&slab| unsafe { list.after(slab) })
+        })
+    }
+
     /// Cross-checks the lists.
     pub(crate) fn validate(&self, node: NodeId, class: SizeClass) -> Result<(), Corruption> {
         self.lists.validate(node, class)

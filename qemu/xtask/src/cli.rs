@@ -64,7 +64,8 @@ pub(crate) struct ScenarioOptions {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, switch, spurious, magazine,
-    /// distance, zeroed, leak-frame, leak-object; simulated also asid, reuse, ways, broadcast, flag, poll, lazy, unreported, give-up, serial); the run must then fail
+    /// distance, zeroed, leak-frame, leak-object; simulated also asid, reuse, ways, broadcast, flag, poll, lazy, unreported, give-up, serial; of the scenario heap
+    /// write-after-free, overflow, double-free, wild-free, other-layout, leak); the run must then fail
     #[arg(long = "break", value_name = "FAULT", value_parser = word)]
     pub(crate) fault: Option<String>,
     /// How many levels of page tables the kernel is built for
@@ -173,6 +174,8 @@ pub(crate) enum BenchCommand {
     Contention(BenchContentionArgs),
     /// What CPUs cost each other that make, use and remove regions of one address space, counted
     Spaces(BenchContentionArgs),
+    /// What the heap's measures against wrong uses cost: instructions and bytes
+    Hardening,
     /// What changes of mappings cost until every CPU has forgotten the old ones, under QEMU
     Shootdown(BenchShootdownArgs),
     /// What memory costs a program, from user mode to user mode, under QEMU

@@ -24,12 +24,15 @@ pub(crate) enum Variant {
     FaultInjection,
     /// With five levels of page tables.
     FiveLevels,
+    /// With all the heap's measures against wrong uses.
+    Hardening,
 }
 
 impl Variant {
     /// The kernel that a run of `scenario` needs.
     pub(crate) fn of(scenario: &ScenarioOptions) -> Self {
         match (&scenario.fault, scenario.levels) {
+            _ if scenario.scenario == "heap" => Self::Hardening,
             (Some(_), _) => Self::FaultInjection,
             (None, Levels::Four) => Self::Plain,
             (None, Levels::Five) => Self::FiveLevels,
@@ -42,6 +45,7 @@ impl Variant {
             Self::Plain => None,
             Self::FaultInjection => Some("fault-injection"),
             Self::FiveLevels => Some("five-levels"),
+            Self::Hardening => Some("hardening"),
         }
     }
 }

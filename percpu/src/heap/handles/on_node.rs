@@ -111,6 +111,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// assert_eq!(heap.alloc_on(node, layout), Err(AllocOnError::UnknownNode(UnknownNode { node })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc_on(&self, node: NodeId, layout: Layout) -> Result<NonNull<u8>, AllocOnError> {
         Ok(self.on(node)?.alloc(layout)?)
     }
@@ -167,6 +168,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     /// # Errors
     ///
     /// [`AllocError`].
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         let pin = self.heap.platform.pin();
         if self.heap.source.node_of_cpu(pin.cpu()) == self.home {
@@ -199,6 +201,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     /// # Errors
     ///
     /// [`AllocError`].
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         let memory = self.alloc(layout)?;
         // SAFETY: `alloc` returned that many bytes, which are the caller's.

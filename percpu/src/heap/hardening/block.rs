@@ -1,28 +1,32 @@
 //! The block of an object: the object itself, and what a hardened heap keeps around it.
 //!
 //! ```text
-//!          front          object          red zone         seal
+//!          front          object          red zone         tail
 //!    |---------------|--------------|-----------------|-----------|
-//!    start           memory                                       end of the size class
+//!    start           memory                                       end of the block
 //! ```
 //!
 //! - The *front* is a word, or as long as the object's alignment. While the block is free, the plain
 //!   heap has a link there, so the object's own bytes keep their pattern. Blocks that are aligned to
 //!   more than [`MAX_FRONT`], and large ones, have no front.
-//! - The *red zone* reaches from the object's last byte to the seal. So an object that does not fill
-//!   its size class has a longer one. In a large block it is shorter than a word.
-//! - The *seal* is one word that names the layout ([`seal`](super::seal)).
+//! - The *red zone* reaches from the object's last byte to the tail, but for no more than
+//!   [`MAX_RED`] bytes.
+//! - The *tail* is the seal, one word that names the layout ([`seal`](super::seal)), and the site before
+//!   it, a word that names the call that allocated the object ([`tracking`](super::tracking)).
 
 use core::alloc::Layout;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::super::place::Room;
-use super::seal::{self, Damage};
+use super::report::Origin;
+use super::seal::Damage;
+use super::tail::{Site, Tail, tail};
 use super::{Hardening, Measure};
 use crate::CpuId;
 use crate::slab::SizeClass;
 
-/// Bytes of a link, and of a seal.
+/// Bytes of a link.
 const WORD: usize = 8;
 
 /// The longest front. A longer one would cost more than the object.
@@ -30,6 +34,10 @@ const MAX_FRONT: usize = 64;
 
 /// What fills the red zone and the front of an object that is out.
 const RED: u8 = 0xbd;
+
+/// The longest red zone. Beyond, in what the size class has more than the object needs, nothing is
+/// looked for.
+const MAX_RED: usize = 64;
 
 /// How an object lies in its block.
 #[derive(Debug, Clone, Copy)]
@@ -39,31 +47,32 @@ pub(super) struct Block {
     /// What the caller asked for.
     inner: Layout,
     front: usize,
-    /// Bytes to the end of the seal.
+    /// Bytes to the end of the tail.
     end: usize,
-    has_seal: bool,
+    hardening: Hardening,
 }
 
 impl Block {
     /// The block of an object with `layout`, or `None` if no layout is large enough.
     pub(super) fn of(layout: Layout, hardening: Hardening) -> Option<Block> {
-        let has_seal = hardening.has(Measure::RedZones);
-        let has_front = has_seal || hardening.has(Measure::Poison);
+        let has_front = hardening.has(Measure::Poison)
+            || hardening.has(Measure::RedZones)
+            || hardening.has(Measure::Quarantine);
         let front = if has_front && layout.align() <= MAX_FRONT { layout.align().max(WORD) } else { 0 };
-        let with_front = Block::with(layout, front, has_seal)?;
+        let with_front = Block::with(layout, front, hardening)?;
         match with_front.class() {
             Some(_) => Some(with_front),
             // Large, or too large for a front.
-            None => Block::with(layout, 0, has_seal),
+            None => Block::with(layout, 0, hardening),
         }
     }
 
-    fn with(layout: Layout, front: usize, has_seal: bool) -> Option<Block> {
+    fn with(layout: Layout, front: usize, hardening: Hardening) -> Option<Block> {
         let object_end = layout.size().checked_next_multiple_of(WORD)?.checked_add(front)?;
-        let size = if has_seal { object_end.checked_add(WORD)? } else { object_end };
+        let size = object_end.checked_add(tail(hardening))?;
         let outer = Layout::from_size_align(size, layout.align()).ok()?;
-        let end = SizeClass::of(outer).map_or(size, SizeClass::size);
-        Some(Block { outer, inner: layout, front, end, has_seal })
+        let end = Room::of(outer)?.bytes();
+        Some(Block { outer, inner: layout, front, end, hardening })
     }
 
     /// The size class of the block, or `None` if it is a large one.
@@ -97,15 +106,16 @@ impl Block {
     /// # Safety
     ///
     /// The caller owns the block, and it has this layout.
-    pub(super) unsafe fn prepare(&self, start: NonNull<u8>, cpu: CpuId) -> NonNull<u8> {
-        // SAFETY: front, red zone and seal are inside the block.
+    pub(super) unsafe fn prepare(&self, start: NonNull<u8>, cpu: CpuId, site: Site) -> NonNull<u8> {
+        // SAFETY: front, red zone and tail are inside the block.
         unsafe {
-            if self.has_seal {
+            if self.hardening.has(Measure::RedZones) {
                 start.write_bytes(RED, self.front);
                 let red = self.red_zone();
-                start.add(red).write_bytes(RED, self.seal_at() - red);
-                let word = seal::of(start.addr().get(), self.inner, cpu);
-                start.add(self.seal_at()).cast::<u64>().write(word);
+                start.add(red.start).write_bytes(RED, red.len());
+            }
+            if tail(self.hardening) > 0 {
+                Tail::of(start, self.end, self.hardening).write(start, self.inner, cpu, site);
             }
             start.add(self.front)
         }
@@ -118,30 +128,56 @@ impl Block {
     ///
     /// The block is out with this outer layout.
     pub(super) unsafe fn check(&self, start: NonNull<u8>) -> Result<(), Damage> {
-        if !self.has_seal {
-            return Ok(());
-        }
         let at = |place: usize| place as isize - self.front as isize;
-        // SAFETY: front, red zone and seal are inside the block.
+        // SAFETY: front, red zone and tail are inside the block.
         unsafe {
-            let word = start.add(self.seal_at()).cast::<u64>().read();
             // Another layout than this one has its red zone elsewhere.
-            let intact = seal::check(word, start.addr().get(), self.inner)?;
-            let red = (0..self.front).chain(self.red_zone()..self.seal_at());
-            let broken = red.into_iter().find(|&place| start.add(place).read() != RED);
-            match broken {
-                Some(place) => Err(Damage::Overwritten { offset: at(place) }),
-                None if !intact => Err(Damage::Overwritten { offset: at(self.seal_at()) }),
-                None => Ok(()),
+            let intact = tail(self.hardening) == 0
+                || Tail::of(start, self.end, self.hardening).check(start, self.inner)?;
+            if self.hardening.has(Measure::RedZones) {
+                let mut red = (0..self.front).chain(self.red_zone());
+                if let Some(place) = red.find(|&place| start.add(place).read() != RED) {
+                    return Err(Damage::Overwritten { offset: at(place) });
+                }
+            }
+            if intact {
+                Ok(())
+            } else {
+                Err(Damage::Overwritten { offset: at(self.end - tail(self.hardening)) })
             }
         }
     }
 
-    fn red_zone(&self) -> usize {
-        self.front + self.inner.size()
+    /// Who allocated the object in the block at `start`, if that is known.
+    ///
+    /// # Safety
+    ///
+    /// The block is out with this outer layout.
+    pub(super) unsafe fn origin(&self, start: NonNull<u8>) -> Option<Origin> {
+        // SAFETY: the tail is inside the block.
+        unsafe { origin(start, self.end, self.hardening) }.map(|(origin, _)| origin)
     }
 
-    fn seal_at(&self) -> usize {
-        self.end - WORD
+    fn red_zone(&self) -> Range<usize> {
+        let start = self.front + self.inner.size();
+        start..(self.end - tail(self.hardening)).min(start + MAX_RED)
     }
+}
+
+/// Who allocated the object in the block of `bytes` at `start`, and of how many bytes that is, if the
+/// tail says so.
+///
+/// # Safety
+///
+/// The block is in a slab or a run of the heap's.
+pub(super) unsafe fn origin(
+    start: NonNull<u8>,
+    bytes: usize,
+    hardening: Hardening,
+) -> Option<(Origin, usize)> {
+    if tail(hardening) == 0 {
+        return None;
+    }
+    // SAFETY: the caller's promise: the tail is inside the block.
+    unsafe { Tail::of(start, bytes, hardening) }.origin(start)
 }

@@ -14,11 +14,16 @@
 
 mod block;
 mod poison;
+mod quarantine;
 mod realloc;
 mod report;
 mod seal;
+mod tail;
+#[cfg(feature = "leak-tracking")]
+mod tracking;
 
 use core::alloc::Layout;
+use core::panic::Location;
 use core::ptr::NonNull;
 
 use super::place::{Place, Room};
@@ -27,8 +32,12 @@ use super::{AllocError, Heap, InvalidFree, dangling};
 use crate::slab::{SizeClass, WasLive};
 use crate::{CpuPin, Order, PageSource, Platform};
 use block::Block;
-pub use report::{Finding, Report};
+pub use quarantine::QUARANTINE_BYTES;
+pub(super) use quarantine::Quarantine;
+pub use report::{Finding, Origin, Report};
 use seal::Damage;
+#[cfg(feature = "leak-tracking")]
+pub use tracking::LiveObjects;
 
 /// A measure against wrong uses of memory. Each needs the cargo feature of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +48,14 @@ pub enum Measure {
     /// Surrounds each object with bytes that are checked when it is freed: finds writes over its ends,
     /// and frees with another layout. Feature `red-zones`.
     RedZones,
+    /// Keeps freed objects back until [`QUARANTINE_BYTES`] of other objects were freed on the CPU, so that a
+    /// write after the free meets no other owner's memory. Feature `quarantine`. Objects of slabs only.
+    Quarantine,
+    /// Fills freed objects with zeros. Feature `zero-on-free`.
+    ZeroOnFree,
+    /// Notes for each object the call and the CPU that allocated it: `Heap::live_by_site` lists what is
+    /// out, and reports name it. Feature `leak-tracking`. Objects of slabs only.
+    Tracking,
 }
 
 impl Measure {
@@ -51,6 +68,9 @@ impl Measure {
         match self {
             Measure::Poison => cfg!(feature = "poison"),
             Measure::RedZones => cfg!(feature = "red-zones"),
+            Measure::Quarantine => cfg!(feature = "quarantine"),
+            Measure::ZeroOnFree => cfg!(feature = "zero-on-free"),
+            Measure::Tracking => cfg!(feature = "leak-tracking"),
         }
     }
 }
@@ -73,7 +93,12 @@ impl Hardening {
     pub const NONE: Hardening = Hardening(0);
 
     /// All measures whose features the build has.
-    pub const ALL: Hardening = Hardening::NONE.with(Measure::Poison).with(Measure::RedZones);
+    pub const ALL: Hardening = Hardening::NONE
+        .with(Measure::Poison)
+        .with(Measure::RedZones)
+        .with(Measure::Quarantine)
+        .with(Measure::ZeroOnFree)
+        .with(Measure::Tracking);
 
     /// These measures and `measure`, if the build has its feature.
     #[must_use]
@@ -113,11 +138,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// [`Heap::alloc`] of a heap that has measures.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub(super) fn alloc_hardened(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         self.alloc_hardened_by(layout, |outer| self.alloc_plain(outer))
     }
 
     /// As [`Heap::alloc_hardened`], with blocks that `plain` allocates.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub(super) fn alloc_hardened_by(
         &self,
         layout: Layout,
@@ -132,16 +159,17 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             let memory = plain(block.outer)?;
             if let Some(class) = block.class()
                 && self.hardening.has(Measure::Poison)
+                && let Some(pattern) = poison::pattern(self.hardening)
             {
                 // SAFETY: the block was just allocated.
-                if let Err(offset) = unsafe { poison::check(memory, class) } {
+                if let Err(offset) = unsafe { poison::check(memory, class, pattern) } {
                     self.keep_out(memory, class, offset);
                     continue;
                 }
             }
             let pin = self.platform.pin();
             // SAFETY: the block is ours.
-            return Ok(unsafe { block.prepare(memory, pin.cpu()) });
+            return Ok(unsafe { block.prepare(memory, pin.cpu(), Location::caller()) });
         }
     }
 
@@ -152,12 +180,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             // Whoever still uses the memory may free it: that is refused.
             slab.live().clear(index);
         }
-        self.report(Finding::WriteAfterFree { offset }, memory.addr().get(), Some(class));
+        self.report(Finding::WriteAfterFree { offset }, memory.addr().get(), Some(class), None);
     }
 
-    fn report(&self, finding: Finding, address: usize, class: Option<SizeClass>) {
+    fn report(&self, finding: Finding, address: usize, class: Option<SizeClass>, origin: Option<Origin>) {
         let cpu = self.platform.pin().cpu();
-        self.source.reported(&Report { finding, address, class, cpu });
+        self.source.reported(&Report { finding, address, class, cpu, origin });
     }
 
     /// [`Heap::dealloc`] of a heap that has measures.
@@ -208,15 +236,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             Place::Pages(_) => None,
         };
         // SAFETY: a block with that layout is at `start`, and was not freed.
-        match unsafe { block.check(start) } {
-            Ok(()) => Ok(Taken { address, start, place, outer: block.outer }),
-            Err(Damage::OtherLayout { size, align }) => {
-                Err(self.refuse(InvalidFree::OtherLayout { address, size, align }, class))
-            }
-            Err(Damage::Overwritten { offset }) => {
-                Err(self.refuse(InvalidFree::Overwritten { address, size, offset }, class))
-            }
-        }
+        let invalid = match unsafe { block.check(start) } {
+            Ok(()) => return Ok(Taken { address, start, place, outer: block.outer }),
+            Err(Damage::OtherLayout { size, align }) => InvalidFree::OtherLayout { address, size, align },
+            Err(Damage::Overwritten { offset }) => InvalidFree::Overwritten { address, size, offset },
+        };
+        // SAFETY: as above.
+        let origin = unsafe { block.origin(start) };
+        self.report(Finding::InvalidFree(invalid), address, class, origin);
+        Err(invalid)
     }
 
     /// Where the block at `start` is, by the record of all runs, if it was allocated, or left there,
@@ -229,7 +257,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Reports a free that is refused.
     #[cold]
     fn refuse(&self, invalid: InvalidFree, class: Option<SizeClass>) -> InvalidFree {
-        self.report(Finding::InvalidFree(invalid), invalid.address(), class);
+        self.report(Finding::InvalidFree(invalid), invalid.address(), class, None);
         invalid
     }
 
@@ -243,6 +271,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             Place::Pages(run) => {
                 // SAFETY: the caller's promise, and the run is on record.
                 let freed = unsafe {
+                    if self.hardening.has(Measure::ZeroOnFree) {
+                        taken.start.write_bytes(0, run.length.bytes() as usize);
+                    }
                     if Room::of(taken.outer) == Some(taken.place.room()) {
                         self.dealloc_large(pin, taken.start, taken.outer)
                     } else {
@@ -258,13 +289,17 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                     let invalid = InvalidFree::DoubleFree { address: taken.address, class };
                     return Err(self.refuse(invalid, Some(class)));
                 }
-                // SAFETY: the block is ours by now. If an object was left there (see `place`), its mark
-                // goes with the pattern or with the next owner's seal.
+                // SAFETY: the block is ours by now.
                 unsafe {
-                    if self.hardening.has(Measure::Poison) {
-                        poison::fill(taken.start, class);
+                    match poison::pattern(self.hardening) {
+                        Some(pattern) => poison::fill(taken.start, class, pattern),
+                        None => poison::strike(taken.start, class),
                     }
-                    self.put_back(pin, slab, class, taken.start)
+                    if self.hardening.has(Measure::Quarantine) {
+                        self.put_in_quarantine(pin, slab, class, taken.start)
+                    } else {
+                        self.put_back(pin, slab, class, taken.start)
+                    }
                 }
             }
         }
@@ -276,9 +311,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// The caller owns the run.
     pub(super) unsafe fn harden_slab(&self, run: NonNull<u8>, order: Order) {
-        if self.hardening.has(Measure::Poison) {
+        if self.hardening.has(Measure::Poison)
+            && let Some(pattern) = poison::pattern(self.hardening)
+        {
             // SAFETY: the caller's promise.
-            unsafe { poison::fill_run(run, order) };
+            unsafe { poison::fill_run(run, order, pattern) };
         }
     }
 }

@@ -5,23 +5,56 @@
 
 use core::ptr::NonNull;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Hardening, Measure};
 use crate::Order;
 use crate::slab::SizeClass;
 
-const PATTERN: u8 = 0x6b;
-const PATTERN_WORD: u64 = u64::from_ne_bytes([PATTERN; 8]);
-
 /// Bytes of the link.
 const LINK: usize = 8;
+
+/// Bytes at the end of a block that other CPUs may read meanwhile ([`tracking`](super::tracking)).
+const TAIL: usize = 16;
+
+/// What fills free blocks, if anything does.
+pub(super) const fn pattern(hardening: Hardening) -> Option<u8> {
+    if hardening.has(Measure::ZeroOnFree) {
+        Some(0)
+    } else if hardening.has(Measure::Poison) {
+        Some(0x6b)
+    } else {
+        None
+    }
+}
 
 /// Fills the block at `start`.
 ///
 /// # Safety
 ///
 /// The caller owns the block, which is of `class`.
-pub(super) unsafe fn fill(start: NonNull<u8>, class: SizeClass) {
+pub(super) unsafe fn fill(start: NonNull<u8>, class: SizeClass, pattern: u8) {
+    let body = class.size().saturating_sub(TAIL);
     // SAFETY: the caller's promise.
-    unsafe { start.write_bytes(PATTERN, class.size()) };
+    unsafe { start.write_bytes(pattern, body) };
+    for offset in (body..class.size()).step_by(size_of::<u64>()) {
+        // SAFETY: a block is aligned to a word, and as long as a multiple of a word.
+        let word = unsafe { AtomicU64::from_ptr(start.add(offset).cast().as_ptr()) };
+        word.store(u64::from_ne_bytes([pattern; 8]), Ordering::Relaxed);
+    }
+}
+
+/// Overwrites the last word of the block at `start`, which is freed without a pattern: a seal, or the
+/// mark of an object that was left there (see `place`), would vouch for a wrong layout of the next
+/// owner's.
+///
+/// # Safety
+///
+/// As for [`fill`].
+pub(super) unsafe fn strike(start: NonNull<u8>, class: SizeClass) {
+    // SAFETY: the caller's promise; a block is as long as a multiple of a word.
+    let last = unsafe { AtomicU64::from_ptr(start.add(class.size() - size_of::<u64>()).cast().as_ptr()) };
+    last.store(0, Ordering::Relaxed);
 }
 
 /// Fills a run that becomes a slab.
@@ -29,9 +62,9 @@ pub(super) unsafe fn fill(start: NonNull<u8>, class: SizeClass) {
 /// # Safety
 ///
 /// The caller owns the run.
-pub(super) unsafe fn fill_run(run: NonNull<u8>, order: Order) {
+pub(super) unsafe fn fill_run(run: NonNull<u8>, order: Order, pattern: u8) {
     // SAFETY: the caller's promise.
-    unsafe { run.write_bytes(PATTERN, order.bytes() as usize) };
+    unsafe { run.write_bytes(pattern, order.bytes() as usize) };
 }
 
 /// Looks for the pattern in the block at `start`, which was free until now.
@@ -43,12 +76,13 @@ pub(super) unsafe fn fill_run(run: NonNull<u8>, order: Order) {
 /// # Safety
 ///
 /// The caller owns the block, which is of `class`.
-pub(super) unsafe fn check(start: NonNull<u8>, class: SizeClass) -> Result<(), usize> {
+pub(super) unsafe fn check(start: NonNull<u8>, class: SizeClass, pattern: u8) -> Result<(), usize> {
+    let expected = u64::from_ne_bytes([pattern; 8]);
     for offset in (LINK..class.size()).step_by(size_of::<u64>()) {
         // SAFETY: a block is aligned to a word, and as long as a multiple of a word.
         let word = unsafe { start.add(offset).cast::<u64>().read() };
-        if word != PATTERN_WORD {
-            return Err(offset + (word ^ PATTERN_WORD).trailing_zeros() as usize / 8);
+        if word != expected {
+            return Err(offset + (word ^ expected).trailing_zeros() as usize / 8);
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Changes of size in a hardened heap.
 
 use core::alloc::Layout;
+use core::panic::Location;
 use core::ptr::NonNull;
 
 use super::super::{AllocError, Heap, ReallocError};
@@ -13,6 +14,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Safety
     ///
     /// As for [`Heap::realloc`].
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub(in crate::heap) unsafe fn realloc_hardened(
         &self,
         memory: NonNull<u8>,
@@ -28,7 +30,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let cpu = self.platform.pin().cpu();
         if size != 0 && Block::of(layout, self.hardening).is_some_and(|block| block.shares(&new_block)) {
             // SAFETY: the block is the caller's, and the new layout has the same one.
-            return Ok(unsafe { new_block.prepare(taken.start, cpu) });
+            return Ok(unsafe { new_block.prepare(taken.start, cpu, Location::caller()) });
         }
         let moved = match self.alloc_hardened(new_layout) {
             Ok(moved) => moved,
@@ -55,6 +57,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Safety
     ///
     /// The block is the caller's.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn shrink_in_place(
         &self,
         memory: NonNull<u8>,
@@ -70,7 +73,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             {
                 moved.copy_from(memory, new_block.size());
             }
-            Some(new_block.prepare(start, self.platform.pin().cpu()))
+            Some(new_block.prepare(start, self.platform.pin().cpu(), Location::caller()))
         }
     }
 }

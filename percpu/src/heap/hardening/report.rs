@@ -1,6 +1,7 @@
 //! What a hardened heap reports.
 
 use core::fmt;
+use core::panic::Location;
 
 use crate::{CpuId, InvalidFree, SizeClass};
 
@@ -16,6 +17,25 @@ pub struct Report {
     pub class: Option<SizeClass>,
     /// The CPU that found it.
     pub cpu: CpuId,
+    /// Who allocated the object; `None` if the memory does not say so.
+    pub origin: Option<Origin>,
+}
+
+/// Who allocated an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The CPU that allocated it.
+    pub cpu: CpuId,
+    /// The call that allocated it; `None` without [`Measure::Tracking`](crate::Measure). If the heap is
+    /// the global allocator, it is called by the compiler's own code, which says nothing of its caller.
+    pub site: Option<&'static Location<'static>>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "allocated by {}", self.cpu)?;
+        self.site.map_or(Ok(()), |site| write!(f, " at {site}"))
+    }
 }
 
 /// What a hardened heap finds.
@@ -41,7 +61,8 @@ impl fmt::Display for Report {
         if let Some(class) = self.class {
             write!(f, "; {class}")?;
         }
-        write!(f, "; found by {}", self.cpu)
+        write!(f, "; found by {}", self.cpu)?;
+        self.origin.map_or(Ok(()), |origin| write!(f, "; {origin}"))
     }
 }
 

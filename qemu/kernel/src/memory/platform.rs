@@ -139,6 +139,11 @@ unsafe impl Machine for Kernel {
         unsafe { tlb::load_root(root, load) };
         SwitchFlushed::Yes
     }
+
+    #[cfg(feature = "hardening")]
+    fn on_heap_report(&self, report: &topomem::percpu::Report) {
+        crate::scenario::heap::note(report);
+    }
 }
 
 /// The executing CPU, to which every context is bound.

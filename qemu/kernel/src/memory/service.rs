@@ -8,8 +8,15 @@ use super::platform::{Kernel, pin};
 pub static SERVICE: MemoryService<Kernel> = MemoryService::new(Kernel);
 
 /// The kernel's heap: over the service's frames, so empty until it has some.
+#[cfg(not(feature = "hardening"))]
 #[global_allocator]
 pub static HEAP: KernelHeap<Kernel> = KernelHeap::new(Kernel, &SERVICE);
+
+/// The kernel's heap, with all measures against wrong uses.
+#[cfg(feature = "hardening")]
+#[global_allocator]
+pub static HEAP: KernelHeap<Kernel> =
+    KernelHeap::with_hardening(Kernel, &SERVICE, topomem::percpu::Hardening::ALL);
 
 /// Brings the executing CPU, not the boot CPU, online.
 ///

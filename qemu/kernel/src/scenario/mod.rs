@@ -3,6 +3,8 @@
 pub mod broken;
 mod crash;
 mod first_program;
+#[cfg(feature = "hardening")]
+pub mod heap;
 mod machine;
 mod modules;
 mod processes;
@@ -75,6 +77,10 @@ pub async fn run(request: Request) {
 
 async fn by_name(request: &Request) -> Outcome {
     let words = CommandLine(request.start_info.command_line());
+    #[cfg(feature = "hardening")]
+    if words.value("scenario") == Some("heap") {
+        return heap::run(words);
+    }
     let fault = match broken::requested(words) {
         Ok(fault) => fault,
         Err(error) => {

@@ -45,6 +45,10 @@ pub(super) const HEAP: [HeapCase; 9] = [
     HeapCase { case: "zeroed_4k", counted: "instructions_zeroed_4k", operations: 2000 },
 ];
 
+/// The function inside which callgrind counts a hardened heap, and how many pairs it makes.
+const COUNTED_PAIRS: &str = "topomem_benches::hardening::counted_pairs*";
+const HARDENED_PAIRS: u64 = 20_000;
+
 /// Instructions per pair of frames of `subject`, exactly.
 pub(super) fn of_pair(bench: &Path, subject: &str) -> Result<Measurement, Error> {
     let count = |bursts: u64| {
@@ -63,6 +67,14 @@ pub(super) fn of_heap(bench: &Path, subject: &str, case: HeapCase) -> Result<Mea
     // The call and the loop's ends are less than this.
     let figure = (total as f64 / operations as f64 * 100.0).floor() / 100.0;
     Ok(measurement("heap", counted, subject, figure))
+}
+
+/// Instructions per pair of 64 bytes of the heap with `measure` against wrong uses; those of the loop are
+/// in it.
+pub(super) fn of_hardened_pair(bench: &Path, measure: &str) -> Result<Measurement, Error> {
+    let arguments = ["hardened", "--measure", measure, "--pairs", &HARDENED_PAIRS.to_string()];
+    let figure = count(bench, COUNTED_PAIRS, &arguments)? as f64 / HARDENED_PAIRS as f64;
+    Ok(measurement("heap", "instructions_hardened", measure, figure))
 }
 
 fn measurement(suite: &str, case: &str, subject: &str, figure: f64) -> Measurement {

@@ -5,6 +5,7 @@ mod contention;
 mod counts;
 mod figures;
 mod frames;
+mod hardening;
 mod heap;
 mod instructions;
 mod kernels;
@@ -35,6 +36,7 @@ pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {
     match command {
         BenchCommand::Frames(arguments) => frames::frames(arguments),
         BenchCommand::Heap(arguments) => heap::heap(arguments),
+        BenchCommand::Hardening => hardening::hardening(),
         BenchCommand::Contention(arguments) => contention::contention(&contention::FRAMES, arguments),
         BenchCommand::Spaces(arguments) => contention::contention(&contention::SPACES, arguments),
         BenchCommand::Shootdown(arguments) => shootdown::shootdown(arguments),

@@ -17,6 +17,8 @@ pub(super) enum Build {
     Measuring,
     /// The same with the heap's peers in C and C++, which take minutes to compile.
     Peers,
+    /// With the heap's measures against wrong uses.
+    Hardened,
     /// The same code on atomics that are observed.
     Counting,
 }
@@ -35,6 +37,11 @@ pub(super) fn build(build: Build) -> Result<PathBuf, Error> {
             let folder = workspace::target_folder().join("peers");
             command.args(["--profile", "measure", "--target-dir"]).arg(&folder);
             command.env("RUSTFLAGS", "--cfg topomem_peers").env_remove("CARGO_ENCODED_RUSTFLAGS");
+            folder.join("measure")
+        }
+        Build::Hardened => {
+            let folder = workspace::target_folder();
+            command.args(["--profile", "measure", "--features", "hardening", "--target-dir"]).arg(&folder);
             folder.join("measure")
         }
         Build::Counting => {

@@ -12,6 +12,7 @@ pub(super) struct Programs {
     kernel: Built<Kernel>,
     faulty_kernel: Built<Kernel>,
     five_level_kernel: Built<Kernel>,
+    hardened_kernel: Built<Kernel>,
     simulation: Built<PathBuf>,
 }
 
@@ -44,6 +45,7 @@ impl Programs {
             Variant::Plain => &mut self.kernel,
             Variant::FaultInjection => &mut self.faulty_kernel,
             Variant::FiveLevels => &mut self.five_level_kernel,
+            Variant::Hardening => &mut self.hardened_kernel,
         };
         kept.get("the kernel", || Kernel::build(variant))
     }

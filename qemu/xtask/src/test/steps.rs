@@ -155,6 +155,16 @@ const SIM_FAULTS: [Fault; 6] = [
 /// has no memory of its own.
 const LEAKS: [(&str, &[&str]); 2] = [("leak-frame", &["lost"]), ("leak-object", &["objects lost"])];
 
+/// Wrong uses of memory that the hardened heap must find, and what it must say.
+const HEAP_FAULTS: [Fault; 6] = [
+    ("write-after-free", "heap", &["write after free"]),
+    ("overflow", "heap", &["was overwritten"]),
+    ("double-free", "heap", &["double free"]),
+    ("wild-free", "heap", &["no slab of"]),
+    ("other-layout", "heap", &["with another layout"]),
+    ("leak", "heap", &["heap: leak of 64 bytes"]),
+];
+
 /// What TLBs offer beyond the least, each simulated.
 const TLBS: [Tlb; 3] = [Tlb::Pcid, Tlb::Invpcid, Tlb::Invlpgb];
 
@@ -247,6 +257,15 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
     );
     steps.extend(PROGRAM_FAULTS.iter().map(|fault| Step {
         name: format!("qemu break {} for programs", fault.0),
+        work: Work::Machine(broken(fault)),
+    }));
+    steps.push({
+        let run =
+            MachineRun { topology: "two-nodes", scenario: scenario("heap", 1), expected: Expected::Success };
+        Step { name: "qemu two-nodes heap".to_owned(), work: Work::Machine(run) }
+    });
+    steps.extend(HEAP_FAULTS.iter().map(|fault| Step {
+        name: format!("qemu heap misuse {}", fault.0),
         work: Work::Machine(broken(fault)),
     }));
     steps.extend(CRASHES.map(|(name, words)| {

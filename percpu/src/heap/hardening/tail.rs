@@ -1,0 +1,86 @@
+//! The last words of a block: the seal, and before it the site.
+//!
+//! Other CPUs may read them at any time ([`tracking`](super::tracking)), so they are atomics. Relaxed:
+//! the seal's checksum covers the site, so two words that do not belong together are no seal.
+
+use core::alloc::Layout;
+use core::panic::Location;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use super::report::Origin;
+use super::seal::{self, Damage};
+use super::{Hardening, Measure};
+use crate::CpuId;
+
+/// A call that allocates.
+pub(super) type Site = &'static Location<'static>;
+
+const WORD: usize = 8;
+
+/// Bytes of the tail.
+pub(super) const fn tail(hardening: Hardening) -> usize {
+    if hardening.has(Measure::Tracking) {
+        2 * WORD
+    } else if hardening.has(Measure::RedZones) {
+        WORD
+    } else {
+        0
+    }
+}
+
+/// The tail of a block.
+pub(super) struct Tail<'a> {
+    seal: &'a AtomicU64,
+    /// A [`Site`]; absent without [`Measure::Tracking`].
+    site: Option<&'a AtomicPtr<Location<'static>>>,
+}
+
+impl Tail<'_> {
+    /// The tail of the block of `bytes` at `start`.
+    ///
+    /// # Safety
+    ///
+    /// The block can be read and written as long as the value is used, and has a tail.
+    pub(super) unsafe fn of(start: NonNull<u8>, bytes: usize, hardening: Hardening) -> Self {
+        // SAFETY: the caller's promise; blocks begin and end at words.
+        unsafe {
+            let seal = AtomicU64::from_ptr(start.add(bytes - WORD).cast().as_ptr());
+            let site = hardening
+                .has(Measure::Tracking)
+                .then(|| AtomicPtr::from_ptr(start.add(bytes - 2 * WORD).cast().as_ptr()));
+            Tail { seal, site }
+        }
+    }
+
+    pub(super) fn write(&self, start: NonNull<u8>, layout: Layout, cpu: CpuId, site: Site) {
+        if let Some(word) = self.site {
+            word.store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
+        }
+        self.seal.store(seal::of(self.place(start), layout, cpu), Ordering::Relaxed);
+    }
+
+    /// As [`seal::check`].
+    pub(super) fn check(&self, start: NonNull<u8>, layout: Layout) -> Result<bool, Damage> {
+        seal::check(self.seal.load(Ordering::Relaxed), self.place(start), layout)
+    }
+
+    /// Who allocated the object, and its bytes, if the seal is intact.
+    pub(super) fn origin(&self, start: NonNull<u8>) -> Option<(Origin, usize)> {
+        let seal = self.seal.load(Ordering::Relaxed);
+        let site = self.site.map(|word| word.load(Ordering::Relaxed));
+        let cpu = seal::cpu(seal, place(start, site))?;
+        // SAFETY: the checksum says that `write` was given this site.
+        let site = unsafe { site.and_then(|site| site.as_ref()) };
+        Some((Origin { cpu, site }, seal::size(seal)))
+    }
+
+    fn place(&self, start: NonNull<u8>) -> usize {
+        place(start, self.site.map(|word| word.load(Ordering::Relaxed)))
+    }
+}
+
+/// What the checksum covers beside the seal's facts.
+fn place(start: NonNull<u8>, site: Option<*mut Location<'static>>) -> usize {
+    start.addr().get() ^ site.map_or(0, |site| site.addr().rotate_left(20))
+}

@@ -1,0 +1,166 @@
+//! Who holds memory: the objects that are out, by the call that allocated them.
+//!
+//! Each block names its call site and CPU in its tail, so an allocation looks nothing up and waits for
+//! nobody, in every context. Only a question for all of them walks the slabs, each shelf's under its
+//! lock, which keeps the slabs there. A hash table adds the sites up. Its memory comes from the page
+//! source, outside of the locks.
+
+use core::alloc::Layout;
+use core::hash::{BuildHasherDefault, Hasher};
+use core::ptr::NonNull;
+
+use allocator_api2::alloc::{AllocError as NoMemory, Allocator};
+use hashbrown::HashMap;
+
+use super::super::{AllocError, Heap};
+use super::block;
+use super::report::Origin;
+use crate::slab::{LockedShelf, SizeClass, Slab, SlabShape, WasLive};
+use crate::try_lock::Patience;
+use crate::{Order, PageSource, Platform};
+
+/// Objects that are out, and that one call allocated on one CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveObjects {
+    /// The call and the CPU; `None` of objects whose tail was overwritten, or that `realloc` left in
+    /// a larger block.
+    pub origin: Option<Origin>,
+    /// How many.
+    pub objects: u64,
+    /// Their bytes, as asked for.
+    pub bytes: u64,
+}
+
+/// Pages for the table.
+struct Pages<'a, P: Platform, S: PageSource>(&'a Heap<P, S>);
+
+// SAFETY: the source keeps runs apart, and `pages` refuses those that are not aligned.
+unsafe impl<P: Platform, S: PageSource> Allocator for Pages<'_, P, S> {
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, NoMemory> {
+        let order = Order::for_bytes(layout.size().max(layout.align()) as u64).ok_or(NoMemory)?;
+        let pin = self.0.platform.pin();
+        let node = self.0.source.node_of_cpu(pin.cpu());
+        let run = self.0.pages(&pin, node, order).map_err(|_| NoMemory)?;
+        Ok(NonNull::slice_from_raw_parts(run, order.bytes() as usize))
+    }
+
+    unsafe fn deallocate(&self, run: NonNull<u8>, layout: Layout) {
+        if let Some(order) = Order::for_bytes(layout.size().max(layout.align()) as u64) {
+            // SAFETY: `allocate` had the run from the source with this order.
+            unsafe { self.0.source.free(&self.0.platform.pin(), run, order) };
+        }
+    }
+}
+
+/// FNV-1a (Fowler, Noll and Vo): a site is a short text and two numbers.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Sites<'a, P, S> = HashMap<Option<Origin>, (u64, u64), BuildHasherDefault<Fnv>, Pages<'a, P, S>>;
+
+/// The table has no room for another site.
+struct Full;
+
+/// The table's places at first.
+const PLACES: usize = 112;
+
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// Calls `each` with the objects that are out, added up by call site and CPU. Objects of slabs
+    /// only; [`Heap::large_stats`] counts the others. Exact if nobody else uses the heap meanwhile. A
+    /// shelf whose lock does not come free is left out. Costs a look at every object.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`]: there are no pages for the table. `each` was not called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{AllocError, Heap, PageSource, Platform};
+    /// # fn example<P: Platform, S: PageSource>(heap: &Heap<P, S>) -> Result<(), AllocError> {
+    /// heap.live_by_site(|live| println!("{:?}: {} bytes", live.origin, live.bytes))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn live_by_site(&self, mut each: impl FnMut(&LiveObjects)) -> Result<(), AllocError> {
+        let mut places = PLACES;
+        let sites = loop {
+            let mut sites = Sites::with_hasher_in(BuildHasherDefault::default(), Pages(self));
+            sites.try_reserve(places).map_err(|_| AllocError::OutOfMemory)?;
+            match self.add_up(&mut sites) {
+                Ok(()) => break sites,
+                Err(Full) => places *= 2,
+            }
+        };
+        for (&origin, &(objects, bytes)) in &sites {
+            each(&LiveObjects { origin, objects, bytes });
+        }
+        Ok(())
+    }
+
+    fn add_up(&self, sites: &mut Sites<'_, P, S>) -> Result<(), Full> {
+        let pin = self.platform.pin();
+        for home in self.existing_nodes() {
+            for class in SizeClass::all() {
+                let shelf = &home.class(class).shelf;
+                let Some(locked) = shelf.lock(&self.platform, &pin, Patience::Bounded) else { continue };
+                let outcome = self.add_up_shelf(&locked, class, sites);
+                self.release(&pin, class, locked.unlock());
+                outcome?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_up_shelf(
+        &self,
+        shelf: &LockedShelf<'_>,
+        class: SizeClass,
+        sites: &mut Sites<'_, P, S>,
+    ) -> Result<(), Full> {
+        let mut slabs = shelf.slabs_in_use();
+        slabs.try_for_each(|slab| {
+            self.live_objects(slab, class).try_for_each(|object| {
+                // SAFETY: the slab is on the locked shelf.
+                let found = unsafe { block::origin(object, class.size(), self.hardening) };
+                let (origin, size) =
+                    found.map_or((None, class.size()), |(origin, size)| (Some(origin), size));
+                let has_room = sites.len() < sites.capacity();
+                let (objects, bytes) = match sites.get_mut(&origin) {
+                    Some(sums) => sums,
+                    // There is a place, so this allocates nothing.
+                    None if has_room => sites.entry(origin).or_default(),
+                    None => return Err(Full),
+                };
+                *objects += 1;
+                *bytes += size as u64;
+                Ok(())
+            })
+        })
+    }
+
+    /// The blocks of `slab` that are out.
+    fn live_objects(&self, slab: Slab, class: SizeClass) -> impl Iterator<Item = NonNull<u8>> {
+        let shape = SlabShape::ALL[class.index()];
+        (0..shape.capacity)
+            .filter(move |&index| slab.live().get(index) == WasLive::Yes)
+            .map(move |index| slab.object(shape.first + index * class.size()))
+    }
+}

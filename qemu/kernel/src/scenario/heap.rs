@@ -1,0 +1,172 @@
+//! Wrong uses of memory, each of which the hardened heap must find: `break=` says which one is made.
+//! Without one, the heap must find nothing.
+
+use alloc::alloc::Layout;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use topomem::percpu::{AllocError, InvalidFree, LiveObjects, Report};
+
+use super::failure;
+use crate::arch::exit::Outcome;
+use crate::boot::command_line::CommandLine;
+use crate::log;
+use crate::memory::platform::pin;
+use crate::memory::service::HEAP;
+
+extern crate alloc;
+
+/// What the heap has found. Relaxed: it orders nothing.
+static FOUND: AtomicUsize = AtomicUsize::new(0);
+
+/// Sizes of the objects that the scenario uses: of slabs, and large.
+const SIZES: [usize; 6] = [8, 24, 64, 1000, 4096, 40_000];
+
+/// A wrong use of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Misuse {
+    WriteAfterFree,
+    Overflow,
+    DoubleFree,
+    WildFree,
+    OtherLayout,
+    Leak,
+}
+
+impl Misuse {
+    fn named(name: &str) -> Option<Misuse> {
+        match name {
+            "write-after-free" => Some(Misuse::WriteAfterFree),
+            "overflow" => Some(Misuse::Overflow),
+            "double-free" => Some(Misuse::DoubleFree),
+            "wild-free" => Some(Misuse::WildFree),
+            "other-layout" => Some(Misuse::OtherLayout),
+            "leak" => Some(Misuse::Leak),
+            _ => None,
+        }
+    }
+}
+
+/// Told of each finding of the heap, in any context.
+pub fn note(report: &Report) {
+    FOUND.fetch_add(1, Ordering::Relaxed);
+    failure(format_args!("heap: {report}"), "heap");
+}
+
+/// Uses the heap rightly, but for what `break=` names.
+pub fn run(words: CommandLine<'_>) -> Outcome {
+    let misuse = match words.value("break") {
+        None => None,
+        Some(name) => match Misuse::named(name) {
+            Some(misuse) => Some(misuse),
+            None => {
+                failure(format_args!("no misuse is called {name}"), "command line");
+                return Outcome::Failures;
+            }
+        },
+    };
+    let outcome = SIZES.iter().try_for_each(|&size| use_objects(size, misuse));
+    if let Err(error) = outcome {
+        failure(format_args!("{error}"), "heap");
+        return Outcome::Failures;
+    }
+    if let Err(error) = HEAP.heap().live_by_site(look_for_leak) {
+        failure(format_args!("{error}"), "heap");
+    }
+    log!("the heap has found {} wrong uses", FOUND.load(Ordering::Relaxed));
+    if FOUND.load(Ordering::Relaxed) == 0 { Outcome::Success } else { Outcome::Failures }
+}
+
+/// Allocates objects of `size` bytes, writes to them, changes their size and frees them.
+fn use_objects(size: usize, misuse: Option<Misuse>) -> Result<(), AllocError> {
+    let heap = HEAP.heap();
+    let Ok(layout) = Layout::from_size_align(size, 8) else { return Ok(()) };
+    let mut objects = [NonNull::dangling(); 40];
+    for object in &mut objects {
+        *object = heap.alloc(layout)?;
+        // SAFETY: the heap gave so many bytes.
+        unsafe { object.write_bytes(0x11, size) };
+    }
+    let (first, others) = (objects[0], &objects[1..]);
+    let Ok(half) = Layout::from_size_align(size / 2, 8) else { return Ok(()) };
+    for &object in others {
+        // SAFETY: allocated with that layout; what comes back takes its place.
+        let freed = unsafe {
+            match heap.realloc(object, layout, half.size()) {
+                Ok(object) => heap.dealloc(object, half),
+                Err(_) => heap.dealloc(object, layout),
+            }
+        };
+        tell(freed);
+    }
+    match misuse {
+        Some(misuse) if size == 64 => commit(misuse, first, layout),
+        // SAFETY: allocated with that layout, and not used any more.
+        _ => tell(unsafe { heap.dealloc(first, layout) }),
+    }
+    // What was freed is looked at when it is handed out again.
+    heap.drain(&pin());
+    for object in &mut objects {
+        *object = heap.alloc(layout)?;
+    }
+    // SAFETY: allocated with that layout, and not used any more.
+    objects.iter().for_each(|&object| tell(unsafe { heap.dealloc(object, layout) }));
+    Ok(())
+}
+
+/// Makes the wrong use of an object of 64 bytes.
+fn commit(misuse: Misuse, object: NonNull<u8>, layout: Layout) {
+    let heap = HEAP.heap();
+    // SAFETY: it is not, which is what the heap must find out; the writes reach memory of the heap only.
+    unsafe {
+        match misuse {
+            Misuse::WriteAfterFree => {
+                // Keeps the slab where it is.
+                let kept = heap.alloc(layout);
+                tell(heap.dealloc(object, layout));
+                object.add(20).write(0x22);
+                heap.drain(&pin());
+                let mut objects = [None; 200];
+                objects.iter_mut().for_each(|place| *place = heap.alloc(layout).ok());
+                for object in objects.into_iter().flatten().chain(kept) {
+                    tell(heap.dealloc(object, layout));
+                }
+            }
+            Misuse::Overflow => {
+                object.add(layout.size()).write(0x22);
+                tell(heap.dealloc(object, layout));
+            }
+            Misuse::DoubleFree => {
+                tell(heap.dealloc(object, layout));
+                tell(heap.dealloc(object, layout));
+            }
+            Misuse::WildFree => {
+                let mut local = [0u64; 8];
+                tell(heap.dealloc(NonNull::from(&mut local).cast(), layout));
+                tell(heap.dealloc(object, layout));
+            }
+            Misuse::OtherLayout => {
+                let Ok(shorter) = Layout::from_size_align(layout.size() - 1, 8) else { return };
+                tell(heap.dealloc(object, shorter));
+                tell(heap.dealloc(object, layout));
+            }
+            Misuse::Leak => {}
+        }
+    }
+}
+
+/// A refused free was reported already.
+fn tell(freed: Result<(), InvalidFree>) {
+    if let Err(refused) = freed {
+        log!("refused: {refused}");
+    }
+}
+
+/// The scenario has freed all that it allocated.
+fn look_for_leak(live: &LiveObjects) {
+    let site = live.origin.and_then(|origin| origin.site);
+    if let Some(site) = site.filter(|site| site.file() == file!()) {
+        FOUND.fetch_add(1, Ordering::Relaxed);
+        failure(format_args!("heap: leak of {} bytes, allocated at {site}", live.bytes), "heap");
+    }
+}
