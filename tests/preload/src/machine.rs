@@ -6,7 +6,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground};
 use topomem_numa::{MemoryRange, Piece};
-use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform, RunLength};
+use topomem_percpu::{
+    CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, Platform, RunLength,
+};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
@@ -115,6 +117,30 @@ unsafe impl PageSource for FramePages {
         // SAFETY: `allocate_run` had it from there with this length; the caller's promise.
         let freed = unsafe { FRAMES.free_run(pin, FramePages::frame_of(run), length.pages()) };
         debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+
+    unsafe fn extend_run(
+        &self,
+        _: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        // SAFETY: `allocate_run` took it from the allocator, and it has that length; the caller's promise.
+        unsafe { FRAMES.extend_run(FramePages::frame_of(run), from.pages(), to.pages()) }
+            .map_err(|_| NotInPlace)
+    }
+
+    unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        // SAFETY: as in `extend_run`; the caller gives up what is beyond `to`.
+        unsafe { FRAMES.shrink_run(pin, FramePages::frame_of(run), from.pages(), to.pages()) }
+            .map_err(|_| NotInPlace)
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
