@@ -57,6 +57,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     fn alloc_uncommon_or_null(&self, layout: Layout) -> *mut u8 {
+        let Some(class) = SizeClass::of_medium(layout) else { return self.alloc_rare_or_null(layout) };
+        match self.pop(class) {
+            Ok(object) => object.as_ptr(),
+            Err(_) => self.alloc_otherwise_or_null(layout),
+        }
+    }
+
+    /// Of what is larger than any class, aligned to more than a word, or without bytes.
+    #[inline(never)]
+    fn alloc_rare_or_null(&self, layout: Layout) -> *mut u8 {
         let served = match SizeClass::of(layout) {
             Some(class) => self.alloc_uncommon_hit(class, layout),
             None => self.alloc_cached_run(layout),
@@ -74,6 +84,22 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// As for [`Heap::dealloc`].
     #[inline(never)]
     unsafe fn dealloc_uncommon_or_report(&self, memory: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise is the same.
+        unsafe {
+            let Some(class) = SizeClass::of_medium(layout) else {
+                return self.dealloc_rare_or_report(memory, layout);
+            };
+            if self.push(class, memory).is_err() {
+                self.dealloc_otherwise_or_report(memory, layout);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(never)]
+    unsafe fn dealloc_rare_or_report(&self, memory: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise is the same.
         unsafe {
             let served = match SizeClass::of(layout) {

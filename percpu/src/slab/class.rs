@@ -73,6 +73,17 @@ impl SizeClass {
         if layout.align() > WORD { Err(NotCommon) } else { Ok(BY_WORDS[last / WORD]) }
     }
 
+    /// [`SizeClass::of`] for objects above the small ones, aligned to a word at most.
+    #[inline]
+    pub(crate) const fn of_medium(layout: Layout) -> Option<SizeClass> {
+        // Wraps for small sizes, which are then too large.
+        let above = layout.size().wrapping_sub(SMALL + 1);
+        if above >= MAX_CLASS_SIZE - SMALL || layout.align() > WORD {
+            return None;
+        }
+        Some(BY_STEPS[(above + SMALL) / STEP])
+    }
+
     /// The smallest class of at least `size` bytes, which is at most [`MAX_CLASS_SIZE`].
     #[inline]
     const fn for_size(size: usize) -> SizeClass {
@@ -266,7 +277,12 @@ mod tests {
             for align in (0..=if cfg!(miri) { 3 } else { 14 }).map(|log| 1 << log) {
                 let layout = Layout::from_size_align(size, align).unwrap();
                 let fits = |class: &SizeClass| class.size() >= size && class.size().is_multiple_of(align);
-                assert_eq!(SizeClass::of(layout), SizeClass::all().find(fits), "{layout:?}");
+                let class = SizeClass::of(layout);
+                assert_eq!(class, SizeClass::all().find(fits), "{layout:?}");
+                let (small, medium) = (SizeClass::of_small(layout).ok(), SizeClass::of_medium(layout));
+                let [if_small, if_medium] =
+                    [size <= SMALL, size > SMALL].map(|is| class.filter(|_| is && align <= WORD));
+                assert_eq!((small, medium), (if_small, if_medium), "{layout:?}");
             }
             if cfg!(miri) && size > 40 {
                 break;
@@ -277,7 +293,8 @@ mod tests {
     #[test]
     fn what_no_class_holds_gets_none() {
         for (size, align) in [(MAX_CLASS_SIZE + 1, 1), (1, 2 * MAX_CLASS_SIZE), (isize::MAX as usize, 1)] {
-            assert_eq!(SizeClass::of(Layout::from_size_align(size, align).unwrap()), None);
+            let layout = Layout::from_size_align(size, align).unwrap();
+            assert_eq!((SizeClass::of(layout), SizeClass::of_medium(layout)), (None, None));
         }
     }
 
