@@ -1,0 +1,172 @@
+//! Pools: objects of one type, some of them held back.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use allocator_api2::alloc::Allocator;
+
+use super::boxes::{NoRoom, place};
+use super::owned::{HeapBox, Owner};
+use super::reserve::{NewBlock, Reserve};
+use crate::heap::{AllocError, Heap};
+use crate::{PageSource, Platform};
+
+/// A box of a [`Pool`], to which its memory goes back.
+pub type PoolBox<'p, T, P, S> = HeapBox<T, &'p Pool<'p, T, P, S>>;
+
+/// Objects of one type, in a heap.
+///
+/// An allocation is one of the heap, whose size class the compiler works out. What the pool adds is a
+/// reserve, as Linux's `mempool` has: [`Pool::reserve`] holds back a number of objects, which serve when
+/// the heap cannot. A box that is dropped while the reserve is not full goes there. So as long as no more
+/// objects of the pool are out than were reserved, no allocation fails, in whatever context it is, and
+/// whatever else uses the memory. (An object counts as out until its drop has returned.)
+///
+/// Objects in the reserve are the heap's live objects in its statistics. A free object keeps nothing of
+/// its value: the heap links free objects through their first word.
+pub struct Pool<'h, T, P: Platform, S: PageSource> {
+    heap: &'h Heap<P, S>,
+    reserve: Reserve,
+    /// The pool holds memory for objects, but no object.
+    objects: PhantomData<fn() -> T>,
+}
+
+impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
+    const OBJECT: Layout = Layout::new::<T>();
+
+    /// A pool without a reserve.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, Pool};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// struct Request {
+    ///     sector: u64,
+    /// }
+    ///
+    /// static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// static REQUESTS: Pool<Request, Host, Host> = Pool::new(&HEAP);
+    ///
+    /// // Up to 16 requests may be out at a time without any allocation failing.
+    /// REQUESTS.reserve(16)?;
+    /// let request = REQUESTS.alloc(Request { sector: 7 })?;
+    /// assert_eq!(request.sector, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new(heap: &'h Heap<P, S>) -> Pool<'h, T, P, S> {
+        Pool { heap, reserve: Reserve::new(), objects: PhantomData }
+    }
+
+    /// A pool without a reserve (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new(heap: &'h Heap<P, S>) -> Pool<'h, T, P, S> {
+        Pool { heap, reserve: Reserve::new(), objects: PhantomData }
+    }
+
+    /// Returns the heap.
+    #[must_use]
+    pub const fn heap(&self) -> &'h Heap<P, S> {
+        self.heap
+    }
+
+    /// Puts `value` into an object of the pool: one of the heap, or else one of the reserve. Costs as much
+    /// as [`Heap::try_box`]; from the reserve, a look at its slots.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`], with the value, if the heap has no memory and the reserve is used up.
+    #[inline]
+    pub fn alloc(&self, value: T) -> Result<PoolBox<'_, T, P, S>, NoRoom<T>> {
+        let memory = match self.heap.alloc(Self::OBJECT) {
+            Err(error) => self.reserve.take().ok_or(error),
+            memory => memory,
+        };
+        // SAFETY: the memory is an object of this pool, for a value of this type.
+        unsafe { place(memory, value, self) }
+    }
+
+    /// Holds back `count` objects more. They stay in the reserve until the pool is dropped, or serve and
+    /// come back.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] if there is no memory for all of them. The reserve is then as it was.
+    pub fn reserve(&self, count: usize) -> Result<(), AllocError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let (size, align) = (usize::MAX, Self::OBJECT.align());
+        let layout = NewBlock::layout(count).ok_or(AllocError::TooLarge { size, align })?;
+        let memory = self.heap.alloc(layout)?;
+        // SAFETY: just allocated for so many slots; freed when the block is dissolved.
+        let block = unsafe { NewBlock::new(memory, count) };
+        for index in 0..count {
+            match self.heap.alloc(Self::OBJECT) {
+                Ok(object) => block.fill(index, object),
+                Err(error) => {
+                    self.dissolve(block);
+                    return Err(error);
+                }
+            }
+        }
+        self.reserve.add(block);
+        Ok(())
+    }
+
+    /// Returns how many objects were reserved, in all.
+    pub fn reserved(&self) -> usize {
+        self.reserve.total()
+    }
+
+    /// Returns how many of the reserved objects are not out.
+    pub fn in_reserve(&self) -> usize {
+        self.reserve.spare()
+    }
+
+    /// Returns the block and its objects to the heap.
+    fn dissolve(&self, block: NewBlock) {
+        // SAFETY: the objects are the heap's, of the pool's layout, and nobody has them.
+        let free = |object| unsafe { self.heap.deallocate(object, Self::OBJECT) };
+        let (memory, len) = block.dissolve(free);
+        if let Some(layout) = NewBlock::layout(len) {
+            // SAFETY: allocated with this layout; the block is not used any more.
+            unsafe { self.heap.deallocate(memory, layout) };
+        }
+    }
+}
+
+impl<T, P: Platform, S: PageSource> Drop for Pool<'_, T, P, S> {
+    fn drop(&mut self) {
+        while let Some(block) = self.reserve.remove() {
+            self.dissolve(block);
+        }
+    }
+}
+
+// SAFETY: the memory goes to the reserve or to the heap, which has no effect on other memory.
+unsafe impl<T, P: Platform, S: PageSource> Owner for &Pool<'_, T, P, S> {
+    #[inline]
+    unsafe fn take_back(&self, memory: NonNull<u8>, layout: Layout) {
+        if let Err(memory) = self.reserve.put(memory) {
+            // SAFETY: the caller's promise is the same.
+            unsafe { self.heap.deallocate(memory, layout) };
+        }
+    }
+}
+
+impl<T, P: Platform, S: PageSource> fmt::Debug for Pool<'_, T, P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("object_size", &size_of::<T>())
+            .field("reserved", &self.reserved())
+            .field("in_reserve", &self.in_reserve())
+            .finish_non_exhaustive()
+    }
+}
