@@ -10,7 +10,7 @@ use std::error::Error;
 
 use hashbrown::HashMap;
 use host::Host;
-use topomem_percpu::{Heap, NodeId, Platform};
+use topomem_percpu::{Arena, Heap, NodeId, Platform, Pool};
 
 /// In a kernel also `#[global_allocator]`.
 static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     containers()?;
     on_a_node()?;
     boxes()?;
+    pools()?;
+    arenas()?;
     Ok(())
 }
 
@@ -63,5 +65,26 @@ fn boxes() -> Result<(), Box<dyn Error>> {
     // SAFETY: zeroes are numbers.
     let table = unsafe { HEAP.try_box_zeroed::<[u64; 512]>()?.assume_init() };
     println!("{answer}, {squares:?}, {} zeroes", table.iter().filter(|entry| **entry == 0).count());
+    Ok(())
+}
+
+/// Objects of one type, some of them held back for contexts in which an allocation must not fail.
+fn pools() -> Result<(), Box<dyn Error>> {
+    static REQUESTS: Pool<[u64; 4], Host, Host> = Pool::new(&HEAP);
+    REQUESTS.reserve(8)?;
+    let request = REQUESTS.alloc([1, 2, 3, 4])?;
+    println!("request {request:?}, {} more are certain", REQUESTS.in_reserve());
+    Ok(())
+}
+
+/// Memory that is taken back as a whole.
+fn arenas() -> Result<(), Box<dyn Error>> {
+    let mut arena = Arena::new(&HEAP);
+    for line in ["root=/dev/vda", "quiet"] {
+        let copy = arena.alloc_bytes(line.as_bytes())?;
+        copy.make_ascii_uppercase();
+        println!("{} in {} bytes", String::from_utf8_lossy(copy), arena.held_bytes());
+        arena.reset();
+    }
     Ok(())
 }

@@ -106,7 +106,10 @@ pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
 #[cfg(feature = "leak-tracking")]
 pub use heap::LiveObjects;
-pub use heap::handles::{AllocOnError, HeapBox, InHeap, NoRoom, OnNode, Owner, Pool, PoolBox, UnknownNode};
+pub use heap::handles::{
+    AllocOnError, Arena, Checkpoint, HeapBox, InHeap, NoRoom, OnNode, Owner, Pool, PoolBox, StaleCheckpoint,
+    UnknownNode,
+};
 pub use heap::{
     AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, Partial, ReallocError,
 };

@@ -1,13 +1,15 @@
-//! Ways into the heap beside [`Heap::alloc`](super::Heap::alloc): for containers, for a chosen node, boxes
-//! and pools.
+//! Ways into the heap beside [`Heap::alloc`](super::Heap::alloc): for containers, for a chosen node, boxes,
+//! pools and arenas.
 
 mod allocator;
+mod arena;
 mod boxes;
 mod on_node;
 mod owned;
 mod pool;
 mod reserve;
 
+pub use arena::{Arena, Checkpoint, StaleCheckpoint};
 pub use boxes::{InHeap, NoRoom};
 pub use on_node::{AllocOnError, OnNode, UnknownNode};
 pub use owned::{HeapBox, Owner};

@@ -1,0 +1,299 @@
+//! An arena: memory that is handed out front to back, and taken back as a whole.
+
+use core::alloc::Layout;
+use core::cell::Cell;
+use core::fmt;
+use core::ptr::NonNull;
+
+use allocator_api2::alloc::Allocator;
+
+use super::boxes::NoRoom;
+use crate::heap::{AllocError, Heap};
+use crate::{PageSource, Platform};
+
+/// Bytes of the first chunk. Each further chunk is twice as large as the one before, up to [`MAX_CHUNK`].
+const FIRST_CHUNK: usize = 4096;
+const MAX_CHUNK: usize = 64 * 1024;
+
+/// What a chunk begins with.
+struct Chunk {
+    /// The chunk before.
+    previous: Option<NonNull<Chunk>>,
+    /// The chunk's own layout.
+    layout: Layout,
+}
+
+/// A place in an arena, to which [`Arena::rewind`] goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    chunk: Option<NonNull<Chunk>>,
+    next: usize,
+}
+
+/// The checkpoint is none of this arena's, or memory from before it was given back since. Nothing has
+/// changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StaleCheckpoint;
+
+impl fmt::Display for StaleCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the arena has no memory from before the checkpoint")
+    }
+}
+
+impl core::error::Error for StaleCheckpoint {}
+
+/// A bump arena over chunks of a heap.
+///
+/// An allocation moves an address on; a new chunk is one allocation of the heap, of 4 KiB first and of at
+/// most 64 KiB, or of what a larger allocation needs. Single allocations are never freed; [`Arena::reset`]
+/// frees all of them. An arena is one context's: it is not `Sync`.
+///
+/// # Examples
+///
+/// ```
+/// # use topomem_percpu::{Arena, Heap};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+/// let heap = Heap::new(Host, Host);
+/// let mut arena = Arena::new(&heap);
+/// for _request in 0..3 {
+///     let counter = arena.alloc(1_u32)?;
+///     let name = arena.alloc_bytes(b"disk 0")?;
+///     *counter += 1;
+///     assert_eq!((*counter, name.len()), (2, 6));
+///     arena.reset();
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Arena<'h, P: Platform, S: PageSource> {
+    heap: &'h Heap<P, S>,
+    /// The newest chunk: each knows the one before.
+    chunk: Cell<Option<NonNull<Chunk>>>,
+    /// The address in the newest chunk behind what is handed out.
+    next: Cell<usize>,
+}
+
+// SAFETY: the arena owns its chunks, and nothing of them is tied to a context or CPU. References to what
+// it handed out borrow it, so there are none while it moves.
+unsafe impl<P: Platform, S: PageSource> Send for Arena<'_, P, S> where Heap<P, S>: Sync {}
+
+impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
+    /// An arena without memory.
+    #[must_use]
+    pub const fn new(heap: &'h Heap<P, S>) -> Arena<'h, P, S> {
+        Arena { heap, chunk: Cell::new(None), next: Cell::new(0) }
+    }
+
+    /// Returns memory for `layout`: aligned, uninitialised, the caller's until the arena is reset, rewound
+    /// to an earlier place, or dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] if a new chunk is needed and the heap has no memory for it. The arena is as it was.
+    pub fn alloc_layout(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if let Some(memory) = self.bump(layout) {
+            return Ok(memory);
+        }
+        self.grow(layout)?;
+        let (size, align) = (layout.size(), layout.align());
+        // The new chunk was made for it.
+        self.bump(layout).ok_or(AllocError::TooLarge { size, align })
+    }
+
+    /// Puts `value` into the arena. Values whose drop does something are refused by the compiler, since
+    /// nothing in an arena is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`], with the value, as for [`Arena::alloc_layout`].
+    ///
+    /// # Examples
+    ///
+    /// A value with a destructor does not compile:
+    ///
+    /// ```compile_fail
+    /// # use topomem_percpu::{Arena, Heap};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let arena = Arena::new(&heap);
+    /// arena.alloc(String::new()).unwrap();
+    /// ```
+    // Each call returns other memory.
+    #[allow(clippy::mut_from_ref)]
+    pub fn alloc<T>(&self, value: T) -> Result<&mut T, NoRoom<T>> {
+        const { assert!(!core::mem::needs_drop::<T>(), "nothing in an arena is dropped") };
+        match self.alloc_layout(Layout::new::<T>()) {
+            // SAFETY: the memory is a `T`'s, and nobody else's as long as the arena is borrowed.
+            Ok(memory) => unsafe {
+                let mut place = memory.cast();
+                place.write(value);
+                Ok(place.as_mut())
+            },
+            Err(error) => Err(NoRoom { value, error }),
+        }
+    }
+
+    /// Copies `bytes` into the arena.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Arena::alloc_layout`].
+    // Each call returns other memory.
+    #[allow(clippy::mut_from_ref)]
+    pub fn alloc_bytes(&self, bytes: &[u8]) -> Result<&mut [u8], AllocError> {
+        let memory = self.alloc_layout(Layout::for_value(bytes))?;
+        // SAFETY: the memory has so many bytes, and is nobody else's as long as the arena is borrowed.
+        unsafe {
+            memory.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+            Ok(NonNull::slice_from_raw_parts(memory, bytes.len()).as_mut())
+        }
+    }
+
+    /// Takes everything back that was handed out. The newest chunk, mostly the largest, stays for what
+    /// comes next; the others go back to the heap.
+    pub fn reset(&mut self) {
+        let Some(newest) = self.chunk.get() else { return };
+        // SAFETY: the arena's own chunk.
+        let previous = unsafe { (*newest.as_ptr()).previous.take() };
+        self.free_from(previous, None);
+        self.next.set(first(newest));
+    }
+
+    /// Returns the place that the arena has reached.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { chunk: self.chunk.get(), next: self.next.get() }
+    }
+
+    /// Takes back what was handed out since `checkpoint`. What was handed out before stays the caller's
+    /// (as addresses: references end with the exclusive borrow). Chunks that were added since go back to
+    /// the heap.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleCheckpoint`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use topomem_percpu::{Arena, Heap};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let mut arena = Arena::new(&heap);
+    /// let kept = arena.alloc_layout(Layout::new::<u64>())?;
+    /// let place = arena.checkpoint();
+    /// let given_back = arena.alloc_layout(Layout::new::<u64>())?;
+    /// arena.rewind(place)?;
+    /// assert_eq!(arena.alloc_layout(Layout::new::<u64>())?, given_back);
+    /// # let _ = kept;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn rewind(&mut self, checkpoint: Checkpoint) -> Result<(), StaleCheckpoint> {
+        let newest = self.chunk.get();
+        if newest == checkpoint.chunk {
+            // Behind this place is nothing that was handed out before the checkpoint.
+            if checkpoint.next > self.next.get() {
+                return Err(StaleCheckpoint);
+            }
+        } else if !self.has(checkpoint) {
+            return Err(StaleCheckpoint);
+        }
+        self.free_from(newest, checkpoint.chunk);
+        self.chunk.set(checkpoint.chunk);
+        self.next.set(checkpoint.next);
+        Ok(())
+    }
+
+    /// Returns how many bytes of the heap the arena holds.
+    pub fn held_bytes(&self) -> usize {
+        // SAFETY: the arena's own chunks.
+        self.chunks().map(|chunk| unsafe { chunk.as_ref() }.layout.size()).sum()
+    }
+
+    /// The chunks, newest first.
+    fn chunks(&self) -> impl Iterator<Item = NonNull<Chunk>> {
+        // SAFETY: the arena's own chunks.
+        core::iter::successors(self.chunk.get(), |chunk| unsafe { chunk.as_ref() }.previous)
+    }
+
+    /// Is the checkpoint a place in one of the chunks, or the arena's beginning?
+    fn has(&self, checkpoint: Checkpoint) -> bool {
+        match checkpoint.chunk {
+            Some(chunk) => self.chunks().any(|known| known == chunk),
+            None => true,
+        }
+    }
+
+    /// Hands memory of the newest chunk out, if it has enough.
+    fn bump(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let chunk = self.chunk.get()?;
+        let start = self.next.get().checked_next_multiple_of(layout.align())?;
+        let next = start.checked_add(layout.size())?;
+        if next > end(chunk) {
+            return None;
+        }
+        self.next.set(next);
+        // SAFETY: inside the chunk.
+        Some(unsafe { chunk.cast::<u8>().add(start - chunk.addr().get()) })
+    }
+
+    /// Adds a chunk with room for `layout`.
+    #[cold]
+    fn grow(&self, layout: Layout) -> Result<(), AllocError> {
+        let previous = self.chunk.get();
+        // SAFETY: the arena's own chunk.
+        let last = previous.map(|chunk| unsafe { chunk.as_ref() }.layout.size());
+        let usual = last.map_or(FIRST_CHUNK, |size| size.saturating_mul(2).clamp(FIRST_CHUNK, MAX_CHUNK));
+        let (size, align) = (layout.size(), layout.align());
+        let (whole, _) =
+            Layout::new::<Chunk>().extend(layout).map_err(|_| AllocError::TooLarge { size, align })?;
+        let chunk_layout = Layout::from_size_align(whole.size().max(usual), whole.align())
+            .map_err(|_| AllocError::TooLarge { size, align })?;
+        let chunk = self.heap.alloc(chunk_layout)?.cast::<Chunk>();
+        // SAFETY: just allocated, large enough for the head.
+        unsafe { chunk.write(Chunk { previous, layout: chunk_layout }) };
+        self.chunk.set(Some(chunk));
+        self.next.set(first(chunk));
+        Ok(())
+    }
+
+    /// Frees the chunks from `chunk` on that are newer than `last`.
+    fn free_from(&mut self, mut chunk: Option<NonNull<Chunk>>, last: Option<NonNull<Chunk>>) {
+        while let Some(current) = chunk
+            && chunk != last
+        {
+            // SAFETY: the arena's own chunk, which nobody uses any more: the arena is borrowed exclusively.
+            unsafe {
+                let Chunk { previous, layout } = current.read();
+                self.heap.deallocate(current.cast(), layout);
+                chunk = previous;
+            }
+        }
+    }
+}
+
+/// The first address in a chunk that can be handed out.
+fn first(chunk: NonNull<Chunk>) -> usize {
+    chunk.addr().get() + size_of::<Chunk>()
+}
+
+/// The address behind a chunk.
+fn end(chunk: NonNull<Chunk>) -> usize {
+    // SAFETY: callers have the chunk from its arena.
+    chunk.addr().get() + unsafe { chunk.as_ref() }.layout.size()
+}
+
+impl<P: Platform, S: PageSource> Drop for Arena<'_, P, S> {
+    fn drop(&mut self) {
+        self.free_from(self.chunk.get(), None);
+    }
+}
+
+impl<P: Platform, S: PageSource> fmt::Debug for Arena<'_, P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arena").field("held_bytes", &self.held_bytes()).finish_non_exhaustive()
+    }
+}
