@@ -11,43 +11,85 @@ use topomem_percpu::Order;
 use crate::frames::FRAMES;
 use crate::subject::Subject;
 
-/// Frames in a burst.
+/// Runs in a burst.
 pub const BURST: usize = 32;
 
 /// Bursts before the count begins: caches and magazines are as in the middle of a long run.
 const WARM_UP: usize = 100;
 
+/// Runs of which order are counted. Each is compiled for itself, as callers know the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountedOrder {
+    /// Single frames.
+    Order0,
+    /// 2 frames.
+    Order1,
+    /// 8 frames.
+    Order3,
+    /// 64 frames: a word.
+    Order6,
+    /// 256 frames: half a block.
+    Order8,
+}
+
 /// Runs `bursts` counted bursts on a fresh allocator.
-pub fn run<S: Subject>(bursts: usize) {
+pub fn run<S: Subject>(order: CountedOrder, bursts: usize) {
+    match order {
+        CountedOrder::Order0 => run_of::<S, 0>(bursts),
+        CountedOrder::Order1 => run_of::<S, 1>(bursts),
+        CountedOrder::Order3 => run_of::<S, 3>(bursts),
+        CountedOrder::Order6 => run_of::<S, 6>(bursts),
+        CountedOrder::Order8 => run_of::<S, 8>(bursts),
+    }
+}
+
+fn run_of<S: Subject, const ORDER: u8>(bursts: usize) {
     let subject = S::new(FRAMES, 1);
     let cpu = subject.cpu(0);
-    if let Some(first) = subject.alloc(&cpu, Order::FRAME) {
-        subject.free(&cpu, first, Order::FRAME);
+    let order = Order::new(ORDER).unwrap_or(Order::FRAME);
+    if let Some(first) = subject.alloc(&cpu, order) {
+        subject.free(&cpu, first, order);
         let mut held = [first; BURST];
-        burst_loop(&subject, &cpu, &mut held, WARM_UP);
-        counted_bursts(&subject, &cpu, &mut held, bursts);
+        burst_loop::<S, ORDER>(&subject, &cpu, &mut held, WARM_UP);
+        counted_bursts::<S, ORDER>(&subject, &cpu, &mut held, bursts);
     }
 }
 
 /// The function that is counted, with all that it calls.
 #[inline(never)]
-pub fn counted_bursts<S: Subject>(subject: &S, cpu: &S::Cpu, held: &mut [S::Frame; BURST], bursts: usize) {
-    burst_loop(subject, cpu, held, bursts);
+pub fn counted_bursts<S: Subject, const ORDER: u8>(
+    subject: &S,
+    cpu: &S::Cpu,
+    held: &mut [S::Frame; BURST],
+    bursts: usize,
+) {
+    burst_loop::<S, ORDER>(subject, cpu, held, bursts);
 }
 
-/// Each burst takes [`BURST`] frames into an array, then frees them in order. Beside the
+/// Each burst takes [`BURST`] runs into an array, then frees them in order. Beside the
 /// allocator's work, a pair costs a test, a store, a load and a turn of each loop.
 #[inline(always)]
-fn burst_loop<S: Subject>(subject: &S, cpu: &S::Cpu, held: &mut [S::Frame; BURST], bursts: usize) {
+fn burst_loop<S: Subject, const ORDER: u8>(
+    subject: &S,
+    cpu: &S::Cpu,
+    held: &mut [S::Frame; BURST],
+    bursts: usize,
+) {
+    let order = const {
+        match Order::new(ORDER) {
+            Some(order) => order,
+            None => Order::FRAME,
+        }
+    };
     for _ in 0..bursts {
         for place in held.iter_mut() {
-            match subject.alloc(cpu, Order::FRAME) {
+            match subject.alloc(cpu, order) {
                 Some(frame) => *place = frame,
                 None => panic!("{}: exhausted in a burst", S::NAME),
             }
         }
         for &frame in &*black_box(&mut *held) {
-            subject.free(cpu, frame, Order::FRAME);
+            subject.free(cpu, frame, order);
         }
     }
 }

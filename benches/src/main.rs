@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use topomem_benches::contention;
 #[cfg(feature = "hardening")]
 use topomem_benches::hardening;
+use topomem_benches::instructions::CountedOrder;
 use topomem_benches::sample::Summary;
 use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Paranoid, Topomem};
 use topomem_benches::suite::{self, Effort};
@@ -52,6 +53,9 @@ enum Command {
     Bursts {
         #[arg(long)]
         subject: SubjectName,
+        /// Of which runs
+        #[arg(long)]
+        order: OrderName,
         /// How many are counted
         #[arg(long)]
         bursts: usize,
@@ -139,6 +143,32 @@ enum SubjectName {
     Nothing,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OrderName {
+    #[value(name = "0")]
+    Order0,
+    #[value(name = "1")]
+    Order1,
+    #[value(name = "3")]
+    Order3,
+    #[value(name = "6")]
+    Order6,
+    #[value(name = "8")]
+    Order8,
+}
+
+impl From<OrderName> for CountedOrder {
+    fn from(name: OrderName) -> CountedOrder {
+        match name {
+            OrderName::Order0 => CountedOrder::Order0,
+            OrderName::Order1 => CountedOrder::Order1,
+            OrderName::Order3 => CountedOrder::Order3,
+            OrderName::Order6 => CountedOrder::Order6,
+            OrderName::Order8 => CountedOrder::Order8,
+        }
+    }
+}
+
 fn print(summaries: &[Summary]) -> Result<(), Box<dyn Error + Send + Sync>> {
     for summary in summaries {
         println!("{}", serde_json::to_string(summary)?);
@@ -174,12 +204,12 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         }
         #[cfg(topomem_count)]
         Command::Hits => print(&[contention::read_modify_writes()])?,
-        Command::Bursts { subject, bursts } => match subject {
-            SubjectName::Topomem => instructions::run::<Topomem>(bursts),
-            SubjectName::Paranoid => instructions::run::<Paranoid>(bursts),
-            SubjectName::Bitmap => instructions::run::<Bitmap>(bursts),
-            SubjectName::Buddy => instructions::run::<Buddy>(bursts),
-            SubjectName::Nothing => instructions::run::<Nothing>(bursts),
+        Command::Bursts { subject, order, bursts } => match subject {
+            SubjectName::Topomem => instructions::run::<Topomem>(order.into(), bursts),
+            SubjectName::Paranoid => instructions::run::<Paranoid>(order.into(), bursts),
+            SubjectName::Bitmap => instructions::run::<Bitmap>(order.into(), bursts),
+            SubjectName::Buddy => instructions::run::<Buddy>(order.into(), bursts),
+            SubjectName::Nothing => instructions::run::<Nothing>(order.into(), bursts),
         },
         Command::Heap { quick } => print(&heap::run(effort(quick))?)?,
         Command::HeapSample { subject, case, cpus, quick } => {

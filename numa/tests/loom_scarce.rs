@@ -42,6 +42,63 @@ fn a_refill() {
     });
 }
 
+/// As `a_refill`, by a run of two frames: the word that it takes is the CPU's own block's.
+#[test]
+fn a_refill_for_a_run() {
+    model(|| {
+        // Two runs.
+        let frames = almost_full(2);
+        frames.cpu_online(&pin(1)).unwrap();
+        let other = thread::spawn(move || alloc(frames, 1, 1));
+        let mine = frames.alloc(&pin(0), &FrameRequest::order(order(1)));
+        let theirs = other.join().unwrap();
+        assert_not_exhausted(&mine);
+        assert!(theirs.is_some() || mine.is_ok());
+    });
+}
+
+/// A block of 32, the words of which CPU 1 holds; all others are taken.
+fn almost_full_but_for_words() -> &'static Frames<Host> {
+    let frames = frames(32);
+    frames.cpu_online(&pin(1)).unwrap();
+    let half = alloc(frames, 1, 8).unwrap();
+    free(frames, 1, half.0, 8);
+    assert_eq!(frames.validate().unwrap().in_magazines, 512);
+    (9..=13).for_each(|level| _ = alloc(frames, 0, level).unwrap());
+    frames
+}
+
+#[test]
+fn hits_of_words() {
+    model(|| {
+        // CPU 1 takes a half of the block out, and gives it back.
+        let frames = almost_full_but_for_words();
+        let other = thread::spawn(move || {
+            let half = alloc(frames, 1, 8).unwrap();
+            free(frames, 1, half.0, 8);
+        });
+        let mine = frames.alloc(&pin(0), &FrameRequest::order(order(8)));
+        other.join().unwrap();
+        assert_not_exhausted(&mine);
+    });
+}
+
+#[test]
+fn words_going_home() {
+    // One preemption: with more, there are too many ways.
+    model_with(1, || {
+        let frames = almost_full_but_for_words();
+        // All but one.
+        (6..=8).for_each(|level| _ = alloc(frames, 1, level).unwrap());
+        let other = thread::spawn(move || _ = frames.drain(&pin(1)));
+        let mine = frames.alloc(&pin(0), &FrameRequest::order(order(6)));
+        other.join().unwrap();
+        assert_not_exhausted(&mine);
+        let totals = frames.validate().unwrap();
+        assert_eq!((totals.free, totals.in_magazines), (if mine.is_ok() { 0 } else { 64 }, 0));
+    });
+}
+
 #[test]
 fn a_block_broken_up() {
     for level in [0, 8] {

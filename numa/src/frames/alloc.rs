@@ -7,10 +7,12 @@ use x86_64::structures::paging::PhysFrame;
 use super::entered::Entered;
 use super::entry::{Entry, Word};
 use super::machine::Machine;
-use super::magazine::Magazine;
+use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::node::Node;
 use super::region::{BLOCK, BlockIndex, Miss, Region};
+use super::runs::is_of_words;
+use super::transit::Transit;
 use super::{AllocError, FrameRequest, Frames, Zone};
 
 /// The frame numbered `number`.
@@ -63,8 +65,8 @@ impl Shape {
 impl<P: Platform> Frames<P> {
     /// One naturally aligned run of frames: its first frame.
     ///
-    /// A plain request for one frame is a magazine hit most of the time: no lock, no atomic
-    /// read-modify-write. Otherwise nodes are searched in the policy's order, each in its zones
+    /// A plain request below order 9 is a magazine hit most of the time: no lock, no atomic
+    /// read-modify-write, no line that other CPUs write. Otherwise nodes are searched in the policy's order, each in its zones
     /// from the highest allowed down; before a node is passed over, this CPU's magazine goes
     /// home. [`AllocError::Exhausted`] means that at some instant of the call nothing that the
     /// request allows was free, wherever free frames are kept.
@@ -84,6 +86,14 @@ impl<P: Platform> Frames<P> {
             && request.plain
             && !request.zeroed
             && let Some(taken) = self.rack.with_current(pin, hit)
+        {
+            return Ok(taken);
+        }
+        if request.order > Order::FRAME
+            && request.order < Order::HUGE
+            && request.plain
+            && !request.zeroed
+            && let Some(taken) = self.take_run(pin, request.order)
         {
             return Ok(taken);
         }
@@ -128,15 +138,25 @@ impl<P: Platform> Frames<P> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
         let number = match self.alloc_cached(machine, pin, request) {
             Some(number) => number,
-            None => self.alloc_shared(machine, pin, request, Shape::Aligned(request.order))?,
+            None => {
+                let number = self.alloc_shared(machine, pin, request, Shape::Aligned(request.order))?;
+                if request.plain && is_of_words(request.order) {
+                    self.hold_rest(machine, pin, number, request.order);
+                }
+                number
+            }
         };
         machine.mark_given(number, Given::Aligned(request.order));
         Ok(frame(number))
     }
 
-    /// A frame from the CPU's magazine, refilled if need be.
+    /// A run below order 9 from the CPU's magazine, refilled if need be.
     fn alloc_cached(&self, machine: &Machine, pin: &CpuPin, request: &FrameRequest) -> Option<u64> {
-        if !request.plain || request.order != Order::FRAME {
+        let order = request.order;
+        if !request.plain || order >= Order::HUGE {
+            return None;
+        }
+        if order > Order::FRAME && machine.checked == Checked::EveryUse {
             return None;
         }
         let magazine = self.rack.get(pin.cpu())?;
@@ -147,25 +167,32 @@ impl<P: Platform> Frames<P> {
         if entered.wants_attention() {
             self.empty(machine, &entered);
         }
-        if let Some(taken) = entered.take_any() {
-            return Some(number(taken));
+        let taken = match order {
+            Order::FRAME => entered.take_any().map(number),
+            _ if is_of_words(order) => entered.take_words(order).map(|address| address >> 12),
+            _ => entered.take_run(order).map(|address| address >> 12),
+        };
+        if taken.is_some() {
+            return taken;
         }
         // While somebody waits for memory, no magazine holds any back.
-        if self.waiters.any() { None } else { self.refill(machine, &entered, request).map(number) }
+        if self.waiters.any() || is_of_words(order) { None } else { self.refill(machine, &entered, request) }
     }
 
-    /// Fills the magazine with a word of the CPU's own block, and takes a frame from it.
-    fn refill(&self, machine: &Machine, entered: &Entered, request: &FrameRequest) -> Option<PhysFrame> {
+    /// Fills the magazine with a word of the CPU's own block, and takes a run below order 6 from it.
+    fn refill(&self, machine: &Machine, entered: &Entered, request: &FrameRequest) -> Option<u64> {
+        let order = request.order;
         entered.misses.add(1);
         let node = machine.node(entered.node)?;
         loop {
-            let (region, block) = match entered.block() {
-                Some(first) => machine.block_at(first)?,
-                None => own_block(machine, entered, node, request)?,
+            let Some((region, block)) = entered.block().and_then(|first| machine.block_at(first)) else {
+                self.change_block(machine, entered, node, request)?;
+                continue;
             };
+            let mut refilled = false;
             if machine.may_take(entered.node, region.zone, request, 64) {
                 let transit = entered.transit(region);
-                let claimed = self.claim_word(region, block);
+                let claimed = self.claim_word(region, block, order);
                 if claimed.is_none() {
                     transit.cancel();
                 } else if let Some((word, mask)) =
@@ -178,43 +205,73 @@ impl<P: Platform> Frames<P> {
                     self.account(machine, entered, region, -i64::from(mask.count_ones()));
                     entered.refilled(word_of_block);
                     drop(transit);
-                    return entered.take();
+                    let taken = match order {
+                        Order::FRAME => entered.take().map(number),
+                        _ => entered.take_run(order).map(|address| address >> 12),
+                    };
+                    if taken.is_some() {
+                        return taken;
+                    }
+                    // Another CPU has just taken a part of the run.
+                    refilled = true;
                 }
             }
-            // Empty, or its zone is down to the reserve: another block, or another zone.
-            self.give_block_up(machine, entered, region, block);
+            // Without such a run, or its zone is down to the reserve: another block, or another zone.
+            if !refilled {
+                self.change_block(machine, entered, node, request)?;
+            }
         }
     }
 
+    /// Has the magazine own another block, with a run of the request's order; `None` if there is none. For a single
+    /// frame the old one is given up first, as it is empty.
+    fn change_block(
+        &self,
+        machine: &Machine,
+        entered: &Entered,
+        node: &Node,
+        request: &FrameRequest,
+    ) -> Option<()> {
+        let old = || entered.block().and_then(|first| machine.block_at(first));
+        let give_up = |(region, block)| self.give_block_up(machine, entered, region, block);
+        if request.order == Order::FRAME {
+            old().into_iter().for_each(give_up);
+        }
+        // Until the magazine names the block, a request for a whole one finds it nowhere.
+        let (first, transit) = own_block(machine, entered, node, request)?;
+        old().into_iter().for_each(give_up);
+        entered.set_block(Some(first));
+        drop(transit);
+        Some(())
+    }
+
     #[cfg(not(feature = "fault-injection"))]
-    fn claim_word(&self, region: &Region, block: BlockIndex) -> Option<(usize, u64)> {
-        region.claim_word(block)
+    fn claim_word(&self, region: &Region, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
+        region.claim_word(block, order)
     }
 
     #[cfg(feature = "fault-injection")]
-    fn claim_word(&self, region: &Region, block: BlockIndex) -> Option<(usize, u64)> {
-        if self.faults.duplicates() { region.copy_word(block) } else { region.claim_word(block) }
+    fn claim_word(&self, region: &Region, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
+        if self.faults.duplicates() { region.copy_word(block) } else { region.claim_word(block, order) }
     }
 }
 
-/// A block of the magazine's node for it to own, from the highest zone that has one.
-fn own_block(
+/// A block of the magazine's node for it to own, from the highest zone that has one: its first
+/// frame, and the transit that it is in until the magazine names it.
+fn own_block<'e>(
     machine: &Machine,
-    entered: &Entered,
+    entered: &'e Entered,
     node: &Node,
     request: &FrameRequest,
-) -> Option<(&'static Region, BlockIndex)> {
+) -> Option<(u64, Transit<'e>)> {
     for zone in Zone::ALL.into_iter().rev() {
         let state = &node.zones[zone.index()];
         if !state.cached || !machine.may_take(entered.node, zone, request, 64) {
             continue;
         }
         for region in state.regions.descending().filter_map(|index| machine.directory.regions.get(index)) {
-            // Until the magazine names the block, a request for a whole one finds it nowhere.
-            if let Some((block, transit)) = region.own_block(|| entered.transit(region)) {
-                entered.set_block(Some(region.first_frame(block)));
-                drop(transit);
-                return Some((region, block));
+            if let Some((block, transit)) = region.own_block(request.order, || entered.transit(region)) {
+                return Some((region.first_frame(block), transit));
             }
         }
     }

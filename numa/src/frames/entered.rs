@@ -9,6 +9,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::Zone;
 use super::entry::{Entry, Give, Home, Word, barred};
+use super::held_words::HeldBlock;
 use super::huge_slots::HugeBlock;
 use super::magazine::{AWAY, Checked, LEAST_NEAR, MISSED, Magazine, NEAR, UNREPORTED};
 use super::marks::{give_frame, take_frame_back};
@@ -68,7 +69,7 @@ impl Entered {
     /// Where a near word has its place.
     #[inline]
     fn slot(&self, key: u64) -> &'static Entry {
-        &self.magazine.near[(key as usize) & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
+        self.magazine.near_place(key)
     }
 
     /// Does every use look at marks, or zero what is freed?
@@ -223,14 +224,20 @@ impl Entered {
     }
 
     /// Every 64th call, halves the room when little was taken since the last one that looked;
-    /// words that lose their place go to `home`.
-    pub(crate) fn trim(&self, mut home: impl FnMut(&Entry)) {
+    /// words that lose their place go to `home`. If no run of whole words was taken since then, what is
+    /// held of these goes to `home_of_words`.
+    pub(crate) fn trim(&self, mut home: impl FnMut(&Entry), home_of_words: impl FnMut(&HeldBlock)) {
         let round = self.round.load(Ordering::Relaxed).wrapping_add(1) % TRIM_EVERY;
         self.round.store(round, Ordering::Relaxed);
         if round != 0 {
             return;
         }
-        let (taken, size) = (self.taken.get(), self.size.load(Ordering::Relaxed));
+        let runs = self.runs_of_words_taken();
+        if runs == self.runs_at_trim.get() {
+            self.held.iter().for_each(home_of_words);
+        }
+        self.runs_at_trim.set(runs);
+        let (taken, size) = (self.frames_taken(), self.size.load(Ordering::Relaxed));
         let since = taken.wrapping_sub(self.taken_at_trim.get());
         self.taken_at_trim.set(taken);
         if size <= LEAST_NEAR || since >= u64::from(size) * 64 {

@@ -4,10 +4,13 @@
 
 use core::ptr;
 
+use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
+use super::block::BlockEntry;
+use super::line512::{aligned_runs, ones};
 use super::magazine::Count;
 use super::marks::WordMarks;
 
@@ -15,7 +18,7 @@ use super::marks::WordMarks;
 const VACANT: u64 = u64::MAX;
 
 /// Bytes of memory that a word's 64 frames cover.
-const SPAN: u64 = 64 << 12;
+pub(super) const SPAN: u64 = 64 << 12;
 
 #[cfg(not(loom))]
 static CLOSED: Entry = Entry::new();
@@ -59,6 +62,8 @@ pub(crate) struct Entry {
     mask: AtomicU64,
     /// The word itself.
     home: AtomicPtr<AtomicU64>,
+    /// The state of its block.
+    state: AtomicPtr<BlockEntry>,
     /// Its frames' marks; null unless in paranoid mode.
     marks: AtomicPtr<WordMarks>,
 }
@@ -75,6 +80,8 @@ pub(crate) struct Word {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Home {
     pub(crate) word: &'static AtomicU64,
+    /// Of its block.
+    pub(crate) state: &'static BlockEntry,
     /// In paranoid mode.
     pub(crate) marks: Option<&'static WordMarks>,
 }
@@ -96,6 +103,7 @@ macro_rules! vacant {
             base: AtomicU64::new(VACANT),
             mask: AtomicU64::new(0),
             home: AtomicPtr::new(ptr::null_mut()),
+            state: AtomicPtr::new(ptr::null_mut()),
             marks: AtomicPtr::new(ptr::null_mut()),
         }
     };
@@ -116,6 +124,7 @@ impl Entry {
     pub(super) fn hold(&self, word: Word, home: Home) {
         self.base.store(word.key * SPAN, Ordering::Relaxed);
         self.home.store(ptr::from_ref(home.word).cast_mut(), Ordering::Relaxed);
+        self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
         let marks = home.marks.map_or(ptr::null(), ptr::from_ref);
         self.marks.store(marks.cast_mut(), Ordering::Relaxed);
         // Release: who finds the frames here finds them nowhere else.
@@ -133,6 +142,7 @@ impl Entry {
     pub(super) fn take_over(&self, other: &Entry) {
         self.base.store(other.base.load(Ordering::Relaxed), Ordering::Relaxed);
         self.home.store(other.home.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.state.store(other.state.load(Ordering::Relaxed), Ordering::Relaxed);
         self.marks.store(other.marks.load(Ordering::Relaxed), Ordering::Relaxed);
         self.mask.store(other.mask.load(Ordering::Relaxed), Ordering::Release);
         other.vacate();
@@ -150,6 +160,12 @@ impl Entry {
     pub(super) fn key(&self) -> Option<u64> {
         let base = self.base.load(Ordering::Relaxed);
         (base != VACANT).then_some(base / SPAN)
+    }
+
+    /// Does it have the word numbered `key`?
+    #[inline]
+    pub(super) fn has_key(&self, key: u64) -> bool {
+        self.base.load(Ordering::Relaxed) == key * SPAN
     }
 
     /// The bit of `frame` in the word that it has.
@@ -178,10 +194,28 @@ impl Entry {
         taken.add(1);
         // Release: who finds the frame gone sees it counted. A plain store on common machines.
         self.mask.store(rest, Ordering::Release);
-        let address = self.base.load(Ordering::Relaxed) | u64::from(mask.trailing_zeros()) << 12;
+        let address = self.address_of(mask.trailing_zeros());
         // SAFETY: a held word's base is the address of managed frames, so below 2^52; base and
         // offset are multiples of 4096.
         Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new_unsafe(address)) })
+    }
+
+    /// The physical address of the frame of bit `bit` of the word that it has.
+    #[inline]
+    fn address_of(&self, bit: u32) -> u64 {
+        self.base.load(Ordering::Relaxed) | u64::from(bit) << 12
+    }
+
+    /// Takes an aligned run of `order` (1 to 5) out, counted in `taken`: its physical address. It is
+    /// the highest one, since single frames are taken from below.
+    #[inline(always)]
+    pub(super) fn take_run(&self, order: Order, taken: &Count) -> Option<u64> {
+        let mask = self.mask.load(Ordering::Relaxed);
+        let bit = aligned_runs(mask, order.get().into()).checked_ilog2()?;
+        taken.add(1);
+        // Release: as in `take`.
+        self.mask.store(mask & !(ones(order.frames() as u32) << bit), Ordering::Release);
+        Some(self.address_of(bit))
     }
 
     /// The mark of `frame`, if it is of the word that it has, in paranoid mode.
@@ -195,20 +229,42 @@ impl Entry {
     /// Adds a frame, if it is of the word that it has.
     #[inline]
     pub(super) fn add(&self, frame: PhysFrame) -> Give {
+        self.bit_of(frame).map_or(Give::Elsewhere, |bit| self.add_bits(bit))
+    }
+
+    /// Adds a run of `order` (1 to 5), if it is of the word that it has, and aligned, and the block
+    /// one of bitmaps.
+    #[inline(always)]
+    pub(super) fn add_run(&self, frame: PhysFrame, order: Order) -> Give {
         let Some(bit) = self.bit_of(frame) else { return Give::Elsewhere };
+        if frame.start_address().as_u64() & (order.bytes() - 1) != 0 {
+            return Give::Elsewhere;
+        }
+        // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
+        let state = unsafe { &*self.state.load(Ordering::Relaxed) };
+        // A block that left the bitmap keeps no bits there. It cannot leave while frames are held.
+        if self.mask.load(Ordering::Relaxed) == 0 && !state.load().has_bitmap() {
+            return Give::Elsewhere;
+        }
+        self.add_bits((bit << order.frames()).wrapping_sub(bit))
+    }
+
+    /// Adds frames of the word that it has.
+    #[inline]
+    fn add_bits(&self, bits: u64) -> Give {
         let mask = self.mask.load(Ordering::Relaxed);
         // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
         let home = unsafe { &*self.home.load(Ordering::Relaxed) };
         // Relaxed: a free that came before this one, on any CPU, is seen.
-        if (mask | home.load(Ordering::Relaxed)) & bit != 0 {
+        if (mask | home.load(Ordering::Relaxed)) & bits != 0 {
             return Give::Double;
         }
-        self.mask.store(mask | bit, Ordering::Relaxed);
+        self.mask.store(mask | bits, Ordering::Relaxed);
         Give::Taken
     }
 }
 
-/// What became of a frame given to a magazine.
+/// What became of a frame or run given to a magazine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Give {
     Taken,

@@ -35,9 +35,9 @@ impl Refused {
 impl<P: Platform> Frames<P> {
     /// Takes back a run.
     ///
-    /// A single frame of the CPU's own node goes to its magazine: no atomic read-modify-write
-    /// while it has the frame's word, one compare-and-swap for up to 64 frames of another word
-    /// otherwise. Frames of other nodes gather in words of their own and go home.
+    /// A run below order 9 of the CPU's own node goes to its magazine: no atomic read-modify-write
+    /// while it has the run's word (from order 6 on, its block), one compare-and-swap for up to 64
+    /// frames of another word otherwise. Frames of other nodes gather in words of their own and go home.
     ///
     /// Bound: constant up to order 8, one store per 2 MiB block above; lock-free, and safe in
     /// interrupt and NMI handlers.
@@ -57,6 +57,9 @@ impl<P: Platform> Frames<P> {
     #[inline]
     pub unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Result<(), FreeError> {
         if order == Order::FRAME && self.rack.with_current(pin, |entry, _| entry.add(frame)) == Give::Taken {
+            return Ok(());
+        }
+        if order > Order::FRAME && order < Order::HUGE && self.give_run(pin, frame, order) {
             return Ok(());
         }
         match order {
@@ -84,6 +87,7 @@ impl<P: Platform> Frames<P> {
                 && !entered.wants_attention()
                 && !self.waiters.any()
                 && !entered.has_near(frame(number))
+                && !entered.held.has(number / 64)
                 && !entered.freed_before(number / 64)
                 && pooled(machine, region, number / 64) == 0
                 && !region.retired.touch_block_of(number)
@@ -120,7 +124,9 @@ impl<P: Platform> Frames<P> {
                 if entered.wants_attention() {
                     self.empty(machine, &entered);
                 }
-                let given = if !is_near(&entered, region) {
+                let given = if entered.held.has(number / 64) {
+                    Give::Double
+                } else if !is_near(&entered, region) {
                     entered.give_away(given)
                 } else if entered.has_emptied(given) && !region.has_bitmap(number) {
                     // All of the block is free, or a run: the word at home does not tell.
@@ -139,7 +145,11 @@ impl<P: Platform> Frames<P> {
                             && !self.waiters.any()
                             && entered.freed_before(number / 64) =>
                     {
-                        self.gather(machine, &entered, region, number).map_err(refuse)
+                        let word = Word { key: number / 64, mask: 1 << (number % 64) };
+                        if self.gather(machine, &entered, region, word).map_err(refuse)? {
+                            return Ok(());
+                        }
+                        self.free_straight(machine, &entered, region, number).map_err(refuse)
                     }
                     Give::Elsewhere => self.free_straight(machine, &entered, region, number).map_err(refuse),
                     Give::Double => Err(refuse(Refused::DoubleFree(number))),
@@ -187,7 +197,7 @@ impl<P: Platform> Frames<P> {
         Some(entered)
     }
 
-    /// Frees a run that no magazine takes.
+    /// Frees a run that the quick path did not take.
     fn free_aligned(&self, pin: &CpuPin, number: u64, order: Order) -> Result<(), FreeError> {
         let given = frame(number);
         let machine = self.machine().ok_or(FreeError::OutOfRange(given))?;
@@ -209,6 +219,12 @@ impl<P: Platform> Frames<P> {
         }
         self.clear_freed(machine, region, number, order);
         let entered = self.enter_answering(machine, pin);
+        if order < Order::HUGE
+            && let Some(entered) = &entered
+            && self.keep_run(machine, entered, region, number, order).map_err(refuse)?
+        {
+            return Ok(());
+        }
         self.free_home(machine, entered.as_ref(), region, order.frames(), || region.free(number, order))
             .map_err(refuse)
     }
@@ -219,32 +235,36 @@ impl<P: Platform> Frames<P> {
         cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(frame(held))))
     }
 
-    /// Frees one frame into a word of its own in the magazine.
+    /// Frees frames of one word that the magazine does not have into a word of their own there; false
+    /// where they must go straight home.
     #[inline(never)]
-    fn gather(
+    pub(super) fn gather(
         &self,
         machine: &Machine,
         entered: &Entered,
         region: &'static Region,
-        number: u64,
-    ) -> Result<(), Refused> {
-        let block = region.check_small(number, 1)?;
+        word: Word,
+    ) -> Result<bool, Refused> {
+        let number = word.first();
+        let block = region.check_small(number, word.frames())?;
         // An edge block's reserved frames would look allocated to the magazine.
         if block.is_edge() {
-            return self.free_straight(machine, entered, region, number);
+            return Ok(false);
         }
-        if region.is_free(number, block) {
-            return Err(Refused::DoubleFree(number));
+        let index = region.block_of(number);
+        let at = (number % BLOCK / 64) as usize;
+        let free = region.line(index).load(at) & word.mask;
+        if free != 0 {
+            return Err(Refused::DoubleFree(Word { key: word.key, mask: free }.first()));
         }
-        let home = region.home_of(region.block_of(number), (number % BLOCK / 64) as usize);
-        let word = Word { key: number / 64, mask: 1 << (number % 64) };
+        let home = region.home_of(index, at);
         let evict = |entry: &Entry| self.flush(machine, entered, entry);
         if is_near(entered, region) {
             entered.hold(word, home, evict);
         } else {
             entered.hold_away(word, home, evict);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Frees one frame past the magazine, or says why not.
@@ -266,10 +286,17 @@ impl<P: Platform> Frames<P> {
 
     /// Sends home what an entry of the magazine holds, and empties it.
     pub(super) fn flush(&self, machine: &Machine, entered: &Entered, entry: &Entry) {
-        let held = entry.read().and_then(|word| Some((word, machine.region_of(word.first())?)));
-        let Some((word, region)) = held else { return entry.vacate() };
+        match entry.read() {
+            Some(word) => self.flush_word(machine, entered, word, || entry.vacate()),
+            None => entry.vacate(),
+        }
+    }
+
+    /// Sends a word of the magazine home, which `remove` takes out.
+    pub(super) fn flush_word(&self, machine: &Machine, entered: &Entered, word: Word, remove: impl FnOnce()) {
+        let Some(region) = machine.region_of(word.first()) else { return remove() };
         let transit = entered.transit(region);
-        entry.vacate();
+        remove();
         let block = region.block_of(word.key * 64);
         let at = word.key as usize % WORDS;
         // Frames that are free at home or in the pool already, or gone, were freed twice, there and
@@ -296,6 +323,7 @@ impl<P: Platform> Frames<P> {
     /// Sends everything home that a magazine holds: frames, blocks, its own block, its counts.
     pub(super) fn empty(&self, machine: &Machine, entered: &Entered) {
         entered.empty(|entry| self.flush(machine, entered, entry));
+        entered.held.iter().for_each(|place| self.flush_words(machine, entered, place));
         while let Some((region, block)) = entered.top_huge().and_then(|first| machine.block_at(first)) {
             let transit = entered.transit(region);
             entered.drop_huge();
@@ -450,6 +478,6 @@ fn returning<'t>(entered: Option<&'t Entered>, region: &'t Region) -> Transit<'t
 }
 
 /// Do frames of the region belong into the magazine's near words?
-fn is_near(entered: &Entered, region: &Region) -> bool {
+pub(super) fn is_near(entered: &Entered, region: &Region) -> bool {
     region.node == entered.node && region.cached
 }

@@ -40,7 +40,7 @@ impl<P: Platform> Frames<P> {
 
     /// Returns everything that the pinned CPU's magazine holds.
     ///
-    /// Bound: 20 words of up to 64 frames, and 9 blocks.
+    /// Bound: 148 words of up to 64 frames, and 9 blocks.
     pub fn drain(&self, pin: &CpuPin) -> Drained {
         let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
             return Drained::Everything;
@@ -58,13 +58,17 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Every 64th call, halves the pinned CPU's magazine where it took few frames from it since the
-    /// last one that looked, and sends home what has no room then. For each round of a service task
+    /// last one that looked, and sends home what has no room then; and whole words that it holds where it
+    /// took no run of these. For each round of a service task
     /// or idle loop: magazines grow by themselves.
     pub fn trim(&self, pin: &CpuPin) {
         if let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu()))
             && let Some(entered) = magazine.enter()
         {
-            entered.trim(|entry| self.flush(machine, &entered, entry));
+            entered.trim(
+                |entry| self.flush(machine, &entered, entry),
+                |place| self.flush_words(machine, &entered, place),
+            );
         }
     }
 

@@ -113,12 +113,18 @@ impl Line512 {
         }
     }
 
-    /// Claims every set bit of the first word that has any: its index and the bits.
+    /// Has a word an aligned run of `2^order` set bits (order 0 to 6)?
+    pub(crate) fn has_run(&self, order: u32) -> bool {
+        self.words.iter().any(|word| aligned_runs(word.load(Ordering::Acquire), order) != 0)
+    }
+
+    /// Claims every set bit of the first word that has an aligned run of `2^order` set bits (order 0
+    /// to 6): its index and the bits. If another CPU was faster, these may lack such a run.
     ///
     /// Bound: 8 loads and at most 8 swaps.
-    pub(crate) fn claim_word(&self) -> Option<(usize, u64)> {
+    pub(crate) fn claim_word(&self, order: u32) -> Option<(usize, u64)> {
         self.words.iter().enumerate().find_map(|(index, word)| {
-            if word.load(Ordering::Relaxed) == 0 {
+            if aligned_runs(word.load(Ordering::Relaxed), order) == 0 {
                 return None;
             }
             // Acquire pairs with the Release of `release`: what the last owners of the frames
@@ -263,7 +269,8 @@ pub(crate) fn masks(start: usize, count: usize) -> impl Iterator<Item = (usize, 
 }
 
 /// Start bits of the aligned free runs of `2^order` bits.
-fn aligned_runs(word: u64, order: u32) -> u64 {
+#[inline]
+pub(super) fn aligned_runs(word: u64, order: u32) -> u64 {
     /// Bits at multiples of `2^order`.
     const ALIGNED: [u64; 7] = [
         u64::MAX,
@@ -274,9 +281,10 @@ fn aligned_runs(word: u64, order: u32) -> u64 {
         0x0000_0001_0000_0001,
         1,
     ];
-    let mut runs = word;
-    for level in 0..order.min(6) {
-        runs &= runs >> (1 << level);
+    let (mut runs, mut shift) = (word, 1);
+    for _ in 0..order.min(6) {
+        runs &= runs >> shift;
+        shift *= 2;
     }
     runs & ALIGNED[order.min(6) as usize]
 }

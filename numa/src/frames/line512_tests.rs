@@ -58,8 +58,10 @@ fn releasing_a_free_bit_changes_nothing() {
 fn whole_words_come_out_at_once() {
     let line = Line512::new();
     line.release(5, 0xf0).unwrap();
-    assert_eq!(line.claim_word(), Some((5, 0xf0)));
-    assert_eq!(line.claim_word(), None);
+    assert!(line.has_run(2) && !line.has_run(3));
+    assert_eq!(line.claim_word(3), None);
+    assert_eq!(line.claim_word(2), Some((5, 0xf0)));
+    assert_eq!(line.claim_word(0), None);
 }
 
 #[test]

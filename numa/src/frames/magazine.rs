@@ -16,11 +16,13 @@ use core::ptr;
 use topomem_percpu::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering, compiler_fence,
 };
-use topomem_percpu::{CpuId, NodeId};
+use topomem_percpu::{CpuId, NodeId, Order};
+use x86_64::structures::paging::PhysFrame;
 
 use super::Zone;
 use super::entered::Entered;
-use super::entry::{Entry, Word, barred, closed};
+use super::entry::{Entry, Give, Word, barred, closed};
+use super::held_words::{HeldWords, WORD_ORDER, words_of};
 use super::huge_slots::HugeSlots;
 use super::line512::ones;
 use super::region::BLOCK;
@@ -35,6 +37,8 @@ pub(crate) const AWAY: usize = 4;
 pub(crate) const LEAST_NEAR: u32 = 4;
 /// Words whose misses are remembered.
 pub(super) const MISSED: usize = 4;
+/// Orders of runs that it hands out: 1 to 8.
+const RUN_ORDERS: usize = 8;
 /// How far a CPU's count of a zone may run ahead of the shared one.
 pub(crate) const UNREPORTED: i64 = 256;
 
@@ -68,6 +72,12 @@ impl Count {
     }
 }
 
+/// Is the near entry, found at the gate, one of a magazine that may be used quickly?
+#[inline]
+pub(super) fn is_open(current: &Entry) -> bool {
+    !ptr::eq(current, closed()) && !ptr::eq(current, barred())
+}
+
 /// Are frees and allocations checked against a mark per frame?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Checked {
@@ -82,7 +92,7 @@ pub(crate) struct Magazine {
     /// The gate: the near entry that frames come from and go to, but while a context uses the
     /// magazine [`closed`], and in paranoid mode [`barred`].
     current: AtomicPtr<Entry>,
-    /// Frames taken out.
+    /// Single frames taken out.
     pub(crate) taken: Count,
     pub(crate) cpu: CpuId,
     pub(crate) node: NodeId,
@@ -93,6 +103,8 @@ pub(crate) struct Magazine {
     /// In paranoid mode, the near entry used last. Set before the gate first opens.
     last: AtomicPtr<Entry>,
     pub(super) near: [Entry; NEAR],
+    /// The near entry that the last run came from.
+    near_run: AtomicU32,
     pub(super) away: [Entry; AWAY],
     /// The away entry that is replaced next.
     pub(super) next_away: AtomicU16,
@@ -103,6 +115,10 @@ pub(crate) struct Magazine {
     /// Words whose frames were freed straight home last, by the low bits of their numbers.
     pub(super) missed: [Count; MISSED],
     pub(super) huge: HugeSlots,
+    /// Whole words, by block.
+    pub(super) held: HeldWords,
+    /// Runs taken out, by order from 1 on.
+    runs: [Count; RUN_ORDERS],
     /// The owned block: its first frame + 1; 0 for none.
     pub(super) block: AtomicU64,
     /// Changes of its node's zones not reported yet, as two's complement.
@@ -133,10 +149,12 @@ pub(crate) struct Magazine {
     pub(super) zeroed_place: Place,
     /// `taken` when the size was last looked at for shrinking.
     pub(super) taken_at_trim: Count,
+    /// As `taken_at_trim`, of runs of whole words.
+    pub(super) runs_at_trim: Count,
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Magazine>() <= 1024, "at most 1 KiB per CPU");
+const _: () = assert!(size_of::<Magazine>() <= 2048, "at most 2 KiB per CPU");
 
 #[cfg(not(loom))]
 macro_rules! each {
@@ -163,12 +181,15 @@ macro_rules! shut {
             size: AtomicU32::new(LEAST_NEAR),
             last: AtomicPtr::new(ptr::null_mut()),
             near: each!(Entry::new(); NEAR),
+            near_run: AtomicU32::new(0),
             away: each!(Entry::new(); AWAY),
             next_away: AtomicU16::new(0),
             round: AtomicU16::new(0),
             window: each!(AtomicU16::new(0); 2),
             missed: each!(Count::new(); MISSED),
             huge: HugeSlots::new($slots),
+            held: HeldWords::new($slots),
+            runs: each!(Count::new(); RUN_ORDERS),
             block: AtomicU64::new(0),
             unreported: each!(Count::new(); Zone::COUNT),
             misses: Count::new(),
@@ -186,12 +207,13 @@ macro_rules! shut {
             transits: each!(Transits::new(); Zone::COUNT + 1),
             zeroed_place: Place::new($cpu.index()),
             taken_at_trim: Count::new(),
+            runs_at_trim: Count::new(),
         }
     };
 }
 
 impl Magazine {
-    /// One that nobody can use yet, with room for `slots` whole blocks.
+    /// One that nobody can use yet, with room for `slots` whole blocks, and for words of as many.
     #[cfg(not(loom))]
     pub(super) const fn new(cpu: CpuId, node: NodeId, slots: usize) -> Magazine {
         shut!(cpu, node, slots)
@@ -225,6 +247,67 @@ impl Magazine {
         compiler_fence(Ordering::SeqCst);
         self.current.store(current, Ordering::Relaxed);
         result
+    }
+
+    /// The count of runs of `order` (1 to 8) taken out.
+    #[inline]
+    fn runs_of(&self, order: Order) -> &Count {
+        &self.runs[(order.get() as usize).wrapping_sub(1) % RUN_ORDERS]
+    }
+
+    /// Takes out a run of `order` (1 to 5): its physical address. The caller has the magazine to
+    /// itself.
+    ///
+    /// Bound: a look into each near entry; mostly, into one.
+    #[inline(always)]
+    pub(super) fn take_run(&self, order: Order) -> Option<u64> {
+        let first = &self.near[self.near_run.load(Ordering::Relaxed) as usize % NEAR];
+        first.take_run(order, self.runs_of(order)).or_else(|| self.take_run_elsewhere(order))
+    }
+
+    #[inline(never)]
+    fn take_run_elsewhere(&self, order: Order) -> Option<u64> {
+        let near = self.near.iter().zip(0..self.size.load(Ordering::Relaxed));
+        near.into_iter().find_map(|(entry, index)| {
+            let run = entry.take_run(order, self.runs_of(order))?;
+            self.near_run.store(index, Ordering::Relaxed);
+            Some(run)
+        })
+    }
+
+    /// Takes out a run of `order` (6 to 8), as [`Magazine::take_run`].
+    #[inline(always)]
+    pub(super) fn take_words(&self, order: Order) -> Option<u64> {
+        self.held.take(order, self.runs_of(order))
+    }
+
+    /// Takes back a run of `order` (1 to 5), if it has the word. The caller has the magazine to
+    /// itself.
+    #[inline(always)]
+    pub(super) fn give_run(&self, frame: PhysFrame, order: Order) -> Give {
+        self.near_place(frame.start_address().as_u64() >> 18).add_run(frame, order)
+    }
+
+    /// Takes back a run of `order` (6 to 8), if it has the block. The caller has the magazine to
+    /// itself.
+    #[inline(always)]
+    pub(super) fn give_words(&self, frame: PhysFrame, order: Order) -> Give {
+        let key = frame.start_address().as_u64() >> 18;
+        // A near word would take a frame that is held among whole words, too.
+        let mut word = 0;
+        while word < words_of(order) as u64 {
+            if self.near_place(key + word).has_key(key + word) {
+                return Give::Elsewhere;
+            }
+            word += 1;
+        }
+        self.held.add(frame, order)
+    }
+
+    /// Where a near word has its place.
+    #[inline]
+    pub(super) fn near_place(&self, key: u64) -> &Entry {
+        &self.near[key as usize & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
     }
 
     /// Uses the magazine, unless an interrupted context of this CPU does. The caller is pinned
@@ -278,7 +361,7 @@ impl Magazine {
 
     /// Every word that it holds frames of; a CPU that goes on using it makes this a guess.
     pub(crate) fn words(&self) -> impl Iterator<Item = Word> {
-        self.near.iter().chain(&self.away).filter_map(Entry::read)
+        self.near.iter().chain(&self.away).filter_map(Entry::read).chain(self.held.words())
     }
 
     /// The first frames of the whole blocks that it holds; a guess like `words`.
@@ -302,11 +385,11 @@ impl Magazine {
     #[inline]
     pub(super) fn holds(&self, number: u64) -> bool {
         let key = number / 64;
-        let near = &self.near[key as usize & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)];
+        let near = self.near_place(key);
         let holds = |entry: &Entry| {
             entry.read().is_some_and(|word| word.key == key && word.mask >> (number % 64) & 1 != 0)
         };
-        holds(near) || self.away.iter().any(holds)
+        holds(near) || self.away.iter().any(holds) || self.held.has(key)
     }
 
     /// How many frames it holds.
@@ -333,13 +416,32 @@ impl Magazine {
         if let Some(zone) = zone {
             own.iter().take(zone.index() + 1).for_each(|transits| watch.add(transits.load()));
             watch.add_taken(self.taken.get().wrapping_add(self.huge_taken.get()));
+            watch.add_taken(self.runs_taken());
         }
     }
 
-    /// Single frames given to it: what left it, and is in it, less what was brought.
+    /// Runs of orders 1 to 8 taken out.
+    pub(crate) fn runs_taken(&self) -> u64 {
+        self.runs.iter().map(Count::get).sum()
+    }
+
+    /// Runs of whole words taken out.
+    pub(super) fn runs_of_words_taken(&self) -> u64 {
+        self.runs.iter().skip(WORD_ORDER as usize - 1).map(Count::get).sum()
+    }
+
+    /// Frames taken out that are bits of near words, alone or in runs.
+    pub(super) fn frames_taken(&self) -> u64 {
+        let runs = self.runs.iter().zip(1..).take(WORD_ORDER as usize - 1);
+        self.taken.get() + runs.map(|(count, order)| count.get() << order).sum::<u64>()
+    }
+
+    /// Frames given to it, alone or in runs below order 9: what left it, and is in it, less what was
+    /// brought.
     pub(crate) fn frees(&self) -> u64 {
         let held: u64 = self.words().map(Word::frames).sum();
-        let frees = (self.taken.get() + held).wrapping_sub(self.net_moved.get()) as i64;
+        let runs = self.runs.iter().zip(1..).map(|(count, order)| count.get() << order);
+        let frees = (self.taken.get() + runs.sum::<u64>() + held).wrapping_sub(self.net_moved.get()) as i64;
         // A moment's disagreement between the parts must not show.
         frees.max(0) as u64
     }

@@ -6,7 +6,7 @@ use topomem_percpu::sync::atomic::{AtomicPtr, Ordering};
 use topomem_percpu::{CpuId, CpuPin, MAX_CPUS, NodeId};
 
 use super::entry::Entry;
-use super::magazine::{Checked, Magazine};
+use super::magazine::{Checked, Magazine, is_open};
 
 // Stands for the magazine of a CPU that has none: its gate is never open.
 #[cfg(not(loom))]
@@ -55,6 +55,13 @@ impl Rack {
     #[inline]
     pub(crate) fn with_current<R>(&self, pin: &CpuPin, act: impl FnOnce(&Entry, &Magazine) -> R) -> R {
         self.slot(pin.cpu()).with_current(act)
+    }
+
+    /// Lets `act` use the CPU's magazine; `None` where the CPU has none or is using it, or nothing is
+    /// to be quick.
+    #[inline(always)]
+    pub(crate) fn with_open<R>(&self, pin: &CpuPin, act: impl FnOnce(&Magazine) -> R) -> Option<R> {
+        self.with_current(pin, |entry, magazine| is_open(entry).then(|| act(magazine)))
     }
 
     /// The magazine of `cpu`, while it has one.

@@ -179,7 +179,11 @@ impl Region {
     /// Where the frames of a word are otherwise known. The block is no edge block.
     pub(super) fn home_of(&self, block: BlockIndex, word: usize) -> Home {
         let offset = self.first_frame(block) + word as u64 * 64 - self.span.start;
-        Home { word: self.line(block).word(word), marks: self.marks.of_word(offset) }
+        Home {
+            word: self.line(block).word(word),
+            state: self.entry(block),
+            marks: self.marks.of_word(offset),
+        }
     }
 
     pub(crate) fn entry(&self, block: BlockIndex) -> &'static BlockEntry {

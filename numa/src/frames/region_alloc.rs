@@ -109,13 +109,17 @@ impl Region {
         self.trim_long_run(first, count);
     }
 
-    /// A shared block with free frames for a CPU to own: the fullest of a few partial ones, or
-    /// else a whole one, broken up.
+    /// A shared block with an aligned free run of `order` (0 to 5) for a CPU to own: the fullest of a
+    /// few partial ones, or else a whole one, broken up.
     ///
     /// From before the block leaves where it is found, the caller is in transit, by `begin`.
     ///
     /// Bound: one search of the chunks, and the lines of 16 blocks.
-    pub(super) fn own_block<'t>(&self, begin: impl Fn() -> Transit<'t>) -> Option<(BlockIndex, Transit<'t>)> {
+    pub(super) fn own_block<'t>(
+        &self,
+        order: Order,
+        begin: impl Fn() -> Transit<'t>,
+    ) -> Option<(BlockIndex, Transit<'t>)> {
         loop {
             let mut fullest: Option<(u32, BlockIndex)> = None;
             let mut seen = 0;
@@ -132,7 +136,8 @@ impl Region {
                     self.forget_empty(block);
                     return None;
                 }
-                if fullest.is_none_or(|(least, _)| free < least) {
+                let has_run = order == Order::FRAME || self.line(block).has_run(order.get().into());
+                if has_run && fullest.is_none_or(|(least, _)| free < least) {
                     fullest = Some((free, block));
                 }
                 seen += 1;
@@ -158,10 +163,12 @@ impl Region {
         self.settle(block);
     }
 
-    /// Every free frame of one word of an owned block: the word and its bits.
-    pub(crate) fn claim_word(&self, block: BlockIndex) -> Option<(usize, u64)> {
-        let claimed = self.line(block).claim_word();
-        if claimed.is_none() {
+    /// Every free frame of one word of an owned block that has an aligned run of `order` (0 to 5): the
+    /// word and its bits.
+    pub(crate) fn claim_word(&self, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
+        let line = self.line(block);
+        let claimed = line.claim_word(order.get().into());
+        if claimed.is_none() && line.is_empty() {
             self.forget_empty(block);
         }
         claimed

@@ -7,14 +7,14 @@ use super::{Pressure, ZeroedStats, Zone};
 /// One CPU's magazine, counted by its owner alone: reading it costs the owner nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MagazineStats {
-    /// Frames, and runs of order 9, handed out by the magazine without lock or atomic
+    /// Runs up to order 9 handed out by the magazine without lock or atomic
     /// read-modify-write.
     pub hits: u64,
-    /// Allocations of one frame that found the magazine empty.
+    /// Allocations of up to 32 frames that found none in the magazine.
     pub misses: u64,
     /// Words of up to 64 frames taken from a bitmap.
     pub refills: u64,
-    /// Single frames freed that the magazine took.
+    /// Frames freed, alone or in runs below order 9, that the magazine took.
     pub frees: u64,
     /// Single frames freed that went straight to their bitmap.
     pub straight: u64,

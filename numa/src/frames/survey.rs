@@ -25,6 +25,7 @@ impl<P: Platform> Frames<P> {
         for magazine in machine.magazines[node.index()] {
             // What magazines hand out is always local.
             local += magazine.taken.get() + magazine.huge_taken.get() + magazine.zeroed_hits.get();
+            local += magazine.runs_taken();
             zeroed.misses += magazine.zeroed_misses.get();
         }
         for magazine in self.rack.iter() {
@@ -70,7 +71,7 @@ impl<P: Platform> Frames<P> {
     /// One CPU's magazine; `None` where it has none. May be read from any CPU at any time.
     pub fn cpu_stats(&self, cpu: CpuId) -> Option<MagazineStats> {
         let magazine = self.rack.get(cpu)?;
-        let (taken, refills) = (magazine.taken.get(), magazine.refills.get());
+        let (taken, refills) = (magazine.taken.get() + magazine.runs_taken(), magazine.refills.get());
         let blocks = magazine.huge_taken.get();
         Some(MagazineStats {
             hits: taken.saturating_sub(refills) + blocks,

@@ -76,7 +76,7 @@ fn decode(word: u64) -> Run {
     Run { first: frame(word >> 32), frames: (word as u32 >> 1).into(), kind }
 }
 
-/// A machine with 16 MiB on node 0, where CPUs 0 and 1 are, and 8 MiB on node 1, where CPU 2 is.
+/// A machine with CPUs 0 and 1 on node 0, and CPU 2 on node 1.
 pub struct Scene {
     pub frames: &'static Frames<Host>,
     /// What the operation allocated.
@@ -105,9 +105,14 @@ pub fn bound(node: usize) -> FrameRequest {
 }
 
 impl Scene {
+    /// 16 MiB on node 0, and 8 MiB on node 1.
     pub fn new(config: &FramesConfig) -> Scene {
-        let ranges = [(16 * MIB, 32 * MIB, 0), (32 * MIB, 40 * MIB, 1)];
-        let frames = Machine::new(&ranges, &[0, 0, 1]).frames(config);
+        Scene::on(&[(16 * MIB, 32 * MIB, 0), (32 * MIB, 40 * MIB, 1)], config)
+    }
+
+    /// Ranges of memory: start, end, node.
+    pub fn on(ranges: &[(u64, u64, usize)], config: &FramesConfig) -> Scene {
+        let frames = Machine::new(ranges, &[0, 0, 1]).frames(config);
         online(frames, 3);
         Scene {
             frames,

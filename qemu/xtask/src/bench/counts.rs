@@ -9,7 +9,10 @@ use crate::record::Measurement;
 /// topomem's exact figures: instructions of frames and heap, atomics and bookkeeping.
 fn counts() -> Result<Vec<Measurement>, Error> {
     let bench = program::build(Build::Measuring)?;
-    let mut results = vec![instructions::of_pair(&bench, "topomem")?];
+    let mut results = Vec::new();
+    for case in instructions::CASES {
+        results.push(instructions::of_pair(&bench, "topomem", case)?);
+    }
     for case in instructions::HEAP {
         results.push(instructions::of_heap(&bench, "topomem", case)?);
     }

@@ -20,8 +20,10 @@ pub(super) fn frames(arguments: &BenchTimesArgs) -> Result<bool, Error> {
     println!("timing: {}", if arguments.quick { "less than a minute" } else { "a few minutes" });
     let mut results = program::results(&bench, times)?;
     println!("counting instructions");
-    for subject in instructions::SUBJECTS {
-        results.push(instructions::of_pair(&bench, subject)?);
+    for case in instructions::CASES {
+        for subject in instructions::SUBJECTS {
+            results.push(instructions::of_pair(&bench, subject, case)?);
+        }
     }
     results.extend(program::results(&counting, &["hits"])?);
     results.extend(program::results(&bench, &["metadata"])?);

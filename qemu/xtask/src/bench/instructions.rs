@@ -16,6 +16,15 @@ pub(super) const SUBJECTS: [&str; 5] =
 const COUNTED_BURSTS: &str = "topomem_benches::instructions::counted_bursts*";
 const COUNTED_HEAP: &str = "topomem_benches::heap::counted::*";
 
+/// What is counted of frames: the name of the case, and the order of the runs.
+pub(super) const CASES: [(&str, &str); 5] = [
+    ("instructions_pair", "0"),
+    ("instructions_order1", "1"),
+    ("instructions_order3", "3"),
+    ("instructions_order6", "6"),
+    ("instructions_order8", "8"),
+];
+
 /// Pairs in a burst.
 const BURST: u64 = 32;
 
@@ -49,14 +58,20 @@ pub(super) const HEAP: [HeapCase; 9] = [
 const COUNTED_PAIRS: &str = "topomem_benches::hardening::counted_pairs*";
 const HARDENED_PAIRS: u64 = 20_000;
 
-/// Instructions per pair of frames of `subject`, exactly.
-pub(super) fn of_pair(bench: &Path, subject: &str) -> Result<Measurement, Error> {
+/// Instructions per pair of runs of `subject` in a case of [`CASES`], exactly.
+pub(super) fn of_pair(
+    bench: &Path,
+    subject: &str,
+    (case, order): (&str, &str),
+) -> Result<Measurement, Error> {
     let count = |bursts: u64| {
-        count(bench, COUNTED_BURSTS, &["bursts", "--subject", subject, "--bursts", &bursts.to_string()])
+        let bursts = bursts.to_string();
+        let arguments = ["bursts", "--subject", subject, "--order", order, "--bursts", &bursts];
+        count(bench, COUNTED_BURSTS, &arguments)
     };
     let pairs = (BURSTS[1] - BURSTS[0]) * BURST;
     let figure = count(BURSTS[1])?.saturating_sub(count(BURSTS[0])?) as f64 / pairs as f64;
-    Ok(measurement("frames", "instructions_pair", subject, figure))
+    Ok(measurement("frames", case, subject, figure))
 }
 
 /// Instructions per operation of a case of the heap on `subject`; those of the loop are in it.

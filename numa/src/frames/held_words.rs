@@ -1,0 +1,271 @@
+//! Whole words of blocks that a CPU holds: runs of 64, 128 and 256 frames, orders 6 to 8.
+//!
+//! As a magazine's [`Entry`](super::entry::Entry) holds frames of one word, a place here holds words
+//! of one block. A word is held only while all of its frames are free, and none of them is held
+//! otherwise. Written by the magazine's CPU alone, read by all: so every field is an atomic.
+
+use core::ptr;
+
+use topomem_percpu::Order;
+use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use x86_64::structures::paging::PhysFrame;
+
+use super::block::BlockEntry;
+use super::entry::{Give, SPAN, Word};
+use super::line512::{Line512, WORDS, aligned_runs};
+use super::magazine::Count;
+use super::region::BLOCK;
+
+/// At most so many blocks have a place: 32 MiB.
+const PLACES: usize = 16;
+
+/// The base of no block.
+const VACANT: u64 = u64::MAX;
+
+/// The order of a word.
+pub(super) const WORD_ORDER: u8 = 6;
+
+/// Words of blocks, each block in the place that the low bits of its number say.
+#[derive(Debug)]
+pub(crate) struct HeldWords {
+    /// How many places are used: a power of two, or 0.
+    places: u32,
+    /// Where the last run came from or went to.
+    current: AtomicU32,
+    blocks: [HeldBlock; PLACES],
+}
+
+/// One block, some of whose words are held.
+#[derive(Debug)]
+pub(crate) struct HeldBlock {
+    /// The physical address of the block's first frame.
+    base: AtomicU64,
+    /// The words held, a bit for each.
+    mask: AtomicU64,
+    line: AtomicPtr<Line512>,
+    state: AtomicPtr<BlockEntry>,
+}
+
+/// Where a block's frames are otherwise known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockHome {
+    /// The block's first frame.
+    pub(crate) first: u64,
+    pub(crate) line: &'static Line512,
+    pub(crate) state: &'static BlockEntry,
+}
+
+/// How far `order` (6 to 8) is above that of a word.
+#[inline]
+fn level(order: Order) -> u32 {
+    u32::from(order.get().wrapping_sub(WORD_ORDER)) & 3
+}
+
+/// How many words a run of `order` (6 to 8) has.
+#[inline]
+pub(super) fn words_of(order: Order) -> usize {
+    1 << level(order)
+}
+
+/// The lowest bits of a mask, as many as a run of `order` (6 to 8) has words.
+#[inline]
+pub(super) fn mask_of(order: Order) -> u64 {
+    (1 << words_of(order)) - 1
+}
+
+macro_rules! vacant {
+    () => {
+        HeldBlock {
+            base: AtomicU64::new(VACANT),
+            mask: AtomicU64::new(0),
+            line: AtomicPtr::new(ptr::null_mut()),
+            state: AtomicPtr::new(ptr::null_mut()),
+        }
+    };
+}
+
+impl HeldWords {
+    /// No words, and places for at most `room` blocks.
+    #[cfg(not(loom))]
+    pub(super) const fn new(room: usize) -> HeldWords {
+        HeldWords { places: places(room), current: AtomicU32::new(0), blocks: [const { vacant!() }; PLACES] }
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
+    pub(super) fn new(room: usize) -> HeldWords {
+        let blocks = core::array::from_fn(|_| vacant!());
+        HeldWords { places: places(room), current: AtomicU32::new(0), blocks }
+    }
+
+    /// The index of the place of the block that the physical address is in.
+    #[inline]
+    fn index_of(&self, address: u64) -> u32 {
+        (address >> 21) as u32 & self.places.wrapping_sub(1)
+    }
+
+    #[inline]
+    fn at(&self, index: u32) -> &HeldBlock {
+        &self.blocks[index as usize % PLACES]
+    }
+
+    /// Takes a run of `order` (6 to 8) out, counted in `taken`: its physical address.
+    ///
+    /// Bound: a look into each place.
+    #[inline(always)]
+    pub(super) fn take(&self, order: Order, taken: &Count) -> Option<u64> {
+        let first = self.at(self.current.load(Ordering::Relaxed));
+        first.take(order, taken).or_else(|| self.take_elsewhere(order, taken))
+    }
+
+    #[inline(never)]
+    fn take_elsewhere(&self, order: Order, taken: &Count) -> Option<u64> {
+        let (places, first) = (self.places, self.current.load(Ordering::Relaxed));
+        (1..places).map(|offset| (first + offset) & (places - 1)).find_map(|index| {
+            let run = self.at(index).take(order, taken)?;
+            self.current.store(index, Ordering::Relaxed);
+            Some(run)
+        })
+    }
+
+    /// Adds a run of `order` (6 to 8), if its block has its place.
+    #[inline(always)]
+    pub(super) fn add(&self, frame: PhysFrame, order: Order) -> Give {
+        let index = self.index_of(frame.start_address().as_u64());
+        let given = self.at(index).add(frame, order);
+        if given == Give::Taken {
+            self.current.store(index, Ordering::Relaxed);
+        }
+        given
+    }
+
+    /// The place for the block that begins at the frame numbered `first`, if there is any.
+    pub(super) fn place_of(&self, first: u64) -> Option<&HeldBlock> {
+        (self.places > 0).then(|| self.at(self.index_of(first << 12)))
+    }
+
+    /// The places that are used.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &HeldBlock> {
+        self.blocks.iter().take(self.places as usize)
+    }
+
+    /// Every word that is held; a guess while the owner goes on.
+    pub(super) fn words(&self) -> impl Iterator<Item = Word> {
+        self.iter().flat_map(|block| {
+            let (first, mask) = block.read();
+            let held = (0..WORDS as u64).filter(move |word| mask >> word & 1 != 0);
+            held.map(move |word| Word { key: first / 64 + word, mask: u64::MAX })
+        })
+    }
+
+    /// Is the word numbered `key` held? For contexts of the owning CPU.
+    #[inline]
+    pub(super) fn has(&self, key: u64) -> bool {
+        let address = key * SPAN;
+        let block = self.at(self.index_of(address));
+        block.word_of(address).is_some_and(|word| block.mask.load(Ordering::Relaxed) >> word & 1 != 0)
+    }
+}
+
+const fn places(room: usize) -> u32 {
+    match room {
+        0 => 0,
+        1..PLACES => 1 << room.ilog2(),
+        _ => PLACES as u32,
+    }
+}
+
+impl HeldBlock {
+    /// The number of the word at `address` in the block; `None` if the address is not in it.
+    #[inline]
+    fn word_of(&self, address: u64) -> Option<usize> {
+        let word = (address ^ self.base.load(Ordering::Relaxed)) / SPAN;
+        (word < WORDS as u64).then_some(word as usize)
+    }
+
+    /// Has the block its place here?
+    pub(super) fn is_of(&self, first: u64) -> bool {
+        self.base.load(Ordering::Relaxed) == first << 12
+    }
+
+    #[inline(always)]
+    fn take(&self, order: Order, taken: &Count) -> Option<u64> {
+        let mask = self.mask.load(Ordering::Relaxed);
+        let runs = aligned_runs(mask, level(order));
+        if runs == 0 {
+            return None;
+        }
+        let word = runs.trailing_zeros();
+        taken.add(1);
+        // Release: who finds the frames gone sees them counted.
+        self.mask.store(mask & !(mask_of(order) << word), Ordering::Release);
+        Some(self.base.load(Ordering::Relaxed) + u64::from(word) * SPAN)
+    }
+
+    #[inline(always)]
+    fn add(&self, frame: PhysFrame, order: Order) -> Give {
+        let address = frame.start_address().as_u64();
+        let Some(word) = self.word_of(address) else { return Give::Elsewhere };
+        if address & (order.bytes() - 1) != 0 {
+            return Give::Elsewhere;
+        }
+        let mask = self.mask.load(Ordering::Relaxed);
+        let run = mask_of(order) << word;
+        // SAFETY: the place has a block, so `hold` stored the addresses of two `&'static`.
+        let (line, state) =
+            unsafe { (&*self.line.load(Ordering::Relaxed), &*self.state.load(Ordering::Relaxed)) };
+        // A block that left the bitmap keeps no bits there. It cannot leave while words are held.
+        if mask == 0 && !state.load().has_bitmap() {
+            return Give::Elsewhere;
+        }
+        // A free that came before this one, on any CPU, is seen.
+        let home = (word..word + words_of(order)).fold(0, |bits, word| bits | line.load(word));
+        if mask & run != 0 || home != 0 {
+            return Give::Double;
+        }
+        self.mask.store(mask | run, Ordering::Relaxed);
+        Give::Taken
+    }
+
+    /// Gives the place to a block, of which the words of `mask` are held from now on.
+    pub(super) fn hold(&self, home: BlockHome, mask: u64) {
+        self.base.store(home.first << 12, Ordering::Relaxed);
+        self.line.store(ptr::from_ref(home.line).cast_mut(), Ordering::Relaxed);
+        self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
+        // Release: who finds the frames here finds them nowhere else.
+        self.mask.store(mask, Ordering::Release);
+    }
+
+    /// Are no words held here?
+    pub(super) fn is_empty(&self) -> bool {
+        self.mask.load(Ordering::Relaxed) == 0
+    }
+
+    /// The block's first frame, and the words held.
+    fn read(&self) -> (u64, u64) {
+        let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
+        // Another CPU may see the base of one moment and the mask of another.
+        if base == VACANT { (0, 0) } else { (base >> 12, mask) }
+    }
+
+    /// One of the words held.
+    pub(super) fn top(&self) -> Option<Word> {
+        let (first, mask) = self.read();
+        let word = u64::from(mask.checked_ilog2()?);
+        Some(Word { key: first / 64 + word, mask: u64::MAX })
+    }
+
+    /// Takes a word out. The caller is in transit.
+    pub(super) fn remove(&self, word: Word) {
+        let mask = self.mask.load(Ordering::Relaxed) & !(1 << (word.key % WORDS as u64));
+        // Release: who finds the frames gone sees the caller in transit.
+        self.mask.store(mask, Ordering::Release);
+    }
+
+    /// Forgets the block, of which no words are held.
+    pub(super) fn vacate(&self) {
+        self.base.store(VACANT, Ordering::Relaxed);
+    }
+}
+
+const _: () = assert!(SPAN * WORDS as u64 == BLOCK << 12 && SPAN == 4096 << WORD_ORDER);

@@ -1,0 +1,200 @@
+//! Runs of orders 1 to 8 from the CPU's magazine, like single frames.
+//!
+//! Runs of up to 32 frames are bits of the words that the magazine has, and come with the same
+//! refills from the CPU's own block. Longer ones are whole words, which it holds by block
+//! ([`super::held_words`]): runs that were freed, and what is left of a block that was broken up
+//! for a run.
+
+use topomem_percpu::{CpuPin, Order, Platform};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PhysFrame;
+
+use super::Frames;
+use super::alloc::frame;
+use super::entered::Entered;
+use super::entry::{Give, Word};
+use super::free::is_near;
+use super::held_words::{BlockHome, HeldBlock, WORD_ORDER, mask_of};
+use super::line512::{BITS, WORDS, ones};
+use super::machine::Machine;
+use super::magazine::{Checked, Magazine};
+use super::region::{BLOCK, Region};
+use super::region_free::Refused;
+
+/// Is a run of `order` one of whole words of a block?
+#[inline]
+pub(super) fn is_of_words(order: Order) -> bool {
+    (WORD_ORDER..Order::HUGE.get()).contains(&order.get())
+}
+
+impl<P: Platform> Frames<P> {
+    /// A run of orders 1 to 8 that the CPU's magazine has.
+    #[inline]
+    pub(super) fn take_run(&self, pin: &CpuPin, order: Order) -> Option<PhysFrame> {
+        let taken =
+            if is_of_words(order) { self.take_words(pin, order) } else { self.take_short(pin, order) };
+        // SAFETY: the magazine's words are of managed frames, the addresses of which are multiples of
+        // 4096 below 2^52.
+        taken.map(|address| unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new_unsafe(address)) })
+    }
+
+    // Not inlined, as callers do not all name the order.
+
+    #[inline(never)]
+    fn take_short(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+        self.rack.with_open(pin, |magazine| magazine.take_run(order)).flatten()
+    }
+
+    #[inline(never)]
+    fn take_words(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+        self.rack.with_open(pin, |magazine| magazine.take_words(order)).flatten()
+    }
+
+    /// Gives a run of orders 1 to 8 to the CPU's magazine, if that has a place for it.
+    #[inline]
+    pub(super) fn give_run(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> bool {
+        let given = if is_of_words(order) {
+            self.give_words(pin, frame, order)
+        } else {
+            self.give_short(pin, frame, order)
+        };
+        given == Give::Taken
+    }
+
+    #[inline(never)]
+    fn give_short(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Give {
+        let given = self.rack.with_open(pin, |magazine| magazine.give_run(frame, order));
+        given.unwrap_or(Give::Elsewhere)
+    }
+
+    #[inline(never)]
+    fn give_words(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Give {
+        let given = self.rack.with_open(pin, |magazine| magazine.give_words(frame, order));
+        given.unwrap_or(Give::Elsewhere)
+    }
+
+    /// After a run of whole words was allocated on the shared path: if all else of its block is
+    /// free, as after a block was broken up for the run, takes it for the CPU's next requests. So CPUs do
+    /// not share blocks while there are whole ones.
+    ///
+    /// Bound: two claims of words of the block.
+    pub(super) fn hold_rest(&self, machine: &Machine, pin: &CpuPin, number: u64, order: Order) {
+        let Some(region) = machine.region_of(number) else { return };
+        let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter) else { return };
+        let (block, start) = (region.block_of(number), (number % BLOCK) as usize);
+        let (line, count) = (region.line(block), order.frames() as usize);
+        let own = mask_of(order) << (start / 64);
+        let home = BlockHome { first: region.first_frame(block), line, state: region.entry(block) };
+        // A near word would take a frame that is held here, too.
+        let is_near = |word: usize| entered.has_near(frame(home.first + word as u64 * 64));
+        let is_free = |word: usize| own >> word & 1 != 0 || (line.load(word) == u64::MAX && !is_near(word));
+        let place = entered.held.place_of(home.first).filter(|place| place.is_empty());
+        let Some(place) = place.filter(|_| {
+            (0..WORDS).all(is_free)
+                && home.state.load().is_inner_bitmap()
+                && !home.state.load().is_owned()
+                && self.may_keep_words(machine, &entered, region, home.first)
+        }) else {
+            return;
+        };
+        let transit = entered.transit(region);
+        let mut claimed = 0;
+        for (from, to) in [(0, start), (start + count, BITS)] {
+            let whole = |from: usize, to: usize| ones((to / 64) as u32) & !ones((from / 64) as u32);
+            if from < to && region.tentative(block, |line| line.claim_run(from, to - from)).is_ok() {
+                claimed |= whole(from, to);
+            }
+        }
+        let mut kept = 0;
+        for word in (0..WORDS).filter(|word| claimed >> word & 1 != 0) {
+            if !self.leave_home(machine, region, block, word, u64::MAX) {
+                kept |= 1 << word;
+            }
+        }
+        if kept == 0 {
+            return if claimed == 0 { transit.cancel() } else { drop(transit) };
+        }
+        place.hold(home, kept);
+        let frames = u64::from(kept.count_ones()) * 64;
+        self.account(machine, &entered, region, -(frames as i64));
+        entered.net_moved.add(frames);
+        drop(transit);
+    }
+
+    /// May words of the block that begins at `first` stay with this CPU? Not while memory is scarce.
+    fn may_keep_words(&self, machine: &Machine, entered: &Entered, region: &Region, first: u64) -> bool {
+        let zone = machine.zone_of(region);
+        is_near(entered, region)
+            && !entered.is_checked()
+            && zone.free() >= zone.watermarks.low as i64
+            && !entered.wants_attention()
+            && !self.waiters.any()
+            && !region.retired.touch_block_of(first)
+    }
+
+    /// Keeps a freed run below order 9 in the magazine. False where it is to go home, which also
+    /// tells what is wrong with it.
+    pub(super) fn keep_run(
+        &self,
+        machine: &Machine,
+        entered: &Entered,
+        region: &'static Region,
+        number: u64,
+        order: Order,
+    ) -> Result<bool, Refused> {
+        let may_keep = is_near(entered, region)
+            && machine.checked == Checked::No
+            && !self.waiters.any()
+            && !region.retired.touch_block_of(number);
+        if !may_keep {
+            return Ok(false);
+        }
+        if is_of_words(order) {
+            return Ok(self.keep_words(machine, entered, region, number, order));
+        }
+        // Refused there, and why is found at home.
+        if entered.has_near(frame(number)) || !entered.freed_before(number / 64) {
+            return Ok(false);
+        }
+        let mask = ones(order.frames() as u32) << (number % 64);
+        self.gather(machine, entered, region, Word { key: number / 64, mask })
+    }
+
+    fn keep_words(
+        &self,
+        machine: &Machine,
+        entered: &Entered,
+        region: &Region,
+        number: u64,
+        order: Order,
+    ) -> bool {
+        let first = number - number % BLOCK;
+        let keys = number / 64..(number + order.frames()) / 64;
+        let Some(place) = entered.held.place_of(first) else { return false };
+        // Refused there; or a near word would take a frame that is held here, too.
+        if place.is_of(first)
+            || keys.clone().any(|key| entered.has_near(frame(key * 64)))
+            || !self.may_keep_words(machine, entered, region, first)
+        {
+            return false;
+        }
+        let is_inner = region.check_small(number, order.frames()).is_ok_and(|block| !block.is_edge());
+        let block = region.block_of(number);
+        let line = region.line(block);
+        if !is_inner || keys.clone().any(|key| line.load(key as usize % WORDS) != 0) {
+            return false;
+        }
+        self.flush_words(machine, entered, place);
+        let mask = mask_of(order) << (keys.start % WORDS as u64);
+        place.hold(BlockHome { first, line, state: region.entry(block) }, mask);
+        true
+    }
+
+    /// Sends home the words that a place of the magazine holds, and empties it.
+    pub(super) fn flush_words(&self, machine: &Machine, entered: &Entered, place: &HeldBlock) {
+        while let Some(word) = place.top() {
+            self.flush_word(machine, entered, word, || place.remove(word));
+        }
+        place.vacate();
+    }
+}
