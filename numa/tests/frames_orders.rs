@@ -229,3 +229,59 @@ fn retired_frames_leave_the_words_held() {
         assert_eq!(frames.validate().unwrap().free, BLOCKS * 512 - 1);
     }
 }
+
+/// Single frames that are freed as one run stay with the CPU if it has all of their words, or all go home.
+#[test]
+fn frames_freed_as_a_run_stay_if_all_words_are_held() {
+    let frames = machine();
+    let total = frames.validate().unwrap().free;
+    let singles: Vec<_> = (0..192).map(|_| alloc(frames, 0, Order::FRAME).unwrap()).collect();
+    let first = *singles.iter().min().unwrap();
+    assert_eq!(number(*singles.iter().max().unwrap()), number(first) + 191, "three words of one block");
+    // SAFETY: nobody uses the arena; double frees are what must be refused.
+    let free_run = |from: u64, count: u64| unsafe { frames.free_run(&pin(0), first + from, count) };
+    let cached = || frames.validate().unwrap().in_magazines;
+    free_run(60, 8).unwrap();
+    assert_eq!(cached(), 8, "of two words that the CPU has");
+    for (from, count) in [(60, 8), (0, 61), (67, 10), (63, 2), (64, 1)] {
+        assert!(matches!(free_run(from, count), Err(FreeError::DoubleFree(_))), "{from} {count}");
+    }
+    assert_eq!(frames.validate().unwrap().allocated, 184, "a refused run frees nothing");
+    free_run(0, 60).unwrap();
+    free_run(68, 124).unwrap();
+    assert_eq!(cached(), 192);
+    frames.drain(&pin(0));
+    let totals = frames.validate().unwrap();
+    assert_eq!((totals.free, totals.allocated), (total, 0));
+    // Of words that another CPU has.
+    let others: Vec<_> = (0..192).map(|_| alloc(frames, 1, Order::FRAME).unwrap()).collect();
+    let first = *others.iter().min().unwrap();
+    // SAFETY: they are the test's.
+    unsafe { frames.free_run(&pin(0), first, 192) }.unwrap();
+    let totals = frames.validate().unwrap();
+    assert_eq!((totals.free, totals.in_magazines, totals.allocated), (total, 0, 0));
+}
+
+/// A run of which the CPU has the first word only goes home as a whole.
+#[test]
+fn a_run_stays_as_a_whole_or_not_at_all() {
+    let frames = machine();
+    let total = frames.validate().unwrap().free;
+    let singles: Vec<_> = (0..384).map(|_| alloc(frames, 0, Order::FRAME).unwrap()).collect();
+    let first = *singles.iter().min().unwrap();
+    // The second frame that is freed of word 1 takes the place of word 5.
+    free(frames, 0, first + 64, Order::FRAME).unwrap();
+    free(frames, 0, first + 65, Order::FRAME).unwrap();
+    let before = frames.validate().unwrap();
+    // SAFETY: they are the test's.
+    unsafe { frames.free_run(&pin(0), first + 316, 8) }.unwrap();
+    let after = frames.validate().unwrap();
+    assert_eq!((after.free - before.free, after.in_magazines), (8, before.in_magazines));
+    for (from, count) in [(0, 64), (66, 250), (324, 60)] {
+        // SAFETY: as above.
+        unsafe { frames.free_run(&pin(0), first + from, count) }.unwrap();
+    }
+    frames.drain(&pin(0));
+    let totals = frames.validate().unwrap();
+    assert_eq!((totals.free, totals.allocated), (total, 0));
+}

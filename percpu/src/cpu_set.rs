@@ -214,7 +214,7 @@ impl AtomicCpuSet {
 
     /// The first member from number `index` on that `wanted` accepts; each word is read once,
     /// with `order`, before its members are asked about.
-    #[inline]
+    #[inline(always)]
     pub fn find_from(
         &self,
         index: usize,

@@ -487,6 +487,7 @@ impl<P: Machine> SpaceCore<P> {
         self.of_cpu(pin).mapped.fetch_add(pages, Ordering::Relaxed);
     }
 
+    #[inline(always)]
     pub fn count_unmapped(&self, pin: &CpuPin, pages: u64) {
         self.of_cpu(pin).mapped.fetch_sub(pages, Ordering::Relaxed);
         self.note_emptied();
@@ -592,7 +593,7 @@ impl Unmoved {
 }
 
 /// What TLBs and page walkers have to forget.
-#[inline]
+#[inline(always)]
 pub(crate) fn invalidation_of(changed: &Changed) -> Option<Invalidation> {
     let invalidation = Invalidation::pages(range_of(changed.stale?, changed.smallest));
     Some(if changed.retired.tables.is_empty() { invalidation } else { invalidation.with_tables_freed() })

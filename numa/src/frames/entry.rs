@@ -232,34 +232,50 @@ impl Entry {
         self.bit_of(frame).map_or(Give::Elsewhere, |bit| self.add_bits(bit))
     }
 
-    /// Adds a run of `order` (1 to 5), if it is of the word that it has, and aligned, and the block
-    /// one of bitmaps.
+    /// The bits of a run of `count` frames; `None` if it is not within the word that it has, or the block
+    /// is not one of bitmaps.
     #[inline(always)]
-    pub(super) fn add_run(&self, frame: PhysFrame, order: Order) -> Give {
-        let Some(bit) = self.bit_of(frame) else { return Give::Elsewhere };
-        if frame.start_address().as_u64() & (order.bytes() - 1) != 0 {
-            return Give::Elsewhere;
+    fn bits_of(&self, first: PhysFrame, count: u32) -> Option<u64> {
+        let bit = self.bit_of(first)?;
+        if bit.trailing_zeros() + count > u64::BITS {
+            return None;
         }
         // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
         let state = unsafe { &*self.state.load(Ordering::Relaxed) };
         // A block that left the bitmap keeps no bits there. It cannot leave while frames are held.
         if self.mask.load(Ordering::Relaxed) == 0 && !state.load().has_bitmap() {
-            return Give::Elsewhere;
+            return None;
         }
-        self.add_bits((bit << order.frames()).wrapping_sub(bit))
+        Some(ones(count) << bit.trailing_zeros())
+    }
+
+    /// Adds a run of `count` frames, if it is within the word that it has, and the block one of bitmaps.
+    #[inline(always)]
+    pub(super) fn add_run(&self, first: PhysFrame, count: u32) -> Give {
+        self.bits_of(first, count).map_or(Give::Elsewhere, |bits| self.add_bits(bits))
+    }
+
+    /// Would [`Entry::add_run`] take the run?
+    pub(super) fn has_room_for(&self, first: PhysFrame, count: u32) -> bool {
+        self.bits_of(first, count).is_some_and(|bits| !self.has_any(bits))
+    }
+
+    /// Is any of these frames of the word free here or at home?
+    #[inline]
+    fn has_any(&self, bits: u64) -> bool {
+        // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
+        let home = unsafe { &*self.home.load(Ordering::Relaxed) };
+        // Relaxed: a free that came before this one, on any CPU, is seen.
+        (self.mask.load(Ordering::Relaxed) | home.load(Ordering::Relaxed)) & bits != 0
     }
 
     /// Adds frames of the word that it has.
     #[inline]
     fn add_bits(&self, bits: u64) -> Give {
-        let mask = self.mask.load(Ordering::Relaxed);
-        // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
-        let home = unsafe { &*self.home.load(Ordering::Relaxed) };
-        // Relaxed: a free that came before this one, on any CPU, is seen.
-        if (mask | home.load(Ordering::Relaxed)) & bits != 0 {
+        if self.has_any(bits) {
             return Give::Double;
         }
-        self.mask.store(mask | bits, Ordering::Relaxed);
+        self.merge(bits);
         Give::Taken
     }
 }

@@ -72,6 +72,19 @@ impl Count {
     }
 }
 
+/// The frames from `first` in parts of one word each.
+fn by_word(first: PhysFrame, count: u32) -> impl Iterator<Item = (PhysFrame, u32)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let left = count.checked_sub(done).filter(|&left| left > 0)?;
+        let start = first + u64::from(done);
+        let in_word = 64 - (start.start_address().as_u64() >> 12) as u32 % 64;
+        let part = left.min(in_word);
+        done += part;
+        Some((start, part))
+    })
+}
+
 /// Is the near entry, found at the gate, one of a magazine that may be used quickly?
 #[inline]
 pub(super) fn is_open(current: &Entry) -> bool {
@@ -281,11 +294,25 @@ impl Magazine {
         self.held.take(order, self.runs_of(order))
     }
 
-    /// Takes back a run of `order` (1 to 5), if it has the word. The caller has the magazine to
+    /// Takes back a run of `count` frames of one word, if it has the word. The caller has the magazine to
     /// itself.
     #[inline(always)]
-    pub(super) fn give_run(&self, frame: PhysFrame, order: Order) -> Give {
-        self.near_place(frame.start_address().as_u64() >> 18).add_run(frame, order)
+    pub(super) fn give_run(&self, first: PhysFrame, count: u32) -> Give {
+        self.near_place(first.start_address().as_u64() >> 18).add_run(first, count)
+    }
+
+    /// Takes back a run of `count` frames of any words, if it has all of these. The caller has the magazine
+    /// to itself.
+    #[inline]
+    pub(super) fn give_frames(&self, first: PhysFrame, count: u32) -> Give {
+        let near = |part: PhysFrame| self.near_place(part.start_address().as_u64() >> 18);
+        if !by_word(first, count).all(|(part, count)| near(part).has_room_for(part, count)) {
+            return Give::Elsewhere;
+        }
+        for (part, count) in by_word(first, count) {
+            near(part).add_run(part, count);
+        }
+        Give::Taken
     }
 
     /// Takes back a run of `order` (6 to 8), if it has the block. The caller has the magazine to

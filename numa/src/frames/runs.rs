@@ -63,8 +63,17 @@ impl<P: Platform> Frames<P> {
 
     #[inline(never)]
     fn give_short(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Give {
-        let given = self.rack.with_open(pin, |magazine| magazine.give_run(frame, order));
-        given.unwrap_or(Give::Elsewhere)
+        if frame.start_address().as_u64() & (order.bytes() - 1) != 0 {
+            return Give::Elsewhere;
+        }
+        let count = order.frames() as u32;
+        self.rack.with_open(pin, |magazine| magazine.give_run(frame, count)).unwrap_or(Give::Elsewhere)
+    }
+
+    /// Gives consecutive frames, fewer than 512, to the CPU's magazine, if that has all of their words.
+    #[inline]
+    pub(super) fn give_frames(&self, pin: &CpuPin, first: PhysFrame, count: u32) -> bool {
+        self.rack.with_open(pin, |magazine| magazine.give_frames(first, count)) == Some(Give::Taken)
     }
 
     #[inline(never)]
@@ -142,22 +151,40 @@ impl<P: Platform> Frames<P> {
         number: u64,
         order: Order,
     ) -> Result<bool, Refused> {
-        let may_keep = is_near(entered, region)
-            && machine.checked == Checked::No
-            && !self.waiters.any()
-            && !region.retired.touch_block_of(number);
-        if !may_keep {
-            return Ok(false);
-        }
         if is_of_words(order) {
-            return Ok(self.keep_words(machine, entered, region, number, order));
-        }
-        // Refused there, and why is found at home.
-        if entered.has_near(frame(number)) || !entered.freed_before(number / 64) {
-            return Ok(false);
+            let may = self.may_gather(machine, entered, region, number);
+            return Ok(may && self.keep_words(machine, entered, region, number, order));
         }
         let mask = ones(order.frames() as u32) << (number % 64);
-        self.gather(machine, entered, region, Word { key: number / 64, mask })
+        self.keep_bits(machine, entered, region, Word { key: number / 64, mask })
+    }
+
+    /// Keeps freed frames of one word in the magazine. False where they are to go home, which also
+    /// tells what is wrong with them.
+    pub(super) fn keep_bits(
+        &self,
+        machine: &Machine,
+        entered: &Entered,
+        region: &'static Region,
+        word: Word,
+    ) -> Result<bool, Refused> {
+        let number = word.first();
+        // Refused there, and why is found at home.
+        if !self.may_gather(machine, entered, region, number)
+            || entered.has_near(frame(number))
+            || !entered.freed_before(word.key)
+        {
+            return Ok(false);
+        }
+        self.gather(machine, entered, region, word)
+    }
+
+    /// May freed frames that begin at `number` stay with this CPU?
+    fn may_gather(&self, machine: &Machine, entered: &Entered, region: &Region, number: u64) -> bool {
+        is_near(entered, region)
+            && machine.checked == Checked::No
+            && !self.waiters.any()
+            && !region.retired.touch_block_of(number)
     }
 
     fn keep_words(
