@@ -69,13 +69,6 @@ const CASES: [Case; 14] = [
     Case::HugeLeft("huge_left_90", 90),
 ];
 
-const fn order(order: u8) -> Order {
-    match Order::new(order) {
-        Some(order) => order,
-        None => Order::FRAME,
-    }
-}
-
 impl Case {
     /// Its name, and what its figures count.
     fn names(self) -> (&'static str, &'static str) {
