@@ -301,12 +301,15 @@ impl Magazine {
         self.near_place(first.start_address().as_u64() >> 18).add_run(first, count)
     }
 
-    /// Takes back a run of `count` frames of any words, if it has all of these. The caller has the magazine
-    /// to itself.
+    /// Takes back a run of `count` frames of any words, if it has all of these and nobody wants it drained.
+    /// The caller has the magazine to itself.
     #[inline]
     pub(super) fn give_frames(&self, first: PhysFrame, count: u32) -> Give {
         let near = |part: PhysFrame| self.near_place(part.start_address().as_u64() >> 18);
-        if !by_word(first, count).all(|(part, count)| near(part).has_room_for(part, count)) {
+        // A request to drain it is answered on the longer way.
+        if self.wants_attention()
+            || !by_word(first, count).all(|(part, count)| near(part).has_room_for(part, count))
+        {
             return Give::Elsewhere;
         }
         for (part, count) in by_word(first, count) {
