@@ -235,7 +235,8 @@ fn runs_become_longer_and_shorter_where_they_are() {
             frames.free_run(&pin(0), first, 20).unwrap();
             assert!(frames.free_run(&pin(0), first, 20).is_err());
         }
-        assert_eq!(frames.validate().unwrap().free, total);
+        let totals = frames.validate().unwrap();
+        assert_eq!((totals.free + totals.in_magazines, totals.allocated), (total, 0));
     }
 }
 
