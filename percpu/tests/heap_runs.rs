@@ -513,9 +513,10 @@ fn a_source_that_knows_orders_only_serves_all_lengths() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; the other tests run the same unsafe code")]
 fn what_the_source_refuses_changes_nothing() {
     let pages = |pages: usize| layout(pages * PAGE);
-    for allowance in 0..if cfg!(miri) { 4 } else { 40 } {
+    for allowance in 0..40 {
         let machine = Machine::new(2, 1, 2 * MEGABYTE);
         let heap = Heap::new(&machine, &machine);
         machine.allowance.store(allowance, Ordering::SeqCst);
