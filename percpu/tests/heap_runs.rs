@@ -140,7 +140,7 @@ fn pairs_leave_the_source_alone() {
         let first = heap.alloc(layout).unwrap();
         free(&heap, first, layout);
         source.calls();
-        for _ in 0..100 {
+        for _ in 0..if cfg!(miri) { 3 } else { 100 } {
             let memory = heap.alloc(layout).unwrap();
             assert_eq!(memory, first);
             // SAFETY: the heap gave that many bytes.
@@ -573,6 +573,7 @@ fn what_the_source_refuses_changes_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads megabytes; the other tests run the same unsafe code")]
 fn zeroed_runs_of_the_source_are_not_written_to() {
     let source = Counting::new(1, 1, 2 * MEGABYTE);
     let heap = Heap::new(&source.machine, &source);
