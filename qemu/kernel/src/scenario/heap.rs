@@ -121,16 +121,15 @@ fn commit(misuse: Misuse, object: NonNull<u8>, layout: Layout) {
     unsafe {
         match misuse {
             Misuse::WriteAfterFree => {
-                // Keeps the slab where it is.
-                let kept = heap.alloc(layout);
+                // Empties the quarantine, so that neighbours of the object are among these: they keep its slab
+                // where it is.
+                heap.drain(&pin());
+                let neighbours = Held::allocate(layout, 512);
                 tell(heap.dealloc(object, layout));
                 object.add(20).write(0x22);
                 heap.drain(&pin());
-                let mut objects = [None; 200];
-                objects.iter_mut().for_each(|place| *place = heap.alloc(layout).ok());
-                for object in objects.into_iter().flatten().chain(kept) {
-                    tell(heap.dealloc(object, layout));
-                }
+                Held::allocate(layout, 4096).free();
+                neighbours.free();
             }
             Misuse::Overflow => {
                 object.add(layout.size()).write(0x22);
@@ -151,6 +150,39 @@ fn commit(misuse: Misuse, object: NonNull<u8>, layout: Layout) {
                 tell(heap.dealloc(object, layout));
             }
             Misuse::Leak => {}
+        }
+    }
+}
+
+/// Objects of one layout; each names the one that was allocated before it.
+struct Held {
+    layout: Layout,
+    last: Option<NonNull<u8>>,
+}
+
+impl Held {
+    /// Allocates at most `count` objects, until the heap finds a wrong use.
+    fn allocate(layout: Layout, count: usize) -> Held {
+        let mut last = None;
+        for _ in 0..count {
+            if FOUND.load(Ordering::Relaxed) > 0 {
+                break;
+            }
+            let Ok(object) = HEAP.heap().alloc(layout) else { break };
+            // SAFETY: the heap gave at least a word.
+            unsafe { object.cast::<Option<NonNull<u8>>>().write(last) };
+            last = Some(object);
+        }
+        Held { layout, last }
+    }
+
+    fn free(mut self) {
+        while let Some(object) = self.last {
+            // SAFETY: written in `allocate`, and allocated with that layout; it is not used any more.
+            unsafe {
+                self.last = object.cast::<Option<NonNull<u8>>>().read();
+                tell(HEAP.heap().dealloc(object, self.layout));
+            }
         }
     }
 }
