@@ -14,7 +14,9 @@ use x86_64::structures::paging::PhysFrame;
 const BLOCKS: u64 = 128;
 
 fn machine() -> &'static Frames<Host> {
-    let frames = Machine::simple(2 * BLOCKS, 2).frames(&FramesConfig::default());
+    // Miri runs only what holds no whole words.
+    let mib = if cfg!(miri) { 8 } else { 2 * BLOCKS };
+    let frames = Machine::simple(mib, 2).frames(&FramesConfig::default());
     online(frames, 2);
     frames
 }
@@ -44,6 +46,7 @@ fn burst(frames: &Frames<Host>, cpu: usize, order: Order, count: usize) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn a_warm_burst_is_hits_alone() {
     for order in orders() {
         let frames = machine();
@@ -64,6 +67,7 @@ fn a_warm_burst_is_hits_alone() {
 
 /// A run is refused when it is freed again: as a whole, in part, as a part of a longer run.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn a_run_freed_twice_is_refused() {
     for order in orders() {
         let frames = machine();
@@ -93,6 +97,7 @@ fn a_run_freed_twice_is_refused() {
 
 /// The block has left the bitmaps since the magazine had its words.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn a_run_of_a_block_that_is_whole_is_refused() {
     for order in orders() {
         let frames = machine();
@@ -110,6 +115,7 @@ fn a_run_of_a_block_that_is_whole_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn what_cannot_be_a_run_is_refused() {
     let frames = machine();
     for order in orders() {
@@ -123,6 +129,7 @@ fn what_cannot_be_a_run_is_refused() {
 
 /// A run may be freed in parts, and parts as one run; its frames are held once.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn runs_come_apart_and_together() {
     let frames = machine();
     for large in orders() {
@@ -167,6 +174,7 @@ fn runs_come_apart_and_together() {
 
 /// What the magazine holds does not keep blocks from being whole when these are asked for.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn whole_blocks_come_back() {
     let frames = machine();
     for order in orders() {
@@ -181,6 +189,7 @@ fn whole_blocks_come_back() {
 
 /// What another CPU holds is asked for, and then had, to the last run.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn the_last_run_is_found_wherever_it_is() {
     for order in orders() {
         let frames = machine();
@@ -200,6 +209,7 @@ fn the_last_run_is_found_wherever_it_is() {
 
 /// Words that nobody takes go home by themselves.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn idle_words_go_home() {
     let frames = machine();
     burst(frames, 0, Order::new(8).unwrap(), 4);
@@ -211,6 +221,7 @@ fn idle_words_go_home() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes; three other tests run the same unsafe code")]
 fn retired_frames_leave_the_words_held() {
     for order in orders() {
         let frames = machine();
@@ -284,4 +295,19 @@ fn a_run_stays_as_a_whole_or_not_at_all() {
     frames.drain(&pin(0));
     let totals = frames.validate().unwrap();
     assert_eq!((totals.free, totals.allocated), (total, 0));
+}
+
+#[test]
+fn whole_words_that_are_freed_stay_with_the_cpu() {
+    let frames = Machine::simple(64, 1).frames(&FramesConfig::default());
+    online(frames, 1);
+    let order = Order::new(7).unwrap();
+    let run = alloc(frames, 0, order).unwrap();
+    let held = || frames.validate().unwrap().in_magazines;
+    let before = held();
+    free(frames, 0, run, order).unwrap();
+    assert_eq!(held() - before, 128);
+    assert!(matches!(free(frames, 0, run, order), Err(FreeError::DoubleFree(_))));
+    assert!(alloc(frames, 0, order).is_ok());
+    assert_eq!(held(), before);
 }
