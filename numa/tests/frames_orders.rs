@@ -308,6 +308,10 @@ fn whole_words_that_are_freed_stay_with_the_cpu() {
     free(frames, 0, run, order).unwrap();
     assert_eq!(held() - before, 128);
     assert!(matches!(free(frames, 0, run, order), Err(FreeError::DoubleFree(_))));
-    assert!(alloc(frames, 0, order).is_ok());
+    let run = alloc(frames, 0, order).unwrap();
     assert_eq!(held(), before);
+    // Of a block that has no place there.
+    frames.drain(&pin(0));
+    free(frames, 0, run, order).unwrap();
+    assert_eq!(held(), 128);
 }
