@@ -31,6 +31,7 @@ impl AcpiHandler for Ram {
         size: usize,
     ) -> PhysicalMapping<Self, T> {
         // A length that is garbage may reach beyond memory: whoever reads there is Miri's to catch.
+        assert!(physical_address != 0, "nothing is at address 0");
         assert!(physical_address < self.0.len());
         let start = NonNull::from(&self.0[physical_address]).as_ptr();
         // The pointer must be good for all the memory, not for one byte.
@@ -143,8 +144,9 @@ fn broken_tables_are_found_and_named() {
     assert_eq!((said, topology.distance(node(1), node(0)).get()), (vec![], 32));
 
     let mut ram = good.clone();
-    ram[slit + 40] = 1;
+    ram[slit + 44] = 11;
     let (topology, said) = discover(ram);
+    // No distance to itself is 11, so the checksum says that the table is damaged.
     assert_eq!(said, [Diagnostic::Table(TableError::Checksum { table, sum: 1 })]);
     assert_eq!((topology.node_count(), topology.distance(node(1), node(0)).get()), (3, 20));
 
@@ -181,8 +183,76 @@ fn broken_roots_are_errors() {
         assert!(matches!(find(ram), Err(FindTablesError::RootLength { found, .. }) if found == stated));
     }
     let mut ram = good.clone();
-    ram[ROOT + 12] ^= 1;
-    assert!(matches!(find(ram), Err(FindTablesError::Root(_))));
+    let found = *b"RSDT";
+    ram[ROOT..ROOT + 4].copy_from_slice(&found);
+    let error = find(ram).unwrap_err();
+    assert!(matches!(error, FindTablesError::RootSignature { address, found: other }
+        if address == ROOT as u64 && other == found));
+    // No address of a root: nothing is mapped.
+    let mut ram = good.clone();
+    ram[RSDP + 24..RSDP + 32].fill(0);
+    ram[RSDP + 32] = 0;
+    ram[RSDP + 32] = ram[RSDP..RSDP + 36].iter().fold(0u8, |sum, &byte| sum.wrapping_sub(byte));
+    assert!(matches!(find(ram), Err(FindTablesError::NoRoot)));
+}
+
+/// A wrong checksum of the root, as tools that add tables leave it: the tables count all the same.
+#[test]
+fn a_wrong_checksum_of_the_root_is_said() {
+    for revision in [0, 2] {
+        let mut ram = image(&machine().tables(), revision);
+        ram[ROOT + 12] = ram[ROOT + 12].wrapping_add(3);
+        let tables = find(ram).unwrap();
+        assert_eq!(tables.root_checksum, 3);
+        let mut topology = Box::new(Topology::new());
+        let mut said = Vec::new();
+        topology.discover(&tables, ApicId(0), &mut |diagnostic| said.push(diagnostic));
+        assert_eq!(said, [Diagnostic::RootChecksum { sum: 3 }]);
+        assert_eq!(topology.node_count(), 3);
+    }
+}
+
+/// Entries that firmware blanked out: they are skipped, and what they hold is never mapped.
+#[test]
+fn entries_without_an_address_are_skipped() {
+    for (revision, entry) in [(0, 4), (2, 8)] {
+        let tables = machine().tables();
+        let mut ram = image(&tables, revision);
+        let length = u32::from_le_bytes(ram[ROOT + 4..ROOT + 8].try_into().unwrap()) as usize;
+        let mut root = ram[ROOT..ROOT + 36].to_vec();
+        for known in ram[ROOT + 36..ROOT + length].chunks_exact(entry) {
+            root.resize(root.len() + entry, 0);
+            root.extend(known);
+        }
+        if revision == 2 {
+            // No physical address has more than 52 bits.
+            root.extend((1u64 << 52).to_le_bytes());
+        }
+        seal(&mut root);
+        ram[ROOT..ROOT + root.len()].copy_from_slice(&root);
+        let found = find(ram).unwrap();
+        assert_eq!(found.srat, tables.srat.as_deref());
+        assert_eq!(found.hmat, tables.hmat.as_deref());
+        assert_eq!(found.root_checksum, 0);
+    }
+}
+
+/// Of two tables of one kind the first counts.
+#[test]
+fn the_first_of_two_tables_counts() {
+    let tables = machine().tables();
+    let mut ram = image(&tables, 2);
+    let at = BYTES - 0x100;
+    let mut second = tables.slit.clone().unwrap();
+    second[45] = 40;
+    seal(&mut second);
+    ram[at..at + second.len()].copy_from_slice(&second);
+    let length = u32::from_le_bytes(ram[ROOT + 4..ROOT + 8].try_into().unwrap()) as usize;
+    let mut root = ram[ROOT..ROOT + length].to_vec();
+    root.extend((at as u64).to_le_bytes());
+    seal(&mut root);
+    ram[ROOT..ROOT + root.len()].copy_from_slice(&root);
+    assert_eq!(find(ram).unwrap().slit, tables.slit.as_deref());
 }
 
 /// A root without entries, and one whose last entry is cut off.

@@ -31,7 +31,8 @@ proptest! {
             Some(bytes)
         });
         let mut next = || tables.next().flatten();
-        let tables = Tables { madt: next(), srat: next(), slit: next(), hmat: next(), cedt: next() };
+        let tables =
+            Tables { madt: next(), srat: next(), slit: next(), hmat: next(), cedt: next(), root_checksum: 0 };
         let (topology, said) = tables.discover(0);
         check_shape(&topology);
         said.iter().for_each(|diagnostic| assert!(!diagnostic.to_string().is_empty()));

@@ -11,6 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tables_support::model::{Cpu, Machine, Matrix, Memory};
 use tables_support::{Tables, check_shape, node, seal};
+use topomem_numa::tables::{Table, TableError};
 use topomem_numa::{
     ApicId, BootAllocator, Diagnostic, Distance, MAX_CPUS, MAX_NODES, MegabytesPerSecond, MemoryKind,
     MemoryMap, MemoryRange, Picoseconds,
@@ -70,13 +71,22 @@ fn machine() -> impl Strategy<Value = Machine> {
 /// The domains that have something, in order: the nodes.
 fn domains(machine: &Machine) -> Vec<u32> {
     let cpus = machine.cpus.iter().filter_map(|cpu| cpu.proximity);
-    let memory = machine.memory.iter().filter(|memory| is_used(memory)).map(|memory| memory.proximity);
+    let memory = machine.memory.iter().filter(|memory| memory.flags & 1 != 0).map(|memory| memory.proximity);
     let found: BTreeSet<u32> = cpus.chain(memory).chain(machine.initiators.iter().copied()).collect();
     if found.is_empty() { vec![0] } else { found.into_iter().collect() }
 }
 
 fn is_used(memory: &Memory) -> bool {
     memory.flags & 1 != 0 && memory.bytes != 0
+}
+
+/// The domain whose range has `address`: the smallest such range, and the first of several.
+fn owner(machine: &Machine, address: u64) -> Option<u32> {
+    let ranges = machine
+        .memory
+        .iter()
+        .filter(|memory| is_used(memory) && (memory.base..memory.base + memory.bytes).contains(&address));
+    ranges.min_by_key(|memory| memory.bytes).map(|memory| memory.proximity)
 }
 
 proptest! {
@@ -103,10 +113,13 @@ proptest! {
 
         for mib in 0..90 {
             let address = mib * MIB;
-            let first = machine.memory.iter().find(|memory| {
-                is_used(memory) && (memory.base..memory.base + memory.bytes).contains(&address)
+            let expected = owner(&machine, address).unwrap_or_else(|| {
+                // A hole between two ranges of one domain is that domain's.
+                let below = (0..address / MIB).rev().find_map(|mib| owner(&machine, mib * MIB));
+                let above = (address / MIB..90).find_map(|mib| owner(&machine, mib * MIB));
+                below.filter(|_| below == above).unwrap_or(domains[0])
             });
-            let expected = first.map_or(node(0), |memory| node_of(memory.proximity));
+            let expected = node_of(expected);
             prop_assert_eq!(topology.node_of_addr(PhysAddr::new(address)), expected);
         }
     }
@@ -235,9 +248,11 @@ fn one_table_missing_or_broken_costs_only_itself() {
     assert_eq!(topology.node_count(), 2);
 
     let mut tables = machine.tables();
-    tables.srat.as_mut().unwrap()[50] ^= 1;
+    // A structure without length, and a checksum that says so.
+    tables.srat.as_mut().unwrap()[49] = 0;
     let (topology, said) = tables.discover(3);
-    assert_eq!(said.len(), 1, "{said:?}");
+    let table = Table::Srat;
+    assert_eq!(said, [Diagnostic::Table(TableError::Checksum { table, sum: 240 })]);
     assert_eq!(topology.node_count(), 1);
     assert_eq!(topology.cpus().len(), 4);
     assert_eq!(topology.memory_ranges()[0].range, MemoryRange::EVERYTHING);
@@ -256,10 +271,15 @@ fn too_many_of_everything() {
     check_shape(&topology);
     assert_eq!(topology.node_count(), MAX_NODES);
     assert_eq!(topology.cpus().len(), MAX_CPUS);
-    assert!(said.contains(&Diagnostic::TooManyNodes { proximity: 64 }));
-    assert!(said.contains(&Diagnostic::TooManyCpus(ApicId(899))));
-    let last = MemoryRange::from_length(599 * 2 * MIB, MIB).unwrap();
-    assert!(said.contains(&Diagnostic::TooManyRanges(last)));
+    let too_many_nodes = said.iter().filter(|said| matches!(said, Diagnostic::TooManyNodes { .. }));
+    let domains: Vec<_> = (64..70).map(|proximity| Diagnostic::TooManyNodes { proximity }).collect();
+    assert_eq!(too_many_nodes.copied().collect::<Vec<_>>(), domains);
+    assert!(said.contains(&Diagnostic::TooManyCpus(ApicId(300 + 512))));
+    let first = MemoryRange::from_length(256 * 2 * MIB, MIB).unwrap();
+    assert!(said.contains(&Diagnostic::TooManyRanges(first)));
+    // 88 CPUs and 344 ranges find no room: 64 of each are named.
+    assert_eq!(said.last(), Some(&Diagnostic::LeftOut { count: 600 - 512 - 64 + 600 - 256 - 64 }));
+    assert_eq!(said.len(), 6 + 64 + 64 + 1);
 }
 
 #[test]
@@ -282,14 +302,14 @@ fn boot_cpu_that_firmware_forgot() {
 /// Where only a CEDT describes memory, node 0 has all that is in no window.
 #[test]
 fn windows_without_affinities() {
-    let machine = Machine { windows: vec![(64 * MIB, 16 * MIB)], ..Machine::default() };
+    let machine = Machine { windows: vec![(8 << 30, 1 << 30)], ..Machine::default() };
     let tables = Tables { cedt: machine.tables().cedt, ..Tables::default() };
     let (topology, said) = tables.discover(0);
     assert_eq!(said, []);
     let ranges = topology.memory_ranges().iter();
-    let ranges: Vec<_> = ranges.map(|r| (r.range.start.as_u64() / MIB, r.node.index(), r.kind)).collect();
+    let ranges: Vec<_> = ranges.map(|r| (r.range.start.as_u64() >> 30, r.node.index(), r.kind)).collect();
     let conventional = MemoryKind::Conventional;
-    assert_eq!(ranges, [(0, 0, conventional), (64, 1, MemoryKind::CxlWindow), (80, 0, conventional)]);
+    assert_eq!(ranges, [(0, 0, conventional), (8, 1, MemoryKind::CxlWindow), (9, 0, conventional)]);
 }
 
 /// Ids that address every CPU name none, whatever firmware says of them.

@@ -118,8 +118,8 @@ fn uneven() {
 fn interleaved_nvdimms() {
     let (topology, said) = dump::machine("interleaved-nvdimms").discover(0);
     let overlap = |start, end| Diagnostic::OverlappingRanges {
-        first: 0,
-        second: 1,
+        owner: 0,
+        other: 1,
         range: MemoryRange::from_bounds(start, end).unwrap(),
     };
     assert_eq!(said, [overlap(0x1_0000_0000, 0x1_0800_0000), overlap(0x1_1000_0000, 0x1_1800_0000)]);

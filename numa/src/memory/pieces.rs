@@ -51,7 +51,7 @@ impl<'a> Pieces<'a> {
     /// The node of the frame at `frame`, and the next frame above it that may have another. A
     /// node's memory may end inside a frame: that frame stays with its first byte.
     fn node_until(&self, frame: PhysAddr) -> (NodeId, PhysAddr) {
-        let (node, end) = self.topology.span_at(frame);
+        let (node, end) = self.topology.boot_span_at(frame);
         let end = align_up(end.as_u64(), FRAME_SIZE).min(ADDRESS_END);
         (node, PhysAddr::new_truncate(end))
     }

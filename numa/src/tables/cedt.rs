@@ -35,12 +35,21 @@ pub enum CedtEntry {
 }
 
 impl<'a> Cedt<'a> {
-    /// Verifies the header.
+    /// Verifies the header. A wrong checksum is accepted if every structure is whole.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature, length or checksum.
+    /// [`TableError`] on a wrong signature or length, or on a wrong checksum beside a malformed
+    /// structure.
     pub fn parse(bytes: &'a [u8]) -> Result<Cedt<'a>, TableError> {
-        Verified::new(Table::Cedt, bytes, HEADER).map(Cedt)
+        let table = Cedt(Verified::new(Table::Cedt, bytes, HEADER)?);
+        table.0.accept(Table::Cedt, || table.entries().all(|entry| entry.is_ok()))?;
+        Ok(table)
+    }
+
+    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    #[must_use]
+    pub fn checksum(&self) -> u8 {
+        self.0.sum
     }
 
     /// The structures, in the table's order.

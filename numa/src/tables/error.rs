@@ -29,6 +29,13 @@ impl Table {
             Table::Cedt => *b"CEDT",
         }
     }
+
+    /// The table whose first four bytes are `signature`.
+    #[must_use]
+    pub fn from_signature(signature: [u8; 4]) -> Option<Table> {
+        let all = [Table::Madt, Table::Srat, Table::Slit, Table::Hmat, Table::Cedt];
+        all.into_iter().find(|table| table.signature() == signature)
+    }
 }
 
 impl fmt::Display for Table {
@@ -71,7 +78,7 @@ pub enum TableError {
         /// The bytes that are there.
         available: usize,
     },
-    /// The bytes do not add up to 0.
+    /// The bytes do not add up to 0, and the structure does not hold either.
     Checksum {
         /// Which table.
         table: Table,

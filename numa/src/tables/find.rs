@@ -1,14 +1,15 @@
-//! From the RSDP to the tables, through the `acpi` crate.
+//! From the RSDP to the tables. The `acpi` crate verifies the RSDP.
 
 use core::fmt;
 use core::mem::{ManuallyDrop, size_of};
 
 use acpi::rsdp::Rsdp;
-use acpi::sdt::{SdtHeader, Signature};
-use acpi::{AcpiError, AcpiHandler, AcpiResult, AcpiTable, AcpiTables, PhysicalMapping};
+use acpi::{AcpiError, AcpiHandler};
 use x86_64::PhysAddr;
 
-use super::FirmwareTables;
+use super::bytes::Fields;
+use super::header::{HEADER, sum};
+use super::{FirmwareTables, Table};
 
 /// No table of a real machine comes near: a larger length is garbage, and is not read.
 const MAX_BYTES: usize = 16 << 20;
@@ -20,15 +21,22 @@ pub enum FindTablesError {
     Rsdp(AcpiError),
     /// The RSDP states this many bytes, which no revision has.
     RsdpLength(u32),
-    /// The table of tables (XSDT or RSDT) states this many bytes.
+    /// The RSDP names no table of tables (XSDT or RSDT), or an address that is none.
+    NoRoot,
+    /// The table of tables states this many bytes.
     RootLength {
         /// Where the table is.
         address: u64,
         /// The bytes.
         found: u32,
     },
-    /// The table of tables is malformed.
-    Root(AcpiError),
+    /// There is another table where the table of tables should be.
+    RootSignature {
+        /// Where the table is.
+        address: u64,
+        /// The signature found.
+        found: [u8; 4],
+    },
 }
 
 impl fmt::Display for FindTablesError {
@@ -36,52 +44,89 @@ impl fmt::Display for FindTablesError {
         match self {
             FindTablesError::Rsdp(error) => write!(f, "RSDP: {error:?}"),
             FindTablesError::RsdpLength(found) => write!(f, "RSDP states {found} bytes"),
+            FindTablesError::NoRoot => f.write_str("RSDP names neither XSDT nor RSDT"),
             FindTablesError::RootLength { address, found } => {
                 write!(f, "XSDT or RSDT at {address:#x} states {found} bytes")
             }
-            FindTablesError::Root(error) => write!(f, "XSDT or RSDT: {error:?}"),
+            FindTablesError::RootSignature { address, found } => {
+                write!(f, "no XSDT or RSDT at {address:#x}, but {:?}", found.escape_ascii())
+            }
         }
     }
 }
 
 impl core::error::Error for FindTablesError {}
 
-/// Finds MADT, SRAT, SLIT, HMAT and CEDT from the RSDP (revision 0 or 2) through XSDT or RSDT.
+/// Finds MADT, SRAT, SLIT, HMAT and CEDT from the RSDP (revision 0 or 2) through XSDT or RSDT. Of
+/// several tables of one kind the first counts.
 ///
-/// Checksums of RSDP, XSDT and RSDT are verified here; those of the tables when they are parsed,
-/// so that [`Topology::discover`](crate::Topology::discover) names a broken table instead of
-/// missing it. Mappings of the tables are never undone.
+/// The RSDP's checksum must be right: it is what tells an RSDP from other bytes. A wrong checksum of
+/// XSDT or RSDT is noted in [`FirmwareTables::root_checksum`]; those of the tables are verified when the
+/// tables are parsed, so that [`Topology::discover`](crate::Topology::discover) names a broken table
+/// instead of missing it. Entries of XSDT or RSDT without an address, or with an impossible one, are
+/// skipped and never mapped. Mappings of the tables are never undone.
 ///
 /// # Errors
 /// [`FindTablesError`] where RSDP, XSDT or RSDT are malformed.
 ///
 /// # Safety
 /// - `rsdp` is the address of an RSDP, and the addresses in it and in the tables that it leads to
-///   are those of tables; the memory is not written to as long as the slices are used.
+///   are those of tables or 0; the memory is not written to as long as the slices are used.
 /// - What `handler` maps stays readable at the address it gave until it is told to unmap it.
 pub unsafe fn find_tables<H: AcpiHandler>(
     handler: H,
     rsdp: PhysAddr,
 ) -> Result<FirmwareTables<'static>, FindTablesError> {
     // SAFETY: the caller promises an RSDP at that address.
-    let tables = unsafe { root(handler, rsdp) }?;
-    // SAFETY: the caller promises tables behind the root's addresses, and lasting mappings.
-    unsafe {
-        Ok(FirmwareTables {
-            madt: table::<H, Madt>(&tables),
-            srat: table::<H, Srat>(&tables),
-            slit: table::<H, Slit>(&tables),
-            hmat: table::<H, Hmat>(&tables),
-            cedt: table::<H, Cedt>(&tables),
-        })
+    let root = unsafe { root_address(&handler, rsdp) }?;
+    // SAFETY: the caller promises that a valid RSDP's addresses are those of tables.
+    let bytes = unsafe { table(&handler, root.address) };
+    let fields = Fields(bytes);
+    let (address, found) = (root.address.as_u64(), fields.u32(0).to_le_bytes());
+    if found != root.signature {
+        return Err(FindTablesError::RootSignature { address, found });
     }
+    if fields.u32(4) as usize != bytes.len() {
+        return Err(FindTablesError::RootLength { address, found: fields.u32(4) });
+    }
+    let mut tables = FirmwareTables { root_checksum: sum(bytes), ..FirmwareTables::default() };
+    for entry in bytes[HEADER..].chunks_exact(root.entry) {
+        let address = if root.entry == 4 { u64::from(Fields(entry).u32(0)) } else { Fields(entry).u64(0) };
+        let Some(address) = table_address(address) else { continue };
+        // SAFETY: the caller promises a table there; all of them start with a header.
+        let header =
+            unsafe { handler.map_physical_region::<[u8; HEADER]>(address.as_u64() as usize, HEADER) };
+        let signature = Fields(&*header).u32(0).to_le_bytes();
+        drop(header);
+        let place = match Table::from_signature(signature) {
+            Some(Table::Madt) => &mut tables.madt,
+            Some(Table::Srat) => &mut tables.srat,
+            Some(Table::Slit) => &mut tables.slit,
+            Some(Table::Hmat) => &mut tables.hmat,
+            Some(Table::Cedt) => &mut tables.cedt,
+            None => continue,
+        };
+        if place.is_none() {
+            // SAFETY: as above.
+            *place = Some(unsafe { table(&handler, address) });
+        }
+    }
+    Ok(tables)
 }
 
-/// The table of tables, its length checked before `acpi` relies on it.
+/// Where the table of tables is.
+struct Root {
+    address: PhysAddr,
+    signature: [u8; 4],
+    /// Bytes in each entry.
+    entry: usize,
+}
+
+/// The address of the XSDT, or of the RSDT where there is no XSDT.
 ///
 /// # Safety
 /// As [`find_tables`].
-unsafe fn root<H: AcpiHandler>(handler: H, rsdp: PhysAddr) -> Result<AcpiTables<H>, FindTablesError> {
+unsafe fn root_address<H: AcpiHandler>(handler: &H, rsdp: PhysAddr) -> Result<Root, FindTablesError> {
     let at = rsdp.as_u64() as usize;
     // SAFETY: the caller promises an RSDP there. `acpi` reads one of revision 0 as if it had the
     // 36 bytes of revision 2 as well.
@@ -91,64 +136,34 @@ unsafe fn root<H: AcpiHandler>(handler: H, rsdp: PhysAddr) -> Result<AcpiTables<
         return Err(FindTablesError::RsdpLength(rsdp.length()));
     }
     rsdp.validate().map_err(FindTablesError::Rsdp)?;
-    let xsdt = if rsdp.revision() > 0 { rsdp.xsdt_address() } else { 0 };
-    let (revision, address) =
-        if xsdt != 0 { (rsdp.revision(), xsdt) } else { (0, u64::from(rsdp.rsdt_address())) };
-    drop(rsdp);
-    // SAFETY: the caller promises that a valid RSDP's addresses are those of tables.
-    let header =
-        unsafe { handler.map_physical_region::<SdtHeader>(address as usize, size_of::<SdtHeader>()) };
-    let found = header.length;
-    drop(header);
-    if !(size_of::<SdtHeader>()..=MAX_BYTES).contains(&(found as usize)) {
-        return Err(FindTablesError::RootLength { address, found });
+    let xsdt = if rsdp.revision() > 0 { table_address(rsdp.xsdt_address()) } else { None };
+    if let Some(address) = xsdt {
+        return Ok(Root { address, signature: *b"XSDT", entry: 8 });
     }
-    // SAFETY: as above.
-    unsafe { AcpiTables::from_rsdt(handler, revision, address as usize) }.map_err(FindTablesError::Root)
+    let address = table_address(u64::from(rsdp.rsdt_address())).ok_or(FindTablesError::NoRoot)?;
+    Ok(Root { address, signature: *b"RSDT", entry: 4 })
 }
 
-/// The bytes of table `T`, where there is one.
+/// The address, unless it is 0 or beyond the physical address space.
+fn table_address(address: u64) -> Option<PhysAddr> {
+    PhysAddr::try_new(address).ok().filter(|address| !address.is_null())
+}
+
+/// The bytes of the table at `address`, or only its header if the table states an impossible length:
+/// the parser says what is wrong.
 ///
 /// # Safety
-/// As [`find_tables`].
-unsafe fn table<H: AcpiHandler, T: AcpiTable>(tables: &AcpiTables<H>) -> Option<&'static [u8]> {
-    let mapping: ManuallyDrop<PhysicalMapping<H, T>> = ManuallyDrop::new(tables.find_table::<T>().ok()?);
-    let stated = mapping.get().header().length as usize;
-    // Of a table with an impossible length only the header is given: the parser says what is wrong.
-    let bytes = if stated > MAX_BYTES { size_of::<SdtHeader>() } else { stated.max(size_of::<SdtHeader>()) };
-    // SAFETY: `acpi` mapped the header and the stated length; the mapping is never undone, and
-    // the caller promises that nobody writes to it.
-    Some(unsafe { core::slice::from_raw_parts(mapping.virtual_start().as_ptr().cast::<u8>(), bytes) })
-}
-
-/// Tables known by their signature alone: the bytes are for our own parsers.
-macro_rules! tables {
-    ($($name:ident: $signature:expr;)*) => {$(
-        #[repr(transparent)]
-        struct $name(SdtHeader);
-
-        // SAFETY: the type is the header that every table starts with, and no more.
-        unsafe impl AcpiTable for $name {
-            const SIGNATURE: Signature = $signature;
-
-            fn header(&self) -> &SdtHeader {
-                &self.0
-            }
-
-            /// The parsers verify, and say more than "missing".
-            fn validate(&self) -> AcpiResult<()> {
-                Ok(())
-            }
-        }
-    )*};
-}
-
-tables! {
-    Madt: Signature::MADT;
-    Srat: Signature::SRAT;
-    Slit: Signature::SLIT;
-    // `acpi` 5.2 has no name for the HMAT, and no constructor.
-    // SAFETY: `Signature` is a transparent wrapper of four bytes, any of which are valid.
-    Hmat: unsafe { core::mem::transmute::<[u8; 4], Signature>(*b"HMAT") };
-    Cedt: Signature::CEDT;
+/// As [`find_tables`], with a table at `address`.
+unsafe fn table<H: AcpiHandler>(handler: &H, address: PhysAddr) -> &'static [u8] {
+    let at = address.as_u64() as usize;
+    // SAFETY: the caller promises a table there; all of them start with a header.
+    let header = unsafe { handler.map_physical_region::<[u8; HEADER]>(at, HEADER) };
+    let stated = Fields(&*header).u32(4) as usize;
+    drop(header);
+    let bytes = if (HEADER..=MAX_BYTES).contains(&stated) { stated } else { HEADER };
+    // SAFETY: as above, and the table has as many bytes as its header states.
+    let mapping = ManuallyDrop::new(unsafe { handler.map_physical_region::<u8>(at, bytes) });
+    // SAFETY: the handler mapped that many bytes; the mapping is never undone, and the caller promises
+    // that nobody writes to them.
+    unsafe { core::slice::from_raw_parts(mapping.virtual_start().as_ptr(), bytes) }
 }

@@ -55,12 +55,21 @@ pub enum HmatEntry<'a> {
 impl<'a> Hmat<'a> {
     const FIXED: usize = HEADER + 4;
 
-    /// Verifies the header.
+    /// Verifies the header. A wrong checksum is accepted if every structure is whole.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature, length or checksum.
+    /// [`TableError`] on a wrong signature or length, or on a wrong checksum beside a malformed
+    /// structure.
     pub fn parse(bytes: &'a [u8]) -> Result<Hmat<'a>, TableError> {
-        Verified::new(Table::Hmat, bytes, Hmat::FIXED).map(Hmat)
+        let table = Hmat(Verified::new(Table::Hmat, bytes, Hmat::FIXED)?);
+        table.0.accept(Table::Hmat, || table.entries().all(|entry| entry.is_ok()))?;
+        Ok(table)
+    }
+
+    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    #[must_use]
+    pub fn checksum(&self) -> u8 {
+        self.0.sum
     }
 
     /// The structures, in the table's order.
@@ -68,6 +77,19 @@ impl<'a> Hmat<'a> {
         let revision = self.0.revision;
         Structures::new(Table::Hmat, Layout::Hmat, self.0.bytes, Hmat::FIXED)
             .map(move |structure| entry(&structure?, revision))
+    }
+
+    /// Every proximity domain that a structure names, however often. Malformed structures are left out.
+    pub fn domains(&self) -> impl Iterator<Item = u32> + use<'a> {
+        self.entries().filter_map(Result::ok).flat_map(|entry| {
+            let (some, matrix) = match entry {
+                HmatEntry::ProximityAttributes { initiator, memory } => ([initiator, Some(memory)], None),
+                HmatEntry::LatencyBandwidth(matrix) => ([None; 2], Some(matrix)),
+                HmatEntry::MemorySideCache { memory, .. } => ([Some(memory), None], None),
+                HmatEntry::Other(_) => ([None; 2], None),
+            };
+            some.into_iter().flatten().chain(matrix.into_iter().flat_map(|matrix| matrix.domains()))
+        })
     }
 }
 

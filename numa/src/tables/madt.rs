@@ -52,12 +52,21 @@ pub enum MadtEntry {
 impl<'a> Madt<'a> {
     const FIXED: usize = HEADER + 8;
 
-    /// Verifies the header.
+    /// Verifies the header. A wrong checksum is accepted if every structure is whole.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature, length or checksum.
+    /// [`TableError`] on a wrong signature or length, or on a wrong checksum beside a malformed
+    /// structure.
     pub fn parse(bytes: &'a [u8]) -> Result<Madt<'a>, TableError> {
-        Verified::new(Table::Madt, bytes, Madt::FIXED).map(Madt)
+        let table = Madt(Verified::new(Table::Madt, bytes, Madt::FIXED)?);
+        table.0.accept(Table::Madt, || table.entries().all(|entry| entry.is_ok()))?;
+        Ok(table)
+    }
+
+    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    #[must_use]
+    pub fn checksum(&self) -> u8 {
+        self.0.sum
     }
 
     /// Where the local APICs' registers are, by the fixed part; an entry may override it.

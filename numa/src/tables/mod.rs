@@ -39,4 +39,7 @@ pub struct FirmwareTables<'a> {
     pub hmat: Option<&'a [u8]>,
     /// CXL windows.
     pub cedt: Option<&'a [u8]>,
+    /// What the bytes of the table of tables (XSDT or RSDT) add up to, modulo 256: 0 where its
+    /// checksum is right, or where the tables were found without it.
+    pub root_checksum: u8,
 }

@@ -10,6 +10,7 @@ use crate::Distance;
 #[derive(Debug, Clone, Copy)]
 pub struct Slit<'a> {
     localities: usize,
+    sum: u8,
     /// `localities` squared bytes.
     matrix: &'a [u8],
 }
@@ -18,18 +19,28 @@ impl<'a> Slit<'a> {
     const FIXED: usize = HEADER + 8;
 
     /// Verifies the header and that the matrix is there whole; its values are for
-    /// [`Slit::fault`] to judge.
+    /// [`Slit::fault`] to judge. A wrong checksum is accepted if every value is possible.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature, length or checksum, or a matrix cut short.
+    /// [`TableError`] on a wrong signature or length, a matrix cut short, or a wrong checksum beside
+    /// an impossible value.
     pub fn parse(bytes: &'a [u8]) -> Result<Slit<'a>, TableError> {
         let table = Table::Slit;
-        let bytes = Verified::new(table, bytes, Slit::FIXED)?.bytes;
+        let verified = Verified::new(table, bytes, Slit::FIXED)?;
+        let bytes = verified.bytes;
         let localities = usize::try_from(Fields(bytes).u64(HEADER)).unwrap_or(usize::MAX);
         let needed = localities.saturating_mul(localities).saturating_add(Slit::FIXED);
         let matrix = bytes.get(Slit::FIXED..needed);
         let matrix = matrix.ok_or(TableError::Truncated { table, found: bytes.len(), needed })?;
-        Ok(Slit { localities, matrix })
+        let slit = Slit { localities, sum: verified.sum, matrix };
+        verified.accept(table, || slit.fault().is_none())?;
+        Ok(slit)
+    }
+
+    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    #[must_use]
+    pub fn checksum(&self) -> u8 {
+        self.sum
     }
 
     /// How many proximity domains it has; they are numbered from 0.

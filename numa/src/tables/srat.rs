@@ -1,5 +1,6 @@
 //! SRAT: which CPUs, memory and devices are in which proximity domain. ACPI 6.5, section 5.2.16.
 
+use super::bytes::Fields;
 use super::header::{HEADER, Verified};
 use super::structures::{Layout, Structure, Structures};
 use super::{Table, TableError};
@@ -62,20 +63,41 @@ pub enum SratEntry {
 impl<'a> Srat<'a> {
     const FIXED: usize = HEADER + 12;
 
-    /// Verifies the header.
+    /// Verifies the header. A wrong checksum is accepted if every structure is whole.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature, length or checksum.
+    /// [`TableError`] on a wrong signature or length, or on a wrong checksum beside a malformed
+    /// structure.
     pub fn parse(bytes: &'a [u8]) -> Result<Srat<'a>, TableError> {
-        Verified::new(Table::Srat, bytes, Srat::FIXED).map(Srat)
+        let table = Srat(Verified::new(Table::Srat, bytes, Srat::FIXED)?);
+        table.0.accept(Table::Srat, || table.entries().all(|entry| entry.is_ok()))?;
+        Ok(table)
+    }
+
+    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    #[must_use]
+    pub fn checksum(&self) -> u8 {
+        self.0.sum
     }
 
     /// The structures, in the table's order.
     pub fn entries(&self) -> impl Iterator<Item = Result<SratEntry, TableError>> + use<'a> {
-        // Before revision 2 (ACPI 3.0) a proximity domain had 8 bits, with junk above them.
-        let mask = if self.0.revision < 2 { 0xff } else { u32::MAX };
+        let mask = self.domain_mask();
         Structures::new(Table::Srat, Layout::Short, self.0.bytes, Srat::FIXED)
             .map(move |structure| entry(&structure?, mask))
+    }
+
+    /// Every proximity domain that a structure names, whatever the structure is for, whether it is
+    /// enabled, and however often. Structures that are too short are left out.
+    pub fn domains(&self) -> impl Iterator<Item = u32> + use<'a> {
+        let mask = self.domain_mask();
+        Structures::new(Table::Srat, Layout::Short, self.0.bytes, Srat::FIXED)
+            .filter_map(move |structure| domain(&structure.ok()?, mask))
+    }
+
+    /// The bits of a proximity domain: before revision 2 (ACPI 3.0) it had 8, with junk above them.
+    fn domain_mask(&self) -> u32 {
+        if self.0.revision < 2 { 0xff } else { u32::MAX }
     }
 
     /// The domain of a CPU, by its first enabled entry. Cost: linear in the table.
@@ -92,13 +114,12 @@ fn entry(structure: &Structure<'_>, mask: u32) -> Result<SratEntry, TableError> 
     match structure.kind {
         0 => {
             let fields = structure.fields(16)?;
-            let low = u32::from(fields.u8(2));
-            // The upper three bytes came later, and apart from the lowest.
-            let high = fields.u32(8) & 0xffff_ff00;
+            let id = fields.u8(3);
             Ok(SratEntry::Cpu {
-                proximity: (low | high) & mask,
-                apic_id: ApicId(u32::from(fields.u8(3))),
-                enabled: fields.u32(4) & 1 != 0,
+                proximity: split_domain(fields) & mask,
+                apic_id: ApicId(u32::from(id)),
+                // 255 addresses all local APICs, so no single one.
+                enabled: fields.u32(4) & 1 != 0 && id != u8::MAX,
             })
         }
         1 => {
@@ -115,10 +136,12 @@ fn entry(structure: &Structure<'_>, mask: u32) -> Result<SratEntry, TableError> 
         }
         2 => {
             let fields = structure.fields(24)?;
+            let id = fields.u32(8);
             Ok(SratEntry::Cpu {
                 proximity: fields.u32(4),
-                apic_id: ApicId(fields.u32(8)),
-                enabled: fields.u32(12) & 1 != 0,
+                apic_id: ApicId(id),
+                // As 255 above.
+                enabled: fields.u32(12) & 1 != 0 && id != u32::MAX,
             })
         }
         5 => {
@@ -126,5 +149,22 @@ fn entry(structure: &Structure<'_>, mask: u32) -> Result<SratEntry, TableError> 
             Ok(SratEntry::GenericInitiator { proximity: fields.u32(4), enabled: fields.u32(24) & 1 != 0 })
         }
         other => Ok(SratEntry::Other(other)),
+    }
+}
+
+/// The domain of a structure of type 0, whose upper three bytes came later, and apart from the lowest.
+fn split_domain(fields: Fields<'_>) -> u32 {
+    u32::from(fields.u8(2)) | fields.u32(8) & 0xffff_ff00
+}
+
+/// The domain that a structure names. Types 3, 4 and 7 are other architectures' (GICC, ITS and RINTC),
+/// type 6 is a generic port: devices behind it are found later.
+fn domain(structure: &Structure<'_>, mask: u32) -> Option<u32> {
+    match structure.kind {
+        0 => Some(split_domain(structure.fields(16).ok()?) & mask),
+        1 => Some(structure.fields(40).ok()?.u32(2) & mask),
+        3 | 4 => Some(structure.fields(6).ok()?.u32(2)),
+        2 | 5 | 6 | 7 => Some(structure.fields(8).ok()?.u32(4)),
+        _ => None,
     }
 }

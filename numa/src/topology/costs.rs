@@ -2,21 +2,21 @@
 
 use topomem_percpu::NodeId;
 
-use super::discover::Report;
-use super::{Distance, MemorySideCache, Topology};
+use super::report::Report;
+use super::{Distance, MemoryKind, MemorySideCache, Topology};
 use crate::tables::{DataType, Diagnostic, Figure, Hmat, HmatEntry, LatencyBandwidth, Slit, Table};
 
 impl Topology {
     /// `domains` nodes are firmware's; those after them are CXL windows, which no SLIT knows.
-    pub(super) fn set_distances(&mut self, slit: &Slit<'_>, domains: usize, report: Report<'_>) {
+    pub(super) fn set_distances(&mut self, slit: &Slit<'_>, domains: usize, report: &mut Report<'_>) {
         if let Some(fault) = slit.fault() {
-            report(fault);
+            report.give(fault);
             return;
         }
         for node in self.nodes().take(domains) {
             let proximity = self.proximity(node);
             if slit.distance(proximity, proximity).is_none() {
-                report(Diagnostic::NoDistances { proximity, localities: slit.localities() });
+                report.give(Diagnostic::NoDistances { proximity, localities: slit.localities() });
             }
         }
         for from in self.nodes() {
@@ -26,9 +26,26 @@ impl Topology {
                 self.distances[from.index()][to.index()] = known.unwrap_or(default);
             }
         }
+        for node in self.nodes().take(domains) {
+            if self.reaches_nobody(node) {
+                report.give(Diagnostic::ReachesNobody { proximity: self.proximity(node) });
+            }
+        }
     }
 
-    pub(super) fn set_performance(&mut self, hmat: &Hmat<'_>, report: Report<'_>) {
+    /// Do other nodes have memory, and none of them within reach of `from`? What may be plugged into a
+    /// CXL window is not there yet.
+    fn reaches_nobody(&self, from: NodeId) -> bool {
+        let is_there = |kind| kind != MemoryKind::CxlWindow;
+        let ranges = self.memory_ranges().iter();
+        let mut others = ranges
+            .filter(|range| range.node != from && is_there(range.kind))
+            .map(|range| range.node)
+            .peekable();
+        others.peek().is_some() && others.all(|to| !self.distance(from, to).is_reachable())
+    }
+
+    pub(super) fn set_performance(&mut self, hmat: &Hmat<'_>, report: &mut Report<'_>) {
         for entry in hmat.entries() {
             match entry {
                 Ok(HmatEntry::LatencyBandwidth(matrix)) => self.set_figures(&matrix, report),
@@ -37,13 +54,13 @@ impl Topology {
                     self.known_domain(memory, report);
                 }
                 Ok(HmatEntry::Other(_)) => {}
-                Err(error) => report(error.into()),
+                Err(error) => report.give(error),
             }
         }
     }
 
     /// Only the memory's own figures count, and of those for reads and for any access.
-    fn set_figures(&mut self, matrix: &LatencyBandwidth<'_>, report: Report<'_>) {
+    fn set_figures(&mut self, matrix: &LatencyBandwidth<'_>, report: &mut Report<'_>) {
         let exact = match matrix.data_type {
             DataType::ReadLatency | DataType::ReadBandwidth => true,
             DataType::AccessLatency | DataType::AccessBandwidth => false,
@@ -74,24 +91,24 @@ impl Topology {
                 }
                 Figure::None | Figure::Unreachable => {}
                 Figure::TooLarge { entry, base_unit } => {
-                    report(Diagnostic::FigureTooLarge { initiator: from, target: to, entry, base_unit });
+                    report.give(Diagnostic::FigureTooLarge { initiator: from, target: to, entry, base_unit });
                 }
             }
         }
     }
 
     /// Of several levels, the one nearest to the CPUs stays.
-    fn set_cache(&mut self, memory: u32, cache: MemorySideCache, report: Report<'_>) {
+    fn set_cache(&mut self, memory: u32, cache: MemorySideCache, report: &mut Report<'_>) {
         let Some(node) = self.known_domain(memory, report) else { return };
         if self.memory_side_cache(node).is_none_or(|known| known.level < cache.level) {
             self.performance.set_cache(node, cache);
         }
     }
 
-    fn known_domain(&self, proximity: u32, report: Report<'_>) -> Option<NodeId> {
+    fn known_domain(&self, proximity: u32, report: &mut Report<'_>) -> Option<NodeId> {
         let node = self.node_of_proximity(proximity);
         if node.is_none() {
-            report(Diagnostic::UnknownProximity { table: Table::Hmat, proximity });
+            report.give(Diagnostic::UnknownProximity { table: Table::Hmat, proximity });
         }
         node
     }

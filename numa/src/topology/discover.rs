@@ -2,15 +2,14 @@
 
 use topomem_percpu::{CpuId, CpuSet, NodeId};
 
+use super::report::Report;
+use super::windows::Claimed;
 use super::{ApicId, CpuEntry, Distance, MemoryKind, NodeRange, Topology};
 use crate::MemoryRange;
 use crate::tables::{
-    Cedt, CedtEntry, CpuState, Diagnostic, FirmwareTables, Hmat, Madt, MadtEntry, MemoryAffinity, Slit, Srat,
-    SratEntry, Table, TableError,
+    Cedt, CpuState, Diagnostic, FirmwareTables, Hmat, Madt, MadtEntry, Slit, Srat, SratEntry, Table,
+    TableError,
 };
-
-/// Who hears of what is wrong.
-pub(super) type Report<'r> = &'r mut dyn FnMut(Diagnostic);
 
 impl Topology {
     /// Replaces what it holds by what `tables` say; `boot` is the APIC id of the CPU that runs,
@@ -18,9 +17,11 @@ impl Topology {
     ///
     /// Every proximity domain that has an enabled CPU, memory or generic initiator in the SRAT
     /// becomes a node, numbered in order of domain; then every CXL window that no domain claims.
+    /// Where ranges of two domains overlap, the smaller range has the memory.
     ///
     /// It cannot fail: what is missing or malformed is reported to `diagnostics` and made up
-    /// for, in the worst case by one node that has all memory. Absent tables are not reported.
+    /// for, in the worst case by one node that has all memory. Absent tables are not reported. At most
+    /// 64 diagnostics of a kind are given.
     ///
     /// Cost: CPUs times SRAT entries, and the HMAT's matrices times nodes.
     ///
@@ -39,13 +40,16 @@ impl Topology {
         boot: ApicId,
         diagnostics: &mut dyn FnMut(Diagnostic),
     ) {
-        let report = diagnostics;
+        let report = &mut Report::new(diagnostics);
         self.reset();
-        let srat = verified(tables.srat.map(Srat::parse), report);
-        let cedt = verified(tables.cedt.map(Cedt::parse), report);
-        let madt = verified(tables.madt.map(Madt::parse), report);
-        let slit = verified(tables.slit.map(Slit::parse), report);
-        let hmat = verified(tables.hmat.map(Hmat::parse), report);
+        if tables.root_checksum != 0 {
+            report.give(Diagnostic::RootChecksum { sum: tables.root_checksum });
+        }
+        let srat = verified(Table::Srat, tables.srat.map(Srat::parse), Srat::checksum, report);
+        let cedt = verified(Table::Cedt, tables.cedt.map(Cedt::parse), Cedt::checksum, report);
+        let madt = verified(Table::Madt, tables.madt.map(Madt::parse), Madt::checksum, report);
+        let slit = verified(Table::Slit, tables.slit.map(Slit::parse), Slit::checksum, report);
+        let hmat = verified(Table::Hmat, tables.hmat.map(Hmat::parse), Hmat::checksum, report);
 
         if let Some(srat) = srat {
             self.add_domains(&srat, report);
@@ -57,12 +61,17 @@ impl Topology {
         if let Some(srat) = srat {
             self.add_memory(&srat, report);
         }
-        let described = !self.ranges.is_empty();
+        self.has_affinities = !self.ranges.is_empty();
         if let Some(cedt) = cedt {
-            self.add_windows(&cedt, report);
+            self.add_windows(&cedt, &Claimed { srat, slit, hmat }, report);
         }
-        if !described {
-            self.add_range(MemoryRange::EVERYTHING, NodeId::ZERO, MemoryKind::Conventional, &mut |_| {});
+        if !self.has_affinities {
+            // Windows are smaller, so they stay; if there is no room for all, node 0 has what is left.
+            let all = MemoryRange::EVERYTHING;
+            let node0 = NodeRange { range: all, node: NodeId::ZERO, kind: MemoryKind::Conventional };
+            if self.ranges.insert(node0, &mut |_, _, _| {}).is_err() {
+                report.give(Diagnostic::TooManyRanges(all));
+            }
         }
         self.add_cpus(madt, srat, boot, report);
         if let Some(slit) = slit {
@@ -72,6 +81,7 @@ impl Topology {
             self.set_performance(&hmat, report);
         }
         self.order_nodes();
+        report.finish();
     }
 
     /// As [`Topology::new`], in place: the value is too large for a boot stack.
@@ -85,40 +95,39 @@ impl Topology {
         }
         self.nearest.clear();
         self.ranges.clear();
+        self.has_affinities = false;
         self.performance.clear();
     }
 
-    fn add_domains(&mut self, srat: &Srat<'_>, report: Report<'_>) {
+    fn add_domains(&mut self, srat: &Srat<'_>, report: &mut Report<'_>) {
         for entry in srat.entries() {
             let proximity = match entry {
                 Ok(SratEntry::Cpu { proximity, enabled: true, .. })
                 | Ok(SratEntry::GenericInitiator { proximity, enabled: true }) => proximity,
-                Ok(SratEntry::Memory(memory)) if is_used(&memory) => memory.proximity,
+                // Without bytes, too: devices' memory is put there later.
+                Ok(SratEntry::Memory(memory)) if memory.enabled => memory.proximity,
                 Ok(_) => continue,
                 Err(error) => {
-                    report(error.into());
+                    report.give(error);
                     continue;
                 }
             };
             if let Err(place) = self.proximity.binary_search(&proximity)
                 && self.proximity.try_insert(place, proximity).is_err()
             {
-                report(Diagnostic::TooManyNodes { proximity });
+                report.give(Diagnostic::TooManyNodes { proximity });
             }
         }
     }
 
-    fn add_memory(&mut self, srat: &Srat<'_>, report: Report<'_>) {
+    fn add_memory(&mut self, srat: &Srat<'_>, report: &mut Report<'_>) {
         for entry in srat.entries() {
             let Ok(SratEntry::Memory(memory)) = entry else { continue };
-            if !is_used(&memory) {
+            // QEMU, for one, also writes spare entries, disabled and without bytes.
+            if !memory.enabled || memory.bytes == 0 {
                 continue;
             }
-            let MemoryAffinity { base, bytes, .. } = memory;
-            let Some(range) = MemoryRange::from_length(base, bytes) else {
-                report(Diagnostic::ImpossibleRange { table: Table::Srat, base, bytes });
-                continue;
-            };
+            let Some(range) = clamped(Table::Srat, memory.base, memory.bytes, report) else { continue };
             // A domain that found no room as a node has been reported.
             let node = self.node_of_proximity(memory.proximity).unwrap_or(NodeId::ZERO);
             let kind = if memory.non_volatile {
@@ -132,65 +141,33 @@ impl Topology {
         }
     }
 
-    fn add_windows(&mut self, cedt: &Cedt<'_>, report: Report<'_>) {
-        for entry in cedt.entries() {
-            let (base, bytes) = match entry {
-                Ok(CedtEntry::Window { base, bytes, .. }) => (base, bytes),
-                Ok(_) => continue,
-                Err(error) => {
-                    report(error.into());
-                    continue;
-                }
-            };
-            let Some(range) = MemoryRange::from_length(base, bytes) else {
-                report(Diagnostic::ImpossibleRange { table: Table::Cedt, base, bytes });
-                continue;
-            };
-            // Firmware may have set devices up and given their memory a domain already.
-            let node = match self.ranges.first_within(&range) {
-                Some(known) => known.node,
-                None => {
-                    let proximity = self.unused_proximity();
-                    if self.proximity.try_push(proximity).is_err() {
-                        report(Diagnostic::TooManyNodes { proximity });
-                    }
-                    self.node_of_proximity(proximity).unwrap_or(NodeId::ZERO)
-                }
-            };
-            self.add_range(range, node, MemoryKind::CxlWindow, &mut |diagnostic| {
-                // That a domain has part of its window is no contradiction.
-                if !matches!(diagnostic, Diagnostic::OverlappingRanges { .. }) {
-                    report(diagnostic);
-                }
-            });
-        }
-    }
-
-    /// A number that firmware gave no domain: above all, if there is one.
-    fn unused_proximity(&self) -> u32 {
-        let above = self.proximity.iter().max().map_or(Some(0), |max| max.checked_add(1));
-        let unused = || (0..u32::MAX).find(|number| !self.proximity.contains(number));
-        above.or_else(unused).unwrap_or(u32::MAX)
-    }
-
-    fn add_range(&mut self, range: MemoryRange, node: NodeId, kind: MemoryKind, report: Report<'_>) {
-        let second = self.proximity(node);
+    pub(super) fn add_range(
+        &mut self,
+        range: MemoryRange,
+        node: NodeId,
+        kind: MemoryKind,
+        report: &mut Report<'_>,
+    ) {
         let proximity = &self.proximity;
-        let added = self.ranges.insert(NodeRange { range, node, kind }, &mut |known| {
-            if known.node == node {
-                return;
-            }
-            let first = proximity.get(known.node.index()).copied().unwrap_or(0);
-            if let Some(range) = known.range.intersection(&range) {
-                report(Diagnostic::OverlappingRanges { first, second, range });
+        let domain = |node: NodeId| proximity.get(node.index()).copied().unwrap_or(0);
+        let added = self.ranges.insert(NodeRange { range, node, kind }, &mut |owner, other, range| {
+            if owner != other {
+                let (owner, other) = (domain(owner), domain(other));
+                report.give(Diagnostic::OverlappingRanges { owner, other, range });
             }
         });
         if added.is_err() {
-            report(Diagnostic::TooManyRanges(range));
+            report.give(Diagnostic::TooManyRanges(range));
         }
     }
 
-    fn add_cpus(&mut self, madt: Option<Madt<'_>>, srat: Option<Srat<'_>>, boot: ApicId, report: Report<'_>) {
+    fn add_cpus(
+        &mut self,
+        madt: Option<Madt<'_>>,
+        srat: Option<Srat<'_>>,
+        boot: ApicId,
+        report: &mut Report<'_>,
+    ) {
         self.add_cpu(boot, srat.as_ref(), report);
         let Some(madt) = madt else { return };
         let mut boot_listed = false;
@@ -199,26 +176,26 @@ impl Topology {
                 Ok(MadtEntry::Cpu { apic_id, state: CpuState::Enabled, .. }) => apic_id,
                 Ok(_) => continue,
                 Err(error) => {
-                    report(error.into());
+                    report.give(error);
                     continue;
                 }
             };
             if apic_id == boot && !boot_listed {
                 boot_listed = true;
             } else if self.cpu_of_apic(apic_id).is_some() {
-                report(Diagnostic::DuplicateCpu(apic_id));
+                report.give(Diagnostic::DuplicateCpu(apic_id));
             } else {
                 self.add_cpu(apic_id, srat.as_ref(), report);
             }
         }
         if !boot_listed {
-            report(Diagnostic::BootCpuMissing(boot));
+            report.give(Diagnostic::BootCpuMissing(boot));
         }
     }
 
-    fn add_cpu(&mut self, apic_id: ApicId, srat: Option<&Srat<'_>>, report: Report<'_>) {
+    fn add_cpu(&mut self, apic_id: ApicId, srat: Option<&Srat<'_>>, report: &mut Report<'_>) {
         let Some(cpu) = CpuId::new(self.cpus.len()) else {
-            report(Diagnostic::TooManyCpus(apic_id));
+            report.give(Diagnostic::TooManyCpus(apic_id));
             return;
         };
         let node = match srat {
@@ -226,7 +203,7 @@ impl Topology {
             Some(srat) => match srat.proximity_of_cpu(apic_id) {
                 Some(proximity) => self.node_of_proximity(proximity).unwrap_or(NodeId::ZERO),
                 None => {
-                    report(Diagnostic::CpuWithoutAffinity(apic_id));
+                    report.give(Diagnostic::CpuWithoutAffinity(apic_id));
                     NodeId::ZERO
                 }
             },
@@ -250,17 +227,37 @@ impl Topology {
 }
 
 /// The table, if it is there and verified.
-fn verified<T>(parsed: Option<Result<T, TableError>>, report: Report<'_>) -> Option<T> {
+fn verified<T>(
+    table: Table,
+    parsed: Option<Result<T, TableError>>,
+    checksum: impl Fn(&T) -> u8,
+    report: &mut Report<'_>,
+) -> Option<T> {
     match parsed? {
-        Ok(table) => Some(table),
+        Ok(parsed) => {
+            let sum = checksum(&parsed);
+            if sum != 0 {
+                report.give(Diagnostic::Checksum { table, sum });
+            }
+            Some(parsed)
+        }
         Err(error) => {
-            report(error.into());
+            report.give(error);
             None
         }
     }
 }
 
-/// QEMU, for one, writes spare entries, disabled and without bytes.
-fn is_used(memory: &MemoryAffinity) -> bool {
-    memory.enabled && memory.bytes != 0
+/// The part of a stated range that lies in the 52-bit physical address space.
+pub(super) fn clamped(table: Table, base: u64, bytes: u64, report: &mut Report<'_>) -> Option<MemoryRange> {
+    let end = base.saturating_add(bytes);
+    let kept = MemoryRange::from_bounds(base, end.min(1 << 52));
+    match kept {
+        None => report.give(Diagnostic::ImpossibleRange { table, base, bytes }),
+        Some(kept) if kept.end.as_u64() != end => {
+            report.give(Diagnostic::ClampedRange { table, base, bytes, kept });
+        }
+        Some(_) => {}
+    }
+    kept
 }

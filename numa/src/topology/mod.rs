@@ -6,11 +6,15 @@ mod display;
 mod order;
 mod performance;
 mod ranges;
+mod report;
 mod units;
+mod windows;
 
 use arrayvec::ArrayVec;
 use topomem_percpu::{CpuId, CpuSet, MAX_CPUS, MAX_NODES, NodeId};
 use x86_64::PhysAddr;
+
+use crate::MemoryRange;
 
 use order::NearestNodes;
 use performance::Performance;
@@ -54,6 +58,8 @@ pub struct Topology {
     distances: [[Distance; MAX_NODES]; MAX_NODES],
     nearest: NearestNodes,
     ranges: RangeList,
+    /// Does an SRAT say whose memory is where?
+    has_affinities: bool,
     performance: Performance,
 }
 
@@ -77,6 +83,7 @@ impl Topology {
             distances,
             nearest: NearestNodes::new(),
             ranges: RangeList::new(),
+            has_affinities: false,
             performance: Performance::new(),
         }
     }
@@ -93,7 +100,7 @@ impl Topology {
     }
 
     /// Firmware's proximity domain of `node`. A CXL window that no domain claims has an invented
-    /// one, above all of firmware's; 0 for a node that is not there.
+    /// one, which no table names; 0 for a node that is not there.
     #[must_use]
     pub fn proximity(&self, node: NodeId) -> u32 {
         self.proximity.get(node.index()).copied().unwrap_or(0)
@@ -151,15 +158,20 @@ impl Topology {
         self.ranges.as_slice()
     }
 
-    /// Whose memory is at `addr`; node 0 where firmware gives it to none.
+    /// Whose memory is at `addr`. A hole between two ranges of one node is that node's; node 0 has
+    /// everything else that firmware gives to none.
     /// Cost: logarithmic in the ranges.
     #[must_use]
     pub fn node_of_addr(&self, addr: PhysAddr) -> NodeId {
-        self.span_at(addr).0
+        self.ranges.span_at(addr).0
     }
 
-    /// Whose memory is at `addr`, and where that may change next.
-    pub(crate) fn span_at(&self, addr: PhysAddr) -> (NodeId, PhysAddr) {
+    /// Whose RAM is at `addr` at boot, and where that may change next. Without an SRAT all of it is node
+    /// 0's: CXL windows are for memory that is plugged in later.
+    pub(crate) fn boot_span_at(&self, addr: PhysAddr) -> (NodeId, PhysAddr) {
+        if !self.has_affinities {
+            return (NodeId::ZERO, MemoryRange::EVERYTHING.end);
+        }
         self.ranges.span_at(addr)
     }
 

@@ -33,6 +33,7 @@ pub fn machine(name: &str) -> Tables {
         slit: table("SLIT"),
         hmat: table("HMAT"),
         cedt: table("CEDT"),
+        root_checksum: 0,
     }
 }
 

@@ -16,6 +16,7 @@ pub struct Tables {
     pub slit: Option<Vec<u8>>,
     pub hmat: Option<Vec<u8>>,
     pub cedt: Option<Vec<u8>>,
+    pub root_checksum: u8,
 }
 
 impl Tables {
@@ -26,6 +27,7 @@ impl Tables {
             slit: self.slit.as_deref(),
             hmat: self.hmat.as_deref(),
             cedt: self.cedt.as_deref(),
+            root_checksum: self.root_checksum,
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Machine {
     pub cpus: Vec<Cpu>,
     pub memory: Vec<Memory>,
     pub initiators: Vec<u32>,
+    /// The domains of generic ports.
+    pub ports: Vec<u32>,
     /// Row by row.
     pub distances: Option<Vec<Vec<u8>>>,
     pub hmat_revision: u8,
@@ -51,6 +53,7 @@ impl Default for Machine {
             cpus: Vec::new(),
             memory: Vec::new(),
             initiators: Vec::new(),
+            ports: Vec::new(),
             distances: None,
             hmat_revision: 2,
             matrices: Vec::new(),
@@ -96,6 +99,7 @@ impl Machine {
             slit: self.distances.as_ref().map(|rows| slit(rows)),
             hmat: (!self.matrices.is_empty() || !self.caches.is_empty()).then(|| self.hmat()),
             cedt: (!self.windows.is_empty()).then(|| self.cedt()),
+            root_checksum: 0,
         }
     }
 
@@ -137,6 +141,10 @@ impl Machine {
         }
         for proximity in &self.initiators {
             table.put([5, 32, 0, 1]).put(proximity.to_le_bytes()).zeros(16);
+            table.put(1u32.to_le_bytes()).zeros(4);
+        }
+        for proximity in &self.ports {
+            table.put([6, 32, 0, 0]).put(proximity.to_le_bytes()).zeros(16);
             table.put(1u32.to_le_bytes()).zeros(4);
         }
         table.sealed()

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Prepare,
     /// Save the firmware tables of a machine, as acpidump writes them
     Acpidump(AcpidumpArgs),
+    /// Say what the kernel makes of a machine's firmware tables: nodes, CPUs, memory, distances
+    Topology(TopologyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +253,17 @@ pub(crate) struct AcpidumpArgs {
     /// Folder for the files, one per table
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopologyArgs {
+    /// Files of one machine: tables as acpidump's text or as bytes, and a memory map as Linux's log has it; or folders
+    /// of such files, as /sys/firmware/acpi/tables
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Write the topology to FILE, machine-readable
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// One word of the kernel's command line.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use crate::bench::linux::LinuxError;
+use crate::firmware::FirmwareError;
 use crate::topology::{SpecError, TopologyFileError};
 
 /// Why a command could not do its work. A run that found failures is not one of these.
@@ -20,6 +21,8 @@ pub(crate) enum Error {
     Start { program: String, error: std::io::Error },
     /// A program ended badly.
     Program { command: String, status: ExitStatus },
+    /// A machine's firmware tables can't be read.
+    Firmware(FirmwareError),
     /// A file or folder could not be read or written.
     File { path: PathBuf, error: std::io::Error },
     /// Reading from or waiting for a program failed.
@@ -57,6 +60,7 @@ impl fmt::Display for Error {
             }
             Self::Start { program, error } => write!(f, "can't start {program}: {error}"),
             Self::Program { command, status } => write!(f, "failed with {status}: {command}"),
+            Self::Firmware(error) => write!(f, "{error}"),
             Self::File { path, error } => write!(f, "{}: {error}", path.display()),
             Self::Pipe { program, error } => write!(f, "lost {program}: {error}"),
             Self::DebugInfo { path, reason } => {

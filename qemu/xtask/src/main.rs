@@ -6,6 +6,7 @@ mod boot;
 mod cli;
 mod description;
 mod error;
+mod firmware;
 mod kernel;
 mod matrix;
 mod preload;
@@ -58,5 +59,6 @@ fn run(command: Command) -> Result<bool, Error> {
         Command::Preload(arguments) => preload::preload(&arguments),
         Command::Bench(command) => bench::bench(&command),
         Command::Acpidump(arguments) => acpidump::acpidump(&arguments),
+        Command::Topology(arguments) => firmware::topology(&arguments),
     }
 }
