@@ -34,6 +34,9 @@ pub enum Fault {
     LostDirtyBit,
     /// A page that a program uses first shows what its frame held before.
     UnzeroedMemory,
+    /// The addresses of a range of kernel memory are handed out again before every CPU has acknowledged that they
+    /// were unmapped.
+    RangesReusedEarly,
 }
 
 /// For which part of the patience of a shootdown's waiter a context stops where a fault leaves a gap: a

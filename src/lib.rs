@@ -27,6 +27,7 @@ mod heap;
 mod machine;
 pub mod object;
 pub mod page_table;
+pub mod ranges;
 pub mod region;
 mod retire;
 mod service;
@@ -48,6 +49,7 @@ pub use fault::Fault;
 pub use heap::{FrameSource, KernelHeap};
 pub use machine::Machine;
 pub use page_table::{Access, Cache, PagingFeatures, Privilege, Protection, WriteExecute, X64};
+pub use ranges::{KernelRange, KernelRanges, RangeRequest, RangesConfig};
 pub use service::{
     Allocation, Boot, BootError, CpuStats, Discovered, KernelLayout, MemInfo, MemoryService, NumaStat,
     OfflineError, OnlineError, ServiceTask, Tended, WithFrames, WithHeap,

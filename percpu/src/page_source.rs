@@ -161,6 +161,95 @@ pub unsafe trait PageSource: Sync {
         if from.holding_order() == to.holding_order() { Ok(()) } else { Err(NotInPlace) }
     }
 
+    /// Says whether an object of `pages` 4 KiB pages shall be a range ([`PageSource::allocate_range`]) even if there
+    /// is a run for it. By default no object shall.
+    ///
+    /// A source with ranges answers yes for more than 1 GiB, which no run has, and for what is as long that it rather
+    /// leaves runs to others.
+    fn wants_range(&self, pages: u64) -> bool {
+        let _ = pages;
+        false
+    }
+
+    /// Returns a range: `pages` 4 KiB pages at consecutive addresses, valid for reads and writes, near `node` if
+    /// possible, wherever they lie in memory. The first address is a multiple of a run of `align`. The bytes are
+    /// arbitrary, and nobody else's until the range comes back through [`PageSource::free_range`].
+    ///
+    /// The heap never writes to a range, and does not record it. By default there are no ranges.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`] if there are no pages, no addresses, or no range with such an alignment, or if the range can't
+    /// be made in this context.
+    fn allocate_range(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        pages: u64,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let _ = (pin, node, pages, align);
+        Err(OutOfMemory)
+    }
+
+    /// A range like those of [`PageSource::allocate_range`], all of whose bytes are zero. By default there are none.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn allocate_range_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        pages: u64,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let _ = (pin, node, pages, align);
+        Err(OutOfMemory)
+    }
+
+    /// Returns how many pages the range at `memory` has; `None` if no range starts there, whatever `memory` is. By
+    /// default there are none.
+    fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
+        let _ = (pin, memory);
+        None
+    }
+
+    /// Takes a range back.
+    ///
+    /// # Errors
+    ///
+    /// [`NotInPlace`] if no range starts there; nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// `range` came from [`PageSource::allocate_range`], and is not used any more.
+    unsafe fn free_range(&self, pin: &CpuPin, range: NonNull<u8>) -> Result<(), NotInPlace> {
+        let _ = (pin, range);
+        Err(NotInPlace)
+    }
+
+    /// Gives a range another length, where it is or elsewhere, without copying its bytes, and returns where it is.
+    /// The bytes of further pages are arbitrary.
+    ///
+    /// # Errors
+    ///
+    /// [`NotInPlace`] if that cannot be, or not now; nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// `range` came from [`PageSource::allocate_range`]. What is beyond the new length is not used any more; if the
+    /// range is elsewhere afterwards, `range` is not used any more.
+    unsafe fn resize_range(
+        &self,
+        pin: &CpuPin,
+        range: NonNull<u8>,
+        pages: u64,
+    ) -> Result<NonNull<u8>, NotInPlace> {
+        let _ = (pin, range, pages);
+        Err(NotInPlace)
+    }
+
     /// The node whose memory serves `cpu` best: its own, or the nearest that has memory. The same
     /// at every call. The heap keeps what this CPU allocates with the slabs of this node, and
     /// asks for their pages there. A CPU caches freed objects of this node's slabs only; all
@@ -247,6 +336,49 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
     ) -> Result<(), NotInPlace> {
         // SAFETY: the caller's promise is the same.
         unsafe { (**self).shrink_run(pin, run, from, to) }
+    }
+
+    fn wants_range(&self, pages: u64) -> bool {
+        (**self).wants_range(pages)
+    }
+
+    fn allocate_range(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        pages: u64,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        (**self).allocate_range(pin, node, pages, align)
+    }
+
+    fn allocate_range_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        pages: u64,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        (**self).allocate_range_zeroed(pin, node, pages, align)
+    }
+
+    fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
+        (**self).range_at(pin, memory)
+    }
+
+    unsafe fn free_range(&self, pin: &CpuPin, range: NonNull<u8>) -> Result<(), NotInPlace> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { (**self).free_range(pin, range) }
+    }
+
+    unsafe fn resize_range(
+        &self,
+        pin: &CpuPin,
+        range: NonNull<u8>,
+        pages: u64,
+    ) -> Result<NonNull<u8>, NotInPlace> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { (**self).resize_range(pin, range, pages) }
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

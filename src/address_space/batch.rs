@@ -40,7 +40,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     #[inline]
     pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
         let records = &mut self.records;
-        self.core.clear(self.pin, range, &mut self.changed, |changed| record(records, range, changed))
+        self.core.clear(self.pin, range, &mut self.changed, |changed| record_change(records, range, changed))
     }
 
     /// As [`AddressSpace::protect`](super::AddressSpace::protect).
@@ -51,7 +51,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     #[inline]
     pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
         let records = &mut self.records;
-        let record = |changed: &mut Changed| record(records, range, changed);
+        let record = |changed: &mut Changed| record_change(records, range, changed);
         self.core.reprotect(self.pin, range, protection, &mut self.changed, record)
     }
 
@@ -68,7 +68,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
                 // Page walkers may still find an empty table at the new place.
                 records.record(invalidation);
             }
-            record(records, from, &mut changed);
+            record_change(records, from, &mut changed);
             changed
         });
         let moved = moved.map_err(|unmoved| unmoved.refused(from))?;
@@ -91,7 +91,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
 
 /// Records what the last change, of pages of `range`, has made stale.
 #[inline]
-fn record<P: Machine>(
+pub(crate) fn record_change<P: Machine>(
     records: &mut topomem_shootdown::Batch<'_, P>,
     range: PageRange,
     changed: &mut Changed,

@@ -86,6 +86,8 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub(super) sweep_from: AtomicU64,
     /// Groups of empty tables that were unlinked, and that page walkers may still find.
     pub unlinked: AtomicU32,
+    /// The pages whose empty tables stay, if there are some: the first, and the one behind the last.
+    pub spared_tables: [AtomicU64; 2],
     /// The next space of the service's list; governed by that list's lock.
     pub next: AtomicPtr<SpaceCore<P>>,
     /// Contexts that look at it by way of that list, in which it stays meanwhile.
@@ -147,6 +149,7 @@ impl<P: Machine> SpaceCore<P> {
             emptied: AtomicBool::new(false),
             sweep_from: AtomicU64::new(bounds.first),
             unlinked: AtomicU32::new(0),
+            spared_tables: [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)],
             next: AtomicPtr::new(ptr::null_mut()),
             visitors: AtomicU32::new(0),
             frame,

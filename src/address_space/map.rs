@@ -129,7 +129,7 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Maps `pages`, or changes nothing.
-    pub(super) fn fill(
+    pub(crate) fn fill(
         &self,
         pin: &CpuPin,
         pages: Pages,
@@ -142,7 +142,7 @@ impl<P: Machine> AddressSpace<P> {
         // Page walkers may still find an empty table instead of the leaf in its place, and fault.
         let invalidation = Invalidation::pages(range_of(pages, Level::PAGE)).with_tables_freed();
         let record = |replaced: Chain| {
-            let stale = !replaced.is_empty() || core.has_unlinked();
+            let stale = !replaced.is_empty() || core.may_have_unlinked(pages);
             (stale.then(|| shootdown.record(core.domain(), invalidation)), replaced)
         };
         let (record, replaced) = loop {

@@ -25,6 +25,7 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
+pub(crate) use batch::record_change;
 pub use close::Closing;
 pub(crate) use core::{Collected, SpaceCore, Unmoved, invalidation_of};
 pub use dump::TableDump;

@@ -1,5 +1,7 @@
 //! What a space gives back when nobody asks it to: empty tables, and all of an abandoned one.
 
+use ::core::ops::Range;
+
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_shootdown::Invalidation;
@@ -34,14 +36,46 @@ impl<P: Machine> SpaceCore<P> {
             // What is emptied from here on, this sweep may miss.
             self.emptied.store(false, Ordering::Relaxed);
         }
-        let pages = Pages { first, last: self.bounds.last };
+        let spared = self.spared_tables();
         let retire = |changed| self.retire_tables(pin, changed);
-        let swept = self.table.reclaim(self.service.tables(pin), pages, budget, retire);
+        let mut sweep = |first, last| match first <= last {
+            true => {
+                let tables = self.service.tables(pin);
+                self.table.reclaim(tables, Pages { first, last }, budget, retire)
+            }
+            false => Swept { next: None, skipped: false },
+        };
+        let mut swept = sweep(first, self.bounds.last.min(spared.start.saturating_sub(1)));
+        if swept.next.is_none() {
+            let behind = sweep(first.max(spared.end), self.bounds.last);
+            swept = Swept { next: behind.next, skipped: swept.skipped | behind.skipped };
+        }
         self.sweep_from.store(swept.next.unwrap_or(self.bounds.first), Ordering::Relaxed);
         if swept.next.is_some() || swept.skipped {
             self.note_emptied();
         }
         swept
+    }
+
+    /// Leaves the empty tables of `pages` where they are from here on: what is mapped there need not wait for page
+    /// walkers that may find a table which was unlinked. Once, and with nothing unlinked there so far.
+    pub fn spare_tables(&self, pages: Pages) {
+        // Relaxed: a sweep that does not see them yet finds no table there that is empty: nothing was mapped
+        // there. Who maps something knows of them.
+        self.spared_tables[1].store(pages.last + 1, Ordering::Relaxed);
+        self.spared_tables[0].store(pages.first, Ordering::Relaxed);
+    }
+
+    fn spared_tables(&self) -> Range<u64> {
+        let [start, end] = [0, 1].map(|index| self.spared_tables[index].load(Ordering::Relaxed));
+        start..end
+    }
+
+    /// May page walkers still find a table that was unlinked because it was empty, instead of what is
+    /// mapped in `pages` now?
+    pub fn may_have_unlinked(&self, pages: Pages) -> bool {
+        let spared = self.spared_tables();
+        self.has_unlinked() && !(spared.start <= pages.first && pages.last < spared.end)
     }
 
     /// May page walkers still find a table that was unlinked because it was empty, instead of what

@@ -8,9 +8,11 @@ use topomem_numa::frames::FrameRequest;
 use topomem_percpu::{
     CpuId, CpuPin, Heap, InvalidFree, NodeId, NotInPlace, Order, OutOfMemory, PageSource, RunLength,
 };
+use topomem_shootdown::VirtAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use crate::Machine;
+use crate::ranges::RangeRequest;
 use crate::service::MemoryService;
 
 /// The heap's pages: runs of frames, through the direct map.
@@ -40,12 +42,40 @@ impl<P: Machine> FrameSource<P> {
         Ok(self.service.platform().phys_to_virt(first.start_address()))
     }
 
+    /// A range as `request` says, near `node`.
+    fn range(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        align: Order,
+        request: RangeRequest,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let ranges = self.service.kernel_ranges().ok_or(OutOfMemory)?;
+        // As for frames: the local node is the allocator's own choice.
+        let is_local = self.service.node_of_cpu(pin.cpu()) == node;
+        let request = if is_local { request } else { request.node(node) };
+        if align > request.align() {
+            return Err(OutOfMemory);
+        }
+        let range = ranges.allocate(pin, &request).map_err(|_| OutOfMemory)?;
+        pointer_to(range.into_start()).ok_or(OutOfMemory)
+    }
+
     /// A request near `node`, by a CPU that is pinned.
     fn request(&self, pin: &CpuPin, node: NodeId, order: Order) -> FrameRequest {
         let request = FrameRequest::order(order);
         // The local node is the allocator's own choice, and its magazines serve only that.
         if self.service.node_of_cpu(pin.cpu()) == node { request } else { request.node(node) }
     }
+}
+
+fn address_of(memory: NonNull<u8>) -> VirtAddr {
+    VirtAddr::new_truncate(memory.addr().get() as u64)
+}
+
+/// The memory at the start of a range: no Rust object is there, so any provenance will do.
+fn pointer_to(start: VirtAddr) -> Option<NonNull<u8>> {
+    NonNull::new(core::ptr::with_exposed_provenance_mut(start.as_u64() as usize))
 }
 
 // SAFETY: a run of frames is the heap's alone until it is freed, and the direct map is valid for
@@ -124,6 +154,52 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
         // SAFETY: as in `extend_run`; the caller gives up what is beyond `to`.
         unsafe { frames.shrink_run(pin, self.frame_of(run), from.pages(), to.pages()) }
             .map_err(|_| NotInPlace)
+    }
+
+    fn wants_range(&self, pages: u64) -> bool {
+        self.service.kernel_ranges().is_some_and(|ranges| ranges.is_for(pages))
+    }
+
+    fn allocate_range(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        pages: u64,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        self.range(pin, node, align, RangeRequest::pages(pages))
+    }
+
+    fn allocate_range_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        pages: u64,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        self.range(pin, node, align, RangeRequest::pages(pages).zeroed())
+    }
+
+    fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
+        self.service.kernel_ranges()?.pages_at(pin, address_of(memory))
+    }
+
+    unsafe fn free_range(&self, pin: &CpuPin, range: NonNull<u8>) -> Result<(), NotInPlace> {
+        let ranges = self.service.kernel_ranges().ok_or(NotInPlace)?;
+        // SAFETY: the caller's promise.
+        unsafe { ranges.free_at(pin, address_of(range)) }.map_err(|_| NotInPlace)
+    }
+
+    unsafe fn resize_range(
+        &self,
+        pin: &CpuPin,
+        range: NonNull<u8>,
+        pages: u64,
+    ) -> Result<NonNull<u8>, NotInPlace> {
+        let ranges = self.service.kernel_ranges().ok_or(NotInPlace)?;
+        // SAFETY: the caller's promise.
+        let moved = unsafe { ranges.resize_at(pin, address_of(range), &RangeRequest::pages(pages)) };
+        moved.ok().and_then(pointer_to).ok_or(NotInPlace)
     }
 
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {

@@ -37,6 +37,7 @@ use crate::fault::{Fault, FaultCell};
 use crate::heap::KernelHeap;
 use crate::object::QueuesDue;
 use crate::page_table::{ENTRIES, PageTable, RootEntries, TableAccess, Walks};
+use crate::ranges::KernelRanges;
 use crate::region::SpaceLayout;
 use crate::retire::Due;
 use crate::spin_lock::SpinLock;
@@ -78,6 +79,8 @@ pub struct MemoryService<P: Machine> {
     zero_frame: AtomicU64,
     /// How many memory objects there were.
     objects: AtomicU64,
+    /// Null, or the ranges of kernel addresses.
+    pub(crate) ranges: AtomicPtr<KernelRanges<P>>,
     fault: FaultCell,
 }
 
@@ -105,6 +108,7 @@ impl<P: Machine> MemoryService<P> {
             pagers_due: QueuesDue::new(),
             zero_frame: AtomicU64::new(0),
             objects: AtomicU64::new(0),
+            ranges: AtomicPtr::new(core::ptr::null_mut()),
             fault: FaultCell::new(),
         }
     }
@@ -170,7 +174,7 @@ impl<P: Machine> MemoryService<P> {
         unsafe { self.heap.load(Ordering::Acquire).as_ref() }
     }
 
-    fn kernel_core(&self) -> Option<&'static SpaceCore<P>> {
+    pub(crate) fn kernel_core(&self) -> Option<&'static SpaceCore<P>> {
         // SAFETY: boot stores the address of a space that lives for good, with Release.
         unsafe { self.kernel_space.load(Ordering::Acquire).as_ref() }
     }

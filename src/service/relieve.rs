@@ -59,8 +59,8 @@ impl<P: Machine> MemoryService<P> {
         let mut last = error;
         let mut budget = Budget::of(LIMIT);
         let mut waiting = false;
-        let steps: [fn(&Self, &CpuPin, &mut Budget) -> Collected; 4] =
-            [Self::collect, Self::reap, Self::reclaim_objects, Self::reclaim_tables];
+        let steps: [fn(&Self, &CpuPin, &mut Budget) -> Collected; 5] =
+            [Self::collect, Self::reap, Self::flush_ranges, Self::reclaim_objects, Self::reclaim_tables];
         for step in steps {
             loop {
                 let done = budget.within(AT_ONCE, |budget| step(self, pin, budget));
@@ -98,7 +98,16 @@ impl<P: Machine> MemoryService<P> {
 
     /// Frees what has retired in any space, as far as `budget` goes.
     pub(super) fn collect(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
-        self.for_each_space(budget, |space, budget| space.collect(pin, budget))
+        let flushed = self.kernel_ranges().map(|ranges| ranges.collect_flushed(pin, budget));
+        let collected = self.for_each_space(budget, |space, budget| space.collect(pin, budget));
+        collected.and(flushed.unwrap_or(Collected::NOTHING))
+    }
+
+    /// Unmaps ranges of kernel addresses that were freed, and frees those that every CPU has forgotten.
+    fn flush_ranges(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+        let Some(ranges) = self.kernel_ranges() else { return Collected::NOTHING };
+        let flushed = ranges.flush_within(pin, budget);
+        flushed.and(ranges.collect_flushed(pin, budget))
     }
 
     /// Frees what the heap holds in reserve; other CPUs do so when they are next about.
@@ -111,7 +120,8 @@ impl<P: Machine> MemoryService<P> {
 
     /// Frees what is kept for later use, as far as `budget` goes.
     pub(super) fn reclaim(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
-        self.reclaim_objects(pin, budget).and(self.reclaim_tables(pin, budget))
+        let flushed = self.flush_ranges(pin, budget);
+        flushed.and(self.reclaim_objects(pin, budget)).and(self.reclaim_tables(pin, budget))
     }
 
     /// Frees empty page tables of any space, as far as `budget` goes.

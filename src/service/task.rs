@@ -45,6 +45,9 @@ impl<P: Machine> MemoryService<P> {
         if let Some(heap) = self.heap() {
             heap.heap().tend(pin);
         }
+        if let Some(ranges) = self.kernel_ranges() {
+            ranges.flush_if_many(pin);
+        }
         let mut budget = Budget::unlimited();
         let mut collected = self.collect(pin, &mut budget).and(self.reap(pin, &mut budget));
         if self.frames.is_awaited() {

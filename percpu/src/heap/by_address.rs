@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 
 use super::place::Place;
 use super::{Heap, InvalidFree};
-use crate::{PageSource, Platform};
+use crate::{Order, PageSource, Platform};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Returns how many bytes the allocation at `memory` has, which are at least as many as were
@@ -45,7 +45,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if self.hardening.is_some() {
             return None;
         }
-        self.place_of(memory).map(Place::bytes)
+        self.place_of(memory).map(Place::bytes).or_else(|| {
+            let pages = self.range_at(&self.platform.pin(), memory)?;
+            Some((pages * Order::FRAME.bytes()) as usize)
+        })
     }
 
     /// Takes memory back, as [`Heap::dealloc`] does, from a caller that does not know its layout.

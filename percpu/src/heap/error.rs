@@ -108,6 +108,15 @@ pub enum InvalidFree {
         /// The length of the run that the object has.
         length: RunLength,
     },
+    /// The large object at the address, a range of the page source's, is of another size than the layout.
+    WrongRange {
+        /// The address freed.
+        address: usize,
+        /// The bytes of the layout.
+        size: usize,
+        /// How many 4 KiB pages the range has.
+        pages: u64,
+    },
     /// The object was allocated with another layout. Found by [`Measure::RedZones`](crate::Measure).
     #[cfg(feature = "hardening")]
     OtherLayout {
@@ -145,6 +154,7 @@ impl InvalidFree {
             | InvalidFree::NotLarge { address, .. }
             | InvalidFree::NotAllocated { address }
             | InvalidFree::WrongSize { address, .. }
+            | InvalidFree::WrongRange { address, .. }
             | InvalidFree::OtherLayout { address, .. }
             | InvalidFree::Overwritten { address, .. } => address,
         }
@@ -175,6 +185,9 @@ impl fmt::Display for InvalidFree {
             InvalidFree::WrongSize { address, size, length } => {
                 let bytes = length.bytes();
                 write!(f, "free of {size} bytes at {address:#x}: that object has a run of {bytes} bytes")
+            }
+            InvalidFree::WrongRange { address, size, pages } => {
+                write!(f, "free of {size} bytes at {address:#x}: that object has {pages} pages")
             }
             #[cfg(feature = "hardening")]
             InvalidFree::OtherLayout { address, size, align } => {

@@ -37,23 +37,24 @@ impl Counters {
         (self.live.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
-    pub(super) fn resized(&self, from: RunLength, to: RunLength) {
-        self.bytes.fetch_add(to.bytes().wrapping_sub(from.bytes()), Ordering::Relaxed);
+    /// An object of `from` bytes has `to` bytes.
+    pub(super) fn resized(&self, from: u64, to: u64) {
+        self.bytes.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
     }
 
-    fn allocated(&self, length: RunLength) {
+    pub(super) fn allocated(&self, bytes: u64) {
         self.live.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(length.bytes(), Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn freed(&self, length: RunLength) {
+    pub(super) fn freed(&self, bytes: u64) {
         self.live.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(length.bytes(), Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 /// The length of the run that `layout` gets.
-pub(super) fn length_of(layout: Layout) -> Result<RunLength, AllocError> {
+fn length_of(layout: Layout) -> Result<RunLength, AllocError> {
     RunLength::of(layout).ok_or(AllocError::TooLarge { size: layout.size(), align: layout.align() })
 }
 
@@ -65,6 +66,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         layout: Layout,
         contents: Contents,
     ) -> Result<NonNull<u8>, AllocError> {
+        if self.wants_range(layout) {
+            return self.alloc_large_near(pin, self.source.node_of_cpu(pin.cpu()), layout, contents);
+        }
         let length = length_of(layout)?;
         let cached = self.pop_run(pin, length, layout.align()).or_else(|| {
             match self.caches.with(pin, |cache| cache.runs.prepare_pop(&self.runs, length)) {
@@ -131,9 +135,27 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         pushed == Ok(true)
     }
 
-    /// A large object in a run of the source's, near `home`.
+    /// A large object of the source's, near `home`: a range if the source wants one, else a run.
+    pub(super) fn alloc_large_near(
+        &self,
+        pin: &CpuPin,
+        home: NodeId,
+        layout: Layout,
+        contents: Contents,
+    ) -> Result<NonNull<u8>, AllocError> {
+        if self.wants_range(layout) {
+            let range = self.alloc_range(pin, home, layout, contents);
+            // Without addresses, or with the source's lock taken, a run may serve.
+            if range.is_ok() || RunLength::of(layout).is_none() {
+                return range;
+            }
+        }
+        self.alloc_run(pin, home, length_of(layout)?, layout, contents)
+    }
+
+    /// A large object in a run of the source's, near `home`, or, without one, in a range.
     #[cold]
-    pub(super) fn alloc_run(
+    fn alloc_run(
         &self,
         pin: &CpuPin,
         home: NodeId,
@@ -143,12 +165,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> Result<NonNull<u8>, AllocError> {
         let run = match self.recorded_run(pin, home, length, layout, contents) {
             Err(AllocError::OutOfMemory) => {
+                if let Ok(range) = self.alloc_range(pin, home, layout, contents) {
+                    return Ok(range);
+                }
                 self.reclaim(pin);
                 self.recorded_run(pin, home, length, layout, contents)?
             }
             other => other?,
         };
-        self.large.allocated(length);
+        self.large.allocated(length.bytes());
         Ok(run)
     }
 
@@ -215,12 +240,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if RunLength::of(layout).is_some_and(|length| unsafe { self.push_run(pin, memory, length) }) {
             return Ok(());
         }
-        let run = match self.check_large(memory, layout)? {
-            Held::Here(run) => run,
+        let run = match self.check_large(memory, layout) {
+            Ok(Held::Here(run)) => run,
             // SAFETY: the caller's promise.
-            Held::Left(room, otherwise) => unsafe {
+            Ok(Held::Left(room, otherwise)) => unsafe {
                 return self.dealloc_left(pin, memory, room, otherwise);
             },
+            // SAFETY: the caller's promise.
+            Err(otherwise) => return unsafe { self.dealloc_range(pin, memory, layout, otherwise) },
         };
         let address = memory.addr().get();
         match self.caches.with(pin, |cache| cache.runs.prepare_push(&self.runs, address, run.length)) {
@@ -264,7 +291,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if !self.runs.strike(address, Run::Large(run)) {
             return Err(InvalidFree::NotLarge { address, size: run.length.bytes() as usize });
         }
-        self.large.freed(run.length);
+        self.large.freed(run.length.bytes());
         // SAFETY: `recorded_run` had the run from the source with this length, and the caller gives it
         // up.
         unsafe { self.source.free_run(pin, memory, run.length) };

@@ -41,6 +41,7 @@ mod life;
 mod many;
 mod node;
 mod place;
+mod ranges;
 mod resize;
 mod run_cache;
 mod runs;
@@ -425,6 +426,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
         if layout.size() == 0 {
             return Ok(self.alloc(new_layout)?);
+        }
+        if SizeClass::of(layout).is_none() {
+            let pin = self.platform.pin();
+            if let Some(pages) = self.range_at(&pin, memory) {
+                // SAFETY: the caller's promise.
+                return unsafe { self.realloc_range(&pin, memory, pages, layout, new_layout) };
+            }
         }
         self.check_held(memory, layout)?;
         // SAFETY: the memory is the caller's, with that layout.

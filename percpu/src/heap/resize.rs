@@ -57,7 +57,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
         let recorded = self.runs.resize(address, run, to);
         debug_assert!(recorded, "the entry is the owner's");
-        self.large.resized(from, to);
+        self.large.resized(from.bytes(), to.bytes());
         true
     }
 }

@@ -87,6 +87,12 @@ impl Pages {
         self.last - self.first + 1
     }
 
+    /// Is the page numbered `page` one of them?
+    #[inline]
+    pub const fn contain(self, page: u64) -> bool {
+        self.first <= page && page <= self.last
+    }
+
     /// Does one entry of a table at `level` cover them all?
     #[inline]
     pub const fn within_one_entry(self, level: Level) -> bool {

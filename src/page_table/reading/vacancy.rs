@@ -20,6 +20,26 @@ impl<F: Format> PageTable<F> {
     ) -> Option<u64> {
         last_taken::<F, M>(memory, self.root, F::ROOT, pages)
     }
+
+    /// Does an entry of `level` that serves `page` lead to a table? By the time it returns, that may have changed.
+    pub(crate) fn has_table<M: TableMemory>(
+        &self,
+        memory: &M,
+        _walk: &WalkGuard<'_>,
+        page: u64,
+        level: Level,
+    ) -> bool {
+        let (mut frame, mut at) = (self.root, F::ROOT);
+        loop {
+            // SAFETY: as in `last_taken`.
+            let table = unsafe { table_at(memory, frame) };
+            match (F::decode(table.load(at.index(page)), at), at.below()) {
+                (Entry::Table(_), _) if at == level => return true,
+                (Entry::Table(next), Some(below)) => (frame, at) = (next, below),
+                _ => return false,
+            }
+        }
+    }
 }
 
 fn last_taken<F: Format, M: TableMemory>(

@@ -4,10 +4,10 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::heap::large::{Contents, length_of};
+use crate::heap::large::Contents;
 use crate::heap::{AllocError, Heap, dangling, mark_live};
 use crate::slab::{CHECKED, SizeClass};
-use crate::{CpuPin, NodeId, PageSource, Platform};
+use crate::{CpuPin, MAX_CLASS_SIZE, NodeId, PageSource, Platform};
 
 /// The machine has no such node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
             return Ok(dangling(layout));
         }
         let Some(class) = SizeClass::of(layout) else {
-            return self.heap.alloc_run(pin, self.home, length_of(layout)?, layout, Contents::Arbitrary);
+            return self.heap.alloc_large_near(pin, self.home, layout, Contents::Arbitrary);
         };
         let object = self.heap.alloc_class_on(pin, self.home, class)?;
         if CHECKED {
@@ -203,6 +203,13 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
     /// [`AllocError`].
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if layout.size() > MAX_CLASS_SIZE && !self.heap.is_hardened() {
+            let pin = self.heap.platform.pin();
+            if self.heap.source.node_of_cpu(pin.cpu()) == self.home {
+                return self.heap.alloc_zeroed(layout);
+            }
+            return self.heap.alloc_large_near(&pin, self.home, layout, Contents::Zeroed);
+        }
         let memory = self.alloc(layout)?;
         // SAFETY: `alloc` returned that many bytes, which are the caller's.
         unsafe { memory.write_bytes(0, layout.size()) };

@@ -1,0 +1,492 @@
+//! Which addresses are whose.
+//!
+//! Follows vmem (Bonwick and Adams, *Magazines and Vmem*, USENIX 2001). A node describes each stretch of
+//! addresses, vacant or not, and knows its neighbours in order of addresses: these are vmem's boundary tags, so what
+//! is freed merges with its vacant neighbours in constant time. Vacant stretches are listed by the power of two that
+//! their length reaches. A request takes the first stretch of the first list all of whose stretches are long
+//! enough (vmem's instant fit); only if there is none it looks at a bounded number of stretches of shorter lists.
+//!
+//! vmem finds a node by its address in a hash table; here the frame that is mapped first in a range names its
+//! node (see the module's documentation), so that a range is found without a lock.
+
+use super::node::{NodeNumber, Nodes, State};
+
+/// How many lists of vacant stretches there are: for lengths of up to 2^45 pages, more than an address space has.
+const LISTS: usize = 46;
+
+/// How many stretches of a list that may be too short are looked at.
+const LOOKS: usize = 32;
+
+/// Which end of a vacant stretch a range takes. Long ranges and short ones are kept apart so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Low,
+    High,
+}
+
+/// Why no addresses were reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unreserved {
+    /// Fewer than [`Arena::SPARES`] nodes are spare.
+    NoNodes,
+    /// No vacant stretch is long enough.
+    NoAddresses,
+}
+
+/// Which stretches are vacant. Used under a lock.
+#[derive(Debug)]
+pub(super) struct Arena {
+    /// The first stretch of each list.
+    lists: [Option<NodeNumber>; LISTS],
+    /// A bit for each list that has one.
+    filled: u64,
+    /// Nodes that describe nothing.
+    spare: Option<NodeNumber>,
+    spares: usize,
+    /// How many chunks of nodes there are.
+    chunks: usize,
+    /// The stretch with the lowest addresses.
+    lowest: Option<NodeNumber>,
+    /// How many pages are vacant.
+    vacant: u64,
+}
+
+fn list_of(count: u64) -> usize {
+    (count.max(1).ilog2() as usize).min(LISTS - 1)
+}
+
+impl Arena {
+    /// How many spare nodes a reservation may need.
+    pub const SPARES: usize = 2;
+
+    pub fn new() -> Arena {
+        Arena { lists: [None; LISTS], filled: 0, spare: None, spares: 0, chunks: 0, lowest: None, vacant: 0 }
+    }
+
+    /// How many chunks of nodes there are: the number of the next one.
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    pub fn vacant(&self) -> u64 {
+        self.vacant
+    }
+
+    pub fn lowest(&self) -> Option<NodeNumber> {
+        self.lowest
+    }
+
+    pub fn has_spares(&self) -> bool {
+        self.spares >= Arena::SPARES
+    }
+
+    /// Takes in the nodes of a further chunk.
+    pub fn add_nodes(&mut self, nodes: &Nodes, numbers: impl Iterator<Item = NodeNumber>) {
+        self.chunks += 1;
+        numbers.for_each(|number| self.make_spare(nodes, number));
+    }
+
+    /// Makes `count` pages from `first` on vacant: all that the arena has. False if no node is spare.
+    pub fn add_addresses(&mut self, nodes: &Nodes, first: u64, count: u64) -> bool {
+        let Some(number) = self.take_spare(nodes) else { return false };
+        if let Some(node) = nodes.find(number) {
+            node.place(first, count);
+        }
+        self.lowest = Some(number);
+        self.insert(nodes, number);
+        true
+    }
+
+    /// Reserves `count` pages, the second of which is a multiple of `align`. The node is held.
+    pub fn reserve(
+        &mut self,
+        nodes: &Nodes,
+        count: u64,
+        align: u64,
+        end: End,
+    ) -> Result<NodeNumber, Unreserved> {
+        if !self.has_spares() {
+            return Err(Unreserved::NoNodes);
+        }
+        let (number, start) = self.fitting(nodes, count, align, end).ok_or(Unreserved::NoAddresses)?;
+        self.remove(nodes, number);
+        let node = nodes.find(number).ok_or(Unreserved::NoAddresses)?;
+        let (first, last) = (node.first(), node.first() + node.count());
+        if start > first {
+            let front = self.split_off(nodes, number, first, start - first);
+            front.into_iter().for_each(|front| self.insert(nodes, front));
+        }
+        if start + count < last {
+            let rest = self.split_behind(nodes, number, start + count, last - (start + count));
+            rest.into_iter().for_each(|rest| self.insert(nodes, rest));
+        }
+        node.place(start, count);
+        node.set_state(State::Held);
+        node.set_mapped(0);
+        node.set_pages(0);
+        Ok(number)
+    }
+
+    /// Takes back a node that is nobody's any more, and merges it with vacant neighbours.
+    pub fn release(&mut self, nodes: &Nodes, number: NodeNumber) {
+        let Some(node) = nodes.find(number) else { return };
+        let vacant =
+            |number: &NodeNumber| nodes.find(*number).is_some_and(|node| node.state() == State::Vacant);
+        if let Some(before) = node.before.get().filter(vacant)
+            && let Some(other) = nodes.find(before)
+        {
+            self.remove(nodes, before);
+            node.place(other.first(), other.count() + node.count());
+            self.unlink(nodes, before);
+        }
+        if let Some(after) = node.after.get().filter(vacant)
+            && let Some(other) = nodes.find(after)
+        {
+            self.remove(nodes, after);
+            node.place(node.first(), node.count() + other.count());
+            self.unlink(nodes, after);
+        }
+        self.insert(nodes, number);
+    }
+
+    /// Adds `more` pages right behind the node's to it, if they are vacant.
+    pub fn extend(&mut self, nodes: &Nodes, number: NodeNumber, more: u64) -> bool {
+        let Some(node) = nodes.find(number) else { return false };
+        let Some(after) = node.after.get() else { return false };
+        let Some(other) = nodes.find(after) else { return false };
+        if other.state() != State::Vacant || other.count() < more {
+            return false;
+        }
+        self.remove(nodes, after);
+        if other.count() == more {
+            self.unlink(nodes, after);
+        } else {
+            other.place(other.first() + more, other.count() - more);
+            self.insert(nodes, after);
+        }
+        node.place(node.first(), node.count() + more);
+        true
+    }
+
+    /// Makes the pages of a held node behind the first `kept` a held node of their own; `None` if no node is
+    /// spare. Nothing has changed then.
+    pub fn split(&mut self, nodes: &Nodes, number: NodeNumber, kept: u64) -> Option<NodeNumber> {
+        let node = nodes.find(number)?;
+        let (first, count) = (node.first(), node.count());
+        let rest = self.split_behind(nodes, number, first + kept, count - kept)?;
+        node.place(first, kept);
+        nodes.find(rest)?.set_state(State::Held);
+        Some(rest)
+    }
+
+    /// A vacant stretch that has `count` pages, the second of which is a multiple of `align`, and the first of these.
+    fn fitting(&self, nodes: &Nodes, count: u64, align: u64, end: End) -> Option<(NodeNumber, u64)> {
+        let fits = |number: NodeNumber| {
+            let node = nodes.find(number)?;
+            let (first, last) = (node.first(), node.first() + node.count());
+            let start = match end {
+                End::Low => (first + 1).next_multiple_of(align) - 1,
+                End::High => ((last + 1).checked_sub(count)? / align * align).checked_sub(1)?,
+            };
+            (start >= first && start + count <= last).then_some((number, start))
+        };
+        let surely = (count + align - 1).next_power_of_two().ilog2() as usize;
+        let longer = self.filled & u64::MAX.checked_shl(surely as u32).unwrap_or(0);
+        if longer != 0
+            && let Some(found) = self.lists[longer.trailing_zeros() as usize].and_then(fits)
+        {
+            return Some(found);
+        }
+        (list_of(count)..surely.min(LISTS)).find_map(|list| {
+            let mut next = self.lists[list];
+            (0..LOOKS).find_map(|_| {
+                let number = next?;
+                next = nodes.find(number).and_then(|node| node.list_after.get());
+                fits(number)
+            })
+        })
+    }
+
+    /// A node for `count` pages from `first` on, which lie right before those of `number`.
+    fn split_off(&mut self, nodes: &Nodes, number: NodeNumber, first: u64, count: u64) -> Option<NodeNumber> {
+        let node = nodes.find(number)?;
+        let front = self.take_spare(nodes)?;
+        let made = nodes.find(front)?;
+        made.place(first, count);
+        let before = node.before.get();
+        made.before.set(before);
+        made.after.set(Some(number));
+        node.before.set(Some(front));
+        match before.and_then(|before| nodes.find(before)) {
+            Some(before) => before.after.set(Some(front)),
+            None => self.lowest = Some(front),
+        }
+        Some(front)
+    }
+
+    /// A node for `count` pages from `first` on, which lie right behind those of `number`.
+    fn split_behind(
+        &mut self,
+        nodes: &Nodes,
+        number: NodeNumber,
+        first: u64,
+        count: u64,
+    ) -> Option<NodeNumber> {
+        let node = nodes.find(number)?;
+        let rest = self.take_spare(nodes)?;
+        let made = nodes.find(rest)?;
+        made.place(first, count);
+        made.set_mapped(0);
+        made.set_pages(0);
+        let after = node.after.get();
+        made.before.set(Some(number));
+        made.after.set(after);
+        node.after.set(Some(rest));
+        if let Some(after) = after.and_then(|after| nodes.find(after)) {
+            after.before.set(Some(rest));
+        }
+        Some(rest)
+    }
+
+    /// Takes a node out of the order of addresses, and makes it spare.
+    fn unlink(&mut self, nodes: &Nodes, number: NodeNumber) {
+        let Some(node) = nodes.find(number) else { return };
+        let (before, after) = (node.before.get(), node.after.get());
+        match before.and_then(|before| nodes.find(before)) {
+            Some(before) => before.after.set(after),
+            None => self.lowest = after,
+        }
+        if let Some(after) = after.and_then(|after| nodes.find(after)) {
+            after.before.set(before);
+        }
+        self.make_spare(nodes, number);
+    }
+
+    fn make_spare(&mut self, nodes: &Nodes, number: NodeNumber) {
+        let Some(node) = nodes.find(number) else { return };
+        node.set_state(State::Spare);
+        node.next.set(self.spare);
+        self.spare = Some(number);
+        self.spares += 1;
+    }
+
+    fn take_spare(&mut self, nodes: &Nodes) -> Option<NodeNumber> {
+        let number = self.spare?;
+        self.spare = nodes.find(number)?.next.get();
+        self.spares -= 1;
+        Some(number)
+    }
+
+    /// Lists a node as vacant.
+    fn insert(&mut self, nodes: &Nodes, number: NodeNumber) {
+        let Some(node) = nodes.find(number) else { return };
+        let list = list_of(node.count());
+        let first = self.lists[list];
+        node.set_state(State::Vacant);
+        node.list_before.set(None);
+        node.list_after.set(first);
+        if let Some(first) = first.and_then(|first| nodes.find(first)) {
+            first.list_before.set(Some(number));
+        }
+        self.lists[list] = Some(number);
+        self.filled |= 1 << list;
+        self.vacant += node.count();
+    }
+
+    /// Takes a vacant node out of its list.
+    fn remove(&mut self, nodes: &Nodes, number: NodeNumber) {
+        let Some(node) = nodes.find(number) else { return };
+        let list = list_of(node.count());
+        let (before, after) = (node.list_before.get(), node.list_after.get());
+        if let Some(after) = after.and_then(|after| nodes.find(after)) {
+            after.list_before.set(before);
+        }
+        match before.and_then(|before| nodes.find(before)) {
+            Some(before) => before.list_after.set(after),
+            None => self.lists[list] = after,
+        }
+        if self.lists[list].is_none() {
+            self.filled &= !(1 << list);
+        }
+        self.vacant -= node.count();
+    }
+
+    /// Checks the lists, the order of addresses and the counts against each other: is every page of the `count`
+    /// from `first` on in exactly one node, no two neighbours vacant, and every vacant node in its list?
+    pub fn is_consistent(&self, nodes: &Nodes, first: u64, count: u64) -> bool {
+        let (mut next, mut before, mut at) = (self.lowest, None, first);
+        let (mut vacant, mut vacant_nodes, mut was_vacant) = (0, 0, false);
+        while let Some(number) = next {
+            let Some(node) = nodes.find(number) else { return false };
+            let is_vacant = node.state() == State::Vacant;
+            let placed = node.first() == at && node.count() > 0 && node.before.get() == before;
+            if !placed || node.state() == State::Spare || (is_vacant && was_vacant) {
+                return false;
+            }
+            if is_vacant {
+                vacant += node.count();
+                vacant_nodes += 1;
+            }
+            at += node.count();
+            was_vacant = is_vacant;
+            (before, next) = (next, node.after.get());
+        }
+        let mut listed = 0;
+        for list in 0..LISTS {
+            if self.lists[list].is_some() != (self.filled >> list & 1 != 0) {
+                return false;
+            }
+            let mut next = self.lists[list];
+            while let Some(number) = next {
+                listed += 1;
+                let Some(node) = nodes.find(number) else { return false };
+                if node.state() != State::Vacant || list_of(node.count()) != list || listed > vacant_nodes {
+                    return false;
+                }
+                next = node.list_after.get();
+            }
+        }
+        at == first + count && vacant == self.vacant && listed == vacant_nodes
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use core::ptr::NonNull;
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+    use topomem_percpu::sync::atomic::AtomicPtr;
+
+    use super::super::node::{CHUNK, Node};
+    use super::*;
+
+    const FIRST: u64 = 1 << 20;
+    const COUNT: u64 = 1 << 16;
+
+    fn nodes() -> Nodes {
+        let chunks: Vec<AtomicPtr<Node>> = (0..4).map(|_| AtomicPtr::new(core::ptr::null_mut())).collect();
+        Nodes::new(Box::leak(chunks.into_boxed_slice()))
+    }
+
+    fn add_chunk(arena: &mut Arena, nodes: &Nodes) {
+        let chunk: Box<[Node]> = (0..CHUNK).map(|_| Node::new()).collect();
+        let first = NonNull::from(Box::leak(chunk)).cast();
+        // SAFETY: so many nodes, leaked, under the next number.
+        let numbers = unsafe { nodes.add_chunk(arena.chunks(), first) };
+        arena.add_nodes(nodes, numbers);
+    }
+
+    fn arena() -> (Arena, Nodes) {
+        let (mut arena, nodes) = (Arena::new(), nodes());
+        add_chunk(&mut arena, &nodes);
+        assert!(arena.add_addresses(&nodes, FIRST, COUNT));
+        (arena, nodes)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Reserve { count: u64, huge: bool },
+        Release { which: usize },
+        Extend { which: usize, more: u64 },
+        Split { which: usize, part: u64 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let count = prop_oneof![1u64..20, 1u64..5000];
+        let step = prop_oneof![
+            4 => (count, any::<bool>()).prop_map(|(count, huge)| Step::Reserve { count, huge }),
+            3 => any::<usize>().prop_map(|which| Step::Release { which }),
+            1 => (any::<usize>(), 1u64..600).prop_map(|(which, more)| Step::Extend { which, more }),
+            1 => (any::<usize>(), 0u64..100).prop_map(|(which, part)| Step::Split { which, part }),
+        ];
+        prop::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 256 }, ..ProptestConfig::default() })]
+
+        /// What is reserved overlaps nothing that is reserved, and all comes back.
+        #[test]
+        fn reservations_never_overlap(steps in steps()) {
+            let (mut arena, nodes) = arena();
+            let mut held: Vec<(NodeNumber, u64, u64)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Reserve { count, huge } => {
+                        let (align, end) = if huge { (512, End::Low) } else { (1, End::High) };
+                        if let Ok(number) = arena.reserve(&nodes, count, align, end) {
+                            let node = nodes.find(number).unwrap();
+                            prop_assert_eq!((node.count(), node.start() % align), (count, 0));
+                            held.push((number, node.first(), count));
+                        }
+                    }
+                    Step::Release { which } if !held.is_empty() => {
+                        let (number, ..) = held.swap_remove(which % held.len());
+                        arena.release(&nodes, number);
+                    }
+                    Step::Extend { which, more } if !held.is_empty() => {
+                        let index = which % held.len();
+                        if arena.extend(&nodes, held[index].0, more) {
+                            held[index].2 += more;
+                        }
+                    }
+                    Step::Split { which, part } if !held.is_empty() => {
+                        let index = which % held.len();
+                        let (number, first, count) = held[index];
+                        let kept = 1 + part % count;
+                        if kept < count && let Some(rest) = arena.split(&nodes, number, kept) {
+                            held[index].2 = kept;
+                            held.push((rest, first + kept, count - kept));
+                        }
+                    }
+                    _ => {}
+                }
+                prop_assert!(arena.is_consistent(&nodes, FIRST, COUNT));
+                let mut places: Vec<_> = held.iter().map(|&(_, first, count)| (first, first + count)).collect();
+                places.sort_unstable();
+                prop_assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{:?}", places);
+                for &(number, first, count) in &held {
+                    let node = nodes.find(number).unwrap();
+                    prop_assert_eq!((node.first(), node.count(), node.state()), (first, count, State::Held));
+                }
+                let used: u64 = held.iter().map(|&(_, _, count)| count).sum();
+                prop_assert_eq!(arena.vacant(), COUNT - used);
+            }
+            held.into_iter().for_each(|(number, ..)| arena.release(&nodes, number));
+            prop_assert!(arena.is_consistent(&nodes, FIRST, COUNT));
+            prop_assert_eq!(nodes.find(arena.lowest().unwrap()).unwrap().count(), COUNT);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_changes_nothing() {
+        let (mut arena, nodes) = arena();
+        assert_eq!(arena.reserve(&nodes, COUNT + 1, 1, End::Low), Err(Unreserved::NoAddresses));
+        let all = arena.reserve(&nodes, COUNT, 1, End::High).unwrap();
+        assert_eq!(arena.reserve(&nodes, 1, 1, End::High), Err(Unreserved::NoAddresses));
+        assert!(!arena.extend(&nodes, all, 1));
+        arena.release(&nodes, all);
+        assert_eq!(arena.vacant(), COUNT);
+        assert!(arena.is_consistent(&nodes, FIRST, COUNT));
+    }
+
+    #[test]
+    fn without_spare_nodes_nothing_is_reserved() {
+        let (mut arena, nodes) = arena();
+        let mut held = Vec::new();
+        let full = loop {
+            match arena.reserve(&nodes, 2, 1, End::Low) {
+                Ok(number) => held.push(number),
+                Err(why) => break why,
+            }
+        };
+        assert_eq!(full, Unreserved::NoNodes);
+        assert!(held.len() > CHUNK - 4);
+        add_chunk(&mut arena, &nodes);
+        assert!(arena.reserve(&nodes, 2, 1, End::Low).is_ok());
+        assert!(arena.is_consistent(&nodes, FIRST, COUNT));
+    }
+}

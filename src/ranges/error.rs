@@ -1,0 +1,91 @@
+//! What can go wrong with ranges.
+
+use core::fmt;
+
+use topomem_numa::frames::AllocError;
+use topomem_shootdown::{PageRange, VirtAddr};
+
+use crate::address_space::MapError;
+
+/// Why there is no such range. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RangeError {
+    /// A range of no pages, or of more than there are addresses.
+    Length {
+        /// How many pages were asked for.
+        pages: u64,
+    },
+    /// No stretch of addresses is long enough, even after a flush; or those of freed ranges wait for other CPUs.
+    OutOfAddresses {
+        /// How many pages were asked for.
+        pages: u64,
+    },
+    /// No frame for a page, a page table or a node.
+    OutOfFrames(AllocError),
+    /// There are as many ranges as there can be: 262 144, with the gaps between them.
+    TooManyRanges,
+    /// The addresses' lock was taken all the time, or the caller has interrupted a use of ranges on its CPU.
+    Busy,
+    /// No range starts at `address`.
+    NotARange {
+        /// The address.
+        address: VirtAddr,
+    },
+    /// The range does not become longer where it is, and its pages cannot be moved by their tables.
+    NotMovable,
+    /// The page table does not map as asked: the protection is not the kernel's, or something else is mapped at the
+    /// addresses of ranges.
+    Map(MapError),
+}
+
+impl fmt::Display for RangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RangeError::Length { pages } => write!(f, "no range has {pages} pages"),
+            RangeError::OutOfAddresses { pages } => write!(f, "no addresses for {pages} pages"),
+            RangeError::OutOfFrames(error) => error.fmt(f),
+            RangeError::TooManyRanges => f.write_str("there are too many ranges"),
+            RangeError::Busy => f.write_str("the ranges are in use"),
+            RangeError::NotARange { address } => write!(f, "no range starts at {address}"),
+            RangeError::NotMovable => f.write_str("the range cannot be moved by its tables"),
+            RangeError::Map(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for RangeError {}
+
+impl From<MapError> for RangeError {
+    fn from(error: MapError) -> RangeError {
+        match error {
+            MapError::OutOfFrames(error) => RangeError::OutOfFrames(error),
+            other => RangeError::Map(other),
+        }
+    }
+}
+
+/// Why a service has no ranges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RangesError {
+    /// The service's boot is not complete.
+    NoKernelSpace,
+    /// The service has ranges already.
+    AlreadyThere,
+    /// The addresses are not in the kernel's window, or not whole pages of 2 MiB, or fewer than two of these.
+    Addresses(PageRange),
+    /// No frame for what is known of ranges.
+    OutOfFrames(AllocError),
+}
+
+impl fmt::Display for RangesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RangesError::NoKernelSpace => f.write_str("the service has no kernel space yet"),
+            RangesError::AlreadyThere => f.write_str("the service has ranges already"),
+            RangesError::Addresses(range) => write!(f, "no ranges can lie at {}", range.start()),
+            RangesError::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for RangesError {}

@@ -1,0 +1,114 @@
+//! Ranges that were freed, and are mapped still.
+
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::node::{Node, NodeNumber, State};
+
+/// A list of freed ranges, to which any context adds without a lock.
+///
+/// A Treiber stack that is only ever emptied as a whole, so no context takes a node for one that was taken out and
+/// added again meanwhile.
+pub(super) struct FreedList {
+    newest: AtomicU32,
+    /// How many pages of the listed ranges are mapped: a hint of when to unmap them.
+    pages: AtomicU64,
+}
+
+impl FreedList {
+    pub fn new() -> FreedList {
+        FreedList { newest: AtomicU32::new(0), pages: AtomicU64::new(0) }
+    }
+
+    /// Frees the range of `node`, numbered `number`; false if it is not one, and nothing has changed then. Of several
+    /// contexts that free one range, one succeeds.
+    pub fn free(&self, node: &Node, number: NodeNumber, from: State) -> bool {
+        if !node.change_state(from, State::Freed) {
+            return false;
+        }
+        // Relaxed: a hint.
+        self.pages.fetch_add(node.mapped(), Ordering::Relaxed);
+        let new = NodeNumber::link(Some(number));
+        let mut newest = self.newest.load(Ordering::Relaxed);
+        loop {
+            node.next.set(NodeNumber::of_link(newest));
+            // Release pairs with the Acquire in `take`: who takes the list sees the links, and all that the ranges'
+            // users have done.
+            match self.newest.compare_exchange_weak(newest, new, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => newest = now,
+            }
+        }
+    }
+
+    /// Takes all out: the newest, which leads to the others.
+    pub fn take(&self) -> Option<NodeNumber> {
+        NodeNumber::of_link(self.newest.swap(0, Ordering::Acquire))
+    }
+
+    /// How many pages wait to be unmapped.
+    pub fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Pages of listed ranges were unmapped.
+    pub fn count_unmapped(&self, pages: u64) {
+        self.pages.fetch_sub(pages, Ordering::Relaxed);
+    }
+
+    /// Is none listed?
+    pub fn is_empty(&self) -> bool {
+        self.newest.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    fn number(index: u32) -> NodeNumber {
+        NodeNumber::of_link(index + 1).unwrap()
+    }
+
+    fn taken(list: &FreedList, nodes: &[Node; 3]) -> std::vec::Vec<u32> {
+        let mut found = std::vec::Vec::new();
+        let mut next = list.take();
+        while let Some(number) = next {
+            let index = NodeNumber::link(Some(number)) - 1;
+            found.push(index);
+            next = nodes[index as usize].next.get();
+        }
+        found
+    }
+
+    /// Two CPUs free, one range both of them, while a third takes the list: each range is taken once, and one of
+    /// the two frees of the same range succeeds.
+    #[test]
+    fn each_freed_range_is_taken_once() {
+        loom::model(|| {
+            let shared = Arc::new((FreedList::new(), [(); 3].map(|()| Node::new())));
+            shared.1.iter().for_each(|node| {
+                node.set_mapped(5);
+                node.set_state(State::Live);
+            });
+            let free = |own: u32| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let (list, nodes) = &*shared;
+                    assert!(list.free(&nodes[own as usize], number(own), State::Live));
+                    list.free(&nodes[2], number(2), State::Live)
+                })
+            };
+            let (first, second) = (free(0), free(1));
+            let mut found = taken(&shared.0, &shared.1);
+            let succeeded = [first.join().unwrap(), second.join().unwrap()];
+            assert_eq!(succeeded.iter().filter(|&&yes| yes).count(), 1);
+            found.extend(taken(&shared.0, &shared.1));
+            found.sort_unstable();
+            assert_eq!(found, [0, 1, 2]);
+            assert_eq!(shared.0.pages(), 15);
+        });
+    }
+}
