@@ -183,7 +183,7 @@ fn wrong_frees_are_refused_and_change_nothing() {
 
 #[test]
 fn a_frame_freed_to_the_bitmap_is_not_taken_into_a_magazine_too() {
-    let frames = Machine::simple(8, 2).frames(&plain());
+    let frames = Machine::simple(if cfg!(miri) { 8 } else { 64 }, 2).frames(&plain());
     online(frames, 2);
     let pair: Vec<_> = (0..2).map(|_| frames.alloc(&pin(0), &FrameRequest::frame()).unwrap()).collect();
     free(frames, pair[0], Order::FRAME).unwrap();
@@ -204,7 +204,7 @@ fn runs_become_longer_and_shorter_where_they_are() {
         let total = frames.validate().unwrap().free;
         let first = frames.alloc_run(&pin(0), &FrameRequest::frame(), 5, 1).unwrap();
         // SAFETY: nobody uses the arena.
-        let extend = |count, longer| unsafe { frames.extend_run(first, count, longer) };
+        let extend = |count, longer| unsafe { frames.extend_run(&pin(0), first, count, longer) };
         // SAFETY: as above.
         let shrink = |count, shorter| unsafe { frames.shrink_run(&pin(0), first, count, shorter) };
         let mut count = 5;
@@ -237,6 +237,35 @@ fn runs_become_longer_and_shorter_where_they_are() {
         }
         let totals = frames.validate().unwrap();
         assert_eq!((totals.free + totals.in_magazines, totals.allocated), (total, 0));
+    }
+}
+
+/// Frames behind a run that the CPU itself has, as bits of a word or as whole words, do not keep the run from
+/// becoming longer; those that another CPU has do.
+#[test]
+fn a_run_takes_frames_that_its_cpu_has() {
+    for half in
+        [0, 3, 6].map(|order| Order::new(order).unwrap()).into_iter().take(if cfg!(miri) { 2 } else { 3 })
+    {
+        for (cpu, extended) in [(0, Ok(())), (1, Err(ResizeError::NotFree))] {
+            let frames = Machine::simple(if cfg!(miri) { 8 } else { 64 }, 2).frames(&plain());
+            online(frames, 2);
+            let total = frames.validate().unwrap().free;
+            let whole = Order::new(half.get() + 1).unwrap();
+            let first = frames.alloc(&pin(cpu), &FrameRequest::order(whole)).unwrap();
+            let before = frames.validate().unwrap().in_magazines;
+            // SAFETY: nobody uses the arena.
+            unsafe { frames.free(&pin(cpu), first + half.frames(), half) }.unwrap();
+            assert_eq!(frames.validate().unwrap().in_magazines, before + half.frames(), "the CPU keeps them");
+            // SAFETY: as above.
+            let result = unsafe { frames.extend_run(&pin(0), first, half.frames(), whole.frames()) };
+            assert_eq!(result, extended, "{half:?} freed by CPU {cpu}");
+            let totals = frames.validate().unwrap();
+            assert_eq!(totals.allocated, if result.is_ok() { whole.frames() } else { half.frames() });
+            assert_eq!(totals.free + totals.in_magazines + totals.allocated, total);
+            // SAFETY: as above.
+            unsafe { frames.free_run(&pin(0), first, totals.allocated) }.unwrap();
+        }
     }
 }
 

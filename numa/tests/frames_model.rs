@@ -297,7 +297,7 @@ fn apply(frames: &Frames<Host>, model: &mut Model, step: Step) {
             // SAFETY: nobody uses the arena.
             let resized = unsafe {
                 if count > old {
-                    frames.extend_run(frame(first), old, count)
+                    frames.extend_run(&pin(cpu), frame(first), old, count)
                 } else {
                     frames.shrink_run(&pin(cpu), frame(first), old, count)
                 }

@@ -59,7 +59,7 @@ fn resize<const FRAMES: u64>(scene: &Scene) {
     // SAFETY: the run is held, and nobody uses the arena.
     let resized = unsafe {
         if run.frames < FRAMES {
-            scene.frames.extend_run(run.first, run.frames, FRAMES)
+            scene.frames.extend_run(&pin(0), run.first, run.frames, FRAMES)
         } else {
             scene.frames.shrink_run(&pin(0), run.first, run.frames, FRAMES)
         }

@@ -133,14 +133,15 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
 
     unsafe fn extend_run(
         &self,
-        _: &CpuPin,
+        pin: &CpuPin,
         run: NonNull<u8>,
         from: RunLength,
         to: RunLength,
     ) -> Result<(), NotInPlace> {
         let frames = self.service.frames();
         // SAFETY: `allocate_run` took it from the allocator, and it has that length; the caller's promise.
-        unsafe { frames.extend_run(self.frame_of(run), from.pages(), to.pages()) }.map_err(|_| NotInPlace)
+        unsafe { frames.extend_run(pin, self.frame_of(run), from.pages(), to.pages()) }
+            .map_err(|_| NotInPlace)
     }
 
     unsafe fn shrink_run(

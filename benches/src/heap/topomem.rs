@@ -6,7 +6,9 @@ use std::fmt;
 use std::hint::black_box;
 use std::ptr::NonNull;
 
-use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform, RunLength};
+use topomem_percpu::{
+    CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, Platform, RunLength,
+};
 use x86_64::PhysAddr;
 
 use super::arena::{self, Arena};
@@ -64,10 +66,33 @@ unsafe impl PageSource for Pages {
     }
 
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        match length.order() {
+        // A run that has an order's length since it was resized may begin anywhere; the arena is aligned to
+        // its size.
+        let aligned = |order: &Order| run.addr().get() as u64 % order.bytes() == 0;
+        match length.order().filter(aligned) {
             Some(order) => self.0.free_memory(pin, run, order),
             None => self.0.free_pages(pin, run, length.pages()),
         }
+    }
+
+    unsafe fn extend_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        self.0.extend_pages(pin, run, from.pages(), to.pages()).map_err(|_| NotInPlace)
+    }
+
+    unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        self.0.shrink_pages(pin, run, from.pages(), to.pages()).map_err(|_| NotInPlace)
     }
 
     fn node_of_cpu(&self, _: CpuId) -> NodeId {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::ptr::NonNull;
 
-use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, Ground};
+use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, Ground, ResizeError};
 use topomem_numa::{MemoryRange, Piece};
 use topomem_percpu::{CpuId, CpuPin, NodeId, Order, Platform};
 use x86_64::PhysAddr;
@@ -194,6 +194,38 @@ impl Topomem {
         if let Err(error) = unsafe { self.frames.free_run(pin, self.frame_of(memory), pages) } {
             panic!("topomem: {error}");
         }
+    }
+
+    /// Makes `pages` of the arena's frames that were allocated together `longer`, where they are.
+    ///
+    /// # Errors
+    ///
+    /// If frames behind them are in use.
+    pub fn extend_pages(
+        &self,
+        pin: &CpuPin,
+        memory: NonNull<u8>,
+        pages: u64,
+        longer: u64,
+    ) -> Result<(), ResizeError> {
+        // SAFETY: the cases own what they allocated.
+        unsafe { self.frames.extend_run(pin, self.frame_of(memory), pages, longer) }
+    }
+
+    /// Frees the end of `pages` of the arena's frames that were allocated together.
+    ///
+    /// # Errors
+    ///
+    /// If the allocator refuses.
+    pub fn shrink_pages(
+        &self,
+        pin: &CpuPin,
+        memory: NonNull<u8>,
+        pages: u64,
+        shorter: u64,
+    ) -> Result<(), ResizeError> {
+        // SAFETY: the cases own what they allocated, and do not touch what they free any more.
+        unsafe { self.frames.shrink_run(pin, self.frame_of(memory), pages, shorter) }
     }
 
     /// The arena's frame whose memory begins at `memory`.

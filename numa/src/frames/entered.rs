@@ -121,6 +121,21 @@ impl Entered {
         entry.is_of(frame) && entry.read().is_none()
     }
 
+    /// The frames of the word numbered `key` that it holds among its near and its whole words.
+    pub(super) fn held_of(&self, key: u64) -> u64 {
+        match self.slot(key).read() {
+            Some(near) if near.key == key => near.mask,
+            _ if self.held.has(key) => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    /// Where it holds frames of the near word numbered `key`.
+    pub(super) fn near_of(&self, key: u64) -> Option<&'static Entry> {
+        let entry = self.slot(key);
+        (entry.read()?.key == key).then_some(entry)
+    }
+
     /// Takes a frame back, if it is of a near word that it has.
     pub(crate) fn give_near(&self, frame: PhysFrame) -> Give {
         let entry = self.slot(frame.start_address().as_u64() >> 18);

@@ -6,8 +6,10 @@ use topomem_percpu::{CpuPin, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use super::alloc::number;
-use super::line512::Missed;
+use super::entry::Word;
+use super::line512::{Missed, WORDS, ones};
 use super::machine::Machine;
+use super::magazine::Magazine;
 use super::marks::Given;
 use super::region::{BLOCK, Region};
 use super::{FrameRequest, Frames, FreeError};
@@ -18,8 +20,8 @@ pub enum ResizeError {
     /// The run is longer than 511 frames, would be, or would cross a boundary of 2 MiB; or the new length
     /// is none, or not on the right side of the old one.
     Length,
-    /// Not all frames behind the run are free, or some are free with a CPU, or the zone is down to its
-    /// reserve, or frames are about to be retired.
+    /// Not all frames behind the run are free, or some are free with another CPU, or the zone is down to
+    /// its reserve, or frames are about to be retired.
     NotFree,
     /// The end of the run was refused.
     Refused(FreeError),
@@ -40,9 +42,9 @@ impl core::error::Error for ResizeError {}
 impl<P: Platform> Frames<P> {
     /// Makes the run of `count` frames from `first` on one of `longer` frames, by the free frames right
     /// behind it. From here on it is a run like those of [`Frames::alloc_run`], to be given back by
-    /// [`Frames::free_run`].
+    /// [`Frames::free_run`]. Frames behind it that are free with the pinned CPU are sent home for this.
     ///
-    /// Bound: one compare-and-swap per 64 frames.
+    /// Bound: two compare-and-swaps per 64 frames.
     ///
     /// # Errors
     /// [`ResizeError`]; nothing has changed.
@@ -50,7 +52,13 @@ impl<P: Platform> Frames<P> {
     /// # Safety
     ///
     /// The caller owns the run of so many frames, from [`Frames::alloc_run`] or [`Frames::alloc`].
-    pub unsafe fn extend_run(&self, first: PhysFrame, count: u64, longer: u64) -> Result<(), ResizeError> {
+    pub unsafe fn extend_run(
+        &self,
+        pin: &CpuPin,
+        first: PhysFrame,
+        count: u64,
+        longer: u64,
+    ) -> Result<(), ResizeError> {
         let (machine, region, start) = self.resizable(first, count, longer).ok_or(ResizeError::Length)?;
         if longer <= count {
             return Err(ResizeError::Length);
@@ -68,6 +76,7 @@ impl<P: Platform> Frames<P> {
             return Err(ResizeError::NotFree);
         }
         let end = ((start + count) % BLOCK) as usize;
+        self.flush_words_of(machine, pin, region, start + count, more);
         region
             .tentative(block, |line| line.claim_run(end, more as usize))
             .map_err(|_: Missed| ResizeError::NotFree)?;
@@ -103,6 +112,26 @@ impl<P: Platform> Frames<P> {
             .map_err(ResizeError::Refused)?;
         machine.mark_given(start, Given::Run(shorter));
         Ok(())
+    }
+
+    /// Sends home what the CPU's magazine holds of the words of `more` frames from the one numbered `from`
+    /// on, if all of these frames are free there or at home. Does nothing if an interrupted context of the
+    /// CPU uses the magazine.
+    fn flush_words_of(&self, machine: &Machine, pin: &CpuPin, region: &Region, from: u64, more: u64) {
+        let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter) else { return };
+        let line = region.line(region.block_of(from));
+        let words = (from / 64..=(from + more - 1) / 64).map(|key| {
+            let below = |end: u64| ones(end.saturating_sub(key * 64).min(64) as u32);
+            Word { key, mask: below(from + more) & !below(from) }
+        });
+        if words
+            .clone()
+            .all(|word| word.mask & !(line.load(word.key as usize % WORDS) | entered.held_of(word.key)) == 0)
+        {
+            for word in words {
+                self.flush_key(machine, &entered, word.key);
+            }
+        }
     }
 
     /// The region of a run of `count` frames that is to have `most`, and its first frame; `None` unless all

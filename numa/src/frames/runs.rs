@@ -217,6 +217,19 @@ impl<P: Platform> Frames<P> {
         true
     }
 
+    /// Sends home the frames of the word numbered `key` that the magazine holds among its near and its whole
+    /// words.
+    pub(super) fn flush_key(&self, machine: &Machine, entered: &Entered, key: u64) {
+        if let Some(entry) = entered.near_of(key) {
+            return self.flush(machine, entered, entry);
+        }
+        if let Some(place) = entered.held.place_of(key * 64 / BLOCK * BLOCK).filter(|_| entered.held.has(key))
+        {
+            let word = Word { key, mask: u64::MAX };
+            self.flush_word(machine, entered, word, || place.remove(word));
+        }
+    }
+
     /// Sends home the words that a place of the magazine holds, and empties it.
     pub(super) fn flush_words(&self, machine: &Machine, entered: &Entered, place: &HeldBlock) {
         while let Some(word) = place.top() {

@@ -110,24 +110,26 @@ unsafe impl PageSource for FramePages {
     }
 
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        if let Some(order) = length.order() {
-            // SAFETY: `allocate_run` had such a run from `allocate`; the caller's promise.
+        // A run that has an order's length since it was resized may begin anywhere.
+        let aligned = |order: &Order| FramePages::frame_of(run).start_address().is_aligned(order.bytes());
+        if let Some(order) = length.order().filter(aligned) {
+            // SAFETY: such a run of frames is freed like one from `allocate`; the caller's promise.
             return unsafe { self.free(pin, run, order) };
         }
-        // SAFETY: `allocate_run` had it from there with this length; the caller's promise.
+        // SAFETY: `allocate_run` had it from there, and it has this length; the caller's promise.
         let freed = unsafe { FRAMES.free_run(pin, FramePages::frame_of(run), length.pages()) };
         debug_assert!(freed.is_ok(), "{freed:?}");
     }
 
     unsafe fn extend_run(
         &self,
-        _: &CpuPin,
+        pin: &CpuPin,
         run: NonNull<u8>,
         from: RunLength,
         to: RunLength,
     ) -> Result<(), NotInPlace> {
         // SAFETY: `allocate_run` took it from the allocator, and it has that length; the caller's promise.
-        unsafe { FRAMES.extend_run(FramePages::frame_of(run), from.pages(), to.pages()) }
+        unsafe { FRAMES.extend_run(pin, FramePages::frame_of(run), from.pages(), to.pages()) }
             .map_err(|_| NotInPlace)
     }
 
