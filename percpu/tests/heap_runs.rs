@@ -467,6 +467,51 @@ fn changes_of_size_stay_in_place_where_the_neighbours_are_free() {
     assert_eq!(source.machine.outstanding(), 0);
 }
 
+/// Freed neighbours that the CPU keeps for the next objects go back to the source for an object that grows;
+/// other runs of their lengths stay.
+#[test]
+fn an_object_grows_over_runs_that_its_cpu_keeps() {
+    let source = Counting::new(1, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&source.machine, &source);
+    heap.cpu_online(&pin()).unwrap();
+    let pages = |pages: usize| layout(pages * PAGE);
+    // Behind the first run come the tables of the record.
+    let first = heap.alloc(pages(5)).unwrap();
+    let memory = heap.alloc(pages(5)).unwrap();
+    fill(memory, 5 * PAGE);
+    let others = [6, 7, 6, 6].map(|count| (heap.alloc(pages(count)).unwrap(), count));
+    for (at, (other, _)) in [5, 11, 18, 24].into_iter().zip(others) {
+        assert_eq!(other.addr().get(), memory.addr().get() + at * PAGE, "the runs lie in a row");
+    }
+    // The first of the row is neither the first nor the last of its list.
+    for (other, count) in [others[2], others[0], others[3], others[1]] {
+        free(&heap, other, pages(count));
+    }
+    let kept = heap.large_stats();
+    // SAFETY: the test has the object with that layout.
+    let grown = unsafe { heap.realloc(memory, pages(5), 18 * PAGE) };
+    assert_eq!(grown, Ok(memory));
+    check(memory, 5 * PAGE);
+    heap.validate().unwrap();
+    let stats = heap.large_stats();
+    let left = (kept.cached - 2, kept.cached_bytes - 13 * PAGE as u64);
+    assert_eq!((stats.cached, stats.cached_bytes), left);
+    // Those that stayed serve their length without a call.
+    source.calls();
+    for (other, _) in [others[3], others[2]] {
+        assert_eq!(heap.alloc(pages(6)), Ok(other));
+    }
+    assert_eq!(source.calls(), 0);
+    free(&heap, others[3].0, pages(6));
+    free(&heap, others[2].0, pages(6));
+    free(&heap, first, pages(5));
+    free(&heap, memory, pages(18));
+    heap.drain(&pin());
+    heap.validate().unwrap();
+    drop(heap);
+    assert_eq!(source.machine.outstanding(), 0);
+}
+
 /// A source that knows orders only.
 struct Orders(Machine);
 

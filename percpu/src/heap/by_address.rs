@@ -76,11 +76,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return unsafe { self.dealloc_large_by_address(memory) };
         };
         // SAFETY: the caller's promise; the record says that the address lies in a slab of this class.
-        match unsafe { self.push(class, memory) } {
-            Ok(()) => Ok(()),
-            // SAFETY: the caller's promise.
-            Err(_) => unsafe { self.dealloc_otherwise(memory, class.layout()) },
+        if unsafe { self.push(class, memory) } {
+            return Ok(());
         }
+        // SAFETY: as above.
+        unsafe { self.dealloc_otherwise(memory, class.layout()) }
     }
 
     /// [`Heap::dealloc_by_address`] of what lies in no slab.

@@ -3,7 +3,8 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
-use super::{Heap, Miss, ReallocError};
+use super::{Heap, ReallocError};
+use crate::slab::is_aligned_to_words;
 use crate::{PageSource, Platform, SizeClass};
 
 // SAFETY: `Heap` hands out each byte to one caller at a time, sized and aligned as asked, never
@@ -12,10 +13,16 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match self.alloc_hit(layout) {
-            Ok(object) => object.as_ptr(),
-            Err(Miss::Uncommon) => self.alloc_uncommon_or_null(layout),
-            Err(Miss::Other) => self.alloc_otherwise_or_null(layout),
+        // As `Heap::alloc`.
+        let Some(class) = SizeClass::of_small_size(layout.size()) else {
+            return self.alloc_uncommon_or_null(layout);
+        };
+        if !is_aligned_to_words(layout) {
+            return self.alloc_rare_or_null(layout);
+        }
+        match self.pop(class) {
+            Some(object) => object.as_ptr(),
+            None => self.alloc_otherwise_or_null(layout),
         }
     }
 
@@ -29,10 +36,15 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
         // SAFETY: the caller's promise is the same; memory that was allocated is not at null.
         unsafe {
             let memory = NonNull::new_unchecked(memory);
-            match self.free_hit(memory, layout) {
-                Ok(()) => {}
-                Err(Miss::Uncommon) => self.dealloc_uncommon_or_report(memory, layout),
-                Err(Miss::Other) => self.dealloc_otherwise_or_report(memory, layout),
+            // As `Heap::dealloc`.
+            let Some(class) = SizeClass::of_small_size(layout.size()) else {
+                return self.dealloc_uncommon_or_report(memory, layout);
+            };
+            if !is_aligned_to_words(layout) {
+                return self.dealloc_rare_or_report(memory, layout);
+            }
+            if !self.push(class, memory) {
+                self.dealloc_otherwise_or_report(memory, layout);
             }
         }
     }
@@ -59,8 +71,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     fn alloc_uncommon_or_null(&self, layout: Layout) -> *mut u8 {
         let Some(class) = SizeClass::of_medium(layout) else { return self.alloc_rare_or_null(layout) };
         match self.pop(class) {
-            Ok(object) => object.as_ptr(),
-            Err(_) => self.alloc_otherwise_or_null(layout),
+            Some(object) => object.as_ptr(),
+            None => self.alloc_otherwise_or_null(layout),
         }
     }
 
@@ -89,7 +101,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             let Some(class) = SizeClass::of_medium(layout) else {
                 return self.dealloc_rare_or_report(memory, layout);
             };
-            if self.push(class, memory).is_err() {
+            if !self.push(class, memory) {
                 self.dealloc_otherwise_or_report(memory, layout);
             }
         }

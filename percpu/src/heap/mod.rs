@@ -60,7 +60,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-use crate::slab::{CHECKED, NotCommon, Slab, SlabShape, WasLive};
+use crate::slab::{CHECKED, Slab, SlabShape, WasLive, is_aligned_to_words};
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::try_lock::Patience;
 use crate::{
@@ -145,10 +145,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        match self.alloc_hit(layout) {
-            Ok(object) => Ok(object),
-            Err(Miss::Uncommon) => self.alloc_uncommon(layout),
-            Err(Miss::Other) => self.alloc_otherwise(layout),
+        // Nothing but this is inlined where memory is allocated. Two questions that lead to two places: led to
+        // one, they would be joined, and cost more.
+        let Some(class) = SizeClass::of_small_size(layout.size()) else { return self.alloc_uncommon(layout) };
+        if !is_aligned_to_words(layout) {
+            return self.alloc_rare(layout);
+        }
+        match self.pop(class) {
+            Some(object) => Ok(object),
+            None => self.alloc_otherwise(layout),
         }
     }
 
@@ -194,73 +199,63 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     pub unsafe fn dealloc(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.free_hit(memory, layout) {
-                Ok(()) => Ok(()),
-                Err(Miss::Uncommon) => self.dealloc_uncommon(memory, layout),
-                Err(Miss::Other) => self.dealloc_otherwise(memory, layout),
+            // As in `alloc`.
+            let Some(class) = SizeClass::of_small_size(layout.size()) else {
+                return self.dealloc_uncommon(memory, layout);
+            };
+            if !is_aligned_to_words(layout) {
+                return self.dealloc_rare(memory, layout);
             }
+            if self.push(class, memory) { Ok(()) } else { self.dealloc_otherwise(memory, layout) }
         }
     }
 
-    /// Serves `layout` from the loaded magazine, if it is a small one and the magazine has an object.
-    /// Nothing but this is inlined where memory is allocated.
+    /// Takes an object of `class` out of the loaded magazine, if that has any.
     #[inline(always)]
-    fn alloc_hit(&self, layout: Layout) -> Result<NonNull<u8>, Miss> {
-        self.pop(SizeClass::of_small(layout)?)
-    }
-
-    /// Takes an object of `class` out of the loaded magazine.
-    #[inline(always)]
-    fn pop(&self, class: SizeClass) -> Result<NonNull<u8>, Miss> {
+    fn pop(&self, class: SizeClass) -> Option<NonNull<u8>> {
         #[cfg(feature = "hardening")]
         if self.hardening.is_some() {
-            return Err(Miss::Other);
+            return None;
         }
         let pin = self.platform.pin();
-        let Ok(Some(object)) = self.caches.with(&pin, |cache| cache.pop(class)) else {
-            return Err(Miss::Other);
-        };
+        let Ok(Some(object)) = self.caches.with(&pin, |cache| cache.pop(class)) else { return None };
         if CHECKED {
             mark_live(class, object);
         }
-        Ok(object)
+        Some(object)
     }
 
-    /// Takes memory of a small `layout` back into the loaded magazine, if that has room. If not, or if
-    /// something about it is to be checked or refused, it is a miss, and nothing has changed.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Heap::dealloc`].
-    #[inline(always)]
-    unsafe fn free_hit(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), Miss> {
-        let class = SizeClass::of_small(layout)?;
-        // SAFETY: the caller's promise.
-        unsafe { self.push(class, memory) }
-    }
-
-    /// Puts an object of `class` into the loaded magazine.
+    /// Puts an object of `class` into the loaded magazine. False if that has no room, or if something about the
+    /// object is to be checked or refused; then nothing has changed.
     ///
     /// # Safety
     ///
     /// As for [`Heap::dealloc`], with a layout of that class.
     #[inline(always)]
-    unsafe fn push(&self, class: SizeClass, memory: NonNull<u8>) -> Result<(), Miss> {
+    unsafe fn push(&self, class: SizeClass, memory: NonNull<u8>) -> bool {
         if CHECKED {
-            return Err(Miss::Other);
+            return false;
         }
         let pin = self.platform.pin();
         // SAFETY: the caller's promise.
-        match self.caches.with(&pin, |cache| unsafe { cache.push(class, memory) }) {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(Miss::Other),
-        }
+        matches!(self.caches.with(&pin, |cache| unsafe { cache.push(class, memory) }), Ok(true))
     }
 
-    /// [`Heap::alloc`] of a layout that [`SizeClass::of_small`] does not know.
+    /// [`Heap::alloc`] of sizes that [`SizeClass::of_small_size`] does not know.
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     fn alloc_uncommon(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        let Some(class) = SizeClass::of_medium(layout) else { return self.alloc_rare(layout) };
+        match self.pop(class) {
+            Some(object) => Ok(object),
+            None => self.alloc_otherwise(layout),
+        }
+    }
+
+    /// [`Heap::alloc`] of what is larger than any class, aligned to more than a word, or without bytes.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
+    #[inline(never)]
+    fn alloc_rare(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         match SizeClass::of(layout).and_then(|class| self.alloc_uncommon_hit(class, layout)) {
             Some(object) => Ok(object),
             None => self.alloc_otherwise(layout),
@@ -271,16 +266,30 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     #[inline(always)]
     fn alloc_uncommon_hit(&self, class: SizeClass, layout: Layout) -> Option<NonNull<u8>> {
         // A layout without bytes is of the smallest class, and takes nothing.
-        if layout.size() == 0 { None } else { self.pop(class).ok() }
+        if layout.size() == 0 { None } else { self.pop(class) }
     }
 
-    /// [`Heap::dealloc`] of a layout that [`SizeClass::of_small`] does not know.
+    /// [`Heap::dealloc`] of sizes that [`SizeClass::of_small_size`] does not know.
     ///
     /// # Safety
     ///
     /// As for [`Heap::dealloc`].
     #[inline(never)]
     unsafe fn dealloc_uncommon(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let Some(class) = SizeClass::of_medium(layout) else { return self.dealloc_rare(memory, layout) };
+            if self.push(class, memory) { Ok(()) } else { self.dealloc_otherwise(memory, layout) }
+        }
+    }
+
+    /// [`Heap::dealloc`] of what is larger than any class, aligned to more than a word, or without bytes.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::dealloc`].
+    #[inline(never)]
+    unsafe fn dealloc_rare(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
         // SAFETY: the caller's promise.
         unsafe {
             match SizeClass::of(layout) {
@@ -299,7 +308,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     #[inline(always)]
     unsafe fn free_uncommon_hit(&self, class: SizeClass, memory: NonNull<u8>, layout: Layout) -> bool {
         // SAFETY: the caller's promise.
-        layout.size() != 0 && unsafe { self.push(class, memory) }.is_ok()
+        layout.size() != 0 && unsafe { self.push(class, memory) }
     }
 
     /// [`Heap::alloc`] of anything, by any way.
@@ -572,21 +581,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if let Some(area) = self.area(pin.cpu()) {
             area.cache.shared().count_nested();
         }
-    }
-}
-
-/// Why a use is not one that is served where memory is allocated or freed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Miss {
-    /// The layout has no bytes, or more than 1 KiB, or is aligned to more than a word.
-    Uncommon,
-    /// The loaded magazine does not serve it.
-    Other,
-}
-
-impl From<NotCommon> for Miss {
-    fn from(_: NotCommon) -> Miss {
-        Miss::Uncommon
     }
 }
 

@@ -1,12 +1,13 @@
 //! Other sizes in place.
 
 use core::alloc::Layout;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::Heap;
 use super::place::Room;
 use super::runs::Run;
-use crate::{PageSource, Platform, RunLength};
+use crate::{CpuPin, PageSource, Platform, RunLength};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Makes room for `new_layout` where an allocation is; false if it has none there. Then nothing has
@@ -47,7 +48,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // SAFETY: the caller's promise, and the record says that the source gave the run, with that length.
         let resized = unsafe {
             if from < to {
-                self.source.extend_run(&pin, memory, from, to)
+                self.source.extend_run(&pin, memory, from, to).or_else(|declined| {
+                    let behind = address + from.bytes() as usize..address + to.bytes() as usize;
+                    if !self.free_cached(&pin, behind) {
+                        return Err(declined);
+                    }
+                    self.source.extend_run(&pin, memory, from, to)
+                })
             } else {
                 self.source.shrink_run(&pin, memory, from, to)
             }
@@ -59,5 +66,22 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         debug_assert!(recorded, "the entry is the owner's");
         self.large.resized(from.bytes(), to.bytes());
         true
+    }
+
+    /// Gives the runs to the source that lie at `addresses`, one behind the other, in the CPU's cache. False
+    /// if that has none there.
+    ///
+    /// Bound: for each, a look at the cached runs of its length.
+    fn free_cached(&self, pin: &CpuPin, addresses: Range<usize>) -> bool {
+        let mut next = addresses.start;
+        while next < addresses.end
+            && let Some(Run::Cached(cached)) = self.runs.at(next)
+            && let Ok(taken) =
+                self.caches.with(pin, |cache| cache.runs.take_at(&self.runs, next, cached.length))
+            && self.free_evicted(pin, taken) > 0
+        {
+            next += cached.length.bytes() as usize;
+        }
+        next > addresses.start
     }
 }

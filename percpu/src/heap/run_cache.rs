@@ -256,6 +256,37 @@ impl RunCache {
         }
     }
 
+    /// Takes out the run of `length` at `address`, if it is this CPU's.
+    ///
+    /// Bound: a look at [`MAX_RUNS`] runs.
+    pub(super) fn take_at(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
+        let mut taken = Evicted::NONE;
+        let Some(bin) = self.bins.get(length.index()) else { return taken };
+        let mut before: Option<NonNull<u8>> = None;
+        let mut at = bin.first.get();
+        while let Some(run) =
+            at.filter(|run| record.at(run.addr().get()) == Some(Run::Cached(self.of_home(length))))
+        {
+            // SAFETY: the record has said that the run is cached, and it is in this CPU's list.
+            let behind = unsafe { next(run) };
+            if run.addr().get() != address {
+                (before, at) = (at, behind);
+                continue;
+            }
+            match before {
+                // SAFETY: as above.
+                Some(before) => unsafe { link(before, behind) },
+                None => bin.first.set(behind),
+            }
+            bin.count.store(bin.count.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+            self.pages.set(self.pages.get() - length.pages() as u32);
+            // SAFETY: the run was in this CPU's list.
+            unsafe { taken.push(run) };
+            break;
+        }
+        taken
+    }
+
     /// Takes out all runs.
     pub(super) fn take_all(&self, record: &Runs) -> Evicted {
         let mut all = Evicted::NONE;

@@ -62,15 +62,13 @@ impl SizeClass {
         Some(class)
     }
 
-    /// [`SizeClass::of`] for what is asked for most: 1 to 1024 bytes, aligned to a word at most.
-    #[inline]
-    pub(crate) const fn of_small(layout: Layout) -> Result<SizeClass, NotCommon> {
+    /// [`SizeClass::of`] for sizes that are asked for most, 1 to 1024 bytes, if the layout is aligned to a word
+    /// at most: see [`is_aligned_to_words`].
+    #[inline(always)]
+    pub(crate) const fn of_small_size(size: usize) -> Option<SizeClass> {
         // Wraps for no bytes, which is then too large.
-        let last = layout.size().wrapping_sub(1);
-        if last >= SMALL {
-            return Err(NotCommon);
-        }
-        if layout.align() > WORD { Err(NotCommon) } else { Ok(BY_WORDS[last / WORD]) }
+        let last = size.wrapping_sub(1);
+        if last >= SMALL { None } else { Some(BY_WORDS[last / WORD]) }
     }
 
     /// [`SizeClass::of`] for objects above the small ones, aligned to a word at most.
@@ -190,10 +188,11 @@ const ROUNDS: [u8; CLASS_COUNT] = {
     rounds
 };
 
-/// A layout that [`SizeClass::of_small`] does not know: without bytes, with more than 1024, or aligned to
-/// more than a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotCommon;
+/// Is the layout aligned to a word at most, as objects of every class are?
+#[inline(always)]
+pub(crate) const fn is_aligned_to_words(layout: Layout) -> bool {
+    layout.align() <= WORD
+}
 
 impl fmt::Debug for SizeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -279,7 +278,8 @@ mod tests {
                 let fits = |class: &SizeClass| class.size() >= size && class.size().is_multiple_of(align);
                 let class = SizeClass::of(layout);
                 assert_eq!(class, SizeClass::all().find(fits), "{layout:?}");
-                let (small, medium) = (SizeClass::of_small(layout).ok(), SizeClass::of_medium(layout));
+                let small = SizeClass::of_small_size(size).filter(|_| is_aligned_to_words(layout));
+                let medium = SizeClass::of_medium(layout);
                 let [if_small, if_medium] =
                     [size <= SMALL, size > SMALL].map(|is| class.filter(|_| is && align <= WORD));
                 assert_eq!((small, medium), (if_small, if_medium), "{layout:?}");

@@ -10,7 +10,7 @@ mod shelf;
 
 pub(crate) use chain::{Chain, link, next};
 pub use class::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};
-pub(crate) use class::{NotCommon, SlabShape};
+pub(crate) use class::{SlabShape, is_aligned_to_words};
 pub(crate) use header::{Arrival, Slab, SlabTag, WasFirst};
 pub(crate) use live::{CHECKED, WasLive};
 #[cfg(feature = "leak-tracking")]
