@@ -40,6 +40,12 @@ impl Depot {
         })
     }
 
+    /// Returns how many magazines are here at a glance.
+    pub(crate) fn magazines(&self) -> usize {
+        // Relaxed: a count, by which nothing is decided.
+        self.places.iter().filter(|place| !place.load(Ordering::Relaxed).is_null()).count()
+    }
+
     /// Leaves a magazine.
     ///
     /// # Errors

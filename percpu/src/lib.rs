@@ -111,7 +111,8 @@ pub use heap::handles::{
     UnknownNode,
 };
 pub use heap::{
-    AllocError, ClassStats, Corruption, CpuHeapStats, Heap, InvalidFree, LargeStats, Partial, ReallocError,
+    AllocError, ClassStats, Corruption, CpuHeapStats, Heap, HeapStats, InvalidFree, LargeStats,
+    NodeClassStats, Partial, ReallocError, Slabinfo,
 };
 #[cfg(feature = "hardening")]
 pub use heap::{Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report};

@@ -46,6 +46,7 @@ mod resize;
 mod run_cache;
 mod runs;
 mod shared;
+mod slabinfo;
 mod stats;
 
 pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
@@ -54,6 +55,7 @@ pub use hardening::LiveObjects;
 #[cfg(feature = "hardening")]
 pub use hardening::{Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report};
 pub use many::Partial;
+pub use slabinfo::{HeapStats, NodeClassStats, Slabinfo};
 pub use stats::{ClassStats, CpuHeapStats, LargeStats};
 
 use core::alloc::Layout;
