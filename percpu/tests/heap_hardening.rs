@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::recorder::{Hardened, Recorder, SECRET, free, heap, layout, reports};
 use common::{Machine, all_drained, become_cpu, pin};
 use topomem_percpu::{
     CpuId, CpuPin, Finding, Hardening, Heap, InvalidFree, Measure, NodeId, Order, OutOfMemory, PageSource,
@@ -32,60 +33,9 @@ fn all_shapes() -> impl Iterator<Item = (usize, usize)> {
 /// The same of large ones.
 const LARGE: [(usize, usize); 2] = [(20_001, 8), (40_000, 8192)];
 
-/// The machine's pages, and what the heap reports about its users.
-struct Recorder<'a> {
-    machine: &'a Machine,
-    reports: Mutex<Vec<Report>>,
-    /// Words of [`SECRET`] in the pages that came back.
-    secrets: AtomicUsize,
-}
-
-const SECRET: u8 = 0xe7;
-
-// SAFETY: the pages are the machine's.
-unsafe impl PageSource for Recorder<'_> {
-    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        self.machine.allocate(pin, node, order)
-    }
-
-    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        // SAFETY: the run is the source's from here on.
-        let bytes = unsafe { std::slice::from_raw_parts(run.as_ptr(), order.bytes() as usize) };
-        self.secrets.fetch_add(bytes.chunks(8).filter(|&word| word == [SECRET; 8]).count(), Ordering::SeqCst);
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.machine.free(pin, run, order) };
-    }
-
-    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        self.machine.node_of_cpu(cpu)
-    }
-
-    fn reported(&self, report: &Report) {
-        self.reports.lock().unwrap().push(*report);
-    }
-}
-
-type Hardened<'a> = Heap<&'a Machine, Recorder<'a>>;
-
-fn heap(machine: &Machine, measures: Hardening) -> Hardened<'_> {
-    let source = Recorder { machine, reports: Mutex::new(Vec::new()), secrets: AtomicUsize::new(0) };
-    let heap = Heap::with_hardening(machine, source, measures);
-    become_cpu(0);
-    heap.cpu_online(&pin()).unwrap();
-    heap
-}
-
 /// Each measure alone, and all together.
 fn measures(needed: Measure) -> Vec<Hardening> {
     [Hardening::NONE.with(needed), Hardening::ALL].into_iter().filter(|set| set.has(needed)).collect()
-}
-
-fn layout((size, align): (usize, usize)) -> Layout {
-    Layout::from_size_align(size, align).unwrap()
-}
-
-fn reports(heap: &Hardened<'_>) -> Vec<Report> {
-    std::mem::take(&mut heap.source().reports.lock().unwrap())
 }
 
 /// What the heap reported is one refused free, and it says so to its caller.
@@ -97,11 +47,6 @@ fn assert_refused(heap: &Hardened<'_>, memory: NonNull<u8>, layout: Layout) -> I
     assert_eq!(reports[0].finding, Finding::InvalidFree(invalid));
     assert_eq!((reports[0].address, reports[0].cpu), (memory.addr().get(), CpuId::BOOT));
     invalid
-}
-
-fn free(heap: &Hardened<'_>, memory: NonNull<u8>, layout: Layout) {
-    // SAFETY: the tests free what they allocated, once.
-    unsafe { heap.dealloc(memory, layout) }.unwrap();
 }
 
 #[test]

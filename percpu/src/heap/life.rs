@@ -67,6 +67,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let depots: u64 = self.existing_nodes().map(|node| self.clear_depots(pin, node, patience)).sum();
         // Only now, since the depots' own magazines lived in slabs too.
         let shelves: u64 = self.existing_nodes().map(|node| self.clear_shelves(pin, node, patience)).sum();
+        #[cfg(feature = "encoded-free-lists")]
+        self.report_broken_link();
         own.unwrap_or(0) + depots + shelves
     }
 
@@ -104,6 +106,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 frames += self.clear_shelves(pin, node, Patience::Bounded);
             }
         }
+        #[cfg(feature = "encoded-free-lists")]
+        self.report_broken_link();
         frames + self.existing(area.node).map_or(0, |node| self.collect_arrivals(pin, node))
     }
 }

@@ -317,6 +317,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     fn alloc_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        #[cfg(feature = "encoded-free-lists")]
+        self.report_broken_link();
         #[cfg(feature = "hardening")]
         if self.hardening.is_some() {
             return self.alloc_hardened(layout);

@@ -2,32 +2,7 @@
 
 use core::ptr::NonNull;
 
-/// A free object's first word: the next free object.
-struct Link {
-    next: Option<NonNull<u8>>,
-}
-
-/// Reads where the free object `object` points.
-///
-/// # Safety
-///
-/// `object` is a free object that the caller owns, last written by [`link`].
-#[inline]
-pub(crate) unsafe fn next(object: NonNull<u8>) -> Option<NonNull<u8>> {
-    // SAFETY: an object is at least a word, word-aligned, and the caller owns this one.
-    unsafe { object.cast::<Link>().read().next }
-}
-
-/// Makes the free object `object` point to `next`.
-///
-/// # Safety
-///
-/// The caller owns `object`, an object of a slab.
-#[inline]
-pub(crate) unsafe fn link(object: NonNull<u8>, next: Option<NonNull<u8>>) {
-    // SAFETY: as in `next`.
-    unsafe { object.cast::<Link>().write(Link { next }) };
-}
+use super::links::{link, next};
 
 /// A stack of free objects of one class. It owns them; dropping it loses them.
 #[derive(Debug, Default)]
@@ -96,24 +71,28 @@ impl Chain {
     }
 
     /// Moves the top `count` objects, or all if there are fewer, on top of `onto`, in their order.
-    /// Says how many that were.
+    /// Says how many that were. If a link leads nowhere that should lead on, what is behind it is lost.
     pub(crate) fn move_to(&mut self, count: usize, onto: &mut Chain) -> usize {
         let count = count.min(self.len);
         let Some(head) = self.head.filter(|_| count > 0) else { return 0 };
-        let mut last = head;
-        for _ in 1..count {
-            // SAFETY: the chain owns its objects, each written by `link`, and has `count` of them.
-            last = unsafe { next(last) }.unwrap_or(last);
+        let (mut last, mut moved) = (head, 1);
+        // SAFETY: the chain owns its objects, each written by `link`.
+        let mut behind = unsafe { next(last) };
+        while moved < count
+            && let Some(object) = behind
+        {
+            last = object;
+            moved += 1;
+            // SAFETY: as above.
+            behind = unsafe { next(last) };
         }
         // SAFETY: as above; both chains are of one class.
-        unsafe {
-            self.head = next(last);
-            link(last, onto.head);
-        }
-        self.len -= count;
+        unsafe { link(last, onto.head) };
+        self.head = behind;
+        self.len = if behind.is_some() { self.len - moved } else { 0 };
         onto.head = Some(head);
-        onto.len += count;
-        count
+        onto.len += moved;
+        moved
     }
 
     /// Walks the chain as far as the objects are `inside` their slab and no more than counted:

@@ -4,8 +4,9 @@
 use core::mem;
 use core::ptr::{self, NonNull};
 
-use super::chain::{self, Chain};
+use super::chain::Chain;
 use super::class::{CLASS_COUNT, SizeClass, SlabShape};
+use super::links::{link, next};
 use super::live::{LiveMap, MAX_OBJECTS};
 use crate::NodeId;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -144,7 +145,7 @@ unsafe impl Send for Slab {}
 
 impl Slab {
     /// Cuts the run at `base` into a slab, whose free objects come back as a chain, in order of
-    /// address from the top. The slab belongs to the shelf of `home`, wherever its pages lie.
+    /// address from the top, or in none that can be foreseen (`encoded-free-lists`). The slab belongs to the shelf of `home`, wherever its pages lie.
     ///
     /// # Safety
     ///
@@ -169,7 +170,11 @@ impl Slab {
         unsafe { slab.0.write(header) };
         let shape = SlabShape::ALL[class.index()];
         let mut objects = Chain::EMPTY;
-        for index in (0..shape.capacity).rev() {
+        #[cfg(not(feature = "encoded-free-lists"))]
+        let order = (0..shape.capacity).rev();
+        #[cfg(feature = "encoded-free-lists")]
+        let order = super::encoding::shuffled(shape.capacity, base);
+        for index in order {
             // SAFETY: `SlabShape` keeps every object inside the run, behind the header; each is
             // pushed once.
             unsafe { objects.push(base.add(shape.first + index * class.size())) };
@@ -270,7 +275,7 @@ impl Slab {
         let mut head = freed.load(Ordering::Relaxed);
         loop {
             // SAFETY: the object is ours until the exchange below succeeds.
-            unsafe { chain::link(object, NonNull::new(head)) };
+            unsafe { link(object, NonNull::new(head)) };
             // Release pairs with the Acquire in `take_remote`: who takes the stack sees the
             // links, and the last uses of the objects. A head that went and came back (ABA) is
             // harmless: we link to it, and look at nothing behind it.
@@ -308,7 +313,7 @@ impl Slab {
         loop {
             let object = NonNull::new(head)?;
             // SAFETY: the object stays on the stack until we take it.
-            let next = unsafe { chain::next(object) }.map_or(ptr::null_mut(), NonNull::as_ptr);
+            let next = unsafe { next(object) }.map_or(ptr::null_mut(), NonNull::as_ptr);
             match freed.compare_exchange_weak(head, next, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) if next.is_null() => return Some((object, Left::Nothing)),
                 Ok(_) => return Some((object, Left::Objects)),

@@ -3,15 +3,21 @@
 
 mod chain;
 mod class;
+#[cfg(feature = "encoded-free-lists")]
+mod encoding;
 pub(crate) mod header;
+mod links;
 mod list;
 mod live;
 mod shelf;
 
-pub(crate) use chain::{Chain, link, next};
+pub(crate) use chain::Chain;
 pub use class::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};
 pub(crate) use class::{SlabShape, is_aligned_to_words};
+#[cfg(feature = "encoded-free-lists")]
+pub(crate) use encoding::take_broken;
 pub(crate) use header::{Arrival, Slab, SlabTag, WasFirst};
+pub(crate) use links::{link, next};
 pub(crate) use live::{CHECKED, WasLive};
 #[cfg(feature = "leak-tracking")]
 pub(crate) use shelf::LockedShelf;

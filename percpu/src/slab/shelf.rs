@@ -243,13 +243,15 @@ impl Lists {
             && let Some(slab) = self.available()
         {
             // SAFETY: the lock is held.
-            let (moved, left) = unsafe {
+            let (before, left) = unsafe {
                 slab.shelved(|shelved| {
-                    let moved = shelved.free.move_to(wanted - onto.len(), onto);
-                    (moved, shelved.free.len())
+                    let before = shelved.free.len();
+                    shelved.free.move_to(wanted - onto.len(), onto);
+                    (before, shelved.free.len())
                 })
             };
-            self.counts.free -= moved;
+            // What a broken list has lost stays out, like what was moved.
+            self.counts.free -= before - left;
             if left == 0 {
                 // SAFETY: the lock is held, and the slab is on the partial list.
                 unsafe {

@@ -2,6 +2,9 @@
 //! Lock-free throughout, so that signal handlers can play interrupt handlers on it.
 #![allow(dead_code, clippy::unwrap_used)]
 
+#[cfg(feature = "hardening")]
+pub mod recorder;
+
 use std::alloc::Layout;
 use std::cell::Cell;
 // The crate's own tests are `no_std`, and include this file too.

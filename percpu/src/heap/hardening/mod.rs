@@ -13,6 +13,8 @@
 //! something is wrong stays out: it is never handed out again.
 
 mod block;
+#[cfg(feature = "encoded-free-lists")]
+mod links;
 mod poison;
 mod quarantine;
 mod realloc;

@@ -48,6 +48,9 @@ pub enum Finding {
     },
     /// A free, or a change of size, was refused.
     InvalidFree(InvalidFree),
+    /// The first word of a free object was written to, which named the next free object. It was not followed:
+    /// the objects behind it are not handed out any more.
+    BrokenLink,
 }
 
 impl fmt::Display for Report {
@@ -57,6 +60,9 @@ impl fmt::Display for Report {
                 write!(f, "write after free: {offset} bytes behind {:#x}, which is free", self.address)?;
             }
             Finding::InvalidFree(invalid) => invalid.fmt(f)?,
+            Finding::BrokenLink => {
+                write!(f, "broken link: the free object at {:#x} was written to", self.address)?;
+            }
         }
         if let Some(class) = self.class {
             write!(f, "; {class}")?;

@@ -17,12 +17,21 @@ pub(super) fn hardening() -> Result<bool, Error> {
     tools::ensure(&[Tool::Valgrind])?;
     let bench = program::build(Build::Hardened)?;
     println!("an alloc and a free of 64 bytes, the bench's loop in it");
-    println!("  {:<16}{:>14}{:>16}", "measure", "instructions", "bytes a block");
+    println!("  {:<18}{:>12}{:>16}", "measure", "instructions", "bytes a block");
     for measure in MEASURES {
-        let pair = instructions::of_hardened_pair(&bench, measure)?;
-        println!("  {measure:<16}{:>14.0}{:>16}", pair.median, block_bytes(&bench, measure)?);
+        count(&bench, measure, measure)?;
     }
+    // All heaps of a build have encoded lists, or none has.
+    let bench = program::build(Build::EncodedLists)?;
+    count(&bench, "none", "encoded-free-lists")?;
+    count(&bench, "all", "all and encoded")?;
     Ok(true)
+}
+
+fn count(bench: &Path, measure: &str, name: &str) -> Result<(), Error> {
+    let pair = instructions::of_hardened_pair(bench, measure)?;
+    println!("  {name:<20}{:>10.0}{:>16}", pair.median, block_bytes(bench, measure)?);
+    Ok(())
 }
 
 fn block_bytes(bench: &Path, measure: &str) -> Result<String, Error> {

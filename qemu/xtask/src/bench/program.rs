@@ -19,6 +19,8 @@ pub(super) enum Build {
     Peers,
     /// With the heap's measures against wrong uses.
     Hardened,
+    /// The same with links between free objects that are encoded.
+    EncodedLists,
     /// The same code on atomics that are observed.
     Counting,
 }
@@ -39,9 +41,10 @@ pub(super) fn build(build: Build) -> Result<PathBuf, Error> {
             command.env("RUSTFLAGS", "--cfg topomem_peers").env_remove("CARGO_ENCODED_RUSTFLAGS");
             folder.join("measure")
         }
-        Build::Hardened => {
+        Build::Hardened | Build::EncodedLists => {
             let folder = workspace::target_folder();
-            command.args(["--profile", "measure", "--features", "hardening", "--target-dir"]).arg(&folder);
+            let feature = if build == Build::Hardened { "hardening" } else { "encoded-free-lists" };
+            command.args(["--profile", "measure", "--features", feature, "--target-dir"]).arg(&folder);
             folder.join("measure")
         }
         Build::Counting => {

@@ -1,0 +1,29 @@
+//! Reports of links that were written to: see [`encoding`](crate::slab).
+
+use core::ptr::{self, NonNull};
+
+use super::super::Heap;
+use super::super::place::Place;
+use super::Finding;
+use crate::slab::take_broken;
+use crate::{PageSource, Platform};
+
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// Reports a link of this heap that was found to be broken. One load if there is none.
+    #[inline]
+    pub(in crate::heap) fn report_broken_link(&self) {
+        let mut class = None;
+        let ours = |address| {
+            let object = NonNull::new(ptr::without_provenance_mut(address));
+            let place = object.and_then(|object| self.place_of(object));
+            class = match place {
+                Some(Place::Object { class, .. }) => Some(class),
+                _ => None,
+            };
+            class.is_some()
+        };
+        if let Some(address) = take_broken(ours) {
+            self.report(Finding::BrokenLink, address, class, None);
+        }
+    }
+}

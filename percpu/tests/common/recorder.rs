@@ -1,0 +1,68 @@
+//! A machine whose heap's reports are kept.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::alloc::Layout;
+use std::prelude::rust_2024::*;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use topomem_percpu::{CpuId, CpuPin, Hardening, Heap, NodeId, Order, OutOfMemory, PageSource, Report};
+
+use super::{Machine, become_cpu, pin};
+
+/// The machine's pages, and what the heap reports about its users.
+pub struct Recorder<'a> {
+    pub machine: &'a Machine,
+    pub reports: Mutex<Vec<Report>>,
+    /// Words of [`SECRET`] in the pages that came back.
+    pub secrets: AtomicUsize,
+}
+
+pub const SECRET: u8 = 0xe7;
+
+// SAFETY: the pages are the machine's.
+unsafe impl PageSource for Recorder<'_> {
+    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+        self.machine.allocate(pin, node, order)
+    }
+
+    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
+        // SAFETY: the run is the source's from here on.
+        let bytes = unsafe { std::slice::from_raw_parts(run.as_ptr(), order.bytes() as usize) };
+        self.secrets.fetch_add(bytes.chunks(8).filter(|&word| word == [SECRET; 8]).count(), Ordering::SeqCst);
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.machine.free(pin, run, order) };
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.machine.node_of_cpu(cpu)
+    }
+
+    fn reported(&self, report: &Report) {
+        self.reports.lock().unwrap().push(*report);
+    }
+}
+
+pub type Hardened<'a> = Heap<&'a Machine, Recorder<'a>>;
+
+pub fn heap(machine: &Machine, measures: Hardening) -> Hardened<'_> {
+    let source = Recorder { machine, reports: Mutex::new(Vec::new()), secrets: AtomicUsize::new(0) };
+    let heap = Heap::with_hardening(machine, source, measures);
+    become_cpu(0);
+    heap.cpu_online(&pin()).unwrap();
+    heap
+}
+
+pub fn layout((size, align): (usize, usize)) -> Layout {
+    Layout::from_size_align(size, align).unwrap()
+}
+
+pub fn reports(heap: &Hardened<'_>) -> Vec<Report> {
+    std::mem::take(&mut heap.source().reports.lock().unwrap())
+}
+
+pub fn free(heap: &Hardened<'_>, memory: NonNull<u8>, layout: Layout) {
+    // SAFETY: the tests free what they allocated, once.
+    unsafe { heap.dealloc(memory, layout) }.unwrap();
+}
