@@ -1,10 +1,11 @@
 //! Wrong uses of memory, each of which the hardened heap must find: `break=` says which one is made.
-//! Without one, the heap must find nothing.
+//! Without one, the heap must find nothing, and all CPUs use all nodes' memory ([`nodes`]).
 
 use alloc::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use topomem::Topology;
 use topomem::percpu::{AllocError, InvalidFree, LiveObjects, Report};
 
 use super::failure;
@@ -16,6 +17,8 @@ use crate::memory::service::HEAP;
 
 extern crate alloc;
 
+mod nodes;
+
 /// What the heap has found. Relaxed: it orders nothing.
 static FOUND: AtomicUsize = AtomicUsize::new(0);
 
@@ -26,6 +29,8 @@ const SIZES: [usize; 6] = [8, 24, 64, 1000, 4096, 40_000];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Misuse {
     WriteAfterFree,
+    /// Of the link to the next free object.
+    BrokenLink,
     Overflow,
     DoubleFree,
     WildFree,
@@ -37,6 +42,7 @@ impl Misuse {
     fn named(name: &str) -> Option<Misuse> {
         match name {
             "write-after-free" => Some(Misuse::WriteAfterFree),
+            "broken-link" => Some(Misuse::BrokenLink),
             "overflow" => Some(Misuse::Overflow),
             "double-free" => Some(Misuse::DoubleFree),
             "wild-free" => Some(Misuse::WildFree),
@@ -54,7 +60,7 @@ pub fn note(report: &Report) {
 }
 
 /// Uses the heap rightly, but for what `break=` names.
-pub fn run(words: CommandLine<'_>) -> Outcome {
+pub async fn run(words: CommandLine<'_>, topology: &'static Topology) -> Outcome {
     let misuse = match words.value("break") {
         None => None,
         Some(name) => match Misuse::named(name) {
@@ -73,8 +79,9 @@ pub fn run(words: CommandLine<'_>) -> Outcome {
     if let Err(error) = HEAP.heap().live_by_site(look_for_leak) {
         failure(format_args!("{error}"), "heap");
     }
+    let is_right = misuse.is_some() || nodes::run(topology).await;
     log!("the heap has found {} wrong uses", FOUND.load(Ordering::Relaxed));
-    if FOUND.load(Ordering::Relaxed) == 0 { Outcome::Success } else { Outcome::Failures }
+    if is_right && FOUND.load(Ordering::Relaxed) == 0 { Outcome::Success } else { Outcome::Failures }
 }
 
 /// Allocates objects of `size` bytes, writes to them, changes their size and frees them.
@@ -131,6 +138,17 @@ fn commit(misuse: Misuse, object: NonNull<u8>, layout: Layout) {
                 Held::allocate(layout, 4096).free();
                 neighbours.free();
             }
+            Misuse::BrokenLink => {
+                heap.drain(&pin());
+                let neighbours = Held::allocate(layout, 512);
+                tell(heap.dealloc(object, layout));
+                heap.drain(&pin());
+                // Before the object is what the heap has put there: the link, now that it is free.
+                let link = object.sub(8);
+                link.write(link.read() ^ 0x22);
+                Held::allocate(layout, 4096).free();
+                neighbours.free();
+            }
             Misuse::Overflow => {
                 object.add(layout.size()).write(0x22);
                 tell(heap.dealloc(object, layout));
@@ -163,22 +181,32 @@ struct Held {
 impl Held {
     /// Allocates at most `count` objects, until the heap finds a wrong use.
     fn allocate(layout: Layout, count: usize) -> Held {
-        let mut last = None;
+        let mut held = Held { layout, last: None };
         for _ in 0..count {
             if FOUND.load(Ordering::Relaxed) > 0 {
                 break;
             }
             let Ok(object) = HEAP.heap().alloc(layout) else { break };
             // SAFETY: the heap gave at least a word.
-            unsafe { object.cast::<Option<NonNull<u8>>>().write(last) };
-            last = Some(object);
+            unsafe { held.push(object) };
         }
-        Held { layout, last }
+        held
+    }
+
+    /// Adds an object.
+    ///
+    /// # Safety
+    ///
+    /// The object is the caller's, with this layout, which has at least a word.
+    unsafe fn push(&mut self, object: NonNull<u8>) {
+        // SAFETY: the caller's promise.
+        unsafe { object.cast::<Option<NonNull<u8>>>().write(self.last) };
+        self.last = Some(object);
     }
 
     fn free(mut self) {
         while let Some(object) = self.last {
-            // SAFETY: written in `allocate`, and allocated with that layout; it is not used any more.
+            // SAFETY: written in `push`, and allocated with that layout; it is not used any more.
             unsafe {
                 self.last = object.cast::<Option<NonNull<u8>>>().read();
                 tell(HEAP.heap().dealloc(object, self.layout));

@@ -6,6 +6,7 @@ mod first_program;
 #[cfg(feature = "hardening")]
 pub mod heap;
 mod machine;
+mod memory_back;
 mod modules;
 mod processes;
 mod program;
@@ -79,7 +80,7 @@ async fn by_name(request: &Request) -> Outcome {
     let words = CommandLine(request.start_info.command_line());
     #[cfg(feature = "hardening")]
     if words.value("scenario") == Some("heap") {
-        return heap::run(words);
+        return heap::run(words, request.topology).await;
     }
     let fault = match broken::requested(words) {
         Ok(fault) => fault,

@@ -4,42 +4,32 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use core::time::Duration;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use async_task::Task;
-use topomem::{CpuId, Tended, Topology};
+use topomem::{CpuId, Topology};
 use topomem_boot::StartInfo;
-use topomem_stress::{Account, Break, Failure, Record, drain, inconsistencies};
+use topomem_stress::Break;
 
 use super::failure;
+use super::memory_back::{REST, account, is_back};
 use super::program::{self, Problem};
 use crate::arch::exit::Outcome;
 use crate::executor::{sleep, spawn_on};
 use crate::file::{self, Console, Records};
-use crate::memory::platform::pin;
-use crate::memory::service::SERVICE;
+use crate::log;
 use crate::process::{self, Shared};
 use crate::smp::ipi;
-use crate::{log, record};
 
 mod cases;
 
 use cases::{ATTACKS, Case, ISOLATION, LOGS, Output, PROGRAMS, SHELL};
 
-/// CPUs that have come to a meeting, over all meetings.
-static ARRIVED: AtomicUsize = AtomicUsize::new(0);
-/// Is all memory back?
-static IS_BACK: AtomicBool = AtomicBool::new(false);
 /// Has a program not done as it should? Relaxed: the reports are written before, and nothing else depends on it.
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 /// How often each ordinary program runs at the same time, at most or so: a host has fewer processors than machines
 /// have CPUs.
 const RUNS: usize = 4;
-/// How often to look whether all memory is back, and how long to wait between.
-const LOOKS: usize = 50;
-const REST: Duration = Duration::from_millis(5);
-
 /// Runs the programs on all CPUs, then programs beside attacks: what the kernel keeps after its first use is
 /// there by then. With a fault, attacks on what keeps programs apart alone: one must succeed.
 pub async fn run(start_info: &StartInfo, topology: &'static Topology, fault: Option<Break>) -> Outcome {
@@ -90,7 +80,7 @@ async fn first_failure(participants: Vec<Task<bool>>) -> Outcome {
 
 #[cfg(feature = "fault-injection")]
 fn inject(fault: Break) {
-    fault.inject(&SERVICE);
+    fault.inject(&crate::memory::service::SERVICE);
 }
 
 /// Without the feature there is no fault to inject: `broken::requested` has refused it.
@@ -100,38 +90,15 @@ fn inject(_: Break) {}
 /// One CPU's part. Was all as it should be?
 async fn participate(cpu: CpuId, topology: &'static Topology) -> bool {
     let mut is_right = run_streams(cpu, [Stream::Programs]).await;
-    // Twice: what one CPU returns gives another's memory home.
-    for _ in 0..2 {
-        meet().await;
-        settle().await;
-    }
-    meet().await;
-    let before = Account::of(&SERVICE, topology.nodes());
-    meet().await;
+    let before = account(topology, leave_programs).await;
     is_right &= run_streams(cpu, [Stream::Programs, Stream::Attacks]).await;
-    meet().await;
-    for look in 1..=LOOKS {
-        settle().await;
-        meet().await;
-        if cpu == CpuId::BOOT {
-            IS_BACK.store(is_all_back(&before, topology, look == LOOKS), Ordering::Relaxed);
-        }
-        // The barrier orders the store before the loads.
-        meet().await;
-        if IS_BACK.load(Ordering::Relaxed) {
-            return is_right;
-        }
-    }
-    false
+    is_back(cpu, &before, topology, leave_programs, |_| true).await && is_right
 }
 
-/// Waits until all CPUs are here. Nothing is allocated for it, so that it changes no account.
-async fn meet() {
-    let all = ipi::running().len();
-    let target = (ARRIVED.fetch_add(1, Ordering::SeqCst) / all + 1) * all;
-    while ARRIVED.load(Ordering::SeqCst) < target {
-        sleep(Duration::from_millis(1)).await;
-    }
+/// Has the executing CPU leave the programs' spaces and the files that they made.
+fn leave_programs() {
+    process::leave_spaces();
+    file::forget_disk_files();
 }
 
 /// Runs `streams` on `cpu` at the same time. Did all end as they should?
@@ -223,36 +190,4 @@ impl core::fmt::Display for Name {
         }
         Ok(())
     }
-}
-
-/// Has the executing CPU leave the programs' spaces and return what it caches, until nothing has retired.
-async fn settle() {
-    process::leave_spaces();
-    file::forget_disk_files();
-    for _ in 0..LOOKS {
-        drain(&SERVICE, &pin());
-        if SERVICE.tend(&pin()) == Tended::Done {
-            break;
-        }
-        sleep(REST).await;
-    }
-    drain(&SERVICE, &pin());
-}
-
-/// Is all memory back that there was `before`, and do the service's counts agree? What is wrong is reported
-/// if the run is not to look again.
-fn is_all_back(before: &Account, topology: &'static Topology, is_last: bool) -> bool {
-    let mut is_right = true;
-    let mut found = |failure: Failure| {
-        is_right = false;
-        if is_last {
-            record!("{}", Record::Failure(&failure));
-        }
-    };
-    inconsistencies(&SERVICE, &mut found);
-    before.differences(&Account::of(&SERVICE, topology.nodes()), topology.nodes(), found);
-    if is_right {
-        log!("all frames and objects are back");
-    }
-    is_right
 }

@@ -156,8 +156,9 @@ const SIM_FAULTS: [Fault; 6] = [
 const LEAKS: [(&str, &[&str]); 2] = [("leak-frame", &["lost"]), ("leak-object", &["objects lost"])];
 
 /// Wrong uses of memory that the hardened heap must find, and what it must say.
-const HEAP_FAULTS: [Fault; 6] = [
+const HEAP_FAULTS: [Fault; 7] = [
     ("write-after-free", "heap", &["write after free"]),
+    ("broken-link", "heap", &["broken link"]),
     ("overflow", "heap", &["was overwritten"]),
     ("double-free", "heap", &["double free"]),
     ("wild-free", "heap", &["no slab of"]),
@@ -259,11 +260,10 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         name: format!("qemu break {} for programs", fault.0),
         work: Work::Machine(broken(fault)),
     }));
-    steps.push({
-        let run =
-            MachineRun { topology: "two-nodes", scenario: scenario("heap", 1), expected: Expected::Success };
-        Step { name: "qemu two-nodes heap".to_owned(), work: Work::Machine(run) }
-    });
+    steps.extend(["two-nodes", "four-asymmetric"].map(|topology| {
+        let run = MachineRun { topology, scenario: scenario("heap", 1), expected: Expected::Success };
+        Step { name: format!("qemu {topology} heap"), work: Work::Machine(run) }
+    }));
     steps.extend(HEAP_FAULTS.iter().map(|fault| Step {
         name: format!("qemu heap misuse {}", fault.0),
         work: Work::Machine(broken(fault)),
