@@ -7,14 +7,12 @@ mod common;
 use std::alloc::Layout;
 use std::collections::BTreeSet;
 use std::ptr::NonNull;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::recorder::{Hardened, Recorder, SECRET, free, heap, layout, reports};
+use common::recorder::{Hardened, SECRET, free, heap, layout, reports};
 use common::{Machine, all_drained, become_cpu, pin};
 use topomem_percpu::{
-    CpuId, CpuPin, Finding, Hardening, Heap, InvalidFree, Measure, NodeId, Order, OutOfMemory, PageSource,
-    QUARANTINE_BYTES, ReallocError, Report, SizeClass,
+    CpuId, Finding, Hardening, Heap, InvalidFree, Measure, QUARANTINE_BYTES, ReallocError, SizeClass,
 };
 
 const MEGABYTE: usize = 1 << 20;
@@ -337,6 +335,28 @@ fn freed_memory_waits_in_quarantine() {
         assert!(SizeClass::all().all(|class| heap.class_stats(class).slabs == 0));
         assert_eq!(reports(&heap), []);
     }
+    // A large block waits for as many bytes of small ones.
+    for size in [1000, 4000, 12_000] {
+        let machine = Machine::new(1, 1, 4 * MEGABYTE);
+        let heap = heap(&machine, quarantine);
+        let (large, small) = (layout((size, 8)), layout((100, 8)));
+        let others: Vec<_> = (0..QUARANTINE_BYTES / 100).map(|_| heap.alloc(small).unwrap()).collect();
+        let class = SizeClass::all().find(|&class| heap.class_stats(class).slabs > 0).unwrap();
+        let first = heap.alloc(large).unwrap();
+        free(&heap, first, large);
+        let (mut freed, mut held) = (0, Vec::new());
+        for other in others {
+            free(&heap, other, small);
+            freed += class.size();
+            if freed + 8192 > QUARANTINE_BYTES {
+                held.push(heap.alloc(large).unwrap());
+            }
+            if quarantine.has(Measure::Quarantine) && freed < QUARANTINE_BYTES {
+                assert!(!held.contains(&first), "{size}: after {freed} bytes of other frees");
+            }
+        }
+        assert!(freed > QUARANTINE_BYTES && held.contains(&first), "{size}: it comes back");
+    }
     // A broken queue is noticed, and what it held stays out.
     if quarantine.has(Measure::Quarantine) {
         let machine = Machine::new(1, 1, 2 * MEGABYTE);
@@ -458,4 +478,131 @@ fn a_leak_is_listed_with_its_call_site_and_cpu() {
         }
         assert!(SizeClass::all().all(|class| heap.class_stats(class).slabs == 0));
     }
+}
+
+#[test]
+#[cfg(feature = "leak-tracking")]
+#[cfg_attr(miri, ignore = "an address that the heap has on record has no provenance")]
+fn large_objects_are_listed_with_their_call_sites() {
+    for set in measures(Measure::Tracking) {
+        let machine = Machine::new(1, 2, 2 * MEGABYTE);
+        let heap = heap(&machine, set);
+        let mut held = Vec::new();
+        let mut lines = Vec::new();
+        for (cpu, size, count) in [(0, 40_001, 2), (1, 100_000, 1), (0, 100, 3), (1, 20_000, 40)] {
+            become_cpu(cpu);
+            lines.push((cpu, line!() + 1, count, size as u64 * count));
+            held.extend((0..count).map(|_| (heap.alloc(layout((size, 8))).unwrap(), size)));
+        }
+        become_cpu(0);
+        let listed = || {
+            let mut all = Vec::new();
+            heap.live_by_site(|live| {
+                let origin = live.origin.unwrap();
+                all.push((origin.cpu.index(), origin.site.unwrap().line(), live.objects, live.bytes));
+            })
+            .unwrap();
+            all.sort_unstable();
+            all
+        };
+        // One line allocates for both CPUs.
+        let mut expected = Vec::new();
+        for cpu in 0..2 {
+            let of_cpu = || lines.iter().filter(move |line| line.0 == cpu);
+            let (objects, bytes) = (of_cpu().map(|line| line.2).sum(), of_cpu().map(|line| line.3).sum());
+            expected.push((cpu, lines[0].1, objects, bytes));
+        }
+        assert_eq!(listed(), expected, "{set:?}");
+        // What a CPU keeps for its next large objects is not out.
+        for (memory, size) in held {
+            free(&heap, memory, layout((size, 8)));
+        }
+        assert!(heap.large_stats().cached > 0);
+        assert_eq!(listed(), []);
+        assert_eq!(reports(&heap), []);
+    }
+}
+
+#[test]
+#[cfg(feature = "leak-tracking")]
+#[cfg_attr(miri, ignore = "takes minutes; loom explores the protocol")]
+fn large_objects_are_listed_while_others_free_them() {
+    let machine = Machine::new(2, 2, 4 * MEGABYTE);
+    let heap = common::heap(&machine, true);
+    common::all_online(&heap);
+    let (done, listed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for cpu in 0..2 {
+            let (heap, done) = (&heap, &done);
+            scope.spawn(move || {
+                become_cpu(cpu);
+                for round in 0..4000 {
+                    let layout = layout(([20_000, 40_000, 130_000][round % 3], 8));
+                    let memory = heap.alloc(layout).unwrap();
+                    // SAFETY: the heap has just given it, and it is freed once.
+                    unsafe {
+                        memory.write_bytes(0x11, layout.size());
+                        heap.dealloc(memory, layout).unwrap();
+                    }
+                    // So that runs go back to the source.
+                    heap.drain(&pin());
+                }
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        let (heap, done, listed) = (&heap, &done, &listed);
+        scope.spawn(move || {
+            become_cpu(2);
+            while done.load(Ordering::SeqCst) < 2 {
+                heap.live_by_site(|live| {
+                    listed.fetch_add(live.objects as usize, Ordering::Relaxed);
+                })
+                .unwrap();
+            }
+        });
+    });
+    assert!(listed.into_inner() > 0, "nothing was seen");
+    assert_eq!(heap.large_stats().live, 0);
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0);
+}
+
+#[test]
+#[cfg(feature = "leak-tracking")]
+fn a_list_of_what_is_out_calls_the_page_source_without_a_lock() {
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicBool;
+
+    static MACHINE: OnceLock<Machine> = OnceLock::new();
+    static HEAP: OnceLock<common::TestHeap<'static>> = OnceLock::new();
+    static WATCHING: AtomicBool = AtomicBool::new(false);
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    // More call sites than the table has places for at first; each CPU has its own.
+    const CPUS: usize = if cfg!(miri) { 113 } else { 200 };
+
+    let machine = MACHINE.get_or_init(|| {
+        Machine::new(1, CPUS, 2 * MEGABYTE).hooked(|| {
+            if let Some(heap) = HEAP.get()
+                && WATCHING.load(Ordering::SeqCst)
+            {
+                // A lock that this context holds would be said to be busy.
+                heap.validate().unwrap();
+                CALLS.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    });
+    let heap = HEAP.get_or_init(|| common::heap(machine, true));
+    let layout = layout((100, 8));
+    for cpu in 0..CPUS {
+        become_cpu(cpu);
+        heap.alloc(layout).unwrap();
+    }
+    become_cpu(0);
+    WATCHING.store(true, Ordering::SeqCst);
+    let mut objects = 0;
+    heap.live_by_site(|live| objects += live.objects).unwrap();
+    WATCHING.store(false, Ordering::SeqCst);
+    assert_eq!(objects, CPUS as u64);
+    // Two tables, and both go back.
+    assert_eq!(CALLS.load(Ordering::SeqCst), 4);
 }

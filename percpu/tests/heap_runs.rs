@@ -124,6 +124,10 @@ unsafe impl PageSource for Counting {
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         self.machine.node_of_cpu(cpu)
     }
+
+    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
+        self.machine.node_with_memory(node)
+    }
 }
 
 fn cached(runs: u64, pages: u64) -> LargeStats {
@@ -639,6 +643,35 @@ fn zeroed_runs_of_the_source_are_not_written_to() {
         let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), size) };
         assert!(bytes.iter().all(|&byte| byte == 0));
         free(&heap, again, layout);
+    }
+    drop(heap);
+    assert_eq!(source.machine.outstanding(), 0);
+}
+
+#[test]
+fn zeroed_runs_on_another_node_are_not_written_to() {
+    let source = Counting::new(2, 1, 2 * MEGABYTE);
+    let heap = Heap::new(&source.machine, &source);
+    heap.cpu_online(&pin()).unwrap();
+    for node in [0, 1].map(|index| NodeId::new(index).unwrap()) {
+        let on = heap.on(node).unwrap();
+        let (size, small_size) = (9 * PAGE, 3000);
+        let large = on.alloc_zeroed(layout(size)).unwrap();
+        assert_eq!(source.machine.node_of(large), node);
+        // SAFETY: the heap gave that many bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(large.as_ptr(), size) };
+        let written: Vec<_> = bytes.iter().enumerate().filter(|&(_, &byte)| byte != 0).collect();
+        assert_eq!(written, [(MARK.0, &MARK.1)], "{node}");
+        // An object of a slab has what its last owner wrote.
+        for _ in 0..2 {
+            let small = on.alloc_zeroed(layout(small_size)).unwrap();
+            // SAFETY: the heap gave that many bytes.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(small.as_ptr(), small_size) };
+            assert!(bytes.iter().all(|&byte| byte == 0), "{node}");
+            bytes.fill(0x77);
+            free(&heap, small, layout(small_size));
+        }
+        free(&heap, large, layout(size));
     }
     drop(heap);
     assert_eq!(source.machine.outstanding(), 0);

@@ -198,7 +198,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             Err(AllocError::MisalignedRun { address, order: align })
         };
         match outcome {
-            Ok(()) => Ok(run),
+            Ok(()) => {
+                // For lists of what is out, which find the run by the record.
+                #[cfg(feature = "leak-tracking")]
+                run.as_ptr().expose_provenance();
+                Ok(run)
+            }
             Err(error) => {
                 // SAFETY: the run just came from the source, with this length.
                 unsafe { self.source.free_run(pin, run, length) };
@@ -294,8 +299,22 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.large.freed(run.length.bytes());
         // SAFETY: `recorded_run` had the run from the source with this length, and the caller gives it
         // up.
-        unsafe { self.source.free_run(pin, memory, run.length) };
+        unsafe { self.return_run(pin, memory, run.length) };
         Ok(())
+    }
+
+    /// Gives a run that was struck off the record to the source.
+    ///
+    /// # Safety
+    ///
+    /// The run came from the source with this length, and nobody uses it.
+    unsafe fn return_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        #[cfg(feature = "leak-tracking")]
+        if self.inspection.takes_over(run.addr().get()) {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.source.free_run(pin, run, length) };
     }
 
     /// Gives runs of a CPU's cache to the source, and says how many pages that are.
@@ -305,7 +324,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         while let Some((run, cached)) = evicted.pop(&self.runs) {
             self.runs.strike(run.addr().get(), Run::Cached(cached));
             // SAFETY: `recorded_run` had the run from the source with this length, and nobody uses it.
-            unsafe { self.source.free_run(pin, run, cached.length) };
+            unsafe { self.return_run(pin, run, cached.length) };
             pages += cached.length.pages();
         }
         pages

@@ -94,6 +94,8 @@ pub struct Heap<P: Platform, S: PageSource> {
     large: large::Counters,
     #[cfg(feature = "hardening")]
     hardening: Hardening,
+    #[cfg(feature = "leak-tracking")]
+    inspection: hardening::Inspection,
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
@@ -111,6 +113,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             large: large::Counters::new(),
             #[cfg(feature = "hardening")]
             hardening: Hardening::NONE,
+            #[cfg(feature = "leak-tracking")]
+            inspection: hardening::Inspection::new(),
         }
     }
 
@@ -128,6 +132,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             large: large::Counters::new(),
             #[cfg(feature = "hardening")]
             hardening: Hardening::NONE,
+            #[cfg(feature = "leak-tracking")]
+            inspection: hardening::Inspection::new(),
         }
     }
 

@@ -238,6 +238,22 @@ impl Runs {
         None
     }
 
+    /// Calls `each` with the address of each large object that is on the record, until it fails.
+    #[cfg(feature = "leak-tracking")]
+    pub(super) fn each_large<E>(
+        &self,
+        mut each: impl FnMut(usize, LargeRun) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (index, place) in self.root.iter().enumerate() {
+            // Further bits repeat the sign.
+            let unused = usize::BITS - ROOT_SHIFT - ROOT_ENTRIES.trailing_zeros();
+            let base = ((index << ROOT_SHIFT << unused) as isize >> unused) as usize;
+            // SAFETY: below the root there are three levels of inner tables.
+            unsafe { each_large_below(place, base, &INNER_SHIFT, &mut each) }?;
+        }
+        Ok(())
+    }
+
     /// Strikes `run` off; false if it was not recorded at `address`. Of several contexts that try
     /// one is told that it was.
     pub(super) fn strike(&self, address: usize, run: Run) -> bool {
@@ -266,6 +282,38 @@ fn inner_index(address: usize, shift: u32) -> usize {
 
 fn leaf_index(address: usize) -> usize {
     (address >> PAGE_BITS) % (1 << LEAF_BITS)
+}
+
+/// [`Runs::each_large`] of the addresses from `base` on, of which the table at `place` tells.
+///
+/// # Safety
+///
+/// At `place` begin inner tables with these shifts, and leaves below, which live as long as the place.
+#[cfg(feature = "leak-tracking")]
+unsafe fn each_large_below<E>(
+    place: &AtomicPtr<u8>,
+    base: usize,
+    shifts: &[u32],
+    each: &mut impl FnMut(usize, LargeRun) -> Result<(), E>,
+) -> Result<(), E> {
+    if let Some((&shift, below)) = shifts.split_first() {
+        // SAFETY: the caller's promise.
+        let Some(inner) = (unsafe { existing::<Inner>(place) }) else { return Ok(()) };
+        for (index, child) in inner.children.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { each_large_below(child, base | index << shift, below, each) }?;
+        }
+        return Ok(());
+    }
+    // SAFETY: the caller's promise.
+    let Some(leaf) = (unsafe { existing::<Leaf>(place) }) else { return Ok(()) };
+    for (index, entry) in leaf.entries.iter().enumerate() {
+        // Relaxed: see `Runs::at`.
+        if let Some(Run::Large(run)) = Run::decode(entry.load(Ordering::Relaxed)) {
+            each(base | index << PAGE_BITS, run)?;
+        }
+    }
+    Ok(())
 }
 
 /// The table at `place`, if there is one.

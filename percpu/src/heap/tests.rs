@@ -2,7 +2,7 @@
 //! depots that overflow.
 
 #[path = "../../tests/common/mod.rs"]
-mod common;
+pub(super) mod common;
 
 use core::alloc::Layout;
 use std::vec::Vec;

@@ -238,6 +238,21 @@ static void trimmed(void)
     free(again);
 }
 
+/* Memory that is zero anyway is not written to, even if it was used before. */
+static void zeroed_when_touched(void)
+{
+    const size_t size = (size_t)32 << 20;
+    unsigned char *memory = malloc(size);
+    CHECK(memory != NULL);
+    memset(memory, 0xff, size);
+    size_t before = resident_pages();
+    free(memory);
+    memory = calloc(size, 1);
+    CHECK(memory != NULL && resident_pages() + size / 4096 - 500 < before);
+    CHECK(all_are(memory, 0, size));
+    free(memory);
+}
+
 /* Does `act` end the process by abort, having said so? */
 static int aborts(void (*act)(void))
 {
@@ -304,6 +319,7 @@ int main(void)
     giant();
     errno_stays();
     trimmed();
+    zeroed_when_touched();
     misuse();
     puts("every entry point is as it should be");
     return 0;

@@ -12,7 +12,7 @@ use topomem_percpu::{
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
-use crate::threads;
+use crate::{errno, threads};
 
 /// The frames.
 pub(crate) static FRAMES: Frames<Threads> = Frames::new(Threads);
@@ -28,6 +28,9 @@ const MOST: usize = 64 << 30;
 const LEAST: usize = 64 << 20;
 /// How many CPUs have a magazine of frames. Each costs a part of a page at every program's start.
 const CPUS_WITH_FRAMES: usize = 64;
+
+/// Bytes of a run that the kernel zeroes: below, a call and the faults cost more than to write the zeroes.
+const LONG: usize = 1 << 20;
 
 /// Where RAM is; null before it is reserved.
 static RAM: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
@@ -107,6 +110,29 @@ unsafe impl PageSource for FramePages {
         let request = FrameRequest::frame();
         let first = FRAMES.alloc_run(pin, &request, length.pages(), align.frames());
         first.map(FramePages::memory_at).map_err(|_| OutOfMemory)
+    }
+
+    /// Has the kernel take the pages of a long run, and give zeroed ones when the program touches them: so each is
+    /// written to once, and none that the program does not use.
+    fn allocate_run_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let run = self.allocate_run(pin, node, length, align)?;
+        let bytes = length.bytes() as usize;
+        // SAFETY: the run is private memory of so many bytes, and nobody else's.
+        let taken = bytes >= LONG
+            && errno::preserved(|| unsafe {
+                libc::madvise(run.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0
+            });
+        if !taken {
+            // SAFETY: as above.
+            unsafe { run.write_bytes(0, bytes) };
+        }
+        Ok(run)
     }
 
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {

@@ -13,6 +13,8 @@
 //! something is wrong stays out: it is never handed out again.
 
 mod block;
+#[cfg(feature = "leak-tracking")]
+mod inspection;
 #[cfg(feature = "encoded-free-lists")]
 mod links;
 mod poison;
@@ -34,6 +36,8 @@ use super::{AllocError, Heap, InvalidFree, dangling};
 use crate::slab::{SizeClass, WasLive};
 use crate::{CpuPin, Order, PageSource, Platform};
 use block::Block;
+#[cfg(feature = "leak-tracking")]
+pub(super) use inspection::Inspection;
 pub use quarantine::QUARANTINE_BYTES;
 pub(super) use quarantine::Quarantine;
 pub use report::{Finding, Origin, Report};
@@ -56,7 +60,7 @@ pub enum Measure {
     /// Fills freed objects with zeros. Feature `zero-on-free`.
     ZeroOnFree,
     /// Notes for each object the call and the CPU that allocated it: `Heap::live_by_site` lists what is
-    /// out, and reports name it. Feature `leak-tracking`. Objects of slabs only.
+    /// out, and reports name it. Feature `leak-tracking`.
     Tracking,
 }
 
@@ -274,7 +278,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 // SAFETY: the caller's promise, and the run is on record.
                 let freed = unsafe {
                     if self.hardening.has(Measure::ZeroOnFree) {
-                        taken.start.write_bytes(0, run.length.bytes() as usize);
+                        poison::fill_bytes(taken.start, run.length.bytes() as usize, 0);
                     }
                     if Room::of(taken.outer) == Some(taken.place.room()) {
                         self.dealloc_large(pin, taken.start, taken.outer)

@@ -34,11 +34,21 @@ pub(super) const fn pattern(hardening: Hardening) -> Option<u8> {
 ///
 /// The caller owns the block, which is of `class`.
 pub(super) unsafe fn fill(start: NonNull<u8>, class: SizeClass, pattern: u8) {
-    let body = class.size().saturating_sub(TAIL);
+    // SAFETY: the caller's promise.
+    unsafe { fill_bytes(start, class.size(), pattern) };
+}
+
+/// Fills the block of `bytes` at `start`.
+///
+/// # Safety
+///
+/// The caller owns the block, which is aligned to a word, and as long as a multiple of a word.
+pub(super) unsafe fn fill_bytes(start: NonNull<u8>, bytes: usize, pattern: u8) {
+    let body = bytes.saturating_sub(TAIL);
     // SAFETY: the caller's promise.
     unsafe { start.write_bytes(pattern, body) };
-    for offset in (body..class.size()).step_by(size_of::<u64>()) {
-        // SAFETY: a block is aligned to a word, and as long as a multiple of a word.
+    for offset in (body..bytes).step_by(size_of::<u64>()) {
+        // SAFETY: the caller's promise.
         let word = unsafe { AtomicU64::from_ptr(start.add(offset).cast().as_ptr()) };
         word.store(u64::from_ne_bytes([pattern; 8]), Ordering::Relaxed);
     }

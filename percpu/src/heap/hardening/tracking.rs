@@ -2,22 +2,25 @@
 //!
 //! Each block names its call site and CPU in its tail, so an allocation looks nothing up and waits for
 //! nobody, in every context. Only a question for all of them walks the slabs, each shelf's under its
-//! lock, which keeps the slabs there. A hash table adds the sites up. Its memory comes from the page
+//! lock, which keeps the slabs there, and then the record of large objects
+//! ([`inspection`](super::inspection)). A hash table adds the sites up. Its memory comes from the page
 //! source, outside of the locks.
 
 use core::alloc::Layout;
 use core::hash::{BuildHasherDefault, Hasher};
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use allocator_api2::alloc::{AllocError as NoMemory, Allocator};
 use hashbrown::HashMap;
 
+use super::super::runs::{LargeRun, Run};
 use super::super::{AllocError, Heap};
 use super::block;
+use super::inspection::Left;
 use super::report::Origin;
 use crate::slab::{LockedShelf, SizeClass, Slab, SlabShape, WasLive};
 use crate::try_lock::Patience;
-use crate::{Order, PageSource, Platform};
+use crate::{CpuPin, Order, PageSource, Platform};
 
 /// Objects that are out, and that one call allocated on one CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,13 +81,33 @@ type Sites<'a, P, S> = HashMap<Option<Origin>, (u64, u64), BuildHasherDefault<Fn
 /// The table has no room for another site.
 struct Full;
 
+/// Adds an object up, of `most` bytes or of as many as are `found` with its call site.
+fn add<P: Platform, S: PageSource>(
+    sites: &mut Sites<'_, P, S>,
+    found: Option<(Origin, usize)>,
+    most: usize,
+) -> Result<(), Full> {
+    let (origin, size) = found.map_or((None, most), |(origin, size)| (Some(origin), size));
+    let has_room = sites.len() < sites.capacity();
+    let (objects, bytes) = match sites.get_mut(&origin) {
+        Some(sums) => sums,
+        // There is a place, so this allocates nothing.
+        None if has_room => sites.entry(origin).or_default(),
+        None => return Err(Full),
+    };
+    *objects += 1;
+    *bytes += size as u64;
+    Ok(())
+}
+
 /// The table's places at first.
 const PLACES: usize = 112;
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Calls `each` with the objects that are out, added up by call site and CPU. Objects of slabs
-    /// only; [`Heap::large_stats`] counts the others. Exact if nobody else uses the heap meanwhile. A
-    /// shelf whose lock does not come free is left out. Costs a look at every object.
+    /// Calls `each` with the objects that are out, added up by call site and CPU. Exact if nobody else uses
+    /// the heap meanwhile. A shelf whose lock does not come free is left out; so are large objects if another
+    /// context lists them at the same instant. Costs a look at every object, and at every page of address space
+    /// near which the heap ever had memory.
     ///
     /// # Errors
     ///
@@ -126,7 +149,40 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 outcome?;
             }
         }
-        Ok(())
+        self.runs.each_large(|address, run| self.add_up_large(&pin, address, run, sites))
+    }
+
+    /// Adds the large object up that `run` says is at `address`, if it is still there.
+    fn add_up_large(
+        &self,
+        pin: &CpuPin,
+        address: usize,
+        run: LargeRun,
+        sites: &mut Sites<'_, P, S>,
+    ) -> Result<(), Full> {
+        let bytes = run.length.bytes() as usize;
+        // SAFETY: a large object is at `start`, and stays there meanwhile.
+        let read = |start| unsafe { block::origin(start, bytes, self.hardening) };
+        self.look_at_large(pin, address, run, read).map_or(Ok(()), |found| add(sites, found, bytes))
+    }
+
+    /// Calls `read` with the large object that `run` says is at `address`, if it is still there. Meanwhile its
+    /// memory stays what it is.
+    fn look_at_large<R>(
+        &self,
+        pin: &CpuPin,
+        address: usize,
+        run: LargeRun,
+        read: impl FnOnce(NonNull<u8>) -> R,
+    ) -> Option<R> {
+        let start = NonNull::new(ptr::with_exposed_provenance_mut(address))?;
+        let is_there = || self.runs.at(address) == Some(Run::Large(run));
+        let (found, left) = self.inspection.look(address, is_there, || read(start)).ok()?;
+        if left == Left::ToTheCaller {
+            // SAFETY: its owner has freed the object, and left the run to us.
+            unsafe { self.source.free_run(pin, start, run.length) };
+        }
+        found
     }
 
     fn add_up_shelf(
@@ -140,18 +196,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             self.live_objects(slab, class).try_for_each(|object| {
                 // SAFETY: the slab is on the locked shelf.
                 let found = unsafe { block::origin(object, class.size(), self.hardening) };
-                let (origin, size) =
-                    found.map_or((None, class.size()), |(origin, size)| (Some(origin), size));
-                let has_room = sites.len() < sites.capacity();
-                let (objects, bytes) = match sites.get_mut(&origin) {
-                    Some(sums) => sums,
-                    // There is a place, so this allocates nothing.
-                    None if has_room => sites.entry(origin).or_default(),
-                    None => return Err(Full),
-                };
-                *objects += 1;
-                *bytes += size as u64;
-                Ok(())
+                add(sites, found, class.size())
             })
         })
     }
@@ -162,5 +207,33 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         (0..shape.capacity)
             .filter(move |&index| slab.live().get(index) == WasLive::Yes)
             .map(move |index| slab.object(shape.first + index * class.size()))
+    }
+}
+
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests {
+    use super::super::super::tests::common::{Machine, all_online, heap, pin};
+    use super::*;
+
+    #[test]
+    fn an_object_that_is_looked_at_stays_and_is_returned_afterwards() {
+        let machine = Machine::new(1, 1, 1 << 20);
+        let heap = heap(&machine, true);
+        all_online(&heap);
+        let layout = Layout::from_size_align(40_000, 8).unwrap();
+        let memory = heap.alloc(layout).unwrap();
+        let Some(Run::Large(run)) = heap.runs.at(memory.addr().get()) else { panic!() };
+        let before = machine.outstanding();
+        let look = |read: &dyn Fn()| heap.look_at_large(&pin(), memory.addr().get(), run, |_| read());
+        let seen = look(&|| {
+            // SAFETY: allocated above, and not used any more.
+            unsafe { heap.dealloc(memory, layout) }.unwrap();
+            heap.drain(&pin());
+            assert_eq!((heap.large_stats().live, machine.outstanding()), (0, before), "it is read");
+            assert_eq!(look(&|| ()), None, "one at a time");
+        });
+        assert_eq!(seen, Some(()));
+        assert_eq!(machine.outstanding() as u64, before as u64 - run.length.pages());
+        assert_eq!(look(&|| ()), None, "it is gone");
     }
 }
