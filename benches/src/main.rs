@@ -46,6 +46,13 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         svg: Option<std::path::PathBuf>,
     },
+    /// Counts what CPUs cost each other that use one heap
+    #[cfg(topomem_count)]
+    HeapContention {
+        /// Draw the figures to FILE
+        #[arg(long, value_name = "FILE")]
+        svg: Option<std::path::PathBuf>,
+    },
     /// Counts topomem's atomic read-modify-writes in pairs that its magazine serves
     #[cfg(topomem_count)]
     Hits,
@@ -200,6 +207,14 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             print(&summaries)?;
             if let Some(path) = svg {
                 contention::draw_spaces(&summaries, &path)?;
+            }
+        }
+        #[cfg(topomem_count)]
+        Command::HeapContention { svg } => {
+            let summaries = contention::run_heap();
+            print(&summaries)?;
+            if let Some(path) = svg {
+                contention::draw_heap(&summaries, &path)?;
             }
         }
         #[cfg(topomem_count)]

@@ -6,6 +6,7 @@
 //! if all ran at the same speed.
 
 mod counts;
+mod heap;
 mod lines;
 mod lock;
 mod machine;
@@ -16,7 +17,8 @@ mod subjects;
 mod suite;
 mod workload;
 
+pub use heap::run as run_heap;
 pub use pair::read_modify_writes;
-pub use plot::{draw_frames, draw_spaces};
+pub use plot::{draw_frames, draw_heap, draw_spaces};
 pub use spaces::run as run_spaces;
 pub use suite::run as run_frames;

@@ -36,6 +36,15 @@ const SPACES: Plot = Plot {
     subjects: &[("two-level", RED), ("topomem", BLUE)],
 };
 
+const HEAP: Plot = Plot {
+    panels: [
+        ("own_lines", "cache lines from other CPUs, own objects"),
+        ("passed_lines", "cache lines from other CPUs, freed by another CPU"),
+        ("large_lines", "cache lines from other CPUs, large objects"),
+    ],
+    subjects: &[("spin-lock", RED), ("topomem", BLUE)],
+};
+
 const SIZE: (u32, u32) = (960, 330);
 
 /// Draws the medians of [`run_frames`](super::run_frames) as an SVG file, a panel for each case, CPUs to the
@@ -55,6 +64,15 @@ pub fn draw_frames(summaries: &[Summary], path: &Path) -> Result<(), Box<dyn Err
 /// If the file can't be written.
 pub fn draw_spaces(summaries: &[Summary], path: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
     draw(&SPACES, summaries, path)
+}
+
+/// Draws the medians of [`run_heap`](super::run_heap), as [`draw_frames`].
+///
+/// # Errors
+///
+/// If the file can't be written.
+pub fn draw_heap(summaries: &[Summary], path: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
+    draw(&HEAP, summaries, path)
 }
 
 fn draw(plot: &Plot, summaries: &[Summary], path: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {

@@ -136,7 +136,13 @@ impl Topomem {
     /// An allocator over the frames of an arena.
     #[must_use]
     pub fn over(arena: Arena, cpus: usize) -> Topomem {
-        Topomem::on(arena::BYTES / 4096, Some(arena), cpus, 1, DoubleFrees::default())
+        Topomem::over_nodes(arena, cpus, 1)
+    }
+
+    /// As [`Topomem::over`], spread evenly over `nodes` nodes as the CPUs are.
+    #[must_use]
+    pub fn over_nodes(arena: Arena, cpus: usize, nodes: usize) -> Topomem {
+        Topomem::on(arena::BYTES / 4096, Some(arena), cpus, nodes, DoubleFrees::default())
     }
 
     fn on(

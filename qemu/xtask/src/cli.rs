@@ -176,6 +176,8 @@ pub(crate) enum BenchCommand {
     Contention(BenchContentionArgs),
     /// What CPUs cost each other that make, use and remove regions of one address space, counted
     Spaces(BenchContentionArgs),
+    /// What CPUs cost each other that use one heap, counted
+    HeapContention(BenchContentionArgs),
     /// What the heap's measures against wrong uses cost: instructions and bytes
     Hardening,
     /// What changes of mappings cost until every CPU has forgotten the old ones, under QEMU
@@ -196,7 +198,7 @@ pub(crate) struct BenchTimesArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchContentionArgs {
-    /// Draw the plot to FILE; benches/contention.svg or benches/spaces.svg when none is given
+    /// Draw the plot to FILE; by default benches/contention.svg, benches/spaces.svg or benches/heap-contention.svg
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
     /// Write all results to FILE, machine-readable

@@ -1,4 +1,4 @@
-//! `cargo xtask bench contention` and `bench spaces`: what CPUs cost each other.
+//! `cargo xtask bench contention`, `bench heap-contention` and `bench spaces`: what CPUs cost each other.
 
 use serde_json::Map;
 
@@ -26,6 +26,14 @@ pub(super) const FRAMES: Suite = Suite {
     subjects: &["global-lock", "node-lock", "topomem"],
     heading: "per alloc or free",
     plot: "benches/contention.svg",
+};
+
+/// Objects of one heap.
+pub(super) const HEAP: Suite = Suite {
+    name: "heap-contention",
+    subjects: &["spin-lock", "topomem"],
+    heading: "per alloc or free",
+    plot: "benches/heap-contention.svg",
 };
 
 /// Regions of one address space.

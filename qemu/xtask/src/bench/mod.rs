@@ -38,6 +38,7 @@ pub(crate) fn bench(command: &BenchCommand) -> Result<bool, Error> {
         BenchCommand::Heap(arguments) => heap::heap(arguments),
         BenchCommand::Hardening => hardening::hardening(),
         BenchCommand::Contention(arguments) => contention::contention(&contention::FRAMES, arguments),
+        BenchCommand::HeapContention(arguments) => contention::contention(&contention::HEAP, arguments),
         BenchCommand::Spaces(arguments) => contention::contention(&contention::SPACES, arguments),
         BenchCommand::Shootdown(arguments) => shootdown::shootdown(arguments),
         BenchCommand::Vm(arguments) => vm::vm(arguments),
