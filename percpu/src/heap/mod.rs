@@ -28,6 +28,7 @@
 //! bound; what the heap calls meanwhile ([`PageSource`], [`Platform::relax`]) is called without any
 //! of its locks held.
 
+pub(crate) mod arrivals;
 mod by_address;
 mod cache;
 mod counters;

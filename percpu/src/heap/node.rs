@@ -5,19 +5,16 @@ use core::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
 
+use super::arrivals::Arrivals;
 use super::counters::SharedOps;
 use crate::depot::Depot;
-use crate::slab::{Arrival, CLASS_COUNT, Shelf, SizeClass, WasFirst};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::slab::{CLASS_COUNT, Shelf, SizeClass};
 use crate::{NodeId, Order};
-
-const _: () = assert!(CLASS_COUNT <= 64, "a bit for each class");
 
 /// One node's shelves and depots.
 pub(super) struct NodeHeap {
     pub(super) node: NodeId,
-    /// The classes whose inboxes got slabs since somebody collected them, a bit each.
-    arrivals: CachePadded<AtomicU64>,
+    pub(super) arrivals: CachePadded<Arrivals>,
     classes: [NodeClass; CLASS_COUNT],
 }
 
@@ -47,7 +44,7 @@ impl NodeHeap {
         // SAFETY: the run is large and aligned enough, and ours; every field is written.
         unsafe {
             (&raw mut (*heap.as_ptr()).node).write(node);
-            (&raw mut (*heap.as_ptr()).arrivals).write(CachePadded::new(AtomicU64::new(0)));
+            (&raw mut (*heap.as_ptr()).arrivals).write(CachePadded::new(Arrivals::new()));
             for class in SizeClass::all() {
                 (&raw mut (*heap.as_ptr()).classes[class.index()]).write(NodeClass {
                     shelf: Shelf::new(class),
@@ -63,28 +60,5 @@ impl NodeHeap {
     #[inline]
     pub(super) fn class(&self, class: SizeClass) -> &NodeClass {
         &self.classes[class.index()]
-    }
-
-    /// Notes that a slab of `class` got into its inbox, for [`NodeHeap::take_arrivals`].
-    pub(super) fn note_arrival(&self, class: SizeClass, arrival: Arrival) {
-        if arrival.first == WasFirst::Yes {
-            self.note(class);
-        }
-    }
-
-    /// Notes that the inbox of `class` is to be collected.
-    pub(super) fn note(&self, class: SizeClass) {
-        // AcqRel, here and in `take_arrivals`: whoever takes the bit sees what is in the inbox.
-        // Whoever came earlier did not take the bit, so it stays.
-        self.arrivals.fetch_or(1 << class.index(), Ordering::AcqRel);
-    }
-
-    /// Takes the classes whose inboxes are to be collected. One load if there are none.
-    pub(super) fn take_arrivals(&self) -> impl Iterator<Item = SizeClass> + use<> {
-        let noted = match self.arrivals.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => self.arrivals.swap(0, Ordering::AcqRel),
-        };
-        SizeClass::all().filter(move |class| noted >> class.index() & 1 == 1)
     }
 }

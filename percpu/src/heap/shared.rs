@@ -158,7 +158,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         rest.move_to(wanted.min(rest.len() - 1), &mut taken);
         // SAFETY: the slab is new, of this home and class, with at least one object left.
         let arrival = unsafe { home.class(class).shelf.add(slab, rest) };
-        home.note_arrival(class, arrival);
+        home.arrivals.note_arrival(class, arrival);
         Ok(taken)
     }
 
@@ -205,7 +205,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     fn send_home(&self, home: &NodeHeap, class: SizeClass, slab: Slab, object: NonNull<u8>) -> usize {
         // SAFETY: the object is ours to give, and its slab belongs to this shelf.
         let Some(arrival) = (unsafe { home.class(class).shelf.send_home(slab, object) }) else { return 0 };
-        home.note_arrival(class, arrival);
+        home.arrivals.note_arrival(class, arrival);
         arrival.waiting
     }
 
@@ -214,7 +214,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         match home.class(class).shelf.lock(&self.platform, pin, patience) {
             Some(locked) => self.release(pin, class, locked.unlock()),
             None => {
-                home.note(class);
+                home.arrivals.note(class);
                 0
             }
         }
@@ -222,7 +222,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     /// Brings in what came home to any shelf of `home`. One load if nothing did.
     pub(super) fn collect_arrivals(&self, pin: &CpuPin, home: &NodeHeap) -> u64 {
-        home.take_arrivals().map(|class| self.collect(pin, home, class, Patience::Bounded)).sum()
+        home.arrivals.take().map(|class| self.collect(pin, home, class, Patience::Bounded)).sum()
     }
 
     /// Gives objects of `node` to their slabs, and says how many frames that freed.

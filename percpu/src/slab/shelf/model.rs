@@ -11,6 +11,7 @@ use x86_64::PhysAddr;
 
 use super::*;
 use crate::CpuId;
+use crate::heap::arrivals::Arrivals;
 
 struct Host;
 
@@ -253,5 +254,47 @@ fn a_slab_that_left_its_shelf_is_touched_by_nobody() {
         }
         freers.into_iter().for_each(|freer| freer.join().unwrap());
         model.check();
+    });
+}
+
+/// What a CPU that tends its node's heap does: it collects the inboxes that are noted.
+fn collect(model: &Model, arrivals: &Arrivals) {
+    for noted in arrivals.take() {
+        match model.shelf.lock(&Host, &pin(), Patience::None) {
+            Some(shelf) => assert!(shelf.unlock().pop_run().is_none()),
+            None => arrivals.note(noted),
+        }
+    }
+}
+
+#[test]
+fn what_came_home_is_noted_until_it_is_collected() {
+    loom::model(|| {
+        // With another object of each slab out, neither is emptied.
+        let (model, mut sent) = Model::new(2, 2);
+        sent.remove(2);
+        sent.remove(0);
+        let arrivals = Arc::new(Arrivals::new());
+        let freers: Vec<_> = sent
+            .into_iter()
+            .map(|object| {
+                let (model, arrivals) = (model.clone(), arrivals.clone());
+                thread::spawn(move || {
+                    // SAFETY: the object was sent to us alone.
+                    let arrival = unsafe { model.shelf.send_home(Slab::of(object.0, class()), object.0) };
+                    arrival.into_iter().for_each(|arrival| arrivals.note_arrival(class(), arrival));
+                })
+            })
+            .collect();
+        collect(&model, &arrivals);
+        freers.into_iter().for_each(|freer| freer.join().unwrap());
+        // Nobody frees any more: what is not home is noted.
+        collect(&model, &arrivals);
+        model.shelf.inbox.take(|_| panic!("a slab waits that nobody knows of"));
+        assert_eq!(arrivals.take().count(), 0);
+        for base in &model.bases {
+            // SAFETY: nobody uses the slabs any more.
+            unsafe { dealloc(base.as_ptr(), layout()) };
+        }
     });
 }

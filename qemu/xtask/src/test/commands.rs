@@ -147,7 +147,7 @@ pub(super) fn loom() -> [Step; 3] {
         Step { name: name.to_owned(), work: Work::Cargo(command) }
     };
     [
-        step("loom units", &["--package", "topomem-percpu", "--lib"]),
+        step("loom units", &["--package", "topomem-percpu", "--lib", "--features", "leak-tracking"]),
         step("loom page tables", &["--package", "topomem", "--lib", "--", "page_table", "references"]),
         step(
             "loom",
