@@ -106,7 +106,8 @@ const PLACES: usize = 112;
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Calls `each` with the objects that are out, added up by call site and CPU. Exact if nobody else uses
     /// the heap meanwhile. A shelf whose lock does not come free is left out; so are large objects if another
-    /// context lists them at the same instant. Costs a look at every object, and at every page of address space
+    /// context lists them at the same instant, and objects in ranges of addresses
+    /// ([`PageSource::allocate_range`]) always. Costs a look at every object, and at every page of address space
     /// near which the heap ever had memory.
     ///
     /// # Errors
