@@ -96,7 +96,8 @@ impl Worker {
                 let object = self.held.swap_remove(self.random.below(HELD));
                 if self.random.below(PASSED_LARGE) == 0 { self.pass(object) } else { self.free(object) }
             }
-            let object = self.alloc(SIZES[self.random.below(SIZES.len())]);
+            let size = SIZES[self.random.below(SIZES.len())];
+            let object = self.alloc(size);
             self.held.push(object);
         }
     }
