@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write as _};
 
+use topomem::frames::{NodeStats, Zone};
 use topomem::{CpuId, NodeId, Topology};
 
 use crate::{Failure, Report};
@@ -12,10 +13,10 @@ use crate::{Failure, Report};
 pub enum Record<'a> {
     /// The machine as it was discovered.
     Topology {
-        /// Nodes, CPUs, ranges, distances.
+        /// Nodes, CPUs, ranges, distances, the HMAT's figures.
         topology: &'a Topology,
-        /// How many frames of a node are free.
-        free_frames: &'a dyn Fn(NodeId) -> u64,
+        /// A node's frames.
+        stats: &'a dyn Fn(NodeId) -> Option<NodeStats>,
     },
     /// How far the run is.
     Progress(Progress),
@@ -105,7 +106,7 @@ pub struct CpuSummary {
 impl fmt::Display for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Record::Topology { topology, free_frames } => write_topology(f, topology, free_frames),
+            Record::Topology { topology, stats } => write_topology(f, topology, stats),
             Record::Progress(progress) => write!(
                 f,
                 r#"{{"t":"progress","ms":{},"ops":{},"allocations":{},"waits":{},"changes":{},"probes":{},"absences":{}}}"#,
@@ -155,7 +156,7 @@ impl fmt::Debug for Record<'_> {
 fn write_topology(
     f: &mut fmt::Formatter<'_>,
     topology: &Topology,
-    free_frames: &dyn Fn(NodeId) -> u64,
+    stats: &dyn Fn(NodeId) -> Option<NodeStats>,
 ) -> fmt::Result {
     f.write_str(r#"{"t":"topology","nodes":"#)?;
     write_list(f, topology.nodes(), |f, node| {
@@ -168,13 +169,46 @@ fn write_topology(
         })?;
         f.write_str(r#","kinds":"#)?;
         write_list(f, ranges(), |f, range| write!(f, r#""{:?}""#, range.kind))?;
-        write!(f, r#","free_frames":{}}}"#, free_frames(node))
+        let stats = stats(node);
+        write!(f, r#","free_frames":{},"zones":"#, stats.as_ref().map_or(0, NodeStats::free))?;
+        // What is managed of each zone.
+        write_list(f, Zone::ALL.into_iter(), |f, zone| {
+            write!(f, "{}", stats.as_ref().map_or(0, |stats| stats.zones[zone.index()].managed))
+        })?;
+        f.write_str("}")
     })?;
     f.write_str(r#","distances":"#)?;
     write_list(f, topology.nodes(), |f, from| {
         write_list(f, topology.nodes(), |f, to| write!(f, "{}", topology.distance(from, to).get()))
     })?;
+    f.write_str(r#","latencies":"#)?;
+    write_figures(f, topology, |from, to| topology.latency(from, to).map(|latency| latency.0))?;
+    f.write_str(r#","bandwidths":"#)?;
+    write_figures(f, topology, |from, to| topology.bandwidth(from, to).map(|bandwidth| bandwidth.0))?;
+    f.write_str(r#","caches":"#)?;
+    let with_cache = topology.nodes().filter_map(|node| Some((node, topology.memory_side_cache(node)?)));
+    write_list(f, with_cache, |f, (node, cache)| {
+        write!(
+            f,
+            r#"{{"node":{},"bytes":{},"level":{},"line":{}}}"#,
+            node.index(),
+            cache.bytes,
+            cache.level,
+            cache.line_bytes
+        )
+    })?;
     f.write_str("}")
+}
+
+/// A list for each pair of nodes that has a figure: from, to, and the figure.
+fn write_figures(
+    f: &mut fmt::Formatter<'_>,
+    topology: &Topology,
+    figure: impl Fn(NodeId, NodeId) -> Option<u32>,
+) -> fmt::Result {
+    let pairs = topology.nodes().flat_map(|from| topology.nodes().map(move |to| (from, to)));
+    let figures = pairs.filter_map(|(from, to)| Some((from, to, figure(from, to)?)));
+    write_list(f, figures, |f, (from, to, figure)| write!(f, "[{},{},{figure}]", from.index(), to.index()))
 }
 
 fn write_cpu(f: &mut fmt::Formatter<'_>, cpu: &CpuSummary) -> fmt::Result {
@@ -250,11 +284,11 @@ mod tests {
     #[test]
     fn an_undiscovered_machine_has_one_node() {
         let topology = Topology::new();
-        let record = Record::Topology { topology: &topology, free_frames: &|_| 5 };
+        let record = Record::Topology { topology: &topology, stats: &|_| None };
         let expected = concat!(
             r#"{"t":"topology","nodes":[{"node":0,"proximity":0,"cpus":[],"#,
-            r#""ranges":[[0,4503599627366400]],"kinds":["Conventional"],"free_frames":5}],"#,
-            r#""distances":[[10]]}"#,
+            r#""ranges":[[0,4503599627366400]],"kinds":["Conventional"],"free_frames":0,"zones":[0,0,0]}],"#,
+            r#""distances":[[10]],"latencies":[],"bandwidths":[],"caches":[]}"#,
         );
         assert_eq!(record.to_string(), expected);
     }

@@ -136,8 +136,7 @@ fn drive(
     });
     let rig = SimRig { sim, service, sink, unresponsive };
     if let Some(topology) = service.topology() {
-        let free_frames = |node| service.frames().stats(node).map_or(0, |stats| stats.free());
-        rig.report(Record::Topology { topology, free_frames: &free_frames });
+        rig.report(Record::Topology { topology, stats: &|node| service.frames().stats(node) });
     }
     let truth = truth_of(sim.blueprint()).ok_or(RunError::Setup(SetupError::OutOfMemory))?;
     let scenario = options.scenario;

@@ -45,6 +45,8 @@ pub(crate) enum Error {
     NotBuilt(&'static str),
     /// An option that the simulation can't follow.
     OnlyUnderQemu(&'static str),
+    /// There is no such scenario.
+    NoSuchScenario { name: String, scenarios: Vec<&'static str> },
     /// No test step has a name that contains one of the filters.
     NoSuchStep { filters: Vec<String>, steps: Vec<String> },
 }
@@ -76,6 +78,9 @@ impl fmt::Display for Error {
             Self::Linux(error) => write!(f, "{error}"),
             Self::NotBuilt(what) => write!(f, "{what} could not be built: see above"),
             Self::OnlyUnderQemu(option) => write!(f, "{option} works only under QEMU: cargo xtask qemu"),
+            Self::NoSuchScenario { name, scenarios } => {
+                write!(f, "no scenario is called {name}; there are: {}", scenarios.join(", "))
+            }
             Self::NoSuchStep { filters, steps } => {
                 write!(f, "no test step matches {}; there are: {}", filters.join(", "), steps.join(", "))
             }

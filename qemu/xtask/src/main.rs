@@ -3,6 +3,7 @@
 mod acpidump;
 mod bench;
 mod boot;
+mod checks;
 mod cli;
 mod description;
 mod error;
@@ -17,8 +18,7 @@ mod report;
 mod session;
 mod shell;
 mod sim;
-/// Shared with the program that simulates, which is a package of its own: this one must build even when topomem
-/// doesn't, to say so.
+/// Shared with the program that simulates, which is a package of its own, without a library.
 #[path = "../../sim/src/job.rs"]
 mod sim_job;
 mod symbolize;
@@ -37,7 +37,8 @@ use error::Error;
 use tools::Tool;
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    match checks::check(&command).and_then(|()| run(command)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

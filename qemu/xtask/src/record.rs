@@ -38,6 +38,23 @@ pub(crate) struct DiscoveredTopology {
     pub(crate) nodes: Vec<DiscoveredNode>,
     #[serde(default)]
     pub(crate) distances: Vec<Vec<u8>>,
+    /// From node, to node, picoseconds: by the HMAT.
+    #[serde(default)]
+    pub(crate) latencies: Vec<(usize, usize, u32)>,
+    /// From node, to node, megabytes per second: by the HMAT.
+    #[serde(default)]
+    pub(crate) bandwidths: Vec<(usize, usize, u32)>,
+    #[serde(default)]
+    pub(crate) caches: Vec<DiscoveredCache>,
+}
+
+/// A memory-side cache as discovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiscoveredCache {
+    pub(crate) node: usize,
+    pub(crate) bytes: u64,
+    pub(crate) level: u8,
+    pub(crate) line: u16,
 }
 
 /// A node as discovered.
@@ -56,6 +73,9 @@ pub(crate) struct DiscoveredNode {
     pub(crate) kinds: Vec<String>,
     #[serde(default)]
     pub(crate) free_frames: u64,
+    /// Managed frames of the zones DMA, DMA32 and Normal.
+    #[serde(default)]
+    pub(crate) zones: Vec<u64>,
 }
 
 /// How far the scenario is: counters that go up, named by the scenario.

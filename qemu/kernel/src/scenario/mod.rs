@@ -17,7 +17,7 @@ use core::fmt;
 use core::time::Duration;
 
 use topomem::{CpuSet, MemoryMap, Topology};
-use topomem_boot::{Leaves, StartInfo};
+use topomem_boot::{KernelScenario, Leaves, StartInfo};
 use topomem_stress::{Record, Scenario};
 
 use crate::arch::clock;
@@ -65,8 +65,7 @@ impl Request {
 /// first task.
 pub async fn run(request: Request) {
     if let Some(topology) = SERVICE.topology() {
-        let free_frames = |node| SERVICE.frames().stats(node).map_or(0, |stats| stats.free());
-        record!("{}", Record::Topology { topology, free_frames: &free_frames });
+        record!("{}", Record::Topology { topology, stats: &|node| SERVICE.frames().stats(node) });
     }
     let is_ready = modules::are_intact(&request.start_info, "boot") && all_up(request.cpus).await;
     let mut outcome = if is_ready { by_name(&request).await } else { Outcome::Failures };
@@ -90,26 +89,26 @@ async fn by_name(request: &Request) -> Outcome {
         }
     };
     let name = words.value("scenario").unwrap_or(Scenario::standard().name);
-    match name {
-        "machine" => machine::run(&request.leaves).await,
-        "measure-shootdown" => measure::shootdown(words).await,
-        "measure-vm" => first_program::run(&request.start_info).await,
-        "acpidump" => {
+    if let Some(scenario) = Scenario::named(name) {
+        return stress::run(scenario, fault, request).await;
+    }
+    let Some(scenario) = KernelScenario::named(name) else {
+        failure(format_args!("no scenario is called {name}"), "command line");
+        return Outcome::Failures;
+    };
+    match scenario {
+        KernelScenario::Machine => machine::run(&request.leaves).await,
+        KernelScenario::MeasureShootdown => measure::shootdown(words).await,
+        KernelScenario::MeasureVm => first_program::run(&request.start_info).await,
+        KernelScenario::Acpidump => {
             firmware::dump(&firmware::tables(request.start_info.rsdp()));
             Outcome::Success
         }
-        "shortage" => shortage::run().await,
-        "processes" => processes::run(&request.start_info, request.topology, fault).await,
-        "panic" => crash::panic(),
-        "pagefault" => crash::page_fault(),
-        "doublefault" => crash::double_fault(),
-        name => match Scenario::named(name) {
-            Some(scenario) => stress::run(scenario, fault, request).await,
-            None => {
-                failure(format_args!("no scenario is called {name}"), "command line");
-                Outcome::Failures
-            }
-        },
+        KernelScenario::Shortage => shortage::run().await,
+        KernelScenario::Processes => processes::run(&request.start_info, request.topology, fault).await,
+        KernelScenario::Panic => crash::panic(),
+        KernelScenario::PageFault => crash::page_fault(),
+        KernelScenario::DoubleFault => crash::double_fault(),
     }
 }
 

@@ -47,16 +47,12 @@ struct Discovery {
 
 /// Reads the tables of one machine, prints its topology, and writes the report if one is asked for.
 pub(crate) fn topology(arguments: &TopologyArgs) -> Result<bool, Error> {
-    // A file that can't be written to is found before the work is done.
-    if let Some(path) = &arguments.json {
-        report::check(path)?;
-    }
     let input = Input::read(&arguments.paths)?;
     let discovery = discover(&input).map_err(Error::Firmware)?;
     output::lines(&discovery, &input).iter().for_each(|line| println!("{line}"));
     if let Some(path) = &arguments.json {
         let mut run = description::environment("topology");
-        output::describe(&discovery).into_iter().for_each(|(key, value)| _ = run.insert(key, value));
+        run.extend(output::describe(&discovery).map_err(Error::Json)?);
         report::write(path, &Document::of_results(run, Vec::new(), Vec::new()))?;
         println!("report: {}", path.display());
     }
@@ -113,15 +109,15 @@ mod tests {
     #[test]
     fn reports_what_the_kernel_would_see() {
         let found = machine("cxl-windows");
-        let described = output::describe(&found);
+        let described = output::describe(&found).unwrap();
         assert_eq!(described["topology"]["nodes"][2]["kinds"][0], "CxlWindow");
         assert_eq!(described["topology"]["distances"][0], serde_json::json!([10, 20, 20, 20]));
         assert_eq!(described["apic_ids"], serde_json::json!([0, 1]));
-        let hmat = output::describe(&machine("hmat"));
-        assert_eq!(hmat["latencies"], serde_json::json!([[5000, 10000], [null, null]]));
-        assert_eq!(hmat["bandwidths"][0], serde_json::json!([200, 100]));
-        assert_eq!(hmat["memory_side_caches"][1]["line_bytes"], 128);
-        let nvdimms = output::describe(&machine("interleaved-nvdimms"));
+        let hmat = output::describe(&machine("hmat")).unwrap();
+        assert_eq!(hmat["topology"]["latencies"], serde_json::json!([[0, 0, 5000], [0, 1, 10000]]));
+        assert_eq!(hmat["topology"]["bandwidths"], serde_json::json!([[0, 0, 200], [0, 1, 100]]));
+        assert_eq!(hmat["topology"]["caches"][1]["line"], 128);
+        let nvdimms = output::describe(&machine("interleaved-nvdimms")).unwrap();
         assert!(nvdimms["diagnostics"][0].as_str().unwrap().contains("domains 0 and 1 both claim"));
     }
 
@@ -132,7 +128,7 @@ mod tests {
         let mut input = Input::read(&[folder]).unwrap();
         input.usable = vec![(0, 0x3000_0020), (0x3000_0020, 0x3fff_0000)];
         let found = discover(&input).unwrap();
-        let described = output::describe(&found);
+        let described = output::describe(&found).unwrap();
         let frames = |node: usize| described["topology"]["nodes"][node]["free_frames"].as_u64().unwrap();
         // All but the first 1 MiB and the last 64 KiB.
         assert_eq!((frames(0), frames(1)), ((0x2000_0000 - 0x10_0000) / 4096, 0x1fff_0000 / 4096));

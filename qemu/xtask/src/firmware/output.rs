@@ -1,10 +1,11 @@
 //! A discovered topology for people, and as JSON.
 
-use serde_json::{Map, Value, json};
-use topomem_numa::{NodeId, Topology};
+use serde_json::{Map, Value};
+use topomem_numa::NodeId;
 
 use super::Discovery;
 use super::input::Input;
+use crate::record::{DiscoveredCache, DiscoveredNode, DiscoveredTopology};
 
 /// The topology as the kernel logs it, then the memory map by node, then the diagnostics.
 pub(super) fn lines(discovery: &Discovery, input: &Input) -> Vec<String> {
@@ -34,51 +35,53 @@ pub(super) fn lines(discovery: &Discovery, input: &Input) -> Vec<String> {
 }
 
 /// The topology in the form of a run's report, and what else the tables say.
-pub(super) fn describe(discovery: &Discovery) -> Map<String, Value> {
-    let topology = &discovery.topology;
-    let nodes = topology.nodes().map(|node| {
-        let ranges = || topology.memory_ranges().iter().filter(move |range| range.node == node);
-        json!({
-            "node": node.index(),
-            "proximity": topology.proximity(node),
-            "cpus": topology.cpus_of(node).iter().map(|cpu| cpu.index()).collect::<Vec<_>>(),
-            "ranges": ranges()
-                .map(|range| (range.range.start.as_u64(), range.range.end.as_u64()))
-                .collect::<Vec<_>>(),
-            "kinds": ranges().map(|range| format!("{:?}", range.kind)).collect::<Vec<_>>(),
-            "free_frames": free_frames(discovery, node),
-        })
-    });
-    let caches = topology.nodes().map(|node| {
-        topology
-            .memory_side_cache(node)
-            .map(|cache| json!({"bytes": cache.bytes, "line_bytes": cache.line_bytes, "level": cache.level}))
-    });
+pub(super) fn describe(discovery: &Discovery) -> Result<Map<String, Value>, serde_json::Error> {
     let mut described = Map::new();
-    let mut insert = |key: &str, value: Value| _ = described.insert(key.to_owned(), value);
-    insert(
-        "topology",
-        json!({
-            "nodes": nodes.collect::<Vec<_>>(),
-            "distances": pairs(topology, |from, to| topology.distance(from, to).get()),
-        }),
-    );
-    insert("apic_ids", topology.cpus().iter().map(|entry| entry.apic_id.0).collect());
-    // Picoseconds, and megabytes per second.
-    insert("latencies", json!(pairs(topology, |from, to| topology.latency(from, to).map(|figure| figure.0))));
-    insert(
-        "bandwidths",
-        json!(pairs(topology, |from, to| topology.bandwidth(from, to).map(|figure| figure.0))),
-    );
-    insert("memory_side_caches", json!(caches.collect::<Vec<_>>()));
-    insert("diagnostics", discovery.diagnostics.iter().map(ToString::to_string).collect());
-    described
+    described.insert("topology".to_owned(), serde_json::to_value(discovered(discovery))?);
+    let apic_ids = discovery.topology.cpus().iter().map(|entry| entry.apic_id.0).collect();
+    described.insert("apic_ids".to_owned(), apic_ids);
+    let diagnostics = discovery.diagnostics.iter().map(ToString::to_string).collect();
+    described.insert("diagnostics".to_owned(), diagnostics);
+    Ok(described)
 }
 
-/// A row for each node.
-fn pairs<T>(topology: &Topology, figure: impl Fn(NodeId, NodeId) -> T) -> Vec<Vec<T>> {
-    let row = |from| topology.nodes().map(|to| figure(from, to)).collect();
-    topology.nodes().map(row).collect()
+/// As the kernel would tell it, but for the zones, which depend on what the kernel needs itself.
+fn discovered(discovery: &Discovery) -> DiscoveredTopology {
+    let topology = &discovery.topology;
+    let node = |node: NodeId| {
+        let ranges = || topology.memory_ranges().iter().filter(move |range| range.node == node);
+        DiscoveredNode {
+            node: node.index(),
+            proximity: topology.proximity(node),
+            cpus: topology.cpus_of(node).iter().map(|cpu| cpu.index() as u32).collect(),
+            ranges: ranges().map(|range| (range.range.start.as_u64(), range.range.end.as_u64())).collect(),
+            kinds: ranges().map(|range| format!("{:?}", range.kind)).collect(),
+            free_frames: free_frames(discovery, node),
+            zones: Vec::new(),
+        }
+    };
+    let distances = |from| topology.nodes().map(|to| topology.distance(from, to).get()).collect::<Vec<_>>();
+    let pairs = || topology.nodes().flat_map(|from| topology.nodes().map(move |to| (from, to)));
+    let cache = |node: NodeId| {
+        let cache = topology.memory_side_cache(node)?;
+        Some(DiscoveredCache {
+            node: node.index(),
+            bytes: cache.bytes,
+            level: cache.level,
+            line: cache.line_bytes,
+        })
+    };
+    DiscoveredTopology {
+        nodes: topology.nodes().map(node).collect(),
+        distances: topology.nodes().map(distances).collect(),
+        latencies: pairs()
+            .filter_map(|(from, to)| Some((from.index(), to.index(), topology.latency(from, to)?.0)))
+            .collect(),
+        bandwidths: pairs()
+            .filter_map(|(from, to)| Some((from.index(), to.index(), topology.bandwidth(from, to)?.0)))
+            .collect(),
+        caches: topology.nodes().filter_map(cache).collect(),
+    }
 }
 
 /// Frames of the memory map on `node`; none without a map.

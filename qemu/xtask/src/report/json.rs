@@ -67,14 +67,6 @@ impl Document {
     }
 }
 
-/// Finds out whether a report can be written to `path`, before the work that it is about. An existing
-/// file stays as it is.
-pub(crate) fn check(path: &Path) -> Result<(), Error> {
-    let existed = path.exists();
-    std::fs::OpenOptions::new().append(true).create(true).open(path).map_err(Error::file(path))?;
-    if existed { Ok(()) } else { std::fs::remove_file(path).map_err(Error::file(path)) }
-}
-
 /// Writes the report to `path`.
 pub(crate) fn write(path: &Path, document: &Document) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(document).map_err(Error::Json)?;
@@ -87,21 +79,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn checking_a_place_for_a_report_leaves_nothing() {
-        let folder = std::env::temp_dir().join(format!("topomem-report-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("report.json");
-        check(&file).unwrap();
-        assert!(!file.exists());
-        std::fs::write(&file, "old").unwrap();
-        check(&file).unwrap();
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "old");
-        assert!(matches!(check(&folder.join("none/report.json")), Err(Error::File { .. })));
-        assert!(matches!(check(&folder), Err(Error::File { .. })));
-        std::fs::remove_dir_all(&folder).unwrap();
-    }
 
     #[test]
     fn has_the_fixed_form() {

@@ -9,7 +9,8 @@ mod table;
 mod topology;
 
 pub(crate) use collect::{Finished, Report};
-pub(crate) use json::{Document, check, write};
+pub(crate) use json::{Document, write};
 pub(crate) use screen::Screen;
 pub(crate) use summary::summary;
 pub(crate) use table::Table;
+pub(crate) use topology::number_list;

@@ -89,6 +89,7 @@ mod tests {
             ranges: ranges.to_vec(),
             kinds: kinds.iter().map(|&kind| kind.to_owned()).collect(),
             free_frames: 1000,
+            zones: Vec::new(),
         };
         let topology = DiscoveredTopology {
             nodes: vec![
@@ -96,6 +97,7 @@ mod tests {
                 node(1, &[], &[(1 << 32, 2 << 32)], &["hot-pluggable"]),
             ],
             distances: vec![vec![10, 21], vec![31, 10]],
+            ..DiscoveredTopology::default()
         };
         let text = render(&topology).join("\n");
         for part in ["0-1", "511 MiB", "0x100000..0x20000000", "hot-pluggable", "to 1", "31"] {
