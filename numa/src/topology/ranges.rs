@@ -279,6 +279,15 @@ mod tests {
         assert_eq!(contents(&list), expected);
     }
 
+    /// What is left of a large range is no more specific than the range was.
+    #[test]
+    fn the_rest_of_a_large_range_gives_way() {
+        let mut list = RangeList::new();
+        let ranges = [range(0, 0x1_0000, 0), range(0x2000, 0xe000, 1), range(0, 0x3000, 2)];
+        ranges.iter().for_each(|&range| list.insert(range, &mut |_, _, _| {}).unwrap());
+        assert_eq!(contents(&list), [(0, 0x3000, 2), (0x3000, 0xe000, 1), (0xe000, 0x1_0000, 0)]);
+    }
+
     #[test]
     fn a_hole_of_one_node_is_its_own() {
         let mut list = RangeList::new();

@@ -54,7 +54,7 @@ pub(super) enum Expected {
 }
 
 /// Machines that run the stress scenario, those for a quick test first.
-const MACHINES: [&str; 12] = [
+const MACHINES: [&str; 13] = [
     "two-nodes",
     "uma1",
     "cpus64-nodes8",
@@ -67,6 +67,7 @@ const MACHINES: [&str; 12] = [
     "hotplug",
     "hmat",
     "cxl",
+    "big-memory",
 ];
 const QUICK_MACHINES: usize = 3;
 
