@@ -50,9 +50,11 @@ fn written(command: &Command) -> [&Option<PathBuf>; 2] {
         Command::Bench(BenchCommand::Frames(arguments) | BenchCommand::Heap(arguments)) => {
             [&arguments.json, &None]
         }
-        Command::Bench(BenchCommand::Contention(arguments) | BenchCommand::Spaces(arguments)) => {
-            [&arguments.json, &arguments.svg]
-        }
+        Command::Bench(
+            BenchCommand::Contention(arguments)
+            | BenchCommand::Spaces(arguments)
+            | BenchCommand::HeapContention(arguments),
+        ) => [&arguments.json, &arguments.svg],
         Command::Bench(BenchCommand::Shootdown(arguments)) => [&arguments.json, &arguments.svg],
         Command::Bench(BenchCommand::Vm(arguments)) => [&arguments.json, &None],
         Command::Bench(BenchCommand::Hardening)
@@ -120,6 +122,7 @@ mod tests {
             "bench heap",
             "bench contention",
             "bench spaces",
+            "bench heap-contention",
             "bench shootdown",
             "bench vm",
         ] {
@@ -129,7 +132,7 @@ mod tests {
             assert!(matches!(nowhere, Err(Error::File { .. })), "{command}");
             assert!(matches!(checked(&format!("{command} --json {}", at(""))), Err(Error::File { .. })));
         }
-        for command in ["bench contention", "bench spaces", "bench shootdown"] {
+        for command in ["bench contention", "bench spaces", "bench heap-contention", "bench shootdown"] {
             let nowhere = checked(&format!("{command} --svg {}", at("none/new.svg")));
             assert!(matches!(nowhere, Err(Error::File { .. })), "{command}");
         }
