@@ -83,8 +83,8 @@ mod models {
         found
     }
 
-    /// Two CPUs free, one range both of them, while a third takes the list: each range is taken once, and one of
-    /// the two frees of the same range succeeds.
+    /// Two CPUs free a range each, and one that both know, while one of them takes the list: each range is taken once,
+    /// and one of the two frees of the same range succeeds.
     #[test]
     fn each_freed_range_is_taken_once() {
         loom::model(|| {
@@ -93,22 +93,22 @@ mod models {
                 node.set_mapped(5);
                 node.set_state(State::Live);
             });
-            let free = |own: u32| {
-                let shared = shared.clone();
-                thread::spawn(move || {
-                    let (list, nodes) = &*shared;
-                    assert!(list.free(&nodes[own as usize], number(own), State::Live));
-                    list.free(&nodes[2], number(2), State::Live)
-                })
-            };
-            let (first, second) = (free(0), free(1));
-            let mut found = taken(&shared.0, &shared.1);
-            let succeeded = [first.join().unwrap(), second.join().unwrap()];
-            assert_eq!(succeeded.iter().filter(|&&yes| yes).count(), 1);
-            found.extend(taken(&shared.0, &shared.1));
+            let other = shared.clone();
+            let other = thread::spawn(move || {
+                let (list, nodes) = &*other;
+                let both = list.free(&nodes[2], number(2), State::Live);
+                assert!(list.free(&nodes[1], number(1), State::Live));
+                both
+            });
+            let (list, nodes) = &*shared;
+            assert!(list.free(&nodes[0], number(0), State::Live));
+            let mut found = taken(list, nodes);
+            let both = list.free(&nodes[2], number(2), State::Live);
+            assert_ne!(both, other.join().unwrap());
+            found.extend(taken(list, nodes));
             found.sort_unstable();
             assert_eq!(found, [0, 1, 2]);
-            assert_eq!(shared.0.pages(), 15);
+            assert_eq!(list.pages(), 15);
         });
     }
 }

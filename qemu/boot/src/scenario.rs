@@ -13,6 +13,8 @@ pub enum KernelScenario {
     Acpidump,
     /// Runs out of memory.
     Shortage,
+    /// Ranges of kernel addresses, on all CPUs.
+    Ranges,
     /// Programs in ring 3.
     Processes,
     /// Panics.
@@ -25,12 +27,13 @@ pub enum KernelScenario {
 
 impl KernelScenario {
     /// All of them.
-    pub const ALL: [KernelScenario; 9] = [
+    pub const ALL: [KernelScenario; 10] = [
         KernelScenario::Machine,
         KernelScenario::MeasureShootdown,
         KernelScenario::MeasureVm,
         KernelScenario::Acpidump,
         KernelScenario::Shortage,
+        KernelScenario::Ranges,
         KernelScenario::Processes,
         KernelScenario::Panic,
         KernelScenario::PageFault,
@@ -46,6 +49,7 @@ impl KernelScenario {
             KernelScenario::MeasureVm => "measure-vm",
             KernelScenario::Acpidump => "acpidump",
             KernelScenario::Shortage => "shortage",
+            KernelScenario::Ranges => "ranges",
             KernelScenario::Processes => "processes",
             KernelScenario::Panic => "panic",
             KernelScenario::PageFault => "pagefault",

@@ -69,6 +69,8 @@ pub enum Break {
     LostDirtyBit,
     /// Pages show what their frames held before.
     UnzeroedMemory,
+    /// Addresses of ranges are handed out before every CPU has acknowledged that they were unmapped.
+    RangesReusedEarly,
     /// A CPU forgets a frame that it holds.
     LeakFrame,
     /// A CPU forgets an object that it holds.
@@ -77,7 +79,7 @@ pub enum Break {
 
 impl Break {
     /// All of them.
-    pub const ALL: [Break; 34] = [
+    pub const ALL: [Break; 35] = [
         Break::Shootdown,
         Break::Acknowledge,
         Break::Overrun,
@@ -110,6 +112,7 @@ impl Break {
         Break::MigrateWithoutFlush,
         Break::LostDirtyBit,
         Break::UnzeroedMemory,
+        Break::RangesReusedEarly,
         Break::LeakFrame,
         Break::LeakObject,
     ];
@@ -150,6 +153,7 @@ impl Break {
             Break::MigrateWithoutFlush => "migrate-without-flush",
             Break::LostDirtyBit => "lost-dirty-bit",
             Break::UnzeroedMemory => "unzeroed-memory",
+            Break::RangesReusedEarly => "ranges-reused-early",
             Break::LeakFrame => "leak-frame",
             Break::LeakObject => "leak-object",
         }
@@ -216,6 +220,7 @@ impl Break {
             Break::MigrateWithoutFlush => break_space(Fault::MigrateWithoutFlush),
             Break::LostDirtyBit => break_space(Fault::LostDirtyBit),
             Break::UnzeroedMemory => break_space(Fault::UnzeroedMemory),
+            Break::RangesReusedEarly => break_space(Fault::RangesReusedEarly),
             Break::Distance | Break::LeakFrame | Break::LeakObject => {}
         }
     }

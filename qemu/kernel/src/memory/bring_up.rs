@@ -53,6 +53,12 @@ pub fn kernel_window() -> Option<Window> {
     Some(Window { base: window(), whole })
 }
 
+/// Where ranges of kernel addresses may lie: behind the first half of the window.
+pub fn ranges_window() -> Option<PageRange> {
+    let start = VirtAddr::new_truncate(WINDOW + ROOT_ENTRY / 2);
+    PageRange::new(start, (ROOT_ENTRY / 4) >> 21, PageSize::Size2MiB).ok()
+}
+
 /// Where a scenario may map in user spaces: in the middle one of the window's entries.
 pub fn user_window() -> Option<Window> {
     let start = VirtAddr::new_truncate(USER_WINDOW);

@@ -10,6 +10,7 @@ mod memory_back;
 mod modules;
 mod processes;
 mod program;
+mod ranges;
 mod shortage;
 mod stress;
 
@@ -105,6 +106,7 @@ async fn by_name(request: &Request) -> Outcome {
             Outcome::Success
         }
         KernelScenario::Shortage => shortage::run().await,
+        KernelScenario::Ranges => ranges::run(fault).await,
         KernelScenario::Processes => processes::run(&request.start_info, request.topology, fault).await,
         KernelScenario::Panic => crash::panic(),
         KernelScenario::PageFault => crash::page_fault(),

@@ -72,12 +72,13 @@ const MACHINES: [&str; 13] = [
 const QUICK_MACHINES: usize = 3;
 
 /// Further scenarios, each on a machine that suits it.
-const SCENARIOS: [(&str, &str); 11] = [
+const SCENARIOS: [(&str, &str); 12] = [
     ("two-nodes", "machine"),
     ("boot-only/no-gigabyte-pages", "machine"),
     ("tight", "pressure"),
     ("tight", "shortage"),
     ("uneven", "frames"),
+    ("four-asymmetric", "ranges"),
     ("four-asymmetric", "shootdown"),
     ("four-asymmetric", "sizes"),
     ("four-asymmetric", "regions"),
@@ -151,6 +152,9 @@ const SIM_FAULTS: [Fault; 6] = [
     ("give-up", "unresponsive", STALE),
     ("serial", "unresponsive", &["held up"]),
 ];
+
+/// What a CPU that answers no interrupt must notice of ranges of kernel addresses.
+const RANGES_FAULT: Fault = ("ranges-reused-early", "ranges", &["stale translation", "changed under"]);
 
 /// Leaks, which the account at the end must find, and what it must say. Simulated on a machine where a CPU
 /// has no memory of its own.
@@ -269,6 +273,10 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         name: format!("qemu heap misuse {}", fault.0),
         work: Work::Machine(broken(fault)),
     }));
+    steps.push(Step {
+        name: format!("qemu break {}", RANGES_FAULT.0),
+        work: Work::Machine(broken(&RANGES_FAULT)),
+    });
     steps.extend(CRASHES.map(|(name, words)| {
         let run = MachineRun {
             topology: "two-nodes",
