@@ -270,6 +270,43 @@ fn a_run_takes_frames_that_its_cpu_has() {
 }
 
 #[test]
+fn runs_of_more_than_half_a_block_lie_across_borders() {
+    let paranoid = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..plain() };
+    for config in [plain(), paranoid] {
+        for (count, align) in [(272, 1), (288, 32), (257, 1), (340, 1)] {
+            let mib = if cfg!(miri) { 8 } else { 64 };
+            let frames = Machine::simple(mib, 1).frames(&config);
+            online(frames, 1);
+            let total = frames.validate().unwrap().free;
+            let take = || frames.alloc_run(&pin(0), &FrameRequest::frame().emergency(), count, align).ok();
+            let runs: Vec<PhysFrame> = core::iter::from_fn(take).collect();
+            // One in a block leaves nearly half of all memory unused.
+            let unused = total - runs.len() as u64 * count;
+            assert!(unused < total / 10, "{count}: {} runs, {unused} of {total} frames unused", runs.len());
+            assert_eq!(frames.validate().unwrap().allocated, runs.len() as u64 * count);
+            let mut firsts: Vec<u64> = runs.iter().map(|&first| number(first)).collect();
+            firsts.sort_unstable();
+            assert!(firsts.windows(2).all(|pair| pair[0] + count <= pair[1]));
+            assert!(firsts.iter().all(|first| first % align == 0));
+            let across = firsts.iter().filter(|&first| first / 512 != (first + count - 1) / 512).count();
+            assert!(across > runs.len() / 4, "{across} of {}", runs.len());
+            for &first in &runs {
+                // SAFETY: nobody uses the arena.
+                let free = |first, count| unsafe { frames.free_run(&pin(0), first, count) };
+                free(first, count).unwrap();
+                let totals = frames.validate().unwrap();
+                assert!(free(first, count).is_err());
+                assert_eq!(frames.validate().unwrap(), totals);
+            }
+            let totals = frames.validate().unwrap();
+            assert_eq!((totals.free + totals.in_magazines, totals.allocated), (total, 0));
+            frames.service(&pin(0));
+            assert!(frames.alloc(&pin(0), &FrameRequest::order(Order::HUGE).emergency()).is_ok());
+        }
+    }
+}
+
+#[test]
 fn contiguous_runs_of_any_length_and_alignment() {
     let frames = Machine::simple(if cfg!(miri) { 4 } else { 64 }, 1).frames(&plain());
     online(frames, 1);

@@ -61,7 +61,8 @@ impl<P: Platform> Frames<P> {
     /// `count` contiguous frames, the first at a multiple of `align` frames; `request`'s order is
     /// not looked at. Give them back with [`Frames::free_run`].
     ///
-    /// Below 512 frames they come from one 2 MiB block; from there on they begin with a block and
+    /// Up to 256 frames come from one 2 MiB block. 257 to 511 do, or lie across the border of two blocks if a
+    /// whole block would have to be broken up for them. From there on they begin with a block and
     /// lie in one GiB, and what the last block has beyond them stays free.
     ///
     /// # Errors

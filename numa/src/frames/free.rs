@@ -11,7 +11,7 @@ use super::machine::Machine;
 use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
-use super::region_free::Refused;
+use super::region_free::{Refused, by_block};
 use super::transit::Transit;
 use super::zeroed::pooled;
 use super::{Frames, FreeError, Zeroing, Zone};
@@ -423,7 +423,8 @@ impl<P: Platform> Frames<P> {
             return Err(FreeError::Misaligned { frame: first, order: Order::HUGE });
         }
         if !long && number / BLOCK != (end - 1) / BLOCK {
-            return Err(FreeError::NotAllocated(first));
+            // Of two blocks: what is wrong with either is found before anything changes.
+            region.check_run(number, count).map_err(refuse)?;
         }
         let blocks = if long { count / BLOCK } else { 0 };
         let rest = (number + blocks * BLOCK, count - blocks * BLOCK);
@@ -433,10 +434,13 @@ impl<P: Platform> Frames<P> {
         }
         if rest.1 > 0 {
             self.check_not_cached(pin, rest.0, rest.1)?;
-            self.check_not_pooled(machine, region, rest.0, rest.1).map_err(refuse)?;
+            by_block(rest.0, rest.1)
+                .try_for_each(|(first, count)| self.check_not_pooled(machine, region, first, count))
+                .map_err(refuse)?;
         }
         region.take_mark_back(number, Given::Run(count)).map_err(refuse)?;
-        self.clear_freed_part(machine, region, rest.0, rest.1);
+        by_block(rest.0, rest.1)
+            .for_each(|(first, count)| self.clear_freed_part(machine, region, first, count));
         let entered = self.enter_answering(machine, pin);
         if let Some(entered) = &entered
             && number % 64 + count <= 64
@@ -447,8 +451,8 @@ impl<P: Platform> Frames<P> {
             }
         }
         let transit = returning(entered.as_ref(), region);
-        if rest.1 > 0
-            && let Err(why) = region.free_short_run(rest.0, rest.1)
+        if let Err(why) =
+            by_block(rest.0, rest.1).try_for_each(|(first, count)| region.free_short_run(first, count))
         {
             machine.mark_given(number, Given::Run(count));
             return Err(refuse(why));

@@ -37,6 +37,7 @@ mod placing;
 mod policy;
 mod rack;
 mod region;
+mod region_across;
 mod region_alloc;
 mod region_below;
 mod region_free;

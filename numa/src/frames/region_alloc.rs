@@ -70,7 +70,8 @@ impl Region {
         claimed
     }
 
-    /// `count` contiguous frames at a multiple of `align`; at most 512, within one block.
+    /// `count` contiguous frames at a multiple of `align`; at most 512, within one block. If no block that is in use
+    /// has them, those of more than half a block may lie across the border of two blocks ([`Region::claim_across`]).
     ///
     /// Bound: as [`Region::alloc`].
     pub(crate) fn alloc_short_run(&self, count: usize, align: usize) -> Result<u64, Miss> {
@@ -83,6 +84,7 @@ impl Region {
                 }
             };
             self.claim_partial(Among::Shared, CANDIDATES, claim)
+                .or_else(|| self.claim_across(count, align))
                 .or_else(|| self.break_whole(count, Ownership::Shared).map(|block| self.first_frame(block)))
                 .or_else(|| self.claim_partial(Among::All, usize::MAX, claim))
         })

@@ -73,6 +73,18 @@ impl Region {
         Ok(())
     }
 
+    /// Refuses frames that are not all allocated, of one block or of two; changes nothing.
+    pub(crate) fn check_run(&self, frame: u64, count: u64) -> Result<(), Refused> {
+        for (frame, count) in by_block(frame, count) {
+            let block = self.block_of(frame);
+            self.check_small(frame, count)?;
+            for (word, mask) in masks((frame % BLOCK) as usize, count as usize) {
+                self.double(block, word, self.line(block).load(word) & mask)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes back one frame of a block that is plainly one of bitmaps. False where the block is
     /// not, or the frame is free: nothing has changed, and [`Region::free_short_run`] tells why.
     ///
@@ -206,4 +218,10 @@ impl Region {
             debug_assert!(released.is_ok(), "block in the buddy twice: {released:?}");
         }
     }
+}
+
+/// The parts of a run of fewer than 512 frames that lie in one block each.
+pub(super) fn by_block(first: u64, count: u64) -> impl Iterator<Item = (u64, u64)> {
+    let own = count.min(BLOCK - first % BLOCK);
+    [(first, own), (first + own, count - own)].into_iter().filter(|&(_, count)| count > 0)
 }

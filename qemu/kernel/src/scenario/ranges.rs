@@ -68,24 +68,32 @@ async fn ranges(fault: Option<Break>) -> Result<(), &'static str> {
     for task in tasks {
         task.await?;
     }
+    // The addresses are one stretch again, so the objects lie one behind the other.
+    settle(ranges).await?;
     grow_objects(ranges)?;
     if let Some(witness) = ipi::running().iter().filter(|&cpu| cpu != CpuId::BOOT).last() {
         for look in 0..LOOKS {
             before_a_witness(ranges, witness, look).await?;
         }
     }
+    settle(ranges).await?;
+    ranges.validate(&pin()).map_err(|_| "the ranges do not validate")?;
+    let stats = ranges.stats();
+    log!("{stats:?}");
+    if stats.live != 0 || stats.freed_pages != 0 || stats.vacant_pages != vacant {
+        return Err("ranges were lost");
+    }
+    Ok(())
+}
+
+/// Waits until all freed ranges have gone.
+async fn settle(ranges: &Ranges) -> Result<(), &'static str> {
     let start = clock::now();
     while ranges.flush(&pin()).waiting {
         if clock::elapsed(start) > PATIENCE {
             return Err("freed ranges wait for ever");
         }
         sleep(Duration::from_millis(1)).await;
-    }
-    ranges.validate(&pin()).map_err(|_| "the ranges do not validate")?;
-    let stats = ranges.stats();
-    log!("{stats:?}");
-    if stats.live != 0 || stats.freed_pages != 0 || stats.vacant_pages != vacant {
-        return Err("ranges were lost");
     }
     Ok(())
 }
@@ -167,7 +175,10 @@ fn grow_objects(ranges: &Ranges) -> Result<(), &'static str> {
     unsafe {
         let moved = heap.realloc(object, small, large.size()).map_err(|_| out)?;
         let start = VirtAddr::from_ptr(moved.as_ptr());
-        if moved == object || (0..pages).any(|page| read(start, page) != page + 1) {
+        if moved == object {
+            return Err("an object has grown over the one behind it");
+        }
+        if (0..pages).any(|page| read(start, page) != page + 1) {
             return Err("wrong contents of an object that has grown");
         }
         let last = large.size() as u64 / 4096 - 1;
