@@ -100,18 +100,6 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
     }),
     operation("alloc_run of 5", WARM, |scene| run_of::<5>(scene, &scene.ours)),
     operation("alloc_run of 513", NOTHING, |scene| run_of::<513>(scene, &scene.ours)),
-    operation(
-        "alloc_run of 300 across a border",
-        |scene| run_of::<300>(scene, &scene.ready),
-        |scene| {
-            run_of::<300>(scene, &scene.ours);
-        },
-    ),
-    operation(
-        "free_run of 300 across a border",
-        |scene| (0..2).for_each(|_| run_of::<300>(scene, &scene.ready)),
-        free,
-    ),
     operation("extend_run by 65", |scene| run_of::<5>(scene, &scene.ready), resize::<70>),
     operation("shrink_run by 65", |scene| run_of::<70>(scene, &scene.ready), resize::<5>),
     operation("alloc below a limit", WARM, |scene| {

@@ -193,6 +193,8 @@ fn grow_objects(ranges: &Ranges) -> Result<(), &'static str> {
 /// the page as it was, and nobody may get the addresses.
 async fn before_a_witness(ranges: &'static Ranges, witness: CpuId, look: u64) -> Result<(), &'static str> {
     static PLACE: AtomicU64 = AtomicU64::new(0);
+    // All addresses are one stretch, so the next range of this length would lie where the last one was.
+    settle(ranges).await?;
     let (old, new) = (2 * look + 1, 2 * look + 2);
     let request = RangeRequest::pages(8);
     let range = ranges.allocate(&pin(), &request).map_err(|_| "a range is refused")?;
