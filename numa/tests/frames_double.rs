@@ -139,3 +139,38 @@ fn the_end_of_a_run_begins_none() {
     free_run(frames, single, 1).unwrap();
     free_run(frames, run, 5).unwrap();
 }
+
+/// Short runs come from and go to the CPU's own words in paranoid mode, too, and each wrong free of one is
+/// refused at once: where the run is free with the CPU, where another CPU frees it, and by another order.
+#[test]
+fn short_runs_are_checked_in_the_magazine() {
+    let frames = Machine::simple(8, 2).frames(&paranoid());
+    online(frames, 2);
+    let total = frames.validate().unwrap().free;
+    for level in 1..=5 {
+        let order = Order::new(level).unwrap();
+        let runs: Vec<_> =
+            (0..4).map(|_| frames.alloc(&pin(0), &FrameRequest::order(order)).unwrap()).collect();
+        let before = frames.validate().unwrap();
+        assert_eq!(before.allocated, 4 * order.frames());
+        for &run in &runs[..2] {
+            assert!(free(frames, 0, run + 1, Order::FRAME).is_err(), "an inner frame");
+            let wrong = FreeError::WrongOrder { frame: run, given: Order::FRAME, actual: order };
+            assert_eq!(free(frames, 0, run, Order::FRAME), Err(wrong));
+            free(frames, 0, run, order).unwrap();
+            for on in [0, 1] {
+                assert!(free(frames, on, run, order).is_err(), "{order:?} freed twice, on CPU {on}");
+            }
+        }
+        let after = frames.validate().unwrap();
+        assert_eq!(after.in_magazines - before.in_magazines, 2 * order.frames(), "the CPU keeps them");
+        // Of these, one is allocated again, and is nobody else's.
+        let again = frames.alloc(&pin(0), &FrameRequest::order(order)).unwrap();
+        assert!(!runs[2..].contains(&again));
+        for run in [again, runs[2], runs[3]] {
+            free(frames, 0, run, order).unwrap();
+        }
+    }
+    let totals = frames.validate().unwrap();
+    assert_eq!((totals.free + totals.in_magazines, totals.allocated), (total, 0));
+}

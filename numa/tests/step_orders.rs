@@ -9,7 +9,7 @@ mod step_support;
 
 use frames_support::{MIB, number, pin};
 use step_support::{Scene, request};
-use topomem_numa::frames::{FrameRequest, FramesConfig, ZeroedFrames};
+use topomem_numa::frames::{DoubleFrees, FrameRequest, FramesConfig, ZeroedFrames};
 use topomem_stepper::{Context, Matrix, Operation, Plan};
 
 const NOTHING: fn(&Scene) = |_| {};
@@ -198,7 +198,26 @@ fn scene() -> Scene {
     Scene::on(&[(16 * MIB, 80 * MIB, 0), (80 * MIB, 84 * MIB, 1)], &config)
 }
 
+fn paranoid() -> Scene {
+    let config = FramesConfig {
+        zeroed: ZeroedFrames::Frames(0),
+        double_frees: DoubleFrees::FoundAtOnce,
+        ..FramesConfig::default()
+    };
+    Scene::on(&[(16 * MIB, 80 * MIB, 0), (80 * MIB, 84 * MIB, 1)], &config)
+}
+
 fn explore(name: &str, operations: &[Operation<Scene>], contexts: &[Context<Scene>], renew: Option<u64>) {
+    explore_on(name, scene, operations, contexts, renew);
+}
+
+fn explore_on(
+    name: &str,
+    scene: fn() -> Scene,
+    operations: &[Operation<Scene>],
+    contexts: &[Context<Scene>],
+    renew: Option<u64>,
+) {
     let plan = Plan::traps(15_000);
     Matrix { name, scene, operations, contexts, check: |_| {}, plan, renew }.explore();
 }
@@ -213,6 +232,19 @@ fn runs_of_magazines() {
 #[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
 fn runs_freed_twice() {
     explore("frames: runs freed twice", TWICE, &CONTEXTS[3..4], None);
+}
+
+/// Runs of one word, which magazines have in paranoid mode, too.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
+fn paranoid_runs() {
+    let short = |operation: &&Operation<Scene>| {
+        ["order 1", "order 3", "order 5"].iter().any(|order| operation.name.contains(order))
+    };
+    let short = |all: &[Operation<Scene>]| all.iter().filter(short).copied().collect::<Vec<_>>();
+    let contexts = &[CONTEXTS[1], CONTEXTS[4]];
+    explore_on("frames: paranoid runs", paranoid, &short(OPERATIONS), contexts, None);
+    explore_on("frames: paranoid runs freed twice", paranoid, &short(TWICE), &CONTEXTS[3..4], None);
 }
 
 #[test]

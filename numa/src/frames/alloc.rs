@@ -89,6 +89,13 @@ impl<P: Platform> Frames<P> {
         {
             return Ok(taken);
         }
+        if request.order == Order::FRAME
+            && request.plain
+            && !request.zeroed
+            && let Some(address) = self.take_checked(pin)
+        {
+            return Ok(frame(address >> 12));
+        }
         if request.order > Order::FRAME
             && request.order < Order::HUGE
             && request.plain
@@ -114,13 +121,6 @@ impl<P: Platform> Frames<P> {
     /// that a hit need not have one in memory.
     #[inline(never)]
     fn alloc_slowly(&self, pin: &CpuPin, request: FrameRequest) -> Result<PhysFrame, AllocError> {
-        if request.order == Order::FRAME
-            && request.plain
-            && !request.zeroed
-            && let Some(taken) = self.take_checked(pin)
-        {
-            return Ok(taken);
-        }
         if request.zeroed {
             self.alloc_zeroed(pin, &request)
         } else if request.order == Order::HUGE && request.plain {
@@ -156,7 +156,7 @@ impl<P: Platform> Frames<P> {
         if !request.plain || order >= Order::HUGE {
             return None;
         }
-        if order > Order::FRAME && machine.checked == Checked::EveryUse {
+        if is_of_words(order) && machine.checked == Checked::EveryUse {
             return None;
         }
         let magazine = self.rack.get(pin.cpu())?;

@@ -12,7 +12,6 @@ use super::entry::{Entry, Give, Home, Word, barred};
 use super::held_words::HeldBlock;
 use super::huge_slots::HugeBlock;
 use super::magazine::{AWAY, Checked, LEAST_NEAR, MISSED, Magazine, NEAR, UNREPORTED};
-use super::marks::{give_frame, take_frame_back};
 use super::region::Region;
 use super::transit::Transit;
 
@@ -80,22 +79,6 @@ impl Entered {
     /// A frame of the current word.
     pub(crate) fn take(&self) -> Option<PhysFrame> {
         self.current.get().take(&self.magazine.taken)
-    }
-
-    /// In paranoid mode, a frame of the current word, marked as handed out.
-    pub(crate) fn take_checked(&self) -> Option<PhysFrame> {
-        let taken = self.take()?;
-        self.current.get().mark_of(taken).into_iter().for_each(give_frame);
-        Some(taken)
-    }
-
-    /// In paranoid mode, takes a frame of the current word back that is marked as handed out.
-    pub(crate) fn give_checked(&self, frame: PhysFrame) -> Give {
-        let entry = self.current.get();
-        match entry.mark_of(frame) {
-            Some(mark) if take_frame_back(mark) => entry.add(frame),
-            _ => Give::Elsewhere,
-        }
     }
 
     /// A frame of any near word.

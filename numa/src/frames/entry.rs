@@ -12,7 +12,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::block::BlockEntry;
 use super::line512::{aligned_runs, ones};
 use super::magazine::Count;
-use super::marks::WordMarks;
+use super::marks::{WordMarks, give_run, take_run_back};
 
 /// The base of no word: bases are multiples of [`SPAN`].
 const VACANT: u64 = u64::MAX;
@@ -168,12 +168,18 @@ impl Entry {
         self.base.load(Ordering::Relaxed) == key * SPAN
     }
 
+    /// Which frame of the word that it has is at the physical address, if one is.
+    #[inline(always)]
+    fn index_of(&self, address: u64) -> Option<u32> {
+        // Bases are aligned to the span, so that a frame within it differs in the bit number only.
+        let index = (address ^ self.base.load(Ordering::Relaxed)) >> 12;
+        (index < 64).then_some(index as u32)
+    }
+
     /// The bit of `frame` in the word that it has.
     #[inline]
     fn bit_of(&self, frame: PhysFrame) -> Option<u64> {
-        // Bases are aligned to the span, so that a frame within it differs in the bit number only.
-        let number = (frame.start_address().as_u64() ^ self.base.load(Ordering::Relaxed)) >> 12;
-        (number < 64).then(|| 1 << number)
+        self.index_of(frame.start_address().as_u64()).map(|index| 1 << index)
     }
 
     /// Does it have the word of `frame`?
@@ -218,12 +224,37 @@ impl Entry {
         Some(self.address_of(bit))
     }
 
-    /// The mark of `frame`, if it is of the word that it has, in paranoid mode.
-    pub(super) fn mark_of(&self, frame: PhysFrame) -> Option<&'static AtomicU8> {
-        let bit = self.bit_of(frame)?;
+    /// In paranoid mode, takes a frame out, marked as handed out and counted in `taken`: its physical address.
+    #[inline(always)]
+    pub(super) fn take_marked(&self, taken: &Count) -> Option<u64> {
+        let index = self.mask.load(Ordering::Relaxed).trailing_zeros();
+        self.take(taken)?;
+        self.mark_of(index).into_iter().for_each(|mark| give_run(mark, Order::FRAME));
+        Some(self.address_of(index))
+    }
+
+    /// In paranoid mode, adds a frame that is marked as handed out, if it is of the word that it has.
+    #[inline(always)]
+    pub(super) fn add_marked(&self, frame: PhysFrame) -> Give {
+        let Some(index) = self.index_of(frame.start_address().as_u64()) else { return Give::Elsewhere };
+        match self.mark_of(index) {
+            Some(mark) if take_run_back(mark, Order::FRAME) => self.add_bits(1 << index),
+            _ => Give::Elsewhere,
+        }
+    }
+
+    /// The mark of the frame at the physical address, if it is of the word that it has, in paranoid mode.
+    #[inline(always)]
+    pub(super) fn mark_at(&self, address: u64) -> Option<&'static AtomicU8> {
+        self.mark_of(self.index_of(address)?)
+    }
+
+    /// The mark of a frame of the word that it has, in paranoid mode.
+    #[inline(always)]
+    fn mark_of(&self, index: u32) -> Option<&'static AtomicU8> {
         // SAFETY: null or from a `&'static` in `hold`.
         let marks = unsafe { self.marks.load(Ordering::Relaxed).as_ref() }?;
-        marks.get(bit.trailing_zeros() as usize)
+        Some(&marks[index as usize % marks.len()])
     }
 
     /// Adds a frame, if it is of the word that it has.

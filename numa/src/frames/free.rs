@@ -63,6 +63,7 @@ impl<P: Platform> Frames<P> {
             return Ok(());
         }
         match order {
+            Order::FRAME if self.give_checked(pin, frame) => Ok(()),
             Order::FRAME => self.free_frame(pin, number(frame)),
             Order::HUGE => self.free_block(pin, number(frame)),
             _ => self.free_aligned(pin, number(frame), order),
@@ -73,11 +74,7 @@ impl<P: Platform> Frames<P> {
     #[inline(never)]
     fn free_frame(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
         let Some(machine) = self.machine() else { return Err(FreeError::OutOfRange(frame(number))) };
-        if machine.checked == Checked::EveryUse {
-            if self.give_checked(machine, pin, frame(number)) {
-                return Ok(());
-            }
-        } else if machine.zeroing == Zeroing::OnRequest {
+        if machine.checked == Checked::No && machine.zeroing == Zeroing::OnRequest {
             let Some(region) = machine.region_of(number) else {
                 return Err(FreeError::OutOfRange(frame(number)));
             };

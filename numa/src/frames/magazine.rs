@@ -25,6 +25,7 @@ use super::entry::{Entry, Give, Word, barred, closed};
 use super::held_words::{HeldWords, WORD_ORDER, words_of};
 use super::huge_slots::HugeSlots;
 use super::line512::ones;
+use super::marks::{give_run, take_run_back};
 use super::region::BLOCK;
 use super::transit::{Transits, Watch};
 use super::zeroed_pool::Place;
@@ -260,6 +261,52 @@ impl Magazine {
         compiler_fence(Ordering::SeqCst);
         self.current.store(current, Ordering::Relaxed);
         result
+    }
+
+    /// In paranoid mode, lets `act` use the near entry that frames came from or went to last; `None` in another
+    /// mode, or if the magazine is in use, or to be drained. The caller is pinned to the magazine's CPU.
+    #[inline(always)]
+    pub(super) fn with_checked<R>(&self, act: impl FnOnce(&Entry, &Magazine) -> R) -> Option<R> {
+        // As in `with_current`.
+        let resting = self.current.load(Ordering::Relaxed);
+        if !ptr::eq(resting, barred()) || self.wants_attention() {
+            return None;
+        }
+        self.current.store(ptr::from_ref(closed()).cast_mut(), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: set before the gate first opened, and to `'static` entries only.
+        let result = act(unsafe { &*self.last.load(Ordering::Relaxed) }, self);
+        compiler_fence(Ordering::SeqCst);
+        self.current.store(resting, Ordering::Relaxed);
+        Some(result)
+    }
+
+    /// In paranoid mode, takes out a run of `order` (1 to 5), marked as handed out: its physical address. The
+    /// caller has the magazine to itself.
+    ///
+    /// Bound: a look into each near entry; mostly, into one.
+    #[inline(always)]
+    pub(super) fn take_marked_run(&self, order: Order) -> Option<u64> {
+        let run = self.take_run(order)?;
+        self.near_place(run >> 18).mark_at(run).into_iter().for_each(|mark| give_run(mark, order));
+        Some(run)
+    }
+
+    /// In paranoid mode, takes back a run of `order` (1 to 5) that is marked as handed out, if it has the word.
+    /// The caller has the magazine to itself.
+    #[inline(always)]
+    pub(super) fn give_marked_run(&self, first: PhysFrame, order: Order) -> Give {
+        let address = first.start_address().as_u64();
+        if address & (order.bytes() - 1) != 0 {
+            return Give::Elsewhere;
+        }
+        let (entry, count) = (self.near_place(address >> 18), order.frames() as u32);
+        match entry.mark_at(address) {
+            Some(mark) if entry.has_room_for(first, count) && take_run_back(mark, order) => {
+                entry.add_run(first, count)
+            }
+            _ => Give::Elsewhere,
+        }
     }
 
     /// The count of runs of `order` (1 to 8) taken out.

@@ -49,15 +49,17 @@ impl Given {
 /// The marks of one bitmap word's frames.
 pub(crate) type WordMarks = [AtomicU8; 64];
 
-/// Notes that a frame was handed out. As [`Marks::give`].
-pub(crate) fn give_frame(mark: &AtomicU8) {
-    mark.store(Given::Aligned(Order::FRAME).mark(), Ordering::Relaxed);
+/// Notes that an aligned run of `order` was handed out, by its first frame's mark. As [`Marks::give`].
+#[inline]
+pub(crate) fn give_run(mark: &AtomicU8, order: Order) {
+    mark.store(Given::Aligned(order).mark(), Ordering::Relaxed);
 }
 
-/// Notes that a frame is given back; false where it was not handed out as one. As
-/// [`Marks::take_back`].
-pub(crate) fn take_frame_back(mark: &AtomicU8) -> bool {
-    let given = Given::Aligned(Order::FRAME).mark();
+/// Notes that an aligned run of `order` is given back, by its first frame's mark; false if it was not handed out
+/// as one. As [`Marks::take_back`].
+#[inline]
+pub(crate) fn take_run_back(mark: &AtomicU8, order: Order) -> bool {
+    let given = Given::Aligned(order).mark();
     mark.compare_exchange(given, NONE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 

@@ -64,6 +64,17 @@ impl Rack {
         self.with_current(pin, |entry, magazine| is_open(entry).then(|| act(magazine)))
     }
 
+    /// In paranoid mode, lets `act` use the CPU's magazine and the near entry that frames came from or went to
+    /// last; `None` in another mode, or if the CPU has no magazine, is using it, or is to drain it.
+    #[inline(always)]
+    pub(crate) fn with_checked<R>(
+        &self,
+        pin: &CpuPin,
+        act: impl FnOnce(&Entry, &Magazine) -> R,
+    ) -> Option<R> {
+        self.slot(pin.cpu()).with_checked(act)
+    }
+
     /// The magazine of `cpu`, while it has one.
     pub(crate) fn get(&self, cpu: CpuId) -> Option<&'static Magazine> {
         let magazine = self.slot(cpu);

@@ -17,7 +17,7 @@ use super::free::is_near;
 use super::held_words::{BlockHome, HeldBlock, WORD_ORDER, mask_of};
 use super::line512::{BITS, WORDS, ones};
 use super::machine::Machine;
-use super::magazine::{Checked, Magazine};
+use super::magazine::Magazine;
 use super::region::{BLOCK, Region};
 use super::region_free::Refused;
 
@@ -42,7 +42,8 @@ impl<P: Platform> Frames<P> {
 
     #[inline(never)]
     fn take_short(&self, pin: &CpuPin, order: Order) -> Option<u64> {
-        self.rack.with_open(pin, |magazine| magazine.take_run(order)).flatten()
+        let taken = self.rack.with_open(pin, |magazine| magazine.take_run(order)).flatten();
+        taken.or_else(|| self.take_checked_run(pin, order))
     }
 
     #[inline(never)]
@@ -67,7 +68,11 @@ impl<P: Platform> Frames<P> {
             return Give::Elsewhere;
         }
         let count = order.frames() as u32;
-        self.rack.with_open(pin, |magazine| magazine.give_run(frame, count)).unwrap_or(Give::Elsewhere)
+        match self.rack.with_open(pin, |magazine| magazine.give_run(frame, count)) {
+            Some(given) => given,
+            None if self.give_checked_run(pin, frame, order) => Give::Taken,
+            None => Give::Elsewhere,
+        }
     }
 
     /// Gives consecutive frames, fewer than 512, to the CPU's magazine, if that has all of their words.
@@ -152,7 +157,7 @@ impl<P: Platform> Frames<P> {
         order: Order,
     ) -> Result<bool, Refused> {
         if is_of_words(order) {
-            let may = self.may_gather(machine, entered, region, number);
+            let may = self.may_gather(entered, region, number);
             return Ok(may && self.keep_words(machine, entered, region, number, order));
         }
         let mask = ones(order.frames() as u32) << (number % 64);
@@ -170,7 +175,7 @@ impl<P: Platform> Frames<P> {
     ) -> Result<bool, Refused> {
         let number = word.first();
         // Refused there, and why is found at home.
-        if !self.may_gather(machine, entered, region, number)
+        if !self.may_gather(entered, region, number)
             || entered.has_near(frame(number))
             || !entered.freed_before(word.key)
         {
@@ -180,11 +185,8 @@ impl<P: Platform> Frames<P> {
     }
 
     /// May freed frames that begin at `number` stay with this CPU?
-    fn may_gather(&self, machine: &Machine, entered: &Entered, region: &Region, number: u64) -> bool {
-        is_near(entered, region)
-            && machine.checked == Checked::No
-            && !self.waiters.any()
-            && !region.retired.touch_block_of(number)
+    fn may_gather(&self, entered: &Entered, region: &Region, number: u64) -> bool {
+        is_near(entered, region) && !self.waiters.any() && !region.retired.touch_block_of(number)
     }
 
     fn keep_words(
