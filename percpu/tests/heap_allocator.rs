@@ -157,6 +157,8 @@ fn a_full_node_is_served_by_the_nearest() {
     let layout = layout(2048, 8);
     let remote = heap.on(node(1)).unwrap();
     let mut held = std::vec::Vec::new();
+    // Of a slab of the CPU's own node, which has more free objects.
+    let own = heap.alloc(layout).unwrap();
     let error = loop {
         match remote.alloc(layout) {
             Ok(memory) => held.push(memory),
@@ -171,6 +173,8 @@ fn a_full_node_is_served_by_the_nearest() {
     let elsewhere = heap.alloc(layout);
     assert_eq!(elsewhere, Err(AllocError::OutOfMemory));
     free(&heap, held.pop().unwrap(), layout);
+    held.push(remote.alloc(layout).unwrap());
+    free(&heap, own, layout);
     held.push(remote.alloc(layout).unwrap());
     held.into_iter().for_each(|memory| free(&heap, memory, layout));
     check_empty(&machine, heap, "a full node");
