@@ -179,6 +179,19 @@ pub enum Failure {
         /// How many frames were free there, before and after at least.
         free: u64,
     },
+    /// A policy did not spread frames as it promises, although each node had plenty.
+    WrongShare {
+        /// The allocating CPU.
+        cpu: CpuId,
+        /// The policy.
+        policy: &'static str,
+        /// A node that the policy names.
+        node: NodeId,
+        /// How many frames it gave.
+        got: u64,
+        /// How many it should have given, and of how many.
+        expected: (u64, u64),
+    },
     /// A heap object's bytes changed under its holder: it overlaps another, or was written late.
     ObjectChanged {
         /// The CPU that found it.
@@ -289,7 +302,7 @@ impl Failure {
             | Failure::LateWrite { .. } => FailureKind::Stale,
             Failure::MissingMapping { .. } => FailureKind::Missing,
             Failure::WrongContents { .. } | Failure::LostWrite { .. } => FailureKind::Contents,
-            Failure::WrongNode { .. } => FailureKind::Placement,
+            Failure::WrongNode { .. } | Failure::WrongShare { .. } => FailureKind::Placement,
             Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } | Failure::IdleSlabs { .. } => {
                 FailureKind::Heap
             }
@@ -401,6 +414,11 @@ impl fmt::Display for Failure {
                 nearer.0,
                 nearer.1
             ),
+            Failure::WrongShare { cpu, policy, node, got, expected } => write!(
+                f,
+                "wrong share: {policy} placement gave {cpu} {got} frames of {node}, not {} of {}",
+                expected.0, expected.1
+            ),
             Failure::ObjectChanged { cpu, address, size, offset, expected, found } => write!(
                 f,
                 "heap object at {address} ({size} bytes) changed: {cpu} found {found:#x} instead of {expected:#x} at offset {offset}"
@@ -446,6 +464,7 @@ impl fmt::Display for Place<'_> {
             | Failure::LateWrite { cpu, space, address, .. }
             | Failure::MissingMapping { cpu, space, address } => write!(f, "{cpu}, {space}, {address}"),
             Failure::WrongNode { cpu, got, .. } => write!(f, "{cpu}, {}", got.0),
+            Failure::WrongShare { cpu, node, .. } => write!(f, "{cpu}, {node}"),
             Failure::ObjectChanged { cpu, .. }
             | Failure::ObjectMisaligned { cpu, .. }
             | Failure::HeldUp { cpu, .. }

@@ -24,6 +24,8 @@ pub struct Truth {
     frames: Vec<NodeFrames>,
     /// Row by row, `nodes` by `nodes`.
     distances: Vec<u8>,
+    /// By node, where it is known.
+    bandwidths: Vec<Option<u32>>,
     nodes: usize,
 }
 
@@ -49,6 +51,8 @@ impl Truth {
         for from in (0..nodes).filter_map(NodeId::new) {
             truth.distances.extend((0..nodes).filter_map(NodeId::new).map(|to| distance(from, to)));
         }
+        truth.bandwidths.try_reserve_exact(nodes).ok()?;
+        truth.bandwidths.resize(nodes, None);
         Some(truth)
     }
 
@@ -61,7 +65,12 @@ impl Truth {
             node: piece.node,
         });
         let node_of_cpu = topology.cpus().iter().map(|entry| entry.node);
-        Truth::new(topology.node_count(), node_of_cpu, frames, |from, to| topology.distance(from, to).get())
+        let distance = |from, to| topology.distance(from, to).get();
+        let mut truth = Truth::new(topology.node_count(), node_of_cpu, frames, distance)?;
+        for (node, best) in topology.nodes().zip(&mut truth.bandwidths) {
+            *best = topology.nodes().filter_map(|from| Some(topology.bandwidth(from, node)?.0)).max();
+        }
+        Some(truth)
     }
 
     /// The nodes, in order of number.
@@ -94,6 +103,16 @@ impl Truth {
     #[must_use]
     pub fn distance(&self, from: NodeId, to: NodeId) -> u8 {
         self.distances.get(from.index() * self.nodes + to.index()).copied().unwrap_or(u8::MAX)
+    }
+
+    /// The share of `node` in weighted interleaving: its bandwidth, the least known one if its own is not
+    /// known, or 1 if none is.
+    #[must_use]
+    pub fn weight(&self, node: NodeId) -> u64 {
+        let with_memory = self.nodes().filter(|&node| self.frame_count(node) > 0);
+        let least = with_memory.filter_map(|node| self.bandwidths.get(node.index()).copied().flatten()).min();
+        let own = self.bandwidths.get(node.index()).copied().flatten();
+        u64::from(own.or(least).unwrap_or(1))
     }
 
     /// How many frames `node` has.
@@ -139,6 +158,15 @@ mod tests {
         assert_eq!(of(272), None);
         assert_eq!(of(309), Some(node(2)));
         assert_eq!(of(255), None);
+    }
+
+    #[test]
+    fn a_silent_node_weighs_least() {
+        let mut truth = truth();
+        assert_eq!([0, 1, 2].map(|index| truth.weight(node(index))), [1, 1, 1]);
+        // Node 0 has no memory: its figure counts for nobody else.
+        truth.bandwidths = alloc::vec![Some(5), Some(400), None];
+        assert_eq!((truth.weight(node(1)), truth.weight(node(2))), (400, 400));
     }
 
     #[test]

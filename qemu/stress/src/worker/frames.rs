@@ -61,6 +61,7 @@ impl<R: Rig> Worker<'_, R> {
         }
         self.give_up_frames();
         self.zeroed_prelude();
+        self.check_policies();
     }
 
     /// Has stamped frames zeroed ahead and looks at them, before page tables are among them.
@@ -80,7 +81,7 @@ impl<R: Rig> Worker<'_, R> {
         self.give_up_frames();
     }
 
-    fn give_up_frames(&mut self) {
+    pub(super) fn give_up_frames(&mut self) {
         while let Some(held) = self.frames.pop() {
             self.holding -= held.order.frames();
             self.free_frames(held);

@@ -11,6 +11,7 @@ mod leaks;
 mod objects;
 mod pairs;
 mod placement;
+mod policies;
 mod probes;
 mod regions;
 mod sizes;

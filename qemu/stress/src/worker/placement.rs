@@ -59,7 +59,7 @@ impl<R: Rig> Worker<'_, R> {
     }
 
     /// How many frames `node` has free, if that is plenty.
-    fn plenty(&self, node: NodeId) -> Option<u64> {
+    pub(super) fn plenty(&self, node: NodeId) -> Option<u64> {
         let free = self.run.rig.service().frames().stats(node)?.free();
         let enough = self.run.truth.frame_count(node) / 4 + 64;
         if free > enough { Some(free) } else { None }
