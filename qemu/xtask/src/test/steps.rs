@@ -153,6 +153,9 @@ const SIM_FAULTS: [Fault; 6] = [
     ("serial", "unresponsive", &["held up"]),
 ];
 
+/// What a CPU that answers no interrupt must notice of ranges of kernel addresses.
+const RANGES_FAULT: Fault = ("ranges-reused-early", "ranges", &["stale translation"]);
+
 /// Leaks, which the account at the end must find, and what it must say. Simulated on a machine where a CPU
 /// has no memory of its own.
 const LEAKS: [(&str, &[&str]); 2] = [("leak-frame", &["lost"]), ("leak-object", &["objects lost"])];
@@ -270,6 +273,10 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         name: format!("qemu heap misuse {}", fault.0),
         work: Work::Machine(broken(fault)),
     }));
+    steps.push(Step {
+        name: format!("qemu break {}", RANGES_FAULT.0),
+        work: Work::Machine(broken(&RANGES_FAULT)),
+    });
     steps.extend(CRASHES.map(|(name, words)| {
         let run = MachineRun {
             topology: "two-nodes",
