@@ -8,11 +8,16 @@
 
 use core::ptr::{self, NonNull};
 
-use crate::magazine::Magazine;
+use crate::magazine::{MAX_ROUNDS, Magazine};
+use crate::slab::SizeClass;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 
 /// Places for magazines: a cache line of them. (Models need fewer, to end.)
 pub(crate) const PLACES: usize = if cfg!(any(loom, miri)) { 2 } else { 8 };
+
+/// The places that are used for magazines of fewer than [`MAX_ROUNDS`] objects. Each of these magazines keeps
+/// about 16 KiB, and keeps slabs of several times as much from going home.
+const PLACES_OF_LARGE: usize = PLACES / 2;
 
 /// Magazines of one class, between CPUs of one node.
 pub(crate) struct Depot {
@@ -46,14 +51,15 @@ impl Depot {
         self.places.iter().filter(|place| !place.load(Ordering::Relaxed).is_null()).count()
     }
 
-    /// Leaves a magazine.
+    /// Leaves a magazine of `class`.
     ///
     /// # Errors
     ///
     /// The magazine comes back if there is no place.
-    pub(crate) fn put(&self, magazine: Magazine) -> Result<(), Magazine> {
+    pub(crate) fn put(&self, class: SizeClass, magazine: Magazine) -> Result<(), Magazine> {
+        let places = if class.rounds() < MAX_ROUNDS { PLACES_OF_LARGE } else { PLACES };
         let first = magazine.into_first();
-        for place in &self.places {
+        for place in self.places.iter().take(places) {
             // Release pairs with the Acquire in `take`.
             let free = place.load(Ordering::Relaxed).is_null()
                 && place

@@ -32,6 +32,11 @@ fn magazine(objects: &[NonNull<u8>]) -> Magazine {
     unsafe { Magazine::new(chain.head().unwrap()) }
 }
 
+/// A class whose magazines may take all places.
+fn class() -> SizeClass {
+    SizeClass::new(0).unwrap()
+}
+
 fn write(object: NonNull<u8>) {
     // SAFETY: the objects of these models are `Linked`, and live as long as the model.
     unsafe { object.cast::<Linked>().as_ref() }.object.with_mut(|value| unsafe { *value += 1 });
@@ -58,7 +63,7 @@ fn a_magazine_has_one_owner_at_a_time() {
         let addresses: Vec<_> = objects.iter_mut().map(|object| NonNull::from(object).cast::<u8>()).collect();
         let address = |index: usize| addresses[index];
         let depot = Arc::new(Depot::new());
-        depot.put(magazine(&[address(0)])).ok().unwrap();
+        depot.put(class(), magazine(&[address(0)])).ok().unwrap();
         let racers: Vec<_> = [1, 2]
             .map(|index| {
                 let depot = depot.clone();
@@ -67,7 +72,7 @@ fn a_magazine_has_one_owner_at_a_time() {
                     let first = mine.into_first();
                     write(first);
                     // SAFETY: the objects are ours, as they were.
-                    let kept = depot.put(unsafe { Magazine::new(first) }).err().map_or(0, consume);
+                    let kept = depot.put(class(), unsafe { Magazine::new(first) }).err().map_or(0, consume);
                     kept + depot.take().map_or(0, consume)
                 })
             })

@@ -375,7 +375,7 @@ impl CpuCache {
         bump(&self.misses);
         // A slab is made only if its home's heap exists.
         let node = heap.existing(self.node).ok_or(Declined::NotOurs)?;
-        if let Err(surplus) = node.class(class).depot.put(surplus) {
+        if let Err(surplus) = node.class(class).depot.put(class, surplus) {
             // SAFETY: the magazine is of this class.
             heap.flush(pin, node, class, Patience::Bounded, unsafe { surplus.into_chain(class) });
         }

@@ -6,16 +6,27 @@ use core::fmt;
 use crate::Order;
 
 /// How many size classes there are.
-pub const CLASS_COUNT: usize = 40;
+pub const CLASS_COUNT: usize = SIZES.len();
 
 /// Bytes of the largest class; larger objects are runs of pages.
 pub const MAX_CLASS_SIZE: usize = 16 * 1024;
 
-/// Classes that step by 8 bytes, up to 64; above, each doubling has four.
-const FINE: usize = 8;
+/// Bytes of an object of each class.
+///
+/// Powers of two are classes, for alignments. Between 512 bytes and 4 KiB, the other sizes are chosen so that
+/// few objects fill a slab behind its header: two of 1984 bytes fill a page, and two of 4032 bytes fill two. A
+/// slab of few objects is soon without any, so a heap that holds little gives most of its pages back.
+const SIZES: [u16; 48] = [
+    8, 16, 24, 32, 40, 48, 56, 64, //
+    80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, //
+    576, 656, 784, 896, 992, 1024, //
+    1152, 1344, 1472, 1600, 1792, 1984, 2048, //
+    2320, 2688, 2960, 3248, 3616, 4032, 4096, //
+    5120, 6144, 7168, 8192, 10240, 12288, 14336, 16384,
+];
 
-/// A size that slabs serve: 8, 16, ... 64 bytes, then four to a doubling (80, 96, 112, 128,
-/// 160, ...) up to 16 KiB. A request of more than 64 bytes wastes under a fifth of its object.
+/// A size that slabs serve: 8, 16, ... 64 bytes, then 40 more up to 16 KiB. A request of more than 64 bytes
+/// wastes under a fifth of its object, and one of 513 to 4096 bytes under a sixth.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SizeClass(u8);
 
@@ -44,9 +55,8 @@ impl SizeClass {
             let size = layout.size();
             return if size <= MAX_CLASS_SIZE { Some(SizeClass::for_size(size)) } else { None };
         }
-        // Rounding the size up to the alignment skips most classes that are large enough but
-        // not aligned; the largest class of each doubling is a power of two, so the search is
-        // at most three steps long.
+        // Rounding the size up to the alignment skips most classes that are large enough but not
+        // aligned. Powers of two are classes, so the search ends within a doubling.
         let align = layout.align();
         if layout.size() > MAX_CLASS_SIZE || align > MAX_CLASS_SIZE {
             return None;
@@ -89,23 +99,21 @@ impl SizeClass {
         if last < SMALL { BY_WORDS[last / WORD] } else { BY_STEPS[last / STEP] }
     }
 
-    /// Computes what [`SizeClass::for_size`] looks up.
-    const fn compute(size: usize) -> SizeClass {
-        if size <= 8 * FINE {
-            return SizeClass(size.saturating_sub(1) as u8 / 8);
+    /// Finds what [`SizeClass::for_size`] looks up.
+    const fn find(size: usize) -> SizeClass {
+        let mut class = 0;
+        while (SIZES[class] as usize) < size {
+            class += 1;
         }
-        // The doubling above 2^log, in quarters.
-        let log = (size - 1).ilog2() as usize;
-        let quarter = (size - 1 - (1 << log)) >> (log - 2);
-        SizeClass((FINE + (log - 6) * 4 + quarter) as u8)
+        SizeClass(class as u8)
     }
 
     /// The number, always below [`CLASS_COUNT`].
     #[must_use]
     #[inline]
     pub const fn index(self) -> usize {
-        // SAFETY: `new`, `all` and `compute`, the only sources, keep the number below `CLASS_COUNT`
-        // (`compute` is given no more than `MAX_CLASS_SIZE`). Said here so that arrays of classes
+        // SAFETY: `new`, `all` and `find`, the only sources, keep the number below `CLASS_COUNT`
+        // (`find` is given no more than `MAX_CLASS_SIZE`). Said here so that arrays of classes
         // need no check.
         unsafe { core::hint::assert_unchecked((self.0 as usize) < CLASS_COUNT) };
         self.0 as usize
@@ -115,13 +123,7 @@ impl SizeClass {
     #[must_use]
     #[inline]
     pub const fn size(self) -> usize {
-        let index = self.0 as usize;
-        if index < FINE {
-            return (index + 1) * 8;
-        }
-        let log = (index - FINE) / 4 + 6;
-        let quarter = (index - FINE) % 4 + 1;
-        (1 << log) + (quarter << (log - 2))
+        SIZES[self.index()] as usize
     }
 
     /// Every object's alignment in bytes: the largest power of two that divides the size.
@@ -160,7 +162,7 @@ const WORD: usize = 8;
 
 /// Sizes up to this have a table by words. Larger classes are multiples of [`STEP`].
 const SMALL: usize = 1024;
-const STEP: usize = 128;
+const STEP: usize = 16;
 
 /// The class of each number of words up to [`SMALL`] bytes, from one on.
 static BY_WORDS: [SizeClass; SMALL / WORD] = by_multiples::<{ SMALL / WORD }>(WORD);
@@ -171,7 +173,7 @@ const fn by_multiples<const COUNT: usize>(step: usize) -> [SizeClass; COUNT] {
     let mut classes = [SizeClass(0); COUNT];
     let mut index = 0;
     while index < COUNT {
-        classes[index] = SizeClass::compute((index + 1) * step);
+        classes[index] = SizeClass::find((index + 1) * step);
         index += 1;
     }
     classes
@@ -218,8 +220,11 @@ pub(crate) struct SlabShape {
 }
 
 impl SlabShape {
-    /// The smallest run that loses at most an eighth of itself, and holds more than a magazine, or
-    /// more than half of the largest magazines.
+    /// The order of the largest slabs: the record of all runs tells a slab by its page among so many.
+    const MAX_ORDER: u8 = 5;
+
+    /// The smallest run that holds two objects and loses at most a sixteenth of itself to the header and
+    /// behind the last object, or else the largest run.
     pub const fn of(class: SizeClass) -> SlabShape {
         let header = crate::slab::header::HEADER_BYTES;
         let first = (header + class.align() - 1) & !(class.align() - 1);
@@ -227,8 +232,8 @@ impl SlabShape {
         loop {
             let bytes = 4096usize << order;
             let capacity = bytes.saturating_sub(first) / class.size();
-            let enough = capacity > class.rounds() || capacity >= crate::magazine::MAX_ROUNDS / 2;
-            if enough && (bytes - capacity * class.size()) * 8 <= bytes {
+            let little_lost = (bytes - capacity * class.size()) * 16 <= bytes;
+            if order == SlabShape::MAX_ORDER || (capacity >= 2 && little_lost) {
                 break;
             }
             order += 1;
@@ -291,6 +296,21 @@ mod tests {
     }
 
     #[test]
+    fn a_slab_of_larger_objects_has_few() {
+        let cut = |size| {
+            let class = SizeClass::of(Layout::from_size_align(size, 8).unwrap()).unwrap();
+            let shape = SlabShape::ALL[class.index()];
+            (class.size(), shape.order.frames(), shape.capacity)
+        };
+        assert_eq!(cut(64), (64, 1, 62));
+        assert_eq!(cut(1900), (1984, 1, 2));
+        assert_eq!(cut(2600), (2688, 2, 3));
+        assert_eq!(cut(3000), (3248, 4, 5));
+        assert_eq!(cut(4000), (4032, 2, 2));
+        assert_eq!(cut(4096), (4096, 16, 15));
+    }
+
+    #[test]
     fn what_no_class_holds_gets_none() {
         for (size, align) in [(MAX_CLASS_SIZE + 1, 1), (1, 2 * MAX_CLASS_SIZE), (isize::MAX as usize, 1)] {
             let layout = Layout::from_size_align(size, align).unwrap();
@@ -306,12 +326,16 @@ mod tests {
             // The worst request for the larger class is one byte more than the smaller.
             assert!((pair[1] - pair[0] - 1) * 5 < pair[1], "{pair:?}");
         }
+        for pair in sizes.windows(2).filter(|pair| pair[0] >= 512 && pair[1] <= 4096) {
+            assert!((pair[1] - pair[0] - 1) * 6 < pair[1], "{pair:?}");
+        }
         for class in SizeClass::all() {
             let shape = SlabShape::ALL[class.index()];
             let bytes = shape.order.bytes() as usize;
-            assert!((bytes - shape.capacity * class.size()) * 8 <= bytes, "{class}: {shape:?}");
+            let share = if class.size() == MAX_CLASS_SIZE { 8 } else { 16 };
+            assert!((bytes - shape.capacity * class.size()) * share <= bytes, "{class}: {shape:?}");
             assert!(shape.first + shape.capacity * class.size() <= bytes);
-            assert!(shape.capacity > class.rounds().min(31) && class.rounds() >= 2);
+            assert!(shape.capacity >= 2 && class.rounds() >= 2);
             assert_eq!(shape.index_of(class, shape.first + class.size()), Some(1));
             assert_eq!(shape.index_of(class, shape.first + 1), None);
             assert_eq!(shape.index_of(class, shape.first + shape.capacity * class.size()), None);

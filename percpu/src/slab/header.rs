@@ -23,26 +23,20 @@ const _: () = {
     }
 };
 
-/// Four cache lines, by who writes them: nobody; the holder of the shelf's lock; anybody who
-/// frees from elsewhere; hardened builds at every allocation and free.
-#[repr(C)]
+/// Two cache lines. Unless the build checks frees, the first is only read while the slab lives, by every free;
+/// the second is written by the holder of the shelf's lock, and by those who free from elsewhere.
+#[repr(C, align(64))]
 pub(crate) struct Header {
-    constant: Constant,
-    /// Reached under the lock of the home shelf only.
-    pub(super) shelved: Aligned<UnsafeCell<Shelved>>,
-    remote: Aligned<Remote>,
-    live: Aligned<LiveMap>,
-}
-
-#[repr(align(64))]
-pub(super) struct Aligned<T>(pub(super) T);
-
-/// Written when the slab is made, and only read while it lives.
-#[repr(align(64))]
-struct Constant {
     /// The [`SlabTag`] combined with the slab's address while the slab lives.
     seal: usize,
+    /// Changes at every allocation and free of a build that checks them, and never in others.
+    live: LiveMap,
+    /// Reached under the lock of the home shelf only.
+    pub(super) shelved: UnsafeCell<Shelved>,
+    remote: Remote,
 }
+
+const _: () = assert!(cfg!(loom) || HEADER_BYTES == 128);
 
 /// The class and the home of a slab, in one word that its header can be compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,18 +147,18 @@ impl Slab {
     pub(crate) unsafe fn new_in(base: NonNull<u8>, class: SizeClass, home: NodeId) -> (Slab, Chain) {
         let slab = Slab(base.cast());
         let header = Header {
-            constant: Constant { seal: base.addr().get() ^ SlabTag::new(class, home).0 },
-            shelved: Aligned(UnsafeCell::new(Shelved {
+            seal: base.addr().get() ^ SlabTag::new(class, home).0,
+            live: LiveMap::new(),
+            shelved: UnsafeCell::new(Shelved {
                 place: Place::Unshelved,
                 previous: None,
                 next: None,
                 free: Chain::EMPTY,
-            })),
-            remote: Aligned(Remote {
+            }),
+            remote: Remote {
                 freed: AtomicPtr::new(ptr::null_mut()),
                 next_in_inbox: AtomicPtr::new(ptr::null_mut()),
-            }),
-            live: Aligned(LiveMap::new()),
+            },
         };
         // SAFETY: the run is ours, and larger and more strictly aligned than a header.
         unsafe { slab.0.write(header) };
@@ -216,7 +210,7 @@ impl Slab {
     /// What the header says of class and home. Any other memory has some other word there.
     #[inline]
     pub(crate) fn tag(self) -> SlabTag {
-        SlabTag(self.header().constant.seal ^ self.address())
+        SlabTag(self.header().seal ^ self.address())
     }
 
     /// The node whose shelf the slab belongs to, or `None` if this is no slab of `class`.
@@ -232,7 +226,7 @@ impl Slab {
     pub(crate) unsafe fn into_run(self) -> NonNull<u8> {
         // SAFETY: nobody else has a way to the slab any more. A stale seal would vouch for
         // whatever the pages hold next.
-        unsafe { (&raw mut (*self.0.as_ptr()).constant.seal).write(0) };
+        unsafe { (&raw mut (*self.0.as_ptr()).seal).write(0) };
         self.0.cast()
     }
 
@@ -251,7 +245,7 @@ impl Slab {
 
     /// Which objects callers hold; maintained in hardened builds only.
     pub(crate) fn live(&self) -> &LiveMap {
-        &self.header().live.0
+        &self.header().live
     }
 
     /// The part that the shelf's lock guards.
@@ -261,7 +255,7 @@ impl Slab {
     /// The caller holds that lock, and `f` uses the same slab's part no second time.
     pub(super) unsafe fn shelved<R>(self, f: impl FnOnce(&mut Shelved) -> R) -> R {
         // SAFETY: the caller's promise makes the reference the only one.
-        self.header().shelved.0.with_mut(|shelved| f(unsafe { &mut *shelved }))
+        self.header().shelved.with_mut(|shelved| f(unsafe { &mut *shelved }))
     }
 
     /// Frees an object onto the remote stack. Lock-free; the slab may be gone on return, unless
@@ -271,7 +265,7 @@ impl Slab {
     ///
     /// The caller owns `object`, an object of this slab.
     pub(super) unsafe fn push_remote(self, object: NonNull<u8>) -> Pushed {
-        let freed = &self.header().remote.0.freed;
+        let freed = &self.header().remote.freed;
         let mut head = freed.load(Ordering::Relaxed);
         loop {
             // SAFETY: the object is ours until the exchange below succeeds.
@@ -295,7 +289,7 @@ impl Slab {
     pub(super) unsafe fn preset_remote(self, objects: Chain) {
         let head = objects.head().map_or(ptr::null_mut(), NonNull::as_ptr);
         // Relaxed: published with the slab, by the push into the inbox.
-        self.header().remote.0.freed.store(head, Ordering::Relaxed);
+        self.header().remote.freed.store(head, Ordering::Relaxed);
     }
 
     /// Takes one object off the remote stack. Lock-free, and free of ABA: whoever took the slab
@@ -307,7 +301,7 @@ impl Slab {
     /// With [`Left::Nothing`] the duty ends: the slab may be in the inbox again, or gone once the
     /// object is freed.
     pub(super) unsafe fn pop_remote(self) -> Option<(NonNull<u8>, Left)> {
-        let freed = &self.header().remote.0.freed;
+        let freed = &self.header().remote.freed;
         // Acquire, here and below, pairs with the Release in `push_remote`: we see the link.
         let mut head = freed.load(Ordering::Acquire);
         loop {
@@ -329,7 +323,7 @@ impl Slab {
     /// The caller took the slab from its shelf's inbox, and calls this once for that.
     pub(super) unsafe fn take_remote(self) -> Chain {
         // Acquire pairs with the Release in `push_remote`.
-        let head = self.header().remote.0.freed.swap(ptr::null_mut(), Ordering::Acquire);
+        let head = self.header().remote.freed.swap(ptr::null_mut(), Ordering::Acquire);
         // SAFETY: the swap made every object on the stack ours.
         unsafe { Chain::walk(NonNull::new(head)) }
     }
@@ -356,7 +350,7 @@ impl Inbox {
     pub(super) unsafe fn push(&self, slab: Slab) -> Arrival {
         // Counted first, so that whoever takes the slab out never counts below zero.
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed) + 1;
-        let next = &slab.header().remote.0.next_in_inbox;
+        let next = &slab.header().remote.next_in_inbox;
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             next.store(head, Ordering::Relaxed);
@@ -385,7 +379,7 @@ impl Inbox {
             let slab = Slab(header);
             // Before the duty is passed on: then the next remote free may put the slab in again,
             // and write the link.
-            cursor = NonNull::new(slab.header().remote.0.next_in_inbox.load(Ordering::Relaxed));
+            cursor = NonNull::new(slab.header().remote.next_in_inbox.load(Ordering::Relaxed));
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             f(slab);
         }
