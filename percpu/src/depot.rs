@@ -15,8 +15,8 @@ use crate::sync::atomic::{AtomicPtr, Ordering};
 /// Places for magazines: a cache line of them. (Models need fewer, to end.)
 pub(crate) const PLACES: usize = if cfg!(any(loom, miri)) { 2 } else { 8 };
 
-/// The places that are used for magazines of fewer than [`MAX_ROUNDS`] objects. Each of these magazines keeps
-/// about 16 KiB, and keeps slabs of several times as much from going home.
+/// The places that are used for magazines of fewer than [`MAX_ROUNDS`] objects. Each of these keeps about 20
+/// KiB, and may keep slabs of several times as much from going home.
 const PLACES_OF_LARGE: usize = PLACES / 2;
 
 /// Magazines of one class, between CPUs of one node.

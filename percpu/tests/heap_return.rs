@@ -232,3 +232,58 @@ fn alternating_at_a_magazines_edge_leaves_the_depot_alone() {
     assert!(misses < 5, "{misses}");
     objects.into_iter().for_each(|object| free(&heap, object, layout));
 }
+
+/// The page that an object lies in; a slab of 656 bytes is one page, of six objects.
+fn page(object: NonNull<u8>) -> usize {
+    object.addr().get() / 4096
+}
+
+#[test]
+fn an_allocation_takes_from_the_fullest_slab() {
+    let machine = Machine::new(1, 1, MEGABYTE);
+    // A CPU that never came online uses slabs without a magazine in front.
+    let heap = Heap::new(&machine, &machine);
+    let layout = layout(656);
+    let mut objects = allocate(&heap, layout, 5 * 6);
+    objects.sort();
+    // Of each slab one more is free than of the slab before.
+    let slabs: Vec<_> = objects.chunks(6).collect();
+    for (index, slab) in slabs.iter().enumerate().rev() {
+        slab[..=index].iter().for_each(|&object| free(&heap, object, layout));
+    }
+    heap.validate().unwrap();
+    // Slabs with few free objects first. The last one, of which one object is in use, waits to the end.
+    let refilled: Vec<_> = allocate(&heap, layout, 15).into_iter().map(page).collect();
+    let expected: Vec<_> =
+        slabs.iter().enumerate().flat_map(|(index, slab)| vec![page(slab[0]); index + 1]).collect();
+    assert_eq!(refilled, expected);
+    heap.validate().unwrap();
+}
+
+#[test]
+fn slabs_that_are_mostly_free_empty_while_objects_come_and_go() {
+    let machine = Machine::new(1, 1, 4 * MEGABYTE);
+    let heap = Heap::new(&machine, &machine);
+    let layout = layout(656);
+    let mut random = 1u64;
+    let mut random_index = |below: usize| {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (random >> 33) as usize % below
+    };
+    let mut objects = allocate(&heap, layout, 1200);
+    while objects.len() > 360 {
+        let object = objects.swap_remove(random_index(objects.len()));
+        free(&heap, object, layout);
+    }
+    let class = SizeClass::of(layout).unwrap();
+    let before = heap.class_stats(class).slabs;
+    // Each object is replaced five times.
+    for _ in 0..5 * objects.len() {
+        let index = random_index(objects.len());
+        free(&heap, objects[index], layout);
+        objects[index] = heap.alloc(layout).unwrap();
+    }
+    let after = heap.class_stats(class).slabs;
+    assert!(before > 150 && after < 80, "{before} slabs, then {after}, where 60 are enough");
+    heap.validate().unwrap();
+}

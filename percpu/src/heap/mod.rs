@@ -8,7 +8,7 @@
 //! [depot](crate::depot), else fills one from its node's [shelf](crate::slab), else makes a slab of
 //! pages from the source. A free goes the same way back, if the object's slab belongs to the CPU's
 //! node. An object of another node's slab goes home at once, by one compare-and-swap on its slab. A
-//! slab whose objects are all back returns its pages; each shelf keeps one such slab.
+//! slab whose objects are all back returns its pages; each shelf keeps a magazine's worth of such slabs.
 //!
 //! # Homes
 //!

@@ -269,7 +269,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let mut frames = 0;
         for class in SizeClass::all() {
             if let Some(mut shelf) = node.class(class).shelf.lock(&self.platform, pin, patience) {
-                shelf.release_spare();
+                shelf.release_spares();
                 frames += self.release(pin, class, shelf.unlock());
             }
         }

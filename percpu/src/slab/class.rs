@@ -139,14 +139,14 @@ impl SizeClass {
         unsafe { Layout::from_size_align_unchecked(self.size(), WORD) }
     }
 
-    /// How many objects a magazine of this class holds: about 16 KiB worth, 2 to 64.
+    /// How many objects a magazine of this class holds: about 20 KiB worth, 2 to 64.
     #[must_use]
     pub const fn rounds(self) -> usize {
         ROUNDS[self.0 as usize] as usize
     }
 
     const fn computed_rounds(self) -> usize {
-        let rounds = 16 * 1024 / self.size();
+        let rounds = 20 * 1024 / self.size();
         if rounds < 2 {
             2
         } else if rounds > crate::magazine::MAX_ROUNDS {
@@ -217,6 +217,8 @@ pub(crate) struct SlabShape {
     pub first: usize,
     /// How many objects it holds.
     pub capacity: usize,
+    /// How many slabs without an object in use a shelf keeps: as many as hold a magazine of objects, or one.
+    pub spares: usize,
 }
 
 impl SlabShape {
@@ -243,7 +245,12 @@ impl SlabShape {
             Some(order) => order,
             None => Order::GIANT,
         };
-        SlabShape { order, first, capacity }
+        let magazine = class.rounds() * class.size();
+        let spares = match magazine / order.bytes() as usize {
+            0 => 1,
+            spares => spares,
+        };
+        SlabShape { order, first, capacity, spares }
     }
 
     /// Which object starts `offset` bytes behind the slab's base, if one does.
@@ -261,7 +268,7 @@ impl SlabShape {
 
     /// The shape of each class.
     pub const ALL: [SlabShape; CLASS_COUNT] = {
-        let mut shapes = [SlabShape { order: Order::FRAME, first: 0, capacity: 0 }; CLASS_COUNT];
+        let mut shapes = [SlabShape { order: Order::FRAME, first: 0, capacity: 0, spares: 0 }; CLASS_COUNT];
         let mut index = 0;
         while index < CLASS_COUNT {
             shapes[index] = SlabShape::of(SizeClass(index as u8));

@@ -8,6 +8,7 @@ use super::chain::Chain;
 use super::class::{CLASS_COUNT, SizeClass, SlabShape};
 use super::links::{link, next};
 use super::live::{LiveMap, MAX_OBJECTS};
+use super::partial::Vacancy;
 use crate::NodeId;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
@@ -71,11 +72,11 @@ const _: () = assert!(crate::MAX_NODES << SlabTag::CLASS_BITS <= 4096);
 pub(super) enum Place {
     /// None yet: it is new, and on its way in the shelf's inbox.
     Unshelved,
-    /// Some objects are free.
-    Partial,
+    /// Some objects are free, so much of the slab.
+    Partial(Vacancy),
     /// None is free.
     Full,
-    /// All are free, and the shelf keeps it to save the next allocation a trip to the source.
+    /// All are free. If the shelf keeps the slab, it saves the next allocation a trip to the source.
     Spare,
 }
 

@@ -8,7 +8,9 @@ mod encoding;
 pub(crate) mod header;
 mod links;
 mod list;
+mod lists;
 mod live;
+mod partial;
 mod shelf;
 
 pub(crate) use chain::Chain;
@@ -18,7 +20,8 @@ pub(crate) use class::{SlabShape, is_aligned_to_words};
 pub(crate) use encoding::take_broken;
 pub(crate) use header::{Arrival, Slab, SlabTag, WasFirst};
 pub(crate) use links::{link, next};
+pub(crate) use lists::ShelfCounts;
 pub(crate) use live::{CHECKED, WasLive};
 #[cfg(feature = "leak-tracking")]
 pub(crate) use shelf::LockedShelf;
-pub(crate) use shelf::{Emptied, Shelf, ShelfCounts};
+pub(crate) use shelf::{Emptied, Shelf};

@@ -26,9 +26,10 @@ use core::ptr::NonNull;
 use crossbeam_utils::CachePadded;
 
 use super::chain::Chain;
-use super::class::{SizeClass, SlabShape};
-use super::header::{Arrival, Inbox, Left, Place, Pushed, Slab};
+use super::class::SizeClass;
+use super::header::{Arrival, Inbox, Left, Pushed, Slab};
 use super::list::SlabList;
+use super::lists::{Lists, ShelfCounts};
 use crate::heap::Corruption;
 use crate::try_lock::{Guard, Patience, TryLock};
 use crate::{CpuPin, NodeId, Platform};
@@ -138,23 +139,20 @@ impl LockedShelf<'_> {
         unsafe { self.lists.give(slab, object) };
     }
 
-    /// Lets go of the spare slab too.
-    pub(crate) fn release_spare(&mut self) {
-        self.lists.release_spare();
+    /// Lets go of the spare slabs too.
+    pub(crate) fn release_spares(&mut self) {
+        self.lists.release_spares();
     }
 
     /// Slabs, and free objects in them.
     pub(crate) fn counts(&self) -> ShelfCounts {
-        self.lists.counts
+        self.lists.counts()
     }
 
     /// The slabs that have an object in use.
     #[cfg(feature = "leak-tracking")]
     pub(crate) fn slabs_in_use(&self) -> impl Iterator<Item = Slab> {
-        [&self.lists.partial, &self.lists.full].into_iter().flat_map(|list| {
-            // SAFETY: the lock is held, and the slab is on the list.
-            core::iter::successors(list.head(), |&slab| unsafe { list.after(slab) })
-        })
+        self.lists.slabs_in_use()
     }
 
     /// Cross-checks the lists.
@@ -164,7 +162,7 @@ impl LockedShelf<'_> {
 
     /// Unlocks, and hands over the slabs that have no object in use.
     pub(crate) fn unlock(mut self) -> Emptied {
-        Emptied(core::mem::take(&mut self.lists.emptied))
+        Emptied(self.lists.take_emptied())
     }
 }
 
@@ -178,237 +176,6 @@ impl Emptied {
         // SAFETY: the slabs left their shelf with all objects free, so nobody else has a way to
         // them.
         unsafe { self.0.pop().map(|slab| slab.into_run()) }
-    }
-}
-
-/// What a shelf holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct ShelfCounts {
-    /// Slabs that have been shelved.
-    pub(crate) slabs: usize,
-    /// Free objects in them.
-    pub(crate) free: usize,
-}
-
-struct Lists {
-    class: SizeClass,
-    /// Slabs with a free object, and one in use.
-    partial: SlabList,
-    /// Slabs without a free object.
-    full: SlabList,
-    /// One slab without an object in use: the hysteresis, so that a caller that frees and
-    /// allocates at a slab's edge does not send its pages to and fro.
-    spare: Option<Slab>,
-    /// Further slabs without an object in use, on their way out.
-    emptied: SlabList,
-    counts: ShelfCounts,
-}
-
-// SAFETY: the lists own their slabs, and nothing of them is tied to a CPU.
-unsafe impl Send for Lists {}
-
-impl Lists {
-    fn new(class: SizeClass) -> Lists {
-        Lists {
-            class,
-            partial: SlabList::EMPTY,
-            full: SlabList::EMPTY,
-            spare: None,
-            emptied: SlabList::EMPTY,
-            counts: ShelfCounts { slabs: 0, free: 0 },
-        }
-    }
-
-    fn capacity(&self) -> usize {
-        SlabShape::ALL[self.class.index()].capacity
-    }
-
-    /// A slab with free objects, on the partial list.
-    fn available(&mut self) -> Option<Slab> {
-        // SAFETY (here and below in this impl): `&mut self` exists under the shelf's lock only,
-        // and each slab is on the list that its `place` names.
-        self.partial.head().or_else(|| {
-            let slab = self.spare.take()?;
-            // SAFETY: the lock is held; the spare slab is on no list.
-            unsafe {
-                self.partial.push(slab);
-                slab.shelved(|shelved| shelved.place = Place::Partial);
-            }
-            Some(slab)
-        })
-    }
-
-    fn take(&mut self, wanted: usize, onto: &mut Chain) {
-        while onto.len() < wanted
-            && let Some(slab) = self.available()
-        {
-            // SAFETY: the lock is held.
-            let (before, left) = unsafe {
-                slab.shelved(|shelved| {
-                    let before = shelved.free.len();
-                    shelved.free.move_to(wanted - onto.len(), onto);
-                    (before, shelved.free.len())
-                })
-            };
-            // What a broken list has lost stays out, like what was moved.
-            self.counts.free -= before - left;
-            if left == 0 {
-                // SAFETY: the lock is held, and the slab is on the partial list.
-                unsafe {
-                    self.partial.remove(slab);
-                    self.full.push(slab);
-                    slab.shelved(|shelved| shelved.place = Place::Full);
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `slab` is this shelf's, and `freed` are objects of it that nobody else has.
-    unsafe fn take_in(&mut self, slab: Slab, freed: Chain) {
-        self.counts.free += freed.len();
-        // SAFETY: the lock is held.
-        let (place, free) = unsafe {
-            slab.shelved(|shelved| {
-                freed.pour(&mut shelved.free);
-                (shelved.place, shelved.free.len())
-            })
-        };
-        // SAFETY: the slab is this shelf's, and this is what it says.
-        unsafe { self.list(slab, place, free) };
-    }
-
-    /// # Safety
-    ///
-    /// `object` is an object of `slab`, which is this shelf's, and nobody else has it.
-    #[inline]
-    unsafe fn give(&mut self, slab: Slab, object: NonNull<u8>) {
-        self.counts.free += 1;
-        // SAFETY: the lock is held, and the object is of the slab.
-        let (place, free) = unsafe {
-            slab.shelved(|shelved| {
-                shelved.free.push(object);
-                (shelved.place, shelved.free.len())
-            })
-        };
-        // SAFETY: the slab is this shelf's, and this is what it says.
-        unsafe { self.list(slab, place, free) };
-    }
-
-    /// Puts `slab`, which is at `place` and has `free` free objects, on the list that this asks for.
-    ///
-    /// # Safety
-    ///
-    /// The slab is this shelf's.
-    #[inline]
-    unsafe fn list(&mut self, slab: Slab, place: Place, free: usize) {
-        let target = if free < self.capacity() { Place::Partial } else { Place::Spare };
-        if place != target {
-            // SAFETY: the caller's promise.
-            unsafe { self.relist(slab, place, target) };
-        }
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Lists::list`].
-    #[inline(never)]
-    unsafe fn relist(&mut self, slab: Slab, place: Place, target: Place) {
-        self.counts.slabs += usize::from(place == Place::Unshelved);
-        // SAFETY: the lock is held, and `place` names the list.
-        unsafe {
-            match place {
-                Place::Partial => self.partial.remove(slab),
-                Place::Full => self.full.remove(slab),
-                Place::Spare | Place::Unshelved => {}
-            }
-            slab.shelved(|shelved| shelved.place = target);
-            match target {
-                Place::Spare if self.spare.is_none() => self.spare = Some(slab),
-                Place::Spare => self.discard(slab),
-                _ => self.partial.push(slab),
-            }
-        }
-    }
-
-    fn release_spare(&mut self) {
-        if let Some(slab) = self.spare.take() {
-            // SAFETY: the spare slab is on no list, with all objects free.
-            unsafe { self.discard(slab) };
-        }
-    }
-
-    /// # Safety
-    ///
-    /// The slab is this shelf's, on no list, with all objects free.
-    unsafe fn discard(&mut self, slab: Slab) {
-        self.counts.slabs -= 1;
-        self.counts.free -= self.capacity();
-        // SAFETY: the lock is held.
-        unsafe { self.emptied.push(slab) };
-    }
-
-    fn validate(&self, node: NodeId, class: SizeClass) -> Result<(), Corruption> {
-        let mut found = ShelfCounts::default();
-        for (list, place) in [(&self.partial, Place::Partial), (&self.full, Place::Full)] {
-            let mut cursor = list.head();
-            while let Some(slab) = cursor {
-                self.validate_slab(slab, place, node, class, &mut found)?;
-                // SAFETY: the lock is held, and the slab is on the list.
-                cursor = unsafe { list.after(slab) };
-            }
-        }
-        if let Some(slab) = self.spare {
-            self.validate_slab(slab, Place::Spare, node, class, &mut found)?;
-        }
-        if found != self.counts {
-            return Err(Corruption::Totals {
-                node,
-                class,
-                counted_slabs: self.counts.slabs,
-                found_slabs: found.slabs,
-                counted_free: self.counts.free,
-                found_free: found.free,
-            });
-        }
-        Ok(())
-    }
-
-    fn validate_slab(
-        &self,
-        slab: Slab,
-        expected: Place,
-        node: NodeId,
-        class: SizeClass,
-        found: &mut ShelfCounts,
-    ) -> Result<(), Corruption> {
-        let address = slab.address();
-        if slab.home(class) != Some(node) {
-            return Err(Corruption::StraySlab { slab: address, node, class });
-        }
-        let shape = SlabShape::ALL[class.index()];
-        let inside =
-            |object: NonNull<u8>| shape.index_of(class, object.addr().get().wrapping_sub(address)).is_some();
-        // SAFETY: the lock is held.
-        let (place, counted, listed) = unsafe {
-            slab.shelved(|shelved| (shelved.place, shelved.free.len(), shelved.free.recount(inside)))
-        };
-        if listed != counted {
-            return Err(Corruption::FreeList { slab: address, counted, found: listed });
-        }
-        let fits = match expected {
-            Place::Partial => counted > 0 && counted < shape.capacity,
-            Place::Full => counted == 0,
-            Place::Spare => counted == shape.capacity,
-            Place::Unshelved => false,
-        };
-        if place != expected || !fits {
-            return Err(Corruption::WrongList { slab: address, free: counted });
-        }
-        found.slabs += 1;
-        found.free += counted;
-        Ok(())
     }
 }
 

@@ -244,7 +244,7 @@ fn a_slab_that_left_its_shelf_is_touched_by_nobody() {
         let freers = free_from_threads(&model, sent);
         // Emptied or not: if so, its pages are at once a new slab, which a late push would break.
         let mut shelf = model.shelf.lock(&Host, &pin(), Patience::None).unwrap();
-        shelf.release_spare();
+        shelf.release_spares();
         if let Some(run) = shelf.unlock().pop_run() {
             // SAFETY: the run came back whole.
             unsafe {
