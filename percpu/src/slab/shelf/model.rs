@@ -12,6 +12,7 @@ use x86_64::PhysAddr;
 use super::*;
 use crate::CpuId;
 use crate::heap::arrivals::Arrivals;
+use crate::slab::SlabShape;
 
 struct Host;
 
@@ -296,5 +297,30 @@ fn what_came_home_is_noted_until_it_is_collected() {
             // SAFETY: nobody uses the slabs any more.
             unsafe { dealloc(base.as_ptr(), layout()) };
         }
+    });
+}
+
+#[test]
+fn what_is_reclaimed_beside_an_allocation_and_a_free_is_whole() {
+    loom::model(|| {
+        let (model, sent) = Model::new(1, 1);
+        let freers = free_from_threads(&model, sent);
+        // What the allocation takes, from the slab's lists or not at all, comes back before the look at the lists.
+        let taken = model.take();
+        taken.into_iter().for_each(|object| model.free_remotely(object));
+        let mut shelf = model.shelf.lock(&Host, &pin(), Patience::None).unwrap();
+        let whole = shelf.counts().free == shape().capacity;
+        shelf.release_spares();
+        let run = shelf.unlock().pop_run();
+        assert_eq!(run.is_some(), whole, "a slab leaves if, and only if, all of its objects are free");
+        if let Some(run) = run {
+            // SAFETY: the run came back whole.
+            unsafe {
+                let (slab, objects) = Slab::new_in(run, class(), NodeId::ZERO);
+                model.shelf.add(slab, objects);
+            }
+        }
+        freers.into_iter().for_each(|freer| freer.join().unwrap());
+        model.check();
     });
 }
