@@ -68,7 +68,7 @@ unsafe impl PageSource for Pages {
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
         // A run that has an order's length since it was resized may begin anywhere; the arena is aligned to
         // its size.
-        let aligned = |order: &Order| run.addr().get() as u64 % order.bytes() == 0;
+        let aligned = |order: &Order| (run.addr().get() as u64).is_multiple_of(order.bytes());
         match length.order().filter(aligned) {
             Some(order) => self.0.free_memory(pin, run, order),
             None => self.0.free_pages(pin, run, length.pages()),
