@@ -255,8 +255,9 @@ fn apply(sim: &'static Sim, pin: &CpuPin, process: &mut Process, step: &Step) {
 fn forked(model: &Model) -> Model {
     let mut child = model.clone();
     child.retain(|_, page| page.inheritance != Inheritance::Left);
+    // The child has none of the parent's entries there: neither contents nor guards.
     for page in child.values_mut().filter(|page| page.inheritance == Inheritance::Wiped) {
-        page.value = 0;
+        (page.guard, page.value) = (false, 0);
     }
     child
 }
