@@ -43,16 +43,21 @@
 //!
 //! let sim = Sim::builder().memory(64 << 20).build()?;
 //! let service = sim.boot_service()?;
-//! let addresses = PageRange::new(Sim::WINDOW + (256 << 30), 64, PageSize::Size1GiB)?;
+//! // Where nothing else of the kernel's is, in its half of the addresses.
+//! let addresses = VirtAddr::new(Sim::WINDOW.as_u64() + (256 << 30))?;
+//! let addresses = PageRange::new(addresses, 64, PageSize::Size1GiB)?;
 //! sim.on(CpuId::BOOT, |pin| {
 //!     let ranges = service.add_kernel_ranges(pin, &RangesConfig::of(addresses))?;
 //!     let stack = ranges.allocate(pin, &RangeRequest::pages(4))?;
-//!     let top = stack.start() + stack.bytes();
-//!     sim.store(top - 8, 1).expect("the stack is mapped");
-//!     assert!(sim.store(top, 1).is_err() && sim.store(stack.start() - 8, 1).is_err(), "guard pages");
+//!     let (bottom, top) = (stack.start().as_u64(), stack.start().as_u64() + stack.bytes());
+//!     let first = VirtAddr::new(top - 8)?;
+//!     sim.store(first, 1).expect("the stack is mapped");
+//!     for guard in [bottom - 8, top] {
+//!         assert!(sim.store(VirtAddr::new(guard)?, 1).is_err());
+//!     }
 //!     drop(stack); // Freed, and unmapped some time later.
 //!     ranges.flush(pin);
-//!     assert!(sim.store(top - 8, 1).is_err());
+//!     assert!(sim.store(first, 1).is_err());
 //!     Ok::<(), Box<dyn std::error::Error>>(())
 //! })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
