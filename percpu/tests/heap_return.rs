@@ -261,6 +261,7 @@ fn an_allocation_takes_from_the_fullest_slab() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "replaces thousands of objects; the other tests run the same unsafe code")]
 fn slabs_that_are_mostly_free_empty_while_objects_come_and_go() {
     let machine = Machine::new(1, 1, 4 * MEGABYTE);
     let heap = Heap::new(&machine, &machine);
