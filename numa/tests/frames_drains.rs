@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use frames_support::{Host, MIB, Machine, cpu, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, AllocFuture, Drained, FrameRequest, Frames, FramesConfig, NodeSet, Policy, Zone,
+    AllocError, AllocFuture, DoubleFrees, Drained, FrameRequest, Frames, FramesConfig, NodeSet, Policy, Zone,
 };
 use topomem_percpu::Order;
 use x86_64::structures::paging::PhysFrame;
@@ -93,6 +93,34 @@ fn a_use_of_any_order_answers() {
         frames.request_drain(cpu(1));
         free(frames, 1, run, order);
         free(frames, 1, kept, Order::FRAME);
+    }
+}
+
+/// In paranoid mode, too, where the usual paths are others.
+#[test]
+fn a_checked_use_of_a_word_answers() {
+    let config = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::default() };
+    for order in [0, 3].map(|order| Order::new(order).unwrap()) {
+        let frames = Machine::simple(8, 1).frames(&config);
+        online(frames, 1);
+        let request = FrameRequest::order(order);
+        let [first, second] = [(); 2].map(|()| frames.alloc(&pin(0), &request).unwrap());
+        let held = cached(frames, 0);
+        assert!(held > 0);
+        frames.request_drain(cpu(0));
+        free(frames, 0, first, order);
+        assert!(cached(frames, 0) <= order.frames(), "{order:?}: a free of what the word has answers");
+        free(frames, 0, second, order);
+        // The CPU has a word again, and is asked again.
+        for _ in 0..2 {
+            frames.alloc(&pin(0), &request).unwrap();
+        }
+        let (held, before) = (cached(frames, 0), frames.cpu_stats(cpu(0)).unwrap().flushes);
+        assert!(held > 0);
+        frames.request_drain(cpu(0));
+        frames.alloc(&pin(0), &request).unwrap();
+        let flushes = frames.cpu_stats(cpu(0)).unwrap().flushes;
+        assert!(flushes > before, "{order:?}: an allocation from the word answers");
     }
 }
 
