@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-/// How many low bits of a virtual address the page tables translate; the bits above repeat the
-/// highest translated one.
+/// Number of low bits of a virtual address translated by the page tables. The bits above repeat the
+/// highest translated bit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct AddressWidth(u8);
 
@@ -15,13 +15,20 @@ impl AddressWidth {
     /// Five levels: x86-64 LA57, Sv57.
     pub const BITS_57: AddressWidth = AddressWidth(57);
 
-    /// The width in bits.
+    /// Returns the width in bits.
     #[must_use]
     pub const fn bits(self) -> u8 {
         self.0
     }
 
-    /// `address` with its bits above the width replaced by copies of the highest one within.
+    /// Replaces the bits of `address` above the width by copies of the highest bit within the
+    /// width.
+    ///
+    /// ```
+    /// use topomem_shootdown::AddressWidth;
+    ///
+    /// assert_eq!(AddressWidth::BITS_48.sign_extend(0x8000_0000_0000), 0xffff_8000_0000_0000);
+    /// ```
     #[must_use]
     pub const fn sign_extend(self, address: u64) -> u64 {
         let unused = 64 - self.0 as u32;
@@ -29,12 +36,12 @@ impl AddressWidth {
     }
 }
 
-/// An address that no page table of the width can translate.
+/// The error for an address outside the canonical halves of a page-table format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NonCanonical {
     /// The refused address.
     pub address: u64,
-    /// The width that it was checked against.
+    /// The width used for the check.
     pub width: AddressWidth,
 }
 
@@ -46,19 +53,35 @@ impl fmt::Display for NonCanonical {
 
 impl core::error::Error for NonCanonical {}
 
-/// A virtual address, canonical for 57 bits: the widest that any supported format translates.
+/// A virtual address, canonical for 57 bits, the widest address of any supported format.
 ///
-/// The x86_64 crate's type is fixed at 48 bits; [`From`] and [`TryFrom`] convert.
+/// The `x86_64` crate's type is fixed at 48 bits; [`From`] and [`TryFrom`] convert.
+///
+/// ```
+/// use topomem_shootdown::{PageSize, VirtAddr};
+///
+/// let address = VirtAddr::new(0x20_1234)?;
+/// assert_eq!(address.align_down(PageSize::Size4KiB).as_u64(), 0x20_1000);
+/// assert!(VirtAddr::new(1 << 60).is_err());
+/// # Ok::<(), topomem_shootdown::NonCanonical>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct VirtAddr(u64);
 
 impl VirtAddr {
-    /// The address `address`.
+    /// Checks `address` and wraps it.
     ///
     /// # Errors
     ///
-    /// [`NonCanonical`] where bits 57..64 don't repeat bit 56.
+    /// Returns [`NonCanonical`] if bits 57..64 differ from bit 56.
+    ///
+    /// ```
+    /// use topomem_shootdown::VirtAddr;
+    ///
+    /// assert!(VirtAddr::new(0xff00_0000_0000_0000).is_ok());
+    /// assert!(VirtAddr::new(0x0100_0000_0000_0000).is_err());
+    /// ```
     pub const fn new(address: u64) -> Result<VirtAddr, NonCanonical> {
         let width = AddressWidth::BITS_57;
         if width.sign_extend(address) == address {
@@ -68,50 +91,84 @@ impl VirtAddr {
         }
     }
 
-    /// The address `address`, its bits 57..64 replaced by copies of bit 56.
+    /// Wraps `address` after replacing bits 57..64 by copies of bit 56.
+    ///
+    /// ```
+    /// use topomem_shootdown::VirtAddr;
+    ///
+    /// assert_eq!(VirtAddr::new_truncate(1 << 56).as_u64(), 0xff << 56);
+    /// ```
     #[must_use]
     pub const fn new_truncate(address: u64) -> VirtAddr {
         VirtAddr(AddressWidth::BITS_57.sign_extend(address))
     }
 
-    /// The address `address`, taken from another.
+    /// Wraps a number taken from a canonical address.
     pub(crate) const fn from_canonical(address: u64) -> VirtAddr {
         debug_assert!(VirtAddr::new(address).is_ok());
         VirtAddr(address)
     }
 
-    /// The address that `pointer` holds.
+    /// Returns the address of `pointer`.
     #[must_use]
     pub fn from_ptr<P: ?Sized>(pointer: *const P) -> VirtAddr {
         VirtAddr::new_truncate(pointer.cast::<()>().addr() as u64)
     }
 
-    /// The address as a number.
+    /// Returns the address as a number.
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// Can page tables of `width` translate it?
+    /// Returns whether page tables of `width` can translate the address.
+    ///
+    /// ```
+    /// use topomem_shootdown::{AddressWidth, VirtAddr};
+    ///
+    /// let address = VirtAddr::new_truncate(1 << 50);
+    /// assert!(address.is_canonical(AddressWidth::BITS_57));
+    /// assert!(!address.is_canonical(AddressWidth::BITS_48));
+    /// ```
     #[must_use]
     pub const fn is_canonical(self, width: AddressWidth) -> bool {
         width.sign_extend(self.0) == self.0
     }
 
-    /// Does a page of `size` start here?
+    /// Returns whether a page of `size` starts at the address.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageSize, VirtAddr};
+    ///
+    /// assert!(VirtAddr::new_truncate(0x20_0000).is_aligned(PageSize::Size2MiB));
+    /// ```
     #[must_use]
     pub const fn is_aligned(self, size: PageSize) -> bool {
         self.0 & (size.bytes() - 1) == 0
     }
 
-    /// The start of the page of `size` that holds it.
+    /// Returns the start of the page of `size` around the address.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageSize, VirtAddr};
+    ///
+    /// let page = VirtAddr::new_truncate(0x20_1234).align_down(PageSize::Size4KiB);
+    /// assert_eq!(page.as_u64(), 0x20_1000);
+    /// ```
     #[must_use]
     pub const fn align_down(self, size: PageSize) -> VirtAddr {
         VirtAddr(self.0 & !(size.bytes() - 1))
     }
 
-    /// The address `bytes` further up, or `None` beyond the top or inside the hole between the
-    /// two canonical halves.
+    /// Returns the address `bytes` further up. Returns `None` if the sum lies above the highest
+    /// address or in the hole between the two canonical halves.
+    ///
+    /// ```
+    /// use topomem_shootdown::VirtAddr;
+    ///
+    /// let last_of_lower_half = VirtAddr::new_truncate((1 << 56) - 1);
+    /// assert_eq!(last_of_lower_half.checked_add(1), None);
+    /// ```
     #[must_use]
     pub const fn checked_add(self, bytes: u64) -> Option<VirtAddr> {
         match self.0.checked_add(bytes) {
@@ -152,7 +209,7 @@ impl From<x86_64::VirtAddr> for VirtAddr {
 impl TryFrom<VirtAddr> for x86_64::VirtAddr {
     type Error = NonCanonical;
 
-    /// Fails where the address needs more than 48 bits.
+    /// Fails if the address needs more than 48 bits.
     fn try_from(address: VirtAddr) -> Result<x86_64::VirtAddr, NonCanonical> {
         x86_64::VirtAddr::try_new(address.0)
             .map_err(|_| NonCanonical { address: address.0, width: AddressWidth::BITS_48 })

@@ -1,44 +1,53 @@
-//! Which address spaces a CPU keeps translations of, and how far they are clean.
+//! Address-space identifiers: the spaces whose translations a CPU keeps, and how far each is clean.
 //!
-//! Each CPU has a few ASIDs of its own. One is the active space's; the others keep what the CPU
-//! cached of spaces that it left. The CPU is no member of those, gets no interrupt for them, and
-//! nobody waits for it: it compares generations when it returns. What it kept is not used
-//! meanwhile, not even by speculative walks, which go by the current ASID.
+//! Each CPU has a few ASIDs of its own. The active space has an ASID; the remaining ASIDs keep the
+//! translations of spaces left earlier. A CPU is no member of a left space, gets no interrupt for
+//! it, and no waiter waits for it: on its return to the space, the CPU compares generations. Kept
+//! translations are unused in between, even by speculative walks, which use the current ASID only.
 //!
-//! A space without an ASID takes the one that was left longest ago, and the load of its root
-//! flushes that one alone. A generation that numbers ASIDs and rolls over, as for the sixteen
-//! bits of other architectures, would flush everything each time that the few are used up.
+//! A space without an ASID takes the least recently left ASID, and the load of the root flushes
+//! that ASID alone. ASIDs numbered by a generation with rollover, as with the 16-bit ASIDs of other
+//! architectures, would flush everything each time the few ASIDs are used up.
 //!
-//! Domains are known by numbers that are never used again: a slot that outlives its domain
-//! matches no other, and follows no pointer.
+//! Domains are identified by numbers used only once. A slot left over from a dropped domain
+//! therefore matches no later domain, and follows no pointer.
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::domain::{Domain, Kind};
-use crate::domain_id::NOBODY;
+use crate::domain_id::NO_DOMAIN;
 use crate::log::LOG_LEN;
 use crate::{Fault, Generation, Scope, Shootdown, Tables, Tlb};
 
-/// How many ASIDs a CPU can have beside [`Asid::KERNEL`].
+/// Greatest number of ASIDs of a CPU, [`Asid::KERNEL`] not counted.
 pub(crate) const ASID_SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
 
-/// A tag of translations: on x86 a process-context identifier. Each CPU gives out its own, so the
-/// same number means different address spaces on different CPUs.
+/// A tag of translations; on x86 a process-context identifier.
+///
+/// Each CPU hands out its own ASIDs: the same number means different address spaces on different
+/// CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Asid(u16);
 
 impl Asid {
-    /// That of a CPU on which no address space is active, and of one that does not tag yet.
+    /// The ASID of a CPU without an active address space, and of a CPU without tags.
     pub const KERNEL: Asid = Asid(0);
 
-    /// The ASID of that number; `None` where no CPU gives it out.
+    /// Returns the ASID with the given number, or `None` if no CPU hands out the number.
+    ///
+    /// ```
+    /// use topomem_shootdown::Asid;
+    ///
+    /// assert_eq!(Asid::new(0), Some(Asid::KERNEL));
+    /// assert_eq!(Asid::new(4095), None);
+    /// ```
     #[must_use]
     pub const fn new(number: u16) -> Option<Asid> {
         if number as usize <= ASID_SLOTS { Some(Asid(number)) } else { None }
     }
 
-    /// The number: at most [`TlbFeatures::asids`](crate::TlbFeatures::asids).
+    /// Returns the number: at most [`TlbFeatures::asids`](crate::TlbFeatures::asids).
     #[inline]
     #[must_use]
     pub const fn get(self) -> u16 {
@@ -50,34 +59,38 @@ impl Asid {
     }
 }
 
-/// How a page-table root is to be loaded.
+/// How the platform loads a page-table root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RootLoad {
-    /// Translations have no tags.
+    /// Load the root; translations have no tags.
     Untagged,
-    /// With that ASID, whose translations are as the tables say and stay (CR3 with bit 63 set).
+    /// Load the root with this ASID and keep its translations, which agree with the tables (CR3
+    /// with bit 63 set).
     Keep(Asid),
-    /// With that ASID, and as one with the load all of its translations, and of its entries in
-    /// paging-structure caches, go (CR3 with bit 63 clear). A flush after the load would leave
-    /// a moment in which walks use entries that lead through freed tables.
+    /// Load the root with this ASID, and remove all of its translations and paging-structure cache
+    /// entries in the same step (CR3 with bit 63 clear).
+    ///
+    /// A flush after the load would come too late: until then walks could use entries leading
+    /// through freed tables.
     Flush(Asid),
 }
 
 /// One ASID of a CPU.
 struct Slot {
-    /// Whose translations it has.
+    /// The number of the domain with translations under this ASID.
     domain: AtomicU64,
-    /// What has been flushed of them: valid while the domain is not active here.
+    /// The generation up to which the translations have been flushed. Valid while the domain is not
+    /// active on the CPU.
     clean: AtomicU64,
-    /// The CPU's number of switches when it last left the domain.
+    /// The CPU's count of switches when the CPU last left the domain.
     left: AtomicU64,
 }
 
-/// A CPU's ASIDs. Only the owner uses them, outside interrupt handlers, and so all accesses are
-/// Relaxed.
+/// A CPU's ASIDs. Only the owning CPU uses them, outside interrupt handlers. All accesses are
+/// therefore Relaxed.
 pub(crate) struct Asids {
     slots: [Slot; ASID_SLOTS],
-    /// The slot of the active domain; out of range where there is none.
+    /// The slot of the active domain; out of range if no domain is active.
     current: AtomicUsize,
     switches: AtomicU64,
 }
@@ -89,7 +102,7 @@ impl Asids {
     pub(crate) const fn new() -> Asids {
         Asids {
             slots: [const {
-                Slot { domain: AtomicU64::new(NOBODY), clean: AtomicU64::new(0), left: AtomicU64::new(0) }
+                Slot { domain: AtomicU64::new(NO_DOMAIN), clean: AtomicU64::new(0), left: AtomicU64::new(0) }
             }; ASID_SLOTS],
             current: AtomicUsize::new(NO_SLOT),
             switches: AtomicU64::new(0),
@@ -100,7 +113,7 @@ impl Asids {
     pub(crate) fn new() -> Asids {
         Asids {
             slots: core::array::from_fn(|_| Slot {
-                domain: AtomicU64::new(NOBODY),
+                domain: AtomicU64::new(NO_DOMAIN),
                 clean: AtomicU64::new(0),
                 left: AtomicU64::new(0),
             }),
@@ -109,13 +122,13 @@ impl Asids {
         }
     }
 
-    /// All translations are gone, or may be anything: no domain is known any more.
+    /// Forgets every domain: all translations are gone or unknown.
     pub(crate) fn forget(&self) {
-        self.slots.iter().for_each(|slot| slot.domain.store(NOBODY, Ordering::Relaxed));
+        self.slots.iter().for_each(|slot| slot.domain.store(NO_DOMAIN, Ordering::Relaxed));
         self.current.store(NO_SLOT, Ordering::Relaxed);
     }
 
-    /// The active domain is being left, with all up to `clean` flushed.
+    /// Records the departure from the active domain, with all generations up to `clean` flushed.
     pub(crate) fn leave(&self, clean: Generation) {
         if let Some(slot) = self.slots.get(self.current.load(Ordering::Relaxed)) {
             let switches = self.switches.load(Ordering::Relaxed) + 1;
@@ -126,8 +139,9 @@ impl Asids {
         self.current.store(NO_SLOT, Ordering::Relaxed);
     }
 
-    /// Makes the domain numbered `id` the active one, in one of the first `count` slots. Says which,
-    /// and what of its translations there has been flushed; `None` where the slot was another's.
+    /// Makes the domain numbered `id` the active domain, in one of the first `count` slots. Returns
+    /// the slot, and the generation up to which its translations are clean, or `None` if the slot
+    /// belonged to another domain.
     fn enter(&self, id: u64, count: usize) -> (usize, Option<Generation>) {
         let mut oldest = (0, u64::MAX);
         for (index, slot) in self.slots.iter().enumerate().take(count) {
@@ -136,7 +150,7 @@ impl Asids {
                 self.current.store(index, Ordering::Relaxed);
                 return (index, Some(Generation(slot.clean.load(Ordering::Relaxed))));
             }
-            let left = if domain == NOBODY { 0 } else { slot.left.load(Ordering::Relaxed) };
+            let left = if domain == NO_DOMAIN { 0 } else { slot.left.load(Ordering::Relaxed) };
             if left < oldest.1 {
                 oldest = (index, left);
             }
@@ -149,18 +163,24 @@ impl Asids {
 }
 
 impl<T: Tlb> Shootdown<T> {
-    /// Are `domain`'s translations used under ASIDs other than the current one? The kernel's are. Its
-    /// pages are global, so that a flush of one reaches them all; but each ASID has its own way to
-    /// freed tables in the paging-structure caches, and its own of what is not global.
+    /// Returns whether translations of `domain` are in use under ASIDs besides the current ASID.
+    ///
+    /// Only the kernel's are. Kernel pages are global, and a flush of a page removes it under every
+    /// ASID. Each ASID has, however, its own paging-structure cache entries leading to freed
+    /// tables, and its own translations of non-global pages.
     pub(crate) fn is_of_other_asids(&self, domain: &Domain) -> bool {
-        domain.kind == Kind::Kernel && self.tlb.features().asids() != 0 && !self.broken(Fault::MissOtherAsids)
+        domain.kind == Kind::Kernel
+            && self.tlb.features().asids() != 0
+            && !self.fault_is_active(Fault::MissOtherAsids)
     }
 
-    /// What a CPU has to flush for `generation` of `domain`, as far as the log knows.
+    /// Returns the scope a CPU has to flush for `generation` of `domain`, or `None` if the log does
+    /// not know the generation.
     #[inline]
     pub(crate) fn logged(&self, domain: &Domain, generation: Generation) -> Option<Scope> {
         match domain.log.read(generation)? {
-            // A flush of the pages leaves ways to the tables that were freed.
+            // A flush of the pages would keep paging-structure cache entries leading to the freed
+            // tables.
             (Scope::Pages(_), Tables::Freed)
                 if self.tlb.features().is_leaf_only() || self.is_of_other_asids(domain) =>
             {
@@ -171,8 +191,10 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// How the pinned CPU, a member of `domain` already, is to load its root such that it holds
-    /// nothing that was removed up to generation `seen`, which was read since it became a member.
+    /// Returns how the pinned CPU is to load the root of `domain`.
+    ///
+    /// The CPU is a member of `domain` and has read generation `seen` since it joined. After the
+    /// load, the CPU holds no translation removed by a generation up to `seen`.
     #[inline]
     pub(crate) fn root_load(&self, pin: &CpuPin, domain: &Domain, seen: Generation) -> RootLoad {
         match self.tlb.features().asids() {
@@ -188,10 +210,10 @@ impl<T: Tlb> Shootdown<T> {
         let keep = match clean {
             Some(clean) => {
                 clean >= seen
-                    || self.broken(Fault::KeepStaleAsid)
+                    || self.fault_is_active(Fault::KeepStaleAsid)
                     || self.flush_missed(pin, domain, asid, clean, seen)
             }
-            None => self.broken(Fault::ReuseUnflushed),
+            None => self.fault_is_active(Fault::ReuseUnflushed),
         };
         if keep {
             counters.asids_kept.add(1);
@@ -202,11 +224,11 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// Flushes, page by page, what `asid`, not yet current, has missed of `domain`. False where the
-    /// whole of it must go: more pages than the threshold, not all known, or tables were freed,
-    /// which paging-structure caches still lead to.
+    /// Flushes the pages `asid`, not yet the current ASID, has missed in `domain`. Returns false if
+    /// the caller must flush the whole ASID: the pages exceed the threshold, a generation is
+    /// unknown, or tables were freed, to which paging-structure caches still lead.
     ///
-    /// Bounded as the handler: at most 32 entries of the log, and `threshold` pages.
+    /// Bound: 32 log entries and `threshold` pages, as in the handler.
     fn flush_missed(
         &self,
         pin: &CpuPin,

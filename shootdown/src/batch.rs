@@ -1,4 +1,4 @@
-//! Many changes, one wait.
+//! Batches: many changes, one round of interrupts, one wait.
 
 use core::fmt;
 
@@ -9,36 +9,57 @@ use crate::domain::{Domain, Kind};
 use crate::handler::Appended;
 use crate::{Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
-/// How many separate ranges a batch keeps for the flush of the CPU that issues it.
+/// Greatest number of separate ranges kept by a batch for the issuing CPU's own flush.
 const RANGES: usize = 16;
 
-/// Changes of one domain that other CPUs are told of together: one round of interrupts and one wait.
+/// Changes of a single domain announced together: one round of interrupts and one wait.
 ///
-/// [`Batch::record`] records each change in the domain's log while its page-table claim is held, so a
-/// change in an open batch counts as made: tickets of other changes wait for it if they have to. CPUs
-/// are told when the batch is issued. About 350 bytes, no heap.
+/// [`Batch::record`] records each change in the domain's log while the change's page-table claim is
+/// held. A change in an open batch therefore counts as made: tickets of later changes wait for it
+/// if they have to. The members are told when the batch is issued.
+///
+/// A batch takes about 350 bytes, and no heap.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+/// use topomem_shootdown::{Domain, Invalidation, PageSize, Shootdown, Tlb, VirtAddr};
+/// # use topomem_percpu::Platform;
+///
+/// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+/// static SPACE: Domain = Domain::new();
+///
+/// let pin = QUEUE.tlb().pin();
+/// let mut batch = QUEUE.batch(&SPACE);
+/// for page in [0x1000, 0x5000] {
+///     // ... unmap the page, and record the change with its entry still locked ...
+///     batch.record(Invalidation::page(VirtAddr::new(page)?, PageSize::Size4KiB));
+/// }
+/// batch.issue(&pin).wait(&pin);
+/// # Ok::<(), topomem_shootdown::NonCanonical>(())
+/// ```
 #[must_use = "CPUs are told of the changes when the batch is issued"]
 pub struct Batch<'s, T: Tlb> {
     queue: &'s Shootdown<T>,
     domain: &'s Domain,
-    /// What was recorded, for the flush of the issuing CPU: a range that follows the last extends it.
-    /// `None` if they are too many, if something else than ranges was recorded, or if another CPU's
-    /// generation lies between.
+    /// The recorded ranges, for the flush of the issuing CPU. A range adjacent to the last range
+    /// extends it. `None` if the ranges exceed the capacity, if a scope without a range was
+    /// recorded, or if another CPU's generation lies between.
     ranges: Option<ArrayVec<PageRange, RANGES>>,
-    /// How many generations were claimed.
+    /// Number of generations claimed.
     generations: u64,
-    /// The newest of them.
+    /// The newest claimed generation.
     newest: Generation,
-    /// The newest of those that freed tables.
+    /// The newest claimed generation with freed tables.
     freed: Generation,
-    /// The newest generation of other changes that the ticket has to wait for.
+    /// The newest generation of foreign changes awaited by the ticket.
     awaited: Generation,
-    /// Everything was to be removed: so is what is recorded later.
+    /// True after a change of [`Scope::Everything`]. Later changes are then recorded as everything,
+    /// too.
     everything: bool,
 }
 
 impl<T: Tlb> Shootdown<T> {
-    /// Returns a batch for changes of `domain`.
+    /// Returns an empty batch for changes of `domain`.
     #[inline]
     pub const fn batch<'s>(&'s self, domain: &'s Domain) -> Batch<'s, T> {
         Batch {
@@ -55,19 +76,19 @@ impl<T: Tlb> Shootdown<T> {
 }
 
 impl<'s, T: Tlb> Batch<'s, T> {
-    /// Records one change. The caller has changed the page tables, and still holds the lock that
-    /// keeps other CPUs from changing the same entries.
+    /// Records a change. The caller has changed the page tables, and still holds the lock
+    /// protecting the changed entries from changes by remote CPUs.
     ///
-    /// After [`Scope::Everything`] all further changes are recorded as such.
+    /// After [`Scope::Everything`], further changes are recorded as everything, too.
     ///
-    /// Costs an atomic add to the domain, the filling of a log entry and a comparison with the last
-    /// range.
-    // Always: what is recorded is in registers.
+    /// Cost: an atomic add to the domain, the filling of a log entry, and a comparison with the
+    /// last range.
+    // Always inlined, since the arguments are in registers.
     #[inline(always)]
     pub fn record(&mut self, invalidation: Invalidation) {
-        if self.queue.broken(Fault::RecordUnlocked) {
+        if self.queue.fault_is_active(Fault::RecordUnlocked) {
             self.generations += 1;
-            // The batch is not empty.
+            // Marks the batch as not empty.
             self.awaited = self.awaited.max(Generation(1));
             return;
         }
@@ -91,13 +112,13 @@ impl<'s, T: Tlb> Batch<'s, T> {
         }
     }
 
-    /// Changes over to the kernel's domain, where every CPU flushes everything.
+    /// Moves the batch to the kernel's domain, in which every CPU flushes everything.
     #[cold]
     fn record_everything(&mut self) {
         if self.everything || self.domain.kind == Kind::Kernel {
             return;
         }
-        // A CPU that flushes everything flushes for the other domain's generations, too.
+        // A CPU with everything flushed has flushed for the former domain's generations, too.
         (self.everything, self.domain, self.generations) = (true, self.queue.kernel(), 0);
         self.awaited = Generation::NONE;
         if self.freed != Generation::NONE {
@@ -105,27 +126,28 @@ impl<'s, T: Tlb> Batch<'s, T> {
         }
     }
 
-    /// Notes that a change of `range` found nothing to change: the ticket waits for what is pending
-    /// there, as that of [`Shootdown::pending_in`] does.
+    /// Notes a change of `range` without anything to change: the ticket waits for the pending
+    /// changes of `range`, as the ticket of [`Shootdown::pending_in`] does.
     #[cold]
     pub fn wait_for_pending(&mut self, range: PageRange) {
         let pending = self.domain.log.newest_of(range, self.domain.log.newest());
         self.awaited = pending.unwrap_or(Generation::NONE).max(self.awaited);
     }
 
-    /// Returns whether nothing has been recorded since the batch was made or issued, and no change
-    /// found something pending.
+    /// Returns whether the batch has recorded nothing, and found nothing pending, since its
+    /// creation or last issue.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.newest.0 == Generation::NONE.0 && self.awaited.0 == Generation::NONE.0
     }
 
-    /// Tells the other CPUs of all recorded changes: one round of interrupts, one wait. The batch is
-    /// empty afterwards. An empty batch gives a ticket for all that is pending in the domain.
+    /// Announces all recorded changes with a single round of interrupts and returns their ticket.
+    /// The batch is empty afterwards. An empty batch returns a ticket for all pending changes of
+    /// the domain.
     #[inline]
     pub fn issue(&mut self, pin: &CpuPin) -> Ticket<'s, T> {
         let (queue, domain) = (self.queue, self.domain);
-        if queue.broken(Fault::RecordUnlocked) && self.generations > 0 {
+        if queue.fault_is_active(Fault::RecordUnlocked) && self.generations > 0 {
             self.newest = queue.append(domain, Scope::Domain, Tables::Freed);
             (self.generations, self.freed, self.ranges) = (1, self.newest, None);
         }
@@ -136,7 +158,7 @@ impl<'s, T: Tlb> Batch<'s, T> {
         }
         let request = Request { generation: self.newest.max(self.awaited), tables: self.freed };
         let appended = match &self.ranges {
-            // Otherwise the newest generation is another CPU's, whose pages are to be flushed, too.
+            // Otherwise the newest generation is a remote CPU's, whose pages need a flush, too.
             Some(ranges) if request.generation == self.newest => Appended::Ranges(ranges),
             _ => Appended::Logged,
         };
@@ -156,7 +178,7 @@ impl<'s, T: Tlb> Batch<'s, T> {
     }
 }
 
-/// Adds `range` to `ranges`; false if there is no room.
+/// Adds `range` to `ranges`. Returns false if the array is full.
 #[inline]
 fn keep(ranges: &mut ArrayVec<PageRange, RANGES>, range: PageRange) -> bool {
     if let Some(last) = ranges.last_mut()

@@ -1,14 +1,14 @@
-//! Invalidations that the hardware carries to the other CPUs, without interrupts.
+//! Invalidations broadcast by the hardware to all CPUs, without interrupts.
 //!
-//! A broadcast reaches every TLB: of members and of CPUs that join meanwhile, of lazy ones, and
-//! what is kept of the domain under ASIDs that are not current. When the CPU that began it has
-//! waited for it, nothing is left to be flushed anywhere, and the ticket waits for nobody.
+//! A broadcast reaches every TLB: those of members, of CPUs about to join, of lazy CPUs, and
+//! translations kept under ASIDs not current. After the initiating CPU has waited for the
+//! broadcast, no TLB needs a further flush, and the ticket waits for no CPU.
 //!
-//! It has its generation all the same, which nobody is told of and nobody has to publish. A CPU
-//! learns of it with the next generation that it is interrupted for, or when it returns to the
-//! space: it flushes the pages once more, or all where the log has been overrun. Without one, every
-//! change would have to ask for broadcasts before it claims its generation, on machines without
-//! them too.
+//! A broadcast still claims a generation, although no CPU is told of the generation or has to
+//! publish it. A member learns of the generation with its next interrupt, or on its return to the
+//! space, and flushes the pages once more (or everything after an overrun of the log). Without a
+//! generation, each change would have to look for broadcasts before the claim of its generation,
+//! even on machines without broadcasts.
 
 use core::num::NonZeroU16;
 
@@ -20,15 +20,15 @@ use crate::log::LOG_LEN;
 use crate::{Fault, Generation, PageRange, PageSize, Scope, Shootdown, Tables, Tlb, VirtAddr};
 
 impl<T: Tlb> Shootdown<T> {
-    /// Removes on all CPUs what all generations up to `newest` have removed, if that costs other
-    /// spaces little. False leaves it to interrupts. A full barrier stands between the change of
-    /// the page tables and this.
+    /// Removes on all CPUs the translations removed by all generations up to `newest`, if the
+    /// removal costs other address spaces little. Returns false if interrupts have to do the work.
+    /// A full barrier stands between the change of the page tables and the call.
     ///
-    /// Changes of other CPUs that are recorded and not yet announced are removed, too: by the rule
-    /// of completion the ticket speaks of them as well.
+    /// The broadcast includes changes recorded by remote CPUs and not yet announced: the rule of
+    /// completion covers them.
     ///
-    /// Costs an instruction for every `limit` pages, and waits for the hardware.
-    // Apart, so that a machine without saves no registers for it.
+    /// Cost: one instruction for every `limit` pages, and the wait for the hardware.
+    // Not inlined, so machines without broadcasts save no registers for the call.
     #[inline(never)]
     pub(crate) fn broadcast(
         &self,
@@ -37,8 +37,8 @@ impl<T: Tlb> Shootdown<T> {
         newest: Generation,
         limit: NonZeroU16,
     ) -> bool {
-        // A CPU that was interrupted in a switch waits for what that publishes. Relaxed: it wrote
-        // its membership.
+        // After interrupting a switch of its own CPU, this context has to wait for the switch to
+        // publish. Relaxed: only this CPU writes its own membership.
         if !self.state(own).uses(domain) && domain.members.contains(own, Ordering::Relaxed) {
             return false;
         }
@@ -56,43 +56,45 @@ impl<T: Tlb> Shootdown<T> {
             && missing().all(|generation| self.broadcast_generation(domain, generation, limit));
         if !singly {
             if domain.kind == Kind::Space {
-                // Each CPU has its own ASIDs, so all of one space cannot be named to all of them;
-                // and pages name too little where tables are freed. What has begun does no harm.
+                // ASIDs differ from CPU to CPU, so no broadcast names a whole space. For freed
+                // tables, pages name too little. Broadcasts begun already are harmless.
                 return false;
             }
             self.tlb.broadcast_all();
         }
-        if !self.broken(Fault::BroadcastUnsynced) {
-            // The caller is pinned: it waits for what this CPU began.
+        if !self.fault_is_active(Fault::BroadcastUnsynced) {
+            // The caller is pinned: the broadcasts to wait for were begun on this CPU.
             self.tlb.broadcast_sync();
         }
-        // Release pairs with the Acquire loads below and in `pending_until`: whoever reads the
-        // generation comes after the removal.
+        // Release pairs with the Acquire loads of `removed` in `removed_by_all` and
+        // `pending_until`: a reader of the generation comes after the removal.
         domain.removed.fetch_max(newest.0, Ordering::Release);
         self.state(own).counters.broadcasts.add(1);
         true
     }
 
-    /// Returns a generation up to which no TLB has anything that was removed: by broadcasts, or
-    /// because every member has flushed for it.
+    /// Returns a generation up to which all TLBs are clean, either by broadcasts or because every
+    /// member has flushed.
     fn removed_by_all(&self, domain: &Domain, newest: Generation) -> Generation {
         let removed = Generation(domain.removed.load(Ordering::Acquire));
         if removed.0 + 1 >= newest.0 {
-            // The usual case: every change before this one was broadcast.
+            // The usual case: every earlier change was broadcast.
             return removed;
         }
-        // Acquire pairs with a leaving CPU's Release. A CPU that joins later flushes by itself.
+        // Acquire pairs with a leaving CPU's Release in switch.rs. A CPU joining later flushes by
+        // itself.
         let members = domain.members.load(Ordering::Acquire);
-        // Acquire pairs with the Release with which the handler publishes.
+        // Acquire pairs with the Release of the handler's `publish`.
         let seen = members.iter().map(|cpu| self.state(cpu).seen(domain.kind).load(Ordering::Acquire));
         removed.max(seen.min().map_or(newest, Generation))
     }
 
-    /// False where the log has lost it meanwhile.
+    /// Broadcasts the pages of `generation`. Returns false if the log has lost the generation
+    /// meanwhile.
     fn broadcast_generation(&self, domain: &Domain, generation: Generation, limit: NonZeroU16) -> bool {
         let Some((Scope::Pages(range), _)) = domain.log.read(generation) else { return false };
         let (size, pages) = (range.size(), range.pages());
-        // The instruction steps by 4 KiB or 2 MiB.
+        // INVLPGB steps by 4 KiB or 2 MiB.
         let limit = if size == PageSize::Size1GiB { 1 } else { u64::from(limit.get()) };
         let mut done = 0;
         while done < pages {

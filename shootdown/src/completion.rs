@@ -1,4 +1,4 @@
-//! A ticket as a future, and the calling of its waker.
+//! The future of a ticket, and the calling of its waker.
 
 use core::fmt;
 use core::future::Future;
@@ -12,25 +12,37 @@ use crate::domain::Kind;
 use crate::waiters::{Awaited, Registration};
 use crate::{Fault, Request, Shootdown, Ticket, Ticks, Tlb, Unresponsive};
 
-/// Does somebody wait for a waker to be called? Said by what may have completed requests.
+/// Whether a waker may have to be called. Returned by each function able to complete requests.
+///
+/// ```
+/// use topomem_shootdown::WakersDue;
+///
+/// fn after_interrupt(due: WakersDue, wake_completed: impl FnOnce()) {
+///     if due == WakersDue::Perhaps {
+///         wake_completed();
+///     }
+/// }
+/// # after_interrupt(WakersDue::No, || unreachable!());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WakersDue {
-    /// No waker is registered, or nothing can have completed.
+    /// No waker is registered, or no request can have completed.
     No,
     /// [`Shootdown::wake_completed`] should be called soon.
     Perhaps,
 }
 
-/// The future of a [`Ticket`]: ready when every CPU has dropped the old translations.
+/// The future of a [`Ticket`], ready when every CPU has dropped the old translations.
 ///
-/// Allocates nothing: its waker sits in one of a fixed number of slots of the queue. While all
-/// are taken it wakes itself, so that its executor polls it again. May be dropped at any time.
+/// The future allocates nothing: its waker lies in one of a fixed number of slots of the queue.
+/// While all slots are taken, the future wakes itself, and the executor polls again. The future may
+/// be dropped at any time.
 #[must_use = "futures do nothing unless polled"]
 pub struct Completion<'s, T: Tlb> {
     ticket: Ticket<'s, T>,
     registration: Option<Registration>,
-    /// The wait after which the late CPU is next reported; before the first time less than
-    /// [`Tlb::patience`]. Kept from one registration to the next, or each poll would report again.
+    /// The wait after which the late CPU is next reported; at first below [`Tlb::patience`]. The
+    /// value is kept across registrations, or each poll would report the CPU again.
     report_after: Ticks,
 }
 
@@ -39,7 +51,7 @@ impl<'s, T: Tlb> Completion<'s, T> {
         Completion { ticket, registration: None, report_after: Ticks(0) }
     }
 
-    /// What it waits for.
+    /// Returns the awaited request.
     pub const fn request(&self) -> Request {
         self.ticket.request()
     }
@@ -60,12 +72,12 @@ impl<T: Tlb> Future for Completion<'_, T> {
         let this = &mut *self;
         this.deregister();
         let queue = this.ticket.queue;
-        // One turn for each CPU at most: a CPU that is done stays so.
+        // At most one turn for each CPU: a CPU stays done.
         while let Some(cpu) = this.ticket.outstanding() {
             let awaited = Awaited {
                 cpu,
                 kind: this.ticket.domain.kind,
-                domain: Shootdown::<T>::mark(this.ticket.domain),
+                domain: Shootdown::<T>::domain_key(this.ticket.domain),
                 request: this.ticket.request,
                 issued: this.ticket.issued,
             };
@@ -77,10 +89,10 @@ impl<T: Tlb> Future for Completion<'_, T> {
                     return Poll::Pending;
                 }
             }
-            // Pairs with the barrier in `Waiters::any`: a CPU that has published by now, and saw
-            // no waker, is seen here.
+            // Pairs with the barrier in `Waiters::any`: the second look below sees the answer of a
+            // CPU whose handler has published by now without seeing the waker.
             fence(Ordering::SeqCst);
-            if queue.broken(Fault::RegisterBlindly) || this.ticket.outstanding() == Some(cpu) {
+            if queue.fault_is_active(Fault::RegisterBlindly) || this.ticket.outstanding() == Some(cpu) {
                 return Poll::Pending;
             }
             this.deregister();
@@ -103,28 +115,29 @@ impl<T: Tlb> fmt::Debug for Completion<'_, T> {
 }
 
 impl<T: Tlb> Shootdown<T> {
-    /// Is a waker registered that may have to be called? Costs a full barrier and a load. May be
-    /// asked anywhere, with locks held and in interrupt handlers, to decide whether
-    /// [`Shootdown::wake_completed`] is to be called as soon as that is possible.
+    /// Returns whether a registered waker may have to be called.
+    ///
+    /// Any context may ask, with locks held and in interrupt handlers too, to decide whether to
+    /// call [`Shootdown::wake_completed`] soon. Cost: a full barrier and a load.
     #[inline]
     pub fn wakers_due(&self) -> WakersDue {
         if self.waiters.any() { WakersDue::Perhaps } else { WakersDue::No }
     }
 
-    /// Calls the wakers of futures that can get on, and reports CPUs that keep one waiting for
-    /// too long. Returns how many wakers were called.
+    /// Calls the wakers of futures able to proceed, and reports late CPUs. Returns the number of
+    /// wakers called.
     ///
-    /// A kernel calls it with no lock held that a waker may need, soon after a function has
-    /// answered [`WakersDue::Perhaps`]. Those are all that can complete a request without an
-    /// interrupt that comes later: [`Shootdown::on_ipi`], [`Shootdown::activate`],
-    /// [`Shootdown::deactivate`], [`Shootdown::leave_lazy`], [`Shootdown::cpu_online`] and
-    /// [`Shootdown::cpu_offline`]. What [`Shootdown::poll`], a waiter, a change of the CPU's own and
-    /// [`Shootdown::enter_lazy`] complete was asked for by an interrupt, which tells of it when it
-    /// arrives. A kernel need not look at any of the answers if it calls this at the end of each
-    /// interrupt, before halting, between tasks and after each switch of address spaces.
+    /// A kernel calls the function soon after [`WakersDue::Perhaps`], holding no lock needed by a
+    /// waker. Six functions can complete a request without a later interrupt:
+    /// [`Shootdown::on_ipi`], [`Shootdown::activate`], [`Shootdown::deactivate`],
+    /// [`Shootdown::leave_lazy`], [`Shootdown::cpu_online`] and [`Shootdown::cpu_offline`].
+    /// Requests completed by [`Shootdown::poll`], by a waiter, by a change of the CPU's own or by
+    /// [`Shootdown::enter_lazy`] have an interrupt on its way, whose handler returns the answer. A
+    /// kernel may ignore all answers if it calls `wake_completed` at the end of each interrupt,
+    /// before halting, between tasks and after each switch of address spaces.
     ///
-    /// A slow tick calls it, too: a CPU that does not answer is reported from here. Costs a full
-    /// barrier and a load if nobody waits, else a look at each slot.
+    /// A slow tick must call the function, too, for the reports of late CPUs. Cost: a full barrier
+    /// and a load if no future waits, else a look at each slot.
     pub fn wake_completed(&self, pin: &CpuPin) -> usize {
         if !self.waiters.any() {
             return 0;
@@ -148,12 +161,13 @@ impl<T: Tlb> Shootdown<T> {
         called
     }
 
-    /// Is the awaited CPU done, or may it be? Follows no pointer: the domain may be gone.
+    /// Returns whether the awaited CPU may be done. Follows no pointer: the domain may be gone.
     fn may_get_on(&self, awaited: &Awaited) -> bool {
         let state = self.state(awaited.cpu);
         let left = match awaited.kind {
             Kind::Kernel => !self.kernel.members.contains(awaited.cpu, Ordering::Acquire),
-            // The slot is cleared before the CPU leaves.
+            // The CPU clears the slot before its departure from the domain. Acquire pairs with the
+            // Release of `publish` and of the departure.
             Kind::Space => state.published.active.load(Ordering::Acquire).addr() != awaited.domain,
         };
         left || self.is_satisfied(awaited.cpu, awaited.kind, &awaited.request)

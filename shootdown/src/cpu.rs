@@ -1,4 +1,4 @@
-//! What the queue keeps for each CPU.
+//! The queue's state of each CPU.
 
 use core::ptr;
 
@@ -9,57 +9,59 @@ use crate::domain::{Domain, Kind};
 use crate::stats::Counters;
 use crate::{Generation, Request};
 
-/// What a CPU promises not to touch until [`Shootdown::leave_lazy`].
+/// The addresses not touched by a lazy CPU until [`Shootdown::leave_lazy`].
 ///
 /// [`Shootdown::leave_lazy`]: crate::Shootdown::leave_lazy
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Lazy {
-    /// Addresses of the active address space: a kernel thread that borrows it.
+    /// Addresses of the active address space: a kernel thread borrows the space.
     Space = 2,
-    /// Those, and kernel addresses whose mappings come and go: a halted CPU, whose interrupt
-    /// handlers leave this mode before they touch such an address.
+    /// Addresses of the active address space, and kernel addresses with changing mappings: the CPU
+    /// is halted, and its interrupt handlers leave laziness before touching such an address.
     Idle = 3,
 }
 
-/// The CPU takes part in everything.
+/// The CPU is not lazy.
 const BUSY: u8 = 0;
-/// The CPU ceases to be lazy. Senders take it for busy, but it has not yet flushed what they spared
-/// it: whoever needs a translation here has to catch up first.
+/// The CPU is leaving laziness. Senders treat the CPU as busy, but the CPU has yet to flush the
+/// invalidations skipped while lazy. A context in need of a translation has to catch up first.
 const CATCHING_UP: u8 = 1;
 
-/// The line that senders write.
+/// The cache line written by senders.
 pub(crate) struct Mailbox {
-    /// Has an interrupt been sent that the handler has not begun to serve? Senders swap it to
-    /// true, and only the one that found false sends. The handler swaps it to false before it
-    /// reads any generation. Both are AcqRel: a sender that finds true leaves its generation to
-    /// the handler that will swap it to false, and that swap acquires the sender's.
+    /// True from the sending of an interrupt until the handler begins to serve it. A sender swaps
+    /// the word to true, and sends an interrupt only if the word was false. The handler swaps the
+    /// word to false before reading any generation. Both swaps are AcqRel and pair with each other:
+    /// a sender finding true leaves its generation to the handler's next swap, which acquires the
+    /// sender's stores.
     pub(crate) pending: AtomicBool,
-    /// [`BUSY`], [`CATCHING_UP`] or a [`Lazy`]; written by the owner only.
+    /// [`BUSY`], [`CATCHING_UP`] or a [`Lazy`]. Written by the owner only.
     lazy: AtomicU8,
 }
 
-/// The line that the owner publishes on and waiters read.
+/// The cache line on which the owner publishes, read by waiters.
 pub(crate) struct Published {
-    /// What the CPU has seen of the active domain. [`Generation::NONE`] from before the CPU
-    /// joins a domain until it has flushed for it, so that a waiter never takes what was seen of
-    /// the last domain for something seen of the new one.
+    /// The newest generation of the active domain flushed by the CPU.
+    ///
+    /// [`Generation::NONE`] from before the CPU joins a domain until the CPU has flushed for the
+    /// domain: a waiter never mistakes the last domain's generation for the new domain's.
     pub(crate) space: AtomicU64,
-    /// What it has seen of the kernel's domain.
+    /// The newest generation of the kernel's domain flushed by the CPU.
     pub(crate) kernel: AtomicU64,
-    /// The active domain; null while there is none and during a switch. Only the owner follows
-    /// it; others compare it.
+    /// The active domain. Null if no domain is active, and during a switch. Only the owner follows
+    /// the pointer; remote CPUs compare it.
     pub(crate) active: AtomicPtr<Domain>,
 }
 
-/// One CPU's state: each line with one kind of writer.
+/// A CPU's state. Each cache line has a single kind of writer.
 pub(crate) struct CpuState {
     pub(crate) mailbox: CachePadded<Mailbox>,
     pub(crate) published: CachePadded<Published>,
     pub(crate) counters: CachePadded<Counters>,
 }
 
-/// The least mode in which a CPU is lazy in domains of `kind`.
+/// Returns the least lazy mode in which the CPU is lazy in domains of `kind`.
 #[inline]
 const fn least_lazy(kind: Kind) -> u8 {
     match kind {
@@ -95,7 +97,7 @@ impl CpuState {
         }
     }
 
-    /// The generation published for domains of `kind`.
+    /// Returns the generation published for domains of `kind`.
     #[inline]
     pub(crate) fn seen(&self, kind: Kind) -> &AtomicU64 {
         match kind {
@@ -104,28 +106,31 @@ impl CpuState {
         }
     }
 
-    /// Is the CPU lazy in domains of `kind`?
+    /// Returns whether the CPU is lazy in domains of `kind`.
     ///
-    /// Acquire pairs with the Release of [`CpuState::set_lazy`]: the CPU's last use of the
-    /// domain happened before.
+    /// Acquire pairs with the Release of [`CpuState::set_lazy`]: the CPU's last use of the domain
+    /// happened before.
     #[inline]
     pub(crate) fn is_lazy(&self, kind: Kind) -> bool {
         self.mailbox.lazy.load(Ordering::Acquire) >= least_lazy(kind)
     }
 
-    /// Owner only: from here on the CPU is lazy.
+    /// Makes the CPU lazy. Called by the owner only.
     pub(crate) fn set_lazy(&self, lazy: Lazy) {
         self.mailbox.lazy.store(lazy as u8, Ordering::Release);
     }
 
-    /// Owner only: senders take the CPU for busy from here on. True if the CPU was not busy. Then
-    /// the caller owes a full barrier, a look at the generations, and [`CpuState::set_busy`]: a
-    /// sender that skips the CPU has read "lazy", so its generation is seen after the barrier.
+    /// Makes senders treat the CPU as busy. Returns whether the CPU was not busy. Called by the
+    /// owner only.
     ///
-    /// A context that interrupts the caller before `set_busy` finds the CPU not busy yet, and does
-    /// the same work itself.
+    /// If true, the caller must execute a full barrier, look at the generations, and call
+    /// [`CpuState::set_busy`]. A sender skipping the CPU has read "lazy"; the sender's generation
+    /// is therefore visible after the caller's barrier.
+    ///
+    /// A context interrupting the caller before `set_busy` finds the CPU not yet busy, and does the
+    /// same work itself.
     pub(crate) fn cease_to_be_lazy(&self) -> bool {
-        // Relaxed: only the owner writes it, and the caller's full barrier orders the store.
+        // Relaxed: only the owner writes the word, and the caller's full barrier orders the store.
         let lazy = self.mailbox.lazy.load(Ordering::Relaxed) != BUSY;
         if lazy {
             self.mailbox.lazy.store(CATCHING_UP, Ordering::Relaxed);
@@ -133,25 +138,26 @@ impl CpuState {
         lazy
     }
 
-    /// Owner only: the CPU has flushed what it was spared while it was lazy.
+    /// Ends laziness: the CPU has flushed the invalidations skipped while lazy. Called by the owner
+    /// only.
     pub(crate) fn set_busy(&self) {
-        // Relaxed: only the owner tells `BUSY` from `CATCHING_UP`.
+        // Relaxed: only the owner distinguishes `BUSY` from `CATCHING_UP`.
         self.mailbox.lazy.store(BUSY, Ordering::Relaxed);
     }
 
-    /// Has this member of a domain of `kind` done what `request` asks?
+    /// Returns whether the CPU, a member of a domain of `kind`, has done its part of `request`.
     #[inline]
     pub(crate) fn satisfies(&self, kind: Kind, request: &Request) -> bool {
-        // Acquire pairs with the Release with which the handler publishes: the flush happened
-        // before, and so did the CPU's every use of a removed translation.
+        // Acquire pairs with the Release of the handler's `publish`: the flush, and the CPU's every
+        // use of a removed translation, happened before.
         let seen = Generation(self.seen(kind).load(Ordering::Acquire));
         seen >= request.generation || (seen >= request.tables && self.is_lazy(kind))
     }
 
-    /// Does the CPU deal with `domain` when it catches up with all? Owner only.
+    /// Returns whether the CPU serves `domain` when catching up. Called by the owner only.
     #[inline]
     pub(crate) fn uses(&self, domain: &Domain) -> bool {
-        // Relaxed: this CPU wrote both.
+        // Relaxed: this CPU wrote both words.
         match domain.kind {
             Kind::Kernel => self.published.kernel.load(Ordering::Relaxed) != Generation::NONE.0,
             Kind::Space => ptr::eq(self.published.active.load(Ordering::Relaxed), domain),

@@ -1,4 +1,4 @@
-//! What shares one set of page tables.
+//! Domains: the sharers of a set of page tables.
 
 use core::fmt;
 
@@ -10,29 +10,37 @@ use crate::Generation;
 use crate::domain_id::DomainId;
 use crate::log::Log;
 
-/// Whose translations a domain's are: decides who uses them and how they are all flushed.
+/// The kind of a domain's translations. It decides which CPUs use the translations, and how to
+/// flush all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// One address space's: not global, used by the CPUs that have it active.
+    /// Translations of an address space: not global, used by the CPUs with the space active.
     Space,
-    /// The kernel's: global, used by every CPU that is online.
+    /// Translations of the kernel: global, used by every CPU online.
     Kernel,
 }
 
-/// One address space, as the shootdown queue knows it: a generation, a log of the last
-/// invalidations, and the CPUs that may hold its translations.
+/// An address space, as known to the shootdown queue: a generation, a log of the last
+/// invalidations, and the set of CPUs with possible translations.
 ///
-/// About 1.3 KiB, no heap. A CPU is a member from [`Shootdown::activate`] until it has activated
-/// another domain or none.
+/// A domain takes about 1.3 KiB and no heap. A CPU is a member from [`Shootdown::activate`] until
+/// it has activated another domain or none.
 ///
 /// # Lifetime
 ///
-/// The queue keeps the address of a domain only in the private slots of the CPUs that have it
-/// active, and only they follow it. [`Domain::is_idle`] is true when none has; who then prevents
-/// further activations (by owning the domain, say) may drop it.
+/// The queue keeps a domain's address only in the private slots of the CPUs with the domain active,
+/// and only the owners of the slots follow it. [`Domain::is_idle`] returns true if no CPU has the
+/// domain active. An owner able to prevent further activations may then drop the domain.
 ///
-/// A CPU that tags translations may keep some of a domain that it left, even of one that is gone.
-/// It knows domains by numbers that are never used again.
+/// A CPU with tagged translations may keep translations of a left domain, even of a dropped domain.
+/// It identifies domains by numbers used only once.
+///
+/// ```
+/// use topomem_shootdown::Domain;
+///
+/// static SPACE: Domain = Domain::new();
+/// assert!(SPACE.is_idle());
+/// ```
 ///
 /// [`Shootdown::activate`]: crate::Shootdown::activate
 pub struct Domain {
@@ -40,19 +48,21 @@ pub struct Domain {
     pub(crate) members: CachePadded<AtomicCpuSet>,
     pub(crate) kind: Kind,
     pub(crate) id: DomainId,
-    /// All generations up to this one were removed from all TLBs by broadcasts; 0 if there was none.
+    /// The generation up to which broadcasts have removed all translations from all TLBs; 0 if none
+    /// has.
     pub(crate) removed: AtomicU64,
 }
 
 impl Domain {
-    /// The domain of a new address space, active nowhere.
+    /// Returns the domain of a new address space, active on no CPU.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> Domain {
         Domain::of(Kind::Space)
     }
 
-    /// The domain of a new address space, active nowhere (loom has no `const` constructors).
+    /// Returns the domain of a new address space, active on no CPU (loom has no `const`
+    /// constructors).
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> Domain {
@@ -81,21 +91,31 @@ impl Domain {
         }
     }
 
-    /// The newest generation issued so far.
+    /// Returns the newest generation issued.
+    ///
+    /// ```
+    /// use topomem_shootdown::Domain;
+    ///
+    /// let space = Domain::new();
+    /// let before = space.generation();
+    /// // ... each change of the space's mappings takes a generation ...
+    /// assert_eq!(space.generation(), before);
+    /// ```
     pub fn generation(&self) -> Generation {
         self.log.newest()
     }
 
-    /// The CPUs that may use translations of this domain: a moment's view.
+    /// Returns the CPUs with possible translations of the domain, as of this moment.
     pub fn cpus(&self) -> CpuSet {
         self.members.load(Ordering::Relaxed)
     }
 
-    /// Has every CPU left it? Then no CPU follows a pointer to it any more, nor walks its page
-    /// tables, and it may be dropped by whoever can prevent further activations.
+    /// Returns whether every CPU has left the domain. If true, no CPU follows a pointer to the
+    /// domain or walks its page tables, and an owner able to prevent further activations may drop
+    /// it.
     pub fn is_idle(&self) -> bool {
-        // Acquire pairs with the Release with which a CPU leaves: its last use of the domain
-        // happened before.
+        // Acquire pairs with the Release of a leaving CPU (switch.rs): the CPU's last use of the
+        // domain happened before.
         self.members.load(Ordering::Acquire).is_empty()
     }
 }

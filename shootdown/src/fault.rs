@@ -1,4 +1,4 @@
-//! One mechanism of the protocol broken on purpose, to show that the tests would notice.
+//! Injected faults: each breaks one mechanism of the protocol, to show that the tests notice.
 
 #[cfg(feature = "fault-injection")]
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -7,7 +7,7 @@ use topomem_percpu::CpuId;
 #[cfg(feature = "fault-injection")]
 use topomem_percpu::{AtomicCpuSet, sync};
 
-/// A mistake to make; each was made by some kernel, or tempts.
+/// A mistake to inject. Each was made by some kernel, or is tempting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 #[cfg_attr(
@@ -21,64 +21,65 @@ pub enum Fault {
     AcknowledgeFirst,
     /// Clear the pending word after the generations were read.
     ClearPendingLate,
-    /// Skip the generations that the log no longer holds, or does not hold yet.
+    /// Skip generations overwritten in the log, or not yet written.
     DropOnOverrun,
-    /// Read the generations before ceasing to be lazy, some time before.
+    /// Read the generations before leaving laziness, with some time in between.
     ReadGenerationFirst,
-    /// Join a domain, or cease to be lazy, without the barrier before the generation is read.
+    /// Join a domain, or leave laziness, without the barrier before the read of the generation.
     SkipBarrier,
-    /// Let an interrupted handler publish an older generation over a newer one.
+    /// Let an interrupted handler publish an older generation over a newer.
     PublishBackwards,
-    /// Join a domain with what was seen of the last one still published.
+    /// Join a domain with the last domain's generation still published.
     KeepSeen,
-    /// Don't look again after registering a waker.
+    /// Skip the second look after registering a waker.
     RegisterBlindly,
-    /// Publish a generation at once, and flush for it when the next one comes.
+    /// Publish a generation at once, and flush for it with the next generation.
     FlushLater,
-    /// Come online with the translations from before.
+    /// Come online with translations from before.
     OnlineWithoutFlush,
-    /// Claim generations and never write their entries. No mistake, but what a sender looks like
-    /// that was stopped in between: nothing may depend on it.
+    /// Claim generations and never write their entries. Not a mistake, but the picture of a sender
+    /// stopped in between: the protocol may not depend on the entry.
     LeaveUnwritten,
-    /// Answer by a flag for each CPU, which the next sender resets, instead of a generation.
+    /// Answer with a flag for each CPU, reset by the next sender, instead of a generation.
     OneFlag,
-    /// Acknowledge one more generation where an interrupt finds nothing to do.
+    /// Acknowledge a further generation if an interrupt finds no work.
     CountInterrupts,
-    /// Don't interrupt lazy CPUs where tables are freed either.
+    /// Skip lazy CPUs even if tables are freed.
     SpareLazy,
-    /// Wait without serving the own queue.
+    /// Wait without serving the CPU's own requests.
     WaitWithoutPolling,
     /// Allocate memory in the handler.
     AllocateInHandler,
-    /// Report no CPU that doesn't answer.
+    /// Report no unresponsive CPU.
     NeverReport,
-    /// Count a CPU that was reported as done.
+    /// Count a reported CPU as done.
     GiveUp,
-    /// Issue an invalidation of a space only when all of the kernel's are done.
+    /// Issue an invalidation of a space only after all invalidations of the kernel's domain are
+    /// done.
     OneAtATime,
-    /// Return to a space that was left without comparing generations.
+    /// Return to a left space without comparing generations.
     KeepStaleAsid,
-    /// Give an ASID to another space with its translations still there.
+    /// Give an ASID to another space with the old translations still present.
     ReuseUnflushed,
-    /// Flush single pages where tables of the kernel were freed, which leaves the ways to them
-    /// in the paging-structure caches of the ASIDs that are not current.
+    /// Flush single pages if tables of the kernel were freed. Paging-structure caches of ASIDs not
+    /// current then still lead to the tables.
     MissOtherAsids,
-    /// Don't wait for a broadcast to arrive.
+    /// Skip the wait for the arrival of a broadcast.
     BroadcastUnsynced,
-    /// Claim a change's generation when it is announced, after its page-table claim was released.
+    /// Claim a change's generation at the announcement, after the release of the page-table claim.
     RecordUnlocked,
-    /// Complete at once where there was nothing to change, whatever is pending.
+    /// Complete at once a change without anything to change, whatever is pending.
     OwnChangeOnly,
-    /// Count as busy from before what was missed while lazy is flushed: a handler that nests in
-    /// between is told that there is nothing to leave.
+    /// Count as busy before flushing the invalidations skipped while lazy. A nested handler then
+    /// learns wrongly of nothing to leave.
     BusyBeforeCatchingUp,
 }
 
-/// The injected fault. Not one of loom's atomics: it is set before a model's threads start.
+/// The injected fault. Not an atomic of loom's: a test sets it before the model's threads start.
 #[cfg(feature = "fault-injection")]
 pub(crate) struct FaultCell {
     fault: AtomicU8,
-    /// The flags of [`Fault::OneFlag`], and the CPUs that [`Fault::GiveUp`] has given up.
+    /// The flags of [`Fault::OneFlag`], and the CPUs abandoned by [`Fault::GiveUp`].
     answered: AtomicCpuSet,
 }
 
@@ -94,7 +95,7 @@ impl FaultCell {
         FaultCell { fault: AtomicU8::new(0), answered: AtomicCpuSet::new() }
     }
 
-    /// Relaxed: set up before what it breaks runs.
+    /// Relaxed: set before the code under test runs.
     pub(crate) fn set(&self, fault: Option<Fault>) {
         self.fault.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
     }
@@ -103,14 +104,14 @@ impl FaultCell {
         self.fault.load(Ordering::Relaxed) == fault as u8
     }
 
-    /// `cpu` is asked: its flag is reset.
+    /// Resets the flag of `cpu`, which is being asked.
     pub(crate) fn ask(&self, cpu: CpuId) {
         if self.is(Fault::OneFlag) {
             self.answered.remove(cpu, sync::atomic::Ordering::AcqRel);
         }
     }
 
-    /// `cpu` has flushed: its flag is set. May allocate.
+    /// Sets the flag of `cpu`, which has flushed. May allocate.
     pub(crate) fn answer(&self, cpu: CpuId) {
         if self.is(Fault::OneFlag) {
             self.answered.insert(cpu, sync::atomic::Ordering::AcqRel);
@@ -120,14 +121,15 @@ impl FaultCell {
         }
     }
 
-    /// `cpu` was reported.
+    /// Notes the report of `cpu`.
     pub(crate) fn give_up(&self, cpu: CpuId) {
         if self.is(Fault::GiveUp) {
             self.answered.insert(cpu, sync::atomic::Ordering::AcqRel);
         }
     }
 
-    /// Is `cpu` done, whatever it has published? `None`: that decides.
+    /// Returns whether `cpu` counts as done regardless of its published generation; `None` if the
+    /// published generation decides.
     pub(crate) fn answered(&self, cpu: CpuId) -> Option<bool> {
         let answered = || self.answered.contains(cpu, sync::atomic::Ordering::Acquire);
         if self.is(Fault::OneFlag) {
@@ -137,7 +139,7 @@ impl FaultCell {
     }
 }
 
-/// No fault, and no code for one.
+/// The absence of faults, without code.
 #[cfg(not(feature = "fault-injection"))]
 pub(crate) struct FaultCell;
 

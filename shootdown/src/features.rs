@@ -1,22 +1,31 @@
-//! What a machine's TLBs offer beyond the flushes that every one has.
+//! TLB features of a machine beyond the flushes common to all machines.
 
 use core::fmt;
 use core::num::NonZeroU16;
 
 use crate::asid::ASID_SLOTS;
 
-/// What the TLBs of a machine offer; nothing unless said otherwise. One word, so that it can be
-/// kept in an atomic where boot finds it out ([`TlbFeatures::to_bits`]).
+/// The features of a machine's TLBs, none by default. The value fits one word, which boot code can
+/// keep in an atomic ([`TlbFeatures::to_bits`]).
 ///
-/// Each is used only if it is offered, and everything works without any:
+/// The queue uses each offered feature, and works without any:
 ///
 /// | feature | x86 | without it |
 /// |---|---|---|
 /// | ASIDs | PCID (Intel SDM volume 3A, 4.10.1) | each switch of address spaces flushes |
-/// | selective | INVPCID (4.10.4.1) | a CPU that returns to a changed space flushes all that it kept of it |
+/// | selective | INVPCID (4.10.4.1) | a CPU returning to a changed space flushes all kept translations of the space |
 /// | broadcast | INVLPGB, TLBSYNC (AMD APM volume 3) | interrupts |
 ///
-/// One is a limit rather than an offer: [`TlbFeatures::with_leaf_only`].
+/// [`TlbFeatures::with_leaf_only`] states a limit rather than a feature.
+///
+/// ```
+/// use topomem_shootdown::TlbFeatures;
+///
+/// let features = TlbFeatures::NONE.with_asids(6).with_selective();
+/// assert_eq!(features.asids(), 6);
+/// assert!(features.is_selective() && features.broadcast_pages().is_none());
+/// assert_eq!(TlbFeatures::from_bits(features.to_bits()), features);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct TlbFeatures(u32);
 
@@ -26,36 +35,41 @@ const LEAF_ONLY: u32 = 1 << 9;
 const BROADCAST_SHIFT: u32 = 16;
 
 impl TlbFeatures {
-    /// Nothing.
+    /// No feature.
     pub const NONE: TlbFeatures = TlbFeatures(0);
 
-    /// How many ASIDs each CPU uses where nothing else is asked for, beside the kernel's own: as
-    /// many as Linux. Few, since each switch looks through them; a CPU seldom goes to and fro
-    /// between more spaces than that.
+    /// Default number of ASIDs of each CPU, the kernel's not counted: Linux's number. The number is
+    /// small because each switch searches the ASIDs, and a CPU rarely alternates among more spaces.
     pub const DEFAULT_ASIDS: usize = if ASID_SLOTS < 6 { ASID_SLOTS } else { 6 };
 
-    /// The same, with translations tagged by address space: each CPU uses `count` ASIDs, at most
-    /// eight, beside [`Asid::KERNEL`](crate::Asid::KERNEL).
+    /// Adds translations tagged by address space: each CPU uses `count` ASIDs, at most eight,
+    /// besides [`Asid::KERNEL`](crate::Asid::KERNEL).
+    ///
+    /// ```
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// assert_eq!(TlbFeatures::NONE.with_asids(4).asids(), 4);
+    /// ```
     #[must_use]
     pub const fn with_asids(self, count: usize) -> TlbFeatures {
         let count = if count < ASID_SLOTS { count } else { ASID_SLOTS };
         TlbFeatures(self.0 & !ASIDS | count as u32)
     }
 
-    /// The same, with removal of one page of another ASID than the current one.
+    /// Adds the removal of a single page of an ASID not current.
     #[must_use]
     pub const fn with_selective(self) -> TlbFeatures {
         TlbFeatures(self.0 | SELECTIVE)
     }
 
-    /// The same, but [`Tlb::flush_page`] reaches leaf entries only. Where tables were freed, CPUs
-    /// then flush without an address instead.
+    /// Limits [`Tlb::flush_page`] to leaf entries. If tables are freed, CPUs then flush without an
+    /// address.
     ///
     /// RISC-V: `SFENCE.VMA` with an address "orders only reads and writes made to leaf page table
-    /// entries" (privileged specification, "Supervisor Memory-Management Fence Instruction"). Not
-    /// x86, where INVLPG removes all paging-structure caches of the current PCID (Intel SDM volume
-    /// 3A, 4.10.4.1), nor AArch64's `TLBI VAE1`, which reaches the entries of all levels on the way to
-    /// the address (`TLBI VALE1` does not).
+    /// entries" (privileged specification, "Supervisor Memory-Management Fence Instruction"). The
+    /// limit does not apply to x86, whose INVLPG removes all paging-structure cache entries of the
+    /// current PCID (Intel SDM volume 3A, 4.10.4.1), or to AArch64's `TLBI VAE1`, which removes the
+    /// entries of all levels above the address (`TLBI VALE1` does not).
     ///
     /// [`Tlb::flush_page`]: crate::Tlb::flush_page
     #[must_use]
@@ -63,68 +77,92 @@ impl TlbFeatures {
         TlbFeatures(self.0 | LEAF_ONLY)
     }
 
-    /// The same, with removal on all CPUs at once, of up to `pages` pages by one instruction.
+    /// Adds removal on all CPUs at once, of up to `pages` pages with one instruction.
+    ///
+    /// ```
+    /// use core::num::NonZeroU16;
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// let features = TlbFeatures::NONE.with_broadcast(NonZeroU16::MIN);
+    /// assert_eq!(features.broadcast_pages(), Some(NonZeroU16::MIN));
+    /// ```
     #[must_use]
     pub const fn with_broadcast(self, pages: NonZeroU16) -> TlbFeatures {
         let rest = self.0 & ((1 << BROADCAST_SHIFT) - 1);
         TlbFeatures(rest | (pages.get() as u32) << BROADCAST_SHIFT)
     }
 
-    /// Is nothing offered?
+    /// Returns whether the machine offers no feature.
     #[inline]
     #[must_use]
     pub const fn is_none(self) -> bool {
         self.0 == 0
     }
 
-    /// How many ASIDs each CPU uses, [`Asid::KERNEL`](crate::Asid::KERNEL) not counted; 0 where
-    /// translations have no tags.
+    /// Returns the number of ASIDs used by each CPU, [`Asid::KERNEL`](crate::Asid::KERNEL) not
+    /// counted; 0 if translations have no tags.
     #[inline]
     #[must_use]
     pub const fn asids(self) -> usize {
         (self.0 & ASIDS) as usize
     }
 
-    /// Can a CPU drop one page of an ASID that is not its current one?
+    /// Returns whether a CPU can remove a single page of an ASID not current.
     #[inline]
     #[must_use]
     pub const fn is_selective(self) -> bool {
         self.0 & SELECTIVE != 0
     }
 
-    /// Does a flush of one page leave the entries of higher levels on the way to it?
+    /// Returns whether a flush of a page keeps the entries of higher levels above the page.
     #[inline]
     #[must_use]
     pub const fn is_leaf_only(self) -> bool {
         self.0 & LEAF_ONLY != 0
     }
 
-    /// How many pages one instruction removes on all CPUs; `None` where there is none that does.
+    /// Returns the number of pages removed on all CPUs by one instruction, or `None` without
+    /// broadcasts.
     #[inline]
     #[must_use]
     pub const fn broadcast_pages(self) -> Option<NonZeroU16> {
         NonZeroU16::new((self.0 >> BROADCAST_SHIFT) as u16)
     }
 
-    /// The word that [`TlbFeatures::from_bits`] takes; 0 for [`TlbFeatures::NONE`].
+    /// Returns the features as a word for [`TlbFeatures::from_bits`]; 0 for [`TlbFeatures::NONE`].
+    ///
+    /// ```
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// assert_eq!(TlbFeatures::NONE.to_bits(), 0);
+    /// ```
     #[inline]
     #[must_use]
     pub const fn to_bits(self) -> u32 {
         self.0
     }
 
-    /// What [`TlbFeatures::to_bits`] gave.
+    /// Returns the features in a word from [`TlbFeatures::to_bits`].
     #[inline]
     #[must_use]
     pub const fn from_bits(bits: u32) -> TlbFeatures {
         TlbFeatures(bits)
     }
 
-    /// What the executing CPU offers, by CPUID: PCID is leaf 1 ECX bit 17, INVPCID leaf 7 EBX bit
-    /// 10, INVLPGB leaf 8000_0008H EBX bit 3 with its page count less one in EDX bits 15:0.
+    /// Reads the executing CPU's features from CPUID: PCID is leaf 1 ECX bit 17, INVPCID leaf 7 EBX
+    /// bit 10, INVLPGB leaf 8000_0008H EBX bit 3 with its page count less one in EDX bits 15:0.
     ///
-    /// INVPCID is used only with PCID. The kernel still has to turn PCIDs on (CR4.PCIDE) on each
-    /// CPU before that CPU comes online.
+    /// INVPCID is used only together with PCID. The kernel still has to enable PCIDs (CR4.PCIDE) on
+    /// each CPU before the CPU comes online.
+    ///
+    /// ```
+    /// # #[cfg(target_arch = "x86_64")] {
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// let features = TlbFeatures::of_this_cpu();
+    /// assert!(features.asids() <= TlbFeatures::DEFAULT_ASIDS);
+    /// # }
+    /// ```
     #[cfg(target_arch = "x86_64")]
     #[must_use]
     pub fn of_this_cpu() -> TlbFeatures {
@@ -162,7 +200,7 @@ impl fmt::Debug for TlbFeatures {
 }
 
 impl fmt::Display for TlbFeatures {
-    /// In x86's terms.
+    /// Names the features in x86's terms.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_none() {
             return f.write_str("no features");

@@ -8,40 +8,57 @@ use crate::domain::{Domain, Kind};
 use crate::log::LOG_LEN;
 use crate::{Fault, Generation, PageRange, Scope, Shootdown, Tlb, WakersDue};
 
-/// How to catch up with the generations that were missed.
+/// How to flush for missed generations.
 enum Flush {
     /// Page by page, as the log says.
     Pages,
     /// Everything that is not global.
     NonGlobal,
-    /// Everything that the domain has.
+    /// All translations of the domain.
     Domain,
 }
 
-/// What the announcing CPU has itself appended to a domain's log.
+/// The changes appended to a domain's log by the announcing CPU itself.
 #[derive(Clone, Copy)]
 pub(crate) enum Appended<'a> {
-    /// One scope.
+    /// A single scope.
     One(Scope),
-    /// These ranges, of one generation each or merged.
+    /// Ranges of one generation each, or merged.
     Ranges(&'a [PageRange]),
-    /// What only the log tells.
+    /// Changes known to the log only.
     Logged,
 }
 
 impl<T: Tlb> Shootdown<T> {
-    /// The interrupt handler's body, with interrupts masked or not; it may interrupt anything.
+    /// Serves a shootdown interrupt: the body of the interrupt handler.
     ///
-    /// Takes no lock and allocates nothing. Bounded: for each of two domains at most 32 log
-    /// entries are read twice, and at most [`Shootdown::threshold`] pages are flushed singly or
-    /// the TLB once. Spurious, late and nested calls are harmless: what there is to do follows
-    /// from generations, not from how often this is called.
+    /// Interrupts may be masked or not, and the handler may interrupt any code. It takes no lock
+    /// and allocates nothing. Spurious, late and nested calls are harmless: the work follows from
+    /// generations, not from the number of calls.
     ///
-    /// The answer says whether somebody waits for a waker, so that the kernel can arrange for
-    /// [`Shootdown::wake_completed`] to be called soon, outside interrupt handlers.
+    /// Returns whether a waker is due. The kernel then arranges for [`Shootdown::wake_completed`]
+    /// to be called soon, outside interrupt handlers. The answer also covers requests served
+    /// earlier by [`Shootdown::poll`] or by a waiter, whose interrupt still arrives.
     ///
-    /// Also if nothing was left to do, because [`Shootdown::poll`] or a waiter served it before: the
-    /// interrupt still comes, and so tells of what they have completed.
+    /// Bound: for each of two domains, 32 log entries read twice, and [`Shootdown::threshold`]
+    /// pages flushed singly or the TLB flushed once.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{Shootdown, Tlb, WakersDue};
+    /// # use topomem_percpu::Platform;
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    ///
+    /// fn interrupt_handler() {
+    ///     let pin = QUEUE.tlb().pin();
+    ///     if QUEUE.on_ipi(&pin) == WakersDue::Perhaps {
+    ///         // ... have the next task switch call `QUEUE.wake_completed` ...
+    ///     }
+    ///     // ... end of interrupt ...
+    /// }
+    /// # interrupt_handler();
+    /// ```
     #[inline]
     pub fn on_ipi(&self, pin: &CpuPin) -> WakersDue {
         self.state(pin.cpu()).counters.ipis_received.add(1);
@@ -49,20 +66,20 @@ impl<T: Tlb> Shootdown<T> {
         self.wakers_due()
     }
 
-    /// Serves what an interrupt on its way, or masked, asks for. One load where there is
-    /// nothing. For spin loops: [`Platform::relax`] is where a kernel calls it.
+    /// Serves an interrupt on its way, or masked. For spin loops: a kernel calls the function from
+    /// [`Platform::relax`]. Cost: a load if nothing is pending.
     ///
     /// [`Platform::relax`]: topomem_percpu::Platform::relax
     #[inline]
     pub fn poll(&self, pin: &CpuPin) {
         let state = self.state(pin.cpu());
-        // Relaxed: only a hint to swap, which then synchronises.
+        // Relaxed: only a hint to swap. The swap synchronises.
         if state.mailbox.pending.load(Ordering::Relaxed) {
             self.serve_polled(pin);
         }
     }
 
-    // Apart, so that the loops that poll save no registers for it.
+    // Not inlined, so polling loops save no registers for the call.
     #[inline(never)]
     fn serve_polled(&self, pin: &CpuPin) {
         self.state(pin.cpu()).counters.polls_served.add(1);
@@ -72,67 +89,68 @@ impl<T: Tlb> Shootdown<T> {
     #[inline]
     fn serve(&self, pin: &CpuPin) {
         let pending = &self.state(pin.cpu()).mailbox.pending;
-        if self.broken(Fault::ClearPendingLate) {
+        if self.fault_is_active(Fault::ClearPendingLate) {
             self.catch_up_all(pin);
             pending.swap(false, Ordering::AcqRel);
             return;
         }
-        // First: a sender from here on finds it clear and interrupts again. Acquire: the
-        // generations of the senders before are read below; see `Mailbox::pending`.
+        // Before the generations are read: a later sender finds the word clear and interrupts
+        // again. Acquire: earlier senders' generations are read below; see `Mailbox::pending`.
         pending.swap(false, Ordering::AcqRel);
         self.catch_up_all(pin);
         self.fault.answer(pin.cpu());
     }
 
-    /// Flushes for whatever this CPU has not seen of the domains that it uses.
+    /// Flushes for the generations not yet seen by the CPU, in each domain used by the CPU.
     #[inline]
     pub(crate) fn catch_up_all(&self, pin: &CpuPin) {
         let state = self.state(pin.cpu());
         let published = &state.published;
-        // Relaxed here and below: this CPU wrote it.
+        // Relaxed, here and below: this CPU wrote the words.
         let kernel = Generation(published.kernel.load(Ordering::Relaxed));
-        // Before a CPU is online it has no kernel generation to keep up. In the middle of
-        // `cpu_online` it is a member that has published nothing: then it is served here, as a waiter
-        // that has interrupted it cannot wait for its end. Relaxed: it wrote its membership.
+        // A CPU not online has no kernel generation to keep up with. In the middle of `cpu_online`,
+        // the CPU is a member without a published generation. It is then served here, since a
+        // waiter that has interrupted `cpu_online` cannot wait for its end. Relaxed: the CPU wrote
+        // its own membership.
         if kernel != Generation::NONE || self.kernel.members.contains(pin.cpu(), Ordering::Relaxed) {
             self.catch_up_from(kernel, state, &self.kernel);
         }
         let active = published.active.load(Ordering::Relaxed);
         // SAFETY: this CPU's slot holds a pointer only while the domain is active here, during
-        // which `activate`'s caller keeps it alive; the switch that clears it does not nest in
-        // us (`activate`'s contract), and the pin keeps other contexts out.
+        // which `activate`'s caller keeps the domain alive. The switch clearing the slot does not
+        // nest in this context (`activate`'s contract), and the pin keeps other contexts out.
         if let Some(domain) = unsafe { active.as_ref() } {
             self.catch_up_from(Generation(published.space.load(Ordering::Relaxed)), state, domain);
         }
     }
 
-    /// Flushes for the generations of `domain` that this CPU, whose `state` it is, has not
-    /// published, and publishes.
+    /// Flushes for the generations of `domain` not published in `state`, the executing CPU's, and
+    /// publishes them.
     #[inline]
     pub(crate) fn catch_up(&self, state: &CpuState, domain: &Domain) {
-        // Relaxed: this CPU wrote it.
+        // Relaxed: this CPU wrote the word.
         let from = Generation(state.seen(domain.kind).load(Ordering::Relaxed));
         self.catch_up_from(from, state, domain);
     }
 
-    /// The same, `from` being what was published.
+    /// Catches up from the published generation `from`.
     #[inline]
     fn catch_up_from(&self, from: Generation, state: &CpuState, domain: &Domain) {
         let to = domain.log.newest();
         if from < to {
             self.catch_up_between(state, domain, from, to);
-        } else if self.broken(Fault::CountInterrupts) {
+        } else if self.fault_is_active(Fault::CountInterrupts) {
             state.seen(domain.kind).fetch_add(1, Ordering::Release);
         }
     }
 
-    // Apart from the callers, so that a CPU that is not behind saves no registers for it; and the
-    // other cases apart from the usual one.
+    // Not inlined, so a CPU up to date saves no registers for the call. The rare cases are a call
+    // of their own for the same reason.
     #[inline(never)]
     fn catch_up_between(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
         match self.single_page(domain, from, to) {
-            // Calls nothing, so it saves no registers.
-            Some(page) if !self.broken_flush() => {
+            // Calls nothing, and therefore saves no registers.
+            Some(page) if !self.flush_fault_is_active() => {
                 self.tlb.flush_page(page.start(), page.size());
                 count_pages(state, 1);
                 self.publish(state.seen(domain.kind), from, to);
@@ -141,11 +159,11 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// The page to flush if one generation was missed, which changed one page. Needs no second
-    /// reading of the log.
+    /// Returns the page to flush if a single generation was missed, with a change of a single page.
+    /// Needs no second reading of the log.
     #[inline]
     fn single_page(&self, domain: &Domain, from: Generation, to: Generation) -> Option<PageRange> {
-        // Where nothing was seen it is the first generation, which the log does not have.
+        // With nothing seen, the missed generation is the first, which the log does not contain.
         if to.0 - from.0 != 1 {
             return None;
         }
@@ -153,45 +171,46 @@ impl<T: Tlb> Shootdown<T> {
         domain.log.read_pages(to).filter(|range| range.pages() == 1 && self.threshold() > 0)
     }
 
-    /// Is a fault injected that concerns flushing?
+    /// Returns whether an injected fault concerns flushing.
     #[inline]
-    fn broken_flush(&self) -> bool {
-        self.broken(Fault::AcknowledgeFirst)
-            || self.broken(Fault::FlushLater)
-            || self.broken(Fault::SkipFlush)
+    fn flush_fault_is_active(&self) -> bool {
+        self.fault_is_active(Fault::AcknowledgeFirst)
+            || self.fault_is_active(Fault::FlushLater)
+            || self.fault_is_active(Fault::SkipFlush)
     }
 
     #[inline(never)]
     fn catch_up_slowly(&self, state: &CpuState, domain: &Domain, from: Generation, to: Generation) {
         let seen = state.seen(domain.kind);
-        if self.broken(Fault::AcknowledgeFirst) {
+        if self.fault_is_active(Fault::AcknowledgeFirst) {
             self.publish(seen, from, to);
         }
-        if self.broken(Fault::FlushLater) {
+        if self.fault_is_active(Fault::FlushLater) {
             self.flush_between(state, domain, Generation(from.0.saturating_sub(1)), from);
-        } else if !self.broken(Fault::SkipFlush) {
+        } else if !self.fault_is_active(Fault::SkipFlush) {
             self.flush_between(state, domain, from, to);
         }
         self.publish(seen, from, to);
     }
 
-    /// Tells waiters that this CPU, which had published `from`, has flushed for everything up to
-    /// `generation`.
+    /// Tells waiters of the flushes for everything up to `generation`, by the CPU, which had
+    /// published `from`.
     #[inline]
     fn publish(&self, seen: &AtomicU64, from: Generation, generation: Generation) {
-        // Release pairs with the waiters' Acquire: the flushes happened before. A maximum: a
-        // handler that nested in us since we read the generations may have published a newer
-        // one, and whoever waits for that one would never be answered again.
-        if self.broken(Fault::PublishBackwards) {
+        // Release pairs with the waiters' Acquire in `satisfies`: the flushes happened before. The
+        // result is the maximum: a nested handler may have published a newer generation since the
+        // read of the generations, and publishing an older value would leave its waiters without an
+        // answer for ever.
+        if self.fault_is_active(Fault::PublishBackwards) {
             seen.store(generation.0, Ordering::Release);
         } else if seen.compare_exchange(from.0, generation.0, Ordering::Release, Ordering::Relaxed).is_err() {
             seen.fetch_max(generation.0, Ordering::Release);
         }
     }
 
-    /// The same for generations up to `generation` where the executing CPU recorded the last
-    /// `generations` of them itself: if it has missed nothing before, the log need not be read.
-    // Always: as `announce`.
+    /// Catches up to `generation` if the executing CPU itself recorded the last `generations` of
+    /// them. If the CPU has missed nothing before, the log need not be read.
+    // Always inlined, like `announce`.
     #[inline(always)]
     pub(crate) fn catch_up_appended(
         &self,
@@ -207,15 +226,15 @@ impl<T: Tlb> Shootdown<T> {
             Appended::One(_) | Appended::Logged => return self.catch_up(state, domain),
             Appended::Ranges(ranges) => ranges.iter().map(|range| range.pages()).sum(),
         };
-        // Relaxed: this CPU wrote it. A handler that nested since we appended has moved it on.
+        // Relaxed: this CPU wrote the word. A handler nested since the append has advanced it.
         let before = Generation(seen.load(Ordering::Relaxed));
         if before.0 + generations != generation.0 || pages > self.threshold() {
             return self.catch_up(state, domain);
         }
-        if self.broken(Fault::AcknowledgeFirst) {
+        if self.fault_is_active(Fault::AcknowledgeFirst) {
             self.publish(seen, before, generation);
         }
-        if !self.broken(Fault::SkipFlush) {
+        if !self.fault_is_active(Fault::SkipFlush) {
             match appended {
                 Appended::One(Scope::Pages(range)) => self.flush_pages(range),
                 Appended::One(_) | Appended::Logged => {}
@@ -228,7 +247,7 @@ impl<T: Tlb> Shootdown<T> {
 
     #[inline]
     fn flush_pages(&self, range: PageRange) {
-        // The first by itself: mostly there is no other.
+        // The first page by itself: usually it is the only page.
         self.tlb.flush_page(range.start(), range.size());
         if range.pages() > 1 {
             range.iter().skip(1).for_each(|page| self.tlb.flush_page(page, range.size()));
@@ -259,7 +278,7 @@ impl<T: Tlb> Shootdown<T> {
         if from == Generation::NONE {
             return Flush::Domain;
         }
-        if to.0 - from.0 > LOG_LEN && !self.broken(Fault::DropOnOverrun) {
+        if to.0 - from.0 > LOG_LEN && !self.fault_is_active(Fault::DropOnOverrun) {
             state.counters.log_misses.add(1);
             return Flush::Domain;
         }
@@ -268,7 +287,7 @@ impl<T: Tlb> Shootdown<T> {
                 Some(Scope::Pages(range)) => pages = pages.saturating_add(range.pages()),
                 Some(Scope::NonGlobal) => non_global += 1,
                 Some(Scope::Domain | Scope::Everything) => return Flush::Domain,
-                None if self.broken(Fault::DropOnOverrun) => {}
+                None if self.fault_is_active(Fault::DropOnOverrun) => {}
                 None => {
                     state.counters.log_misses.add(1);
                     return Flush::Domain;
@@ -286,8 +305,8 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// Flushes page by page, reading the log once more: it is not copied to the stack, and may
-    /// have been overrun since. Returns how many pages, or `None` where an entry was gone.
+    /// Flushes page by page, reading the log a second time: the log is not copied to the stack, and
+    /// may have been overrun since. Returns the number of pages, or `None` if an entry was gone.
     fn replay(&self, domain: &Domain, from: Generation, to: Generation) -> Option<u64> {
         let mut pages = 0;
         for generation in from.0 + 1..=to.0 {
@@ -296,7 +315,7 @@ impl<T: Tlb> Shootdown<T> {
                     self.flush_pages(range);
                     pages += range.pages();
                 }
-                _ if self.broken(Fault::DropOnOverrun) => {}
+                _ if self.fault_is_active(Fault::DropOnOverrun) => {}
                 _ => return None,
             }
         }

@@ -1,4 +1,4 @@
-//! The sender's side: record, full barrier, read the members, interrupt those who don't know.
+//! The sender's side: record, full barrier, read the members, interrupt the members not up to date.
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::sync::hint;
@@ -6,22 +6,40 @@ use topomem_percpu::{CpuId, CpuPin, CpuSet};
 
 use crate::domain::{Domain, Kind};
 use crate::handler::Appended;
-use crate::ticket::NOBODY;
+use crate::ticket::ALL_DONE;
 use crate::{Fault, Generation, Invalidation, Request, Shootdown, Tables, Ticket, Tlb};
 
 impl<T: Tlb> Shootdown<T> {
-    /// Records a change and announces it: makes every CPU that may hold translations named by
-    /// `invalidation` drop them. The caller has changed `domain`'s page tables already.
+    /// Records a change and announces it: every CPU with possible translations named by
+    /// `invalidation` drops them. The caller has changed `domain`'s page tables already.
     ///
-    /// A caller whose page tables other CPUs change too calls this with the changed entries still
-    /// locked, or calls [`Shootdown::record`] with them locked and [`Shootdown::announce`] later: see
-    /// the rule of completion there.
+    /// If remote CPUs change the same page tables, the caller must call the function with the
+    /// changed entries still locked, or call [`Shootdown::record`] with them locked and
+    /// [`Shootdown::announce`] later: see the rule of completion there.
     ///
-    /// The calling CPU has dropped its own translations when this returns; the others have when the
-    /// ticket completes. Costs one atomic add to the domain, a full barrier, a swap for each target
-    /// and at most one [`Tlb::send_ipi`]; waits for no CPU (for the hardware alone, where that
-    /// broadcasts). Safe in interrupt handlers.
-    // Always: as `issue`.
+    /// The calling CPU has dropped its own translations when the function returns. The remote CPUs
+    /// have when the ticket completes. Safe in interrupt handlers. The function waits for no CPU,
+    /// only for the hardware if the hardware broadcasts.
+    ///
+    /// Cost: an atomic add to the domain, a full barrier, a swap for each target, and at most one
+    /// [`Tlb::send_ipi`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{Domain, Invalidation, PageSize, Shootdown, Tlb, VirtAddr};
+    /// # use topomem_percpu::Platform;
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// static SPACE: Domain = Domain::new();
+    ///
+    /// let pin = QUEUE.tlb().pin();
+    /// // ... unmap the page at 2 MiB ...
+    /// let page = Invalidation::page(VirtAddr::new(0x20_0000)?, PageSize::Size4KiB);
+    /// QUEUE.invalidate(&pin, &SPACE, page).wait(&pin);
+    /// // ... and free its frame ...
+    /// # Ok::<(), topomem_shootdown::NonCanonical>(())
+    /// ```
+    // Always inlined, like `issue`.
     #[inline(always)]
     pub fn invalidate<'s>(
         &'s self,
@@ -32,9 +50,9 @@ impl<T: Tlb> Shootdown<T> {
         self.announce(pin, self.record(domain, invalidation))
     }
 
-    /// Tells the other members of `domain` of all changes up to `request`'s generation, the last
-    /// `generations` of which this CPU has recorded as `appended`.
-    // Always: most callers append one range of pages, and a CPU that is alone calls nothing.
+    /// Announces all changes up to `request`'s generation to the remaining members of `domain`.
+    /// This CPU has recorded the last `generations` of them as `appended`.
+    // Always inlined: most callers append a single range of pages, and a lone CPU calls nothing.
     #[inline(always)]
     pub(crate) fn issue<'s>(
         &'s self,
@@ -46,8 +64,9 @@ impl<T: Tlb> Shootdown<T> {
     ) -> Ticket<'s, T> {
         let generation = request.generation;
         let freed = request.tables != Generation::NONE;
-        let tables = if freed && !self.broken(Fault::SpareLazy) { Tables::Freed } else { Tables::Kept };
-        if self.broken(Fault::OneAtATime) && domain.kind == Kind::Space {
+        let tables =
+            if freed && !self.fault_is_active(Fault::SpareLazy) { Tables::Freed } else { Tables::Kept };
+        if self.fault_is_active(Fault::OneAtATime) && domain.kind == Kind::Space {
             let all = Request { generation: self.kernel.generation(), tables: Generation::NONE };
             while !self.is_done(&self.kernel, all) {
                 self.poll(pin);
@@ -57,10 +76,10 @@ impl<T: Tlb> Shootdown<T> {
         let issued = self.tlb.now();
         let cpu = pin.cpu();
         let own = self.state(cpu);
-        // Pairs with the barrier of a CPU that joins or ceases to be lazy (switch.rs): either
-        // that CPU reads our generation after its barrier, or we see it below as a busy member.
+        // Pairs with the barrier of a CPU joining or leaving laziness (switch.rs): either the CPU
+        // reads our generation after its barrier, or we see the CPU below as a busy member.
         fence(Ordering::SeqCst);
-        // Acquire pairs with a leaving CPU's Release: not seeing it means that it has left.
+        // Acquire pairs with a leaving CPU's Release: a CPU not seen below has left.
         let targets = if self.passes_all_by(cpu, domain, tables) {
             Targets::None
         } else {
@@ -68,7 +87,7 @@ impl<T: Tlb> Shootdown<T> {
         };
         own.counters.requests.add(1);
         let done = if own.uses(domain) {
-            // Our own flush overlaps with the interrupts' travel.
+            // The own flush overlaps with the interrupts' travel.
             match tables {
                 Tables::Kept => self.catch_up_appended(own, domain, generation, generations, appended),
                 // Pages may name too little.
@@ -76,20 +95,21 @@ impl<T: Tlb> Shootdown<T> {
             }
             targets == Targets::None
         } else {
-            // A member by now: we have interrupted a switch, whose end looks at the generation.
+            // If a member by now, the CPU is in the middle of an interrupted switch, whose end
+            // looks at the generation.
             targets == Targets::None && !domain.members.contains(cpu, Ordering::Acquire)
         };
         let tables = if tables == Tables::Freed { request.tables } else { Generation::NONE };
-        let done_below = if done { NOBODY } else { 0 };
+        let done_below = if done { ALL_DONE } else { 0 };
         Ticket::new(self, domain, Request { generation, tables }, done_below, issued)
     }
 
-    /// Is every other member lazy, or is there none?
-    // By itself, so that beside idle CPUs a change costs little more than alone.
+    /// Returns whether every other member is lazy, or no other member exists.
+    // A pass of its own, so a change beside idle CPUs costs little more than on a lone CPU.
     #[inline(always)]
     fn passes_all_by(&self, own: CpuId, domain: &Domain, tables: Tables) -> bool {
         let mut lazy = 0;
-        // Acquire as in `issue`.
+        // Acquire, as in `issue`.
         let busy = domain.members.find_from(0, Ordering::Acquire, |cpu| {
             if cpu == own {
                 return false;
@@ -104,8 +124,8 @@ impl<T: Tlb> Shootdown<T> {
         busy.is_none()
     }
 
-    /// Has the hardware carry the generations up to `generation` to the other members, or interrupts
-    /// them. Says whether there is anybody to wait for.
+    /// Broadcasts the generations up to `generation` by hardware, or interrupts the remaining
+    /// members. Returns whether a CPU is left to wait for.
     #[inline]
     fn tell(&self, own: CpuId, domain: &Domain, tables: Tables, generation: Generation) -> Targets {
         if let Some(limit) = self.tlb.features().broadcast_pages()
@@ -116,18 +136,18 @@ impl<T: Tlb> Shootdown<T> {
         self.interrupt(own, domain, tables)
     }
 
-    /// Interrupts each other member that is not lazy and has no interrupt on its way. Says whether
-    /// there is anybody to wait for.
-    // Apart, so that a CPU that is alone saves no registers for it.
+    /// Interrupts each other member neither lazy nor already sent an interrupt. Returns whether a
+    /// CPU is left to wait for.
+    // Not inlined, so a lone CPU saves no registers for the call.
     #[inline(never)]
     fn interrupt(&self, own: CpuId, domain: &Domain, tables: Tables) -> Targets {
         let mut send = CpuSet::EMPTY;
         let (mut targets, mut pending, mut lazy) = (0, 0, 0);
         let kind = domain.kind;
-        // Acquire as in `issue`.
+        // Acquire, as in `issue`.
         domain.members.find_from(0, Ordering::Acquire, |cpu| {
-            // The issuer flushes below; or it was interrupted in the middle of a switch, whose
-            // end looks at the generation.
+            // The issuer flushes below; or the issuer has interrupted a switch, whose end looks at
+            // the generation.
             if cpu == own {
                 return false;
             }
@@ -139,7 +159,8 @@ impl<T: Tlb> Shootdown<T> {
             }
             targets += 1;
             if state.mailbox.pending.swap(true, Ordering::AcqRel) {
-                // The interrupt on its way finds our generation: see `Mailbox::pending`.
+                // The handler of the interrupt on its way finds our generation: see
+                // `Mailbox::pending`.
                 pending += 1;
             } else {
                 send.insert(cpu);
@@ -157,13 +178,13 @@ impl<T: Tlb> Shootdown<T> {
         if targets > 0 { Targets::Some } else { Targets::None }
     }
 
-    /// Interrupts each other member that has not done what `request` asks, and has no interrupt on
-    /// its way: the CPU that recorded the change may be about to, or may keep it in an open batch.
+    /// Interrupts each other member behind `request` without an interrupt on its way. The CPU with
+    /// the recorded change may announce late, or keep the change in an open batch.
     #[cold]
     pub(crate) fn interrupt_late(&self, own: CpuId, domain: &Domain, request: &Request) {
         let mut send = CpuSet::EMPTY;
         let mut pending = 0;
-        // Acquire as in `issue`.
+        // Acquire, as in `issue`.
         domain.members.find_from(0, Ordering::Acquire, |cpu| {
             if cpu != own && !self.is_satisfied(cpu, domain.kind, request) {
                 if self.state(cpu).mailbox.pending.swap(true, Ordering::AcqRel) {
@@ -184,7 +205,7 @@ impl<T: Tlb> Shootdown<T> {
     }
 }
 
-/// Are there other CPUs that have to act?
+/// Whether remote CPUs have to act.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Targets {
     None,

@@ -1,55 +1,57 @@
 //! A lock-free, IPI-based TLB shootdown queue whose completion is a future.
 //!
-//! Every CPU caches translations; when one changes page tables, the others must drop what they
-//! cached before the memory behind it is used for something else. This crate tells them, with
-//! as few interrupts as it takes, and tells the one who changed the tables when that is done.
+//! Every CPU caches translations. After a change of page tables, the remote CPUs must drop their
+//! cached translations before the memory behind them is reused. This crate tells the CPUs with as
+//! few interrupts as possible, and tells the issuer of the change when all have finished.
 //!
 //! # Protocol
 //!
 //! - A [`Domain`] (one per address space, one for the kernel) counts its invalidations in
-//!   **generations**, keeps the last 32 in a bounded lock-free log, and knows which CPUs may
-//!   hold its translations.
-//! - **Record** ([`Shootdown::record`]): the page tables are changed; append to the log, with the lock
-//!   of the changed entries still held, so that generations are ordered as the changes are.
-//! - **Announce** ([`Shootdown::announce`]): full barrier; read the members; interrupt each that has
-//!   no interrupt pending already. [`Shootdown::invalidate`] does both.
-//! - **Handle** ([`Shootdown::on_ipi`]): clear the pending word; read the generation; replay
-//!   the log from what was last published, or flush everything where the log doesn't know
-//!   enough or the pages are too many; only then publish the generation.
-//! - **Join** ([`Shootdown::activate`]): become a member; full barrier; read the generation;
-//!   load the tables; publish. Sender and joiner each store, fence and load: one sees the other.
-//! - **Complete**: a [`Ticket`] is complete when every CPU that it found has published its
-//!   generation, has left the domain, is lazy in it or offline. Nothing counts acknowledgements.
+//!   **generations**, keeps the last 32 in a bounded lock-free log, and knows the CPUs with
+//!   possible translations.
+//! - **Record** ([`Shootdown::record`]): after changing the page tables, append to the log, with
+//!   the lock of the changed entries still held. Generations are thereby ordered as the changes
+//!   are.
+//! - **Announce** ([`Shootdown::announce`]): full barrier; read the members; interrupt each member
+//!   without a pending interrupt. [`Shootdown::invalidate`] records and announces.
+//! - **Handle** ([`Shootdown::on_ipi`]): clear the pending word; read the generation; replay the
+//!   log from the last published generation, or flush everything if the log doesn't know enough or
+//!   the pages are too many; only then publish the generation.
+//! - **Join** ([`Shootdown::activate`]): become a member; full barrier; read the generation; load
+//!   the tables; publish. Sender and joiner each store, fence and load: one sees the other.
+//! - **Complete**: a [`Ticket`] is complete when every targeted CPU has published the generation,
+//!   has left the domain, is lazy in it or offline. Acknowledgements are not counted.
 //!
-//! Where the TLB tags translations by address space, a CPU keeps those of spaces that it left and
-//! compares generations when it returns; where the hardware broadcasts invalidations, changes of
-//! single pages need no interrupt ([`TlbFeatures`]).
+//! If the TLB tags translations by address space, a CPU keeps translations of left spaces and
+//! compares generations on return. If the hardware broadcasts invalidations, changes of single
+//! pages need no interrupt ([`TlbFeatures`]).
 //!
-//! No request is lost: the log's overrun, a slot not yet filled or torn is a full flush. A CPU
-//! that doesn't answer keeps the ticket incomplete, so memory stays safe, and is reported.
+//! No request is lost: an overrun of the log, or a slot unfilled or torn, leads to a full flush. An
+//! unresponsive CPU keeps the ticket incomplete and is reported. Memory therefore stays safe.
 //!
 //! # Interrupt handlers
 //!
-//! An interrupt handler may interrupt any function of this crate on its CPU, and any closure that is
-//! passed to one, at any instruction. No function waits for a context that it may have interrupted.
+//! An interrupt handler may interrupt any function of this crate on its CPU, and any closure passed
+//! to such a function, at any instruction. No function waits for a context it may have interrupted.
 //!
 //! | in a handler | |
 //! |---|---|
 //! | [`Shootdown::on_ipi`], [`Shootdown::poll`] | may be called; in a switch they leave both spaces to its end |
 //! | [`Shootdown::record`], [`Shootdown::announce`], [`Shootdown::invalidate`], [`Batch`], [`Shootdown::pending`], [`Shootdown::pending_in`] | may be called |
-//! | [`Shootdown::leave_lazy`] | may be called, and must be before the handler touches an address that [`Shootdown::enter_lazy`] excludes |
+//! | [`Shootdown::leave_lazy`] | may be called, and must be before the handler touches an address excluded by [`Shootdown::enter_lazy`] |
 //! | [`Ticket::is_complete`], [`Ticket::detach`], [`Ticket::merge`], [`Shootdown::is_done`], [`Shootdown::wakers_due`] | may be called |
-//! | [`Ticket::wait`], [`Ticket::block`] | may be called, but two handlers that have each interrupted a switch must not wait for each other: see there |
-//! | [`Shootdown::wake_completed`], polling or dropping a [`Completion`] | run or drop wakers: if the kernel's wakers may be run and dropped in the context that was interrupted |
+//! | [`Ticket::wait`], [`Ticket::block`] | may be called, but two handlers in the middle of interrupted switches must not wait for each other: see there |
+//! | [`Shootdown::wake_completed`], polling or dropping a [`Completion`] | run or drop wakers: may be called if the kernel's wakers may run and be dropped in the interrupted context |
 //! | [`Shootdown::enter_lazy`], [`Shootdown::activate`], [`Shootdown::deactivate`], [`Shootdown::cpu_online`], [`Shootdown::cpu_offline`] | only if the handler has not interrupted a function of this crate |
 //!
-//! A handler may touch what the interrupted context may touch, and after [`Shootdown::leave_lazy`]
-//! every address, also inside `leave_lazy` itself and inside a switch. It never uses a translation
-//! whose removal is complete. In a switch either of the two spaces may be the loaded one.
+//! A handler may touch the addresses allowed to the interrupted context, and after
+//! [`Shootdown::leave_lazy`] every address, even inside `leave_lazy` itself and inside a switch.
+//! The handler never uses a translation whose removal is complete. In a switch, either of the two
+//! spaces may be loaded.
 //!
 //! # Example
 //!
-//! The hooks of a machine of one CPU without a TLB; a kernel's are a few lines of assembly.
+//! The hooks of a machine with a single CPU and no TLB; a kernel's are a few lines of assembly.
 //!
 //! ```
 //! use core::ptr::NonNull;
@@ -59,7 +61,7 @@
 //!
 //! struct Machine;
 //!
-//! // SAFETY: there is one CPU, and no memory is handed out.
+//! // SAFETY: the machine has a single CPU, and hands out no memory.
 //! unsafe impl Platform for Machine {
 //!     fn current_cpu(&self) -> CpuId {
 //!         CpuId::BOOT
@@ -69,7 +71,7 @@
 //!     }
 //! }
 //!
-//! // SAFETY: there is no TLB to flush and nobody to interrupt.
+//! // SAFETY: the machine has no TLB to flush and no second CPU to interrupt.
 //! unsafe impl Tlb for Machine {
 //!     fn flush_page(&self, _page: VirtAddr, _size: PageSize) { /* invlpg */ }
 //!     fn flush_non_global(&self) { /* reload CR3 */ }

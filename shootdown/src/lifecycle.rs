@@ -1,4 +1,4 @@
-//! CPUs come and go.
+//! CPUs come online and go offline.
 
 use core::fmt;
 
@@ -7,19 +7,19 @@ use topomem_percpu::sync::atomic::{Ordering, fence};
 
 use crate::{Fault, Generation, Shootdown, Tlb, WakersDue};
 
-/// Why a CPU cannot go online.
+/// The reason why a CPU cannot come online.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnlineError {
-    /// It is online already.
+    /// The CPU is online already.
     AlreadyOnline,
 }
 
-/// Why a CPU cannot go offline.
+/// The reason why a CPU cannot go offline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OfflineError {
-    /// It isn't online.
+    /// The CPU isn't online.
     NotOnline,
-    /// An address space is active on it: deactivate first.
+    /// An address space is active on the CPU: deactivate the space first.
     SpaceActive,
 }
 
@@ -42,62 +42,80 @@ impl core::error::Error for OnlineError {}
 impl core::error::Error for OfflineError {}
 
 impl<T: Tlb> Shootdown<T> {
-    /// The pinned CPU takes part from here on: flushes everything, and counts as a user of the
-    /// kernel's mappings from before that. Called by each CPU, the booting one included, before
-    /// it touches a kernel address whose mapping may change, and once it can be interrupted by
-    /// [`Tlb::send_ipi`] or polls. The CPU is not lazy.
+    /// Brings the pinned CPU online: flushes everything, and makes the CPU a user of the kernel's
+    /// mappings before the flush. The CPU is not lazy afterwards.
     ///
-    /// Requests of other CPUs may complete in it: the answer says whether a waker may have to be
-    /// called for that ([`Shootdown::wake_completed`]).
+    /// Each CPU, the boot CPU included, calls the function before touching a kernel address with
+    /// changing mappings, and after [`Tlb::send_ipi`] can interrupt the CPU or the CPU polls.
+    ///
+    /// Returns whether a waker may have to be called ([`Shootdown::wake_completed`]): requests of
+    /// remote CPUs may complete in the call.
     ///
     /// # Errors
     ///
-    /// [`OnlineError`], with nothing changed.
+    /// Returns [`OnlineError::AlreadyOnline`] if the CPU is online. Nothing has changed then.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{OnlineError, Shootdown, Tlb};
+    /// # use topomem_percpu::Platform;
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    ///
+    /// let pin = QUEUE.tlb().pin();
+    /// QUEUE.cpu_online(&pin)?;
+    /// assert_eq!(QUEUE.cpu_online(&pin), Err(OnlineError::AlreadyOnline));
+    /// # Ok::<(), OnlineError>(())
+    /// ```
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<WakersDue, OnlineError> {
         self.check_online(pin)?;
         let state = self.state(pin.cpu());
         self.asids(pin).forget();
-        // It may have been lazy while it was offline. What it missed, it flushes below.
+        // The CPU may have been lazy while offline. The flush below makes up for skipped
+        // invalidations.
         state.set_busy();
-        // The CPU joins the kernel's domain as `activate` joins another. From here on handlers that
-        // nest in us serve it (`catch_up_all`), and may publish before we do.
+        // The CPU joins the kernel's domain as `activate` joins a space's. From here on, handlers
+        // nested in this context serve the domain (`catch_up_all`), and may publish before this
+        // context does.
         self.kernel.members.insert(pin.cpu(), Ordering::AcqRel);
         // Pairs with the senders' barrier, as in switch.rs.
         fence(Ordering::SeqCst);
-        // What was sent to this CPU as it went offline, and got lost, would else suppress every
-        // further interrupt. AcqRel: as in the handler.
+        // A request sent as the CPU went offline, and lost, would suppress every further interrupt.
+        // AcqRel, as in the handler.
         state.mailbox.pending.swap(false, Ordering::AcqRel);
         let newest = self.kernel.log.newest();
         state.counters.full_flushes.add(1);
-        if !self.broken(Fault::OnlineWithoutFlush) {
+        if !self.fault_is_active(Fault::OnlineWithoutFlush) {
             self.tlb.flush_all();
         }
-        // Release: only now is the CPU's word worth something, with the flush before it. A maximum:
-        // see above.
+        // Release pairs with the waiters' Acquire in `satisfies`: only now does the CPU's word
+        // count, with the flush before it. A maximum, since nested handlers may have published: see
+        // above.
         state.published.kernel.fetch_max(newest.0, Ordering::Release);
         self.catch_up(state, &self.kernel);
-        // Who asked us before the flush had its interrupt suppressed, or served too early.
+        // Requests issued before the flush had their interrupt suppressed, or served too early.
         Ok(self.wakers_due())
     }
 
-    /// Would [`Shootdown::cpu_online`] refuse the pinned CPU?
+    /// Checks whether [`Shootdown::cpu_online`] would succeed on the pinned CPU.
     ///
     /// # Errors
     ///
-    /// Why it would.
+    /// Returns [`OnlineError::AlreadyOnline`] if the CPU is online.
     pub fn check_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
         // Relaxed: only this CPU writes its membership.
         let is_member = self.kernel.members.contains(pin.cpu(), Ordering::Relaxed);
         if is_member { Err(OnlineError::AlreadyOnline) } else { Ok(()) }
     }
 
-    /// Would [`Shootdown::cpu_offline`] refuse the pinned CPU?
+    /// Checks whether [`Shootdown::cpu_offline`] would succeed on the pinned CPU.
     ///
     /// # Errors
     ///
-    /// Why it would.
+    /// Returns [`OfflineError::NotOnline`] if the CPU is offline, or [`OfflineError::SpaceActive`]
+    /// if an address space is active on the CPU.
     pub fn check_offline(&self, pin: &CpuPin) -> Result<(), OfflineError> {
-        // Relaxed: this CPU wrote both.
+        // Relaxed: this CPU wrote both words.
         if !self.kernel.members.contains(pin.cpu(), Ordering::Relaxed) {
             return Err(OfflineError::NotOnline);
         }
@@ -107,31 +125,47 @@ impl<T: Tlb> Shootdown<T> {
         Ok(())
     }
 
-    /// The pinned CPU takes no further part: every request that waits for it counts as done by
-    /// it. The answer says whether a waker may have to be called for that
-    /// ([`Shootdown::wake_completed`]): interrupts that were on their way to this CPU may be lost.
+    /// Takes the pinned CPU offline: the CPU's part of every request counts as done.
+    ///
+    /// Returns whether a waker may have to be called ([`Shootdown::wake_completed`]): interrupts on
+    /// their way to this CPU may be lost.
     ///
     /// # Errors
     ///
-    /// [`OfflineError`], with nothing changed.
+    /// Returns [`OfflineError::NotOnline`] if the CPU is offline, or [`OfflineError::SpaceActive`]
+    /// if an address space is active on the CPU. Nothing has changed then.
     ///
     /// # Safety
     ///
-    /// - From when this returns until [`Shootdown::cpu_online`], the CPU touches no address whose
-    ///   mapping may change, nor does its page walker run ahead to one: it is halted, or on page
-    ///   tables of its own. No handler that touches such an address interrupts this call.
-    /// - It is not called from a context that interrupted another call of this queue on the same
-    ///   CPU.
+    /// - From the return of the function until [`Shootdown::cpu_online`], the CPU touches no
+    ///   address with changing mappings, and its page walker runs ahead to none: the CPU is halted,
+    ///   or uses page tables of its own. No handler touching such an address interrupts the call.
+    /// - The function is not called from a context that interrupted another call of this queue on
+    ///   the same CPU.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{OfflineError, Shootdown, Tlb};
+    /// # use topomem_percpu::Platform;
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    ///
+    /// let pin = QUEUE.tlb().pin();
+    /// // SAFETY: the CPU touches no address with changing mappings.
+    /// assert_eq!(unsafe { QUEUE.cpu_offline(&pin) }, Err(OfflineError::NotOnline));
+    /// ```
     pub unsafe fn cpu_offline(&self, pin: &CpuPin) -> Result<WakersDue, OfflineError> {
         self.check_offline(pin)?;
         let state = self.state(pin.cpu());
-        // Until we have left, this CPU's code and its handlers use the kernel's translations.
+        // Until the CPU has left the domain, its code and its handlers use the kernel's
+        // translations.
         let _ = self.leave_lazy(pin);
-        // Release pairs with the waiters' Acquire: our last use of a mapping happened before.
+        // Release pairs with the waiters' Acquire in `is_done_by`: our last use of a mapping
+        // happened before.
         self.kernel.members.remove(pin.cpu(), Ordering::Release);
-        // After the CPU has left, or a handler that nests would publish again (`catch_up_all`); and
-        // before it returns: the Release with which it joins pairs with the waiters' Acquire, so who
-        // sees it return sees that it has published nothing.
+        // After the departure, or a nested handler would publish again (`catch_up_all`); and before
+        // the return to the domain: the Release of joining pairs with the waiters' Acquire, so a
+        // waiter seeing the CPU back sees no published generation.
         state.published.kernel.store(Generation::NONE.0, Ordering::Relaxed);
         Ok(self.wakers_due())
     }

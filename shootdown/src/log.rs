@@ -1,24 +1,24 @@
-//! A domain's last invalidations: bounded, lock-free, many writers.
+//! A domain's last invalidations: a bounded, lock-free log with many writers.
 //!
 //! Generation `g` belongs in slot `g % LOG_LEN`. A writer first claims `g` by adding to the
-//! domain's counter, then fills the slot, so a reader can meet a generation whose slot is not
-//! filled yet, is being filled, or was reused: in each case it learns no more than that it does
-//! not know what `g` removed, and must flush everything. Nothing is ever waited for.
+//! domain's counter, then fills the slot. A reader can therefore meet a generation whose slot is
+//! unfilled, being filled, or reused. In each of these cases the reader learns only that the
+//! removed translations are unknown, and must flush everything. No reader or writer ever waits.
 
 use crossbeam_utils::CachePadded;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::{Generation, PageRange, PageSize, Scope, Tables, VirtAddr};
 
-/// How many generations a CPU may be behind and still flush single pages; a power of two.
+/// Number of generations a CPU may be behind and still flush single pages; a power of two.
 pub(crate) const LOG_LEN: u64 = if cfg!(loom) { 2 } else { 32 };
 
-/// Four words of a slot, two slots a cache line.
+/// Four words of a slot; a cache line has two slots.
 #[repr(align(32))]
 struct LogSlot {
-    /// Twice the generation that the slot holds; odd while its writer fills it; 0 at first.
+    /// Twice the generation held by the slot; odd while the writer fills the slot; 0 at first.
     tag: AtomicU64,
-    /// The scope's start address, the page size and kind in its low 12 bits.
+    /// The scope's start address, with the page size and the kind in the low 12 bits.
     place: AtomicU64,
     /// The scope's number of pages.
     pages: AtomicU64,
@@ -27,7 +27,7 @@ struct LogSlot {
 const KIND_PAGES: u64 = 0;
 const KIND_NON_GLOBAL: u64 = 1;
 const KIND_DOMAIN: u64 = 2;
-/// Pages, and tables were freed: [`Tables::Freed`] is 1, and the kind a product.
+/// Pages with freed tables. [`Tables::Freed`] is 1, and the kind a product.
 const KIND_PAGES_FREED: u64 = 3;
 
 #[inline]
@@ -38,13 +38,14 @@ fn encode(scope: Scope, tables: Tables) -> (u64, u64) {
             (range.start().as_u64() | (range.size() as u64) << 2 | kind, range.pages())
         }
         Scope::NonGlobal => (KIND_NON_GLOBAL, 0),
-        // Issued to the kernel's domain, which has everything; and whether tables were freed makes
-        // no difference to what a flush of so much does.
+        // Everything is issued to the kernel's domain. Freed tables make no difference to so large
+        // a flush.
         Scope::Domain | Scope::Everything => (KIND_DOMAIN, 0),
     }
 }
 
-/// What [`encode`] made of a scope: the tag vouches that both words are of one writer.
+/// Returns the scope encoded by [`encode`]. The tag vouches for both words coming from a single
+/// writer.
 #[inline]
 fn decode(place: u64, pages: u64) -> (Scope, Tables) {
     match place & 3 {
@@ -65,7 +66,7 @@ fn decode_pages(place: u64, pages: u64) -> PageRange {
     PageRange::from_parts(VirtAddr::from_canonical(place & !0xfff), pages, size)
 }
 
-/// The log and the counter of its generations.
+/// The log, and the counter of its generations.
 pub(crate) struct Log {
     /// The newest claimed generation.
     newest: CachePadded<AtomicU64>,
@@ -100,10 +101,10 @@ impl Log {
         &self.slots[(generation.0 % LOG_LEN) as usize]
     }
 
-    /// The newest claimed generation.
+    /// Returns the newest claimed generation.
     ///
-    /// Acquire pairs with the claim's Release: whoever reads a generation also sees the
-    /// page-table stores before its invalidation.
+    /// Acquire pairs with the claim's Release: the reader of a generation sees the page-table
+    /// stores before its invalidation.
     #[inline]
     pub(crate) fn newest(&self) -> Generation {
         Generation(self.newest.load(Ordering::Acquire))
@@ -120,14 +121,14 @@ impl Log {
     /// Claims the next generation.
     #[inline]
     pub(crate) fn claim(&self) -> Generation {
-        // Release: see `newest`. Acquire: the page-table stores of earlier claimants are before
-        // whatever we do next, the same as for a reader of our generation.
+        // Release: see `newest`. Acquire: the page-table stores of earlier claimants happen before
+        // our next steps, as for a reader of our generation.
         Generation(self.newest.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
-    /// Returns the newest generation up to `newest` that changed a page of `range`, as far as the log
-    /// can tell: a generation that it does not know, or knows no longer, may have. `None` if there is
-    /// no such generation.
+    /// Returns the newest generation up to `newest` with a change of a page of `range`, or `None`
+    /// if no such generation exists. A generation unknown to the log, or no longer known, counts as
+    /// a change of the range.
     pub(crate) fn newest_of(&self, range: PageRange, newest: Generation) -> Option<Generation> {
         let oldest = newest.0.saturating_sub(LOG_LEN).max(Generation::FIRST.0);
         let mut known = (oldest + 1..=newest.0).rev().map(Generation);
@@ -138,40 +139,41 @@ impl Log {
         found.or((oldest > Generation::FIRST.0).then_some(Generation(oldest)))
     }
 
-    /// Writes `generation`'s slot, unless another writer is inside it or a later generation has
-    /// it already; then `generation` stays unknown, and its readers flush everything.
+    /// Writes `generation`'s slot, unless another writer is inside the slot or a later generation
+    /// has taken it. `generation` then stays unknown, and its readers flush everything.
     #[inline]
     fn fill(&self, generation: Generation, scope: Scope, tables: Tables) {
         let slot = self.slot(generation);
         let full = generation.0 * 2;
         let old = slot.tag.load(Ordering::Relaxed);
-        // One comparison: an odd tag turned right is above every generation.
+        // A single comparison: an odd tag rotated right is above every generation.
         if old.rotate_right(1) > generation.0 {
             return;
         }
-        // The odd tag keeps other writers out: the two words below are of one writer. Acquire
-        // keeps them after the claim, and pairs with the Release of the slot's last writer.
+        // The odd tag keeps further writers out: the two words below come from a single writer.
+        // Acquire keeps their stores after the claim, and pairs with the Release of the slot's last
+        // writer.
         if slot.tag.compare_exchange(old, full | 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return;
         }
-        // Pairs with the Acquire fence in `read`: a reader that got a word from below finds the
-        // odd tag, or a later one, when it reads the tag again.
+        // Pairs with the Acquire fence in `read`: a reader of a word from below finds the odd tag,
+        // or a later tag, when it reads the tag again.
         fence(Ordering::Release);
         let (place, pages) = encode(scope, tables);
         slot.place.store(place, Ordering::Relaxed);
         slot.pages.store(pages, Ordering::Relaxed);
-        // Pairs with the first Acquire load in `read`: who sees the tag sees the words.
+        // Release pairs with the first Acquire load in `read`: a reader of the tag sees the words.
         slot.tag.store(full, Ordering::Release);
     }
 
-    /// What `generation` removed, and whether tables were freed with pages; `None` where the log
-    /// doesn't know, or knows no longer.
+    /// Returns the scope of `generation`, and whether tables were freed with the pages. Returns
+    /// `None` if the log does not know the generation, or no longer.
     #[inline]
     pub(crate) fn read(&self, generation: Generation) -> Option<(Scope, Tables)> {
         self.words(generation).map(|(place, pages)| decode(place, pages))
     }
 
-    /// The same where that was pages, with tables kept: the usual case.
+    /// Returns the pages of `generation` in the usual case: pages, with tables kept.
     #[inline]
     pub(crate) fn read_pages(&self, generation: Generation) -> Option<PageRange> {
         let (place, pages) = self.words(generation)?;
@@ -187,7 +189,7 @@ impl Log {
         }
         let place = slot.place.load(Ordering::Relaxed);
         let pages = slot.pages.load(Ordering::Relaxed);
-        // Pairs with the Release fence in `fill`, so that a torn read shows as a changed tag.
+        // Pairs with the Release fence in `fill`: a torn read shows as a changed tag.
         fence(Ordering::Acquire);
         if slot.tag.load(Ordering::Relaxed) != full {
             return None;

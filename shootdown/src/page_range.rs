@@ -4,7 +4,16 @@ use core::fmt;
 
 use crate::{PageSize, VirtAddr};
 
-/// One or more consecutive pages of one size, all in one canonical half.
+/// Consecutive pages of a single size, at least one, all in the same canonical half.
+///
+/// ```
+/// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+///
+/// let range = PageRange::new(VirtAddr::new_truncate(0x4000), 2, PageSize::Size4KiB)?;
+/// assert_eq!(range.bytes(), 8192);
+/// assert!(range.contains(VirtAddr::new_truncate(0x5fff)));
+/// # Ok::<(), topomem_shootdown::PageRangeError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageRange {
     start: VirtAddr,
@@ -12,7 +21,7 @@ pub struct PageRange {
     size: PageSize,
 }
 
-/// Why a range cannot be.
+/// The reason why a range is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageRangeError {
     /// `start` is not the start of a page of `size`.
@@ -50,11 +59,22 @@ impl fmt::Display for PageRangeError {
 impl core::error::Error for PageRangeError {}
 
 impl PageRange {
-    /// `pages` pages of `size` from `start`.
+    /// Returns the range of `pages` pages of `size` from `start`.
     ///
     /// # Errors
     ///
-    /// [`PageRangeError`] says which condition `start` or `pages` breaks.
+    /// - [`PageRangeError::Misaligned`] if no page of `size` begins at `start`.
+    /// - [`PageRangeError::Empty`] if `pages` is 0.
+    /// - [`PageRangeError::TooLong`] if the range would leave the canonical half of `start`.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageRangeError, PageSize, VirtAddr};
+    ///
+    /// let start = VirtAddr::new_truncate(0x4000);
+    /// assert!(PageRange::new(start, 1, PageSize::Size4KiB).is_ok());
+    /// assert_eq!(PageRange::new(start, 0, PageSize::Size4KiB), Err(PageRangeError::Empty));
+    /// assert!(PageRange::new(start, 1, PageSize::Size2MiB).is_err());
+    /// ```
     #[inline]
     pub const fn new(start: VirtAddr, pages: u64, size: PageSize) -> Result<PageRange, PageRangeError> {
         if !start.is_aligned(size) {
@@ -63,7 +83,7 @@ impl PageRange {
         if pages == 0 {
             return Err(PageRangeError::Empty);
         }
-        // The last byte is checked, not the end: the highest page ends at 2^64.
+        // The check uses the last byte, not the end: the highest page ends at 2^64.
         let fits = match pages.checked_mul(size.bytes()) {
             Some(bytes) => start.checked_add(bytes - 1).is_some(),
             None => false,
@@ -75,8 +95,16 @@ impl PageRange {
         }
     }
 
-    /// The pages of `size` from the one that holds `first` to the one that holds `last`; `None`
-    /// where `last` lies below `first` or in the other canonical half.
+    /// Returns the pages of `size` from the page around `first` to the page around `last`. Returns
+    /// `None` if `last` lies below `first` or in the other canonical half.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let (first, last) = (VirtAddr::new_truncate(0x1fff), VirtAddr::new_truncate(0x3000));
+    /// let range = PageRange::spanning(first, last, PageSize::Size4KiB);
+    /// assert_eq!(range.map(PageRange::pages), Some(3));
+    /// ```
     #[inline]
     #[must_use]
     pub const fn spanning(first: VirtAddr, last: VirtAddr, size: PageSize) -> Option<PageRange> {
@@ -88,44 +116,51 @@ impl PageRange {
         Some(PageRange::from_parts(VirtAddr::new_truncate(first), pages, size))
     }
 
-    /// The range of those words, which are a range's own.
+    /// Returns the range of these words, taken from a range.
     #[inline]
     pub(crate) const fn from_parts(start: VirtAddr, pages: u64, size: PageSize) -> PageRange {
         PageRange { start, pages, size }
     }
 
-    /// The one page of `size` that holds `address`.
+    /// Returns the page of `size` around `address`.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let page = PageRange::page(VirtAddr::new_truncate(0x1234), PageSize::Size4KiB);
+    /// assert_eq!(page.start().as_u64(), 0x1000);
+    /// ```
     #[inline]
     #[must_use]
     pub const fn page(address: VirtAddr, size: PageSize) -> PageRange {
         PageRange { start: address.align_down(size), pages: 1, size }
     }
 
-    /// The first byte.
+    /// Returns the address of the first byte.
     #[must_use]
     pub const fn start(self) -> VirtAddr {
         self.start
     }
 
-    /// The last byte (the end may be 2^64, which no address holds).
+    /// Returns the address of the last byte (the end may be 2^64, beyond every address).
     #[must_use]
     pub const fn last_byte(self) -> VirtAddr {
         VirtAddr::new_truncate(self.start.as_u64() + (self.bytes() - 1))
     }
 
-    /// How many pages, at least one.
+    /// Returns the number of pages, at least one.
     #[must_use]
     pub const fn pages(self) -> u64 {
         self.pages
     }
 
-    /// The size of each page.
+    /// Returns the size of each page.
     #[must_use]
     pub const fn size(self) -> PageSize {
         self.size
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.pages * self.size.bytes()
@@ -137,20 +172,29 @@ impl PageRange {
         self.start <= other.last_byte() && other.start <= self.last_byte()
     }
 
-    /// Does it hold `address`?
+    /// Returns whether the range contains `address`.
     #[must_use]
     pub fn contains(self, address: VirtAddr) -> bool {
         self.start <= address && address <= self.last_byte()
     }
 
-    /// The start of each page, in order.
+    /// Returns the start of each page, in order.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let range = PageRange::new(VirtAddr::new_truncate(0x4000), 2, PageSize::Size4KiB)?;
+    /// assert!(range.iter().map(VirtAddr::as_u64).eq([0x4000, 0x5000]));
+    /// # Ok::<(), topomem_shootdown::PageRangeError>(())
+    /// ```
     #[inline]
     pub fn iter(self) -> impl Iterator<Item = VirtAddr> {
         let first = self.start.as_u64();
         (0..self.pages).map(move |page| VirtAddr::new_truncate(first + page * self.size.bytes()))
     }
 
-    /// Returns both ranges as one if `next` has pages of the same size and begins where this one ends.
+    /// Returns both ranges as one if `next` has pages of the same size and begins at the end of
+    /// this range.
     #[inline]
     pub(crate) fn extended_by(self, next: PageRange) -> Option<PageRange> {
         // The highest page has no successor.
@@ -159,7 +203,15 @@ impl PageRange {
         follows.then(|| PageRange { pages: self.pages + next.pages, ..self })
     }
 
-    /// Both ranges as one, where they are of one size and overlap or touch.
+    /// Merges the ranges if they have the same page size and overlap or touch.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let page = |address| PageRange::page(VirtAddr::new_truncate(address), PageSize::Size4KiB);
+    /// assert_eq!(page(0x1000).merge(page(0x2000)).map(PageRange::pages), Some(2));
+    /// assert_eq!(page(0x1000).merge(page(0x3000)), None);
+    /// ```
     #[must_use]
     #[inline]
     pub fn merge(self, other: PageRange) -> Option<PageRange> {

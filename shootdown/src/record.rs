@@ -2,22 +2,23 @@
 //!
 //! # The rule of completion
 //!
-//! When a ticket completes, no CPU can use any translation of its pages, nor of the frames that it
-//! frees at any address that they were ever mapped at, that a change made before it removed or
-//! narrowed. It does not matter which CPU made that change, nor whether it has been announced.
+//! When a ticket completes, no CPU can use a translation removed or narrowed by an earlier change,
+//! if the translation belongs to the ticket's pages, or leads to a frame freed by the ticket at any
+//! address ever mapped to the frame. The rule covers changes made by any CPU, announced or not.
 //!
-//! Two things keep the rule:
+//! Two mechanisms keep the rule:
 //!
 //! - **Generations are ordered as the changes are.** A change claims its generation before another
-//!   CPU can change the same entries: [`Shootdown::record`] is called with the page-table claim held.
-//!   So a later change of the same page, or of the page that a frame was moved to, has a newer
-//!   generation, and a CPU that has published the newer generation has flushed for the older one.
-//! - **A change that finds nothing to change waits for what is pending.** It has no generation of its
-//!   own, so it takes a ticket for the newest recorded change of its pages:
+//!   CPU can change the same entries: [`Shootdown::record`] is called with the page-table claim
+//!   held. A later change of the same page, or of the page a frame was moved to, therefore has a
+//!   newer generation, and a CPU with the newer generation published has flushed for the older
+//!   generation.
+//! - **A change without anything to change waits for pending changes.** Without a generation of its
+//!   own, the change takes a ticket for the newest recorded change of its pages:
 //!   [`Shootdown::pending_in`].
 //!
-//! A recorded change that nobody has announced yet delays no other ticket: each ticket interrupts the
-//! CPUs that it waits for by itself.
+//! A recorded and not yet announced change delays no other ticket: each ticket interrupts the CPUs
+//! it waits for by itself.
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{Ordering, fence};
@@ -26,12 +27,12 @@ use topomem_percpu::sync::hint;
 use crate::domain::Domain;
 use crate::handler::Appended;
 use crate::switch::WINDOW;
-use crate::ticket::NOBODY;
+use crate::ticket::ALL_DONE;
 use crate::{Fault, Generation, Invalidation, PageRange, Request, Scope, Shootdown, Tables, Ticket, Tlb};
 
-/// A change of page tables that is recorded in its domain's log, and that no CPU has been told of.
+/// A change of page tables, recorded in its domain's log and not yet announced to any CPU.
 ///
-/// [`Shootdown::announce`] tells them.
+/// [`Shootdown::announce`] announces the change.
 #[must_use = "other CPUs are told of the change when it is announced"]
 #[derive(Debug)]
 pub struct ChangeRecord<'d> {
@@ -41,17 +42,35 @@ pub struct ChangeRecord<'d> {
 }
 
 impl<T: Tlb> Shootdown<T> {
-    /// Records `invalidation` in `domain`'s log: claims its generation. The caller has changed the
-    /// page tables and still holds the lock that keeps other CPUs from changing the same entries.
+    /// Records `invalidation` in `domain`'s log by claiming a generation. The caller has changed
+    /// the page tables and still holds the lock protecting the changed entries from changes by
+    /// remote CPUs.
     ///
-    /// Costs one atomic add to the domain and the filling of a log entry. Tells no CPU, waits for
-    /// nothing.
-    // Always: as `issue`.
+    /// The function tells no CPU and never waits. Cost: an atomic add to the domain, and the
+    /// filling of a log entry.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{Domain, Invalidation, PageSize, Shootdown, Tlb, VirtAddr};
+    /// # use topomem_percpu::Platform;
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// static SPACE: Domain = Domain::new();
+    ///
+    /// let page = Invalidation::page(VirtAddr::new(0x20_0000)?, PageSize::Size4KiB);
+    /// // ... lock the entry and clear it ...
+    /// let record = QUEUE.record(&SPACE, page);
+    /// // ... unlock the entry ...
+    /// let pin = QUEUE.tlb().pin();
+    /// QUEUE.announce(&pin, record).wait(&pin);
+    /// # Ok::<(), topomem_shootdown::NonCanonical>(())
+    /// ```
+    // Always inlined, like `issue`.
     #[inline(always)]
     pub fn record<'d>(&'d self, domain: &'d Domain, invalidation: Invalidation) -> ChangeRecord<'d> {
-        // Global translations are in the TLBs of CPUs that left the domain, too.
+        // TLBs of CPUs outside the domain have global translations, too.
         let domain = if invalidation.scope == Scope::Everything { &self.kernel } else { domain };
-        let generation = if self.broken(Fault::RecordUnlocked) {
+        let generation = if self.fault_is_active(Fault::RecordUnlocked) {
             Generation::NONE
         } else {
             self.append(domain, invalidation.scope, invalidation.tables)
@@ -59,28 +78,30 @@ impl<T: Tlb> Shootdown<T> {
         ChangeRecord { domain, invalidation, generation }
     }
 
-    /// Appends one change to `domain`'s log.
+    /// Appends a change to `domain`'s log.
     #[inline(always)]
     pub(crate) fn append(&self, domain: &Domain, scope: Scope, tables: Tables) -> Generation {
-        // Before the claim, by which other CPUs learn of the change.
+        // Before the claim, by which remote CPUs learn of the change.
         self.tlb.publish_tables();
-        if self.broken(Fault::LeaveUnwritten) {
+        if self.fault_is_active(Fault::LeaveUnwritten) {
             return domain.log.claim();
         }
         domain.log.append(scope, tables)
     }
 
-    /// Makes every CPU that may hold translations named by the recorded change drop them.
+    /// Makes every CPU with possible translations named by the recorded change drop them.
     ///
-    /// The calling CPU has dropped its own when this returns; the others have when the ticket
-    /// completes. Costs a full barrier, a swap for each target and at most one [`Tlb::send_ipi`];
-    /// waits for no CPU (for the hardware alone, where that broadcasts). Safe in interrupt handlers.
-    // Always: most callers append one range of pages, and a CPU that is alone calls nothing.
+    /// The calling CPU has dropped its own translations when the function returns. The remote CPUs
+    /// have when the ticket completes. Safe in interrupt handlers. The function waits for no CPU,
+    /// only for the hardware if the hardware broadcasts.
+    ///
+    /// Cost: a full barrier, a swap for each target, and at most one [`Tlb::send_ipi`].
+    // Always inlined: most callers append a single range of pages, and a lone CPU calls nothing.
     #[inline(always)]
     pub fn announce<'s>(&'s self, pin: &CpuPin, record: ChangeRecord<'s>) -> Ticket<'s, T> {
         let ChangeRecord { domain, invalidation, mut generation } = record;
         let Invalidation { scope, tables } = invalidation;
-        if self.broken(Fault::RecordUnlocked) {
+        if self.fault_is_active(Fault::RecordUnlocked) {
             (0..WINDOW).for_each(|_| hint::spin_loop());
             generation = domain.log.append(scope, tables);
         }
@@ -88,58 +109,73 @@ impl<T: Tlb> Shootdown<T> {
         self.issue(pin, domain, Request { generation, tables: freed }, 1, Appended::One(scope))
     }
 
-    /// Returns a ticket for every change of a page of `range` that has been recorded in `domain`.
+    /// Returns a ticket for every recorded change of a page of `range` in `domain`.
     ///
-    /// It is what a change takes that finds nothing to change, and what a caller takes who must know
-    /// that an earlier change of the pages is complete, by whichever CPU it was made. The calling CPU
-    /// has dropped its own old translations when this returns.
+    /// A change without anything to change takes the ticket, and so does a caller in need of the
+    /// completion of earlier changes of the pages, made by whichever CPU. The calling CPU has
+    /// dropped its own old translations when the function returns. A change more than 32
+    /// generations old, whose pages the log has lost, counts as a change of `range`. Changes of
+    /// [`Scope::Everything`] belong to the kernel's domain.
     ///
-    /// Costs a full barrier and two loads for each member of the domain if nothing is pending; else
-    /// also a look at up to 32 log entries, and the interrupts to members that have not answered.
-    /// A change of more than 32 generations ago whose pages the log has lost counts as one of
-    /// `range`. Changes recorded as [`Scope::Everything`] are in the kernel's domain.
+    /// Cost: a full barrier and two loads for each member of the domain if nothing is pending; else
+    /// also a look at up to 32 log entries, and the interrupts to members without an answer.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{Domain, PageRange, PageSize, Shootdown, Tlb, VirtAddr};
+    /// # use topomem_percpu::Platform;
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// static SPACE: Domain = Domain::new();
+    ///
+    /// // The page is unmapped already, perhaps by a remote CPU a moment ago.
+    /// let page = PageRange::page(VirtAddr::new(0x20_0000)?, PageSize::Size4KiB);
+    /// let pin = QUEUE.tlb().pin();
+    /// QUEUE.pending_in(&pin, &SPACE, page).wait(&pin);
+    /// # Ok::<(), topomem_shootdown::NonCanonical>(())
+    /// ```
     pub fn pending_in<'s>(&'s self, pin: &CpuPin, domain: &'s Domain, range: PageRange) -> Ticket<'s, T> {
         self.pending_until(pin, domain, |newest| domain.log.newest_of(range, newest))
     }
 
-    /// Returns a ticket for every change that has been recorded in `domain`.
-    ///
-    /// As [`Shootdown::pending_in`], without the look at the log.
+    /// Returns a ticket for every recorded change of `domain`, like [`Shootdown::pending_in`]
+    /// without the look at the log.
     pub fn pending<'s>(&'s self, pin: &CpuPin, domain: &'s Domain) -> Ticket<'s, T> {
         self.pending_until(pin, domain, Some)
     }
 
-    /// Returns a ticket for all generations up to the one that `wanted` chooses, given the newest.
+    /// Returns a ticket for all generations up to the generation chosen by `wanted`, given the
+    /// newest.
     pub(crate) fn pending_until<'s>(
         &'s self,
         pin: &CpuPin,
         domain: &'s Domain,
         wanted: impl FnOnce(Generation) -> Option<Generation>,
     ) -> Ticket<'s, T> {
-        // Pairs with the barrier of a CPU that joins or ceases to be lazy (switch.rs), as in `issue`:
-        // the change was recorded before this call, so either that CPU reads its generation after its
-        // barrier, or it is seen below as a member.
+        // Pairs with the barrier of a CPU joining or leaving laziness (switch.rs), as in `issue`.
+        // The change was recorded before the call: either the CPU reads the generation after its
+        // barrier, or the CPU is seen below as a member.
         fence(Ordering::SeqCst);
         let newest = domain.log.newest();
         let request = |generation| Request { generation, tables: Generation::NONE };
         let ticket = |generation, done_below| {
             Ticket::new(self, domain, request(generation), done_below, self.tlb.now())
         };
-        // Acquire pairs with the Release in `broadcast`: the hardware had removed them before.
+        // Acquire pairs with the Release in `broadcast`: the removal by hardware happened before.
         let removed = Generation(domain.removed.load(Ordering::Acquire));
-        if newest <= removed || self.broken(Fault::OwnChangeOnly) {
-            return ticket(newest, NOBODY);
+        if newest <= removed || self.fault_is_active(Fault::OwnChangeOnly) {
+            return ticket(newest, ALL_DONE);
         }
         let own = self.state(pin.cpu());
         if own.uses(domain) {
             self.catch_up(own, domain);
         }
-        // Acquire as in `Ticket::outstanding`.
+        // Acquire, as in `Ticket::outstanding`.
         let wait_for = domain
             .members
             .find_from(0, Ordering::Acquire, |cpu| !self.is_satisfied(cpu, domain.kind, &request(newest)));
         if wait_for.is_none() {
-            return ticket(newest, NOBODY);
+            return ticket(newest, ALL_DONE);
         }
         match wanted(newest) {
             Some(generation) if generation > removed => {
@@ -149,7 +185,7 @@ impl<T: Tlb> Shootdown<T> {
                 }
                 ticket
             }
-            _ => ticket(newest, NOBODY),
+            _ => ticket(newest, ALL_DONE),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The queue: one per kernel.
+//! The shootdown queue, a single instance per kernel.
 
 use core::fmt;
 
@@ -13,23 +13,35 @@ use crate::fault::FaultCell;
 use crate::waiters::Waiters;
 use crate::{Fault, Stats, Tlb};
 
-/// How many pages are flushed singly before one full flush is cheaper.
+/// Default number of pages flushed singly before a full flush is cheaper.
 pub const DEFAULT_THRESHOLD: u64 = 33;
 
 /// The TLB shootdown queue of a kernel.
 ///
-/// Every CPU that uses page tables joins with [`Shootdown::cpu_online`]; address spaces are
-/// [`Domain`]s, and [`Shootdown::kernel`] is the domain of what all CPUs map. A change of page
+/// Every user of page tables joins with [`Shootdown::cpu_online`]. Address spaces are [`Domain`]s,
+/// and [`Shootdown::kernel`] is the domain of the mappings shared by all CPUs. A change of page
 /// tables is issued with [`Shootdown::invalidate`] and waited for through its
 /// [`Ticket`](crate::Ticket). The kernel calls [`Shootdown::on_ipi`] from its interrupt handler,
-/// [`Shootdown::poll`] where it spins and [`Shootdown::wake_completed`] where wakers may run.
+/// [`Shootdown::poll`] in its spin loops, and [`Shootdown::wake_completed`] where wakers may run.
 ///
-/// About 1 KiB a CPU, all of it zero at first but for a few words: made for a `static`. No
-/// method locks or allocates.
+/// The queue takes about 1 KiB a CPU, all of it zero at first but for a few words: made for a
+/// `static`. No method locks or allocates.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+/// use topomem_shootdown::{Shootdown, Tlb};
+/// # use topomem_percpu::Platform;
+///
+/// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+///
+/// QUEUE.cpu_online(&QUEUE.tlb().pin())?;
+/// assert_eq!(QUEUE.kernel().cpus().len(), 1);
+/// # Ok::<(), topomem_shootdown::OnlineError>(())
+/// ```
 pub struct Shootdown<T: Tlb> {
     pub(crate) tlb: T,
     pub(crate) cpus: [CpuState; MAX_CPUS],
-    /// Each the owner's alone.
+    /// The ASIDs of each CPU, used by the owner only.
     asids: [CachePadded<Asids>; MAX_CPUS],
     pub(crate) kernel: Domain,
     pub(crate) waiters: Waiters,
@@ -38,7 +50,7 @@ pub struct Shootdown<T: Tlb> {
 }
 
 impl<T: Tlb> Shootdown<T> {
-    /// A queue without CPUs.
+    /// Returns a queue without CPUs.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(tlb: T) -> Shootdown<T> {
@@ -53,7 +65,7 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// A queue without CPUs (loom's atomics have no `const` constructor).
+    /// Returns a queue without CPUs (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(tlb: T) -> Shootdown<T> {
@@ -68,37 +80,53 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// The kernel's own half of every address space. Its members are the CPUs that are online.
+    /// Returns the domain of the kernel's half of every address space. Its members are the CPUs
+    /// online.
     pub const fn kernel(&self) -> &Domain {
         &self.kernel
     }
 
-    /// The hooks that the queue was made with.
+    /// Returns the platform hooks passed to [`Shootdown::new`].
     pub const fn tlb(&self) -> &T {
         &self.tlb
     }
 
-    /// Sets how many pages a CPU flushes singly before it flushes everything instead; 33 unless
-    /// set (Linux's figure, and inside the break-even of 13 to 55 pages measured under TCG).
+    /// Sets the number of pages a CPU flushes singly before flushing everything instead. The
+    /// default is 33 (Linux's figure, and inside the break-even of 13 to 55 pages measured under
+    /// TCG).
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{DEFAULT_THRESHOLD, Shootdown};
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    ///
+    /// assert_eq!(QUEUE.threshold(), DEFAULT_THRESHOLD);
+    /// QUEUE.set_threshold(16);
+    /// assert_eq!(QUEUE.threshold(), 16);
+    /// ```
     pub fn set_threshold(&self, pages: u64) {
         // Relaxed: any value is correct at any time.
         self.threshold.store(pages, Ordering::Relaxed);
     }
 
-    /// The threshold in force, in pages.
+    /// Returns the threshold in force, in pages. Relaxed, as in [`Shootdown::set_threshold`].
     #[inline]
     pub fn threshold(&self) -> u64 {
         self.threshold.load(Ordering::Relaxed)
     }
 
-    /// Is every member of `domain` lazy in it, or is there none? Then no CPU uses a leaf of it, until one
-    /// ceases to be lazy; page walkers may still run ahead through its tables. A moment's view.
+    /// Returns whether every member of `domain` is lazy, or no member exists, as of this moment.
+    ///
+    /// If true, no CPU uses a leaf of the domain until a CPU leaves laziness. Page walkers may
+    /// still run ahead through the domain's tables.
     pub fn is_dormant(&self, domain: &Domain) -> bool {
-        // Acquire: the last use of a lazy CPU, and of one that has left, happened before.
+        // Acquire pairs with the Release of a lazy CPU and of a leaving CPU: their last use
+        // happened before.
         domain.members.find_from(0, Ordering::Acquire, |cpu| !self.state(cpu).is_lazy(domain.kind)).is_none()
     }
 
-    /// What `cpu` has counted; exact while the CPU is at rest.
+    /// Returns the counts of `cpu`, exact while the CPU is at rest.
     pub fn stats(&self, cpu: CpuId) -> Stats {
         self.state(cpu).counters.read()
     }
@@ -113,15 +141,15 @@ impl<T: Tlb> Shootdown<T> {
         &self.asids[pin.cpu().index()]
     }
 
-    /// Breaks one mechanism, or none again: for tests that must then fail.
+    /// Breaks one mechanism, or restores all, for tests expected to fail.
     #[cfg(feature = "fault-injection")]
     pub fn inject(&self, fault: Option<Fault>) {
         self.fault.set(fault);
     }
 
-    /// Is the mechanism to be broken? Constantly not without the feature `fault-injection`.
+    /// Returns whether `fault` is injected: always false without the feature `fault-injection`.
     #[inline(always)]
-    pub(crate) fn broken(&self, fault: Fault) -> bool {
+    pub(crate) fn fault_is_active(&self, fault: Fault) -> bool {
         self.fault.is(fault)
     }
 }

@@ -1,16 +1,16 @@
-//! What each CPU counts.
+//! Counters of each CPU.
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Ticks;
 
-/// How many buckets the latency histogram has.
+/// Number of buckets of the latency histogram.
 pub const LATENCY_BUCKETS: usize = if cfg!(loom) { 1 } else { 32 };
 
-/// A counter that one CPU writes and any reads.
+/// A counter written by a single CPU and read by any.
 ///
-/// A load and a store, no atomic read-modify-write: a handler that nests between the two loses
-/// one count.
+/// An addition is a load and a store, not an atomic read-modify-write: a handler nested between the
+/// two loses a count.
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
@@ -24,7 +24,7 @@ impl Counter {
         Counter(AtomicU64::new(0))
     }
 
-    /// Relaxed: a count orders nothing.
+    /// Adds `more`. Relaxed: a count orders nothing.
     #[inline]
     pub(crate) fn add(&self, more: u64) {
         // Under loom each access is a step to explore, and no model reads the counters.
@@ -40,7 +40,7 @@ impl Counter {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// One CPU's counters, written by that CPU.
+        /// A CPU's counters, written by the CPU itself.
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)*
             latency: [Counter; LATENCY_BUCKETS],
@@ -57,7 +57,7 @@ macro_rules! counters {
                 Counters { $($name: Counter::new(),)* latency: core::array::from_fn(|_| Counter::new()) }
             }
 
-            /// The counts of this moment.
+            /// Returns the counts of this moment.
             pub(crate) fn read(&self) -> Stats {
                 Stats {
                     $($name: self.$name.get(),)*
@@ -66,13 +66,13 @@ macro_rules! counters {
             }
         }
 
-        /// What one CPU has counted since boot.
+        /// Counts of a CPU since boot.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Requests waited for that concerned other CPUs, by how long they took from issue to
-            /// completion, as their waiter saw it: bucket `n` counts those of `2^n..2^(n+1)` ticks, the first also
-            /// those of none, the last all longer ones.
+            /// Requests waited for and concerning remote CPUs, by the time from issue to completion
+            /// as seen by their waiter. Bucket `n` counts times of `2^n..2^(n+1)` ticks. The first
+            /// bucket also counts zero ticks, the last bucket all longer times.
             pub latency: [u64; LATENCY_BUCKETS],
         }
 
@@ -95,11 +95,11 @@ counters! {
     ipis_sent,
     /// Calls of [`Tlb::send_ipi`](crate::Tlb::send_ipi), each for one or more targets.
     ipi_sends,
-    /// Interrupts saved because one was on its way to the target already.
+    /// Interrupts saved because another was on its way to the target already.
     elided_pending,
     /// Interrupts saved because the target was lazy or idle.
     elided_lazy,
-    /// Interrupts sent again because a target had not answered for long.
+    /// Interrupts sent again after a target's long silence.
     ipis_resent,
     /// Calls of the interrupt handler, spurious ones included.
     ipis_received,
@@ -111,20 +111,21 @@ counters! {
     partial_flushes,
     /// Pages flushed singly.
     pages_flushed,
-    /// Switches to a space whose translations were still there, and stayed.
+    /// Switches to a space whose kept translations were still valid.
     asids_kept,
-    /// Switches to a space whose ASID was flushed: it had been another's, or too much had changed.
+    /// Switches to a space whose ASID was flushed, after use by another space or after too many
+    /// changes.
     asids_flushed,
-    /// Requests that the hardware carried to the other CPUs.
+    /// Requests broadcast by the hardware.
     broadcasts,
-    /// Full flushes because the log no longer, or not yet, held every generation missed.
+    /// Full flushes because the log no longer, or not yet, held every missed generation.
     log_misses,
 }
 
 impl Counters {
-    /// Counts a request that took `span`.
+    /// Counts a request completed after `span`.
     #[inline]
-    pub(crate) fn took(&self, span: Ticks) {
+    pub(crate) fn record_latency(&self, span: Ticks) {
         let bucket = (span.0 | 1).ilog2() as usize;
         self.latency[bucket.min(LATENCY_BUCKETS - 1)].add(1);
     }

@@ -1,4 +1,4 @@
-//! An issued invalidation, to be waited for.
+//! Tickets: issued invalidations to wait for.
 
 use core::fmt;
 use core::future::IntoFuture;
@@ -12,34 +12,49 @@ use crate::cpu::{CpuState, Mailbox};
 use crate::domain::{Domain, Kind};
 use crate::{Completion, Fault, Request, Shootdown, Ticks, Tlb, Unresponsive};
 
-/// Above every CPU.
-pub(crate) const NOBODY: usize = usize::MAX;
+/// The first CPU number of a ticket without CPUs left to wait for: above every number.
+pub(crate) const ALL_DONE: usize = usize::MAX;
 
-/// How many turns a waiter spins before it looks at the clock.
+/// Number of turns a waiter spins before looking at the clock.
 const TURNS: u32 = 64;
 
-/// An issued invalidation. Until it completes, CPUs may use the old translations: what they
-/// lead to must not be freed.
+/// An issued invalidation. Until the ticket completes, CPUs may use the old translations, and the
+/// frames behind them must not be freed.
 ///
-/// Await it, [`Ticket::wait`] for it, or [`Ticket::detach`] it and ask later. Dropping it stops
-/// nothing: the CPUs flush all the same.
+/// Await the ticket, [`Ticket::wait`] for it, or [`Ticket::detach`] it and ask later. Dropping the
+/// ticket stops nothing: the CPUs flush all the same.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+/// use topomem_shootdown::{Domain, Invalidation, Shootdown, Tlb};
+/// # use topomem_percpu::Platform;
+///
+/// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+/// static SPACE: Domain = Domain::new();
+///
+/// let pin = QUEUE.tlb().pin();
+/// let ticket = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain());
+/// let request = ticket.detach();
+/// // ... keep the request with the unmapped frames, and ask later ...
+/// assert!(QUEUE.is_done(&SPACE, request));
+/// ```
 #[must_use = "until the ticket completes, other CPUs may use the old translations"]
 pub struct Ticket<'s, T: Tlb> {
     pub(crate) queue: &'s Shootdown<T>,
     pub(crate) domain: &'s Domain,
     pub(crate) request: Request,
-    /// CPUs numbered below this are known to be done; [`NOBODY`] where no other was concerned. A
-    /// CPU that was done once stays so, and one that joins the domain later flushes by itself.
+    /// CPUs numbered below this number are known to be done; [`ALL_DONE`] if no remote CPU was
+    /// concerned. A CPU stays done, and a CPU joining the domain later flushes by itself.
     done_below: usize,
     pub(crate) issued: Ticks,
 }
 
-/// How long a waiter goes on before it does something about a CPU.
+/// The times after which a waiter acts on a late CPU.
 #[derive(Clone, Copy)]
 struct Reminders {
-    /// Interrupts it again.
+    /// The time after which the waiter interrupts the CPU again.
     resend_after: Ticks,
-    /// Reports it.
+    /// The time after which the waiter reports the CPU.
     report_after: Ticks,
 }
 
@@ -61,34 +76,47 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         Ticket { queue, domain, request, done_below, issued }
     }
 
-    /// What it waits for.
+    /// Returns the awaited request.
     #[inline]
     pub const fn request(&self) -> Request {
-        // Nor does it later: a CPU need not have published what a broadcast has removed.
-        if self.done_below == NOBODY { Request::NOTHING } else { self.request }
+        // A complete ticket awaits nothing, now or later: a CPU need not have published a
+        // generation removed by a broadcast.
+        if self.done_below == ALL_DONE { Request::NOTHING } else { self.request }
     }
 
-    /// The domain that it belongs to: the one it was issued for, or the kernel's where it
+    /// Returns the ticket's domain: the domain passed at issue, or the kernel's if the invalidation
     /// concerned everything.
     pub const fn domain(&self) -> &'s Domain {
         self.domain
     }
 
-    /// Have all CPUs dropped the old translations? Never blocks; costs two or three loads for
-    /// each CPU not done before.
+    /// Returns whether all CPUs have dropped the old translations. Never blocks. Cost: two or three
+    /// loads for each CPU not done before.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{Domain, Invalidation, Shootdown, Tlb};
+    /// # use topomem_percpu::Platform;
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// static SPACE: Domain = Domain::new();
+    ///
+    /// let mut ticket = QUEUE.invalidate(&QUEUE.tlb().pin(), &SPACE, Invalidation::domain());
+    /// assert!(ticket.is_complete());
+    /// ```
     #[must_use]
     pub fn is_complete(&mut self) -> bool {
         self.outstanding().is_none()
     }
 
-    /// The first CPU that isn't done.
+    /// Returns the first CPU not yet done.
     #[inline]
     pub(crate) fn outstanding(&mut self) -> Option<CpuId> {
         if self.done_below >= MAX_CPUS {
             return None;
         }
         let (queue, kind, request) = (self.queue, self.domain.kind, self.request);
-        // Acquire as in `is_done_by`, whose other half is the closure.
+        // Acquire, as in `is_done_by`, whose second half is the closure.
         let late = self
             .domain
             .members
@@ -97,27 +125,28 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         late
     }
 
-    /// Waits until all CPUs are done, serving this CPU's own requests meanwhile: two CPUs that
-    /// wait for each other with interrupts masked both get on.
+    /// Waits until all CPUs are done, and serves this CPU's own requests meanwhile: two CPUs
+    /// waiting for each other with interrupts masked both proceed.
     ///
-    /// A CPU that does not answer is interrupted again, then reported
-    /// ([`Tlb::on_unresponsive`]), and waited for further.
+    /// An unresponsive CPU is interrupted again, then reported ([`Tlb::on_unresponsive`]), and
+    /// waited for further.
     ///
-    /// An interrupt handler may wait, too. If it has interrupted [`Shootdown::activate`],
-    /// [`Shootdown::deactivate`] or [`Shootdown::cpu_online`] on its CPU, it does not wait for the
-    /// context that it keeps from running: it flushes this CPU's whole TLB in the place of it. But it
-    /// waits for such a context of another CPU. So two handlers that have each interrupted a switch to
-    /// or from one address space, and wait for a change of it, wait for each other for ever, and are
-    /// reported. A kernel whose handlers may meet like that lets them [`Ticket::detach`].
+    /// An interrupt handler may wait, too. If the handler has interrupted [`Shootdown::activate`],
+    /// [`Shootdown::deactivate`] or [`Shootdown::cpu_online`] on its CPU, the function does not
+    /// wait for the interrupted context. It flushes this CPU's whole TLB instead. The function does
+    /// wait, however, for such a context of a remote CPU. Two handlers, each in the middle of an
+    /// interrupted switch to or from the same address space, therefore wait for each other for ever
+    /// if both wait for a change of the space. They are reported. A kernel with such handlers lets
+    /// them [`Ticket::detach`].
     #[inline]
     pub fn wait(mut self, pin: &CpuPin) {
         self.block(pin);
     }
 
-    /// The same as [`Ticket::wait`], for a ticket that is part of something else.
+    /// Waits like [`Ticket::wait`], for a ticket inside a larger value.
     #[inline]
     pub fn block(&mut self, pin: &CpuPin) {
-        if self.done_below != NOBODY {
+        if self.done_below != ALL_DONE {
             self.block_for_others(pin);
         }
     }
@@ -127,7 +156,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         let own = self.queue.state(pin.cpu());
         let (mut reminders, mut flushed) = (None, None);
         while !self.spin(&own.mailbox, flushed) {
-            if !self.queue.broken(Fault::WaitWithoutPolling) {
+            if !self.queue.fault_is_active(Fault::WaitWithoutPolling) {
                 self.queue.poll(pin);
                 if flushed.is_none() && !self.queue.is_done_by(self.domain, &self.request, pin.cpu()) {
                     flushed = self.answer_own(pin);
@@ -135,15 +164,17 @@ impl<'s, T: Tlb> Ticket<'s, T> {
             }
             reminders = Some(self.remind(pin, reminders));
         }
-        // Once done a CPU stays so, and what we have flushed here no other CPU has to do.
+        // A CPU stays done, and no further CPU has to do the work flushed here.
         self.done_below = MAX_CPUS;
         self.count(own);
     }
 
-    /// Does the executing CPU's part, although it has not published it and nothing is pending: this
-    /// context has interrupted a switch or `cpu_online`. If that context alone can publish it, all of
-    /// the CPU's translations go instead, and the CPU is returned: it has none that the request
-    /// removed, whichever root is loaded, and what it walks from here on it finds changed.
+    /// Does the executing CPU's part, although the CPU has not published the generation and nothing
+    /// is pending, since this context has interrupted a switch or `cpu_online`.
+    ///
+    /// If only the interrupted context can publish the generation, the function flushes all of the
+    /// CPU's translations instead and returns the CPU. The CPU then has no translation removed by
+    /// the request, whichever root is loaded, and later walks find the changed tables.
     #[cold]
     fn answer_own(&self, pin: &CpuPin) -> Option<CpuId> {
         let (queue, cpu) = (self.queue, pin.cpu());
@@ -156,16 +187,18 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         Some(cpu)
     }
 
-    /// Spins until all CPUs are done, and says so; not for long, and not where something waits
-    /// for this CPU. Calls nothing, so it keeps what it looks at in registers. `flushed` is done.
+    /// Spins until all CPUs are done, and returns whether they are. The function gives up after a
+    /// short time, or if a request waits for this CPU. It calls nothing, and so keeps its values in
+    /// registers. `flushed` counts as done.
     #[inline]
     fn spin(&self, mailbox: &Mailbox, flushed: Option<CpuId>) -> bool {
         let (queue, domain) = (self.queue, self.domain);
         let mut turns = 0;
-        // Acquire as in `is_done_by`: the membership is read before what the CPU has published.
+        // Acquire, as in `is_done_by`: the membership is read before the CPU's published
+        // generation.
         let late = domain.members.find_from(0, Ordering::Acquire, |cpu| {
             let mut done = queue.is_satisfied(cpu, domain.kind, &self.request);
-            // Relaxed as in `poll`.
+            // Relaxed, as in `poll`.
             while !done && turns < TURNS && !mailbox.pending.load(Ordering::Relaxed) {
                 turns += 1;
                 hint::spin_loop();
@@ -176,7 +209,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         late.is_none()
     }
 
-    /// The CPUs that aren't done, but for the executing one.
+    /// Returns the CPUs not yet done, except the executing CPU.
     fn late(&self, pin: &CpuPin) -> CpuSet {
         let is_late =
             |&cpu: &CpuId| cpu != pin.cpu() && !self.queue.is_done_by(self.domain, &self.request, cpu);
@@ -184,7 +217,8 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         members.iter().filter(is_late).collect()
     }
 
-    /// Looks at the clock: interrupts the late CPUs again, and reports the first, where it is time.
+    /// Looks at the clock, interrupts the late CPUs again, and reports the first of them, if the
+    /// time has come.
     #[cold]
     fn remind(&mut self, pin: &CpuPin, reminders: Option<Reminders>) -> Reminders {
         let waited = self.queue.tlb.now().since(self.issued);
@@ -203,38 +237,38 @@ impl<'s, T: Tlb> Ticket<'s, T> {
         next
     }
 
-    /// Counts a wait that has ended, unless there was nobody to wait for.
+    /// Counts a finished wait, unless no CPU was awaited.
     #[inline]
     pub(crate) fn finish(&self, pin: &CpuPin) {
-        if self.done_below != NOBODY {
+        if self.done_below != ALL_DONE {
             self.count(self.queue.state(pin.cpu()));
         }
     }
 
     #[inline]
     fn count(&self, own: &CpuState) {
-        own.counters.took(self.queue.tlb.now().since(self.issued));
+        own.counters.record_latency(self.queue.tlb.now().since(self.issued));
     }
 
-    /// Gives up the wait and keeps what it was for: [`Shootdown::is_done`] tells later whether
-    /// it is complete.
+    /// Gives up the wait and returns the request, whose completion [`Shootdown::is_done`] tells
+    /// later.
     #[must_use = "the request tells when the memory may be freed"]
     pub fn detach(self) -> Request {
         self.request()
     }
 
-    /// Both tickets as one, complete when both are.
+    /// Merges two tickets: the result is complete when both are.
     ///
     /// # Errors
     ///
-    /// Both come back where they are not of one domain and queue.
+    /// Returns both tickets if they belong to different domains or queues.
     #[allow(clippy::result_large_err)]
     pub fn merge(self, other: Ticket<'s, T>) -> Result<Ticket<'s, T>, (Ticket<'s, T>, Ticket<'s, T>)> {
         if !ptr::eq(self.domain, other.domain) || !ptr::eq(self.queue, other.queue) {
             return Err((self, other));
         }
-        // Each CPU that either waits for is asked for the newer generation: one that only the
-        // older ticket waits for was lazy, or had left, when the newer was issued, or will see
+        // Each CPU awaited by either ticket is asked for the newer generation. A CPU awaited by the
+        // older ticket alone was lazy or had left when the newer ticket was issued, or will see
         // both.
         Ok(Ticket {
             queue: self.queue,
@@ -265,39 +299,54 @@ impl<T: Tlb> fmt::Debug for Ticket<'_, T> {
 }
 
 impl<T: Tlb> Shootdown<T> {
-    /// Is `request`, of an invalidation of `domain`, complete? Costs three loads for each CPU
-    /// that is a member of the domain.
+    /// Returns whether `request`, an invalidation of `domain`, is complete. Cost: three loads for
+    /// each member of the domain.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// use topomem_shootdown::{Domain, Invalidation, Shootdown, Tlb};
+    /// # use topomem_percpu::Platform;
+    ///
+    /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// static SPACE: Domain = Domain::new();
+    ///
+    /// let request = QUEUE.invalidate(&QUEUE.tlb().pin(), &SPACE, Invalidation::domain()).detach();
+    /// assert!(QUEUE.is_done(&SPACE, request));
+    /// ```
     #[must_use]
     pub fn is_done(&self, domain: &Domain, request: Request) -> bool {
-        // Acquire pairs with a leaving CPU's Release.
+        // Acquire pairs with a leaving CPU's Release in switch.rs.
         let members = domain.members.load(Ordering::Acquire);
         members.iter().all(|cpu| self.is_done_by(domain, &request, cpu))
     }
 
-    /// Has `cpu` done its part? The membership is read first: who joined since has published
-    /// nothing from before it joined (`Published::space`), and where what is read belongs to
-    /// the domain that the CPU went to, it has left this one.
+    /// Returns whether `cpu` has done its part.
+    ///
+    /// The membership is read first, with an Acquire pairing with the Release of joining and
+    /// leaving. A CPU that joined since has published nothing from before (`Published::space`). If
+    /// the generation read afterwards belongs to the CPU's next domain, the CPU has left this
+    /// domain.
     #[inline]
     fn is_done_by(&self, domain: &Domain, request: &Request, cpu: CpuId) -> bool {
         !domain.members.contains(cpu, Ordering::Acquire) || self.is_satisfied(cpu, domain.kind, request)
     }
 
-    /// Has `cpu`, a member of a domain of `kind`, done what `request` asks?
+    /// Returns whether `cpu`, a member of a domain of `kind`, has done its part of `request`.
     #[inline]
     pub(crate) fn is_satisfied(&self, cpu: CpuId, kind: Kind, request: &Request) -> bool {
         self.fault.answered(cpu).unwrap_or_else(|| self.state(cpu).satisfies(kind, request))
     }
 
-    /// Reports a CPU that doesn't answer.
+    /// Reports an unresponsive CPU.
     pub(crate) fn report(&self, report: Unresponsive) {
-        if !self.broken(Fault::NeverReport) {
+        if !self.fault_is_active(Fault::NeverReport) {
             self.fault.give_up(report.cpu);
             self.tlb.on_unresponsive(report);
         }
     }
 
-    /// Interrupts `late` once more: where the context that was to send the interrupt has itself
-    /// been interrupted by us, nobody else will.
+    /// Interrupts the CPUs in `late` again. If this context has interrupted the context about to
+    /// send the interrupt, no other context will send it.
     pub(crate) fn send_again(&self, pin: &CpuPin, mut late: CpuSet) {
         late.remove(pin.cpu());
         if !late.is_empty() {
@@ -306,8 +355,9 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// The address that stands for `domain` where nothing is followed: zero for the kernel's.
-    pub(crate) fn mark(domain: &Domain) -> usize {
+    /// Returns the address used to identify `domain` without following a pointer; zero for the
+    /// kernel's.
+    pub(crate) fn domain_key(domain: &Domain) -> usize {
         match domain.kind {
             Kind::Kernel => 0,
             Kind::Space => ptr::from_ref(domain).addr(),

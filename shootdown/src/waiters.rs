@@ -1,11 +1,12 @@
-//! Wakers that wait for a CPU, in a fixed number of slots.
+//! Wakers waiting for a CPU, in a fixed number of slots.
 //!
-//! A future waits for one CPU at a time: the first that its ticket still misses. Slots hold the
-//! condition as plain numbers and never follow a pointer, so a future that was leaked costs its
-//! slot until the condition comes true, and no more.
+//! A future waits for a single CPU at a time: the first CPU missing from its ticket. Slots hold the
+//! condition as plain numbers and never follow a pointer. A leaked future therefore costs no more
+//! than its slot, until the condition comes true.
 //!
-//! No wake-up is lost: a future registers, full barrier, looks at the CPU again; the CPU
-//! publishes, full barrier ([`Waiters::any`]), looks for wakers. One sees the other.
+//! No wake-up is lost. A future registers, executes a full barrier, and looks at the CPU again. The
+//! CPU publishes, executes a full barrier ([`Waiters::any`]), and looks for wakers. One sees the
+//! other.
 
 use core::task::Waker;
 
@@ -16,28 +17,28 @@ use topomem_percpu::sync::cell::UnsafeCell;
 use crate::domain::Kind;
 use crate::{Generation, Request, Ticks};
 
-/// How many futures can be registered at once; a further one wakes itself until a slot is free.
+/// Greatest number of registered futures. A further future wakes itself until a slot is free.
 pub const WAITERS: usize = if cfg!(loom) { 1 } else { 64 };
 
-/// What a registered waker waits for.
+/// The condition awaited by a registered waker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Awaited {
     pub(crate) cpu: CpuId,
     pub(crate) kind: Kind,
-    /// The domain's address, to compare with.
+    /// The domain's address, for comparison.
     pub(crate) domain: usize,
     pub(crate) request: Request,
     pub(crate) issued: Ticks,
 }
 
-/// A registration's number: the slot, and which of its uses. Later uses have other numbers.
+/// A registration's number: the slot, and the count of its uses. Later uses have different numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registration {
     slot: usize,
     state: u64,
 }
 
-/// The low bits of a slot's state; the bits above count its uses.
+/// The low bits of a slot's state; the bits above count the slot's uses.
 const FREE: u64 = 0;
 const HELD: u64 = 1;
 const WAITING: u64 = 2;
@@ -45,12 +46,12 @@ const PHASE: u64 = 3;
 const USE: u64 = 4;
 
 struct Slot {
-    /// `FREE -> HELD` by a future that registers, `HELD -> WAITING` by the same; `WAITING ->
-    /// HELD` by whoever takes the waker out, `HELD -> FREE` by the same. Who holds the slot
-    /// alone touches `waker`.
+    /// `FREE -> HELD` and `HELD -> WAITING` are made by a registering future, `WAITING -> HELD` and
+    /// `HELD -> FREE` by the taker of the waker. Only the holder of the slot touches `waker`.
     state: AtomicU64,
     waker: UnsafeCell<Option<Waker>>,
-    /// The fields of [`Awaited`], written while held; readers check `state` before and after.
+    /// The fields of [`Awaited`], written while the slot is held. Readers check `state` before and
+    /// after.
     cpu: AtomicUsize,
     domain: AtomicUsize,
     generation: AtomicU64,
@@ -60,8 +61,8 @@ struct Slot {
     report_after: AtomicU64,
 }
 
-// SAFETY: `waker` is touched only by the context that moved `state` to HELD with Acquire and
-// will move it on with Release; everything else is atomic. Wakers are `Send`.
+// SAFETY: only the context that moved `state` to HELD with Acquire touches `waker`, before moving
+// the state on with Release; everything else is atomic. Wakers are `Send`.
 unsafe impl Sync for Slot {}
 
 impl Slot {
@@ -100,9 +101,9 @@ impl Slot {
         })
     }
 
-    /// What the slot waits for, if it still does.
+    /// Returns the slot's use and the awaited condition, if the slot still waits.
     fn read(&self) -> Option<(u64, Awaited)> {
-        // Acquire pairs with the Release that made it WAITING.
+        // Acquire pairs with the Release of the store of WAITING.
         let state = self.state.load(Ordering::Acquire);
         if state & PHASE != WAITING {
             return None;
@@ -125,21 +126,22 @@ impl Slot {
         (self.state.load(Ordering::Relaxed) == state).then_some((state, awaited))
     }
 
-    /// Ends the use `state`. Nothing foreign runs while the slot is held: whoever gets the waker
+    /// Ends the use `state`. No foreign code runs while the slot is held: the taker of the waker
     /// calls or drops it afterwards.
     fn take(&self, state: u64) -> Option<Taken> {
-        // Acquire: the waker's words were written before the slot was WAITING.
+        // Acquire pairs with the Release of the store of WAITING: the waker's words were written
+        // before.
         self.state
             .compare_exchange(state, (state & !PHASE) | HELD, Ordering::Acquire, Ordering::Relaxed)
             .ok()?;
         let waker = self.swap_waker(None);
         let report_after = Ticks(self.report_after.load(Ordering::Relaxed));
-        // Release: the next holder finds the cell empty.
+        // Release pairs with the Acquire of the next holder, which finds the cell empty.
         self.state.store((state & !PHASE) | FREE, Ordering::Release);
         waker.map(|waker| Taken { waker, report_after })
     }
 
-    /// When the CPU was to be reported next in the use `state`, which another context has ended;
+    /// Returns the time of the CPU's next report in the use `state`, ended by another context;
     /// `None` if the slot has been used again since.
     fn report_after(&self, state: u64) -> Option<Ticks> {
         let report_after = Ticks(self.report_after.load(Ordering::Relaxed));
@@ -149,7 +151,7 @@ impl Slot {
     }
 }
 
-/// What a slot held.
+/// The content of a slot.
 struct Taken {
     waker: Waker,
     report_after: Ticks,
@@ -157,7 +159,7 @@ struct Taken {
 
 /// All registered wakers.
 pub(crate) struct Waiters {
-    /// How many slots may be in use: a hint that saves looking at them.
+    /// Number of slots possibly in use: a hint to save the look at the slots.
     registered: AtomicUsize,
     slots: [Slot; WAITERS],
 }
@@ -173,12 +175,12 @@ impl Waiters {
         Waiters { registered: AtomicUsize::new(0), slots: core::array::from_fn(|_| Slot::new()) }
     }
 
-    /// Puts `waker` into a free slot, the CPU to be reported after a wait of `report_after`. The
-    /// caller then looks at the condition once more, after a full barrier.
+    /// Puts `waker` into a free slot. The CPU is to be reported after a wait of `report_after`. The
+    /// caller then looks at the condition again, after a full barrier.
     ///
     /// # Errors
     ///
-    /// The waker comes back where all slots are in use.
+    /// Returns the waker if all slots are in use.
     pub(crate) fn register(
         &self,
         awaited: Awaited,
@@ -188,13 +190,13 @@ impl Waiters {
         for (index, slot) in self.slots.iter().enumerate() {
             let free = slot.state.load(Ordering::Relaxed);
             let held = (free & !PHASE).wrapping_add(USE) | HELD;
-            // Acquire pairs with the Release that freed it.
+            // Acquire pairs with the Release of the store of FREE.
             if free & PHASE != FREE
                 || slot.state.compare_exchange(free, held, Ordering::Acquire, Ordering::Relaxed).is_err()
             {
                 continue;
             }
-            // Relaxed: the caller's full barrier orders it before its second look.
+            // Relaxed: the caller's full barrier orders the addition before its second look.
             self.registered.fetch_add(1, Ordering::Relaxed);
             // Pairs with the Acquire fence in `read`.
             fence(Ordering::Release);
@@ -212,17 +214,17 @@ impl Waiters {
         Err(waker)
     }
 
-    /// Takes the waker of `registration` out again, unless it has been called, and drops it. Returns
-    /// the wait after which the CPU is next to be reported, where that is still known.
+    /// Takes the waker of `registration` out again and drops it, unless the waker has been called.
+    /// Returns the wait after which the CPU is next to be reported, if still known.
     pub(crate) fn deregister(&self, registration: Registration) -> Option<Ticks> {
         match self.end(registration) {
-            // The slot is free again by now: dropping the waker may run anything.
+            // The slot is free again by now: dropping the waker may run arbitrary code.
             Some(taken) => Some(taken.report_after),
             None => self.slots[registration.slot].report_after(registration.state),
         }
     }
 
-    /// Takes out the waker of `registration`, for the one caller who gets it.
+    /// Takes out the waker of `registration`. Only a single caller gets the waker.
     pub(crate) fn take(&self, registration: Registration) -> Option<Waker> {
         self.end(registration).map(|taken| taken.waker)
     }
@@ -233,15 +235,16 @@ impl Waiters {
         Some(taken)
     }
 
-    /// Is any waker registered? Full barrier: whatever this CPU published before is seen by a
-    /// future that registers unseen by us.
+    /// Returns whether any waker is registered. The full barrier pairs with the barrier of
+    /// `Completion::poll`: a future whose registration is not seen here sees everything published
+    /// before by this CPU.
     #[inline]
     pub(crate) fn any(&self) -> bool {
         fence(Ordering::SeqCst);
         self.registered.load(Ordering::Relaxed) != 0
     }
 
-    /// The registrations of this moment, and what they wait for.
+    /// Returns the registrations of this moment, with their conditions.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Registration, Awaited)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let (state, awaited) = slot.read()?;
@@ -249,13 +252,13 @@ impl Waiters {
         })
     }
 
-    /// Is it time to report the CPU that `registration` has waited `waited` for? True once at
-    /// each doubling of the patience.
+    /// Returns whether to report the CPU `registration` has waited for, for a time of `waited`.
+    /// True once at each doubling of the patience.
     pub(crate) fn report_due(&self, registration: Registration, waited: Ticks) -> bool {
         let after = &self.slots[registration.slot].report_after;
         let due = after.load(Ordering::Relaxed);
-        // Relaxed: it decides who reports, and when; a slot that was reused meanwhile reports
-        // early or late once.
+        // Relaxed: the word only decides on the reporter and the time. A slot reused meanwhile
+        // reports early or late once.
         waited.0 >= due
             && after
                 .compare_exchange(
