@@ -76,4 +76,16 @@ pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     fn on_heap_report(&self, report: &topomem_percpu::Report) {
         panic!("{report}");
     }
+
+    /// Names the caller of an allocation through the global allocator, for a heap with leak tracking: see
+    /// [`PageSource::caller`](topomem_percpu::PageSource::caller). A kernel that is compiled with frame pointers
+    /// walks them, and returns a return address, or the number of a backtrace that it keeps: between a `Box` and
+    /// the global allocator are calls of Rust's library, as many as were not inlined. Not called at all for
+    /// [`Heap::alloc`](topomem_percpu::Heap::alloc) and the like, which note the call in the source.
+    ///
+    /// Runs in the context that allocates, with no lock of topomem held, and may not allocate from the heap.
+    #[cfg(feature = "leak-tracking")]
+    fn heap_caller(&self) -> Option<topomem_percpu::Caller> {
+        None
+    }
 }

@@ -115,7 +115,7 @@ pub use heap::{
     NodeClassStats, Partial, ReallocError, Slabinfo,
 };
 #[cfg(feature = "hardening")]
-pub use heap::{Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report};
+pub use heap::{Caller, Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report, Site};
 pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};
 pub use order::Order;

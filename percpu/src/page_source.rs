@@ -3,6 +3,8 @@
 use core::fmt;
 use core::ptr::NonNull;
 
+#[cfg(feature = "leak-tracking")]
+use crate::Caller;
 #[cfg(feature = "hardening")]
 use crate::Report;
 use crate::{CpuId, CpuPin, InvalidFree, NodeId, Order, RunLength};
@@ -278,6 +280,15 @@ pub unsafe trait PageSource: Sync {
     fn reported(&self, report: &Report) {
         let _ = report;
     }
+
+    /// Names the caller of an allocation through `GlobalAlloc`, for leak tracking: Rust passes no call site on the
+    /// way from a `Box` to the global allocator, and only the kernel knows how to walk its stack. Called by a heap
+    /// with [`Measure::Tracking`](crate::Measure) in each such allocation, in its context, outside the heap's locks;
+    /// it may not use the heap. What it returns comes back in [`Origin::site`](crate::Origin::site).
+    #[cfg(feature = "leak-tracking")]
+    fn caller(&self) -> Option<Caller> {
+        None
+    }
 }
 
 // SAFETY: every method is the referenced source's own.
@@ -396,5 +407,10 @@ unsafe impl<S: PageSource + ?Sized> PageSource for &S {
     #[cfg(feature = "hardening")]
     fn reported(&self, report: &Report) {
         (**self).reported(report);
+    }
+
+    #[cfg(feature = "leak-tracking")]
+    fn caller(&self) -> Option<Caller> {
+        (**self).caller()
     }
 }

@@ -219,6 +219,11 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
     fn reported(&self, report: &topomem_percpu::Report) {
         self.service.platform().on_heap_report(report);
     }
+
+    #[cfg(feature = "leak-tracking")]
+    fn caller(&self) -> Option<topomem_percpu::Caller> {
+        self.service.platform().heap_caller()
+    }
 }
 
 impl<P: Machine> fmt::Debug for FrameSource<P> {
@@ -265,7 +270,6 @@ impl<P: Machine> KernelHeap<P> {
 
 // SAFETY: the heap's own promises.
 unsafe impl<P: Machine> GlobalAlloc for KernelHeap<P> {
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         unsafe { GlobalAlloc::alloc(&self.heap, layout) }
@@ -276,13 +280,11 @@ unsafe impl<P: Machine> GlobalAlloc for KernelHeap<P> {
         unsafe { GlobalAlloc::dealloc(&self.heap, memory, layout) }
     }
 
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         unsafe { GlobalAlloc::alloc_zeroed(&self.heap, layout) }
     }
 
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
         unsafe { GlobalAlloc::realloc(&self.heap, memory, layout, new_size) }

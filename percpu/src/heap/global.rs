@@ -10,7 +10,6 @@ use crate::{PageSource, Platform, SizeClass};
 // SAFETY: `Heap` hands out each byte to one caller at a time, sized and aligned as asked, never
 // unwinds of its own, and keeps contents across `realloc`.
 unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // As `Heap::alloc`.
@@ -26,8 +25,16 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
         }
     }
 
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            let memory = self.alloc_otherwise_or_null(layout);
+            if !memory.is_null() {
+                // SAFETY: so many bytes were allocated.
+                unsafe { memory.write_bytes(0, layout.size()) };
+            }
+            return memory;
+        }
         Heap::alloc_zeroed(self, layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
@@ -49,11 +56,24 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
         }
     }
 
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let Some(memory) = NonNull::new(memory) else { return ptr::null_mut() };
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            // SAFETY: the caller's promise is the same.
+            let changed = unsafe { self.realloc_hardened(memory, layout, new_size, self.global_site()) };
+            return self.or_report(changed);
+        }
         // SAFETY: the caller's promise is the same.
-        match unsafe { Heap::realloc(self, memory, layout, new_size) } {
+        self.or_report(unsafe { Heap::realloc(self, memory, layout, new_size) })
+    }
+}
+
+// Calls of their own, for whose results a hit would else make room on the stack.
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// Returns null if a change of size failed, and reports one that was refused.
+    fn or_report(&self, changed: Result<NonNull<u8>, ReallocError>) -> *mut u8 {
+        match changed {
             Ok(memory) => memory.as_ptr(),
             Err(ReallocError::Alloc(_)) => ptr::null_mut(),
             Err(ReallocError::Invalid(invalid)) => {
@@ -62,11 +82,7 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
             }
         }
     }
-}
 
-// Calls of their own, for whose results a hit would else make room on the stack.
-impl<P: Platform, S: PageSource> Heap<P, S> {
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     fn alloc_uncommon_or_null(&self, layout: Layout) -> *mut u8 {
         let Some(class) = SizeClass::of_medium(layout) else { return self.alloc_rare_or_null(layout) };
@@ -88,7 +104,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     #[inline(never)]
     fn alloc_otherwise_or_null(&self, layout: Layout) -> *mut u8 {
-        self.alloc_otherwise(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+        #[cfg(feature = "hardening")]
+        let served = self.alloc_otherwise_at(layout, self.global_site());
+        #[cfg(not(feature = "hardening"))]
+        let served = self.alloc_otherwise(layout);
+        served.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     /// # Safety

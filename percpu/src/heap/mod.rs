@@ -54,7 +54,7 @@ pub use error::{AllocError, Corruption, InvalidFree, ReallocError};
 #[cfg(feature = "leak-tracking")]
 pub use hardening::LiveObjects;
 #[cfg(feature = "hardening")]
-pub use hardening::{Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report};
+pub use hardening::{Caller, Finding, Hardening, Measure, Origin, QUARANTINE_BYTES, Report, Site};
 pub use many::Partial;
 pub use slabinfo::{HeapStats, NodeClassStats, Slabinfo};
 pub use stats::{ClassStats, CpuHeapStats, LargeStats};
@@ -324,13 +324,19 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     fn alloc_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        #[cfg(feature = "hardening")]
+        return self.alloc_otherwise_at(layout, Site::here());
+        #[cfg(not(feature = "hardening"))]
+        self.alloc_plain(layout)
+    }
+
+    /// [`Heap::alloc`] of anything, by any way, for the call at `site`.
+    #[cfg(feature = "hardening")]
+    #[inline(always)]
+    fn alloc_otherwise_at(&self, layout: Layout, site: Option<Site>) -> Result<NonNull<u8>, AllocError> {
         #[cfg(feature = "encoded-free-lists")]
         self.report_broken_link();
-        #[cfg(feature = "hardening")]
-        if self.hardening.is_some() {
-            return self.alloc_hardened(layout);
-        }
-        self.alloc_plain(layout)
+        if self.hardening.is_some() { self.alloc_hardened(layout, site) } else { self.alloc_plain(layout) }
     }
 
     /// [`Heap::alloc`] without hardening's measures, by any way.
@@ -436,14 +442,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         layout: Layout,
         new_size: usize,
     ) -> Result<NonNull<u8>, ReallocError> {
-        let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
-            return Err(AllocError::TooLarge { size: new_size, align: layout.align() }.into());
-        };
         #[cfg(feature = "hardening")]
         if self.hardening.is_some() {
             // SAFETY: the caller's promise.
-            return unsafe { self.realloc_hardened(memory, layout, new_layout) };
+            return unsafe { self.realloc_hardened(memory, layout, new_size, Site::here()) };
         }
+        let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
+            return Err(AllocError::TooLarge { size: new_size, align: layout.align() }.into());
+        };
         if layout.size() == 0 {
             return Ok(self.alloc(new_layout)?);
         }

@@ -17,6 +17,10 @@ pub struct Recorder<'a> {
     pub reports: Mutex<Vec<Report>>,
     /// Words of [`SECRET`] in the pages that came back.
     pub secrets: AtomicUsize,
+    /// The number of the caller that it names; none if zero.
+    pub caller: AtomicUsize,
+    /// How often the heap asked for it.
+    pub asked: AtomicUsize,
 }
 
 pub const SECRET: u8 = 0xe7;
@@ -42,12 +46,24 @@ unsafe impl PageSource for Recorder<'_> {
     fn reported(&self, report: &Report) {
         self.reports.lock().unwrap().push(*report);
     }
+
+    #[cfg(feature = "leak-tracking")]
+    fn caller(&self) -> Option<topomem_percpu::Caller> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        topomem_percpu::Caller::new(self.caller.load(Ordering::Relaxed))
+    }
 }
 
 pub type Hardened<'a> = Heap<&'a Machine, Recorder<'a>>;
 
 pub fn heap(machine: &Machine, measures: Hardening) -> Hardened<'_> {
-    let source = Recorder { machine, reports: Mutex::new(Vec::new()), secrets: AtomicUsize::new(0) };
+    let source = Recorder {
+        machine,
+        reports: Mutex::new(Vec::new()),
+        secrets: AtomicUsize::new(0),
+        caller: AtomicUsize::new(0),
+        asked: AtomicUsize::new(0),
+    };
     let heap = Heap::with_hardening(machine, source, measures);
     become_cpu(0);
     heap.cpu_online(&pin()).unwrap();

@@ -67,7 +67,7 @@ pub(crate) struct ScenarioOptions {
     pub(crate) seed: u64,
     /// Disable or corrupt one mechanism (shootdown, acknowledge, overrun, online, switch, spurious, magazine,
     /// distance, zeroed, leak-frame, leak-object; simulated also asid, reuse, ways, broadcast, flag, poll, lazy, unreported, give-up, serial; of the scenario heap
-    /// write-after-free, broken-link, overflow, double-free, wild-free, other-layout, leak); the run must then fail
+    /// write-after-free, broken-link, overflow, double-free, wild-free, other-layout, leak, leak-box); the run must then fail
     #[arg(long = "break", value_name = "FAULT", value_parser = word)]
     pub(crate) fault: Option<String>,
     /// How many levels of page tables the kernel is built for

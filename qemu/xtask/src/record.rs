@@ -25,6 +25,11 @@ pub(crate) enum Record {
     Frames {
         addresses: Vec<String>,
     },
+    /// Memory from the global allocator that nobody frees, and how its allocation was called, innermost first.
+    Leak {
+        bytes: u64,
+        addresses: Vec<String>,
+    },
     Table(TablePiece),
     /// The last record.
     End {
@@ -283,6 +288,10 @@ mod tests {
         assert_eq!(
             record(r#"@@{"t":"frames","addresses":["0xffffffff80001000"]}"#),
             Record::Frames { addresses: vec!["0xffffffff80001000".to_owned()] }
+        );
+        assert_eq!(
+            record(r#"@@{"t":"leak","bytes":136,"addresses":["0xffffffff80001000"]}"#),
+            Record::Leak { bytes: 136, addresses: vec!["0xffffffff80001000".to_owned()] }
         );
         assert_eq!(record(r#"@@{"t":"end","ok":true}"#), Record::End { ok: true });
     }

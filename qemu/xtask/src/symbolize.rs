@@ -50,6 +50,13 @@ impl Symbols {
         self.functions(parse_address(address)?).pop()
     }
 
+    /// The function that asked the global allocator for memory, in a backtrace of return addresses from inside
+    /// the heap: the first behind it that is none of Rust's library.
+    pub(crate) fn allocating_function(&self, addresses: &[String]) -> Option<String> {
+        let calls = addresses.iter().filter_map(|text| Some(parse_address(text)?.saturating_sub(1)));
+        behind_allocator(calls.flat_map(|call| self.functions(call)).collect())
+    }
+
     /// The functions at `address`, innermost first, each with its file and line.
     fn functions(&self, address: u64) -> Vec<String> {
         let mut functions = Vec::new();
@@ -69,6 +76,21 @@ impl Symbols {
         }
         functions
     }
+}
+
+/// The first function behind the heap's in a backtrace that begins inside the heap, those of Rust's library left
+/// out. Which functions of the heap are in it depends on what was inlined, and on calls that became jumps.
+fn behind_allocator(functions: Vec<String>) -> Option<String> {
+    let is_heap = |function: &String| {
+        ["GlobalAlloc", "__rust", "topomem::heap::", "topomem_percpu::heap::"]
+            .iter()
+            .any(|part| function.contains(part))
+    };
+    let is_library = |function: &String| function.contains(" (library/");
+    functions
+        .into_iter()
+        .skip_while(|function| !is_heap(function))
+        .find(|function| !is_heap(function) && !is_library(function))
 }
 
 fn parse_address(text: &str) -> Option<u64> {
@@ -100,6 +122,25 @@ mod tests {
         let function = parse_address as fn(&str) -> Option<u64> as usize as u64 - load_address();
         let lines = symbols.backtrace(&[format!("{function:#x}")]);
         assert!(lines[0].contains("symbolize::parse_address (qemu/xtask/src/symbolize.rs:"), "{lines:?}");
+    }
+
+    #[test]
+    fn finds_what_called_the_allocator() {
+        let trace =
+            |functions: &[&str]| functions.iter().map(|&function| function.to_owned()).collect::<Vec<_>>();
+        let found = behind_allocator(trace(&[
+            "kernel::callers::here (qemu/kernel/src/memory/callers.rs:30)",
+            "topomem_percpu::heap::global::<impl topomem_percpu::heap::Heap<P,S>>::alloc_otherwise_or_null (percpu/src/heap/global.rs:108)",
+            "<topomem::heap::KernelHeap<P> as core::alloc::global::GlobalAlloc>::alloc (src/heap/mod.rs:271)",
+            "__rustc::__rust_alloc",
+            "alloc::boxed::Box<T>::new (library/alloc/src/boxed.rs:259)",
+            "kernel::leak (qemu/kernel/src/leak.rs:3)",
+            "kernel::interrupt (qemu/kernel/src/leak.rs:9)",
+            "topomem_percpu::heap::Heap<P,S>::dealloc (percpu/src/heap/mod.rs:9)",
+            "kernel::run (qemu/kernel/src/leak.rs:9)",
+        ]));
+        assert_eq!(found.as_deref(), Some("kernel::leak (qemu/kernel/src/leak.rs:3)"));
+        assert_eq!(behind_allocator(trace(&["kernel::leak (qemu/kernel/src/leak.rs:3)"])), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
+#[cfg(feature = "hardening")]
+use crate::heap::Site;
 use crate::heap::large::Contents;
 use crate::heap::{AllocError, Heap, dangling, mark_live};
 use crate::slab::{CHECKED, SizeClass};
@@ -176,7 +178,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
         }
         #[cfg(feature = "hardening")]
         if self.heap.hardening.is_some() {
-            return self.heap.alloc_hardened_by(layout, |outer| self.alloc_plain(&pin, outer));
+            return self.heap.alloc_hardened_by(layout, Site::here(), |outer| self.alloc_plain(&pin, outer));
         }
         self.alloc_plain(&pin, layout)
     }

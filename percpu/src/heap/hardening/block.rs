@@ -21,7 +21,8 @@ use core::ptr::NonNull;
 use super::super::place::Room;
 use super::report::Origin;
 use super::seal::Damage;
-use super::tail::{Site, Tail, tail};
+use super::site::Site;
+use super::tail::{Tail, tail};
 use super::{Hardening, Measure};
 use crate::CpuId;
 use crate::slab::SizeClass;
@@ -106,7 +107,7 @@ impl Block {
     /// # Safety
     ///
     /// The caller owns the block, and it has this layout.
-    pub(super) unsafe fn prepare(&self, start: NonNull<u8>, cpu: CpuId, site: Site) -> NonNull<u8> {
+    pub(super) unsafe fn prepare(&self, start: NonNull<u8>, cpu: CpuId, site: Option<Site>) -> NonNull<u8> {
         // SAFETY: front, red zone and tail are inside the block.
         unsafe {
             if self.hardening.has(Measure::RedZones) {

@@ -22,12 +22,12 @@ mod quarantine;
 mod realloc;
 mod report;
 mod seal;
+mod site;
 mod tail;
 #[cfg(feature = "leak-tracking")]
 mod tracking;
 
 use core::alloc::Layout;
-use core::panic::Location;
 use core::ptr::NonNull;
 
 use super::place::{Place, Room};
@@ -42,6 +42,7 @@ pub use quarantine::QUARANTINE_BYTES;
 pub(super) use quarantine::Quarantine;
 pub use report::{Finding, Origin, Report};
 use seal::Damage;
+pub use site::{Caller, Site};
 #[cfg(feature = "leak-tracking")]
 pub use tracking::LiveObjects;
 
@@ -144,16 +145,19 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// [`Heap::alloc`] of a heap that has measures.
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
-    pub(super) fn alloc_hardened(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        self.alloc_hardened_by(layout, |outer| self.alloc_plain(outer))
+    pub(super) fn alloc_hardened(
+        &self,
+        layout: Layout,
+        site: Option<Site>,
+    ) -> Result<NonNull<u8>, AllocError> {
+        self.alloc_hardened_by(layout, site, |outer| self.alloc_plain(outer))
     }
 
     /// As [`Heap::alloc_hardened`], with blocks that `plain` allocates.
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub(super) fn alloc_hardened_by(
         &self,
         layout: Layout,
+        site: Option<Site>,
         plain: impl Fn(Layout) -> Result<NonNull<u8>, AllocError>,
     ) -> Result<NonNull<u8>, AllocError> {
         if layout.size() == 0 {
@@ -175,7 +179,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             }
             let pin = self.platform.pin();
             // SAFETY: the block is ours.
-            return Ok(unsafe { block.prepare(memory, pin.cpu(), Location::caller()) });
+            return Ok(unsafe { block.prepare(memory, pin.cpu(), site) });
         }
     }
 

@@ -1,11 +1,11 @@
 //! Changes of size in a hardened heap.
 
 use core::alloc::Layout;
-use core::panic::Location;
 use core::ptr::NonNull;
 
 use super::super::{AllocError, Heap, ReallocError};
 use super::block::Block;
+use super::site::Site;
 use crate::{PageSource, Platform};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
@@ -14,15 +14,18 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Safety
     ///
     /// As for [`Heap::realloc`].
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub(in crate::heap) unsafe fn realloc_hardened(
         &self,
         memory: NonNull<u8>,
         layout: Layout,
-        new_layout: Layout,
+        new_size: usize,
+        site: Option<Site>,
     ) -> Result<NonNull<u8>, ReallocError> {
+        let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
+            return Err(AllocError::TooLarge { size: new_size, align: layout.align() }.into());
+        };
         if layout.size() == 0 {
-            return Ok(self.alloc_hardened(new_layout)?);
+            return Ok(self.alloc_hardened(new_layout, site)?);
         }
         let taken = self.check_hardened(memory, layout)?;
         let (size, align) = (new_layout.size(), new_layout.align());
@@ -30,16 +33,17 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let cpu = self.platform.pin().cpu();
         if size != 0 && Block::of(layout, self.hardening).is_some_and(|block| block.shares(&new_block)) {
             // SAFETY: the block is the caller's, and the new layout has the same one.
-            return Ok(unsafe { new_block.prepare(taken.start, cpu, Location::caller()) });
+            return Ok(unsafe { new_block.prepare(taken.start, cpu, site) });
         }
-        let moved = match self.alloc_hardened(new_layout) {
+        let moved = match self.alloc_hardened(new_layout, site) {
             Ok(moved) => moved,
             Err(error) => {
                 if size > layout.size() {
                     return Err(error.into());
                 }
                 // SAFETY: the block is the caller's, and large enough.
-                return unsafe { self.shrink_in_place(memory, taken.start, new_block) }.ok_or(error.into());
+                return unsafe { self.shrink_in_place(memory, taken.start, new_block, site) }
+                    .ok_or(error.into());
             }
         };
         // SAFETY: two allocations, each at least that large; the old one is the caller's, who gives it
@@ -57,12 +61,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Safety
     ///
     /// The block is the caller's.
-    #[cfg_attr(feature = "leak-tracking", track_caller)]
     unsafe fn shrink_in_place(
         &self,
         memory: NonNull<u8>,
         start: NonNull<u8>,
         new_block: Block,
+        site: Option<Site>,
     ) -> Option<NonNull<u8>> {
         // SAFETY: the caller's promise.
         unsafe {
@@ -73,7 +77,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             {
                 moved.copy_from(memory, new_block.size());
             }
-            Some(new_block.prepare(start, self.platform.pin().cpu(), Location::caller()))
+            Some(new_block.prepare(start, self.platform.pin().cpu(), site))
         }
     }
 }

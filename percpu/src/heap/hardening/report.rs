@@ -1,8 +1,8 @@
 //! What a hardened heap reports.
 
 use core::fmt;
-use core::panic::Location;
 
+use super::site::Site;
 use crate::{CpuId, InvalidFree, SizeClass};
 
 /// A wrong use of memory that a hardened heap found, with the facts. Addresses are plain numbers;
@@ -26,9 +26,9 @@ pub struct Report {
 pub struct Origin {
     /// The CPU that allocated it.
     pub cpu: CpuId,
-    /// The call that allocated it; `None` without [`Measure::Tracking`](crate::Measure). If the heap is
-    /// the global allocator, it is called by the compiler's own code, which says nothing of its caller.
-    pub site: Option<&'static Location<'static>>,
+    /// The call that allocated it. `None` without [`Measure::Tracking`](crate::Measure), and for allocations
+    /// through `GlobalAlloc` of which `PageSource::caller` says nothing.
+    pub site: Option<Site>,
 }
 
 impl fmt::Display for Origin {

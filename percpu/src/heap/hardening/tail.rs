@@ -10,11 +10,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::report::Origin;
 use super::seal::{self, Damage};
+use super::site::Site;
 use super::{Hardening, Measure};
 use crate::CpuId;
-
-/// A call that allocates.
-pub(super) type Site = &'static Location<'static>;
 
 const WORD: usize = 8;
 
@@ -32,7 +30,7 @@ pub(super) const fn tail(hardening: Hardening) -> usize {
 /// The tail of a block.
 pub(super) struct Tail<'a> {
     seal: &'a AtomicU64,
-    /// A [`Site`]; absent without [`Measure::Tracking`].
+    /// An encoded [`Site`]; absent without [`Measure::Tracking`].
     site: Option<&'a AtomicPtr<Location<'static>>>,
 }
 
@@ -53,9 +51,9 @@ impl Tail<'_> {
         }
     }
 
-    pub(super) fn write(&self, start: NonNull<u8>, layout: Layout, cpu: CpuId, site: Site) {
+    pub(super) fn write(&self, start: NonNull<u8>, layout: Layout, cpu: CpuId, site: Option<Site>) {
         if let Some(word) = self.site {
-            word.store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
+            word.store(Site::encode(site), Ordering::Relaxed);
         }
         self.seal.store(seal::of(self.place(start), layout, cpu), Ordering::Relaxed);
     }
@@ -71,7 +69,7 @@ impl Tail<'_> {
         let site = self.site.map(|word| word.load(Ordering::Relaxed));
         let cpu = seal::cpu(seal, place(start, site))?;
         // SAFETY: the checksum says that `write` was given this site.
-        let site = unsafe { site.and_then(|site| site.as_ref()) };
+        let site = site.and_then(|word| unsafe { Site::decode(word) });
         Some((Origin { cpu, site }, seal::size(seal)))
     }
 

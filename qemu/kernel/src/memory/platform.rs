@@ -144,6 +144,11 @@ unsafe impl Machine for Kernel {
     fn on_heap_report(&self, report: &topomem::percpu::Report) {
         crate::scenario::heap::note(report);
     }
+
+    #[cfg(feature = "hardening")]
+    fn heap_caller(&self) -> Option<topomem::percpu::Caller> {
+        super::callers::here()
+    }
 }
 
 /// The executing CPU, to which every context is bound.

@@ -39,6 +39,20 @@ impl Backtrace {
         backtrace
     }
 
+    /// A backtrace of these return addresses, innermost first.
+    #[cfg(feature = "hardening")]
+    pub fn of(addresses: impl Iterator<Item = u64>) -> Backtrace {
+        let mut backtrace = Backtrace { addresses: [0; MAX_FRAMES], len: 0 };
+        addresses.for_each(|address| backtrace.push(address));
+        backtrace
+    }
+
+    /// The return addresses.
+    #[cfg(feature = "hardening")]
+    pub fn addresses(&self) -> &[u64] {
+        &self.addresses[..self.len]
+    }
+
     fn push(&mut self, address: u64) {
         if let Some(slot) = self.addresses.get_mut(self.len) {
             *slot = address;
@@ -64,6 +78,12 @@ impl Backtrace {
         }
     }
 
+    /// Gives the runner a leak, and the addresses to find the function in that allocated the memory.
+    #[cfg(feature = "hardening")]
+    pub fn report_leak(&self, bytes: u64) {
+        record!("{{\"t\":\"leak\",\"bytes\":{bytes},\"addresses\":[{}]}}", Addresses(self));
+    }
+
     /// Prints it, and gives the runner the addresses to name.
     pub fn report(&self) {
         log!("backtrace:");
@@ -74,6 +94,7 @@ impl Backtrace {
     }
 }
 
+/// The addresses as a JSON array's elements.
 struct Addresses<'a>(&'a Backtrace);
 
 impl fmt::Display for Addresses<'_> {

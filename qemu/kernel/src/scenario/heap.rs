@@ -2,16 +2,19 @@
 //! Without one, the heap must find nothing, and all CPUs use all nodes' memory ([`nodes`]).
 
 use alloc::alloc::Layout;
+use alloc::boxed::Box;
+use core::hint::black_box;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use topomem::Topology;
-use topomem::percpu::{AllocError, InvalidFree, LiveObjects, Report};
+use topomem::percpu::{AllocError, InvalidFree, LiveObjects, Report, Site};
 
 use super::failure;
 use crate::arch::exit::Outcome;
 use crate::boot::command_line::CommandLine;
 use crate::log;
+use crate::memory::callers;
 use crate::memory::platform::pin;
 use crate::memory::service::HEAP;
 
@@ -36,6 +39,8 @@ enum Misuse {
     WildFree,
     OtherLayout,
     Leak,
+    /// Of memory from the global allocator.
+    LeakBox,
 }
 
 impl Misuse {
@@ -48,6 +53,7 @@ impl Misuse {
             "wild-free" => Some(Misuse::WildFree),
             "other-layout" => Some(Misuse::OtherLayout),
             "leak" => Some(Misuse::Leak),
+            "leak-box" => Some(Misuse::LeakBox),
             _ => None,
         }
     }
@@ -71,6 +77,9 @@ pub async fn run(words: CommandLine<'_>, topology: &'static Topology) -> Outcome
             }
         },
     };
+    if let Err(error) = HEAP.heap().live_by_site(note_held) {
+        failure(format_args!("{error}"), "heap");
+    }
     let outcome = SIZES.iter().try_for_each(|&size| use_objects(size, misuse));
     if let Err(error) = outcome {
         failure(format_args!("{error}"), "heap");
@@ -168,6 +177,10 @@ fn commit(misuse: Misuse, object: NonNull<u8>, layout: Layout) {
                 tell(heap.dealloc(object, layout));
             }
             Misuse::Leak => {}
+            Misuse::LeakBox => {
+                leak_box();
+                tell(heap.dealloc(object, layout));
+            }
         }
     }
 }
@@ -222,11 +235,40 @@ fn tell(freed: Result<(), InvalidFree>) {
     }
 }
 
+/// Leaks 136 bytes that come from the global allocator, which is told of no call site.
+#[inline(never)]
+fn leak_box() {
+    core::mem::forget(black_box(Box::new([0x33u64; 17])));
+}
+
+/// What each caller of the global allocator held when the scenario began, in bytes, less what it still has at the end.
+/// Relaxed: one context uses it.
+static HELD: [AtomicU64; callers::TRACES] = [const { AtomicU64::new(0) }; callers::TRACES];
+
+/// Notes what is out by a caller of the global allocator.
+fn note_held(live: &LiveObjects) {
+    if let Some(Site::Caller(caller)) = live.origin.and_then(|origin| origin.site) {
+        HELD[callers::place(caller)].fetch_add(live.bytes, Ordering::Relaxed);
+    }
+}
+
 /// The scenario has freed all that it allocated.
 fn look_for_leak(live: &LiveObjects) {
-    let site = live.origin.and_then(|origin| origin.site);
-    if let Some(site) = site.filter(|site| site.file() == file!()) {
-        FOUND.fetch_add(1, Ordering::Relaxed);
-        failure(format_args!("heap: leak of {} bytes, allocated at {site}", live.bytes), "heap");
+    match live.origin.and_then(|origin| origin.site) {
+        Some(Site::Call(site)) if site.file() == file!() => {
+            FOUND.fetch_add(1, Ordering::Relaxed);
+            failure(format_args!("heap: leak of {} bytes, allocated at {site}", live.bytes), "heap");
+        }
+        Some(Site::Caller(caller)) => {
+            // One caller may be listed for several CPUs.
+            let held = &HELD[callers::place(caller)];
+            let leaked = live.bytes.saturating_sub(held.load(Ordering::Relaxed));
+            held.store(held.load(Ordering::Relaxed).saturating_sub(live.bytes), Ordering::Relaxed);
+            if leaked > 0 {
+                FOUND.fetch_add(1, Ordering::Relaxed);
+                callers::trace(caller).report_leak(leaked);
+            }
+        }
+        _ => {}
     }
 }

@@ -107,6 +107,13 @@ impl<'a> Report<'a> {
                 };
                 self.backtrace("backtrace:", backtrace, screen);
             }
+            Record::Leak { bytes, addresses } => {
+                let function = self.symbols.and_then(|symbols| symbols.allocating_function(&addresses));
+                let by = function.unwrap_or_else(|| addresses.join(" < "));
+                let what = format!("heap: leak of {bytes} bytes, allocated by {by}");
+                screen.line(&format!("FAILURE in heap: {what}"));
+                self.failures.push(Failure::new(what, "heap"));
+            }
             Record::Table(piece) => self.tables.push(piece),
             Record::End { ok } => self.ended_ok = Some(ok),
         }

@@ -161,7 +161,7 @@ const RANGES_FAULT: Fault = ("ranges-reused-early", "ranges", &["stale translati
 const LEAKS: [(&str, &[&str]); 2] = [("leak-frame", &["lost"]), ("leak-object", &["objects lost"])];
 
 /// Wrong uses of memory that the hardened heap must find, and what it must say.
-const HEAP_FAULTS: [Fault; 7] = [
+const HEAP_FAULTS: [Fault; 8] = [
     ("write-after-free", "heap", &["write after free"]),
     ("broken-link", "heap", &["broken link"]),
     ("overflow", "heap", &["was overwritten"]),
@@ -169,6 +169,7 @@ const HEAP_FAULTS: [Fault; 7] = [
     ("wild-free", "heap", &["no slab of"]),
     ("other-layout", "heap", &["with another layout"]),
     ("leak", "heap", &["heap: leak of 64 bytes"]),
+    ("leak-box", "heap", &["heap: leak of 136 bytes, allocated by topomem_kernel::scenario::heap::leak_box"]),
 ];
 
 /// What TLBs offer beyond the least, each simulated.
