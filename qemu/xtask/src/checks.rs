@@ -62,6 +62,7 @@ fn written(command: &Command) -> [&Option<PathBuf>; 2] {
         | Command::Preload(_)
         | Command::Doctor
         | Command::Prepare
+        | Command::Tiers
         | Command::Acpidump(_) => [&None, &None],
     }
 }

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Matrix(MatrixArgs),
     /// Run every test there is
     Test(TestArgs),
+    /// Say what each tier costs a kernel that takes it alone: lines of wiring, bytes of its image
+    Tiers,
     /// Run a program of the host on the heap, in place of C's allocator
     Preload(PreloadArgs),
     /// Measure topomem beside its peers

@@ -23,6 +23,7 @@ mod sim;
 mod sim_job;
 mod symbolize;
 mod test;
+mod tiers;
 mod tools;
 mod topology;
 mod verdict;
@@ -57,6 +58,7 @@ fn run(command: Command) -> Result<bool, Error> {
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Matrix(arguments) => matrix::matrix(&arguments),
         Command::Test(arguments) => test::test(&arguments),
+        Command::Tiers => tiers::tiers(),
         Command::Preload(arguments) => preload::preload(&arguments),
         Command::Bench(command) => bench::bench(&command),
         Command::Acpidump(arguments) => acpidump::acpidump(&arguments),

@@ -9,6 +9,7 @@ mod programs;
 mod stepped;
 mod steps;
 mod tally;
+mod tier_step;
 
 use std::time::{Duration, Instant};
 
@@ -140,6 +141,7 @@ fn run(step: &Step, programs: &mut Programs) -> Outcome {
         }
         Work::Counts => bench_step::frames(),
         Work::Preload => bench_step::preload(),
+        Work::Tier(tier) => tier_step::run(*tier),
         Work::ShootdownCounts => programs.kernel(Variant::Plain).and_then(bench_step::shootdown),
         Work::VmCounts => programs.kernel(Variant::Plain).and_then(bench_step::vm),
         Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),

@@ -3,6 +3,7 @@
 use super::commands::{CargoCommand, Load, MIRI, counting, host, loom, miri, stepper, unchecked_heap};
 use crate::cli::{Levels, ScenarioOptions, Tlb};
 use crate::programs;
+use crate::tiers::Tier;
 use crate::tools::Tool;
 use crate::workspace;
 
@@ -33,6 +34,8 @@ pub(super) enum Work {
     VmCounts,
     /// Programs of the host on the heap, in place of C's allocator.
     Preload,
+    /// The second kernel, with one tier.
+    Tier(Tier),
 }
 
 /// A run of a scenario, under QEMU or simulated; it counts as one test.
@@ -230,6 +233,9 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         let run = MachineRun { topology: "two-nodes", scenario, expected: Expected::Success };
         Step { name: "sim two-nodes regions".to_owned(), work: Work::Sim(run) }
     });
+    steps.extend(
+        Tier::ALL.map(|tier| Step { name: format!("second kernel {}", tier.name()), work: Work::Tier(tier) }),
+    );
     let machines = match extent {
         Extent::Full => &MACHINES[..],
         Extent::Quick => &MACHINES[..QUICK_MACHINES],
@@ -330,7 +336,7 @@ impl Work {
                 &[Tool::KernelTarget, Tool::LinuxTarget, Tool::Qemu]
             }
             Self::VmCounts => &[Tool::KernelTarget, Tool::LinuxTarget, Tool::Qemu],
-            Self::Machine(_) | Self::ShootdownCounts => &[Tool::KernelTarget, Tool::Qemu],
+            Self::Machine(_) | Self::ShootdownCounts | Self::Tier(_) => &[Tool::KernelTarget, Tool::Qemu],
         }
     }
 }

@@ -1,0 +1,82 @@
+//! The executing CPU's local APIC, through the `x2apic` crate.
+//!
+//! `x2apic` 0.5.1 puts a destination into ICR bits 32 and up in both modes, but xAPIC mode reads bits 56 to 63:
+//! the destination is shifted before the call.
+
+use x2apic::lapic::{LocalApic, LocalApicBuilder, TimerDivide, TimerMode, xapic_base};
+use x86_64::instructions::interrupts;
+use x86_64::instructions::port::Port;
+
+use super::cpu;
+use super::interrupts::{SPURIOUS, TIMER};
+
+/// Timer ticks between preemptions: about 1 ms with the 1 GHz of QEMU's timer, divided by 16.
+const PERIOD: u32 = 62_500;
+
+/// Sets up the executing CPU's local APIC, with the timer stopped. The tables map its registers to themselves.
+pub fn set_up() {
+    let mut builder = LocalApicBuilder::new();
+    builder.timer_vector(TIMER.into()).error_vector(SPURIOUS.into()).spurious_vector(SPURIOUS.into());
+    // An initial count of 0 keeps the timer stopped.
+    builder.timer_mode(TimerMode::OneShot).timer_divide(TimerDivide::Div16).timer_initial(0);
+    if !has_x2apic() {
+        // SAFETY: the CPU has a local APIC.
+        builder.set_xapic_base(unsafe { xapic_base() });
+    }
+    let mut apic = crate::must("local APIC", builder.build());
+    // SAFETY: the registers are mapped, and the vectors have handlers; interrupts are off.
+    unsafe {
+        apic.enable();
+        *cpu::this().apic.get() = Some(apic);
+        // The two old interrupt controllers are masked.
+        Port::<u8>::new(0x21).write(0xff);
+        Port::<u8>::new(0xa1).write(0xff);
+    }
+}
+
+fn with<R>(f: impl FnOnce(&mut LocalApic) -> R) -> R {
+    interrupts::without_interrupts(|| {
+        // SAFETY: with interrupts off no other context of this CPU uses it.
+        let apic = unsafe { &mut *cpu::this().apic.get() };
+        match apic {
+            Some(apic) => f(apic),
+            None => panic!("no local APIC"),
+        }
+    })
+}
+
+fn has_x2apic() -> bool {
+    core::arch::x86_64::__cpuid(1).ecx & 1 << 21 != 0
+}
+
+fn destination(apic_id: u32) -> u32 {
+    if has_x2apic() { apic_id } else { apic_id << 24 }
+}
+
+/// Has the timer interrupt once, after the period.
+pub fn start_timer() {
+    // SAFETY: the vector has a handler.
+    with(|apic| unsafe { apic.set_timer_initial(PERIOD) });
+}
+
+pub fn end_of_interrupt() {
+    // SAFETY: called by the handler of the interrupt in service.
+    with(|apic| unsafe { apic.end_of_interrupt() });
+}
+
+/// Interrupts another CPU.
+#[allow(dead_code, reason = "not every tier needs it")]
+pub fn send(vector: u8, apic_id: u32) {
+    // SAFETY: the vector has a handler.
+    with(|apic| unsafe { apic.send_ipi(vector, destination(apic_id)) });
+}
+
+pub fn send_init(apic_id: u32) {
+    // SAFETY: sent to a CPU that does not run yet.
+    with(|apic| unsafe { apic.send_init_ipi(destination(apic_id)) });
+}
+
+pub fn send_start_up(apic_id: u32, page: u8) {
+    // SAFETY: as for `send_init`; the trampoline is in the page.
+    with(|apic| unsafe { apic.send_sipi(page, destination(apic_id)) });
+}
