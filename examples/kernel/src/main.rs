@@ -22,6 +22,15 @@ mod tier;
 #[path = "work/frames.rs"]
 mod work;
 
+#[cfg(feature = "heap")]
+mod pages;
+#[cfg(feature = "heap")]
+#[path = "tier/heap.rs"]
+mod tier;
+#[cfg(feature = "heap")]
+#[path = "work/heap.rs"]
+mod work;
+
 #[cfg(feature = "none")]
 #[path = "tier/none.rs"]
 mod tier;
@@ -47,14 +56,15 @@ extern "sysv64" fn boot_main(start_info: u64) -> ! {
     // SAFETY: called once, by the entry, with what the loader left in EBX; no other CPU runs.
     let machine = unsafe {
         arch::interrupts::fill();
+        apic::silence_old_controllers();
         arch::set_up_cpu(0);
         Machine::read(start_info)
     };
     println!("{} CPUs, {} ranges of RAM", machine.apic_ids().len(), machine.ram().len());
     tier::boot(&machine);
     println!("{} bytes of the boot stack were used", entry::boot_stack_used());
-    tier::cpu_online();
     work::begin();
+    tier::cpu_online();
     // SAFETY: called once; nothing below 1 MiB is used, since `Machine::ram` leaves it out.
     unsafe {
         task::start_all();

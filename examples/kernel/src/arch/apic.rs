@@ -6,17 +6,21 @@
 use x2apic::lapic::{LocalApic, LocalApicBuilder, TimerDivide, TimerMode, xapic_base};
 use x86_64::instructions::interrupts;
 use x86_64::instructions::port::Port;
+use x86_64::registers::model_specific::Msr;
 
 use super::cpu;
-use super::interrupts::{SPURIOUS, TIMER};
+use super::interrupts::{APIC_ERROR, OLD_CONTROLLERS, SPURIOUS, TIMER};
+use crate::machine::at;
 
+const LVT_LINT0: u32 = 0x350;
+const LVT_LINT1: u32 = 0x360;
 /// Timer ticks between preemptions: about 1 ms with the 1 GHz of QEMU's timer, divided by 16.
 const PERIOD: u32 = 62_500;
 
 /// Sets up the executing CPU's local APIC, with the timer stopped. The tables map its registers to themselves.
 pub fn set_up() {
     let mut builder = LocalApicBuilder::new();
-    builder.timer_vector(TIMER.into()).error_vector(SPURIOUS.into()).spurious_vector(SPURIOUS.into());
+    builder.timer_vector(TIMER.into()).error_vector(APIC_ERROR.into()).spurious_vector(SPURIOUS.into());
     // An initial count of 0 keeps the timer stopped.
     builder.timer_mode(TimerMode::OneShot).timer_divide(TimerDivide::Div16).timer_initial(0);
     if !has_x2apic() {
@@ -27,10 +31,43 @@ pub fn set_up() {
     // SAFETY: the registers are mapped, and the vectors have handlers; interrupts are off.
     unsafe {
         apic.enable();
+        // `enable` leaves the two pins unmasked.
+        mask(LVT_LINT0);
+        mask(LVT_LINT1);
         *cpu::this().apic.get() = Some(apic);
-        // The two old interrupt controllers are masked.
-        Port::<u8>::new(0x21).write(0xff);
-        Port::<u8>::new(0xa1).write(0xff);
+    }
+}
+
+/// Masks an entry of the local vector table.
+///
+/// # Safety
+///
+/// `register` is the offset of such an entry.
+unsafe fn mask(register: u32) {
+    const MASKED: u32 = 1 << 16;
+    // SAFETY: the register is an MSR in x2APIC mode, else memory that is mapped to itself.
+    unsafe {
+        if has_x2apic() {
+            Msr::new(0x800 + (register >> 4)).write(MASKED.into());
+        } else {
+            at::<u32>(xapic_base() + u64::from(register)).write_volatile(MASKED);
+        }
+    }
+}
+
+/// Silences the two old interrupt controllers: what they may still send has a handler.
+///
+/// # Safety
+///
+/// Called by the boot CPU, with interrupts off.
+pub unsafe fn silence_old_controllers() {
+    for (port, vector, wiring) in [(0x20, OLD_CONTROLLERS, 4), (0xa0, OLD_CONTROLLERS + 8, 2)] {
+        let (mut command, mut data) = (Port::<u8>::new(port), Port::<u8>::new(port + 1));
+        // SAFETY: the four words that initialise an 8259A, and the mask of all its lines.
+        unsafe {
+            command.write(0x11);
+            [vector, wiring, 1, 0xff].into_iter().for_each(|word| data.write(word));
+        }
     }
 }
 

@@ -13,10 +13,13 @@ use x86_64::structures::tss::TaskStateSegment;
 use super::{apic, cpu};
 use crate::task::{self, Registers};
 
+/// Sixteen vectors that nothing is expected at.
+pub const OLD_CONTROLLERS: u8 = 0x20;
 pub const TIMER: u8 = 0x40;
 pub const YIELD: u8 = 0x41;
 /// The tier's: shootdowns.
 pub const TIER: u8 = 0x42;
+pub const APIC_ERROR: u8 = 0x43;
 pub const SPURIOUS: u8 = 0x4f;
 
 const STACK: usize = 16 * 1024;
@@ -102,6 +105,7 @@ global_asm!(
     stub stub_timer, {timer}, 0x40, 0
     stub stub_yield, {yielding}, 0x41, 0
     stub stub_tier, {tier}, 0x42, 0
+    stub stub_apic_error, {fatal}, 0x43, 0
     stub stub_invalid_opcode, {fatal}, 6, 0
     stub stub_double_fault, {fatal}, 8, 1
     stub stub_protection, {fatal}, 13, 1
@@ -121,6 +125,7 @@ unsafe extern "C" {
     fn stub_timer();
     fn stub_yield();
     fn stub_tier();
+    fn stub_apic_error();
     fn stub_invalid_opcode();
     fn stub_double_fault();
     fn stub_protection();
@@ -145,6 +150,10 @@ pub unsafe fn fill() {
         traps[TIMER].set_handler_addr(at(stub_timer)).set_stack_index(SWITCHING);
         traps[YIELD].set_handler_addr(at(stub_yield)).set_stack_index(SWITCHING);
         traps[TIER].set_handler_addr(at(stub_tier));
+        traps[APIC_ERROR].set_handler_addr(at(stub_apic_error));
+        for vector in OLD_CONTROLLERS..OLD_CONTROLLERS + 16 {
+            traps[vector].set_handler_addr(at(stub_spurious));
+        }
         traps[SPURIOUS].set_handler_addr(at(stub_spurious));
     }
 }

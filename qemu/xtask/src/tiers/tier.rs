@@ -19,16 +19,19 @@ pub(crate) enum Tier {
     None,
     /// Frames alone.
     Frames,
+    /// The heap alone, over the kernel's own pages.
+    Heap,
 }
 
 impl Tier {
-    pub(crate) const ALL: [Self; 2] = [Self::None, Self::Frames];
+    pub(crate) const ALL: [Self; 3] = [Self::None, Self::Frames, Self::Heap];
 
     /// Its name: of the feature, and of the file with its wiring.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Frames => "frames",
+            Self::Heap => "heap",
         }
     }
 

@@ -1,0 +1,69 @@
+//! The heap alone, over the kernel's own pages.
+
+use core::ptr::NonNull;
+
+use topomem_percpu::{CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform};
+use x86_64::PhysAddr;
+
+use crate::arch::cpu;
+use crate::machine::{Machine, at};
+use crate::{must, pages};
+
+pub struct Kernel;
+
+// SAFETY: CPUs have dense numbers of their own; with preemption off only interrupt handlers come between; RAM is
+// mapped to itself.
+unsafe impl Platform for Kernel {
+    fn current_cpu(&self) -> CpuId {
+        CpuId::new(cpu::index()).unwrap_or(CpuId::BOOT)
+    }
+    fn phys_to_virt(&self, address: PhysAddr) -> NonNull<u8> {
+        NonNull::new(at(address.as_u64())).unwrap_or(NonNull::dangling())
+    }
+    fn disable_migration(&self) {
+        cpu::preemption_off();
+    }
+    fn enable_migration(&self) {
+        cpu::preemption_on();
+    }
+}
+
+pub struct Pages;
+
+// SAFETY: the pages are RAM, mapped to itself, and the caller's alone.
+unsafe impl PageSource for Pages {
+    fn allocate(&self, _: &CpuPin, _: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+        pages::allocate(order.frames()).and_then(|run| NonNull::new(at(run))).ok_or(OutOfMemory)
+    }
+    unsafe fn free(&self, _: &CpuPin, run: NonNull<u8>, order: Order) {
+        pages::free(run.as_ptr().expose_provenance() as u64, order.frames());
+    }
+    fn node_of_cpu(&self, _: CpuId) -> NodeId {
+        NodeId::ZERO
+    }
+    fn refused(&self, invalid: InvalidFree) {
+        panic!("{invalid}");
+    }
+}
+
+#[global_allocator]
+pub static HEAP: Heap<Kernel, Pages> = Heap::new(Kernel, Pages);
+
+pub fn boot(machine: &Machine) {
+    pages::init(machine);
+}
+
+pub fn cpu_online() {
+    must("heap", HEAP.cpu_online(&Kernel.pin()));
+}
+
+pub fn cpu_offline() {
+    must("heap", HEAP.cpu_offline(&Kernel.pin()).map_err(|_| "busy"));
+}
+
+pub fn interrupt() {}
+
+/// Returns how many pages are free. (For `work`.)
+pub fn free_pages() -> u64 {
+    pages::free_count()
+}
