@@ -1,11 +1,8 @@
 //! What a kernel supplies beyond the shootdown queue's needs: its page-table format, and what it
 //! does about misuse of its heap.
 
-use core::ptr::NonNull;
-
 use topomem_percpu::InvalidFree;
 use topomem_shootdown::{RootLoad, SwitchFlushed, Tlb};
-use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::{Format, PagingFeatures};
@@ -20,14 +17,10 @@ use crate::page_table::{Format, PagingFeatures};
 ///   translations are tagged, it loads with [`Asid::KERNEL`](topomem_shootdown::Asid::KERNEL), and
 ///   says so of that one's.
 /// - `load_tagged_root` loads as its [`RootLoad`] says.
-/// - `virt_to_phys` inverts [`phys_to_virt`](topomem_percpu::Platform::phys_to_virt).
 /// - The hardware reads tables of [`Machine::Format`], and has what [`Machine::paging`] says.
 pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     /// How page tables are laid out.
     type Format: Format;
-
-    /// The RAM byte that the direct map has at `address`.
-    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr;
 
     /// What all CPUs' page walkers offer within the format. One load, or a constant: it is asked for at
     /// each mapping of frames that the service does not own, and each promotion.

@@ -18,6 +18,9 @@ mod memory;
 pub mod tables;
 mod topology;
 
+/// Whose `AcpiHandler` [`find_tables`] wants.
+#[cfg(feature = "acpi")]
+pub use acpi;
 pub use memory::{
     AddressBits, BeyondAddressBits, BootAllocError, BootAllocator, FRAME_SIZE, LOW_MEMORY, MapFull,
     MemoryMap, MemoryRange, Piece, Pieces, ReservedRegion,
@@ -29,4 +32,4 @@ pub use topology::{
     ApicId, CacheAssociativity, CacheWritePolicy, CpuEntry, Distance, MegabytesPerSecond, MemoryKind,
     MemorySideCache, NodeRange, Picoseconds, Topology,
 };
-pub use topomem_percpu::{CpuId, CpuSet, MAX_CPUS, MAX_NODES, NodeId};
+pub use topomem_percpu::{CpuId, CpuPin, CpuSet, MAX_CPUS, MAX_NODES, NodeId, Order, PinGuard, Platform};

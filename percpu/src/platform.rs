@@ -8,6 +8,10 @@ use x86_64::PhysAddr;
 
 use crate::CpuId;
 
+/// An address that is neither zero nor the last: the difference between the direct map and memory is that of
+/// any.
+const SOME: u64 = 0x1000;
+
 /// What a kernel supplies: which CPU runs, how to stay on it, and its direct map.
 ///
 /// Everything is monomorphised; there is no link-time magic. A kernel whose contexts never
@@ -22,12 +26,23 @@ use crate::CpuId;
 ///   preempts threads disables preemption, not just migration.)
 /// - `phys_to_virt` of RAM that the kernel handed to topomem is valid for reads and writes, for
 ///   as long as the platform lives, and maps distinct bytes to distinct addresses.
+/// - `virt_to_phys` inverts `phys_to_virt`.
 pub unsafe trait Platform: Sync {
     /// The executing CPU; valid with interrupts masked and in interrupt handlers.
     fn current_cpu(&self) -> CpuId;
 
     /// The direct map: where the RAM byte at `addr` is readable and writable.
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8>;
+
+    /// Returns the address of the RAM byte that the direct map shows at `address`.
+    ///
+    /// By default for direct maps with one difference between addresses, as most kernels' are; others
+    /// replace it. A heap over frames calls it for each run of pages that it gives back.
+    #[inline]
+    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
+        let shown = self.phys_to_virt(PhysAddr::new_truncate(SOME)).addr().get() as u64;
+        PhysAddr::new_truncate((address.addr().get() as u64).wrapping_sub(shown.wrapping_sub(SOME)))
+    }
 
     /// Keeps the calling context on its CPU until the matching [`Platform::enable_migration`];
     /// calls nest.
@@ -70,6 +85,10 @@ unsafe impl<P: Platform + ?Sized> Platform for &P {
 
     fn enable_migration(&self) {
         (**self).enable_migration();
+    }
+
+    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
+        (**self).virt_to_phys(address)
     }
 
     fn relax(&self) {

@@ -9,7 +9,6 @@ use topomem_percpu::{
     CpuId, CpuPin, Heap, InvalidFree, NodeId, NotInPlace, Order, OutOfMemory, PageSource, RunLength,
 };
 use topomem_shootdown::VirtAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use crate::Machine;
 use crate::ranges::RangeRequest;
@@ -21,10 +20,6 @@ pub struct FrameSource<P: Machine> {
 }
 
 impl<P: Machine> FrameSource<P> {
-    fn frame_of(&self, address: NonNull<u8>) -> PhysFrame {
-        PhysFrame::containing_address(self.service.platform().virt_to_phys(address))
-    }
-
     /// A run of `length`, as `request` says.
     fn run(
         &self,
@@ -60,13 +55,6 @@ impl<P: Machine> FrameSource<P> {
         let range = ranges.allocate(pin, &request).map_err(|_| OutOfMemory)?;
         pointer_to(range.into_start()).ok_or(OutOfMemory)
     }
-
-    /// A request near `node`, by a CPU that is pinned.
-    fn request(&self, pin: &CpuPin, node: NodeId, order: Order) -> FrameRequest {
-        let request = FrameRequest::order(order);
-        // The local node is the allocator's own choice, and its magazines serve only that.
-        if self.service.node_of_cpu(pin.cpu()) == node { request } else { request.node(node) }
-    }
 }
 
 fn address_of(memory: NonNull<u8>) -> VirtAddr {
@@ -82,14 +70,16 @@ fn pointer_to(start: VirtAddr) -> Option<NonNull<u8>> {
 // reads and writes (the platform's promise).
 unsafe impl<P: Machine> PageSource for FrameSource<P> {
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        let frame = self.service.alloc(pin, &self.request(pin, node, order)).map_err(|_| OutOfMemory)?;
+        let frame = self
+            .service
+            .alloc(pin, &self.service.frames().heap_request(pin, node, order))
+            .map_err(|_| OutOfMemory)?;
         Ok(self.service.platform().phys_to_virt(frame.start_address()))
     }
 
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        // SAFETY: `allocate` took it from the allocator with this order; the caller's promise.
-        let freed = unsafe { self.service.frames().free(pin, self.frame_of(run), order) };
-        debug_assert!(freed.is_ok(), "{freed:?}");
+        // SAFETY: it came from these frames; the caller's promise.
+        unsafe { PageSource::free(self.service.frames(), pin, run, order) };
     }
 
     fn allocate_run(
@@ -100,7 +90,7 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
         align: Order,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let order = length.order().unwrap_or(Order::FRAME);
-        self.run(pin, self.request(pin, node, order), length, align)
+        self.run(pin, self.service.frames().heap_request(pin, node, order), length, align)
     }
 
     fn allocate_run_zeroed(
@@ -111,24 +101,12 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
         align: Order,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let order = length.order().unwrap_or(Order::FRAME);
-        self.run(pin, self.request(pin, node, order).zeroed(), length, align)
+        self.run(pin, self.service.frames().heap_request(pin, node, order).zeroed(), length, align)
     }
 
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        let (frames, first) = (self.service.frames(), self.frame_of(run));
-        // A run whose length was changed to an order's is none of that order for an allocator that checks
-        // each free, nor if it isn't aligned to its size. What is refused has changed nothing.
-        let aligned = |order: &Order| first.start_address().is_aligned(order.bytes());
-        if let Some(order) = length.order().filter(aligned)
-            // SAFETY: `allocate_run` took it from the allocator, and it has this length; the caller's
-            // promise.
-            && unsafe { frames.free(pin, first, order) }.is_ok()
-        {
-            return;
-        }
-        // SAFETY: as above.
-        let freed = unsafe { frames.free_run(pin, first, length.pages()) };
-        debug_assert!(freed.is_ok(), "{freed:?}");
+        // SAFETY: as in `free`.
+        unsafe { PageSource::free_run(self.service.frames(), pin, run, length) };
     }
 
     unsafe fn extend_run(
@@ -138,10 +116,8 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
         from: RunLength,
         to: RunLength,
     ) -> Result<(), NotInPlace> {
-        let frames = self.service.frames();
-        // SAFETY: `allocate_run` took it from the allocator, and it has that length; the caller's promise.
-        unsafe { frames.extend_run(pin, self.frame_of(run), from.pages(), to.pages()) }
-            .map_err(|_| NotInPlace)
+        // SAFETY: as in `free`.
+        unsafe { PageSource::extend_run(self.service.frames(), pin, run, from, to) }
     }
 
     unsafe fn shrink_run(
@@ -151,10 +127,8 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
         from: RunLength,
         to: RunLength,
     ) -> Result<(), NotInPlace> {
-        let frames = self.service.frames();
-        // SAFETY: as in `extend_run`; the caller gives up what is beyond `to`.
-        unsafe { frames.shrink_run(pin, self.frame_of(run), from.pages(), to.pages()) }
-            .map_err(|_| NotInPlace)
+        // SAFETY: as in `free`.
+        unsafe { PageSource::shrink_run(self.service.frames(), pin, run, from, to) }
     }
 
     fn wants_range(&self, pages: u64) -> bool {

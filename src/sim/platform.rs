@@ -27,14 +27,6 @@ pub(super) const PATIENCE: u64 = 5_000_000_000;
 unsafe impl Machine for &'static Sim {
     type Format = X64;
 
-    /// # Panics
-    ///
-    /// Where `address` is not in the machine's RAM.
-    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
-        let Some(physical) = self.arena.address_of(address) else { panic!("{address:p} is not RAM") };
-        physical
-    }
-
     fn paging(&self) -> PagingFeatures {
         self.blueprint().paging
     }
@@ -90,6 +82,14 @@ unsafe impl Platform for Sim {
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
         let Some(place) = self.arena.at(addr) else { panic!("there is no RAM at {addr:?}") };
         place
+    }
+
+    /// # Panics
+    ///
+    /// Where `address` is not in the machine's RAM.
+    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
+        let Some(physical) = self.arena.address_of(address) else { panic!("{address:p} is not RAM") };
+        physical
     }
 
     fn relax(&self) {

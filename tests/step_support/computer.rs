@@ -213,6 +213,10 @@ unsafe impl Platform for Computer {
         self.ram.phys_to_virt(address)
     }
 
+    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
+        self.ram.virt_to_phys(address)
+    }
+
     /// Meanwhile the other CPUs take their interrupts; the CPU that waits takes its own.
     fn relax(&self) {
         self.deliver_others();
@@ -261,10 +265,6 @@ unsafe impl Tlb for Computer {
 // not global.
 unsafe impl Machine for &'static Computer {
     type Format = X64;
-
-    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
-        self.ram.virt_to_phys(address)
-    }
 
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
         self.cpu().root.store(root.start_address().as_u64(), Relaxed);

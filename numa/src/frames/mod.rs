@@ -33,6 +33,7 @@ mod magazine;
 mod marks;
 mod node;
 mod owned;
+mod page_source;
 mod placing;
 mod policy;
 mod rack;

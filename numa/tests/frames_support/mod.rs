@@ -81,12 +81,14 @@ impl Machine {
         let end = self.ranges.iter().map(|range| range.1).max().unwrap();
         // Bookkeeping lies behind all memory, so that the tests know exactly what is free.
         let bytes = end + 4 * MIB + end / 256;
+        // Heaps want runs aligned to their size where they are mapped, too. Miri has no memory for that.
+        let align = if cfg!(miri) { 4096 } else { 2 * MIB as usize };
         // Not aligned by the layout: the host would touch all of it to clear it.
-        let layout = Layout::from_size_align(bytes as usize + 4096, 16).unwrap();
+        let layout = Layout::from_size_align(bytes as usize + align, 16).unwrap();
         // SAFETY: the size is not 0.
         let block = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
-        let skip = block.as_ptr().align_offset(4096);
-        // SAFETY: there are 4096 bytes more than needed.
+        let skip = block.as_ptr().align_offset(align);
+        // SAFETY: there are so many bytes more than needed.
         let base = unsafe { block.add(skip) };
         let mut ground = Placed { machine: &mut self, next: end };
         let frames: &'static _ = Box::leak(Box::new(Frames::new(Host { base, bytes })));

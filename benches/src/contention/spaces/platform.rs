@@ -31,6 +31,10 @@ unsafe impl Platform for Turns {
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
         self.0.phys_to_virt(addr)
     }
+
+    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
+        self.0.virt_to_phys(address)
+    }
 }
 
 // SAFETY: no CPU translates anything: no TLB has anything to flush.
@@ -59,10 +63,6 @@ unsafe impl Tlb for Turns {
 // SAFETY: no CPU translates anything; the direct map is the simulated machine's.
 unsafe impl Machine for Turns {
     type Format = X64;
-
-    fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
-        self.0.virt_to_phys(address)
-    }
 
     fn load_root(&self, _: PhysFrame) -> SwitchFlushed {
         SwitchFlushed::Yes

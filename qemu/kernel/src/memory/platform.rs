@@ -116,10 +116,6 @@ unsafe impl Tlb for Kernel {
 unsafe impl Machine for Kernel {
     type Format = X64<{ paging::LEVEL_COUNT }>;
 
-    fn virt_to_phys(&self, addr: NonNull<u8>) -> PhysAddr {
-        PhysAddr::new_truncate(addr.addr().get() as u64 - paging::DIRECT_MAP)
-    }
-
     fn paging(&self) -> PagingFeatures {
         features::paging()
     }
