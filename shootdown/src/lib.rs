@@ -113,6 +113,7 @@ mod batch;
 mod broadcast;
 mod completion;
 mod cpu;
+mod deferred;
 mod domain;
 mod domain_id;
 mod fault;
@@ -138,6 +139,7 @@ pub use asid::{Asid, RootLoad};
 pub use batch::Batch;
 pub use completion::{Completion, WakersDue};
 pub use cpu::Lazy;
+pub use deferred::{Deferred, Full};
 pub use domain::Domain;
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
