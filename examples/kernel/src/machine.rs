@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 
-use crate::arch::cpu::MAX_CPUS;
+use crate::arch::cpu::{self, MAX_CPUS};
 use crate::must;
 
 const MAX_RANGES: usize = 32;
@@ -109,7 +109,7 @@ impl Machine {
 
     /// The boot CPU first, the others in the order of the MADT.
     fn find_cpus(&mut self) {
-        let boot = core::arch::x86_64::__cpuid(1).ebx >> 24;
+        let boot = cpu::apic_id();
         (self.apic_ids[0], self.cpu_count) = (boot, 1);
         // SAFETY: the loader's RSDP.
         let tables =

@@ -10,6 +10,7 @@
 mod arch;
 mod lock;
 mod machine;
+#[allow(dead_code, reason = "not every tier needs it")]
 mod paging;
 #[allow(dead_code, reason = "not every tier needs it")]
 mod random;
@@ -22,13 +23,27 @@ mod tier;
 #[path = "work/frames.rs"]
 mod work;
 
-#[cfg(feature = "heap")]
+#[cfg(any(feature = "heap", feature = "shootdown"))]
 mod pages;
 #[cfg(feature = "heap")]
 #[path = "tier/heap.rs"]
 mod tier;
 #[cfg(feature = "heap")]
 #[path = "work/heap.rs"]
+mod work;
+
+#[cfg(feature = "frames-heap")]
+#[path = "tier/frames_heap.rs"]
+mod tier;
+#[cfg(feature = "frames-heap")]
+#[path = "work/frames_heap.rs"]
+mod work;
+
+#[cfg(feature = "shootdown")]
+#[path = "tier/shootdown.rs"]
+mod tier;
+#[cfg(feature = "shootdown")]
+#[path = "work/shootdown.rs"]
 mod work;
 
 #[cfg(feature = "none")]
@@ -82,7 +97,7 @@ extern "sysv64" fn boot_main(start_info: u64) -> ! {
     let (preemptions, cpus) = task::preemptions();
     println!("{preemptions} preemptions; a task ran on {cpus} CPUs");
     // What it is about: without it, nothing was shown.
-    assert!(preemptions > 100 && cpus > 1, "tasks were not preempted");
+    assert!(preemptions > task::ENOUGH && cpus > 1, "tasks were not preempted");
     println!("ok");
     exit(Outcome::Success)
 }

@@ -9,6 +9,8 @@ use crate::arch::interrupts::YIELD;
 
 /// How many tasks there are.
 pub const TASKS: usize = 8;
+/// How many preemptions a run must have had.
+pub const ENOUGH: u32 = 100;
 const STACK: usize = 32 * 1024;
 
 /// A task's number, below [`TASKS`].
@@ -102,6 +104,12 @@ pub fn yield_now() {
 /// Has every task ended?
 pub fn all_are_done() -> bool {
     ALL.iter().all(|task| task.state.load(Ordering::Acquire) == DONE)
+}
+
+/// Says whether a task goes on after `round` rounds of at least `least`: until tasks were preempted often enough.
+#[allow(dead_code, reason = "not every tier needs it")]
+pub fn goes_on(round: usize, least: usize) -> bool {
+    round < least || preemptions().0 < 2 * ENOUGH
 }
 
 /// How often tasks were preempted, and the most CPUs that one of them ran on.

@@ -101,11 +101,11 @@ pub fn end_of_interrupt() {
     with(|apic| unsafe { apic.end_of_interrupt() });
 }
 
-/// Interrupts another CPU.
+/// Interrupts another CPU, by its number.
 #[allow(dead_code, reason = "not every tier needs it")]
-pub fn send(vector: u8, apic_id: u32) {
+pub fn send(vector: u8, index: usize) {
     // SAFETY: the vector has a handler.
-    with(|apic| unsafe { apic.send_ipi(vector, destination(apic_id)) });
+    with(|apic| unsafe { apic.send_ipi(vector, destination(cpu::apic_id_of(index))) });
 }
 
 pub fn send_init(apic_id: u32) {

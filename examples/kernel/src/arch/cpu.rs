@@ -3,6 +3,7 @@
 
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use x2apic::lapic::LocalApic;
 use x86_64::VirtAddr;
@@ -19,6 +20,7 @@ pub struct Cpu {
     index: Cell<u32>,
     /// How many contexts have turned preemption off.
     preemption_off: Cell<u32>,
+    apic_id: AtomicU32,
     /// The task that runs; `None` while the CPU idles.
     pub current: Cell<Option<TaskIndex>>,
     /// Where the CPU idles, while a task runs.
@@ -33,6 +35,7 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
     Cpu {
         index: Cell::new(0),
         preemption_off: Cell::new(0),
+        apic_id: AtomicU32::new(0),
         current: Cell::new(None),
         idle: UnsafeCell::new(Registers::NONE),
         apic: UnsafeCell::new(None),
@@ -47,7 +50,19 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
 pub unsafe fn install(index: usize) {
     let cpu = &CPUS[index];
     cpu.index.set(index as u32);
+    cpu.apic_id.store(apic_id(), Ordering::Relaxed);
     GsBase::write(VirtAddr::from_ptr(cpu));
+}
+
+/// Returns the executing CPU's APIC id, as firmware numbers it.
+pub fn apic_id() -> u32 {
+    core::arch::x86_64::__cpuid(1).ebx >> 24
+}
+
+/// Returns the APIC id of CPU number `index`, which has been installed.
+#[allow(dead_code, reason = "not every tier needs it")]
+pub fn apic_id_of(index: usize) -> u32 {
+    CPUS[index].apic_id.load(Ordering::Relaxed)
 }
 
 /// Returns the executing CPU's number. Unless preemption is off it may be another's right after.

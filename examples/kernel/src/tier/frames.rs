@@ -3,8 +3,7 @@
 use core::ptr::NonNull;
 
 use topomem_numa::frames::{Frames, FramesConfig};
-use topomem_numa::{ApicId, BootAllocator, MemoryMap, MemoryRange, Topology, find_tables};
-use topomem_percpu::{CpuId, Platform};
+use topomem_numa::{ApicId, BootAllocator, CpuId, MemoryMap, MemoryRange, Platform, Topology, find_tables};
 use x86_64::PhysAddr;
 
 use crate::arch::cpu;

@@ -62,8 +62,3 @@ pub fn cpu_offline() {
 }
 
 pub fn interrupt() {}
-
-/// Returns how many pages are free. (For `work`.)
-pub fn free_pages() -> u64 {
-    pages::free_count()
-}

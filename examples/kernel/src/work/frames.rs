@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use topomem_numa::frames::FrameRequest;
-use topomem_percpu::{NodeId, Order, Platform};
+use topomem_numa::{NodeId, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::machine::at;
@@ -12,8 +12,8 @@ use crate::random::Random;
 use crate::tier::{FRAMES, Kernel};
 use crate::{must, println, task};
 
-/// Rounds of each task.
-const ROUNDS: usize = 40_000;
+/// Rounds of each task, at least.
+const ROUNDS: usize = 20_000;
 /// Runs that a task holds at most.
 const HELD: usize = 64;
 
@@ -63,7 +63,7 @@ pub fn begin() {
 pub fn task(index: usize) {
     let mut random = Random::new(index);
     let mut held: [Option<Run>; HELD] = [None; HELD];
-    for round in 0..ROUNDS {
+    for round in (0..).take_while(|&round| task::goes_on(round, ROUNDS)) {
         let place = &mut held[random.below(HELD)];
         if let Some(run) = place.take() {
             check(run, index);

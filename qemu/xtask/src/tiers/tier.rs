@@ -21,10 +21,15 @@ pub(crate) enum Tier {
     Frames,
     /// The heap alone, over the kernel's own pages.
     Heap,
+    /// The heap on the frames, with the kernel's own page tables.
+    FramesHeap,
+    /// Shootdown alone, over the kernel's own page tables and pages.
+    Shootdown,
 }
 
 impl Tier {
-    pub(crate) const ALL: [Self; 3] = [Self::None, Self::Frames, Self::Heap];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::None, Self::Frames, Self::Heap, Self::FramesHeap, Self::Shootdown];
 
     /// Its name: of the feature, and of the file with its wiring.
     pub(crate) const fn name(self) -> &'static str {
@@ -32,6 +37,8 @@ impl Tier {
             Self::None => "none",
             Self::Frames => "frames",
             Self::Heap => "heap",
+            Self::FramesHeap => "frames-heap",
+            Self::Shootdown => "shootdown",
         }
     }
 

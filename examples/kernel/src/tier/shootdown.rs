@@ -1,0 +1,81 @@
+//! Shootdown alone: the page tables are the kernel's own, and so are the frames.
+
+use core::ptr::NonNull;
+
+use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
+use topomem_shootdown::{Invalidation, PageSize, Shootdown, Ticket, Ticks, Tlb, Unresponsive, VirtAddr};
+use x86_64::PhysAddr;
+use x86_64::instructions::tlb;
+
+use crate::arch::{apic, clock, cpu, interrupts};
+use crate::machine::{Machine, at};
+use crate::{must, pages};
+
+pub struct Kernel;
+
+// SAFETY: CPUs have dense numbers of their own; with preemption off only interrupt handlers come between.
+unsafe impl Platform for Kernel {
+    fn current_cpu(&self) -> CpuId {
+        CpuId::new(cpu::index()).unwrap_or(CpuId::BOOT)
+    }
+    fn phys_to_virt(&self, address: PhysAddr) -> NonNull<u8> {
+        NonNull::new(at(address.as_u64())).unwrap_or(NonNull::dangling())
+    }
+    fn disable_migration(&self) {
+        cpu::preemption_off();
+    }
+    fn enable_migration(&self) {
+        cpu::preemption_on();
+    }
+}
+
+// SAFETY: INVLPG and a CR3 write flush what they name, since no page is global; the write to the interrupt
+// controller comes after all stores, and the handler calls the queue.
+unsafe impl Tlb for Kernel {
+    fn flush_page(&self, page: VirtAddr, _: PageSize) {
+        tlb::flush(x86_64::VirtAddr::new_truncate(page.as_u64()));
+    }
+    fn flush_non_global(&self) {
+        tlb::flush_all();
+    }
+    fn flush_all(&self) {
+        tlb::flush_all();
+    }
+    fn send_ipi(&self, to: &CpuSet) {
+        to.iter().for_each(|cpu| apic::send(interrupts::TIER, cpu.index()));
+    }
+    fn now(&self) -> Ticks {
+        Ticks(clock::ticks())
+    }
+    fn patience(&self) -> Ticks {
+        Ticks(20_000_000_000)
+    }
+    fn on_unresponsive(&self, report: Unresponsive) {
+        panic!("{report:?}");
+    }
+}
+
+pub static QUEUE: Shootdown<Kernel> = Shootdown::new(Kernel);
+
+pub fn boot(machine: &Machine) {
+    pages::init(machine);
+}
+
+pub fn cpu_online() {
+    must("shootdown", QUEUE.cpu_online(&Kernel.pin()));
+}
+
+pub fn cpu_offline() {
+    // SAFETY: from here on the CPU touches nothing whose mapping changes.
+    must("shootdown", unsafe { QUEUE.cpu_offline(&Kernel.pin()) });
+}
+
+pub fn interrupt() {
+    QUEUE.on_ipi(&Kernel.pin());
+}
+
+/// Tells all CPUs to forget `page`.
+pub fn forget(pin: &CpuPin, page: u64) -> Ticket<'static, Kernel> {
+    let page = VirtAddr::new_truncate(page);
+    QUEUE.invalidate(pin, QUEUE.kernel(), Invalidation::page(page, PageSize::Size4KiB))
+}
