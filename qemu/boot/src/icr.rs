@@ -32,6 +32,15 @@ impl ApicMode {
         if id < everybody { Ok(ApicAddress(id)) } else { Err(Unreachable { id, mode: self }) }
     }
 
+    /// Returns the name of the mode, as the kernel's records have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            ApicMode::XApic => "xapic",
+            ApicMode::X2Apic => "x2apic",
+        }
+    }
+
     /// Where a destination begins in the register.
     const fn destination_shift(self) -> u32 {
         match self {

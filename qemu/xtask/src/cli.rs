@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::qemu::Apic;
 use crate::topology::MachineOptions;
 
 /// Builds, runs and tests topomem.
@@ -128,6 +129,10 @@ pub(crate) struct EmulationOptions {
     /// QEMU's accelerator
     #[arg(long, value_enum, default_value_t = Accelerator::Tcg)]
     pub(crate) accel: Accelerator,
+    /// How the local APICs are driven; by default x2APIC where there are more than 255 CPUs. TCG has x2APIC in QEMU 9
+    /// and later, which is downloaded if need be
+    #[arg(long, value_enum)]
+    pub(crate) apic: Option<Apic>,
 }
 
 /// What executes the guest's instructions.
@@ -294,13 +299,14 @@ mod tests {
     #[test]
     fn knows_every_option_of_a_run() {
         let line = "xtask qemu --nodes 4 --cpus 8 --memory 4G --distance 0,1=21 1,0=31 --distance 0,2=40 --scenario stress \
-                    --seconds 3 --seed 7 --break shootdown --tlb pcid --json out.json --gdb --icount --accel kvm";
+                    --seconds 3 --seed 7 --break shootdown --tlb pcid --json out.json --gdb --icount --accel kvm --apic x2apic";
         let Command::Qemu(run) = Cli::parse_from(line.split_whitespace()).command else { panic!() };
         assert_eq!((run.machine.nodes, run.machine.cpus, run.machine.distance.len()), (4, 8, 3));
         assert_eq!((run.scenario.seconds, run.scenario.seed), (3, 7));
         assert_eq!(run.scenario.fault.as_deref(), Some("shootdown"));
         assert_eq!(run.scenario.tlb.map(Tlb::name), Some("pcid"));
         assert!(run.emulation.gdb && run.emulation.icount && run.emulation.accel == Accelerator::Kvm);
+        assert_eq!(run.emulation.apic, Some(Apic::X2apic));
     }
 
     #[test]

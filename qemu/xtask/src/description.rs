@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::cli::{Accelerator, EmulationOptions, Levels, ScenarioOptions, Tlb};
-use crate::qemu;
+use crate::qemu::{self, Apic};
 use crate::shell;
 use crate::topology::TopologySpec;
 
@@ -37,6 +37,7 @@ pub(crate) fn describe(
             },
             "tlb": scenario.tlb.map(Tlb::name),
             "icount": emulation.icount,
+            "apic": emulation.apic.map(Apic::name),
             "accel": match emulation.accel {
                 Accelerator::Tcg => "tcg",
                 Accelerator::Kvm => "kvm",
@@ -59,7 +60,7 @@ pub(crate) fn environment(command: &str) -> Map<String, Value> {
             "commit": shell::output("git", &["rev-parse", "HEAD"]),
             "modified": changed.is_some_and(|files| !files.is_empty()),
             "rustc": shell::output("rustc", &["--version"]),
-            "qemu": qemu::version(),
+            "qemu": qemu::version_line(),
         }),
     );
     run.insert(

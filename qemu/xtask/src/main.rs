@@ -35,7 +35,6 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 use error::Error;
-use tools::Tool;
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -54,7 +53,7 @@ fn run(command: Command) -> Result<bool, Error> {
     match command {
         Command::Qemu(arguments) => boot::boot(&arguments),
         Command::Doctor => Ok(tools::doctor()),
-        Command::Prepare => tools::ensure(&Tool::ALL).map(|()| true),
+        Command::Prepare => tools::prepare().map(|()| true),
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Matrix(arguments) => matrix::matrix(&arguments),
         Command::Test(arguments) => test::test(&arguments),

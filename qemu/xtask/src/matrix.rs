@@ -14,7 +14,7 @@ use crate::workspace;
 
 /// How machines are run when nothing else is asked for.
 pub(crate) const PLAIN_EMULATION: EmulationOptions =
-    EmulationOptions { gdb: false, icount: false, accel: Accelerator::Tcg };
+    EmulationOptions { gdb: false, icount: false, accel: Accelerator::Tcg, apic: None };
 
 /// Runs all machines, one line each, and a tally. Did all succeed?
 pub(crate) fn matrix(arguments: &MatrixArgs) -> Result<bool, Error> {
@@ -24,7 +24,7 @@ pub(crate) fn matrix(arguments: &MatrixArgs) -> Result<bool, Error> {
     let mut documents = Vec::new();
     let mut failed = 0;
     for spec in &specs {
-        let (finished, lines) = run_one(&kernel, spec, &arguments.scenario)?;
+        let (finished, lines) = run_one(&kernel, spec, &arguments.scenario, PLAIN_EMULATION)?;
         println!("{}", outcome_line(spec, &finished));
         if !finished.succeeded() {
             failed += 1;
@@ -60,10 +60,10 @@ pub(crate) fn run_one(
     kernel: &Kernel,
     spec: &TopologySpec,
     scenario: &ScenarioOptions,
+    emulation: EmulationOptions,
 ) -> Result<(Finished, Vec<String>), Error> {
     let mut screen = Screen::capturing(format!("{:<18}", spec.name));
-    let finished =
-        qemu::run(Job { kernel, spec, scenario, words: "", emulation: PLAIN_EMULATION }, &mut screen)?;
+    let finished = qemu::run(Job { kernel, spec, scenario, words: "", emulation }, &mut screen)?;
     Ok((finished, screen.into_lines()))
 }
 

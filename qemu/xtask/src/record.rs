@@ -16,6 +16,7 @@ pub(crate) enum Record {
     Cpu(CpuCounters),
     Unresponsive(Unresponsive),
     LeftOut(LeftOut),
+    Running(Running),
     Result(Measurement),
     Distribution(Distribution),
     Absent(Absent),
@@ -35,6 +36,14 @@ pub(crate) enum Record {
     End {
         ok: bool,
     },
+}
+
+/// What runs once all CPUs were started.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Running {
+    pub(crate) cpus: u32,
+    /// How the local APICs are driven.
+    pub(crate) apic: String,
 }
 
 /// The topology that the kernel made of the firmware tables.

@@ -23,6 +23,7 @@ pub(crate) fn sim(arguments: &RunArgs) -> Result<bool, Error> {
     for (option, given) in [
         ("--gdb", emulation.gdb),
         ("--icount", emulation.icount),
+        ("--apic", emulation.apic.is_some()),
         ("--accel kvm", emulation.accel == Accelerator::Kvm),
         ("--module", arguments.scenario.module.is_some()),
         ("--levels 5", arguments.scenario.levels == Levels::Five),
@@ -69,7 +70,7 @@ pub(crate) fn run(
     end.complaints.iter().for_each(|complaint| screen.line(complaint));
     // The simulated machine has less than the description.
     let simulated = TopologySpec { hmat: None, hotplug: None, cxl: Vec::new(), ..spec.clone() };
-    let failures = verdict::failures(&simulated, scenario, &report, &end);
+    let failures = verdict::failures(&simulated, scenario, None, &report, &end);
     Ok(Finished { command: Some(typed), ..report.finish(failures, end.duration) })
 }
 

@@ -3,6 +3,7 @@
 mod machine;
 
 use crate::cli::ScenarioOptions;
+use crate::qemu::Apic;
 use crate::record::Failure;
 use crate::report::Report;
 use crate::topology::TopologySpec;
@@ -14,10 +15,12 @@ const FAILURES_FOUND: i32 = crate::sim_job::FAILURES_FOUND as i32;
 /// The kernel wrote 0x12 to `isa-debug-exit`.
 const PANICKED: i32 = 2 * 0x12 + 1;
 
-/// Failures that the kernel didn't report itself.
+/// Failures that the kernel didn't report itself. `apic` is how the machine's local APICs are driven; a simulated
+/// machine has none.
 pub(crate) fn failures(
     spec: &TopologySpec,
     scenario: &ScenarioOptions,
+    apic: Option<Apic>,
     report: &Report<'_>,
     end: &SessionEnd,
 ) -> Vec<Failure> {
@@ -60,7 +63,29 @@ pub(crate) fn failures(
     if scenario.fault.is_none() {
         failures.extend(topology_failures(spec, report));
     }
+    if let Some(apic) = apic {
+        failures.extend(running_failures(spec, apic, report));
+    }
     failures
+}
+
+/// All CPUs of the machine must run, and their local APICs be driven as the machine's are.
+fn running_failures(spec: &TopologySpec, apic: Apic, report: &Report<'_>) -> Vec<Failure> {
+    let mut found = Vec::new();
+    match report.running() {
+        Some(running) => {
+            if running.cpus != spec.cpu_count() {
+                found.push(format!("{} CPUs run, of {}", running.cpus, spec.cpu_count()));
+            }
+            if running.apic != apic.name() {
+                found.push(format!("the local APICs are driven by {}, not {}", running.apic, apic.name()));
+            }
+        }
+        // A kernel that failed may have had no time to.
+        None if report.ended_ok() == Some(true) => found.push("it did not tell what runs".to_owned()),
+        None => {}
+    }
+    found.into_iter().map(|what| Failure::new(what, "boot")).collect()
 }
 
 /// What the kernel discovered must be the machine that was asked for.
@@ -90,6 +115,7 @@ mod tests {
         r#"{"node":1,"cpus":[2],"ranges":[[67108864,134217728]],"kinds":["Conventional"],"zones":[0,16000,0]}"#,
         r#"],"distances":[[10,20],[20,10]]}"#,
     );
+    const RUNNING: &str = r#"@@{"t":"running","cpus":3,"apic":"xapic"}"#;
     const OK: &str = r#"@@{"t":"end","ok":true}"#;
     const NOT_OK: &str = r#"@@{"t":"end","ok":false}"#;
     const STALE: &str = r#"@@{"t":"failure","what":"stale translation","where":"cpu 1"}"#;
@@ -126,19 +152,32 @@ mod tests {
     fn seen(lines: &[&str], end: &SessionEnd) -> Vec<String> {
         let mut report = Report::new(None);
         lines.iter().for_each(|line| report.line(line, &mut Screen::capturing("")));
-        failures(&machine(), &scenario(None), &report, end).into_iter().map(|failure| failure.what).collect()
+        failures(&machine(), &scenario(None), Some(Apic::Xapic), &report, end)
+            .into_iter()
+            .map(|failure| failure.what)
+            .collect()
     }
 
     #[test]
     fn success_needs_the_last_record_and_the_status() {
         let none: [&str; 0] = [];
-        assert_eq!(seen(&[TOPOLOGY, OK], &exited(33)), none);
+        assert_eq!(seen(&[TOPOLOGY, RUNNING, OK], &exited(33)), none);
         assert_eq!(seen(&[TOPOLOGY], &exited(33)), ["it ended without its last record"]);
-        assert_eq!(seen(&[OK], &exited(33)), ["it did not tell the topology"]);
+        assert_eq!(seen(&[RUNNING, OK], &exited(33)), ["it did not tell the topology"]);
         for status in [0, 1, 35, 37] {
-            assert_eq!(seen(&[TOPOLOGY, OK], &exited(status)).len(), 1, "{status}");
+            assert_eq!(seen(&[TOPOLOGY, RUNNING, OK], &exited(status)).len(), 1, "{status}");
         }
         assert_eq!(seen(&[TOPOLOGY, NOT_OK], &exited(33)).len(), 1);
+    }
+
+    #[test]
+    fn all_cpus_must_run_by_the_local_apics_that_the_machine_has() {
+        let fewer = RUNNING.replace("3", "2");
+        assert_eq!(seen(&[TOPOLOGY, &fewer, OK], &exited(33)), ["2 CPUs run, of 3"]);
+        let other = RUNNING.replace("xapic", "x2apic");
+        let wrong = "the local APICs are driven by x2apic, not xapic";
+        assert_eq!(seen(&[TOPOLOGY, &other, OK], &exited(33)), [wrong]);
+        assert_eq!(seen(&[TOPOLOGY, OK], &exited(33)), ["it did not tell what runs"]);
     }
 
     #[test]
@@ -153,14 +192,22 @@ mod tests {
     fn the_watchdog_names_the_last_line() {
         let mut report = Report::new(None);
         report.line("booting", &mut Screen::capturing(""));
-        let silent =
-            failures(&machine(), &scenario(None), &report, &ended(Ended::Silent(Duration::from_secs(30))));
+        let silent = failures(
+            &machine(),
+            &scenario(None),
+            Some(Apic::Xapic),
+            &report,
+            &ended(Ended::Silent(Duration::from_secs(30))),
+        );
         assert_eq!(silent, [Failure::new("nothing was said for 30 s", "last line: the last")]);
     }
 
     #[test]
     fn the_machine_must_be_discovered_as_it_is() {
         let farther = TOPOLOGY.replace("[10,20]", "[10,21]");
-        assert_eq!(seen(&[&farther, OK], &exited(33)), ["distance 21 from node 0 to node 1, not 20"]);
+        assert_eq!(
+            seen(&[&farther, RUNNING, OK], &exited(33)),
+            ["distance 21 from node 0 to node 1, not 20"]
+        );
     }
 }

@@ -18,7 +18,7 @@ use topomem_stress::Break;
 use x86_64::PhysAddr;
 
 use crate::arch::paging::KernelTables;
-use crate::arch::{apic, clock, features, paging, pic, serial, tlb};
+use crate::arch::{apic, clock, features, paging, pic, serial, tlb, user};
 use crate::log::Json;
 use crate::memory::bring_up::bring_up;
 use crate::memory::firmware;
@@ -98,7 +98,9 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
     let at = start_info;
     // SAFETY: the caller's promise; the entry's tables are active, and show the first GiB.
     let start_info = unsafe { StartInfo::read(at, paging::BOOT_WINDOW) }.map_err(BootError::StartInfo)?;
-    tlb::choose(CommandLine(start_info.command_line()).value("tlb"));
+    let words = CommandLine(start_info.command_line());
+    tlb::choose(words.value("tlb"));
+    user::choose_access_prevention(words.value("smap"));
     let placed = start_info.placed().chain(image());
     let entries = start_info.memory_map();
     let mut early_frames =

@@ -21,8 +21,8 @@ use topomem::{CpuSet, MemoryMap, Topology};
 use topomem_boot::{KernelScenario, Leaves, StartInfo};
 use topomem_stress::{Record, Scenario};
 
-use crate::arch::clock;
 use crate::arch::exit::{self, Outcome};
+use crate::arch::{apic, clock};
 use crate::boot::Booted;
 use crate::boot::command_line::CommandLine;
 use crate::executor::sleep;
@@ -124,7 +124,9 @@ async fn all_up(started: CpuSet) -> bool {
     for cpu in missing.iter() {
         failure(format_args!("{cpu} is not running"), "boot");
     }
-    log!("{} of {} CPUs are up", ipi::running().len(), started.len());
+    let (running, apic) = (ipi::running().len(), apic::mode().name());
+    log!("{running} of {} CPUs are up, by {apic}", started.len());
+    record!("{{\"t\":\"running\",\"cpus\":{running},\"apic\":\"{apic}\"}}");
     missing.is_empty()
 }
 

@@ -1,6 +1,7 @@
 //! What the guests of a boot count.
 
-use crate::cli::{Accelerator, EmulationOptions};
+use crate::cli::EmulationOptions;
+use crate::matrix::PLAIN_EMULATION;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,6 @@ impl Metric {
 
     /// How a machine is emulated that counts this.
     pub(crate) fn emulation(self) -> EmulationOptions {
-        EmulationOptions { gdb: false, icount: self == Self::Instructions, accel: Accelerator::Tcg }
+        EmulationOptions { icount: self == Self::Instructions, ..PLAIN_EMULATION }
     }
 }

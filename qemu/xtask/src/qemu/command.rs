@@ -4,22 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::monitor;
+use super::emulator::{Apic, emulator};
 use super::run::Job;
+use super::{kvm, monitor};
 use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
 use crate::error::Error;
 use crate::programs;
-use crate::shell;
-use crate::topology::{TopologySpec, machine_arguments};
+use crate::topology::{MAX_XAPIC_CPUS, SpecError, TopologySpec, machine_arguments};
 use crate::workspace;
-
-/// The emulator.
-pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
-
-/// First line of `--version`, when the emulator is there.
-pub(crate) fn version() -> Option<String> {
-    Some(shell::output(PROGRAM, &["--version"])?.lines().next()?.to_owned())
-}
 
 /// The whole command of a job.
 pub(super) fn command(job: Job<'_>) -> Result<Command, Error> {
@@ -39,7 +31,12 @@ pub(super) fn command(job: Job<'_>) -> Result<Command, Error> {
         checksum = Some(topomem_boot::checksum(&bytes));
         command.arg("-initrd").arg(file);
     }
-    let line = kernel_command_line(scenario, checksum, words);
+    let words = match emulation.accel {
+        Accelerator::Tcg => words.to_owned(),
+        // A KVM without hardware executes the kernel by an emulator that knows no STAC.
+        Accelerator::Kvm => format!("smap=off {words}"),
+    };
+    let line = kernel_command_line(scenario, checksum, words.trim_end());
     command.arg("-kernel").arg(kernel.elf()).arg("-append").arg(line);
     Ok(command)
 }
@@ -54,16 +51,19 @@ pub(crate) fn machine_command(
     seed: u64,
 ) -> Result<Command, Error> {
     let machine = machine_arguments(spec);
-    let mut command = Command::new(PROGRAM);
+    let apic = apic(spec, emulation)?;
+    let mut command = emulator(apic, emulation.accel)?.command();
     // Without the default devices: no network card, whose option ROM may not be installed, and a faster boot.
     command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args(accelerator(emulation));
     command.arg("-seed").arg(seed.to_string());
-    command.arg("-cpu").arg(spec.cpu.as_deref().unwrap_or(match emulation.accel {
+    let x2apic = if apic == Apic::X2apic { "on" } else { "off" };
+    let model = spec.cpu.as_deref().unwrap_or(match emulation.accel {
         Accelerator::Tcg => "max",
-        Accelerator::Kvm => "host",
-    }));
+        Accelerator::Kvm => kvm::CPU,
+    });
+    command.arg("-cpu").arg(format!("{model},x2apic={x2apic}"));
     command.args(machine.arguments);
     for table in machine.tables {
         let file = write_table(&spec.name, table.signature, &table.body)?;
@@ -72,6 +72,19 @@ pub(crate) fn machine_command(
         command.arg("-acpitable").arg(value);
     }
     Ok(command)
+}
+
+/// How the machine's local APICs are driven: by x2APIC if that was asked for, or if there are CPUs that xAPIC can't
+/// reach. So machines are the same under every QEMU.
+pub(super) fn apic(spec: &TopologySpec, emulation: EmulationOptions) -> Result<Apic, Error> {
+    let cpus = spec.cpu_count();
+    let must = cpus > MAX_XAPIC_CPUS;
+    match emulation.apic {
+        Some(Apic::Xapic) if must => Err(Error::Spec(SpecError::XapicCpus(cpus))),
+        Some(apic) => Ok(apic),
+        None if must => Ok(Apic::X2apic),
+        None => Ok(Apic::Xapic),
+    }
 }
 
 fn accelerator(emulation: EmulationOptions) -> &'static [&'static str] {
@@ -114,8 +127,10 @@ fn write_table(machine: &str, signature: &str, body: &[u8]) -> Result<PathBuf, E
 mod tests {
     use super::*;
     use crate::cli::Levels;
+    use crate::topology::{MachineOptions, Size};
 
-    const TCG: EmulationOptions = EmulationOptions { gdb: false, icount: false, accel: Accelerator::Tcg };
+    const TCG: EmulationOptions =
+        EmulationOptions { gdb: false, icount: false, accel: Accelerator::Tcg, apic: None };
 
     #[test]
     fn the_kernel_is_told_what_to_do() {
@@ -134,6 +149,25 @@ mod tests {
             kernel_command_line(&scenario, Some(26), "-- idle=4"),
             "scenario=stress seconds=3 seed=9 break=magazine module=1a -- idle=4"
         );
+    }
+
+    #[test]
+    fn local_apics_are_as_asked_for_or_as_many_cpus_need_them() {
+        let machine = |cpus| {
+            let options = MachineOptions {
+                nodes: 1,
+                cpus,
+                memory: Size::from_mib(1024),
+                distance: Vec::new(),
+                topology: None,
+            };
+            options.spec(workspace::root()).unwrap()
+        };
+        let asked = |apic| EmulationOptions { apic, ..TCG };
+        assert_eq!(apic(&machine(255), TCG).unwrap(), Apic::Xapic);
+        assert_eq!(apic(&machine(256), TCG).unwrap(), Apic::X2apic);
+        assert_eq!(apic(&machine(1), asked(Some(Apic::X2apic))).unwrap(), Apic::X2apic);
+        assert!(apic(&machine(256), asked(Some(Apic::Xapic))).is_err());
     }
 
     #[test]

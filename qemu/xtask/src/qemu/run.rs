@@ -12,7 +12,7 @@ use crate::symbolize::Symbols;
 use crate::topology::TopologySpec;
 use crate::verdict;
 
-use super::command::command;
+use super::command::{self, command};
 use super::monitor;
 
 /// What to run.
@@ -47,13 +47,14 @@ pub(crate) fn run(job: Job<'_>, screen: &mut Screen) -> Result<Finished, Error> 
     for complaint in &end.complaints {
         screen.line(complaint);
     }
-    let failures = verdict::failures(job.spec, job.scenario, &report, &end);
+    let apic = command::apic(job.spec, job.emulation)?;
+    let failures = verdict::failures(job.spec, job.scenario, Some(apic), &report, &end);
     Ok(Finished { command: Some(typed), ..report.finish(failures, end.duration) })
 }
 
 /// A kernel that waits for gdb may wait forever.
 fn limits(job: &Job<'_>) -> Option<Limits> {
-    let EmulationOptions { gdb, icount, accel } = job.emulation;
+    let EmulationOptions { gdb, icount, accel, .. } = job.emulation;
     // With one host thread and a virtual clock that counts instructions, a guest's second takes many.
     let slowdown = if icount && accel == Accelerator::Tcg { 20 } else { 1 };
     let scenario = Duration::from_secs(u64::from(job.scenario.seconds));

@@ -6,7 +6,7 @@ use super::screen::Screen;
 use super::topology;
 use crate::record::{
     Absent, CpuCounters, DiscoveredTopology, Distribution, Failure, LeftOut, Line, Measurement, NodeCounters,
-    Panic, Progress, Record, TablePiece,
+    Panic, Progress, Record, Running, TablePiece,
 };
 use crate::symbolize::Symbols;
 
@@ -14,6 +14,7 @@ use crate::symbolize::Symbols;
 pub(crate) struct Report<'a> {
     symbols: Option<&'a Symbols>,
     topology: Option<DiscoveredTopology>,
+    running: Option<Running>,
     nodes: Vec<NodeCounters>,
     cpus: Vec<CpuCounters>,
     results: Vec<Measurement>,
@@ -54,6 +55,7 @@ impl<'a> Report<'a> {
         Self {
             symbols,
             topology: None,
+            running: None,
             nodes: Vec::new(),
             cpus: Vec::new(),
             results: Vec::new(),
@@ -94,6 +96,7 @@ impl<'a> Report<'a> {
             )),
             // The log has said it already.
             Record::LeftOut(part) => self.left_out.push(part),
+            Record::Running(running) => self.running = Some(running),
             Record::Result(result) => self.results.push(result),
             Record::Distribution(distribution) => self.distributions.push(distribution),
             Record::Absent(absent) => self.absent.push(absent),
@@ -136,6 +139,11 @@ impl<'a> Report<'a> {
     /// The topology, once the kernel has told it.
     pub(crate) fn topology(&self) -> Option<&DiscoveredTopology> {
         self.topology.as_ref()
+    }
+
+    /// What ran once all CPUs were started, if the kernel told it.
+    pub(crate) fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
     }
 
     /// Failures reported so far.

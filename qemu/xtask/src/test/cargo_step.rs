@@ -140,7 +140,7 @@ mod tests {
         let script = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; \
                       echo 'test result: FAILED. 1 passed; 3 failed; 0 ignored'; exit 101";
         let (tally, output) = follow(&mut shell(script), LIMIT, &mut quiet()).unwrap();
-        assert_eq!(tally, Tally { passed: 3, failed: 3 });
+        assert_eq!(tally, Tally { passed: 3, failed: 3, skipped: 0 });
         assert_eq!(output.len(), 4);
     }
 

@@ -16,7 +16,7 @@ use crate::workspace;
 /// Boots the kernel on the machine; it passes if the run ends as expected.
 pub(super) fn boot(step: &MachineRun, kernel: &Kernel) -> Result<Outcome, Error> {
     let spec = topology::load(workspace::root(), step.topology.as_ref())?;
-    let (finished, output) = run_one(kernel, &spec, &step.scenario)?;
+    let (finished, output) = run_one(kernel, &spec, &step.scenario, step.emulation)?;
     Ok(judge(step, &spec, &finished, output))
 }
 

@@ -31,6 +31,11 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// A step that can't run on this host.
+    fn skipped(reason: String) -> Outcome {
+        Outcome { tally: Tally::SKIPPED, output: vec![reason] }
+    }
+
     /// What keeps a step from running is a failure of the step.
     fn of(outcome: Result<Outcome, Error>) -> Outcome {
         outcome
@@ -95,7 +100,14 @@ impl Report {
     }
 
     fn add(&mut self, step: &Step, outcome: &Outcome, took: Duration) {
-        let verdict = if outcome.tally.failed == 0 { "ok" } else { "FAILED" };
+        let verdict = match outcome.tally {
+            Tally { failed: 1.., .. } => "FAILED",
+            Tally::SKIPPED => "skipped",
+            _ => "ok",
+        };
+        if outcome.tally == Tally::SKIPPED {
+            outcome.output.iter().for_each(|reason| println!("    {reason}"));
+        }
         if outcome.tally.failed > 0 {
             println!("---- everything that {} wrote ----", step.name);
             outcome.output.iter().for_each(|line| println!("{line}"));
@@ -134,6 +146,9 @@ fn selected(arguments: &TestArgs) -> Result<Vec<Step>, Error> {
 
 /// Runs a step.
 fn run(step: &Step, programs: &mut Programs) -> Outcome {
+    if let Some(obstacle) = step.work.obstacle() {
+        return Outcome::skipped(obstacle);
+    }
     let outcome = match &step.work {
         Work::Cargo(command) => cargo_step::run(command, &mut Screen::open()),
         Work::Machine(run) => {

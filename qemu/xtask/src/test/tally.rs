@@ -8,11 +8,14 @@ use std::ops::AddAssign;
 pub(super) struct Tally {
     pub(super) passed: u64,
     pub(super) failed: u64,
+    /// Tests that could not run here, and why is said.
+    pub(super) skipped: u64,
 }
 
 impl Tally {
-    pub(super) const PASSED: Self = Self { passed: 1, failed: 0 };
-    pub(super) const FAILED: Self = Self { passed: 0, failed: 1 };
+    pub(super) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0 };
+    pub(super) const FAILED: Self = Self { passed: 0, failed: 1, skipped: 0 };
+    pub(super) const SKIPPED: Self = Self { passed: 0, failed: 0, skipped: 1 };
 
     /// What a line like `test result: ok. 3 passed; 0 failed; …` says.
     pub(super) fn parse(line: &str) -> Option<Self> {
@@ -20,7 +23,7 @@ impl Tally {
         let count = |name: &str| {
             counts.split("; ").find_map(|part| part.strip_suffix(name)?.trim().parse::<u64>().ok())
         };
-        Some(Self { passed: count(" passed")?, failed: count(" failed")? })
+        Some(Self { passed: count(" passed")?, failed: count(" failed")?, skipped: 0 })
     }
 }
 
@@ -28,12 +31,14 @@ impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.skipped += other.skipped;
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed", self.passed, self.failed)
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 { write!(f, ", {} skipped", self.skipped) } else { Ok(()) }
     }
 }
 
@@ -45,9 +50,9 @@ mod tests {
     fn reads_the_results_of_the_test_harness() {
         let ok =
             "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.60s";
-        assert_eq!(Tally::parse(ok), Some(Tally { passed: 12, failed: 0 }));
+        assert_eq!(Tally::parse(ok), Some(Tally { passed: 12, failed: 0, skipped: 0 }));
         let failed = "test result: FAILED. 33 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(Tally::parse(failed), Some(Tally { passed: 33, failed: 2 }));
+        assert_eq!(Tally::parse(failed), Some(Tally { passed: 33, failed: 2, skipped: 0 }));
         for other in [
             "",
             "running 3 tests",
@@ -63,7 +68,9 @@ mod tests {
     fn adds_up() {
         let mut tally = Tally::PASSED;
         tally += Tally::FAILED;
-        tally += Tally { passed: 3, failed: 0 };
+        tally += Tally { passed: 3, failed: 0, skipped: 0 };
         assert_eq!(tally.to_string(), "4 passed, 1 failed");
+        tally += Tally::SKIPPED;
+        assert_eq!(tally.to_string(), "4 passed, 1 failed, 1 skipped");
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Tier;
-use crate::cli::{Accelerator, EmulationOptions};
 use crate::error::Error;
+use crate::matrix::PLAIN_EMULATION;
 use crate::qemu;
 use crate::session::{self, Ended, Limits};
 use crate::topology;
@@ -12,7 +12,6 @@ use crate::workspace;
 
 /// The machine: four CPUs on two nodes.
 const MACHINE: &str = "two-nodes";
-const EMULATION: EmulationOptions = EmulationOptions { gdb: false, icount: false, accel: Accelerator::Tcg };
 /// It takes seconds; the rest is for a busy host.
 const LIMITS: Limits = Limits { silence: Duration::from_secs(60), total: Duration::from_secs(120) };
 /// QEMU's status if the kernel found nothing wrong, and the last line that it then writes.
@@ -22,7 +21,7 @@ const SUCCESS: (i32, &str) = (33, "ok");
 pub(crate) fn run(tier: Tier) -> Result<(Vec<String>, Option<String>), Error> {
     let image = tier.build()?;
     let spec = topology::load(workspace::root(), MACHINE.as_ref())?;
-    let mut command = qemu::machine_command(&spec, EMULATION, 1)?;
+    let mut command = qemu::machine_command(&spec, PLAIN_EMULATION, 1)?;
     command.arg("-kernel").arg(image);
     let mut lines = Vec::new();
     let end = session::run(command, Some(LIMITS), &mut |line| lines.push(line.to_owned()), &mut || {})?;

@@ -1,9 +1,8 @@
 //! Says what is installed and what is missing.
 
-use std::path::Path;
-
 use super::tool::Tool;
 use crate::bench::linux;
+use crate::qemu;
 use crate::shell;
 
 /// Optional programs, and what they are good for.
@@ -33,9 +32,17 @@ pub(crate) fn doctor() -> bool {
             None => println!("  optional {program:<32} not there; for {purpose}"),
         }
     }
-    match Path::new("/dev/kvm").exists() {
-        true => present("KVM", "/dev/kvm"),
-        false => println!("  optional {:<32} not there; for cargo xtask qemu --accel kvm", "KVM"),
+    for tool in Tool::OPTIONAL {
+        match tool.found() {
+            Some(found) => present(tool.name(), &found),
+            None => println!("  optional {:<32} not there; {}", tool.name(), tool.purpose()),
+        }
+    }
+    match qemu::kvm_obstacle() {
+        None => present("KVM", "/dev/kvm"),
+        Some(obstacle) => {
+            println!("  optional {:<32} {obstacle}; for cargo xtask qemu --accel kvm", "KVM");
+        }
     }
     match linux::downloaded() {
         Some(kernel) => present("Debian's Linux", &kernel.display().to_string()),

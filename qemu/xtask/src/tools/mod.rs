@@ -5,5 +5,5 @@ mod install;
 mod tool;
 
 pub(crate) use doctor::doctor;
-pub(crate) use install::ensure;
+pub(crate) use install::{ensure, obstacle_to_newer_qemu, prepare};
 pub(crate) use tool::{Tool, is_debian, is_root};

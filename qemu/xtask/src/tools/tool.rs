@@ -17,6 +17,8 @@ pub(crate) enum Tool {
     /// For static programs in a Linux guest.
     LinuxTarget,
     Qemu,
+    /// A QEMU whose TCG has x2APIC.
+    NewerQemu,
     Rustfmt,
     Clippy,
     /// Miri, with the nightly toolchain and the library sources that it needs.
@@ -41,11 +43,15 @@ impl Tool {
         Self::Preloaded,
     ];
 
+    /// What some tests do without: they are skipped where it can't be had.
+    pub(crate) const OPTIONAL: [Self; 1] = [Self::NewerQemu];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KernelTarget => "the target x86_64-unknown-none",
             Self::LinuxTarget => "the target x86_64-unknown-linux-musl",
             Self::Qemu => "QEMU for x86-64",
+            Self::NewerQemu => "QEMU 9 or newer",
             Self::Rustfmt => "rustfmt",
             Self::Clippy => "clippy",
             Self::Miri => "Miri on the nightly toolchain",
@@ -63,6 +69,7 @@ impl Tool {
                 "builds the programs of the scenario processes, and what measures Linux for comparisons"
             }
             Self::Qemu => "boots it (cargo xtask sim does without)",
+            Self::NewerQemu => "emulates x2APIC, and so more than 255 CPUs",
             Self::Rustfmt | Self::Clippy => ".ci/run",
             Self::Miri => "cargo xtask test",
             Self::Valgrind => "counts instructions: cargo xtask bench frames and heap, cargo xtask test",
@@ -76,7 +83,8 @@ impl Tool {
         match self {
             Self::KernelTarget => target(kernel::TARGET),
             Self::LinuxTarget => target(linux::TARGET),
-            Self::Qemu => qemu::version(),
+            Self::Qemu => qemu::version_line(),
+            Self::NewerQemu => qemu::newer_line(),
             Self::Valgrind => shell::output("valgrind", &["--version"]),
             Self::Compilers => {
                 shell::output("make", &["--version"])?;
@@ -100,7 +108,7 @@ impl Tool {
         }
     }
 
-    /// The commands that install it.
+    /// The commands that install it. There are none for what this program unpacks by itself.
     pub(crate) fn commands(self) -> Vec<Vec<&'static str>> {
         match self {
             Self::KernelTarget => vec![vec!["rustup", "target", "add", kernel::TARGET]],
@@ -109,6 +117,7 @@ impl Tool {
                 vec!["apt-get", "update"],
                 vec!["apt-get", "install", "--yes", "--no-install-recommends", "qemu-system-x86"],
             ],
+            Self::NewerQemu => Vec::new(),
             Self::Valgrind => vec![
                 vec!["apt-get", "update"],
                 vec!["apt-get", "install", "--yes", "--no-install-recommends", "valgrind"],
@@ -166,6 +175,11 @@ impl Tool {
             Self::Qemu if !is_debian() => {
                 vec![format!("(your system's package manager; {} must be in the PATH)", qemu::PROGRAM)]
             }
+            Self::NewerQemu => vec![
+                "cargo xtask prepare    (on Debian: from its backports, unpacked below cargo's folder)"
+                    .to_owned(),
+                format!("(or a system's {} of version 9 or newer in the PATH)", qemu::PROGRAM),
+            ],
             Self::Valgrind if !is_debian() => {
                 vec!["(your system's package manager; valgrind must be in the PATH)".to_owned()]
             }
@@ -185,6 +199,8 @@ impl Tool {
     /// Why it can't be installed from here, if it can't.
     pub(crate) fn obstacle(self) -> Option<&'static str> {
         match self {
+            Self::NewerQemu if !is_debian() => Some("this is neither Debian nor Ubuntu"),
+            Self::NewerQemu => None,
             Self::Qemu | Self::Valgrind | Self::Compilers | Self::Preloaded if !is_debian() => {
                 Some("this is neither Debian nor Ubuntu")
             }

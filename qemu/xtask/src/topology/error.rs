@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::size::Size;
-use super::spec::{LOCAL_DISTANCE, MAX_CPUS, MAX_NODES, NodeIndex};
+use super::spec::{LOCAL_DISTANCE, MAX_CPUS, MAX_NODES, MAX_XAPIC_CPUS, NodeIndex};
 
 /// Why a machine can't be booted as described.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(crate) enum SpecError {
     TooManyNodesForMemory { nodes: usize, memory: Size },
     /// No CPU, or more than the machine has.
     CpuCount(u32),
+    /// More CPUs than xAPIC reaches, which was asked for.
+    XapicCpus(u32),
     /// CPUs are numbered from 0 without gaps.
     CpuNumber { node: NodeIndex, cpu: u32, count: u32 },
     /// One CPU on two nodes.
@@ -59,6 +61,7 @@ impl fmt::Display for SpecError {
                 write!(f, "{memory} can't be split over {nodes} nodes in whole MiB")
             }
             Self::CpuCount(count) => write!(f, "{count} CPUs: must be 1 to {MAX_CPUS}"),
+            Self::XapicCpus(count) => write!(f, "{count} CPUs: xAPIC reaches {MAX_XAPIC_CPUS}, x2APIC all"),
             Self::CpuNumber { node, cpu, count } => {
                 write!(f, "node {node}: CPU {cpu} of {count}: CPUs are numbered from 0 without gaps")
             }

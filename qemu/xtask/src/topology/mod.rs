@@ -18,4 +18,4 @@ pub(crate) use firmware::ranges as physical_ranges;
 pub(crate) use options::MachineOptions;
 pub(crate) use qemu_args::machine_arguments;
 pub(crate) use size::Size;
-pub(crate) use spec::TopologySpec;
+pub(crate) use spec::{MAX_XAPIC_CPUS, TopologySpec};

@@ -6,8 +6,10 @@ use super::size::Size;
 /// Number of a node, as QEMU and the firmware tables (proximity domain) count it.
 pub(crate) type NodeIndex = usize;
 
-/// QEMU's q35 has no more CPUs without x2APIC, which TCG lacks.
-pub(crate) const MAX_CPUS: u32 = 255;
+/// What topomem supports.
+pub(crate) const MAX_CPUS: u32 = topomem_numa::MAX_CPUS as u32;
+/// An xAPIC message can name no more: 255 means all.
+pub(crate) const MAX_XAPIC_CPUS: u32 = 255;
 /// What topomem supports.
 pub(crate) const MAX_NODES: usize = 64;
 /// Distance of a node to itself, by the ACPI specification.

@@ -8,7 +8,7 @@ use super::firmware::ranges;
 use super::options::MachineOptions;
 use super::qemu_args::machine_arguments;
 use super::size::Size;
-use super::spec::TopologySpec;
+use super::spec::{MAX_CPUS, TopologySpec};
 
 #[derive(Parser)]
 struct Line {
@@ -45,7 +45,7 @@ fn refuses_options_that_make_no_machine() {
     assert_eq!(options("--nodes 0"), Err(SpecError::NodeCount(0)));
     assert_eq!(options("--nodes 65"), Err(SpecError::NodeCount(65)));
     assert_eq!(options("--cpus 0"), Err(SpecError::CpuCount(0)));
-    assert_eq!(options("--cpus 256"), Err(SpecError::CpuCount(256)));
+    assert_eq!(options(&format!("--cpus {}", MAX_CPUS + 1)), Err(SpecError::CpuCount(MAX_CPUS + 1)));
     assert_eq!(options("--memory 16M"), Err(SpecError::TooLittleMemory(Size::from_mib(16))));
     let unknown = SpecError::UnknownNode { node: 2, nodes: 2 };
     assert_eq!(options("--distance 0,2=20"), Err(unknown));

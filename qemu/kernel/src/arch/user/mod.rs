@@ -15,7 +15,7 @@ mod entry;
 mod floating_point;
 mod state;
 
-pub use access::{allow_access, enable_access_prevention};
+pub use access::{allow_access, choose_access_prevention, enable_access_prevention};
 pub use copy::{UserFault, load, read, recover, write};
 pub use entry::{UserMode, enable_system_calls};
 pub use floating_point::{FLOATING_POINT_BYTES, FloatingPoint};

@@ -62,7 +62,7 @@ fn legend(plan: &Plan, rows: &[Row], pooled: &[Pooled]) -> Vec<String> {
 
 /// On what the plot's latencies were measured.
 fn subtitle(linux: Option<&Linux>) -> String {
-    let emulator = qemu::version().unwrap_or_else(|| qemu::PROGRAM.to_owned());
+    let emulator = qemu::version_line().unwrap_or_else(|| qemu::PROGRAM.to_owned());
     // Without the packager's addition.
     let emulator = emulator.split(" (").next().unwrap_or_default().replace("emulator version ", "");
     let commit = shell::output("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_default();
