@@ -12,6 +12,8 @@ use crate::Topology;
 const NAME: &str = "boot allocations";
 /// ISA DMA reaches no higher: boot data stays out of that little memory while there is other.
 const DMA_END: PhysAddr = PhysAddr::new_truncate(16 << 20);
+/// Devices with 32 address bits reach no higher: of a node's memory, boot data takes what is above first.
+const DMA32_END: PhysAddr = PhysAddr::new_truncate(4 << 30);
 
 /// Why the boot allocator gave nothing. The map is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +53,13 @@ impl fmt::Display for BootAllocError {
 
 impl core::error::Error for BootAllocError {}
 
-/// Hands out whole frames of the map, lowest first, on the wanted node or the nearest that has
-/// room, and notes them in the map as the region "boot allocations".
+/// Hands out whole frames of the map, on the wanted node or the nearest that has room, and notes them in the
+/// map as the region "boot allocations".
 ///
 /// It is the only way to the map while it lives, so nobody sees memory as free that it gave away;
 /// [`BootAllocator::finish`] ends it and gives back the map for the frame allocator. There is no
-/// way to free. Memory below 16 MiB is used last, the first 1 MiB never.
+/// way to free. On each node it uses memory above 4 GiB before other memory, since some devices reach only
+/// that, and the lowest of either first. Memory below 16 MiB is used last, the first 1 MiB never.
 ///
 /// ```
 /// use topomem_numa::{BootAllocator, MemoryMap, MemoryRange, NodeId, Topology};
@@ -126,7 +129,10 @@ impl<'a> BootAllocator<'a> {
         let nearest = self.topology.nearest(node);
         let found = [DMA_END, PhysAddr::zero()]
             .into_iter()
-            .find_map(|floor| nearest.iter().find_map(|&wanted| fit(floor, wanted)))
+            .find_map(|floor| {
+                let on_node = |&wanted| fit(DMA32_END, wanted).or_else(|| fit(floor, wanted));
+                nearest.iter().find_map(on_node)
+            })
             .ok_or(BootAllocError::Exhausted { node, bytes, align })?;
         self.map.reserve(found, NAME).map_err(BootAllocError::MapFull)?;
         Ok(found.start)
@@ -179,6 +185,18 @@ mod tests {
         assert_eq!(next(), Err(BootAllocError::Exhausted { node: NodeId::ZERO, bytes: 16 * MIB, align: 1 }));
         assert_eq!(boot.alloc(15 * MIB, 1, NodeId::ZERO), Ok(PhysAddr::new(MIB)));
         assert_eq!(boot.pieces().count(), 0);
+    }
+
+    #[test]
+    fn leaves_devices_the_memory_that_they_reach() {
+        const GIB: u64 = 1 << 30;
+        let (topology, mut map) = (Topology::new(), map());
+        map.add_usable(MemoryRange::from_bounds(4 * GIB, 4 * GIB + 32 * MIB).unwrap()).unwrap();
+        let mut boot = BootAllocator::new(&mut map, &topology);
+        let below = boot.alloc_below(MIB, 1, NodeId::ZERO, PhysAddr::new(GIB));
+        assert_eq!(below, Ok(PhysAddr::new(16 * MIB)));
+        let mut next = || boot.alloc(20 * MIB, 1, NodeId::ZERO).map(|start| start.as_u64() / MIB);
+        assert_eq!([next(), next()], [Ok(4096), Ok(17)], "the second does not fit above");
     }
 
     #[test]
