@@ -1,6 +1,6 @@
 //! `cargo xtask qemu`: one machine, one scenario.
 
-use crate::cli::RunArgs;
+use crate::cli::{RunArgs, ScenarioOptions};
 use crate::description::describe;
 use crate::error::Error;
 use crate::kernel::{Kernel, Variant};
@@ -41,11 +41,7 @@ pub(crate) fn conclude(
     mut run: Finished,
     screen: &mut Screen,
 ) -> Result<bool, Error> {
-    if let Some(fault) = &arguments.scenario.fault
-        && run.succeeded()
-    {
-        run.failures.push(Failure::new(format!("the fault {fault} went unnoticed"), "oracle"));
-    }
+    run.failures.extend(unnoticed(&arguments.scenario, &run));
     report::summary(&run).iter().for_each(|line| screen.line(line));
     if let Some(path) = &arguments.json {
         let description = describe(command, spec, &arguments.scenario, arguments.emulation);
@@ -59,6 +55,12 @@ pub(crate) fn conclude(
             .line(&format!("{n} failed: {}, seed {}, {seconds:.1} s", spec.name, arguments.scenario.seed)),
     }
     Ok(run.succeeded())
+}
+
+/// The failure of a run with a fault that nothing showed.
+pub(crate) fn unnoticed(scenario: &ScenarioOptions, run: &Finished) -> Option<Failure> {
+    let fault = scenario.fault.as_ref().filter(|_| run.succeeded())?;
+    Some(Failure::new(format!("the fault {fault} went unnoticed"), "oracle"))
 }
 
 /// Shows what failed. Was there anything?

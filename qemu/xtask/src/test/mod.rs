@@ -36,10 +36,17 @@ impl Outcome {
         Outcome { tally: Tally::SKIPPED, output: vec![reason] }
     }
 
-    /// What keeps a step from running is a failure of the step.
+    /// What keeps a step from running is a failure of the step, and so is that it ran no test: a name that was
+    /// changed, say, and is asked for no longer.
     fn of(outcome: Result<Outcome, Error>) -> Outcome {
-        outcome
-            .unwrap_or_else(|error| Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] })
+        match outcome {
+            Ok(Outcome { tally, mut output }) if tally == Tally::default() => {
+                output.push("no test ran".to_owned());
+                Outcome { tally: Tally::FAILED, output }
+            }
+            Ok(outcome) => outcome,
+            Err(error) => Outcome { tally: Tally::FAILED, output: vec![format!("error: {error}")] },
+        }
     }
 }
 
@@ -162,4 +169,19 @@ fn run(step: &Step, programs: &mut Programs) -> Outcome {
         Work::Sim(run) => programs.simulation().and_then(|program| machine_step::simulate(run, program)),
     };
     Outcome::of(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_without_a_test_fails() {
+        let outcome = |tally| Outcome::of(Ok(Outcome { tally, output: Vec::new() }));
+        assert_eq!(outcome(Tally::default()).tally, Tally::FAILED);
+        assert_eq!(outcome(Tally::default()).output, ["no test ran"]);
+        assert_eq!(outcome(Tally::PASSED).tally, Tally::PASSED);
+        assert_eq!(outcome(Tally::SKIPPED).tally, Tally::SKIPPED);
+        assert_eq!(Outcome::of(Err(Error::OnlyUnderQemu("x"))).tally, Tally::FAILED);
+    }
 }
