@@ -36,6 +36,7 @@ pub(crate) fn install() -> Result<(), Error> {
         return Err(missing("it comes from Debian's backports, and this is neither Debian nor Ubuntu"));
     }
     let source = source().ok_or_else(|| missing("apt knows no source of a Debian release"))?;
+    println!("    downloading it from {}, to be unpacked; it is not installed", source.release());
     // A folder of its own, so that a download that broke off leaves nothing behind.
     let unpacking = workspace::target_folder().join(format!("qemu-backports-{}", std::process::id()));
     let result = unpack(&source, &unpacking);
