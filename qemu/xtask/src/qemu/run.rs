@@ -56,9 +56,16 @@ pub(crate) fn run(job: Job<'_>, screen: &mut Screen) -> Result<Finished, Error> 
 fn limits(job: &Job<'_>) -> Option<Limits> {
     let EmulationOptions { gdb, icount, accel, .. } = job.emulation;
     // With one host thread and a virtual clock that counts instructions, a guest's second takes many.
-    let slowdown = if icount && accel == Accelerator::Tcg { 20 } else { 1 };
+    let slowdown = match accel {
+        Accelerator::Tcg if icount => 20,
+        Accelerator::Tcg => 1,
+        // Without hardware it emulates, one instruction at a time.
+        Accelerator::Kvm => 4,
+    };
     let scenario = Duration::from_secs(u64::from(job.scenario.seconds));
-    let silence = Duration::from_secs(60) * slowdown;
-    let total = (scenario * 4 + Duration::from_secs(120)) * slowdown;
+    // The firmware starts all CPUs before the kernel says a word.
+    let firmware = Duration::from_millis(500) * job.spec.cpu_count();
+    let silence = (Duration::from_secs(60) + firmware) * slowdown;
+    let total = (scenario * 4 + Duration::from_secs(120) + firmware) * slowdown;
     (!gdb).then_some(Limits { silence, total })
 }
