@@ -1,33 +1,33 @@
-//! How much work one call may do that has no bound of its own.
+//! Bounds on the work of a call without a bound of its own.
 
-/// Units of work that are left: about the time that it takes to free a frame.
+/// Units of work left: each about the time to free a frame.
 #[derive(Debug)]
 pub(crate) struct Budget {
     left: u64,
 }
 
 impl Budget {
-    /// So many units.
+    /// Returns a budget of `units` units.
     pub const fn of(units: u64) -> Budget {
         Budget { left: units }
     }
 
-    /// No bound.
+    /// Returns a budget without a bound.
     pub const fn unlimited() -> Budget {
         Budget { left: u64::MAX }
     }
 
-    /// Has all of it been used?
+    /// Returns whether the budget is used up.
     pub const fn is_spent(&self) -> bool {
         self.left == 0
     }
 
-    /// Uses `units`, or what is left.
+    /// Uses `units`, or the rest of the budget.
     pub const fn spend(&mut self, units: u64) {
         self.left = self.left.saturating_sub(units);
     }
 
-    /// Lets `work` use up to `units` of it, and returns what `work` does.
+    /// Lets `work` use up to `units` of the budget, and returns the result of `work`.
     pub fn within<T>(&mut self, units: u64, work: impl FnOnce(&mut Budget) -> T) -> T {
         let mut part = Budget::of(units.min(self.left));
         self.left -= part.left;
@@ -36,7 +36,8 @@ impl Budget {
         result
     }
 
-    /// Lets `work` use up to half of it: the first part of work whose second costs as much.
+    /// Lets `work` use up to half of the budget: for the first part of a task whose second part
+    /// costs as much.
     pub fn within_half<T>(&mut self, work: impl FnOnce(&mut Budget) -> T) -> T {
         self.within(self.left.div_ceil(2), work)
     }

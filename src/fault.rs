@@ -1,46 +1,47 @@
-//! One rule of virtual memory broken on purpose, to show that the tests would notice.
+//! Injected faults: each breaks one rule of virtual memory, to show that the tests notice.
 
 #[cfg(feature = "fault-injection")]
 use core::sync::atomic::{AtomicU8, Ordering};
 
-/// A mistake to make in the changes of address spaces; each was made by some kernel, or tempts.
+/// A mistake to inject into the changes of address spaces. Each was made by some kernel, or is
+/// tempting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 #[allow(clippy::enum_variant_names, reason = "one mistake is a page fault's")]
 pub enum Fault {
-    /// A fault puts a copy in the place of a shared page, and tells no TLB of it.
+    /// A page fault replaces a shared page by a copy without flushing TLBs.
     CowWithoutFlush = 1,
-    /// The frame of zeros that all spaces share is mapped with the permission to write.
+    /// The frame of zeros shared by all spaces is mapped writable.
     ZeroPageWritable,
-    /// A fault looks at the page's region before it claims the page's entry, and does not look again: the
+    /// A page fault looks at the page's region before claiming the page's entry, and not again. The
     /// page may have been unmapped meanwhile.
     FaultAfterUnmap,
     /// A write to a shared page gets the frame itself, as if no other space had it.
     ReuseWithSharer,
-    /// A fork takes the permission to write from shared pages, and tells no TLB of it.
+    /// A fork makes shared pages read-only without flushing TLBs.
     ForkWithoutFlush,
-    /// [`madvise`](crate::AddressSpace::madvise) frees pages that are given up, and tells no TLB of it.
+    /// [`madvise`](crate::AddressSpace::madvise) frees discarded pages without flushing TLBs.
     DontNeedWithoutFlush,
-    /// [`mprotect`](crate::AddressSpace::mprotect) tells no TLB of what is not permitted any more.
+    /// [`mprotect`](crate::AddressSpace::mprotect) removes permissions without flushing TLBs.
     MprotectWithoutFlush,
-    /// A move claims its generation after it has released its entries: a change of the new place may be
-    /// complete before TLBs have forgotten the old place (CVE-2018-18281).
+    /// A move claims its generation after releasing its entries. A change of the new place may then
+    /// complete before TLBs have dropped the old place (CVE-2018-18281).
     MremapFlushLate,
-    /// [`move_pages`](crate::AddressSpace::move_pages) takes pages from programs, tells no TLB of it, and copies
-    /// them at once.
+    /// [`move_pages`](crate::AddressSpace::move_pages) takes pages from programs without flushing
+    /// TLBs, and copies them at once.
     MigrateWithoutFlush,
-    /// A page of a [`MemoryObject`](crate::object::MemoryObject) counts as clean when it is written back, though
-    /// its mappings still permit writes: what is written afterwards makes it dirty no more.
+    /// A page of a [`MemoryObject`](crate::object::MemoryObject) counts as clean when written back,
+    /// although its mappings still permit writes. Later writes do not make the page dirty.
     LostDirtyBit,
-    /// A page that a program uses first shows what its frame held before.
+    /// A newly used page shows the former contents of its frame.
     UnzeroedMemory,
-    /// The addresses of a range of kernel memory are handed out again before every CPU has acknowledged that they
-    /// were unmapped.
+    /// The addresses of a range of kernel memory are reused before every CPU has acknowledged their
+    /// unmapping.
     RangesReusedEarly,
 }
 
-/// For which part of the patience of a shootdown's waiter a context stops where a fault leaves a gap: a
-/// millisecond or so.
+/// The fraction of [`Tlb::patience`](topomem_shootdown::Tlb::patience) for which a context stops in
+/// the gap left by a fault: about a millisecond.
 #[cfg(feature = "fault-injection")]
 const GAP: u64 = 1024;
 
@@ -54,7 +55,7 @@ impl FaultCell {
         FaultCell(AtomicU8::new(0))
     }
 
-    /// Relaxed: a switch on its own.
+    /// Sets the fault. Relaxed: the switch orders nothing else.
     pub(crate) fn set(&self, fault: Option<Fault>) {
         self.0.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
     }
@@ -63,7 +64,7 @@ impl FaultCell {
         self.0.load(Ordering::Relaxed) == fault as u8
     }
 
-    /// Lets other CPUs into the gap that a fault leaves.
+    /// Lets remote CPUs into the gap left by a fault.
     pub(crate) fn gap(platform: &impl crate::Machine) {
         let begun = platform.now();
         while platform.now().since(begun).0 < platform.patience().0 / GAP {
@@ -72,7 +73,7 @@ impl FaultCell {
     }
 }
 
-/// No fault, and no code for one.
+/// The absence of faults, without code.
 #[cfg(not(feature = "fault-injection"))]
 pub(crate) struct FaultCell;
 

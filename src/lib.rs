@@ -1,15 +1,31 @@
 //! topomem: an async, per-CPU, NUMA-aware memory service for SMP kernels.
 //!
-//! A kernel supplies one zero-sized type that implements [`Platform`], [`Tlb`] and [`Machine`]:
-//! which CPU runs, the direct map, how to flush and interrupt, how to load a page table. It gets
-//! NUMA topology from firmware's tables, a frame allocator and a slab heap with per-CPU magazines,
-//! page tables that lock by 2 MiB, address spaces, and a lock-free TLB shootdown. Every change
-//! of a page table returns a ticket ([`Unmapping`]) that can be awaited, blocked on or left to the
-//! service task, and that owns the frames until no CPU can reach them.
+//! A kernel supplies a zero-sized type implementing [`Platform`], [`Tlb`] and [`Machine`]: the
+//! current CPU, the direct map, flushes and interrupts, and the loading of page tables. In return
+//! the kernel gets NUMA topology from firmware's tables, a frame allocator and a slab heap with
+//! per-CPU magazines, page tables locked by 2 MiB, address spaces, and a lock-free TLB shootdown.
+//! Every change of a page table returns a ticket ([`Unmapping`]). The ticket can be awaited,
+//! blocked on or left to the service task, and owns the frames until no CPU can reach them.
+//!
+//! ```
+//! use topomem::sim::Sim;
+//! use topomem::{CpuId, FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+//!
+//! let sim = Sim::builder().cpus(2).memory(64 << 20).build()?; // in place of a kernel's machine
+//! let service = sim.boot_service()?;
+//! sim.on(CpuId::BOOT, |pin| -> Result<(), Box<dyn std::error::Error>> {
+//!     let space = service.create_space(pin)?;
+//!     let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+//!     space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+//!     space.unmap(pin, page)?.wait(pin); // the frame is free, and no CPU can reach it
+//!     Ok(())
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Wiring
 //!
-//! The README shows all of it, and is compiled with the documentation's tests.
+//! The README shows the whole wiring, and is compiled with the documentation's tests.
 #![no_std]
 
 #[cfg(any(test, feature = "sim"))]

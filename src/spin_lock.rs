@@ -7,16 +7,16 @@ use core::ops::{Deref, DerefMut};
 use topomem_percpu::Platform;
 use topomem_percpu::sync::atomic::{AtomicBool, Ordering};
 
-/// A value that one context at a time uses, for a short time of a stated bound.
+/// A value used by a single context at a time, for a short time with a stated bound.
 ///
-/// Unlike `spin::Mutex`, its waiters spin through the platform's own relax, which answers
-/// shootdowns. Not for interrupt handlers.
+/// Unlike `spin::Mutex`, waiters spin through the platform's own `relax`, which serves shootdowns.
+/// Not for interrupt handlers.
 pub(crate) struct SpinLock<T> {
     held: AtomicBool,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: `held` lets one context at a time reach the value.
+// SAFETY: `held` lets only one context at a time reach the value.
 unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
@@ -30,7 +30,7 @@ impl<T> SpinLock<T> {
         SpinLock { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
-    /// The value, once nobody else uses it.
+    /// Waits until the lock is free, and locks it.
     pub fn lock(&self, platform: &impl Platform) -> SpinGuard<'_, T> {
         loop {
             if let Some(guard) = self.try_lock() {
@@ -42,7 +42,7 @@ impl<T> SpinLock<T> {
         }
     }
 
-    /// The value, if nobody uses it now.
+    /// Locks the lock if it is free.
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
         // Acquire pairs with the Release in the guard's drop.
         if self.held.swap(true, Ordering::Acquire) { None } else { Some(SpinGuard { lock: self }) }
@@ -92,7 +92,7 @@ mod tests {
 
     static LOCK: SpinLock<u32> = SpinLock::new(7);
 
-    /// A CPU whose lock's holder gets on only when it relaxes.
+    /// A CPU whose lock's holder proceeds only when the CPU relaxes.
     struct Waiting;
 
     // SAFETY: a lock asks neither for the CPU nor for memory.

@@ -1,4 +1,4 @@
-//! Many changes, one round of interrupts.
+//! Batches: many changes, one round of interrupts.
 
 use core::fmt;
 
@@ -12,17 +12,35 @@ use super::unmapping::Unmapping;
 use crate::Machine;
 use crate::page_table::{Changed, MovedRegions, Protection};
 
-/// Changes of one address space's page tables that other CPUs are told of together.
+/// Changes of a single address space's page tables, announced to remote CPUs together.
 ///
-/// The page tables change at once, and each change is recorded at once: tickets of later changes, by any
-/// CPU, wait for it where they have to. CPUs are told at [`Batch::issue`]. A dropped batch issues and
-/// detaches: a change is never forgotten.
+/// The page tables change at once, and each change is recorded at once: tickets of later changes,
+/// by any CPU, wait for the changes of an open batch if they have to. CPUs are told at
+/// [`Batch::issue`]. A dropped batch issues and detaches: no change is ever forgotten.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+///
+/// let space = service.create_space(pin)?;
+/// let page = |address| PageRange::page(VirtAddr::new_truncate(address), PageSize::Size4KiB);
+/// for address in [0x40_0000, 0x80_0000] {
+///     space.map(pin, page(address), FrameRequest::frame(), Protection::USER_DATA)?;
+/// }
+/// let mut batch = space.batch(pin);
+/// batch.unmap(page(0x40_0000))?;
+/// batch.unmap(page(0x80_0000))?;
+/// batch.issue().wait(pin); // one round of interrupts for both
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[must_use = "TLBs are told of the changes when the batch is issued"]
 pub struct Batch<'s, 'p, P: Machine> {
     core: &'s SpaceCore<P>,
     pin: &'p CpuPin,
     records: topomem_shootdown::Batch<'s, P>,
-    /// All changes; what the last one made stale.
+    /// All changes; the stale translations of the last change.
     changed: Changed,
 }
 
@@ -32,22 +50,22 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
         Batch { core, pin, records, changed: Changed::NOTHING }
     }
 
-    /// As [`AddressSpace::unmap`](super::AddressSpace::unmap).
+    /// Unmaps pages like [`AddressSpace::unmap`](super::AddressSpace::unmap).
     ///
     /// # Errors
     ///
-    /// [`UnmapError`]; the batch is as before.
+    /// As for [`AddressSpace::unmap`](super::AddressSpace::unmap); the batch is unchanged then.
     #[inline]
     pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
         let records = &mut self.records;
         self.core.clear(self.pin, range, &mut self.changed, |changed| record_change(records, range, changed))
     }
 
-    /// As [`AddressSpace::protect`](super::AddressSpace::protect).
+    /// Changes a protection like [`AddressSpace::protect`](super::AddressSpace::protect).
     ///
     /// # Errors
     ///
-    /// [`ProtectError`]; the batch is as before.
+    /// As for [`AddressSpace::protect`](super::AddressSpace::protect); the batch is unchanged then.
     #[inline]
     pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
         let records = &mut self.records;
@@ -55,12 +73,12 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
         self.core.reprotect(self.pin, range, protection, &mut self.changed, record)
     }
 
-    /// As [`AddressSpace::remap`](super::AddressSpace::remap). Pages of the new place must not be
-    /// used before the batch is complete.
+    /// Moves pages like [`AddressSpace::remap`](super::AddressSpace::remap). Pages of the new place
+    /// must not be used before the batch is complete.
     ///
     /// # Errors
     ///
-    /// [`RemapError`]; the batch is as before.
+    /// As for [`AddressSpace::remap`](super::AddressSpace::remap); the batch is unchanged then.
     pub fn remap(&mut self, from: PageRange, to: VirtAddr) -> Result<(), RemapError> {
         let records = &mut self.records;
         let moved = self.core.relocate(self.pin, from, to, MovedRegions::default(), |mut changed, new| {
@@ -78,7 +96,8 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
         Ok(())
     }
 
-    /// Tells the TLBs: this CPU's at once, the others' by one round of interrupts.
+    /// Announces all changes: to this CPU's TLB at once, to the remote CPUs by a single round of
+    /// interrupts.
     pub fn issue(mut self) -> Unmapping<'s, P> {
         self.take()
     }
@@ -89,7 +108,7 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     }
 }
 
-/// Records what the last change, of pages of `range`, has made stale.
+/// Records the stale translations of the last change, of pages of `range`.
 #[inline]
 pub(crate) fn record_change<P: Machine>(
     records: &mut topomem_shootdown::Batch<'_, P>,

@@ -1,4 +1,4 @@
-//! The end of a space in the context of its last user.
+//! Closing a space in the context of its last user.
 
 use core::fmt;
 use core::future::Future;
@@ -13,34 +13,36 @@ use super::{AddressSpace, SpaceKind};
 use crate::Machine;
 use crate::budget::Budget;
 
-/// What one step does at most, in leaves given up and frames freed: a fraction of a millisecond.
+/// Greatest work of a step, in leaves and frames freed: a fraction of a millisecond.
 const STEP: u64 = 1 << 13;
 
-/// Is there more to do?
+/// Whether more work is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Done,
     More,
 }
 
-/// The end of an address space, which [`AddressSpace::close`] has begun.
+/// The end of an address space, begun by [`AddressSpace::close`].
 ///
-/// It may be waited for ([`Closing::wait`]), awaited, or dropped: then the service task does the rest.
+/// The caller may wait ([`Closing::wait`]), await, or drop the future. A drop leaves the rest to
+/// the service task.
 #[must_use = "futures do nothing unless polled"]
 pub struct Closing<P: Machine> {
-    /// `None` once nothing is left to do, or the service task does it.
+    /// `None` if nothing is left to do, or the service task does the rest.
     space: Option<AddressSpace<P>>,
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Takes a user space apart in the caller's context, so that its memory is free when the future is ready; a
-    /// drop leaves that to the service task.
+    /// Dismantles a user space in the caller's context: its memory is free when the future is
+    /// ready. A drop of the future leaves the rest to the service task.
     ///
-    /// If a CPU has the space active still, be it lazy, or another context is at work on the space, the future is
-    /// ready at once, and the service task does the rest. The kernel's space stays as it is.
+    /// If a CPU still has the space active, even lazily, or another context is at work on the
+    /// space, the future is ready at once, and the service task does the rest. The kernel's space
+    /// stays unchanged.
     ///
-    /// Each poll does a bounded amount of work, a fraction of a millisecond. All polls together cost some 30
-    /// instructions for each page that is mapped, and a look at each entry of each table.
+    /// Each poll does a bounded amount of work, a fraction of a millisecond. Cost of all polls
+    /// together: some 30 instructions for each mapped page, and a look at each entry of each table.
     ///
     /// # Example
     ///
@@ -65,7 +67,8 @@ impl<P: Machine> AddressSpace<P> {
 }
 
 impl<P: Machine> Closing<P> {
-    /// Waits until the space is gone, or left to the service task. Answers other CPUs' shootdowns meanwhile.
+    /// Waits until the space is gone, or left to the service task. Serves remote CPUs' shootdowns
+    /// meanwhile.
     pub fn wait(mut self, pin: &CpuPin) {
         while self.step(pin) == Step::More {
             if let Some(space) = &self.space {
@@ -74,25 +77,25 @@ impl<P: Machine> Closing<P> {
         }
     }
 
-    /// Does one part of what is left.
+    /// Does a part of the remaining work.
     fn step(&mut self, pin: &CpuPin) -> Step {
         let Some(core) = self.space.as_ref().map(|space| space.core) else { return Step::Done };
-        // Only this handle could have a CPU join, so an idle space stays idle.
+        // Only this handle could let a CPU join, so an idle space stays idle.
         if core.kind == SpaceKind::User && core.domain().is_idle() {
             let collected = core.take_apart(pin, &mut Budget::of(STEP));
             if collected.more && !collected.waiting {
                 return Step::More;
             }
             if !collected.waiting {
-                // Its end is noted here, and for no task.
+                // The end is noted here, without a task.
                 mem::forget(self.space.take());
-                // Release pairs with the Acquire in `MemoryService::bury`.
+                // Release pairs with the Acquire in `MemoryService::bury_if`.
                 core.abandoned.store(true, Ordering::Release);
                 core.service.bury_one(pin, core);
                 return Step::Done;
             }
         }
-        // Dropped, it is the service task's.
+        // Dropped, the space belongs to the service task.
         self.space = None;
         Step::Done
     }

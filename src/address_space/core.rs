@@ -1,5 +1,5 @@
-//! What an address space is made of, in frames of its own: its address never changes, as the
-//! shootdown queue demands of a domain that CPUs have active.
+//! The state of an address space, in frames of its own. Its address never changes, as required by
+//! the shootdown queue for a domain active on CPUs.
 
 use core::fmt;
 use core::ptr;
@@ -26,16 +26,17 @@ use crate::retire::{Parked, RetireList};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
 
-/// What one CPU counts and remembers of a space. Others may read and write it, too.
+/// Counts and hints of a CPU about a space. Remote CPUs may read and write them, too.
 #[derive(Debug)]
 pub(crate) struct CpuShare {
-    /// 4 KiB pages mapped less those unmapped, modulo 2^64.
+    /// 4 KiB pages mapped less pages unmapped, modulo 2^64.
     pub mapped: AtomicU64,
-    /// Faults that were answered without a pager.
+    /// Page faults handled without a pager.
     pub minor_faults: AtomicU64,
-    /// Faults that had to wait for a pager.
+    /// Page faults with a wait for a pager.
     pub major_faults: AtomicU64,
-    /// The page below which the next free pages of the CPU's part are looked for; 0: at its end.
+    /// The page below which to search the next free pages of the CPU's part; 0 for the end of the
+    /// part.
     pub search_below: AtomicU64,
 }
 
@@ -54,50 +55,51 @@ pub(crate) struct SpaceCore<P: Machine> {
     pub service: &'static MemoryService<P>,
     pub table: PageTable<P::Format>,
     pub kind: SpaceKind,
-    /// What may be mapped.
+    /// The pages allowed to be mapped.
     pub bounds: Pages,
-    /// A user space's; the kernel's is the shootdown queue's own.
+    /// The domain of a user space; the kernel's belongs to the shootdown queue.
     own_domain: Domain,
-    /// Batches that nobody waits for.
+    /// Retired batches without a waiting context.
     pub retired: SpinLock<RetireList>,
-    /// What each CPU counts and remembers of it, in frames behind it.
+    /// The counts and hints of each CPU, in frames behind the space.
     pub per_cpu: &'static [CachePadded<CpuShare>],
-    /// Where regions that may be anywhere are placed.
+    /// The placement of regions without a fixed place.
     pub layout: SpaceLayout,
-    /// How many pages a stack has at most.
+    /// Greatest number of pages of a stack.
     pub stack_limit: AtomicU64,
-    /// The stack that has grown last.
+    /// The most recently grown stack.
     pub grown_stack: GrownStack,
-    /// How faults are answered.
+    /// The policy of page faults.
     pub fault_policy: FaultPolicy,
-    /// On which nodes the frames of its pages are.
+    /// The nodes of the pages' frames.
     pub policy: SpacePolicy,
     /// The end of the program's heap.
     pub program_break: ProgramBreak,
-    /// What regions have beside what their ids say.
+    /// The records of regions, with their attributes beyond their ids.
     pub records: Records<P>,
-    /// Its handle is gone: it is freed once no CPU has it active.
+    /// True if the handle is gone: the space is freed when no CPU has it active.
     pub abandoned: AtomicBool,
-    /// Abandoned, it maps nothing any more.
+    /// True if the space is abandoned and maps nothing any more.
     pub dismantled: AtomicBool,
-    /// An unmap may have left empty tables that no sweep has seen.
+    /// True if an unmap may have left empty tables not yet seen by a sweep.
     pub(super) emptied: AtomicBool,
-    /// The page where the next sweep for empty tables goes on.
+    /// The page to continue the next sweep for empty tables from.
     pub(super) sweep_from: AtomicU64,
-    /// Groups of empty tables that were unlinked, and that page walkers may still find.
+    /// Number of groups of unlinked empty tables still visible to page walkers.
     pub unlinked: AtomicU32,
-    /// The pages whose empty tables stay, if there are some: the first, and the one behind the last.
+    /// The pages whose empty tables stay, if any: the first page, and the page behind the last.
     pub spared_tables: [AtomicU64; 2],
-    /// The next space of the service's list; governed by that list's lock.
+    /// The next space of the service's list, governed by the list's lock.
     pub next: AtomicPtr<SpaceCore<P>>,
-    /// Contexts that look at it by way of that list, in which it stays meanwhile.
+    /// Number of contexts visiting the space through the list; the space stays in the list
+    /// meanwhile.
     pub visitors: AtomicU32,
-    /// The first of its own frames, and their order.
+    /// The first of the space's own frames, and their order.
     frame: PhysFrame,
     order: Order,
 }
 
-/// Where what each CPU has of a space begins, behind the space's bookkeeping.
+/// The offset of the CPUs' counts and hints behind the space's bookkeeping.
 const fn per_cpu_offset<P: Machine>() -> usize {
     size_of::<SpaceCore<P>>().next_multiple_of(align_of::<CachePadded<CpuShare>>())
 }
@@ -122,8 +124,8 @@ impl<P: Machine> SpaceCore<P> {
             Err(error) => return Err((error, table)),
         };
         let place = frames.platform().phys_to_virt(frame.start_address()).cast::<SpaceCore<P>>();
-        // SAFETY: the run is ours alone until `give_back`, long enough for as many, and the offset is a
-        // multiple of their alignment.
+        // SAFETY: the caller owns the run until `give_back`. The run has room for `cpus` shares,
+        // and the offset is a multiple of their alignment.
         let per_cpu = unsafe {
             let shares = place.cast::<u8>().add(per_cpu_offset::<P>()).cast::<CachePadded<CpuShare>>();
             (0..cpus).for_each(|cpu| shares.add(cpu).write(CachePadded::new(CpuShare::new())));
@@ -155,19 +157,20 @@ impl<P: Machine> SpaceCore<P> {
             frame,
             order,
         };
-        // SAFETY: the run is ours alone, large enough, and aligned to its size; it is given
-        // back only by `give_back`, whose caller has the last reference.
+        // SAFETY: the caller owns the run, which is large enough and aligned to its size. The run
+        // is given back only by `give_back`, whose caller has the last reference.
         unsafe {
             place.write(core);
             Ok(place.as_ref())
         }
     }
 
-    /// Frees the space's own frames; how many that is.
+    /// Frees the space's own frames, and returns their number.
     ///
     /// # Safety
     ///
-    /// Nobody uses `core` any more, its tables and frames have been freed, and its records forgotten.
+    /// Nothing uses `core` any more, its tables and frames have been freed, and its records
+    /// forgotten.
     pub unsafe fn give_back(core: *const SpaceCore<P>, frames: &Frames<P>, pin: &CpuPin) -> u64 {
         // SAFETY: the caller's promise.
         unsafe { (*core).records.free((*core).service, pin) };
@@ -178,7 +181,7 @@ impl<P: Machine> SpaceCore<P> {
         order.frames()
     }
 
-    /// The domain that CPUs hear of its changes through.
+    /// Returns the domain used to announce the space's changes.
     #[inline]
     pub fn domain(&self) -> &Domain {
         match self.kind {
@@ -194,24 +197,24 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// `range` by page numbers, where it lies in what may be mapped.
+    /// Returns the page numbers of `range` if all of its pages may be mapped.
     #[inline]
     pub fn check(&self, range: PageRange) -> Option<Pages> {
         let pages = pages_of(range);
         (self.bounds.first <= pages.first && pages.last <= self.bounds.last).then_some(pages)
     }
 
-    /// Records in the domain's log what `changed` has made stale; `None` if nothing was. For a cursor's
-    /// `record`, which is called with the changed entries still locked.
+    /// Records the stale translations of `changed` in the domain's log, or returns `None` if none
+    /// are stale. For a cursor's `record`, called with the changed entries still locked.
     #[inline(always)]
     pub fn record(&self, changed: &Changed) -> Option<ChangeRecord<'_>> {
         let invalidation = invalidation_of(changed)?;
         Some(self.service.shootdown().record(self.domain(), invalidation))
     }
 
-    /// Clears `range`, adds to `changed` what that was, and has it recorded by `record` with the
-    /// entries still locked.
-    // Always: what is recorded then stays in registers.
+    /// Clears `range`, adds the change to `changed`, and lets `record` record it with the entries
+    /// still locked.
+    // Always inlined: recorded values stay in registers.
     #[inline(always)]
     pub fn clear<T>(
         &self,
@@ -240,9 +243,9 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Gives `range` another protection, adds to `changed` what that was, and has it recorded as
-    /// [`SpaceCore::clear`] does.
-    // Always: what is recorded then stays in registers.
+    /// Gives `range` another protection, adds the change to `changed`, and lets `record` record it
+    /// as [`SpaceCore::clear`] does.
+    // Always inlined: recorded values stay in registers.
     #[inline(always)]
     pub fn reprotect<T>(
         &self,
@@ -276,10 +279,10 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Moves what is mapped in `from` to the pages from `to` on, and has it recorded by `record`, which
-    /// also gets the pages of the new place, with the entries of both places still locked.
+    /// Moves the mappings in `from` to the pages from `to` on, and lets `record` record the move.
+    /// `record` also gets the pages of the new place, with the entries of both places still locked.
     ///
-    /// If `left` says so, the pages of the old place still belong to regions.
+    /// The pages of the old place keep belonging to regions if `left` returns regions.
     pub fn relocate<T>(
         &self,
         pin: &CpuPin,
@@ -319,9 +322,9 @@ impl<P: Machine> SpaceCore<P> {
         moved
     }
 
-    /// Changes what `pages` are to be as `rewrite` says, adds to `changed` what that was, and records it.
-    /// Returns the record, and where the change ended.
-    // Always: as `PageTable::rewrite_at_once`.
+    /// Changes `pages` as decided by `rewrite`, adds the change to `changed`, and records it.
+    /// Returns the record, and the end of the change.
+    // Always inlined, like `PageTable::rewrite_at_once`.
     #[inline(always)]
     pub fn rewrite<R: Rewrite>(
         &self,
@@ -336,9 +339,9 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// [`SpaceCore::rewrite`] in the usual case. Else changes nothing, and returns `None`: the caller then
-    /// calls [`SpaceCore::rewrite_slowly`].
-    // Always: as `PageTable::rewrite_at_once`.
+    /// Rewrites like [`SpaceCore::rewrite`] in the usual case. Otherwise changes nothing and
+    /// returns `None`: the caller then calls [`SpaceCore::rewrite_slowly`].
+    // Always inlined, like `PageTable::rewrite_at_once`.
     #[inline(always)]
     pub fn rewrite_at_once<R: Rewrite>(
         &self,
@@ -355,7 +358,7 @@ impl<P: Machine> SpaceCore<P> {
         outcome
     }
 
-    /// [`SpaceCore::rewrite`], for any pages and whatever it takes.
+    /// Rewrites like [`SpaceCore::rewrite`], for any pages and at any cost.
     #[inline(never)]
     pub fn rewrite_slowly<R: Rewrite>(
         &self,
@@ -384,8 +387,9 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Answers an access to the page of `neighbours` as `decide` says, and maps these if that maps it; adds to
-    /// `changed` what that made stale, and records it. Calls `answered` once, with the page's entry still claimed.
+    /// Handles an access to the page of `neighbours` as decided by `decide`, and maps the
+    /// neighbours if the page becomes mapped. Adds the stale translations to `changed`, and records
+    /// them. Calls `answered` once, with the page's entry still claimed.
     pub fn resolve<E>(
         &self,
         pin: &CpuPin,
@@ -418,7 +422,7 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Cuts the leaves above the level `to` that `pages` touches. No translation changes.
+    /// Cuts the leaves above the level `to` touched by `pages`. No translation changes.
     pub fn cut_leaves(&self, pin: &CpuPin, pages: Pages, to: Level) -> Result<(), AllocError> {
         let mut reserve = Reserve::new(self.service.frames(), pin);
         loop {
@@ -429,14 +433,14 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Has each CPU dropped what was changed in `pages` before? Waits for nothing, so that it may be asked with
-    /// the pages claimed: then no further change comes in between.
+    /// Returns whether each CPU has flushed the earlier changes of `pages`. Never waits, and may be
+    /// called with the pages claimed: then no further change comes in between.
     pub fn is_quiet(&self, pin: &CpuPin, pages: Pages) -> bool {
         let range = range_of_pages(pages);
         self.service.shootdown().pending_in(pin, self.domain(), range).is_complete()
     }
 
-    /// Clears the one page `page` of `level`, adds to `changed` what that was, and records it.
+    /// Clears the page `page` of `level`, adds the change to `changed`, and records it.
     pub fn clear_page(
         &self,
         pin: &CpuPin,
@@ -463,7 +467,7 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Gives the one page `page` of `level` another protection, adds to `changed` what that was, and
+    /// Gives the page `page` of `level` another protection, adds the change to `changed`, and
     /// records it.
     pub fn reprotect_page(
         &self,
@@ -477,10 +481,10 @@ impl<P: Machine> SpaceCore<P> {
         self.table.reprotect_page(self.service.tables(pin), page, level, protection, changed, record)
     }
 
-    /// Returns what the pinned CPU counts and remembers of the space.
+    /// Returns the pinned CPU's counts and hints about the space.
     #[inline]
     pub fn of_cpu(&self, pin: &CpuPin) -> &CpuShare {
-        // A CPU that firmware did not name has the boot CPU's: all of it may be shared.
+        // A CPU not named by firmware uses the boot CPU's: they may be shared.
         self.per_cpu.get(pin.cpu().index()).unwrap_or(&self.per_cpu[0])
     }
 
@@ -496,13 +500,13 @@ impl<P: Machine> SpaceCore<P> {
         self.note_emptied();
     }
 
-    /// How many 4 KiB pages are mapped through the space.
+    /// Returns the number of 4 KiB pages mapped through the space.
     pub fn mapped(&self) -> u64 {
-        // A page may be mapped on one CPU and unmapped on another: only the sum means something.
+        // A page may be mapped on one CPU and unmapped on another: only the sum is meaningful.
         self.per_cpu.iter().fold(0, |sum, cpu| sum.wrapping_add(cpu.mapped.load(Ordering::Relaxed)))
     }
 
-    /// Notes that tables may be empty now.
+    /// Notes possibly empty tables.
     pub fn note_emptied(&self) {
         // Relaxed: a hint.
         if !self.emptied.load(Ordering::Relaxed) {
@@ -510,21 +514,21 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Keeps `parked` until its request is done, with nobody waiting.
+    /// Keeps `parked` until its request is done, without a waiting context.
     pub fn park(&self, parked: Parked) {
         let frames = self.service.frames();
         self.retired.lock(frames.platform()).park(frames, parked);
     }
 
-    /// How many frames wait for their invalidation with nobody waiting for it.
+    /// Returns the number of retired frames without a waiting context.
     pub fn retired_frames(&self) -> u64 {
         self.retired.lock(self.service.platform()).frame_count(self.service.frames())
     }
 
-    /// Frees what is done, as far as `budget` goes.
+    /// Frees batches with complete requests, as far as `budget` allows.
     ///
-    /// Also for contexts that interrupted another use of this space on the same CPU: a list
-    /// that is in use is left alone.
+    /// Also for contexts in the middle of an interrupted use of the space on the same CPU: a list
+    /// in use is skipped.
     pub fn collect(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let frames = self.service.frames();
         let is_done = |request| self.service.shootdown().is_done(self.domain(), request);
@@ -545,7 +549,7 @@ impl<P: Machine> SpaceCore<P> {
             };
             // The lock is not held while frames are freed.
             drop(list);
-            // SAFETY: the request that named them is done.
+            // SAFETY: the request naming the frames is done.
             collected.freed += unsafe { done.retired.free_within(frames, self.service.walks(), pin, budget) };
             if done.retired.is_empty() {
                 // Release pairs with the Acquire in `has_unlinked`.
@@ -561,18 +565,18 @@ impl<P: Machine> SpaceCore<P> {
         if !rest.is_empty() {
             collected.more |= budget.is_spent();
             collected.waiting |= !budget.is_spent();
-            // Its lock was free above: no context that this one interrupted holds it.
+            // The lock was free above: no context interrupted by this one holds it.
             self.retired.lock(frames.platform()).put_back(frames, rest);
         }
         collected
     }
 }
 
-/// Why pages were not moved.
+/// The reason why pages were not moved.
 #[derive(Debug)]
 pub(crate) enum Unmoved {
     Refused(RemapError),
-    /// A page is of a region that was not expected ([`MovedRegions::expects`]).
+    /// A page belongs to an unexpected region ([`MovedRegions::expects`]).
     Changed,
 }
 
@@ -583,7 +587,7 @@ impl From<RemapError> for Unmoved {
 }
 
 impl Unmoved {
-    /// The error of a move of `from` that expected nothing.
+    /// Returns the error of a move of `from` without expectations.
     pub fn refused(self, from: PageRange) -> RemapError {
         match self {
             Unmoved::Refused(error) => error,
@@ -595,21 +599,21 @@ impl Unmoved {
     }
 }
 
-/// What TLBs and page walkers have to forget.
+/// Returns the translations to flush from TLBs and page walkers.
 #[inline(always)]
 pub(crate) fn invalidation_of(changed: &Changed) -> Option<Invalidation> {
     let invalidation = Invalidation::pages(range_of(changed.stale?, changed.smallest));
     Some(if changed.retired.tables.is_empty() { invalidation } else { invalidation.with_tables_freed() })
 }
 
-/// What has been freed, and what is left to free.
+/// The frames freed, and the work left.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Collected {
-    /// 4 KiB frames freed.
+    /// Number of 4 KiB frames freed.
     pub freed: u64,
-    /// Something waits for other CPUs, or was in use.
+    /// True if some work waits for remote CPUs, or was in use.
     pub waiting: bool,
-    /// The budget did not suffice.
+    /// True if the budget did not suffice.
     pub more: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What page tables say, as people read it.
+//! Page tables in a form for people.
 
 use core::fmt;
 use core::ops::ControlFlow;
@@ -9,31 +9,42 @@ use super::AddressSpace;
 use crate::Machine;
 use crate::page_table::{Cache, Found, Leaf, Ownership, Pages, Privilege};
 
-/// A space's page tables: a line for each range of pages that are mapped alike, or reserved alike.
+/// A space's page tables: a line for each range of pages with equal mappings, or with equal
+/// reservations.
 pub struct TableDump<'a, P: Machine> {
     space: &'a AddressSpace<P>,
     pin: &'a CpuPin,
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Returns what the space's page tables say, for people: ranges of pages, what they permit, whose their
-    /// frames are, and whether these follow each other. It is made when it is written, by a look at each entry.
+    /// Returns the space's page tables in a form for people: ranges of pages, their permissions,
+    /// the owners of their frames, and whether the frames are contiguous. The text is made when
+    /// written, with a look at each entry.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// println!("{}", space.dump(pin));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn dump<'a>(&'a self, pin: &'a CpuPin) -> TableDump<'a, P> {
         TableDump { space: self, pin }
     }
 }
 
-/// Pages that are alike.
+/// Consecutive pages with equal states.
 struct Run {
     pages: Pages,
     found: Found,
-    /// How many pages the last entry covers.
+    /// Number of pages covered by the last entry.
     size: u64,
 }
 
 impl Run {
-    /// Takes in `part` if it goes on so.
+    /// Extends the run by `part` if `found` continues it.
     fn extend(&mut self, part: Pages, found: Found) -> bool {
         let alike = match (self.found, found) {
             (Found::Reserved(region), Found::Reserved(other)) => region == other,
@@ -92,7 +103,8 @@ impl<P: Machine> fmt::Display for TableDump<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let core = self.space.core();
         let mut rest = Some(core.bounds);
-        // Nothing is written with a claim held: the writer may use memory that it serves.
+        // Nothing is written with a claim held: the writer may use memory served by the claimed
+        // tables.
         while let Some(pages) = rest.take() {
             let mut run: Option<Run> = None;
             core.table.visit(core.service.tables(self.pin), pages, |part, found| {

@@ -1,4 +1,4 @@
-//! Why an operation on an address space was refused. Nothing has changed after each.
+//! Errors of operations on address spaces. Each error leaves the space unchanged.
 
 use core::fmt;
 
@@ -7,44 +7,44 @@ use topomem_percpu::Order;
 use topomem_shootdown::{PageRange, PageRangeError, PageSize, VirtAddr};
 use x86_64::structures::paging::PhysFrame;
 
-/// Why a range was not mapped.
+/// The reason why a range was not mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapError {
-    /// The range leaves the part of the address space that may be mapped here: for a user
-    /// space the lower half, for the kernel's its window.
+    /// The range leaves the part of the address space allowed for mappings: the lower half in a
+    /// user space, the window in the kernel's.
     OutsideSpace(PageRange),
     /// The page at `page` is mapped.
     AlreadyMapped {
-        /// The first such page.
+        /// The first mapped page.
         page: VirtAddr,
-        /// What it is mapped to.
+        /// The frame the page is mapped to.
         frame: PhysFrame,
     },
     /// The page at `page` is not mapped, but belongs to a region.
     Reserved {
-        /// The first page of the range that is not free.
+        /// The first reserved page of the range.
         page: VirtAddr,
     },
     /// `frame` is no multiple of `size`.
     MisalignedFrame {
         /// The frame given.
         frame: PhysFrame,
-        /// The page size that the range asks for.
+        /// The page size of the range.
         size: PageSize,
     },
-    /// The last of the `pages` frames from `first` on, of 4 KiB each, has an address of more bits than
-    /// the machine's page walkers read ([`Machine::paging`](crate::Machine::paging)).
+    /// The last of the `pages` frames from `first` on, of 4 KiB each, has an address with more bits
+    /// than the machine's page walkers read ([`Machine::paging`](crate::Machine::paging)).
     BeyondPhysicalMemory {
         /// The first frame.
         first: PhysFrame,
-        /// How many frames there were to be.
+        /// Number of frames to map.
         pages: u64,
-        /// The bits of a physical address.
+        /// Number of bits of a physical address.
         bits: u8,
     },
-    /// The machine has no pages of that size ([`Machine::paging`](crate::Machine::paging)).
+    /// The machine has no pages of this size ([`Machine::paging`](crate::Machine::paging)).
     Unsupported(PageSize),
-    /// The range asks for pages of 1 GiB, which a space owns only by promotion.
+    /// The range asks for pages of 1 GiB, which a space owns only after promotion.
     TooLargeToOwn(PageRange),
     /// `page` is no multiple of `size`.
     MisalignedPage {
@@ -53,11 +53,11 @@ pub enum MapError {
         /// The page size given.
         size: PageSize,
     },
-    /// The request is for runs of another order than the range's pages.
+    /// The request's order differs from the order of the range's pages.
     WrongOrder {
-        /// The request's.
+        /// The order of the request.
         given: Order,
-        /// The pages'.
+        /// The order of the pages.
         needed: Order,
     },
     /// A kernel-only protection in a user space, or a user protection in the kernel's.
@@ -100,13 +100,12 @@ impl fmt::Display for MapError {
 
 impl core::error::Error for MapError {}
 
-/// Why a range was not unmapped.
+/// The reason why a range was not unmapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnmapError {
-    /// The range leaves the part of the address space that may be mapped here.
+    /// The range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
-    /// A large page had to be split, or pages shared their frames, and there was no frame for the table or
-    /// to note the shares in.
+    /// No frame was left to split a large page, or to list the shares of pages with shared frames.
     OutOfFrames(AllocError),
 }
 
@@ -121,14 +120,14 @@ impl fmt::Display for UnmapError {
 
 impl core::error::Error for UnmapError {}
 
-/// Why a range's protection was not changed.
+/// The reason why a range's protection was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtectError {
-    /// The range leaves the part of the address space that may be mapped here.
+    /// The range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
     /// A kernel-only protection in a user space, or a user protection in the kernel's.
     WrongPrivilege,
-    /// A large page had to be split, and there was no frame for the table.
+    /// No frame for a table was left to split a large page.
     OutOfFrames(AllocError),
 }
 
@@ -144,26 +143,26 @@ impl fmt::Display for ProtectError {
 
 impl core::error::Error for ProtectError {}
 
-/// Why a range was not moved.
+/// The reason why a range was not moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemapError {
-    /// A range leaves the part of the address space that may be mapped here.
+    /// A range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
-    /// There is no range of that length and page size at the new place.
+    /// No range of the same length and page size exists at the new place.
     Target(PageRangeError),
-    /// The new place overlaps the old one.
+    /// The new place overlaps the old place.
     Overlap {
         /// The old place.
         from: PageRange,
-        /// Where the new one starts.
+        /// The start of the new place.
         to: VirtAddr,
     },
     /// The page of the new place at this address is mapped.
     AlreadyMapped(VirtAddr),
-    /// A page of `size` in the old place cannot stand at the new one: the two differ by no
-    /// multiple of it.
+    /// A page of `size` in the old place does not fit the new place: the distance is no multiple of
+    /// its size.
     WouldSplit {
-        /// Where the new place starts.
+        /// The start of the new place.
         to: VirtAddr,
         /// The size of the page.
         size: PageSize,
@@ -189,31 +188,32 @@ impl fmt::Display for RemapError {
 
 impl core::error::Error for RemapError {}
 
-/// Why the frames of a range were not shared.
+/// The reason why the frames of a range were not shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShareError {
     /// The two spaces belong to different services.
     OtherService,
-    /// The range leaves the part of the address space that may be mapped.
+    /// The range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
-    /// The range asks for pages of 1 GiB, which are not shared.
+    /// The range asks for pages of 1 GiB, which cannot be shared.
     TooLarge(PageRange),
-    /// There is no range of that length and page size at the new place.
+    /// No range of the same length and page size exists at the new place.
     Target(PageRangeError),
     /// Nothing is mapped at this address of the range.
     NotMapped(VirtAddr),
     /// The page at `page` has another size than the range's pages.
     OtherSize {
-        /// The first such page.
+        /// The first page with another size.
         page: VirtAddr,
-        /// Its size.
+        /// The size of the page.
         size: PageSize,
     },
-    /// The frame at this address of the range is borrowed, and so not the space's to share.
+    /// The frame at this address of the range is borrowed, and therefore not the space's to share.
     Borrowed(VirtAddr),
-    /// The frame at this address of the range is shared by as many leaves as can be counted: copy it.
+    /// The frame at this address of the range has the greatest countable number of holders: copy
+    /// the frame instead.
     Full(VirtAddr),
-    /// The pages at the new place were not mapped, or there was no frame to list the shares in.
+    /// The pages at the new place were not mapped, or no frame was left to list the shares.
     Map(MapError),
 }
 
@@ -241,37 +241,38 @@ impl fmt::Display for ShareError {
 
 impl core::error::Error for ShareError {}
 
-/// Why a range was not promoted.
+/// The reason why a range was not promoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromoteError {
-    /// The range leaves the part of the address space that may be mapped here.
+    /// The range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
-    /// The page-table format or the machine ([`Machine::paging`](crate::Machine::paging)) has no pages
-    /// of that size.
+    /// The page-table format or the machine ([`Machine::paging`](crate::Machine::paging)) has no
+    /// pages of this size.
     Unsupported(PageSize),
     /// Nothing is mapped at this address.
     NotMapped(VirtAddr),
-    /// `page`, where a large page would start, is mapped to a frame that is not aligned to it.
+    /// `page`, the start of a large page, is mapped to a frame not aligned to the large page's
+    /// size.
     MisalignedFrame {
         /// The page.
         page: VirtAddr,
-        /// What it is mapped to.
+        /// The frame the page is mapped to.
         frame: PhysFrame,
     },
-    /// `page` is mapped to another frame than the one that follows those of the pages before it.
+    /// `page` is mapped to a frame not following the frames of the preceding pages.
     NotContiguous {
-        /// The first such page.
+        /// The first page out of order.
         page: VirtAddr,
-        /// What it is mapped to.
+        /// The frame the page is mapped to.
         frame: PhysFrame,
     },
-    /// The page at this address has another protection than those before it, or belongs to another region,
-    /// or only one of them owns its frame.
+    /// The page at this address differs from the preceding pages in protection, region, or the
+    /// ownership of frames.
     Differs(VirtAddr),
-    /// The page at this address shares its frame with other mappings, or did.
+    /// The page at this address shares its frame with another mapping, or did.
     Shared(VirtAddr),
-    /// The page at this address must not be in a TLB in two sizes, as would be for a moment: on
-    /// x86, an executable one.
+    /// The page at this address must not be in a TLB in two sizes, as it would be for a moment: on
+    /// x86, an executable page.
     OneSizeOnly(VirtAddr),
     /// No frame for the regions of the large pages.
     OutOfFrames(AllocError),
@@ -300,12 +301,12 @@ impl fmt::Display for PromoteError {
 
 impl core::error::Error for PromoteError {}
 
-/// Why no address space was created.
+/// The reason why no address space was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreateError {
-    /// The kernel's own space is not there yet.
+    /// The kernel's own space does not exist yet.
     NoKernelSpace,
-    /// No frame for its root or its bookkeeping.
+    /// No frame for the root or the bookkeeping.
     OutOfFrames(AllocError),
 }
 

@@ -1,4 +1,4 @@
-//! The `x86_64` crate's flags of an entry, and what they are here.
+//! The `x86_64` crate's entry flags, and their equivalents.
 
 use core::fmt;
 
@@ -9,20 +9,20 @@ use super::Translation;
 use super::layout::SpaceKind;
 use crate::page_table::{Access, Cache, Privilege, Protection, Reach};
 
-/// Why flags are no [`Protection`].
+/// The reason why flags are not a valid [`Protection`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlagsError {
-    /// `PRESENT` is missing: here an entry is a mapping or empty.
+    /// `PRESENT` is missing. Entries are either mappings or empty.
     NotPresent,
     /// `WRITABLE` without `NO_EXECUTE`.
     WriteExecute,
     /// `GLOBAL` in a user space.
     Global,
-    /// The table flags would narrow what the page's own flags permit; tables here permit
-    /// everything, and a page's own entry decides.
+    /// The table flags would narrow the permissions of the page's own flags. Tables permit
+    /// everything; only a page's own entry decides.
     NarrowTables(PageTableFlags),
-    /// Flags that mean nothing here: software bits (topomem has its own), and bit 7 of a 4 KiB
-    /// page (its memory type).
+    /// Flags without a meaning: software bits (topomem has its own), and bit 7 of a 4 KiB page (its
+    /// memory type).
     Unknown(PageTableFlags),
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for FlagsError {
 
 impl core::error::Error for FlagsError {}
 
-/// The flags of what was found.
+/// Returns the flags of a translation.
 pub(super) fn flags_of(found: &Translation) -> PageTableFlags {
     let protection = found.leaf.protection;
     let mut flags = PageTableFlags::PRESENT;
@@ -60,10 +60,10 @@ pub(super) fn flags_of(found: &Translation) -> PageTableFlags {
     flags
 }
 
-/// What `flags` permit to a page of `size` in a space of `kind`: the inverse of [`flags_of`], but
-/// that `NO_CACHE` alone, which says no more, is uncached and not write combining.
+/// Returns the protection of `flags` for a page of `size` in a space of `kind`. The inverse of
+/// [`flags_of`], except for `NO_CACHE` alone, which means uncached instead of write combining.
 ///
-/// `ACCESSED` and `DIRTY` are the hardware's, and ignored.
+/// `ACCESSED` and `DIRTY` belong to the hardware, and are ignored.
 pub(super) fn protection_of(
     flags: PageTableFlags,
     size: PageSize,
@@ -107,10 +107,11 @@ pub(super) fn protection_of(
     }))
 }
 
-/// Do tables that permit everything give a page of `flags` what it has under tables of `tables`?
+/// Checks whether a page of `flags` has the same permissions under tables permitting everything as
+/// under tables of `tables`.
 ///
-/// `Mapper` leaves it to its implementations whether tables are writable, but not whether user
-/// mode gets through them or code may be fetched.
+/// `Mapper` lets implementations choose whether tables are writable, but not whether user mode or
+/// instruction fetches get through them.
 pub(super) fn check_tables(flags: PageTableFlags, tables: PageTableFlags) -> Result<(), FlagsError> {
     let user = flags.contains(PageTableFlags::USER_ACCESSIBLE);
     let executable = !flags.contains(PageTableFlags::NO_EXECUTE);

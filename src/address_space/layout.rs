@@ -1,10 +1,10 @@
-//! Which addresses belong to whom.
+//! The owners of addresses.
 
 use topomem_shootdown::{PageRange, PageSize, VirtAddr};
 
 use crate::page_table::{Format, Level, Pages, Privilege, Protection};
 
-/// The kernel's own space, or a program's.
+/// The kind of a space: the kernel's own, or a program's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpaceKind {
     /// The upper half, shared by all spaces.
@@ -22,18 +22,18 @@ impl SpaceKind {
     }
 }
 
-/// The lower half but for its first page (null pointers fault) and its last (so that no
-/// instruction ends at the hole, which some processors mistreat on a system-call return).
+/// Returns the lower half without its first page (null pointers fault) and its last page (no
+/// instruction may end at the hole, which some processors mistreat on return from a system call).
 pub(crate) fn user_bounds<F: Format>() -> Pages {
     Pages { first: 1, last: lower_half::<F>().last - 1 }
 }
 
-/// All that a user space's own root entries can map.
+/// Returns all pages below a user space's own root entries.
 pub(crate) fn lower_half<F: Format>() -> Pages {
     Pages { first: 0, last: (1 << (F::ROOT.address_bits() - 1 - 12)) - 1 }
 }
 
-/// All that the kernel's root entries can map.
+/// Returns all pages below the kernel's root entries.
 pub(super) fn upper_half<F: Format>() -> Pages {
     let end: u64 = 1 << (u64::BITS - 12);
     Pages { first: end - lower_half::<F>().count(), last: end - 1 }
@@ -44,18 +44,18 @@ pub(crate) fn pages_of(range: PageRange) -> Pages {
     Pages { first: range.start().as_u64() >> 12, last: range.last_byte().as_u64() >> 12 }
 }
 
-/// The range that TLBs are told of, in pages of `level`, which cover it.
+/// Returns the range for TLB flushes of `pages`, in covering pages of `level`.
 #[inline]
 pub(crate) fn range_of(pages: Pages, level: Level) -> PageRange {
     let start = VirtAddr::new_truncate(pages.first << 12);
     let size = size_of_level(level);
     let whole = PageRange::spanning(start, VirtAddr::new_truncate(pages.last << 12), size);
-    // Page numbers come from a range in one half, so the range is one again.
+    // Page numbers come from a range within a half, so the result is a valid range.
     debug_assert!(whole.is_some(), "{pages:?}");
     whole.unwrap_or(PageRange::page(start, size))
 }
 
-/// The same range by address, in pages of 4 KiB.
+/// Returns the range of `pages` by address, in pages of 4 KiB.
 #[inline]
 pub(crate) fn range_of_pages(pages: Pages) -> PageRange {
     range_of(pages, Level::PAGE)

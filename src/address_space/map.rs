@@ -1,4 +1,4 @@
-//! Mapping pages: to fresh frames, to frames that the space takes over, or to borrowed ones.
+//! Mapping pages: to fresh frames, to frames given to the space, or to borrowed frames.
 
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::{CpuPin, Order};
@@ -17,15 +17,35 @@ use crate::retire::Retired;
 use crate::service::frame_memory;
 
 impl<P: Machine> AddressSpace<P> {
-    /// Maps `range` to fresh frames, each allocated by `request`, whose order is that of the
-    /// range's pages. The space owns them: unmapping frees them.
+    /// Maps `range` to fresh frames, each allocated by `request`, whose order must match the
+    /// range's pages. The space owns the frames: unmapping frees them.
     ///
-    /// Costs an allocation and an entry per page, and a claim for each 2 MiB that it touches, or for each
-    /// 1 GiB or 512 GiB that it covers.
+    /// Cost: an allocation and an entry per page, and a claim for each touched 2 MiB, or for each 1
+    /// GiB or 512 GiB covered.
     ///
     /// # Errors
     ///
-    /// [`MapError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`MapError::WrongPrivilege`] if the protection does not fit the space.
+    /// - [`MapError::OutsideSpace`] if the range leaves the part of the space allowed for mappings.
+    /// - [`MapError::TooLargeToOwn`] if the range has pages of 1 GiB.
+    /// - [`MapError::WrongOrder`] if the order of `request` is not the pages'.
+    /// - [`MapError::AlreadyMapped`] or [`MapError::Reserved`] if a page is in use.
+    /// - [`MapError::OutOfFrames`] if no frame is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame().zeroed(), Protection::USER_DATA)?;
+    /// assert!(space.translate(pin, page.start()).is_some());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn map(
         &self,
         pin: &CpuPin,
@@ -50,17 +70,18 @@ impl<P: Machine> AddressSpace<P> {
         self.fill(pin, pages, &mut backing)
     }
 
-    /// Maps the one page of `size` at `page` to the run of frames from `first`, which the space
-    /// owns from then on.
+    /// Maps the page of `size` at `page` to the run of frames from `first`, owned by the space
+    /// afterwards.
     ///
     /// # Safety
     ///
-    /// The caller has the run from this service's allocator, allocated with the order of `size`,
-    /// and gives it up where this succeeds.
+    /// The caller has allocated the run from this service's allocator, with the order of `size`,
+    /// and gives it up if the call succeeds.
     ///
     /// # Errors
     ///
-    /// [`MapError`]; nothing has changed.
+    /// As for [`AddressSpace::map`]. Also [`MapError::MisalignedPage`] or
+    /// [`MapError::MisalignedFrame`] if `page` or `first` is not a multiple of `size`.
     pub unsafe fn map_owned(
         &self,
         pin: &CpuPin,
@@ -83,19 +104,39 @@ impl<P: Machine> AddressSpace<P> {
         filled
     }
 
-    /// Maps `range` to the frames from `first` on, which stay their owner's: device memory, the
-    /// kernel image, frames shared between spaces. Pages as large as `range.size()` are used
-    /// where alignment permits and the machine has them.
+    /// Maps `range` to the frames from `first` on, whose owner stays the same: device memory, the
+    /// kernel image, frames shared between spaces. Uses pages as large as `range.size()` if the
+    /// alignment permits and the machine has them.
     ///
     /// # Safety
     ///
-    /// The frames may be accessed as `protection` permits for as long as they are mapped (until
-    /// the ticket of an unmap completes), and, where they are Rust's, only so that its aliasing
-    /// rules hold.
+    /// The frames may be accessed as permitted by `protection` for as long as they are mapped
+    /// (until the ticket of an unmap completes). If Rust code uses the frames, its aliasing rules
+    /// hold.
     ///
     /// # Errors
     ///
-    /// [`MapError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`MapError::WrongPrivilege`], [`MapError::OutsideSpace`], [`MapError::AlreadyMapped`],
+    ///   [`MapError::Reserved`] or [`MapError::OutOfFrames`] as for [`AddressSpace::map`].
+    /// - [`MapError::MisalignedFrame`] if `first` is not a multiple of `range.size()`.
+    /// - [`MapError::BeyondPhysicalMemory`] if the frames exceed the machine's physical address
+    ///   bits.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let frame = service.alloc(pin, &FrameRequest::frame())?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// // SAFETY: the frame stays allocated.
+    /// unsafe { space.map_borrowed(pin, page, frame, Protection::USER_READ_ONLY)? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub unsafe fn map_borrowed(
         &self,
         pin: &CpuPin,
@@ -120,7 +161,7 @@ impl<P: Machine> AddressSpace<P> {
         Attributes { protection, reach: self.core.reach(), ownership }
     }
 
-    /// The page numbers of `range`, which may be mapped with `protection`.
+    /// Returns the page numbers of `range` if it may be mapped with `protection`.
     pub(super) fn check_mapping(&self, range: PageRange, protection: Protection) -> Result<Pages, MapError> {
         if !self.core.kind.permits(protection) {
             return Err(MapError::WrongPrivilege);
@@ -171,7 +212,7 @@ impl<P: Machine> AddressSpace<P> {
     }
 }
 
-/// The level and order of `range`'s pages, where a space can own such.
+/// Returns the level and order of `range`'s pages, if a space can own them.
 fn owned_level(range: PageRange) -> Result<(Level, Order), MapError> {
     match range.size() {
         PageSize::Size4KiB => Ok((Level::PAGE, Order::FRAME)),
@@ -188,7 +229,7 @@ fn aligned(frame: PhysFrame, size: PageSize) -> Result<(), MapError> {
     }
 }
 
-/// Frames allocated for a mapping; what the mapping did not take goes back.
+/// Frames allocated for a mapping. Unused frames return to the allocator on drop.
 struct Fresh<'a, P: Machine> {
     space: &'static SpaceCore<P>,
     pin: &'a CpuPin,
@@ -200,7 +241,7 @@ impl<P: Machine> Drop for Fresh<'_, P> {
     fn drop(&mut self) {
         let frames = self.space.service.frames();
         while let Some(frame) = self.chain.pop(frames) {
-            // SAFETY: it was allocated for this mapping, and is mapped nowhere.
+            // SAFETY: the frame was allocated for this mapping, and is mapped nowhere.
             unsafe { frame_memory::release_own(frames, self.pin, frame, self.order) };
         }
     }

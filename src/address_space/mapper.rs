@@ -1,4 +1,4 @@
-//! The `x86_64` crate's `Mapper`, for code that is written against it.
+//! The `x86_64` crate's `Mapper`, for code written against the crate.
 
 use core::fmt;
 
@@ -18,49 +18,48 @@ use super::{AddressSpace, MapError, ProtectError, Unmapping};
 use crate::Machine;
 use crate::page_table::{Changed, ClearPageError, Mismatch, Protection};
 
-/// What an [`AddressSpace`] is to code written against [`Mapper`], for pages of 4 KiB, 2 MiB
-/// and 1 GiB; from [`AddressSpace::mapper`].
+/// An [`AddressSpace`] for code written against [`Mapper`], with pages of 4 KiB, 2 MiB and 1 GiB;
+/// made by [`AddressSpace::mapper`].
 ///
 /// # Coherence
 ///
-/// A `MapperFlush` flushes one page of one CPU, and may be ignored; neither is enough for an SMP
-/// kernel. So `unmap` and `update_flags` send the shootdown themselves and return when its ticket
-/// is complete: no CPU has the old translation any more, and the frame that `unmap` returned may
-/// be given to somebody else at once. What comes back has nothing left to do: `flush` costs an
-/// instruction, `ignore` loses nothing. A page that was not mapped before is in no TLB.
+/// A `MapperFlush` flushes a single page of a single CPU, and may be ignored; neither is enough for
+/// an SMP kernel. `unmap` and `update_flags` therefore send the shootdown themselves and return
+/// when its ticket is complete. No CPU has the old translation any more, and the frame returned by
+/// `unmap` may be reused at once. The returned flush has nothing left to do: `flush` costs an
+/// instruction, `ignore` loses nothing. A page not mapped before is in no TLB.
 ///
-/// That is one round of interrupts for each call. [`AddressSpace::unmap`] of a range and
-/// [`AddressSpace::batch`] send one for many pages, and need not block.
+/// Each call costs a round of interrupts. [`AddressSpace::unmap`] of a range and
+/// [`AddressSpace::batch`] send a single round for many pages, and need not block.
 ///
 /// # Frames
 ///
-/// `map_to` borrows the frame: it stays the caller's, as `Mapper` has it, and nothing of the
-/// service frees it. Where the space owns the frame (it was mapped by [`AddressSpace::map`]),
-/// `unmap` frees it; the frame returned then only says which one that was, and must not be
-/// freed again. So it is where the page shared its frame. Tables are always the service's own frames, since
-/// their links lie in its
-/// per-frame table: the `FrameAllocator` argument is never asked. An `unmap` leaves empty tables
-/// linked, which any mapping or a wider [`AddressSpace::unmap`] takes over.
+/// `map_to` borrows the frame: the frame stays the caller's, as `Mapper` demands, and the service
+/// never frees it. If the space owns the frame (mapped by [`AddressSpace::map`]), `unmap` frees it;
+/// the returned frame is then for information only, and must not be freed again. The same applies
+/// to a page with a shared frame. Tables are always the service's own frames, since their links lie
+/// in its per-frame table: the `FrameAllocator` argument is never used. An `unmap` leaves empty
+/// tables linked, to be reused by any mapping or freed by a wider [`AddressSpace::unmap`].
 ///
 /// # Flags
 ///
-/// They have to be a [`Protection`]: `WRITABLE` needs `NO_EXECUTE`, a user space's pages are
+/// Flags have to be a [`Protection`]: `WRITABLE` needs `NO_EXECUTE`. A user space's pages are
 /// `USER_ACCESSIBLE` and the kernel's are not. The kernel's pages are global with and without
-/// `GLOBAL`. `NO_CACHE` includes `WRITE_THROUGH`. Tables permit everything, so table flags that
-/// would not let through what the page's own permit are refused, except for a missing
-/// `WRITABLE`, and `set_flags_p4_entry`, `set_flags_p3_entry` and `set_flags_p2_entry` always
-/// return `ParentEntryHugePage`, which is the crate's word for an entry that is no table's.
+/// `GLOBAL`. `NO_CACHE` includes `WRITE_THROUGH`. Tables permit everything: table flags narrower
+/// than the page's own permissions are refused, except for a missing `WRITABLE`.
+/// `set_flags_p4_entry`, `set_flags_p3_entry` and `set_flags_p2_entry` always return
+/// `ParentEntryHugePage`, the crate's word for an entry other than a table's.
 ///
 /// # Errors
 ///
-/// The crate's errors have no place for most reasons, so each keeps its exact one in
-/// [`SpaceMapper::refusal`]. `ParentEntryHugePage` from any method, and `PageNotMapped`, mean
-/// what they do in the crate: the page mapped there has another size, or there is none (nor can
-/// there be, outside the space). All else is
-/// - `FrameAllocationFailed` from `map_to`: no memory, but also refused flags or a page outside
-///   the space;
-/// - `ParentEntryHugePage` from `update_flags`: refused flags. From `unmap`: no frame was left to note in
-///   that a page shared its frame.
+/// The crate's errors have no place for most reasons. [`SpaceMapper::refusal`] returns the exact
+/// reason. `ParentEntryHugePage` from any method, and `PageNotMapped`, have the crate's meaning:
+/// the mapped page has another size, or does not exist (and cannot exist outside the space). The
+/// remaining errors are
+/// - `FrameAllocationFailed` from `map_to`: no memory, but also refused flags or a page outside the
+///   space;
+/// - `ParentEntryHugePage` from `update_flags`: refused flags. From `unmap`: no frame was left to
+///   list the page's share of its frame.
 ///
 /// # Example
 ///
@@ -98,16 +97,16 @@ pub struct SpaceMapper<'s, 'p, P: Machine> {
     refusal: Option<Refusal>,
 }
 
-/// Why a [`SpaceMapper`] refused, where the `x86_64` crate's error says less.
+/// The exact reason for a refusal by [`SpaceMapper`], if the `x86_64` crate's error says less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The flags are no protection.
+    /// The flags are not a valid protection.
     Flags(FlagsError),
     /// A page was not mapped.
     Map(MapError),
     /// A page's flags were not changed.
     Protect(ProtectError),
-    /// A page was not unmapped: it shares its frame, and there was no frame to note that in.
+    /// A page with a shared frame was not unmapped, since no frame was left to list the share.
     OutOfFrames(AllocError),
     /// Tables have no flags of their own.
     TableFlags,
@@ -128,7 +127,7 @@ impl fmt::Display for Refusal {
 impl core::error::Error for Refusal {}
 
 impl<P: Machine> AddressSpace<P> {
-    /// This space as the `x86_64` crate's [`Mapper`]; the pinned CPU's.
+    /// Returns the space as the `x86_64` crate's [`Mapper`], for use on the pinned CPU.
     pub fn mapper<'s, 'p>(&'s self, pin: &'p CpuPin) -> SpaceMapper<'s, 'p, P> {
         SpaceMapper { space: self, pin, refusal: None }
     }
@@ -147,8 +146,8 @@ fn range_of<S: Size>(page: Page<S>) -> PageRange {
 }
 
 impl<P: Machine> SpaceMapper<'_, '_, P> {
-    /// Why the last call that changes something was refused; `None` where it was not, or where
-    /// its error said all.
+    /// Returns the exact reason for the refusal of the last change, or `None` if it succeeded or
+    /// the crate's error says everything.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         self.refusal
@@ -158,7 +157,7 @@ impl<P: Machine> SpaceMapper<'_, '_, P> {
         protection_of(flags, size_of::<S>(), self.space.kind())
     }
 
-    /// Tells all CPUs of a change of the page `page`, and waits for them.
+    /// Announces a change of the page `page` to all CPUs, and waits for them.
     fn complete(&self, page: PageRange, changed: Changed, record: Option<ChangeRecord<'_>>) {
         Unmapping::announce(self.space.core, self.pin, || page, changed, record).wait(self.pin);
     }
@@ -201,7 +200,7 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
             return Err(self.refused_map(page, Refusal::Map(MapError::Unsupported(size_of::<S>()))));
         }
         let first = PhysFrame::containing_address(frame.start_address());
-        // SAFETY: the caller promises that the frame may be accessed through this mapping.
+        // SAFETY: the caller promises the frame may be accessed through this mapping.
         let mapped = unsafe { self.space.map_borrowed(self.pin, range_of(page), first, protection) };
         mapped.map_err(|error| self.refused_map(page, Refusal::Map(error)))?;
         Ok(MapperFlush::new(page))

@@ -1,4 +1,4 @@
-//! Address spaces: the kernel's, and user spaces that share its half.
+//! Address spaces: the kernel's, and user spaces with the kernel's half.
 
 mod batch;
 mod close;
@@ -44,44 +44,60 @@ use crate::fault::{Fault, FaultCell};
 use crate::page_table::{Changed, Format, Leaf, Level, LockCounters, MovedRegions, Pages, Protection};
 use layout::range_of;
 
-/// What an address translates to.
+/// The translation of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translation {
-    /// Where the byte is.
+    /// The physical address of the byte.
     pub address: PhysAddr,
-    /// The size of the page that maps it.
+    /// The size of the page around the address.
     pub size: PageSize,
-    /// The mapping: its first frame, and what it permits.
+    /// The mapping: its first frame, and its permissions.
     pub leaf: Leaf,
 }
 
-/// An address space: a page table, the CPUs that may cache it, and the frames that it owns.
+/// An address space: a page table, the CPUs with possible translations, and the owned frames.
 ///
-/// All operations take `&self` and run in parallel where their ranges have no 2 MiB in common; one
-/// whose range, or page, reaches across 1 GiB waits for all others below the table that covers it.
-/// They must not be called from interrupt handlers that may interrupt one of them.
+/// All operations take `&self` and run in parallel if their ranges have no 2 MiB in common. An
+/// operation on a range or page reaching across 1 GiB waits for all operations below the table
+/// covering it. Operations must not be called from interrupt handlers able to interrupt one of
+/// them.
 ///
 /// # Completion
 ///
-/// When the ticket of a change completes, no CPU can use any translation of the change's pages, nor of
-/// the frames that it frees at any address that they were ever mapped at, that a change made before it
-/// removed or narrowed. It does not matter which CPU made that change, nor whether other CPUs have been
-/// told of it: the changes of an open [`Batch`] count. So a change that finds nothing to change may have
-/// to wait, for the change that another CPU has just made.
+/// When the ticket of a change completes, no CPU can use a translation removed or narrowed by an
+/// earlier change, if the translation belongs to the change's pages, or leads to a frame freed by
+/// the change at any address ever mapped to the frame. The rule covers changes made by any CPU,
+/// announced or not: the changes of an open [`Batch`] count. A change without anything to change
+/// may therefore have to wait, for a change just made by another CPU.
 ///
 /// # Mapping again
 ///
-/// Mapping pages removes no translation, so it has no ticket and waits for no CPU. If an earlier unmapping
-/// of the same pages is not complete, other CPUs may use the old translation, whose frame is still
-/// allocated, in place of the new one. If that unmapping took out page tables, they may also find nothing
-/// mapped. Both end when the unmapping completes. The CPU that has issued the unmapping uses the new
-/// mapping at once. Hence pages are mapped again after the unmapping has been waited for, or the new
-/// mapping is relied on after [`AddressSpace::pending`] of its pages has. Pages that were unmapped in a
-/// batch that is still open are stale on the CPU of the batch, too.
+/// Mapping pages removes no translation. It has no ticket and waits for no CPU. If an earlier
+/// unmapping of the same pages is not complete, remote CPUs may use the old translation, whose
+/// frame is still allocated, in place of the new mapping. If the unmapping removed page tables,
+/// they may also find nothing mapped. Both end when the unmapping completes. The CPU with the
+/// unmapping uses the new mapping at once. A kernel therefore maps pages again after waiting for
+/// the unmapping, or relies on the new mapping after waiting for [`AddressSpace::pending`] of its
+/// pages. Pages unmapped in a still open batch are stale on the CPU of the batch, too.
 ///
-/// A drop only marks a user space, in any context; it is freed once no CPU has it active, by the
-/// service task ([`MemoryService::tend`](crate::MemoryService::tend)) or when memory is short. The kernel's space lives for
-/// good.
+/// A drop only marks a user space, in any context. The space is freed when no CPU has it active, by
+/// the service task ([`MemoryService::tend`](crate::MemoryService::tend)) or when memory is short.
+/// The kernel's space lives for good.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+///
+/// let space = service.create_space(pin)?;
+/// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+/// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+/// space.protect(pin, page, Protection::USER_READ_ONLY)?.wait(pin);
+/// space.unmap(pin, page)?.wait(pin);
+/// assert_eq!(space.mapped_pages(), 0);
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 pub struct AddressSpace<P: Machine> {
     core: &'static SpaceCore<P>,
 }
@@ -95,14 +111,32 @@ impl<P: Machine> AddressSpace<P> {
         AddressSpace { core }
     }
 
-    /// Unmaps what is mapped in `range`; what is not, stays so. Owned frames, and tables that
-    /// the range alone used, go with the ticket. A large page at an end is split; a 2 MiB run
-    /// that was split is freed when its last 4 KiB is.
+    /// Unmaps the mapped pages of `range`. Owned frames, and tables used by the range alone, are
+    /// freed when the ticket completes. A large page at an end is split. A split 2 MiB run is freed
+    /// with its last 4 KiB.
     ///
     /// # Errors
     ///
-    /// [`UnmapError`]; nothing has changed.
-    // Where it is not inlined, its result of 180 bytes is copied.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`UnmapError::OutsideSpace`] if the range leaves the part of the space allowed for
+    ///   mappings.
+    /// - [`UnmapError::OutOfFrames`] if no frame is left to split a large page or to list shares.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// space.unmap(pin, page)?.wait(pin);
+    /// assert!(space.translate(pin, page.start()).is_none());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
+    // Without inlining, the result of 180 bytes is copied.
     #[inline(always)]
     pub fn unmap(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
         let mut changed = Changed::NOTHING;
@@ -111,11 +145,29 @@ impl<P: Machine> AddressSpace<P> {
         Ok(Unmapping::announce(self.core, pin, || range, changed, record))
     }
 
-    /// Gives what is mapped in `range` another protection. A large page at an end is split.
+    /// Changes the protection of the mapped pages of `range`. A large page at an end is split.
     ///
     /// # Errors
     ///
-    /// [`ProtectError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`ProtectError::OutsideSpace`] if the range leaves the part of the space allowed for
+    ///   mappings.
+    /// - [`ProtectError::WrongPrivilege`] if the protection does not fit the space.
+    /// - [`ProtectError::OutOfFrames`] if no frame is left to split a large page.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// space.protect(pin, page, Protection::USER_READ_ONLY)?.wait(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     // As for `unmap`.
     #[inline(always)]
     pub fn protect(
@@ -131,20 +183,40 @@ impl<P: Machine> AddressSpace<P> {
         Ok(Unmapping::announce(self.core, pin, || range, changed, record))
     }
 
-    /// Moves what is mapped in `from` to `to`, where nothing is mapped: the same frames with the
-    /// same protections, holes included. A large page at an end is split.
+    /// Moves the mappings in `from` to `to`, where nothing is mapped: the same frames with the same
+    /// protections, holes included. A large page at an end is split.
     ///
-    /// Locks all from the one range to the other.
+    /// Locks everything between the two ranges.
     ///
     /// # Errors
     ///
-    /// [`RemapError`]; no translation has changed.
+    /// No translation has changed on an error:
+    ///
+    /// - [`RemapError::OutsideSpace`] or [`RemapError::Target`] if a range does not fit the space.
+    /// - [`RemapError::Overlap`] if the places overlap.
+    /// - [`RemapError::AlreadyMapped`] if a page of the new place is mapped.
+    /// - [`RemapError::WouldSplit`] if a large page does not fit the new place's alignment.
+    /// - [`RemapError::OutOfFrames`] if no frame for a table is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// space.remap(pin, page, VirtAddr::new(0x80_0000)?)?.wait(pin);
+    /// assert!(space.translate(pin, VirtAddr::new(0x80_0000)?).is_some());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn remap(&self, pin: &CpuPin, from: PageRange, to: VirtAddr) -> Result<Unmapping<'_, P>, RemapError> {
         let moved = self.remap_leaving(pin, from, to, MovedRegions::default());
         moved.map_err(|unmoved| unmoved.refused(from))
     }
 
-    /// As [`AddressSpace::remap`]. `transfer` says what becomes of regions.
+    /// Moves pages like [`AddressSpace::remap`]. `transfer` decides on regions.
     pub(crate) fn remap_leaving(
         &self,
         pin: &CpuPin,
@@ -165,36 +237,59 @@ impl<P: Machine> AddressSpace<P> {
             core.record(&changed)
         });
         if let Some(record) = replaced {
-            // The other ticket is newer, and so waits for this one, too.
+            // The later ticket is newer, and therefore waits for this ticket, too.
             let _ = shootdown.announce(pin, record).detach();
         }
         Ok(Unmapping::announce(core, pin, || from, changed, record))
     }
 
-    /// Returns a ticket for every change of a page of `range` that was made before, by whichever CPU,
-    /// announced or in an open [`Batch`]: when the ticket completes, no CPU uses a translation that
-    /// such a change removed or narrowed.
+    /// Returns a ticket for every earlier change of a page of `range`, by whichever CPU, announced
+    /// or in an open [`Batch`]. When the ticket completes, no CPU uses a translation removed or
+    /// narrowed by such a change.
     ///
-    /// A caller that maps pages again whose unmapping it has not waited for waits for this ticket
-    /// before it relies on the new mapping: see [*Mapping again*](AddressSpace#mapping-again).
+    /// A caller mapping pages again without having waited for their unmapping waits for the ticket
+    /// before relying on the new mapping: see [*Mapping again*](AddressSpace#mapping-again).
     ///
-    /// Costs a full barrier and two loads for each CPU that has the space active if nothing is
-    /// pending.
+    /// Cost if nothing is pending: a full barrier and two loads for each CPU with the space active.
     ///
     /// # Errors
     ///
-    /// [`UnmapError::OutsideSpace`].
+    /// Returns [`UnmapError::OutsideSpace`] if the range leaves the part of the space allowed for
+    /// mappings.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.pending(pin, page)?.wait(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn pending(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, UnmapError> {
         self.core.check(range).ok_or(UnmapError::OutsideSpace(range))?;
         Ok(Unmapping::announce(self.core, pin, || range, Changed::NOTHING, None))
     }
 
-    /// Collects changes that TLBs hear of together.
+    /// Returns a batch of changes to announce together.
     pub fn batch<'s, 'p>(&'s self, pin: &'p CpuPin) -> Batch<'s, 'p, P> {
         Batch::new(self.core, pin)
     }
 
-    /// What the hardware would find at `address` now. Takes no lock.
+    /// Returns the translation the hardware would find at `address` now. Takes no lock.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::VirtAddr;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// assert!(space.translate(pin, VirtAddr::new(0x40_0000)?).is_none());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn translate(&self, pin: &CpuPin, address: VirtAddr) -> Option<Translation> {
         let service = self.core.service;
         let root = <P::Format as Format>::ROOT;
@@ -208,16 +303,28 @@ impl<P: Machine> AddressSpace<P> {
         Some(Translation { address: leaf.frame.start_address() + offset, size, leaf })
     }
 
-    /// Makes the pinned CPU translate through this space. The kernel's half stays as it is.
+    /// Makes the pinned CPU translate through this space. The kernel's half stays unchanged.
     ///
-    /// Changes that other CPUs wait for may complete in it, and what the last space was may go: the
-    /// answer says whether [`MemoryService::wake_due`](crate::MemoryService::wake_due) has something
-    /// to do.
+    /// Changes awaited by remote CPUs may complete in the call, and the last space may go. The
+    /// result tells whether [`MemoryService::wake_due`](crate::MemoryService::wake_due) has
+    /// something to do.
     ///
     /// # Safety
     ///
-    /// - The CPU is online in the service, and its page-table root changes by no other way.
-    /// - Not from a context that interrupted a call of the service on the same CPU.
+    /// - The CPU is online in the service, and its page-table root changes in no other way.
+    /// - The function is not called from a context that interrupted a call of the service on the
+    ///   same CPU.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// // SAFETY: the CPU is online, and no call of the service is interrupted.
+    /// unsafe { space.activate(pin) };
+    /// assert!(space.domain().cpus().contains(pin.cpu()));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub unsafe fn activate(&self, pin: &CpuPin) -> WakersDue {
         let core = self.core;
         let load = |load| match load {
@@ -226,47 +333,48 @@ impl<P: Machine> AddressSpace<P> {
         };
         let shootdown = core.service.shootdown();
         let due = match core.kind {
-            // SAFETY: `load` loads this space's tables; its bookkeeping is freed only once its
-            // domain is idle; the rest is the caller's promise.
+            // SAFETY: `load` loads this space's tables; the space's bookkeeping is freed only when
+            // its domain is idle; the rest is the caller's promise.
             SpaceKind::User => unsafe { shootdown.activate(pin, core.domain(), load) },
-            // SAFETY: the kernel's tables hold nothing of a user space.
+            // SAFETY: the kernel's tables contain nothing of a user space.
             SpaceKind::Kernel => unsafe { shootdown.deactivate(pin, load) },
         };
         core.service.note_left(pin);
         if core.service.wake_is_due(pin) { WakersDue::Perhaps } else { due }
     }
 
-    /// The root of its page table.
+    /// Returns the root of the page table.
     #[must_use]
     pub fn root(&self) -> PhysFrame {
         self.core.table.root()
     }
 
-    /// The kernel's, or a user space?
+    /// Returns the kind of the space: the kernel's, or a user space.
     #[must_use]
     pub fn kind(&self) -> SpaceKind {
         self.core.kind
     }
 
-    /// The CPUs that may hold its translations, and its generation.
+    /// Returns the domain: the CPUs with possible translations, and the generation.
     #[must_use]
     pub fn domain(&self) -> &Domain {
         self.core.domain()
     }
 
-    /// How many 4 KiB pages are mapped through it.
+    /// Returns the number of 4 KiB pages mapped through the space.
     #[must_use]
     pub fn mapped_pages(&self) -> u64 {
         self.core.mapped()
     }
 
-    /// How many frames wait for their invalidation with nobody waiting for it.
+    /// Returns the number of retired frames waiting for their invalidation, without a waiting
+    /// context.
     #[must_use]
     pub fn retired_frames(&self) -> u64 {
         self.core.retired_frames()
     }
 
-    /// What the locks of its tables have seen.
+    /// Returns the counts of the tables' locks.
     #[must_use]
     pub fn locks(&self) -> &LockCounters {
         self.core.table.locks()
@@ -289,8 +397,8 @@ impl<P: Machine> fmt::Debug for AddressSpace<P> {
     }
 }
 
-/// Returns what page walkers have to forget if leaves took the place of empty tables at `new`, the place
-/// that pages were moved to.
+/// Returns the invalidation for page walkers if leaves replaced empty tables at `new`, the new
+/// place of moved pages.
 fn replaced_tables(moved: &Changed, new: Pages) -> Option<Invalidation> {
     let replaced = !moved.retired.tables.is_empty();
     replaced.then(|| Invalidation::pages(range_of(new, Level::PAGE)).with_tables_freed())

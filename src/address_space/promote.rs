@@ -1,4 +1,4 @@
-//! Small pages that become large ones.
+//! Promotion of small pages to large pages.
 
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{PageRange, VirtAddr};
@@ -9,20 +9,47 @@ use crate::Machine;
 use crate::page_table::{Format, Reserve, Unfit, Unpromoted};
 
 impl<P: Machine> AddressSpace<P> {
-    /// Maps `range` by pages of its size where smaller ones map it now, all to the same frames
-    /// with the same protection. No address is unmapped meanwhile, nor is it an error that pages
-    /// are that large already, or larger.
+    /// Maps `range` with pages of its size in place of smaller pages with contiguous frames and
+    /// equal protections. No address is unmapped meanwhile. Pages already as large, or larger, are
+    /// not an error.
     ///
-    /// The large page counts as accessed, and as dirty if it may be written: a CPU may be about to
-    /// note either in a small one. Frames that the space owns stay its own, allocated one by one or
-    /// not: an unmap frees them, and one of a part splits the page again.
+    /// The large page counts as accessed, and as dirty if it is writable: a CPU may be about to
+    /// mark a small page. Frames owned by the space, allocated together or one by one, stay its
+    /// own: an unmap frees them, and an unmap of a part splits the page again.
     ///
-    /// Costs a look at each of the smaller pages (two for those that are replaced), with their
-    /// entries claimed; and one invalidation for all, that of a range of 4 KiB pages. The tables that are left over go with the ticket.
+    /// Cost: a look at each of the smaller pages (two for replaced pages), with their entries
+    /// claimed; and a single invalidation for all, of a range of 4 KiB pages. The replaced tables
+    /// are freed when the ticket completes.
     ///
     /// # Errors
     ///
-    /// [`PromoteError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`PromoteError::OutsideSpace`] if the range leaves the part of the space allowed for
+    ///   mappings.
+    /// - [`PromoteError::Unsupported`] if the format or the machine has no pages of the range's
+    ///   size.
+    /// - [`PromoteError::NotMapped`], [`PromoteError::MisalignedFrame`],
+    ///   [`PromoteError::NotContiguous`], [`PromoteError::Differs`], [`PromoteError::Shared`] or
+    ///   [`PromoteError::OneSizeOnly`] names the first page unfit for a large page.
+    /// - [`PromoteError::OutOfFrames`] if no frame for the regions of the large pages is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, Order, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let large = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size2MiB);
+    /// let small = PageRange::new(large.start(), 512, PageSize::Size4KiB)?;
+    /// let run = service.alloc(pin, &FrameRequest::order(Order::HUGE))?;
+    /// // SAFETY: the run stays allocated.
+    /// unsafe { space.map_borrowed(pin, small, run, Protection::USER_DATA)? };
+    /// space.promote(pin, large)?.wait(pin);
+    /// assert_eq!(space.translate(pin, large.start()).map(|found| found.size), Some(PageSize::Size2MiB));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn promote(&self, pin: &CpuPin, range: PageRange) -> Result<Unmapping<'_, P>, PromoteError> {
         let core = self.core;
         let pages = core.check(range).ok_or(PromoteError::OutsideSpace(range))?;

@@ -1,4 +1,4 @@
-//! What a space gives back when nobody asks it to: empty tables, and all of an abandoned one.
+//! Reclaiming memory of a space: empty tables, and everything of an abandoned space.
 
 use ::core::ops::Range;
 
@@ -14,10 +14,11 @@ use crate::page_table::{Chain, Changed, Dismantled, Forgotten, Pages, Swept, Use
 use crate::retire::{Parked, Retired};
 
 impl<P: Machine> SpaceCore<P> {
-    /// Frees empty tables, as far as `budget` goes. The next call goes on where this one ends.
+    /// Frees empty tables, as far as `budget` allows. The next call continues from the end of this
+    /// one.
     ///
-    /// Also for contexts that interrupted another use of this space on the same CPU: what is in use
-    /// is left alone.
+    /// Also for contexts in the middle of an interrupted use of the space on the same CPU: parts in
+    /// use are skipped.
     pub fn reclaim_tables(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let swept = budget.within_half(|budget| self.sweep(pin, budget));
         let collected = self.collect(pin, budget);
@@ -25,15 +26,15 @@ impl<P: Machine> SpaceCore<P> {
         collected.and(Collected { freed: 0, more: next.is_some(), waiting: skipped })
     }
 
-    /// Unlinks empty tables, as far as `budget` goes, and retires them.
+    /// Unlinks empty tables, as far as `budget` allows, and retires them.
     fn sweep(&self, pin: &CpuPin, budget: &mut Budget) -> Swept {
-        // Relaxed here and below: hints, of which any value does no harm.
+        // Relaxed, here and below: hints, harmless with any value.
         if !self.emptied.load(Ordering::Relaxed) || !self.may_retire() {
             return Swept { next: None, skipped: false };
         }
         let first = self.sweep_from.load(Ordering::Relaxed);
         if first == self.bounds.first {
-            // What is emptied from here on, this sweep may miss.
+            // This sweep may miss tables emptied from here on.
             self.emptied.store(false, Ordering::Relaxed);
         }
         let spared = self.spared_tables();
@@ -57,11 +58,12 @@ impl<P: Machine> SpaceCore<P> {
         swept
     }
 
-    /// Leaves the empty tables of `pages` where they are from here on: what is mapped there need not wait for page
-    /// walkers that may find a table which was unlinked. Once, and with nothing unlinked there so far.
+    /// Keeps the empty tables of `pages` linked from now on: later mappings need not wait for page
+    /// walkers still finding an unlinked table. Called once, with nothing unlinked in `pages` so
+    /// far.
     pub fn spare_tables(&self, pages: Pages) {
-        // Relaxed: a sweep that does not see them yet finds no table there that is empty: nothing was mapped
-        // there. Who maps something knows of them.
+        // Relaxed: a sweep not yet seeing the pages finds no empty table, since nothing was mapped
+        // before. A context mapping a page knows of them.
         self.spared_tables[1].store(pages.last + 1, Ordering::Relaxed);
         self.spared_tables[0].store(pages.first, Ordering::Relaxed);
     }
@@ -71,62 +73,62 @@ impl<P: Machine> SpaceCore<P> {
         start..end
     }
 
-    /// May page walkers still find a table that was unlinked because it was empty, instead of what is
-    /// mapped in `pages` now?
+    /// Returns whether page walkers may still find a table unlinked as empty, instead of the
+    /// present mappings in `pages`.
     pub fn may_have_unlinked(&self, pages: Pages) -> bool {
         let spared = self.spared_tables();
         self.has_unlinked() && !(spared.start <= pages.first && pages.last < spared.end)
     }
 
-    /// May page walkers still find a table that was unlinked because it was empty, instead of what
-    /// has been mapped in its place since?
+    /// Returns whether page walkers may still find a table unlinked as empty, instead of later
+    /// mappings in its place.
     pub fn has_unlinked(&self) -> bool {
-        // Acquire pairs with the Release in `collect`. Who mapped there had the claim after the
-        // one who unlinked, and sees the count.
+        // Acquire pairs with the Release in `collect`. A mapping context had the claim after the
+        // unlinking context, and therefore sees the count.
         self.unlinked.load(Ordering::Acquire) != 0
     }
 
-    /// Announces and retires the tables in `changed`; issues, and waits for nothing.
+    /// Announces and retires the tables in `changed`, without waiting.
     fn retire_tables(&self, pin: &CpuPin, changed: Changed) {
         if let Some(invalidation) = invalidation_of(&changed) {
-            // Relaxed: the claim that is held orders it.
+            // Relaxed: the held claim orders the addition.
             self.unlinked.fetch_add(1, Ordering::Relaxed);
             self.retire(pin, invalidation, changed.retired, 1);
         }
     }
 
-    /// Announces `invalidation`, and parks what waits for it.
+    /// Announces `invalidation`, and parks the frames waiting for it.
     fn retire(&self, pin: &CpuPin, invalidation: Invalidation, retired: Retired, unlinked: u32) {
         let ticket = self.service.shootdown().invalidate(pin, self.domain(), invalidation);
         self.park(Parked { request: Some(ticket.detach()), retired, unlinked, ..Parked::NOTHING });
     }
 
-    /// Is the retire list free to be locked in this context, which may have interrupted a holder?
+    /// Returns whether this context may lock the retire list: it may have interrupted a holder.
     fn may_retire(&self) -> bool {
         self.retired.try_lock().is_some()
     }
 
-    /// Takes an abandoned space apart and frees what it has, as far as `budget` goes, where no CPU uses
-    /// what it maps.
+    /// Dismantles an abandoned space and frees its memory, as far as `budget` allows, if no CPU
+    /// uses its mappings.
     ///
-    /// A CPU that is lazy keeps the root, and nothing else: the leaves are unmapped, which waits for
-    /// no lazy CPU, and the tables go once it has answered.
+    /// A lazy CPU keeps only the root. The leaves are unmapped, which waits for no lazy CPU, and
+    /// the tables are freed after the CPU's answer.
     pub fn take_apart(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let outcome = budget.within_half(|budget| self.dismantle(pin, budget));
         let (more, waiting) = (outcome == Dismantled::Part, outcome == Dismantled::InUse);
         self.collect(pin, budget).and(Collected { freed: 0, more, waiting })
     }
 
-    /// Unmaps and retires what an abandoned space has, as far as `budget` goes.
+    /// Unmaps and retires the memory of an abandoned space, as far as `budget` allows.
     fn dismantle(&self, pin: &CpuPin, budget: &mut Budget) -> Dismantled {
-        // Relaxed: it says how much is left to do, and is followed by claims.
+        // Relaxed: the word tells how much work is left, and claims follow.
         if self.dismantled.load(Ordering::Relaxed) {
             return Dismantled::Whole;
         }
-        // Nobody joins it any more, so an idle one stays idle.
+        // No CPU joins the space any more, so an idle space stays idle.
         let idle = self.domain().is_idle();
         if !idle && !self.service.shootdown().is_dormant(self.domain()) {
-            // There is nothing to do before a CPU leaves it, which notes so.
+            // Nothing to do before a CPU leaves the space and notes its departure.
             return Dismantled::Whole;
         }
         if !self.may_retire() {
@@ -137,8 +139,8 @@ impl<P: Machine> SpaceCore<P> {
         let forgotten = |pages, level| {
             let invalidation = Invalidation::pages(range_of(pages, level));
             let mut ticket = self.service.shootdown().invalidate(pin, self.domain(), invalidation);
-            // Lazy CPUs forget the pages before they use the space again; so the ticket is complete, if
-            // none of them is ceasing to be lazy.
+            // Lazy CPUs flush the pages before using the space again. The ticket is therefore
+            // complete, unless one of them is leaving laziness.
             let complete = ticket.is_complete();
             let _ = ticket.detach();
             if complete { Forgotten::Yes } else { Forgotten::No }
@@ -147,7 +149,7 @@ impl<P: Machine> SpaceCore<P> {
         let outcome = self.table.dismantle(frames, lower_half::<P::Format>(), budget, &mut changed, users);
         let Changed { mut retired, stale, smallest, .. } = changed;
         match stale {
-            // No TLB, no page walker and no handle has it.
+            // No TLB, no page walker and no handle has the space.
             _ if idle => self.park(Parked { retired, ..Parked::NOTHING }),
             Some(stale) => {
                 let tables = ::core::mem::replace(&mut retired.tables, Chain::EMPTY);
@@ -161,14 +163,14 @@ impl<P: Machine> SpaceCore<P> {
             None => {}
         }
         let outcome = match outcome {
-            // The pages are gone, and what was announced above is waited for by the retire list.
+            // The pages are gone, and the retire list waits for the announcements above.
             Dismantled::Whole if self.table.has_records() && self.records.forget_all(budget) => {
                 Dismantled::Part
             }
             outcome => outcome,
         };
         if outcome == Dismantled::Whole {
-            // Release pairs with the Acquire in `bury`.
+            // Release pairs with the Acquire in `bury_if`.
             self.dismantled.store(true, Ordering::Release);
         }
         outcome

@@ -1,4 +1,4 @@
-//! Sharing pages: the same frames in several places, of one space or of several.
+//! Sharing pages: the same frames in several places, of the same space or of several.
 
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{PageRange, PageSize, VirtAddr};
@@ -13,27 +13,36 @@ use crate::retire::drop_shares;
 use crate::service::frame_memory;
 
 impl<P: Machine> AddressSpace<P> {
-    /// Maps the frames that `from` is mapped to at `to` in the space `into` as well, with `protection`
-    /// there. Both places share the frames from then on: each frame counts how many leaves hold it, and
-    /// is freed when the last is unmapped and the ticket of that is complete.
+    /// Maps the frames of `from` at `to` in the space `into` as well, with `protection`. Both
+    /// places share the frames afterwards: each frame counts the leaves holding it, and is freed
+    /// when the last is unmapped and the unmapping's ticket is complete.
     ///
-    /// All of `from` has to be mapped, by pages of its size, 4 KiB or 2 MiB, to frames that the space owns
-    /// or shares. `into` may be the same space. Neither the protection of `from` nor what TLBs have of it
-    /// changes, so there is no ticket. The place at `to` is used as after [`AddressSpace::map`].
+    /// All of `from` has to be mapped, with pages of its size, 4 KiB or 2 MiB, to frames owned or
+    /// shared by the space. `into` may be the same space. Neither the protection of `from` nor its
+    /// translations in TLBs change, so the function returns no ticket. The place at `to` is used as
+    /// after [`AddressSpace::map`].
     ///
-    /// The two places are locked one after the other. Pages of `from` that are unmapped meanwhile are
-    /// shared none the less, or not at all.
+    /// The two places are locked one after the other. Pages of `from` unmapped meanwhile are shared
+    /// or left out.
     ///
-    /// A frame counts up to 2^20 leaves. A 2 MiB run of frames counts leaves of 2 MiB as 512 each, since
-    /// any of them may be split later: up to 2048 leaves of 2 MiB.
+    /// A frame counts up to 2^20 leaves. A 2 MiB run of frames counts leaves of 2 MiB as 512 each,
+    /// since any of them may be split later: up to 2048 leaves of 2 MiB.
     ///
-    /// Costs three looks at each page of `from`, an atomic operation for each frame, and an entry for each
-    /// page at `to`. Unmapping pages that share their frames takes one frame more for each 1018 pages,
-    /// until the ticket is complete.
+    /// Cost: three looks at each page of `from`, an atomic operation for each frame, and an entry
+    /// for each page at `to`. Unmapping pages with shared frames takes a further frame for each
+    /// 1018 pages, until the ticket is complete.
     ///
     /// # Errors
     ///
-    /// [`ShareError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`ShareError::OtherService`] if the spaces belong to different services.
+    /// - [`ShareError::OutsideSpace`] or [`ShareError::Target`] if a range does not fit its space.
+    /// - [`ShareError::TooLarge`] if `from` has pages of 1 GiB.
+    /// - [`ShareError::NotMapped`], [`ShareError::OtherSize`], [`ShareError::Borrowed`] or
+    ///   [`ShareError::Full`] names the first page of `from` whose frame cannot be shared.
+    /// - [`ShareError::Map`] if the pages at `to` cannot be mapped, or no frame to list the shares
+    ///   is left.
     ///
     /// # Example
     ///
@@ -91,7 +100,7 @@ impl<P: Machine> AddressSpace<P> {
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Counts a further holder of each frame that `pages` is mapped to, and adds the shares to `list`.
+    /// Counts a further holder of each frame of `pages`, and adds the shares to `list`.
     fn share_into(
         &self,
         pin: &CpuPin,
@@ -119,12 +128,12 @@ impl<P: Machine> SpaceCore<P> {
     }
 }
 
-/// Shares that are to be mapped; those that no mapping took are dropped.
+/// Shares to be mapped. Unused shares are dropped on drop.
 struct Shares<'a, P: Machine> {
     space: &'static SpaceCore<P>,
     pin: &'a CpuPin,
     list: Gather,
-    /// Pages of the list that were emptied.
+    /// Emptied pages of the list.
     spent: Chain,
 }
 
@@ -134,7 +143,7 @@ impl<P: Machine> Drop for Shares<'_, P> {
         // SAFETY: no leaf was made for these shares.
         unsafe { drop_shares(&mut self.list, frames, self.pin, &mut Budget::unlimited()) };
         while let Some((first, count)) = self.spent.pop_run(frames) {
-            // SAFETY: they were pages of the list, which nobody else has.
+            // SAFETY: the frames were pages of the list, owned by the list alone.
             unsafe { frame_memory::release_tables(frames, self.pin, first, count) };
         }
     }

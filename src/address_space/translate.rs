@@ -1,4 +1,4 @@
-//! The `x86_64` crate's `Translate`, for code that is written against it.
+//! The `x86_64` crate's `Translate`, for code written against the crate.
 
 use x86_64::structures::paging::PhysFrame;
 use x86_64::structures::paging::mapper::{MappedFrame, Translate, TranslateResult};

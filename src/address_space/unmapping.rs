@@ -1,4 +1,4 @@
-//! The ticket for a change that TLBs must hear of.
+//! The ticket for a change to be announced to TLBs.
 
 use core::fmt;
 use core::future::{Future, IntoFuture};
@@ -15,17 +15,17 @@ use crate::fault::Fault;
 use crate::page_table::{Changed, Pages};
 use crate::retire::{Callback, Callbacks, Parked, Retired};
 
-/// A change of page tables that other CPUs may not have noticed yet.
+/// A change of page tables not yet noticed by every remote CPU.
 ///
-/// Until it is complete, they may go on using the old translations. It owns the frames and
-/// tables that the change took out; they are freed when it completes, and never before:
+/// Until the change is complete, remote CPUs may use the old translations. The ticket owns the
+/// frames and tables removed by the change. They are freed when it completes, and never before:
 ///
-/// - [`Unmapping::wait`] blocks, answering other CPUs' shootdowns meanwhile;
+/// - [`Unmapping::wait`] blocks, serving remote CPUs' shootdowns meanwhile;
 /// - `.await` does not block;
 /// - [`Unmapping::detach`], or a drop, leaves the frames to the service task;
-/// - [`Unmapping::detach_then`] has it call a function afterwards.
+/// - [`Unmapping::detach_then`] also calls a function afterwards.
 ///
-/// Forgetting it does not compile cleanly:
+/// Forgetting the ticket does not compile cleanly:
 ///
 /// ```compile_fail
 /// #![deny(unused_must_use)]
@@ -37,23 +37,23 @@ use crate::retire::{Callback, Callbacks, Parked, Retired};
 /// }
 /// ```
 ///
-/// The pinned CPU itself has dropped its own translations when the ticket is made.
+/// The pinned CPU has dropped its own translations when the ticket is made.
 #[must_use = "other CPUs may use the old translations until it completes: wait, await or detach"]
 pub struct Unmapping<'s, P: Machine> {
     parts: Parts<'s, P, Ticket<'s, P>>,
 }
 
-/// What has to be freed, wherever the ticket goes, and the ticket in one of its forms.
+/// The memory to free, wherever the ticket goes, and the ticket in one of its forms.
 struct Parts<'s, P: Machine, W: Pending> {
     core: &'s SpaceCore<P>,
     retired: Retired,
-    /// 4 KiB pages that the change affected.
+    /// Number of 4 KiB pages affected by the change.
     pages: u64,
-    /// `None`: nothing was stale anywhere, or it is complete.
+    /// `None` if nothing was stale anywhere, or the change is complete.
     wait: Option<W>,
 }
 
-/// Something that waits for an invalidation.
+/// A wait for an invalidation.
 trait Pending {
     fn request(&self) -> Request;
 }
@@ -71,11 +71,11 @@ impl<P: Machine> Pending for Completion<'_, P> {
 }
 
 impl<P: Machine, W: Pending> Parts<'_, P, W> {
-    /// Frees what is retired.
+    /// Frees the retired memory.
     ///
     /// # Safety
     ///
-    /// What was waited for is complete.
+    /// The awaited invalidation is complete.
     #[inline]
     unsafe fn free(&mut self, pin: &CpuPin) {
         self.wait = None;
@@ -86,12 +86,12 @@ impl<P: Machine, W: Pending> Parts<'_, P, W> {
         }
     }
 
-    /// Leaves what is retired to the service task, which then has `callbacks` called.
+    /// Leaves the retired memory to the service task, which then arranges the calls of `callbacks`.
     #[cold]
     fn park(&mut self, callbacks: Callbacks) {
         let retired = core::mem::replace(&mut self.retired, Retired::NOTHING);
         let service = self.core.service;
-        // No other context of this CPU gets in while a lock is held.
+        // No other context of this CPU intervenes while a lock is held.
         let pin = service.platform().pin();
         self.core.park(Parked {
             request: self.wait.as_ref().map(W::request),
@@ -113,7 +113,7 @@ impl<P: Machine, W: Pending> Drop for Parts<'_, P, W> {
 }
 
 impl<'s, P: Machine> Unmapping<'s, P> {
-    /// Of a change that was made, and of which `ticket` tells.
+    /// Returns the ticket of a change, with its invalidation's `ticket`.
     #[inline]
     pub(crate) fn of(
         core: &'s SpaceCore<P>,
@@ -124,14 +124,15 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         Unmapping { parts: Parts { core, retired, pages, wait: ticket } }
     }
 
-    /// Of nothing that changed: complete.
+    /// Returns the complete ticket of no change.
     pub(crate) fn of_nothing(core: &'s SpaceCore<P>) -> Unmapping<'s, P> {
         Unmapping::of(core, None, Changed::NOTHING)
     }
 
-    /// Tells TLBs of `changed`, a change in `range` that was recorded: this CPU's at once, the others'
-    /// by interrupts. If there was nothing to change, the ticket is for what is pending in `range`.
-    // Always: what was recorded then stays in registers.
+    /// Announces `changed`, a recorded change in `range`: to this CPU's TLB at once, to the remote
+    /// CPUs by interrupts. If nothing was changed, the ticket is for the pending changes of
+    /// `range`.
+    // Always inlined: recorded values stay in registers.
     #[inline(always)]
     pub(crate) fn announce(
         core: &'s SpaceCore<P>,
@@ -148,8 +149,8 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         Unmapping::of(core, Some(ticket), changed)
     }
 
-    /// As [`Unmapping::announce`], unless `fault` is injected: then no TLB hears of the change, and nobody
-    /// waits for it.
+    /// Announces like [`Unmapping::announce`], unless `fault` is injected: then no TLB is told of
+    /// the change, and nothing waits.
     #[inline(always)]
     pub(crate) fn announce_unless(
         fault: Fault,
@@ -165,55 +166,88 @@ impl<'s, P: Machine> Unmapping<'s, P> {
         Unmapping::announce(core, pin, || range, changed, record)
     }
 
-    /// How many 4 KiB pages the change affected.
+    /// Returns the number of 4 KiB pages affected by the change.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.parts.pages
     }
 
-    /// Has every CPU dropped the old translations?
+    /// Returns whether every CPU has dropped the old translations.
     #[must_use]
     pub fn is_complete(&mut self) -> bool {
         self.parts.wait.as_mut().is_none_or(Ticket::is_complete)
     }
 
-    /// Waits until every CPU has dropped the old translations, and frees what was retired.
+    /// Waits until every CPU has dropped the old translations, and frees the retired memory.
     ///
-    /// Serves this CPU's own shootdown queue meanwhile, so interrupts may be masked.
+    /// Serves this CPU's own shootdown queue meanwhile: interrupts may be masked.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let unmapping = space.unmap(pin, page)?;
+    /// assert_eq!(unmapping.pages(), 1);
+    /// unmapping.wait(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     // As for `AddressSpace::unmap`.
     #[inline(always)]
     pub fn wait(mut self, pin: &CpuPin) {
         if let Some(ticket) = &mut self.parts.wait {
             ticket.block(pin);
         }
-        // SAFETY: the ticket is complete, or there was nothing to wait for.
+        // SAFETY: the ticket is complete, or nothing had to be awaited.
         unsafe { self.parts.free(pin) };
     }
 
-    /// Frees what was retired if every CPU has dropped the old translations, and returns whether that is so.
-    /// Never waits.
+    /// Frees the retired memory if every CPU has dropped the old translations, and returns whether
+    /// they have. Never waits.
     #[must_use]
     #[inline(always)]
     pub fn finish(&mut self, pin: &CpuPin) -> bool {
         if !self.is_complete() {
             return false;
         }
-        // SAFETY: the ticket is complete, or there was nothing to wait for.
+        // SAFETY: the ticket is complete, or nothing had to be awaited.
         unsafe { self.parts.free(pin) };
         true
     }
 
-    /// Waits for nothing: the service task frees what was retired once that is safe. The same
-    /// as dropping it, but said aloud.
+    /// Leaves the retired memory to the service task, which frees it when safe. The explicit form
+    /// of a drop.
     pub fn detach(self) {}
 
-    /// As [`Unmapping::detach`], and calls `callback` when every CPU has dropped the old
-    /// translations and what was retired is free: from [`MemoryService::tend`], never before this
-    /// returns.
+    /// Detaches like [`Unmapping::detach`], and arranges a call of `callback` after every CPU has
+    /// dropped the old translations and the retired memory is free. [`MemoryService::tend`] calls
+    /// it, never before the return of this function.
     ///
     /// # Errors
     ///
-    /// The unmapping comes back where `callback` is [pending](Callback::is_pending) already.
+    /// Returns the unmapping if `callback` is [pending](Callback::is_pending) already.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::address_space::Callback;
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// static UNMAPPED: Callback = Callback::new(|page| println!("page {page:#x} is free"), 0x40_0000);
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// space.unmap(pin, page)?.detach_then(&UNMAPPED).expect("the callback is not in use");
+    /// service.tend(pin);
+    /// assert!(!UNMAPPED.is_pending());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// [`MemoryService::tend`]: crate::MemoryService::tend
     #[allow(clippy::result_large_err)]
@@ -250,7 +284,7 @@ impl<'s, P: Machine> IntoFuture for Unmapping<'s, P> {
     }
 }
 
-/// Apart, so that a change that finds something to change saves no registers for it.
+/// Not inlined, so a change with an effect saves no registers for the call.
 #[cold]
 #[inline(never)]
 fn pending<'s, P: Machine>(core: &'s SpaceCore<P>, pin: &CpuPin, range: PageRange) -> Ticket<'s, P> {
@@ -258,9 +292,9 @@ fn pending<'s, P: Machine>(core: &'s SpaceCore<P>, pin: &CpuPin, range: PageRang
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Tells TLBs of `changed`, a change in `pages` that was recorded and is answered by an error, and waits until
+    /// Announces `changed`, a recorded change in `pages` answered by an error, and waits until
     /// every CPU has dropped the old translations.
-    // Apart, so that a change that succeeds is made where its caller wants it.
+    // Not inlined, so the result of a successful change is built in its final place.
     #[cold]
     #[inline(never)]
     pub(crate) fn wait_for_change<'s>(
@@ -274,7 +308,7 @@ impl<P: Machine> SpaceCore<P> {
     }
 }
 
-/// The future of an [`Unmapping`]. Dropping it detaches.
+/// The future of an [`Unmapping`]. Dropping the future detaches.
 #[must_use = "futures do nothing unless polled"]
 pub struct Unmapped<'s, P: Machine> {
     parts: Parts<'s, P, Completion<'s, P>>,
@@ -291,7 +325,7 @@ impl<P: Machine> Future for Unmapped<'_, P> {
         }
         let platform = *self.parts.core.service.platform();
         let pin = platform.pin();
-        // SAFETY: the completion is ready, or there was nothing to wait for.
+        // SAFETY: the completion is ready, or nothing had to be awaited.
         unsafe { self.parts.free(&pin) };
         Poll::Ready(())
     }

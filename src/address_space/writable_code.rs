@@ -1,4 +1,4 @@
-//! Looking for frames that can be written and executed.
+//! Searching frames both writable and executable.
 
 use core::ops::ControlFlow;
 
@@ -11,16 +11,16 @@ use super::layout::{SpaceKind, upper_half};
 use crate::Machine;
 use crate::page_table::{Leaf, Pages};
 
-/// Two pages, or one, by which a space can write to a frame and execute it.
+/// Two pages, or a single page, allowing a space to write to a frame and to execute it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WritableCode {
-    /// The address of a page that may be executed.
+    /// The address of an executable page.
     pub executable: VirtAddr,
-    /// The address of a page with the same frame that may be written.
+    /// The address of a writable page with the same frame.
     pub writable: VirtAddr,
 }
 
-/// Pages one after the other that map frames one after the other.
+/// Consecutive pages mapped to consecutive frames.
 #[derive(Clone, Copy)]
 struct Run {
     pages: Pages,
@@ -28,7 +28,7 @@ struct Run {
 }
 
 impl Run {
-    /// Takes in `part`, which `leaf` maps, if it goes on so.
+    /// Extends the run by `part`, mapped by `leaf`, if it continues the run.
     fn extend(&mut self, part: Pages, leaf: &Leaf) -> bool {
         let goes_on = self.pages.last + 1 == part.first && self.frame + self.pages.count() == leaf.frame;
         if goes_on {
@@ -37,7 +37,7 @@ impl Run {
         goes_on
     }
 
-    /// The first page of the run with a frame that `other` has, too, and that page of `other`.
+    /// Returns the first page of the run with a frame also in `other`, and the page of `other`.
     fn common(&self, other: Run) -> Option<(u64, u64)> {
         let [mine, its] = [self, &other].map(|run| run.frame.start_address().as_u64() >> 12);
         let first = mine.max(its);
@@ -47,16 +47,25 @@ impl Run {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Looks for a frame that this space can execute by one page and write to by the same page or another one.
-    /// Of the kernel's space all of the upper half is looked at: the kernel's image and whatever else was mapped
-    /// at boot, the direct map included. For a check after boot.
+    /// Searches a frame this space can execute through a page and write through the same page or
+    /// another. In the kernel's space, the search covers all of the upper half: the kernel's image
+    /// and everything else mapped at boot, the direct map included. For a check after boot.
     ///
-    /// Pages that [`WriteExecute`](crate::WriteExecute) permits are found as others are. What two spaces can do
-    /// together is not seen; regions of memory objects are kept from that when they are mapped
-    /// ([`AddressSpace::mmap_object`]).
+    /// Pages permitted by [`WriteExecute`](crate::WriteExecute) are found like all others. Two
+    /// spaces acting together are not recognised; regions of memory objects are kept from such use
+    /// when they are mapped ([`AddressSpace::mmap_object`]).
     ///
-    /// Costs a look at each entry of all tables, and once more for each run of executable pages whose frames
-    /// follow each other.
+    /// Cost: a look at each entry of all tables, and a further look for each run of executable
+    /// pages with contiguous frames.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// assert_eq!(space.find_writable_code(pin), None);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn find_writable_code(&self, pin: &CpuPin) -> Option<WritableCode> {
         let all = match self.kind() {
@@ -79,7 +88,7 @@ impl<P: Machine> AddressSpace<P> {
         found.or_else(|| self.find_writer(pin, all, code?))
     }
 
-    /// Looks for a page in `all` by which a frame of `code` may be written.
+    /// Searches a page in `all` through which a frame of `code` may be written.
     fn find_writer(&self, pin: &CpuPin, all: Pages, code: Run) -> Option<WritableCode> {
         let mut found = None;
         self.for_each_leaf(pin, all, |part, leaf| {

@@ -1,4 +1,4 @@
-//! Queues with requests that were answered inside a drop, where no waker may be called.
+//! Queues with requests answered inside a drop, where no waker may be called.
 
 use core::ptr;
 
@@ -34,7 +34,7 @@ impl<P: Machine> QueuesDue<P> {
     /// Adds a queue, whose answered requests are noted. Never blocks.
     pub fn add(&self, queue: &'static PagerQueue<P>) {
         let link = queue.link();
-        // Release pairs with the Acquire in `wake`: whoever takes the queue off sees what was noted. Acquire:
+        // Release pairs with the Acquire in `wake`: the taker of the queue sees the notes. Acquire:
         // the last use of `next` happened before.
         if link.is_listed.swap(true, Ordering::AcqRel) {
             return;
@@ -42,8 +42,8 @@ impl<P: Machine> QueuesDue<P> {
         let mut first = self.first.load(Ordering::Relaxed);
         loop {
             link.next.store(first, Ordering::Relaxed);
-            // Release pairs with the Acquire in `wake`: the link is seen. All are taken at once, so there is no
-            // ABA.
+            // Release pairs with the Acquire in `wake`: the link is visible. All queues are taken
+            // at once, which rules out ABA.
             let new = ptr::from_ref(queue).cast_mut();
             match self.first.compare_exchange_weak(first, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -52,7 +52,7 @@ impl<P: Machine> QueuesDue<P> {
         }
     }
 
-    /// Wakes whoever waits for the requests.
+    /// Wakes the waiters of the answered requests.
     pub fn wake(&self) {
         // Relaxed: a hint.
         if self.first.load(Ordering::Relaxed).is_null() {
@@ -62,7 +62,7 @@ impl<P: Machine> QueuesDue<P> {
         // SAFETY: null, or from `add`: a `&'static PagerQueue`.
         while let Some(queue) = unsafe { next.as_ref() } {
             next = queue.link().next.load(Ordering::Relaxed);
-            // Before the look: what is noted from here on puts the queue on the list again.
+            // Before the look: later notes put the queue on the list again.
             queue.link().is_listed.swap(false, Ordering::AcqRel);
             queue.wake_answered();
         }

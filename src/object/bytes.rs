@@ -11,8 +11,8 @@ use crate::Machine;
 use crate::page_table::TableMemory;
 use crate::service::MemoryService;
 
-/// The bytes of a frame from `offset` on, `length` of them within the frame. Programs may read and write them
-/// meanwhile: their memory has no types.
+/// Returns `length` bytes of a frame from `offset` on. Programs may read and write them meanwhile:
+/// their memory has no types.
 fn bytes_of<P: Machine>(
     service: &MemoryService<P>,
     frame: PhysFrame,
@@ -21,28 +21,28 @@ fn bytes_of<P: Machine>(
 ) -> &[AtomicU8] {
     debug_assert!(offset + length <= 4096);
     let start = service.frames().direct_map(frame);
-    // SAFETY: the direct map of an allocated frame is valid, and the bytes are only accessed as atomics; the
-    // callers keep the frame as long as the reference.
+    // SAFETY: the direct map of an allocated frame is valid, and the bytes are only accessed as
+    // atomics; the callers keep the frame as long as the reference.
     unsafe { core::slice::from_raw_parts(start.add(offset).cast().as_ptr(), length) }
 }
 
 /// Zeroes `length` bytes of `frame` from `offset` on.
 pub(super) fn fill<P: Machine>(service: &MemoryService<P>, frame: PhysFrame, offset: usize, length: usize) {
-    // Relaxed here and below: what programs and files order is not ours.
+    // Relaxed, here and below: the order of programs' and files' bytes is up to them.
     bytes_of(service, frame, offset, length).iter().for_each(|byte| byte.store(0, Ordering::Relaxed));
 }
 
 impl<P: Machine> ObjectCore<P> {
-    /// The page `page`, in use, if it is there.
+    /// Returns the page `page`, in use, if it is in memory.
     pub(super) fn used(&self, page: u64) -> Option<UsedPage<'_>> {
         self.use_page(self.index.get(self.service, page)?)
     }
 }
 
 impl<P: Machine> MemoryObject<P> {
-    /// Calls `copy` with the frame of each page of the `length` bytes from `offset` on, the place in the page,
-    /// and the part of the bytes; up to the object's end, or to a page that has to be waited for. Returns how
-    /// many bytes that is.
+    /// Calls `copy` for each page of the `length` bytes from `offset` on, with the page's frame,
+    /// the offset within the page, and the part of the bytes. Stops at the object's end, or at a
+    /// page to be waited for. Returns the number of bytes.
     fn for_each_part(
         &self,
         pin: &CpuPin,
@@ -76,12 +76,29 @@ impl<P: Machine> MemoryObject<P> {
         Ok(done)
     }
 
-    /// Copies the object's bytes from `offset` on to `to`, as far as they are in memory, and returns how many;
-    /// none at the object's end.
+    /// Copies the object's bytes from `offset` on to `to`, as far as they are in memory. Returns
+    /// the number of bytes copied, 0 at the object's end.
     ///
     /// # Errors
     ///
-    /// [`ObjectError`], if that is so of the first page: [`ObjectError::Waits`] if it has to be read in.
+    /// The errors concern the first page:
+    ///
+    /// - [`ObjectError::Waits`] if the page has to be read in.
+    /// - [`ObjectError::Pager`] if the pager failed.
+    /// - [`ObjectError::OutOfFrames`] if no frame for the page is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// let mut bytes = [1; 16];
+    /// assert_eq!(object.try_read(pin, 100, &mut bytes), Ok(16));
+    /// assert_eq!(bytes, [0; 16]);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn try_read(&self, pin: &CpuPin, offset: u64, to: &mut [u8]) -> Result<usize, ObjectError> {
         let service = self.core().service;
         self.for_each_part(pin, offset, to.len(), |used, within, part| {
@@ -92,12 +109,23 @@ impl<P: Machine> MemoryObject<P> {
         })
     }
 
-    /// Copies `from` to the object's bytes from `offset` on, as far as their pages are in memory, and returns
-    /// how many bytes that is; none at the object's end, which it does not move.
+    /// Copies `from` to the object's bytes from `offset` on, as far as their pages are in memory.
+    /// Returns the number of bytes copied, 0 at the object's end. The end stays in place.
     ///
     /// # Errors
     ///
     /// As for [`MemoryObject::try_read`].
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 4096)?;
+    /// assert_eq!(object.try_write(pin, 4090, b"message"), Ok(6));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn try_write(&self, pin: &CpuPin, offset: u64, from: &[u8]) -> Result<usize, ObjectError> {
         let service = self.core().service;
         self.for_each_part(pin, offset, from.len(), |used, within, part| {
@@ -105,16 +133,20 @@ impl<P: Machine> MemoryObject<P> {
             for (to, from) in to.iter().zip(&from[part]) {
                 to.store(*from, Ordering::Relaxed);
             }
-            // Afterwards: a writeback that has copied the page in between has missed the bytes.
+            // After the copy: a writeback with a copy of the page made in between has missed the
+            // bytes.
             used.make_dirty();
         })
     }
 
-    /// As [`MemoryObject::try_read`], and waits for the pager: up to the object's end.
+    /// Reads like [`MemoryObject::try_read`] up to the object's end, and waits for the pager.
     ///
     /// # Errors
     ///
-    /// [`ObjectError`]; some bytes may have been copied.
+    /// Some bytes may have been copied on an error:
+    ///
+    /// - [`ObjectError::Pager`] if the pager failed.
+    /// - [`ObjectError::OutOfFrames`] if no frame for a page is left.
     pub async fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize, ObjectError> {
         let mut done = 0;
         while done < to.len() {
@@ -128,11 +160,11 @@ impl<P: Machine> MemoryObject<P> {
         Ok(done)
     }
 
-    /// As [`MemoryObject::try_write`], and waits for the pager: up to the object's end.
+    /// Writes like [`MemoryObject::try_write`] up to the object's end, and waits for the pager.
     ///
     /// # Errors
     ///
-    /// [`ObjectError`]; some bytes may have been written.
+    /// As for [`MemoryObject::read`]; some bytes may have been written.
     pub async fn write(&self, offset: u64, from: &[u8]) -> Result<usize, ObjectError> {
         let mut done = 0;
         while done < from.len() {
@@ -151,7 +183,7 @@ impl<P: Machine> MemoryObject<P> {
     }
 }
 
-/// Waits if `step` says so: then the step is to be made again, and `None` comes back.
+/// Waits if `step` asks for a wait. Returns `None` then: the step is to be repeated.
 async fn awaited(step: Result<usize, ObjectError>) -> Result<Option<usize>, ObjectError> {
     match step {
         Ok(done) => Ok(Some(done)),

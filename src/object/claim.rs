@@ -1,12 +1,13 @@
-//! Writable nowhere while executable anywhere: which mappings of an object may permit what.
+//! Writable nowhere while executable anywhere: the compatible permissions of an object's mappings.
 //!
-//! Each record that maps an object *claims* what its pages permit of the object's own frames: shared mappings
-//! that may be written claim writes, and mappings that may be executed, private ones included, claim fetches.
-//! (A private mapping writes to copies.) A record with the one claim is refused while a record with the other
-//! one is in use, in whichever space. So a change of access changes the record of such pages.
+//! Each record mapping an object *claims* its pages' permissions to the object's own frames.
+//! Writable shared mappings claim writes; executable mappings, private ones included, claim
+//! fetches. (A private mapping writes to copies.) A record with one claim is refused while a record
+//! with the other claim is in use, in whichever space. A change of access therefore changes the
+//! record of the pages.
 //!
-//! A record that no page has any more is dead, but CPUs may still use translations of the pages that had it.
-//! Whoever gets a claim waits for these before its pages permit anything.
+//! A record without pages is dead, but CPUs may still use translations of its former pages. A new
+//! claim waits for these before its pages permit anything.
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
@@ -18,21 +19,22 @@ use crate::address_space::{SpaceCore, Unmapping, range_of_pages};
 use crate::page_table::{Access, Changed, RecordNumber, WriteExecute};
 use crate::region::Sharing;
 
-/// What pages permit of an object's own frames, as far as it must not meet.
+/// The incompatible permissions of pages to an object's own frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claim {
-    /// Neither, [`Access::WRITE_BIT`], [`Access::EXECUTE_BIT`], or both: the region has the capability.
+    /// Neither, [`Access::WRITE_BIT`], [`Access::EXECUTE_BIT`], or both: the region has the
+    /// capability.
     bits: u8,
 }
 
-/// A mapping that would make an object's frames writable and executable at the same time.
+/// The error for a mapping making an object's frames writable and executable at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Conflict;
 
 impl Claim {
     pub const NOTHING: Claim = Claim { bits: 0 };
 
-    /// The claim of pages that permit `access`.
+    /// Returns the claim of pages permitting `access`.
     #[inline]
     pub fn of(access: Access, sharing: Sharing) -> Claim {
         let writes = match sharing {
@@ -58,8 +60,8 @@ impl Claim {
         self.bits & Access::EXECUTE_BIT != 0
     }
 
-    /// Is the claim refused where the claim `other` is in use? Whoever may write and execute the same page has
-    /// the capability to do so, and is not refused.
+    /// Returns whether the claim is refused while the claim `other` is in use. A claim of both,
+    /// made with the capability, is never refused.
     fn meets(self, other: Claim) -> bool {
         match (self.writes(), self.executes()) {
             (true, false) => other.executes(),
@@ -69,8 +71,8 @@ impl Claim {
     }
 }
 
-/// How many records have which claims, dead ones included: so that a claim that nothing opposes costs no look
-/// at the records.
+/// The numbers of records with each claim, dead records included. An unopposed claim then costs no
+/// look at the records.
 #[derive(Debug)]
 pub(super) struct Claims {
     writers: u64,
@@ -90,18 +92,18 @@ impl Claims {
         self.executors -= u64::from(claim.executes());
     }
 
-    /// Is there a record that `claim` must not meet, or may there be one?
+    /// Returns whether a record with a claim incompatible with `claim` may exist.
     fn oppose(&self, claim: Claim) -> bool {
         claim.writes() && self.executors > 0 || claim.executes() && self.writers > 0
     }
 }
 
 impl<P: Machine> Mappings<P> {
-    /// The records that `claim` must not meet, dead ones included.
+    /// Returns the records incompatible with `claim`, dead records included.
     pub(super) fn opposed(&self, claim: Claim) -> impl Iterator<Item = &MappingNode<P>> {
         let mut next = if self.claims.oppose(claim) { self.first } else { core::ptr::null_mut() };
         core::iter::from_fn(move || {
-            // SAFETY: nodes in the list stay where they are, and the list is locked.
+            // SAFETY: nodes in the list stay in place, and the list is locked.
             let node = unsafe { next.as_ref() }?;
             next = node.next();
             Some(node)
@@ -112,18 +114,19 @@ impl<P: Machine> Mappings<P> {
 
 impl<P: Machine> ObjectCore<P> {
     pub(super) fn permits_write_execute(&self) -> bool {
-        // Relaxed: a permission; it is never taken back.
+        // Relaxed: a permission, never taken back.
         self.write_execute.load(Ordering::Relaxed)
     }
 
-    /// Is the record `number` of `space` the only one in use that `claim` must not meet?
+    /// Returns whether the record `number` of `space` is the only one in use incompatible with
+    /// `claim`.
     pub fn is_opposed_only_by(&self, claim: Claim, space: &SpaceCore<P>, number: RecordNumber) -> bool {
         let list = self.mappings.lock(self.service.platform());
         list.opposed(claim).all(|node| node.is_of(space, number) || !node.is_alive())
     }
 
-    /// Waits until no CPU can use pages that had a record that `claim`, which has been counted, must not meet.
-    /// The caller is in no walk, and holds no lock.
+    /// Waits until no CPU can use former pages of records incompatible with `claim`, which has been
+    /// counted. The caller is in no walk, and holds no lock.
     pub fn wait_for_opposed(&self, pin: &CpuPin, claim: Claim) {
         let platform = self.service.platform();
         if self.permits_write_execute() || self.mappings.lock(platform).opposed(claim).next().is_none() {
@@ -135,7 +138,7 @@ impl<P: Machine> ObjectCore<P> {
             if !claim.meets(mapping.claim) {
                 continue;
             }
-            // Whoever took the last page is in a walk until the change is recorded.
+            // The remover of the last page is in a walk until the change is recorded.
             while !space.service.walks().wait_for_others(pin, || platform.relax()) {
                 platform.relax();
             }
@@ -147,13 +150,29 @@ impl<P: Machine> ObjectCore<P> {
 }
 
 impl<P: Machine> MemoryObject<P> {
-    /// Permits mappings of the object that may write to its pages while other mappings may execute them: for a
-    /// program that generates code by way of two mappings, say. Without that, an object's frames that are
-    /// writable anywhere are executable nowhere: [`mmap_object`](crate::AddressSpace::mmap_object) and
-    /// [`mprotect`](crate::AddressSpace::mprotect) refuse what would make them so. The permission stays as
-    /// long as the object.
+    /// Permits mappings writing to the object's pages while other mappings may execute them: for a
+    /// program generating code through two mappings, for example.
+    ///
+    /// Without the permission, an object's frames writable anywhere are executable nowhere:
+    /// [`mmap_object`](crate::AddressSpace::mmap_object) and
+    /// [`mprotect`](crate::AddressSpace::mprotect) refuse violations. The permission stays as long
+    /// as the object.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    /// use topomem::WriteExecute;
+    ///
+    /// // SAFETY: the just-in-time compiler writes only code it has checked.
+    /// let capability = unsafe { WriteExecute::new() };
+    /// let code = MemoryObject::anonymous(service, pin, 4096)?;
+    /// code.permit_write_execute(&capability);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn permit_write_execute(&self, _: &WriteExecute) {
-        // Relaxed: as where it is read.
+        // Relaxed, as at its load.
         self.core().write_execute.store(true, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! What an object is made of, in a frame of its own.
+//! The state of an object, in a frame of its own.
 
 use core::fmt;
 use core::ops::{ControlFlow, Range};
@@ -18,7 +18,7 @@ use crate::page_table::{Leaf, Ownership, Protection, Reach};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
 
-/// The number of an object, not 0: no two objects of a machine have the same, one after the other included.
+/// The number of an object, not 0. Numbers are unique on a machine, and never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(u64);
 
@@ -30,43 +30,46 @@ impl ObjectId {
     }
 }
 
-/// Where an object's pages come from.
+/// The origin of an object's pages.
 pub(super) enum Source<P: Machine> {
-    /// Nowhere: they are zero at first, and have no other place.
+    /// None: the pages are zero at first, and have no place outside memory.
     Zeros,
-    /// A pager, which is asked by these requests, about the file with this key.
+    /// A pager, asked through these requests about the file with this key.
     Pager { requests: &'static PagerQueue<P>, key: u64 },
 }
 
 pub(crate) struct ObjectCore<P: Machine> {
     pub service: &'static MemoryService<P>,
-    /// How many handles there are.
+    /// Number of handles.
     handles: AtomicUsize,
     id: ObjectId,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub size: AtomicU64,
     pub(super) source: Source<P>,
     pub(super) index: Index,
-    /// How many pages are there.
+    /// Number of pages in memory.
     pub resident: AtomicU64,
-    /// Held by who takes pages out, or permissions to write: one at a time goes through the mappings.
+    /// Held during the removal of pages or of write permissions: only one context at a time visits
+    /// the mappings.
     pub upkeep: SpinLock<()>,
     pub mappings: SpinLock<Mappings<P>>,
-    /// May some mappings write to the pages while others execute them?
+    /// Whether some mappings may write to the pages while others execute them.
     pub(super) write_execute: AtomicBool,
-    /// The pages that the pager is giving up, and the slot of that request: they are not read meanwhile.
+    /// The pages being discarded by the pager, and the slot of the request: they are not read
+    /// meanwhile.
     pub discard: SpinLock<Option<(Range<u64>, usize)>>,
     frame: PhysFrame,
 }
 
-/// Pages that several address spaces may map: of a file, or without one.
+/// Pages shared by several address spaces: the memory of a file, or anonymous memory.
 ///
-/// An object has a frame for each page that has been used. All that map the object see the same frames, but
-/// that private mappings copy a page before they write to it. A [paged](MemoryObject::paged) object's pages
-/// are read in by a [`Pager`](super::Pager) at their first use, and written back by
-/// [`sync`](MemoryObject::sync); those of an [anonymous](MemoryObject::anonymous) object are zero at first.
+/// An object has a frame for each used page. All mappings of the object see the same frames, except
+/// private mappings, which copy a page before writing to it. The pages of a
+/// [paged](MemoryObject::paged) object are read in by a [`Pager`](super::Pager) at their first use,
+/// and written back by [`sync`](MemoryObject::sync). The pages of an
+/// [anonymous](MemoryObject::anonymous) object are zero at first.
 ///
-/// A value is a handle. The object ends with the last handle and the last page of address space that is
+/// A value is a handle. The object ends with the last handle and the last page of address space
 /// mapped to it.
 ///
 /// ```
@@ -92,8 +95,8 @@ pub struct MemoryObject<P: Machine> {
     core: NonNull<ObjectCore<P>>,
 }
 
-// SAFETY: all of the core may be used by several CPUs at once; it lives until the last handle goes, wherever
-// that is.
+// SAFETY: several CPUs may use all of the core at once; the core lives until the last handle is
+// dropped, on any CPU.
 unsafe impl<P: Machine> Send for MemoryObject<P> {}
 // SAFETY: as above.
 unsafe impl<P: Machine> Sync for MemoryObject<P> {}
@@ -108,11 +111,12 @@ impl<P: Machine> Clone for MemoryObject<P> {
 
 impl<P: Machine> Drop for MemoryObject<P> {
     fn drop(&mut self) {
-        // Release: what was done by this handle happened before the end.
+        // Release pairs with the Acquire fence below: all uses of this handle happened before the
+        // end.
         if self.core().handles.fetch_sub(1, Ordering::Release) == 1 {
             fence(Ordering::Acquire);
             let pin = self.core().service.platform().pin();
-            // SAFETY: it was the last handle.
+            // SAFETY: the handle was the last.
             unsafe { ObjectCore::end(self.core, &pin) };
         }
     }
@@ -137,13 +141,24 @@ impl<P: Machine> fmt::Debug for MemoryObject<P> {
 }
 
 impl<P: Machine> MemoryObject<P> {
-    /// Returns a new object of `bytes` bytes whose pages are zero at first.
+    /// Creates an object of `bytes` bytes with pages zero at first.
     ///
-    /// Costs a frame; pages come at their first use.
+    /// Cost: a frame; pages are allocated at their first use.
     ///
     /// # Errors
     ///
-    /// [`AllocError`]; nothing has changed.
+    /// Returns [`AllocError`] if no frame is left. Nothing has changed then.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 1 << 20)?;
+    /// assert_eq!((object.size(), object.resident_pages()), (1 << 20, 0));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn anonymous(
         service: &'static MemoryService<P>,
         pin: &CpuPin,
@@ -152,12 +167,12 @@ impl<P: Machine> MemoryObject<P> {
         MemoryObject::new(service, pin, bytes, Source::Zeros)
     }
 
-    /// Returns a new object of `bytes` bytes whose pages the pager that serves `requests` reads in and
-    /// writes back. `key` says to the pager which file it is.
+    /// Creates an object of `bytes` bytes whose pages are read in and written back by the pager
+    /// serving `requests`. `key` identifies the file to the pager.
     ///
     /// # Errors
     ///
-    /// [`AllocError`]; nothing has changed.
+    /// Returns [`AllocError`] if no frame is left. Nothing has changed then.
     pub fn paged(
         service: &'static MemoryService<P>,
         pin: &CpuPin,
@@ -191,13 +206,13 @@ impl<P: Machine> MemoryObject<P> {
             discard: SpinLock::new(None),
             frame,
         };
-        // SAFETY: the frame is ours alone, aligned, and large enough.
+        // SAFETY: the caller owns the frame, which is aligned and large enough.
         unsafe { place.write(core) };
         Ok(MemoryObject { core: place })
     }
 
     pub(crate) fn core(&self) -> &ObjectCore<P> {
-        // SAFETY: it lives as long as there is a handle.
+        // SAFETY: the core lives as long as a handle.
         unsafe { self.core.as_ref() }
     }
 
@@ -214,36 +229,36 @@ impl<P: Machine> MemoryObject<P> {
         self.core().size.load(Ordering::Acquire)
     }
 
-    /// Returns how many of the object's pages are in memory.
+    /// Returns the number of the object's pages in memory.
     #[must_use]
     pub fn resident_pages(&self) -> u64 {
         self.core().resident.load(Ordering::Relaxed)
     }
 }
 
-/// The leaf of 4 KiB by which something holds `frame` without mapping it.
+/// Returns a 4 KiB leaf representing a hold of `frame` without a mapping.
 pub(crate) fn share_of(frame: PhysFrame) -> Leaf {
     Leaf { frame, protection: Protection::USER_READ_ONLY, reach: Reach::Space, ownership: Ownership::Shared }
 }
 
 impl<P: Machine> ObjectCore<P> {
-    /// Does the pager have another version of the pages, so that written ones are kept account of?
+    /// Returns whether the pager has another version of the pages: written pages are then tracked.
     pub fn is_tracked(&self) -> bool {
         matches!(self.source, Source::Pager { .. })
     }
 
-    /// How many pages have bytes of the object.
+    /// Returns the number of pages with bytes of the object.
     pub fn pages(&self) -> u64 {
         // Acquire pairs with the Release in `set_size`.
         self.size.load(Ordering::Acquire).div_ceil(4096)
     }
 
-    /// Gives up the object's hold of a page's frame, which was taken out of the index.
+    /// Gives up the object's hold of a page's frame, removed from the index.
     ///
     /// # Safety
     ///
-    /// The page's word has been replaced by the caller, nobody uses the frame by way of the object, and the
-    /// tickets for mappings of it are complete.
+    /// The caller has replaced the page's word, nothing uses the frame through the object, and the
+    /// tickets for mappings of the frame are complete.
     pub(super) unsafe fn release(&self, pin: &CpuPin, word: Word) {
         self.resident.fetch_sub(1, Ordering::Relaxed);
         // SAFETY: the object held the frame, and the caller's promise.
@@ -254,9 +269,9 @@ impl<P: Machine> ObjectCore<P> {
     ///
     /// # Safety
     ///
-    /// Nobody has a handle any more: so nothing maps it, and no request is under way.
+    /// No handle is left: nothing maps the object, and no request is under way.
     unsafe fn end(core: NonNull<ObjectCore<P>>, pin: &CpuPin) {
-        // SAFETY: the caller has the last use of it.
+        // SAFETY: the caller has the last use of the object.
         let object = unsafe { core.as_ref() };
         object.index.for_each(object.service, 0, u64::MAX, &mut |_, word| {
             let word = word.take();
@@ -269,7 +284,7 @@ impl<P: Machine> ObjectCore<P> {
         // SAFETY: the caller's promise.
         unsafe { object.index.free(object.service, pin) };
         let (service, frame) = (object.service, object.frame);
-        // SAFETY: `MemoryObject::new` allocated it; nothing in it needs dropping.
+        // SAFETY: `MemoryObject::new` allocated the frame; nothing in it needs dropping.
         unsafe { frame_memory::release_own(service.frames(), pin, frame, Order::FRAME) };
     }
 }

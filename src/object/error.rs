@@ -1,4 +1,4 @@
-//! Why an operation on an object was not done.
+//! Errors of operations on objects.
 
 use core::fmt;
 
@@ -7,7 +7,7 @@ use topomem_numa::frames::AllocError;
 use super::pager::PagerError;
 use super::wait::PageWait;
 
-/// Why an operation on an object was not done, or not to its end.
+/// The reason why an operation on an object failed, or stopped before its end.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ObjectError {
@@ -15,11 +15,11 @@ pub enum ObjectError {
     Waits(PageWait),
     /// The pager failed (POSIX: EIO, ENOSPC).
     Pager(PagerError),
-    /// No frame for a page, or for what is needed to find pages or to take them out (ENOMEM).
+    /// No frame for a page, or for the search and the removal of pages (ENOMEM).
     OutOfFrames(AllocError),
     /// The page lies beyond the object's end (SIGBUS).
     BeyondEnd,
-    /// No object is so long (EFBIG).
+    /// The length exceeds the limit of objects (EFBIG).
     TooLarge,
 }
 

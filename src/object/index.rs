@@ -1,10 +1,10 @@
-//! Which pages of an object are where: a tree of tables of 512 words, in frames.
+//! The index of an object's pages: a tree of tables of 512 words, in frames.
 //!
-//! A page is found, changed and claimed by one word of its own, so CPUs that use different pages share no
-//! lock and write no common line; faults look a page up with a page-table entry claimed, where nothing may
-//! be waited for. A hash table would have to be locked, in shards, and to be moved when it grows. The tree
-//! is as high as the object's pages need: an object of 2 MiB has one table. Tables stay until the object
-//! ends.
+//! A page is found, changed and claimed through a single word of its own. CPUs using different
+//! pages therefore share no lock and write no common line. Page faults look a page up with a
+//! page-table entry claimed, where waiting is not allowed. A hash table would have to be locked, in
+//! shards, and moved when growing. The tree's height follows the object's length: an object of 2
+//! MiB has a single table. Tables stay until the object ends.
 
 use core::ops::ControlFlow;
 
@@ -21,25 +21,25 @@ use crate::service::{MemoryService, frame_memory};
 const BITS: u32 = 9;
 const ENTRIES: usize = 1 << BITS;
 
-/// In a link: how many levels of tables there are from there on. The rest is the address of a table.
+/// In a link: number of levels of tables from the link on. The rest is the address of a table.
 const HEIGHT: u64 = 0xfff;
 
-/// How many levels there are at most: 2^48 bytes.
+/// Greatest number of levels: 2^48 bytes.
 const HIGHEST: u32 = 4;
 
-/// How many pages an object has at most.
+/// Greatest number of pages of an object.
 pub(super) const MOST_PAGES: u64 = 1 << (BITS * HIGHEST);
 
-/// A word of a table: the word of a page in the lowest tables, else a link to a table.
+/// A word of a table: the word of a page in the lowest tables, otherwise a link to a table.
 type Table = [AtomicU64; ENTRIES];
 
 /// The tree.
 pub(super) struct Index {
-    /// The address of the highest table, and how many levels there are; 0 while there is none.
+    /// The address of the highest table, and the number of levels; 0 without a table.
     root: AtomicU64,
 }
 
-/// A table and how many levels there are from it on.
+/// A table, and the number of levels from the table on.
 #[derive(Clone, Copy)]
 struct Node<'a> {
     table: &'a Table,
@@ -47,7 +47,7 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// How many pages one word of the table stands for.
+    /// Returns the number of pages covered by a word of the table.
     const fn pages_of_word(self) -> u64 {
         1 << (BITS * (self.height - 1))
     }
@@ -66,19 +66,19 @@ impl Index {
         Index { root: AtomicU64::new(0) }
     }
 
-    /// The table that `link` leads to, if any.
+    /// Returns the table under `link`, if any.
     fn follow<P: Machine>(&self, service: &MemoryService<P>, link: u64) -> Option<Node<'_>> {
         if link == 0 {
             return None;
         }
         let address = service.platform().phys_to_virt(PhysAddr::new_truncate(link & !HEIGHT));
-        // SAFETY: the frame was zeroed, is the tree's, and stays so as long as `self`; its words are only
-        // accessed as atomics.
+        // SAFETY: the frame was zeroed, and belongs to the tree as long as `self` lives; its words
+        // are only accessed as atomics.
         Some(Node { table: unsafe { address.cast().as_ref() }, height: (link & HEIGHT) as u32 })
     }
 
     fn root<P: Machine>(&self, service: &MemoryService<P>) -> Option<Node<'_>> {
-        // Acquire pairs with the Release in `link`: who sees a table sees it zeroed.
+        // Acquire pairs with the Release in `link`: a reader of the link sees the table zeroed.
         self.follow(service, self.root.load(Ordering::Acquire))
     }
 
@@ -87,18 +87,18 @@ impl Index {
         unsafe { &*core::ptr::from_ref(word).cast() }
     }
 
-    /// Returns the word of `page`; `None` if there is no table for it: then the page is absent.
+    /// Returns the word of `page`, or `None` without a table for it: the page is then absent.
     pub fn get<P: Machine>(&self, service: &MemoryService<P>, page: u64) -> Option<&PageWord> {
         let mut node = self.root(service).filter(|root| page < root.pages())?;
         while node.height > 1 {
-            // Acquire as in `root`.
+            // Acquire, as in `root`.
             node = self.follow(service, node.word(page).load(Ordering::Acquire))?;
         }
         Some(Index::page_word(node.word(page)))
     }
 
-    /// Puts a new table, with `first` as its first word, in the place of `current` in `place`; or does
-    /// nothing if another context has been faster.
+    /// Replaces `current` in `place` by a new table with `first` as its first word, or does nothing
+    /// if another context was faster.
     fn link<P: Machine>(
         service: &MemoryService<P>,
         pin: &CpuPin,
@@ -108,19 +108,19 @@ impl Index {
     ) -> Result<(), AllocError> {
         let frame = service.alloc(pin, &FrameRequest::frame().zeroed())?;
         let address = service.platform().phys_to_virt(frame.start_address()).cast::<Table>();
-        // SAFETY: the frame is ours alone, and zeroed.
+        // SAFETY: the caller owns the frame, which is zeroed.
         let table = unsafe { address.as_ref() };
         table[0].store(current, Ordering::Relaxed);
         let link = frame.start_address().as_u64() | u64::from(height);
         // Release pairs with the Acquire in `root`.
         if place.compare_exchange(current, link, Ordering::Release, Ordering::Relaxed).is_err() {
-            // SAFETY: nobody has seen it.
+            // SAFETY: no context has seen the frame.
             unsafe { frame_memory::release_own(service.frames(), pin, frame, Order::FRAME) };
         }
         Ok(())
     }
 
-    /// Returns the word of `page`, below [`MOST_PAGES`], with the tables that it needs.
+    /// Returns the word of `page`, below [`MOST_PAGES`], and makes its missing tables.
     pub fn make<P: Machine>(
         &self,
         service: &MemoryService<P>,
@@ -128,7 +128,7 @@ impl Index {
         page: u64,
     ) -> Result<&PageWord, AllocError> {
         'again: loop {
-            // Acquire as in `root`.
+            // Acquire, as in `root`.
             let current = self.root.load(Ordering::Acquire);
             let mut node = match self.follow(service, current) {
                 Some(root) if page < root.pages() => root,
@@ -152,8 +152,8 @@ impl Index {
         }
     }
 
-    /// Calls `visit` with each word of the pages from `first` to `last` that a table has, in ascending
-    /// order, until it breaks.
+    /// Calls `visit` with each word of the pages from `first` to `last` in existing tables, in
+    /// ascending order, until `visit` breaks.
     pub fn for_each<P: Machine>(
         &self,
         service: &MemoryService<P>,
@@ -197,17 +197,19 @@ impl Index {
     ///
     /// # Safety
     ///
-    /// Nobody uses the object any more.
+    /// Nothing uses the object any more.
     pub unsafe fn free<P: Machine>(&self, service: &MemoryService<P>, pin: &CpuPin) {
-        // Acquire as in `root`.
+        // Acquire, as in `root`.
         let link = self.root.swap(0, Ordering::Acquire);
         // SAFETY: the caller's promise.
         unsafe { self.free_below(service, pin, link) };
     }
 
+    /// Frees the tables from `link` on.
+    ///
     /// # Safety
     ///
-    /// As [`Index::free`].
+    /// As for [`Index::free`].
     unsafe fn free_below<P: Machine>(&self, service: &MemoryService<P>, pin: &CpuPin, link: u64) {
         let Some(node) = self.follow(service, link) else { return };
         if node.height > 1 {
@@ -217,7 +219,7 @@ impl Index {
             }
         }
         let frame = PhysFrame::containing_address(PhysAddr::new_truncate(link & !HEIGHT));
-        // SAFETY: `link` allocated it, and the caller's promise.
+        // SAFETY: `link` allocated the frame, and the caller's promise.
         unsafe { frame_memory::release_own(service.frames(), pin, frame, Order::FRAME) };
     }
 }

@@ -1,8 +1,8 @@
-//! Which records of which spaces map an object.
+//! The list of an object's mappings: the records of spaces mapping the object.
 //!
-//! A record joins the list of its object before a page has its number, and leaves it when no CPU can use a
-//! page that had it. So whoever goes through the list after a change of the object's pages meets each
-//! mapping that was made before; and a fault in one that joins later sees the change.
+//! A record joins its object's list before any page has its number, and leaves it when no CPU can
+//! use a former page. A pass through the list after a change of the object's pages therefore meets
+//! each mapping made before the change. A fault in a mapping joining later sees the change.
 
 use core::marker::PhantomData;
 use core::ops::ControlFlow;
@@ -24,13 +24,13 @@ pub(crate) struct MappingNode<P: Machine> {
     previous: AtomicPtr<MappingNode<P>>,
     space: AtomicPtr<SpaceCore<P>>,
     number: AtomicU32,
-    /// What to add to a page of the space for the page of the object.
+    /// The distance to add to a page of the space for the page of the object.
     back: AtomicU64,
     /// The bits of the record's [`Claim`].
     claim: AtomicU8,
 }
 
-// All fields are governed by the lock of the list that the node is in, hence Relaxed.
+// Relaxed: the lock of the node's list governs all fields.
 
 impl<P: Machine> MappingNode<P> {
     pub fn new() -> MappingNode<P> {
@@ -52,7 +52,7 @@ impl<P: Machine> MappingNode<P> {
         Claim::of_bits(self.claim.load(Ordering::Relaxed))
     }
 
-    /// Tells whether a page of address space has the record. Only for nodes that are in a list.
+    /// Returns whether a page of address space has the record. Only for nodes in a list.
     pub(super) fn is_alive(&self) -> bool {
         // SAFETY: a space lives until its records have left their lists.
         let space = unsafe { self.space.load(Ordering::Relaxed).as_ref() };
@@ -60,7 +60,7 @@ impl<P: Machine> MappingNode<P> {
         space.zip(number).is_some_and(|(space, number)| space.records.is_alive(number))
     }
 
-    /// Tells whether it is the node of the record `number` of `space`.
+    /// Returns whether the node belongs to the record `number` of `space`.
     pub(super) fn is_of(&self, space: &SpaceCore<P>, number: RecordNumber) -> bool {
         ptr::eq(self.space.load(Ordering::Relaxed), space)
             && self.number.load(Ordering::Relaxed) == number.get()
@@ -70,14 +70,14 @@ impl<P: Machine> MappingNode<P> {
 /// The list of an object.
 pub(crate) struct Mappings<P: Machine> {
     pub(super) first: *mut MappingNode<P>,
-    /// What somebody who goes through the list is looking at: it stays in the list.
+    /// The node being visited by a pass through the list; it stays in the list.
     current: *mut MappingNode<P>,
-    /// How many nodes have which claims.
+    /// Number of nodes with each claim.
     pub(super) claims: Claims,
     space: PhantomData<SpaceCore<P>>,
 }
 
-// SAFETY: nodes are reached with the list locked, and stay where they are while they are in it.
+// SAFETY: nodes are reached with the list locked, and stay in place while in the list.
 unsafe impl<P: Machine> Send for Mappings<P> {}
 
 impl<P: Machine> Mappings<P> {
@@ -89,24 +89,25 @@ impl<P: Machine> Mappings<P> {
     };
 }
 
-/// What a record maps.
+/// A record's mapping of an object.
 pub(crate) struct Mapped<P: Machine> {
     pub object: MemoryObject<P>,
-    /// What to add to a page of the space, modulo 2^64, for the page of the object.
+    /// The distance, modulo 2^64, to add to a page of the space for the page of the object.
     pub back: u64,
-    /// May shared mappings come to write?
+    /// Whether shared mappings may become writable.
     pub writes: SharedWrites,
-    /// What the pages with the record permit.
+    /// The permissions of the pages with the record.
     pub claim: Claim,
 }
 
-/// May a shared mapping of an object write to its pages, from the beginning or after a later
-/// [`mprotect`](crate::AddressSpace::mprotect)? Private mappings write to copies of their own.
+/// Whether a shared mapping of an object may write to its pages, from the beginning or after a
+/// later [`mprotect`](crate::AddressSpace::mprotect). Private mappings write to copies of their
+/// own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SharedWrites {
-    /// Yes.
+    /// Writes are permitted.
     Permitted,
-    /// No: a file was opened for reading alone, say.
+    /// Writes are denied: a file opened only for reading, for example.
     Denied,
 }
 
@@ -126,22 +127,23 @@ impl<P: Machine> PartialEq for Mapped<P> {
 }
 
 impl<P: Machine> Mapped<P> {
-    /// Returns the page of the object that the page `page` of the space is mapped to.
+    /// Returns the page of the object mapped at the page `page` of the space.
     pub fn page(&self, page: u64) -> u64 {
         page.wrapping_add(self.back)
     }
 
-    /// Has the record `number` of `space`, with the place `node`, join the list, unless its claim must not
-    /// meet that of a record that is in use. If it joins, it may be given to pages once
+    /// Adds the record `number` of `space`, with the place `node`, to the list, unless its claim is
+    /// incompatible with a record in use. The record may be given to pages after
     /// [`ObjectCore::wait_for_opposed`](super::core::ObjectCore::wait_for_opposed) has returned.
     ///
     /// # Errors
     ///
-    /// [`Conflict`]; nothing has changed.
+    /// Returns [`Conflict`] if a record with an incompatible claim is in use. Nothing has changed
+    /// then.
     ///
     /// # Safety
     ///
-    /// `node` is in no list, and stays where it is until it has left this one; so does `space`.
+    /// `node` is in no list, and stays in place until it has left the list; so does `space`.
     pub unsafe fn join(
         &self,
         node: &MappingNode<P>,
@@ -161,7 +163,7 @@ impl<P: Machine> Mapped<P> {
         node.previous.store(ptr::null_mut(), Ordering::Relaxed);
         node.next.store(list.first, Ordering::Relaxed);
         let place = ptr::from_ref(node).cast_mut();
-        // SAFETY: nodes in the list stay where they are.
+        // SAFETY: nodes in the list stay in place.
         if let Some(next) = unsafe { list.first.as_ref() } {
             next.previous.store(place, Ordering::Relaxed);
         }
@@ -169,8 +171,8 @@ impl<P: Machine> Mapped<P> {
         Ok(())
     }
 
-    /// Takes `node`, which is in the list, out of it. Returns false, and does nothing, if the list is in use:
-    /// the caller tries again later. Also for contexts that have interrupted a use.
+    /// Removes `node` from the list. Returns false, and changes nothing, if the list is in use: the
+    /// caller tries again later. Also for contexts in the middle of an interrupted use.
     pub fn try_leave(&self, node: &MappingNode<P>) -> bool {
         let Some(mut list) = self.object.core().mappings.try_lock() else {
             return false;
@@ -180,7 +182,7 @@ impl<P: Machine> Mapped<P> {
         }
         list.claims.subtract(node.claim());
         let (next, previous) = (node.next.load(Ordering::Relaxed), node.previous.load(Ordering::Relaxed));
-        // SAFETY: nodes in the list stay where they are.
+        // SAFETY: nodes in the list stay in place.
         let (following, preceding) = unsafe { (next.as_ref(), previous.as_ref()) };
         if let Some(following) = following {
             following.previous.store(previous, Ordering::Relaxed);
@@ -193,7 +195,7 @@ impl<P: Machine> Mapped<P> {
     }
 }
 
-/// One mapping, while somebody looks at it.
+/// A mapping being visited.
 pub(super) struct Mapping<'a, P: Machine> {
     pub space: &'a SpaceCore<P>,
     pub number: RecordNumber,
@@ -202,12 +204,13 @@ pub(super) struct Mapping<'a, P: Machine> {
 }
 
 impl<P: Machine> Mapping<'_, P> {
-    /// Returns the page of the object that `page` of the space is mapped to, if it is by this record.
+    /// Returns the page of the object for `page` of the space, if the record maps it.
     pub fn page(&self, page: u64) -> u64 {
         page.wrapping_add(self.back)
     }
 
-    /// Returns the pages of the space that the pages from `first` to `last` of the object may be mapped at.
+    /// Returns the pages of the space possibly mapped to the pages from `first` to `last` of the
+    /// object.
     fn pages(&self, first: u64, last: u64) -> Option<Pages> {
         // `back` is small or, modulo 2^64, negative.
         let bounds = self.space.bounds;
@@ -219,8 +222,9 @@ impl<P: Machine> Mapping<'_, P> {
 }
 
 impl<P: Machine> ObjectCore<P> {
-    /// Rewrites the pages from `first` to `last` of the object in all mappings, one after the other, as
-    /// `rewrite` makes it of a mapping, and waits for each change. The caller has the upkeep lock.
+    /// Rewrites the pages from `first` to `last` of the object in all mappings, one after the
+    /// other, with the rewrite made by `rewrite` for each mapping, and waits for each change. The
+    /// caller has the upkeep lock.
     pub(super) fn rewrite_mappings<'a, R: Rewrite>(
         &'a self,
         pin: &CpuPin,
@@ -249,16 +253,16 @@ impl<P: Machine> ObjectCore<P> {
         error.map_or(Ok(()), Err)
     }
 
-    /// Ends a look at mappings one after the other before its end.
+    /// Ends a pass through the mappings before its end.
     pub(super) fn end_visit(&self) {
         self.mappings.lock(self.service.platform()).current = ptr::null_mut();
     }
 
-    /// Goes on to the next mapping, which stays in the list until the one after it is asked for. The caller
+    /// Moves on to the next mapping, which stays in the list until the following call. The caller
     /// has the upkeep lock.
     pub(super) fn next_mapping(&self) -> Option<Mapping<'_, P>> {
         let mut list = self.mappings.lock(self.service.platform());
-        // SAFETY: nodes in the list stay where they are, and the current one stays in it.
+        // SAFETY: nodes in the list stay in place, and the current node stays in the list.
         let next = match unsafe { list.current.as_ref() } {
             None => list.first,
             Some(current) => current.next.load(Ordering::Relaxed),

@@ -1,9 +1,9 @@
-//! Memory objects: pages that several address spaces may map.
+//! Memory objects: pages shared by several address spaces.
 //!
-//! A [`MemoryObject`] is the memory of a file, or of nothing but the programs that share it. Address spaces
-//! map it by [`mmap_object`](crate::AddressSpace::mmap_object), shared or private. What has another place
-//! than memory is read in and written back by a [`Pager`], in tasks of the kernel that take requests from a
-//! [`PagerQueue`].
+//! A [`MemoryObject`] is the memory of a file, or memory shared by programs. Address spaces map it
+//! with [`mmap_object`](crate::AddressSpace::mmap_object), shared or private. Pages with a place
+//! outside memory are read in and written back by a [`Pager`], in tasks of the kernel serving
+//! requests of a [`PagerQueue`].
 
 mod answered;
 mod bytes;

@@ -1,18 +1,18 @@
-//! What a kernel supplies for pages that have another place than memory.
+//! Pagers, supplied by a kernel for pages with a place outside memory.
 
 use core::fmt;
 use core::future::Future;
 use core::ops::Range;
 
-/// Why a pager did not do what it was asked to.
+/// The reason why a pager failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PagerError {
     /// The device or file system failed (POSIX: EIO).
     Failed,
-    /// There is no room for what is to be written back (ENOSPC).
+    /// No room for the page to write back (ENOSPC).
     NoSpace,
-    /// The pager's task ended before it answered (EIO).
+    /// The pager's task ended before its answer (EIO).
     Stopped,
 }
 
@@ -28,33 +28,56 @@ impl fmt::Display for PagerError {
 
 impl core::error::Error for PagerError {}
 
-/// The place that pages of objects come from and go to: a file system's files, say.
+/// The place of objects' pages outside memory: a file system's files, for example.
 ///
-/// [`PagerQueue::serve`](super::PagerQueue::serve) asks it, one request after the other. `key` is what
-/// [`MemoryObject::paged`](super::MemoryObject::paged) was given, and offsets are in bytes. It may allocate
-/// and wait as long as it likes; it must not access memory that it serves.
+/// [`PagerQueue::serve`](super::PagerQueue::serve) calls the pager, one request after the other.
+/// `key` comes from [`MemoryObject::paged`](super::MemoryObject::paged), and offsets are in bytes.
+/// The pager may allocate and wait as long as it likes. It must not access memory it serves.
+///
+/// ```
+/// use core::ops::Range;
+/// use topomem::object::{Pager, PagerError};
+///
+/// /// A pager without a device: pages are zero, and nothing can be written.
+/// struct Nothing;
+///
+/// impl Pager for Nothing {
+///     async fn read_in(&self, _key: u64, _offset: u64, _page: &mut [u8]) -> Result<(), PagerError> {
+///         Ok(())
+///     }
+///     async fn write_back(&self, _key: u64, _offset: u64, _page: &[u8]) -> Result<(), PagerError> {
+///         Err(PagerError::NoSpace)
+///     }
+///     async fn discard(&self, _key: u64, _range: Range<u64>) -> Result<(), PagerError> {
+///         Ok(())
+///     }
+/// }
+/// ```
 pub trait Pager {
-    /// Reads what the file `key` has at `offset`, a multiple of 4096, to `page`: 4096 bytes, zero before.
+    /// Reads 4096 bytes of the file `key` at `offset`, a multiple of 4096, into `page`, which is
+    /// zero before.
     ///
     /// # Errors
     ///
-    /// [`PagerError`]: the accesses that wait for the page fail (SIGBUS).
+    /// Returns [`PagerError`] if the page cannot be read. The accesses waiting for the page then
+    /// fail (SIGBUS).
     fn read_in(&self, key: u64, offset: u64, page: &mut [u8])
     -> impl Future<Output = Result<(), PagerError>>;
 
-    /// Writes `page` to the file `key` at `offset`: up to 4096 bytes, none beyond the object's size. The
-    /// object may have been cut meanwhile; what a file has beyond its end is not read.
+    /// Writes `page` to the file `key` at `offset`: up to 4096 bytes, none beyond the object's
+    /// size. The object may have been shortened meanwhile; bytes of a file beyond its end are never
+    /// read.
     ///
     /// # Errors
     ///
-    /// [`PagerError`]: the page stays dirty.
+    /// Returns [`PagerError`] if the page cannot be written. The page then stays dirty.
     fn write_back(&self, key: u64, offset: u64, page: &[u8]) -> impl Future<Output = Result<(), PagerError>>;
 
-    /// Gives up what the file `key` has in `range`, which begins and ends at multiples of 4096: later reads
-    /// find zeros.
+    /// Discards the bytes of the file `key` in `range`, whose ends are multiples of 4096: later
+    /// reads find zeros.
     ///
     /// # Errors
     ///
-    /// [`PagerError`].
+    /// Returns [`PagerError`] if the bytes cannot be discarded.
     fn discard(&self, key: u64, range: Range<u64>) -> impl Future<Output = Result<(), PagerError>>;
 }

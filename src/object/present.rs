@@ -1,4 +1,4 @@
-//! Having a page of an object in memory.
+//! Bringing a page of an object into memory.
 
 use topomem_numa::frames::{AllocError, FrameRequest};
 use topomem_percpu::sync::atomic::Ordering;
@@ -13,15 +13,15 @@ use super::word::{PageWord, State, Word};
 use crate::Machine;
 use crate::service::frame_memory;
 
-/// A page that is there, and whether writes to it have to be noted first.
+/// A page in memory, and whether writes have to be noted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageFrame {
     pub frame: x86_64::structures::paging::PhysFrame,
-    /// May an entry permit writes at once?
+    /// Whether an entry may permit writes at once.
     pub writable: Writable,
 }
 
-/// May a shared mapping of a page permit writes?
+/// Whether a shared mapping of a page may permit writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writable {
     Yes,
@@ -29,28 +29,28 @@ pub(crate) enum Writable {
     No,
 }
 
-/// Why a page cannot be mapped now.
+/// The reason why a page cannot be mapped now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// It lies beyond the object's end.
+    /// The page lies beyond the object's end.
     BeyondEnd,
-    /// It is not in memory, or on its way out or in.
+    /// The page is not in memory, or on its way out or in.
     Absent,
 }
 
-/// What a page is wanted for.
+/// The intended use of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// It is read.
+    /// A read.
     Read,
-    /// It is written, by all that share it.
+    /// A write, visible to all sharers.
     Write,
 }
 
 impl<P: Machine> ObjectCore<P> {
-    /// Returns the page `page` if it is there, dirty if it is to be written. The caller has the claim of an
-    /// entry that a record of this object's list governs: so the frame stays until the entry maps it, or
-    /// the claim is released. Waits for nothing.
+    /// Returns the page `page` if it is in memory, and makes it dirty for a write. The caller has
+    /// the claim of an entry governed by a record of this object's list: the frame therefore stays
+    /// until the entry maps it, or the claim is released. Never waits.
     pub fn find(&self, page: u64, wanted: Use) -> Result<PageFrame, Missing> {
         if page >= self.pages() {
             return Err(Missing::BeyondEnd);
@@ -59,29 +59,30 @@ impl<P: Machine> ObjectCore<P> {
         word.find(wanted).ok_or(Missing::Absent)
     }
 
-    /// Returns the frame of the page `page`, if it is there, dead or not. For who has the upkeep lock.
+    /// Returns the word of the page `page`, if it is in memory, dead or alive. The caller has the
+    /// upkeep lock.
     pub(super) fn frame_of(&self, page: u64) -> Option<Word> {
         let word = self.index.get(self.service, page)?.load();
         matches!(word.state(), State::Present(_) | State::Dead).then_some(word)
     }
 
-    /// Is the page `page` in memory, in `frame`?
+    /// Returns whether the page `page` is in memory, in `frame`.
     pub fn has_frame(&self, page: u64, frame: x86_64::structures::paging::PhysFrame) -> bool {
         self.frame_of(page).is_some_and(|word| word.frame() == frame)
     }
 
-    /// Makes the page's frame stay while its bytes are used; returns the page's word if the page is there.
-    /// [`ObjectCore::end_use`] ends it, soon and without waiting in between.
+    /// Keeps the page's frame while its bytes are used, and returns the page if it is in memory.
+    /// The caller drops the use soon, without waiting in between.
     pub(super) fn use_page(&self, word: &PageWord) -> Option<UsedPage<'_>> {
-        // The reference is the index's, which lives as long as the object.
+        // The reference belongs to the index, which lives as long as the object.
         let found = word.update(|now| matches!(now.state(), State::Present(_)).then_some(now.used()))?;
-        // SAFETY: the word is one of the object's index, whose tables stay until the object ends.
+        // SAFETY: the word is in the object's index, whose tables stay until the object ends.
         let word: &PageWord = unsafe { &*core::ptr::from_ref(word) };
         Some(UsedPage { word, found })
     }
 }
 
-/// A page whose bytes are being read or written: it does not leave meanwhile.
+/// A page whose bytes are being read or written; it stays in memory meanwhile.
 pub(super) struct UsedPage<'a> {
     word: &'a PageWord,
     found: Word,
@@ -92,7 +93,7 @@ impl UsedPage<'_> {
         self.found.frame()
     }
 
-    /// Notes that the page is written.
+    /// Notes a write to the page.
     pub fn make_dirty(&self) {
         self.word.update(|now| (!now.is_dirty()).then_some(now.dirty()));
     }
@@ -105,11 +106,14 @@ impl Drop for UsedPage<'_> {
 }
 
 impl<P: Machine> MemoryObject<P> {
-    /// Has the page `page` be in memory, or a request for it be under way, which is the error then.
+    /// Ensures the page `page` is in memory. Otherwise arranges a request for it, returned as the
+    /// error.
     ///
     /// # Errors
     ///
-    /// [`ObjectError`].
+    /// - [`ObjectError::Waits`] if the page is being read in.
+    /// - [`ObjectError::BeyondEnd`] if the page lies beyond the object's end.
+    /// - [`ObjectError::OutOfFrames`] if no frame is left.
     pub(crate) fn make_present(&self, pin: &CpuPin, page: u64) -> Result<(), ObjectError> {
         let core = self.core();
         if page >= core.pages() || page >= MOST_PAGES {
@@ -120,7 +124,7 @@ impl<P: Machine> MemoryObject<P> {
             let found = word.load();
             match (found.state(), &core.source) {
                 (State::Present(_), _) => return Ok(()),
-                // Whoever takes it out waits for nobody who waits for this context.
+                // The remover of the page does not wait for this context.
                 (State::Dead, _) => core.service.platform().relax(),
                 (State::Loading(slot), Source::Pager { requests, .. }) => {
                     let wanted = |wanted| matches!(wanted, Wanted::Read { page: of, .. } if of == page);
@@ -149,7 +153,8 @@ impl<P: Machine> MemoryObject<P> {
         }
     }
 
-    /// Asks for the page `page`, whose word is `word`; `None` if the page has changed meanwhile.
+    /// Requests the page `page`, whose word is `word`. Returns `None` if the page has changed
+    /// meanwhile.
     fn request(
         &self,
         pin: &CpuPin,
@@ -175,7 +180,7 @@ impl<P: Machine> MemoryObject<P> {
 }
 
 impl<P: Machine> ObjectCore<P> {
-    /// Allocates a frame of zeros, which has one holder.
+    /// Allocates a frame of zeros with a single holder.
     fn new_frame(&self, pin: &CpuPin) -> Result<x86_64::structures::paging::PhysFrame, AllocError> {
         let frame = self.service.alloc(pin, &self.service.blank(FrameRequest::frame()))?;
         frame_memory::take_over(self.service.frames(), frame);
@@ -183,11 +188,11 @@ impl<P: Machine> ObjectCore<P> {
     }
 
     fn free_frame(&self, pin: &CpuPin, frame: x86_64::structures::paging::PhysFrame) {
-        // SAFETY: `new_frame` allocated it, and nobody else has it.
+        // SAFETY: `new_frame` allocated the frame, and the caller owns it.
         unsafe { frame_memory::release_own(self.service.frames(), pin, frame, Order::FRAME) };
     }
 
-    /// Returns what the pager knows the object's file by, if there is a pager.
+    /// Returns the key of the object's file, if a pager serves the object.
     pub fn key(&self) -> Option<u64> {
         match &self.source {
             Source::Zeros => None,

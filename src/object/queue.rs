@@ -1,9 +1,9 @@
-//! Requests to a pager, from those that need pages to the pager's tasks.
+//! Requests to a pager, from contexts in need of pages to the pager's tasks.
 //!
-//! There is one request for each page that is being read in, or written back: who needs the same page joins
-//! it. A request has a slot until it is answered and the last who waits for it has gone. The slots are the
-//! queue: which of them wait for the pager is a word of bits, so that to put a request in, to take one out,
-//! and to give up neither allocates nor waits.
+//! Each page being read in, or written back, has a single request, joined by further contexts in
+//! need of the page. A request keeps its slot until it is answered and its last waiter has gone.
+//! The slots are the queue, and a word of bits tells which of them wait for the pager. Adding a
+//! request, taking a request, and giving up therefore never allocate or wait.
 
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
@@ -18,33 +18,33 @@ use super::wait::{Answers, PageWait};
 use crate::Machine;
 use crate::spin_lock::{SpinGuard, SpinLock};
 
-/// How many requests there are at a time.
+/// Number of concurrent requests.
 pub(super) const SLOTS: usize = 64;
 
-/// How many wakers a request keeps. Those who find no room wake themselves, and look again.
+/// Number of wakers kept by a request. Further waiters wake themselves, and look again.
 const WAKERS: usize = 4;
 
-/// How many tasks that serve a queue are woken.
+/// Number of serving tasks woken.
 const SERVERS: usize = 4;
 
-/// What is asked for.
+/// The subject of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// The page is read into the frame, which is the request's own.
+    /// Read the page into the frame, which belongs to the request.
     Read { page: u64, frame: PhysFrame },
-    /// The page is written back.
+    /// Write the page back.
     Write { page: u64 },
-    /// The file gives up these pages, the first to the last.
+    /// Discard these pages of the file, the first to the last.
     Discard { first: u64, last: u64 },
 }
 
-/// How far a request has come.
+/// The progress of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Free,
-    /// Nobody has been asked yet.
+    /// The pager has not been asked yet.
     Reserved,
-    /// It waits for the pager, or is with it.
+    /// The request waits for the pager, or is being served.
     Asked,
     Answered(Result<(), PagerError>),
 }
@@ -52,7 +52,7 @@ enum Phase {
 struct Slot<P: Machine> {
     phase: Phase,
     wanted: Option<(MemoryObject<P>, Wanted)>,
-    /// How many wait for it.
+    /// Number of waiters.
     waiting: u32,
     wakers: [Option<Waker>; WAKERS],
 }
@@ -69,33 +69,33 @@ impl<P: Machine> Slot<P> {
 
 /// Requests to a pager: made for a `static`, one for each pager.
 ///
-/// Objects put requests in ([`MemoryObject::paged`]); tasks of the kernel run [`PagerQueue::serve`].
+/// Objects add requests ([`MemoryObject::paged`]); tasks of the kernel run [`PagerQueue::serve`].
 pub struct PagerQueue<P: Machine> {
     platform: P,
     slots: [SpinLock<Slot<P>>; SLOTS],
-    /// The slots whose requests nobody has taken yet.
+    /// The slots with requests not yet taken.
     asked: AtomicU64,
-    /// Where the next look for a free slot, or for a request, begins.
+    /// The start of the next search for a free slot, or for a request.
     next: AtomicU32,
     servers: SpinLock<[Option<Waker>; SERVERS]>,
-    /// The slots whose requests were answered inside a drop: the wakers there are still to be called.
+    /// The slots with requests answered inside a drop: their wakers are still to be called.
     answered: AtomicU64,
-    /// Its place among the queues that have such slots.
+    /// The queue's place among the queues with such slots.
     link: Link<P>,
 }
 
-/// A request that a task has taken. Dropped, it is answered: the task ended.
+/// A request taken by a task. A drop answers it with the end of the task.
 pub(super) struct Job<P: Machine> {
     queue: &'static PagerQueue<P>,
     slot: usize,
     pub object: MemoryObject<P>,
     pub wanted: Wanted,
-    /// Is it answered?
+    /// Whether the request is answered.
     is_done: bool,
 }
 
 impl<P: Machine> PagerQueue<P> {
-    /// A queue without requests.
+    /// Returns a queue without requests.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(platform: P) -> PagerQueue<P> {
@@ -114,14 +114,14 @@ impl<P: Machine> PagerQueue<P> {
         self.slots[slot].lock(&self.platform)
     }
 
-    /// The slots, beginning with another one each time.
+    /// Returns the slots, starting at another slot each time.
     fn order(&self) -> impl Iterator<Item = usize> + use<P> {
         // Relaxed: any order does.
         let first = self.next.fetch_add(1, Ordering::Relaxed) as usize;
         (first..first + SLOTS).map(|slot| slot % SLOTS)
     }
 
-    /// Takes a free slot, which counts the caller as waiting; nobody is asked before
+    /// Takes a free slot, and counts the caller as a waiter. The pager is asked by
     /// [`PagerQueue::ask`].
     pub(super) fn reserve(&'static self) -> Option<(usize, PageWait)> {
         let slot = self.order().find(|&slot| {
@@ -135,13 +135,13 @@ impl<P: Machine> PagerQueue<P> {
         Some((slot, PageWait::new(self, slot)))
     }
 
-    /// Waits for any request: for when there is no free slot. `None` if there is one by now.
+    /// Waits for any request if no slot is free. Returns `None` if a slot is free by now.
     pub(super) fn join_any(&'static self) -> Option<PageWait> {
         let slot = self.order().find(|&slot| self.try_join(slot, |slot| slot.phase == Phase::Asked))?;
         Some(PageWait::new(self, slot))
     }
 
-    /// Waits for the request in `slot`, if it is for `object` and what `is_same` accepts.
+    /// Waits for the request in `slot`, if it is for `object` and accepted by `is_same`.
     pub(super) fn join(
         &'static self,
         slot: usize,
@@ -151,12 +151,12 @@ impl<P: Machine> PagerQueue<P> {
         self.try_join(slot, |slot| slot.is_for(object, is_same)).then(|| PageWait::new(self, slot))
     }
 
-    /// Waits for the request in `slot`, whatever it is, unless it was answered, or is not asked yet.
+    /// Waits for any request in `slot`, unless it was answered, or is not asked yet.
     pub(super) fn join_slot(&'static self, slot: usize) -> Option<PageWait> {
         self.try_join(slot, |slot| slot.phase == Phase::Asked).then(|| PageWait::new(self, slot))
     }
 
-    /// Waits for the request for `object` that `is_same` accepts, whichever slot it has.
+    /// Waits for the request for `object` accepted by `is_same`, in any slot.
     pub(super) fn find(
         &'static self,
         object: &MemoryObject<P>,
@@ -174,7 +174,8 @@ impl<P: Machine> PagerQueue<P> {
         joins
     }
 
-    /// Asks the pager for `wanted` in the slot that [`PagerQueue::reserve`] returned, and wakes its tasks.
+    /// Asks the pager for `wanted` in the slot from [`PagerQueue::reserve`], and wakes the pager's
+    /// tasks.
     pub(super) fn ask(&self, slot: usize, object: MemoryObject<P>, wanted: Wanted) {
         {
             let mut slot = self.lock(slot);
@@ -210,13 +211,13 @@ impl<P: Machine> PagerQueue<P> {
                 None => context.waker().wake_by_ref(),
             }
             drop(servers);
-            // One may have come between the look and the registration.
+            // A request may have come between the look and the registration.
             self.take().map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
 
-    /// Answers the request in `slot`. Whoever waits for it is woken by [`PagerQueue::wake_waiting`].
+    /// Answers the request in `slot`. [`PagerQueue::wake_waiting`] wakes its waiters.
     fn answer(&self, slot: usize, outcome: Result<(), PagerError>) {
         let mut slot = self.lock(slot);
         slot.phase = Phase::Answered(outcome);
@@ -224,13 +225,13 @@ impl<P: Machine> PagerQueue<P> {
         drop(ended);
     }
 
-    /// Wakes who waits for the request in `slot`, or has waited.
+    /// Wakes the present and former waiters of the request in `slot`.
     fn wake_waiting(&self, slot: usize) {
         let wakers = core::mem::replace(&mut self.lock(slot).wakers, [const { None }; WAKERS]);
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Wakes who waits for requests that were answered inside a drop.
+    /// Wakes the waiters of requests answered inside a drop.
     pub(super) fn wake_answered(&self) {
         // Acquire pairs with the Release in the drop of a job.
         let mut slots = self.answered.swap(0, Ordering::Acquire);
@@ -244,13 +245,13 @@ impl<P: Machine> PagerQueue<P> {
         &self.link
     }
 
-    /// How many wait for the request in `slot`.
+    /// Returns the number of waiters of the request in `slot`.
     pub(super) fn waiting(&self, slot: usize) -> u32 {
         self.lock(slot).waiting
     }
 
-    /// Frees the slot if its request was answered, and nobody waits. What comes back is dropped without the
-    /// lock.
+    /// Frees the slot if its request was answered and has no waiter. The caller drops the result
+    /// without the lock.
     fn end_if_left(&self, mut slot: SpinGuard<'_, Slot<P>>) -> Option<(MemoryObject<P>, Wanted)> {
         let ends = slot.waiting == 0 && matches!(slot.phase, Phase::Answered(_));
         if !ends {
@@ -307,7 +308,7 @@ impl<P: Machine> Drop for Job<P> {
 }
 
 impl<P: Machine> Job<P> {
-    /// Answers the request, and wakes who waits for it.
+    /// Answers the request, and wakes its waiters.
     pub fn answer(mut self, outcome: Result<(), PagerError>) {
         self.end(outcome);
         let (queue, slot) = (self.queue, self.slot);
@@ -321,12 +322,12 @@ impl<P: Machine> Job<P> {
         self.queue.answer(self.slot, outcome);
     }
 
-    /// Returns whether somebody waits for it.
+    /// Returns whether the request has waiters.
     pub fn is_awaited(&self) -> bool {
         self.queue.waiting(self.slot) > 0
     }
 
-    /// Returns the number of its slot.
+    /// Returns the number of the request's slot.
     pub fn slot(&self) -> usize {
         self.slot
     }

@@ -1,9 +1,9 @@
-//! Taking pages out of an object: because it is cut, or because a hole is punched into it.
+//! Removing pages from an object, to shorten it or to punch a hole into it.
 //!
-//! Pages are marked dead first, and new mappings of dead pages are not made; then the mappings that were
-//! made before are taken out, by way of the object's list of mappings, and their tickets are waited for. A
-//! fault looks at the page with its entry claimed: so either the fault finds the page dead, or its mapping is
-//! found. Only then does the object give up its hold of the frames.
+//! Pages are first marked dead: dead pages get no new mappings. Their earlier mappings are then
+//! removed through the object's list of mappings, and the tickets awaited. A fault looks at the
+//! page with the page's entry claimed: either the fault finds the page dead, or the removal finds
+//! the fault's mapping. Only then does the object give up its hold of the frames.
 
 use core::ops::{ControlFlow, Range};
 
@@ -19,16 +19,16 @@ use super::word::{State, Word};
 use crate::Machine;
 use crate::page_table::{Becomes, Found, Ownership, Pages, Rewrite};
 
-/// Which mappings of pages go.
+/// The mappings to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victims {
-    /// All, private copies too: the object ends before the pages.
+    /// All mappings, private copies too: the object ends before the pages.
     All,
-    /// Those of the object's own frames.
+    /// Mappings of the object's own frames.
     OwnFrames,
 }
 
-/// Takes out mappings of an object's pages.
+/// Removes mappings of an object's pages.
 struct TakeOut<'a, P: Machine> {
     core: &'a ObjectCore<P>,
     mapping: Mapping<'a, P>,
@@ -71,8 +71,8 @@ impl<P: Machine> Rewrite for TakeOut<'_, P> {
 }
 
 impl<P: Machine> ObjectCore<P> {
-    /// Takes out the pages from `first` to `last`, with those mappings of them that are `victims`. The caller
-    /// has the upkeep lock.
+    /// Removes the pages from `first` to `last`, with their mappings selected by `victims`. The
+    /// caller has the upkeep lock.
     fn take_out(&self, pin: &CpuPin, (first, last): (u64, u64), victims: Victims) -> Result<(), ObjectError> {
         self.index.for_each(self.service, first, last, &mut |_, word| {
             word.kill();
@@ -93,10 +93,10 @@ impl<P: Machine> ObjectCore<P> {
                 if now.state() != State::Dead {
                     break;
                 }
-                // Uses are short: who copies bytes waits for nothing.
+                // Uses are short: a copier of bytes never waits.
                 if !now.is_used() && word.replace(now, Word::ABSENT).is_ok() {
-                    // SAFETY: the page was dead while all mappings were taken out and their tickets waited
-                    // for.
+                    // SAFETY: the page was dead during the removal of all mappings and the wait for
+                    // their tickets.
                     unsafe { self.release(pin, now) };
                     break;
                 }
@@ -107,21 +107,21 @@ impl<P: Machine> ObjectCore<P> {
         Ok(())
     }
 
-    /// Zeroes what the page that has the byte `end` has from there on, if it is in memory.
+    /// Zeroes the bytes from `end` on in their page, if it is in memory.
     fn zero_from(&self, end: u64) {
         let (page, within) = (end >> 12, (end & 4095) as usize);
         if within == 0 {
             return;
         }
         let Some(word) = self.index.get(self.service, page) else { return };
-        // What is being read in was asked for with another end.
+        // A page being read in was requested with another end.
         word.update(|now| matches!(now.state(), State::Loading(_)).then_some(Word::ABSENT));
         if let Some(used) = self.use_page(word) {
             super::bytes::fill(self.service, used.frame(), within, 4096 - within);
         }
     }
 
-    /// Returns the slot of the request that gives up the file's part that has `page`, if one is under way.
+    /// Returns the slot of the request to discard the part of the file with `page`, if under way.
     pub(super) fn discarding(&self, page: u64) -> Option<usize> {
         let discard = self.discard.lock(self.service.platform());
         discard.as_ref().filter(|(range, _)| range.contains(&page)).map(|&(_, slot)| slot)
@@ -133,18 +133,31 @@ impl<P: Machine> ObjectCore<P> {
 }
 
 impl<P: Machine> MemoryObject<P> {
-    /// Makes the object `bytes` long. What is cut off goes from all mappings, with the copies that private
-    /// mappings have made of it; later accesses there are
-    /// [beyond the end](crate::region::FaultError::BeyondEnd). What is added is zero, and so is the rest of
-    /// the last page, which mappings show.
+    /// Sets the object's length to `bytes`. Bytes cut off are removed from all mappings, along with
+    /// private mappings' copies; later accesses are [beyond the
+    /// end](crate::region::FaultError::BeyondEnd). Added bytes are zero, and so is the rest of the
+    /// last page, which mappings show.
     ///
-    /// Waits until no CPU can use what was cut off; it answers other CPUs' shootdowns meanwhile. Costs a look
-    /// at each page that is cut off, in each mapping.
+    /// Waits until no CPU can use the bytes cut off, and serves remote CPUs' shootdowns meanwhile.
+    /// Cost: a look at each page cut off, in each mapping.
     ///
     /// # Errors
     ///
-    /// [`ObjectError::TooLarge`]; nothing has changed. [`ObjectError::OutOfFrames`]: there is no memory to
-    /// list what was cut off; the size is as before, but private copies may have gone.
+    /// - [`ObjectError::TooLarge`] if no object can have the length. Nothing has changed then.
+    /// - [`ObjectError::OutOfFrames`] if no memory to list the pages cut off is left. The size is
+    ///   then unchanged, but private copies may have gone.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 4096)?;
+    /// object.set_size(pin, 1 << 20)?;
+    /// assert_eq!(object.size(), 1 << 20);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_size(&self, pin: &CpuPin, bytes: u64) -> Result<(), ObjectError> {
         if bytes > MOST_PAGES << 12 {
             return Err(ObjectError::TooLarge);
@@ -163,14 +176,17 @@ impl<P: Machine> MemoryObject<P> {
         Ok(())
     }
 
-    /// Gives up the bytes of `range`, of which whole pages leave memory: later reads find zeros, in all
-    /// shared mappings and in private ones that have made no copy (madvise(MADV_REMOVE),
+    /// Discards the bytes of `range`, and removes its whole pages from memory. Later reads find
+    /// zeros, in all shared mappings and in private mappings without a copy (madvise(MADV_REMOVE),
     /// fallocate(FALLOC_FL_PUNCH_HOLE) of Linux). A pager is told
-    /// ([`Pager::discard`](super::Pager::discard)) and waited for.
+    /// ([`Pager::discard`](super::Pager::discard)) and awaited.
     ///
     /// # Errors
     ///
-    /// [`ObjectError`]; bytes of the range may be zero or not.
+    /// Bytes of the range may be zero or not on an error:
+    ///
+    /// - [`ObjectError::Pager`] if the pager failed.
+    /// - [`ObjectError::OutOfFrames`] if no frame is left.
     pub async fn punch_hole(&self, range: Range<u64>) -> Result<(), ObjectError> {
         let core = self.core();
         let (start, end) = (range.start, range.end.min(self.size()));
@@ -178,7 +194,7 @@ impl<P: Machine> MemoryObject<P> {
             return Ok(());
         }
         let (first, after) = (start.div_ceil(4096), end >> 12);
-        // The last page of the object is whole if all of its bytes are in the range.
+        // The last page of the object counts as whole if all of its bytes are in the range.
         let after = if end == self.size() { end.div_ceil(4096) } else { after };
         if first >= after {
             return self.write_zeros(start, end).await;
@@ -229,7 +245,7 @@ impl<P: Machine> MemoryObject<P> {
         wait.await.map_err(ObjectError::Pager)
     }
 
-    /// Writes zeros from `start` to `end`, which are in one page.
+    /// Writes zeros from `start` to `end`, within a page.
     async fn write_zeros(&self, start: u64, end: u64) -> Result<(), ObjectError> {
         const ZEROS: &[u8] = &[0; 4096];
         let mut at = start;

@@ -15,7 +15,7 @@ use super::word::{State, Word};
 use crate::Machine;
 use crate::service::{MemoryService, frame_memory};
 
-/// A frame that written pages are copied to: programs may write to a page while it is written back.
+/// A frame for copies of pages being written back: programs may write to a page meanwhile.
 struct Copy<P: Machine> {
     service: &'static MemoryService<P>,
     frame: PhysFrame,
@@ -24,25 +24,26 @@ struct Copy<P: Machine> {
 impl<P: Machine> Drop for Copy<P> {
     fn drop(&mut self) {
         let pin = self.service.platform().pin();
-        // SAFETY: it was allocated for this, and is not used any more.
+        // SAFETY: the frame was allocated for the copies, and is not used any more.
         unsafe { frame_memory::release_own(self.service.frames(), &pin, self.frame, Order::FRAME) };
     }
 }
 
-/// The bytes of a frame.
+/// Returns the bytes of a frame.
 fn bytes<P: Machine>(service: &MemoryService<P>, frame: PhysFrame) -> NonNull<[u8]> {
     let start = service.platform().phys_to_virt(frame.start_address());
     NonNull::slice_from_raw_parts(start, 4096)
 }
 
 impl<P: Machine> PagerQueue<P> {
-    /// Serves one request after the other by `pager`, for ever: the future is a task of the kernel. Several
-    /// tasks may serve one queue. Dropped in the middle of a request, it answers
+    /// Serves one request after the other with `pager`, for ever: the future is a task of the
+    /// kernel. Several tasks may serve a queue. A drop in the middle of a request answers
     /// [`PagerError::Stopped`](super::PagerError::Stopped).
     ///
     /// # Errors
     ///
-    /// [`AllocError`], at the beginning: there is no frame to copy pages to that are written back.
+    /// Returns [`AllocError`], at the beginning, if no frame is left for copies of pages to write
+    /// back.
     pub async fn serve(
         &'static self,
         service: &'static MemoryService<P>,
@@ -54,15 +55,15 @@ impl<P: Machine> PagerQueue<P> {
             let Some(key) = job.object.core().key() else { continue };
             let outcome = match job.wanted {
                 Wanted::Read { page, frame } => {
-                    // SAFETY: the frame is the request's alone until it is answered.
+                    // SAFETY: the request owns the frame until it is answered.
                     let to = unsafe { bytes(service, frame).as_mut() };
                     pager.read_in(key, page << 12, to).await
                 }
                 Wanted::Write { page } => match job.object.core().copy_page(page, copy.frame) {
-                    // It has gone meanwhile: there is nothing to write.
+                    // The page has gone meanwhile, with nothing to write.
                     0 => Ok(()),
                     length => {
-                        // SAFETY: the frame is this task's alone.
+                        // SAFETY: the task owns the frame.
                         let from = unsafe { bytes(service, copy.frame).as_ref() };
                         pager.write_back(key, page << 12, &from[..length]).await
                     }
@@ -75,13 +76,14 @@ impl<P: Machine> PagerQueue<P> {
 }
 
 impl<P: Machine> ObjectCore<P> {
-    /// Copies the page `page` to `frame`, which is the caller's, and returns how many of its bytes belong to
-    /// the object.
+    /// Copies the page `page` to `frame`, owned by the caller. Returns the number of bytes
+    /// belonging to the object.
     fn copy_page(&self, page: u64, frame: PhysFrame) -> usize {
         let length = self.bytes_of(page);
         match self.index.get(self.service, page).and_then(|word| self.use_page(word)) {
             Some(used) if length > 0 => {
-                // SAFETY: the page's frame stays while it is used, and the other is the caller's.
+                // SAFETY: the page's frame stays while it is used, and the caller owns the other
+                // frame.
                 unsafe { frame_memory::copy(self.service.frames(), used.frame(), frame) };
                 length
             }
@@ -89,13 +91,13 @@ impl<P: Machine> ObjectCore<P> {
         }
     }
 
-    /// Returns how many bytes of the page `page` belong to the object.
+    /// Returns the number of bytes of the page `page` belonging to the object.
     pub fn bytes_of(&self, page: u64) -> usize {
         // Acquire pairs with the Release in `set_size`.
         self.size.load(Ordering::Acquire).saturating_sub(page << 12).min(4096) as usize
     }
 
-    /// Notes in the page's word what became of a request, before it is answered.
+    /// Notes the outcome of a request in the page's word, before the answer.
     pub(super) fn note_answer(&self, job: &Job<P>, outcome: Result<(), PagerError>) {
         match job.wanted {
             Wanted::Read { page, frame } => self.note_read(job, outcome, page, frame),
@@ -115,7 +117,7 @@ impl<P: Machine> ObjectCore<P> {
             zero_tail(self.service, frame, self.bytes_of(page));
             let present = Word::present(frame);
             let present = if job.is_awaited() { present.pinned() } else { present };
-            // Counted first: whoever takes the page out counts it out.
+            // Counted first: a remover of the page counts it out.
             self.resident.fetch_add(1, Ordering::Relaxed);
             if word.is_some_and(|word| word.replace(loading, present).is_ok()) {
                 return;
@@ -126,11 +128,11 @@ impl<P: Machine> ObjectCore<P> {
             let _ = word.replace(loading, Word::ABSENT);
         }
         let pin = self.service.platform().pin();
-        // SAFETY: the frame was the request's alone.
+        // SAFETY: the request owned the frame.
         unsafe { frame_memory::release_own(self.service.frames(), &pin, frame, Order::FRAME) };
     }
 
-    /// The last who waited for the page `page` to be read has gone.
+    /// Notes the departure of the last waiter for the page `page`.
     pub(super) fn unpin(&self, page: u64) {
         if let Some(word) = self.index.get(self.service, page) {
             word.update(|now| {

@@ -8,30 +8,32 @@ use core::task::{Context, Poll, Waker};
 
 use super::pager::PagerError;
 
-/// Where the answer to a request comes from.
+/// The source of a request's answer.
 pub(super) trait Answers: Sync {
-    /// Returns the answer to the request in `slot`, or has `waker` called when it is there.
+    /// Returns the answer to the request in `slot`, or arranges a call of `waker` when it is
+    /// available.
     fn poll(&self, slot: usize, waker: Option<&Waker>) -> Poll<Result<(), PagerError>>;
 
-    /// One who waited for the request in `slot` does not any more.
+    /// Counts out a waiter of the request in `slot`.
     fn leave(&self, slot: usize);
 }
 
-/// A page that is being read in, or another request to a pager.
+/// A wait for a page being read in, or for another request to a pager.
 ///
-/// It resolves to `Ok` when the page is there: the access is to be made again from scratch, and meanwhile
-/// the page does not leave memory, until this is dropped. It resolves to an error if the pager failed.
-/// [`PageWait::wait`] is the blocking form. It may be dropped at any time.
+/// The future resolves to `Ok` when the page is in memory. The access is then to be repeated from
+/// scratch; the page stays in memory until the future is dropped. The future resolves to an error
+/// if the pager failed. [`PageWait::wait`] is the blocking form. The future may be dropped at any
+/// time.
 #[must_use = "the access is made again when it is ready"]
 pub struct PageWait {
     answers: &'static dyn Answers,
     slot: usize,
-    /// Nobody asks twice for an answer.
+    /// The answer, kept after the first poll returning it.
     answer: Option<Result<(), PagerError>>,
 }
 
 impl PageWait {
-    /// Of one who was counted as waiting.
+    /// Returns the wait of a counted waiter.
     pub(super) fn new(answers: &'static dyn Answers, slot: usize) -> PageWait {
         PageWait { answers, slot, answer: None }
     }
@@ -47,11 +49,11 @@ impl PageWait {
         polled
     }
 
-    /// Returns the answer, if it is there.
+    /// Returns the answer, if available.
     ///
     /// # Errors
     ///
-    /// [`PagerError`], in the answer.
+    /// The answer is a [`PagerError`] if the pager failed.
     pub fn try_answer(&mut self) -> Option<Result<(), PagerError>> {
         match self.poll_with(None) {
             Poll::Ready(answer) => Some(answer),
@@ -59,11 +61,12 @@ impl PageWait {
         }
     }
 
-    /// Waits for the answer; calls `relax` meanwhile, which lets other CPUs, or other tasks, serve the pager.
+    /// Waits for the answer. Calls `relax` meanwhile to let remote CPUs, or other tasks, serve the
+    /// pager.
     ///
     /// # Errors
     ///
-    /// [`PagerError`]: the pager failed.
+    /// Returns [`PagerError`] if the pager failed.
     pub fn wait(mut self, mut relax: impl FnMut()) -> Result<(), PagerError> {
         loop {
             if let Some(answer) = self.try_answer() {

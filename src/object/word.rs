@@ -1,4 +1,4 @@
-//! What an object knows of one page, in one word.
+//! The state of an object's page, in a word.
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 use x86_64::PhysAddr;
@@ -6,21 +6,21 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::present::{PageFrame, Use, Writable};
 
-/// A page is there: bits 12 to 51 are the address of its frame.
+/// The page is in memory: bits 12 to 51 are the address of its frame.
 const PRESENT: u64 = 1 << 0;
-/// A page is being read in: bits 12 to 51 are the number of the request.
+/// The page is being read in: bits 12 to 51 are the number of the request.
 const LOADING: u64 = 1 << 1;
-/// It may differ from what the pager has.
+/// The page may differ from the pager's version.
 const DIRTY: u64 = 1 << 2;
-/// It is being written back.
+/// The page is being written back.
 const WRITING: u64 = 1 << 3;
-/// It is about to leave, unless somebody maps it before.
+/// The page is about to leave memory, unless it is mapped before.
 const EVICTING: u64 = 1 << 4;
-/// It leaves: no mapping of it is made any more.
+/// The page is leaving: it gets no new mapping.
 const DEAD: u64 = 1 << 5;
-/// A future that waited for it has not been dropped: it does not leave for want of memory.
+/// A future waiting for the page has not been dropped: the page does not leave for want of memory.
 const PINNED: u64 = 1 << 6;
-/// One context that reads or writes the frame's bytes, in the upper bits.
+/// A context reading or writing the frame's bytes, counted in the upper bits.
 const USER: u64 = 1 << 52;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -28,16 +28,16 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
-/// What a word says.
+/// The state of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The page is not there.
+    /// The page is not in memory.
     Absent,
-    /// It is being read in by the request of this number.
+    /// The page is being read in by the request with this number.
     Loading(usize),
-    /// It is there, and on its way out.
+    /// The page is in memory, and on its way out.
     Dead,
-    /// It is there.
+    /// The page is in memory.
     Present(PhysFrame),
 }
 
@@ -64,7 +64,7 @@ impl Word {
         }
     }
 
-    /// Returns the frame of a page that is there, dead or not.
+    /// Returns the frame of a page in memory, dead or alive.
     pub fn frame(self) -> PhysFrame {
         PhysFrame::containing_address(PhysAddr::new_truncate(self.0 & ADDRESS))
     }
@@ -85,7 +85,7 @@ impl Word {
         self.0 >= USER
     }
 
-    /// May it leave for want of memory?
+    /// Returns whether the page may leave for want of memory.
     pub fn is_idle(self) -> bool {
         self.0 & (DIRTY | WRITING | PINNED | DEAD | PRESENT) == PRESENT && !self.is_used()
     }
@@ -114,7 +114,7 @@ impl Word {
         Word(self.0 | EVICTING)
     }
 
-    /// The same page, mapped again or used.
+    /// Returns the word after a mapping or a use of the page.
     pub fn wanted(self) -> Word {
         Word(self.0 & !EVICTING)
     }
@@ -127,55 +127,58 @@ impl Word {
         Word(self.0 - USER)
     }
 
-    /// The same page while what it has now is written back.
+    /// Returns the word for the page while its present contents are written back.
     pub fn writing(self) -> Word {
         Word(self.0 & !DIRTY | WRITING)
     }
 
-    /// The same page when it has been written back.
+    /// Returns the word after the page has been written back.
     pub fn written(self) -> Word {
         Word(self.0 & !WRITING)
     }
 }
 
-/// What a look for a page to write back has found.
+/// The outcome of a look for a page to write back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteBack {
     /// The page is marked as being written from now on.
     Begun,
     /// The page is being written already.
     UnderWay,
-    /// There is nothing to write.
+    /// The page needs no write.
     Nothing,
 }
 
-/// The word of a page, shared by all that use the page.
+/// The word of a page, shared by all users of the page.
 #[repr(transparent)]
 #[derive(Debug)]
 pub(crate) struct PageWord(AtomicU64);
 
 impl PageWord {
-    /// Returns the word of a page that is there.
+    /// Returns the word of a page in memory.
     #[cfg(all(loom, test))]
     pub fn of(word: Word) -> PageWord {
         PageWord(AtomicU64::new(word.0))
     }
 
     pub fn load(&self) -> Word {
-        // Acquire pairs with the Release in `replace`: who sees the page sees its bytes.
+        // Acquire pairs with the Release in `replace`: a reader of the page's word sees the page's
+        // bytes.
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// Replaces `current` by `new`, or returns what it is instead.
+    /// Replaces `current` by `new`, or returns the present word instead.
     pub fn replace(&self, current: Word, new: Word) -> Result<(), Word> {
-        // Release and Acquire as in `load`, in both directions: who takes a page out sees all uses of it.
+        // Release and Acquire as in `load`, in both directions: the remover of a page sees all of
+        // its uses.
         match self.0.compare_exchange(current.0, new.0, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(()),
             Err(now) => Err(Word(now)),
         }
     }
 
-    /// Replaces the word by what `change` makes of it, unless that is `None`. Returns the former word then.
+    /// Replaces the word by the result of `change`, unless the result is `None`. Returns the former
+    /// word if replaced.
     pub fn update(&self, mut change: impl FnMut(Word) -> Option<Word>) -> Option<Word> {
         let mut now = self.load();
         loop {
@@ -187,9 +190,9 @@ impl PageWord {
         }
     }
 
-    /// Returns the page if it is there, dirty if it is to be written. The caller has the claim of an entry that
-    /// may map the page.
-    // Always: faults look for the pages around theirs, too.
+    /// Returns the page if it is in memory, and makes it dirty for a write. The caller has the
+    /// claim of an entry for the page.
+    // Always inlined: faults look for the surrounding pages, too.
     #[inline(always)]
     pub fn find(&self, wanted: Use) -> Option<PageFrame> {
         let make = |now: Word| match now.state() {
@@ -200,7 +203,8 @@ impl PageWord {
         let mut now = self.load();
         loop {
             let new = make(now)?;
-            // A page that is as it is wanted is not written to: CPUs that map it share no line for that.
+            // A page already in the wanted state is not written to: CPUs mapping the page then
+            // share no line.
             if new == now {
                 break;
             }
@@ -217,17 +221,18 @@ impl PageWord {
         Some(PageFrame { frame: now.frame(), writable })
     }
 
-    /// Has the page leave: no mapping of it is made from now on.
+    /// Marks the page as leaving: it gets no new mapping.
     pub fn kill(&self) {
         self.update(|now| match now.state() {
             State::Present(_) => Some(now.dead()),
-            // What the pager answers is not wanted any more.
+            // The pager's answer is not wanted any more.
             State::Loading(_) => Some(Word::ABSENT),
             State::Absent | State::Dead => None,
         });
     }
 
-    /// Marks the page as being written, if it is dirty. Its bytes may be read once no CPU can write to it.
+    /// Marks the page as being written, if it is dirty. Its bytes may be read after no CPU can
+    /// write to it.
     pub fn begin_writing(&self) -> WriteBack {
         let mut found = WriteBack::Nothing;
         self.update(|now| {
@@ -242,7 +247,8 @@ impl PageWord {
         found
     }
 
-    /// Ends what [`PageWord::begin_writing`] began. If the bytes were not written, the page is as dirty as it was.
+    /// Ends the write begun by [`PageWord::begin_writing`]. If the bytes were not written, the page
+    /// is dirty again.
     pub fn end_writing(&self, written: Result<(), ()>) {
         self.update(|now| {
             let ended = now.written();
@@ -250,9 +256,9 @@ impl PageWord {
         });
     }
 
-    /// Forgets the page. Nobody else uses the object any more.
+    /// Forgets the page. Nothing else uses the object any more.
     pub fn take(&self) -> Word {
-        // Acquire as in `load`.
+        // Acquire, as in `load`.
         Word(self.0.swap(0, Ordering::Acquire))
     }
 }

@@ -1,10 +1,10 @@
-//! Writing pages back, and letting clean ones go.
+//! Writing pages back, and evicting clean pages.
 //!
-//! A page of a file is *clean*, *dirty* or *being written*. A clean page is mapped without the permission to
-//! write, and the first write makes it dirty, in a fault. To write it back it is marked as being written
-//! first; then its shared mappings lose the permission, and the tickets for that are waited for; only then
-//! are its bytes read. So a write by a program is either among these bytes, or made the page dirty again, and
-//! it stays dirty when the pager is done.
+//! A page of a file is *clean*, *dirty* or *being written*. A clean page is mapped without write
+//! permission, and the first write makes it dirty, in a fault. To write a page back, the page is
+//! first marked as being written. Its shared mappings then lose write permission, and the tickets
+//! are awaited. Only then are the bytes read. A program's write is therefore either among these
+//! bytes, or made the page dirty again; the page then stays dirty after the pager is done.
 
 use core::ops::{ControlFlow, Range};
 
@@ -20,28 +20,28 @@ use crate::Machine;
 use crate::fault::Fault;
 use crate::page_table::{Access, Becomes, Found, Leaf, Ownership, Pages, Rewrite};
 
-/// How many pages are written back, or let go, together.
+/// Number of pages written back, or evicted, together.
 const AT_ONCE: usize = 16;
 
-/// What a page of an object is, as mincore(2) and statistics ask.
+/// The state of an object's page, for mincore(2) and statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Residency {
-    /// It is not in memory, or on its way in or out.
+    /// Not in memory, or on its way in or out.
     Absent,
-    /// It is in memory, and as the pager has it.
+    /// In memory, and equal to the pager's version.
     Clean,
-    /// It is in memory, and may differ from what the pager has; of an anonymous object, always.
+    /// In memory, and possibly different from the pager's version; always in an anonymous object.
     Dirty,
-    /// It is being written back.
+    /// Being written back.
     Writing,
 }
 
-/// What is done to mappings of a batch of pages.
+/// The change of mappings of a batch of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
-    /// Those that write lose the permission, if the page is being written back.
+    /// Writable mappings lose write permission, if the page is being written back.
     WriteProtect,
-    /// They go, if the page is to leave.
+    /// Mappings are removed, if the page is to leave.
     Unmap,
 }
 
@@ -52,7 +52,7 @@ struct Upkeep<'a, P: Machine> {
 }
 
 impl<P: Machine> Upkeep<'_, P> {
-    /// Is `leaf`, at `page` of the space, a mapping that has to change?
+    /// Returns whether `leaf`, at `page` of the space, is a mapping to change.
     fn concerns(&self, leaf: &Leaf, page: u64) -> bool {
         if leaf.ownership != Ownership::Shared {
             return false;
@@ -72,7 +72,7 @@ impl<P: Machine> Rewrite for Upkeep<'_, P> {
 
     #[inline]
     fn gives_regions(&self) -> bool {
-        // What stays mapped stays of its region.
+        // Mapped pages keep their region.
         false
     }
 
@@ -100,7 +100,7 @@ impl<P: Machine> Rewrite for Upkeep<'_, P> {
     }
 }
 
-/// Pages of one object.
+/// Pages of an object.
 #[derive(Clone, Copy)]
 struct Batch {
     pages: [u64; AT_ONCE],
@@ -110,7 +110,7 @@ struct Batch {
 impl Batch {
     const EMPTY: Batch = Batch { pages: [0; AT_ONCE], length: 0 };
 
-    /// Adds a page; says whether there is room for more.
+    /// Adds a page, and breaks if no room for further pages is left.
     fn push(&mut self, page: u64) -> ControlFlow<()> {
         self.pages[self.length] = page;
         self.length += 1;
@@ -126,11 +126,11 @@ impl Batch {
     }
 }
 
-/// Pages that are marked as being written and are not with the pager yet: dirty again on drop.
+/// Pages marked as being written and not with the pager yet: dirty again on drop.
 struct Marked<'a, P: Machine> {
     core: &'a ObjectCore<P>,
     batch: Batch,
-    /// How many of them the pager has been asked to write.
+    /// Number of pages the pager has been asked to write.
     asked: usize,
 }
 
@@ -144,19 +144,19 @@ impl<P: Machine> Drop for Marked<'_, P> {
     }
 }
 
-/// What a look for pages to write back has found.
+/// The outcome of a look for pages to write back.
 enum Begun<'a, P: Machine> {
-    /// Pages that may be written back now.
+    /// Pages ready to be written back.
     Pages(Marked<'a, P>),
-    /// A page that somebody else writes back.
+    /// A page being written back by another context.
     Others(u64),
     /// Nothing to write.
     Nothing,
 }
 
 impl<P: Machine> ObjectCore<P> {
-    /// Marks the first dirty pages from `first` to `last` as being written, and takes the permission to write
-    /// from their shared mappings.
+    /// Marks the first dirty pages from `first` to `last` as being written, and removes write
+    /// permission from their shared mappings.
     fn begin_writing(&self, pin: &CpuPin, first: u64, last: u64) -> Result<Begun<'_, P>, AllocError> {
         let _upkeep = self.upkeep.lock(self.service.platform());
         let mut batch = Batch::EMPTY;
@@ -182,17 +182,19 @@ impl<P: Machine> ObjectCore<P> {
 }
 
 impl<P: Machine> MemoryObject<P> {
-    /// Has the pager write back what is dirty in the bytes of `range` (msync(MS_SYNC), fsync of POSIX).
-    /// Returns when that is done: what was written to these bytes before the call is with the pager. A page
-    /// that is written meanwhile stays dirty.
+    /// Writes back the dirty pages of `range` through the pager (msync(MS_SYNC), fsync of POSIX).
+    /// On return, the pager has all bytes of the range written before the call. A page written
+    /// meanwhile stays dirty.
     ///
-    /// Nothing is to be done for an anonymous object. May be dropped at any time: pages that the pager has not
-    /// been asked about are as dirty as before.
+    /// Does nothing for an anonymous object. The future may be dropped at any time: pages not yet
+    /// requested from the pager are as dirty as before.
     ///
     /// # Errors
     ///
-    /// [`ObjectError::Pager`]: the pager failed to write a page, which stays dirty; the others are written.
-    /// [`ObjectError::OutOfFrames`]: pages from some place on are not written.
+    /// - [`ObjectError::Pager`] if the pager failed to write a page. The page stays dirty; the rest
+    ///   is written.
+    /// - [`ObjectError::OutOfFrames`] if no frame is left. Pages from some place on are not written
+    ///   then.
     pub async fn sync(&self, range: Range<u64>) -> Result<(), ObjectError> {
         let core = self.core();
         let Source::Pager { requests, .. } = &core.source else { return Ok(()) };
@@ -206,7 +208,7 @@ impl<P: Machine> MemoryObject<P> {
                 Begun::Others(page) => {
                     let wanted = |wanted| matches!(wanted, Wanted::Write { page: of } if of == page);
                     match requests.find(self, wanted) {
-                        // It may be dirty again, or have been written before this call.
+                        // The page may be dirty again, or have been written before this call.
                         Some(wait) => {
                             let _ = wait.await;
                         }
@@ -240,11 +242,11 @@ impl<P: Machine> MemoryObject<P> {
         outcome.map_err(ObjectError::Pager)
     }
 
-    /// Lets clean pages of the bytes of `range` leave memory, with their mappings, and returns how many did:
-    /// they are read in again at their next use. Pages of an anonymous object never leave.
+    /// Evicts clean pages of `range` from memory, with their mappings, and returns their number.
+    /// The pages are read in again at their next use. Pages of an anonymous object never leave.
     ///
-    /// Waits until no CPU can use them; it answers other CPUs' shootdowns meanwhile. Stops early if memory
-    /// for that runs out.
+    /// Waits until no CPU can use the pages, and serves remote CPUs' shootdowns meanwhile. Stops
+    /// early if memory for the removal runs out.
     pub fn evict(&self, pin: &CpuPin, range: Range<u64>) -> u64 {
         let core = self.core();
         let Some(last) = range.end.checked_sub(1).map(|last| last >> 12) else { return 0 };
@@ -267,11 +269,11 @@ impl<P: Machine> MemoryObject<P> {
             }
             for &page in batch.as_slice() {
                 let Some(word) = core.index.get(core.service, page) else { continue };
-                // Whoever has mapped or used it meanwhile took the mark.
+                // A context mapping or using the page meanwhile has removed the mark.
                 let taken = word.update(|now| (now.is_evicting() && now.is_idle()).then_some(Word::ABSENT));
                 if let Some(word) = taken {
-                    // SAFETY: nobody has mapped the page since it was marked, and the tickets of those who
-                    // had are complete.
+                    // SAFETY: the page has got no mapping since it was marked, and the tickets of
+                    // earlier mappings are complete.
                     unsafe { core.release(pin, word) };
                     evicted += 1;
                 }
@@ -280,7 +282,20 @@ impl<P: Machine> MemoryObject<P> {
         evicted
     }
 
-    /// Returns what the page is that has the byte at `offset`.
+    /// Returns the state of the page with the byte at `offset`.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::{MemoryObject, Residency};
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// object.try_write(pin, 0, b"x")?;
+    /// assert_eq!(object.residency(0), Residency::Dirty);
+    /// assert_eq!(object.residency(4096), Residency::Absent);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn residency(&self, offset: u64) -> Residency {
         let core = self.core();
@@ -293,7 +308,7 @@ impl<P: Machine> MemoryObject<P> {
     }
 }
 
-/// Lets other tasks run once.
+/// Lets the remaining tasks run once.
 async fn yield_once() {
     let mut yielded = false;
     core::future::poll_fn(|context| {

@@ -1,13 +1,14 @@
-//! Page tables: trees of frames that the hardware walks.
+//! Page tables: trees of frames walked by the hardware.
 //!
-//! [`Format`] is what an architecture adds; [`X64`] is x86-64 with 4 or 5 levels. Changes go
-//! through a cursor that claims only the entries of its range (the protocol is described in
-//! `claims/cursor.rs`); walks take no claim.
+//! [`Format`] is the architecture's part; [`X64`] is x86-64 with 4 or 5 levels. Changes go through
+//! a cursor with claims of only the entries of its range (`claims/cursor.rs` describes the
+//! protocol); walks take no claim.
 //!
-//! `format` says what entries look like, `tables` where they lie, and `lists` keeps frames on their way in and out.
-//! `claims` has the cursors. All else is built on these: `mapping` maps frames that the caller names, `rewrite`
-//! changes the regions of pages, `faults` answers accesses, `fork` copies without copying frames, `large` makes
-//! and cuts large leaves, `freeing` takes tables back, and `reading` looks at what is there.
+//! `format` has the encoding of entries, `tables` their memory, and `lists` the frames on their way
+//! in and out. `claims` has the cursors. The rest is built on these: `mapping` maps frames named by
+//! the caller, `rewrite` changes the regions of pages, `faults` handles accesses, `fork` copies
+//! without copying frames, `large` makes and cuts large leaves, `freeing` frees tables, and
+//! `reading` looks at entries.
 
 mod claims;
 mod faults;
@@ -62,36 +63,38 @@ pub use tables::memory::{SharesFull, TableMemory};
 
 use tables::memory::table_at;
 
-/// A page table: its root, and what its claims have seen.
+/// A page table: its root, and the counts of its claims.
 ///
-/// Dropping it frees nothing: its owner clears it, and frees the root, once no CPU uses it.
+/// Dropping a page table frees nothing: its owner clears it, and frees the root, after the last use
+/// by a CPU.
 #[derive(Debug)]
 pub(crate) struct PageTable<F> {
     root: PhysFrame,
     root_entries: RootEntries,
-    /// What any of its pages has ever had: [`SHARED`], [`RECORDS`]. Until then, no change looks for it.
+    /// The kinds of pages ever mapped: [`SHARED`], [`RECORDS`]. Until then, no change looks for
+    /// them.
     had: AtomicU8,
     locks: LockCounters,
     format: PhantomData<fn() -> F>,
 }
 
-/// Leaves that share their frames.
+/// Leaves with shared frames.
 const SHARED: u8 = 1;
 
-/// Pages whose regions have records.
+/// Pages of regions with records.
 const RECORDS: u8 = 2;
 
-/// Who else has what a root's entries point to.
+/// The other users of the tables under a root's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RootEntries {
-    /// Nobody: an emptied table below the root is unlinked.
+    /// None: an emptied table below the root is unlinked.
     Own,
     /// Other roots: tables below the root stay for good.
     Shared,
 }
 
 impl<F: Format> PageTable<F> {
-    /// An empty page table.
+    /// Returns an empty page table.
     pub fn new<M: TableMemory>(
         memory: &M,
         pin: &CpuPin,
@@ -107,76 +110,77 @@ impl<F: Format> PageTable<F> {
         })
     }
 
-    /// The table that the hardware starts at.
+    /// Returns the root table, the start of the hardware's walks.
     pub fn root(&self) -> PhysFrame {
         self.root
     }
 
-    /// What the claims have seen.
+    /// Returns the counts of the claims.
     pub fn locks(&self) -> &LockCounters {
         &self.locks
     }
 
     fn note(&self, what: u8) {
-        // Relaxed: whoever looks for such a page has its entry for itself after the one who made it.
+        // Relaxed: a searcher of such a page claims the entry after its maker, and the claim orders
+        // the two.
         if self.had.load(Ordering::Relaxed) & what == 0 {
             self.had.fetch_or(what, Ordering::Relaxed);
         }
     }
 
-    /// Notes that leaves which share frames are about to be made.
+    /// Notes the coming of leaves with shared frames.
     pub fn note_shared(&self) {
         self.note(SHARED);
     }
 
-    /// Notes that pages whose regions have records are about to be made.
+    /// Notes the coming of pages of regions with records.
     pub fn note_records(&self) {
         self.note(RECORDS);
     }
 
-    /// May there be leaves that share a frame, in what the caller has for itself?
+    /// Returns whether leaves claimed by the caller may share a frame.
     #[inline]
     fn has_shared(&self) -> bool {
         // Relaxed, here and below, as in `note`.
         self.had.load(Ordering::Relaxed) & SHARED != 0
     }
 
-    /// May there be pages whose regions have records?
+    /// Returns whether pages of regions with records may exist.
     pub fn has_records(&self) -> bool {
         self.had.load(Ordering::Relaxed) & RECORDS != 0
     }
 
-    /// May there be pages of either kind?
+    /// Returns whether pages of either kind may exist.
     #[inline]
     fn has_shared_or_records(&self) -> bool {
         self.had.load(Ordering::Relaxed) != 0
     }
 
-    /// Copies the root's entries `first..` from another table's root: both then share what is
-    /// below.
+    /// Copies the root's entries `first..` from another table's root. Both roots then share the
+    /// tables below.
     ///
     /// # Safety
     ///
-    /// `self` is in use by nobody yet; `from` is the root of a table of this format, and the
-    /// tables below those entries outlive `self`.
+    /// `self` is not in use yet. `from` is the root of a table of this format, and the tables below
+    /// its entries outlive `self`.
     pub unsafe fn share_from<M: TableMemory>(&self, memory: &M, from: PhysFrame, first: usize) {
-        // SAFETY: both are roots that live; the caller's promise for `from`.
+        // SAFETY: both are live roots; the caller's promise for `from`.
         let (own, other) = unsafe { (table_at(memory, self.root), table_at(memory, from)) };
         for index in first..ENTRIES {
-            // The other root's users may be at work. Their claims are not for this one.
+            // The other root's users may be at work. Their claims do not apply to this root.
             own.store(index, other.load(index).unclaimed::<F>());
         }
     }
 
-    /// Has the root nothing at the entries that `pages` touches?
+    /// Returns whether the root is vacant at the entries touched by `pages`.
     pub fn root_entries_vacant<M: TableMemory>(&self, memory: &M, pages: Pages) -> bool {
         // SAFETY: the root lives as long as `self`.
         let root = unsafe { table_at(memory, self.root) };
         pages.by_entry(F::ROOT).all(|part| root.load(F::ROOT.index(part.first)) == RawEntry::EMPTY)
     }
 
-    /// Gives each of the root's entries that `pages` touches a table, where it has none: what
-    /// other roots copy from then on stays.
+    /// Gives each of the root's entries touched by `pages` a table if missing. The tables stay,
+    /// since other roots copy the entries from now on.
     pub fn root_tables<M: TableMemory>(
         &self,
         memory: &M,

@@ -1,4 +1,4 @@
-//! Making ranges.
+//! Allocating ranges.
 
 use topomem_numa::frames::AllocError;
 use topomem_percpu::sync::atomic::Ordering;
@@ -16,12 +16,13 @@ use crate::budget::Budget;
 use crate::page_table::{Attributes, Backing, Chain, Level, Ownership, Pages, Protection, Runs};
 use crate::service::frame_memory;
 
-/// How often an allocation looks whether CPUs that it waits for have answered, and how many turns of a spin loop
-/// apart. They may be waiting for the context that this one interrupted: then it gives up.
+/// Number of looks at awaited CPUs by an allocation, and of turns of a spin loop between two looks.
+/// The CPUs may be waiting for the context interrupted by this one; the allocation therefore gives
+/// up.
 const LOOKS: u32 = 64;
 const TURNS: u32 = 64;
 
-/// How many pages are unmapped at most for an allocation that finds no addresses.
+/// Greatest number of pages unmapped for an allocation without addresses.
 const AT_ONCE: u64 = 1 << 15;
 
 /// The order of a chunk of nodes.
@@ -31,16 +32,41 @@ const CHUNK_ORDER: Order = match Order::for_bytes((CHUNK * size_of::<Node>()) as
 };
 
 impl<P: Machine> KernelRanges<P> {
-    /// Makes a range of fresh frames, as `request` says: with pages of 2 MiB where there are such runs and no other
-    /// range shares the 2 MiB. Frames of other nodes serve if the wanted node has none.
+    /// Allocates a range of fresh frames, as described by `request`. Uses pages of 2 MiB if such
+    /// runs are free and no other range shares the 2 MiB. Frames of other nodes serve if the wanted
+    /// node has none.
     ///
-    /// Costs the lock of the addresses for a constant number of steps, an allocation for each frame or run, and a
-    /// claim of each 2 MiB. Nothing is waited for, but that an allocation which finds no frames or no
-    /// addresses flushes freed ranges, and looks a bounded number of times whether other CPUs have answered.
+    /// Never waits. An allocation without frames or addresses flushes freed ranges, and looks a
+    /// bounded number of times for answers of remote CPUs.
+    ///
+    /// Cost: the lock of the addresses for a constant number of steps, an allocation for each frame
+    /// or run, and a claim of each 2 MiB.
     ///
     /// # Errors
     ///
-    /// [`RangeError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`RangeError::Length`] if the request has no pages, or more than the addresses.
+    /// - [`RangeError::OutOfAddresses`] or [`RangeError::TooManyRanges`] if no addresses are left.
+    /// - [`RangeError::OutOfFrames`] if no frame is left.
+    /// - [`RangeError::Busy`] if the lock was taken all the time, or the caller has interrupted a
+    ///   use of ranges.
+    /// - [`RangeError::Map`] if the protection is not the kernel's.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// # use topomem::{PageRange, PageSize, VirtAddr, sim::Sim};
+    /// use topomem::ranges::{RangeRequest, RangesConfig};
+    ///
+    /// # let addresses = VirtAddr::new(Sim::WINDOW.as_u64() + (256 << 30))?;
+    /// # let addresses = PageRange::new(addresses, 64, PageSize::Size1GiB)?;
+    /// let ranges = service.add_kernel_ranges(pin, &RangesConfig::of(addresses))?;
+    /// let buffer = ranges.allocate(pin, &RangeRequest::bytes(100_000).zeroed())?;
+    /// assert_eq!(buffer.pages(), 25);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn allocate(
         &'static self,
         pin: &CpuPin,
@@ -55,17 +81,17 @@ impl<P: Machine> KernelRanges<P> {
         self.finish(pin, number, node, request.pages, filled)
     }
 
-    /// Makes a range of the frames that the caller lists, one for each page, which stay the caller's: as Linux's
-    /// vmap.
+    /// Maps a range to the frames listed by the caller, one for each page. The frames stay the
+    /// caller's, as with Linux's vmap.
     ///
     /// # Errors
     ///
-    /// [`RangeError`]; nothing has changed.
+    /// As for [`KernelRanges::allocate`].
     ///
     /// # Safety
     ///
-    /// The frames may be accessed as `protection` permits until the range was freed and flushed
-    /// ([`KernelRanges::flush`]), and, where they are Rust's, only so that its aliasing rules hold.
+    /// The frames may be accessed as permitted by `protection` until the range was freed and
+    /// flushed ([`KernelRanges::flush`]). If Rust code uses the frames, its aliasing rules hold.
     pub unsafe fn map_frames(
         &'static self,
         pin: &CpuPin,
@@ -81,7 +107,8 @@ impl<P: Machine> KernelRanges<P> {
         self.finish(pin, number, node, pages, filled)
     }
 
-    /// Makes a range of a held node whose first `pages` pages were mapped; if they were not, gives the node back.
+    /// Makes a range of a held node whose first `pages` pages were mapped, or gives the node back
+    /// if they were not.
     fn finish(
         &'static self,
         pin: &CpuPin,
@@ -99,7 +126,7 @@ impl<P: Machine> KernelRanges<P> {
         Ok(self.publish(pin, number, node))
     }
 
-    /// The handle of a held node's range, which users know from here on.
+    /// Returns the handle of a held node's range, known to users from here on.
     fn publish(&'static self, pin: &CpuPin, number: NodeNumber, node: &Node) -> KernelRange<P> {
         let owned =
             self.core.table.walk(self.service.frames(), &self.service.walks().enter(pin), node.start());
@@ -113,7 +140,7 @@ impl<P: Machine> KernelRanges<P> {
         KernelRange::new(self, number, VirtAddr::new_truncate(node.start() << 12))
     }
 
-    /// Gives the addresses of a held node back to the arena, of which nothing was ever mapped.
+    /// Returns the addresses of a held node to the arena. Nothing was ever mapped at them.
     pub(super) fn give_back(&self, pin: &CpuPin, number: NodeNumber, node: &Node) {
         if let Some(inside) = self.enter(pin)
             && let Ok(mut arena) = self.arena(&inside)
@@ -121,12 +148,12 @@ impl<P: Machine> KernelRanges<P> {
             arena.release(&self.nodes, number);
             return;
         }
-        // The lock is another context's for long: the next flush does it.
+        // Another context holds the lock for long: the next flush returns the addresses.
         node.set_mapped(0);
         self.free_node(number, node, State::Held);
     }
 
-    /// Reserves addresses for `pages` pages and what belongs to them.
+    /// Reserves addresses for `pages` pages and their guards.
     pub(super) fn reserve(&self, pin: &CpuPin, pages: u64) -> Result<(NodeNumber, &Node), RangeError> {
         if pages == 0 || pages >= self.bounds.count() - 1 {
             return Err(RangeError::Length { pages });
@@ -163,7 +190,8 @@ impl<P: Machine> KernelRanges<P> {
         Ok((number, node))
     }
 
-    /// Makes the chunk of nodes that has the number `chunk`, unless another context has made it meanwhile.
+    /// Makes the chunk of nodes numbered `chunk`, unless another context has made the chunk
+    /// meanwhile.
     fn add_nodes(&self, pin: &CpuPin, chunk: usize) -> Result<(), RangeError> {
         if chunk >= self.nodes.capacity() {
             return Err(RangeError::TooManyRanges);
@@ -171,12 +199,12 @@ impl<P: Machine> KernelRanges<P> {
         let request = topomem_numa::frames::FrameRequest::order(CHUNK_ORDER);
         let frame = self.service.alloc(pin, &request).map_err(RangeError::OutOfFrames)?;
         let place = self.service.platform().phys_to_virt(frame.start_address()).cast::<Node>();
-        // SAFETY: the run is ours alone, and has room for so many nodes.
+        // SAFETY: the caller owns the run, which has room for the nodes.
         (0..CHUNK).for_each(|index| unsafe { place.add(index).write(Node::new()) });
         let added = self.enter(pin).ok_or(RangeError::Busy).and_then(|inside| {
             let mut arena = self.arena(&inside)?;
             if arena.chunks() == chunk {
-                // SAFETY: the nodes stay for good; only who has the arena's lock adds chunks.
+                // SAFETY: the nodes stay for good; only the holder of the arena's lock adds chunks.
                 let numbers = unsafe { self.nodes.add_chunk(chunk, place) };
                 arena.add_nodes(&self.nodes, numbers);
                 return Ok(true);
@@ -184,7 +212,7 @@ impl<P: Machine> KernelRanges<P> {
             Ok(false)
         });
         if added != Ok(true) {
-            // SAFETY: nobody has seen the run.
+            // SAFETY: no context has seen the run.
             unsafe { frame_memory::release_own(self.service.frames(), pin, frame, CHUNK_ORDER) };
         }
         added.map(|_| ())
@@ -194,7 +222,7 @@ impl<P: Machine> KernelRanges<P> {
         Attributes { protection, reach: self.core.reach(), ownership }
     }
 
-    /// Maps `part`, whose addresses are the caller's, to fresh frames; or changes nothing.
+    /// Maps `part`, whose addresses belong to the caller, to fresh frames; or changes nothing.
     pub(super) fn fill_fresh(
         &self,
         pin: &CpuPin,
@@ -206,8 +234,8 @@ impl<P: Machine> KernelRanges<P> {
         })
     }
 
-    /// Maps `part` to what `frames` gives; or changes nothing. If there was no frame for a table, which a flush of
-    /// freed ranges may bring, tries once more.
+    /// Maps `part` to the frames made by `frames`; or changes nothing. Without a frame for a table,
+    /// tries once more after a flush of freed ranges.
     fn fill<B: Backing<P::Format>>(
         &self,
         pin: &CpuPin,
@@ -235,8 +263,8 @@ impl<P: Machine> KernelRanges<P> {
         }
     }
 
-    /// Frames for all pages of `part`: runs of 2 MiB for as many as possible of those 2 MiB that have no table, from
-    /// the first on.
+    /// Allocates frames for all pages of `part`: runs of 2 MiB for as many as possible of the 2 MiB
+    /// without a table, from the first on.
     fn fresh_frames<'a>(
         &'a self,
         pin: &'a CpuPin,
@@ -254,7 +282,7 @@ impl<P: Machine> KernelRanges<P> {
             attributes: self.attributes(request.protection, Ownership::Owned),
         };
         while fresh.huge.end + step <= part.last + 1 && !self.has_table(pin, fresh.huge.end) {
-            // Without pressure on others: single frames serve as well.
+            // Without pressure on other users: single frames serve as well.
             let Ok(run) = frames.alloc(pin, &request.frames(Order::HUGE)) else { break };
             frame_memory::take_over(frames, run);
             fresh.runs.push(frames, run);
@@ -268,7 +296,8 @@ impl<P: Machine> KernelRanges<P> {
         Ok(fresh)
     }
 
-    /// Does a table serve the 2 MiB from `page` on? They are the caller's, so it stays like that.
+    /// Returns whether a table serves the 2 MiB from `page` on. The caller owns the addresses, so
+    /// the answer stays true.
     pub(super) fn has_table(&self, pin: &CpuPin, page: u64) -> bool {
         let frames = self.service.frames();
         self.core.table.has_table(frames, &self.service.walks().enter(pin), page, Level::HUGE)

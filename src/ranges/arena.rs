@@ -1,30 +1,33 @@
-//! Which addresses are whose.
+//! The ownership of addresses.
 //!
-//! Follows vmem (Bonwick and Adams, *Magazines and Vmem*, USENIX 2001). A node describes each stretch of
-//! addresses, vacant or not, and knows its neighbours in order of addresses: these are vmem's boundary tags, so what
-//! is freed merges with its vacant neighbours in constant time. Vacant stretches are listed by the power of two that
-//! their length reaches. A request takes the first stretch of the first list all of whose stretches are long
-//! enough (vmem's instant fit); only if there is none it looks at a bounded number of stretches of shorter lists.
+//! Follows vmem (Bonwick and Adams, *Magazines and Vmem*, USENIX 2001). A node describes each
+//! stretch of addresses, vacant or not, and links to its neighbours in order of addresses: vmem's
+//! boundary tags. A freed stretch therefore merges with vacant neighbours in constant time. Vacant
+//! stretches are listed by the power of two reached by their length. A request takes the first
+//! stretch of the first list with only sufficient stretches (vmem's instant fit). If no such list
+//! has a stretch, it looks at a bounded number of stretches of shorter lists.
 //!
-//! vmem finds a node by its address in a hash table; here the frame that is mapped first in a range names its
-//! node (see the module's documentation), so that a range is found without a lock.
+//! vmem finds a node by its address in a hash table. Here the first mapped frame of a range names
+//! its node (see the module's documentation): a range is found without a lock.
 
 use super::node::{NodeNumber, Nodes, State};
 
-/// How many lists of vacant stretches there are: for lengths of up to 2^45 pages, more than an address space has.
+/// Number of lists of vacant stretches: for lengths of up to 2^45 pages, more than an address space
+/// has.
 const LISTS: usize = 46;
 
-/// How many stretches of a list that may be too short are looked at.
+/// Number of possibly too short stretches of a list examined.
 const LOOKS: usize = 32;
 
-/// Which end of a vacant stretch a range takes. Long ranges and short ones are kept apart so.
+/// The end of a vacant stretch taken by a range. Long ranges and short ranges are thereby kept
+/// apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Low,
     High,
 }
 
-/// Why no addresses were reserved.
+/// The reason why no addresses were reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unreserved {
     /// Fewer than [`Arena::SPARES`] nodes are spare.
@@ -33,21 +36,21 @@ pub(super) enum Unreserved {
     NoAddresses,
 }
 
-/// Which stretches are vacant. Used under a lock.
+/// The vacant stretches. Used under a lock.
 #[derive(Debug)]
 pub(super) struct Arena {
     /// The first stretch of each list.
     lists: [Option<NodeNumber>; LISTS],
-    /// A bit for each list that has one.
+    /// A bit for each list with a stretch.
     filled: u64,
-    /// Nodes that describe nothing.
+    /// Nodes without addresses.
     spare: Option<NodeNumber>,
     spares: usize,
-    /// How many chunks of nodes there are.
+    /// Number of chunks of nodes.
     chunks: usize,
     /// The stretch with the lowest addresses.
     lowest: Option<NodeNumber>,
-    /// How many pages are vacant.
+    /// Number of vacant pages.
     vacant: u64,
 }
 
@@ -56,14 +59,14 @@ fn list_of(count: u64) -> usize {
 }
 
 impl Arena {
-    /// How many spare nodes a reservation may need.
+    /// Number of spare nodes a reservation may need.
     pub const SPARES: usize = 2;
 
     pub fn new() -> Arena {
         Arena { lists: [None; LISTS], filled: 0, spare: None, spares: 0, chunks: 0, lowest: None, vacant: 0 }
     }
 
-    /// How many chunks of nodes there are: the number of the next one.
+    /// Returns the number of chunks of nodes, which is the number of the next chunk.
     pub fn chunks(&self) -> usize {
         self.chunks
     }
@@ -80,13 +83,14 @@ impl Arena {
         self.spares >= Arena::SPARES
     }
 
-    /// Takes in the nodes of a further chunk.
+    /// Adds the nodes of a further chunk.
     pub fn add_nodes(&mut self, nodes: &Nodes, numbers: impl Iterator<Item = NodeNumber>) {
         self.chunks += 1;
         numbers.for_each(|number| self.make_spare(nodes, number));
     }
 
-    /// Makes `count` pages from `first` on vacant: all that the arena has. False if no node is spare.
+    /// Makes `count` pages from `first` on vacant: all addresses of the arena. Returns false if no
+    /// node is spare.
     pub fn add_addresses(&mut self, nodes: &Nodes, first: u64, count: u64) -> bool {
         let Some(number) = self.take_spare(nodes) else { return false };
         if let Some(node) = nodes.find(number) {
@@ -127,7 +131,7 @@ impl Arena {
         Ok(number)
     }
 
-    /// Takes back a node that is nobody's any more, and merges it with vacant neighbours.
+    /// Takes back a node without an owner, and merges it with vacant neighbours.
     pub fn release(&mut self, nodes: &Nodes, number: NodeNumber) {
         let Some(node) = nodes.find(number) else { return };
         let vacant =
@@ -149,7 +153,7 @@ impl Arena {
         self.insert(nodes, number);
     }
 
-    /// Adds `more` pages right behind the node's to it, if they are vacant.
+    /// Extends the node by the `more` following pages, if they are vacant.
     pub fn extend(&mut self, nodes: &Nodes, number: NodeNumber, more: u64) -> bool {
         let Some(node) = nodes.find(number) else { return false };
         let Some(after) = node.after.get() else { return false };
@@ -168,8 +172,8 @@ impl Arena {
         true
     }
 
-    /// Makes the pages of a held node behind the first `kept` a held node of their own; `None` if no node is
-    /// spare. Nothing has changed then.
+    /// Makes the pages of a held node behind the first `kept` a held node of their own. Returns
+    /// `None` if no node is spare. Nothing has changed then.
     pub fn split(&mut self, nodes: &Nodes, number: NodeNumber, kept: u64) -> Option<NodeNumber> {
         let node = nodes.find(number)?;
         let (first, count) = (node.first(), node.count());
@@ -179,7 +183,8 @@ impl Arena {
         Some(rest)
     }
 
-    /// A vacant stretch that has `count` pages, the second of which is a multiple of `align`, and the first of these.
+    /// Returns a vacant stretch with room for `count` pages, the second of which is a multiple of
+    /// `align`, and the first of these pages.
     fn fitting(&self, nodes: &Nodes, count: u64, align: u64, end: End) -> Option<(NodeNumber, u64)> {
         let fits = |number: NodeNumber| {
             let node = nodes.find(number)?;
@@ -207,7 +212,7 @@ impl Arena {
         })
     }
 
-    /// A node for `count` pages from `first` on, which lie right before those of `number`.
+    /// Makes a node for `count` pages from `first` on, right before the pages of `number`.
     fn split_off(&mut self, nodes: &Nodes, number: NodeNumber, first: u64, count: u64) -> Option<NodeNumber> {
         let node = nodes.find(number)?;
         let front = self.take_spare(nodes)?;
@@ -224,7 +229,7 @@ impl Arena {
         Some(front)
     }
 
-    /// A node for `count` pages from `first` on, which lie right behind those of `number`.
+    /// Makes a node for `count` pages from `first` on, right behind the pages of `number`.
     fn split_behind(
         &mut self,
         nodes: &Nodes,
@@ -311,8 +316,9 @@ impl Arena {
         self.vacant -= node.count();
     }
 
-    /// Checks the lists, the order of addresses and the counts against each other: is every page of the `count`
-    /// from `first` on in exactly one node, no two neighbours vacant, and every vacant node in its list?
+    /// Checks the lists, the order of addresses and the counts against each other: every page of
+    /// the `count` from `first` on must be in exactly one node, no two neighbours may be vacant,
+    /// and every vacant node must be in its list.
     pub fn is_consistent(&self, nodes: &Nodes, first: u64, count: u64) -> bool {
         let (mut next, mut before, mut at) = (self.lowest, None, first);
         let (mut vacant, mut vacant_nodes, mut was_vacant) = (0, 0, false);
@@ -374,7 +380,7 @@ mod tests {
     fn add_chunk(arena: &mut Arena, nodes: &Nodes) {
         let chunk: Box<[Node]> = (0..CHUNK).map(|_| Node::new()).collect();
         let first = NonNull::from(Box::leak(chunk)).cast();
-        // SAFETY: so many nodes, leaked, under the next number.
+        // SAFETY: the nodes are leaked, and have the next number.
         let numbers = unsafe { nodes.add_chunk(arena.chunks(), first) };
         arena.add_nodes(nodes, numbers);
     }
@@ -408,7 +414,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// What is reserved overlaps nothing that is reserved, and all comes back.
+        /// Reservations never overlap, and all addresses come back.
         #[test]
         #[cfg_attr(miri, ignore = "takes minutes; the other tests cover the unsafe code")]
         fn reservations_never_overlap(steps in steps()) {

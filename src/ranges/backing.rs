@@ -1,4 +1,4 @@
-//! What a range is mapped to.
+//! Frames to map in a range.
 
 use core::ops::Range;
 
@@ -9,12 +9,12 @@ use x86_64::structures::paging::PhysFrame;
 use crate::page_table::{Attributes, Backing, Chain, Format, Leaf, Level, RawEntry, Runs};
 use crate::service::frame_memory;
 
-/// Frames allocated for a range: runs of 2 MiB for some of its pages, single ones for the others. What was not
-/// mapped goes back.
+/// Frames allocated for a range: runs of 2 MiB for some of its pages, single frames for the rest.
+/// Unused frames return to the allocator on drop.
 pub(super) struct FreshFrames<'a, P: Platform> {
     pub frames: &'a Frames<P>,
     pub pin: &'a CpuPin,
-    /// The pages that runs are for: whole 2 MiB.
+    /// The pages for runs: whole 2 MiB.
     pub huge: Range<u64>,
     pub runs: Runs,
     pub singles: Chain,
@@ -42,7 +42,7 @@ impl<F: Format, P: Platform> Backing<F> for FreshFrames<'_, P> {
 impl<P: Platform> Drop for FreshFrames<'_, P> {
     fn drop(&mut self) {
         while let Some(run) = self.runs.pop(self.frames) {
-            // SAFETY: it was allocated for this range, and is mapped nowhere.
+            // SAFETY: the run was allocated for this range, and is mapped nowhere.
             unsafe { frame_memory::release_own(self.frames, self.pin, run, Order::HUGE) };
         }
         while let Some(frame) = self.singles.pop(self.frames) {
@@ -52,7 +52,7 @@ impl<P: Platform> Drop for FreshFrames<'_, P> {
     }
 }
 
-/// Frames that the caller lists, one for each page from `first` on.
+/// Frames listed by the caller, one for each page from `first` on.
 pub(super) struct GivenFrames<'a> {
     pub first: u64,
     pub frames: &'a [PhysFrame],

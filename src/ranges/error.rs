@@ -1,4 +1,4 @@
-//! What can go wrong with ranges.
+//! Errors of ranges.
 
 use core::fmt;
 
@@ -7,34 +7,36 @@ use topomem_shootdown::{PageRange, VirtAddr};
 
 use crate::address_space::MapError;
 
-/// Why there is no such range. Nothing has changed.
+/// The reason why an operation on ranges failed. Nothing has changed then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RangeError {
-    /// A range of no pages, or of more than there are addresses.
+    /// A range without pages, or with more pages than addresses exist.
     Length {
-        /// How many pages were asked for.
+        /// Number of requested pages.
         pages: u64,
     },
-    /// No stretch of addresses is long enough, even after a flush; or those of freed ranges wait for other CPUs.
+    /// No stretch of addresses is long enough, even after a flush; or the addresses of freed ranges
+    /// wait for remote CPUs.
     OutOfAddresses {
-        /// How many pages were asked for.
+        /// Number of requested pages.
         pages: u64,
     },
     /// No frame for a page, a page table or a node.
     OutOfFrames(AllocError),
-    /// There are as many ranges as there can be: 262 144, with the gaps between them.
+    /// The greatest number of ranges is reached: 262 144, counting the gaps between them.
     TooManyRanges,
-    /// The addresses' lock was taken all the time, or the caller has interrupted a use of ranges on its CPU.
+    /// The addresses' lock was taken all the time, or the caller has interrupted a use of ranges on
+    /// its CPU.
     Busy,
     /// No range starts at `address`.
     NotARange {
         /// The address.
         address: VirtAddr,
     },
-    /// The range does not become longer where it is, and its pages cannot be moved by their tables.
+    /// The range cannot grow in place, and its pages cannot be moved through their tables.
     NotMovable,
-    /// The page table does not map as asked: the protection is not the kernel's, or something else is mapped at the
-    /// addresses of ranges.
+    /// The page table refuses the mapping: the protection is not the kernel's, or a foreign mapping
+    /// lies at the addresses of ranges.
     Map(MapError),
 }
 
@@ -64,16 +66,17 @@ impl From<MapError> for RangeError {
     }
 }
 
-/// Why a service has no ranges.
+/// The reason why a service got no ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RangesError {
     /// The service's boot is not complete.
     NoKernelSpace,
     /// The service has ranges already.
     AlreadyThere,
-    /// The addresses are not in the kernel's window, or not whole pages of 2 MiB, or fewer than two of these.
+    /// The addresses are outside the kernel's window, or not whole pages of 2 MiB, or fewer than
+    /// two of them.
     Addresses(PageRange),
-    /// No frame for what is known of ranges.
+    /// No frame for the bookkeeping of ranges.
     OutOfFrames(AllocError),
 }
 

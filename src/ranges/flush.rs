@@ -1,4 +1,4 @@
-//! Unmapping freed ranges, many with one round of interrupts.
+//! Unmapping freed ranges, many with a single round of interrupts.
 
 use topomem_percpu::CpuPin;
 use topomem_shootdown::Request;
@@ -12,28 +12,28 @@ use crate::fault::Fault;
 use crate::page_table::Changed;
 use crate::retire::Retired;
 
-/// How many batches wait for other CPUs at most.
+/// Greatest number of batches waiting for remote CPUs.
 const BATCHES: usize = 8;
 
-/// What a flush has done.
+/// The result of a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flushed {
-    /// How many 4 KiB frames it freed.
+    /// Number of 4 KiB frames freed.
     pub frames: u64,
-    /// Do ranges wait for CPUs that have not answered yet, or were they in use by another context? Then a later call
-    /// frees more.
+    /// Whether ranges wait for answers of CPUs, or were in use by another context. A later call
+    /// then frees more.
     pub waiting: bool,
 }
 
-/// Unmapped ranges whose invalidation is not complete everywhere.
+/// Unmapped ranges with an incomplete invalidation.
 struct Batch {
     request: Request,
     retired: Retired,
-    /// The first of its nodes, which leads to the others.
+    /// The first of the batch's nodes, linked to the rest.
     nodes: Option<NodeNumber>,
 }
 
-/// What was unmapped and waits, and what was taken off the list of freed ranges to be unmapped.
+/// Unmapped ranges waiting for CPUs, and ranges taken off the list of freed ranges to be unmapped.
 pub(super) struct Retiring {
     batches: [Option<Batch>; BATCHES],
     taken: Option<NodeNumber>,
@@ -50,11 +50,25 @@ impl Retiring {
 }
 
 impl<P: Machine> KernelRanges<P> {
-    /// Unmaps all freed ranges, with one round of interrupts, and frees the frames and addresses of those that every
-    /// CPU has forgotten. Waits for no CPU: what waits for one is freed by a later call, by
-    /// [`MemoryService::tend`](crate::MemoryService::tend), or where memory runs short.
+    /// Unmaps all freed ranges with a single round of interrupts, and frees the frames and
+    /// addresses of ranges dropped by every CPU. Waits for no CPU: the rest is freed by a later
+    /// call, by [`MemoryService::tend`](crate::MemoryService::tend), or when memory runs short.
     ///
-    /// In any context. Costs a claim of each 2 MiB that freed ranges touch.
+    /// Any context may call the function. Cost: a claim of each 2 MiB touched by freed ranges.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// # use topomem::{PageRange, PageSize, VirtAddr, sim::Sim};
+    /// # use topomem::ranges::{RangeRequest, RangesConfig};
+    /// # let addresses = VirtAddr::new(Sim::WINDOW.as_u64() + (256 << 30))?;
+    /// # let addresses = PageRange::new(addresses, 64, PageSize::Size1GiB)?;
+    /// # let ranges = service.add_kernel_ranges(pin, &RangesConfig::of(addresses))?;
+    /// drop(ranges.allocate(pin, &RangeRequest::pages(4))?);
+    /// assert!(ranges.flush(pin).frames >= 4); // a single CPU has nothing to wait for
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn flush(&self, pin: &CpuPin) -> Flushed {
         let mut budget = Budget::unlimited();
         let unmapped = self.flush_within(pin, &mut budget);
@@ -63,22 +77,23 @@ impl<P: Machine> KernelRanges<P> {
         Flushed { frames: unmapped.freed + freed.freed, waiting: freed.waiting | freed.more }
     }
 
-    /// Unmaps freed ranges if so many pages of them wait that they are wanted back.
+    /// Unmaps freed ranges if enough of their pages wait.
     pub(crate) fn flush_if_many(&self, pin: &CpuPin) {
         if self.freed.pages() >= self.lazy_pages {
             let _ = self.flush_within(pin, &mut Budget::unlimited());
         }
     }
 
-    /// Frees what is complete and unmaps freed ranges, as far as `budget` goes.
+    /// Frees complete batches and unmaps freed ranges, as far as `budget` allows.
     pub(crate) fn flush_within(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let collected = self.collect_flushed(pin, budget);
         collected.and(self.unmap_freed(pin, budget))
     }
 
-    /// Frees frames and addresses of ranges that every CPU has forgotten, as far as `budget` goes.
+    /// Frees frames and addresses of ranges dropped by every CPU, as far as `budget` allows.
     ///
-    /// Also for contexts that interrupted another use on the same CPU: what is in use is left alone.
+    /// Also for contexts in the middle of an interrupted use on the same CPU: parts in use are
+    /// skipped.
     pub(crate) fn collect_flushed(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let mut collected = Collected::NOTHING;
         let busy = Collected { waiting: true, ..Collected::NOTHING };
@@ -92,12 +107,13 @@ impl<P: Machine> KernelRanges<P> {
             let done = |batch: &mut Batch| shootdown.is_done(self.core.domain(), batch.request);
             let Some(mut batch) = place.take_if(done) else { continue };
             let frames = self.service.frames();
-            // SAFETY: the request that named the pages is done.
+            // SAFETY: the request naming the pages is done.
             collected.freed +=
                 unsafe { batch.retired.free_within(frames, self.service.walks(), pin, budget) };
             self.release_all(&inside, &mut batch.nodes);
             if !batch.retired.is_empty() || batch.nodes.is_some() {
-                // The budget is spent, a software walk may still read tables, or the lock was taken.
+                // The budget is spent, a software walk may still read tables, or the lock was
+                // taken.
                 *place = Some(batch);
             }
         }
@@ -106,7 +122,7 @@ impl<P: Machine> KernelRanges<P> {
         collected
     }
 
-    /// Gives the addresses of listed nodes back to the arena; those that are left stay listed.
+    /// Returns the addresses of listed nodes to the arena; remaining nodes stay listed.
     fn release_all(&self, inside: &Inside<'_>, nodes: &mut Option<NodeNumber>) {
         if nodes.is_none() {
             return;
@@ -118,7 +134,7 @@ impl<P: Machine> KernelRanges<P> {
         }
     }
 
-    /// Unmaps freed ranges as far as `budget` goes, and tells the TLBs.
+    /// Unmaps freed ranges as far as `budget` allows, and announces the change.
     fn unmap_freed(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let busy = Collected { waiting: true, ..Collected::NOTHING };
         let idle = || if self.freed.is_empty() { Collected::NOTHING } else { busy };
@@ -132,11 +148,11 @@ impl<P: Machine> KernelRanges<P> {
             let Some(number) = retiring.taken.or_else(|| self.freed.take()) else { break };
             let Some(node) = self.nodes.find(number) else { break };
             retiring.taken = Some(number);
-            // All of its addresses: so tables that only it has used go, too.
+            // All addresses of the range, so tables used only by the range go, too.
             let Some(range) = Self::range(node.first(), node.count()) else { break };
             let record = |changed: &mut Changed| record_change(&mut records, range, changed);
             if self.core.clear(pin, range, &mut changed, record).is_err() {
-                // There is no frame for a table to cut a leaf: the next flush tries again.
+                // No frame for a table to cut a leaf: the next flush tries again.
                 break;
             }
             budget.spend(node.mapped() + 1);

@@ -1,16 +1,16 @@
-//! Ranges that were freed, and are mapped still.
+//! Freed ranges still mapped.
 
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::node::{Node, NodeNumber, State};
 
-/// A list of freed ranges, to which any context adds without a lock.
+/// A list of freed ranges. Any context adds ranges without a lock.
 ///
-/// A Treiber stack that is only ever emptied as a whole, so no context takes a node for one that was taken out and
-/// added again meanwhile.
+/// A Treiber stack, only ever emptied as a whole: no context mistakes a node removed and added
+/// again for the former node.
 pub(super) struct FreedList {
     newest: AtomicU32,
-    /// How many pages of the listed ranges are mapped: a hint of when to unmap them.
+    /// Number of mapped pages of listed ranges: a hint of when to unmap them.
     pages: AtomicU64,
 }
 
@@ -19,8 +19,8 @@ impl FreedList {
         FreedList { newest: AtomicU32::new(0), pages: AtomicU64::new(0) }
     }
 
-    /// Frees the range of `node`, numbered `number`; false if it is not one, and nothing has changed then. Of several
-    /// contexts that free one range, one succeeds.
+    /// Frees the range of `node`, numbered `number`. Returns false, and changes nothing, if the
+    /// node is not in state `from`. Of several contexts freeing the same range, only one succeeds.
     pub fn free(&self, node: &Node, number: NodeNumber, from: State) -> bool {
         if !node.change_state(from, State::Freed) {
             return false;
@@ -31,8 +31,8 @@ impl FreedList {
         let mut newest = self.newest.load(Ordering::Relaxed);
         loop {
             node.next.set(NodeNumber::of_link(newest));
-            // Release pairs with the Acquire in `take`: who takes the list sees the links, and all that the ranges'
-            // users have done.
+            // Release pairs with the Acquire in `take`: the taker of the list sees the links, and
+            // everything done by the ranges' users.
             match self.newest.compare_exchange_weak(newest, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => newest = now,
@@ -40,22 +40,22 @@ impl FreedList {
         }
     }
 
-    /// Takes all out: the newest, which leads to the others.
+    /// Takes all ranges out: the newest, linked to the rest.
     pub fn take(&self) -> Option<NodeNumber> {
         NodeNumber::of_link(self.newest.swap(0, Ordering::Acquire))
     }
 
-    /// How many pages wait to be unmapped.
+    /// Returns the number of pages waiting to be unmapped.
     pub fn pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// Pages of listed ranges were unmapped.
+    /// Counts unmapped pages of listed ranges.
     pub fn count_unmapped(&self, pages: u64) {
         self.pages.fetch_sub(pages, Ordering::Relaxed);
     }
 
-    /// Is none listed?
+    /// Returns whether no range is listed.
     pub fn is_empty(&self) -> bool {
         self.newest.load(Ordering::Relaxed) == 0
     }
@@ -83,8 +83,8 @@ mod models {
         found
     }
 
-    /// Two CPUs free a range each, and one that both know, while one of them takes the list: each range is taken once,
-    /// and one of the two frees of the same range succeeds.
+    /// Two CPUs free a range each, and a common range, while one of them takes the list: each range
+    /// is taken once, and one of the two frees of the common range succeeds.
     #[test]
     fn each_freed_range_is_taken_once() {
         loom::model(|| {

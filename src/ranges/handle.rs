@@ -10,8 +10,23 @@ use super::node::{Node, NodeNumber, State};
 use super::{KernelRanges, RangeError, RangeRequest};
 use crate::Machine;
 
-/// A range of kernel addresses, mapped from its first byte to its last. A drop frees it, in any context: it is
-/// unmapped later, with others ([`KernelRanges::flush`]).
+/// A range of kernel addresses, mapped from its first byte to its last. A drop frees the range, in
+/// any context. The range is unmapped later, together with others ([`KernelRanges::flush`]).
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// # use topomem::{PageRange, PageSize, VirtAddr, sim::Sim};
+/// # use topomem::ranges::{RangeRequest, RangesConfig};
+/// # let addresses = VirtAddr::new(Sim::WINDOW.as_u64() + (256 << 30))?;
+/// # let addresses = PageRange::new(addresses, 64, PageSize::Size1GiB)?;
+/// # let ranges = service.add_kernel_ranges(pin, &RangesConfig::of(addresses))?;
+/// let stack = ranges.allocate(pin, &RangeRequest::pages(4))?;
+/// assert_eq!(stack.bytes(), 16384);
+/// assert!(ranges.contains(stack.start()));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[must_use = "a dropped range is freed"]
 pub struct KernelRange<P: Machine> {
     ranges: &'static KernelRanges<P>,
@@ -32,29 +47,30 @@ impl<P: Machine> KernelRange<P> {
         self.ranges.nodes.find(self.number)
     }
 
-    /// The first address.
+    /// Returns the first address.
     #[must_use]
     pub fn start(&self) -> VirtAddr {
         self.start
     }
 
-    /// How many pages of 4 KiB it has.
+    /// Returns the number of 4 KiB pages.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.node().map_or(0, Node::pages)
     }
 
-    /// How many bytes it has.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.pages() * Order::FRAME.bytes()
     }
 
-    /// Gives the range another length, as [`KernelRanges::resize_at`] does: it may start elsewhere afterwards.
+    /// Changes the length of the range like [`KernelRanges::resize_at`]. The range may start
+    /// elsewhere afterwards.
     ///
     /// # Errors
     ///
-    /// [`RangeError`]; the range is as it was.
+    /// As for [`KernelRanges::resize_at`].
     ///
     /// # Safety
     ///
@@ -67,8 +83,9 @@ impl<P: Machine> KernelRange<P> {
         Ok(())
     }
 
-    /// The first address, of a range that nobody frees until somebody calls [`KernelRanges::free_at`] with it. Not for
-    /// ranges of [`KernelRanges::map_frames`], which are found by their handles alone.
+    /// Gives up the handle and returns the first address. The range is then freed only by a call of
+    /// [`KernelRanges::free_at`] with the address. Not for ranges of [`KernelRanges::map_frames`],
+    /// which are found only through their handles.
     #[must_use = "without the address the range is never freed"]
     pub fn into_start(self) -> VirtAddr {
         let start = self.start;

@@ -1,32 +1,32 @@
-//! What is known of each stretch of addresses: its place, its length, and whose it is.
+//! Nodes: each describes a stretch of addresses, with its position, its length and its owner.
 
 use core::num::NonZeroU32;
 use core::ptr::NonNull;
 
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-/// How many nodes a chunk has.
+/// Number of nodes of a chunk.
 pub(super) const CHUNK: usize = 256;
 
-/// How many chunks there are at most.
+/// Greatest number of chunks.
 pub(super) const CHUNKS: usize = 1024;
 
-/// The number of a node, from 1 on: in links, 0 means none.
+/// The number of a node, from 1 on. In links, 0 means none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NodeNumber(NonZeroU32);
 
 impl NodeNumber {
-    /// The number that a link names, if it names one.
+    /// Returns the number named by a link, if any.
     pub fn of_link(link: u32) -> Option<NodeNumber> {
         NonZeroU32::new(link).map(NodeNumber)
     }
 
-    /// The number of a node by its place among all nodes.
+    /// Returns the number of a node by its index among all nodes.
     fn of_index(index: usize) -> Option<NodeNumber> {
         u32::try_from(index + 1).ok().and_then(NodeNumber::of_link)
     }
 
-    /// The link that names `number`, or no node.
+    /// Returns the link naming `number`, or no node.
     pub fn link(number: Option<NodeNumber>) -> u32 {
         number.map_or(0, |number| number.0.get())
     }
@@ -36,19 +36,19 @@ impl NodeNumber {
     }
 }
 
-/// Whose the addresses of a node are.
+/// The owner of a node's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum State {
-    /// Nobody's: the node describes no addresses.
+    /// None: the node describes no addresses.
     Spare,
-    /// The arena's.
+    /// The arena.
     Vacant,
-    /// Those of a context that makes a range of them, or changes the range.
+    /// A context making a range, or changing the range.
     Held,
-    /// A range's.
+    /// A range.
     Live,
-    /// Those of a range that was freed, until every CPU has forgotten its pages.
+    /// A freed range, until every CPU has dropped its pages.
     Freed,
 }
 
@@ -58,9 +58,10 @@ impl State {
 
 /// A stretch of addresses.
 ///
-/// Its place and length, and the links in order of addresses, change under the arena's lock; a list's links belong
-/// to that list's owner; how much is mapped is said by the node's owner. All are atomics because contexts that look
-/// for a range by its address read nodes that may be anybody's: they are told the truth if the node is theirs.
+/// The arena's lock governs its position and length, and the links in order of addresses. A list's
+/// links belong to the list's owner. The node's owner sets the number of mapped pages. All fields
+/// are atomics, since lookups by address read nodes with any owner: only the owner's reads are
+/// reliable.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Node {
@@ -68,13 +69,13 @@ pub(super) struct Node {
     count: AtomicU64,
     mapped: AtomicU64,
     pages: AtomicU64,
-    /// The stretches before and behind it.
+    /// The stretches before and behind.
     pub before: Link,
     pub after: Link,
     /// Neighbours in a list of vacant stretches.
     pub list_before: Link,
     pub list_after: Link,
-    /// The next node in a list of spare or freed ones.
+    /// The next node in a list of spare or freed nodes.
     pub next: Link,
     state: AtomicU32,
 }
@@ -83,8 +84,8 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub(super) struct Link(AtomicU32);
 
-// Relaxed in all of this file, if nothing else is said: a node goes from one owner to the next through the arena's
-// lock, the list of freed ranges, or whatever the range's users hand it on by.
+// Relaxed in all of this file, unless stated otherwise: a node passes from owner to owner through
+// the arena's lock, the list of freed ranges, or the range's users' own means.
 impl Link {
     pub fn new() -> Link {
         Link(AtomicU32::new(0))
@@ -115,17 +116,17 @@ impl Node {
         }
     }
 
-    /// The number of its first page: of a range, the guard before it.
+    /// Returns the number of the first page; in a range, the guard's.
     pub fn first(&self) -> u64 {
         self.first.load(Ordering::Relaxed)
     }
 
-    /// The number of the first page that a range has behind its guard.
+    /// Returns the number of a range's first page behind its guard.
     pub fn start(&self) -> u64 {
         self.first() + 1
     }
 
-    /// How many pages of addresses it has, the guard among them.
+    /// Returns the number of pages of addresses, including the guard.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
@@ -135,7 +136,7 @@ impl Node {
         self.count.store(count, Ordering::Relaxed);
     }
 
-    /// How many of its pages are mapped, from the one behind the guard on.
+    /// Returns the number of mapped pages, from the page behind the guard on.
     pub fn mapped(&self) -> u64 {
         self.mapped.load(Ordering::Relaxed)
     }
@@ -144,7 +145,7 @@ impl Node {
         self.mapped.store(pages, Ordering::Relaxed);
     }
 
-    /// How many of its mapped pages its owner asked for.
+    /// Returns the number of mapped pages requested by the owner.
     pub fn pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)
     }
@@ -158,20 +159,20 @@ impl Node {
         State::ALL.get(self.state.load(Ordering::Relaxed) as usize).copied().unwrap_or(State::Spare)
     }
 
-    /// Says whose the addresses are from here on.
+    /// Sets the owner of the addresses.
     pub fn set_state(&self, state: State) {
         self.state.store(state as u32, Ordering::Relaxed);
     }
 
-    /// Says whose the addresses are from here on if they were those of `from`; false if not. Of several contexts
-    /// that try, one is told that they were.
+    /// Changes the owner of the addresses from `from` to `to`, and returns false if the owner was
+    /// another. Of several concurrent contexts, only one succeeds.
     pub fn change_state(&self, from: State, to: State) -> bool {
         let (from, to) = (from as u32, to as u32);
         self.state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
-/// All nodes, in chunks that are never freed.
+/// All nodes, in chunks never freed.
 pub(super) struct Nodes {
     /// Null, or [`CHUNK`] nodes.
     chunks: &'static [AtomicPtr<Node>],
@@ -182,25 +183,26 @@ impl Nodes {
         Nodes { chunks }
     }
 
-    /// The node of that number, if there is one.
+    /// Returns the node with this number, if any.
     pub fn find(&self, number: NodeNumber) -> Option<&Node> {
         let (chunk, index) = (number.index() / CHUNK, number.index() % CHUNK);
-        // Acquire pairs with the Release in `add_chunk`: who sees the chunk sees its nodes.
+        // Acquire pairs with the Release in `add_chunk`: a reader of the chunk's address sees its
+        // nodes.
         let nodes = NonNull::new(self.chunks.get(chunk)?.load(Ordering::Acquire))?;
-        // SAFETY: a chunk has so many nodes, and stays for good.
+        // SAFETY: a chunk has [`CHUNK`] nodes, and stays for good.
         Some(unsafe { nodes.add(index).as_ref() })
     }
 
-    /// How many chunks there can be.
+    /// Returns the greatest number of chunks.
     pub fn capacity(&self) -> usize {
         self.chunks.len()
     }
 
-    /// Makes nodes number `chunk` of the chunks, and returns their numbers.
+    /// Adds `nodes` as the chunk numbered `chunk`, and returns their numbers.
     ///
     /// # Safety
     ///
-    /// `nodes` are [`CHUNK`] nodes, shared for good, and there is no such chunk yet.
+    /// `nodes` are [`CHUNK`] nodes, shared for good, and the chunk does not exist yet.
     pub unsafe fn add_chunk(&self, chunk: usize, nodes: NonNull<Node>) -> impl Iterator<Item = NodeNumber> {
         if let Some(place) = self.chunks.get(chunk) {
             // Release pairs with the Acquire in `find`.

@@ -18,10 +18,11 @@ use crate::page_table::{Level, Pages};
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::SpinLock;
 
-/// How many pages wait to be unmapped, at most one in so many of the machine's frames, before the service task is told.
+/// The part of the machine's frames waiting to be unmapped before the service task is told: one in
+/// this number.
 const LAZY_PART: u64 = 64;
 
-/// Values placed in runs of frames, all of which go back if one finds no frames.
+/// Values placed in runs of frames. All runs are freed if any lacks frames.
 struct Places<'a, P: Machine> {
     service: &'static MemoryService<P>,
     pin: &'a CpuPin,
@@ -29,7 +30,7 @@ struct Places<'a, P: Machine> {
 }
 
 impl<P: Machine> Places<'_, P> {
-    /// Room for `count` values, at `place`.
+    /// Allocates room for `count` values, at `place`.
     fn room<T>(&mut self, place: usize, count: usize) -> Result<ptr::NonNull<T>, RangesError> {
         let order = Order::for_bytes((count * size_of::<T>()) as u64).unwrap_or(Order::HUGE);
         let frame =
@@ -38,7 +39,7 @@ impl<P: Machine> Places<'_, P> {
         Ok(self.service.platform().phys_to_virt(frame.start_address()).cast())
     }
 
-    /// A slice of `count` values that stays for good, if the places are kept.
+    /// Makes a slice of `count` values, which stays for good if the places are kept.
     fn slice<T>(
         &mut self,
         place: usize,
@@ -46,7 +47,7 @@ impl<P: Machine> Places<'_, P> {
         mut value: impl FnMut() -> T,
     ) -> Result<&'static [T], RangesError> {
         let room = self.room::<T>(place, count)?;
-        // SAFETY: the run is ours alone, aligned to a page and long enough.
+        // SAFETY: the caller owns the run, which is aligned to a page and long enough.
         unsafe {
             (0..count).for_each(|index| room.add(index).write(value()));
             Ok(core::slice::from_raw_parts(room.as_ptr(), count))
@@ -61,21 +62,43 @@ impl<P: Machine> Places<'_, P> {
 impl<P: Machine> Drop for Places<'_, P> {
     fn drop(&mut self) {
         for (frame, order) in self.taken.into_iter().flatten() {
-            // SAFETY: allocated by `room`; what was placed there is known to nobody.
+            // SAFETY: allocated by `room`; no context knows of the values placed there.
             unsafe { frame_memory::release_own(self.service.frames(), self.pin, frame, order) };
         }
     }
 }
 
 impl<P: Machine> MemoryService<P> {
-    /// Gives the service ranges of kernel addresses, and the heap a way to make large objects of frames from anywhere.
-    /// Once, after boot.
+    /// Gives the service ranges of kernel addresses, and the heap the means to make large objects
+    /// of frames from anywhere. Called once, after boot.
     ///
-    /// Costs some 20 KiB and a cache line for each CPU.
+    /// Cost: some 20 KiB and a cache line for each CPU.
     ///
     /// # Errors
     ///
-    /// [`RangesError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`RangesError::NoKernelSpace`] if boot is not complete.
+    /// - [`RangesError::AlreadyThere`] if the service has ranges.
+    /// - [`RangesError::Addresses`] if the addresses are outside the kernel's window, not whole
+    ///   pages of 2 MiB, or fewer than two of them.
+    /// - [`RangesError::OutOfFrames`] if no frame is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::ranges::RangesConfig;
+    /// use topomem::sim::Sim;
+    /// use topomem::{PageRange, PageSize, VirtAddr};
+    ///
+    /// // Addresses of the kernel's window without another use.
+    /// let start = VirtAddr::new(Sim::WINDOW.as_u64() + (256 << 30))?;
+    /// let addresses = PageRange::new(start, 64, PageSize::Size1GiB)?;
+    /// service.add_kernel_ranges(pin, &RangesConfig::of(addresses))?;
+    /// assert!(service.kernel_ranges().is_some());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn add_kernel_ranges(
         &'static self,
         pin: &CpuPin,
@@ -96,11 +119,11 @@ impl<P: Machine> MemoryService<P> {
         let busy = places.slice(0, cpus, || CachePadded::new(AtomicBool::new(false)))?;
         let chunks = places.slice(1, CHUNKS, || AtomicPtr::new(ptr::null_mut()))?;
         let first_nodes = places.room::<Node>(2, CHUNK)?;
-        // SAFETY: the run is ours alone, and has room for so many.
+        // SAFETY: the caller owns the run, which has room for the nodes.
         (0..CHUNK).for_each(|index| unsafe { first_nodes.add(index).write(Node::new()) });
         let nodes = Nodes::new(chunks);
         let mut arena = Arena::new();
-        // SAFETY: the nodes stay for good, if the ranges do; these are the first.
+        // SAFETY: the nodes stay for good, if the ranges do; they are the first.
         let numbers = unsafe { nodes.add_chunk(0, first_nodes) };
         arena.add_nodes(&nodes, numbers);
         // The last page stays a guard.
@@ -108,7 +131,7 @@ impl<P: Machine> MemoryService<P> {
         debug_assert!(added, "there are spare nodes");
         let place = places.room::<KernelRanges<P>>(3, 1)?;
         let lazy_pages = (self.managed_frames() / LAZY_PART).max(1);
-        // SAFETY: the run is ours alone and large enough, and stays for good if it is kept.
+        // SAFETY: the caller owns the run, which is large enough, and stays for good if kept.
         let ranges: &'static KernelRanges<P> = unsafe {
             place.write(KernelRanges {
                 service: self,
@@ -132,9 +155,11 @@ impl<P: Machine> MemoryService<P> {
         Ok(ranges)
     }
 
-    /// The service's ranges of kernel addresses, if it was given some.
+    /// Returns the service's ranges of kernel addresses, if [`MemoryService::add_kernel_ranges`]
+    /// has made them.
     pub fn kernel_ranges(&self) -> Option<&'static KernelRanges<P>> {
-        // SAFETY: `publish_ranges` stores the address of a `&'static KernelRanges`, with Release.
+        // SAFETY: `publish_ranges` stores the address of a `&'static KernelRanges`, with a Release
+        // pairing with this Acquire.
         unsafe { self.ranges.load(Ordering::Acquire).as_ref() }
     }
 

@@ -1,4 +1,4 @@
-//! What ranges are asked for.
+//! Requests for ranges.
 
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::{NodeId, Order};
@@ -6,7 +6,7 @@ use topomem_shootdown::PageRange;
 
 use crate::page_table::Protection;
 
-/// Where ranges lie, and which objects of the heap are some.
+/// The addresses of ranges, and the heap's objects to be made ranges.
 ///
 /// ```
 /// use topomem::ranges::RangesConfig;
@@ -24,25 +24,33 @@ pub struct RangesConfig {
 }
 
 impl RangesConfig {
-    /// From how many bytes on the heap's objects are ranges, if [`RangesConfig::heap_from`] does not say: 32 MiB.
+    /// The default size, in bytes, from which the heap's objects are ranges: 32 MiB.
     pub const HEAP_FROM: u64 = 32 << 20;
 
-    /// Ranges at `addresses`: whole pages of 2 MiB of the kernel's window, which nothing else maps. A few times as
-    /// much as the machine has memory is enough.
+    /// Returns a configuration for ranges at `addresses`: whole pages of 2 MiB of the kernel's
+    /// window, without another mapping. A few times the machine's memory is enough.
     #[must_use]
     pub const fn of(addresses: PageRange) -> RangesConfig {
         RangesConfig { addresses, heap_from: RangesConfig::HEAP_FROM }
     }
 
-    /// Objects of the heap of `bytes` bytes or more are ranges. Shorter ones are ranges only if there is no run of
-    /// consecutive frames for them.
+    /// Makes objects of the heap of `bytes` bytes or more ranges. Smaller objects are ranges only
+    /// if no run of consecutive frames is free.
     #[must_use]
     pub const fn heap_from(self, bytes: u64) -> RangesConfig {
         RangesConfig { heap_from: bytes, ..self }
     }
 }
 
-/// What a range shall be.
+/// The properties of a requested range.
+///
+/// ```
+/// use topomem::ranges::RangeRequest;
+/// use topomem::Order;
+///
+/// assert_eq!(RangeRequest::pages(4).align(), Order::FRAME);
+/// assert_eq!(RangeRequest::bytes(2 << 20).zeroed().align(), Order::HUGE);
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct RangeRequest {
     pub(super) pages: u64,
@@ -52,43 +60,43 @@ pub struct RangeRequest {
 }
 
 impl RangeRequest {
-    /// `pages` pages of 4 KiB, near the requesting CPU, to be read and written.
+    /// Requests `pages` pages of 4 KiB, near the requesting CPU, readable and writable.
     #[must_use]
     pub const fn pages(pages: u64) -> RangeRequest {
         RangeRequest { pages, node: None, zeroed: false, protection: Protection::KERNEL_DATA }
     }
 
-    /// At least `bytes` bytes.
+    /// Requests at least `bytes` bytes.
     #[must_use]
     pub const fn bytes(bytes: u64) -> RangeRequest {
         RangeRequest::pages(bytes.div_ceil(Order::FRAME.bytes()))
     }
 
-    /// Of frames near `node`; farther nodes serve if it has none left.
+    /// Requests frames near `node`. Farther nodes serve if the node has no frame left.
     #[must_use]
     pub const fn node(self, node: NodeId) -> RangeRequest {
         RangeRequest { node: Some(node), ..self }
     }
 
-    /// Of frames that are zero.
+    /// Requests zeroed frames.
     #[must_use]
     pub const fn zeroed(self) -> RangeRequest {
         RangeRequest { zeroed: true, ..self }
     }
 
-    /// Mapped with `protection`, which must be one for the kernel.
+    /// Requests the protection `protection`, which must be for the kernel.
     #[must_use]
     pub const fn protection(self, protection: Protection) -> RangeRequest {
         RangeRequest { protection, ..self }
     }
 
-    /// The alignment that its start has at least.
+    /// Returns the least alignment of the range's start.
     #[must_use]
     pub const fn align(&self) -> Order {
         if self.pages < Order::HUGE.frames() { Order::FRAME } else { Order::HUGE }
     }
 
-    /// The request for one run of frames of `order`.
+    /// Returns the request for a run of frames of `order`.
     pub(super) fn frames(&self, order: Order) -> FrameRequest {
         let request = FrameRequest::order(order);
         let request = self.node.map_or(request, |node| request.node(node));

@@ -1,4 +1,4 @@
-//! Ranges that become longer or shorter.
+//! Growing and shrinking ranges.
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
@@ -10,25 +10,47 @@ use crate::Machine;
 use crate::page_table::{Level, MovedRegions, Pages};
 
 impl<P: Machine> KernelRanges<P> {
-    /// Gives the range that starts at `address` another length, and returns its start.
+    /// Changes the length of the range starting at `address`, and returns its start.
     ///
-    /// - It becomes longer where it is if the addresses behind it are vacant. If not, its pages are moved to
-    ///   other addresses: the same frames, whose bytes nobody copies, and tables as a whole where that can be.
-    ///   The old addresses are free when every CPU has forgotten them, as those of a freed range are.
-    /// - It becomes shorter where it is, always: what is behind the new end is unmapped as a freed range is,
-    ///   where pages of 2 MiB permit that.
+    /// - The range grows in place if the addresses behind it are vacant. Otherwise its pages are
+    ///   moved to other addresses: the same frames, without copying bytes, and whole tables if
+    ///   possible. The old addresses are free after every CPU has dropped them, like those of a
+    ///   freed range.
+    /// - The range always shrinks in place. The part behind the new end is unmapped like a freed
+    ///   range, as far as pages of 2 MiB permit.
     ///
-    /// New pages are as `request` says, whose protection must be the range's.
+    /// New pages are as described by `request`, whose protection must be the range's.
     ///
     /// # Errors
     ///
-    /// [`RangeError`]; the range is as it was, where it was. [`RangeError::NotMovable`]: the caller may copy the
-    /// contents to a new range.
+    /// The range is unchanged on an error, at the same place:
+    ///
+    /// - [`RangeError::NotARange`] if no range starts at `address`.
+    /// - [`RangeError::NotMovable`] if the pages cannot be moved. The caller may copy the contents
+    ///   to a new range.
+    /// - All others as for [`KernelRanges::allocate`].
     ///
     /// # Safety
     ///
-    /// The range is the caller's, of [`KernelRanges::allocate`]. What lies behind the new length is not used any more;
-    /// if another start is returned, nothing is used at the old addresses any more.
+    /// The caller owns the range, made by [`KernelRanges::allocate`]. The part behind the new
+    /// length is not used any more. If another start is returned, nothing uses the old addresses
+    /// any more.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// # use topomem::{PageRange, PageSize, VirtAddr, sim::Sim};
+    /// # use topomem::ranges::{RangeRequest, RangesConfig};
+    /// # let addresses = VirtAddr::new(Sim::WINDOW.as_u64() + (256 << 30))?;
+    /// # let addresses = PageRange::new(addresses, 64, PageSize::Size1GiB)?;
+    /// # let ranges = service.add_kernel_ranges(pin, &RangesConfig::of(addresses))?;
+    /// let start = ranges.allocate(pin, &RangeRequest::pages(4))?.into_start();
+    /// // SAFETY: the range is not used yet.
+    /// let start = unsafe { ranges.resize_at(pin, start, &RangeRequest::pages(8))? };
+    /// assert_eq!(ranges.pages_at(pin, start), Some(8));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub unsafe fn resize_at(
         &'static self,
         pin: &CpuPin,
@@ -42,8 +64,8 @@ impl<P: Machine> KernelRanges<P> {
         Ok(VirtAddr::new_truncate(node.start() << 12))
     }
 
-    /// Gives the range of `node` another length; the answer is the node that has the range then. If `node` has no range,
-    /// answers `not_one`.
+    /// Changes the length of the range of `node`, and returns the range's node afterwards. Returns
+    /// the error `not_one` if `node` has no range.
     pub(super) fn resize_node(
         &'static self,
         pin: &CpuPin,
@@ -77,8 +99,8 @@ impl<P: Machine> KernelRanges<P> {
         resized
     }
 
-    /// Gives up what is behind the first `new` pages, in whole pages of 2 MiB if there may be such. If there is no
-    /// node for the rest, it stays mapped.
+    /// Gives up the part behind the first `new` pages, in whole pages of 2 MiB if any may exist.
+    /// Without a node for the rest, the rest stays mapped.
     fn shorten(&self, pin: &CpuPin, number: NodeNumber, node: &Node, new: u64) {
         node.set_pages(new);
         let (start, mapped, huge) = (node.start(), node.mapped(), Level::HUGE.pages());
@@ -99,7 +121,8 @@ impl<P: Machine> KernelRanges<P> {
         }
     }
 
-    /// Are there addresses for `new` pages where the range is? Takes vacant ones behind it if need be.
+    /// Returns whether `new` pages of addresses are available in place, and takes vacant addresses
+    /// behind if needed.
     fn has_room(&self, pin: &CpuPin, number: NodeNumber, node: &Node, new: u64) -> bool {
         let count = node.count();
         if new < count {
@@ -111,7 +134,7 @@ impl<P: Machine> KernelRanges<P> {
         [wanted, 1 + new].into_iter().any(|wanted| arena.extend(&self.nodes, number, wanted - count))
     }
 
-    /// Maps further pages behind a range's, whose addresses the range has.
+    /// Maps further pages behind a range, at addresses of the range.
     fn lengthen(&self, pin: &CpuPin, node: &Node, request: &RangeRequest) -> Result<(), RangeError> {
         let start = node.start();
         let part = Pages { first: start + node.mapped(), last: start + request.pages - 1 };
@@ -121,8 +144,8 @@ impl<P: Machine> KernelRanges<P> {
         Ok(())
     }
 
-    /// Moves a held node's pages to other addresses, where there are further pages behind them; the answer is the
-    /// node there.
+    /// Moves a held node's pages to other addresses with room for further pages, and returns the
+    /// new node.
     fn relocate(
         &'static self,
         pin: &CpuPin,
@@ -133,7 +156,7 @@ impl<P: Machine> KernelRanges<P> {
         let (moved, place) = self.reserve(pin, request.pages)?;
         let (old, mapped, huge) = (node.start(), node.mapped(), Level::HUGE.pages());
         let new = place.start();
-        // A large leaf in the place of a table would have to be waited for.
+        // Replacing a table by a large leaf would require a wait.
         let in_the_way = |pages: u64| mapped >= huge && self.has_table(pin, new + pages);
         if (0..mapped).step_by(huge as usize).any(in_the_way) || (mapped >= huge && (old ^ new) % huge != 0) {
             self.give_back(pin, moved, place);
@@ -145,7 +168,7 @@ impl<P: Machine> KernelRanges<P> {
             return Err(error);
         }
         if let Err(error) = self.move_pages(pin, old, mapped, new) {
-            // The further pages go as those of a freed range.
+            // The further pages go like those of a freed range.
             place.set_mapped(part.count());
             self.free_node(moved, place, State::Held);
             return Err(error);
@@ -159,8 +182,9 @@ impl<P: Machine> KernelRanges<P> {
         Ok(moved)
     }
 
-    /// Moves what is mapped from the page `old` on, `count` pages, to the page `new`. Records the change, and tells
-    /// nobody: the old addresses are not used before a flush has waited for what is pending there.
+    /// Moves the mappings of `count` pages from the page `old` on to the page `new`. Records the
+    /// change without announcing it: the old addresses are not used before a flush has waited for
+    /// their pending changes.
     fn move_pages(&self, pin: &CpuPin, old: u64, count: u64, new: u64) -> Result<(), RangeError> {
         let _inside = self.enter(pin).ok_or(RangeError::Busy)?;
         let from = Self::range(old, count).ok_or(RangeError::NotMovable)?;

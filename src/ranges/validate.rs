@@ -1,4 +1,4 @@
-//! Looking at ranges: counts, and whether all of them fit together.
+//! Statistics and consistency checks of ranges.
 
 use core::fmt;
 
@@ -11,37 +11,37 @@ use super::node::State;
 use crate::Machine;
 use crate::page_table::Level;
 
-/// How many pages of a stretch are looked at.
+/// Number of pages of a stretch examined.
 const LOOKS: usize = 1 << 20;
 
-/// What a service's ranges have.
+/// Counts of a service's ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RangesStats {
-    /// Ranges that are in use.
+    /// Ranges in use.
     pub live: u64,
-    /// Their pages.
+    /// Pages of ranges in use.
     pub live_pages: u64,
-    /// Pages of freed ranges that are mapped still.
+    /// Pages of freed ranges still mapped.
     pub freed_pages: u64,
-    /// Pages of addresses that are nobody's; `None` if another context has the lock for long.
+    /// Pages of vacant addresses; `None` if another context holds the lock for long.
     pub vacant_pages: Option<u64>,
 }
 
-/// What does not fit together.
+/// A contradiction found by [`KernelRanges::validate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RangeCorruption {
     /// The lists of addresses contradict each other.
     Addresses,
-    /// A page of a range is not mapped, or one of a vacant stretch or a guard is.
+    /// A page of a range is unmapped, or a page of a vacant stretch or a guard is mapped.
     Mapping {
         /// The page.
         page: VirtAddr,
     },
-    /// The count of live ranges is another than that of the ranges found.
+    /// The count of live ranges differs from the number of ranges found.
     Count {
-        /// How many are counted.
+        /// The count.
         counted: u64,
-        /// How many there are.
+        /// The number found.
         found: u64,
     },
     /// Another context uses ranges meanwhile.
@@ -64,7 +64,7 @@ impl fmt::Display for RangeCorruption {
 impl core::error::Error for RangeCorruption {}
 
 impl<P: Machine> KernelRanges<P> {
-    /// Counts of the ranges.
+    /// Returns counts of the ranges.
     #[must_use]
     pub fn stats(&self) -> RangesStats {
         let vacant_pages = self.arena.try_lock().map(|arena| arena.vacant());
@@ -77,12 +77,13 @@ impl<P: Machine> KernelRanges<P> {
         }
     }
 
-    /// Checks that addresses, nodes and mappings fit together: that each page of a range is mapped, and neither its
-    /// guard nor a vacant page is. For tests: looks at each page that is or was mapped.
+    /// Checks addresses, nodes and mappings against each other: each page of a range must be
+    /// mapped, and neither its guard nor a vacant page may be. For tests: looks at each page mapped
+    /// now or earlier.
     ///
     /// # Errors
     ///
-    /// [`RangeCorruption`]. Other contexts must not use ranges meanwhile.
+    /// Returns the first [`RangeCorruption`] found. Other contexts must not use ranges meanwhile.
     pub fn validate(&self, pin: &CpuPin) -> Result<(), RangeCorruption> {
         let inside = self.enter(pin).ok_or(RangeCorruption::Busy)?;
         let arena = self.arena(&inside).map_err(|_| RangeCorruption::Busy)?;
@@ -102,10 +103,10 @@ impl<P: Machine> KernelRanges<P> {
                     node.start()..node.start() + node.mapped()
                 }
                 State::Vacant | State::Spare => 0..0,
-                // Another context's; or mapped or not, as far as a flush has come.
+                // Another context's; or mapped or not, depending on the progress of a flush.
                 State::Held | State::Freed => continue,
             };
-            // A vacant stretch may be long: where it begins, and where tables do.
+            // A vacant stretch may be long: check its beginning, and the beginnings of tables.
             let step = if mapped.is_empty() { Level::HUGE.pages() as usize } else { 1 };
             let mut pages = (node.first()..node.first() + node.count()).step_by(step).take(LOOKS);
             if let Some(page) = pages.find(|page| is_mapped(*page) != mapped.contains(page)) {

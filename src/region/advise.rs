@@ -1,4 +1,4 @@
-//! What a program says about the use of its memory.
+//! Advice of a program about the use of its memory.
 
 use core::convert::Infallible;
 
@@ -15,47 +15,46 @@ use crate::address_space::{AddressSpace, Unmapping, range_of_pages};
 use crate::fault::Fault;
 use crate::page_table::{Becomes, Changed, Found, Leaf, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 
-/// What is to become of the pages of a range (madvise(2) of Linux).
+/// The advice for the pages of a range (madvise(2) of Linux).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Advice {
-    /// Nothing is said that is acted on: MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED.
+    /// No advice with an effect: MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED.
     Normal,
-    /// The contents are given up: the next access finds zeros. MADV_DONTNEED, and MADV_FREE, which may do
-    /// so at any time.
+    /// Discard the contents: the next access finds zeros. MADV_DONTNEED, and MADV_FREE, which may
+    /// discard at any time.
     DontNeed,
-    /// A fork leaves the pages out. MADV_DONTFORK.
+    /// Leave the pages out of a fork. MADV_DONTFORK.
     DontFork,
-    /// A fork copies the pages. MADV_DOFORK, MADV_KEEPONFORK.
+    /// Copy the pages in a fork. MADV_DOFORK, MADV_KEEPONFORK.
     DoFork,
-    /// A fork gives the child the pages without contents. MADV_WIPEONFORK.
+    /// Give the child of a fork the pages without contents. MADV_WIPEONFORK.
     WipeOnFork,
-    /// The contents are given up, and no access is permitted until the guards are removed.
-    /// MADV_GUARD_INSTALL.
+    /// Discard the contents, and permit no access until the guards are removed. MADV_GUARD_INSTALL.
     GuardInstall,
-    /// The guards are removed. MADV_GUARD_REMOVE.
+    /// Remove the guards. MADV_GUARD_REMOVE.
     GuardRemove,
-    /// Pages of 2 MiB may be used, unless the space has [`HugePages::Never`](super::HugePages::Never).
+    /// Permit pages of 2 MiB, unless the space has [`HugePages::Never`](super::HugePages::Never).
     /// MADV_HUGEPAGE.
     Huge,
-    /// Pages of 2 MiB are not used for what is mapped from now on. MADV_NOHUGEPAGE.
+    /// Use no pages of 2 MiB for later mappings. MADV_NOHUGEPAGE.
     NoHuge,
-    /// The pages are mapped, to be read. MADV_POPULATE_READ.
+    /// Map the pages for reading. MADV_POPULATE_READ.
     PopulateRead,
-    /// The pages are mapped, to be written. MADV_POPULATE_WRITE.
+    /// Map the pages for writing. MADV_POPULATE_WRITE.
     PopulateWrite,
 }
 
-/// What an advice makes of the pages of a region.
+/// The effect of an advice on the pages of a region.
 #[derive(Clone, Copy)]
 enum Effect {
-    /// They belong to that region, with their contents.
+    /// The pages keep their contents, and belong to this region.
     Keep(Region),
-    /// They belong to that region, without contents.
+    /// The pages lose their contents, and belong to this region.
     Discard(Region),
 }
 
-/// Follows an advice, and notes whether pages belong to no region.
+/// Follows an advice, and notes pages without a region.
 struct Advise {
     advice: Advice,
     holes: bool,
@@ -102,7 +101,7 @@ impl Rewrite for Advise {
             | Advice::WipeOnFork
             | Advice::Huge
             | Advice::NoHuge => true,
-            // What stays mapped stays of its region.
+            // Mapped pages keep their region.
             Advice::Normal
             | Advice::DontNeed
             | Advice::GuardInstall
@@ -114,7 +113,7 @@ impl Rewrite for Advise {
     #[inline]
     fn check(&self, found: Found, _: Pages) -> Result<bool, Infallible> {
         Ok(match found {
-            // So that the part in the range is looked at.
+            // Unlike the whole entry, its part in the range is looked at.
             Found::Vacant | Found::Mapped(_, None) => false,
             Found::Reserved(region) => {
                 let region = Region::of(region);
@@ -132,7 +131,7 @@ impl Rewrite for Advise {
 
     #[inline(always)]
     fn rewrite(&mut self, found: Found, _: Pages) -> Result<Becomes, Infallible> {
-        // The usual advice, by itself: what the region is need not be known.
+        // The usual advice by itself: the region need not be decoded.
         if let (Advice::DontNeed, Found::Reserved(region) | Found::Mapped(_, Some(region))) =
             (self.advice, found)
         {
@@ -154,13 +153,32 @@ impl Rewrite for Advise {
 impl<P: Machine> AddressSpace<P> {
     /// Follows `advice` in the `length` bytes from `start` on, rounded up to pages.
     ///
-    /// When the ticket completes, no CPU can use contents that were given up. Costs an entry for each page
-    /// in tables that are there, and one for each larger part that has none.
+    /// When the ticket completes, no CPU can use discarded contents. Cost: an entry for each page
+    /// in existing tables, and an entry for each larger part without a table.
     ///
     /// # Errors
     ///
-    /// [`MadviseError`]. After [`MadviseError::NoRegion`] the advice was followed where there are regions,
-    /// and no CPU can use contents that were given up.
+    /// - [`MadviseError::Misaligned`] or [`MadviseError::OutsideSpace`] if the range is invalid.
+    ///   Nothing has changed then.
+    /// - [`MadviseError::NoRegion`] if a page belongs to no region. The advice was followed in all
+    ///   regions, and no CPU can use discarded contents.
+    /// - [`MadviseError::Denied`], [`MadviseError::Guarded`] or [`MadviseError::NotInMemory`] names
+    ///   the first page not populated.
+    /// - [`MadviseError::OutOfFrames`] if no frame is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{Advice, MapRequest, Populate};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192).populate(Populate::Now))?;
+    /// assert_eq!(space.mapped_pages(), 2);
+    /// space.madvise(pin, start, 8192, Advice::DontNeed)?.wait(pin);
+    /// assert_eq!(space.mapped_pages(), 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn madvise(
         &self,
         pin: &CpuPin,
@@ -209,7 +227,7 @@ impl<P: Machine> AddressSpace<P> {
             FaultError::OutOfFrames(error) | FaultError::NoLargePage(_, error) => {
                 MadviseError::OutOfFrames(error)
             }
-            // The future is not waited for: who accesses the page joins the request.
+            // The future is not awaited: a later access to the page joins the request.
             FaultError::Waits(_) => MadviseError::NotInMemory(at),
             FaultError::BeyondEnd | FaultError::TooManySharers => MadviseError::Guarded(at),
         })

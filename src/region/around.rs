@@ -1,4 +1,4 @@
-//! Frames for the pages around one that a program writes first.
+//! Frames for the pages around a page's first write.
 
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::{CpuPin, Order};
@@ -9,7 +9,7 @@ use crate::address_space::SpaceCore;
 use crate::page_table::Chain;
 use crate::service::frame_memory;
 
-/// Frames of zeros, allocated for a fault that may not need all of them.
+/// Frames of zeros, allocated for a fault with possibly fewer needed.
 pub(super) struct SpareFrames<'a, P: Machine> {
     core: &'static SpaceCore<P>,
     pin: &'a CpuPin,
@@ -22,8 +22,8 @@ impl<'a, P: Machine> SpareFrames<'a, P> {
         SpareFrames { core, pin, frames: Chain::EMPTY }
     }
 
-    /// Allocates `count` frames, as far as there are such without waiting: with no claim held, since they may
-    /// have to be zeroed.
+    /// Allocates up to `count` frames without waiting. Called with no claim held, since the frames
+    /// may have to be zeroed.
     #[cold]
     #[inline(never)]
     pub fn fill(&mut self, count: u64) {
@@ -36,7 +36,7 @@ impl<'a, P: Machine> SpareFrames<'a, P> {
         }
     }
 
-    /// Takes one out.
+    /// Takes a frame out.
     pub fn pop(&mut self) -> Option<PhysFrame> {
         self.frames.pop(self.core.service.frames())
     }
@@ -45,7 +45,7 @@ impl<'a, P: Machine> SpareFrames<'a, P> {
     #[inline(never)]
     fn give_back(&mut self) {
         while let Some(frame) = self.pop() {
-            // SAFETY: it was allocated for this fault, and is mapped nowhere.
+            // SAFETY: the frame was allocated for this fault, and is mapped nowhere.
             unsafe {
                 frame_memory::release_own(self.core.service.frames(), self.pin, frame, Order::FRAME);
             }

@@ -1,26 +1,26 @@
-//! What the pages of a region have in common, and its 31 bits.
+//! The attributes of a region, and their encoding in 31 bits.
 
 use topomem_shootdown::PageSize;
 
 use crate::object::Claim;
 use crate::page_table::{Access, Level, Protection, RecordNumber, RegionId};
 
-/// What the pages of a region are for. Pages of different kinds are different regions; otherwise only
-/// [`Kind::Stack`] means something to the memory manager.
+/// The purpose of a region's pages. Pages of different kinds belong to different regions. The
+/// memory manager treats only [`Kind::Stack`] specially.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// Memory without a name or file.
     Anonymous = 1,
-    /// Grows downwards, if an address right below it is accessed.
+    /// Memory growing downwards, at an access right below.
     Stack = 2,
-    /// What [`brk`](crate::AddressSpace::brk) governs.
+    /// Memory governed by [`brk`](crate::AddressSpace::brk).
     Heap = 3,
     /// A program's instructions.
     Code = 4,
     /// A program's variables.
     Data = 5,
-    /// Keeps addresses free; its pages permit nothing.
+    /// Reserved addresses; the pages permit nothing.
     Guard = 6,
     /// Pages of a [`MemoryObject`](crate::object::MemoryObject)
     /// ([`mmap_object`](crate::AddressSpace::mmap_object)).
@@ -45,7 +45,7 @@ impl Kind {
         Kind::Giant,
     ];
 
-    /// Returns the kind of memory that is mapped in pages of `size`.
+    /// Returns the kind of memory mapped in pages of `size`.
     pub(crate) const fn in_pages_of(size: PageSize) -> Kind {
         match size {
             PageSize::Size4KiB => Kind::Anonymous,
@@ -54,7 +54,7 @@ impl Kind {
         }
     }
 
-    /// Returns the level of the leaves that a region of this kind is mapped by, where it is whole.
+    /// Returns the level of the leaves mapping whole parts of a region of this kind.
     #[inline]
     pub(crate) const fn level(self) -> Level {
         match self {
@@ -64,7 +64,7 @@ impl Kind {
         }
     }
 
-    // Always: as `Region::id`.
+    // Always inlined, like `Region::id`.
     #[inline(always)]
     fn from_bits(bits: u32) -> Kind {
         match bits {
@@ -84,11 +84,11 @@ impl Kind {
     }
 }
 
-/// What a fork does with the pages of a region.
+/// The treatment of a region's pages by a fork.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Inheritance {
-    /// The child has a copy.
+    /// The child gets a copy.
     Copied = 0,
     /// The child has no such region.
     Left = 1,
@@ -96,35 +96,44 @@ pub enum Inheritance {
     Wiped = 2,
 }
 
-/// Who sees what is written to the pages of a region?
+/// The visibility of writes to a region's pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Sharing {
-    /// The space alone. A fork copies the pages.
+    /// The space alone sees writes. A fork copies the pages.
     Private = 0,
-    /// All that map the same memory object.
+    /// All mappings of the memory object see writes.
     Shared = 1,
 }
 
-/// May the pages of a region be used at all?
+/// Whether a region's pages may be used at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Guard {
-    /// As the region's access says.
+    /// The region's access decides.
     None,
-    /// No access is permitted, whatever the region's access says.
+    /// No access is permitted, whatever the region's access.
     Installed,
 }
 
-/// May pages of 2 MiB be used for a region that did not ask for a page size?
+/// Whether pages of 2 MiB may be used for a region without a requested page size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transparent {
-    /// No.
+    /// Never.
     Never,
-    /// Where 2 MiB of the region are aligned, whole and free.
+    /// If 2 MiB of the region are aligned, whole and free.
     Permitted,
 }
 
-/// What the pages of a region have in common.
+/// The common attributes of a region's pages.
+///
+/// ```
+/// use topomem::Access;
+/// use topomem::region::{Inheritance, Kind, Region, Sharing};
+///
+/// let region = Region::anonymous(Kind::Data, Access::READ);
+/// assert_eq!(region.inheritance(), Inheritance::Copied);
+/// assert_eq!(region.sharing(), Sharing::Private);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Region {
     access: Access,
@@ -136,9 +145,9 @@ pub struct Region {
     record: Option<RecordNumber>,
 }
 
-/// Where the parts stand in a region's id.
+/// The positions of the attributes in a region's id.
 mod bits {
-    // Bits 0 to 2 are those of the access.
+    // Bits 0 to 2 are the access.
     pub const TRANSPARENT: u32 = 1 << 3;
     pub const KIND_SHIFT: u32 = 4;
     pub const KIND: u32 = 15;
@@ -149,7 +158,7 @@ mod bits {
 }
 
 impl Region {
-    /// Returns a region of private memory that is zero at first.
+    /// Returns a region of private memory, zero at first.
     #[must_use]
     pub const fn anonymous(kind: Kind, access: Access) -> Region {
         Region {
@@ -163,37 +172,38 @@ impl Region {
         }
     }
 
-    /// Returns what its pages permit.
+    /// Returns the permitted accesses.
     #[must_use]
     pub const fn access(self) -> Access {
         self.access
     }
 
-    /// Returns what its pages are for.
+    /// Returns the purpose of the pages.
     #[must_use]
     pub const fn kind(self) -> Kind {
         self.kind
     }
 
-    /// Returns what a fork does with its pages.
+    /// Returns the treatment of the pages by a fork.
     #[must_use]
     pub const fn inheritance(self) -> Inheritance {
         self.inheritance
     }
 
-    /// Are its pages guards, which [`Advice::GuardInstall`](super::Advice::GuardInstall) made?
+    /// Returns whether the pages are guards, made by
+    /// [`Advice::GuardInstall`](super::Advice::GuardInstall).
     #[must_use]
     pub fn is_guard(self) -> bool {
         self.guard == Guard::Installed
     }
 
-    /// May 2 MiB pages be used for it, though it did not ask for a page size?
+    /// Returns whether 2 MiB pages may be used without a requested page size.
     #[must_use]
     pub const fn transparent(self) -> Transparent {
         self.transparent
     }
 
-    /// Returns the level of the largest leaves that it may be mapped by.
+    /// Returns the level of the largest leaves allowed for the region.
     #[inline]
     pub(crate) fn largest_level(self) -> Level {
         match self.transparent {
@@ -203,13 +213,13 @@ impl Region {
         }
     }
 
-    /// Returns who sees what is written to its pages.
+    /// Returns the visibility of writes to the pages.
     #[must_use]
     pub const fn sharing(self) -> Sharing {
         self.sharing
     }
 
-    /// Returns what its pages permit of the frames of the object that they show.
+    /// Returns the claim of the pages on the frames of the region's object.
     #[inline]
     pub(crate) fn claim(self) -> Claim {
         match self.kind {
@@ -218,7 +228,7 @@ impl Region {
         }
     }
 
-    /// Returns the number of its record: of what it has beside plain anonymous memory.
+    /// Returns the number of the record with the attributes beyond plain anonymous memory.
     #[inline]
     pub(crate) const fn record(self) -> Option<RecordNumber> {
         self.record
@@ -252,8 +262,9 @@ impl Region {
         Region { transparent, ..self }
     }
 
-    /// Returns what page tables keep of it.
-    // Always: faults and changes of one page read and write ids, and a call costs them more than the bits do.
+    /// Returns the id kept by page tables.
+    // Always inlined: faults and changes of a page read and write ids, and a call would cost them
+    // more than the bits.
     #[must_use]
     #[inline(always)]
     pub(crate) fn id(self) -> RegionId {
@@ -270,8 +281,8 @@ impl Region {
         id.unwrap_or(RegionId::MIN)
     }
 
-    /// Returns the region that [`Region::id`] made the id of.
-    // Always: as `id`.
+    /// Returns the region with an id made by [`Region::id`].
+    // Always inlined, like `id`.
     #[must_use]
     #[inline(always)]
     pub(crate) fn of(id: RegionId) -> Region {
@@ -290,13 +301,13 @@ impl Region {
         Region { access, kind, inheritance, guard, transparent, sharing, record: id.record() }
     }
 
-    /// Returns what the region of that id permits.
+    /// Returns the access permitted by the region with this id.
     #[inline]
     pub(crate) const fn access_of(id: RegionId) -> Access {
         Access::of_bits(id.get() as u8)
     }
 
-    /// Returns the id of the region that differs from the region of `id` in its access alone.
+    /// Returns the id of the region with another access and otherwise equal to the region of `id`.
     #[inline]
     pub(crate) const fn id_with_access(id: RegionId, access: Access) -> RegionId {
         let rest = id.get() & !(Access::ALL_BITS as u32);
@@ -307,13 +318,13 @@ impl Region {
         }
     }
 
-    /// Returns what an entry of the region permits whose frame is the space's alone.
+    /// Returns the protection of an entry whose frame belongs to the space alone.
     #[inline]
     pub(crate) const fn protection(self) -> Protection {
         Protection::user(self.access)
     }
 
-    /// Returns what an entry of the region permits whose frame has other users: no writes.
+    /// Returns the protection of an entry whose frame has further users: no writes.
     #[inline]
     pub(crate) const fn protection_of_copies(self) -> Protection {
         Protection::user(self.access.without_writes())

@@ -1,4 +1,4 @@
-//! Making pages of 2 MiB of what is mapped in small ones (MADV_COLLAPSE).
+//! Collapsing small pages into pages of 2 MiB (MADV_COLLAPSE).
 
 use core::fmt;
 
@@ -17,16 +17,16 @@ use crate::page_table::{
 };
 use crate::service::frame_memory;
 
-/// Why pages were not made into larger ones. Those before have been.
+/// The reason why pages were not collapsed. Earlier pages of the range have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CollapseError {
     /// The address is no multiple of the page size (EINVAL).
     Misaligned(VirtAddr),
-    /// The range leaves what the space may map (ENOMEM).
+    /// The range leaves the part of the space allowed for mappings (ENOMEM).
     OutsideSpace,
-    /// What is mapped in the 2 MiB at this address is not all of one region of private memory, or may be
-    /// executed (EINVAL).
+    /// The 2 MiB at this address do not belong to a single region of private memory, or are
+    /// executable (EINVAL).
     Unfit(VirtAddr),
     /// Other threads have written to the 2 MiB at this address all the time (EAGAIN).
     Busy(VirtAddr),
@@ -48,7 +48,7 @@ impl fmt::Display for CollapseError {
 
 impl core::error::Error for CollapseError {}
 
-/// How often pages that were written again are frozen again.
+/// Greatest number of times rewritten pages are frozen again.
 const MOST_ROUNDS: u32 = 16;
 
 struct Ask<'a, P: Machine> {
@@ -74,21 +74,21 @@ impl<P: Machine> Collapse for Ask<'_, P> {
     }
 
     fn copy(&self, from: PhysFrame, to: PhysFrame) {
-        // SAFETY: a leaf of the space, whose entry is claimed, maps `from`; `to` is of the run that the
-        // collapse was given.
+        // SAFETY: a leaf of the space, whose entry is claimed, maps `from`; `to` belongs to the run
+        // given to the collapse.
         unsafe { frame_memory::copy(self.core.service.frames(), from, to) };
     }
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Makes each aligned 2 MiB that lies whole in the `length` bytes from `start` on one page, if it is of one
-    /// region and something is mapped in it: what is not mapped comes to be. Contents stay what they are, for
-    /// other threads too, whose writes wait meanwhile.
+    /// Collapses each aligned 2 MiB inside the `length` bytes from `start` on into a single page,
+    /// if it belongs to a single region and has a mapped page. Unmapped pages become mapped.
+    /// Contents stay the same, for other threads too; their writes wait meanwhile.
     ///
-    /// If the small pages are consecutive frames that the space owns, the frames stay; else they are copied, to
-    /// where the region's policy says, or else the space's.
-    /// Waits for other CPUs up to three times for each 2 MiB; it answers their shootdowns meanwhile. The 2 MiB
-    /// are claimed while they are copied.
+    /// Small pages with consecutive frames owned by the space keep their frames. Others are copied
+    /// to frames placed by the region's policy, or otherwise the space's. Waits for remote CPUs up
+    /// to three times for each 2 MiB, and serves their shootdowns meanwhile. The 2 MiB are claimed
+    /// during the copy.
     ///
     /// ```
     /// # use topomem::sim::Sim;
@@ -111,7 +111,11 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// # Errors
     ///
-    /// [`CollapseError`]; contents have not changed.
+    /// Contents have not changed on an error:
+    ///
+    /// - [`CollapseError::Misaligned`] or [`CollapseError::OutsideSpace`] if the range is invalid.
+    /// - [`CollapseError::Unfit`] or [`CollapseError::Busy`] names the first 2 MiB not collapsed.
+    /// - [`CollapseError::OutOfFrames`] if no memory is left.
     pub fn collapse(&self, pin: &CpuPin, start: VirtAddr, length: u64) -> Result<(), CollapseError> {
         if !is_aligned(start) {
             return Err(CollapseError::Misaligned(start));
@@ -152,7 +156,7 @@ impl<P: Machine> AddressSpace<P> {
         let mut spare = SparePage::none(core, pin, first);
         spare.fill(Level::HUGE, Wanted::Needed, policy).map_err(CollapseError::OutOfFrames)?;
         let into = spare.get(Level::HUGE, policy).ok_or(CollapseError::Unfit(at))?;
-        // The leaf shares the run, with one holder: two are counted, and one given back.
+        // The leaf shares the run, with a single holder: two are counted, and one is given back.
         let counted = frames.share(into, Level::HUGE);
         debug_assert!(counted.is_ok(), "a new run has room for holders");
         frames.drop_share(into, Level::HUGE);

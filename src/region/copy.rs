@@ -1,4 +1,4 @@
-//! Copies of a range of memory in another space: messages.
+//! Copying a range of memory to another space: messages.
 
 use core::fmt;
 
@@ -19,28 +19,29 @@ use crate::page_table::{
 };
 use crate::service::frame_memory;
 
-/// Why no copy of a range was made. Neither space's contents have changed, but that what was at the place of a
-/// [fixed](super::Placement::Fixed) request may be gone.
+/// The reason why a range was not copied. Neither space's contents have changed. The former
+/// mappings at the place of a [fixed](super::Placement::Fixed) request may be gone, however.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CopyRangeError {
-    /// The spaces are of different services.
+    /// The spaces belong to different services.
     OtherService,
     /// The kernel's space has no regions.
     KernelSpace,
     /// The address is no multiple of the page size (EINVAL).
     Misaligned(VirtAddr),
-    /// The range leaves what the space may map (EFAULT).
+    /// The range leaves the part of the space allowed for mappings (EFAULT).
     OutsideSpace,
     /// The page belongs to no region (EFAULT).
     NotMapped(VirtAddr),
     /// The page's region, or a guard, forbids reading (EFAULT).
     NotReadable(VirtAddr),
-    /// The page shows a memory object, whose contents others may change: map the object instead (EINVAL).
+    /// The page shows a memory object, whose contents may change elsewhere: map the object instead
+    /// (EINVAL).
     Object(VirtAddr),
     /// The page's region asked for larger pages, which are not copied (EINVAL).
     LargePage(VirtAddr),
-    /// A frame has as many holders as can be counted (ENOMEM).
+    /// A frame has the greatest countable number of holders (ENOMEM).
     SharesFull,
     /// No region was made in the other space.
     Map(MmapError),
@@ -68,7 +69,7 @@ impl fmt::Display for CopyRangeError {
 
 impl core::error::Error for CopyRangeError {}
 
-/// A frame for a list, given back when dropped.
+/// A frame for a list, freed on drop.
 struct ListFrame<'a, P: Machine> {
     space: &'a AddressSpace<P>,
     pin: &'a CpuPin,
@@ -78,27 +79,27 @@ struct ListFrame<'a, P: Machine> {
 impl<P: Machine> Drop for ListFrame<'_, P> {
     fn drop(&mut self) {
         let frames = self.space.core().service.frames();
-        // SAFETY: it was allocated for a list, and is mapped nowhere.
+        // SAFETY: the frame was allocated for a list, and is mapped nowhere.
         unsafe { frame_memory::release_own(frames, self.pin, self.frame, Order::FRAME) };
     }
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Makes a region in the space `into`, as `request` says, with the contents that this space has from `start`
-    /// on, and returns where it begins: a message. No frame is copied; the first write to a page by either space
-    /// finds a copy ([`AddressSpace::on_page_fault`]). If the sender unmaps its pages, the receiver's writes find
-    /// the same frames: the message was moved.
+    /// Makes a region in the space `into`, as described by `request`, with this space's contents
+    /// from `start` on, and returns the start of the region: a message. No frame is copied; the
+    /// first write to a page by either space makes a copy ([`AddressSpace::on_page_fault`]). If the
+    /// sender unmaps its pages, the receiver's writes find the same frames: the message was moved.
     ///
-    /// Both ranges are private memory of their spaces, in pages of 4 KiB; transparent large pages are cut. Pages
-    /// that were never written stay so. `into` may be the same space.
+    /// Both ranges are private memory of their spaces, in pages of 4 KiB; transparent large pages
+    /// are cut. Pages never written stay unwritten. `into` may be the same space.
     ///
-    /// When the call has returned, the contents of the copy are stable: it waits until no CPU can write to
-    /// the shared frames, and answers other CPUs' shootdowns meanwhile. Each page is copied at a time of its own
-    /// between the call and its return. Pages of the new region that the receiver has changed or accessed before
-    /// the return are left as they are.
+    /// On return, the contents of the copy are stable: the call waits until no CPU can write to the
+    /// shared frames, and serves remote CPUs' shootdowns meanwhile. Each page is copied at a moment
+    /// of its own during the call. Pages of the new region changed or accessed by the receiver
+    /// before the return are left unchanged.
     ///
-    /// Costs, for each 2 MiB: one claim, one shootdown, and an atomic operation, an entry and a claim for each page
-    /// that has a frame.
+    /// Cost for each 2 MiB: a claim, a shootdown, and an atomic operation, an entry and a claim for
+    /// each page with a frame.
     ///
     /// ```
     /// # use topomem::sim::Sim;
@@ -123,8 +124,17 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// # Errors
     ///
-    /// [`CopyRangeError`]; no contents have changed. If memory for page tables has run out even for removing the new
-    /// region, a part of it stays.
+    /// No contents have changed on an error. If memory for page tables has run out even for
+    /// removing the new region, a part of the region stays.
+    ///
+    /// - [`CopyRangeError::OtherService`], [`CopyRangeError::KernelSpace`],
+    ///   [`CopyRangeError::Misaligned`] or [`CopyRangeError::OutsideSpace`] if a space or the range
+    ///   is invalid.
+    /// - [`CopyRangeError::NotMapped`], [`CopyRangeError::NotReadable`], [`CopyRangeError::Object`]
+    ///   or [`CopyRangeError::LargePage`] names the first page unfit for a copy.
+    /// - [`CopyRangeError::Map`] if the region cannot be made.
+    /// - [`CopyRangeError::SharesFull`] or [`CopyRangeError::OutOfFrames`] if a count is full, or
+    ///   no frame is left.
     pub fn copy_range(
         &self,
         pin: &CpuPin,
@@ -158,7 +168,7 @@ impl<P: Machine> AddressSpace<P> {
             let first = (to.as_u64() >> 12) + (part.first - pages.first);
             self.copy_pages(pin, part, into, first, &list)
         });
-        // Of the spaces' changes so far none is waited for.
+        // None of the spaces' changes so far has been awaited.
         Unmapping::announce(core, pin, || range_of_pages(pages), Changed::NOTHING, None).wait(pin);
         match copied {
             Ok(()) => Ok(to),
@@ -170,7 +180,7 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Copies `pages`, within one lowest table, to the pages from `first` on of `into`.
+    /// Copies `pages`, within a lowest table, to the pages from `first` on of `into`.
     fn copy_pages(
         &self,
         pin: &CpuPin,
@@ -182,14 +192,14 @@ impl<P: Machine> AddressSpace<P> {
         let core = self.core();
         let frames = core.service.frames();
         loop {
-            // SAFETY: the frame is this call's alone, and the last list in it has ended.
+            // SAFETY: this call owns the frame, and the last list in it has ended.
             let mut lent = unsafe { Lent::new(frames, list.frame) };
             let mut changed = Changed::NOTHING;
             let check = |found, page| self.lends(found, page);
             let tables = core.service.tables(pin);
             let record = |changed: &mut Changed| core.record(changed);
             let (recorded, outcome) = core.table.lend(tables, pages, check, &mut lent, &mut changed, record);
-            // It is waited for when all is copied.
+            // The changes are awaited after everything is copied.
             Unmapping::announce(core, pin, || range_of_pages(pages), changed, recorded).detach();
             let mut mapped = Ok(());
             while let Some((index, frame)) = lent.take::<P::Format>() {
@@ -210,7 +220,7 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Says whether a page that is `found` to be so has a frame to share.
+    /// Returns whether a page in state `found` has a frame to share.
     fn lends(&self, found: Found, page: u64) -> Result<Lends, CopyRangeError> {
         let core = self.core();
         let region = found.region().map(Region::of).ok_or(CopyRangeError::NotMapped(address(page)))?;
@@ -232,7 +242,8 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Maps `page`, unless the receiver was there before, to `frame`, of which the caller has a share.
+    /// Maps `page` to `frame`, whose share the caller has, unless the receiver has used the page
+    /// before.
     fn map_lent(&self, pin: &CpuPin, page: u64, frame: PhysFrame) -> Result<(), CopyRangeError> {
         let core = self.core();
         core.table.note_shared();
@@ -260,13 +271,14 @@ impl<P: Machine> AddressSpace<P> {
     }
 }
 
-/// Is the region as [`AddressSpace::copy_range`] has made it, as far as that matters?
+/// Returns whether the region still has the relevant attributes of a region made by
+/// [`AddressSpace::copy_range`].
 fn takes_messages(id: RegionId) -> bool {
     let region = Region::of(id);
     region.sharing() == Sharing::Private && !region.is_guard() && region.kind().level() == Level::PAGE
 }
 
-/// The leaf that maps a frame of which the caller has a share.
+/// Returns the leaf of a frame whose share the caller has.
 fn leaf_of_share(frame: PhysFrame, protection: Protection) -> Leaf {
     Leaf { frame, protection, reach: Reach::Space, ownership: Ownership::Shared }
 }

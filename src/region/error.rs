@@ -1,4 +1,4 @@
-//! Why an operation on regions was refused.
+//! Errors of operations on regions.
 
 use core::fmt;
 
@@ -7,7 +7,7 @@ use topomem_shootdown::{PageSize, VirtAddr};
 
 use super::record::InternError;
 
-/// Why no region was made. Nothing has changed.
+/// The reason why no region was made. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MmapError {
@@ -15,29 +15,31 @@ pub enum MmapError {
     Empty,
     /// The address is no multiple of the size of the region's pages (EINVAL).
     Misaligned(VirtAddr),
-    /// The address and the length leave what the space may map, or no free range is so long (ENOMEM).
+    /// The address and the length leave the part of the space allowed for mappings, or no free
+    /// range is long enough (ENOMEM).
     NoRoom,
-    /// A page of the range belongs to a region, and is not to be replaced (EEXIST).
+    /// A page of the range belongs to a region not to be replaced (EEXIST).
     Occupied(VirtAddr),
     /// The kernel's space has no regions.
     KernelSpace,
     /// No frame for page tables or for a record (ENOMEM).
     OutOfFrames(AllocError),
-    /// The page-table format or the machine ([`Machine::paging`](crate::Machine::paging)) has no pages of
-    /// that size (EINVAL).
+    /// The page-table format or the machine ([`Machine::paging`](crate::Machine::paging)) has no
+    /// pages of this size (EINVAL).
     Unsupported(PageSize),
-    /// Not enough free pages of the size asked for, of a region that was to be mapped at once (ENOMEM).
+    /// Not enough free pages of the requested size for a region to be mapped at once (ENOMEM).
     NoLargePage(PageSize, AllocError),
-    /// The space has as many different names, policies and mappings of objects as it can have (ENOMEM).
+    /// The space has the greatest number of different names, policies and mappings of objects
+    /// (ENOMEM).
     TooManyRecords,
-    /// The place in the object is no multiple of the page size (EINVAL).
+    /// The offset in the object is no multiple of the page size (EINVAL).
     MisalignedOffset(u64),
-    /// The place in the object and the length are more than an object can have (EOVERFLOW).
+    /// The offset in the object and the length exceed the limit of objects (EOVERFLOW).
     OffsetOverflow,
-    /// The object may be read alone, and the region was to be shared and writable (EACCES).
+    /// The object may only be read, and the region was to be shared and writable (EACCES).
     Denied,
-    /// Frames of the object would be writable by one mapping and executable by another (EACCES; Linux permits
-    /// that).
+    /// Frames of the object would be writable through one mapping and executable through another
+    /// (EACCES; Linux permits such mappings).
     WriteExecute,
 }
 
@@ -51,7 +53,7 @@ impl From<InternError> for MmapError {
     }
 }
 
-/// Why nothing was unmapped. Nothing has changed.
+/// The reason why nothing was unmapped. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MunmapError {
@@ -59,58 +61,58 @@ pub enum MunmapError {
     Empty,
     /// The address is no multiple of the page size (EINVAL).
     Misaligned(VirtAddr),
-    /// The range leaves what the space may map (EINVAL).
+    /// The range leaves the part of the space allowed for mappings (EINVAL).
     OutsideSpace,
     /// No frame for page tables (ENOMEM).
     OutOfFrames(AllocError),
 }
 
-/// Why the access of a range was not changed, or not to its end.
+/// The reason why the access of a range was not changed, or only in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MprotectError {
     /// The address is no multiple of the page size; nothing has changed (EINVAL).
     Misaligned(VirtAddr),
-    /// The range leaves what the space may map; nothing has changed (ENOMEM).
+    /// The range leaves the part of the space allowed for mappings; nothing has changed (ENOMEM).
     OutsideSpace,
-    /// The page belongs to no region; the pages before it have changed (ENOMEM).
+    /// The page belongs to no region; the preceding pages have changed (ENOMEM).
     NoRegion(VirtAddr),
-    /// The page shows an object that may be read alone, and was to be writable; the pages before it have changed
-    /// (EACCES).
+    /// The page shows an object for reading only, and was to be writable; the preceding pages have
+    /// changed (EACCES).
     Denied(VirtAddr),
-    /// Frames of the object that the page shows would be writable by one mapping and executable by another; the
-    /// pages before it have changed (EACCES; Linux permits that).
+    /// Frames of the page's object would be writable through one mapping and executable through
+    /// another; the preceding pages have changed (EACCES; Linux permits such mappings).
     WriteExecute(VirtAddr),
-    /// No frame for page tables or records (ENOMEM). Nothing has changed, but that parts of the range that show
-    /// objects may have.
+    /// No frame for page tables or records (ENOMEM). Nothing has changed, except possibly parts of
+    /// the range showing objects.
     OutOfFrames(AllocError),
-    /// The space has as many different names, policies and mappings of objects as it can have; parts of the
-    /// range may have changed (ENOMEM).
+    /// The space has the greatest number of different names, policies and mappings of objects;
+    /// parts of the range may have changed (ENOMEM).
     TooManyRecords,
 }
 
-/// Why an advice was not taken, or not for all pages.
+/// The reason why an advice was not followed, or not for all pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MadviseError {
     /// The address is no multiple of the page size; nothing has changed (EINVAL).
     Misaligned(VirtAddr),
-    /// The range leaves what the space may map; nothing has changed (ENOMEM).
+    /// The range leaves the part of the space allowed for mappings; nothing has changed (ENOMEM).
     OutsideSpace,
-    /// A page of the range belongs to no region; the others have changed (ENOMEM).
+    /// A page of the range belongs to no region; the rest has changed (ENOMEM).
     NoRegion,
-    /// No frame for page tables, or for pages that were to be there (ENOMEM).
+    /// No frame for page tables, or for pages to be populated (ENOMEM).
     OutOfFrames(AllocError),
-    /// A page that was to be there may not be accessed so (EINVAL).
+    /// A page to be populated does not permit the access (EINVAL).
     Denied(VirtAddr),
-    /// A page that was to be there is a guard, or lies beyond the end of its object (EFAULT).
+    /// A page to be populated is a guard, or lies beyond the end of its object (EFAULT).
     Guarded(VirtAddr),
-    /// A page that was to be there is being read in by a pager, and so are not those behind it: access the
-    /// page, wait, and advise again.
+    /// A page to be populated is being read in by a pager, and the pages behind it have not been
+    /// requested: access the page, wait, and advise again.
     NotInMemory(VirtAddr),
 }
 
-/// Why pages did not become more, fewer, or another place's.
+/// The reason why pages were not resized or moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MremapError {
@@ -118,11 +120,12 @@ pub enum MremapError {
     Misaligned(VirtAddr),
     /// A length is 0 (EINVAL).
     Empty,
-    /// The new place overlaps the old one, or leaves what the space may map (EINVAL).
+    /// The new place overlaps the old place, or leaves the part of the space allowed for mappings
+    /// (EINVAL).
     Overlap,
-    /// The page belongs to no region, or to another than the first page (EFAULT).
+    /// The page belongs to no region, or to another region than the first page (EFAULT).
     NoRegion(VirtAddr),
-    /// There is no room to grow in place, or no free range is so long (ENOMEM).
+    /// No room to grow in place, or no free range is long enough (ENOMEM).
     NoRoom,
     /// Another context has taken the new place meanwhile (EAGAIN).
     Occupied,

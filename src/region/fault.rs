@@ -1,4 +1,4 @@
-//! Answering page faults.
+//! Handling page faults.
 
 use core::cell::Cell;
 use core::fmt;
@@ -27,18 +27,30 @@ use crate::page_table::{
 };
 use crate::service::frame_memory;
 
-/// What a program did when its access faulted.
+/// The kind of a faulting access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultAccess {
-    /// It read.
+    /// A read.
     Read,
-    /// It wrote.
+    /// A write.
     Write,
-    /// It fetched an instruction.
+    /// An instruction fetch.
     Execute,
 }
 
-/// An access that the hardware refused.
+/// An access refused by the hardware.
+///
+/// ```
+/// use topomem::VirtAddr;
+/// use topomem::region::{FaultAccess, PageFault};
+///
+/// // In the page-fault handler, from CR2 and the error code:
+/// let (address, error) = (VirtAddr::new_truncate(0x40_0123), 0b111_u64);
+/// let access = if error & 2 != 0 { FaultAccess::Write } else { FaultAccess::Read };
+/// let fault = PageFault::new(address, access);
+/// let fault = if error & 1 != 0 { fault.not_permitted() } else { fault };
+/// # let _ = fault;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageFault {
     address: VirtAddr,
@@ -46,14 +58,14 @@ pub struct PageFault {
     cause: Cause,
 }
 
-/// What the hardware found at the address.
+/// The hardware's finding at the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     /// No translation.
     NotPresent,
-    /// A translation that does not permit the access.
+    /// A translation without permission for the access.
     NotPermitted,
-    /// Not known. The page has been waited for.
+    /// Unknown. The page has been awaited.
     Awaited,
 }
 
@@ -64,14 +76,14 @@ impl PageFault {
         PageFault { address, access, cause: Cause::NotPresent }
     }
 
-    /// The same, if the hardware found a translation that does not permit the access (bit 0 of the error
-    /// code of x86). The answer is the same, and takes less if this is right.
+    /// Marks the fault as caused by a translation without permission for the access (bit 0 of the
+    /// error code of x86). The result is the same, and cheaper if the mark is right.
     #[must_use]
     pub const fn not_permitted(self) -> PageFault {
         PageFault { cause: Cause::NotPermitted, ..self }
     }
 
-    /// The same, once what [`FaultError::Waits`] said has been waited for: the fault counts as
+    /// Marks the fault as repeated after a wait for [`FaultError::Waits`]. The fault then counts as
     /// [major](AddressSpace::major_faults), not as minor.
     #[must_use]
     pub const fn after_wait(self) -> PageFault {
@@ -86,33 +98,34 @@ impl PageFault {
     }
 }
 
-/// How a fault was answered: the access may be made again.
+/// The handling of a fault: the access may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Resolved {
     /// The page is mapped to a frame of zeros.
     Zeroed,
-    /// A page of this size that has the address is mapped to frames of zeros.
+    /// A page of this size around the address is mapped to frames of zeros.
     ZeroedLarge(PageSize),
-    /// The page is mapped to the frame of zeros that all spaces share, to be read.
+    /// The page is mapped for reading to the frame of zeros shared by all spaces.
     ZeroPage,
-    /// The page has a copy of the frame that it shared.
+    /// The page has got a copy of its shared frame.
     Copied,
-    /// The frame that the page shared is the space's alone by now, and may be written.
+    /// The page's formerly shared frame belongs to the space alone by now, and is writable.
     Reused,
-    /// The page is mapped to a page of a memory object, whose frame others may have, too.
+    /// The page is mapped to a page of a memory object, whose frame may be shared.
     ObjectPage,
-    /// The page has a copy of a page of a memory object, to which it was not mapped before.
+    /// The page has got a copy of a page of a memory object, without having been mapped to the
+    /// object before.
     PrivateCopy,
-    /// The page of a memory object that it was mapped to may be written now.
+    /// The mapped page of a memory object has become writable.
     MadeWritable,
-    /// The access was permitted by the time it was looked at: another CPU had answered its fault, or this
-    /// CPU's translation was out of date.
+    /// The access was permitted at the look: another CPU had handled its fault, or this CPU's
+    /// translation was out of date.
     Spurious,
 }
 
 impl Resolved {
-    /// Was nothing mapped before?
+    /// Returns whether nothing was mapped before.
     fn maps(self) -> bool {
         matches!(
             self,
@@ -125,26 +138,28 @@ impl Resolved {
     }
 }
 
-/// Why an access is not permitted, or not yet.
+/// The reason why an access is not permitted, or not yet.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultError {
     /// The page belongs to no region (POSIX: SIGSEGV, SEGV_MAPERR).
     NotMapped,
-    /// The page's region does not permit such an access (SIGSEGV, SEGV_ACCERR).
+    /// The page's region does not permit the access (SIGSEGV, SEGV_ACCERR).
     Denied,
-    /// The page's region permits such an access, and the page is a guard (SIGSEGV; Linux says SEGV_MAPERR).
+    /// The page's region permits the access, but the page is a guard (SIGSEGV; Linux says
+    /// SEGV_MAPERR).
     Guarded,
     /// No frame for the page, or for page tables.
     OutOfFrames(AllocError),
-    /// No page of the size that the region asked for (SIGBUS).
+    /// No page of the size requested for the region (SIGBUS).
     NoLargePage(PageSize, AllocError),
-    /// The page lies beyond the end of the memory object that it shows (SIGBUS, BUS_ADRERR).
+    /// The page lies beyond the end of its memory object (SIGBUS, BUS_ADRERR).
     BeyondEnd,
-    /// The page has to be read in by a pager. When this future says `Ok`, the access, or the call, is to be
-    /// made again ([`PageFault::after_wait`]); if it says that the pager failed: SIGBUS.
+    /// The page has to be read in by a pager. If the future resolves to `Ok`, the access, or the
+    /// call, is to be repeated ([`PageFault::after_wait`]). If it resolves to an error, the pager
+    /// failed: SIGBUS.
     Waits(PageWait),
-    /// The page's frame is shared by as many as can be counted (SIGBUS).
+    /// The page's frame has the greatest countable number of holders (SIGBUS).
     TooManySharers,
 }
 
@@ -165,47 +180,48 @@ impl fmt::Display for FaultError {
 
 impl core::error::Error for FaultError {}
 
-/// Why a fault cannot be answered yet, or at all.
+/// The reason why a fault cannot be handled yet, or at all.
 pub(super) enum Refusal<P: Machine> {
     Error(FaultError),
     /// This page of the object has to be in memory.
     NeedsPage(MemoryObject<P>, u64),
-    /// Another page's frame than before is to be shared.
+    /// The frame to share has changed.
     OtherShare,
     /// No neighbours are to be mapped.
     Alone,
     /// A frame of zeros is needed, placed by the region's policy.
     NeedsZeros(Option<Policy>),
-    /// A frame for a copy is needed, placed likewise.
+    /// A frame for a copy is needed, placed by the region's policy.
     NeedsFrame(Option<Policy>),
-    /// A page of zeros of this level is needed, or wanted, placed likewise.
+    /// A page of zeros of this level is needed or wanted, placed by the region's policy.
     NeedsLarge(Level, Wanted, Option<Policy>),
-    /// Other CPUs may still use what was at the page's 2 MiB before.
+    /// Remote CPUs may still use the former mapping of the page's 2 MiB.
     Pending,
     /// The page is on its way to another node.
     Moves,
 }
 
-/// How long a fault waits for a page that is on its way to another node, in parts of the machine's patience.
-/// Then it takes the page back, since the task that moves it may not run before this one goes on.
+/// The time a fault waits for a page on its way to another node, as a part of
+/// [`Tlb::patience`](topomem_shootdown::Tlb::patience). The fault then takes the page back, since
+/// the moving task may not run before this context proceeds.
 const PART_OF_PATIENCE: u64 = 2048;
 
-/// How often it turns before it looks at the page again.
+/// Number of turns between two looks at the page.
 const TURNS: u32 = 16;
 
-/// A frame allocated for a page that may not need it.
+/// A frame allocated for a page with possibly no need for it.
 pub(super) struct Spare<'a, P: Machine> {
     core: &'static SpaceCore<P>,
     pin: &'a CpuPin,
     page: u64,
     frame: Option<PhysFrame>,
-    /// Is the frame known to be zeroed?
+    /// Whether the frame is known to be zeroed.
     zeroed: Zeroed,
-    /// The region's policy that it was placed by.
+    /// The region's policy used to place the frame.
     policy: Option<Policy>,
     large: SparePage<'a, P>,
     pub(super) share: SpareShare<'a, P>,
-    /// The record of the page's region when it was last looked at.
+    /// The record of the page's region at the last look.
     record: Cell<Option<RecordNumber>>,
 }
 
@@ -231,12 +247,12 @@ impl<P: Machine> Spare<'_, P> {
 
     fn give_back(&mut self) {
         if let Some(frame) = self.frame.take() {
-            // SAFETY: it was allocated for this fault, and is mapped nowhere.
+            // SAFETY: the frame was allocated for this fault, and is mapped nowhere.
             unsafe { frame_memory::release_own(self.core.service.frames(), self.pin, frame, Order::FRAME) };
         }
     }
 
-    /// The frame, if it is there, placed by this policy and as zeroed as is needed.
+    /// Returns the frame, if present, placed by this policy and zeroed if needed.
     pub(super) fn get(&self, zeroed: Zeroed, policy: Option<Policy>) -> Option<PhysFrame> {
         let fits = (zeroed == Zeroed::No || self.zeroed == Zeroed::Yes) && self.policy == policy;
         self.frame.filter(|_| fits)
@@ -249,13 +265,14 @@ impl<P: Machine> Drop for Spare<'_, P> {
     }
 }
 
-/// The 2 MiB that `page` lies in.
+/// Returns the 2 MiB around `page`.
 fn huge_around(page: u64) -> Pages {
     let last = page | (Level::HUGE.pages() - 1);
     Pages { first: last - (Level::HUGE.pages() - 1), last }
 }
 
-/// Does `access` permit what was tried? What may be written or executed may be read.
+/// Returns whether `access` permits the attempted access. Writable or executable pages are
+/// readable.
 #[inline]
 pub(super) fn permits(access: Access, tried: FaultAccess) -> bool {
     match tried {
@@ -265,32 +282,55 @@ pub(super) fn permits(access: Access, tried: FaultAccess) -> bool {
     }
 }
 
-/// Is the page that is `found` to be so on its way to another node?
+/// Returns whether a page in state `found` is on its way to another node.
 #[cold]
 fn moves(found: &Found) -> bool {
     matches!(found, Found::Mapped(leaf, Some(region)) if is_hidden(leaf, Region::of(*region)))
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Answers the fault of a program's access: maps the page if its region permits the access.
+    /// Handles the fault of a program's access: maps the page if its region permits the access.
     ///
-    /// A first write to private memory finds a frame of zeros, from the pool of zeroed frames while that
-    /// has some; a first read finds the frame of zeros that all spaces share; a write to a page that is
-    /// shared with other spaces finds a copy, or the same frame if no other space has it any more. Faults of
-    /// several CPUs at one page are answered once, in turn; CPUs whose faults lie in different 2 MiB do not
-    /// wait for each other, and write no memory in common once the page tables are there.
+    /// A first write to private memory gets a frame of zeros, from the pool of zeroed frames if it
+    /// has any. A first read gets the frame of zeros shared by all spaces. A write to a page shared
+    /// with other spaces gets a copy, or the same frame if no other space has it any more. Faults
+    /// of several CPUs at the same page are handled once, in turn. CPUs with faults in different 2
+    /// MiB do not wait for each other, and write no memory in common once the page tables exist.
     ///
-    /// Where 2 MiB of a region are whole, and the region asked for such pages or may have them, they are mapped
-    /// at once ([`MapRequest::huge`](super::MapRequest::huge), [`AddressSpace::set_huge_pages`]); else, with a
-    /// first write, as many pages as the space says ([`AddressSpace::set_fault_around`]).
+    /// If 2 MiB of a region are whole, and the region asked for or permits such pages, they are
+    /// mapped at once ([`MapRequest::huge`](super::MapRequest::huge),
+    /// [`AddressSpace::set_huge_pages`]). Otherwise, a first write maps the number of pages set by
+    /// [`AddressSpace::set_fault_around`].
     ///
-    /// If the page's translation is replaced, waits until no CPU can use the old one; it answers other
-    /// CPUs' shootdowns meanwhile. Not for interrupt handlers; for the kernel's own accesses to a program's
-    /// memory, too.
+    /// If the page's translation is replaced, the call waits until no CPU can use the old
+    /// translation, and serves remote CPUs' shootdowns meanwhile. Not for interrupt handlers. Also
+    /// for the kernel's own accesses to a program's memory.
     ///
     /// # Errors
     ///
-    /// [`FaultError`]; the page is as before.
+    /// The page is unchanged on an error:
+    ///
+    /// - [`FaultError::NotMapped`], [`FaultError::Denied`], [`FaultError::Guarded`] or
+    ///   [`FaultError::BeyondEnd`] if the access is not permitted.
+    /// - [`FaultError::Waits`] if a pager has to read the page in.
+    /// - [`FaultError::OutOfFrames`] or [`FaultError::NoLargePage`] if no memory is left.
+    /// - [`FaultError::TooManySharers`] if the count of the frame's holders is full.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{FaultAccess, FaultError, MapRequest, PageFault, Resolved};
+    /// use topomem::VirtAddr;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(4096))?;
+    /// let write = PageFault::new(start, FaultAccess::Write);
+    /// assert_eq!(space.on_page_fault(pin, write), Ok(Resolved::Zeroed));
+    /// let nowhere = PageFault::new(VirtAddr::new(0x1000)?, FaultAccess::Read);
+    /// assert_eq!(space.on_page_fault(pin, nowhere), Err(FaultError::NotMapped));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn on_page_fault(&self, pin: &CpuPin, fault: PageFault) -> Result<Resolved, FaultError> {
         let page = fault.address.as_u64() >> 12;
         if !self.may_map(Pages { first: page, last: page }) {
@@ -306,7 +346,7 @@ impl<P: Machine> AddressSpace<P> {
         self.answer(pin, fault, frame)
     }
 
-    /// Answers any fault. `frame` is a frame of zeros that was allocated for it.
+    /// Handles any fault. `frame` is a frame of zeros allocated for the fault.
     #[inline(never)]
     fn answer(
         &self,
@@ -329,12 +369,12 @@ impl<P: Machine> AddressSpace<P> {
         let mut around = SpareFrames::none(core, pin);
         let mut pages = Pages { first: page, last: page };
         if fault.access == FaultAccess::Write && fault.cause == Cause::NotPresent {
-            // The first to its page, most likely.
+            // Most likely the first access to the page.
             if spare.get(Zeroed::Yes, None).is_none() {
                 spare.fill(Zeroed::Yes, None)?;
             }
             let count = core.fault_policy.around();
-            // Where frames are to be on certain nodes, each page is placed by itself.
+            // With a policy of nodes, each page is placed by itself.
             if count > 1 && !core.policy.is_some() {
                 pages = Pages { first: page & !(count - 1), last: page | (count - 1) };
                 around.fill(count - 1);
@@ -408,7 +448,7 @@ impl<P: Machine> AddressSpace<P> {
                 Refusal::NeedsZeros(policy) => {
                     spare.fill(Zeroed::Yes, policy)?;
                     if policy.is_some() {
-                        // The other pages' frames are of the space's policy.
+                        // The remaining pages' frames are placed by the space's policy.
                         pages = Pages { first: page, last: page };
                     }
                 }
@@ -429,20 +469,20 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Has each CPU dropped what was changed in the 2 MiB of `page` before?
+    /// Returns whether each CPU has flushed the earlier changes of the 2 MiB around `page`.
     fn is_quiet_at(&self, pin: &CpuPin, page: u64) -> bool {
         self.core().is_quiet(pin, huge_around(page))
     }
 
-    /// Waits until each CPU has dropped what was changed in the 2 MiB of `page` before.
+    /// Waits until each CPU has flushed the earlier changes of the 2 MiB around `page`.
     #[cold]
     fn wait_for_pending(&self, pin: &CpuPin, page: u64) {
         let range = || range_of_pages(huge_around(page));
         Unmapping::announce(self.core(), pin, range, Changed::NOTHING, None).wait(pin);
     }
 
-    /// Returns nothing: what a page is to be is read under the claim of its entry. If
-    /// [`Fault::FaultAfterUnmap`] is injected, returns what the page was to be some time before that.
+    /// Returns `None`: the state of a page is read under the claim of its entry. If
+    /// [`Fault::FaultAfterUnmap`] is injected, returns the page's region as of some time before.
     #[inline(always)]
     fn seen_before_claim(&self, pin: &CpuPin, address: VirtAddr) -> Option<RegionId> {
         let service = self.core().service;
@@ -455,7 +495,7 @@ impl<P: Machine> AddressSpace<P> {
         Some(found.region().id())
     }
 
-    /// Decides what is done about `page`, which is `found` to be so at `level`, with its entry claimed.
+    /// Decides on the handling of `page`, in state `found` at `level`, with its entry claimed.
     fn decide(
         &self,
         spare: &Spare<'_, P>,
@@ -527,11 +567,11 @@ impl<P: Machine> AddressSpace<P> {
             Some(mapped) if permits(mapped.protection.access(), tried) => {
                 Ok((Answer::Keep, Resolved::Spurious))
             }
-            // The entry permits less than the region: it has the frame not for itself.
+            // The entry permits less than the region: it does not own the frame alone.
             Some(mapped) => match mapped.ownership {
                 Ownership::Owned => Ok((Answer::Own(region.protection()), Resolved::Reused)),
-                // All of a large page is reused, or it is split, and its parts keep their holders. One that was
-                // made of small pages waits until no CPU reads these.
+                // A large page is reused as a whole, or split, and its parts keep their holders. A
+                // page made of small pages waits until no CPU reads the small pages.
                 Ownership::Shared if level > Level::PAGE && !self.is_quiet_at(spare.pin, page) => {
                     Err(Refusal::Pending)
                 }
@@ -545,8 +585,8 @@ impl<P: Machine> AddressSpace<P> {
                 Ownership::Shared | Ownership::Borrowed => {
                     let frame = spare.get(Zeroed::No, policy).ok_or(Refusal::NeedsFrame(policy))?;
                     let old = mapped.frame + page % level.pages();
-                    // SAFETY: the new frame is the fault's alone, and the old one is mapped by the entry
-                    // that is claimed.
+                    // SAFETY: the fault owns the new frame, and the claimed entry maps the old
+                    // frame.
                     unsafe { frame_memory::copy(service.frames(), old, frame) };
                     Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::Copied))
                 }
@@ -554,7 +594,7 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Waits until `page` is no longer on its way to another node, but not long.
+    /// Waits, for a bounded time, until `page` is no longer on its way to another node.
     #[cold]
     fn wait_for_move(&self, pin: &CpuPin, page: u64) {
         let core = self.core();
@@ -578,7 +618,7 @@ impl<P: Machine> AddressSpace<P> {
         self.populate(pin, pages, access).map_err(|(_, error)| error)
     }
 
-    /// Maps `pages` now, as such accesses do. On an error says at which page.
+    /// Maps `pages` now, like accesses of this kind. An error includes its page.
     pub(super) fn populate(
         &self,
         pin: &CpuPin,
@@ -599,8 +639,8 @@ impl<P: Machine> AddressSpace<P> {
         Ok(())
     }
 
-    /// Returns how many faults were answered without waiting for a pager. One fault is one, however often it was
-    /// tried.
+    /// Returns the number of faults handled without a wait for a pager. A fault counts once,
+    /// however often it was tried.
     #[must_use]
     pub fn minor_faults(&self) -> u64 {
         self.core().per_cpu.iter().map(|cpu| cpu.minor_faults.load(Ordering::Relaxed)).sum()

@@ -1,4 +1,5 @@
-//! The first access to a page of private memory: the usual fault, so each step is part of one function.
+//! The first access to a page of private memory: the usual fault, with each step inlined into a
+//! single function.
 
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::CpuPin;
@@ -13,21 +14,21 @@ use crate::fault::Fault;
 use crate::page_table::{Leaf, Ownership, Reach};
 use crate::service::frame_memory;
 
-/// What became of a first access.
+/// The outcome of a first access.
 pub(super) enum Touched {
     /// The page is mapped.
     Mapped(Resolved),
-    /// Nothing has changed. The frame of zeros, which was allocated for the page, is the caller's.
+    /// Nothing has changed. The caller owns the frame of zeros allocated for the page.
     Not(Option<PhysFrame>),
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Answers the first access to `page`, if the page is of private memory without a record, in a lowest table
-    /// of one region, and no other cursor is in the way.
+    /// Handles the first access to `page`, if the page is of private memory without a record, in a
+    /// lowest table of a single region, and no other cursor is in the way.
     ///
     /// # Errors
     ///
-    /// [`FaultError::OutOfFrames`].
+    /// Returns [`FaultError::OutOfFrames`] if no frame is left.
     #[inline(always)]
     pub(super) fn touch_first(
         &self,

@@ -1,4 +1,4 @@
-//! Copies of whole spaces.
+//! Copying whole spaces.
 
 use core::fmt;
 
@@ -12,15 +12,15 @@ use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, lowe
 use crate::fault::Fault;
 use crate::page_table::{Changed, Copied, CopyError, Inherited, Level, RegionId, Reserve};
 
-/// Why a space was not copied.
+/// The reason why a space was not copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForkError {
-    /// The kernel's space is not copied.
+    /// The kernel's space cannot be copied.
     KernelSpace,
     /// No frames for the new space, or for its page tables; nothing has changed.
     OutOfFrames(AllocError),
-    /// A frame is shared by as many spaces as can be counted.
+    /// A frame has the greatest countable number of holders.
     SharesFull,
 }
 
@@ -39,7 +39,7 @@ impl core::error::Error for ForkError {}
 fn inherited(region: RegionId) -> Inherited {
     let region = Region::of(region);
     match region.inheritance() {
-        // What the object has, the child finds there.
+        // The child finds the object's pages in the object.
         Inheritance::Copied if region.sharing() == Sharing::Shared => Inherited::Region(region.id()),
         Inheritance::Copied => Inherited::Contents,
         // Guards are contents.
@@ -49,16 +49,16 @@ fn inherited(region: RegionId) -> Inherited {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Returns a copy of the space: the same regions, with the same contents, the same program break and
-    /// limits. No frame is copied; the first write to a page by either space finds a copy
-    /// ([`AddressSpace::on_page_fault`]). The copy is consistent: if it has what a write of a program that
-    /// runs meanwhile left, it has what the writes before it left.
+    /// Returns a copy of the space: the same regions, with the same contents, the same program
+    /// break and limits. No frame is copied; the first write to a page by either space makes a copy
+    /// ([`AddressSpace::on_page_fault`]). The copy is consistent: a copy with the effect of a
+    /// concurrent write of a program has the effects of the program's earlier writes.
     ///
-    /// Pages that were mapped by [`AddressSpace::map`] and its like are left out.
+    /// Pages mapped by [`AddressSpace::map`] and similar functions are left out.
     ///
-    /// Waits until no CPU can write to pages that are shared now; it answers other CPUs' shootdowns
-    /// meanwhile. Costs a table for each table of the space, and an entry and a count for each page that is
-    /// mapped. Other changes of the space, and faults in it, wait until the copy is made.
+    /// Waits until no CPU can write to the now shared pages, and serves remote CPUs' shootdowns
+    /// meanwhile. Further changes of the space, and faults in it, wait until the copy is made.
+    /// Cost: a table for each table of the space, and an entry and a count for each mapped page.
     ///
     /// ```
     /// # use topomem::sim::Sim;
@@ -82,7 +82,11 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// # Errors
     ///
-    /// [`ForkError`]; no contents have changed.
+    /// No contents have changed on an error:
+    ///
+    /// - [`ForkError::KernelSpace`] if the space is the kernel's.
+    /// - [`ForkError::OutOfFrames`] if no frame is left.
+    /// - [`ForkError::SharesFull`] if the count of a frame's holders is full.
     pub fn fork(&self, pin: &CpuPin) -> Result<AddressSpace<P>, ForkError> {
         if self.kind() == SpaceKind::Kernel {
             return Err(ForkError::KernelSpace);
@@ -116,8 +120,9 @@ impl<P: Machine> AddressSpace<P> {
                     core.cut_leaves(pin, pages, Level::HUGE).map_err(ForkError::OutOfFrames)?;
                 }
                 copied => {
-                    // What was shared may not be written any more, even if the copy is not whole. Nor may
-                    // what another change, which is not complete yet, has taken the permission from.
+                    // Shared pages may not be written any more, even if the copy is incomplete. The
+                    // same applies to pages whose write permission was removed by another
+                    // incomplete change.
                     let range = range_of_pages(pages);
                     let fault = Fault::ForkWithoutFlush;
                     Unmapping::announce_unless(fault, core, pin, range, changed, record).wait(pin);

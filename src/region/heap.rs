@@ -10,11 +10,12 @@ use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Access, Pages};
 
-/// Where a program's heap begins and ends, by address.
+/// The start and the end of a program's heap, by address.
 ///
-/// It takes no lock: to grow, the heap first takes the pages, and then moves its end, by compare-and-swap;
-/// to shrink, it does so the other way round. So no page of the heap lies above its end for long, and none
-/// that belongs to another region is ever taken for the heap's.
+/// The program break takes no lock. To grow, the heap first takes the pages, and then moves its end
+/// by compare-and-swap; to shrink, it proceeds in the opposite order. A page of the heap therefore
+/// lies above its end only for a short time, and a page of another region is never taken for the
+/// heap's.
 #[derive(Debug)]
 pub(crate) struct ProgramBreak {
     start: AtomicU64,
@@ -22,49 +23,62 @@ pub(crate) struct ProgramBreak {
 }
 
 impl ProgramBreak {
-    /// No heap.
+    /// Returns the program break of a space without a heap.
     pub(crate) fn none() -> ProgramBreak {
         ProgramBreak { start: AtomicU64::new(0), end: AtomicU64::new(0) }
     }
 }
 
 impl ProgramBreak {
-    /// Copies the heap's place to that of a space that no program runs in yet.
+    /// Copies the heap's place to the program break of a space without a running program.
     pub(crate) fn copy_to(&self, copy: &ProgramBreak) {
-        // Relaxed: what starts the program orders.
+        // Relaxed: the start of the program orders the stores.
         copy.start.store(self.start.load(Ordering::Relaxed), Ordering::Relaxed);
         copy.end.store(self.end.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
-/// The number of the first page at or above `address`.
+/// Returns the number of the first page at or above `address`.
 const fn page_above(address: u64) -> u64 {
     address.div_ceil(4096)
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Sets where the program's heap begins, empty: after the program's variables.
+    /// Sets the start of the program's heap, which is empty: after the program's variables.
     ///
-    /// For a space that no program runs in yet.
+    /// For a space without a running program.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::VirtAddr;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// space.set_heap_start(VirtAddr::new(0x60_0000)?);
+    /// let end = VirtAddr::new(0x60_8000)?;
+    /// assert_eq!(space.brk(pin, end), end);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_heap_start(&self, start: VirtAddr) {
         let program_break = &self.core().program_break;
-        // Relaxed: no program runs yet, and what starts it orders.
+        // Relaxed: no program runs yet, and its start orders the stores.
         program_break.start.store(start.as_u64(), Ordering::Relaxed);
         program_break.end.store(start.as_u64(), Ordering::Relaxed);
     }
 
-    /// Moves the end of the program's heap to `end`, and returns where the end is then: where it was if
-    /// `end` lies below the heap's start or above what the space may map, or if pages on the way belong to
-    /// another region, or if memory for page tables runs out. New pages are zero. Waits until no CPU can
-    /// use pages that were given up.
+    /// Moves the end of the program's heap to `end`, and returns the end afterwards. The end stays
+    /// in place if `end` lies below the heap's start or above the part of the space allowed for
+    /// mappings, if pages on the way belong to another region, or if memory for page tables runs
+    /// out. New pages are zero. Waits until no CPU can use removed pages.
     ///
-    /// The end need not be aligned to a page. Costs as [`AddressSpace::mmap`] or
+    /// The end need not be aligned to a page. Cost: as for [`AddressSpace::mmap`] or
     /// [`AddressSpace::munmap`] of the pages in between.
     pub fn brk(&self, pin: &CpuPin, end: VirtAddr) -> VirtAddr {
         let program_break = &self.core().program_break;
         let new = end.as_u64();
         loop {
-            // Relaxed here and below: the claims of the pages order what is done to them.
+            // Relaxed, here and below: the claims of the pages order their changes.
             let old = program_break.end.load(Ordering::Relaxed);
             if new < program_break.start.load(Ordering::Relaxed) || old == 0 {
                 return VirtAddr::new_truncate(old);
@@ -96,8 +110,8 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Unmaps `pages`, and waits until no CPU can use them. Does nothing if memory for page tables runs
-    /// out: then the pages stay reserved.
+    /// Unmaps `pages`, and waits until no CPU can use them. Does nothing if memory for page tables
+    /// runs out: the pages then stay reserved.
     pub(super) fn take_back(&self, pin: &CpuPin, pages: Pages) {
         if let Ok(unmapping) = self.unmap(pin, crate::address_space::range_of_pages(pages)) {
             unmapping.wait(pin);

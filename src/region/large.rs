@@ -11,32 +11,32 @@ use crate::address_space::{AddressSpace, SpaceCore};
 use crate::page_table::Level;
 use crate::service::frame_memory;
 
-/// Which regions of a space get pages of 2 MiB though they did not ask for a page size (transparent huge
-/// pages).
+/// The regions of a space mapped with pages of 2 MiB without having requested a page size
+/// (transparent huge pages).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum HugePages {
-    /// None: faults map pages of 4 KiB, whatever was advised.
+    /// None: faults map pages of 4 KiB, whatever the advice.
     Never = 0,
-    /// Those that [`Advice::Huge`](super::Advice::Huge) was given for.
+    /// Regions with the advice [`Advice::Huge`](super::Advice::Huge).
     Advised = 1,
-    /// All that are made from now on, but those that [`Advice::NoHuge`](super::Advice::NoHuge) was given for.
+    /// All later regions, except those with the advice [`Advice::NoHuge`](super::Advice::NoHuge).
     Always = 2,
 }
 
-/// How a space's faults are answered.
+/// The handling of a space's faults.
 #[derive(Debug)]
 pub(crate) struct FaultPolicy {
     huge: AtomicU8,
     around: AtomicU64,
 }
 
-/// The most pages that one fault maps.
+/// Greatest number of pages mapped by a fault.
 const MOST_AROUND: u64 = 64;
 
 // Relaxed, below: settings, which order nothing.
 impl FaultPolicy {
-    /// The policy of a new space: huge pages where they were advised, and one page for a fault.
+    /// Returns the policy of a new space: huge pages by advice, and a single page for a fault.
     pub(crate) fn new() -> FaultPolicy {
         FaultPolicy { huge: AtomicU8::new(HugePages::Advised as u8), around: AtomicU64::new(1) }
     }
@@ -49,13 +49,13 @@ impl FaultPolicy {
         }
     }
 
-    /// Returns how many pages a fault maps: a power of two.
+    /// Returns the number of pages mapped by a fault: a power of two.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         self.around.load(Ordering::Relaxed)
     }
 
-    /// Gives another space, which no program runs in yet, the same policy.
+    /// Copies the policy to a space without a running program.
     pub(crate) fn copy_to(&self, copy: &FaultPolicy) {
         copy.huge.store(self.huge.load(Ordering::Relaxed), Ordering::Relaxed);
         copy.around.store(self.around.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -63,46 +63,72 @@ impl FaultPolicy {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Says which regions get pages of 2 MiB that did not ask for a page size. A new space has
-    /// [`HugePages::Advised`]; a fork has what its origin has.
+    /// Sets which regions without a requested page size get pages of 2 MiB. A new space has
+    /// [`HugePages::Advised`]; a fork has its origin's setting.
     ///
-    /// [`HugePages::Never`] concerns all faults from now on. The other two decide for the regions that are
-    /// made from now on, and bring those back that were made before.
+    /// [`HugePages::Never`] concerns all later faults. The remaining two decide for later regions,
+    /// and restore earlier regions' own settings.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::HugePages;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// space.set_huge_pages(HugePages::Always);
+    /// assert_eq!(space.huge_pages(), HugePages::Always);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_huge_pages(&self, setting: HugePages) {
         self.core().fault_policy.huge.store(setting as u8, Ordering::Relaxed);
     }
 
-    /// Returns which regions get pages of 2 MiB that did not ask for a page size.
+    /// Returns which regions without a requested page size get pages of 2 MiB.
     #[must_use]
     pub fn huge_pages(&self) -> HugePages {
         self.core().fault_policy.huge()
     }
 
-    /// Says how many pages a fault of a first write maps: a power of two up to 64; other numbers are rounded
-    /// down. A new space has 1; a fork has what its origin has.
+    /// Sets the number of pages mapped by the fault of a first write: a power of two up to 64.
+    /// Other numbers are rounded down. A new space has 1; a fork has its origin's setting.
     ///
-    /// Besides the page itself, those pages of the aligned group around the page are mapped that belong to the
-    /// same region and are not mapped yet. So a program that writes its pages in turn has fewer faults, and one
-    /// that writes few of its pages has more memory.
+    /// Besides the page itself, the fault maps the unmapped pages of the same region in the aligned
+    /// group around the page. A program writing its pages in turn then has fewer faults, and a
+    /// program writing few of its pages takes more memory.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// space.set_fault_around(16);
+    /// let start = space.mmap(pin, &MapRequest::anonymous(2 << 20))?;
+    /// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+    /// assert_eq!(space.mapped_pages(), 16);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_fault_around(&self, pages: u64) {
         let pages = 1 << pages.clamp(1, MOST_AROUND).ilog2();
         self.core().fault_policy.around.store(pages, Ordering::Relaxed);
     }
 
-    /// Returns how many pages a fault of a first write maps.
+    /// Returns the number of pages mapped by the fault of a first write.
     #[must_use]
     pub fn fault_around(&self) -> u64 {
         self.core().fault_policy.around()
     }
 
-    /// Returns the region as it is made in this space.
+    /// Returns the region with the attributes of new regions in this space.
     pub(super) fn as_made_here(&self, region: Region) -> Region {
         let always = self.core().fault_policy.huge() == HugePages::Always;
         region.with_transparent(if always { Transparent::Permitted } else { Transparent::Never })
     }
 
-    /// Returns the level of the leaf that answers a first access to a page of `region`, which is not mapped,
-    /// as far as all pages are that an entry of `level` covers; and whether a smaller one does as well.
+    /// Returns the level of the leaf for a first access to an unmapped page of `region`, if all
+    /// pages covered by an entry of `level` are unmapped; and whether a smaller leaf would do.
     pub(super) fn level_of_first(&self, region: Region, level: Level) -> (Level, Wanted) {
         match region.kind().level() {
             Level::PAGE if region.transparent() == Transparent::Never => (Level::PAGE, Wanted::Needed),
@@ -115,25 +141,25 @@ impl<P: Machine> AddressSpace<P> {
     }
 }
 
-/// May a large page be replaced by small ones?
+/// Whether a large page may be replaced by small pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// No: the program has asked for it.
+    /// No: the program has requested the page size.
     Needed,
     /// Yes, if none is free.
     IfFree,
 }
 
-/// A large page of zeros, allocated for a fault that may not need it.
+/// A large page of zeros, allocated for a fault with possibly no need for it.
 pub(super) struct SparePage<'a, P: Machine> {
     core: &'static SpaceCore<P>,
     pin: &'a CpuPin,
-    /// The page of 4 KiB that it is to map.
+    /// The 4 KiB page to be mapped.
     maps: u64,
     page: Option<(PhysFrame, Level)>,
-    /// The region's policy that it was placed by.
+    /// The region's policy used to place the page.
     policy: Option<Policy>,
-    /// Was none to be had?
+    /// Whether no page was free.
     missing: bool,
 }
 
@@ -142,8 +168,8 @@ impl<'a, P: Machine> SparePage<'a, P> {
         SparePage { core, pin, maps, page: None, policy: None, missing: false }
     }
 
-    /// Allocates a page of `level`, zeroed: with no claim held, since that takes long. If none is wanted but
-    /// if it is free, waits for nothing and remembers if there was none.
+    /// Allocates a zeroed page of `level`. Called with no claim held, since zeroing takes long. If
+    /// the page is only wanted if free, never waits, and remembers the lack of a page.
     pub fn fill(&mut self, level: Level, wanted: Wanted, policy: Option<Policy>) -> Result<(), AllocError> {
         self.give_back();
         self.policy = policy;
@@ -180,12 +206,13 @@ impl<'a, P: Machine> SparePage<'a, P> {
         self.page.filter(|&(_, of)| of == level && self.policy == policy).map(|(page, _)| page)
     }
 
-    /// Was a page wanted, and none free?
+    /// Returns whether a page was wanted, and none free.
     pub fn is_missing(&self) -> bool {
         self.missing
     }
 
-    /// The page was mapped: it is the space's. Returns how many pages of 4 KiB it has.
+    /// Notes the mapping of the page, which belongs to the space. Returns its number of 4 KiB
+    /// pages.
     pub fn take(&mut self) -> u64 {
         self.page.take().map_or(0, |(_, level)| level.pages())
     }
@@ -193,7 +220,7 @@ impl<'a, P: Machine> SparePage<'a, P> {
     fn give_back(&mut self) {
         if let Some((page, level)) = self.page.take() {
             runs_of(page, level).for_each(|run| {
-                // SAFETY: it was allocated for this fault, and is mapped nowhere.
+                // SAFETY: the page was allocated for this fault, and is mapped nowhere.
                 unsafe {
                     frame_memory::release_own(self.core.service.frames(), self.pin, run, Order::HUGE);
                 }
@@ -208,7 +235,7 @@ impl<P: Machine> Drop for SparePage<'_, P> {
     }
 }
 
-/// The runs of 2 MiB that a page of `level` consists of.
+/// Returns the runs of 2 MiB of a page of `level`.
 fn runs_of(page: PhysFrame, level: Level) -> impl Iterator<Item = PhysFrame> {
     (0..level.pages()).step_by(Level::HUGE.pages() as usize).map(move |run| page + run)
 }

@@ -1,36 +1,37 @@
-//! Where regions are placed that may be anywhere.
+//! The placement of regions without a fixed place.
 
 use crate::page_table::Pages;
 
-/// Pages of the lower half that regions placed anywhere come from, for each CPU its own part, so that CPUs
-/// that map and unmap write neither the same tables nor the same hints.
+/// The pages of the lower half for regions without a fixed place. Each CPU has its own part, so
+/// CPUs mapping and unmapping write neither the same tables nor the same hints.
 ///
-/// The parts lie one below the other, from the top down.
+/// The parts lie below each other, from the top down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpaceLayout {
-    /// The page above all regions that are placed anywhere.
+    /// The page above all regions without a fixed place.
     top: u64,
 }
 
-/// How many pages a CPU's part has: 16 GiB.
+/// Number of pages of a CPU's part: 16 GiB.
 const PART: u64 = 1 << 22;
 
-/// What is left for stacks above: 64 GiB at least.
+/// Number of pages left for stacks above: at least 64 GiB.
 const ABOVE: u64 = 1 << 24;
 
-/// Over how many pages [`SpaceLayout::randomized`] spreads the top: 28 bits, 1 TiB.
+/// log2 of the number of pages over which [`SpaceLayout::randomized`] spreads the top: 28 bits, 1
+/// TiB.
 const SPREAD_BITS: u32 = 28;
 
 impl SpaceLayout {
-    /// How many bits of a seed decide where regions lie.
+    /// Number of bits of a seed used for the placement of regions.
     pub const ENTROPY_BITS: u32 = SPREAD_BITS;
 
     pub(crate) const fn below(bounds: Pages) -> SpaceLayout {
         SpaceLayout { top: bounds.last + 1 - ABOVE }
     }
 
-    /// Returns the layout with the top lowered by as many pages as the low
-    /// [`SpaceLayout::ENTROPY_BITS`] bits of `seed` say.
+    /// Returns the layout with the top lowered by the low [`SpaceLayout::ENTROPY_BITS`] bits of
+    /// `seed`, in pages.
     #[must_use]
     pub(crate) const fn randomized(self, seed: u64) -> SpaceLayout {
         SpaceLayout { top: self.top - (seed & ((1 << SPREAD_BITS) - 1)) }
@@ -42,7 +43,7 @@ impl SpaceLayout {
         Pages { first: end - PART, last: end - 1 }
     }
 
-    /// Returns the number of the CPU whose part has `page`, if parts go so far.
+    /// Returns the number of the CPU whose part contains `page`, if parts extend to the page.
     pub(crate) const fn part_of(self, page: u64) -> Option<usize> {
         match self.top.checked_sub(page + 1) {
             Some(below) => Some((below / PART) as usize),

@@ -1,4 +1,4 @@
-//! The regions of a space, one after the other.
+//! Listing the regions of a space.
 
 use core::ops::ControlFlow;
 
@@ -13,7 +13,7 @@ use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Found, Pages, RegionId};
 
-/// A region: pages one after the other that have the same in common.
+/// A region: consecutive pages with equal attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegionRange {
     pages: Pages,
@@ -25,50 +25,50 @@ pub struct RegionRange {
 }
 
 impl RegionRange {
-    /// Returns where it begins.
+    /// Returns the start.
     #[must_use]
     pub fn start(&self) -> VirtAddr {
         address(self.pages.first)
     }
 
-    /// Returns its length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.pages.count() << 12
     }
 
-    /// Returns the address of the first byte after it.
+    /// Returns the address of the first byte behind the region.
     #[must_use]
     pub fn end(&self) -> VirtAddr {
         address(self.pages.last + 1)
     }
 
-    /// Returns what its pages have in common.
+    /// Returns the common attributes of the pages.
     #[must_use]
     pub fn region(&self) -> Region {
         self.region
     }
 
-    /// Returns which part of which memory object it shows, if any.
+    /// Returns the part of a memory object shown by the region, if any.
     #[must_use]
     pub fn object(&self) -> Option<MappedObject> {
         self.object
     }
 
-    /// Returns what people call it.
+    /// Returns the name, for people.
     #[must_use]
     pub fn name(&self) -> Option<RegionName> {
         self.name
     }
 
-    /// Returns how many faults its pages have had since they are counted; `None` if they are counted for the space
-    /// alone ([`AddressSpace::set_fault_counting`]).
+    /// Returns the number of faults since counting began, or `None` if faults are only counted for
+    /// the whole space ([`AddressSpace::set_fault_counting`]).
     #[must_use]
     pub fn faults(&self) -> Option<FaultCounts> {
         self.faults
     }
 
-    /// Returns how many of its pages are mapped, of 4 KiB.
+    /// Returns the number of mapped 4 KiB pages.
     #[must_use]
     pub fn resident_pages(&self) -> u64 {
         self.resident
@@ -76,10 +76,25 @@ impl RegionRange {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Returns the region that has the byte at `from`, from there on, or else the first one above.
+    /// Returns the region around the byte at `from`, starting at `from`, or otherwise the first
+    /// region above.
     ///
-    /// Costs a look at each entry of the tables that serve the region and the gap before it. Pages that
-    /// other CPUs change meanwhile are seen before or after.
+    /// Cost: a look at each entry of the tables serving the region and the gap before it. Pages
+    /// changed by remote CPUs meanwhile are seen before or after the change.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    /// use topomem::VirtAddr;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// let region = space.next_region(pin, VirtAddr::new(0)?).expect("the space has a region");
+    /// assert_eq!((region.start(), region.length()), (start, 8192));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn next_region(&self, pin: &CpuPin, from: VirtAddr) -> Option<RegionRange> {
         let core = self.core();
@@ -122,6 +137,15 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Calls `look` with each region, from the lowest up.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// space.for_each_region(pin, |range| println!("{} {}", range.start(), range.length()));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn for_each_region(&self, pin: &CpuPin, mut look: impl FnMut(RegionRange)) {
         let mut from = address(0);
         while let Some(range) = self.next_region(pin, from) {

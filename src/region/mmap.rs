@@ -1,4 +1,4 @@
-//! Making regions, and removing them.
+//! Making and removing regions.
 
 use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
@@ -18,7 +18,7 @@ use crate::page_table::{
     Becomes, Changed, Format, Found, Level, Pages, RegionId, Rewrite, RewriteError, Rewritten,
 };
 
-/// May pages of the region be mapped by large leaves? These need marks that stand as high.
+/// Returns whether large leaves may map pages of the region. They need marks of the same level.
 pub(super) fn may_be_large(region: RegionId) -> bool {
     Region::of(region).largest_level() > Level::PAGE
 }
@@ -27,7 +27,7 @@ pub(super) fn may_be_large(region: RegionId) -> bool {
 struct Take(RegionId);
 
 impl Rewrite for Take {
-    /// A page that is not vacant.
+    /// A page in use.
     type Stop = u64;
     const CHECKS: bool = true;
     const UNMAPS: bool = false;
@@ -53,20 +53,21 @@ impl Rewrite for Take {
     }
 }
 
-/// Why a region did not get more pages; nothing has changed.
+/// The reason why a region did not get more pages; nothing has changed.
 #[derive(Debug)]
 pub(super) enum Unextended {
-    /// The page beside them is not of the region any more.
+    /// The adjacent page does not belong to the region any more.
     Changed,
-    /// A page is not vacant.
+    /// A page is in use.
     Occupied,
     OutOfFrames(AllocError),
 }
 
-/// Gives vacant pages to the region of the page beside them. What that page is is looked at with all of them
-/// claimed: so if another context has changed the region before, they do not come to be as the region was.
+/// Gives vacant pages to the region of the adjacent page. The adjacent page is checked with all
+/// pages claimed: if another context has changed the region before, the pages do not get the old
+/// region.
 struct Extend {
-    /// Without guards.
+    /// The region, without guards.
     region: RegionId,
     beside: u64,
 }
@@ -104,7 +105,7 @@ impl Rewrite for Extend {
     }
 }
 
-/// Gives pages to a region, whatever they were.
+/// Gives pages to a region, whatever their state.
 struct Replace<P: Machine> {
     core: &'static SpaceCore<P>,
     region: RegionId,
@@ -127,7 +128,7 @@ impl<P: Machine> Rewrite for Replace<P> {
         Ok(true)
     }
 
-    // The tables of what was there go: a fork would copy them.
+    // The tables of the former mappings go: a fork would copy them.
     fn joins(&self, _: RegionId) -> bool {
         true
     }
@@ -143,22 +144,22 @@ impl<P: Machine> Rewrite for Replace<P> {
     }
 }
 
-/// The address of a page.
+/// Returns the address of a page.
 pub(super) fn address(page: u64) -> VirtAddr {
     VirtAddr::new_truncate(page << 12)
 }
 
-/// How many pages `length` bytes are, if an address can say so.
+/// Returns the number of pages of `length` bytes, or `None` on an overflow.
 pub(super) fn pages_in(length: u64) -> Option<u64> {
     Some(length.checked_add(4095)? >> 12)
 }
 
-/// The pages of `length` bytes from `start` on: of at least one, and without overflow.
+/// Returns the pages of `length` bytes from `start` on, or `None` without a page or on an overflow.
 pub(super) fn range_at(start: VirtAddr, length: u64) -> Option<Pages> {
     pages_from(start.as_u64() >> 12, pages_in(length)?)
 }
 
-/// The `count` pages from `first` on: of at least one, and without overflow.
+/// Returns the `count` pages from `first` on, or `None` without a page or on an overflow.
 pub(super) fn pages_from(first: u64, count: u64) -> Option<Pages> {
     Some(Pages { first, last: first.checked_add(count.checked_sub(1)?)? })
 }
@@ -168,14 +169,14 @@ pub(super) const fn is_aligned(address: VirtAddr) -> bool {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Makes a region, and returns where it begins. Its pages are mapped at the first access
-    /// ([`AddressSpace::on_page_fault`]), or now if the request says so.
+    /// Makes a region, and returns its start. Its pages are mapped at the first access
+    /// ([`AddressSpace::on_page_fault`]), or at once if requested.
     ///
-    /// If the region takes the place of others, or of pages that were unmapped lately, waits until no CPU
-    /// can use a translation of these; it answers other CPUs' shootdowns meanwhile.
+    /// If the region replaces others, or recently unmapped pages, the call waits until no CPU can
+    /// use their translations, and serves remote CPUs' shootdowns meanwhile.
     ///
-    /// Costs an entry for each page in tables that are there, and one entry for each 2 MiB, 1 GiB or 512
-    /// GiB that has none. Operations in other 2 MiB run in parallel.
+    /// Cost: an entry for each page in existing tables, and an entry for each 2 MiB, 1 GiB or 512
+    /// GiB without a table. Operations in different 2 MiB run in parallel.
     ///
     /// ```
     /// # use topomem::sim::Sim;
@@ -198,9 +199,16 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// # Errors
     ///
-    /// [`MmapError`]; nothing has changed, but that after [`MmapError::NoLargePage`] with
-    /// [`Placement::Fixed`] what was there is gone. Populating stops without an error if memory for pages of
+    /// Nothing has changed on an error. The exception is [`MmapError::NoLargePage`] with
+    /// [`Placement::Fixed`]: the former mappings are gone. Populating stops without an error if memory for pages of
     /// 4 KiB runs out: the rest is mapped on demand.
+    ///
+    /// - [`MmapError::Empty`], [`MmapError::Misaligned`], [`MmapError::KernelSpace`] or
+    ///   [`MmapError::Unsupported`] if the request is invalid.
+    /// - [`MmapError::NoRoom`] or [`MmapError::Occupied`] if the addresses are outside the space,
+    ///   or in use.
+    /// - [`MmapError::OutOfFrames`] or [`MmapError::NoLargePage`] if no memory is left.
+    /// - [`MmapError::TooManyRecords`] if the space has the greatest number of different names.
     pub fn mmap(&self, pin: &CpuPin, request: &MapRequest) -> Result<VirtAddr, MmapError> {
         let region = self.as_made_here(request.region());
         match request.record() {
@@ -209,7 +217,8 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Makes the region `region` as `request` says, with the record that `record` returns for its first page.
+    /// Makes the region `region` as described by `request`, with the record returned by `record`
+    /// for its first page.
     pub(super) fn map_region(
         &self,
         pin: &CpuPin,
@@ -272,12 +281,13 @@ impl<P: Machine> AddressSpace<P> {
                 self.take_back(pin, pages);
                 return Err(MmapError::NoLargePage(size, error));
             }
-            // What memory does not suffice for otherwise comes on demand.
+            // Pages without memory for now are mapped on demand.
         }
         Ok(address(pages.first))
     }
 
-    /// Has `take` give `pages` to `region`, with the record that `record` returns for the first of them.
+    /// Lets `take` give `pages` to `region`, with the record returned by `record` for the first
+    /// page.
     fn with_record(
         &self,
         pin: &CpuPin,
@@ -293,12 +303,29 @@ impl<P: Machine> AddressSpace<P> {
         Ok(())
     }
 
-    /// Removes the regions, or parts of regions, in the `length` bytes from `start` on, rounded up to
-    /// pages, and unmaps their pages. What belongs to no region stays so.
+    /// Removes the regions, or parts of regions, in the `length` bytes from `start` on, rounded up
+    /// to pages, and unmaps their pages. Pages without a region stay unchanged.
     ///
     /// # Errors
     ///
-    /// [`MunmapError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`MunmapError::Empty`], [`MunmapError::Misaligned`] or [`MunmapError::OutsideSpace`] if
+    ///   the range is invalid.
+    /// - [`MunmapError::OutOfFrames`] if no frame for page tables is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// space.munmap(pin, start, 4096)?.wait(pin); // the second page stays
+    /// assert_eq!(space.next_region(pin, start).map(|region| region.length()), Some(4096));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[inline]
     pub fn munmap(
         &self,
@@ -322,7 +349,7 @@ impl<P: Machine> AddressSpace<P> {
         Ok(unmapping)
     }
 
-    /// May the space map all of `pages`?
+    /// Returns whether the space allows mappings in all of `pages`.
     pub(super) fn may_map(&self, pages: Pages) -> bool {
         let bounds = self.core().bounds;
         bounds.first <= pages.first && pages.last <= bounds.last
@@ -341,7 +368,7 @@ impl<P: Machine> AddressSpace<P> {
         let mut take = Take(region.id());
         let mut changed = Changed::NOTHING;
         match self.core().rewrite(pin, pages, &mut take, &mut changed) {
-            // What was checked does not end the change.
+            // Checked pages do not end the change.
             Ok(Rewritten { recorded, .. }) => {
                 Unmapping::announce(self.core(), pin, || range_of_pages(pages), changed, recorded).wait(pin);
                 Ok(())
@@ -351,8 +378,8 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// As [`AddressSpace::take_vacant`], for a region that has the page `beside`, right below `pages` or right
-    /// above.
+    /// Takes pages like [`AddressSpace::take_vacant`], for the region of the page `beside`, right
+    /// below `pages` or right above.
     pub(super) fn take_more(
         &self,
         pin: &CpuPin,
@@ -376,7 +403,7 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Gives `pages` to `region`, and waits until no CPU can use what was there.
+    /// Gives `pages` to `region`, and waits until no CPU can use their former mappings.
     fn replace(&self, pin: &CpuPin, pages: Pages, region: Region) -> Result<(), MmapError> {
         let mut changed = Changed::NOTHING;
         let mut replace = Replace { core: self.core(), region: region.id() };

@@ -1,14 +1,14 @@
-//! Regions: what the memory of a program is to be, and how it comes to be so.
+//! Regions: the intended state of a program's memory, and the way to it.
 //!
-//! A region is a range of pages of one [`Region`]: the access that they permit, their kind, and what fork
-//! does with them. It is kept with the page tables, in entries that are not present yet, and beside those
-//! that are; there is no list of regions beside that could disagree. Neighbours of the same [`Region`] are
-//! one region.
+//! A region is a range of pages with the same [`Region`]: the permitted access, the kind, and the
+//! treatment by fork. Regions are kept with the page tables, in entries not present yet, and beside
+//! present entries. No separate list of regions could disagree. Neighbours with the same [`Region`]
+//! are a single region.
 //!
-//! The operations are methods of [`AddressSpace`](crate::AddressSpace): [`mmap`](crate::AddressSpace::mmap),
-//! [`munmap`](crate::AddressSpace::munmap), [`mprotect`](crate::AddressSpace::mprotect),
-//! [`mremap`](crate::AddressSpace::mremap), [`madvise`](crate::AddressSpace::madvise),
-//! [`brk`](crate::AddressSpace::brk), and
+//! The operations are methods of [`AddressSpace`](crate::AddressSpace):
+//! [`mmap`](crate::AddressSpace::mmap), [`munmap`](crate::AddressSpace::munmap),
+//! [`mprotect`](crate::AddressSpace::mprotect), [`mremap`](crate::AddressSpace::mremap),
+//! [`madvise`](crate::AddressSpace::madvise), [`brk`](crate::AddressSpace::brk), and
 //! [`on_page_fault`](crate::AddressSpace::on_page_fault).
 
 mod advise;

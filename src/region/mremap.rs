@@ -1,4 +1,4 @@
-//! Making a region longer, shorter, or another's place.
+//! Growing, shrinking and moving regions.
 
 use topomem_percpu::CpuPin;
 use topomem_shootdown::VirtAddr;
@@ -15,27 +15,27 @@ use crate::address_space::{AddressSpace, RemapError, Unmapping, Unmoved, range_o
 use crate::object::Mapped;
 use crate::page_table::{Expects, Left, Level, MovedRegions, Pages, RegionId};
 
-/// Where pages may be after [`AddressSpace::mremap`].
+/// The place of pages after [`AddressSpace::mremap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Relocation {
-    /// Where they are.
+    /// In place.
     InPlace,
     /// Anywhere, if they cannot stay (MREMAP_MAYMOVE).
     MayMove,
-    /// At this address, in the place of what is there (MREMAP_FIXED).
+    /// At this address, replacing its mappings (MREMAP_FIXED).
     Fixed(VirtAddr),
 }
 
-/// What becomes of the place that pages are moved away from.
+/// The state of the old place after a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OldPlace {
-    /// It belongs to no region.
+    /// The place belongs to no region.
     Vacant,
-    /// It stays part of its region, without contents and guards.
+    /// The place stays part of its region, without contents and guards.
     Emptied,
 }
 
-/// Why pages were not moved.
+/// The reason why pages were not moved.
 enum Unshifted {
     /// Another context has changed their region meanwhile.
     Changed,
@@ -48,7 +48,7 @@ impl From<MremapError> for Unshifted {
     }
 }
 
-/// `count` pages from `first` on.
+/// Returns `count` pages from `first` on.
 const fn pages_from(first: u64, count: u64) -> Pages {
     Pages { first, last: first + count - 1 }
 }
@@ -58,20 +58,40 @@ const fn overlap(one: Pages, other: Pages) -> bool {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Makes the `old_length` bytes of a region from `start` on `new_length` bytes long, both rounded up to
-    /// pages, and returns where they are then. Pages that are moved keep their contents, without a copy;
-    /// pages that are added are zero, and no guards. Pages that are added to a region that shows an object are
-    /// the next ones of the object. An old length of 0 maps what a shared region shows from `start` on a second
-    /// time.
+    /// Changes the length of the `old_length` bytes of a region from `start` on to `new_length`
+    /// bytes, both rounded up to pages, and returns their start afterwards. Moved pages keep their
+    /// contents, without a copy. Added pages are zero, and not guards. Pages added to a region
+    /// showing an object are the next pages of the object. An old length of 0 maps the contents of
+    /// a shared region from `start` on a second time.
     ///
-    /// Waits until no CPU can use a translation that was removed; it answers other CPUs' shootdowns
-    /// meanwhile. Costs an entry for each page that is moved, added or removed. A move locks all from the
-    /// one place to the other.
+    /// Waits until no CPU can use a removed translation, and serves remote CPUs' shootdowns
+    /// meanwhile. Cost: an entry for each page moved, added or removed. A move locks everything
+    /// between the two places.
     ///
     /// # Errors
     ///
-    /// [`MremapError`]; nothing has changed, but that with [`Relocation::Fixed`] what was at the new place
-    /// may be unmapped.
+    /// Nothing has changed on an error. The exception is [`Relocation::Fixed`]: the former mappings
+    /// at the new place may be gone.
+    ///
+    /// - [`MremapError::Empty`], [`MremapError::Misaligned`] or [`MremapError::Overlap`] if the
+    ///   request is invalid.
+    /// - [`MremapError::NoRegion`] if a page belongs to no region, or to another region than the
+    ///   first.
+    /// - [`MremapError::NoRoom`] or [`MremapError::Occupied`] if no addresses are free.
+    /// - [`MremapError::OutOfFrames`] if no frame for page tables is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{MapRequest, Relocation};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(4096))?;
+    /// let moved = space.mremap(pin, start, 4096, 1 << 20, Relocation::MayMove)?;
+    /// assert_eq!(space.next_region(pin, moved).map(|region| region.length()), Some(1 << 20));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn mremap(
         &self,
         pin: &CpuPin,
@@ -133,8 +153,8 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Moves the pages `old` of `region` to any place with room for `new` pages; the further ones are added to
-    /// the region.
+    /// Moves the pages `old` of `region` to any place with room for `new` pages, and adds the
+    /// further pages to the region.
     fn shift_anywhere(
         &self,
         pin: &CpuPin,
@@ -153,13 +173,13 @@ impl<P: Machine> AddressSpace<P> {
         placed.ok_or(Unshifted::Refused(MremapError::NoRoom))
     }
 
-    /// Moves the contents of the `length` bytes of a region from `start` on, rounded up to pages, to another
-    /// place, and returns where they are then: at `to`, in the place of what is there, or anywhere. The old
-    /// place stays part of the region, and its pages are as if they had never been accessed
+    /// Moves the contents of the `length` bytes of a region from `start` on, rounded up to pages,
+    /// to another place, and returns their start afterwards: `to`, replacing its mappings, or
+    /// anywhere. The old place stays part of the region, with its pages as if never accessed
     /// (MREMAP_DONTUNMAP of Linux).
     ///
-    /// Waits until no CPU can use a translation that was removed; it answers other CPUs' shootdowns
-    /// meanwhile. Costs as [`AddressSpace::mremap`].
+    /// Waits until no CPU can use a removed translation, and serves remote CPUs' shootdowns
+    /// meanwhile. Cost: as for [`AddressSpace::mremap`].
     ///
     /// # Errors
     ///
@@ -196,7 +216,7 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Returns the region that has all of `pages`.
+    /// Returns the region with all of `pages`.
     fn region_of_all(&self, pin: &CpuPin, pages: Pages) -> Result<Region, MremapError> {
         let start = address(pages.first);
         let found = self.next_region(pin, start).filter(|range| range.start() == start);
@@ -207,7 +227,7 @@ impl<P: Machine> AddressSpace<P> {
         Ok(found.region())
     }
 
-    /// Returns the `count` pages from `to` on, if they are where something may be moved to.
+    /// Returns the `count` pages from `to` on, if pages may be moved there.
     fn target(&self, to: VirtAddr, count: u64) -> Result<Pages, MremapError> {
         if !is_aligned(to) {
             return Err(MremapError::Misaligned(to));
@@ -217,7 +237,7 @@ impl<P: Machine> AddressSpace<P> {
         target.filter(|&pages| self.may_map(pages)).ok_or(MremapError::Overlap)
     }
 
-    /// Moves the pages `old` to `to`, where there are to be `new` pages.
+    /// Moves the pages `old` to `to`, with `new` pages there afterwards.
     fn move_to(
         &self,
         pin: &CpuPin,
@@ -246,7 +266,8 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Moves the pages `old` of `region` to the first pages of `to`, whose others are added to the region.
+    /// Moves the pages `old` of `region` to the first pages of `to`, and adds the rest of `to` to
+    /// the region.
     fn shift_pages(
         &self,
         pin: &CpuPin,
@@ -258,7 +279,7 @@ impl<P: Machine> AddressSpace<P> {
         if region.sharing() == Sharing::Shared {
             return self.shift_shared(pin, old, to, region, old_place);
         }
-        // Pages of an object get a record that says where they are now.
+        // Pages of an object get a record with their new place.
         let held = self.record_at(pin, old, to, region)?;
         let renumbered = region.record().zip(held.as_ref().and_then(HeldPages::number));
         let former = region.with_guard(Guard::None);
@@ -297,8 +318,8 @@ impl<P: Machine> AddressSpace<P> {
         };
         let left: Option<Left<'_>> =
             if old_place == OldPlace::Emptied || renumbered.is_some() { Some(&mut leave) } else { None };
-        // Pages that another context has changed would not have the record of their new place, and those that
-        // are added would not be like them.
+        // Pages changed by another context would not have the record of their new place, and would
+        // differ from the added pages.
         let is_former = |id: RegionId| Region::of(id).with_guard(Guard::None) == former;
         let expects: Option<Expects<'_>> =
             if renumbered.is_some() || added.is_some() { Some(&is_former) } else { None };
@@ -318,7 +339,7 @@ impl<P: Machine> AddressSpace<P> {
                 Err(Unshifted::Refused(match error {
                     RemapError::OutOfFrames(error) => MremapError::OutOfFrames(error),
                     RemapError::AlreadyMapped(_) => MremapError::Occupied,
-                    // `remap_cutting` leaves nothing that would have to be split.
+                    // `remap_cutting` leaves nothing to be split.
                     RemapError::Target(_) | RemapError::OutsideSpace(_) | RemapError::WouldSplit { .. } => {
                         MremapError::NoRoom
                     }
@@ -328,7 +349,7 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Maps `count` pages of what the shared region of `start` shows from there on a second time.
+    /// Maps `count` pages of the contents of the shared region at `start` a second time.
     fn map_again(
         &self,
         pin: &CpuPin,
@@ -337,7 +358,7 @@ impl<P: Machine> AddressSpace<P> {
         relocation: Relocation,
     ) -> Result<VirtAddr, MremapError> {
         let first = start.as_u64() >> 12;
-        // What is wrong with the new place is found before what is mapped is looked at.
+        // Errors of the new place are found before the look at the mappings.
         let target = match relocation {
             Relocation::Fixed(to) => Some(self.target(to, count)?),
             Relocation::InPlace | Relocation::MayMove => None,
@@ -356,7 +377,7 @@ impl<P: Machine> AddressSpace<P> {
         let placement = match target {
             Some(target) => {
                 self.unmap_rest(pin, target)?;
-                // It may have lain there.
+                // The region may have lain there.
                 find()?;
                 Placement::Fixed(address(target.first))
             }
@@ -371,8 +392,8 @@ impl<P: Machine> AddressSpace<P> {
         })
     }
 
-    /// As [`AddressSpace::shift_pages`], of pages that an object has: they are mapped at the new place when
-    /// they are accessed there, so that an object that is cut meanwhile misses none.
+    /// Moves pages of an object like [`AddressSpace::shift_pages`]. The pages are mapped at the new
+    /// place at their first access: none is missed if the object is shortened meanwhile.
     fn shift_shared(
         &self,
         pin: &CpuPin,
@@ -389,7 +410,7 @@ impl<P: Machine> AddressSpace<P> {
         self.map_region(pin, &request, region, Some(&record)).map_err(|error| match error {
             MmapError::OutOfFrames(error) => Unshifted::Refused(MremapError::OutOfFrames(error)),
             MmapError::Occupied(_) => Unshifted::Refused(MremapError::Occupied),
-            // The region does not permit any more what it did.
+            // The region does not permit its former access any more.
             MmapError::WriteExecute => Unshifted::Changed,
             _ => Unshifted::Refused(MremapError::NoRoom),
         })?;
@@ -410,8 +431,8 @@ impl<P: Machine> AddressSpace<P> {
         Ok(())
     }
 
-    /// Returns the record of `region`, which shows an object at `start`, as a function of the page where the
-    /// region shows the same at another place.
+    /// Returns the record of `region`, showing an object at `start`, as a function of the first
+    /// page of the region at another place.
     fn record_to_move(
         &self,
         pin: &CpuPin,
@@ -423,7 +444,7 @@ impl<P: Machine> AddressSpace<P> {
         let mapped = record.object.clone().ok_or(MremapError::NoRegion(start))?;
         Ok(move |at: u64| {
             let back = mapped.page(first).wrapping_sub(at);
-            // The record may be another by now than when the region was looked at.
+            // The record may have changed since the look at the region.
             let moved = Mapped { back, claim: region.claim(), ..mapped.clone() };
             Record { object: Some(moved), ..record.clone() }
         })
@@ -440,8 +461,8 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Holds the record that the pages `old` of `region` have at `to`, if it is another: because they are an
-    /// object's.
+    /// Holds the record of the pages `old` of `region` at `to`, if it differs: the pages of an
+    /// object.
     fn record_at(
         &self,
         pin: &CpuPin,
@@ -453,7 +474,7 @@ impl<P: Machine> AddressSpace<P> {
         let Some(number) = region.record().filter(|_| region.kind() == Kind::Object) else {
             return Ok(None);
         };
-        // The region may have gone meanwhile; its record stays while it is held.
+        // The region may have gone meanwhile; its record stays while held.
         let Some(_old) = HeldPages::more(core, region, 1) else {
             return Err(MremapError::NoRegion(address(old.first)));
         };
@@ -470,7 +491,8 @@ impl<P: Machine> AddressSpace<P> {
         Ok(Some(held))
     }
 
-    /// Moves the pages `old` to those from `to` on, and cuts large pages that cannot stand there.
+    /// Moves the pages `old` to the pages from `to` on, and cuts large pages unfit for the new
+    /// place.
     fn remap_cutting(
         &self,
         pin: &CpuPin,

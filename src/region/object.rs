@@ -1,4 +1,4 @@
-//! Regions whose pages are those of a memory object.
+//! Regions showing pages of a memory object.
 
 use core::cell::Cell;
 use core::ops::ControlFlow;
@@ -23,7 +23,7 @@ use crate::object::{
 use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach, RegionId, TableMemory};
 use crate::service::frame_memory;
 
-/// What of an object a region shows.
+/// The part of an object shown by a region.
 #[derive(Debug)]
 pub struct ObjectMapping<'o, P: Machine> {
     object: &'o MemoryObject<P>,
@@ -33,46 +33,63 @@ pub struct ObjectMapping<'o, P: Machine> {
 }
 
 impl<'o, P: Machine> ObjectMapping<'o, P> {
-    /// Shows `object` from its byte `offset` on, a multiple of 4096; `sharing` says who sees what is written to
-    /// the region.
+    /// Shows `object` from its byte `offset` on, a multiple of 4096. `sharing` decides on the
+    /// visibility of writes to the region.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::Access;
+    /// use topomem::object::{MemoryObject, ObjectMapping};
+    /// use topomem::region::{MapRequest, Sharing};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let file = MemoryObject::anonymous(service, pin, 1 << 20)?;
+    /// let view = ObjectMapping::new(&file, 4096, Sharing::Shared).deny_writes();
+    /// let request = MapRequest::anonymous(8192).access(Access::READ);
+    /// let start = space.mmap_object(pin, &request, view)?;
+    /// assert_eq!(space.object_at(pin, start).map(|part| part.offset), Some(4096));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn new(object: &'o MemoryObject<P>, offset: u64, sharing: Sharing) -> ObjectMapping<'o, P> {
         ObjectMapping { object, offset, sharing, writes: SharedWrites::Permitted }
     }
 
-    /// The same for who may read the object alone: if the region is shared, it cannot come to be writable, by
-    /// [`mprotect`](AddressSpace::mprotect) neither.
+    /// Denies writes, for a user with read permission only: a shared region cannot become writable,
+    /// not even through [`mprotect`](AddressSpace::mprotect).
     #[must_use]
     pub const fn deny_writes(self) -> ObjectMapping<'o, P> {
         ObjectMapping { writes: SharedWrites::Denied, ..self }
     }
 }
 
-/// Which part of an object a region shows, by number.
+/// The part of an object shown by a region, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MappedObject {
     /// The object's number.
     pub id: ObjectId,
-    /// Which byte of the object is the region's first.
+    /// The offset in the object of the region's first byte.
     pub offset: u64,
 }
 
-/// The part of an object that a region shows from an address on.
+/// The part of an object shown by a region from an address on.
 #[derive(Debug)]
 pub struct ObjectPart<P: Machine> {
     /// The object.
     pub object: MemoryObject<P>,
-    /// Which byte of the object the page of the address begins with.
+    /// The offset in the object of the page around the address.
     pub offset: u64,
-    /// How many bytes the region has from that page on.
+    /// Number of bytes of the region from this page on.
     pub length: u64,
-    /// Who sees what is written there.
+    /// The visibility of writes.
     pub sharing: Sharing,
-    /// May the region come to be writable, if it is shared?
+    /// Whether the region may become writable, if shared.
     pub writes: SharedWrites,
 }
 
-/// A share of an object's frame that a fault has counted, and that no entry has yet.
+/// A share of an object's frame counted by a fault and not yet owned by an entry.
 pub(super) struct SpareShare<'a, P: Machine> {
     core: &'static SpaceCore<P>,
     pin: &'a CpuPin,
@@ -84,7 +101,7 @@ impl<'a, P: Machine> SpareShare<'a, P> {
         SpareShare { core, pin, frame: Cell::new(None) }
     }
 
-    /// Counts a further holder of `frame`, which the caller keeps allocated meanwhile.
+    /// Counts a further holder of `frame`, kept allocated by the caller meanwhile.
     fn count(&self, frame: PhysFrame) -> Result<(), Refusal<P>> {
         match self.frame.get() {
             Some(held) if held == frame => return Ok(()),
@@ -97,12 +114,12 @@ impl<'a, P: Machine> SpareShare<'a, P> {
         Ok(())
     }
 
-    /// An entry has the share.
+    /// Passes the share to an entry.
     pub fn take(&self) {
         self.frame.set(None);
     }
 
-    /// Drops the share, if there is one.
+    /// Drops the share, if any.
     pub fn give_back(&self) {
         if let Some(frame) = self.frame.take() {
             // SAFETY: no entry has the share.
@@ -118,8 +135,8 @@ impl<P: Machine> Drop for SpareShare<'_, P> {
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Tells whether `frame`, which the page `page` of the region `region` is mapped to, is the object's own that the
-    /// region shows. The caller has claimed the page's entry.
+    /// Returns whether `frame`, mapped by the page `page` of the region `region`, belongs to the
+    /// object shown by the region. The caller has claimed the page's entry.
     pub(super) fn is_of_object(&self, region: RegionId, page: u64, frame: PhysFrame) -> bool {
         let record = region.record().filter(|_| Region::of(region).kind() == Kind::Object);
         let is_its_own = record.and_then(|number| {
@@ -133,21 +150,44 @@ impl<P: Machine> SpaceCore<P> {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Makes a region whose pages are those of an object, as `mapping` says: otherwise as
-    /// [`AddressSpace::mmap`] does. The kind of the region is [`Kind::Object`].
+    /// Makes a region showing an object as described by `mapping`, otherwise like
+    /// [`AddressSpace::mmap`]. The kind of the region is [`Kind::Object`].
     ///
-    /// A page is mapped at the first access. Writes to a shared region are seen by all that map the object; a
-    /// private region gets a copy of a page that it writes to. Accesses beyond the page with the object's
-    /// last byte are [`FaultError::BeyondEnd`], however long the region is.
+    /// A page is mapped at the first access. Writes to a shared region are visible to all mappings
+    /// of the object. A private region gets a copy of a page at its first write. Accesses beyond
+    /// the page with the object's last byte fail with [`FaultError::BeyondEnd`], however long the
+    /// region is.
     ///
     /// # Errors
     ///
-    /// [`MmapError`]; nothing has changed. [`MmapError::Denied`]: a shared region is to be writable, of an object
-    /// that may be read alone. [`MmapError::WriteExecute`]: the region would be shared and writable while another
-    /// mapping of the object, in whichever space, may be executed, or the other way round. That does not depend
-    /// on which pages of the object are mapped. Regions that may be both written and executed
-    /// ([`Access::write_execute`](crate::Access::write_execute)) are not refused, and
-    /// [`MemoryObject::permit_write_execute`] has the rule not hold for an object.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`MmapError::MisalignedOffset`] or [`MmapError::OffsetOverflow`] if the offset is invalid.
+    /// - [`MmapError::Denied`] if a shared region of a read-only object is to be writable.
+    /// - [`MmapError::WriteExecute`] if the region would be shared and writable while another
+    ///   mapping of the object, in whichever space, may be executed, or the other way round,
+    ///   whichever pages of the object are mapped. Regions both writable and executable
+    ///   ([`Access::write_execute`](crate::Access::write_execute)) are not refused.
+    ///   [`MemoryObject::permit_write_execute`] lifts the rule for an object.
+    /// - All others as for [`AddressSpace::mmap`].
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::{MemoryObject, ObjectMapping};
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault, Sharing};
+    ///
+    /// let (writer, reader) = (service.create_space(pin)?, service.create_space(pin)?);
+    /// let buffer = MemoryObject::anonymous(service, pin, 4096)?;
+    /// for space in [&writer, &reader] {
+    ///     let shared = ObjectMapping::new(&buffer, 0, Sharing::Shared);
+    ///     let start = space.mmap_object(pin, &MapRequest::anonymous(4096), shared)?;
+    ///     space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+    /// }
+    /// assert_eq!(buffer.resident_pages(), 1); // both spaces have the same frame
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn mmap_object(
         &self,
         pin: &CpuPin,
@@ -178,7 +218,8 @@ impl<P: Machine> AddressSpace<P> {
         self.map_region(pin, request, region, Some(&record))
     }
 
-    /// Returns which part of which object the region of `address` shows from the page of `address` on.
+    /// Returns the part of an object shown by the region of `address`, from the page of `address`
+    /// on.
     #[must_use]
     pub fn object_at(&self, pin: &CpuPin, address: VirtAddr) -> Option<ObjectPart<P>> {
         let page = address.as_u64() >> 12;
@@ -196,7 +237,7 @@ impl<P: Machine> AddressSpace<P> {
         })
     }
 
-    /// Returns the record of the region of `page`, if it has one.
+    /// Returns the record of the region of `page`, if any.
     pub(super) fn record_of_page(&self, pin: &CpuPin, page: u64) -> Option<Record<P>> {
         let core = self.core();
         core.table.look_with(core.service.tables(pin), page, |found, _| {
@@ -204,15 +245,17 @@ impl<P: Machine> AddressSpace<P> {
         })
     }
 
-    /// Writes to `pages` what each page from `start` on is (mincore(2) of Linux): of a memory object, whether the
-    /// object has it in memory, mapped or not; else whether it is mapped, which counts as
-    /// [`Residency::Dirty`].
+    /// Writes the state of each page from `start` on to `pages` (mincore(2) of Linux). For a memory
+    /// object, a page's state is its state in the object, mapped or not. For other memory, a mapped
+    /// page counts as [`Residency::Dirty`].
     ///
-    /// Costs an entry for each page. Pages that other CPUs change meanwhile are seen before or after.
+    /// Cost: an entry for each page. Pages changed by remote CPUs meanwhile are seen before or
+    /// after the change.
     ///
     /// # Errors
     ///
-    /// The address of the first page that belongs to no region (ENOMEM); the pages before it are written.
+    /// Returns the address of the first page without a region (ENOMEM). The states of the preceding
+    /// pages are written.
     pub fn residency(&self, pin: &CpuPin, start: VirtAddr, pages: &mut [Residency]) -> Result<(), VirtAddr> {
         let core = self.core();
         let first = start.as_u64() >> 12;
@@ -247,8 +290,8 @@ impl<P: Machine> AddressSpace<P> {
         hole.map_or(Ok(()), |page| Err(address(page)))
     }
 
-    /// Decides what is done about `page` of `region`, whose pages are an object's; `mapped` permits less than
-    /// the access needs. `None`: what is done about private memory.
+    /// Decides on the handling of `page` of `region`, which shows an object; `mapped` permits less
+    /// than the access needs. Returns `None` if the page is to be handled as private memory.
     pub(super) fn decide_object(
         &self,
         spare: &Spare<'_, P>,
@@ -294,7 +337,8 @@ impl<P: Machine> AddressSpace<P> {
             let PageFrame { frame: from, .. } = find(Use::Read)?;
             let policy = self.core().policy_of(region);
             let frame = spare.get(Zeroed::No, policy).ok_or(Refusal::NeedsFrame(policy))?;
-            // SAFETY: the new frame is the fault's alone, and the object's stays while the entry is claimed.
+            // SAFETY: the fault owns the new frame, and the object's frame stays while the entry is
+            // claimed.
             unsafe { frame_memory::copy(service.frames(), from, frame) };
             return Ok((leaf(frame, region.protection(), Ownership::Owned), Resolved::PrivateCopy));
         }
@@ -310,7 +354,7 @@ impl<P: Machine> AddressSpace<P> {
         Ok((leaf(found.frame, protection, Ownership::Shared), Resolved::ObjectPage))
     }
 
-    /// Has the page `page` of `object` be in memory.
+    /// Ensures the page `page` of `object` is in memory.
     pub(super) fn have_page(
         &self,
         pin: &CpuPin,
@@ -324,7 +368,7 @@ impl<P: Machine> AddressSpace<P> {
         })
     }
 
-    /// Returns how many faults were answered after they had waited for a pager
+    /// Returns the number of faults handled after a wait for a pager
     /// ([`PageFault::after_wait`](super::PageFault::after_wait)).
     #[must_use]
     pub fn major_faults(&self) -> u64 {

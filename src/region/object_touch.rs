@@ -1,4 +1,5 @@
-//! The first access to a page of an object: the usual fault of such pages, with the pages around it.
+//! The first access to a page of an object: the usual fault of such pages, with the surrounding
+//! pages.
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
@@ -12,13 +13,13 @@ use crate::fault::Fault;
 use crate::object::{Mapped, Use, Writable};
 use crate::page_table::{Leaf, Level, Ownership, Reach, TableMemory};
 
-/// How many pages are mapped at once at most: those of an aligned group. As many as Linux maps.
+/// Greatest number of pages mapped together: an aligned group. The same as in Linux.
 const AROUND: u64 = 16;
 
 impl<P: Machine> AddressSpace<P> {
-    /// Answers the first access to `page`, if the page is to show one of an object that the object has in memory,
-    /// without a copy, no frame is needed for page tables, and no other cursor is in the way. Maps those of the
-    /// pages around it, too, that the object has in memory.
+    /// Handles the first access to `page`, if the page shows an object's page in memory without a
+    /// copy, no frame is needed for page tables, and no other cursor is in the way. Maps the
+    /// surrounding pages in memory, too.
     ///
     /// Returns `None` if nothing has changed.
     #[inline(never)]
@@ -62,8 +63,8 @@ impl<P: Machine> AddressSpace<P> {
         Some(Resolved::ObjectPage)
     }
 
-    /// Returns the leaf by which `page` of `region` shows its page of an object, with a share of the frame, if the
-    /// object has the page in memory. The page's entry is claimed.
+    /// Returns the leaf for `page` of `region` showing its page of an object, with a share of the
+    /// frame, if the object has the page in memory. The page's entry is claimed.
     fn leaf_of_object(&self, page: u64, region: Region, of: &Mapped<P>, wanted: Use) -> Option<Leaf> {
         let found = of.object.core().find(of.page(page), wanted).ok()?;
         self.core().service.frames().share(found.frame, Level::PAGE).ok()?;

@@ -1,4 +1,4 @@
-//! Changing what the pages of regions permit.
+//! Changing the access of regions' pages.
 
 use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
@@ -15,21 +15,21 @@ use crate::page_table::{
     RewriteError, Rewritten,
 };
 
-/// Returns what the entry of a page that is mapped by `leaf` permits if its region permits `access`.
+/// Returns the protection of the entry of a page mapped by `leaf` if its region permits `access`.
 #[inline]
 pub(super) fn protection_of(access: Access, leaf: &Leaf) -> Protection {
     Protection::user(match leaf.ownership {
         Ownership::Owned => access,
-        // A write is answered by a copy.
+        // Writes are handled by copying.
         Ownership::Shared | Ownership::Borrowed => access.without_writes(),
     })
 }
 
-/// Gives the pages of regions another access. If pages may show `OBJECTS`, the change ends at the first page that
-/// needs another record for the new access.
+/// Changes the access of regions' pages. If pages may show `OBJECTS`, the change ends at the first
+/// page in need of another record for the new access.
 pub(super) struct Protect<const OBJECTS: bool> {
     access: Access,
-    /// Has the change ended at a page that needs another record?
+    /// Whether the change has ended at a page in need of another record.
     pub(super) needs_record: bool,
 }
 
@@ -38,7 +38,7 @@ impl<const OBJECTS: bool> Protect<OBJECTS> {
         Protect { access, needs_record: false }
     }
 
-    /// Tells whether pages of the region `id` keep their record.
+    /// Returns whether pages of the region `id` keep their record.
     #[inline(always)]
     fn keeps_record(&self, id: RegionId) -> bool {
         let region = Region::of(id);
@@ -47,7 +47,7 @@ impl<const OBJECTS: bool> Protect<OBJECTS> {
 }
 
 impl<const OBJECTS: bool> Rewrite for Protect<OBJECTS> {
-    /// The page at which the change ends.
+    /// The page at the end of the change.
     type Stop = u64;
     const CHECKS: bool = false;
     const UNMAPS: bool = false;
@@ -84,21 +84,41 @@ impl<const OBJECTS: bool> Rewrite for Protect<OBJECTS> {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Gives the pages of regions in the `length` bytes from `start` on, rounded up to pages, another
-    /// access. Pages keep their contents, under [`Access::NONE`] too.
+    /// Changes the access of regions' pages in the `length` bytes from `start` on, rounded up to
+    /// pages. Pages keep their contents, even with [`Access::NONE`].
     ///
-    /// When the ticket completes, no CPU can use what was permitted before and is not any more. Costs an
-    /// entry for each page in tables that are there, and one for each larger part that has none.
+    /// When the ticket completes, no CPU can use permissions removed by the change. Cost: an entry
+    /// for each page in existing tables, and an entry for each larger part without a table.
     ///
     /// # Errors
     ///
-    /// [`MprotectError`]. After [`MprotectError::NoRegion`] the pages before that page have changed, and no
-    /// CPU can use what was permitted there before. [`MprotectError::Denied`] and
-    /// [`MprotectError::WriteExecute`] concern pages of objects, and leave the pages before likewise: shared
-    /// pages of an object that may be read alone, or pages that would come to be executable, of an object that
-    /// others may write to, or the other way round. (If a whole shared region was to become executable, and
-    /// another thread has mapped the object meanwhile, the region may have lost the permission to write.) After
-    /// others nothing has changed.
+    /// - [`MprotectError::Misaligned`] or [`MprotectError::OutsideSpace`] if the range is invalid.
+    ///   Nothing has changed then.
+    /// - [`MprotectError::NoRegion`] if a page belongs to no region. The preceding pages have
+    ///   changed, and no CPU can use their former permissions.
+    /// - [`MprotectError::Denied`] if shared pages of a read-only object were to be writable. The
+    ///   preceding pages have changed.
+    /// - [`MprotectError::WriteExecute`] if pages of an object would become executable while
+    ///   another mapping may write to them, or the other way round. The preceding pages have
+    ///   changed. (If a whole shared region was to become executable, and another thread has mapped
+    ///   the object meanwhile, the region may have lost write permission.)
+    /// - [`MprotectError::OutOfFrames`] or [`MprotectError::TooManyRecords`] if no memory or number
+    ///   is left. Only parts showing objects may have changed.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::Access;
+    /// use topomem::region::{FaultAccess, FaultError, MapRequest, PageFault};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(4096))?;
+    /// space.mprotect(pin, start, 4096, Access::READ)?.wait(pin);
+    /// let write = PageFault::new(start, FaultAccess::Write);
+    /// assert_eq!(space.on_page_fault(pin, write), Err(FaultError::Denied));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[inline]
     pub fn mprotect(
         &self,
@@ -126,7 +146,7 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Does what [`AddressSpace::mprotect`] does, for any pages that show no objects.
+    /// Changes the access like [`AddressSpace::mprotect`], for any pages without objects.
     #[inline(never)]
     fn protect_slowly(
         &self,
@@ -139,8 +159,9 @@ impl<P: Machine> AddressSpace<P> {
         self.protected(pin, pages, changed, outcome)
     }
 
-    /// Announces a change of access of `pages`, which show no objects. Waits for the change if it has ended early.
-    // Always: as `PageTable::rewrite_at_once`.
+    /// Announces a change of access of `pages`, which show no objects. Waits for the change if it
+    /// has ended early.
+    // Always inlined, like `PageTable::rewrite_at_once`.
     #[inline(always)]
     fn protected<'s>(
         &'s self,

@@ -1,8 +1,8 @@
-//! Changing what pages permit, where some may show objects.
+//! Changing the access of pages possibly showing objects.
 //!
-//! What pages of an object permit is claimed by their record ([`Claim`](crate::object::Claim)), so that the
-//! object's frames are writable nowhere while they are executable anywhere. A change of access that changes the
-//! claim gives the pages another record. Other pages change as they do in spaces without records.
+//! The record of an object's pages claims their permissions ([`Claim`](crate::object::Claim)): the
+//! object's frames are writable nowhere while executable anywhere. A change of access changing the
+//! claim gives the pages another record. Other pages change as in spaces without records.
 
 use topomem_percpu::CpuPin;
 
@@ -17,7 +17,8 @@ use crate::fault::Fault;
 use crate::object::{Mapped, SharedWrites};
 use crate::page_table::{Access, Becomes, Changed, Found, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 
-/// Gives pages of the region `old` to the region `new`, which shows the same. Both records are held.
+/// Gives pages of the region `old` to the region `new`, which shows the same part. Both records are
+/// held.
 struct Reclaim<P: Machine> {
     core: &'static SpaceCore<P>,
     old: RegionId,
@@ -50,14 +51,15 @@ impl<P: Machine> Rewrite for Reclaim<P> {
     }
 }
 
-/// Why pages of an object did not get another access.
+/// The reason why pages of an object did not get another access.
 enum ReclaimError {
     Denied,
     Intern(InternError),
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// [`AddressSpace::mprotect`] of pages that may be of objects. Waits for the changes of those that are.
+    /// Changes the access like [`AddressSpace::mprotect`] for pages possibly of objects. Waits for
+    /// the changes of objects' pages.
     #[inline(never)]
     pub(super) fn protect_any(
         &self,
@@ -103,13 +105,13 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Changes the first pages of `pages`, which are of one region that shows an object. Returns the page where
-    /// that ends.
+    /// Changes the first pages of `pages`, of a single region showing an object. Returns the page
+    /// at the end of the change.
     fn protect_claimed(&self, pin: &CpuPin, pages: Pages, access: Access) -> Result<u64, MprotectError> {
         let start = address(pages.first);
         let range = self.next_region(pin, start).filter(|range| range.start() == start);
         let Some(range) = range.filter(|range| range.region().kind() == Kind::Object) else {
-            // It has changed meanwhile.
+            // The region has changed meanwhile.
             return Ok(pages.first);
         };
         let last = pages.last.min((range.end().as_u64() >> 12) - 1);
@@ -128,8 +130,8 @@ impl<P: Machine> AddressSpace<P> {
         })
     }
 
-    /// Gives `pages`, if all pages that oppose the new access are among them, no claim first, and then the new
-    /// one.
+    /// Gives `pages` first no claim, and then the new claim, if they include all pages opposing the
+    /// new access.
     fn reclaim_by_way_of_reading(
         &self,
         pin: &CpuPin,
@@ -157,15 +159,16 @@ impl<P: Machine> AddressSpace<P> {
         let Some(read_only) = read_only else { return Ok(pages.first) };
         let outcome = self.reclaim(pin, pages, read_only.region(), access);
         if outcome.is_err() {
-            // Somebody has mapped the object meanwhile: then that opposes the new access, and not the old one,
-            // as far as it is still so.
+            // A new mapping of the object opposes the new access, and not the old access, as far as
+            // it still applies.
             let _ = self.reclaim(pin, pages, read_only.region(), region.access());
         }
         outcome
     }
 
-    /// Gives the first pages of `pages` that are of `region`, which shows an object, that access, and waits
-    /// until no CPU can use what was permitted before. Returns the page where that ends.
+    /// Gives the first pages of `pages` in `region`, which shows an object, the given access, and
+    /// waits until no CPU can use the former permissions. Returns the page at the end of the
+    /// change.
     fn reclaim(
         &self,
         pin: &CpuPin,
@@ -174,7 +177,7 @@ impl<P: Machine> AddressSpace<P> {
         access: Access,
     ) -> Result<u64, ReclaimError> {
         let core = self.core();
-        // The region may have gone meanwhile; its record stays while it is held.
+        // The region may have gone meanwhile; its record stays while held.
         let (Some(number), Some(_old)) = (region.record(), HeldPages::more(core, region, 1)) else {
             return Ok(pages.first);
         };

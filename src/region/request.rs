@@ -1,4 +1,4 @@
-//! What a new region is to be, and where.
+//! Requests for new regions.
 
 use topomem_shootdown::{PageSize, VirtAddr};
 
@@ -7,29 +7,29 @@ use super::record::{Record, RegionName};
 use crate::Machine;
 use crate::page_table::Access;
 
-/// Where a new region is to be.
+/// The place of a new region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Placement {
     /// Anywhere.
     Anywhere,
-    /// At this address, rounded down to a page, if all of it is free; else anywhere.
+    /// At this address, rounded down to a page, if all of the range is free; otherwise anywhere.
     Hint(VirtAddr),
-    /// At this address, in the place of what is there.
+    /// At this address, replacing its mappings.
     Fixed(VirtAddr),
     /// At this address, or nowhere.
     FixedNoReplace(VirtAddr),
 }
 
-/// When the pages of a new region are mapped.
+/// The time of mapping the pages of a new region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Populate {
-    /// Each at the first access.
+    /// Each at its first access.
     OnDemand,
-    /// All at once, as far as there is memory.
+    /// All at once, as far as memory is available.
     Now,
 }
 
-/// A request for a region: how long, what kind, where.
+/// A request for a region: its length, kind and place.
 ///
 /// ```
 /// use topomem::region::{Kind, MapRequest, Placement};
@@ -50,8 +50,8 @@ pub struct MapRequest {
 }
 
 impl MapRequest {
-    /// Asks for `length` bytes of private memory, rounded up to pages, that is zero at first, may be read
-    /// and written, lies anywhere, and is mapped on demand.
+    /// Requests `length` bytes of private memory, rounded up to pages: zero at first, readable and
+    /// writable, anywhere, and mapped on demand.
     #[must_use]
     pub const fn anonymous(length: u64) -> MapRequest {
         let region = Region::anonymous(Kind::Anonymous, Access::WRITE);
@@ -59,78 +59,87 @@ impl MapRequest {
         MapRequest { length, region, placement, populate, name: None }
     }
 
-    /// Asks for `length` bytes of private memory as [`MapRequest::anonymous`] does, in pages of `size`
-    /// (MAP_HUGETLB). The length is rounded up to such pages; a given address is a multiple of them.
+    /// Requests `length` bytes of private memory like [`MapRequest::anonymous`], in pages of `size`
+    /// (MAP_HUGETLB). The length is rounded up to such pages; a given address must be a multiple of
+    /// them.
     ///
-    /// A first access maps a page of that size, or fails with
-    /// [`FaultError::NoLargePage`](super::FaultError::NoLargePage). A part of a page can be unmapped,
-    /// protected or given up: the page is split, and what is mapped in its other parts later are smaller
-    /// pages.
+    /// A first access maps a page of `size`, or fails with
+    /// [`FaultError::NoLargePage`](super::FaultError::NoLargePage). A part of a page can be
+    /// unmapped, protected or discarded: the page is then split, and its remaining parts are later
+    /// mapped with smaller pages.
+    ///
+    /// ```
+    /// use topomem::PageSize;
+    /// use topomem::region::{Kind, MapRequest};
+    ///
+    /// let request = MapRequest::huge(8 << 20, PageSize::Size2MiB);
+    /// assert_eq!(request.region().kind(), Kind::Huge);
+    /// ```
     #[must_use]
     pub const fn huge(length: u64, size: PageSize) -> MapRequest {
         MapRequest::anonymous(length).kind(Kind::in_pages_of(size))
     }
 
-    /// The same with another access.
+    /// Sets the access.
     #[must_use]
     pub const fn access(self, access: Access) -> MapRequest {
         MapRequest { region: self.region.with_access(access), ..self }
     }
 
-    /// The same of another kind.
+    /// Sets the kind.
     #[must_use]
     pub const fn kind(self, kind: Kind) -> MapRequest {
         MapRequest { region: self.region.with_kind(kind), ..self }
     }
 
-    /// The same at another place.
+    /// Sets the place.
     #[must_use]
     pub const fn placed(self, placement: Placement) -> MapRequest {
         MapRequest { placement, ..self }
     }
 
-    /// The same, mapped on demand or at once.
+    /// Sets the time of mapping: on demand or at once.
     #[must_use]
     pub const fn populate(self, populate: Populate) -> MapRequest {
         MapRequest { populate, ..self }
     }
 
-    /// The same with a name, for people.
+    /// Sets a name, for people.
     #[must_use]
     pub const fn named(self, name: RegionName) -> MapRequest {
         MapRequest { name: Some(name), ..self }
     }
 
-    /// Returns the length asked for, in bytes.
+    /// Returns the requested length, in bytes.
     #[must_use]
     pub const fn length(&self) -> u64 {
         self.length
     }
 
-    /// Returns what the region's pages have in common.
+    /// Returns the attributes of the region's pages.
     #[must_use]
     pub const fn region(&self) -> Region {
         self.region
     }
 
-    /// Returns where the region is to be.
+    /// Returns the place of the region.
     #[must_use]
     pub const fn placement(&self) -> Placement {
         self.placement
     }
 
-    /// Returns what the region is called.
+    /// Returns the name of the region.
     #[must_use]
     pub const fn name(&self) -> Option<RegionName> {
         self.name
     }
 
-    /// Returns the record that the region needs, if any.
+    /// Returns the record of the region, if needed.
     pub(crate) fn record<P: Machine>(&self) -> Option<Record<P>> {
         self.name.map(|name| Record { name: Some(name), ..Record::PLAIN })
     }
 
-    /// Returns when its pages are mapped.
+    /// Returns the time of mapping the pages.
     #[must_use]
     pub const fn population(&self) -> Populate {
         self.populate

@@ -1,4 +1,4 @@
-//! Stacks that grow downwards.
+//! Stacks growing downwards.
 
 use core::ops::ControlFlow;
 
@@ -12,17 +12,17 @@ use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Access, Found, Pages};
 
-/// How many pages below a stack no region that permits an access may come to lie by its growth: those of
-/// Linux, 1 MiB.
+/// Number of pages between a growing stack and an accessible region below, as in Linux: 1 MiB.
 const GUARD_GAP: u64 = 256;
 
-/// How many pages a stack has at most unless [`AddressSpace::set_stack_limit`] says otherwise: 8 MiB.
+/// Default of the greatest number of pages of a stack, set by [`AddressSpace::set_stack_limit`]: 8
+/// MiB.
 pub(crate) const DEFAULT_STACK_LIMIT: u64 = 2048;
 
-/// The stack that has grown last: from which page on, and up to which. A stack grows page by page, and
-/// would be gone through at each of them otherwise.
+/// The first and the last page of the most recently grown stack. A stack grows page by page, and
+/// would otherwise be searched through at each of them.
 ///
-/// A hint: if a part of the stack is unmapped meanwhile, the stack is taken for longer than it is.
+/// A hint: if a part of the stack is unmapped meanwhile, the stack counts as longer than it is.
 #[derive(Debug)]
 pub(crate) struct GrownStack {
     first: AtomicU64,
@@ -34,15 +34,16 @@ impl GrownStack {
         GrownStack { first: AtomicU64::new(0), end: AtomicU64::new(0) }
     }
 
-    // Relaxed: a hint. If two contexts let stacks grow at once, one's first page may come with the other's
-    // end: the stack is then taken for longer, or for no stack that is known.
+    // Relaxed: a hint. If two contexts let stacks grow at once, the first page of one may be
+    // combined with the other's end: the stack then counts as longer, or as unknown.
 
     fn set(&self, first: u64, end: u64) {
         self.first.store(first, Ordering::Relaxed);
         self.end.store(end, Ordering::Relaxed);
     }
 
-    /// Returns how many pages the stack has that begins at `first`, if it is the one that has grown last.
+    /// Returns the number of pages of the stack beginning at `first`, if it is the most recently
+    /// grown.
     fn pages_from(&self, first: u64) -> Option<u64> {
         if self.first.load(Ordering::Relaxed) != first {
             return None;
@@ -51,48 +52,58 @@ impl GrownStack {
     }
 }
 
-/// What lies above a page.
+/// The neighbour above a page.
 enum Above {
-    /// Nothing, as far as was looked.
+    /// None, as far as searched.
     Nothing,
-    /// The page, of a stack, and how many pages the stack has from there on.
+    /// The page, of a stack, and the stack's number of pages from the page on.
     Stack { first: u64, pages: u64, region: Region },
     /// Another region.
     Other,
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Sets how many bytes a stack has at most, rounded down to pages. A stack that is longer by now does
-    /// not grow.
+    /// Sets the greatest number of bytes of a stack, rounded down to pages. A longer stack does not
+    /// grow.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// space.set_stack_limit(64 << 20);
+    /// assert_eq!(space.stack_limit(), 64 << 20);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_stack_limit(&self, bytes: u64) {
         // Relaxed: a number.
         self.core().stack_limit.store(bytes >> 12, Ordering::Relaxed);
     }
 
-    /// Returns how many bytes a stack has at most.
+    /// Returns the greatest number of bytes of a stack.
     pub fn stack_limit(&self) -> u64 {
         // Relaxed: a number.
         self.core().stack_limit.load(Ordering::Relaxed) << 12
     }
 
-    /// Lets the stack above `page`, which belongs to no region, grow down to it. Says whether `page` may
-    /// belong to a region now: then it is to be looked at again.
+    /// Lets the stack above `page`, which belongs to no region, grow down to `page`. Returns
+    /// whether `page` may belong to a region now, and has to be looked at again.
     ///
-    /// It does not grow beyond its limit, nor to within a guard gap above a region that permits an access.
+    /// A stack does not grow beyond its limit, or into the guard gap above an accessible region.
     ///
     /// # Errors
     ///
-    /// [`FaultError::OutOfFrames`]: no frame for page tables.
+    /// Returns [`FaultError::OutOfFrames`] if no frame for page tables is left.
     pub(super) fn grow_stack(&self, pin: &CpuPin, page: u64) -> Result<bool, FaultError> {
         let limit = self.core().stack_limit.load(Ordering::Relaxed);
         let Above::Stack { first, pages, region } = self.above(pin, page, limit) else {
             return Ok(false);
         };
         if pages + (first - page) > limit || !self.has_gap_below(pin, page) {
-            // What stands in the way may be the same stack: another CPU has let it grow past the page.
+            // The obstacle may be the same stack: another CPU has let it grow past the page.
             return Ok(self.is_taken(pin, page));
         }
-        // The lowest page may be a guard, the new ones are not.
+        // The lowest page may be a guard; the new pages are not.
         let region = region.with_guard(Guard::None);
         match self.take_more(pin, Pages { first: page, last: first - 1 }, region, first) {
             Ok(()) => {
@@ -100,12 +111,12 @@ impl<P: Machine> AddressSpace<P> {
                 Ok(true)
             }
             Err(Unextended::OutOfFrames(error)) => Err(FaultError::OutOfFrames(error)),
-            // Another CPU was faster; it may have let the same stack grow.
+            // Another CPU was faster, and may have let the same stack grow.
             Err(Unextended::Changed | Unextended::Occupied) => Ok(true),
         }
     }
 
-    /// Looks for a stack in `limit` pages above `page`.
+    /// Searches a stack in `limit` pages above `page`.
     fn above(&self, pin: &CpuPin, page: u64, limit: u64) -> Above {
         let core = self.core();
         let last = page.saturating_add(limit).min(core.bounds.last);
@@ -143,7 +154,7 @@ impl<P: Machine> AddressSpace<P> {
         above
     }
 
-    /// Does `page` belong to a region, or is it mapped?
+    /// Returns whether `page` belongs to a region, or is mapped.
     fn is_taken(&self, pin: &CpuPin, page: u64) -> bool {
         let core = self.core();
         let mut taken = false;
@@ -155,7 +166,7 @@ impl<P: Machine> AddressSpace<P> {
         taken
     }
 
-    /// Does no page of the guard gap below `page` permit an access?
+    /// Returns whether no page of the guard gap below `page` is accessible.
     fn has_gap_below(&self, pin: &CpuPin, page: u64) -> bool {
         let core = self.core();
         let first = page.saturating_sub(GUARD_GAP).max(core.bounds.first);

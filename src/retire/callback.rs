@@ -1,37 +1,45 @@
-//! Functions to be called when something has retired.
+//! Functions to call after frames have retired.
 
 use core::fmt;
 use core::ptr;
 
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-/// Tells a kernel without an executor that a change of mappings is complete: every CPU has dropped
-/// the old translations, and what the change retired is free.
+/// A completion callback for kernels without an executor. Tells the kernel of a complete change of
+/// mappings: every CPU has dropped the old translations, and the retired frames are free.
 ///
-/// Given to [`Unmapping::detach_then`](crate::Unmapping::detach_then), it is called once, by
-/// [`MemoryService::tend`](crate::MemoryService::tend) on the CPU that tends, with no lock held.
-/// From then on, and in the call already, it can be given again. No allocation is made for it.
+/// [`Unmapping::detach_then`](crate::Unmapping::detach_then) takes the callback.
+/// [`MemoryService::tend`](crate::MemoryService::tend) calls it once, with no lock held. From the
+/// beginning of the call on, the callback can be used again. A callback needs no allocation.
 ///
 /// ```
 /// use topomem::address_space::Callback;
 ///
 /// fn reuse(buffer: usize) {
-///     println!("buffer {buffer} is nobody's any more");
+///     println!("buffer {buffer} is free");
 /// }
 ///
 /// static BUFFER_7: Callback = Callback::new(reuse, 7);
+/// assert!(!BUFFER_7.is_pending());
 /// ```
 pub struct Callback {
     function: fn(usize),
     argument: usize,
-    /// Is it in a list?
+    /// Whether the callback is in a list.
     pending: AtomicBool,
-    /// The next of that list; written and read by who owns the list.
+    /// The next callback of the list. Read and written by the list's owner.
     next: AtomicPtr<Callback>,
 }
 
 impl Callback {
-    /// Calls `function` with `argument`, which tells several callbacks with one function apart.
+    /// Returns a callback to call `function` with `argument`. The argument distinguishes callbacks
+    /// with the same function.
+    ///
+    /// ```
+    /// use topomem::address_space::Callback;
+    ///
+    /// static DONE: Callback = Callback::new(|number| println!("request {number} is complete"), 1);
+    /// ```
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(function: fn(usize), argument: usize) -> Callback {
@@ -43,16 +51,16 @@ impl Callback {
         }
     }
 
-    /// Has it been given, and not yet been called?
+    /// Returns whether the callback was passed on and not called yet.
     #[must_use]
     pub fn is_pending(&self) -> bool {
         // Acquire pairs with the Release in `call`.
         self.pending.load(Ordering::Acquire)
     }
 
-    /// Makes it the caller's, unless it is in use.
+    /// Claims the callback for the caller, unless it is in use.
     fn claim(&self) -> bool {
-        // Acquire as in `is_pending`: the last list's use of `next` happened before.
+        // Acquire, as in `is_pending`: the last list's use of `next` happened before.
         !self.pending.swap(true, Ordering::Acquire)
     }
 
@@ -80,7 +88,7 @@ pub(crate) struct Callbacks {
 impl Callbacks {
     pub const NONE: Callbacks = Callbacks { first: None };
 
-    /// The list of that one; `None` where it is in a list already.
+    /// Returns a list of `callback`, or `None` if the callback is in a list already.
     pub fn of(callback: &'static Callback) -> Option<Callbacks> {
         let mut list = Callbacks::NONE;
         callback.claim().then(|| {
@@ -102,8 +110,8 @@ impl Callbacks {
 
     fn push(&mut self, callback: &'static Callback) {
         let next = self.first.map_or(ptr::null_mut(), |next| ptr::from_ref(next).cast_mut());
-        // Relaxed: a list has one owner at a time, and goes to the next through a lock or the
-        // Release of `Due::add`.
+        // Relaxed: a list has a single owner at a time, and passes to the next through a lock or
+        // the Release of `Due::add`.
         callback.next.store(next, Ordering::Relaxed);
         self.first = Some(callback);
     }
@@ -116,7 +124,7 @@ impl Callbacks {
     }
 }
 
-/// Callbacks whose time has come, until somebody may call them: of one service.
+/// The callbacks due in a service, until a context may call them.
 pub(crate) struct Due {
     first: AtomicPtr<Callback>,
 }
@@ -134,8 +142,8 @@ impl Due {
             let mut first = self.first.load(Ordering::Relaxed);
             loop {
                 callback.next.store(first, Ordering::Relaxed);
-                // Release pairs with the Acquire in `call`: the link is seen. Nobody takes a part
-                // of the list, so a first one that is the same as before has the same next.
+                // Release pairs with the Acquire in `call`: the link is visible. No context takes a
+                // part of the list, so an unchanged first callback has an unchanged next callback.
                 match self.first.compare_exchange_weak(first, new, Ordering::Release, Ordering::Relaxed) {
                     Ok(_) => break,
                     Err(now) => first = now,
@@ -144,12 +152,12 @@ impl Due {
         }
     }
 
-    /// Is there none? Relaxed: a hint.
+    /// Returns whether no callback is due. Relaxed: a hint.
     pub fn is_empty(&self) -> bool {
         self.first.load(Ordering::Relaxed).is_null()
     }
 
-    /// Calls them.
+    /// Calls all due callbacks.
     pub fn call(&self) {
         if self.is_empty() {
             return;

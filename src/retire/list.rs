@@ -1,4 +1,4 @@
-//! What waits for its invalidation with nobody waiting for it.
+//! Retired frames with a pending invalidation and no waiting context.
 
 use topomem_numa::frames::Frames;
 use topomem_percpu::Platform;
@@ -6,17 +6,17 @@ use topomem_shootdown::Request;
 
 use super::{Callbacks, Retired};
 
-/// How many batches are kept apart.
+/// Number of batches kept separately.
 const BATCHES: usize = 16;
 
-/// What waits for one invalidation.
+/// Frames and callbacks waiting for a common invalidation.
 pub(crate) struct Parked {
-    /// `None`: nothing to wait for but software walks.
+    /// The invalidation. `None` if only software walks have to end.
     pub request: Option<Request>,
     pub retired: Retired,
-    /// Called when all of it is free.
+    /// Callbacks to call after everything is freed.
     pub callbacks: Callbacks,
-    /// How many groups of unlinked empty tables it holds.
+    /// Number of groups of unlinked empty tables in the batch.
     pub unlinked: u32,
 }
 
@@ -40,14 +40,14 @@ impl Parked {
     }
 }
 
-/// One address space's retired batches, oldest first, of a bounded number.
+/// An address space's retired batches, oldest first, of a bounded number.
 ///
-/// Where a batch finds no room, the second and the third oldest become one. The oldest is joined by
-/// nothing: it waits for a request that does not change, so it goes, and the next is the oldest. Were
-/// batches to join one that all others may join, too, it would wait for ever newer requests, and for
-/// ever where the CPUs always have one left to answer.
+/// If a new batch finds no room, the second and the third oldest are merged. No batch joins the
+/// oldest: its request stays unchanged and therefore completes, and the next batch becomes the
+/// oldest. A batch joined by all later batches would wait for ever newer requests, and for ever if
+/// some CPU always has one left to answer.
 pub(crate) struct RetireList {
-    /// The first `len` are there.
+    /// The first `len` are present.
     batches: [Option<Parked>; BATCHES],
     len: usize,
 }
@@ -61,7 +61,7 @@ impl RetireList {
         self.len == 0
     }
 
-    /// How many 4 KiB frames wait.
+    /// Returns the number of waiting 4 KiB frames.
     pub fn frame_count<P: Platform>(&self, frames: &Frames<P>) -> u64 {
         self.batches.iter().flatten().map(|parked| parked.retired.frame_count(frames)).sum()
     }
@@ -81,7 +81,7 @@ impl RetireList {
         self.len += 1;
     }
 
-    /// Keeps the rest of a batch whose request is done: the next to be taken out.
+    /// Keeps the rest of a batch whose request is done, as the next batch to take out.
     pub fn put_back<P: Platform>(&mut self, frames: &Frames<P>, rest: Parked) {
         if self.len == BATCHES {
             // Its place was taken meanwhile.
@@ -92,7 +92,7 @@ impl RetireList {
         self.batches[..self.len].rotate_right(1);
     }
 
-    /// Takes out one batch whose request is done.
+    /// Takes out a batch whose request is done.
     pub fn take_done(&mut self, is_done: impl Fn(Request) -> bool) -> Option<Parked> {
         let ready = self.batches.iter().flatten().position(|parked| parked.request.is_none_or(&is_done))?;
         self.remove(ready)

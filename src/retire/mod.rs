@@ -1,12 +1,12 @@
 //! Frames and tables on their way back to the allocator.
 //!
-//! What an unmap takes out of a page table stays allocated until no TLB and no page walk can
-//! reach it. Until then it hangs on chains through the per-frame table, so nothing is allocated
-//! and no byte of a frame is written that a stale translation may still show to somebody.
+//! Frames and tables removed from a page table stay allocated until no TLB and no page walk can
+//! reach them. Until then they hang on chains through the per-frame table: nothing is allocated,
+//! and no byte of a frame still visible through a stale translation is written.
 //!
-//! Shares of frames with several holders are dropped at the same time, and not before: as long as a
-//! stale translation may show such a frame, another space must not take itself for its sole holder. One
-//! frame may be on its way out of several spaces at once, so shares are listed in pages of their own.
+//! Shares of frames with several holders are dropped at the same time, and not before. As long as a
+//! stale translation may show a shared frame, no other space may consider itself the only holder. A
+//! frame may be leaving several spaces at once; shares are therefore listed in pages of their own.
 
 mod callback;
 mod list;
@@ -35,7 +35,7 @@ pub(crate) struct Retired {
     pub shares: Gather,
 }
 
-/// How many frames of a run are freed before the budget is looked at again.
+/// Number of frames of a run freed between checks of the budget.
 const PART: u64 = 512;
 
 impl Retired {
@@ -51,17 +51,18 @@ impl Retired {
         (self.tables.len() | self.frames.len() | self.runs.len() == 0) && self.shares.is_empty()
     }
 
-    /// How many 4 KiB frames it holds, alone or with others.
+    /// Returns the number of 4 KiB frames, owned and shared.
     pub fn frame_count<M: TableMemory>(&self, memory: &M) -> u64 {
         self.owned_count() + self.shares.frames(memory)
     }
 
-    /// How many 4 KiB frames it holds alone.
+    /// Returns the number of owned 4 KiB frames.
     fn owned_count(&self) -> u64 {
         self.tables.len() + self.frames.len() + self.runs.len() * Order::HUGE.frames()
     }
 
-    /// Adds the frames that a leaf of `level` owned: a leaf of 1 GiB, by promotion, runs of 2 MiB.
+    /// Adds the frames owned by a leaf of `level`. A leaf of 1 GiB, made by promotion, owned runs
+    /// of 2 MiB.
     #[inline]
     pub fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame, level: Level) {
         if level == Level::PAGE {
@@ -82,13 +83,12 @@ impl Retired {
         self.runs.append(frames, other.runs);
     }
 
-    /// Frees everything, but for tables that a software walk may still read.
+    /// Frees everything, except tables a software walk may still read.
     ///
     /// # Safety
     ///
-    /// No TLB holds a translation to the frames, and no CPU's page walker reads the tables: the
-    /// invalidation that named them is done, or the space was idle since before they were taken
-    /// out.
+    /// No TLB holds a translation to the frames, and no CPU's page walker reads the tables: their
+    /// invalidation is done, or the space was idle since before they were removed.
     #[inline]
     pub unsafe fn free<P: Platform>(&mut self, frames: &Frames<P>, walks: &Walks, pin: &CpuPin) {
         while let Some((first, count)) = self.frames.pop_run(frames) {
@@ -101,8 +101,8 @@ impl Retired {
         }
     }
 
-    /// Frees what most changes do not retire: what is no frame of 4 KiB that a leaf owned. Apart, so that
-    /// the usual case is part of its callers.
+    /// Frees everything except the 4 KiB frames owned by leaves, which are the usual case. Not
+    /// inlined, so the usual case is inlined into its callers.
     ///
     /// # Safety
     ///
@@ -118,14 +118,15 @@ impl Retired {
         unsafe { drop_shares(&mut self.shares, frames, pin, &mut Budget::unlimited()) };
         if !self.tables.is_empty() && walks.wait_for_others(pin, || frames.platform().relax()) {
             while let Some((first, count)) = self.tables.pop_run(frames) {
-                // SAFETY: the caller's promise, and no software walk that could have seen one
-                // linked is under way.
+                // SAFETY: the caller's promise, and no software walk able to see a linked table is
+                // under way.
                 unsafe { frame_memory::release_tables(frames, pin, first, count) };
             }
         }
     }
 
-    /// The same, as far as `budget` goes. Returns how many 4 KiB frames are free.
+    /// Frees everything like [`Retired::free`], as far as `budget` allows. Returns the number of 4
+    /// KiB frames freed.
     ///
     /// # Safety
     ///
@@ -170,12 +171,12 @@ impl Retired {
     }
 }
 
-/// Drops shares as far as `budget` goes, and frees what had no other holder, and emptied gather pages.
-/// Returns how many 4 KiB frames are free.
+/// Drops shares as far as `budget` allows, and frees frames without further holders, and emptied
+/// gather pages. Returns the number of 4 KiB frames freed.
 ///
 /// # Safety
 ///
-/// No TLB holds a translation that the shares' leaves made.
+/// No TLB holds a translation made by the shares' leaves.
 #[cold]
 pub(crate) unsafe fn drop_shares<P: Platform>(
     shares: &mut Gather,
@@ -198,7 +199,7 @@ pub(crate) unsafe fn drop_shares<P: Platform>(
     }
     freed += spent.len();
     while let Some((first, count)) = spent.pop_run(frames) {
-        // SAFETY: gather pages are nobody else's.
+        // SAFETY: gather pages are owned by the list alone.
         unsafe { frame_memory::release_tables(frames, pin, first, count) };
     }
     freed

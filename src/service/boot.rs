@@ -1,4 +1,4 @@
-//! Boot, step by step: each step's value is what the next one needs.
+//! Boot, step by step: each step consumes the value of the step before.
 
 use core::fmt;
 
@@ -16,59 +16,71 @@ use crate::heap::KernelHeap;
 use crate::page_table::{ENTRIES, Format, PageTable, Pages, Reserve, RootEntries};
 use crate::region::SpaceLayout;
 
-/// The first step: nothing is known yet.
+/// The first step, before discovery.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, _| {
+/// use topomem::BootError;
+///
+/// // `Sim::boot_service` has booted the service: a second boot is refused.
+/// assert!(matches!(service.boot(), Err(BootError::AlreadyBooted)));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[must_use = "boot has only begun"]
 #[derive(Debug)]
 pub struct Boot<P: Machine> {
     service: &'static MemoryService<P>,
 }
 
-/// The topology is known; there are no frames yet.
+/// The second step: the topology is known, without frames yet.
 #[must_use = "boot has only begun"]
 #[derive(Debug)]
 pub struct Discovered<P: Machine> {
     service: &'static MemoryService<P>,
 }
 
-/// The allocator works, with the boot CPU's magazines in front.
+/// The third step: the allocator works, with the boot CPU's magazines in front.
 #[must_use = "boot is not complete"]
 #[derive(Debug)]
 pub struct WithFrames<P: Machine> {
     service: &'static MemoryService<P>,
 }
 
-/// The heap works.
+/// The fourth step: the heap works, or the kernel has none.
 #[must_use = "boot is not complete"]
 #[derive(Debug)]
 pub struct WithHeap<P: Machine> {
     service: &'static MemoryService<P>,
 }
 
-/// Where the kernel's address space lies.
+/// The position of the kernel's address space.
 #[derive(Debug, Clone, Copy)]
 pub struct KernelLayout {
-    /// What the service may map in the kernel's half: whole root entries (512 GiB with 4
-    /// levels) that nothing else uses. Each costs a table at boot, since all spaces share it.
+    /// The addresses mapped by the service in the kernel's half: whole root entries (512 GiB with 4
+    /// levels) without another user. Each costs a table at boot, since all spaces share it.
     pub window: PageRange,
-    /// The root that the kernel booted with, whose upper half (image, direct map) all spaces
-    /// take over as it is; `None` where the window is all there is.
+    /// The root the kernel booted with, whose upper half (image, direct map) all spaces take over
+    /// unchanged. `None` if only the window is mapped.
     pub inherit: Option<PhysFrame>,
 }
 
-/// Why boot did not get further.
+/// The reason why boot failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootError<E> {
-    /// It has begun before.
+    /// Boot has begun before.
     AlreadyBooted,
     /// The frame allocator could not be built.
     Frames(InitError<E>),
     /// Page tables need the per-frame table: [`PerFrameTable::Present`].
     NoPerFrameTable,
-    /// More than 8 TiB of memory in all, wherever it is: the per-frame links number no more.
+    /// The machine has more than 8 TiB of memory in all, at any addresses: the per-frame links
+    /// number no more.
     TooMuchMemory,
     /// The boot CPU did not come online.
     Cpu(OnlineError),
-    /// The kernel's window is not in the upper half, or not made of whole root entries.
+    /// The kernel's window is not in the upper half, or does not consist of whole root entries.
     MisplacedWindow(PageRange),
     /// The inherited root uses an entry of the window.
     WindowInUse(PageRange),
@@ -95,7 +107,7 @@ impl<E: fmt::Display> fmt::Display for BootError<E> {
 
 impl<E: fmt::Debug + fmt::Display> core::error::Error for BootError<E> {}
 
-/// Errors that carry nothing of a ground's.
+/// Errors without a boot memory's own errors.
 type PlainError = BootError<core::convert::Infallible>;
 
 impl<P: Machine> MemoryService<P> {
@@ -103,9 +115,9 @@ impl<P: Machine> MemoryService<P> {
     ///
     /// # Errors
     ///
-    /// [`BootError::AlreadyBooted`].
+    /// Returns [`BootError::AlreadyBooted`] if boot has begun before.
     pub fn boot(&'static self) -> Result<Boot<P>, PlainError> {
-        // AcqRel: whoever gets the token is alone with the topology.
+        // AcqRel: the holder of the token has exclusive use of the topology.
         let begun =
             self.stage.compare_exchange(stage::NONE, stage::BOOTING, Ordering::AcqRel, Ordering::Relaxed);
         begun.map(|_| Boot { service: self }).map_err(|_| BootError::AlreadyBooted)
@@ -118,8 +130,9 @@ impl<P: Machine> MemoryService<P> {
 }
 
 impl<P: Machine> Boot<P> {
-    /// Learns nodes, CPUs and distances from firmware's tables; one node where they say
-    /// nothing. `boot` is the APIC id of the executing CPU.
+    /// Discovers nodes, CPUs and distances from firmware's tables, or a single node without tables.
+    /// `boot` is the APIC id of the executing CPU. Errors in the tables are passed to
+    /// `diagnostics`.
     pub fn discover(
         self,
         tables: &FirmwareTables<'_>,
@@ -129,9 +142,10 @@ impl<P: Machine> Boot<P> {
         self.describe(|topology| topology.discover(tables, boot, diagnostics))
     }
 
-    /// Has `fill` describe the machine: for firmware without such tables.
+    /// Lets `fill` describe the machine: for firmware without such tables.
     pub fn describe(self, fill: impl FnOnce(&mut Topology)) -> Discovered<P> {
-        // SAFETY: `self` is the only boot token, and nobody reads before the stage is reached.
+        // SAFETY: `self` is the only boot token, and no context reads the topology before the stage
+        // is reached.
         fill(unsafe { &mut *self.service.topology.get() });
         self.service.advance(stage::TOPOLOGY);
         Discovered { service: self.service }
@@ -139,9 +153,9 @@ impl<P: Machine> Boot<P> {
 }
 
 impl<P: Machine> Discovered<P> {
-    /// The topology, for a boot allocator over it.
+    /// Returns the topology, for a boot allocator over it.
     pub fn topology(&self) -> &'static Topology {
-        // SAFETY: it is complete, and nobody writes it any more.
+        // SAFETY: the topology is complete, and never written again.
         unsafe { &*self.service.topology.get() }
     }
 
@@ -149,7 +163,10 @@ impl<P: Machine> Discovered<P> {
     ///
     /// # Errors
     ///
-    /// [`BootError`].
+    /// - [`BootError::NoPerFrameTable`] if `config` leaves out the per-frame table.
+    /// - [`BootError::Frames`] if the frame allocator cannot be built.
+    /// - [`BootError::TooMuchMemory`] if the machine has more than 8 TiB of memory.
+    /// - [`BootError::Cpu`] if the boot CPU does not come online.
     pub fn frames<G: Ground>(
         self,
         pin: &CpuPin,
@@ -172,11 +189,11 @@ impl<P: Machine> Discovered<P> {
 }
 
 impl<P: Machine> WithFrames<P> {
-    /// Feeds the heap, and gives the boot CPU its magazines of objects.
+    /// Connects the heap, and gives the boot CPU its magazines of objects.
     ///
     /// # Errors
     ///
-    /// [`BootError::Cpu`].
+    /// Returns [`BootError::Cpu`] if no memory for the boot CPU's magazines is left.
     pub fn heap(self, pin: &CpuPin, heap: &'static KernelHeap<P>) -> Result<WithHeap<P>, PlainError> {
         heap.heap().cpu_online(pin).map_err(|_| BootError::Cpu(OnlineError::OutOfMemory))?;
         // Release pairs with the Acquire in `MemoryService::heap`.
@@ -184,24 +201,28 @@ impl<P: Machine> WithFrames<P> {
         Ok(WithHeap { service: self.service })
     }
 
-    /// Goes on without a heap.
+    /// Continues without a heap.
     pub fn no_heap(self) -> WithHeap<P> {
         WithHeap { service: self.service }
     }
 }
 
 impl<P: Machine> WithHeap<P> {
-    /// Builds the kernel's page tables, loads them, and brings the boot CPU online for
-    /// shootdowns. Boot is complete: other CPUs may come online.
+    /// Builds the kernel's page tables, loads them, and brings the boot CPU online for shootdowns.
+    /// Boot is then complete: further CPUs may come online.
     ///
     /// # Safety
     ///
-    /// `layout.inherit` is the root of page tables of this format that stay as they are, and
-    /// map whatever the kernel uses; nothing outside the service changes its window.
+    /// `layout.inherit` is the root of page tables of this format. They stay unchanged, and map
+    /// everything the kernel uses. Nothing outside the service changes its window.
     ///
     /// # Errors
     ///
-    /// [`BootError`].
+    /// - [`BootError::MisplacedWindow`] if the window is not in the upper half, or does not consist
+    ///   of whole root entries.
+    /// - [`BootError::WindowInUse`] if the inherited root uses an entry of the window.
+    /// - [`BootError::OutOfFrames`] if no frame is left.
+    /// - [`BootError::Cpu`] if the boot CPU does not come online.
     pub unsafe fn kernel_space(
         self,
         pin: &CpuPin,
@@ -215,7 +236,7 @@ impl<P: Machine> WithHeap<P> {
         }
         let table = PageTable::new(frames, pin, RootEntries::Shared).map_err(BootError::OutOfFrames)?;
         if let Some(root) = layout.inherit {
-            // SAFETY: the table is new; the caller's promise for the inherited one.
+            // SAFETY: the table is new; the caller's promise for the inherited root.
             unsafe { table.share_from(frames, root, ENTRIES / 2) };
         }
         if !table.root_entries_vacant(frames, window) {
@@ -239,8 +260,8 @@ impl<P: Machine> WithHeap<P> {
 }
 
 fn whole_upper_entries<F: Format>(window: Pages) -> bool {
-    // The upper half begins with its first canonical address: the bits above the root's say nothing to
-    // the hardware, which would find the window at another address.
+    // The upper half begins with its first canonical address. The hardware ignores the bits above
+    // the root's, and would find a lower window at another address.
     let upper = (window.first << 12) as i64 >> (F::ROOT.address_bits() - 1) == -1;
     upper && window.fill_entries(F::ROOT)
 }

@@ -1,4 +1,4 @@
-//! CPUs come and go.
+//! CPUs come online and go offline.
 
 use core::fmt;
 
@@ -7,16 +7,16 @@ use topomem_percpu::{CpuPin, Unavailable};
 use super::{MemoryService, stage};
 use crate::Machine;
 
-/// Why a CPU did not come online.
+/// The reason why a CPU did not come online.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnlineError {
     /// Boot is not complete.
     NotBooted,
-    /// The frame allocator refused it.
+    /// The frame allocator refused the CPU.
     Frames(topomem_numa::frames::OnlineError),
-    /// No memory for its area.
+    /// No memory for the CPU's area.
     OutOfMemory,
-    /// The shootdown queue refused it.
+    /// The shootdown queue refused the CPU.
     Shootdown(topomem_shootdown::OnlineError),
 }
 
@@ -33,12 +33,12 @@ impl fmt::Display for OnlineError {
 
 impl core::error::Error for OnlineError {}
 
-/// Why a CPU did not go offline.
+/// The reason why a CPU did not go offline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OfflineError {
-    /// The heap refused it: the CPU never was online, or is inside the heap.
+    /// The heap refused: the CPU never was online, or is inside the heap.
     Heap(Unavailable),
-    /// The shootdown queue refused it.
+    /// The shootdown queue refused the CPU.
     Shootdown(topomem_shootdown::OfflineError),
 }
 
@@ -55,16 +55,20 @@ impl core::error::Error for OfflineError {}
 
 impl<P: Machine> MemoryService<P> {
     /// Brings the pinned CPU, not the boot CPU, online: its magazines, its objects, the kernel's
-    /// page tables, a full flush; only then do others count on its answers.
+    /// page tables, a full flush. Only then do remote CPUs rely on the CPU's answers.
     ///
     /// # Safety
     ///
-    /// The CPU runs on page tables that map what the kernel's do, it can be interrupted or
-    /// polls, and nobody else brings it up.
+    /// The CPU runs on page tables with the kernel's mappings. It can be interrupted or polls, and
+    /// no other context brings it up.
     ///
     /// # Errors
     ///
-    /// [`OnlineError`]; the CPU is as before.
+    /// The CPU is as before on an error:
+    ///
+    /// - [`OnlineError::NotBooted`] if boot is not complete.
+    /// - [`OnlineError::Frames`] or [`OnlineError::Shootdown`] if the CPU is online already.
+    /// - [`OnlineError::OutOfMemory`] if no memory for the CPU's area is left.
     pub unsafe fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
         let kernel = self.kernel_core().filter(|_| self.reached(stage::READY));
         let kernel = kernel.ok_or(OnlineError::NotBooted)?;
@@ -77,24 +81,27 @@ impl<P: Machine> MemoryService<P> {
             return Err(OnlineError::OutOfMemory);
         }
         self.platform.load_root(kernel.table.root());
-        // Whether wakers are due is asked again when the CPU looks for something to do.
+        // The CPU asks again for due wakers when it looks for work.
         self.shootdown.cpu_online(pin).map(drop).map_err(OnlineError::Shootdown)
     }
 
-    /// Takes the pinned CPU offline: its cached objects and frames go back, and nobody waits for
-    /// it any more.
+    /// Takes the pinned CPU offline: its cached objects and frames return to the allocators, and no
+    /// context waits for the CPU any more.
     ///
     /// # Safety
     ///
-    /// Until it comes online again, the CPU touches no address that the service maps. Nor does its
-    /// page walker ahead of it, which nobody tells of freed tables any more: the CPU is halted, or
-    /// has loaded a root that does not lead to the service's window.
+    /// Until the CPU comes online again, it touches no address mapped by the service, and its page
+    /// walker does not run ahead to one, since the CPU is not told of freed tables any more. The
+    /// CPU is halted, or has loaded a root without the service's window.
     ///
     /// # Errors
     ///
-    /// [`OfflineError`]; the CPU is as before.
+    /// The CPU is as before on an error:
+    ///
+    /// - [`OfflineError::Heap`] if the CPU never was online in the heap, or is inside the heap.
+    /// - [`OfflineError::Shootdown`] if the CPU is offline, or an address space is active on it.
     pub unsafe fn cpu_offline(&self, pin: &CpuPin) -> Result<(), OfflineError> {
-        // What can refuse comes before what changes something.
+        // Refusals come before changes.
         self.shootdown.check_offline(pin).map_err(OfflineError::Shootdown)?;
         if let Some(heap) = self.heap() {
             heap.heap().cpu_offline(pin).map_err(OfflineError::Heap)?;
@@ -102,7 +109,7 @@ impl<P: Machine> MemoryService<P> {
         self.frames.cpu_offline(pin);
         // SAFETY: the caller's promise.
         unsafe { self.shootdown.cpu_offline(pin) }.map_err(OfflineError::Shootdown)?;
-        // This CPU's task may have been woken, and runs no more: another does its work.
+        // The CPU's task may have been woken, and runs no more: another task does the work.
         self.task_wakers.note_any();
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The memory of the machine and of its nodes, as people read it.
+//! The memory of the machine and of its nodes, for people.
 
 use core::fmt;
 
@@ -11,26 +11,45 @@ use crate::Machine;
 /// The memory of the machine, in the form of `/proc/meminfo`.
 pub struct MemInfo<'a, P: Machine>(&'a MemoryService<P>);
 
-/// How often nodes served requests, in the form of `numastat`: a column for each node.
+/// Counts of requests served by nodes, in the form of `numastat`: a column for each node.
 pub struct NumaStat<'a, P: Machine>(&'a MemoryService<P>);
 
 impl<P: Machine> MemoryService<P> {
-    /// Returns the machine's memory for people, in the form of `/proc/meminfo`: how much the allocator manages,
-    /// how much is free, in use and out of circulation. The figures are those of
-    /// [`Frames::stats`](topomem_numa::frames::Frames::stats), read when it is written.
+    /// Returns the machine's memory for people, in the form of `/proc/meminfo`: memory managed by
+    /// the allocator, free, in use and out of circulation. The figures are taken from
+    /// [`Frames::stats`](topomem_numa::frames::Frames::stats) when the value is written.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, _| {
+    /// println!("{}", service.meminfo());
+    /// # assert!(service.meminfo().to_string().contains("MemTotal"));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn meminfo(&self) -> MemInfo<'_, P> {
         MemInfo(self)
     }
 
-    /// Returns how often nodes served requests, for people, in the form of `numastat`. The figures are those of
-    /// [`Frames::stats`](topomem_numa::frames::Frames::stats), read when it is written.
+    /// Returns counts of requests served by nodes, for people, in the form of `numastat`. The
+    /// figures are taken from [`Frames::stats`](topomem_numa::frames::Frames::stats) when the value
+    /// is written.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, _| {
+    /// println!("{}", service.numastat());
+    /// # assert!(service.numastat().to_string().contains("numa_hit"));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn numastat(&self) -> NumaStat<'_, P> {
         NumaStat(self)
     }
 
-    /// Calls `look` with the figures of each node that has memory.
+    /// Calls `look` with the figures of each node with memory.
     fn for_each_node(&self, mut look: impl FnMut(NodeId, NodeStats) -> fmt::Result) -> fmt::Result {
         let nodes = self.topology().into_iter().flat_map(topomem_numa::Topology::nodes);
         for node in nodes {

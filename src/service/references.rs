@@ -1,50 +1,53 @@
-//! A frame's reference word in the per-frame table: who holds the frame, and how it is freed.
+//! A frame's reference word in the per-frame table: the holders of the frame, and the way to free
+//! it.
 //!
 //! | bits | meaning |
 //! |---|---|
-//! | 31 | [`PART`]: the frame is a part of a 2 MiB run that was split, and is freed with the run's last part |
-//! | 30 | [`JOINED`], of a run's first frame: the run was allocated in frames, and is freed so |
-//! | 10 to 29 | *shares*: how many holders there are beyond the first |
-//! | 0 to 9 | of a split run's first frame: how many parts are in use; or [`RUN`] |
+//! | 31 | [`PART`]: the frame is a part of a split 2 MiB run, and is freed with the run's last part |
+//! | 30 | [`JOINED`], in a run's first frame: the run was allocated in frames, and is freed in frames |
+//! | 10 to 29 | *shares*: number of holders beyond the first |
+//! | 0 to 9 | in a split run's first frame: number of parts in use; or [`RUN`] |
 //!
-//! A frame that one leaf owns alone has no shares: nobody reads or writes its word.
+//! A frame owned by a single leaf has no shares: its word is neither read nor written.
 //!
 //! # Runs
 //!
-//! A 2 MiB run that several leaves map has one count, in its first frame's word, which is marked
-//! [`RUN`]. A 2 MiB leaf counts as 512 holders, and a 4 KiB leaf as one. So a space may cut its 2 MiB
-//! leaf into 512 small ones while other spaces keep theirs: the count stays what it is, and the cut
-//! cannot fail. The words of the run's other frames are marked `RUN` then: whoever drops a small leaf
-//! finds the count of the run. All of the run is freed when its last leaf is, of whatever size. A part of
-//! such a run has no count of its own, so nobody can know that it has a sole holder.
+//! A 2 MiB run mapped by several leaves has a single count, in its first frame's word, which is
+//! marked [`RUN`]. A 2 MiB leaf counts as 512 holders, and a 4 KiB leaf as one. A space may
+//! therefore cut its 2 MiB leaf into 512 small leaves while the remaining spaces keep theirs: the
+//! count is unchanged, and the cut cannot fail. The words of the run's remaining frames are then
+//! marked `RUN`: the drop of a small leaf finds the count of the run. All of the run is freed with
+//! its last leaf, of whatever size. A part of a shared run has no count of its own, so its only
+//! holder cannot be recognised.
 //!
-//! A run that was split while one leaf owned it has no such mark: each part has shares of its own, and
-//! the first frame counts the parts that are in use.
+//! A run split while owned by a single leaf has no such mark: each part has shares of its own, and
+//! the first frame counts the parts in use.
 
 use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
 
 use crate::page_table::{Level, SharesFull};
 
-/// The frame is a part of a run that was split. The run's first frame counts the parts in use.
+/// The frame is a part of a split run. The run's first frame counts the parts in use.
 pub(super) const PART: u32 = 1 << 31;
 
-/// One leaf owns the run that starts here, but the run was allocated in frames, and is freed so.
+/// A single leaf owns the run from here, but the run was allocated in frames, and is freed in
+/// frames.
 pub(super) const JOINED: u32 = 1 << 30;
 
 /// The number of parts in use.
 pub(super) const PARTS: u32 = (1 << SHARES_SHIFT) - 1;
 
-/// In the place of the number of parts: the frame lies in a run whose first frame counts all holders.
+/// In place of the number of parts: the frame lies in a run whose first frame counts all holders.
 pub(super) const RUN: u32 = PARTS;
 
 const SHARES_SHIFT: u32 = 10;
 
-/// The most shares that a word counts.
+/// Greatest number of shares counted by a word.
 const MOST: u32 = (1 << 20) - 1;
 
 const SHARES: u32 = MOST << SHARES_SHIFT;
 
-/// A leaf that holds a frame or a run.
+/// A leaf holding a frame or a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
     /// A 4 KiB leaf.
@@ -60,7 +63,7 @@ impl Holder {
         if level == Level::PAGE { Holder::Page } else { Holder::Run }
     }
 
-    /// Returns as how many holders the leaf counts.
+    /// Returns the number of holders the leaf counts as.
     const fn weight(self) -> u32 {
         match self {
             Holder::Page => 1,
@@ -69,25 +72,26 @@ impl Holder {
     }
 }
 
-/// Returns whether the frame with the word `word` lies in a run whose first frame counts all holders.
+/// Returns whether the frame with the word `word` lies in a run whose first frame counts all
+/// holders.
 pub(super) const fn is_run(word: u32) -> bool {
     word & PARTS == RUN
 }
 
-/// Returns how many holders `word` counts, of which the caller, a `holder`, is one.
+/// Returns the number of holders counted by `word`, the caller's `holder` included.
 const fn held(word: u32, holder: Holder) -> u32 {
     if !is_run(word) && matches!(holder, Holder::Run) {
-        // A run that was never shared: its only leaf.
+        // A run never shared: its only leaf.
         return holder.weight();
     }
     ((word & SHARES) >> SHARES_SHIFT) + 1
 }
 
-/// The word with one holder more or less.
+/// The change of the word for a single holder.
 const ONE: u32 = 1 << SHARES_SHIFT;
 
-/// Adds a further 4 KiB leaf, as [`share`] does, if `word` is the frame's own, has room, and is not changed
-/// at the same time. Returns whether it did.
+/// Adds a further 4 KiB leaf like [`share`], if `word` is the frame's own, has room, and does not
+/// change at the same time. Returns whether the leaf was added.
 #[inline(always)]
 pub(super) fn share_page(word: &AtomicU32) -> bool {
     // Relaxed, as in `share`.
@@ -97,26 +101,26 @@ pub(super) fn share_page(word: &AtomicU32) -> bool {
         && word.compare_exchange(current, current + ONE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
-/// Takes away a 4 KiB leaf, as [`drop_share`] does, if `word` is the frame's own, counts others, and is not
-/// changed at the same time. Returns whether it did.
+/// Takes away a 4 KiB leaf like [`drop_share`], if `word` is the frame's own, counts further
+/// holders, and does not change at the same time. Returns whether the leaf was taken away.
 #[inline(always)]
 pub(super) fn drop_page(word: &AtomicU32) -> bool {
-    // Relaxed: the caller is not the last holder if this succeeds.
+    // Relaxed: the caller is not the last holder if the exchange succeeds.
     let current = word.load(Ordering::Relaxed);
     !is_run(current)
         && current & SHARES != 0
-        // Release, as in `drop_share`.
+        // Release pairs with the Acquire in `drop_share` of the last holder.
         && word.compare_exchange(current, current - ONE, Ordering::Release, Ordering::Relaxed).is_ok()
 }
 
-/// Adds a further holder of the same kind as the caller, who is a `holder`.
+/// Adds a further holder of the same kind as the caller's `holder`.
 ///
 /// # Errors
 ///
-/// [`SharesFull`]; the word is as before.
+/// Returns [`SharesFull`] if the count is full. The word is unchanged then.
 pub(super) fn share(word: &AtomicU32, holder: Holder) -> Result<(), SharesFull> {
-    // Relaxed, here and below: the caller holds the frame, so the count cannot end meanwhile, and the new
-    // holder learns of the frame from the caller.
+    // Relaxed, here and below: the caller holds the frame, so the count cannot end meanwhile, and
+    // the new holder learns of the frame from the caller.
     let mut current = word.load(Ordering::Relaxed);
     loop {
         debug_assert!(current & PART == 0 || holder == Holder::Page, "a split run is no leaf's");
@@ -133,32 +137,33 @@ pub(super) fn share(word: &AtomicU32, holder: Holder) -> Result<(), SharesFull> 
     }
 }
 
-/// What a dropped share leaves.
+/// The state after a dropped share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dropped {
-    /// Others hold the frame or run.
+    /// The frame or run has further holders.
     Held,
-    /// The caller was the last holder: the frame or run is the caller's to free.
+    /// The caller was the last holder, and has to free the frame or run.
     Last,
 }
 
-/// Takes away the caller, who is a `holder`. Of several callers that drop the last shares at once, one
-/// learns that it is the last, and all uses by the others happened before.
+/// Takes away the caller's `holder`. Of several callers dropping the last shares at once, exactly
+/// one gets [`Dropped::Last`], and all uses by the rest happened before.
 pub(super) fn drop_share(word: &AtomicU32, holder: Holder) -> Dropped {
-    // Acquire pairs with the Release of the holders that dropped theirs before.
+    // Acquire pairs with the Release of the holders dropped before.
     let mut current = word.load(Ordering::Acquire);
     loop {
         let held = held(current, holder);
         debug_assert!(held >= holder.weight(), "dropped by who is no holder");
         if held <= holder.weight() {
             if is_run(current) {
-                // Relaxed: nobody else holds it.
+                // Relaxed: no other holder exists.
                 word.store(current & JOINED, Ordering::Relaxed);
             }
             return Dropped::Last;
         }
         let new = current - (holder.weight() << SHARES_SHIFT);
-        // Release: the caller's uses happened before the last holder frees the frame.
+        // Release pairs with the Acquire of the last holder: the caller's uses happened before the
+        // free.
         match word.compare_exchange_weak(current, new, Ordering::Release, Ordering::Acquire) {
             Ok(_) => return Dropped::Held,
             Err(now) => current = now,
@@ -166,10 +171,10 @@ pub(super) fn drop_share(word: &AtomicU32, holder: Holder) -> Dropped {
     }
 }
 
-/// Returns whether the caller, a `holder`, is the only one. Then that stays so until the caller shares
-/// the frame, and all uses by former holders happened before.
+/// Returns whether the caller's `holder` is the only one. If true, the answer stays true until the
+/// caller shares the frame, and all uses by former holders happened before.
 ///
-/// Of a 4 KiB part of a shared run this is never said.
+/// Always false for a 4 KiB part of a shared run.
 pub(super) fn is_sole_holder(word: &AtomicU32, holder: Holder) -> bool {
     // Acquire pairs with the Release in `drop_share`.
     let word = word.load(Ordering::Acquire);
@@ -179,9 +184,9 @@ pub(super) fn is_sole_holder(word: &AtomicU32, holder: Holder) -> bool {
     held(word, holder) == holder.weight()
 }
 
-/// Returns which part of a frame is each holder's, in bytes, if `others` of those that `word` counts do not
-/// matter: 4096 divided by the holders of the frame. Of a part of a shared run, the holders of the run are
-/// taken to be spread evenly.
+/// Returns each holder's part of a frame, in bytes: 4096 divided by the number of holders counted
+/// by `word`, without `others` of them. For a part of a shared run, the run's holders are assumed
+/// to be spread evenly.
 pub(super) fn part_of_each(word: &AtomicU32, others: u32) -> u64 {
     // Relaxed: statistics.
     let word = word.load(Ordering::Relaxed);
@@ -245,7 +250,7 @@ mod tests {
             share(&word, Holder::Run).unwrap();
             assert!(!is_sole_holder(&word, Holder::Run));
             assert_eq!(shares(&word), 1023);
-            // One of the leaves is cut, and one of the parts shared.
+            // One leaf is cut, and one part shared.
             share(&word, Holder::Page).unwrap();
             for _ in 0..513 {
                 assert!(!is_sole_holder(&word, Holder::Page));

@@ -1,4 +1,4 @@
-//! Frames with several holders, by the per-frame table.
+//! Frames with several holders, counted in the per-frame table.
 
 use topomem_numa::frames::Frames;
 use topomem_percpu::sync::atomic::Ordering;
@@ -9,9 +9,10 @@ use super::frame_memory::{info, run_of};
 use super::references::{self, Dropped, Holder, RUN, is_run};
 use crate::page_table::{Level, SharesFull};
 
-/// Returns the frame whose word counts the holders of `frame`, which a leaf of `level` maps.
+/// Returns the frame whose word counts the holders of `frame`, mapped by a leaf of `level`.
 fn counted_on<P: Platform>(frames: &Frames<P>, frame: PhysFrame, level: Level) -> PhysFrame {
-    // Relaxed: the word is marked before there is a leaf of the part, and stays so while there is one.
+    // Relaxed: the word is marked before the first leaf of the part exists, and keeps the mark
+    // until the last.
     if level == Level::PAGE && is_run(info(frames, frame).references.load(Ordering::Relaxed)) {
         run_of(frame)
     } else {
@@ -19,7 +20,7 @@ fn counted_on<P: Platform>(frames: &Frames<P>, frame: PhysFrame, level: Level) -
     }
 }
 
-/// As [`TableMemory::share`](crate::page_table::TableMemory::share).
+/// Shares a frame as [`TableMemory::share`](crate::page_table::TableMemory::share) does.
 #[inline]
 pub(super) fn share<P: Platform>(
     frames: &Frames<P>,
@@ -32,7 +33,7 @@ pub(super) fn share<P: Platform>(
     share_counted(frames, frame, level)
 }
 
-/// As [`share`], whatever counts the holders.
+/// Shares like [`share`], wherever the holders are counted.
 #[cold]
 #[inline(never)]
 fn share_counted<P: Platform>(frames: &Frames<P>, frame: PhysFrame, level: Level) -> Result<(), SharesFull> {
@@ -40,7 +41,7 @@ fn share_counted<P: Platform>(frames: &Frames<P>, frame: PhysFrame, level: Level
     references::share(&info(frames, counted).references, Holder::of(level))
 }
 
-/// As [`TableMemory::drop_share`](crate::page_table::TableMemory::drop_share).
+/// Drops a share as [`TableMemory::drop_share`](crate::page_table::TableMemory::drop_share) does.
 #[inline]
 pub(super) fn drop_share<P: Platform>(
     frames: &Frames<P>,
@@ -53,7 +54,7 @@ pub(super) fn drop_share<P: Platform>(
     drop_counted(frames, frame, level)
 }
 
-/// As [`drop_share`], whatever counts the holders and however many there are.
+/// Drops like [`drop_share`], wherever and however many holders are counted.
 #[inline(never)]
 fn drop_counted<P: Platform>(
     frames: &Frames<P>,
@@ -62,7 +63,7 @@ fn drop_counted<P: Platform>(
 ) -> Option<(PhysFrame, Level)> {
     let counted = counted_on(frames, frame, level);
     let word = &info(frames, counted).references;
-    // Relaxed: the mark stays while there is a holder.
+    // Relaxed: the mark stays while a holder exists.
     let whole = is_run(word.load(Ordering::Relaxed));
     match references::drop_share(word, Holder::of(level)) {
         Dropped::Held => None,
@@ -70,13 +71,14 @@ fn drop_counted<P: Platform>(
     }
 }
 
-/// As [`TableMemory::is_sole_holder`](crate::page_table::TableMemory::is_sole_holder).
+/// Returns the answer of
+/// [`TableMemory::is_sole_holder`](crate::page_table::TableMemory::is_sole_holder).
 pub(super) fn is_sole_holder<P: Platform>(frames: &Frames<P>, frame: PhysFrame, level: Level) -> bool {
     references::is_sole_holder(&info(frames, frame).references, Holder::of(level))
 }
 
-/// Returns how many bytes of a page of `frame`, which leaves of `level` share, are the part of each, if `others`
-/// of those that hold the frame are no leaves.
+/// Returns each holder's part, in bytes, of a page of `frame`, shared by leaves of `level`.
+/// `others` of the holders are not leaves.
 pub(crate) fn part_of_each<P: Platform>(
     frames: &Frames<P>,
     frame: PhysFrame,
@@ -87,10 +89,11 @@ pub(crate) fn part_of_each<P: Platform>(
     references::part_of_each(&info(frames, counted).references, others)
 }
 
-/// As [`TableMemory::split_shared`](crate::page_table::TableMemory::split_shared).
+/// Splits a run as [`TableMemory::split_shared`](crate::page_table::TableMemory::split_shared)
+/// does.
 pub(super) fn split<P: Platform>(frames: &Frames<P>, first: PhysFrame) {
-    // Relaxed: the first leaves of the parts become visible through the entry that the caller has for
-    // itself. Another space that cuts its leaf at the same time stores the same.
+    // Relaxed: the first leaves of the parts become visible through the entry claimed by the
+    // caller. Another space cutting its leaf at the same time stores the same values.
     for part in 1..Order::HUGE.frames() {
         info(frames, first + part).references.store(RUN, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The list of user spaces, and how abandoned ones go.
+//! The list of user spaces, and the end of abandoned spaces.
 
 use core::ptr;
 
@@ -21,7 +21,7 @@ impl<P: Machine> Spaces<P> {
 
     pub fn add(&mut self, core: &'static SpaceCore<P>) {
         let next = self.first.map_or(ptr::null(), ptr::from_ref).cast_mut();
-        // Relaxed: links are read and written under the list's lock only.
+        // Relaxed: links are read and written only under the list's lock.
         core.next.store(next, Ordering::Relaxed);
         self.first = Some(core);
     }
@@ -35,7 +35,7 @@ impl<P: Machine> Spaces<P> {
         core::iter::successors(self.first, |core| Spaces::after(core))
     }
 
-    /// Takes out the first space that `wanted` accepts.
+    /// Takes out the first space accepted by `wanted`.
     fn take(&mut self, wanted: impl Fn(&SpaceCore<P>) -> bool) -> Option<&'static SpaceCore<P>> {
         let mut before: Option<&'static SpaceCore<P>> = None;
         let found = self.iter().find(|core| {
@@ -53,13 +53,13 @@ impl<P: Machine> Spaces<P> {
     }
 }
 
-/// A look at a listed space, which stays in the list until it is dropped.
+/// A visit to a listed space, which stays in the list until the visit is dropped.
 struct Visit<P: Machine> {
     core: &'static SpaceCore<P>,
 }
 
 impl<P: Machine> Visit<P> {
-    /// Of a space in the list, whose lock the caller holds.
+    /// Returns a visit to a space in the list. The caller holds the list's lock.
     fn of(core: &'static SpaceCore<P>) -> Visit<P> {
         core.visitors.fetch_add(1, Ordering::Relaxed);
         Visit { core }
@@ -68,15 +68,15 @@ impl<P: Machine> Visit<P> {
 
 impl<P: Machine> Drop for Visit<P> {
     fn drop(&mut self) {
-        // Release pairs with the Acquire in `bury`: this use of the space happened before.
+        // Release pairs with the Acquire in `bury_if`: this use of the space happened before.
         self.core.visitors.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Where going through the list has come to an end.
+/// The reason for the end of a pass through the list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// All have been seen.
+    /// All spaces have been visited.
     All,
     /// The caller had enough.
     Enough,
@@ -91,10 +91,10 @@ impl End {
 }
 
 impl<P: Machine> MemoryService<P> {
-    /// Looks at each user space, without the list's lock, until `look` says that it is enough.
+    /// Calls `look` with each user space, without the list's lock, until `look` has enough.
     ///
-    /// Also for contexts that interrupted another use of the list on the same CPU: where it is in
-    /// use, the rest is left out.
+    /// Also for contexts in the middle of an interrupted use of the list on the same CPU: if the
+    /// list is in use, the rest is skipped.
     fn visit(&self, mut look: impl FnMut(&SpaceCore<P>) -> Enough) -> End {
         let mut last: Option<Visit<P>> = None;
         loop {
@@ -113,8 +113,8 @@ impl<P: Machine> MemoryService<P> {
         }
     }
 
-    /// Does `work` to the kernel's space, and then to each user space, as far as `budget` goes.
-    /// Returns what has been freed, and whether something still waits.
+    /// Calls `work` with the kernel's space, and then with each user space, as far as `budget`
+    /// allows. Returns the work done, and whether something still waits.
     pub(super) fn for_each_space(
         &self,
         budget: &mut Budget,
@@ -132,7 +132,7 @@ impl<P: Machine> MemoryService<P> {
         collected.and(end.collected())
     }
 
-    /// Takes abandoned spaces apart that no CPU uses, as far as `budget` goes.
+    /// Dismantles abandoned spaces without users, as far as `budget` allows.
     pub(super) fn reap(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let mut collected = Collected::NOTHING;
         let end = self.visit(|core| {
@@ -149,8 +149,8 @@ impl<P: Machine> MemoryService<P> {
         collected.and(end.collected())
     }
 
-    /// Frees the bookkeeping and the roots of spaces that are abandoned, empty, and active nowhere;
-    /// how many frames that is.
+    /// Frees the bookkeeping and the roots of spaces abandoned, empty, and active on no CPU.
+    /// Returns the number of frames freed.
     fn bury(&self, pin: &CpuPin) -> u64 {
         let mut freed = 0;
         while let Some(frames) = self.bury_if(pin, |_| true) {
@@ -159,16 +159,16 @@ impl<P: Machine> MemoryService<P> {
         freed
     }
 
-    /// The same for the space `core`, which was abandoned just now; if that is not possible now, the service
-    /// task does it.
+    /// Frees the space `core`, abandoned just now, or leaves it to the service task if it cannot be
+    /// freed yet.
     pub(crate) fn bury_one(&self, pin: &CpuPin, core: *const SpaceCore<P>) {
         if self.bury_if(pin, |listed| ptr::eq(listed, core)).is_none() {
             self.note_work_anywhere();
         }
     }
 
-    /// Frees the bookkeeping and the root of the first space that `wanted` accepts and that is abandoned, empty,
-    /// and active nowhere; how many frames that is.
+    /// Frees the bookkeeping and the root of the first space accepted by `wanted` and abandoned,
+    /// empty, and active on no CPU. Returns the number of frames freed.
     fn bury_if(&self, pin: &CpuPin, wanted: impl Fn(&SpaceCore<P>) -> bool) -> Option<u64> {
         let gone = |core: &SpaceCore<P>| {
             wanted(core)
@@ -180,8 +180,8 @@ impl<P: Machine> MemoryService<P> {
         };
         let core = self.spaces.try_lock().and_then(|mut spaces| spaces.take(gone))?;
         let (frames, root) = (&self.frames, core.table.root());
-        // SAFETY: it is out of the list and nobody looks at it, its handle is gone, no CPU has it
-        // active; its tables and frames have been freed.
+        // SAFETY: the space is out of the list and not visited, its handle is gone, and no CPU has
+        // it active; its tables and frames have been freed.
         unsafe {
             let freed = SpaceCore::give_back(core, frames, pin);
             frame_memory::release_own(frames, pin, root, Order::FRAME);
@@ -190,7 +190,7 @@ impl<P: Machine> MemoryService<P> {
     }
 }
 
-/// Has whoever goes through the list had enough?
+/// Whether a pass through the list has had enough.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Enough {
     Yes,

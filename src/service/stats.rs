@@ -1,4 +1,4 @@
-//! What a CPU has done.
+//! Counters of CPUs.
 
 use topomem_numa::frames::MagazineStats;
 use topomem_percpu::{CpuHeapStats, CpuId, NodeId};
@@ -6,21 +6,30 @@ use topomem_percpu::{CpuHeapStats, CpuId, NodeId};
 use super::MemoryService;
 use crate::Machine;
 
-/// One CPU's counters.
+/// Counters of a single CPU.
 #[derive(Debug, Clone)]
 pub struct CpuStats {
-    /// The node that it works on ([`MemoryService::node_of_cpu`]).
+    /// The node the CPU works on ([`MemoryService::node_of_cpu`]).
     pub node: NodeId,
-    /// Its magazine of frames, if it has one.
+    /// The CPU's magazine of frames, if any.
     pub magazine: Option<MagazineStats>,
-    /// Its magazines of objects, if it has some.
+    /// The CPU's magazines of objects, if any.
     pub heap: Option<CpuHeapStats>,
-    /// Its shootdowns, IPIs and flushes.
+    /// The CPU's shootdowns, interrupts and flushes.
     pub shootdown: topomem_shootdown::Stats,
 }
 
 impl<P: Machine> MemoryService<P> {
-    /// What `cpu` has counted. Nodes' counters are [`Frames::stats`]'s.
+    /// Returns the counts of `cpu`. [`Frames::stats`] returns the counts of nodes.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let stats = service.cpu_stats(pin.cpu());
+    /// assert_eq!(stats.node, service.node_of_cpu(pin.cpu()));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// [`Frames::stats`]: topomem_numa::frames::Frames::stats
     pub fn cpu_stats(&self, cpu: CpuId) -> CpuStats {

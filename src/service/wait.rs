@@ -1,4 +1,4 @@
-//! Waiting for memory that has to be freed first.
+//! Waiting for memory yet to be freed.
 
 use core::fmt;
 use core::future::Future;
@@ -12,10 +12,23 @@ use super::MemoryService;
 use crate::Machine;
 
 impl<P: Machine> MemoryService<P> {
-    /// Waits until the request can be served: as [`Frames::alloc_async`], but while it waits, the
-    /// service task frees what [`MemoryService::alloc`] would.
+    /// Waits until the request can be served, like [`Frames::alloc_async`]. Meanwhile, the service
+    /// task frees the same memory as [`MemoryService::alloc`].
     ///
-    /// May be dropped at any time, in any context. Poll it in tasks.
+    /// The future may be dropped at any time, in any context. Poll it in tasks.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # use topomem::sim::SimService;
+    /// use topomem::FrameRequest;
+    ///
+    /// async fn frame_for_a_buffer(service: &'static SimService) {
+    ///     let frame = service.alloc_async(FrameRequest::frame()).await;
+    ///     // ...
+    /// #   drop(frame);
+    /// }
+    /// # booted::run(|service, _| Ok(drop(frame_for_a_buffer(service)))).unwrap();
+    /// ```
     ///
     /// [`Frames::alloc_async`]: topomem_numa::frames::Frames::alloc_async
     pub const fn alloc_async(&self, request: FrameRequest) -> Allocation<'_, P> {
@@ -23,7 +36,7 @@ impl<P: Machine> MemoryService<P> {
     }
 }
 
-/// Resolves to a run of frames, once there is one. See [`MemoryService::alloc_async`].
+/// The future of [`MemoryService::alloc_async`]: resolves to a run of frames.
 #[must_use = "futures do nothing unless polled"]
 pub struct Allocation<'s, P: Machine> {
     service: &'s MemoryService<P>,
@@ -36,7 +49,7 @@ impl<P: Machine> Future for Allocation<'_, P> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let polled = Pin::new(&mut self.waiting).poll(context);
         if polled.is_pending() {
-            // It waits by now, so the task sees that frames are wanted.
+            // The future waits by now, so the task sees the need for frames.
             self.service.note_work(&self.service.platform.pin());
         }
         polled

@@ -1,5 +1,5 @@
-//! Ranges of whole entries of one directory that all say the same: nothing, or one mark. A large region that no
-//! page was used of comes, changes and goes so.
+//! Ranges of whole directory entries with equal contents: vacant, or a single mark. A large region
+//! without a used page is mapped, changed and unmapped in such ranges.
 
 use super::claim::LOWEST_CLAIMED;
 use super::cursor::{Cursor, Held};
@@ -10,16 +10,16 @@ use crate::page_table::rewrite::Found;
 use crate::page_table::tables::memory::TableMemory;
 use crate::page_table::tables::table::TableEntry;
 
-/// Claimed entries of a directory that say the same, and are no leaves and lead nowhere.
+/// Claimed entries of a directory with equal contents, neither leaves nor tables.
 #[derive(Clone, Copy)]
 pub(in crate::page_table) struct Alike<'a> {
     entries: &'a [TableEntry],
-    /// The region of the pages; `None` if they are of none.
+    /// The region of the pages; `None` if the entries are vacant.
     region: Option<RegionId>,
 }
 
 impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
-    /// Returns the cursor's entries if `pages` fills them and they say the same.
+    /// Returns the cursor's entries if `pages` fills them and their contents are equal.
     #[inline]
     pub(in crate::page_table) fn alike(&self, pages: Pages) -> Option<Alike<'a>> {
         let Held::Entries(entries) = self.held else { return None };
@@ -46,9 +46,9 @@ impl Alike<'_> {
         self.region.map_or(Found::Vacant, Found::Reserved)
     }
 
-    /// Has all of them say `new`, which is no table and no leaf. Their claims stay.
+    /// Stores `new`, neither a table nor a leaf, in all entries. The claims stay.
     pub(in crate::page_table) fn become_all<F: Format>(&self, new: RawEntry) {
-        // The hardware notes nothing in entries that are not present, and nobody else changes claimed ones.
+        // The hardware marks no entry not present, and no other context changes claimed entries.
         self.entries.iter().for_each(|entry| entry.store(new.claimed::<F>()));
     }
 }

@@ -1,9 +1,9 @@
 //! Claims: the locks of page-table entries, each a bit of the entry itself.
 //!
-//! Entries have claims at every level above the lowest tables. The claimant of an entry alone changes
-//! the entry and everything below it; `cursor.rs` describes the protocol. The hardware ignores the bit,
-//! and so do walks. Every change of an entry keeps its claim, so that only [`release`] takes the claim
-//! away.
+//! Entries have claims at every level above the lowest tables. Only the claimant of an entry
+//! changes the entry and everything below it; `cursor.rs` describes the protocol. The hardware
+//! ignores the bit, and so do walks. Every change of an entry keeps its claim: only [`release`]
+//! removes the claim.
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,11 +13,10 @@ use crate::page_table::format::level::{ENTRIES, Level};
 use crate::page_table::tables::memory::{TableMemory, table_at};
 use crate::page_table::tables::table::{Table, TableEntry};
 
-/// The lowest level whose entries are claimed. These entries lead to the lowest tables, or map 2 MiB
-/// each.
+/// The lowest level with claimed entries. The entries lead to the lowest tables, or map 2 MiB each.
 pub(in crate::page_table) const LOWEST_CLAIMED: Level = Level::HUGE;
 
-/// How often claims had to be waited for.
+/// Counts the waits for claims.
 #[derive(Debug, Default)]
 pub struct LockCounters {
     contended: AtomicU64,
@@ -34,19 +33,19 @@ impl LockCounters {
         LockCounters { contended: AtomicU64::new(0) }
     }
 
-    /// Claims that had to wait for another cursor: for its claim of the same entry, of an entry
-    /// above, or of an entry below.
+    /// Returns the number of claims delayed by another cursor's claim of the same entry, of an
+    /// entry above, or of an entry below. Relaxed: a count orders nothing.
     pub fn contended(&self) -> u64 {
         self.contended.load(Ordering::Relaxed)
     }
 
-    /// A wait that begins with the next turn.
+    /// Returns a wait, which begins with its first turn.
     pub(super) fn wait(&self) -> Wait<'_> {
         Wait { counters: self, counted: false }
     }
 }
 
-/// A wait for the claims of others. It counts as one, if it has any turns.
+/// A wait for the claims of other cursors. Counted once, at its first turn.
 pub(super) struct Wait<'a> {
     counters: &'a LockCounters,
     counted: bool,
@@ -64,12 +63,12 @@ impl Wait<'_> {
 }
 
 impl RawEntry {
-    /// The same entry without a claim.
+    /// Returns the entry without a claim.
     pub(in crate::page_table) const fn unclaimed<F: Format>(self) -> RawEntry {
         RawEntry(self.0 & !F::CLAIM)
     }
 
-    /// The same entry with a claim.
+    /// Returns the entry with a claim.
     pub(in crate::page_table) const fn claimed<F: Format>(self) -> RawEntry {
         RawEntry(self.0 | F::CLAIM)
     }
@@ -78,23 +77,25 @@ impl RawEntry {
         self.0 & F::CLAIM != 0
     }
 
-    /// The same entry, claimed if `other` is.
+    /// Returns the entry, claimed if `other` is claimed.
     pub(in crate::page_table) const fn claimed_like<F: Format>(self, other: RawEntry) -> RawEntry {
         RawEntry(self.0 & !F::CLAIM | other.0 & F::CLAIM)
     }
 }
 
-/// Claims `entry` if it still says `seen`, which is unclaimed. Otherwise returns what it says now.
+/// Claims `entry` if it still equals `seen`, which is unclaimed. Otherwise returns the present
+/// contents.
 #[inline]
 pub(super) fn claim_seen<F: Format>(entry: &TableEntry, seen: RawEntry) -> Result<(), RawEntry> {
-    // Acquire pairs with the Release in `release`: the last claimant's changes are seen. A full barrier
-    // besides, which pairs with the one of a claimant of an entry above or below: of the two claimants,
-    // each of which then looks for the other's claim by `load_ordered`, one at least sees the other.
+    // Acquire pairs with the Release in `release`: the last claimant's changes are visible. The
+    // exchange is also a full barrier, pairing with the barrier of a claimant of an entry above or
+    // below. Each of the two claimants then looks for the other's claim with `load_ordered`, and at
+    // least one of them sees the other.
     entry.compare_exchange(seen, RawEntry(seen.0 | F::CLAIM))
 }
 
-/// Claims `entry`, whose table stays linked meanwhile. Returns what it says. Waits while another
-/// cursor has the claim.
+/// Claims `entry`, whose table stays linked meanwhile, and returns the contents. Waits while
+/// another cursor has the claim.
 #[inline]
 pub(super) fn claim<F: Format, M: TableMemory>(
     entry: &TableEntry,
@@ -110,7 +111,7 @@ pub(super) fn claim<F: Format, M: TableMemory>(
     }
 }
 
-/// Claims `entry` and returns what it says, unless another has the claim.
+/// Claims `entry` and returns its contents, or returns `None` if another cursor has the claim.
 #[inline]
 pub(in crate::page_table) fn try_claim<F: Format>(entry: &TableEntry) -> Option<RawEntry> {
     let mut current = entry.load();
@@ -124,17 +125,17 @@ pub(in crate::page_table) fn try_claim<F: Format>(entry: &TableEntry) -> Option<
     None
 }
 
-/// Gives a claim back.
+/// Releases the claim of `entry`.
 #[inline]
 pub(in crate::page_table) fn release<F: Format>(entry: &TableEntry) {
     entry.clear_bits(F::CLAIM);
 }
 
-/// Waits until nobody has a claim under `table`, of `level`, whose own entry the caller has claimed
-/// before. Later claims give way, for they find the caller's claim above them.
+/// Waits until no entry under `table`, of `level`, is claimed. The caller has claimed the table's
+/// own entry before. Later claimants give way, since they find the caller's claim above theirs.
 ///
-/// Goes from low entries to high ones: a cursor that is waited for may still claim entries further on.
-/// Calls `visit` with what each entry says that is not vacant, and its level.
+/// The wait proceeds from low entries to high entries: an awaited cursor may still claim entries
+/// further up. Calls `visit` with the contents and the level of each entry not vacant.
 pub(super) fn drain<F: Format, M: TableMemory>(
     memory: &M,
     counters: &LockCounters,
@@ -156,15 +157,16 @@ pub(super) fn drain<F: Format, M: TableMemory>(
         if let (Entry::Table(next), Some(below)) = (entry, level.below())
             && level > LOWEST_CLAIMED
         {
-            // SAFETY: nobody else has a claim on its entry, or on one above, so that it stays linked.
+            // SAFETY: no other context has a claim on the table's entry, or on an entry above, so
+            // the table stays linked.
             drain::<F, M>(memory, counters, unsafe { table_at(memory, next) }, below, visit);
         }
     }
 }
 
 impl TableEntry {
-    /// Replaces what the entry, in a table of `level`, says; a claim stays. Returns the old entry with
-    /// what the hardware noted in it until then.
+    /// Replaces the contents of the entry, in a table of `level`, and keeps a claim. Returns the
+    /// old contents, with everything marked by the hardware until the exchange.
     #[inline(always)]
     pub(in crate::page_table) fn replace<F: Format>(&self, level: Level, new: RawEntry) -> RawEntry {
         if level < LOWEST_CLAIMED {

@@ -1,38 +1,40 @@
-//! Claiming the part of a page table that serves a range.
+//! Claiming the part of a page table serving a range.
 //!
 //! # The protocol
 //!
-//! A cursor goes down from the root, without writing anything, and claims the entries that serve its
-//! range, the lowest first. On the way to a page it claims the first of these entries that it meets:
+//! A cursor descends from the root without writing, and claims the entries serving its range, the
+//! lowest first. On the way to a page, the cursor claims the first entry of these kinds:
 //!
-//! - an entry that the range covers wholly, in a table above the directories;
-//! - an entry that is no table: empty, or a large leaf;
+//! - an entry above the directories, covered wholly by the range;
+//! - an entry without a table: empty, or a large leaf;
 //! - an entry of a directory.
 //!
-//! The claimant of an entry alone changes the entry and everything below it. So cursors whose ranges
-//! share no 2 MiB run in parallel and write no common word, be they of pages or of large leaves, and
-//! though lowest tables come and go; unless the tables on the way to them are missing.
+//! Only the claimant of an entry changes the entry and everything below it. Cursors over ranges
+//! without a common 2 MiB therefore run in parallel and write no common word, for pages and for
+//! large leaves alike, even while lowest tables come and go. The exception is a range with missing
+//! tables above it.
 //!
-//! *Entries above.* After a claim, the cursor looks again at the entries that have led it there (see
-//! [`Path`](super::path::Path)). If one is claimed, or leads elsewhere, the cursor gives its claim back,
-//! waits until the entry above is free, and goes down once more. If all are as before, the tables on the
-//! way stay linked until the claim is given back. Only then does it read the claimed entry: a claimant of an
-//! entry above may have changed it, and gone, before the look. Entries above an earlier claim of the same cursor need
-//! no second look: a claimant of theirs waits for that claim.
+//! *Entries above.* After a claim, the cursor looks again at the entries on its way (see
+//! [`Path`](super::path::Path)). If an entry on the way is claimed, or leads elsewhere, the cursor
+//! releases its claim, waits until the entry above is free, and descends again. If all are
+//! unchanged, the tables on the way stay linked until the release of the claim. Only then does the
+//! cursor read the claimed entry: a claimant of an entry above may have changed it, and released,
+//! before the look. Entries above an earlier claim of the same cursor need no second look, since
+//! their claimants wait for the earlier claim.
 //!
-//! *Entries below.* Whoever claims an entry that leads to a directory or to a table above then waits
-//! until no entry below is claimed ([`drain`](super::claim::drain)). The two claimants of an entry and of
-//! one below it each write their own claim, and then read the other's, with a full barrier in between: one
-//! at least sees the other. If both do, the one below gives way.
+//! *Entries below.* A claimant of an entry leading to a directory or to a higher table then waits
+//! until no entry below is claimed ([`drain`](super::claim::drain)). The claimants of an entry and
+//! of an entry below each write their own claim and then read the other's, with a full barrier in
+//! between: at least one of them sees the other. If both do, the lower claimant gives way.
 //!
-//! A walk is announced ([`Walks`](crate::page_table::Walks)) from the root until the claim is known to hold, since
-//! until then tables may be unlinked.
+//! A walk is announced ([`Walks`](crate::page_table::Walks)) from the root until the claim is known
+//! to hold, since tables may be unlinked until then.
 //!
-//! *No deadlock.* A cursor that waits holds only claims of lower pages than the page that it waits for,
-//! or, while it waits for claims below its newest one, of no higher ones. Those below the newest one do
-//! not wait for it.
+//! *No deadlock.* A waiting cursor holds only claims of pages below the awaited page. While it
+//! waits for claims below its newest claim, it holds no claims of higher pages. Cursors with claims
+//! below the newest claim do not wait for it.
 //!
-//! Interrupt handlers must not change mappings that they may have interrupted the change of.
+//! Interrupt handlers must not change mappings whose change they may have interrupted.
 
 use core::marker::PhantomData;
 use core::slice;
@@ -50,25 +52,25 @@ use crate::page_table::reading::walk::WalkGuard;
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::table::{Table, TableEntry};
 
-/// Exclusive use of what serves a range, until dropped.
+/// Exclusive use of the entries serving a range, until dropped.
 pub(crate) struct Cursor<'a, F: Format, M: TableMemory> {
     pub(in crate::page_table) memory: &'a M,
     pub(in crate::page_table) level: Level,
-    /// The lowest table that covers the range.
+    /// The lowest table covering the range.
     pub(super) table: PhysFrame,
     pub(super) held: Held<'a>,
     pub(super) format: PhantomData<fn() -> F>,
 }
 
-/// What a cursor has claimed.
+/// The claims of a cursor.
 pub(super) enum Held<'a> {
-    /// Entries of one table.
+    /// Entries of a single table.
     Entries(&'a [TableEntry]),
-    /// Entries of several.
+    /// Entries of several tables.
     Pieces(Pieces),
-    /// The same, in a walk that ends when the claims are released.
+    /// Entries of a single table, within a walk ending after the release of the claims.
     EntriesInWalk(&'a [TableEntry], #[allow(dead_code, reason = "held")] WalkGuard<'a>),
-    /// Likewise.
+    /// Entries of several tables, within a walk ending after the release of the claims.
     PiecesInWalk(Pieces, #[allow(dead_code, reason = "held")] WalkGuard<'a>),
 }
 
@@ -87,14 +89,14 @@ impl<F: Format, M: TableMemory> Drop for Cursor<'_, F, M> {
 }
 
 impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
-    /// Claims what serves `pages`. The cursor is in the lowest table that covers them.
+    /// Claims the entries serving `pages`. The cursor is in the lowest table covering the pages.
     #[inline]
     pub fn lock(page_table: &'a PageTable<F>, access: TableAccess<'a, M>, pages: Pages) -> Cursor<'a, F, M> {
         Cursor::lock_above(page_table, access, pages, |_| false)
     }
 
-    /// Claims what serves `pages`, which are whole entries of `level`, or in one entry. The cursor is at
-    /// that level, or where there is no such table, at the lowest above.
+    /// Claims the entries serving `pages`, which fill entries of `level`, or lie in a single entry.
+    /// The cursor is at `level`, or at the lowest level above if the table is missing.
     pub fn lock_entry(
         page_table: &'a PageTable<F>,
         access: TableAccess<'a, M>,
@@ -104,9 +106,10 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         Cursor::lock_above(page_table, access, pages, |at| at == level)
     }
 
-    /// Claims what serves `pages`. The cursor is in the lowest table that covers them, but not below an
-    /// entry of a level that `stay` accepts.
-    // Else its result is copied, and each level is a turn of a loop of unknown length.
+    /// Claims the entries serving `pages`. The cursor is in the lowest table covering the pages,
+    /// but not below an entry of a level accepted by `stay`.
+    // Inlined: otherwise the result is copied, and each level is a turn of a loop of unknown
+    // length.
     #[inline(always)]
     pub(in crate::page_table) fn lock_above(
         page_table: &'a PageTable<F>,
@@ -118,7 +121,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         if !pages.within_one_entry(Level::GIANT) || pages.fill_entries(Level::GIANT) {
             return Cursor::lock_pieces(page_table, access, pages, stay);
         }
-        // Everything else is rare: missing directories, and other cursors.
+        // The rest is rare: missing directories, and other cursors.
         let Some(mut claimed) = Cursor::<F, M>::try_first(page_table, access, pages.first) else {
             return Cursor::lock_pieces(page_table, access, pages, stay);
         };
@@ -128,8 +131,8 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         claimed.into_cursor(access.memory, stay)
     }
 
-    /// Claims what serves `pages`, which are in one entry of a directory, unless a directory is missing, or
-    /// another cursor in the way.
+    /// Claims the entry serving `pages`, which lie in a single entry of a directory. Returns `None`
+    /// if a directory is missing, or another cursor is in the way.
     #[inline(always)]
     pub(in crate::page_table) fn try_lock_one(
         page_table: &'a PageTable<F>,
@@ -140,8 +143,8 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         Some(claimed.into_cursor(access.memory, |_| false))
     }
 
-    /// Claims the entry of a directory that serves `page`, unless a directory is missing, or another cursor in
-    /// the way.
+    /// Claims the directory entry serving `page`. Returns `None` if a directory is missing, or
+    /// another cursor is in the way.
     #[inline(always)]
     fn try_first(page_table: &'a PageTable<F>, access: TableAccess<'a, M>, page: u64) -> Option<Claimed<'a>> {
         let _walk = access.enter();
@@ -152,7 +155,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         try_first::<F, M>(page_table.root, access.memory, page, down, |_| false).ok()
     }
 
-    /// Keeps `walk` announced until the claims are released: until the change is recorded.
+    /// Keeps `walk` announced until the claims are released, after the change is recorded.
     pub(in crate::page_table) fn in_walk(&mut self, walk: WalkGuard<'a>) {
         self.held = match core::mem::replace(&mut self.held, Held::Entries(&[])) {
             Held::Entries(entries) => Held::EntriesInWalk(entries, walk),
@@ -161,32 +164,32 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         };
     }
 
-    /// The frame of the table to change.
+    /// Returns the frame of the table to change.
     pub(in crate::page_table) fn frame(&self) -> PhysFrame {
         self.table
     }
 
-    /// The table to change: only what the range touches of it is the cursor's.
+    /// Returns the table to change. The cursor owns only the entries touched by its range.
     pub(in crate::page_table) fn table(&self) -> &'a Table {
-        // SAFETY: the claims keep it linked until `self` is dropped; who keeps the reference longer is in
-        // this module's parent, and none does.
+        // SAFETY: the claims keep the table linked until `self` is dropped. Only this module's
+        // parent could keep the reference longer, and no code there does.
         unsafe { table_at(self.memory, self.table) }
     }
 }
 
-/// Claims in one table that hold.
+/// Claims in a single table, known to hold.
 pub(super) struct Claimed<'a> {
-    /// The table that has the entries.
+    /// The table with the entries.
     table: PhysFrame,
     pub level: Level,
     pub entries: &'a [TableEntry],
-    /// What the first entry says.
+    /// The contents of the first entry.
     pub found: RawEntry,
 }
 
 impl<'a> Claimed<'a> {
-    /// Claims the entries of the same directory that serve the other pages of `pages`, whose first one
-    /// the claimed entry serves.
+    /// Claims the entries of the same directory serving the rest of `pages`. The claimed entry
+    /// serves the first page.
     #[inline(always)]
     pub(super) fn extend<F: Format, M: TableMemory>(
         &mut self,
@@ -194,8 +197,8 @@ impl<'a> Claimed<'a> {
         counters: &LockCounters,
         pages: Pages,
     ) {
-        // SAFETY: the claim of one of its entries keeps it linked; the reference goes no further than the
-        // claims.
+        // SAFETY: the claim of an entry keeps the table linked; the reference goes no further than
+        // the claims.
         let directory = unsafe { table_at(memory, self.table) };
         let [first, last] = [pages.first, pages.last].map(|page| LOWEST_CLAIMED.index(page));
         self.entries = directory.entries(first, last);
@@ -204,8 +207,8 @@ impl<'a> Claimed<'a> {
         }
     }
 
-    /// The cursor of a range that the entries cover: below them if there is one, unless `stay` accepts its
-    /// level.
+    /// Returns the cursor of a range covered by the entries: in the table below if the only entry
+    /// leads to a table, unless `stay` accepts the entry's level.
     #[inline(always)]
     pub(super) fn into_cursor<F: Format, M: TableMemory>(
         self,
@@ -222,30 +225,30 @@ impl<'a> Claimed<'a> {
     }
 }
 
-/// Where a cursor goes from an entry above the directories.
+/// The way of a cursor from an entry above the directories.
 pub(super) enum Way {
-    /// To the table that the entry leads to.
+    /// To the table under the entry.
     Down(PhysFrame),
-    /// Nowhere: it claims the entry.
+    /// No further: the cursor claims the entry.
     Here,
     /// Back.
     Up,
 }
 
-/// Why no entry was claimed.
+/// The reason why no entry was claimed.
 pub(super) enum Missed {
-    /// Another cursor has the claim of the entry, or of one above.
+    /// Another cursor has the claim of the entry, or of an entry above.
     Claimed,
-    /// The entry, or one above, has changed meanwhile.
+    /// The entry, or an entry above, has changed meanwhile.
     Changed,
     /// The cursor went [`Way::Up`].
     Left,
 }
 
-/// Tries to claim an entry that serves `page`: the one of a directory, or one above from which `way` does not
-/// go on. Looks at no entry again of a level that `held` accepts: the caller has a claim below it.
+/// Tries to claim an entry serving `page`: the directory's, or a higher entry at which `way` stops.
+/// Entries of levels accepted by `held` get no second look: the caller has a claim below them.
 ///
-/// To be called in an announced walk.
+/// Called within an announced walk.
 #[inline(always)]
 pub(super) fn try_first<'a, F: Format, M: TableMemory>(
     root: PhysFrame,
@@ -257,8 +260,8 @@ pub(super) fn try_first<'a, F: Format, M: TableMemory>(
     let mut path = Path::ROOT;
     let (mut table, mut level) = (root, F::ROOT);
     loop {
-        // SAFETY: the root lives as long as the page table; a table below was linked when its entry was
-        // read, and is not freed while the walk is announced, or the claim held.
+        // SAFETY: the root lives as long as the page table. A table below was linked when its entry
+        // was read, and is not freed while the walk is announced or the claim held.
         let entry = unsafe { table_at(memory, table) }.entry(level.index(page));
         let seen = entry.load();
         let held = held(level);
@@ -284,7 +287,7 @@ pub(super) fn try_first<'a, F: Format, M: TableMemory>(
             return Err(Missed::Changed);
         }
         let intact = path.is_intact::<F>();
-        // A claimant of an entry above may have changed the entry between its claim and that look.
+        // A claimant of an entry above may have changed the entry between its claim and our look.
         let found = entry.load();
         if !intact || level > LOWEST_CLAIMED && found.unclaimed::<F>() != seen {
             release::<F>(entry);

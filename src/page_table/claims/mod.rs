@@ -1,8 +1,8 @@
-//! Claims of entries: how a change gets a part of a page table for itself.
+//! Claims of entries: a change's exclusive use of a part of a page table.
 //!
-//! `claim.rs` is the lock of one entry, `cursor.rs` claims the entries that serve a range and describes the
-//! protocol, `pieces.rs` and `roots.rs` claim several tables at once, and `path.rs` remembers the way from the
-//! root to a claimed entry.
+//! `claim.rs` is the lock of an entry, `cursor.rs` claims the entries serving a range and describes
+//! the protocol, `pieces.rs` and `roots.rs` claim several tables at once, and `path.rs` remembers
+//! the way from the root to a claimed entry.
 
 pub(super) mod alike;
 pub(super) mod claim;

@@ -1,4 +1,4 @@
-//! Cursors over ranges that no directory covers, or over two ranges: claims in several tables.
+//! Cursors over ranges larger than a directory, or over two ranges: claims in several tables.
 
 use core::marker::PhantomData;
 
@@ -13,23 +13,24 @@ use crate::page_table::format::level::{Level, Pages};
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::table::Table;
 
-/// Claims in several tables, of everything that a range touches, or that two ranges do.
+/// Claims in several tables, of everything touched by a range or by two ranges.
 pub(super) struct Pieces {
     ranges: [Option<ClaimedRange>; 2],
 }
 
-/// A range, all of whose entries are claimed.
+/// A range with all entries claimed.
 ///
-/// A claim in the middle of the range is of the highest entry that the range covers, so its level need not
-/// be kept. The entries at the range's ends may have been claimed at any level: those were no tables then.
+/// A claim in the middle of the range is of the highest entry covered by the range; its level need
+/// not be kept. The entries at the range's ends may have been claimed at any level, if not tables
+/// then.
 struct ClaimedRange {
     pages: Pages,
-    /// The level of the claim of the first page, and of the last one.
+    /// The levels of the claims of the first and the last page.
     ends: [Level; 2],
 }
 
 impl Pieces {
-    /// Gives the claims back. `table`, of `level`, covers them.
+    /// Releases the claims. `table`, of `level`, covers them.
     #[cold]
     pub(super) fn release<F: Format, M: TableMemory>(&self, memory: &M, table: &Table, level: Level) {
         for range in self.ranges.iter().flatten() {
@@ -46,14 +47,14 @@ impl ClaimedRange {
                 release::<F>(entry);
             } else if let (Entry::Table(next), Some(below)) = (F::decode(entry.load(), level), level.below())
             {
-                // SAFETY: entries below it are still claimed, so that it stays linked.
+                // SAFETY: entries below the table are still claimed, so the table stays linked.
                 let next = unsafe { table_at(memory, next) };
                 self.release::<F, M>(memory, next, below, part);
             }
         }
     }
 
-    /// Is the entry of `level` that serves `part` claimed, given that none above it is?
+    /// Returns whether the entry of `level` serving `part` is claimed, if no entry above is.
     fn is_claimed(&self, part: Pages, level: Level) -> bool {
         level == LOWEST_CLAIMED
             || part.fill_entries(level)
@@ -61,21 +62,21 @@ impl ClaimedRange {
             || (part.last == self.pages.last && level == self.ends[1])
     }
 
-    /// The last page that the claims serve, in the range or after it.
+    /// Returns the last page served by the claims, in the range or after it.
     fn served(&self) -> u64 {
         self.pages.last | (self.ends[1].pages() - 1)
     }
 }
 
-/// The claims made in one go: of one entry, or of neighbours in a directory.
+/// Claims made together: of a single entry, or of neighbours in a directory.
 struct Piece<'a> {
     claimed: Claimed<'a>,
-    /// The last page of the range that they serve.
+    /// The last page of the range served by the claims.
     last: u64,
 }
 
 impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
-    /// Does what [`Cursor::lock_above`] does, for any range and whatever others do.
+    /// Claims like [`Cursor::lock_above`], for any range and beside any other cursors.
     #[cold]
     #[inline(never)]
     pub(super) fn lock_pieces(
@@ -90,8 +91,8 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
         }
     }
 
-    /// Claims what serves the pages of both ranges, the lower one first, and nothing in between. The
-    /// cursor is in the lowest table that covers them.
+    /// Claims the entries serving the pages of both ranges, the lower range first, and nothing in
+    /// between. The cursor is in the lowest table covering both.
     pub(in crate::page_table) fn lock_both(
         page_table: &'a PageTable<F>,
         access: TableAccess<'a, M>,
@@ -126,8 +127,8 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
     }
 }
 
-/// Claims what serves `pages`. Returns the first claims, of one table, and the range if it has others.
-/// `newest` is the highest page that the cursor has claimed before.
+/// Claims the entries serving `pages`. Returns the first claims, of a single table, and the range
+/// if more tables are needed. `newest` is the highest page claimed by the cursor before.
 fn claim_range<'a, F: Format, M: TableMemory>(
     page_table: &'a PageTable<F>,
     access: TableAccess<'a, M>,
@@ -148,7 +149,7 @@ fn claim_range<'a, F: Format, M: TableMemory>(
     (first, Some(ClaimedRange { pages, ends }))
 }
 
-/// The lowest table that covers `pages`, in which more than one entry of it is claimed, or below.
+/// Returns the lowest table covering `pages`, with more than one entry claimed in or below it.
 fn covering_table<F: Format, M: TableMemory>(
     root: PhysFrame,
     memory: &M,
@@ -156,7 +157,7 @@ fn covering_table<F: Format, M: TableMemory>(
 ) -> (PhysFrame, Level) {
     let (mut frame, mut level) = (root, F::ROOT);
     while pages.within_one_entry(level) {
-        // SAFETY: there are claims below it, so that it stays linked.
+        // SAFETY: entries below the table are claimed, so the table stays linked.
         let raw = unsafe { table_at(memory, frame) }.load(level.index(pages.first));
         let (Entry::Table(next), Some(below)) = (F::decode(raw, level), level.below()) else {
             break;
@@ -166,8 +167,8 @@ fn covering_table<F: Format, M: TableMemory>(
     (frame, level)
 }
 
-/// Claims what serves the first page of `rest`, and as much after it as has the same table. `newest` is
-/// the highest page that the cursor has claimed, before `rest`.
+/// Claims the entry serving the first page of `rest`, and the neighbours in the same table.
+/// `newest` is the highest page claimed by the cursor, before `rest`.
 fn claim_piece<'a, F: Format, M: TableMemory>(
     page_table: &'a PageTable<F>,
     access: TableAccess<'a, M>,
@@ -175,10 +176,10 @@ fn claim_piece<'a, F: Format, M: TableMemory>(
     newest: Option<u64>,
 ) -> Piece<'a> {
     let (memory, counters) = (access.memory, &page_table.locks);
-    // The last page of `rest` that the entry of `level` covers which covers the first.
+    // The last page of `rest` under the first page's entry of `level`.
     let end = |level: Level| (rest.first | (level.pages() - 1)).min(rest.last);
     let whole = |level| Pages { last: end(level), ..rest }.fill_entries(level);
-    // Claims ascend, so an entry that covers any of the cursor's claims covers the newest.
+    // Claims ascend: an entry covering any of the cursor's claims covers the newest.
     let held = |level| {
         newest.is_some_and(|newest| Pages { first: newest, last: rest.first }.within_one_entry(level))
     };
@@ -204,7 +205,7 @@ fn claim_piece<'a, F: Format, M: TableMemory>(
         return Piece { claimed, last };
     }
     if let (Entry::Table(next), Some(below)) = (F::decode(claimed.found, level), level.below()) {
-        // SAFETY: the claim of its entry keeps it linked.
+        // SAFETY: the claim of the table's entry keeps the table linked.
         drain::<F, M>(memory, counters, unsafe { table_at(memory, next) }, below, &mut |_, _| {});
     }
     Piece { claimed, last: end(level) }

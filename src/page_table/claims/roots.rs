@@ -1,4 +1,4 @@
-//! Cursors over all that entries of the root lead to.
+//! Cursors over everything below entries of the root.
 
 use core::marker::PhantomData;
 
@@ -11,11 +11,12 @@ use crate::page_table::format::level::{Level, Pages};
 use crate::page_table::tables::memory::{TableMemory, table_at};
 
 impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
-    /// Claims the entries of the root that `pages` fills, and calls `visit` with what each entry says
-    /// that is not vacant, of these and of the tables below, and its level. The cursor is in the root.
+    /// Claims the entries of the root filled by `pages`. Calls `visit` with the contents and the
+    /// level of each entry not vacant, in the root and in the tables below. The cursor is in the
+    /// root.
     ///
-    /// No walk is announced: the root stays, and so does a table below an entry whose claim is held, once
-    /// the claims below are drained.
+    /// No walk is announced: the root stays. A table below a claimed entry stays, too, after the
+    /// claims below are drained.
     pub(in crate::page_table) fn lock_roots(
         page_table: &'a PageTable<F>,
         memory: &'a M,
@@ -35,7 +36,7 @@ impl<'a, F: Format, M: TableMemory> Cursor<'a, F, M> {
             let found = F::decode(found, F::ROOT);
             visit(found, F::ROOT);
             if let (Entry::Table(next), Some(below)) = (found, F::ROOT.below()) {
-                // SAFETY: the claim of its entry keeps it linked.
+                // SAFETY: the claim of the table's entry keeps the table linked.
                 drain::<F, M>(memory, counters, unsafe { table_at(memory, next) }, below, visit);
             }
         }

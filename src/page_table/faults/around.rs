@@ -1,4 +1,4 @@
-//! Mapping the pages around one that was just mapped.
+//! Mapping the pages around a page just mapped.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -9,18 +9,19 @@ use crate::page_table::lists::chain::Reserve;
 use crate::page_table::tables::memory::{TableMemory, table_at};
 use crate::page_table::tables::regions;
 
-/// A page, the pages that are mapped along with it, and the frames for them.
+/// A page, the pages mapped along with it, and the frames for them.
 pub(crate) struct Neighbours<N> {
-    /// The page that is accessed.
+    /// The accessed page.
     pub page: u64,
-    /// It and those around it: of one lowest table.
+    /// The accessed page and its surroundings, in a single lowest table.
     pub pages: Pages,
-    /// Returns a frame of zeros that is the caller's alone; `None` if there are no more.
+    /// Returns a zeroed frame owned by the caller, or `None` if the frames are used up.
     pub next: N,
 }
 
-/// Maps those of the `neighbours` that are marked as being of `region`, as `leaf` does a page beside them, in the
-/// lowest table in `table`, which the caller has for itself. That page is mapped by now. Returns how many it maps.
+/// Maps the pages of `neighbours` marked with `region`, each with the attributes of `leaf`, the
+/// leaf of the accessed page. The caller owns the lowest table in `table`. Returns the number of
+/// pages mapped.
 pub(super) fn map_around<F: Format, M: TableMemory>(
     memory: &M,
     reserve: &mut Reserve<'_, M>,
@@ -29,7 +30,7 @@ pub(super) fn map_around<F: Format, M: TableMemory>(
     region: RegionId,
     neighbours: &mut Neighbours<impl FnMut() -> Option<PhysFrame>>,
 ) -> u64 {
-    // SAFETY: it is the cursor's, or was just linked below what is.
+    // SAFETY: the table is the cursor's, or was just linked below the cursor's.
     let entries = unsafe { table_at(memory, table) };
     let mark = F::mark(region);
     let mut mapped = 0;
@@ -38,7 +39,7 @@ pub(super) fn map_around<F: Format, M: TableMemory>(
             continue;
         }
         let Some(frame) = (neighbours.next)() else { break };
-        // It takes no frame: leaves beside it are of the region, or each has its own id.
+        // Takes no frame: neighbouring leaves are of the same region, or each leaf has its own id.
         regions::set::<F, M>(memory, reserve, table, Level::PAGE, index..=index, Some(region));
         entries.store(index, F::leaf(&Leaf { frame, ..*leaf }, Level::PAGE));
         mapped += 1;

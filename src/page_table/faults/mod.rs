@@ -1,4 +1,5 @@
-//! Answering accesses to pages that are not mapped, or not mapped so: one page, and the pages around the page.
+//! Handling accesses to pages unmapped or mapped with too little permission: the page, and the
+//! pages around it.
 
 pub(super) mod around;
 pub(super) mod resolve;

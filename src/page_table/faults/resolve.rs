@@ -1,5 +1,5 @@
-//! Answering an access to one page: under the claim of its entry, so that accesses of many CPUs to one
-//! page are answered once.
+//! Handling an access to a page under the claim of the page's entry. Accesses of many CPUs to the
+//! same page are therefore handled once.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -19,41 +19,45 @@ use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions;
 use crate::page_table::tables::table::TableEntry;
 
-/// What is to be done about a page.
+/// The decision about a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Nothing: it is as the access wants it.
+    /// Keep the page: the access is permitted already.
     Keep,
-    /// It is mapped by this leaf of this level, in the place of what is there.
+    /// Map the page with this leaf of this level, in place of the present entry.
     Map(Leaf, Level),
-    /// It stays mapped by the same leaf, whose frames the space now owns, with this protection.
+    /// Keep the leaf, make the space the owner of its frames, and set this protection.
     Own(Protection),
-    /// It stays mapped by the same leaf, which is held as before, with this protection, which permits no less.
+    /// Keep the leaf and its ownership, and set this protection, which permits no less.
     Permit(Protection),
 }
 
-/// What became of an access.
+/// The outcome of an access.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answered<T> {
-    /// What was made of the change with the entry still claimed.
+    /// The result of `record`, called with the entry still claimed.
     pub recorded: T,
-    /// The leaf of 4 KiB whose place another has taken. Its frame, or its share of that, is the caller's
-    /// once no CPU has its translation.
+    /// The replaced 4 KiB leaf. Its frame, or its share of the frame, belongs to the caller after
+    /// no CPU has the translation.
     pub replaced: Option<Leaf>,
-    /// How many pages were mapped beside.
+    /// Number of neighbouring pages mapped.
     pub beside: u64,
 }
 
 impl<F: Format> PageTable<F> {
-    /// Finds what the page of `neighbours` is, and does with it what `decide` answers; of no region, it stays as
-    /// it is. If the page comes to be mapped to a frame of its own, maps its neighbours of the same region, too.
-    /// Calls `record` with what the answer made stale before another cursor can change the page.
+    /// Looks up the page of `neighbours`, and applies the answer of `decide`. A page without a
+    /// region stays unchanged. If the page is newly mapped to a frame of its own, its neighbours of
+    /// the same region are mapped, too. Calls `record` with the stale translations before another
+    /// cursor can change the page.
     ///
     /// `decide` may be called several times; the last call counts.
     ///
     /// # Errors
     ///
-    /// What `decide` refuses, or [`RewriteError::Tables`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`RewriteError::Refused`] with the error of `decide`.
+    /// - [`RewriteError::Tables`] if no frame for a table is left.
     pub(crate) fn resolve<M: TableMemory, E, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -70,7 +74,7 @@ impl<F: Format> PageTable<F> {
             let cursor = Cursor::<F, M>::lock(self, access, pages);
             let (mut frame, mut level) = (cursor.frame(), cursor.level);
             let raw = cursor.table().load(level.index(page));
-            // A cursor of one page is below every table.
+            // The cursor of a single page is below every table.
             let found = found::<F, M>(memory, frame, level.index(page), raw, level).unwrap_or(Found::Vacant);
             let answer = decide(found, level).map_err(RewriteError::Refused)?;
             let region = match found {
@@ -110,7 +114,7 @@ impl<F: Format> PageTable<F> {
             if let Answer::Map(..) = answer {
                 regions::set::<F, M>(memory, reserve, frame, level, pages.indexes(level), region);
             }
-            // SAFETY: it is the cursor's, or was just linked below what is.
+            // SAFETY: the table is the cursor's, or was just linked below the cursor's.
             let entry = unsafe { table_at(memory, frame) }.entry(level.index(page));
             match answer {
                 Answer::Keep => {}
@@ -136,10 +140,11 @@ impl<F: Format> PageTable<F> {
     }
 }
 
-/// How many frames it takes to cut what was `found` at `level` down to `to`, and to map a leaf there.
+/// Returns the number of frames needed to cut `found`, at `level`, down to `to`, and to map a leaf
+/// there.
 fn frames_to_cut(found: Found, level: Level, to: Level) -> u64 {
     let tables = u64::from(level.get() - to.get());
-    // A new lowest table's leaves are all of the region of the entry that it takes the place of. A higher
+    // The leaves of a new lowest table all belong to the region of the replaced entry. A higher
     // table keeps its leaves' regions in a frame.
     let regions = match found {
         Found::Vacant | Found::Mapped(_, None) => 0,
@@ -149,7 +154,8 @@ fn frames_to_cut(found: Found, level: Level, to: Level) -> u64 {
     tables + regions
 }
 
-/// Makes the leaf in `entry` own its frame, with `protection`, which permits no less than it did.
+/// Makes the leaf in `entry` the owner of its frame, with `protection`, which permits no less than
+/// before.
 fn own<F: Format>(entry: &TableEntry, level: Level, protection: Protection) {
     let mut raw = entry.load();
     while let Entry::Leaf(leaf) = F::decode(raw, level) {

@@ -1,4 +1,5 @@
-//! Mapping a page at its first access: the usual answer to an access, so each step is part of one function.
+//! Mapping a page at its first access. The usual answer to an access: each step is inlined into a
+//! single function.
 
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;
@@ -13,7 +14,7 @@ use crate::page_table::tables::table::{Table, TableEntry};
 pub(crate) struct MarkedTable<'a, F: Format, M: TableMemory> {
     cursor: Cursor<'a, F, M>,
     region: RegionId,
-    /// Has each entry an id of its own? Else all leaves are of the region.
+    /// The ids of the entries, if each entry has its own. Otherwise all leaves are of the region.
     ids: Option<&'a Table>,
 }
 
@@ -23,12 +24,12 @@ impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
         self.region
     }
 
-    /// Is `page`, which the table serves, of the region and not mapped yet?
+    /// Returns whether `page`, served by the table, belongs to the region and is not mapped yet.
     pub(crate) fn is_marked(&self, page: u64) -> bool {
         self.entry(page).load() == F::mark(self.region)
     }
 
-    /// Maps `page`, which is marked, by `leaf`.
+    /// Maps `page`, which is marked, with `leaf`.
     pub(crate) fn map(&self, page: u64, leaf: &Leaf) {
         if let Some(ids) = self.ids {
             let index = Level::PAGE.index(page);
@@ -43,8 +44,8 @@ impl<F: Format, M: TableMemory> MarkedTable<'_, F, M> {
 }
 
 impl<F: Format> PageTable<F> {
-    /// Claims the lowest table of `page`, if the page is not mapped yet, no frame is needed to map it and others
-    /// of its region, and no other cursor is in the way.
+    /// Claims the lowest table of `page`. Returns `None` if the page is mapped, if mapping pages of
+    /// its region would take a frame, or if another cursor is in the way.
     pub(crate) fn claim_marked<'a, M: TableMemory>(
         &'a self,
         access: TableAccess<'a, M>,
@@ -64,10 +65,10 @@ impl<F: Format> PageTable<F> {
         Some(MarkedTable { cursor, region, ids })
     }
 
-    /// Maps the page `page` by the leaf that `leaf_of` returns for the page's region, if the page is not mapped
-    /// yet, and its leaf can be of that region without a further frame, and no other cursor is in the way. Returns
-    /// whether the page is mapped by that leaf; if not, nothing has changed.
-    // Always: what is found and decided stays in registers.
+    /// Maps the page `page` with the leaf returned by `leaf_of` for the page's region. Returns
+    /// whether the page was mapped. Nothing has changed if the page is mapped already, if the
+    /// leaf's region would take a further frame, or if another cursor is in the way.
+    // Always inlined: the values found and decided stay in registers.
     #[inline(always)]
     pub(crate) fn map_marked<M: TableMemory>(
         &self,
@@ -83,7 +84,7 @@ impl<F: Format> PageTable<F> {
         let index = Level::PAGE.index(page);
         let entry = cursor.table().entry(index);
         let Some(region) = F::region_in_mark(entry.load()) else { return false };
-        // The usual case by itself: one comparison.
+        // The usual case by itself: a single comparison.
         let ids = if regions::is_common(access.memory, cursor.frame(), region) {
             None
         } else if let Kept::Each(ids) = Kept::of(access.memory, cursor.frame()) {

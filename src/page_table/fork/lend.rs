@@ -1,9 +1,9 @@
-//! Sharing the frames of a few pages with another place, without copying one.
+//! Sharing the frames of a few pages with another place, without copying a frame.
 //!
-//! As in a [copy of a space](super), the frames are shared from then on, and no leaf permits writes. The
-//! frames are listed, with a holder counted for each, and mapped at the other place later: a range of one page
-//! table and a range of another are never claimed together, so two copies in opposite directions cannot wait for
-//! each other.
+//! As in a [copy of a space](super), the frames are shared afterwards, and no leaf permits writes.
+//! The frames are listed, with a holder counted for each, and mapped at the other place later.
+//! Ranges of two page tables are never claimed together: two copies in opposite directions cannot
+//! wait for each other.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -17,27 +17,28 @@ use crate::page_table::mapping::changed::Changed;
 use crate::page_table::rewrite::{Found, found};
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 
-/// What is done about a page.
+/// The decision about a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lends {
-    /// Its frame is shared.
+    /// Share the page's frame.
     Frame,
-    /// Nothing: it has no contents.
+    /// Skip the page, which has no contents.
     Nothing,
 }
 
-/// Why the frames of a range were not shared, or not all of them.
+/// The reason why the frames of a range were not shared, or only some of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LendError<S> {
     /// The range was refused; no frame is shared.
     Refused(S),
-    /// The pages are mapped by a large leaf, which has to be cut first; no frame is shared.
+    /// A large leaf maps the pages, and has to be cut first; no frame is shared.
     Large,
-    /// A frame has as many holders as can be counted. The frames of the pages before are shared.
+    /// A frame has the greatest countable number of holders. The frames of the preceding pages are
+    /// shared.
     SharesFull,
 }
 
-/// The frames of up to 512 pages of which each has one more holder than leaves: the list's.
+/// The frames of up to 512 pages. Each frame has a holder besides its leaves: the list.
 pub(crate) struct Lent<'m, M> {
     memory: &'m M,
     list: PhysFrame,
@@ -45,19 +46,19 @@ pub(crate) struct Lent<'m, M> {
 }
 
 impl<'m, M: TableMemory> Lent<'m, M> {
-    /// An empty list.
+    /// Returns an empty list.
     ///
     /// # Safety
     ///
-    /// `list` is the caller's alone while the list lives.
+    /// The caller owns the frame `list` while the list lives.
     pub unsafe fn new(memory: &'m M, list: PhysFrame) -> Lent<'m, M> {
         Lent { memory, list, count: 0 }
     }
 
-    /// Takes the next frame out of the list, with its place among the pages. The caller has the list's share
-    /// of it.
+    /// Takes the next frame out of the list, with its place among the pages. The list's share of
+    /// the frame passes to the caller.
     pub fn take<F: Format>(&mut self) -> Option<(u64, PhysFrame)> {
-        // SAFETY: the promise of `Lent::new`.
+        // SAFETY: promised by the caller of `Lent::new`.
         let list = unsafe { table_at(self.memory, self.list) };
         while let Some(index) = self.count.checked_sub(1) {
             self.count = index;
@@ -70,14 +71,18 @@ impl<'m, M: TableMemory> Lent<'m, M> {
 }
 
 impl<F: Format> PageTable<F> {
-    /// Counts a further holder of the frame of each page of `pages` that `check` says so of, puts the frames into
-    /// `lent`, which is empty, and takes the permission to write from the pages. `pages` are within one lowest
-    /// table. Adds to `changed` what that made stale, and calls `record` with it before another cursor can change
-    /// the pages, whatever the outcome.
+    /// Counts a further holder of the frame of each page accepted by `check`, puts the frames into
+    /// the empty list `lent`, and makes the pages read-only. `pages` are within a single lowest
+    /// table. Adds the stale translations to `changed`, and calls `record` with it before another
+    /// cursor can change the pages, whatever the outcome.
     ///
     /// # Errors
     ///
-    /// [`LendError`]; what `lent` has then is shared all the same.
+    /// Frames listed in `lent` are shared even on an error:
+    ///
+    /// - [`LendError::Refused`] with the error of `check`, and no frame listed.
+    /// - [`LendError::Large`] if a large leaf maps the pages; no frame is listed.
+    /// - [`LendError::SharesFull`] if a frame has the greatest countable number of holders.
     pub(crate) fn lend<M: TableMemory, S, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -104,7 +109,7 @@ impl<F: Format> PageTable<F> {
                     return Err(LendError::Large);
                 }
             }
-            // SAFETY: the promise of `Lent::new`.
+            // SAFETY: promised by the caller of `Lent::new`.
             let list = unsafe { table_at(memory, lent.list) };
             for page in pages.first..=pages.last {
                 let (found, index) = (found(page), (page - pages.first) as usize);

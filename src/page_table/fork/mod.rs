@@ -1,9 +1,9 @@
 //! Copying the pages of a range for another space, without copying a frame.
 //!
-//! Frames that the space has for itself are shared from then on, and no leaf permits writes: the first
-//! write by either space finds a copy. The range stays claimed until all of it is copied and the change is
-//! recorded. So no page is changed between two that are copied: if the copy has what one write left, it has
-//! what all writes before it left.
+//! Frames owned by the space are shared afterwards, and no leaf permits writes: the first write by
+//! either space makes a copy. The range stays claimed until all of it is copied and the change is
+//! recorded. No page is therefore changed between the copies of two pages: a copy with the effect
+//! of a write has the effects of all writes before it.
 
 pub(super) mod lend;
 
@@ -21,42 +21,42 @@ use crate::page_table::tables::memory::{SharesFull, TableAccess, TableMemory, ta
 use crate::page_table::tables::regions::{self, Kept};
 use crate::page_table::tables::table::{Table, TableEntry};
 
-/// What becomes of the pages of a region in the copy.
+/// The fate of a region's pages in the copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inherited {
-    /// They have the same contents.
+    /// The same contents.
     Contents,
-    /// They are of this region, not mapped yet.
+    /// Pages of this region, not mapped yet.
     Region(RegionId),
-    /// They are vacant.
+    /// Vacant pages.
     Nothing,
 }
 
-/// What is to be copied.
+/// A request to copy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Copied<'a, F, I> {
     /// Whole entries of the root.
     pub pages: Pages,
-    /// The page table that gets the copy: the pages are vacant in it, and no CPU uses it.
+    /// The page table of the copy, in which the pages are vacant. No CPU uses it.
     pub to: &'a PageTable<F>,
-    /// Says what becomes of the pages of a region.
+    /// Returns the fate of a region's pages.
     pub inherited: I,
 }
 
-/// Why a range was not copied.
+/// The reason why a range was not copied.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CopyError<E> {
     /// No frame for a table; nothing has changed.
     Tables(E),
-    /// A frame has as many holders as can be counted; a part is copied.
+    /// A frame has the greatest countable number of holders; a part is copied.
     SharesFull,
-    /// There are leaves of 1 GiB whose contents are to be copied. Their holders are counted by leaves of 2 MiB
-    /// at most, so they have to be cut first; nothing has changed.
+    /// Some 1 GiB leaves have contents to copy. Holders are counted for leaves of 2 MiB at most, so
+    /// the leaves have to be cut first; nothing has changed.
     Giant,
 }
 
-/// Are there leaves of 1 GiB in `pages` of the table in `frame`, of `level`, or below, whose contents are to be
-/// copied?
+/// Returns whether `pages` of the table in `frame`, of `level`, or of a table below, contain 1 GiB
+/// leaves with contents to copy.
 #[cold]
 fn has_giants<F: Format, M: TableMemory>(
     memory: &M,
@@ -66,7 +66,7 @@ fn has_giants<F: Format, M: TableMemory>(
     inherited: &impl Fn(RegionId) -> Inherited,
 ) -> bool {
     let Some(below) = level.below().filter(|&below| below >= Level::HUGE) else { return false };
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     pages.indexes(level).any(|index| {
         let raw = table.load(index);
@@ -88,11 +88,11 @@ struct Copier<'a, 'r, M: TableMemory, I> {
     reserve: &'a mut Reserve<'r, M>,
     inherited: I,
     changed: &'a mut Changed,
-    /// How many 4 KiB pages the copy maps.
+    /// Number of 4 KiB pages mapped by the copy.
     pages: u64,
 }
 
-/// A table, and the one that gets its copy, which nobody else uses.
+/// A table and its copy, which no other context uses.
 struct Pair<'t> {
     old: &'t Table,
     new: &'t Table,
@@ -100,16 +100,16 @@ struct Pair<'t> {
     regions: Kept<'t>,
 }
 
-/// How entries of a lowest table are copied that are like others before.
+/// How to copy entries of a lowest table similar to earlier entries.
 struct Known {
-    /// Leaves of this region are copied with their contents.
+    /// The region whose leaves are copied with their contents.
     region: Option<RegionId>,
-    /// This mark becomes another, or none; [`RawEntry::EMPTY`] becomes itself.
+    /// A mark and its copy: another mark, or none. [`RawEntry::EMPTY`] is copied unchanged.
     mark: RawEntry,
     copied_mark: RawEntry,
 }
 
-/// Returns what all entries of `table` say, if they say the same and are not present.
+/// Returns the common contents of all entries of `table`, if they are equal and not present.
 fn uniform<F: Format>(table: &Table) -> Option<RawEntry> {
     let first = table.load(0);
     let uniform = !F::is_present(first) && (1..ENTRIES).all(|index| table.load(index) == first);
@@ -117,14 +117,16 @@ fn uniform<F: Format>(table: &Table) -> Option<RawEntry> {
 }
 
 impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
-    /// The tables in `from` and in `to`.
+    /// Returns the tables in `from` and in `to`.
     fn pair(&self, from: PhysFrame, to: PhysFrame) -> Pair<'m> {
-        // SAFETY: the cursor keeps the one linked, and the other is the caller's, until all is copied.
+        // SAFETY: the cursor keeps the old table linked, and the new table is the caller's, until
+        // all is copied.
         let (old, new) = unsafe { (table_at(self.memory, from), table_at(self.memory, to)) };
         Pair { old, new, regions: Kept::of(self.memory, from) }
     }
 
-    /// Copies `pages` of the table in `from`, of `level`, to the one in `to`, which nobody else uses.
+    /// Copies `pages` of the table in `from`, of `level`, to the table in `to`, which no other
+    /// context uses.
     fn copy<F: Format>(
         &mut self,
         from: PhysFrame,
@@ -152,7 +154,7 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
                         return Ok(());
                     };
                     regions::copy(self.memory, self.reserve, next, copy);
-                    // Linked first: whoever takes an unfinished copy apart finds it.
+                    // Linked first: the dismantling of an unfinished copy finds the table.
                     pair.new.store(index, F::table(copy));
                     self.copy::<F>(next, copy, below, part)?;
                 }
@@ -162,10 +164,11 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
         Ok(())
     }
 
-    /// Copies the lowest table in `next`, which entry `index` of the pair leads to, if it is vacant, or one mark for all
-    /// pages: that stands in the entry of the copy, which needs no table. Returns whether it is so.
+    /// Copies the lowest table in `next`, under entry `index` of the pair, if the table is vacant
+    /// or contains a single mark. The copy then needs only an entry, and no table. Returns whether
+    /// the table was copied.
     fn copy_uniform<F: Format>(&self, next: PhysFrame, pair: &Pair<'_>, index: usize) -> bool {
-        // SAFETY: the cursor keeps it linked.
+        // SAFETY: the cursor keeps the table linked.
         let Some(raw) = uniform::<F>(unsafe { table_at(self.memory, next) }) else { return false };
         match F::decode(raw, Level::PAGE) {
             Entry::Mark(region) => pair.new.store(index, self.mark::<F>(region)),
@@ -175,7 +178,7 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
         true
     }
 
-    /// Copies a lowest table, which serves `pages`.
+    /// Copies a lowest table, serving `pages`.
     fn copy_lowest<F: Format>(&mut self, pair: &Pair<'_>, pages: Pages) -> Result<(), SharesFull> {
         let mut known = Known { region: None, mark: RawEntry::EMPTY, copied_mark: RawEntry::EMPTY };
         let mut index = 0;
@@ -190,7 +193,7 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
         Ok(())
     }
 
-    /// Learns from the entry at `index`, which has just been copied, how others like it are copied.
+    /// Remembers the copy of the entry at `index`, to be applied to similar entries.
     fn learn<F: Format>(&self, pair: &Pair<'_>, index: usize, known: &mut Known) {
         let raw = pair.old.load(index);
         match F::decode(raw, Level::PAGE) {
@@ -203,9 +206,9 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
         }
     }
 
-    /// Copies entries of a lowest table, which serves `pages`, from `index` on, as far as they are known: vacant,
-    /// the known mark, or present leaves of the known region that are not borrowed and whose frames can have
-    /// one more holder. Returns where that ends.
+    /// Copies entries of a lowest table, serving `pages`, from `index` on, as long as they are
+    /// known: vacant, the known mark, or present leaves of the known region, not borrowed and with
+    /// room for a further holder. Returns the index of the first unknown entry.
     fn copy_known<F: Format>(&mut self, pair: &Pair<'_>, index: usize, known: &Known, pages: Pages) -> usize {
         match (&pair.regions, known.region) {
             (Kept::One(all), Some(region)) if *all == region => {
@@ -219,8 +222,9 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
         }
     }
 
-    /// As [`Copier::copy_known`]: the leaf at an index is of the known region if `is_known` says so.
-    // Apart, so that the loop has the registers for itself.
+    /// Copies like [`Copier::copy_known`]. `is_known` tells whether the leaf at an index is of the
+    /// known region.
+    // Not inlined, so the loop has all registers.
     #[inline(never)]
     fn copy_if<F: Format>(
         &mut self,
@@ -268,7 +272,7 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
         index
     }
 
-    /// Copies entry `index` of a table of `level`, which serves `part` and leads to no table.
+    /// Copies entry `index` of a table of `level`. The entry serves `part` and leads to no table.
     fn copy_entry<F: Format>(
         &mut self,
         pair: &Pair<'_>,
@@ -294,7 +298,7 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
         Ok(())
     }
 
-    /// Returns the copy's entry for pages of `region` that are not mapped in it.
+    /// Returns the copy's entry for unmapped pages of `region`.
     fn mark<F: Format>(&self, region: RegionId) -> RawEntry {
         match (self.inherited)(region) {
             Inherited::Contents => F::mark(region),
@@ -303,8 +307,8 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
         }
     }
 
-    /// Counts a further holder of the frame of `leaf`, which `entry` has (`raw`), unless it is borrowed, and takes
-    /// the permission to write. Returns the copy's entry.
+    /// Counts a further holder of the frame of `leaf`, unless the frame is borrowed, and makes the
+    /// leaf read-only. `raw` is the content of `entry`. Returns the copy's entry.
     fn share<F: Format>(
         &mut self,
         entry: &TableEntry,
@@ -324,8 +328,7 @@ impl<'m, M: TableMemory, I: Fn(RegionId) -> Inherited> Copier<'m, '_, M, I> {
     }
 }
 
-/// Has the leaf in `entry`, `raw` when last read, share its frame, and not permit writes. Returns the leaf as it
-/// is then.
+/// Makes the leaf in `entry`, last read as `raw`, a shared read-only leaf. Returns the new leaf.
 pub(super) fn become_shared<F: Format>(entry: &TableEntry, mut raw: RawEntry) -> RawEntry {
     loop {
         let shared = F::shared(raw);
@@ -341,9 +344,9 @@ pub(super) fn become_shared<F: Format>(entry: &TableEntry, mut raw: RawEntry) ->
 }
 
 impl<F: Format> PageTable<F> {
-    /// Makes the copy that `copy` asks for. Pages of no region are left out. Adds to `changed` what that made stale, and
-    /// calls `record` with it before another cursor can change the pages. Returns what that returns, and
-    /// how many 4 KiB pages the copy maps.
+    /// Makes the copy described by `copy`, without pages outside regions. Adds the stale
+    /// translations to `changed`, and calls `record` with it before another cursor can change the
+    /// pages. Returns the result of `record` and the number of 4 KiB pages mapped by the copy.
     pub(crate) fn copy_to<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,

@@ -1,4 +1,4 @@
-//! What an entry of a page table says, whatever the architecture.
+//! Contents of a page-table entry, independent of the architecture.
 
 use core::num::NonZeroU32;
 
@@ -6,21 +6,21 @@ use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::Protection;
 
-/// An entry's 64 bits as the architecture lays them out.
+/// An entry's 64 bits in the architecture's layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawEntry(pub u64);
 
 impl RawEntry {
-    /// Nothing mapped; zero in every format, so that a zeroed frame is an empty table.
+    /// A vacant entry. Zero in every format: a zeroed frame is an empty table.
     pub const EMPTY: RawEntry = RawEntry(0);
 }
 
 /// A decoded entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// Nothing mapped.
+    /// Vacant: no page is mapped.
     Empty,
-    /// Nothing mapped yet: what is to be mapped at the first access belongs to this region.
+    /// A mark: the pages are to be mapped at the first access, and belong to this region.
     Mark(RegionId),
     /// The table of the next lower level.
     Table(PhysFrame),
@@ -28,8 +28,16 @@ pub enum Entry {
     Leaf(Leaf),
 }
 
-/// What pages belong to: 31 bits, not all zero, that page tables keep for each page that is mapped or
-/// to be mapped. The layer above gives the bits their meaning.
+/// The owner of pages: 31 bits, not all zero, kept by page tables for each page mapped or to be
+/// mapped. The layer above gives the bits their meaning.
+///
+/// ```
+/// use topomem::page_table::RegionId;
+///
+/// assert_eq!(RegionId::new(7).map(RegionId::get), Some(7));
+/// assert_eq!(RegionId::new(0), None);
+/// assert_eq!(RegionId::new(1 << RegionId::BITS), None);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegionId(NonZeroU32);
 
@@ -37,13 +45,13 @@ impl RegionId {
     /// The least id.
     pub(crate) const MIN: RegionId = RegionId(NonZeroU32::MIN);
 
-    /// How many bits an id has.
+    /// Number of bits of an id.
     pub const BITS: u32 = 31;
 
-    /// Where the number of the id's record stands: the bits from here on.
+    /// The position of the record's number: the bits from here on.
     pub(crate) const RECORD_SHIFT: u32 = 12;
 
-    /// Returns the id with these bits; `None` if they are zero, or more than [`RegionId::BITS`].
+    /// Returns the id with these bits, or `None` if they are zero or exceed [`RegionId::BITS`].
     #[inline]
     #[must_use]
     pub const fn new(bits: u32) -> Option<RegionId> {
@@ -60,7 +68,7 @@ impl RegionId {
         self.0.get()
     }
 
-    /// Returns the id that differs in the record alone.
+    /// Returns the id with another record and otherwise the same bits.
     pub(crate) const fn with_record(self, record: RecordNumber) -> RegionId {
         let rest = self.get() & ((1 << Self::RECORD_SHIFT) - 1);
         match RegionId::new(rest | record.get() << Self::RECORD_SHIFT) {
@@ -69,14 +77,14 @@ impl RegionId {
         }
     }
 
-    /// Returns the number of the record that the id refers to, if any.
+    /// Returns the number of the record referenced by the id, if any.
     #[inline]
     pub(crate) const fn record(self) -> Option<RecordNumber> {
         RecordNumber::new(self.get() >> Self::RECORD_SHIFT)
     }
 }
 
-/// The number of a record, in the table of records of one space.
+/// The number of a record in a space's table of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RecordNumber(NonZeroU32);
 
@@ -84,7 +92,7 @@ impl RecordNumber {
     /// The highest number.
     pub const MAX: u32 = (1 << (RegionId::BITS - RegionId::RECORD_SHIFT)) - 1;
 
-    /// Returns the number with this value; `None` if it is zero.
+    /// Returns the number with this value, or `None` for zero.
     #[inline]
     pub const fn new(number: u32) -> Option<RecordNumber> {
         match NonZeroU32::new(number) {
@@ -100,36 +108,39 @@ impl RecordNumber {
     }
 }
 
-/// A mapping of one 4 KiB, 2 MiB or 1 GiB page.
+/// A mapping of a 4 KiB, 2 MiB or 1 GiB page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaf {
     /// The first 4 KiB frame, aligned to the leaf's size.
     pub frame: PhysFrame,
-    /// What it permits.
+    /// The permissions.
     pub protection: Protection,
     /// Whether address spaces share the translation.
     pub reach: Reach,
-    /// What becomes of the frame on unmap.
+    /// The fate of the frame on unmap.
     pub ownership: Ownership,
 }
 
 /// Whether a translation survives an address-space switch in a TLB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reach {
-    /// It belongs to one address space.
+    /// The translation belongs to a single address space.
     Space,
-    /// It is the same in all of them: the kernel half's.
+    /// The translation is the same in all spaces: the kernel half's.
     Global,
 }
 
-/// What becomes of a leaf's frame when it is unmapped.
+/// The fate of a leaf's frame when the leaf is unmapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ownership {
-    /// The mapping owns it: it retires, and is freed once no TLB can hold the translation.
+    /// The mapping owns the frame: the frame retires, and is freed after every TLB has dropped the
+    /// translation.
     Owned,
-    /// The frame is counted and has further holders, or had: the leaf is one of them. Its share is
-    /// dropped once no TLB can hold the translation, and the last holder's drop frees the frame.
+    /// The frame counts its holders, now or earlier several, and the leaf is one of them. Its share
+    /// is dropped after every TLB has dropped the translation, and the drop of the last share frees
+    /// the frame.
     Shared,
-    /// Someone else's: device memory, the kernel image, a frame mapped in several places.
+    /// The frame belongs elsewhere: device memory, the kernel image, a frame mapped in several
+    /// places.
     Borrowed,
 }

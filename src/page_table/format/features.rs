@@ -1,48 +1,57 @@
-//! What a machine's page walkers offer within their format.
+//! Features of a machine's page walkers within their format.
 
 use crate::page_table::Level;
 
-/// Facts that two CPUs of one architecture may differ in. All CPUs of a machine have what is said here.
+/// Differences between CPUs of the same architecture. All CPUs of a machine have the same features.
+///
+/// ```
+/// use topomem::page_table::{Level, PagingFeatures};
+///
+/// let features = PagingFeatures::BASIC.with_giant_pages().with_physical_bits(46);
+/// assert_eq!(features.largest_leaf(), Level::GIANT);
+/// assert_eq!(features.physical_bits(), 46);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PagingFeatures {
     largest_leaf: Level,
     physical_bits: u8,
 }
 
-/// Bits of a physical address that entries have room for.
+/// Greatest number of bits of a physical address in an entry.
 const MOST_BITS: u8 = 52;
 
 impl PagingFeatures {
-    /// Pages of up to 2 MiB, and any physical address that an entry has room for, below 2^52.
+    /// Pages of up to 2 MiB, and any physical address fitting an entry, below 2^52.
     pub const BASIC: PagingFeatures = PagingFeatures { largest_leaf: Level::HUGE, physical_bits: MOST_BITS };
 
-    /// The same with pages of 1 GiB: x86 CPUs with CPUID 8000_0001 EDX bit 26.
+    /// Adds pages of 1 GiB: x86 CPUs with CPUID 8000_0001 EDX bit 26.
     #[must_use]
     pub const fn with_giant_pages(self) -> PagingFeatures {
         PagingFeatures { largest_leaf: Level::GIANT, ..self }
     }
 
-    /// The same with physical addresses of `bits` bits, at most 52: x86's MAXPHYADDR, CPUID 8000_0008
-    /// EAX bits 0 to 7. A walk that finds a higher one faults, since those bits are reserved.
+    /// Limits physical addresses to `bits` bits, at most 52: x86's MAXPHYADDR, CPUID 8000_0008 EAX
+    /// bits 0 to 7. A walk finding a higher address faults, since the bits above are reserved.
     #[must_use]
     pub const fn with_physical_bits(self, bits: u8) -> PagingFeatures {
         let physical_bits = if bits < MOST_BITS { bits } else { MOST_BITS };
         PagingFeatures { physical_bits, ..self }
     }
 
-    /// The highest level at which leaves may stand.
+    /// Returns the highest level with leaves.
     #[must_use]
     pub const fn largest_leaf(self) -> Level {
         self.largest_leaf
     }
 
-    /// Bits of a physical address.
+    /// Returns the number of bits of a physical address.
     #[must_use]
     pub const fn physical_bits(self) -> u8 {
         self.physical_bits
     }
 
-    /// Are all `count` frames from number `first` on at addresses of that many bits?
+    /// Returns whether all `count` frames from number `first` on lie within the physical address
+    /// bits.
     pub(crate) const fn reach(self, first: u64, count: u64) -> bool {
         first.saturating_add(count) <= 1 << self.physical_bits >> 12
     }

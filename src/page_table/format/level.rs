@@ -1,17 +1,25 @@
-//! Levels of a page table, and how a page number is cut into indexes.
+//! Levels of a page table, and the indexes in a page number.
 
 use core::fmt;
 
 use topomem_percpu::Order;
 
 /// log2 of a table's entry count: 512 eight-byte entries fill a frame. In loom's models, which
-/// look at every interleaving, a table has two entries.
+/// explore every interleaving, a table has two entries.
 pub(crate) const INDEX_BITS: u32 = if cfg!(loom) { 1 } else { 9 };
 
-/// How many entries a table has.
+/// Number of entries of a table.
 pub const ENTRIES: usize = 1 << INDEX_BITS;
 
 /// A page-table level: 1 holds 4 KiB leaves, 2 tables or 2 MiB leaves, 3 tables or 1 GiB leaves.
+///
+/// ```
+/// use topomem::page_table::Level;
+///
+/// assert_eq!(Level::HUGE.pages(), 512);
+/// assert_eq!(Level::HUGE.below(), Some(Level::PAGE));
+/// assert_eq!(Level::FOURTH.address_bits(), 48);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Level(u8);
 
@@ -22,45 +30,46 @@ impl Level {
     pub const HUGE: Level = Level(2);
     /// Tables of 2 MiB leaves, or 1 GiB leaves.
     pub const GIANT: Level = Level(3);
-    /// The root where addresses have 48 bits.
+    /// The root of 48-bit addresses.
     pub const FOURTH: Level = Level(4);
-    /// The root where addresses have 57 bits.
+    /// The root of 57-bit addresses.
     pub const FIFTH: Level = Level(5);
 
-    /// The number, 1 to 5.
+    /// Returns the number, 1 to 5.
     #[inline]
     #[must_use]
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// The level of the tables that this level's entries point to; `None` at 4 KiB leaves.
+    /// Returns the level of the tables under this level's entries, or `None` for 4 KiB leaves.
     #[must_use]
     #[inline]
     pub const fn below(self) -> Option<Level> {
         if self.0 > 1 { Some(Level(self.0 - 1)) } else { None }
     }
 
-    /// How many 4 KiB pages one entry of this level covers.
+    /// Returns the number of 4 KiB pages covered by an entry of this level.
     #[must_use]
     #[inline]
     pub const fn pages(self) -> u64 {
         1 << (INDEX_BITS * (self.0 as u32 - 1))
     }
 
-    /// The order of the frames that a leaf of this level maps; `None` above 1 GiB leaves.
+    /// Returns the order of the frames mapped by a leaf of this level, or `None` above 1 GiB
+    /// leaves.
     #[must_use]
     pub const fn order(self) -> Option<Order> {
         Order::new(INDEX_BITS as u8 * (self.0 - 1))
     }
 
-    /// Bits of an address that a table tree with this root translates.
+    /// Returns the number of address bits translated by a tree with a root of this level.
     #[must_use]
     pub const fn address_bits(self) -> u32 {
         12 + INDEX_BITS * self.0 as u32
     }
 
-    /// Which entry of a table of this level serves `page`.
+    /// Returns the index of the entry serving `page` in a table of this level.
     #[inline]
     pub(crate) const fn index(self, page: u64) -> usize {
         (page >> (INDEX_BITS * (self.0 as u32 - 1))) as usize & (ENTRIES - 1)
@@ -73,7 +82,7 @@ impl fmt::Debug for Level {
     }
 }
 
-/// Pages `first..=last` by number (address / 4096, sign-extended): inclusive, so that the last
+/// Pages `first..=last` by number (address / 4096, sign-extended). The range is inclusive: the last
 /// page of the address space needs no special case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pages {
@@ -87,31 +96,31 @@ impl Pages {
         self.last - self.first + 1
     }
 
-    /// Is the page numbered `page` one of them?
+    /// Returns whether the page numbered `page` is in the range.
     #[inline]
     pub const fn contain(self, page: u64) -> bool {
         self.first <= page && page <= self.last
     }
 
-    /// Does one entry of a table at `level` cover them all?
+    /// Returns whether a single entry of a table at `level` covers the range.
     #[inline]
     pub const fn within_one_entry(self, level: Level) -> bool {
         (self.first ^ self.last) < level.pages()
     }
 
-    /// Do they fill every page of the entries they touch at `level`?
+    /// Returns whether the range fills every touched entry at `level`.
     #[inline]
     pub const fn fill_entries(self, level: Level) -> bool {
         (self.first | (self.last + 1)) & (level.pages() - 1) == 0
     }
 
-    /// The entries that serve them in one table of `level`.
+    /// Returns the indexes of the entries serving the range in a table of `level`.
     #[inline]
     pub const fn indexes(self, level: Level) -> core::ops::RangeInclusive<usize> {
         level.index(self.first)..=level.index(self.last)
     }
 
-    /// The part under entry `index` of the one table of `level` that serves them.
+    /// Returns the part under entry `index` of the table of `level` serving the range.
     #[inline]
     pub const fn under(self, level: Level, index: usize) -> Pages {
         let table = self.first & !(level.pages() * ENTRIES as u64 - 1);
@@ -123,8 +132,8 @@ impl Pages {
         }
     }
 
-    /// The parts under the first and the last entry that it touches of a table at `level`; one
-    /// where they are the same.
+    /// Returns the parts under the first and the last touched entry of a table at `level`; a single
+    /// part if both are the same entry.
     #[inline]
     pub fn ends(self, level: Level) -> impl Iterator<Item = Pages> {
         let below_top = self.first | (level.pages() - 1);
@@ -134,7 +143,7 @@ impl Pages {
         core::iter::once(first).chain((!self.within_one_entry(level)).then_some(last))
     }
 
-    /// The part under each entry of a table at `level`, in order.
+    /// Returns the part under each entry of a table at `level`, in order.
     #[inline]
     pub fn by_entry(self, level: Level) -> impl Iterator<Item = Pages> {
         let span = level.pages();

@@ -1,4 +1,4 @@
-//! What differs between architectures.
+//! Page-table formats: the differences between architectures.
 
 pub(super) mod entry;
 pub(super) mod features;
@@ -10,91 +10,99 @@ use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::{Entry, Leaf, Level, Ownership, Protection, RawEntry, RegionId};
 
-/// The layout of page-table entries; a new architecture is one implementation of it.
+/// The layout of page-table entries. A new architecture is a single implementation.
 ///
-/// Tables are 4 KiB of 512 eight-byte entries in all of them: x86-64, AArch64 with 4 KiB
-/// granules, RISC-V Sv39, Sv48 and Sv57.
+/// In all formats, a table is 4 KiB of 512 eight-byte entries: x86-64, AArch64 with 4 KiB granules,
+/// RISC-V Sv39, Sv48 and Sv57.
 ///
 /// # Safety
 ///
-/// `decode` returns what `table`, `leaf` and `mark` were given (an entry that the hardware marked
-/// accessed or dirty included), and [`Entry::Empty`] for [`RawEntry::EMPTY`], with and without
-/// [`Format::CLAIM`]; `region_in_mark` returns what `decode` says of a mark; the encodings mean to the hardware what they say: otherwise unmapped memory
-/// stays reachable.
+/// If a promise is broken, unmapped memory stays reachable:
+///
+/// - `decode` returns the arguments of `table`, `leaf` and `mark`, even from entries marked
+///   accessed or dirty by the hardware, and [`Entry::Empty`] for [`RawEntry::EMPTY`], with and
+///   without [`Format::CLAIM`].
+/// - `region_in_mark` agrees with `decode` about marks.
+/// - The hardware interprets the encodings as stated.
 pub unsafe trait Format: Send + Sync + 'static {
-    /// The root's level; above that of page directories.
+    /// The root's level; above the level of page directories.
     const ROOT: Level;
-    /// The highest level at which leaves may stand.
+    /// The highest level with leaves.
     const LARGEST_LEAF: Level;
-    /// A bit that the hardware ignores in all entries of tables above the lowest, be they tables, leaves
-    /// or empty, and that neither `table` nor `leaf` sets.
+    /// A bit ignored by the hardware in all entries of tables above the lowest (tables, leaves and
+    /// empty entries), and set by neither `table` nor `leaf`.
     const CLAIM: u64;
-    /// The bits of a leaf in a lowest table that say which frame it maps. All other bits of leaves that get the same
-    /// protection change alike, and these are inverted in all of them or in none.
+    /// The bits of a leaf in a lowest table with the frame's address. The remaining bits of leaves
+    /// given the same protection change alike, and the address bits are inverted in all of them or
+    /// in none.
     const FRAME: u64;
 
-    /// An entry that points to a table.
+    /// Encodes an entry leading to a table.
     fn table(frame: PhysFrame) -> RawEntry;
 
-    /// A mapping in a table of `level`, at most [`Format::LARGEST_LEAF`].
+    /// Encodes a mapping in a table of `level`, at most [`Format::LARGEST_LEAF`].
     fn leaf(leaf: &Leaf, level: Level) -> RawEntry;
 
-    /// An entry of any level that maps nothing, and keeps `region` for its pages. The hardware takes
-    /// it for not present, and finds no address of memory in it. It is never [`RawEntry::EMPTY`].
+    /// Encodes an entry of any level without a mapping, keeping `region` for its pages. The
+    /// hardware treats the entry as not present, and finds no address of memory in it. Never
+    /// returns [`RawEntry::EMPTY`].
     fn mark(region: RegionId) -> RawEntry;
 
-    /// Returns the region in an entry of any level that [`Format::mark`] made; `None` for any other.
+    /// Returns the region in an entry made by [`Format::mark`], of any level, or `None` for any
+    /// other entry.
     fn region_in_mark(raw: RawEntry) -> Option<RegionId>;
 
-    /// Does the hardware follow `raw`: is it a table, or a leaf that permits something?
+    /// Returns whether the hardware follows `raw`: a table, or a leaf with permissions.
     fn is_present(raw: RawEntry) -> bool;
 
-    /// What `raw`, in a table of `level`, says.
+    /// Decodes `raw`, of a table of `level`.
     fn decode(raw: RawEntry, level: Level) -> Entry;
 
-    /// Returns the leaf that `raw`, in a lowest table, is; `None` if it maps nothing. The same as `decode` says.
+    /// Decodes `raw`, of a lowest table, as a leaf, or returns `None` if nothing is mapped. Agrees
+    /// with `decode`.
     fn page(raw: RawEntry) -> Option<Leaf>;
 
-    /// The leaf `raw` of a table of `level` with another protection; what the hardware noted
-    /// in it (accessed, dirty) stays.
+    /// Returns the leaf `raw` of a table of `level` with another protection, keeping accessed and
+    /// dirty marks.
     fn reprotect(raw: RawEntry, level: Level, protection: Protection) -> RawEntry;
 
-    /// Does the leaf `new` forbid something that the leaf `old` permits, or is memory accessed otherwise by it? If
-    /// not, a translation by `old` that a TLB still has does no harm: `new` is `old` with another protection.
+    /// Returns whether the leaf `new` forbids an access permitted by the leaf `old`, or accesses
+    /// memory in another way. `new` is `old` with another protection. If false, a translation by
+    /// `old` left in a TLB is harmless.
     fn narrows(old: RawEntry, new: RawEntry) -> bool;
 
-    /// Returns the leaf `raw` with another ownership; all else stays.
+    /// Returns the leaf `raw` with another ownership, otherwise unchanged.
     fn with_ownership(raw: RawEntry, ownership: Ownership) -> RawEntry;
 
-    /// Returns the leaf `raw` as one that shares its frame and does not permit writes; all else stays.
+    /// Returns the leaf `raw` as a shared leaf without write permission, otherwise unchanged.
     fn shared(raw: RawEntry) -> RawEntry;
 
-    /// Does the leaf `raw` share its frame, and permit something, but no writes?
+    /// Returns whether the leaf `raw` shares its frame and permits accesses, but no writes.
     fn is_shared(raw: RawEntry) -> bool;
 
-    /// Returns the leaf `raw` without what the hardware noted in it.
+    /// Returns the leaf `raw` without accessed and dirty marks.
     fn unnoted(raw: RawEntry) -> RawEntry;
 
-    /// The leaf `raw` of a table of `level` as the entry `index` of the table, one level
-    /// lower, that takes its place; what the hardware noted stays.
+    /// Returns the part of the leaf `raw`, of a table of `level`, at `index` of the next lower
+    /// table, keeping accessed and dirty marks.
     fn split(raw: RawEntry, level: Level, index: usize) -> RawEntry;
 
-    /// The leaf `raw` with what the hardware noted in the leaf `other` added.
+    /// Adds the accessed and dirty marks of the leaf `other` to the leaf `raw`.
     fn merge_marks(raw: RawEntry, other: RawEntry) -> RawEntry;
 
-    /// The leaf `raw` with all that the hardware could note in it: accessed, and dirty where it
-    /// may be written.
+    /// Adds all marks the hardware could set to the leaf `raw`: accessed, and dirty if writable.
     fn mark_ahead(raw: RawEntry) -> RawEntry;
 
-    /// In how many sizes a TLB may hold pages of `leaf` at once.
+    /// Returns the number of sizes in which a TLB may hold pages of `leaf` at once.
     fn sizes(leaf: &Leaf) -> Sizes;
 }
 
-/// In how many sizes a TLB may hold a page at once, while its size changes and nothing else.
+/// The number of sizes in which a TLB may hold a page at once, while only the page's size changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sizes {
-    /// Any: an access uses one of the translations, and they say the same.
+    /// Any number: an access uses one of the translations, and they agree.
     Any,
-    /// One: the translation has to be broken, and flushed, before it is made anew.
+    /// A single size: the old translation has to be removed and flushed before the new translation
+    /// is made.
     One,
 }

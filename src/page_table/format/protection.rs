@@ -1,12 +1,13 @@
-//! What a mapping permits. Writable and executable at once cannot be expressed without a
+//! Permissions of a mapping. Writable and executable at once cannot be expressed without a
 //! capability.
 
 use core::fmt;
 
-/// What may be done with a page: nothing; or read, and with that write, or execute, or neither.
+/// The permitted accesses to a page: nothing, or reads, and in addition writes, execution, or
+/// neither.
 ///
-/// There is no constructor for "write and execute" but [`Access::write_execute`], which asks
-/// for a capability:
+/// [`Access::write_execute`] is the only constructor for "write and execute", and requires a
+/// capability:
 ///
 /// ```compile_fail,E0423
 /// let everything = topomem::Access(7);
@@ -22,14 +23,14 @@ use core::fmt;
 pub struct Access(u8);
 
 impl Access {
-    /// The bits of what may be done. The other two come with the first only.
+    /// The bits of the permitted accesses. The write and execute bits occur only with the read bit.
     pub(crate) const READ_BIT: u8 = 1 << 0;
     pub(crate) const WRITE_BIT: u8 = 1 << 1;
     pub(crate) const EXECUTE_BIT: u8 = 1 << 2;
-    /// All three.
+    /// All three bits.
     pub(crate) const ALL_BITS: u8 = Access::READ_BIT | Access::WRITE_BIT | Access::EXECUTE_BIT;
 
-    /// Nothing: the page keeps its contents, and no CPU finds them, in whatever mode.
+    /// No access: the page keeps its contents, invisible to every CPU in every mode.
     pub const NONE: Access = Access(0);
     /// Read only.
     pub const READ: Access = Access(Access::READ_BIT);
@@ -38,55 +39,64 @@ impl Access {
     /// Read and execute.
     pub const EXECUTE: Access = Access(Access::READ_BIT | Access::EXECUTE_BIT);
 
-    /// Read, write and execute: for who holds the capability.
+    /// Permits reads, writes and execution, for a holder of the capability.
+    ///
+    /// ```
+    /// use topomem::{Access, WriteExecute};
+    ///
+    /// // SAFETY: the example maps no page.
+    /// let capability = unsafe { WriteExecute::new() };
+    /// assert!(Access::write_execute(&capability).writes());
+    /// ```
     #[must_use]
     pub const fn write_execute(_: &WriteExecute) -> Access {
         Access(Access::WRITE.0 | Access::EXECUTE.0)
     }
 
-    /// May it be read?
+    /// Returns whether reads are permitted.
     #[must_use]
     pub const fn reads(self) -> bool {
         self.0 & Access::READ_BIT != 0
     }
 
-    /// May it be written?
+    /// Returns whether writes are permitted.
     #[must_use]
     pub const fn writes(self) -> bool {
         self.0 & Access::WRITE_BIT != 0
     }
 
-    /// May it be executed?
+    /// Returns whether execution is permitted.
     #[must_use]
     pub const fn executes(self) -> bool {
         self.0 & Access::EXECUTE_BIT != 0
     }
 
-    /// Is everything permitted that `other` permits?
+    /// Returns whether every access permitted by `other` is permitted.
     #[inline]
     pub(crate) const fn includes(self, other: Access) -> bool {
         other.0 & !self.0 == 0
     }
 
-    /// The same, but for writes.
+    /// Returns the access without writes.
     #[inline]
     pub(crate) const fn without_writes(self) -> Access {
         Access(self.0 & !Access::WRITE_BIT)
     }
 
-    /// The bits.
+    /// Returns the bits.
     #[inline]
     pub(crate) const fn bits(self) -> u8 {
         self.0
     }
 
-    /// The access that has the bits `bits`, which [`Access::bits`] returned; other bits are not looked at.
+    /// Returns the access with the bits `bits`, a value of [`Access::bits`]. Further bits are
+    /// ignored.
     #[inline]
     pub(crate) const fn of_bits(bits: u8) -> Access {
         Access(bits & Access::ALL_BITS)
     }
 
-    /// What the two bits of an entry that is present say, whoever wrote them.
+    /// Returns the access for the two bits of a present entry, by any writer.
     #[inline]
     pub(crate) const fn from_bits(write: bool, execute: bool) -> Access {
         let write = if write { Access::WRITE_BIT } else { 0 };
@@ -110,41 +120,51 @@ impl fmt::Debug for Access {
 pub struct WriteExecute(());
 
 impl WriteExecute {
+    /// Creates the capability.
+    ///
     /// # Safety
     ///
-    /// Whoever can write such a page decides what the CPU executes: the caller vouches for
-    /// every use made of the capability.
+    /// A writer of such a page decides on the code executed by the CPU: the caller vouches for
+    /// every use of the capability.
     #[must_use]
     pub const unsafe fn new() -> WriteExecute {
         WriteExecute(())
     }
 }
 
-/// Who may use a page.
+/// The modes allowed to use a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Privilege {
-    /// The kernel only.
+    /// Kernel mode only.
     Kernel,
-    /// User mode too.
+    /// User mode, too.
     User,
 }
 
-/// How a page is cached.
+/// The caching of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cache {
     /// Ordinary memory.
     WriteBack,
-    /// Reads are cached, writes go through.
+    /// Reads are cached, writes go through to memory.
     WriteThrough,
-    /// Not cached; writes gather in a buffer and may reach the device together and late: frame
-    /// buffers. Without [`X64::PAT`](super::x64::X64::PAT) in each CPU's IA32_PAT it is [`Cache::Uncached`],
-    /// or what the MTRRs say.
+    /// Not cached. Writes gather in a buffer and may reach the device together and late: frame
+    /// buffers. Without [`X64::PAT`](super::x64::X64::PAT) in each CPU's IA32_PAT, the type is
+    /// [`Cache::Uncached`], or as set by the MTRRs.
     WriteCombining,
     /// Device memory: every access reaches the device.
     Uncached,
 }
 
-/// What a mapping permits, to whom, and how it is cached.
+/// The permissions of a mapping, the modes they apply to, and its caching.
+///
+/// ```
+/// use topomem::page_table::{Cache, Privilege, Protection};
+///
+/// assert_eq!(Protection::USER_DATA.privilege(), Privilege::User);
+/// assert!(Protection::USER_DATA.access().writes());
+/// assert_eq!(Protection::DEVICE.cache(), Cache::Uncached);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Protection {
     access: Access,
@@ -170,44 +190,44 @@ impl Protection {
     /// A frame buffer, for the kernel.
     pub const FRAME_BUFFER: Protection = Protection::kernel(Access::WRITE).cached(Cache::WriteCombining);
 
-    /// For the kernel only, ordinary memory.
+    /// Returns a protection of ordinary memory for kernel mode only.
     #[must_use]
     pub const fn kernel(access: Access) -> Protection {
         Protection { access, privilege: Privilege::Kernel, cache: Cache::WriteBack }
     }
 
-    /// For user mode too, ordinary memory.
+    /// Returns a protection of ordinary memory for user mode, too.
     #[must_use]
     pub const fn user(access: Access) -> Protection {
         Protection { access, privilege: Privilege::User, cache: Cache::WriteBack }
     }
 
-    /// The same, cached so. All mappings of a frame must be cached alike: processors don't keep
-    /// two memory types of one address coherent (Intel SDM vol. 3, 13.12.4).
+    /// Sets the caching. All mappings of a frame must have the same caching: processors don't keep
+    /// two memory types of an address coherent (Intel SDM vol. 3, 13.12.4).
     #[must_use]
     pub const fn cached(self, cache: Cache) -> Protection {
         Protection { cache, ..self }
     }
 
-    /// What may be done.
+    /// Returns the permitted accesses.
     #[must_use]
     pub const fn access(self) -> Access {
         self.access
     }
 
-    /// By whom.
+    /// Returns the modes allowed.
     #[must_use]
     pub const fn privilege(self) -> Privilege {
         self.privilege
     }
 
-    /// How it is cached.
+    /// Returns the caching.
     #[must_use]
     pub const fn cache(self) -> Cache {
         self.cache
     }
 
-    /// The same for another access.
+    /// Returns the protection with another access.
     #[must_use]
     pub const fn with_access(self, access: Access) -> Protection {
         Protection { access, ..self }

@@ -2,20 +2,21 @@
 //!
 //! The kernel has set EFER.NXE, CR0.WP and CR4.PGE, and left the PAT at its reset value.
 //!
-//! # Pages that may not be accessed
+//! # Pages without access
 //!
-//! A leaf that permits nothing ([`Access::NONE`]) is not present, so that the kernel does not find the page
-//! either. It keeps its other bits, with a mark (bit 1) and with the bits of its address inverted: the
-//! address that a processor may use in speculation before it sees that the entry is not present (L1TF,
-//! CVE-2018-3620) then lies in the upper part of the physical addresses, where no memory is cached.
+//! A leaf permitting nothing ([`Access::NONE`]) is not present: the kernel cannot access the page
+//! either. The entry keeps its remaining bits, with a mark (bit 1) and with the bits of its address
+//! inverted. A processor may use the address speculatively before noticing the entry is not present
+//! (L1TF, CVE-2018-3620). The inverted address lies in the upper part of the physical addresses,
+//! where no memory is cached.
 //!
-//! # Dirty pages that may not be written
+//! # Dirty pages without write permission
 //!
-//! With shadow stacks (CR4.CET), a present leaf that is dirty and not writable is a shadow-stack page
-//! (Intel SDM volume 1, 17.2.2 and volume 3, 4.6.1): its owner's calls and returns write it. So a leaf
-//! that loses its permission to be written keeps the mark elsewhere, in a bit that the hardware ignores,
-//! and gets it back with the permission. (Linux does the same: `_PAGE_SAVED_DIRTY`.) No processor with
-//! shadow stacks marks a leaf dirty that is not writable.
+//! With shadow stacks (CR4.CET), a present leaf both dirty and not writable is a shadow-stack page
+//! (Intel SDM volume 1, 17.2.2 and volume 3, 4.6.1), written by its owner's calls and returns. A
+//! leaf losing write permission therefore keeps its dirty mark elsewhere, in a bit ignored by the
+//! hardware, and gets it back with the permission. (Linux does the same: `_PAGE_SAVED_DIRTY`.) No
+//! processor with shadow stacks marks an unwritable leaf dirty.
 
 use bitflags::bitflags;
 use x86_64::PhysAddr;
@@ -27,7 +28,7 @@ use super::protection::{Access, Cache, Privilege, Protection};
 use super::{Format, Sizes};
 
 bitflags! {
-    /// The bits of an entry beside the frame's address.
+    /// The bits of an entry besides the frame's address.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     struct Bits: u64 {
         const PRESENT = 1 << 0;
@@ -40,14 +41,14 @@ bitflags! {
         /// In tables above the lowest: a leaf, not a table.
         const LARGE = 1 << 7;
         const GLOBAL = 1 << 8;
-        /// Ignored by the hardware; ours: the mapping owns its frame.
+        /// Ignored by the hardware, used by software: the mapping owns its frame.
         const OWNED = 1 << 9;
-        /// Likewise: a cursor has claimed the entry.
+        /// Used by software: a cursor has claimed the entry.
         const CLAIMED = 1 << 10;
-        /// Likewise: the mapping is one of several holders that its frame counts. Never with
+        /// Used by software: the mapping is a holder counted by its frame. Never set together with
         /// [`Bits::OWNED`]; without both, the frame is borrowed.
         const SHARED = 1 << 11;
-        /// Likewise: the page was written when it still might be.
+        /// Used by software: the page was written while writable.
         const SAVED_DIRTY = 1 << 58;
         const NO_EXECUTE = 1 << 63;
     }
@@ -61,11 +62,11 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 pub struct X64<const LEVELS: u8 = 4>;
 
 impl<const LEVELS: u8> X64<LEVELS> {
-    /// What each CPU's IA32_PAT (MSR 277H) has to hold for [`Cache::WriteCombining`]: the value
-    /// after reset (Intel SDM vol. 3, 13.12) but for types 2 and 6, which entries with PCD alone
-    /// name: write combining instead of uncached-unless-the-MTRRs-say-otherwise.
+    /// The value of each CPU's IA32_PAT (MSR 277H) required by [`Cache::WriteCombining`].
     ///
-    /// A kernel writes it on each CPU before that CPU uses such a mapping.
+    /// The value is the reset value (Intel SDM vol. 3, 13.12) except for types 2 and 6, selected by
+    /// entries with PCD alone: write combining instead of uncached-unless-the-MTRRs-say-otherwise.
+    /// A kernel writes the value on each CPU before the CPU uses such a mapping.
     pub const PAT: u64 = 0x0001_0406_0001_0406;
 
     const ROOT_LEVEL: Level = match LEVELS {
@@ -75,29 +76,28 @@ impl<const LEVELS: u8> X64<LEVELS> {
     };
 }
 
-/// In an entry that is not present: it is a leaf that permits nothing. The place of WRITABLE, which such a
-/// leaf is not.
+/// In an entry not present: a leaf permitting nothing. The bit is WRITABLE's, never set in such a
+/// leaf.
 const NO_ACCESS: Bits = Bits::WRITABLE;
 
-/// The entry of a leaf that permits nothing as the leaf would be if it were readable, and the other way
-/// round.
+/// Converts the entry of a leaf without permissions to the readable leaf's, and back.
 #[inline]
 const fn toggle_access(raw: u64) -> u64 {
     raw ^ (ADDRESS | Bits::PRESENT.bits() | NO_ACCESS.bits())
 }
 
-/// Is `raw` a leaf that permits nothing?
+/// Returns whether `raw` is a leaf permitting nothing.
 #[inline]
 const fn permits_nothing(raw: u64) -> bool {
     raw & (Bits::PRESENT.bits() | NO_ACCESS.bits()) == NO_ACCESS.bits()
 }
 
-/// Where an entry that is not present keeps a region's id: above the bits that the hardware writes or
-/// reads in one that is.
+/// The position of a region's id in an entry not present: above the bits written or read by the
+/// hardware in a present entry.
 const REGION_SHIFT: u32 = 11;
 
-/// Set in each entry that is not present and keeps a region's id: as for leaves that permit nothing, no
-/// processor takes the rest for the address of memory.
+/// Set in each entry not present with a region's id. As for leaves permitting nothing, no processor
+/// then takes the rest for an address of memory.
 const BEYOND_MEMORY: u64 = 0x000f_fc00_0000_0000;
 
 #[inline(always)]
@@ -153,8 +153,8 @@ fn frame_at(address: u64) -> PhysFrame {
     PhysFrame::containing_address(PhysAddr::new_truncate(address))
 }
 
-// SAFETY: the encodings are the manuals'; `decode` reads back every bit that `leaf` and
-// `table` and `mark` write, and looks at neither ACCESSED nor DIRTY.
+// SAFETY: the encodings are the manuals'. `decode` reads back every bit written by `leaf`, `table`
+// and `mark`, and ignores ACCESSED and DIRTY.
 unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     const ROOT: Level = Self::ROOT_LEVEL;
     const LARGEST_LEAF: Level = Level::GIANT;
@@ -163,7 +163,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
 
     #[inline]
     fn table(frame: PhysFrame) -> RawEntry {
-        // A leaf's own bits decide: the ones above permit everything.
+        // A leaf's own bits decide: the tables' permit everything.
         let bits = Bits::PRESENT | Bits::WRITABLE | Bits::USER;
         RawEntry(frame.start_address().as_u64() | bits.bits())
     }
@@ -201,7 +201,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         if Self::is_present(raw) { present(raw.0, level) } else { absent(raw.0, level) }
     }
 
-    // Always, with both kinds of leaves: what the caller does not use is not decoded.
+    // Always inlined, with both kinds of leaves: unused parts are not decoded.
     #[inline(always)]
     fn page(raw: RawEntry) -> Option<Leaf> {
         if raw.0 & (Bits::PRESENT | NO_ACCESS).bits() == 0 {
@@ -219,7 +219,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         let raw = if hidden { RawEntry(toggle_access(raw.0)) } else { raw };
         let own = Bits::WRITABLE | Bits::NO_EXECUTE | Bits::USER | Bits::WRITE_THROUGH | Bits::CACHE_DISABLE;
         let bits = raw.0 & !own.bits() | protection_bits(protection).bits();
-        // Each may leave the other's place.
+        // Each may take the other's place.
         let dirty = (Bits::DIRTY | Bits::SAVED_DIRTY).bits();
         let mark = match (bits & dirty != 0, protection.access().writes()) {
             (false, _) => 0,
@@ -232,7 +232,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
 
     #[inline(always)]
     fn narrows(old: RawEntry, new: RawEntry) -> bool {
-        // No TLB has a leaf that is not present.
+        // No TLB holds a leaf not present.
         if !Self::is_present(old) {
             return false;
         }
@@ -250,7 +250,7 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
     #[inline(always)]
     fn shared(raw: RawEntry) -> RawEntry {
         let bits = raw.0 & !Bits::OWNED.bits() | Bits::SHARED.bits();
-        // A leaf that permits nothing has another meaning of WRITABLE.
+        // In a leaf permitting nothing, WRITABLE has another meaning.
         if bits & (Bits::PRESENT | Bits::WRITABLE).bits() != (Bits::PRESENT | Bits::WRITABLE).bits() {
             return RawEntry(bits);
         }
@@ -294,15 +294,17 @@ unsafe impl<const LEVELS: u8> Format for X64<LEVELS> {
         RawEntry(raw.0 | marks.bits())
     }
 
-    /// Where a page's size changes, but neither its frames nor its attributes, an access uses any
-    /// of the cached translations (Intel SDM vol. 3, 4.10.2.3). But fetches that find two sizes
-    /// make many Intel processors raise a machine check (CVE-2018-12207).
+    /// Returns the number of sizes a TLB may hold at once.
+    ///
+    /// If only a page's size changes, an access uses any of the cached translations (Intel SDM vol.
+    /// 3, 4.10.2.3). Instruction fetches finding two sizes, however, make many Intel processors
+    /// raise a machine check (CVE-2018-12207).
     fn sizes(leaf: &Leaf) -> Sizes {
         if leaf.protection.access().executes() { Sizes::One } else { Sizes::Any }
     }
 }
 
-/// Decodes an entry that is present.
+/// Decodes a present entry.
 #[inline(always)]
 fn present(raw: u64, level: Level) -> Entry {
     if level > Level::PAGE && raw & Bits::LARGE.bits() == 0 {
@@ -311,11 +313,11 @@ fn present(raw: u64, level: Level) -> Entry {
     Entry::Leaf(present_leaf(raw, level))
 }
 
-/// Decodes a leaf that is present.
+/// Decodes a present leaf.
 #[inline(always)]
 fn present_leaf(raw: u64, level: Level) -> Leaf {
     let bits = Bits::from_bits_truncate(raw);
-    // Below the frame's address, large leaves have the PAT bit and reserved ones.
+    // Below the frame's address, large leaves have the PAT bit and reserved bits.
     let address = raw & ADDRESS & !(level.pages() * 4096 - 1);
     Leaf {
         frame: frame_at(address),
@@ -325,7 +327,7 @@ fn present_leaf(raw: u64, level: Level) -> Leaf {
     }
 }
 
-/// Decodes an entry that is not present. Apart, so that loops over entries that are keep their registers.
+/// Decodes an entry not present. Not inlined, so loops over present entries keep their registers.
 #[inline(never)]
 fn absent(raw: u64, level: Level) -> Entry {
     if raw & NO_ACCESS.bits() != 0 {

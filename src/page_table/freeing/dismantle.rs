@@ -1,9 +1,9 @@
-//! Taking a page table apart that no cursor is in any more: an abandoned space's.
+//! Dismantling the page table of an abandoned space, which no cursor uses any more.
 //!
-//! Shares are dropped at once, for nothing is allocated here to note them in. Where no CPU has the space
-//! active, nobody translates by its tables, now or later, so a lowest table is read and unlinked without
-//! clearing its entries. Where CPUs are lazy in it, they may translate at any time, and have to forget what was
-//! unmapped before a share is dropped.
+//! Shares are dropped at once, since nothing is allocated to list them. If no CPU has the space
+//! active, no CPU translates by the tables, now or later: a lowest table is read and unlinked with
+//! its entries uncleared. Lazy CPUs, however, may translate at any time, and have to flush the
+//! unmapped pages before a share is dropped.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -20,41 +20,42 @@ use crate::page_table::tables::regions;
 use crate::page_table::tables::table::{Table, TableEntry};
 use crate::retire::Retired;
 
-/// What is left of a page table that is taken apart.
+/// The remainder of a page table being dismantled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dismantled {
-    /// Nothing but the root.
+    /// Nothing but the root is left.
     Whole,
-    /// There is more to do.
+    /// More tables are left.
     Part,
-    /// Somebody else is at it, or a CPU has not forgotten a page yet.
+    /// Another context is at work, or a CPU has not yet flushed a page.
     InUse,
 }
 
-/// Have all TLBs forgotten some pages?
+/// Whether all TLBs have flushed some pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Forgotten {
-    /// They have, or will have before they are used.
+    /// All have, or will have before the pages are used.
     Yes,
     /// Not yet.
     No,
 }
 
-/// Which CPUs may still translate by a page table that is taken apart.
+/// The CPUs with possible translations by a page table being dismantled.
 #[derive(Debug)]
 pub(crate) enum Users<Q> {
     /// None, from now on.
     None,
-    /// Those that are lazy. The function is asked about pages that were just unmapped: do no TLBs have them,
-    /// from now on? Else they are mapped again.
+    /// Lazy CPUs. The function is asked about pages just unmapped: whether no TLB has them, from
+    /// now on. Otherwise they are mapped again.
     Lazy(Q),
 }
 
 impl<F: Format> PageTable<F> {
-    /// Unmaps what `pages` maps and unlinks its tables, as far as `budget` goes, and adds to `changed`
-    /// what that was: for a page table that no cursor is in any more. `pages` are whole entries of the root.
+    /// Unmaps `pages` and unlinks their tables as far as `budget` allows, and adds the removed
+    /// mappings to `changed`. No cursor uses the page table any more. `pages` are whole entries of
+    /// the root.
     ///
-    /// Waits for nothing. The budget is looked at before each table.
+    /// Never waits. The budget is checked before each table.
     pub(crate) fn dismantle<M: TableMemory>(
         &self,
         memory: &M,
@@ -82,7 +83,7 @@ impl<F: Format> PageTable<F> {
     }
 }
 
-/// How many shares are dropped together where CPUs are lazy.
+/// Number of shares dropped together if CPUs are lazy.
 const SHARES_AT_ONCE: usize = 32;
 
 struct Dismantler<'a, M, Q> {
@@ -93,7 +94,7 @@ struct Dismantler<'a, M, Q> {
 }
 
 impl<M: TableMemory, Q: FnMut(Pages, Level) -> Forgotten> Dismantler<'_, M, Q> {
-    /// Empties `entry`, of `level`, which serves `part`. The entry, or one above, is claimed.
+    /// Empties `entry`, of `level`, serving `part`. The entry, or an entry above, is claimed.
     fn entry<F: Format>(&mut self, entry: &TableEntry, level: Level, part: Pages) -> Dismantled {
         if self.budget.is_spent() {
             return Dismantled::Part;
@@ -120,12 +121,12 @@ impl<M: TableMemory, Q: FnMut(Pages, Level) -> Forgotten> Dismantler<'_, M, Q> {
         Dismantled::Whole
     }
 
-    /// Empties the table in `frame`, of `level`, which serves `pages` and whose own entry, or one above, is
-    /// claimed.
+    /// Empties the table in `frame`, of `level`, serving `pages`. Its own entry, or an entry above,
+    /// is claimed.
     ///
-    /// Entries are changed once nobody has a claim on them; whoever claims one later gives way.
+    /// An entry is changed once it is unclaimed; a later claimant gives way.
     fn table<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages) -> Dismantled {
-        // SAFETY: it is linked, and nobody else has a claim on its entry or above.
+        // SAFETY: the table is linked, and no other context has a claim on its entry or above.
         let table = unsafe { table_at(self.memory, frame) };
         if level == Level::PAGE && matches!(self.users, Users::None) {
             self.give_up::<F>(table);
@@ -150,18 +151,18 @@ impl<M: TableMemory, Q: FnMut(Pages, Level) -> Forgotten> Dismantler<'_, M, Q> {
         Dismantled::Whole
     }
 
-    /// Gives up what the leaves of the lowest table `table` have, which nobody uses any more and which is about to be
-    /// unlinked. Its entries stay as they are.
-    // Apart, so that the loop has the registers for itself.
+    /// Frees the leaves' frames and shares in the lowest table `table`, unused and about to be
+    /// unlinked. The entries stay unchanged.
+    // Not inlined, so the loop has all registers.
     #[inline(never)]
     fn give_up<F: Format>(&mut self, table: &Table) {
         let (memory, retired) = (self.memory, &mut self.changed.retired);
-        // Most marks are like the one before.
+        // Most marks equal their predecessor.
         let mut mark = RawEntry::EMPTY;
         for index in 0..ENTRIES {
             let raw = table.load(index);
             if F::is_present(raw) {
-                // Decoded here, so that no more of the leaf is than is needed.
+                // Decoded here, so the compiler decodes only the needed fields of the leaf.
                 if let Entry::Leaf(Leaf { frame, ownership, .. }) = F::decode(raw, Level::PAGE) {
                     give_up_leaf(memory, retired, frame, ownership);
                 }
@@ -175,7 +176,7 @@ impl<M: TableMemory, Q: FnMut(Pages, Level) -> Forgotten> Dismantler<'_, M, Q> {
         self.budget.spend(ENTRIES as u64);
     }
 
-    /// Drops the shares of the first leaves of `pages` in `table`, of `level`; or changes nothing.
+    /// Drops the shares of the first leaves of `pages` in `table`, of `level`, or changes nothing.
     fn drop_shares<F: Format>(&mut self, table: &Table, level: Level, pages: Pages) -> Dismantled {
         if self.budget.is_spent() {
             return Dismantled::Part;
@@ -211,7 +212,7 @@ impl<M: TableMemory, Q: FnMut(Pages, Level) -> Forgotten> Dismantler<'_, M, Q> {
     }
 }
 
-/// Gives up what a 4 KiB leaf had that nobody translates by.
+/// Frees the frame or the share of a 4 KiB leaf no longer used for translations.
 #[inline(always)]
 fn give_up_leaf<M: TableMemory>(memory: &M, retired: &mut Retired, frame: PhysFrame, ownership: Ownership) {
     match ownership {
@@ -225,12 +226,12 @@ fn give_up_leaf<M: TableMemory>(memory: &M, retired: &mut Retired, frame: PhysFr
     }
 }
 
-/// Has a cursor claimed the entry, in a table of `level`, that was `found` to say this?
+/// Returns whether a cursor has claimed the entry with contents `found`, in a table of `level`.
 fn is_others<F: Format>(found: RawEntry, level: Level) -> bool {
     level >= LOWEST_CLAIMED && found.is_claimed::<F>()
 }
 
-/// Is the entry, in a table of `level`, a leaf that shares its frame?
+/// Returns whether the entry, in a table of `level`, is a leaf with a shared frame.
 fn shares<F: Format>(entry: RawEntry, level: Level) -> bool {
     matches!(F::decode(entry, level), Entry::Leaf(leaf) if leaf.ownership == Ownership::Shared)
 }

@@ -1,4 +1,4 @@
-//! Giving tables back to the allocator: tables that map nothing, and all tables of a space that has gone.
+//! Freeing tables: tables without mappings, and all tables of a dropped space.
 
 pub(super) mod dismantle;
 pub(super) mod reclaim;

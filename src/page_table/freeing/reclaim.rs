@@ -1,20 +1,22 @@
-//! Tables that map nothing, on their way back to the allocator.
+//! Reclaiming tables without mappings.
 //!
-//! An unmap leaves the table of its range linked, empty as it may be: most likely something is mapped
-//! there again, and to look costs more than the unmap. So empty tables are looked for when memory is
-//! short. The sweep may run in an allocation of an interrupt handler, which may have interrupted a
-//! cursor. Hence it waits for nothing: it tries claims, and leaves alone what it does not get.
+//! An unmap leaves the table of its range linked, even if empty: most likely another page is soon
+//! mapped there, and a look at all entries costs more than the unmap. Empty tables are therefore
+//! searched when memory is short. The sweep may run in an allocation of an interrupt handler, in
+//! the middle of an interrupted cursor. The sweep therefore never waits: it tries claims, and skips
+//! the parts it cannot claim.
 //!
 //! # Protocol
 //!
-//! A sweep claims the entries that lead to empty tables, and looks at these tables again. Entries of lowest
-//! tables are changed by the claimant of the directory's entry alone. In a table above, nobody has a claim
-//! if all entries are zero, and who claims one from then on finds the sweep's claim above it, and gives
-//! way. So an empty table is unlinked, and announced before the claim is given back: who maps a page there
-//! afterwards knows that page walkers may still find the old table, and has a later generation.
+//! A sweep claims the entries leading to empty tables, and looks at the tables again. Entries of a
+//! lowest table are changed only by the claimant of the directory's entry. In a higher table, no
+//! entry is claimed if all are zero, and a later claimant finds the sweep's claim above and gives
+//! way. An empty table is therefore unlinked, and announced before the release of the claim. A
+//! later mapping of a page there has a later generation, and takes into account that page walkers
+//! may still find the old table.
 //!
-//! The whole sweep is an announced walk, which the tables stay allocated for. A claim holds if the entries
-//! above lead there still and are unclaimed, as in a cursor.
+//! The whole sweep is an announced walk, during which the tables stay allocated. As in a cursor, a
+//! claim holds if the entries above still lead to it and are unclaimed.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -30,15 +32,15 @@ use crate::page_table::tables::regions;
 use crate::page_table::tables::table::Table;
 use crate::page_table::{PageTable, RootEntries};
 
-/// What a look at all entries of a table costs, in frames freed.
+/// The cost of a look at all entries of a table, in freed frames.
 pub(super) const LOOK: u64 = 8;
 
-/// How far a sweep has come.
+/// The progress of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Swept {
-    /// Where to go on; `None` at the end of the range.
+    /// The page to continue from; `None` at the end of the range.
     pub next: Option<u64>,
-    /// Has a part been left out that somebody else was using?
+    /// Whether a part in use by another context was skipped.
     pub skipped: bool,
 }
 
@@ -50,7 +52,7 @@ struct Sweep<'a, 'b, M, A> {
     swept: Swept,
 }
 
-/// Which entries of a table a sweep has claimed.
+/// The entries of a table claimed by a sweep.
 #[derive(Default)]
 struct Claimed {
     words: [u64; ENTRIES.div_ceil(64)],
@@ -66,13 +68,13 @@ impl Claimed {
     }
 }
 
-/// Are all entries of `table` empty, and none claimed?
+/// Returns whether all entries of `table` are empty and unclaimed.
 fn is_empty(table: &Table) -> bool {
     (0..ENTRIES).all(|index| table.entry(index).load_ordered() == RawEntry::EMPTY)
 }
 
 impl<'a, M: TableMemory, A: FnMut(Changed)> Sweep<'a, '_, M, A> {
-    /// Is the budget spent? Then the sweep goes on at `part` the next time.
+    /// Returns whether the budget is spent. The next sweep then continues at `part`.
     fn ends_at(&mut self, part: Pages) -> bool {
         if self.swept.next.is_none() && self.budget.is_spent() {
             self.swept.next = Some(part.first);
@@ -80,10 +82,10 @@ impl<'a, M: TableMemory, A: FnMut(Changed)> Sweep<'a, '_, M, A> {
         self.swept.next.is_some()
     }
 
-    /// Sweeps `pages` of the table in `frame`, of `level`, that `path` leads to. Says whether it looks empty
-    /// afterwards.
+    /// Sweeps `pages` of the table in `frame`, of `level`, at the end of `path`. Returns whether
+    /// the table looks empty afterwards.
     fn table<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages, path: Path<'a>) -> bool {
-        // SAFETY: it was linked when its entry was read, and the sweep is an announced walk.
+        // SAFETY: the table was linked when its entry was read, and the sweep is an announced walk.
         let table: &'a Table = unsafe { table_at(self.memory, frame) };
         let mut hollow = level == LOWEST_CLAIMED;
         if let Some(below) = level.below()
@@ -114,11 +116,12 @@ impl<'a, M: TableMemory, A: FnMut(Changed)> Sweep<'a, '_, M, A> {
         is_empty(table)
     }
 
-    /// Unlinks the empty tables that entries of `table`, of `level`, lead to. `path` leads to `table`.
+    /// Unlinks the empty tables under entries of `table`, of `level`. `path` leads to `table`.
     fn unlink_empty<F: Format>(&mut self, table: &Table, level: Level, pages: Pages, path: &Path<'_>) {
         let memory = self.memory;
         let lower = |raw| match F::decode(raw, level) {
-            // SAFETY: it was linked when the entry was read, and the sweep is an announced walk.
+            // SAFETY: the table was linked when the entry was read, and the sweep is an announced
+            // walk.
             Entry::Table(next) => Some((next, unsafe { table_at(memory, next) })),
             _ => None,
         };
@@ -136,7 +139,7 @@ impl<'a, M: TableMemory, A: FnMut(Changed)> Sweep<'a, '_, M, A> {
                 }
                 self.budget.spend(LOOK);
             }
-            // Nobody has to wait for a sweep that leaves the table.
+            // Cursors need not wait for a sweep without interest in the table.
             if !is_empty(seen) {
                 continue;
             }
@@ -149,7 +152,7 @@ impl<'a, M: TableMemory, A: FnMut(Changed)> Sweep<'a, '_, M, A> {
                 release::<F>(entry);
                 continue;
             }
-            // A claimant of an entry above may have changed it just before.
+            // A claimant of an entry above may have changed the entry just before.
             match lower(entry.load()) {
                 Some((next, lower)) if is_empty(lower) => {
                     entry.replace::<F>(level, RawEntry::EMPTY);
@@ -168,10 +171,10 @@ impl<'a, M: TableMemory, A: FnMut(Changed)> Sweep<'a, '_, M, A> {
 }
 
 impl<F: Format> PageTable<F> {
-    /// Unlinks the tables in `pages` that map nothing, as far as `budget` goes, and calls `announce`
-    /// with those that were unlinked together before anybody can link others in their place.
+    /// Unlinks the tables in `pages` without mappings as far as `budget` allows. Calls `announce`
+    /// with the tables unlinked together, before any context can link tables in their place.
     ///
-    /// Waits for nothing. Costs a look at each table in the range, until the budget is spent.
+    /// Never waits. Cost: a look at each table in the range, until the budget is spent.
     pub(crate) fn reclaim<M: TableMemory>(
         &self,
         access: TableAccess<'_, M>,

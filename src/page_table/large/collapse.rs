@@ -1,17 +1,18 @@
-//! A page of 2 MiB in the place of small ones of one region, with a copy of their contents.
+//! A 2 MiB page in place of small pages of the same region, with a copy of their contents.
 //!
-//! Two things must not happen: that a write to a small page is missed by the copy, and that one CPU writes to
-//! the large page while another still reads the small one by its TLB. So it goes in steps, each under one
-//! claim, and each complete on all CPUs before the next:
+//! Two errors must not happen: a write to a small page missed by the copy, and a CPU writing to the
+//! large page while another still reads the small page through its TLB. The collapse therefore
+//! proceeds in steps, each under a single claim, and each complete on all CPUs before the next:
 //!
-//! 1. The small leaves lose the permission to write.
-//! 2. If they have not got it back meanwhile, and nothing is pending in the range, no CPU can write to them:
-//!    they are copied, and the large leaf takes their place by one store. It does not permit writes, either.
-//! 3. The small frames are freed. From now on a write to the large page finds that the space is its only
-//!    holder, and may have the permission to write (see `AddressSpace::on_page_fault`).
+//! 1. The small leaves lose write permission.
+//! 2. If none has regained write permission, and nothing is pending in the range, no CPU can write
+//!    to the pages. They are copied, and a single store puts the large leaf in their place. The
+//!    large leaf does not permit writes, either.
+//! 3. The small frames are freed. A later write to the large page finds the space as its only
+//!    holder, and may get write permission (see `AddressSpace::on_page_fault`).
 //!
-//! The large leaf shares its frames, with one holder, until that write: so `mprotect` gives it no permission to
-//! write before step 3, as it gives none to what a fork shares.
+//! Until the first write, the large leaf shares its frames, with a single holder: before step 3,
+//! `mprotect` therefore gives no write permission, as for frames shared by a fork.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -29,53 +30,54 @@ use crate::page_table::mapping::map::unlink;
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions;
 
-/// What a collapse asks its caller.
+/// The questions of a collapse to its caller.
 pub(crate) trait Collapse {
-    /// Returns what a leaf of `region` permits that is the frames' only user.
+    /// Returns the protection of a leaf of `region` whose frames have no other user.
     fn protection(&self, region: RegionId) -> Protection;
 
-    /// Are pages of `region` that are not mapped zero?
+    /// Returns whether unmapped pages of `region` are zero.
     fn is_zero_at_first(&self, region: RegionId) -> bool;
 
-    /// Is `frame`, which a leaf borrows, the frame of zeros?
+    /// Returns whether `frame`, borrowed by a leaf, is the frame of zeros.
     fn is_zero(&self, frame: PhysFrame) -> bool;
 
-    /// Has each CPU dropped what was changed in `pages` before? Called with the pages claimed.
+    /// Returns whether each CPU has flushed the earlier changes of `pages`. Called with the pages
+    /// claimed.
     fn is_quiet(&self, pages: Pages) -> bool;
 
     /// Copies the frame `from` to the frame `to`.
     fn copy(&self, from: PhysFrame, to: PhysFrame);
 }
 
-/// What a step of a collapse came to.
+/// The outcome of a step of a collapse.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Collapsed<T> {
-    /// A large leaf stands there already, or nothing is mapped.
+    /// A large leaf is in place already, or nothing is mapped.
     Same,
-    /// The next step may be tried when what is pending in the range is complete.
+    /// The next step may be tried when the pending changes in the range are complete.
     Frozen(T),
-    /// The large leaf has taken the place of this many small ones.
+    /// The large leaf has replaced this number of small leaves.
     Done { recorded: T, leaves: u64 },
 }
 
-/// What stands in a lowest table.
+/// A summary of a lowest table's entries.
 struct Survey {
     region: RegionId,
     leaves: u64,
     shares: u64,
-    /// May a leaf be written?
+    /// Whether a leaf is writable.
     writable: bool,
 }
 
-/// Looks whether one leaf can take the place of the entries of the lowest table in `frame`, whose first page is
-/// `page`; `None` if nothing is mapped.
+/// Checks whether a single leaf can replace the entries of the lowest table in `frame`, whose first
+/// page is `page`. Returns `None` if nothing is mapped.
 fn survey<F: Format, M: TableMemory>(
     memory: &M,
     frame: PhysFrame,
     page: u64,
     ask: &impl Collapse,
 ) -> Result<Option<Survey>, Unfit> {
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     let mut survey: Option<Survey> = None;
     for index in 0..ENTRIES {
@@ -107,15 +109,15 @@ fn survey<F: Format, M: TableMemory>(
     Ok(survey.filter(|survey| survey.leaves > 0))
 }
 
-/// Returns `protection` without the permission to write.
+/// Returns `protection` without write permission.
 fn frozen(protection: Protection) -> Protection {
     let access = protection.access();
     protection.with_access(if access.writes() { Access::READ } else { access })
 }
 
-/// Takes the permission to write from the leaves of the lowest table in `frame`.
+/// Removes write permission from the leaves of the lowest table in `frame`.
 fn freeze<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame) {
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     for index in 0..ENTRIES {
         let raw = table.load(index);
@@ -127,8 +129,8 @@ fn freeze<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame) {
     }
 }
 
-/// Copies what the leaves of the lowest table in `frame` map to the run `into`, and adds to `changed` what they
-/// had.
+/// Copies the pages mapped by the lowest table in `frame` to the run `into`, and adds their frames
+/// and shares to `changed`.
 fn copy_leaves<F: Format, M: TableMemory>(
     memory: &M,
     frame: PhysFrame,
@@ -136,7 +138,7 @@ fn copy_leaves<F: Format, M: TableMemory>(
     ask: &impl Collapse,
     changed: &mut Changed,
 ) {
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     for index in 0..ENTRIES {
         let Entry::Leaf(leaf) = F::decode(table.load(index), Level::PAGE) else { continue };
@@ -150,14 +152,18 @@ fn copy_leaves<F: Format, M: TableMemory>(
 }
 
 impl<F: Format> PageTable<F> {
-    /// Tries the next step towards one leaf in the place of the small ones of the 2 MiB from the page `first`
-    /// on, all of one region; those that are not mapped come to be mapped. The leaf maps the zeroed run `into`,
-    /// which is the table's after [`Collapsed::Done`]. Adds to `changed` what the step made stale, and calls
-    /// `record` with it before another cursor can change the pages.
+    /// Tries the next step towards a single leaf in place of the small leaves of the 2 MiB from the
+    /// page `first` on, all of one region. Unmapped pages become mapped. The leaf maps the zeroed
+    /// run `into`, which belongs to the page table after [`Collapsed::Done`]. Adds the stale
+    /// translations to `changed`, and calls `record` with it before another cursor can change the
+    /// pages.
     ///
     /// # Errors
     ///
-    /// [`Unpromoted`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`Unpromoted::Unfit`] if the pages cannot become a large page.
+    /// - [`Unpromoted::Tables`] if no frame for the regions of large leaves is left.
     pub(crate) fn collapse<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,

@@ -1,4 +1,4 @@
-//! Cutting all large leaves of a range, wherever they lie in it.
+//! Cutting all large leaves of a range, at any place in the range.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -11,8 +11,8 @@ use crate::page_table::lists::chain::Reserve;
 use crate::page_table::mapping::split::{regions_frames, split};
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 
-/// Returns how many frames it takes to cut the leaves above `to` that `pages` touches in the table in `frame`,
-/// of `level`.
+/// Returns the number of frames needed to cut the leaves above `to` touched by `pages` in the table
+/// in `frame`, of `level`.
 fn needed<F: Format, M: TableMemory>(
     memory: &M,
     frame: PhysFrame,
@@ -21,7 +21,7 @@ fn needed<F: Format, M: TableMemory>(
     to: Level,
 ) -> u64 {
     let Some(below) = level.below().filter(|_| level > to) else { return 0 };
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     let of_part = |part: Pages| match F::decode(table.load(level.index(part.first)), level) {
         Entry::Leaf(_) => frames_to_cut(level, part, to),
@@ -31,7 +31,7 @@ fn needed<F: Format, M: TableMemory>(
     pages.by_entry(level).map(of_part).sum()
 }
 
-/// Returns how many frames it takes to cut a leaf of `level`, and those of its parts that `part` touches.
+/// Returns the number of frames needed to cut a leaf of `level`, and its parts touched by `part`.
 fn frames_to_cut(level: Level, part: Pages, to: Level) -> u64 {
     match level.below() {
         Some(below) if level > to => {
@@ -42,7 +42,7 @@ fn frames_to_cut(level: Level, part: Pages, to: Level) -> u64 {
     }
 }
 
-/// Cuts the leaves that [`needed`] counted, from a reserve that has as many frames.
+/// Cuts the leaves counted by [`needed`], with the frames of a sufficient reserve.
 fn cut<F: Format, M: TableMemory>(
     memory: &M,
     reserve: &mut Reserve<'_, M>,
@@ -52,7 +52,7 @@ fn cut<F: Format, M: TableMemory>(
     to: Level,
 ) {
     let Some(below) = level.below().filter(|_| level > to) else { return };
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     for part in pages.by_entry(level) {
         let index = level.index(part.first);
@@ -68,10 +68,12 @@ fn cut<F: Format, M: TableMemory>(
 }
 
 impl<F: Format> PageTable<F> {
-    /// Cuts the leaves above the level `to` that `pages` touches into leaves of that level. No translation
+    /// Cuts the leaves above the level `to` touched by `pages` into leaves of `to`. No translation
     /// changes, and leaves keep their regions.
     ///
-    /// On an error nothing has changed.
+    /// # Errors
+    ///
+    /// Returns the allocator's error if no frame is left. Nothing has changed then.
     pub(crate) fn cut_leaves<M: TableMemory>(
         &self,
         access: TableAccess<'_, M>,

@@ -1,5 +1,5 @@
-//! Large leaves: cutting all of those in a range, making one of small leaves by copying, and making one of small
-//! leaves that map one run already.
+//! Large leaves: cutting all large leaves of a range, combining small leaves by copying, and
+//! combining small leaves with contiguous frames.
 
 mod collapse;
 mod cut;

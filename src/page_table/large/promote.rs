@@ -1,20 +1,20 @@
-//! Large leaves in the place of small ones that map the same.
+//! Large leaves in place of small leaves with the same translations.
 //!
 //! # Accessed and dirty bits
 //!
-//! Until a CPU has heard of the promotion, its page walker may find an old leaf, by a cached way to
-//! the old table or a cached translation that is not dirty yet, and mark that one, which nobody
-//! looks at any more. So to combine what the old leaves say, whenever that is read, would lose what
-//! is noted afterwards. The large leaf says beforehand all that a CPU may still note: it is accessed,
-//! and dirty where it may be written or an old leaf was. Nothing written is taken for clean; a
-//! writable range of which no page was dirty is taken for dirty, at worst.
+//! Until a CPU has flushed for the promotion, its page walker may find an old leaf, through a
+//! cached way to the old table or through a clean cached translation, and mark the old leaf, which
+//! is not read any more. A large leaf combined from the old leaves at any moment would lose later
+//! marks. The large leaf therefore has in advance all marks a CPU may still set: accessed, and
+//! dirty if it is writable or an old leaf was dirty. No written page is ever taken for clean. At
+//! worst, a writable range without dirty pages is taken for dirty.
 //!
 //! # Order
 //!
-//! The old leaves' translations stay right: they say what the large one says. But they are cached
-//! under their own pages, so whoever changes the large leaf afterwards must not tell TLBs of one
-//! large page before these have dropped the small ones. Hence the promotion is announced while its
-//! claim is held: a later change has a later generation.
+//! The old leaves' translations stay right, since they agree with the large leaf. They are cached
+//! under their own pages, however: a later change of the large leaf must not name a single large
+//! page to the TLBs before they have dropped the small pages. The promotion is therefore announced
+//! while its claim is held: a later change has a later generation.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -30,46 +30,45 @@ use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions;
 use crate::page_table::tables::table::Table;
 
-/// Why a range was not promoted; nothing has changed.
+/// The reason why a range was not promoted; nothing has changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unpromoted<E> {
-    /// One large leaf cannot stand for the small ones.
+    /// No large leaf can replace the small leaves.
     Unfit(Unfit),
     /// No frame for the regions of large leaves.
     Tables(E),
 }
 
-/// Why one large leaf cannot stand for the small ones of a range.
+/// The reason why no large leaf can replace the small leaves of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfit {
     /// Nothing is mapped at `page`.
     Vacant { page: u64 },
-    /// `page`, the first of a large one, is mapped to a frame that no large leaf may start at.
+    /// `page`, the first of a large page, is mapped to a frame not aligned for a large leaf.
     Misaligned { page: u64, frame: PhysFrame },
-    /// `page` is mapped to another frame than the one that follows.
+    /// `page` is mapped to a frame not following its predecessor's.
     Scattered { page: u64, frame: PhysFrame },
-    /// `page` has another protection, owner or region than the pages before it.
+    /// `page` has another protection, owner or region than the pages before.
     Differs { page: u64 },
-    /// `page` shares its frame, and its holders are counted by 4 KiB or 2 MiB leaf.
+    /// `page` shares its frame, and holders are counted by 4 KiB or 2 MiB leaf.
     Shared { page: u64 },
     /// TLBs must not hold `page` in two sizes.
     OneSize { page: u64 },
 }
 
-/// A look at leaves one after the other: could one large leaf stand for them?
+/// A check of consecutive leaves: whether a large leaf could replace them.
 struct Survey {
-    /// The size of the leaf that is to be.
+    /// The size of the large leaf.
     level: Level,
-    /// The last page's leaf, the number of the frame that follows it, and the large leaf with what the
-    /// hardware has noted so far; `None` before the first. A number: after the last frame of all there
-    /// is no other.
+    /// The last page's leaf, the number of the following frame, and the large leaf with all marks
+    /// seen so far; `None` before the first page. A number, since no frame follows the last frame.
     found: Option<(Leaf, u64, RawEntry)>,
     /// The first leaf's region.
     region: Option<RegionId>,
 }
 
 impl Survey {
-    /// Looks at the leaves under the table in `frame`, of `level`, whose first page is `page`.
+    /// Checks the leaves under the table in `frame`, of `level`, whose first page is `page`.
     fn table<F: Format, M: TableMemory>(
         &mut self,
         memory: &M,
@@ -77,7 +76,7 @@ impl Survey {
         level: Level,
         page: u64,
     ) -> Result<(), Unfit> {
-        // SAFETY: it is linked under an entry that the caller has for itself.
+        // SAFETY: the table is linked under an entry claimed by the caller.
         let table = unsafe { table_at(memory, frame) };
         for index in 0..ENTRIES {
             let page = page + index as u64 * level.pages();
@@ -132,7 +131,8 @@ impl Survey {
     }
 }
 
-/// The large leaf of `level` for the leaves under the table in `frame`, whose first page is `page`, and its region.
+/// Returns the large leaf of `level` for the leaves under the table in `frame`, whose first page is
+/// `page`, and its region.
 fn large_leaf<F: Format, M: TableMemory>(
     memory: &M,
     frame: PhysFrame,
@@ -146,7 +146,8 @@ fn large_leaf<F: Format, M: TableMemory>(
     Ok((F::mark_ahead(large), survey.region))
 }
 
-/// Owned frames of 4 KiB leaves under `table`, of `level`, which start at `frame`, become runs.
+/// Joins the owned frames of 4 KiB leaves under `table`, of `level`, into runs. The frames start at
+/// `frame`.
 fn join_runs<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, frame: PhysFrame) {
     if level == Level::PAGE {
         return memory.join_run(frame);
@@ -154,7 +155,7 @@ fn join_runs<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level,
     let Some(below) = level.below() else { return };
     for index in 0..ENTRIES {
         if let Entry::Table(next) = F::decode(table.load(index), level) {
-            // SAFETY: it is linked under an entry that the caller has for itself.
+            // SAFETY: the table is linked under an entry claimed by the caller.
             let next = unsafe { table_at(memory, next) };
             join_runs::<F, M>(memory, next, below, frame + index as u64 * level.pages());
         }
@@ -163,22 +164,22 @@ fn join_runs<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level,
 
 struct Promoter<'a, M: TableMemory> {
     memory: &'a M,
-    /// The leaves that are to be.
+    /// The level of the large leaves.
     level: Level,
     changed: Changed,
 }
 
 impl<M: TableMemory> Promoter<'_, M> {
-    /// Checks that large leaves can stand for the small ones of `pages` under the table in `frame`, of `level`.
-    /// Returns how many frames their regions take.
+    /// Checks whether large leaves can replace the small leaves of `pages` under the table in
+    /// `frame`, of `level`. Returns the number of frames needed for their regions.
     fn check<F: Format>(&self, frame: PhysFrame, level: Level, pages: Pages) -> Result<u64, Unfit> {
-        // SAFETY: it is the cursor's, or linked below what is.
+        // SAFETY: the table is the cursor's, or linked below the cursor's.
         let table = unsafe { table_at(self.memory, frame) };
         let mut needed = 0;
         let mut regions = false;
         for part in pages.by_entry(level) {
             match (F::decode(table.load(level.index(part.first)), level), level.below()) {
-                // It is as large already, or larger.
+                // Large enough already.
                 (Entry::Leaf(_), _) => {}
                 (Entry::Table(next), Some(below)) if level > self.level => {
                     needed += self.check::<F>(next, below, part)?;
@@ -193,7 +194,7 @@ impl<M: TableMemory> Promoter<'_, M> {
         Ok(needed + u64::from(regions && !regions::has_frame(self.memory, frame)))
     }
 
-    /// Makes the change that was checked, from a reserve that has as many frames as it takes.
+    /// Makes the checked change, with the frames of a sufficient reserve.
     fn apply<F: Format>(
         &mut self,
         reserve: &mut Reserve<'_, M>,
@@ -201,7 +202,7 @@ impl<M: TableMemory> Promoter<'_, M> {
         level: Level,
         pages: Pages,
     ) -> Result<(), Unfit> {
-        // SAFETY: it is the cursor's, or linked below what is.
+        // SAFETY: the table is the cursor's, or linked below the cursor's.
         let table = unsafe { table_at(self.memory, frame) };
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
@@ -216,14 +217,15 @@ impl<M: TableMemory> Promoter<'_, M> {
             let (large, region) = large_leaf::<F, M>(self.memory, next, level, part.first)?;
             regions::set::<F, M>(self.memory, reserve, frame, level, index..=index, region);
             table.entry(index).replace::<F>(level, large);
-            // SAFETY: it was linked under an entry that the cursor has for itself, and is not freed yet.
+            // SAFETY: the table was linked under an entry claimed by the cursor, and is not freed
+            // yet.
             let lower = unsafe { table_at(self.memory, next) };
             self.retire::<F>(large, lower, next, part);
         }
         Ok(())
     }
 
-    /// `large` has taken the place of the table `lower`, in the frame `unlinked`.
+    /// Retires the table `lower`, in the frame `unlinked`, replaced by `large`.
     fn retire<F: Format>(&mut self, large: RawEntry, lower: &Table, unlinked: PhysFrame, part: Pages) {
         let Some(below) = self.level.below() else { return };
         if let Entry::Leaf(leaf) = F::decode(large, self.level)
@@ -232,15 +234,15 @@ impl<M: TableMemory> Promoter<'_, M> {
             join_runs::<F, M>(self.memory, lower, below, leaf.frame);
         }
         unlink::<F, M>(self.memory, unlinked, below, &mut self.changed.retired.tables);
-        // Their translations are cached by the old sizes.
+        // The translations are cached under the old sizes.
         self.changed.note_leaves(part, Level::PAGE, part.count());
     }
 }
 
 impl<F: Format> PageTable<F> {
-    /// Puts leaves of `level` in the place of the smaller ones in `pages`, which are whole pages of
-    /// that size, and calls `record` with what that made stale before another cursor can change them; or
-    /// changes nothing.
+    /// Replaces the smaller leaves in `pages` by leaves of `level`, and calls `record` with the
+    /// stale translations before another cursor can change them; or changes nothing. `pages` are
+    /// whole pages of `level`.
     pub(crate) fn promote<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,

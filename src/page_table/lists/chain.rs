@@ -1,5 +1,5 @@
-//! Frames chained through their words of the per-frame table: a list without allocation, whose
-//! members' contents are never touched. Neighbours count as one member.
+//! Frames chained through their words of the per-frame table: a list without allocation, which
+//! never touches its members' contents. Consecutive frames count as a single member.
 
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
@@ -8,8 +8,8 @@ use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::tables::memory::TableMemory;
 
-/// In a link: the run that begins there has several frames, and the second one's aux word tells
-/// how many.
+/// In a link: the run beginning there has several frames, and the second frame's aux word holds
+/// their number.
 const SEVERAL: u32 = 1 << 31;
 
 fn number(frame: PhysFrame) -> u64 {
@@ -20,37 +20,37 @@ fn frame(number: u64) -> PhysFrame {
     PhysFrame::containing_address(PhysAddr::new_truncate(number * 4096))
 }
 
-/// A bag of frames, kept as runs of consecutive ones: the newest run in the chain itself, the
-/// others linked through the aux words of their first frames. A range that was mapped to one run
+/// A bag of frames, kept as runs of consecutive frames. The newest run lies in the chain itself;
+/// the rest are linked through the aux words of their first frames. A range mapped to a single run
 /// costs no access to the per-frame table.
 ///
-/// It owns its frames without freeing them: who drops a chain that is not empty leaks them.
+/// The chain owns its frames without freeing them: dropping a chain with frames leaks them.
 #[derive(Debug, Default)]
 #[must_use = "a dropped chain leaks its frames"]
 pub struct Chain {
-    /// The newest run: its first frame's number, and how many frames it has. Frames have links only
-    /// once they are chained: consecutive ones are told by their numbers.
+    /// The newest run: its first frame's number and its length. Frames get links only when chained:
+    /// consecutive frames are recognised by their numbers.
     first: u64,
     count: u32,
-    /// Links to the newest and the oldest of the other runs; 0 where there is none.
+    /// Links to the newest and the oldest of the remaining runs; 0 if none.
     head: u32,
     tail: u32,
-    /// How many frames there are in all. Links number all frames that there are in 31 bits.
+    /// Number of frames in all. Links number all frames of a machine in 31 bits.
     frames: u32,
 }
 
 impl Chain {
-    /// The chain without frames.
+    /// The empty chain.
     pub const EMPTY: Chain = Chain { first: 0, count: 0, head: 0, tail: 0, frames: 0 };
 
-    /// How many frames it has.
+    /// Returns the number of frames.
     #[inline]
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.frames as u64
     }
 
-    /// Has it none?
+    /// Returns whether the chain has no frames.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -73,7 +73,7 @@ impl Chain {
         }
     }
 
-    /// Takes one frame out, its aux word zero again.
+    /// Takes a frame out, with its aux word zero again.
     #[inline]
     pub fn pop<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<PhysFrame> {
         self.open(memory)?;
@@ -84,7 +84,7 @@ impl Chain {
         Some(frame)
     }
 
-    /// Takes a run out: its first frame, and how many it has.
+    /// Takes a run out: its first frame and its length.
     #[inline]
     pub fn pop_run<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<(PhysFrame, u64)> {
         self.open(memory)?;
@@ -94,7 +94,7 @@ impl Chain {
         Some((first, u64::from(count)))
     }
 
-    /// The same, but for at most `limit` of its frames, at least one.
+    /// Takes at most `limit` frames of a run out, at least one.
     pub(crate) fn pop_part<M: TableMemory + ?Sized>(
         &mut self,
         memory: &M,
@@ -122,8 +122,8 @@ impl Chain {
 
     fn join<M: TableMemory + ?Sized>(&mut self, memory: &M, mut other: Chain) {
         other.close(memory);
-        // Relaxed here and below: a chain has one owner at a time, and goes from one to the
-        // next through a lock or a Release store of its own.
+        // Relaxed, here and below: a chain has a single owner at a time, and passes from owner to
+        // owner through a lock or a Release store of its own.
         memory.aux(memory.frame_of(other.tail & !SEVERAL)).store(self.head, Ordering::Relaxed);
         if self.head == 0 {
             self.tail = other.tail;
@@ -132,7 +132,7 @@ impl Chain {
         self.frames += other.frames;
     }
 
-    /// Links the newest run to the others.
+    /// Links the newest run to the rest.
     #[inline]
     fn close<M: TableMemory + ?Sized>(&mut self, memory: &M) {
         if self.count == 0 {
@@ -151,7 +151,7 @@ impl Chain {
         self.count = 0;
     }
 
-    /// Makes sure that the newest run has frames; `None` where the chain has none.
+    /// Ensures the newest run has frames; returns `None` if the chain is empty.
     #[inline]
     fn open<M: TableMemory + ?Sized>(&mut self, memory: &M) -> Option<()> {
         if self.count == 0 {
@@ -163,7 +163,7 @@ impl Chain {
         Some(())
     }
 
-    /// Takes the newest of the linked runs out, its aux words zero again.
+    /// Takes the newest of the linked runs out, with its aux words zero again.
     #[inline]
     fn unlink<M: TableMemory + ?Sized>(&mut self, memory: &M) {
         let link = self.head;
@@ -176,15 +176,15 @@ impl Chain {
     }
 }
 
-/// Tables allocated ahead of a change, so that nothing fails once the change has begun.
+/// Tables allocated before a change, so nothing can fail after the change has begun.
 ///
-/// What is left goes back to the allocator on drop.
+/// The remaining tables return to the allocator on drop.
 #[derive(Debug)]
 pub(crate) struct Reserve<'a, M: TableMemory> {
     memory: &'a M,
     pin: &'a CpuPin,
     tables: Chain,
-    /// How many tables were asked for last.
+    /// Number of tables requested last.
     wanted: u64,
 }
 
@@ -199,13 +199,13 @@ impl<'a, M: TableMemory> Reserve<'a, M> {
         self.tables.len()
     }
 
-    /// Allocates until there are `tables`.
+    /// Allocates until the reserve has `tables` tables.
     pub fn fill_to(&mut self, tables: u64) -> Result<(), M::Error> {
         self.wanted = tables;
         self.refill()
     }
 
-    /// Goes on with a [`Reserve::fill_to`] that has failed.
+    /// Continues a failed [`Reserve::fill_to`].
     pub fn refill(&mut self) -> Result<(), M::Error> {
         while self.tables.len() < self.wanted {
             let frame = self.memory.allocate(self.pin)?;
@@ -221,12 +221,12 @@ impl<'a, M: TableMemory> Reserve<'a, M> {
     #[cold]
     fn give_back(&mut self) {
         while let Some(table) = self.tables.pop(self.memory) {
-            // SAFETY: it came from `allocate` and was never linked into a page table.
+            // SAFETY: the table came from `allocate` and was never linked into a page table.
             unsafe { self.memory.free(self.pin, table) };
         }
     }
 
-    /// Takes back a table that was never linked.
+    /// Returns a never linked table to the reserve.
     pub fn put_back(&mut self, table: PhysFrame) {
         self.tables.push(self.memory, table);
     }

@@ -1,8 +1,8 @@
 //! Lists of shares: frames by number, in pages of their own.
 //!
-//! A frame that several mappings share may be on its way out of several of them at once, so it cannot be
-//! linked through its own word of the per-frame table, as [`Chain`] does. A gather list names such
-//! frames in pages that were allocated before the change, and links these pages through their words.
+//! A frame shared by several mappings may be leaving several of them at once. It cannot be linked
+//! through its own word of the per-frame table, unlike in a [`Chain`]. A gather list names such
+//! frames in pages allocated before the change, and links its pages through their words.
 
 use core::cell::Cell;
 
@@ -16,63 +16,64 @@ use crate::page_table::tables::memory::TableMemory;
 /// In a record: the share is a 2 MiB leaf's.
 const HUGE: u32 = 1 << 31;
 
-/// Words of a page beside its records.
+/// Number of words of a page besides its records.
 const HEADER: usize = 6;
 
-/// How many records a page has.
+/// Number of records of a page.
 const CAPACITY: u32 = (4096 / 4 - HEADER) as u32;
 
-/// A gather page. The fields from `fill` on concern the whole list, and are those of its first page.
+/// A gather page. The fields from `fill` on concern the whole list, and are valid in its first
+/// page.
 #[repr(C)]
 struct Page {
-    /// How many records there are.
+    /// Number of records added.
     added: Cell<u32>,
-    /// How many of them were taken.
+    /// Number of records taken.
     taken: Cell<u32>,
-    /// The link of the page that gets the next record.
+    /// The link of the page for the next record.
     fill: Cell<u32>,
     /// The link of the last page.
     end: Cell<u32>,
-    /// How many records that page and the empty ones behind it have room for.
+    /// Number of records fitting into the page `fill` and the empty pages behind it.
     room: Cell<u32>,
-    /// How many 4 KiB frames the list names.
+    /// Number of 4 KiB frames named by the list.
     frames: Cell<u32>,
     records: [Cell<u32>; CAPACITY as usize],
 }
 
 const _: () = assert!(size_of::<Page>() == 4096);
 
-/// Shares that wait to be dropped, or to be mapped: a queue of frames and of 2 MiB runs.
+/// Shares waiting to be dropped, or to be mapped: a queue of frames and of 2 MiB runs.
 ///
-/// It has the shares without dropping them: they leak where a list that is not empty is dropped.
+/// The list owns the shares without dropping them: dropping a list with shares leaks them.
 #[derive(Debug)]
 #[must_use = "a dropped list leaks its shares and its pages"]
 pub(crate) struct Gather {
-    /// The link of the first page; 0 where there is none.
+    /// The link of the first page; 0 if none.
     head: u32,
 }
 
 impl Gather {
     pub const EMPTY: Gather = Gather { head: 0 };
 
-    /// Returns whether it has neither shares nor pages.
+    /// Returns whether the list has neither shares nor pages.
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.head == 0
     }
 
-    /// Returns how many 4 KiB frames it names.
+    /// Returns the number of 4 KiB frames named by the list.
     pub fn frames<M: TableMemory>(&self, memory: &M) -> u64 {
         self.first(memory).map_or(0, |first| first.frames.get().into())
     }
 
-    /// Returns how many pages have to be added so that it takes `shares` more.
+    /// Returns the number of pages to add before `shares` more shares fit.
     pub fn pages_for<M: TableMemory>(&self, memory: &M, shares: u64) -> u64 {
         let room = self.first(memory).map_or(0, |first| first.room.get().into());
         shares.saturating_sub(room).div_ceil(CAPACITY.into())
     }
 
-    /// Adds an empty page in `frame`, which the list owns from now on.
+    /// Adds an empty page in `frame`, owned by the list from now on.
     pub fn add_page<M: TableMemory>(&mut self, memory: &M, frame: PhysFrame) {
         let link = memory.link(frame);
         // SAFETY: the caller gives up the frame.
@@ -88,7 +89,7 @@ impl Gather {
             self.head = link;
             return;
         };
-        // Behind the page that is being filled, before those that another list brought.
+        // Behind the page being filled, before pages from another list.
         let fill = first.fill.get();
         let next = next(memory, fill);
         set_next(memory, link, next);
@@ -99,7 +100,7 @@ impl Gather {
         first.room.set(first.room.get() + CAPACITY);
     }
 
-    /// Adds so many pages from the reserve, which has them.
+    /// Adds `pages` pages from a sufficient reserve.
     pub fn add_pages<M: TableMemory>(&mut self, memory: &M, reserve: &mut Reserve<'_, M>, pages: u64) {
         for _ in 0..pages {
             if let Some(frame) = reserve.take() {
@@ -108,7 +109,8 @@ impl Gather {
         }
     }
 
-    /// Adds the share of a leaf of `level`. There is room: [`Gather::pages_for`] said so.
+    /// Adds the share of a leaf of `level`. The list has room, as ensured with
+    /// [`Gather::pages_for`].
     pub fn push<M: TableMemory>(&mut self, memory: &M, frame: PhysFrame, level: Level) {
         let Some(first) = self.first(memory).filter(|first| first.room.get() > 0) else {
             debug_assert!(false, "the plan counted too few shares");
@@ -128,7 +130,7 @@ impl Gather {
         first.frames.set(first.frames.get() + level.pages() as u32);
     }
 
-    /// Takes the oldest share out: its frame, and the level of its leaf. Pages that this empties go to
+    /// Takes the oldest share out: its frame, and the level of its leaf. Emptied pages go to
     /// `spent`, for the caller to free.
     pub fn take<M: TableMemory>(&mut self, memory: &M, spent: &mut Chain) -> Option<(PhysFrame, Level)> {
         loop {
@@ -180,8 +182,8 @@ impl Gather {
     }
 }
 
-// Relaxed: a list has one owner at a time, and goes from one to the next through a lock or a Release
-// store of its own.
+// Relaxed: a list has a single owner at a time, and passes from owner to owner through a lock or a
+// Release store of its own.
 
 fn next<M: TableMemory>(memory: &M, link: u32) -> u32 {
     memory.aux(memory.frame_of(link)).load(Ordering::Relaxed)
@@ -195,10 +197,10 @@ fn set_next<M: TableMemory>(memory: &M, link: u32, next: u32) {
 ///
 /// # Safety
 ///
-/// The frame is a gather page of the caller's, who is the only one to access its bytes while the
+/// The frame is a gather page of the caller's. No other context accesses its bytes while the
 /// reference lives.
 unsafe fn page_at<M: TableMemory>(memory: &M, link: u32) -> &Page {
-    // SAFETY: the direct map of an allocated frame is valid, aligned to 4096 bytes, and holds initialised
-    // words (it was zeroed when it was allocated). The rest is the caller's promise.
+    // SAFETY: the direct map of an allocated frame is valid, aligned to 4096 bytes, and holds
+    // initialised words (zeroed at the allocation). The rest is the caller's promise.
     unsafe { memory.direct_map(memory.frame_of(link)).cast().as_ref() }
 }

@@ -1,4 +1,4 @@
-//! Lists of frames that need no allocation: single frames, shared frames and runs of 2 MiB.
+//! Lists of frames without allocation: single frames, shared frames and runs of 2 MiB.
 
 pub(super) mod chain;
 pub(super) mod gather;

@@ -5,12 +5,13 @@ use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::tables::memory::TableMemory;
 
-/// A bag of 2 MiB runs. It owns them without freeing them, as a [`Chain`](super::chain::Chain) does, but in less
-/// room: runs are few, and neighbours are not joined.
+/// A bag of 2 MiB runs. The bag owns its runs without freeing them, as a
+/// [`Chain`](super::chain::Chain) does, but takes less room: runs are few, and neighbours are not
+/// joined.
 #[derive(Debug)]
 #[must_use = "a dropped bag leaks its runs"]
 pub(crate) struct Runs {
-    /// Links to the newest and the oldest run; 0 where there is none.
+    /// Links to the newest and the oldest run; 0 if none.
     head: u32,
     tail: u32,
     count: u32,
@@ -19,16 +20,16 @@ pub(crate) struct Runs {
 impl Runs {
     pub const EMPTY: Runs = Runs { head: 0, tail: 0, count: 0 };
 
-    /// Returns how many runs it has.
+    /// Returns the number of runs.
     #[inline]
     pub const fn len(&self) -> u64 {
         self.count as u64
     }
 
-    /// Adds the run from `first`, which the caller gives up.
+    /// Adds the run from `first`, given up by the caller.
     pub fn push<M: TableMemory>(&mut self, memory: &M, first: PhysFrame) {
-        // Relaxed here and below: a bag has one owner at a time, and goes from one to the next through a
-        // lock or a Release store of its own.
+        // Relaxed, here and below: a bag has a single owner at a time, and passes from owner to
+        // owner through a lock or a Release store of its own.
         memory.aux(first).store(self.head, Ordering::Relaxed);
         let link = memory.link(first);
         if self.head == 0 {
@@ -38,7 +39,7 @@ impl Runs {
         self.count += 1;
     }
 
-    /// Takes one run out, its aux words zero again.
+    /// Takes a run out, with its aux words zero again.
     pub fn pop<M: TableMemory>(&mut self, memory: &M) -> Option<PhysFrame> {
         if self.head == 0 {
             return None;

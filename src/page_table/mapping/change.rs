@@ -1,4 +1,4 @@
-//! Clearing, reprotecting and splitting what is mapped in a range.
+//! Clearing, reprotecting and splitting the mappings of a range.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -18,10 +18,10 @@ use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::table::{Table, TableEntry};
 use crate::page_table::{PageTable, RootEntries};
 impl<F: Format> PageTable<F> {
-    /// Unmaps what is mapped in `pages`, and unlinks the tables below the cursor's that this
-    /// leaves empty, and adds to `changed` what that was; or changes nothing. Calls `leave` with the records
-    /// of pages and how many pages lose each, and `record` with `changed`, both before another cursor can
-    /// change the same entries.
+    /// Unmaps `pages`, unlinks emptied tables below the cursor's, and adds the removed mappings to
+    /// `changed`; or changes nothing. Calls `leave` with each record of the pages and the number of
+    /// pages lost by the record, and `record` with `changed`, both before another cursor can change
+    /// the same entries.
     #[inline(always)]
     pub(crate) fn clear<M: TableMemory, T>(
         &self,
@@ -35,8 +35,8 @@ impl<F: Format> PageTable<F> {
         self.change(access, reserve, pages, Clear, changed, leave, record)
     }
 
-    /// Gives what is mapped in `pages` another protection, and adds to `changed` what that was;
-    /// or changes nothing. Calls `record` as [`PageTable::clear`] does.
+    /// Changes the protection of the mappings in `pages`, and adds the changes to `changed`; or
+    /// changes nothing. Calls `record` as [`PageTable::clear`] does.
     #[inline(always)]
     pub(crate) fn reprotect<M: TableMemory, T>(
         &self,
@@ -50,7 +50,7 @@ impl<F: Format> PageTable<F> {
         self.change(access, reserve, pages, Protect(protection), changed, |_, _| {}, record)
     }
 
-    // Always: as the callers'.
+    // Always inlined, like its callers.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "what is in registers stays there")]
     fn change<M: TableMemory, E: Edit, T>(
@@ -92,7 +92,7 @@ impl<F: Format> PageTable<F> {
                     changer.apply::<F>(cursor.frame(), cursor.level, pages);
                 }
             }
-            // Once: what `record` keeps stays in registers.
+            // A single call, so the values kept by `record` stay in registers.
             let recorded = record(changed);
             drop(cursor);
             return Ok(recorded);
@@ -101,9 +101,9 @@ impl<F: Format> PageTable<F> {
 }
 
 impl<F: Format> PageTable<F> {
-    /// As [`PageTable::clear`], where leaves may share frames: their shares are added to a gather list,
-    /// whose pages are planned for, or have records, which `leave` is told of. Returns the cursor that has
-    /// the range still.
+    /// Clears like [`PageTable::clear`] if leaves may share frames, or pages may have records.
+    /// Shares go to a gather list, with planned pages, and records to `leave`. Returns the cursor,
+    /// which still has the range.
     #[cold]
     #[inline(never)]
     fn clear_shared<'a, M: TableMemory>(
@@ -148,8 +148,8 @@ impl<F: Format> PageTable<F> {
     }
 }
 
-/// Cuts the leaves and marks at the ends of `pages` of the table in `table`, from a reserve that
-/// [`cuts_needed`] found sufficient.
+/// Cuts the leaves and marks at the ends of `pages` of the table in `table`, from a reserve found
+/// sufficient by [`cuts_needed`].
 pub(in crate::page_table) fn cut<F: Format, M: TableMemory>(
     memory: &M,
     reserve: &mut Reserve<'_, M>,
@@ -172,9 +172,9 @@ struct Changer<'a, 'r, M: TableMemory, E> {
 }
 
 impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
-    /// Changes `pages` of the table in `frame`, which is the cursor's, or below what is.
+    /// Changes `pages` of the table in `frame`, which is the cursor's, or below the cursor's.
     fn apply<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages) {
-        // SAFETY: the cursor keeps it linked.
+        // SAFETY: the cursor keeps the table linked.
         let table = unsafe { table_at(self.memory, frame) };
         if level == Level::PAGE {
             return self.apply_to_leaves::<F>(table, pages);
@@ -206,7 +206,7 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
         }
     }
 
-    /// Unlinks the table `next` below `level` where the clearing of `part` has emptied it.
+    /// Unlinks the table `next` below `level` if the clearing of `part` has emptied it.
     fn unlink_empty<F: Format>(&mut self, table: &Table, next: PhysFrame, level: Level, part: Pages) {
         let kept = level == F::ROOT && self.roots == RootEntries::Shared;
         let emptied = part.fill_entries(level) && E::EMPTIES;
@@ -217,7 +217,7 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
         }
     }
 
-    /// The same in the lowest table.
+    /// Changes `pages` of the lowest table `table`.
     #[inline(always)]
     fn apply_to_leaves<F: Format>(&mut self, table: &Table, pages: Pages) {
         if pages.first != pages.last {
@@ -229,7 +229,7 @@ impl<M: TableMemory, E: Edit> Changer<'_, '_, M, E> {
         }
     }
 
-    // Apart, so that the loop has the registers for itself.
+    // Not inlined, so the loop has all registers.
     #[inline(never)]
     fn apply_to_several<F: Format>(&mut self, table: &Table, pages: Pages) {
         let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));

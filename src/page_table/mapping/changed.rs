@@ -1,18 +1,18 @@
-//! What a change of a page table has made stale, and what it has unlinked.
+//! Results of a change: stale translations and unlinked tables.
 
 use crate::page_table::format::level::{Level, Pages};
 use crate::page_table::lists::chain::Chain;
 use crate::retire::Retired;
 
-/// What a change made stale, and what it unlinked.
+/// The translations made stale and the tables unlinked by a change.
 #[derive(Debug)]
 pub(crate) struct Changed {
-    /// The first to the last page whose translation changed or whose table was unlinked: what
-    /// TLBs and paging-structure caches must forget.
+    /// The first to the last page with a changed translation or an unlinked table, to be flushed
+    /// from TLBs and paging-structure caches.
     pub stale: Option<Pages>,
-    /// The level of the smallest leaf that changed: pages of its size cover `stale`.
+    /// The level of the smallest changed leaf: pages of its size cover `stale`.
     pub smallest: Level,
-    /// How many 4 KiB pages changed.
+    /// Number of changed 4 KiB pages.
     pub pages: u64,
     /// Unlinked tables, and owned frames of leaves.
     pub retired: Retired,
@@ -22,7 +22,8 @@ impl Changed {
     pub const NOTHING: Changed =
         Changed { stale: None, smallest: Level::GIANT, pages: 0, retired: Retired::NOTHING };
 
-    /// All of `from` has gone elsewhere, and leaves took the place of `tables` there.
+    /// Returns the change of a move: all of `from` has gone elsewhere, and leaves have replaced
+    /// `tables` there.
     pub(in crate::page_table) fn moved(from: Pages, tables: Chain) -> Changed {
         let mut changed = Changed { retired: Retired::tables(tables), ..Changed::NOTHING };
         changed.note(from, Level::PAGE);
@@ -38,12 +39,12 @@ impl Changed {
         });
     }
 
-    /// The table of `part`, which maps nothing, was unlinked.
+    /// Notes the unlinking of the table of `part`, which maps nothing.
     pub(in crate::page_table) fn note_table(&mut self, part: Pages) {
         self.note(part, Level::PAGE);
     }
 
-    /// Leaves of `level` changed in `part`: `pages` pages of 4 KiB of it.
+    /// Notes changed leaves of `level` in `part`: `pages` pages of 4 KiB.
     #[inline]
     pub(in crate::page_table) fn note_leaves(&mut self, part: Pages, level: Level, pages: u64) {
         self.pages += pages;

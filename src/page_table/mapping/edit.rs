@@ -1,4 +1,4 @@
-//! What a change does to one entry: the entry is cleared, or gets another protection.
+//! Changes of a single entry: clearing, or another protection.
 
 use crate::page_table::format::Format;
 use crate::page_table::format::entry::{Entry, Leaf, Ownership, RawEntry};
@@ -8,15 +8,15 @@ use crate::page_table::tables::memory::TableMemory;
 use crate::page_table::tables::table::TableEntry;
 use crate::retire::Retired;
 
-/// What is done to the leaves of a range. Types, not values: each has its own code.
+/// The change of the leaves of a range. Types instead of values, so each change has its own code.
 pub(super) trait Edit: Copy {
-    /// Are tables that it has emptied unlinked?
+    /// Whether emptied tables are unlinked.
     const EMPTIES: bool;
-    /// Are marks changed, too?
+    /// Whether marks change, too.
     const MARKS: bool;
 
-    /// Changes the leaf in `entry`, adds to `retired` what it owned or shared if it is gone, and
-    /// says whether there was anything to change.
+    /// Changes the leaf in `entry`, and adds the frame or share of a removed leaf to `retired`.
+    /// Returns whether anything changed.
     fn edit<F: Format, M: TableMemory>(
         self,
         memory: &M,
@@ -26,7 +26,7 @@ pub(super) trait Edit: Copy {
     ) -> bool;
 }
 
-/// Nothing, but for cutting the leaves at the range's ends.
+/// Changes nothing, apart from cutting the leaves at the range's ends.
 #[derive(Clone, Copy)]
 pub(super) struct Cut;
 
@@ -39,7 +39,7 @@ impl Edit for Cut {
     }
 }
 
-/// They go, and marks go; no leaf shares a frame.
+/// Removes leaves and marks, if no leaf shares a frame.
 #[derive(Clone, Copy)]
 pub(super) struct Clear;
 
@@ -47,7 +47,7 @@ impl Edit for Clear {
     const EMPTIES: bool = true;
     const MARKS: bool = true;
 
-    // Always: in the loop over the lowest table's leaves, `level` is a constant.
+    // Always inlined: in the loop over the lowest table's leaves, `level` is a constant.
     #[inline(always)]
     fn edit<F: Format, M: TableMemory>(
         self,
@@ -71,14 +71,14 @@ impl Edit for Clear {
     }
 }
 
-/// Says `raw` of no frame: is it a mark, or nothing?
+/// Returns whether `raw` has no frame: a mark, or vacant.
 #[inline(always)]
 pub(super) fn is_unmapped<F: Format>(raw: RawEntry) -> bool {
     raw.unclaimed::<F>() == RawEntry::EMPTY || F::region_in_mark(raw).is_some()
 }
 
-/// Adds to `retired` what the entry `old`, which was not present, owned, and says whether it was a leaf.
-/// Apart, so that the loop over entries that are present keeps its registers.
+/// Adds the frame of the entry `old`, which was not present, to `retired`, and returns whether
+/// `old` was a leaf. Not inlined, so the loop over present entries keeps its registers.
 #[cold]
 #[inline(never)]
 fn cleared_absent<F: Format, M: TableMemory>(
@@ -96,7 +96,8 @@ fn cleared_absent<F: Format, M: TableMemory>(
     true
 }
 
-/// They go, and marks go; some may share frames. Apart from [`Clear`], whose loop is faster without.
+/// Removes leaves and marks, even leaves with shared frames. [`Clear`] is separate, since its loop
+/// is faster without shares.
 #[derive(Clone, Copy)]
 pub(super) struct ClearShared;
 
@@ -115,8 +116,8 @@ impl Edit for ClearShared {
     }
 }
 
-/// Puts `new` in the place of what `entry`, in a table of `level`, says, adds to `retired` what a leaf
-/// there owned or shared, and says whether there was a leaf.
+/// Replaces the contents of `entry`, in a table of `level`, by `new`, adds the frame or share of a
+/// replaced leaf to `retired`, and returns whether the old entry was a leaf.
 #[inline(always)]
 pub(in crate::page_table) fn replace<F: Format, M: TableMemory>(
     memory: &M,
@@ -133,7 +134,7 @@ pub(in crate::page_table) fn replace<F: Format, M: TableMemory>(
     true
 }
 
-/// Adds to `retired` what `leaf`, of `level`, which is gone, owned or shared.
+/// Adds the frame or share of the removed `leaf`, of `level`, to `retired`.
 #[inline(always)]
 pub(in crate::page_table) fn retire_leaf<M: TableMemory>(
     memory: &M,
@@ -148,7 +149,7 @@ pub(in crate::page_table) fn retire_leaf<M: TableMemory>(
     }
 }
 
-/// They get the protection.
+/// Sets the protection of leaves.
 #[derive(Clone, Copy)]
 pub(super) struct Protect(pub(super) Protection);
 
@@ -173,8 +174,8 @@ impl Edit for Protect {
     }
 }
 
-/// As [`reprotect`], for an entry that is not present: a mark has no protection of its own. Apart, as
-/// [`cleared_absent`].
+/// Reprotects like [`reprotect`] an entry not present. A mark has no protection of its own. Not
+/// inlined, like [`cleared_absent`].
 #[cold]
 #[inline(never)]
 fn reprotect_absent<F: Format>(
@@ -186,8 +187,8 @@ fn reprotect_absent<F: Format>(
     matches!(F::decode(raw, level), Entry::Leaf(_)) && reprotect::<F>(entry, raw, level, protection).is_some()
 }
 
-/// Gives the leaf in `entry`, in a table of `level` and `raw` when last read, another protection, and returns
-/// what the entry said and what it says now; `None` if it had that protection.
+/// Gives the leaf in `entry`, in a table of `level` and last read as `raw`, another protection.
+/// Returns the old and the new contents, or `None` if the protection was the same.
 #[inline(always)]
 pub(in crate::page_table) fn reprotect<F: Format>(
     entry: &TableEntry,

@@ -1,4 +1,4 @@
-//! Looking at one page, and exchanging its leaf for another.
+//! Looking at a page, and exchanging its leaf for another.
 
 use super::changed::Changed;
 use super::single::Mismatch;
@@ -11,24 +11,25 @@ use crate::page_table::rewrite::{Found, found};
 use crate::page_table::tables::memory::{TableAccess, TableMemory};
 use crate::page_table::tables::regions;
 
-/// Why the leaf of a page was not exchanged.
+/// The reason why the leaf of a page was not exchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExchangeError<E> {
-    /// No leaf of that level maps the page.
+    /// No leaf of the requested level maps the page.
     Mismatch(Mismatch),
     /// The page belongs to no region.
     NoRegion,
-    /// The caller refused it.
+    /// The caller refused the exchange.
     Refused(E),
 }
 
 impl<F: Format> PageTable<F> {
-    /// Returns what `page` is, and the level of its entry.
+    /// Returns the state of `page`, and the level of its entry.
     pub(crate) fn look<M: TableMemory>(&self, access: TableAccess<'_, M>, page: u64) -> (Found, Level) {
         self.look_with(access, page, |found, level| (found, level))
     }
 
-    /// Returns what `see` makes of what `page` is, and of the level of its entry, which is claimed meanwhile.
+    /// Returns the result of `see`, called with the state of `page` and the level of its entry. The
+    /// entry is claimed meanwhile.
     pub(crate) fn look_with<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -39,20 +40,24 @@ impl<F: Format> PageTable<F> {
         let (frame, level) = (cursor.frame(), cursor.level);
         let raw = cursor.table().load(level.index(page));
         let found = found::<F, M>(access.memory, frame, level.index(page), raw, level);
-        // A cursor of one page is below every table.
+        // The cursor of a single page is below every table.
         see(found.unwrap_or(Found::Vacant), level)
     }
 
-    /// Puts the leaf that `decide` returns in the place of the leaf of `level` that maps `page`, a page of
-    /// a region. Calls `record` with what that made stale before another cursor can change the page. Returns
-    /// the old leaf, and what `record` returned.
+    /// Replaces the leaf of `level` mapping `page`, a page of a region, by the leaf returned by
+    /// `decide`. Calls `record` with the stale translations before another cursor can change the
+    /// page. Returns the old leaf and the result of `record`.
     ///
-    /// Something is stale if the old leaf permitted an access and the new leaf permits less, or has another
-    /// frame.
+    /// The translation is stale if the old leaf permitted an access and the new leaf permits less,
+    /// or has another frame.
     ///
     /// # Errors
     ///
-    /// [`ExchangeError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`ExchangeError::Mismatch`] if no leaf of `level` maps the page.
+    /// - [`ExchangeError::NoRegion`] if the page belongs to no region.
+    /// - [`ExchangeError::Refused`] with the error of `decide`.
     pub(crate) fn exchange<M: TableMemory, E, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -69,10 +74,10 @@ impl<F: Format> PageTable<F> {
         let entry = cursor.table().entry(index);
         let mut raw = entry.load();
         loop {
-            // What the hardware has noted stays, in the place where it belongs for the new protection.
+            // Accessed and dirty marks stay, in the place required by the new protection.
             let marked = F::merge_marks(F::leaf(&new, level), raw);
             let marked = F::reprotect(marked, level, new.protection).claimed_like::<F>(raw);
-            // The hardware may note more in between.
+            // The hardware may set further marks in between.
             match entry.compare_exchange(raw, marked) {
                 Ok(()) => break,
                 Err(now) => raw = now,

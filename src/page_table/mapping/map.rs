@@ -1,4 +1,4 @@
-//! Filling a range: plan first, then change, so that what fails changes nothing.
+//! Filling a range: plan first, then change, so a failure changes nothing.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -13,34 +13,35 @@ use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions;
 use crate::page_table::tables::table::Table;
 
-/// What a range is mapped to.
+/// The frames to map in a range.
 pub(crate) trait Backing<F: Format> {
-    /// The highest level at which a leaf could start at `page`, as far as the frames go.
+    /// Returns the highest level of a leaf starting at `page`, as far as the frames allow.
     fn level_at(&self, page: u64) -> Level;
 
-    /// May there be leaves in `part`? Without, it needs no tables, and is not filled.
+    /// Returns whether `part` may get leaves. Without leaves, it needs no tables and is not filled.
     fn has_leaves(&self, part: Pages) -> bool {
         let _ = part;
         true
     }
 
-    /// Calls `set` with the pages of `part`, which one lowest table serves, that have leaves, and with the
-    /// region of these.
+    /// Calls `set` with the pages of `part` to get leaves, and with their region. A single lowest
+    /// table serves `part`.
     fn for_each_region(&self, part: Pages, mut set: impl FnMut(Pages, Option<RegionId>)) {
         set(part, None);
     }
 
-    /// Returns the region of the large leaf that `page` has; `None` if it has none, or is to be mapped by one.
+    /// Returns the region of the large leaf of `page`, or `None` without a region or without a
+    /// large leaf.
     fn region_of_large(&self, page: u64) -> Option<RegionId> {
         let _ = page;
         None
     }
 
-    /// The leaf of `level` for `page`; called once per leaf, in order of pages.
+    /// Returns the leaf of `level` for `page`. Called once per leaf, in order of pages.
     fn take(&mut self, page: u64, level: Level) -> RawEntry;
 }
 
-/// What every leaf of a new mapping has in common.
+/// The common attributes of all leaves of a new mapping.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attributes {
     pub protection: Protection,
@@ -55,7 +56,7 @@ impl Attributes {
     }
 }
 
-/// A physically contiguous run, in the largest leaves that alignment permits.
+/// A physically contiguous run, mapped with the largest leaves permitted by its alignment.
 pub(crate) struct Contiguous {
     pub first_page: u64,
     pub frame: PhysFrame,
@@ -81,7 +82,7 @@ impl<F: Format> Backing<F> for Contiguous {
     }
 }
 
-/// Frames of one size, from a chain that has enough of them.
+/// Frames of the same size, from a sufficient chain.
 pub(crate) struct Chained<'a, M: TableMemory> {
     pub memory: &'a M,
     pub level: Level,
@@ -101,10 +102,10 @@ impl<F: Format, M: TableMemory> Backing<F> for Chained<'_, M> {
     }
 }
 
-/// Why a range was not mapped.
+/// The reason why a range was not mapped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FillError<E> {
-    /// `page` is mapped, by `leaf`, or is to be.
+    /// `page` is mapped with `leaf`, or marked to be mapped.
     Occupied { page: u64, leaf: Option<Leaf> },
     /// No frame for a table.
     Tables(E),
@@ -114,9 +115,9 @@ fn leaf_here<F: Format>(level: Level, part: Pages, backing: &impl Backing<F>) ->
     level <= F::LARGEST_LEAF && part.fill_entries(level) && backing.level_at(part.first) >= level
 }
 
-/// How many frames `pages` needs under the table in `frame` (of `level`; `None`: one that is yet to be).
-/// Those for the regions of leaves of that table itself, if it is a lowest one, are not among them: see
-/// [`frames_for_regions`].
+/// Returns the number of frames `pages` needs under the table in `frame`, of `level`; `None` stands
+/// for a table yet to be made. The count leaves out frames for the regions of the table's own
+/// leaves, if it is a lowest table: see [`frames_for_regions`].
 pub(in crate::page_table) fn plan<F: Format, M: TableMemory>(
     memory: &M,
     frame: Option<PhysFrame>,
@@ -124,7 +125,7 @@ pub(in crate::page_table) fn plan<F: Format, M: TableMemory>(
     pages: Pages,
     backing: &impl Backing<F>,
 ) -> Result<u64, (u64, Option<Leaf>)> {
-    // SAFETY: it is linked: the caller has claimed what `pages` touches.
+    // SAFETY: the table is linked: the caller has claimed the entries touched by `pages`.
     let table: Option<&Table> = frame.map(|frame| unsafe { table_at(memory, frame) });
     let mut missing = 0;
     let mut large_regions = false;
@@ -145,7 +146,7 @@ pub(in crate::page_table) fn plan<F: Format, M: TableMemory>(
             (Entry::Table(next), Some(below)) => {
                 let needed = plan::<F, M>(memory, Some(next), below, part, backing)?
                     + frames_for_regions::<F, M>(memory, Some(next), below, part, backing);
-                // A leaf takes the place of an empty table.
+                // A leaf replaces an empty table.
                 missing += if leaf_here::<F>(level, part, backing) { 0 } else { needed };
             }
             _ => {}
@@ -155,8 +156,8 @@ pub(in crate::page_table) fn plan<F: Format, M: TableMemory>(
     Ok(missing + u64::from(large_regions && !keeps_regions()))
 }
 
-/// How many frames it takes to say of what region each leaf is that `pages` will have in the table in `table`
-/// (`None`: one that is yet to be), of `level`.
+/// Returns the number of frames needed to keep the regions of the leaves `pages` will have in the
+/// table in `table`, of `level`; `None` stands for a table yet to be made.
 pub(in crate::page_table) fn frames_for_regions<F: Format, M: TableMemory>(
     memory: &M,
     table: Option<PhysFrame>,
@@ -184,9 +185,9 @@ pub(in crate::page_table) fn frames_for_regions<F: Format, M: TableMemory>(
 }
 
 impl<F: Format> PageTable<F> {
-    /// Maps `pages`, or changes nothing. Calls `record` with the tables that leaves took the place
-    /// of, for the caller to retire before it relies on the mapping, and before another cursor can
-    /// change the pages.
+    /// Maps `pages`, or changes nothing. Calls `record` with the tables replaced by leaves, before
+    /// another cursor can change the pages. The caller has to retire the tables before relying on
+    /// the mapping.
     pub(crate) fn fill<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -197,7 +198,7 @@ impl<F: Format> PageTable<F> {
     ) -> Result<T, FillError<M::Error>> {
         let memory = access.memory;
         loop {
-            // A leaf takes the place of a table.
+            // A leaf replaces a table.
             let stay = |level| leaf_here::<F>(level, pages, backing);
             let cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
             let planned = plan::<F, M>(memory, Some(cursor.frame()), cursor.level, pages, backing);
@@ -220,12 +221,13 @@ pub(in crate::page_table) struct Filler<'a, 'r, M: TableMemory, B> {
     pub memory: &'a M,
     pub reserve: &'a mut Reserve<'r, M>,
     pub backing: &'a mut B,
-    /// Empty tables that leaves took the place of.
+    /// Empty tables replaced by leaves.
     pub replaced: Chain,
 }
 
 impl<M: TableMemory, B> Filler<'_, '_, M, B> {
-    /// Fills what [`plan`] found vacant in the table in `frame`, from a reserve that it found sufficient.
+    /// Fills entries found vacant by [`plan`] in the table in `frame`, from a reserve found
+    /// sufficient.
     pub fn fill<F: Format>(&mut self, frame: PhysFrame, level: Level, pages: Pages)
     where
         B: Backing<F>,
@@ -236,7 +238,7 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
                 regions::set::<F, M>(self.memory, self.reserve, frame, level, indexes, region);
             });
         }
-        // SAFETY: it is linked below what the cursor has claimed, or the caller's alone.
+        // SAFETY: the table is linked below the cursor's claims, or owned by the caller.
         let table = unsafe { table_at(self.memory, frame) };
         for part in pages.by_entry(level) {
             if level > Level::PAGE && !self.backing.has_leaves(part) {
@@ -249,7 +251,7 @@ impl<M: TableMemory, B> Filler<'_, '_, M, B> {
                     regions::set::<F, M>(self.memory, self.reserve, frame, level, index..=index, region);
                 }
                 let leaf = self.backing.take(part.first, level);
-                // Nothing else changes the entry: it is empty, or a table without leaves.
+                // No other context changes the entry: an empty entry, or a table without leaves.
                 let old = table.entry(index).replace::<F>(level, leaf);
                 if let (Entry::Table(frame), Some(below)) = (F::decode(old, level), level.below()) {
                     unlink::<F, M>(self.memory, frame, below, &mut self.replaced);
@@ -281,7 +283,7 @@ pub(in crate::page_table) fn unlink<F: Format, M: TableMemory>(
     unlinked: &mut Chain,
 ) {
     if let Some(below) = level.below() {
-        // SAFETY: it was unlinked by the caller, who has not freed it.
+        // SAFETY: the caller has unlinked the table and not freed it.
         let table = unsafe { table_at(memory, frame) };
         for index in 0..crate::page_table::format::level::ENTRIES {
             if let Entry::Table(next) = F::decode(table.load(index), level) {

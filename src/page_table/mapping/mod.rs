@@ -1,5 +1,5 @@
-//! Mapping, unmapping and reprotecting frames that the caller names. Regions play no part, except that an unmap
-//! also removes pages of regions.
+//! Mapping, unmapping and reprotecting frames named by the caller. Regions play no part, except for
+//! the removal of regions' pages by an unmap.
 
 pub(super) mod change;
 pub(super) mod changed;

@@ -1,4 +1,4 @@
-//! Leaves that share their frames, and that cease to.
+//! Leaves sharing their frames, and the end of sharing.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -14,23 +14,23 @@ use crate::page_table::lists::gather::Gather;
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::table::{Table, TableEntry};
 
-/// Why the frames of a range were not shared.
+/// The reason why the frames of a range were not shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unshared<E> {
     /// Nothing is mapped at `page`.
     Vacant { page: u64 },
-    /// `page` is mapped by a leaf of another level.
+    /// A leaf of another level maps `page`.
     OtherLevel { page: u64, level: Level },
     /// The frame at `page` is borrowed.
     Borrowed { page: u64 },
-    /// The frame at `page` has as many holders as can be counted.
+    /// The frame at `page` has the greatest countable number of holders.
     Full { page: u64 },
     /// No frame for the list.
     Gather(E),
 }
 
-/// Calls `visit` with the page, the entry and the leaf of each leaf of `level` in `pages`, which the
-/// caller has for itself: all pages are mapped so, or the first that is not comes back.
+/// Calls `visit` with the page, the entry and the leaf of each leaf of `level` in `pages`, claimed
+/// by the caller. Returns an error for the first page not mapped by such a leaf.
 fn for_each_leaf<F: Format, M: TableMemory, E>(
     memory: &M,
     (table, at): (&Table, Level),
@@ -44,7 +44,7 @@ fn for_each_leaf<F: Format, M: TableMemory, E>(
             (Entry::Leaf(leaf), _) if at == level => visit(part.first, entry, leaf)?,
             (Entry::Leaf(_), _) => return Err(Unshared::OtherLevel { page: part.first, level: at }),
             (Entry::Table(next), Some(below)) if at > level => {
-                // SAFETY: it is linked below what the caller has claimed.
+                // SAFETY: the table is linked below the caller's claims.
                 let next = unsafe { table_at(memory, next) };
                 for_each_leaf::<F, M, E>(memory, (next, below), part, level, visit)?;
             }
@@ -59,12 +59,12 @@ fn for_each_leaf<F: Format, M: TableMemory, E>(
     Ok(())
 }
 
-/// What stands at `page`, below a table that ought to be a leaf.
+/// Returns the error for `page`, below a table in place of the expected leaf.
 fn smaller<F: Format, M: TableMemory, E>(memory: &M, table: &Table, level: Level, page: u64) -> Unshared<E> {
     match (F::decode(table.load(level.index(page)), level), level.below()) {
         (Entry::Leaf(_), _) => Unshared::OtherLevel { page, level },
         (Entry::Table(next), Some(below)) => {
-            // SAFETY: it is linked under a table that the caller has claimed.
+            // SAFETY: the table is linked under a table claimed by the caller.
             smaller::<F, M, E>(memory, unsafe { table_at(memory, next) }, below, page)
         }
         _ => Unshared::Vacant { page },
@@ -82,10 +82,14 @@ fn set_ownership<F: Format>(entry: &TableEntry, ownership: Ownership) {
 
 impl<F: Format> PageTable<F> {
     /// Counts a further holder of each frame in `pages`, all mapped by owned or sharing leaves of
-    /// `level`, and adds the new shares to `list`, in order of pages. The leaves share their frames from
-    /// then on. No translation changes.
+    /// `level`, and adds the new shares to `list`, in order of pages. The leaves share their frames
+    /// afterwards. No translation changes.
     ///
-    /// On an error no leaf has changed; the shares that are in `list` are to be dropped.
+    /// # Errors
+    ///
+    /// Returns [`Unshared`] if a page is vacant, has another size, is borrowed, or has no room for
+    /// a further holder, or if no frame for the list is left. No leaf has changed then. The caller
+    /// has to drop the shares in `list`.
     pub(crate) fn share<M: TableMemory>(
         &self,
         access: TableAccess<'_, M>,
@@ -124,8 +128,8 @@ impl<F: Format> PageTable<F> {
         }
     }
 
-    /// Makes each leaf of `level` in `pages` that is its frame's only holder the owner of the frame; up
-    /// to the first page that no such leaf maps. No translation changes.
+    /// Makes each leaf of `level` in `pages` the owner of its frame if it is the only holder, up to
+    /// the first page without such a leaf. No translation changes.
     pub(crate) fn reown<M: TableMemory>(&self, access: TableAccess<'_, M>, pages: Pages, level: Level) {
         let memory = access.memory;
         let cursor = Cursor::<F, M>::lock(self, access, pages);
@@ -139,12 +143,12 @@ impl<F: Format> PageTable<F> {
     }
 }
 
-/// Shares of frames of one size, from a list that has enough of them.
+/// Shares of frames of the same size, from a sufficient list.
 pub(crate) struct Listed<'a, M: TableMemory> {
     pub memory: &'a M,
     pub level: Level,
     pub shares: &'a mut Gather,
-    /// Pages of the list that were emptied.
+    /// Emptied pages of the list.
     pub spent: &'a mut Chain,
     pub attributes: Attributes,
 }
@@ -161,7 +165,7 @@ impl<F: Format, M: TableMemory> Backing<F> for Listed<'_, M> {
     }
 }
 
-/// How many shares the clearing of `pages` drops.
+/// Returns the number of shares dropped by the clearing of `pages`.
 pub(in crate::page_table) fn shares_in<F: Format, M: TableMemory>(
     memory: &M,
     table: &Table,
@@ -182,11 +186,11 @@ pub(in crate::page_table) fn shares_in<F: Format, M: TableMemory>(
         }
         match F::decode(raw, level) {
             Entry::Table(next) => {
-                // SAFETY: it is linked below what the caller has claimed.
+                // SAFETY: the table is linked below the caller's claims.
                 shares_in::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
             }
             _ if !is_shared(raw) => 0,
-            // A large leaf that the range does not fill is cut.
+            // A large leaf not filled by the range is cut.
             _ if part.fill_entries(level) => 1,
             _ => part.count(),
         }
@@ -194,7 +198,7 @@ pub(in crate::page_table) fn shares_in<F: Format, M: TableMemory>(
     pages.by_entry(level).map(of_part).sum()
 }
 
-/// How many of `pages`, of a lowest table, share their frames.
+/// Returns the number of `pages`, of a lowest table, with shared frames.
 #[inline]
 pub(in crate::page_table) fn shares_of_pages<F: Format>(table: &Table, pages: Pages) -> u64 {
     let entries = table.entries(Level::PAGE.index(pages.first), Level::PAGE.index(pages.last));

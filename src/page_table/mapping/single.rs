@@ -1,4 +1,4 @@
-//! Changing one page of a known size, or learning that there is none.
+//! Changing a single page of a known size, if the page exists.
 
 use super::changed::Changed;
 use super::edit::{ClearShared, Edit, Protect};
@@ -13,28 +13,28 @@ use crate::page_table::lists::chain::Reserve;
 use crate::page_table::reading::records::for_each_record;
 use crate::page_table::tables::memory::{TableAccess, TableMemory};
 
-/// Why one page was not changed.
+/// The reason why a page was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mismatch {
-    /// Nothing is mapped there.
+    /// Nothing is mapped at the page.
     Empty,
-    /// What is mapped there has another size.
+    /// The mapping at the page has another size.
     OtherSize,
 }
 
-/// Why one page was not unmapped.
+/// The reason why a page was not unmapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClearPageError<E> {
-    /// There is no such page.
+    /// No such page is mapped.
     Mismatch(Mismatch),
-    /// No frame to note the page's share of its frame in.
+    /// No frame to list the page's share of its frame.
     Gather(E),
 }
 
 impl<F: Format> PageTable<F> {
-    /// Unmaps the page of `level` that is `page`, adds to `changed` what that was, and says what
-    /// it was: of several that unmap it at once, one does. Tables stay. Calls `leave` and `record` as
-    /// [`PageTable::clear`] does.
+    /// Unmaps the page of `level` at `page`, adds the change to `changed`, and returns the leaf. Of
+    /// several concurrent calls for a page, only one succeeds. Tables stay. Calls `leave` and
+    /// `record` as [`PageTable::clear`] does.
     #[allow(clippy::too_many_arguments, reason = "as `PageTable::clear`")]
     pub(crate) fn clear_page<M: TableMemory, T>(
         &self,
@@ -69,8 +69,8 @@ impl<F: Format> PageTable<F> {
         }
     }
 
-    /// Gives the page of `level` that is `page` another protection, adds to `changed` what that
-    /// was, and says what it was.
+    /// Gives the page of `level` at `page` another protection, adds the change to `changed`, and
+    /// returns the old leaf.
     pub(crate) fn reprotect_page<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -85,7 +85,7 @@ impl<F: Format> PageTable<F> {
         Ok((leaf, record(changed)))
     }
 
-    /// Claims the page of `level` that is `page`, and says what it is.
+    /// Claims the page of `level` at `page`, and returns its leaf.
     pub(super) fn lock_page<'a, M: TableMemory>(
         &'a self,
         access: TableAccess<'a, M>,
@@ -102,7 +102,7 @@ impl<F: Format> PageTable<F> {
     }
 }
 
-/// Changes the leaf that maps all of `page`, which `cursor` has claimed.
+/// Changes the leaf mapping all of `page`, claimed by `cursor`.
 fn edit_page<F: Format, M: TableMemory>(
     cursor: &Cursor<'_, F, M>,
     page: Pages,

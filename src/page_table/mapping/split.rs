@@ -1,4 +1,4 @@
-//! Cutting what an entry says into the entries of a table below it.
+//! Cutting an entry into the entries of a table below it.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -10,7 +10,7 @@ use crate::page_table::tables::memory::{TableMemory, table_at};
 use crate::page_table::tables::regions;
 use crate::page_table::tables::table::Table;
 
-/// How many tables it takes to cut what an entry of `level` says at the ends of `part`.
+/// Returns the number of tables needed to cut an entry of `level` at the ends of `part`.
 pub(in crate::page_table) fn cuts(level: Level, part: Pages) -> u64 {
     match level.below() {
         Some(below) if !part.fill_entries(level) => {
@@ -20,13 +20,13 @@ pub(in crate::page_table) fn cuts(level: Level, part: Pages) -> u64 {
     }
 }
 
-/// How many frames it takes to keep the regions of the parts of a leaf of `level` that is cut: a lowest table
-/// has one region in its own word.
+/// Returns the number of frames needed to keep the regions of the parts of a cut leaf of `level`. A
+/// lowest table keeps a single region in its own word.
 pub(in crate::page_table) const fn regions_frames(level: Level) -> u64 {
     (level.get() > Level::HUGE.get()) as u64
 }
 
-/// How many tables the leaves and marks at the ends of `pages` take to be cut there.
+/// Returns the number of tables needed to cut the leaves and marks at the ends of `pages`.
 pub(in crate::page_table) fn cuts_needed<F: Format, M: TableMemory>(
     memory: &M,
     table: &Table,
@@ -45,7 +45,8 @@ pub(in crate::page_table) fn cuts_needed<F: Format, M: TableMemory>(
                 Entry::Leaf(_) => cuts(level, part) + regions_frames(level),
                 Entry::Mark(_) => cuts(level, part),
                 Entry::Table(next) => {
-                    // SAFETY: it is linked: the caller has claimed what `pages` touches.
+                    // SAFETY: the table is linked: the caller has claimed the entries touched by
+                    // `pages`.
                     cuts_needed::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
                 }
                 Entry::Empty => 0,
@@ -54,9 +55,9 @@ pub(in crate::page_table) fn cuts_needed<F: Format, M: TableMemory>(
         .sum()
 }
 
-/// Puts a table of smaller leaves, or of marks, or an empty one, in the place of what the entry at `index`
-/// of the table in `frame`, of `level`, says. The translations stay what they were, so no TLB is stale by
-/// it. Returns the new table; `None` if the reserve is empty.
+/// Replaces the entry at `index` of the table in `frame`, of `level`, by a table of smaller leaves,
+/// of marks, or of empty entries. The translations stay the same, so no TLB becomes stale. Returns
+/// the new table, or `None` if the reserve is empty.
 pub(in crate::page_table) fn split<F: Format, M: TableMemory>(
     memory: &M,
     reserve: &mut Reserve<'_, M>,
@@ -65,14 +66,14 @@ pub(in crate::page_table) fn split<F: Format, M: TableMemory>(
     level: Level,
 ) -> Option<PhysFrame> {
     let next = reserve.take()?;
-    // SAFETY: the caller's cursor keeps it linked.
+    // SAFETY: the caller's cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
-    // SAFETY: it came from the reserve: ours alone.
+    // SAFETY: the table came from the reserve, and is owned by the caller.
     let parts = unsafe { table_at(memory, next) };
     let mut raw = table.load(index);
     let region = match F::decode(raw, level) {
         Entry::Leaf(leaf) => {
-            // What larger leaves own is runs of 2 MiB already.
+            // Larger leaves own runs of 2 MiB already.
             match leaf.ownership {
                 Ownership::Owned if level == Level::HUGE => memory.split_run(leaf.frame),
                 Ownership::Shared if level == Level::HUGE => memory.split_shared(leaf.frame),

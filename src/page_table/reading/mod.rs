@@ -1,4 +1,4 @@
-//! Reading what pages are, with and without claims. Nothing here changes an entry.
+//! Reading the state of pages, with and without claims. No entry changes.
 
 pub(super) mod records;
 pub(super) mod scan;

@@ -1,4 +1,4 @@
-//! Pages whose regions have records.
+//! Pages of regions with records.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -9,7 +9,7 @@ use crate::page_table::rewrite::{Found, found};
 use crate::page_table::tables::memory::{TableMemory, table_at};
 use crate::page_table::tables::regions::Kept;
 
-/// Parts one after the other that have one record, which are told of at once.
+/// Consecutive parts with the same record, reported together.
 struct Runs<'l> {
     run: Option<(RecordNumber, u64)>,
     leave: &'l mut dyn FnMut(RecordNumber, u64),
@@ -29,7 +29,7 @@ impl Runs<'_> {
         }
     }
 
-    /// Adds pages with the record of the part that was added last.
+    /// Adds pages with the record of the last added part.
     fn add_alike(&mut self, pages: u64) {
         if let Some((_, count)) = &mut self.run {
             *count += pages;
@@ -44,8 +44,8 @@ impl Runs<'_> {
     }
 }
 
-/// Calls `leave` with the record of each part of `pages` that has one, and how many pages the part has.
-/// The table in `frame`, of `level`, is the caller's.
+/// Calls `leave` with each part's record, if any, and the part's number of pages. The caller owns
+/// the table in `frame`, of `level`.
 pub(in crate::page_table) fn for_each_record<F: Format, M: TableMemory>(
     memory: &M,
     frame: PhysFrame,
@@ -64,7 +64,7 @@ pub(in crate::page_table) fn for_each_record<F: Format, M: TableMemory>(
 
 /// Adds the pages of a lowest table.
 fn add_pages<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame, pages: Pages, runs: &mut Runs<'_>) {
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     let kept = Kept::of(memory, frame);
     let first = Level::PAGE.index(pages.first);
@@ -79,7 +79,7 @@ fn add_pages<F: Format, M: TableMemory>(memory: &M, frame: PhysFrame, pages: Pag
     }
 }
 
-/// Adds what is below a table that is no lowest one.
+/// Adds the entries below a higher table.
 fn add_parts<F: Format, M: TableMemory>(
     memory: &M,
     frame: PhysFrame,
@@ -87,14 +87,14 @@ fn add_parts<F: Format, M: TableMemory>(
     pages: Pages,
     runs: &mut Runs<'_>,
 ) {
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     let mut last_mark = None;
     for part in pages.by_entry(level) {
         let index = level.index(part.first);
         let raw = table.load(index);
         if last_mark == Some(raw) {
-            // Most marks are like their neighbours.
+            // Most marks equal their neighbours.
             runs.add_alike(part.count());
             continue;
         }

@@ -1,4 +1,4 @@
-//! Looking at leaves without claims, in tables that are not the page table's own, too.
+//! Looking at leaves without claims, even in tables of another page table.
 
 use core::ops::ControlFlow;
 
@@ -17,8 +17,8 @@ fn scan<F: Format, M: TableMemory>(
     pages: Pages,
     visit: &mut impl FnMut(Pages, Leaf) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    // SAFETY: the root lives as long as the page table; a table below was linked when its entry was read, and
-    // is not freed while the walk is announced.
+    // SAFETY: the root lives as long as the page table. A table below was linked when its entry was
+    // read, and is not freed while the walk is announced.
     let table = unsafe { table_at(memory, frame) };
     for part in pages.by_entry(level) {
         match (F::decode(table.load(level.index(part.first)), level), level.below()) {
@@ -31,8 +31,9 @@ fn scan<F: Format, M: TableMemory>(
 }
 
 impl<F: Format> PageTable<F> {
-    /// Calls `visit` with each leaf in `pages` and the pages that it maps of these, in ascending order, until it
-    /// breaks. Claims nothing: leaves that change meanwhile are seen before or after.
+    /// Calls `visit` with each leaf in `pages` and its mapped pages within the range, in ascending
+    /// order, until `visit` breaks. Claims nothing: leaves changed meanwhile are seen before or
+    /// after the change.
     pub(crate) fn for_each_leaf<M: TableMemory>(
         &self,
         access: TableAccess<'_, M>,

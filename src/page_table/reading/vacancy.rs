@@ -1,4 +1,4 @@
-//! Looking for pages that are of no region and not mapped, without a lock.
+//! Searching vacant pages, without region or mapping, and without a lock.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -10,8 +10,8 @@ use crate::page_table::format::level::{Level, Pages};
 use crate::page_table::tables::memory::{TableMemory, table_at};
 
 impl<F: Format> PageTable<F> {
-    /// Returns the first page of the entry that is the last of `pages` that says something; `None` if all of
-    /// them are vacant. By the time it returns, that may have changed.
+    /// Returns the first page of the last used entry in `pages`, or `None` if all of `pages` are
+    /// vacant. The answer may be out of date on return.
     pub(crate) fn last_taken<M: TableMemory>(
         &self,
         memory: &M,
@@ -21,7 +21,8 @@ impl<F: Format> PageTable<F> {
         last_taken::<F, M>(memory, self.root, F::ROOT, pages)
     }
 
-    /// Does an entry of `level` that serves `page` lead to a table? By the time it returns, that may have changed.
+    /// Returns whether an entry of `level` serving `page` leads to a table. The answer may be out
+    /// of date on return.
     pub(crate) fn has_table<M: TableMemory>(
         &self,
         memory: &M,
@@ -48,8 +49,8 @@ fn last_taken<F: Format, M: TableMemory>(
     level: Level,
     pages: Pages,
 ) -> Option<u64> {
-    // SAFETY: the root lives as long as the page table; a table below was linked when its entry was read,
-    // and is not freed while the walk is announced.
+    // SAFETY: the root lives as long as the page table. A table below was linked when its entry was
+    // read, and is not freed while the walk is announced.
     let table = unsafe { table_at(memory, frame) };
     let mut last = pages.last;
     loop {

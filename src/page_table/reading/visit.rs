@@ -1,4 +1,4 @@
-//! Looking at what the pages of a range are.
+//! Visiting the pages of a range.
 
 use core::ops::ControlFlow;
 
@@ -12,7 +12,7 @@ use crate::page_table::format::level::{Level, Pages};
 use crate::page_table::rewrite::{Found, found};
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 
-/// Calls a function with what pages are, in ascending order.
+/// Calls a function with the state of pages, in ascending order.
 struct Visitor<'a, F, M, V> {
     page_table: &'a PageTable<F>,
     access: TableAccess<'a, M>,
@@ -20,11 +20,11 @@ struct Visitor<'a, F, M, V> {
 }
 
 impl<F: Format, M: TableMemory, V: FnMut(Pages, Found) -> ControlFlow<()>> Visitor<'_, F, M, V> {
-    /// Looks at `pages` under the table in `frame`, of `level`. Lower tables that have leaves, which have
-    /// regions beside their entries, are looked at under the claim of their entry.
+    /// Visits `pages` under the table in `frame`, of `level`. Lower tables with leaves, whose
+    /// regions lie beside their entries, are visited under the claim of their entry.
     fn table(&mut self, frame: PhysFrame, level: Level, pages: Pages) -> ControlFlow<()> {
-        // SAFETY: the root lives as long as the page table; a table below was linked when its entry was
-        // read, and is not freed while the walk is announced.
+        // SAFETY: the root lives as long as the page table. A table below was linked when its entry
+        // was read, and is not freed while the walk is announced.
         let table = unsafe { table_at(self.access.memory, frame) };
         for part in pages.by_entry(level) {
             match (F::decode(table.load(level.index(part.first)), level), level.below()) {
@@ -37,13 +37,13 @@ impl<F: Format, M: TableMemory, V: FnMut(Pages, Found) -> ControlFlow<()>> Visit
         ControlFlow::Continue(())
     }
 
-    /// Looks at `pages`, of one entry, under its claim.
+    /// Visits `pages`, of a single entry, under the entry's claim.
     fn claimed(&mut self, pages: Pages) -> ControlFlow<()> {
         let cursor = Cursor::<F, M>::lock(self.page_table, self.access, pages);
         let (frame, level) = (cursor.frame(), cursor.level);
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
-            // A table that has come meanwhile was vacant when the look began.
+            // A table linked meanwhile was vacant when the look began.
             let found = found::<F, M>(self.access.memory, frame, index, cursor.table().load(index), level);
             (self.visit)(part, found.unwrap_or(Found::Vacant))?;
         }
@@ -52,10 +52,11 @@ impl<F: Format, M: TableMemory, V: FnMut(Pages, Found) -> ControlFlow<()>> Visit
 }
 
 impl<F: Format> PageTable<F> {
-    /// Calls `visit` with what `pages` are, in ascending order, by entries, until it breaks. Pages under one
-    /// 2 MiB are looked at at once; others may change in between.
+    /// Calls `visit` with the state of `pages`, in ascending order, by entries, until `visit`
+    /// breaks. Pages under the same 2 MiB are seen at the same moment; further pages may change in
+    /// between.
     ///
-    /// `visit` is called with a claim held: it takes no other, and waits for nothing.
+    /// `visit` is called with a claim held. It must take no other claim and never wait.
     pub(crate) fn visit<M: TableMemory>(
         &self,
         access: TableAccess<'_, M>,

@@ -1,4 +1,5 @@
-//! Changing what the pages of one lowest table are to be: the usual change, so each step is part of one loop.
+//! Changing the regions and protections of pages in a single lowest table. The usual change: each
+//! step is inlined into a single loop.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -16,14 +17,14 @@ use crate::page_table::mapping::share::shares_of_pages;
 use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions::{self, Kept};
 
-/// Has a table just been made, without leaves?
+/// Whether a table has just been made, without leaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
     New,
     Old,
 }
 
-/// Leaves of one table, one after the other, that get one region.
+/// Consecutive leaves of a table with the same new region.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
     pub first: usize,
@@ -31,22 +32,22 @@ pub(super) struct Run {
     pub region: RegionId,
 }
 
-/// A mapped page that was changed.
+/// A changed mapped page.
 struct Done {
-    /// The region that its leaf is to get.
+    /// The new region of the leaf.
     region: RegionId,
     leaf: Changing,
 }
 
-/// How its leaf was changed.
+/// The change of a leaf.
 struct Changing {
     old: RawEntry,
     new: RawEntry,
-    /// The region that it has had.
+    /// The old region of the leaf.
     region: Option<RegionId>,
 }
 
-/// Pages of a lowest table that a cursor has.
+/// Pages of a lowest table owned by a cursor.
 pub(super) struct Leaves<'a, M: TableMemory> {
     memory: &'a M,
     table: PhysFrame,
@@ -55,13 +56,13 @@ pub(super) struct Leaves<'a, M: TableMemory> {
 }
 
 impl<'a, M: TableMemory> Leaves<'a, M> {
-    /// `pages` of the table in `table`, which a cursor keeps linked.
+    /// Returns `pages` of the table in `table`, kept linked by a cursor.
     #[inline(always)]
     pub(super) fn new(memory: &'a M, table: PhysFrame, pages: Pages) -> Leaves<'a, M> {
         Leaves { memory, table, pages, kept: Kept::of(memory, table) }
     }
 
-    /// What the entry `raw`, at `index`, says.
+    /// Returns the state of the entry `raw` at `index`.
     #[inline(always)]
     fn found<F: Format>(&self, index: usize, raw: RawEntry) -> Found {
         match F::region_in_mark(raw) {
@@ -70,10 +71,10 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         }
     }
 
-    /// Lets `rewrite` refuse what they are.
+    /// Lets `rewrite` refuse the state of the pages.
     #[inline(always)]
     pub(super) fn check<F: Format, R: Rewrite>(&self, rewrite: &R) -> Result<(), R::Stop> {
-        // SAFETY: a cursor keeps it linked.
+        // SAFETY: a cursor keeps the table linked.
         let table = unsafe { table_at(self.memory, self.table) };
         for page in self.pages.first..=self.pages.last {
             let index = Level::PAGE.index(page);
@@ -83,14 +84,16 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         Ok(())
     }
 
-    /// Is it unknown whether some of them, or all, can get another region without a further frame?
+    /// Returns whether a further frame may be needed to give some or all of the pages another
+    /// region.
     #[inline(always)]
     pub(super) fn may_need_frame(&self) -> bool {
         !matches!(self.kept, Kept::Each(_))
     }
 
-    /// Has the table keep a region for each of its leaves from now on, for which `reserve` has a frame, unless all
-    /// leaves are to get another region. So the next change of some of them needs no look at the others.
+    /// Lets the table keep a region for each of its leaves from now on, in a frame of `reserve`,
+    /// unless all leaves get another region. The next change of some of them then needs no look at
+    /// the rest.
     pub(super) fn keep_each(&mut self, reserve: &mut Reserve<'_, M>) {
         if self.pages.fill_entries(LOWEST_CLAIMED) {
             return;
@@ -100,25 +103,26 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         self.kept = Kept::of(self.memory, self.table);
     }
 
-    /// Does any of them share its frame?
+    /// Returns whether any of the pages shares its frame.
     pub(super) fn share<F: Format>(&self) -> bool {
-        // SAFETY: a cursor keeps it linked.
+        // SAFETY: a cursor keeps the table linked.
         let table = unsafe { table_at(self.memory, self.table) };
         shares_of_pages::<F>(table, self.pages) != 0
     }
 
-    /// Gives the leaves of `run` their region, for which no further frame is needed.
+    /// Gives the leaves of `run` their region, without a further frame.
     #[inline(always)]
     fn set(&self, run: Run) {
         match &self.kept {
             Kept::Each(ids) => regions::set_each(ids, run.first..=run.last, Some(run.region)),
-            // There is no other leaf.
+            // The table has no other leaf.
             Kept::Nothing | Kept::One(_) => regions::expect(self.memory, self.table, run.region),
         }
     }
 
-    /// Changes them as `rewrite` says, and adds to `changed` what that made stale. Calls `set` with leaves
-    /// that get a region, before what follows them is changed, or after the last change.
+    /// Changes the pages as decided by `rewrite`, and adds the stale translations to `changed`.
+    /// Calls `set` for leaves with a new region before changing the next leaves, or after the last
+    /// change.
     #[inline(always)]
     pub(super) fn apply<F: Format, R: Rewrite>(
         &self,
@@ -145,7 +149,7 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         let mut page = self.pages.first;
         while page <= self.pages.last {
             let index = Level::PAGE.index(page);
-            // What was set for leaves before this one is nothing to it.
+            // Regions set for earlier leaves do not concern this leaf.
             let done = self.apply_to::<F, R>(page, rewrite, changed, &mut age)?;
             page += 1;
             let Some(Done { region, leaf }) = done else { continue };
@@ -160,14 +164,15 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         Ok(())
     }
 
-    /// Changes the pages from `page` on as the page before them was, to the first one that is not like that page
-    /// but for its frame. Adds to `changed` what that made stale, and returns how many pages these are.
+    /// Changes the pages from `page` on like their predecessor, up to the first page differing from
+    /// it in more than the frame. Adds the stale translations to `changed`, and returns the number
+    /// of pages changed.
     #[inline(always)]
     fn apply_alike<F: Format>(&self, page: u64, leaf: &Changing, changed: &mut Changed) -> u64 {
         if page > self.pages.last {
             return 0;
         }
-        // SAFETY: a cursor keeps it linked.
+        // SAFETY: a cursor keeps the table linked.
         let table = unsafe { table_at(self.memory, self.table) };
         let first = Level::PAGE.index(page);
         let difference = leaf.old.0 ^ leaf.new.0;
@@ -176,7 +181,7 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
             let raw = entry.load();
             (raw.0 ^ leaf.old.0) & !F::FRAME == 0
                 && self.kept.at(*index) == leaf.region
-                // Else the hardware has noted something meanwhile.
+                // Fails if the hardware has marked the entry meanwhile.
                 && (difference == 0 || entry.compare_exchange(raw, RawEntry(raw.0 ^ difference)).is_ok())
         });
         let count = alike.count() as u64;
@@ -186,7 +191,7 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         count
     }
 
-    /// As [`Leaves::apply`] for the one page of a table that is not new.
+    /// Changes the only page, like [`Leaves::apply`], in a table not new.
     #[inline(always)]
     fn apply_to_one<F: Format, R: Rewrite>(
         &self,
@@ -201,8 +206,8 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         Ok(())
     }
 
-    /// As [`Leaves::apply`] for several pages, no further frame being needed.
-    // Apart, so that the loop has the registers for itself.
+    /// Changes several pages, like [`Leaves::apply`], without a further frame.
+    // Not inlined, so the loop has all registers.
     #[inline(never)]
     fn apply_to_several<F: Format, R: Rewrite>(
         &self,
@@ -212,8 +217,8 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         self.apply::<F, R>(rewrite, changed, Age::Old, |run| self.set(run))
     }
 
-    /// Changes `page` as `rewrite` says, and adds to `changed` what that made stale. Returns what it was and is, if
-    /// it stays mapped and gets a region.
+    /// Changes `page` as decided by `rewrite`, and adds the stale translations to `changed`.
+    /// Returns the old and the new leaf if the page stays mapped and gets a region.
     #[inline(always)]
     fn apply_to<F: Format, R: Rewrite>(
         &self,
@@ -222,7 +227,7 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
         changed: &mut Changed,
         age: &mut Age,
     ) -> Result<Option<Done>, R::Stop> {
-        // SAFETY: a cursor keeps it linked.
+        // SAFETY: a cursor keeps the table linked.
         let table = unsafe { table_at(self.memory, self.table) };
         let index = Level::PAGE.index(page);
         let (entry, page) = (table.entry(index), Pages { first: page, last: page });
@@ -241,7 +246,7 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
                 };
                 debug_assert!(R::UNMAPS, "what says so may unmap");
                 if R::UNMAPS {
-                    // What the hardware notes in it changes nothing of what it says.
+                    // Marks by the hardware leave the entry's meaning unchanged.
                     entry.swap(F::mark(region));
                     retire_leaf(self.memory, &mut changed.retired, &leaf, Level::PAGE);
                     changed.note_leaves(page, Level::PAGE, 1);
@@ -249,8 +254,8 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
                 Ok(None)
             }
             Becomes::Mapped(protection, region) => {
-                // If more is permitted now, no translation is stale that permits too much: a CPU that has the old
-                // one faults, and finds that the access is permitted.
+                // If more is permitted now, no stale translation permits too much: a CPU with the
+                // old translation faults, and finds the access permitted.
                 let (old, new) = reprotect::<F>(entry, raw, Level::PAGE, protection).unwrap_or((raw, raw));
                 if F::narrows(old, new) {
                     changed.note_leaves(page, Level::PAGE, 0);
@@ -262,14 +267,15 @@ impl<'a, M: TableMemory> Leaves<'a, M> {
     }
 }
 
-/// What a rewrite by `R` comes to that needed no frame, or why it was refused; `None` if it might need one.
+/// The outcome of a rewrite by `R` without frames, or its refusal; `None` if a frame might be
+/// needed.
 pub(crate) type AtOnce<T, R> = Option<Result<Rewritten<T, <R as Rewrite>::Stop>, <R as Rewrite>::Stop>>;
 
 impl<F: Format> PageTable<F> {
-    /// Does what [`PageTable::rewrite`] does, if `pages` are some of one lowest table, no frame is needed,
-    /// and no other cursor is in the way. Else does nothing, and returns `None`.
-    // Always: what is found and changed stays in registers. No loop, out of which all that is known before
-    // would be computed, and kept in memory.
+    /// Rewrites like [`PageTable::rewrite`] if `pages` lie in a single lowest table, no frame is
+    /// needed, and no other cursor is in the way. Otherwise changes nothing and returns `None`.
+    // Always inlined: the values found and changed stay in registers. Not a loop, since values
+    // known before a loop would be computed in advance and kept in memory.
     #[inline(always)]
     pub(crate) fn rewrite_at_once<M: TableMemory, R: Rewrite, T>(
         &self,
@@ -280,7 +286,7 @@ impl<F: Format> PageTable<F> {
         record: impl FnOnce(&mut Changed) -> T,
     ) -> AtOnce<T, R> {
         let in_one_table = pages.within_one_entry(LOWEST_CLAIMED);
-        // A table that the range fills may go.
+        // A table filled by the range may go.
         let may_join = R::JOINS && pages.fill_entries(LOWEST_CLAIMED);
         let has_more = R::RECORDS && self.has_records();
         if !in_one_table || may_join || has_more {

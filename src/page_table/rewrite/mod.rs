@@ -1,4 +1,4 @@
-//! Changing what the pages of a range are to be, entry by entry.
+//! Changing the regions and protections of a range's pages, entry by entry.
 
 pub(super) mod leaves;
 pub(super) mod relocate;
@@ -22,20 +22,20 @@ use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions;
 use crate::page_table::tables::table::TableEntry;
 
-/// What the pages under an entry are, all alike.
+/// The common state of the pages under an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Of no region, and not mapped.
+    /// Without a region, and not mapped.
     Vacant,
-    /// Not mapped yet.
+    /// Marked with a region, and not mapped yet.
     Reserved(RegionId),
-    /// Mapped: to the frames from the leaf's on.
+    /// Mapped, to the frames from the leaf's on.
     Mapped(Leaf, Option<RegionId>),
 }
 
 impl Found {
-    /// Returns the region that the pages belong to.
-    // Always, here and below: a part of the loop over a table's pages.
+    /// Returns the region of the pages.
+    // Always inlined, here and below: a part of the loop over a table's pages.
     #[inline(always)]
     pub fn region(&self) -> Option<RegionId> {
         match *self {
@@ -45,8 +45,8 @@ impl Found {
         }
     }
 
-    /// Returns the change that gives the pages to `region`. Pages that are mapped stay mapped, with the protection
-    /// that `protection` returns for their leaf.
+    /// Returns the change giving the pages to `region`. Mapped pages stay mapped, with the
+    /// protection returned by `protection` for their leaf.
     #[inline(always)]
     pub fn given_to(&self, region: RegionId, protection: impl FnOnce(&Leaf) -> Protection) -> Becomes {
         match self {
@@ -56,72 +56,73 @@ impl Found {
     }
 }
 
-/// What becomes of pages.
+/// The new state of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Becomes {
-    /// They stay what they are.
+    /// The pages stay unchanged.
     Same,
-    /// They are not mapped any more, or not yet; what they were mapped to goes.
+    /// The pages become or stay unmapped; their frames go.
     Reserved(RegionId),
-    /// They stay mapped to the same frames, with this protection.
+    /// The pages stay mapped to the same frames, with this protection.
     Mapped(Protection, RegionId),
 }
 
 /// A change of a range's pages.
 pub(crate) trait Rewrite {
-    /// Why the change ends, or is refused.
+    /// The reason why the change ends, or is refused.
     type Stop;
-    /// Does [`Rewrite::check`] look at all pages before the first is changed, and may it refuse them?
+    /// Whether [`Rewrite::check`] looks at all pages before the first change, and may refuse them.
     const CHECKS: bool;
-    /// May pages be unmapped?
+    /// Whether pages may be unmapped.
     const UNMAPS: bool;
-    /// Does the same become of all pages that are found alike but for their frames, and stay mapped?
+    /// Whether all mapped pages with equal states, apart from their frames, get the same new state.
     const ALIKE: bool = false;
-    /// May [`Rewrite::joins`] say yes?
+    /// Whether [`Rewrite::joins`] may return true.
     const JOINS: bool = false;
-    /// May records lose pages?
+    /// Whether records may lose pages.
     const RECORDS: bool = false;
 
-    /// May leaves come to be of another region?
+    /// Returns whether leaves may get another region.
     fn gives_regions(&self) -> bool;
 
-    /// Says whether the change concerns `pages`, of one entry or alike, that are `found` to be so.
+    /// Returns whether the change concerns `pages`, of the same entry or with equal states `found`.
     fn check(&self, found: Found, pages: Pages) -> Result<bool, Self::Stop>;
 
-    /// Says whether one mark takes the place of a table in which each entry is a mark of `region`.
+    /// Returns whether to replace a table filled with marks of `region` by a single mark.
     fn joins(&self, region: RegionId) -> bool {
         let _ = region;
         false
     }
 
-    /// Says what becomes of `pages`, which [`Rewrite::check`] says the change concerns, in ascending order.
-    /// Pages before the one at which the change ends are changed.
+    /// Decides on the new state of `pages`, accepted by [`Rewrite::check`], in ascending order.
+    /// Pages before the end of the change are changed.
     fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop>;
 }
 
-/// A change that was made, to its end or not.
+/// A change made, to its end or in part.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rewritten<T, S> {
-    /// What was made of it with the entries still claimed.
+    /// The result of `record`, called with the entries still claimed.
     pub recorded: T,
-    /// Why the change has ended before the end of its range, if it has.
+    /// The reason why the change ended before the end of its range, if it did.
     pub end: Result<(), S>,
 }
 
-/// What a rewrite by `R` comes to.
+/// The outcome of a rewrite by `R`.
 pub(crate) type Outcome<T, R, E> =
     Result<Rewritten<T, <R as Rewrite>::Stop>, RewriteError<<R as Rewrite>::Stop, E>>;
 
-/// Why nothing was changed.
+/// The reason why nothing was changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RewriteError<S, E> {
     /// The change was refused.
     Refused(S),
-    /// No frame for a table, for regions of its leaves, or for a list of shares.
+    /// No frame for a table, for regions of leaves, or for a list of shares.
     Tables(E),
 }
 
-/// What the entry says that is at `index` of the table in `table`, of `level`; `None` if a table.
+/// Returns the state of the entry `raw` at `index` of the table in `table`, of `level`, or `None`
+/// for a table.
 #[inline]
 pub(super) fn found<F: Format, M: TableMemory>(
     memory: &M,
@@ -138,8 +139,9 @@ pub(super) fn found<F: Format, M: TableMemory>(
     })
 }
 
-/// How many tables `rewrite` needs for `pages` under the table in `frame`, of `level`, to cut the entries
-/// at the ends. Looks at the ends alone, unless the change may be refused.
+/// Returns the number of tables needed by `rewrite` for `pages` under the table in `frame`, of
+/// `level`, to cut the entries at the ends. Looks only at the ends, unless the change may be
+/// refused.
 fn plan<F: Format, M: TableMemory, R: Rewrite>(
     memory: &M,
     frame: PhysFrame,
@@ -148,14 +150,14 @@ fn plan<F: Format, M: TableMemory, R: Rewrite>(
     rewrite: &R,
 ) -> Result<u64, R::Stop> {
     if level == Level::PAGE {
-        // Nothing is smaller than its entries.
+        // No entry is smaller.
         return if R::CHECKS {
             Leaves::new(memory, frame, pages).check::<F, R>(rewrite).map(|()| 0)
         } else {
             Ok(0)
         };
     }
-    // SAFETY: the cursor keeps it linked.
+    // SAFETY: the cursor keeps the table linked.
     let table = unsafe { table_at(memory, frame) };
     let of_part = |part: Pages| {
         let index = level.index(part.first);
@@ -198,7 +200,7 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
         let Some(below) = level.below() else {
             return self.apply_to_leaves::<F>(Leaves::new(self.memory, frame, pages), frame, age);
         };
-        // SAFETY: the cursor keeps it linked.
+        // SAFETY: the cursor keeps the table linked.
         let table = unsafe { table_at(self.memory, frame) };
         for part in pages.by_entry(level) {
             let index = level.index(part.first);
@@ -214,7 +216,7 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
             };
             if !part.fill_entries(level) {
                 if !self.rewrite.check(found, part)? {
-                    // It stays as it is; but the change may end there.
+                    // The entry stays unchanged, but the change may end here.
                     self.rewrite.rewrite(found, part)?;
                     continue;
                 }
@@ -248,10 +250,10 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
         Ok(())
     }
 
-    /// Puts one mark in the place of the table `next`, below `entry` of `level`, if all its entries are marks of
-    /// one region and the rewrite wants that.
+    /// Replaces the table `next`, below `entry` of `level`, by a single mark, if all its entries
+    /// are marks of the same region and the rewrite agrees.
     fn join<F: Format>(&mut self, entry: &TableEntry, next: PhysFrame, level: Level, part: Pages) {
-        // SAFETY: the cursor keeps it linked.
+        // SAFETY: the cursor keeps the table linked.
         let table = unsafe { table_at(self.memory, next) };
         let first = table.load(0).unclaimed::<F>();
         let Some(below) = level.below() else { return };
@@ -277,18 +279,21 @@ impl<M: TableMemory, R: Rewrite> Rewriter<'_, '_, M, R> {
     }
 }
 
-/// The most tables whose leaves come to be of different regions by one change: those at the ends of the
-/// range, and the one in which the change ends.
+/// Greatest number of tables whose leaves get different regions by a single change: the tables at
+/// the ends of the range, and the table with the end of the change.
 const MOST_DIVIDED: u64 = 3;
 
 impl<F: Format> PageTable<F> {
-    /// Changes what `pages` are to be, as `rewrite` says, and adds to `changed` what that made stale.
-    /// Calls `record` with `changed` before another cursor can change the same entries. Returns what
-    /// `record` does, and where `rewrite` has ended the change.
+    /// Changes `pages` as decided by `rewrite`, and adds the stale translations to `changed`. Calls
+    /// `record` with `changed` before another cursor can change the same entries. Returns the
+    /// result of `record`, and the end of the change.
     ///
     /// # Errors
     ///
-    /// [`RewriteError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`RewriteError::Refused`] with the error of [`Rewrite::check`].
+    /// - [`RewriteError::Tables`] if no frame is left.
     pub(crate) fn rewrite<M: TableMemory, R: Rewrite, T>(
         &self,
         access: TableAccess<'_, M>,
@@ -300,7 +305,7 @@ impl<F: Format> PageTable<F> {
     ) -> Outcome<T, R, M::Error> {
         let memory = access.memory;
         loop {
-            // A table that the range fills may go.
+            // A table filled by the range may go.
             let stay = |level: Level| R::JOINS && level > Level::PAGE && pages.fill_entries(level);
             let mut cursor = Cursor::<F, M>::lock_above(self, access, pages, stay);
             if let Some(alike) = cursor.alike(pages) {

@@ -1,4 +1,4 @@
-//! Moving what is mapped in one range to another.
+//! Moving the mappings of a range to another range.
 
 use x86_64::structures::paging::PhysFrame;
 
@@ -17,69 +17,69 @@ use crate::page_table::tables::memory::{TableAccess, TableMemory, table_at};
 use crate::page_table::tables::regions;
 use crate::page_table::tables::table::Table;
 
-/// Why a range was not moved.
+/// The reason why a range was not moved.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RelocateError<E> {
     /// `page` of the new place is mapped.
     Occupied {
-        /// The first such page.
+        /// The first mapped page.
         page: u64,
     },
-    /// A large leaf cannot stand at the new place, whose alignment is another.
+    /// A large leaf does not fit the alignment of the new place.
     WouldSplit(Level),
-    /// A page of the old place is of a region that is not expected.
+    /// A page of the old place belongs to an unexpected region.
     Changed,
     /// No frame for a table.
     Tables(E),
 }
 
-/// Says whether pages at the old place of a move may be of a region.
+/// Returns whether pages at the old place of a move may belong to a region.
 pub(crate) type Expects<'a> = &'a dyn Fn(RegionId) -> bool;
 
-/// The region that pages at the old place of a move belong to afterwards, if they belonged to this one; it is
-/// told how many pages that are. Called once for each such entry, with both places claimed.
-/// If it returns `None`, the pages belong to none.
+/// Returns the new region of pages at the old place of a move, or `None` for no region. The
+/// arguments are their former region and their number. Called once for each entry, with both places
+/// claimed.
 pub(crate) type Left<'a> = &'a mut dyn FnMut(RegionId, u64) -> Option<RegionId>;
 
-/// What becomes of the regions of pages that are moved.
+/// The regions of moved pages.
 #[derive(Default)]
 pub(crate) struct MovedRegions<'a> {
-    /// What the old place belongs to afterwards; `None`: to no region.
+    /// The new region of the old place; `None` for no region.
     pub left: Option<Left<'a>>,
-    /// A record, and the one that pages have in its place at the new place.
+    /// A record, and its replacement for pages at the new place.
     pub renumbered: Option<(RecordNumber, RecordNumber)>,
-    /// Of which regions all pages have to be, looked at with both places claimed; `None`: of any.
+    /// The regions allowed for all pages, checked with both places claimed; `None` for any region.
     pub expects: Option<Expects<'a>>,
 }
 
 impl MovedRegions<'_> {
-    /// The same once more.
+    /// Borrows the same answers again.
     pub fn again(&mut self) -> MovedRegions<'_> {
         let left = self.left.as_mut().map(|left| &mut **left as Left<'_>);
         MovedRegions { left, ..*self }
     }
 }
 
-/// What stands in the place of a leaf that was moved.
+/// The entry left in place of a moved leaf.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trace {
     Nothing,
-    /// A mark of its region.
+    /// A mark of the leaf's region.
     Mark,
 }
 
-/// The leaves and marks of another range of the same, claimed, tables.
+/// The leaves and marks of another range of the same claimed tables.
 struct Moved<'a, M: TableMemory> {
     memory: &'a M,
     table: PhysFrame,
     level: Level,
-    /// What to add to a page of the new place for the old one.
+    /// The distance to add to a page of the new place for the old page.
     back: u64,
     trace: Trace,
     renumbered: Option<(RecordNumber, RecordNumber)>,
 }
 
-/// The place of an entry.
+/// The position of an entry.
 struct Place {
     table: PhysFrame,
     index: usize,
@@ -87,13 +87,13 @@ struct Place {
 }
 
 impl<M: TableMemory> Moved<'_, M> {
-    /// The table in `frame`.
+    /// Returns the table in `frame`.
     fn at(&self, frame: PhysFrame) -> &Table {
-        // SAFETY: it is linked: the cursor has claimed both places.
+        // SAFETY: the table is linked: the cursor has claimed both places.
         unsafe { table_at(self.memory, frame) }
     }
 
-    /// The entry that serves the old place of `page`, where it lies, and what it says.
+    /// Returns the position and the contents of the entry serving the old place of `page`.
     fn find<F: Format>(&self, page: u64) -> (Place, Entry) {
         let page = page.wrapping_add(self.back);
         let (mut table, mut level) = (self.table, self.level);
@@ -106,7 +106,7 @@ impl<M: TableMemory> Moved<'_, M> {
         }
     }
 
-    /// The region at the new place of what belonged to `region`.
+    /// Returns the region at the new place for pages of `region`.
     fn region(&self, region: RegionId) -> RegionId {
         match self.renumbered {
             Some((old, new)) if region.record() == Some(old) => region.with_record(new),
@@ -114,7 +114,7 @@ impl<M: TableMemory> Moved<'_, M> {
         }
     }
 
-    /// The highest level, up to `level`, at which a mark that is moved may stand.
+    /// Returns the highest level, up to `level`, for a moved mark.
     fn level_of_marks(&self, mut level: Level) -> Level {
         while let Some(below) = level.below().filter(|_| !self.back.is_multiple_of(level.pages())) {
             level = below;
@@ -160,7 +160,7 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
         let (Place { table, index, level }, found) = self.find::<F>(page);
         let entry = self.at(table).entry(index);
         match found {
-            // One mark may serve several pages of the new place: it is removed afterwards.
+            // A mark may serve several pages of the new place, and is removed afterwards.
             Entry::Mark(region) => F::mark(self.region(region)),
             _ => {
                 let region = regions::region_of(self.memory, table, index);
@@ -171,13 +171,14 @@ impl<F: Format, M: TableMemory> Backing<F> for Moved<'_, M> {
     }
 }
 
-/// Is anything mapped, or to be mapped, in `pages`?
+/// Returns whether anything is mapped, or to be mapped, in `pages`.
 fn has_entries<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> bool {
     pages.by_entry(level).any(|part| {
         match (F::decode(table.load(level.index(part.first)), level), level.below()) {
             (Entry::Leaf(_) | Entry::Mark(_), _) => true,
             (Entry::Table(next), Some(below)) => {
-                // SAFETY: it is linked: the caller has claimed what `pages` touches.
+                // SAFETY: the table is linked: the caller has claimed the entries touched by
+                // `pages`.
                 has_entries::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
             }
             _ => false,
@@ -185,8 +186,8 @@ fn has_entries<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Leve
     })
 }
 
-/// Replaces the marks in `pages` of the table in `frame`, of `level`, where no entry reaches beyond them, by those
-/// of the regions that are left, or removes them.
+/// Replaces the marks in `pages` of the table in `frame`, of `level`, by marks of the regions left,
+/// or removes them. No entry reaches beyond `pages`.
 fn replace_marks<F: Format, M: TableMemory>(
     memory: &M,
     frame: PhysFrame,
@@ -194,7 +195,7 @@ fn replace_marks<F: Format, M: TableMemory>(
     pages: Pages,
     left: &mut Option<Left<'_>>,
 ) {
-    // SAFETY: it is linked: the caller has claimed what `pages` touches.
+    // SAFETY: the table is linked: the caller has claimed the entries touched by `pages`.
     let table = unsafe { table_at(memory, frame) };
     for part in pages.by_entry(level) {
         let entry = table.entry(level.index(part.first));
@@ -209,7 +210,8 @@ fn replace_marks<F: Format, M: TableMemory>(
     }
 }
 
-/// Are all of `pages`, under the table in `frame`, of `level`, of regions that are expected?
+/// Returns whether all of `pages`, under the table in `frame`, of `level`, belong to expected
+/// regions.
 fn all_are<F: Format, M: TableMemory>(
     memory: &M,
     frame: PhysFrame,
@@ -217,7 +219,7 @@ fn all_are<F: Format, M: TableMemory>(
     pages: Pages,
     expects: Expects<'_>,
 ) -> bool {
-    // SAFETY: it is linked: the caller has claimed what `pages` touches.
+    // SAFETY: the table is linked: the caller has claimed the entries touched by `pages`.
     let table = unsafe { table_at(memory, frame) };
     pages.by_entry(level).all(|part| {
         let index = level.index(part.first);
@@ -230,12 +232,12 @@ fn all_are<F: Format, M: TableMemory>(
     })
 }
 
-/// The largest leaf in `pages`.
+/// Returns the level of the largest leaf in `pages`.
 fn largest_leaf<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Level, pages: Pages) -> Level {
     let of_part = |part: Pages| match (F::decode(table.load(level.index(part.first)), level), level.below()) {
         (Entry::Leaf(_), _) => level,
         (Entry::Table(next), Some(below)) => {
-            // SAFETY: it is linked: the caller has claimed what `pages` touches.
+            // SAFETY: the table is linked: the caller has claimed the entries touched by `pages`.
             largest_leaf::<F, M>(memory, unsafe { table_at(memory, next) }, below, part)
         }
         _ => Level::PAGE,
@@ -244,9 +246,9 @@ fn largest_leaf<F: Format, M: TableMemory>(memory: &M, table: &Table, level: Lev
 }
 
 impl<F: Format> PageTable<F> {
-    /// Moves what is mapped in `from` to the pages from `to` on, which do not overlap it; or
-    /// changes no translation. Calls `record` with what that made stale before another cursor can
-    /// change the old or the new place. `transfer` says what becomes of regions.
+    /// Moves the mappings in `from` to the pages from `to` on, without overlap, or changes no
+    /// translation. Calls `record` with the stale translations before another cursor can change the
+    /// old or the new place. `transfer` decides on regions.
     pub(crate) fn relocate<M: TableMemory, T>(
         &self,
         access: TableAccess<'_, M>,

@@ -1,4 +1,4 @@
-//! Where tables live: frames, their direct map, and their words of the per-frame table.
+//! The memory of tables: frames, their direct map, and their words of the per-frame table.
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -11,7 +11,7 @@ use super::table::Table;
 use crate::page_table::format::level::Level;
 use crate::page_table::reading::walk::{WalkGuard, Walks};
 
-/// A frame counts as many holders as its word has room for; the caller copies the frame instead.
+/// The error for a frame whose count of holders is full. The caller copies the frame instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SharesFull;
 
@@ -23,106 +23,107 @@ impl fmt::Display for SharesFull {
 
 impl core::error::Error for SharesFull {}
 
-/// What page tables need from the frame allocator.
+/// The frame allocator's services for page tables.
 ///
 /// # Safety
 ///
-/// - `allocate` hands out a frame to nobody else until it comes back through `free`, zeroed by
-///   then, and its aux word zero.
-/// - `direct_map` of an allocated frame is readable and writable, for as long as `self` lives.
-/// - `aux` is one word per allocated frame that nobody else writes while the frame is
-///   allocated; `link` and `frame_of` are each other's inverse, and no link is 0.
+/// - `allocate` hands a frame out only once until its return through `free`, zeroed, with a zero
+///   aux word.
+/// - `direct_map` of an allocated frame is readable and writable as long as `self` lives.
+/// - `aux` is a word per allocated frame, not written by anything else while the frame is
+///   allocated.
+/// - `link` and `frame_of` are inverse to each other, and no link is 0.
 pub unsafe trait TableMemory {
-    /// Why no frame came.
+    /// The reason for a missing frame.
     type Error;
 
-    /// A zeroed frame for a table.
+    /// Allocates a zeroed frame for a table.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the allocator from giving one.
+    /// Returns the allocator's error if no frame is left or the allocator is busy.
     fn allocate(&self, pin: &CpuPin) -> Result<PhysFrame, Self::Error>;
 
-    /// Takes a table's frame back.
+    /// Frees a table's frame.
     ///
     /// # Safety
     ///
-    /// It came from `allocate`, and nothing (no CPU's page walk included) uses it any more.
+    /// The frame came from `allocate`, and nothing uses it any more, no CPU's page walk included.
     unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame);
 
-    /// Where a frame's bytes are.
+    /// Returns the address of a frame's bytes.
     fn direct_map(&self, frame: PhysFrame) -> NonNull<u8>;
 
-    /// A frame's word in the per-frame table: a retired frame's link. Zero while the frame is a linked
-    /// table.
+    /// Returns a frame's word in the per-frame table: the link of a retired frame. Zero while the
+    /// frame is a linked lowest table without regions.
     fn aux(&self, frame: PhysFrame) -> &AtomicU32;
 
-    /// A number of the frame in 31 bits, never 0.
+    /// Returns the number of the frame in 31 bits, never 0.
     fn link(&self, frame: PhysFrame) -> u32;
 
-    /// The frame that [`TableMemory::link`] numbered so.
+    /// Returns the frame numbered by [`TableMemory::link`].
     fn frame_of(&self, link: u32) -> PhysFrame;
 
-    /// The 2 MiB run from `first`, which a leaf owns, is from now on owned, and freed, in 4 KiB
-    /// parts.
+    /// Divides the 2 MiB run from `first`, owned by a leaf, into 4 KiB parts, to be owned and freed
+    /// separately.
     fn split_run(&self, first: PhysFrame);
 
-    /// The 2 MiB from `first`, which 4 KiB leaves own, are from now on one leaf's, and freed at
-    /// once: whether they were allocated as a run or frame by frame.
+    /// Joins the 2 MiB from `first`, owned by 4 KiB leaves, into a run owned by a single leaf and
+    /// freed at once. The frames may have been allocated as a run or frame by frame.
     fn join_run(&self, first: PhysFrame);
 
-    /// Counts a further holder of the 4 KiB frame or 2 MiB run `first` that a leaf of `level`, at most
-    /// [`Level::HUGE`], maps: another leaf of that level. The caller has the former leaf's entry for
-    /// itself, or holds the frame otherwise.
+    /// Counts a further holder of the 4 KiB frame or 2 MiB run `first`, mapped by a leaf of
+    /// `level`, at most [`Level::HUGE`]. The new holder is another leaf of `level`. The caller has
+    /// claimed the former leaf's entry, or holds the frame otherwise.
     ///
     /// # Errors
     ///
-    /// [`SharesFull`]; nothing has changed.
+    /// Returns [`SharesFull`] if the count of holders is full. Nothing has changed then.
     fn share(&self, first: PhysFrame, level: Level) -> Result<(), SharesFull>;
 
-    /// Takes away one holder, a leaf of `level` that mapped `first`. Where that was the last, the frame
-    /// or run that is the caller's to free comes back, with its level: it may be the run that `first`
-    /// is a part of.
+    /// Takes away a holder, a leaf of `level` mapping `first`. If the holder was the last, returns
+    /// the frame or run for the caller to free, with its level: possibly the run around `first`.
     ///
-    /// No TLB holds a translation by that leaf any more, and nothing else uses the frame in its name.
+    /// No TLB holds a translation by the leaf any more, and nothing uses the frame on its behalf.
     fn drop_share(&self, first: PhysFrame, level: Level) -> Option<(PhysFrame, Level)>;
 
-    /// Returns whether the leaf of `level` that maps `first`, whose entry the caller has for itself, is
-    /// the only holder. Then no other TLB, space or object uses the frame. Of a 4 KiB part of a run that
-    /// was shared as a whole this is never said.
+    /// Returns whether the leaf of `level` mapping `first` is the only holder. The caller has
+    /// claimed the leaf's entry. If true, no other TLB, space or object uses the frame. Always
+    /// false for a 4 KiB part of a run shared as a whole.
     fn is_sole_holder(&self, first: PhysFrame, level: Level) -> bool;
 
-    /// A 2 MiB leaf that shares the run from `first` is cut into 4 KiB ones, each a holder from now on.
+    /// Cuts a shared 2 MiB leaf of the run from `first` into 4 KiB leaves, each a holder from now
+    /// on.
     fn split_shared(&self, first: PhysFrame);
 
-    /// One turn of a spin loop; polls the shootdown queue.
+    /// Executes a turn of a spin loop, and polls the shootdown queue.
     fn relax(&self);
 }
 
-/// The table in `frame`.
+/// Returns the table in `frame`.
 ///
 /// # Safety
 ///
-/// `frame` holds a table of this memory and stays allocated while the reference lives: it is linked into a page
-/// table under a claim or walk guard that the caller holds, or it is the caller's alone.
+/// `frame` holds a table of this memory and stays allocated while the reference lives. Either the
+/// table is linked into a page table under the caller's claim or walk guard, or the caller owns it.
 #[inline]
 pub(in crate::page_table) unsafe fn table_at<M: TableMemory + ?Sized>(
     memory: &M,
     frame: PhysFrame,
 ) -> &Table {
-    // SAFETY: the direct map of an allocated frame is valid, aligned to 4096 bytes, and holds
-    // 512 initialised words (it was zeroed) that are only ever accessed as atomics.
+    // SAFETY: the direct map of an allocated frame is valid, aligned to 4096 bytes, and holds 512
+    // initialised words (zeroed at the allocation), accessed only as atomics.
     unsafe { memory.direct_map(frame).cast().as_ref() }
 }
 
-/// What a CPU needs to go through page tables.
+/// A CPU's means of walking page tables.
 #[derive(Debug)]
 pub(crate) struct TableAccess<'a, M> {
-    /// Where tables live.
+    /// The memory of tables.
     pub memory: &'a M,
-    /// Where walks announce themselves.
+    /// The announcements of walks.
     pub walks: &'a Walks,
-    /// The CPU that walks.
+    /// The walking CPU.
     pub pin: &'a CpuPin,
 }
 

@@ -1,5 +1,4 @@
-//! Tables as frames: their entries, the direct map that they are reached by, and the regions that their mapped
-//! pages belong to.
+//! Tables as frames: their entries, their direct map, and the regions of their mapped pages.
 
 pub(super) mod memory;
 pub(super) mod regions;

@@ -1,15 +1,16 @@
-//! The regions of pages that are mapped.
+//! The regions of mapped pages.
 //!
-//! A page that is not mapped yet has its region in its entry (see [`Entry::Mark`]). The entry of a page
-//! that is mapped has no room for it, so the table keeps it, in the aux word of its frame:
+//! The entry of an unmapped page contains its region (see [`Entry::Mark`]). The entry of a mapped
+//! page has no room for the region; the table keeps it, in the aux word of its frame:
 //!
 //! - 0: no leaf has a region;
-//! - [`ONE`] and an id: all leaves have this one;
-//! - else the link of a further frame, which has an id for each entry.
+//! - [`ONE`] and an id: all leaves have this region;
+//! - otherwise the link of a further frame, with an id for each entry.
 //!
-//! The first two cost nothing. A lowest table is changed under one claim, and so is its word. The entries
-//! of tables above are claimed one by one: such a table keeps ids in a further frame only, whose place is
-//! set once, by compare-and-swap; entries of that frame are governed by the claims of the table's.
+//! The first two cost nothing. A lowest table is changed under a single claim, and so is its word.
+//! The entries of higher tables are claimed one by one: a higher table keeps ids only in a further
+//! frame. The frame is set once, by compare-and-swap, and its entries are governed by the claims of
+//! the table's entries.
 
 use core::ops::RangeInclusive;
 
@@ -23,20 +24,20 @@ use crate::page_table::format::entry::{RawEntry, RegionId};
 use crate::page_table::format::level::{ENTRIES, Level};
 use crate::page_table::lists::chain::{Chain, Reserve};
 
-/// In the aux word of a lowest table: the other bits are the region of all its leaves.
+/// In the aux word of a lowest table: the remaining bits are the region of all its leaves.
 const ONE: u32 = 1 << 31;
 
-/// What a table keeps of its leaves' regions.
+/// The regions kept by a table for its leaves.
 pub(in crate::page_table) enum Kept<'a> {
     Nothing,
-    /// All leaves are of this region.
+    /// All leaves belong to this region.
     One(RegionId),
-    /// The table of ids, one for each entry; 0 where the leaf has none.
+    /// The table of ids, one for each entry; 0 without a region.
     Each(&'a Table),
 }
 
 impl<'a> Kept<'a> {
-    /// Of the table in `table`, which the caller holds linked.
+    /// Returns the regions of the table in `table`, kept linked by the caller.
     #[inline(always)]
     pub(in crate::page_table) fn of<M: TableMemory>(memory: &'a M, table: PhysFrame) -> Kept<'a> {
         // Acquire pairs with the Release in `set_place`.
@@ -44,8 +45,8 @@ impl<'a> Kept<'a> {
         match RegionId::new(word & !ONE) {
             None => Kept::Nothing,
             Some(region) if word & ONE != 0 => Kept::One(region),
-            // SAFETY: the table owns the frame, which came from `TableMemory::allocate`, and keeps it
-            // until it is itself retired; the caller holds the table linked.
+            // SAFETY: the table owns the frame, which came from `TableMemory::allocate`, until the
+            // table is retired; the caller keeps the table linked.
             Some(_) => Kept::Each(unsafe { table_at(memory, memory.frame_of(word)) }),
         }
     }
@@ -61,18 +62,19 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// Have all leaves of the table in `table` the region `region`, so that the table keeps one for all?
+/// Returns whether the table in `table` keeps `region` as the common region of all leaves.
 #[inline(always)]
 pub(in crate::page_table) fn is_common<M: TableMemory>(
     memory: &M,
     table: PhysFrame,
     region: RegionId,
 ) -> bool {
-    // Relaxed: governed by the claim of the table's entry.
+    // Relaxed: the claim of the table's entry orders the accesses.
     memory.aux(table).load(Ordering::Relaxed) == ONE | region.get()
 }
 
-/// Returns the region of the leaf at `index` of the table in `table`, whose entry the caller holds.
+/// Returns the region of the leaf at `index` of the table in `table`. The caller has claimed the
+/// entry.
 #[inline]
 pub(in crate::page_table) fn region_of<M: TableMemory>(
     memory: &M,
@@ -82,15 +84,15 @@ pub(in crate::page_table) fn region_of<M: TableMemory>(
     Kept::of(memory, table).at(index)
 }
 
-/// Gives the leaves that are to come in the lowest table in `table`, which has none, their region.
+/// Sets the region of the coming leaves of the lowest table in `table`, which has no leaves.
 #[inline]
 pub(in crate::page_table) fn expect<M: TableMemory>(memory: &M, table: PhysFrame, region: RegionId) {
-    // Relaxed: governed by the claim of the table's entry.
+    // Relaxed: the claim of the table's entry orders the accesses.
     memory.aux(table).store(ONE | region.get(), Ordering::Relaxed);
 }
 
-/// Does it take a further frame to give the leaves at `indexes` of the table in `table`, of `level`, the
-/// region `region`?
+/// Returns whether a further frame is needed to give the leaves at `indexes` of the table in
+/// `table`, of `level`, the region `region`.
 #[inline]
 pub(in crate::page_table) fn needs_frame<F: Format, M: TableMemory>(
     memory: &M,
@@ -106,19 +108,19 @@ pub(in crate::page_table) fn needs_frame<F: Format, M: TableMemory>(
     }
 }
 
-/// Has the table in `table` a frame for regions of its leaves?
+/// Returns whether the table in `table` has a frame for regions of its leaves.
 pub(in crate::page_table) fn has_frame<M: TableMemory>(memory: &M, table: PhysFrame) -> bool {
     matches!(Kept::of(memory, table), Kept::Each(_))
 }
 
-/// Has the lowest table in `table` a leaf at another index than `indexes`?
+/// Returns whether the lowest table in `table` has a leaf outside `indexes`.
 #[cold]
 fn has_leaves_beside<F: Format, M: TableMemory>(
     memory: &M,
     table: PhysFrame,
     indexes: RangeInclusive<usize>,
 ) -> bool {
-    // SAFETY: the caller holds the table linked.
+    // SAFETY: the caller keeps the table linked.
     let table = unsafe { table_at(memory, table) };
     let (first, last) = indexes.into_inner();
     let (before, behind) =
@@ -127,8 +129,8 @@ fn has_leaves_beside<F: Format, M: TableMemory>(
     before.iter().any(is_leaf) || behind.iter().any(is_leaf)
 }
 
-/// Makes `frame` the place of an id for each leaf of the lowest table in `table`, all of which have the region
-/// `common` if any has one. From then on, leaves get other regions without a further frame.
+/// Makes `frame` the place of an id for each leaf of the lowest table in `table`. All leaves have
+/// the region `common`, if any. Leaves afterwards get other regions without a further frame.
 #[cold]
 pub(in crate::page_table) fn keep_each<M: TableMemory>(
     memory: &M,
@@ -137,7 +139,7 @@ pub(in crate::page_table) fn keep_each<M: TableMemory>(
     common: Option<RegionId>,
 ) {
     let Some(frame) = reserve.take() else { return };
-    // SAFETY: it came from the reserve: the caller's alone.
+    // SAFETY: the frame came from the reserve, and is owned by the caller.
     let ids = unsafe { table_at(memory, frame) };
     if common.is_some() {
         (0..ENTRIES).for_each(|index| ids.store(index, raw(common)));
@@ -145,8 +147,8 @@ pub(in crate::page_table) fn keep_each<M: TableMemory>(
     set_place(memory, reserve, table, frame);
 }
 
-/// Gives the leaves at `indexes` of the table in `table`, of `level`, their region. Takes a frame from
-/// `reserve` if [`needs_frame`] says so.
+/// Gives the leaves at `indexes` of the table in `table`, of `level`, their region. Takes a frame
+/// from `reserve` if [`needs_frame`] returns true.
 #[inline]
 pub(in crate::page_table) fn set<F: Format, M: TableMemory>(
     memory: &M,
@@ -187,7 +189,7 @@ fn set_otherwise<F: Format, M: TableMemory>(
 ) {
     if level == Level::PAGE && !has_leaves_beside::<F, M>(memory, table, indexes.clone()) {
         let word = region.map_or(0, |region| ONE | region.get());
-        // Relaxed: governed by the claim of the table's entry.
+        // Relaxed: the claim of the table's entry orders the accesses.
         memory.aux(table).store(word, Ordering::Relaxed);
         return;
     }
@@ -195,7 +197,7 @@ fn set_otherwise<F: Format, M: TableMemory>(
         debug_assert!(false, "the plan counted too few frames");
         return;
     };
-    // SAFETY: it came from the reserve: the caller's alone.
+    // SAFETY: the frame came from the reserve, and is owned by the caller.
     let ids = unsafe { table_at(memory, frame) };
     if let Kept::One(kept) = kept {
         (0..ENTRIES).for_each(|index| ids.store(index, raw(Some(kept))));
@@ -205,8 +207,8 @@ fn set_otherwise<F: Format, M: TableMemory>(
     set_each(unsafe { table_at(memory, ids) }, indexes, region);
 }
 
-/// Makes `frame` the place of the ids of the table in `table`, unless another CPU has been faster: then
-/// `frame` goes back. Returns the frame that is the place.
+/// Makes `frame` the place of the ids of the table in `table`, or returns `frame` to the reserve if
+/// another CPU has set a place first. Returns the place.
 fn set_place<M: TableMemory>(
     memory: &M,
     reserve: &mut Reserve<'_, M>,
@@ -220,7 +222,8 @@ fn set_place<M: TableMemory>(
             reserve.put_back(frame);
             return memory.frame_of(seen);
         }
-        // Release pairs with the Acquire in `Kept::of`: who sees the place sees the ids. Acquire as there.
+        // Release pairs with the Acquire in `Kept::of`: a reader of the place sees the ids. Acquire
+        // as there.
         match word.compare_exchange(seen, memory.link(frame), Ordering::Release, Ordering::Acquire) {
             Ok(_) => return frame,
             Err(now) => seen = now,
@@ -228,8 +231,8 @@ fn set_place<M: TableMemory>(
     }
 }
 
-/// Gives the table in `to`, which nobody else uses, the regions of the one in `from`: takes a frame from
-/// `reserve` if [`has_frame`].
+/// Gives the table in `to`, not used by any other context, the regions of the table in `from`.
+/// Takes a frame from `reserve` if [`has_frame`] returns true.
 pub(in crate::page_table) fn copy<M: TableMemory>(
     memory: &M,
     reserve: &mut Reserve<'_, M>,
@@ -244,7 +247,7 @@ pub(in crate::page_table) fn copy<M: TableMemory>(
                 debug_assert!(false, "the plan counted too few frames");
                 return;
             };
-            // SAFETY: it came from the reserve: the caller's alone.
+            // SAFETY: the frame came from the reserve, and is owned by the caller.
             let copy = unsafe { table_at(memory, frame) };
             (0..ENTRIES).for_each(|index| copy.store(index, ids.load(index)));
             set_place(memory, reserve, to, frame);
@@ -252,7 +255,7 @@ pub(in crate::page_table) fn copy<M: TableMemory>(
     }
 }
 
-/// Puts the table in `table`, which was unlinked, on the chain `unlinked`, and the frame of its ids.
+/// Puts the unlinked table in `table`, and the frame of its ids, on the chain `unlinked`.
 #[inline]
 pub(in crate::page_table) fn retire_table<M: TableMemory>(
     memory: &M,
@@ -260,10 +263,10 @@ pub(in crate::page_table) fn retire_table<M: TableMemory>(
     unlinked: &mut Chain,
 ) {
     let word = memory.aux(table);
-    // Relaxed: nobody changes a table that was unlinked.
+    // Relaxed: no context changes an unlinked table.
     let kept = word.load(Ordering::Relaxed);
     if kept != 0 {
-        // A chain wants it zero.
+        // A chain expects zero.
         word.store(0, Ordering::Relaxed);
         if kept & ONE == 0 {
             unlinked.push(memory, memory.frame_of(kept));

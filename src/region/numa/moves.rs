@@ -12,26 +12,26 @@ use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Found, Level, Ownership, Pages};
 
-/// How many pages move at once: with one round of interrupts.
+/// Number of pages moved together, with a single round of interrupts.
 pub(super) const BATCH: usize = 64;
 
-/// How often a page is tried that is in use in a way that keeps it from moving.
+/// Number of attempts to move a page kept in place by its use.
 const TRIES: usize = 10;
 
-/// Why a page did not move.
+/// The reason why a page did not move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MoveError {
-    /// The page belongs to no region, or is mapped to the frame of zeros that all spaces share (move_pages
-    /// of Linux: EFAULT).
+    /// The page belongs to no region, or is mapped to the frame of zeros shared by all spaces
+    /// (move_pages of Linux: EFAULT).
     NotMovable,
     /// The page is not mapped yet (ENOENT).
     NotPresent,
-    /// Other spaces or an object have the page's frame, too (EACCES). Linux moves such pages with
-    /// MPOL_MF_MOVE_ALL, and answers EACCES without; here they stay, since the holders of a frame are counted and
-    /// not listed.
+    /// The page's frame is shared with other spaces or an object (EACCES). Linux moves such pages
+    /// with MPOL_MF_MOVE_ALL, and answers EACCES without. Here they stay, since the holders of a
+    /// frame are counted and not listed.
     Shared,
-    /// The page was changed each time it was tried (EBUSY).
+    /// The page was changed at each attempt (EBUSY).
     Busy,
     /// The node has no frame for the page (ENOMEM).
     OutOfFrames(AllocError),
@@ -51,30 +51,39 @@ impl fmt::Display for MoveError {
 
 impl core::error::Error for MoveError {}
 
-/// A page that is to move to a node, and what has become of it.
+/// A page to be moved to a node, and the outcome.
+///
+/// ```
+/// use topomem::region::PageMove;
+/// use topomem::{NodeId, VirtAddr};
+///
+/// let page = PageMove::new(VirtAddr::new_truncate(0x40_0123), NodeId::ZERO);
+/// assert_eq!(page.address().as_u64(), 0x40_0000);
+/// assert_eq!(page.outcome(), None);
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct PageMove {
     pub(super) page: u64,
-    /// The page may be where this has nothing against.
+    /// The policy the page's place has to conform to.
     pub(super) to: Policy,
     pub(super) outcome: Option<Result<NodeId, MoveError>>,
     pub(super) stage: Stage,
 }
 
-/// How far the move of a page has come.
+/// The progress of a page's move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Not begun, or over.
     Idle,
-    /// There is a frame for it, of the size of its leaf of this level.
+    /// A frame is allocated, of the size of the page's leaf of this level.
     Ready(PhysFrame, Level),
-    /// Besides, no program can use the page, but for translations that CPUs may still have.
+    /// Also, no program can use the page, except through translations still held by CPUs.
     Hidden(PhysFrame, Level),
 }
 
 impl PageMove {
-    /// Asks for the page with the byte at `address` to move to the node `to`. If a large page maps it, all
-    /// of that moves.
+    /// Requests the page with the byte at `address` to be moved to the node `to`. A large page
+    /// moves as a whole.
     #[must_use]
     pub const fn new(address: VirtAddr, to: NodeId) -> PageMove {
         PageMove::by_policy(address.as_u64() >> 12, Policy::Bind(NodeSet::of(to)))
@@ -84,14 +93,14 @@ impl PageMove {
         PageMove { page, to, outcome: None, stage: Stage::Idle }
     }
 
-    /// Returns where the page starts.
+    /// Returns the start of the page.
     #[must_use]
     pub fn address(&self) -> VirtAddr {
         VirtAddr::new_truncate(self.page << 12)
     }
 
-    /// Returns the node that the page is on since it was moved, or why it did not move. `None`: it was not
-    /// tried yet.
+    /// Returns the page's node after the move, or the reason why the page did not move. `None`
+    /// before an attempt.
     #[must_use]
     pub const fn outcome(&self) -> Option<Result<NodeId, MoveError>> {
         self.outcome
@@ -99,16 +108,17 @@ impl PageMove {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Moves pages to other nodes, while programs read and write them: each page gets a frame of the node
-    /// that is asked for, with the contents of the old frame. Each [`PageMove`] says what has become of its
-    /// page.
+    /// Moves pages to other nodes, while programs read and write them: each page gets a frame of
+    /// the requested node, with the contents of the old frame. Each [`PageMove`] gets the outcome
+    /// of its page.
     ///
-    /// Up to 64 pages are taken from all CPUs at once, with one round of interrupts, then copied and
-    /// given back. A program that accesses such a page meanwhile waits for it, or gets it back as it was if
-    /// that takes long, and the page is tried once more. Waits until no CPU can use the old frames; it
-    /// answers other CPUs' shootdowns meanwhile. Not for interrupt handlers.
+    /// Up to 64 pages are taken from all CPUs together, with a single round of interrupts, then
+    /// copied and given back. A program accessing such a page meanwhile waits for the page, or gets
+    /// it back unchanged if the move takes long; the page is then tried again. Waits until no CPU
+    /// can use the old frames, and serves remote CPUs' shootdowns meanwhile. Not for interrupt
+    /// handlers.
     ///
-    /// Costs three claims and the copying for each page.
+    /// Cost: three claims and the copy for each page.
     ///
     /// ```
     /// # use topomem::sim::Sim;
@@ -145,10 +155,11 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// As [`AddressSpace::move_pages`], without blocking: waits for other CPUs by `.await`. To be dropped at
-    /// any time: pages on their way are given back as they were.
+    /// Moves pages like [`AddressSpace::move_pages`] without blocking: waits for remote CPUs by
+    /// `.await`. The future may be dropped at any time: pages on their way are given back
+    /// unchanged.
     ///
-    /// Programs that access pages on their way wait for the task that polls this, so it should run soon.
+    /// Programs accessing pages on their way wait for the polling task, which should run soon.
     pub async fn move_pages_async(&self, moves: &mut [PageMove]) {
         let platform = *self.core().service.platform();
         for moves in moves.chunks_mut(BATCH) {
@@ -170,12 +181,13 @@ impl<P: Machine> AddressSpace<P> {
         }
     }
 
-    /// Returns the node of the frame that the page with the byte at `address` is mapped to.
+    /// Returns the node of the frame mapped by the page with the byte at `address`.
     ///
     /// # Errors
     ///
-    /// [`MoveError::NotMovable`] if it belongs to no region or is mapped to the frame of zeros,
-    /// [`MoveError::NotPresent`].
+    /// - [`MoveError::NotMovable`] if the page belongs to no region or is mapped to the frame of
+    ///   zeros.
+    /// - [`MoveError::NotPresent`] if the page is not mapped yet.
     pub fn node_of_page(&self, pin: &CpuPin, address: VirtAddr) -> Result<NodeId, MoveError> {
         let page = address.as_u64() >> 12;
         let core = self.core();

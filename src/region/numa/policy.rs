@@ -1,4 +1,4 @@
-//! On which nodes the frames of a space's pages are.
+//! The nodes of the frames of a space's pages.
 
 use core::ops::ControlFlow;
 
@@ -30,7 +30,7 @@ const BIND: u64 = 2;
 const PREFERRED: u64 = 3;
 const INTERLEAVE: u64 = 4;
 const WEIGHTED_INTERLEAVE: u64 = 5;
-/// In the place of the kind: both words are being written.
+/// In place of the kind: both words are being written.
 const BUSY: u64 = KIND;
 
 fn encode(policy: Option<Policy>) -> (u64, u64) {
@@ -61,19 +61,20 @@ impl SpacePolicy {
         SpacePolicy { state: AtomicU64::new(NONE), nodes: AtomicU64::new(0) }
     }
 
-    /// Is there one?
+    /// Returns whether the space has a policy.
     #[inline]
     pub(crate) fn is_some(&self) -> bool {
-        // Relaxed: a fault that runs beside a change finds the old policy or the new one.
+        // Relaxed: a fault beside a change uses the old policy or the new.
         self.state.load(Ordering::Relaxed) & KIND != NONE
     }
 
     pub(crate) fn get(&self) -> Option<Policy> {
         loop {
-            // Acquire pairs with the last Release in `set`: who sees the state sees the nodes.
+            // Acquire pairs with the last Release in `set`: a reader of the state sees the nodes.
             let state = self.state.load(Ordering::Acquire);
             let nodes = self.nodes.load(Ordering::Relaxed);
-            // Pairs with the Release fence in `set`: who got a later writer's nodes finds its state.
+            // Pairs with the Release fence in `set`: a reader of a later writer's nodes finds the
+            // writer's state.
             fence(Ordering::Acquire);
             if state & KIND != BUSY && self.state.load(Ordering::Relaxed) == state {
                 return decode(state & KIND, nodes);
@@ -86,7 +87,7 @@ impl SpacePolicy {
         let (kind, nodes) = encode(policy);
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
-            // Acquire: the nodes' word is this writer's alone.
+            // Acquire pairs with the last Release in `set`: this writer owns the nodes' word.
             let claim = |state| {
                 self.state.compare_exchange(state, state | BUSY, Ordering::Acquire, Ordering::Relaxed)
             };
@@ -102,13 +103,14 @@ impl SpacePolicy {
         self.state.store(version | kind, Ordering::Release);
     }
 
-    /// Gives another space the same.
+    /// Copies the policy to another space.
     pub(crate) fn copy_to(&self, copy: &SpacePolicy) {
         copy.set(self.get());
     }
 }
 
-/// Has `policy` nothing against the frame of the page number `page` (of its size) being on `node`?
+/// Returns whether `policy` permits the frame of the page number `page` (in units of its size) on
+/// `node`.
 pub(super) fn conforms<P: Platform>(frames: &Frames<P>, policy: Policy, page: u64, node: NodeId) -> bool {
     match policy {
         Policy::Local => true,
@@ -120,20 +122,20 @@ pub(super) fn conforms<P: Platform>(frames: &Frames<P>, policy: Policy, page: u6
     }
 }
 
-/// Returns `request` for the page number `page` (of its size), placed by `policy`.
+/// Returns `request` for the page number `page` (in units of its size), placed by `policy`.
 pub(in crate::region) fn placed<P: Platform>(
     frames: &Frames<P>,
     request: FrameRequest,
     policy: Policy,
     page: u64,
 ) -> FrameRequest {
-    // By number, not in turn: so a range is spread exactly, in whichever order its pages are used.
+    // By number, not in turn: a range is spread exactly, in whichever order its pages are used.
     request.policy(frames.interleaved(policy, page).map_or(policy, Policy::Preferred))
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Returns `request` for the page number `page` (of its size), placed by its region's policy, or else as
-    /// the space says.
+    /// Returns `request` for the page number `page` (in units of its size), placed by its region's
+    /// policy, or otherwise the space's.
     #[inline]
     pub(in crate::region) fn placed(
         &self,
@@ -168,29 +170,46 @@ impl<P: Machine> SpaceCore<P> {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Says on which nodes frames are allocated from now on, for faults in the space's regions that have no
-    /// policy of their own. `None`, as for a new space: near the CPU that faults ([`Policy::Local`]).
+    /// Sets the nodes of frames allocated from now on, for faults in the space's regions without a
+    /// policy of their own. `None`, as in a new space, allocates near the faulting CPU
+    /// ([`Policy::Local`]).
     ///
-    /// [`Policy::Interleave`] and [`Policy::WeightedInterleave`] go by the number of the page, so the
-    /// consecutive pages of a region are spread exactly. A node that has no frame left is replaced by the
-    /// nearest that has one, except by [`Policy::Bind`]. Pages that are mapped by now stay where they are
-    /// ([`AddressSpace::move_range`]). A fork has the policy of its origin.
+    /// [`Policy::Interleave`] and [`Policy::WeightedInterleave`] use the number of the page:
+    /// consecutive pages of a region are spread exactly. A node without a free frame is replaced by
+    /// the nearest node with one, except by [`Policy::Bind`]. Pages mapped already stay in place
+    /// ([`AddressSpace::move_range`] moves them). A fork has the policy of its origin.
     ///
-    /// Without a policy, a fault costs nothing more but one load.
+    /// Without a policy, the additional cost of a fault is a load.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{NodeId, Policy};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// space.set_policy(Some(Policy::Preferred(NodeId::ZERO)));
+    /// assert_eq!(space.policy(), Some(Policy::Preferred(NodeId::ZERO)));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_policy(&self, policy: Option<Policy>) {
         self.core().policy.set(policy);
     }
 
-    /// Says on which nodes frames are allocated from now on, for faults in the regions in the `length` bytes
-    /// from `start` on, rounded up to pages, whatever the space's policy is. `None`: as the space says. Regions
-    /// of different policies are different regions. Pages that are mapped by now stay where they are
-    /// ([`AddressSpace::move_range`]).
+    /// Sets the nodes of frames allocated from now on, for faults in the regions in the `length`
+    /// bytes from `start` on, rounded up to pages, whatever the space's policy. `None` uses the
+    /// space's policy. Regions with different policies are different regions. Pages mapped already
+    /// stay in place ([`AddressSpace::move_range`] moves them).
     ///
-    /// Costs an entry for each page in tables that are there, and one for each larger part that has none.
+    /// Cost: an entry for each page in existing tables, and an entry for each larger part without a
+    /// table.
     ///
     /// # Errors
     ///
-    /// [`AssignError`].
+    /// - [`AssignError::Misaligned`] or [`AssignError::OutsideSpace`] if the range is invalid.
+    /// - [`AssignError::NoRegion`] if a page belongs to no region. All regions have changed.
+    /// - [`AssignError::OutOfFrames`] or [`AssignError::TooManyRecords`] if no memory or number is
+    ///   left.
     pub fn set_region_policy(
         &self,
         pin: &CpuPin,
@@ -201,11 +220,11 @@ impl<P: Machine> AddressSpace<P> {
         self.assign(pin, start, length, |record| Record { policy, ..record })
     }
 
-    /// Returns the policy of the region that has the byte at `address`.
+    /// Returns the policy of the region around the byte at `address`.
     ///
     /// # Errors
     ///
-    /// [`AssignError::NoRegion`].
+    /// Returns [`AssignError::NoRegion`] if the page belongs to no region.
     pub fn region_policy(&self, pin: &CpuPin, address: VirtAddr) -> Result<Option<Policy>, AssignError> {
         let core = self.core();
         let page = address.as_u64() >> 12;
@@ -221,7 +240,7 @@ impl<P: Machine> AddressSpace<P> {
         policy
     }
 
-    /// Returns what [`AddressSpace::set_policy`] was given last.
+    /// Returns the policy last set by [`AddressSpace::set_policy`].
     #[must_use]
     pub fn policy(&self) -> Option<Policy> {
         self.core().policy.get()

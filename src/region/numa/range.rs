@@ -1,4 +1,4 @@
-//! Moving all pages of a range that are not where they are to be.
+//! Moving all misplaced pages of a range.
 
 use core::ops::ControlFlow;
 
@@ -13,27 +13,27 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, pages_of};
 use crate::page_table::{Found, Level, Ownership, Pages};
 
-/// How many pages of a range are looked up at once. Each round has interrupts of its own.
+/// Number of pages of a range looked up together. Each round has interrupts of its own.
 const ROUND: usize = 32;
 
-/// What has become of the pages of a range that were not where they are to be.
+/// The outcome for the misplaced pages of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MovedPages {
-    /// How many have moved, each as large as its leaf.
+    /// Number of pages moved, each as large as its leaf.
     pub moved: u64,
-    /// How many have stayed where they were: shared with other spaces, changed all the time, or no frame was
-    /// free.
+    /// Number of pages not moved: shared with other spaces, changed all the time, or without a free
+    /// frame.
     pub stayed: u64,
 }
 
 type Round = ArrayVec<PageMove, ROUND>;
 
-/// Pages of a space, in ascending order, that are to move.
+/// Pages of a space to be moved, in ascending order.
 struct Misplaced<'s, P: Machine, W> {
     space: &'s AddressSpace<P>,
     rest: Option<Pages>,
-    /// Returns where the page with this number (of its size), which is on that node, is to go; `None` if it
-    /// stays.
+    /// Returns the policy to move the page with this number (in units of its size), on the given
+    /// node, or `None` if it stays.
     wanted: W,
     counts: MovedPages,
 }
@@ -46,7 +46,7 @@ impl<'s, P: Machine, W: Fn(u64, NodeId) -> Option<Policy>> Misplaced<'s, P, W> {
         Misplaced { space, rest, wanted, counts: MovedPages::default() }
     }
 
-    /// Looks for the next such pages. None: there are no more.
+    /// Returns the next pages to move, or `None` if none are left.
     fn next(&mut self, pin: &CpuPin) -> Option<Round> {
         let pages = self.rest.take()?;
         let mut round = Round::new();
@@ -57,7 +57,7 @@ impl<'s, P: Machine, W: Fn(u64, NodeId) -> Option<Policy>> Misplaced<'s, P, W> {
             let size = match part.count() {
                 1 => 1,
                 count if count <= Level::HUGE.pages() => Level::HUGE.pages(),
-                // Larger ones do not move.
+                // Larger pages do not move.
                 _ => return ControlFlow::Continue(()),
             };
             let owned = leaf.ownership != Ownership::Borrowed;
@@ -101,24 +101,39 @@ impl<'s, P: Machine, W: Fn(u64, NodeId) -> Option<Policy>> Misplaced<'s, P, W> {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Moves the pages of `range` that are mapped and not where `to` would have them to such places: to the
-    /// nodes of a [`Policy::Bind`] or [`Policy::Preferred`], or each to its own node of a
-    /// [`Policy::Interleave`] or [`Policy::WeightedInterleave`]. Pages outside the space are left out.
+    /// Moves the mapped pages of `range` not conforming to `to` to conforming places: to the nodes
+    /// of a [`Policy::Bind`] or [`Policy::Preferred`], or each to its own node of a
+    /// [`Policy::Interleave`] or [`Policy::WeightedInterleave`]. Pages outside the space are left
+    /// out.
     ///
-    /// As [`AddressSpace::move_pages`], in rounds of 32 pages. Costs a look at each entry of the tables that
-    /// serve the range besides.
+    /// The pages move like in [`AddressSpace::move_pages`], in rounds of 32 pages. Additional cost:
+    /// a look at each entry of the tables serving the range.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{NodeId, PageRange, PageSize, Policy, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let range = PageRange::new(VirtAddr::new(0x40_0000)?, 512, PageSize::Size4KiB)?;
+    /// let moved = space.move_range(pin, range, Policy::Preferred(NodeId::ZERO));
+    /// assert_eq!((moved.moved, moved.stayed), (0, 0));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn move_range(&self, pin: &CpuPin, range: PageRange, to: Policy) -> MovedPages {
         Misplaced::new(self, pages_of(range), self.wanted_by(to)).move_all(pin)
     }
 
-    /// As [`AddressSpace::move_range`], without blocking, as [`AddressSpace::move_pages_async`].
+    /// Moves pages like [`AddressSpace::move_range`], without blocking, like
+    /// [`AddressSpace::move_pages_async`].
     pub async fn move_range_async(&self, range: PageRange, to: Policy) -> MovedPages {
         Misplaced::new(self, pages_of(range), self.wanted_by(to)).move_all_async().await
     }
 
-    /// Moves the pages of the whole space that are on a node of `from` to nodes of `to`: those on the first
-    /// node of `from` to the first of `to`, and so on, in turn if `to` has fewer (migrate_pages of Linux).
-    /// Nothing moves if `to` is empty.
+    /// Moves the pages of the whole space on a node of `from` to nodes of `to`: from the first node
+    /// of `from` to the first of `to`, and so on, in turn if `to` has fewer (migrate_pages of
+    /// Linux). Moves nothing if `to` is empty.
     pub fn move_between(&self, pin: &CpuPin, from: NodeSet, to: NodeSet) -> MovedPages {
         let wanted = |_, node: NodeId| {
             let at = from.iter().position(|of| of == node)? % to.len().max(1);
@@ -128,7 +143,7 @@ impl<P: Machine> AddressSpace<P> {
         Misplaced::new(self, self.core().bounds, wanted).move_all(pin)
     }
 
-    /// Returns what says where a page is to go that is not where `to` would have it.
+    /// Returns a function deciding on the destination of pages not conforming to `to`.
     fn wanted_by(&self, to: Policy) -> impl Fn(u64, NodeId) -> Option<Policy> {
         let frames = self.core().service.frames();
         move |page, node| (!conforms(frames, to, page, node)).then_some(to)

@@ -1,15 +1,15 @@
-//! The way of a batch of pages to other nodes.
+//! The transfer of a batch of pages to other nodes.
 //!
 //! 1. *Prepare*: looks at each page and allocates a frame for it.
-//! 2. *Hide*: takes all permissions from the leaf. A leaf that permits nothing though its region does is on
-//!    its way: a fault waits for it for a while, and then makes it as before.
+//! 2. *Hide*: removes all permissions from the leaf. A leaf without permissions, in a region with
+//!    permissions, is on its way: a fault waits for the leaf for a while, and then restores it.
 //! 3. The ticket of all these changes completes: no CPU uses the pages.
-//! 4. *Settle*: with the claim of the entry, looks whether the page is still hidden and nothing is pending
-//!    there, copies, and maps the new frame. No CPU has a translation, so nothing is stale, and the old
-//!    frame is free at once.
+//! 4. *Settle*: with the claim of the entry, checks whether the page is still hidden and nothing is
+//!    pending for it, copies, and maps the new frame. No CPU has a translation: nothing is stale,
+//!    and the old frame is free at once.
 //!
-//! What counts in step 4 is what the page is then, not what has happened to it since step 2. So it does not
-//! matter whether another CPU has unmapped, protected, forked or hidden it meanwhile.
+//! Step 4 depends only on the page's present state, not on its changes since step 2. It does not
+//! matter whether another CPU has unmapped, protected, forked or hidden the page meanwhile.
 
 use topomem_numa::frames::{FrameRequest, Policy};
 use topomem_percpu::{CpuPin, NodeId, Order};
@@ -25,39 +25,39 @@ use crate::fault::Fault;
 use crate::page_table::{Access, Changed, ExchangeError, Found, Leaf, Level, Ownership, Pages, TableMemory};
 use crate::service::frame_memory;
 
-/// Pages on their way. Dropped, it gives them back as they were.
+/// Pages on their way. A drop gives them back unchanged.
 pub(super) struct Transfer<'m, P: Machine> {
     core: &'static SpaceCore<P>,
     moves: &'m mut [PageMove],
 }
 
-/// What [`Transfer::settle`] has left.
+/// The work left by [`Transfer::settle`].
 pub(super) enum Settled<'s, P: Machine> {
-    /// Nothing: each page has moved, or is as before.
+    /// None: each page has moved, or is unchanged.
     All,
-    /// Pages that another change has made stale on some CPU: to be settled when it is complete.
+    /// Pages with translations made stale by another change: to be settled after its completion.
     Later(Unmapping<'s, P>),
 }
 
-/// A frame that a page is to get.
+/// A frame for a page.
 enum Spare {
-    /// This one, of the size of the page's leaf of this level.
+    /// This frame, of the size of the page's leaf of this level.
     Frame(PhysFrame, Level),
-    /// None: the page is on this node, where it may be.
+    /// None: the page is on this node, as permitted.
     Unneeded(NodeId),
 }
 
-/// Why a hidden page is not copied.
+/// The reason why a hidden page is not copied.
 enum Unfit {
-    /// Programs may use it again.
+    /// Programs may use the page again.
     Visible,
-    /// Its frame is not the space's alone.
+    /// The page's frame is not the space's alone.
     Shared,
     /// Some CPU may have a translation.
     Pending,
 }
 
-/// The pages of the leaf of `level` that maps `page`.
+/// Returns the pages of the leaf of `level` around `page`.
 fn leaf_pages(page: u64, level: Level) -> Pages {
     let first = page - page % level.pages();
     Pages { first, last: first + level.pages() - 1 }
@@ -67,7 +67,7 @@ const fn order_of(level: Level) -> Order {
     if level.get() == Level::PAGE.get() { Order::FRAME } else { Order::HUGE }
 }
 
-/// Does the leaf permit nothing though its region does?
+/// Returns whether the leaf permits nothing although its region does.
 pub(in crate::region) fn is_hidden(leaf: &Leaf, region: Region) -> bool {
     !leaf.protection.access().reads() && region.access().reads()
 }
@@ -80,7 +80,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
         Transfer { core, moves }
     }
 
-    /// Finds frames for the pages that are still to move. Returns whether there are such pages.
+    /// Finds frames for the pages still to move. Returns whether any such pages exist.
     pub fn prepare(&mut self, pin: &CpuPin) -> bool {
         let mut any = false;
         for page in
@@ -89,7 +89,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
             let (stage, outcome) = match self.core.frame_for(pin, page.page, page.to) {
                 Ok(Spare::Frame(frame, level)) => {
                     any = true;
-                    // What it is if it does not move in any of the tries.
+                    // The outcome if the page does not move in any of the attempts.
                     (Stage::Ready(frame, level), Err(MoveError::Busy))
                 }
                 Ok(Spare::Unneeded(node)) => (Stage::Idle, Ok(node)),
@@ -100,7 +100,7 @@ impl<'m, P: Machine> Transfer<'m, P> {
         any
     }
 
-    /// Keeps programs from the pages for which there are frames.
+    /// Hides the pages with frames from programs.
     pub fn hide(&mut self, pin: &CpuPin) -> Unmapping<'static, P> {
         let shootdown = self.core.service.shootdown();
         let mut batch = shootdown.batch(self.core.domain());
@@ -125,11 +125,11 @@ impl<'m, P: Machine> Transfer<'m, P> {
                 self.core.put_back(pin, page);
             }
         }
-        // If no page was visible, for what is pending.
+        // If no page was visible, the ticket is for pending changes.
         Unmapping::of(self.core, Some(batch.issue(pin)), Changed::NOTHING)
     }
 
-    /// Moves the pages that are hidden. No CPU uses what [`Transfer::hide`] has taken.
+    /// Moves the hidden pages. No CPU uses the pages hidden by [`Transfer::hide`].
     pub fn settle(&mut self, pin: &CpuPin) -> Settled<'static, P> {
         let core = self.core;
         let mut pending = None;
@@ -162,8 +162,8 @@ impl<P: Machine> Drop for Transfer<'_, P> {
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Allocates a frame for `page` where `to` says, as large as the page's leaf, unless the page is at such
-    /// a place already.
+    /// Allocates a frame for `page` placed by `to`, as large as the page's leaf, unless the page
+    /// conforms to `to` already.
     fn frame_for(&self, pin: &CpuPin, page: u64, to: Policy) -> Result<Spare, MoveError> {
         if page < self.bounds.first || page > self.bounds.last {
             return Err(MoveError::NotMovable);
@@ -189,8 +189,8 @@ impl<P: Machine> SpaceCore<P> {
         Ok(Spare::Frame(frame, level))
     }
 
-    /// Is the frame of `leaf`, of `level`, the space's alone? If it is for a caller that has claimed the
-    /// leaf's entry, it stays so.
+    /// Returns whether the frame of `leaf`, of `level`, belongs to the space alone. If the caller
+    /// has claimed the leaf's entry, the answer stays true.
     fn is_exclusive(&self, leaf: &Leaf, level: Level) -> bool {
         match leaf.ownership {
             Ownership::Owned => true,
@@ -199,8 +199,8 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Maps the hidden leaf of `level` at `page` to `frame`, with the old frame's contents, and frees the
-    /// old frame. Returns the node of the new one.
+    /// Maps the hidden leaf of `level` at `page` to `frame`, with the old frame's contents, and
+    /// frees the old frame. Returns the node of the new frame.
     fn put(
         &self,
         pin: &CpuPin,
@@ -216,14 +216,14 @@ impl<P: Machine> SpaceCore<P> {
             if leaf.protection.access().reads() {
                 return Err(Unfit::Visible);
             }
-            // A change of the page is recorded with the claim that is held here.
+            // Changes of the page are recorded under the claim held here.
             let mut pending = self.service.shootdown().pending_in(pin, self.domain(), range_of_pages(pages));
             if !pending.is_complete() {
                 return Err(Unfit::Pending);
             }
             for number in 0..level.pages() {
-                // SAFETY: the leaf has the one frame, and the new one is this move's. No CPU has a
-                // translation of the page.
+                // SAFETY: the leaf has the old frame, and this move owns the new frame. No CPU has
+                // a translation of the page.
                 unsafe { frame_memory::copy(frames, leaf.frame + number, frame + number) };
             }
             Ok(Leaf { frame, protection: Region::of(region).protection(), ..*leaf })
@@ -231,11 +231,11 @@ impl<P: Machine> SpaceCore<P> {
         let (old, ()) = self.table.exchange(self.service.tables(pin), pages, level, decide, |_| ())?;
         // SAFETY: no leaf has the frame any more, and no CPU a translation of the page.
         unsafe { frame_memory::release(frames, pin, old.frame, order_of(level)) };
-        // The allocator had it.
+        // The frame came from the allocator.
         Ok(frames.node_of(frame).unwrap_or(NodeId::ZERO))
     }
 
-    /// Frees the frame that `page` was to get, and lets programs use the page again if it is hidden.
+    /// Frees the frame meant for `page`, and lets programs use the page again if it is hidden.
     fn put_back(&self, pin: &CpuPin, page: &mut PageMove) {
         let (frame, level) = match core::mem::replace(&mut page.stage, Stage::Idle) {
             Stage::Idle => return,
@@ -247,12 +247,12 @@ impl<P: Machine> SpaceCore<P> {
                     if is_hidden(leaf, region) { Ok(shown) } else { Err(()) }
                 };
                 let pages = leaf_pages(page.page, level);
-                // Otherwise it is not hidden any more.
+                // Otherwise the page is not hidden any more.
                 let _ = self.table.exchange(self.service.tables(pin), pages, level, show, |_| ());
                 (frame, level)
             }
         };
-        // SAFETY: it was allocated for this move, and is mapped nowhere.
+        // SAFETY: the frame was allocated for this move, and is mapped nowhere.
         unsafe { frame_memory::release_own(self.service.frames(), pin, frame, order_of(level)) };
     }
 }

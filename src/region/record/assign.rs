@@ -16,20 +16,21 @@ use crate::page_table::{Becomes, Changed, Found, Pages, RecordNumber, Rewrite, R
 use crate::region::Region;
 use crate::region::mmap::{is_aligned, range_at};
 
-/// Why pages did not get another name or policy, or why their faults are not counted.
+/// The reason why pages did not get another name or policy, or why their faults are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AssignError {
     /// The address is no multiple of the page size; nothing has changed (EINVAL).
     Misaligned(VirtAddr),
-    /// The range leaves what the space may map; nothing has changed (ENOMEM).
+    /// The range leaves the part of the space allowed for mappings; nothing has changed (ENOMEM).
     OutsideSpace,
-    /// A page of the range belongs to no region; the others have changed (ENOMEM).
+    /// A page of the range belongs to no region; the rest has changed (ENOMEM).
     NoRegion,
-    /// No frame for page tables, records or counts; a first part of the range may have changed (ENOMEM).
+    /// No frame for page tables, records or counts; a first part of the range may have changed
+    /// (ENOMEM).
     OutOfFrames(AllocError),
-    /// The space has as many different names, policies and mappings of objects as it can have; a first
-    /// part of the range may have changed (ENOMEM).
+    /// The space has the greatest number of different names, policies and mappings of objects; a
+    /// first part of the range may have changed (ENOMEM).
     TooManyRecords,
 }
 
@@ -60,16 +61,16 @@ impl From<InternError> for AssignError {
     }
 }
 
-/// How many different records one rewrite replaces.
+/// Number of different records replaced by a rewrite.
 const AT_ONCE: usize = 8;
 
-/// A record, and the one that takes its place. Both are held meanwhile.
+/// A record and its replacement. Both are held meanwhile.
 struct Pair<P: Machine> {
     old: HeldPages<P>,
     new: HeldPages<P>,
 }
 
-/// Gives pages with one record another.
+/// Gives pages with a record another.
 struct Assign<'a, P: Machine> {
     core: &'static SpaceCore<P>,
     pairs: &'a [Option<Pair<P>>; AT_ONCE],
@@ -77,7 +78,7 @@ struct Assign<'a, P: Machine> {
 }
 
 impl<P: Machine> Assign<'_, P> {
-    /// What takes the place of the record `old`; `None` if that is not known.
+    /// Returns the replacement of the record `old`, or `None` if unknown.
     fn new_of(&self, old: Option<RecordNumber>) -> Option<Option<RecordNumber>> {
         let pair = self.pairs.iter().flatten().find(|pair| pair.old.number() == old);
         pair.map(|pair| pair.new.number())
@@ -85,7 +86,7 @@ impl<P: Machine> Assign<'_, P> {
 }
 
 impl<P: Machine> Rewrite for Assign<'_, P> {
-    /// A page whose record was not there when the pages were looked at.
+    /// A page whose record was unknown at the look at the pages.
     type Stop = u64;
     const CHECKS: bool = false;
     const UNMAPS: bool = false;
@@ -116,15 +117,33 @@ impl<P: Machine> Rewrite for Assign<'_, P> {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Gives the regions in the `length` bytes from `start` on, rounded up to pages, a name, or takes
-    /// theirs: [`for_each_region`](AddressSpace::for_each_region) lists it. Regions of different names are
-    /// different regions.
+    /// Sets or removes the name of the regions in the `length` bytes from `start` on, rounded up to
+    /// pages. [`for_each_region`](AddressSpace::for_each_region) lists the name. Regions with
+    /// different names are different regions.
     ///
-    /// Costs an entry for each page in tables that are there, and one for each larger part that has none.
+    /// Cost: an entry for each page in existing tables, and an entry for each larger part without a
+    /// table.
     ///
     /// # Errors
     ///
-    /// [`AssignError`].
+    /// - [`AssignError::Misaligned`] or [`AssignError::OutsideSpace`] if the range is invalid.
+    /// - [`AssignError::NoRegion`] if a page belongs to no region. All regions have changed.
+    /// - [`AssignError::OutOfFrames`] or [`AssignError::TooManyRecords`] if no memory or number is
+    ///   left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{MapRequest, RegionName};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// space.set_name(pin, start, 8192, Some(RegionName::new("cache")?))?;
+    /// let name = space.next_region(pin, start).and_then(|region| region.name());
+    /// assert_eq!(name.map(|name| name.to_string()).as_deref(), Some("cache"));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_name(
         &self,
         pin: &CpuPin,
@@ -135,12 +154,12 @@ impl<P: Machine> AddressSpace<P> {
         self.assign(pin, start, length, |record| Record { name, ..record })
     }
 
-    /// Gives the pages of regions in the `length` bytes from `start` on the record that `change` makes of
-    /// theirs.
+    /// Gives the pages of regions in the `length` bytes from `start` on the records made by
+    /// `change` of their present records.
     ///
     /// # Errors
     ///
-    /// [`AssignError`].
+    /// As for [`AddressSpace::set_name`].
     pub(crate) fn assign(
         &self,
         pin: &CpuPin,
@@ -177,7 +196,8 @@ impl<P: Machine> AddressSpace<P> {
         if holes { Err(AssignError::NoRegion) } else { Ok(()) }
     }
 
-    /// Returns the first different records of `pages`, and what `change` makes of each.
+    /// Returns the first different records of `pages`, and the replacement made by `change` for
+    /// each.
     fn pairs_in(
         &self,
         pin: &CpuPin,

@@ -13,22 +13,22 @@ use crate::page_table::{Found, Pages, RegionId};
 use crate::service::MemoryService;
 use crate::spin_lock::SpinGuard;
 
-/// The parent's records while its space is copied: none comes, and none goes.
+/// The parent's records during the copy of its space: none is added or removed.
 pub(crate) struct StillRecords<'a, P: Machine> {
     records: &'a Records<P>,
     index: SpinGuard<'a, Index>,
 }
 
 impl<P: Machine> Records<P> {
-    /// Lets no record come or go until what is returned is dropped.
+    /// Lets no record be added or removed until the result is dropped.
     pub(crate) fn still(&self, service: &MemoryService<P>) -> StillRecords<'_, P> {
         StillRecords { records: self, index: self.lock(service) }
     }
 }
 
 impl<P: Machine> StillRecords<'_, P> {
-    /// Gives `child`, which has none, the same records with the same numbers, each with one hold
-    /// ([`SpaceCore::count_record_pages`] ends it). No page has them yet.
+    /// Gives `child`, which has no records, the same records with the same numbers, each with a
+    /// single hold ([`SpaceCore::count_record_pages`] ends it). No page has them yet.
     pub(crate) fn copy_to(&self, pin: &CpuPin, child: &SpaceCore<P>) -> Result<(), AllocError> {
         let mut index = child.records.lock(child.service);
         let buckets = index.buckets(child.service, pin)?;
@@ -42,7 +42,7 @@ impl<P: Machine> StillRecords<'_, P> {
                 return;
             }
             index.used = number.get();
-            // Relaxed here and below: governed by the lock, and a count.
+            // Relaxed, here and below: governed by the lock, and a count.
             if slot.pages.load(Ordering::Relaxed) > 0 {
                 // SAFETY: the caller has the lock of the parent's records.
                 let mut record = unsafe { slot.record() }.clone();
@@ -60,8 +60,8 @@ impl<P: Machine> StillRecords<'_, P> {
                 if index.put(child, bucket, number, record).is_ok() {
                     return;
                 }
-                // While the parent's record is in use, no other opposes it. So it has died meanwhile, and no
-                // page will be copied that has it.
+                // While the parent's record is in use, no other opposes it. The record has
+                // therefore died meanwhile, and no page with it will be copied.
                 child.records.forget_hold(number);
             }
             index.put_free(&child.records, number);
@@ -71,8 +71,8 @@ impl<P: Machine> StillRecords<'_, P> {
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Counts the pages of each record of a space that was just copied, and that nobody uses yet, and ends the
-    /// holds of the records. Records without pages are dead.
+    /// Counts the pages of each record of a space just copied and not used yet, and ends the holds
+    /// of the records. Records without pages are dead.
     pub(crate) fn count_record_pages(&self, pin: &CpuPin) {
         let visit = |part: Pages, found: Found| {
             if let Some(number) = found.region().and_then(RegionId::record) {

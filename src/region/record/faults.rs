@@ -17,22 +17,22 @@ use crate::address_space::{AddressSpace, SpaceCore};
 use crate::page_table::RecordNumber;
 use crate::service::{MemoryService, frame_memory};
 
-/// Whether the faults of regions are counted region by region.
+/// Whether faults are counted for each region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultCounting {
-    /// The faults are counted for the space alone, as those of new regions.
+    /// Faults are counted for the whole space only, as in new regions.
     Off,
-    /// The faults are also counted for the regions, from 0 on.
+    /// Faults are also counted for the regions, from 0 on.
     On,
 }
 
-/// How many faults in a region were answered since they are counted
+/// Number of handled faults in a region since counting began
 /// ([`set_fault_counting`](AddressSpace::set_fault_counting)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FaultCounts {
-    /// Faults that did not wait for a pager.
+    /// Faults without a wait for a pager.
     pub minor: u64,
-    /// Faults that waited for a pager.
+    /// Faults with a wait for a pager.
     pub major: u64,
 }
 
@@ -43,36 +43,36 @@ pub(crate) enum FaultClass {
     Major,
 }
 
-/// The faults that one CPU has answered. That CPU alone adds to them, so that faults of several CPUs write
-/// nothing in common.
+/// The faults handled by a CPU. Only this CPU adds to them: faults of several CPUs write nothing in
+/// common.
 struct CpuCounts {
     minor: AtomicU64,
     major: AtomicU64,
 }
 
-/// What stands before the counts of the CPUs, in the same frames.
+/// The header before the counts of the CPUs, in the same frames.
 struct Head<P: Machine> {
     service: &'static MemoryService<P>,
-    /// How many handles there are.
+    /// Number of handles.
     handles: AtomicUsize,
     cpus: usize,
     frame: PhysFrame,
     order: Order,
 }
 
-/// Where the counts of the CPUs begin.
+/// The offset of the counts of the CPUs.
 const fn counts_offset<P: Machine>() -> usize {
     size_of::<Head<P>>().next_multiple_of(align_of::<CachePadded<CpuCounts>>())
 }
 
-/// A handle of counts of faults, for each CPU, in frames of their own. The frames are freed with the last
-/// handle. Records that have the same counter are counted together.
+/// A handle of counts of faults, for each CPU, in frames of their own. The frames are freed with
+/// the last handle. Records with the same counter are counted together.
 pub(crate) struct FaultCounter<P: Machine> {
     head: NonNull<Head<P>>,
 }
 
-// SAFETY: the counts and the number of handles are atomic, and nothing else changes; they live until the last
-// handle is dropped, on whichever CPU.
+// SAFETY: the counts and the number of handles are atomic, and nothing else changes; they live
+// until the last handle is dropped, on whichever CPU.
 unsafe impl<P: Machine> Send for FaultCounter<P> {}
 // SAFETY: as above.
 unsafe impl<P: Machine> Sync for FaultCounter<P> {}
@@ -82,7 +82,7 @@ impl<P: Machine> FaultCounter<P> {
     ///
     /// # Errors
     ///
-    /// [`AllocError`]; nothing has changed.
+    /// Returns [`AllocError`] if no frame is left. Nothing has changed then.
     pub fn new(
         service: &'static MemoryService<P>,
         pin: &CpuPin,
@@ -93,8 +93,8 @@ impl<P: Machine> FaultCounter<P> {
         let order = Order::for_bytes(bytes as u64).unwrap_or(Order::HUGE);
         let frame = service.alloc(pin, &FrameRequest::order(order))?;
         let head = service.platform().phys_to_virt(frame.start_address()).cast::<Head<P>>();
-        // SAFETY: the run of frames is ours alone and long enough, and the offset is a multiple of the counts'
-        // alignment.
+        // SAFETY: the caller owns the run of frames, which is long enough, and the offset is a
+        // multiple of the counts' alignment.
         unsafe {
             let counts = head.cast::<u8>().add(counts_offset::<P>()).cast::<CachePadded<CpuCounts>>();
             for cpu in 0..cpus {
@@ -106,29 +106,29 @@ impl<P: Machine> FaultCounter<P> {
         Ok(FaultCounter { head })
     }
 
-    /// Returns a counter of as many CPUs, at 0: a copied space counts for itself.
+    /// Returns a counter of the same number of CPUs, at 0: a copied space counts for itself.
     pub fn for_copy(&self, pin: &CpuPin) -> Result<FaultCounter<P>, AllocError> {
         let head = self.head();
         FaultCounter::new(head.service, pin, head.cpus)
     }
 
     fn head(&self) -> &Head<P> {
-        // SAFETY: it lives as long as there is a handle.
+        // SAFETY: the header lives as long as a handle.
         unsafe { self.head.as_ref() }
     }
 
     fn counts(&self) -> &[CachePadded<CpuCounts>] {
-        // SAFETY: `new` has written as many there; they live as long as there is a handle.
+        // SAFETY: `new` has written `cpus` counts; they live as long as a handle.
         unsafe {
             let counts = self.head.cast::<u8>().add(counts_offset::<P>()).cast::<CachePadded<CpuCounts>>();
             slice::from_raw_parts(counts.as_ptr(), self.head().cpus)
         }
     }
 
-    /// Counts a fault that the pinned CPU has answered.
+    /// Counts a fault handled by the pinned CPU.
     pub fn count(&self, pin: &CpuPin, class: FaultClass) {
         let counts = self.counts();
-        // A CPU that firmware did not name counts for the boot CPU.
+        // A CPU not named by firmware counts for the boot CPU.
         if let Some(cpu) = counts.get(pin.cpu().index()).or(counts.first()) {
             let count = match class {
                 FaultClass::Minor => &cpu.minor,
@@ -148,7 +148,7 @@ impl<P: Machine> FaultCounter<P> {
         })
     }
 
-    /// Returns a number that handles of the same counter have in common.
+    /// Returns a common number of all handles of the same counter.
     pub fn hash(&self) -> u64 {
         self.head.addr().get() as u64
     }
@@ -165,13 +165,14 @@ impl<P: Machine> Clone for FaultCounter<P> {
 impl<P: Machine> Drop for FaultCounter<P> {
     fn drop(&mut self) {
         let head = self.head();
-        // Release pairs with the Acquire of the last handle: what was done by this one happened before the end.
+        // Release pairs with the Acquire fence of the last handle: uses of this handle happened
+        // before the end.
         if head.handles.fetch_sub(1, Ordering::Release) == 1 {
             fence(Ordering::Acquire);
             let (service, frame, order) = (head.service, head.frame, head.order);
             const { assert!(!mem::needs_drop::<Head<P>>() && !mem::needs_drop::<CpuCounts>()) };
             let pin = service.platform().pin();
-            // SAFETY: it was the last handle; `new` allocated the run.
+            // SAFETY: the handle was the last; `new` allocated the run.
             unsafe { frame_memory::release_own(service.frames(), &pin, frame, order) };
         }
     }
@@ -184,8 +185,8 @@ impl<P: Machine> PartialEq for FaultCounter<P> {
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Counts a fault of a page with the record `number`, whose entry the caller has claimed, if the record counts
-    /// faults.
+    /// Counts a fault of a page with the record `number`, if the record counts faults. The caller
+    /// has claimed the page's entry.
     #[cold]
     #[inline(never)]
     pub(in crate::region) fn count_fault_of(&self, pin: &CpuPin, number: RecordNumber, class: FaultClass) {
@@ -197,17 +198,19 @@ impl<P: Machine> SpaceCore<P> {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Says whether the faults of the pages in the `length` bytes from `start` on, rounded up to pages, are counted
-    /// for their regions, too: [`RegionRange::faults`](crate::region::RegionRange::faults) and
-    /// [`AddressSpace::smaps`] list the counts.
+    /// Sets whether the faults of the pages in the `length` bytes from `start` on, rounded up to
+    /// pages, are also counted for their regions.
+    /// [`RegionRange::faults`](crate::region::RegionRange::faults) and [`AddressSpace::smaps`] list
+    /// the counts.
     ///
-    /// The pages of one call are counted together, also if they are, or become, several regions: each of these
-    /// lists the sum. They do not merge with other regions. What is added to such a region by `mremap`, or by the
-    /// growth of a stack, counts with it. A fork's copy counts its own faults, from 0 on.
+    /// The pages of a single call are counted together, even if they are, or become, several
+    /// regions: each of these lists the sum. They do not merge with other regions. Pages added to
+    /// such a region by `mremap`, or by the growth of a stack, count with it. A fork's copy counts
+    /// its own faults, from 0 on.
     ///
-    /// Costs what [`AddressSpace::set_name`] costs and, to begin, a frame for each 31 CPUs of the machine, which is
-    /// freed when no region has it any more. A fault in such a region writes a further word, which no other
-    /// CPU writes. Other regions' faults cost the same as before.
+    /// Cost: as for [`AddressSpace::set_name`] and, to begin, a frame for each 31 CPUs of the
+    /// machine, freed when no region has it any more. A fault in such a region writes a further
+    /// word, not written by any other CPU. Other regions' faults cost the same as before.
     ///
     /// ```
     /// # use topomem::sim::Sim;
@@ -230,7 +233,8 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// # Errors
     ///
-    /// [`AssignError`]. If there is no frame for the counts themselves, nothing has changed.
+    /// As for [`AddressSpace::set_name`]. Without a frame for the counts themselves, nothing has
+    /// changed.
     pub fn set_fault_counting(
         &self,
         pin: &CpuPin,

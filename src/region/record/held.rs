@@ -1,4 +1,4 @@
-//! Pages that are counted for a record before they have its number.
+//! Pages counted for a record before they have its number.
 
 use topomem_percpu::CpuPin;
 
@@ -11,8 +11,8 @@ use crate::object::Claim;
 use crate::page_table::RecordNumber;
 use crate::region::Region;
 
-/// Pages that a record counts, and that are about to get its number: so the record cannot end meanwhile.
-/// They are subtracted on drop.
+/// Pages counted by a record and about to get its number: the record cannot end meanwhile. They are
+/// subtracted on drop.
 pub(crate) struct HeldPages<P: Machine> {
     core: &'static SpaceCore<P>,
     number: Option<RecordNumber>,
@@ -20,8 +20,9 @@ pub(crate) struct HeldPages<P: Machine> {
 }
 
 impl<P: Machine> HeldPages<P> {
-    /// Holds `pages` of `record`, which gets a number unless it is plain. If it maps an object, waits until no
-    /// CPU can use pages that it must not meet; so the caller is in no walk, and holds no lock.
+    /// Holds `pages` of `record`, which gets a number unless it is plain. If the record maps an
+    /// object, waits until no CPU can use pages with an incompatible claim. The caller is in no
+    /// walk, and holds no lock.
     pub fn of(
         core: &'static SpaceCore<P>,
         pin: &CpuPin,
@@ -41,19 +42,20 @@ impl<P: Machine> HeldPages<P> {
         Ok(HeldPages { core, number, pages })
     }
 
-    /// Holds `pages` more of the record of `region`; `None` if it is dead, so that no page is of the region.
+    /// Holds `pages` more of the record of `region`. Returns `None` if the record is dead: no page
+    /// is then in the region.
     pub fn more(core: &'static SpaceCore<P>, region: Region, pages: u64) -> Option<HeldPages<P>> {
         let number = region.record();
         let alive = number.is_none_or(|number| core.records.try_add(number, pages));
         alive.then_some(HeldPages { core, number, pages })
     }
 
-    /// Returns the record's number; `None` if it is plain.
+    /// Returns the record's number, or `None` for a plain record.
     pub fn number(&self) -> Option<RecordNumber> {
         self.number
     }
 
-    /// The pages have the number.
+    /// Keeps the pages counted: they have the number.
     pub fn keep(mut self) {
         self.number = None;
     }
@@ -68,14 +70,14 @@ impl<P: Machine> Drop for HeldPages<P> {
 }
 
 impl<P: Machine> SpaceCore<P> {
-    /// Takes `pages` from those of a record, as [`Records::subtract`].
+    /// Takes `pages` from a record like [`Records::subtract`].
     pub(crate) fn leave_record(&self, number: RecordNumber, pages: u64) {
         if self.records.subtract(number, pages) {
             self.service.note_work_anywhere();
         }
     }
 
-    /// Takes `pages` from those of the record `old`, and adds them to those of the record `new`, which is held.
+    /// Takes `pages` from the record `old`, and adds them to the record `new`, which is held.
     pub(crate) fn exchange_records(&self, old: Option<RecordNumber>, new: Option<RecordNumber>, pages: u64) {
         if let Some(new) = new {
             self.records.add(new, pages);
@@ -85,7 +87,8 @@ impl<P: Machine> SpaceCore<P> {
         }
     }
 
-    /// Frees the numbers of records that are dead, as far as `budget` goes. Says whether some have to wait.
+    /// Frees the numbers of dead records, as far as `budget` allows. Returns whether some have to
+    /// wait.
     pub(crate) fn sweep_records(&self, pin: &CpuPin, budget: &mut Budget) -> bool {
         if !self.table.has_records() {
             return false;

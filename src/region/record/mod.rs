@@ -1,4 +1,4 @@
-//! What regions have beside what their ids say: records, by number.
+//! Records: attributes of regions beyond their ids, by number.
 
 mod assign;
 mod copy;
@@ -21,16 +21,16 @@ pub(crate) use held::HeldPages;
 pub use name::{NameError, RegionName};
 pub(crate) use table::{InternError, Records};
 
-/// What the pages of a region have in common beside their access and kind. Plain anonymous memory has
-/// nothing of it, and no record.
+/// The common attributes of a region's pages beyond their access and kind. Plain anonymous memory
+/// has no record.
 pub(crate) struct Record<P: Machine> {
-    /// What object the pages show, and which part of it; `None`: memory of their own.
+    /// The part of an object shown by the pages; `None` for memory of their own.
     pub object: Option<Mapped<P>>,
-    /// From which nodes frames come; `None`: as the space says.
+    /// The policy of nodes; `None` for the space's.
     pub policy: Option<Policy>,
-    /// What people call the region.
+    /// The name of the region, for people.
     pub name: Option<RegionName>,
-    /// What counts the faults of its pages; `None`: they are counted for the space alone.
+    /// The counter of the pages' faults; `None` to count for the space only.
     pub faults: Option<FaultCounter<P>>,
 }
 
@@ -54,12 +54,12 @@ impl<P: Machine> Record<P> {
     /// The record of plain anonymous memory.
     pub const PLAIN: Record<P> = Record { object: None, policy: None, name: None, faults: None };
 
-    /// Returns whether it says no more than [`Record::PLAIN`], which needs no number.
+    /// Returns whether the record equals [`Record::PLAIN`], which needs no number.
     pub fn is_plain(&self) -> bool {
         *self == Record::PLAIN
     }
 
-    /// Returns a number that equal records have in common, of which the low bits are spread evenly.
+    /// Returns a common number of equal records, with evenly spread low bits.
     fn hash(&self) -> u32 {
         // FNV-1a, by words.
         let mut hash = Hash(0xcbf2_9ce4_8422_2325);

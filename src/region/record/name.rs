@@ -17,12 +17,12 @@ pub struct RegionName {
     bytes: [u8; RegionName::MAX_LENGTH],
 }
 
-/// Why a text is no name of a region.
+/// The reason why a text is not a region's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameError {
-    /// It is longer than [`RegionName::MAX_LENGTH`] bytes.
+    /// The text is longer than [`RegionName::MAX_LENGTH`] bytes.
     TooLong,
-    /// This byte of it is not printable ASCII, or one of `` \`$[] ``.
+    /// This byte is not printable ASCII, or is one of `` \`$[] ``.
     BadByte(u8),
 }
 
@@ -38,14 +38,15 @@ impl fmt::Display for NameError {
 impl core::error::Error for NameError {}
 
 impl RegionName {
-    /// How many bytes a name has at most.
+    /// Greatest number of bytes of a name.
     pub const MAX_LENGTH: usize = 79;
 
     /// Returns `name` as the name of a region.
     ///
     /// # Errors
     ///
-    /// [`NameError`], if it is too long or has a byte that names do not have.
+    /// - [`NameError::TooLong`] if the text has more than [`RegionName::MAX_LENGTH`] bytes.
+    /// - [`NameError::BadByte`] if the text has a byte not allowed in names.
     pub fn new(name: &str) -> Result<RegionName, NameError> {
         let bad = |byte: &u8| !matches!(byte, b' '..=b'~') || br"\`$[]".contains(byte);
         if let Some(byte) = name.bytes().find(bad) {
@@ -56,7 +57,7 @@ impl RegionName {
         Ok(RegionName { length: name.len() as u8, bytes })
     }
 
-    /// Returns it as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         core::str::from_utf8(&self.bytes[..self.length.into()]).unwrap_or_default()

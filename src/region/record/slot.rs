@@ -1,4 +1,4 @@
-//! Where records stand: slots by number, in runs of frames that grow and never move.
+//! The memory of records: slots by number, in runs of frames growing without moving.
 
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -14,22 +14,22 @@ use crate::object::MappingNode;
 use crate::page_table::RecordNumber;
 use crate::service::{MemoryService, frame_memory};
 
-/// One record, and who refers to it.
+/// A record, and its references.
 pub(super) struct Slot<P: Machine> {
-    /// How many pages of address space have the number, and holds ([`super::HeldPages`]).
+    /// Number of pages of address space with the number, and holds ([`super::HeldPages`]).
     pub pages: AtomicU64,
-    /// The number of the next slot of the same hash, or of the next free one; 0 at the end. Governed by the
-    /// lock of the table.
+    /// The number of the next slot with the same hash, or of the next free slot; 0 at the end.
+    /// Governed by the lock of the table.
     pub next: AtomicU32,
-    /// The number of the next slot that no page has any more; 0 at the end.
+    /// The number of the next slot without pages; 0 at the end.
     pub next_dead: AtomicU32,
-    /// Its place in the list of the object that it maps.
+    /// The place in the list of the mapped object.
     pub mapping: MappingNode<P>,
     record: UnsafeCell<Record<P>>,
 }
 
-// SAFETY: a record is written by who holds the lock of the table, while no page has its number and no CPU
-// reads it (see `Records`); the rest is atomic.
+// SAFETY: a record is written by the holder of the table's lock, while no page has its number and
+// no CPU reads it (see `Records`); the rest is atomic.
 unsafe impl<P: Machine> Sync for Slot<P> {}
 
 impl<P: Machine> Slot<P> {
@@ -47,14 +47,14 @@ impl<P: Machine> Slot<P> {
     ///
     /// # Safety
     ///
-    /// Nobody replaces it while the reference lives: a page has its number and the caller has the claim of
-    /// that page, or the caller holds a page of it, or the lock of the table.
+    /// Nothing replaces the record while the reference lives: a page has its number and the caller
+    /// has the claim of the page, or the caller holds a page of it, or the lock of the table.
     pub unsafe fn record(&self) -> &Record<P> {
         // SAFETY: the caller's promise.
         unsafe { &*self.record.get() }
     }
 
-    /// Replaces the record, and returns the former one.
+    /// Replaces the record, and returns the former record.
     ///
     /// # Safety
     ///
@@ -65,10 +65,10 @@ impl<P: Machine> Slot<P> {
     }
 }
 
-/// How many slots a frame has.
+/// Number of slots of a frame.
 const PER_FRAME: u32 = 16;
 
-/// Runs of frames: run `k` has 2^k frames.
+/// Number of runs of frames. Run `k` has 2^k frames.
 const RUNS: usize = (RecordNumber::MAX / PER_FRAME + 1).ilog2() as usize;
 
 const _: () = assert!(MOST_SLOTS <= RecordNumber::MAX);
@@ -81,7 +81,7 @@ pub(super) struct Slots<P: Machine> {
 /// The highest number of a slot.
 pub(super) const MOST_SLOTS: u32 = PER_FRAME * ((1 << RUNS) - 1);
 
-/// In which run the slot `number` lies, and at which place.
+/// Returns the run of the slot `number`, and its index in the run.
 fn place(number: u32) -> (usize, usize) {
     let index = number - 1 + PER_FRAME;
     let run = index.ilog2() - PER_FRAME.ilog2();
@@ -98,27 +98,29 @@ impl<P: Machine> Slots<P> {
         Slots { runs: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
     }
 
-    /// Returns the slot `number`; `None` if there is no memory for it yet.
+    /// Returns the slot `number`, or `None` without memory for it yet.
     #[inline]
     pub fn get(&self, number: u32) -> Option<&Slot<P>> {
         let (run, place) = place(number);
-        // Acquire pairs with the Release in `grow_to`: who sees the run sees its slots.
+        // Acquire pairs with the Release in `grow_to`: a reader of the run's address sees its
+        // slots.
         let slots = self.runs.get(run)?.load(Ordering::Acquire);
-        // SAFETY: the run has as many slots as its number says, until `free`, after which nobody asks.
+        // SAFETY: run `k` has 2^k frames of slots, until `free`, after which no slot is used.
         (!slots.is_null()).then(|| unsafe { &*slots.add(place) })
     }
 
-    /// Makes the slot `number` be there. The caller has the lock of the table.
+    /// Ensures the slot `number` exists. The caller has the lock of the table.
     pub fn grow_to(&self, service: &MemoryService<P>, pin: &CpuPin, number: u32) -> Result<(), AllocError> {
         let (run, _) = place(number);
-        // Relaxed: the lock orders it.
+        // Relaxed: the lock orders the load.
         if !self.runs[run].load(Ordering::Relaxed).is_null() {
             return Ok(());
         }
         let frame = service.alloc(pin, &FrameRequest::order(order(run)))?;
         let slots = service.platform().phys_to_virt(frame.start_address()).cast::<Slot<P>>();
         for place in 0..(PER_FRAME as usize) << run {
-            // SAFETY: the run of frames is ours alone, aligned, and has room for so many.
+            // SAFETY: the caller owns the run of frames, which is aligned, and has room for the
+            // slots.
             unsafe { slots.add(place).write(Slot::new()) };
         }
         // Release pairs with the Acquire in `get`.
@@ -130,13 +132,13 @@ impl<P: Machine> Slots<P> {
     ///
     /// # Safety
     ///
-    /// Nobody uses a slot any more, and all records are plain.
+    /// Nothing uses a slot any more, and all records are plain.
     pub unsafe fn free(&self, service: &MemoryService<P>, pin: &CpuPin) {
         for (run, slots) in self.runs.iter().enumerate() {
-            // Relaxed: nobody else uses them.
+            // Relaxed: nothing else uses the runs.
             if let Some(slots) = ptr::NonNull::new(slots.swap(ptr::null_mut(), Ordering::Relaxed)) {
                 let frame = PhysFrame::containing_address(service.platform().virt_to_phys(slots.cast()));
-                // SAFETY: `grow_to` allocated it so; nobody uses it any more.
+                // SAFETY: `grow_to` allocated the run with this order; nothing uses it any more.
                 unsafe { frame_memory::release_own(service.frames(), pin, frame, order(run)) };
             }
         }

@@ -1,17 +1,18 @@
 //! The records of a space, by number.
 //!
-//! Equal records have one number, so that neighbours whose records are equal are one region. A record
-//! counts the pages of address space that have its number, whether they are mapped or not: changes of
-//! regions add and subtract whole spans, under the claims of what they change, and faults change nothing.
+//! Equal records have the same number: neighbours with equal records are a single region. A record
+//! counts the pages of address space with its number, mapped or not. Changes of regions add and
+//! subtract whole spans, under the claims of the changed entries; faults change nothing.
 //!
-//! # How a record ends
+//! # The end of a record
 //!
-//! When no page has the number any more, the record is *dead*: nobody gets the number, but it keeps its
-//! meaning, since CPUs may still use translations of the pages that had it, and who goes through the pages
-//! that map an object has to wait for those. Whoever subtracts the last page puts the number on a list, and
-//! [`Records::sweep`] frees the number in two steps. First each CPU has to be seen outside a walk once:
-//! changes that subtract pages are announced walks until they are recorded in the space's domain, so from
-//! then on all of them are recorded. Then a ticket for all changes of the domain has to be complete.
+//! When no page has the number any more, the record is *dead*: no page gets the number, but it
+//! keeps its meaning. CPUs may still use translations of its former pages, and a pass through the
+//! pages mapping an object has to wait for them. The subtraction of the last page puts the number
+//! on a list, and [`Records::sweep`] frees the number in two steps. First each CPU has to be seen
+//! outside a walk once: changes subtracting pages are announced walks until they are recorded in
+//! the space's domain, so from then on all of them are recorded. Then a ticket for all changes of
+//! the domain has to be complete.
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -32,10 +33,10 @@ use crate::page_table::RecordNumber;
 use crate::service::{MemoryService, frame_memory};
 use crate::spin_lock::{SpinGuard, SpinLock};
 
-/// Why a record got no number.
+/// The reason why a record got no number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InternError {
-    /// No frame for it.
+    /// No frame for the record.
     OutOfFrames(AllocError),
     /// All numbers are taken.
     Full,
@@ -55,29 +56,29 @@ impl From<AllocError> for InternError {
     }
 }
 
-/// How many lists of equal hashes there are: a frame of them.
+/// Number of lists of equal hashes: a frame of them.
 pub(super) const BUCKETS: usize = 1024;
 
 type Buckets = [AtomicU32; BUCKETS];
 
-/// What finds records and free numbers.
+/// The index of records and free numbers.
 pub(super) struct Index {
     /// By hash, the number of the first slot; made with the first record.
     buckets: Option<&'static Buckets>,
-    /// The number of the first free slot; 0 if there is none.
+    /// The number of the first free slot; 0 if none.
     free: u32,
-    /// How many numbers were ever used: the highest.
+    /// The highest number ever used.
     pub(super) used: u32,
-    /// Dead slots that wait for the ticket.
+    /// Dead slots waiting for the ticket.
     leaving: u32,
-    /// What they wait for; `None`: the ticket has not been taken yet.
+    /// The awaited request; `None` before the ticket is taken.
     request: Option<Request>,
 }
 
 /// The records of a space.
 pub(crate) struct Records<P: Machine> {
     slots: Slots<P>,
-    /// The newest of the slots that no page has any more; 0 if there is none.
+    /// The newest of the slots without pages; 0 if none.
     dead: AtomicU32,
     index: SpinLock<Index>,
 }
@@ -94,21 +95,22 @@ impl<P: Machine> Records<P> {
         slot
     }
 
-    /// Returns the record with that number, which a page has whose entry the caller has claimed.
+    /// Returns the record with the given number, the number of a page whose entry the caller has
+    /// claimed.
     pub fn get(&self, number: RecordNumber) -> Record<P> {
         // SAFETY: the page keeps the number, as long as its entry is claimed.
         self.slot(number).map_or(Record::PLAIN, |slot| unsafe { slot.record() }.clone())
     }
 
-    /// Calls `see` with the record with that number, as [`Records::get`], without another hold of what it
-    /// refers to.
+    /// Calls `see` with the record with the given number, like [`Records::get`], without further
+    /// holds of the record's objects.
     pub fn with<T>(&self, number: RecordNumber, see: impl FnOnce(&Record<P>) -> Option<T>) -> Option<T> {
         // SAFETY: as in `get`.
         self.slot(number).and_then(|slot| see(unsafe { slot.record() }))
     }
 
-    /// Adds `pages` to those of a record that some pages have, whose entries the caller has claimed, or that
-    /// the caller holds.
+    /// Adds `pages` to a record. Some pages have the record, with their entries claimed by the
+    /// caller, or the caller holds the record.
     pub fn add(&self, number: RecordNumber, pages: u64) {
         if let Some(slot) = self.slot(number) {
             // Relaxed: the count does not come from 0.
@@ -116,38 +118,39 @@ impl<P: Machine> Records<P> {
         }
     }
 
-    /// Tells whether a page has the number of a record, or somebody holds it.
+    /// Returns whether a page has the number of a record, or a context holds it.
     pub fn is_alive(&self, number: RecordNumber) -> bool {
         self.pages_of(number) > 0
     }
 
-    /// Returns how many pages have the number of a record, and holds.
+    /// Returns the number of pages with the number of a record, and of holds.
     pub fn pages_of(&self, number: RecordNumber) -> u64 {
-        // Acquire pairs with the Release in `subtract`: who finds the record dead knows of the walks in which
-        // its pages went.
+        // Acquire pairs with the Release in `subtract`: a reader of a dead record's count knows of
+        // the walks during the removal of its pages.
         self.slot(number).map_or(0, |slot| slot.pages.load(Ordering::Acquire))
     }
 
-    /// Adds `pages` to those of a record, unless it is dead.
+    /// Adds `pages` to a record, unless the record is dead.
     pub(super) fn try_add(&self, number: RecordNumber, pages: u64) -> bool {
         self.slot(number).is_some_and(|slot| {
             let more = |now: u64| (now > 0).then_some(now + pages);
-            // Relaxed: as in `add`.
+            // Relaxed, as in `add`.
             slot.pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
         })
     }
 
-    /// Takes `pages` from those of a record, and says whether it is dead from then on: then the service task
-    /// has work.
+    /// Takes `pages` from a record, and returns whether the record is dead afterwards. The service
+    /// task then has work.
     ///
-    /// If they were mapped, in an announced walk that ends once the change is recorded.
+    /// If the pages were mapped, the caller is in an announced walk, which ends after the change is
+    /// recorded.
     #[must_use]
     pub fn subtract(&self, number: RecordNumber, pages: u64) -> bool {
         let Some(slot) = self.slot(number) else {
             return false;
         };
-        // Release: who finds the record dead knows of the walks that the others announced before.
-        // Acquire: so does who is the last.
+        // Release pairs with the Acquire in `pages_of`: a reader of a dead record's count knows of
+        // the walks announced before. Acquire: so does the context taking the last pages.
         if slot.pages.fetch_sub(pages, Ordering::AcqRel) != pages {
             return false;
         }
@@ -159,7 +162,8 @@ impl<P: Machine> Records<P> {
         let mut first = self.dead.load(Ordering::Relaxed);
         loop {
             slot.next_dead.store(first, Ordering::Relaxed);
-            // Release pairs with the Acquire in `take_dead`. All are taken at once, so there is no ABA.
+            // Release pairs with the Acquire in `sweep`. All are taken at once, which rules out
+            // ABA.
             match self.dead.compare_exchange_weak(first, number, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => first = now,
@@ -175,7 +179,8 @@ impl<P: Machine> Records<P> {
     ///
     /// # Errors
     ///
-    /// [`InternError`]; nothing has changed.
+    /// Returns [`InternError`] if no frame or number is left, or the record's claim is refused.
+    /// Nothing has changed then.
     pub fn intern(
         &self,
         space: &SpaceCore<P>,
@@ -187,13 +192,13 @@ impl<P: Machine> Records<P> {
         let mut index = self.lock(service);
         let buckets = index.buckets(service, pin)?;
         let bucket = &buckets[record.hash() as usize % BUCKETS];
-        // Relaxed here and below: governed by the lock.
+        // Relaxed, here and below: governed by the lock.
         let mut number = bucket.load(Ordering::Relaxed);
         while let Some(found) = RecordNumber::new(number)
             && let Some(slot) = self.slot(found)
         {
-            // Dead records are passed over first: a program that maps and unmaps the same again and again leaves
-            // many of them.
+            // Dead records are skipped first: a program mapping and unmapping the same object again
+            // and again leaves many of them.
             let is_alive = slot.pages.load(Ordering::Relaxed) > 0;
             // SAFETY: the caller has the lock.
             if is_alive && unsafe { slot.record() } == record && self.try_add(found, pages) {
@@ -202,7 +207,7 @@ impl<P: Machine> Records<P> {
             number = slot.next.load(Ordering::Relaxed);
         }
         let found = index.take_number(self, service, pin)?;
-        // Before others find it, by way of the object: nobody takes it for dead.
+        // Before other contexts find the record through the object: none takes it for dead.
         self.add(found, pages);
         if let Err(conflict) = index.put(space, Some(bucket), found, record.clone()) {
             self.forget_hold(found);
@@ -212,7 +217,7 @@ impl<P: Machine> Records<P> {
         Ok(found)
     }
 
-    /// Forgets the pages that were counted for a slot that is nobody's.
+    /// Forgets the pages counted for a slot without an owner.
     pub(super) fn forget_hold(&self, number: RecordNumber) {
         if let Some(slot) = self.slot(number) {
             // Relaxed: governed by the lock.
@@ -220,7 +225,7 @@ impl<P: Machine> Records<P> {
         }
     }
 
-    /// Makes the slot `number` be there. The caller has the lock.
+    /// Ensures the slot `number` exists. The caller has the lock.
     pub(super) fn make_slot(
         &self,
         service: &MemoryService<P>,
@@ -230,23 +235,25 @@ impl<P: Machine> Records<P> {
         self.slots.grow_to(service, pin, number.get())
     }
 
-    /// Ends the holds of a copied space's records: those that no page has are dead.
+    /// Ends the holds of a copied space's records: records without pages are dead.
     pub(super) fn end_holds(&self, service: &MemoryService<P>) {
         let index = self.lock(service);
         self.for_each(&index, |number, slot| {
             // SAFETY: the caller has the lock.
             if !unsafe { slot.record() }.is_plain() {
-                // Nobody uses the space yet; whoever frees dead records comes later.
+                // The space is not used yet; dead records are freed later.
                 let _ = self.subtract(number, 1);
             }
         });
     }
 
-    /// Frees numbers that no page has any more and whose pages no CPU can use any more. Issues tickets, and
-    /// waits for none. `outside` says whether every CPU has been seen outside a walk, `issue` returns a
-    /// request for all changes of the space, and `is_done` says whether one is complete.
+    /// Frees numbers without pages whose former pages no CPU can use any more. Issues tickets
+    /// without waiting. `outside` returns whether every CPU has been seen outside a walk, `issue`
+    /// returns a request for all changes of the space, and `is_done` returns whether a request is
+    /// complete.
     ///
-    /// Returns whether something waits. Also for contexts that have interrupted another use.
+    /// Returns whether some number has to wait. Also for contexts in the middle of an interrupted
+    /// use.
     pub fn sweep(
         &self,
         budget: &mut Budget,
@@ -258,7 +265,7 @@ impl<P: Machine> Records<P> {
             return true;
         };
         if index.leaving == 0 {
-            // Relaxed: a hint; Acquire below pairs with the Release in `add_dead`.
+            // Relaxed: a hint. Acquire below pairs with the Release in `add_dead`.
             if self.dead.load(Ordering::Relaxed) == 0 {
                 return false;
             }
@@ -283,7 +290,8 @@ impl<P: Machine> Records<P> {
             index.leaving = slot.next_dead.load(Ordering::Relaxed);
             let record = index.forget(self, number, slot);
             drop(index);
-            // With the lock released: it may be the last of what the record refers to.
+            // After the release of the lock: the record may have the last references to its
+            // objects.
             drop(record);
             match self.index.try_lock() {
                 Some(again) => index = again,
@@ -296,8 +304,8 @@ impl<P: Machine> Records<P> {
         index.leaving != 0 || self.dead.load(Ordering::Relaxed) != 0
     }
 
-    /// Forgets all records of a space that has ended, as far as `budget` goes, and says whether more are
-    /// left. No page has a number any more, and no CPU can use one that had.
+    /// Forgets all records of an ended space, as far as `budget` allows, and returns whether more
+    /// are left. No page has a number any more, and no CPU can use a former page.
     pub fn forget_all(&self, budget: &mut Budget) -> bool {
         let Some(mut index) = self.index.try_lock() else {
             return true;
@@ -326,13 +334,13 @@ impl<P: Machine> Records<P> {
     ///
     /// # Safety
     ///
-    /// [`Records::forget_all`] has left nothing, and nobody uses the table any more.
+    /// [`Records::forget_all`] has left nothing, and nothing uses the table any more.
     pub unsafe fn free(&self, service: &MemoryService<P>, pin: &CpuPin) {
         // SAFETY: the caller's promise.
         unsafe { self.slots.free(service, pin) };
         if let Some(buckets) = self.lock(service).buckets.take() {
             let address = service.platform().virt_to_phys(NonNull::from(buckets).cast());
-            // SAFETY: `Index::buckets` allocated it, and nobody uses it any more.
+            // SAFETY: `Index::buckets` allocated the frame, and nothing uses it any more.
             unsafe {
                 let frame = PhysFrame::containing_address(address);
                 frame_memory::release_own(service.frames(), pin, frame, Order::FRAME);
@@ -340,8 +348,8 @@ impl<P: Machine> Records<P> {
         }
     }
 
-    /// Calls `look` with each number, its record and its pages. The caller has `index`, the lock of the
-    /// table.
+    /// Calls `look` with each number, its record and its pages. The caller has `index`, the lock of
+    /// the table.
     pub(super) fn for_each(&self, index: &Index, mut look: impl FnMut(RecordNumber, &Slot<P>)) {
         for number in 1..=index.used {
             if let (Some(found), Some(slot)) = (RecordNumber::new(number), self.slots.get(number)) {
@@ -351,13 +359,14 @@ impl<P: Machine> Records<P> {
     }
 }
 
-/// Takes `record`, in `slot`, out of the list of the object that it maps; false if it has to stay for now.
+/// Removes `record`, in `slot`, from the list of its object. Returns false if the record has to
+/// stay for now.
 fn leaves<P: Machine>(record: &Record<P>, slot: &Slot<P>) -> bool {
     record.object.as_ref().is_none_or(|mapped| mapped.try_leave(&slot.mapping))
 }
 
 impl Index {
-    /// Returns the lists by hash, which are made with the first record.
+    /// Returns the lists by hash, made with the first record.
     pub(super) fn buckets<P: Machine>(
         &mut self,
         service: &MemoryService<P>,
@@ -368,12 +377,12 @@ impl Index {
         }
         let frame = service.alloc(pin, &FrameRequest::frame().zeroed())?;
         let address = service.platform().phys_to_virt(frame.start_address());
-        // SAFETY: the frame is the table's alone until `Records::free`; zeros are 1024 words, which are only
-        // accessed as atomics. The callers keep the reference no longer than the lock.
+        // SAFETY: the table owns the frame until `Records::free`; zeros are 1024 words, which are
+        // only accessed as atomics. The callers keep the reference no longer than the lock.
         Ok(self.buckets.insert(unsafe { address.cast().as_ref() }))
     }
 
-    /// Returns the number of a slot that is nobody's.
+    /// Returns the number of a slot without an owner.
     fn take_number<P: Machine>(
         &mut self,
         records: &Records<P>,
@@ -393,12 +402,12 @@ impl Index {
         Ok(new)
     }
 
-    /// Puts `record` into the slot `number` of `space`, which is nobody's, first into the list `bucket`, and
-    /// into the list of the object that it maps.
+    /// Puts `record` into the slot `number` of `space`, which has no owner, first into the list
+    /// `bucket`, and into the list of the record's object.
     ///
     /// # Errors
     ///
-    /// [`Conflict`]; nothing has changed.
+    /// Returns [`Conflict`] if the record's claim is refused. Nothing has changed then.
     pub(super) fn put<P: Machine>(
         &mut self,
         space: &SpaceCore<P>,
@@ -408,8 +417,8 @@ impl Index {
     ) -> Result<(), Conflict> {
         if let (Some(slot), Some(bucket)) = (space.records.slot(number), bucket) {
             if let Some(mapped) = &record.object {
-                // SAFETY: the slot was nobody's. It stays where it is, and the space lives, until the record
-                // has left the list, in `sweep` or `forget_all`.
+                // SAFETY: the slot had no owner. It stays in place, and the space lives, until the
+                // record has left the list, in `sweep` or `forget_all`.
                 unsafe { mapped.join(&slot.mapping, space, number) }?;
             }
             // SAFETY: the caller has the lock, and no page has the number.
@@ -421,7 +430,7 @@ impl Index {
         Ok(())
     }
 
-    /// Makes the slot `number`, which is nobody's, free.
+    /// Makes the slot `number`, without an owner, free.
     pub(super) fn put_free<P: Machine>(&mut self, records: &Records<P>, number: RecordNumber) {
         if let Some(slot) = records.slot(number) {
             // Relaxed: governed by the lock.

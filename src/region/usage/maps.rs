@@ -13,7 +13,7 @@ use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::Pages;
 
-/// Where the name of a region begins in its line.
+/// The column of a region's name in its line.
 const NAME_AT: usize = 73;
 
 /// A space's regions, a line for each, as in `/proc/self/maps`.
@@ -22,28 +22,41 @@ pub struct Maps<'a, P: Machine> {
     pin: &'a CpuPin,
 }
 
-/// A space's regions with what they use, as in `/proc/self/smaps`.
+/// A space's regions with their memory use, as in `/proc/self/smaps`.
 pub struct Smaps<'a, P: Machine>(Maps<'a, P>);
 
 /// A space's regions with their policies and the nodes of their frames, as in `/proc/self/numa_maps`.
 pub struct NumaMaps<'a, P: Machine>(Maps<'a, P>);
 
 impl<P: Machine> AddressSpace<P> {
-    /// Returns the list of regions for people, in the form of `/proc/self/maps`. It is made when it is written,
-    /// by a look at each entry of the page tables.
+    /// Returns the list of regions for people, in the form of `/proc/self/maps`. The list is made
+    /// when written, with a look at each entry of the page tables.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// assert!(space.maps(pin).to_string().contains("rw-p"));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn maps<'a>(&'a self, pin: &'a CpuPin) -> Maps<'a, P> {
         Maps { space: self, pin }
     }
 
-    /// As [`AddressSpace::maps`], with what each region uses, in the form of `/proc/self/smaps`.
+    /// Returns a list like [`AddressSpace::maps`] with the use of each region, in the form of
+    /// `/proc/self/smaps`.
     #[must_use]
     pub const fn smaps<'a>(&'a self, pin: &'a CpuPin) -> Smaps<'a, P> {
         Smaps(self.maps(pin))
     }
 
-    /// As [`AddressSpace::maps`], with the policies and the nodes of the frames, in the form of
-    /// `/proc/self/numa_maps`.
+    /// Returns a list like [`AddressSpace::maps`] with the policies and the nodes of the frames, in
+    /// the form of `/proc/self/numa_maps`.
     #[must_use]
     pub const fn numa_maps<'a>(&'a self, pin: &'a CpuPin) -> NumaMaps<'a, P> {
         NumaMaps(self.maps(pin))
@@ -67,7 +80,7 @@ impl<P: Machine> Maps<'_, P> {
     }
 }
 
-/// Counts what it passes on.
+/// Counts the bytes passed on.
 struct Counted<'a, 'f> {
     to: &'a mut fmt::Formatter<'f>,
     bytes: usize,
@@ -85,7 +98,7 @@ fn write_line(f: &mut fmt::Formatter<'_>, range: &RegionRange) -> fmt::Result {
     let region = range.region();
     let access = region.access();
     let flag = |set: bool, name: char| if set { name } else { '-' };
-    // An object stands where a file's number does, and has the device 00:01.
+    // An object appears in place of a file's number, with the device 00:01.
     let (offset, device, number) =
         range.object().map_or((0, 0, 0), |shown| (shown.offset, 1, shown.id.get()));
     let mut line = Counted { to: f, bytes: 0 };

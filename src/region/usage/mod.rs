@@ -1,4 +1,4 @@
-//! How much memory regions use, as records and as people read it.
+//! Memory use of regions, for programs and for people.
 
 mod maps;
 
@@ -14,24 +14,25 @@ use crate::address_space::{AddressSpace, pages_of, range_of_pages};
 use crate::page_table::{Found, Level, Ownership, Pages};
 use crate::service::shares;
 
-/// What regions use, in pages of 4 KiB.
+/// Memory use of regions, in pages of 4 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Pages of regions, mapped or not.
     pub total: u64,
-    /// Pages that are mapped, to frames of whatever kind.
+    /// Mapped pages, with frames of any kind.
     pub resident: u64,
-    /// Of these: to frames that no other space has.
+    /// Mapped pages with frames of the space alone.
     pub private: u64,
-    /// To frames that other spaces have, too, or had.
+    /// Mapped pages with frames shared with other spaces, now or earlier.
     pub shared: u64,
-    /// The private frames, and the space's part of the shared ones, in bytes: a frame's bytes divided by the
-    /// number of mappings that have the frame, in all spaces (Pss of Linux). The page cache's own hold of a
-    /// frame does not count. Small parts of a page of 2 MiB that several spaces have share its mappings evenly.
+    /// The private frames, and the space's part of the shared frames, in bytes: a frame's bytes
+    /// divided by the number of its mappings in all spaces (Pss of Linux). The page cache's own
+    /// hold of a frame does not count. Small parts of a 2 MiB page of several spaces share its
+    /// mappings evenly.
     pub proportional_bytes: u64,
-    /// To the frame of zeros that all spaces share, or to other frames that are not the space's.
+    /// Mapped pages with the frame of zeros shared by all spaces, or with foreign frames.
     pub borrowed: u64,
-    /// Of [`Usage::resident`]: by leaves of 2 MiB and more.
+    /// Part of [`Usage::resident`] mapped with leaves of 2 MiB and more.
     pub large: u64,
     /// Private and shared frames by node.
     nodes: [u64; MAX_NODES],
@@ -49,7 +50,7 @@ impl Usage {
         nodes: [0; MAX_NODES],
     };
 
-    /// Returns how many of the private and shared frames are on `node`.
+    /// Returns the number of private and shared frames on `node`.
     #[must_use]
     pub fn on_node(&self, node: NodeId) -> u64 {
         self.nodes[node.index()]
@@ -70,10 +71,10 @@ impl AddAssign<&Usage> for Usage {
 }
 
 impl<P: Machine> AddressSpace<P> {
-    /// Returns what the regions in `range` use. Pages of no region do not count.
+    /// Returns the memory use of the regions in `range`. Pages without a region do not count.
     ///
-    /// Costs a look at each entry of the tables that serve the range. Pages that other CPUs change meanwhile
-    /// count as before or after.
+    /// Cost: a look at each entry of the tables serving the range. Pages changed by remote CPUs
+    /// meanwhile count as before or after the change.
     #[must_use]
     pub fn usage_in(&self, pin: &CpuPin, range: PageRange) -> Usage {
         let bounds = self.core().bounds;
@@ -82,7 +83,20 @@ impl<P: Machine> AddressSpace<P> {
         if pages.first > pages.last { Usage::NOTHING } else { self.usage_of(pin, pages) }
     }
 
-    /// Returns what all regions use.
+    /// Returns the memory use of all regions.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{MapRequest, Populate};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// space.mmap(pin, &MapRequest::anonymous(16384).populate(Populate::Now))?;
+    /// let usage = space.usage(pin);
+    /// assert_eq!((usage.total, usage.resident), (4, 4));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn usage(&self, pin: &CpuPin) -> Usage {
         self.usage_in(pin, range_of_pages(self.core().bounds))
