@@ -2,11 +2,11 @@
 
 use core::fmt;
 
-/// How many CPUs the fixed-size structures have room for.
+/// Bounds the number of CPUs: the fixed-size structures have room for this many.
 ///
-/// 512 makes a [`CpuSet`](crate::CpuSet) one 64-byte cache line. Under loom it is 4: a model has
-/// no more threads, and pays for every atomic that it creates. Under Miri it is 16: every
-/// reference to a structure costs as much as the structure has fields.
+/// 512 makes a [`CpuSet`](crate::CpuSet) one 64-byte cache line. Under loom it is 4: a model has no
+/// more threads, and pays for every atomic. Under Miri it is 16: every reference to a structure
+/// costs as much as the structure has fields.
 pub const MAX_CPUS: usize = if cfg!(loom) {
     4
 } else if cfg!(miri) {
@@ -15,28 +15,37 @@ pub const MAX_CPUS: usize = if cfg!(loom) {
     512
 };
 
-/// A CPU, numbered densely from 0 in the order in which the kernel counts them.
+/// A CPU, numbered densely from 0 in the order in which the kernel counts its CPUs.
 ///
-/// It is not an APIC id: those are sparse and belong to the kernel's interrupt code.
+/// The number is not an APIC id: APIC ids are sparse and belong to the kernel's interrupt code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(u16);
 
 impl CpuId {
-    /// The CPU that boots the kernel.
+    /// The boot CPU.
     pub const BOOT: CpuId = CpuId(0);
 
-    /// The CPU numbered `index`, or `None` where `index` is not below [`MAX_CPUS`].
+    /// Returns the CPU numbered `index`, or `None` if `index` is not below [`MAX_CPUS`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CpuId, MAX_CPUS};
+    /// let boot = CpuId::new(0).unwrap();
+    /// assert_eq!(boot, CpuId::BOOT);
+    /// assert_eq!(CpuId::new(MAX_CPUS), None);
+    /// ```
     #[must_use]
     pub const fn new(index: usize) -> Option<CpuId> {
         if index < MAX_CPUS { Some(CpuId(index as u16)) } else { None }
     }
 
-    /// The number, always below [`MAX_CPUS`]: an index into per-CPU arrays.
+    /// Returns the number, always below [`MAX_CPUS`]: an index into per-CPU arrays.
     #[must_use]
     #[inline]
     pub const fn index(self) -> usize {
-        // SAFETY: `new` and `BOOT`, the only sources, keep the number below `MAX_CPUS`. Said here
-        // so that indexing per-CPU arrays needs no check.
+        // SAFETY: `new` and `BOOT`, the only sources, keep the number below `MAX_CPUS`. Asserted
+        // here to spare the bounds check of per-CPU arrays.
         unsafe { core::hint::assert_unchecked((self.0 as usize) < MAX_CPUS) };
         self.0 as usize
     }

@@ -1,4 +1,4 @@
-//! Sets of CPUs: a plain value, and one that CPUs join and leave concurrently.
+//! Sets of CPUs: a plain value, and an atomic set for concurrent joins and leaves.
 
 use core::fmt;
 
@@ -12,13 +12,25 @@ const fn place(cpu: CpuId) -> (usize, u64) {
 }
 
 /// A set of CPUs, one cache line.
+///
+/// # Examples
+///
+/// ```
+/// # use topomem_percpu::{CpuId, CpuSet};
+/// let second = CpuId::new(1).unwrap();
+/// let mut set = CpuSet::of(CpuId::BOOT);
+/// assert!(set.insert(second));
+/// assert!(set.remove(CpuId::BOOT));
+/// assert_eq!(set, CpuSet::of(second));
+/// assert_eq!(set.len(), 1);
+/// ```
 #[derive(Clone, Copy, Eq, Default)]
 pub struct CpuSet {
     words: [u64; WORDS],
 }
 
 impl PartialEq for CpuSet {
-    /// Without the call of `memcmp` that comparing arrays is.
+    /// Compares word by word: comparing the arrays would call `memcmp`.
     #[inline]
     fn eq(&self, other: &CpuSet) -> bool {
         let words = self.words.iter().zip(&other.words);
@@ -30,7 +42,7 @@ impl CpuSet {
     /// The set without members.
     pub const EMPTY: CpuSet = CpuSet { words: [0; WORDS] };
 
-    /// The set of `cpu` alone.
+    /// Returns the set of `cpu` alone.
     #[must_use]
     pub const fn of(cpu: CpuId) -> CpuSet {
         let mut set = CpuSet::EMPTY;
@@ -39,7 +51,7 @@ impl CpuSet {
         set
     }
 
-    /// Adds `cpu`; true where it was not a member.
+    /// Adds `cpu`. Returns true if `cpu` was not a member.
     #[inline]
     pub fn insert(&mut self, cpu: CpuId) -> bool {
         let (word, bit) = place(cpu);
@@ -48,7 +60,7 @@ impl CpuSet {
         fresh
     }
 
-    /// Takes `cpu` out; true where it was a member.
+    /// Removes `cpu`. Returns true if `cpu` was a member.
     #[inline]
     pub fn remove(&mut self, cpu: CpuId) -> bool {
         let (word, bit) = place(cpu);
@@ -57,7 +69,7 @@ impl CpuSet {
         member
     }
 
-    /// Is `cpu` a member?
+    /// Returns true if `cpu` is a member.
     #[inline]
     #[must_use]
     pub const fn contains(&self, cpu: CpuId) -> bool {
@@ -65,21 +77,29 @@ impl CpuSet {
         self.words[word] & bit != 0
     }
 
-    /// Has it no members?
+    /// Returns true if the set has no members.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        // Without a branch for each word: most sets have members in the first at most.
+        // No branch per word: most sets have members in the first word at most.
         self.words.iter().fold(0, |all, word| all | word) == 0
     }
 
-    /// How many members it has.
+    /// Returns the number of members.
     #[must_use]
     pub fn len(&self) -> usize {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// The members, in order of number.
+    /// Returns an iterator over the members, in order of number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CpuId, CpuSet};
+    /// let set: CpuSet = CpuSet::of(CpuId::new(2).unwrap()).union(&CpuSet::of(CpuId::BOOT));
+    /// assert!(set.iter().map(CpuId::index).eq([0, 2]));
+    /// ```
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + use<> {
         let words = self.words;
@@ -95,7 +115,15 @@ impl CpuSet {
         })
     }
 
-    /// The members of either set.
+    /// Returns the members of either set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CpuId, CpuSet};
+    /// let both = CpuSet::of(CpuId::BOOT).union(&CpuSet::of(CpuId::new(1).unwrap()));
+    /// assert_eq!(both.len(), 2);
+    /// ```
     #[must_use]
     pub fn union(mut self, other: &CpuSet) -> CpuSet {
         for (word, &others) in self.words.iter_mut().zip(&other.words) {
@@ -104,7 +132,15 @@ impl CpuSet {
         self
     }
 
-    /// The members that `other` lacks.
+    /// Returns the members of this set missing from `other`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CpuId, CpuSet};
+    /// let boot = CpuSet::of(CpuId::BOOT);
+    /// assert!(boot.difference(&boot).is_empty());
+    /// ```
     #[must_use]
     pub fn difference(mut self, other: &CpuSet) -> CpuSet {
         for (word, &others) in self.words.iter_mut().zip(&other.words) {
@@ -130,90 +166,114 @@ impl fmt::Debug for CpuSet {
     }
 }
 
-/// A [`CpuSet`] that CPUs join and leave concurrently.
+/// A [`CpuSet`] with concurrent joins and leaves.
 ///
-/// Each member's bit is coherent by itself; [`AtomicCpuSet::load`] reads word by word, so it is
-/// no snapshot across 64-CPU words. The protocols built on it order a join against their own
-/// data with a full barrier, and need no more than that per CPU.
+/// Each member's bit is coherent by itself. [`AtomicCpuSet::load`] reads word by word, so its
+/// result is no snapshot across 64-CPU words. The protocols built on the set order a join against
+/// their own data with a full barrier, and need no more than that per CPU.
 ///
-/// Reading costs a load for each word up to the last that ever had a member: one on a machine of
-/// up to 64 CPUs.
+/// Reading costs a load for each word up to the last that ever had a member: one on a machine of up
+/// to 64 CPUs.
+///
+/// # Examples
+///
+/// ```
+/// # use std::sync::atomic::Ordering;
+/// # use topomem_percpu::{AtomicCpuSet, CpuId, CpuSet};
+/// static ACTIVE: AtomicCpuSet = AtomicCpuSet::new();
+///
+/// // SeqCst: a full barrier between the join and the joiner's next loads.
+/// assert!(ACTIVE.insert(CpuId::BOOT, Ordering::SeqCst));
+/// assert!(ACTIVE.contains(CpuId::BOOT, Ordering::SeqCst));
+/// assert_eq!(ACTIVE.load(Ordering::SeqCst), CpuSet::of(CpuId::BOOT));
+/// ```
 pub struct AtomicCpuSet {
-    /// How many words may have members. Grows before the first member of a word joins, in the
-    /// same order as that, and never shrinks: who reads too little of it could as well have read
-    /// the words without the member.
+    /// The number of words that may have members. The number grows before the first member of a
+    /// word joins, with the same ordering as the join, and never shrinks: a reader of too small a
+    /// number could as well have read the words without the member.
     reach: AtomicUsize,
     words: [AtomicU64; WORDS],
 }
 
 impl AtomicCpuSet {
-    /// The set without members.
+    /// Creates a set without members.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> AtomicCpuSet {
         AtomicCpuSet { reach: AtomicUsize::new(0), words: [const { AtomicU64::new(0) }; WORDS] }
     }
 
-    /// The set without members (loom's atomics have no `const` constructor).
+    /// Creates a set without members (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> AtomicCpuSet {
         AtomicCpuSet { reach: AtomicUsize::new(0), words: core::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
-    /// Adds `cpu`; true where it was not a member.
+    /// Adds `cpu`. Returns true if `cpu` was not a member.
     pub fn insert(&self, cpu: CpuId, order: Ordering) -> bool {
         let (word, bit) = place(cpu);
-        // Relaxed: who is to see the member, by what happened before or by both sides' barriers,
-        // sees no less of it than is read here.
+        // Relaxed: a reader required to see the member, by happens-before or by the barriers of
+        // both sides, sees at least the reach read here.
         if self.reach.load(Ordering::Relaxed) <= word {
             self.reach.fetch_max(word + 1, order);
         }
         self.words[word].fetch_or(bit, order) & bit == 0
     }
 
-    /// The words that may have members.
+    /// Returns the words that may have members.
     #[inline]
     fn reached(&self, order: Ordering) -> &[AtomicU64] {
         let reach = self.reach.load(order);
-        // SAFETY: `insert` alone writes it, a word's index and one. Said here so that neither the
-        // words nor their members' numbers need a check.
+        // SAFETY: only `insert` writes the reach, as a word's index plus one. Asserted here to
+        // spare the checks of the words and of their members' numbers.
         unsafe { core::hint::assert_unchecked(reach <= WORDS) };
         &self.words[..reach]
     }
 
-    /// Takes `cpu` out; true where it was a member.
+    /// Removes `cpu`. Returns true if `cpu` was a member.
     pub fn remove(&self, cpu: CpuId, order: Ordering) -> bool {
         let (word, bit) = place(cpu);
         self.words[word].fetch_and(!bit, order) & bit != 0
     }
 
-    /// Is `cpu` a member?
+    /// Returns true if `cpu` is a member.
     #[inline]
     pub fn contains(&self, cpu: CpuId, order: Ordering) -> bool {
-        // Shifted, not masked: loops that ask again keep no mask for it.
+        // Shifted, not masked: polling loops keep no mask in a register.
         self.words[cpu.index() / 64].load(order) >> (cpu.index() % 64) & 1 != 0
     }
 
-    /// Is every member but `cpu` in `set`?
+    /// Returns true if every member except `cpu` is in `set`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::atomic::Ordering;
+    /// # use topomem_percpu::{AtomicCpuSet, CpuId, CpuSet};
+    /// let active = AtomicCpuSet::new();
+    /// active.insert(CpuId::BOOT, Ordering::Relaxed);
+    /// active.insert(CpuId::new(1).unwrap(), Ordering::Relaxed);
+    /// assert!(!active.others_are_in(&CpuSet::EMPTY, CpuId::BOOT, Ordering::Relaxed));
+    /// ```
     #[inline]
     pub fn others_are_in(&self, set: &CpuSet, cpu: CpuId, order: Ordering) -> bool {
         !self.any_other(cpu, order, |index, members| members & !set.words[index] != 0)
     }
 
-    /// Does `wanted` accept a word's index and members? `cpu` is left out.
+    /// Returns true if `wanted` accepts a word's index and its members. `cpu` is left out.
     #[inline]
     fn any_other(&self, cpu: CpuId, order: Ordering, wanted: impl Fn(usize, u64) -> bool) -> bool {
         let (own, bit) = place(cpu);
         let words = self.reached(order);
-        // The word of `cpu` first: on most machines there is no other.
+        // The word of `cpu` first: on most machines there is no second word.
         words.get(own).is_some_and(|word| wanted(own, word.load(order) & !bit))
             || (words.len() > 1
                 && (0..).zip(words).any(|(index, word)| index != own && wanted(index, word.load(order))))
     }
 
-    /// The first member from number `index` on that `wanted` accepts; each word is read once,
-    /// with `order`, before its members are asked about.
+    /// Returns the first member from number `index` on that `wanted` accepts. Each word is read
+    /// once, with `order`, before its members are passed to `wanted`.
     #[inline(always)]
     pub fn find_from(
         &self,
@@ -239,7 +299,7 @@ impl AtomicCpuSet {
         None
     }
 
-    /// The members, read word by word with `order` each.
+    /// Returns the members, reading each word with `order`.
     #[inline]
     pub fn load(&self, order: Ordering) -> CpuSet {
         let mut set = CpuSet::EMPTY;

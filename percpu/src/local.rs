@@ -1,5 +1,4 @@
-//! One value per CPU, on that CPU's own memory, used without locks or atomic
-//! read-modify-writes.
+//! A value for each CPU, in that CPU's own memory, used without locks or atomic read-modify-writes.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -17,37 +16,37 @@ pub struct Slot<T> {
     value: UnsafeCell<T>,
 }
 
-/// What a slot begins with, also the one that stands for none.
+/// The header of a slot, also of the placeholder for a missing slot.
 #[repr(C)]
 struct Head {
-    /// Set while a context of the owning CPU uses `value`. Only contexts of that CPU access
-    /// it, one nested in the other, so relaxed loads and stores suffice; atomic because the
-    /// compiler must assume an interrupt between any two.
+    /// Set while a context of the owning CPU uses `value`. Only contexts of that CPU access it,
+    /// nested in each other, so relaxed loads and stores suffice. Atomic because the compiler must
+    /// assume an interrupt between any two accesses.
     busy: AtomicBool,
-    /// Set while the slot is some CPU's: a slot that two CPUs shared would be used by two
-    /// contexts at a time.
+    /// Set while the slot belongs to a CPU. A slot shared by two CPUs would be used by two contexts
+    /// at a time.
     installed: AtomicBool,
-    /// Makes the head a whole word: a heap that is told a wrong address or layout reads a word where a slab
-    /// would begin, and a slot may begin there.
+    /// Pads the header to a whole word: a heap called with a wrong address or layout reads a word
+    /// at the start of a supposed slab, and a slot may start there.
     _rest: [u8; 6],
 }
 
 impl Head {
-    /// The head of a slot that is nobody's.
+    /// Creates the header of a slot without a CPU.
     #[cfg(not(loom))]
     const fn free() -> Head {
         Head { busy: AtomicBool::new(false), installed: AtomicBool::new(false), _rest: [0; 6] }
     }
 
-    /// The same (loom's atomics have no `const` constructor).
+    /// Creates the header of a slot without a CPU (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     fn free() -> Head {
         Head { busy: AtomicBool::new(false), installed: AtomicBool::new(false), _rest: [0; 6] }
     }
 }
 
-/// What CPUs have that have no slot: always in use, so a use of a value needs no test of its own for
-/// a slot that is missing. (loom's atomics cannot be static: its models test for null.)
+/// The placeholder for CPUs without a slot: always busy, so a use of a value needs no separate test
+/// for a missing slot. (loom's atomics cannot be static: its models test for null.)
 #[cfg(not(loom))]
 static NO_SLOT: Head = Head { busy: AtomicBool::new(true), installed: AtomicBool::new(true), _rest: [0; 6] };
 
@@ -61,20 +60,20 @@ fn no_slot<T>() -> *mut Slot<T> {
     core::ptr::null_mut()
 }
 
-// SAFETY: `value` is reached through `CpuLocal::with` on the owning CPU, one context at a
-// time (`busy`), and a slot has one CPU (`installed`); a value that moves to its CPU once needs
-// `Send`. Where other CPUs reach it, `T` is `Sync`.
+// SAFETY: `value` is accessed through `CpuLocal::with` on the owning CPU, one context at a time
+// (`busy`), and a slot has one CPU (`installed`); a value that moves to its CPU once needs `Send`.
+// If remote CPUs access it, `T` is `Sync`.
 unsafe impl<T: Send> Sync for Slot<T> {}
 
 impl<T> Slot<T> {
-    /// A slot that holds `value`.
+    /// Creates a slot with `value`.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(value: T) -> Slot<T> {
         Slot { head: Head::free(), value: UnsafeCell::new(value) }
     }
 
-    /// A slot that holds `value` (loom's atomics have no `const` constructor).
+    /// Creates a slot with `value` (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(value: T) -> Slot<T> {
@@ -83,9 +82,9 @@ impl<T> Slot<T> {
 }
 
 impl<T: Sync> Slot<T> {
-    /// The value, for what any CPU may do with it at any time.
+    /// Returns the value, for uses allowed on any CPU at any time.
     pub fn shared(&self) -> &T {
-        // SAFETY: only shared references to the value are ever made, and any CPU may use them.
+        // SAFETY: the value is only ever borrowed as shared, which any CPU may do.
         self.value.with(|value| unsafe { &*value })
     }
 }
@@ -96,39 +95,59 @@ impl<T> fmt::Debug for Slot<T> {
     }
 }
 
-/// Why a CPU's value could not be used now. Callers take their shared path instead.
+/// A reason why a CPU's value is unavailable. Callers take their shared path instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
     /// The CPU has no slot: it is not online yet.
     NotInstalled,
-    /// An interrupted context of the same CPU is using it.
+    /// An interrupted context of the same CPU is using the value.
     Busy,
 }
 
 /// A value per CPU; slots are installed as CPUs come online.
 ///
-/// The value is used through a shared reference, by one context at a time: what changes in it is in
-/// `Cell`s, or in atomics where other CPUs may look at it ([`Slot::shared`]).
+/// The value is used through a shared reference, by one context at a time. Its mutable parts are in
+/// `Cell`s, or in atomics if remote CPUs may read them ([`Slot::shared`]).
 ///
-/// [`CpuLocal::with`] costs a load of the slot's address and plain accesses to the slot's own
-/// line. It is safe in interrupt and NMI handlers without masking anything: a nested use of the
-/// same CPU's value is told [`Unavailable::Busy`].
+/// [`CpuLocal::with`] costs a load of the slot's address and plain accesses to the slot's own line.
+/// It is safe in interrupt and NMI handlers without masking anything: a nested use of the same
+/// CPU's value returns [`Unavailable::Busy`].
+///
+/// # Examples
+///
+/// ```
+/// # use std::cell::Cell;
+/// # use topomem_percpu::{CpuId, CpuLocal, CpuPin, Slot, Unavailable};
+/// static COUNTERS: CpuLocal<Cell<u32>> = CpuLocal::new();
+/// static BOOT: Slot<Cell<u32>> = Slot::new(Cell::new(0));
+///
+/// COUNTERS.install(CpuId::BOOT, &BOOT).unwrap();
+/// // SAFETY: this example has one CPU.
+/// let pin = unsafe { CpuPin::new(CpuId::BOOT) };
+/// let count = COUNTERS.with(&pin, |counter| {
+///     counter.set(counter.get() + 1);
+///     // A nested use is refused.
+///     assert_eq!(COUNTERS.with(&pin, |_| ()), Err(Unavailable::Busy));
+///     counter.get()
+/// });
+/// assert_eq!(count, Ok(1));
+/// ```
 pub struct CpuLocal<T: 'static> {
     /// A CPU without a slot has [`no_slot`].
     slots: [AtomicPtr<Slot<T>>; MAX_CPUS],
-    /// `AtomicPtr` is `Sync` whatever it points to: only a `T: Send` may be left for another CPU.
+    /// `AtomicPtr` is `Sync` for any pointee: only a `T: Send` may be left for another CPU.
     shares: PhantomData<&'static Slot<T>>,
 }
 
 impl<T> CpuLocal<T> {
-    /// No CPU has a slot yet.
+    /// Creates a value without slots.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> CpuLocal<T> {
         CpuLocal { slots: [const { AtomicPtr::new(no_slot()) }; MAX_CPUS], shares: PhantomData }
     }
 
-    /// No CPU has a slot yet (loom's atomics have no `const` constructor).
+    /// Creates a value without slots (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> CpuLocal<T> {
@@ -139,13 +158,25 @@ impl<T> CpuLocal<T> {
     ///
     /// # Errors
     ///
-    /// The slot comes back where `cpu` has one already, or the slot has a CPU already.
+    /// Returns the slot if `cpu` already has a slot, or if the slot already belongs to a CPU.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CpuId, CpuLocal, Slot};
+    /// static VALUES: CpuLocal<u32> = CpuLocal::new();
+    /// static SLOT: Slot<u32> = Slot::new(7);
+    ///
+    /// assert!(VALUES.install(CpuId::BOOT, &SLOT).is_ok());
+    /// assert!(VALUES.is_installed(CpuId::BOOT));
+    /// assert!(VALUES.install(CpuId::BOOT, &SLOT).is_err());
+    /// ```
     pub fn install(&self, cpu: CpuId, slot: &'static Slot<T>) -> Result<(), &'static Slot<T>> {
-        // Relaxed: the flag decides who may install the slot, and orders nothing.
+        // Relaxed: the flag selects one installer, and orders nothing.
         if slot.head.installed.swap(true, Ordering::Relaxed) {
             return Err(slot);
         }
-        // Release pairs with the Acquire in `with`: who sees the address sees the value.
+        // Release pairs with the Acquire in `with`: a context that sees the address sees the value.
         match self.slots[cpu.index()].compare_exchange(
             no_slot(),
             core::ptr::from_ref(slot).cast_mut(),
@@ -160,7 +191,7 @@ impl<T> CpuLocal<T> {
         }
     }
 
-    /// Has `cpu` a slot?
+    /// Returns true if `cpu` has a slot.
     pub fn is_installed(&self, cpu: CpuId) -> bool {
         self.slots[cpu.index()].load(Ordering::Relaxed) != no_slot()
     }
@@ -169,7 +200,18 @@ impl<T> CpuLocal<T> {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`], with `f` not called.
+    /// Returns [`Unavailable::NotInstalled`] if the CPU has no slot, and [`Unavailable::Busy`] if
+    /// an interrupted context of the CPU is using the value. `f` was not called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CpuId, CpuLocal, CpuPin, Unavailable};
+    /// static VALUES: CpuLocal<u32> = CpuLocal::new();
+    /// // SAFETY: this example has one CPU.
+    /// let pin = unsafe { CpuPin::new(CpuId::BOOT) };
+    /// assert_eq!(VALUES.with(&pin, |value| *value), Err(Unavailable::NotInstalled));
+    /// ```
     #[inline(always)]
     pub fn with<R>(&self, pin: &CpuPin, f: impl FnOnce(&T) -> R) -> Result<R, Unavailable> {
         // Acquire pairs with the Release in `install`.
@@ -178,23 +220,23 @@ impl<T> CpuLocal<T> {
         if slot == no_slot() {
             return Err(Unavailable::NotInstalled);
         }
-        // SAFETY: the address is that of a `&'static Slot` given to `install`, or of `NO_SLOT`; both
-        // begin with a head.
+        // SAFETY: the address is that of a `&'static Slot` passed to `install`, or of `NO_SLOT`;
+        // both begin with a header.
         let head = unsafe { &*slot.cast::<Head>() };
         if head.busy.load(Ordering::Relaxed) {
             return Err(if slot == no_slot() { Unavailable::NotInstalled } else { Unavailable::Busy });
         }
         head.busy.store(true, Ordering::Relaxed);
         let release = Release(&head.busy);
-        // The accesses of `f` stay between the two stores to `busy`, as this CPU's own
-        // interrupt handlers see it.
+        // The accesses of `f` stay between the two stores to `busy`, as seen by this CPU's own
+        // interrupt handlers.
         compiler_fence(Ordering::SeqCst);
         // SAFETY: `NO_SLOT` is always busy, so this is a slot.
         let value = unsafe { &(*slot).value };
-        // SAFETY: the pin proves that this is the slot's own CPU, so other CPUs are out; `busy`
-        // was clear, so no interrupted context of this CPU is inside; whoever interrupts us
-        // from here on finds it set, and a handler that ran between the check and the store
-        // has finished with it (`Platform` demands that contexts of a CPU nest).
+        // SAFETY: the pin proves that this is the slot's own CPU, so remote CPUs are out. `busy`
+        // was clear, so no interrupted context of this CPU is inside. An interrupting context finds
+        // it set from here on, and a handler that ran between the check and the store has finished
+        // with it (`Platform` requires that contexts of a CPU nest).
         let result = value.with(|value| f(unsafe { &*value }));
         drop(release);
         Ok(result)
@@ -235,7 +277,7 @@ mod tests {
     }
 
     fn pin(index: usize) -> CpuPin {
-        // SAFETY: the test has one thread, which plays every CPU in turn.
+        // SAFETY: the test has one thread, which acts as every CPU in turn.
         unsafe { CpuPin::new(cpu(index)) }
     }
 

@@ -1,53 +1,52 @@
-//! Magazines: full batches of free objects that change hands as a whole (Bonwick and Adams,
-//! "Magazines and Vmem", USENIX 2001).
+//! Magazines: full batches of free objects, passed on as a whole (Bonwick and Adams, "Magazines and
+//! Vmem", USENIX 2001).
 //!
-//! A CPU has up to two of each class, *loaded* and *previous*. It allocates from the loaded one and
-//! frees into it. When the loaded one is empty and the previous one is full, or the other way round,
-//! the two change places; only when both are empty, or both full, does a magazine come from the
-//! [depot](crate::depot) or go there. So a CPU that alternates between allocating and freeing at a
-//! magazine's edge leaves the depot alone.
+//! A CPU has up to two of each class, *loaded* and *previous*. It allocates from the loaded
+//! magazine and frees into it. If the loaded magazine is empty and the previous magazine is full,
+//! or the other way round, the two change places. Only if both are empty, or both full, does a
+//! magazine come from the [depot](crate::depot) or go there. So a CPU that alternates between
+//! allocating and freeing at a magazine's edge does not use the depot.
 //!
-//! A magazine needs no memory of its own: its objects are strung together through their first
-//! words. So a hit reads no line but the CPU's own and the object's, which its owner uses anyway.
+//! A magazine needs no memory of its own: its objects are linked through their first words. So a
+//! hit reads only the CPU's own line and the object's line, which its owner uses anyway.
 
 use core::ptr::NonNull;
 
 use crate::slab::{Chain, SizeClass};
 
-/// The most objects that a magazine holds.
+/// The maximum number of objects in a magazine.
 pub(crate) const MAX_ROUNDS: usize = 64;
 
-/// A full magazine: [`SizeClass::rounds`] free objects of one class and one node, known by the
-/// first of them. Dropping it loses the objects.
+/// A full magazine: [`SizeClass::rounds`] free objects of one class and one node, represented by
+/// the first of them. Dropping it loses the objects.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Magazine(NonNull<u8>);
 
-// SAFETY: a magazine owns its objects, which are memory that nobody uses; nothing of it is tied to a
-// CPU.
+// SAFETY: a magazine owns its objects, memory without other users; nothing in it is tied to a CPU.
 unsafe impl Send for Magazine {}
 
 impl Magazine {
-    /// The magazine that begins with `first`.
+    /// Creates the magazine that begins with `first`.
     ///
     /// # Safety
     ///
-    /// The caller owns the objects from `first` on: they are free, linked to a null, of one class and
-    /// one node, and as many as the class's [`SizeClass::rounds`].
+    /// The caller owns the objects from `first` on: they are free, linked up to a null, of one
+    /// class and one node, and as many as the class's [`SizeClass::rounds`].
     pub(crate) const unsafe fn new(first: NonNull<u8>) -> Magazine {
         Magazine(first)
     }
 
-    /// The first object, which the others hang on.
+    /// Returns the first object, which links to the rest.
     pub(crate) const fn into_first(self) -> NonNull<u8> {
         self.0
     }
 
-    /// The objects.
+    /// Returns the objects.
     ///
     /// # Safety
     ///
-    /// They are of `class`.
+    /// The objects are of `class`.
     pub(crate) const unsafe fn into_chain(self, class: SizeClass) -> Chain {
         // SAFETY: the promise of `new`.
         unsafe { Chain::of(self.0, class.rounds()) }

@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-/// How many nodes the fixed-size structures have room for; fewer under loom and Miri, as for
-/// [`MAX_CPUS`](crate::MAX_CPUS).
+/// Bounds the number of nodes: the fixed-size structures have room for this many. Smaller under
+/// loom and Miri, as for [`MAX_CPUS`](crate::MAX_CPUS).
 pub const MAX_NODES: usize = if cfg!(loom) {
     4
 } else if cfg!(miri) {
@@ -17,16 +17,24 @@ pub const MAX_NODES: usize = if cfg!(loom) {
 pub struct NodeId(u8);
 
 impl NodeId {
-    /// The only node of a machine that describes none.
+    /// The only node of a machine without a description of nodes.
     pub const ZERO: NodeId = NodeId(0);
 
-    /// The node numbered `index`, or `None` where `index` is not below [`MAX_NODES`].
+    /// Returns the node numbered `index`, or `None` if `index` is not below [`MAX_NODES`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{MAX_NODES, NodeId};
+    /// assert_eq!(NodeId::new(0), Some(NodeId::ZERO));
+    /// assert_eq!(NodeId::new(MAX_NODES), None);
+    /// ```
     #[must_use]
     pub const fn new(index: usize) -> Option<NodeId> {
         if index < MAX_NODES { Some(NodeId(index as u8)) } else { None }
     }
 
-    /// The number, always below [`MAX_NODES`]: an index into per-node arrays.
+    /// Returns the number, always below [`MAX_NODES`]: an index into per-node arrays.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -1,4 +1,4 @@
-//! Where the heap gets its pages.
+//! The source of the heap's pages.
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -9,7 +9,7 @@ use crate::Caller;
 use crate::Report;
 use crate::{CpuId, CpuPin, InvalidFree, NodeId, Order, RunLength};
 
-/// No memory could be had; nothing has changed.
+/// No memory is available; nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory;
 
@@ -21,7 +21,7 @@ impl fmt::Display for OutOfMemory {
 
 impl core::error::Error for OutOfMemory {}
 
-/// A run cannot have another length where it is; nothing has changed.
+/// A run cannot change its length in place; nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotInPlace;
 
@@ -33,45 +33,45 @@ impl fmt::Display for NotInPlace {
 
 impl core::error::Error for NotInPlace {}
 
-/// What the heap asks of the allocator below it: runs of pages, and which node is a CPU's.
+/// The allocator below the heap: provides runs of pages, and tells the node of a CPU.
 ///
-/// The heap calls it in whatever context the heap itself is used, interrupt handlers included,
-/// but never while it holds one of its own locks. A source must not allocate from the heap that
-/// it feeds; it may call [`Heap::reclaim`](crate::Heap::reclaim) when it runs dry.
+/// The heap calls it in the context of each use of the heap, interrupt handlers included, but never
+/// while it holds one of its own locks. A source must not allocate from the heap that it feeds; it
+/// may call [`Heap::reclaim`](crate::Heap::reclaim) if it has no free pages.
 ///
 /// # Safety
 ///
-/// A run that `allocate` returned is valid for reads and writes of [`Order::bytes`] bytes, and
-/// nobody else's until it comes back through `free`. The same holds for `allocate_run`,
-/// [`RunLength::bytes`] and `free_run`. (The heap checks itself that a run is aligned as asked, and
-/// refuses it otherwise.)
+/// A run returned by `allocate` is valid for reads and writes of [`Order::bytes`] bytes, and has no
+/// other users until it is passed to `free`. The same holds for `allocate_run`,
+/// [`RunLength::bytes`] and `free_run`. (The heap itself checks the alignment of a run, and refuses
+/// a misaligned run.)
 pub unsafe trait PageSource: Sync {
-    /// A run of `order`, aligned to its size, on `node` if possible, else near it. The bytes are
-    /// arbitrary.
+    /// Returns a run of `order`, aligned to its size, on `node` if possible, else near it. The
+    /// bytes are arbitrary.
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`] where no node has such a run.
+    /// Returns [`OutOfMemory`] if no node has such a run.
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory>;
 
-    /// Takes a run back.
+    /// Frees a run.
     ///
     /// # Safety
     ///
     /// `run` came from [`PageSource::allocate`] with the same `order`, and is not used any more.
     unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order);
 
-    /// A run of `length`, aligned to the size of a run of `align`, on `node` if possible, else near
-    /// it. The bytes are arbitrary. `align` is at most the order that holds the length; if the length
-    /// is an order's, it is that order.
+    /// Returns a run of `length`, aligned to the size of a run of `align`, on `node` if possible,
+    /// else near it. The bytes are arbitrary. `align` is at most the order that holds the length;
+    /// if the length is an order's, it is that order.
     ///
-    /// By default the run is one of an order, and what it has beyond the length stays unused: up to
-    /// half of it. A source that can allocate other lengths replaces this method and
-    /// [`PageSource::free_run`], and then nothing is unused.
+    /// The default implementation returns a run of an order, and the pages beyond the length stay
+    /// unused: up to half of the run. A source that can allocate other lengths overrides this
+    /// method and [`PageSource::free_run`], and then no page is unused.
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`] if no node has such a run.
+    /// Returns [`OutOfMemory`] if no node has such a run.
     fn allocate_run(
         &self,
         pin: &CpuPin,
@@ -83,14 +83,14 @@ pub unsafe trait PageSource: Sync {
         self.allocate(pin, node, length.holding_order())
     }
 
-    /// A run like those of [`PageSource::allocate_run`], all of whose bytes are zero.
+    /// Returns a run as [`PageSource::allocate_run`] does, with all bytes zero.
     ///
-    /// By default a run of that method, to which zeroes are written. A source that has zeroed pages, or
-    /// zeroes them elsewhere, replaces this method.
+    /// The default implementation writes zeroes to a run of that method. A source with zeroed
+    /// pages, or with another way to zero them, overrides this method.
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`] if no node has such a run.
+    /// Returns [`OutOfMemory`] if no node has such a run.
     fn allocate_run_zeroed(
         &self,
         pin: &CpuPin,
@@ -99,34 +99,35 @@ pub unsafe trait PageSource: Sync {
         align: Order,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let run = self.allocate_run(pin, node, length, align)?;
-        // SAFETY: the run has so many bytes, and is nobody else's.
+        // SAFETY: the run has that many bytes, and no other users.
         unsafe { run.write_bytes(0, length.bytes() as usize) };
         Ok(run)
     }
 
-    /// Takes back a run that [`PageSource::allocate_run`] returned.
+    /// Frees a run that [`PageSource::allocate_run`] returned.
     ///
     /// # Safety
     ///
     /// `run` came from [`PageSource::allocate_run`], has this `length`, and is not used any more.
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        // SAFETY: `allocate_run` had the run from `allocate`, with this order.
+        // SAFETY: `allocate_run` took the run from `allocate`, with this order.
         unsafe { self.free(pin, run, length.holding_order()) };
     }
 
-    /// Makes a run longer where it is, by the pages right behind it. Their bytes are arbitrary. From here
-    /// on the run is one of length `to`, wherever it begins.
+    /// Makes a run longer in place, by the pages directly behind it. Their bytes are arbitrary.
+    /// From here on the run has length `to`, and is no different from other runs of that length.
     ///
-    /// By default this succeeds if the run that [`PageSource::allocate_run`] took by default has room for
-    /// the new length. A source that replaces that method replaces this one, too.
+    /// The default implementation succeeds if the run of the default [`PageSource::allocate_run`]
+    /// has room for the new length. A source that overrides that method overrides this method, too.
     ///
     /// # Errors
     ///
-    /// [`NotInPlace`] if the pages are not free, or the source cannot say so.
+    /// Returns [`NotInPlace`] if the pages are not free, or if the source cannot tell.
     ///
     /// # Safety
     ///
-    /// `run` is a run of length `from`, which is shorter than `to`, from [`PageSource::allocate_run`].
+    /// `run` is a run of length `from`, which is shorter than `to`, from
+    /// [`PageSource::allocate_run`].
     unsafe fn extend_run(
         &self,
         pin: &CpuPin,
@@ -138,20 +139,21 @@ pub unsafe trait PageSource: Sync {
         if from.holding_order() == to.holding_order() { Ok(()) } else { Err(NotInPlace) }
     }
 
-    /// Takes back the pages at the end of a run. From here on the run is one of length `to`, wherever it
-    /// begins.
+    /// Frees the pages at the end of a run. From here on the run has length `to`, and is no
+    /// different from other runs of that length.
     ///
-    /// By default this succeeds if the run that [`PageSource::allocate_run`] took by default would be the
-    /// same for the new length. A source that replaces that method replaces this one, too.
+    /// The default implementation succeeds if the run of the default [`PageSource::allocate_run`]
+    /// would be the same for the new length. A source that overrides that method overrides this
+    /// method, too.
     ///
     /// # Errors
     ///
-    /// [`NotInPlace`] if the source cannot take back a part of this run.
+    /// Returns [`NotInPlace`] if the source cannot free a part of this run.
     ///
     /// # Safety
     ///
-    /// `run` is a run of length `from`, which is longer than `to`, from [`PageSource::allocate_run`]. The
-    /// pages beyond `to` are not used any more, if this succeeds.
+    /// `run` is a run of length `from`, which is longer than `to`, from
+    /// [`PageSource::allocate_run`]. The pages beyond `to` are not used any more if this succeeds.
     unsafe fn shrink_run(
         &self,
         pin: &CpuPin,
@@ -163,26 +165,29 @@ pub unsafe trait PageSource: Sync {
         if from.holding_order() == to.holding_order() { Ok(()) } else { Err(NotInPlace) }
     }
 
-    /// Says whether an object of `pages` 4 KiB pages shall be a range ([`PageSource::allocate_range`]) even if there
-    /// is a run for it. By default no object shall.
+    /// Returns true if an object of `pages` 4 KiB pages is to be a range
+    /// ([`PageSource::allocate_range`]) even if a run is available. The default implementation
+    /// returns false.
     ///
-    /// A source with ranges answers yes for more than 1 GiB, which no run has, and for what is as long that it rather
-    /// leaves runs to others.
+    /// A source with ranges returns true for more than 1 GiB, which no run has, and for lengths at
+    /// which the source prefers to save its runs.
     fn wants_range(&self, pages: u64) -> bool {
         let _ = pages;
         false
     }
 
-    /// Returns a range: `pages` 4 KiB pages at consecutive addresses, valid for reads and writes, near `node` if
-    /// possible, wherever they lie in memory. The first address is a multiple of a run of `align`. The bytes are
-    /// arbitrary, and nobody else's until the range comes back through [`PageSource::free_range`].
+    /// Returns a range: `pages` 4 KiB pages at consecutive addresses, valid for reads and writes,
+    /// near `node` if possible, at any physical addresses. The first address is a multiple of a run
+    /// of `align`. The bytes are arbitrary, and have no other users until the range is passed to
+    /// [`PageSource::free_range`].
     ///
-    /// The heap never writes to a range, and does not record it. By default there are no ranges.
+    /// The heap never writes to a range, and does not record it. The default implementation has no
+    /// ranges.
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`] if there are no pages, no addresses, or no range with such an alignment, or if the range can't
-    /// be made in this context.
+    /// Returns [`OutOfMemory`] if there are no pages, no addresses, or no range with such an
+    /// alignment, or if the source cannot make a range in this context.
     fn allocate_range(
         &self,
         pin: &CpuPin,
@@ -194,11 +199,12 @@ pub unsafe trait PageSource: Sync {
         Err(OutOfMemory)
     }
 
-    /// A range like those of [`PageSource::allocate_range`], all of whose bytes are zero. By default there are none.
+    /// Returns a range as [`PageSource::allocate_range`] does, with all bytes zero. The default
+    /// implementation has no ranges.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`PageSource::allocate_range`].
     fn allocate_range_zeroed(
         &self,
         pin: &CpuPin,
@@ -210,18 +216,18 @@ pub unsafe trait PageSource: Sync {
         Err(OutOfMemory)
     }
 
-    /// Returns how many pages the range at `memory` has; `None` if no range starts there, whatever `memory` is. By
-    /// default there are none.
+    /// Returns the number of pages of the range at `memory`, or `None` if no range starts there.
+    /// Accepts any `memory`. The default implementation returns `None`.
     fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
         let _ = (pin, memory);
         None
     }
 
-    /// Takes a range back.
+    /// Frees a range.
     ///
     /// # Errors
     ///
-    /// [`NotInPlace`] if no range starts there; nothing has changed.
+    /// Returns [`NotInPlace`] if no range starts there; nothing has changed.
     ///
     /// # Safety
     ///
@@ -231,17 +237,17 @@ pub unsafe trait PageSource: Sync {
         Err(NotInPlace)
     }
 
-    /// Gives a range another length, where it is or elsewhere, without copying its bytes, and returns where it is.
-    /// The bytes of further pages are arbitrary.
+    /// Changes the length of a range, in place or by moving it, without copying its bytes. Returns
+    /// its new address. The bytes of further pages are arbitrary.
     ///
     /// # Errors
     ///
-    /// [`NotInPlace`] if that cannot be, or not now; nothing has changed.
+    /// Returns [`NotInPlace`] if the source cannot do so, or not now; nothing has changed.
     ///
     /// # Safety
     ///
-    /// `range` came from [`PageSource::allocate_range`]. What is beyond the new length is not used any more; if the
-    /// range is elsewhere afterwards, `range` is not used any more.
+    /// `range` came from [`PageSource::allocate_range`]. Bytes beyond the new length are not used
+    /// any more; if the range was moved, `range` is not used any more.
     unsafe fn resize_range(
         &self,
         pin: &CpuPin,
@@ -252,39 +258,41 @@ pub unsafe trait PageSource: Sync {
         Err(NotInPlace)
     }
 
-    /// The node whose memory serves `cpu` best: its own, or the nearest that has memory. The same
-    /// at every call. The heap keeps what this CPU allocates with the slabs of this node, and
-    /// asks for their pages there. A CPU caches freed objects of this node's slabs only; all
-    /// others go home.
+    /// Returns the node whose memory serves `cpu` best: its own, or the nearest node with memory.
+    /// Returns the same node at every call. The heap keeps this CPU's allocations with the slabs of
+    /// this node, and requests their pages there. A CPU caches freed objects of this node's slabs
+    /// only; all other objects are returned to their node.
     fn node_of_cpu(&self, cpu: CpuId) -> NodeId;
 
-    /// Returns the node whose memory serves requests for `node`: itself if it has memory, else the nearest
-    /// node that has. `None` if the machine has no such node. The same at every call.
+    /// Returns the node whose memory serves requests for `node`: the node itself if it has memory,
+    /// else the nearest node with memory. Returns `None` if the machine has no such node. Returns
+    /// the same node at every call.
     ///
-    /// [`Heap::on`](crate::Heap::on) asks it. A source of one node need not implement it: without an
-    /// implementation there is node 0 only.
+    /// Called by [`Heap::on`](crate::Heap::on). A source of one node need not implement it: the
+    /// default implementation knows node 0 only.
     fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
         (node == NodeId::ZERO).then_some(node)
     }
 
-    /// Told of a free, or a change of size, that the heap refused while nobody reads its answer. A
+    /// Receives a free, or a change of size, that the heap refused in a call without a result. A
     /// kernel logs it, or panics. Called at the end of the refused call, outside the heap's locks.
     fn refused(&self, invalid: InvalidFree) {
         let _ = invalid;
     }
 
-    /// Told of each wrong use of memory that a heap with [measures](crate::Measure) finds, also of
-    /// frees that it refuses with an answer. A kernel logs it, or panics. Called at the end of the
-    /// call that found it, outside the heap's locks.
+    /// Receives each wrong use of memory found by a heap with [measures](crate::Measure), including
+    /// frees refused with an error. A kernel logs it, or panics. Called at the end of the finding
+    /// call, outside the heap's locks.
     #[cfg(feature = "hardening")]
     fn reported(&self, report: &Report) {
         let _ = report;
     }
 
-    /// Names the caller of an allocation through `GlobalAlloc`, for leak tracking: Rust passes no call site on the
-    /// way from a `Box` to the global allocator, and only the kernel knows how to walk its stack. Called by a heap
-    /// with [`Measure::Tracking`](crate::Measure) in each such allocation, in its context, outside the heap's locks;
-    /// it may not use the heap. What it returns comes back in [`Origin::site`](crate::Origin::site).
+    /// Returns the caller of an allocation through `GlobalAlloc`, for leak tracking. Rust passes no
+    /// call site from a `Box` to the global allocator, and only the kernel knows how to walk its
+    /// stack. Called by a heap with [`Measure::Tracking`](crate::Measure) in each such allocation,
+    /// in its context, outside the heap's locks. Must not use the heap. The result is returned in
+    /// [`Origin::site`](crate::Origin::site).
     #[cfg(feature = "leak-tracking")]
     fn caller(&self) -> Option<Caller> {
         None

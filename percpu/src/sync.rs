@@ -1,6 +1,6 @@
-//! The atomics and cells that topomem's protocols are written with: `core`'s; loom's under
-//! `--cfg loom`, so that the models run the production code; observed ones under
-//! `--cfg topomem_count`, so that what is counted is the production code.
+//! The atomics and cells of topomem's protocols: `core`'s; loom's under `--cfg loom`, so that the
+//! models run the production code; observed ones under `--cfg topomem_count`, so that the counts
+//! are those of the production code.
 
 #[cfg(not(any(loom, topomem_count)))]
 pub use core::sync::atomic;
@@ -17,7 +17,7 @@ pub mod atomic {
     pub use core::sync::atomic::{Ordering, compiler_fence, fence};
 }
 
-/// loom's atomics; what loom does not model is `core`'s.
+/// loom's atomics, and `core`'s if loom has no model.
 #[cfg(loom)]
 pub mod atomic {
     pub use core::sync::atomic::compiler_fence;
@@ -26,7 +26,7 @@ pub mod atomic {
     };
 }
 
-/// A cell for data that a protocol of atomics guards; loom checks each access under `--cfg loom`.
+/// A cell for data guarded by a protocol of atomics; loom checks each access under `--cfg loom`.
 pub mod cell {
     #[cfg(loom)]
     pub use loom::cell::UnsafeCell;
@@ -38,7 +38,7 @@ pub mod cell {
 
     #[cfg(not(loom))]
     impl<T> UnsafeCell<T> {
-        /// A cell that holds `value`.
+        /// Creates a cell with `value`.
         #[must_use]
         pub const fn new(value: T) -> UnsafeCell<T> {
             UnsafeCell(core::cell::UnsafeCell::new(value))

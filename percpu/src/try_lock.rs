@@ -1,4 +1,4 @@
-//! A lock that nobody has to wait for.
+//! A lock with a fallback: no caller has to wait for it.
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -7,47 +7,47 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::cell::UnsafeCell;
 use crate::{CpuPin, Platform};
 
-/// How long a caller of [`TryLock::lock`] may spin.
+/// The spinning allowed to a caller of [`TryLock::lock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// Not at all: the caller is nested in another use of the heap, which may hold what the
-    /// lock's holder waits for.
+    /// No spinning: the caller is nested in another use of the heap, which may hold a resource that
+    /// the lock's holder waits for.
     None,
-    /// For a bounded number of turns, and only while the holder is on another CPU: a holder on
-    /// the caller's own CPU is a context that the caller interrupted, so it cannot go on before
-    /// the caller has returned. The bound is what makes waiting for other CPUs safe: two CPUs
-    /// whose handlers want each other's locks both give up and take their fallback.
+    /// A bounded number of turns, and only while the holder is on another CPU. A holder on the
+    /// caller's own CPU is a context interrupted by the caller, so it cannot continue before the
+    /// caller has returned. The bound makes waiting for other CPUs safe: two CPUs whose handlers
+    /// want each other's locks both give up and take their fallback.
     Bounded,
 }
 
-/// Turns of [`Patience::Bounded`]: far longer than any holder takes, short against a tick.
+/// Turns of [`Patience::Bounded`]: far longer than any holder takes, and short against a tick.
 /// (Interpreters and models count every turn.)
 const TURNS: usize = if cfg!(any(loom, miri)) { 4 } else { 4096 };
 
 /// No CPU holds the lock.
 const FREE: u32 = 0;
 
-/// Data behind one word. Every user has a fallback for the case that the lock is taken, so it
-/// can be used in any context, NMI handlers included.
+/// Data behind one word. Every user has a fallback for a taken lock, so the lock can be used in any
+/// context, NMI handlers included.
 pub(crate) struct TryLock<T> {
     /// [`FREE`], or the number of the holder's CPU plus one.
     holder: AtomicU32,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: `holder` lets one context at a time reach `value`, which therefore only moves.
+// SAFETY: `holder` admits one context at a time to `value`, which therefore only moves.
 unsafe impl<T: Send> Sync for TryLock<T> {}
 
 impl<T> TryLock<T> {
-    /// A free lock around `value`.
+    /// Creates a free lock around `value`.
     pub(crate) fn new(value: T) -> TryLock<T> {
         TryLock { holder: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
     }
 
-    /// Takes the lock, or returns the word of the CPU that holds it.
+    /// Takes the lock, or returns the word of the holder's CPU.
     fn try_lock(&self, me: u32) -> Result<Guard<'_, T>, u32> {
-        // The load keeps a taken lock's line shared. Acquire pairs with the Release of the
-        // last guard's drop: we see what the last holder wrote.
+        // The load keeps a taken lock's line shared. Acquire pairs with the Release of the last
+        // guard's drop: makes the writes of the last holder visible.
         match self.holder.load(Ordering::Relaxed) {
             FREE => {}
             holder => return Err(holder),
@@ -56,7 +56,8 @@ impl<T> TryLock<T> {
         Ok(Guard { lock: self })
     }
 
-    /// Takes the lock, spinning as long as `patience` allows; `None` if it stayed taken.
+    /// Takes the lock, spinning as long as `patience` allows. Returns `None` if the lock stayed
+    /// taken.
     pub(crate) fn lock<P: Platform>(
         &self,
         platform: &P,
@@ -96,7 +97,7 @@ impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the guard holds the lock, so nobody else reaches the value.
+        // SAFETY: the guard holds the lock, so no other context accesses the value.
         self.lock.value.with(|value| unsafe { &*value })
     }
 }

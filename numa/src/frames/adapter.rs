@@ -9,14 +9,15 @@ use x86_64::structures::paging::{
 
 use super::{FrameRequest, Frames};
 
-/// Lends a [`Frames`] to code that wants a `&mut impl FrameAllocator`; make one wherever needed.
+/// Lends a [`Frames`] to code with a `&mut impl FrameAllocator` parameter. Cheap: create one
+/// wherever needed.
 pub struct FrameSource<'f, P: Platform> {
     frames: &'f Frames<P>,
     request: FrameRequest,
 }
 
 impl<P: Platform> Frames<P> {
-    /// An adapter that places frames as `request` says; its order is not looked at.
+    /// Returns an adapter that allocates frames according to `request`, except its order.
     pub const fn source(&self, request: FrameRequest) -> FrameSource<'_, P> {
         FrameSource { frames: self, request }
     }
@@ -29,9 +30,11 @@ impl<P: Platform> FrameSource<'_, P> {
         PhysFrame::from_start_address(frame.start_address()).ok()
     }
 
+    /// Frees a frame.
+    ///
     /// # Safety
     ///
-    /// As [`Frames::free`].
+    /// As for [`Frames::free`].
     unsafe fn give<S: PageSize>(&self, frame: PhysFrame<S>, order: Order) {
         let frame = PhysFrame::containing_address(frame.start_address());
         // SAFETY: as the caller promises.

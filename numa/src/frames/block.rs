@@ -3,14 +3,14 @@
 use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
 
-/// What a block's 512 frames are part of.
+/// The state of a block's 512 frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BlockState {
-    /// Served by the frames in its bitmap line.
+    /// The free frames are the set bits in its bitmap line.
     Bitmap,
-    /// All free in the bitmap; somebody is moving it to the buddy.
+    /// All free in the bitmap; a context is moving it to the buddy.
     Promoting,
-    /// Whole and free: a bit in the chunk's line stands for it; its own line is clear.
+    /// Whole and free: a bit in the chunk's line represents it, and its own line is clear.
     Whole,
     /// The first block of an allocated run of this order, 9 to 18.
     Head(Order),
@@ -18,7 +18,7 @@ pub(crate) enum BlockState {
     Tail,
     /// The first block of a run that is being freed.
     Freeing,
-    /// Whole and free, held back by a CPU for its next request of order 9.
+    /// Whole and free, kept by a CPU for its next request of order 9.
     Cached,
 }
 
@@ -32,7 +32,7 @@ const FREEING: u16 = 5;
 const CACHED: u16 = 6;
 const ORDER_SHIFT: u32 = 3;
 const ORDER: u16 = 0b1_1111 << ORDER_SHIFT;
-/// A CPU refills its magazine from the block: others leave it alone while they can.
+/// A CPU refills its magazine from the block: other CPUs avoid it if they can.
 const OWNED: u16 = 1 << 8;
 /// Some of the block's frames are not managed. Never changes after building.
 const EDGE: u16 = 1 << 9;
@@ -57,12 +57,12 @@ impl Block {
         }
     }
 
-    /// Do single frames of it come from and go to its bitmap?
+    /// Returns true if single frames come from and go to the block's bitmap.
     pub(crate) fn has_bitmap(self) -> bool {
         matches!(self.0 & STATE, BITMAP | PROMOTING)
     }
 
-    /// A bitmap block all of whose frames are managed?
+    /// Returns true for a bitmap block with all frames managed.
     #[inline]
     pub(crate) fn is_inner_bitmap(self) -> bool {
         self.0 & (STATE | EDGE) == BITMAP
@@ -77,65 +77,72 @@ impl Block {
     }
 }
 
-/// Does a CPU own the block?
+/// Whether a CPU owns the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ownership {
     Shared,
     Owned,
 }
 
-/// The atomic state of a block. Whoever moves it out of a settled state does so by
-/// compare-and-swap, and is alone until it stores the next one.
+/// The atomic state of a block. A context moves it out of a settled state by compare-and-swap, and
+/// has exclusive control until it stores the next state.
 #[derive(Debug)]
 pub(crate) struct BlockEntry(AtomicU16);
 
 impl BlockEntry {
-    /// A bitmap block whose frames are all taken; `edge` where some are not managed.
+    /// Creates a bitmap block with all frames taken and some frames not managed.
     pub(crate) fn new() -> BlockEntry {
         BlockEntry(AtomicU16::new(BITMAP | EDGE))
     }
 
-    /// Acquire pairs with the Release of the stores and swaps below.
+    /// Loads the state. Acquire pairs with the Release of the stores and swaps below.
     pub(crate) fn load(&self) -> Block {
         Block(self.0.load(Ordering::Acquire))
     }
 
-    /// Notes while building that every frame of the block is managed.
+    /// Records while building that every frame of the block is managed.
     pub(crate) fn clear_edge(&self) {
         self.0.store(BITMAP, Ordering::Release);
     }
 
-    /// Shared bitmap -> owned bitmap. True for one caller only; never for an edge block.
+    /// Changes a shared bitmap to an owned bitmap. Returns true for one caller only, and never for
+    /// an edge block.
     pub(crate) fn own(&self) -> bool {
         self.exchange(BITMAP, BITMAP | OWNED)
     }
 
-    /// Owned bitmap -> shared bitmap, by the owner.
+    /// Changes an owned bitmap to a shared bitmap, by the owner.
     pub(crate) fn disown(&self) {
         self.0.fetch_and(!OWNED, Ordering::AcqRel);
     }
 
-    /// Shared bitmap -> promoting. True for one caller only; never for an edge block.
+    /// Changes a shared bitmap to promoting. Returns true for one caller only, and never for an
+    /// edge block.
     pub(crate) fn begin_promotion(&self) -> bool {
         self.exchange(BITMAP, PROMOTING)
     }
 
-    /// Head of `order` -> freeing. True for one caller only: the others free twice.
+    /// Changes a head of `order` to freeing. Returns true for one caller only: all further callers
+    /// free twice.
     pub(crate) fn begin_free(&self, order: Order) -> bool {
         self.exchange(HEAD | u16::from(order.get()) << ORDER_SHIFT, FREEING)
     }
 
-    /// Head of order 9 -> cached. True for one caller only, whose block it then is.
+    /// Changes a head of order 9 to cached. Returns true for one caller only, which then owns the
+    /// block.
     pub(crate) fn cache(&self) -> bool {
         self.exchange(HEAD | u16::from(Order::HUGE.get()) << ORDER_SHIFT, CACHED)
     }
 
-    /// AcqRel: what the last one in charge stored is seen, and ours by the next.
+    /// Exchanges the state. AcqRel pairs with the AcqRel of the other exchanges and the Release in
+    /// `set`: the stores of the last context in control are seen here, and those of this context by
+    /// the next.
     fn exchange(&self, from: u16, to: u16) -> bool {
         self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Whoever is alone in charge of a block that is no edge stores its next state.
+    /// Stores the next state of a block that is no edge. The caller has exclusive control of the
+    /// block.
     pub(crate) fn set(&self, state: BlockState, ownership: Ownership) {
         let bits = match state {
             BlockState::Bitmap => BITMAP,

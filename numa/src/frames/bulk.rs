@@ -13,7 +13,8 @@ impl<P: Platform> Frames<P> {
     /// Fills `frames` with runs of the request's order: all or none.
     ///
     /// # Errors
-    /// [`AllocError`]; what was taken has gone back.
+    ///
+    /// As for [`Frames::alloc`]; the runs taken so far are freed.
     pub fn alloc_bulk(
         &self,
         pin: &CpuPin,
@@ -22,14 +23,14 @@ impl<P: Platform> Frames<P> {
     ) -> Result<(), AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
         let request = &FrameRequest { caller: Caller::Bulk, ..*request };
-        // Until it is sure that none goes back.
+        // Until it is certain that none is freed.
         let _transit = machine.bulks.begin();
         for index in 0..frames.len() {
             match self.alloc(pin, request) {
                 Ok(taken) => frames[index] = taken,
                 Err(error) => {
                     for &taken in &frames[..index] {
-                        // SAFETY: allocated above with this order, and handed to nobody.
+                        // SAFETY: allocated above with this order, and not handed out.
                         let freed = unsafe { self.free(pin, taken, request.order) };
                         debug_assert!(freed.is_ok(), "{freed:?}");
                     }
@@ -40,14 +41,15 @@ impl<P: Platform> Frames<P> {
         Ok(())
     }
 
-    /// Takes back single frames; a refused one is skipped.
+    /// Frees single frames, skipping refused frames.
     ///
     /// # Errors
-    /// The first [`FreeError`], after all others were freed.
+    ///
+    /// Returns the first [`FreeError`], after all other frames were freed.
     ///
     /// # Safety
     ///
-    /// As [`Frames::free`], for each.
+    /// As for [`Frames::free`], for each frame.
     pub unsafe fn free_bulk(&self, pin: &CpuPin, frames: &[PhysFrame]) -> Result<(), FreeError> {
         let mut result = Ok(());
         for &frame in frames {
@@ -58,15 +60,17 @@ impl<P: Platform> Frames<P> {
         result
     }
 
-    /// `count` contiguous frames, the first at a multiple of `align` frames; `request`'s order is
-    /// not looked at. Give them back with [`Frames::free_run`].
+    /// Allocates `count` contiguous frames, the first at a multiple of `align` frames. Ignores the
+    /// order of `request`. Free the run with [`Frames::free_run`].
     ///
-    /// Up to 256 frames come from one 2 MiB block. 257 to 511 do, or lie across the border of two blocks if a
-    /// whole block would have to be broken up for them. From there on they begin with a block and
-    /// lie in one GiB, and what the last block has beyond them stays free.
+    /// Up to 256 frames come from one 2 MiB block. 257 to 511 frames do so too, or lie across the
+    /// border of two blocks if a whole block would have to be broken up for them. Longer runs begin
+    /// with a block and lie in one GiB; the remainder of the last block stays free.
     ///
     /// # Errors
-    /// [`AllocError`]; nothing has changed.
+    ///
+    /// Returns [`AllocError::InvalidRequest`] if `count` is not 1 to 2^18, or if `align` is no
+    /// power of two of at most 2^18; otherwise as for [`Frames::alloc`]. Nothing has changed.
     pub fn alloc_run(
         &self,
         pin: &CpuPin,
@@ -96,11 +100,11 @@ impl<P: Platform> Frames<P> {
         Ok(first)
     }
 
-    /// Makes a run from [`Frames::alloc_run`] of `count` frames, a multiple of 512, into so many runs of 2
-    /// MiB, each of which is given back by [`Frames::free`] with [`Order::HUGE`].
+    /// Divides a run from [`Frames::alloc_run`] of `count` frames, a multiple of 512, into runs of
+    /// 2 MiB. Each of them is freed by [`Frames::free`] with [`Order::HUGE`].
     ///
-    /// The caller has the run, and has not divided it before. Costs a store for each 2 MiB in paranoid mode,
-    /// and nothing otherwise.
+    /// The caller owns the run, and has not divided it before. Cost: a store for each 2 MiB in
+    /// paranoid mode, and nothing otherwise.
     pub fn divide_run(&self, first: PhysFrame, count: u64) {
         let Some(machine) = self.machine() else { return };
         let number = number(first);

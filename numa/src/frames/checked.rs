@@ -1,4 +1,4 @@
-//! The usual paths of paranoid mode: like a magazine hit, and the frame's or the run's mark.
+//! The usual paths of paranoid mode: a magazine hit, plus the mark of the frame or run.
 
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
@@ -6,17 +6,17 @@ use x86_64::structures::paging::PhysFrame;
 use super::entry::Give;
 use super::{Frames, Zeroing};
 
-// Cold, so that in the usual mode a hit's registers are not kept free for these calls.
+// Cold, so that in the usual mode a hit's registers are not reserved for these calls.
 impl<P: Platform> Frames<P> {
-    /// In paranoid mode, takes a frame of the CPU's current word: its physical address.
+    /// Takes a frame of the CPU's current word, in paranoid mode. Returns its physical address.
     #[cold]
     #[inline(never)]
     pub(super) fn take_checked(&self, pin: &CpuPin) -> Option<u64> {
         self.rack.with_checked(pin, |last, magazine| last.take_marked(&magazine.taken)).flatten()
     }
 
-    /// In paranoid mode, takes a frame back if it is of the CPU's current word. False if it is not, or is to be
-    /// cleared first, or refused; then nothing has changed.
+    /// Frees a frame of the CPU's current word, in paranoid mode. Returns false, with nothing
+    /// changed, if the frame is of another word, or is to be cleared first, or is refused.
     #[cold]
     #[inline(never)]
     pub(super) fn give_checked(&self, pin: &CpuPin, frame: PhysFrame) -> bool {
@@ -24,15 +24,17 @@ impl<P: Platform> Frames<P> {
             && self.rack.with_checked(pin, |last, _| last.add_marked(frame)) == Some(Give::Taken)
     }
 
-    /// In paranoid mode, takes a run of `order` (1 to 5) of the CPU's near words: its physical address.
+    /// Takes a run of `order` (1 to 5) of the CPU's near words, in paranoid mode. Returns its
+    /// physical address.
     #[cold]
     #[inline(never)]
     pub(super) fn take_checked_run(&self, pin: &CpuPin, order: Order) -> Option<u64> {
         self.rack.with_checked(pin, |_, magazine| magazine.take_marked_run(order)).flatten()
     }
 
-    /// In paranoid mode, takes a run of `order` (1 to 5) back if it is of one of the CPU's near words. False if
-    /// it is not, or is to be cleared first, or refused; then nothing has changed.
+    /// Frees a run of `order` (1 to 5) of the CPU's near words, in paranoid mode. Returns false,
+    /// with nothing changed, if the run is of another word, or is to be cleared first, or is
+    /// refused.
     #[cold]
     #[inline(never)]
     pub(super) fn give_checked_run(&self, pin: &CpuPin, first: PhysFrame, order: Order) -> bool {

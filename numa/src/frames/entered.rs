@@ -1,4 +1,4 @@
-//! What a CPU does with its own magazine.
+//! The operations of a CPU on its own magazine.
 
 use core::cell::Cell;
 use core::ops::Deref;
@@ -15,19 +15,19 @@ use super::magazine::{AWAY, Checked, LEAST_NEAR, MISSED, Magazine, NEAR, UNREPOR
 use super::region::Region;
 use super::transit::Transit;
 
-/// After this many refills and evictions the size is looked at.
+/// The number of refills and evictions after which the size is reviewed.
 const WINDOW: u16 = 16;
 
-/// Every so many calls of [`Entered::trim`] look.
+/// The number of calls of [`Entered::trim`] for each review.
 const TRIM_EVERY: u16 = 64;
 
 /// The right to use a magazine: this CPU's only one.
 #[derive(Debug)]
 pub(crate) struct Entered {
     magazine: &'static Magazine,
-    /// The near entry that frames come from and go to.
+    /// The near entry used next by allocations and frees.
     current: Cell<&'static Entry>,
-    /// May the magazine be used quickly afterwards?
+    /// Whether the magazine may be used quickly afterwards.
     quick: Checked,
 }
 
@@ -65,25 +65,25 @@ impl Entered {
         &self.magazine.near[..NEAR.min(self.size.load(Ordering::Relaxed) as usize)]
     }
 
-    /// Where a near word has its place.
+    /// Returns the slot of a near word.
     #[inline]
     fn slot(&self, key: u64) -> &'static Entry {
         self.magazine.near_place(key)
     }
 
-    /// Does every use look at marks, or zero what is freed?
+    /// Returns true if every use checks marks, or zeroes freed frames.
     pub(super) fn is_checked(&self) -> bool {
         self.quick == Checked::EveryUse
     }
 
-    /// A frame of the current word.
+    /// Takes a frame of the current word.
     pub(crate) fn take(&self) -> Option<PhysFrame> {
         self.current.get().take(&self.magazine.taken)
     }
 
-    /// A frame of any near word.
+    /// Takes a frame of any near word.
     ///
-    /// Bound: one look into each near entry.
+    /// Bound: one check of each near entry.
     pub(crate) fn take_any(&self) -> Option<PhysFrame> {
         if let Some(taken) = self.take() {
             return Some(taken);
@@ -92,19 +92,19 @@ impl Entered {
         self.take()
     }
 
-    /// Does it have the near word of a frame?
+    /// Returns true if the magazine has the near word of a frame.
     #[inline]
     pub(crate) fn has_near(&self, frame: PhysFrame) -> bool {
         self.slot(frame.start_address().as_u64() >> 18).is_of(frame)
     }
 
-    /// Has it the near word of a frame, and no frame of that word?
+    /// Returns true if the magazine has the near word of a frame, without any frame of that word.
     pub(crate) fn has_emptied(&self, frame: PhysFrame) -> bool {
         let entry = self.slot(frame.start_address().as_u64() >> 18);
         entry.is_of(frame) && entry.read().is_none()
     }
 
-    /// The frames of the word numbered `key` that it holds among its near and its whole words.
+    /// Returns the frames of the word numbered `key` held in the near and the whole words.
     pub(super) fn held_of(&self, key: u64) -> u64 {
         match self.slot(key).read() {
             Some(near) if near.key == key => near.mask,
@@ -113,13 +113,13 @@ impl Entered {
         }
     }
 
-    /// Where it holds frames of the near word numbered `key`.
+    /// Returns the entry with frames of the near word numbered `key`.
     pub(super) fn near_of(&self, key: u64) -> Option<&'static Entry> {
         let entry = self.slot(key);
         (entry.read()?.key == key).then_some(entry)
     }
 
-    /// Takes a frame back, if it is of a near word that it has.
+    /// Frees a frame of a held near word.
     pub(crate) fn give_near(&self, frame: PhysFrame) -> Give {
         let entry = self.slot(frame.start_address().as_u64() >> 18);
         let given = entry.add(frame);
@@ -129,12 +129,13 @@ impl Entered {
         given
     }
 
-    /// Takes a frame back, if it is of an away word that it has.
+    /// Frees a frame of a held away word.
     pub(crate) fn give_away(&self, frame: PhysFrame) -> Give {
         self.away.iter().find(|entry| entry.is_of(frame)).map_or(Give::Elsewhere, |entry| entry.add(frame))
     }
 
-    /// Was a frame of this word freed straight home lately? Now one is.
+    /// Returns true if another frame of this word bypassed the magazine recently, and records this
+    /// one.
     #[inline]
     pub(crate) fn freed_before(&self, key: u64) -> bool {
         let missed = &self.missed[key as usize % MISSED];
@@ -143,13 +144,13 @@ impl Entered {
         before == key
     }
 
-    /// Holds a near word, and takes from it next. Another word that has its place goes to `home`
-    /// first.
+    /// Holds a near word, and makes it the current word. Another word in its slot is passed to
+    /// `home` first.
     pub(crate) fn hold(&self, word: Word, at: Home, home: impl FnOnce(&Entry)) {
         let entry = self.slot(word.key);
         self.current.set(entry);
         if entry.key() == Some(word.key) {
-            // Frames that others freed into the word since we had it last.
+            // Frames freed into the word by other CPUs since the magazine last took it.
             entry.merge(word.mask);
             return;
         }
@@ -163,7 +164,7 @@ impl Entered {
         }
     }
 
-    /// Holds an away word. Another one that has its place goes to `home` first.
+    /// Holds an away word. Another word in its slot is passed to `home` first.
     pub(crate) fn hold_away(&self, word: Word, at: Home, home: impl FnOnce(&Entry)) {
         let next = self.next_away.load(Ordering::Relaxed);
         self.next_away.store(next.wrapping_add(1), Ordering::Relaxed);
@@ -174,23 +175,23 @@ impl Entered {
         entry.hold(word, at);
     }
 
-    /// Notes a refill.
+    /// Records a refill.
     pub(crate) fn refilled(&self, word: Word) {
         self.refills.add(1);
         self.net_moved.add(word.frames());
         self.look_at_size(0);
     }
 
-    /// Notes that a word went home, `late` of whose frames were free there already.
+    /// Records the flush of a word with `late` frames already free in the bitmap.
     pub(crate) fn flushed(&self, word: Word, late: u32) {
         self.flushes.add(1);
         self.net_moved.add(word.frames().wrapping_neg());
         self.late_doubles.add(u64::from(late));
     }
 
-    /// Counts a refill (0) or an eviction (1), and doubles the room when both are frequent: then
-    /// the CPU's demand swings by more than the magazine holds. All in one direction, more room
-    /// would not help.
+    /// Counts a refill (0) or an eviction (1), and doubles the room if both are frequent: then the
+    /// CPU's demand varies by more than the magazine holds. If only one of them is frequent, more
+    /// room would not help.
     fn look_at_size(&self, event: usize) {
         let bump = |index: usize, more: u16| {
             let value = self.window[index].load(Ordering::Relaxed) + more;
@@ -221,9 +222,9 @@ impl Entered {
         }
     }
 
-    /// Every 64th call, halves the room when little was taken since the last one that looked;
-    /// words that lose their place go to `home`. If no run of whole words was taken since then, what is
-    /// held of these goes to `home_of_words`.
+    /// Halves the room on every 64th call if little was taken since the last review. Words that
+    /// lose their slot are passed to `home`. If no run of whole words was taken since then, the
+    /// held whole words are passed to `home_of_words`.
     pub(crate) fn trim(&self, mut home: impl FnMut(&Entry), home_of_words: impl FnMut(&HeldBlock)) {
         let round = self.round.load(Ordering::Relaxed).wrapping_add(1) % TRIM_EVERY;
         self.round.store(round, Ordering::Relaxed);
@@ -254,31 +255,31 @@ impl Entered {
         self.current.set(&self.magazine.near[0]);
     }
 
-    /// Empties it of words, one by one; also forgets that it was asked to.
+    /// Passes all words to `home`, one by one, and clears a request to drain.
     pub(crate) fn empty(&self, home: impl FnMut(&Entry)) {
-        // Before the entries: a request from now on is for frames given from now on.
+        // Before the entries: a request from now on is for frames freed from now on.
         self.forget_request();
         self.magazine.near.iter().chain(&self.magazine.away).for_each(home);
     }
 
-    /// May another whole block be held back?
+    /// Returns true if another whole block may be held back.
     pub(crate) fn has_huge_room(&self) -> bool {
         self.huge.has_room()
     }
 
-    /// Holds a whole block back, where there is room.
+    /// Holds a whole block back, if there is room.
     pub(crate) fn push_huge(&self, block: HugeBlock) {
         self.huge.push(block);
     }
 
-    /// A whole block that was held back, counted as taken.
+    /// Takes a held whole block, counted as taken.
     pub(crate) fn take_huge(&self) -> Option<HugeBlock> {
         self.huge.top()?;
         self.huge_taken.add(1);
         self.huge.pop()
     }
 
-    /// The first frame of the whole block that is next to go home.
+    /// Returns the first frame of the whole block to be freed next.
     pub(crate) fn top_huge(&self) -> Option<u64> {
         self.huge.top()
     }
@@ -288,12 +289,13 @@ impl Entered {
         self.huge.pop();
     }
 
-    /// Notes which block it owns, by its first frame.
+    /// Records the owned block, by its first frame.
     pub(crate) fn set_block(&self, first: Option<u64>) {
         self.block.store(first.map_or(0, |frame| frame + 1), Ordering::Relaxed);
     }
 
-    /// Counts frames that its node's `zone` gained or lost; returns what is to be reported now.
+    /// Counts frames gained or lost by its node's `zone`. Returns the sum if it is to be reported
+    /// now.
     #[inline]
     pub(crate) fn account(&self, zone: Zone, frames: i64) -> Option<i64> {
         let count = &self.unreported[zone.index()];
@@ -306,7 +308,7 @@ impl Entered {
         Some(sum)
     }
 
-    /// What is not reported yet, to be reported now.
+    /// Returns the unreported sum, to be reported now.
     pub(crate) fn report(&self, zone: Zone) -> i64 {
         let sum = self.unreported(zone);
         self.unreported[zone.index()].set(0);

@@ -1,6 +1,7 @@
-//! A word of frames on its way through a magazine, and the place it has there.
+//! A word of frames held by a magazine, and its place there.
 //!
-//! Written by the magazine's CPU alone, read by all: so every field is an atomic, used Relaxed.
+//! Written by the magazine's CPU alone, read by all CPUs: so every field is an atomic, used
+//! Relaxed.
 
 use core::ptr;
 
@@ -32,28 +33,28 @@ loom::lazy_static! {
     static ref BARRED: Entry = Entry::new();
 }
 
-/// Stands for the current entry of a magazine that is in use, or of no CPU: it never has frames
-/// nor a word.
+/// Returns the placeholder for the current entry of a magazine in use, or of no CPU: it never has
+/// frames nor a word.
 #[cfg(not(loom))]
 #[inline]
 pub(super) const fn closed() -> &'static Entry {
     &CLOSED
 }
 
-/// loom's statics are made when first used.
+/// Returns the same placeholder (loom's statics are created at their first use).
 #[cfg(loom)]
 pub(super) fn closed() -> &'static Entry {
     &CLOSED
 }
 
-/// Stands for the current entry of a magazine that must not be used quickly.
+/// Returns the placeholder for the current entry of a magazine that must not be used quickly.
 pub(super) fn barred() -> &'static Entry {
     &BARRED
 }
 
-/// One word of a bitmap, some of whose frames the magazine holds.
+/// One word of a bitmap with frames held by the magazine.
 ///
-/// It keeps an address and not a frame number, so that a hit need not convert.
+/// It stores an address and not a frame number, so that a hit need not convert.
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// The physical address of the word's first frame.
@@ -76,7 +77,7 @@ pub(crate) struct Word {
     pub(crate) mask: u64,
 }
 
-/// Where a word's frames are otherwise known.
+/// The permanent places of a word's frames.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Home {
     pub(crate) word: &'static AtomicU64,
@@ -91,7 +92,7 @@ impl Word {
         u64::from(self.mask.count_ones())
     }
 
-    /// The number of a frame that it has.
+    /// Returns the number of one of its frames.
     pub(crate) fn first(self) -> u64 {
         self.key * 64 + u64::from(self.mask.trailing_zeros())
     }
@@ -115,7 +116,7 @@ impl Entry {
         vacant!()
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates a vacant entry (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(super) fn new() -> Entry {
         vacant!()
@@ -127,18 +128,20 @@ impl Entry {
         self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
         let marks = home.marks.map_or(ptr::null(), ptr::from_ref);
         self.marks.store(marks.cast_mut(), Ordering::Relaxed);
-        // Release: who finds the frames here finds them nowhere else.
+        // Release pairs with the Acquire in `read`: a reader that finds the frames here finds them
+        // nowhere else.
         self.mask.store(word.mask, Ordering::Release);
     }
 
-    /// Empties it. The caller is in transit where it has frames.
+    /// Empties the entry. The caller is in transit if it has frames.
     pub(super) fn vacate(&self) {
-        // Release: who finds the frames gone sees the caller in transit.
+        // Release pairs with the Acquire in `read`: a reader that finds the frames gone sees the
+        // caller in transit.
         self.mask.store(0, Ordering::Release);
         self.base.store(VACANT, Ordering::Relaxed);
     }
 
-    /// Takes over what `other` has; what was here is gone. The caller is in transit.
+    /// Takes over the word of `other`, dropping the previous word. The caller is in transit.
     pub(super) fn take_over(&self, other: &Entry) {
         self.base.store(other.base.load(Ordering::Relaxed), Ordering::Relaxed);
         self.home.store(other.home.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -149,45 +152,46 @@ impl Entry {
     }
 
     pub(super) fn read(&self) -> Option<Word> {
-        // Acquire pairs with the Release of each store: who finds frames gone sees that they were
-        // counted as taken, or as in transit.
+        // Acquire pairs with the Release of each store: a reader that finds frames gone sees that
+        // they were counted as taken, or as in transit.
         let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
         // Another CPU may see the base of one moment and the mask of another.
         (mask != 0 && base != VACANT).then_some(Word { key: base / SPAN, mask })
     }
 
-    /// The number of the word that it has, frames or none.
+    /// Returns the number of the entry's word, with or without frames.
     pub(super) fn key(&self) -> Option<u64> {
         let base = self.base.load(Ordering::Relaxed);
         (base != VACANT).then_some(base / SPAN)
     }
 
-    /// Does it have the word numbered `key`?
+    /// Returns true if the entry has the word numbered `key`.
     #[inline]
     pub(super) fn has_key(&self, key: u64) -> bool {
         self.base.load(Ordering::Relaxed) == key * SPAN
     }
 
-    /// Which frame of the word that it has is at the physical address, if one is.
+    /// Returns the index of the frame at the physical address in the entry's word.
     #[inline(always)]
     fn index_of(&self, address: u64) -> Option<u32> {
-        // Bases are aligned to the span, so that a frame within it differs in the bit number only.
+        // Bases are aligned to the span, so the address of a frame within it differs in the bit
+        // number only.
         let index = (address ^ self.base.load(Ordering::Relaxed)) >> 12;
         (index < 64).then_some(index as u32)
     }
 
-    /// The bit of `frame` in the word that it has.
+    /// Returns the bit of `frame` in the entry's word.
     #[inline]
     fn bit_of(&self, frame: PhysFrame) -> Option<u64> {
         self.index_of(frame.start_address().as_u64()).map(|index| 1 << index)
     }
 
-    /// Does it have the word of `frame`?
+    /// Returns true if the entry has the word of `frame`.
     pub(super) fn is_of(&self, frame: PhysFrame) -> bool {
         self.bit_of(frame).is_some()
     }
 
-    /// Adds frames to the word that it has.
+    /// Adds frames to the entry's word.
     pub(super) fn merge(&self, mask: u64) {
         self.mask.store(self.mask.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
     }
@@ -198,7 +202,8 @@ impl Entry {
         let mask = self.mask.load(Ordering::Relaxed);
         let rest = mask & mask.checked_sub(1)?;
         taken.add(1);
-        // Release: who finds the frame gone sees it counted. A plain store on common machines.
+        // Release pairs with the Acquire in `read`: a reader that finds the frame gone sees it
+        // counted. A plain store on common machines.
         self.mask.store(rest, Ordering::Release);
         let address = self.address_of(mask.trailing_zeros());
         // SAFETY: a held word's base is the address of managed frames, so below 2^52; base and
@@ -206,14 +211,14 @@ impl Entry {
         Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new_unsafe(address)) })
     }
 
-    /// The physical address of the frame of bit `bit` of the word that it has.
+    /// Returns the physical address of the frame of bit `bit` of the entry's word.
     #[inline]
     fn address_of(&self, bit: u32) -> u64 {
         self.base.load(Ordering::Relaxed) | u64::from(bit) << 12
     }
 
-    /// Takes an aligned run of `order` (1 to 5) out, counted in `taken`: its physical address. It is
-    /// the highest one, since single frames are taken from below.
+    /// Takes an aligned run of `order` (1 to 5) out, counted in `taken`. Returns its physical
+    /// address. The highest run is taken, since single frames are taken from below.
     #[inline(always)]
     pub(super) fn take_run(&self, order: Order, taken: &Count) -> Option<u64> {
         let mask = self.mask.load(Ordering::Relaxed);
@@ -224,7 +229,8 @@ impl Entry {
         Some(self.address_of(bit))
     }
 
-    /// In paranoid mode, takes a frame out, marked as handed out and counted in `taken`: its physical address.
+    /// Takes a frame out, marked as handed out and counted in `taken`, in paranoid mode. Returns
+    /// its physical address.
     #[inline(always)]
     pub(super) fn take_marked(&self, taken: &Count) -> Option<u64> {
         let index = self.mask.load(Ordering::Relaxed).trailing_zeros();
@@ -233,7 +239,7 @@ impl Entry {
         Some(self.address_of(index))
     }
 
-    /// In paranoid mode, adds a frame that is marked as handed out, if it is of the word that it has.
+    /// Adds a frame marked as handed out, if it is of the entry's word, in paranoid mode.
     #[inline(always)]
     pub(super) fn add_marked(&self, frame: PhysFrame) -> Give {
         let Some(index) = self.index_of(frame.start_address().as_u64()) else { return Give::Elsewhere };
@@ -243,13 +249,14 @@ impl Entry {
         }
     }
 
-    /// The mark of the frame at the physical address, if it is of the word that it has, in paranoid mode.
+    /// Returns the mark of the frame at the physical address, if it is of the entry's word, in
+    /// paranoid mode.
     #[inline(always)]
     pub(super) fn mark_at(&self, address: u64) -> Option<&'static AtomicU8> {
         self.mark_of(self.index_of(address)?)
     }
 
-    /// The mark of a frame of the word that it has, in paranoid mode.
+    /// Returns the mark of a frame of the entry's word, in paranoid mode.
     #[inline(always)]
     fn mark_of(&self, index: u32) -> Option<&'static AtomicU8> {
         // SAFETY: null or from a `&'static` in `hold`.
@@ -257,14 +264,14 @@ impl Entry {
         Some(&marks[index as usize % marks.len()])
     }
 
-    /// Adds a frame, if it is of the word that it has.
+    /// Adds a frame, if it is of the entry's word.
     #[inline]
     pub(super) fn add(&self, frame: PhysFrame) -> Give {
         self.bit_of(frame).map_or(Give::Elsewhere, |bit| self.add_bits(bit))
     }
 
-    /// The bits of a run of `count` frames; `None` if it is not within the word that it has, or the block
-    /// is not one of bitmaps.
+    /// Returns the bits of a run of `count` frames, or `None` if the run is not within the entry's
+    /// word, or the block has no bitmap.
     #[inline(always)]
     fn bits_of(&self, first: PhysFrame, count: u32) -> Option<u64> {
         let bit = self.bit_of(first)?;
@@ -280,27 +287,27 @@ impl Entry {
         Some(ones(count) << bit.trailing_zeros())
     }
 
-    /// Adds a run of `count` frames, if it is within the word that it has, and the block one of bitmaps.
+    /// Adds a run of `count` frames, if it is within the entry's word, and the block has a bitmap.
     #[inline(always)]
     pub(super) fn add_run(&self, first: PhysFrame, count: u32) -> Give {
         self.bits_of(first, count).map_or(Give::Elsewhere, |bits| self.add_bits(bits))
     }
 
-    /// Would [`Entry::add_run`] take the run?
+    /// Returns true if [`Entry::add_run`] would take the run.
     pub(super) fn has_room_for(&self, first: PhysFrame, count: u32) -> bool {
         self.bits_of(first, count).is_some_and(|bits| !self.has_any(bits))
     }
 
-    /// Is any of these frames of the word free here or at home?
+    /// Returns true if any of these frames of the word is free here or in the bitmap.
     #[inline]
     fn has_any(&self, bits: u64) -> bool {
         // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
         let home = unsafe { &*self.home.load(Ordering::Relaxed) };
-        // Relaxed: a free that came before this one, on any CPU, is seen.
+        // Relaxed: a free ordered before this one, on any CPU, is seen.
         (self.mask.load(Ordering::Relaxed) | home.load(Ordering::Relaxed)) & bits != 0
     }
 
-    /// Adds frames of the word that it has.
+    /// Adds frames of the entry's word.
     #[inline]
     fn add_bits(&self, bits: u64) -> Give {
         if self.has_any(bits) {
@@ -311,11 +318,11 @@ impl Entry {
     }
 }
 
-/// What became of a frame or run given to a magazine.
+/// The outcome of a free into a magazine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Give {
     Taken,
-    /// It is free already.
+    /// The frame is free already.
     Double,
     /// The magazine does not have its word.
     Elsewhere,

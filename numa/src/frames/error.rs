@@ -1,4 +1,4 @@
-//! Why an operation on frames was refused. The allocator's state is unchanged after each.
+//! Errors of operations on frames. The allocator's state is unchanged after each.
 
 use core::fmt;
 
@@ -7,60 +7,59 @@ use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
 use super::Zone;
 
-/// Why no frames were handed out.
+/// An error of an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllocError {
     /// The allocator has no memory yet: [`super::Frames::init`] has not run.
     NotReady,
-    /// No node that the request allows had such a run free above its reserve, at some instant of
-    /// the request.
+    /// At some instant of the request, no allowed node had such a run free above its reserve.
     Exhausted {
-        /// The node that was preferred.
+        /// The preferred node.
         node: NodeId,
-        /// The highest zone that was allowed.
+        /// The highest allowed zone.
         zone: Zone,
-        /// The order asked for.
+        /// The requested order.
         order: Order,
     },
-    /// Nothing is free to take now, but something allowed may be free: retry, or wait with
+    /// No run can be taken now, but an allowed run may be free: retry, or wait with
     /// [`super::Frames::alloc_async`].
     WouldBlock {
-        /// The node that was preferred.
+        /// The preferred node.
         node: NodeId,
-        /// The order asked for.
+        /// The requested order.
         order: Order,
-        /// What stands in the way.
+        /// The obstacle.
         why: Obstacle,
     },
-    /// The request makes no sense on this machine.
+    /// The request is invalid on this machine.
     InvalidRequest(InvalidRequest),
 }
 
-/// Why a request cannot be served just now.
+/// A reason why a request cannot be served now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
-    /// Other CPUs' magazines hold allowed frames. These CPUs have been asked to drain, which they do
-    /// at their next use that is no quick hit, or their next [`super::Frames::service`].
+    /// Other CPUs' magazines hold allowed frames. These CPUs were asked to drain, and do so at
+    /// their next use that is no quick hit, or at their next [`super::Frames::service`].
     Held,
-    /// Other CPUs were moving frames all the time, which a search may have missed: for some
-    /// instructions.
+    /// Other CPUs were moving frames during the whole search, so the search may have missed frames.
+    /// The state lasts for some instructions.
     InTransit,
-    /// The request comes from a handler, and the context that it interrupted holds allowed frames or
-    /// moves some. Retrying is in vain until that context goes on.
+    /// The request comes from a handler, and the interrupted context holds or moves allowed frames.
+    /// Retrying is in vain until that context continues.
     Interrupted,
-    /// Frames are being reclaimed by the layer that passed the request on: the allocator itself never
-    /// says this.
+    /// The layer that passed the request on is reclaiming frames. The allocator itself never
+    /// returns this.
     Reclaim,
 }
 
-/// What is wrong with a request.
+/// The fault of an invalid request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidRequest {
     /// The policy's node set names no node of this machine.
     NoNode,
-    /// This machine has no such node.
+    /// This machine does not have the node.
     UnknownNode(NodeId),
-    /// A contiguous run of this many frames is not served: 1 to 2^18 are.
+    /// Contiguous runs of this many frames are not supported: 1 to 2^18 frames are.
     Count(u64),
     /// A run's alignment must be a power of two of at most 2^18 frames.
     Alignment(u64),
@@ -104,32 +103,32 @@ impl fmt::Display for InvalidRequest {
 
 impl core::error::Error for AllocError {}
 
-/// Why frames were not taken back.
+/// An error of a free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FreeError {
-    /// A frame of the run is free already, in the bitmap or in this CPU's magazine, or has left
-    /// circulation ([`super::Frames::retire`]).
+    /// A frame of the run is free already, in the bitmap or in this CPU's magazine, or is retired
+    /// ([`super::Frames::retire`]).
     DoubleFree(PhysFrame<Size4KiB>),
-    /// The frame belongs to no allocated run: its block is whole and free, or the frame lies
-    /// inside a larger run and does not begin it.
+    /// The frame belongs to no allocated run: its block is whole and free, or the frame lies inside
+    /// a larger run and does not begin it.
     NotAllocated(PhysFrame<Size4KiB>),
     /// The frame begins or lies in a run of another order.
     WrongOrder {
-        /// The frame given.
+        /// The frame passed.
         frame: PhysFrame<Size4KiB>,
-        /// The order given.
+        /// The order passed.
         given: Order,
-        /// The order that the run has.
+        /// The order of the run.
         actual: Order,
     },
     /// The frame is no multiple of the order's size.
     Misaligned {
-        /// The frame given.
+        /// The frame passed.
         frame: PhysFrame<Size4KiB>,
-        /// The order given.
+        /// The order passed.
         order: Order,
     },
-    /// The run touches frames that the memory map reserves; they were never handed out.
+    /// The run contains frames reserved by the memory map; they were never handed out.
     Reserved(PhysFrame<Size4KiB>),
     /// The frame is in no node's memory, or a run leaves its node's memory.
     OutOfRange(PhysFrame<Size4KiB>),
@@ -161,24 +160,24 @@ impl fmt::Display for FreeError {
 
 impl core::error::Error for FreeError {}
 
-/// Why the allocator could not be built. Nothing was handed out by it.
+/// An error of building the allocator. No frames were handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitError<E> {
-    /// It was built before, or is being built by another CPU.
+    /// The allocator was built before, or is being built by another CPU.
     AlreadyDone,
-    /// No usable memory at all.
+    /// There is no usable memory.
     NoMemory,
-    /// More separate stretches of memory than regions fit.
+    /// There are more separate stretches of memory than regions.
     TooManyRegions {
-        /// How many fit.
+        /// The maximum.
         limit: usize,
     },
-    /// Reservations cut the memory into more pieces than were planned for.
+    /// Reservations divide the memory into more pieces than planned.
     TooManyPieces {
-        /// How many fit.
+        /// The maximum.
         limit: usize,
     },
-    /// Its own bookkeeping found no memory.
+    /// There is no memory for the allocator's bookkeeping.
     Metadata(E),
 }
 
@@ -198,12 +197,12 @@ impl<E: fmt::Display> fmt::Display for InitError<E> {
 
 impl<E: fmt::Debug + fmt::Display> core::error::Error for InitError<E> {}
 
-/// Why a CPU got no magazine. It still allocates, on the shared path.
+/// An error of enabling a CPU's magazine. The CPU still allocates, on the shared path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnlineError {
     /// [`super::Frames::init`] has not run.
     NotReady,
-    /// The topology given to [`super::Frames::init`] did not name this CPU.
+    /// The topology passed to [`super::Frames::init`] does not name this CPU.
     UnknownCpu(CpuId),
 }
 

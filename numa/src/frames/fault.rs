@@ -1,17 +1,17 @@
-//! Faults to inject, so that a test can show that it would see them.
+//! Faults to inject, so that a test can show that it detects them.
 
 use topomem_percpu::sync::atomic::{AtomicBool, Ordering};
 
-/// A mechanism to break.
+/// A mechanism to disable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Magazines take frames that stay free in their bitmap, so that others get them too.
+    /// Magazines take frames that stay free in their bitmap, so that other CPUs receive them too.
     MagazineDuplicates,
-    /// Frames go to the pools of zeroed frames as they are.
+    /// Frames enter the pools of zeroed frames without being zeroed.
     UnzeroedPools,
 }
 
-/// Which faults are on.
+/// The active faults.
 #[derive(Debug)]
 pub(crate) struct Faults {
     duplicates: AtomicBool,
@@ -24,7 +24,7 @@ impl Faults {
         Faults { duplicates: AtomicBool::new(false), skip_zeroing: AtomicBool::new(false) }
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates the set without faults (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(crate) fn new() -> Faults {
         Faults { duplicates: AtomicBool::new(false), skip_zeroing: AtomicBool::new(false) }
@@ -32,7 +32,7 @@ impl Faults {
 
     pub(crate) fn inject(&self, fault: Fault) {
         match fault {
-            // Switches on their own: Relaxed.
+            // Relaxed: independent switches that order nothing.
             Fault::MagazineDuplicates => self.duplicates.store(true, Ordering::Relaxed),
             Fault::UnzeroedPools => self.skip_zeroing.store(true, Ordering::Relaxed),
         }

@@ -1,4 +1,4 @@
-//! Giving frames back behind the magazine's hit, and moving magazines' words home.
+//! Frees behind a magazine hit, and flushes of magazines' words to their bitmaps.
 
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
@@ -16,7 +16,7 @@ use super::transit::Transit;
 use super::zeroed::pooled;
 use super::{Frames, FreeError, Zeroing, Zone};
 
-/// How often a word is sent home again, less the frames found free there.
+/// The maximum number of attempts to flush a word, each without the frames found free.
 const LATE_TRIES: u32 = 64;
 
 impl Refused {
@@ -33,27 +33,46 @@ impl Refused {
 }
 
 impl<P: Platform> Frames<P> {
-    /// Takes back a run.
+    /// Frees a run.
     ///
-    /// A run below order 9 of the CPU's own node goes to its magazine: no atomic read-modify-write
-    /// while it has the run's word (from order 6 on, its block), one compare-and-swap for up to 64
-    /// frames of another word otherwise. Frames of other nodes gather in words of their own and go home.
+    /// A run below order 9 of the CPU's own node goes to its magazine. Cost: no atomic
+    /// read-modify-write if the magazine has the run's word (from order 6 on, its block), and
+    /// otherwise one compare-and-swap for up to 64 frames of another word. Frames of other nodes
+    /// gather in separate words, and are then freed in their node.
     ///
     /// Bound: constant up to order 8, one store per 2 MiB block above; lock-free, and safe in
     /// interrupt and NMI handlers.
     ///
     /// # Errors
-    /// [`FreeError`]; nothing has changed. Not recognised at once is a frame that is free in another
-    /// CPU's magazine; one in its node's pool of zeroed frames, by a magazine that has its word; and
-    /// one of the word that this CPU took its last frame from, where no frame of that word is left
-    /// and the block around it is whole by now. All are when the word goes home
-    /// ([`MagazineStats::late_doubles`](super::MagazineStats::late_doubles)), and the pool's also when a
-    /// CPU whose magazine has it takes it from there. Several runs below order 9 that are freed as
-    /// one are taken: bitmaps keep no order.
+    ///
+    /// After an error nothing has changed.
+    ///
+    /// - [`FreeError::DoubleFree`] if a frame of the run is already free in its bitmap or in this
+    ///   CPU's magazine, or if it is retired.
+    /// - [`FreeError::NotAllocated`] if the frame belongs to no allocated run.
+    /// - [`FreeError::WrongOrder`] if the frame begins or lies in a run of another order.
+    /// - [`FreeError::Misaligned`] if the frame is no multiple of the order's size.
+    /// - [`FreeError::Reserved`] if the run contains frames reserved by the memory map.
+    /// - [`FreeError::OutOfRange`] if the frame is in no node's memory, or if the run leaves its
+    ///   node's memory.
+    ///
+    /// Three kinds of double frees are detected later, unless the allocator is in paranoid mode:
+    ///
+    /// - The frame is free in another CPU's magazine.
+    /// - The frame is in its node's pool of zeroed frames, and the freeing magazine has its word.
+    /// - The frame is of the word of this CPU's last allocation, no frame of that word is left, and
+    ///   the block around it has become whole.
+    ///
+    /// All of them are detected when the word is flushed to its bitmap
+    /// ([`MagazineStats::late_doubles`](super::MagazineStats::late_doubles)). A double free of a
+    /// pooled frame is also detected when a CPU whose magazine has the frame takes it from the
+    /// pool.
+    ///
+    /// Several runs below order 9 freed as one are accepted: bitmaps keep no order.
     ///
     /// # Safety
     ///
-    /// The caller owns the run, and nobody uses or maps it any more.
+    /// The caller owns the run, which is not used or mapped any more.
     #[inline]
     pub unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Result<(), FreeError> {
         if order == Order::FRAME && self.rack.with_current(pin, |entry, _| entry.add(frame)) == Give::Taken {
@@ -70,7 +89,7 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Frees one frame that the quick path did not take: mostly, straight home.
+    /// Frees one frame that the quick path did not take, mostly directly into its bitmap.
     #[inline(never)]
     fn free_frame(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
         let Some(machine) = self.machine() else { return Err(FreeError::OutOfRange(frame(number))) };
@@ -126,15 +145,15 @@ impl<P: Platform> Frames<P> {
                 } else if !is_near(&entered, region) {
                     entered.give_away(given)
                 } else if entered.has_emptied(given) && !region.has_bitmap(number) {
-                    // All of the block is free, or a run: the word at home does not tell.
+                    // All of the block is free, or a run: the word in the bitmap does not tell.
                     Give::Elsewhere
                 } else {
                     entered.give_near(given)
                 };
-                // While somebody waits for memory, none is held back. A frame that is the first
-                // of its word goes straight home, by one compare-and-swap: only from the second
-                // on do they gather, so that frees in random order do not fill the magazine with
-                // words of one frame.
+                // While a context waits for memory, magazines keep no free frames. A first frame of
+                // its word goes directly to the bitmap, by one compare-and-swap: only later frames
+                // gather, so that frees in random order do not fill the magazine with words of one
+                // frame.
                 return match given {
                     Give::Taken => Ok(()),
                     Give::Elsewhere
@@ -158,7 +177,7 @@ impl<P: Platform> Frames<P> {
         self.free_home(machine, None, region, 1, || region.free_short_run(number, 1)).map_err(refuse)
     }
 
-    /// Gives frames of `region` back by `free`, in transit until they are counted.
+    /// Frees frames of `region` by `free`, in transit until they are counted.
     #[inline]
     pub(super) fn free_home(
         &self,
@@ -184,8 +203,8 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// This CPU's magazine, emptied where it was asked to be; `None` where the CPU has none, or is
-    /// using it.
+    /// Returns this CPU's magazine, drained if requested. Returns `None` if the CPU has no
+    /// magazine, or is using it.
     pub(super) fn enter_answering(&self, machine: &Machine, pin: &CpuPin) -> Option<Entered> {
         let entered = self.rack.get(pin.cpu())?.enter()?;
         if entered.wants_attention() {
@@ -211,7 +230,7 @@ impl<P: Platform> Frames<P> {
             self.check_not_cached(pin, number, order.frames())?;
             self.check_not_pooled(machine, region, number, order.frames()).map_err(refuse)?;
         } else {
-            // The blocks' states tell of the magazines and pools.
+            // The states of the blocks cover the magazines and pools.
             region.take_block_mark_back(number, order).map_err(refuse)?;
         }
         self.clear_freed(machine, region, number, order);
@@ -226,14 +245,14 @@ impl<P: Platform> Frames<P> {
             .map_err(refuse)
     }
 
-    /// Refuses a run of which this CPU's magazine holds a frame: it is free already.
+    /// Refuses a run with a frame in this CPU's magazine: the frame is free already.
     fn check_not_cached(&self, pin: &CpuPin, first: u64, count: u64) -> Result<(), FreeError> {
         let cached = self.rack.get(pin.cpu()).and_then(|magazine| magazine.holds_of(first, count));
         cached.map_or(Ok(()), |held| Err(FreeError::DoubleFree(frame(held))))
     }
 
-    /// Frees frames of one word that the magazine does not have into a word of their own there; false
-    /// where they must go straight home.
+    /// Frees frames of one word, not yet in the magazine, into a separate word there. Returns false
+    /// if they must go directly to the bitmap.
     #[inline(never)]
     pub(super) fn gather(
         &self,
@@ -264,7 +283,7 @@ impl<P: Platform> Frames<P> {
         Ok(true)
     }
 
-    /// Frees one frame past the magazine, or says why not.
+    /// Frees one frame past the magazine, or returns the refusal.
     fn free_straight(
         &self,
         machine: &Machine,
@@ -273,7 +292,7 @@ impl<P: Platform> Frames<P> {
         number: u64,
     ) -> Result<(), Refused> {
         self.free_home(machine, Some(entered), region, 1, || {
-            // Only the longer way looks for retired frames.
+            // Only the longer path checks for retired frames.
             let plainly = !region.retired.touch_block_of(number) && region.free_frame(number);
             if plainly { Ok(()) } else { region.free_short_run(number, 1) }
         })?;
@@ -281,7 +300,7 @@ impl<P: Platform> Frames<P> {
         Ok(())
     }
 
-    /// Sends home what an entry of the magazine holds, and empties it.
+    /// Flushes the frames of an entry of the magazine, and empties it.
     pub(super) fn flush(&self, machine: &Machine, entered: &Entered, entry: &Entry) {
         match entry.read() {
             Some(word) => self.flush_word(machine, entered, word, || entry.vacate()),
@@ -289,16 +308,16 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Sends a word of the magazine home, which `remove` takes out.
+    /// Flushes a word of the magazine, taken out by `remove`.
     pub(super) fn flush_word(&self, machine: &Machine, entered: &Entered, word: Word, remove: impl FnOnce()) {
         let Some(region) = machine.region_of(word.first()) else { return remove() };
         let transit = entered.transit(region);
         remove();
         let block = region.block_of(word.key * 64);
         let at = word.key as usize % WORDS;
-        // Frames that are free at home or in the pool already, or gone, were freed twice, there and
-        // here: the second is refused late, and changes nothing.
-        // So were all where the block has left the bitmap: it is whole, or a run.
+        // Frames already free in the bitmap or in the pool, or retired, were freed twice, there and
+        // here. The second free is refused late, and changes nothing. The same holds for all frames
+        // if the block has left the bitmap: it is whole, or a run.
         let mut bits =
             word.mask & !pooled(machine, region, word.key) & !region.retired.complete_in_word(word.key);
         if !region.has_bitmap(word.key * 64) {
@@ -317,7 +336,7 @@ impl<P: Platform> Frames<P> {
         self.waiters.note();
     }
 
-    /// Sends everything home that a magazine holds: frames, blocks, its own block, its counts.
+    /// Flushes everything held by a magazine: frames, blocks, its own block, its counts.
     pub(super) fn empty(&self, machine: &Machine, entered: &Entered) {
         entered.empty(|entry| self.flush(machine, entered, entry));
         entered.held.iter().for_each(|place| self.flush_words(machine, entered, place));
@@ -358,7 +377,7 @@ impl<P: Platform> Frames<P> {
         self.waiters.note();
     }
 
-    /// Counts frames that a region gained or lost, in the magazine where its node's zones are.
+    /// Counts frames gained or lost by a region, in the magazine if its node has the region's zone.
     pub(super) fn account(&self, machine: &Machine, entered: &Entered, region: &Region, frames: i64) {
         if entered.node != region.node {
             self.account_shared(machine, region, frames);
@@ -371,7 +390,7 @@ impl<P: Platform> Frames<P> {
         machine.zone_of(region).add(frames);
     }
 
-    /// Drains this CPU's magazine; true where it held anything.
+    /// Drains this CPU's magazine. Returns true if it held anything.
     pub(super) fn give_up_cached(&self, machine: &Machine, pin: &CpuPin) -> bool {
         let Some(entered) = self.rack.get(pin.cpu()).and_then(|magazine| magazine.enter()) else {
             return false;
@@ -384,18 +403,19 @@ impl<P: Platform> Frames<P> {
         true
     }
 
-    /// Takes back `count` contiguous frames from [`Frames::alloc_run`].
+    /// Frees `count` contiguous frames from [`Frames::alloc_run`].
     ///
-    /// Frames of words that the CPU's magazine has go there, without an atomic read-modify-write.
+    /// Frames of words in the CPU's magazine go there, without an atomic read-modify-write.
     ///
     /// Bound: otherwise, one compare-and-swap per 64 frames or per 2 MiB block.
     ///
     /// # Errors
-    /// [`FreeError`]; nothing has changed. Not recognised at once is what [`Frames::free`] does not.
+    ///
+    /// As for [`Frames::free`], including the double frees detected later.
     ///
     /// # Safety
     ///
-    /// As [`Frames::free`].
+    /// As for [`Frames::free`].
     pub unsafe fn free_run(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), FreeError> {
         if count > 0 && count < BLOCK && self.give_frames(pin, first, count as u32) {
             return Ok(());
@@ -420,7 +440,7 @@ impl<P: Platform> Frames<P> {
             return Err(FreeError::Misaligned { frame: first, order: Order::HUGE });
         }
         if !long && number / BLOCK != (end - 1) / BLOCK {
-            // Of two blocks: what is wrong with either is found before anything changes.
+            // In two blocks: an error in either is found before anything changes.
             region.check_run(number, count).map_err(refuse)?;
         }
         let blocks = if long { count / BLOCK } else { 0 };
@@ -467,7 +487,7 @@ impl<P: Platform> Frames<P> {
 }
 
 impl<P: Platform> Frames<P> {
-    /// Gives back `count` frames from `number` on, of one block: the end of a run that the caller has.
+    /// Frees `count` frames from `number` on, of one block: the end of a run owned by the caller.
     pub(super) fn give_end(
         &self,
         machine: &Machine,
@@ -491,13 +511,13 @@ impl<P: Platform> Frames<P> {
     }
 }
 
-/// Counts the caller in transit while it gives frames of `region` back: in the magazine, while it
-/// has that to itself.
+/// Counts the caller in transit during a free of frames of `region`: in the magazine, if the caller
+/// has entered it.
 fn returning<'t>(entered: Option<&'t Entered>, region: &'t Region) -> Transit<'t> {
     entered.map_or_else(|| region.transit(), |entered| entered.transit(region))
 }
 
-/// Do frames of the region belong into the magazine's near words?
+/// Returns true if frames of the region belong into the magazine's near words.
 pub(super) fn is_near(entered: &Entered, region: &Region) -> bool {
     region.node == entered.node && region.cached
 }

@@ -1,8 +1,8 @@
-//! Whole words of blocks that a CPU holds: runs of 64, 128 and 256 frames, orders 6 to 8.
+//! Whole words of blocks held by a CPU: runs of 64, 128 and 256 frames, orders 6 to 8.
 //!
-//! As a magazine's [`Entry`](super::entry::Entry) holds frames of one word, a place here holds words
-//! of one block. A word is held only while all of its frames are free, and none of them is held
-//! otherwise. Written by the magazine's CPU alone, read by all: so every field is an atomic.
+//! A magazine's [`Entry`](super::entry::Entry) holds frames of one word; similarly, a place here
+//! holds words of one block. A word is held only while all of its frames are free and not held
+//! elsewhere. Written by the magazine's CPU alone, read by all CPUs: so every field is an atomic.
 
 use core::ptr;
 
@@ -16,7 +16,7 @@ use super::line512::{Line512, WORDS, aligned_runs};
 use super::magazine::Count;
 use super::region::BLOCK;
 
-/// At most so many blocks have a place: 32 MiB.
+/// The maximum number of blocks with a place: 32 MiB.
 const PLACES: usize = 16;
 
 /// The base of no block.
@@ -25,17 +25,17 @@ const VACANT: u64 = u64::MAX;
 /// The order of a word.
 pub(super) const WORD_ORDER: u8 = 6;
 
-/// Words of blocks, each block in the place that the low bits of its number say.
+/// Words of blocks, each block in the place selected by the low bits of its number.
 #[derive(Debug)]
 pub(crate) struct HeldWords {
-    /// How many places are used: a power of two, or 0.
+    /// The number of places in use: a power of two, or 0.
     places: u32,
-    /// Where the last run came from or went to.
+    /// The place of the last run taken or added.
     current: AtomicU32,
     blocks: [HeldBlock; PLACES],
 }
 
-/// One block, some of whose words are held.
+/// One block with held words.
 #[derive(Debug)]
 pub(crate) struct HeldBlock {
     /// The physical address of the block's first frame.
@@ -46,7 +46,7 @@ pub(crate) struct HeldBlock {
     state: AtomicPtr<BlockEntry>,
 }
 
-/// Where a block's frames are otherwise known.
+/// The permanent places of a block's frames.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockHome {
     /// The block's first frame.
@@ -55,19 +55,19 @@ pub(crate) struct BlockHome {
     pub(crate) state: &'static BlockEntry,
 }
 
-/// How far `order` (6 to 8) is above that of a word.
+/// Returns the difference of `order` (6 to 8) and the order of a word.
 #[inline]
 fn level(order: Order) -> u32 {
     u32::from(order.get().wrapping_sub(WORD_ORDER)) & 3
 }
 
-/// How many words a run of `order` (6 to 8) has.
+/// Returns the number of words in a run of `order` (6 to 8).
 #[inline]
 pub(super) fn words_of(order: Order) -> usize {
     1 << level(order)
 }
 
-/// The lowest bits of a mask, as many as a run of `order` (6 to 8) has words.
+/// Returns a mask of as many low bits as a run of `order` (6 to 8) has words.
 #[inline]
 pub(super) fn mask_of(order: Order) -> u64 {
     (1 << words_of(order)) - 1
@@ -85,20 +85,20 @@ macro_rules! vacant {
 }
 
 impl HeldWords {
-    /// No words, and places for at most `room` blocks.
+    /// Creates an empty set, with places for at most `room` blocks.
     #[cfg(not(loom))]
     pub(super) const fn new(room: usize) -> HeldWords {
         HeldWords { places: places(room), current: AtomicU32::new(0), blocks: [const { vacant!() }; PLACES] }
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates an empty set (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(super) fn new(room: usize) -> HeldWords {
         let blocks = core::array::from_fn(|_| vacant!());
         HeldWords { places: places(room), current: AtomicU32::new(0), blocks }
     }
 
-    /// The index of the place of the block that the physical address is in.
+    /// Returns the index of the place for the block of the physical address.
     #[inline]
     fn index_of(&self, address: u64) -> u32 {
         (address >> 21) as u32 & self.places.wrapping_sub(1)
@@ -109,9 +109,9 @@ impl HeldWords {
         &self.blocks[index as usize % PLACES]
     }
 
-    /// Takes a run of `order` (6 to 8) out, counted in `taken`: its physical address.
+    /// Takes a run of `order` (6 to 8) out, counted in `taken`. Returns its physical address.
     ///
-    /// Bound: a look into each place.
+    /// Bound: a check of each place.
     #[inline(always)]
     pub(super) fn take(&self, order: Order, taken: &Count) -> Option<u64> {
         let first = self.at(self.current.load(Ordering::Relaxed));
@@ -128,7 +128,7 @@ impl HeldWords {
         })
     }
 
-    /// Adds a run of `order` (6 to 8), if its block has its place.
+    /// Adds a run of `order` (6 to 8), if its block has a place.
     #[inline(always)]
     pub(super) fn add(&self, frame: PhysFrame, order: Order) -> Give {
         let index = self.index_of(frame.start_address().as_u64());
@@ -139,17 +139,17 @@ impl HeldWords {
         given
     }
 
-    /// The place for the block that begins at the frame numbered `first`, if there is any.
+    /// Returns the place for the block that begins at the frame numbered `first`, if any.
     pub(super) fn place_of(&self, first: u64) -> Option<&HeldBlock> {
         (self.places > 0).then(|| self.at(self.index_of(first << 12)))
     }
 
-    /// The places that are used.
+    /// Returns the places in use.
     pub(super) fn iter(&self) -> impl Iterator<Item = &HeldBlock> {
         self.blocks.iter().take(self.places as usize)
     }
 
-    /// Every word that is held; a guess while the owner goes on.
+    /// Returns every held word; an estimate while the owner continues.
     pub(super) fn words(&self) -> impl Iterator<Item = Word> {
         self.iter().flat_map(|block| {
             let (first, mask) = block.read();
@@ -158,7 +158,7 @@ impl HeldWords {
         })
     }
 
-    /// Is the word numbered `key` held? For contexts of the owning CPU.
+    /// Returns true if the word numbered `key` is held. For contexts of the owning CPU.
     #[inline]
     pub(super) fn has(&self, key: u64) -> bool {
         let address = key * SPAN;
@@ -176,14 +176,15 @@ const fn places(room: usize) -> u32 {
 }
 
 impl HeldBlock {
-    /// The number of the word at `address` in the block; `None` if the address is not in it.
+    /// Returns the number of the word at `address` in the block, or `None` if the address is not in
+    /// it.
     #[inline]
     fn word_of(&self, address: u64) -> Option<usize> {
         let word = (address ^ self.base.load(Ordering::Relaxed)) / SPAN;
         (word < WORDS as u64).then_some(word as usize)
     }
 
-    /// Has the block its place here?
+    /// Returns true if this is the block's place.
     pub(super) fn is_of(&self, first: u64) -> bool {
         self.base.load(Ordering::Relaxed) == first << 12
     }
@@ -197,7 +198,8 @@ impl HeldBlock {
         }
         let word = runs.trailing_zeros();
         taken.add(1);
-        // Release: who finds the frames gone sees them counted.
+        // Release pairs with the Acquire in `read`: a reader that finds the frames gone sees them
+        // counted.
         self.mask.store(mask & !(mask_of(order) << word), Ordering::Release);
         Some(self.base.load(Ordering::Relaxed) + u64::from(word) * SPAN)
     }
@@ -218,7 +220,7 @@ impl HeldBlock {
         if mask == 0 && !state.load().has_bitmap() {
             return Give::Elsewhere;
         }
-        // A free that came before this one, on any CPU, is seen.
+        // A free ordered before this one, on any CPU, is seen.
         let home = (word..word + words_of(order)).fold(0, |bits, word| bits | line.load(word));
         if mask & run != 0 || home != 0 {
             return Give::Double;
@@ -227,28 +229,30 @@ impl HeldBlock {
         Give::Taken
     }
 
-    /// Gives the place to a block, of which the words of `mask` are held from now on.
+    /// Assigns the place to a block with the held words `mask`.
     pub(super) fn hold(&self, home: BlockHome, mask: u64) {
         self.base.store(home.first << 12, Ordering::Relaxed);
         self.line.store(ptr::from_ref(home.line).cast_mut(), Ordering::Relaxed);
         self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
-        // Release: who finds the frames here finds them nowhere else.
+        // Release pairs with the Acquire in `read`: a reader that finds the frames here finds them
+        // nowhere else.
         self.mask.store(mask, Ordering::Release);
     }
 
-    /// Are no words held here?
+    /// Returns true if no words are held here.
     pub(super) fn is_empty(&self) -> bool {
         self.mask.load(Ordering::Relaxed) == 0
     }
 
-    /// The block's first frame, and the words held.
+    /// Returns the block's first frame, and the held words. Acquire pairs with the Release in
+    /// `hold`, `take` and `remove`.
     fn read(&self) -> (u64, u64) {
         let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
         // Another CPU may see the base of one moment and the mask of another.
         if base == VACANT { (0, 0) } else { (base >> 12, mask) }
     }
 
-    /// One of the words held.
+    /// Returns one of the held words.
     pub(super) fn top(&self) -> Option<Word> {
         let (first, mask) = self.read();
         let word = u64::from(mask.checked_ilog2()?);
@@ -258,11 +262,12 @@ impl HeldBlock {
     /// Takes a word out. The caller is in transit.
     pub(super) fn remove(&self, word: Word) {
         let mask = self.mask.load(Ordering::Relaxed) & !(1 << (word.key % WORDS as u64));
-        // Release: who finds the frames gone sees the caller in transit.
+        // Release pairs with the Acquire in `read`: a reader that finds the frames gone sees the
+        // caller in transit.
         self.mask.store(mask, Ordering::Release);
     }
 
-    /// Forgets the block, of which no words are held.
+    /// Releases the place of the block, which has no held words.
     pub(super) fn vacate(&self) {
         self.base.store(VACANT, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
-//! Runs of order 9: one 2 MiB block, the size that huge pages are made of.
+//! Runs of order 9: one 2 MiB block, the size of a huge page.
 //!
-//! Its state says everything about a block, so giving one back is one compare-and-swap, which
-//! finds every double free at once; a block that the CPU holds back is handed out by a store.
+//! The state of a block is complete, so freeing a block is one compare-and-swap, which detects
+//! every double free at once; a block held by the CPU is handed out by a store.
 
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::structures::paging::PhysFrame;
@@ -16,7 +16,7 @@ use super::region_free::Refused;
 use super::{Frames, FreeError, Zeroing};
 
 impl<P: Platform> Frames<P> {
-    /// A block that this CPU holds back.
+    /// Takes a block held by this CPU.
     #[inline(never)]
     pub(super) fn take_held_block(&self, pin: &CpuPin) -> Option<PhysFrame> {
         let entered = self.rack.get(pin.cpu())?.enter()?;
@@ -27,13 +27,13 @@ impl<P: Platform> Frames<P> {
         Some(frame(number))
     }
 
-    /// Takes a block back, for this CPU to hold back or into the buddy.
+    /// Frees a block, into this CPU's slots or into the buddy.
     pub(super) fn free_block(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
         if self.hold_block_back(pin, number) { Ok(()) } else { self.free_block_home(pin, number) }
     }
 
-    /// Keeps a block on this CPU; false, and nothing is changed, where it must not stay here or is
-    /// no block that could be freed.
+    /// Keeps a block on this CPU. Returns false, with nothing changed, if the block must not stay
+    /// here or cannot be freed.
     #[inline(never)]
     fn hold_block_back(&self, pin: &CpuPin, number: u64) -> bool {
         let Some(machine) = self.machine() else { return false };
@@ -70,7 +70,8 @@ impl<P: Platform> Frames<P> {
             .map_err(refuse)
     }
 
-    /// May a freed block stay with this CPU? Not a remote one, nor while memory is scarce.
+    /// Returns true if a freed block may stay with this CPU: it is not remote, and memory is not
+    /// scarce.
     fn may_hold_back(&self, machine: &Machine, entered: &Entered, region: &Region) -> bool {
         let zone = machine.zone_of(region);
         region.node == entered.node

@@ -1,7 +1,7 @@
-//! Whole blocks that a CPU holds back: freed runs of order 9, for its next requests.
+//! Whole blocks held by a CPU: freed runs of order 9, for its next requests.
 //!
-//! A block comes by one compare-and-swap on its entry, which also finds a double free, and
-//! leaves by a store. Written by the owning CPU alone, read by all.
+//! A block enters by one compare-and-swap on its entry, which also detects a double free, and
+//! leaves by a store. Written by the owning CPU alone, read by all CPUs.
 
 use core::ptr;
 
@@ -10,13 +10,13 @@ use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::block::{BlockEntry, BlockState, Ownership};
 
-/// At most this many: 16 MiB.
+/// The maximum number of blocks: 16 MiB.
 pub(crate) const MOST: usize = 8;
 
 /// A stack of whole blocks.
 #[derive(Debug)]
 pub(crate) struct HugeSlots {
-    /// How many it may hold.
+    /// The maximum number of held blocks.
     room: u32,
     held: AtomicU32,
     slots: [Slot; MOST],
@@ -29,7 +29,7 @@ struct Slot {
     entry: AtomicPtr<BlockEntry>,
 }
 
-/// A block on its way in or out.
+/// A block entering or leaving.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HugeBlock {
     /// Its first frame.
@@ -38,7 +38,7 @@ pub(crate) struct HugeBlock {
 }
 
 impl HugeBlock {
-    /// Makes it an allocated run of order 9: its first frame.
+    /// Makes the block an allocated run of order 9. Returns its first frame.
     pub(super) fn give(self) -> u64 {
         self.entry.set(BlockState::Head(Order::HUGE), Ownership::Shared);
         self.first
@@ -56,7 +56,7 @@ impl HugeSlots {
         }
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates empty slots (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(super) fn new(room: usize) -> HugeSlots {
         let vacant = || Slot { first: AtomicU64::new(0), entry: AtomicPtr::new(ptr::null_mut()) };
@@ -67,34 +67,36 @@ impl HugeSlots {
         self.held.load(Ordering::Relaxed) < self.room
     }
 
-    /// Puts a block on top, where there is room.
+    /// Puts a block on top, if there is room.
     pub(super) fn push(&self, block: HugeBlock) {
         let held = self.held.load(Ordering::Relaxed);
         let Some(slot) = self.slots.get(held as usize) else { return };
         slot.first.store(block.first, Ordering::Relaxed);
         slot.entry.store(ptr::from_ref(block.entry).cast_mut(), Ordering::Relaxed);
-        // Release: who sees that it is held sees which it is.
+        // Release pairs with the Acquire in `iter`: a reader that sees the count sees the block.
         self.held.store(held + 1, Ordering::Release);
     }
 
-    /// The first frame of the top one.
+    /// Returns the first frame of the top block.
     pub(super) fn top(&self) -> Option<u64> {
         let held = self.held.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.slots.get(held as usize)?.first.load(Ordering::Relaxed))
     }
 
-    /// Takes the top one, which the caller has counted as taken, or is in transit with.
+    /// Takes the top block, which the caller has counted as taken, or is in transit with.
     pub(super) fn pop(&self) -> Option<HugeBlock> {
         let held = self.held.load(Ordering::Relaxed).checked_sub(1)?;
         let slot = self.slots.get(held as usize)?;
-        // Release: who finds the block gone sees that count.
+        // Release pairs with the Acquire in `iter`: a reader that finds the block gone sees that
+        // count.
         self.held.store(held, Ordering::Release);
         // SAFETY: below `held`, so `push` stored the address of a `&'static`.
         let entry = unsafe { &*slot.entry.load(Ordering::Relaxed) };
         Some(HugeBlock { first: slot.first.load(Ordering::Relaxed), entry })
     }
 
-    /// The first frames of the blocks; a guess while the owner goes on.
+    /// Returns the first frames of the blocks; an estimate while the owner continues. Acquire pairs
+    /// with the Release in `push` and `pop`.
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
         let held = self.held.load(Ordering::Acquire) as usize;
         self.slots.iter().take(held).map(|slot| slot.first.load(Ordering::Relaxed))

@@ -1,4 +1,4 @@
-//! Interleaving by number: whose is the item with a given number?
+//! Interleaving by number: the node of the item with a given number.
 
 use topomem_percpu::{NodeId, Platform};
 
@@ -6,14 +6,14 @@ use super::node::Node;
 use super::{Frames, NodeSet, Policy};
 
 impl<P: Platform> Frames<P> {
-    /// Returns the node of the item `number` of a sequence that is interleaved by `policy`: consecutive
-    /// numbers have the nodes in turn, each as often as its weight says. So the pages of a range are spread
-    /// exactly if their numbers are given, whichever is used first.
+    /// Returns the node of the item `number` of a sequence interleaved by `policy`: consecutive
+    /// numbers have the nodes in turn, each in proportion to its weight. So if the pages of a range
+    /// are numbered, they are spread exactly, in any order of their first use.
     ///
-    /// `None` if `policy` is not [`Policy::Interleave`] or [`Policy::WeightedInterleave`], or none of its
-    /// nodes has memory.
+    /// Returns `None` if `policy` is not [`Policy::Interleave`] or [`Policy::WeightedInterleave`],
+    /// or if none of its nodes has memory.
     ///
-    /// Cost: two looks at each node of the policy.
+    /// Cost: two checks of each node of the policy.
     pub fn interleaved(&self, policy: Policy, number: u64) -> Option<NodeId> {
         match policy {
             Policy::Interleave(set) => self.at_turn(set, number, |_| 1),

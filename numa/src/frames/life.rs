@@ -1,4 +1,4 @@
-//! CPUs coming and going, and draining.
+//! CPUs coming online and going offline, and draining.
 
 use topomem_percpu::{CpuId, CpuPin, Platform};
 
@@ -6,10 +6,12 @@ use super::magazine::Magazine;
 use super::{Frames, OnlineError};
 
 impl<P: Platform> Frames<P> {
-    /// Gives the pinned CPU its magazine. Until then it allocates on the shared path.
+    /// Gives the pinned CPU its magazine. Until then the CPU allocates on the shared path.
     ///
     /// # Errors
-    /// [`OnlineError`].
+    ///
+    /// Returns [`OnlineError::NotReady`] if [`Frames::init`] has not run, and
+    /// [`OnlineError::UnknownCpu`] if the topology passed to it does not name this CPU.
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
         let machine = self.machine().ok_or(OnlineError::NotReady)?;
         let magazine = machine.magazine(pin.cpu()).ok_or(OnlineError::UnknownCpu(pin.cpu()))?;
@@ -17,12 +19,12 @@ impl<P: Platform> Frames<P> {
         Ok(())
     }
 
-    /// Returns everything that the pinned CPU's magazine holds, and takes the magazine away; the
-    /// CPU goes on on the shared path, and may come online again.
+    /// Drains the pinned CPU's magazine, and takes the magazine away. The CPU continues on the
+    /// shared path, and may come online again.
     ///
-    /// Handlers that run meanwhile take the shared path, so nothing is left in the magazine. Called
-    /// by a handler that interrupted a use of the magazine, it leaves the magazine where it is,
-    /// asks it to drain, and returns [`Drained::Later`].
+    /// Handlers that run meanwhile take the shared path, so nothing is left in the magazine. If
+    /// called by a handler that interrupted a use of the magazine, the function leaves the magazine
+    /// in place, requests a drain, and returns [`Drained::Later`].
     pub fn cpu_offline(&self, pin: &CpuPin) -> Drained {
         let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
             return Drained::Everything;
@@ -33,12 +35,12 @@ impl<P: Platform> Frames<P> {
         };
         self.empty(machine, &entered);
         self.rack.remove(pin.cpu());
-        // Never open again, but by `cpu_online`.
+        // Never opened again, except by `cpu_online`.
         entered.close();
         Drained::Everything
     }
 
-    /// Returns everything that the pinned CPU's magazine holds.
+    /// Drains the pinned CPU's magazine.
     ///
     /// Bound: 148 words of up to 64 frames, and 9 blocks.
     pub fn drain(&self, pin: &CpuPin) -> Drained {
@@ -57,10 +59,10 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Every 64th call, halves the pinned CPU's magazine where it took few frames from it since the
-    /// last one that looked, and sends home what has no room then; and whole words that it holds where it
-    /// took no run of these. For each round of a service task
-    /// or idle loop: magazines grow by themselves.
+    /// Halves the pinned CPU's magazine on every 64th call if the CPU took few frames from it since
+    /// the last review, and frees the frames without room. Also frees the held whole words if the
+    /// CPU took no run of whole words. For each round of a service task or idle loop: magazines
+    /// grow by themselves.
     pub fn trim(&self, pin: &CpuPin) {
         if let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu()))
             && let Some(entered) = magazine.enter()
@@ -72,8 +74,8 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Asks `cpu` to drain: at its next use, of any order, that is no quick hit, or its next
-    /// [`Frames::service`].
+    /// Asks `cpu` to drain its magazine at its next use, of any order, that is no quick hit, or at
+    /// its next [`Frames::service`].
     pub fn request_drain(&self, cpu: CpuId) {
         if let Some(magazine) = self.rack.get(cpu) {
             magazine.request_drain();
@@ -85,8 +87,8 @@ impl<P: Platform> Frames<P> {
         self.rack.iter().for_each(Magazine::request_drain);
     }
 
-    /// Does what other CPUs asked of this one: two loads when there is nothing. For service
-    /// tasks, idle loops and interrupt handlers.
+    /// Does the work requested by other CPUs: two loads if there is none. For service tasks, idle
+    /// loops and interrupt handlers.
     pub fn service(&self, pin: &CpuPin) {
         if self.rack.get(pin.cpu()).is_some_and(|magazine| magazine.wants_attention()) {
             self.drain(pin);
@@ -94,12 +96,12 @@ impl<P: Platform> Frames<P> {
     }
 }
 
-/// What [`Frames::drain`] did.
+/// The result of [`Frames::drain`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
     /// The magazine is empty.
     Everything,
-    /// The caller is nested in a context that uses the magazine, which drains at its next use
-    /// that is no quick hit.
+    /// The caller is nested in a context that uses the magazine. The magazine is drained at its
+    /// next use that is no quick hit.
     Later,
 }

@@ -21,51 +21,52 @@ pub(crate) struct Line512 {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Line512>() == 64);
 
-/// Some of the bits to release were free already; the line is unchanged.
+/// An error of a release: some of the bits were free already, and the line is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Overlap {
-    /// Those bits.
+    /// The bits already free.
     pub(crate) bits: u64,
 }
 
-/// What a word was, and what a release made of it.
+/// The value of a word before and after a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) old: u64,
     pub(crate) new: u64,
 }
 
-/// Did an attempt to claim several words leave the line as it was, all the time?
+/// Whether a failed claim of several words left the line unchanged throughout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missed {
     /// Nothing was touched.
     Untouched,
-    /// Words were claimed and given back: whoever looked meanwhile saw too few bits.
+    /// Words were claimed and released: a concurrent reader saw too few bits.
     RolledBack,
 }
 
 impl Line512 {
-    /// All bits clear.
+    /// Creates a line with all bits clear.
     pub(crate) fn new() -> Line512 {
         Line512 { words: core::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
-    /// One word, for the compare of a double free in a magazine.
+    /// Returns one word, for the comparison of a double free in a magazine.
     pub(crate) fn word(&self, word: usize) -> &AtomicU64 {
         &self.words[word % WORDS]
     }
 
-    /// One word. Acquire: who sees a claimed word also sees the claimer's transit count.
+    /// Loads one word. Acquire pairs with the Release of a claim: a reader that sees a claimed word
+    /// also sees the claimer's transit count.
     pub(crate) fn load(&self, word: usize) -> u64 {
         self.words[word % WORDS].load(Ordering::Acquire)
     }
 
-    /// The words, each read by itself.
+    /// Returns the words, each loaded separately.
     pub(crate) fn snapshot(&self) -> [u64; WORDS] {
         core::array::from_fn(|word| self.load(word))
     }
 
-    /// How many bits are set, word by word.
+    /// Returns the number of set bits, counted word by word.
     pub(crate) fn count(&self) -> u32 {
         self.words.iter().map(|word| word.load(Ordering::Acquire).count_ones()).sum()
     }
@@ -82,16 +83,16 @@ impl Line512 {
         self.load(bit / 64) & (1 << (bit % 64)) != 0
     }
 
-    /// Sets one bit, if it is not; for hints.
+    /// Sets one bit; for hints.
     pub(crate) fn set(&self, bit: usize) {
         self.words[bit / 64].fetch_or(1 << (bit % 64), Ordering::AcqRel);
     }
 
-    /// Claims one bit: true where it was set.
+    /// Claims one bit. Returns true if it was set.
     pub(crate) fn take(&self, bit: usize) -> bool {
         let mask = 1 << (bit % 64);
-        // Acquire as in `claim_word`. Release: who changes the word from now on sees what the
-        // caller did before, also where the bit was not set.
+        // Acquire as in `claim_word`. Release pairs with the Acquire of the next change of the
+        // word: its context sees the caller's earlier writes, even if the bit was not set.
         self.words[bit / 64].fetch_and(!mask, Ordering::AcqRel) & mask != 0
     }
 
@@ -100,26 +101,26 @@ impl Line512 {
         self.words[bit / 64].fetch_and(!(1 << (bit % 64)), Ordering::AcqRel);
     }
 
-    /// Fills the line with `words`. The caller is the only one to whom the line's clear bits
-    /// belong. Release pairs with the claims' Acquire.
+    /// Fills the line with `words`. The caller owns the line's clear bits. Release pairs with the
+    /// claims' Acquire.
     pub(crate) fn fill(&self, words: [u64; WORDS]) {
         for (word, value) in self.words.iter().zip(words) {
             #[cfg(not(loom))]
             word.store(value, Ordering::Release);
             // loom would order the store before a `take` that ran earlier and found the bit clear,
-            // and lose the bits; no machine can.
+            // and lose the bits; no machine does so.
             #[cfg(loom)]
             word.swap(value, Ordering::Release);
         }
     }
 
-    /// Has a word an aligned run of `2^order` set bits (order 0 to 6)?
+    /// Returns true if a word has an aligned run of `2^order` set bits (order 0 to 6).
     pub(crate) fn has_run(&self, order: u32) -> bool {
         self.words.iter().any(|word| aligned_runs(word.load(Ordering::Acquire), order) != 0)
     }
 
-    /// Claims every set bit of the first word that has an aligned run of `2^order` set bits (order 0
-    /// to 6): its index and the bits. If another CPU was faster, these may lack such a run.
+    /// Claims every set bit of the first word with an aligned run of `2^order` set bits (order 0 to
+    /// 6). Returns its index and the bits. If another CPU was faster, these may lack such a run.
     ///
     /// Bound: 8 loads and at most 8 swaps.
     pub(crate) fn claim_word(&self, order: u32) -> Option<(usize, u64)> {
@@ -127,9 +128,10 @@ impl Line512 {
             if aligned_runs(word.load(Ordering::Relaxed), order) == 0 {
                 return None;
             }
-            // Acquire pairs with the Release of `release`: what the last owners of the frames
-            // wrote happened before. Release: who finds the bits gone sees the claimer's transit
-            // count. Another CPU may have emptied the word since the load.
+            // Acquire pairs with the Release of `release`: the last owners' writes to the frames
+            // happened before. Release pairs with the Acquire in `load`: a reader that finds the
+            // bits gone sees the claimer's transit count. Another CPU may have emptied the word
+            // since the load.
             match word.swap(0, Ordering::AcqRel) {
                 0 => None,
                 bits => Some((index, bits)),
@@ -137,12 +139,12 @@ impl Line512 {
         })
     }
 
-    /// Claims an aligned run of `2^order` bits (order 0 to 9): its first bit.
+    /// Claims an aligned run of `2^order` bits (order 0 to 9). Returns its first bit.
     ///
-    /// Within a word, a run whose buddy is taken goes first, and words that are all free go
+    /// Within a word, a run with a taken buddy is preferred, and words with all bits free are used
     /// last, so that large runs survive.
     ///
-    /// Bound: lock-free; a word is tried again only when another CPU changed it.
+    /// Bound: lock-free; a word is retried only if another CPU changed it.
     pub(crate) fn claim_order(&self, order: u32) -> Result<usize, Missed> {
         if order > 6 {
             return self.claim_words(1 << (order - 6));
@@ -160,9 +162,9 @@ impl Line512 {
         Err(Missed::Untouched)
     }
 
-    /// Claims an aligned run of `2^order` bits (order 0 to 6) in one word: its first bit.
+    /// Claims an aligned run of `2^order` bits (order 0 to 6) in one word. Returns its first bit.
     ///
-    /// Bound: as [`Line512::claim_order`].
+    /// Bound: as for [`Line512::claim_order`].
     pub(crate) fn claim_in_word(&self, index: usize, order: u32) -> Option<usize> {
         let word = &self.words[index % WORDS];
         let mut seen = word.load(Ordering::Relaxed);
@@ -177,7 +179,7 @@ impl Line512 {
         }
     }
 
-    /// Claims `count` whole words at a multiple of `count`: the first bit.
+    /// Claims `count` whole words at a multiple of `count`. Returns the first bit.
     fn claim_words(&self, count: usize) -> Result<usize, Missed> {
         let mut missed = Missed::Untouched;
         for group in (0..WORDS).step_by(count) {
@@ -197,17 +199,17 @@ impl Line512 {
 
     /// Claims exactly the `count` bits from `start` on, or nothing.
     ///
-    /// Several words are claimed one after the other; when one fails, precisely those claimed so
-    /// far are given back.
+    /// Several words are claimed in sequence; if a claim fails, precisely the bits claimed so far
+    /// are released.
     ///
-    /// Bound: lock-free; a word is tried again only when another CPU changed its other bits.
+    /// Bound: lock-free; a word is retried only if another CPU changed its other bits.
     pub(crate) fn claim_run(&self, start: usize, count: usize) -> Result<(), Missed> {
         for (index, mask) in masks(start, count) {
             let mut seen = self.words[index].load(Ordering::Relaxed);
             loop {
                 if seen & mask != mask {
-                    // Release: a claimer of these bits reads what their last owner wrote, which
-                    // our claim acquired.
+                    // Release pairs with the claims' Acquire: a claimer of these bits sees the
+                    // writes of their last owner, which this claim acquired.
                     let mut undone = Missed::Untouched;
                     for (claimed, bits) in masks(start, count).take_while(|&(claimed, _)| claimed < index) {
                         self.words[claimed].fetch_or(bits, Ordering::Release);
@@ -215,8 +217,8 @@ impl Line512 {
                     }
                     return Err(undone);
                 }
-                // AcqRel: Acquire pairs with the Release of `release`; Release lets who sees the
-                // bits gone see the claimer's transit count too.
+                // Acquire pairs with the Release of `release`. Release pairs with the Acquire in
+                // `load`: a reader that finds the bits gone sees the claimer's transit count too.
                 match self.words[index].compare_exchange_weak(
                     seen,
                     seen & !mask,
@@ -231,9 +233,9 @@ impl Line512 {
         Ok(())
     }
 
-    /// Sets bits of one word, or refuses when any is set already.
+    /// Sets bits of one word, or refuses if any of them is already set.
     ///
-    /// Bound: lock-free; tried again only when another CPU changed the word.
+    /// Bound: lock-free; retried only if another CPU changed the word.
     pub(crate) fn release(&self, word: usize, bits: u64) -> Result<Change, Overlap> {
         let word = &self.words[word % WORDS];
         let mut seen = word.load(Ordering::Relaxed);
@@ -242,9 +244,9 @@ impl Line512 {
                 return Err(Overlap { bits: seen & bits });
             }
             let new = seen | bits;
-            // Release pairs with the claims' Acquire: the last writes to the frames come before
-            // the next owner's. SeqCst pairs with the fence of who is about to wait for memory:
-            // either the freer sees the waiter, or the waiter the frames.
+            // Release pairs with the claims' Acquire: the last writes to the frames come before the
+            // next owner's. SeqCst pairs with the fence of a context about to wait for memory:
+            // either the freeing context sees the waiter, or the waiter sees the frames.
             match word.compare_exchange_weak(seen, new, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(old) => return Ok(Change { old, new }),
                 Err(now) => seen = now,
@@ -253,12 +255,12 @@ impl Line512 {
     }
 }
 
-/// The lowest `count` bits, 0 to 64.
+/// Returns a mask of the lowest `count` bits, 0 to 64.
 pub(crate) const fn ones(count: u32) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
 }
 
-/// The words that the run touches, with its bits in each.
+/// Returns the words of the run, with its bits in each.
 pub(crate) fn masks(start: usize, count: usize) -> impl Iterator<Item = (usize, u64)> {
     let end = (start + count).min(BITS);
     (start / 64..end.div_ceil(64)).map(move |word| {
@@ -268,7 +270,7 @@ pub(crate) fn masks(start: usize, count: usize) -> impl Iterator<Item = (usize, 
     })
 }
 
-/// Start bits of the aligned free runs of `2^order` bits.
+/// Returns the start bits of the aligned free runs of `2^order` bits.
 #[inline]
 pub(super) fn aligned_runs(word: u64, order: u32) -> u64 {
     /// Bits at multiples of `2^order`.
@@ -289,8 +291,8 @@ pub(super) fn aligned_runs(word: u64, order: u32) -> u64 {
     runs & ALIGNED[order.min(6) as usize]
 }
 
-/// Where to take `2^order` aligned bits from `word`: out of the smallest free buddy run that
-/// holds them, the lowest of those.
+/// Returns the best bit to take `2^order` aligned bits of `word`: in the smallest free buddy run
+/// that holds them, the lowest of these runs.
 fn best_fit(word: u64, order: u32) -> Option<u32> {
     let mut runs = aligned_runs(word, order);
     for level in order..6 {
@@ -307,7 +309,7 @@ fn best_fit(word: u64, order: u32) -> Option<u32> {
     (runs != 0).then(|| runs.trailing_zeros())
 }
 
-/// How many maximal aligned runs of `2^0` to `2^9` set bits there are.
+/// Returns the number of maximal aligned runs of `2^0` to `2^9` set bits.
 pub(crate) fn maximal_runs(words: &[u64; WORDS]) -> [u64; 10] {
     let mut runs = [0; 10];
     let mut words = *words;
@@ -332,7 +334,7 @@ pub(crate) fn maximal_runs(words: &[u64; WORDS]) -> [u64; 10] {
     runs
 }
 
-/// The first run of `count` set bits at a multiple of `align`.
+/// Returns the first run of `count` set bits at a multiple of `align`.
 pub(crate) fn find_run(words: &[u64; WORDS], count: usize, align: usize) -> Option<usize> {
     let mut found = None;
     let mut run = 0;

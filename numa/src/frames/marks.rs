@@ -1,8 +1,8 @@
-//! Paranoid mode: a mark per frame that says what was handed out there.
+//! Paranoid mode: a mark per frame that records the run handed out there.
 //!
-//! A run's mark is at its first frame. Handing out stores it; giving back takes it away by
-//! compare-and-swap, so of two frees one fails at once, wherever the frame is by then, and the
-//! order must be the one that was asked for.
+//! A run's mark is at its first frame. An allocation stores it; a free removes it by
+//! compare-and-swap. So of two frees one fails at once, wherever the frame is by then, and the
+//! order must be the order of the allocation.
 
 use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicU8, Ordering};
@@ -16,7 +16,7 @@ const RUN: u8 = 1 << 5;
 /// The last of several frames of a run of any length.
 const END: u8 = 0x7f;
 
-/// How frames were handed out.
+/// The kind of an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Given {
     /// A naturally aligned run.
@@ -33,7 +33,7 @@ impl Given {
         }
     }
 
-    /// How far behind its first frame the run has another mark.
+    /// Returns the distance from its first frame to the run's other mark.
     fn end(self) -> Option<usize> {
         match self {
             Given::Run(count @ 2..) => Some(count as usize - 1),
@@ -49,14 +49,15 @@ impl Given {
 /// The marks of one bitmap word's frames.
 pub(crate) type WordMarks = [AtomicU8; 64];
 
-/// Notes that an aligned run of `order` was handed out, by its first frame's mark. As [`Marks::give`].
+/// Records the allocation of an aligned run of `order`, in its first frame's mark. As
+/// [`Marks::give`].
 #[inline]
 pub(crate) fn give_run(mark: &AtomicU8, order: Order) {
     mark.store(Given::Aligned(order).mark(), Ordering::Relaxed);
 }
 
-/// Notes that an aligned run of `order` is given back, by its first frame's mark; false if it was not handed out
-/// as one. As [`Marks::take_back`].
+/// Records the free of an aligned run of `order`, in its first frame's mark. Returns false if it
+/// was not allocated as one. As [`Marks::take_back`].
 #[inline]
 pub(crate) fn take_run_back(mark: &AtomicU8, order: Order) -> bool {
     let given = Given::Aligned(order).mark();
@@ -68,17 +69,17 @@ pub(crate) fn take_run_back(mark: &AtomicU8, order: Order) -> bool {
 pub(crate) struct Marks(pub(super) &'static [AtomicU8]);
 
 impl Marks {
-    /// The marks of the word that begins `offset` frames into the region; none unless in paranoid
-    /// mode.
+    /// Returns the marks of the word that begins `offset` frames into the region; `None` unless in
+    /// paranoid mode.
     pub(crate) fn of_word(self, offset: u64) -> Option<&'static WordMarks> {
         self.0.get(offset as usize..)?.first_chunk()
     }
 
-    /// Notes that the run which begins `offset` frames into the region was handed out.
+    /// Records the allocation of the run that begins `offset` frames into the region.
     pub(crate) fn give(self, offset: u64, given: Given) {
         if let Some(mark) = self.0.get(offset as usize) {
-            // Nobody else has the run, and whoever gave it back last did so before its bits were
-            // claimed: Relaxed. The next to give it back got it from the caller.
+            // Relaxed: the caller alone has the run, and the last free of it came before its bits
+            // were claimed. The next context to free it receives it from the caller.
             mark.store(given.mark(), Ordering::Relaxed);
         }
         if let Some(end) = self.end_of(offset, given) {
@@ -90,13 +91,13 @@ impl Marks {
         self.0.get(offset as usize + given.end()?)
     }
 
-    /// Notes that the run is given back, unless it was not handed out like that. `first` is the
-    /// number of the region's first frame.
+    /// Records the free of the run, unless it was not allocated like that. `first` is the number of
+    /// the region's first frame.
     ///
     /// Cost: one compare-and-swap.
     pub(crate) fn take_back(self, first: u64, offset: u64, given: Given) -> Result<(), Refused> {
         let Some(mark) = self.0.get(offset as usize) else { return Ok(()) };
-        // Relaxed: that one free out of several succeeds needs only the mark's own order.
+        // Relaxed: the selection of one free out of several needs only the mark's own order.
         let frame = first + offset;
         let end = self.end_of(offset, given);
         if end.is_some_and(|end| end.load(Ordering::Relaxed) != END) {
@@ -104,7 +105,7 @@ impl Marks {
         }
         let exchanged = mark.compare_exchange(given.mark(), NONE, Ordering::Relaxed, Ordering::Relaxed);
         let Err(found) = exchanged else {
-            // The run is ours alone now.
+            // This context alone owns the run now.
             end.into_iter().for_each(|end| end.store(NONE, Ordering::Relaxed));
             return Ok(());
         };
@@ -117,12 +118,12 @@ impl Marks {
         }
     }
 
-    /// The order of the aligned run that has the frame inside, if one has.
+    /// Returns the order of the aligned run around the frame, if any.
     fn order_around(self, first: u64, offset: u64) -> Option<Order> {
         Order::all().skip(1).find(|order| {
             let head = (first + offset) & !(order.frames() - 1);
             let mark = head.checked_sub(first).and_then(|offset| self.0.get(offset as usize));
-            // Relaxed: a diagnosis.
+            // Relaxed: for a diagnosis only.
             mark.and_then(|mark| Given::order_of(mark.load(Ordering::Relaxed))) == Some(*order)
         })
     }

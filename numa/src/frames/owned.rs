@@ -1,4 +1,4 @@
-//! Frames that go back by themselves.
+//! Frames freed automatically.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -16,28 +16,28 @@ pub struct OwnedFrames<'f, P: Platform> {
 }
 
 impl<'f, P: Platform> OwnedFrames<'f, P> {
-    /// Takes charge of an allocated run.
+    /// Takes ownership of an allocated run.
     ///
     /// # Safety
     ///
-    /// The run was allocated from `frames` with `order`, and the caller gives it up.
+    /// The run was allocated from `frames` with `order`, and the caller gives up its ownership.
     pub const unsafe fn from_raw(frames: &'f Frames<P>, first: PhysFrame, order: Order) -> Self {
         OwnedFrames { frames, first, order }
     }
 
-    /// The run's first frame.
+    /// Returns the run's first frame.
     #[must_use]
     pub const fn first(&self) -> PhysFrame {
         self.first
     }
 
-    /// The run's order.
+    /// Returns the run's order.
     #[must_use]
     pub const fn order(&self) -> Order {
         self.order
     }
 
-    /// Gives the run up: whoever holds the frame frees it.
+    /// Releases the run: the holder of the frame frees it.
     #[must_use = "the run leaks unless it is freed"]
     pub fn into_raw(self) -> (PhysFrame, Order) {
         let this = ManuallyDrop::new(self);
@@ -48,7 +48,7 @@ impl<'f, P: Platform> OwnedFrames<'f, P> {
 impl<P: Platform> Drop for OwnedFrames<'_, P> {
     fn drop(&mut self) {
         let pin = self.frames.platform().pin();
-        // SAFETY: by `from_raw`, the run is allocated and ours alone.
+        // SAFETY: by `from_raw`, the run is allocated and exclusively owned.
         let freed = unsafe { self.frames.free(&pin, self.first, self.order) };
         debug_assert!(freed.is_ok(), "{freed:?}");
     }
@@ -61,10 +61,11 @@ impl<P: Platform> fmt::Debug for OwnedFrames<'_, P> {
 }
 
 impl<P: Platform> Frames<P> {
-    /// Like [`Frames::alloc`], with the run freed when the result is dropped.
+    /// Allocates as [`Frames::alloc`] does, with the run freed when the result is dropped.
     ///
     /// # Errors
-    /// As [`Frames::alloc`].
+    ///
+    /// As for [`Frames::alloc`].
     pub fn alloc_owned(&self, request: &FrameRequest) -> Result<OwnedFrames<'_, P>, AllocError> {
         let pin = self.platform().pin();
         let first = self.alloc(&pin, request)?;

@@ -1,4 +1,4 @@
-//! Which CPU has which magazine.
+//! The magazine of each CPU.
 
 use core::ptr;
 
@@ -8,7 +8,7 @@ use topomem_percpu::{CpuId, CpuPin, MAX_CPUS, NodeId};
 use super::entry::Entry;
 use super::magazine::{Checked, Magazine, is_open};
 
-// Stands for the magazine of a CPU that has none: its gate is never open.
+// The placeholder for the magazine of a CPU without one: its gate is never open.
 #[cfg(not(loom))]
 static NONE: Magazine = Magazine::new(CpuId::BOOT, NodeId::ZERO, 0);
 
@@ -21,7 +21,7 @@ loom::lazy_static! {
 /// The magazines of the CPUs that are online.
 #[derive(Debug)]
 pub(crate) struct Rack {
-    /// By CPU; never null, so that a hit need not look.
+    /// By CPU; never null, so that a hit needs no check.
     magazines: [AtomicPtr<Magazine>; MAX_CPUS],
 }
 
@@ -31,7 +31,7 @@ impl Rack {
         Rack { magazines: [const { AtomicPtr::new(ptr::from_ref(&NONE).cast_mut()) }; MAX_CPUS] }
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates a rack without magazines (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(crate) fn new() -> Rack {
         let none = || AtomicPtr::new(ptr::from_ref::<Magazine>(&NONE).cast_mut());
@@ -40,7 +40,8 @@ impl Rack {
 
     #[inline]
     fn slot(&self, cpu: CpuId) -> &'static Magazine {
-        // Acquire pairs with the Release in `set`: who sees it sees its contents.
+        // Acquire pairs with the Release in `set`: a context that sees the magazine sees its
+        // contents.
         let magazine = self.magazines[cpu.index()].load(Ordering::Acquire);
         // SAFETY: only `'static` magazines are ever stored; only shared references exist.
         unsafe { &*magazine }
@@ -50,22 +51,22 @@ impl Rack {
         self.magazines[cpu.index()].store(ptr::from_ref(magazine).cast_mut(), Ordering::Release);
     }
 
-    /// Lets `act` use the current entry of the CPU's magazine, which has no frames nor a word
-    /// where the CPU has no magazine, or is using it.
+    /// Passes the current entry of the CPU's magazine to `act`. The entry has no frames nor a word
+    /// if the CPU has no magazine, or is using it.
     #[inline]
     pub(crate) fn with_current<R>(&self, pin: &CpuPin, act: impl FnOnce(&Entry, &Magazine) -> R) -> R {
         self.slot(pin.cpu()).with_current(act)
     }
 
-    /// Lets `act` use the CPU's magazine; `None` where the CPU has none or is using it, or nothing is
-    /// to be quick.
+    /// Passes the CPU's magazine to `act`. Returns `None` if the CPU has no magazine or is using
+    /// it, or if it may not be used quickly.
     #[inline(always)]
     pub(crate) fn with_open<R>(&self, pin: &CpuPin, act: impl FnOnce(&Magazine) -> R) -> Option<R> {
         self.with_current(pin, |entry, magazine| is_open(entry).then(|| act(magazine)))
     }
 
-    /// In paranoid mode, lets `act` use the CPU's magazine and the near entry that frames came from or went to
-    /// last; `None` in another mode, or if the CPU has no magazine, is using it, or is to drain it.
+    /// Passes the CPU's magazine and the last used near entry to `act`, in paranoid mode. Returns
+    /// `None` in another mode, or if the CPU has no magazine, is using it, or is to drain it.
     #[inline(always)]
     pub(crate) fn with_checked<R>(
         &self,
@@ -75,7 +76,7 @@ impl Rack {
         self.slot(pin.cpu()).with_checked(act)
     }
 
-    /// The magazine of `cpu`, while it has one.
+    /// Returns the magazine of `cpu`, if it has one.
     pub(crate) fn get(&self, cpu: CpuId) -> Option<&'static Magazine> {
         let magazine = self.slot(cpu);
         (!ptr::eq(magazine, none())).then_some(magazine)
@@ -88,7 +89,7 @@ impl Rack {
         }
     }
 
-    /// Takes away the magazine of `cpu`; the caller runs on it.
+    /// Removes the magazine of `cpu`; the caller runs on it.
     pub(crate) fn remove(&self, cpu: CpuId) {
         self.set(cpu, none());
     }

@@ -1,26 +1,28 @@
-//! Runs that lie across the border of two blocks.
+//! Runs across the border of two blocks.
 //!
-//! A block has room for one run of more than half its frames, and what is left of it serves no second one. The end
-//! of one block and the beginning of the next do: runs of 257 to 511 frames then leave next to nothing unused.
+//! A block has room for one run of more than half its frames, and the rest of it has no room for a
+//! second one. The end of one block and the beginning of the next block do: runs of 257 to 511
+//! frames then leave next to nothing unused.
 
 use super::block::{BlockState, Ownership};
 use super::line512::{BITS, Missed, masks};
 use super::region::{BlockIndex, Region};
 
-/// How many blocks are looked at for the first part of a run.
+/// The number of blocks checked for the first part of a run.
 const CANDIDATES: usize = 16;
 
-/// What is tried with one block after the other.
+/// The result of an attempt with one block.
 enum Tried {
-    /// The block's end is no part of such a run.
+    /// The block's end cannot be part of such a run.
     Unfit,
     /// The run's first frame.
     Claimed(u64),
 }
 
 impl Region {
-    /// `count` contiguous frames (257 to 511) at a multiple of `align`: the free end of a block that is in use, and
-    /// the beginning of the block behind it, which is in use or whole. The first frame.
+    /// Claims `count` contiguous frames (257 to 511) at a multiple of `align`: the free end of a
+    /// block in use, and the beginning of the block behind it, in use or whole. Returns the first
+    /// frame.
     ///
     /// An opportunity: if there is none among a few blocks, a whole block serves.
     pub(super) fn claim_across(&self, count: usize, align: usize) -> Option<u64> {
@@ -43,7 +45,8 @@ impl Region {
         entry.state() == BlockState::Bitmap && !entry.is_owned()
     }
 
-    /// Claims the end of `block` and the beginning of the next one, as much as a run of `count` frames needs.
+    /// Claims the end of `block` and the beginning of the next block, as far as a run of `count`
+    /// frames needs them.
     fn claim_from(&self, block: BlockIndex, count: usize, align: usize) -> Tried {
         let next = BlockIndex(block.0 + 1);
         if next.0 >= self.blocks() || !self.is_shared_bitmap(block) {
@@ -69,7 +72,8 @@ impl Region {
                 return Tried::Unfit;
             }
         }
-        // As in `claim_partial`: bits in a block that has none are nobody's frames, and gone now.
+        // As in `claim_partial`: bits in a block without a bitmap represent no frames, and are gone
+        // now.
         if !self.entry(block).load().has_bitmap() {
             return Tried::Unfit;
         }
@@ -83,7 +87,7 @@ impl Region {
         Tried::Unfit
     }
 
-    /// Are the first `count` frames of a block that is in use or whole free, as it looks now?
+    /// Returns true if the first `count` frames of a block in use or whole are free now.
     fn has_beginning(&self, block: BlockIndex, count: usize) -> bool {
         let (chunk, bit) = self.chunk_of(block);
         if !self.is_shared_bitmap(block) {
@@ -93,7 +97,7 @@ impl Region {
         masks(0, count).all(|(word, mask)| line.load(word) & mask == mask)
     }
 
-    /// Claims the first `count` frames of a block that is in use or whole. The caller is in transit.
+    /// Claims the first `count` frames of a block in use or whole. The caller is in transit.
     fn claim_beginning(&self, block: BlockIndex, count: usize) -> bool {
         if self.is_shared_bitmap(block) {
             return match self.line(block).claim_run(0, count) {
@@ -115,7 +119,7 @@ impl Region {
     }
 }
 
-/// How many of the last bits are set, without a gap.
+/// Returns the number of the last bits set without a gap.
 fn free_end(words: &[u64; super::line512::WORDS]) -> usize {
     let mut free = 0;
     for word in words.iter().rev() {

@@ -1,4 +1,4 @@
-//! Taking frames from a region: bitmap below 512 frames, buddy from there on.
+//! Allocation from a region: bitmap below 512 frames, buddy from there on.
 
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuId, Order};
@@ -8,21 +8,21 @@ use super::line512::{Line512, Missed, WORDS, find_run, masks};
 use super::region::{BLOCK, BlockIndex, CHUNK, Miss, Region};
 use super::transit::Transit;
 
-/// How many partial blocks are compared for the fullest, and how many are tried for a run
-/// before a whole block is broken up.
+/// The number of partial blocks compared for the fullest, and of blocks tried for a run before a
+/// whole block is broken up.
 const CANDIDATES: usize = 16;
 
-/// Which blocks a search looks at.
+/// The blocks covered by a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Among {
-    /// Those that no CPU owns.
+    /// Blocks without an owning CPU.
     Shared,
     All,
 }
 
 impl Region {
-    /// A run of `order`: its first frame. Partial blocks serve first, then whole ones, then
-    /// blocks that CPUs own.
+    /// Allocates a run of `order`. Returns its first frame. Partial blocks serve first, then whole
+    /// blocks, then blocks owned by CPUs.
     ///
     /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
     pub(crate) fn alloc(&self, order: Order) -> Result<u64, Miss> {
@@ -43,7 +43,7 @@ impl Region {
         })
     }
 
-    /// A claim that may touch bits of a block and give them back.
+    /// Runs a claim that may take bits of a block and release them again.
     pub(super) fn tentative<T>(
         &self,
         block: BlockIndex,
@@ -53,14 +53,14 @@ impl Region {
         let claimed = claim(self.line(block));
         match claimed {
             Err(Missed::Untouched) => transit.cancel(),
-            // Bits that were away for a moment are back: nobody may miss them.
+            // Bits that were away for a moment are back: no search may miss them.
             Err(Missed::RolledBack) => self.settle(block),
             Ok(_) => {}
         }
         claimed
     }
 
-    /// A claim of whole blocks that may touch bits and give them back.
+    /// Runs a claim of whole blocks that may take bits and release them again.
     fn tentative_whole<T>(&self, claim: impl FnOnce() -> Result<T, Missed>) -> Result<T, Missed> {
         let transit = self.transit();
         let claimed = claim();
@@ -70,13 +70,14 @@ impl Region {
         claimed
     }
 
-    /// `count` contiguous frames at a multiple of `align`; at most 512, within one block. If no block that is in use
-    /// has them, those of more than half a block may lie across the border of two blocks ([`Region::claim_across`]).
+    /// Allocates `count` contiguous frames at a multiple of `align`; at most 512, within one block.
+    /// If no block in use has them, runs of more than half a block may lie across the border of two
+    /// blocks ([`Region::claim_across`]).
     ///
-    /// Bound: as [`Region::alloc`].
+    /// Bound: as for [`Region::alloc`].
     pub(crate) fn alloc_short_run(&self, count: usize, align: usize) -> Result<u64, Miss> {
         self.conclusive(|| {
-            // A claim that another CPU foils says nothing of the block's other runs.
+            // A claim lost to another CPU says nothing about the block's other runs.
             let claim = |block: BlockIndex| loop {
                 let start = find_run(&self.line(block).snapshot(), count, align).ok_or(Missed::Untouched)?;
                 if self.tentative(block, |line| line.claim_run(start, count)).is_ok() {
@@ -90,10 +91,10 @@ impl Region {
         })
     }
 
-    /// `count` contiguous frames, the first a block's at a multiple of `align` frames; what their
-    /// last block has beyond them stays free. The first frame.
+    /// Allocates `count` contiguous frames, beginning with a block at a multiple of `align` frames;
+    /// the remainder of their last block stays free. Returns the first frame.
     ///
-    /// Bound: as [`Region::alloc`].
+    /// Bound: as for [`Region::alloc`].
     pub(crate) fn alloc_long_run(&self, count: u64, align: u64) -> Result<u64, Miss> {
         let (blocks, align) = (count.div_ceil(BLOCK), align.div_ceil(BLOCK));
         let first = self.conclusive(|| {
@@ -102,8 +103,8 @@ impl Region {
         Ok(self.first_frame(first))
     }
 
-    /// Makes of claimed blocks a run of `count` frames, each block allocated as a run of its own.
-    /// The caller is in transit.
+    /// Makes claimed blocks a run of `count` frames, each block allocated as a separate run. The
+    /// caller is in transit.
     pub(super) fn mark_long_run(&self, first: BlockIndex, count: u64) {
         for offset in 0..count.div_ceil(BLOCK) as usize {
             self.mark_run(BlockIndex(first.0 + offset), Order::HUGE);
@@ -111,10 +112,10 @@ impl Region {
         self.trim_long_run(first, count);
     }
 
-    /// A shared block with an aligned free run of `order` (0 to 5) for a CPU to own: the fullest of a
-    /// few partial ones, or else a whole one, broken up.
+    /// Returns a shared block with an aligned free run of `order` (0 to 5) for a CPU to own: the
+    /// fullest of a few partial blocks, or else a whole block, broken up.
     ///
-    /// From before the block leaves where it is found, the caller is in transit, by `begin`.
+    /// The caller is in transit, by `begin`, before the block leaves its place.
     ///
     /// Bound: one search of the chunks, and the lines of 16 blocks.
     pub(super) fn own_block<'t>(
@@ -165,8 +166,8 @@ impl Region {
         self.settle(block);
     }
 
-    /// Every free frame of one word of an owned block that has an aligned run of `order` (0 to 5): the
-    /// word and its bits.
+    /// Claims every free frame of one word of an owned block with an aligned run of `order` (0 to
+    /// 5). Returns the word and its bits.
     pub(crate) fn claim_word(&self, block: BlockIndex, order: Order) -> Option<(usize, u64)> {
         let line = self.line(block);
         let claimed = line.claim_word(order.get().into());
@@ -176,13 +177,14 @@ impl Region {
         claimed
     }
 
-    /// As [`Region::claim_word`], but the frames stay free: the fault to be found.
+    /// Returns a word as [`Region::claim_word`] does, but leaves the frames free: an injected
+    /// fault.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn copy_word(&self, block: BlockIndex) -> Option<(usize, u64)> {
         self.line(block).snapshot().into_iter().enumerate().find(|&(_, bits)| bits != 0)
     }
 
-    /// Gives back what a run of blocks has beyond `count` frames; the run is the caller's, who is in
+    /// Frees the frames of a run of blocks beyond `count`; the caller owns the run, and is in
     /// transit.
     fn trim_long_run(&self, first: BlockIndex, count: u64) {
         let kept = (count % BLOCK) as usize;
@@ -199,10 +201,10 @@ impl Region {
         self.settle(last);
     }
 
-    /// Calls `visit` with each block that the hints name, until it returns something.
+    /// Calls `visit` with each block marked by the hints, until it returns a value.
     pub(super) fn find_partial<T>(&self, mut visit: impl FnMut(BlockIndex) -> Option<T>) -> Option<T> {
         let count = self.chunks.len();
-        // A hint: any value will do, so Relaxed.
+        // Relaxed: a hint, for which any value is valid.
         let start = self.hot.partial_hint.load(Ordering::Relaxed) as usize;
         for index in (start..start + count).map(|index| index % count) {
             for word in 0..WORDS {
@@ -222,7 +224,7 @@ impl Region {
         None
     }
 
-    /// The first frame of what `claim` gets from one of at most `tries` partial blocks.
+    /// Returns the first frame of the result of `claim` for one of at most `tries` partial blocks.
     fn claim_partial(
         &self,
         among: Among,
@@ -241,7 +243,7 @@ impl Region {
             tried += 1;
             match claim(block) {
                 // Held frames keep a block from being promoted, unless they are no frames: bits
-                // that a racing double free left in a block that is whole. They are gone now.
+                // left by a racing double free in a block that is whole. They are gone now.
                 Ok(start) if self.entry(block).load().has_bitmap() => {
                     return Some(Some(self.first_frame(block) + start as u64));
                 }
@@ -257,8 +259,8 @@ impl Region {
         .flatten()
     }
 
-    /// Takes a whole block from the buddy and makes it a bitmap block whose first `taken` frames
-    /// are allocated.
+    /// Takes a whole block from the buddy and makes it a bitmap block with the first `taken` frames
+    /// allocated.
     fn break_whole(&self, taken: usize, ownership: Ownership) -> Option<BlockIndex> {
         self.chunks.iter().enumerate().find_map(|(index, chunk)| {
             if chunk.whole.is_empty() {
@@ -276,8 +278,8 @@ impl Region {
         })
     }
 
-    /// Makes a bitmap block of a whole one that was taken from the buddy; its first `taken` frames
-    /// are allocated. The caller is in transit.
+    /// Makes a whole block, taken from the buddy, a bitmap block with the first `taken` frames
+    /// allocated. The caller is in transit.
     pub(super) fn open(&self, block: BlockIndex, taken: usize, ownership: Ownership) {
         let mut words = [u64::MAX; WORDS];
         for (word, mask) in masks(0, taken) {
@@ -289,10 +291,10 @@ impl Region {
         chunk.partial.set(bit);
     }
 
-    /// A whole block for a CPU, away from other CPUs' where there is room: the states of blocks
-    /// that lie together share a cache line, which each alloc and free writes.
+    /// Allocates a whole block for a CPU, away from other CPUs' blocks if there is room: the states
+    /// of adjacent blocks share a cache line, written by each alloc and free.
     ///
-    /// Bound: as [`Region::alloc`].
+    /// Bound: as for [`Region::alloc`].
     pub(crate) fn alloc_block(&self, cpu: CpuId) -> Result<u64, Miss> {
         self.conclusive(|| {
             self.chunks.iter().enumerate().find_map(|(index, chunk)| {
@@ -305,7 +307,7 @@ impl Region {
         })
     }
 
-    /// An aligned run of whole blocks: its first frame.
+    /// Claims an aligned run of whole blocks. Returns its first frame.
     fn claim_blocks(&self, order: Order) -> Option<u64> {
         let bits = u32::from(order.get()) - 9;
         self.chunks.iter().enumerate().find_map(|(index, chunk)| {

@@ -1,7 +1,7 @@
-//! Taking frames of a region below a limit inside it: for devices that reach only part of a zone.
+//! Allocation from a region below a limit inside it: for devices that reach only part of a zone.
 //!
-//! The search takes the lowest run that fits of each block or GiB: when that one ends above the
-//! limit, so do all others there.
+//! The search takes the lowest fitting run of each block or GiB: if it ends above the limit, so do
+//! all other runs there.
 
 use topomem_percpu::Order;
 
@@ -12,7 +12,7 @@ use super::region::{BLOCK, BlockIndex, Miss, Region};
 use super::region_alloc::Among;
 
 impl Region {
-    /// What `shape` says, with every frame below `limit`: the first frame.
+    /// Allocates the run of `shape`, with every frame below `limit`. Returns the first frame.
     ///
     /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
     pub(super) fn alloc_below(&self, shape: Shape, limit: u64) -> Result<u64, Miss> {
@@ -53,7 +53,7 @@ impl Region {
         })
     }
 
-    /// A run of a partial block's line.
+    /// Claims a run of a partial block's line.
     fn claim_line_below(&self, block: BlockIndex, count: u64, align: u64, limit: u64) -> Option<u64> {
         let (line, base) = (self.line(block), self.first_frame(block));
         loop {
@@ -67,13 +67,13 @@ impl Region {
             }
             // If another CPU was faster, there may be a further run.
             if self.tentative(block, |line| line.claim_run(start, count as usize)).is_ok() {
-                // As in `claim_partial`: bits in a block that has none belong to nobody.
+                // As in `claim_partial`: bits in a block without a bitmap represent no frames.
                 return self.entry(block).load().has_bitmap().then_some(first);
             }
         }
     }
 
-    /// Whole blocks, the first `frames` frames of which lie below the limit. `mark` stores their
+    /// Claims whole blocks whose first `frames` frames lie below the limit. `mark` stores their
     /// states, in transit.
     pub(super) fn claim_whole_below(
         &self,

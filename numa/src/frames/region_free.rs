@@ -1,4 +1,4 @@
-//! Giving frames back to a region.
+//! Frees into a region.
 
 use topomem_percpu::Order;
 
@@ -8,7 +8,7 @@ use super::line512::masks;
 use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 
-/// Why frames were refused; the frame is the first that is wrong.
+/// The refusal of a free, with the first frame in error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     DoubleFree(u64),
@@ -18,20 +18,21 @@ pub(crate) enum Refused {
 }
 
 impl Region {
-    /// Refuses in paranoid mode what is not handed out like that; elsewhere accepts everything.
+    /// Refuses in paranoid mode frames not allocated like that; in other modes accepts everything.
     #[inline]
     pub(crate) fn take_mark_back(&self, first: u64, given: Given) -> Result<(), Refused> {
         if self.marks.0.is_empty() { Ok(()) } else { self.compare_mark(first, given) }
     }
 
-    /// As [`Region::take_mark_back`], for a run of whole blocks: what their states say comes first.
+    /// Checks as [`Region::take_mark_back`] does, for a run of whole blocks: the errors found by
+    /// their states take precedence.
     pub(crate) fn take_block_mark_back(&self, first: u64, order: Order) -> Result<(), Refused> {
         if self.marks.0.is_empty() {
             return Ok(());
         }
         self.check_head(first, order)?;
         self.compare_mark(first, Given::Aligned(order)).map_err(|refused| match refused {
-            // It is allocated: part of a run of any length.
+            // The frame is allocated: part of a run of any length.
             Refused::DoubleFree(frame) => Refused::NotAllocated(frame),
             other => other,
         })
@@ -45,7 +46,7 @@ impl Region {
         })
     }
 
-    /// Takes back a naturally aligned run.
+    /// Frees a naturally aligned run.
     ///
     /// Bound: one word for orders 0 to 6, 8 words up to 8, 512 blocks up to 18; lock-free.
     pub(crate) fn free(&self, frame: u64, order: Order) -> Result<(), Refused> {
@@ -55,14 +56,14 @@ impl Region {
         self.free_short_run(frame, order.frames())
     }
 
-    /// Takes back frames of one block.
+    /// Frees frames of one block.
     pub(crate) fn free_short_run(&self, frame: u64, count: u64) -> Result<(), Refused> {
         let block = self.block_of(frame);
         let start = (frame % BLOCK) as usize;
         self.check_small(frame, count)?;
         let line = self.line(block);
         if start % 64 + count as usize > 64 {
-            // Refuse before anything is changed.
+            // Refuses before anything is changed.
             for (word, mask) in masks(start, count as usize) {
                 self.double(block, word, line.load(word) & mask)?;
             }
@@ -85,11 +86,11 @@ impl Region {
         Ok(())
     }
 
-    /// Takes back one frame of a block that is plainly one of bitmaps. False where the block is
-    /// not, or the frame is free: nothing has changed, and [`Region::free_short_run`] tells why.
+    /// Frees one frame of a block with a bitmap. Returns false, with nothing changed, if the block
+    /// has none, or if the frame is free; [`Region::free_short_run`] returns the reason.
     ///
-    /// Bound: one compare-and-swap, tried again only when another CPU changed the word; now and
-    /// then what [`Region::free_word`] says.
+    /// Bound: one compare-and-swap, retried only if another CPU changed the word; now and then the
+    /// cost of [`Region::free_word`].
     #[inline]
     pub(super) fn free_frame(&self, frame: u64) -> bool {
         let block = self.block_of(frame);
@@ -107,12 +108,13 @@ impl Region {
 
     /// Sets the bits of one word of a bitmap block.
     ///
-    /// The caller has found the block to be one of bitmaps (`check_small`), and owns the frames,
-    /// so it still is. A double free that races the first may set bits of a block that has left
-    /// meanwhile; they mean nothing there, and whoever claims them finds out (`claim_partial`).
+    /// The caller has checked that the block has a bitmap (`check_small`), and owns the frames, so
+    /// the block still has it. A double free racing with the first free may set bits of a block
+    /// that has left the bitmap meanwhile. They have no meaning there, and a context that claims
+    /// them detects it (`claim_partial`).
     ///
-    /// Bound: lock-free; one compare-and-swap, and where the word was all zeros or becomes all
-    /// ones, hint and buddy are brought up to date.
+    /// Bound: lock-free; one compare-and-swap. If the word was all zeros or becomes all ones, hint
+    /// and buddy are updated.
     pub(crate) fn free_word(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
         let change = match self.line(block).release(word, bits) {
             Ok(change) => change,
@@ -122,7 +124,8 @@ impl Region {
         Ok(())
     }
 
-    /// May `count` frames of one block be freed singly, as far as the block's state tells?
+    /// Checks that `count` frames of one block may be freed singly, as far as the block's state
+    /// tells.
     pub(crate) fn check_small(&self, frame: u64, count: u64) -> Result<Block, Refused> {
         let index = self.block_of(frame);
         let block = self.entry(index).load();
@@ -143,7 +146,7 @@ impl Region {
         }
     }
 
-    /// The order of the allocated run around a tail.
+    /// Returns the order of the allocated run around a tail.
     fn head_of(&self, tail: BlockIndex) -> Option<Order> {
         Order::all().skip(10).find(|order| {
             let blocks = 1_u64 << (order.get() - 9);
@@ -154,7 +157,7 @@ impl Region {
         })
     }
 
-    /// Refuses where `bits` of a word are set.
+    /// Refuses if `bits` of a word are set.
     fn double(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
         if bits == 0 {
             return Ok(());
@@ -163,7 +166,7 @@ impl Region {
         Err(Refused::DoubleFree(self.first_frame(block) + offset))
     }
 
-    /// Is the block allocated as a run of its own?
+    /// Checks that the block is allocated as a separate run.
     pub(crate) fn check_whole(&self, block: BlockIndex) -> Result<(), Refused> {
         let frame = self.first_frame(block);
         match self.entry(block).load().state() {
@@ -174,7 +177,7 @@ impl Region {
         }
     }
 
-    /// Takes back an aligned run of whole blocks.
+    /// Frees an aligned run of whole blocks.
     fn free_blocks(&self, frame: u64, order: Order) -> Result<(), Refused> {
         let first = self.block_of(frame);
         self.check_head(frame, order)?;
@@ -185,7 +188,7 @@ impl Region {
         Ok(())
     }
 
-    /// Is the block at `frame` the first of an allocated run of `order`?
+    /// Checks that the block at `frame` is the first of an allocated run of `order`.
     pub(super) fn check_head(&self, frame: u64, order: Order) -> Result<(), Refused> {
         let block = self.entry(self.block_of(frame)).load();
         match block.state() {
@@ -197,8 +200,8 @@ impl Region {
         }
     }
 
-    /// Takes back a run of order 9 for the CPU that frees it to hold back; `None` where the block
-    /// is not one, and [`Region::free`] tells why.
+    /// Frees a run of order 9 into the cache of the freeing CPU. Returns `None` if the block is no
+    /// such run; [`Region::free`] returns the reason.
     ///
     /// Bound: one compare-and-swap.
     #[inline]
@@ -207,7 +210,7 @@ impl Region {
         entry.cache().then_some(HugeBlock { first: frame, entry })
     }
 
-    /// Gives blocks that the caller is alone in charge of to the buddy.
+    /// Returns blocks under the caller's exclusive control to the buddy.
     pub(crate) fn release_blocks(&self, first: BlockIndex, blocks: usize) {
         for offset in (0..blocks).rev() {
             self.entry(BlockIndex(first.0 + offset)).set(BlockState::Whole, Ownership::Shared);
@@ -220,7 +223,7 @@ impl Region {
     }
 }
 
-/// The parts of a run of fewer than 512 frames that lie in one block each.
+/// Returns the parts of a run of fewer than 512 frames by block.
 pub(super) fn by_block(first: u64, count: u64) -> impl Iterator<Item = (u64, u64)> {
     let own = count.min(BLOCK - first % BLOCK);
     [(first, own), (first + own, count - own)].into_iter().filter(|&(_, count)| count > 0)

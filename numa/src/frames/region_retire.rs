@@ -1,32 +1,32 @@
-//! Taking retired frames out of a region's bitmaps and buddy.
+//! Removal of retired frames from a region's bitmaps and buddy.
 //!
-//! **Who sees what.** A frame is put on the list first; then its retirer enters transit and does a
-//! read-modify-write on the words of bitmap and buddy where the frame may be free. So whoever
-//! claims or sets these bits later, or ends a transit later, sees the list: claimers look whether
-//! they got a listed frame and keep it back ([`Region::withhold`]), and whoever gave frames back
-//! or moved a block takes listed ones out again ([`Region::sweep`]). What was done earlier, the
-//! retirer itself finds. Because claimers look too, it does no harm that a frame is home for a
-//! moment between a release and the sweep.
+//! **Visibility.** A frame is put on the list first; then its retirer enters transit and does a
+//! read-modify-write on the words of bitmap and buddy with the frame. So a context that claims or
+//! sets these bits later, or ends a transit later, sees the list. Claimers check their frames
+//! against the list and withhold listed frames ([`Region::withhold`]). A context that freed frames
+//! or moved a block takes listed frames out again ([`Region::sweep`]). The retirer itself finds
+//! everything done earlier. Because claimers check too, a frame may be in the bitmap for a moment
+//! between a release and the sweep.
 
 use super::block::{BlockState, Ownership};
 use super::line512::{WORDS, masks};
 use super::region::{BLOCK, BlockIndex, Region};
 
 impl Region {
-    /// Takes out a pending frame that is free at home: true where it was.
+    /// Takes out a pending frame that is free in the bitmap or buddy. Returns true if it was.
     ///
     /// Bound: constant; lock-free.
     pub(crate) fn take_out(&self, frame: u64) -> bool {
         let block = self.block_of(frame);
         let (chunk, bit) = self.chunk_of(block);
-        // Before the bits are looked at: who is in transit with the frame now finds it listed
-        // when it is through.
+        // Before the bits are checked: a context in transit with the frame now finds it listed when
+        // it ends its transit.
         let transit = self.transit();
         if chunk.whole.take(bit) {
             self.open(block, 0, Ownership::Shared);
         }
         drop(transit);
-        // As in `claim_partial`: bits in a block that has none belong to nobody.
+        // As in `claim_partial`: bits in a block without a bitmap represent no frames.
         let taken = self.line(block).take((frame % BLOCK) as usize) && self.entry(block).load().has_bitmap();
         if taken {
             self.retired.complete(frame);
@@ -34,13 +34,13 @@ impl Region {
         taken
     }
 
-    /// Takes out every pending frame that is free at home: how many were.
+    /// Takes out every pending frame that is free in the bitmap or buddy. Returns their number.
     ///
-    /// Bound: lock-free; an attempt fails only when another CPU claims the frame or its block
-    /// just then.
+    /// Bound: lock-free; an attempt fails only if another CPU claims the frame or its block at the
+    /// same time.
     pub(crate) fn sweep(&self) -> u64 {
         let mut taken = 0;
-        // The bits alone tell: a state may be ahead of them, by somebody whom we interrupted.
+        // Only the bits tell: a state may be ahead of them, stored by an interrupted context.
         let home = |&frame: &u64| {
             let block = self.block_of(frame);
             let (chunk, bit) = self.chunk_of(block);
@@ -53,8 +53,8 @@ impl Region {
         taken
     }
 
-    /// Of a claimed run that has pending frames, keeps these and gives back all others: how many
-    /// it kept. 0 where there are none, and the run stays claimed.
+    /// Withholds the pending frames of a claimed run, and frees all other frames of it. Returns the
+    /// number withheld. If it is 0, the run stays claimed.
     pub(crate) fn withhold(&self, first: u64, count: u64) -> u64 {
         let run = first..first + count;
         if !self.retired.any_pending() || !self.retired.pending().any(|frame| run.contains(&frame)) {
@@ -78,7 +78,7 @@ impl Region {
         kept
     }
 
-    /// Gives back claimed frames of one word, but for pending ones: how many these are.
+    /// Frees the claimed frames of one word, except pending frames. Returns the number of these.
     pub(crate) fn give_back_word(&self, block: BlockIndex, word: usize, bits: u64) -> u64 {
         let kept = self.retired.complete_held(self.first_frame(block) / 64 + word as u64, bits);
         if let Ok(change) = self.line(block).release(word, bits & !kept) {
@@ -87,7 +87,7 @@ impl Region {
         kept.count_ones().into()
     }
 
-    /// Gives back a whole block that was claimed, but for its pending frames: how many these are.
+    /// Frees a claimed whole block, except its pending frames. Returns the number of these.
     fn give_back_block(&self, block: BlockIndex) -> u64 {
         let key = self.first_frame(block) / 64;
         let words = core::array::from_fn(|word| !self.retired.complete_held(key + word as u64, u64::MAX));

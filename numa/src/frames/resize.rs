@@ -1,4 +1,4 @@
-//! Runs of less than 2 MiB that become longer or shorter where they are.
+//! Runs of less than 2 MiB made longer or shorter in place.
 
 use core::fmt;
 
@@ -14,16 +14,16 @@ use super::marks::Given;
 use super::region::{BLOCK, Region};
 use super::{FrameRequest, Frames, FreeError};
 
-/// Why a run has the length that it had.
+/// An error of a change of length. The run is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResizeError {
-    /// The run is longer than 511 frames, would be, or would cross a boundary of 2 MiB; or the new length
-    /// is none, or not on the right side of the old one.
+    /// The run is longer than 511 frames, would be, or would cross a boundary of 2 MiB; or the new
+    /// length is zero, or not on the right side of the old length.
     Length,
-    /// Not all frames behind the run are free, or some are free with another CPU, or the zone is down to
-    /// its reserve, or frames are about to be retired.
+    /// Not all frames behind the run are free, or some are free in another CPU's magazine, or the
+    /// zone is down to its reserve, or frames are about to be retired.
     NotFree,
-    /// The end of the run was refused.
+    /// The free of the run's end was refused.
     Refused(FreeError),
 }
 
@@ -40,18 +40,21 @@ impl fmt::Display for ResizeError {
 impl core::error::Error for ResizeError {}
 
 impl<P: Platform> Frames<P> {
-    /// Makes the run of `count` frames from `first` on one of `longer` frames, by the free frames right
-    /// behind it. From here on it is a run like those of [`Frames::alloc_run`], to be given back by
-    /// [`Frames::free_run`]. Frames behind it that are free with the pinned CPU are sent home for this.
+    /// Makes the run of `count` frames from `first` on a run of `longer` frames, by the free frames
+    /// directly behind it. From here on it is a run like those of [`Frames::alloc_run`], to be
+    /// freed by [`Frames::free_run`]. Frames behind it in the pinned CPU's magazine are flushed for
+    /// this.
     ///
     /// Bound: two compare-and-swaps per 64 frames.
     ///
     /// # Errors
-    /// [`ResizeError`]; nothing has changed.
+    ///
+    /// Returns [`ResizeError::Length`] if the run cannot have the new length, and
+    /// [`ResizeError::NotFree`] if the frames behind it cannot be taken now. Nothing has changed.
     ///
     /// # Safety
     ///
-    /// The caller owns the run of so many frames, from [`Frames::alloc_run`] or [`Frames::alloc`].
+    /// The caller owns the run of `count` frames, from [`Frames::alloc_run`] or [`Frames::alloc`].
     pub unsafe fn extend_run(
         &self,
         pin: &CpuPin,
@@ -65,13 +68,13 @@ impl<P: Platform> Frames<P> {
         }
         let more = longer - count;
         let request = FrameRequest::frame();
-        // A frame that is to retire since this look was allocated first.
+        // A frame retired since this check was allocated first.
         let retiring = region.retired.any_pending();
         if retiring || !machine.may_take(region.node, region.zone, &request, more) {
             return Err(ResizeError::NotFree);
         }
         let block = region.block_of(start);
-        // The run's own frames keep a block of bitmaps one of bitmaps.
+        // The run's own frames keep a block in the bitmap state.
         if !region.entry(block).load().has_bitmap() {
             return Err(ResizeError::NotFree);
         }
@@ -85,17 +88,19 @@ impl<P: Platform> Frames<P> {
         Ok(())
     }
 
-    /// Gives back the end of the run of `count` frames from `first` on, which is one of `shorter` frames
-    /// from here on, like those of [`Frames::alloc_run`], to be given back by [`Frames::free_run`].
+    /// Frees the end of the run of `count` frames from `first` on. From here on it is a run of
+    /// `shorter` frames, like those of [`Frames::alloc_run`], to be freed by [`Frames::free_run`].
     ///
     /// Bound: one compare-and-swap per 64 frames.
     ///
     /// # Errors
-    /// [`ResizeError`]; nothing has changed.
+    ///
+    /// Returns [`ResizeError::Length`] if the run cannot have the new length, and
+    /// [`ResizeError::Refused`] if the free of its end was refused. Nothing has changed.
     ///
     /// # Safety
     ///
-    /// As [`Frames::free`], for the frames that are given back; the caller owns the run of so many frames,
+    /// As for [`Frames::free`], for the freed frames; the caller owns the run of `count` frames,
     /// from [`Frames::alloc_run`] or [`Frames::alloc`].
     pub unsafe fn shrink_run(
         &self,
@@ -114,9 +119,9 @@ impl<P: Platform> Frames<P> {
         Ok(())
     }
 
-    /// Sends home what the CPU's magazine holds of the words of `more` frames from the one numbered `from`
-    /// on, if all of these frames are free there or at home. Does nothing if an interrupted context of the
-    /// CPU uses the magazine.
+    /// Flushes the words in the CPU's magazine of `more` frames from the frame numbered `from` on,
+    /// if all of these frames are free there or in the bitmap. Does nothing if an interrupted
+    /// context of the CPU uses the magazine.
     fn flush_words_of(&self, machine: &Machine, pin: &CpuPin, region: &Region, from: u64, more: u64) {
         let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter) else { return };
         let line = region.line(region.block_of(from));
@@ -134,8 +139,8 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// The region of a run of `count` frames that is to have `most`, and its first frame; `None` unless all
-    /// of that lies in one block that a shorter run can lie in.
+    /// Returns the region of a run of `count` frames to be resized to `most`, and its first frame.
+    /// Returns `None` unless all of that lies in one block that may hold a shorter run.
     fn resizable(&self, first: PhysFrame, count: u64, most: u64) -> Option<(&Machine, &'static Region, u64)> {
         let machine = self.machine()?;
         let start = number(first);

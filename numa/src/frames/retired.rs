@@ -4,15 +4,15 @@ use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::region::BLOCK;
 
-/// At most this many frames of one region retire.
+/// The maximum number of retired frames of one region.
 pub(crate) const CAPACITY: usize = 64;
 
-/// How far a frame's retirement has come.
+/// The state of a frame's retirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retirement {
-    /// Somebody still has the frame: its owner, or a CPU's cache.
+    /// The frame still has a holder: its owner, or a CPU's magazine.
     Pending,
-    /// The frame is out of circulation, for good.
+    /// The frame is out of use, for good.
     Complete,
 }
 
@@ -20,19 +20,20 @@ const LISTED: u64 = 1;
 const COMPLETE: u64 = 2;
 const FRAME_SHIFT: u32 = 2;
 
-/// Retired frames, in order of retirement; nothing is ever taken off the list.
+/// Retired frames, in order of retirement; nothing is ever removed from the list.
 #[derive(Debug)]
 pub(crate) struct RetiredFrames {
-    /// Of each block with a retired frame, the bit with the low bits of its number; so zero while
-    /// the list is empty, which is what most look-ups find.
+    /// For each block with a retired frame, the bit selected by the low bits of its number. So it
+    /// is zero while the list is empty, the most common case.
     filter: AtomicU64,
-    /// How many are pending. May be wrong for a moment, but is not 0 while one is.
+    /// The number of pending frames. May be wrong for a moment, but is not 0 while a frame is
+    /// pending.
     pending: AtomicU32,
     /// Frame number, `COMPLETE` and `LISTED`; 0 from the first free place on.
     places: [AtomicU64; CAPACITY],
 }
 
-/// Why a frame was not put on the list.
+/// The reason why a frame was not put on the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unlisted {
     Already,
@@ -53,9 +54,9 @@ impl RetiredFrames {
     /// Bound: one pass over the list; lock-free.
     pub(crate) fn add(&self, frame: u64) -> Result<(), Unlisted> {
         for place in &self.places {
-            // Every caller tries the places in the same order, so of two who bring the same
-            // frame the later one finds it. Release: who sees the frame has seen what its
-            // retirer saw.
+            // Every caller tries the places in the same order, so of two that add the same frame
+            // the later one finds it. Release pairs with the Acquire in `iter`: a context that sees
+            // the frame has seen the retirer's earlier writes.
             match place.compare_exchange(
                 0,
                 frame << FRAME_SHIFT | LISTED,
@@ -64,8 +65,8 @@ impl RetiredFrames {
             ) {
                 Ok(_) => {
                     self.pending.fetch_add(1, Ordering::Relaxed);
-                    // Release pairs with the Acquire in `lists_any` and `may_list`: who sees the bit sees the
-                    // frame and the count.
+                    // Release pairs with the Acquire in `lists_any` and `may_list`: a context that
+                    // sees the bit sees the frame and the count.
                     self.filter.fetch_or(filter_bit(frame), Ordering::Release);
                     return Ok(());
                 }
@@ -76,7 +77,7 @@ impl RetiredFrames {
         Err(Unlisted::Full)
     }
 
-    /// Every frame listed.
+    /// Returns every listed frame. Acquire pairs with the Release in `add` and `complete`.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Retirement)> {
         let listed = |place: &AtomicU64| match place.load(Ordering::Acquire) {
             0 => None,
@@ -86,19 +87,20 @@ impl RetiredFrames {
         self.places.iter().map_while(listed)
     }
 
-    /// Is any frame listed? One load.
+    /// Returns true if any frame is listed. Cost: one load.
     #[inline]
     fn lists_any(&self) -> bool {
         // Acquire pairs with the Release in `add`.
         self.filter.load(Ordering::Acquire) != 0
     }
 
-    /// May the block of `frame` have a listed frame?
+    /// Returns true if the block of `frame` may have a listed frame. Acquire pairs with the Release
+    /// in `add`.
     fn may_list(&self, frame: u64) -> bool {
         self.filter.load(Ordering::Acquire) & filter_bit(frame) != 0
     }
 
-    /// Is any frame of the block of `frame` listed?
+    /// Returns true if any frame of the block of `frame` is listed.
     #[inline]
     pub(crate) fn touch_block_of(&self, frame: u64) -> bool {
         self.lists_any() && self.lists_in_block_of(frame)
@@ -109,7 +111,7 @@ impl RetiredFrames {
         self.may_list(frame) && self.iter().any(|(listed, _)| listed / BLOCK == frame / BLOCK)
     }
 
-    /// A frame of `count`, from `first` on and of one block, that is out of circulation.
+    /// Returns a completely retired frame of the `count` frames from `first` on, of one block.
     #[inline]
     pub(crate) fn complete_among(&self, first: u64, count: u64) -> Option<u64> {
         if self.lists_any() { self.find_complete(first, count) } else { None }
@@ -126,7 +128,7 @@ impl RetiredFrames {
         self.iter().find(complete).map(|(frame, _)| frame)
     }
 
-    /// The frames of word `key` (frame number / 64) that are out of circulation.
+    /// Returns the completely retired frames of word `key` (frame number / 64).
     #[inline]
     pub(crate) fn complete_in_word(&self, key: u64) -> u64 {
         if self.lists_any() { self.find_complete_in_word(key) } else { 0 }
@@ -141,29 +143,30 @@ impl RetiredFrames {
         here.fold(0, |mask, (frame, _)| mask | 1 << (frame % 64))
     }
 
-    /// Is there a pending frame? One load.
+    /// Returns true if a frame is pending. Cost: one load.
     #[inline]
     pub(crate) fn any_pending(&self) -> bool {
-        // The count is stored before what `lists_any` acquires.
+        // The count is stored before the bit that `lists_any` acquires.
         self.lists_any() && self.pending.load(Ordering::Relaxed) != 0
     }
 
-    /// Frames whose retirement is pending.
+    /// Returns the frames with a pending retirement.
     pub(crate) fn pending(&self) -> impl Iterator<Item = u64> {
         self.iter().filter(|&(_, state)| state == Retirement::Pending).map(|(frame, _)| frame)
     }
 
-    /// How many are out of circulation.
+    /// Returns the number of completely retired frames.
     pub(crate) fn complete_count(&self) -> u64 {
         self.iter().filter(|&(_, state)| state == Retirement::Complete).count() as u64
     }
 
-    /// Notes that a pending frame is out of circulation. The caller holds the frame, and is the
-    /// only one who does.
+    /// Records that a pending frame is completely retired. The caller is the only holder of the
+    /// frame.
     pub(crate) fn complete(&self, frame: u64) {
         let pending = frame << FRAME_SHIFT | LISTED;
         for place in &self.places {
-            // Release: who sees it complete sees it gone.
+            // Release pairs with the Acquire in `iter`: a context that sees the frame complete sees
+            // it gone.
             match place.compare_exchange(pending, pending | COMPLETE, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     self.pending.fetch_sub(1, Ordering::Relaxed);

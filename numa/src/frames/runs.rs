@@ -1,9 +1,8 @@
 //! Runs of orders 1 to 8 from the CPU's magazine, like single frames.
 //!
-//! Runs of up to 32 frames are bits of the words that the magazine has, and come with the same
-//! refills from the CPU's own block. Longer ones are whole words, which it holds by block
-//! ([`super::held_words`]): runs that were freed, and what is left of a block that was broken up
-//! for a run.
+//! Runs of up to 32 frames are bits of the magazine's words, and come with the same refills from
+//! the CPU's own block. Longer runs are whole words, held by block ([`super::held_words`]): freed
+//! runs, and the rest of a block broken up for a run.
 
 use topomem_percpu::{CpuPin, Order, Platform};
 use x86_64::PhysAddr;
@@ -21,14 +20,14 @@ use super::magazine::Magazine;
 use super::region::{BLOCK, Region};
 use super::region_free::Refused;
 
-/// Is a run of `order` one of whole words of a block?
+/// Returns true if a run of `order` consists of whole words of a block.
 #[inline]
 pub(super) fn is_of_words(order: Order) -> bool {
     (WORD_ORDER..Order::HUGE.get()).contains(&order.get())
 }
 
 impl<P: Platform> Frames<P> {
-    /// A run of orders 1 to 8 that the CPU's magazine has.
+    /// Takes a run of orders 1 to 8 from the CPU's magazine.
     #[inline]
     pub(super) fn take_run(&self, pin: &CpuPin, order: Order) -> Option<PhysFrame> {
         let taken =
@@ -38,7 +37,7 @@ impl<P: Platform> Frames<P> {
         taken.map(|address| unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new_unsafe(address)) })
     }
 
-    // Not inlined, as callers do not all name the order.
+    // Not inlined, since not all callers have a constant order.
 
     #[inline(never)]
     fn take_short(&self, pin: &CpuPin, order: Order) -> Option<u64> {
@@ -51,7 +50,7 @@ impl<P: Platform> Frames<P> {
         self.rack.with_open(pin, |magazine| magazine.take_words(order)).flatten()
     }
 
-    /// Gives a run of orders 1 to 8 to the CPU's magazine, if that has a place for it.
+    /// Frees a run of orders 1 to 8 into the CPU's magazine, if it has a place for it.
     #[inline]
     pub(super) fn give_run(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> bool {
         let given = if is_of_words(order) {
@@ -75,7 +74,8 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Gives consecutive frames, fewer than 512, to the CPU's magazine, if that has all of their words.
+    /// Frees consecutive frames, fewer than 512, into the CPU's magazine, if it has all of their
+    /// words.
     #[inline]
     pub(super) fn give_frames(&self, pin: &CpuPin, first: PhysFrame, count: u32) -> bool {
         self.rack.with_open(pin, |magazine| magazine.give_frames(first, count)) == Some(Give::Taken)
@@ -87,9 +87,9 @@ impl<P: Platform> Frames<P> {
         given.unwrap_or(Give::Elsewhere)
     }
 
-    /// After a run of whole words was allocated on the shared path: if all else of its block is
-    /// free, as after a block was broken up for the run, takes it for the CPU's next requests. So CPUs do
-    /// not share blocks while there are whole ones.
+    /// Holds the rest of the block after a run of whole words was allocated on the shared path, if
+    /// all of the rest is free, as after a block was broken up for the run. So CPUs do not share
+    /// blocks while there are whole blocks.
     ///
     /// Bound: two claims of words of the block.
     pub(super) fn hold_rest(&self, machine: &Machine, pin: &CpuPin, number: u64, order: Order) {
@@ -99,7 +99,7 @@ impl<P: Platform> Frames<P> {
         let (line, count) = (region.line(block), order.frames() as usize);
         let own = mask_of(order) << (start / 64);
         let home = BlockHome { first: region.first_frame(block), line, state: region.entry(block) };
-        // A near word would take a frame that is held here, too.
+        // A near word would take a frame held here, too.
         let is_near = |word: usize| entered.has_near(frame(home.first + word as u64 * 64));
         let is_free = |word: usize| own >> word & 1 != 0 || (line.load(word) == u64::MAX && !is_near(word));
         let place = entered.held.place_of(home.first).filter(|place| place.is_empty());
@@ -135,7 +135,8 @@ impl<P: Platform> Frames<P> {
         drop(transit);
     }
 
-    /// May words of the block that begins at `first` stay with this CPU? Not while memory is scarce.
+    /// Returns true if words of the block that begins at `first` may stay with this CPU: memory is
+    /// not scarce.
     fn may_keep_words(&self, machine: &Machine, entered: &Entered, region: &Region, first: u64) -> bool {
         let zone = machine.zone_of(region);
         is_near(entered, region)
@@ -146,8 +147,8 @@ impl<P: Platform> Frames<P> {
             && !region.retired.touch_block_of(first)
     }
 
-    /// Keeps a freed run below order 9 in the magazine. False where it is to go home, which also
-    /// tells what is wrong with it.
+    /// Keeps a freed run below order 9 in the magazine. Returns false if it is to go to the bitmap,
+    /// which also finds the errors of the free.
     pub(super) fn keep_run(
         &self,
         machine: &Machine,
@@ -164,8 +165,8 @@ impl<P: Platform> Frames<P> {
         self.keep_bits(machine, entered, region, Word { key: number / 64, mask })
     }
 
-    /// Keeps freed frames of one word in the magazine. False where they are to go home, which also
-    /// tells what is wrong with them.
+    /// Keeps freed frames of one word in the magazine. Returns false if they are to go to the
+    /// bitmap, which also finds the errors of the free.
     pub(super) fn keep_bits(
         &self,
         machine: &Machine,
@@ -174,7 +175,7 @@ impl<P: Platform> Frames<P> {
         word: Word,
     ) -> Result<bool, Refused> {
         let number = word.first();
-        // Refused there, and why is found at home.
+        // Refused there; the bitmap finds the reason.
         if !self.may_gather(entered, region, number)
             || entered.has_near(frame(number))
             || !entered.freed_before(word.key)
@@ -184,7 +185,7 @@ impl<P: Platform> Frames<P> {
         self.gather(machine, entered, region, word)
     }
 
-    /// May freed frames that begin at `number` stay with this CPU?
+    /// Returns true if freed frames that begin at `number` may stay with this CPU.
     fn may_gather(&self, entered: &Entered, region: &Region, number: u64) -> bool {
         is_near(entered, region) && !self.waiters.any() && !region.retired.touch_block_of(number)
     }
@@ -200,7 +201,7 @@ impl<P: Platform> Frames<P> {
         let first = number - number % BLOCK;
         let keys = number / 64..(number + order.frames()) / 64;
         let Some(place) = entered.held.place_of(first) else { return false };
-        // Refused there; or a near word would take a frame that is held here, too.
+        // Refused there; or a near word would take a frame held here, too.
         if place.is_of(first)
             || keys.clone().any(|key| entered.has_near(frame(key * 64)))
             || !self.may_keep_words(machine, entered, region, first)
@@ -219,8 +220,7 @@ impl<P: Platform> Frames<P> {
         true
     }
 
-    /// Sends home the frames of the word numbered `key` that the magazine holds among its near and its whole
-    /// words.
+    /// Flushes the frames of the word numbered `key` from the magazine's near and whole words.
     pub(super) fn flush_key(&self, machine: &Machine, entered: &Entered, key: u64) {
         if let Some(entry) = entered.near_of(key) {
             return self.flush(machine, entered, entry);
@@ -232,7 +232,7 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Sends home the words that a place of the magazine holds, and empties it.
+    /// Flushes the words in a place of the magazine, and empties it.
     pub(super) fn flush_words(&self, machine: &Machine, entered: &Entered, place: &HeldBlock) {
         while let Some(word) = place.top() {
             self.flush_word(machine, entered, word, || place.remove(word));

@@ -1,24 +1,24 @@
-//! What the allocator counts.
+//! The counters of the allocator.
 
 use topomem_percpu::Order;
 
 use super::{Pressure, ZeroedStats, Zone};
 
-/// One CPU's magazine, counted by its owner alone: reading it costs the owner nothing.
+/// One CPU's magazine, counted by its owner alone: reading the counters costs the owner nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MagazineStats {
     /// Runs up to order 9 handed out by the magazine without lock or atomic
     /// read-modify-write.
     pub hits: u64,
-    /// Allocations of up to 32 frames that found none in the magazine.
+    /// Allocations of up to 32 frames that found no frames in the magazine.
     pub misses: u64,
     /// Words of up to 64 frames taken from a bitmap.
     pub refills: u64,
-    /// Frames freed, alone or in runs below order 9, that the magazine took.
+    /// Frames freed into the magazine, alone or in runs below order 9.
     pub frees: u64,
-    /// Single frames freed that went straight to their bitmap.
+    /// Single frames freed directly into their bitmap.
     pub straight: u64,
-    /// Words given back to a bitmap.
+    /// Words returned to a bitmap.
     pub flushes: u64,
     /// Uses that found the magazine busy, nested in another context of the CPU.
     pub nested: u64,
@@ -26,20 +26,20 @@ pub struct MagazineStats {
     pub local: u64,
     /// Runs handed out from another node.
     pub remote: u64,
-    /// Frames freed twice that were recognised only when their word went home.
+    /// Frames freed twice, detected only when their word was flushed.
     pub late_doubles: u64,
-    /// Frames that the magazine holds now.
+    /// Frames in the magazine now.
     pub cached: u64,
 }
 
 /// One zone of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ZoneStats {
-    /// Frames that the allocator manages; reserved ones left out.
+    /// Frames managed by the allocator, without reserved frames.
     pub managed: u64,
-    /// Free frames, those in magazines and in the pool of zeroed frames left out.
+    /// Free frames, without those in magazines and in the pool of zeroed frames.
     pub free: u64,
-    /// Frames out of circulation ([`Frames::retire`](super::Frames::retire)).
+    /// Completely retired frames ([`Frames::retire`](super::Frames::retire)).
     pub retired: u64,
     /// Of `free`: maximal aligned free runs by order. Sums to `free` weighted by size.
     pub runs: [u64; Order::GIANT.get() as usize + 1],
@@ -54,36 +54,36 @@ pub struct NodeStats {
     pub in_magazines: u64,
     /// The pool of zeroed frames.
     pub zeroed: ZeroedStats,
-    /// Runs that this node served to requests that preferred it.
+    /// Runs served by this node to requests that preferred it.
     pub local: u64,
-    /// Runs that this node served to requests that preferred another.
+    /// Runs served by this node to requests that preferred another node.
     pub remote: u64,
-    /// Requests that preferred this node and were served by another.
+    /// Requests that preferred this node and were served by another node.
     pub foreign: u64,
-    /// The worst of the zones that it has.
+    /// The worst pressure of its zones.
     pub pressure: Pressure,
 }
 
 impl NodeStats {
-    /// Free frames, wherever they are.
+    /// Returns all free frames, including those in magazines and pools.
     #[must_use]
     pub fn all_free(&self) -> u64 {
         self.free() + self.in_magazines + self.zeroed.frames
     }
 
-    /// Free frames in bitmaps and buddy.
+    /// Returns the free frames in bitmaps and buddy.
     #[must_use]
     pub fn free(&self) -> u64 {
         self.zones.iter().map(|zone| zone.free).sum()
     }
 
-    /// Frames out of circulation.
+    /// Returns the completely retired frames.
     #[must_use]
     pub fn retired(&self) -> u64 {
         self.zones.iter().map(|zone| zone.retired).sum()
     }
 
-    /// Managed frames.
+    /// Returns the managed frames.
     #[must_use]
     pub fn managed(&self) -> u64 {
         self.zones.iter().map(|zone| zone.managed).sum()
@@ -101,7 +101,7 @@ pub struct Totals {
     pub zeroed: u64,
     /// Handed out.
     pub allocated: u64,
-    /// Out of circulation ([`Frames::retire`](super::Frames::retire)).
+    /// Completely retired ([`Frames::retire`](super::Frames::retire)).
     pub retired: u64,
     /// Inside regions but not managed: reserved, or holes.
     pub reserved: u64,

@@ -1,35 +1,35 @@
-//! Frames in transit: free, and for some instructions where no search finds them.
+//! Frames in transit: free, and for some instructions in no place covered by searches.
 //!
-//! A request may be told that nothing is free only if that was so at some instant of it. Frames
-//! move all the time, so a search that looks at one place after the other can miss frames that are
-//! free throughout. One rule makes up for that:
+//! A request may fail for lack of free frames only if there were none at some instant of it. Frames
+//! move all the time, so a search of one place after the other can miss frames that are free
+//! throughout. One rule prevents that:
 //!
-//! **Every context that puts free frames where searches find them, or takes them from one such place
+//! **Every context that puts free frames into a searched place, or moves them from one such place
 //! to another, is counted in transit from before its first write until after its last.** While it
-//! has its CPU's magazine to itself it counts in the magazine, by plain stores; other contexts
-//! (nested ones, CPUs without a magazine, changes within a region) count in the region, by
-//! read-modify-writes. Claims, which only take frames away, need not count, but release: whoever
-//! sees their effect sees every count that the claimer has seen.
+//! has exclusive use of its CPU's magazine it counts in the magazine, by plain stores. Other
+//! contexts (nested contexts, CPUs without a magazine, changes within a region) count in the
+//! region, by read-modify-writes. Claims, which only take frames away, need not count, but release:
+//! a context that sees their effect sees every count that the claimer has seen.
 //!
 //! Quick hits are not counted in transit, as they must cost nothing. A hit that takes a frame is
-//! counted as taken, before it takes it; a hit that gives one back is not counted at all.
+//! counted as taken, before it takes the frame; a hit that frees a frame is not counted at all.
 //!
-//! **A search that found nothing is conclusive** if no count of its zones and nodes changed, and
-//! none was in transit, from before it began until it had looked at bitmaps, buddies and pools, and
-//! then at the magazines; and if no magazine counted a frame as taken while it looked at the
-//! magazines ([`Watch`]). For then nothing came into the bitmaps after it had looked there, so they
-//! were empty when it turned to the magazines; and nothing left the magazines before it had looked
-//! there, so they were empty then, too.
+//! **A search that found nothing is conclusive** under two conditions. First, no count of its zones
+//! and nodes changed, and none was in transit, from before it began until it had searched bitmaps,
+//! buddies and pools, and then the magazines. Second, no magazine counted a frame as taken during
+//! the search of the magazines ([`Watch`]). For then nothing came into the bitmaps after their
+//! search, so they were empty when the search of the magazines began; and nothing left the
+//! magazines before their search, so they were empty then, too.
 //!
 //! A nested context finds the counts of the context that it interrupted, and never waits for it.
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
-/// How many contexts are in transit, and how many have been.
+/// The number of contexts in transit, and the number of ended transits.
 #[derive(Debug)]
 pub(super) struct Transits(AtomicU64);
 
-/// One that has ended, in the high half of the word.
+/// One ended transit, in the high half of the word.
 const ENDED: u64 = 1 << 32;
 
 impl Transits {
@@ -38,41 +38,42 @@ impl Transits {
         Transits(AtomicU64::new(0))
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates a count (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(super) fn new() -> Transits {
         Transits(AtomicU64::new(0))
     }
 
-    /// Counts a context among others that may count at the same time.
+    /// Counts a context, with concurrent writers of the count.
     pub(super) fn begin(&self) -> Transit<'_> {
-        // Acquire keeps the claims that follow behind it; they publish it by their own Release.
+        // Acquire keeps the following claims behind it; they publish it by their own Release.
         self.0.fetch_add(1, Ordering::AcqRel);
         Transit { count: self, writers: Writers::Many }
     }
 
-    /// Counts a context that is the only one to write the count.
+    /// Counts a context that is the only writer of the count.
     #[inline]
     pub(super) fn begin_alone(&self) -> Transit<'_> {
-        // Relaxed: every write by which frames appear or vanish afterwards is a Release.
+        // Relaxed: every later write by which frames appear or vanish is a Release.
         self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         Transit { count: self, writers: Writers::One }
     }
 
-    /// Acquire pairs with the Release of an end: who sees the end sees where the frames are.
+    /// Loads the count. Acquire pairs with the Release of an end: a context that sees the end sees
+    /// the frames in their new place.
     pub(super) fn load(&self) -> Seen {
         Seen(self.0.load(Ordering::Acquire))
     }
 }
 
-/// Who writes a count.
+/// The writers of a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writers {
     One,
     Many,
 }
 
-/// Counts its holder in transit, and when dropped, as having been.
+/// Counts its holder in transit, and when dropped, as ended.
 #[derive(Debug)]
 pub(super) struct Transit<'t> {
     count: &'t Transits,
@@ -80,7 +81,7 @@ pub(super) struct Transit<'t> {
 }
 
 impl Transit<'_> {
-    /// Ends it without a trace: its holder touched nothing.
+    /// Ends it without a trace: its holder changed nothing.
     pub(super) fn cancel(self) {
         self.end(u64::MAX);
         core::mem::forget(self);
@@ -109,21 +110,21 @@ impl Drop for Transit<'_> {
 pub(super) struct Seen(u64);
 
 impl Seen {
-    /// Is somebody in transit?
+    /// Returns true if a context is in transit.
     pub(super) fn under_way(self) -> bool {
         self.0 as u32 != 0
     }
 
-    /// The same without `own` transits of the reader itself.
+    /// Returns the reading without `own` transits of the reader itself.
     pub(super) fn without(self, own: u64) -> Seen {
         Seen(self.0 - own)
     }
 }
 
-/// All counts that concern a search, read at once.
+/// All counts relevant for a search, read at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Watch {
-    /// The sum of transits that have ended. It only grows, so it is the same where each count is.
+    /// The sum of ended transits. It only grows, so it is equal only if each count is.
     ended: u64,
     under_way: bool,
     /// Frames and blocks that magazines have handed out.
@@ -140,12 +141,12 @@ impl Watch {
         self.taken = self.taken.wrapping_add(taken);
     }
 
-    /// Has nothing been in transit since `before`?
+    /// Returns true if nothing has been in transit since `before`.
     pub(super) fn is_calm_since(self, before: Watch) -> bool {
         !before.under_way && !self.under_way && before.ended == self.ended
     }
 
-    /// Has no magazine handed anything out since `before`?
+    /// Returns true if no magazine has handed out frames since `before`.
     pub(super) fn took_nothing_since(self, before: Watch) -> bool {
         before.taken == self.taken
     }

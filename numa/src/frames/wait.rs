@@ -12,23 +12,23 @@ use x86_64::structures::paging::PhysFrame;
 use super::waiters::{Place, Turn};
 use super::{AllocError, FrameRequest, Frames, Obstacle};
 
-/// Resolves to a run of frames, once there is one. See [`Frames::alloc_async`].
+/// A future that resolves to a run of frames. See [`Frames::alloc_async`].
 #[must_use = "futures do nothing unless polled"]
 pub struct AllocFuture<'f, P: Platform> {
     frames: &'f Frames<P>,
     request: FrameRequest,
-    /// Where it waits.
+    /// The position among the waiters.
     place: Option<Place>,
 }
 
 impl<P: Platform> Frames<P> {
     /// Waits until the request can be served.
     ///
-    /// First come, first served: a request that finds others waiting queues behind them. When
-    /// memory comes free the first waiter is due to be woken, by the kernel's next call of
-    /// [`Frames::wake_waiters`]; a waiter whose order or nodes cannot be had lets the next one try.
-    /// Nothing is allocated: 64 futures can wait at once. A further one wakes itself, so that it is
-    /// polled again after other tasks, until it is served or finds a place.
+    /// First come, first served: a request queues behind the waiters already present. When memory
+    /// is freed, the first waiter is due to be woken, by the kernel's next call of
+    /// [`Frames::wake_waiters`]. If a waiter's order or nodes are unavailable, the next waiter
+    /// tries. Nothing is allocated: 64 futures can wait at once. A further future wakes itself, so
+    /// that it is polled again after other tasks, until it is served or finds a place.
     ///
     /// Dropping the future at any time loses no frame: frames stay with the allocator until a poll
     /// returns them. It may be dropped in any context, also in an interrupt handler: dropping
@@ -38,28 +38,28 @@ impl<P: Platform> Frames<P> {
         AllocFuture { frames: self, request, place: None }
     }
 
-    /// Does a future of [`Frames::alloc_async`] wait for frames? One load.
+    /// Returns true if a future of [`Frames::alloc_async`] waits for frames. Cost: one load.
     #[inline]
     pub fn is_awaited(&self) -> bool {
         self.waiters.any()
     }
 
-    /// Is [`Frames::wake_waiters`] due? One load.
+    /// Returns true if [`Frames::wake_waiters`] is due. Cost: one load.
     ///
-    /// Whatever gives memory back notes this: frees, drains, a CPU that goes offline. None of them
-    /// calls a waker.
+    /// Every operation that frees memory records this: frees, drains, a CPU going offline. None of
+    /// them calls a waker.
     #[inline]
     pub fn wakers_due(&self) -> bool {
         self.waiters.is_due()
     }
 
-    /// Wakes the futures of [`Frames::alloc_async`] that are to try: how many.
+    /// Wakes the futures of [`Frames::alloc_async`] that are to try. Returns their number.
     ///
-    /// Calls and drops wakers, so the caller holds no lock that a waker may take: at the exit of an
-    /// interrupt, in an idle loop before halting, in an executor between tasks.
+    /// Calls and drops wakers, so the caller must not hold a lock that a waker may take. Call it at
+    /// the exit of an interrupt, in an idle loop before halting, or in an executor between tasks.
     ///
-    /// Bound: one load where nothing is due; else each waiter is woken once at most, with a look at
-    /// 64 slots.
+    /// Bound: one load if nothing is due; otherwise each waiter is woken at most once, with a check
+    /// of 64 slots.
     pub fn wake_waiters(&self, _pin: &CpuPin) -> usize {
         if self.waiters.is_due() { self.waiters.wake() } else { 0 }
     }
@@ -69,8 +69,8 @@ impl<P: Platform> AllocFuture<'_, P> {
     fn attempt(&self, context: &Context<'_>) -> Poll<Result<PhysFrame, AllocError>> {
         let pin = self.frames.platform().pin();
         match self.frames.alloc(&pin, &self.request) {
-            // Those who hold frames note it when they give them back; whoever moves frames from
-            // one place to another does not.
+            // Holders of frames record it when they free them; a context moving frames from one
+            // place to another does not.
             Err(AllocError::WouldBlock { why: Obstacle::InTransit | Obstacle::Interrupted, .. }) => {
                 context.waker().wake_by_ref();
                 Poll::Pending
@@ -80,7 +80,7 @@ impl<P: Platform> AllocFuture<'_, P> {
         }
     }
 
-    /// Puts the task's waker into a slot, the first time into a new one: whose turn is it?
+    /// Puts the task's waker into a slot, the first time into a new slot. Returns its turn.
     fn register(&mut self, context: &mut Context<'_>) -> Turn {
         let waiters = &self.frames.waiters;
         // Cloned before any slot is held: cloning may run foreign code.
@@ -118,9 +118,9 @@ impl<P: Platform> Future for AllocFuture<'_, P> {
                 return Poll::Pending;
             }
         }
-        // What magazines hold, or take from now on, is to come out.
+        // Frames in magazines, now or later, are to be freed.
         this.frames.drain_all();
-        // Pairs with the SeqCst of who frees and then asks `any`.
+        // Pairs with the SeqCst of a free followed by `any`.
         fence(Ordering::SeqCst);
         let attempt = this.attempt(context);
         match this.place {
@@ -131,7 +131,7 @@ impl<P: Platform> Future for AllocFuture<'_, P> {
                     this.place = None;
                 }
             }
-            // No slot was free: nobody will wake it.
+            // No slot was free: no other context will wake it.
             None if attempt.is_pending() => context.waker().wake_by_ref(),
             None => {}
         }

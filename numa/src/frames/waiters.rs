@@ -1,40 +1,40 @@
 //! The futures that wait for memory, in a fixed number of slots.
 //!
-//! **Nothing here waits, and nothing foreign runs inside an allocation, a free or a drop.** Who
-//! frees memory only notes that a wake-up is due ([`Waiters::note`]); [`Waiters::wake`] calls the
-//! wakers, where the kernel says that it may. A slot is held, for a few instructions, by whoever
-//! moves a waker in or out; another context that needs the slot then leaves a mark in its state,
-//! and goes on. So a future may be dropped in a handler that interrupted any of this, and its slot
+//! **Nothing here waits, and nothing foreign runs inside an allocation, a free or a drop.** A free
+//! only records that a wake-up is due ([`Waiters::note`]); [`Waiters::wake`] calls the wakers, at
+//! times chosen by the kernel. A slot is held, for a few instructions, by a context that moves a
+//! waker in or out. Another context in need of the slot then leaves a mark in its state, and
+//! continues. So a future may be dropped in a handler that interrupted any of this, and its slot
 //! follows no pointer to it.
 //!
-//! **Order.** Each future that waits has a ticket; the lowest is the first. A note is for the first
-//! waiter; a waiter that has tried passes it on to the one behind it, so one note goes through all
+//! **Order.** Each waiting future has a ticket; the lowest is the first. A note is for the first
+//! waiter. A waiter that has tried passes it on to the next one, so one note goes through all
 //! waiters in order.
 //!
-//! **No wake-up is lost.** A future counts itself, registers its waker, full barrier, looks for
-//! memory. Who gives memory back does so with SeqCst and then looks at the count: one sees the
-//! other.
+//! **No wake-up is lost.** A future counts itself, registers its waker, issues a full barrier, and
+//! searches for memory. A free is SeqCst and then checks the count: at least one sees the other.
 
 use core::task::Waker;
 
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use topomem_percpu::sync::cell::UnsafeCell;
 
-/// How many futures can wait in order; a further one is polled again at once until a slot is free.
+/// The maximum number of futures that can wait in order; a further future is polled again at once
+/// until a slot is free.
 pub(crate) const WAITERS: usize = if cfg!(loom) { 2 } else { 64 };
 
 /// In [`Waiters::due`]: the first waiter is to be woken.
 const FIRST: u64 = 1;
-/// Above it: the lowest ticket that a note was passed on to; 0 for none.
+/// Above it: the lowest ticket to which a note was passed on; 0 for none.
 const PASSED_SHIFT: u32 = 1;
 
-/// Nobody has the slot.
+/// The slot has no future.
 const FREE: u64 = 0;
-/// The future that has the slot, or takes it, has the cell.
+/// The future of the slot, or the one taking it, has the cell.
 const OWNER: u64 = 1;
 /// A waker is in the cell, and has not been woken.
 const WAITING: u64 = 2;
-/// Somebody takes the waker out, to wake it.
+/// A context takes the waker out, to wake it.
 const WAKING: u64 = 3;
 /// The waker was woken, and the future has not been polled since.
 const NOTIFIED: u64 = 4;
@@ -58,31 +58,31 @@ impl Place {
     }
 }
 
-/// What a future learns when it registers its waker.
+/// The turn of a future after registering its waker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// It may try.
     Own,
-    /// Others come first.
+    /// Other futures come first.
     Others,
     /// It is being woken just now: to be polled again.
     Again,
 }
 
-/// A poll has the slot whose waker is due: the note stays.
+/// A poll holds the slot whose waker is due: the note stays.
 struct Busy;
 
 #[derive(Debug)]
 struct Slot {
     /// Ticket and phase. `FREE -> OWNER -> WAITING` by the future; `WAITING -> WAKING -> NOTIFIED`
-    /// by whoever wakes; `NOTIFIED` or `WAITING -> OWNER` or `LEFT` by the future again; `LEFT ->
-    /// OWNER -> FREE` by whoever clears up.
+    /// by the waking context; `NOTIFIED` or `WAITING -> OWNER` or `LEFT` by the future again; `LEFT
+    /// -> OWNER -> FREE` by the context that clears up.
     state: AtomicU64,
-    /// Touched by whoever moved the state to `OWNER` or `WAKING`, until it moves on.
+    /// Accessed by the context that moved the state to `OWNER` or `WAKING`, until it moves on.
     waker: UnsafeCell<Option<Waker>>,
 }
 
-// SAFETY: `waker` is touched only by the context that moved `state` to OWNER or WAKING with
+// SAFETY: `waker` is accessed only by the context that moved `state` to OWNER or WAKING with
 // Acquire and will move it on with Release. Wakers are `Send`.
 unsafe impl Sync for Slot {}
 
@@ -92,7 +92,7 @@ impl Slot {
         Slot { state: AtomicU64::new(FREE), waker: UnsafeCell::new(None) }
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates a free slot (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     fn new() -> Slot {
         Slot { state: AtomicU64::new(FREE), waker: UnsafeCell::new(None) }
@@ -105,21 +105,22 @@ impl Slot {
         })
     }
 
-    /// Moves the state, as the protocol above says: Acquire, for the cell as the last holder left
-    /// it; Release, for what the mover did before.
+    /// Changes the state according to the protocol above. Acquire pairs with the Release of the
+    /// last change: the cell is seen as its last holder left it. Release pairs with the Acquire of
+    /// the next change: this context's earlier writes are seen there.
     fn go(&self, from: u64, to: u64) -> Result<u64, u64> {
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
     }
 }
 
-/// Who waits for memory, and whose wake-up is due.
+/// The futures waiting for memory, and the pending wake-ups.
 #[derive(Debug)]
 pub(crate) struct Waiters {
-    /// How many futures have a slot.
+    /// The number of futures with a slot.
     count: AtomicU32,
     /// The last ticket given out.
     tickets: AtomicU64,
-    /// Who is to be woken: [`FIRST`], and the first waiter with at least the ticket above it.
+    /// The waiters to be woken: [`FIRST`], and the first waiter with at least the ticket above it.
     due: AtomicU64,
     slots: [Slot; WAITERS],
 }
@@ -135,7 +136,7 @@ impl Waiters {
         }
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates an empty set (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(crate) fn new() -> Waiters {
         Waiters {
@@ -146,14 +147,14 @@ impl Waiters {
         }
     }
 
-    /// Does anybody wait? SeqCst pairs with the fence in the future's poll: after frames were
-    /// given back, either this sees the waiter, or the waiter sees the frames.
+    /// Returns true if a future waits. SeqCst pairs with the fence in the future's poll: after a
+    /// free, either this sees the waiter, or the waiter sees the frames.
     #[inline]
     pub(crate) fn any(&self) -> bool {
         self.count.load(Ordering::SeqCst) != 0
     }
 
-    /// Notes that memory came free: the first waiter is to be woken.
+    /// Records that memory was freed: the first waiter is to be woken.
     #[inline]
     pub(crate) fn note(&self) {
         if self.any() {
@@ -163,45 +164,46 @@ impl Waiters {
 
     #[cold]
     fn note_first(&self) {
-        // Release pairs with the Acquire in `wake`: who is woken sees the memory.
+        // Release pairs with the Acquire in `wake`: the woken waiter sees the memory.
         self.due.fetch_or(FIRST, Ordering::AcqRel);
     }
 
-    /// Is a wake-up due? One load.
+    /// Returns true if a wake-up is due. Cost: one load.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
         // Acquire pairs with the Release of the notes.
         self.due.load(Ordering::Acquire) != 0
     }
 
-    /// Notes that the first waiter with at least this ticket is to be woken.
+    /// Records that the first waiter with at least this ticket is to be woken.
     ///
-    /// Bound: lock-free; tried again only when another note came between.
+    /// Bound: lock-free; retried only if another note came between.
     #[cold]
     fn note_from(&self, ticket: u64) {
         let earlier = |due: u64| {
             let passed = due >> PASSED_SHIFT;
             (passed == 0 || ticket < passed).then_some(ticket << PASSED_SHIFT | due & FIRST)
         };
-        // An earlier one gets to this waiter, too. Release as in `note_first`.
+        // An earlier note reaches this waiter, too. Release as in `note_first`.
         _ = self.due.fetch_update(Ordering::AcqRel, Ordering::Acquire, earlier);
     }
 
-    /// Has the waiters behind `place` try, too: more may be free, or what is free may do for them.
+    /// Makes the waiters behind `place` try, too: more memory may be free, or the free memory may
+    /// suit them.
     pub(crate) fn pass_on(&self, place: Place) {
-        // The future that has the place is one.
+        // The future with the place is counted.
         if self.count.load(Ordering::Relaxed) > 1 {
             self.note_from(place.ticket + 1);
         }
     }
 
-    /// Gives a future a slot, with `waker` in it; gives the waker back where there is no slot.
+    /// Gives a future a slot with `waker` in it. Returns the waker if there is no slot.
     ///
-    /// Drops the wakers of futures that were dropped. Bound: two looks at each slot.
+    /// Drops the wakers of dropped futures. Bound: two checks of each slot.
     pub(crate) fn join(&self, waker: Waker) -> Result<Place, Waker> {
         self.count.fetch_add(1, Ordering::SeqCst);
         self.clear_up();
-        // Relaxed: only that each is given out once counts.
+        // Relaxed: tickets need only be unique.
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed) + 1;
         for (slot, at) in self.slots.iter().enumerate().map(|(slot, at)| (Place { slot, ticket }, at)) {
             if at.go(FREE, slot.state(OWNER)).is_ok() {
@@ -215,7 +217,7 @@ impl Waiters {
         Err(waker)
     }
 
-    /// Puts another waker into a future's slot, and says whose turn it is.
+    /// Puts another waker into a future's slot. Returns the future's turn.
     pub(crate) fn renew(&self, place: Place, waker: Waker) -> Turn {
         let slot = &self.slots[place.slot];
         let own = place.state(OWNER);
@@ -232,17 +234,17 @@ impl Waiters {
         if notified { Turn::Own } else { self.turn(place) }
     }
 
-    /// Whose turn is it, if nobody has woken the future?
+    /// Returns the turn of a future that was not woken.
     pub(crate) fn turn(&self, place: Place) -> Turn {
         if self.first(1).is_none_or(|first| first.ticket == place.ticket) {
             return Turn::Own;
         }
-        // Its turn comes when those before it have tried.
+        // Its turn comes after the futures before it have tried.
         self.note_first();
         Turn::Others
     }
 
-    /// Takes a future out that has what it waited for, and drops its waker.
+    /// Removes a served future, and drops its waker.
     pub(crate) fn finish(&self, place: Place) {
         let slot = &self.slots[place.slot];
         let held = |phase| slot.go(place.state(phase), OWNER).is_ok();
@@ -256,8 +258,8 @@ impl Waiters {
         }
     }
 
-    /// Takes a future out, in any context: it does not wait, and leaves its waker to whoever
-    /// wakes or joins next.
+    /// Removes a future, in any context: it does not wait, and leaves its waker to the next wake or
+    /// join.
     pub(crate) fn leave(&self, place: Place) {
         let slot = &self.slots[place.slot];
         let mut seen = slot.state.load(Ordering::Relaxed);
@@ -268,15 +270,16 @@ impl Waiters {
                 Err(now) => seen = now,
             }
         }
-        // A wake-up that came for this one is the next one's; and somebody is to clear up.
+        // A wake-up for this future goes to the next one, and the slot is to be cleared up.
         self.note_from(place.ticket + 1);
         self.count.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Wakes the waiters that are due: how many. Calls and drops wakers; the caller holds no lock.
+    /// Wakes the waiters that are due. Returns their number. Calls and drops wakers; the caller
+    /// holds no lock.
     ///
-    /// Bound: it looks at each slot for each waiter that it wakes; what came due meanwhile beyond
-    /// that is left due.
+    /// Bound: a check of each slot for each woken waiter; further waiters that became due meanwhile
+    /// are left due.
     pub(crate) fn wake(&self) -> usize {
         let mut woken = 0;
         for _ in 0..WAITERS {
@@ -302,7 +305,7 @@ impl Waiters {
         woken
     }
 
-    /// Wakes the first waiter with at least this ticket: how many that were.
+    /// Wakes the first waiter with at least this ticket. Returns the number woken.
     fn wake_from(&self, ticket: u64) -> Result<usize, Busy> {
         while let Some(place) = self.first(ticket) {
             let slot = &self.slots[place.slot];
@@ -310,7 +313,7 @@ impl Waiters {
                 Ok(_) => {
                     let waker = slot.swap_waker(None);
                     if slot.go(place.state(WAKING), place.state(NOTIFIED)).is_err() {
-                        // The future has gone meanwhile, and has passed the note on.
+                        // The future was dropped meanwhile, and has passed the note on.
                         slot.state.store(FREE, Ordering::Release);
                         return Ok(0);
                     }
@@ -321,7 +324,7 @@ impl Waiters {
                 }
                 // It will be polled.
                 Err(now) if now == place.state(WAKING) || now == place.state(NOTIFIED) => return Ok(0),
-                // Its poll, which we may have interrupted, has the cell.
+                // Its poll, perhaps interrupted by this context, has the cell.
                 Err(now) if now == place.state(OWNER) => {
                     self.note_from(place.ticket);
                     return Err(Busy);
@@ -333,7 +336,7 @@ impl Waiters {
         Ok(0)
     }
 
-    /// The waiter with the lowest ticket of at least `from`.
+    /// Returns the waiter with the lowest ticket of at least `from`.
     fn first(&self, from: u64) -> Option<Place> {
         let waiting = self.slots.iter().enumerate().filter_map(|(slot, at)| {
             let state = at.state.load(Ordering::Acquire);
@@ -344,11 +347,11 @@ impl Waiters {
         waiting.min_by_key(|place| place.ticket)
     }
 
-    /// Frees the slots of futures that were dropped, and drops their wakers.
+    /// Frees the slots of dropped futures, and drops their wakers.
     fn clear_up(&self) {
         for slot in &self.slots {
             let state = slot.state.load(Ordering::Acquire);
-            // Without a ticket: no waiter's.
+            // Without a ticket: not a waiter's.
             if state & PHASE == LEFT && slot.go(state, OWNER).is_ok() {
                 let waker = slot.swap_waker(None);
                 slot.state.store(FREE, Ordering::Release);

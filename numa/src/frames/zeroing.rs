@@ -1,8 +1,8 @@
 //! Zeroing when frames are freed.
 //!
 //! With [`Zeroing::OnFree`] every free frame is zero, from the start on. Frames are cleared before
-//! they can be found free, but after the free was judged: a run that will be refused is not
-//! touched, since it may be somebody else's, or none of ours.
+//! searches can find them, but after the free was checked: a run that will be refused is not
+//! written to, since it may belong to another owner, or not to the allocator.
 
 use topomem_percpu::{Order, Platform};
 
@@ -13,7 +13,7 @@ use super::region::{BLOCK, Region};
 use super::{Frames, Zeroing};
 
 impl<P: Platform> Frames<P> {
-    /// Zeroes a run that is about to be given back, if that is when runs are.
+    /// Zeroes a run to be freed, if the configuration is [`Zeroing::OnFree`].
     #[inline]
     pub(super) fn clear_freed(&self, machine: &Machine, region: &Region, first: u64, order: Order) {
         if machine.zeroing == Zeroing::OnFree {
@@ -21,7 +21,7 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// The same for less than a block.
+    /// Zeroes a part of a block as [`Frames::clear_freed`] does.
     #[inline]
     pub(super) fn clear_freed_part(&self, machine: &Machine, region: &Region, first: u64, count: u64) {
         if machine.zeroing == Zeroing::OnFree {
@@ -47,7 +47,8 @@ impl<P: Platform> Frames<P> {
 }
 
 impl Region {
-    /// May the frames of one block be freed, as far as the block's state and bits tell?
+    /// Returns true if the frames of one block may be freed, as far as the block's state and bits
+    /// tell.
     fn looks_allocated(&self, first: u64, count: u64) -> bool {
         let line = self.line(self.block_of(first));
         let mut words = masks((first % BLOCK) as usize, count as usize);

@@ -1,4 +1,4 @@
-//! How many bits of physical address a CPU has.
+//! The width of a CPU's physical addresses.
 
 use core::fmt;
 
@@ -6,28 +6,37 @@ use x86_64::PhysAddr;
 
 use super::{ADDRESS_END, MemoryRange};
 
-/// How many bits of physical address a CPU has: 52 at most.
+/// The number of bits of a CPU's physical addresses: at most 52.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressBits(u8);
 
 impl AddressBits {
-    /// As many as the architecture has room for.
+    /// The maximum of the architecture.
     pub const MOST: AddressBits = AddressBits(52);
 
-    /// So many; `None` below 20, where not even the first 1 MiB could be addressed, and above 52.
+    /// Returns a width of `bits` bits. Returns `None` below 20, too few to address the first 1 MiB,
+    /// and above 52.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::AddressBits;
+    /// assert_eq!(AddressBits::new(52), Some(AddressBits::MOST));
+    /// assert_eq!(AddressBits::new(53), None);
+    /// ```
     #[must_use]
     pub const fn new(bits: u8) -> Option<AddressBits> {
         if bits >= 20 && bits <= AddressBits::MOST.0 { Some(AddressBits(bits)) } else { None }
     }
 
-    /// The number of bits.
+    /// Returns the number of bits.
     #[must_use]
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// Where the last whole frame that can be addressed begins, with 52 bits; else the first address
-    /// that cannot be.
+    /// Returns the start of the last whole addressable frame, with 52 bits; otherwise the first
+    /// address beyond the width.
     pub(super) const fn end(self) -> PhysAddr {
         let end = 1 << self.0;
         PhysAddr::new_truncate(if end < ADDRESS_END { end } else { ADDRESS_END })
@@ -46,12 +55,12 @@ impl fmt::Display for AddressBits {
     }
 }
 
-/// Firmware calls memory usable that the CPU cannot address: it was left out.
+/// Memory reported as usable by firmware that the CPU cannot address, and that was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BeyondAddressBits {
-    /// From the lowest to the highest address that was left out.
+    /// The range from the lowest to the highest address left out.
     pub range: MemoryRange,
-    /// How many bits the CPU has.
+    /// The width of the CPU's addresses.
     pub bits: AddressBits,
 }
 

@@ -1,5 +1,4 @@
-//! Which physical memory there is, what of it is taken, and the allocator that serves until the
-//! frame allocator does.
+//! The physical memory, its reserved parts, and the allocator used before the frame allocator.
 
 mod bits;
 mod boot;

@@ -13,7 +13,7 @@ use crate::Topology;
 pub struct Piece {
     /// The frames.
     pub range: MemoryRange,
-    /// The node of every frame in it; a frame that straddles nodes belongs to that of its first
+    /// The node of every frame in it; a frame that straddles nodes belongs to the node of its first
     /// byte.
     pub node: NodeId,
 }
@@ -23,9 +23,9 @@ pub struct Piece {
 pub struct Pieces<'a> {
     map: &'a MemoryMap,
     topology: &'a Topology,
-    /// The next usable range to look at.
+    /// The next usable range to visit.
     usable: usize,
-    /// How many reserved regions begin at or below `at`, and where the last of them ends.
+    /// The number of reserved regions that begin at or below `at`, and the end of the last of them.
     reserved: usize,
     reserved_until: PhysAddr,
     /// Everything below has been visited.
@@ -38,7 +38,8 @@ impl<'a> Pieces<'a> {
         Pieces { map, topology, usable: 0, reserved: 0, reserved_until, at }
     }
 
-    /// Where reserved memory ends that has `start`, or begins next: both only ever grow.
+    /// Returns the end of the reserved memory around `start`, or the start of the next: both only
+    /// grow.
     fn reserved_around(&mut self, start: PhysAddr) -> (PhysAddr, Option<PhysAddr>) {
         let regions = self.map.reserved_by_start();
         while let Some(region) = regions.get(self.reserved).filter(|region| region.range.start <= start) {
@@ -48,8 +49,9 @@ impl<'a> Pieces<'a> {
         (self.reserved_until, regions.get(self.reserved).map(|region| region.range.start))
     }
 
-    /// The node of the frame at `frame`, and the next frame above it that may have another. A
-    /// node's memory may end inside a frame: that frame stays with its first byte.
+    /// Returns the node of the frame at `frame`, and the next frame above it that may have another
+    /// node. A node's memory may end inside a frame: that frame belongs to the node of its first
+    /// byte.
     fn node_until(&self, frame: PhysAddr) -> (NodeId, PhysAddr) {
         let (node, end) = self.topology.boot_span_at(frame);
         let end = align_up(end.as_u64(), FRAME_SIZE).min(ADDRESS_END);

@@ -10,7 +10,7 @@ pub const FRAME_SIZE: u64 = 4096;
 /// The last frame boundary of the 52-bit physical address space.
 pub(crate) const ADDRESS_END: u64 = (1 << 52) - FRAME_SIZE;
 
-/// Physical addresses from `start` up to, not including, `end`.
+/// Physical addresses from `start` up to `end`, exclusive.
 ///
 /// ```
 /// use topomem_numa::MemoryRange;
@@ -28,19 +28,27 @@ pub struct MemoryRange {
 }
 
 impl MemoryRange {
-    /// Every frame that a 52-bit physical address can name, except the last.
+    /// Every frame in the 52-bit physical address space, except the last.
     pub const EVERYTHING: MemoryRange =
         MemoryRange { start: PhysAddr::zero(), end: PhysAddr::new_truncate(ADDRESS_END) };
 
-    /// The range from `start` up to `end`; `None` where it is empty.
+    /// Returns the range from `start` up to `end`, or `None` if it is empty.
     #[must_use]
     pub const fn new(start: PhysAddr, end: PhysAddr) -> Option<MemoryRange> {
         if start.as_u64() < end.as_u64() { Some(MemoryRange { start, end }) } else { None }
     }
 
-    /// The range from `start` up to `end`; `None` where it is empty or leaves the 52-bit
+    /// Returns the range from `start` up to `end`, or `None` if it is empty or leaves the 52-bit
     /// physical address space. The last frame of that space is left out, since its end is no
     /// address: a range up to 2^52 ends before it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::MemoryRange;
+    /// assert_eq!(MemoryRange::from_bounds(0, 0x1000).unwrap().frames(), 1);
+    /// assert_eq!(MemoryRange::from_bounds(0x1000, 0x1000), None);
+    /// ```
     #[must_use]
     pub const fn from_bounds(start: u64, end: u64) -> Option<MemoryRange> {
         if end > 1 << 52 {
@@ -53,8 +61,16 @@ impl MemoryRange {
         Some(MemoryRange { start: PhysAddr::new_truncate(start), end: PhysAddr::new_truncate(end) })
     }
 
-    /// The range of `bytes` bytes from `base` on; `None` where it is empty or leaves the 52-bit
-    /// physical address space. As of [`MemoryRange::from_bounds`], the last frame is left out.
+    /// Returns the range of `bytes` bytes from `base` on, or `None` if it is empty or leaves the
+    /// 52-bit physical address space. As for [`MemoryRange::from_bounds`], the last frame is left
+    /// out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::MemoryRange;
+    /// assert_eq!(MemoryRange::from_length(0x1000, 0x2000), MemoryRange::from_bounds(0x1000, 0x3000));
+    /// ```
     #[must_use]
     pub const fn from_length(base: u64, bytes: u64) -> Option<MemoryRange> {
         match base.checked_add(bytes) {
@@ -63,32 +79,40 @@ impl MemoryRange {
         }
     }
 
-    /// How many bytes it has; 0 where `end` is not above `start`.
+    /// Returns the number of bytes; 0 if `end` is not above `start`.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.end.as_u64().saturating_sub(self.start.as_u64())
     }
 
-    /// How many frames it has, counting whole ones only by length: meant for ranges on frame
-    /// boundaries.
+    /// Returns the number of whole frames by length: meant for ranges on frame boundaries.
     #[must_use]
     pub const fn frames(&self) -> u64 {
         self.bytes() / FRAME_SIZE
     }
 
-    /// Does `addr` lie in it?
+    /// Returns true if `addr` lies in the range.
     #[must_use]
     pub fn contains(&self, addr: PhysAddr) -> bool {
         self.start <= addr && addr < self.end
     }
 
-    /// The addresses in both; `None` where there are none.
+    /// Returns the addresses in both ranges, or `None` if there are none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::MemoryRange;
+    /// let low = MemoryRange::from_bounds(0, 0x3000).unwrap();
+    /// let high = MemoryRange::from_bounds(0x2000, 0x4000).unwrap();
+    /// assert_eq!(low.intersection(&high), MemoryRange::from_bounds(0x2000, 0x3000));
+    /// ```
     #[must_use]
     pub fn intersection(&self, other: &MemoryRange) -> Option<MemoryRange> {
         MemoryRange::new(self.start.max(other.start), self.end.min(other.end))
     }
 
-    /// The frames that lie in it whole: both ends rounded inwards.
+    /// Returns the frames inside the range: both ends rounded inwards.
     #[must_use]
     pub const fn whole_frames(&self) -> Option<MemoryRange> {
         let start = align_up(self.start.as_u64(), FRAME_SIZE);
@@ -96,7 +120,15 @@ impl MemoryRange {
         MemoryRange::from_bounds(start, end)
     }
 
-    /// The frames that it touches: both ends rounded outwards.
+    /// Returns the frames that overlap the range: both ends rounded outwards.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::MemoryRange;
+    /// let range = MemoryRange::from_bounds(0x1234, 0x5678).unwrap();
+    /// assert_eq!(range.touched_frames(), MemoryRange::from_bounds(0x1000, 0x6000));
+    /// ```
     #[must_use]
     pub const fn touched_frames(&self) -> Option<MemoryRange> {
         let start = self.start.as_u64() & !(FRAME_SIZE - 1);
@@ -117,7 +149,8 @@ impl fmt::Display for MemoryRange {
     }
 }
 
-/// The first multiple of `align`, a power of two, at or above `value`; saturates at the last.
+/// Returns the first multiple of `align`, a power of two, at or above `value`; saturates at the
+/// last.
 pub(crate) const fn align_up(value: u64, align: u64) -> u64 {
     match value.checked_add(align - 1) {
         Some(sum) => sum & !(align - 1),

@@ -1,7 +1,7 @@
 //! Little-endian fields at byte offsets.
 
-/// Reads past the end give 0: parsers check a structure's length before they read it, and no
-/// field is worth a panic.
+/// The bytes of a structure. Reads past the end give 0: parsers check a structure's length before
+/// reading it, and no field is worth a panic.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 

@@ -1,5 +1,4 @@
-//! CEDT: CXL host bridges and the windows through which their memory is reached.
-//! CXL 3.0, section 9.17.1.
+//! CEDT: CXL host bridges and the address windows of their memory. CXL 3.0, section 9.17.1.
 
 use super::header::{HEADER, Verified};
 use super::structures::{Layout, Structure, Structures};
@@ -16,21 +15,21 @@ pub enum CedtEntry {
     HostBridge {
         /// The number of its object in the AML namespace.
         uid: u32,
-        /// Where the registers are.
+        /// The address of the registers.
         base: u64,
-        /// How many bytes they take.
+        /// The bytes of the registers.
         bytes: u64,
     },
     /// A fixed memory window (CFMWS, type 1).
     Window {
         /// The first address.
         base: u64,
-        /// How many bytes.
+        /// The bytes of the window.
         bytes: u64,
-        /// What may be bound to it: bit 2 volatile, bit 3 persistent memory.
+        /// The memory that may be bound to it: bit 2 volatile, bit 3 persistent memory.
         restrictions: u16,
     },
-    /// Some other structure, by its type.
+    /// Another structure, by its type.
     Other(u16),
 }
 
@@ -38,21 +37,22 @@ impl<'a> Cedt<'a> {
     /// Verifies the header. A wrong checksum is accepted if every structure is whole.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature or length, or on a wrong checksum beside a malformed
-    /// structure.
+    ///
+    /// Returns [`TableError`] if the signature or the length is wrong, or if the checksum is wrong
+    /// and a structure is malformed.
     pub fn parse(bytes: &'a [u8]) -> Result<Cedt<'a>, TableError> {
         let table = Cedt(Verified::new(Table::Cedt, bytes, HEADER)?);
         table.0.accept(Table::Cedt, || table.entries().all(|entry| entry.is_ok()))?;
         Ok(table)
     }
 
-    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    /// Returns the sum of the table's bytes, modulo 256: 0 if its checksum is right.
     #[must_use]
     pub fn checksum(&self) -> u8 {
         self.0.sum
     }
 
-    /// The structures, in the table's order.
+    /// Returns the structures, in the table's order.
     pub fn entries(&self) -> impl Iterator<Item = Result<CedtEntry, TableError>> + use<'a> {
         Structures::new(Table::Cedt, Layout::Cedt, self.0.bytes, HEADER).map(|structure| entry(&structure?))
     }

@@ -1,4 +1,4 @@
-//! What discovery found wrong, and what it made of it.
+//! The faults found by discovery, and their treatment.
 
 use core::fmt;
 
@@ -7,26 +7,26 @@ use topomem_percpu::{MAX_CPUS, MAX_NODES};
 use super::{Table, TableError};
 use crate::{ApicId, MemoryRange};
 
-/// Something in the tables was wrong; each variant says what discovery did instead.
+/// A fault in the tables; each variant tells its treatment by discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Diagnostic {
-    /// A malformed table or structure: what could not be read is as if it were not there.
+    /// A malformed table or structure: the unreadable part is ignored.
     Table(TableError),
-    /// A table's bytes do not add up to 0, but its structure holds: it is used.
+    /// A table's bytes do not add up to 0, but its structures are whole: it is used.
     Checksum {
-        /// Which table.
+        /// The table.
         table: Table,
-        /// What its bytes add up to, modulo 256.
+        /// The sum of its bytes, modulo 256.
         sum: u8,
     },
     /// The bytes of the table of tables (XSDT or RSDT) do not add up to 0: it is used.
     RootChecksum {
-        /// What its bytes add up to, modulo 256.
+        /// The sum of its bytes, modulo 256.
         sum: u8,
     },
     /// No enabled CPU has the boot CPU's id: it was added.
     BootCpuMissing(ApicId),
-    /// A CPU came twice: the first counts.
+    /// A CPU occurs twice: the first entry counts.
     DuplicateCpu(ApicId),
     /// More than [`MAX_CPUS`] CPUs: this one is left out.
     TooManyCpus(ApicId),
@@ -37,45 +37,46 @@ pub enum Diagnostic {
         /// The domain.
         proximity: u32,
     },
-    /// More ranges than fit: this one, or some of it, is node 0's, or its neighbours'.
+    /// More ranges than supported: this one, or some of it, belongs to node 0 or to its neighbours'
+    /// nodes.
     TooManyRanges(MemoryRange),
     /// More than [`MAX_NODES`] nodes: this CXL window is node 0's.
     TooManyWindows(MemoryRange),
     /// A range that reaches the end of the 52-bit physical address space or beyond: the part below the
     /// last frame is kept.
     ClampedRange {
-        /// Where it is.
+        /// The table.
         table: Table,
         /// Its first address.
         base: u64,
         /// Its bytes.
         bytes: u64,
-        /// What is kept.
+        /// The kept part.
         kept: MemoryRange,
     },
-    /// Without memory in the SRAT, a CXL window lies below 4 GiB, where boot memory is: this part of
-    /// the window is node 0's.
+    /// Without memory in the SRAT, a CXL window lies below 4 GiB, where boot memory is: this part
+    /// of the window is node 0's.
     WindowOverBootMemory(MemoryRange),
     /// An empty range, or one outside the 52-bit physical address space: left out.
     ImpossibleRange {
-        /// Where it is.
+        /// The table.
         table: Table,
         /// Its first address.
         base: u64,
         /// Its bytes.
         bytes: u64,
     },
-    /// Two domains claim memory: it goes to the one whose range is smaller, so more specific, or
-    /// comes first if both are of one size.
+    /// Two domains claim memory: it goes to the domain with the smaller, so more specific, range,
+    /// or to the first one if both are of one size.
     OverlappingRanges {
-        /// The domain that has it.
+        /// The domain that gets it.
         owner: u32,
         /// The domain that does not get it.
         other: u32,
-        /// What they both claim.
+        /// The memory claimed by both.
         range: MemoryRange,
     },
-    /// A SLIT value that cannot be: the whole SLIT is disregarded for 10 and 20.
+    /// An impossible SLIT value: the whole SLIT is replaced by 10 and 20.
     ImpossibleDistance {
         /// The domain of the row.
         from: u32,
@@ -88,24 +89,24 @@ pub enum Diagnostic {
     NoDistances {
         /// The domain.
         proximity: u32,
-        /// The domains that the SLIT has, from 0.
+        /// The number of the SLIT's domains, numbered from 0.
         localities: usize,
     },
-    /// The SLIT calls all memory of other nodes unreachable from this domain: it falls back to all nodes
-    /// all the same.
+    /// The SLIT calls all memory of other nodes unreachable from this domain: it still falls back
+    /// to all nodes.
     ReachesNobody {
         /// The domain.
         proximity: u32,
     },
-    /// The table speaks of a domain without CPUs, memory or initiators: disregarded. Said once for
-    /// each domain.
+    /// The table names a domain without CPUs, memory or initiators: ignored. Reported once for each
+    /// domain.
     UnknownProximity {
-        /// Which table.
+        /// The table.
         table: Table,
         /// The domain.
         proximity: u32,
     },
-    /// An HMAT figure that does not fit 32 bits of its unit: disregarded.
+    /// An HMAT figure beyond 32 bits of its unit: ignored.
     FigureTooLarge {
         /// The initiator's domain.
         initiator: u32,
@@ -113,21 +114,21 @@ pub enum Diagnostic {
         target: u32,
         /// The matrix entry.
         entry: u16,
-        /// The unit that it counts.
+        /// The unit of the entry.
         base_unit: u64,
     },
-    /// Diagnostics that are not given, since many of their kind are. It comes last.
+    /// The number of omitted diagnostics, since there are many of their kind. Reported last.
     LeftOut {
-        /// How many.
+        /// The number.
         count: u32,
     },
 }
 
 impl Diagnostic {
-    /// How many kinds there are.
+    /// The number of kinds.
     pub(crate) const KINDS: usize = 20;
 
-    /// The number of its kind, below [`Diagnostic::KINDS`].
+    /// Returns the number of its kind, below [`Diagnostic::KINDS`].
     pub(crate) const fn kind(&self) -> usize {
         match self {
             Diagnostic::Table(_) => 0,

@@ -1,4 +1,4 @@
-//! What can be wrong with a table's bytes.
+//! Errors in a table's bytes.
 
 use core::fmt;
 
@@ -18,7 +18,14 @@ pub enum Table {
 }
 
 impl Table {
-    /// The first four bytes of the table.
+    /// Returns the first four bytes of the table.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::tables::Table;
+    /// assert_eq!(Table::from_signature(Table::Srat.signature()), Some(Table::Srat));
+    /// ```
     #[must_use]
     pub const fn signature(self) -> [u8; 4] {
         match self {
@@ -30,7 +37,7 @@ impl Table {
         }
     }
 
-    /// The table whose first four bytes are `signature`.
+    /// Returns the table whose first four bytes are `signature`.
     #[must_use]
     pub fn from_signature(signature: [u8; 4]) -> Option<Table> {
         let all = [Table::Madt, Table::Srat, Table::Slit, Table::Hmat, Table::Cedt];
@@ -55,59 +62,59 @@ impl fmt::Display for Table {
 pub enum TableError {
     /// The table has fewer bytes than its fixed part.
     Truncated {
-        /// Which table.
+        /// The table.
         table: Table,
         /// Its bytes.
         found: usize,
         /// The bytes of its fixed part.
         needed: usize,
     },
-    /// It is another table.
+    /// The bytes are another table.
     Signature {
-        /// Which table was expected.
+        /// The expected table.
         table: Table,
         /// The signature found.
         found: [u8; 4],
     },
-    /// The header states more bytes than are there.
+    /// The header states more bytes than available.
     Length {
-        /// Which table.
+        /// The table.
         table: Table,
-        /// The bytes that its header states.
+        /// The bytes stated by its header.
         stated: u32,
-        /// The bytes that are there.
+        /// The available bytes.
         available: usize,
     },
-    /// The bytes do not add up to 0, and the structure does not hold either.
+    /// The bytes do not add up to 0, and the structures are not whole either.
     Checksum {
-        /// Which table.
+        /// The table.
         table: Table,
-        /// What they add up to, modulo 256.
+        /// The sum of the bytes, modulo 256.
         sum: u8,
     },
-    /// A structure has fewer bytes than its type needs. One shorter than its own header, so of
-    /// length 0 too, ends the reading of the table.
+    /// A structure has fewer bytes than its type needs. A structure shorter than its own header,
+    /// including length 0, ends the reading of the table.
     StructureTooShort {
-        /// Which table.
+        /// The table.
         table: Table,
-        /// Where the structure starts.
+        /// The start of the structure.
         offset: usize,
         /// Its type.
         kind: u16,
-        /// The bytes that it states.
+        /// The bytes stated by the structure.
         found: usize,
-        /// The bytes that its type needs.
+        /// The bytes needed by its type.
         needed: usize,
     },
     /// A structure reaches beyond the table, which ends the reading of the table.
     StructureOverrun {
-        /// Which table.
+        /// The table.
         table: Table,
-        /// Where the structure starts.
+        /// The start of the structure.
         offset: usize,
-        /// The bytes that it states.
+        /// The bytes stated by the structure.
         stated: usize,
-        /// The bytes that the table still has.
+        /// The bytes left in the table.
         available: usize,
     },
 }

@@ -11,28 +11,29 @@ use super::bytes::Fields;
 use super::header::{HEADER, sum};
 use super::{FirmwareTables, Table};
 
-/// No table of a real machine comes near: a larger length is garbage, and is not read.
+/// The maximum length of a table. No table of a real machine comes near: a larger length is
+/// garbage, and is not read.
 const MAX_BYTES: usize = 16 << 20;
 
-/// Why no tables were found.
+/// An error of the search for the tables.
 #[derive(Debug)]
 pub enum FindTablesError {
     /// The RSDP is malformed.
     Rsdp(AcpiError),
-    /// The RSDP states this many bytes, which no revision has.
+    /// The RSDP states this many bytes, a length of no revision.
     RsdpLength(u32),
-    /// The RSDP names no table of tables (XSDT or RSDT), or an address that is none.
+    /// The RSDP has no address of a table of tables (XSDT or RSDT), or an invalid one.
     NoRoot,
     /// The table of tables states this many bytes.
     RootLength {
-        /// Where the table is.
+        /// The address of the table.
         address: u64,
         /// The bytes.
         found: u32,
     },
-    /// There is another table where the table of tables should be.
+    /// Another table is in place of the table of tables.
     RootSignature {
-        /// Where the table is.
+        /// The address of the table.
         address: u64,
         /// The signature found.
         found: [u8; 4],
@@ -57,22 +58,29 @@ impl fmt::Display for FindTablesError {
 
 impl core::error::Error for FindTablesError {}
 
-/// Finds MADT, SRAT, SLIT, HMAT and CEDT from the RSDP (revision 0 or 2) through XSDT or RSDT. Of
-/// several tables of one kind the first counts.
+/// Finds MADT, SRAT, SLIT, HMAT and CEDT from the RSDP (revision 0 or 2) through XSDT or RSDT. If
+/// there are several tables of one kind, the first counts.
 ///
-/// The RSDP's checksum must be right: it is what tells an RSDP from other bytes. A wrong checksum of
-/// XSDT or RSDT is noted in [`FirmwareTables::root_checksum`]; those of the tables are verified when the
-/// tables are parsed, so that [`Topology::discover`](crate::Topology::discover) names a broken table
-/// instead of missing it. Entries of XSDT or RSDT without an address, or with an impossible one, are
-/// skipped and never mapped. Mappings of the tables are never undone.
+/// The RSDP's checksum must be right: it distinguishes an RSDP from other bytes. A wrong checksum
+/// of XSDT or RSDT is recorded in [`FirmwareTables::root_checksum`]. Those of the tables are
+/// verified when the tables are parsed, so that [`Topology::discover`](crate::Topology::discover)
+/// reports a broken table instead of missing it. Entries of XSDT or RSDT without an address, or
+/// with an impossible one, are skipped and never mapped. Mappings of the tables are never undone.
 ///
 /// # Errors
-/// [`FindTablesError`] where RSDP, XSDT or RSDT are malformed.
+///
+/// - [`FindTablesError::Rsdp`] if the RSDP is malformed.
+/// - [`FindTablesError::RsdpLength`] if the RSDP has an impossible length.
+/// - [`FindTablesError::NoRoot`] if the RSDP has no address of XSDT or RSDT.
+/// - [`FindTablesError::RootLength`] or [`FindTablesError::RootSignature`] if XSDT or RSDT is
+///   malformed.
 ///
 /// # Safety
-/// - `rsdp` is the address of an RSDP, and the addresses in it and in the tables that it leads to
-///   are those of tables or 0; the memory is not written to as long as the slices are used.
-/// - What `handler` maps stays readable at the address it gave until it is told to unmap it.
+///
+/// - `rsdp` is the address of an RSDP, and the addresses in it and in its tables are those of
+///   tables or 0; the memory is not written to as long as the slices are used.
+/// - Memory mapped by `handler` stays readable at the returned address until `handler` is asked to
+///   unmap it.
 pub unsafe fn find_tables<H: AcpiHandler>(
     handler: H,
     rsdp: PhysAddr,
@@ -114,7 +122,7 @@ pub unsafe fn find_tables<H: AcpiHandler>(
     Ok(tables)
 }
 
-/// Where the table of tables is.
+/// The table of tables.
 struct Root {
     address: PhysAddr,
     signature: [u8; 4],
@@ -122,16 +130,17 @@ struct Root {
     entry: usize,
 }
 
-/// The address of the XSDT, or of the RSDT where there is no XSDT.
+/// Returns the address of the XSDT, or of the RSDT if there is no XSDT.
 ///
 /// # Safety
-/// As [`find_tables`].
+///
+/// As for [`find_tables`].
 unsafe fn root_address<H: AcpiHandler>(handler: &H, rsdp: PhysAddr) -> Result<Root, FindTablesError> {
     let at = rsdp.as_u64() as usize;
     // SAFETY: the caller promises an RSDP there. `acpi` reads one of revision 0 as if it had the
     // 36 bytes of revision 2 as well.
     let rsdp = unsafe { handler.map_physical_region::<Rsdp>(at, size_of::<Rsdp>()) };
-    // `validate` reads as many bytes as the RSDP states: no more than are mapped, please.
+    // `validate` reads as many bytes as the RSDP states, which must not exceed the mapped bytes.
     if rsdp.revision() > 0 && rsdp.length() as usize > rsdp.mapped_length() {
         return Err(FindTablesError::RsdpLength(rsdp.length()));
     }
@@ -144,16 +153,17 @@ unsafe fn root_address<H: AcpiHandler>(handler: &H, rsdp: PhysAddr) -> Result<Ro
     Ok(Root { address, signature: *b"RSDT", entry: 4 })
 }
 
-/// The address, unless it is 0 or beyond the physical address space.
+/// Returns the address, unless it is 0 or beyond the physical address space.
 fn table_address(address: u64) -> Option<PhysAddr> {
     PhysAddr::try_new(address).ok().filter(|address| !address.is_null())
 }
 
-/// The bytes of the table at `address`, or only its header if the table states an impossible length:
-/// the parser says what is wrong.
+/// Returns the bytes of the table at `address`, or only its header if the table states an
+/// impossible length: the parser then reports the error.
 ///
 /// # Safety
-/// As [`find_tables`], with a table at `address`.
+///
+/// As for [`find_tables`], with a table at `address`.
 unsafe fn table<H: AcpiHandler>(handler: &H, address: PhysAddr) -> &'static [u8] {
     let at = address.as_u64() as usize;
     // SAFETY: the caller promises a table there; all of them start with a header.
@@ -163,7 +173,7 @@ unsafe fn table<H: AcpiHandler>(handler: &H, address: PhysAddr) -> &'static [u8]
     let bytes = if (HEADER..=MAX_BYTES).contains(&stated) { stated } else { HEADER };
     // SAFETY: as above, and the table has as many bytes as its header states.
     let mapping = ManuallyDrop::new(unsafe { handler.map_physical_region::<u8>(at, bytes) });
-    // SAFETY: the handler mapped that many bytes; the mapping is never undone, and the caller promises
-    // that nobody writes to them.
+    // SAFETY: the handler mapped that many bytes; the mapping is never undone, and the caller
+    // promises that they are not written to.
     unsafe { core::slice::from_raw_parts(mapping.virtual_start().as_ptr(), bytes) }
 }

@@ -6,18 +6,18 @@ use super::{Table, TableError};
 /// Bytes in the header.
 pub(super) const HEADER: usize = 36;
 
-/// A table whose signature and length hold, and that has at least its fixed part.
+/// A table with a valid signature and length, and at least its fixed part.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Verified<'a> {
-    /// Exactly the bytes that the header states.
+    /// Exactly the bytes stated by the header.
     pub(super) bytes: &'a [u8],
     pub(super) revision: u8,
-    /// What the bytes add up to, modulo 256: 0 where the checksum is right.
+    /// The sum of the bytes, modulo 256: 0 if the checksum is right.
     pub(super) sum: u8,
 }
 
 impl<'a> Verified<'a> {
-    /// Verifies the header of `table`, whose fixed part, header included, has `fixed` bytes.
+    /// Verifies the header of `table`, whose fixed part, including the header, has `fixed` bytes.
     /// Bytes beyond the stated length are ignored.
     pub(super) fn new(table: Table, bytes: &'a [u8], fixed: usize) -> Result<Verified<'a>, TableError> {
         if bytes.len() < HEADER {
@@ -39,8 +39,8 @@ impl<'a> Verified<'a> {
         Ok(Verified { bytes, revision: Fields(bytes).u8(8), sum: sum(bytes) })
     }
 
-    /// Accepts a wrong checksum if `structure_holds`: firmware, and what patches its tables, often
-    /// forgets the checksum. A table that is damaged rarely has whole structures from start to end.
+    /// Accepts a wrong checksum if `structure_holds`: firmware, and tools that patch its tables,
+    /// often forget the checksum. A damaged table rarely has whole structures from start to end.
     pub(super) fn accept(
         &self,
         table: Table,
@@ -53,7 +53,7 @@ impl<'a> Verified<'a> {
     }
 }
 
-/// What `bytes` add up to, modulo 256: 0 for a table whose checksum is right.
+/// Returns the sum of `bytes`, modulo 256: 0 for a table with a right checksum.
 pub(super) fn sum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte))
 }

@@ -10,7 +10,7 @@ use crate::{CacheAssociativity, CacheWritePolicy, MegabytesPerSecond, MemorySide
 #[derive(Debug, Clone, Copy)]
 pub struct Hmat<'a>(Verified<'a>);
 
-/// What a latency/bandwidth matrix holds.
+/// The content of a latency/bandwidth matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DataType {
     /// Latency, read and write alike.
@@ -32,9 +32,9 @@ pub enum DataType {
 /// A structure of the HMAT.
 #[derive(Debug, Clone, Copy)]
 pub enum HmatEntry<'a> {
-    /// Which domain's initiators are attached to a domain's memory (type 0).
+    /// The domain of the initiators attached to a domain's memory (type 0).
     ProximityAttributes {
-        /// The domain of the CPUs or devices, where firmware gives one.
+        /// The domain of the CPUs or devices, if firmware gives one.
         initiator: Option<u32>,
         /// The domain of the memory.
         memory: u32,
@@ -48,7 +48,7 @@ pub enum HmatEntry<'a> {
         /// The cache.
         cache: MemorySideCache,
     },
-    /// Some other structure, by its type.
+    /// Another structure, by its type.
     Other(u16),
 }
 
@@ -58,28 +58,30 @@ impl<'a> Hmat<'a> {
     /// Verifies the header. A wrong checksum is accepted if every structure is whole.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature or length, or on a wrong checksum beside a malformed
-    /// structure.
+    ///
+    /// Returns [`TableError`] if the signature or the length is wrong, or if the checksum is wrong
+    /// and a structure is malformed.
     pub fn parse(bytes: &'a [u8]) -> Result<Hmat<'a>, TableError> {
         let table = Hmat(Verified::new(Table::Hmat, bytes, Hmat::FIXED)?);
         table.0.accept(Table::Hmat, || table.entries().all(|entry| entry.is_ok()))?;
         Ok(table)
     }
 
-    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    /// Returns the sum of the table's bytes, modulo 256: 0 if its checksum is right.
     #[must_use]
     pub fn checksum(&self) -> u8 {
         self.0.sum
     }
 
-    /// The structures, in the table's order.
+    /// Returns the structures, in the table's order.
     pub fn entries(&self) -> impl Iterator<Item = Result<HmatEntry<'a>, TableError>> + use<'a> {
         let revision = self.0.revision;
         Structures::new(Table::Hmat, Layout::Hmat, self.0.bytes, Hmat::FIXED)
             .map(move |structure| entry(&structure?, revision))
     }
 
-    /// Every proximity domain that a structure names, however often. Malformed structures are left out.
+    /// Returns every proximity domain named by a structure, possibly repeated. Malformed structures
+    /// are left out.
     pub fn domains(&self) -> impl Iterator<Item = u32> + use<'a> {
         self.entries().filter_map(Result::ok).flat_map(|entry| {
             let (some, matrix) = match entry {
@@ -135,11 +137,11 @@ fn cache(fields: Fields<'_>) -> MemorySideCache {
 /// A matrix of figures by initiator domain and target domain.
 #[derive(Debug, Clone, Copy)]
 pub struct LatencyBandwidth<'a> {
-    /// 0 is the memory itself, above it the levels of memory-side caches.
+    /// The level: 0 is the memory itself, above it the levels of memory-side caches.
     pub hierarchy: u8,
-    /// What the figures are.
+    /// The type of the figures.
     pub data_type: DataType,
-    /// By what each entry is multiplied.
+    /// The factor of each entry.
     base_unit: u64,
     revision: u8,
     initiators: &'a [u8],
@@ -155,7 +157,7 @@ pub enum Figure {
     Latency(Picoseconds),
     /// A bandwidth.
     Bandwidth(MegabytesPerSecond),
-    /// Firmware gives none.
+    /// Firmware gives no figure.
     None,
     /// The initiator does not reach the target.
     Unreachable,
@@ -199,13 +201,13 @@ impl<'a> LatencyBandwidth<'a> {
         })
     }
 
-    /// The domains of the initiators, then those of the targets.
+    /// Returns the domains of the initiators, then those of the targets.
     pub fn domains(&self) -> impl Iterator<Item = u32> + use<'a> {
         let domains = self.initiators.chunks_exact(4).chain(self.targets.chunks_exact(4));
         domains.map(|domain| Fields(domain).u32(0))
     }
 
-    /// All figures with the proximity domains of initiator and target, row by row.
+    /// Returns all figures with the proximity domains of initiator and target, row by row.
     pub fn figures(&self) -> impl Iterator<Item = (u32, u32, Figure)> + use<'a> {
         let this = *self;
         let row_bytes = (this.targets.len() / 2).max(1);

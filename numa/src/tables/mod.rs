@@ -1,5 +1,5 @@
 //! Firmware tables, read in place: no copy, no heap, no panic, no read out of bounds, and no
-//! endless loop, whatever the bytes are.
+//! endless loop, for any bytes.
 
 mod bytes;
 mod cedt;
@@ -24,14 +24,14 @@ pub use madt::{CpuState, Madt, MadtEntry};
 pub use slit::Slit;
 pub use srat::{MemoryAffinity, Srat, SratEntry};
 
-/// The tables that describe topology, whole, header included.
+/// The tables that describe topology, whole, including their headers.
 ///
-/// Bytes beyond the length that a table's header states are ignored.
+/// Bytes beyond the length stated by a table's header are ignored.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FirmwareTables<'a> {
     /// Interrupt controllers, so CPUs ("APIC").
     pub madt: Option<&'a [u8]>,
-    /// Which CPUs and memory ranges are in which proximity domain.
+    /// The proximity domains of CPUs and memory ranges.
     pub srat: Option<&'a [u8]>,
     /// Distances.
     pub slit: Option<&'a [u8]>,
@@ -39,7 +39,7 @@ pub struct FirmwareTables<'a> {
     pub hmat: Option<&'a [u8]>,
     /// CXL windows.
     pub cedt: Option<&'a [u8]>,
-    /// What the bytes of the table of tables (XSDT or RSDT) add up to, modulo 256: 0 where its
-    /// checksum is right, or where the tables were found without it.
+    /// The sum of the bytes of the table of tables (XSDT or RSDT), modulo 256: 0 if its checksum is
+    /// right, or if the tables were found without it.
     pub root_checksum: u8,
 }

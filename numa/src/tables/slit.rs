@@ -1,4 +1,4 @@
-//! SLIT: how far each proximity domain is from each other. ACPI 6.5, section 5.2.17.
+//! SLIT: the distances between proximity domains. ACPI 6.5, section 5.2.17.
 
 use super::bytes::Fields;
 use super::diagnostic::Diagnostic;
@@ -18,12 +18,13 @@ pub struct Slit<'a> {
 impl<'a> Slit<'a> {
     const FIXED: usize = HEADER + 8;
 
-    /// Verifies the header and that the matrix is there whole; its values are for
-    /// [`Slit::fault`] to judge. A wrong checksum is accepted if every value is possible.
+    /// Verifies the header and that the matrix is complete; [`Slit::fault`] checks its values. A
+    /// wrong checksum is accepted if every value is possible.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature or length, a matrix cut short, or a wrong checksum beside
-    /// an impossible value.
+    ///
+    /// Returns [`TableError`] if the signature or the length is wrong, if the matrix is cut short,
+    /// or if the checksum is wrong and a value is impossible.
     pub fn parse(bytes: &'a [u8]) -> Result<Slit<'a>, TableError> {
         let table = Table::Slit;
         let verified = Verified::new(table, bytes, Slit::FIXED)?;
@@ -37,19 +38,19 @@ impl<'a> Slit<'a> {
         Ok(slit)
     }
 
-    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    /// Returns the sum of the table's bytes, modulo 256: 0 if its checksum is right.
     #[must_use]
     pub fn checksum(&self) -> u8 {
         self.sum
     }
 
-    /// How many proximity domains it has; they are numbered from 0.
+    /// Returns the number of proximity domains, numbered from 0.
     #[must_use]
     pub fn localities(&self) -> usize {
         self.localities
     }
 
-    /// From domain `from` to domain `to`; `None` where the table lacks either.
+    /// Returns the distance from domain `from` to domain `to`, or `None` if the table lacks either.
     #[must_use]
     pub fn distance(&self, from: u32, to: u32) -> Option<Distance> {
         let (from, to) = (usize::try_from(from).ok()?, usize::try_from(to).ok()?);
@@ -59,11 +60,11 @@ impl<'a> Slit<'a> {
         self.matrix.get(from * self.localities + to).copied().map(Distance::new)
     }
 
-    /// The first value that cannot be: a domain's distance to itself is 10, and to any other
-    /// above 10. Cost: linear in the matrix.
+    /// Returns the first impossible value: a domain's distance to itself is 10, and to any other
+    /// domain above 10. Cost: linear in the matrix.
     #[must_use]
     pub fn fault(&self) -> Option<Diagnostic> {
-        // `localities` is 0 only where the matrix is empty too.
+        // `localities` is 0 only if the matrix is empty too.
         let rows = self.matrix.chunks_exact(self.localities.max(1));
         (0u32..).zip(rows).find_map(|(from, row)| {
             (0u32..).zip(row).find_map(|(to, &found)| {

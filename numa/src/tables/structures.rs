@@ -1,9 +1,9 @@
-//! Walking the structures that follow a table's fixed part.
+//! Iteration over the structures after a table's fixed part.
 
 use super::bytes::Fields;
 use super::{Table, TableError};
 
-/// How a table's structures start.
+/// The header format of a table's structures.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Layout {
     /// Type u8, length u8: MADT, SRAT.
@@ -42,7 +42,7 @@ pub(super) struct Structure<'a> {
 }
 
 impl<'a> Structure<'a> {
-    /// Its fields, once it is known to have at least `needed` bytes.
+    /// Returns its fields, if it has at least `needed` bytes.
     pub(super) fn fields(&self, needed: usize) -> Result<Fields<'a>, TableError> {
         if self.bytes.len() < needed {
             return Err(self.too_short(needed));
@@ -62,7 +62,7 @@ impl<'a> Structure<'a> {
 }
 
 /// Iterator over a table's structures. Each step moves on by at least a structure's header, or
-/// ends: nothing that firmware writes makes it loop.
+/// ends: no firmware bytes make it loop.
 #[derive(Debug, Clone)]
 pub(super) struct Structures<'a> {
     table: Table,
@@ -83,7 +83,7 @@ impl<'a> Iterator for Structures<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let (table, offset) = (self.table, self.offset);
         let rest = self.bytes.get(offset..).filter(|rest| !rest.is_empty())?;
-        // Where the structure's end is not known, neither is the next one's start.
+        // If the structure's end is unknown, so is the next one's start.
         self.offset = self.bytes.len();
         let header = self.layout.header();
         if rest.len() < header {
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(walk(Layout::Hmat, &hmat), [Ok((2, 0x201, 9))]);
     }
 
-    /// Length 0 would never move on; one inside the header would read the same bytes twice.
+    /// Length 0 would never move on; a length inside the header would read the same bytes twice.
     #[test]
     fn lengths_below_the_headers_end_the_walk() {
         for length in [0u8, 1] {

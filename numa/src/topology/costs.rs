@@ -1,4 +1,4 @@
-//! From firmware's tables to the topology: what reaching memory costs.
+//! From firmware's tables to the topology: the costs of reaching memory.
 
 use topomem_percpu::NodeId;
 
@@ -7,7 +7,8 @@ use super::{Distance, MemoryKind, MemorySideCache, Topology};
 use crate::tables::{DataType, Diagnostic, Figure, Hmat, HmatEntry, LatencyBandwidth, Slit, Table};
 
 impl Topology {
-    /// `domains` nodes are firmware's; those after them are CXL windows, which no SLIT knows.
+    /// Sets the distances from the SLIT. `domains` nodes are firmware's; those after them are CXL
+    /// windows, unknown to any SLIT.
     pub(super) fn set_distances(&mut self, slit: &Slit<'_>, domains: usize, report: &mut Report<'_>) {
         if let Some(fault) = slit.fault() {
             report.give(fault);
@@ -33,8 +34,8 @@ impl Topology {
         }
     }
 
-    /// Do other nodes have memory, and none of them within reach of `from`? What may be plugged into a
-    /// CXL window is not there yet.
+    /// Returns true if other nodes have memory, and none of them is within reach of `from`. Memory
+    /// that may be plugged into a CXL window does not count.
     fn reaches_nobody(&self, from: NodeId) -> bool {
         let is_there = |kind| kind != MemoryKind::CxlWindow;
         let ranges = self.memory_ranges().iter();
@@ -59,7 +60,8 @@ impl Topology {
         }
     }
 
-    /// Only the memory's own figures count, and of those for reads and for any access.
+    /// Sets the figures of a matrix. Only the memory's own figures count, and of those for reads
+    /// and for any access.
     fn set_figures(&mut self, matrix: &LatencyBandwidth<'_>, report: &mut Report<'_>) {
         let exact = match matrix.data_type {
             DataType::ReadLatency | DataType::ReadBandwidth => true,
@@ -97,7 +99,7 @@ impl Topology {
         }
     }
 
-    /// Of several levels, the one nearest to the CPUs stays.
+    /// Sets the cache of a node. Of several levels, the level nearest to the CPUs stays.
     fn set_cache(&mut self, memory: u32, cache: MemorySideCache, report: &mut Report<'_>) {
         let Some(node) = self.known_domain(memory, report) else { return };
         if self.memory_side_cache(node).is_none_or(|known| known.level < cache.level) {

@@ -49,7 +49,7 @@ impl fmt::Display for Topology {
     }
 }
 
-/// Ascending numbers as `0-3,8`; `none` where there are none.
+/// Writes ascending numbers as `0-3,8`, or `none` if there are none.
 fn write_runs(f: &mut fmt::Formatter<'_>, numbers: impl Iterator<Item = usize>) -> fmt::Result {
     let mut numbers = numbers.peekable();
     if numbers.peek().is_none() {

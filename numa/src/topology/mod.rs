@@ -1,4 +1,4 @@
-//! The machine's nodes: which CPUs and which memory belong together, and how far apart they are.
+//! The machine's nodes: the CPUs and the memory of each, and their distances.
 
 mod costs;
 mod discover;
@@ -23,22 +23,22 @@ use ranges::RangeList;
 pub use ranges::{MemoryKind, NodeRange};
 pub use units::{ApicId, Distance, MegabytesPerSecond, Picoseconds};
 
-/// A CPU that firmware reports as enabled.
+/// A CPU reported as enabled by firmware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuEntry {
     /// Its dense number; the boot CPU is [`CpuId::BOOT`].
     pub cpu: CpuId,
-    /// How interrupts reach it.
+    /// The number for interrupts to it.
     pub apic_id: ApicId,
-    /// Where it is.
+    /// The CPU's node.
     pub node: NodeId,
 }
 
-/// Nodes, CPUs, memory ranges, distances: what the rest of topomem asks about the machine.
+/// Nodes, CPUs, memory ranges, distances: the description of the machine for the rest of topomem.
 ///
 /// Fixed size (about 62 KiB), no heap: meant for a `static`, filled in place by
-/// [`Topology::discover`]. Before that it is a machine of one node that has all memory and no
-/// known CPU.
+/// [`Topology::discover`]. Before that it is a machine of one node with all memory and no known
+/// CPU.
 ///
 /// ```
 /// use topomem_numa::{Distance, NodeId, Topology};
@@ -50,7 +50,7 @@ pub struct CpuEntry {
 /// ```
 #[derive(Debug)]
 pub struct Topology {
-    /// Firmware's number of each node, ascending but for CXL windows' invented ones.
+    /// Firmware's number of each node, ascending except the invented numbers of CXL windows.
     proximity: ArrayVec<u32, MAX_NODES>,
     /// `cpus[i].cpu` is `i`.
     cpus: ArrayVec<CpuEntry, MAX_CPUS>,
@@ -58,7 +58,7 @@ pub struct Topology {
     distances: [[Distance; MAX_NODES]; MAX_NODES],
     nearest: NearestNodes,
     ranges: RangeList,
-    /// Does an SRAT say whose memory is where?
+    /// Whether an SRAT assigns memory to nodes.
     has_affinities: bool,
     performance: Performance,
 }
@@ -67,7 +67,7 @@ pub struct Topology {
 const _: () = assert!(size_of::<Topology>() <= 64 << 10);
 
 impl Topology {
-    /// One node that has all memory, and no known CPU.
+    /// Creates a topology of one node with all memory, and no known CPU.
     #[must_use]
     pub const fn new() -> Topology {
         let mut distances = [[Distance::REMOTE; MAX_NODES]; MAX_NODES];
@@ -88,86 +88,85 @@ impl Topology {
         }
     }
 
-    /// How many nodes there are, at least 1; they are numbered from 0.
+    /// Returns the number of nodes, at least 1; they are numbered from 0.
     #[must_use]
     pub fn node_count(&self) -> usize {
         self.proximity.len().max(1)
     }
 
-    /// The nodes, in order of number.
+    /// Returns the nodes, in order of number.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.node_count()).filter_map(NodeId::new)
     }
 
-    /// Firmware's proximity domain of `node`. A CXL window that no domain claims has an invented
-    /// one, which no table names; 0 for a node that is not there.
+    /// Returns firmware's proximity domain of `node`. A CXL window without a domain has an invented
+    /// one, which no table names; a missing node has 0.
     #[must_use]
     pub fn proximity(&self, node: NodeId) -> u32 {
         self.proximity.get(node.index()).copied().unwrap_or(0)
     }
 
-    /// The node of a proximity domain.
+    /// Returns the node of a proximity domain.
     #[must_use]
     pub fn node_of_proximity(&self, proximity: u32) -> Option<NodeId> {
         self.proximity.iter().position(|&known| known == proximity).and_then(NodeId::new)
     }
 
-    /// The enabled CPUs in order of number; the boot CPU is first.
+    /// Returns the enabled CPUs in order of number; the boot CPU is first.
     #[must_use]
     pub fn cpus(&self) -> &[CpuEntry] {
         &self.cpus
     }
 
-    /// The CPU that interrupts reach as `apic_id`. Cost: linear in the CPUs.
+    /// Returns the CPU with the interrupt number `apic_id`. Cost: linear in the CPUs.
     #[must_use]
     pub fn cpu_of_apic(&self, apic_id: ApicId) -> Option<CpuId> {
         self.cpus.iter().find(|entry| entry.apic_id == apic_id).map(|entry| entry.cpu)
     }
 
-    /// Where `cpu` is; node 0 for a CPU that is not there.
+    /// Returns the node of `cpu`; node 0 for a missing CPU.
     #[must_use]
     pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         self.cpus.get(cpu.index()).map_or(NodeId::ZERO, |entry| entry.node)
     }
 
-    /// The CPUs of `node`; none for a memory-only node.
+    /// Returns the CPUs of `node`; none for a memory-only node.
     #[must_use]
     pub fn cpus_of(&self, node: NodeId) -> CpuSet {
         self.cpus_of[node.index()]
     }
 
-    /// How far the memory of `to` is from the CPUs of `from`; not always symmetric.
+    /// Returns the distance from the CPUs of `from` to the memory of `to`; not always symmetric.
     #[must_use]
     pub fn distance(&self, from: NodeId, to: NodeId) -> Distance {
         self.distances[from.index()][to.index()]
     }
 
-    /// All nodes in the order in which memory is taken from them for `node`: itself, then by
-    /// distance, then by latency where the HMAT gives one, then by number. Nodes that the SLIT calls
-    /// unreachable come last: firmware that says so of memory which works is more common than
-    /// memory without a path. Precomputed.
+    /// Returns all nodes in the order in which memory is taken from them for `node`: itself, then
+    /// by distance, then by latency if the HMAT gives one, then by number. Nodes called unreachable
+    /// by the SLIT come last: firmware that does so for working memory is more common than memory
+    /// without a path. Precomputed.
     #[must_use]
     pub fn nearest(&self, node: NodeId) -> &[NodeId] {
         self.nearest.of(node)
     }
 
-    /// All ranges that firmware gives a node, sorted and disjoint. They say whose memory *would*
-    /// be there: what of it is RAM is the memory map's to say.
+    /// Returns all ranges that firmware assigns to a node, sorted and disjoint. They assign
+    /// *possible* memory to nodes; the memory map tells the RAM in it.
     #[must_use]
     pub fn memory_ranges(&self) -> &[NodeRange] {
         self.ranges.as_slice()
     }
 
-    /// Whose memory is at `addr`. A hole between two ranges of one node is that node's; node 0 has
-    /// everything else that firmware gives to none.
-    /// Cost: logarithmic in the ranges.
+    /// Returns the node of the memory at `addr`. A hole between two ranges of one node belongs to
+    /// that node; node 0 has everything else without a node. Cost: logarithmic in the ranges.
     #[must_use]
     pub fn node_of_addr(&self, addr: PhysAddr) -> NodeId {
         self.ranges.span_at(addr).0
     }
 
-    /// Whose RAM is at `addr` at boot, and where that may change next. Without an SRAT all of it is node
-    /// 0's: CXL windows are for memory that is plugged in later.
+    /// Returns the node of the boot RAM at `addr`, and the next address at which it may change.
+    /// Without an SRAT all of it is node 0's: CXL windows are for memory plugged in later.
     pub(crate) fn boot_span_at(&self, addr: PhysAddr) -> (NodeId, PhysAddr) {
         if !self.has_affinities {
             return (NodeId::ZERO, MemoryRange::EVERYTHING.end);
@@ -175,19 +174,21 @@ impl Topology {
         self.ranges.span_at(addr)
     }
 
-    /// How long a read by `initiator`'s CPUs from `target`'s memory takes, where the HMAT says.
+    /// Returns the read latency from `initiator`'s CPUs to `target`'s memory, if the HMAT gives
+    /// one.
     #[must_use]
     pub fn latency(&self, initiator: NodeId, target: NodeId) -> Option<Picoseconds> {
         self.performance.latency(initiator, target)
     }
 
-    /// How fast `initiator`'s CPUs read from `target`'s memory, where the HMAT says.
+    /// Returns the read bandwidth from `initiator`'s CPUs to `target`'s memory, if the HMAT gives
+    /// one.
     #[must_use]
     pub fn bandwidth(&self, initiator: NodeId, target: NodeId) -> Option<MegabytesPerSecond> {
         self.performance.bandwidth(initiator, target)
     }
 
-    /// The cache in front of `node`'s memory that is nearest to the CPUs, where the HMAT says.
+    /// Returns the cache in front of `node`'s memory nearest to the CPUs, if the HMAT gives one.
     #[must_use]
     pub fn memory_side_cache(&self, node: NodeId) -> Option<MemorySideCache> {
         self.performance.cache(node)

@@ -1,4 +1,4 @@
-//! For each node, the others in the order in which allocations fall back to them.
+//! For each node, the further nodes in the order of fallback of allocations.
 
 use topomem_percpu::{MAX_NODES, NodeId};
 
@@ -6,12 +6,12 @@ use topomem_percpu::{MAX_NODES, NodeId};
 #[derive(Debug)]
 pub(super) struct NearestNodes {
     nodes: [[NodeId; MAX_NODES]; MAX_NODES],
-    /// How many of each row count.
+    /// The length of each row.
     counts: [u8; MAX_NODES],
 }
 
 impl NearestNodes {
-    /// Each list is the node itself alone.
+    /// Creates lists of the node itself alone.
     pub(super) const fn new() -> NearestNodes {
         let mut nodes = [[NodeId::ZERO; MAX_NODES]; MAX_NODES];
         let mut index = 0;
@@ -24,7 +24,7 @@ impl NearestNodes {
         NearestNodes { nodes, counts: [1; MAX_NODES] }
     }
 
-    /// As [`NearestNodes::new`], in place.
+    /// Resets to the value of [`NearestNodes::new`], in place.
     pub(super) fn clear(&mut self) {
         self.counts.fill(1);
         for (row, node) in self.nodes.iter_mut().zip((0..MAX_NODES).filter_map(NodeId::new)) {

@@ -4,21 +4,21 @@ use topomem_percpu::{MAX_NODES, NodeId};
 
 use super::{MegabytesPerSecond, Picoseconds};
 
-/// How a memory-side cache places lines.
+/// The placement of lines in a memory-side cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CacheAssociativity {
-    /// Firmware does not say, or says something unknown.
+    /// Unknown, or not given by firmware.
     Unknown,
     /// Each address has one place.
     DirectMapped,
-    /// Some other indexing.
+    /// Another indexing.
     Complex,
 }
 
-/// When a memory-side cache writes to the memory behind it.
+/// The time at which a memory-side cache writes to the memory behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CacheWritePolicy {
-    /// Firmware does not say, or says something unknown.
+    /// Unknown, or not given by firmware.
     Unknown,
     /// When a line is evicted.
     WriteBack,
@@ -26,24 +26,24 @@ pub enum CacheWritePolicy {
     WriteThrough,
 }
 
-/// A cache in front of a node's memory, shared by all who use that memory.
+/// A cache in front of a node's memory, shared by all users of that memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MemorySideCache {
     /// Its size in bytes.
     pub bytes: u64,
     /// Bytes in a line.
     pub line_bytes: u16,
-    /// Which of `levels` it is; 1 is nearest to the memory.
+    /// Its level among `levels`; 1 is nearest to the memory.
     pub level: u8,
-    /// How many levels are in front of that memory.
+    /// The number of levels in front of that memory.
     pub levels: u8,
-    /// How it places lines.
+    /// The placement of lines.
     pub associativity: CacheAssociativity,
-    /// When it writes to the memory.
+    /// The time of its writes to the memory.
     pub write_policy: CacheWritePolicy,
 }
 
-/// A square of figures, one per pair of nodes; 0 where there is none.
+/// A square of figures, one per pair of nodes; 0 if there is none.
 #[derive(Debug)]
 struct Matrix([[u32; MAX_NODES]; MAX_NODES]);
 
@@ -63,7 +63,7 @@ impl Matrix {
     }
 }
 
-/// What the HMAT says about each pair of nodes and each node.
+/// The HMAT's figures for each pair of nodes and each node.
 #[derive(Debug)]
 pub(super) struct Performance {
     picoseconds: Matrix,

@@ -1,4 +1,4 @@
-//! Which physical addresses belong to which node.
+//! The assignment of physical addresses to nodes.
 
 use arrayvec::ArrayVec;
 use topomem_percpu::NodeId;
@@ -6,13 +6,13 @@ use x86_64::PhysAddr;
 
 use crate::MemoryRange;
 
-/// How many disjoint ranges fit.
+/// The maximum number of disjoint ranges.
 pub(super) const MAX_RANGES: usize = 256;
 
-/// What a range is for.
+/// The kind of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemoryKind {
-    /// RAM that is there from the start.
+    /// RAM present from the start.
     Conventional,
     /// RAM may be plugged in here, and taken out.
     HotPluggable,
@@ -27,9 +27,9 @@ pub enum MemoryKind {
 pub struct NodeRange {
     /// The addresses.
     pub range: MemoryRange,
-    /// Whose memory it is.
+    /// The node of the memory.
     pub node: NodeId,
-    /// What it is for.
+    /// The kind of the memory.
     pub kind: MemoryKind,
 }
 
@@ -41,11 +41,11 @@ pub(super) struct NoRoom;
 #[derive(Debug)]
 pub(super) struct RangeList {
     ranges: ArrayVec<NodeRange, MAX_RANGES>,
-    /// For each of the ranges, the bytes of the range that firmware stated, of which it is a part.
+    /// For each of the ranges, the bytes of the stated range of which it is a part.
     stated: ArrayVec<u64, MAX_RANGES>,
 }
 
-/// What a machine without any description has.
+/// The ranges of a machine without any description.
 const ONE_NODE: &[NodeRange] =
     &[NodeRange { range: MemoryRange::EVERYTHING, node: NodeId::ZERO, kind: MemoryKind::Conventional }];
 
@@ -67,19 +67,20 @@ impl RangeList {
         if self.ranges.is_empty() { ONE_NODE } else { &self.ranges }
     }
 
-    /// Has any range some of `range`?
+    /// Returns true if any range overlaps `range`.
     pub(super) fn touches(&self, range: &MemoryRange) -> bool {
         let first = self.first_above(range.start);
         self.ranges.get(first).is_some_and(|known| known.range.start < range.end)
     }
 
-    /// The lowest range that has `addr` or begins above it.
+    /// Returns the lowest range that has `addr` or begins above it.
     fn first_above(&self, addr: PhysAddr) -> usize {
         self.ranges.partition_point(|known| known.range.end <= addr)
     }
 
-    /// The node of `addr`, and the first address above it where the answer may differ. A hole between two
-    /// ranges of one node is that node's; node 0 has all other addresses without a range.
+    /// Returns the node of `addr`, and the first address above it at which the result may differ. A
+    /// hole between two ranges of one node belongs to that node; node 0 has all other addresses
+    /// without a range.
     pub(super) fn span_at(&self, addr: PhysAddr) -> (NodeId, PhysAddr) {
         let ranges = self.as_slice();
         let next = ranges.partition_point(|known| known.range.end <= addr);
@@ -92,11 +93,11 @@ impl RangeList {
         (node, known.range.start)
     }
 
-    /// Adds `new`. Where `new` and an earlier range overlap, the smaller of the two, as firmware stated
-    /// them, keeps the memory, and the earlier one if both are of one size; `overlap` is called with the
-    /// owner, the other node and the memory.
+    /// Adds `new`. If `new` and an earlier range overlap, the smaller of the two, as stated by
+    /// firmware, keeps the memory, and the earlier one if both are of one size; `overlap` is called
+    /// with the owner, the other node and the memory.
     ///
-    /// Where there is no room for a part of `new`, the rest is not added either.
+    /// If there is no room for a part of `new`, the rest is not added either.
     pub(super) fn insert(
         &mut self,
         new: NodeRange,
@@ -132,8 +133,8 @@ impl RangeList {
         Ok(())
     }
 
-    /// Adds what of `window` no range has: to the node of the next range above that has some of the
-    /// window, or else to that of the last one. Adds nothing where no range has any of it.
+    /// Adds the part of `window` without a range: to the node of the next range above with some of
+    /// the window, or else to that of the last one. Adds nothing if no range has any of it.
     pub(super) fn fill(&mut self, window: MemoryRange, kind: MemoryKind) -> Result<(), NoRoom> {
         let bytes = window.bytes();
         let mut start = window.start;
@@ -154,8 +155,8 @@ impl RangeList {
         Ok(())
     }
 
-    /// Puts `part` before the range at `index`, or has the range before it, which it `joins`, grow.
-    /// Returns where the ranges above the part begin.
+    /// Puts `part` before the range at `index`, or extends the range before it, which it `joins`.
+    /// Returns the start of the ranges above the part.
     fn place(&mut self, index: usize, part: NodeRange, bytes: u64, joins: bool) -> Result<usize, NoRoom> {
         if joins && let Some(before) = index.checked_sub(1) {
             self.ranges[before].range.end = part.range.end;
@@ -167,8 +168,8 @@ impl RangeList {
         Ok(index + 1)
     }
 
-    /// Takes `part` from the range at `index`, which has all of it. Returns where the ranges above the
-    /// part begin.
+    /// Takes `part` from the range at `index`, which contains it. Returns the start of the ranges
+    /// above the part.
     fn replace(&mut self, index: usize, part: NodeRange, bytes: u64, joins: bool) -> Result<usize, NoRoom> {
         let (known, stated) = (self.ranges[index], self.stated[index]);
         let below = MemoryRange::new(known.range.start, part.range.start);
@@ -207,7 +208,7 @@ mod tests {
         }
     }
 
-    /// The list's ranges as start, end and node.
+    /// Returns the list's ranges as start, end and node.
     fn contents(list: &RangeList) -> Vec<(u64, u64, usize)> {
         let ranges = list.as_slice().iter();
         ranges
@@ -258,7 +259,7 @@ mod tests {
         assert_eq!(contents(&list), [(0, 0x7000, 1), (0x7000, 0xa000, 3), (0xa000, 0x11000, 2)]);
     }
 
-    /// What counts is the size that firmware stated, not what is left of a range.
+    /// The size stated by firmware counts, not the rest of a range.
     #[test]
     fn the_first_of_one_size_wins() {
         let mut list = RangeList::new();
@@ -279,7 +280,7 @@ mod tests {
         assert_eq!(contents(&list), expected);
     }
 
-    /// What is left of a large range is no more specific than the range was.
+    /// The rest of a large range is no more specific than the range was.
     #[test]
     fn the_rest_of_a_large_range_gives_way() {
         let mut list = RangeList::new();

@@ -1,10 +1,10 @@
-//! Who hears of what is wrong with the tables, and how often.
+//! The delivery of diagnostics about the tables, and its limits.
 
 use arrayvec::ArrayVec;
 
 use crate::tables::Diagnostic;
 
-/// How many diagnostics of one kind are given.
+/// The maximum number of diagnostics of one kind.
 const MAX_OF_KIND: usize = 64;
 
 /// Passes diagnostics on: each domain's once, and at most [`MAX_OF_KIND`] of a kind, so that no table
@@ -13,7 +13,7 @@ pub(super) struct Report<'r> {
     to: &'r mut dyn FnMut(Diagnostic),
     given: [usize; Diagnostic::KINDS],
     left_out: u32,
-    /// Domains that were said to be unknown, or to have found no room.
+    /// Domains already reported as unknown, or as left out for lack of room.
     domains: [ArrayVec<u32, MAX_OF_KIND>; 2],
 }
 
@@ -27,7 +27,7 @@ impl<'r> Report<'r> {
     pub(super) fn give(&mut self, diagnostic: impl Into<Diagnostic>) {
         let diagnostic = diagnostic.into();
         let [unknown, without_room] = &mut self.domains;
-        // Tables speak of such a domain again and again.
+        // Tables name such a domain again and again.
         let known = match diagnostic {
             Diagnostic::UnknownProximity { proximity, .. } => Some((unknown, proximity)),
             Diagnostic::TooManyNodes { proximity } => Some((without_room, proximity)),
@@ -37,7 +37,7 @@ impl<'r> Report<'r> {
             if domains.contains(&proximity) {
                 return;
             }
-            // Where the list is full, as many diagnostics as there may be were given.
+            // If the list is full, the maximum number of diagnostics was given.
             let _ = domains.try_push(proximity);
         }
         let given = &mut self.given[diagnostic.kind()];
@@ -49,7 +49,7 @@ impl<'r> Report<'r> {
         (self.to)(diagnostic);
     }
 
-    /// Says how many diagnostics were not passed on.
+    /// Reports the number of diagnostics not passed on.
     pub(super) fn finish(&mut self) {
         if self.left_out != 0 {
             (self.to)(Diagnostic::LeftOut { count: self.left_out });

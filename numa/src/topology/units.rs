@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Relative cost of reaching one node's memory from another, as ACPI's SLIT counts it: 10 is a
+/// Relative cost of reaching one node's memory from another, in the units of ACPI's SLIT: 10 is a
 /// node's own memory, 20 twice as far.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Distance(u8);
@@ -10,24 +10,32 @@ pub struct Distance(u8);
 impl Distance {
     /// A node to itself.
     pub const LOCAL: Distance = Distance(10);
-    /// To another node, where firmware gives no distances.
+    /// To another node, if firmware gives no distances.
     pub const REMOTE: Distance = Distance(20);
     /// There is no path.
     pub const UNREACHABLE: Distance = Distance(255);
 
-    /// The distance that a SLIT writes as `value`.
+    /// Returns the distance that a SLIT writes as `value`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::Distance;
+    /// assert_eq!(Distance::new(10), Distance::LOCAL);
+    /// assert!(!Distance::new(255).is_reachable());
+    /// ```
     #[must_use]
     pub const fn new(value: u8) -> Distance {
         Distance(value)
     }
 
-    /// As a SLIT writes it.
+    /// Returns the value in a SLIT.
     #[must_use]
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// Is there a path?
+    /// Returns true if there is a path.
     #[must_use]
     pub const fn is_reachable(self) -> bool {
         self.0 != Distance::UNREACHABLE.0
@@ -66,7 +74,7 @@ impl fmt::Display for MegabytesPerSecond {
     }
 }
 
-/// The number by which interrupts reach a CPU: 8 bits in xAPIC mode, 32 in x2APIC mode.
+/// The interrupt number of a CPU: 8 bits in xAPIC mode, 32 in x2APIC mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ApicId(pub u32);
 

@@ -1,4 +1,4 @@
-//! CXL windows: which nodes they make, and which nodes have them already.
+//! CXL windows: nodes made of them, and nodes that already have them.
 
 use topomem_percpu::MAX_NODES;
 
@@ -12,8 +12,8 @@ use crate::tables::{Cedt, CedtEntry, Diagnostic, Hmat, Slit, Srat, Table};
 const BOOT_MEMORY_END: u64 = 1 << 32;
 
 impl Topology {
-    /// Makes a node of every window that no domain has any of. The rest of a window that domains have in
-    /// part is theirs.
+    /// Makes a node of every window that no domain claims any of. The rest of a partly claimed
+    /// window goes to its domains.
     pub(super) fn add_windows(&mut self, cedt: &Cedt<'_>, claimed: &Claimed<'_>, report: &mut Report<'_>) {
         for entry in cedt.entries() {
             let (base, bytes) = match entry {
@@ -35,8 +35,8 @@ impl Topology {
         }
     }
 
-    /// The part of `window` that can be a node of its own. Without an SRAT nothing else says that the
-    /// memory that the machine boots from is node 0's.
+    /// Returns the part of `window` that can be a separate node. Without an SRAT nothing else tells
+    /// that the boot memory is node 0's.
     fn above_boot_memory(&self, window: MemoryRange, report: &mut Report<'_>) -> Option<MemoryRange> {
         if self.has_affinities {
             return Some(window);
@@ -67,7 +67,8 @@ pub(super) struct Claimed<'a> {
 }
 
 impl Claimed<'_> {
-    /// The domains that tables name, some of them often. A SLIT names as many as it has rows, from 0.
+    /// Returns the domains named by tables, some of them repeated. A SLIT names as many as it has
+    /// rows, from 0.
     fn domains(&self) -> impl Iterator<Item = u32> {
         let srat = self.srat.into_iter().flat_map(|srat| srat.domains());
         let hmat = self.hmat.into_iter().flat_map(|hmat| hmat.domains());
@@ -75,8 +76,9 @@ impl Claimed<'_> {
         srat.chain(hmat).chain((0..).take(slit))
     }
 
-    /// A domain that no table names and that is not among `taken`: the number above all of these, or
-    /// the lowest free number if there is none above. Then a device's domain is never taken for a window.
+    /// Returns a domain that no table names and that is not in `taken`: the number above all of
+    /// these, or the lowest free number if there is none above. So a device's domain is never taken
+    /// for a window.
     ///
     /// Cost: linear in the tables; if there is no number above, a pass for every 4096 numbers.
     fn unused(&self, taken: &[u32]) -> u32 {
@@ -89,7 +91,7 @@ impl Claimed<'_> {
     }
 }
 
-/// The lowest number that `named` leaves out.
+/// Returns the lowest number missing from `named`.
 fn lowest_unused<I: Iterator<Item = u32>>(named: impl Fn() -> I) -> Option<u32> {
     const BITS: u32 = u64::BITS;
     const WORDS: usize = 64;

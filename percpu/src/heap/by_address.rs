@@ -1,7 +1,7 @@
 //! Frees and sizes for callers that know an address, and no layout: C's `free`, a kernel's `kfree`.
 //!
-//! The heap's record tells which run an address lies in. It needs no look at memory that may be
-//! somebody else's.
+//! The heap's record tells the run of an address. No memory is read that may belong to another
+//! owner.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -11,19 +11,19 @@ use super::{Heap, InvalidFree};
 use crate::{Order, PageSource, Platform};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Returns how many bytes the allocation at `memory` has, which are at least as many as were
-    /// asked for. Its owner may use them all, and then has two ways to give it back:
-    /// [`Heap::dealloc_by_address`], and [`Heap::dealloc`] or [`Heap::realloc`] with a layout of so many
-    /// bytes that is aligned to a word.
+    /// Returns the number of bytes of the allocation at `memory`, at least as many as requested.
+    /// The owner may use all of them, and then has two ways to free the allocation:
+    /// [`Heap::dealloc_by_address`], and [`Heap::dealloc`] or [`Heap::realloc`] with a layout of
+    /// this many bytes and of word alignment.
     ///
-    /// Returns `None` if no allocation of this heap can start at `memory`. An allocation of no bytes
-    /// has no memory, so for its address the answer is `None`, too. For memory that was freed the
-    /// answer is one or the other.
+    /// Returns `None` if no allocation of this heap can start at `memory`. An allocation of no
+    /// bytes has no memory, so for its address the result is `None`, too. For freed memory the
+    /// result is unspecified.
     ///
-    /// A heap with measures of hardening finds what it keeps around an object by the object's layout
-    /// alone. It answers `None`, and refuses every free by address.
+    /// A heap with hardening measures needs an object's layout to find the data around the object.
+    /// Such a heap returns `None`, and refuses every free by address.
     ///
-    /// Costs a walk of four dependent loads and a division.
+    /// Cost: a walk of four dependent loads and a division.
     ///
     /// # Examples
     ///
@@ -51,20 +51,35 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         })
     }
 
-    /// Takes memory back, as [`Heap::dealloc`] does, from a caller that does not know its layout.
-    /// Costs a walk of four dependent loads more.
+    /// Frees memory, as [`Heap::dealloc`] does, without knowing its layout. Cost: a walk of four
+    /// dependent loads more than `dealloc`.
     ///
     /// # Safety
     ///
-    /// `memory` came from this heap, for a layout of at least one byte, and is not used any more. No
-    /// breach of this is undefined behaviour if it is refused, and any address may be tried that no
-    /// run of this heap covers.
+    /// `memory` came from this heap, for a layout of at least one byte, and is not used any more. A
+    /// breach that is refused is not undefined behaviour, and any address outside the runs of this
+    /// heap may be passed.
     ///
     /// # Errors
     ///
-    /// [`InvalidFree`], with everything unchanged. Every build detects addresses outside the heap's
-    /// runs, and second frees of large objects. Builds with debug assertions or the `hardened`
-    /// feature detect double frees, and addresses inside objects, too.
+    /// Returns [`InvalidFree`], with everything unchanged, if the address is outside the heap's
+    /// runs, or if a large object is freed twice; every build detects these. Builds with debug
+    /// assertions or the `hardened` feature also detect double frees of small objects, and
+    /// addresses inside objects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let memory = heap.alloc(Layout::new::<[u8; 100]>())?;
+    /// // SAFETY: allocated above, and not used any more.
+    /// unsafe { heap.dealloc_by_address(memory)? };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub unsafe fn dealloc_by_address(&self, memory: NonNull<u8>) -> Result<(), InvalidFree> {
         #[cfg(feature = "hardening")]
@@ -83,7 +98,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe { self.dealloc_otherwise(memory, class.layout()) }
     }
 
-    /// [`Heap::dealloc_by_address`] of what lies in no slab.
+    /// Frees memory that lies in no slab, for [`Heap::dealloc_by_address`].
     ///
     /// # Safety
     ///
@@ -93,7 +108,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let bytes = self.usable_size(memory);
         let layout = bytes.and_then(|bytes| Layout::from_size_align(bytes, align_of::<usize>()).ok());
         let layout = layout.ok_or(InvalidFree::NotAllocated { address: memory.addr().get() })?;
-        // SAFETY: the caller's promise; a layout of all its bytes is one that the object has.
+        // SAFETY: the caller's promise; the object has the layout of all its bytes.
         unsafe { self.dealloc_otherwise(memory, layout) }
     }
 }

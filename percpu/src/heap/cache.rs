@@ -15,29 +15,29 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::try_lock::Patience;
 use crate::{CpuPin, NodeId, Order, PageSource, Platform, Slot};
 
-/// What a CPU has of its own, in one run of pages on its node.
+/// The per-CPU state of a heap, in one run of pages on the CPU's node.
 #[repr(C)]
 pub(super) struct CpuArea {
     pub(super) cache: Slot<CpuCache>,
     /// The node whose objects the CPU caches.
     pub(super) node: NodeId,
-    /// Set by CPUs that need memory, cleared by the area's own. Relaxed: it orders nothing.
+    /// Set by remote CPUs that need memory, cleared by the area's own CPU. Relaxed: orders nothing.
     drain_requested: AtomicBool,
 }
 
 impl CpuArea {
-    /// The run that houses it.
+    /// The order of the run that holds the area.
     pub(super) const ORDER: Order = match Order::for_bytes(mem::size_of::<CpuArea>() as u64) {
         Some(order) => order,
         None => Order::GIANT,
     };
 
-    /// Makes an area in `run`.
+    /// Creates an area in `run`.
     ///
     /// # Safety
     ///
-    /// `run` is a run of [`CpuArea::ORDER`] that is the caller's alone; it stays out for as long
-    /// as the area is used.
+    /// `run` is a run of [`CpuArea::ORDER`] owned by the caller, and stays allocated for as long as
+    /// the area is used.
     pub(super) unsafe fn new_in(run: NonNull<u8>, node: NodeId) -> &'static CpuArea {
         let area = run.cast::<CpuArea>();
         // SAFETY: the run is large and aligned enough, and ours; every field is written.
@@ -49,33 +49,33 @@ impl CpuArea {
         }
     }
 
-    /// Asks the CPU to return what its magazines hold.
+    /// Asks the CPU to return the contents of its magazines.
     pub(super) fn request_drain(&self) {
-        // A look first: a store would take the line away from the CPU's counters.
+        // A load first: a store would take the line away from the CPU's counters.
         if !self.drain_is_due() {
             self.drain_requested.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Was the CPU asked since it last drained?
+    /// Returns true if the CPU was asked since its last drain.
     pub(super) fn drain_is_due(&self) -> bool {
         self.drain_requested.load(Ordering::Relaxed)
     }
 
-    /// Notes that the CPU is about to drain.
+    /// Records that the CPU is about to drain.
     pub(super) fn drains(&self) {
         self.drain_requested.store(false, Ordering::Relaxed);
     }
 }
 
-/// Why a CPU's magazines did not serve a request.
+/// A reason for the magazines of a CPU not to serve a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Declined {
     /// The CPU is offline: use the shared path.
     Offline,
-    /// Magazines, depot and shelf have no object, and the source has no pages.
+    /// Magazines, depot and shelf have no object, and the page source has no pages.
     Failed(AllocError),
-    /// The object is not of the CPU's node, or not of the class: it does not go into a magazine.
+    /// The object is not of the CPU's node, or not of the class, so no magazine takes it.
     NotOurs,
 }
 
@@ -85,15 +85,15 @@ impl From<AllocError> for Declined {
     }
 }
 
-/// The magazines of one CPU. They hold objects of the CPU's node only.
+/// The magazines of one CPU, with objects of the CPU's node only.
 ///
-/// Used inside the CPU's cell, by one context of the CPU at a time. Other CPUs read the counters:
-/// atomics, which are loaded and stored, never read-modified-written (but for `nested`), and relaxed,
-/// since they order nothing.
+/// Used inside the CPU's cell, by one context of the CPU at a time. Remote CPUs read the counters:
+/// atomics, loaded and stored but never read-modified-written (except `nested`), and relaxed, since
+/// they order nothing.
 pub(super) struct CpuCache {
     classes: [ClassCache; CLASS_COUNT],
-    /// Does the CPU use its magazines? If not, they are empty and have no room, so every use comes to
-    /// the slow paths, which refuse.
+    /// True if the CPU uses its magazines. Otherwise the magazines are empty and have no room, so
+    /// every use comes to the slow paths, which refuse.
     online: Cell<bool>,
     node: NodeId,
     misses: AtomicU64,
@@ -105,28 +105,28 @@ pub(super) struct CpuCache {
     pub(super) quarantine: Quarantine,
 }
 
-/// The two magazines of one class, what a free must know of it, and its counters: a cache line.
+/// The two magazines of one class, the facts checked by a free, and the counters: a cache line.
 #[repr(align(64))]
 struct ClassCache {
-    /// The first object of the loaded magazine, if it has one.
+    /// The first object of the loaded magazine, if any.
     loaded: Cell<Option<NonNull<u8>>>,
-    /// How many more the loaded magazine takes.
+    /// The number of objects that still fit into the loaded magazine.
     room: Cell<usize>,
-    /// Clears the bits of an address that are inside a slab.
+    /// Clears the bits of an address inside a slab.
     mask: usize,
-    /// What the header of a slab says whose objects come here: its class and the CPU's node.
+    /// The header tag of the slabs with objects for these magazines: the class and the CPU's node.
     tag: SlabTag,
-    /// The previous magazine, if that is full; none if it is empty.
+    /// The previous magazine if full; `None` if empty.
     previous: Cell<Option<Magazine>>,
     allocations: AtomicU64,
     frees: AtomicU64,
     class: SizeClass,
 }
 
-// SAFETY: `CpuCache` and the magazines own their objects, which are memory that nobody uses.
+// SAFETY: `CpuCache` and the magazines own their objects, memory without other users.
 unsafe impl Send for CpuCache {}
-// SAFETY: the cells are used inside the CPU's cell only, by one context at a time; what other CPUs
-// may use at any time (`live`, `stats`, `count_nested`) are atomics.
+// SAFETY: the cells are used inside the CPU's cell only, by one context at a time; the fields that
+// remote CPUs may use at any time (`live`, `stats`, `count_nested`) are atomics.
 unsafe impl Sync for CpuCache {}
 
 const _: () = assert!(cfg!(loom) || mem::size_of::<ClassCache>() == 64);
@@ -146,7 +146,7 @@ impl ClassCache {
         }
     }
 
-    /// Takes an object of the loaded magazine.
+    /// Takes an object from the loaded magazine.
     #[inline]
     fn pop(&self) -> Option<NonNull<u8>> {
         let object = self.loaded.get()?;
@@ -157,51 +157,52 @@ impl ClassCache {
         Some(object)
     }
 
-    /// Puts an object into the loaded magazine, if it is of the class and the node, and there is
-    /// room.
+    /// Puts an object into the loaded magazine, if the object is of the class and the node and
+    /// there is room.
     ///
     /// # Safety
     ///
-    /// The caller owns `object`, if it is an object of the class; it can be read as far back as a
-    /// slab of the class reaches.
+    /// The caller owns `object`, if it is an object of the class; the memory can be read as far
+    /// back as a slab of the class reaches.
     #[inline]
     unsafe fn push(&self, object: NonNull<u8>) -> bool {
-        // SAFETY: the caller's promise; the tag is looked at first.
+        // SAFETY: the caller's promise; the tag is checked first.
         let slab = unsafe { Slab::masked(object, self.mask) };
-        // One comparison says that the address is in a slab, of this class, of this node.
+        // One comparison checks that the address is in a slab, of this class, of this node.
         if slab.tag() != self.tag {
             return false;
         }
-        // Taken before the look at what was there: one instruction does both.
+        // Decremented before the check: one instruction does both.
         let room = self.room.get();
         self.room.set(room.wrapping_sub(1));
         if room == 0 {
             self.room.set(0);
             return false;
         }
-        // SAFETY: the object is of a slab, and ours.
+        // SAFETY: the object is of a slab, and owned.
         unsafe { slab::link(object, self.loaded.get()) };
         self.loaded.set(Some(object));
         bump(&self.frees);
         true
     }
 
-    /// Loads `magazine` in place of the empty one.
+    /// Loads `magazine` in place of the empty loaded magazine.
     fn load(&self, magazine: Magazine) {
         self.loaded.set(Some(magazine.into_first()));
         self.room.set(0);
     }
 
-    /// Loads `objects`, no more than a magazine of them, in place of none.
+    /// Loads `objects`, at most a magazine of them, in place of the empty loaded magazine.
     fn load_part(&self, objects: &Chain) {
         self.loaded.set(objects.head());
         self.room.set(self.class.rounds().saturating_sub(objects.len()));
     }
 
-    /// Makes the loaded magazine, which is full, the previous one. What that was comes back.
+    /// Makes the full loaded magazine the previous magazine, and returns the former previous
+    /// magazine.
     fn set_aside(&self) -> Option<Magazine> {
         self.room.set(self.class.rounds());
-        // SAFETY: so many objects were in the loaded magazine, and are not known there any more.
+        // SAFETY: the loaded magazine held that many objects, and no longer refers to them.
         let full = self.loaded.take().map(|first| unsafe { Magazine::new(first) });
         self.previous.replace(full)
     }
@@ -210,8 +211,8 @@ impl ClassCache {
     fn unload(&self) -> [Chain; 2] {
         let rounds = self.class.rounds();
         let held = rounds.saturating_sub(self.room.replace(rounds));
-        // SAFETY: so many objects were in the loaded magazine, and are not known there any more; the
-        // previous one is of this class.
+        // SAFETY: the loaded magazine held that many objects, and no longer refers to them; the
+        // previous magazine is of this class.
         unsafe {
             let loaded = self.loaded.take().map(|first| Chain::of(first, held));
             let previous = self.previous.take().map(|full| full.into_chain(self.class));
@@ -247,33 +248,33 @@ impl CpuCache {
         }
     }
 
-    /// Call after [`CpuCache::flush`].
+    /// Turns the magazines off. Call after [`CpuCache::flush`].
     pub(super) fn set_offline(&self) {
         self.online.set(false);
         self.runs.set_offline();
         self.classes.iter().for_each(|cache| cache.room.set(0));
     }
 
-    /// Takes an object of the loaded magazine.
+    /// Takes an object from the loaded magazine.
     #[inline]
     pub(super) fn pop(&self, class: SizeClass) -> Option<NonNull<u8>> {
         self.classes[class.index()].pop()
     }
 
-    /// Puts an object into the loaded magazine, if it is of the class and of the CPU's node, and
-    /// there is room.
+    /// Puts an object into the loaded magazine, if the object is of the class and of the CPU's
+    /// node, and there is room.
     ///
     /// # Safety
     ///
-    /// The caller owns `object`, if it is an object of `class`; it can be read as far back as a slab
-    /// of the class reaches.
+    /// The caller owns `object`, if it is an object of `class`; the memory can be read as far back
+    /// as a slab of the class reaches.
     #[inline]
     pub(super) unsafe fn push(&self, class: SizeClass, object: NonNull<u8>) -> bool {
         // SAFETY: the caller's promise.
         unsafe { self.classes[class.index()].push(object) }
     }
 
-    /// Takes an object, from the depot or a slab if need be.
+    /// Takes an object, from the depot or a slab if the magazines are empty.
     pub(super) fn alloc<P: Platform, S: PageSource>(
         &self,
         heap: &Heap<P, S>,
@@ -312,8 +313,8 @@ impl CpuCache {
         Ok(())
     }
 
-    /// Takes an object back; `Err` if it is not for the magazines, with the object still the
-    /// caller's.
+    /// Frees an object into the magazines. On `Err` no magazine took the object, and the caller
+    /// still owns it.
     ///
     /// # Safety
     ///
@@ -329,7 +330,7 @@ impl CpuCache {
         if unsafe { self.push(class, object) } {
             return Ok(());
         }
-        // SAFETY: the caller's promise; the tag is looked at first.
+        // SAFETY: the caller's promise; the tag is checked first.
         let slab = unsafe { Slab::of(object, class) };
         if slab.tag() != SlabTag::new(class, self.node) {
             return self.free_elsewhere(heap, pin, slab, class, object);
@@ -341,7 +342,7 @@ impl CpuCache {
         Ok(())
     }
 
-    /// The object is not of this CPU's node, or of another class.
+    /// Classifies a free of an object of another node or of another class.
     #[cold]
     fn free_elsewhere<P: Platform, S: PageSource>(
         &self,
@@ -361,7 +362,7 @@ impl CpuCache {
         Ok(())
     }
 
-    /// Makes the full magazine the previous one, and an empty one the loaded one.
+    /// Makes the full magazine the previous magazine, and an empty magazine the loaded magazine.
     fn make_room<P: Platform, S: PageSource>(
         &self,
         heap: &Heap<P, S>,
@@ -382,7 +383,7 @@ impl CpuCache {
         Ok(())
     }
 
-    /// Returns all objects and runs; says how many frames that freed.
+    /// Returns all objects and runs to the heap. Returns the number of frames freed by that.
     pub(super) fn flush<P: Platform, S: PageSource>(&self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
         if !self.is_online() {
             return 0;
@@ -405,12 +406,13 @@ impl CpuCache {
         frames
     }
 
-    /// Counts a use that found the cell busy: contexts nest, so this one is a read-modify-write.
+    /// Counts a use that found the cell busy. Contexts nest, so this counter is
+    /// read-modified-written.
     pub(super) fn count_nested(&self) {
         self.nested.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Allocations less frees of `class`; wraps where other CPUs freed more.
+    /// Returns allocations less frees of `class`. Wraps if remote CPUs freed more.
     pub(super) fn live(&self, class: SizeClass) -> u64 {
         let cache = &self.classes[class.index()];
         let allocations = cache.allocations.load(Ordering::Relaxed);

@@ -2,15 +2,15 @@
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Adds one to a counter that one context at a time writes and anybody reads: no
-/// read-modify-write, and relaxed, since it orders nothing.
+/// Increments a counter with one writing context at a time and any number of readers. Not a
+/// read-modify-write, and relaxed, since the counter orders nothing.
 #[inline]
 pub(super) fn bump(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
-/// Uses of one class of one node outside any CPU's cell: nested ones, and those of CPUs that
-/// are not online.
+/// Uses of one class of one node outside any CPU's cell: nested uses, and uses by CPUs that are not
+/// online.
 #[derive(Debug, Default)]
 pub(super) struct SharedOps {
     allocations: AtomicU64,

@@ -1,30 +1,30 @@
-//! What can go wrong in the heap, with the facts.
+//! The errors of the heap, with the facts.
 
 use core::fmt;
 
 use crate::{CpuId, NodeId, Order, OutOfMemory, RunLength, SizeClass};
 
-/// Why [`Heap::alloc`](crate::Heap::alloc) returned no memory. Nothing has changed.
+/// An error of [`Heap::alloc`](crate::Heap::alloc). Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllocError {
-    /// Nothing is left that this context can reach: the page source has no pages, and no slab has a
-    /// free object. Objects in other CPUs' magazines, and on lists that a context is using which
-    /// this one interrupted, are out of reach. Other CPUs were asked to return theirs
+    /// This context can reach no free memory: the page source has no pages, and no slab has a free
+    /// object. Objects in remote CPUs' magazines, and on lists in use by an interrupted context,
+    /// are out of reach. Remote CPUs were asked to return their objects
     /// ([`Heap::reclaim`](crate::Heap::reclaim)), so a later call may succeed.
     OutOfMemory,
-    /// Larger, or more strictly aligned, than the largest run of pages (1 GiB).
+    /// The request is larger, or more strictly aligned, than the largest run of pages (1 GiB).
     TooLarge {
-        /// The bytes asked for.
+        /// The requested bytes.
         size: usize,
-        /// The alignment asked for.
+        /// The requested alignment.
         align: usize,
     },
-    /// The page source broke its promise: its run is not aligned as asked. The run went back to the
-    /// source unused.
+    /// The page source broke its promise: its run does not have the requested alignment. The run
+    /// went back to the source unused.
     MisalignedRun {
         /// The run's address.
         address: usize,
-        /// The order to whose size the run was to be aligned.
+        /// The order of the requested run.
         order: Order,
     },
 }
@@ -51,16 +51,16 @@ impl fmt::Display for AllocError {
 
 impl core::error::Error for AllocError {}
 
-/// A free that the heap refused: the memory stays as it was. Addresses are plain numbers, for a
-/// report; nothing can be reached through them.
+/// A free that the heap refused: the memory stays as before. Addresses are plain numbers, for a
+/// report, and give no access to memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidFree {
-    /// No slab of the layout's size class holds this address: the pointer, or the layout, is not
-    /// the one that was allocated.
+    /// No slab of the layout's size class holds this address: the pointer or the layout differs
+    /// from the allocation's.
     NotInSlab {
         /// The address freed.
         address: usize,
-        /// The class that the layout asks for.
+        /// The class of the layout.
         class: SizeClass,
     },
     /// The address lies inside an object, not at its start.
@@ -77,22 +77,23 @@ pub enum InvalidFree {
         /// The class of the object.
         class: SizeClass,
     },
-    /// The large object at the address is free already: a CPU keeps its run for the next one.
+    /// The large object at the address is free already: a CPU keeps its run for the next large
+    /// object.
     LargeDoubleFree {
         /// The address freed.
         address: usize,
         /// The bytes of the layout.
         size: usize,
     },
-    /// No large object starts at the address: it is free already, or never was one.
+    /// No large object starts at the address: the object is free already, or never existed.
     NotLarge {
         /// The address freed.
         address: usize,
         /// The bytes of the layout.
         size: usize,
     },
-    /// No allocation starts at the address. Only frees by address ([`Heap::dealloc_by_address`]) are
-    /// refused so.
+    /// No allocation starts at the address. Returned by frees by address
+    /// ([`Heap::dealloc_by_address`]) only.
     ///
     /// [`Heap::dealloc_by_address`]: crate::Heap::dealloc_by_address
     NotAllocated {
@@ -105,16 +106,17 @@ pub enum InvalidFree {
         address: usize,
         /// The bytes of the layout.
         size: usize,
-        /// The length of the run that the object has.
+        /// The length of the object's run.
         length: RunLength,
     },
-    /// The large object at the address, a range of the page source's, is of another size than the layout.
+    /// The large object at the address, a range of the page source, is of another size than the
+    /// layout.
     WrongRange {
         /// The address freed.
         address: usize,
         /// The bytes of the layout.
         size: usize,
-        /// How many 4 KiB pages the range has.
+        /// The number of 4 KiB pages of the range.
         pages: u64,
     },
     /// The object was allocated with another layout. Found by [`Measure::RedZones`](crate::Measure).
@@ -127,8 +129,8 @@ pub enum InvalidFree {
         /// The alignment with which it was allocated.
         align: usize,
     },
-    /// Memory beside the object was written to, or the object is a large one and was allocated with
-    /// another layout. The object stays out, so its memory is not used any more. Found by
+    /// Memory beside the object was written to, or the object is a large object allocated with
+    /// another layout. The object is not freed, so its memory is never reused. Found by
     /// [`Measure::RedZones`](crate::Measure).
     #[cfg(feature = "hardening")]
     Overwritten {
@@ -136,14 +138,14 @@ pub enum InvalidFree {
         address: usize,
         /// The bytes of the layout.
         size: usize,
-        /// Where the first byte is that was written to, in bytes from the address.
+        /// The position of the first overwritten byte, in bytes from the address.
         offset: isize,
     },
 }
 
 #[cfg(feature = "hardening")]
 impl InvalidFree {
-    /// The address freed.
+    /// Returns the address freed.
     #[must_use]
     pub const fn address(&self) -> usize {
         match *self {
@@ -205,13 +207,13 @@ impl fmt::Display for InvalidFree {
 
 impl core::error::Error for InvalidFree {}
 
-/// Why [`Heap::realloc`](crate::Heap::realloc) did not change an allocation, which is as it was.
+/// An error of [`Heap::realloc`](crate::Heap::realloc). The allocation is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReallocError {
-    /// There is no memory of the new size. Only for sizes that the memory does not have where
-    /// it is.
+    /// There is no memory of the new size. Occurs only if the memory cannot change its size in
+    /// place.
     Alloc(AllocError),
-    /// The memory, or its layout, is not one that was allocated.
+    /// The memory, or its layout, does not match an allocation.
     Invalid(InvalidFree),
 }
 
@@ -242,7 +244,7 @@ impl core::error::Error for ReallocError {}
 /// [`Heap::validate`](crate::Heap::validate).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Corruption {
-    /// The lists of this class are in use and did not come free; nothing is known to be wrong.
+    /// The lists of this class stayed in use and were not checked; no fault is known.
     Busy {
         /// The node.
         node: NodeId,
@@ -264,7 +266,7 @@ pub enum Corruption {
         slab: usize,
         /// Its count of free objects.
         counted: usize,
-        /// The objects found before the list ended or went astray.
+        /// The objects found before the list ended or left the slab.
         found: usize,
     },
     /// A slab is on the wrong list for its number of free objects.
@@ -274,7 +276,7 @@ pub enum Corruption {
         /// Its count of free objects.
         free: usize,
     },
-    /// A class's totals differ from what its slabs add up to.
+    /// A class's totals differ from the sums over its slabs.
     Totals {
         /// The node.
         node: NodeId,
@@ -289,8 +291,8 @@ pub enum Corruption {
         /// Free objects found in its slabs.
         found_free: usize,
     },
-    /// A CPU's list of cached runs and its count differ, or the list leaves the runs that are
-    /// recorded as cached.
+    /// A CPU's list of cached runs and its count differ, or the list leaves the runs recorded as
+    /// cached.
     CachedRuns {
         /// The CPU.
         cpu: CpuId,
@@ -298,10 +300,11 @@ pub enum Corruption {
         length: RunLength,
         /// The count.
         counted: u32,
-        /// The runs found before the list ended or went astray.
+        /// The runs found before the list ended or left the recorded runs.
         found: u32,
     },
-    /// A CPU's count of pages of cached runs is not what its runs add up to, or more than the limit.
+    /// A CPU's count of pages of cached runs differs from the sum over its runs, or exceeds the
+    /// limit.
     CachedPages {
         /// The CPU.
         cpu: CpuId,

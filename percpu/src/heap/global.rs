@@ -69,9 +69,9 @@ unsafe impl<P: Platform, S: PageSource> GlobalAlloc for Heap<P, S> {
     }
 }
 
-// Calls of their own, for whose results a hit would else make room on the stack.
+// Separate functions: the results of these calls would otherwise take stack room on a hit.
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Returns null if a change of size failed, and reports one that was refused.
+    /// Returns null if a change of size failed, and reports a refused change.
     fn or_report(&self, changed: Result<NonNull<u8>, ReallocError>) -> *mut u8 {
         match changed {
             Ok(memory) => memory.as_ptr(),
@@ -92,7 +92,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Of what is larger than any class, aligned to more than a word, or without bytes.
+    /// Allocates for a layout larger than any class, aligned to more than a word, or without bytes.
     #[inline(never)]
     fn alloc_rare_or_null(&self, layout: Layout) -> *mut u8 {
         let served = match SizeClass::of(layout) {
@@ -111,6 +111,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         served.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
+    /// Frees memory of a layout above the small classes, and reports a refused free.
+    ///
     /// # Safety
     ///
     /// As for [`Heap::dealloc`].
@@ -127,6 +129,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
+    /// Frees memory of a layout larger than any class or aligned to more than a word, and reports a
+    /// refused free.
+    ///
     /// # Safety
     ///
     /// As for [`Heap::dealloc`].
@@ -144,6 +149,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
+    /// Frees memory by the slow path, and reports a refused free.
+    ///
     /// # Safety
     ///
     /// As for [`Heap::dealloc`].

@@ -1,8 +1,9 @@
-//! Objects beyond the largest class: each is a run of pages, on the heap's record.
+//! Objects beyond the largest class: each is a run of pages, in the heap's record.
 //!
-//! Most come from the CPU's [cache of runs](super::run_cache) and go back there. If the cache has no run
-//! of the length, or no room, or the use is nested in another use on this CPU, the run comes from the
-//! source, or goes there. So does a run that was asked from another node than the CPU's.
+//! Most come from the CPU's [cache of runs](super::run_cache) and return there. If the cache has no
+//! run of the length, or no room, or the use is nested in another use on this CPU, the run comes
+//! from the source, or returns there. The same holds for a run requested on another node than the
+//! CPU's.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -14,8 +15,8 @@ use super::{AllocError, Heap, InvalidFree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{CpuPin, NodeId, Order, PageSource, Platform, RunLength, Unavailable};
 
-/// Counts of the large objects that no CPU's cache counts: allocations less frees, wrapping.
-/// Read-modify-writes: next to the cost of a run from the source they are nothing.
+/// Counts of the large objects outside every CPU's cache: allocations less frees, wrapping.
+/// Read-modify-writes: their cost is negligible beside a run from the source.
 pub(super) struct Counters {
     live: AtomicU64,
     bytes: AtomicU64,
@@ -32,12 +33,12 @@ impl Counters {
         Counters { live: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
-    /// Objects, and their bytes.
+    /// Returns the number of objects, and their bytes.
     pub(super) fn read(&self) -> (u64, u64) {
         (self.live.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
-    /// An object of `from` bytes has `to` bytes.
+    /// Records a change of an object's size from `from` to `to` bytes.
     pub(super) fn resized(&self, from: u64, to: u64) {
         self.bytes.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
     }
@@ -53,7 +54,7 @@ impl Counters {
     }
 }
 
-/// The length of the run that `layout` gets.
+/// Returns the length of the run for `layout`.
 fn length_of(layout: Layout) -> Result<RunLength, AllocError> {
     RunLength::of(layout).ok_or(AllocError::TooLarge { size: layout.size(), align: layout.align() })
 }
@@ -83,13 +84,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return self.alloc_run(pin, home, length, layout, contents);
         };
         if contents == Contents::Zeroed {
-            // SAFETY: the run has so many bytes, which are the caller's.
+            // SAFETY: the run has that many bytes, owned here.
             unsafe { run.write_bytes(0, layout.size()) };
         }
         Ok(run)
     }
 
-    /// Serves `layout` from the CPU's cache of runs, if it is a common large one and there is a run.
+    /// Serves `layout` from the CPU's cache of runs, if the layout is a common large layout and the
+    /// cache has a run.
     #[inline(always)]
     pub(super) fn alloc_cached_run(&self, layout: Layout) -> Option<NonNull<u8>> {
         #[cfg(feature = "hardening")]
@@ -100,8 +102,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.pop_run(&self.platform.pin(), length, layout.align())
     }
 
-    /// Takes memory of a common large `layout` back into the CPU's cache of runs; false if that does not
-    /// take it. Then nothing has changed.
+    /// Frees memory of a common large `layout` into the CPU's cache of runs. Returns false, with
+    /// nothing changed, if the cache does not take the run.
     ///
     /// # Safety
     ///
@@ -123,7 +125,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.caches.with(pin, |cache| cache.runs.pop(length, align)).ok().flatten()
     }
 
-    /// Puts a large object of `length` into the CPU's cache; false if that does not take it.
+    /// Puts a large object of `length` into the CPU's cache. Returns false if the cache does not
+    /// take the run.
     ///
     /// # Safety
     ///
@@ -135,7 +138,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         pushed == Ok(true)
     }
 
-    /// A large object of the source's, near `home`: a range if the source wants one, else a run.
+    /// Returns a large object from the source, near `home`: a range if the source prefers one, else
+    /// a run.
     pub(super) fn alloc_large_near(
         &self,
         pin: &CpuPin,
@@ -145,7 +149,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> Result<NonNull<u8>, AllocError> {
         if self.wants_range(layout) {
             let range = self.alloc_range(pin, home, layout, contents);
-            // Without addresses, or with the source's lock taken, a run may serve.
+            // Without free addresses, or with the source's lock taken, a run may serve.
             if range.is_ok() || RunLength::of(layout).is_none() {
                 return range;
             }
@@ -153,7 +157,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.alloc_run(pin, home, length_of(layout)?, layout, contents)
     }
 
-    /// A large object in a run of the source's, near `home`, or, without one, in a range.
+    /// Returns a large object in a run of the source, near `home`, or, without a run, in a range.
     #[cold]
     fn alloc_run(
         &self,
@@ -177,7 +181,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(run)
     }
 
-    /// A run of the source's that the record calls a large object from here on.
+    /// Returns a run of the source, recorded as a large object from here on.
     fn recorded_run(
         &self,
         pin: &CpuPin,
@@ -199,7 +203,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         };
         match outcome {
             Ok(()) => {
-                // For lists of what is out, which find the run by the record.
+                // For lists of live objects, which find the run through the record.
                 #[cfg(feature = "leak-tracking")]
                 run.as_ptr().expose_provenance();
                 Ok(run)
@@ -212,7 +216,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Pages that the record calls `run` from here on.
+    /// Returns pages recorded as `run` from here on.
     pub(super) fn recorded_pages(
         &self,
         pin: &CpuPin,
@@ -231,9 +235,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
+    /// Frees a large object.
+    ///
     /// # Safety
     ///
-    /// As for [`Heap::dealloc`], with a `layout` that no class holds.
+    /// As for [`Heap::dealloc`], with a `layout` beyond every class.
     #[inline(never)]
     pub(super) unsafe fn dealloc_large(
         &self,
@@ -266,7 +272,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Is there a large object with `layout` at `memory`?
+    /// Checks for a large object with `layout` at `memory`.
     pub(super) fn check_large(&self, memory: NonNull<u8>, layout: Layout) -> Result<Held, InvalidFree> {
         let (address, size) = (memory.addr().get(), layout.size());
         let found = match self.runs.at(address) {
@@ -282,9 +288,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
+    /// Returns the large object at `memory` to the source.
+    ///
     /// # Safety
     ///
-    /// The caller gives the large object at `memory` up.
+    /// The caller releases the object.
     pub(super) unsafe fn free_large(
         &self,
         pin: &CpuPin,
@@ -292,22 +300,22 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         run: LargeRun,
     ) -> Result<(), InvalidFree> {
         let address = memory.addr().get();
-        // Of two that free it at the same time, one takes it off the record.
+        // Of two concurrent frees, exactly one removes the object from the record.
         if !self.runs.strike(address, Run::Large(run)) {
             return Err(InvalidFree::NotLarge { address, size: run.length.bytes() as usize });
         }
         self.large.freed(run.length.bytes());
-        // SAFETY: `recorded_run` had the run from the source with this length, and the caller gives it
-        // up.
+        // SAFETY: `recorded_run` took the run from the source with this length, and the caller
+        // releases it.
         unsafe { self.return_run(pin, memory, run.length) };
         Ok(())
     }
 
-    /// Gives a run that was struck off the record to the source.
+    /// Returns a run, already removed from the record, to the source.
     ///
     /// # Safety
     ///
-    /// The run came from the source with this length, and nobody uses it.
+    /// The run came from the source with this length, and has no users.
     unsafe fn return_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
         #[cfg(feature = "leak-tracking")]
         if self.inspection.takes_over(run.addr().get()) {
@@ -317,13 +325,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe { self.source.free_run(pin, run, length) };
     }
 
-    /// Gives runs of a CPU's cache to the source, and says how many pages that are.
+    /// Returns runs of a CPU's cache to the source. Returns the number of pages freed by that.
     #[cold]
     pub(super) fn free_evicted(&self, pin: &CpuPin, mut evicted: Evicted) -> u64 {
         let mut pages = 0;
         while let Some((run, cached)) = evicted.pop(&self.runs) {
             self.runs.strike(run.addr().get(), Run::Cached(cached));
-            // SAFETY: `recorded_run` had the run from the source with this length, and nobody uses it.
+            // SAFETY: `recorded_run` took the run from the source with this length, and it has no
+            // users.
             unsafe { self.return_run(pin, run, cached.length) };
             pages += cached.length.pages();
         }
@@ -331,17 +340,18 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 }
 
-/// What the bytes of an allocation shall be.
+/// The required contents of an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contents {
     Arbitrary,
     Zeroed,
 }
 
-/// What holds a large object's layout.
+/// The memory of a large object's layout.
 pub(super) enum Held {
     /// A run of the layout's length.
     Here(LargeRun),
-    /// A run of another length. Right only if the object was left there; else this is what is wrong.
+    /// A run of another length. Valid only if the object was left there; otherwise the error to
+    /// return.
     Left(Room, InvalidFree),
 }

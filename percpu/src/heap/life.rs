@@ -1,4 +1,4 @@
-//! CPUs coming and going, what memory pressure takes back, and the heap's end.
+//! CPUs coming online and going offline, memory returned under memory pressure, and the heap's end.
 
 use core::ptr::{self, NonNull};
 
@@ -10,13 +10,25 @@ use crate::try_lock::Patience;
 use crate::{CpuId, CpuPin, MAX_CPUS, PageSource, Platform, Unavailable};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Gives the pinned CPU its magazines, in memory of its node; from here on it uses them. A
-    /// CPU that was offline gets its old ones again. Nested in another use of the heap on this CPU,
-    /// the call changes nothing.
+    /// Gives the pinned CPU its magazines, in memory of its node. From here on the CPU uses them. A
+    /// CPU that was offline gets its old magazines again. Nested in another use of the heap on this
+    /// CPU, the call changes nothing.
     ///
     /// # Errors
     ///
-    /// [`AllocError`]: the CPU goes on without magazines, which is slower, not wrong.
+    /// Returns [`AllocError`] if there is no memory for the magazines. The CPU continues without
+    /// magazines, which is slower but correct.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// heap.cpu_online(&Host.pin())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), AllocError> {
         match self.caches.with(pin, |cache| cache.set_online()) {
             Ok(()) | Err(Unavailable::Busy) => return Ok(()),
@@ -27,8 +39,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // SAFETY: the run is of that order, ours, and goes back when the heap is dropped.
         let area = unsafe { CpuArea::new_in(run, node) };
         if self.caches.install(pin.cpu(), &area.cache).is_err() {
-            // An interrupt handler of this CPU was faster.
-            // SAFETY: nobody has seen ours.
+            // An interrupt handler of this CPU was faster. SAFETY: the area was never published.
             unsafe { self.source.free(pin, run, CpuArea::ORDER) };
             return Ok(());
         }
@@ -37,13 +48,26 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(())
     }
 
-    /// Returns all that the pinned CPU's magazines hold; until [`Heap::cpu_online`] it uses the
-    /// shared path.
+    /// Returns the contents of the pinned CPU's magazines to the heap. Until [`Heap::cpu_online`]
+    /// the CPU uses the shared path.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`], with nothing done: the CPU never was online, or the call is nested in
-    /// another use of the heap on this CPU.
+    /// Returns [`Unavailable::NotInstalled`] if the CPU never was online, and [`Unavailable::Busy`]
+    /// if the call is nested in another use of the heap on this CPU. Nothing was done.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let pin = Host.pin();
+    /// heap.cpu_online(&pin)?;
+    /// heap.cpu_offline(&pin).unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cpu_offline(&self, pin: &CpuPin) -> Result<(), Unavailable> {
         self.caches.with(pin, |cache| {
             cache.flush(self, pin);
@@ -51,32 +75,49 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         })
     }
 
-    /// Returns what is cached, and says how many frames that gave to the page source: the pinned
-    /// CPU's magazines (unless the call is nested in another use on this CPU), all nodes' depots,
-    /// what was freed from other nodes, and all slabs without an object in use. What other CPUs'
-    /// magazines hold is theirs to return; [`Heap::reclaim`] asks them to.
+    /// Returns cached memory to the page source: the pinned CPU's magazines (unless the call is
+    /// nested in another use on this CPU), all nodes' depots, objects freed from other nodes, and
+    /// all slabs without a live object. The magazines of remote CPUs can be returned by those CPUs
+    /// only; [`Heap::reclaim`] asks them to. Returns the number of frames freed.
     ///
     /// Allocates nothing, and may be called by the page source inside an allocation of this heap.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let layout = Layout::new::<[u64; 8]>();
+    /// let memory = heap.alloc(layout)?;
+    /// // SAFETY: allocated above with this layout, and not used any more.
+    /// unsafe { heap.dealloc(memory, layout)? };
+    /// assert!(heap.drain(&Host.pin()) > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn drain(&self, pin: &CpuPin) -> u64 {
-        // A CPU that has no magazines, or is using them further out, has none to return.
+        // A CPU without magazines, or with magazines in use by the interrupted context, has none to
+        // return.
         let own = self.caches.with(pin, |cache| cache.flush(self, pin));
         let patience = match own {
             Err(Unavailable::Busy) => Patience::None,
             Ok(_) | Err(Unavailable::NotInstalled) => Patience::Bounded,
         };
         let depots: u64 = self.existing_nodes().map(|node| self.clear_depots(pin, node, patience)).sum();
-        // Only now, since the depots' own magazines lived in slabs too.
+        // After the depots, since the depots' own magazines lived in slabs too.
         let shelves: u64 = self.existing_nodes().map(|node| self.clear_shelves(pin, node, patience)).sum();
         #[cfg(feature = "encoded-free-lists")]
         self.report_broken_link();
         own.unwrap_or(0) + depots + shelves
     }
 
-    /// Returns what can be had because memory is short, and says how many frames that are:
-    /// [`Heap::drain`] here and now, and each other CPU drains at its next [`Heap::tend`].
+    /// Returns reclaimable memory to the page source: drains here and now like [`Heap::drain`], and
+    /// makes each remote CPU drain at its next [`Heap::tend`]. Returns the number of frames freed.
     ///
-    /// For the page source when it runs dry, also inside an allocation or a free of this heap.
-    /// Allocates nothing, and waits for no context that it may have interrupted. Costs a look at
+    /// For a page source without free memory, also inside an allocation or a free of this heap.
+    /// Allocates nothing, and waits for no context that it may have interrupted. Cost: a look at
     /// every class of every node.
     pub fn reclaim(&self, pin: &CpuPin) -> u64 {
         for cpu in (0..MAX_CPUS).filter_map(CpuId::new).filter(|&cpu| cpu != pin.cpu()) {
@@ -87,11 +128,24 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.drain(pin)
     }
 
-    /// Does the heap's work on the pinned CPU once, and says how many frames that gave to the page
-    /// source: drains if another CPU asked for it, and collects what other nodes' CPUs freed of
-    /// this CPU's node.
+    /// Does the heap's pending work on the pinned CPU once: drains if a remote CPU asked for it,
+    /// and collects objects of this CPU's node freed by other nodes' CPUs. Returns the number of
+    /// frames freed to the page source.
     ///
-    /// For service tasks and idle loops. Costs a few loads if there is nothing to do.
+    /// For service tasks and idle loops. Cost: a few loads if there is nothing to do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let pin = Host.pin();
+    /// heap.cpu_online(&pin)?;
+    /// assert_eq!(heap.tend(&pin), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn tend(&self, pin: &CpuPin) -> u64 {
         let Some(area) = self.area(pin.cpu()) else { return 0 };
         let mut frames = 0;
@@ -116,8 +170,8 @@ impl<P: Platform, S: PageSource> Drop for Heap<P, S> {
     fn drop(&mut self) {
         let pin = self.platform.pin();
         for cpu in (0..MAX_CPUS).filter_map(CpuId::new) {
-            // SAFETY: nobody else uses the heap any more, so this context may stand in for
-            // every CPU in its cells; the source is given the true pin.
+            // SAFETY: the heap has no other users, so this context may stand in for every CPU in
+            // its cells; the source receives the true pin.
             let stand_in = unsafe { CpuPin::new(cpu) };
             let _ = self.caches.with(&stand_in, |cache| cache.flush(self, &pin));
         }
@@ -134,7 +188,7 @@ impl<P: Platform, S: PageSource> Drop for Heap<P, S> {
                 unsafe { self.source.free(&pin, node.cast(), NodeHeap::ORDER) };
             }
         }
-        // SAFETY: nobody else uses the heap any more.
+        // SAFETY: the heap has no other users.
         unsafe { self.free_tables(&pin) };
     }
 }

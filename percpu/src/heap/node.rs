@@ -1,4 +1,4 @@
-//! What the heap keeps per node, on that node if it has memory left.
+//! The per-node state of the heap, on that node if it has memory left.
 
 use core::mem;
 use core::ptr::NonNull;
@@ -23,25 +23,25 @@ pub(super) struct NodeHeap {
 pub(super) struct NodeClass {
     pub(super) shelf: Shelf,
     pub(super) depot: Depot,
-    /// Uses that no CPU's own counters could take.
+    /// Uses not counted by any CPU's own counters.
     pub(super) ops: SharedOps,
 }
 
 impl NodeHeap {
-    /// The run that houses it.
+    /// The order of the run that holds the node heap.
     pub(super) const ORDER: Order = match Order::for_bytes(mem::size_of::<NodeHeap>() as u64) {
         Some(order) => order,
         None => Order::GIANT,
     };
 
-    /// Makes a node heap in `run`, piece by piece, for it is too large for a kernel stack.
+    /// Creates a node heap in `run`, field by field, since it is too large for a kernel stack.
     ///
     /// # Safety
     ///
-    /// `run` is a run of [`NodeHeap::ORDER`] that is the caller's alone.
+    /// `run` is a run of [`NodeHeap::ORDER`] owned by the caller alone.
     pub(super) unsafe fn new_in(run: NonNull<u8>, node: NodeId) -> NonNull<NodeHeap> {
         let heap = run.cast::<NodeHeap>();
-        // SAFETY: the run is large and aligned enough, and ours; every field is written.
+        // SAFETY: the run is large and aligned enough, and owned; every field is written.
         unsafe {
             (&raw mut (*heap.as_ptr()).node).write(node);
             (&raw mut (*heap.as_ptr()).arrivals).write(CachePadded::new(Arrivals::new()));
@@ -56,7 +56,7 @@ impl NodeHeap {
         heap
     }
 
-    /// The shelf, depot and counters of `class`.
+    /// Returns the shelf, depot and counters of `class`.
     #[inline]
     pub(super) fn class(&self, class: SizeClass) -> &NodeClass {
         &self.classes[class.index()]

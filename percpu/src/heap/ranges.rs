@@ -1,9 +1,10 @@
-//! Large objects that are virtually contiguous only.
+//! Large objects that are contiguous in virtual memory only.
 //!
 //! A kernel's page source may map pages from anywhere at consecutive addresses
-//! ([`PageSource::allocate_range`]). The heap asks for such a range if the source wants an object of that
-//! size to be one, and if no run of consecutive pages is to be had. Ranges are not on the heap's record: the
-//! source knows by itself what starts at an address. No CPU caches them, and the heap writes nothing to them.
+//! ([`PageSource::allocate_range`]). The heap requests such a range if the source prefers ranges
+//! for objects of that size, and if no run of consecutive pages is available. Ranges are not in the
+//! heap's record: the source itself knows the range at an address. No CPU caches ranges, and the
+//! heap writes nothing to them.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -13,18 +14,18 @@ use super::{AllocError, Heap, InvalidFree, ReallocError};
 use crate::slab::SizeClass;
 use crate::{CpuPin, NodeId, Order, PageSource, Platform};
 
-/// How many pages an object of `layout` has.
+/// Returns the number of pages of an object of `layout`.
 fn pages_of(layout: Layout) -> u64 {
     (layout.size() as u64).div_ceil(Order::FRAME.bytes()).max(1)
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Shall an object of `layout` be a range, even if there is a run for it?
+    /// Returns true if an object of `layout` is to be a range even if a run is available.
     pub(super) fn wants_range(&self, layout: Layout) -> bool {
         !self.is_hardened() && self.source.wants_range(pages_of(layout))
     }
 
-    /// A range for `layout`, near `home`.
+    /// Returns a range for `layout`, near `home`.
     pub(super) fn alloc_range(
         &self,
         pin: &CpuPin,
@@ -45,12 +46,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(range)
     }
 
-    /// How many pages the range at `memory` has, if one starts there.
+    /// Returns the number of pages of the range at `memory`, if a range starts there.
     pub(super) fn range_at(&self, pin: &CpuPin, memory: NonNull<u8>) -> Option<u64> {
         if self.is_hardened() { None } else { self.source.range_at(pin, memory) }
     }
 
-    /// Frees a range; with any other memory, says `otherwise`.
+    /// Frees a range. For any other memory returns the error `otherwise`.
     ///
     /// # Safety
     ///
@@ -78,8 +79,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Err(InvalidFree::WrongRange { address: memory.addr().get(), size: layout.size(), pages })
     }
 
-    /// Changes the size of a range of `pages` pages: where it is, or by moving its pages. If the source can do
-    /// neither, or if the new layout is one of slabs, the contents are copied.
+    /// Changes the size of a range of `pages` pages: in place, or by moving its pages. If the
+    /// source can do neither, or if the new layout belongs to a slab, the contents are copied.
     ///
     /// # Safety
     ///
@@ -99,7 +100,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Ok(memory);
         }
         if new_layout.size() != 0 && SizeClass::of(new_layout).is_none() {
-            // SAFETY: the caller's promise; the source gave the range.
+            // SAFETY: the caller's promise; the source allocated the range.
             let resized = unsafe { self.source.resize_range(pin, memory, new_pages) };
             if let Ok(moved) = resized {
                 self.large.resized(pages * Order::FRAME.bytes(), new_pages * Order::FRAME.bytes());
@@ -107,7 +108,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             }
         }
         let moved = self.alloc(new_layout)?;
-        // SAFETY: two allocations, each at least that large; the old one is the caller's.
+        // SAFETY: two allocations, each at least that large; the caller owned the old allocation.
         unsafe {
             moved.copy_from_nonoverlapping(memory, layout.size().min(new_layout.size()));
             if let Err(invalid) = self.dealloc(memory, layout) {

@@ -1,4 +1,4 @@
-//! Other sizes in place.
+//! Changes of size in place.
 
 use core::alloc::Layout;
 use core::ops::Range;
@@ -10,12 +10,12 @@ use super::runs::Run;
 use crate::{CpuPin, PageSource, Platform, RunLength};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Makes room for `new_layout` where an allocation is; false if it has none there. Then nothing has
-    /// changed.
+    /// Makes room for `new_layout` in place of an allocation. Returns false, with nothing changed,
+    /// if there is no room.
     ///
     /// # Safety
     ///
-    /// The allocation with `layout` is the caller's, who does not use what is beyond `new_layout` any
+    /// The caller owns the allocation with `layout`, and does not use bytes beyond `new_layout` any
     /// more. Both layouts have the same alignment.
     pub(super) unsafe fn resize_in_place(
         &self,
@@ -31,21 +31,22 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Makes the run of a large object longer or shorter where it is.
+    /// Makes the run of a large object longer or shorter in place.
     ///
     /// # Safety
     ///
-    /// The object, of a layout of the length `from`, is the caller's, who does not use what is beyond
+    /// The caller owns the object, of a layout of the length `from`, and does not use bytes beyond
     /// `to` any more.
     unsafe fn resize_run(&self, memory: NonNull<u8>, from: RunLength, to: RunLength) -> bool {
         let address = memory.addr().get();
-        // An object that was left where it is has a run of another length.
+        // An object left in place has a run of another length.
         let Some(Run::Large(run)) = self.runs.at(address) else { return false };
         if run.length != from {
             return false;
         }
         let pin = self.platform.pin();
-        // SAFETY: the caller's promise, and the record says that the source gave the run, with that length.
+        // SAFETY: the caller's promise; the record shows that the source allocated the run with
+        // that length.
         let resized = unsafe {
             if from < to {
                 self.source.extend_run(&pin, memory, from, to).or_else(|declined| {
@@ -68,10 +69,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         true
     }
 
-    /// Gives the runs to the source that lie at `addresses`, one behind the other, in the CPU's cache. False
-    /// if that has none there.
+    /// Returns cached runs of the CPU at consecutive `addresses` to the source. Returns false if
+    /// the cache has none there.
     ///
-    /// Bound: for each, a look at the cached runs of its length.
+    /// Bound: a search of the cached runs of its length for each run.
     fn free_cached(&self, pin: &CpuPin, addresses: Range<usize>) -> bool {
         let mut next = addresses.start;
         while next < addresses.end

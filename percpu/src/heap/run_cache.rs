@@ -1,14 +1,14 @@
 //! One CPU's cache of runs of pages, for the next large objects.
 //!
 //! A free of a large object keeps its run here, and the next allocation of that length takes it: no
-//! lock, no read-modify-write, and no line that other CPUs write but the object's and its entry on the
-//! [record](super::runs). Runs of one length are linked through their first words. The record says of
-//! each that it is cached, so a second free is refused; and it is asked before a link is followed, so a
-//! link that was overwritten after the free leads nowhere.
+//! lock, no read-modify-write, and no shared line except the object's and its entry in the
+//! [record](super::runs). Runs of one length are linked through their first words. The record marks
+//! each of them as cached, so a second free is refused. The record is checked before a link is
+//! followed, so a link overwritten after the free is not followed.
 //!
-//! A cache holds up to [`MAX_PAGES`] pages, and up to [`MAX_RUNS`] runs of a length of up to 1 MiB. If a
-//! run finds no room, runs of other lengths make some, in turn. What is cached goes back to the source
-//! when the CPU drains ([`Heap::drain`](super::Heap::drain)) or goes offline.
+//! A cache holds up to [`MAX_PAGES`] pages, and up to [`MAX_RUNS`] runs of a length of up to 1 MiB.
+//! If a run finds no room, runs of other lengths are evicted, in turn. Cached runs return to the
+//! source if the CPU drains ([`Heap::drain`](super::Heap::drain)) or goes offline.
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
@@ -30,24 +30,24 @@ const BINS: usize = match Order::new(8) {
     None => 0,
 };
 
-/// How many leaves of the record a CPU remembers.
+/// The number of leaves of the record remembered by a CPU.
 const LEAVES: usize = 8;
 
-/// The cached runs of one CPU. They were asked from the CPU's node.
+/// The cached runs of one CPU, all requested on the CPU's node.
 ///
-/// Used inside the CPU's cell, by one context of the CPU at a time. Other CPUs read the counters:
-/// atomics that are loaded and stored, and relaxed, since they order nothing.
+/// Used inside the CPU's cell, by one context of the CPU at a time. Remote CPUs read the counters:
+/// atomics, loaded and stored, and relaxed, since they order nothing.
 pub(super) struct RunCache {
     /// By length.
     bins: [Bin; BINS],
     /// Pages of all cached runs.
     pages: Cell<u32>,
-    /// The most runs of a length: [`MAX_RUNS`], or none while the CPU is offline.
+    /// The maximum number of runs of a length: [`MAX_RUNS`], or zero while the CPU is offline.
     max_runs: Cell<u32>,
-    /// The length at which the next run that makes room is looked for.
+    /// The length at which the next eviction starts.
     next_evicted: Cell<usize>,
     home: NodeId,
-    /// Leaves that were used, by the lower bits of their numbers: most uses find theirs here.
+    /// Recently used leaves, by the lower bits of their numbers: most uses find their leaf here.
     leaves: [Remembered; LEAVES],
 }
 
@@ -79,7 +79,7 @@ struct Remembered {
     leaf: Cell<*const Leaf>,
 }
 
-/// Runs on their way to the source, recorded as cached and linked through their first words.
+/// Runs to be returned to the source, recorded as cached and linked through their first words.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Evicted(Option<NonNull<u8>>);
@@ -98,7 +98,7 @@ impl Evicted {
         self.0 = Some(run);
     }
 
-    /// Takes the first run. If the record does not say that it is cached, its link was overwritten, and
+    /// Takes the first run. If the record does not mark it as cached, its link was overwritten, and
     /// the rest of the list is lost.
     pub(super) fn pop(&mut self, record: &Runs) -> Option<(NonNull<u8>, LargeRun)> {
         let run = self.0.take()?;
@@ -109,7 +109,7 @@ impl Evicted {
     }
 }
 
-/// The run that `run` is linked to.
+/// Returns the run linked from `run`.
 ///
 /// # Safety
 ///
@@ -120,6 +120,8 @@ unsafe fn next(run: NonNull<u8>) -> Option<NonNull<u8>> {
     unsafe { run.cast().read() }
 }
 
+/// Links `run` to `next`.
+///
 /// # Safety
 ///
 /// The caller owns `run`.
@@ -147,13 +149,13 @@ impl RunCache {
         self.max_runs.set(MAX_RUNS);
     }
 
-    /// Call after [`RunCache::take_all`].
+    /// Turns the cache off. Call after [`RunCache::take_all`].
     pub(super) fn set_offline(&self) {
         self.max_runs.set(0);
     }
 
-    /// Takes a run of `length`, if there is one that is aligned to `align` bytes. Looks at remembered
-    /// leaves of the record only, and calls nothing: see [`RunCache::prepare_pop`].
+    /// Takes a run of `length`, if there is a run aligned to `align` bytes. Uses remembered leaves
+    /// of the record only, and makes no calls: see [`RunCache::prepare_pop`].
     #[inline(always)]
     pub(super) fn pop(&self, length: RunLength, align: usize) -> Option<NonNull<u8>> {
         let bin = self.bins.get(length.index())?;
@@ -162,16 +164,16 @@ impl RunCache {
         if address & (align - 1) != 0 || !self.leaf(address)?.uncache(address, self.of_home(length)) {
             return None;
         }
-        // SAFETY: the record has said that the run is cached, and it is in this CPU's list.
+        // SAFETY: the record marks the run as cached, and it is in this CPU's list.
         bin.first.set(unsafe { next(run) });
         bin.count_taken();
         self.pages.set(self.pages.get() - length.pages() as u32);
         Some(run)
     }
 
-    /// Takes back the large object at `memory`. False if it has not `length`, or is not of the CPU's
-    /// node, or if there is no room; then nothing has changed. Looks at remembered leaves of the record
-    /// only, and calls nothing: see [`RunCache::prepare_push`].
+    /// Puts the large object at `memory` into the cache. Returns false, with nothing changed, if
+    /// the object does not have `length`, or is not of the CPU's node, or if there is no room. Uses
+    /// remembered leaves of the record only, and makes no calls: see [`RunCache::prepare_push`].
     ///
     /// # Safety
     ///
@@ -187,7 +189,7 @@ impl RunCache {
         if !self.leaf(address).is_some_and(|leaf| leaf.cache(address, self.of_home(length))) {
             return false;
         }
-        // SAFETY: the run is ours by now.
+        // SAFETY: this context owns the run by now.
         unsafe { link(memory, bin.first.get()) };
         bin.first.set(Some(memory));
         bin.count_kept();
@@ -195,15 +197,15 @@ impl RunCache {
         true
     }
 
-    /// A run of the CPU's node.
+    /// Returns a run of the CPU's node.
     #[inline(always)]
     fn of_home(&self, length: RunLength) -> LargeRun {
         LargeRun { length, home: self.home }
     }
 
-    /// Gets ready what a [`RunCache::pop`] that found nothing needs. If the first run of `length` is not
-    /// recorded as cached, it was freed by two CPUs at the same instant, or written to after its free:
-    /// then the runs of that length are lost, and the answer says so.
+    /// Remembers the leaf for a [`RunCache::pop`] that found nothing. If the first run of `length`
+    /// is not recorded as cached, two CPUs freed it at the same time, or it was written to after
+    /// its free. Then the runs of that length are lost, and the error is returned.
     pub(super) fn prepare_pop(&self, record: &Runs, length: RunLength) -> Option<InvalidFree> {
         let bin = self.bins.get(length.index())?;
         let address = bin.first.get()?.addr().get();
@@ -216,9 +218,9 @@ impl RunCache {
         Some(InvalidFree::LargeDoubleFree { address, size: length.bytes() as usize })
     }
 
-    /// Gets ready what a [`RunCache::push`] that was refused needs, for the large object of `length` at
-    /// `address`. If it would be kept but for the pages of other runs, takes some out until there is room,
-    /// and half of all room is free.
+    /// Remembers the leaf for a refused [`RunCache::push`] of the large object of `length` at
+    /// `address`. If only the pages of other runs prevent keeping it, evicts runs until there is
+    /// room, and half of all room is free.
     pub(super) fn prepare_push(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
         self.remember(record, address);
         let mut evicted = Evicted::NONE;
@@ -239,12 +241,12 @@ impl RunCache {
         evicted
     }
 
-    /// The leaf that has the entry of `address`, if it is remembered.
+    /// Returns the leaf with the entry of `address`, if it is remembered.
     #[inline(always)]
     fn leaf(&self, address: usize) -> Option<&Leaf> {
         let number = Leaf::number_of(address);
         let remembered = &self.leaves[number % LEAVES];
-        // SAFETY: a leaf of this heap's record, which lives as long as the heap.
+        // SAFETY: the leaf belongs to this heap's record, which lives as long as the heap.
         (remembered.number.get() == number).then(|| unsafe { &*remembered.leaf.get() })
     }
 
@@ -256,9 +258,9 @@ impl RunCache {
         }
     }
 
-    /// Takes out the run of `length` at `address`, if it is this CPU's.
+    /// Takes out the run of `length` at `address`, if it is in this CPU's list.
     ///
-    /// Bound: a look at [`MAX_RUNS`] runs.
+    /// Bound: a search of [`MAX_RUNS`] runs.
     pub(super) fn take_at(&self, record: &Runs, address: usize, length: RunLength) -> Evicted {
         let mut taken = Evicted::NONE;
         let Some(bin) = self.bins.get(length.index()) else { return taken };
@@ -267,7 +269,7 @@ impl RunCache {
         while let Some(run) =
             at.filter(|run| record.at(run.addr().get()) == Some(Run::Cached(self.of_home(length))))
         {
-            // SAFETY: the record has said that the run is cached, and it is in this CPU's list.
+            // SAFETY: the record marks the run as cached, and it is in this CPU's list.
             let behind = unsafe { next(run) };
             if run.addr().get() != address {
                 (before, at) = (at, behind);
@@ -307,14 +309,14 @@ impl RunCache {
         self.forget_all(bin, length);
     }
 
-    /// Counts no run of `bin` any more.
+    /// Resets the count of `bin`.
     fn forget_all(&self, bin: &Bin, length: RunLength) {
         let count = bin.count.load(Ordering::Relaxed);
         bin.count.store(0, Ordering::Relaxed);
         self.pages.set(self.pages.get() - count * length.pages() as u32);
     }
 
-    /// What the CPU counts of each length: the length, its large objects that are live (wraps if other
+    /// Returns the CPU's counts of each length: the length, its live large objects (wraps if remote
     /// CPUs freed more), and its cached runs.
     pub(super) fn counts(&self) -> impl Iterator<Item = (RunLength, u64, u32)> {
         RunLength::all().zip(&self.bins).map(|(length, bin)| {
@@ -333,7 +335,7 @@ impl RunCache {
                 at.filter(|run| found <= counted && record.at(run.addr().get()) == Some(cached))
             {
                 found += 1;
-                // SAFETY: the record has said that the run is cached, and it is in this CPU's list.
+                // SAFETY: the record marks the run as cached, and it is in this CPU's list.
                 at = unsafe { next(run) };
             }
             if at.is_some() || found != counted || counted > MAX_RUNS {

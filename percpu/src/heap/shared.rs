@@ -1,4 +1,4 @@
-//! What all CPUs share: shelves, depots, pages. Every way through here is bounded, and ends
+//! State shared by all CPUs: shelves, depots, pages. Every path through here is bounded, and ends
 //! with each object in exactly one place.
 
 use core::ptr::NonNull;
@@ -11,12 +11,12 @@ use crate::sync::atomic::Ordering;
 use crate::try_lock::Patience;
 use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
 
-/// How many slabs wait in an inbox before a CPU that frees there from elsewhere collects them. It
-/// bounds what emptied slabs hold if no CPU of their node comes by, and spares the lock else.
+/// The number of slabs in an inbox at which a remote freeing CPU collects them. Bounds the memory
+/// held by emptied slabs if no CPU of their node collects, and otherwise spares the lock.
 const INBOX_SLABS: usize = 4;
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// The heap of `node`, if it has been used.
+    /// Returns the heap of `node`, if it has been used.
     #[inline]
     pub(super) fn existing(&self, node: NodeId) -> Option<&NodeHeap> {
         // Acquire pairs with the Release in `node`.
@@ -24,13 +24,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe { self.nodes[node.index()].load(Ordering::Acquire).as_ref() }
     }
 
-    /// The heaps of all nodes that have been used.
+    /// Returns the heaps of all nodes that have been used.
     pub(super) fn existing_nodes(&self) -> impl Iterator<Item = &NodeHeap> {
         (0..self.nodes.len()).filter_map(NodeId::new).filter_map(|node| self.existing(node))
     }
 
-    /// A run of pages, near `node`. Refuses a run that is not aligned to its own size: slabs are
-    /// found by masking addresses.
+    /// Returns a run of pages, near `node`. Refuses a run that is not aligned to its own size:
+    /// slabs are found by masking addresses.
     pub(super) fn pages(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, AllocError> {
         let run = self.source.allocate(pin, node, order)?;
         let address = run.addr().get();
@@ -42,16 +42,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(run)
     }
 
-    /// The heap of `node`, made if need be.
+    /// Returns the heap of `node`, creating it if it does not exist.
     pub(super) fn node(&self, pin: &CpuPin, node: NodeId) -> Result<&NodeHeap, AllocError> {
         if let Some(heap) = self.existing(node) {
             return Ok(heap);
         }
         let run = self.pages(pin, node, NodeHeap::ORDER)?;
-        // SAFETY: the run is of that order, and ours.
+        // SAFETY: the run is of that order, and owned.
         let fresh = unsafe { NodeHeap::new_in(run, node) };
-        // Release pairs with the Acquire here and in `existing`: who sees the address sees the
-        // node heap.
+        // Release pairs with the Acquire here and in `existing`: a context that sees the address
+        // sees the node heap.
         let current = self.nodes[node.index()].compare_exchange(
             core::ptr::null_mut(),
             fresh.as_ptr(),
@@ -61,7 +61,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let heap = match current {
             Ok(_) => fresh,
             Err(first) => {
-                // SAFETY: nobody has seen ours.
+                // SAFETY: the node heap was never published.
                 unsafe { self.source.free(pin, run, NodeHeap::ORDER) };
                 NonNull::new(first).ok_or(OutOfMemory)?
             }
@@ -70,8 +70,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(unsafe { heap.as_ref() })
     }
 
-    /// Up to `wanted` free objects: of the shelf of `home`, or else of a new slab. At least one, or an
-    /// error.
+    /// Returns up to `wanted` free objects: of the shelf of `home`, or else of a new slab. Returns
+    /// at least one object, or an error.
     pub(super) fn take(
         &self,
         pin: &CpuPin,
@@ -84,7 +84,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if taken.len() > 0 { Ok(taken) } else { self.grow(pin, home, class, wanted) }
     }
 
-    /// One free object of the shelf of `home`, or of a new slab.
+    /// Returns one free object of the shelf of `home`, or of a new slab.
     pub(super) fn take_one(
         &self,
         pin: &CpuPin,
@@ -95,7 +95,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.take(pin, home, class, patience, 1)?.pop().ok_or(AllocError::OutOfMemory)
     }
 
-    /// One free object of any node's shelf, and the node.
+    /// Returns one free object of any node's shelf, and the node.
     pub(super) fn take_anywhere(
         &self,
         pin: &CpuPin,
@@ -110,7 +110,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Err(OutOfMemory)
     }
 
-    /// Up to `wanted` free objects of the shelf of `home`.
+    /// Returns up to `wanted` free objects of the shelf of `home`.
     fn take_shelved(
         &self,
         pin: &CpuPin,
@@ -122,10 +122,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let shelf = &home.class(class).shelf;
         let mut taken = Chain::EMPTY;
         let Some(mut locked) = shelf.lock(&self.platform, pin, patience) else {
-            // One object is enough; without, every context that interrupts a use of the lock would
-            // make a slab of its own.
+            // One object is enough. Without it, every context that interrupts a use of the lock
+            // would make its own slab.
             if let Some(object) = shelf.take_waiting() {
-                // SAFETY: the object is ours, and of this class.
+                // SAFETY: this context owns the object, which is of this class.
                 unsafe { taken.push(object) };
             }
             return taken;
@@ -135,9 +135,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         taken
     }
 
-    /// Makes a slab, takes what is wanted of it, and shelves it with the rest. The slab belongs to
-    /// `home` even if the source had only another node's pages: there it is looked for, so the
-    /// next miss finds it, and frees into it are local.
+    /// Makes a slab, takes the wanted objects, and shelves the slab with the rest. The slab belongs
+    /// to `home` even if the source only had pages of another node. Since slabs are searched there,
+    /// the next miss finds it, and frees into it are local.
     fn grow(
         &self,
         pin: &CpuPin,
@@ -148,11 +148,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let order = SlabShape::ALL[class.index()].order;
         let run = self.recorded_pages(pin, home.node, order, Run::Slab(class))?;
         #[cfg(feature = "hardening")]
-        // SAFETY: the run is ours.
+        // SAFETY: this context owns the run.
         unsafe {
             self.harden_slab(run, order);
         }
-        // SAFETY: the run is of the class's order, and ours.
+        // SAFETY: the run is of the class's order, and owned.
         let (slab, mut rest) = unsafe { Slab::new_in(run, class, home.node) };
         let mut taken = Chain::EMPTY;
         rest.move_to(wanted.min(rest.len() - 1), &mut taken);
@@ -162,7 +162,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(taken)
     }
 
-    /// Gives one object to its slab, of `home`.
+    /// Returns one object to its slab, of `home`.
     pub(super) fn give(
         &self,
         pin: &CpuPin,
@@ -174,7 +174,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> u64 {
         match home.class(class).shelf.lock(&self.platform, pin, patience) {
             Some(mut locked) => {
-                // SAFETY: the object is ours to give, and its slab belongs to this shelf.
+                // SAFETY: this context owns the object, and its slab belongs to this shelf.
                 unsafe { locked.give(slab, object) };
                 self.release(pin, class, locked.unlock())
             }
@@ -185,8 +185,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Gives one object to its slab, of another node than the CPU's: without the lock, but for one
-    /// that finds too much in the inbox.
+    /// Returns one object to its slab, of another node than the CPU's. Takes no lock, unless too
+    /// many slabs wait in the inbox.
     pub(super) fn free_remotely(
         &self,
         pin: &CpuPin,
@@ -200,16 +200,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Gives one object to its slab, of `home`, without the lock. If that put the slab into the
-    /// inbox, says how many wait there.
+    /// Returns one object to its slab, of `home`, without the lock. Returns the number of slabs in
+    /// the inbox if the call put the slab there, and otherwise 0.
     fn send_home(&self, home: &NodeHeap, class: SizeClass, slab: Slab, object: NonNull<u8>) -> usize {
-        // SAFETY: the object is ours to give, and its slab belongs to this shelf.
+        // SAFETY: this context owns the object, and its slab belongs to this shelf.
         let Some(arrival) = (unsafe { home.class(class).shelf.send_home(slab, object) }) else { return 0 };
         home.arrivals.note_arrival(class, arrival);
         arrival.waiting
     }
 
-    /// Brings in what came home to one shelf, and returns emptied slabs' pages.
+    /// Collects the inbox of one shelf, and returns emptied slabs' pages.
     fn collect(&self, pin: &CpuPin, home: &NodeHeap, class: SizeClass, patience: Patience) -> u64 {
         match home.class(class).shelf.lock(&self.platform, pin, patience) {
             Some(locked) => self.release(pin, class, locked.unlock()),
@@ -220,12 +220,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Brings in what came home to any shelf of `home`. One load if nothing did.
+    /// Collects the inboxes of all shelves of `home`. Cost: one load if they are empty.
     pub(super) fn collect_arrivals(&self, pin: &CpuPin, home: &NodeHeap) -> u64 {
         home.arrivals.take().map(|class| self.collect(pin, home, class, Patience::Bounded)).sum()
     }
 
-    /// Gives objects of `node` to their slabs, and says how many frames that freed.
+    /// Returns objects of `node` to their slabs. Returns the number of frames freed by that.
     pub(super) fn flush(
         &self,
         pin: &CpuPin,
@@ -239,7 +239,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             // SAFETY: the objects are of this class.
             let slab = unsafe { Slab::of(object, class) };
             match &mut locked {
-                // SAFETY: the object is ours to give, and its slab is the node's.
+                // SAFETY: this context owns the object, and its slab is the node's.
                 Some(shelf) => unsafe { shelf.give(slab, object) },
                 None => {
                     self.send_home(node, class, slab, object);
@@ -254,7 +254,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let mut frames = 0;
         for class in SizeClass::all() {
             let depot = &node.class(class).depot;
-            // No more than there are places: other CPUs may refill them meanwhile.
+            // At most as often as there are places: remote CPUs may refill them meanwhile.
             for _ in 0..crate::depot::PLACES {
                 let Some(full) = depot.take() else { break };
                 // SAFETY: the depot's magazines are of its class.
@@ -264,7 +264,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         frames
     }
 
-    /// Brings home what is on its way on `node`, and returns spare slabs.
+    /// Collects the inboxes of `node`, and returns spare slabs.
     pub(super) fn clear_shelves(&self, pin: &CpuPin, node: &NodeHeap, patience: Patience) -> u64 {
         let mut frames = 0;
         for class in SizeClass::all() {
@@ -276,7 +276,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         frames
     }
 
-    /// Returns emptied slabs' pages, and says how many frames that are.
+    /// Returns emptied slabs' pages to the source. Returns the number of frames freed by that.
     pub(super) fn release(&self, pin: &CpuPin, class: SizeClass, mut emptied: Emptied) -> u64 {
         let order = SlabShape::ALL[class.index()].order;
         let mut frames = 0;

@@ -1,6 +1,6 @@
-//! What the heap holds, by class and node, as numbers and as a table.
+//! The heap's memory by class and node, as numbers and as a table.
 //!
-//! Everything is added up from counters that the heap keeps anyway, when somebody asks.
+//! Everything is summed on demand, from counters that the heap keeps anyway.
 
 use core::fmt;
 
@@ -11,8 +11,8 @@ use crate::slab::{SizeClass, SlabShape};
 use crate::try_lock::Patience;
 use crate::{CpuId, MAX_CPUS, NodeId, PageSource, Platform};
 
-/// One size class on one node. Read counter by counter while others run, so exact only when nobody else
-/// uses the heap.
+/// One size class on one node. Read counter by counter during concurrent uses, so exact only
+/// without concurrent uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NodeClassStats {
     /// Slabs that hold pages.
@@ -21,33 +21,42 @@ pub struct NodeClassStats {
     pub free: u64,
     /// Free objects in the magazines that the node's CPUs share.
     pub shared: u64,
-    /// The other objects of the slabs: live ones, and free ones in CPUs' own magazines.
+    /// All further objects of the slabs: live objects, and free objects in CPUs' own magazines.
     pub out: u64,
 }
 
-/// The bytes of a whole heap. Read counter by counter while others run, so exact only when nobody else
-/// uses the heap.
+/// The bytes of a whole heap. Read counter by counter during concurrent uses, so exact only without
+/// concurrent uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HeapStats {
     /// Bytes of live objects, each as large as its class or its run of pages.
     pub live_bytes: u64,
     /// Bytes of slabs.
     pub slab_bytes: u64,
-    /// Bytes of runs of large objects, those that CPUs keep included.
+    /// Bytes of runs of large objects, including runs cached by CPUs.
     pub large_bytes: u64,
     /// Bytes of the heap's own structures: magazines, lists and the record of runs.
     pub metadata_bytes: u64,
 }
 
 impl HeapStats {
-    /// Returns the bytes that the heap has of its page source.
+    /// Returns the bytes taken from the page source.
     #[must_use]
     pub const fn held_bytes(&self) -> u64 {
         self.slab_bytes + self.large_bytes + self.metadata_bytes
     }
 
-    /// Returns the fragmentation: the bytes held that are in no live object, in thousandths of the bytes
-    /// held; 0 if the heap holds nothing. What an object is larger than its layout counts as live.
+    /// Returns the fragmentation: the held bytes outside live objects, in thousandths of the held
+    /// bytes; 0 if the heap holds nothing. Bytes of an object beyond its layout count as live.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::HeapStats;
+    /// let stats = HeapStats { live_bytes: 3000, slab_bytes: 4000, ..HeapStats::default() };
+    /// assert_eq!(stats.held_bytes(), 4000);
+    /// assert_eq!(stats.fragmentation_per_mille(), 250);
+    /// ```
     #[must_use]
     pub fn fragmentation_per_mille(&self) -> u64 {
         let held = self.held_bytes();
@@ -56,8 +65,23 @@ impl HeapStats {
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Returns what one node holds of one class, or `None` if the heap has not used the node, or its lock
-    /// of the class does not come free. Takes that lock for a moment.
+    /// Returns one node's counts of one class, or `None` if the heap has not used the node, or its
+    /// lock of the class stays taken. Takes that lock for a moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, NodeId, SizeClass};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use std::alloc::Layout;
+    /// let heap = Heap::new(Host, Host);
+    /// let class = SizeClass::of(Layout::new::<u64>()).unwrap();
+    /// assert_eq!(heap.node_class_stats(NodeId::ZERO, class), None);
+    /// let _boxed = heap.try_box(1_u64)?;
+    /// assert_eq!(heap.node_class_stats(NodeId::ZERO, class).unwrap().slabs, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn node_class_stats(&self, node: NodeId, class: SizeClass) -> Option<NodeClassStats> {
         let pin = self.platform.pin();
@@ -71,7 +95,20 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Some(NodeClassStats { slabs, free, shared, out: objects.saturating_sub(free + shared) })
     }
 
-    /// Returns the bytes that the heap holds. Costs as much as [`Heap::class_stats`] of every class.
+    /// Returns the bytes of the heap. Cost: as for [`Heap::class_stats`] of every class.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// assert_eq!(heap.stats().slab_bytes, 0);
+    /// let _boxed = heap.try_box(1_u64)?;
+    /// assert_eq!(heap.stats().live_bytes, 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> HeapStats {
         let large = self.large_stats();
@@ -92,9 +129,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         stats
     }
 
-    /// Returns a table of the heap's classes, to be displayed: a line for each class that holds slabs, one
-    /// below it for each node that has some, and the bytes in all. Its columns are like those of Linux's
-    /// `/proc/slabinfo`. It is counted when it is displayed, without any allocation.
+    /// Returns a table of the heap's classes, for display: a line for each class with slabs, a line
+    /// below it for each node with slabs, and the bytes in all. Its columns are like those of
+    /// Linux's `/proc/slabinfo`. The counts are read during the display, without any allocation.
     ///
     /// # Examples
     ///

@@ -1,19 +1,19 @@
-//! What the heap counts, and the check that it adds up.
+//! The heap's counters, and their cross-check.
 
 use super::{Corruption, Heap};
 use crate::slab::{ShelfCounts, SizeClass, SlabShape};
 use crate::try_lock::Patience;
 use crate::{CpuId, MAX_CPUS, PageSource, Platform};
 
-/// One size class, over all nodes. Read counter by counter while others run, so exact only when
-/// nobody else uses the heap.
+/// One size class, over all nodes. Read counter by counter during concurrent uses, so exact only
+/// without concurrent uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClassStats {
     /// Bytes of an object.
     pub object_size: usize,
-    /// Objects that callers hold.
+    /// Objects held by callers.
     pub live: u64,
-    /// Free objects in CPUs' and depots' magazines, or on their way home to their slab.
+    /// Free objects in CPUs' and depots' magazines, or on their way to their slab.
     pub cached: u64,
     /// Free objects in slabs.
     pub free: u64,
@@ -24,7 +24,8 @@ pub struct ClassStats {
 }
 
 impl ClassStats {
-    /// How much of the pages is not in live objects, in thousandths; 0 without pages.
+    /// Returns the fragmentation: the bytes outside live objects, in thousandths of the slabs'
+    /// bytes; 0 without slabs.
     #[must_use]
     pub fn fragmentation_per_mille(&self) -> u64 {
         let live = self.live * self.object_size as u64;
@@ -32,14 +33,14 @@ impl ClassStats {
     }
 }
 
-/// Objects beyond the largest class, each a run of pages of its own.
+/// Objects beyond the largest class, each with its own run of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LargeStats {
-    /// Runs that callers hold.
+    /// Runs held by callers.
     pub live: u64,
     /// Bytes of those runs.
     pub bytes: u64,
-    /// Runs that CPUs keep for the next large objects.
+    /// Runs cached by CPUs for the next large objects.
     pub cached: u64,
     /// Bytes of those runs.
     pub cached_bytes: u64,
@@ -48,19 +49,33 @@ pub struct LargeStats {
 /// One CPU's use of its magazines since it came online.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuHeapStats {
-    /// Allocations and frees that the CPU's own magazines served.
+    /// Allocations and frees served by the CPU's own magazines.
     pub hits: u64,
-    /// Allocations and frees that went on to the depot or to a slab.
+    /// Allocations and frees passed on to the depot or to a slab.
     pub misses: u64,
     /// Uses nested in another use of this CPU (interrupt handlers), served by the shared path.
     pub nested: u64,
-    /// Frees of another node's objects, sent home.
+    /// Frees of another node's objects, returned to their node.
     pub remote_frees: u64,
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// One class's counters, over all nodes. Takes each node's lock of the class for a moment;
-    /// a shelf whose lock does not come free is left out.
+    /// Returns one class's counters, over all nodes. Takes each node's lock of the class for a
+    /// moment, and leaves out a shelf if its lock stays taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, SizeClass};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use std::alloc::Layout;
+    /// let heap = Heap::new(Host, Host);
+    /// let _boxed = heap.try_box(1_u64)?;
+    /// let stats = heap.class_stats(SizeClass::of(Layout::new::<u64>()).unwrap());
+    /// assert_eq!((stats.object_size, stats.live), (8, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn class_stats(&self, class: SizeClass) -> ClassStats {
         let pin = self.platform.pin();
@@ -81,7 +96,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 live = live.wrapping_add(area.cache.shared().live(class));
             }
         }
-        // A free that was counted before its allocation was leaves the sum below zero.
+        // A free counted before its allocation leaves the sum below zero.
         let live = if live > u64::MAX / 2 { 0 } else { live };
         let used = (counts.slabs * shape.capacity - counts.free) as u64;
         ClassStats {
@@ -94,8 +109,20 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// The large objects' counters, exact only if nobody else uses the heap. Reads the counters of each
-    /// length of each CPU.
+    /// Returns the large objects' counters, exact only without concurrent uses. Reads the counters
+    /// of each length of each CPU.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let _table = heap.try_box_zeroed::<[u8; 100_000]>()?;
+    /// assert_eq!(heap.large_stats().live, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn large_stats(&self) -> LargeStats {
         let (mut live, mut bytes) = self.large.read();
@@ -108,31 +135,59 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 cached_bytes += u64::from(runs) * length.bytes();
             }
         }
-        // A free that was counted before its allocation was leaves a sum below zero.
+        // A free counted before its allocation leaves a sum below zero.
         let least_zero = |sum: u64| if sum > u64::MAX / 2 { 0 } else { sum };
         LargeStats { live: least_zero(live), bytes: least_zero(bytes), cached, cached_bytes }
     }
 
-    /// Bytes of the record of which run starts where. It grows with the addresses that the heap has
-    /// used, by a page for each 8 MiB at most, and never shrinks.
+    /// Returns the bytes of the record of runs. It grows with the addresses used by the heap, by a
+    /// page for each 8 MiB at most, and never shrinks.
     #[must_use]
     pub fn record_bytes(&self) -> u64 {
         self.runs.bytes()
     }
 
-    /// One CPU's counters, or `None` before it came online.
+    /// Returns one CPU's counters, or `None` before it came online.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CpuId, Heap, Platform};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// assert_eq!(heap.cpu_stats(CpuId::BOOT), None);
+    /// let pin = Host.pin();
+    /// heap.cpu_online(&pin)?;
+    /// assert!(heap.cpu_stats(pin.cpu()).is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn cpu_stats(&self, cpu: CpuId) -> Option<CpuHeapStats> {
         Some(self.area(cpu)?.cache.shared().stats())
     }
 
-    /// Cross-checks every shelf's lists, its slabs' headers and free lists, and its counters,
-    /// each shelf under its lock, and the lists of runs that the calling CPU caches, unless the call is
-    /// nested in another use on that CPU; others may use the heap meanwhile. Walks every free object.
+    /// Cross-checks every shelf's lists, its slabs' headers and free lists, and its counters, each
+    /// shelf under its lock. Also checks the lists of runs cached by the calling CPU, unless the
+    /// call is nested in another use on that CPU. Concurrent uses of the heap are allowed. Walks
+    /// every free object.
     ///
     /// # Errors
     ///
-    /// The first [`Corruption`] found.
+    /// Returns the first [`Corruption`] found, and [`Corruption::Busy`] if the lock of a shelf
+    /// stays taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let _boxed = heap.try_box(1_u64)?;
+    /// assert_eq!(heap.validate(), Ok(()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn validate(&self) -> Result<(), Corruption> {
         let pin = self.platform.pin();
         self.caches.with(&pin, |cache| cache.runs.validate(&self.runs, pin.cpu())).unwrap_or(Ok(()))?;

@@ -1,10 +1,10 @@
-//! Free objects strung together through their own first words.
+//! Free objects linked through their own first words.
 
 use core::ptr::NonNull;
 
 use super::links::{link, next};
 
-/// A stack of free objects of one class. It owns them; dropping it loses them.
+/// A stack of owned free objects of one class. Dropping it loses them.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     head: Option<NonNull<u8>>,
@@ -15,11 +15,11 @@ impl Chain {
     /// The chain without objects.
     pub(crate) const EMPTY: Chain = Chain { head: None, len: 0 };
 
-    /// The chain of `len` objects that begins at `head`.
+    /// Creates the chain of `len` objects that begins at `head`.
     ///
     /// # Safety
     ///
-    /// The caller owns the objects, which are linked to a null.
+    /// The caller owns the objects, which are linked up to a null.
     pub(crate) const unsafe fn of(head: NonNull<u8>, len: usize) -> Chain {
         Chain { head: Some(head), len }
     }
@@ -28,16 +28,16 @@ impl Chain {
         self.len
     }
 
-    /// The object that [`Chain::pop`] would return. The others hang on it.
+    /// Returns the next object of [`Chain::pop`], without taking it. It links to the rest.
     pub(crate) fn head(&self) -> Option<NonNull<u8>> {
         self.head
     }
 
-    /// The chain that begins at `head`, counted by walking it.
+    /// Creates the chain that begins at `head`, counted by walking it.
     ///
     /// # Safety
     ///
-    /// The caller owns every object from `head` on, linked to a null.
+    /// The caller owns every object from `head` on, linked up to a null.
     pub(super) unsafe fn walk(head: Option<NonNull<u8>>) -> Chain {
         let mut len = 0;
         let mut cursor = head;
@@ -71,7 +71,8 @@ impl Chain {
     }
 
     /// Moves the top `count` objects, or all if there are fewer, on top of `onto`, in their order.
-    /// Says how many that were. If a link leads nowhere that should lead on, what is behind it is lost.
+    /// Returns the number of objects moved. If a link is null before the counted end, the objects
+    /// behind it are lost.
     pub(crate) fn move_to(&mut self, count: usize, onto: &mut Chain) -> usize {
         let count = count.min(self.len);
         let Some(head) = self.head.filter(|_| count > 0) else { return 0 };
@@ -95,8 +96,8 @@ impl Chain {
         moved
     }
 
-    /// Walks the chain as far as the objects are `inside` their slab and no more than counted:
-    /// the count again, or where the walk ended, which then differs from it.
+    /// Walks the chain as long as the objects are `inside` their slab, up to the count. Returns the
+    /// count if all objects were found, and a different number if the walk ended elsewhere.
     pub(super) fn recount(&self, inside: impl Fn(NonNull<u8>) -> bool) -> usize {
         let mut found = 0;
         let mut cursor = self.head;
@@ -108,16 +109,16 @@ impl Chain {
                 return found;
             }
             found += 1;
-            // SAFETY: an object inside the slab can be read, whatever it holds.
+            // SAFETY: an object inside the slab can be read, with any contents.
             cursor = unsafe { next(object) };
         }
         found
     }
 
-    /// Takes the objects apart one by one, and puts them on top of `onto`.
+    /// Takes the objects one by one, and puts them on top of `onto`.
     pub(super) fn pour(mut self, onto: &mut Chain) {
         while let Some(object) = self.pop() {
-            // SAFETY: the object was this chain's, and both are of one slab.
+            // SAFETY: this chain owned the object, and both are of one slab.
             unsafe { onto.push(object) };
         }
     }

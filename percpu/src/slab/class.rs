@@ -5,7 +5,7 @@ use core::fmt;
 
 use crate::Order;
 
-/// How many size classes there are.
+/// The number of size classes.
 pub const CLASS_COUNT: usize = SIZES.len();
 
 /// Bytes of the largest class; larger objects are runs of pages.
@@ -13,9 +13,10 @@ pub const MAX_CLASS_SIZE: usize = 16 * 1024;
 
 /// Bytes of an object of each class.
 ///
-/// Powers of two are classes, for alignments. Between 512 bytes and 4 KiB, the other sizes are chosen so that
-/// few objects fill a slab behind its header: two of 1984 bytes fill a page, and two of 4032 bytes fill two. A
-/// slab of few objects is soon without any, so a heap that holds little gives most of its pages back.
+/// Powers of two are classes, for alignments. Between 512 bytes and 4 KiB, the further sizes are
+/// chosen so that few objects fill a slab behind its header: two of 1984 bytes fill a page, and two
+/// of 4032 bytes fill two. A slab of few objects soon has no live objects, so a heap with few live
+/// bytes returns most of its pages.
 const SIZES: [u16; 48] = [
     8, 16, 24, 32, 40, 48, 56, 64, //
     80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, //
@@ -25,8 +26,8 @@ const SIZES: [u16; 48] = [
     5120, 6144, 7168, 8192, 10240, 12288, 14336, 16384,
 ];
 
-/// A size that slabs serve: 8, 16, ... 64 bytes, then 40 more up to 16 KiB. A request of more than 64 bytes
-/// wastes under a fifth of its object, and one of 513 to 4096 bytes under a sixth.
+/// A size served by slabs: 8, 16, ... 64 bytes, then 40 more up to 16 KiB. A request of more than
+/// 64 bytes wastes under a fifth of its object, and a request of 513 to 4096 bytes under a sixth.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SizeClass(u8);
 
@@ -34,19 +35,37 @@ impl SizeClass {
     /// The class of [`MAX_CLASS_SIZE`] bytes.
     pub(crate) const LARGEST: SizeClass = SizeClass(CLASS_COUNT as u8 - 1);
 
-    /// The class numbered `index`, or `None` where `index` is not below [`CLASS_COUNT`].
+    /// Returns the class numbered `index`, or `None` if `index` is not below [`CLASS_COUNT`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CLASS_COUNT, SizeClass};
+    /// assert_eq!(SizeClass::new(0).unwrap().size(), 8);
+    /// assert_eq!(SizeClass::new(CLASS_COUNT), None);
+    /// ```
     #[must_use]
     pub const fn new(index: usize) -> Option<SizeClass> {
         if index < CLASS_COUNT { Some(SizeClass(index as u8)) } else { None }
     }
 
-    /// All classes, by size.
+    /// Returns all classes, by size.
     pub fn all() -> impl Iterator<Item = SizeClass> {
         (0..CLASS_COUNT as u8).map(SizeClass)
     }
 
-    /// The smallest class whose objects have the size and the alignment of `layout`, or `None`
-    /// where it must have pages of its own.
+    /// Returns the smallest class whose objects have the size and the alignment of `layout`, or
+    /// `None` if it needs its own pages.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use topomem_percpu::SizeClass;
+    /// let class = SizeClass::of(Layout::new::<[u8; 65]>()).unwrap();
+    /// assert_eq!((class.size(), class.align()), (80, 16));
+    /// assert_eq!(SizeClass::of(Layout::new::<[u8; 20_000]>()), None);
+    /// ```
     #[must_use]
     #[inline]
     pub const fn of(layout: Layout) -> Option<SizeClass> {
@@ -72,19 +91,20 @@ impl SizeClass {
         Some(class)
     }
 
-    /// [`SizeClass::of`] for sizes that are asked for most, 1 to 1024 bytes, if the layout is aligned to a word
-    /// at most: see [`is_aligned_to_words`].
+    /// Returns the class as [`SizeClass::of`] does, for the most common sizes, 1 to 1024 bytes, if
+    /// the layout is aligned to a word at most: see [`is_aligned_to_words`].
     #[inline(always)]
     pub(crate) const fn of_small_size(size: usize) -> Option<SizeClass> {
-        // Wraps for no bytes, which is then too large.
+        // Wraps for zero bytes, and is then too large.
         let last = size.wrapping_sub(1);
         if last >= SMALL { None } else { Some(BY_WORDS[last / WORD]) }
     }
 
-    /// [`SizeClass::of`] for objects above the small ones, aligned to a word at most.
+    /// Returns the class as [`SizeClass::of`] does, for objects above the small classes, aligned to
+    /// a word at most.
     #[inline]
     pub(crate) const fn of_medium(layout: Layout) -> Option<SizeClass> {
-        // Wraps for small sizes, which are then too large.
+        // Wraps for small sizes, and is then too large.
         let above = layout.size().wrapping_sub(SMALL + 1);
         if above >= MAX_CLASS_SIZE - SMALL || layout.align() > WORD {
             return None;
@@ -92,14 +112,14 @@ impl SizeClass {
         Some(BY_STEPS[(above + SMALL) / STEP])
     }
 
-    /// The smallest class of at least `size` bytes, which is at most [`MAX_CLASS_SIZE`].
+    /// Returns the smallest class of at least `size` bytes, which is at most [`MAX_CLASS_SIZE`].
     #[inline]
     const fn for_size(size: usize) -> SizeClass {
         let last = size.saturating_sub(1);
         if last < SMALL { BY_WORDS[last / WORD] } else { BY_STEPS[last / STEP] }
     }
 
-    /// Finds what [`SizeClass::for_size`] looks up.
+    /// Finds the class for the tables of [`SizeClass::for_size`].
     const fn find(size: usize) -> SizeClass {
         let mut class = 0;
         while (SIZES[class] as usize) < size {
@@ -108,38 +128,38 @@ impl SizeClass {
         SizeClass(class as u8)
     }
 
-    /// The number, always below [`CLASS_COUNT`].
+    /// Returns the number, always below [`CLASS_COUNT`].
     #[must_use]
     #[inline]
     pub const fn index(self) -> usize {
         // SAFETY: `new`, `all` and `find`, the only sources, keep the number below `CLASS_COUNT`
-        // (`find` is given no more than `MAX_CLASS_SIZE`). Said here so that arrays of classes
-        // need no check.
+        // (`find` is called with at most `MAX_CLASS_SIZE`). Asserted here to spare the bounds check
+        // of arrays of classes.
         unsafe { core::hint::assert_unchecked((self.0 as usize) < CLASS_COUNT) };
         self.0 as usize
     }
 
-    /// Bytes of an object.
+    /// Returns the bytes of an object.
     #[must_use]
     #[inline]
     pub const fn size(self) -> usize {
         SIZES[self.index()] as usize
     }
 
-    /// Every object's alignment in bytes: the largest power of two that divides the size.
+    /// Returns every object's alignment in bytes: the largest power of two that divides the size.
     #[must_use]
     pub const fn align(self) -> usize {
         1 << self.size().trailing_zeros()
     }
 
-    /// The layout of all of an object's bytes, aligned to a word.
+    /// Returns the layout of all of an object's bytes, aligned to a word.
     #[must_use]
     pub(crate) const fn layout(self) -> Layout {
-        // SAFETY: a word is a power of two, and no size comes near the largest that there may be.
+        // SAFETY: a word is a power of two, and no size comes near the maximum.
         unsafe { Layout::from_size_align_unchecked(self.size(), WORD) }
     }
 
-    /// How many objects a magazine of this class holds: about 20 KiB worth, 2 to 64.
+    /// Returns the number of objects in a magazine of this class: about 20 KiB worth, 2 to 64.
     #[must_use]
     pub const fn rounds(self) -> usize {
         ROUNDS[self.0 as usize] as usize
@@ -179,7 +199,7 @@ const fn by_multiples<const COUNT: usize>(step: usize) -> [SizeClass; COUNT] {
     classes
 }
 
-/// [`SizeClass::rounds`] of each class: a free compares with it, and should not divide.
+/// [`SizeClass::rounds`] of each class, as a table: a free compares with it, and should not divide.
 const ROUNDS: [u8; CLASS_COUNT] = {
     let mut rounds = [0; CLASS_COUNT];
     let mut index = 0;
@@ -190,7 +210,7 @@ const ROUNDS: [u8; CLASS_COUNT] = {
     rounds
 };
 
-/// Is the layout aligned to a word at most, as objects of every class are?
+/// Returns true if the layout is aligned to a word at most, as objects of every class are.
 #[inline(always)]
 pub(crate) const fn is_aligned_to_words(layout: Layout) -> bool {
     layout.align() <= WORD
@@ -208,25 +228,26 @@ impl fmt::Display for SizeClass {
     }
 }
 
-/// How a class's slabs are cut.
+/// The division of a class's slabs into objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlabShape {
     /// The run of pages.
     pub order: Order,
     /// Bytes from the slab's base to its first object.
     pub first: usize,
-    /// How many objects it holds.
+    /// The number of objects of a slab.
     pub capacity: usize,
-    /// How many slabs without an object in use a shelf keeps: as many as hold a magazine of objects, or one.
+    /// The number of slabs without a live object kept by a shelf: as many as hold a magazine of
+    /// objects, or one.
     pub spares: usize,
 }
 
 impl SlabShape {
-    /// The order of the largest slabs: the record of all runs tells a slab by its page among so many.
+    /// The order of the largest slabs: the record of all runs searches this many pages for a slab.
     const MAX_ORDER: u8 = 5;
 
-    /// The smallest run that holds two objects and loses at most a sixteenth of itself to the header and
-    /// behind the last object, or else the largest run.
+    /// Returns the smallest run that holds two objects and loses at most a sixteenth of itself to
+    /// the header and behind the last object, or else the largest run.
     pub const fn of(class: SizeClass) -> SlabShape {
         let header = crate::slab::header::HEADER_BYTES;
         let first = (header + class.align() - 1) & !(class.align() - 1);
@@ -253,14 +274,15 @@ impl SlabShape {
         SlabShape { order, first, capacity, spares }
     }
 
-    /// Which object starts `offset` bytes behind the slab's base, if one does.
+    /// Returns the index of the object `offset` bytes behind the slab's base, if an object starts
+    /// there.
     pub fn index_of(&self, class: SizeClass, offset: usize) -> Option<usize> {
         let behind = offset.checked_sub(self.first)?;
         let index = behind / class.size();
         (behind % class.size() == 0 && index < self.capacity).then_some(index)
     }
 
-    /// Clears the bits of an address that tell bytes of one slab apart.
+    /// Returns a mask that clears the bits of an address inside a slab.
     #[inline]
     pub const fn mask(&self) -> usize {
         !(self.order.bytes() as usize - 1)

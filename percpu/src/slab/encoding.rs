@@ -1,12 +1,13 @@
-//! Links of free objects that nobody can forge or change unseen, and slabs whose objects are handed out in no
-//! order that can be foreseen: the feature `encoded-free-lists`. Linux's `SLAB_FREELIST_HARDENED` and
-//! `SLAB_FREELIST_RANDOM` are for the same.
+//! Links of free objects protected against forging and undetected overwriting, and slabs with an
+//! unpredictable order of allocation: the feature `encoded-free-lists`. It serves the same purpose
+//! as Linux's `SLAB_FREELIST_HARDENED` and `SLAB_FREELIST_RANDOM`.
 //!
-//! A link is combined with a secret and with the address of the object that it is in, and the outcome is mixed: a
-//! multiplication lets each bit change all above it, and the bytes are turned around, so that those below
-//! change, too. If a word is decoded that was written to by anybody else, any address may come out. One in 2^14
-//! is aligned to a word and nearer than 2^52 bytes, as all memory of a machine is; the others are no links.
-//! What is no link is not followed: the list ends there. The objects behind it are lost, and stay out.
+//! A link is combined with a secret and with the address of its object, and the result is mixed: a
+//! multiplication spreads each bit to all bits above it, and reversing the bytes spreads it to the
+//! bits below. Decoding an overwritten word may give any address. One in 2^14 of these is aligned
+//! to a word and nearer than 2^52 bytes, as all memory of a machine is; the rest are no links. An
+//! invalid link is not followed: the list ends there. The objects behind it are lost, and never
+//! handed out.
 //!
 //! There is one secret for all heaps of a program, drawn when the first object is linked.
 
@@ -17,17 +18,17 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 const FACTOR: usize = 0x9e37_79b9_7f4a_7c15;
 const INVERSE: usize = inverse(FACTOR);
 
-/// All memory is nearer to an object than this: so much a processor can address.
+/// All memory is nearer to an object than this: a processor can address no more.
 const REACH: usize = 1 << 52;
 
-/// Zero until it is drawn. Relaxed: it orders nothing.
+/// Zero until drawn. Relaxed: orders nothing.
 static SECRET: AtomicUsize = AtomicUsize::new(0);
 
-/// Zero, or the address of an object whose first word is no link. Of several, the last. Relaxed: it orders
-/// nothing.
+/// Zero, or the address of the last object found with an invalid link. Relaxed: orders nothing.
 static BROKEN: AtomicUsize = AtomicUsize::new(0);
 
-/// By Newton's method: each step doubles the bits that are right, three of which are at first.
+/// Returns the inverse by Newton's method: each step doubles the number of correct bits, three at
+/// first.
 const fn inverse(odd: usize) -> usize {
     let mut found = odd;
     let mut step = 0;
@@ -40,15 +41,15 @@ const fn inverse(odd: usize) -> usize {
 
 const _: () = assert!(FACTOR.wrapping_mul(INVERSE) == 1);
 
-/// Returns what is written into the free object `object` for the link `next`, which may be null.
+/// Returns the word written into the free object `object` for the link `next`, which may be null.
 #[inline]
 pub(super) fn encode(next: *mut u8, object: NonNull<u8>) -> *mut u8 {
     let key = key(object);
     next.map_addr(|address| (address ^ key).wrapping_mul(FACTOR).swap_bytes())
 }
 
-/// Returns the link that `word` says, which is in the free object `object`. If it is none, notes the object, and
-/// returns null.
+/// Returns the link encoded by `word` in the free object `object`. If the link is invalid, records
+/// the object, and returns null.
 #[inline]
 pub(super) fn decode(word: *mut u8, object: NonNull<u8>) -> *mut u8 {
     let key = key(object);
@@ -64,14 +65,14 @@ fn note(object: NonNull<u8>) -> *mut u8 {
     core::ptr::null_mut()
 }
 
-/// Takes the address of an object whose first word was no link, if there is one that is `ours`.
+/// Takes the address of an object with an invalid link, if there is one and it is `ours`.
 #[inline]
 pub(crate) fn take_broken(ours: impl FnOnce(usize) -> bool) -> Option<usize> {
     let address = BROKEN.load(Ordering::Relaxed);
     if address == 0 || !ours(address) {
         return None;
     }
-    // Of several contexts one takes it.
+    // Of several concurrent contexts exactly one takes it.
     BROKEN.compare_exchange(address, 0, Ordering::Relaxed, Ordering::Relaxed).ok()
 }
 
@@ -91,16 +92,17 @@ fn secret() -> usize {
 #[cold]
 fn draw() -> usize {
     let drawn = random() | 1;
-    // The first that is drawn stays.
+    // The first number drawn stays.
     SECRET.compare_exchange(0, drawn, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(drawn)
 }
 
-/// Returns a number that others do not know: of the processor's generator if it has one, and of its clock.
+/// Returns an unpredictable number, from the processor's generator if it has one, and from its
+/// clock.
 #[cfg(not(miri))]
 fn random() -> usize {
     use core::arch::x86_64::{__cpuid, _rdrand64_step, _rdtsc};
 
-    /// How often the generator is asked: it may have nothing ready.
+    /// The maximum number of attempts: the generator may have no number ready.
     const TRIES: usize = 10;
 
     #[target_feature(enable = "rdrand")]
@@ -119,22 +121,25 @@ fn random() -> usize {
     mix(generated as usize ^ clock as usize)
 }
 
-/// Miri has no such instructions.
+/// Returns a constant: Miri has no such instructions.
 #[cfg(miri)]
 fn random() -> usize {
     mix(FACTOR)
 }
 
-/// Lets each bit of `number` change each bit of the outcome (the finaliser of MurmurHash3, Appleby 2011).
+/// Spreads each bit of `number` to each bit of the result (the finaliser of MurmurHash3, Appleby
+/// 2011).
 fn mix(number: usize) -> usize {
     let number = (number ^ number >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let number = (number ^ number >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     number ^ number >> 33
 }
 
-/// Returns the numbers below `count`, each once, in an order that the secret and the address of the slab tell.
+/// Returns the numbers below `count`, each once, in an order determined by the secret and the
+/// address of the slab.
 pub(super) fn shuffled(count: usize, slab: NonNull<u8>) -> impl Iterator<Item = usize> {
-    /// Slabs that were shuffled: one that comes back to an address has another order. Relaxed: it orders nothing.
+    /// The number of shuffled slabs: a later slab at the same address has another order. Relaxed:
+    /// orders nothing.
     static SLABS: AtomicUsize = AtomicUsize::new(0);
 
     let slabs = SLABS.fetch_add(1, Ordering::Relaxed);
@@ -143,8 +148,9 @@ pub(super) fn shuffled(count: usize, slab: NonNull<u8>) -> impl Iterator<Item = 
     (0..1 << bits).map(move |number| permuted(number, bits, seed)).filter(move |&number| number < count)
 }
 
-/// Maps the numbers of so many `bits` to each other, one to one, as `seed` says: a Feistel network, each round of
-/// which changes one half of the bits by what the other half says (Luby and Rackoff 1988: four rounds look random).
+/// Permutes the numbers of `bits` bits according to `seed`: a Feistel network, each round changing
+/// one half of the bits by a function of the other half (Luby and Rackoff 1988: four rounds look
+/// random).
 fn permuted(number: usize, bits: u32, seed: usize) -> usize {
     let (low_bits, high_bits) = (bits / 2, bits - bits / 2);
     let (mut low, mut high) = (number & ((1 << low_bits) - 1), number >> low_bits);

@@ -1,5 +1,5 @@
-//! A slab: a run of pages, aligned to its own size, with this header at its base and objects of
-//! one class behind it.
+//! A slab: a run of pages, aligned to its own size, with this header at its base and objects of one
+//! class behind it.
 
 use core::mem;
 use core::ptr::{self, NonNull};
@@ -13,7 +13,7 @@ use crate::NodeId;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::cell::UnsafeCell;
 
-/// Bytes that a slab loses to its header.
+/// Bytes of a slab used by its header.
 pub(crate) const HEADER_BYTES: usize = mem::size_of::<Header>();
 
 const _: () = {
@@ -24,38 +24,39 @@ const _: () = {
     }
 };
 
-/// Two cache lines. Unless the build checks frees, the first is only read while the slab lives, by every free;
-/// the second is written by the holder of the shelf's lock, and by those who free from elsewhere.
+/// Two cache lines. Unless the build checks frees, the first line is only read while the slab is
+/// alive, by every free. The second line is written by the holder of the shelf's lock, and by
+/// remote frees.
 #[repr(C, align(64))]
 pub(crate) struct Header {
-    /// The [`SlabTag`] combined with the slab's address while the slab lives.
+    /// The [`SlabTag`] combined with the slab's address while the slab is alive.
     seal: usize,
-    /// Changes at every allocation and free of a build that checks them, and never in others.
+    /// Changed by every allocation and free in builds that check them, and never in other builds.
     live: LiveMap,
-    /// Reached under the lock of the home shelf only.
+    /// Accessed under the lock of the home shelf only.
     pub(super) shelved: UnsafeCell<Shelved>,
     remote: Remote,
 }
 
 const _: () = assert!(cfg!(loom) || HEADER_BYTES == 128);
 
-/// The class and the home of a slab, in one word that its header can be compared with.
+/// The class and the home of a slab, in one word for comparison with its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlabTag(usize);
 
 impl SlabTag {
-    /// Tells a header from other memory. No address and no small number has these upper bits,
-    /// and the lower 12 are zero: they hold class and node.
+    /// Distinguishes a header from other memory. No address and no small number has these upper
+    /// bits, and the lower 12 are zero: they hold class and node.
     const MARK: usize = 0x51ab_6b3d_e7f9_2000;
     const CLASS_BITS: u32 = 6;
 
-    /// The tag of `node`'s slabs of `class`.
+    /// Returns the tag of `node`'s slabs of `class`.
     #[inline]
     pub(crate) const fn new(class: SizeClass, node: NodeId) -> SlabTag {
         SlabTag(SlabTag::MARK + (node.index() << SlabTag::CLASS_BITS) + class.index())
     }
 
-    /// The class and the node, or `None` if the word is no tag.
+    /// Returns the class and the node, or `None` if the word is no tag.
     fn decode(self) -> Option<(SizeClass, NodeId)> {
         let low = self.0.checked_sub(SlabTag::MARK)?;
         let node = NodeId::new(low >> SlabTag::CLASS_BITS)?;
@@ -64,23 +65,24 @@ impl SlabTag {
 }
 
 const _: () = assert!(CLASS_COUNT <= 1 << SlabTag::CLASS_BITS);
-// Slabs are aligned to pages, so address and tag share no bit that tells classes or nodes apart.
+// Slabs are aligned to pages, so address and tag share no bit that distinguishes classes or nodes.
 const _: () = assert!(crate::MAX_NODES << SlabTag::CLASS_BITS <= 4096);
 
-/// Which of its shelf's lists a slab is on.
+/// The list of a slab on its shelf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// None yet: it is new, and on its way in the shelf's inbox.
+    /// No list yet: the slab is new, and on its way in the shelf's inbox.
     Unshelved,
-    /// Some objects are free, so much of the slab.
+    /// Some objects are free; the vacancy tells how many.
     Partial(Vacancy),
-    /// None is free.
+    /// No object is free.
     Full,
-    /// All are free. If the shelf keeps the slab, it saves the next allocation a trip to the source.
+    /// All objects are free. If the shelf keeps the slab, it saves the next allocation a call to
+    /// the source.
     Spare,
 }
 
-/// The part of a slab that its shelf's lock guards.
+/// The part of a slab guarded by its shelf's lock.
 pub(super) struct Shelved {
     pub(super) place: Place,
     pub(super) previous: Option<Slab>,
@@ -88,63 +90,64 @@ pub(super) struct Shelved {
     pub(super) free: Chain,
 }
 
-/// The part of a slab that anybody may push to; see [`Shelf`](super::Shelf) for the protocol.
+/// The part of a slab open to pushes from any CPU; see [`Shelf`](super::Shelf) for the protocol.
 struct Remote {
-    /// Stack of objects freed from elsewhere.
+    /// Stack of objects freed without the lock.
     freed: AtomicPtr<u8>,
-    /// The next slab in the shelf's inbox; meaningful while this one is in it.
+    /// The next slab in the shelf's inbox; valid while this slab is in it.
     next_in_inbox: AtomicPtr<Header>,
 }
 
-/// Was the object the first in the slab's remote stack?
+/// The position of a pushed object in the slab's remote stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushed {
-    /// Yes: who pushed it must put the slab into its shelf's inbox.
+    /// The first object: the pushing context must put the slab into its shelf's inbox.
     First,
-    /// No: somebody else has done so, or will.
+    /// A later object: another context has put the slab there, or will.
     Later,
 }
 
-/// What is left on a remote stack from which an object was taken.
+/// The rest of a remote stack after an object was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
     /// At least one object: the slab must go back into its shelf's inbox.
     Objects,
-    /// None: the next object that is pushed there is the first.
+    /// No object: the next object pushed there is the first.
     Nothing,
 }
 
-/// What a slab found that was put into its shelf's inbox.
+/// The state of a shelf's inbox found by an arriving slab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arrival {
-    /// The slabs in the inbox, this one included. While other contexts take slabs out, the number
+    /// The slabs in the inbox, including this one. While other contexts take slabs out, the number
     /// may be too large.
     pub(crate) waiting: usize,
-    /// Was the inbox empty?
+    /// Whether the inbox was empty.
     pub(crate) first: WasFirst,
 }
 
-/// Was a slab the first in its shelf's inbox?
+/// Whether a slab was the first in its shelf's inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WasFirst {
     Yes,
     No,
 }
 
-/// A handle to a slab that lives: some object of it is out, or the holder has it from a list.
+/// A handle to a live slab: some object of it is allocated, or the holder has the slab from a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slab(NonNull<Header>);
 
-// SAFETY: a handle is an address; what it leads to is atomic, or guarded by the shelf's lock.
+// SAFETY: a handle is an address; the memory behind it is atomic, or guarded by the shelf's lock.
 unsafe impl Send for Slab {}
 
 impl Slab {
-    /// Cuts the run at `base` into a slab, whose free objects come back as a chain, in order of
-    /// address from the top, or in none that can be foreseen (`encoded-free-lists`). The slab belongs to the shelf of `home`, wherever its pages lie.
+    /// Divides the run at `base` into a slab. Returns its free objects as a chain, in descending
+    /// order of address, or in an unpredictable order (`encoded-free-lists`). The slab belongs to
+    /// the shelf of `home`, even if its pages lie elsewhere.
     ///
     /// # Safety
     ///
-    /// `base` is a run of the class's [`SlabShape::order`], the caller's alone.
+    /// `base` is a run of the class's [`SlabShape::order`], owned by the caller alone.
     pub(crate) unsafe fn new_in(base: NonNull<u8>, class: SizeClass, home: NodeId) -> (Slab, Chain) {
         let slab = Slab(base.cast());
         let header = Header {
@@ -161,7 +164,8 @@ impl Slab {
                 next_in_inbox: AtomicPtr::new(ptr::null_mut()),
             },
         };
-        // SAFETY: the run is ours, and larger and more strictly aligned than a header.
+        // SAFETY: this context owns the run, which is larger and more strictly aligned than a
+        // header.
         unsafe { slab.0.write(header) };
         let shape = SlabShape::ALL[class.index()];
         let mut objects = Chain::EMPTY;
@@ -177,11 +181,11 @@ impl Slab {
         (slab, objects)
     }
 
-    /// The slab of an object.
+    /// Returns the slab of an object.
     ///
     /// # Safety
     ///
-    /// `object` is an object of `class` that is out, or may at least be read as far back as the
+    /// `object` is an allocated object of `class`, or may at least be read as far back as the
     /// class's slab alignment reaches (then see [`Slab::home`] before anything else).
     #[inline]
     pub(crate) unsafe fn of(object: NonNull<u8>, class: SizeClass) -> Slab {
@@ -189,7 +193,8 @@ impl Slab {
         unsafe { Slab::masked(object, SlabShape::ALL[class.index()].mask()) }
     }
 
-    /// As [`Slab::of`], of a class whose [`SlabShape::mask`] is known.
+    /// Returns the slab of an object like [`Slab::of`], of a class with a known
+    /// [`SlabShape::mask`].
     ///
     /// # Safety
     ///
@@ -203,64 +208,64 @@ impl Slab {
 
     #[inline]
     fn header(&self) -> &Header {
-        // SAFETY: a handle's slab lives, and its header is only shared; what changes in it is
-        // atomic or in a cell.
+        // SAFETY: the slab of a handle is alive, and its header is only shared; its mutable parts
+        // are atomic or in a cell.
         unsafe { self.0.as_ref() }
     }
 
-    /// What the header says of class and home. Any other memory has some other word there.
+    /// Returns the class and home in the header. Other memory has another word there.
     #[inline]
     pub(crate) fn tag(self) -> SlabTag {
         SlabTag(self.header().seal ^ self.address())
     }
 
-    /// The node whose shelf the slab belongs to, or `None` if this is no slab of `class`.
+    /// Returns the node whose shelf owns the slab, or `None` if this is no slab of `class`.
     pub(crate) fn home(self, class: SizeClass) -> Option<NodeId> {
         self.tag().decode().filter(|&(found, _)| found == class).map(|(_, home)| home)
     }
 
-    /// Takes the slab apart; its run comes back.
+    /// Dissolves the slab. Returns its run.
     ///
     /// # Safety
     ///
-    /// All objects are free, none is on its way home, and no list holds the slab.
+    /// All objects are free, none is on its way to the slab, and no list holds the slab.
     pub(crate) unsafe fn into_run(self) -> NonNull<u8> {
-        // SAFETY: nobody else has a way to the slab any more. A stale seal would vouch for
-        // whatever the pages hold next.
+        // SAFETY: no other context can reach the slab any more. A stale seal would confirm a wrong
+        // free in the next use of the pages.
         unsafe { (&raw mut (*self.0.as_ptr()).seal).write(0) };
         self.0.cast()
     }
 
-    /// The slab's address, for reports and comparisons.
+    /// Returns the slab's address, for reports and comparisons.
     #[inline]
     pub(crate) fn address(self) -> usize {
         self.0.addr().get()
     }
 
-    /// The object that begins `offset` bytes behind the slab's base.
+    /// Returns the object that begins `offset` bytes behind the slab's base.
     #[cfg(feature = "leak-tracking")]
     pub(crate) fn object(self, offset: usize) -> NonNull<u8> {
         // SAFETY: a slab's objects do not wrap around the address space.
         unsafe { NonNull::new_unchecked(self.0.as_ptr().cast::<u8>().wrapping_add(offset)) }
     }
 
-    /// Which objects callers hold; maintained in hardened builds only.
+    /// Returns the map of objects held by callers; maintained in hardened builds only.
     pub(crate) fn live(&self) -> &LiveMap {
         &self.header().live
     }
 
-    /// The part that the shelf's lock guards.
+    /// Calls `f` with the part guarded by the shelf's lock.
     ///
     /// # Safety
     ///
-    /// The caller holds that lock, and `f` uses the same slab's part no second time.
+    /// The caller holds that lock, and `f` does not use the same slab's part again.
     pub(super) unsafe fn shelved<R>(self, f: impl FnOnce(&mut Shelved) -> R) -> R {
         // SAFETY: the caller's promise makes the reference the only one.
         self.header().shelved.with_mut(|shelved| f(unsafe { &mut *shelved }))
     }
 
-    /// Frees an object onto the remote stack. Lock-free; the slab may be gone on return, unless
-    /// the answer is [`Pushed::First`].
+    /// Frees an object onto the remote stack. Lock-free. The slab may be gone on return, unless the
+    /// result is [`Pushed::First`].
     ///
     /// # Safety
     ///
@@ -269,11 +274,11 @@ impl Slab {
         let freed = &self.header().remote.freed;
         let mut head = freed.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the object is ours until the exchange below succeeds.
+            // SAFETY: this context owns the object until the exchange below succeeds.
             unsafe { link(object, NonNull::new(head)) };
-            // Release pairs with the Acquire in `take_remote`: who takes the stack sees the
-            // links, and the last uses of the objects. A head that went and came back (ABA) is
-            // harmless: we link to it, and look at nothing behind it.
+            // Release pairs with the Acquire in `take_remote`: the context that takes the stack
+            // sees the links, and the last uses of the objects. A head that was removed and pushed
+            // again (ABA) is harmless: this code links to it, and reads nothing behind it.
             match freed.compare_exchange_weak(head, object.as_ptr(), Ordering::Release, Ordering::Relaxed) {
                 Ok(_) if head.is_null() => return Pushed::First,
                 Ok(_) => return Pushed::Later,
@@ -286,15 +291,15 @@ impl Slab {
     ///
     /// # Safety
     ///
-    /// The objects are this slab's, at least one, and nobody else knows the slab yet.
+    /// The objects are of this slab, at least one, and the slab was not published yet.
     pub(super) unsafe fn preset_remote(self, objects: Chain) {
         let head = objects.head().map_or(ptr::null_mut(), NonNull::as_ptr);
         // Relaxed: published with the slab, by the push into the inbox.
         self.header().remote.freed.store(head, Ordering::Relaxed);
     }
 
-    /// Takes one object off the remote stack. Lock-free, and free of ABA: whoever took the slab
-    /// from the inbox is the only one who takes objects, so an object cannot go and come back.
+    /// Takes one object off the remote stack. Lock-free, and free of ABA: only the context that
+    /// took the slab from the inbox takes objects, so an object cannot be removed and pushed again.
     ///
     /// # Safety
     ///
@@ -303,11 +308,11 @@ impl Slab {
     /// object is freed.
     pub(super) unsafe fn pop_remote(self) -> Option<(NonNull<u8>, Left)> {
         let freed = &self.header().remote.freed;
-        // Acquire, here and below, pairs with the Release in `push_remote`: we see the link.
+        // Acquire, here and below, pairs with the Release in `push_remote`: makes the link visible.
         let mut head = freed.load(Ordering::Acquire);
         loop {
             let object = NonNull::new(head)?;
-            // SAFETY: the object stays on the stack until we take it.
+            // SAFETY: the object stays on the stack until this context takes it.
             let next = unsafe { next(object) }.map_or(ptr::null_mut(), NonNull::as_ptr);
             match freed.compare_exchange_weak(head, next, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) if next.is_null() => return Some((object, Left::Nothing)),
@@ -325,12 +330,12 @@ impl Slab {
     pub(super) unsafe fn take_remote(self) -> Chain {
         // Acquire pairs with the Release in `push_remote`.
         let head = self.header().remote.freed.swap(ptr::null_mut(), Ordering::Acquire);
-        // SAFETY: the swap made every object on the stack ours.
+        // SAFETY: the swap transferred every object on the stack to this context.
         unsafe { Chain::walk(NonNull::new(head)) }
     }
 }
 
-/// A shelf's inbox: a stack of slabs, pushed by anybody, taken as a whole.
+/// A shelf's inbox: a stack of slabs, pushed by any CPU, taken as a whole.
 pub(super) struct Inbox {
     head: AtomicPtr<Header>,
     /// Slabs in the inbox, and those about to be pushed. Relaxed: the number orders nothing.
@@ -346,17 +351,17 @@ impl Inbox {
     ///
     /// # Safety
     ///
-    /// The slab is not in it, has objects on its remote stack, and the caller alone has the
-    /// duty to push it ([`Pushed::First`], or it is new).
+    /// The slab is not in the inbox, has objects on its remote stack, and the caller alone has the
+    /// duty to push it ([`Pushed::First`], or the slab is new).
     pub(super) unsafe fn push(&self, slab: Slab) -> Arrival {
-        // Counted first, so that whoever takes the slab out never counts below zero.
+        // Counted first, so that a context that takes the slab out never counts below zero.
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed) + 1;
         let next = &slab.header().remote.next_in_inbox;
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             next.store(head, Ordering::Relaxed);
-            // Release pairs with the Acquire in `take`: who takes the inbox sees the link and
-            // the header. Nothing of the slab may be touched after it.
+            // Release pairs with the Acquire in `take`: the context that takes the inbox sees the
+            // link and the header. The slab must not be accessed after it.
             match self.head.compare_exchange_weak(head, slab.0.as_ptr(), Ordering::Release, Ordering::Relaxed)
             {
                 Ok(_) => {
@@ -368,8 +373,8 @@ impl Inbox {
         }
     }
 
-    /// Takes all slabs out, and calls `f` with each of them. With the slab, `f` gets the duty to
-    /// take its remote stack, or to put the slab back.
+    /// Takes all slabs out, and calls `f` with each of them. With the slab, `f` takes over the duty
+    /// to take its remote stack, or to put the slab back.
     pub(super) fn take(&self, mut f: impl FnMut(Slab)) {
         if self.head.load(Ordering::Relaxed).is_null() {
             return;

@@ -1,13 +1,13 @@
-//! The links between free objects: each free object's first word names the next one.
+//! The links between free objects: each free object's first word links to the next one.
 
 use core::ptr::{self, NonNull};
 
-/// Reads where the free object `object` points. With the feature `encoded-free-lists` a word that is no link
-/// is noted, and leads nowhere.
+/// Returns the object linked from the free object `object`. With the feature `encoded-free-lists`
+/// an invalid link is recorded, and `None` is returned.
 ///
 /// # Safety
 ///
-/// `object` is a free object that the caller owns, last written by [`link`].
+/// `object` is a free object owned by the caller, last written by [`link`].
 #[inline]
 pub(crate) unsafe fn next(object: NonNull<u8>) -> Option<NonNull<u8>> {
     // SAFETY: an object is at least a word, word-aligned, and the caller owns this one.
@@ -17,7 +17,7 @@ pub(crate) unsafe fn next(object: NonNull<u8>) -> Option<NonNull<u8>> {
     NonNull::new(word)
 }
 
-/// Makes the free object `object` point to `next`.
+/// Links the free object `object` to `next`.
 ///
 /// # Safety
 ///

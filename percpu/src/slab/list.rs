@@ -19,7 +19,7 @@ impl SlabList {
     ///
     /// # Safety
     ///
-    /// The caller holds the shelf's lock; the slab is the shelf's, and on no list.
+    /// The caller holds the shelf's lock; the slab belongs to the shelf, and is on no list.
     pub(super) unsafe fn push(&mut self, slab: Slab) {
         let next = self.head.replace(slab);
         // SAFETY: the caller holds the lock, and the two slabs differ.
@@ -62,7 +62,7 @@ impl SlabList {
         Some(slab)
     }
 
-    /// The slab behind `slab`.
+    /// Returns the slab behind `slab`.
     ///
     /// # Safety
     ///

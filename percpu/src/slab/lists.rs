@@ -1,4 +1,5 @@
-//! What a shelf's lock guards: the slabs of one class on one node, by what of them is free.
+//! The data under a shelf's lock: the slabs of one class on one node, by their share of free
+//! objects.
 
 use core::ptr::NonNull;
 
@@ -10,7 +11,7 @@ use super::partial::Partial;
 use crate::NodeId;
 use crate::heap::Corruption;
 
-/// What a shelf holds.
+/// The contents of a shelf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct ShelfCounts {
     /// Slabs that have been shelved.
@@ -22,20 +23,21 @@ pub(crate) struct ShelfCounts {
 /// The lists of slabs.
 pub(super) struct Lists {
     class: SizeClass,
-    /// Slabs with a free object, and one in use.
+    /// Slabs with at least one free object and at least one live object.
     partial: Partial,
     /// Slabs without a free object.
     full: SlabList,
-    /// Slabs without an object in use, as many as hold a magazine of objects, or one: the hysteresis, so that
-    /// a caller that frees and allocates at a slab's edge does not send its pages to and fro.
+    /// Slabs without a live object, as many as hold a magazine of objects, or one. They prevent a
+    /// caller that frees and allocates at a slab's edge from returning and requesting its pages
+    /// again and again.
     spare: SlabList,
     spares: usize,
-    /// Further slabs without an object in use, on their way out.
+    /// Further slabs without a live object, to be returned.
     emptied: SlabList,
     counts: ShelfCounts,
 }
 
-// SAFETY: the lists own their slabs, and nothing of them is tied to a CPU.
+// SAFETY: the lists own their slabs, and nothing in them is tied to a CPU.
 unsafe impl Send for Lists {}
 
 impl Lists {
@@ -55,7 +57,7 @@ impl Lists {
         SlabShape::ALL[self.class.index()].capacity
     }
 
-    /// How many slabs without an object in use are kept.
+    /// Returns the number of slabs without a live object to keep.
     fn kept(&self) -> usize {
         SlabShape::ALL[self.class.index()].spares
     }
@@ -64,7 +66,7 @@ impl Lists {
         self.counts
     }
 
-    /// The slabs that have an object in use.
+    /// Returns the slabs with a live object.
     #[cfg(feature = "leak-tracking")]
     pub(super) fn slabs_in_use(&self) -> impl Iterator<Item = Slab> {
         self.partial.lists().map(|(_, list)| list).chain([&self.full]).flat_map(|list| {
@@ -73,12 +75,12 @@ impl Lists {
         })
     }
 
-    /// Hands over the slabs that are on their way out.
+    /// Hands over the slabs to be returned.
     pub(super) fn take_emptied(&mut self) -> SlabList {
         core::mem::take(&mut self.emptied)
     }
 
-    /// Where a slab with `free` free objects belongs.
+    /// Returns the list for a slab with `free` free objects.
     #[inline]
     fn place(&self, free: usize) -> Place {
         match free {
@@ -88,8 +90,9 @@ impl Lists {
         }
     }
 
-    /// Moves free objects `onto` a chain until that has `wanted`, or none is left. They come from the slabs
-    /// with the fewest first, so the slabs with the most are left to become free as a whole.
+    /// Moves free objects `onto` a chain until it has `wanted` objects, or none is left. The slabs
+    /// with the fewest free objects are used first, so the slabs with the most free objects can
+    /// become free as a whole.
     pub(super) fn take(&mut self, wanted: usize, onto: &mut Chain) {
         while onto.len() < wanted
             && let Some(slab) = self.partial.fullest().or_else(|| self.spare.head())
@@ -102,16 +105,18 @@ impl Lists {
                     (shelved.place, before, shelved.free.len())
                 })
             };
-            // What a broken list has lost stays out, like what was moved.
+            // Objects lost behind an invalid link stay out, like the moved objects.
             self.counts.free -= before - left;
-            // SAFETY: the slab is this shelf's, and this is what it says.
+            // SAFETY: the slab belongs to this shelf, and holds this place and number.
             unsafe { self.list(slab, place, left) };
         }
     }
 
+    /// Adds freed objects to their slab.
+    ///
     /// # Safety
     ///
-    /// `slab` is this shelf's, and `freed` are objects of it that nobody else has.
+    /// `slab` belongs to this shelf, and `freed` are objects of it without other holders.
     pub(super) unsafe fn take_in(&mut self, slab: Slab, freed: Chain) {
         self.counts.free += freed.len();
         // SAFETY: the lock is held.
@@ -121,13 +126,15 @@ impl Lists {
                 (shelved.place, shelved.free.len())
             })
         };
-        // SAFETY: the slab is this shelf's, and this is what it says.
+        // SAFETY: the slab belongs to this shelf, and holds this place and number.
         unsafe { self.list(slab, place, free) };
     }
 
+    /// Returns an object to its slab.
+    ///
     /// # Safety
     ///
-    /// `object` is an object of `slab`, which is this shelf's, and nobody else has it.
+    /// `object` is an object of `slab` without other holders; `slab` belongs to this shelf.
     #[inline]
     pub(super) unsafe fn give(&mut self, slab: Slab, object: NonNull<u8>) {
         self.counts.free += 1;
@@ -138,15 +145,15 @@ impl Lists {
                 (shelved.place, shelved.free.len())
             })
         };
-        // SAFETY: the slab is this shelf's, and this is what it says.
+        // SAFETY: the slab belongs to this shelf, and holds this place and number.
         unsafe { self.list(slab, place, free) };
     }
 
-    /// Puts `slab`, which is at `place` and has `free` free objects, on the list that this asks for.
+    /// Moves `slab`, at `place` and with `free` free objects, to the list for that number.
     ///
     /// # Safety
     ///
-    /// The slab is this shelf's.
+    /// The slab belongs to this shelf.
     #[inline]
     unsafe fn list(&mut self, slab: Slab, place: Place, free: usize) {
         let target = self.place(free);
@@ -156,12 +163,14 @@ impl Lists {
         }
     }
 
+    /// Moves a slab from the list `place` to the list `target`.
+    ///
     /// # Safety
     ///
     /// As for [`Lists::list`].
     #[inline(never)]
     unsafe fn relist(&mut self, slab: Slab, place: Place, target: Place) {
-        // SAFETY: the lock is held, and `place` names the list.
+        // SAFETY: the lock is held, and `place` is the slab's list.
         unsafe {
             match place {
                 Place::Partial(vacancy) => self.partial.remove(slab, vacancy),
@@ -185,7 +194,7 @@ impl Lists {
         }
     }
 
-    /// Lets go of the slabs without an object in use.
+    /// Discards the slabs without a live object.
     pub(super) fn release_spares(&mut self) {
         // SAFETY: the lock is held; each slab comes off the list, with all objects free.
         while let Some(slab) = unsafe { self.spare.pop() } {
@@ -195,9 +204,11 @@ impl Lists {
         }
     }
 
+    /// Moves a slab to the slabs to be returned.
+    ///
     /// # Safety
     ///
-    /// The slab is this shelf's, on no list, with all objects free.
+    /// The slab belongs to this shelf, is on no list, and has no live object.
     unsafe fn discard(&mut self, slab: Slab) {
         self.counts.slabs -= 1;
         self.counts.free -= self.capacity();

@@ -1,22 +1,23 @@
-//! Which objects of a slab callers hold.
+//! The objects of a slab held by callers.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Does this build check every free? Builds with debug assertions and the `hardened` feature do.
+/// True if this build checks every free: builds with debug assertions and the `hardened` feature
+/// do.
 pub(crate) const CHECKED: bool = cfg!(any(debug_assertions, feature = "hardened"));
 
 const WORDS: usize = 8;
 
-/// The most objects that a slab may hold.
+/// The maximum number of objects of a slab.
 pub(super) const MAX_OBJECTS: usize = WORDS * 64;
 
-/// A bit per object, set while a caller holds it, whether its slab, a magazine or the way home
-/// holds it otherwise.
+/// A bit per object, set while a caller holds it, and clear while its slab, a magazine or a remote
+/// stack holds it.
 pub(crate) struct LiveMap {
     words: [AtomicU64; WORDS],
 }
 
-/// Is the object live, or was it before?
+/// Whether the object is live, or was before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WasLive {
     Yes,
@@ -28,7 +29,7 @@ impl LiveMap {
         LiveMap { words: core::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
-    /// Notes that a caller gets object `index`.
+    /// Records that a caller receives object `index`.
     pub(crate) fn set(&self, index: usize) {
         if let Some(word) = self.words.get(index / 64) {
             // Relaxed: a bit is a mark for error detection, and publishes nothing.
@@ -36,15 +37,15 @@ impl LiveMap {
         }
     }
 
-    /// Does a caller hold object `index`?
+    /// Returns whether a caller holds object `index`.
     pub(crate) fn get(&self, index: usize) -> WasLive {
         let bit = 1 << (index % 64);
         let is = self.words.get(index / 64).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0);
         if is { WasLive::Yes } else { WasLive::No }
     }
 
-    /// Notes that a caller gives object `index` back. Of two that free it at the same time,
-    /// one is told [`WasLive::No`].
+    /// Records that a caller frees object `index`. Of two concurrent frees, one receives
+    /// [`WasLive::No`].
     pub(crate) fn clear(&self, index: usize) -> WasLive {
         let bit = 1 << (index % 64);
         let was =

@@ -1,4 +1,4 @@
-//! Slabs: runs of pages cut into objects of one size class (Bonwick, "The Slab Allocator",
+//! Slabs: runs of pages divided into objects of one size class (Bonwick, "The Slab Allocator",
 //! USENIX 1994), on the shelf of their node and class.
 
 mod chain;

@@ -1,20 +1,22 @@
-//! Slabs of which some objects are free and some in use, ordered by how much of them is free.
+//! Slabs with free and live objects, ordered by their share of free objects.
 //!
-//! An allocation takes from a slab of which the least is free. So objects gather in the slabs that are full
-//! anyway, and the others become free as a whole. There are eight lists, each for slabs of which another eighth
-//! is free. A word has a bit for each list that is not empty, so nothing is searched.
+//! An allocation takes from a slab with the smallest share of free objects. So live objects gather
+//! in slabs that are nearly full, and the remaining slabs become free as a whole. There are eight
+//! lists, one for each eighth of free objects. A word has a bit for each list that is not empty, so
+//! no search is needed.
 
 use super::header::Slab;
 use super::list::SlabList;
 
-/// How many lists there are.
+/// The number of lists.
 const LISTS: usize = 8;
 
-/// How much of a slab is free, in eighths, rounded down.
+/// The share of a slab's free objects, in eighths, rounded down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Vacancy(u8);
 
-/// Slabs with a free object and one in use, of one shelf. Used under the shelf's lock only.
+/// Slabs of one shelf with at least one free object and at least one live object. Used under the
+/// shelf's lock only.
 pub(super) struct Partial {
     lists: [SlabList; LISTS],
     /// A bit for each list that has a slab.
@@ -26,19 +28,19 @@ pub(super) struct Partial {
 impl Partial {
     const SCALE_BITS: u32 = 16;
 
-    /// No slabs, of `capacity` objects each.
+    /// Creates empty lists for slabs of `capacity` objects each.
     pub(super) const fn new(capacity: usize) -> Partial {
         let scale = ((LISTS as u32) << Partial::SCALE_BITS) / capacity as u32;
         Partial { lists: [const { SlabList::EMPTY }; LISTS], filled: 0, scale }
     }
 
-    /// The vacancy of a slab with `free` free objects, fewer than it has.
+    /// Returns the vacancy of a slab with `free` free objects, fewer than its capacity.
     #[inline]
     pub(super) fn vacancy(&self, free: usize) -> Vacancy {
         Vacancy(((free as u32 * self.scale) >> Partial::SCALE_BITS) as u8)
     }
 
-    /// A slab of which no more is free than of any other, within an eighth.
+    /// Returns a slab with the smallest share of free objects, within an eighth.
     #[inline]
     pub(super) fn fullest(&self) -> Option<Slab> {
         self.lists.get(self.filled.trailing_zeros() as usize)?.head()
@@ -48,7 +50,7 @@ impl Partial {
     ///
     /// # Safety
     ///
-    /// The caller holds the shelf's lock; the slab is the shelf's, and on no list.
+    /// The caller holds the shelf's lock; the slab belongs to the shelf, and is on no list.
     pub(super) unsafe fn push(&mut self, slab: Slab, vacancy: Vacancy) {
         self.filled |= 1 << vacancy.0;
         // SAFETY: the caller's promise.
@@ -59,7 +61,8 @@ impl Partial {
     ///
     /// # Safety
     ///
-    /// The caller holds the shelf's lock; the slab was put in with this vacancy, and not taken out since.
+    /// The caller holds the shelf's lock; the slab was put in with this vacancy, and not taken out
+    /// since.
     pub(super) unsafe fn remove(&mut self, slab: Slab, vacancy: Vacancy) {
         let list = &mut self.lists[usize::from(vacancy.0)];
         // SAFETY: the caller's promise.
@@ -69,7 +72,7 @@ impl Partial {
         }
     }
 
-    /// The lists, each with the vacancy of its slabs.
+    /// Returns the lists, each with the vacancy of its slabs.
     pub(super) fn lists(&self) -> impl Iterator<Item = (Vacancy, &SlabList)> {
         self.lists.iter().enumerate().map(|(eighths, list)| (Vacancy(eighths as u8), list))
     }

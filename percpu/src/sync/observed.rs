@@ -14,13 +14,13 @@ pub enum Access {
     Load(usize),
     /// A store is next.
     Store(usize),
-    /// An atomic read-modify-write is next, be it a compare-and-swap that will fail.
+    /// An atomic read-modify-write is next, even a compare-and-swap that will fail.
     ReadModifyWrite(usize),
     /// The compare-and-swap just done has failed.
     Failed(usize),
 }
 
-/// Who is told of each access, in the context that does it.
+/// A function called for each access, in the context of the access.
 pub type Observer = fn(Access);
 
 /// The installed [`Observer`]; null for none.
@@ -28,7 +28,7 @@ static OBSERVER: core_atomic::AtomicPtr<()> = core_atomic::AtomicPtr::new(core::
 
 /// Reports every access from now on to `observer`.
 pub fn observe(observer: Observer) {
-    // Release pairs with the Acquire in `report`: the observer sees what was done before.
+    // Release pairs with the Acquire in `report`: the observer sees all earlier writes.
     OBSERVER.store(observer as *mut (), Ordering::Release);
 }
 
@@ -49,7 +49,7 @@ macro_rules! observed {
         pub struct $name $(<$parameter>)? (core_atomic::$name $(<$parameter>)?);
 
         impl $(<$parameter>)? $name $(<$parameter>)? {
-            /// As `core`'s.
+            /// Creates the atomic, as `core`'s `new` does.
             #[must_use]
             pub const fn new(value: $value) -> Self {
                 Self(core_atomic::$name::new(value))
@@ -59,31 +59,32 @@ macro_rules! observed {
                 core::ptr::from_ref(self).addr()
             }
 
-            /// As `core`'s, reported.
+            /// Loads, as `core`'s `load` does, and reports the access.
             #[inline]
             pub fn load(&self, order: Ordering) -> $value {
                 report(Access::Load(self.address()));
                 self.0.load(order)
             }
 
-            /// As `core`'s, reported.
+            /// Stores, as `core`'s `store` does, and reports the access.
             #[inline]
             pub fn store(&self, value: $value, order: Ordering) {
                 report(Access::Store(self.address()));
                 self.0.store(value, order);
             }
 
-            /// As `core`'s, reported.
+            /// Swaps, as `core`'s `swap` does, and reports the access.
             #[inline]
             pub fn swap(&self, value: $value, order: Ordering) -> $value {
                 report(Access::ReadModifyWrite(self.address()));
                 self.0.swap(value, order)
             }
 
-            /// As `core`'s, reported, and a failure too.
+            /// Exchanges, as `core`'s `compare_exchange` does, and reports the access and a
+            /// failure.
             ///
             /// # Errors
-            /// The value that was there.
+            /// Returns the current value if it differs from `current`.
             #[inline]
             pub fn compare_exchange(
                 &self,
@@ -100,10 +101,11 @@ macro_rules! observed {
                 result
             }
 
-            /// As [`Self::compare_exchange`]: it never fails without reason, so that counts repeat.
+            /// Exchanges, as [`Self::compare_exchange`] does: it never fails spuriously, so that
+            /// counts are repeatable.
             ///
             /// # Errors
-            /// The value that was there.
+            /// Returns the current value if it differs from `current`.
             #[inline]
             pub fn compare_exchange_weak(
                 &self,
@@ -115,10 +117,11 @@ macro_rules! observed {
                 self.compare_exchange(current, new, success, failure)
             }
 
-            /// As `core`'s: a load, then compare-and-swaps until one succeeds.
+            /// Updates, as `core`'s `fetch_update` does: a load, then compare-and-swaps until one
+            /// succeeds.
             ///
             /// # Errors
-            /// The value for which `change` gave none.
+            /// Returns the current value if `change` returned `None` for it.
             pub fn fetch_update(
                 &self,
                 success: Ordering,
@@ -135,7 +138,7 @@ macro_rules! observed {
                 Err(current)
             }
 
-            /// As `core`'s: nobody else can see it.
+            /// Returns the value, as `core`'s `get_mut` does, unreported: the access is exclusive.
             pub fn get_mut(&mut self) -> &mut $value {
                 self.0.get_mut()
             }
@@ -153,7 +156,7 @@ macro_rules! fetches {
     ($name:ident, $value:ty: $($operation:ident),*) => {
         impl $name {
             $(
-                /// As `core`'s, reported.
+                /// Changes the value, as `core`'s operation does, and reports the access.
                 #[inline]
                 pub fn $operation(&self, value: $value, order: Ordering) -> $value {
                     report(Access::ReadModifyWrite(self.address()));

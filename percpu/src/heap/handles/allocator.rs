@@ -1,8 +1,8 @@
-//! The heap as an allocator of containers: `allocator_api2`'s trait, which mirrors that of the standard
-//! library.
+//! The heap as an allocator of containers: `allocator_api2`'s trait, which mirrors the trait of the
+//! standard library.
 //!
-//! The trait's error says nothing; callers who want to know why use [`Heap::alloc`]. Returned blocks are
-//! exactly as long as was asked.
+//! The trait's error carries no cause; callers in need of the cause use [`Heap::alloc`]. Returned
+//! blocks have exactly the requested length.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
@@ -31,8 +31,8 @@ use crate::{PageSource, Platform};
 /// assert_eq!(bytes.as_slice(), b"bytes");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-// SAFETY: a block is the holder's alone until it is freed, by this heap or a reference to it; moving the
-// heap moves no block, since blocks lie in runs of the page source.
+// SAFETY: a block belongs to its holder alone until it is freed, by this heap or a reference to it;
+// moving the heap moves no block, since blocks lie in runs of the page source.
 unsafe impl<P: Platform, S: PageSource> Allocator for Heap<P, S> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, Failed> {
@@ -73,7 +73,8 @@ unsafe impl<P: Platform, S: PageSource> Allocator for Heap<P, S> {
     }
 }
 
-// SAFETY: as for the heap; copies of a handle are the same allocator, since all memory is the heap's.
+// SAFETY: as for the heap; copies of a handle are the same allocator, since all memory belongs to
+// the heap.
 unsafe impl<P: Platform, S: PageSource> Allocator for OnNode<'_, P, S> {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, Failed> {
         block(self.alloc(layout), layout)
@@ -112,7 +113,7 @@ unsafe impl<P: Platform, S: PageSource> Allocator for OnNode<'_, P, S> {
     }
 }
 
-/// What the trait's methods return.
+/// Converts a result of the heap into a result of the trait's methods.
 #[inline]
 fn block<E>(memory: Result<NonNull<u8>, E>, layout: Layout) -> Result<NonNull<[u8]>, Failed> {
     match memory {
@@ -121,11 +122,11 @@ fn block<E>(memory: Result<NonNull<u8>, E>, layout: Layout) -> Result<NonNull<[u
     }
 }
 
-/// Zeroes what `new` has more than `old`.
+/// Zeroes the bytes by which `new` exceeds `old`.
 ///
 /// # Safety
 ///
-/// The memory is the caller's, with layout `new`.
+/// The caller owns the memory, with layout `new`.
 unsafe fn zero_behind(memory: NonNull<u8>, old: Layout, new: Layout) {
     // SAFETY: the caller's promise.
     unsafe { memory.add(old.size()).write_bytes(0, new.size().saturating_sub(old.size())) };
@@ -154,12 +155,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         changed.inspect_err(|error| self.tell(*error))
     }
 
-    /// Copies an allocation's contents, as far as both layouts reach, to the memory that was `found` for
-    /// layout `new`, and frees the old memory.
+    /// Copies an allocation's contents, as far as both layouts reach, to the memory that was
+    /// `found` for layout `new`, and frees the old memory.
     ///
     /// # Safety
     ///
-    /// As for [`Heap::realloc`]; what was found is the caller's.
+    /// As for [`Heap::realloc`]; the caller owns the found memory.
     unsafe fn move_to(
         &self,
         memory: NonNull<u8>,
@@ -168,13 +169,13 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         found: Result<NonNull<u8>, AllocError>,
     ) -> Result<NonNull<u8>, ReallocError> {
         let moved = found?;
-        // SAFETY: two allocations, each at least that large; both are the caller's.
+        // SAFETY: two allocations, each at least that large; both belong to the caller.
         unsafe {
             moved.copy_from_nonoverlapping(memory, old.size().min(new.size()));
             match self.dealloc(memory, old) {
                 Ok(()) => Ok(moved),
                 Err(invalid) => {
-                    // Nobody has seen the new memory.
+                    // The new memory was never handed out.
                     self.deallocate(moved, new);
                     Err(invalid.into())
                 }
@@ -182,7 +183,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Tells the page source of what was refused: the trait's error cannot say it.
+    /// Reports a refused free to the page source: the trait's error cannot carry it.
     fn tell(&self, error: ReallocError) {
         if let ReallocError::Invalid(invalid) = error {
             self.source.refused(invalid);
@@ -191,7 +192,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 }
 
 impl<P: Platform, S: PageSource> OnNode<'_, P, S> {
-    /// Changes the layout of an allocation from `old` to `new`. If it has to move, it moves to the node.
+    /// Changes the layout of an allocation from `old` to `new`. If the allocation has to move, it
+    /// moves to the node.
     ///
     /// # Safety
     ///
@@ -210,7 +212,7 @@ impl<P: Platform, S: PageSource> OnNode<'_, P, S> {
         if !stays {
             // SAFETY: the caller's promise.
             match unsafe { heap.move_to(memory, old, new, self.alloc(new)) } {
-                // What shrinks can always stay: the heap sees to it.
+                // A shrinking allocation can always stay in place: falls through to `change`.
                 Err(ReallocError::Alloc(_)) => {}
                 other => return other.inspect_err(|error| heap.tell(*error)),
             }

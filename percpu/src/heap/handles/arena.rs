@@ -1,4 +1,4 @@
-//! An arena: memory that is handed out front to back, and taken back as a whole.
+//! An arena: memory handed out front to back, and freed as a whole.
 
 use core::alloc::Layout;
 use core::cell::Cell;
@@ -11,27 +11,28 @@ use super::boxes::NoRoom;
 use crate::heap::{AllocError, Heap};
 use crate::{PageSource, Platform};
 
-/// Bytes of the first chunk. Each further chunk is twice as large as the one before, up to [`MAX_CHUNK`].
+/// The bytes of the first chunk. Each further chunk is twice as large as the chunk before, up to
+/// [`MAX_CHUNK`].
 const FIRST_CHUNK: usize = 4096;
 const MAX_CHUNK: usize = 64 * 1024;
 
-/// What a chunk begins with.
+/// The header at the start of a chunk.
 struct Chunk {
-    /// The chunk before.
+    /// The chunk allocated before.
     previous: Option<NonNull<Chunk>>,
     /// The chunk's own layout.
     layout: Layout,
 }
 
-/// A place in an arena, to which [`Arena::rewind`] goes back.
+/// A position in an arena, for [`Arena::rewind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
     chunk: Option<NonNull<Chunk>>,
     next: usize,
 }
 
-/// The checkpoint is none of this arena's, or memory from before it was given back since. Nothing has
-/// changed.
+/// The checkpoint is not from this arena, or memory from before the checkpoint was freed since.
+/// Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StaleCheckpoint;
 
@@ -45,9 +46,9 @@ impl core::error::Error for StaleCheckpoint {}
 
 /// A bump arena over chunks of a heap.
 ///
-/// An allocation moves an address on; a new chunk is one allocation of the heap, of 4 KiB first and of at
-/// most 64 KiB, or of what a larger allocation needs. Single allocations are never freed; [`Arena::reset`]
-/// frees all of them. An arena is one context's: it is not `Sync`.
+/// An allocation advances an address. A new chunk is one allocation of the heap: 4 KiB at first, at
+/// most 64 KiB, or as large as a larger allocation needs. Single allocations are never freed;
+/// [`Arena::reset`] frees all of them. An arena belongs to one context: it is not `Sync`.
 ///
 /// # Examples
 ///
@@ -68,45 +69,61 @@ impl core::error::Error for StaleCheckpoint {}
 /// ```
 pub struct Arena<'h, P: Platform, S: PageSource> {
     heap: &'h Heap<P, S>,
-    /// The newest chunk: each knows the one before.
+    /// The newest chunk; each chunk links to the chunk before.
     chunk: Cell<Option<NonNull<Chunk>>>,
-    /// The address in the newest chunk behind what is handed out.
+    /// The address in the newest chunk behind the memory handed out.
     next: Cell<usize>,
 }
 
-// SAFETY: the arena owns its chunks, and nothing of them is tied to a context or CPU. References to what
-// it handed out borrow it, so there are none while it moves.
+// SAFETY: the arena owns its chunks, and nothing in them is tied to a context or CPU. References to
+// memory handed out borrow the arena, so there are none while it moves.
 unsafe impl<P: Platform, S: PageSource> Send for Arena<'_, P, S> where Heap<P, S>: Sync {}
 
 impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
-    /// An arena without memory.
+    /// Creates an arena without memory.
     #[must_use]
     pub const fn new(heap: &'h Heap<P, S>) -> Arena<'h, P, S> {
         Arena { heap, chunk: Cell::new(None), next: Cell::new(0) }
     }
 
-    /// Returns memory for `layout`: aligned, uninitialised, the caller's until the arena is reset, rewound
-    /// to an earlier place, or dropped.
+    /// Returns memory for `layout`: aligned, uninitialised, owned by the caller until the arena is
+    /// reset, rewound to an earlier position, or dropped.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] if a new chunk is needed and the heap has no memory for it. The arena is as it was.
+    /// Returns [`AllocError`] if a new chunk is needed and the heap has no memory for it. The arena
+    /// is unchanged.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use topomem_percpu::{Arena, Heap};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let arena = Arena::new(&heap);
+    /// let memory = arena.alloc_layout(Layout::from_size_align(24, 64)?)?;
+    /// assert_eq!(memory.addr().get() % 64, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn alloc_layout(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if let Some(memory) = self.bump(layout) {
             return Ok(memory);
         }
         self.grow(layout)?;
         let (size, align) = (layout.size(), layout.align());
-        // The new chunk was made for it.
+        // The new chunk was sized for this layout.
         self.bump(layout).ok_or(AllocError::TooLarge { size, align })
     }
 
-    /// Puts `value` into the arena. Values whose drop does something are refused by the compiler, since
-    /// nothing in an arena is dropped.
+    /// Moves `value` into the arena. The compiler refuses values with a destructor, since nothing
+    /// in an arena is dropped.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`], with the value, as for [`Arena::alloc_layout`].
+    /// Returns [`NoRoom`], with the value, if a new chunk is needed and the heap has no memory for
+    /// it.
     ///
     /// # Examples
     ///
@@ -125,7 +142,8 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
     pub fn alloc<T>(&self, value: T) -> Result<&mut T, NoRoom<T>> {
         const { assert!(!core::mem::needs_drop::<T>(), "nothing in an arena is dropped") };
         match self.alloc_layout(Layout::new::<T>()) {
-            // SAFETY: the memory is a `T`'s, and nobody else's as long as the arena is borrowed.
+            // SAFETY: the memory has a `T`'s layout, and no other user as long as the arena is
+            // borrowed.
             Ok(memory) => unsafe {
                 let mut place = memory.cast();
                 place.write(value);
@@ -139,20 +157,35 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
     ///
     /// # Errors
     ///
-    /// As for [`Arena::alloc_layout`].
+    /// Returns [`AllocError`] if a new chunk is needed and the heap has no memory for it.
     // Each call returns other memory.
     #[allow(clippy::mut_from_ref)]
     pub fn alloc_bytes(&self, bytes: &[u8]) -> Result<&mut [u8], AllocError> {
         let memory = self.alloc_layout(Layout::for_value(bytes))?;
-        // SAFETY: the memory has so many bytes, and is nobody else's as long as the arena is borrowed.
+        // SAFETY: the memory has that many bytes, and no other user as long as the arena is
+        // borrowed.
         unsafe {
             memory.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
             Ok(NonNull::slice_from_raw_parts(memory, bytes.len()).as_mut())
         }
     }
 
-    /// Takes everything back that was handed out. The newest chunk, mostly the largest, stays for what
-    /// comes next; the others go back to the heap.
+    /// Frees all memory handed out. The newest chunk, mostly the largest, stays for later
+    /// allocations; the older chunks go back to the heap.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Arena, Heap};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let mut arena = Arena::new(&heap);
+    /// let first = arena.alloc(1_u64)? as *mut u64;
+    /// arena.reset();
+    /// assert_eq!(arena.alloc(2_u64)? as *mut u64, first);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reset(&mut self) {
         let Some(newest) = self.chunk.get() else { return };
         // SAFETY: the arena's own chunk.
@@ -161,18 +194,19 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
         self.next.set(first(newest));
     }
 
-    /// Returns the place that the arena has reached.
+    /// Returns the arena's current position.
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint { chunk: self.chunk.get(), next: self.next.get() }
     }
 
-    /// Takes back what was handed out since `checkpoint`. What was handed out before stays the caller's
-    /// (as addresses: references end with the exclusive borrow). Chunks that were added since go back to
-    /// the heap.
+    /// Frees the memory handed out since `checkpoint`. Memory handed out before stays with the
+    /// caller (as addresses: references end with the exclusive borrow). Chunks added since go back
+    /// to the heap.
     ///
     /// # Errors
     ///
-    /// [`StaleCheckpoint`].
+    /// Returns [`StaleCheckpoint`] if the checkpoint is not from this arena, or if memory from
+    /// before the checkpoint was freed since.
     ///
     /// # Examples
     ///
@@ -194,7 +228,7 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
     pub fn rewind(&mut self, checkpoint: Checkpoint) -> Result<(), StaleCheckpoint> {
         let newest = self.chunk.get();
         if newest == checkpoint.chunk {
-            // Behind this place is nothing that was handed out before the checkpoint.
+            // No memory behind this position was handed out before the checkpoint.
             if checkpoint.next > self.next.get() {
                 return Err(StaleCheckpoint);
             }
@@ -207,19 +241,33 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
         Ok(())
     }
 
-    /// Returns how many bytes of the heap the arena holds.
+    /// Returns the number of bytes of the heap held by the arena.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Arena, Heap};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let arena = Arena::new(&heap);
+    /// assert_eq!(arena.held_bytes(), 0);
+    /// arena.alloc(1_u8)?;
+    /// assert_eq!(arena.held_bytes(), 4096);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn held_bytes(&self) -> usize {
         // SAFETY: the arena's own chunks.
         self.chunks().map(|chunk| unsafe { chunk.as_ref() }.layout.size()).sum()
     }
 
-    /// The chunks, newest first.
+    /// Returns the chunks, newest first.
     fn chunks(&self) -> impl Iterator<Item = NonNull<Chunk>> {
         // SAFETY: the arena's own chunks.
         core::iter::successors(self.chunk.get(), |chunk| unsafe { chunk.as_ref() }.previous)
     }
 
-    /// Is the checkpoint a place in one of the chunks, or the arena's beginning?
+    /// Returns true if the checkpoint lies in a chunk of the arena, or at the arena's beginning.
     fn has(&self, checkpoint: Checkpoint) -> bool {
         match checkpoint.chunk {
             Some(chunk) => self.chunks().any(|known| known == chunk),
@@ -227,7 +275,7 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
         }
     }
 
-    /// Hands memory of the newest chunk out, if it has enough.
+    /// Hands out memory of the newest chunk, if enough is left.
     fn bump(&self, layout: Layout) -> Option<NonNull<u8>> {
         let chunk = self.chunk.get()?;
         let start = self.next.get().checked_next_multiple_of(layout.align())?;
@@ -265,7 +313,7 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
         while let Some(current) = chunk
             && chunk != last
         {
-            // SAFETY: the arena's own chunk, which nobody uses any more: the arena is borrowed exclusively.
+            // SAFETY: the arena's own chunk, without users: the arena is borrowed exclusively.
             unsafe {
                 let Chunk { previous, layout } = current.read();
                 self.heap.deallocate(current.cast(), layout);
@@ -275,14 +323,14 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
     }
 }
 
-/// The first address in a chunk that can be handed out.
+/// Returns the first address in a chunk that can be handed out.
 fn first(chunk: NonNull<Chunk>) -> usize {
     chunk.addr().get() + size_of::<Chunk>()
 }
 
-/// The address behind a chunk.
+/// Returns the address behind a chunk.
 fn end(chunk: NonNull<Chunk>) -> usize {
-    // SAFETY: callers have the chunk from its arena.
+    // SAFETY: callers take the chunk from its arena.
     chunk.addr().get() + unsafe { chunk.as_ref() }.layout.size()
 }
 

@@ -10,12 +10,12 @@ use super::owned::{GiveBack, HeapBox, Owner};
 use crate::heap::{AllocError, Heap};
 use crate::{PageSource, Platform};
 
-/// A value for which there was no memory.
+/// A value returned for lack of memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom<T> {
-    /// The value, as it was.
+    /// The value, unchanged.
     pub value: T,
-    /// Why there was no memory.
+    /// The cause.
     pub error: AllocError,
 }
 
@@ -36,17 +36,17 @@ impl<T> core::error::Error for NoRoom<T> {}
 /// A box in a heap.
 pub type InHeap<'h, T, P, S> = HeapBox<T, &'h Heap<P, S>>;
 
-/// The layout of a slice.
+/// Returns the layout of a slice.
 fn slice<T>(len: usize) -> Result<Layout, AllocError> {
     let (size, align) = (size_of::<T>().saturating_mul(len), align_of::<T>());
     Layout::array::<T>(len).map_err(|_| AllocError::TooLarge { size, align })
 }
 
-/// Puts `value` into `memory`, which was allocated for it.
+/// Moves `value` into `memory`, allocated for it.
 ///
 /// # Safety
 ///
-/// The memory is the caller's, from `owner`, with the value's layout.
+/// The caller owns the memory, which came from `owner` with the value's layout.
 pub(super) unsafe fn place<T, O: Owner>(
     memory: Result<NonNull<u8>, AllocError>,
     value: T,
@@ -62,7 +62,7 @@ pub(super) unsafe fn place<T, O: Owner>(
     }
 }
 
-/// The values of a slice that is being filled: dropped if the filling unwinds.
+/// The values of a slice during its filling: dropped if the filling unwinds.
 struct Filled<T> {
     first: NonNull<T>,
     count: usize,
@@ -70,16 +70,16 @@ struct Filled<T> {
 
 impl<T> Drop for Filled<T> {
     fn drop(&mut self) {
-        // SAFETY: so many values were written, and nobody else knows them.
+        // SAFETY: that many values were written, and no other holder exists.
         unsafe { NonNull::slice_from_raw_parts(self.first, self.count).drop_in_place() };
     }
 }
 
-/// Fills `memory`, which was allocated for a slice of `len`.
+/// Fills `memory`, allocated for a slice of `len`.
 ///
 /// # Safety
 ///
-/// The memory is the caller's, from `owner`, with the slice's layout.
+/// The caller owns the memory, which came from `owner` with the slice's layout.
 unsafe fn fill<T, O: Owner>(
     memory: NonNull<u8>,
     len: usize,
@@ -92,7 +92,7 @@ unsafe fn fill<T, O: Owner>(
     // Dropped before the memory goes back.
     let mut filled = Filled { first, count: 0 };
     for index in 0..len {
-        // SAFETY: the memory has room for so many values.
+        // SAFETY: the memory has room for that many values.
         unsafe { first.add(index).write(value(index)) };
         filled.count += 1;
     }
@@ -103,11 +103,11 @@ unsafe fn fill<T, O: Owner>(
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Puts `value` into memory of the heap. Costs an allocation and a move.
+    /// Moves `value` into memory of the heap. Cost: an allocation and a move.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`], with the value, if there is no memory.
+    /// Returns [`NoRoom`], with the value, if there is no memory.
     ///
     /// # Examples
     ///
@@ -142,11 +142,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         unsafe { place(self.alloc(Layout::new::<T>()), value, self) }
     }
 
-    /// Allocates memory for a `T`, all bytes zero. Large values need no room on the stack this way.
+    /// Allocates memory for a `T`, all bytes zero. Large values thus need no room on the stack.
     ///
     /// # Errors
     ///
-    /// [`AllocError`].
+    /// Returns [`AllocError`] if there is no memory, or if `T` is larger than the largest run of
+    /// pages.
     ///
     /// # Examples
     ///
@@ -171,7 +172,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Errors
     ///
-    /// [`AllocError`]; [`AllocError::TooLarge`] also if the bytes exceed what an address can tell apart.
+    /// Returns [`AllocError::OutOfMemory`] if there is no memory, and [`AllocError::TooLarge`] if
+    /// the slice is larger than the largest run of pages or than the address space.
     ///
     /// # Examples
     ///
@@ -192,9 +194,9 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(unsafe { HeapBox::from_raw(values, self) })
     }
 
-    /// Allocates a slice of `len` values, each made by `value` from its index. The memory is allocated
-    /// first, so `value` is called only if the slice has room. If `value` unwinds, what it made is
-    /// dropped, and the memory goes back.
+    /// Allocates a slice of `len` values, each made by `value` from its index. The memory is
+    /// allocated first, so `value` is called only if the slice has room. If `value` unwinds, the
+    /// values made so far are dropped, and the memory is freed.
     ///
     /// # Errors
     ///
@@ -223,11 +225,23 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 }
 
 impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
-    /// Puts `value` into memory of the node: see [`Heap::try_box`] and [`OnNode::alloc`].
+    /// Moves `value` into memory of the node: see [`Heap::try_box`] and [`OnNode::alloc`].
     ///
     /// # Errors
     ///
-    /// [`NoRoom`], with the value, if there is no memory.
+    /// Returns [`NoRoom`], with the value, if there is no memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, NodeId};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let counter = heap.on(NodeId::ZERO)?.try_box(1_u64)?;
+    /// assert_eq!(*counter, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_box<T>(&self, value: T) -> Result<InHeap<'h, T, P, S>, NoRoom<T>> {
         // SAFETY: just allocated by this heap, for a value of this type.
         unsafe { place(self.alloc(Layout::new::<T>()), value, self.heap) }

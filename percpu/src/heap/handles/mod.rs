@@ -1,5 +1,5 @@
-//! Ways into the heap beside [`Heap::alloc`](super::Heap::alloc): for containers, for a chosen node, boxes,
-//! pools and arenas.
+//! Handles of the heap beside [`Heap::alloc`](super::Heap::alloc): for containers, for a chosen
+//! node, boxes, pools and arenas.
 
 mod allocator;
 mod arena;

@@ -1,4 +1,4 @@
-//! A value in memory that goes back by itself.
+//! A value in memory that is freed automatically.
 
 use core::alloc::Layout;
 use core::mem::{ManuallyDrop, MaybeUninit};
@@ -10,13 +10,13 @@ use core::{fmt, marker};
 use crate::heap::Heap;
 use crate::{PageSource, Platform};
 
-/// What takes a box's memory back: a reference to a [`Heap`], or to a [`Pool`](crate::Pool).
+/// The owner of a box's memory: a reference to a [`Heap`], or to a [`Pool`](crate::Pool).
 ///
 /// # Safety
 ///
-/// `take_back` has no effect on other memory than the given one.
+/// `take_back` has no effect on other memory than the given memory.
 pub unsafe trait Owner {
-    /// Takes memory back. Never fails, waits or runs foreign code.
+    /// Frees memory. Never fails, waits or runs foreign code.
     ///
     /// # Safety
     ///
@@ -33,12 +33,14 @@ unsafe impl<P: Platform, S: PageSource> Owner for &Heap<P, S> {
     }
 }
 
-/// A value in memory of a heap or a pool. Dropping the box drops the value, and gives the memory back to
-/// its owner `O`.
+/// A value in memory of a heap or a pool. Dropping the box drops the value, and returns the memory
+/// to its owner `O`.
 ///
-/// Made by [`Heap::try_box`] and its relatives. None of them panics: a shortage of memory is an error.
+/// Created by [`Heap::try_box`] and its relatives. None of them panics: a shortage of memory is an
+/// error.
 pub struct HeapBox<T: ?Sized, O: Owner> {
-    /// Points to memory of the owner, for the layout of the value, which is the box's alone.
+    /// Points to memory of the owner, allocated for the layout of the value, with the box as its
+    /// only user.
     value: NonNull<T>,
     owner: O,
     owns: marker::PhantomData<T>,
@@ -50,40 +52,78 @@ unsafe impl<T: ?Sized + Send, O: Owner + Send> Send for HeapBox<T, O> {}
 unsafe impl<T: ?Sized + Sync, O: Owner + Sync> Sync for HeapBox<T, O> {}
 
 impl<T: ?Sized, O: Owner> HeapBox<T, O> {
-    /// Makes a box of memory that [`HeapBox::into_raw`] returned.
+    /// Creates a box from memory that [`HeapBox::into_raw`] returned.
     ///
     /// # Safety
     ///
-    /// `value` points to a valid value in memory of `owner` that was allocated for the value's layout. The
-    /// memory is the box's from here on.
+    /// `value` points to a valid value in memory of `owner`, allocated for the value's layout. From
+    /// here on the box owns the memory.
     pub const unsafe fn from_raw(value: NonNull<T>, owner: O) -> HeapBox<T, O> {
         HeapBox { value, owner, owns: marker::PhantomData }
     }
 
-    /// Gives the memory up, with the value in it: the caller's until [`HeapBox::from_raw`].
+    /// Releases the memory, with the value in it, to the caller until [`HeapBox::from_raw`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, HeapBox};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let (value, owner) = heap.try_box(7_u64)?.into_raw();
+    /// // SAFETY: the value and its owner come from a box.
+    /// let again = unsafe { HeapBox::from_raw(value, owner) };
+    /// assert_eq!(*again, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_raw(self) -> (NonNull<T>, O) {
         let this = ManuallyDrop::new(self);
         // SAFETY: the box is not dropped, so the owner is moved out once.
         (this.value, unsafe { ptr::read(&raw const this.owner) })
     }
 
-    /// Returns what takes the memory back.
+    /// Returns the owner of the memory.
     pub const fn owner(&self) -> &O {
         &self.owner
     }
 
-    /// Pins the value where it is, until the box is dropped.
+    /// Pins the value in place until the box is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let pinned = heap.try_box(7_u64)?.into_pin();
+    /// assert_eq!(*pinned, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_pin(self) -> Pin<HeapBox<T, O>> {
-        // SAFETY: the value moves only if the box's owner takes it out, which a pinned box forbids.
+        // SAFETY: the value moves only by being taken out of the box, which a pinned box forbids.
         unsafe { Pin::new_unchecked(self) }
     }
 }
 
 impl<T, O: Owner> HeapBox<T, O> {
-    /// Moves the value out, and gives the memory back.
+    /// Moves the value out, and frees the memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// assert_eq!(heap.try_box(7_u64)?.into_inner(), 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_inner(self) -> T {
         let (value, owner) = self.into_raw();
-        // SAFETY: the value is valid and ours; its memory came from the owner, and is not used any more.
+        // SAFETY: the value is valid and owned; its memory came from the owner, and is not used any
+        // more.
         unsafe {
             let inner = value.read();
             owner.take_back(value.cast(), Layout::new::<T>());
@@ -93,11 +133,11 @@ impl<T, O: Owner> HeapBox<T, O> {
 }
 
 impl<T, O: Owner> HeapBox<MaybeUninit<T>, O> {
-    /// Calls the bytes a value.
+    /// Converts initialised bytes to the value.
     ///
     /// # Safety
     ///
-    /// They are a valid one.
+    /// The bytes are a valid value.
     pub unsafe fn assume_init(self) -> HeapBox<T, O> {
         let (value, owner) = self.into_raw();
         // SAFETY: the caller's promise; both have the same layout.
@@ -105,19 +145,31 @@ impl<T, O: Owner> HeapBox<MaybeUninit<T>, O> {
     }
 
     /// Writes the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let filled = heap.try_box_zeroed::<u64>()?.write(7);
+    /// assert_eq!(*filled, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write(mut self, value: T) -> HeapBox<T, O> {
         (*self).write(value);
-        // SAFETY: it was just written.
+        // SAFETY: the value was just written.
         unsafe { self.assume_init() }
     }
 }
 
 impl<T, O: Owner> HeapBox<[MaybeUninit<T>], O> {
-    /// Calls the bytes values.
+    /// Converts initialised bytes to the values.
     ///
     /// # Safety
     ///
-    /// They are valid ones, all of them.
+    /// The bytes of every element are a valid value.
     pub unsafe fn assume_init(self) -> HeapBox<[T], O> {
         let (values, owner) = self.into_raw();
         let values = NonNull::slice_from_raw_parts(values.cast(), values.len());
@@ -130,14 +182,14 @@ impl<T: ?Sized, O: Owner> Drop for HeapBox<T, O> {
     fn drop(&mut self) {
         let layout = Layout::for_value::<T>(&**self);
         let give_back = GiveBack { memory: self.value.cast(), layout, owner: &self.owner };
-        // SAFETY: the value is valid, and nobody uses it any more. If its own drop unwinds, the memory goes
-        // back all the same.
+        // SAFETY: the value is valid, and has no other user. If its own drop unwinds, the memory is
+        // freed all the same.
         unsafe { self.value.drop_in_place() };
         drop(give_back);
     }
 }
 
-/// Memory that goes back when this is dropped, also by unwinding.
+/// Memory freed when this guard is dropped, also by unwinding.
 pub(super) struct GiveBack<'o, O: Owner> {
     pub(super) memory: NonNull<u8>,
     pub(super) layout: Layout,
@@ -146,7 +198,8 @@ pub(super) struct GiveBack<'o, O: Owner> {
 
 impl<O: Owner> Drop for GiveBack<'_, O> {
     fn drop(&mut self) {
-        // SAFETY: whoever makes one gives the memory up, which is the owner's with this layout.
+        // SAFETY: the maker of the guard releases the memory, which came from the owner with this
+        // layout.
         unsafe { self.owner.take_back(self.memory, self.layout) };
     }
 }
@@ -169,7 +222,7 @@ impl<T: ?Sized, O: Owner> DerefMut for HeapBox<T, O> {
     }
 }
 
-/// The value stays where it is when the box moves.
+/// The value stays in place when the box moves.
 impl<T: ?Sized, O: Owner> Unpin for HeapBox<T, O> {}
 
 impl<T: ?Sized + fmt::Debug, O: Owner> fmt::Debug for HeapBox<T, O> {

@@ -1,4 +1,4 @@
-//! Pools: objects of one type, some of them held back.
+//! Pools: objects of one type, some of them held in reserve.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -13,18 +13,19 @@ use super::reserve::{NewBlock, Reserve};
 use crate::heap::{AllocError, Heap};
 use crate::{PageSource, Platform};
 
-/// A box of a [`Pool`], to which its memory goes back.
+/// A box of a [`Pool`]; its memory returns to the pool.
 pub type PoolBox<'p, T, P, S> = HeapBox<T, &'p Pool<'p, T, P, S>>;
 
 /// Objects of one type, in a heap.
 ///
-/// An allocation is one of the heap, whose size class the compiler works out. What the pool adds is a
-/// reserve, as Linux's `mempool` has: [`Pool::reserve`] holds back a number of objects, which serve when
-/// the heap cannot. A box that is dropped while the reserve is not full goes there. So as long as no more
-/// objects of the pool are out than were reserved, no allocation fails, in whatever context it is, and
-/// whatever else uses the memory. (An object counts as out until its drop has returned.)
+/// An allocation is an allocation of the heap, with a size class computed at compile time. The pool
+/// adds a reserve, like Linux's `mempool`: [`Pool::reserve`] holds back a number of objects, used
+/// if the heap has no memory. A box dropped while the reserve is not full goes into the reserve. So
+/// as long as at most as many objects of the pool are out as were reserved, no allocation fails, in
+/// any context, and with any other use of the memory. (An object counts as out until its drop has
+/// returned.)
 ///
-/// Objects in the reserve are the heap's live objects in its statistics. A free object keeps nothing of
+/// Objects in the reserve are live objects in the heap's statistics. A free object keeps nothing of
 /// its value: the heap links free objects through their first word.
 pub struct Pool<'h, T, P: Platform, S: PageSource> {
     heap: &'h Heap<P, S>,
@@ -36,7 +37,7 @@ pub struct Pool<'h, T, P: Platform, S: PageSource> {
 impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
     const OBJECT: Layout = Layout::new::<T>();
 
-    /// A pool without a reserve.
+    /// Creates a pool without a reserve.
     ///
     /// # Examples
     ///
@@ -63,7 +64,7 @@ impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
         Pool { heap, reserve: Reserve::new(), objects: PhantomData }
     }
 
-    /// A pool without a reserve (loom's atomics have no `const` constructor).
+    /// Creates a pool without a reserve (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(heap: &'h Heap<P, S>) -> Pool<'h, T, P, S> {
@@ -76,12 +77,25 @@ impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
         self.heap
     }
 
-    /// Puts `value` into an object of the pool: one of the heap, or else one of the reserve. Costs as much
-    /// as [`Heap::try_box`]; from the reserve, a look at its slots.
+    /// Moves `value` into an object of the pool: an object of the heap, or else of the reserve.
+    /// Cost: as for [`Heap::try_box`]; from the reserve, a search of its slots.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`], with the value, if the heap has no memory and the reserve is used up.
+    /// Returns [`NoRoom`], with the value, if the heap has no memory and the reserve is used up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, Pool};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let numbers = Pool::new(&heap);
+    /// let number = numbers.alloc(7_u64)?;
+    /// assert_eq!(*number, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn alloc(&self, value: T) -> Result<PoolBox<'_, T, P, S>, NoRoom<T>> {
         let memory = match self.heap.alloc(Self::OBJECT) {
@@ -92,12 +106,25 @@ impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
         unsafe { place(memory, value, self) }
     }
 
-    /// Holds back `count` objects more. They stay in the reserve until the pool is dropped, or serve and
-    /// come back.
+    /// Adds `count` objects to the reserve. They stay in the reserve until the pool is dropped, or
+    /// serve an allocation and return.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] if there is no memory for all of them. The reserve is then as it was.
+    /// Returns [`AllocError`] if there is no memory for all of them. The reserve is then unchanged.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, Pool};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let numbers: Pool<u64, _, _> = Pool::new(&heap);
+    /// numbers.reserve(4)?;
+    /// assert_eq!((numbers.reserved(), numbers.in_reserve()), (4, 4));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reserve(&self, count: usize) -> Result<(), AllocError> {
         if count == 0 {
             return Ok(());
@@ -105,7 +132,7 @@ impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
         let (size, align) = (usize::MAX, Self::OBJECT.align());
         let layout = NewBlock::layout(count).ok_or(AllocError::TooLarge { size, align })?;
         let memory = self.heap.alloc(layout)?;
-        // SAFETY: just allocated for so many slots; freed when the block is dissolved.
+        // SAFETY: just allocated for that many slots; freed when the block is dissolved.
         let block = unsafe { NewBlock::new(memory, count) };
         for index in 0..count {
             match self.heap.alloc(Self::OBJECT) {
@@ -120,19 +147,19 @@ impl<'h, T, P: Platform, S: PageSource> Pool<'h, T, P, S> {
         Ok(())
     }
 
-    /// Returns how many objects were reserved, in all.
+    /// Returns the total number of reserved objects.
     pub fn reserved(&self) -> usize {
         self.reserve.total()
     }
 
-    /// Returns how many of the reserved objects are not out.
+    /// Returns the number of reserved objects that are not out.
     pub fn in_reserve(&self) -> usize {
         self.reserve.spare()
     }
 
     /// Returns the block and its objects to the heap.
     fn dissolve(&self, block: NewBlock) {
-        // SAFETY: the objects are the heap's, of the pool's layout, and nobody has them.
+        // SAFETY: the objects belong to the heap, have the pool's layout, and have no holder.
         let free = |object| unsafe { self.heap.deallocate(object, Self::OBJECT) };
         let (memory, len) = block.dissolve(free);
         if let Some(layout) = NewBlock::layout(len) {

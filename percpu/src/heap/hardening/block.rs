@@ -1,4 +1,4 @@
-//! The block of an object: the object itself, and what a hardened heap keeps around it.
+//! The block of an object: the object itself, and the data that a hardened heap keeps around it.
 //!
 //! ```text
 //!          front          object          red zone         tail
@@ -6,13 +6,13 @@
 //!    start           memory                                       end of the block
 //! ```
 //!
-//! - The *front* is a word, or as long as the object's alignment. While the block is free, the plain
-//!   heap has a link there, so the object's own bytes keep their pattern. Blocks that are aligned to
+//! - The *front* is a word, or as long as the object's alignment. While the block is free, the
+//!   plain heap has a link there, so the object's own bytes keep their pattern. Blocks aligned to
 //!   more than [`MAX_FRONT`], and large ones, have no front.
 //! - The *red zone* reaches from the object's last byte to the tail, but for no more than
 //!   [`MAX_RED`] bytes.
-//! - The *tail* is the seal, one word that names the layout ([`seal`](super::seal)), and the site before
-//!   it, a word that names the call that allocated the object ([`tracking`](super::tracking)).
+//! - The *tail* is the seal, one word with the layout ([`seal`](super::seal)), and before it the
+//!   site, a word that names the allocating call ([`tracking`](super::tracking)).
 
 use core::alloc::Layout;
 use core::ops::Range;
@@ -30,22 +30,21 @@ use crate::slab::SizeClass;
 /// Bytes of a link.
 const WORD: usize = 8;
 
-/// The longest front. A longer one would cost more than the object.
+/// The longest front. A longer front would cost more than the object.
 const MAX_FRONT: usize = 64;
 
-/// What fills the red zone and the front of an object that is out.
+/// The byte in the red zone and the front of a live object.
 const RED: u8 = 0xbd;
 
-/// The longest red zone. Beyond, in what the size class has more than the object needs, nothing is
-/// looked for.
+/// The longest red zone. Bytes of the size class beyond it are not checked.
 const MAX_RED: usize = 64;
 
-/// How an object lies in its block.
+/// The position of an object in its block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block {
-    /// What the plain heap is asked for.
+    /// The layout requested from the plain heap.
     pub(super) outer: Layout,
-    /// What the caller asked for.
+    /// The layout requested by the caller.
     inner: Layout,
     front: usize,
     /// Bytes to the end of the tail.
@@ -54,7 +53,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// The block of an object with `layout`, or `None` if no layout is large enough.
+    /// Returns the block of an object with `layout`, or `None` if no layout is large enough.
     pub(super) fn of(layout: Layout, hardening: Hardening) -> Option<Block> {
         let has_front = hardening.has(Measure::Poison)
             || hardening.has(Measure::RedZones)
@@ -76,33 +75,32 @@ impl Block {
         Some(Block { outer, inner: layout, front, end, hardening })
     }
 
-    /// The size class of the block, or `None` if it is a large one.
+    /// Returns the size class of the block, or `None` if the block is large.
     pub(super) fn class(&self) -> Option<SizeClass> {
         SizeClass::of(self.outer)
     }
 
-    /// Where the block of the object at `memory` begins.
+    /// Returns the start of the block of the object at `memory`.
     pub(super) fn start(&self, memory: NonNull<u8>) -> Option<NonNull<u8>> {
         NonNull::new(memory.as_ptr().wrapping_sub(self.front))
     }
 
-    /// Where the object in the block at `start` begins.
+    /// Returns the start of the object in the block at `start`.
     pub(super) fn object(&self, start: NonNull<u8>) -> Option<NonNull<u8>> {
         NonNull::new(start.as_ptr().wrapping_add(self.front))
     }
 
-    /// Bytes of the object.
+    /// Returns the bytes of the object.
     pub(super) fn size(&self) -> usize {
         self.inner.size()
     }
 
-    /// Can an object with either layout be in the same block, at the same place?
+    /// Returns true if objects with either layout fit the same block, at the same position.
     pub(super) fn shares(&self, other: &Block) -> bool {
         self.front == other.front && Room::of(self.outer) == Room::of(other.outer)
     }
 
-    /// Makes the block at `start` ready for its owner, which is where the object begins that comes
-    /// back.
+    /// Prepares the block at `start` for its owner. Returns the start of the object.
     ///
     /// # Safety
     ///
@@ -122,17 +120,17 @@ impl Block {
         }
     }
 
-    /// Is all around the object in the block at `start` as [`Block::prepare`] left it? Offsets in the
-    /// answer count from the object's first byte.
+    /// Checks that the bytes around the object in the block at `start` are as [`Block::prepare`]
+    /// left them. Returned offsets count from the object's first byte.
     ///
     /// # Safety
     ///
-    /// The block is out with this outer layout.
+    /// The block is live with this outer layout.
     pub(super) unsafe fn check(&self, start: NonNull<u8>) -> Result<(), Damage> {
         let at = |place: usize| place as isize - self.front as isize;
         // SAFETY: front, red zone and tail are inside the block.
         unsafe {
-            // Another layout than this one has its red zone elsewhere.
+            // Another layout has its red zone elsewhere.
             let intact = tail(self.hardening) == 0
                 || Tail::of(start, self.end, self.hardening).check(start, self.inner)?;
             if self.hardening.has(Measure::RedZones) {
@@ -149,11 +147,11 @@ impl Block {
         }
     }
 
-    /// Who allocated the object in the block at `start`, if that is known.
+    /// Returns the origin of the object in the block at `start`, if known.
     ///
     /// # Safety
     ///
-    /// The block is out with this outer layout.
+    /// The block is live with this outer layout.
     pub(super) unsafe fn origin(&self, start: NonNull<u8>) -> Option<Origin> {
         // SAFETY: the tail is inside the block.
         unsafe { origin(start, self.end, self.hardening) }.map(|(origin, _)| origin)
@@ -165,12 +163,12 @@ impl Block {
     }
 }
 
-/// Who allocated the object in the block of `bytes` at `start`, and of how many bytes that is, if the
-/// tail says so.
+/// Returns the origin and the size of the object in the block of `bytes` at `start`, if the tail is
+/// intact.
 ///
 /// # Safety
 ///
-/// The block is in a slab or a run of the heap's.
+/// The block is in a slab or a run of the heap.
 pub(super) unsafe fn origin(
     start: NonNull<u8>,
     bytes: usize,

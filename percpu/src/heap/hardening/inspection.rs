@@ -1,31 +1,33 @@
-//! The large object that a list of what is out looks at.
+//! The large object under inspection by a list of live objects.
 //!
-//! No lock keeps a large object where it is while the list reads its tail. So the list names the object first, and
-//! then asks the record whether it is still there. A free strikes the object off the record first, and then looks
-//! whether it is named: if so, it leaves the run to the list, which returns it when it has read. One of the two
-//! sees the other, and nobody waits.
+//! No lock keeps a large object in place while the list reads its tail. So the list names the
+//! object first, and then checks in the record that the object is still live. A free removes the
+//! object from the record first, and then checks that the object is not named. If it is named, the
+//! free leaves the run to the list, which returns the run after reading. At least one of the two
+//! sees the other, and no context waits.
 
 use crate::sync::atomic::{AtomicUsize, Ordering, fence};
 
-/// Nobody looks at an object.
+/// No object is inspected.
 const NOTHING: usize = 0;
 
-/// Beside the address of the object: it was freed meanwhile. Large objects begin at pages.
+/// Set beside the address of the object: the object was freed meanwhile. Large objects begin at
+/// pages.
 const FREED: usize = 1;
 
-/// The object that is looked at, one of a heap at a time.
+/// The inspected object, one of a heap at a time.
 pub(in crate::heap) struct Inspection(AtomicUsize);
 
-/// What became of an object that was looked at.
+/// The outcome of an inspection for the object's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::heap) enum Left {
-    /// Its owner, or nobody else, has it.
+    /// The object is still its owner's, or was not there.
     ToItsOwner,
-    /// It was freed, and the caller is to return its run.
+    /// The object was freed, and the caller is to return its run.
     ToTheCaller,
 }
 
-/// Another context looks at an object of the heap.
+/// Another context is inspecting an object of the heap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::heap) struct Busy;
 
@@ -40,22 +42,24 @@ impl Inspection {
         Inspection(AtomicUsize::new(NOTHING))
     }
 
-    /// Calls `read` if an object is at `address`, which `is_there` tells by the record. Meanwhile its run stays
-    /// where it is.
+    /// Calls `read` if an object is at `address` according to the record, asked by `is_there`. The
+    /// object's run stays allocated meanwhile.
     pub(in crate::heap) fn look<R>(
         &self,
         address: usize,
         is_there: impl FnOnce() -> bool,
         read: impl FnOnce() -> R,
     ) -> Result<(Option<R>, Left), Busy> {
-        // Acquire pairs with the Release below: what the last one who looked has returned is not used any more.
+        // Acquire pairs with the Release below: the run returned by the last inspection is not used
+        // any more.
         self.0.compare_exchange(NOTHING, address, Ordering::Acquire, Ordering::Relaxed).map_err(|_| Busy)?;
-        // Pairs with the fence in `takes_over`: either the record says here that the object is gone, or its free
-        // sees there that it is looked at.
+        // Pairs with the fence in `takes_over`: either the record here shows the object removed, or
+        // its free sees the inspection there.
         fence(Ordering::SeqCst);
         let found = is_there().then(read);
-        // Release: whoever frees the object sees that it was read. Acquire pairs with the Release in `takes_over`:
-        // whoever freed it does not use it any more.
+        // Release pairs with the Acquire in `takes_over`: the freeing context sees the reads as
+        // done. Acquire pairs with the Release in `takes_over`: the freeing context does not use
+        // the object any more.
         let left = match self.0.swap(NOTHING, Ordering::AcqRel) & FREED {
             0 => Left::ToItsOwner,
             _ => Left::ToTheCaller,
@@ -63,11 +67,11 @@ impl Inspection {
         Ok((found, left))
     }
 
-    /// Does somebody look at the object at `address`, who then returns its run? It was struck off the record, and
-    /// its owner does not use it any more.
+    /// Returns true if an inspection of the object at `address` returns its run. The object was
+    /// removed from the record, and its owner does not use it any more.
     pub(in crate::heap) fn takes_over(&self, address: usize) -> bool {
         fence(Ordering::SeqCst);
-        // Acquire pairs with the Release in `look`, of whoever has looked before.
+        // Acquire pairs with the Release in `look` of an earlier inspection.
         self.0.load(Ordering::Acquire) == address
             && self.0.compare_exchange(address, address | FREED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -86,28 +90,28 @@ mod model {
 
     const ADDRESS: usize = 0x1000;
 
-    /// A large object, its entry on the record, and whoever looks.
+    /// A large object, its entry in the record, and its inspection.
     struct Heap {
         inspection: Inspection,
         is_there: AtomicBool,
-        /// How often the run was returned; who returns it writes to it, as its next owner does.
+        /// The number of returns of the run; returning it writes to it, as its next owner does.
         returned: UnsafeCell<u32>,
     }
 
     // SAFETY: loom checks each access of the cell.
     unsafe impl Sync for Heap {}
-    // SAFETY: nothing of it is a thread's.
+    // SAFETY: nothing in it is tied to a thread.
     unsafe impl Send for Heap {}
 
     impl Heap {
         fn give_back(&self) {
-            // SAFETY: loom checks that nobody else reads or writes it.
+            // SAFETY: loom checks that there is no concurrent access.
             self.returned.with_mut(|returned| unsafe { *returned += 1 });
         }
 
         fn look(&self) -> bool {
             let is_there = || self.is_there.load(Ordering::Relaxed);
-            // SAFETY: loom checks that nobody writes to it.
+            // SAFETY: loom checks that there is no concurrent write.
             let read = || self.returned.with(|returned| assert_eq!(unsafe { *returned }, 0));
             let Ok((found, left)) = self.inspection.look(ADDRESS, is_there, read) else { return false };
             if left == Left::ToTheCaller {

@@ -1,4 +1,4 @@
-//! Reports of links that were written to: see [`encoding`](crate::slab).
+//! Reports of overwritten links: see [`encoding`](crate::slab).
 
 use core::ptr::{self, NonNull};
 
@@ -9,7 +9,7 @@ use crate::slab::take_broken;
 use crate::{PageSource, Platform};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Reports a link of this heap that was found to be broken. One load if there is none.
+    /// Reports a broken link of this heap, if one was found. Cost: one load if none was found.
     #[inline]
     pub(in crate::heap) fn report_broken_link(&self) {
         let mut class = None;

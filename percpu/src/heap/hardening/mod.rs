@@ -1,16 +1,17 @@
-//! Measures that find wrong uses of memory: writes after a free, overflows, frees with another layout.
+//! Measures that find wrong uses of memory: writes after a free, overflows, frees with another
+//! layout.
 //!
-//! Each measure is a cargo feature, and a heap has the measures that it is made with
+//! Each measure is a cargo feature, and a heap has the measures passed at its creation
 //! ([`Heap::with_hardening`]). So a build without the features contains nothing of this module, and
-//! one with them may still have heaps without.
+//! a build with them may still have heaps without.
 //!
 //! An object of a hardened heap lies in a *block*, an allocation of the plain heap with room around
-//! the object ([`Block`]). It is computed from the object's layout alone, so the free, which gets the same layout,
-//! finds the same block. The plain heap hands out and takes back
-//! blocks; what this module adds runs before and after, outside of all locks.
+//! the object ([`Block`]). The block is computed from the object's layout alone, so a free with the
+//! same layout finds the same block. The plain heap allocates and frees blocks; this module works
+//! before and after, outside of all locks.
 //!
-//! What is found is reported to [`PageSource::reported`] at the end of the call. An object about which
-//! something is wrong stays out: it is never handed out again.
+//! Findings are reported to [`PageSource::reported`] at the end of the call. An object with a
+//! finding is never handed out again.
 
 mod block;
 #[cfg(feature = "leak-tracking")]
@@ -46,22 +47,24 @@ pub use site::{Caller, Site};
 #[cfg(feature = "leak-tracking")]
 pub use tracking::LiveObjects;
 
-/// A measure against wrong uses of memory. Each needs the cargo feature of its name.
+/// A measure against wrong uses of memory. Each measure needs the cargo feature of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
-    /// Fills freed objects with a pattern, and looks for it when the memory is handed out next: finds
-    /// writes after a free. Feature `poison`. Objects of slabs only, which large ones are not.
+    /// Fills freed objects with a pattern, and checks the pattern before the memory is handed out
+    /// again: finds writes after a free. Feature `poison`. Covers objects of slabs, not large
+    /// objects.
     Poison,
-    /// Surrounds each object with bytes that are checked when it is freed: finds writes over its ends,
-    /// and frees with another layout. Feature `red-zones`.
+    /// Surrounds each object with bytes checked by its free: finds writes over its ends, and frees
+    /// with another layout. Feature `red-zones`.
     RedZones,
-    /// Keeps freed objects back until [`QUARANTINE_BYTES`] of other objects were freed on the CPU, so that a
-    /// write after the free meets no other owner's memory. Feature `quarantine`. Objects of slabs only.
+    /// Keeps freed objects back until [`QUARANTINE_BYTES`] of later objects were freed on the CPU,
+    /// so that a write after the free does not hit memory of another owner. Feature `quarantine`.
+    /// Covers objects of slabs, not large objects.
     Quarantine,
     /// Fills freed objects with zeros. Feature `zero-on-free`.
     ZeroOnFree,
-    /// Notes for each object the call and the CPU that allocated it: `Heap::live_by_site` lists what is
-    /// out, and reports name it. Feature `leak-tracking`.
+    /// Records the allocating call and CPU for each object: `Heap::live_by_site` lists the live
+    /// objects, and reports name the origin. Feature `leak-tracking`.
     Tracking,
 }
 
@@ -70,7 +73,7 @@ impl Measure {
         1 << self as u8
     }
 
-    /// Does this build have the measure's feature?
+    /// Returns true if this build has the measure's feature.
     const fn is_compiled(self) -> bool {
         match self {
             Measure::Poison => cfg!(feature = "poison"),
@@ -96,10 +99,10 @@ impl Measure {
 pub struct Hardening(u8);
 
 impl Hardening {
-    /// No measure: the heap is a plain one.
+    /// No measure: a plain heap.
     pub const NONE: Hardening = Hardening(0);
 
-    /// All measures whose features the build has.
+    /// All measures with features in this build.
     pub const ALL: Hardening = Hardening::NONE
         .with(Measure::Poison)
         .with(Measure::RedZones)
@@ -107,26 +110,26 @@ impl Hardening {
         .with(Measure::ZeroOnFree)
         .with(Measure::Tracking);
 
-    /// These measures and `measure`, if the build has its feature.
+    /// Adds `measure`, if the build has its feature.
     #[must_use]
     pub const fn with(self, measure: Measure) -> Hardening {
         if measure.is_compiled() { Hardening(self.0 | measure.bit()) } else { self }
     }
 
-    /// Is `measure` among them?
+    /// Returns true if `measure` is in the set.
     #[must_use]
     pub const fn has(self, measure: Measure) -> bool {
         measure.is_compiled() && self.0 & measure.bit() != 0
     }
 
-    /// Are there any?
+    /// Returns true if the set is not empty.
     pub(super) const fn is_some(self) -> bool {
         self.0 != 0
     }
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// An empty heap like that of [`Heap::new`], with measures against wrong uses.
+    /// Creates an empty heap like [`Heap::new`], with measures against wrong uses.
     ///
     /// # Examples
     ///
@@ -144,7 +147,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         heap
     }
 
-    /// [`Heap::alloc`] of a heap that has measures.
+    /// Allocates for [`Heap::alloc`] in a heap with measures.
     pub(super) fn alloc_hardened(
         &self,
         layout: Layout,
@@ -153,7 +156,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.alloc_hardened_by(layout, site, |outer| self.alloc_plain(outer))
     }
 
-    /// As [`Heap::alloc_hardened`], with blocks that `plain` allocates.
+    /// Allocates like [`Heap::alloc_hardened`], with blocks allocated by `plain`.
     pub(super) fn alloc_hardened_by(
         &self,
         layout: Layout,
@@ -178,16 +181,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 }
             }
             let pin = self.platform.pin();
-            // SAFETY: the block is ours.
+            // SAFETY: this context owns the block.
             return Ok(unsafe { block.prepare(memory, pin.cpu(), site) });
         }
     }
 
-    /// Reports a block that was written to while it was free, and lets nobody have it.
+    /// Reports a block written to while it was free, and takes it out of use.
     #[cold]
     fn keep_out(&self, memory: NonNull<u8>, class: SizeClass, offset: usize) {
         if let Some(Place::Object { slab, index, .. }) = self.place_of(memory) {
-            // Whoever still uses the memory may free it: that is refused.
+            // A remaining user of the memory may free it: that free is refused.
             slab.live().clear(index);
         }
         self.report(Finding::WriteAfterFree { offset }, memory.addr().get(), Some(class), None);
@@ -198,7 +201,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.source.reported(&Report { finding, address, class, cpu, origin });
     }
 
-    /// [`Heap::dealloc`] of a heap that has measures.
+    /// Frees for [`Heap::dealloc`] in a heap with measures.
     ///
     /// # Safety
     ///
@@ -213,12 +216,12 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
         let taken = self.check_hardened(memory, layout)?;
         let pin = self.platform.pin();
-        // SAFETY: the caller gives the object up, and its block is where `check_hardened` found it.
+        // SAFETY: the caller releases the object, and `check_hardened` found its block.
         unsafe { self.free_block(&pin, &taken) }
     }
 
-    /// Finds the block of the object at `memory`, if that is out with this `layout`, and all around it
-    /// is as it was. Else reports what is wrong.
+    /// Finds the block of the object at `memory`, if it is live with this `layout` and the bytes
+    /// around it are intact. Otherwise reports the finding.
     fn check_hardened(&self, memory: NonNull<u8>, layout: Layout) -> Result<Taken, InvalidFree> {
         let (address, size) = (memory.addr().get(), layout.size());
         let Some(block) = Block::of(layout, self.hardening) else {
@@ -257,25 +260,25 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Err(invalid)
     }
 
-    /// Where the block at `start` is, by the record of all runs, if it was allocated, or left there,
-    /// with this layout.
+    /// Returns the place of the block at `start` in the record of all runs, if the block was
+    /// allocated, or left there, with this layout.
     fn block_place(&self, start: NonNull<u8>, outer: Layout) -> Option<Place> {
         let (place, room) = (self.place_of(start)?, Room::of(outer)?);
         if place.room() == room { Some(place) } else { self.left_place(start, room) }
     }
 
-    /// Reports a free that is refused.
+    /// Reports a refused free.
     #[cold]
     fn refuse(&self, invalid: InvalidFree, class: Option<SizeClass>) -> InvalidFree {
         self.report(Finding::InvalidFree(invalid), invalid.address(), class, None);
         invalid
     }
 
-    /// Gives a block back to the plain heap.
+    /// Returns a block to the plain heap.
     ///
     /// # Safety
     ///
-    /// The caller gives the object up, and owns it if nobody else frees it.
+    /// The caller releases the object, and owns it unless another context frees it.
     unsafe fn free_block(&self, pin: &CpuPin, taken: &Taken) -> Result<(), InvalidFree> {
         match taken.place {
             Place::Pages(run) => {
@@ -287,19 +290,20 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                     if Room::of(taken.outer) == Some(taken.place.room()) {
                         self.dealloc_large(pin, taken.start, taken.outer)
                     } else {
-                        // It was left there. To the source, so its mark vouches for nothing.
+                        // The object was left there. To the source, so its mark cannot confirm a
+                        // wrong layout.
                         self.free_large(pin, taken.start, run)
                     }
                 };
                 freed.map_err(|invalid| self.refuse(invalid, None))
             }
             Place::Object { slab, class, index } => {
-                // Of two that free it at the same time, one comes first.
+                // Of two concurrent frees, exactly one clears the bit.
                 if slab.live().clear(index) == WasLive::No {
                     let invalid = InvalidFree::DoubleFree { address: taken.address, class };
                     return Err(self.refuse(invalid, Some(class)));
                 }
-                // SAFETY: the block is ours by now.
+                // SAFETY: this context owns the block by now.
                 unsafe {
                     match poison::pattern(self.hardening) {
                         Some(pattern) => poison::fill(taken.start, class, pattern),
@@ -315,7 +319,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Makes a run ready that becomes a slab.
+    /// Prepares a run for its use as a slab.
     ///
     /// # Safety
     ///
@@ -330,10 +334,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 }
 
-/// A block that is out.
+/// A block of a live object.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
-    /// Of the object.
+    /// The address of the object.
     address: usize,
     start: NonNull<u8>,
     outer: Layout,

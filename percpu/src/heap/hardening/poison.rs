@@ -1,7 +1,7 @@
 //! The pattern in free blocks.
 //!
-//! All bytes of a free block hold the pattern, but for its first word, in which the plain heap has a
-//! link. A new slab is filled as a whole, so no block is an exception.
+//! All bytes of a free block hold the pattern, except its first word, which holds a link of the
+//! plain heap. A new slab is filled as a whole, so no block is an exception.
 
 use core::ptr::NonNull;
 
@@ -14,10 +14,11 @@ use crate::slab::SizeClass;
 /// Bytes of the link.
 const LINK: usize = 8;
 
-/// Bytes at the end of a block that other CPUs may read meanwhile ([`tracking`](super::tracking)).
+/// Bytes at the end of a block that remote CPUs may read concurrently
+/// ([`tracking`](super::tracking)).
 const TAIL: usize = 16;
 
-/// What fills free blocks, if anything does.
+/// Returns the byte that fills free blocks, if any.
 pub(super) const fn pattern(hardening: Hardening) -> Option<u8> {
     if hardening.has(Measure::ZeroOnFree) {
         Some(0)
@@ -54,9 +55,8 @@ pub(super) unsafe fn fill_bytes(start: NonNull<u8>, bytes: usize, pattern: u8) {
     }
 }
 
-/// Overwrites the last word of the block at `start`, which is freed without a pattern: a seal, or the
-/// mark of an object that was left there (see `place`), would vouch for a wrong layout of the next
-/// owner's.
+/// Overwrites the last word of the block at `start`, freed without a pattern: a seal, or the mark
+/// of an object left there (see `place`), would confirm a wrong layout of the next owner.
 ///
 /// # Safety
 ///
@@ -67,7 +67,7 @@ pub(super) unsafe fn strike(start: NonNull<u8>, class: SizeClass) {
     last.store(0, Ordering::Relaxed);
 }
 
-/// Fills a run that becomes a slab.
+/// Fills a run for its use as a slab.
 ///
 /// # Safety
 ///
@@ -77,11 +77,11 @@ pub(super) unsafe fn fill_run(run: NonNull<u8>, order: Order, pattern: u8) {
     unsafe { run.write_bytes(pattern, order.bytes() as usize) };
 }
 
-/// Looks for the pattern in the block at `start`, which was free until now.
+/// Checks the pattern in the block at `start`, free until now.
 ///
 /// # Errors
 ///
-/// The offset of the first byte that differs.
+/// Returns the offset of the first byte that differs from the pattern.
 ///
 /// # Safety
 ///

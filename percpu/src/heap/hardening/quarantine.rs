@@ -1,11 +1,12 @@
-//! Freed blocks that wait before anybody gets them again.
+//! Freed blocks held back from reuse.
 //!
-//! Each CPU has a queue, linked through the blocks' first words. A freed block goes to its end, and blocks
-//! leave at its beginning that have [`QUARANTINE_BYTES`] or more behind them. So a block is handed out
-//! again only after so many bytes of other frees on that CPU. If memory is short, the queue is emptied.
+//! Each CPU has a queue, linked through the blocks' first words. A freed block goes to the end of
+//! the queue. Blocks with [`QUARANTINE_BYTES`] or more behind them leave at its beginning. So a
+//! block is handed out again only after that many bytes of later frees on that CPU. If memory is
+//! short, the queue is emptied.
 //!
-//! The queue is in the CPU's cell. A free that finds the cell in use, nested in another use of the heap,
-//! goes past the queue.
+//! The queue is in the CPU's cell. A free nested in another use of the heap finds the cell in use,
+//! and bypasses the queue.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -19,7 +20,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::try_lock::Patience;
 use crate::{CpuPin, PageSource, Platform};
 
-/// How many bytes of blocks are freed on a CPU before a block that was freed there is handed out again.
+/// The bytes of blocks freed on a CPU before a block freed there is handed out again.
 pub const QUARANTINE_BYTES: usize = 64 * 1024;
 
 /// One CPU's queue.
@@ -27,19 +28,20 @@ pub(in crate::heap) struct Quarantine {
     oldest: Cell<Option<NonNull<u8>>>,
     newest: Cell<Option<NonNull<u8>>>,
     bytes: Cell<usize>,
-    /// Blocks that came and blocks that went, by class. Other CPUs read them.
+    /// Blocks added and blocks removed, by class. Remote CPUs read these counters.
     came: [AtomicU64; CLASS_COUNT],
     went: [AtomicU64; CLASS_COUNT],
 }
 
-/// A block that leaves a queue.
+/// A block leaving a queue.
 struct Released {
     slab: Slab,
     class: SizeClass,
     block: NonNull<u8>,
 }
 
-/// The first word of the oldest block is no link to a block of the queue. What was behind it is lost.
+/// The first word of the oldest block is no link to a block of the queue. The blocks behind it are
+/// lost.
 struct Broken {
     block: NonNull<u8>,
 }
@@ -55,19 +57,19 @@ impl Quarantine {
         }
     }
 
-    /// How many blocks of `class` are in the queue.
+    /// Returns the number of blocks of `class` in the queue.
     pub(in crate::heap) fn held(&self, class: SizeClass) -> u64 {
         let index = class.index();
         self.came[index].load(Ordering::Relaxed).wrapping_sub(self.went[index].load(Ordering::Relaxed))
     }
 
-    /// Puts a block at the end.
+    /// Appends a block to the queue.
     ///
     /// # Safety
     ///
     /// The caller owns the block, which is of `class`.
     unsafe fn push(&self, block: NonNull<u8>, class: SizeClass) {
-        // SAFETY: the block is ours, and so is the newest one.
+        // SAFETY: this context owns the block, and the queue owns the newest block.
         unsafe {
             link(block, None);
             match self.newest.replace(Some(block)) {
@@ -79,15 +81,15 @@ impl Quarantine {
         bump(&self.came[class.index()]);
     }
 
-    /// Takes the block at the beginning, if there are `bytes` or more behind it.
+    /// Takes the block at the beginning, if `bytes` or more are behind it.
     fn pop<P: Platform, S: PageSource>(
         &self,
         heap: &Heap<P, S>,
         bytes: usize,
     ) -> Result<Option<Released>, Broken> {
         let Some(block) = self.oldest.get().filter(|_| self.bytes.get() > bytes) else { return Ok(None) };
-        // SAFETY: the block is in the queue, so it is ours; what a link leads to is looked up before
-        // it is used.
+        // SAFETY: the block is in the queue, so the queue owns it; a link is looked up in the
+        // record before it is followed.
         let behind = unsafe { next(block) };
         let intact = |block: NonNull<u8>| match heap.place_of(block) {
             Some(Place::Object { slab, class, index }) if slab.live().get(index) == WasLive::No => {
@@ -117,11 +119,11 @@ impl Quarantine {
         Ok(Some(Released { slab, class, block }))
     }
 
-    /// Gives all blocks back to their slabs, and says how many frames that freed. Inside the CPU's
-    /// cell.
+    /// Returns all blocks to their slabs, inside the CPU's cell. Returns the number of frames freed
+    /// by that.
     pub(in crate::heap) fn empty<P: Platform, S: PageSource>(&self, heap: &Heap<P, S>, pin: &CpuPin) -> u64 {
         let mut frames = 0;
-        // A broken queue is reported by frees: here the cell is in use.
+        // Frees report a broken queue: here the cell is in use.
         while let Ok(Some(Released { slab, class, block })) = self.pop(heap, 0) {
             if let Some(home) = slab.home(class).and_then(|home| heap.existing(home)) {
                 home.class(class).ops.freed();
@@ -133,7 +135,7 @@ impl Quarantine {
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Puts a freed block into the CPU's queue, and gives back those that have waited long enough.
+    /// Puts a freed block into the CPU's queue, and frees the blocks that have left it.
     ///
     /// # Safety
     ///
@@ -160,7 +162,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         loop {
             match self.caches.with(pin, |cache| cache.quarantine.pop(self, QUARANTINE_BYTES)) {
                 Ok(Ok(Some(Released { slab, class, block }))) => {
-                    // SAFETY: the block was the queue's.
+                    // SAFETY: the queue owned the block.
                     unsafe { self.put_back(pin, slab, class, block) }?;
                 }
                 Ok(Err(Broken { block })) => {

@@ -9,7 +9,7 @@ use super::site::Site;
 use crate::{PageSource, Platform};
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// [`Heap::realloc`] of a heap that has measures.
+    /// Changes an allocation's size for [`Heap::realloc`] in a heap with measures.
     ///
     /// # Safety
     ///
@@ -32,7 +32,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let new_block = Block::of(new_layout, self.hardening).ok_or(AllocError::TooLarge { size, align })?;
         let cpu = self.platform.pin().cpu();
         if size != 0 && Block::of(layout, self.hardening).is_some_and(|block| block.shares(&new_block)) {
-            // SAFETY: the block is the caller's, and the new layout has the same one.
+            // SAFETY: the caller owns the block, and both layouts share it.
             return Ok(unsafe { new_block.prepare(taken.start, cpu, site) });
         }
         let moved = match self.alloc_hardened(new_layout, site) {
@@ -41,16 +41,16 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 if size > layout.size() {
                     return Err(error.into());
                 }
-                // SAFETY: the block is the caller's, and large enough.
+                // SAFETY: the caller owns the block, which is large enough.
                 return unsafe { self.shrink_in_place(memory, taken.start, new_block, site) }
                     .ok_or(error.into());
             }
         };
-        // SAFETY: two allocations, each at least that large; the old one is the caller's, who gives it
-        // up.
+        // SAFETY: two allocations, each at least that large; the caller owned the old allocation
+        // and releases it.
         unsafe {
             moved.copy_from_nonoverlapping(memory, layout.size().min(size));
-            // Refused only if another context has just freed the memory: that was reported.
+            // Refused only if another context has just freed the memory: the refusal was reported.
             let _ = self.free_block(&self.platform.pin(), &taken);
         }
         Ok(moved)
@@ -60,7 +60,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Safety
     ///
-    /// The block is the caller's.
+    /// The caller owns the block.
     unsafe fn shrink_in_place(
         &self,
         memory: NonNull<u8>,
@@ -71,7 +71,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         // SAFETY: the caller's promise.
         unsafe {
             let start = self.leave(start, new_block.outer)?;
-            // A large block has no front, and a small one may.
+            // A large block has no front; a small block may have one.
             if let Some(moved) = new_block.object(start)
                 && moved != memory
             {

@@ -1,33 +1,33 @@
-//! What a hardened heap reports.
+//! The reports of a hardened heap.
 
 use core::fmt;
 
 use super::site::Site;
 use crate::{CpuId, InvalidFree, SizeClass};
 
-/// A wrong use of memory that a hardened heap found, with the facts. Addresses are plain numbers;
-/// nothing can be reached through them.
+/// A wrong use of memory found by a hardened heap, with the facts. Addresses are plain numbers and
+/// give no access to memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
-    /// What was found.
+    /// The finding.
     pub finding: Finding,
-    /// The object's address; of memory that is free, the address of the block in which it was.
+    /// The object's address; for free memory, the address of its block.
     pub address: usize,
-    /// The size class of the block that the object is in; `None` if the object is a large one.
+    /// The size class of the object's block; `None` if the object is large.
     pub class: Option<SizeClass>,
-    /// The CPU that found it.
+    /// The CPU that made the finding.
     pub cpu: CpuId,
-    /// Who allocated the object; `None` if the memory does not say so.
+    /// The origin of the object; `None` if the memory does not hold it.
     pub origin: Option<Origin>,
 }
 
-/// Who allocated an object.
+/// The origin of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The CPU that allocated it.
+    /// The allocating CPU.
     pub cpu: CpuId,
-    /// The call that allocated it. `None` without [`Measure::Tracking`](crate::Measure), and for allocations
-    /// through `GlobalAlloc` of which `PageSource::caller` says nothing.
+    /// The allocating call. `None` without [`Measure::Tracking`](crate::Measure), and for
+    /// allocations through `GlobalAlloc` if `PageSource::caller` returned `None`.
     pub site: Option<Site>,
 }
 
@@ -38,18 +38,18 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What a hardened heap finds.
+/// A finding of a hardened heap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// Memory was written to while it was free. It is not handed out any more.
+    /// Memory was written to while it was free. The memory is not handed out any more.
     WriteAfterFree {
-        /// Where the first byte is that was written to, in bytes from the block's address.
+        /// The position of the first overwritten byte, in bytes from the block's address.
         offset: usize,
     },
     /// A free, or a change of size, was refused.
     InvalidFree(InvalidFree),
-    /// The first word of a free object was written to, which named the next free object. It was not followed:
-    /// the objects behind it are not handed out any more.
+    /// The first word of a free object, a link to the next free object, was overwritten. The link
+    /// was not followed: the objects behind it are not handed out any more.
     BrokenLink,
 }
 

@@ -1,8 +1,7 @@
-//! The seal of a block: a word that names the layout for which the block is out, and the CPU that
-//! allocated it.
+//! The seal of a block: a word with the layout of the live object and the allocating CPU.
 //!
-//! A part of the word is a checksum over the rest and the block's address. So a seal that was written
-//! over, or that was left by another object, is told from one that names another layout.
+//! A part of the word is a checksum over the rest and the block's address. So an overwritten seal,
+//! or a seal left by another object, differs from a valid seal with another layout.
 
 use core::alloc::Layout;
 
@@ -15,31 +14,32 @@ const SIZE_BITS: u32 = 64 - CHECK_BITS - CPU_BITS - ALIGN_BITS;
 
 const _: () = assert!(MAX_CPUS <= 1 << CPU_BITS);
 
-/// What is wrong around an object.
+/// The damage found around an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Damage {
     /// The object was allocated with another layout.
     OtherLayout { size: usize, align: usize },
-    /// Bytes were written to that are not the object's. The first of them is `offset` bytes behind the
-    /// object's first one, or before it.
+    /// Bytes outside the object were written to. The first such byte is `offset` bytes behind the
+    /// object's first byte, or before it.
     Overwritten { offset: isize },
 }
 
-/// The seal of an object with `layout` that `cpu` allocates; `place` tells blocks and call sites
-/// apart.
+/// Returns the seal of an object with `layout` allocated by `cpu`. `place` distinguishes blocks and
+/// call sites.
 pub(super) fn of(place: usize, layout: Layout, cpu: CpuId) -> u64 {
     let size = layout.size() as u64 & ((1 << SIZE_BITS) - 1);
     let align = u64::from(layout.align().trailing_zeros());
     let facts = (size << ALIGN_BITS | align) << CPU_BITS | cpu.index() as u64;
-    // The checksum is what an overflow reaches first: then one byte is enough to be noticed.
+    // The checksum is the first part that an overflow reaches, so one byte is enough to be noticed.
     facts << CHECK_BITS | checksum(facts, place)
 }
 
-/// Compares the seal `word` of the block with `place` with `layout`. Says whether it is intact.
+/// Compares the seal `word` of the block with `place` with `layout`. Returns true if the seal is
+/// intact.
 ///
 /// # Errors
 ///
-/// [`Damage::OtherLayout`] if it is intact, and names another layout.
+/// Returns [`Damage::OtherLayout`] if the seal is intact and has another layout.
 pub(super) fn check(word: u64, place: usize, layout: Layout) -> Result<bool, Damage> {
     if cpu(word, place).is_none() {
         return Ok(false);
@@ -54,7 +54,7 @@ pub(super) fn check(word: u64, place: usize, layout: Layout) -> Result<bool, Dam
     Err(Damage::OtherLayout { size, align })
 }
 
-/// The CPU that allocated the object, if the seal `word` is intact.
+/// Returns the allocating CPU, if the seal `word` is intact.
 pub(super) fn cpu(word: u64, place: usize) -> Option<CpuId> {
     let facts = word >> CHECK_BITS;
     if word & ((1 << CHECK_BITS) - 1) != checksum(facts, place) {
@@ -63,13 +63,13 @@ pub(super) fn cpu(word: u64, place: usize) -> Option<CpuId> {
     CpuId::new(facts as usize & ((1 << CPU_BITS) - 1))
 }
 
-/// Bytes of the object, if the seal `word` is intact.
+/// Returns the bytes of the object, if the seal `word` is intact.
 pub(super) const fn size(word: u64) -> usize {
     (word >> CHECK_BITS >> CPU_BITS >> ALIGN_BITS) as usize
 }
 
-/// A checksum in which each bit depends on each bit of the facts and of the address (the finaliser of
-/// MurmurHash3, Appleby 2011).
+/// Returns a checksum with each bit depending on each bit of the facts and of the address (the
+/// finaliser of MurmurHash3, Appleby 2011).
 fn checksum(facts: u64, place: usize) -> u64 {
     let mut hash = facts ^ (place as u64).rotate_left(32);
     hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);

@@ -1,4 +1,4 @@
-//! Where an object was allocated, in one word of its block.
+//! The call site of an allocation, in one word of its block.
 
 use core::fmt;
 use core::num::NonZeroUsize;
@@ -9,24 +9,25 @@ use core::ptr;
 use super::Measure;
 use crate::{Heap, PageSource, Platform};
 
-/// A call that allocated an object.
+/// The allocating call of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Site {
-    /// The call of a function of the heap's, in the source.
+    /// The call of a function of the heap, in the source.
     Call(&'static Location<'static>),
     /// An allocation through [`GlobalAlloc`](core::alloc::GlobalAlloc), as [`PageSource::caller`] named it.
     Caller(Caller),
 }
 
 impl Site {
-    /// Returns the caller's own call. Without leak tracking it is some place in the heap, which nobody notes.
+    /// Returns the caller's own call. Without leak tracking the result is a place in the heap, and
+    /// unused.
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub(in crate::heap) fn here() -> Option<Site> {
         Some(Site::Call(Location::caller()))
     }
 
-    /// Returns the word that stands for `site`: a location's address, whose lowest bit is clear, or a
-    /// caller's number with the lowest bit set. Null stands for none.
+    /// Returns the word for `site`: a location's address, with a clear lowest bit, or a caller's
+    /// number with the lowest bit set. Null means no site.
     pub(super) fn encode(site: Option<Site>) -> *mut Location<'static> {
         match site {
             None => ptr::null_mut(),
@@ -35,7 +36,7 @@ impl Site {
         }
     }
 
-    /// Returns the site that `word` stands for.
+    /// Returns the site for `word`.
     ///
     /// # Safety
     ///
@@ -59,8 +60,8 @@ impl fmt::Display for Site {
     }
 }
 
-/// A caller of the global allocator: a number that only the [`PageSource`] that gave it can explain, such as a
-/// return address, or the place of a backtrace in a table.
+/// A caller of the global allocator: a number with a meaning known to its [`PageSource`] only, such
+/// as a return address, or the index of a backtrace in a table.
 ///
 /// # Examples
 ///
@@ -74,8 +75,8 @@ impl fmt::Display for Site {
 pub struct Caller(NonZeroUsize);
 
 impl Caller {
-    /// Returns the caller with this number. `None` for zero, and for numbers whose two highest bits differ,
-    /// which those of canonical addresses never do.
+    /// Returns the caller with this number. Returns `None` for zero, and for numbers with differing
+    /// two highest bits, which canonical addresses never have.
     #[must_use]
     pub const fn new(number: usize) -> Option<Caller> {
         if (number << 1).cast_signed() >> 1 != number.cast_signed() {

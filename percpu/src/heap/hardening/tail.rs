@@ -1,7 +1,8 @@
 //! The last words of a block: the seal, and before it the site.
 //!
-//! Other CPUs may read them at any time ([`tracking`](super::tracking)), so they are atomics. Relaxed:
-//! the seal's checksum covers the site, so two words that do not belong together are no seal.
+//! Remote CPUs may read them at any time ([`tracking`](super::tracking)), so they are atomics.
+//! Relaxed: the seal's checksum covers the site, so two words that do not belong together are no
+//! valid seal.
 
 use core::alloc::Layout;
 use core::panic::Location;
@@ -16,7 +17,7 @@ use crate::CpuId;
 
 const WORD: usize = 8;
 
-/// Bytes of the tail.
+/// Returns the bytes of the tail.
 pub(super) const fn tail(hardening: Hardening) -> usize {
     if hardening.has(Measure::Tracking) {
         2 * WORD
@@ -35,7 +36,7 @@ pub(super) struct Tail<'a> {
 }
 
 impl Tail<'_> {
-    /// The tail of the block of `bytes` at `start`.
+    /// Returns the tail of the block of `bytes` at `start`.
     ///
     /// # Safety
     ///
@@ -58,17 +59,17 @@ impl Tail<'_> {
         self.seal.store(seal::of(self.place(start), layout, cpu), Ordering::Relaxed);
     }
 
-    /// As [`seal::check`].
+    /// Checks the seal, as [`seal::check`] does.
     pub(super) fn check(&self, start: NonNull<u8>, layout: Layout) -> Result<bool, Damage> {
         seal::check(self.seal.load(Ordering::Relaxed), self.place(start), layout)
     }
 
-    /// Who allocated the object, and its bytes, if the seal is intact.
+    /// Returns the origin and the bytes of the object, if the seal is intact.
     pub(super) fn origin(&self, start: NonNull<u8>) -> Option<(Origin, usize)> {
         let seal = self.seal.load(Ordering::Relaxed);
         let site = self.site.map(|word| word.load(Ordering::Relaxed));
         let cpu = seal::cpu(seal, place(start, site))?;
-        // SAFETY: the checksum says that `write` was given this site.
+        // SAFETY: the intact checksum shows that `write` stored this site.
         let site = site.and_then(|word| unsafe { Site::decode(word) });
         Some((Origin { cpu, site }, seal::size(seal)))
     }
@@ -78,7 +79,7 @@ impl Tail<'_> {
     }
 }
 
-/// What the checksum covers beside the seal's facts.
+/// Returns the part of the checksum's input beside the seal's facts.
 fn place(start: NonNull<u8>, site: Option<*mut Location<'static>>) -> usize {
     start.addr().get() ^ site.map_or(0, |site| site.addr().rotate_left(20))
 }

@@ -1,9 +1,9 @@
-//! Who holds memory: the objects that are out, by the call that allocated them.
+//! The holders of memory: the live objects, by allocating call.
 //!
-//! Each block names its call site and CPU in its tail, so an allocation looks nothing up and waits for
-//! nobody, in every context. Only a question for all of them walks the slabs, each shelf's under its
-//! lock, which keeps the slabs there, and then the record of large objects
-//! ([`inspection`](super::inspection)). A hash table adds the sites up. Its memory comes from the page
+//! Each block names its call site and CPU in its tail, so an allocation looks nothing up and does
+//! not wait, in any context. Only a list of all objects walks the slabs, the slabs of each shelf
+//! under its lock to keep them there, and then the record of large objects
+//! ([`inspection`](super::inspection)). A hash table sums by site. Its memory comes from the page
 //! source, outside of the locks.
 
 use core::alloc::Layout;
@@ -22,22 +22,22 @@ use crate::slab::{LockedShelf, SizeClass, Slab, SlabShape, WasLive};
 use crate::try_lock::Patience;
 use crate::{CpuPin, Order, PageSource, Platform};
 
-/// Objects that are out, and that one call allocated on one CPU.
+/// Live objects allocated by one call on one CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LiveObjects {
-    /// The call and the CPU; `None` of objects whose tail was overwritten, or that `realloc` left in
-    /// a larger block.
+    /// The call and the CPU; `None` for objects with an overwritten tail, or left in a larger block
+    /// by `realloc`.
     pub origin: Option<Origin>,
-    /// How many.
+    /// The number of objects.
     pub objects: u64,
-    /// Their bytes, as asked for.
+    /// The requested bytes of the objects.
     pub bytes: u64,
 }
 
 /// Pages for the table.
 struct Pages<'a, P: Platform, S: PageSource>(&'a Heap<P, S>);
 
-// SAFETY: the source keeps runs apart, and `pages` refuses those that are not aligned.
+// SAFETY: the source keeps runs apart, and `pages` refuses misaligned runs.
 unsafe impl<P: Platform, S: PageSource> Allocator for Pages<'_, P, S> {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, NoMemory> {
         let order = Order::for_bytes(layout.size().max(layout.align()) as u64).ok_or(NoMemory)?;
@@ -49,7 +49,7 @@ unsafe impl<P: Platform, S: PageSource> Allocator for Pages<'_, P, S> {
 
     unsafe fn deallocate(&self, run: NonNull<u8>, layout: Layout) {
         if let Some(order) = Order::for_bytes(layout.size().max(layout.align()) as u64) {
-            // SAFETY: `allocate` had the run from the source with this order.
+            // SAFETY: `allocate` took the run from the source with this order.
             unsafe { self.0.source.free(&self.0.platform.pin(), run, order) };
         }
     }
@@ -81,7 +81,7 @@ type Sites<'a, P, S> = HashMap<Option<Origin>, (u64, u64), BuildHasherDefault<Fn
 /// The table has no room for another site.
 struct Full;
 
-/// Adds an object up, of `most` bytes or of as many as are `found` with its call site.
+/// Adds an object to the sums, of `most` bytes or of the bytes `found` with its call site.
 fn add<P: Platform, S: PageSource>(
     sites: &mut Sites<'_, P, S>,
     found: Option<(Origin, usize)>,
@@ -91,7 +91,7 @@ fn add<P: Platform, S: PageSource>(
     let has_room = sites.len() < sites.capacity();
     let (objects, bytes) = match sites.get_mut(&origin) {
         Some(sums) => sums,
-        // There is a place, so this allocates nothing.
+        // There is room, so this allocates nothing.
         None if has_room => sites.entry(origin).or_default(),
         None => return Err(Full),
     };
@@ -100,19 +100,23 @@ fn add<P: Platform, S: PageSource>(
     Ok(())
 }
 
-/// The table's places at first.
+/// The table's initial capacity.
 const PLACES: usize = 112;
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Calls `each` with the objects that are out, added up by call site and CPU. Exact if nobody else uses
-    /// the heap meanwhile. A shelf whose lock does not come free is left out; so are large objects if another
-    /// context lists them at the same instant, and objects in ranges of addresses
-    /// ([`PageSource::allocate_range`]) always. Costs a look at every object, and at every page of address space
-    /// near which the heap ever had memory.
+    /// Calls `each` with the live objects, summed by call site and CPU. The sums are exact if no
+    /// other context uses the heap meanwhile.
+    ///
+    /// The list omits a shelf if its lock stays taken, large objects if another context lists them
+    /// at the same time, and always objects in ranges of addresses
+    /// ([`PageSource::allocate_range`]).
+    ///
+    /// Cost: a look at every object, and at every page of address space near memory that the heap
+    /// ever had.
     ///
     /// # Errors
     ///
-    /// [`AllocError`]: there are no pages for the table. `each` was not called.
+    /// Returns [`AllocError`] if there are no pages for the table. `each` was not called.
     ///
     /// # Examples
     ///
@@ -153,7 +157,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.runs.each_large(|address, run| self.add_up_large(&pin, address, run, sites))
     }
 
-    /// Adds the large object up that `run` says is at `address`, if it is still there.
+    /// Adds the large object of `run` at `address` to the sums, if it is still live.
     fn add_up_large(
         &self,
         pin: &CpuPin,
@@ -167,8 +171,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.look_at_large(pin, address, run, read).map_or(Ok(()), |found| add(sites, found, bytes))
     }
 
-    /// Calls `read` with the large object that `run` says is at `address`, if it is still there. Meanwhile its
-    /// memory stays what it is.
+    /// Calls `read` with the large object of `run` at `address`, if it is still live. Its memory
+    /// stays allocated meanwhile.
     fn look_at_large<R>(
         &self,
         pin: &CpuPin,
@@ -180,7 +184,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let is_there = || self.runs.at(address) == Some(Run::Large(run));
         let (found, left) = self.inspection.look(address, is_there, || read(start)).ok()?;
         if left == Left::ToTheCaller {
-            // SAFETY: its owner has freed the object, and left the run to us.
+            // SAFETY: the owner has freed the object, and left the run to this context.
             unsafe { self.source.free_run(pin, start, run.length) };
         }
         found
@@ -202,7 +206,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         })
     }
 
-    /// The blocks of `slab` that are out.
+    /// Returns the live blocks of `slab`.
     fn live_objects(&self, slab: Slab, class: SizeClass) -> impl Iterator<Item = NonNull<u8>> {
         let shape = SlabShape::ALL[class.index()];
         (0..shape.capacity)
