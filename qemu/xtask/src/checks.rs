@@ -46,6 +46,7 @@ fn written(command: &Command) -> [&Option<PathBuf>; 2] {
     match command {
         Command::Qemu(arguments) | Command::Sim(arguments) => [&arguments.json, &None],
         Command::Matrix(arguments) => [&arguments.json, &None],
+        Command::Words => [&None, &None],
         Command::Topology(arguments) => [&arguments.json, &None],
         Command::Bench(BenchCommand::Frames(arguments) | BenchCommand::Heap(arguments)) => {
             [&arguments.json, &None]

@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Acpidump(AcpidumpArgs),
     /// Say what the kernel makes of a machine's firmware tables: nodes, CPUs, memory, distances
     Topology(TopologyArgs),
+    /// Measure the comments of the library crates, and hold them to bounds
+    Words,
 }
 
 #[derive(Debug, Args)]

@@ -27,6 +27,7 @@ mod tiers;
 mod tools;
 mod topology;
 mod verdict;
+mod words;
 mod workspace;
 
 use std::process::ExitCode;
@@ -62,5 +63,6 @@ fn run(command: Command) -> Result<bool, Error> {
         Command::Bench(command) => bench::bench(&command),
         Command::Acpidump(arguments) => acpidump::acpidump(&arguments),
         Command::Topology(arguments) => firmware::topology(&arguments),
+        Command::Words => words::words(),
     }
 }
