@@ -1,5 +1,5 @@
-//! What a kernel supplies beyond the shootdown queue's needs: its page-table format, and what it
-//! does about misuse of its heap.
+//! The kernel's hooks beyond the shootdown queue's: the page-table format, and the reaction to
+//! misuse of the heap.
 
 use topomem_percpu::InvalidFree;
 use topomem_shootdown::{RootLoad, SwitchFlushed, Tlb};
@@ -7,8 +7,8 @@ use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::{Format, PagingFeatures};
 
-/// The executing CPU's memory-management unit. Kernels pass a zero-sized type, hosts a
-/// reference: hence `Copy`.
+/// The executing CPU's memory-management unit. Kernels pass a zero-sized type, hosts a reference:
+/// hence `Copy`.
 ///
 /// # Safety
 ///
@@ -19,7 +19,7 @@ use crate::page_table::{Format, PagingFeatures};
 /// - `load_tagged_root` loads as its [`RootLoad`] says.
 /// - The hardware reads tables of [`Machine::Format`], and has what [`Machine::paging`] says.
 pub unsafe trait Machine: Tlb + Copy + Send + 'static {
-    /// How page tables are laid out.
+    /// The layout of page tables.
     type Format: Format;
 
     /// What all CPUs' page walkers offer within the format. One load, or a constant: it is asked for at
@@ -32,7 +32,7 @@ pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     /// Loads the root of a page table (CR3, TTBR, satp).
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed;
 
-    /// The same with an ASID, for machines that offer some
+    /// Loads the root with an ASID, on machines with ASIDs
     /// ([`Tlb::features`](topomem_shootdown::Tlb::features)).
     #[inline]
     fn load_tagged_root(&self, root: PhysFrame, load: RootLoad) -> SwitchFlushed {
@@ -40,31 +40,31 @@ pub unsafe trait Machine: Tlb + Copy + Send + 'static {
         self.load_root(root)
     }
 
-    /// Called when [`KernelHeap`](crate::KernelHeap), as the global allocator, refuses a free or a
-    /// change of size: nobody else hears of it. The memory stays as it was. Every build detects
-    /// some wrong frees, those with debug assertions or the `hardened` feature most
-    /// ([`Heap::dealloc`](topomem_percpu::Heap::dealloc)).
+    /// Reports a free or a change of size refused by [`KernelHeap`](crate::KernelHeap) as the
+    /// global allocator, whose callers get no error. The memory has stayed as it was.
     ///
-    /// Runs at the end of the call that was refused, in its context, with no lock of topomem held.
+    /// Every build detects some wrong frees; builds with debug assertions or the `hardened` feature
+    /// detect most ([`Heap::dealloc`](topomem_percpu::Heap::dealloc)). Runs at the end of the
+    /// refused call, in its context, with no lock of topomem held.
     ///
     /// # Panics
     ///
-    /// With the facts, if the kernel does not replace it: somebody uses memory that may be
-    /// another's by now.
+    /// Panics with a description unless replaced by the kernel: the caller uses memory possibly
+    /// owned by another by now.
     fn on_heap_misuse(&self, refused: InvalidFree) {
         panic!("{refused}");
     }
 
-    /// Called when a heap that was made with
-    /// [`KernelHeap::with_hardening`](crate::KernelHeap::with_hardening) finds a wrong use of its
-    /// memory. A free that it refuses is told here first, and then answered, or told to
+    /// Reports a wrong use of memory found by a heap made with
+    /// [`KernelHeap::with_hardening`](crate::KernelHeap::with_hardening). A refused free is
+    /// reported here first, and then returned as an error or reported to
     /// [`Machine::on_heap_misuse`].
     ///
-    /// Runs at the end of the call that found it, in its context, with no lock of topomem held.
+    /// Runs at the end of the call with the finding, in its context, with no lock of topomem held.
     ///
     /// # Panics
     ///
-    /// With the facts, if the kernel does not replace it.
+    /// Panics with a description unless replaced by the kernel.
     #[cfg(feature = "hardening")]
     fn on_heap_report(&self, report: &topomem_percpu::Report) {
         panic!("{report}");

@@ -1,4 +1,4 @@
-//! What a kernel tells topomem about itself, and the proof of being pinned to a CPU.
+//! The interface that a kernel implements for topomem, and the proof of being pinned to a CPU.
 
 use core::marker::PhantomData;
 use core::ops::Deref;
@@ -14,13 +14,13 @@ const SOME: u64 = 0x1000;
 
 /// What a kernel supplies: which CPU runs, how to stay on it, and its direct map.
 ///
-/// Everything is monomorphised; there is no link-time magic. A kernel whose contexts never
-/// migrate between CPUs leaves the two migration methods as they are.
+/// Everything is monomorphised; nothing is resolved at link time. A kernel whose contexts never
+/// migrate between CPUs keeps the default implementations of the two migration methods.
 ///
 /// # Safety
 ///
-/// - While migration is disabled, `current_cpu` returns the same id to the calling context, and
-///   no other CPU is given that id.
+/// - While migration is disabled, `current_cpu` returns the same id to the calling context, and no
+///   other CPU is given that id.
 /// - While migration is disabled, another context of the same CPU runs only nested: like an
 ///   interrupt handler, it ends before the interrupted context goes on. (A kernel that
 ///   preempts threads disables preemption, not just migration.)
@@ -28,10 +28,10 @@ const SOME: u64 = 0x1000;
 ///   as long as the platform lives, and maps distinct bytes to distinct addresses.
 /// - `virt_to_phys` inverts `phys_to_virt`.
 pub unsafe trait Platform: Sync {
-    /// The executing CPU; valid with interrupts masked and in interrupt handlers.
+    /// Returns the executing CPU; valid with interrupts masked and in interrupt handlers.
     fn current_cpu(&self) -> CpuId;
 
-    /// The direct map: where the RAM byte at `addr` is readable and writable.
+    /// Returns the address of the RAM byte at `addr` in the direct map, readable and writable.
     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8>;
 
     /// Returns the address of the RAM byte that the direct map shows at `address`.
@@ -48,19 +48,29 @@ pub unsafe trait Platform: Sync {
     /// calls nest.
     fn disable_migration(&self) {}
 
-    /// Ends what the last [`Platform::disable_migration`] of this context began.
+    /// Ends the effect of the last [`Platform::disable_migration`] of this context.
     fn enable_migration(&self) {}
 
-    /// One turn of a spin loop; every lock and wait of topomem spins through here.
+    /// Runs one turn of a spin loop; every lock and wait of topomem spins through here.
     ///
-    /// A kernel polls its shootdown queue here, so that a CPU that spins with interrupts masked
-    /// still answers the CPU that it waits for. It may be called with locks of topomem held
-    /// further out, so it must not wait for anything itself.
+    /// A kernel polls its shootdown queue here, so that a CPU spinning with interrupts masked still
+    /// answers the CPU that it waits for. It may be called with locks of topomem held by a caller,
+    /// so it must not wait for anything itself.
     fn relax(&self) {
         core::hint::spin_loop();
     }
 
     /// Pins the calling context to its CPU until the guard is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Platform;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let pin = Host.pin();
+    /// assert_eq!(pin.cpu(), Host.current_cpu());
+    /// ```
     fn pin(&self) -> PinGuard<'_, Self> {
         self.disable_migration();
         // SAFETY: migration was just disabled, and stays so until the guard enables it.
@@ -96,7 +106,7 @@ unsafe impl<P: Platform + ?Sized> Platform for &P {
     }
 }
 
-/// Proof that the holder cannot migrate: whatever borrows it runs on [`CpuPin::cpu`].
+/// Proof that the holder cannot migrate: every borrower runs on [`CpuPin::cpu`].
 ///
 /// Not `Send`. It proves nothing about interrupts: a handler on the same CPU can nest.
 #[derive(Debug)]
@@ -106,6 +116,8 @@ pub struct CpuPin {
 }
 
 impl CpuPin {
+    /// Creates the proof.
+    ///
     /// # Safety
     ///
     /// The caller runs on `cpu`, and stays there for as long as the value lives.
@@ -114,14 +126,14 @@ impl CpuPin {
         CpuPin { cpu, not_send: PhantomData }
     }
 
-    /// The CPU that the holder runs on.
+    /// Returns the holder's CPU.
     #[must_use]
     pub const fn cpu(&self) -> CpuId {
         self.cpu
     }
 }
 
-/// [`Platform::pin`]'s guard; a [`CpuPin`] by `Deref`, migration again possible on drop.
+/// The guard of [`Platform::pin`]; a [`CpuPin`] by `Deref`. Dropping it enables migration again.
 #[derive(Debug)]
 pub struct PinGuard<'p, P: Platform + ?Sized> {
     platform: &'p P,

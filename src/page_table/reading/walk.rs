@@ -12,31 +12,29 @@ use crate::page_table::format::entry::{Entry, Leaf};
 use crate::page_table::format::level::Level;
 use crate::page_table::tables::memory::{TableMemory, table_at};
 
-/// Which CPUs walk page tables in software just now, so that no table is freed under them.
+/// The CPUs walking page tables in software at this moment. No table is freed during their walks.
 ///
-/// The hardware's walks end with the shootdown that retires a table; a software walk may run on
-/// a CPU that the shootdown does not reach. So a walk announces itself in its CPU's own word (a
-/// store and a fence, no atomic read-modify-write), and a table is freed once, after it was
-/// unlinked, each CPU has been seen outside: an epoch scheme as in RCU's quiescent states
-/// (McKenney and Slingwine, 1998).
+/// The hardware's walks end with the shootdown of a retired table; a software walk may run on a CPU
+/// not reached by the shootdown. A walk is therefore announced in its CPU's own word (a store and a
+/// fence, no atomic read-modify-write). An unlinked table is freed after each CPU has been seen
+/// outside a walk: an epoch scheme as in RCU's quiescent states (McKenney and Slingwine, 1998).
 pub struct Walks {
-    /// How many walks of this CPU, one nested in the other, are under way. Only its own CPU
-    /// writes it.
+    /// Number of nested walks under way on each CPU. Written by the CPU itself.
     walking: [CachePadded<AtomicU32>; MAX_CPUS],
 }
 
-/// How often [`Walks::wait_for_others`] looks at a CPU before it gives up.
+/// Number of looks at a CPU before [`Walks::wait_for_others`] gives up.
 const PATIENCE: u32 = if cfg!(loom) { 2 } else { 10_000 };
 
 impl Walks {
-    /// Nobody walks.
+    /// Returns the state without walks.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> Walks {
         Walks { walking: [const { CachePadded::new(AtomicU32::new(0)) }; MAX_CPUS] }
     }
 
-    /// Nobody walks (loom's atomics have no `const` constructor).
+    /// Returns the state without walks (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> Walks {
@@ -47,17 +45,18 @@ impl Walks {
     #[inline]
     pub fn enter<'a>(&'a self, pin: &'a CpuPin) -> WalkGuard<'a> {
         let word = &self.walking[pin.cpu().index()];
-        // Contexts of one CPU nest, so a load and a store do: who interrupts in between leaves
-        // the word as it was.
+        // Contexts of a CPU nest, so a load and a store suffice: an interrupting context restores
+        // the word. Relaxed: only this CPU writes the word, and the fence below orders the store.
         word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        // Pairs with the fence in `wait_for_others`: either the reclaimer sees this walk, or
-        // the walk sees that the table is unlinked.
+        // Pairs with the fence in `wait_for_others`: either the reclaimer sees this walk, or the
+        // walk sees the table unlinked.
         fence(Ordering::SeqCst);
         WalkGuard { word, pin }
     }
 
-    /// Waits until every CPU has been outside a walk at some time after the call. Returns false if a
-    /// CPU stays inside for long, and at once if this context has interrupted a walk of its own CPU.
+    /// Waits until every CPU has been outside a walk at some time after the call. Returns false if
+    /// a CPU stays inside for long, and at once if this context has interrupted a walk of its own
+    /// CPU.
     pub fn wait_for_others(&self, pin: &CpuPin, relax: impl Fn()) -> bool {
         fence(Ordering::SeqCst);
         // Relaxed: only this CPU writes the word.
@@ -88,11 +87,11 @@ impl fmt::Debug for Walks {
     }
 }
 
-/// Proof of an announced walk: tables seen by it stay allocated.
+/// Proof of an announced walk: tables seen by the walk stay allocated.
 #[derive(Debug)]
 pub struct WalkGuard<'a> {
     word: &'a AtomicU32,
-    /// The walk stays on the CPU whose word it is.
+    /// The walk stays on the CPU of the word.
     pin: &'a CpuPin,
 }
 
@@ -105,7 +104,7 @@ impl Drop for WalkGuard<'_> {
 }
 
 impl<F: Format> PageTable<F> {
-    /// The leaf that maps `page`, and its level: what the hardware would find.
+    /// Returns the leaf mapping `page`, and its level, as found by the hardware.
     pub(crate) fn walk<M: TableMemory>(
         &self,
         memory: &M,
@@ -115,8 +114,8 @@ impl<F: Format> PageTable<F> {
         let mut frame = self.root;
         let mut level = F::ROOT;
         loop {
-            // SAFETY: the root lives as long as `self`; a table below was linked when its entry
-            // was read, and is not freed while the walk is announced.
+            // SAFETY: the root lives as long as `self`. A table below was linked when its entry was
+            // read, and is not freed while the walk is announced.
             let table = unsafe { table_at(memory, frame) };
             match F::decode(table.load(level.index(page)), level) {
                 Entry::Empty | Entry::Mark(_) => return None,
