@@ -1,9 +1,9 @@
 //! From firmware tables to nodes to frames.
 //!
 //! - [`FirmwareTables`]: MADT, SRAT, SLIT, HMAT and CEDT as byte slices, parsed in place.
-//! - [`Topology`]: nodes, CPUs, memory ranges, distances; one node where firmware says nothing
-//!   or nonsense.
-//! - [`MemoryMap`] and [`BootAllocator`]: usable RAM less reserved regions, and who hands it out
+//! - [`Topology`]: nodes, CPUs, memory ranges, distances; one node if firmware describes none, or
+//!   describes them wrongly.
+//! - [`MemoryMap`] and [`BootAllocator`]: usable RAM less reserved regions, and the allocator used
 //!   before the frame allocator.
 //! - [`frames::Frames`]: the frame allocator.
 //!

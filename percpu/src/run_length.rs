@@ -1,4 +1,4 @@
-//! Lengths of runs of pages that are no power of two.
+//! Lengths of runs of pages other than powers of two.
 
 use core::alloc::Layout;
 
@@ -9,13 +9,13 @@ const EXACT: u64 = 32;
 /// Lengths in each doubling above.
 const STEPS: u64 = 16;
 const STEPS_LOG: u32 = STEPS.trailing_zeros();
-/// How many lengths there are.
+/// The number of lengths.
 const COUNT: usize = (EXACT + (Order::GIANT.get() as u64 - EXACT.trailing_zeros() as u64) * STEPS) as usize;
 
 /// The length of a run of pages: each number of 4 KiB pages up to 32, then 16 lengths in each
 /// doubling (34, 36, ... 64, 68, ...) up to 1 GiB.
 ///
-/// A run that holds more than 32 pages is less than a sixteenth longer than it must be.
+/// A run of more than 32 pages is less than a sixteenth longer than requested.
 ///
 /// ```
 /// use topomem_percpu::RunLength;
@@ -29,7 +29,15 @@ const COUNT: usize = (EXACT + (Order::GIANT.get() as u64 - EXACT.trailing_zeros(
 pub struct RunLength(u8);
 
 impl RunLength {
-    /// The smallest length of at least `pages` pages, or `None` above 1 GiB. For no page, one.
+    /// Returns the smallest length of at least `pages` pages, or `None` above 1 GiB. Zero pages
+    /// count as one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::RunLength;
+    /// assert_eq!(RunLength::for_pages(0).unwrap().pages(), 1);
+    /// ```
     #[must_use]
     #[inline]
     pub const fn for_pages(pages: u64) -> Option<RunLength> {
@@ -46,8 +54,16 @@ impl RunLength {
         Some(RunLength((EXACT + doubling * STEPS + step) as u8))
     }
 
-    /// The smallest length that holds the size of `layout` and is no shorter than its alignment, or
-    /// `None` above 1 GiB.
+    /// Returns the smallest length that holds the size of `layout` and is no shorter than its
+    /// alignment, or `None` above 1 GiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use topomem_percpu::RunLength;
+    /// assert_eq!(RunLength::of(Layout::new::<[u8; 20_000]>()).unwrap().pages(), 5);
+    /// ```
     #[must_use]
     #[inline]
     pub const fn of(layout: Layout) -> Option<RunLength> {
@@ -55,11 +71,11 @@ impl RunLength {
         RunLength::for_pages(if size > align { size } else { align }.div_ceil(Order::FRAME.bytes()))
     }
 
-    /// [`RunLength::of`] for sizes above [`MAX_CLASS_SIZE`] and up to 1 MiB, aligned to no more than
-    /// their size.
+    /// Returns the length as [`RunLength::of`] does, for sizes above [`MAX_CLASS_SIZE`] and up to 1
+    /// MiB, aligned to no more than their size.
     #[inline]
     pub(crate) const fn of_common(layout: Layout) -> Option<RunLength> {
-        // Below zero wraps.
+        // Sizes below the lower limit wrap.
         let beyond = layout.size().wrapping_sub(MAX_CLASS_SIZE + 1);
         if beyond > COMMON - (MAX_CLASS_SIZE + 1) || layout.align() > layout.size() {
             return None;
@@ -67,7 +83,14 @@ impl RunLength {
         Some(BY_PAGES[(layout.size() - 1) / Order::FRAME.bytes() as usize])
     }
 
-    /// The length of a run of `order`.
+    /// Returns the length of a run of `order`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Order, RunLength};
+    /// assert_eq!(RunLength::of_order(Order::HUGE).pages(), 512);
+    /// ```
     #[must_use]
     pub const fn of_order(order: Order) -> RunLength {
         let log = order.get() as u64;
@@ -76,32 +99,32 @@ impl RunLength {
         RunLength(if log <= exact { (1 << log) - 1 } else { EXACT + (log - exact) * STEPS - 1 } as u8)
     }
 
-    /// The length numbered `index`, or `None` if there are not so many.
+    /// Returns the length numbered `index`, or `None` if there is none.
     pub(crate) const fn new(index: usize) -> Option<RunLength> {
         if index < COUNT { Some(RunLength(index as u8)) } else { None }
     }
 
-    /// The length's number among all lengths.
+    /// Returns the length's number among all lengths.
     #[inline]
     pub(crate) const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// How many pages a run has.
+    /// Returns the number of pages of a run.
     #[must_use]
     #[inline]
     pub const fn pages(self) -> u64 {
         PAGES[self.0 as usize] as u64
     }
 
-    /// How many bytes a run has.
+    /// Returns the number of bytes of a run.
     #[must_use]
     #[inline]
     pub const fn bytes(self) -> u64 {
         self.pages() * Order::FRAME.bytes()
     }
 
-    /// The smallest order whose run holds a run of this length.
+    /// Returns the smallest order whose run holds a run of this length.
     #[must_use]
     pub const fn holding_order(self) -> Order {
         match Order::for_frames(self.pages()) {
@@ -110,14 +133,22 @@ impl RunLength {
         }
     }
 
-    /// The order whose runs have this length, or `None` if the length is no power of two.
+    /// Returns the order whose runs have this length, or `None` if the length is no power of two.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Order, RunLength};
+    /// let length = RunLength::for_pages(9).unwrap();
+    /// assert_eq!((length.order(), length.holding_order()), (None, Order::new(4).unwrap()));
+    /// ```
     #[must_use]
     pub const fn order(self) -> Option<Order> {
         let order = self.holding_order();
         if order.frames() == self.pages() { Some(order) } else { None }
     }
 
-    /// All lengths, from one page to 1 GiB.
+    /// Returns all lengths, from one page to 1 GiB.
     pub fn all() -> impl Iterator<Item = RunLength> {
         (0..COUNT).filter_map(RunLength::new)
     }

@@ -11,18 +11,18 @@ use super::references::{JOINED, PART, PARTS, is_run};
 use super::shares;
 use crate::page_table::{Leaf, Level, Ownership, SharesFull, TableMemory};
 
-/// The entry of a frame that the allocator handed out.
+/// Returns the per-frame entry of an allocated frame.
 #[inline]
 pub(super) fn info<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> &FrameInfo {
     debug_assert!(frames.info(frame).is_some(), "{frame:?} is outside the per-frame table");
-    // SAFETY: boot refuses an allocator without a per-frame table, and only frames that the
-    // allocator handed out become tables or owned leaves.
+    // SAFETY: boot refuses an allocator without a per-frame table, and only allocated frames become
+    // tables or owned leaves.
     unsafe { frames.info_unchecked(frame) }
 }
 
-// SAFETY: `allocate` and `free` are the allocator's; the direct map is the platform's promise;
-// the aux word belongs to a frame's owner, and `link` is the number of the frame's entry in the
-// per-frame table, from 1 on, of which boot checks that it fits.
+// SAFETY: `allocate` and `free` are the allocator's. The direct map is the platform's promise. The
+// aux word belongs to a frame's owner. `link` is the number of the frame's entry in the per-frame
+// table, from 1 on; boot checks the fit in 31 bits.
 unsafe impl<P: Platform> TableMemory for Frames<P> {
     type Error = AllocError;
 
@@ -60,12 +60,12 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
     }
 
     fn split_run(&self, first: PhysFrame) {
-        // Relaxed: the leaf that maps the run is claimed, and the parts go to their
-        // last user through the same claim.
+        // Relaxed: the leaf mapping the run is claimed, and the parts go to their last user through
+        // the same claim.
         let shared_once = is_run(info(self, first).references.load(Ordering::Relaxed));
         if take_joined(self, first) {
             if shared_once {
-                // Other spaces had cut leaves of the run, which are gone.
+                // Cut leaves of the run in remote spaces are gone.
                 mark_run(self, first, 0);
             }
             return;
@@ -77,7 +77,7 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
     fn join_run(&self, first: PhysFrame) {
         // Relaxed, as in `split_run`.
         if is_part(self, first) {
-            // All parts are there: it is the run again that it was.
+            // All parts are present: the run is whole again.
             mark_run(self, first, 0);
         } else {
             info(self, first).references.store(JOINED, Ordering::Relaxed);
@@ -107,13 +107,12 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
     }
 }
 
-/// Makes the run from `first` a mapping's: from now on the reference word of its first frame says
-/// how it is freed. The word's last user, who had the frame before, may have left anything there: that
-/// comes back.
+/// Makes the run from `first` a mapping's run. From now on the reference word of its first frame
+/// tells how to free the run. Returns the word's former value, left by the frame's last user.
 #[inline]
 pub(crate) fn take_over<P: Platform>(frames: &Frames<P>, first: PhysFrame) -> u32 {
     let word = &info(frames, first).references;
-    // Relaxed: the frame is ours alone until it is mapped.
+    // Relaxed: the caller owns the frame until it is mapped.
     let before = word.load(Ordering::Relaxed);
     word.store(0, Ordering::Relaxed);
     before
@@ -123,30 +122,30 @@ pub(crate) fn take_over<P: Platform>(frames: &Frames<P>, first: PhysFrame) -> u3
 ///
 /// # Safety
 ///
-/// Both are allocated and stay so meanwhile; `to` is the caller's alone. Programs may write to `from`
-/// meanwhile, or not: their memory has no types.
+/// Both frames are allocated and stay allocated meanwhile, and the caller owns `to`. Programs may
+/// write to `from` meanwhile: their memory has no types.
 pub(crate) unsafe fn copy<P: Platform>(frames: &Frames<P>, from: PhysFrame, to: PhysFrame) {
-    // In lines, so that a turn of the loop copies 8 words.
+    // In cache lines: a turn of the loop copies 8 words.
     let [from, to] = [from, to].map(|frame| frames.direct_map(frame).cast::<[[AtomicU64; 8]; 64]>());
-    // SAFETY: the direct maps of allocated frames are valid and aligned; words are only read and written as
-    // atomics.
+    // SAFETY: the direct maps of allocated frames are valid and aligned; words are only read and
+    // written as atomics.
     let (from, to) = unsafe { (from.as_ref(), to.as_ref()) };
     for (from, to) in from.iter().zip(to) {
         for (from, to) in from.iter().zip(to) {
-            // Relaxed: the caller's claim of the entry orders it.
+            // Relaxed: the caller's claim of the entry orders the copies.
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 }
 
-/// Undoes [`take_over`] where the run was not mapped: the word's user has not given it up.
+/// Undoes [`take_over`] if the run was not mapped: the former user of the word keeps it.
 pub(crate) fn give_up<P: Platform>(frames: &Frames<P>, first: PhysFrame, before: u32) {
     // Relaxed, as above.
     info(frames, first).references.store(before, Ordering::Relaxed);
 }
 
-/// Frees a run that no leaf has owned, whatever its reference words say: a table's frame, or what the
-/// service allocated for itself.
+/// Frees a run never owned by a leaf, whatever its reference words are: a table's frame, or memory
+/// of the service itself.
 ///
 /// # Safety
 ///
@@ -176,14 +175,15 @@ pub(crate) unsafe fn release_tables<P: Platform>(
     for (first, count) in by_block(first, count) {
         // SAFETY: the caller's promise.
         if count == 1 || unsafe { frames.free_run(pin, first, count) }.is_err() {
-            // One, or frames of two nodes, or reserved in part: one by one.
-            // SAFETY: as above.
+            // A single frame, or frames of two nodes, or partly reserved frames: free them one by
+            // one. SAFETY: as above.
             (0..count).for_each(|frame| unsafe { release_own(frames, pin, first + frame, Order::FRAME) });
         }
     }
 }
 
-/// The frames from `first` in parts that the allocator takes at once: less than 2 MiB, of one block.
+/// Returns the frames from `first` in parts accepted by the allocator in a single call: less than 2
+/// MiB, of a single block.
 fn by_block(first: PhysFrame, count: u64) -> impl Iterator<Item = (PhysFrame, u64)> {
     let mut done = 0;
     core::iter::from_fn(move || {
@@ -196,12 +196,12 @@ fn by_block(first: PhysFrame, count: u64) -> impl Iterator<Item = (PhysFrame, u6
     })
 }
 
-/// Frees a run, or a part of a split run: the run is free when its last part is. A run that was
-/// joined is freed in its parts.
+/// Frees a run, or a part of a split run. A split run is freed with its last part. A joined run is
+/// freed in its parts.
 ///
 /// # Safety
 ///
-/// The caller owns the run or part, and nobody uses or maps it any more.
+/// The caller owns the run or part, and nothing uses or maps it any more.
 #[inline]
 pub(crate) unsafe fn release<P: Platform>(frames: &Frames<P>, pin: &CpuPin, frame: PhysFrame, order: Order) {
     if order == Order::FRAME && is_part(frames, frame) {
@@ -218,7 +218,7 @@ pub(crate) unsafe fn release<P: Platform>(frames: &Frames<P>, pin: &CpuPin, fram
     unsafe { release_own(frames, pin, frame, order) };
 }
 
-/// Gives up what the 4 KiB leaf `leaf` had: its frame, or its share of that.
+/// Frees the frame of the 4 KiB leaf `leaf`, or drops its share of the frame.
 ///
 /// # Safety
 ///
@@ -231,19 +231,19 @@ pub(crate) unsafe fn release_leaf<P: Platform>(frames: &Frames<P>, pin: &CpuPin,
     };
     if let Some((first, level)) = freed {
         let order = if level == Level::PAGE { Order::FRAME } else { Order::HUGE };
-        // SAFETY: the caller's promise; of a shared frame the leaf was the last holder.
+        // SAFETY: the caller's promise; the leaf was the last holder of a shared frame.
         unsafe { release(frames, pin, first, order) };
     }
 }
 
 /// Frees `count` consecutive frames, allocated one by one, or parts of split runs.
 ///
-/// Costs an access to the per-frame table for each 2 MiB touched, and one atomic operation for
-/// 64 frames.
+/// Cost: an access to the per-frame table for each touched 2 MiB, and an atomic operation for 64
+/// frames.
 ///
 /// # Safety
 ///
-/// As [`release`], for each frame.
+/// As for [`release`], for each frame.
 #[inline]
 pub(crate) unsafe fn release_consecutive<P: Platform>(
     frames: &Frames<P>,
@@ -261,40 +261,41 @@ pub(crate) unsafe fn release_consecutive<P: Platform>(
     }
 }
 
+/// Frees several consecutive frames.
+///
 /// # Safety
 ///
-/// As [`release_consecutive`].
+/// As for [`release_consecutive`].
 unsafe fn release_run<P: Platform>(frames: &Frames<P>, pin: &CpuPin, first: PhysFrame, count: u64) {
     for (first, count) in by_block(first, count) {
-        // A block is a split run as a whole or not at all.
-        // SAFETY: the caller's promise.
+        // A block is split as a whole or not at all. SAFETY: the caller's promise.
         unsafe {
             if is_part(frames, first) {
                 release_parts(frames, pin, first, count);
             } else if frames.free_run(pin, first, count).is_err() {
-                // Of two nodes, or reserved in part: one by one.
+                // Frames of two nodes, or partly reserved: free them one by one.
                 (0..count).for_each(|frame| release(frames, pin, first + frame, Order::FRAME));
             }
         }
     }
 }
 
-/// Gives up `count` parts of the split run that `part` lies in.
+/// Frees `count` parts of the split run around `part`.
 ///
 /// # Safety
 ///
-/// As [`release`], for each part.
+/// As for [`release`], for each part.
 #[cold]
 unsafe fn release_parts<P: Platform>(frames: &Frames<P>, pin: &CpuPin, part: PhysFrame, count: u64) {
     let first = run_of(part);
     let count = count as u32;
-    // AcqRel: the last part's release acquires the others' last uses. The bits above may count further
-    // holders of the first part.
+    // AcqRel: the release of the last part acquires the last uses of the rest. The bits above may
+    // count further holders of the first part.
     if info(frames, first).references.fetch_sub(count, Ordering::AcqRel) & PARTS != count {
         return;
     }
     mark_run(frames, first, 0);
-    // SAFETY: the promises of those who released the parts.
+    // SAFETY: the promises of the callers who released the parts.
     let freed = unsafe { frames.free(pin, first, Order::HUGE) };
     debug_assert!(freed.is_ok(), "{freed:?}");
 }
@@ -302,12 +303,12 @@ unsafe fn release_parts<P: Platform>(frames: &Frames<P>, pin: &CpuPin, part: Phy
 /// Stores `word` as the reference word of each frame of the run from `first`.
 fn mark_run<P: Platform>(frames: &Frames<P>, first: PhysFrame, word: u32) {
     for part in 0..Order::HUGE.frames() {
-        // Relaxed: the caller has the run alone, and whoever gets it next gets it from the caller.
+        // Relaxed: the caller owns the run, and the next owner gets it from the caller.
         info(frames, first + part).references.store(word, Ordering::Relaxed);
     }
 }
 
-/// Returns the first frame of the 2 MiB that `part` lies in.
+/// Returns the first frame of the 2 MiB around `part`.
 pub(super) fn run_of(part: PhysFrame) -> PhysFrame {
     part - number(part) % Order::HUGE.frames()
 }
@@ -321,10 +322,11 @@ fn is_part<P: Platform>(frames: &Frames<P>, frame: PhysFrame) -> bool {
     info(frames, frame).references.load(Ordering::Relaxed) & PART != 0
 }
 
-/// Was the run from `first` joined? From now on it is not.
+/// Returns whether the run from `first` was joined, and ends the joining.
 fn take_joined<P: Platform>(frames: &Frames<P>, first: PhysFrame) -> bool {
     let references = &info(frames, first).references;
-    // Relaxed: one leaf owns all of the run, and whoever takes it out of a page table has it alone.
+    // Relaxed: a single leaf owns all of the run, and the remover of the leaf from its page table
+    // owns it alone.
     let joined = references.load(Ordering::Relaxed) & JOINED != 0;
     if joined {
         references.fetch_and(!JOINED, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The service: one entry point to everything.
+//! The service: the entry point to everything.
 
 mod boot;
 pub(crate) mod frame_memory;
@@ -42,7 +42,8 @@ use crate::region::SpaceLayout;
 use crate::retire::Due;
 use crate::spin_lock::SpinLock;
 
-/// How far boot has come; each step is stored (Release) once what it built is complete.
+/// The stages of boot. Each stage is stored (Release) after its result is complete, pairing with
+/// the Acquire in `reached`.
 mod stage {
     pub const NONE: u8 = 0;
     pub const BOOTING: u8 = 1;
@@ -51,45 +52,57 @@ mod stage {
     pub const READY: u8 = 4;
 }
 
-/// Frames, heap, shootdown queue, page tables and address spaces of one kernel.
+/// Frames, heap, shootdown queue, page tables and address spaces of a kernel.
 ///
-/// Made for a `static`. [`MemoryService::boot`] brings it up, in an order that types enforce;
-/// [`MemoryService::cpu_online`] adds a CPU. From its interrupt handler the kernel calls
-/// [`MemoryService::on_shootdown_ipi`], from its spin loops (and from
-/// [`Platform::relax`](topomem_percpu::Platform::relax)) [`MemoryService::poll_shootdown`]. On each
-/// CPU it spawns [`MemoryService::task`] or calls [`MemoryService::tend`] now and then, and it calls
+/// Made for a `static`. [`MemoryService::boot`] boots the service, in an order enforced by types.
+/// [`MemoryService::cpu_online`] adds a CPU. The kernel calls [`MemoryService::on_shootdown_ipi`]
+/// from its interrupt handler, and [`MemoryService::poll_shootdown`] from its spin loops and from
+/// [`Platform::relax`](topomem_percpu::Platform::relax). On each CPU the kernel spawns
+/// [`MemoryService::task`] or calls [`MemoryService::tend`] now and then. It calls
 /// [`MemoryService::wake_due`] wherever wakers may run.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{FrameRequest, Order};
+///
+/// let frame = service.alloc(pin, &FrameRequest::frame().zeroed())?;
+/// // SAFETY: the frame was just allocated, and is not used.
+/// unsafe { service.frames().free(pin, frame, Order::FRAME)? };
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 pub struct MemoryService<P: Machine> {
     platform: P,
     frames: Frames<P>,
     shootdown: Shootdown<P>,
     walks: Walks,
-    /// Written in place by boot before the stage is [`stage::TOPOLOGY`], shared from then on.
+    /// Written in place by boot before the stage is [`stage::TOPOLOGY`], shared afterwards.
     topology: UnsafeCell<Topology>,
     stage: AtomicU8,
     heap: AtomicPtr<KernelHeap<P>>,
     kernel_space: AtomicPtr<SpaceCore<P>>,
-    /// The user spaces, abandoned ones included.
+    /// The user spaces, abandoned spaces included.
     spaces: SpinLock<spaces::Spaces<P>>,
     task_wakers: wake::TaskWakers,
     callbacks_due: Due,
-    /// Queues of pagers with requests that were answered inside a drop.
+    /// Queues of pagers with requests answered inside a drop.
     pagers_due: QueuesDue<P>,
-    /// The address of the frame of zeros that all spaces share.
+    /// The address of the frame of zeros shared by all spaces.
     zero_frame: AtomicU64,
-    /// How many memory objects there were.
+    /// Number of memory objects created so far.
     objects: AtomicU64,
-    /// Null, or the ranges of kernel addresses.
+    /// The ranges of kernel addresses, or null.
     pub(crate) ranges: AtomicPtr<KernelRanges<P>>,
     fault: FaultCell,
 }
 
-// SAFETY: `topology` is written by the one holder of the boot token, and read by others only
-// once the stage says that it is complete; everything else is `Sync` itself.
+// SAFETY: `topology` is written by the holder of the boot token, and read elsewhere only after the
+// stage shows it complete; everything else is `Sync` itself.
 unsafe impl<P: Machine> Sync for MemoryService<P> {}
 
 impl<P: Machine> MemoryService<P> {
-    /// A service without memory.
+    /// Returns a service without memory.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(platform: P) -> MemoryService<P> {
@@ -113,17 +126,17 @@ impl<P: Machine> MemoryService<P> {
         }
     }
 
-    /// What the kernel supplied.
+    /// Returns the platform passed to [`MemoryService::new`].
     pub const fn platform(&self) -> &P {
         &self.platform
     }
 
-    /// The frame allocator.
+    /// Returns the frame allocator.
     pub const fn frames(&self) -> &Frames<P> {
         &self.frames
     }
 
-    /// The shootdown queue.
+    /// Returns the shootdown queue.
     pub const fn shootdown(&self) -> &Shootdown<P> {
         &self.shootdown
     }
@@ -132,75 +145,104 @@ impl<P: Machine> MemoryService<P> {
         &self.walks
     }
 
-    /// What the pinned CPU needs to change page tables.
+    /// Returns the pinned CPU's means to change page tables.
     #[inline]
     pub(crate) const fn tables<'a>(&'a self, pin: &'a CpuPin) -> TableAccess<'a, Frames<P>> {
         TableAccess { memory: &self.frames, walks: &self.walks, pin }
     }
 
-    /// Acquire pairs with the Release of boot's steps.
+    /// Returns whether boot has reached `stage`. Acquire pairs with the Release of boot's steps.
     fn reached(&self, stage: u8) -> bool {
         self.stage.load(Ordering::Acquire) >= stage
     }
 
-    /// The machine's topology, once boot has discovered it.
+    /// Returns the machine's topology after boot has discovered it.
     pub fn topology(&self) -> Option<&Topology> {
-        // SAFETY: from this stage on nobody writes it.
+        // SAFETY: from this stage on, the topology is never written.
         self.reached(stage::TOPOLOGY).then(|| unsafe { &*self.topology.get() })
     }
 
-    /// The node that `cpu` works on: its own, or where that has no memory, the nearest one that has
-    /// ([`Frames::node_of_cpu`]). Node 0 before there are frames.
+    /// Returns the node `cpu` works on: its own node, or the nearest node with memory
+    /// ([`Frames::node_of_cpu`]). Returns node 0 before the frame allocator is built.
     pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         self.frames.node_of_cpu(cpu)
     }
 
-    /// The frame of zeros that spaces share until they write, once boot has allocated it.
+    /// Returns the frame of zeros, shared by spaces until they write, after boot has allocated it.
     pub(crate) fn zero_frame(&self) -> Option<PhysFrame> {
-        // Acquire pairs with the Release of boot: who sees the frame sees it zeroed.
+        // Acquire pairs with the Release in `kernel_space` of boot: a reader of the address sees
+        // the frame zeroed.
         let address = self.zero_frame.load(Ordering::Acquire);
         (address != 0).then(|| PhysFrame::containing_address(PhysAddr::new_truncate(address)))
     }
 
-    /// Returns a number that no memory object has had. The first is 1: in lists of mappings 0 means none.
+    /// Returns a number unused by any memory object. The first number is 1: in lists of mappings, 0
+    /// means none.
     pub(crate) fn next_object(&self) -> u64 {
-        // Relaxed: only the number counts.
+        // Relaxed: the number orders nothing.
         self.objects.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The kernel's heap, once boot has fed it.
+    /// Returns the kernel's heap after boot has connected it.
     pub fn heap(&self) -> Option<&'static KernelHeap<P>> {
-        // SAFETY: boot stores the address of a `&'static KernelHeap`, with Release.
+        // SAFETY: boot stores the address of a `&'static KernelHeap`, with a Release pairing with
+        // this Acquire.
         unsafe { self.heap.load(Ordering::Acquire).as_ref() }
     }
 
     pub(crate) fn kernel_core(&self) -> Option<&'static SpaceCore<P>> {
-        // SAFETY: boot stores the address of a space that lives for good, with Release.
+        // SAFETY: boot stores the address of a space living for good, with a Release pairing with
+        // this Acquire.
         unsafe { self.kernel_space.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The kernel's address space, once boot has built it.
+    /// Returns the kernel's address space after boot has built it.
     pub fn kernel_space(&self) -> Option<AddressSpace<P>> {
         self.kernel_core().map(AddressSpace::of)
     }
 
-    /// A new user space: an empty lower half, and the kernel's upper half.
+    /// Creates a user space: an empty lower half, and the kernel's upper half.
     ///
-    /// Costs two allocations, and the copying of half a table.
+    /// Cost: two allocations, and the copying of half a table.
     ///
     /// # Errors
     ///
-    /// [`CreateError`]; nothing has changed.
+    /// Nothing has changed on an error:
+    ///
+    /// - [`CreateError::NoKernelSpace`] if boot is not complete.
+    /// - [`CreateError::OutOfFrames`] if no frame for the root or for the bookkeeping is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// // SAFETY: the CPU is online, and no call of the service is interrupted.
+    /// unsafe { space.activate(pin) };
+    /// assert!(space.domain().cpus().contains(pin.cpu()));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn create_space(&'static self, pin: &CpuPin) -> Result<AddressSpace<P>, CreateError> {
         self.create_randomized_space(pin, 0)
     }
 
-    /// As [`MemoryService::create_space`], and regions that may be anywhere lie where `seed` says: its low
-    /// [`SpaceLayout::ENTROPY_BITS`] bits are the number of pages that they lie lower.
+    /// Creates a user space like [`MemoryService::create_space`], with regions placed according to
+    /// `seed`. The low [`SpaceLayout::ENTROPY_BITS`] bits are the number of pages by which regions
+    /// without a fixed place lie lower.
     ///
     /// # Errors
     ///
-    /// [`CreateError`]; nothing has changed.
+    /// As for [`MemoryService::create_space`].
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let random = 0x5eed; // from the kernel's random numbers
+    /// let space = service.create_randomized_space(pin, random)?;
+    /// assert_eq!(space.mapped_pages(), 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn create_randomized_space(
         &'static self,
         pin: &CpuPin,
@@ -209,7 +251,7 @@ impl<P: Machine> MemoryService<P> {
         self.create(pin, SpaceLayout::below(user_bounds::<P::Format>()).randomized(seed))
     }
 
-    /// A new user space whose regions lie as in `other`.
+    /// Creates a user space with regions placed as in `other`.
     pub(crate) fn create_space_like(
         &'static self,
         pin: &CpuPin,
@@ -222,7 +264,7 @@ impl<P: Machine> MemoryService<P> {
         let kernel = self.kernel_core().ok_or(CreateError::NoKernelSpace)?;
         let new = || PageTable::new(&self.frames, pin, RootEntries::Own);
         let table = new().or_else(|error| self.relieve(pin, error, new)).map_err(CreateError::OutOfFrames)?;
-        // SAFETY: the table is new; the kernel's root entries and the tables below never go.
+        // SAFETY: the table is new; the kernel's root entries and the tables below stay for good.
         unsafe { table.share_from(&self.frames, kernel.table.root(), ENTRIES / 2) };
         let bounds = user_bounds::<P::Format>();
         match SpaceCore::place(self, pin, table, SpaceKind::User, bounds, layout) {
@@ -231,41 +273,54 @@ impl<P: Machine> MemoryService<P> {
                 Ok(AddressSpace::of(core))
             }
             Err((error, table)) => {
-                // SAFETY: the root was used by nobody.
+                // SAFETY: the root was never used.
                 unsafe { frame_memory::release_own(&self.frames, pin, table.root(), Order::FRAME) };
                 Err(CreateError::OutOfFrames(error))
             }
         }
     }
 
-    /// Breaks one rule of address spaces, or none again: for tests that must then fail.
+    /// Breaks one rule of address spaces, or restores all, for tests expected to fail.
     #[cfg(feature = "fault-injection")]
     pub fn inject(&self, fault: Option<Fault>) {
         self.fault.set(fault);
     }
 
-    /// Returns `request` as it is for memory that programs see: with zeros in it.
+    /// Returns `request` for memory visible to programs: with zeros in it.
     #[inline(always)]
     pub(crate) fn blank(&self, request: FrameRequest) -> FrameRequest {
         if self.broken(Fault::UnzeroedMemory) { request } else { request.zeroed() }
     }
 
-    /// Returns whether the rule is to be broken. Constantly not without the feature `fault-injection`.
+    /// Returns whether `fault` is injected: always false without the feature `fault-injection`.
     #[inline(always)]
     pub(crate) fn broken(&self, fault: Fault) -> bool {
         self.fault.is(fault)
     }
 
-    /// A run of frames. Where memory is short, frees what can be freed before it fails: what has
-    /// retired, abandoned spaces, and page tables that map nothing.
+    /// Allocates a run of frames. If memory is short, first frees retired frames, abandoned spaces,
+    /// and page tables without mappings.
     ///
-    /// For any context, interrupt handlers included: it calls no waker, and does a bounded amount of
-    /// work (about a millisecond) where memory is short.
+    /// Any context may call the function, interrupt handlers included. It calls no waker, and does
+    /// a bounded amount of work if memory is short (about a millisecond).
     ///
     /// # Errors
     ///
-    /// [`AllocError`], as of [`Frames::alloc`]. [`AllocError::WouldBlock`] also where frames are free
-    /// once other CPUs have answered, or the service task has been round.
+    /// Returns [`AllocError`] as [`Frames::alloc`] does. Returns [`AllocError::WouldBlock`] also if
+    /// frames become free after remote CPUs have answered, or after the next round of the service
+    /// task.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, Order};
+    ///
+    /// let run = service.alloc(pin, &FrameRequest::order(Order::HUGE))?;
+    /// // SAFETY: the run was just allocated, and is not used.
+    /// unsafe { service.frames().free(pin, run, Order::HUGE)? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         self.frames
             .alloc(pin, request)
@@ -278,7 +333,7 @@ impl<P: Machine> MemoryService<P> {
         self.shootdown.on_ipi(pin)
     }
 
-    /// Answers a shootdown that an interrupt on its way asks for; one load where there is none.
+    /// Serves a shootdown whose interrupt is on its way, from a spin loop. Cost: a load if none is.
     pub fn poll_shootdown(&self, pin: &CpuPin) {
         self.shootdown.poll(pin);
     }

@@ -1,4 +1,4 @@
-//! What is done where memory is short.
+//! Freeing memory when memory is short.
 
 use topomem_numa::frames::{AllocError, Obstacle};
 use topomem_percpu::CpuPin;
@@ -8,15 +8,16 @@ use crate::Machine;
 use crate::address_space::Collected;
 use crate::budget::Budget;
 
-/// What one allocation does at most, in frames freed: about a millisecond. It may be an interrupt
-/// handler's.
+/// Greatest work of a single allocation, in freed frames: about a millisecond. The allocation may
+/// be an interrupt handler's.
 const LIMIT: u64 = 1 << 15;
 
-/// What is done before the allocation is tried again.
+/// Work done before the next attempt of the allocation.
 const AT_ONCE: u64 = 1 << 12;
 
-/// How often an allocation looks whether CPUs that it waits for have answered, and how many turns of
-/// a spin loop apart. They may be waiting for the context that this one interrupted: then it gives up.
+/// Number of looks at awaited CPUs by an allocation, and of turns of a spin loop between two looks.
+/// The CPUs may be waiting for the context interrupted by this one; the allocation therefore gives
+/// up.
 const LOOKS: u32 = 64;
 const TURNS: u32 = 64;
 
@@ -25,7 +26,7 @@ fn is_short(error: &AllocError) -> bool {
     matches!(error, AllocError::Exhausted { .. } | AllocError::WouldBlock { .. })
 }
 
-/// Returns `error` as it is said if more memory is to come: it is worth while to try again.
+/// Returns the error for a case with more memory to come, and another attempt worthwhile.
 fn with_more_to_come(error: AllocError) -> AllocError {
     match error {
         AllocError::Exhausted { node, order, .. } => {
@@ -36,13 +37,11 @@ fn with_more_to_come(error: AllocError) -> AllocError {
 }
 
 impl<P: Machine> MemoryService<P> {
-    /// Has failed for want of memory: frees what can be freed, step by step, until `attempt` succeeds
-    /// or nothing more can be had. `error` is the first failure; what is no want of memory comes back
-    /// at once.
+    /// Frees memory, step by step, until `attempt` succeeds or nothing more can be freed. `error`
+    /// is the first failure; an error other than a lack of memory is returned at once.
     ///
-    /// Calls nothing foreign, waits for no context that it may have interrupted, and does a bounded
-    /// amount of work; what is left is noted for the service task, and the error says that more may
-    /// come.
+    /// Calls no foreign code, waits for no interrupted context, and does a bounded amount of work.
+    /// The rest is noted for the service task, and the returned error means that more may come.
     #[cold]
     pub(crate) fn relieve<T>(
         &self,
@@ -53,7 +52,7 @@ impl<P: Machine> MemoryService<P> {
         if !is_short(&error) {
             return Err(error);
         }
-        // Callbacks may come due, and there may be more to do than this does.
+        // Callbacks may become due, and more work may be left.
         self.note_work(pin);
         self.frames.service(pin);
         let mut last = error;
@@ -96,7 +95,7 @@ impl<P: Machine> MemoryService<P> {
         Err(if waiting { with_more_to_come(last) } else { last })
     }
 
-    /// Frees what has retired in any space, as far as `budget` goes.
+    /// Frees retired frames of all spaces, as far as `budget` allows.
     pub(super) fn collect(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let flushed = self.kernel_ranges().map(|ranges| ranges.collect_flushed(pin, budget));
         let collected = self.for_each_space(budget, |space, budget| space.collect(pin, budget));
@@ -118,7 +117,7 @@ impl<P: Machine> MemoryService<P> {
         Collected { freed, ..Collected::NOTHING }
     }
 
-    /// Frees what is kept for later use, as far as `budget` goes.
+    /// Frees reserves, as far as `budget` allows.
     pub(super) fn reclaim(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let flushed = self.flush_ranges(pin, budget);
         flushed.and(self.reclaim_objects(pin, budget)).and(self.reclaim_tables(pin, budget))

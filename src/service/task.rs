@@ -1,4 +1,4 @@
-//! The work that nobody waits for.
+//! Background work of the service.
 
 use core::fmt;
 use core::future::Future;
@@ -13,16 +13,16 @@ use crate::budget::Budget;
 use crate::object::PagerQueue;
 use crate::retire::Callbacks;
 
-/// What [`MemoryService::tend`] left.
+/// The work left by [`MemoryService::tend`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tended {
-    /// Nothing: the next call may wait until something happens.
+    /// None: the next call may wait for an event.
     Done,
-    /// Retired frames wait for CPUs that have not answered yet.
+    /// Retired frames wait for answers of CPUs.
     Waiting,
 }
 
-/// Frames that one call of [`MemoryService::tend`] zeroes at most: 32 KiB.
+/// Greatest number of frames zeroed by a call of [`MemoryService::tend`]: 32 KiB.
 const ZEROED_AT_ONCE: usize = 8;
 
 impl<P: Machine> MemoryService<P> {
@@ -33,12 +33,36 @@ impl<P: Machine> MemoryService<P> {
     /// ([`MemoryService::wake_due`]). Where a future waits for frames, it also frees what the heap holds
     /// in reserve, and empty page tables.
     ///
-    /// For service tasks and idle loops, not for interrupt handlers. Costs a few loads where
-    /// there is nothing to do, plus a look at each address space and at each slot of the node's
-    /// pool of zeroed frames; zeroes at most 8 frames. An idle loop that wants the pool full calls
+    /// The call:
+    ///
+    /// - drains magazines of frames and of objects, if remote CPUs asked for them or the CPU rarely
+    ///   uses them;
+    /// - collects objects freed by CPUs of other nodes;
+    /// - frees retired frames, and dismantles abandoned spaces;
+    /// - if a future waits for frames, also frees the heap's reserves and empty page tables;
+    /// - calls the callbacks of complete changes, and wakes the waiters of pagers with a dropped
+    ///   task;
+    /// - zeroes a few frames ahead, and calls due wakers ([`MemoryService::wake_due`]).
+    ///
+    /// For service tasks and idle loops, not for interrupt handlers. Cost without work: a few
+    /// loads, a look at each address space, and a look at each slot of the node's pool of zeroed
+    /// frames. The call zeroes at most 8 frames. An idle loop can fill the pool by calling
     /// [`Frames::refill_zeroed`](topomem_numa::frames::Frames::refill_zeroed) until it returns 0.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::Tended;
+    ///
+    /// // In the idle loop:
+    /// while service.tend(pin) == Tended::Waiting {
+    ///     core::hint::spin_loop();
+    /// }
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn tend(&self, pin: &CpuPin) -> Tended {
-        // Before the work: what is noted from here on is for the next time.
+        // Before the work: later notes are for the next call.
         self.task_wakers.take(pin.cpu());
         self.frames.service(pin);
         self.frames.trim(pin);
@@ -51,7 +75,7 @@ impl<P: Machine> MemoryService<P> {
         let mut budget = Budget::unlimited();
         let mut collected = self.collect(pin, &mut budget).and(self.reap(pin, &mut budget));
         if self.frames.is_awaited() {
-            // What is kept for later use is wanted now.
+            // Reserves are needed now.
             collected = collected.and(self.reclaim(pin, &mut budget));
         }
         self.callbacks_due.call();
@@ -61,21 +85,31 @@ impl<P: Machine> MemoryService<P> {
         if collected.waiting | collected.more { Tended::Waiting } else { Tended::Done }
     }
 
-    /// Has `callbacks` called by the next [`MemoryService::tend`]: whoever finds them due may hold
-    /// locks, or be in the middle of an allocation.
+    /// Lets the next [`MemoryService::tend`] call `callbacks`. The caller may hold locks, or be in
+    /// the middle of an allocation.
     pub(crate) fn call_soon(&self, callbacks: Callbacks) {
         self.callbacks_due.add(callbacks);
     }
 
-    /// Has the next [`MemoryService::tend`] wake whoever waits for requests of `queue` that were answered
+    /// Lets the next [`MemoryService::tend`] wake the waiters for requests of `queue` answered
     /// inside a drop.
     pub(crate) fn wake_pager_queue(&self, queue: &'static PagerQueue<P>) {
         self.pagers_due.add(queue);
         self.note_work_anywhere();
     }
 
-    /// `cpu`'s service task: [`MemoryService::tend`] whenever there is something to do. Spawn it
-    /// on each CPU's executor. It never ends; dropping it is safe.
+    /// Returns `cpu`'s service task, which calls [`MemoryService::tend`] whenever work is due. A
+    /// kernel spawns the task on each CPU's executor. The task never ends; dropping it is safe.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let task = service.task(pin.cpu());
+    /// // ... executor.spawn(task) ...
+    /// # drop(task);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn task(&'static self, cpu: CpuId) -> ServiceTask<P> {
         ServiceTask { service: self, cpu }
     }
@@ -94,10 +128,10 @@ impl<P: Machine> Future for ServiceTask<P> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let service = self.service;
         let pin = service.platform.pin();
-        // Before the work: what retires from here on wakes us.
+        // Before the work: later retirements wake the task.
         service.task_wakers.register(self.cpu, context.waker());
         if service.tend(&pin) == Tended::Waiting {
-            // No interrupt tells when the last CPU has answered: look again after the others.
+            // No interrupt announces the last CPU's answer: look again after the other tasks.
             context.waker().wake_by_ref();
         }
         Poll::Pending

@@ -1,4 +1,4 @@
-//! Allocation behind the magazine's hit: refill, then node by node in the policy's order.
+//! Allocation behind a magazine hit: refill, then node by node in the policy's order.
 
 use topomem_percpu::{CpuId, CpuPin, Order, Platform};
 use x86_64::PhysAddr;
@@ -15,26 +15,26 @@ use super::runs::is_of_words;
 use super::transit::Transit;
 use super::{AllocError, FrameRequest, Frames, Zone};
 
-/// The frame numbered `number`.
+/// Returns the frame numbered `number`.
 pub(super) fn frame(number: u64) -> PhysFrame {
     PhysFrame::containing_address(PhysAddr::new_truncate(number << 12))
 }
 
-/// The number of a frame.
+/// Returns the number of a frame.
 pub(super) fn number(frame: PhysFrame) -> u64 {
     frame.start_address().as_u64() >> 12
 }
 
-/// What a request takes from a region.
+/// The shape of a request's memory in a region.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Shape {
     /// A naturally aligned run.
     Aligned(Order),
-    /// A block, for this CPU to go on using.
+    /// A block, kept by this CPU for later requests.
     Block(CpuId),
     /// Contiguous frames of one block.
     Short { count: u64, align: u64 },
-    /// Contiguous blocks, the last frames of the last one given back.
+    /// Contiguous blocks; the unused frames of the last block are freed.
     Long { count: u64, align: u64 },
 }
 
@@ -47,7 +47,7 @@ impl Shape {
         }
     }
 
-    /// A run of `region` below the frame `limit`: its first frame.
+    /// Takes a run of `region` below the frame `limit`. Returns its first frame.
     pub(super) fn take(self, region: &Region, limit: u64) -> Result<u64, Miss> {
         if limit < region.span.end {
             let fits = region.span.start + self.frames() <= limit;
@@ -63,22 +63,28 @@ impl Shape {
 }
 
 impl<P: Platform> Frames<P> {
-    /// One naturally aligned run of frames: its first frame.
+    /// Allocates one naturally aligned run of frames. Returns its first frame.
     ///
-    /// A plain request below order 9 is a magazine hit most of the time: no lock, no atomic
-    /// read-modify-write, no line that other CPUs write. Otherwise nodes are searched in the policy's order, each in its zones
-    /// from the highest allowed down; before a node is passed over, this CPU's magazine goes
-    /// home. [`AllocError::Exhausted`] means that at some instant of the call nothing that the
-    /// request allows was free, wherever free frames are kept.
+    /// A plain request below order 9 is mostly a magazine hit: no lock, no atomic
+    /// read-modify-write, no line written by other CPUs. Otherwise nodes are searched in the
+    /// policy's order, each in its zones from the highest allowed down. Before a node is passed
+    /// over, this CPU's magazine is flushed.
     ///
-    /// Bound: a hit is constant; a miss is a search linear in the GiBs and partly free blocks of
+    /// Bound: a hit is constant. A miss is a search linear in the GiBs and partly free blocks of
     /// the allowed nodes, repeated at most 64 times while other CPUs move blocks, and 8 times if
     /// nothing was found. Lock-free, and safe in interrupt and NMI handlers: a nested use takes the
     /// shared path, and never waits for the context that it interrupted
     /// ([`Obstacle::Interrupted`](super::Obstacle::Interrupted)). Calls no wakers.
     ///
     /// # Errors
-    /// [`AllocError`]; nothing has changed.
+    ///
+    /// After an error nothing has changed.
+    ///
+    /// - [`AllocError::NotReady`] if [`Frames::init`] has not run.
+    /// - [`AllocError::InvalidRequest`] if the request names no node of this machine.
+    /// - [`AllocError::Exhausted`] if at some instant of the call no allowed frames were free,
+    ///   wherever free frames are kept.
+    /// - [`AllocError::WouldBlock`] if allowed frames may be free, but cannot be taken now.
     #[inline]
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let hit = |entry: &Entry, magazine: &Magazine| entry.take(&magazine.taken);
@@ -117,8 +123,8 @@ impl<P: Platform> Frames<P> {
         self.alloc_slowly(pin, *request)
     }
 
-    /// What is no magazine hit. Not inlined, so that hits are; and with a request of its own, so
-    /// that a hit need not have one in memory.
+    /// Allocates after a magazine miss. Not inlined, so that hits are inlined; takes the request by
+    /// value, so that a hit need not store it in memory.
     #[inline(never)]
     fn alloc_slowly(&self, pin: &CpuPin, request: FrameRequest) -> Result<PhysFrame, AllocError> {
         if request.zeroed {
@@ -150,7 +156,7 @@ impl<P: Platform> Frames<P> {
         Ok(frame(number))
     }
 
-    /// A run below order 9 from the CPU's magazine, refilled if need be.
+    /// Takes a run below order 9 from the CPU's magazine, refilling the magazine if it is empty.
     fn alloc_cached(&self, machine: &Machine, pin: &CpuPin, request: &FrameRequest) -> Option<u64> {
         let order = request.order;
         if !request.plain || order >= Order::HUGE {
@@ -175,11 +181,12 @@ impl<P: Platform> Frames<P> {
         if taken.is_some() {
             return taken;
         }
-        // While somebody waits for memory, no magazine holds any back.
+        // While a context waits for memory, magazines keep no free frames.
         if self.waiters.any() || is_of_words(order) { None } else { self.refill(machine, &entered, request) }
     }
 
-    /// Fills the magazine with a word of the CPU's own block, and takes a run below order 6 from it.
+    /// Fills the magazine with a word of the CPU's own block, and takes a run below order 6 from
+    /// it.
     fn refill(&self, machine: &Machine, entered: &Entered, request: &FrameRequest) -> Option<u64> {
         let order = request.order;
         entered.misses.add(1);
@@ -216,15 +223,16 @@ impl<P: Platform> Frames<P> {
                     refilled = true;
                 }
             }
-            // Without such a run, or its zone is down to the reserve: another block, or another zone.
+            // There is no such run, or its zone is down to the reserve: another block, or another
+            // zone.
             if !refilled {
                 self.change_block(machine, entered, node, request)?;
             }
         }
     }
 
-    /// Has the magazine own another block, with a run of the request's order; `None` if there is none. For a single
-    /// frame the old one is given up first, as it is empty.
+    /// Makes the magazine own another block, with a run of the request's order. Returns `None` if
+    /// there is none. For a single frame the old block is given up first, as it is empty.
     fn change_block(
         &self,
         machine: &Machine,
@@ -237,7 +245,7 @@ impl<P: Platform> Frames<P> {
         if request.order == Order::FRAME {
             old().into_iter().for_each(give_up);
         }
-        // Until the magazine names the block, a request for a whole one finds it nowhere.
+        // Until the magazine records the block, a request for a whole block finds it nowhere.
         let (first, transit) = own_block(machine, entered, node, request)?;
         old().into_iter().for_each(give_up);
         entered.set_block(Some(first));
@@ -256,8 +264,9 @@ impl<P: Platform> Frames<P> {
     }
 }
 
-/// A block of the magazine's node for it to own, from the highest zone that has one: its first
-/// frame, and the transit that it is in until the magazine names it.
+/// Returns the first frame of a block of the magazine's node for the magazine to own, from the
+/// highest zone with such a block. Also returns the transit of the block until the magazine records
+/// it.
 fn own_block<'e>(
     machine: &Machine,
     entered: &'e Entered,

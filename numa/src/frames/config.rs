@@ -1,45 +1,45 @@
-//! How a frame allocator is built.
+//! The configuration of a frame allocator.
 
 use super::{Watermarks, ZoneLimits};
 
-/// Is there a per-frame table?
+/// Whether there is a per-frame table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PerFrameTable {
-    /// None: copy-on-write and page-table locks need one, a frames-only kernel does not.
+    /// No table. Copy-on-write and page-table locks need a table; a frames-only kernel does not.
     #[default]
     Absent,
     /// 8 bytes a frame, on the frame's own node.
     Present,
 }
 
-/// How soon is a frame noticed that is freed twice, or with a wrong order?
+/// The time at which a double free, or a free with a wrong order, is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DoubleFrees {
-    /// At once when it is free at home or in the freeing CPU's magazine, else when it goes home.
-    /// Costs nothing on a magazine hit.
+    /// At once if the frame is free in its bitmap or in the freeing CPU's magazine, otherwise when
+    /// the magazine is flushed. Costs nothing on a magazine hit.
     #[default]
     FoundLate,
-    /// Always at once, and any wrong order too ("paranoid"): a byte per frame, one
-    /// compare-and-swap per free, and no quick path. Every run must be freed as it was allocated.
+    /// Always at once, including any wrong order ("paranoid"). Costs a byte per frame, one
+    /// compare-and-swap per free, and the quick path. Every run must be freed as it was allocated.
     FoundAtOnce,
 }
 
-/// How many frames each node keeps that are zero already.
+/// The number of zeroed frames kept by each node.
 ///
-/// They are filled in by [`Frames::refill_zeroed`](super::Frames::refill_zeroed) and by nothing
-/// else, and remain free: whoever finds nothing else takes them. The bookkeeping is two bytes a
+/// Only [`Frames::refill_zeroed`](super::Frames::refill_zeroed) fills the pools. Pooled frames
+/// remain free: a request that finds no other frame takes them. The bookkeeping is two bytes a
 /// frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ZeroedFrames {
     /// One for 1024 frames of the node, at most 256.
     #[default]
     InProportion,
-    /// So many, at most 1024.
+    /// This many, at most 1024.
     Frames(u16),
 }
 
 impl ZeroedFrames {
-    /// Of a node that has `managed` frames.
+    /// Returns the number for a node with `managed` frames.
     fn of(self, managed: u64) -> u64 {
         match self {
             ZeroedFrames::InProportion => (managed / 1024).min(256),
@@ -51,31 +51,39 @@ impl ZeroedFrames {
 /// When are frames filled with zeros?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Zeroing {
-    /// When a request asks for zeroed frames, or ahead of that
-    /// ([`Frames::refill_zeroed`](super::Frames::refill_zeroed)). Free frames keep what their
-    /// last owner wrote.
+    /// On a request for zeroed frames, or ahead of it
+    /// ([`Frames::refill_zeroed`](super::Frames::refill_zeroed)). Free frames keep the data of
+    /// their last owner.
     #[default]
     OnRequest,
-    /// When they are freed, so that nothing of an owner outlives the free; all memory once at
-    /// the start. Requests for zeroed frames then cost nothing more, and there are no pools.
-    /// Every free writes the whole run, and no free or allocation takes the quick path.
+    /// On every free, so that no data of an owner outlives the free, and for all memory once at the
+    /// start. Requests for zeroed frames then cost nothing more, and there are no pools. Every free
+    /// writes the whole run, and no free or allocation takes the quick path.
     OnFree,
 }
 
 /// Configuration of [`Frames::init`](super::Frames::init).
+///
+/// # Examples
+///
+/// ```
+/// # use topomem_numa::frames::{DoubleFrees, FramesConfig};
+/// let config = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::default() };
+/// assert_ne!(config, FramesConfig::default());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FramesConfig {
-    /// Where the zones end.
+    /// The limits of the zones.
     pub zones: ZoneLimits,
     /// The watermarks of every populated zone, each cut to a quarter of the zone.
     pub watermarks: Watermarks,
     /// Is there a per-frame table?
     pub table: PerFrameTable,
-    /// How soon are double frees noticed?
+    /// The time at which double frees are detected.
     pub double_frees: DoubleFrees,
-    /// How many frames each node keeps that are zero already.
+    /// The number of zeroed frames kept by each node.
     pub zeroed: ZeroedFrames,
-    /// When are frames filled with zeros?
+    /// The time at which frames are filled with zeros.
     pub zeroing: Zeroing,
 }
 

@@ -1,17 +1,17 @@
-//! From a frame to its region and its entry in the per-frame table, without a search.
+//! Lookup of a frame's region and of its entry in the per-frame table, without a search.
 
 use core::ptr;
 
 use super::region::Region;
 use super::table::{FrameInfo, Stretch, frame_of_entry, numbered_as_frames, stretch_of};
 
-/// At most so many parts.
+/// The maximum number of parts.
 const PARTS: u64 = 1 << 12;
-/// Frames in a part at least: 16 MiB, the smallest zone.
+/// The minimum number of frames in a part, as a power of two: 16 MiB, the smallest zone.
 const LEAST_SHIFT: u32 = 12;
 
-/// The regions, sorted and disjoint, and for each part of the address space the first of them
-/// that reaches into it or lies behind it.
+/// The regions, sorted and disjoint, and for each part of the address space the first region that
+/// reaches into it or lies behind it.
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) regions: &'static [Region],
@@ -20,7 +20,7 @@ pub(crate) struct Directory {
     pub(super) stretches: &'static [Stretch],
     /// By part; empty without a per-frame table.
     tables: &'static [PartTable],
-    /// Each entry of the per-frame table has its frame's number.
+    /// True if each entry of the per-frame table has its frame's number.
     numbered_as_frames: bool,
     /// Frames in a part, as a power of two.
     shift: u32,
@@ -29,20 +29,20 @@ pub(crate) struct Directory {
 /// The one stretch of the per-frame table that reaches into a part of the address space.
 #[derive(Debug)]
 pub(super) struct PartTable {
-    /// Where frame 0's entry would be, if the stretch reached down to it; null where the part has
+    /// The address of frame 0's entry, if the stretch reached down to it; null if the part has
     /// several stretches, or none.
     entries: *const FrameInfo,
-    /// The number that frame 0's entry would have. Wraps.
+    /// The number of frame 0's entry, if the stretch reached down to it. Wraps.
     first_entry: u64,
 }
 
-// SAFETY: it stands for `&'static FrameInfo`s, which are `Send` and `Sync`.
+// SAFETY: it represents `&'static FrameInfo`s, which are `Send` and `Sync`.
 unsafe impl Send for PartTable {}
 // SAFETY: as above.
 unsafe impl Sync for PartTable {}
 
 impl PartTable {
-    /// Of the part numbered `part`.
+    /// Returns the table of the part numbered `part`.
     pub(super) fn of(stretches: &[Stretch], part: usize, shift: u32) -> PartTable {
         let (start, end) = ((part as u64) << shift, (part as u64 + 1) << shift);
         let first = stretches.partition_point(|stretch| stretch.span.end <= start);
@@ -57,7 +57,8 @@ impl PartTable {
     }
 }
 
-/// How many parts, of how many frames (as a power of two), memory that ends with frame `end` has.
+/// Returns the number of parts, and of frames in a part (as a power of two), for memory that ends
+/// with frame `end`.
 pub(super) fn parts(end: u64) -> (usize, u32) {
     let mut shift = LEAST_SHIFT;
     while end.div_ceil(1 << shift) > PARTS {
@@ -84,18 +85,18 @@ impl Directory {
         Directory { regions, parts, stretches, tables, numbered_as_frames, shift }
     }
 
-    /// A frame's entry in the per-frame table, if it has one.
+    /// Returns a frame's entry in the per-frame table, if it has one.
     pub(super) fn find_info(&self, frame: u64) -> Option<&'static FrameInfo> {
         stretch_of(self.stretches, frame)?.entry(frame)
     }
 
-    /// A frame's entry in the per-frame table.
+    /// Returns a frame's entry in the per-frame table.
     ///
-    /// Bound: two loads where the part has one stretch of the table.
+    /// Bound: two loads if the part has one stretch of the table.
     ///
     /// # Safety
     ///
-    /// A region has the frame, it is managed, and there is a per-frame table.
+    /// A region has the frame, the frame is managed, and there is a per-frame table.
     #[inline]
     pub(super) unsafe fn info(&self, frame: u64) -> &'static FrameInfo {
         // SAFETY: the caller's promise: with a per-frame table there is a part for each frame up to
@@ -105,27 +106,29 @@ impl Directory {
             // SAFETY: the caller's promise.
             return unsafe { self.info_by_stretch(frame) };
         }
-        // SAFETY: the frame's stretch is the one that the pointer was made from, and it has an
-        // entry for each of its frames.
+        // SAFETY: the pointer was made from the frame's stretch, which has an entry for each of its
+        // frames.
         unsafe { &*table.entries.wrapping_add(frame as usize) }
     }
 
+    /// Returns a frame's entry by a search of the stretches.
+    ///
     /// # Safety
     ///
-    /// As [`Directory::info`].
+    /// As for [`Directory::info`].
     #[cold]
     unsafe fn info_by_stretch(&self, frame: u64) -> &'static FrameInfo {
         // SAFETY: the caller's promise.
         unsafe { self.find_info(frame).unwrap_unchecked() }
     }
 
-    /// The number of a frame's entry in the per-frame table.
+    /// Returns the number of a frame's entry in the per-frame table.
     ///
-    /// Bound: as [`Directory::info`].
+    /// Bound: as for [`Directory::info`].
     ///
     /// # Safety
     ///
-    /// As [`Directory::info`].
+    /// As for [`Directory::info`].
     #[inline]
     pub(super) unsafe fn entry_number(&self, frame: u64) -> u64 {
         if self.numbered_as_frames {
@@ -140,14 +143,14 @@ impl Directory {
         table.first_entry.wrapping_add(frame)
     }
 
-    /// The frame whose entry in the per-frame table has the number `entry`; for a number of no entry,
-    /// some frame.
+    /// Returns the frame of the per-frame table's entry numbered `entry`; for a number without an
+    /// entry, any frame.
     #[inline]
     pub(super) fn frame_of_entry(&self, entry: u64) -> u64 {
         if self.numbered_as_frames { entry } else { frame_of_entry(self.stretches, entry) }
     }
 
-    /// The region of a frame.
+    /// Returns the region of a frame.
     ///
     /// Bound: two loads, and a binary search of the regions that reach into the frame's part of the
     /// address space, mostly one: 16 MiB where memory ends below 64 GiB, and more with more memory.

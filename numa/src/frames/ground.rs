@@ -1,47 +1,48 @@
-//! What a frame allocator is built on: the machine's memory, before there is an allocator.
+//! The memory of the machine, before there is a frame allocator.
 
 use topomem_percpu::{CpuId, NodeId};
 use x86_64::PhysAddr;
 
 use crate::{BootAllocError, BootAllocator, Piece};
 
-/// The machine as [`Frames::init`](super::Frames::init) needs to see it. Kernels pass
-/// [`BootAllocator`]; tests and simulations describe one of their own.
+/// The machine as seen by [`Frames::init`](super::Frames::init). Kernels pass [`BootAllocator`];
+/// tests and simulations implement their own.
 ///
 /// # Safety
 ///
-/// - [`Ground::pieces`] names RAM that nobody else uses, and that the platform's direct map
-///   reaches.
-/// - [`Ground::place`] returns memory on that footing too, and from then on `pieces` leaves it
+/// - [`Ground::pieces`] returns RAM without other users, reachable through the platform's direct
+///   map.
+/// - [`Ground::place`] returns memory with the same properties, and from then on `pieces` leaves it
 ///   out.
 pub unsafe trait Ground {
-    /// Why there was no memory for bookkeeping.
+    /// The error of [`Ground::place`].
     type Error;
 
-    /// How many nodes there are; they are numbered from 0.
+    /// Returns the number of nodes, numbered from 0.
     fn node_count(&self) -> usize;
 
-    /// Every node, by distance from `node`: itself first. What is left out is searched last.
+    /// Returns every node, by distance from `node`: itself first. Nodes left out are searched last.
     fn nearest(&self, node: NodeId) -> impl Iterator<Item = NodeId>;
 
-    /// Every CPU that may come online, with its node.
+    /// Returns every CPU that may come online, with its node.
     fn cpus(&self) -> impl Iterator<Item = (CpuId, NodeId)>;
 
-    /// The weight of `node` in weighted interleaving, where firmware tells.
+    /// Returns the weight of `node` in weighted interleaving, if firmware tells it.
     fn weight(&self, node: NodeId) -> Option<u32>;
 
-    /// Free memory now: sorted by address, disjoint, on frame boundaries.
+    /// Returns the memory free now: sorted by address, disjoint, on frame boundaries.
     fn pieces(&self) -> impl Iterator<Item = Piece>;
 
     /// Takes `bytes` bytes aligned to `align` for good, on `node` or near it.
     ///
     /// # Errors
-    /// Where there is no such memory.
+    ///
+    /// Returns an error if there is no such memory.
     fn place(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, Self::Error>;
 }
 
-// SAFETY: the boot allocator is the only way to its map while it lives, and reserves in the map
-// what it hands out; that the map's RAM is real and mapped is its builder's promise.
+// SAFETY: the boot allocator has exclusive access to its map while it lives, and reserves allocated
+// memory in the map; its builder promises that the map's RAM is real and mapped.
 unsafe impl Ground for BootAllocator<'_> {
     type Error = BootAllocError;
 
@@ -57,7 +58,7 @@ unsafe impl Ground for BootAllocator<'_> {
         self.topology().cpus().iter().map(|entry| (entry.cpu, entry.node))
     }
 
-    /// The best bandwidth with which any CPU's node reaches it: its nearest initiators'.
+    /// Returns the best bandwidth to the node from any CPU's node: that of its nearest initiators.
     fn weight(&self, node: NodeId) -> Option<u32> {
         let topology = self.topology();
         topology.nodes().filter_map(|from| topology.bandwidth(from, node)).map(|bandwidth| bandwidth.0).max()

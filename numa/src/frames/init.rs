@@ -1,4 +1,4 @@
-//! Building the allocator: regions from free memory, each node's bookkeeping on that node.
+//! Construction of the allocator: regions from free memory, each node's bookkeeping on that node.
 
 use arrayvec::ArrayVec;
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
@@ -18,7 +18,7 @@ use super::turns::Turns;
 use super::zeroed_pool::{Set, ZeroedPool};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Zeroing};
 
-/// One block in this many may be held back by CPUs.
+/// The share of blocks that CPUs may hold: one in this many.
 const HELD_BACK: u64 = 16;
 
 /// Builds everything; the memory of `ground` belongs to the result.
@@ -32,7 +32,7 @@ pub(super) fn build<P: Platform, G: Ground>(
     let mut metadata = Metadata::default();
     let mut builder = Builder { platform, ground };
 
-    // Everything is placed before anything is managed: placing takes from the same memory.
+    // Everything is placed before anything is managed: both take from the same memory.
     let fixed = &mut metadata.fixed;
     let machine_place = builder.place::<Machine>(1, NodeId::ZERO, fixed)?;
     let node_place = builder.place::<Node>(node_count, NodeId::ZERO, fixed)?;
@@ -113,7 +113,7 @@ pub(super) fn build<P: Platform, G: Ground>(
     Ok(&machine[0])
 }
 
-/// Are there marks to check against?
+/// Returns whether there are marks to check.
 fn checked(config: &FramesConfig) -> Checked {
     match (config.double_frees, config.zeroing) {
         (DoubleFrees::FoundLate, Zeroing::OnRequest) => Checked::No,
@@ -121,7 +121,7 @@ fn checked(config: &FramesConfig) -> Checked {
     }
 }
 
-/// Places the magazines of the CPUs that `node` serves on that node.
+/// Places the magazines of the CPUs served by `node` on that node.
 fn place_magazines<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
     node: NodeId,
@@ -132,7 +132,7 @@ fn place_magazines<P: Platform, G: Ground>(
     let served = |&(cpu, _): &(CpuId, NodeId)| nodes.serving[cpu.index()] == node;
     let count = builder.ground.cpus().filter(served).count();
     let place = builder.place(count, node, &mut metadata.magazines)?;
-    // All together they hold back at most a sixteenth of the node.
+    // All together they hold at most a sixteenth of the node.
     let slots = blocks / HELD_BACK / count.max(1) as u64;
     let mut cpus = builder.ground.cpus().filter(served).map(|(cpu, _)| cpu);
     Ok(place.fill(|_| Magazine::new(cpus.next().unwrap_or(CpuId::BOOT), node, slots as usize)))

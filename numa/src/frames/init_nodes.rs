@@ -1,5 +1,5 @@
-//! Building the nodes: their zones, their order of distance, their weights, and which node serves
-//! each CPU.
+//! Construction of the nodes: their zones, their order of distance, their weights, and the serving
+//! node of each CPU.
 
 use arrayvec::ArrayVec;
 use topomem_percpu::{MAX_NODES, NodeId};
@@ -10,11 +10,11 @@ use super::region::Region;
 use super::zeroed_pool::ZeroedPool;
 use super::{FramesConfig, Ground, Watermarks, Zone};
 
-/// The weights of nodes are at most this.
+/// The maximum weight of a node.
 const MAX_WEIGHT: u64 = 32;
 
-/// Every node by distance from `node`: itself first. Nodes that the ground leaves out come last, by
-/// number, so that no memory is ever missed.
+/// Returns every node by distance from `node`: itself first. Nodes left out by the ground come
+/// last, by number, so that no memory is ever missed.
 fn by_distance<G: Ground>(ground: &G, node: NodeId, count: usize) -> ArrayVec<NodeId, MAX_NODES> {
     let mut nodes = ArrayVec::new();
     let all = (0..count).filter_map(NodeId::new);
@@ -27,7 +27,8 @@ fn by_distance<G: Ground>(ground: &G, node: NodeId, count: usize) -> ArrayVec<No
     nodes
 }
 
-/// For each node the nearest one that has memory by `has_memory`; itself where none has.
+/// Returns for each node the nearest node with memory by `has_memory`, or the node itself if none
+/// has memory.
 pub(super) fn serving_nodes<G: Ground>(
     ground: &G,
     count: usize,
@@ -66,7 +67,7 @@ pub(super) fn weights<G: Ground>(ground: &G, regions: &[Region], count: usize) -
         let figure = figure.unwrap_or(slowest);
         ((figure * MAX_WEIGHT + best / 2) / best).max(1)
     });
-    // As small as they can be: so turns alternate as often as they can.
+    // As small as possible, so that turns alternate as often as possible.
     let divisor = weights[..count].iter().copied().fold(0, gcd).max(1);
     weights.map(|weight| weight / divisor)
 }
@@ -75,7 +76,7 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// What a node is made of.
+/// The parts of a node.
 pub(super) struct NodeParts<'a> {
     /// The regions of all nodes.
     pub(super) regions: &'static [Region],
@@ -87,7 +88,7 @@ pub(super) struct NodeParts<'a> {
 }
 
 impl NodeParts<'_> {
-    /// The node numbered `index`, of `count`.
+    /// Creates the node numbered `index`, of `count`.
     pub(super) fn node<G: Ground>(self, ground: &G, index: usize, count: usize) -> Node {
         let NodeParts { regions, order, config, weight, zeroed } = self;
         let id = NodeId::new(index).unwrap_or(NodeId::ZERO);

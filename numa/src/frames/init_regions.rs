@@ -1,4 +1,4 @@
-//! Building the regions: which there are, their bookkeeping, and the per-frame table.
+//! Construction of the regions: their spans, their bookkeeping, and the per-frame table.
 
 use topomem_percpu::sync::atomic::AtomicU8;
 use topomem_percpu::{NodeId, Platform};
@@ -21,7 +21,7 @@ const BRIDGED: u64 = 1 << 15;
 /// How many more pieces there may be once the bookkeeping is placed.
 pub(super) const SLACK: usize = 64;
 
-/// Where a region will be.
+/// The place of a future region.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Site {
     pub(super) node: NodeId,
@@ -29,8 +29,8 @@ pub(super) struct Site {
     pub(super) span: Span,
 }
 
-/// Calls `visit` with every free piece of one node and zone, in frames, by address. Pieces that
-/// touch are one: a run may lie in both, and is freed as it was allocated.
+/// Calls `visit` with every free piece of one node and zone, in frames, by address. Touching pieces
+/// are merged: a run may lie in both, and is freed as it was allocated.
 pub(super) fn sites<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
     let mut last: Option<Site> = None;
     for piece in ground.pieces() {
@@ -93,7 +93,7 @@ pub(super) fn survey<G: Ground>(ground: &G, config: &FramesConfig) -> Result<Sur
     });
     match regions {
         0 => Err(InitError::NoMemory),
-        // What is placed first may cut pieces.
+        // Memory placed first may divide pieces.
         1.. if regions + SLACK > MAX_REGIONS => Err(InitError::TooManyRegions { limit: MAX_REGIONS - SLACK }),
         _ => Ok(Survey { regions, pieces, end }),
     }
@@ -173,7 +173,7 @@ pub(super) fn place_table<P: Platform, G: Ground>(
 ) -> Result<&'static [Stretch], InitError<G::Error>> {
     let place = builder.place::<Stretch>(most, NodeId::ZERO, bytes)?;
     let table = place.fill(|_| Stretch { span: Span { start: 0, end: 0 }, first_entry: 0, entries: &[] });
-    // From here on memory only gets less: each frame that is managed in the end has its place.
+    // From here on memory only shrinks: each frame managed in the end has its entry.
     let (mut count, mut next_entry) = (0, 1);
     stretches(&*builder.ground, regions, config, |span| {
         if let Some(stretch) = table.get_mut(count) {
@@ -250,7 +250,7 @@ pub(super) fn manage<G: Ground>(
 /// Zeroes the frames of a managed span.
 pub(super) fn clear<P: Platform>(platform: &P, span: Span) {
     let first = platform.phys_to_virt(frame(span.start).start_address());
-    // SAFETY: by `Ground` and `Platform`, the span is RAM that nobody else has, in the direct map.
+    // SAFETY: by `Ground` and `Platform`, the span is RAM without other users, in the direct map.
     unsafe { first.write_bytes(0, ((span.end - span.start) * 4096) as usize) };
 }
 

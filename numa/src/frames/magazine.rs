@@ -1,15 +1,15 @@
-//! A CPU's magazine: frames it can hand out and take back alone.
+//! A CPU's magazine: frames that the CPU can allocate and free without other CPUs.
 //!
-//! After Bonwick and Adams, "Magazines and Vmem" (USENIX 2001), but a magazine here is no list of
-//! addresses: it is a small direct-mapped set of bitmap words. A refill takes a whole word, up
-//! to 64 frames, in one swap; frames freed in any order gather in their words, and go home up to
-//! 64 at a time in one compare-and-swap. A hit finds or sets a bit: no lock, no atomic
-//! read-modify-write. A frame freed twice is found at once when it is free in this magazine or
-//! at home.
+//! Based on Bonwick and Adams, "Magazines and Vmem" (USENIX 2001), but a magazine here is no list
+//! of addresses: it is a small direct-mapped set of bitmap words. A refill takes a whole word, up
+//! to 64 frames, in one swap. Frames freed in any order gather in their words, and are flushed up
+//! to 64 at a time in one compare-and-swap. A hit finds or sets a bit: no lock, no atomic
+//! read-modify-write. A frame freed twice is detected at once if it is free in this magazine or in
+//! its bitmap.
 //!
-//! Only the owning CPU writes, in one context at a time (the gate); other CPUs read. So every
-//! field is an atomic, loaded and stored Relaxed: on common machines plain moves. What the owner
-//! does is in [`super::entered`].
+//! Only the owning CPU writes, in one context at a time (the gate); other CPUs read. So every field
+//! is an atomic, loaded and stored Relaxed: on common machines plain moves. The owner's operations
+//! are in [`super::entered`].
 
 use core::ptr;
 
@@ -30,17 +30,17 @@ use super::region::BLOCK;
 use super::transit::{Transits, Watch};
 use super::zeroed_pool::Place;
 
-/// Words of the CPU's own node that it has room for, by the low bits of the word's number.
+/// The maximum number of words of the CPU's own node, by the low bits of the word's number.
 pub(crate) const NEAR: usize = 16;
-/// Words of other nodes or scarce zones, on their way home.
+/// Words of other nodes or scarce zones, to be flushed.
 pub(crate) const AWAY: usize = 4;
-/// Near words that a magazine starts with, and never goes below.
+/// The initial and the minimum number of near words.
 pub(crate) const LEAST_NEAR: u32 = 4;
 /// Words whose misses are remembered.
 pub(super) const MISSED: usize = 4;
-/// Orders of runs that it hands out: 1 to 8.
+/// Orders of runs from a magazine: 1 to 8.
 const RUN_ORDERS: usize = 8;
-/// How far a CPU's count of a zone may run ahead of the shared one.
+/// The maximum difference between a CPU's count of a zone and the shared count.
 pub(crate) const UNREPORTED: i64 = 256;
 
 /// A counter with one writer.
@@ -53,7 +53,7 @@ impl Count {
         Count(AtomicU64::new(0))
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates a counter (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(super) fn new() -> Count {
         Count(AtomicU64::new(0))
@@ -73,7 +73,7 @@ impl Count {
     }
 }
 
-/// The frames from `first` in parts of one word each.
+/// Returns the frames from `first` in parts of one word each.
 fn by_word(first: PhysFrame, count: u32) -> impl Iterator<Item = (PhysFrame, u32)> {
     let mut done = 0;
     core::iter::from_fn(move || {
@@ -86,13 +86,14 @@ fn by_word(first: PhysFrame, count: u32) -> impl Iterator<Item = (PhysFrame, u32
     })
 }
 
-/// Is the near entry, found at the gate, one of a magazine that may be used quickly?
+/// Returns true if the near entry, found at the gate, belongs to a magazine that may be used
+/// quickly.
 #[inline]
 pub(super) fn is_open(current: &Entry) -> bool {
     !ptr::eq(current, closed()) && !ptr::eq(current, barred())
 }
 
-/// Are frees and allocations checked against a mark per frame?
+/// Whether frees and allocations are checked against a mark per frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Checked {
     No,
@@ -103,30 +104,30 @@ pub(crate) enum Checked {
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Magazine {
-    /// The gate: the near entry that frames come from and go to, but while a context uses the
-    /// magazine [`closed`], and in paranoid mode [`barred`].
+    /// The gate: the near entry used by allocations and frees; [`closed`] while a context uses the
+    /// magazine, and [`barred`] in paranoid mode.
     current: AtomicPtr<Entry>,
     /// Single frames taken out.
     pub(crate) taken: Count,
     pub(crate) cpu: CpuId,
     pub(crate) node: NodeId,
-    /// Another CPU wants it drained.
+    /// Another CPU requested a drain.
     attention: AtomicBool,
     /// Near entries in use, a power of two.
     pub(super) size: AtomicU32,
     /// In paranoid mode, the near entry used last. Set before the gate first opens.
     last: AtomicPtr<Entry>,
     pub(super) near: [Entry; NEAR],
-    /// The near entry that the last run came from.
+    /// The near entry of the last run taken.
     near_run: AtomicU32,
     pub(super) away: [Entry; AWAY],
     /// The away entry that is replaced next.
     pub(super) next_away: AtomicU16,
-    /// Calls of `trim` since one looked.
+    /// Calls of `trim` since the last review.
     pub(super) round: AtomicU16,
-    /// Refills and evictions since the size was last looked at.
+    /// Refills and evictions since the last review of the size.
     pub(super) window: [AtomicU16; 2],
-    /// Words whose frames were freed straight home last, by the low bits of their numbers.
+    /// The words of the last frames freed directly into a bitmap, by the low bits of their numbers.
     pub(super) missed: [Count; MISSED],
     pub(super) huge: HugeSlots,
     /// Whole words, by block.
@@ -135,7 +136,7 @@ pub(crate) struct Magazine {
     runs: [Count; RUN_ORDERS],
     /// The owned block: its first frame + 1; 0 for none.
     pub(super) block: AtomicU64,
-    /// Changes of its node's zones not reported yet, as two's complement.
+    /// Unreported changes of its node's zones, as two's complement.
     pub(super) unreported: [Count; Zone::COUNT],
     pub(crate) misses: Count,
     pub(crate) refills: Count,
@@ -144,24 +145,24 @@ pub(crate) struct Magazine {
     pub(super) net_moved: Count,
     /// Whole blocks taken out.
     pub(crate) huge_taken: Count,
-    /// Frees that went straight home.
+    /// Frees directly into a bitmap.
     pub(crate) straight: Count,
-    /// Written by nested contexts, so it may lose counts to each other, but never goes wrong.
+    /// Written by nested contexts, so it may lose counts, but is never corrupted.
     pub(crate) nested: Count,
-    /// As `nested`, like the three below: runs that no other count has.
+    /// As `nested`, like the three below: runs not counted elsewhere.
     pub(crate) local: Count,
     pub(crate) remote: Count,
-    /// Frames taken from the node's pool of zeroed frames, and requests that found none there.
+    /// Frames taken from the node's pool of zeroed frames, and requests that found the pool empty.
     pub(crate) zeroed_hits: Count,
     pub(crate) zeroed_misses: Count,
-    /// Frames freed twice, found only when their word went home.
+    /// Frames freed twice, detected only when their word was flushed.
     pub(crate) late_doubles: Count,
-    /// The CPU's contexts in transit while they have the magazine: by zone of its own node, and
-    /// those that move frames of other nodes or within the magazine.
+    /// The CPU's contexts in transit while they use the magazine: by zone of its own node, and
+    /// those moving frames of other nodes or within the magazine.
     pub(super) transits: [Transits; Zone::COUNT + 1],
-    /// Where it looks in its node's pool of zeroed frames.
+    /// The position in its node's pool of zeroed frames.
     pub(super) zeroed_place: Place,
-    /// `taken` when the size was last looked at for shrinking.
+    /// `taken` at the last review for shrinking.
     pub(super) taken_at_trim: Count,
     /// As `taken_at_trim`, of runs of whole words.
     pub(super) runs_at_trim: Count,
@@ -227,32 +228,31 @@ macro_rules! shut {
 }
 
 impl Magazine {
-    /// One that nobody can use yet, with room for `slots` whole blocks, and for words of as many.
+    /// Creates a closed magazine, with room for `slots` whole blocks, and for words of as many.
     #[cfg(not(loom))]
     pub(super) const fn new(cpu: CpuId, node: NodeId, slots: usize) -> Magazine {
         shut!(cpu, node, slots)
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates a closed magazine (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(super) fn new(cpu: CpuId, node: NodeId, slots: usize) -> Magazine {
         shut!(cpu, node, slots)
     }
 
-    /// Lets its CPU use it.
+    /// Opens the magazine to its CPU.
     pub(super) fn open(&'static self, checked: Checked) {
         self.remember(&self.near[0]);
         let entry = if checked == Checked::EveryUse { barred() } else { &self.near[0] };
         self.current.store(ptr::from_ref(entry).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Lets `act` use the current entry: one without frames and without word where the magazine
-    /// is in use, or nothing is to be quick. The caller is pinned to the magazine's CPU.
+    /// Passes the current entry to `act`: an entry without frames and without word if the magazine
+    /// is in use, or may not be used quickly. The caller is pinned to the magazine's CPU.
     #[inline]
     pub(crate) fn with_current<R>(&self, act: impl FnOnce(&Entry, &Magazine) -> R) -> R {
-        // Only contexts of this CPU get here, one nested in the other; so plain accesses do. A
-        // handler that ran between the two has finished, one that runs later finds the gate
-        // closed.
+        // Only contexts of this CPU get here, nested in each other, so plain accesses suffice. A
+        // handler that ran between the two has finished; a later handler finds the gate closed.
         let current = self.current.load(Ordering::Relaxed);
         self.current.store(ptr::from_ref(closed()).cast_mut(), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
@@ -263,8 +263,8 @@ impl Magazine {
         result
     }
 
-    /// In paranoid mode, lets `act` use the near entry that frames came from or went to last; `None` in another
-    /// mode, or if the magazine is in use, or to be drained. The caller is pinned to the magazine's CPU.
+    /// Passes the last used near entry to `act`, in paranoid mode. Returns `None` in another mode,
+    /// or if the magazine is in use, or to be drained. The caller is pinned to the magazine's CPU.
     #[inline(always)]
     pub(super) fn with_checked<R>(&self, act: impl FnOnce(&Entry, &Magazine) -> R) -> Option<R> {
         // As in `with_current`.
@@ -281,10 +281,10 @@ impl Magazine {
         Some(result)
     }
 
-    /// In paranoid mode, takes out a run of `order` (1 to 5), marked as handed out: its physical address. The
-    /// caller has the magazine to itself.
+    /// Takes out a run of `order` (1 to 5), marked as handed out, in paranoid mode. Returns its
+    /// physical address. The caller has exclusive use of the magazine.
     ///
-    /// Bound: a look into each near entry; mostly, into one.
+    /// Bound: a check of each near entry; mostly, of one.
     #[inline(always)]
     pub(super) fn take_marked_run(&self, order: Order) -> Option<u64> {
         let run = self.take_run(order)?;
@@ -292,8 +292,8 @@ impl Magazine {
         Some(run)
     }
 
-    /// In paranoid mode, takes back a run of `order` (1 to 5) that is marked as handed out, if it has the word.
-    /// The caller has the magazine to itself.
+    /// Frees a run of `order` (1 to 5) marked as handed out, if the magazine has the word, in
+    /// paranoid mode. The caller has exclusive use of the magazine.
     #[inline(always)]
     pub(super) fn give_marked_run(&self, first: PhysFrame, order: Order) -> Give {
         let address = first.start_address().as_u64();
@@ -309,16 +309,16 @@ impl Magazine {
         }
     }
 
-    /// The count of runs of `order` (1 to 8) taken out.
+    /// Returns the count of runs of `order` (1 to 8) taken out.
     #[inline]
     fn runs_of(&self, order: Order) -> &Count {
         &self.runs[(order.get() as usize).wrapping_sub(1) % RUN_ORDERS]
     }
 
-    /// Takes out a run of `order` (1 to 5): its physical address. The caller has the magazine to
-    /// itself.
+    /// Takes out a run of `order` (1 to 5). Returns its physical address. The caller has exclusive
+    /// use of the magazine.
     ///
-    /// Bound: a look into each near entry; mostly, into one.
+    /// Bound: a check of each near entry; mostly, of one.
     #[inline(always)]
     pub(super) fn take_run(&self, order: Order) -> Option<u64> {
         let first = &self.near[self.near_run.load(Ordering::Relaxed) as usize % NEAR];
@@ -335,25 +335,25 @@ impl Magazine {
         })
     }
 
-    /// Takes out a run of `order` (6 to 8), as [`Magazine::take_run`].
+    /// Takes out a run of `order` (6 to 8), as [`Magazine::take_run`] does.
     #[inline(always)]
     pub(super) fn take_words(&self, order: Order) -> Option<u64> {
         self.held.take(order, self.runs_of(order))
     }
 
-    /// Takes back a run of `count` frames of one word, if it has the word. The caller has the magazine to
-    /// itself.
+    /// Frees a run of `count` frames of one word, if the magazine has the word. The caller has
+    /// exclusive use of the magazine.
     #[inline(always)]
     pub(super) fn give_run(&self, first: PhysFrame, count: u32) -> Give {
         self.near_place(first.start_address().as_u64() >> 18).add_run(first, count)
     }
 
-    /// Takes back a run of `count` frames of any words, if it has all of these and nobody wants it drained.
-    /// The caller has the magazine to itself.
+    /// Frees a run of `count` frames of any words, if the magazine has all of the words and no
+    /// drain is requested. The caller has exclusive use of the magazine.
     #[inline]
     pub(super) fn give_frames(&self, first: PhysFrame, count: u32) -> Give {
         let near = |part: PhysFrame| self.near_place(part.start_address().as_u64() >> 18);
-        // A request to drain it is answered on the longer way.
+        // A request to drain is handled on the longer path.
         if self.wants_attention()
             || !by_word(first, count).all(|(part, count)| near(part).has_room_for(part, count))
         {
@@ -365,12 +365,12 @@ impl Magazine {
         Give::Taken
     }
 
-    /// Takes back a run of `order` (6 to 8), if it has the block. The caller has the magazine to
-    /// itself.
+    /// Frees a run of `order` (6 to 8), if the magazine has the block. The caller has exclusive use
+    /// of the magazine.
     #[inline(always)]
     pub(super) fn give_words(&self, frame: PhysFrame, order: Order) -> Give {
         let key = frame.start_address().as_u64() >> 18;
-        // A near word would take a frame that is held among whole words, too.
+        // A near word would take a frame held among whole words, too.
         let mut word = 0;
         while word < words_of(order) as u64 {
             if self.near_place(key + word).has_key(key + word) {
@@ -381,13 +381,13 @@ impl Magazine {
         self.held.add(frame, order)
     }
 
-    /// Where a near word has its place.
+    /// Returns the place of a near word.
     #[inline]
     pub(super) fn near_place(&self, key: u64) -> &Entry {
         &self.near[key as usize & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
     }
 
-    /// Uses the magazine, unless an interrupted context of this CPU does. The caller is pinned
+    /// Enters the magazine, unless an interrupted context of this CPU uses it. The caller is pinned
     /// to its CPU.
     pub(crate) fn enter(&'static self) -> Option<Entered> {
         let resting = self.current.load(Ordering::Relaxed);
@@ -400,14 +400,13 @@ impl Magazine {
         Some(Entered::new(self, unsafe { &*resting }))
     }
 
-    /// In paranoid mode, where the gate does not tell: the entry that frames came from and went
-    /// to last.
+    /// Returns the last used entry in paranoid mode, in which the gate does not tell it.
     pub(super) fn last(&'static self) -> &'static Entry {
         // SAFETY: set before the gate first opened, and to `'static` entries only.
         unsafe { &*self.last.load(Ordering::Relaxed) }
     }
 
-    /// Notes what [`Magazine::last`] is to be.
+    /// Stores the entry for [`Magazine::last`].
     pub(super) fn remember(&self, entry: &'static Entry) {
         self.last.store(ptr::from_ref(entry).cast_mut(), Ordering::Relaxed);
     }
@@ -423,30 +422,31 @@ impl Magazine {
         self.attention.store(true, Ordering::Release);
     }
 
-    /// Acquire pairs with the Release in `request_drain`: who sees the request sees that
-    /// somebody waits.
+    /// Returns true if a drain is requested. Acquire pairs with the Release in `request_drain`: a
+    /// context that sees the request sees the waiter.
     pub(crate) fn wants_attention(&self) -> bool {
         self.attention.load(Ordering::Acquire)
     }
 
-    /// Forgets that it was asked to drain.
+    /// Clears the request to drain.
     pub(super) fn forget_request(&self) {
-        // Acquire pairs with the Release in `request_drain`: what was done before any request
-        // that this answers is seen from here on.
+        // Acquire pairs with the Release in `request_drain`: writes before any request handled here
+        // are seen from here on.
         self.attention.swap(false, Ordering::Acquire);
     }
 
-    /// Every word that it holds frames of; a CPU that goes on using it makes this a guess.
+    /// Returns every word with held frames; an estimate while the CPU continues to use the
+    /// magazine.
     pub(crate) fn words(&self) -> impl Iterator<Item = Word> {
         self.near.iter().chain(&self.away).filter_map(Entry::read).chain(self.held.words())
     }
 
-    /// The first frames of the whole blocks that it holds; a guess like `words`.
+    /// Returns the first frames of the held whole blocks; an estimate like `words`.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = u64> {
         self.huge.iter()
     }
 
-    /// Of the `count` frames from `first` on, one that it holds.
+    /// Returns a held frame among the `count` frames from `first` on.
     pub(crate) fn holds_of(&self, first: u64, count: u64) -> Option<u64> {
         let keys = first / 64..=(first + count.saturating_sub(1)) / 64;
         self.words().filter(|word| keys.contains(&word.key)).find_map(|word| {
@@ -457,8 +457,8 @@ impl Magazine {
         })
     }
 
-    /// Does it hold the frame numbered `number` in one of its words? For a context of its CPU that has
-    /// interrupted no use of it.
+    /// Returns true if the frame numbered `number` is held in a word. For a context of its CPU that
+    /// has interrupted no use of the magazine.
     #[inline]
     pub(super) fn holds(&self, number: u64) -> bool {
         let key = number / 64;
@@ -469,24 +469,25 @@ impl Magazine {
         holds(near) || self.away.iter().any(holds) || self.held.has(key)
     }
 
-    /// How many frames it holds.
+    /// Returns the number of held frames.
     pub(crate) fn cached(&self) -> u64 {
         let whole = self.blocks().count() as u64 * BLOCK;
         self.words().map(Word::frames).sum::<u64>() + whole
     }
 
-    /// Is a context of its CPU using it? For a context of that CPU: one that it interrupted.
+    /// Returns true if a context of its CPU is using the magazine. For a context of that CPU: true
+    /// if it interrupted such a use.
     pub(crate) fn is_busy(&self) -> bool {
         ptr::eq(self.current.load(Ordering::Relaxed), closed())
     }
 
-    /// Is a context of its CPU in transit with frames of any zone?
+    /// Returns true if a context of its CPU is in transit with frames of any zone.
     pub(crate) fn is_moving(&self) -> bool {
         self.transits.iter().any(|transits| transits.load().under_way())
     }
 
-    /// Adds the counts of frames moved in `zone` and those below to a reading, and of frames taken
-    /// out. Of another node's CPU, only those that may be of any node.
+    /// Adds to a reading the counts of frames moved in `zone` and the zones below, and of frames
+    /// taken out. For another node's CPU, adds only the counts of frames of any node.
     pub(super) fn watch(&self, watch: &mut Watch, zone: Option<Zone>) {
         let (others, own) = (&self.transits[Zone::COUNT], &self.transits[..Zone::COUNT]);
         watch.add(others.load());
@@ -497,38 +498,38 @@ impl Magazine {
         }
     }
 
-    /// Runs of orders 1 to 8 taken out.
+    /// Returns the number of runs of orders 1 to 8 taken out.
     pub(crate) fn runs_taken(&self) -> u64 {
         self.runs.iter().map(Count::get).sum()
     }
 
-    /// Runs of whole words taken out.
+    /// Returns the number of runs of whole words taken out.
     pub(super) fn runs_of_words_taken(&self) -> u64 {
         self.runs.iter().skip(WORD_ORDER as usize - 1).map(Count::get).sum()
     }
 
-    /// Frames taken out that are bits of near words, alone or in runs.
+    /// Returns the number of frames taken out of near words, alone or in runs.
     pub(super) fn frames_taken(&self) -> u64 {
         let runs = self.runs.iter().zip(1..).take(WORD_ORDER as usize - 1);
         self.taken.get() + runs.map(|(count, order)| count.get() << order).sum::<u64>()
     }
 
-    /// Frames given to it, alone or in runs below order 9: what left it, and is in it, less what was
-    /// brought.
+    /// Returns the number of frames freed into the magazine, alone or in runs below order 9: the
+    /// frames taken out and held, less the frames brought by refills.
     pub(crate) fn frees(&self) -> u64 {
         let held: u64 = self.words().map(Word::frames).sum();
         let runs = self.runs.iter().zip(1..).map(|(count, order)| count.get() << order);
         let frees = (self.taken.get() + runs.sum::<u64>() + held).wrapping_sub(self.net_moved.get()) as i64;
-        // A moment's disagreement between the parts must not show.
+        // A momentary disagreement between the parts must not show.
         frees.max(0) as u64
     }
 
-    /// The first frame of the owned block.
+    /// Returns the first frame of the owned block.
     pub(crate) fn block(&self) -> Option<u64> {
         self.block.load(Ordering::Relaxed).checked_sub(1)
     }
 
-    /// What its node's zone has gained and not been told.
+    /// Returns the unreported change of its node's zone.
     pub(crate) fn unreported(&self, zone: Zone) -> i64 {
         self.unreported[zone.index()].get() as i64
     }

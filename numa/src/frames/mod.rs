@@ -97,14 +97,40 @@ use waiters::Waiters;
 
 /// All nodes' frame allocators, with a magazine per CPU in front.
 ///
-/// Usable in a `static`: empty until [`Frames::init`] gives it memory. After that, every method
-/// may be called on every CPU at any time.
+/// Usable in a `static`: empty until [`Frames::init`] gives it memory. After that, every method may
+/// be called on every CPU at any time.
+///
+/// # Examples
+///
+/// ```
+/// # use topomem_numa::frames::{AllocError, FrameRequest, Frames};
+/// # use topomem_percpu::{CpuId, Platform};
+/// # use std::ptr::NonNull;
+/// # use x86_64::PhysAddr;
+/// struct Kernel;
+///
+/// // SAFETY: there is one CPU, and nothing preempts.
+/// unsafe impl Platform for Kernel {
+///     fn current_cpu(&self) -> CpuId {
+///         CpuId::BOOT
+///     }
+///     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+///         NonNull::new((0xffff_8000_0000_0000 + addr.as_u64()) as *mut u8).unwrap()
+///     }
+/// }
+///
+/// static FRAMES: Frames<Kernel> = Frames::new(Kernel);
+///
+/// // Before `Frames::init` there is no memory.
+/// let early = FRAMES.alloc(&Kernel.pin(), &FrameRequest::frame());
+/// assert_eq!(early, Err(AllocError::NotReady));
+/// ```
 pub struct Frames<P: Platform> {
     platform: P,
     rack: Rack,
     /// Null until built.
     machine: AtomicPtr<Machine>,
-    /// Somebody has begun to build.
+    /// True once a CPU has begun to build.
     building: AtomicBool,
     waiters: Waiters,
     #[cfg(feature = "fault-injection")]
@@ -126,33 +152,40 @@ macro_rules! empty {
 }
 
 impl<P: Platform> Frames<P> {
-    /// An allocator without memory, for a `static`; [`Frames::init`] gives it some.
+    /// Creates an allocator without memory, for a `static`; [`Frames::init`] gives it memory.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(platform: P) -> Frames<P> {
         empty!(platform)
     }
 
-    /// An allocator without memory (loom's atomics have no `const` constructor).
+    /// Creates an allocator without memory (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(platform: P) -> Frames<P> {
         empty!(platform)
     }
 
-    /// The platform it runs on.
+    /// Returns the platform.
     pub const fn platform(&self) -> &P {
         &self.platform
     }
 
-    /// Takes over all free memory of `ground`, with each node's bookkeeping on that node; from
-    /// then on nobody else may take memory from it. CPUs get their magazines by
+    /// Takes over all free memory of `ground`, with each node's bookkeeping on that node. From then
+    /// on no other user may take memory from it. CPUs get their magazines by
     /// [`Frames::cpu_online`].
     ///
     /// # Errors
-    /// [`InitError`]; nothing can be allocated, and what was placed for bookkeeping is lost.
+    ///
+    /// After an error nothing can be allocated, and the memory placed for bookkeeping is lost.
+    ///
+    /// - [`InitError::AlreadyDone`] if `init` was called before.
+    /// - [`InitError::NoMemory`] if there is no usable memory.
+    /// - [`InitError::TooManyRegions`] or [`InitError::TooManyPieces`] if the memory has more
+    ///   separate stretches than supported.
+    /// - [`InitError::Metadata`] if there is no memory for the bookkeeping.
     pub fn init<G: Ground>(&self, ground: &mut G, config: &FramesConfig) -> Result<(), InitError<G::Error>> {
-        // Relaxed: it only elects who builds.
+        // Relaxed: the swap only selects the builder.
         if self.building.swap(true, Ordering::Relaxed) {
             return Err(InitError::AlreadyDone);
         }
@@ -175,50 +208,52 @@ impl<P: Platform> Frames<P> {
         unsafe { self.machine.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The node of a frame; `None` where no node has it.
+    /// Returns the node of a frame, or `None` if no node has it.
     ///
-    /// Cost: one load and a look at the regions of 16 MiB: mostly one.
+    /// Cost: one load and a search of the regions of 16 MiB: mostly one.
     pub fn node_of(&self, frame: PhysFrame) -> Option<NodeId> {
         Some(self.machine()?.region_of(alloc::number(frame))?.node)
     }
 
-    /// The node that `cpu` works on: its own, or where that has no memory that the allocator serves,
-    /// the nearest node that has some. Its magazine is there, and its refills come from there. Node
-    /// 0 before [`Frames::init`].
+    /// Returns the serving node of `cpu`: its own, or the nearest node with memory if its own node
+    /// has none in this allocator. The CPU's magazine and its refills are on that node. Returns
+    /// node 0 before [`Frames::init`].
     ///
-    /// Cost: two loads; the answer was computed by [`Frames::init`].
+    /// Cost: two loads; the result was computed by [`Frames::init`].
     pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         self.machine().map_or(NodeId::ZERO, |machine| machine.node_of_cpu(cpu))
     }
 
-    /// Returns the node with memory that is nearest to `node`: itself if it has some. `None` if the
-    /// machine has no such node, or none has memory, and before [`Frames::init`].
+    /// Returns the node with memory nearest to `node`: the node itself if it has memory. Returns
+    /// `None` if the machine has no such node, if no node has memory, and before [`Frames::init`].
     ///
-    /// Cost: a few loads for each node that is looked at.
+    /// Cost: a few loads for each node checked.
     pub fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
         let machine = self.machine()?;
         let nearest = machine.node(node)?.nearest().iter().copied();
         nearest.filter_map(|id| machine.node(id)).find(|node| node.has_memory()).map(|node| node.id)
     }
 
-    /// The zone of a frame; `None` where no node has it.
+    /// Returns the zone of a frame, or `None` if no node has it.
     pub fn zone_of(&self, frame: PhysFrame) -> Option<Zone> {
         Some(self.machine()?.region_of(alloc::number(frame))?.zone)
     }
 
-    /// The frame's entry in the per-frame table; `None` without a table, or outside all memory.
+    /// Returns the frame's entry in the per-frame table; `None` without a table, or outside all
+    /// memory.
     ///
     /// Cost: logarithmic in the stretches of memory.
     pub fn info(&self, frame: PhysFrame) -> Option<&FrameInfo> {
         self.machine()?.directory.find_info(alloc::number(frame))
     }
 
-    /// [`Frames::info`] without looking whether there is such an entry: two loads mostly.
+    /// Returns the entry as [`Frames::info`] does, without checking that it exists: mostly two
+    /// loads.
     ///
     /// # Safety
     ///
-    /// [`Frames::info`] has an entry for the frame, as it has for each that was ever handed out by
-    /// an allocator with a per-frame table.
+    /// [`Frames::info`] has an entry for the frame. It has entries for all frames ever handed out
+    /// by an allocator with a per-frame table.
     #[inline]
     pub unsafe fn info_unchecked(&self, frame: PhysFrame) -> &FrameInfo {
         // SAFETY: there is no entry before `init`.
@@ -227,15 +262,16 @@ impl<P: Platform> Frames<P> {
         unsafe { machine.directory.info(alloc::number(frame)) }
     }
 
-    /// The number of the frame's entry in the per-frame table: from 1 on, and no more than
-    /// [`Frames::last_info_number`]. If memory ends below 8 TiB, it is the frame's own number; else entries
-    /// are numbered through wherever memory is, so numbers need fewer bits than frames do.
+    /// Returns the number of the frame's entry in the per-frame table: from 1 on, and no more than
+    /// [`Frames::last_info_number`]. If memory ends below 8 TiB, it is the frame's own number.
+    /// Otherwise entries are numbered consecutively where there is memory, so their numbers need
+    /// fewer bits than those of frames.
     ///
-    /// Cost: as [`Frames::info_unchecked`].
+    /// Cost: as for [`Frames::info_unchecked`].
     ///
     /// # Safety
     ///
-    /// As [`Frames::info_unchecked`].
+    /// As for [`Frames::info_unchecked`].
     #[inline]
     pub unsafe fn info_number_unchecked(&self, frame: PhysFrame) -> u64 {
         // SAFETY: there is no entry before `init`.
@@ -244,27 +280,28 @@ impl<P: Platform> Frames<P> {
         unsafe { machine.directory.entry_number(alloc::number(frame)) }
     }
 
-    /// The frame whose entry in the per-frame table has the number `number`; for a number of no
-    /// entry, some frame.
+    /// Returns the frame whose entry in the per-frame table has the number `number`; for a number
+    /// without an entry, any frame.
     ///
-    /// Cost: two loads if memory ends below 8 TiB; else logarithmic in the stretches of memory.
+    /// Cost: two loads if memory ends below 8 TiB; otherwise logarithmic in the stretches of
+    /// memory.
     #[inline]
     pub fn frame_of_info(&self, number: u64) -> PhysFrame {
         alloc::frame(self.machine().map_or(number, |machine| machine.directory.frame_of_entry(number)))
     }
 
-    /// The number of the last entry in the per-frame table; 0 without one.
+    /// Returns the number of the last entry in the per-frame table; 0 without a table.
     pub fn last_info_number(&self) -> u64 {
         let last = self.machine().and_then(|machine| machine.directory.stretches.last());
         last.map_or(0, |last| last.first_entry + last.entries.len() as u64 - 1)
     }
 
-    /// Bytes of bookkeeping; zeros before [`Frames::init`].
+    /// Returns the bytes of bookkeeping; zeros before [`Frames::init`].
     pub fn metadata(&self) -> Metadata {
         self.machine().map_or(Metadata::default(), |machine| machine.metadata)
     }
 
-    /// Breaks a mechanism, for good.
+    /// Disables a mechanism, for good.
     #[cfg(feature = "fault-injection")]
     pub fn inject(&self, fault: Fault) {
         self.faults.inject(fault);

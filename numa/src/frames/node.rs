@@ -1,4 +1,4 @@
-//! What the allocator keeps per node: zones, distance order and counters.
+//! The allocator's state per node: zones, distance order and counters.
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 use topomem_percpu::{MAX_NODES, NodeId};
@@ -6,7 +6,7 @@ use topomem_percpu::{MAX_NODES, NodeId};
 use super::zeroed_pool::ZeroedPool;
 use super::{Watermarks, Zone};
 
-/// At most this many regions: their numbers have 16 bits, and each costs about a KiB.
+/// The maximum number of regions: their numbers have 16 bits, and each costs about a KiB.
 pub(crate) const MAX_REGIONS: usize = 1 << 13;
 
 /// The regions of one zone of a node, by number; numbers follow addresses.
@@ -25,19 +25,19 @@ impl RegionSet {
     }
 }
 
-/// One zone of one node. On a line of its own: CPUs of other nodes count here too.
+/// One zone of one node. On its own line: CPUs of other nodes count here too.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct NodeZone {
-    /// Free frames, but for what CPUs of the node have not reported yet (see
-    /// [`super::magazine::Magazine::account`]). Wraps: a CPU may report frames freed before
-    /// another reports them allocated.
+    /// Free frames, without the unreported changes of the node's CPUs (see
+    /// [`super::magazine::Magazine::account`]). Wraps: a CPU may report frames freed before another
+    /// CPU reports them allocated.
     free: AtomicU64,
     pub(crate) managed: u64,
     pub(crate) watermarks: Watermarks,
     pub(crate) regions: RegionSet,
-    /// May magazines of the node's CPUs hold its frames? Not the scarce lowest zone's, unless the
-    /// node has no other.
+    /// Whether magazines of the node's CPUs may hold its frames. False for the scarce lowest zone,
+    /// unless the node has no other zone.
     pub(crate) cached: bool,
 }
 
@@ -46,7 +46,7 @@ impl NodeZone {
         NodeZone { free: AtomicU64::new(managed), managed, watermarks, regions, cached: true }
     }
 
-    /// Free frames as reported; a statistic, so Relaxed.
+    /// Returns the free frames as reported. Relaxed: a statistic.
     pub(crate) fn free(&self) -> i64 {
         self.free.load(Ordering::Relaxed) as i64
     }
@@ -73,12 +73,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Does the allocator manage any frame of it?
+    /// Returns true if the allocator manages any frame of the node.
     pub(crate) fn has_memory(&self) -> bool {
         self.zones.iter().any(|zone| zone.managed > 0)
     }
 
-    /// Every node by distance, itself first.
+    /// Returns every node by distance, itself first.
     pub(crate) fn nearest(&self) -> &[NodeId] {
         &self.nearest[..self.count]
     }
@@ -110,7 +110,7 @@ impl NodeCounters {
         self.foreign.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// (local, remote, foreign)
+    /// Returns the counts (local, remote, foreign).
     pub(crate) fn load(&self) -> (u64, u64, u64) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (read(&self.local), read(&self.remote), read(&self.foreign))

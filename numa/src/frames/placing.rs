@@ -6,7 +6,7 @@ use topomem_percpu::{NodeId, Platform};
 
 use super::{Ground, InitError};
 
-/// Memory for `count` values that are yet to be written.
+/// Memory for `count` values not yet written.
 pub(super) struct Place<T> {
     first: NonNull<T>,
     count: usize,
@@ -16,11 +16,11 @@ impl<T: 'static> Place<T> {
     /// Writes the values, made by index.
     pub(super) fn fill(self, mut make: impl FnMut(usize) -> T) -> &'static mut [T] {
         for index in 0..self.count {
-            // SAFETY: by `Ground` and `Platform`, the bytes are RAM that nobody else has, mapped
-            // for good; addresses aligned to frames keep their alignment in the direct map.
+            // SAFETY: by `Ground` and `Platform`, the bytes are RAM without other users, mapped for
+            // good; addresses aligned to frames keep their alignment in the direct map.
             unsafe { self.first.add(index).write(make(index)) };
         }
-        // SAFETY: all `count` values were just written, and nobody else has the memory.
+        // SAFETY: all `count` values were just written, and the memory has no other users.
         unsafe { core::slice::from_raw_parts_mut(self.first.as_ptr(), self.count) }
     }
 }

@@ -1,17 +1,18 @@
 //! A region: the memory of one node and zone, as blocks of 2 MiB and chunks of 1 GiB.
 //!
-//! **Where a frame is free.** Bits are the authority: a frame is free when its bit in its block's
-//! line is set, or its block's bit in its chunk's line is (then the block's own line is clear), or
-//! the bit in one magazine's entry is. Nothing counts frames per block.
+//! **Free frames.** Bits are the authority: a frame is free if its bit in its block's line is set,
+//! or if its block's bit in its chunk's line is set (then the block's own line is clear), or if its
+//! bit in one magazine's entry is set. There is no count of frames per block.
 //!
-//! **Hints.** A chunk's `partial` line has a block's bit set whenever the block's line has any
-//! bit set, except while somebody who is about to set it is between two instructions: who makes
-//! a word non-zero then looks at the hint; who finds the line empty clears the hint, then looks
-//! at the line. Both sides fence (SeqCst) between write and read, so one sees the other.
+//! **Hints.** A block's bit in the chunk's `partial` line is set if the block's line has any bit
+//! set, except while a context that is about to set it is between two instructions. A context that
+//! makes a word non-zero then checks the hint; a context that finds the line empty clears the hint,
+//! then checks the line. Both sides fence (SeqCst) between write and read, so at least one sees the
+//! other.
 //!
-//! **Transit.** Whoever takes bits that it may give back, moves a block between line and chunk, or
-//! clears a hint, is in transit meanwhile ([`super::transit`]). A search of the region that found
-//! nothing is repeated unless nobody was in transit from its start to its end.
+//! **Transit.** A context is in transit ([`super::transit`]) while it takes bits that it may
+//! release again, moves a block between line and chunk, or clears a hint. A search of the region
+//! that found nothing is repeated unless no context was in transit from its start to its end.
 
 use topomem_percpu::sync::atomic::{AtomicU32, Ordering, fence};
 use topomem_percpu::{NodeId, Order};
@@ -46,7 +47,7 @@ impl Chunk {
     }
 }
 
-/// A stretch of managed frames: `start` to, not including, `end`.
+/// A stretch of managed frames, from `start` to `end`, exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) start: u64,
@@ -63,16 +64,16 @@ impl Span {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BlockIndex(pub(crate) usize);
 
-/// Why a search found nothing.
+/// The reason of a search without a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Miss {
-    /// There is nothing.
+    /// There are no such frames.
     Nothing,
-    /// Something was changing hands all the time.
+    /// Frames were in transit during every search.
     InTransit,
 }
 
-/// How often a search starts over because something was changing hands.
+/// The maximum number of searches repeated because frames were in transit.
 const SEARCHES: u32 = 64;
 
 /// The memory of one node and zone between two addresses.
@@ -81,8 +82,8 @@ const SEARCHES: u32 = 64;
 pub(crate) struct Region {
     pub(crate) node: NodeId,
     pub(crate) zone: Zone,
-    /// May magazines of the node's CPUs hold its frames? Not the scarce lowest zone's, unless the
-    /// node has no other.
+    /// Whether magazines of the node's CPUs may hold its frames. False for the scarce lowest zone,
+    /// unless the node has no other zone.
     pub(crate) cached: bool,
     /// The frames, gaps between managed spans included.
     pub(crate) span: Span,
@@ -98,17 +99,17 @@ pub(crate) struct Region {
     pub(super) hot: Hot,
 }
 
-/// The words of a region that change, on a line of their own.
+/// The mutable words of a region, on their own line.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Hot {
-    /// Contexts that move frames within the region or bring them home, but for those that count in
-    /// a magazine.
+    /// Contexts that move frames within the region or free them into it, except those counted in a
+    /// magazine.
     transits: Transits,
-    /// Requests that may give back what they claim, because frames of it are to retire. Apart, as
-    /// each of them searches the region meanwhile.
+    /// Requests that may release their claims, because frames of it are to be retired. Separate,
+    /// since each of them searches the region meanwhile.
     withholding: Transits,
-    /// The chunk in which partial blocks were last found.
+    /// The chunk in which a partial block was last found.
     pub(super) partial_hint: AtomicU32,
 }
 
@@ -123,7 +124,7 @@ impl Region {
         self.hot.transits.begin()
     }
 
-    /// For a request that may give back what it claims, until it has.
+    /// Counts a request in transit that may release its claim, until it has.
     pub(super) fn withholding(&self) -> Transit<'_> {
         self.hot.withholding.begin()
     }
@@ -134,7 +135,7 @@ impl Region {
         watch.add(self.hot.withholding.load());
     }
 
-    /// Repeats `search` until it finds something, or nothing was in transit throughout.
+    /// Repeats `search` until it finds something, or until no frames were in transit throughout.
     ///
     /// Bound: [`SEARCHES`] searches.
     pub(super) fn conclusive<T>(&self, mut search: impl FnMut() -> Option<T>) -> Result<T, Miss> {
@@ -143,8 +144,8 @@ impl Region {
             if let Some(found) = search() {
                 return Ok(found);
             }
-            // Acquires what the search saw, with whatever ordering: had it seen a claimed word, it
-            // sees the claimer's count.
+            // Acquires the values seen by the search, read with any ordering: if the search saw a
+            // claimed word, this context sees the claimer's count.
             fence(Ordering::SeqCst);
             if !before.under_way() && self.hot.transits.load() == before {
                 return Err(Miss::Nothing);
@@ -162,12 +163,12 @@ impl Region {
         self.entries.len()
     }
 
-    /// The block of a frame of this region.
+    /// Returns the block of a frame of this region.
     pub(crate) fn block_of(&self, frame: u64) -> BlockIndex {
         BlockIndex((frame / BLOCK - self.first_block) as usize)
     }
 
-    /// The number of a block's first frame.
+    /// Returns the number of a block's first frame.
     pub(crate) fn first_frame(&self, block: BlockIndex) -> u64 {
         (self.first_block + block.0 as u64) * BLOCK
     }
@@ -176,7 +177,7 @@ impl Region {
         &self.lines[block.0]
     }
 
-    /// Where the frames of a word are otherwise known. The block is no edge block.
+    /// Returns the permanent places of a word's frames. The block is no edge block.
     pub(super) fn home_of(&self, block: BlockIndex, word: usize) -> Home {
         let offset = self.first_frame(block) + word as u64 * 64 - self.span.start;
         Home {
@@ -190,7 +191,7 @@ impl Region {
         &self.entries[block.0]
     }
 
-    /// A block's chunk, and its bit there.
+    /// Returns a block's chunk, and its bit there.
     pub(crate) fn chunk_of(&self, block: BlockIndex) -> (&'static Chunk, usize) {
         let absolute = self.first_block as usize + block.0;
         (&self.chunks[absolute / CHUNK - self.first_chunk()], absolute % CHUNK)
@@ -200,12 +201,13 @@ impl Region {
         self.first_block as usize / CHUNK
     }
 
-    /// The block with bit `bit` in chunk `chunk`; only bits of existing blocks are ever set.
+    /// Returns the block with bit `bit` in chunk `chunk`; only bits of existing blocks are ever
+    /// set.
     pub(super) fn block_at(&self, chunk: usize, bit: usize) -> BlockIndex {
         BlockIndex((self.first_chunk() + chunk) * CHUNK + bit - self.first_block as usize)
     }
 
-    /// Are all `count` frames from `first` on managed?
+    /// Returns true if all `count` frames from `first` on are managed.
     pub(crate) fn manages(&self, first: u64, count: u64) -> bool {
         let after = self.managed.partition_point(|span| span.start <= first);
         match after.checked_sub(1).and_then(|index| self.managed.get(index)) {
@@ -214,17 +216,17 @@ impl Region {
         }
     }
 
-    /// How many of its frames are managed.
+    /// Returns the number of managed frames.
     pub(crate) fn managed_frames(&self) -> u64 {
         self.managed.iter().map(|span| span.frames()).sum()
     }
 
-    /// Do single frames of the frame's block come from and go to its bitmap?
+    /// Returns true if single frames of the frame's block come from and go to its bitmap.
     pub(super) fn has_bitmap(&self, frame: u64) -> bool {
         self.entry(self.block_of(frame)).load().has_bitmap()
     }
 
-    /// Is a bit set for the frame, in its line or its chunk's?
+    /// Returns true if a bit is set for the frame, in its line or its chunk's.
     pub(crate) fn is_free(&self, frame: u64, block: Block) -> bool {
         let index = self.block_of(frame);
         match block.state() {
@@ -234,15 +236,15 @@ impl Region {
         }
     }
 
-    /// Brings hint and buddy up to date after bits of `block` were set.
+    /// Updates hint and buddy after bits of `block` were set.
     ///
-    /// Bound: it repeats only when an attempt to promote was foiled by another CPU's claim.
+    /// Bound: repeated only if an attempt to promote failed because of another CPU's claim.
     #[inline(never)]
     pub(super) fn settle(&self, block: BlockIndex) {
         let line = self.line(block);
         loop {
-            // Pairs with the fence in `forget_empty`, `promote` and between those who set the
-            // last bits of different words: the last one to write sees all others' writes.
+            // Pairs with the fence in `forget_empty`, in `promote` and between contexts that set
+            // the last bits of different words: the last writer sees all writes of the others.
             fence(Ordering::SeqCst);
             if line.is_empty() {
                 return;
@@ -257,7 +259,7 @@ impl Region {
         }
     }
 
-    /// Brings hint and buddy up to date after a word of `block` went from `old` to `new`.
+    /// Updates hint and buddy after a word of `block` went from `old` to `new`.
     #[inline]
     pub(super) fn settle_change(&self, block: BlockIndex, change: Change) {
         if change.old == 0 || change.new == u64::MAX {
@@ -265,13 +267,13 @@ impl Region {
         }
     }
 
-    /// Clears the hint of a block whose line was found empty.
+    /// Clears the hint of a block with an empty line.
     pub(super) fn forget_empty(&self, block: BlockIndex) {
         let (chunk, bit) = self.chunk_of(block);
         if !chunk.partial.test(bit) {
             return;
         }
-        // The line may have bits again, which nobody finds until the hint is back.
+        // The line may have bits again, which no search finds until the hint is back.
         let _transit = self.transit();
         chunk.partial.clear(bit);
         // Pairs with the fence in `settle`.
@@ -281,8 +283,8 @@ impl Region {
         }
     }
 
-    /// After bits of `block` were away for a moment: somebody may have found the line empty
-    /// meanwhile, and cleared the hint. The caller is in transit.
+    /// Restores the hint after bits of `block` were away for a moment: a search may have found the
+    /// line empty meanwhile, and cleared the hint. The caller is in transit.
     pub(super) fn hint_again(&self, block: BlockIndex) {
         // Pairs with the fence in `forget_empty`.
         fence(Ordering::SeqCst);
@@ -292,12 +294,12 @@ impl Region {
         }
     }
 
-    /// Moves a block whose line is full to the buddy. False where a claim came between and was
-    /// respected: the caller looks again.
+    /// Moves a block with a full line to the buddy. Returns false if a concurrent claim prevented
+    /// that: the caller checks again.
     fn promote(&self, block: BlockIndex) -> bool {
         let (line, entry) = (self.line(block), self.entry(block));
-        // Owned: the owner settles when it gives the block up. Promoting: the other promoter
-        // either succeeds or settles again.
+        // Owned: the owner settles when it disowns the block. Promoting: the other promoter either
+        // succeeds or settles again.
         if !entry.begin_promotion() {
             return true;
         }

@@ -1,4 +1,4 @@
-//! What a caller asks of the frame allocator.
+//! The requests to the frame allocator.
 
 use topomem_percpu::{NodeId, Order};
 use x86_64::PhysAddr;
@@ -24,34 +24,43 @@ use super::{Policy, Zone};
 #[must_use]
 pub struct FrameRequest {
     pub(super) order: Order,
-    /// The requesting CPU's magazine may serve it: placed locally, in any zone.
+    /// True if the requesting CPU's magazine may serve it: placed locally, in any zone.
     pub(super) plain: bool,
     pub(super) zeroed: bool,
     pub(super) emergency: bool,
     pub(super) zone: Zone,
-    /// Every frame's number is below it.
+    /// Every frame's number is below this.
     pub(super) limit: u64,
-    /// Whose neighbourhood "local" means; the requesting CPU's where `None`.
+    /// The node for "local"; `None` for the requesting CPU's node.
     pub(super) node: Option<NodeId>,
     pub(super) policy: Policy,
     pub(super) caller: Caller,
 }
 
-/// What a request is a part of.
+/// The call behind a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
     Single,
-    /// [`Frames::alloc_bulk`](super::Frames::alloc_bulk), which gives all back if one fails.
+    /// [`Frames::alloc_bulk`](super::Frames::alloc_bulk), which frees everything if one allocation
+    /// fails.
     Bulk,
 }
 
 impl FrameRequest {
-    /// One frame, near the requesting CPU.
+    /// Creates a request for one frame, near the requesting CPU.
     pub const fn frame() -> FrameRequest {
         FrameRequest::order(Order::FRAME)
     }
 
-    /// A run of `order`, near the requesting CPU.
+    /// Creates a request for a run of `order`, near the requesting CPU.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::frames::FrameRequest;
+    /// # use topomem_percpu::Order;
+    /// assert_eq!(FrameRequest::order(Order::HUGE).get_order(), Order::HUGE);
+    /// ```
     pub const fn order(order: Order) -> FrameRequest {
         FrameRequest {
             order,
@@ -66,42 +75,51 @@ impl FrameRequest {
         }
     }
 
-    /// Near `node` instead of the requesting CPU; farther nodes still serve when it is exhausted
-    /// (for `node` and no other, use [`Policy::Bind`]).
+    /// Places the run near `node` instead of the requesting CPU; farther nodes still serve if it is
+    /// exhausted (for `node` only, use [`Policy::Bind`]).
     pub const fn node(mut self, node: NodeId) -> FrameRequest {
         self.node = Some(node);
         self.plain = false;
         self
     }
 
-    /// Placed by `policy`.
+    /// Places the run by `policy`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::NodeId;
+    /// # use topomem_numa::frames::{FrameRequest, NodeSet, Policy};
+    /// let bound = FrameRequest::frame().policy(Policy::Bind(NodeSet::of(NodeId::ZERO)));
+    /// # let _ = bound;
+    /// ```
     pub const fn policy(mut self, policy: Policy) -> FrameRequest {
         self.policy = policy;
         self.plain = self.plain && matches!(policy, Policy::Local);
         self
     }
 
-    /// From `zone` or a lower one.
+    /// Restricts the run to `zone` or a lower zone.
     pub const fn zone(mut self, zone: Zone) -> FrameRequest {
         self.zone = zone;
         self.plain = self.plain && matches!(zone, Zone::Normal);
         self
     }
 
-    /// Wholly below the address `limit`: for a device with few address bits. Combines with every
-    /// order, zone and policy; nodes and zones are searched in the same order, less what lies
-    /// above. Neither magazines serve it nor are they passed over: what they hold below the limit
-    /// is asked for as for any other request.
+    /// Restricts the run to addresses below `limit`: for a device with few address bits. Combines
+    /// with every order, zone and policy; nodes and zones are searched in the same order, without
+    /// the memory above. Magazines do not serve such a request directly; their frames below the
+    /// limit are requested as for any other request.
     ///
-    /// Costs a search of 512 bits per partial block where the limit is inside a stretch of memory;
-    /// a limit at a zone's end costs nothing.
+    /// Cost: a search of 512 bits per partial block if the limit is inside a stretch of memory;
+    /// nothing if the limit is at a zone's end.
     pub const fn below(mut self, limit: PhysAddr) -> FrameRequest {
         self.limit = limit.as_u64() >> 12;
         self.plain = false;
         self
     }
 
-    /// Filled with zeros. Costs a write of the whole run; for one frame nothing but two atomic
+    /// Fills the run with zeros. Cost: a write of the whole run; for one frame only two atomic
     /// read-modify-writes while its node has zeroed frames ahead
     /// ([`Frames::refill_zeroed`](super::Frames::refill_zeroed)).
     pub const fn zeroed(mut self) -> FrameRequest {
@@ -115,7 +133,7 @@ impl FrameRequest {
         self
     }
 
-    /// The order asked for.
+    /// Returns the requested order.
     #[must_use]
     pub const fn get_order(&self) -> Order {
         self.order

@@ -1,4 +1,4 @@
-//! Bad frames: taken out of circulation for good.
+//! Bad frames: retired for good.
 
 use core::fmt;
 
@@ -13,35 +13,36 @@ use super::retired::{CAPACITY, Retirement, Unlisted};
 use super::zeroed::pooled;
 use super::{Drained, Frames};
 
-/// When a frame given to [`Frames::retire`] leaves circulation.
+/// The time at which a frame passed to [`Frames::retire`] is out of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retired {
-    /// It was free, and has.
+    /// Now: the frame was free.
     Now,
-    /// A CPU's cache had it, or the pool of zeroed frames: when that CPU drains, or the pool's next
-    /// request meets it, unless the CPU hands the frame out before; then, when the frame is freed.
+    /// A CPU's magazine, or the pool of zeroed frames, held the frame. It is out of use when that
+    /// CPU drains, or when the pool's next request finds it. If the CPU hands the frame out before,
+    /// it is out of use when it is freed.
     WhenDrained,
-    /// It is allocated, or was on its way between two places: when it is freed.
+    /// The frame is allocated, or was in transit: it is out of use when it is freed.
     WhenFreed,
 }
 
-/// Why a frame was not retired.
+/// An error of [`Frames::retire`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetireError {
     /// The frame is in no node's memory, or [`Frames::init`] has not run.
     OutOfRange(PhysFrame),
     /// The memory map reserves the frame; it is never handed out.
     Reserved(PhysFrame),
-    /// It was retired before.
+    /// The frame was retired before.
     AlreadyRetired {
         /// The frame.
         frame: PhysFrame,
-        /// How far that has come.
+        /// The state of that retirement.
         state: Retirement,
     },
     /// The list of the frame's stretch of memory is full.
     Full {
-        /// How many frames it holds.
+        /// The number of frames in the list.
         limit: usize,
     },
 }
@@ -63,25 +64,32 @@ impl fmt::Display for RetireError {
 impl core::error::Error for RetireError {}
 
 impl<P: Platform> Frames<P> {
-    /// Takes a frame out of circulation for good: a machine check says that it is bad.
+    /// Retires a frame for good, for example because a machine check reported it as bad.
     ///
-    /// A free frame leaves at once; the block around it is broken up, its other frames stay free.
-    /// An allocated one stays its owner's, alone or as part of a larger run, and does not come
-    /// back when that run is freed; the rest of the run does. Every CPU is asked to drain, so
-    /// that no magazine keeps the frame or takes it back; the node's pool of zeroed frames goes home.
+    /// A free frame is removed at once; the block around it is broken up, and its other frames stay
+    /// free. An allocated frame stays with its owner, alone or as part of a larger run, and is
+    /// withheld when that run is freed; the rest of the run is freed. Every CPU is asked to drain,
+    /// so that no magazine keeps the frame or takes it again; the node's pool of zeroed frames is
+    /// emptied.
     ///
-    /// **Guarantee.** A request that starts after this call has returned gets the frame only from
-    /// a magazine that held it, or took it back, before its CPU answered the request to drain
-    /// (at its next free, refill or [`Frames::service`]). Once every CPU has answered, and whoever
-    /// had the frame by then has freed it, nobody gets it again, and nothing counts it as free.
-    /// Its block serves no magazines any more and never becomes a huge page again.
+    /// **Guarantee.** A request that starts after this call has returned gets the frame only from a
+    /// magazine that held it, or took it, before its CPU drained on request (at its next free,
+    /// refill or [`Frames::service`]). Once every CPU has drained, and the owner of the frame has
+    /// freed it, no request gets it again, and no count includes it as free. Its block serves no
+    /// magazines any more and never becomes a huge page again.
     ///
     /// Bound: one pass over the region's list of at most 64 frames and over all magazines, and a
-    /// drain of this CPU's and of the node's pool; lock-free, and safe in interrupt and NMI handlers, where a magazine
-    /// that is in use is drained later.
+    /// drain of this CPU's magazine and of the node's pool; lock-free, and safe in interrupt and
+    /// NMI handlers, in which a magazine in use is drained later.
     ///
     /// # Errors
-    /// [`RetireError`]; nothing has changed.
+    ///
+    /// After an error nothing has changed.
+    ///
+    /// - [`RetireError::OutOfRange`] if no node has the frame, or if [`Frames::init`] has not run.
+    /// - [`RetireError::Reserved`] if the memory map reserves the frame.
+    /// - [`RetireError::AlreadyRetired`] if the frame was retired before.
+    /// - [`RetireError::Full`] if 64 frames of the frame's stretch of memory were retired before.
     pub fn retire(&self, pin: &CpuPin, frame: PhysFrame) -> Result<Retired, RetireError> {
         let number = number(frame);
         let machine = self.machine().ok_or(RetireError::OutOfRange(frame))?;
@@ -99,7 +107,7 @@ impl<P: Platform> Frames<P> {
         if region.take_out(number) {
             self.account_shared(machine, region, -1);
         }
-        // Other frames may have been listed while the block was being broken up.
+        // Further frames may have been listed during the breaking up of the block.
         self.sweep(machine, region);
         self.drain_all();
         let drained = self.drain(pin);
@@ -116,28 +124,28 @@ impl<P: Platform> Frames<P> {
                     || other.blocks().any(|first| first == number - number % BLOCK)
                     || other.is_moving())
         });
-        // On its way into the pool, or out of it, while that was spilt.
+        // On its way into the pool, or out of it, while the pool was emptied.
         let pooled = pooled(machine, region, number / 64) & 1 << (number % 64) != 0;
         Ok(if cached || pooled { Retired::WhenDrained } else { Retired::WhenFreed })
     }
 
-    /// Has the frame left circulation?
+    /// Returns true if the retirement of the frame is complete.
     ///
-    /// Cost: a look at the regions of a GiB, and a pass over the region's list.
+    /// Cost: a search of the regions of a GiB, and a pass over the region's list.
     pub fn is_retired(&self, frame: PhysFrame) -> bool {
         let number = number(frame);
         let region = self.machine().and_then(|machine| machine.region_of(number));
         region.is_some_and(|region| retirement(region, number) == Some(Retirement::Complete))
     }
 
-    /// Every frame given to [`Frames::retire`], with how far it has come.
+    /// Returns every frame passed to [`Frames::retire`], with the state of its retirement.
     pub fn retired(&self) -> impl Iterator<Item = (PhysFrame, Retirement)> {
         let regions = self.machine().map_or(&[][..], |machine| machine.directory.regions);
         let listed = regions.iter().flat_map(|region| region.retired.iter());
         listed.map(|(number, state)| (frame(number), state))
     }
 
-    /// After frames went home or blocks moved: takes out those that were to retire.
+    /// Takes out pending frames, after frames were freed or blocks moved.
     #[inline]
     pub(super) fn sweep(&self, machine: &Machine, region: &Region) {
         if region.retired.any_pending() {
@@ -151,7 +159,7 @@ impl<P: Platform> Frames<P> {
         self.account_shared(machine, region, -(taken as i64));
     }
 
-    /// After a claim: false where the run was given back because of frames that are to retire.
+    /// Returns false if a claimed run was released because of pending frames.
     #[cold]
     pub(super) fn stays_taken(
         &self,
@@ -169,8 +177,8 @@ impl<P: Platform> Frames<P> {
         false
     }
 
-    /// After a magazine claimed a word: true where it was given back because its block has
-    /// retired frames. A magazine that has the word would take such a frame back without a look.
+    /// Releases a word claimed by a magazine if its block has retired frames, and returns true
+    /// then. A magazine with the word would take such a frame again without a check.
     #[inline]
     pub(super) fn leave_home(
         &self,

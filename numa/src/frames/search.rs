@@ -1,5 +1,5 @@
-//! Allocation on the shared path: node by node in the policy's order, until something is found or
-//! nothing can have been missed ([`super::transit`]).
+//! Allocation on the shared path: node by node in the policy's order, until a run is found or no
+//! free run can have been missed ([`super::transit`]).
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::sync::hint::spin_loop;
@@ -14,10 +14,10 @@ use super::request::Caller;
 use super::transit::Watch;
 use super::{AllocError, FrameRequest, Frames, Obstacle, Zone};
 
-/// How often a search that may have missed something is made again.
+/// The maximum number of repetitions of a search that may have missed frames.
 const ROUNDS: u32 = 8;
 
-/// What is searched, and for what.
+/// The scope and the target of a search.
 #[derive(Debug, Clone, Copy)]
 struct Scope<'r> {
     plan: Plan,
@@ -25,13 +25,13 @@ struct Scope<'r> {
     shape: Shape,
 }
 
-/// Who holds frames that would do, and was asked to drain.
+/// The holder of suitable frames that was asked to drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder {
     Nobody,
-    /// This CPU, of which a handler has used the magazine since it went home.
+    /// This CPU, whose magazine a handler has used since it was flushed.
     Own,
-    /// The context that this one interrupted.
+    /// The context interrupted by this one.
     Interrupted,
     Others,
 }
@@ -39,7 +39,7 @@ enum Holder {
 impl<P: Platform> Frames<P> {
     /// Searches the allowed nodes by distance.
     ///
-    /// Bound: one search mostly; where nothing is found, at most 9, each followed by a look at all
+    /// Bound: mostly one search; if nothing is found, at most 9, each followed by a check of all
     /// magazines.
     pub(super) fn alloc_shared(
         &self,
@@ -78,11 +78,11 @@ impl<P: Platform> Frames<P> {
                     order: request.order,
                 });
             }
-            // It goes on when we are through, and no sooner.
+            // It continues only after this context ends.
             if self.rack.get(pin.cpu()).is_some_and(Magazine::is_moving) {
                 return Err(blocked(Obstacle::Interrupted));
             }
-            // That was tried often enough.
+            // The search was tried often enough.
             if missed == Miss::InTransit {
                 break;
             }
@@ -91,17 +91,17 @@ impl<P: Platform> Frames<P> {
         Err(blocked(Obstacle::InTransit))
     }
 
-    /// Searches the allowed nodes once: a run's first frame.
+    /// Searches the allowed nodes once. Returns a run's first frame.
     fn search(&self, machine: &Machine, pin: &CpuPin, scope: Scope<'_>) -> Result<u64, Miss> {
         let Scope { plan, request, shape } = scope;
         let mut missed = Miss::Nothing;
         for node in scope.nodes(machine) {
             let mut taken = self.take_on(node, machine, request, shape);
-            // What this CPU holds back itself must not send it to a farther node, or away.
+            // Frames held by this CPU itself must not cause a farther node, or a failure.
             if taken.is_err() && self.give_up_cached(machine, pin) {
                 taken = self.take_on(node, machine, request, shape);
             }
-            // Nor what the node's pool of zeroed frames does.
+            // Nor must frames in the node's pool of zeroed frames.
             if taken.is_err() && self.spill_zeroed(machine, node) > 0 {
                 taken = self.take_on(node, machine, request, shape);
             }
@@ -118,10 +118,10 @@ impl<P: Platform> Frames<P> {
         Err(missed)
     }
 
-    /// Reads all counts that a search must see unchanged.
+    /// Reads all counts that must stay unchanged during a search.
     fn watch(&self, machine: &Machine, scope: Scope<'_>) -> Watch {
-        // Acquires what the search saw, with whatever ordering: had it seen the effect of a claim,
-        // a hit or a move, it sees the counts that came before.
+        // Acquires the values seen by the search, read with any ordering: if the search saw the
+        // effect of a claim, a hit or a move, this context sees the counts that came before.
         fence(Ordering::SeqCst);
         let mut watch = Watch::default();
         let (allowed, zone) = (scope.plan.allowed, scope.request.zone);
@@ -143,7 +143,7 @@ impl<P: Platform> Frames<P> {
         watch
     }
 
-    /// Asks CPUs for the frames that they hold and the request may have.
+    /// Asks CPUs to drain if they hold frames suitable for the request.
     fn ask_holders(&self, machine: &Machine, pin: &CpuPin, scope: Scope<'_>) -> Holder {
         let Scope { plan, request, shape } = scope;
         let allowed = |frame: u64| {
@@ -152,7 +152,7 @@ impl<P: Platform> Frames<P> {
                     .region_of(frame)
                     .is_some_and(|region| plan.allowed.contains(region.node) && region.zone <= request.zone)
         };
-        // Smaller runs are claimed from owned blocks like from all others.
+        // Smaller runs are claimed from owned blocks as from all other blocks.
         let whole = |first: u64| {
             let at = machine.block_at(first).filter(|_| shape.frames() >= BLOCK && allowed(first));
             at.is_some_and(|(region, block)| region.line(block).is_full())
@@ -178,7 +178,7 @@ impl<P: Platform> Frames<P> {
         holder
     }
 
-    /// A run on one node, from the highest allowed zone that has one.
+    /// Allocates a run on one node, from the highest allowed zone with such a run.
     fn take_on(
         &self,
         node: &Node,
@@ -204,7 +204,7 @@ impl<P: Platform> Frames<P> {
         Err(missed)
     }
 
-    /// A run from a region, without frames that have retired.
+    /// Allocates a run from a region, without retired frames.
     pub(super) fn take_from(
         &self,
         machine: &Machine,
@@ -213,14 +213,14 @@ impl<P: Platform> Frames<P> {
         shape: Shape,
     ) -> Result<u64, Miss> {
         loop {
-            // From before the claim: what is claimed may be given back.
+            // Before the claim: the claimed run may be released.
             let withholding = region.retired.any_pending().then(|| region.withholding());
             let taken = shape.take(region, request.limit);
             // A claim may have moved blocks.
             self.sweep(machine, region);
-            // A frame that is to retire since we looked was allocated first.
+            // A frame retired since this check was allocated first.
             let Some(withholding) = withholding else { return taken };
-            // At least one frame less to retire each time.
+            // Each time there is at least one frame less to retire.
             if self.stays_taken(machine, region, taken, shape.frames()) {
                 withholding.cancel();
                 return taken;
@@ -243,7 +243,7 @@ impl<P: Platform> Frames<P> {
 }
 
 impl Scope<'_> {
-    /// The allowed nodes, nearest first.
+    /// Returns the allowed nodes, nearest first.
     fn nodes(self, machine: &Machine) -> impl Iterator<Item = &'static Node> {
         let nearest = machine.node(self.plan.origin).map_or(&[][..], Node::nearest);
         let allowed = nearest.iter().filter(move |&&id| self.plan.allowed.contains(id));

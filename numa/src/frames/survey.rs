@@ -1,4 +1,4 @@
-//! Reading the allocator's state: statistics of nodes and CPUs.
+//! Statistics of nodes and CPUs.
 
 use topomem_percpu::{CpuId, NodeId, Platform};
 
@@ -11,8 +11,8 @@ use super::region::{BLOCK, BlockIndex, Region};
 use super::{Frames, MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
 
 impl<P: Platform> Frames<P> {
-    /// One node's memory and counters; `None` where the machine has no such node. Exact while
-    /// nobody allocates.
+    /// Returns one node's memory and counters, or `None` if the machine has no such node. Exact
+    /// only without concurrent allocations.
     ///
     /// Cost: linear in the node's blocks; for the cheap estimate see [`Frames::free_estimate`].
     pub fn stats(&self, node: NodeId) -> Option<NodeStats> {
@@ -21,9 +21,9 @@ impl<P: Platform> Frames<P> {
         let zones = Zone::ALL.map(|zone| self.zone_stats(machine, state, zone));
         let (mut local, remote, foreign) = state.counters.load();
         let (mut in_magazines, mut zeroed) = (0, state.zeroed.stats());
-        // Of CPUs that are offline, too: what was counted stays.
+        // Including offline CPUs: their counts stay.
         for magazine in machine.magazines[node.index()] {
-            // What magazines hand out is always local.
+            // Runs from magazines are always local.
             local += magazine.taken.get() + magazine.huge_taken.get() + magazine.zeroed_hits.get();
             local += magazine.runs_taken();
             zeroed.misses += magazine.zeroed_misses.get();
@@ -68,7 +68,8 @@ impl<P: Platform> Frames<P> {
         state.map_or(0, |state| state.zones[zone.index()].free().max(0) as u64)
     }
 
-    /// One CPU's magazine; `None` where it has none. May be read from any CPU at any time.
+    /// Returns the counters of one CPU's magazine, or `None` if it has none. May be called on any
+    /// CPU at any time.
     pub fn cpu_stats(&self, cpu: CpuId) -> Option<MagazineStats> {
         let magazine = self.rack.get(cpu)?;
         let (taken, refills) = (magazine.taken.get() + magazine.runs_taken(), magazine.refills.get());

@@ -1,16 +1,16 @@
-//! Whose turn it is in interleaving.
+//! The turns of interleaving.
 
 use topomem_percpu::NodeId;
 use topomem_percpu::sync::atomic::{AtomicU16, Ordering};
 
 use super::NodeSet;
 
-/// Counters of a CPU: sets of nodes are spread over them.
+/// Counters of a CPU; sets of nodes are distributed over them.
 const COUNTERS: usize = 32;
 /// 2^64 divided by the golden ratio: its multiples are spread evenly, in their high bits.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// One CPU's turns, on a line of their own. Contexts of the CPU that nest may take the same turn.
+/// One CPU's turns, on their own line. Nested contexts of the CPU may take the same turn.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Turns([AtomicU16; COUNTERS]);
@@ -20,17 +20,17 @@ impl Turns {
         Turns(core::array::from_fn(|_| AtomicU16::new(0)))
     }
 
-    /// Takes a turn among `nodes`, which are given with their weights: each has as many turns in a
-    /// round as its weight.
+    /// Takes a turn among `nodes`, passed with their weights: each has as many turns in a round as
+    /// its weight.
     ///
-    /// Sets that are used by turns do not disturb each other: each has a counter of its own, but for
-    /// a chance of one in 32. Each round begins elsewhere, so that users of one set that take turns
-    /// get every node, and not each the same one always.
+    /// Sets used alternately do not disturb each other: each has its own counter, except for a
+    /// chance of one in 32. Each round begins at another node, so that alternating users of one set
+    /// get every node, and not each always the same one.
     pub(super) fn next(&self, nodes: impl Iterator<Item = (NodeId, u64)> + Clone) -> Option<NodeId> {
         let round: u64 = nodes.clone().map(|(_, weight)| weight).sum();
         let set: NodeSet = nodes.clone().map(|(node, _)| node).collect();
         let turn = &self.0[(set.spread(round) >> 59) as usize % COUNTERS];
-        // The CPU's own counter: Relaxed.
+        // Relaxed: the CPU's own counter.
         let now = u64::from(turn.load(Ordering::Relaxed));
         let whole_rounds = (1 << 16) - (1 << 16) % round.clamp(1, 1 << 16);
         turn.store(((now + 1) % whole_rounds) as u16, Ordering::Relaxed);
@@ -46,7 +46,7 @@ impl Turns {
 }
 
 impl NodeSet {
-    /// A number that differs in its high bits from set to set, and from round to round.
+    /// Returns a number whose high bits differ from set to set, and from round to round.
     fn spread(self, round: u64) -> u64 {
         (self.bits() ^ round.wrapping_mul(GOLDEN)).wrapping_mul(GOLDEN)
     }

@@ -21,8 +21,8 @@ pub enum Corruption {
     StrayBits(PhysFrame),
     /// A block is in the buddy, but its state says otherwise, or the other way round.
     BuddyMismatch(PhysFrame),
-    /// A retired frame is free, in its bitmap, the buddy or a magazine; or it was to retire and
-    /// is free at home.
+    /// A completely retired frame is free, in its bitmap, the buddy or a magazine; or a pending
+    /// frame is free in its bitmap or the buddy.
     RetiredFree(PhysFrame),
     /// A block was left in the middle of a change.
     Unsettled(PhysFrame),
@@ -38,12 +38,12 @@ pub enum Corruption {
     Duplicate {
         /// The frame.
         frame: PhysFrame,
-        /// Whose magazine.
+        /// The magazine's CPU.
         cpu: CpuId,
     },
-    /// A frame in a pool of zeroed frames is free elsewhere too, or of another node.
+    /// A frame in a pool of zeroed frames is free elsewhere too, or belongs to another node.
     Misplaced(PhysFrame),
-    /// A frame in a pool of zeroed frames is not zero: somebody has written to it since.
+    /// A frame in a pool of zeroed frames is not zero: it was written to since.
     NotZero(PhysFrame),
     /// A zone's count of free frames is wrong.
     Count {
@@ -51,9 +51,9 @@ pub enum Corruption {
         node: NodeId,
         /// The zone.
         zone: Zone,
-        /// What the count says, magazines' changes included.
+        /// The count, including magazines' changes.
         counted: i64,
-        /// What the bitmaps say.
+        /// The free frames in the bitmaps.
         free: u64,
     },
 }
@@ -67,12 +67,14 @@ impl core::fmt::Display for Corruption {
 impl core::error::Error for Corruption {}
 
 impl<P: Platform> Frames<P> {
-    /// Cross-checks everything; only while nobody allocates or frees on any CPU.
+    /// Cross-checks everything; only without concurrent allocations and frees on any CPU.
     ///
-    /// Cost: linear in blocks, quadratic in the words that magazines hold.
+    /// Cost: linear in blocks, quadratic in the words held by magazines.
     ///
     /// # Errors
-    /// The first [`Corruption`] found.
+    ///
+    /// Returns the first [`Corruption`] found, and [`Corruption::NotReady`] before
+    /// [`Frames::init`].
     pub fn validate(&self) -> Result<Totals, Corruption> {
         let machine = self.machine().ok_or(Corruption::NotReady)?;
         let mut totals = Totals::default();

@@ -10,7 +10,7 @@ use super::node::Node;
 use super::{Corruption, Frames};
 
 impl<P: Platform> Frames<P> {
-    /// Checks every pool: how many frames they hold.
+    /// Checks every pool. Returns the number of their frames.
     pub(super) fn check_pools(&self, machine: &Machine) -> Result<u64, Corruption> {
         machine.nodes.iter().map(|node| self.check_pool(machine, node)).sum()
     }
@@ -43,8 +43,8 @@ impl<P: Platform> Frames<P> {
 
     fn is_zero(&self, number: u64) -> bool {
         let first = self.platform.phys_to_virt(frame(number).start_address()).cast::<[u64; 512]>();
-        // SAFETY: a pool's frame is RAM in the direct map, was written when it was zeroed, and
-        // nobody uses it: validation runs alone.
+        // SAFETY: a pool's frame is RAM in the direct map, was written when it was zeroed, and has
+        // no users: validation runs alone.
         unsafe { first.as_ref() == &[0; 512] }
     }
 }

@@ -17,16 +17,17 @@ use super::zeroed_pool::{Place, Pushed};
 use super::{AllocError, FrameRequest, Frames, Policy, Zeroing, Zone};
 
 impl<P: Platform> Frames<P> {
-    /// Serves a plain request for one zeroed frame: from the pool of the CPU's node, or from the magazine.
+    /// Serves a plain request for one zeroed frame: from the pool of the CPU's node, or from the
+    /// magazine.
     ///
-    /// Bound: one compare-and-swap while the slot of the pool that the last one came from has more. Counts in the
+    /// Bound: one compare-and-swap while the pool's last used slot has more frames. Counts in the
     /// CPU's own lines.
     #[inline(never)]
     pub(super) fn alloc_zeroed_frame(&self, pin: &CpuPin) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
         let (cpu, pooled) = (pin.cpu(), machine.zeroing != Zeroing::OnFree);
         let request = FrameRequest::frame();
-        // A use of the magazine that this context has interrupted may be moving the magazine's words.
+        // An interrupted use of the magazine may be moving the magazine's words.
         let magazine = self.rack.get(cpu).filter(|magazine| pooled && !magazine.is_busy());
         let own = magazine.filter(|magazine| magazine.node == machine.cpu_nodes.home[cpu.index()]);
         let Some((magazine, node)) = own.and_then(|own| Some((own, machine.node(own.node)?))) else {
@@ -49,8 +50,8 @@ impl<P: Platform> Frames<P> {
         Ok(taken)
     }
 
-    /// Takes frames from the pool of `node` by `pop` until one was neither freed twice, which its being in
-    /// the CPU's magazine tells, nor is to retire.
+    /// Takes frames from the pool of `node` by `pop` until one is found that is neither pending
+    /// retirement nor freed twice, as shown by the CPU's magazine.
     #[inline]
     fn next_zeroed(
         &self,
@@ -61,13 +62,13 @@ impl<P: Platform> Frames<P> {
     ) -> Option<(u64, &'static Region)> {
         loop {
             let number = pop()?;
-            // Freed although it was free: the magazine has it, so the pool does not hand it out.
+            // Freed although already free: the magazine has it, so the pool does not hand it out.
             if is_cached(number) {
                 node.zeroed.count_doubles(1);
                 continue;
             }
             let region = machine.region_of(number)?;
-            // No zone counts what the pool holds, so none loses the frame.
+            // No zone counts the pool's frames, so none loses the frame.
             let retires = region.retired.any_pending()
                 && region.retired.complete_held(number / 64, 1 << (number % 64)) != 0;
             if !retires {
@@ -78,8 +79,8 @@ impl<P: Platform> Frames<P> {
 
     /// Serves a request for zeroed frames.
     ///
-    /// One frame comes from the pool of the node that it would be taken from, while that has any
-    /// and every frame of the node is in an allowed zone; whatever else is cleared here.
+    /// One frame comes from the pool of the node that serves the request, if the pool has any and
+    /// every frame of the node is in an allowed zone. All other frames are cleared here.
     pub(super) fn alloc_zeroed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
         let mut request = FrameRequest { zeroed: false, ..*request };
@@ -91,7 +92,7 @@ impl<P: Platform> Frames<P> {
             if let Some(number) = self.pop_zeroed(machine, pin, plan, &request) {
                 return Ok(frame(number));
             }
-            // The node whose turn it is stays the one.
+            // The node in turn stays the same.
             if let Policy::Interleave(_) | Policy::WeightedInterleave(_) = request.policy {
                 request.policy = Policy::Preferred(plan.start);
             }
@@ -101,7 +102,7 @@ impl<P: Platform> Frames<P> {
         Ok(taken)
     }
 
-    /// A frame that is zero already, of the nearest allowed node that has memory.
+    /// Takes a zeroed frame of the nearest allowed node with memory from its pool.
     fn pop_zeroed(&self, machine: &Machine, pin: &CpuPin, plan: Plan, request: &FrameRequest) -> Option<u64> {
         if request.limit != u64::MAX {
             return None;
@@ -128,21 +129,21 @@ impl<P: Platform> Frames<P> {
 
     pub(super) fn zero(&self, first: PhysFrame, bytes: u64) {
         let address = self.platform.phys_to_virt(first.start_address());
-        // SAFETY: the run was just allocated, so it is RAM in the direct map that nobody uses.
+        // SAFETY: the run was just allocated, so it is RAM in the direct map without users.
         unsafe { ptr::write_bytes(address.as_ptr(), 0, bytes as usize) };
     }
 
-    /// Zeroes up to `budget` free frames of the pinned CPU's node ahead of need, and returns how
-    /// many. [`FrameRequest::zeroed`] takes them first; they stay free for every other use.
+    /// Zeroes up to `budget` free frames of the pinned CPU's node ahead of need. Returns their
+    /// number. [`FrameRequest::zeroed`] takes them first; they stay free for every other use.
     ///
-    /// For service tasks and idle loops. Stops when the pool is full
-    /// ([`FramesConfig::zeroed`](super::FramesConfig::zeroed)), when the zones that magazines
-    /// cache are down to their low watermark or to four pools' worth of free frames, and while
-    /// anybody waits for memory.
+    /// For service tasks and idle loops. Stops if the pool is full
+    /// ([`FramesConfig::zeroed`](super::FramesConfig::zeroed)), if the zones cached by magazines
+    /// are down to their low watermark or to four pools' worth of free frames, and while a future
+    /// waits for memory.
     ///
-    /// Cost: for each frame that of zeroing it and three atomic read-modify-writes; a look at
-    /// each slot of the pool (64 by default) where it is full. Lock-free; may be called on all
-    /// CPUs at once, which may overfill the pool, at most fourfold.
+    /// Cost: for each frame the zeroing and three atomic read-modify-writes; a check of each slot
+    /// of the pool (64 by default) if it is full. Lock-free; may be called on all CPUs at once,
+    /// which may overfill the pool, at most fourfold.
     pub fn refill_zeroed(&self, pin: &CpuPin, budget: usize) -> usize {
         let Some(machine) = self.machine() else { return 0 };
         let Some(node) = machine.node(machine.node_of_cpu(pin.cpu())) else { return 0 };
@@ -151,7 +152,7 @@ impl<P: Platform> Frames<P> {
         (0..wanted).take_while(|_| self.add_zeroed(machine, node)).count()
     }
 
-    /// Moves one frame into the pool; false where that is impossible or unwise.
+    /// Moves one frame into the pool. Returns false if that is impossible or unwise.
     fn add_zeroed(&self, machine: &Machine, node: &Node) -> bool {
         if self.waiters.any() {
             return false;
@@ -163,10 +164,10 @@ impl<P: Platform> Frames<P> {
         let pushed = node.zeroed.push(number);
         match pushed {
             Pushed::Kept => {}
-            // It was free twice, and is once now.
+            // The frame was free twice, and is free once now.
             Pushed::Twice => node.zeroed.count_doubles(1),
             Pushed::Full => {
-                // It cannot be free already: we have just taken it.
+                // It cannot be free already: this context has just taken it.
                 let freed = region.free(number, Order::FRAME);
                 debug_assert!(freed.is_ok(), "{freed:?}");
                 self.account_shared(machine, region, 1);
@@ -174,7 +175,7 @@ impl<P: Platform> Frames<P> {
             }
         }
         drop(moving);
-        // Who began to wait meanwhile has missed the frame on its way.
+        // A waiter that began to wait meanwhile has missed the frame in transit.
         self.waiters.note();
         pushed == Pushed::Kept
     }
@@ -191,16 +192,16 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Returns the frames of a node's pool to where every request finds them, and says how many
-    /// there were. Allocations that run short do so themselves.
+    /// Returns the frames of a node's pool to the bitmaps, where every request finds them. Returns
+    /// their number. Allocations short of memory do so themselves.
     ///
-    /// Bound: one look at each slot of the pool, and one compare-and-swap for up to 16 frames.
+    /// Bound: one check of each slot of the pool, and one compare-and-swap for up to 16 frames.
     pub fn drain_zeroed(&self, node: NodeId) -> u64 {
         let Some(machine) = self.machine() else { return 0 };
         machine.node(node).map_or(0, |node| self.spill_zeroed(machine, node))
     }
 
-    /// Returns the pool's frames to the bitmaps: how many.
+    /// Returns the pool's frames to the bitmaps. Returns their number.
     pub(super) fn spill_zeroed(&self, machine: &Machine, node: &Node) -> u64 {
         if node.zeroed.words().next().is_none() {
             return 0;
@@ -215,8 +216,8 @@ impl<P: Platform> Frames<P> {
         spilled
     }
 
-    /// Returns frames of one bitmap word. Zones and nodes may end inside a word, so its frames may be
-    /// of several regions: each gets its own.
+    /// Returns frames of one bitmap word. Zones and nodes may end inside a word, so its frames may
+    /// be of several regions: each gets its own.
     fn send_home(&self, machine: &Machine, node: &Node, word: Word) {
         let mut left = word;
         while left.mask != 0 {
@@ -230,7 +231,8 @@ impl<P: Platform> Frames<P> {
 
     fn send_part_home(&self, machine: &Machine, node: &Node, region: &Region, word: Word) {
         let (block, at) = (region.block_of(word.first()), word.key as usize % WORDS);
-        // What is free there already, or gone, was freed while it lay here, and is free once now.
+        // Frames already free there, or retired, were freed while they were in the pool, and are
+        // free once now.
         let mut bits = word.mask & !region.retired.complete_in_word(word.key);
         while bits != 0 && region.free_word(block, at, bits).is_err() {
             bits &= !region.line(block).load(at);
@@ -254,7 +256,7 @@ impl<P: Platform> Frames<P> {
         })
     }
 
-    /// Refuses frames of one block that lie in their node's pool: they are free already.
+    /// Refuses frames of one block that are in their node's pool: they are free already.
     ///
     /// Cost: [`ZeroedPool::held`](super::zeroed_pool::ZeroedPool::held) for each bitmap word.
     pub(super) fn check_not_pooled(
@@ -274,7 +276,7 @@ impl<P: Platform> Frames<P> {
     }
 }
 
-/// The frames of a bitmap word that its node's pool holds.
+/// Returns the frames of a bitmap word held by its node's pool.
 #[inline]
 pub(super) fn pooled(machine: &Machine, region: &Region, key: u64) -> u64 {
     match machine.node(region.node) {

@@ -1,10 +1,10 @@
-//! A node's bag of frames that are known to be zero.
+//! A node's set of frames known to be zero.
 //!
-//! A slot is one word: up to 16 frames of an aligned group of 16, as the group's number and a
-//! mask. So taking or adding a frame is one compare-and-swap, which cannot be fooled by a slot
-//! that was emptied and filled again meanwhile: the word says all there is to know. Slots lie in
-//! sets of a cache line, and all groups of one bitmap word in the same set, so whether any frame
-//! of a word lies here is a look at one line.
+//! A slot is one word: up to 16 frames of an aligned group of 16, as the group's number and a mask.
+//! So taking or adding a frame is one compare-and-swap, which is correct even if the slot was
+//! emptied and filled again meanwhile: the word holds the complete state. Slots lie in sets of a
+//! cache line, and all groups of one bitmap word in the same set, so a check for frames of a word
+//! reads one line.
 //!
 //! Lock-free, without allocation, and safe in interrupt and NMI handlers: nothing is half done
 //! between two instructions.
@@ -16,10 +16,9 @@ use super::transit::{Transit, Transits, Watch};
 
 /// Slots in a set: one cache line.
 const WAYS: usize = 8;
-/// Frames that a slot can hold.
+/// The maximum number of frames of a slot.
 const GROUP: u64 = 16;
-/// A pool has places for four times as many frames as it is filled with: scattered frames share
-/// no slots.
+/// A pool has places for four times as many frames as its target: scattered frames share no slots.
 const SLACK: u64 = 4;
 /// The largest pool.
 pub(super) const MOST: u64 = 1024;
@@ -60,12 +59,12 @@ impl Packet {
         self.0 / (1 << GROUP) * GROUP + u64::from(self.0.trailing_zeros())
     }
 
-    /// What the slot holds once the lowest frame is taken.
+    /// Returns the slot's content after its lowest frame is taken.
     fn rest(self) -> u64 {
         if self.mask().is_power_of_two() { 0 } else { self.0 & (self.0 - 1) }
     }
 
-    /// Both, where they are of one group.
+    /// Returns both, if they are of one group.
     fn join(self, other: Packet) -> Option<u64> {
         (self.0 >> GROUP == other.0 >> GROUP).then_some(self.0 | other.0)
     }
@@ -76,56 +75,56 @@ impl Packet {
     }
 }
 
-/// Where a CPU looks for frames in a pool. A hint, which contexts of the CPU that nest may confuse: so Relaxed.
+/// A CPU's position in a pool. Relaxed: a hint, which nested contexts of the CPU may confuse.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// The slot that it took the last frame from.
+    /// The slot of the last frame taken.
     slot: AtomicU32,
-    /// How many frames had been put in when it found none, modulo 2^32.
+    /// The number of frames ever added when the CPU found the pool empty, modulo 2^32.
     empty_at: AtomicU32,
 }
 
 impl Place {
-    /// The place of a CPU that has taken none, and begins in the set numbered `set`.
+    /// Creates the place of a CPU that has taken no frame, beginning in the set numbered `set`.
     #[cfg(not(loom))]
     pub(super) const fn new(set: usize) -> Place {
         Place { slot: AtomicU32::new((set * WAYS) as u32), empty_at: AtomicU32::new(0) }
     }
 
-    /// loom's atomics have no `const` constructor.
+    /// Creates a place (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(super) fn new(set: usize) -> Place {
         Place { slot: AtomicU32::new((set * WAYS) as u32), empty_at: AtomicU32::new(0) }
     }
 }
 
-/// What became of a frame that was pushed.
+/// The result of adding a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushed {
     Kept,
-    /// Its set has no slot for it.
+    /// The frame's set has no slot for it.
     Full,
-    /// It is here already.
+    /// The frame is here already.
     Twice,
 }
 
-/// The frames of one node that are known to be zero. They are free, but neither in the bitmaps
-/// nor in the zones' counts.
+/// The frames of one node known to be zero. They are free, but neither in the bitmaps nor in the
+/// zones' counts.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct ZeroedPool {
     sets: &'static [Set],
-    /// How many frames it is filled with.
+    /// The target number of frames.
     pub(super) target: u64,
-    /// Contexts that move frames from a bitmap into the pool or back.
+    /// Contexts moving frames from a bitmap into the pool or back.
     moving: Transits,
-    /// Frames that were put in. Like the counts below a statistic, so Relaxed.
+    /// Frames added. Relaxed like the counts below: a statistic.
     filled: AtomicU64,
-    /// Frames that went home unused.
+    /// Frames returned unused.
     spilled: AtomicU64,
-    /// Requests for a zeroed frame that found none, but for those that magazines count.
+    /// Requests for a zeroed frame that found none, except those counted by magazines.
     misses: AtomicU64,
-    /// Frames found freed twice: they were in here too.
+    /// Frames found freed twice: they were in the pool too.
     doubles: AtomicU64,
 }
 
@@ -154,14 +153,15 @@ impl ZeroedPool {
         self.sets.iter().flat_map(|set| &set.0)
     }
 
-    /// The set of a bitmap word: neighbours in different ones, so that they fill evenly.
+    /// Returns the set of a bitmap word: adjacent words have different sets, so that they fill
+    /// evenly.
     fn set_of(&self, key: u64) -> Option<&'static Set> {
         self.sets.get(key as usize & self.sets.len().wrapping_sub(1))
     }
 
-    /// Adds a frame, which the caller owns and has filled with zeros.
+    /// Adds a frame owned by the caller and filled with zeros.
     ///
-    /// Bound: 16 slots; lock-free, a slot is tried again only when another CPU changed it.
+    /// Bound: 16 slots; lock-free, a slot is retried only if another CPU changed it.
     pub(super) fn push(&self, frame: u64) -> Pushed {
         let packet = Packet::of(frame);
         let Some(set) = self.set_of(frame / 64) else { return Pushed::Full };
@@ -169,13 +169,14 @@ impl ZeroedPool {
             return Pushed::Twice;
         }
         let place = |into: &dyn Fn(u64) -> Option<u64>| {
-            // Release (in SeqCst) pairs with the Acquire of `pop` and `empty`: the zeros are
-            // there. SeqCst pairs with the fence of who is about to wait for memory.
+            // Release (in SeqCst) pairs with the Acquire of `pop` and `empty`: makes the zeros
+            // visible. SeqCst pairs with the fence of a context about to wait for memory.
             set.0.iter().any(|slot| slot.fetch_update(Ordering::SeqCst, Ordering::Relaxed, into).is_ok())
         };
         let joined = place(&|slot| Packet::in_slot(slot)?.join(packet));
         if joined || place(&|slot| (slot == 0).then_some(packet.0)) {
-            // Release pairs with the Acquire of `pop_elsewhere`: who sees the count sees the frame.
+            // Release pairs with the Acquire in `pop_elsewhere`: a context that sees the count sees
+            // the frame.
             self.filled.fetch_add(1, Ordering::Release);
             Pushed::Kept
         } else {
@@ -183,11 +184,11 @@ impl ZeroedPool {
         }
     }
 
-    /// Takes a frame, from the slot where the CPU of `place` found its last one, if that has any. CPUs that
-    /// began in different sets do not meet while these are full.
+    /// Takes a frame, from the slot of the last frame of the CPU of `place`, if it has any. CPUs
+    /// that began in different sets do not meet while these are full.
     ///
-    /// Bound: two loads where nothing was put in since the CPU found the pool empty, else one of each slot
-    /// (`target / 4`); lock-free as [`ZeroedPool::push`].
+    /// Bound: two loads if nothing was added since the CPU found the pool empty, otherwise one of
+    /// each slot (`target / 4`); lock-free as [`ZeroedPool::push`].
     #[inline]
     pub(super) fn pop(&self, place: &Place) -> Option<u64> {
         let slot = place.slot.load(Ordering::Relaxed) as usize;
@@ -199,8 +200,9 @@ impl ZeroedPool {
     fn pop_from(&self, number: usize) -> Option<u64> {
         let slot = &self.sets.get(number / WAYS)?.0[number % WAYS];
         let rest = |slot| Packet::in_slot(slot).map(Packet::rest);
-        // Acquire pairs with the Release of `push`, also across others' pops. Release: who finds the frame
-        // gone sees the transits that this CPU has seen.
+        // Acquire pairs with the Release of `push`, also across other pops. Release pairs with the
+        // Acquire in `words`: a context that finds the frame gone sees the transits that this CPU
+        // has seen.
         let taken = slot.fetch_update(Ordering::AcqRel, Ordering::Relaxed, rest).ok()?;
         Some(Packet(taken).lowest())
     }
@@ -208,7 +210,7 @@ impl ZeroedPool {
     /// Takes a frame, from the slots after `begin` first.
     #[inline(never)]
     fn pop_elsewhere(&self, begin: usize, place: &Place) -> Option<u64> {
-        // Before the look at the slots. Acquire pairs with the Release of `push`.
+        // Before the slots are read. Acquire pairs with the Release of `push`.
         let filled = self.filled.load(Ordering::Acquire) as u32;
         if filled == place.empty_at.load(Ordering::Relaxed) {
             return None;
@@ -244,19 +246,19 @@ impl ZeroedPool {
         }
     }
 
-    /// What it holds; a guess while others use it.
+    /// Returns the frames in the pool; an estimate during concurrent uses.
     pub(super) fn words(&self) -> impl Iterator<Item = Word> {
         self.slots().filter_map(|slot| Packet::in_slot(slot.load(Ordering::Acquire))).map(Packet::word)
     }
 
-    /// How many frames it holds; a guess while others use it.
+    /// Returns the number of frames in the pool; an estimate during concurrent uses.
     pub(super) fn count(&self) -> u64 {
         self.words().map(|word| u64::from(word.mask.count_ones())).sum()
     }
 
-    /// The frames of a bitmap word that it holds.
+    /// Returns the frames of a bitmap word in the pool.
     ///
-    /// Cost: one load where the pool was never filled, else one line.
+    /// Cost: one load if the pool was never filled, otherwise one line.
     #[inline]
     pub(super) fn held(&self, key: u64) -> u64 {
         if !self.is_used() {
@@ -264,14 +266,14 @@ impl ZeroedPool {
         }
         let slots = self.set_of(key).into_iter().flat_map(|set| &set.0);
         slots
-            // Relaxed: a double free that comes after the push, on any CPU, sees it.
+            // Relaxed: a double free after the push, on any CPU, sees it.
             .filter_map(|slot| Packet::in_slot(slot.load(Ordering::Relaxed)))
             .map(Packet::word)
             .filter(|word| word.key == key)
             .fold(0, |held, word| held | word.mask)
     }
 
-    /// Was anything ever put in?
+    /// Returns true if a frame was ever added.
     #[inline]
     pub(super) fn is_used(&self) -> bool {
         self.filled.load(Ordering::Relaxed) != 0
@@ -287,7 +289,7 @@ impl ZeroedPool {
         watch.add(self.moving.load());
     }
 
-    /// Does it hold no frame?
+    /// Returns true if the pool holds no frame.
     pub(super) fn is_empty(&self) -> bool {
         self.words().next().is_none()
     }
@@ -313,16 +315,16 @@ impl ZeroedPool {
     }
 }
 
-/// A node's pool of frames that are known to be zero.
+/// A node's pool of frames known to be zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ZeroedStats {
     /// Frames in it now.
     pub frames: u64,
-    /// Requests for a zeroed frame that it served.
+    /// Requests for a zeroed frame served by the pool.
     pub hits: u64,
-    /// Requests for a zeroed frame that found it empty, and had to wait for the zeroing.
+    /// Requests for a zeroed frame that found the pool empty, and had to wait for the zeroing.
     pub misses: u64,
-    /// Frames freed while they lay in the pool, and noticed later than by the free itself. Each
+    /// Frames freed while they were in the pool, and detected later than by the free itself. Each
     /// was handed out once.
     pub doubles: u64,
 }

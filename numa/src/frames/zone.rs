@@ -1,28 +1,35 @@
-//! Zones: bands of physical address that devices with few address bits can reach.
+//! Zones: bands of physical address reachable by devices with few address bits.
 
 use core::fmt;
 
 use x86_64::PhysAddr;
 
-/// A band of physical addresses, lowest first. A request for one is also served by lower ones.
+/// A band of physical addresses, lowest first. Lower zones also serve a request for a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Zone {
-    /// What ISA DMA reaches: below 16 MiB by default.
+    /// The reach of ISA DMA: below 16 MiB by default.
     Dma,
-    /// What 32-bit devices reach: below 4 GiB by default.
+    /// The reach of 32-bit devices: below 4 GiB by default.
     Dma32,
     /// All memory.
     Normal,
 }
 
 impl Zone {
-    /// How many zones there are.
+    /// The number of zones.
     pub const COUNT: usize = 3;
 
     /// All zones, lowest first.
     pub const ALL: [Zone; Zone::COUNT] = [Zone::Dma, Zone::Dma32, Zone::Normal];
 
-    /// An index into per-zone arrays.
+    /// Returns an index into per-zone arrays.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::frames::Zone;
+    /// assert!(Zone::ALL.iter().map(|zone| zone.index()).eq(0..Zone::COUNT));
+    /// ```
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
@@ -39,7 +46,7 @@ impl fmt::Display for Zone {
     }
 }
 
-/// Where the zones end. Any address works, rounded down to 4 KiB; a limit of 0 leaves a zone out.
+/// The ends of the zones. Any address works, rounded down to 4 KiB; a limit of 0 leaves a zone out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ZoneLimits {
     /// The end of [`Zone::Dma`].
@@ -60,7 +67,7 @@ impl ZoneLimits {
         dma32_end: PhysAddr::new_truncate(896 << 20),
     };
 
-    /// The zone of the frame numbered `frame`, and the frame where that zone ends.
+    /// Returns the zone of the frame numbered `frame`, and the end of that zone.
     pub(super) fn zone_of(&self, frame: u64) -> (Zone, u64) {
         let dma = self.dma_end.as_u64() >> 12;
         let dma32 = (self.dma32_end.as_u64() >> 12).max(dma);
@@ -91,7 +98,7 @@ pub struct Watermarks {
     pub high: u64,
 }
 
-/// How a zone stands against its [`Watermarks`].
+/// The pressure on a zone, by its [`Watermarks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
     /// At or below `min`.

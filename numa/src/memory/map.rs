@@ -8,25 +8,25 @@ use x86_64::PhysAddr;
 use super::{AddressBits, BeyondAddressBits, MemoryRange, Pieces};
 use crate::Topology;
 
-/// How many disjoint ranges of usable RAM fit: maps of hundreds are seen.
+/// The maximum number of disjoint ranges of usable RAM: maps of hundreds occur.
 const USABLE: usize = 4096;
-/// How many disjoint or differently named reserved regions fit: as many, and what the boot
-/// allocator hands out.
+/// The maximum number of disjoint or differently named reserved regions: as many, plus the boot
+/// allocations.
 const RESERVED: usize = 4096 + 1024;
 
-/// The first 1 MiB, which real-mode firmware, its data and the start-up code of application
-/// processors share: reserved in every map.
+/// The first 1 MiB, shared by real-mode firmware, its data and the start-up code of application
+/// processors: reserved in every map.
 pub const LOW_MEMORY: ReservedRegion = ReservedRegion {
     range: MemoryRange { start: PhysAddr::zero(), end: PhysAddr::new_truncate(0x10_0000) },
     name: "low 1 MiB",
 };
 
-/// A range that must not be handed out, and who has it.
+/// A reserved range, and its holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReservedRegion {
-    /// The frames it touches.
+    /// The frames of the range.
     pub range: MemoryRange,
-    /// Who has it: `"kernel image"`, `"ACPI"`, `"module"`.
+    /// The holder: `"kernel image"`, `"ACPI"`, `"module"`.
     pub name: &'static str,
 }
 
@@ -37,14 +37,14 @@ pub enum MapFull {
     Usable {
         /// The range that was left out.
         range: MemoryRange,
-        /// How many fit.
+        /// The maximum.
         capacity: usize,
     },
     /// No room for this reserved region; the map has at most `capacity`.
     Reserved {
         /// The region that was left out.
         region: ReservedRegion,
-        /// How many fit.
+        /// The maximum.
         capacity: usize,
     },
 }
@@ -64,12 +64,12 @@ impl fmt::Display for MapFull {
 
 impl core::error::Error for MapFull {}
 
-/// Usable RAM, as firmware reports it, less the regions that somebody has.
+/// Usable RAM, as reported by firmware, less the reserved regions.
 ///
-/// Entries may come unsorted and overlap; there is room for 4096 of each kind. Usable ranges that
-/// touch are one, and are rounded inwards to 4 KiB frames then; reserved ones are rounded outwards,
-/// and where both claim a frame, the reservation wins. The first 1 MiB is always reserved. Addresses
-/// that the CPU does not have ([`MemoryMap::limit_addresses`]) are left out.
+/// Entries may be unsorted and overlap; there is room for 4096 of each kind. Touching usable ranges
+/// are merged, and then rounded inwards to 4 KiB frames. Reserved regions are rounded outwards; if
+/// both claim a frame, the reservation wins. The first 1 MiB is always reserved. Addresses beyond
+/// the CPU's width ([`MemoryMap::limit_addresses`]) are left out.
 ///
 /// Fixed size (about 225 KiB), no heap: meant for a `static`, and usable before there is any
 /// allocator.
@@ -91,14 +91,14 @@ impl core::error::Error for MapFull {}
 pub struct MemoryMap {
     /// Sorted, disjoint, not touching. To the byte: two ranges may meet inside a frame.
     usable: ArrayVec<MemoryRange, USABLE>,
-    /// Sorted by start, on frame boundaries; may overlap where the names differ.
+    /// Sorted by start, on frame boundaries; may overlap if the names differ.
     reserved: ArrayVec<ReservedRegion, RESERVED>,
     address_bits: AddressBits,
     beyond: Option<BeyondAddressBits>,
 }
 
 impl MemoryMap {
-    /// A map without usable memory.
+    /// Creates a map without usable memory.
     #[must_use]
     pub const fn new() -> MemoryMap {
         MemoryMap {
@@ -109,9 +109,21 @@ impl MemoryMap {
         }
     }
 
-    /// Leaves out RAM that the CPU cannot address, known already or added later: it has `bits` bits
-    /// of physical address (CPUID leaf `0x8000_0008` on x86). [`MemoryMap::beyond_address_bits`] tells
-    /// what was left out.
+    /// Leaves out RAM beyond the CPU's address width, known already or added later: the CPU has
+    /// `bits` bits of physical address (CPUID leaf `0x8000_0008` on x86).
+    /// [`MemoryMap::beyond_address_bits`] returns the memory left out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::{AddressBits, MemoryMap, MemoryRange};
+    /// let mut map = MemoryMap::new();
+    /// map.limit_addresses(AddressBits::new(32).unwrap());
+    /// map.add_usable(MemoryRange::from_bounds(0, 0x1_4000_0000).unwrap())?;
+    /// assert_eq!(map.usable()[0].end.as_u64(), 1 << 32);
+    /// assert!(map.beyond_address_bits().is_some());
+    /// # Ok::<(), topomem_numa::MapFull>(())
+    /// ```
     pub fn limit_addresses(&mut self, bits: AddressBits) {
         self.address_bits = bits;
         while let Some(&last) = self.usable.last().filter(|last| last.end > bits.end()) {
@@ -121,13 +133,13 @@ impl MemoryMap {
         }
     }
 
-    /// What was left out because the CPU cannot address it.
+    /// Returns the memory left out because the CPU cannot address it.
     #[must_use]
     pub fn beyond_address_bits(&self) -> Option<BeyondAddressBits> {
         self.beyond
     }
 
-    /// What of a range the CPU can address; notes the rest.
+    /// Returns the addressable part of a range, and records the rest.
     fn cut(&mut self, range: MemoryRange) -> Option<MemoryRange> {
         let bits = self.address_bits;
         if let Some(beyond) = MemoryRange::new(range.start.max(bits.end()), range.end) {
@@ -138,10 +150,11 @@ impl MemoryMap {
         MemoryRange::new(range.start, range.end.min(bits.end()))
     }
 
-    /// Adds RAM. A frame that is usable in part counts once the rest of it has been added.
+    /// Adds RAM. A partly usable frame counts once the rest of it has been added.
     ///
     /// # Errors
-    /// [`MapFull::Usable`]; the map is unchanged.
+    ///
+    /// Returns [`MapFull::Usable`] if the map has no room for the range; the map is unchanged.
     pub fn add_usable(&mut self, range: MemoryRange) -> Result<(), MapFull> {
         let Some(mut merged) = self.cut(range) else { return Ok(()) };
         let first = self.usable.partition_point(|known| known.end < merged.start);
@@ -157,13 +170,24 @@ impl MemoryMap {
     }
 
     /// Reserves `range`, rounded outwards to whole frames, for `name`. Overlaps are tolerated;
-    /// regions of one name that touch become one.
+    /// touching regions of one name are merged.
     ///
     /// # Errors
-    /// [`MapFull::Reserved`]; the map is unchanged.
+    ///
+    /// Returns [`MapFull::Reserved`] if the map has no room for the region; the map is unchanged.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::{MemoryMap, MemoryRange};
+    /// let mut map = MemoryMap::new();
+    /// map.reserve(MemoryRange::from_bounds(0x20_0000, 0x30_0000).unwrap(), "kernel image")?;
+    /// assert_eq!(map.reserved().count(), 2); // The first 1 MiB, too.
+    /// # Ok::<(), topomem_numa::MapFull>(())
+    /// ```
     pub fn reserve(&mut self, range: MemoryRange, name: &'static str) -> Result<(), MapFull> {
         let Some(mut range) = range.touched_frames() else { return Ok(()) };
-        // A region that grows may reach the next one of its name: absorb until none touches.
+        // A growing region may reach the next region of its name: absorb until none touches.
         while let Some(index) = self.reserved.iter().position(|known| {
             known.name == name && known.range.start <= range.end && range.start <= known.range.end
         }) {
@@ -176,26 +200,28 @@ impl MemoryMap {
         self.reserved.try_insert(index, region).map_err(|_| MapFull::Reserved { region, capacity: RESERVED })
     }
 
-    /// Usable RAM before reservations, to the byte: sorted, disjoint, not touching.
+    /// Returns the usable RAM before reservations, to the byte: sorted, disjoint, not touching.
     #[must_use]
     pub fn usable(&self) -> &[MemoryRange] {
         &self.usable
     }
 
-    /// The reserved regions, by start: [`LOW_MEMORY`] first; differently named ones may overlap.
+    /// Returns the reserved regions, by start: [`LOW_MEMORY`] first; differently named regions may
+    /// overlap.
     pub fn reserved(&self) -> impl Iterator<Item = &ReservedRegion> {
         core::iter::once(&LOW_MEMORY).chain(&self.reserved)
     }
 
-    /// The reserved regions but for [`LOW_MEMORY`], by start.
+    /// Returns the reserved regions except [`LOW_MEMORY`], by start.
     pub(super) fn reserved_by_start(&self) -> &[ReservedRegion] {
         &self.reserved
     }
 
-    /// What is free: usable less reserved, sorted, disjoint, split where the node changes.
+    /// Returns the free memory: usable less reserved, sorted, disjoint, split where the node
+    /// changes.
     ///
-    /// Cost: all together take time linear in the map's ranges, and logarithmic in the topology's for
-    /// each.
+    /// Cost: all together take time linear in the map's ranges, and logarithmic in the topology's
+    /// for each.
     #[must_use]
     pub fn pieces<'a>(&'a self, topology: &'a Topology) -> Pieces<'a> {
         Pieces::new(self, topology)

@@ -13,11 +13,11 @@ pub struct Madt<'a>(Verified<'a>);
 /// Whether a CPU may be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CpuState {
-    /// There, and ready to be started.
+    /// Present, and ready to be started.
     Enabled,
-    /// Not there yet; may be plugged in.
+    /// Absent; may be plugged in.
     OnlineCapable,
-    /// Not there, or broken.
+    /// Absent, or broken.
     Disabled,
 }
 
@@ -43,9 +43,10 @@ pub enum MadtEntry {
         /// Whether it may be started.
         state: CpuState,
     },
-    /// Where the local APICs' registers are, in place of [`Madt::local_apic_address`] (type 5).
+    /// The address of the local APICs' registers, in place of [`Madt::local_apic_address`] (type
+    /// 5).
     LocalApicAddress(u64),
-    /// Some other structure, by its type.
+    /// Another structure, by its type.
     Other(u16),
 }
 
@@ -55,27 +56,29 @@ impl<'a> Madt<'a> {
     /// Verifies the header. A wrong checksum is accepted if every structure is whole.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature or length, or on a wrong checksum beside a malformed
-    /// structure.
+    ///
+    /// Returns [`TableError`] if the signature or the length is wrong, or if the checksum is wrong
+    /// and a structure is malformed.
     pub fn parse(bytes: &'a [u8]) -> Result<Madt<'a>, TableError> {
         let table = Madt(Verified::new(Table::Madt, bytes, Madt::FIXED)?);
         table.0.accept(Table::Madt, || table.entries().all(|entry| entry.is_ok()))?;
         Ok(table)
     }
 
-    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    /// Returns the sum of the table's bytes, modulo 256: 0 if its checksum is right.
     #[must_use]
     pub fn checksum(&self) -> u8 {
         self.0.sum
     }
 
-    /// Where the local APICs' registers are, by the fixed part; an entry may override it.
+    /// Returns the address of the local APICs' registers, from the fixed part; an entry may
+    /// override it.
     #[must_use]
     pub fn local_apic_address(&self) -> u32 {
         Fields(self.0.bytes).u32(36)
     }
 
-    /// Does the machine also have 8259 interrupt controllers, which must be masked?
+    /// Returns true if the machine also has 8259 interrupt controllers, which must be masked.
     #[must_use]
     pub fn has_8259(&self) -> bool {
         Fields(self.0.bytes).u32(40) & 1 != 0

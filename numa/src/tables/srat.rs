@@ -1,4 +1,4 @@
-//! SRAT: which CPUs, memory and devices are in which proximity domain. ACPI 6.5, section 5.2.16.
+//! SRAT: the proximity domains of CPUs, memory and devices. ACPI 6.5, section 5.2.16.
 
 use super::bytes::Fields;
 use super::header::{HEADER, Verified};
@@ -25,13 +25,13 @@ pub struct MemoryAffinity {
     pub proximity: u32,
     /// The first address.
     pub base: u64,
-    /// How many bytes; QEMU writes spare entries without any.
+    /// The number of bytes; QEMU writes spare entries without any.
     pub bytes: u64,
-    /// Is the entry to be used?
+    /// Whether the entry is to be used.
     pub enabled: bool,
-    /// May memory be plugged in and out here?
+    /// Whether memory may be plugged in and out here.
     pub hot_pluggable: bool,
-    /// Does it keep its contents without power?
+    /// Whether it keeps its contents without power.
     pub non_volatile: bool,
 }
 
@@ -53,10 +53,10 @@ pub enum SratEntry {
     GenericInitiator {
         /// The proximity domain.
         proximity: u32,
-        /// Is the entry to be used?
+        /// Whether the entry is to be used.
         enabled: bool,
     },
-    /// Some other structure, by its type.
+    /// Another structure, by its type.
     Other(u16),
 }
 
@@ -66,41 +66,43 @@ impl<'a> Srat<'a> {
     /// Verifies the header. A wrong checksum is accepted if every structure is whole.
     ///
     /// # Errors
-    /// [`TableError`] on a wrong signature or length, or on a wrong checksum beside a malformed
-    /// structure.
+    ///
+    /// Returns [`TableError`] if the signature or the length is wrong, or if the checksum is wrong
+    /// and a structure is malformed.
     pub fn parse(bytes: &'a [u8]) -> Result<Srat<'a>, TableError> {
         let table = Srat(Verified::new(Table::Srat, bytes, Srat::FIXED)?);
         table.0.accept(Table::Srat, || table.entries().all(|entry| entry.is_ok()))?;
         Ok(table)
     }
 
-    /// Returns what the table's bytes add up to, modulo 256: 0 where its checksum is right.
+    /// Returns the sum of the table's bytes, modulo 256: 0 if its checksum is right.
     #[must_use]
     pub fn checksum(&self) -> u8 {
         self.0.sum
     }
 
-    /// The structures, in the table's order.
+    /// Returns the structures, in the table's order.
     pub fn entries(&self) -> impl Iterator<Item = Result<SratEntry, TableError>> + use<'a> {
         let mask = self.domain_mask();
         Structures::new(Table::Srat, Layout::Short, self.0.bytes, Srat::FIXED)
             .map(move |structure| entry(&structure?, mask))
     }
 
-    /// Every proximity domain that a structure names, whatever the structure is for, whether it is
-    /// enabled, and however often. Structures that are too short are left out.
+    /// Returns every proximity domain named by a structure of any kind, enabled or not, possibly
+    /// repeated. Structures that are too short are left out.
     pub fn domains(&self) -> impl Iterator<Item = u32> + use<'a> {
         let mask = self.domain_mask();
         Structures::new(Table::Srat, Layout::Short, self.0.bytes, Srat::FIXED)
             .filter_map(move |structure| domain(&structure.ok()?, mask))
     }
 
-    /// The bits of a proximity domain: before revision 2 (ACPI 3.0) it had 8, with junk above them.
+    /// Returns the bits of a proximity domain: before revision 2 (ACPI 3.0) it had 8, with junk
+    /// above them.
     fn domain_mask(&self) -> u32 {
         if self.0.revision < 2 { 0xff } else { u32::MAX }
     }
 
-    /// The domain of a CPU, by its first enabled entry. Cost: linear in the table.
+    /// Returns the domain of a CPU, by its first enabled entry. Cost: linear in the table.
     #[must_use]
     pub fn proximity_of_cpu(&self, wanted: ApicId) -> Option<u32> {
         self.entries().find_map(|entry| match entry {
@@ -152,13 +154,14 @@ fn entry(structure: &Structure<'_>, mask: u32) -> Result<SratEntry, TableError> 
     }
 }
 
-/// The domain of a structure of type 0, whose upper three bytes came later, and apart from the lowest.
+/// Returns the domain of a structure of type 0, whose upper three bytes were added later, and apart
+/// from the lowest.
 fn split_domain(fields: Fields<'_>) -> u32 {
     u32::from(fields.u8(2)) | fields.u32(8) & 0xffff_ff00
 }
 
-/// The domain that a structure names. Types 3, 4 and 7 are other architectures' (GICC, ITS and RINTC),
-/// type 6 is a generic port: devices behind it are found later.
+/// Returns the domain named by a structure. Types 3, 4 and 7 belong to other architectures (GICC,
+/// ITS and RINTC), and type 6 is a generic port: devices behind it are found later.
 fn domain(structure: &Structure<'_>, mask: u32) -> Option<u32> {
     match structure.kind {
         0 => Some(split_domain(structure.fields(16).ok()?) & mask),

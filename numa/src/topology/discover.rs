@@ -12,16 +12,16 @@ use crate::tables::{
 };
 
 impl Topology {
-    /// Replaces what it holds by what `tables` say; `boot` is the APIC id of the CPU that runs,
-    /// which becomes [`CpuId::BOOT`]. The other enabled CPUs follow in the MADT's order.
+    /// Replaces the topology by that of `tables`. `boot` is the APIC id of the executing CPU, which
+    /// becomes [`CpuId::BOOT`]. The further enabled CPUs follow in the MADT's order.
     ///
-    /// Every proximity domain that has an enabled CPU, memory or generic initiator in the SRAT
-    /// becomes a node, numbered in order of domain; then every CXL window that no domain claims.
-    /// Where ranges of two domains overlap, the smaller range has the memory.
+    /// Every proximity domain with an enabled CPU, memory or generic initiator in the SRAT becomes
+    /// a node, numbered in order of domain; then every CXL window that no domain claims. If ranges
+    /// of two domains overlap, the smaller range has the memory.
     ///
-    /// It cannot fail: what is missing or malformed is reported to `diagnostics` and made up
-    /// for, in the worst case by one node that has all memory. Absent tables are not reported. At most
-    /// 64 diagnostics of a kind are given.
+    /// Discovery cannot fail: missing or malformed parts are reported to `diagnostics` and
+    /// replaced, in the worst case by one node with all memory. Absent tables are not reported. At
+    /// most 64 diagnostics of a kind are given.
     ///
     /// Cost: CPUs times SRAT entries, and the HMAT's matrices times nodes.
     ///
@@ -66,7 +66,7 @@ impl Topology {
             self.add_windows(&cedt, &Claimed { srat, slit, hmat }, report);
         }
         if !self.has_affinities {
-            // Windows are smaller, so they stay; if there is no room for all, node 0 has what is left.
+            // Windows are smaller, so they stay; if there is no room for all, node 0 gets the rest.
             let all = MemoryRange::EVERYTHING;
             let node0 = NodeRange { range: all, node: NodeId::ZERO, kind: MemoryKind::Conventional };
             if self.ranges.insert(node0, &mut |_, _, _| {}).is_err() {
@@ -84,7 +84,7 @@ impl Topology {
         report.finish();
     }
 
-    /// As [`Topology::new`], in place: the value is too large for a boot stack.
+    /// Resets to the value of [`Topology::new`], in place: the value is too large for a boot stack.
     fn reset(&mut self) {
         self.proximity.clear();
         self.cpus.clear();
@@ -104,7 +104,7 @@ impl Topology {
             let proximity = match entry {
                 Ok(SratEntry::Cpu { proximity, enabled: true, .. })
                 | Ok(SratEntry::GenericInitiator { proximity, enabled: true }) => proximity,
-                // Without bytes, too: devices' memory is put there later.
+                // Even without bytes: devices' memory is put there later.
                 Ok(SratEntry::Memory(memory)) if memory.enabled => memory.proximity,
                 Ok(_) => continue,
                 Err(error) => {
@@ -123,7 +123,7 @@ impl Topology {
     fn add_memory(&mut self, srat: &Srat<'_>, report: &mut Report<'_>) {
         for entry in srat.entries() {
             let Ok(SratEntry::Memory(memory)) = entry else { continue };
-            // QEMU, for one, also writes spare entries, disabled and without bytes.
+            // QEMU, for example, also writes spare entries, disabled and without bytes.
             if !memory.enabled || memory.bytes == 0 {
                 continue;
             }
@@ -212,7 +212,8 @@ impl Topology {
         self.cpus_of[node.index()].insert(cpu);
     }
 
-    /// Latency breaks the ties that a SLIT's coarse steps, or its absence, leave.
+    /// Sorts the nodes of each node. Latency breaks the ties left by a SLIT's coarse steps, or by
+    /// its absence.
     fn order_nodes(&mut self) {
         for from in self.nodes() {
             let (distances, performance) = (&self.distances[from.index()], &self.performance);
@@ -226,7 +227,7 @@ impl Topology {
     }
 }
 
-/// The table, if it is there and verified.
+/// Returns the table, if it is present and verified.
 fn verified<T>(
     table: Table,
     parsed: Option<Result<T, TableError>>,
@@ -248,7 +249,7 @@ fn verified<T>(
     }
 }
 
-/// The part of a stated range that lies in the 52-bit physical address space.
+/// Returns the part of a stated range in the 52-bit physical address space.
 pub(super) fn clamped(table: Table, base: u64, bytes: u64, report: &mut Report<'_>) -> Option<MemoryRange> {
     let end = base.saturating_add(bytes);
     let kept = MemoryRange::from_bounds(base, end.min(1 << 52));

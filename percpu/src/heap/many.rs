@@ -9,13 +9,13 @@ use super::{AllocError, Heap, InvalidFree, mark_live};
 use crate::slab::{CHECKED, SizeClass};
 use crate::{PageSource, Platform};
 
-/// Some of many were served, and the next was not. Nothing is lost: what was served stays so, and
-/// what was not is as it was.
+/// The error of a batch that was served in part. Nothing is lost: the served entries stay served,
+/// and the rest is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partial<E> {
-    /// How many were served: the first ones.
+    /// The number of served entries: the first ones.
     pub served: usize,
-    /// Why the next one was not.
+    /// The error of the first entry that was not served.
     pub error: E,
 }
 
@@ -27,18 +27,19 @@ impl<E: fmt::Display> fmt::Display for Partial<E> {
 
 impl<E: core::error::Error> core::error::Error for Partial<E> {}
 
-/// Most uses of a cell in one go: contexts that interrupt it take the shared path meanwhile.
+/// The maximum number of uses of a cell at once: contexts that interrupt them take the shared path
+/// meanwhile.
 const AT_ONCE: usize = crate::magazine::MAX_ROUNDS;
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Allocates memory for `layout` into every place of `into`, as [`Heap::alloc`] does; what the
-    /// places held before is overwritten. What the loaded magazine holds costs a few instructions
-    /// each.
+    /// Allocates memory for `layout` into every entry of `into`, as [`Heap::alloc`] does. Previous
+    /// contents of `into` are overwritten. Cost: a few instructions for each object from the loaded
+    /// magazine.
     ///
     /// # Errors
     ///
-    /// [`Partial`], if there is no more memory: the first `served` places hold memory, which is the
-    /// caller's; the others are as they were.
+    /// Returns [`Partial`] if there is no more memory. The caller owns the memory in the first
+    /// `served` entries; the rest is unchanged.
     ///
     /// # Examples
     ///
@@ -61,7 +62,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let class = SizeClass::of(layout).filter(|_| layout.size() > 0);
         let mut served = 0;
         while let Some(next) = into[served..].first_mut() {
-            // One by any way, and then as many as that left in the magazine.
+            // One object by any path, and then the objects left in the magazine.
             *next = self.alloc(layout).map_err(|error| Partial { served, error })?;
             served += 1;
             if let Some(class) = class {
@@ -71,7 +72,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(())
     }
 
-    /// Takes objects of `class` out of the loaded magazine, and says how many.
+    /// Takes objects of `class` out of the loaded magazine. Returns their number.
     fn pop_many(&self, class: SizeClass, into: &mut [NonNull<u8>]) -> usize {
         #[cfg(feature = "hardening")]
         if self.hardening.is_some() {
@@ -89,8 +90,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         popped
     }
 
-    /// Takes memory back that was allocated with `layout`, one after another, as [`Heap::dealloc`]
-    /// does. What the loaded magazine has room for costs a few instructions each.
+    /// Frees the memory at each entry, allocated with `layout`, as [`Heap::dealloc`] does. Cost: a
+    /// few instructions for each object that fits into the loaded magazine.
     ///
     /// # Safety
     ///
@@ -98,8 +99,25 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// # Errors
     ///
-    /// [`Partial`], if one is refused: the first `served` are freed, the refused one and those
-    /// behind it are as they were.
+    /// Returns [`Partial`] if a free is refused. The first `served` entries are freed; the refused
+    /// entry and those behind it are unchanged.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use std::ptr::NonNull;
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let layout = Layout::new::<[u64; 8]>();
+    /// let mut objects = [NonNull::dangling(); 4];
+    /// heap.alloc_many(layout, &mut objects)?;
+    /// // SAFETY: allocated with this layout, and not used any more.
+    /// unsafe { heap.free_many(layout, &objects)? };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn free_many(
         &self,
         layout: Layout,
@@ -108,8 +126,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         let class = SizeClass::of(layout).filter(|_| layout.size() > 0);
         let mut served = 0;
         while let Some(&next) = memory[served..].first() {
-            // One by any way, and then as many as that left room for.
-            // SAFETY: the caller's promise.
+            // One object by any path, and then as many as fit into the magazine. SAFETY: the
+            // caller's promise.
             unsafe { self.dealloc(next, layout) }.map_err(|error| Partial { served, error })?;
             served += 1;
             if let Some(class) = class {
@@ -120,8 +138,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(())
     }
 
-    /// Puts objects of `class` into the loaded magazine as long as it has room and none is to be
-    /// checked or refused, and says how many.
+    /// Puts objects of `class` into the loaded magazine as long as it has room and no object is to
+    /// be checked or refused. Returns their number.
     ///
     /// # Safety
     ///

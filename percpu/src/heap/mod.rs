@@ -1,32 +1,32 @@
 //! The heap: slabs per size class and node, with magazines per CPU in front.
 //!
-//! # How an object travels
+//! # The path of an object
 //!
 //! An allocation pops the CPU's loaded [magazine](crate::magazine): no lock, no atomic
-//! read-modify-write. Only that is inlined, for sizes up to 1 KiB; everything else is behind a call.
-//! If both magazines are empty, it takes a full one from its node's
-//! [depot](crate::depot), else fills one from its node's [shelf](crate::slab), else makes a slab of
-//! pages from the source. A free goes the same way back, if the object's slab belongs to the CPU's
-//! node. An object of another node's slab goes home at once, by one compare-and-swap on its slab. A
-//! slab whose objects are all back returns its pages; each shelf keeps a magazine's worth of such slabs.
+//! read-modify-write. Only this is inlined, for sizes up to 1 KiB; all other paths are behind a
+//! call. If both magazines are empty, the CPU takes a full magazine from its node's
+//! [depot](crate::depot), else fills a magazine from its node's [shelf](crate::slab), else makes a
+//! slab of pages from the source. A free takes the same path back, if the object's slab belongs to
+//! the CPU's node. An object of another node's slab returns at once, by one compare-and-swap on its
+//! slab. A slab without live objects returns its pages; each shelf keeps a magazine's worth of such
+//! slabs.
 //!
 //! # Homes
 //!
-//! A slab belongs to the node that its pages were asked for, even if the source had only another
-//! node's. So a CPU always finds the slabs that it caused, and its frees into them are local.
+//! A slab belongs to the node requested for its pages, even if the source only had pages of another
+//! node. So a CPU always finds the slabs allocated for it, and its frees into them are local.
 //!
-//! What comes home from other nodes is collected by CPUs of the home that allocate, by the CPU that
-//! frees if several slabs wait, by [`Heap::tend`], and by [`Heap::reclaim`].
+//! Objects freed by other nodes' CPUs are collected by CPUs of the home node that allocate, by the
+//! freeing CPU if several slabs wait, by [`Heap::tend`], and by [`Heap::reclaim`].
 //!
 //! # Contexts
 //!
-//! Everything works in every context, with nothing masked: thread, interrupt handler, NMI
-//! handler nested in either, a CPU that is not online yet. A use that is nested in another use on
-//! its CPU finds the CPU's cell busy, and takes the *shared path*: it tries the shelf's lock
-//! once, and without it frees to the slab's remote stack, or allocates from the shelf's inbox or a
-//! new slab. No context waits for one that it interrupted, and none waits for another CPU without
-//! bound; what the heap calls meanwhile ([`PageSource`], [`Platform::relax`]) is called without any
-//! of its locks held.
+//! Everything works in every context, with nothing masked: thread, interrupt handler, NMI handler
+//! nested in either, a CPU that is not online yet. A use nested in another use on its CPU finds the
+//! CPU's cell busy, and takes the *shared path*: it tries the shelf's lock once, and without it
+//! frees to the slab's remote stack, or allocates from the shelf's inbox or a new slab. No context
+//! waits for a context that it interrupted, and none waits for another CPU without bound. The heap
+//! holds none of its locks while it calls [`PageSource`] or [`Platform::relax`].
 
 pub(crate) mod arrivals;
 mod by_address;
@@ -78,18 +78,18 @@ use runs::Runs;
 
 /// A slab heap over the pages of `S`, for the CPUs of `P`.
 ///
-/// `const`-constructible, so it fits in a `static`, as `#[global_allocator]` too. It serves
+/// `const`-constructible, so it fits in a `static`, as `#[global_allocator]` too. The heap serves
 /// from the first call on; [`Heap::cpu_online`] gives each CPU its magazines. Objects up to
-/// [`MAX_CLASS_SIZE`](crate::MAX_CLASS_SIZE) come from slabs, larger ones are runs of pages.
+/// [`MAX_CLASS_SIZE`](crate::MAX_CLASS_SIZE) come from slabs; larger objects are runs of pages.
 ///
-/// Dropping it returns all its pages but those of slabs of which callers still hold objects.
+/// Dropping the heap returns all its pages except those of slabs with live objects.
 pub struct Heap<P: Platform, S: PageSource> {
     platform: P,
     source: S,
     caches: CpuLocal<CpuCache>,
-    /// The areas that hold the caches, for what other CPUs may read of them.
+    /// The areas of the caches, for the fields that remote CPUs may read.
     areas: [AtomicPtr<CpuArea>; MAX_CPUS],
-    /// Made when the node's memory is first used.
+    /// Created at the first use of the node's memory.
     nodes: [AtomicPtr<NodeHeap>; MAX_NODES],
     runs: Runs,
     large: large::Counters,
@@ -100,7 +100,16 @@ pub struct Heap<P: Platform, S: PageSource> {
 }
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// An empty heap. It takes its first pages at the first allocation.
+    /// Creates an empty heap. It takes its first pages at the first allocation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::Heap;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// ```
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(platform: P, source: S) -> Heap<P, S> {
@@ -119,7 +128,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// An empty heap (loom's atomics have no `const` constructor).
+    /// Creates an empty heap (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new(platform: P, source: S) -> Heap<P, S> {
@@ -138,7 +147,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// The page source.
+    /// Returns the page source.
     pub const fn source(&self) -> &S {
         &self.source
     }
@@ -601,7 +610,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 }
 
-/// An aligned address for an allocation without bytes.
+/// Returns an aligned address for an allocation without bytes.
 fn dangling(layout: Layout) -> NonNull<u8> {
     // An alignment is never zero, so neither fallback is taken.
     NonNull::new(ptr::without_provenance_mut(layout.align())).unwrap_or(NonNull::dangling())

@@ -1,19 +1,18 @@
-//! What starts at which page of the heap's runs: a radix tree over addresses.
+//! The record of the heap's runs by their first pages: a radix tree over addresses.
 //!
-//! Every run that holds objects is recorded: slabs by their class, large objects by their length and
-//! the node that they were asked from. So a free or a change of size that the headers of slabs cannot
-//! answer is answered without a look at memory that may be somebody else's: which length a large
-//! object has, whether one is there at all, and in which slab an address lies that is in none of its
-//! layout's class.
+//! Every run with objects is recorded: slabs by their class, large objects by their length and the
+//! requested node. So frees and changes of size that the slab headers cannot decide are decided
+//! without reading memory that may belong to another owner. The record tells the length of a large
+//! object, its existence, and the slab around an address outside its layout's class.
 //!
-//! The entry of a large object is written by the object's owner only: by the context that allocates
-//! it, and then by the context that frees it. A run that a CPU keeps for the next large object stays
-//! on the record, marked as cached, so a second free of it is found.
+//! Only the object's owner writes the entry of a large object: the context that allocates the
+//! object, and then the context that frees it. A run kept by a CPU for the next large object stays
+//! in the record, marked as cached, so a second free of it is found.
 //!
-//! The tree has an inner table per 2^50, 2^41 and 2^32 bytes, and a leaf per 8 MiB, with two bytes for
-//! each page. Tables are made when first needed, and stay until the heap is dropped: at most a page
-//! per 8 MiB that the heap ever used. Nobody waits: each entry is one atomic, and of two contexts
-//! that make the same table one gives its own back.
+//! The tree has an inner table per 2^50, 2^41 and 2^32 bytes, and a leaf per 8 MiB, with two bytes
+//! for each page. Tables are created on demand, and stay until the heap is dropped: at most a page
+//! per 8 MiB ever used by the heap. No context waits: each entry is one atomic, and of two contexts
+//! creating the same table one frees its own.
 
 use core::mem;
 use core::ptr::{self, NonNull};
@@ -30,10 +29,10 @@ const INNER_BITS: u32 = 9;
 const INNER_SHIFT: [u32; 3] =
     [PAGE_BITS + LEAF_BITS + 2 * INNER_BITS, PAGE_BITS + LEAF_BITS + INNER_BITS, PAGE_BITS + LEAF_BITS];
 const ROOT_SHIFT: u32 = INNER_SHIFT[0] + INNER_BITS;
-/// The root tells 2^57 bytes apart. No processor translates more: further bits repeat the sign.
+/// The root distinguishes 2^57 bytes. No processor translates more: further bits repeat the sign.
 const ROOT_ENTRIES: usize = 1 << (57 - ROOT_SHIFT);
 
-/// Pointers to the tables of the next level: inner ones, or leaves on the last.
+/// Pointers to the tables of the next level: inner tables, or leaves on the last.
 struct Inner {
     children: [AtomicPtr<u8>; 1 << INNER_BITS],
 }
@@ -60,14 +59,14 @@ const MAX_SLAB_ORDER: u8 = {
     largest
 };
 
-/// What starts at a page.
+/// A run that starts at a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Run {
     /// A slab.
     Slab(SizeClass),
     /// A large object.
     Large(LargeRun),
-    /// A run that a CPU keeps for the next large object.
+    /// A run kept by a CPU for the next large object.
     Cached(LargeRun),
 }
 
@@ -75,7 +74,7 @@ pub(super) enum Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LargeRun {
     pub(super) length: RunLength,
-    /// The node that it was asked from.
+    /// The requested node.
     pub(super) home: NodeId,
 }
 
@@ -89,7 +88,7 @@ const LENGTH_MASK: u16 = (1 << HOME_SHIFT) - 1;
 const _: () = assert!(crate::MAX_NODES <= 64 && crate::slab::CLASS_COUNT < LENGTH_MASK as usize);
 
 impl LargeRun {
-    /// The entry of a large object.
+    /// Returns the entry of a large object.
     #[inline]
     const fn live(self) -> u16 {
         LARGE | (self.home.index() as u16) << HOME_SHIFT | self.length.index() as u16
@@ -122,7 +121,7 @@ impl Run {
 }
 
 impl Leaf {
-    /// The number of the leaf that has the entry of `address`.
+    /// Returns the number of the leaf with the entry of `address`.
     #[inline]
     pub(super) const fn number_of(address: usize) -> usize {
         address >> (PAGE_BITS + LEAF_BITS)
@@ -133,18 +132,18 @@ impl Leaf {
         &self.entries[leaf_index(address)]
     }
 
-    /// Marks the large object at `address`, which is in this leaf, as cached; false if the record does
-    /// not say that `run` is there.
+    /// Marks the large object at `address`, in this leaf, as cached. Returns false if `run` is not
+    /// recorded there.
     ///
-    /// Builds with checks find a second free at the same instant, too. Else a free is no
-    /// read-modify-write: the entry is the object's owner's.
+    /// Builds with checks also find a concurrent second free. In other builds a free is no
+    /// read-modify-write: the entry belongs to the object's owner.
     #[inline]
     pub(super) fn cache(&self, address: usize, run: LargeRun) -> bool {
         self.change(address, run.live(), run.cached())
     }
 
-    /// Marks the cached run at `address`, which is in this leaf, as a large object; false if the record
-    /// does not say that `run` is cached there.
+    /// Marks the cached run at `address`, in this leaf, as a large object. Returns false if `run`
+    /// is not recorded as cached there.
     #[inline]
     pub(super) fn uncache(&self, address: usize, run: LargeRun) -> bool {
         self.change(address, run.cached(), run.live())
@@ -169,7 +168,7 @@ impl Leaf {
 pub(super) struct Runs {
     /// Null, or a table that lives until the heap is dropped.
     root: [AtomicPtr<u8>; ROOT_ENTRIES],
-    /// How many tables there are; orders nothing.
+    /// The number of tables; orders nothing.
     tables: AtomicU64,
 }
 
@@ -184,46 +183,46 @@ impl Runs {
         Runs { root: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())), tables: AtomicU64::new(0) }
     }
 
-    /// Bytes of the record's tables.
+    /// Returns the bytes of the record's tables.
     pub(super) fn bytes(&self) -> u64 {
         self.tables.load(Ordering::Relaxed) * Order::FRAME.bytes()
     }
 
-    /// What starts at `address`.
+    /// Returns the run that starts at `address`.
     pub(super) fn at(&self, address: usize) -> Option<Run> {
         if !is_page(address) {
             return None;
         }
-        // Relaxed: whoever owns an object learned of it from its allocation, which recorded the
-        // run. For anybody else any answer is as good.
+        // Relaxed: an owner received the object from its allocation, which had recorded the run.
+        // For any other caller either result is valid.
         Run::decode(self.leaf(address)?.entry(address).load(Ordering::Relaxed))
     }
 
-    /// The leaf that has the entry of `address`, if there is one.
+    /// Returns the leaf with the entry of `address`, if it exists.
     #[inline(never)]
     pub(super) fn leaf(&self, address: usize) -> Option<&Leaf> {
         let mut place = &self.root[root_index(address)];
         for shift in INNER_SHIFT {
-            // SAFETY: the places of the root and of all levels but the last lead to inner tables.
+            // SAFETY: the entries of the root and of all levels but the last lead to inner tables.
             place = unsafe { &existing::<Inner>(place)?.children[inner_index(address, shift)] };
         }
-        // SAFETY: the places of the last level lead to leaves.
+        // SAFETY: the entries of the last level lead to leaves.
         unsafe { existing::<Leaf>(place) }
     }
 
-    /// Changes the length of the large object at `address`; false if `run` is not recorded there. Of
-    /// several contexts that try one is told that it was.
+    /// Changes the length of the large object at `address`. Returns false if `run` is not recorded
+    /// there. Of several concurrent callers exactly one succeeds.
     pub(super) fn resize(&self, address: usize, run: LargeRun, to: RunLength) -> bool {
         let resized = LargeRun { length: to, ..run };
         self.leaf(address).is_some_and(|leaf| leaf.change(address, run.live(), resized.live()))
     }
 
-    /// The class of the slab that `address` lies in, if it lies in one.
+    /// Returns the class of the slab around `address`, if any.
     #[inline]
     pub(super) fn slab_around(&self, address: usize) -> Option<SizeClass> {
         let leaf = self.leaf(address)?;
-        // A slab is aligned to its own size, and lies in one leaf. The first page that something
-        // starts at, looking from the address down, is the slab's or proves that there is none.
+        // A slab is aligned to its own size, and lies in one leaf. Searching downwards from the
+        // address, the first recorded page is the slab's or proves that there is no slab.
         for order in 0..=MAX_SLAB_ORDER {
             let page = leaf_index(address) & !((1 << order) - 1);
             // Relaxed: as in `at`.
@@ -238,7 +237,7 @@ impl Runs {
         None
     }
 
-    /// Calls `each` with the address of each large object that is on the record, until it fails.
+    /// Calls `each` with the address of each recorded large object, until it fails.
     #[cfg(feature = "leak-tracking")]
     pub(super) fn each_large<E>(
         &self,
@@ -254,10 +253,10 @@ impl Runs {
         Ok(())
     }
 
-    /// Strikes `run` off; false if it was not recorded at `address`. Of several contexts that try
-    /// one is told that it was.
+    /// Removes `run` from the record. Returns false if it was not recorded at `address`. Of several
+    /// concurrent callers exactly one succeeds.
     pub(super) fn strike(&self, address: usize, run: Run) -> bool {
-        // Relaxed: decides who it is, and orders nothing.
+        // Relaxed: the exchange selects one caller, and orders nothing.
         is_page(address)
             && self.leaf(address).is_some_and(|leaf| {
                 let (entry, orders) = (leaf.entry(address), Ordering::Relaxed);
@@ -266,7 +265,7 @@ impl Runs {
     }
 }
 
-/// Is `address` the first of a page?
+/// Returns true if `address` is the first of a page.
 #[inline]
 pub(super) const fn is_page(address: usize) -> bool {
     address & ((1 << PAGE_BITS) - 1) == 0
@@ -284,11 +283,13 @@ fn leaf_index(address: usize) -> usize {
     (address >> PAGE_BITS) % (1 << LEAF_BITS)
 }
 
-/// [`Runs::each_large`] of the addresses from `base` on, of which the table at `place` tells.
+/// Calls `each` for [`Runs::each_large`] with the addresses from `base` on, covered by the table at
+/// `place`.
 ///
 /// # Safety
 ///
-/// At `place` begin inner tables with these shifts, and leaves below, which live as long as the place.
+/// At `place` begin inner tables with these shifts, and leaves below, which live as long as the
+/// place.
 #[cfg(feature = "leak-tracking")]
 unsafe fn each_large_below<E>(
     place: &AtomicPtr<u8>,
@@ -316,14 +317,14 @@ unsafe fn each_large_below<E>(
     Ok(())
 }
 
-/// The table at `place`, if there is one.
+/// Returns the table at `place`, if it exists.
 ///
 /// # Safety
 ///
 /// `place` is null, or leads to a `T` that lives as long as the place.
 unsafe fn existing<T>(place: &AtomicPtr<u8>) -> Option<&T> {
-    // Acquire pairs with the Release in `table`: who sees the address sees the empty table.
-    // SAFETY: the caller's promise.
+    // Acquire pairs with the Release in `table`: a context that sees the address sees the empty
+    // table. SAFETY: the caller's promise.
     unsafe { place.load(Ordering::Acquire).cast::<T>().as_ref() }
 }
 
@@ -338,18 +339,18 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ) -> Result<(), AllocError> {
         let mut place = &self.runs.root[root_index(address)];
         for shift in INNER_SHIFT {
-            // SAFETY: the places of the root and of all levels but the last lead to inner tables.
+            // SAFETY: the entries of the root and of all levels but the last lead to inner tables.
             let inner = unsafe { self.table::<Inner>(pin, node, place) }?;
             place = &inner.children[inner_index(address, shift)];
         }
-        // SAFETY: the places of the last level lead to leaves.
+        // SAFETY: the entries of the last level lead to leaves.
         let leaf = unsafe { self.table::<Leaf>(pin, node, place) }?;
         // Relaxed: see `Runs::at`.
         leaf.entry(address).store(run.encode(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// The table at `place`, made if need be.
+    /// Returns the table at `place`, creating it if it does not exist.
     ///
     /// # Safety
     ///
@@ -365,7 +366,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return Ok(table);
         }
         let page = self.pages(pin, node, Order::FRAME)?;
-        // SAFETY: the page is ours. Zeroes are null pointers, or entries that say `NOTHING`.
+        // SAFETY: this context owns the page. Zeroes are null pointers, or `NOTHING` entries.
         unsafe { page.write_bytes(0, Order::FRAME.bytes() as usize) };
         // Release pairs with the Acquire here and in `existing`.
         let current =
@@ -376,20 +377,20 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 page.as_ptr()
             }
             Err(first) => {
-                // SAFETY: nobody has seen ours.
+                // SAFETY: the page was never published.
                 unsafe { self.source.free(pin, page, Order::FRAME) };
                 first
             }
         };
-        // SAFETY: the address is not null: it is the page's, or that of the table that was there.
+        // SAFETY: the address is not null: it is the page's, or that of the existing table.
         Ok(unsafe { &*table.cast::<T>() })
     }
 
-    /// Returns the tables' pages.
+    /// Returns the tables' pages to the source.
     ///
     /// # Safety
     ///
-    /// Nobody uses the heap any more.
+    /// The heap has no other users.
     pub(super) unsafe fn free_tables(&self, pin: &CpuPin) {
         for place in &self.runs.root {
             // SAFETY: the caller's promise; below the root there are three levels of inner tables.
@@ -397,6 +398,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
+    /// Returns the pages of the tables at `place` to the source.
+    ///
     /// # Safety
     ///
     /// As for [`Heap::free_tables`]; at `place` begin `levels` levels of inner tables.
@@ -410,7 +413,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
                 unsafe { self.free_table(pin, child, levels - 1) };
             }
         }
-        // SAFETY: the page came from the source with this order, and nobody uses it.
+        // SAFETY: the page came from the source with this order, and has no users.
         unsafe { self.source.free(pin, page, Order::FRAME) };
     }
 }

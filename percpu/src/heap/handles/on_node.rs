@@ -11,10 +11,10 @@ use crate::heap::{AllocError, Heap, dangling, mark_live};
 use crate::slab::{CHECKED, SizeClass};
 use crate::{CpuPin, MAX_CLASS_SIZE, NodeId, PageSource, Platform};
 
-/// The machine has no such node.
+/// The machine does not have the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownNode {
-    /// The node asked for.
+    /// The requested node.
     pub node: NodeId,
 }
 
@@ -26,10 +26,10 @@ impl fmt::Display for UnknownNode {
 
 impl core::error::Error for UnknownNode {}
 
-/// Why [`Heap::alloc_on`] returned no memory. Nothing has changed.
+/// An error of [`Heap::alloc_on`]. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllocOnError {
-    /// The machine has no such node.
+    /// The machine does not have the node.
     UnknownNode(UnknownNode),
     /// There is no memory, on that node or on any other.
     Alloc(AllocError),
@@ -59,12 +59,12 @@ impl fmt::Display for AllocOnError {
 impl core::error::Error for AllocOnError {}
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
-    /// Returns a handle that allocates on `node`, whichever CPU uses it. If the node has no memory,
-    /// the handle allocates on the nearest node that has.
+    /// Returns a handle for allocations on `node`, independent of the CPU. If the node has no
+    /// memory, the handle allocates on the nearest node with memory.
     ///
     /// # Errors
     ///
-    /// [`UnknownNode`] if [`PageSource::node_with_memory`] does not know the node.
+    /// Returns [`UnknownNode`] if [`PageSource::node_with_memory`] does not know the node.
     ///
     /// # Examples
     ///
@@ -89,12 +89,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Allocates memory for `layout` on `node`: see [`OnNode::alloc`]. It is freed like any other, with
-    /// [`Heap::dealloc`] on any CPU, and goes home to that node.
+    /// Allocates memory for `layout` on `node`: see [`OnNode::alloc`]. The memory is freed with
+    /// [`Heap::dealloc`] on any CPU, and returns to that node.
     ///
     /// # Errors
     ///
-    /// [`AllocOnError`].
+    /// Returns [`AllocOnError::UnknownNode`] if the machine does not have the node, and
+    /// [`AllocOnError::Alloc`] if no node has memory, or if the layout is larger than the largest
+    /// run of pages.
     ///
     /// # Examples
     ///
@@ -118,7 +120,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(self.on(node)?.alloc(layout)?)
     }
 
-    /// An object of `class` of the slabs of `home`, which is not the CPU's own node.
+    /// Returns an object of `class` of the slabs of `home`, another node than the CPU's own.
     fn alloc_class_on(
         &self,
         pin: &CpuPin,
@@ -137,10 +139,10 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 }
 
-/// A heap as it allocates on one node. Made by [`Heap::on`].
+/// A heap for allocations on one node, created by [`Heap::on`].
 ///
-/// It is an [`Allocator`](allocator_api2::alloc::Allocator), so containers can be placed on a node. Its
-/// memory is the heap's: [`Heap::dealloc`] frees it, on any CPU.
+/// The handle is an [`Allocator`](allocator_api2::alloc::Allocator), so containers can be placed on
+/// a node. Its memory belongs to the heap: [`Heap::dealloc`] frees it, on any CPU.
 pub struct OnNode<'h, P: Platform, S: PageSource> {
     pub(super) heap: &'h Heap<P, S>,
     /// A node with memory.
@@ -154,22 +156,50 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
         self.heap
     }
 
-    /// Returns the node on which the handle allocates: the one asked for, or the nearest with memory.
+    /// Returns the node of the handle's allocations: the requested node, or the nearest with
+    /// memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{Heap, NodeId};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// assert_eq!(heap.on(NodeId::ZERO)?.node(), NodeId::ZERO);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub const fn node(&self) -> NodeId {
         self.home
     }
 
-    /// Allocates memory for `layout` on the node: aligned, uninitialised, the caller's until
-    /// [`Heap::dealloc`]. If the node is full, the memory is another node's, as near as the page source
-    /// finds some.
+    /// Allocates memory for `layout` on the node: aligned, uninitialised, owned by the caller until
+    /// [`Heap::dealloc`]. If the node is full, the memory comes from another node, as near as the
+    /// page source can provide.
     ///
-    /// On CPUs of the node it costs as much as [`Heap::alloc`]. On other CPUs it takes the lock of the
-    /// node's slabs of this size for a moment, since a CPU keeps only its own node's objects at hand.
+    /// Cost on CPUs of the node: as for [`Heap::alloc`]. Cost on remote CPUs: the lock of the
+    /// node's slabs of this size, since a CPU caches objects of its own node only.
     ///
     /// # Errors
     ///
-    /// [`AllocError`].
+    /// Returns [`AllocError::OutOfMemory`] if no node has memory, and [`AllocError::TooLarge`] if
+    /// the layout is larger than the largest run of pages.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use topomem_percpu::{Heap, NodeId};
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// let heap = Heap::new(Host, Host);
+    /// let layout = Layout::new::<[u64; 8]>();
+    /// let memory = heap.on(NodeId::ZERO)?.alloc(layout)?;
+    /// // SAFETY: allocated above with this layout, and not used any more.
+    /// unsafe { heap.dealloc(memory, layout)? };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         let pin = self.heap.platform.pin();
@@ -183,7 +213,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
         self.alloc_plain(&pin, layout)
     }
 
-    /// [`OnNode::alloc`] from another node's CPU, without hardening's measures.
+    /// Allocates from another node's CPU, without hardening measures.
     fn alloc_plain(&self, pin: &CpuPin, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if layout.size() == 0 {
             return Ok(dangling(layout));
@@ -198,11 +228,11 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
         Ok(object)
     }
 
-    /// Like [`OnNode::alloc`], all bytes zero.
+    /// Allocates memory like [`OnNode::alloc`], all bytes zero.
     ///
     /// # Errors
     ///
-    /// [`AllocError`].
+    /// As for [`OnNode::alloc`].
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if layout.size() > MAX_CLASS_SIZE && !self.heap.is_hardened() {
@@ -213,7 +243,7 @@ impl<'h, P: Platform, S: PageSource> OnNode<'h, P, S> {
             return self.heap.alloc_large_near(&pin, self.home, layout, Contents::Zeroed);
         }
         let memory = self.alloc(layout)?;
-        // SAFETY: `alloc` returned that many bytes, which are the caller's.
+        // SAFETY: `alloc` returned that many bytes, owned here.
         unsafe { memory.write_bytes(0, layout.size()) };
         Ok(memory)
     }
