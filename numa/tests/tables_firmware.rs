@@ -5,7 +5,7 @@
 
 mod tables_support;
 
-use tables_support::model::{Cpu, Machine, Matrix, Memory};
+use tables_support::model::{Cpu, Machine, Matrix, Memory, Writer};
 use tables_support::{Tables, check_shape, node};
 use topomem_numa::tables::{Table, TableError};
 use topomem_numa::{ApicId, Diagnostic, Distance, MemoryKind, MemoryMap, MemoryRange, Topology};
@@ -387,4 +387,36 @@ fn ranges_that_meet_inside_a_frame_lose_nothing() {
     let (topology, _) = domains(1).tables().discover(0);
     let pieces: Vec<_> = map.pieces(&topology).map(|piece| piece.range).collect();
     assert_eq!(pieces, [range(0x10_0000, 0x40_0000)]);
+}
+
+/// SGI's UV machines list CPUs by local SAPICs: an id above 8 bits of extended id. Then SRAT's extended ids count,
+/// too: CPU 0.5 is not CPU 5.0.
+#[test]
+fn cpus_with_local_sapics_are_found_by_both_parts_of_their_ids() {
+    let cpus: [(u8, u8, u32); 4] = [(0, 0, 1), (0, 5, 0), (5, 0, 1), (1, 2, 0)];
+    let mut madt = Writer::table(b"APIC", 2);
+    madt.put(0xfee0_0000u32.to_le_bytes()).put(1u32.to_le_bytes());
+    for (index, &(id, extended, _)) in cpus.iter().enumerate() {
+        // As ACPI 2.0 has it, and as 3.0 does, with a UID.
+        let long = index % 2 == 1;
+        madt.put([7, if long { 17 } else { 12 }, index as u8, id, extended, 0, 0, 0]).put(1u32.to_le_bytes());
+        if long {
+            madt.put(7u32.to_le_bytes()).put([0]);
+        }
+    }
+    // Nobody is addressed by all ones, and a disabled CPU is none.
+    madt.put([7, 12, 9, 0xff, 0xff, 0, 0, 0]).put(1u32.to_le_bytes());
+    madt.put([7, 12, 9, 1, 3, 0, 0, 0]).put(0u32.to_le_bytes());
+    let mut srat = Writer::table(b"SRAT", 3);
+    srat.put(1u32.to_le_bytes()).zeros(8);
+    for &(id, extended, domain) in &cpus {
+        srat.put([0, 16, domain as u8, id]).put(1u32.to_le_bytes()).put([extended, 0, 0, 0]).zeros(4);
+    }
+    let tables = Tables { madt: Some(madt.sealed()), srat: Some(srat.sealed()), ..domains(1).tables() };
+    let (topology, said) = tables.discover(0);
+    check_shape(&topology);
+    assert_eq!(said, []);
+    let found: Vec<(u32, usize)> =
+        topology.cpus().iter().map(|cpu| (cpu.apic_id.0, cpu.node.index())).collect();
+    assert_eq!(found, [(0, 1), (5, 0), (0x500, 1), (0x102, 0)]);
 }

@@ -34,9 +34,10 @@ impl CpuState {
 /// A structure of the MADT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MadtEntry {
-    /// A CPU by its local APIC (type 0) or x2APIC (type 9).
+    /// A CPU by its local APIC (type 0), x2APIC (type 9) or local SAPIC (type 7).
     Cpu {
-        /// How interrupts reach it.
+        /// How interrupts reach it. Of a local SAPIC, the id above 8 bits of extended id, as SGI's UV machines
+        /// number their CPUs.
         apic_id: ApicId,
         /// The number of its object in the AML namespace.
         processor_uid: u32,
@@ -84,11 +85,27 @@ impl<'a> Madt<'a> {
         Fields(self.0.bytes).u32(40) & 1 != 0
     }
 
+    /// Does an enabled CPU have a local SAPIC? Then SRAT names local APICs by an extended id, too
+    /// ([`Srat::proximity_of_sapic`](super::Srat::proximity_of_sapic)). Cost: linear in the table.
+    #[must_use]
+    pub fn has_sapics(&self) -> bool {
+        let structures = Structures::new(Table::Madt, Layout::Short, self.0.bytes, Madt::FIXED);
+        let is_enabled = |structure: &Structure<'_>| {
+            structure.kind == 7 && structure.fields(12).is_ok_and(|fields| fields.u32(8) & 1 != 0)
+        };
+        structures.flatten().any(|structure| is_enabled(&structure))
+    }
+
     /// The structures, in the table's order.
     pub fn entries(&self) -> impl Iterator<Item = Result<MadtEntry, TableError>> + use<'a> {
         Structures::new(Table::Madt, Layout::Short, self.0.bytes, Madt::FIXED)
             .map(|structure| entry(&structure?))
     }
+}
+
+/// What addresses a CPU by its local SAPIC's id and extended id.
+pub(super) fn sapic_id(id: u8, extended: u8) -> ApicId {
+    ApicId(u32::from(id) << 8 | u32::from(extended))
 }
 
 fn entry(structure: &Structure<'_>) -> Result<MadtEntry, TableError> {
@@ -105,6 +122,15 @@ fn entry(structure: &Structure<'_>) -> Result<MadtEntry, TableError> {
             })
         }
         5 => Ok(MadtEntry::LocalApicAddress(structure.fields(12)?.u64(4))),
+        7 => {
+            let fields = structure.fields(12)?;
+            let id = sapic_id(fields.u8(3), fields.u8(4));
+            // As 255 above.
+            let state = if id.0 == 0xffff { CpuState::Disabled } else { CpuState::from_flags(fields.u32(8)) };
+            // Before ACPI 3.0 there was no longer one.
+            let uid = structure.fields(16).map_or(u32::from(fields.u8(2)), |fields| fields.u32(12));
+            Ok(MadtEntry::Cpu { apic_id: id, processor_uid: uid, state })
+        }
         9 => {
             let fields = structure.fields(16)?;
             let id = fields.u32(4);

@@ -2,6 +2,7 @@
 
 use super::bytes::Fields;
 use super::header::{HEADER, Verified};
+use super::madt::sapic_id;
 use super::structures::{Layout, Structure, Structures};
 use super::{Table, TableError};
 use crate::ApicId;
@@ -44,6 +45,8 @@ pub enum SratEntry {
         proximity: u32,
         /// The CPU.
         apic_id: ApicId,
+        /// The CPU, if MADT has local SAPICs; `None` by type 2.
+        sapic_id: Option<ApicId>,
         /// Is the entry to be used?
         enabled: bool,
     },
@@ -106,7 +109,23 @@ impl<'a> Srat<'a> {
     #[must_use]
     pub fn proximity_of_cpu(&self, wanted: ApicId) -> Option<u32> {
         self.entries().find_map(|entry| match entry {
-            Ok(SratEntry::Cpu { proximity, apic_id, enabled: true }) if apic_id == wanted => Some(proximity),
+            Ok(SratEntry::Cpu { proximity, apic_id, enabled: true, .. }) if apic_id == wanted => {
+                Some(proximity)
+            }
+            _ => None,
+        })
+    }
+
+    /// The domain of a CPU of a machine with local SAPICs ([`Madt::has_sapics`](super::Madt::has_sapics)), by its
+    /// first enabled entry. Cost: linear in the table.
+    #[must_use]
+    pub fn proximity_of_sapic(&self, wanted: ApicId) -> Option<u32> {
+        self.entries().find_map(|entry| match entry {
+            Ok(SratEntry::Cpu { proximity, apic_id, sapic_id, enabled: true })
+                if sapic_id.unwrap_or(apic_id) == wanted =>
+            {
+                Some(proximity)
+            }
             _ => None,
         })
     }
@@ -120,6 +139,7 @@ fn entry(structure: &Structure<'_>, mask: u32) -> Result<SratEntry, TableError> 
             Ok(SratEntry::Cpu {
                 proximity: split_domain(fields) & mask,
                 apic_id: ApicId(u32::from(id)),
+                sapic_id: Some(sapic_id(id, fields.u8(8))),
                 // 255 addresses all local APICs, so no single one.
                 enabled: fields.u32(4) & 1 != 0 && id != u8::MAX,
             })
@@ -142,6 +162,7 @@ fn entry(structure: &Structure<'_>, mask: u32) -> Result<SratEntry, TableError> 
             Ok(SratEntry::Cpu {
                 proximity: fields.u32(4),
                 apic_id: ApicId(id),
+                sapic_id: None,
                 // As 255 above.
                 enabled: fields.u32(12) & 1 != 0 && id != u32::MAX,
             })

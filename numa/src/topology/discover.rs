@@ -168,7 +168,13 @@ impl Topology {
         boot: ApicId,
         report: &mut Report<'_>,
     ) {
-        self.add_cpu(boot, srat.as_ref(), report);
+        // As Linux reads SGI's UV machines (`acpi_numa_processor_affinity_init`).
+        let by_sapic = madt.is_some_and(|madt| madt.has_sapics());
+        let domain = |id: ApicId| {
+            let srat = srat.as_ref()?;
+            Some(if by_sapic { srat.proximity_of_sapic(id) } else { srat.proximity_of_cpu(id) })
+        };
+        self.add_cpu(boot, domain(boot), report);
         let Some(madt) = madt else { return };
         let mut boot_listed = false;
         for entry in madt.entries() {
@@ -185,7 +191,7 @@ impl Topology {
             } else if self.cpu_of_apic(apic_id).is_some() {
                 report.give(Diagnostic::DuplicateCpu(apic_id));
             } else {
-                self.add_cpu(apic_id, srat.as_ref(), report);
+                self.add_cpu(apic_id, domain(apic_id), report);
             }
         }
         if !boot_listed {
@@ -193,20 +199,19 @@ impl Topology {
         }
     }
 
-    fn add_cpu(&mut self, apic_id: ApicId, srat: Option<&Srat<'_>>, report: &mut Report<'_>) {
+    /// Adds a CPU of the proximity domain that the SRAT says, if there is an SRAT and it says one.
+    fn add_cpu(&mut self, apic_id: ApicId, domain: Option<Option<u32>>, report: &mut Report<'_>) {
         let Some(cpu) = CpuId::new(self.cpus.len()) else {
             report.give(Diagnostic::TooManyCpus(apic_id));
             return;
         };
-        let node = match srat {
+        let node = match domain {
             None => NodeId::ZERO,
-            Some(srat) => match srat.proximity_of_cpu(apic_id) {
-                Some(proximity) => self.node_of_proximity(proximity).unwrap_or(NodeId::ZERO),
-                None => {
-                    report.give(Diagnostic::CpuWithoutAffinity(apic_id));
-                    NodeId::ZERO
-                }
-            },
+            Some(Some(proximity)) => self.node_of_proximity(proximity).unwrap_or(NodeId::ZERO),
+            Some(None) => {
+                report.give(Diagnostic::CpuWithoutAffinity(apic_id));
+                NodeId::ZERO
+            }
         };
         self.cpus.push(CpuEntry { cpu, apic_id, node });
         self.cpus_of[node.index()].insert(cpu);
