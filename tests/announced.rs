@@ -5,8 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
@@ -182,6 +181,7 @@ fn lazy_walker(unmap: impl Fn(&Space, &CpuPin) + Sync) {
     let (sim, service, space) = with_space(TlbFeatures::NONE);
     leave_empty_tables(sim, space, &[page(3), page(512)]);
     let (taken, lazy, done) = (Mutex::new(Vec::new()), AtomicBool::new(false), AtomicBool::new(false));
+    let walks = AtomicUsize::new(0);
     sim.run(|pin| {
         if pin.cpu() == OTHER {
             // SAFETY: until `leave_lazy` the CPU uses no address.
@@ -189,6 +189,7 @@ fn lazy_walker(unmap: impl Fn(&Space, &CpuPin) + Sync) {
             lazy.store(true, Ordering::SeqCst);
             while !done.load(Ordering::SeqCst) {
                 sim.walk_ahead();
+                walks.fetch_add(1, Ordering::SeqCst);
                 sim.relax();
             }
             service.shootdown().leave_lazy(pin);
@@ -199,7 +200,10 @@ fn lazy_walker(unmap: impl Fn(&Space, &CpuPin) + Sync) {
         }
         unmap(space, pin);
         *taken.lock().unwrap() = take_free_frames(sim, service, pin);
-        std::thread::sleep(Duration::from_millis(20));
+        let until = walks.load(Ordering::SeqCst) + 10;
+        while walks.load(Ordering::SeqCst) < until {
+            sim.relax();
+        }
         done.store(true, Ordering::SeqCst);
     });
     check_taken(sim, &taken.lock().unwrap());
@@ -226,12 +230,14 @@ fn a_batch_waits_for_what_others_changed_after_it() {
     let (own, others) = (page(3), page(5));
     sim.on(CpuId::BOOT, |pin| map(space, pin, PageRange::new(own.start(), 3, own.size()).unwrap()));
     let (answered, checked) = (AtomicBool::new(false), AtomicBool::new(false));
+    let silent = AtomicBool::new(false);
     sim.run(|pin| {
         if pin.cpu() == OTHER {
             while !answered.load(Ordering::SeqCst) {
                 sim.relax();
             }
             // From here on it answers nothing.
+            silent.store(true, Ordering::SeqCst);
             while !checked.load(Ordering::SeqCst) {
                 std::thread::yield_now();
             }
@@ -242,7 +248,9 @@ fn a_batch_waits_for_what_others_changed_after_it() {
         batch.unmap(own).unwrap();
         space.pending(pin, own).unwrap().wait(pin);
         answered.store(true, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(20));
+        while !silent.load(Ordering::SeqCst) {
+            sim.relax();
+        }
         other.unmap(others).unwrap();
         batch.unmap(others).unwrap();
         let mut unmapping = batch.issue();

@@ -2,10 +2,13 @@
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod thread_time;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use thread_time::ThreadTime;
 use topomem::region::{FaultAccess, MapRequest, PageFault, Placement};
 use topomem::sim::Sim;
 use topomem::{Access, AddressSpace, CpuId, CpuPin, PageSize, VirtAddr};
@@ -39,6 +42,9 @@ fn a_collapse_waits_for_what_is_pending() {
     assert!(written > 0, "no CPU kept its translation");
 }
 
+/// How long the collapsing CPU works before the other one writes, if it does not get ready.
+const HEAD_START: Duration = Duration::from_millis(20);
+
 /// Returns whether the CPU could still write: it loses its translation if it has to wait for a claim.
 fn write_while_collapsing() -> bool {
     let sim: &'static Sim = Sim::builder().cpus(2).memory(32 << 20).build().unwrap();
@@ -51,11 +57,13 @@ fn write_while_collapsing() -> bool {
         space
     });
     let (written, protected) = (AtomicU64::new(1), AtomicBool::new(false));
+    let collapsing = ThreadTime::default();
     sim.run(|pin| {
         activate(&space, pin);
         if pin.cpu() == CpuId::BOOT {
             sim.barrier();
             space.mprotect(pin, start(), LENGTH, Access::READ).unwrap().detach();
+            collapsing.begin();
             protected.store(true, Ordering::Release);
             space.collapse(pin, start(), LENGTH).unwrap();
         } else {
@@ -66,9 +74,8 @@ fn write_while_collapsing() -> bool {
             while !protected.load(Ordering::Acquire) {
                 thread::yield_now();
             }
-            let begun = Instant::now();
             let size = || space.translate(pin, start()).unwrap().size;
-            while size() == PageSize::Size4KiB && begun.elapsed() < Duration::from_millis(30) {
+            while size() == PageSize::Size4KiB && !collapsing.has_used(HEAD_START) {
                 thread::sleep(Duration::from_millis(1));
             }
             if sim.store(start(), 2).is_ok() {

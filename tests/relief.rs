@@ -4,9 +4,12 @@
 #![cfg(not(miri))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod thread_time;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use thread_time::ThreadTime;
 use topomem::address_space::MapError;
 use topomem::frames::AllocError;
 use topomem::sim::{Sim, SimService};
@@ -207,13 +210,18 @@ fn what_is_mapped_in_the_place_of_an_empty_table_is_found() {
             unsafe { service.frames().free(pin, frame, Order::FRAME) }.unwrap();
         }
     });
-    let mapped = AtomicBool::new(false);
+    let (mapped, mapping) = (AtomicBool::new(false), ThreadTime::default());
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            sim.on(CpuId::BOOT, |pin| map(&space, pin, pages(3, 1)));
+            sim.on(CpuId::BOOT, |pin| {
+                mapping.begin();
+                map(&space, pin, pages(3, 1));
+            });
             mapped.store(true, Ordering::SeqCst);
         });
-        std::thread::sleep(Duration::from_millis(100));
+        while !mapping.has_used(Duration::from_millis(50)) && !mapped.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert!(!mapped.load(Ordering::SeqCst), "the other CPU still finds the old table");
         sim.on(second(), |_| {
             while !mapped.load(Ordering::SeqCst) {

@@ -125,10 +125,10 @@ fn a_halted_cpu_answers() {
     let sim = mapped(2, 0);
     let answered: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
     sim.on_shootdown(|_| answered.store(true, Ordering::SeqCst));
-    let started = Instant::now();
     sim.run(|pin| {
         if pin.cpu() != CpuId::BOOT {
-            sim.halt(Duration::from_secs(60));
+            // The interrupt must end it: the test does not end before.
+            sim.halt(Duration::from_secs(24 * 3600));
             return;
         }
         sim.send_ipi(&CpuSet::of(CpuId::new(1).unwrap()));
@@ -136,7 +136,6 @@ fn a_halted_cpu_answers() {
             sim.relax();
         }
     });
-    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

@@ -1,14 +1,13 @@
 //! Does the machine work: does each CPU hear interrupts, and wake for tasks?
 
 use core::sync::atomic::Ordering;
-use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use topomem::percpu::MAX_CPUS;
 use topomem::{CpuId, CpuSet};
 use topomem_boot::Leaves;
 
-use super::failure;
+use super::{PATIENCE, failure};
 use crate::arch::exit::Outcome;
 use crate::arch::{clock, features, probe, vector};
 use crate::executor::{spawn_on, yield_now};
@@ -17,9 +16,6 @@ use crate::{log, per_cpu};
 
 /// An address in the kernel's half that is never mapped.
 pub const UNMAPPED: u64 = 0xffff_e000_dead_0000;
-/// How long CPUs may take to answer; the host may run them late.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Tasks that each CPU is given, one after another.
 const TURNS: usize = 20;
 

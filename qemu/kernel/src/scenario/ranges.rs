@@ -14,7 +14,7 @@ use topomem::{CpuId, KernelRange, KernelRanges, RangeRequest, RangesConfig, Virt
 use topomem_stress::Break;
 use x86_64::instructions::interrupts;
 
-use super::failure;
+use super::{PATIENCE, failure};
 use crate::arch::clock;
 use crate::arch::exit::Outcome;
 use crate::executor::{sleep, spawn_on, yield_now};
@@ -35,8 +35,6 @@ const ROUNDS: u64 = 400;
 const HELD: usize = 5;
 /// How often a CPU that answers nothing looks on.
 const LOOKS: u64 = 20;
-/// How long acknowledgements may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far the boot CPU and the one that looks on are.
 static STEP: AtomicU32 = AtomicU32::new(IDLE);

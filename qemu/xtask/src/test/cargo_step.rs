@@ -164,11 +164,10 @@ mod tests {
 
     #[test]
     fn what_hangs_is_killed_with_its_children() {
-        let start = Instant::now();
+        // Were the sleep not killed, too, its output would not end, nor would the test.
         let (tally, output) =
-            follow(&mut shell("sleep 60; true"), Duration::from_millis(300), &mut quiet()).unwrap();
+            follow(&mut shell("sleep 100000; true"), Duration::from_millis(300), &mut quiet()).unwrap();
         assert_eq!(tally, Tally::FAILED);
         assert!(output.iter().any(|line| line.starts_with("killed")));
-        assert!(start.elapsed() < Duration::from_secs(30));
     }
 }
