@@ -148,7 +148,10 @@ pub(super) fn loom() -> [Step; 3] {
     };
     [
         step("loom units", &["--package", "topomem-percpu", "--lib", "--features", "leak-tracking"]),
-        step("loom page tables", &["--package", "topomem", "--lib", "--", "page_table", "references"]),
+        step(
+            "loom page tables",
+            &["--package", "topomem", "--lib", "--", "page_table", "references", "ranges"],
+        ),
         step(
             "loom",
             &[

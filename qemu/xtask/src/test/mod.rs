@@ -4,6 +4,8 @@ mod bench_step;
 mod beside;
 mod cargo_step;
 mod commands;
+#[cfg(test)]
+mod coverage;
 mod machine_step;
 mod programs;
 mod stepped;

@@ -1,0 +1,54 @@
+//! Does `docs/coverage.md` name what Miri leaves out, and what has loom models?
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::workspace;
+
+/// The folders of the four crates.
+const FOLDERS: [&str; 8] = [
+    "src",
+    "tests",
+    "percpu/src",
+    "percpu/tests",
+    "numa/src",
+    "numa/tests",
+    "shootdown/src",
+    "shootdown/tests",
+];
+/// What a test has that Miri leaves out, and a model. Helpers of models have no tests.
+const MARKS: [&str; 5] =
+    ["cfg_attr(miri, ignore", "#![cfg(not(miri", "#![cfg(not(any(loom, miri", "not(miri)))]", "loom::model("];
+
+/// The sources in a folder; of `tests`, those of the package itself alone.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() && !path.join("Cargo.toml").exists() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn the_page_names_every_file_that_miri_leaves_out_or_that_has_models() {
+    let page = fs::read_to_string(workspace::root().join("docs/coverage.md")).unwrap();
+    let mut files = Vec::new();
+    FOLDERS.iter().for_each(|folder| sources(&workspace::root().join(folder), &mut files));
+    let mut named = 0;
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        if !text.contains("#[test]") || !MARKS.iter().any(|mark| text.contains(mark)) {
+            continue;
+        }
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        // A folder's own file has the folder's name.
+        let name =
+            if name == "mod" { file.parent().unwrap().file_name().unwrap().to_str().unwrap() } else { name };
+        assert!(page.contains(name), "docs/coverage.md does not name {}", file.display());
+        named += 1;
+    }
+    assert!(named > 80, "{named} files");
+}
