@@ -6,6 +6,7 @@
 use core::num::NonZeroU16;
 
 use topomem::TlbFeatures;
+use topomem::frames::ZoneWatermarks;
 use topomem::sim::{Builder, Delivery, Sim};
 use topomem_stress::sim::{Options, Report, run};
 use topomem_stress::{Break, FailureKind, Limit, Scenario};
@@ -114,12 +115,22 @@ fn uneven_nodes_under_pressure() {
 #[test]
 fn frames_are_waited_for() {
     let builder = Sim::builder().nodes(2).cpus(4).memory(16 * MIB);
+    let builder = builder.watermarks(ZoneWatermarks::InProportion);
     let waited = |seed| {
         let report = report(&Options { seed, ..options(&builder, "pressure") });
         assert!(report.is_ok(), "{:#?}", report.failures);
         report.progress.waits > 0
     };
     assert!((0..100).any(waited));
+}
+
+/// Without watermarks there is no reserve, and nobody reclaims before memory runs out: the scenario says both.
+#[test]
+fn a_missing_reserve_is_found() {
+    let builder = Sim::builder().nodes(2).cpus(4).memory(16 * MIB);
+    let report = report(&options(&builder, "pressure"));
+    let said = |what: &str| report.failures.iter().any(|failure| failure.to_string().contains(what));
+    assert!(said("wrong reserve") && said("was short of memory"), "{:#?}", report.failures);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
     AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Obstacle, PerFrameTable,
-    Policy, Pressure, ResizeError, Watermarks, Zone,
+    Policy, Pressure, ResizeError, Watermarks, Zone, ZoneWatermarks,
 };
 use topomem_percpu::Order;
 use x86_64::structures::paging::PhysFrame;
@@ -28,7 +28,7 @@ fn free(frames: &Frames<Host>, first: PhysFrame, order: Order) -> Result<(), Fre
 }
 
 fn plain() -> FramesConfig {
-    FramesConfig::default()
+    FramesConfig::without_reserve()
 }
 
 /// Takes all memory in runs of `order`.
@@ -412,7 +412,10 @@ fn zones_fall_back_downwards_only() {
 #[test]
 #[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn the_reserve_is_for_emergencies() {
-    let config = FramesConfig { watermarks: Watermarks { min: 100, low: 200, high: 300 }, ..plain() };
+    let config = FramesConfig {
+        watermarks: ZoneWatermarks::Frames(Watermarks { min: 100, low: 200, high: 300 }),
+        ..plain()
+    };
     let frames = Machine::simple(4, 1).frames(&config);
     online(frames, 1);
     assert_eq!(frames.stats(node(0)).unwrap().pressure, Pressure::None);

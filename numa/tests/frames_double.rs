@@ -33,14 +33,14 @@ enum Current {
 }
 
 fn paranoid() -> FramesConfig {
-    FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::default() }
+    FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::without_reserve() }
 }
 
 /// CPU 0 takes all frames of a block, and one of the next, so that it owns the block no more; CPU 1
 /// gives the block back. CPU 0's magazine still has words of it, without frames; its last frame was
 /// taken from one of them where `current` says so.
 fn block_behind_its_magazine(current: Current) -> (&'static Frames<Host>, Vec<PhysFrame>) {
-    let frames = Machine::simple(8, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(8, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     let mut all: Vec<_> = (0..513).map(|_| frames.alloc(&pin(0), &ONE).unwrap()).collect();
     all.truncate(512);

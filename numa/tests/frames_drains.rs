@@ -47,7 +47,7 @@ fn cached(frames: &Frames<Host>, index: usize) -> u64 {
 
 /// CPU 1 holds the only free block back; then `give_up`: whoever waits for a block must be woken.
 fn held_back_then(give_up: impl FnOnce(&Frames<Host>)) {
-    let frames = Machine::simple(128, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(128, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     let one = frames.alloc(&pin(1), &HUGE).unwrap();
     free(frames, 1, one, Order::HUGE);
@@ -74,7 +74,7 @@ fn a_held_block_that_goes_home_wakes() {
 fn a_use_of_any_order_answers() {
     let orders = [0, 3, 6, 8, 9, 10].map(|order| Order::new(order).unwrap());
     for order in orders {
-        let frames = Machine::simple(8, 2).frames(&FramesConfig::default());
+        let frames = Machine::simple(8, 2).frames(&FramesConfig::without_reserve());
         online(frames, 2);
         let kept = frames.alloc(&pin(1), &ONE).unwrap();
         assert!(cached(frames, 1) > 0);
@@ -99,7 +99,7 @@ fn a_use_of_any_order_answers() {
 /// In paranoid mode, too, where the usual paths are others.
 #[test]
 fn a_checked_use_of_a_word_answers() {
-    let config = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::default() };
+    let config = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::without_reserve() };
     for order in [0, 3].map(|order| Order::new(order).unwrap()) {
         let frames = Machine::simple(8, 1).frames(&config);
         online(frames, 1);
@@ -126,7 +126,7 @@ fn a_checked_use_of_a_word_answers() {
 
 #[test]
 fn a_run_of_any_length_answers() {
-    let frames = Machine::simple(8, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(8, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     for count in [5, 600] {
         let kept = frames.alloc(&pin(1), &ONE).unwrap();
@@ -145,7 +145,7 @@ fn a_run_of_any_length_answers() {
 #[test]
 fn only_magazines_with_frames_of_the_zone_are_asked() {
     // 2 MiB below 16 MiB, 8 MiB above.
-    let frames = Machine::new(&[(14 * MIB, 24 * MIB, 0)], &[0, 0]).frames(&FramesConfig::default());
+    let frames = Machine::new(&[(14 * MIB, 24 * MIB, 0)], &[0, 0]).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     let low = ONE.zone(Zone::Dma);
     while frames.alloc(&pin(0), &low).is_ok() {}
@@ -161,7 +161,7 @@ fn only_magazines_with_frames_of_the_zone_are_asked() {
 
 #[test]
 fn a_block_that_a_cpu_refills_from_is_asked_for_only_if_all_of_it_is_free() {
-    let frames = Machine::simple(2, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(2, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     let kept = frames.alloc(&pin(1), &ONE).unwrap();
     // CPU 1 still owns the block, and all of it but one frame is at home.
@@ -186,7 +186,7 @@ fn a_bind_set_is_searched_by_the_requesters_distances() {
             vec![30, 12, 12, 10],
         ];
         machine.leaves_out = 255;
-        let frames = machine.frames(&FramesConfig::default());
+        let frames = machine.frames(&FramesConfig::without_reserve());
         online(frames, 4);
         let mut seen = Vec::new();
         let error = loop {

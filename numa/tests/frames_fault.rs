@@ -10,7 +10,7 @@ use topomem_numa::frames::{Corruption, Fault, FrameRequest, FramesConfig};
 
 #[test]
 fn duplicating_magazines_hand_out_frames_twice() {
-    let frames = Machine::simple(4, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(4, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     frames.inject(Fault::MagazineDuplicates);
     let first = frames.alloc(&pin(0), &FrameRequest::frame()).unwrap();

@@ -414,7 +414,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..120),
     ) {
         let zeroed = ZeroedFrames::Frames(POOL);
-        let config = FramesConfig { double_frees: finds, zeroed, ..FramesConfig::default() };
+        let config = FramesConfig { double_frees: finds, zeroed, ..FramesConfig::without_reserve() };
         let frames = machine().frames(&config);
         online(frames, CPUS);
         let mut model = Model { managed: 10 * 256 - 3, finds, ..Model::default() };

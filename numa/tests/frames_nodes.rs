@@ -33,7 +33,7 @@ fn two_of_four() -> Machine {
 
 #[test]
 fn a_cpu_without_memory_works_on_the_nearest_node_that_has_some() {
-    let frames = two_of_four().frames(&FramesConfig::default());
+    let frames = two_of_four().frames(&FramesConfig::without_reserve());
     let nodes: Vec<usize> = (0..5).map(|index| frames.node_of_cpu(cpu(index)).index()).collect();
     assert_eq!(nodes, [0, 2, 2, 0, 0]);
     // A CPU that the topology does not name works as node 0's.
@@ -57,7 +57,7 @@ fn a_cpu_without_memory_works_on_the_nearest_node_that_has_some() {
 fn blocks_and_zeroed_frames_are_those_of_the_node_that_serves() {
     let mut machine = Machine::new(&[(16 * MIB, 80 * MIB, 1)], &[0]);
     machine.distances = vec![vec![10, 20], vec![20, 10]];
-    let frames = machine.frames(&FramesConfig::default());
+    let frames = machine.frames(&FramesConfig::without_reserve());
     online(frames, 1);
     let block = frames.alloc(&pin(0), &FrameRequest::order(Order::HUGE)).unwrap();
     free(frames, 0, block, Order::HUGE);
@@ -75,7 +75,7 @@ fn beyond_the_serving_node_distance_from_the_own_one_counts() {
     let mut machine = Machine::new(&ranges, &[1]);
     machine.distances =
         vec![vec![10, 15, 20, 40], vec![15, 10, 30, 20], vec![20, 30, 10, 20], vec![40, 20, 20, 10]];
-    let frames = machine.frames(&FramesConfig::default());
+    let frames = machine.frames(&FramesConfig::without_reserve());
     online(frames, 1);
     let taken = std::iter::from_fn(|| frames.alloc(&pin(0), &FrameRequest::frame()).ok());
     let mut order: Vec<usize> = taken.map(|taken| frames.node_of(taken).unwrap().index()).collect();
@@ -90,7 +90,7 @@ fn nodes_left_out_of_the_order_come_last() {
     let mut machine = Machine::new(&[(16 * MIB, 18 * MIB, 1), (32 * MIB, 34 * MIB, 2)], &[0]);
     machine.distances = vec![vec![10, 255, 255], vec![20, 10, 255], vec![20, 20, 10]];
     machine.leaves_out = 255;
-    let frames = machine.frames(&FramesConfig::default());
+    let frames = machine.frames(&FramesConfig::without_reserve());
     online(frames, 1);
     assert_eq!(frames.node_of_cpu(cpu(0)), node(1));
     let request = FrameRequest::frame().policy(Policy::Preferred(node(0)));
@@ -117,10 +117,10 @@ fn three_nodes(weights: &[Option<u32>]) -> Machine {
 #[test]
 fn a_node_of_unknown_bandwidth_weighs_as_the_slowest() {
     let weighted = FrameRequest::frame().policy(Policy::WeightedInterleave(NodeSet::ALL));
-    let frames = three_nodes(&[Some(32_000), None, Some(16_000)]).frames(&FramesConfig::default());
+    let frames = three_nodes(&[Some(32_000), None, Some(16_000)]).frames(&FramesConfig::without_reserve());
     online(frames, 3);
     assert_eq!(shares(frames, 3, 100, &weighted), [50, 25, 25]);
-    let frames = three_nodes(&[]).frames(&FramesConfig::default());
+    let frames = three_nodes(&[]).frames(&FramesConfig::without_reserve());
     online(frames, 3);
     assert_eq!(shares(frames, 3, 99, &weighted), [33, 33, 33]);
 }
@@ -131,7 +131,7 @@ fn nodes_without_memory_have_no_turn() {
     let mut machine = Machine::new(&[(16 * MIB, 24 * MIB, 0), (32 * MIB, 40 * MIB, 1)], &[0, 0, 2]);
     machine.weights = vec![Some(32_000), Some(8_000), None];
     machine.distances = vec![vec![10, 20, 20], vec![20, 10, 15], vec![20, 15, 10]];
-    let frames = machine.frames(&FramesConfig::default());
+    let frames = machine.frames(&FramesConfig::without_reserve());
     online(frames, 3);
     let weighted = FrameRequest::frame().policy(Policy::WeightedInterleave(NodeSet::ALL));
     assert_eq!(shares(frames, 3, 100, &weighted), [80, 20, 0]);
@@ -148,7 +148,7 @@ fn nodes_without_memory_have_no_turn() {
 fn nodes_without_memory_for_the_request_have_no_turn() {
     let mut machine = three_nodes(&[]);
     machine.distances = vec![vec![10, 20, 20], vec![20, 10, 15], vec![20, 15, 10]];
-    let mut config = FramesConfig::default();
+    let mut config = FramesConfig::without_reserve();
     config.zones.dma32_end = PhysAddr::new(40 * MIB);
     let frames = machine.frames(&config);
     online(frames, 3);
@@ -159,7 +159,7 @@ fn nodes_without_memory_for_the_request_have_no_turn() {
 
 #[test]
 fn users_of_different_sets_do_not_take_each_others_turns() {
-    let frames = three_nodes(&[]).frames(&FramesConfig::default());
+    let frames = three_nodes(&[]).frames(&FramesConfig::without_reserve());
     online(frames, 3);
     let two = FrameRequest::frame().policy(Policy::Interleave(NodeSet::of(node(0)).with(node(1))));
     let all = FrameRequest::frame().policy(Policy::Interleave(NodeSet::ALL));
@@ -186,7 +186,7 @@ fn users_of_different_sets_do_not_take_each_others_turns() {
 #[test]
 fn a_run_across_pieces_that_touch_is_freed() {
     let ranges = [(16 * MIB, 17 * MIB, 0), (17 * MIB, 18 * MIB, 0), (18 * MIB, 20 * MIB, 0)];
-    let frames = Machine::new(&ranges, &[0]).frames(&FramesConfig::default());
+    let frames = Machine::new(&ranges, &[0]).frames(&FramesConfig::without_reserve());
     let before = frames.validate().unwrap();
     let run = frames.alloc_run(&pin(0), &FrameRequest::frame(), 300, 1).unwrap();
     // SAFETY: nobody uses the arena.

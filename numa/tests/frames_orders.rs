@@ -16,7 +16,7 @@ const BLOCKS: u64 = 128;
 fn machine() -> &'static Frames<Host> {
     // Miri runs only what holds no whole words.
     let mib = if cfg!(miri) { 8 } else { 2 * BLOCKS };
-    let frames = Machine::simple(mib, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(mib, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     frames
 }
@@ -299,7 +299,7 @@ fn a_run_stays_as_a_whole_or_not_at_all() {
 
 #[test]
 fn whole_words_that_are_freed_stay_with_the_cpu() {
-    let frames = Machine::simple(64, 1).frames(&FramesConfig::default());
+    let frames = Machine::simple(64, 1).frames(&FramesConfig::without_reserve());
     online(frames, 1);
     let order = Order::new(7).unwrap();
     let run = alloc(frames, 0, order).unwrap();

@@ -31,7 +31,7 @@ fn alloc(frames: &Frames<Host>, cpu: usize, order: Order) -> Option<PhysFrame> {
 
 /// `mib` MiB from 16 MiB on, and two CPUs.
 fn small(mib: u64) -> &'static Frames<Host> {
-    let frames = Machine::simple(mib, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(mib, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     frames
 }
@@ -173,7 +173,7 @@ fn a_magazine_does_not_take_the_frame_back() {
 #[test]
 fn wrong_frames_are_refused() {
     let machine = Machine::simple(4, 1).reserve(17 * MIB, 17 * MIB + 0x1000);
-    let frames = machine.frames(&FramesConfig::default());
+    let frames = machine.frames(&FramesConfig::without_reserve());
     let (outside, reserved) = (frame(20 * 256), frame(17 * 256));
     assert_eq!(frames.retire(&pin(0), outside), Err(RetireError::OutOfRange(outside)));
     assert_eq!(frames.retire(&pin(0), reserved), Err(RetireError::Reserved(reserved)));
@@ -189,7 +189,8 @@ fn wrong_frames_are_refused() {
 #[test]
 fn everything_may_go() {
     // An edge block of 40 frames, and nothing else.
-    let frames = Machine::new(&[(16 * MIB, 16 * MIB + 40 * 4096, 0)], &[0]).frames(&FramesConfig::default());
+    let frames =
+        Machine::new(&[(16 * MIB, 16 * MIB + 40 * 4096, 0)], &[0]).frames(&FramesConfig::without_reserve());
     online(frames, 1);
     for index in 0..40 {
         assert_eq!(frames.retire(&pin(0), frame(16 * 256 + index)), Ok(Retired::Now));
@@ -229,7 +230,7 @@ fn nobody_gets_a_retired_frame_while_all_allocate() {
     for seed in 1..=rounds {
         // 1 CPU more than workers: it retires.
         let mib = 8;
-        let frames = Machine::simple(mib, workers + 1).frames(&FramesConfig::default());
+        let frames = Machine::simple(mib, workers + 1).frames(&FramesConfig::without_reserve());
         online(frames, workers + 1);
         let gone = Gone(std::array::from_fn(|_| AtomicU64::new(u64::MAX)));
         let done = AtomicBool::new(false);

@@ -67,7 +67,7 @@ fn frames(ranges: &[(u64, u64)], config: &FramesConfig) -> &'static Frames<Windo
 }
 
 fn with_table() -> FramesConfig {
-    FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() }
+    FramesConfig { table: PerFrameTable::Present, ..FramesConfig::without_reserve() }
 }
 
 /// Every frame can be had, has an entry of its own, and its number leads back to it.
@@ -227,7 +227,7 @@ fn nothing_wraps_at_the_end_of_physical_memory() {
 /// What the whole allocator of one node of 4 GiB needs, all that there is once included.
 #[test]
 fn bookkeeping_is_at_most_0_14_bytes_a_frame() {
-    let frames = frames_support::Machine::simple(4096, 2).frames(&FramesConfig::default());
+    let frames = frames_support::Machine::simple(4096, 2).frames(&FramesConfig::without_reserve());
     let metadata = frames.metadata();
     let bytes = metadata.regions + metadata.magazines + metadata.pools + metadata.fixed;
     assert!(bytes as f64 / f64::from(1 << 20) <= 0.14, "{metadata:?}");

@@ -39,7 +39,7 @@ fn each_frame_has_an_entry_of_its_own() {
         (16 * MIB, 40 * MIB + 0x5000, 50 * MIB + 0x3000)
     };
     let machine = Machine::new(&[(start, middle, 0), (middle, end, 1)], &[0]);
-    let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() };
+    let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::without_reserve() };
     let frames = machine.frames(&config);
     let entries = entries(frames, start, end);
     for (number, entry) in entries.iter().enumerate() {
@@ -57,6 +57,6 @@ fn each_frame_has_an_entry_of_its_own() {
 
 #[test]
 fn there_is_no_entry_without_a_table() {
-    let frames = Machine::simple(4, 1).frames(&FramesConfig::default());
+    let frames = Machine::simple(4, 1).frames(&FramesConfig::without_reserve());
     assert!(frames.info(PhysFrame::containing_address(PhysAddr::new(17 * MIB))).is_none());
 }

@@ -120,8 +120,8 @@ fn no_order_is_handed_out_twice() {
         // Little memory, so that threads meet; at least two runs, naturally aligned.
         let bytes = (order.bytes() * 2).max(4 * MIB);
         let start = bytes.max(16 * MIB);
-        let frames =
-            Machine::new(&[(start, start + bytes, 0)], &[0; THREADS]).frames(&FramesConfig::default());
+        let frames = Machine::new(&[(start, start + bytes, 0)], &[0; THREADS])
+            .frames(&FramesConfig::without_reserve());
         online(frames, THREADS);
         churn(frames, (start + bytes) / 4096, rounds, |_| order.get());
     }
@@ -130,7 +130,8 @@ fn no_order_is_handed_out_twice() {
 #[test]
 fn mixed_orders_split_and_merge_without_loss() {
     let rounds = if cfg!(miri) { 40 } else { 100_000 };
-    let frames = Machine::simple(if cfg!(miri) { 4 } else { 16 }, THREADS).frames(&FramesConfig::default());
+    let frames =
+        Machine::simple(if cfg!(miri) { 4 } else { 16 }, THREADS).frames(&FramesConfig::without_reserve());
     online(frames, THREADS);
     churn(frames, 32 * 256, rounds, |random| match random.below(10) {
         0..=4 => 0,
@@ -142,7 +143,7 @@ fn mixed_orders_split_and_merge_without_loss() {
 #[test]
 fn cpus_without_magazines_share() {
     let rounds = if cfg!(miri) { 40 } else { 20_000 };
-    let frames = Machine::simple(4, THREADS).frames(&FramesConfig::default());
+    let frames = Machine::simple(4, THREADS).frames(&FramesConfig::without_reserve());
     churn(frames, 20 * 256, rounds, |random| random.below(10) as u8);
 }
 
@@ -150,7 +151,8 @@ fn cpus_without_magazines_share() {
 fn zeroed_frames_are_zero_and_handed_out_once() {
     let rounds = if cfg!(miri) { 30 } else { 20_000 };
     let zeroed = ZeroedFrames::Frames(if cfg!(miri) { 8 } else { 64 });
-    let frames = Machine::simple(2, THREADS).frames(&FramesConfig { zeroed, ..FramesConfig::default() });
+    let frames =
+        Machine::simple(2, THREADS).frames(&FramesConfig { zeroed, ..FramesConfig::without_reserve() });
     online(frames, THREADS);
     let owners = Owners::new(18 * 256);
     let dirty = AtomicUsize::new(0);
@@ -203,7 +205,7 @@ fn zeroed_frames_are_zero_and_handed_out_once() {
 #[test]
 fn frames_freed_by_another_cpu_come_back() {
     let rounds = if cfg!(miri) { 70 } else { 50_000 };
-    let frames = Machine::simple(8, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(8, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     let (send, receive) = mpsc::sync_channel::<PhysFrame>(600);
     let stop = AtomicBool::new(false);
@@ -238,7 +240,7 @@ fn frames_freed_by_another_cpu_come_back() {
 fn the_last_frame_is_never_missed_while_blocks_change_hands() {
     // Two threads take and give whole blocks and halves; there is always a half free.
     let rounds = if cfg!(miri) { 20 } else { 50_000 };
-    let frames = Machine::simple(6, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(6, 2).frames(&FramesConfig::without_reserve());
     let exhausted = AtomicUsize::new(0);
     thread::scope(|scope| {
         for cpu in 0..2 {
@@ -261,7 +263,7 @@ fn the_last_frame_is_never_missed_while_blocks_change_hands() {
 
 #[test]
 fn nothing_is_free_outside_memory() {
-    let frames = Machine::simple(4, 1).frames(&FramesConfig::default());
+    let frames = Machine::simple(4, 1).frames(&FramesConfig::without_reserve());
     assert_eq!(frames.node_of(frame(0)), None);
     assert_eq!(frames.node_of(frame(20 * 256)), None);
 }

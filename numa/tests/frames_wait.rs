@@ -43,7 +43,7 @@ fn wake_due(frames: &Frames<Host>) {
 
 /// 2 MiB, all taken.
 fn exhausted() -> (&'static Frames<Host>, Vec<PhysFrame>) {
-    let frames = Machine::simple(2, 2).frames(&FramesConfig::default());
+    let frames = Machine::simple(2, 2).frames(&FramesConfig::without_reserve());
     online(frames, 2);
     let all = std::iter::from_fn(|| frames.alloc(&pin(0), &FrameRequest::frame()).ok()).collect();
     (frames, all)
@@ -227,7 +227,7 @@ fn more_futures_than_places_are_served_too() {
 
 #[test]
 fn owned_frames_go_back() {
-    let frames = Machine::simple(2, 1).frames(&FramesConfig::default());
+    let frames = Machine::simple(2, 1).frames(&FramesConfig::without_reserve());
     online(frames, 1);
     let owned = frames.alloc_owned(&FrameRequest::order(Order::HUGE)).unwrap();
     assert_eq!(frames.validate().unwrap().allocated, 512);

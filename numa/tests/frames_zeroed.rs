@@ -13,7 +13,7 @@ use frames_support::{Host, MIB, Machine, cpu, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
     AllocError, Corruption, DoubleFrees, Drained, FrameRequest, Frames, FramesConfig, FreeError, NodeSet,
-    Policy, Watermarks, ZeroedFrames, ZeroedStats, Zeroing, Zone,
+    Policy, Watermarks, ZeroedFrames, ZeroedStats, Zeroing, Zone, ZoneWatermarks,
 };
 use topomem_percpu::{Order, Platform};
 use x86_64::PhysAddr;
@@ -26,7 +26,7 @@ fn node(index: usize) -> NodeId {
 }
 
 fn config(target: u16) -> FramesConfig {
-    FramesConfig { zeroed: ZeroedFrames::Frames(target), ..FramesConfig::default() }
+    FramesConfig { zeroed: ZeroedFrames::Frames(target), ..FramesConfig::without_reserve() }
 }
 
 fn stats(frames: &Frames<Host>, of: usize) -> ZeroedStats {
@@ -190,7 +190,10 @@ fn policies_and_zones_choose_the_pool() {
 #[test]
 #[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn scarce_memory_is_not_zeroed_ahead() {
-    let low = FramesConfig { watermarks: Watermarks { min: 8, low: 200, high: 250 }, ..config(16) };
+    let low = FramesConfig {
+        watermarks: ZoneWatermarks::Frames(Watermarks { min: 8, low: 200, high: 250 }),
+        ..config(16)
+    };
     let frames = Machine::simple(4, 1).frames(&low);
     online(frames, 1);
     assert_eq!(frames.refill_zeroed(&pin(0), 8), 8);

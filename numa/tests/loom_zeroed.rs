@@ -15,7 +15,7 @@ use topomem_percpu::Platform;
 /// All but `order` is taken, and a pool wants one frame.
 fn almost_full(free: u8) -> &'static Frames<Host> {
     let zeroed = ZeroedFrames::Frames(1);
-    let frames = frames_with(1, &FramesConfig { zeroed, ..FramesConfig::default() });
+    let frames = frames_with(1, &FramesConfig { zeroed, ..FramesConfig::without_reserve() });
     for level in free..=8 {
         alloc(frames, 0, level).unwrap();
     }

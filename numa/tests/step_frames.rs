@@ -319,7 +319,7 @@ const RETIRING: &[Context<Scene>] = &[
 const PLAN: Plan = Plan::traps(20_000);
 
 fn plain() -> Scene {
-    Scene::new(&FramesConfig { zeroed: ZeroedFrames::Frames(8), ..FramesConfig::default() })
+    Scene::new(&FramesConfig { zeroed: ZeroedFrames::Frames(8), ..FramesConfig::without_reserve() })
 }
 
 fn explore(name: &str, scene: fn() -> Scene, operations: &[Operation<Scene>], contexts: &[Context<Scene>]) {
@@ -368,8 +368,12 @@ fn retirements_meanwhile() {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
 fn paranoid() {
-    let paranoid =
-        || Scene::new(&FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::default() });
+    let paranoid = || {
+        Scene::new(&FramesConfig {
+            double_frees: DoubleFrees::FoundAtOnce,
+            ..FramesConfig::without_reserve()
+        })
+    };
     let few = &[CONTEXTS[1], CONTEXTS[4]];
     explore("frames: paranoid allocations", paranoid, ALLOCATIONS, few);
     explore("frames: paranoid frees", paranoid, FREES, few);
@@ -378,7 +382,8 @@ fn paranoid() {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
 fn zeroing_on_free() {
-    let clearing = || Scene::new(&FramesConfig { zeroing: Zeroing::OnFree, ..FramesConfig::default() });
+    let clearing =
+        || Scene::new(&FramesConfig { zeroing: Zeroing::OnFree, ..FramesConfig::without_reserve() });
     let few = &[CONTEXTS[1], CONTEXTS[4]];
     explore("frames: allocations, cleared on free", clearing, &ALLOCATIONS[..6], few);
     explore("frames: frees, cleared on free", clearing, &FREES[..6], few);

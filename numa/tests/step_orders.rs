@@ -194,7 +194,7 @@ fn retire_neighbour(scene: &Scene, cpu: usize) {
 
 /// Node 0 has 64 MiB, so that each of its two CPUs may hold words of one block.
 fn scene() -> Scene {
-    let config = FramesConfig { zeroed: ZeroedFrames::Frames(0), ..FramesConfig::default() };
+    let config = FramesConfig { zeroed: ZeroedFrames::Frames(0), ..FramesConfig::without_reserve() };
     Scene::on(&[(16 * MIB, 80 * MIB, 0), (80 * MIB, 84 * MIB, 1)], &config)
 }
 
@@ -202,7 +202,7 @@ fn paranoid() -> Scene {
     let config = FramesConfig {
         zeroed: ZeroedFrames::Frames(0),
         double_frees: DoubleFrees::FoundAtOnce,
-        ..FramesConfig::default()
+        ..FramesConfig::without_reserve()
     };
     Scene::on(&[(16 * MIB, 80 * MIB, 0), (80 * MIB, 84 * MIB, 1)], &config)
 }

@@ -158,7 +158,7 @@ const fn operation(name: &'static str, prepare: fn(&Scene), run: fn(&Scene)) -> 
 const READY: fn(&Scene) = Scene::ready_to_wait;
 
 fn plain(mib: u64) -> &'static Frames<Host> {
-    let config = FramesConfig { zeroed: ZeroedFrames::Frames(0), ..FramesConfig::default() };
+    let config = FramesConfig { zeroed: ZeroedFrames::Frames(0), ..FramesConfig::without_reserve() };
     Machine::simple(mib, 2).frames(&config)
 }
 
@@ -301,7 +301,7 @@ fn the_rest_of_a_long_run() {
 fn a_word_of_another_node() {
     let scene = || {
         let ranges = [(16 * MIB, 18 * MIB, 0), (18 * MIB, 20 * MIB, 1)];
-        let config = FramesConfig { zeroed: ZeroedFrames::Frames(0), ..FramesConfig::default() };
+        let config = FramesConfig { zeroed: ZeroedFrames::Frames(0), ..FramesConfig::without_reserve() };
         let frames = Machine::new(&ranges, &[1, 0]).frames(&config);
         let mut all: Vec<_> = std::iter::from_fn(|| frames.alloc(&pin(0), &bound(1)).ok()).collect();
         while frames.alloc(&pin(0), &bound(0)).is_ok() {}
@@ -324,7 +324,7 @@ fn a_word_of_another_node() {
 #[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
 fn the_pool_of_zeroed_frames() {
     let scene = || {
-        let config = FramesConfig { zeroed: ZeroedFrames::Frames(1), ..FramesConfig::default() };
+        let config = FramesConfig { zeroed: ZeroedFrames::Frames(1), ..FramesConfig::without_reserve() };
         let frames = Machine::simple(2, 2).frames(&config);
         for level in 3..=8 {
             frames.alloc(&pin(0), &request(level)).unwrap();

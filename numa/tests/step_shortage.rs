@@ -17,7 +17,7 @@ use frames_support::{Host, MIB, Machine, frame, online, pin};
 use step_support::{Held, Run, bound, request};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{
-    AllocError, AllocFuture, FrameRequest, Frames, FramesConfig, Watermarks, ZeroedFrames,
+    AllocError, AllocFuture, FrameRequest, Frames, FramesConfig, Watermarks, ZeroedFrames, ZoneWatermarks,
 };
 use topomem_percpu::Order;
 use topomem_stepper::{Context, Matrix, Operation, Plan, masked};
@@ -63,9 +63,9 @@ impl Scene {
     /// All is taken but the frames at `places`, counted from the first of `node`.
     fn new(node: usize, places: impl Iterator<Item = u64>) -> Scene {
         let config = FramesConfig {
-            watermarks: Watermarks { min: 0, low: 0, high: 0 },
+            watermarks: ZoneWatermarks::Frames(Watermarks::NONE),
             zeroed: ZeroedFrames::Frames(1),
-            ..FramesConfig::default()
+            ..FramesConfig::without_reserve()
         };
         let ranges = [(16 * MIB, 20 * MIB, 0), (20 * MIB, 22 * MIB, 1)];
         let frames = Machine::new(&ranges, &[0, 0, 1]).frames(&config);

@@ -28,11 +28,13 @@ impl<P: Machine> FrameSource<P> {
         length: RunLength,
         align: Order,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        let attempt = || match length.order() {
-            Some(_) => self.service.frames().alloc(pin, &request),
-            None => self.service.frames().alloc_run(pin, &request, length.pages(), align.frames()),
+        let take = |request: &FrameRequest| match length.order() {
+            Some(_) => self.service.frames().alloc(pin, request),
+            None => self.service.frames().alloc_run(pin, request, length.pages(), align.frames()),
         };
+        let attempt = || take(&request);
         let first = attempt().or_else(|error| self.service.relieve(pin, error, attempt));
+        let first = first.or_else(|error| self.service.from_reserve(error, || take(&request.emergency())));
         let first = first.map_err(|_| OutOfMemory)?;
         Ok(self.service.platform().phys_to_virt(first.start_address()))
     }
@@ -70,10 +72,8 @@ fn pointer_to(start: VirtAddr) -> Option<NonNull<u8>> {
 // reads and writes (the platform's promise).
 unsafe impl<P: Machine> PageSource for FrameSource<P> {
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        let frame = self
-            .service
-            .alloc(pin, &self.service.frames().heap_request(pin, node, order))
-            .map_err(|_| OutOfMemory)?;
+        let request = self.service.frames().heap_request(pin, node, order);
+        let frame = self.service.alloc_from_reserve(pin, &request).map_err(|_| OutOfMemory)?;
         Ok(self.service.platform().phys_to_virt(frame.start_address()))
     }
 

@@ -197,7 +197,7 @@ impl<P: Machine> KernelRanges<P> {
             return Err(RangeError::TooManyRanges);
         }
         let request = topomem_numa::frames::FrameRequest::order(CHUNK_ORDER);
-        let frame = self.service.alloc(pin, &request).map_err(RangeError::OutOfFrames)?;
+        let frame = self.service.alloc_from_reserve(pin, &request).map_err(RangeError::OutOfFrames)?;
         let place = self.service.platform().phys_to_virt(frame.start_address()).cast::<Node>();
         // SAFETY: the caller owns the run, which has room for the nodes.
         (0..CHUNK).for_each(|index| unsafe { place.add(index).write(Node::new()) });

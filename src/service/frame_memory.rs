@@ -27,7 +27,10 @@ unsafe impl<P: Platform> TableMemory for Frames<P> {
     type Error = AllocError;
 
     fn allocate(&self, pin: &CpuPin) -> Result<PhysFrame, AllocError> {
-        let frame = self.alloc(pin, &FrameRequest::frame().zeroed())?;
+        let request = FrameRequest::frame().zeroed();
+        // What frees memory may need a table: tables may use the reserve.
+        let reserve = |error| self.alloc(pin, &request.emergency()).map_err(|_| error);
+        let frame = self.alloc(pin, &request).or_else(reserve)?;
         // Relaxed: the frame is ours alone until it is linked or locked.
         info(self, frame).aux.store(0, Ordering::Relaxed);
         Ok(frame)

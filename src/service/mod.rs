@@ -4,6 +4,7 @@ mod boot;
 pub(crate) mod frame_memory;
 mod lifecycle;
 mod meminfo;
+mod pressure;
 mod references;
 mod relieve;
 pub(crate) mod shares;
@@ -325,6 +326,28 @@ impl<P: Machine> MemoryService<P> {
         self.frames
             .alloc(pin, request)
             .or_else(|error| self.relieve(pin, error, || self.frames.alloc(pin, request)))
+    }
+
+    /// As [`MemoryService::alloc`], for page tables and other records of the service, and for the heap: if nothing
+    /// else can be had, the frames come from the reserve below the minimum watermark.
+    pub(crate) fn alloc_from_reserve(
+        &self,
+        pin: &CpuPin,
+        request: &FrameRequest,
+    ) -> Result<PhysFrame, AllocError> {
+        self.alloc(pin, request)
+            .or_else(|error| self.from_reserve(error, || self.frames.alloc(pin, &request.emergency())))
+    }
+
+    /// Makes `attempt`, which may use the reserve, if `error` says that there is no frame.
+    #[cold]
+    pub(crate) fn from_reserve<T>(
+        &self,
+        error: AllocError,
+        attempt: impl FnOnce() -> Result<T, AllocError>,
+    ) -> Result<T, AllocError> {
+        // What the first attempts said of memory to come holds, if the reserve is empty, too.
+        if relieve::is_short(&error) { attempt().map_err(|_| error) } else { Err(error) }
     }
 
     /// The shootdown interrupt's handler: flushes and answers. Takes no lock, allocates

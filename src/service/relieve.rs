@@ -22,7 +22,7 @@ const LOOKS: u32 = 64;
 const TURNS: u32 = 64;
 
 /// Returns whether `error` says that there is no frame.
-fn is_short(error: &AllocError) -> bool {
+pub(super) fn is_short(error: &AllocError) -> bool {
     matches!(error, AllocError::Exhausted { .. } | AllocError::WouldBlock { .. })
 }
 
@@ -103,14 +103,14 @@ impl<P: Machine> MemoryService<P> {
     }
 
     /// Unmaps ranges of kernel addresses that were freed, and frees those that every CPU has forgotten.
-    fn flush_ranges(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+    pub(super) fn flush_ranges(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         let Some(ranges) = self.kernel_ranges() else { return Collected::NOTHING };
         let flushed = ranges.flush_within(pin, budget);
         flushed.and(ranges.collect_flushed(pin, budget))
     }
 
     /// Frees what the heap holds in reserve; other CPUs do so when they are next about.
-    fn reclaim_objects(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+    pub(super) fn reclaim_objects(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         // An allocation of the heap's own may have led here: `reclaim` is made for that.
         let freed = self.heap().map_or(0, |heap| heap.heap().reclaim(pin));
         budget.spend(freed);
@@ -124,7 +124,7 @@ impl<P: Machine> MemoryService<P> {
     }
 
     /// Frees empty page tables of any space, as far as `budget` goes.
-    fn reclaim_tables(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
+    pub(super) fn reclaim_tables(&self, pin: &CpuPin, budget: &mut Budget) -> Collected {
         self.for_each_space(budget, |space, budget| space.reclaim_tables(pin, budget))
     }
 }

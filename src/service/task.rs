@@ -30,8 +30,12 @@ impl<P: Machine> MemoryService<P> {
     /// where other CPUs asked for it or the CPU has little use for them, collects objects that other
     /// nodes' CPUs freed, frees what has retired, takes apart abandoned spaces, calls the callbacks of
     /// what is complete, wakes whoever waits for a pager whose task was dropped, zeroes a few frames ahead, and calls the wakers that are due
-    /// ([`MemoryService::wake_due`]). Where a future waits for frames, it also frees what the heap holds
-    /// in reserve, and empty page tables.
+    /// ([`MemoryService::wake_due`]). Where a node is short of frames ([`Watermarks::low`]) or a future waits for
+    /// some, it also frees what the heap holds in reserve, and empty page tables; on such a node until each zone
+    /// has its [`Watermarks::high`], as far as anything can be freed.
+    ///
+    /// [`Watermarks::low`]: topomem_numa::frames::Watermarks::low
+    /// [`Watermarks::high`]: topomem_numa::frames::Watermarks::high
     ///
     /// The call:
     ///
@@ -74,6 +78,7 @@ impl<P: Machine> MemoryService<P> {
         }
         let mut budget = Budget::unlimited();
         let mut collected = self.collect(pin, &mut budget).and(self.reap(pin, &mut budget));
+        collected = collected.and(self.balance(pin, &mut budget));
         if self.frames.is_awaited() {
             // Reserves are needed now.
             collected = collected.and(self.reclaim(pin, &mut budget));

@@ -141,6 +141,7 @@ impl<P: Machine> MemoryService<P> {
     #[must_use]
     pub fn wake_is_due(&self, pin: &CpuPin) -> bool {
         self.frames.wakers_due()
+            || self.frames.pressure_due()
             || self.task_wakers.is_due(pin.cpu())
             || self.shootdown.wakers_due() == WakersDue::Perhaps
     }
@@ -159,6 +160,10 @@ impl<P: Machine> MemoryService<P> {
         let cpu = pin.cpu();
         let completed = self.shootdown.wake_completed(pin);
         let waiters = self.frames.wake_waiters(pin);
+        if self.frames.take_pressure_due() {
+            // Any task reclaims as well as another.
+            self.task_wakers.note_any();
+        }
         // A CPU that is offline runs no task: the others see the note.
         let runs_tasks = || self.shootdown.kernel().cpus().contains(cpu);
         let due = self.task_wakers.is_due(cpu) && runs_tasks() && self.task_wakers.take(cpu);

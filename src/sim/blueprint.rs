@@ -4,6 +4,7 @@ use core::fmt;
 use core::ops::Range;
 use std::vec::Vec;
 
+use topomem_numa::frames::ZoneWatermarks;
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId};
 use topomem_shootdown::TlbFeatures;
 
@@ -38,6 +39,8 @@ pub struct Blueprint {
     pub tlb: TlbFeatures,
     /// What its page walkers offer.
     pub paging: PagingFeatures,
+    /// What a service on it spares of each zone ([`Sim::boot_service`](super::Sim::boot_service)).
+    pub watermarks: ZoneWatermarks,
 }
 
 impl Blueprint {

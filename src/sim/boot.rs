@@ -79,7 +79,9 @@ impl Sim {
                 service.boot().map_err(SimBootError::Step)?.discover(tables, Sim::BOOT_APIC, &mut |_| {});
             let mut map = self.memory_map().map_err(SimBootError::Map)?;
             let mut ground = BootAllocator::new(&mut map, discovered.topology());
-            let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() };
+            let watermarks = self.blueprint().watermarks;
+            let config =
+                FramesConfig { watermarks, table: PerFrameTable::Present, ..FramesConfig::default() };
             let frames = discovered.frames(pin, &mut ground, &config).map_err(SimBootError::Frames)?;
             let heap = frames.heap(pin, heap).map_err(SimBootError::Step)?;
             let window =

@@ -3,6 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
+use topomem_numa::frames::{Watermarks, ZoneWatermarks};
 use topomem_percpu::CpuId;
 use topomem_shootdown::TlbFeatures;
 use x86_64::PhysAddr;
@@ -28,6 +29,7 @@ pub struct Builder {
     delivery: Delivery,
     tlb: TlbFeatures,
     paging: PagingFeatures,
+    watermarks: ZoneWatermarks,
 }
 
 impl Default for Builder {
@@ -44,6 +46,7 @@ impl Default for Builder {
             delivery: Delivery::default(),
             tlb: TlbFeatures::NONE,
             paging: PagingFeatures::BASIC.with_giant_pages(),
+            watermarks: ZoneWatermarks::Frames(Watermarks::NONE),
         }
     }
 }
@@ -128,6 +131,13 @@ impl Builder {
         self
     }
 
+    /// What a service spares of each zone; nothing unless told otherwise, so that tests can use every frame.
+    #[must_use]
+    pub fn watermarks(mut self, watermarks: ZoneWatermarks) -> Builder {
+        self.watermarks = watermarks;
+        self
+    }
+
     /// The machine described so far.
     ///
     /// # Errors
@@ -161,7 +171,8 @@ impl Builder {
             distances[a][b] = distance;
             distances[b][a] = distance;
         }
-        let machine = Blueprint { nodes, distances, tlb: self.tlb, paging: self.paging };
+        let machine =
+            Blueprint { nodes, distances, tlb: self.tlb, paging: self.paging, watermarks: self.watermarks };
         machine.check()?;
         Ok(machine)
     }

@@ -97,7 +97,7 @@ impl Computer {
         on(0, |pin| {
             let discovered = service.boot().unwrap();
             let discovered = discovered.discover(&ram.tables().as_firmware(), Sim::BOOT_APIC, &mut |_| {});
-            let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() };
+            let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::without_reserve() };
             let mut map = ram.memory_map().unwrap();
             let mut ground = BootAllocator::new(&mut map, discovered.topology());
             let frames = discovered.frames(pin, &mut ground, &config).unwrap();

@@ -197,7 +197,7 @@ impl<P: Platform> Frames<P> {
                 continue;
             };
             let mut refilled = false;
-            if machine.may_take(entered.node, region.zone, request, 64) {
+            if machine.may_refill(entered.node, region.zone) {
                 let transit = entered.transit(region);
                 let claimed = self.claim_word(region, block, order);
                 if claimed.is_none() {
@@ -275,10 +275,10 @@ fn own_block<'e>(
 ) -> Option<(u64, Transit<'e>)> {
     for zone in Zone::ALL.into_iter().rev() {
         let state = &node.zones[zone.index()];
-        if !state.cached || !machine.may_take(entered.node, zone, request, 64) {
+        if !state.cached || !machine.may_refill(entered.node, zone) {
             continue;
         }
-        for region in state.regions.descending().filter_map(|index| machine.directory.regions.get(index)) {
+        for region in state.regions.descending() {
             if let Some((block, transit)) = region.own_block(request.order, || entered.transit(region)) {
                 return Some((region.first_frame(block), transit));
             }

@@ -14,7 +14,7 @@ const LEAST_SHIFT: u32 = 12;
 /// reaches into it or lies behind it.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    pub(crate) regions: &'static [Region],
+    pub(crate) regions: &'static [&'static Region],
     parts: &'static [u16],
     /// The per-frame table, sorted and disjoint; empty without one.
     pub(super) stretches: &'static [Stretch],
@@ -68,14 +68,14 @@ pub(super) fn parts(end: u64) -> (usize, u32) {
 }
 
 /// What the part numbered `part` says: the number of a region.
-pub(super) fn first_region(regions: &[Region], part: usize, shift: u32) -> u16 {
+pub(super) fn first_region(regions: &[&'static Region], part: usize, shift: u32) -> u16 {
     let start = (part as u64) << shift;
     regions.partition_point(|region| region.span.end <= start) as u16
 }
 
 impl Directory {
     pub(super) fn new(
-        regions: &'static [Region],
+        regions: &'static [&'static Region],
         parts: &'static [u16],
         stretches: &'static [Stretch],
         tables: &'static [PartTable],
@@ -152,7 +152,7 @@ impl Directory {
 
     /// Returns the region of a frame.
     ///
-    /// Bound: two loads, and a binary search of the regions that reach into the frame's part of the
+    /// Bound: three loads, and a binary search of the regions that reach into the frame's part of the
     /// address space, mostly one: 16 MiB where memory ends below 64 GiB, and more with more memory.
     #[inline]
     pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {

@@ -3,6 +3,7 @@
 use topomem_percpu::{CpuId, NodeId};
 use x86_64::PhysAddr;
 
+use crate::memory::FRAME_SIZE;
 use crate::{BootAllocError, BootAllocator, Piece};
 
 /// The machine as seen by [`Frames::init`](super::Frames::init). Kernels pass [`BootAllocator`];
@@ -39,6 +40,12 @@ pub unsafe trait Ground {
     ///
     /// Returns an error if there is no such memory.
     fn place(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, Self::Error>;
+
+    /// Returns how many bytes [`Ground::place`] takes at a time: small parts of a node's bookkeeping share so many. A
+    /// power of two; 1 unless a ground says otherwise.
+    fn unit(&self) -> u64 {
+        1
+    }
 }
 
 // SAFETY: the boot allocator has exclusive access to its map while it lives, and reserves allocated
@@ -70,5 +77,10 @@ unsafe impl Ground for BootAllocator<'_> {
 
     fn place(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, BootAllocError> {
         self.alloc(bytes, align, node)
+    }
+
+    /// The boot allocator hands out whole frames.
+    fn unit(&self) -> u64 {
+        FRAME_SIZE
     }
 }

@@ -4,17 +4,16 @@ use arrayvec::ArrayVec;
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
 
 use super::directory::{self, Directory, PartTable};
-use super::init_nodes::{NodeParts, by_node_and_zone, serving_nodes, weights};
+use super::init_nodes::{NodeParts, serving_nodes, weights};
 use super::init_regions::{
-    SLACK, clear, manage, place_parts, place_table, plan_regions, populate, sites, survey,
+    SLACK, clear, manage, place_parts, place_regions, place_spans, place_table, plan_regions, populate,
+    sites, survey,
 };
-use super::machine::{CpuNodes, Machine, Metadata};
+use super::machine::{CpuNodes, Machine, Metadata, Parts};
 use super::magazine::{Checked, Magazine};
 use super::node::Node;
-use super::placing::Builder;
-use super::region::{BLOCK, Region, Span};
-use super::transit::Transits;
-use super::turns::Turns;
+use super::placing::{Builder, Place};
+use super::region::{BLOCK, Region};
 use super::zeroed_pool::{Set, ZeroedPool};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Zeroing};
 
@@ -30,27 +29,29 @@ pub(super) fn build<P: Platform, G: Ground>(
     let survey = survey(ground, config)?;
     let node_count = ground.node_count().clamp(1, MAX_NODES);
     let mut metadata = Metadata::default();
-    let mut builder = Builder { platform, ground };
+    let mut builder = Builder::new(platform, ground);
 
     // Everything is placed before anything is managed: both take from the same memory.
     let fixed = &mut metadata.fixed;
+    // What is the machine's is near the boot CPU, and is read only from here on; what is a node's is there.
     let machine_place = builder.place::<Machine>(1, NodeId::ZERO, fixed)?;
-    let node_place = builder.place::<Node>(node_count, NodeId::ZERO, fixed)?;
-    let span_place = builder.place::<Span>(survey.pieces + SLACK, NodeId::ZERO, fixed)?;
-    let cpus = builder.ground.cpus().map(|(cpu, _)| cpu.index() + 1).max().unwrap_or(1);
-    let turns_place = builder.place::<Turns>(cpus, NodeId::ZERO, fixed)?;
     let (part_count, shift) = directory::parts(survey.end);
     let directory_place = builder.place::<u16>(part_count, NodeId::ZERO, fixed)?;
-    // A region is cut only where a gap in it grows beyond what is bridged.
-    let region_room = survey.regions + SLACK.min(survey.pieces - survey.regions);
-    let order_place = builder.place::<u16>(region_room, NodeId::ZERO, fixed)?;
-    let region_place = builder.place::<Region>(region_room, NodeId::ZERO, fixed)?;
-    let regions = plan_regions(&*builder.ground, config, region_place)?;
+    let region_room = survey.region_room();
+    let by_address_place = builder.place::<&'static Region>(region_room.iter().sum(), NodeId::ZERO, fixed)?;
+    let mut node_places: ArrayVec<Place<Node>, MAX_NODES> = ArrayVec::new();
+    for id in (0..node_count).filter_map(NodeId::new) {
+        node_places.push(builder.place(1, id, fixed)?);
+    }
+    let span_places = place_spans(&mut builder, &survey.piece_room(), fixed)?;
+    let region_places = place_regions(&mut builder, &region_room, fixed)?;
+    let mut regions = plan_regions(&*builder.ground, config, region_places)?;
     let (mut stretches, mut part_tables_place) = (&[][..], None);
     if config.table == PerFrameTable::Present {
         let bytes = &mut metadata.table;
         part_tables_place = Some(builder.place::<PartTable>(part_count, NodeId::ZERO, bytes)?);
-        stretches = place_table(&mut builder, regions, survey.pieces + SLACK, config, bytes)?;
+        let most = survey.pieces.iter().sum::<usize>() + SLACK;
+        stretches = place_table(&mut builder, &regions, most, config, bytes)?;
     }
     for region in regions.iter_mut() {
         place_parts(&mut builder, region, config, &mut metadata)?;
@@ -59,7 +60,6 @@ pub(super) fn build<P: Platform, G: Ground>(
     for index in 0..node_count {
         pools.push(place_pool(&mut builder, index, config, &mut metadata)?);
     }
-    let mut pools = pools.into_iter();
     // Only magazines are left to be placed: what a node has more than they can take stays free.
     let mut free = [0; MAX_NODES];
     sites(&*builder.ground, config, |site| free[site.node.index()] += site.span.end - site.span.start);
@@ -72,44 +72,46 @@ pub(super) fn build<P: Platform, G: Ground>(
     }
     let mut magazines: [&'static [Magazine]; MAX_NODES] = [&[]; MAX_NODES];
     for (id, group) in (0..node_count).filter_map(NodeId::new).zip(&mut magazines) {
-        let of_node = regions.iter().filter(|region| region.node == id);
-        let blocks = of_node.map(|region| region.span.frames() / BLOCK).sum();
+        let blocks = regions.of(id).iter().map(|region| region.span.frames() / BLOCK).sum();
         *group = place_magazines(&mut builder, id, blocks, &homes, &mut metadata)?;
     }
 
-    let managed = manage(ground, config, span_place, regions)?;
-    let regions: &'static [Region] = regions;
-    for span in managed {
-        if config.zeroing == Zeroing::OnFree {
-            clear(platform, *span);
+    manage(ground, config, span_places, &mut regions)?;
+    let regions = regions.shared();
+    for region in regions.iter() {
+        for span in region.managed {
+            if config.zeroing == Zeroing::OnFree {
+                clear(platform, *span);
+            }
+            populate(region, *span);
         }
-        let holder = regions.partition_point(|region| region.span.end <= span.start);
-        regions.get(holder).into_iter().for_each(|region| populate(region, *span));
     }
-    let turns: &'static [Turns] = turns_place.fill(|_| Turns::new());
-    let weights = weights(ground, regions, node_count);
-    let order = by_node_and_zone(regions, order_place);
-    let nodes: &'static [Node] = node_place.fill(|index| {
-        let zeroed = pools.next().unwrap_or(ZeroedPool::new(&[], 0));
-        NodeParts { regions, order, config, weight: weights[index], zeroed }.node(ground, index, node_count)
-    });
+    let weights = weights(ground, &regions, node_count);
+    let total = regions.iter().map(Region::managed_frames).sum();
+    let mut nodes: ArrayVec<&'static Node, MAX_NODES> = ArrayVec::new();
+    for ((index, place), zeroed) in node_places.into_iter().enumerate().zip(pools) {
+        let of_node = regions.of_node(index);
+        let (weight, magazines) = (weights[index], magazines[index].len());
+        let parts = NodeParts { regions: of_node, total, magazines, config, weight, zeroed };
+        nodes.extend(place.fill_from(core::iter::once(parts.node(ground, index, node_count))).iter());
+    }
+    let by_address: &'static [&'static Region] = by_address_place.fill_from(regions.by_address());
     let first_regions: &'static [u16] =
-        directory_place.fill(|part| directory::first_region(regions, part, shift));
+        directory_place.fill(|part| directory::first_region(by_address, part, shift));
     let part_tables: &'static [PartTable] = match part_tables_place {
         Some(place) => place.fill(|part| PartTable::of(stretches, part, shift)),
         None => &[],
     };
-    let machine = machine_place.fill(|_| Machine {
+    let parts = Parts {
         nodes,
-        directory: Directory::new(regions, first_regions, stretches, part_tables, shift),
+        directory: Directory::new(by_address, first_regions, stretches, part_tables, shift),
         magazines,
         cpu_nodes: homes,
-        turns,
         checked: checked(config),
         zeroing: config.zeroing,
-        bulks: Transits::new(),
         metadata,
-    });
+    };
+    let machine = machine_place.fill_from(core::iter::once(Machine::new(parts)));
     Ok(&machine[0])
 }
 

@@ -4,11 +4,11 @@
 use arrayvec::ArrayVec;
 use topomem_percpu::{MAX_NODES, NodeId};
 
+use super::init_regions::RegionsByNode;
 use super::node::{Node, NodeCounters, NodeZone, RegionSet};
-use super::placing::Place;
 use super::region::Region;
 use super::zeroed_pool::ZeroedPool;
-use super::{FramesConfig, Ground, Watermarks, Zone};
+use super::{FramesConfig, Ground, Zone};
 
 /// The maximum weight of a node.
 const MAX_WEIGHT: u64 = 32;
@@ -42,23 +42,16 @@ pub(super) fn serving_nodes<G: Ground>(
     serving
 }
 
-/// The numbers of the regions, by node and zone.
-pub(super) fn by_node_and_zone(regions: &[Region], place: Place<u16>) -> &'static [u16] {
-    let order = place.fill(|number| number as u16);
-    let order = order.get_mut(..regions.len()).unwrap_or_default();
-    order.sort_unstable_by_key(|&number| {
-        let region = &regions[usize::from(number)];
-        (region.node, region.zone, number)
-    });
-    order
-}
-
 /// The weight of each node: in proportion to the bandwidths of the nodes that have memory. A node
 /// whose bandwidth is not known counts as the slowest that is known.
-pub(super) fn weights<G: Ground>(ground: &G, regions: &[Region], count: usize) -> [u64; MAX_NODES] {
+pub(super) fn weights<G: Ground>(
+    ground: &G,
+    regions: &RegionsByNode<&'static [Region]>,
+    count: usize,
+) -> [u64; MAX_NODES] {
     let mut figures = [None; MAX_NODES];
     for (figure, node) in figures.iter_mut().zip((0..count).filter_map(NodeId::new)) {
-        let has_memory = regions.iter().any(|region| region.node == node && region.managed_frames() > 0);
+        let has_memory = regions.of(node).iter().any(|region| region.managed_frames() > 0);
         *figure = ground.weight(node).filter(|_| has_memory).map(u64::from);
     }
     let known = || figures.iter().copied().flatten();
@@ -78,10 +71,12 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 /// The parts of a node.
 pub(super) struct NodeParts<'a> {
-    /// The regions of all nodes.
+    /// Its regions, by address, and so by zone.
     pub(super) regions: &'static [Region],
-    /// Their numbers, by node and zone.
-    pub(super) order: &'static [u16],
+    /// The frames that the machine has.
+    pub(super) total: u64,
+    /// How many CPUs have their magazines here.
+    pub(super) magazines: usize,
     pub(super) config: &'a FramesConfig,
     pub(super) weight: u64,
     pub(super) zeroed: ZeroedPool,
@@ -90,21 +85,14 @@ pub(super) struct NodeParts<'a> {
 impl NodeParts<'_> {
     /// Creates the node numbered `index`, of `count`.
     pub(super) fn node<G: Ground>(self, ground: &G, index: usize, count: usize) -> Node {
-        let NodeParts { regions, order, config, weight, zeroed } = self;
+        let NodeParts { regions, total, magazines, config, weight, zeroed } = self;
         let id = NodeId::new(index).unwrap_or(NodeId::ZERO);
-        let place_of = |&number: &u16| {
-            let region = &regions[usize::from(number)];
-            (region.node, region.zone)
-        };
         let mut zones = Zone::ALL.map(|zone| {
-            let first = order.partition_point(|number| place_of(number) < (id, zone));
-            let end = order.partition_point(|number| place_of(number) <= (id, zone));
-            let members = RegionSet(&order[first..end]);
-            let managed: u64 = members.iter().map(|number| regions[number].managed_frames()).sum();
-            let most = managed / 4;
-            let Watermarks { min, low, high } = config.watermarks;
-            let watermarks = Watermarks { min: min.min(most), low: low.min(most), high: high.min(most) };
-            NodeZone::new(managed, watermarks, members)
+            let first = regions.partition_point(|region| region.zone < zone);
+            let end = regions.partition_point(|region| region.zone <= zone);
+            let members = RegionSet(&regions[first..end]);
+            let managed: u64 = members.iter().map(Region::managed_frames).sum();
+            NodeZone::new(managed, config.watermarks.of(managed, total), members, magazines)
         });
         let [dma, higher @ ..] = &mut zones;
         dma.cached = higher.iter().all(|zone| zone.managed == 0);

@@ -1,11 +1,14 @@
 //! Everything that [`Frames::init`](super::Frames::init) builds, in memory that it takes itself.
 
-use topomem_percpu::{CpuId, MAX_CPUS, NodeId};
+use arrayvec::ArrayVec;
+use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId};
 
 use super::directory::Directory;
-use super::magazine::{Checked, Magazine, UNREPORTED};
+use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::node::{Node, NodeZone};
+use super::pressure::PressureNotes;
+use super::rack::Rack;
 use super::region::{BlockIndex, Region};
 use super::transit::Transits;
 use super::turns::Turns;
@@ -14,13 +17,16 @@ use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zeroing, Zone};
 /// The allocator's memory: nodes, regions, and a magazine for each CPU that may come online.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    pub(crate) nodes: &'static [Node],
+    /// By number; the first `node_count` of them are meant, and what is behind repeats the first.
+    nodes: [&'static Node; MAX_NODES],
+    node_count: usize,
     pub(super) directory: Directory,
     /// By node.
-    pub(super) magazines: [&'static [Magazine]; topomem_percpu::MAX_NODES],
+    pub(super) magazines: [&'static [Magazine]; MAX_NODES],
     pub(super) cpu_nodes: CpuNodes,
-    /// Turns of interleaving, by CPU up to the last that was named.
-    pub(super) turns: &'static [Turns],
+    /// The turns of interleaving of CPUs that are offline. Others have their own in their magazines.
+    turns: Turns,
+    pub(super) pressure: PressureNotes,
     /// Does every use leave the quick path, for a look at marks or for zeroing?
     pub(super) checked: Checked,
     pub(super) zeroing: Zeroing,
@@ -52,8 +58,20 @@ pub struct Metadata {
     pub magazines: u64,
     /// Pools of zeroed frames.
     pub pools: u64,
-    /// What there is once: nodes, the list of regions and pieces.
+    /// What there is once, or once for each node and region: nodes, regions, the directory, pieces.
     pub fixed: u64,
+}
+
+/// What a [`Machine`] is made of.
+pub(super) struct Parts {
+    /// By number, at least one.
+    pub(super) nodes: ArrayVec<&'static Node, MAX_NODES>,
+    pub(super) directory: Directory,
+    pub(super) magazines: [&'static [Magazine]; MAX_NODES],
+    pub(super) cpu_nodes: CpuNodes,
+    pub(super) checked: Checked,
+    pub(super) zeroing: Zeroing,
+    pub(super) metadata: Metadata,
 }
 
 /// Where a request may be served: nearest to `origin` first, within `allowed`.
@@ -73,13 +91,36 @@ impl Machine {
         self.directory.region_of(frame)
     }
 
+    /// Puts the parts together.
+    pub(super) fn new(parts: Parts) -> Machine {
+        let Parts { nodes, directory, magazines, cpu_nodes, checked, zeroing, metadata } = parts;
+        Machine {
+            nodes: core::array::from_fn(|index| nodes.get(index).copied().unwrap_or(nodes[0])),
+            node_count: nodes.len(),
+            directory,
+            magazines,
+            cpu_nodes,
+            turns: Turns::new(),
+            pressure: PressureNotes::new(),
+            checked,
+            zeroing,
+            bulks: Transits::new(),
+            metadata,
+        }
+    }
+
     pub(crate) fn node(&self, node: NodeId) -> Option<&'static Node> {
-        self.nodes.get(node.index())
+        (node.index() < self.node_count).then(|| self.nodes[node.index()])
+    }
+
+    /// Every node, by number.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &'static Node> {
+        self.nodes[..self.node_count].iter().copied()
     }
 
     pub(crate) fn zone_of(&self, region: &Region) -> &'static NodeZone {
         // Building gave regions only nodes that exist.
-        &self.nodes[region.node.index() % self.nodes.len()].zones[region.zone.index()]
+        &self.nodes[region.node.index()].zones[region.zone.index()]
     }
 
     /// The nearest node with memory: see [`Frames::node_of_cpu`](super::Frames::node_of_cpu).
@@ -110,22 +151,31 @@ impl Machine {
         Some((region, region.block_of(frame)))
     }
 
-    /// May `frames` frames be taken from a zone without touching its reserve?
+    /// May `frames` frames be taken from a zone without touching its reserve, or may the request touch it? Notes
+    /// that the node is under pressure if too few are left.
+    #[inline]
     pub(crate) fn may_take(&self, node: NodeId, zone: Zone, request: &FrameRequest, frames: u64) -> bool {
         let Some(state) = self.node(node).map(|node| &node.zones[zone.index()]) else { return false };
-        if request.emergency || state.watermarks.min == 0 {
-            return true;
-        }
-        let wanted = (state.watermarks.min + frames) as i64;
-        let magazines = self.magazines[node.index()];
-        let reported = state.free();
-        // Only near the watermark do the CPUs' unreported changes matter.
-        reported >= wanted + UNREPORTED * magazines.len() as i64
-            || reported + magazines.iter().map(|magazine| magazine.unreported(zone)).sum::<i64>() >= wanted
+        state.free() >= state.ample.saturating_add(frames as i64)
+            || self.may_take_scarce(node, zone, request, frames)
     }
 
-    /// Where a request of `cpu` is served.
-    pub(crate) fn plan(&self, cpu: CpuId, request: &FrameRequest) -> Result<Plan, InvalidRequest> {
+    /// May a magazine take a word of a zone of its node? A magazine serves every request, so it takes none of the
+    /// reserve, nor does it if all CPUs of the node take one at the same moment.
+    #[inline]
+    pub(super) fn may_refill(&self, node: NodeId, zone: Zone) -> bool {
+        let Some(state) = self.node(node).map(|node| &node.zones[zone.index()]) else { return false };
+        state.free() >= state.ample_to_refill || self.may_refill_scarce(node, zone)
+    }
+
+    /// Where a request of `cpu` is served. If it is interleaved, it takes a turn of the CPU's in `rack`.
+    pub(crate) fn plan(
+        &self,
+        cpu: CpuId,
+        request: &FrameRequest,
+        rack: &Rack,
+    ) -> Result<Plan, InvalidRequest> {
+        let turns = || rack.get(cpu).map_or(&self.turns, |magazine| &magazine.turns);
         let near = request.node.unwrap_or(self.cpu_nodes.home[cpu.index()]);
         let known = |node: NodeId| self.node(node).ok_or(InvalidRequest::UnknownNode(node));
         let members = |set: NodeSet| {
@@ -146,9 +196,9 @@ impl Machine {
                 // Not that node's distances: it may not reach another that the requester reaches.
                 Plan { start: first.ok_or(InvalidRequest::NoNode)?, origin: near, allowed: set }
             }
-            Policy::Interleave(set) => plan(self.turn(cpu, request, members(set)?, |_| 1), NodeSet::ALL),
+            Policy::Interleave(set) => plan(self.turn(turns(), request, members(set)?, |_| 1), NodeSet::ALL),
             Policy::WeightedInterleave(set) => {
-                plan(self.turn(cpu, request, members(set)?, |node| node.weight), NodeSet::ALL)
+                plan(self.turn(turns(), request, members(set)?, |node| node.weight), NodeSet::ALL)
             }
         })
     }
@@ -157,15 +207,14 @@ impl Machine {
     /// of `set` where none has.
     fn turn(
         &self,
-        cpu: CpuId,
+        turns: &Turns,
         request: &FrameRequest,
         set: NodeSet,
         weight: impl Fn(&Node) -> u64 + Clone,
     ) -> NodeId {
         let nodes = set.iter().filter_map(|id| self.node(id));
         let serving = nodes.filter(|node| self.may_ever_serve(node, request));
-        let turns = self.turns.get(cpu.index()).or_else(|| self.turns.first());
-        let next = turns.and_then(|turns| turns.next(serving.map(|node| (node.id, weight(node)))));
+        let next = turns.next(serving.map(|node| (node.id, weight(node))));
         next.or_else(|| set.iter().next()).unwrap_or(NodeId::ZERO)
     }
 
@@ -174,8 +223,7 @@ impl Machine {
         let zones = node.zones.iter().zip(Zone::ALL).filter(|&(_, zone)| zone <= request.zone);
         let mut zones = zones.map(|(state, _)| state).filter(|state| state.managed > 0);
         zones.any(|state| {
-            let mut regions =
-                state.regions.descending().filter_map(|index| self.directory.regions.get(index));
+            let mut regions = state.regions.descending();
             request.limit == u64::MAX || regions.any(|region| region.span.start < request.limit)
         })
     }

@@ -28,6 +28,7 @@ use super::line512::ones;
 use super::marks::{give_run, take_run_back};
 use super::region::BLOCK;
 use super::transit::{Transits, Watch};
+use super::turns::Turns;
 use super::zeroed_pool::Place;
 
 /// The maximum number of words of the CPU's own node, by the low bits of the word's number.
@@ -166,6 +167,8 @@ pub(crate) struct Magazine {
     pub(super) taken_at_trim: Count,
     /// As `taken_at_trim`, of runs of whole words.
     pub(super) runs_at_trim: Count,
+    /// The CPU's turns in interleaving.
+    pub(super) turns: Turns,
 }
 
 #[cfg(not(loom))]
@@ -223,6 +226,7 @@ macro_rules! shut {
             zeroed_place: Place::new($cpu.index()),
             taken_at_trim: Count::new(),
             runs_at_trim: Count::new(),
+            turns: Turns::new(),
         }
     };
 }

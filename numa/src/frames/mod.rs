@@ -8,6 +8,7 @@
 mod adapter;
 mod alloc;
 mod block;
+mod bookkeeping;
 mod bulk;
 mod checked;
 mod config;
@@ -36,6 +37,7 @@ mod owned;
 mod page_source;
 mod placing;
 mod policy;
+mod pressure;
 mod rack;
 mod region;
 mod region_across;
@@ -64,7 +66,8 @@ mod zeroing;
 mod zone;
 
 pub use adapter::FrameSource;
-pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames, Zeroing};
+pub use bookkeeping::Bookkeeping;
+pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames, Zeroing, ZoneWatermarks};
 pub use error::{AllocError, FreeError, InitError, InvalidRequest, Obstacle, OnlineError};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
@@ -73,6 +76,7 @@ pub use life::Drained;
 pub use machine::Metadata;
 pub use owned::OwnedFrames;
 pub use policy::{NodeSet, Policy};
+pub use pressure::Reclaimed;
 pub use request::FrameRequest;
 pub use resize::ResizeError;
 pub use retire::{RetireError, Retired};
@@ -174,6 +178,10 @@ impl<P: Platform> Frames<P> {
     /// Takes over all free memory of `ground`, with each node's bookkeeping on that node. From then
     /// on no other user may take memory from it. CPUs get their magazines by
     /// [`Frames::cpu_online`].
+    ///
+    /// Bookkeeping of a node without memory, or without room for it, is near the node, where
+    /// [`Ground::place`] finds room. What is the machine's and no node's is near node 0: it finds
+    /// regions by address, and is read only from then on. [`Frames::bookkeeping`] says where each part is.
     ///
     /// # Errors
     ///

@@ -1,27 +1,29 @@
 //! The allocator's state per node: zones, distance order and counters.
 
-use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use topomem_percpu::{MAX_NODES, NodeId};
 
+use super::magazine::UNREPORTED;
+use super::region::Region;
 use super::zeroed_pool::ZeroedPool;
 use super::{Watermarks, Zone};
 
 /// The maximum number of regions: their numbers have 16 bits, and each costs about a KiB.
 pub(crate) const MAX_REGIONS: usize = 1 << 13;
 
-/// The regions of one zone of a node, by number; numbers follow addresses.
+/// The regions of one zone of a node, by address.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RegionSet(pub(super) &'static [u16]);
+pub(crate) struct RegionSet(pub(super) &'static [Region]);
 
 impl RegionSet {
     /// Members, the lowest address first.
-    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
-        self.0.iter().map(|&number| number.into())
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'static Region> {
+        self.0.iter()
     }
 
     /// Members, the highest address first.
-    pub(crate) fn descending(self) -> impl Iterator<Item = usize> {
-        self.0.iter().rev().map(|&number| number.into())
+    pub(crate) fn descending(self) -> impl Iterator<Item = &'static Region> {
+        self.0.iter().rev()
     }
 }
 
@@ -35,6 +37,16 @@ pub(crate) struct NodeZone {
     free: AtomicU64,
     pub(crate) managed: u64,
     pub(crate) watermarks: Watermarks,
+    /// With so many free frames as reported, and as many more as a request is for, no watermark is near, whatever
+    /// CPUs have not reported yet.
+    pub(super) ample: i64,
+    /// The same for a word of a magazine.
+    pub(super) ample_to_refill: i64,
+    /// An allocation that leaves less notes that the node is under pressure: `low`, or less after a reclaim that
+    /// freed nothing.
+    pub(super) alarm: AtomicU64,
+    /// Requests refused for the reserve's sake since a reclaim last freed something.
+    pub(super) refusals: AtomicU32,
     pub(crate) regions: RegionSet,
     /// Whether magazines of the node's CPUs may hold its frames. False for the scarce lowest zone,
     /// unless the node has no other zone.
@@ -42,8 +54,30 @@ pub(crate) struct NodeZone {
 }
 
 impl NodeZone {
-    pub(super) fn new(managed: u64, watermarks: Watermarks, regions: RegionSet) -> NodeZone {
-        NodeZone { free: AtomicU64::new(managed), managed, watermarks, regions, cached: true }
+    /// A zone of a node with so many magazines.
+    pub(super) fn new(
+        managed: u64,
+        watermarks: Watermarks,
+        regions: RegionSet,
+        magazines: usize,
+    ) -> NodeZone {
+        let ample = |refills: i64| match watermarks {
+            Watermarks::NONE => i64::MIN,
+            Watermarks { min, low, high: _ } => {
+                min.max(low) as i64 + (UNREPORTED + refills) * magazines as i64
+            }
+        };
+        NodeZone {
+            free: AtomicU64::new(managed),
+            managed,
+            watermarks,
+            ample: ample(0),
+            ample_to_refill: ample(64),
+            alarm: AtomicU64::new(watermarks.low),
+            refusals: AtomicU32::new(0),
+            regions,
+            cached: true,
+        }
     }
 
     /// Returns the free frames as reported. Relaxed: a statistic.

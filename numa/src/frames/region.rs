@@ -155,10 +155,6 @@ impl Region {
         Err(Miss::InTransit)
     }
 
-    pub(crate) fn contains(&self, frame: u64) -> bool {
-        self.span.start <= frame && frame < self.span.end
-    }
-
     pub(crate) fn blocks(&self) -> usize {
         self.entries.len()
     }

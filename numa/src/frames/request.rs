@@ -128,8 +128,12 @@ impl FrameRequest {
     }
 
     /// May dip into the reserve below the minimum watermark: for what frees memory by using some.
+    ///
+    /// Magazines have none of the reserve, so such a request is not quick: ask without first, and with it if that
+    /// fails.
     pub const fn emergency(mut self) -> FrameRequest {
         self.emergency = true;
+        self.plain = false;
         self
     }
 

@@ -141,7 +141,7 @@ impl<P: Platform> Frames<P> {
     /// Returns every frame passed to [`Frames::retire`], with the state of its retirement.
     pub fn retired(&self) -> impl Iterator<Item = (PhysFrame, Retirement)> {
         let regions = self.machine().map_or(&[][..], |machine| machine.directory.regions);
-        let listed = regions.iter().flat_map(|region| region.retired.iter());
+        let listed = regions.iter().flat_map(|&region| region.retired.iter());
         listed.map(|(number, state)| (frame(number), state))
     }
 

@@ -48,7 +48,7 @@ impl<P: Platform> Frames<P> {
         request: &FrameRequest,
         shape: Shape,
     ) -> Result<u64, AllocError> {
-        let plan = machine.plan(pin.cpu(), request).map_err(AllocError::InvalidRequest)?;
+        let plan = machine.plan(pin.cpu(), request, &self.rack).map_err(AllocError::InvalidRequest)?;
         let scope = Scope { plan, request, shape };
         drop(self.enter_answering(machine, pin));
         if let Ok(number) = self.search(machine, pin, scope) {
@@ -128,7 +128,7 @@ impl<P: Platform> Frames<P> {
         for magazine in machine.magazines.iter().copied().flatten() {
             magazine.watch(&mut watch, allowed.contains(magazine.node).then_some(zone));
         }
-        for node in machine.nodes.iter().filter(|node| allowed.contains(node.id)) {
+        for node in machine.nodes().filter(|node| allowed.contains(node.id)) {
             node.zeroed.watch(&mut watch);
         }
         let regions = machine.directory.regions.iter();
@@ -192,8 +192,7 @@ impl<P: Platform> Frames<P> {
             if !machine.may_take(node.id, zone, request, shape.frames()) {
                 continue;
             }
-            for region in state.regions.descending().filter_map(|index| machine.directory.regions.get(index))
-            {
+            for region in state.regions.descending() {
                 match self.take_from(machine, region, request, shape) {
                     Ok(number) => return Ok((number, region)),
                     Err(Miss::InTransit) => missed = Miss::InTransit,

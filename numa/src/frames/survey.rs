@@ -5,7 +5,6 @@ use topomem_percpu::{CpuId, NodeId, Platform};
 use super::block::BlockState;
 use super::entry::Word;
 use super::line512::maximal_runs;
-use super::machine::Machine;
 use super::node::Node;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::{Frames, MagazineStats, NodeStats, Pressure, Zone, ZoneStats};
@@ -18,7 +17,7 @@ impl<P: Platform> Frames<P> {
     pub fn stats(&self, node: NodeId) -> Option<NodeStats> {
         let machine = self.machine()?;
         let state = machine.node(node)?;
-        let zones = Zone::ALL.map(|zone| self.zone_stats(machine, state, zone));
+        let zones = Zone::ALL.map(|zone| zone_stats(state, zone));
         let (mut local, remote, foreign) = state.counters.load();
         let (mut in_magazines, mut zeroed) = (0, state.zeroed.stats());
         // Including offline CPUs: their counts stay.
@@ -50,16 +49,6 @@ impl<P: Platform> Frames<P> {
         Some(NodeStats { zones, in_magazines, zeroed, local, remote, foreign, pressure })
     }
 
-    fn zone_stats(&self, machine: &Machine, node: &Node, zone: Zone) -> ZoneStats {
-        let state = &node.zones[zone.index()];
-        let mut stats = ZoneStats { managed: state.managed, ..ZoneStats::default() };
-        for region in state.regions.iter().filter_map(|index| machine.directory.regions.get(index)) {
-            add_runs(region, &mut stats);
-            stats.retired += region.retired.complete_count();
-        }
-        stats
-    }
-
     /// Free frames of a zone, those in magazines and pools left out, to within 256 per CPU of the node.
     ///
     /// Cost: one load.
@@ -88,6 +77,16 @@ impl<P: Platform> Frames<P> {
             cached: magazine.cached(),
         })
     }
+}
+
+fn zone_stats(node: &Node, zone: Zone) -> ZoneStats {
+    let state = &node.zones[zone.index()];
+    let mut stats = ZoneStats { managed: state.managed, ..ZoneStats::default() };
+    for region in state.regions.iter() {
+        add_runs(region, &mut stats);
+        stats.retired += region.retired.complete_count();
+    }
+    stats
 }
 
 /// Adds a region's free runs.

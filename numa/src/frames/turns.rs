@@ -16,6 +16,13 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 pub(super) struct Turns([AtomicU16; COUNTERS]);
 
 impl Turns {
+    #[cfg(not(loom))]
+    pub(super) const fn new() -> Turns {
+        Turns([const { AtomicU16::new(0) }; COUNTERS])
+    }
+
+    /// loom's atomics have no `const` constructor.
+    #[cfg(loom)]
     pub(super) fn new() -> Turns {
         Turns(core::array::from_fn(|_| AtomicU16::new(0)))
     }

@@ -214,10 +214,10 @@ impl<P: Platform> Frames<P> {
     }
 
     fn check_counts(&self, machine: &Machine) -> Result<(), Corruption> {
-        for (index, state) in machine.nodes.iter().enumerate() {
+        for (index, state) in machine.nodes().enumerate() {
             let node = NodeId::new(index).unwrap_or(NodeId::ZERO);
             for zone in Zone::ALL {
-                let here = |region: &&Region| region.node == node && region.zone == zone;
+                let here = |region: &&&'static Region| region.node == node && region.zone == zone;
                 let mut free = 0;
                 for region in machine.directory.regions.iter().filter(here) {
                     free += self.check_region(region)?;

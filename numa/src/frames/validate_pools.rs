@@ -12,7 +12,7 @@ use super::{Corruption, Frames};
 impl<P: Platform> Frames<P> {
     /// Checks every pool. Returns the number of their frames.
     pub(super) fn check_pools(&self, machine: &Machine) -> Result<u64, Corruption> {
-        machine.nodes.iter().map(|node| self.check_pool(machine, node)).sum()
+        machine.nodes().map(|node| self.check_pool(machine, node)).sum()
     }
 
     fn check_pool(&self, machine: &Machine, node: &Node) -> Result<u64, Corruption> {

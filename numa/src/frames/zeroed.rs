@@ -88,7 +88,7 @@ impl<P: Platform> Frames<P> {
             return self.alloc(pin, &request);
         }
         if request.order == Order::FRAME {
-            let plan = machine.plan(pin.cpu(), &request).map_err(AllocError::InvalidRequest)?;
+            let plan = machine.plan(pin.cpu(), &request, &self.rack).map_err(AllocError::InvalidRequest)?;
             if let Some(number) = self.pop_zeroed(machine, pin, plan, &request) {
                 return Ok(frame(number));
             }
@@ -243,15 +243,14 @@ impl<P: Platform> Frames<P> {
     }
 
     /// A frame of a zone that magazines cache too, and that has plenty.
-    fn spare_frame<'m>(&self, machine: &'m Machine, node: &Node) -> Option<(u64, &'m Region)> {
+    fn spare_frame(&self, machine: &Machine, node: &Node) -> Option<(u64, &'static Region)> {
         let mut spare = node.zones.iter().rev().filter(|zone| {
             let least = zone.watermarks.low.max(4 * node.zeroed.target);
             zone.cached && zone.free() > least as i64
         });
         let (request, shape) = (FrameRequest::frame(), Shape::Aligned(Order::FRAME));
         spare.find_map(|zone| {
-            let mut regions =
-                zone.regions.descending().filter_map(|index| machine.directory.regions.get(index));
+            let mut regions = zone.regions.descending();
             regions.find_map(|region| Some((self.take_from(machine, region, &request, shape).ok()?, region)))
         })
     }

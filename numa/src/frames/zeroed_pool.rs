@@ -129,6 +129,11 @@ pub(crate) struct ZeroedPool {
 }
 
 impl ZeroedPool {
+    /// Its memory.
+    pub(super) fn sets(&self) -> &'static [Set] {
+        self.sets
+    }
+
     /// How many sets a pool of `target` frames has: a power of two, or 0.
     pub(super) fn sets_for(target: u64) -> usize {
         match target.min(MOST) {

@@ -87,14 +87,16 @@ impl Default for ZoneLimits {
     }
 }
 
-/// Free frames of one zone below which it is spared.
+/// Numbers of free frames of one zone, magazines and the pool of zeroed frames left out, at which it is spared or
+/// reclaimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Watermarks {
     /// Only [`FrameRequest::emergency`](super::FrameRequest::emergency) goes below: the reserve.
     pub min: u64,
-    /// Below this, reclaim should start.
+    /// An allocation that leaves less notes that the node is under pressure
+    /// ([`Frames::is_pressed`](super::Frames::is_pressed)).
     pub low: u64,
-    /// Reclaim may stop here.
+    /// [`Frames::reclaim`](super::Frames::reclaim) stops here.
     pub high: u64,
 }
 
@@ -112,6 +114,9 @@ pub enum Pressure {
 }
 
 impl Watermarks {
+    /// No reserve, and no reclaim.
+    pub const NONE: Watermarks = Watermarks { min: 0, low: 0, high: 0 };
+
     /// How `free` frames stand against them.
     #[must_use]
     pub const fn pressure(&self, free: u64) -> Pressure {

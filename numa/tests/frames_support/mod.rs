@@ -19,6 +19,27 @@ pub struct Host {
     bytes: u64,
 }
 
+impl Host {
+    /// A host whose arena has the addresses below `bytes`.
+    pub fn with(bytes: u64) -> Host {
+        // Heaps want runs aligned to their size where they are mapped, too. Miri has no memory for that.
+        let align = if cfg!(miri) { 4096 } else { 2 * MIB as usize };
+        // Not aligned by the layout: the host would touch all of it to clear it.
+        let layout = Layout::from_size_align(bytes as usize + align, 16).unwrap();
+        // SAFETY: the size is not 0.
+        let block = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+        let skip = block.as_ptr().align_offset(align);
+        // SAFETY: there are so many bytes more than needed.
+        let base = unsafe { block.add(skip) };
+        Host { base, bytes }
+    }
+
+    /// The address of a byte of the arena.
+    pub fn address_of(&self, byte: NonNull<u8>) -> u64 {
+        (byte.addr().get() - self.base.addr().get()) as u64
+    }
+}
+
 // SAFETY: the arena is plain memory, and lives for ever.
 unsafe impl Send for Host {}
 // SAFETY: as above.
@@ -80,22 +101,22 @@ impl Machine {
     pub fn frames(mut self, config: &FramesConfig) -> &'static Frames<Host> {
         let end = self.ranges.iter().map(|range| range.1).max().unwrap();
         // Bookkeeping lies behind all memory, so that the tests know exactly what is free.
-        let bytes = end + 4 * MIB + end / 256;
-        // Heaps want runs aligned to their size where they are mapped, too. Miri has no memory for that.
-        let align = if cfg!(miri) { 4096 } else { 2 * MIB as usize };
-        // Not aligned by the layout: the host would touch all of it to clear it.
-        let layout = Layout::from_size_align(bytes as usize + align, 16).unwrap();
-        // SAFETY: the size is not 0.
-        let block = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
-        let skip = block.as_ptr().align_offset(align);
-        // SAFETY: there are so many bytes more than needed.
-        let base = unsafe { block.add(skip) };
+        let host = Host::with(end + 4 * MIB + end / 256);
         let mut ground = Placed { machine: &mut self, next: end };
-        let frames: &'static _ = Box::leak(Box::new(Frames::new(Host { base, bytes })));
-        frames.init(&mut ground, config).unwrap();
-        KEPT.lock().unwrap().push(frames);
-        frames
+        build(host, &mut ground, config)
     }
+}
+
+/// An allocator over `ground`, which lives for ever.
+pub fn build<G: Ground<Error: std::fmt::Debug>>(
+    host: Host,
+    ground: &mut G,
+    config: &FramesConfig,
+) -> &'static Frames<Host> {
+    let frames: &'static _ = Box::leak(Box::new(Frames::new(host)));
+    frames.init(ground, config).unwrap();
+    KEPT.lock().unwrap().push(frames);
+    frames
 }
 
 struct Placed<'m> {

@@ -80,7 +80,7 @@ unsafe impl Ground for Tiny {
 }
 
 pub fn frames(blocks: u64) -> &'static Frames<Host> {
-    frames_with(blocks, &FramesConfig::default())
+    frames_with(blocks, &FramesConfig::without_reserve())
 }
 
 pub fn frames_with(blocks: u64, config: &FramesConfig) -> &'static Frames<Host> {
@@ -89,7 +89,7 @@ pub fn frames_with(blocks: u64, config: &FramesConfig) -> &'static Frames<Host> 
 
 /// A block and a CPU on each of two nodes.
 pub fn frames_of_two_nodes() -> &'static Frames<Host> {
-    build(Tiny { next: 0, nodes: 2, blocks: 1 }, &FramesConfig::default())
+    build(Tiny { next: 0, nodes: 2, blocks: 1 }, &FramesConfig::without_reserve())
 }
 
 fn build(mut machine: Tiny, config: &FramesConfig) -> &'static Frames<Host> {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 
+use topomem::frames::ZoneWatermarks;
 use topomem::sim::{Blueprint, Delivery, Node};
 use topomem::{CpuId, PagingFeatures, TlbFeatures};
 use topomem_stress::sim::{self, Options, RunError};
@@ -92,6 +93,7 @@ fn options(job: SimJob) -> Result<Options, Error> {
             distances: job.distances,
             tlb,
             paging: PagingFeatures::BASIC.with_giant_pages(),
+            watermarks: ZoneWatermarks::InProportion,
         },
         delivery: Delivery { longest: LATEST, seed: job.seed },
         scenario,

@@ -216,6 +216,22 @@ pub enum Failure {
         /// The alignment asked for.
         alignment: u32,
     },
+    /// When ordinary requests get no frame of a node, the reserve has too few or too many.
+    WrongReserve {
+        /// The allocating CPU.
+        cpu: CpuId,
+        /// The node.
+        node: NodeId,
+        /// How many frames requests got that may use it.
+        frames: u64,
+    },
+    /// Memory was short, and no service task has reclaimed what the heap had cached.
+    NotReclaimed {
+        /// The CPU that was short of memory.
+        cpu: CpuId,
+        /// Slabs without an object that the heap has kept.
+        slabs: u64,
+    },
     /// A CPU did not get on while another was deaf, although nothing it does concerns that one.
     HeldUp {
         /// The CPU.
@@ -303,6 +319,7 @@ impl Failure {
             Failure::MissingMapping { .. } => FailureKind::Missing,
             Failure::WrongContents { .. } | Failure::LostWrite { .. } => FailureKind::Contents,
             Failure::WrongNode { .. } | Failure::WrongShare { .. } => FailureKind::Placement,
+            Failure::WrongReserve { .. } | Failure::NotReclaimed { .. } => FailureKind::Service,
             Failure::ObjectChanged { .. } | Failure::ObjectMisaligned { .. } | Failure::IdleSlabs { .. } => {
                 FailureKind::Heap
             }
@@ -419,6 +436,15 @@ impl fmt::Display for Failure {
                 "wrong share: {policy} placement gave {cpu} {got} frames of {node}, not {} of {}",
                 expected.0, expected.1
             ),
+            Failure::WrongReserve { cpu, node, frames } => {
+                write!(
+                    f,
+                    "wrong reserve: {cpu} got {frames} frames of {node} when ordinary requests got none"
+                )
+            }
+            Failure::NotReclaimed { cpu, slabs } => {
+                write!(f, "{cpu} was short of memory, and {slabs} empty slabs stayed with the heap")
+            }
             Failure::ObjectChanged { cpu, address, size, offset, expected, found } => write!(
                 f,
                 "heap object at {address} ({size} bytes) changed: {cpu} found {found:#x} instead of {expected:#x} at offset {offset}"
@@ -464,11 +490,14 @@ impl fmt::Display for Place<'_> {
             | Failure::LateWrite { cpu, space, address, .. }
             | Failure::MissingMapping { cpu, space, address } => write!(f, "{cpu}, {space}, {address}"),
             Failure::WrongNode { cpu, got, .. } => write!(f, "{cpu}, {}", got.0),
-            Failure::WrongShare { cpu, node, .. } => write!(f, "{cpu}, {node}"),
+            Failure::WrongShare { cpu, node, .. } | Failure::WrongReserve { cpu, node, .. } => {
+                write!(f, "{cpu}, {node}")
+            }
             Failure::ObjectChanged { cpu, .. }
             | Failure::ObjectMisaligned { cpu, .. }
             | Failure::HeldUp { cpu, .. }
             | Failure::WaitedInVain { cpu, .. }
+            | Failure::NotReclaimed { cpu, .. }
             | Failure::Unreported { cpu }
             | Failure::Refused { cpu, .. }
             | Failure::Panicked { cpu, .. } => write!(f, "{cpu}"),

@@ -5,7 +5,7 @@ use topomem::{CpuId, CpuPin};
 use crate::Text;
 use crate::account::{self, Account};
 use crate::worker::Worker;
-use crate::{Course, Failure, Rig, Run};
+use crate::{Course, Failure, Rig, Run, Share};
 
 /// One CPU's part of `run`: to be driven on every CPU of the rig. When all are ready, the run is
 /// over: [`Run::conclude`] reports it.
@@ -38,6 +38,10 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
         let account = Account::take(run).await;
         *run.baseline.lock() = Some(account);
         run.start();
+    }
+    run.barrier.wait(&run.rig).await;
+    if cpu == CpuId::BOOT && run.options.scenario.share == Share::Excess {
+        worker.check_reserve().await;
     }
     run.barrier.wait(&run.rig).await;
     worker.prelude();
@@ -83,7 +87,7 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
 }
 
 /// How many barriers a participant passes.
-const MEETINGS: usize = 9;
+const MEETINGS: usize = 10;
 
 /// Returns what this CPU caches, and lets what has retired go.
 async fn settle<R: Rig>(run: &Run<R>, worker: &Worker<'_, R>) {

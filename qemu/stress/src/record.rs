@@ -1,9 +1,11 @@
 //! The run's records: one JSON object each, the same from the kernel and from the simulator.
 
 use core::fmt::{self, Write as _};
+use core::ptr::NonNull;
 
-use topomem::frames::{NodeStats, Zone};
+use topomem::frames::{Bookkeeping, NodeStats, Zone};
 use topomem::{CpuId, NodeId, Topology};
+use x86_64::PhysAddr;
 
 use crate::{Failure, Report};
 
@@ -17,6 +19,10 @@ pub enum Record<'a> {
         topology: &'a Topology,
         /// A node's frames.
         stats: &'a dyn Fn(NodeId) -> Option<NodeStats>,
+        /// Calls its argument with each part of a node's bookkeeping.
+        bookkeeping: &'a dyn Fn(NodeId, &mut dyn FnMut(Bookkeeping)),
+        /// The physical address of a byte of the bookkeeping.
+        address: &'a dyn Fn(NonNull<u8>) -> PhysAddr,
     },
     /// How far the run is.
     Progress(Progress),
@@ -106,7 +112,11 @@ pub struct CpuSummary {
 impl fmt::Display for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Record::Topology { topology, stats } => write_topology(f, topology, stats),
+            Record::Topology { topology, stats, bookkeeping, address } => {
+                write_topology(f, topology, stats, &|node, f| {
+                    write_bookkeeping(f, node, bookkeeping, address)
+                })
+            }
             Record::Progress(progress) => write!(
                 f,
                 r#"{{"t":"progress","ms":{},"ops":{},"allocations":{},"waits":{},"changes":{},"probes":{},"absences":{}}}"#,
@@ -157,6 +167,7 @@ fn write_topology(
     f: &mut fmt::Formatter<'_>,
     topology: &Topology,
     stats: &dyn Fn(NodeId) -> Option<NodeStats>,
+    write_books: &dyn Fn(NodeId, &mut fmt::Formatter<'_>) -> fmt::Result,
 ) -> fmt::Result {
     f.write_str(r#"{"t":"topology","nodes":"#)?;
     write_list(f, topology.nodes(), |f, node| {
@@ -175,7 +186,9 @@ fn write_topology(
         write_list(f, Zone::ALL.into_iter(), |f, zone| {
             write!(f, "{}", stats.as_ref().map_or(0, |stats| stats.zones[zone.index()].managed))
         })?;
-        f.write_str("}")
+        f.write_str(r#","bookkeeping":["#)?;
+        write_books(node, f)?;
+        f.write_str("]}")
     })?;
     f.write_str(r#","distances":"#)?;
     write_list(f, topology.nodes(), |f, from| {
@@ -227,6 +240,24 @@ fn write_cpu(f: &mut fmt::Formatter<'_>, cpu: &CpuSummary) -> fmt::Result {
         cpu.magazine_misses, cpu.absences, cpu.shootdowns, cpu.ipis_sent, cpu.ipis_received
     )?;
     write!(f, r#""flush_page":{},"flush_full":{}}}"#, cpu.pages_flushed, cpu.full_flushes)
+}
+
+/// Writes the parts of a node's bookkeeping as `["what",start,end]`.
+fn write_bookkeeping(
+    f: &mut fmt::Formatter<'_>,
+    node: NodeId,
+    bookkeeping: &dyn Fn(NodeId, &mut dyn FnMut(Bookkeeping)),
+    address: &dyn Fn(NonNull<u8>) -> PhysAddr,
+) -> fmt::Result {
+    let mut written = Ok(());
+    let mut separator = "";
+    bookkeeping(node, &mut |part| {
+        let start = address(part.first).as_u64();
+        let one = write!(f, r#"{separator}["{}",{start},{}]"#, part.what, start + part.bytes);
+        written = written.and(one);
+        separator = ",";
+    });
+    written
 }
 
 fn write_list<T>(
@@ -284,10 +315,18 @@ mod tests {
     #[test]
     fn an_undiscovered_machine_has_one_node() {
         let topology = Topology::new();
-        let record = Record::Topology { topology: &topology, stats: &|_| None };
+        let memory = [0_u8; 2];
+        let part = Bookkeeping { what: "node", first: NonNull::from(&memory).cast(), bytes: 2 };
+        let record = Record::Topology {
+            topology: &topology,
+            stats: &|_| None,
+            bookkeeping: &|_, visit| (0..2).for_each(|_| visit(part)),
+            address: &|_| PhysAddr::new(4096),
+        };
         let expected = concat!(
             r#"{"t":"topology","nodes":[{"node":0,"proximity":0,"cpus":[],"#,
-            r#""ranges":[[0,4503599627366400]],"kinds":["Conventional"],"free_frames":0,"zones":[0,0,0]}],"#,
+            r#""ranges":[[0,4503599627366400]],"kinds":["Conventional"],"free_frames":0,"zones":[0,0,0],"#,
+            r#""bookkeeping":[["node",4096,4098],["node",4096,4098]]}],"#,
             r#""distances":[[10]],"latencies":[],"bandwidths":[],"caches":[]}"#,
         );
         assert_eq!(record.to_string(), expected);

@@ -13,7 +13,7 @@ use std::vec::Vec;
 use topomem::numa::FirmwareTables;
 use topomem::shootdown::Unresponsive;
 use topomem::sim::{Blueprint, BlueprintError, Delivery, Sim, SimBootError, SimService};
-use topomem::{CpuId, Lazy, NodeId, PageRange, PageSize, VirtAddr};
+use topomem::{CpuId, Lazy, Machine as _, NodeId, PageRange, PageSize, VirtAddr};
 
 use crate::oracle::NodeFrames;
 use crate::{
@@ -136,7 +136,12 @@ fn drive(
     });
     let rig = SimRig { sim, service, sink, unresponsive };
     if let Some(topology) = service.topology() {
-        rig.report(Record::Topology { topology, stats: &|node| service.frames().stats(node) });
+        rig.report(Record::Topology {
+            topology,
+            stats: &|node| service.frames().stats(node),
+            bookkeeping: &|node, visit| service.frames().bookkeeping(node, visit),
+            address: &|byte| service.platform().virt_to_phys(byte),
+        });
     }
     let truth = truth_of(sim.blueprint()).ok_or(RunError::Setup(SetupError::OutOfMemory))?;
     let scenario = options.scenario;

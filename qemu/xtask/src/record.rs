@@ -90,6 +90,9 @@ pub(crate) struct DiscoveredNode {
     /// Managed frames of the zones DMA, DMA32 and Normal.
     #[serde(default)]
     pub(crate) zones: Vec<u64>,
+    /// The parts of the bookkeeping that is the node's: what, and its physical addresses, end exclusive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) bookkeeping: Vec<(String, u64, u64)>,
 }
 
 /// How far the scenario is: counters that go up, named by the scenario.

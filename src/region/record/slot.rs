@@ -116,7 +116,7 @@ impl<P: Machine> Slots<P> {
         if !self.runs[run].load(Ordering::Relaxed).is_null() {
             return Ok(());
         }
-        let frame = service.alloc(pin, &FrameRequest::order(order(run)))?;
+        let frame = service.alloc_from_reserve(pin, &FrameRequest::order(order(run)))?;
         let slots = service.platform().phys_to_virt(frame.start_address()).cast::<Slot<P>>();
         for place in 0..(PER_FRAME as usize) << run {
             // SAFETY: the caller owns the run of frames, which is aligned, and has room for the

@@ -375,7 +375,7 @@ impl Index {
         if let Some(buckets) = self.buckets {
             return Ok(buckets);
         }
-        let frame = service.alloc(pin, &FrameRequest::frame().zeroed())?;
+        let frame = service.alloc_from_reserve(pin, &FrameRequest::frame().zeroed())?;
         let address = service.platform().phys_to_virt(frame.start_address());
         // SAFETY: the table owns the frame until `Records::free`; zeros are 1024 words, which are
         // only accessed as atomics. The callers keep the reference no longer than the lock.

@@ -92,7 +92,7 @@ fn try_boot(cpus: usize) -> Result<&'static MemoryService<Turns>, Box<dyn Error>
     let discovered = service.boot()?.discover(&tables.as_firmware(), Sim::BOOT_APIC, &mut |_| {});
     let mut map = machine.memory_map()?;
     let mut ground = BootAllocator::new(&mut map, discovered.topology());
-    let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() };
+    let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::without_reserve() };
     let frames = discovered.frames(&boot_cpu, &mut ground, &config)?;
     let window = PageRange::new(Sim::WINDOW, 512, PageSize::Size1GiB)?;
     let layout = KernelLayout { window, inherit: None };

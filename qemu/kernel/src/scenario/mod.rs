@@ -17,7 +17,7 @@ mod stress;
 use core::fmt;
 use core::time::Duration;
 
-use topomem::{CpuSet, MemoryMap, Topology};
+use topomem::{CpuSet, Machine as _, MemoryMap, Topology};
 use topomem_boot::{KernelScenario, Leaves, StartInfo};
 use topomem_stress::{Record, Scenario};
 
@@ -32,8 +32,9 @@ use crate::memory::service::SERVICE;
 use crate::smp::ipi;
 use crate::{log, measure, record};
 
-/// How long CPUs may take to come up; the host may run them late.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long anything may take that must come to an end: a busy host may run CPUs late. The runner waits for longer,
+/// so a failure has its name.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// What to run, and on what.
 #[derive(Debug)]
@@ -66,7 +67,15 @@ impl Request {
 /// first task.
 pub async fn run(request: Request) {
     if let Some(topology) = SERVICE.topology() {
-        record!("{}", Record::Topology { topology, stats: &|node| SERVICE.frames().stats(node) });
+        record!(
+            "{}",
+            Record::Topology {
+                topology,
+                stats: &|node| SERVICE.frames().stats(node),
+                bookkeeping: &|node, visit| SERVICE.frames().bookkeeping(node, visit),
+                address: &|byte| SERVICE.platform().virt_to_phys(byte),
+            }
+        );
     }
     let is_ready = modules::are_intact(&request.start_info, "boot") && all_up(request.cpus).await;
     let mut outcome = if is_ready { by_name(&request).await } else { Outcome::Failures };

@@ -15,7 +15,7 @@ use core::time::Duration;
 use topomem::{CpuId, FrameRequest, PageRange, PageSize, Protection};
 use x86_64::structures::paging::PhysFrame;
 
-use super::failure;
+use super::{PATIENCE, failure};
 use crate::arch::clock;
 use crate::arch::exit::Outcome;
 use crate::executor::{room, sleep, spawn_on, yield_now};
@@ -24,8 +24,6 @@ use crate::memory::bring_up::kernel_window;
 use crate::memory::platform::pin;
 use crate::memory::service::SERVICE;
 
-/// How long the waiting task may take to get what is free.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nothing may come for the task to be said to wait: longer than all CPUs take to drain.
 const QUIET: Duration = Duration::from_millis(150);
 /// Frames that are kept to be freed at the end.
@@ -49,7 +47,7 @@ pub async fn run() -> Outcome {
 
 async fn shortage() -> Result<(), &'static str> {
     let pin = pin();
-    let frame = FrameRequest::frame();
+    let frame = any_frame();
     let kernel = SERVICE.kernel_space().ok_or("there is no kernel space")?;
     let window = kernel_window().ok_or("there is no window")?;
     let page = PageRange::page(window.base, PageSize::Size4KiB);
@@ -96,12 +94,17 @@ async fn shortage() -> Result<(), &'static str> {
     Ok(())
 }
 
+/// A request that may be served by the very last frame: the heap may use the reserve, too.
+fn any_frame() -> FrameRequest {
+    FrameRequest::frame().emergency()
+}
+
 /// Takes frames for good, as soon as there are some.
 async fn wait_for_frames() {
     while !EXHAUSTED.load(Ordering::Relaxed) {
         yield_now().await;
     }
-    while SERVICE.frames().alloc_async(FrameRequest::frame()).await.is_ok() {
+    while SERVICE.frames().alloc_async(any_frame()).await.is_ok() {
         SERVED.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -109,7 +112,7 @@ async fn wait_for_frames() {
 /// Takes all frames, and what the heap has that a growing queue could take.
 fn exhaust() {
     let pin = pin();
-    while SERVICE.frames().alloc(&pin, &FrameRequest::frame()).is_ok() {}
+    while SERVICE.frames().alloc(&pin, &any_frame()).is_ok() {}
     for size in [4096, 8192, 16384] {
         let Ok(layout) = Layout::from_size_align(size, 8) else { continue };
         // SAFETY: not of size zero.

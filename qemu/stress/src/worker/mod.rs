@@ -14,6 +14,7 @@ mod placement;
 mod policies;
 mod probes;
 mod regions;
+mod reserve;
 mod sizes;
 mod spaces;
 mod waits;

@@ -58,6 +58,7 @@ fn discovered(discovery: &Discovery) -> DiscoveredTopology {
             kinds: ranges().map(|range| format!("{:?}", range.kind)).collect(),
             free_frames: free_frames(discovery, node),
             zones: Vec::new(),
+            bookkeeping: Vec::new(),
         }
     };
     let distances = |from| topology.nodes().map(|to| topology.distance(from, to).get()).collect::<Vec<_>>();

@@ -90,6 +90,7 @@ mod tests {
             kinds: kinds.iter().map(|&kind| kind.to_owned()).collect(),
             free_frames: 1000,
             zones: Vec::new(),
+            bookkeeping: Vec::new(),
         };
         let topology = DiscoveredTopology {
             nodes: vec![

@@ -14,6 +14,8 @@ const ZONES: [(&str, u64, u64); 3] =
 const TAKEN: u64 = 64 << 20;
 /// A zone of this size that has no frame is missing.
 const NEVER_EMPTY: u64 = 16 << 20;
+/// The distance to nodes that the machine's description says nothing of.
+const DEFAULT_DISTANCE: u8 = 20;
 /// What the kernel calls memory that is there from the start, and a CXL window.
 const CONVENTIONAL: &str = "Conventional";
 const WINDOW: &str = "CxlWindow";
@@ -40,6 +42,9 @@ pub(super) fn differences(spec: &TopologySpec, topology: &DiscoveredTopology) ->
     for node in nodes {
         ranges(spec, node, &mut found);
         zones(spec, node, &mut found);
+    }
+    for node in &topology.nodes {
+        bookkeeping(spec, node, &mut found);
     }
     for (node, window) in windows.iter().zip(&spec.cxl) {
         let sizes: Vec<u64> = node.ranges.iter().map(|range| range.1 - range.0).collect();
@@ -124,6 +129,28 @@ fn zones(spec: &TopologySpec, node: &DiscoveredNode, found: &mut Vec<String>) {
     }
 }
 
+/// The node's bookkeeping: in memory that the runner gave the node, or, if the node has none at boot, in memory of
+/// the node that is nearest to it.
+fn bookkeeping(spec: &TopologySpec, node: &DiscoveredNode, found: &mut Vec<String>) {
+    let has_memory = |index: usize| !described(spec, index).is_empty();
+    let distance = |&to: &usize| {
+        let row = spec.distances.get(node.node);
+        (to != node.node, row.and_then(|row| row.get(to).copied()).unwrap_or(DEFAULT_DISTANCE))
+    };
+    let holders = (0..spec.nodes.len()).filter(|&index| has_memory(index));
+    let Some(holder) = holders.min_by_key(distance) else { return };
+    if node.bookkeeping.is_empty() {
+        found.push(format!("node {} did not tell where its bookkeeping is", node.node));
+    }
+    let memory = described(spec, holder);
+    for (what, start, end) in node.bookkeeping.iter().filter(|part| !covers(&memory, part.1, part.2)) {
+        found.push(format!(
+            "the bookkeeping of node {} ({what}) is at {start:#x}..{end:#x}, not in memory of node {holder}",
+            node.node
+        ));
+    }
+}
+
 /// The HMAT's figures: those that were described, and no others.
 fn attributes(spec: &TopologySpec, topology: &DiscoveredTopology, found: &mut Vec<String>) {
     let hmat = spec.hmat.clone().unwrap_or_default();
@@ -168,7 +195,9 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
+    /// A node whose bookkeeping is in the first frame of the second of `ranges`, or of the only one.
     fn node(node: usize, cpus: &[u32], ranges: &[(u64, u64)], zones: [u64; 3]) -> DiscoveredNode {
+        let start = ranges.last().map_or(0, |range| range.0);
         DiscoveredNode {
             node,
             proximity: node as u32,
@@ -177,6 +206,7 @@ mod tests {
             kinds: vec![CONVENTIONAL.to_owned(); ranges.len()],
             free_frames: 0,
             zones: zones.map(|bytes| bytes / 4096).to_vec(),
+            bookkeeping: vec![("region".to_owned(), start, start + 4096)],
         }
     }
 
@@ -194,6 +224,7 @@ mod tests {
         let low = 16 << 20;
         let mut window = node(2, &[], &[(16 * GIB, 18 * GIB)], [0; 3]);
         window.kinds = vec![WINDOW.to_owned()];
+        window.bookkeeping[0] = ("node".to_owned(), GIB - 4096, GIB - 2048);
         let topology = DiscoveredTopology {
             nodes: vec![
                 node(0, &[0, 1], &[(0, HOLE.0), (HOLE.1, GIB)], [low / 2, GIB - low - (9 << 20), 0]),
@@ -239,6 +270,19 @@ mod tests {
         assert_eq!(lost, ["node 1 lacks memory in 0x100000000..0x180000000"]);
         let swapped = found(|t| t.nodes[0].ranges[1].1 = 2 * GIB);
         assert_eq!(swapped, ["node 0 has no memory in all of 0x100000..0x80000000"]);
+    }
+
+    #[test]
+    fn bookkeeping_elsewhere_is_named() {
+        let elsewhere = found(|t| t.nodes[1].bookkeeping[0].1 = GIB - 4096);
+        let place = "is at 0x3ffff000..0x100001000, not in memory of node 1";
+        assert_eq!(elsewhere, [format!("the bookkeeping of node 1 (region) {place}")]);
+        // The window has no memory yet, and node 0 is as near as node 1, and the first.
+        let windows = found(|t| t.nodes[2].bookkeeping[0] = ("node".to_owned(), GIB, GIB + 1));
+        let place = "is at 0x40000000..0x40000001, not in memory of node 0";
+        assert_eq!(windows, [format!("the bookkeeping of node 2 (node) {place}")]);
+        let silent = found(|t| t.nodes[0].bookkeeping.clear());
+        assert_eq!(silent, ["node 0 did not tell where its bookkeeping is"]);
     }
 
     #[test]
