@@ -1,8 +1,7 @@
 //! Where the bookkeeping of each node lies: on that node, as far as it has room.
 // These fill memory, which takes Miri minutes; what is unsafe runs in frames_basic.
 #![cfg(not(any(loom, miri)))]
-// Helpers outside test functions fail tests by it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod frames_support;
 mod tables_support;

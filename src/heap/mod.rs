@@ -34,7 +34,7 @@ impl<P: Machine> FrameSource<P> {
         };
         let attempt = || take(&request);
         let first = attempt().or_else(|error| self.service.relieve(pin, error, attempt));
-        let first = first.or_else(|error| self.service.from_reserve(error, || take(&request.emergency())));
+        let first = first.or_else(|error| self.service.or_of_reserve(error, || take(&request.emergency())));
         let first = first.map_err(|_| OutOfMemory)?;
         Ok(self.service.platform().phys_to_virt(first.start_address()))
     }

@@ -336,12 +336,12 @@ impl<P: Machine> MemoryService<P> {
         request: &FrameRequest,
     ) -> Result<PhysFrame, AllocError> {
         self.alloc(pin, request)
-            .or_else(|error| self.from_reserve(error, || self.frames.alloc(pin, &request.emergency())))
+            .or_else(|error| self.or_of_reserve(error, || self.frames.alloc(pin, &request.emergency())))
     }
 
     /// Makes `attempt`, which may use the reserve, if `error` says that there is no frame.
     #[cold]
-    pub(crate) fn from_reserve<T>(
+    pub(crate) fn or_of_reserve<T>(
         &self,
         error: AllocError,
         attempt: impl FnOnce() -> Result<T, AllocError>,

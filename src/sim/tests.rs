@@ -1,7 +1,6 @@
 use core::num::NonZeroU16;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
-use std::time::Instant;
 
 use topomem_percpu::{CpuId, CpuSet, Platform};
 use topomem_shootdown::{Asid, PageRange, PageSize, RootLoad, Tlb, TlbFeatures, VirtAddr};

@@ -24,7 +24,7 @@ const BRIDGED: u64 = 1 << 15;
 /// How many more pieces there may be once the bookkeeping is placed, on all nodes together.
 pub(super) const SLACK: usize = 64;
 /// How many more pieces of one node there may be then.
-const CUTS: usize = 32;
+const CUTS: usize = 16;
 
 /// The place of a future region.
 #[derive(Debug, Clone, Copy)]

@@ -98,7 +98,7 @@ impl Machine {
     }
 
     /// The free frames of a zone, changes that CPUs have not reported yet included.
-    fn free_now(&self, node: &Node, zone: Zone) -> i64 {
+    pub(super) fn free_now(&self, node: &Node, zone: Zone) -> i64 {
         let magazines = self.magazines[node.id.index()];
         node.zones[zone.index()].free()
             + magazines.iter().map(|magazine| magazine.unreported(zone)).sum::<i64>()

@@ -244,9 +244,10 @@ impl<P: Platform> Frames<P> {
 
     /// A frame of a zone that magazines cache too, and that has plenty.
     fn spare_frame(&self, machine: &Machine, node: &Node) -> Option<(u64, &'static Region)> {
-        let mut spare = node.zones.iter().rev().filter(|zone| {
-            let least = zone.watermarks.low.max(4 * node.zeroed.target);
-            zone.cached && zone.free() > least as i64
+        let mut spare = Zone::ALL.into_iter().rev().filter_map(|zone| {
+            let state = &node.zones[zone.index()];
+            let least = state.watermarks.low.max(4 * node.zeroed.target);
+            (state.cached && machine.free_now(node, zone) > least as i64).then_some(state)
         });
         let (request, shape) = (FrameRequest::frame(), Shape::Aligned(Order::FRAME));
         spare.find_map(|zone| {

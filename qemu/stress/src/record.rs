@@ -9,6 +9,9 @@ use x86_64::PhysAddr;
 
 use crate::{Failure, Report};
 
+/// Calls its last argument with each part of a node's bookkeeping.
+pub type VisitBookkeeping<'a> = dyn Fn(NodeId, &mut dyn FnMut(Bookkeeping)) + 'a;
+
 /// What a run says while it goes on and at its end. It displays as one line of JSON, of which the
 /// field `t` names the kind.
 #[derive(Clone, Copy)]
@@ -20,7 +23,7 @@ pub enum Record<'a> {
         /// A node's frames.
         stats: &'a dyn Fn(NodeId) -> Option<NodeStats>,
         /// Calls its argument with each part of a node's bookkeeping.
-        bookkeeping: &'a dyn Fn(NodeId, &mut dyn FnMut(Bookkeeping)),
+        bookkeeping: &'a VisitBookkeeping<'a>,
         /// The physical address of a byte of the bookkeeping.
         address: &'a dyn Fn(NonNull<u8>) -> PhysAddr,
     },
@@ -246,7 +249,7 @@ fn write_cpu(f: &mut fmt::Formatter<'_>, cpu: &CpuSummary) -> fmt::Result {
 fn write_bookkeeping(
     f: &mut fmt::Formatter<'_>,
     node: NodeId,
-    bookkeeping: &dyn Fn(NodeId, &mut dyn FnMut(Bookkeeping)),
+    bookkeeping: &VisitBookkeeping<'_>,
     address: &dyn Fn(NonNull<u8>) -> PhysAddr,
 ) -> fmt::Result {
     let mut written = Ok(());

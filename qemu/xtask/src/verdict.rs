@@ -111,8 +111,9 @@ mod tests {
     const TOPOLOGY: &str = concat!(
         r#"@@{"t":"topology","nodes":["#,
         r#"{"node":0,"cpus":[0,1],"ranges":[[0,655360],[1048576,67108864]],"kinds":["Conventional","Conventional"],"#,
-        r#""zones":[3000,11000,0]},"#,
-        r#"{"node":1,"cpus":[2],"ranges":[[67108864,134217728]],"kinds":["Conventional"],"zones":[0,16000,0]}"#,
+        r#""zones":[3000,11000,0],"bookkeeping":[["node",1048576,1052672]]},"#,
+        r#"{"node":1,"cpus":[2],"ranges":[[67108864,134217728]],"kinds":["Conventional"],"zones":[0,16000,0],"#,
+        r#""bookkeeping":[["node",67108864,67112960]]}"#,
         r#"],"distances":[[10,20],[20,10]]}"#,
     );
     const RUNNING: &str = r#"@@{"t":"running","cpus":3,"apic":"xapic"}"#;

@@ -76,12 +76,14 @@ impl<R: Rig> Worker<'_, R> {
         Some(layout)
     }
 
-    /// Gives the service tasks time until the heap has no slab of the cached objects' class.
+    /// Gives the service tasks time until the heap has no slab of the cached objects' class without an object that
+    /// somebody holds.
     async fn await_reclaim(&self, layout: Layout) {
         let service = self.run.rig.service();
         let slabs = || {
             let heap = service.heap().map(|heap| heap.heap());
-            heap.zip(SizeClass::of(layout)).map_or(0, |(heap, class)| heap.class_stats(class).slabs)
+            let stats = heap.zip(SizeClass::of(layout)).map(|(heap, class)| heap.class_stats(class));
+            stats.map_or(0, |stats| stats.slabs.saturating_sub(stats.live))
         };
         for _ in 0..RESTS {
             if slabs() == 0 {
@@ -89,7 +91,7 @@ impl<R: Rig> Worker<'_, R> {
             }
             self.run.rig.rest(1).await;
         }
-        self.run.fail(Failure::NotReclaimed { cpu: self.cpu, slabs: slabs() as u64 });
+        self.run.fail(Failure::NotReclaimed { cpu: self.cpu, slabs: slabs() });
     }
 
     /// Takes frames until there are none, onto the list that begins with `first`. Returns how many, and why no more.
