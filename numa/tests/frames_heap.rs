@@ -76,17 +76,20 @@ fn frames_come_back(config: &FramesConfig) {
 
 #[test]
 fn a_heap_gives_back_every_frame() {
-    frames_come_back(&FramesConfig::default());
+    frames_come_back(&FramesConfig::without_reserve());
 }
 
 #[test]
 fn a_heap_gives_back_every_frame_to_an_allocator_that_checks_each_free() {
-    frames_come_back(&FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::default() });
+    frames_come_back(&FramesConfig {
+        double_frees: DoubleFrees::FoundAtOnce,
+        ..FramesConfig::without_reserve()
+    });
 }
 
 #[test]
 fn a_cpu_of_a_node_without_memory_has_the_nearest_that_has_some() {
-    let frames = frames(&FramesConfig::default());
+    let frames = frames(&FramesConfig::without_reserve());
     let source: &dyn PageSource = frames;
     let cpu = CpuId::new(1).unwrap();
     assert_eq!(source.node_of_cpu(cpu), NodeId::ZERO);
@@ -99,7 +102,7 @@ fn a_cpu_of_a_node_without_memory_has_the_nearest_that_has_some() {
 #[test]
 #[should_panic(expected = "free")]
 fn a_wrong_free_panics() {
-    let heap = heap(frames(&FramesConfig::default()));
+    let heap = heap(frames(&FramesConfig::without_reserve()));
     let layout = layout(300 << 10);
     // SAFETY: allocated with this layout; the second free is the wrong one, which is refused.
     unsafe {

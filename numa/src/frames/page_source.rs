@@ -28,10 +28,12 @@ impl<P: Platform> Frames<P> {
         length: RunLength,
         align: Order,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        let first = match length.order() {
+        let take = |request: &FrameRequest| match length.order() {
             Some(_) => self.alloc(pin, request),
             None => self.alloc_run(pin, request, length.pages(), align.frames()),
         };
+        // What frees memory may need some of the heap: it may use the reserve.
+        let first = take(request).or_else(|_| take(&request.emergency()));
         Ok(self.platform().phys_to_virt(first.map_err(|_| OutOfMemory)?.start_address()))
     }
 }
@@ -60,7 +62,9 @@ impl<P: Platform> Frames<P> {
 // (the platform's promise).
 unsafe impl<P: Platform> PageSource for Frames<P> {
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        let frame = self.alloc(pin, &self.heap_request(pin, node, order)).map_err(|_| OutOfMemory)?;
+        let request = self.heap_request(pin, node, order);
+        let frame = self.alloc(pin, &request).or_else(|_| self.alloc(pin, &request.emergency()));
+        let frame = frame.map_err(|_| OutOfMemory)?;
         Ok(self.platform().phys_to_virt(frame.start_address()))
     }
 

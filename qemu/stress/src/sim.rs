@@ -13,7 +13,7 @@ use std::vec::Vec;
 use topomem::numa::FirmwareTables;
 use topomem::shootdown::Unresponsive;
 use topomem::sim::{Blueprint, BlueprintError, Delivery, Sim, SimBootError, SimService};
-use topomem::{CpuId, Lazy, Machine as _, NodeId, PageRange, PageSize, VirtAddr};
+use topomem::{CpuId, Lazy, NodeId, PageRange, PageSize, Platform as _, VirtAddr};
 
 use crate::oracle::NodeFrames;
 use crate::{

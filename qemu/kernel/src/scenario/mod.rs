@@ -17,7 +17,7 @@ mod stress;
 use core::fmt;
 use core::time::Duration;
 
-use topomem::{CpuSet, Machine as _, MemoryMap, Topology};
+use topomem::{CpuSet, MemoryMap, Platform as _, Topology};
 use topomem_boot::{KernelScenario, Leaves, StartInfo};
 use topomem_stress::{Record, Scenario};
 
