@@ -173,17 +173,19 @@ impl<P: Machine> KernelRanges<P> {
                 }
             }
         };
+        let is_out = |reserved: &Result<_, _>| matches!(reserved, Err(RangeError::OutOfAddresses { .. }));
         let mut reserved = try_once();
         for look in 0..LOOKS {
-            if !matches!(reserved, Err(RangeError::OutOfAddresses { .. })) {
+            if !is_out(&reserved) {
                 break;
             }
             let flushed = self.flush_within(pin, &mut Budget::of(AT_ONCE));
-            if look > 0 && !flushed.waiting && !flushed.more {
+            // Before it gives up: this flush may have been the one that freed the addresses.
+            reserved = try_once();
+            if !is_out(&reserved) || (look > 0 && !flushed.waiting && !flushed.more) {
                 break;
             }
             (0..TURNS).for_each(|_| self.service.platform().relax());
-            reserved = try_once();
         }
         let number = reserved?;
         let node = self.nodes.find(number).ok_or(RangeError::OutOfAddresses { pages })?;

@@ -1,0 +1,154 @@
+//! The heap's large objects that are ranges of kernel addresses.
+// Whole machines take Miri too long.
+#![cfg(not(miri))]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod range_support;
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use range_support::{
+    MEGABYTE, addresses, allocated, booted, booted_with, check_pages, give_back, leave_frames, number_pages,
+    page,
+};
+use topomem::percpu::{AllocError, InvalidFree};
+use topomem::ranges::RangesConfig;
+use topomem::sim::Sim;
+use topomem::{CpuId, NodeId, VirtAddr};
+
+fn layout(size: u64) -> Layout {
+    Layout::from_size_align(size as usize, 8).unwrap()
+}
+
+fn address(memory: NonNull<u8>) -> VirtAddr {
+    VirtAddr::new_truncate(memory.addr().get() as u64)
+}
+
+#[test]
+fn large_objects_of_the_heap_are_ranges() {
+    let (sim, service, ranges) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let heap = service.heap().unwrap().heap();
+        let (run, large) = (layout(2 * MEGABYTE), layout(5 * MEGABYTE - 3));
+        let memory = heap.alloc(run).unwrap();
+        assert!(!ranges.contains(address(memory)));
+        // SAFETY: allocated with that layout, and not used any more.
+        unsafe { heap.dealloc(memory, run) }.unwrap();
+        let stats = heap.large_stats();
+        let memory = heap.alloc_zeroed(large).unwrap();
+        assert!(ranges.contains(address(memory)));
+        (0..1280).for_each(|index| assert_eq!(sim.load(page(address(memory), index)), Ok(0)));
+        assert_eq!(heap.usable_size(memory), Some(5 << 20));
+        assert_eq!(heap.large_stats().live, stats.live + 1);
+        let wrong = InvalidFree::WrongRange { address: memory.addr().get(), size: 6 << 20, pages: 1280 };
+        // SAFETY: wrong frees are refused; the last one is right.
+        unsafe {
+            assert_eq!(heap.dealloc(memory, layout(6 * MEGABYTE)), Err(wrong));
+            assert!(heap.dealloc(memory.add(4096), large).is_err());
+            heap.dealloc(memory, large).unwrap();
+            assert!(heap.dealloc(memory, large).is_err());
+        }
+        let memory = heap.alloc(large).unwrap();
+        // SAFETY: allocated above.
+        unsafe {
+            heap.dealloc_by_address(memory).unwrap();
+            assert!(heap.dealloc_by_address(memory).is_err());
+        }
+        assert_eq!(heap.large_stats().live, stats.live);
+        heap.validate().unwrap();
+        ranges.validate(pin).unwrap();
+        let node = NodeId::ZERO;
+        let memory = heap.alloc_on(node, large).unwrap();
+        assert!(ranges.contains(address(memory)));
+        // SAFETY: allocated with that layout.
+        unsafe { heap.dealloc(memory, large) }.unwrap();
+    });
+}
+
+#[test]
+fn objects_of_more_than_a_gigabyte_are_ranges() {
+    // The pages are scarce; what is said of the size is the matter.
+    let (sim, service, ranges) = booted_with(1, 64 * MEGABYTE, &RangesConfig::of(addresses(8192)));
+    sim.on(CpuId::BOOT, |pin| {
+        let heap = service.heap().unwrap().heap();
+        let before = allocated(service);
+        assert_eq!(heap.alloc(layout(1 << 31)), Err(AllocError::OutOfMemory));
+        assert!(matches!(heap.alloc(layout(1 << 40)), Err(AllocError::OutOfMemory)));
+        ranges.flush(pin);
+        ranges.validate(pin).unwrap();
+        assert!(allocated(service) <= before + 8);
+        heap.validate().unwrap();
+    });
+    let sim = Sim::builder().nodes(1).cpus(1).memory(64 * MEGABYTE).build().unwrap();
+    let service = sim.boot_service().unwrap();
+    sim.on(CpuId::BOOT, |_| {
+        let heap = service.heap().unwrap().heap();
+        let error = heap.alloc(layout(1 << 31)).unwrap_err();
+        assert!(matches!(error, AllocError::TooLarge { .. }), "without ranges: {error}");
+    });
+}
+
+#[test]
+fn an_object_is_a_range_if_no_run_is_long_enough() {
+    let (sim, service, ranges) = booted_with(1, 64 * MEGABYTE, &RangesConfig::of(addresses(256)));
+    sim.on(CpuId::BOOT, |pin| {
+        let heap = service.heap().unwrap().heap();
+        let wanted = layout(MEGABYTE);
+        let whole = heap.alloc(wanted).unwrap();
+        assert!(!ranges.contains(address(whole)));
+        // Every second frame is free.
+        let mut taken = leave_frames(service, pin, 0);
+        taken.sort_by_key(|frame| frame.start_address());
+        let (mut kept, mut freed) = (Vec::new(), Vec::new());
+        taken
+            .into_iter()
+            .enumerate()
+            .for_each(|(index, frame)| if index % 2 == 0 { kept.push(frame) } else { freed.push(frame) });
+        give_back(service, pin, freed);
+        let memory = heap.alloc(wanted).unwrap();
+        assert!(ranges.contains(address(memory)));
+        number_pages(sim, address(memory), 0..256);
+        check_pages(sim, address(memory), 0..256);
+        // SAFETY: both allocated with that layout, and not used any more.
+        unsafe {
+            heap.dealloc(memory, wanted).unwrap();
+            heap.dealloc(whole, wanted).unwrap();
+        }
+        ranges.validate(pin).unwrap();
+        heap.validate().unwrap();
+        give_back(service, pin, kept);
+    });
+}
+
+#[test]
+fn realloc_of_a_range_copies_nothing() {
+    let (sim, service, ranges) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let heap = service.heap().unwrap().heap();
+        let [small, large] = [4 * MEGABYTE, 8 * MEGABYTE].map(layout);
+        let memory = heap.alloc(small).unwrap();
+        let neighbour = heap.alloc(small).unwrap();
+        number_pages(sim, address(memory), 0..1024);
+        let bytes = heap.large_stats().bytes;
+        // A copy would be an access that the host cannot make: these addresses are the machine's.
+        // SAFETY: the layouts are those that the objects have.
+        unsafe {
+            let moved = heap.realloc(memory, small, large.size()).unwrap();
+            assert_ne!(moved, memory);
+            check_pages(sim, address(moved), 0..1024);
+            assert_eq!(heap.large_stats().bytes, bytes + 4 * MEGABYTE);
+            let same = heap.realloc(moved, large, large.size() - 5000).unwrap();
+            assert_eq!(same, moved);
+            let same = heap.realloc(moved, layout(8 * MEGABYTE - 5000), small.size()).unwrap();
+            assert_eq!(same, moved);
+            check_pages(sim, address(moved), 0..1024);
+            heap.dealloc(moved, small).unwrap();
+            heap.dealloc(neighbour, small).unwrap();
+        }
+        ranges.flush(pin);
+        ranges.validate(pin).unwrap();
+        heap.validate().unwrap();
+        assert_eq!((ranges.stats().live, ranges.stats().freed_pages), (0, 0));
+    });
+}
