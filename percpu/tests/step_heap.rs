@@ -5,200 +5,25 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod heap_scene;
 
-use std::alloc::Layout;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use common::{Machine, become_cpu, pin};
-use topomem_percpu::{CpuId, Heap, LargeStats, Platform, SizeClass};
+use common::pin;
+use heap_scene::{SMALL, Scene, layout, on, tag};
+use topomem_percpu::SizeClass;
 use topomem_stepper::{Context, Matrix, Operation, Plan};
-
-/// Objects that somebody holds, in a fixed place.
-struct Held {
-    objects: [(AtomicUsize, AtomicUsize); 160],
-    count: AtomicUsize,
-}
-
-impl Default for Held {
-    fn default() -> Held {
-        let objects = [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; 160];
-        Held { objects, count: AtomicUsize::new(0) }
-    }
-}
-
-impl Held {
-    fn push(&self, object: NonNull<u8>, bytes: usize) {
-        let count = self.count.load(Relaxed);
-        let place = &self.objects[count];
-        place.0.store(object.as_ptr().expose_provenance(), Relaxed);
-        place.1.store(bytes, Relaxed);
-        self.count.store(count + 1, Relaxed);
-    }
-
-    fn pop(&self) -> Option<(NonNull<u8>, usize)> {
-        let count = self.count.load(Relaxed).checked_sub(1)?;
-        self.count.store(count, Relaxed);
-        Some(self.at(count))
-    }
-
-    fn at(&self, index: usize) -> (NonNull<u8>, usize) {
-        let place = &self.objects[index];
-        let object = NonNull::new(std::ptr::with_exposed_provenance_mut(place.0.load(Relaxed))).unwrap();
-        (object, place.1.load(Relaxed))
-    }
-
-    fn all(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
-        (0..self.count.load(Relaxed)).map(|index| self.at(index))
-    }
-}
-
-/// The CPUs of the machine, all played by this thread: spinning lets nobody else get on, so it does
-/// not give the host's CPU away.
-struct Cpus;
-
-// SAFETY: the thread plays one CPU at a time, and the heap asks for no physical address.
-unsafe impl Platform for Cpus {
-    fn current_cpu(&self) -> CpuId {
-        pin().cpu()
-    }
-
-    fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> {
-        unreachable!("the heap asks for no physical address")
-    }
-}
-
-/// Two nodes of two CPUs: 0 and 1, 2 and 3.
-struct Scene {
-    heap: Heap<Cpus, &'static Machine>,
-    /// What the operation allocated.
-    ours: Held,
-    /// What the operation is to free.
-    ready: Held,
-    /// What the context allocated.
-    theirs: Held,
-    /// What the context may free.
-    spare: Held,
-    /// Pages that the heap needs for itself.
-    own_pages: usize,
-}
-
-fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes, 8).unwrap()
-}
-
-/// Runs `f` as `cpu`, and goes back to who it was.
-fn on<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
-    let before = pin().cpu().index();
-    become_cpu(cpu);
-    let result = f();
-    become_cpu(before);
-    result
-}
-
-/// A byte that no other object near it has.
-fn tag(object: NonNull<u8>) -> u8 {
-    (object.as_ptr().addr() >> 3) as u8 ^ 0x3c
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let machine: &'static Machine = Box::leak(Box::new(Machine::new(2, 2, 4 << 20)));
-        let heap = Heap::new(Cpus, machine);
-        (0..4).for_each(|cpu| on(cpu, || heap.cpu_online(&pin()).unwrap()));
-        let held = Held::default;
-        let mut scene =
-            Scene { heap, ours: held(), ready: held(), theirs: held(), spare: held(), own_pages: 0 };
-        // The heap makes its own places when memory of a node is used first, and keeps them.
-        for cpu in [0, 2] {
-            on(cpu, || {
-                scene.take(SMALL, &scene.ours);
-                scene.give(&scene.ours);
-            });
-        }
-        scene.drain();
-        scene.own_pages = machine.outstanding();
-        scene
-    }
-
-    fn keep(&self, object: NonNull<u8>, bytes: usize, held: &Held) {
-        // SAFETY: the object was just allocated; both ends of it are written.
-        unsafe {
-            object.write(tag(object));
-            object.add(bytes - 1).write(tag(object));
-        }
-        held.push(object, bytes);
-    }
-
-    fn take(&self, bytes: usize, held: &Held) {
-        let object = self.heap.alloc(layout(bytes)).unwrap();
-        self.keep(object, bytes, held);
-    }
-
-    fn check(object: NonNull<u8>, bytes: usize) {
-        // SAFETY: the object is held.
-        let ends = unsafe { [object.read(), object.add(bytes - 1).read()] };
-        assert_eq!(ends, [tag(object); 2], "an object changed under its holder");
-    }
-
-    fn give(&self, held: &Held) {
-        let Some((object, bytes)) = held.pop() else { return };
-        Self::check(object, bytes);
-        // SAFETY: allocated with this layout, and held until now.
-        unsafe { self.heap.dealloc(object, layout(bytes)) }.unwrap();
-    }
-
-    /// Objects of one slab for operation and context, alternating.
-    fn share_a_slab(&self, bytes: usize, count: usize) {
-        for index in 0..count {
-            self.take(bytes, if index % 2 == 0 { &self.ready } else { &self.spare });
-        }
-    }
-
-    /// All CPUs return what they have, until nothing more comes.
-    fn drain(&self) {
-        for _ in 0..2 {
-            for cpu in 0..4 {
-                on(cpu, || self.heap.drain(&pin()));
-            }
-        }
-    }
-
-    /// Checks what is held, frees it, and checks that nothing else is in use.
-    fn settle(&self) {
-        let everyone = [&self.ours, &self.ready, &self.theirs, &self.spare];
-        let mut all: Vec<_> = everyone.into_iter().flat_map(Held::all).collect();
-        all.sort();
-        all.iter().for_each(|&(object, bytes)| Self::check(object, bytes));
-        for pair in all.windows(2) {
-            let end = pair[0].0.as_ptr().addr() + pair[0].1;
-            assert!(end <= pair[1].0.as_ptr().addr(), "handed out twice: {pair:?}");
-        }
-        on(1, || everyone.iter().for_each(|held| (0..held.all().count()).for_each(|_| self.give(held))));
-        for cpu in 0..4 {
-            on(cpu, || self.heap.cpu_online(&pin())).unwrap();
-        }
-        self.drain();
-        self.heap.validate().unwrap();
-        for class in SizeClass::all() {
-            let stats = self.heap.class_stats(class);
-            assert_eq!((stats.live, stats.cached, stats.free, stats.slabs), (0, 0, 0, 0), "{class:?}");
-        }
-        assert_eq!(self.heap.large_stats(), LargeStats::default());
-        assert_eq!(self.heap.source().outstanding(), self.own_pages, "pages are lost");
-    }
-}
 
 const fn operation(name: &'static str, prepare: fn(&Scene), run: fn(&Scene)) -> Operation<Scene> {
     Operation { name, prepare, run, undo: Scene::settle }
 }
 
 const NOTHING: fn(&Scene) = |_| {};
-const SMALL: usize = 64;
 const MIDDLE: usize = 2048;
 const LARGEST_CLASS: usize = 16 << 10;
 const LARGE: usize = 20 << 10;
-const HUGE: usize = 256 << 10;
+/// As much as the machine has in a row, and room for what measures add.
+const HUGE: usize = if cfg!(feature = "hardening") { 250 << 10 } else { 256 << 10 };
 
 fn holds<const BYTES: usize>(scene: &Scene) {
     scene.share_a_slab(BYTES, 6);
@@ -319,7 +144,11 @@ const FREES: &[Operation<Scene>] = &[
     operation("free 20 KiB", holds::<LARGE>, free),
     operation("free 20 KiB of another node", |scene| on(2, || holds::<LARGE>(scene)), free),
     operation("free 20 KiB, with no room for another run", |scene| fills_the_cache::<LARGE>(scene, 20), free),
-    operation("free 256 KiB, for which kept runs make room", |scene| fills_the_cache::<HUGE>(scene, 9), free),
+    operation(
+        "free of as much as a run may have, for which kept runs make room",
+        |scene| fills_the_cache::<HUGE>(scene, 9),
+        free,
+    ),
 ];
 
 const KEEPING: &[Operation<Scene>] = &[
@@ -418,8 +247,11 @@ const CONTEXTS: &[Context<Scene>] = &[
     }),
 ];
 
+/// With measures against wrong uses, operations take ten times as long, and there are as many contexts.
+const PLAN: Plan = Plan::traps(if cfg!(feature = "hardening") { 600 } else { 20_000 });
+
 fn explore(name: &str, operations: &[Operation<Scene>]) {
-    let (scene, plan) = (Scene::new, Plan::traps(20_000));
+    let (scene, plan) = (Scene::new, PLAN);
     Matrix { name, scene, operations, contexts: CONTEXTS, check: |_| {}, plan, renew: None }.explore();
 }
 
@@ -439,4 +271,88 @@ fn frees() {
 #[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
 fn what_cpus_keep() {
     explore("heap: caches", KEEPING);
+}
+
+/// Wrong frees, each of which is refused and reported, whatever happens meanwhile.
+#[cfg(feature = "hardening")]
+const WRONG: &[Operation<Scene>] = &[
+    operation("a second free", holds::<SMALL>, |scene| {
+        let (object, bytes) = scene.ready.pop().unwrap();
+        // SAFETY: the first free is right, and the second must be refused.
+        unsafe {
+            scene.heap.dealloc(object, layout(bytes)).unwrap();
+            refused(scene, object, layout(bytes));
+        }
+    }),
+    operation("a second free of 20 KiB", holds::<LARGE>, |scene| {
+        let (object, bytes) = scene.ready.pop().unwrap();
+        // SAFETY: as above.
+        unsafe {
+            scene.heap.dealloc(object, layout(bytes)).unwrap();
+            refused(scene, object, layout(bytes));
+        }
+    }),
+    operation("a free with another layout, and a right one", holds::<60>, |scene| {
+        let (object, bytes) = scene.ready.pop().unwrap();
+        // SAFETY: the first free must be refused, and the second is right.
+        unsafe {
+            refused(scene, object, layout(bytes - 1));
+            scene.heap.dealloc(object, layout(bytes)).unwrap();
+        }
+    }),
+];
+
+/// Frees memory wrongly.
+///
+/// # Safety
+///
+/// The free is refused.
+#[cfg(feature = "hardening")]
+unsafe fn refused(scene: &Scene, object: NonNull<u8>, layout: std::alloc::Layout) {
+    // SAFETY: the caller's promise.
+    unsafe { scene.heap.dealloc(object, layout) }.unwrap_err();
+    scene.wrong.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// A context may have got the memory between the two frees: then the second one would be its own.
+#[cfg(feature = "hardening")]
+const HARMLESS: &[Context<Scene>] = &[
+    context("an interrupt: drains", draining::<0>),
+    context("another CPU: an object for a moment", brief::<1>),
+    context("another CPU: drains", draining::<1>),
+    context("another node: drains", draining::<2>),
+];
+
+#[test]
+#[cfg(feature = "hardening")]
+#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
+fn wrong_frees() {
+    let (scene, plan) = (Scene::new, PLAN);
+    let (name, operations, contexts) = ("heap: wrong frees", WRONG, HARMLESS);
+    Matrix { name, scene, operations, contexts, check: |_| {}, plan, renew: None }.explore();
+}
+
+#[cfg(feature = "leak-tracking")]
+const LISTS: &[Operation<Scene>] = &[operation(
+    "live_by_site",
+    |scene| {
+        holds::<SMALL>(scene);
+        holds::<LARGE>(scene);
+    },
+    |scene| {
+        let mut bytes = 0;
+        scene.heap.live_by_site(|live| bytes += live.bytes).unwrap();
+        // What the operation has is out throughout.
+        assert!(bytes >= 3 * (SMALL + LARGE) as u64, "{bytes}");
+    },
+)];
+
+#[test]
+#[cfg(feature = "leak-tracking")]
+#[cfg_attr(debug_assertions, ignore = "stepped in release builds")]
+fn lists_of_what_is_out() {
+    // Few contexts: the list looks at every page near which the heap had memory.
+    let (scene, plan, contexts) = (Scene::new, Plan::traps(40_000), &[CONTEXTS[1], CONTEXTS[4]]);
+    let (name, operations) = ("heap: lists", LISTS);
+    Matrix { name, scene, operations, contexts, check: |_| {}, plan, renew: None }.explore();
 }

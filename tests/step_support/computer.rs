@@ -236,7 +236,9 @@ unsafe impl Tlb for Computer {
     }
 
     fn flush_non_global(&self) {
-        self.cpu().cached[..KERNEL].iter().for_each(|cached| cached.store(0, Relaxed));
+        // Pages of the kernel's half are global.
+        let users = self.places.iter().zip(&self.cpu().cached).filter(|(place, _)| place.as_u64() >> 63 == 0);
+        users.for_each(|(_, cached)| cached.store(0, Relaxed));
     }
 
     fn flush_all(&self) {

@@ -5,7 +5,8 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use super::{AllocError, Heap, InvalidFree, mark_live};
+use super::alloc::mark_live;
+use super::{AllocError, Heap, InvalidFree};
 use crate::slab::{CHECKED, SizeClass};
 use crate::{PageSource, Platform};
 

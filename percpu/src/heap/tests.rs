@@ -10,7 +10,9 @@ use std::vec::Vec;
 use self::common::{Machine, TestHeap, all_drained, all_online, pin, totals};
 use super::*;
 use crate::NodeId;
+use crate::SizeClass;
 use crate::depot::PLACES;
+use crate::slab::SlabShape;
 
 const OBJECT: Layout = match Layout::from_size_align(64, 8) {
     Ok(layout) => layout,

@@ -2,6 +2,7 @@
 //! Lock-free throughout, so that signal handlers can play interrupt handlers on it.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod counting;
 #[cfg(feature = "hardening")]
 pub mod recorder;
 

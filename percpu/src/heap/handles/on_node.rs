@@ -6,8 +6,9 @@ use core::ptr::NonNull;
 
 #[cfg(feature = "hardening")]
 use crate::heap::Site;
+use crate::heap::alloc::mark_live;
 use crate::heap::large::Contents;
-use crate::heap::{AllocError, Heap, dangling, mark_live};
+use crate::heap::{AllocError, Heap, dangling};
 use crate::slab::{CHECKED, SizeClass};
 use crate::{CpuPin, MAX_CLASS_SIZE, NodeId, PageSource, Platform};
 

@@ -91,28 +91,20 @@ pub(super) fn unchecked_heap() -> Step {
 
 /// Operations stopped after each of their instructions, with other contexts there. Each program
 /// prints what it did, in lines that begin with `stepped `.
-pub(super) fn stepper() -> Step {
-    let command = CargoCommand {
-        toolchain: Toolchain::Default,
-        arguments: vec![
-            "test",
-            "--release",
-            "--no-fail-fast",
-            "--workspace",
-            "--exclude",
-            "topomem-kernel",
-            "--features",
-            "topomem/sim",
-            "--test",
-            "step*",
-            "--",
-            "--nocapture",
-        ],
-        variables: Vec::new(),
-        target: None,
-        load: Load::Cpu,
+pub(super) fn stepper() -> [Step; 2] {
+    let step = |name: &str, selection: &[&'static str]| {
+        let command = CargoCommand {
+            toolchain: Toolchain::Default,
+            arguments: [&["test", "--release", "--no-fail-fast"], selection, &["--", "--nocapture"]].concat(),
+            variables: Vec::new(),
+            target: None,
+            load: Load::Cpu,
+        };
+        Step { name: name.to_owned(), work: Work::Cargo(command) }
     };
-    Step { name: "stepper".to_owned(), work: Work::Cargo(command) }
+    let all = ["--workspace", "--exclude", "topomem-kernel", "--features", "topomem/sim", "--test", "step*"];
+    let hardened = ["--package", "topomem-percpu", "--all-features", "--test", "step_heap"];
+    [step("stepper", &all), step("stepper hardened heap", &hardened)]
 }
 
 /// Unit tests of the program that counts what CPUs cost each other, and what CPUs write that change page

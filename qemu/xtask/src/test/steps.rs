@@ -210,7 +210,7 @@ pub(super) fn all(extent: Extent) -> Vec<Step> {
         steps.extend(MIRI.map(miri));
         steps.extend(loom());
     }
-    steps.push(stepper());
+    steps.extend(stepper());
     steps.extend(SIM_MACHINES.map(|topology| {
         let run = succeeding(topology, scenario("stress", 3));
         Step { name: format!("sim {topology}"), work: Work::Sim(run) }

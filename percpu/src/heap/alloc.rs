@@ -1,0 +1,204 @@
+//! Allocating: hits, and what is not one.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::cache::Declined;
+use super::dealloc::object_index;
+#[cfg(feature = "hardening")]
+use super::hardening::Site;
+use super::large::Contents;
+use super::{AllocError, Heap, dangling};
+use crate::slab::{CHECKED, Slab, is_aligned_to_words};
+use crate::try_lock::Patience;
+use crate::{CpuPin, MAX_CLASS_SIZE, NodeId, PageSource, Platform, SizeClass, Unavailable};
+
+impl<P: Platform, S: PageSource> Heap<P, S> {
+    /// Memory for `layout`: aligned, uninitialised, the caller's until [`Heap::dealloc`]. For a
+    /// size of zero an aligned address that may not be used. A hit costs a few plain loads and
+    /// stores. When nothing is left, the caches that can be reached are returned, and it tries
+    /// once more.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`].
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
+    #[inline]
+    pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        // Nothing but this is inlined where memory is allocated. Two questions that lead to two places: led to
+        // one, they would be joined, and cost more.
+        let Some(class) = SizeClass::of_small_size(layout.size()) else { return self.alloc_uncommon(layout) };
+        if !is_aligned_to_words(layout) {
+            return self.alloc_rare(layout);
+        }
+        match self.pop(class) {
+            Some(object) => Ok(object),
+            None => self.alloc_otherwise(layout),
+        }
+    }
+
+    /// Like [`Heap::alloc`], all bytes zero. A large object that is served by the page source is zeroed by
+    /// that, and not written to here.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`].
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
+    pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if layout.size() > MAX_CLASS_SIZE && !self.is_hardened() {
+            return self.alloc_large(&self.platform.pin(), layout, Contents::Zeroed);
+        }
+        let memory = self.alloc(layout)?;
+        // SAFETY: `alloc` returned that many bytes, which are the caller's.
+        unsafe { memory.write_bytes(0, layout.size()) };
+        Ok(memory)
+    }
+
+    /// Takes an object of `class` out of the loaded magazine, if that has any.
+    #[inline(always)]
+    pub(super) fn pop(&self, class: SizeClass) -> Option<NonNull<u8>> {
+        #[cfg(feature = "hardening")]
+        if self.hardening.is_some() {
+            return None;
+        }
+        let pin = self.platform.pin();
+        let Ok(Some(object)) = self.caches.with(&pin, |cache| cache.pop(class)) else { return None };
+        if CHECKED {
+            mark_live(class, object);
+        }
+        Some(object)
+    }
+
+    /// [`Heap::alloc`] of sizes that [`SizeClass::of_small_size`] does not know.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
+    #[inline(never)]
+    pub(super) fn alloc_uncommon(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        let Some(class) = SizeClass::of_medium(layout) else { return self.alloc_rare(layout) };
+        match self.pop(class) {
+            Some(object) => Ok(object),
+            None => self.alloc_otherwise(layout),
+        }
+    }
+
+    /// [`Heap::alloc`] of what is larger than any class, aligned to more than a word, or without bytes.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
+    #[inline(never)]
+    pub(super) fn alloc_rare(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        match SizeClass::of(layout).and_then(|class| self.alloc_uncommon_hit(class, layout)) {
+            Some(object) => Ok(object),
+            None => self.alloc_otherwise(layout),
+        }
+    }
+
+    /// Serves any `layout` of `class` from the loaded magazine, if that has an object.
+    #[inline(always)]
+    pub(super) fn alloc_uncommon_hit(&self, class: SizeClass, layout: Layout) -> Option<NonNull<u8>> {
+        // A layout without bytes is of the smallest class, and takes nothing.
+        if layout.size() == 0 { None } else { self.pop(class) }
+    }
+
+    /// [`Heap::alloc`] of anything, by any way.
+    #[cfg_attr(feature = "leak-tracking", track_caller)]
+    #[inline(never)]
+    pub(super) fn alloc_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        #[cfg(feature = "hardening")]
+        return self.alloc_otherwise_at(layout, Site::here());
+        #[cfg(not(feature = "hardening"))]
+        self.alloc_plain(layout)
+    }
+
+    /// [`Heap::alloc`] of anything, by any way, for the call at `site`.
+    #[cfg(feature = "hardening")]
+    #[inline(always)]
+    pub(super) fn alloc_otherwise_at(
+        &self,
+        layout: Layout,
+        site: Option<Site>,
+    ) -> Result<NonNull<u8>, AllocError> {
+        #[cfg(feature = "encoded-free-lists")]
+        self.report_broken_link();
+        if self.hardening.is_some() { self.alloc_hardened(layout, site) } else { self.alloc_plain(layout) }
+    }
+
+    /// [`Heap::alloc`] without hardening's measures, by any way.
+    #[inline(always)]
+    pub(super) fn alloc_plain(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(dangling(layout));
+        }
+        let pin = self.platform.pin();
+        let Some(class) = SizeClass::of(layout) else {
+            return self.alloc_large(&pin, layout, Contents::Arbitrary);
+        };
+        let object = match self.alloc_class(&pin, class) {
+            Ok(object) => object,
+            Err(error) => self.alloc_last_resort(&pin, class, error)?,
+        };
+        if CHECKED {
+            mark_live(class, object);
+        }
+        Ok(object)
+    }
+
+    pub(super) fn alloc_class(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, AllocError> {
+        let patience = match self.caches.with(pin, |cache| cache.alloc(self, pin, class)) {
+            Ok(Ok(object)) => return Ok(object),
+            Ok(Err(Declined::Failed(error))) => return Err(error),
+            Ok(Err(Declined::Offline | Declined::NotOurs)) | Err(Unavailable::NotInstalled) => {
+                Patience::Bounded
+            }
+            Err(Unavailable::Busy) => {
+                self.count_nested(pin);
+                Patience::None
+            }
+        };
+        self.alloc_shared(pin, self.source.node_of_cpu(pin.cpu()), class, patience)
+    }
+
+    /// An object of a slab of `node`, by no magazine.
+    #[cold]
+    pub(super) fn alloc_shared(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        class: SizeClass,
+        patience: Patience,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let home = self.node(pin, node)?;
+        let object = self.take_one(pin, home, class, patience)?;
+        home.class(class).ops.allocated();
+        Ok(object)
+    }
+
+    #[cold]
+    pub(super) fn alloc_last_resort(
+        &self,
+        pin: &CpuPin,
+        class: SizeClass,
+        error: AllocError,
+    ) -> Result<NonNull<u8>, AllocError> {
+        if error != AllocError::OutOfMemory {
+            return Err(error);
+        }
+        self.reclaim(pin);
+        match self.alloc_class(pin, class) {
+            Ok(object) => Ok(object),
+            Err(_) => self.alloc_anywhere(pin, class),
+        }
+    }
+
+    /// An object of any node's slabs.
+    pub(super) fn alloc_anywhere(&self, pin: &CpuPin, class: SizeClass) -> Result<NonNull<u8>, AllocError> {
+        let (home, object) = self.take_anywhere(pin, class, self.patience(pin))?;
+        home.class(class).ops.allocated();
+        Ok(object)
+    }
+}
+
+pub(super) fn mark_live(class: SizeClass, object: NonNull<u8>) {
+    // SAFETY: the object was just taken from a slab of this class.
+    let slab = unsafe { Slab::of(object, class) };
+    if let Some(index) = object_index(slab, class, object) {
+        slab.live().set(index);
+    }
+}

@@ -1,0 +1,132 @@
+//! A machine that counts what the heap asks of it, for tests of large objects.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use topomem_percpu::{
+    CpuId, CpuPin, Heap, LargeStats, NodeId, NotInPlace, Order, OutOfMemory, PageSource, RunLength,
+};
+
+use super::Machine;
+
+pub const MEGABYTE: usize = 1 << 20;
+pub const PAGE: usize = 4096;
+
+pub fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).unwrap()
+}
+
+pub fn free<S: PageSource>(heap: &Heap<&Machine, S>, memory: NonNull<u8>, layout: Layout) {
+    // SAFETY: each test frees what it allocated with the layout, once.
+    unsafe { heap.dealloc(memory, layout) }.unwrap();
+}
+
+/// Where a run that the source zeroed is not zero, and what is there.
+pub const MARK: (usize, u8) = (1234, 0x3e);
+
+/// A machine that counts what the heap asks of it.
+pub struct Counting {
+    pub machine: Machine,
+    calls: AtomicUsize,
+}
+
+impl Counting {
+    pub fn new(nodes: usize, cpus_per_node: usize, bytes_per_node: usize) -> Counting {
+        let machine = Machine::new(nodes, cpus_per_node, bytes_per_node);
+        Counting { machine, calls: AtomicUsize::new(0) }
+    }
+
+    pub fn calls(&self) -> usize {
+        self.calls.swap(0, Ordering::SeqCst)
+    }
+
+    pub fn called(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+// SAFETY: the machine's own promises.
+unsafe impl PageSource for Counting {
+    fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
+        self.called();
+        self.machine.allocate(pin, node, order)
+    }
+
+    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
+        self.called();
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.free(pin, run, order) };
+    }
+
+    fn allocate_run(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        self.called();
+        self.machine.allocate_run(pin, node, length, align)
+    }
+
+    /// With a mark, that tells if the heap writes to a run that is zeroed already.
+    fn allocate_run_zeroed(
+        &self,
+        pin: &CpuPin,
+        node: NodeId,
+        length: RunLength,
+        align: Order,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let run = self.allocate_run(pin, node, length, align)?;
+        // SAFETY: the run has so many bytes, and is nobody else's.
+        unsafe {
+            run.write_bytes(0, length.bytes() as usize);
+            run.add(MARK.0).write(MARK.1);
+        }
+        Ok(run)
+    }
+
+    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
+        self.called();
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.free_run(pin, run, length) };
+    }
+
+    unsafe fn extend_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        self.called();
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.extend_run(pin, run, from, to) }
+    }
+
+    unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        run: NonNull<u8>,
+        from: RunLength,
+        to: RunLength,
+    ) -> Result<(), NotInPlace> {
+        self.called();
+        // SAFETY: the caller's promise.
+        unsafe { self.machine.shrink_run(pin, run, from, to) }
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.machine.node_of_cpu(cpu)
+    }
+
+    fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
+        self.machine.node_with_memory(node)
+    }
+}
+
+pub fn cached(runs: u64, pages: u64) -> LargeStats {
+    LargeStats { cached: runs, cached_bytes: pages * PAGE as u64, ..LargeStats::default() }
+}
