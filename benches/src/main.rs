@@ -73,6 +73,8 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Says how much memory topomem's heap holds for what its callers hold
+    HeapHeld,
     /// Takes one sample of a case of the heap; prints its figures
     HeapSample {
         #[arg(long)]
@@ -227,6 +229,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             SubjectName::Nothing => instructions::run::<Nothing>(order.into(), bursts),
         },
         Command::Heap { quick } => print(&heap::run(effort(quick))?)?,
+        Command::HeapHeld => print(&heap::run_held()?)?,
         Command::HeapSample { subject, case, cpus, quick } => {
             heap::run_sample(&subject, &case, cpus, effort(quick))?;
         }

@@ -10,6 +10,7 @@ mod churn;
 mod counted;
 mod held;
 mod locked;
+pub(crate) mod pages;
 mod pairs;
 #[cfg(topomem_peers)]
 mod peers;
@@ -18,4 +19,4 @@ mod suite;
 mod topomem;
 mod work;
 
-pub use suite::{run, run_counted, run_sample};
+pub use suite::{run, run_counted, run_held, run_sample};

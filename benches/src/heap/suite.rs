@@ -92,6 +92,23 @@ pub fn run_counted(subject: &str, case: &str, operations: usize) -> Result<(), F
     Ok(())
 }
 
+/// Takes a sample of what topomem holds, on each number of CPUs.
+///
+/// # Errors
+///
+/// If a process that takes a sample cannot be started, or fails.
+pub fn run_held() -> Result<Vec<Summary>, Failure> {
+    let (candidate, case) = chosen(Topomem::NAME, "held")?;
+    let mut summaries = Vec::new();
+    for &cpus in case.cpus {
+        let figures = sample_apart(candidate, case, cpus, Effort::Full)?;
+        summaries.extend(figures.into_iter().zip(case.rows()).map(|(figure, (name, unit))| {
+            Key { suite: "heap", case: name, subject: candidate.name, cpus, unit }.summary(&[figure])
+        }));
+    }
+    Ok(summaries)
+}
+
 /// Measures every subject on every case: in each round, case by case, one subject after the other, a
 /// different one first each time.
 ///

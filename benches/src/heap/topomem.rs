@@ -6,15 +6,11 @@ use std::fmt;
 use std::hint::black_box;
 use std::ptr::NonNull;
 
-use topomem_percpu::{
-    CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, Platform, RunLength,
-};
+use topomem_percpu::{CpuId, Heap, Platform};
 use x86_64::PhysAddr;
 
-use super::arena::{self, Arena};
+use super::pages::Pages;
 use super::subject::Subject;
-use crate::subject::Subject as FrameSubject;
-use crate::subjects::Topomem as Frames;
 
 thread_local! {
     /// The CPU that a thread plays. A kernel reads its number from the CPU's own area: one load
@@ -35,68 +31,6 @@ unsafe impl Platform for Threads {
 
     fn phys_to_virt(&self, _: PhysAddr) -> NonNull<u8> {
         unreachable!("the heap asks for no physical address")
-    }
-}
-
-/// The frames of an arena.
-struct Pages(Frames);
-
-// SAFETY: the frame allocator keeps runs apart; the arena is valid for reads and writes, and lives as long
-// as the frame allocator.
-unsafe impl PageSource for Pages {
-    fn allocate(&self, pin: &CpuPin, _: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        self.0.alloc_memory(pin, order).ok_or(OutOfMemory)
-    }
-
-    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        self.0.free_memory(pin, run, order);
-    }
-
-    fn allocate_run(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        length: RunLength,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        match length.order() {
-            Some(order) => self.allocate(pin, node, order),
-            None => self.0.alloc_pages(pin, length.pages(), align).ok_or(OutOfMemory),
-        }
-    }
-
-    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        // A run that has an order's length since it was resized may begin anywhere; the arena is aligned to
-        // its size.
-        let aligned = |order: &Order| (run.addr().get() as u64).is_multiple_of(order.bytes());
-        match length.order().filter(aligned) {
-            Some(order) => self.0.free_memory(pin, run, order),
-            None => self.0.free_pages(pin, run, length.pages()),
-        }
-    }
-
-    unsafe fn extend_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        self.0.extend_pages(pin, run, from.pages(), to.pages()).map_err(|_| NotInPlace)
-    }
-
-    unsafe fn shrink_run(
-        &self,
-        pin: &CpuPin,
-        run: NonNull<u8>,
-        from: RunLength,
-        to: RunLength,
-    ) -> Result<(), NotInPlace> {
-        self.0.shrink_pages(pin, run, from.pages(), to.pages()).map_err(|_| NotInPlace)
-    }
-
-    fn node_of_cpu(&self, _: CpuId) -> NodeId {
-        NodeId::ZERO
     }
 }
 
@@ -140,7 +74,7 @@ impl Subject for Topomem {
     const NAME: &'static str = "topomem";
 
     fn new(cpus: usize) -> Topomem {
-        Topomem(Heap::new(Threads, Pages(Frames::over(Arena::new(), cpus))))
+        Topomem(Heap::new(Threads, Pages::new(cpus, 1)))
     }
 
     fn enter(&self, cpu: usize) {
@@ -156,10 +90,7 @@ impl Subject for Topomem {
     }
 
     fn held(&self) -> Option<u64> {
-        let pages = &self.0.source().0;
-        // All but free frames, and what describes frames and heap.
-        let frames = arena::BYTES as u64 - pages.free_bytes();
-        let metadata = FrameSubject::metadata_bytes(pages).unwrap_or(0) as u64;
-        Some(frames + metadata + size_of::<Heap<Threads, Pages>>() as u64)
+        // And what describes the heap.
+        Some(self.0.source().held_bytes() + size_of::<Heap<Threads, Pages>>() as u64)
     }
 }

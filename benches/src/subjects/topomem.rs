@@ -133,13 +133,7 @@ impl Topomem {
         Topomem::on(frames, None, cpus, nodes, double_frees)
     }
 
-    /// An allocator over the frames of an arena.
-    #[must_use]
-    pub fn over(arena: Arena, cpus: usize) -> Topomem {
-        Topomem::over_nodes(arena, cpus, 1)
-    }
-
-    /// As [`Topomem::over`], spread evenly over `nodes` nodes as the CPUs are.
+    /// An allocator over the frames of an arena, spread evenly over `nodes` nodes as the CPUs are.
     #[must_use]
     pub fn over_nodes(arena: Arena, cpus: usize, nodes: usize) -> Topomem {
         Topomem::on(arena::BYTES / 4096, Some(arena), cpus, nodes, DoubleFrees::default())

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
 use topomem_percpu::sync::observed::Access;
-use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform, RunLength};
+use topomem_percpu::{CpuId, CpuPin, Heap, Platform};
 use x86_64::PhysAddr;
 
 use super::super::lock::SpinLock;
 use super::super::machine::{self, step};
 use super::super::subjects::NODES;
-use crate::heap::arena::Arena;
-use crate::subjects::Topomem as Frames;
+use crate::heap::pages::Pages;
 
 /// A heap, for CPUs by number.
 pub(super) trait Objects {
@@ -80,51 +79,12 @@ unsafe impl Platform for Turns {
     }
 }
 
-/// The frames of an arena, on nodes to which CPUs are dealt out in turn. Each CPU asks for its own node's.
-struct Pages(Frames);
-
-// SAFETY: the frame allocator keeps runs apart; the arena is valid for reads and writes, and lives as long
-// as the frame allocator.
-unsafe impl PageSource for Pages {
-    fn allocate(&self, pin: &CpuPin, _: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
-        self.0.alloc_memory(pin, order).ok_or(OutOfMemory)
-    }
-
-    unsafe fn free(&self, pin: &CpuPin, run: NonNull<u8>, order: Order) {
-        self.0.free_memory(pin, run, order);
-    }
-
-    fn allocate_run(
-        &self,
-        pin: &CpuPin,
-        node: NodeId,
-        length: RunLength,
-        align: Order,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
-        match length.order() {
-            Some(order) => self.allocate(pin, node, order),
-            None => self.0.alloc_pages(pin, length.pages(), align).ok_or(OutOfMemory),
-        }
-    }
-
-    unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
-        match length.order() {
-            Some(order) => self.0.free_memory(pin, run, order),
-            None => self.0.free_pages(pin, run, length.pages()),
-        }
-    }
-
-    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        NodeId::new(cpu.index() % NODES).unwrap_or(NodeId::ZERO)
-    }
-}
-
 /// topomem, as it is.
 pub(super) struct Magazines(Heap<Turns, Pages>);
 
 impl Magazines {
     pub(super) fn new(cpus: usize) -> Magazines {
-        let heap = Heap::new(Turns, Pages(Frames::over_nodes(Arena::new(), cpus, NODES)));
+        let heap = Heap::new(Turns, Pages::new(cpus, NODES));
         for cpu in (0..cpus).filter_map(CpuId::new) {
             // SAFETY: no CPU runs yet.
             if let Err(error) = heap.cpu_online(&unsafe { CpuPin::new(cpu) }) {

@@ -6,7 +6,7 @@ use super::program::{self, Build};
 use crate::error::Error;
 use crate::record::Measurement;
 
-/// topomem's exact figures: instructions of frames and heap, atomics and bookkeeping.
+/// topomem's exact figures: instructions of frames and heap, atomics, bookkeeping, and what the heap holds.
 fn counts() -> Result<Vec<Measurement>, Error> {
     let bench = program::build(Build::Measuring)?;
     let mut results = Vec::new();
@@ -17,6 +17,7 @@ fn counts() -> Result<Vec<Measurement>, Error> {
         results.push(instructions::of_heap(&bench, "topomem", case)?);
     }
     results.extend(program::results(&bench, &["metadata"])?);
+    results.extend(program::results(&bench, &["heap-held"])?);
     results.extend(program::results(&program::build(Build::Counting)?, &["hits"])?);
     results.retain(|result| result.subject == "topomem");
     Ok(results)

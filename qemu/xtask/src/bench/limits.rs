@@ -52,6 +52,8 @@ struct Limit {
     /// Whose figure the target is a multiple of.
     of: Option<Yardstick>,
     bound: Option<f64>,
+    /// The same of a figure that shall be large.
+    bound_at_least: Option<f64>,
 }
 
 /// Another figure in the same unit, on as many CPUs.
@@ -101,14 +103,15 @@ impl Limits {
         self.of(result)?.target_at_least
     }
 
-    /// Why a figure is refused, if it is: above its bound, or without one.
+    /// Why a figure is refused, if it is: on the wrong side of its bound, or without one.
     pub(super) fn objection(&self, result: &Measurement) -> Option<String> {
         let Measurement { case, subject, cpus, unit, median, .. } = result;
         let what = format!("{case} of {subject} on {cpus} CPUs: {median:.2} {unit}");
-        match self.of(result).and_then(|limit| limit.bound) {
-            Some(bound) if *median <= bound => None,
-            Some(bound) => Some(format!("{what}, bound {bound:.2}")),
-            None => Some(format!("{what}, no bound in {}", self.file)),
+        match self.of(result).map(|limit| (limit.bound, limit.bound_at_least)) {
+            Some((Some(most), _)) if *median <= most => None,
+            Some((_, Some(least))) if *median >= least => None,
+            Some((Some(bound), _) | (None, Some(bound))) => Some(format!("{what}, bound {bound:.2}")),
+            Some((None, None)) | None => Some(format!("{what}, no bound in {}", self.file)),
         }
     }
 }
@@ -181,6 +184,14 @@ pub(super) mod tests {
         let limits = limits("[[limit]]\ncase = \"a\"\ncpus = 1\ntarget_at_least = 90\n");
         let result = result("a", "topomem", 1, (1.0, "%"));
         assert_eq!((limits.at_least(&result), limits.target(&result)), (Some(90.0), None));
+    }
+
+    #[test]
+    fn a_bound_may_be_a_floor() {
+        let limits = limits("[[limit]]\ncase = \"a\"\ncpus = 1\nbound_at_least = 90\n");
+        let objection = |figure| limits.objection(&result("a", "topomem", 1, (figure, "%")));
+        assert_eq!(objection(90.0), None);
+        assert!(objection(89.9).unwrap().contains("89.90 %, bound 90.00"));
     }
 
     #[test]
