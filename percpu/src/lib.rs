@@ -89,6 +89,7 @@ extern crate std;
 
 mod cpu;
 mod cpu_set;
+mod cpu_table;
 mod depot;
 mod heap;
 mod local;
@@ -104,6 +105,7 @@ mod try_lock;
 
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
+pub use cpu_table::CpuTable;
 #[cfg(feature = "leak-tracking")]
 pub use heap::LiveObjects;
 pub use heap::handles::{

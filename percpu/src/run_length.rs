@@ -192,6 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic; no unsafe code")]
     fn a_length_is_the_smallest_that_holds_so_many_pages() {
         let lengths: std::vec::Vec<_> = RunLength::all().collect();
         assert!(lengths.windows(2).all(|pair| pair[0].pages() < pair[1].pages()));

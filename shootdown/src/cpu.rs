@@ -1,10 +1,12 @@
 //! The queue's state of each CPU.
 
+use core::fmt;
 use core::ptr;
 
 use crossbeam_utils::CachePadded;
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
+use crate::asid::Asids;
 use crate::domain::{Domain, Kind};
 use crate::stats::Counters;
 use crate::{Generation, Request};
@@ -54,11 +56,20 @@ pub(crate) struct Published {
     pub(crate) active: AtomicPtr<Domain>,
 }
 
-/// A CPU's state. Each cache line has a single kind of writer.
-pub(crate) struct CpuState {
+/// A CPU's state in the queue: about 1 KiB. Each cache line has a single kind of writer.
+///
+/// The kernel places the state in memory of the CPU's own node before the CPU comes online for the first time
+/// ([`Shootdown::place`]).
+///
+/// [`Shootdown::place`]: crate::Shootdown::place
+pub struct CpuState {
     pub(crate) mailbox: CachePadded<Mailbox>,
     pub(crate) published: CachePadded<Published>,
     pub(crate) counters: CachePadded<Counters>,
+    /// The owner's alone.
+    pub(crate) asids: CachePadded<Asids>,
+    /// Is the state some CPU's? Two CPUs must not share one.
+    pub(crate) is_placed: AtomicBool,
 }
 
 /// Returns the least lazy mode in which the CPU is lazy in domains of `kind`.
@@ -71,8 +82,10 @@ const fn least_lazy(kind: Kind) -> u8 {
 }
 
 impl CpuState {
+    /// Makes the state of a CPU that is offline.
     #[cfg(not(loom))]
-    pub(crate) const fn new() -> CpuState {
+    #[must_use]
+    pub const fn new() -> CpuState {
         CpuState {
             mailbox: CachePadded::new(Mailbox { pending: AtomicBool::new(false), lazy: AtomicU8::new(BUSY) }),
             published: CachePadded::new(Published {
@@ -81,11 +94,15 @@ impl CpuState {
                 active: AtomicPtr::new(ptr::null_mut()),
             }),
             counters: CachePadded::new(Counters::new()),
+            asids: CachePadded::new(Asids::new()),
+            is_placed: AtomicBool::new(false),
         }
     }
 
+    /// Makes the state of a CPU that is offline (loom's atomics have no `const` constructor).
     #[cfg(loom)]
-    pub(crate) fn new() -> CpuState {
+    #[must_use]
+    pub fn new() -> CpuState {
         CpuState {
             mailbox: CachePadded::new(Mailbox { pending: AtomicBool::new(false), lazy: AtomicU8::new(BUSY) }),
             published: CachePadded::new(Published {
@@ -94,6 +111,8 @@ impl CpuState {
                 active: AtomicPtr::new(ptr::null_mut()),
             }),
             counters: CachePadded::new(Counters::new()),
+            asids: CachePadded::new(Asids::new()),
+            is_placed: AtomicBool::new(false),
         }
     }
 
@@ -162,5 +181,17 @@ impl CpuState {
             Kind::Kernel => self.published.kernel.load(Ordering::Relaxed) != Generation::NONE.0,
             Kind::Space => ptr::eq(self.published.active.load(Ordering::Relaxed), domain),
         }
+    }
+}
+
+impl Default for CpuState {
+    fn default() -> CpuState {
+        CpuState::new()
+    }
+}
+
+impl fmt::Debug for CpuState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuState").finish_non_exhaustive()
     }
 }

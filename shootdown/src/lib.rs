@@ -86,9 +86,11 @@
 //! }
 //!
 //! static QUEUE: Shootdown<Machine> = Shootdown::new(Machine);
+//! static BOOT_CPU: CpuState = CpuState::new(); // or memory of the CPU's node
 //! static SPACE: Domain = Domain::new();
 //!
 //! let pin = QUEUE.tlb().pin();
+//! QUEUE.place(pin.cpu(), &BOOT_CPU)?;
 //! QUEUE.cpu_online(&pin)?;
 //! // SAFETY: `SPACE` lives for ever; there are no page tables to load.
 //! unsafe { QUEUE.activate(&pin, &SPACE, |_| SwitchFlushed::Yes) };
@@ -113,6 +115,7 @@ mod batch;
 mod broadcast;
 mod completion;
 mod cpu;
+mod cpu_states;
 mod deferred;
 mod domain;
 mod domain_id;
@@ -138,7 +141,8 @@ pub use address::{AddressWidth, NonCanonical, PageSize, VirtAddr};
 pub use asid::{Asid, RootLoad};
 pub use batch::Batch;
 pub use completion::{Completion, WakersDue};
-pub use cpu::Lazy;
+pub use cpu::{CpuState, Lazy};
+pub use cpu_states::PlaceError;
 pub use deferred::{Deferred, Full};
 pub use domain::Domain;
 #[cfg(feature = "fault-injection")]

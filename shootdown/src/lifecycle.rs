@@ -12,6 +12,8 @@ use crate::{Fault, Generation, Shootdown, Tlb, WakersDue};
 pub enum OnlineError {
     /// The CPU is online already.
     AlreadyOnline,
+    /// The CPU has no state: see [`Shootdown::place`].
+    NotPlaced,
 }
 
 /// The reason why a CPU cannot go offline.
@@ -25,7 +27,10 @@ pub enum OfflineError {
 
 impl fmt::Display for OnlineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the CPU is online already")
+        f.write_str(match self {
+            OnlineError::AlreadyOnline => "the CPU is online already",
+            OnlineError::NotPlaced => "the CPU has no state in the shootdown queue",
+        })
     }
 }
 
@@ -53,22 +58,30 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`OnlineError::AlreadyOnline`] if the CPU is online. Nothing has changed then.
+    /// Returns [`OnlineError::AlreadyOnline`] if the CPU is online, and [`OnlineError::NotPlaced`] if the CPU has
+    /// no state. Nothing has changed then.
     ///
     /// ```
     /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
-    /// use topomem_shootdown::{OnlineError, Shootdown, Tlb};
+    /// use topomem_shootdown::{CpuState, OnlineError, Shootdown, Tlb};
     /// # use topomem_percpu::Platform;
     ///
     /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
     ///
+    /// static STATE: CpuState = CpuState::new();
+    ///
     /// let pin = QUEUE.tlb().pin();
+    /// assert_eq!(QUEUE.cpu_online(&pin), Err(OnlineError::NotPlaced));
+    /// QUEUE.place(pin.cpu(), &STATE)?;
     /// QUEUE.cpu_online(&pin)?;
     /// assert_eq!(QUEUE.cpu_online(&pin), Err(OnlineError::AlreadyOnline));
-    /// # Ok::<(), OnlineError>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<WakersDue, OnlineError> {
         self.check_online(pin)?;
+        if !self.is_placed(pin.cpu()) {
+            return Err(OnlineError::NotPlaced);
+        }
         let state = self.state(pin.cpu());
         self.asids(pin).forget();
         // The CPU may have been lazy while offline. The flush below makes up for skipped
@@ -97,7 +110,7 @@ impl<T: Tlb> Shootdown<T> {
         Ok(self.wakers_due())
     }
 
-    /// Checks whether [`Shootdown::cpu_online`] would succeed on the pinned CPU.
+    /// Checks whether [`Shootdown::cpu_online`] would succeed on the pinned CPU once the CPU has its state.
     ///
     /// # Errors
     ///

@@ -2,12 +2,12 @@
 
 use core::fmt;
 
-use crossbeam_utils::CachePadded;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
-use topomem_percpu::{CpuId, CpuPin, MAX_CPUS};
+use topomem_percpu::{CpuId, CpuPin, CpuTable};
 
 use crate::asid::Asids;
 use crate::cpu::CpuState;
+use crate::cpu_states::{self, PlaceError, no_states};
 use crate::domain::{Domain, Kind};
 use crate::fault::FaultCell;
 use crate::waiters::Waiters;
@@ -18,31 +18,33 @@ pub const DEFAULT_THRESHOLD: u64 = 33;
 
 /// The TLB shootdown queue of a kernel.
 ///
-/// Every user of page tables joins with [`Shootdown::cpu_online`]. Address spaces are [`Domain`]s,
+/// Every user of page tables gets its state with [`Shootdown::place`] and joins with
+/// [`Shootdown::cpu_online`]. Address spaces are [`Domain`]s,
 /// and [`Shootdown::kernel`] is the domain of the mappings shared by all CPUs. A change of page
 /// tables is issued with [`Shootdown::invalidate`] and waited for through its
 /// [`Ticket`](crate::Ticket). The kernel calls [`Shootdown::on_ipi`] from its interrupt handler,
 /// [`Shootdown::poll`] in its spin loops, and [`Shootdown::wake_completed`] where wakers may run.
 ///
-/// The queue takes about 1 KiB a CPU, all of it zero at first but for a few words: made for a
-/// `static`. No method locks or allocates.
+/// The queue takes a word for each possible CPU, zero at first: made for a `static`. Each CPU that comes online has
+/// a [`CpuState`] of about 1 KiB. No method locks or allocates.
 ///
 /// ```
 /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
-/// use topomem_shootdown::{Shootdown, Tlb};
+/// use topomem_shootdown::{CpuState, Shootdown, Tlb};
 /// # use topomem_percpu::Platform;
 ///
 /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+/// static STATE: CpuState = CpuState::new();
 ///
-/// QUEUE.cpu_online(&QUEUE.tlb().pin())?;
+/// let pin = QUEUE.tlb().pin();
+/// QUEUE.place(pin.cpu(), &STATE)?;
+/// QUEUE.cpu_online(&pin)?;
 /// assert_eq!(QUEUE.kernel().cpus().len(), 1);
-/// # Ok::<(), topomem_shootdown::OnlineError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Shootdown<T: Tlb> {
     pub(crate) tlb: T,
-    pub(crate) cpus: [CpuState; MAX_CPUS],
-    /// The ASIDs of each CPU, used by the owner only.
-    asids: [CachePadded<Asids>; MAX_CPUS],
+    cpus: CpuTable<CpuState>,
     pub(crate) kernel: Domain,
     pub(crate) waiters: Waiters,
     threshold: AtomicU64,
@@ -56,8 +58,7 @@ impl<T: Tlb> Shootdown<T> {
     pub const fn new(tlb: T) -> Shootdown<T> {
         Shootdown {
             tlb,
-            cpus: [const { CpuState::new() }; MAX_CPUS],
-            asids: [const { CachePadded::new(Asids::new()) }; MAX_CPUS],
+            cpus: no_states(),
             kernel: Domain::of(Kind::Kernel),
             waiters: Waiters::new(),
             threshold: AtomicU64::new(DEFAULT_THRESHOLD),
@@ -71,8 +72,7 @@ impl<T: Tlb> Shootdown<T> {
     pub fn new(tlb: T) -> Shootdown<T> {
         Shootdown {
             tlb,
-            cpus: core::array::from_fn(|_| CpuState::new()),
-            asids: core::array::from_fn(|_| CachePadded::new(Asids::new())),
+            cpus: no_states(),
             kernel: Domain::of(Kind::Kernel),
             waiters: Waiters::new(),
             threshold: AtomicU64::new(DEFAULT_THRESHOLD),
@@ -126,19 +126,35 @@ impl<T: Tlb> Shootdown<T> {
         domain.members.find_from(0, Ordering::Acquire, |cpu| !self.state(cpu).is_lazy(domain.kind)).is_none()
     }
 
+    /// Gives `cpu` its state, for good, before the CPU comes online for the first time.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PlaceError`], with nothing changed.
+    pub fn place(&self, cpu: CpuId, state: &'static CpuState) -> Result<(), PlaceError> {
+        cpu_states::place(&self.cpus, cpu, state)
+    }
+
+    /// Returns whether `cpu` has a state.
+    pub fn is_placed(&self, cpu: CpuId) -> bool {
+        self.cpus.is_placed(cpu)
+    }
+
     /// Returns the counts of `cpu`, exact while the CPU is at rest.
     pub fn stats(&self, cpu: CpuId) -> Stats {
         self.state(cpu).counters.read()
     }
 
+    /// Returns the state of `cpu`. CPUs without a state of their own, none of which is or was online, share one:
+    /// no waiter reads what they publish there, and they have nothing to flush.
     #[inline]
     pub(crate) fn state(&self, cpu: CpuId) -> &CpuState {
-        &self.cpus[cpu.index()]
+        self.cpus.get(cpu)
     }
 
     #[inline]
     pub(crate) fn asids(&self, pin: &CpuPin) -> &Asids {
-        &self.asids[pin.cpu().index()]
+        &self.state(pin.cpu()).asids
     }
 
     /// Breaks one mechanism, or restores all, for tests expected to fail.

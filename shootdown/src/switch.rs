@@ -47,6 +47,8 @@ impl<T: Tlb> Shootdown<T> {
     /// static SPACE: Domain = Domain::new();
     ///
     /// let pin = QUEUE.tlb().pin();
+    /// # static STATE: topomem_shootdown::CpuState = topomem_shootdown::CpuState::new();
+    /// QUEUE.place(pin.cpu(), &STATE)?;
     /// QUEUE.cpu_online(&pin)?;
     /// let load_root = |_| SwitchFlushed::Yes; // write CR3
     /// // SAFETY: `SPACE` lives for ever, and the machine has no page tables.
@@ -55,7 +57,7 @@ impl<T: Tlb> Shootdown<T> {
     /// // SAFETY: as above.
     /// unsafe { QUEUE.deactivate(&pin, load_root) };
     /// assert!(SPACE.is_idle());
-    /// # Ok::<(), topomem_shootdown::OnlineError>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn activate(
         &self,
@@ -181,12 +183,14 @@ impl<T: Tlb> Shootdown<T> {
     /// static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
     ///
     /// let pin = QUEUE.tlb().pin();
+    /// # static STATE: topomem_shootdown::CpuState = topomem_shootdown::CpuState::new();
+    /// QUEUE.place(pin.cpu(), &STATE)?;
     /// QUEUE.cpu_online(&pin)?;
     /// // SAFETY: the CPU halts, and touches no address with changing mappings.
     /// unsafe { QUEUE.enter_lazy(&pin, Lazy::Idle) };
     /// // ... halt until the next interrupt ...
     /// QUEUE.leave_lazy(&pin);
-    /// # Ok::<(), topomem_shootdown::OnlineError>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn enter_lazy(&self, pin: &CpuPin, lazy: Lazy) {
         self.state(pin.cpu()).set_lazy(lazy);

@@ -110,6 +110,7 @@ fn allocations(prepare: impl FnOnce(&Queue), steps: impl FnOnce(&'static Queue, 
     let domain: &'static Domain = Box::leak(Box::new(Domain::new()));
     for index in 0..2 {
         let pin = run_as(index);
+        assert!(queue.place(pin.cpu(), Box::leak(Box::default())).is_ok());
         queue.cpu_online(&pin).unwrap();
         // SAFETY: the domain lives for ever.
         unsafe { queue.activate(&pin, domain, |_| SwitchFlushed::Yes) };

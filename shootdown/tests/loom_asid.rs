@@ -3,6 +3,8 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used)]
 
+mod loom_states;
+
 use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::ptr::NonNull;
@@ -185,6 +187,7 @@ fn world(features: TlbFeatures) -> Arc<World> {
         spaces: std::array::from_fn(|_| Domain::new()),
         completed: std::array::from_fn(|_| AtomicBool::new(false)),
     });
+    loom_states::place(&world.queue, CPUS);
     for index in 0..CPUS {
         world.queue.cpu_online(&run_as(index)).unwrap();
     }

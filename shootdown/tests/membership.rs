@@ -7,7 +7,7 @@ mod machine;
 use std::sync::atomic::Ordering;
 
 use machine::*;
-use topomem_shootdown::{Invalidation, Lazy, OfflineError, OnlineError, SwitchFlushed};
+use topomem_shootdown::{CpuState, Invalidation, Lazy, OfflineError, OnlineError, PlaceError, SwitchFlushed};
 
 #[test]
 fn a_lazy_cpu_is_skipped_and_catches_up() {
@@ -127,4 +127,22 @@ fn going_online_flushes_everything() {
     queue.tlb().access(0, 0);
     queue.cpu_online(&pin).unwrap();
     assert_eq!(queue.tlb().cached(1, 0, 0), None);
+}
+
+#[test]
+fn a_cpu_has_one_state_and_a_state_one_cpu() {
+    let queue = offline_queue();
+    let states: [&'static CpuState; 2] = [forever(CpuState::new()), forever(CpuState::new())];
+    // The machine's CPUs have their states, which these two are beyond.
+    let [first, second] = [cpu(CPUS), cpu(CPUS + 1)];
+    assert_eq!(queue.cpu_online(&run_as(CPUS)), Err(OnlineError::NotPlaced));
+    assert_eq!(queue.place(first, states[0]), Ok(()));
+    assert_eq!(queue.place(second, states[0]), Err(PlaceError::StateInUse));
+    assert_eq!(queue.place(first, states[1]), Err(PlaceError::CpuHasState));
+    assert_eq!((queue.is_placed(first), queue.is_placed(second)), (true, false));
+    assert_eq!(queue.place(second, states[1]), Ok(()), "a refused state can serve elsewhere");
+    // A CPU without a state has counted nothing, and may be interrupted.
+    let _ = queue.on_ipi(&run_as(CPUS + 2));
+    assert_eq!(queue.stats(first).ipis_received, 0);
+    assert!(queue.stats(cpu(CPUS + 2)).ipis_received >= 1, "CPUs without a state share one");
 }

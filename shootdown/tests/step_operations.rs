@@ -151,6 +151,7 @@ impl Scene {
             count: Arc::default(),
         };
         for cpu in 0..CPUS {
+            assert!(on(cpu, |pin| queue.place(pin.cpu(), Box::leak(Box::default()))).is_ok());
             on(cpu, |pin| queue.cpu_online(pin)).unwrap();
             scene.enter(cpu);
         }

@@ -108,12 +108,17 @@ fn heed(queue: &Queue, due: WakersDue) {
 
 /// A queue without CPUs.
 fn machine() -> Box<Queue> {
-    Box::new(Shootdown::new(Machine {
+    let queue = Box::new(Shootdown::new(Machine {
         entry: AtomicU64::new(0),
         cached: [const { AtomicU64::new(NOTHING) }; CPUS],
         raised: [const { AtomicBool::new(false) }; CPUS],
         here: AtomicUsize::new(0),
-    }))
+    }));
+    for index in 0..CPUS {
+        let cpu = CpuId::new(index).unwrap();
+        assert!(queue.place(cpu, Box::leak(Box::default())).is_ok());
+    }
+    queue
 }
 
 /// All CPUs are online, CPU 1 in `domain`, and it alone has the page cached.

@@ -183,6 +183,7 @@ impl<P: Machine> Discovered<P> {
             return Err(BootError::TooMuchMemory);
         }
         service.frames.cpu_online(pin).map_err(|error| BootError::Cpu(OnlineError::Frames(error)))?;
+        service.place_cpu(pin).map_err(BootError::Cpu)?;
         service.advance(stage::FRAMES);
         Ok(WithFrames { service })
     }

@@ -74,11 +74,13 @@ impl<P: Machine> MemoryService<P> {
         let kernel = kernel.ok_or(OnlineError::NotBooted)?;
         self.shootdown.check_online(pin).map_err(OnlineError::Shootdown)?;
         self.frames.cpu_online(pin).map_err(OnlineError::Frames)?;
-        if let Some(heap) = self.heap()
-            && heap.heap().cpu_online(pin).is_err()
-        {
+        let placed = self.place_cpu(pin).and_then(|()| match self.heap() {
+            Some(heap) => heap.heap().cpu_online(pin).map_err(|_| OnlineError::OutOfMemory),
+            None => Ok(()),
+        });
+        if let Err(error) = placed {
             self.frames.cpu_offline(pin);
-            return Err(OnlineError::OutOfMemory);
+            return Err(error);
         }
         self.platform.load_root(kernel.table.root());
         // The CPU asks again for due wakers when it looks for work.

@@ -1,6 +1,7 @@
 //! The service: the entry point to everything.
 
 mod boot;
+mod cpu_area;
 pub(crate) mod frame_memory;
 mod lifecycle;
 mod meminfo;

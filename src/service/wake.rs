@@ -10,16 +10,16 @@
 use core::task::Waker;
 
 use atomic_waker::AtomicWaker;
-use crossbeam_utils::CachePadded;
 use topomem_percpu::sync::atomic::{AtomicBool, Ordering, fence};
-use topomem_percpu::{AtomicCpuSet, CpuId, CpuPin, CpuSet, MAX_CPUS};
+use topomem_percpu::{AtomicCpuSet, CpuId, CpuPin, CpuSet, CpuTable};
 use topomem_shootdown::WakersDue;
 
 use super::MemoryService;
 use crate::Machine;
 
-/// One CPU's service task.
-struct TaskSlot {
+/// One CPU's service task, on a cache line of its own.
+#[repr(align(128))]
+pub(super) struct TaskSlot {
     /// The task has work that it has not been woken for.
     due: AtomicBool,
     /// The task's waker while the task sleeps. A take that meets a registration under way, which it
@@ -29,14 +29,25 @@ struct TaskSlot {
 
 impl TaskSlot {
     #[cfg(not(loom))]
-    const fn new() -> TaskSlot {
+    pub const fn new() -> TaskSlot {
+        TaskSlot { due: AtomicBool::new(false), waker: AtomicWaker::new() }
+    }
+
+    /// The same (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    pub fn new() -> TaskSlot {
         TaskSlot { due: AtomicBool::new(false), waker: AtomicWaker::new() }
     }
 }
 
+/// The slot of the CPUs that have none: nothing uses its fields.
+#[cfg(not(loom))]
+static NO_TASK: TaskSlot = TaskSlot::new();
+
 /// The service tasks' wakers, and which are due.
 pub(super) struct TaskWakers {
-    slots: [CachePadded<TaskSlot>; MAX_CPUS],
+    /// A CPU without a slot runs no task yet.
+    slots: CpuTable<TaskSlot>,
     /// A task has work, whichever CPU's.
     any_due: AtomicBool,
     /// The CPUs that have an abandoned space active: there is work once they leave it.
@@ -47,16 +58,29 @@ impl TaskWakers {
     #[cfg(not(loom))]
     pub const fn new() -> TaskWakers {
         TaskWakers {
-            slots: [const { CachePadded::new(TaskSlot::new()) }; MAX_CPUS],
+            slots: CpuTable::new(&NO_TASK),
             any_due: AtomicBool::new(false),
             leavers: AtomicCpuSet::new(),
         }
     }
 
-    /// Notes that `cpu`'s task has work.
+    /// Gives `cpu` its slot.
+    ///
+    /// # Errors
+    ///
+    /// The slot comes back if the CPU has one already.
+    pub fn place(&self, cpu: CpuId, slot: &'static TaskSlot) -> Result<(), &'static TaskSlot> {
+        self.slots.place(cpu, slot)
+    }
+
+    fn slot(&self, cpu: CpuId) -> Option<&'static TaskSlot> {
+        self.slots.is_placed(cpu).then(|| self.slots.get(cpu))
+    }
+
+    /// Notes that `cpu`'s task has work; any CPU's, if that one has no task.
     pub fn note(&self, cpu: CpuId) {
         // Release pairs with the Acquire in `take`: whoever takes the note sees the work.
-        self.slots[cpu.index()].due.store(true, Ordering::Release);
+        self.slot(cpu).map_or(&self.any_due, |slot| &slot.due).store(true, Ordering::Release);
     }
 
     /// Notes that there is work for any CPU's task.
@@ -91,7 +115,8 @@ impl TaskWakers {
     /// Is there work that `cpu`'s task has not been woken for?
     pub fn is_due(&self, cpu: CpuId) -> bool {
         // Relaxed: a hint. Who acts on it looks again.
-        self.slots[cpu.index()].due.load(Ordering::Relaxed) || self.any_due.load(Ordering::Relaxed)
+        self.slot(cpu).is_some_and(|slot| slot.due.load(Ordering::Relaxed))
+            || self.any_due.load(Ordering::Relaxed)
     }
 
     /// Takes the notes that concern `cpu`'s task; false where there was none.
@@ -100,18 +125,22 @@ impl TaskWakers {
             return false;
         }
         // Acquire pairs with the Release in `note`. Both are taken: no short circuit.
-        self.slots[cpu.index()].due.swap(false, Ordering::Acquire)
+        self.slot(cpu).is_some_and(|slot| slot.due.swap(false, Ordering::Acquire))
             | self.any_due.swap(false, Ordering::Acquire)
     }
 
     /// Has `waker` called when `cpu`'s task has work from now on.
     pub fn register(&self, cpu: CpuId, waker: &Waker) {
-        self.slots[cpu.index()].waker.register(waker);
+        match self.slot(cpu) {
+            Some(slot) => slot.waker.register(waker),
+            // Nothing would wake a task of a CPU that never came online: it looks again at once.
+            None => waker.wake_by_ref(),
+        }
     }
 
     /// Wakes `cpu`'s task, if it sleeps; how many that were.
     pub fn wake(&self, cpu: CpuId) -> usize {
-        match self.slots[cpu.index()].waker.take() {
+        match self.slot(cpu).and_then(|slot| slot.waker.take()) {
             Some(waker) => {
                 waker.wake();
                 1

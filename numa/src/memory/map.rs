@@ -71,8 +71,8 @@ impl core::error::Error for MapFull {}
 /// both claim a frame, the reservation wins. The first 1 MiB is always reserved. Addresses beyond
 /// the CPU's width ([`MemoryMap::limit_addresses`]) are left out.
 ///
-/// Fixed size (about 225 KiB), no heap: meant for a `static`, and usable before there is any
-/// allocator.
+/// Fixed size (about 225 KiB, all zero at first), no heap: meant for a `static` in `.bss`, and usable before there
+/// is any allocator.
 ///
 /// ```
 /// use topomem_numa::{MemoryMap, MemoryRange, Topology};
@@ -93,7 +93,9 @@ pub struct MemoryMap {
     usable: ArrayVec<MemoryRange, USABLE>,
     /// Sorted by start, on frame boundaries; may overlap if the names differ.
     reserved: ArrayVec<ReservedRegion, RESERVED>,
-    address_bits: AddressBits,
+    /// What [`MemoryMap::limit_addresses`] set. `None` for the most that there can be, so that a new map is all
+    /// zero and lies in `.bss`.
+    address_bits: Option<AddressBits>,
     beyond: Option<BeyondAddressBits>,
 }
 
@@ -104,7 +106,7 @@ impl MemoryMap {
         MemoryMap {
             usable: ArrayVec::new_const(),
             reserved: ArrayVec::new_const(),
-            address_bits: AddressBits::MOST,
+            address_bits: None,
             beyond: None,
         }
     }
@@ -125,7 +127,7 @@ impl MemoryMap {
     /// # Ok::<(), topomem_numa::MapFull>(())
     /// ```
     pub fn limit_addresses(&mut self, bits: AddressBits) {
-        self.address_bits = bits;
+        self.address_bits = Some(bits);
         while let Some(&last) = self.usable.last().filter(|last| last.end > bits.end()) {
             self.usable.pop();
             // There is room: it had some before.
@@ -141,7 +143,7 @@ impl MemoryMap {
 
     /// Returns the addressable part of a range, and records the rest.
     fn cut(&mut self, range: MemoryRange) -> Option<MemoryRange> {
-        let bits = self.address_bits;
+        let bits = self.address_bits.unwrap_or_default();
         if let Some(beyond) = MemoryRange::new(range.start.max(bits.end()), range.end) {
             let known = self.beyond.map_or(beyond, |known| known.range);
             let range = MemoryRange { start: known.start.min(beyond.start), end: known.end.max(beyond.end) };

@@ -423,6 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic; no unsafe code")]
     fn an_entry_says_what_was_recorded() {
         let homes = (0..crate::MAX_NODES).filter_map(NodeId::new);
         let large = homes.flat_map(|home| RunLength::all().map(move |length| LargeRun { length, home }));

@@ -2,6 +2,9 @@
 //! forgets nothing by itself, and interrupts that stay raised until the model delivers them.
 #![allow(dead_code, clippy::unwrap_used)]
 
+#[path = "../loom_states/mod.rs"]
+mod loom_states;
+
 use std::cell::Cell;
 use std::ptr::NonNull;
 
@@ -113,6 +116,7 @@ pub fn queue(cpus: usize) -> Arc<Queue> {
         nest: 0.into(),
         queue: std::ptr::null_mut::<Queue>().into(),
     }));
+    loom_states::place(&queue, cpus);
     for index in 0..cpus {
         queue.cpu_online(&run_as(index)).unwrap();
     }

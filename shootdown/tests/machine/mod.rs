@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
 use topomem_shootdown::{
-    Asid, PageRange, PageSize, RootLoad, Shootdown, SwitchFlushed, Ticks, Tlb, TlbFeatures, Unresponsive,
-    VirtAddr,
+    Asid, CpuState, PageRange, PageSize, RootLoad, Shootdown, SwitchFlushed, Ticks, Tlb, TlbFeatures,
+    Unresponsive, VirtAddr,
 };
 
 #[allow(unused_imports, reason = "not every program of tests takes every step")]
@@ -158,6 +158,9 @@ pub fn offline_queue() -> &'static Queue {
         itself: Mutex::new(None),
     };
     let queue: &'static Queue = forever(Shootdown::new(machine));
+    for index in 0..CPUS {
+        assert!(queue.place(cpu(index), forever(CpuState::new())).is_ok());
+    }
     *queue.tlb().itself.lock().unwrap() = Some(queue);
     queue
 }

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
-use topomem_shootdown::{Invalidation, PageSize, Shootdown, Ticket, Ticks, Tlb, Unresponsive, VirtAddr};
+use topomem_shootdown::{CpuState, Invalidation, PageSize, Shootdown, Ticket, Ticks, Tlb, Unresponsive, VirtAddr};
 use x86_64::PhysAddr;
 use x86_64::instructions::tlb;
 
@@ -56,13 +56,16 @@ unsafe impl Tlb for Kernel {
 }
 
 pub static QUEUE: Shootdown<Kernel> = Shootdown::new(Kernel);
+static STATES: [CpuState; cpu::MAX_CPUS] = [const { CpuState::new() }; cpu::MAX_CPUS];
 
 pub fn boot(machine: &Machine) {
     pages::init(machine);
 }
 
 pub fn cpu_online() {
-    must("shootdown", QUEUE.cpu_online(&Kernel.pin()));
+    let pin = Kernel.pin();
+    must("shootdown", QUEUE.place(pin.cpu(), &STATES[pin.cpu().index()]));
+    must("shootdown", QUEUE.cpu_online(&pin));
 }
 
 pub fn cpu_offline() {
