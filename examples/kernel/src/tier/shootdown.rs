@@ -3,7 +3,9 @@
 use core::ptr::NonNull;
 
 use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
-use topomem_shootdown::{CpuState, Invalidation, PageSize, Shootdown, Ticket, Ticks, Tlb, Unresponsive, VirtAddr};
+use topomem_shootdown::{
+    CpuState, Invalidation, PageSize, Shootdown, Ticket, Ticks, Tlb, Unresponsive, VirtAddr,
+};
 use x86_64::PhysAddr;
 use x86_64::instructions::tlb;
 
