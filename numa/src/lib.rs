@@ -23,7 +23,7 @@ mod topology;
 pub use acpi;
 pub use memory::{
     AddressBits, BeyondAddressBits, BootAllocError, BootAllocator, FRAME_SIZE, LOW_MEMORY, MapFull,
-    MemoryMap, MemoryRange, Piece, Pieces, ReservedRegion,
+    MemoryMap, MemoryRange, Piece, Pieces, ReservedRegion, TableLevels,
 };
 pub use tables::{Diagnostic, FirmwareTables};
 #[cfg(feature = "acpi")]

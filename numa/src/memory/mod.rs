@@ -3,12 +3,14 @@
 mod bits;
 mod boot;
 mod map;
+mod page_tables;
 mod pieces;
 mod range;
 
 pub use bits::{AddressBits, BeyondAddressBits};
 pub use boot::{BootAllocError, BootAllocator};
 pub use map::{LOW_MEMORY, MapFull, MemoryMap, ReservedRegion};
+pub use page_tables::TableLevels;
 pub use pieces::{Piece, Pieces};
 pub(crate) use range::{ADDRESS_END, align_up};
 pub use range::{FRAME_SIZE, MemoryRange};
