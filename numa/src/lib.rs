@@ -32,4 +32,6 @@ pub use topology::{
     ApicId, CacheAssociativity, CacheWritePolicy, CpuEntry, Distance, MegabytesPerSecond, MemoryKind,
     MemorySideCache, NodeRange, Picoseconds, Topology,
 };
-pub use topomem_percpu::{CpuId, CpuPin, CpuSet, MAX_CPUS, MAX_NODES, NodeId, Order, PinGuard, Platform};
+pub use topomem_percpu::{
+    CpuId, CpuPin, CpuSet, MAX_CPUS, MAX_NODES, NodeId, Order, PinGuard, Platform, Saved,
+};

@@ -122,6 +122,6 @@ pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};
 pub use order::Order;
 pub use page_source::{NotInPlace, OutOfMemory, PageSource};
-pub use platform::{CpuPin, PinGuard, Platform};
+pub use platform::{CpuPin, PinGuard, Platform, Saved};
 pub use run_length::RunLength;
 pub use slab::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};

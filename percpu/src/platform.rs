@@ -12,6 +12,11 @@ use crate::CpuId;
 /// any.
 const SOME: u64 = 0x1000;
 
+/// What a kernel keeps from [`Platform::disable_migration`] for the matching [`Platform::enable_migration`]: an
+/// interrupt flag, say. It means nothing to topomem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Saved(pub usize);
+
 /// What a kernel supplies: which CPU runs, how to stay on it, and its direct map.
 ///
 /// Everything is monomorphised; nothing is resolved at link time. A kernel whose contexts never
@@ -29,6 +34,9 @@ const SOME: u64 = 0x1000;
 /// - `virt_to_phys` inverts `phys_to_virt`.
 pub unsafe trait Platform: Sync {
     /// Returns the executing CPU; valid with interrupts masked and in interrupt handlers.
+    ///
+    /// Before the kernel knows the number, the boot CPU is [`CpuId::BOOT`]. Any other CPU uses nothing of topomem
+    /// before it knows its number.
     fn current_cpu(&self) -> CpuId;
 
     /// Returns the address of the RAM byte at `addr` in the direct map, readable and writable.
@@ -37,7 +45,8 @@ pub unsafe trait Platform: Sync {
     /// Returns the address of the RAM byte that the direct map shows at `address`.
     ///
     /// By default for direct maps with one difference between addresses, as most kernels' are; others
-    /// replace it. A heap over frames calls it for each run of pages that it gives back.
+    /// replace it: it asks [`Platform::phys_to_virt`] about address 4096, whatever is there. A heap over frames calls it
+    /// for each run of pages that it gives back.
     #[inline]
     fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
         let shown = self.phys_to_virt(PhysAddr::new_truncate(SOME)).addr().get() as u64;
@@ -45,11 +54,18 @@ pub unsafe trait Platform: Sync {
     }
 
     /// Keeps the calling context on its CPU until the matching [`Platform::enable_migration`];
-    /// calls nest.
-    fn disable_migration(&self) {}
+    /// calls nest. The guard of [`Platform::pin`] keeps the returned value for that call.
+    ///
+    /// A kernel that preempts threads either counts, by one instruction on a count of the CPU's own that the handler
+    /// which preempts looks at; interrupts stay on. Or it masks interrupts, and returns the flag that it found.
+    fn disable_migration(&self) -> Saved {
+        Saved::default()
+    }
 
-    /// Ends the effect of the last [`Platform::disable_migration`] of this context.
-    fn enable_migration(&self) {}
+    /// Ends the effect of the last [`Platform::disable_migration`] of this context, which returned `saved`.
+    fn enable_migration(&self, saved: Saved) {
+        let _ = saved;
+    }
 
     /// Runs one turn of a spin loop; every lock and wait of topomem spins through here.
     ///
@@ -72,10 +88,10 @@ pub unsafe trait Platform: Sync {
     /// assert_eq!(pin.cpu(), Host.current_cpu());
     /// ```
     fn pin(&self) -> PinGuard<'_, Self> {
-        self.disable_migration();
+        let saved = self.disable_migration();
         // SAFETY: migration was just disabled, and stays so until the guard enables it.
         let pin = unsafe { CpuPin::new(self.current_cpu()) };
-        PinGuard { platform: self, pin }
+        PinGuard { platform: self, saved, pin }
     }
 }
 
@@ -89,12 +105,12 @@ unsafe impl<P: Platform + ?Sized> Platform for &P {
         (**self).phys_to_virt(addr)
     }
 
-    fn disable_migration(&self) {
-        (**self).disable_migration();
+    fn disable_migration(&self) -> Saved {
+        (**self).disable_migration()
     }
 
-    fn enable_migration(&self) {
-        (**self).enable_migration();
+    fn enable_migration(&self, saved: Saved) {
+        (**self).enable_migration(saved);
     }
 
     fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
@@ -137,6 +153,7 @@ impl CpuPin {
 #[derive(Debug)]
 pub struct PinGuard<'p, P: Platform + ?Sized> {
     platform: &'p P,
+    saved: Saved,
     pin: CpuPin,
 }
 
@@ -150,6 +167,6 @@ impl<P: Platform + ?Sized> Deref for PinGuard<'_, P> {
 
 impl<P: Platform + ?Sized> Drop for PinGuard<'_, P> {
     fn drop(&mut self) {
-        self.platform.enable_migration();
+        self.platform.enable_migration(self.saved);
     }
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground};
 use topomem_numa::{MemoryRange, Piece};
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, Platform, RunLength,
+    CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, Platform, RunLength, Saved,
 };
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
@@ -58,12 +58,13 @@ unsafe impl Platform for Threads {
     }
 
     #[inline(always)]
-    fn disable_migration(&self) {
+    fn disable_migration(&self) -> Saved {
         threads::enter();
+        Saved::default()
     }
 
     #[inline(always)]
-    fn enable_migration(&self) {
+    fn enable_migration(&self, _: Saved) {
         threads::leave();
     }
 }

@@ -3,7 +3,9 @@
 use core::ptr::NonNull;
 
 use topomem_numa::frames::{Frames, FramesConfig};
-use topomem_numa::{ApicId, BootAllocator, CpuId, MemoryMap, MemoryRange, Platform, Topology, find_tables};
+use topomem_numa::{
+    ApicId, BootAllocator, CpuId, MemoryMap, MemoryRange, Platform, Saved, Topology, find_tables,
+};
 use x86_64::PhysAddr;
 
 use crate::arch::cpu;
@@ -22,10 +24,11 @@ unsafe impl Platform for Kernel {
     fn phys_to_virt(&self, address: PhysAddr) -> NonNull<u8> {
         NonNull::new(at(address.as_u64())).unwrap_or(NonNull::dangling())
     }
-    fn disable_migration(&self) {
+    fn disable_migration(&self) -> Saved {
         cpu::preemption_off();
+        Saved::default()
     }
-    fn enable_migration(&self) {
+    fn enable_migration(&self, _: Saved) {
         cpu::preemption_on();
     }
 }

@@ -2,8 +2,11 @@
 
 use core::ptr::NonNull;
 
-use topomem_percpu::{CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform};
+use topomem_percpu::{
+    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform, Saved,
+};
 use x86_64::PhysAddr;
+use x86_64::instructions::interrupts;
 
 use crate::arch::cpu;
 use crate::machine::{Machine, at};
@@ -11,7 +14,7 @@ use crate::{must, pages};
 
 pub struct Kernel;
 
-// SAFETY: CPUs have dense numbers of their own; with preemption off only interrupt handlers come between; RAM is
+// SAFETY: CPUs have dense numbers of their own; with interrupts off nothing comes between; RAM is
 // mapped to itself.
 unsafe impl Platform for Kernel {
     fn current_cpu(&self) -> CpuId {
@@ -20,11 +23,15 @@ unsafe impl Platform for Kernel {
     fn phys_to_virt(&self, address: PhysAddr) -> NonNull<u8> {
         NonNull::new(at(address.as_u64())).unwrap_or(NonNull::dangling())
     }
-    fn disable_migration(&self) {
-        cpu::preemption_off();
+    fn disable_migration(&self) -> Saved {
+        let were_on = interrupts::are_enabled();
+        interrupts::disable();
+        Saved(were_on.into())
     }
-    fn enable_migration(&self) {
-        cpu::preemption_on();
+    fn enable_migration(&self, were_on: Saved) {
+        if were_on != Saved(false.into()) {
+            interrupts::enable();
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform};
+use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform, Saved};
 use topomem_shootdown::{
     CpuState, Invalidation, PageSize, Shootdown, Ticket, Ticks, Tlb, Unresponsive, VirtAddr,
 };
@@ -23,10 +23,11 @@ unsafe impl Platform for Kernel {
     fn phys_to_virt(&self, address: PhysAddr) -> NonNull<u8> {
         NonNull::new(at(address.as_u64())).unwrap_or(NonNull::dangling())
     }
-    fn disable_migration(&self) {
+    fn disable_migration(&self) -> Saved {
         cpu::preemption_off();
+        Saved::default()
     }
-    fn enable_migration(&self) {
+    fn enable_migration(&self, _: Saved) {
         cpu::preemption_on();
     }
 }
