@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use topomem::percpu::{MAX_CPUS, MAX_NODES, SizeClass};
-use topomem::{CpuId, Machine, NodeId, Topology};
+use topomem::{CpuId, NodeId, Platform, Topology};
 
 use super::super::failure;
 use super::super::memory_back::{Look, account, is_back, meet};
