@@ -9,7 +9,7 @@ use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::{CpuPin, CpuSet};
 
 use crate::domain::Kind;
-use crate::waiters::{Awaited, Registration};
+use crate::waiters::{Awaited, Expected, Registration};
 use crate::{Fault, Request, Shootdown, Ticket, Ticks, Tlb, Unresponsive};
 
 /// Whether a waker may have to be called. Returned by each function able to complete requests.
@@ -119,9 +119,20 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// Any context may ask, with locks held and in interrupt handlers too, to decide whether to
     /// call [`Shootdown::wake_completed`] soon. Cost: a full barrier and a load.
+    /// Interrupts the CPUs that halt until the executing CPU has answered ([`Tlb::halt_unless`]).
     #[inline]
     pub fn wakers_due(&self) -> WakersDue {
-        if self.waiters.any() { WakersDue::Perhaps } else { WakersDue::No }
+        let expected = self.waiters.any();
+        if expected.is_empty() { WakersDue::No } else { self.told(expected) }
+    }
+
+    /// Interrupts the CPUs that halt for the executing one. The rest is the caller's.
+    #[cold]
+    pub(crate) fn told(&self, expected: Expected) -> WakersDue {
+        if expected.has_halters() {
+            self.wake_halted();
+        }
+        if expected.has_wakers() { WakersDue::Perhaps } else { WakersDue::No }
     }
 
     /// Calls the wakers of futures able to proceed, and reports late CPUs. Returns the number of
@@ -139,7 +150,7 @@ impl<T: Tlb> Shootdown<T> {
     /// A slow tick must call the function, too, for the reports of late CPUs. Cost: a full barrier
     /// and a load if no future waits, else a look at each slot.
     pub fn wake_completed(&self, pin: &CpuPin) -> usize {
-        if !self.waiters.any() {
+        if !self.waiters.any().has_wakers() {
             return 0;
         }
         let mut called = 0;

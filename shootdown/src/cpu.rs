@@ -8,6 +8,7 @@ use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, O
 
 use crate::asid::Asids;
 use crate::domain::{Domain, Kind};
+use crate::halt::AwaitedCpu;
 use crate::stats::Counters;
 use crate::{Generation, Request};
 
@@ -70,6 +71,8 @@ pub struct CpuState {
     pub(crate) asids: CachePadded<Asids>,
     /// Is the state some CPU's? Two CPUs must not share one.
     pub(crate) is_placed: AtomicBool,
+    /// Whom the CPU's waiter halts for; written by the owner only.
+    pub(crate) awaited: CachePadded<AwaitedCpu>,
 }
 
 /// Returns the least lazy mode in which the CPU is lazy in domains of `kind`.
@@ -96,6 +99,7 @@ impl CpuState {
             counters: CachePadded::new(Counters::new()),
             asids: CachePadded::new(Asids::new()),
             is_placed: AtomicBool::new(false),
+            awaited: CachePadded::new(AwaitedCpu::nobody()),
         }
     }
 
@@ -113,6 +117,7 @@ impl CpuState {
             counters: CachePadded::new(Counters::new()),
             asids: CachePadded::new(Asids::new()),
             is_placed: AtomicBool::new(false),
+            awaited: CachePadded::new(AwaitedCpu::nobody()),
         }
     }
 

@@ -33,6 +33,8 @@ pub enum Fault {
     KeepSeen,
     /// Skip the second look after registering a waker.
     RegisterBlindly,
+    /// Halt without looking again.
+    HaltBlindly,
     /// Publish a generation at once, and flush for it with the next generation.
     FlushLater,
     /// Come online with translations from before.

@@ -84,6 +84,8 @@ impl<T: Tlb> Shootdown<T> {
     fn serve_polled(&self, pin: &CpuPin) {
         self.state(pin.cpu()).counters.polls_served.add(1);
         self.serve(pin);
+        // The interrupt tells of wakers. A CPU that halts may hold the lock that keeps it away.
+        let _ = self.wakers_due();
     }
 
     #[inline]
@@ -102,8 +104,38 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Flushes for the generations not yet seen by the CPU, in each domain used by the CPU.
-    #[inline]
+    // Always: an interrupt that misses one page of the space calls nothing, and saves no registers.
+    #[inline(always)]
     pub(crate) fn catch_up_all(&self, pin: &CpuPin) {
+        let state = self.state(pin.cpu());
+        if !self.catch_up_page(state) {
+            self.catch_up_domains(pin);
+        }
+    }
+
+    /// Does all that there is to do, if that is no more than one page of the space. The usual case.
+    #[inline(always)]
+    fn catch_up_page(&self, state: &CpuState) -> bool {
+        let published = &state.published;
+        // Relaxed here and below: this CPU wrote it.
+        let kernel = Generation(published.kernel.load(Ordering::Relaxed));
+        let active = published.active.load(Ordering::Relaxed);
+        // SAFETY: as in `catch_up_domains`.
+        let Some(domain) = (unsafe { active.as_ref() }) else { return false };
+        if kernel == Generation::NONE || kernel < self.kernel.log.newest() || self.flush_fault_is_active() {
+            return false;
+        }
+        let from = Generation(published.space.load(Ordering::Relaxed));
+        let to = domain.log.newest();
+        let Some(page) = self.single_page(domain, from, to) else { return false };
+        self.flush_single(state, page);
+        self.publish(&published.space, from, to);
+        true
+    }
+
+    /// The same for whatever there is to do.
+    #[inline(never)]
+    fn catch_up_domains(&self, pin: &CpuPin) {
         let state = self.state(pin.cpu());
         let published = &state.published;
         // Relaxed, here and below: this CPU wrote the words.
@@ -151,8 +183,7 @@ impl<T: Tlb> Shootdown<T> {
         match self.single_page(domain, from, to) {
             // Calls nothing, and therefore saves no registers.
             Some(page) if !self.flush_fault_is_active() => {
-                self.tlb.flush_page(page.start(), page.size());
-                count_pages(state, 1);
+                self.flush_single(state, page);
                 self.publish(state.seen(domain.kind), from, to);
             }
             _ => self.catch_up_slowly(state, domain, from, to),
@@ -164,11 +195,17 @@ impl<T: Tlb> Shootdown<T> {
     #[inline]
     fn single_page(&self, domain: &Domain, from: Generation, to: Generation) -> Option<PageRange> {
         // With nothing seen, the missed generation is the first, which the log does not contain.
-        if to.0 - from.0 != 1 {
+        if to.0.wrapping_sub(from.0) != 1 {
             return None;
         }
         // A threshold of 0 flushes everything.
         domain.log.read_pages(to).filter(|range| range.pages() == 1 && self.threshold() > 0)
+    }
+
+    #[inline]
+    fn flush_single(&self, state: &CpuState, page: PageRange) {
+        self.tlb.flush_page(page.start(), page.size());
+        count_pages(state, 1);
     }
 
     /// Returns whether an injected fault concerns flushing.

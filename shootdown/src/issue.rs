@@ -80,34 +80,33 @@ impl<T: Tlb> Shootdown<T> {
         // reads our generation after its barrier, or we see the CPU below as a busy member.
         fence(Ordering::SeqCst);
         // Acquire pairs with a leaving CPU's Release: a CPU not seen below has left.
-        let targets = if self.passes_all_by(cpu, domain, tables) {
-            Targets::None
-        } else {
-            self.tell(cpu, domain, tables, generation)
+        let done_below = match self.first_busy(cpu, domain, tables) {
+            None => ALL_DONE,
+            Some(first) => self.tell(cpu, domain, tables, generation, first),
         };
         own.counters.requests.add(1);
-        let done = if own.uses(domain) {
+        let own_is_done = if own.uses(domain) {
             // The own flush overlaps with the interrupts' travel.
             match tables {
                 Tables::Kept => self.catch_up_appended(own, domain, generation, generations, appended),
                 // Pages may name too little.
                 Tables::Freed => self.catch_up(own, domain),
             }
-            targets == Targets::None
+            true
         } else {
             // If a member by now, the CPU is in the middle of an interrupted switch, whose end
             // looks at the generation.
-            targets == Targets::None && !domain.members.contains(cpu, Ordering::Acquire)
+            !domain.members.contains(cpu, Ordering::Acquire)
         };
         let tables = if tables == Tables::Freed { request.tables } else { Generation::NONE };
-        let done_below = if done { ALL_DONE } else { 0 };
+        let done_below = if own_is_done { done_below } else { 0 };
         Ticket::new(self, domain, Request { generation, tables }, done_below, issued)
     }
 
-    /// Returns whether every other member is lazy, or no other member exists.
+    /// Returns the first other member that is not lazy. Counts the lazy members below that CPU.
     // A pass of its own, so a change beside idle CPUs costs little more than on a lone CPU.
     #[inline(always)]
-    fn passes_all_by(&self, own: CpuId, domain: &Domain, tables: Tables) -> bool {
+    fn first_busy(&self, own: CpuId, domain: &Domain, tables: Tables) -> Option<CpuId> {
         let mut lazy = 0;
         // Acquire, as in `issue`.
         let busy = domain.members.find_from(0, Ordering::Acquire, |cpu| {
@@ -118,34 +117,62 @@ impl<T: Tlb> Shootdown<T> {
             lazy += u64::from(is_lazy);
             !is_lazy
         });
-        if busy.is_none() && lazy > 0 {
+        if lazy > 0 {
             self.state(own).counters.elided_lazy.add(lazy);
         }
-        busy.is_none()
+        busy
     }
 
-    /// Broadcasts the generations up to `generation` by hardware, or interrupts the remaining
-    /// members. Returns whether a CPU is left to wait for.
+    /// Broadcasts the generations up to `generation` by hardware, or interrupts `first` and the members above
+    /// `first`. Returns the number below which all CPUs are done: [`ALL_DONE`] if no CPU is left to wait for.
     #[inline]
-    fn tell(&self, own: CpuId, domain: &Domain, tables: Tables, generation: Generation) -> Targets {
+    fn tell(
+        &self,
+        own: CpuId,
+        domain: &Domain,
+        tables: Tables,
+        generation: Generation,
+        first: CpuId,
+    ) -> usize {
         if let Some(limit) = self.tlb.features().broadcast_pages()
             && self.broadcast(own, domain, generation, limit)
         {
-            return Targets::None;
+            return ALL_DONE;
         }
-        self.interrupt(own, domain, tables)
+        self.interrupt(own, domain, tables, first)
     }
 
-    /// Interrupts each other member neither lazy nor already sent an interrupt. Returns whether a
-    /// CPU is left to wait for.
+    /// Interrupts `first`, which was found busy, and each other member above `first` neither lazy nor already
+    /// sent an interrupt. Members below `first` are lazy, or have left. Returns what [`Shootdown::tell`] does.
     // Not inlined, so a lone CPU saves no registers for the call.
     #[inline(never)]
-    fn interrupt(&self, own: CpuId, domain: &Domain, tables: Tables) -> Targets {
+    fn interrupt(&self, own: CpuId, domain: &Domain, tables: Tables, first: CpuId) -> usize {
+        // Acquire as in `issue`.
+        let more = domain.members.find_from(first.index() + 1, Ordering::Acquire, |cpu| cpu != own);
+        if more.is_some() {
+            return self.interrupt_all(own, domain, tables, first);
+        }
+        let counters = &self.state(own).counters;
+        self.fault.ask(first);
+        if self.state(first).mailbox.pending.swap(true, Ordering::AcqRel) {
+            // The interrupt on its way finds our generation: see `Mailbox::pending`.
+            counters.elided_pending.add(1);
+        } else {
+            counters.ipis_sent.add(1);
+            counters.ipi_sends.add(1);
+            self.tlb.send_ipi_to(first);
+        }
+        first.index()
+    }
+
+    /// The same for several CPUs.
+    #[inline(never)]
+    fn interrupt_all(&self, own: CpuId, domain: &Domain, tables: Tables, first: CpuId) -> usize {
         let mut send = CpuSet::EMPTY;
         let (mut targets, mut pending, mut lazy) = (0, 0, 0);
         let kind = domain.kind;
         // Acquire, as in `issue`.
-        domain.members.find_from(0, Ordering::Acquire, |cpu| {
+        domain.members.find_from(first.index(), Ordering::Acquire, |cpu| {
             // The issuer flushes below; or the issuer has interrupted a switch, whose end looks at
             // the generation.
             if cpu == own {
@@ -175,7 +202,7 @@ impl<T: Tlb> Shootdown<T> {
             counters.ipi_sends.add(1);
             self.tlb.send_ipi(&send);
         }
-        if targets > 0 { Targets::Some } else { Targets::None }
+        if targets > 0 { first.index() } else { ALL_DONE }
     }
 
     /// Interrupts each other member behind `request` without an interrupt on its way. The CPU with
@@ -203,11 +230,4 @@ impl<T: Tlb> Shootdown<T> {
             self.tlb.send_ipi(&send);
         }
     }
-}
-
-/// Whether remote CPUs have to act.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Targets {
-    None,
-    Some,
 }

@@ -122,6 +122,7 @@ mod domain_id;
 mod fault;
 mod features;
 mod generation;
+mod halt;
 mod handler;
 mod invalidation;
 mod issue;

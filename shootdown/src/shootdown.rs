@@ -10,6 +10,7 @@ use crate::cpu::CpuState;
 use crate::cpu_states::{self, PlaceError, no_states};
 use crate::domain::{Domain, Kind};
 use crate::fault::FaultCell;
+use crate::halt::Halted;
 use crate::waiters::Waiters;
 use crate::{Fault, Stats, Tlb};
 
@@ -47,6 +48,7 @@ pub struct Shootdown<T: Tlb> {
     cpus: CpuTable<CpuState>,
     pub(crate) kernel: Domain,
     pub(crate) waiters: Waiters,
+    pub(crate) halted: Halted,
     threshold: AtomicU64,
     pub(crate) fault: FaultCell,
 }
@@ -61,6 +63,7 @@ impl<T: Tlb> Shootdown<T> {
             cpus: no_states(),
             kernel: Domain::of(Kind::Kernel),
             waiters: Waiters::new(),
+            halted: Halted::new(),
             threshold: AtomicU64::new(DEFAULT_THRESHOLD),
             fault: FaultCell::new(),
         }
@@ -75,6 +78,7 @@ impl<T: Tlb> Shootdown<T> {
             cpus: no_states(),
             kernel: Domain::of(Kind::Kernel),
             waiters: Waiters::new(),
+            halted: Halted::new(),
             threshold: AtomicU64::new(DEFAULT_THRESHOLD),
             fault: FaultCell::new(),
         }

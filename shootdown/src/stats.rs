@@ -103,6 +103,8 @@ counters! {
     ipis_resent,
     /// Calls of the interrupt handler, spurious ones included.
     ipis_received,
+    /// Times a waiter halted, or was about to.
+    halts,
     /// Requests found by polling instead of by interrupt.
     polls_served,
     /// Times the TLB was flushed as a whole (non-global entries or all).

@@ -10,13 +10,13 @@ use topomem_percpu::{CpuId, CpuPin, CpuSet, MAX_CPUS};
 
 use crate::cpu::{CpuState, Mailbox};
 use crate::domain::{Domain, Kind};
-use crate::{Completion, Fault, Request, Shootdown, Ticks, Tlb, Unresponsive};
+use crate::{Completion, Fault, Generation, Request, Shootdown, Ticks, Tlb, Unresponsive};
 
 /// The first CPU number of a ticket without CPUs left to wait for: above every number.
 pub(crate) const ALL_DONE: usize = usize::MAX;
 
 /// Number of turns a waiter spins before looking at the clock.
-const TURNS: u32 = 64;
+const TURNS: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// An issued invalidation. Until the ticket completes, CPUs may use the old translations, and the
 /// frames behind them must not be freed.
@@ -154,6 +154,38 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     #[inline(never)]
     fn block_for_others(&mut self, pin: &CpuPin) {
         let own = self.queue.state(pin.cpu());
+        if !self.spin_for_first(&own.mailbox) {
+            return self.block_for_long(pin);
+        }
+        self.done_by_all(own);
+    }
+
+    /// Spins until the first CPU that may be late has answered, and says whether all others have, too.
+    ///
+    /// It looks at no membership, which would only be needed if the CPU had not published the generation:
+    /// who was no member when the request was issued, or has left since, is done, whatever it has published.
+    #[inline(always)]
+    fn spin_for_first(&self, mailbox: &Mailbox) -> bool {
+        let (queue, domain, kind) = (self.queue, self.domain, self.domain.kind);
+        let Some(first) = CpuId::new(self.done_below) else { return false };
+        let mut turns = TURNS;
+        while !queue.has_published(first, kind, self.request.generation) {
+            // Relaxed as in `poll`.
+            if turns == 0 || mailbox.pending.load(Ordering::Relaxed) {
+                return false;
+            }
+            turns -= 1;
+            hint::spin_loop();
+        }
+        let is_late = |cpu| !queue.is_satisfied(cpu, kind, &self.request);
+        // Acquire as in `is_done_by`, whose other half is the closure.
+        domain.members.find_from(first.index() + 1, Ordering::Acquire, is_late).is_none()
+    }
+
+    // Apart, so that a wait for CPUs that answer at once saves no registers for it.
+    #[inline(never)]
+    fn block_for_long(&mut self, pin: &CpuPin) {
+        let own = self.queue.state(pin.cpu());
         let (mut reminders, mut flushed) = (None, None);
         while !self.spin(&own.mailbox, flushed) {
             if !self.queue.fault_is_active(Fault::WaitWithoutPolling) {
@@ -163,8 +195,14 @@ impl<'s, T: Tlb> Ticket<'s, T> {
                 }
             }
             reminders = Some(self.remind(pin, reminders));
+            self.halt_if_long(pin);
         }
-        // A CPU stays done, and no further CPU has to do the work flushed here.
+        self.done_by_all(own);
+    }
+
+    /// Ends a wait. A CPU stays done, and no further CPU has to do the work flushed here.
+    #[inline]
+    fn done_by_all(&mut self, own: &CpuState) {
         self.done_below = MAX_CPUS;
         self.count(own);
     }
@@ -327,7 +365,7 @@ impl<T: Tlb> Shootdown<T> {
     /// the generation read afterwards belongs to the CPU's next domain, the CPU has left this
     /// domain.
     #[inline]
-    fn is_done_by(&self, domain: &Domain, request: &Request, cpu: CpuId) -> bool {
+    pub(crate) fn is_done_by(&self, domain: &Domain, request: &Request, cpu: CpuId) -> bool {
         !domain.members.contains(cpu, Ordering::Acquire) || self.is_satisfied(cpu, domain.kind, request)
     }
 
@@ -335,6 +373,14 @@ impl<T: Tlb> Shootdown<T> {
     #[inline]
     pub(crate) fn is_satisfied(&self, cpu: CpuId, kind: Kind, request: &Request) -> bool {
         self.fault.answered(cpu).unwrap_or_else(|| self.state(cpu).satisfies(kind, request))
+    }
+
+    /// Returns whether `cpu`, a member of a domain of `kind`, has published `generation`. A lazy CPU need not have.
+    #[inline]
+    fn has_published(&self, cpu: CpuId, kind: Kind, generation: Generation) -> bool {
+        // Acquire as in `CpuState::satisfies`.
+        let published = || Generation(self.state(cpu).seen(kind).load(Ordering::Acquire)) >= generation;
+        self.fault.answered(cpu).unwrap_or_else(published)
     }
 
     /// Reports an unresponsive CPU.

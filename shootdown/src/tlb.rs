@@ -63,7 +63,8 @@ pub enum SwitchFlushed {
 /// - [`Tlb::features`] returns the same value on all CPUs and at each call, from before the first
 ///   CPU comes online. The methods of each offered feature are implemented. The queue calls them
 ///   only if the feature is offered.
-/// - [`Tlb::send_ipi`] makes each named CPU call [`Shootdown::on_ipi`](crate::Shootdown::on_ipi)
+/// - [`Tlb::send_ipi`] and [`Tlb::send_ipi_to`] make each named CPU call
+///   [`Shootdown::on_ipi`](crate::Shootdown::on_ipi)
 ///   after every store before the call is visible to the named CPU: a full barrier stands before
 ///   the write to the interrupt controller. (On x86 an ICR write by MMIO is ordered by itself.
 ///   `WRMSR` to an x2APIC is not, neither by itself nor by a preceding locked instruction, and
@@ -127,6 +128,32 @@ pub unsafe trait Tlb: Platform {
     /// (multicast, shorthand). `to` is never empty and never contains the caller.
     fn send_ipi(&self, to: &CpuSet);
 
+    /// Interrupts `cpu`, never the caller: as [`Tlb::send_ipi`], for the sake of machines that address one CPU
+    /// with less work than a set.
+    #[inline]
+    fn send_ipi_to(&self, cpu: CpuId) {
+        self.send_ipi(&CpuSet::of(cpu));
+    }
+
+    /// Returns how long a waiter spins before it halts its CPU by [`Tlb::halt_unless`], or `None` if it cannot
+    /// halt here and now: interrupts are masked, or the machine never halts (unless implemented).
+    ///
+    /// Halting is worth its interrupts if there may be more CPUs than run at the same time, as with virtual ones: a
+    /// waiter that spins takes its processor from the CPUs that it waits for.
+    #[inline]
+    fn spin_limit(&self) -> Option<Ticks> {
+        None
+    }
+
+    /// Halts the executing CPU until the CPU has served an interrupt, unless `done` returns true. `done` is asked
+    /// with interrupts masked, and no interrupt comes unseen between the answer and the halt (on x86 `STI; HLT`). Any interrupt may end the halt, and a slow tick should.
+    ///
+    /// Called only right after [`Tlb::spin_limit`] has returned a limit. Returns at once unless implemented.
+    #[inline]
+    fn halt_unless(&self, done: impl FnOnce() -> bool) {
+        let _ = done;
+    }
+
     /// Returns the time since an arbitrary start, for latencies and for [`Tlb::patience`]. The
     /// clock is monotonic across CPUs up to small steps.
     fn now(&self) -> Ticks;
@@ -183,6 +210,19 @@ unsafe impl<T: Tlb + ?Sized> Tlb for &T {
 
     fn send_ipi(&self, to: &CpuSet) {
         (**self).send_ipi(to);
+    }
+
+    #[inline]
+    fn send_ipi_to(&self, cpu: CpuId) {
+        (**self).send_ipi_to(cpu);
+    }
+
+    fn spin_limit(&self) -> Option<Ticks> {
+        (**self).spin_limit()
+    }
+
+    fn halt_unless(&self, done: impl FnOnce() -> bool) {
+        (**self).halt_unless(done);
     }
 
     fn now(&self) -> Ticks {

@@ -157,9 +157,36 @@ struct Taken {
     report_after: Ticks,
 }
 
+/// One CPU that halts, in [`Waiters::registered`]: above all slots.
+const HALTER: usize = 1 << 16;
+const _: () = assert!(WAITERS < HALTER);
+
+/// Who waits for a CPU to answer, and must be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Expected(usize);
+
+impl Expected {
+    /// Does nobody?
+    #[inline]
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Are there wakers?
+    pub(crate) fn has_wakers(self) -> bool {
+        !self.0.is_multiple_of(HALTER)
+    }
+
+    /// Are there CPUs that halt?
+    pub(crate) fn has_halters(self) -> bool {
+        self.0 >= HALTER
+    }
+}
+
 /// All registered wakers.
 pub(crate) struct Waiters {
-    /// Number of slots possibly in use: a hint to save the look at the slots.
+    /// Number of slots possibly in use, a hint to save the look at the slots; and the number of halted CPUs times
+    /// [`HALTER`].
     registered: AtomicUsize,
     slots: [Slot; WAITERS],
 }
@@ -235,13 +262,23 @@ impl Waiters {
         Some(taken)
     }
 
-    /// Returns whether any waker is registered. The full barrier pairs with the barrier of
-    /// `Completion::poll`: a future whose registration is not seen here sees everything published
-    /// before by this CPU.
+    /// Returns who waits: registered wakers, and halted CPUs. The full barrier pairs with the barrier of
+    /// `Completion::poll` and of `Ticket::halt_if_long`: a future whose registration, or a waiter whose halt, is
+    /// not seen here sees everything published before by this CPU.
     #[inline]
-    pub(crate) fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> Expected {
         fence(Ordering::SeqCst);
-        self.registered.load(Ordering::Relaxed) != 0
+        Expected(self.registered.load(Ordering::Relaxed))
+    }
+
+    /// A CPU is about to halt. Relaxed: its full barrier follows.
+    pub(crate) fn halter_came(&self) {
+        self.registered.fetch_add(HALTER, Ordering::Relaxed);
+    }
+
+    /// It halts no more.
+    pub(crate) fn halter_went(&self) {
+        self.registered.fetch_sub(HALTER, Ordering::Relaxed);
     }
 
     /// Returns the registrations of this moment, with their conditions.

@@ -46,8 +46,9 @@ fn answer(queue: &Queue) {
     }
 }
 
-/// CPU 0 awaits a change of the domain, or of the kernel's where there is none, while CPU 1 does
-/// `step`.
+/// CPU 2 awaits a change of the domain, or of the kernel's where there is none, while CPU 1 does
+/// `step`. CPU 0, where it is concerned, comes before CPU 1 in the order of waiting: lazy CPUs below the
+/// first busy one are not waited for.
 fn awaited_beside(
     prepare: fn(&Queue, &Domain),
     kernels: bool,
@@ -58,7 +59,7 @@ fn awaited_beside(
         let queue = queue(3);
         let domain = Arc::new(Domain::new());
         prepare(&queue, &domain);
-        run_as(0);
+        run_as(2);
         let target = {
             let (queue, domain) = (queue.clone(), domain.clone());
             thread::spawn(move || {
@@ -72,18 +73,18 @@ fn awaited_beside(
         let waker = Waker::from(count.clone());
         let mut context = Context::from_waker(&waker);
         let changed = if kernels { queue.kernel() } else { &*domain };
-        let mut future = pin!(change(&queue, 0, changed, 0).into_future());
-        // CPU 2 answers at once. Where it is a member, the ticket waits for more than lazy CPUs, and
+        let mut future = pin!(change(&queue, 2, changed, 0).into_future());
+        // CPU 0 answers at once. Where it is a member, the ticket waits for more than lazy CPUs, and
         // is not complete from the start.
-        deliver(&queue, 2);
-        run_as(0);
+        deliver(&queue, 0);
+        run_as(2);
         let mut pending = future.as_mut().poll(&mut context).is_pending();
         if pending && count.0.swap(0, Ordering::Relaxed) > 0 {
             pending = future.as_mut().poll(&mut context).is_pending();
         }
         target.join().unwrap();
         answer(&queue);
-        run_as(0);
+        run_as(2);
         while pending {
             assert_ne!(count.0.swap(0, Ordering::Relaxed), 0, "a wake-up was lost");
             pending = future.as_mut().poll(&mut context).is_pending();
@@ -99,14 +100,14 @@ fn entered(queue: &Queue, domain: &Domain) {
 
 fn lazy(queue: &Queue, domain: &Domain) {
     enter(queue, 1, domain);
-    enter(queue, 2, domain);
+    enter(queue, 0, domain);
     // SAFETY: the model touches nothing on CPU 1 until it leaves.
     unsafe { queue.enter_lazy(&run_as(1), Lazy::Idle) };
 }
 
 fn offline(queue: &Queue, _: &Domain) {
     // As if it had been asked, and its interrupt been lost.
-    let _ = queue.invalidate(&run_as(0), queue.kernel(), invalidation(1)).detach();
+    let _ = queue.invalidate(&run_as(2), queue.kernel(), invalidation(1)).detach();
     // SAFETY: the model touches nothing on CPU 1 until it is online again.
     let _ = unsafe { queue.cpu_offline(&run_as(1)) }.unwrap();
     queue.tlb().ipi[1].store(false, Ordering::Relaxed);
@@ -142,7 +143,7 @@ fn come_online(queue: &Queue, _: &Domain) -> WakersDue {
 }
 
 fn go_offline(queue: &Queue, _: &Domain) -> WakersDue {
-    // So that CPU 0 comes before us, too: each flush of its model yields to us.
+    // So that CPU 2 comes before us, too: each flush of its model yields to us.
     (0..4).for_each(|_| thread::yield_now());
     // SAFETY: the model touches nothing on CPU 1 from then on.
     let due = unsafe { queue.cpu_offline(&run_as(1)) }.unwrap();

@@ -29,6 +29,8 @@ pub struct Machine {
     pub pte: [AtomicU64; 2],
     /// Where the queue is, and how often a flush lets a raised interrupt nest.
     nest: std::sync::atomic::AtomicUsize,
+    /// Does CPU 0 halt when it has to wait?
+    halts: std::sync::atomic::AtomicBool,
     queue: std::sync::atomic::AtomicPtr<Queue>,
 }
 
@@ -98,6 +100,23 @@ unsafe impl Tlb for Machine {
         }
     }
 
+    fn spin_limit(&self) -> Option<Ticks> {
+        let halts = self.halts.load(std::sync::atomic::Ordering::Relaxed);
+        (halts && self.current_cpu().index() == 0).then_some(Ticks(0))
+    }
+
+    fn halt_unless(&self, done: impl FnOnce() -> bool) {
+        if done() {
+            return;
+        }
+        let index = self.current_cpu().index();
+        // SAFETY: the queue that owns this machine, which runs it now.
+        let queue = unsafe { &*self.queue.load(std::sync::atomic::Ordering::Relaxed) };
+        while !deliver(queue, index) {
+            loom::thread::yield_now();
+        }
+    }
+
     fn now(&self) -> Ticks {
         Ticks(0)
     }
@@ -114,6 +133,7 @@ pub fn queue(cpus: usize) -> Arc<Queue> {
         tlb: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
         pte: std::array::from_fn(|_| AtomicU64::new(OLD)),
         nest: 0.into(),
+        halts: false.into(),
         queue: std::ptr::null_mut::<Queue>().into(),
     }));
     loom_states::place(&queue, cpus);
@@ -129,6 +149,13 @@ pub fn nest(queue: &Arc<Queue>, times: usize) {
     let machine = queue.tlb();
     machine.queue.store(std::ptr::from_ref(&**queue).cast_mut(), std::sync::atomic::Ordering::Relaxed);
     machine.nest.store(times, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Has CPU 0 halt instead of spinning.
+pub fn let_halt(queue: &Arc<Queue>) {
+    let machine = queue.tlb();
+    machine.queue.store(std::ptr::from_ref(&**queue).cast_mut(), std::sync::atomic::Ordering::Relaxed);
+    machine.halts.store(true, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// Makes `domain` active on `index`, all its translations cached.

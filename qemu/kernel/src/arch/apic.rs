@@ -7,6 +7,7 @@
 
 use core::fmt;
 use core::hint;
+use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
@@ -31,6 +32,7 @@ const DELIVERY_TURNS: u32 = 1_000_000;
 const LVT_LINT0: u32 = 0x350;
 const LVT_LINT1: u32 = 0x360;
 const LVT_MASKED: u32 = 1 << 16;
+const END_OF_INTERRUPT: u32 = 0xb0;
 const DESTINATION_FORMAT: u32 = 0xe0;
 const FORMAT_FLAT: u32 = 0xffff_ffff;
 const FORMAT_CLUSTER: u32 = 0x0fff_ffff;
@@ -134,25 +136,59 @@ pub fn set_up(cpu: CpuId) -> Result<LocalApic, SetUpError> {
 
 /// How the local APICs are driven.
 pub fn mode() -> ApicMode {
-    if REGISTERS.load(Ordering::Relaxed) == 0 { ApicMode::X2Apic } else { ApicMode::XApic }
+    if Registers::mapped().is_none() { ApicMode::X2Apic } else { ApicMode::XApic }
 }
 
-/// Where the register at `offset` is, in xAPIC mode.
-fn register(offset: u32) -> *mut u32 {
-    let addr = REGISTERS.load(Ordering::Relaxed) + u64::from(offset);
-    core::ptr::with_exposed_provenance_mut(addr as usize)
+/// The mapped page of registers of xAPIC mode.
+#[derive(Debug, Clone, Copy)]
+struct Registers(NonZeroU64);
+
+impl Registers {
+    /// Returns the page, in xAPIC mode.
+    #[inline]
+    fn mapped() -> Option<Registers> {
+        NonZeroU64::new(REGISTERS.load(Ordering::Relaxed)).map(Registers)
+    }
+
+    /// Where the register at `offset` is.
+    #[inline]
+    fn at(self, offset: u32) -> *mut u32 {
+        core::ptr::with_exposed_provenance_mut((self.0.get() + u64::from(offset)) as usize)
+    }
+
+    /// # Safety
+    ///
+    /// `offset` names a register whose write with `value` does no harm.
+    #[inline]
+    unsafe fn write(self, offset: u32, value: u32) {
+        // SAFETY: the page is mapped; the caller vouches.
+        unsafe { self.at(offset).write_volatile(value) };
+    }
+
+    /// Waits, bounded, until the last message has left.
+    #[inline]
+    fn wait_for_delivery(self) {
+        let low = self.at(ICR_LOW).cast_const();
+        for _ in 0..DELIVERY_TURNS {
+            // SAFETY: the page is mapped, and reading the register has no side effect.
+            if unsafe { low.read_volatile() } & ICR_PENDING == 0 {
+                return;
+            }
+            hint::spin_loop();
+        }
+    }
 }
 
 /// # Safety
 ///
 /// `offset` names a register whose write with `value` does no harm.
+#[inline]
 unsafe fn write_register(offset: u32, value: u32) {
-    if mode() == ApicMode::X2Apic {
+    match Registers::mapped() {
         // SAFETY: x2APIC registers are MSRs, one per 16 bytes of the page; the caller vouches.
-        unsafe { Msr::new(0x800 + (offset >> 4)).write(u64::from(value)) };
-    } else {
-        // SAFETY: the page is mapped; the caller vouches.
-        unsafe { register(offset).write_volatile(value) };
+        None => unsafe { Msr::new(0x800 + (offset >> 4)).write(u64::from(value)) },
+        // SAFETY: the caller vouches.
+        Some(registers) => unsafe { registers.write(offset, value) },
     }
 }
 
@@ -228,9 +264,10 @@ fn timer_count(time: Duration) -> u32 {
 }
 
 /// Ends the interrupt in service.
+#[inline]
 pub fn end_of_interrupt() {
-    // SAFETY: called by the handler of the interrupt in service.
-    with(|apic| unsafe { apic.end_of_interrupt() });
+    // SAFETY: called by the handler of the interrupt in service. It is one write, so nothing comes in between.
+    unsafe { write_register(END_OF_INTERRUPT, 0) };
 }
 
 /// The errors noted since the last reading.
@@ -243,33 +280,30 @@ pub fn error_flags() -> Option<ErrorFlags> {
 ///
 /// One ICR write. In xAPIC mode it waits, bounded, until the last message has left; the store to the
 /// uncached register is ordered after earlier ones.
-#[inline]
+// Always: a caller says what it sends and which way, which leaves little of it.
+#[inline(always)]
 pub fn send(message: Message, to: Destination) {
-    let mode = mode();
-    let icr = Icr::new(mode, message, to);
-    match mode {
+    let Some(registers) = Registers::mapped() else {
+        let icr = Icr::new(ApicMode::X2Apic, message, to);
         // SAFETY: vectors have handlers; INIT, start-up and NMI are sent by the code that starts
         // CPUs and by the one that stops them.
-        ApicMode::X2Apic => unsafe { icr.write_msr() },
-        // Two writes: no handler of this CPU may come between with its own.
-        ApicMode::XApic => interrupts::without_interrupts(|| {
-            wait_for_delivery();
-            // SAFETY: as above.
-            unsafe {
-                write_register(ICR_HIGH, icr.high());
-                write_register(ICR_LOW, icr.low());
-            }
-        }),
+        return unsafe { icr.write_msr() };
+    };
+    let icr = Icr::new(ApicMode::XApic, message, to);
+    if to == Destination::Others {
+        // The shorthand needs no destination, so it is one write, and a handler of this CPU may come
+        // in between with its own (Linux's `__default_send_IPI_shortcut` relies on the same).
+        registers.wait_for_delivery();
+        // SAFETY: as above.
+        return unsafe { registers.write(ICR_LOW, icr.low()) };
     }
-}
-
-fn wait_for_delivery() {
-    let low = register(ICR_LOW).cast_const();
-    for _ in 0..DELIVERY_TURNS {
-        // SAFETY: the page is mapped, and reading the register has no side effect.
-        if unsafe { low.read_volatile() } & ICR_PENDING == 0 {
-            return;
+    // Two writes: no handler of this CPU may come between with its own.
+    interrupts::without_interrupts(|| {
+        registers.wait_for_delivery();
+        // SAFETY: as above.
+        unsafe {
+            registers.write(ICR_HIGH, icr.high());
+            registers.write(ICR_LOW, icr.low());
         }
-        hint::spin_loop();
-    }
+    });
 }

@@ -207,23 +207,72 @@ trap_return:
     dispatch = sym dispatch,
 );
 
+// Other CPUs wait for the answer to a shootdown, and its handler looks at no register of the interrupted
+// context. So its way in saves only what a function may change, where the kernel was interrupted: nine registers,
+// with which the stack is aligned. A user's registers are saved as for all vectors.
+global_asm!(
+    r#"
+    .section .text.trap_stubs, "ax", @progbits
+    .balign 16
+    .globl trap_shootdown
+trap_shootdown:
+    test byte ptr [rsp + 8], 3      // CS: a user's?
+    jnz 5f
+    push rax
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    cld
+    call {on_shootdown}
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+5:
+    push 0
+    push {vector}
+    jmp trap_common
+    "#,
+    on_shootdown = sym on_shootdown,
+    vector = const vector::SHOOTDOWN.0,
+);
+
 unsafe extern "C" {
     static trap_stubs: u8;
+    static trap_shootdown: u8;
 }
 
 /// Where the stub of `vector` begins.
 pub fn stub(vector: Vector) -> u64 {
-    &raw const trap_stubs as u64 + STUB_BYTES * u64::from(vector.0)
+    match vector {
+        vector::SHOOTDOWN => &raw const trap_shootdown as u64,
+        _ => &raw const trap_stubs as u64 + STUB_BYTES * u64::from(vector.0),
+    }
+}
+
+/// The shootdown interrupt, interrupts off.
+extern "sysv64" fn on_shootdown() {
+    apic::end_of_interrupt();
+    ipi::on_shootdown();
 }
 
 /// Called by the stubs with the frame they built, interrupts off.
 pub(super) extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
     let vector = Vector(frame.vector as u8);
     match vector {
-        vector::SHOOTDOWN => {
-            apic::end_of_interrupt();
-            ipi::on_shootdown();
-        }
+        // Where a user program runs; else `trap_shootdown` has called it.
+        vector::SHOOTDOWN => on_shootdown(),
         vector::RESCHEDULE => {
             // The idle loop looks at its queue after every interrupt: waking it is all.
             per_cpu::current().counters.reschedules.fetch_add(1, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use topomem::{
 };
 use topomem_stress::Report;
 use x86_64::PhysAddr;
+use x86_64::instructions::interrupts;
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::PhysFrame;
 
@@ -20,6 +21,10 @@ use crate::{log, per_cpu};
 /// How long a waiter waits before it reports a CPU, in milliseconds. Long: under emulation with
 /// more CPUs than the host has, a CPU may not run for a while.
 const PATIENCE_MS: u64 = 5_000;
+
+/// How long a waiter spins before it halts, in microseconds. Ten times as long as two CPUs take that both run,
+/// and a fraction of the time slice that one has to wait for that does not.
+const SPIN_LIMIT_US: u64 = 200;
 
 /// The first CPU that was reported.
 static REPORTED: Once<Report> = Once::new();
@@ -93,6 +98,20 @@ unsafe impl Tlb for Kernel {
     #[inline(always)]
     fn send_ipi(&self, to: &CpuSet) {
         ipi::send(vector::SHOOTDOWN, to);
+    }
+
+    #[inline(always)]
+    fn send_ipi_to(&self, cpu: CpuId) {
+        ipi::send_one(vector::SHOOTDOWN, cpu);
+    }
+
+    fn spin_limit(&self) -> Option<Ticks> {
+        interrupts::are_enabled().then(|| Ticks(clock::ticks_per_ms() * SPIN_LIMIT_US / 1000))
+    }
+
+    fn halt_unless(&self, done: impl FnOnce() -> bool) {
+        interrupts::disable();
+        if done() { interrupts::enable() } else { interrupts::enable_and_hlt() }
     }
 
     fn now(&self) -> Ticks {

@@ -70,9 +70,15 @@ fn send_to_some(vector: Vector, to: &CpuSet, me: &PerCpu) {
     }
 }
 
-/// Interrupts `cpu`, if it runs.
+/// Interrupts `cpu`, if it runs and is not the executing one.
+#[inline]
 pub fn send_one(vector: Vector, cpu: CpuId) {
-    send(vector, &CpuSet::of(cpu));
+    let me = per_cpu::current();
+    if let Some(area) = per_cpu::of(cpu)
+        && cpu != me.cpu
+    {
+        send_to(Destination::Physical(area.apic_id), vector, me);
+    }
 }
 
 /// The shootdown interrupt's handler.
