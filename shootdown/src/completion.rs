@@ -118,15 +118,15 @@ impl<T: Tlb> Shootdown<T> {
     /// Returns whether a registered waker may have to be called.
     ///
     /// Any context may ask, with locks held and in interrupt handlers too, to decide whether to
-    /// call [`Shootdown::wake_completed`] soon. Cost: a full barrier and a load.
-    /// Interrupts the CPUs that halt until the executing CPU has answered ([`Tlb::halt_unless`]).
+    /// call [`Shootdown::wake_completed`] soon. Also interrupts the CPUs that halt until the executing CPU has
+    /// answered ([`Tlb::halt_unless`]). Cost: a full barrier and a load, if no CPU halts.
     #[inline]
     pub fn wakers_due(&self) -> WakersDue {
         let expected = self.waiters.any();
         if expected.is_empty() { WakersDue::No } else { self.told(expected) }
     }
 
-    /// Interrupts the CPUs that halt for the executing one. The rest is the caller's.
+    /// Interrupts the CPUs that halt for the executing CPU, and returns whether wakers are due.
     #[cold]
     pub(crate) fn told(&self, expected: Expected) -> WakersDue {
         if expected.has_halters() {

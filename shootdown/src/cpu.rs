@@ -71,7 +71,7 @@ pub struct CpuState {
     pub(crate) asids: CachePadded<Asids>,
     /// Is the state some CPU's? Two CPUs must not share one.
     pub(crate) is_placed: AtomicBool,
-    /// Whom the CPU's waiter halts for; written by the owner only.
+    /// The CPU that this CPU's halted waiter waits for. Written by the owner only.
     pub(crate) awaited: CachePadded<AwaitedCpu>,
 }
 

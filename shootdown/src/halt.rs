@@ -44,7 +44,7 @@ impl AwaitedCpu {
         self.0.load(Ordering::Relaxed) == cpu.index() + 1
     }
 
-    /// Returns what it was.
+    /// Sets the word, and returns the value before.
     fn set(&self, value: usize) -> usize {
         // Relaxed: the owner alone writes it, and the barriers of both sides order it.
         let before = self.0.load(Ordering::Relaxed);

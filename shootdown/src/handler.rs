@@ -113,7 +113,7 @@ impl<T: Tlb> Shootdown<T> {
         }
     }
 
-    /// Does all that there is to do, if that is no more than one page of the space. The usual case.
+    /// Catches up, if no more than one page of the space was missed: the usual case. Returns whether it did.
     #[inline(always)]
     fn catch_up_page(&self, state: &CpuState) -> bool {
         let published = &state.published;
@@ -133,7 +133,7 @@ impl<T: Tlb> Shootdown<T> {
         true
     }
 
-    /// The same for whatever there is to do.
+    /// Catches up with each domain used by the CPU.
     #[inline(never)]
     fn catch_up_domains(&self, pin: &CpuPin) {
         let state = self.state(pin.cpu());

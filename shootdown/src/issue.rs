@@ -165,7 +165,7 @@ impl<T: Tlb> Shootdown<T> {
         first.index()
     }
 
-    /// The same for several CPUs.
+    /// Interrupts several CPUs, as [`Shootdown::interrupt`] does.
     #[inline(never)]
     fn interrupt_all(&self, own: CpuId, domain: &Domain, tables: Tables, first: CpuId) -> usize {
         let mut send = CpuSet::EMPTY;

@@ -161,23 +161,23 @@ struct Taken {
 const HALTER: usize = 1 << 16;
 const _: () = assert!(WAITERS < HALTER);
 
-/// Who waits for a CPU to answer, and must be told.
+/// The waiters of a moment: registered wakers, and CPUs that halt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Expected(usize);
 
 impl Expected {
-    /// Does nobody?
+    /// Returns whether there are none.
     #[inline]
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Are there wakers?
+    /// Returns whether wakers are registered.
     pub(crate) fn has_wakers(self) -> bool {
         !self.0.is_multiple_of(HALTER)
     }
 
-    /// Are there CPUs that halt?
+    /// Returns whether CPUs halt.
     pub(crate) fn has_halters(self) -> bool {
         self.0 >= HALTER
     }
@@ -262,7 +262,7 @@ impl Waiters {
         Some(taken)
     }
 
-    /// Returns who waits: registered wakers, and halted CPUs. The full barrier pairs with the barrier of
+    /// Returns the waiters of this moment. The full barrier pairs with the barrier of
     /// `Completion::poll` and of `Ticket::halt_if_long`: a future whose registration, or a waiter whose halt, is
     /// not seen here sees everything published before by this CPU.
     #[inline]
@@ -271,12 +271,12 @@ impl Waiters {
         Expected(self.registered.load(Ordering::Relaxed))
     }
 
-    /// A CPU is about to halt. Relaxed: its full barrier follows.
+    /// Counts a CPU that is about to halt. Relaxed: its full barrier follows.
     pub(crate) fn halter_came(&self) {
         self.registered.fetch_add(HALTER, Ordering::Relaxed);
     }
 
-    /// It halts no more.
+    /// Counts a halted CPU less.
     pub(crate) fn halter_went(&self) {
         self.registered.fetch_sub(HALTER, Ordering::Relaxed);
     }
