@@ -39,7 +39,7 @@ impl<P: Machine> FrameSource<P> {
         Ok(self.service.platform().phys_to_virt(first.start_address()))
     }
 
-    /// A range as `request` says, near `node`.
+    /// Allocates a range as described by `request`, near `node`.
     fn range(
         &self,
         pin: &CpuPin,
@@ -63,12 +63,12 @@ fn address_of(memory: NonNull<u8>) -> VirtAddr {
     VirtAddr::new_truncate(memory.addr().get() as u64)
 }
 
-/// The memory at the start of a range: no Rust object is there, so any provenance will do.
+/// Returns a pointer to the start of a range. No Rust object lies there, so any provenance will do.
 fn pointer_to(start: VirtAddr) -> Option<NonNull<u8>> {
     NonNull::new(core::ptr::with_exposed_provenance_mut(start.as_u64() as usize))
 }
 
-// SAFETY: a run of frames is the heap's alone until it is freed, and the direct map is valid for
+// SAFETY: a run of frames is owned by the heap until it is freed, and the direct map is valid for
 // reads and writes (the platform's promise).
 unsafe impl<P: Machine> PageSource for FrameSource<P> {
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
@@ -206,25 +206,37 @@ impl<P: Machine> fmt::Debug for FrameSource<P> {
     }
 }
 
-/// The kernel's heap, made for `#[global_allocator]`. Empty until the service's boot has given
-/// it frames: before, every allocation fails. Frees that it refuses are told to
+/// The kernel's heap, made for `#[global_allocator]`. The heap is empty until the service's boot
+/// has given it frames; earlier allocations fail. Refused frees are reported to
 /// [`Machine::on_heap_misuse`].
 ///
-/// The heap that boot was given ([`WithFrames::heap`](crate::WithFrames::heap)) is part of the
-/// service: memory pressure and [`MemoryService::tend`] collect from it.
+/// The heap passed to boot ([`WithFrames::heap`](crate::WithFrames::heap)) is part of the service:
+/// memory pressure and [`MemoryService::tend`] collect from it.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, _| {
+/// let heap = service.heap().expect("boot passed a heap").heap();
+/// let layout = core::alloc::Layout::new::<[u64; 8]>();
+/// let object = heap.alloc(layout)?;
+/// // SAFETY: the object was allocated with the layout, and is not used any more.
+/// unsafe { heap.dealloc(object, layout)? };
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 pub struct KernelHeap<P: Machine> {
     heap: Heap<P, FrameSource<P>>,
 }
 
 impl<P: Machine> KernelHeap<P> {
-    /// A heap over the frames of `service`, on the same platform.
+    /// Returns a heap over the frames of `service`, on the same platform.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(platform: P, service: &'static MemoryService<P>) -> KernelHeap<P> {
         KernelHeap { heap: Heap::new(platform, FrameSource { service }) }
     }
 
-    /// The same with measures against wrong uses; what they find is told to
+    /// Returns a heap with measures against wrong uses. Findings are reported to
     /// [`Machine::on_heap_report`].
     #[cfg(all(feature = "hardening", not(loom)))]
     #[must_use]
@@ -236,7 +248,7 @@ impl<P: Machine> KernelHeap<P> {
         KernelHeap { heap: Heap::with_hardening(platform, FrameSource { service }, hardening) }
     }
 
-    /// The heap itself: fallible allocation, statistics, cross-checks.
+    /// Returns the heap itself: fallible allocation, statistics, cross-checks.
     pub const fn heap(&self) -> &Heap<P, FrameSource<P>> {
         &self.heap
     }

@@ -1,11 +1,11 @@
-//! Wake-ups: noted where they come due, called where foreign code may run.
+//! Wake-ups: noted when due, called when foreign code may run.
 //!
-//! Allocating, freeing and dropping happen with locks held that the service knows nothing of, and in
-//! interrupt handlers. A waker is the kernel's own code: it may take such a lock, allocate, or free
-//! the last of a task. So nothing that allocates, frees or drops calls, clones or drops a waker. It
-//! sets a flag, and [`MemoryService::wake_due`] calls the wakers.
+//! Allocations, frees and drops happen with locks held unknown to the service, and in interrupt
+//! handlers. A waker is the kernel's own code: it may take such a lock, allocate, or free the last
+//! of a task. Allocations, frees and drops therefore never call, clone or drop a waker. They set a
+//! flag, and [`MemoryService::wake_due`] calls the wakers.
 //!
-//! Nothing here waits: a context that interrupted another one of these leaves it a note.
+//! Nothing here waits: a context leaves a note for the context it has interrupted.
 
 use core::task::Waker;
 
@@ -22,8 +22,8 @@ use crate::Machine;
 pub(super) struct TaskSlot {
     /// The task has work that it has not been woken for.
     due: AtomicBool,
-    /// The task's waker while the task sleeps. A take that meets a registration under way, which it
-    /// may have interrupted, has the registering context wake the task; neither waits.
+    /// The task's waker while the task sleeps. If a take meets a registration under way, possibly
+    /// interrupted by the take, the registering context wakes the task; neither waits.
     waker: AtomicWaker,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct TaskWakers {
     slots: CpuTable<TaskSlot>,
     /// A task has work, whichever CPU's.
     any_due: AtomicBool,
-    /// The CPUs that have an abandoned space active: there is work once they leave it.
+    /// The CPUs with an abandoned space active: work is due when they leave it.
     leavers: AtomicCpuSet,
 }
 
@@ -83,14 +83,14 @@ impl TaskWakers {
         self.slot(cpu).map_or(&self.any_due, |slot| &slot.due).store(true, Ordering::Release);
     }
 
-    /// Notes that there is work for any CPU's task.
+    /// Notes work for any CPU's task.
     pub fn note_any(&self) {
-        // As in `note`.
+        // Release, as in `note`.
         self.any_due.store(true, Ordering::Release);
     }
 
-    /// Notes work for its task when one of `cpus` leaves its space. The caller looks afterwards
-    /// whether it has left already.
+    /// Arranges a note for its task when a CPU of `cpus` leaves its space. The caller checks
+    /// afterwards whether the CPU has left already.
     pub fn await_leaving(&self, cpus: &CpuSet) {
         if cpus.is_empty() {
             return;
@@ -98,12 +98,12 @@ impl TaskWakers {
         for cpu in cpus.iter() {
             self.leavers.insert(cpu, Ordering::Relaxed);
         }
-        // Pairs with the fence in `note_left`: either the CPU sees that it is awaited, or the caller
-        // sees that it has left.
+        // Pairs with the fence in `note_left`: either the CPU sees itself awaited, or the caller
+        // sees the CPU gone.
         fence(Ordering::SeqCst);
     }
 
-    /// The pinned CPU has left a space.
+    /// Notes the pinned CPU's departure from a space.
     pub fn note_left(&self, pin: &CpuPin) {
         fence(Ordering::SeqCst);
         if self.leavers.contains(pin.cpu(), Ordering::Relaxed) {
@@ -112,14 +112,14 @@ impl TaskWakers {
         }
     }
 
-    /// Is there work that `cpu`'s task has not been woken for?
+    /// Returns whether `cpu`'s task has work without having been woken.
     pub fn is_due(&self, cpu: CpuId) -> bool {
         // Relaxed: a hint. Who acts on it looks again.
         self.slot(cpu).is_some_and(|slot| slot.due.load(Ordering::Relaxed))
             || self.any_due.load(Ordering::Relaxed)
     }
 
-    /// Takes the notes that concern `cpu`'s task; false where there was none.
+    /// Takes the notes for `cpu`'s task, and returns whether any existed.
     pub fn take(&self, cpu: CpuId) -> bool {
         if !self.is_due(cpu) {
             return false;
@@ -129,7 +129,7 @@ impl TaskWakers {
             | self.any_due.swap(false, Ordering::Acquire)
     }
 
-    /// Has `waker` called when `cpu`'s task has work from now on.
+    /// Registers `waker`, to be called for later work of `cpu`'s task.
     pub fn register(&self, cpu: CpuId, waker: &Waker) {
         match self.slot(cpu) {
             Some(slot) => slot.waker.register(waker),
@@ -138,7 +138,7 @@ impl TaskWakers {
         }
     }
 
-    /// Wakes `cpu`'s task, if it sleeps; how many that were.
+    /// Wakes `cpu`'s task if it sleeps, and returns the number of wakers called.
     pub fn wake(&self, cpu: CpuId) -> usize {
         match self.slot(cpu).and_then(|slot| slot.waker.take()) {
             Some(waker) => {
@@ -151,22 +151,23 @@ impl TaskWakers {
 }
 
 impl<P: Machine> MemoryService<P> {
-    /// Notes that the pinned CPU's task has work: the next [`MemoryService::wake_due`] wakes it.
+    /// Notes work for the pinned CPU's task: the next [`MemoryService::wake_due`] wakes the task.
     pub(crate) fn note_work(&self, pin: &CpuPin) {
         self.task_wakers.note(pin.cpu());
     }
 
-    /// The same for whichever CPU's task: from contexts that have no CPU pinned.
+    /// Notes work for some CPU's task, from contexts without a pinned CPU.
     pub(crate) fn note_work_anywhere(&self) {
         self.task_wakers.note_any();
     }
 
-    /// The pinned CPU has left a space, which may be abandoned: then it can go.
+    /// Notes the pinned CPU's departure from a space, which may be abandoned and can then go.
     pub(crate) fn note_left(&self, pin: &CpuPin) {
         self.task_wakers.note_left(pin);
     }
 
-    /// Does [`MemoryService::wake_due`] have something to do? Costs a full barrier and a few loads.
+    /// Returns whether [`MemoryService::wake_due`] has something to do. Cost: a full barrier and a
+    /// few loads.
     #[must_use]
     pub fn wake_is_due(&self, pin: &CpuPin) -> bool {
         self.frames.wakers_due()
@@ -175,16 +176,27 @@ impl<P: Machine> MemoryService<P> {
             || self.shootdown.wakers_due() == WakersDue::Perhaps
     }
 
-    /// Calls the wakers that are due, and returns how many it called: those of futures that wait for
-    /// shootdowns or for frames, and the pinned CPU's service task where it has work.
+    /// Calls due wakers, and returns the number of wakers called: wakers of futures waiting for
+    /// shootdowns or for frames, and of the pinned CPU's service task if it has work.
     ///
-    /// Nothing else of the service calls a waker, but for [`MemoryService::tend`] and the polls of
-    /// its futures. So a kernel calls this where no lock is held that a waker could need, and soon
-    /// after something could have come due: at the end of interrupt handlers that the kernel's wakers
-    /// may run in, in the executor between tasks and after each switch of address spaces, and in the
-    /// idle loop after the CPU has become lazy and before it halts.
+    /// Apart from [`MemoryService::tend`] and the polls of the service's futures, nothing else
+    /// calls a waker. A kernel calls the function with no lock held that a waker could need, and
+    /// soon after wakers may have become due: at the end of interrupt handlers in which the
+    /// kernel's wakers may run, in the executor between tasks and after each switch of address
+    /// spaces, and in the idle loop after the CPU has become lazy and before it halts.
     ///
-    /// Never waits, and may be called in a context that interrupted another call of it.
+    /// Never waits, and may be called in a context that interrupted another such call.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// // In the executor, between tasks:
+    /// if service.wake_is_due(pin) {
+    ///     service.wake_due(pin);
+    /// }
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn wake_due(&self, pin: &CpuPin) -> usize {
         let cpu = pin.cpu();
         let completed = self.shootdown.wake_completed(pin);

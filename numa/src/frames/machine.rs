@@ -1,4 +1,4 @@
-//! Everything that [`Frames::init`](super::Frames::init) builds, in memory that it takes itself.
+//! The structures built by [`Frames::init`](super::Frames::init), in memory that it takes itself.
 
 use arrayvec::ArrayVec;
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId};
@@ -30,25 +30,25 @@ pub(crate) struct Machine {
     /// Does every use leave the quick path, for a look at marks or for zeroing?
     pub(super) checked: Checked,
     pub(super) zeroing: Zeroing,
-    /// Requests for many frames at once, which may give back what they have.
+    /// Requests for many frames at once, which may free their frames again.
     pub(super) bulks: Transits,
     /// Bookkeeping: bytes taken from the ground.
     pub(super) metadata: Metadata,
 }
 
-/// Where each CPU is, and where it works.
+/// The nodes of each CPU.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CpuNodes {
     /// The CPU's own node: other nodes are searched by their distance from it.
     pub(super) home: [NodeId; MAX_CPUS],
-    /// The nearest node that has memory.
+    /// The nearest node with memory.
     pub(super) serving: [NodeId; MAX_CPUS],
 }
 
 /// Bytes of bookkeeping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Metadata {
-    /// Lines, block entries and chunks: what grows with memory.
+    /// Lines, block entries and chunks: the part that grows with memory.
     pub regions: u64,
     /// The per-frame table.
     pub table: u64,
@@ -77,15 +77,15 @@ pub(super) struct Parts {
 /// Where a request may be served: nearest to `origin` first, within `allowed`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
-    /// The node that is preferred.
+    /// The preferred node.
     pub(crate) start: NodeId,
-    /// Whose distances count.
+    /// The node for distances.
     pub(crate) origin: NodeId,
     pub(crate) allowed: NodeSet,
 }
 
 impl Machine {
-    /// The region of a frame.
+    /// Returns the region of a frame.
     #[inline]
     pub(crate) fn region_of(&self, frame: u64) -> Option<&'static Region> {
         self.directory.region_of(frame)
@@ -123,12 +123,13 @@ impl Machine {
         &self.nodes[region.node.index()].zones[region.zone.index()]
     }
 
-    /// The nearest node with memory: see [`Frames::node_of_cpu`](super::Frames::node_of_cpu).
+    /// Returns the nearest node with memory: see
+    /// [`Frames::node_of_cpu`](super::Frames::node_of_cpu).
     pub(crate) fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         self.cpu_nodes.serving[cpu.index()]
     }
 
-    /// Notes in paranoid mode that the run from `first` on was handed out.
+    /// Records in paranoid mode that the run from `first` on was handed out.
     #[inline]
     pub(super) fn mark_given(&self, first: u64, given: Given) {
         if self.checked == Checked::EveryUse
@@ -138,13 +139,13 @@ impl Machine {
         }
     }
 
-    /// The magazine made for a CPU.
+    /// Returns the magazine made for a CPU.
     pub(crate) fn magazine(&self, cpu: CpuId) -> Option<&'static Magazine> {
         let group = self.magazines[self.node_of_cpu(cpu).index()];
         group.iter().find(|magazine| magazine.cpu == cpu)
     }
 
-    /// The region and block of the block that begins at `frame`.
+    /// Returns the region and block of the block that begins at `frame`.
     pub(crate) fn block_at(&self, frame: u64) -> Option<(&'static Region, BlockIndex)> {
         // An owned block is no edge block, so its first frame is in the region.
         let region = self.region_of(frame)?;
@@ -193,7 +194,7 @@ impl Machine {
             Policy::Bind(set) => {
                 let set = members(set)?;
                 let first = nearest.iter().copied().find(|&node| set.contains(node));
-                // Not that node's distances: it may not reach another that the requester reaches.
+                // Not that node's distances: it may not reach a node that the requester reaches.
                 Plan { start: first.ok_or(InvalidRequest::NoNode)?, origin: near, allowed: set }
             }
             Policy::Interleave(set) => plan(self.turn(turns(), request, members(set)?, |_| 1), NodeSet::ALL),
@@ -203,8 +204,8 @@ impl Machine {
         })
     }
 
-    /// Whose turn it is among those of `set` that have memory for the request, by weight; the first
-    /// of `set` where none has.
+    /// Returns the next node in turn among those of `set` with memory for the request, by weight,
+    /// or the first of `set` if none has memory.
     fn turn(
         &self,
         turns: &Turns,
@@ -218,7 +219,8 @@ impl Machine {
         next.or_else(|| set.iter().next()).unwrap_or(NodeId::ZERO)
     }
 
-    /// Has the node memory in the request's zones and below its limit, free or not?
+    /// Returns true if the node has memory, free or not, in the request's zones and below its
+    /// limit.
     fn may_ever_serve(&self, node: &Node, request: &FrameRequest) -> bool {
         let zones = node.zones.iter().zip(Zone::ALL).filter(|&(_, zone)| zone <= request.zone);
         let mut zones = zones.map(|(state, _)| state).filter(|state| state.managed > 0);

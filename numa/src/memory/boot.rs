@@ -1,4 +1,4 @@
-//! The early allocator: serves boot before there are frames to hand out.
+//! The early allocator: serves boot before the frame allocator exists.
 
 use core::fmt;
 
@@ -8,33 +8,33 @@ use x86_64::PhysAddr;
 use super::{FRAME_SIZE, MapFull, MemoryMap, MemoryRange, Pieces, align_up};
 use crate::Topology;
 
-/// The name under which the map reserves what was handed out.
+/// The name of the boot allocations in the map.
 const NAME: &str = "boot allocations";
-/// ISA DMA reaches no higher: boot data stays out of that little memory while there is other.
+/// The limit of ISA DMA: boot data avoids the scarce memory below it if there is other memory.
 const DMA_END: PhysAddr = PhysAddr::new_truncate(16 << 20);
 /// Devices with 32 address bits reach no higher: of a node's memory, boot data takes what is above first.
 const DMA32_END: PhysAddr = PhysAddr::new_truncate(4 << 30);
 
-/// Why the boot allocator gave nothing. The map is unchanged.
+/// An error of the boot allocator. The map is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootAllocError {
     /// `align` is not a power of two.
     Alignment {
-        /// The alignment asked for.
+        /// The requested alignment.
         align: u64,
     },
-    /// No bytes were asked for.
+    /// The request is for zero bytes.
     Empty,
     /// No node has that much free memory in one piece below the limit.
     Exhausted {
-        /// The node that was preferred.
+        /// The preferred node.
         node: NodeId,
-        /// The bytes asked for.
+        /// The requested bytes.
         bytes: u64,
-        /// The alignment asked for.
+        /// The requested alignment.
         align: u64,
     },
-    /// The map has no room to note the allocation.
+    /// The map has no room to record the allocation.
     MapFull(MapFull),
 }
 
@@ -81,27 +81,48 @@ pub struct BootAllocator<'a> {
 }
 
 impl<'a> BootAllocator<'a> {
-    /// An allocator over what is free in `map`.
+    /// Creates an allocator over the free memory of `map`.
     pub fn new(map: &'a mut MemoryMap, topology: &'a Topology) -> BootAllocator<'a> {
         BootAllocator { map, topology }
     }
 
-    /// At least `bytes` bytes, in whole frames, at a multiple of `align` (at least 4096), on
-    /// `node` or else the nearest node with room. The memory is not cleared.
+    /// Allocates at least `bytes` bytes, in whole frames, at a multiple of `align` (at least 4096),
+    /// on `node` or else the nearest node with room. The memory is not cleared.
     ///
     /// Cost: quadratic in the ranges of map and topology; meant for tens of calls at boot.
     ///
     /// # Errors
-    /// [`BootAllocError`]; the map is unchanged.
+    ///
+    /// After an error the map is unchanged.
+    ///
+    /// - [`BootAllocError::Alignment`] if `align` is not a power of two.
+    /// - [`BootAllocError::Empty`] if `bytes` is 0.
+    /// - [`BootAllocError::Exhausted`] if no node has that much free memory in one piece.
+    /// - [`BootAllocError::MapFull`] if the map has no room to record the allocation.
     pub fn alloc(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, BootAllocError> {
         self.alloc_below(bytes, align, node, MemoryRange::EVERYTHING.end)
     }
 
-    /// Like [`BootAllocator::alloc`], with every byte below `limit`: for early page tables, or
-    /// devices with few address bits.
+    /// Allocates as [`BootAllocator::alloc`] does, with every byte below `limit`: for early page
+    /// tables, or devices with few address bits.
     ///
     /// # Errors
-    /// [`BootAllocError`]; the map is unchanged.
+    ///
+    /// As for [`BootAllocator::alloc`], with memory below `limit` only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_numa::{BootAllocator, MemoryMap, MemoryRange, NodeId, Topology};
+    /// # use x86_64::PhysAddr;
+    /// let topology = Topology::new();
+    /// let mut map = MemoryMap::new();
+    /// map.add_usable(MemoryRange::from_bounds(0x10_0000, 0x400_0000).unwrap())?;
+    /// let mut boot = BootAllocator::new(&mut map, &topology);
+    /// let limit = PhysAddr::new(0x80_0000);
+    /// assert!(boot.alloc_below(4096, 4096, NodeId::ZERO, limit)? < limit);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn alloc_below(
         &mut self,
         bytes: u64,
@@ -138,25 +159,25 @@ impl<'a> BootAllocator<'a> {
         Ok(found.start)
     }
 
-    /// What is still free.
+    /// Returns the free memory.
     #[must_use]
     pub fn pieces(&self) -> Pieces<'_> {
         self.map.pieces(self.topology)
     }
 
-    /// The map as it stands.
+    /// Returns the current map.
     #[must_use]
     pub fn map(&self) -> &MemoryMap {
         self.map
     }
 
-    /// The topology by which it chooses nodes.
+    /// Returns the topology used to select nodes.
     #[must_use]
     pub fn topology(&self) -> &'a Topology {
         self.topology
     }
 
-    /// Ends boot allocation: the map, with everything handed out reserved in it.
+    /// Ends boot allocation. Returns the map, with everything allocated reserved in it.
     #[must_use]
     pub fn finish(self) -> &'a MemoryMap {
         self.map
