@@ -6,7 +6,7 @@ use core::ptr;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::{CpuId, MAX_CPUS};
 
-/// References to what each CPU has of a structure, placed in memory of the CPU's own node.
+/// References to each CPU's part of a structure, placed in memory of the CPU's own node.
 ///
 /// A table takes a word for each of [`MAX_CPUS`] CPUs. CPUs that have no part yet share one, `vacant`, so that a
 /// look at a CPU's part is a load and no question.

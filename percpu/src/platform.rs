@@ -12,8 +12,8 @@ use crate::CpuId;
 /// any.
 const SOME: u64 = 0x1000;
 
-/// What a kernel keeps from [`Platform::disable_migration`] for the matching [`Platform::enable_migration`]: an
-/// interrupt flag, say. It means nothing to topomem.
+/// State that a kernel hands from [`Platform::disable_migration`] to the matching [`Platform::enable_migration`]: an
+/// interrupt flag, say. The state means nothing to topomem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Saved(pub usize);
 

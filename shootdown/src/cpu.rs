@@ -67,9 +67,9 @@ pub struct CpuState {
     pub(crate) mailbox: CachePadded<Mailbox>,
     pub(crate) published: CachePadded<Published>,
     pub(crate) counters: CachePadded<Counters>,
-    /// The owner's alone.
+    /// The CPU's ASIDs, used by the owner only.
     pub(crate) asids: CachePadded<Asids>,
-    /// Is the state some CPU's? Two CPUs must not share one.
+    /// Set once the state is a CPU's. Two CPUs must not share a state.
     pub(crate) is_placed: AtomicBool,
     /// The CPU that this CPU's halted waiter waits for. Written by the owner only.
     pub(crate) awaited: CachePadded<AwaitedCpu>,

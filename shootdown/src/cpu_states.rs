@@ -1,4 +1,4 @@
-//! Which CPU has which state.
+//! The table of the CPUs' states.
 
 use core::fmt;
 

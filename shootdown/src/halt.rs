@@ -1,9 +1,9 @@
-//! Waiters that have waited for long, and halt their CPUs until the CPU that they wait for has answered.
+//! Halting waiters: after a long wait, a waiter halts its CPU until the awaited CPU has answered.
 //!
-//! A waiter names the CPU that it waits for, full barrier, looks at it again, and halts; a CPU publishes, full
-//! barrier ([`Waiters::any`](crate::waiters::Waiters::any)), and interrupts those that name it. One sees the other.
-//! Whoever looks for wakers looks for halted CPUs with the same load, so an answer costs nothing for it while
-//! nobody halts.
+//! A waiter names the awaited CPU, passes a full barrier, looks at the CPU again, and halts. A CPU publishes, passes
+//! a full barrier ([`Waiters::any`](crate::waiters::Waiters::any)), and interrupts the CPUs that name the publishing
+//! CPU. One side sees the other. The load that looks for wakers looks for halted CPUs, too, so an answer costs no more
+//! while no CPU halts.
 
 use topomem_percpu::sync::atomic::{AtomicUsize, Ordering, fence};
 use topomem_percpu::{AtomicCpuSet, CpuId, CpuPin, CpuSet};
@@ -25,7 +25,7 @@ impl Halted {
     }
 }
 
-/// Which CPU a halted CPU's waiter waits for: its number and one, or 0.
+/// The CPU awaited by a halted CPU's waiter: the number plus one, or 0.
 pub(crate) struct AwaitedCpu(AtomicUsize);
 
 impl AwaitedCpu {
@@ -64,7 +64,7 @@ impl<T: Tlb> Ticket<'_, T> {
         if queue.tlb.now().since(self.issued) < limit {
             return;
         }
-        // Its own part a CPU does by itself.
+        // A CPU does its own part itself.
         let Some(late) = self.outstanding().filter(|&late| late != pin.cpu()) else { return };
         let own = queue.state(pin.cpu());
         let before = own.awaited.set(late.index() + 1);
@@ -81,8 +81,8 @@ impl<T: Tlb> Ticket<'_, T> {
                 && (own.mailbox.pending.load(Ordering::Relaxed)
                     || queue.is_done_by(self.domain, &self.request, late))
         });
-        // A waiter that has interrupted another waiter's halt leaves that as it was. That one then wakes
-        // by our handler's end, and looks for itself.
+        // A waiter that has interrupted another waiter's halt restores that waiter's words. The interrupted waiter
+        // wakes at the end of this handler, and looks again.
         own.awaited.set(before);
         if outermost {
             queue.halted.0.remove(pin.cpu(), Ordering::Relaxed);

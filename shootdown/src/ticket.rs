@@ -162,8 +162,8 @@ impl<'s, T: Tlb> Ticket<'s, T> {
 
     /// Spins until the first CPU that may be late has answered, and says whether all others have, too.
     ///
-    /// It looks at no membership, which would only be needed if the CPU had not published the generation:
-    /// who was no member when the request was issued, or has left since, is done, whatever it has published.
+    /// Membership is not looked at. A CPU that was no member when the request was issued, or has left since, is done
+    /// whatever generation the CPU has published; looking would only shorten the spinning.
     #[inline(always)]
     fn spin_for_first(&self, mailbox: &Mailbox) -> bool {
         let (queue, domain, kind) = (self.queue, self.domain, self.domain.kind);

@@ -128,8 +128,8 @@ pub unsafe trait Tlb: Platform {
     /// (multicast, shorthand). `to` is never empty and never contains the caller.
     fn send_ipi(&self, to: &CpuSet);
 
-    /// Interrupts `cpu`, never the caller: as [`Tlb::send_ipi`], for the sake of machines that address one CPU
-    /// with less work than a set.
+    /// Interrupts `cpu`, never the caller, as [`Tlb::send_ipi`] does. Implement it if the machine addresses a single
+    /// CPU with less work than a set.
     #[inline]
     fn send_ipi_to(&self, cpu: CpuId) {
         self.send_ipi(&CpuSet::of(cpu));
@@ -145,8 +145,9 @@ pub unsafe trait Tlb: Platform {
         None
     }
 
-    /// Halts the executing CPU until the CPU has served an interrupt, unless `done` returns true. `done` is asked
-    /// with interrupts masked, and no interrupt comes unseen between the answer and the halt (on x86 `STI; HLT`). Any interrupt may end the halt, and a slow tick should.
+    /// Halts the executing CPU until the CPU has served an interrupt, unless `done` returns true. `done` is called
+    /// with interrupts masked, and no interrupt is lost between the answer and the halt (on x86 `STI; HLT`). Any
+    /// interrupt may end the halt, and a slow tick should.
     ///
     /// Called only right after [`Tlb::spin_limit`] has returned a limit. Returns at once unless implemented.
     #[inline]

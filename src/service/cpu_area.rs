@@ -1,4 +1,4 @@
-//! What the service keeps for each CPU, in memory of the CPU's own node.
+//! The service's state of each CPU, in memory of the CPU's own node.
 
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::{CpuPin, Order};
@@ -23,7 +23,8 @@ impl CpuArea {
 }
 
 impl<P: Machine> MemoryService<P> {
-    /// Gives the pinned CPU its area, if it has none: a frame near it, which it keeps when it goes offline.
+    /// Gives the pinned CPU its area, a frame near the CPU, unless the CPU has an area. The CPU keeps the area when
+    /// the CPU goes offline.
     ///
     /// # Errors
     ///

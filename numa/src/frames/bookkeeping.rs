@@ -9,16 +9,16 @@ use super::Frames;
 /// A part of a node's bookkeeping, in the direct map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bookkeeping {
-    /// What it is, for reports.
+    /// The kind of structure, for reports.
     pub what: &'static str,
-    /// Its first byte.
+    /// The first byte of the part.
     pub first: NonNull<u8>,
-    /// How long it is.
+    /// The length in bytes.
     pub bytes: u64,
 }
 
 impl Bookkeeping {
-    /// A slice of values; `None` if it has none.
+    /// Describes a slice of values; `None` if the slice is empty.
     fn of<T>(what: &'static str, values: &'static [T]) -> Option<Bookkeeping> {
         let first = NonNull::from(values.first()?).cast();
         Some(Bookkeeping { what, first, bytes: size_of_val(values) as u64 })
@@ -28,8 +28,8 @@ impl Bookkeeping {
 impl<P: Platform> Frames<P> {
     /// Calls `visit` with each part of the bookkeeping that belongs to `node`: the node's counters and zones, its
     /// regions and their bitmaps, its frames' entries in the per-frame table, marks, the pool of zeroed frames, and
-    /// the magazines of the CPUs that it serves. All of that lies on the node, if the node had room for it when
-    /// [`Frames::init`] placed it, and near it else.
+    /// the magazines of the CPUs served by the node. Each part lies on the node if the node had room when
+    /// [`Frames::init`] placed the part, and near the node otherwise.
     ///
     /// For checks and reports. Costs a few loads for each region. Finds nothing before [`Frames::init`], and
     /// nothing if there is no such node.

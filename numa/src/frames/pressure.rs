@@ -1,9 +1,10 @@
-//! What is done when memory gets scarce: noted by allocations, done by whoever reclaims.
+//! Scarce memory: allocations note the pressure, and a later call reclaims.
 //!
-//! As in Linux, an allocation that leaves a zone with less than `low` free frames wakes somebody who reclaims until
-//! `high` are free, in the background; only below `min` do ordinary requests fail. The allocation itself does no more
-//! than note it, in two words of the machine. If a reclaim frees nothing, the zone's next alarms are when half as many
-//! frames are left, and at ever fewer of the requests that fail: so memory that nobody can reclaim costs a few attempts, and no loop.
+//! As in Linux, an allocation that leaves a zone with less than `low` free frames wakes a task that reclaims until
+//! `high` are free, in the background. Ordinary requests fail only below `min`. The allocation itself notes the
+//! pressure in two words of the machine, and does no more. If a reclaim frees nothing, the zone's next alarm comes when
+//! half as many frames are left, and at ever fewer of the failing requests. Memory that cannot be reclaimed therefore
+//! costs a few attempts, and no loop.
 
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use topomem_percpu::{CpuPin, CpuSet, NodeId, Platform};
@@ -12,12 +13,12 @@ use super::machine::Machine;
 use super::node::{Node, NodeZone};
 use super::{FrameRequest, Frames, NodeSet, Watermarks, Zone};
 
-/// Which nodes are under pressure.
+/// The nodes under pressure.
 #[derive(Debug)]
 pub(super) struct PressureNotes {
     /// A bit for each node.
     nodes: AtomicU64,
-    /// A node was noted, and nobody was told of it yet.
+    /// Set if a node was noted since the last [`Frames::take_pressure_due`].
     due: AtomicBool,
 }
 
@@ -28,7 +29,7 @@ impl PressureNotes {
 
     fn note(&self, node: NodeId) {
         let bit = NodeSet::of(node).bits();
-        // Relaxed: a hint, and whoever reclaims counts for itself.
+        // Relaxed: a hint; a reclaim counts free frames again.
         if self.nodes.load(Ordering::Relaxed) & bit == 0 {
             self.nodes.fetch_or(bit, Ordering::Relaxed);
             self.due.store(true, Ordering::Relaxed);
@@ -44,19 +45,20 @@ impl PressureNotes {
     }
 }
 
-/// What [`Frames::reclaim`] did.
+/// The result of [`Frames::reclaim`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reclaimed {
     /// The nodes that were under pressure.
     pub nodes: NodeSet,
-    /// Frames that went home from this CPU's magazine and from pools of zeroed frames, or that the caller freed.
+    /// The number of frames that went home from this CPU's magazine and from pools of zeroed frames, or that the
+    /// caller freed.
     pub freed: u64,
-    /// CPUs that were asked to drain their magazines, and do so in their next [`Frames::service`].
+    /// The CPUs asked to drain their magazines in their next [`Frames::service`].
     pub asked: CpuSet,
 }
 
 impl Machine {
-    /// [`Machine::may_take`] where a watermark may be near: counts exactly.
+    /// Answers [`Machine::may_take`] near a watermark, by an exact count.
     #[cold]
     #[inline(never)]
     pub(super) fn may_take_scarce(
@@ -69,11 +71,11 @@ impl Machine {
         let Some(state) = self.node(node) else { return false };
         let left = self.free_now(state, zone) - frames as i64;
         let state = &state.zones[zone.index()];
-        // Relaxed: whoever sets it counts for itself.
+        // Relaxed: a reclaim counts free frames again before it sets the alarm.
         let alarm = state.alarm.load(Ordering::Relaxed);
         let is_refused = !request.emergency && left < state.watermarks.min as i64;
         let is_noted = if is_refused {
-            // Refusals 1, 2, 4, 8 and so on: what frees nothing now may free something later.
+            // Refusals 1, 2, 4, 8 and so on: a reclaim that frees nothing now may free something later.
             (state.refusals.fetch_add(1, Ordering::Relaxed) + 1).is_power_of_two()
         } else {
             left.max(0) < alarm as i64
@@ -87,7 +89,7 @@ impl Machine {
         !is_refused
     }
 
-    /// [`Machine::may_refill`] where a watermark may be near: counts exactly.
+    /// Answers [`Machine::may_refill`] near a watermark, by an exact count.
     #[cold]
     #[inline(never)]
     pub(super) fn may_refill_scarce(&self, node: NodeId, zone: Zone) -> bool {
@@ -97,14 +99,14 @@ impl Machine {
         self.free_now(state, zone) >= min.max(low) as i64 + most
     }
 
-    /// The free frames of a zone, changes that CPUs have not reported yet included.
+    /// Counts the free frames of a zone, unreported changes of CPUs included.
     pub(super) fn free_now(&self, node: &Node, zone: Zone) -> i64 {
         let magazines = self.magazines[node.id.index()];
         node.zones[zone.index()].free()
             + magazines.iter().map(|magazine| magazine.unreported(zone)).sum::<i64>()
     }
 
-    /// The populated zones of `nodes`, each with its node and the number of its free frames.
+    /// Returns the populated zones of `nodes`, each with the number of its free frames.
     fn zones_of(&self, nodes: NodeSet) -> impl Iterator<Item = (&'static NodeZone, i64)> {
         let nodes = nodes.iter().filter_map(|id| self.node(id));
         nodes.flat_map(move |node| {
@@ -114,29 +116,30 @@ impl Machine {
         })
     }
 
-    /// Are all zones of `nodes` back at their high watermarks?
+    /// Returns whether all zones of `nodes` are back at their high watermarks.
     fn is_relieved(&self, nodes: NodeSet) -> bool {
         self.zones_of(nodes).all(|(zone, free)| free >= zone.watermarks.high as i64)
     }
 }
 
 impl<P: Platform> Frames<P> {
-    /// Is a node under pressure: did an allocation leave less than [`low`](super::Watermarks::low) frames of a zone
-    /// since the last [`Frames::reclaim`]? Two loads.
+    /// Returns whether a node is under pressure: an allocation has left less than [`low`](super::Watermarks::low)
+    /// frames of a zone since the last [`Frames::reclaim`]. Cost: two loads.
     #[inline]
     pub fn is_pressed(&self) -> bool {
         self.machine().is_some_and(|machine| machine.pressure.any())
     }
 
-    /// Did a node come under pressure since the last call of [`Frames::take_pressure_due`]? Two loads.
+    /// Returns whether a node came under pressure since the last call of [`Frames::take_pressure_due`]. Cost: two
+    /// loads.
     #[inline]
     pub fn pressure_due(&self) -> bool {
         // Relaxed: a hint.
         self.machine().is_some_and(|machine| machine.pressure.due.load(Ordering::Relaxed))
     }
 
-    /// Did a node come under pressure since the last call of this? For whoever wakes the task that reclaims: of
-    /// several calls, one returns true.
+    /// Returns whether a node came under pressure since the last call, for waking the task that reclaims. Of several
+    /// calls, one returns true.
     #[inline]
     pub fn take_pressure_due(&self) -> bool {
         self.pressure_due()
@@ -148,7 +151,7 @@ impl<P: Platform> Frames<P> {
     /// of zeroed frames hold, asks other CPUs to drain theirs, and calls `more` until it returns `None`. `None` if no
     /// node is under pressure.
     ///
-    /// `more` frees what the caller keeps elsewhere, step by step, and says how many frames that were. If neither it
+    /// `more` frees frames that the caller keeps elsewhere, step by step, and returns their number. If neither `more`
     /// nor the pools had any, the next alarm of a zone that stays below `low` is when half as many frames are left, or
     /// at the first, second, fourth, eighth… request that is refused; so a service task that reclaims whenever
     /// [`Frames::is_pressed`] never loops.
@@ -157,7 +160,7 @@ impl<P: Platform> Frames<P> {
     /// each CPU's magazine.
     pub fn reclaim(&self, pin: &CpuPin, mut more: impl FnMut() -> Option<u64>) -> Option<Reclaimed> {
         let machine = self.machine().filter(|machine| machine.pressure.any())?;
-        // Before the work: what is noted from here on is for the next time.
+        // Before the work: pressure noted from here on is for the next call.
         let nodes = machine.pressure.take();
         let mut reclaimed = Reclaimed { nodes, freed: 0, asked: CpuSet::EMPTY };
         for magazine in self.rack.iter().filter(|magazine| nodes.contains(magazine.node)) {
@@ -170,7 +173,7 @@ impl<P: Platform> Frames<P> {
                 reclaimed.asked.insert(magazine.cpu);
             }
         }
-        // Magazines fill again by the next allocation, so what they held is no progress.
+        // Magazines fill again by the next allocation, so their frames are no progress.
         let nodes_there = nodes.iter().filter_map(|node| machine.node(node));
         let mut progress: u64 = nodes_there.map(|node| self.spill_zeroed(machine, node)).sum();
         while !machine.is_relieved(nodes)

@@ -1,11 +1,11 @@
-//! The page tables that a kernel booted with: they lie in RAM that the loader calls free.
+//! The page tables that a kernel booted with, which lie in RAM that the loader calls free.
 
 use topomem_percpu::Platform;
 use x86_64::PhysAddr;
 
 use super::{FRAME_SIZE, MapFull, MemoryMap, MemoryRange};
 
-/// The name under which the map reserves them.
+/// The name of the reserved regions.
 const NAME: &str = "page tables";
 /// Entries of a table.
 const ENTRIES: u64 = 512;
@@ -95,7 +95,7 @@ mod tests {
 
     const START: u64 = 1 << 20;
 
-    // SAFETY: one thread uses it, and addresses are distinct.
+    // SAFETY: one thread uses the memory, and addresses are distinct.
     unsafe impl Platform for Ram {
         fn current_cpu(&self) -> CpuId {
             CpuId::BOOT
@@ -124,7 +124,7 @@ mod tests {
         reserved.map(|region| (number(region.range.start), number(region.range.end))).collect()
     }
 
-    /// No execution, dirty, accessed, user, writable: what tells nothing of where an entry leads.
+    /// No execution, dirty, accessed, user, writable: the bits that say nothing of an entry's target.
     const FLAGS: u64 = 1 << 63 | 0x66;
     const LAST_WITH_PAT: u64 = PRESENT | LARGE;
 

@@ -1,4 +1,4 @@
-//! Allocating: hits, and what is not one.
+//! Allocating: hits in a magazine, and the slower paths.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -69,7 +69,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Some(object)
     }
 
-    /// [`Heap::alloc`] of sizes that [`SizeClass::of_small_size`] does not know.
+    /// Serves [`Heap::alloc`] of sizes unknown to [`SizeClass::of_small_size`].
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     pub(super) fn alloc_uncommon(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
@@ -80,7 +80,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// [`Heap::alloc`] of what is larger than any class, aligned to more than a word, or without bytes.
+    /// Serves [`Heap::alloc`] of layouts larger than any class, aligned to more than a word, or without bytes.
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline(never)]
     pub(super) fn alloc_rare(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {

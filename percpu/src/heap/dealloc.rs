@@ -1,4 +1,4 @@
-//! Freeing: hits, and what is not one.
+//! Freeing: hits in a magazine, and the slower paths.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -54,7 +54,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         matches!(self.caches.with(&pin, |cache| unsafe { cache.push(class, memory) }), Ok(true))
     }
 
-    /// [`Heap::dealloc`] of sizes that [`SizeClass::of_small_size`] does not know.
+    /// Serves [`Heap::dealloc`] of sizes unknown to [`SizeClass::of_small_size`].
     ///
     /// # Safety
     ///
@@ -72,7 +72,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// [`Heap::dealloc`] of what is larger than any class, aligned to more than a word, or without bytes.
+    /// Serves [`Heap::dealloc`] of layouts larger than any class, aligned to more than a word, or without bytes.
     ///
     /// # Safety
     ///
