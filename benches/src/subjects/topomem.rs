@@ -156,7 +156,8 @@ impl Topomem {
         let metadata = NonNull::new(block).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
         let mut ground = Placed { frames: frames as u64, cpus, nodes, next: 4096, end: bytes as u64 };
         let allocator = Frames::new(Host { metadata, layout, arena });
-        let config = FramesConfig { double_frees, ..FramesConfig::default() };
+        // The peers have no reserve.
+        let config = FramesConfig { double_frees, ..FramesConfig::without_reserve() };
         if let Err(error) = allocator.init(&mut ground, &config) {
             panic!("topomem: {error}");
         }

@@ -191,7 +191,8 @@ pub(crate) fn start() -> bool {
     };
     RAM.store(ram.as_ptr(), Ordering::Relaxed);
     RAM_BYTES.store(bytes as u64, Ordering::Relaxed);
-    FRAMES.init(&mut Ram { next: BASE }, &FramesConfig::default()).is_ok()
+    // A reserve would keep memory from the host: nothing here frees memory by using some.
+    FRAMES.init(&mut Ram { next: BASE }, &FramesConfig::without_reserve()).is_ok()
 }
 
 /// Twice the host's memory: a program that needs more than that is killed before it gets there.
