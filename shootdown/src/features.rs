@@ -155,7 +155,7 @@ impl TlbFeatures {
     /// INVPCID is used only together with PCID. The kernel still has to enable PCIDs (CR4.PCIDE) on
     /// each CPU before the CPU comes online.
     ///
-    /// ```
+    /// ```no_run
     /// # #[cfg(target_arch = "x86_64")] {
     /// use topomem_shootdown::TlbFeatures;
     ///
