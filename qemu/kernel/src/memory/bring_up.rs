@@ -79,6 +79,8 @@ pub fn user_window() -> Option<Window> {
 ///
 /// `root` holds the kernel's own tables, which do not change any more. The executing CPU is the
 /// boot CPU, with its own area installed.
+// Apart: building the frame allocator takes tens of KiB of stack, which would else stay in use below `kernel_main`.
+#[inline(never)]
 pub unsafe fn bring_up(
     discovered: Discovered<Kernel>,
     boot: &mut BootAllocator<'_>,
