@@ -50,11 +50,16 @@ fn all_that_a_range_had_comes_back() {
         });
         settle(sim, ranges);
     };
-    // The first makes the tables of the addresses.
+    // The first makes the tables of the addresses. How far the CPUs' ranges reach depends on who comes first, so a
+    // later one may need a table more, which stays; but a frame that gets lost gets lost in every round.
     round();
-    let before = (allocated(service), ranges.stats());
-    round();
-    assert_eq!((allocated(service), ranges.stats()), before);
+    let mut before = (allocated(service), ranges.stats());
+    let is_alike = (0..20).any(|_| {
+        round();
+        let last = std::mem::replace(&mut before, (allocated(service), ranges.stats()));
+        last == before
+    });
+    assert!(is_alike, "each round keeps something: {before:?}");
     assert_eq!(before.1.vacant_pages, Some(256 * 256 - 1));
     sim.on(CpuId::BOOT, |pin| ranges.validate(pin).unwrap());
 }
