@@ -180,8 +180,11 @@ impl<P: Platform> Frames<P> {
     /// [`Frames::cpu_online`].
     ///
     /// Bookkeeping of a node without memory, or without room for it, is near the node, where
-    /// [`Ground::place`] finds room. What is the machine's and no node's is near node 0: it finds
+    /// [`Ground::place`] finds room. Bookkeeping of the whole machine is near node 0: it finds
     /// regions by address, and is read only from then on. [`Frames::bookkeeping`] says where each part is.
+    ///
+    /// Needs about 40 KiB of stack in a release build. Call it on a stack of 64 KiB or more, and from a function that is
+    /// not inlined into a kernel's main loop, which would else keep that much of its stack in use.
     ///
     /// # Errors
     ///
