@@ -31,10 +31,14 @@
 #[cfg(any(test, feature = "sim"))]
 extern crate std;
 
-/// Keeps the README's code compiling.
+/// Keeps the code of the README and of the guide compiling.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/src/getting-started.md")]
+    struct GettingStarted;
+}
 
 pub mod address_space;
 mod budget;

@@ -13,6 +13,11 @@
 #[cfg(test)]
 extern crate std;
 
+/// Keeps the README's code compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod frames;
 mod memory;
 pub mod tables;

@@ -87,6 +87,11 @@ extern crate self as topomem_percpu;
 #[cfg(test)]
 extern crate std;
 
+/// Keeps the README's code compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod cpu;
 mod cpu_set;
 mod cpu_table;

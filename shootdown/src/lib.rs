@@ -109,6 +109,11 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+/// Keeps the README's code compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod address;
 mod asid;
 mod batch;

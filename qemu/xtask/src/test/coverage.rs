@@ -1,4 +1,4 @@
-//! Does `docs/coverage.md` name what Miri leaves out, and what has loom models?
+//! Does `docs/src/testing/coverage.md` name what Miri leaves out, and what has loom models?
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,14 @@ const FOLDERS: [&str; 8] = [
     "shootdown/tests",
 ];
 /// What a test has that Miri leaves out, and a model. Helpers of models have no tests.
-const MARKS: [&str; 5] =
-    ["cfg_attr(miri, ignore", "#![cfg(not(miri", "#![cfg(not(any(loom, miri", "not(miri)))]", "loom::model("];
+const MARKS: [&str; 6] = [
+    "cfg_attr(miri, ignore",
+    "#![cfg(not(miri",
+    "#![cfg(not(any(loom, miri",
+    "not(miri)))]",
+    "#![cfg(loom)]",
+    "loom::model(",
+];
 
 /// The sources in a folder; of `tests`, those of the package itself alone.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -34,7 +40,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 #[test]
 fn the_page_names_every_file_that_miri_leaves_out_or_that_has_models() {
-    let page = fs::read_to_string(workspace::root().join("docs/coverage.md")).unwrap();
+    let page = fs::read_to_string(workspace::root().join("docs/src/testing/coverage.md")).unwrap();
     let mut files = Vec::new();
     FOLDERS.iter().for_each(|folder| sources(&workspace::root().join(folder), &mut files));
     let (mut named, mut missing) = (0, Vec::new());
@@ -53,6 +59,6 @@ fn the_page_names_every_file_that_miri_leaves_out_or_that_has_models() {
             missing.push(file);
         }
     }
-    assert!(missing.is_empty(), "docs/coverage.md does not name {missing:?}");
+    assert!(missing.is_empty(), "docs/src/testing/coverage.md does not name {missing:?}");
     assert!(named > 80, "{named} files");
 }

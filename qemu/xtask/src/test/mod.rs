@@ -6,6 +6,8 @@ mod cargo_step;
 mod commands;
 #[cfg(test)]
 mod coverage;
+#[cfg(test)]
+mod guide;
 mod machine_step;
 mod programs;
 mod stepped;
