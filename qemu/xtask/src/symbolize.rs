@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use addr2line::Loader;
+use addr2line::{Loader, Location};
 
 use crate::error::Error;
 use crate::workspace;
@@ -64,18 +64,28 @@ impl Symbols {
             while let Ok(Some(frame)) = frames.next() {
                 let name = frame.function.as_ref().and_then(|name| Some(name.demangle().ok()?.into_owned()));
                 let Some(name) = name else { continue };
-                let place = frame.location.and_then(|location| {
-                    Some(format!("{}:{}", workspace::shorten(location.file?), location.line?))
-                });
+                let place = frame.location.as_ref().and_then(place);
                 functions.push(format!("{name} ({})", place.as_deref().unwrap_or("?")));
             }
         }
-        if functions.is_empty() {
-            let symbol = self.loader.find_symbol(address);
-            functions.extend(symbol.map(|name| addr2line::demangle_auto(name.into(), None).into_owned()));
+        // A program with line tables alone has places, and symbols in place of functions.
+        if functions.is_empty()
+            && let Some(name) = self.loader.find_symbol(address)
+        {
+            let name = addr2line::demangle_auto(name.into(), None);
+            let location = self.loader.find_location(address).ok().flatten();
+            functions.push(match location.as_ref().and_then(place) {
+                Some(place) => format!("{name} ({place})"),
+                None => name.into_owned(),
+            });
         }
         functions
     }
+}
+
+/// File and line of a location.
+fn place(location: &Location<'_>) -> Option<String> {
+    Some(format!("{}:{}", workspace::shorten(location.file?), location.line?))
 }
 
 /// The first function behind the heap's in a backtrace that begins inside the heap, those of Rust's library left
