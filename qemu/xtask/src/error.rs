@@ -17,6 +17,8 @@ pub(crate) enum Error {
     TopologyFile(TopologyFileError),
     /// Something is not installed, and can't be installed from here.
     Missing { what: &'static str, because: String, commands: Vec<String> },
+    /// The disk has too little room for what is to be built. In bytes.
+    DiskFull { folder: PathBuf, free: u64, needed: u64 },
     /// A program could not be started.
     Start { program: String, error: std::io::Error },
     /// A program ended badly.
@@ -60,6 +62,13 @@ impl fmt::Display for Error {
                 write!(f, "{what} is missing: {because}. Install it with:")?;
                 commands.iter().try_for_each(|command| write!(f, "\n    {command}"))
             }
+            Self::DiskFull { folder, free, needed } => write!(
+                f,
+                "{} has {} MiB free, and {} MiB are needed",
+                folder.display(),
+                free >> 20,
+                needed >> 20
+            ),
             Self::Start { program, error } => write!(f, "can't start {program}: {error}"),
             Self::Program { command, status } => write!(f, "failed with {status}: {command}"),
             Self::Firmware(error) => write!(f, "{error}"),

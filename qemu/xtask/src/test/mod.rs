@@ -69,6 +69,10 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<bool, Error> {
     let mut programs = Programs::default();
     for group in steps.chunk_by(|step, next| step.beside_others().is_some() && next.beside_others().is_some())
     {
+        if let Err(error) = tools::ensure_room_for_a_step() {
+            report.end();
+            return Err(error);
+        }
         let beside: Vec<_> = group.iter().filter_map(|step| Some((step, step.beside_others()?))).collect();
         match &beside[..] {
             [_, _, ..] => {

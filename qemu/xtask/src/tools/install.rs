@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::sync::OnceLock;
 
+use super::disk;
 use super::tool::Tool;
 use crate::error::Error;
 use crate::qemu;
@@ -17,8 +18,10 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Missing`] if something that is needed can't be installed.
+/// [`Error::DiskFull`] if the disk has too little room for a run of all tests; [`Error::Missing`] if something that
+/// is needed can't be installed.
 pub(crate) fn prepare() -> Result<(), Error> {
+    disk::ensure_room_for_all_tests()?;
     ensure(&Tool::ALL)?;
     if let Some(found) = Tool::Qemu.found() {
         println!("{}: {found}", Tool::Qemu.name());
