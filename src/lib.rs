@@ -60,9 +60,11 @@ pub use topomem_numa::frames;
 pub use topomem_percpu as percpu;
 pub use topomem_shootdown as shootdown;
 
+#[cfg(feature = "x86_64")]
+pub use address_space::SpaceMapper;
 pub use address_space::{
-    AddressSpace, Batch, MapError, PromoteError, ProtectError, RemapError, ShareError, SpaceMapper,
-    Translation, UnmapError, Unmapped, Unmapping,
+    AddressSpace, Batch, MapError, PromoteError, ProtectError, RemapError, ShareError, Translation,
+    UnmapError, Unmapped, Unmapping,
 };
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
@@ -78,7 +80,10 @@ pub use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, PerFrameTable
 pub use topomem_numa::{
     AddressBits, ApicId, BootAllocator, FirmwareTables, MemoryMap, MemoryRange, Topology,
 };
-pub use topomem_percpu::{CpuId, CpuPin, CpuSet, InvalidFree, NodeId, Order, PinGuard, Platform};
+pub use topomem_percpu::{
+    CpuId, CpuPin, CpuSet, InvalidFree, NodeId, NotFrameAligned, Order, PhysAddr, PhysFrame, PinGuard,
+    Platform,
+};
 pub use topomem_shootdown::{
     Asid, Domain, Lazy, PageRange, PageSize, RootLoad, SwitchFlushed, Ticks, Tlb, TlbFeatures, VirtAddr,
     WakersDue,

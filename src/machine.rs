@@ -1,9 +1,8 @@
 //! The kernel's hooks beyond the shootdown queue's: the page-table format, and the reaction to
 //! misuse of the heap.
 
-use topomem_percpu::InvalidFree;
+use topomem_percpu::{InvalidFree, PhysFrame};
 use topomem_shootdown::{RootLoad, SwitchFlushed, Tlb};
-use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::{Format, PagingFeatures};
 

@@ -101,7 +101,7 @@ mod tests {
             CpuId::BOOT
         }
 
-        fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> {
+        fn phys_to_virt(&self, _: topomem_percpu::PhysAddr) -> NonNull<u8> {
             NonNull::dangling()
         }
 

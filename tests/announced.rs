@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, Platform, Protection,
-    TlbFeatures, VirtAddr,
+    AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, PhysFrame, Platform,
+    Protection, TlbFeatures, VirtAddr,
 };
-use x86_64::structures::paging::PhysFrame;
 
 const BASE: u64 = 0x10_0000_0000;
 const HUGE: u64 = 2 << 20;

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, PageRange, PageSize, Platform, Protection, VirtAddr,
+    AddressSpace, CpuId, CpuPin, FrameRequest, PageRange, PageSize, PhysFrame, Platform, Protection, VirtAddr,
 };
 use x86_64::structures::paging::mapper::Mapper;
-use x86_64::structures::paging::{Page, PageTableFlags, PhysFrame, Size4KiB};
+use x86_64::structures::paging::{Page, PageTableFlags, Size4KiB};
 
 type Space = AddressSpace<&'static Sim>;
 

@@ -7,10 +7,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    AddressSpace, Batch, CpuId, CpuPin, FrameRequest, PageRange, PageSize, Platform, Protection, Unmapping,
-    VirtAddr,
+    AddressSpace, Batch, CpuId, CpuPin, FrameRequest, PageRange, PageSize, PhysFrame, Platform, Protection,
+    Unmapping, VirtAddr,
 };
-use x86_64::structures::paging::PhysFrame;
 
 const CPUS: usize = 3;
 const PAGES: usize = 8;

@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use topomem::percpu::{AllocOnError, RunLength, SizeClass, UnknownNode};
 use topomem::sim::{Sim, SimService};
-use topomem::{CpuId, CpuPin, FrameRequest, InvalidFree, NodeId, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{CpuId, CpuPin, FrameRequest, InvalidFree, NodeId, PhysFrame, Platform};
 
 const MEGABYTE: u64 = 1 << 20;
 

@@ -10,8 +10,7 @@ use topomem::region::{
     Populate, Relocation, Resolved, Transparent,
 };
 use topomem::sim::{Fault, Sim, SimService};
-use topomem::{Access, CpuId, CpuPin, Order, PageSize, Tended, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{Access, CpuId, CpuPin, Order, PageSize, PhysFrame, Tended, VirtAddr};
 
 mod space_support;
 use space_support::{Space, activate, allocated, at, deactivate, touch};

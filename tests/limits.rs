@@ -7,11 +7,10 @@ use topomem::address_space::{MapError, PromoteError, Refusal};
 use topomem::sim::{Sim, SimService};
 use topomem::{
     Access, AddressSpace, ApicId, BootAllocator, BootError, CpuId, CpuPin, FramesConfig, KernelLayout,
-    PageRange, PageSize, PagingFeatures, PerFrameTable, Protection, VirtAddr,
+    PageRange, PageSize, PagingFeatures, PerFrameTable, PhysAddr, PhysFrame, Protection, VirtAddr,
 };
-use x86_64::PhysAddr;
 use x86_64::structures::paging::mapper::{MapToError, Mapper};
-use x86_64::structures::paging::{FrameAllocator, Page, PageTableFlags, PhysFrame, Size1GiB, Size4KiB};
+use x86_64::structures::paging::{self, FrameAllocator, Page, PageTableFlags, Size1GiB, Size4KiB};
 
 const BASE: u64 = 0x10_0000_0000;
 const READ: Protection = Protection::user(Access::READ);
@@ -75,7 +74,7 @@ struct NoFrames;
 
 // SAFETY: it hands out no frame.
 unsafe impl FrameAllocator<Size4KiB> for NoFrames {
-    fn allocate_frame(&mut self) -> Option<PhysFrame> {
+    fn allocate_frame(&mut self) -> Option<paging::PhysFrame> {
         None
     }
 }
@@ -94,7 +93,7 @@ fn a_machine_without_pages_of_a_gibibyte_gets_none() {
         let mut mapper = space.mapper(pin);
         let page = Page::<Size1GiB>::containing_address(x86_64::VirtAddr::new(BASE + (1 << 30)));
         let flags = PageTableFlags::PRESENT | PageTableFlags::USER_ACCESSIBLE | PageTableFlags::NO_EXECUTE;
-        let first = PhysFrame::containing_address(PhysAddr::new(1 << 30));
+        let first = paging::PhysFrame::containing_address(x86_64::PhysAddr::new(1 << 30));
         // SAFETY: nothing reads or writes through the mapping.
         let refused = unsafe { mapper.map_to(page, first, flags, &mut NoFrames) };
         assert!(matches!(refused, Err(MapToError::FrameAllocationFailed)));

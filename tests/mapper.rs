@@ -1,6 +1,6 @@
 //! The `x86_64` crate's `Mapper` over an address space, against the space's own operations.
 // As in spaces.rs.
-#![cfg(not(miri))]
+#![cfg(all(feature = "x86_64", not(miri)))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use topomem::address_space::{FlagsError, MapError, ProtectError, Refusal};
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, Protection, SpaceMapper,
-    VirtAddr,
+    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, PhysAddr, Protection,
+    SpaceMapper, VirtAddr,
 };
-use x86_64::PhysAddr;
 use x86_64::structures::paging::mapper::{
     FlagUpdateError, MapToError, Mapper, MapperAllSizes, Translate, TranslateError, UnmapError,
 };
@@ -42,7 +41,7 @@ fn page<S: Size>(number: u64) -> Page<S> {
 
 /// No RAM: what is mapped to it is never touched.
 fn foreign<S: Size>(number: u64) -> PhysFrame<S> {
-    PhysFrame::from_start_address(PhysAddr::new((1 << 40) + number * S::SIZE)).unwrap()
+    PhysFrame::from_start_address(x86_64::PhysAddr::new((1 << 40) + number * S::SIZE)).unwrap()
 }
 
 /// What code written against the crate does.
@@ -103,7 +102,7 @@ fn step<S: Size>(adapted: &mut SpaceMapper<'_, '_, &'static Sim>, native: &Space
             let removed = unmap(adapted, page);
             assert_eq!(removed.is_ok(), here.is_some(), "{removed:?} of {found:?}");
             if let (Ok(frame), Some(here)) = (removed, here) {
-                assert_eq!(frame.start_address(), here.address);
+                assert_eq!(PhysAddr::from(frame.start_address()), here.address);
                 native.unmap(pin, range).unwrap().wait(pin);
             }
         }
@@ -117,7 +116,7 @@ fn step<S: Size>(adapted: &mut SpaceMapper<'_, '_, &'static Sim>, native: &Space
         _ => {
             let frame = foreign::<S>(dice >> 24 & 0xff);
             let mapped = map_to(adapted, page, frame, flags);
-            let first = PhysFrame::containing_address(frame.start_address());
+            let first = topomem::PhysFrame::containing_address(frame.start_address().into());
             // SAFETY: it is no RAM.
             let natively = unsafe { native.map_borrowed(pin, range, first, protection) };
             assert_eq!(mapped.is_ok(), natively.is_ok(), "natively: {natively:?}");
@@ -150,7 +149,7 @@ fn both_ways_lead_to_the_same_tables() {
                 let address = VirtAddr::new(BASE + place).unwrap();
                 assert_eq!(one.translate(pin, address), native.translate(pin, address));
                 assert_eq!(
-                    adapted.translate_addr(x86_64::VirtAddr::new(BASE + place)),
+                    adapted.translate_addr(x86_64::VirtAddr::new(BASE + place)).map(PhysAddr::from),
                     native.translate(pin, address).map(|found| found.address)
                 );
             }
@@ -173,12 +172,12 @@ fn an_unmapped_page_is_nowhere_when_unmap_returns() {
             if pin.cpu() == CpuId::BOOT {
                 let frame = service.frames().alloc(pin, &FrameRequest::frame()).unwrap();
                 let mut mapper = space.mapper(pin);
-                map_to(&mut mapper, page, frame, DATA).unwrap();
+                map_to(&mut mapper, page, frame.try_into().unwrap(), DATA).unwrap();
                 sim.barrier();
                 while !ready.load(Ordering::Acquire) {
                     sim.take_interrupts();
                 }
-                assert_eq!(unmap(&mut mapper, page).unwrap(), frame);
+                assert_eq!(topomem::PhysFrame::from(unmap(&mut mapper, page).unwrap()), frame);
                 unmapped.store(true, Ordering::Release);
                 // SAFETY: it was lent to the space, which no CPU can reach it through any more.
                 unsafe { service.frames().free(pin, frame, Order::FRAME).unwrap() };

@@ -18,8 +18,7 @@ use topomem::region::{
     FaultAccess, FaultError, MapRequest, MmapError, PageFault, Placement, RegionName, Sharing,
 };
 use topomem::sim::Fault;
-use topomem::{CpuPin, FrameRequest, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{CpuPin, FrameRequest, Order, PhysFrame};
 
 /// Where regions are mapped: across an end of 2 MiB.
 const FIRST: u64 = (1 << 18) - 6;

@@ -16,10 +16,9 @@ use topomem::address_space::MapError;
 use topomem::frames::{AllocError, NodeSet, Watermarks, ZoneWatermarks};
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    CpuId, CpuPin, FrameRequest, NodeId, Order, PageRange, PageSize, Policy, Protection, VirtAddr,
+    CpuId, CpuPin, FrameRequest, NodeId, Order, PageRange, PageSize, PhysAddr, PhysFrame, Policy, Protection,
+    VirtAddr,
 };
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
 
 const MARKS: Watermarks = Watermarks { min: 128, low: 160, high: 400 };
 

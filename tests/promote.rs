@@ -5,10 +5,9 @@
 
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, PromoteError, Protection, Tended,
-    VirtAddr,
+    AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, PhysFrame, PromoteError,
+    Protection, Tended, VirtAddr,
 };
-use x86_64::structures::paging::PhysFrame;
 
 const BASE: u64 = 0x10_0000_0000;
 const HUGE: u64 = 2 << 20;

@@ -12,8 +12,9 @@ use topomem::region::{
     MremapError, MunmapError, PageFault, Placement, Populate, Relocation, Resolved,
 };
 use topomem::sim::{Sim, SimService};
-use topomem::{Access, CpuId, CpuPin, FrameRequest, Order, Platform, Protection, Tended, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{
+    Access, CpuId, CpuPin, FrameRequest, Order, PhysFrame, Platform, Protection, Tended, VirtAddr,
+};
 
 mod space_support;
 use space_support::{Space, at};

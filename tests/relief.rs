@@ -14,10 +14,9 @@ use topomem::address_space::MapError;
 use topomem::frames::AllocError;
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, Platform, Protection,
-    Tended, VirtAddr,
+    AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, PhysFrame, Platform,
+    Protection, Tended, VirtAddr,
 };
-use x86_64::structures::paging::PhysFrame;
 
 const BASE: u64 = 0x10_0000_0000;
 const HUGE: u64 = 2 << 20;

@@ -8,10 +8,9 @@ use topomem::page_table::Ownership;
 use topomem::region::{Advice, FaultAccess, MapRequest, PageFault, Placement, Resolved};
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, Protection, Tended,
-    UnmapError, VirtAddr,
+    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, PhysFrame,
+    Protection, Tended, UnmapError, VirtAddr,
 };
-use x86_64::structures::paging::PhysFrame;
 
 const BASE: u64 = 0x10_0000_0000;
 const HUGE: u64 = 2 << 20;

@@ -72,7 +72,7 @@ fn an_unmapping_that_has_completed_is_seen_by_all() {
 fn memory_far_above_8_tib_works() {
     let base = topomem_numa::FRAME_SIZE * ((1 << 40) - (80 << 8));
     let sim =
-        Sim::builder().nodes(2).cpus(2).memory(64 << 20).base(x86_64::PhysAddr::new(base)).build().unwrap();
+        Sim::builder().nodes(2).cpus(2).memory(64 << 20).base(topomem::PhysAddr::new(base)).build().unwrap();
     let service = sim.boot_service().unwrap();
     sim.on(CpuId::BOOT, |pin| {
         let free = || service.frames().validate().unwrap().allocated;

@@ -14,9 +14,8 @@ use std::task::{Context, RawWaker, RawWakerVTable, Wake, Waker};
 use topomem::address_space::Callback;
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, PageRange, PageSize, Platform, Protection, VirtAddr,
+    AddressSpace, CpuId, CpuPin, FrameRequest, PageRange, PageSize, PhysFrame, Platform, Protection, VirtAddr,
 };
-use x86_64::structures::paging::PhysFrame;
 
 const BASE: VirtAddr = VirtAddr::new_truncate(0x10_0000_0000);
 

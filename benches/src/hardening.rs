@@ -8,9 +8,8 @@ use std::hint::black_box;
 use std::ptr::NonNull;
 
 use topomem_percpu::{
-    CpuId, CpuPin, Hardening, Heap, NodeId, Order, OutOfMemory, PageSource, Platform, SizeClass,
+    CpuId, CpuPin, Hardening, Heap, NodeId, Order, OutOfMemory, PageSource, PhysAddr, Platform, SizeClass,
 };
-use x86_64::PhysAddr;
 
 /// One CPU, whose pages are the host allocator's.
 #[derive(Debug, Clone, Copy)]

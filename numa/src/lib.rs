@@ -38,5 +38,5 @@ pub use topology::{
     MemorySideCache, NodeRange, Picoseconds, Topology,
 };
 pub use topomem_percpu::{
-    CpuId, CpuPin, CpuSet, MAX_CPUS, MAX_NODES, NodeId, Order, PinGuard, Platform, Saved,
+    CpuId, CpuPin, CpuSet, MAX_CPUS, MAX_NODES, NodeId, Order, PhysAddr, PhysFrame, PinGuard, Platform, Saved,
 };

@@ -11,8 +11,7 @@ use topomem_numa::frames::{
     AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError, NodeSet, Obstacle, PerFrameTable,
     Policy, Pressure, ResizeError, Watermarks, Zone, ZoneWatermarks,
 };
-use topomem_percpu::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 fn order(order: u8) -> Order {
     Order::new(order).unwrap()
@@ -390,8 +389,8 @@ fn policies_place_frames() {
 #[cfg_attr(miri, ignore = "takes thousands of frames, by no unsafe code that the other tests do not run")]
 fn zones_fall_back_downwards_only() {
     let mut config = plain();
-    config.zones.dma_end = x86_64::PhysAddr::new(18 * MIB);
-    config.zones.dma32_end = x86_64::PhysAddr::new(22 * MIB);
+    config.zones.dma_end = topomem_percpu::PhysAddr::new(18 * MIB);
+    config.zones.dma32_end = topomem_percpu::PhysAddr::new(22 * MIB);
     let frames = Machine::simple(8, 1).frames(&config);
     online(frames, 1);
     let low = frames.alloc(&pin(0), &FrameRequest::frame().zone(Zone::Dma)).unwrap();
@@ -504,9 +503,10 @@ fn bookkeeping_stays_small() {
     assert!(frames.metadata().magazines <= 2048);
 }
 
+#[cfg(feature = "x86_64")]
 #[test]
 fn the_x86_64_crates_traits_are_served() {
-    use x86_64::structures::paging::{FrameAllocator, FrameDeallocator, Size2MiB, Size4KiB};
+    use x86_64::structures::paging::{FrameAllocator, FrameDeallocator, PhysFrame, Size2MiB, Size4KiB};
     let frames = Machine::simple(4, 1).frames(&plain());
     online(frames, 1);
     let mut source = frames.source(FrameRequest::frame());

@@ -7,8 +7,7 @@ mod frames_support;
 
 use frames_support::{Host, MIB, Machine, cpu, frame, number, online, pin};
 use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError};
-use topomem_percpu::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 const ONE: FrameRequest = FrameRequest::frame();
 const HUGE: FrameRequest = FrameRequest::order(Order::HUGE);

@@ -17,8 +17,7 @@ use topomem_numa::NodeId;
 use topomem_numa::frames::{
     AllocError, AllocFuture, DoubleFrees, Drained, FrameRequest, Frames, FramesConfig, NodeSet, Policy, Zone,
 };
-use topomem_percpu::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 const ONE: FrameRequest = FrameRequest::frame();
 const HUGE: FrameRequest = FrameRequest::order(Order::HUGE);

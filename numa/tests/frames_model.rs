@@ -15,8 +15,7 @@ use topomem_numa::frames::{
     AllocError, DoubleFrees, FrameRequest, Frames, FramesConfig, NodeSet, Policy, ResizeError, RetireError,
     Retired, ZeroedFrames,
 };
-use topomem_percpu::{Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame, Platform};
 
 const CPUS: usize = 3;
 /// Frames that each node keeps zeroed.

@@ -10,9 +10,7 @@ mod frames_support;
 use frames_support::{Host, MIB, Machine, cpu, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{Drained, FrameRequest, Frames, FramesConfig, NodeSet, Policy, Zone};
-use topomem_percpu::Order;
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysAddr, PhysFrame};
 
 fn node(index: usize) -> NodeId {
     NodeId::new(index).unwrap()

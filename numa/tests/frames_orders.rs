@@ -7,8 +7,7 @@ mod frames_support;
 use frames_support::{Host, Machine, cpu, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, FreeError, Zone};
-use topomem_percpu::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 /// Blocks of the machine: each of two CPUs may hold words of four of them.
 const BLOCKS: u64 = 128;

@@ -12,8 +12,7 @@ use topomem_numa::frames::{
     AllocError, FrameRequest, Frames, FramesConfig, NodeSet, Policy, Pressure, Watermarks, ZeroedFrames,
     ZoneWatermarks,
 };
-use topomem_percpu::{CpuSet, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuSet, Order, PhysFrame};
 
 const MARKS: Watermarks = Watermarks { min: 100, low: 200, high: 300 };
 

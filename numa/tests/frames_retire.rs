@@ -13,8 +13,7 @@ use topomem_numa::NodeId;
 use topomem_numa::frames::{
     AllocError, FrameRequest, Frames, FramesConfig, FreeError, RetireError, Retired, Retirement,
 };
-use topomem_percpu::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 fn order(order: u8) -> Order {
     Order::new(order).unwrap()

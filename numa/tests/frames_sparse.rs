@@ -16,8 +16,7 @@ use topomem_numa::frames::{
     AllocError, FrameRequest, Frames, FramesConfig, FreeError, InvalidRequest, PerFrameTable, Policy,
 };
 use topomem_numa::{BootAllocator, CpuId, MemoryMap, MemoryRange, NodeId, Topology};
-use topomem_percpu::{Order, Platform};
-use x86_64::PhysAddr;
+use topomem_percpu::{Order, PhysAddr, Platform};
 
 /// One past the last frame that may be memory.
 const END: u64 = (1 << 40) - 1;

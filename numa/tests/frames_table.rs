@@ -8,8 +8,7 @@ use std::ptr;
 use std::sync::atomic::Ordering;
 
 use topomem_numa::frames::{FrameInfo, Frames, FramesConfig, PerFrameTable};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{PhysAddr, PhysFrame};
 
 mod frames_support;
 

@@ -12,8 +12,7 @@ use std::thread;
 use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, ZeroedFrames};
-use topomem_percpu::{Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame, Platform};
 
 const THREADS: usize = if cfg!(miri) { 2 } else { 3 };
 

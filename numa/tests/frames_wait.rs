@@ -15,8 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use frames_support::{Host, Machine, online, pin};
 use topomem_numa::frames::{AllocError, AllocFuture, FrameRequest, Frames, FramesConfig};
-use topomem_percpu::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 #[derive(Default)]
 struct Count(AtomicUsize);

@@ -15,9 +15,7 @@ use topomem_numa::frames::{
     AllocError, Corruption, DoubleFrees, Drained, FrameRequest, Frames, FramesConfig, FreeError, NodeSet,
     Policy, Watermarks, ZeroedFrames, ZeroedStats, Zeroing, Zone, ZoneWatermarks,
 };
-use topomem_percpu::{Order, Platform};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysAddr, PhysFrame, Platform};
 
 const ZEROED: FrameRequest = FrameRequest::frame().zeroed();
 

@@ -6,9 +6,7 @@ mod loom_machine;
 
 use loom::thread;
 use loom_machine::{alloc, disjoint, frames, free, model, pin};
-use topomem_percpu::Order;
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysAddr, PhysFrame};
 
 #[test]
 fn refill_against_a_remote_free() {

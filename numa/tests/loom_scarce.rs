@@ -12,8 +12,7 @@ use loom::thread;
 use loom_machine::{Host, alloc, frames, frames_of_two_nodes, free, model, model_with, order, pin};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames, NodeSet, Policy};
-use topomem_percpu::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 const ONE: FrameRequest = FrameRequest::frame();
 

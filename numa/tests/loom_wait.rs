@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use loom::thread;
 use loom_machine::{Host, alloc, frames, free, model, pin};
 use topomem_numa::frames::{AllocError, AllocFuture, FrameRequest, Frames};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 #[derive(Default)]
 struct Count(AtomicUsize);

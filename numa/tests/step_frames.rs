@@ -13,9 +13,8 @@ use frames_support::{MIB, frame, pin};
 use step_support::{Held, Kind, Run, Scene, bound, request};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{DoubleFrees, FrameRequest, FramesConfig, ResizeError, ZeroedFrames, Zeroing};
-use topomem_percpu::Order;
+use topomem_percpu::{Order, PhysAddr};
 use topomem_stepper::{Context, Matrix, Operation, Plan, Trace};
-use x86_64::PhysAddr;
 
 const ONE: FrameRequest = FrameRequest::frame();
 

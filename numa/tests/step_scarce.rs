@@ -18,9 +18,8 @@ use frames_support::{Host, MIB, Machine, frame, number, online, pin};
 use step_support::{Held, Run, bound, request};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, AllocFuture, FrameRequest, Frames, FramesConfig, ZeroedFrames};
-use topomem_percpu::Order;
+use topomem_percpu::{Order, PhysAddr};
 use topomem_stepper::{Context, Matrix, Operation, Plan};
-use x86_64::PhysAddr;
 
 const ONE: FrameRequest = FrameRequest::frame();
 const HUGE: FrameRequest = FrameRequest::order(Order::HUGE);
@@ -38,7 +37,7 @@ impl Wake for Count {
 struct Waiting {
     future: Pin<Box<AllocFuture<'static, Host>>>,
     waker: Waker,
-    polled: Option<Poll<Result<x86_64::structures::paging::PhysFrame, AllocError>>>,
+    polled: Option<Poll<Result<topomem_percpu::PhysFrame, AllocError>>>,
 }
 
 struct Scene {

@@ -19,9 +19,8 @@ use topomem_numa::NodeId;
 use topomem_numa::frames::{
     AllocError, AllocFuture, FrameRequest, Frames, FramesConfig, Watermarks, ZeroedFrames, ZoneWatermarks,
 };
-use topomem_percpu::Order;
+use topomem_percpu::{Order, PhysAddr};
 use topomem_stepper::{Context, Matrix, Operation, Plan, masked};
-use x86_64::PhysAddr;
 
 const ONE: FrameRequest = FrameRequest::frame();
 

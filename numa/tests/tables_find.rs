@@ -13,7 +13,7 @@ use tables_support::model::{Cpu, Machine, Matrix, Memory, Writer};
 use tables_support::{Tables, node, seal};
 use topomem_numa::tables::{Table, TableError};
 use topomem_numa::{ApicId, Diagnostic, FindTablesError, Topology, find_tables};
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 const RSDP: usize = 0x40;
 const ROOT: usize = 0x100;

@@ -9,7 +9,7 @@ use tables_support::model::{Cpu, Machine, Matrix, Memory, Writer};
 use tables_support::{Tables, check_shape, node};
 use topomem_numa::tables::{Table, TableError};
 use topomem_numa::{ApicId, Diagnostic, Distance, MemoryKind, MemoryMap, MemoryRange, Topology};
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 const GIB: u64 = 1 << 30;
 

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tables_support::model::{Cpu, Machine, Memory};
 use tables_support::node;
 use topomem_numa::{AddressBits, BootAllocError, BootAllocator, MemoryMap, MemoryRange, NodeId, Topology};
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 const FRAMES: u64 = 1024;
 const FRAME: u64 = 4096;
@@ -78,7 +78,7 @@ fn model(usable: &[(u64, u64)], reserved: &[(u64, u64)], topology: &Topology) ->
 
 fn free(map: &MemoryMap, topology: &Topology) -> Vec<Option<NodeId>> {
     let mut frames = vec![None; FRAMES as usize];
-    let mut last = PhysAddr::zero();
+    let mut last = PhysAddr::ZERO;
     for piece in map.pieces(topology) {
         let MemoryRange { start, end } = piece.range;
         assert!(last <= start && start < end);

@@ -16,7 +16,7 @@ use topomem_numa::{
     ApicId, BootAllocator, Diagnostic, Distance, MAX_CPUS, MAX_NODES, MegabytesPerSecond, MemoryKind,
     MemoryMap, MemoryRange, Picoseconds,
 };
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 fn config() -> ProptestConfig {
     ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() }

@@ -8,16 +8,32 @@
 
 use core::ptr::{self, NonNull};
 
+use crate::CpuId;
 use crate::magazine::{MAX_ROUNDS, Magazine};
 use crate::slab::SizeClass;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 
-/// The number of places for magazines: a cache line of pointers. (Models need fewer, to end.)
-pub(crate) const PLACES: usize = if cfg!(any(loom, miri)) { 2 } else { 8 };
+/// The number of places for magazines: two cache lines of pointers. (Models need fewer, to end.)
+pub(crate) const PLACES: usize = if cfg!(any(loom, miri)) { 2 } else { 16 };
+
+/// The bytes of objects in a depot, about.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// The least number of places for magazines of [`MAX_ROUNDS`] objects.
+const MIN_PLACES: usize = PLACES / 2;
 
 /// The number of places for magazines of fewer than [`MAX_ROUNDS`] objects. Each of these magazines
 /// keeps about 20 KiB, and may keep several times as much in slabs from being freed.
-const PLACES_OF_LARGE: usize = PLACES / 2;
+const PLACES_OF_LARGE: usize = MIN_PLACES / 2;
+
+/// Returns the number of places that magazines of `class` may take, a power of two.
+pub(crate) const fn places_of(class: SizeClass) -> usize {
+    let rounds = class.rounds();
+    if rounds < MAX_ROUNDS {
+        return if PLACES_OF_LARGE == 0 { 1 } else { PLACES_OF_LARGE };
+    }
+    if KEPT_BYTES / (rounds * class.size()) < PLACES { MIN_PLACES } else { PLACES }
+}
 
 /// Magazines of one class, shared between the CPUs of one node.
 pub(crate) struct Depot {
@@ -31,9 +47,18 @@ impl Depot {
         Depot { places: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
     }
 
-    /// Takes a magazine.
-    pub(crate) fn take(&self) -> Option<Magazine> {
-        self.places.iter().find_map(|place| {
+    /// Returns the places for magazines of `class`, those first that `cpu` looks at first. CPUs begin far from each
+    /// other, so that a CPU gets the magazine back that it left: its objects are in that CPU's caches.
+    fn places_from(&self, class: SizeClass, cpu: CpuId) -> impl Iterator<Item = &AtomicPtr<u8>> {
+        let places = places_of(class);
+        // The bits of the number, the lowest first: 0, a half, a quarter, three quarters, and so on.
+        let first = (cpu.index() as u32).reverse_bits().checked_shr(u32::BITS - places.ilog2()).unwrap_or(0);
+        (first as usize..).take(places).map(move |place| &self.places[place & (places - 1)])
+    }
+
+    /// Takes a magazine of `class` for `cpu`.
+    pub(crate) fn take(&self, class: SizeClass, cpu: CpuId) -> Option<Magazine> {
+        self.places_from(class, cpu).find_map(|place| {
             // A load first: a swap would pull the line away from its other users.
             if place.load(Ordering::Relaxed).is_null() {
                 return None;
@@ -51,15 +76,14 @@ impl Depot {
         self.places.iter().filter(|place| !place.load(Ordering::Relaxed).is_null()).count()
     }
 
-    /// Leaves a magazine of `class`.
+    /// Leaves a magazine of `class` that `cpu` filled.
     ///
     /// # Errors
     ///
     /// Returns the magazine if every place is taken.
-    pub(crate) fn put(&self, class: SizeClass, magazine: Magazine) -> Result<(), Magazine> {
-        let places = if class.rounds() < MAX_ROUNDS { PLACES_OF_LARGE } else { PLACES };
+    pub(crate) fn put(&self, class: SizeClass, cpu: CpuId, magazine: Magazine) -> Result<(), Magazine> {
         let first = magazine.into_first();
-        for place in self.places.iter().take(places) {
+        for place in self.places_from(class, cpu) {
             // Release pairs with the Acquire in `take`.
             let free = place.load(Ordering::Relaxed).is_null()
                 && place

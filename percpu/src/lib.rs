@@ -21,8 +21,7 @@
 //! ```
 //! use std::alloc::Layout;
 //! use std::ptr::NonNull;
-//! use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, Platform};
-//! use x86_64::PhysAddr;
+//! use topomem_percpu::{CpuId, CpuPin, Heap, NodeId, Order, OutOfMemory, PageSource, PhysAddr, Platform};
 //!
 //! /// Which CPU runs, and where RAM is mapped. This one has one CPU.
 //! struct Kernel;
@@ -102,6 +101,7 @@ mod magazine;
 mod node;
 mod order;
 mod page_source;
+mod phys;
 mod platform;
 mod run_length;
 mod slab;
@@ -127,6 +127,7 @@ pub use local::{CpuLocal, Slot, Unavailable};
 pub use node::{MAX_NODES, NodeId};
 pub use order::Order;
 pub use page_source::{NotInPlace, OutOfMemory, PageSource};
+pub use phys::{NotFrameAligned, PhysAddr, PhysFrame};
 pub use platform::{CpuPin, PinGuard, Platform, Saved};
 pub use run_length::RunLength;
 pub use slab::{CLASS_COUNT, MAX_CLASS_SIZE, SizeClass};

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use x86_64::PhysAddr;
+use crate::PhysAddr;
 
 use crate::CpuId;
 
@@ -49,8 +49,8 @@ pub unsafe trait Platform: Sync {
     /// for each run of pages that it gives back.
     #[inline]
     fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
-        let shown = self.phys_to_virt(PhysAddr::new_truncate(SOME)).addr().get() as u64;
-        PhysAddr::new_truncate((address.addr().get() as u64).wrapping_sub(shown.wrapping_sub(SOME)))
+        let shown = self.phys_to_virt(PhysAddr::new(SOME)).addr().get() as u64;
+        PhysAddr::new((address.addr().get() as u64).wrapping_sub(shown.wrapping_sub(SOME)))
     }
 
     /// Keeps the calling context on its CPU until the matching [`Platform::enable_migration`];

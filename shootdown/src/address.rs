@@ -55,7 +55,7 @@ impl core::error::Error for NonCanonical {}
 
 /// A virtual address, canonical for 57 bits, the widest address of any supported format.
 ///
-/// The `x86_64` crate's type is fixed at 48 bits; [`From`] and [`TryFrom`] convert.
+/// The `x86_64` crate's type is fixed at 48 bits; with the feature `x86_64`, [`From`] and [`TryFrom`] convert.
 ///
 /// ```
 /// use topomem_shootdown::{PageSize, VirtAddr};
@@ -200,12 +200,14 @@ impl fmt::LowerHex for VirtAddr {
     }
 }
 
+#[cfg(feature = "x86_64")]
 impl From<x86_64::VirtAddr> for VirtAddr {
     fn from(address: x86_64::VirtAddr) -> VirtAddr {
         VirtAddr(address.as_u64())
     }
 }
 
+#[cfg(feature = "x86_64")]
 impl TryFrom<VirtAddr> for x86_64::VirtAddr {
     type Error = NonCanonical;
 
@@ -266,6 +268,7 @@ mod tests {
         assert_eq!(VirtAddr::new(u64::MAX).unwrap().checked_add(1), None);
     }
 
+    #[cfg(feature = "x86_64")]
     #[test]
     fn converts_to_and_from_48_bits() {
         let high = x86_64::VirtAddr::new(0xffff_8000_0000_0000);

@@ -14,9 +14,8 @@ use crate::{Domain, Request, Shootdown, Tlb};
 ///
 /// ```
 /// # use core::ptr::NonNull;
-/// # use topomem_percpu::{CpuId, CpuSet, Platform};
+/// # use topomem_percpu::{CpuId, CpuSet, PhysAddr, Platform};
 /// # use topomem_shootdown::*;
-/// # use x86_64::PhysAddr;
 /// # struct Kernel;
 /// # unsafe impl Platform for Kernel {
 /// #     fn current_cpu(&self) -> CpuId { CpuId::BOOT }

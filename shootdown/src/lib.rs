@@ -55,9 +55,8 @@
 //!
 //! ```
 //! use core::ptr::NonNull;
-//! use topomem_percpu::{CpuId, CpuSet, Platform};
+//! use topomem_percpu::{CpuId, CpuSet, PhysAddr, Platform};
 //! use topomem_shootdown::*;
-//! use x86_64::PhysAddr;
 //!
 //! struct Machine;
 //!

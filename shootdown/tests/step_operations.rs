@@ -65,7 +65,7 @@ unsafe impl Platform for Machine {
         CpuId::new(CPU.get()).unwrap()
     }
 
-    fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> {
+    fn phys_to_virt(&self, _: topomem_percpu::PhysAddr) -> NonNull<u8> {
         NonNull::dangling()
     }
 }

@@ -7,17 +7,16 @@ use core::ptr;
 use crossbeam_utils::CachePadded;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use topomem_percpu::{CpuPin, Order};
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 use topomem_shootdown::{ChangeRecord, Domain, Invalidation, PageRange, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
 
 use super::error::{ProtectError, RemapError, UnmapError};
 use super::layout::{SpaceKind, pages_of, range_of, range_of_pages, size_of_level};
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{
-    Answer, Answered, AtOnce, Changed, ClearPageError, Found, Leaf, Level, Mismatch, MovedRegions,
-    Neighbours, Outcome, PageTable, Pages, Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
+    Answer, Answered, AtOnce, Changed, Found, Level, MovedRegions, Neighbours, Outcome, PageTable, Pages,
+    Protection, Reach, RelocateError, Reserve, Rewrite, RewriteError,
 };
 use crate::region::{
     DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout, SpacePolicy,
@@ -438,47 +437,6 @@ impl<P: Machine> SpaceCore<P> {
     pub fn is_quiet(&self, pin: &CpuPin, pages: Pages) -> bool {
         let range = range_of_pages(pages);
         self.service.shootdown().pending_in(pin, self.domain(), range).is_complete()
-    }
-
-    /// Clears the page `page` of `level`, adds the change to `changed`, and records it.
-    pub fn clear_page(
-        &self,
-        pin: &CpuPin,
-        page: Pages,
-        level: Level,
-        changed: &mut Changed,
-    ) -> Result<(Leaf, Option<ChangeRecord<'_>>), ClearPageError<AllocError>> {
-        let (frames, access) = (self.service.frames(), self.service.tables(pin));
-        let mut reserve = Reserve::new(frames, pin);
-        let record = |changed: &mut Changed| self.record(changed);
-        loop {
-            let leave = |number, pages| self.leave_record(number, pages);
-            match self.table.clear_page(access, &mut reserve, page, level, changed, leave, record) {
-                Ok(cleared) => {
-                    self.count_unmapped(pin, page.count());
-                    return Ok(cleared);
-                }
-                Err(ClearPageError::Gather(error)) => {
-                    let refilled = self.service.relieve(pin, error, || reserve.refill());
-                    refilled.map_err(ClearPageError::Gather)?;
-                }
-                Err(mismatch) => return Err(mismatch),
-            }
-        }
-    }
-
-    /// Gives the page `page` of `level` another protection, adds the change to `changed`, and
-    /// records it.
-    pub fn reprotect_page(
-        &self,
-        pin: &CpuPin,
-        page: Pages,
-        level: Level,
-        protection: Protection,
-        changed: &mut Changed,
-    ) -> Result<(Leaf, Option<ChangeRecord<'_>>), Mismatch> {
-        let record = |changed: &mut Changed| self.record(changed);
-        self.table.reprotect_page(self.service.tables(pin), page, level, protection, changed, record)
     }
 
     /// Returns the pinned CPU's counts and hints about the space.

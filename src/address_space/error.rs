@@ -3,9 +3,8 @@
 use core::fmt;
 
 use topomem_numa::frames::AllocError;
-use topomem_percpu::Order;
+use topomem_percpu::{Order, PhysFrame};
 use topomem_shootdown::{PageRange, PageRangeError, PageSize, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
 
 /// The reason why a range was not mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

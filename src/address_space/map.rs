@@ -1,9 +1,8 @@
 //! Mapping pages: to fresh frames, to frames given to the space, or to borrowed frames.
 
 use topomem_numa::frames::FrameRequest;
-use topomem_percpu::{CpuPin, Order};
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 use topomem_shootdown::{Invalidation, PageRange, PageSize, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
 
 use super::core::SpaceCore;
 use super::layout::{level_of, range_of};
@@ -222,7 +221,7 @@ fn owned_level(range: PageRange) -> Result<(Level, Order), MapError> {
 }
 
 fn aligned(frame: PhysFrame, size: PageSize) -> Result<(), MapError> {
-    if frame.start_address().as_u64() % size.bytes() == 0 {
+    if frame.start_address().is_aligned(size.bytes()) {
         Ok(())
     } else {
         Err(MapError::MisalignedFrame { frame, size })

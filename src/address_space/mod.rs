@@ -5,24 +5,21 @@ mod close;
 mod core;
 mod dump;
 mod error;
-mod flags;
 mod layout;
 mod map;
+#[cfg(feature = "x86_64")]
 mod mapper;
 mod promote;
 mod reclaim;
 mod share;
-mod translate;
 mod unmapping;
 mod writable_code;
 
 use ::core::fmt;
 
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::{CpuPin, PhysAddr, PhysFrame};
 use topomem_shootdown::{Domain, Invalidation, PageRange, PageSize, RootLoad, VirtAddr, WakersDue};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
 
 pub use batch::Batch;
 pub(crate) use batch::record_change;
@@ -30,10 +27,10 @@ pub use close::Closing;
 pub(crate) use core::{Collected, SpaceCore, Unmoved, invalidation_of};
 pub use dump::TableDump;
 pub use error::{CreateError, MapError, PromoteError, ProtectError, RemapError, ShareError, UnmapError};
-pub use flags::FlagsError;
 pub use layout::SpaceKind;
 pub(crate) use layout::{lower_half, pages_of, range_of_pages, size_of_level, user_bounds};
-pub use mapper::{Refusal, SpaceMapper};
+#[cfg(feature = "x86_64")]
+pub use mapper::{FlagsError, Refusal, SpaceMapper};
 pub use unmapping::{Unmapped, Unmapping};
 pub use writable_code::WritableCode;
 

@@ -2,9 +2,8 @@
 
 use core::ops::ControlFlow;
 
-use topomem_percpu::CpuPin;
+use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::VirtAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use super::AddressSpace;
 use super::layout::{SpaceKind, upper_half};

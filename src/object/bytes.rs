@@ -1,8 +1,7 @@
 //! Reading and writing an object's bytes, for the kernel.
 
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU8, Ordering};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame};
 
 use super::ObjectError;
 use super::core::{MemoryObject, ObjectCore};

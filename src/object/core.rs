@@ -6,8 +6,7 @@ use core::ptr::NonNull;
 
 use topomem_numa::frames::{AllocError, FrameRequest};
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use topomem_percpu::{CpuPin, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 
 use super::index::Index;
 use super::mappings::Mappings;

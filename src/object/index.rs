@@ -10,9 +10,7 @@ use core::ops::ControlFlow;
 
 use topomem_numa::frames::{AllocError, FrameRequest};
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
-use topomem_percpu::{CpuPin, Order};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysAddr, PhysFrame};
 
 use super::word::PageWord;
 use crate::Machine;
@@ -71,7 +69,7 @@ impl Index {
         if link == 0 {
             return None;
         }
-        let address = service.platform().phys_to_virt(PhysAddr::new_truncate(link & !HEIGHT));
+        let address = service.platform().phys_to_virt(PhysAddr::new(link & !HEIGHT));
         // SAFETY: the frame was zeroed, and belongs to the tree as long as `self` lives; its words
         // are only accessed as atomics.
         Some(Node { table: unsafe { address.cast().as_ref() }, height: (link & HEIGHT) as u32 })
@@ -218,7 +216,7 @@ impl Index {
                 unsafe { self.free_below(service, pin, word.load(Ordering::Acquire)) };
             }
         }
-        let frame = PhysFrame::containing_address(PhysAddr::new_truncate(link & !HEIGHT));
+        let frame = PhysFrame::containing_address(PhysAddr::new(link & !HEIGHT));
         // SAFETY: `link` allocated the frame, and the caller's promise.
         unsafe { frame_memory::release_own(service.frames(), pin, frame, Order::FRAME) };
     }

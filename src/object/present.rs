@@ -16,7 +16,7 @@ use crate::service::frame_memory;
 /// A page in memory, and whether writes have to be noted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageFrame {
-    pub frame: x86_64::structures::paging::PhysFrame,
+    pub frame: topomem_percpu::PhysFrame,
     /// Whether an entry may permit writes at once.
     pub writable: Writable,
 }
@@ -67,7 +67,7 @@ impl<P: Machine> ObjectCore<P> {
     }
 
     /// Returns whether the page `page` is in memory, in `frame`.
-    pub fn has_frame(&self, page: u64, frame: x86_64::structures::paging::PhysFrame) -> bool {
+    pub fn has_frame(&self, page: u64, frame: topomem_percpu::PhysFrame) -> bool {
         self.frame_of(page).is_some_and(|word| word.frame() == frame)
     }
 
@@ -89,7 +89,7 @@ pub(super) struct UsedPage<'a> {
 }
 
 impl UsedPage<'_> {
-    pub fn frame(&self) -> x86_64::structures::paging::PhysFrame {
+    pub fn frame(&self) -> topomem_percpu::PhysFrame {
         self.found.frame()
     }
 
@@ -181,13 +181,13 @@ impl<P: Machine> MemoryObject<P> {
 
 impl<P: Machine> ObjectCore<P> {
     /// Allocates a frame of zeros with a single holder.
-    fn new_frame(&self, pin: &CpuPin) -> Result<x86_64::structures::paging::PhysFrame, AllocError> {
+    fn new_frame(&self, pin: &CpuPin) -> Result<topomem_percpu::PhysFrame, AllocError> {
         let frame = self.service.alloc(pin, &self.service.blank(FrameRequest::frame()))?;
         frame_memory::take_over(self.service.frames(), frame);
         Ok(frame)
     }
 
-    fn free_frame(&self, pin: &CpuPin, frame: x86_64::structures::paging::PhysFrame) {
+    fn free_frame(&self, pin: &CpuPin, frame: topomem_percpu::PhysFrame) {
         // SAFETY: `new_frame` allocated the frame, and the caller owns it.
         unsafe { frame_memory::release_own(self.service.frames(), pin, frame, Order::FRAME) };
     }

@@ -8,8 +8,8 @@
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
+use topomem_percpu::PhysFrame;
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use x86_64::structures::paging::PhysFrame;
 
 use super::answered::Link;
 use super::core::MemoryObject;

@@ -4,9 +4,8 @@ use core::convert::Infallible;
 use core::ptr::NonNull;
 
 use topomem_numa::frames::{AllocError, FrameRequest};
-use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::Ordering;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 use super::core::ObjectCore;
 use super::pager::{Pager, PagerError};

@@ -1,8 +1,7 @@
 //! The state of an object's page, in a word.
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{PhysAddr, PhysFrame};
 
 use super::present::{PageFrame, Use, Writable};
 
@@ -66,7 +65,7 @@ impl Word {
 
     /// Returns the frame of a page in memory, dead or alive.
     pub fn frame(self) -> PhysFrame {
-        PhysFrame::containing_address(PhysAddr::new_truncate(self.0 & ADDRESS))
+        PhysFrame::containing_address(PhysAddr::new(self.0 & ADDRESS))
     }
 
     pub fn is_dirty(self) -> bool {

@@ -24,9 +24,8 @@ mod tables;
 
 use core::marker::PhantomData;
 
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU8, Ordering};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame};
 
 pub use claims::claim::LockCounters;
 pub(crate) use faults::around::Neighbours;
@@ -53,7 +52,8 @@ pub(crate) use mapping::changed::Changed;
 pub(crate) use mapping::exchange::ExchangeError;
 pub(crate) use mapping::map::{Attributes, Backing, Chained, Contiguous, FillError};
 pub(crate) use mapping::share::{Listed, Unshared};
-pub(crate) use mapping::single::{ClearPageError, Mismatch};
+#[cfg(feature = "x86_64")]
+pub(crate) use mapping::{edit_single::ClearPageError, single::Mismatch};
 pub use reading::walk::{WalkGuard, Walks};
 pub(crate) use rewrite::leaves::AtOnce;
 pub(crate) use rewrite::relocate::{Expects, Left, MovedRegions, RelocateError};

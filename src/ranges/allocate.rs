@@ -2,9 +2,8 @@
 
 use topomem_numa::frames::AllocError;
 use topomem_percpu::sync::atomic::Ordering;
-use topomem_percpu::{CpuPin, Order};
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 use topomem_shootdown::VirtAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use super::arena::Unreserved;
 use super::backing::{FreshFrames, GivenFrames};

@@ -3,8 +3,7 @@
 use core::ops::Range;
 
 use topomem_numa::frames::Frames;
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::page_table::{Attributes, Backing, Chain, Format, Leaf, Level, RawEntry, Runs};
 use crate::service::frame_memory;

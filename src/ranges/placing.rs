@@ -5,8 +5,7 @@ use core::ptr;
 use crossbeam_utils::CachePadded;
 use topomem_numa::frames::FrameRequest;
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use topomem_percpu::{CpuPin, MAX_NODES, NodeId, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, MAX_NODES, NodeId, Order, PhysFrame};
 
 use super::arena::Arena;
 use super::flush::Retiring;

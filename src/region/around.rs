@@ -1,8 +1,7 @@
 //! Frames for the pages around a page's first write.
 
 use topomem_numa::frames::FrameRequest;
-use topomem_percpu::{CpuPin, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 
 use crate::Machine;
 use crate::address_space::SpaceCore;

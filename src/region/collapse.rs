@@ -3,9 +3,8 @@
 use core::fmt;
 
 use topomem_numa::frames::AllocError;
-use topomem_percpu::CpuPin;
+use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::{PageRange, PageSize, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
 
 use super::attributes::{Kind, Region};
 use super::large::{SparePage, Wanted};

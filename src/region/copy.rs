@@ -3,9 +3,8 @@
 use core::fmt;
 
 use topomem_numa::frames::{AllocError, FrameRequest};
-use topomem_percpu::{CpuPin, Order};
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 use topomem_shootdown::VirtAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use super::attributes::{Region, Sharing};
 use super::error::MmapError;

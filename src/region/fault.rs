@@ -5,9 +5,8 @@ use core::fmt;
 
 use topomem_numa::frames::{AllocError, FrameRequest, Policy};
 use topomem_percpu::sync::atomic::Ordering;
-use topomem_percpu::{CpuPin, Order};
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 use topomem_shootdown::{PageSize, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
 
 use super::around::SpareFrames;
 use super::attributes::{Kind, Region};

@@ -2,9 +2,8 @@
 //! single function.
 
 use topomem_numa::frames::FrameRequest;
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame};
 
 use super::attributes::{Kind, Region};
 use super::fault::{FaultAccess, FaultError, Resolved, permits};

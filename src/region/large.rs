@@ -2,8 +2,7 @@
 
 use topomem_numa::frames::{AllocError, FrameRequest, Policy};
 use topomem_percpu::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use topomem_percpu::{CpuPin, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 
 use super::attributes::{Region, Transparent};
 use crate::Machine;

@@ -3,10 +3,9 @@
 use core::cell::Cell;
 use core::ops::ControlFlow;
 
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::VirtAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use super::attributes::{Kind, Region, Sharing};
 use super::error::MmapError;

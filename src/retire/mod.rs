@@ -16,8 +16,7 @@ pub(crate) use callback::{Callbacks, Due};
 pub(crate) use list::{Parked, RetireList};
 
 use topomem_numa::frames::Frames;
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::budget::Budget;
 use crate::page_table::{Chain, Gather, Level, Runs, TableMemory, Walks};

@@ -4,10 +4,9 @@ use core::fmt;
 
 use topomem_numa::frames::{AllocError, FrameRequest, FramesConfig, Ground, InitError, PerFrameTable};
 use topomem_numa::{ApicId, Diagnostic, FirmwareTables, Topology};
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
+use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::PageRange;
-use x86_64::structures::paging::PhysFrame;
 
 use super::{MemoryService, OnlineError, stage};
 use crate::Machine;

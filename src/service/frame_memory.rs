@@ -4,8 +4,7 @@ use core::ptr::NonNull;
 
 use topomem_numa::frames::{AllocError, FrameInfo, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use super::references::{JOINED, PART, PARTS, is_run};
 use super::shares;

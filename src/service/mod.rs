@@ -21,10 +21,8 @@ use core::fmt;
 use topomem_numa::Topology;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames};
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
-use topomem_percpu::{CpuId, CpuPin, NodeId, Order};
+use topomem_percpu::{CpuId, CpuPin, NodeId, Order, PhysAddr, PhysFrame};
 use topomem_shootdown::{Shootdown, WakersDue};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
 
 pub use boot::{Boot, BootError, Discovered, KernelLayout, WithFrames, WithHeap};
 pub use lifecycle::{OfflineError, OnlineError};
@@ -175,7 +173,7 @@ impl<P: Machine> MemoryService<P> {
         // Acquire pairs with the Release in `kernel_space` of boot: a reader of the address sees
         // the frame zeroed.
         let address = self.zero_frame.load(Ordering::Acquire);
-        (address != 0).then(|| PhysFrame::containing_address(PhysAddr::new_truncate(address)))
+        (address != 0).then(|| PhysFrame::containing_address(PhysAddr::new(address)))
     }
 
     /// Returns a number unused by any memory object. The first number is 1: in lists of mappings, 0

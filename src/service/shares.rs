@@ -2,8 +2,7 @@
 
 use topomem_numa::frames::Frames;
 use topomem_percpu::sync::atomic::Ordering;
-use topomem_percpu::{Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame, Platform};
 
 use super::frame_memory::{info, run_of};
 use super::references::{self, Dropped, Holder, RUN, is_run};

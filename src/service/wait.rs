@@ -6,7 +6,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 
 use topomem_numa::frames::{AllocError, AllocFuture, FrameRequest};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::MemoryService;
 use crate::Machine;

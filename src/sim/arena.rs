@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 /// A span of physical memory. The host backs a page of it when it is first touched.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Arena {
     /// The physical address of the RAM byte at `place`, or `None` where that is no RAM.
     pub(super) fn address_of(&self, place: NonNull<u8>) -> Option<PhysAddr> {
         let offset = (place.addr().get() as u64).checked_sub(self.start.addr().get() as u64)?;
-        if offset < self.bytes { Some(PhysAddr::new_truncate(self.base + offset)) } else { None }
+        if offset < self.bytes { Some(PhysAddr::new(self.base + offset)) } else { None }
     }
 
     /// The eight bytes at `addr`, or `None` where they are not all RAM or not aligned.

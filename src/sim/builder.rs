@@ -4,9 +4,8 @@ use std::vec;
 use std::vec::Vec;
 
 use topomem_numa::frames::{Watermarks, ZoneWatermarks};
-use topomem_percpu::CpuId;
+use topomem_percpu::{CpuId, PhysAddr};
 use topomem_shootdown::TlbFeatures;
-use x86_64::PhysAddr;
 
 use super::Sim;
 use super::blueprint::{Blueprint, BlueprintError, Node};

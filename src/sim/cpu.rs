@@ -2,8 +2,7 @@
 
 use core::cell::{Cell, RefCell};
 
-use topomem_percpu::CpuId;
-use x86_64::PhysAddr;
+use topomem_percpu::{CpuId, PhysAddr};
 
 use super::interrupt::Delivery;
 use super::tlb::Tlb;

@@ -2,9 +2,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use topomem_percpu::Platform;
+use topomem_percpu::{PhysAddr, Platform};
 use topomem_shootdown::VirtAddr;
-use x86_64::PhysAddr;
 
 use super::Sim;
 use super::mmu::{Access, Fault, Privilege, translate, walk_ahead};

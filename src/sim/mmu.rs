@@ -19,7 +19,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 use super::arena::Arena;
 use super::tlb::{Branch, Level, Rights, Tlb, Translation};

@@ -104,7 +104,7 @@ impl Sim {
         blueprint.check()?;
         let span = blueprint.span();
         let bytes = span.end - span.start;
-        let arena = Arena::new(x86_64::PhysAddr::new_truncate(span.start), bytes)
+        let arena = Arena::new(topomem_percpu::PhysAddr::new(span.start), bytes)
             .ok_or(BlueprintError::HostMemory(bytes))?;
         let cpus = (0..blueprint.cpus()).filter_map(CpuId::new);
         let cpus: Vec<Cpu> = cpus

@@ -4,12 +4,10 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering;
 use std::thread;
 
-use topomem_percpu::{CpuId, CpuSet, InvalidFree, Platform};
+use topomem_percpu::{CpuId, CpuSet, InvalidFree, PhysAddr, PhysFrame, Platform};
 use topomem_shootdown::{
     Asid, PageRange, PageSize, RootLoad, SwitchFlushed, Ticks, Tlb, TlbFeatures, Unresponsive, VirtAddr,
 };
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use crate::Machine;
 use crate::page_table::{PagingFeatures, X64};

@@ -2,10 +2,8 @@ use core::num::NonZeroU16;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 
-use topomem_percpu::{CpuId, CpuSet, Platform};
+use topomem_percpu::{CpuId, CpuSet, PhysAddr, PhysFrame, Platform};
 use topomem_shootdown::{Asid, PageRange, PageSize, RootLoad, Tlb, TlbFeatures, VirtAddr};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use super::*;
 use crate::Machine;

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::vec::Vec;
 
+use topomem_percpu::PhysAddr;
 use topomem_shootdown::RootLoad;
-use x86_64::PhysAddr;
 
 /// A level of the page-table tree. Leaves are possible at 1, 2 and 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -74,11 +74,7 @@ pub fn settle(sim: &'static Sim, ranges: &'static Ranges) {
 }
 
 /// Takes frames until the service has none, then gives back `left`.
-pub fn leave_frames(
-    service: &'static SimService,
-    pin: &CpuPin,
-    left: usize,
-) -> Vec<x86_64::structures::paging::PhysFrame> {
+pub fn leave_frames(service: &'static SimService, pin: &CpuPin, left: usize) -> Vec<topomem::PhysFrame> {
     let mut taken = Vec::new();
     while let Ok(frame) = service.frames().alloc(pin, &FrameRequest::frame()) {
         taken.push(frame);
@@ -87,11 +83,7 @@ pub fn leave_frames(
     taken
 }
 
-pub fn give_back(
-    service: &'static SimService,
-    pin: &CpuPin,
-    frames: Vec<x86_64::structures::paging::PhysFrame>,
-) {
+pub fn give_back(service: &'static SimService, pin: &CpuPin, frames: Vec<topomem::PhysFrame>) {
     // SAFETY: allocated as single frames, and mapped nowhere.
     frames.into_iter().for_each(|frame| unsafe { service.frames().free(pin, frame, Order::FRAME) }.unwrap());
 }

@@ -10,11 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqC
 use topomem::sim::Sim;
 use topomem::{
     BootAllocator, CpuId, CpuPin, CpuSet, FramesConfig, KernelHeap, KernelLayout, Machine, MemoryService,
-    PageRange, PageSize, PerFrameTable, Platform, SwitchFlushed, Ticks, Tlb, VirtAddr, X64,
+    PageRange, PageSize, PerFrameTable, PhysAddr, PhysFrame, Platform, SwitchFlushed, Ticks, Tlb, VirtAddr,
+    X64,
 };
 use topomem_stepper::masked;
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
 
 pub const CPUS: usize = 3;
 

@@ -4,9 +4,8 @@ use std::alloc::Layout;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use topomem::{FrameRequest, Order, VirtAddr};
+use topomem::{FrameRequest, Order, PhysFrame, VirtAddr};
 use topomem_stepper::masked;
-use x86_64::structures::paging::PhysFrame;
 
 use super::computer::{CPUS, Computer, PLACES, Service, on};
 

@@ -3,8 +3,7 @@
 use bitmap_allocator::{BitAlloc, BitAlloc1M, BitAlloc4K, BitAlloc16, BitAlloc64K, BitAlloc256};
 use topomem_numa::frames::DoubleFrees;
 use topomem_percpu::sync::observed::Access;
-use topomem_percpu::{CpuPin, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 
 use super::lock::SpinLock;
 use super::machine::step;
@@ -129,7 +128,7 @@ impl Shared for Magazines {
     }
 
     fn free(&self, cpu: usize, frame: u64) {
-        let frame = PhysFrame::containing_address(x86_64::PhysAddr::new(frame));
+        let frame = PhysFrame::containing_address(topomem_percpu::PhysAddr::new(frame));
         self.frames.free(&self.pins[cpu], frame, Order::FRAME);
     }
 }

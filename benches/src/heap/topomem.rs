@@ -6,8 +6,7 @@ use std::fmt;
 use std::hint::black_box;
 use std::ptr::NonNull;
 
-use topomem_percpu::{CpuId, Heap, Platform};
-use x86_64::PhysAddr;
+use topomem_percpu::{CpuId, Heap, PhysAddr, Platform};
 
 use super::pages::Pages;
 use super::subject::Subject;

@@ -1,8 +1,7 @@
 //! topomem where the kernel asked for every double free to be found at once.
 
 use topomem_numa::frames::DoubleFrees;
-use topomem_percpu::{CpuPin, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 
 use crate::subject::Subject;
 use crate::subjects::Topomem;

@@ -7,9 +7,7 @@ use std::ptr::NonNull;
 
 use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, Ground, ResizeError};
 use topomem_numa::{MemoryRange, Piece};
-use topomem_percpu::{CpuId, CpuPin, NodeId, Order, Platform};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuId, CpuPin, NodeId, Order, PhysAddr, PhysFrame, Platform};
 
 use crate::heap::arena::{self, Arena};
 use crate::subject::Subject;

@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use topomem_percpu::{Order, Platform};
+use topomem_percpu::{Order, PhysFrame, Platform};
 use x86_64::structures::paging::{
-    FrameAllocator, FrameDeallocator, PageSize, PhysFrame, Size1GiB, Size2MiB, Size4KiB,
+    self, FrameAllocator, FrameDeallocator, PageSize, Size1GiB, Size2MiB, Size4KiB,
 };
 
 use super::{FrameRequest, Frames};
@@ -24,10 +24,10 @@ impl<P: Platform> Frames<P> {
 }
 
 impl<P: Platform> FrameSource<'_, P> {
-    fn take<S: PageSize>(&self, order: Order) -> Option<PhysFrame<S>> {
+    fn take<S: PageSize>(&self, order: Order) -> Option<paging::PhysFrame<S>> {
         let request = FrameRequest { order, plain: self.request.plain, ..self.request };
         let frame = self.frames.alloc(&self.frames.platform().pin(), &request).ok()?;
-        PhysFrame::from_start_address(frame.start_address()).ok()
+        paging::PhysFrame::from_start_address(frame.start_address().try_into().ok()?).ok()
     }
 
     /// Frees a frame.
@@ -35,8 +35,8 @@ impl<P: Platform> FrameSource<'_, P> {
     /// # Safety
     ///
     /// As for [`Frames::free`].
-    unsafe fn give<S: PageSize>(&self, frame: PhysFrame<S>, order: Order) {
-        let frame = PhysFrame::containing_address(frame.start_address());
+    unsafe fn give<S: PageSize>(&self, frame: paging::PhysFrame<S>, order: Order) {
+        let frame = PhysFrame::containing_address(frame.start_address().into());
         // SAFETY: as the caller promises.
         let freed = unsafe { self.frames.free(&self.frames.platform().pin(), frame, order) };
         debug_assert!(freed.is_ok(), "{freed:?}");
@@ -47,13 +47,13 @@ macro_rules! adapt {
     ($size:ty, $order:expr) => {
         // SAFETY: allocated frames are unused, and are handed out once.
         unsafe impl<P: Platform> FrameAllocator<$size> for FrameSource<'_, P> {
-            fn allocate_frame(&mut self) -> Option<PhysFrame<$size>> {
+            fn allocate_frame(&mut self) -> Option<paging::PhysFrame<$size>> {
                 self.take($order)
             }
         }
 
         impl<P: Platform> FrameDeallocator<$size> for FrameSource<'_, P> {
-            unsafe fn deallocate_frame(&mut self, frame: PhysFrame<$size>) {
+            unsafe fn deallocate_frame(&mut self, frame: paging::PhysFrame<$size>) {
                 // SAFETY: the trait's contract is that of `Frames::free`.
                 unsafe { self.give(frame, $order) }
             }

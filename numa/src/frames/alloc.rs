@@ -1,8 +1,6 @@
 //! Allocation behind a magazine hit: refill, then node by node in the policy's order.
 
-use topomem_percpu::{CpuId, CpuPin, Order, Platform};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuId, CpuPin, Order, PhysAddr, PhysFrame, Platform};
 
 use super::entered::Entered;
 use super::entry::{Entry, Word};
@@ -17,7 +15,7 @@ use super::{AllocError, FrameRequest, Frames, Zone};
 
 /// Returns the frame numbered `number`.
 pub(super) fn frame(number: u64) -> PhysFrame {
-    PhysFrame::containing_address(PhysAddr::new_truncate(number << 12))
+    PhysFrame::containing_address(PhysAddr::new(number << 12))
 }
 
 /// Returns the number of a frame.

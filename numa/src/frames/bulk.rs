@@ -1,7 +1,6 @@
 //! Many frames in one call, and contiguous runs of any length.
 
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use super::alloc::{Shape, frame, number};
 use super::marks::Given;

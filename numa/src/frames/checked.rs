@@ -1,7 +1,6 @@
 //! The usual paths of paranoid mode: a magazine hit, plus the mark of the frame or run.
 
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use super::entry::Give;
 use super::{Frames, Zeroing};

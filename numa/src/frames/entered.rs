@@ -4,8 +4,8 @@ use core::cell::Cell;
 use core::ops::Deref;
 use core::ptr;
 
+use topomem_percpu::PhysFrame;
 use topomem_percpu::sync::atomic::Ordering;
-use x86_64::structures::paging::PhysFrame;
 
 use super::Zone;
 use super::entry::{Entry, Give, Home, Word, barred};

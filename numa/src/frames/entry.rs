@@ -5,10 +5,8 @@
 
 use core::ptr;
 
-use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysAddr, PhysFrame};
 
 use super::block::BlockEntry;
 use super::line512::{aligned_runs, ones};
@@ -208,7 +206,7 @@ impl Entry {
         let address = self.address_of(mask.trailing_zeros());
         // SAFETY: a held word's base is the address of managed frames, so below 2^52; base and
         // offset are multiples of 4096.
-        Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new_unsafe(address)) })
+        Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new(address)) })
     }
 
     /// Returns the physical address of the frame of bit `bit` of the entry's word.

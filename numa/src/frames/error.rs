@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-use topomem_percpu::{CpuId, NodeId, Order};
-use x86_64::structures::paging::{PhysFrame, Size4KiB};
+use topomem_percpu::{CpuId, NodeId, Order, PhysFrame};
 
 use super::Zone;
 
@@ -108,14 +107,14 @@ impl core::error::Error for AllocError {}
 pub enum FreeError {
     /// A frame of the run is free already, in the bitmap or in this CPU's magazine, or is retired
     /// ([`super::Frames::retire`]).
-    DoubleFree(PhysFrame<Size4KiB>),
+    DoubleFree(PhysFrame),
     /// The frame belongs to no allocated run: its block is whole and free, or the frame lies inside
     /// a larger run and does not begin it.
-    NotAllocated(PhysFrame<Size4KiB>),
+    NotAllocated(PhysFrame),
     /// The frame begins or lies in a run of another order.
     WrongOrder {
         /// The frame passed.
-        frame: PhysFrame<Size4KiB>,
+        frame: PhysFrame,
         /// The order passed.
         given: Order,
         /// The order of the run.
@@ -124,14 +123,14 @@ pub enum FreeError {
     /// The frame is no multiple of the order's size.
     Misaligned {
         /// The frame passed.
-        frame: PhysFrame<Size4KiB>,
+        frame: PhysFrame,
         /// The order passed.
         order: Order,
     },
     /// The run contains frames reserved by the memory map; they were never handed out.
-    Reserved(PhysFrame<Size4KiB>),
+    Reserved(PhysFrame),
     /// The frame is in no node's memory, or a run leaves its node's memory.
-    OutOfRange(PhysFrame<Size4KiB>),
+    OutOfRange(PhysFrame),
 }
 
 impl fmt::Display for FreeError {

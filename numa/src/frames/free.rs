@@ -1,7 +1,6 @@
 //! Frees behind a magazine hit, and flushes of magazines' words to their bitmaps.
 
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use super::alloc::{frame, number};
 use super::entered::Entered;

@@ -1,7 +1,6 @@
 //! The memory of the machine, before there is a frame allocator.
 
-use topomem_percpu::{CpuId, NodeId};
-use x86_64::PhysAddr;
+use topomem_percpu::{CpuId, NodeId, PhysAddr};
 
 use crate::memory::FRAME_SIZE;
 use crate::{BootAllocError, BootAllocator, Piece};

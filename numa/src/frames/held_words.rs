@@ -6,9 +6,8 @@
 
 use core::ptr;
 
-use topomem_percpu::Order;
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 use super::block::BlockEntry;
 use super::entry::{Give, SPAN, Word};

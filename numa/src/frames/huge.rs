@@ -3,8 +3,7 @@
 //! The state of a block is complete, so freeing a block is one compare-and-swap, which detects
 //! every double free at once; a block held by the CPU is handed out by a store.
 
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use super::alloc::frame;
 use super::entered::Entered;

@@ -16,8 +16,7 @@ use core::ptr;
 use topomem_percpu::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering, compiler_fence,
 };
-use topomem_percpu::{CpuId, NodeId, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuId, NodeId, Order, PhysFrame};
 
 use super::Zone;
 use super::entered::Entered;

@@ -5,6 +5,7 @@
 //! place: as a bit in their block's bitmap line, as part of a whole block in the buddy's line of
 //! its GiB, in one CPU's magazine, or in their node's pool of zeroed frames. Nothing takes a lock, except futures that wait for memory.
 
+#[cfg(feature = "x86_64")]
 mod adapter;
 mod alloc;
 mod block;
@@ -65,6 +66,7 @@ mod zeroed_pool;
 mod zeroing;
 mod zone;
 
+#[cfg(feature = "x86_64")]
 pub use adapter::FrameSource;
 pub use bookkeeping::Bookkeeping;
 pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames, Zeroing, ZoneWatermarks};
@@ -92,8 +94,7 @@ use core::fmt;
 use core::ptr;
 
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use topomem_percpu::{CpuId, NodeId, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuId, NodeId, PhysFrame, Platform};
 
 use machine::Machine;
 use rack::Rack;
@@ -108,9 +109,8 @@ use waiters::Waiters;
 ///
 /// ```
 /// # use topomem_numa::frames::{AllocError, FrameRequest, Frames};
-/// # use topomem_percpu::{CpuId, Platform};
+/// # use topomem_percpu::{CpuId, PhysAddr, Platform};
 /// # use std::ptr::NonNull;
-/// # use x86_64::PhysAddr;
 /// struct Kernel;
 ///
 /// // SAFETY: there is one CPU, and nothing preempts.

@@ -3,8 +3,7 @@
 use core::fmt;
 use core::mem::ManuallyDrop;
 
-use topomem_percpu::{Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame, Platform};
 
 use super::{AllocError, FrameRequest, Frames};
 

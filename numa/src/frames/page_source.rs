@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 
 use topomem_percpu::{
-    CpuId, CpuPin, InvalidFree, NodeId, NotInPlace, Order, OutOfMemory, PageSource, Platform, RunLength,
+    CpuId, CpuPin, InvalidFree, NodeId, NotInPlace, Order, OutOfMemory, PageSource, PhysFrame, Platform,
+    RunLength,
 };
-use x86_64::structures::paging::PhysFrame;
 
 use super::{FrameRequest, Frames};
 
@@ -52,7 +52,7 @@ impl<P: Platform> Frames<P> {
 /// # struct Kernel;
 /// # unsafe impl Platform for Kernel {
 /// #     fn current_cpu(&self) -> CpuId { CpuId::BOOT }
-/// #     fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> { NonNull::dangling() }
+/// #     fn phys_to_virt(&self, _: topomem_percpu::PhysAddr) -> NonNull<u8> { NonNull::dangling() }
 /// # }
 /// static FRAMES: Frames<Kernel> = Frames::new(Kernel);
 /// // In a kernel also `#[global_allocator]`.

@@ -2,8 +2,7 @@
 
 use core::ptr::NonNull;
 
-use topomem_percpu::{MAX_NODES, NodeId, Platform};
-use x86_64::PhysAddr;
+use topomem_percpu::{MAX_NODES, NodeId, PhysAddr, Platform};
 
 use super::{Ground, InitError};
 
@@ -67,7 +66,7 @@ impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
         let start = rest.next.next_multiple_of(align);
         if start + size <= rest.end {
             rest.next = start + size;
-            return Ok(PhysAddr::new_truncate(start));
+            return Ok(PhysAddr::new(start));
         }
         let taken = size.next_multiple_of(self.ground.unit());
         let address = self.ground.place(taken, align, node).map_err(InitError::Metadata)?;

@@ -1,7 +1,6 @@
 //! The requests to the frame allocator.
 
-use topomem_percpu::{NodeId, Order};
-use x86_64::PhysAddr;
+use topomem_percpu::{NodeId, Order, PhysAddr};
 
 use super::{Policy, Zone};
 
@@ -10,8 +9,7 @@ use super::{Policy, Zone};
 /// ```
 /// use topomem_numa::frames::{FrameRequest, NodeSet, Policy, Zone};
 /// use topomem_numa::NodeId;
-/// use topomem_percpu::Order;
-/// use x86_64::PhysAddr;
+/// use topomem_percpu::{Order, PhysAddr};
 ///
 /// let table = FrameRequest::frame().zeroed();
 /// let huge = FrameRequest::order(Order::HUGE).policy(Policy::Bind(NodeSet::of(NodeId::ZERO)));

@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-use topomem_percpu::{CpuPin, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use super::alloc::number;
 use super::entry::Word;

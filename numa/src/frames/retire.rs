@@ -3,8 +3,7 @@
 use core::fmt;
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::{CpuPin, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use super::alloc::{frame, number};
 use super::machine::Machine;

@@ -4,9 +4,7 @@
 //! the CPU's own block. Longer runs are whole words, held by block ([`super::held_words`]): freed
 //! runs, and the rest of a block broken up for a run.
 
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysAddr, PhysFrame, Platform};
 
 use super::Frames;
 use super::alloc::frame;
@@ -34,7 +32,7 @@ impl<P: Platform> Frames<P> {
             if is_of_words(order) { self.take_words(pin, order) } else { self.take_short(pin, order) };
         // SAFETY: the magazine's words are of managed frames, the addresses of which are multiples of
         // 4096 below 2^52.
-        taken.map(|address| unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new_unsafe(address)) })
+        taken.map(|address| unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new(address)) })
     }
 
     // Not inlined, since not all callers have a constant order.

@@ -1,7 +1,6 @@
 //! Cross-checking every bit, state, hint and count.
 
-use topomem_percpu::{CpuId, NodeId, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuId, NodeId, PhysFrame, Platform};
 
 use super::alloc::frame;
 use super::block::BlockState;

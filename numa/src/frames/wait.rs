@@ -6,8 +6,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::{CpuPin, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use super::waiters::{Place, Turn};
 use super::{AllocError, FrameRequest, Frames, Obstacle};

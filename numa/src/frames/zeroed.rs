@@ -2,8 +2,7 @@
 
 use core::ptr;
 
-use topomem_percpu::{CpuPin, NodeId, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, NodeId, Order, PhysFrame, Platform};
 
 use super::alloc::{Shape, frame};
 use super::entry::Word;

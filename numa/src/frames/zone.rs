@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 /// A band of physical addresses, lowest first. Lower zones also serve a request for a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,14 +58,12 @@ pub struct ZoneLimits {
 impl ZoneLimits {
     /// 16 MiB and 4 GiB, as PCs need.
     pub const PC: ZoneLimits =
-        ZoneLimits { dma_end: PhysAddr::new_truncate(16 << 20), dma32_end: PhysAddr::new_truncate(4 << 30) };
+        ZoneLimits { dma_end: PhysAddr::new(16 << 20), dma32_end: PhysAddr::new(4 << 30) };
 
     /// A 32-bit layout: DMA below 16 MiB, directly mapped memory below 896 MiB, and
     /// [`Zone::Normal`] in the role of HighMem.
-    pub const HIGH_MEM: ZoneLimits = ZoneLimits {
-        dma_end: PhysAddr::new_truncate(16 << 20),
-        dma32_end: PhysAddr::new_truncate(896 << 20),
-    };
+    pub const HIGH_MEM: ZoneLimits =
+        ZoneLimits { dma_end: PhysAddr::new(16 << 20), dma32_end: PhysAddr::new(896 << 20) };
 
     /// Returns the zone of the frame numbered `frame`, and the end of that zone.
     pub(super) fn zone_of(&self, frame: u64) -> (Zone, u64) {

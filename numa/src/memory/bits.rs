@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 use super::{ADDRESS_END, MemoryRange};
 
@@ -39,7 +39,7 @@ impl AddressBits {
     /// address beyond the width.
     pub(super) const fn end(self) -> PhysAddr {
         let end = 1 << self.0;
-        PhysAddr::new_truncate(if end < ADDRESS_END { end } else { ADDRESS_END })
+        PhysAddr::new(if end < ADDRESS_END { end } else { ADDRESS_END })
     }
 }
 

@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-use topomem_percpu::NodeId;
-use x86_64::PhysAddr;
+use topomem_percpu::{NodeId, PhysAddr};
 
 use super::{FRAME_SIZE, MapFull, MemoryMap, MemoryRange, Pieces, align_up};
 use crate::Topology;
@@ -11,9 +10,9 @@ use crate::Topology;
 /// The name of the boot allocations in the map.
 const NAME: &str = "boot allocations";
 /// The limit of ISA DMA: boot data avoids the scarce memory below it if there is other memory.
-const DMA_END: PhysAddr = PhysAddr::new_truncate(16 << 20);
+const DMA_END: PhysAddr = PhysAddr::new(16 << 20);
 /// Devices with 32 address bits reach no higher: of a node's memory, boot data takes what is above first.
-const DMA32_END: PhysAddr = PhysAddr::new_truncate(4 << 30);
+const DMA32_END: PhysAddr = PhysAddr::new(4 << 30);
 
 /// An error of the boot allocator. The map is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +113,7 @@ impl<'a> BootAllocator<'a> {
     ///
     /// ```
     /// # use topomem_numa::{BootAllocator, MemoryMap, MemoryRange, NodeId, Topology};
-    /// # use x86_64::PhysAddr;
+    /// # use topomem_percpu::PhysAddr;
     /// let topology = Topology::new();
     /// let mut map = MemoryMap::new();
     /// map.add_usable(MemoryRange::from_bounds(0x10_0000, 0x400_0000).unwrap())?;
@@ -148,7 +147,7 @@ impl<'a> BootAllocator<'a> {
                 })
         };
         let nearest = self.topology.nearest(node);
-        let found = [DMA_END, PhysAddr::zero()]
+        let found = [DMA_END, PhysAddr::ZERO]
             .into_iter()
             .find_map(|floor| {
                 let on_node = |&wanted| fit(DMA32_END, wanted).or_else(|| fit(floor, wanted));

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use arrayvec::ArrayVec;
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 use super::{AddressBits, BeyondAddressBits, MemoryRange, Pieces};
 use crate::Topology;
@@ -17,7 +17,7 @@ const RESERVED: usize = 4096 + 1024;
 /// The first 1 MiB, shared by real-mode firmware, its data and the start-up code of application
 /// processors: reserved in every map.
 pub const LOW_MEMORY: ReservedRegion = ReservedRegion {
-    range: MemoryRange { start: PhysAddr::zero(), end: PhysAddr::new_truncate(0x10_0000) },
+    range: MemoryRange { start: PhysAddr::ZERO, end: PhysAddr::new(0x10_0000) },
     name: "low 1 MiB",
 };
 

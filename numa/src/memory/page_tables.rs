@@ -1,7 +1,6 @@
 //! The page tables that a kernel booted with, which lie in RAM that the loader calls free.
 
-use topomem_percpu::Platform;
-use x86_64::PhysAddr;
+use topomem_percpu::{PhysAddr, Platform};
 
 use super::{FRAME_SIZE, MapFull, MemoryMap, MemoryRange};
 
@@ -65,7 +64,7 @@ impl MemoryMap {
         if level == 1 {
             return Ok(());
         }
-        let entries = platform.phys_to_virt(PhysAddr::new_truncate(table)).cast::<u64>();
+        let entries = platform.phys_to_virt(PhysAddr::new(table)).cast::<u64>();
         for index in 0..ENTRIES {
             // SAFETY: the direct map shows the table, which has so many entries.
             let entry = unsafe { entries.add(index as usize).read() };

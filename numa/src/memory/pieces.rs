@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-use topomem_percpu::NodeId;
-use x86_64::PhysAddr;
+use topomem_percpu::{NodeId, PhysAddr};
 
 use super::{ADDRESS_END, FRAME_SIZE, LOW_MEMORY, MemoryMap, MemoryRange, align_up};
 use crate::Topology;
@@ -34,7 +33,7 @@ pub struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     pub(super) fn new(map: &'a MemoryMap, topology: &'a Topology) -> Pieces<'a> {
-        let (at, reserved_until) = (PhysAddr::zero(), LOW_MEMORY.range.end);
+        let (at, reserved_until) = (PhysAddr::ZERO, LOW_MEMORY.range.end);
         Pieces { map, topology, usable: 0, reserved: 0, reserved_until, at }
     }
 
@@ -55,7 +54,7 @@ impl<'a> Pieces<'a> {
     fn node_until(&self, frame: PhysAddr) -> (NodeId, PhysAddr) {
         let (node, end) = self.topology.boot_span_at(frame);
         let end = align_up(end.as_u64(), FRAME_SIZE).min(ADDRESS_END);
-        (node, PhysAddr::new_truncate(end))
+        (node, PhysAddr::new(end))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 /// Bytes in a frame.
 pub const FRAME_SIZE: u64 = 4096;
@@ -30,7 +30,7 @@ pub struct MemoryRange {
 impl MemoryRange {
     /// Every frame in the 52-bit physical address space, except the last.
     pub const EVERYTHING: MemoryRange =
-        MemoryRange { start: PhysAddr::zero(), end: PhysAddr::new_truncate(ADDRESS_END) };
+        MemoryRange { start: PhysAddr::ZERO, end: PhysAddr::new(ADDRESS_END) };
 
     /// Returns the range from `start` up to `end`, or `None` if it is empty.
     #[must_use]
@@ -58,7 +58,7 @@ impl MemoryRange {
         if start >= end {
             return None;
         }
-        Some(MemoryRange { start: PhysAddr::new_truncate(start), end: PhysAddr::new_truncate(end) })
+        Some(MemoryRange { start: PhysAddr::new(start), end: PhysAddr::new(end) })
     }
 
     /// Returns the range of `bytes` bytes from `base` on, or `None` if it is empty or leaves the

@@ -5,7 +5,7 @@ use core::mem::{ManuallyDrop, size_of};
 
 use acpi::rsdp::Rsdp;
 use acpi::{AcpiError, AcpiHandler};
-use x86_64::PhysAddr;
+use topomem_percpu::PhysAddr;
 
 use super::bytes::Fields;
 use super::header::{HEADER, sum};
@@ -14,6 +14,9 @@ use super::{FirmwareTables, Table};
 /// The maximum length of a table. No table of a real machine comes near: a larger length is
 /// garbage, and is not read.
 const MAX_BYTES: usize = 16 << 20;
+
+/// The end of the physical address space: no processor has more than 52 bits of it.
+const MAX_PHYSICAL: u64 = 1 << 52;
 
 /// An error of the search for the tables.
 #[derive(Debug)]
@@ -155,7 +158,7 @@ unsafe fn root_address<H: AcpiHandler>(handler: &H, rsdp: PhysAddr) -> Result<Ro
 
 /// Returns the address, unless it is 0 or beyond the physical address space.
 fn table_address(address: u64) -> Option<PhysAddr> {
-    PhysAddr::try_new(address).ok().filter(|address| !address.is_null())
+    (address != 0 && address < MAX_PHYSICAL).then(|| PhysAddr::new(address))
 }
 
 /// Returns the bytes of the table at `address`, or only its header if the table states an

@@ -11,8 +11,7 @@ mod units;
 mod windows;
 
 use arrayvec::ArrayVec;
-use topomem_percpu::{CpuId, CpuSet, MAX_CPUS, MAX_NODES, NodeId};
-use x86_64::PhysAddr;
+use topomem_percpu::{CpuId, CpuSet, MAX_CPUS, MAX_NODES, NodeId, PhysAddr};
 
 use crate::MemoryRange;
 

@@ -1,8 +1,7 @@
 //! The assignment of physical addresses to nodes.
 
 use arrayvec::ArrayVec;
-use topomem_percpu::NodeId;
-use x86_64::PhysAddr;
+use topomem_percpu::{NodeId, PhysAddr};
 
 use crate::MemoryRange;
 

@@ -7,9 +7,7 @@ use std::sync::Mutex;
 
 use topomem_numa::frames::{Frames, FramesConfig, Ground};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
-use topomem_percpu::{CpuPin, Platform};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysAddr, PhysFrame, Platform};
 
 pub const MIB: u64 = 1 << 20;
 

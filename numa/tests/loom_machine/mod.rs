@@ -7,9 +7,7 @@ use std::ptr::NonNull;
 
 use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground, Retired};
 use topomem_numa::{CpuId, MemoryRange, NodeId, Piece};
-use topomem_percpu::{CpuPin, Order, Platform};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysAddr, PhysFrame, Platform};
 
 /// Physical addresses below the arena's size map to the arena: bookkeeping, then a block of frames.
 pub struct Host(NonNull<u8>);

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, NodeSet, Policy};
-use topomem_percpu::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{Order, PhysFrame};
 
 use crate::frames_support::{Host, MIB, Machine, frame, number, online, pin};
 

@@ -63,23 +63,25 @@ fn a_magazine_has_one_owner_at_a_time() {
         let addresses: Vec<_> = objects.iter_mut().map(|object| NonNull::from(object).cast::<u8>()).collect();
         let address = |index: usize| addresses[index];
         let depot = Arc::new(Depot::new());
-        depot.put(class(), magazine(&[address(0)])).ok().unwrap();
+        depot.put(class(), CpuId::BOOT, magazine(&[address(0)])).ok().unwrap();
         let racers: Vec<_> = [1, 2]
             .map(|index| {
                 let depot = depot.clone();
                 let mine = magazine(&[address(index)]);
+                let cpu = CpuId::new(index - 1).unwrap();
                 thread::spawn(move || {
                     let first = mine.into_first();
                     write(first);
                     // SAFETY: the objects are ours, as they were.
-                    let kept = depot.put(class(), unsafe { Magazine::new(first) }).err().map_or(0, consume);
-                    kept + depot.take().map_or(0, consume)
+                    let kept =
+                        depot.put(class(), cpu, unsafe { Magazine::new(first) }).err().map_or(0, consume);
+                    kept + depot.take(class(), cpu).map_or(0, consume)
                 })
             })
             .into_iter()
             .collect();
         let mut found: usize = racers.into_iter().map(|racer| racer.join().unwrap()).sum();
-        while let Some(rest) = depot.take() {
+        while let Some(rest) = depot.take(class(), CpuId::BOOT) {
             found += consume(rest);
         }
         assert_eq!(found, 3);

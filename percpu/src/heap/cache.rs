@@ -305,7 +305,7 @@ impl CpuCache {
             return Ok(());
         }
         let node = heap.node(pin, self.node)?;
-        match node.class(class).depot.take() {
+        match node.class(class).depot.take(class, pin.cpu()) {
             Some(full) => cache.load(full),
             None => cache.load_part(&heap.take(pin, node, class, Patience::Bounded, class.rounds())?),
         }
@@ -376,7 +376,7 @@ impl CpuCache {
         bump(&self.misses);
         // A slab is made only if its home's heap exists.
         let node = heap.existing(self.node).ok_or(Declined::NotOurs)?;
-        if let Err(surplus) = node.class(class).depot.put(class, surplus) {
+        if let Err(surplus) = node.class(class).depot.put(class, pin.cpu(), surplus) {
             // SAFETY: the magazine is of this class.
             heap.flush(pin, node, class, Patience::Bounded, unsafe { surplus.into_chain(class) });
         }

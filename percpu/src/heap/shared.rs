@@ -256,7 +256,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             let depot = &node.class(class).depot;
             // At most as often as there are places: remote CPUs may refill them meanwhile.
             for _ in 0..crate::depot::PLACES {
-                let Some(full) = depot.take() else { break };
+                let Some(full) = depot.take(class, pin.cpu()) else { break };
                 // SAFETY: the depot's magazines are of its class.
                 frames += self.flush(pin, node, class, patience, unsafe { full.into_chain(class) });
             }

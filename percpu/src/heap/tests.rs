@@ -11,7 +11,7 @@ use self::common::{Machine, TestHeap, all_drained, all_online, pin, totals};
 use super::*;
 use crate::NodeId;
 use crate::SizeClass;
-use crate::depot::PLACES;
+use crate::depot::places_of;
 use crate::slab::SlabShape;
 
 const OBJECT: Layout = match Layout::from_size_align(64, 8) {
@@ -113,7 +113,8 @@ fn overflowing_depots_return_objects_to_their_slabs() {
     let heap = Heap::new(&machine, &machine);
     all_online(&heap);
     // More than the depot and the CPU hold.
-    let objects = (PLACES + 4) * class().rounds() + OBJECTS;
+    let places = places_of(class());
+    let objects = (places + 4) * class().rounds() + OBJECTS;
     for _ in 0..if cfg!(miri) { 1 } else { 3 } {
         let objects: Vec<_> = (0..objects).map(|_| heap.alloc(OBJECT).unwrap()).collect();
         objects.into_iter().for_each(|object| free(&heap, object));
@@ -121,7 +122,7 @@ fn overflowing_depots_return_objects_to_their_slabs() {
         assert_eq!(stats.live, 0);
         // The depot's magazines, and the CPU's two, one of them part full.
         let magazines = (stats.cached as usize).div_ceil(class().rounds());
-        assert!((PLACES + 1..=PLACES + 2).contains(&magazines), "{stats:?}");
+        assert!((places + 1..=places + 2).contains(&magazines), "{stats:?}");
         heap.validate().unwrap();
     }
     all_drained(&heap);

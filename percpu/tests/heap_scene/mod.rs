@@ -62,7 +62,7 @@ unsafe impl Platform for Cpus {
         pin().cpu()
     }
 
-    fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> {
+    fn phys_to_virt(&self, _: topomem_percpu::PhysAddr) -> NonNull<u8> {
         unreachable!("the heap asks for no physical address")
     }
 }

@@ -1,7 +1,6 @@
 //! The kernel's mapping of all memory, in the largest leaves that the CPU has.
 
-use topomem::MemoryRange;
-use x86_64::PhysAddr;
+use topomem::{MemoryRange, PhysAddr};
 use x86_64::structures::paging::{FrameAllocator, PageTableFlags, Size4KiB};
 
 use crate::layout::Levels;
@@ -71,7 +70,7 @@ impl Plan {
             let flags =
                 if (start..end).contains(&addr) { DATA.difference(PageTableFlags::WRITABLE) } else { DATA };
             let virt = self.levels.direct_map() | addr;
-            tables.map(virt, PhysAddr::new_truncate(addr), Leaf::Small, flags, frames)?;
+            tables.map(virt, PhysAddr::new(addr), Leaf::Small, flags, frames)?;
         }
         Ok(())
     }
@@ -114,7 +113,7 @@ impl Plan {
         frames: &mut impl FrameAllocator<Size4KiB>,
     ) -> Result<(), MapError> {
         let virt = self.levels.direct_map() | addr;
-        tables.map(virt, PhysAddr::new_truncate(addr), leaf, DATA, frames)
+        tables.map(virt, PhysAddr::new(addr), leaf, DATA, frames)
     }
 }
 

@@ -2,9 +2,8 @@
 
 use core::fmt;
 
-use topomem::MemoryRange;
 use topomem::numa::FRAME_SIZE;
-use x86_64::PhysAddr;
+use topomem::{MemoryRange, PhysAddr};
 use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
 
 use crate::{MemoryKind, MemoryMapEntry};
@@ -50,7 +49,7 @@ impl EarlyFrames {
         let taken =
             taken.chain(others.filter_map(MemoryMapEntry::range)).filter_map(|range| range.touched_frames());
         // Low memory is where CPUs start, and firmware's.
-        let low = MemoryRange::new(PhysAddr::zero(), PhysAddr::new(1 << 20));
+        let low = MemoryRange::new(PhysAddr::ZERO, PhysAddr::new(1 << 20));
         let taken = taken.chain(low);
         let usable = entries.iter().filter(|entry| entry.kind() == MemoryKind::Usable);
         let usable = usable.filter_map(|entry| entry.range()?.whole_frames());
@@ -95,8 +94,8 @@ unsafe impl FrameAllocator<Size4KiB> for EarlyFrames {
         if frame < self.free.start.as_u64() {
             return None;
         }
-        self.free.end = PhysAddr::new_truncate(frame);
-        Some(PhysFrame::containing_address(self.free.end))
+        self.free.end = PhysAddr::new(frame);
+        topomem::PhysFrame::containing_address(self.free.end).try_into().ok()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use x86_64::PhysAddr;
+use topomem::PhysAddr;
 
 /// How the local APICs are driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl StartUpPage {
     /// Returns where the page is.
     #[must_use]
     pub const fn addr(self) -> PhysAddr {
-        PhysAddr::new_truncate((self.0 as u64) << 12)
+        PhysAddr::new((self.0 as u64) << 12)
     }
 }
 

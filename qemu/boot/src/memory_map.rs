@@ -1,8 +1,7 @@
 //! From the firmware's memory map to topomem's.
 
 use topomem::numa::MapFull;
-use topomem::{MemoryMap, MemoryRange};
-use x86_64::PhysAddr;
+use topomem::{MemoryMap, MemoryRange, PhysAddr};
 
 use crate::layout::Levels;
 use crate::{MemoryKind, MemoryMapEntry, Placed, StartUpPage};
@@ -18,7 +17,7 @@ pub const fn limit(levels: Levels, physical_bits: u8) -> PhysAddr {
     let named = if physical_bits < 52 { 1 << physical_bits } else { everything };
     let reached = levels.direct_map_reach();
     let end = if named < reached { named } else { reached };
-    PhysAddr::new_truncate(if end < everything { end } else { everything })
+    PhysAddr::new(if end < everything { end } else { everything })
 }
 
 /// Adds the usable ranges of `entries` to `map`, as far as they lie below `limit`, and reserves what

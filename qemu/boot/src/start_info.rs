@@ -4,8 +4,7 @@ use core::ffi::CStr;
 use core::fmt;
 use core::slice;
 
-use topomem::MemoryRange;
-use x86_64::PhysAddr;
+use topomem::{MemoryRange, PhysAddr};
 
 use crate::Window;
 
@@ -216,7 +215,7 @@ impl StartInfo {
     /// Returns where the RSDP lies; `None` if the loader found none.
     #[must_use]
     pub fn rsdp(&self) -> Option<PhysAddr> {
-        (self.raw.rsdp != 0).then(|| PhysAddr::new_truncate(self.raw.rsdp))
+        (self.raw.rsdp != 0).then(|| PhysAddr::new(self.raw.rsdp))
     }
 
     /// Returns where each module lies (QEMU's `-initrd` is one), in the loader's order.
@@ -236,7 +235,7 @@ impl StartInfo {
         ];
         let contents = modules.iter().map(|module| ("module", module.start, module.bytes));
         let words = modules.iter().filter(|module| module.command_line != 0).map(move |module| {
-            let place = PhysAddr::new_truncate(module.command_line);
+            let place = PhysAddr::new(module.command_line);
             // SAFETY: `read`'s caller vouches for the loader's strings, and `read` has looked at the
             // address.
             let text = unsafe { CStr::from_ptr(window.pointer(place)) };
@@ -253,7 +252,8 @@ fn text_bytes(place: u64, length: usize) -> u64 {
 }
 
 fn address(addr: u64) -> Result<PhysAddr, StartInfoError> {
-    PhysAddr::try_new(addr).map_err(|_| StartInfoError::Address(addr))
+    // No machine has more physical addresses.
+    if addr < 1 << 52 { Ok(PhysAddr::new(addr)) } else { Err(StartInfoError::Address(addr)) }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use x86_64::PhysAddr;
+use topomem::PhysAddr;
 use x86_64::structures::paging::{FrameAllocator, PageTable, PageTableFlags, PhysFrame, Size4KiB};
 
 use crate::Window;
@@ -136,7 +136,7 @@ impl Tables {
             return Err(MapError::Occupied(virt));
         }
         let size = if leaf == Leaf::Small { PageTableFlags::empty() } else { PageTableFlags::HUGE_PAGE };
-        entry.set_addr(phys, flags | size);
+        entry.set_addr(x86_64::PhysAddr::new_truncate(phys.as_u64()), flags | size);
         Ok(())
     }
 
@@ -220,7 +220,7 @@ pub(crate) mod arena {
                 return None;
             }
             self.next += 4096;
-            Some(PhysFrame::containing_address(PhysAddr::new(self.next - 4096)))
+            Some(PhysFrame::containing_address(x86_64::PhysAddr::new(self.next - 4096)))
         }
     }
 
@@ -238,7 +238,7 @@ pub(crate) mod arena {
                     [Leaf::Small, Leaf::Large, Leaf::Huge].into_iter().find(|leaf| *leaf as u8 == level);
                 if level == 1 || entry.flags().contains(PageTableFlags::HUGE_PAGE) {
                     let leaf = leaf?;
-                    return Some((entry.addr() + virt % leaf.bytes(), leaf));
+                    return Some((PhysAddr::from(entry.addr()) + virt % leaf.bytes(), leaf));
                 }
                 table = self.window.pointer(entry.addr());
             }
@@ -285,7 +285,7 @@ mod tests {
         let window = arena.window();
         // SAFETY: the arena's frames are the tables' alone.
         let mut tables = unsafe { Tables::new(Levels::Four, window, &mut arena) }.unwrap();
-        let mapped = tables.map(0, PhysAddr::zero(), Leaf::Small, PageTableFlags::PRESENT, &mut arena);
+        let mapped = tables.map(0, PhysAddr::ZERO, Leaf::Small, PageTableFlags::PRESENT, &mut arena);
         assert_eq!(mapped, Err(MapError::OutOfFrames));
     }
 }

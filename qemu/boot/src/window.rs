@@ -1,6 +1,6 @@
 //! Where physical memory is visible.
 
-use x86_64::PhysAddr;
+use topomem::PhysAddr;
 
 /// A part of the address space that shows physical memory in order: the boot tables' window of the
 /// first GiB, and later the direct map.
@@ -18,7 +18,8 @@ impl Window {
 
     /// Returns where `addr` is visible. The pointer is valid only if the window reaches that far.
     #[must_use]
-    pub fn pointer<T>(self, addr: PhysAddr) -> *mut T {
+    pub fn pointer<T>(self, addr: impl Into<PhysAddr>) -> *mut T {
+        let addr = addr.into();
         core::ptr::with_exposed_provenance_mut(self.base.wrapping_add(addr.as_u64() as usize))
     }
 }

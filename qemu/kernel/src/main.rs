@@ -18,18 +18,17 @@ mod smp;
 mod syscall;
 
 use x86_64::instructions::interrupts;
-use x86_64::registers::control::Cr3;
 
 /// Where the PVH entry arrives: boot CPU, interrupts off, on the boot stack and tables.
 extern "sysv64" fn boot_main(start_info: u64) -> ! {
     // SAFETY: called once, by the entry, with what the loader left in EBX.
-    unsafe { boot::start(x86_64::PhysAddr::new_truncate(start_info)) }
+    unsafe { boot::start(topomem::PhysAddr::new(start_info)) }
 }
 
 /// The boot CPU once the service works: starts the others, and becomes one of them.
 fn kernel_main(booted: &boot::Booted) -> ! {
     smp::ipi::join();
-    let root = Cr3::read().0.start_address();
+    let root = arch::tlb::root().start_address();
     // SAFETY: called once; the areas were built for these CPUs, and the page below 1 MiB is
     // reserved in every memory map and holds nothing of the loader's.
     unsafe {

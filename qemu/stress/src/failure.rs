@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-use topomem::{CpuId, NodeId, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{CpuId, NodeId, PhysFrame, VirtAddr};
 
 use crate::Text;
 use crate::oracle::{Holder, Space};

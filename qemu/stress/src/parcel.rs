@@ -4,9 +4,7 @@
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
-use topomem::Order;
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem::{Order, PhysAddr, PhysFrame};
 
 use crate::mailbox::Letter;
 use crate::oracle::Holder;
@@ -61,7 +59,7 @@ impl Parcel {
         let Letter { head, pointer, tail } = letter;
         let (size, id) = ((head >> 8) as u8, (head >> 32) as u32);
         if head & 0xff == FRAMES {
-            let frame = PhysFrame::containing_address(PhysAddr::try_new(tail).ok()?);
+            let frame = PhysFrame::containing_address(PhysAddr::new(tail));
             let (order, holder) = (Order::new(size)?, Holder::from_bits(id)?);
             return Some(Parcel::Frames(HeldFrames { frame, order, holder }));
         }

@@ -4,8 +4,7 @@ use core::fmt::{self, Write as _};
 use core::ptr::NonNull;
 
 use topomem::frames::{Bookkeeping, NodeStats, Zone};
-use topomem::{CpuId, NodeId, Topology};
-use x86_64::PhysAddr;
+use topomem::{CpuId, NodeId, PhysAddr, Topology};
 
 use crate::{Failure, Report};
 

@@ -5,9 +5,7 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use topomem::{AddressSpace, CpuId, Machine, PageRange, PageSize, Protection, VirtAddr};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem::{AddressSpace, CpuId, Machine, PageRange, PageSize, PhysAddr, PhysFrame, Protection, VirtAddr};
 
 use crate::oracle::{Holder, Slot, Space};
 use crate::region_pages::RegionPages;
@@ -54,7 +52,7 @@ impl SlotPage {
         let frame = self.frame.load(Ordering::Relaxed);
         let holder = Holder::from_bits(self.holder.load(Ordering::Relaxed))?;
         let owner = if frame & 1 == 0 { FrameOwner::Scenario } else { FrameOwner::Space };
-        let frame = PhysFrame::containing_address(PhysAddr::new_truncate(frame & !0xfff));
+        let frame = PhysFrame::containing_address(PhysAddr::new(frame & !0xfff));
         Some(Backing { frame, holder, owner })
     }
 

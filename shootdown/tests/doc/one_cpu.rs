@@ -1,9 +1,8 @@
 // The hooks of a machine with a single CPU and no TLB, for the examples in the documentation.
 
 use core::ptr::NonNull;
-use topomem_percpu::{CpuId, CpuSet, Platform};
+use topomem_percpu::{CpuId, CpuSet, PhysAddr, Platform};
 use topomem_shootdown::{PageSize, Ticks, Tlb, VirtAddr};
-use x86_64::PhysAddr;
 
 pub struct OneCpu;
 

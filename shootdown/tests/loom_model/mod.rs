@@ -53,7 +53,7 @@ unsafe impl Platform for Machine {
         cpu(CPU.with(Cell::get))
     }
 
-    fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> {
+    fn phys_to_virt(&self, _: topomem_percpu::PhysAddr) -> NonNull<u8> {
         NonNull::dangling()
     }
 }

@@ -39,7 +39,7 @@
 use core::marker::PhantomData;
 use core::slice;
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::claim::{LOWEST_CLAIMED, LockCounters, claim, claim_seen, release};
 use super::path::Path;

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::claim::{LOWEST_CLAIMED, drain, release};
 use super::cursor::{Claimed, Cursor, Held, Missed, Way, try_first};

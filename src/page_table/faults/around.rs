@@ -1,6 +1,6 @@
 //! Mapping the pages around a page just mapped.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::format::Format;
 use crate::page_table::format::entry::{Leaf, RegionId};

@@ -1,7 +1,7 @@
 //! Handling an access to a page under the claim of the page's entry. Accesses of many CPUs to the
 //! same page are therefore handled once.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::around::{Neighbours, map_around};
 use crate::page_table::PageTable;

@@ -5,7 +5,7 @@
 //! Ranges of two page tables are never claimed together: two copies in opposite directions cannot
 //! wait for each other.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::become_shared;
 use crate::page_table::PageTable;

@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU32;
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::Protection;
 

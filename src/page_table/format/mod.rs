@@ -6,7 +6,7 @@ pub(super) mod level;
 pub(super) mod protection;
 pub(super) mod x64;
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::{Entry, Leaf, Level, Ownership, Protection, RawEntry, RegionId};
 

@@ -19,8 +19,7 @@
 //! processor with shadow stacks marks an unwritable leaf dirty.
 
 use bitflags::bitflags;
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{PhysAddr, PhysFrame};
 
 use super::entry::{Entry, Leaf, Ownership, RawEntry, Reach, RegionId};
 use super::level::Level;
@@ -150,7 +149,7 @@ fn ownership_of(bits: Bits) -> Ownership {
 
 #[inline]
 fn frame_at(address: u64) -> PhysFrame {
-    PhysFrame::containing_address(PhysAddr::new_truncate(address))
+    PhysFrame::containing_address(PhysAddr::new(address))
 }
 
 // SAFETY: the encodings are the manuals'. `decode` reads back every bit written by `leaf`, `table`

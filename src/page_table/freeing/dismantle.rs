@@ -5,7 +5,7 @@
 //! its entries uncleared. Lazy CPUs, however, may translate at any time, and have to flush the
 //! unmapped pages before a share is dropped.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::reclaim::LOOK;
 use crate::budget::Budget;

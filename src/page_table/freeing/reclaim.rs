@@ -18,7 +18,7 @@
 //! The whole sweep is an announced walk, during which the tables stay allocated. As in a cursor, a
 //! claim holds if the entries above still lead to it and are unclaimed.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::budget::Budget;
 use crate::page_table::claims::claim::{LOWEST_CLAIMED, release, try_claim};

@@ -14,7 +14,7 @@
 //! Until the first write, the large leaf shares its frames, with a single holder: before step 3,
 //! `mprotect` therefore gives no write permission, as for frames shared by a fork.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;

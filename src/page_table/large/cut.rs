@@ -1,6 +1,6 @@
 //! Cutting all large leaves of a range, at any place in the range.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;

@@ -16,7 +16,7 @@
 //! page to the TLBs before they have dropped the small pages. The promotion is therefore announced
 //! while its claim is held: a later change has a later generation.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;

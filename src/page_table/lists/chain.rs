@@ -1,10 +1,8 @@
 //! Frames chained through their words of the per-frame table: a list without allocation, which
 //! never touches its members' contents. Consecutive frames count as a single member.
 
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysAddr, PhysFrame};
 
 use crate::page_table::tables::memory::TableMemory;
 
@@ -17,7 +15,7 @@ fn number(frame: PhysFrame) -> u64 {
 }
 
 fn frame(number: u64) -> PhysFrame {
-    PhysFrame::containing_address(PhysAddr::new_truncate(number * 4096))
+    PhysFrame::containing_address(PhysAddr::new(number * 4096))
 }
 
 /// A bag of frames, kept as runs of consecutive frames. The newest run lies in the chain itself;

@@ -6,8 +6,8 @@
 
 use core::cell::Cell;
 
+use topomem_percpu::PhysFrame;
 use topomem_percpu::sync::atomic::Ordering;
-use x86_64::structures::paging::PhysFrame;
 
 use super::chain::{Chain, Reserve};
 use crate::page_table::format::level::Level;

@@ -1,7 +1,7 @@
 //! Runs of 2 MiB, linked through their first frames' words of the per-frame table.
 
+use topomem_percpu::PhysFrame;
 use topomem_percpu::sync::atomic::Ordering;
-use x86_64::structures::paging::PhysFrame;
 
 use crate::page_table::tables::memory::TableMemory;
 

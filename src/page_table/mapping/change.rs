@@ -1,6 +1,6 @@
 //! Clearing, reprotecting and splitting the mappings of a range.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::changed::Changed;
 use super::edit::{Clear, ClearShared, Cut, Edit, Protect, is_unmapped};

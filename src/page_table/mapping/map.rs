@@ -1,6 +1,6 @@
 //! Filling a range: plan first, then change, so a failure changes nothing.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;

@@ -4,6 +4,8 @@
 pub(super) mod change;
 pub(super) mod changed;
 pub(super) mod edit;
+#[cfg(feature = "x86_64")]
+pub(super) mod edit_single;
 pub(super) mod exchange;
 pub(super) mod map;
 pub(super) mod share;

@@ -1,6 +1,6 @@
 //! Leaves sharing their frames, and the end of sharing.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::edit::is_unmapped;
 use super::map::{Attributes, Backing};

@@ -1,6 +1,6 @@
 //! Cutting an entry into the entries of a table below it.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::format::Format;
 use crate::page_table::format::entry::{Entry, Ownership};

@@ -6,9 +6,8 @@ use std::sync::Mutex;
 use std::vec::Vec;
 
 use loom::cell::UnsafeCell;
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame};
 
 use super::super::tables::table::Table;
 use super::super::{Chain, ENTRIES, Level, RawEntry, SharesFull, TableAccess, TableMemory, Walks};

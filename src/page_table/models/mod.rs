@@ -18,9 +18,7 @@ mod writes;
 use arena::{Arena, Empty};
 use loom::sync::Arc;
 use loom::thread;
-use topomem_percpu::{CpuId, CpuPin};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuId, CpuPin, PhysAddr, PhysFrame};
 
 use super::tables::table::Table as TablePage;
 use super::*;

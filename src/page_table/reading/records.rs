@@ -1,6 +1,6 @@
 //! Pages of regions with records.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::format::Format;
 use crate::page_table::format::entry::{Entry, RecordNumber, RegionId};

@@ -1,6 +1,6 @@
 //! Searching vacant pages, without region or mapping, and without a lock.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::walk::WalkGuard;
 use crate::page_table::PageTable;

@@ -2,7 +2,7 @@
 
 use core::ops::ControlFlow;
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use crate::page_table::PageTable;
 use crate::page_table::claims::cursor::Cursor;

@@ -1,7 +1,7 @@
 //! Changing the regions and protections of pages in a single lowest table. The usual change: each
 //! step is inlined into a single loop.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::{Becomes, Found, Rewrite, Rewritten};
 use crate::page_table::PageTable;

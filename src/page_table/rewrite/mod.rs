@@ -3,7 +3,7 @@
 pub(super) mod leaves;
 pub(super) mod relocate;
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use self::leaves::{Age, Leaves, Run};
 use crate::page_table::PageTable;

@@ -1,6 +1,6 @@
 //! Moving the mappings of a range to another range.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::PhysFrame;
 
 use super::{Found, found};
 use crate::page_table::PageTable;

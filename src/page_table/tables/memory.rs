@@ -3,9 +3,8 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::AtomicU32;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame};
 
 use super::table::Table;
 use crate::page_table::format::level::Level;

@@ -14,8 +14,8 @@
 
 use core::ops::RangeInclusive;
 
+use topomem_percpu::PhysFrame;
 use topomem_percpu::sync::atomic::Ordering;
-use x86_64::structures::paging::PhysFrame;
 
 use super::memory::{TableMemory, table_at};
 use super::table::{Table, TableEntry};

@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::vec::Vec;
 
-use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame};
 
 use super::super::{Chain, Changed, Level, SharesFull, TableAccess, TableMemory, Walks};
 use super::foreign;

@@ -13,9 +13,7 @@ mod shares;
 mod steps;
 
 use arena::Arena;
-use topomem_percpu::{CpuId, CpuPin};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuId, CpuPin, PhysAddr, PhysFrame};
 
 use super::*;
 

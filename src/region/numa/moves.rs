@@ -3,9 +3,8 @@
 use core::fmt;
 
 use topomem_numa::frames::{AllocError, NodeSet, Policy};
-use topomem_percpu::{CpuPin, NodeId};
+use topomem_percpu::{CpuPin, NodeId, PhysFrame};
 use topomem_shootdown::VirtAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use super::transfer::{Settled, Transfer};
 use crate::Machine;

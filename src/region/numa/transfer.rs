@@ -12,8 +12,7 @@
 //! matter whether another CPU has unmapped, protected, forked or hidden the page meanwhile.
 
 use topomem_numa::frames::{FrameRequest, Policy};
-use topomem_percpu::{CpuPin, NodeId, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, NodeId, Order, PhysFrame};
 
 use super::super::attributes::Region;
 use super::super::protect::protection_of;

@@ -7,9 +7,8 @@ use core::slice;
 use crossbeam_utils::CachePadded;
 use topomem_numa::frames::{AllocError, FrameRequest};
 use topomem_percpu::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-use topomem_percpu::{CpuPin, Order};
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 use topomem_shootdown::VirtAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use super::{AssignError, Record};
 use crate::Machine;

@@ -5,8 +5,7 @@ use core::ptr;
 
 use topomem_numa::frames::{AllocError, FrameRequest};
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use topomem_percpu::{CpuPin, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 
 use super::Record;
 use crate::Machine;

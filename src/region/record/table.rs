@@ -19,9 +19,8 @@ use core::ptr::NonNull;
 
 use topomem_numa::frames::{AllocError, FrameRequest};
 use topomem_percpu::sync::atomic::{AtomicU32, Ordering};
-use topomem_percpu::{CpuPin, Order};
+use topomem_percpu::{CpuPin, Order, PhysFrame};
 use topomem_shootdown::Request;
-use x86_64::structures::paging::PhysFrame;
 
 use super::Record;
 use super::slot::{MOST_SLOTS, Slot, Slots};

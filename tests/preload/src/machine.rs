@@ -7,10 +7,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, Ground};
 use topomem_numa::{MemoryRange, Piece};
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, Platform, RunLength, Saved,
+    CpuId, CpuPin, Heap, NodeId, NotInPlace, Order, OutOfMemory, PageSource, PhysAddr, PhysFrame, Platform,
+    RunLength, Saved,
 };
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
 
 use crate::{errno, threads};
 
@@ -81,7 +80,7 @@ impl FramePages {
 
     fn frame_of(memory: NonNull<u8>) -> PhysFrame {
         let offset = memory.addr().get() - RAM.load(Ordering::Relaxed).addr();
-        PhysFrame::containing_address(PhysAddr::new_truncate(BASE + offset as u64))
+        PhysFrame::containing_address(PhysAddr::new(BASE + offset as u64))
     }
 }
 
@@ -266,7 +265,7 @@ unsafe impl Ground for Ram {
     fn place(&mut self, bytes: u64, align: u64, _: NodeId) -> Result<PhysAddr, Infallible> {
         let start = self.next.next_multiple_of(align);
         self.next = start + bytes;
-        Ok(PhysAddr::new_truncate(start))
+        Ok(PhysAddr::new(start))
     }
 }
 

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
 use topomem_percpu::sync::observed::Access;
-use topomem_percpu::{CpuId, CpuPin, Heap, Platform};
-use x86_64::PhysAddr;
+use topomem_percpu::{CpuId, CpuPin, Heap, PhysAddr, Platform};
 
 use super::super::lock::SpinLock;
 use super::super::machine::{self, step};

@@ -8,8 +8,7 @@ use topomem::{
     BootAllocator, CpuId, CpuPin, CpuSet, FramesConfig, KernelLayout, Machine, MemoryService, PageRange,
     PageSize, PerFrameTable, Platform, SwitchFlushed, Ticks, Tlb, VirtAddr, X64,
 };
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{PhysAddr, PhysFrame};
 
 use super::super::machine;
 use super::super::subjects::NODES;

@@ -4,9 +4,8 @@ use core::ptr::NonNull;
 
 use topomem_numa::frames::{Frames, FramesConfig};
 use topomem_numa::{
-    ApicId, BootAllocator, CpuId, MemoryMap, MemoryRange, Platform, Saved, Topology, find_tables,
+    ApicId, BootAllocator, CpuId, MemoryMap, MemoryRange, PhysAddr, Platform, Saved, Topology, find_tables,
 };
-use x86_64::PhysAddr;
 
 use crate::arch::cpu;
 use crate::lock::Lock;

@@ -3,9 +3,8 @@
 use core::ptr::NonNull;
 
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform, Saved,
+    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, PhysAddr, Platform, Saved,
 };
-use x86_64::PhysAddr;
 use x86_64::instructions::interrupts;
 
 use crate::arch::cpu;

@@ -2,11 +2,10 @@
 
 use core::ptr::NonNull;
 
-use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform, Saved};
+use topomem_percpu::{CpuId, CpuPin, CpuSet, PhysAddr, Platform, Saved};
 use topomem_shootdown::{
     CpuState, Invalidation, PageSize, Shootdown, Ticket, Ticks, Tlb, Unresponsive, VirtAddr,
 };
-use x86_64::PhysAddr;
 use x86_64::instructions::tlb;
 
 use crate::arch::{apic, clock, cpu, interrupts};

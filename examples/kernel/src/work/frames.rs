@@ -4,8 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use topomem_numa::frames::FrameRequest;
-use topomem_numa::{NodeId, Order, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_numa::{NodeId, Order, PhysFrame, Platform};
 
 use crate::machine::at;
 use crate::random::Random;

@@ -2,8 +2,7 @@
 
 use topomem_numa::frames::FrameRequest;
 use topomem_numa::{NodeId, Order, Platform};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{PhysAddr, PhysFrame};
 
 use crate::machine::at;
 use crate::tier::{FRAMES, Kernel};

@@ -4,10 +4,10 @@
 use std::alloc::{Layout, alloc, dealloc};
 use std::vec::Vec;
 
+use crate::PhysAddr;
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
-use x86_64::PhysAddr;
 
 use super::*;
 use crate::CpuId;

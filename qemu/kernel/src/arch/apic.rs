@@ -11,12 +11,11 @@ use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
-use topomem::CpuId;
+use topomem::{CpuId, PhysAddr};
 use topomem_boot::{ApicMode, Destination, Icr, LogicalId, Message};
 use x2apic::lapic::{
     ErrorFlags, IpiDestMode, LocalApic, LocalApicBuilder, TimerDivide, TimerMode, xapic_base,
 };
-use x86_64::PhysAddr;
 use x86_64::instructions::interrupts;
 use x86_64::registers::model_specific::Msr;
 
@@ -93,7 +92,7 @@ impl fmt::Display for SetUpError {
 /// Is the register page needed, and where does it lie? `None` in x2APIC mode.
 pub fn register_page() -> Option<PhysAddr> {
     // SAFETY: the MSR exists on every CPU with a local APIC.
-    (!features::has_x2apic()).then(|| PhysAddr::new_truncate(unsafe { xapic_base() }))
+    (!features::has_x2apic()).then(|| PhysAddr::new(unsafe { xapic_base() }))
 }
 
 /// Notes where the register page is mapped.

@@ -7,13 +7,13 @@
 
 use core::ptr::NonNull;
 
-use topomem::MemoryRange;
+use topomem::{MemoryRange, PhysAddr, PhysFrame};
 use topomem_boot::direct_map::Plan;
 use topomem_boot::layout::Levels;
 use topomem_boot::{Leaf, Leaves, MapError, StartInfo, Tables, Window, direct_map, memory_map};
+use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags};
-use x86_64::structures::paging::{FrameAllocator, PageSize, PageTableFlags, PhysFrame, Size4KiB};
-use x86_64::{PhysAddr, VirtAddr};
+use x86_64::structures::paging::{self, FrameAllocator, PageSize, PageTableFlags, Size4KiB};
 
 use super::features;
 
@@ -26,7 +26,7 @@ pub const IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
 /// Shows the first GiB, until [`KernelTables::activate`] leaves of it the image alone.
 pub const BOOT_WINDOW: Window = Window::at(IMAGE_BASE as usize);
 /// Where [`BOOT_WINDOW`] ends.
-pub const BOOT_WINDOW_END: PhysAddr = PhysAddr::new_truncate(1 << 30);
+pub const BOOT_WINDOW_END: PhysAddr = PhysAddr::new(1 << 30);
 /// Where the direct map begins: physical address 0.
 pub const DIRECT_MAP: u64 = LEVELS.direct_map();
 /// Shows all memory, from [`KernelTables::activate`] on.
@@ -49,7 +49,7 @@ unsafe extern "C" {
 /// Where the boot section and the image lie in physical memory; they must not be given away.
 pub fn image() -> (PhysAddr, PhysAddr) {
     let end = &raw const __image_end as u64 - IMAGE_BASE;
-    (PhysAddr::new_truncate(&raw const __boot_start as u64), PhysAddr::new_truncate(end))
+    (PhysAddr::new(&raw const __boot_start as u64), PhysAddr::new(end))
 }
 
 /// Where the image's code and constants lie in physical memory.
@@ -116,7 +116,7 @@ impl KernelTables {
     }
 
     /// The root table's frame, for further CPUs' CR3.
-    pub fn root(&self) -> PhysFrame {
+    pub fn root(&self) -> paging::PhysFrame {
         self.tables.root()
     }
 
@@ -165,7 +165,7 @@ impl KernelTables {
         ];
         for (start, end, flags) in parts {
             for addr in (start as u64..end as u64).step_by(Size4KiB::SIZE as usize) {
-                let frame = PhysFrame::containing_address(PhysAddr::new_truncate(addr - IMAGE_BASE));
+                let frame = PhysFrame::containing_address(PhysAddr::new(addr - IMAGE_BASE));
                 self.map(VirtAddr::new_truncate(addr), frame, flags, frames)?;
             }
         }

@@ -6,12 +6,12 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use topomem::{Asid, PageRange, PageSize, RootLoad, TlbFeatures, VirtAddr};
+use topomem::{Asid, PageRange, PageSize, PhysFrame, RootLoad, TlbFeatures, VirtAddr};
 use topomem_boot::layout::InvpcidOperand;
 use x86_64::instructions::interrupts;
 use x86_64::instructions::tlb::Pcid;
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
-use x86_64::structures::paging::PhysFrame;
+use x86_64::structures::paging;
 
 use super::paging::LEVELS;
 
@@ -89,12 +89,20 @@ fn invpcid(kind: u64, operand: &InvpcidOperand) {
     }
 }
 
+/// Returns the root of the tables that the CPU translates through.
+pub fn root() -> PhysFrame {
+    Cr3::read().0.into()
+}
+
 /// Loads `root` as `load` says.
 ///
 /// # Safety
 ///
 /// The tables map what the executing code and its stack need.
 pub unsafe fn load_root(root: PhysFrame, load: RootLoad) {
+    // CR3 holds no more bits.
+    let root = x86_64::PhysAddr::new_truncate(root.start_address().as_u64());
+    let root = paging::PhysFrame::containing_address(root);
     // SAFETY: the caller's promise; a PCID is named only where CR4.PCIDE is set.
     unsafe {
         match load {

@@ -65,6 +65,6 @@ impl<'a, 'b> NodeFrames<'a, 'b> {
 unsafe impl FrameAllocator<Size4KiB> for NodeFrames<'_, '_> {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
         let addr = self.boot.alloc(FRAME as u64, FRAME as u64, self.node).ok()?;
-        Some(PhysFrame::containing_address(addr))
+        topomem::PhysFrame::containing_address(addr).try_into().ok()
     }
 }

@@ -11,11 +11,12 @@ use core::fmt;
 
 use arrayvec::ArrayVec;
 use topomem::percpu::MAX_CPUS;
-use topomem::{ApicId, BootAllocator, CpuId, Discovered, FirmwareTables, MemoryMap, MemoryRange, Topology};
+use topomem::{
+    ApicId, BootAllocator, CpuId, Discovered, FirmwareTables, MemoryMap, MemoryRange, PhysAddr, Topology,
+};
 use topomem_boot::{EarlyFrames, Leaves, Placed, StartInfo, StartUpPage, memory_map};
 #[cfg(feature = "fault-injection")]
 use topomem_stress::Break;
-use x86_64::PhysAddr;
 
 use crate::arch::paging::KernelTables;
 use crate::arch::{apic, clock, features, paging, pic, serial, tlb, user};
@@ -235,7 +236,7 @@ extern "sysv64" fn second_half(half_way: *mut HalfWay) -> ! {
     }
     let topology = discovered.topology();
     // SAFETY: no one changes the tables from here on, and the area is installed.
-    unsafe { bring_up(discovered, &mut memory, tables.root()) }
+    unsafe { bring_up(discovered, &mut memory, tables.root().into()) }
         .unwrap_or_else(|error| fail(&BootError::BringUp(error)));
     // What the service has taken over, and what it has made: no frame is writable and executable.
     if let Some(found) = SERVICE.kernel_space().and_then(|space| space.find_writable_code(&pin())) {

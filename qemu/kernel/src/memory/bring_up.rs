@@ -5,10 +5,9 @@ use core::fmt;
 use topomem::shootdown::PageRangeError;
 use topomem::{
     BootAllocator, BootError, Discovered, FramesConfig, KernelLayout, PageRange, PageSize, PerFrameTable,
-    VirtAddr,
+    PhysFrame, VirtAddr,
 };
 use topomem_stress::Window;
-use x86_64::structures::paging::PhysFrame;
 
 use super::platform::{Kernel, pin};
 use super::service::HEAP;

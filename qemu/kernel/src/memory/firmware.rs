@@ -5,9 +5,8 @@ use core::ptr::NonNull;
 
 use acpi::{AcpiHandler, PhysicalMapping};
 use arrayvec::ArrayString;
-use topomem::FirmwareTables;
 use topomem::numa::find_tables;
-use x86_64::PhysAddr;
+use topomem::{FirmwareTables, PhysAddr};
 
 use crate::arch::paging;
 use crate::{log, record};
@@ -22,7 +21,7 @@ struct DirectMap;
 
 impl AcpiHandler for DirectMap {
     unsafe fn map_physical_region<T>(&self, addr: usize, bytes: usize) -> PhysicalMapping<DirectMap, T> {
-        let virt: NonNull<T> = paging::direct_map(PhysAddr::new_truncate(addr as u64)).cast();
+        let virt: NonNull<T> = paging::direct_map(PhysAddr::new(addr as u64)).cast();
         // SAFETY: the direct map lasts for good.
         unsafe { PhysicalMapping::new(addr, virt, bytes, bytes, *self) }
     }

@@ -5,14 +5,11 @@ use core::ptr::NonNull;
 use spin::Once;
 use topomem::shootdown::Unresponsive;
 use topomem::{
-    Asid, CpuId, CpuPin, CpuSet, Machine, PageRange, PageSize, PagingFeatures, Platform, RootLoad,
-    SwitchFlushed, Ticks, Tlb, TlbFeatures, VirtAddr, X64,
+    Asid, CpuId, CpuPin, CpuSet, Machine, PageRange, PageSize, PagingFeatures, PhysAddr, PhysFrame, Platform,
+    RootLoad, SwitchFlushed, Ticks, Tlb, TlbFeatures, VirtAddr, X64,
 };
 use topomem_stress::Report;
-use x86_64::PhysAddr;
 use x86_64::instructions::interrupts;
-use x86_64::registers::control::Cr3;
-use x86_64::structures::paging::PhysFrame;
 
 use crate::arch::{clock, features, paging, tlb, vector};
 use crate::smp::ipi;
@@ -140,7 +137,7 @@ unsafe impl Machine for Kernel {
     }
 
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
-        if Cr3::read().0 == root {
+        if tlb::root() == root {
             // A CPU that comes back online, say.
             return SwitchFlushed::No;
         }

@@ -1,10 +1,10 @@
 //! A CPU's stacks: one for its work, one per trap that must not use that one. Each lies above
 //! an unmapped guard page, in a window of the kernel's half; the memory is on the CPU's node.
 
-use topomem::CpuId;
+use topomem::{CpuId, PhysAddr, PhysFrame};
 use topomem_boot::MapError;
-use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
-use x86_64::{PhysAddr, VirtAddr};
+use x86_64::VirtAddr;
+use x86_64::structures::paging::{FrameAllocator, Size4KiB};
 
 use crate::arch::gdt::TrapStack;
 use crate::arch::paging::{KERNEL_DATA, KernelTables};

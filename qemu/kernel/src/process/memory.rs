@@ -7,12 +7,11 @@ use topomem::region::{
     Advice, FaultAccess, FaultError, HugePages, Kind, MadviseError, MapRequest, MprotectError, PageFault,
     Placement, Relocation,
 };
-use topomem::{Access, AddressSpace, Unmapping, VirtAddr, WakersDue};
+use topomem::{Access, AddressSpace, PhysFrame, Unmapping, VirtAddr, WakersDue};
 use topomem_exec::Bounds;
-use x86_64::registers::control::Cr3;
-use x86_64::structures::paging::PhysFrame;
 
 use crate::arch::random::random;
+use crate::arch::tlb;
 use crate::arch::user::USER_END;
 use crate::executor::yield_now;
 use crate::memory::platform::{Kernel, pin};
@@ -103,7 +102,7 @@ impl Memory {
 
     /// Has the executing CPU translate through this space, if it does not already.
     pub fn activate(&self) {
-        if Cr3::read().0 == self.space.root() {
+        if tlb::root() == self.space.root() {
             return;
         }
         let pin = pin();
@@ -115,7 +114,7 @@ impl Memory {
 
     /// Has the executing CPU translate through the kernel's space, if it does so through this one.
     pub fn leave(&self) {
-        if Cr3::read().0 == self.space.root() {
+        if tlb::root() == self.space.root() {
             leave_spaces();
         }
     }

@@ -12,8 +12,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 
-use topomem::{CpuId, FrameRequest, PageRange, PageSize, Protection};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{CpuId, FrameRequest, PageRange, PageSize, PhysFrame, Protection};
 
 use super::{PATIENCE, failure};
 use crate::arch::clock;

@@ -7,9 +7,8 @@
 use core::fmt;
 use core::time::Duration;
 
-use topomem::CpuId;
+use topomem::{CpuId, PhysAddr};
 use topomem_boot::{ApicAddress, Destination, Message, StartUpPage};
-use x86_64::PhysAddr;
 
 use super::trampoline;
 use crate::arch::apic::{self, SetUpError};

@@ -6,8 +6,8 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use topomem::PhysAddr;
 use topomem_boot::StartUpPage;
-use x86_64::PhysAddr;
 
 use crate::arch::paging::{self, LEVEL_COUNT};
 use crate::boot::pvh::CR4;

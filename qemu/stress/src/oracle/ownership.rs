@@ -4,8 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use topomem::{CpuId, Order};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{CpuId, Order, PhysFrame};
 
 /// The CPU that a frame was handed to, and as part of how large a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -156,7 +155,7 @@ impl Ownership {
 
 #[cfg(test)]
 mod tests {
-    use x86_64::PhysAddr;
+    use topomem::PhysAddr;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! What the oracle writes into memory, so that whoever reads it knows where it came from.
 
-use x86_64::structures::paging::PhysFrame;
+use topomem::PhysFrame;
 
 use super::Holder;
 

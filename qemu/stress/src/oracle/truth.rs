@@ -2,8 +2,7 @@
 
 use alloc::vec::Vec;
 
-use topomem::{CpuId, MemoryMap, NodeId, Topology};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{CpuId, MemoryMap, NodeId, PhysFrame, Topology};
 
 /// A run of frames and the node that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +131,7 @@ impl Truth {
 
 #[cfg(test)]
 mod tests {
-    use x86_64::PhysAddr;
+    use topomem::PhysAddr;
 
     use super::*;
 

@@ -1,7 +1,6 @@
 //! Bad frames: one that is about to be freed is retired, and must not be seen again.
 
-use topomem::Order;
-use x86_64::structures::paging::PhysFrame;
+use topomem::{Order, PhysFrame};
 
 use super::Worker;
 use crate::oracle::Conflict;

@@ -4,8 +4,7 @@ use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use topomem::address_space::MapError;
-use topomem::{FrameRequest, Order, PageRange, PageSize, VirtAddr};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{FrameRequest, Order, PageRange, PageSize, PhysFrame, VirtAddr};
 
 use super::{KERNEL, Worker};
 use crate::Text;

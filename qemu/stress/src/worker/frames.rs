@@ -3,8 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use topomem::frames::{AllocError, FrameRequest, FreeError, NodeSet, Policy, Zone};
-use topomem::{NodeId, Order, Platform as _};
-use x86_64::structures::paging::PhysFrame;
+use topomem::{NodeId, Order, PhysFrame, Platform as _};
 
 use super::{HELD, Worker};
 use crate::Text;
@@ -114,7 +113,7 @@ impl<R: Rig> Worker<'_, R> {
         if self.frames.len() + BULK > HELD || self.holding + BULK as u64 > self.budget {
             return;
         }
-        let mut frames = [PhysFrame::containing_address(x86_64::PhysAddr::zero()); BULK];
+        let mut frames = [PhysFrame::containing_address(topomem::PhysAddr::ZERO); BULK];
         let service = self.run.rig.service();
         match service.frames().alloc_bulk(&self.pin, &FrameRequest::frame(), &mut frames) {
             Ok(()) => {

@@ -7,9 +7,7 @@ use core::sync::atomic::Ordering;
 
 use topomem::frames::{AllocError, FrameRequest, NodeSet, Policy};
 use topomem::percpu::SizeClass;
-use topomem::{NodeId, Order};
-use x86_64::PhysAddr;
-use x86_64::structures::paging::PhysFrame;
+use topomem::{NodeId, Order, PhysAddr, PhysFrame};
 
 use super::Worker;
 use crate::{Failure, Rig};

@@ -1,22 +1,27 @@
-//! The `x86_64` crate's `Mapper`, for code written against the crate.
+//! The `x86_64` crate's `Mapper` and `Translate`, for code written against the crate.
+
+mod flags;
+mod page;
+mod translate;
 
 use core::fmt;
 
 use topomem_numa::frames::AllocError;
-use topomem_percpu::CpuPin;
+use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::{ChangeRecord, PageRange, PageSize, VirtAddr};
 use x86_64::structures::paging::mapper::{
     FlagUpdateError, MapToError, Mapper, MapperFlush, MapperFlushAll, Translate, TranslateError,
     TranslateResult, UnmapError,
 };
 use x86_64::structures::paging::page::PageSize as Size;
-use x86_64::structures::paging::{FrameAllocator, Page, PageTableFlags, PhysFrame, Size2MiB, Size4KiB};
+use x86_64::structures::paging::{self, FrameAllocator, Page, PageTableFlags, Size2MiB, Size4KiB};
 
-use super::flags::{FlagsError, check_tables, protection_of};
 use super::layout::level_of;
 use super::{AddressSpace, MapError, ProtectError, Unmapping};
 use crate::Machine;
 use crate::page_table::{Changed, ClearPageError, Mismatch, Protection};
+pub use flags::FlagsError;
+use flags::{check_tables, protection_of};
 
 /// An [`AddressSpace`] for code written against [`Mapper`], with pages of 4 KiB, 2 MiB and 1 GiB;
 /// made by [`AddressSpace::mapper`].
@@ -141,6 +146,12 @@ fn size_of<S: Size>() -> PageSize {
     }
 }
 
+/// Returns the crate's frame of `S` bytes that starts with `first`. The crate's addresses hold 52 bits, as
+/// entries of page tables of x86-64 do.
+fn frame_of_crate<S: Size>(first: PhysFrame) -> paging::PhysFrame<S> {
+    paging::PhysFrame::containing_address(x86_64::PhysAddr::new_truncate(first.start_address().as_u64()))
+}
+
 fn range_of<S: Size>(page: Page<S>) -> PageRange {
     PageRange::page(VirtAddr::from(page.start_address()), size_of::<S>())
 }
@@ -176,7 +187,7 @@ impl<P: Machine> SpaceMapper<'_, '_, P> {
         if found.is_some_and(|found| found.size > size_of::<S>()) {
             MapToError::ParentEntryHugePage
         } else {
-            MapToError::PageAlreadyMapped(PhysFrame::containing_address(frame.start_address()))
+            MapToError::PageAlreadyMapped(frame_of_crate(frame))
         }
     }
 }
@@ -185,7 +196,7 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
     unsafe fn map_to_with_table_flags<A>(
         &mut self,
         page: Page<S>,
-        frame: PhysFrame<S>,
+        frame: paging::PhysFrame<S>,
         flags: PageTableFlags,
         parent_table_flags: PageTableFlags,
         _: &mut A,
@@ -199,14 +210,14 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
         if level_of(size_of::<S>()) > self.space.core.service.platform().paging().largest_leaf() {
             return Err(self.refused_map(page, Refusal::Map(MapError::Unsupported(size_of::<S>()))));
         }
-        let first = PhysFrame::containing_address(frame.start_address());
+        let first = PhysFrame::containing_address(frame.start_address().into());
         // SAFETY: the caller promises the frame may be accessed through this mapping.
         let mapped = unsafe { self.space.map_borrowed(self.pin, range_of(page), first, protection) };
         mapped.map_err(|error| self.refused_map(page, Refusal::Map(error)))?;
         Ok(MapperFlush::new(page))
     }
 
-    fn unmap(&mut self, page: Page<S>) -> Result<(PhysFrame<S>, MapperFlush<S>), UnmapError> {
+    fn unmap(&mut self, page: Page<S>) -> Result<(paging::PhysFrame<S>, MapperFlush<S>), UnmapError> {
         self.refusal = None;
         let core = self.space.core;
         let pages = core.check(range_of(page)).ok_or(UnmapError::PageNotMapped)?;
@@ -221,7 +232,7 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
             }
         })?;
         self.complete(range_of(page), changed, record);
-        Ok((PhysFrame::containing_address(leaf.frame.start_address()), MapperFlush::new(page)))
+        Ok((frame_of_crate(leaf.frame), MapperFlush::new(page)))
     }
 
     unsafe fn update_flags(
@@ -272,13 +283,13 @@ impl<S: Size, P: Machine> Mapper<S> for SpaceMapper<'_, '_, P> {
         Err(self.refused_update(Refusal::TableFlags))
     }
 
-    fn translate_page(&self, page: Page<S>) -> Result<PhysFrame<S>, TranslateError> {
+    fn translate_page(&self, page: Page<S>) -> Result<paging::PhysFrame<S>, TranslateError> {
         let found = self.space.translate(self.pin, page.start_address().into());
         let found = found.ok_or(TranslateError::PageNotMapped)?;
         if found.size != size_of::<S>() {
             return Err(TranslateError::ParentEntryHugePage);
         }
-        Ok(PhysFrame::containing_address(found.address))
+        Ok(frame_of_crate(PhysFrame::containing_address(found.address)))
     }
 }
 

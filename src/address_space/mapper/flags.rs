@@ -5,8 +5,8 @@ use core::fmt;
 use topomem_shootdown::PageSize;
 use x86_64::structures::paging::PageTableFlags;
 
-use super::Translation;
-use super::layout::SpaceKind;
+use super::super::Translation;
+use super::super::layout::SpaceKind;
 use crate::page_table::{Access, Cache, Privilege, Protection, Reach};
 
 /// The reason why flags are not a valid [`Protection`].
