@@ -95,6 +95,7 @@ mod cpu;
 mod cpu_set;
 mod cpu_table;
 mod depot;
+mod early_pages;
 mod heap;
 mod local;
 mod magazine;
@@ -111,6 +112,7 @@ mod try_lock;
 pub use cpu::{CpuId, MAX_CPUS};
 pub use cpu_set::{AtomicCpuSet, CpuSet};
 pub use cpu_table::CpuTable;
+pub use early_pages::{EarlyArea, EarlyPages};
 #[cfg(feature = "leak-tracking")]
 pub use heap::LiveObjects;
 pub use heap::handles::{

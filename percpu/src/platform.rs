@@ -40,7 +40,13 @@ pub unsafe trait Platform: Sync {
     fn current_cpu(&self) -> CpuId;
 
     /// Returns the address of the RAM byte at `addr` in the direct map, readable and writable.
-    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8>;
+    ///
+    /// The default is that of an identity map. Kernels whose RAM is elsewhere replace it, unless they take neither frames
+    /// nor page tables of topomem: a heap over the kernel's own pages, and a shootdown queue, never call it.
+    fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+        let place = core::ptr::with_exposed_provenance_mut(addr.as_u64() as usize);
+        NonNull::new(place).unwrap_or(NonNull::dangling())
+    }
 
     /// Returns the address of the RAM byte that the direct map shows at `address`.
     ///
