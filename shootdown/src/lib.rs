@@ -141,6 +141,8 @@ mod switch;
 mod ticket;
 mod tlb;
 mod waiters;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use address::{AddressWidth, NonCanonical, PageSize, VirtAddr};
 pub use asid::{Asid, RootLoad};

@@ -2,6 +2,8 @@
 
 use topomem_percpu::{CpuId, CpuSet, Platform};
 
+#[cfg(target_arch = "x86_64")]
+use crate::x86;
 use crate::{Asid, Generation, PageRange, PageSize, TlbFeatures, VirtAddr};
 
 /// A point in time, or a span of time, in ticks of [`Tlb::now`].
@@ -96,12 +98,38 @@ pub unsafe trait Tlb: Platform {
     ///
     /// The queue also calls the method if tables above the page are freed, unless the machine
     /// [`is_leaf_only`](TlbFeatures::is_leaf_only).
+    ///
+    /// On x86-64 the default is INVLPG; elsewhere there is none.
+    #[cfg(target_arch = "x86_64")]
+    fn flush_page(&self, page: VirtAddr, size: PageSize) {
+        let _ = size;
+        x86::flush_page(page);
+    }
+
+    /// Removes the translation of the page of `size` at `page`, of the current ASID and global.
+    ///
+    /// The queue also calls the method if tables above the page are freed, unless the machine
+    /// [`is_leaf_only`](TlbFeatures::is_leaf_only).
+    #[cfg(not(target_arch = "x86_64"))]
     fn flush_page(&self, page: VirtAddr, size: PageSize);
 
     /// Removes all translations of the current ASID except global translations.
-    fn flush_non_global(&self);
+    ///
+    /// The default removes global translations too: [`Tlb::flush_all`]. A kernel with global pages writes CR3.
+    fn flush_non_global(&self) {
+        self.flush_all();
+    }
 
     /// Removes all translations of all ASIDs, global translations included.
+    ///
+    /// On x86-64 the default changes CR4.PGE twice; elsewhere there is none.
+    #[cfg(target_arch = "x86_64")]
+    fn flush_all(&self) {
+        x86::flush_all();
+    }
+
+    /// Removes all translations of all ASIDs, global translations included.
+    #[cfg(not(target_arch = "x86_64"))]
     fn flush_all(&self);
 
     /// Removes the translation of the page of `size` at `page` under `asid`, which is not the
@@ -157,10 +185,25 @@ pub unsafe trait Tlb: Platform {
 
     /// Returns the time since an arbitrary start, for latencies and for [`Tlb::patience`]. The
     /// clock is monotonic across CPUs up to small steps.
+    ///
+    /// On x86-64 the default is the time-stamp counter, for machines that keep the CPUs' counters together; elsewhere
+    /// there is none.
+    #[cfg(target_arch = "x86_64")]
+    fn now(&self) -> Ticks {
+        x86::now()
+    }
+
+    /// Returns the time since an arbitrary start, for latencies and for [`Tlb::patience`]. The
+    /// clock is monotonic across CPUs up to small steps.
+    #[cfg(not(target_arch = "x86_64"))]
     fn now(&self) -> Ticks;
 
     /// Returns the time after which a waiter reports a CPU as unresponsive.
-    fn patience(&self) -> Ticks;
+    ///
+    /// The default is 2^34 ticks: 5 seconds of a time-stamp counter of 3.4 GHz.
+    fn patience(&self) -> Ticks {
+        Ticks(1 << 34)
+    }
 
     /// Reports a CPU without an answer for [`Tlb::patience`], or for a further power of two of it.
     /// The request stays incomplete, memory therefore safe, and the waiter continues to wait.
