@@ -68,7 +68,7 @@ pub use address_space::{
 };
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
-pub use heap::{FrameSource, KernelHeap};
+pub use heap::{KernelHeap, ServicePages};
 pub use machine::Machine;
 pub use page_table::{Access, Cache, PagingFeatures, Privilege, Protection, WriteExecute, X64};
 pub use ranges::{KernelRange, KernelRanges, RangeRequest, RangesConfig};

@@ -14,12 +14,12 @@ use crate::Machine;
 use crate::ranges::RangeRequest;
 use crate::service::MemoryService;
 
-/// The heap's pages: runs of frames, through the direct map.
-pub struct FrameSource<P: Machine> {
+/// The pages of a [`KernelHeap`]: runs of the service's frames, through the direct map.
+pub struct ServicePages<P: Machine> {
     service: &'static MemoryService<P>,
 }
 
-impl<P: Machine> FrameSource<P> {
+impl<P: Machine> ServicePages<P> {
     /// A run of `length`, as `request` says.
     fn run(
         &self,
@@ -70,7 +70,7 @@ fn pointer_to(start: VirtAddr) -> Option<NonNull<u8>> {
 
 // SAFETY: a run of frames is owned by the heap until it is freed, and the direct map is valid for
 // reads and writes (the platform's promise).
-unsafe impl<P: Machine> PageSource for FrameSource<P> {
+unsafe impl<P: Machine> PageSource for ServicePages<P> {
     fn allocate(&self, pin: &CpuPin, node: NodeId, order: Order) -> Result<NonNull<u8>, OutOfMemory> {
         let request = self.service.frames().heap_request(pin, node, order);
         let frame = self.service.alloc_from_reserve(pin, &request).map_err(|_| OutOfMemory)?;
@@ -200,9 +200,9 @@ unsafe impl<P: Machine> PageSource for FrameSource<P> {
     }
 }
 
-impl<P: Machine> fmt::Debug for FrameSource<P> {
+impl<P: Machine> fmt::Debug for ServicePages<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrameSource").finish_non_exhaustive()
+        f.debug_struct("ServicePages").finish_non_exhaustive()
     }
 }
 
@@ -225,7 +225,7 @@ impl<P: Machine> fmt::Debug for FrameSource<P> {
 /// # }).unwrap();
 /// ```
 pub struct KernelHeap<P: Machine> {
-    heap: Heap<P, FrameSource<P>>,
+    heap: Heap<P, ServicePages<P>>,
 }
 
 impl<P: Machine> KernelHeap<P> {
@@ -233,7 +233,7 @@ impl<P: Machine> KernelHeap<P> {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(platform: P, service: &'static MemoryService<P>) -> KernelHeap<P> {
-        KernelHeap { heap: Heap::new(platform, FrameSource { service }) }
+        KernelHeap { heap: Heap::new(platform, ServicePages { service }) }
     }
 
     /// Returns a heap with measures against wrong uses. Findings are reported to
@@ -245,11 +245,11 @@ impl<P: Machine> KernelHeap<P> {
         service: &'static MemoryService<P>,
         hardening: topomem_percpu::Hardening,
     ) -> KernelHeap<P> {
-        KernelHeap { heap: Heap::with_hardening(platform, FrameSource { service }, hardening) }
+        KernelHeap { heap: Heap::with_hardening(platform, ServicePages { service }, hardening) }
     }
 
     /// Returns the heap itself: fallible allocation, statistics, cross-checks.
-    pub const fn heap(&self) -> &Heap<P, FrameSource<P>> {
+    pub const fn heap(&self) -> &Heap<P, ServicePages<P>> {
         &self.heap
     }
 }
