@@ -4,7 +4,7 @@
 //! - [`Topology`]: nodes, CPUs, memory ranges, distances; one node if firmware describes none, or
 //!   describes them wrongly.
 //! - [`MemoryMap`] and [`BootAllocator`]: usable RAM less reserved regions, and the allocator used
-//!   before the frame allocator.
+//!   before the frame allocator. [`EarlyMemory`] is a place for what both need.
 //! - [`frames::Frames`]: the frame allocator.
 //!
 //! The crate stands alone and uses no heap.
@@ -23,16 +23,16 @@ mod memory;
 pub mod tables;
 mod topology;
 
-/// Whose `AcpiHandler` [`find_tables`] wants.
+/// The crate of the `AcpiHandler` that [`find_tables`] takes; [`DirectMap`] is one.
 #[cfg(feature = "acpi")]
 pub use acpi;
 pub use memory::{
-    AddressBits, BeyondAddressBits, BootAllocError, BootAllocator, FRAME_SIZE, LOW_MEMORY, MapFull,
-    MemoryMap, MemoryRange, Piece, Pieces, ReservedRegion, TableLevels,
+    AddressBits, BeyondAddressBits, BootAllocError, BootAllocator, Early, EarlyGuard, EarlyMemory,
+    FRAME_SIZE, LOW_MEMORY, MapFull, MemoryMap, MemoryRange, Piece, Pieces, ReservedRegion, TableLevels,
 };
 pub use tables::{Diagnostic, FirmwareTables};
 #[cfg(feature = "acpi")]
-pub use tables::{FindTablesError, find_tables};
+pub use tables::{DirectMap, FindTablesError, find_tables};
 pub use topology::{
     ApicId, CacheAssociativity, CacheWritePolicy, CpuEntry, Distance, MegabytesPerSecond, MemoryKind,
     MemorySideCache, NodeRange, Picoseconds, Topology,

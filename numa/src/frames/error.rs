@@ -21,7 +21,7 @@ pub enum AllocError {
         order: Order,
     },
     /// No run can be taken now, but an allowed run may be free: retry, or wait with
-    /// [`super::Frames::alloc_async`].
+    /// [`super::Frames::alloc_waiting`] or [`super::Frames::alloc_async`].
     WouldBlock {
         /// The preferred node.
         node: NodeId,

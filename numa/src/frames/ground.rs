@@ -3,17 +3,17 @@
 use topomem_percpu::{CpuId, NodeId, PhysAddr};
 
 use crate::memory::FRAME_SIZE;
-use crate::{BootAllocError, BootAllocator, Piece};
+use crate::{BootAllocError, BootAllocator, MemoryRange, Piece};
 
 /// The machine as seen by [`Frames::init`](super::Frames::init). Kernels pass [`BootAllocator`];
 /// tests and simulations implement their own.
 ///
 /// # Safety
 ///
-/// - [`Ground::pieces`] returns RAM without other users, reachable through the platform's direct
-///   map.
+/// - [`Ground::pieces`] returns RAM reachable through the platform's direct map, without other users but for those of
+///   [`Ground::allocated`].
 /// - [`Ground::place`] returns memory with the same properties, and from then on `pieces` leaves it
-///   out.
+///   out. It is not of [`Ground::allocated`].
 pub unsafe trait Ground {
     /// The error of [`Ground::place`].
     type Error;
@@ -32,6 +32,13 @@ pub unsafe trait Ground {
 
     /// Returns the memory free now: sorted by address, disjoint, on frame boundaries.
     fn pieces(&self) -> impl Iterator<Item = Piece>;
+
+    /// Returns the memory among the pieces that has users already, by address, on frame boundaries. Each frame of it is
+    /// taken over as allocated by itself: [`Frames::free`](super::Frames::free) with
+    /// [`Order::FRAME`](topomem_percpu::Order::FRAME) frees it. None unless a ground says otherwise.
+    fn allocated(&self) -> impl Iterator<Item = MemoryRange> {
+        core::iter::empty()
+    }
 
     /// Takes `bytes` bytes aligned to `align` for good, on `node` or near it.
     ///
@@ -71,7 +78,11 @@ unsafe impl Ground for BootAllocator<'_> {
     }
 
     fn pieces(&self) -> impl Iterator<Item = Piece> {
-        BootAllocator::pieces(self)
+        self.memory()
+    }
+
+    fn allocated(&self) -> impl Iterator<Item = MemoryRange> {
+        self.early_frames()
     }
 
     fn place(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, BootAllocError> {

@@ -1,118 +1,182 @@
 //! Construction of the allocator: regions from free memory, each node's bookkeeping on that node.
 
-use arrayvec::ArrayVec;
-use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId, Platform};
+use topomem_percpu::{CpuId, NodeId, Order, Platform};
 
 use super::directory::{self, Directory, PartTable};
-use super::init_nodes::{NodeParts, serving_nodes, weights};
+use super::draft::{self, Draft, SLACK};
+use super::init_nodes::{node, set_serving, set_weights};
 use super::init_regions::{
-    SLACK, clear, manage, place_parts, place_regions, place_spans, place_table, plan_regions, populate,
-    sites, survey,
+    Survey, clear_unused, count, count_free, manage, node_count, place_parts, place_table, plan_regions,
+    populate, survey,
 };
-use super::machine::{CpuNodes, Machine, Metadata, Parts};
+use super::machine::{Machine, Metadata, Parts};
 use super::magazine::{Checked, Magazine};
+use super::marks::Given;
 use super::node::Node;
 use super::placing::{Builder, Place};
-use super::region::{BLOCK, Region};
+use super::region::{BLOCK, Region, Span};
+use super::table::Stretch;
 use super::zeroed_pool::{Set, ZeroedPool};
 use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Zeroing};
 
 /// The share of blocks that CPUs may hold: one in this many.
 const HELD_BACK: u64 = 16;
 
+/// Memory for what the machine has once, placed and not yet written.
+struct MachinePlaces {
+    machine: Place<Machine>,
+    directory: Place<u16>,
+    /// Frames in a part of the directory, as a power of two.
+    shift: u32,
+    by_address: Place<&'static Region>,
+    part_tables: Place<PartTable>,
+    stretches: &'static [Stretch],
+}
+
 /// Builds everything; the memory of `ground` belongs to the result.
+///
+/// What there is of each node lies in memory from the ground meanwhile, and no step is inlined: so the stack that is
+/// in use at a time is that of one step.
 pub(super) fn build<P: Platform, G: Ground>(
     platform: &P,
     ground: &mut G,
     config: &FramesConfig,
 ) -> Result<&'static Machine, InitError<G::Error>> {
     let survey = survey(ground, config)?;
-    let node_count = ground.node_count().clamp(1, MAX_NODES);
+    let nodes = node_count(ground);
     let mut metadata = Metadata::default();
-    let mut builder = Builder::new(platform, ground);
-
+    let mut builder = Builder::new(platform, ground, nodes, &mut metadata.fixed)?;
+    let drafts = builder.place(nodes, NodeId::ZERO, &mut metadata.fixed)?.fill(Draft::new);
+    count(&*builder.ground, config, drafts);
     // Everything is placed before anything is managed: both take from the same memory.
+    let places = place_all(&mut builder, config, &survey, drafts, &mut metadata)?;
+    manage(ground, config, drafts)?;
+    release(platform, ground, config, drafts);
+    build_nodes(ground, config, drafts);
+    take_allocated(ground, drafts);
+    Ok(finish(ground, config, drafts, places, metadata))
+}
+
+/// Places all bookkeeping. What is the machine's is near the boot CPU, and is read only from here on; what is a
+/// node's is there.
+#[inline(never)]
+fn place_all<P: Platform, G: Ground>(
+    builder: &mut Builder<'_, P, G>,
+    config: &FramesConfig,
+    survey: &Survey,
+    drafts: &mut [Draft],
+    metadata: &mut Metadata,
+) -> Result<MachinePlaces, InitError<G::Error>> {
     let fixed = &mut metadata.fixed;
-    // What is the machine's is near the boot CPU, and is read only from here on; what is a node's is there.
-    let machine_place = builder.place::<Machine>(1, NodeId::ZERO, fixed)?;
+    let machine = builder.place::<Machine>(1, NodeId::ZERO, fixed)?;
     let (part_count, shift) = directory::parts(survey.end);
-    let directory_place = builder.place::<u16>(part_count, NodeId::ZERO, fixed)?;
-    let region_room = survey.region_room();
-    let by_address_place = builder.place::<&'static Region>(region_room.iter().sum(), NodeId::ZERO, fixed)?;
-    let mut node_places: ArrayVec<Place<Node>, MAX_NODES> = ArrayVec::new();
-    for id in (0..node_count).filter_map(NodeId::new) {
-        node_places.push(builder.place(1, id, fixed)?);
+    let directory = builder.place::<u16>(part_count, NodeId::ZERO, fixed)?;
+    let region_room = drafts.iter().map(Draft::region_room).sum();
+    let by_address = builder.place::<&'static Region>(region_room, NodeId::ZERO, fixed)?;
+    for draft in drafts.iter_mut() {
+        draft.node = builder.place::<Node>(1, draft.id, fixed)?;
     }
-    let span_places = place_spans(&mut builder, &survey.piece_room(), fixed)?;
-    let region_places = place_regions(&mut builder, &region_room, fixed)?;
-    let mut regions = plan_regions(&*builder.ground, config, region_places)?;
-    let (mut stretches, mut part_tables_place) = (&[][..], None);
+    for draft in drafts.iter_mut() {
+        let nothing = |_| Span { start: 0, end: 0 };
+        draft.spans = builder.place(draft.piece_room(), draft.id, fixed)?.fill(nothing);
+    }
+    for draft in drafts.iter_mut() {
+        draft.region_place = builder.place(draft.region_room(), draft.id, fixed)?;
+    }
+    plan_regions(&*builder.ground, config, drafts)?;
+    let (mut part_tables, mut stretches) = (Place::EMPTY, &[][..]);
     if config.table == PerFrameTable::Present {
         let bytes = &mut metadata.table;
-        part_tables_place = Some(builder.place::<PartTable>(part_count, NodeId::ZERO, bytes)?);
-        let most = survey.pieces.iter().sum::<usize>() + SLACK;
-        stretches = place_table(&mut builder, &regions, most, config, bytes)?;
+        part_tables = builder.place::<PartTable>(part_count, NodeId::ZERO, bytes)?;
+        stretches = place_table(builder, drafts, survey.pieces + SLACK, config, bytes)?;
     }
-    for region in regions.iter_mut() {
-        place_parts(&mut builder, region, config, &mut metadata)?;
+    for draft in drafts.iter_mut() {
+        for region in draft.building.iter_mut() {
+            place_parts(builder, region, config, metadata)?;
+        }
     }
-    let mut pools: ArrayVec<ZeroedPool, MAX_NODES> = ArrayVec::new();
-    for index in 0..node_count {
-        pools.push(place_pool(&mut builder, index, config, &mut metadata)?);
+    count_free(&*builder.ground, config, drafts);
+    for draft in drafts.iter_mut() {
+        place_pool(builder, config, draft, metadata)?;
     }
     // Only magazines are left to be placed: what a node has more than they can take stays free.
-    let mut free = [0; MAX_NODES];
-    sites(&*builder.ground, config, |site| free[site.node.index()] += site.span.end - site.span.start);
+    count_free(&*builder.ground, config, drafts);
     let most = (builder.ground.cpus().count() * size_of::<Magazine>()).div_ceil(4096) as u64;
-    let serving = serving_nodes(&*builder.ground, node_count, |node| free[node.index()] > most);
-    let mut homes = CpuNodes { home: [NodeId::ZERO; MAX_CPUS], serving: [serving[0]; MAX_CPUS] };
-    for (cpu, home) in builder.ground.cpus() {
-        homes.home[cpu.index()] = home;
-        homes.serving[cpu.index()] = serving[home.index()];
+    set_serving(&*builder.ground, drafts, most);
+    for index in 0..drafts.len() {
+        drafts[index].magazines = place_magazines(builder, index, drafts, metadata)?;
     }
-    let mut magazines: [&'static [Magazine]; MAX_NODES] = [&[]; MAX_NODES];
-    for (id, group) in (0..node_count).filter_map(NodeId::new).zip(&mut magazines) {
-        let blocks = regions.of(id).iter().map(|region| region.span.frames() / BLOCK).sum();
-        *group = place_magazines(&mut builder, id, blocks, &homes, &mut metadata)?;
-    }
+    Ok(MachinePlaces { machine, directory, shift, by_address, part_tables, stretches })
+}
 
-    manage(ground, config, span_places, &mut regions)?;
-    let regions = regions.shared();
-    for region in regions.iter() {
+/// Makes all managed frames free.
+#[inline(never)]
+fn release<P: Platform, G: Ground>(platform: &P, ground: &G, config: &FramesConfig, drafts: &[Draft]) {
+    for region in drafts.iter().flat_map(|draft| draft.regions) {
         for span in region.managed {
             if config.zeroing == Zeroing::OnFree {
-                clear(platform, *span);
+                clear_unused(platform, ground, *span);
             }
             populate(region, *span);
         }
     }
-    let weights = weights(ground, &regions, node_count);
-    let total = regions.iter().map(Region::managed_frames).sum();
-    let mut nodes: ArrayVec<&'static Node, MAX_NODES> = ArrayVec::new();
-    for ((index, place), zeroed) in node_places.into_iter().enumerate().zip(pools) {
-        let of_node = regions.of_node(index);
-        let (weight, magazines) = (weights[index], magazines[index].len());
-        let parts = NodeParts { regions: of_node, total, magazines, config, weight, zeroed };
-        nodes.extend(place.fill_from(core::iter::once(parts.node(ground, index, node_count))).iter());
+}
+
+/// Builds the nodes in their places.
+#[inline(never)]
+fn build_nodes<G: Ground>(ground: &G, config: &FramesConfig, drafts: &mut [Draft]) {
+    set_weights(ground, drafts);
+    let total = drafts.iter().flat_map(|draft| draft.regions).map(Region::managed_frames).sum();
+    let count = drafts.len();
+    for draft in drafts {
+        let place = draft.node.take();
+        draft.built = place.fill(|_| node(ground, config, draft, count, total));
     }
-    let by_address: &'static [&'static Region] = by_address_place.fill_from(regions.by_address());
-    let first_regions: &'static [u16] =
-        directory_place.fill(|part| directory::first_region(by_address, part, shift));
-    let part_tables: &'static [PartTable] = match part_tables_place {
-        Some(place) => place.fill(|part| PartTable::of(stretches, part, shift)),
-        None => &[],
+}
+
+/// Takes the frames that have users already out of what is free.
+#[inline(never)]
+fn take_allocated<G: Ground>(ground: &G, drafts: &[Draft]) {
+    for frame in ground.allocated().map(Span::of).flat_map(|span| span.start..span.end) {
+        let found = drafts.iter().find_map(|draft| {
+            let index = draft.regions.partition_point(|region| region.span.end <= frame);
+            let region = draft.regions.get(index).filter(|region| region.span.start <= frame)?;
+            Some((draft, region))
+        });
+        if let Some((draft, region)) = found
+            && region.claim_frame(frame)
+        {
+            region.marks.give(frame - region.span.start, Given::Aligned(Order::FRAME));
+            draft.built.iter().for_each(|node| node.zones[region.zone.index()].add(-1));
+        }
+    }
+}
+
+/// Builds the machine in its place.
+#[inline(never)]
+fn finish<G: Ground>(
+    ground: &G,
+    config: &FramesConfig,
+    drafts: &mut [Draft],
+    places: MachinePlaces,
+    metadata: Metadata,
+) -> &'static Machine {
+    let MachinePlaces { machine, directory, shift, by_address, part_tables, stretches } = places;
+    let regions: &'static [&'static Region] = by_address.fill_from(draft::by_address(drafts));
+    let first_regions: &'static [u16] = directory.fill(|part| directory::first_region(regions, part, shift));
+    let tables: &'static [PartTable] = part_tables.fill(|part| PartTable::of(stretches, part, shift));
+    let drafts = &*drafts;
+    let make = |_| {
+        Machine::new(Parts {
+            drafts,
+            cpus: ground.cpus(),
+            directory: Directory::new(regions, first_regions, stretches, tables, shift),
+            checked: checked(config),
+            zeroing: config.zeroing,
+            metadata,
+        })
     };
-    let parts = Parts {
-        nodes,
-        directory: Directory::new(by_address, first_regions, stretches, part_tables, shift),
-        magazines,
-        cpu_nodes: homes,
-        checked: checked(config),
-        zeroing: config.zeroing,
-        metadata,
-    };
-    let machine = machine_place.fill_from(core::iter::once(Machine::new(parts)));
-    Ok(&machine[0])
+    &machine.fill(make)[0]
 }
 
 /// Returns whether there are marks to check.
@@ -123,17 +187,20 @@ fn checked(config: &FramesConfig) -> Checked {
     }
 }
 
-/// Places the magazines of the CPUs served by `node` on that node.
+/// Places the magazines of the CPUs served by the node numbered `index` on that node.
+#[inline(never)]
 fn place_magazines<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
-    node: NodeId,
-    blocks: u64,
-    nodes: &CpuNodes,
+    index: usize,
+    drafts: &[Draft],
     metadata: &mut Metadata,
 ) -> Result<&'static [Magazine], InitError<G::Error>> {
-    let served = |&(cpu, _): &(CpuId, NodeId)| nodes.serving[cpu.index()] == node;
+    let node = drafts[index].id;
+    let serving = |home: NodeId| drafts.get(home.index()).unwrap_or(&drafts[0]).serving;
+    let served = |&(_, home): &(CpuId, NodeId)| serving(home) == node;
     let count = builder.ground.cpus().filter(served).count();
     let place = builder.place(count, node, &mut metadata.magazines)?;
+    let blocks: u64 = drafts[index].building.iter().map(|region| region.span.frames() / BLOCK).sum();
     // All together they hold at most a sixteenth of the node.
     let slots = blocks / HELD_BACK / count.max(1) as u64;
     let mut cpus = builder.ground.cpus().filter(served).map(|(cpu, _)| cpu);
@@ -141,20 +208,15 @@ fn place_magazines<P: Platform, G: Ground>(
 }
 
 /// Places a node's pool of zeroed frames on that node.
+#[inline(never)]
 fn place_pool<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
-    node: usize,
     config: &FramesConfig,
+    draft: &mut Draft,
     metadata: &mut Metadata,
-) -> Result<ZeroedPool, InitError<G::Error>> {
-    let id = NodeId::new(node).unwrap_or(NodeId::ZERO);
-    let mut frames = 0;
-    sites(&*builder.ground, config, |site| {
-        if site.node == id {
-            frames += site.span.end - site.span.start;
-        }
-    });
-    let target = config.pool_of(frames);
-    let place = builder.place(ZeroedPool::sets_for(target), id, &mut metadata.pools)?;
-    Ok(ZeroedPool::new(place.fill(|_| Set::new()), target))
+) -> Result<(), InitError<G::Error>> {
+    let target = config.pool_of(draft.free);
+    let place = builder.place(ZeroedPool::sets_for(target), draft.id, &mut metadata.pools)?;
+    draft.pool = (place.fill(|_| Set::new()), target);
+    Ok(())
 }

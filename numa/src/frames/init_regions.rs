@@ -1,18 +1,16 @@
 //! Construction of the regions: their spans, their bookkeeping, and the per-frame table.
 
-use core::ops::Deref;
-
-use arrayvec::ArrayVec;
 use topomem_percpu::sync::atomic::AtomicU8;
 use topomem_percpu::{MAX_NODES, NodeId, Platform};
 
 use super::alloc::frame;
 use super::block::{BlockEntry, BlockState, Ownership};
+use super::draft::{Draft, SLACK};
 use super::line512::{Line512, masks};
 use super::machine::Metadata;
 use super::marks::Marks;
 use super::node::MAX_REGIONS;
-use super::placing::{Builder, Place};
+use super::placing::Builder;
 use super::region::{BLOCK, CHUNK, Chunk, Hot, Region, Span};
 use super::retired::RetiredFrames;
 use super::table::{self, FrameInfo, NUMBERED_AS_FRAMES, Stretch};
@@ -21,10 +19,6 @@ use super::{DoubleFrees, FramesConfig, Ground, InitError, Zone};
 /// Gaps up to this many frames (128 MiB) are bridged by one region: their bitmaps cost no more than
 /// another region. The per-frame table leaves them out.
 const BRIDGED: u64 = 1 << 15;
-/// How many more pieces there may be once the bookkeeping is placed, on all nodes together.
-pub(super) const SLACK: usize = 64;
-/// How many more pieces of one node there may be then.
-const CUTS: usize = 16;
 
 /// The place of a future region.
 #[derive(Debug, Clone, Copy)]
@@ -34,11 +28,17 @@ pub(super) struct Site {
     pub(super) span: Span,
 }
 
+/// Returns the number of nodes that are built.
+pub(super) fn node_count<G: Ground>(ground: &G) -> usize {
+    ground.node_count().clamp(1, MAX_NODES)
+}
+
 /// Calls `visit` with every free piece of one node and zone, in frames, by address. Touching pieces
 /// are merged: a run may lie in both, and is freed as it was allocated.
 pub(super) fn sites<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site)) {
     let mut last: Option<Site> = None;
-    for piece in ground.pieces() {
+    let nodes = node_count(ground);
+    for piece in ground.pieces().filter(|piece| piece.node.index() < nodes) {
         let mut start = piece.range.start.as_u64() / 4096;
         let end = piece.range.end.as_u64() / 4096;
         while start < end {
@@ -77,42 +77,23 @@ fn plan<G: Ground>(ground: &G, config: &FramesConfig, mut visit: impl FnMut(Site
     last.into_iter().for_each(visit);
 }
 
-/// How much there is of something, by node.
-pub(super) type Counts = [usize; MAX_NODES];
-
 /// How much there is.
 pub(super) struct Survey {
-    /// Regions of each node.
-    pub(super) regions: Counts,
-    /// Free pieces of each node and zone.
-    pub(super) pieces: Counts,
+    /// Free pieces of each node and zone, together.
+    pub(super) pieces: usize,
     /// One past the last frame.
     pub(super) end: u64,
 }
 
-impl Survey {
-    /// How many regions each node may have once bookkeeping is placed: a region is cut only where a gap in it
-    /// grows beyond what is bridged.
-    pub(super) fn region_room(&self) -> Counts {
-        let cuts = |node: usize| SLACK.min(self.pieces[node] - self.regions[node]);
-        core::array::from_fn(|node| self.regions[node] + cuts(node))
-    }
-
-    /// How many pieces each node may have once bookkeeping is placed. Placing for nodes without room cuts pieces
-    /// of others.
-    pub(super) fn piece_room(&self) -> Counts {
-        self.pieces.map(|pieces| if pieces == 0 { 0 } else { pieces + CUTS })
-    }
-}
-
+#[inline(never)]
 pub(super) fn survey<G: Ground>(ground: &G, config: &FramesConfig) -> Result<Survey, InitError<G::Error>> {
-    let mut survey = Survey { regions: [0; MAX_NODES], pieces: [0; MAX_NODES], end: 0 };
-    sites(ground, config, |site| survey.pieces[site.node.index()] += 1);
+    let mut survey = Survey { pieces: 0, end: 0 };
+    let mut regions = 0;
+    sites(ground, config, |_| survey.pieces += 1);
     plan(ground, config, |site| {
-        survey.regions[site.node.index()] += 1;
+        regions += 1;
         survey.end = site.span.end;
     });
-    let regions: usize = survey.regions.iter().sum();
     match regions {
         0 => Err(InitError::NoMemory),
         // Memory placed first may divide pieces.
@@ -121,87 +102,50 @@ pub(super) fn survey<G: Ground>(ground: &G, config: &FramesConfig) -> Result<Sur
     }
 }
 
-/// The regions of each node, by address: `&'static mut [Region]` while they are built.
-pub(super) struct RegionsByNode<R>(ArrayVec<R, MAX_NODES>);
-
-impl<R: Deref<Target = [Region]>> RegionsByNode<R> {
-    /// Those of `node`.
-    pub(super) fn of(&self, node: NodeId) -> &[Region] {
-        self.0.get(node.index()).map_or(&[], |regions| regions)
-    }
-
-    /// Every region, node by node.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Region> {
-        self.0.iter().flat_map(|regions| regions.iter())
-    }
+/// Counts the regions and pieces of each node.
+#[inline(never)]
+pub(super) fn count<G: Ground>(ground: &G, config: &FramesConfig, drafts: &mut [Draft]) {
+    sites(ground, config, |site| drafts[site.node.index()].piece_count += 1);
+    plan(ground, config, |site| drafts[site.node.index()].region_count += 1);
 }
 
-impl RegionsByNode<&'static mut [Region]> {
-    /// Every region, node by node.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Region> {
-        self.0.iter_mut().flat_map(|regions| regions.iter_mut())
-    }
-
-    /// Ends building.
-    pub(super) fn shared(self) -> RegionsByNode<&'static [Region]> {
-        RegionsByNode(self.0.into_iter().map(|regions| &*regions).collect())
-    }
+/// Counts the frames of each node that are free now.
+#[inline(never)]
+pub(super) fn count_free<G: Ground>(ground: &G, config: &FramesConfig, drafts: &mut [Draft]) {
+    drafts.iter_mut().for_each(|draft| draft.free = 0);
+    sites(ground, config, |site| drafts[site.node.index()].free += site.span.frames());
 }
 
-impl RegionsByNode<&'static [Region]> {
-    /// Those of the node numbered `index`.
-    pub(super) fn of_node(&self, index: usize) -> &'static [Region] {
-        self.0.get(index).copied().unwrap_or(&[])
-    }
-
-    /// Every region, by address.
-    pub(super) fn by_address(&self) -> impl Iterator<Item = &'static Region> {
-        let mut left = self.0.clone();
-        core::iter::from_fn(move || {
-            let start_of =
-                |regions: &&&'static [Region]| regions.first().map_or(u64::MAX, |first| first.span.start);
-            let next = left.iter_mut().min_by_key(|regions| start_of(&&**regions))?;
-            let (first, others) = next.split_first()?;
-            *next = others;
-            Some(first)
-        })
-    }
-}
-
-/// Places room for each node's regions on that node.
-pub(super) fn place_regions<P: Platform, G: Ground>(
-    builder: &mut Builder<'_, P, G>,
-    room: &Counts,
-    bytes: &mut u64,
-) -> Result<ArrayVec<Place<Region>, MAX_NODES>, InitError<G::Error>> {
-    let nodes = (0..MAX_NODES).filter_map(NodeId::new);
-    nodes.map(|node| builder.place(room[node.index()], node, bytes)).collect()
-}
-
-/// The regions of what is free now, without any bookkeeping.
+/// Builds the regions of what is free now in their places, without any bookkeeping.
+#[inline(never)]
 pub(super) fn plan_regions<G: Ground>(
     ground: &G,
     config: &FramesConfig,
-    places: ArrayVec<Place<Region>, MAX_NODES>,
-) -> Result<RegionsByNode<&'static mut [Region]>, InitError<G::Error>> {
+    drafts: &mut [Draft],
+) -> Result<(), InitError<G::Error>> {
     let nowhere = Site { node: NodeId::ZERO, zone: Zone::Normal, span: Span { start: 0, end: 0 } };
-    let mut by_node: ArrayVec<&'static mut [Region], MAX_NODES> =
-        places.into_iter().map(|place| place.fill(|_| region(nowhere))).collect();
-    let mut counts: Counts = [0; MAX_NODES];
+    for draft in drafts.iter_mut() {
+        draft.building = draft.region_place.take().fill(|_| region(nowhere));
+        draft.region_count = 0;
+    }
     plan(ground, config, |site| {
-        let node = site.node.index();
-        by_node[node].get_mut(counts[node]).into_iter().for_each(|place| *place = region(site));
-        counts[node] += 1;
+        let draft = &mut drafts[site.node.index()];
+        if let Some(region) = draft.building.get_mut(draft.region_count) {
+            (region.node, region.zone, region.span) = (site.node, site.zone, site.span);
+            region.first_block = site.span.start / BLOCK;
+        }
+        draft.region_count += 1;
     });
-    for (regions, count) in by_node.iter_mut().zip(counts) {
-        let limit = regions.len();
-        *regions = core::mem::take(regions).get_mut(..count).ok_or(InitError::TooManyRegions { limit })?;
-        let has_higher = regions.iter().any(|region| region.zone != Zone::Dma);
-        for region in regions.iter_mut() {
+    for draft in drafts {
+        let limit = draft.building.len();
+        let regions = core::mem::take(&mut draft.building);
+        draft.building = regions.get_mut(..draft.region_count).ok_or(InitError::TooManyRegions { limit })?;
+        let has_higher = draft.building.iter().any(|region| region.zone != Zone::Dma);
+        for region in draft.building.iter_mut() {
             region.cached = region.zone != Zone::Dma || !has_higher;
         }
     }
-    Ok(RegionsByNode(by_node))
+    Ok(())
 }
 
 fn region(site: Site) -> Region {
@@ -222,15 +166,10 @@ fn region(site: Site) -> Region {
 }
 
 /// The stretches of the per-frame table that what is free now makes, without their entries.
-fn stretches<G: Ground>(
-    ground: &G,
-    regions: &RegionsByNode<&'static mut [Region]>,
-    config: &FramesConfig,
-    mut visit: impl FnMut(Span),
-) {
+fn stretches<G: Ground>(ground: &G, drafts: &[Draft], config: &FramesConfig, mut visit: impl FnMut(Span)) {
     let mut last: Option<((NodeId, usize), Span)> = None;
     sites(ground, config, |site| {
-        let of_node = regions.of(site.node);
+        let of_node = &*drafts[site.node.index()].building;
         let region = (site.node, of_node.partition_point(|region| region.span.end <= site.span.start));
         match &mut last {
             Some((of, span)) if *of == region && site.span.start - span.end <= table::BRIDGED => {
@@ -250,9 +189,10 @@ fn stretches<G: Ground>(
 
 /// Places the per-frame table: each region's entries on its own node, 8 bytes for each frame, and
 /// none for larger holes. At most `most` stretches.
+#[inline(never)]
 pub(super) fn place_table<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
-    regions: &RegionsByNode<&'static mut [Region]>,
+    drafts: &[Draft],
     most: usize,
     config: &FramesConfig,
     bytes: &mut u64,
@@ -261,7 +201,7 @@ pub(super) fn place_table<P: Platform, G: Ground>(
     let table = place.fill(|_| Stretch { span: Span { start: 0, end: 0 }, first_entry: 0, entries: &[] });
     // From here on memory only shrinks: each frame managed in the end has its entry.
     let (mut count, mut next_entry) = (0, 1);
-    stretches(&*builder.ground, regions, config, |span| {
+    stretches(&*builder.ground, drafts, config, |span| {
         if let Some(stretch) = table.get_mut(count) {
             *stretch = Stretch { span, first_entry: next_entry, entries: &[] };
         }
@@ -273,7 +213,7 @@ pub(super) fn place_table<P: Platform, G: Ground>(
     if table.last().is_some_and(|last| last.span.end <= NUMBERED_AS_FRAMES) {
         table.iter_mut().for_each(|stretch| stretch.first_entry = stretch.span.start);
     }
-    for region in regions.iter() {
+    for region in drafts.iter().flat_map(|draft| draft.building.iter()) {
         let first = table.partition_point(|stretch| stretch.span.start < region.span.start);
         let end = table.partition_point(|stretch| stretch.span.start < region.span.end);
         let here = &mut table[first..end];
@@ -288,6 +228,7 @@ pub(super) fn place_table<P: Platform, G: Ground>(
 }
 
 /// Places a region's bookkeeping on its own node: 66 bytes a block, 128 a GiB.
+#[inline(never)]
 pub(super) fn place_parts<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
     region: &mut Region,
@@ -309,48 +250,52 @@ pub(super) fn place_parts<P: Platform, G: Ground>(
     Ok(())
 }
 
-/// Places room for each node's managed spans on that node.
-pub(super) fn place_spans<P: Platform, G: Ground>(
-    builder: &mut Builder<'_, P, G>,
-    room: &Counts,
-    bytes: &mut u64,
-) -> Result<ArrayVec<Place<Span>, MAX_NODES>, InitError<G::Error>> {
-    let nodes = (0..MAX_NODES).filter_map(NodeId::new);
-    nodes.map(|node| builder.place(room[node.index()], node, bytes)).collect()
-}
-
 /// Notes which frames are managed: what is still free, once all bookkeeping is placed.
+#[inline(never)]
 pub(super) fn manage<G: Ground>(
     ground: &G,
     config: &FramesConfig,
-    places: ArrayVec<Place<Span>, MAX_NODES>,
-    regions: &mut RegionsByNode<&'static mut [Region]>,
+    drafts: &mut [Draft],
 ) -> Result<(), InitError<G::Error>> {
-    let mut by_node: ArrayVec<&'static mut [Span], MAX_NODES> =
-        places.into_iter().map(|place| place.fill(|_| Span { start: 0, end: 0 })).collect();
-    let mut counts: Counts = [0; MAX_NODES];
+    drafts.iter_mut().for_each(|draft| draft.piece_count = 0);
     sites(ground, config, |site| {
-        let node = site.node.index();
-        by_node[node].get_mut(counts[node]).into_iter().for_each(|span| *span = site.span);
-        counts[node] += 1;
+        let draft = &mut drafts[site.node.index()];
+        draft.spans.get_mut(draft.piece_count).into_iter().for_each(|span| *span = site.span);
+        draft.piece_count += 1;
     });
-    for ((spans, count), regions) in by_node.into_iter().zip(counts).zip(&mut regions.0) {
-        let spans: &'static [Span] = spans;
-        let managed = spans.get(..count).ok_or(InitError::TooManyPieces { limit: spans.len() })?;
-        for region in regions.iter_mut() {
+    for draft in drafts {
+        let spans = &*core::mem::take(&mut draft.spans);
+        let limit = spans.len();
+        let managed = spans.get(..draft.piece_count).ok_or(InitError::TooManyPieces { limit })?;
+        for region in draft.building.iter_mut() {
             let first = managed.partition_point(|span| span.start < region.span.start);
             let end = managed.partition_point(|span| span.start < region.span.end);
             region.managed = &managed[first..end];
         }
+        draft.share_regions();
     }
     Ok(())
 }
 
-/// Zeroes the frames of a managed span.
-pub(super) fn clear<P: Platform>(platform: &P, span: Span) {
-    let first = platform.phys_to_virt(frame(span.start).start_address());
-    // SAFETY: by `Ground` and `Platform`, the span is RAM without other users, in the direct map.
-    unsafe { first.write_bytes(0, ((span.end - span.start) * 4096) as usize) };
+/// Zeroes the frames of a managed span that have no users.
+pub(super) fn clear_unused<P: Platform, G: Ground>(platform: &P, ground: &G, span: Span) {
+    let mut start = span.start;
+    for used in ground.allocated().map(Span::of) {
+        if used.start < span.end && start < used.end {
+            clear(platform, Span { start, end: used.start.max(start) });
+            start = used.end.min(span.end);
+        }
+    }
+    clear(platform, Span { start, end: span.end });
+}
+
+/// Zeroes frames that have no users.
+fn clear<P: Platform>(platform: &P, span: Span) {
+    if span.start < span.end {
+        let first = platform.phys_to_virt(frame(span.start).start_address());
+        // SAFETY: by `Ground` and `Platform`, the span is RAM without other users, in the direct map.
+        unsafe { first.write_bytes(0, (span.frames() * 4096) as usize) };
+    }
 }
 
 /// Makes the frames of a managed span free.

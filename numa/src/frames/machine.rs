@@ -1,9 +1,9 @@
 //! The structures built by [`Frames::init`](super::Frames::init), in memory that it takes itself.
 
-use arrayvec::ArrayVec;
 use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId};
 
 use super::directory::Directory;
+use super::draft::Draft;
 use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::node::{Node, NodeZone};
@@ -63,12 +63,12 @@ pub struct Metadata {
 }
 
 /// What a [`Machine`] is made of.
-pub(super) struct Parts {
-    /// By number, at least one.
-    pub(super) nodes: ArrayVec<&'static Node, MAX_NODES>,
+pub(super) struct Parts<'d, C> {
+    /// By number, at least one; their nodes are built.
+    pub(super) drafts: &'d [Draft],
+    /// The CPUs that may come online, with their nodes.
+    pub(super) cpus: C,
     pub(super) directory: Directory,
-    pub(super) magazines: [&'static [Magazine]; MAX_NODES],
-    pub(super) cpu_nodes: CpuNodes,
     pub(super) checked: Checked,
     pub(super) zeroing: Zeroing,
     pub(super) metadata: Metadata,
@@ -92,13 +92,22 @@ impl Machine {
     }
 
     /// Puts the parts together.
-    pub(super) fn new(parts: Parts) -> Machine {
-        let Parts { nodes, directory, magazines, cpu_nodes, checked, zeroing, metadata } = parts;
+    pub(super) fn new(parts: Parts<'_, impl Iterator<Item = (CpuId, NodeId)>>) -> Machine {
+        let Parts { drafts, cpus, directory, checked, zeroing, metadata } = parts;
+        let draft = |node: usize| drafts.get(node).unwrap_or(&drafts[0]);
+        let home = [NodeId::ZERO; MAX_CPUS];
+        let mut cpu_nodes = CpuNodes { home, serving: [drafts[0].serving; MAX_CPUS] };
+        for (cpu, home) in cpus {
+            cpu_nodes.home[cpu.index()] = home;
+            cpu_nodes.serving[cpu.index()] = draft(home.index()).serving;
+        }
         Machine {
-            nodes: core::array::from_fn(|index| nodes.get(index).copied().unwrap_or(nodes[0])),
-            node_count: nodes.len(),
+            nodes: core::array::from_fn(|index| &draft(index).built[0]),
+            node_count: drafts.len(),
             directory,
-            magazines,
+            magazines: core::array::from_fn(|index| {
+                drafts.get(index).map_or(&[][..], |draft| draft.magazines)
+            }),
             cpu_nodes,
             turns: Turns::new(),
             pressure: PressureNotes::new(),

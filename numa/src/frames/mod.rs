@@ -14,6 +14,7 @@ mod bulk;
 mod checked;
 mod config;
 mod directory;
+mod draft;
 mod entered;
 mod entry;
 mod error;
@@ -36,6 +37,7 @@ mod marks;
 mod node;
 mod owned;
 mod page_source;
+mod placed;
 mod placing;
 mod policy;
 mod pressure;
@@ -77,6 +79,7 @@ pub use ground::Ground;
 pub use life::Drained;
 pub use machine::Metadata;
 pub use owned::OwnedFrames;
+pub use placed::AllocAtError;
 pub use policy::{NodeSet, Policy};
 pub use pressure::Reclaimed;
 pub use request::FrameRequest;
@@ -183,8 +186,10 @@ impl<P: Platform> Frames<P> {
     /// [`Ground::place`] finds room. Bookkeeping of the whole machine is near node 0: it finds
     /// regions by address, and is read only from then on. [`Frames::bookkeeping`] says where each part is.
     ///
-    /// Needs about 40 KiB of stack in a release build. Call it on a stack of 64 KiB or more, and from a function that is
-    /// not inlined into a kernel's main loop, which would else keep that much of its stack in use.
+    /// Early frames ([`BootAllocator::early_frame`](crate::BootAllocator::early_frame)) are allocated from then on.
+    ///
+    /// Needs less than 8 KiB of stack in a release build, and less than 16 KiB in a debug build, whatever the machine: what
+    /// is known of the nodes meanwhile lies in memory from the ground.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use topomem_percpu::{MAX_NODES, NodeId, PhysAddr, Platform};
+use topomem_percpu::{NodeId, PhysAddr, Platform};
 
 use super::{Ground, InitError};
 
@@ -13,7 +13,18 @@ pub(super) struct Place<T> {
 }
 
 impl<T: 'static> Place<T> {
+    /// The place of no value.
+    pub(super) const EMPTY: Place<T> = Place { first: NonNull::dangling(), count: 0 };
+
+    /// Takes the place, and leaves an empty one.
+    pub(super) fn take(&mut self) -> Place<T> {
+        core::mem::replace(self, Place::EMPTY)
+    }
+
     /// Writes the values, made by index.
+    ///
+    /// Not inlined: one value at a time is on the stack, and its room is free again afterwards.
+    #[inline(never)]
     pub(super) fn fill(self, mut make: impl FnMut(usize) -> T) -> &'static mut [T] {
         for index in 0..self.count {
             // SAFETY: by `Ground` and `Platform`, the bytes are RAM without other users, mapped for
@@ -25,6 +36,7 @@ impl<T: 'static> Place<T> {
     }
 
     /// Writes `values`, as many as there is room for.
+    #[inline(never)]
     pub(super) fn fill_from(self, mut values: impl Iterator<Item = T>) -> &'static mut [T] {
         let mut count = 0;
         while count < self.count
@@ -51,12 +63,38 @@ pub(super) struct Builder<'b, P, G> {
     pub(super) platform: &'b P,
     pub(super) ground: &'b mut G,
     /// What is left of the last place that was taken for each node.
-    rests: [Rest; MAX_NODES],
+    rests: &'static mut [Rest],
 }
 
 impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
-    pub(super) fn new(platform: &'b P, ground: &'b mut G) -> Builder<'b, P, G> {
-        Builder { platform, ground, rests: [Rest::default(); MAX_NODES] }
+    /// Creates a builder for `nodes` nodes, and adds what that takes to `bytes`.
+    pub(super) fn new(
+        platform: &'b P,
+        ground: &'b mut G,
+        nodes: usize,
+        bytes: &mut u64,
+    ) -> Result<Builder<'b, P, G>, InitError<G::Error>> {
+        let mut builder = Builder { platform, ground, rests: &mut [] };
+        let size = (size_of::<Rest>() * nodes) as u64;
+        let (address, rest) = builder.take_new(size, align_of::<Rest>() as u64, NodeId::ZERO)?;
+        *bytes += size;
+        let place = Place { first: platform.phys_to_virt(address).cast(), count: nodes };
+        builder.rests = place.fill(|_| Rest::default());
+        builder.rests.first_mut().into_iter().for_each(|first| *first = rest);
+        Ok(builder)
+    }
+
+    /// Takes `size` bytes for good from the ground. Returns their address, and what is left behind them.
+    fn take_new(
+        &mut self,
+        size: u64,
+        align: u64,
+        node: NodeId,
+    ) -> Result<(PhysAddr, Rest), InitError<G::Error>> {
+        let taken = size.next_multiple_of(self.ground.unit());
+        let address = self.ground.place(taken, align, node).map_err(InitError::Metadata)?;
+        let start = address.as_u64();
+        Ok((address, Rest { next: start + size, end: start + taken }))
     }
 
     /// Takes `size` bytes for good, on `node`, or near it if it has no room: from what is left of another place if
@@ -68,9 +106,8 @@ impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
             rest.next = start + size;
             return Ok(PhysAddr::new(start));
         }
-        let taken = size.next_multiple_of(self.ground.unit());
-        let address = self.ground.place(taken, align, node).map_err(InitError::Metadata)?;
-        let left = Rest { next: address.as_u64() + size, end: address.as_u64() + taken };
+        let (address, left) = self.take_new(size, align, node)?;
+        let rest = &mut self.rests[node.index()];
         if left.end - left.next > rest.end - rest.next {
             *rest = left;
         }
@@ -78,14 +115,14 @@ impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
     }
 
     /// Takes memory for `count` values, on `node` or near it, and adds it to `bytes`.
-    pub(super) fn place<T>(
+    pub(super) fn place<T: 'static>(
         &mut self,
         count: usize,
         node: NodeId,
         bytes: &mut u64,
     ) -> Result<Place<T>, InitError<G::Error>> {
         if count == 0 {
-            return Ok(Place { first: NonNull::dangling(), count });
+            return Ok(Place::EMPTY);
         }
         let size = (size_of::<T>() * count) as u64;
         let address = self.take(size, align_of::<T>() as u64, node)?;

@@ -24,6 +24,7 @@ use super::line512::{BITS, Change, Line512};
 use super::marks::Marks;
 use super::retired::RetiredFrames;
 use super::transit::{Transit, Transits, Watch};
+use crate::memory::{FRAME_SIZE, MemoryRange};
 
 /// Frames per block.
 pub(crate) const BLOCK: u64 = 512;
@@ -55,6 +56,11 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// Returns the frames of a range on frame boundaries.
+    pub(super) fn of(range: MemoryRange) -> Span {
+        Span { start: range.start.as_u64() / FRAME_SIZE, end: range.end.as_u64() / FRAME_SIZE }
+    }
+
     pub(super) fn frames(self) -> u64 {
         self.end - self.start
     }

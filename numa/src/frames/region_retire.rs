@@ -17,21 +17,28 @@ impl Region {
     ///
     /// Bound: constant; lock-free.
     pub(crate) fn take_out(&self, frame: u64) -> bool {
+        let taken = self.claim_frame(frame);
+        if taken {
+            self.retired.complete(frame);
+        }
+        taken
+    }
+
+    /// Claims a frame that is free in the bitmap or buddy. Returns true if it was.
+    ///
+    /// Bound: constant; lock-free.
+    pub(super) fn claim_frame(&self, frame: u64) -> bool {
         let block = self.block_of(frame);
         let (chunk, bit) = self.chunk_of(block);
-        // Before the bits are checked: a context in transit with the frame now finds it listed when
-        // it ends its transit.
+        // Before the bits are checked: a context in transit with a frame that is to be retired now finds it listed
+        // when it ends its transit.
         let transit = self.transit();
         if chunk.whole.take(bit) {
             self.open(block, 0, Ownership::Shared);
         }
         drop(transit);
         // As in `claim_partial`: bits in a block without a bitmap represent no frames.
-        let taken = self.line(block).take((frame % BLOCK) as usize) && self.entry(block).load().has_bitmap();
-        if taken {
-            self.retired.complete(frame);
-        }
-        taken
+        self.line(block).take((frame % BLOCK) as usize) && self.entry(block).load().has_bitmap()
     }
 
     /// Takes out every pending frame that is free in the bitmap or buddy. Returns their number.

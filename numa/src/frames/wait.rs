@@ -6,7 +6,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 
 use topomem_percpu::sync::atomic::{Ordering, fence};
-use topomem_percpu::{CpuPin, PhysFrame, Platform};
+use topomem_percpu::{CpuId, CpuPin, PhysFrame, Platform};
 
 use super::waiters::{Place, Turn};
 use super::{AllocError, FrameRequest, Frames, Obstacle};
@@ -35,6 +35,64 @@ impl<P: Platform> Frames<P> {
     /// with no lock held.
     pub const fn alloc_async(&self, request: FrameRequest) -> AllocFuture<'_, P> {
         AllocFuture { frames: self, request, place: None }
+    }
+
+    /// Allocates as [`Frames::alloc`] does, and waits for a bounded time where that would answer
+    /// [`AllocError::WouldBlock`]: for a caller that wants an answer now.
+    ///
+    /// `interrupt` is called, once for each CPU whose magazine may hold frames for the request, with that CPU's number:
+    /// it sends an interrupt whose handler calls [`Frames::service`], which frees the frames. A closure that does
+    /// nothing leaves the CPUs to drain at their next use that is no quick hit. In between the caller turns through
+    /// [`Platform::relax`], `turns` times at most, and is pinned only while it tries.
+    ///
+    /// Not for interrupt handlers and not with interrupts off, unless `relax` answers what `interrupt` sends: two CPUs
+    /// that wait for each other's frames would both wait in vain until the bound.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frames::alloc`]. [`AllocError::WouldBlock`] is returned after the last turn, and at once for
+    /// [`Obstacle::Interrupted`], for which waiting is in vain.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use core::ptr::NonNull;
+    /// # use topomem_numa::frames::{AllocError, FrameRequest, Frames};
+    /// # use topomem_percpu::{CpuId, Platform};
+    /// # struct Kernel;
+    /// # unsafe impl Platform for Kernel {
+    /// #     fn current_cpu(&self) -> CpuId { CpuId::BOOT }
+    /// #     fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> { NonNull::dangling() }
+    /// # }
+    /// # static FRAMES: Frames<Kernel> = Frames::new(Kernel);
+    /// # fn send_ipi(_: CpuId) {}
+    /// // The interrupt's handler calls `FRAMES.service(&Kernel.pin())`.
+    /// let frame = FRAMES.alloc_waiting(&FrameRequest::frame(), 100_000, |cpu| send_ipi(cpu));
+    /// # assert_eq!(frame, Err(AllocError::NotReady));
+    /// ```
+    pub fn alloc_waiting(
+        &self,
+        request: &FrameRequest,
+        turns: u32,
+        mut interrupt: impl FnMut(CpuId),
+    ) -> Result<PhysFrame, AllocError> {
+        let mut asked = false;
+        for _ in 0..turns {
+            let pin = self.platform().pin();
+            match self.alloc(&pin, request) {
+                // The request has asked the CPUs to drain.
+                Err(AllocError::WouldBlock { why: Obstacle::Held, .. }) if !asked => {
+                    asked = true;
+                    let others = self.rack.iter().filter(|other| other.cpu != pin.cpu());
+                    others.filter(|other| other.wants_attention()).for_each(|other| interrupt(other.cpu));
+                }
+                Err(AllocError::WouldBlock { why: Obstacle::Held | Obstacle::InTransit, .. }) => {}
+                answer => return answer,
+            }
+            drop(pin);
+            self.platform().relax();
+        }
+        self.alloc(&self.platform().pin(), request)
     }
 
     /// Returns true if a future of [`Frames::alloc_async`] waits for frames. Cost: one load.

@@ -2,13 +2,15 @@
 
 use core::fmt;
 
-use topomem_percpu::{NodeId, PhysAddr};
+use topomem_percpu::{NodeId, PhysAddr, PhysFrame};
 
 use super::{FRAME_SIZE, MapFull, MemoryMap, MemoryRange, Pieces, align_up};
 use crate::Topology;
 
 /// The name of the boot allocations in the map.
 const NAME: &str = "boot allocations";
+/// The name of the early frames in the map.
+const EARLY_FRAMES: &str = "early frames";
 /// The limit of ISA DMA: boot data avoids the scarce memory below it if there is other memory.
 const DMA_END: PhysAddr = PhysAddr::new(16 << 20);
 /// Devices with 32 address bits reach no higher: of a node's memory, boot data takes what is above first.
@@ -53,11 +55,12 @@ impl fmt::Display for BootAllocError {
 impl core::error::Error for BootAllocError {}
 
 /// Hands out whole frames of the map, on the wanted node or the nearest that has room, and notes them in the
-/// map as the region "boot allocations".
+/// map as the region "boot allocations". [`BootAllocator::early_frame`] hands out frames that the frame allocator takes
+/// over.
 ///
 /// It is the only way to the map while it lives, so nobody sees memory as free that it gave away;
 /// [`BootAllocator::finish`] ends it and gives back the map for the frame allocator. There is no
-/// way to free. On each node it uses memory above 4 GiB before other memory, since some devices reach only
+/// way to free before that. On each node it uses memory above 4 GiB before other memory, since some devices reach only
 /// that, and the lowest of either first. Memory below 16 MiB is used last, the first 1 MiB never.
 ///
 /// ```
@@ -129,6 +132,61 @@ impl<'a> BootAllocator<'a> {
         node: NodeId,
         limit: PhysAddr,
     ) -> Result<PhysAddr, BootAllocError> {
+        self.take(bytes, align, node, limit, NAME)
+    }
+
+    /// Allocates an early frame: one that the frame allocator takes over as allocated, so that
+    /// [`Frames::free`](crate::frames::Frames::free) with [`Order::FRAME`](crate::Order::FRAME) frees it. It is on node
+    /// 0 as the topology is now, before [`Topology::discover`] as after it. The memory is not cleared.
+    ///
+    /// Cost: linear in the ranges of map and topology.
+    ///
+    /// # Errors
+    ///
+    /// As for [`BootAllocator::alloc`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use topomem_numa::{BootAllocator, MemoryMap, MemoryRange, Topology};
+    ///
+    /// let mut topology = Topology::new();
+    /// let mut map = MemoryMap::new();
+    /// map.add_usable(MemoryRange::from_bounds(0x10_0000, 0x400_0000))?;
+    /// // A page table, say. The boot allocator borrows the topology for this call only.
+    /// let table = BootAllocator::new(&mut map, &topology).early_frame()?;
+    /// # let tables = topomem_numa::FirmwareTables::default();
+    /// # let boot_cpu = topomem_numa::ApicId(0);
+    /// topology.discover(&tables, boot_cpu, &mut |diagnostic| println!("{diagnostic}"));
+    /// // `Frames::init(&mut BootAllocator::new(&mut map, &topology), ...)` has the frame as allocated.
+    /// # let _ = table;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn early_frame(&mut self) -> Result<PhysFrame, BootAllocError> {
+        let limit = MemoryRange::EVERYTHING.end;
+        let start = self.take(FRAME_SIZE, FRAME_SIZE, NodeId::ZERO, limit, EARLY_FRAMES)?;
+        Ok(PhysFrame::containing_address(start))
+    }
+
+    /// Returns the early frames, by address, in ranges.
+    pub fn early_frames(&self) -> impl Iterator<Item = MemoryRange> {
+        self.map.reserved().filter(|region| region.name == EARLY_FRAMES).map(|region| region.range)
+    }
+
+    /// Returns the memory of the frame allocator to be: what is free, and the early frames.
+    pub(crate) fn memory(&self) -> Pieces<'_> {
+        Pieces::but(self.map, self.topology, EARLY_FRAMES)
+    }
+
+    /// Allocates as [`BootAllocator::alloc_below`] does, and reserves the memory for `name`.
+    fn take(
+        &mut self,
+        bytes: u64,
+        align: u64,
+        node: NodeId,
+        limit: PhysAddr,
+        name: &'static str,
+    ) -> Result<PhysAddr, BootAllocError> {
         if !align.is_power_of_two() {
             return Err(BootAllocError::Alignment { align });
         }
@@ -154,7 +212,7 @@ impl<'a> BootAllocator<'a> {
                 nearest.iter().find_map(on_node)
             })
             .ok_or(BootAllocError::Exhausted { node, bytes, align })?;
-        self.map.reserve(found, NAME).map_err(BootAllocError::MapFull)?;
+        self.map.reserve(found, name).map_err(BootAllocError::MapFull)?;
         Ok(found.start)
     }
 

@@ -152,12 +152,14 @@ impl MemoryMap {
         MemoryRange::new(range.start, range.end.min(bits.end()))
     }
 
-    /// Adds RAM. A partly usable frame counts once the rest of it has been added.
+    /// Adds RAM; `None`, as [`MemoryRange::from_bounds`] returns for an empty range, adds nothing. A partly usable
+    /// frame counts once the rest of it has been added.
     ///
     /// # Errors
     ///
     /// Returns [`MapFull::Usable`] if the map has no room for the range; the map is unchanged.
-    pub fn add_usable(&mut self, range: MemoryRange) -> Result<(), MapFull> {
+    pub fn add_usable(&mut self, range: impl Into<Option<MemoryRange>>) -> Result<(), MapFull> {
+        let Some(range) = range.into() else { return Ok(()) };
         let Some(mut merged) = self.cut(range) else { return Ok(()) };
         let first = self.usable.partition_point(|known| known.end < merged.start);
         let last = self.usable.partition_point(|known| known.start <= merged.end);
@@ -171,8 +173,8 @@ impl MemoryMap {
         self.usable.try_insert(first, merged).map_err(|_| MapFull::Usable { range, capacity: USABLE })
     }
 
-    /// Reserves `range`, rounded outwards to whole frames, for `name`. Overlaps are tolerated;
-    /// touching regions of one name are merged.
+    /// Reserves `range`, rounded outwards to whole frames, for `name`; `None` reserves nothing. Overlaps are
+    /// tolerated; touching regions of one name are merged.
     ///
     /// # Errors
     ///
@@ -187,8 +189,12 @@ impl MemoryMap {
     /// assert_eq!(map.reserved().count(), 2); // The first 1 MiB, too.
     /// # Ok::<(), topomem_numa::MapFull>(())
     /// ```
-    pub fn reserve(&mut self, range: MemoryRange, name: &'static str) -> Result<(), MapFull> {
-        let Some(mut range) = range.touched_frames() else { return Ok(()) };
+    pub fn reserve(
+        &mut self,
+        range: impl Into<Option<MemoryRange>>,
+        name: &'static str,
+    ) -> Result<(), MapFull> {
+        let Some(mut range) = range.into().and_then(|range| range.touched_frames()) else { return Ok(()) };
         // A growing region may reach the next region of its name: absorb until none touches.
         while let Some(index) = self.reserved.iter().position(|known| {
             known.name == name && known.range.start <= range.end && range.start <= known.range.end

@@ -2,6 +2,7 @@
 
 mod bits;
 mod boot;
+mod early;
 mod map;
 mod page_tables;
 mod pieces;
@@ -9,6 +10,7 @@ mod range;
 
 pub use bits::{AddressBits, BeyondAddressBits};
 pub use boot::{BootAllocError, BootAllocator};
+pub use early::{Early, EarlyGuard, EarlyMemory};
 pub use map::{LOW_MEMORY, MapFull, MemoryMap, ReservedRegion};
 pub use page_tables::TableLevels;
 pub use pieces::{Piece, Pieces};

@@ -29,12 +29,19 @@ pub struct Pieces<'a> {
     reserved_until: PhysAddr,
     /// Everything below has been visited.
     at: PhysAddr,
+    /// Regions of this name count as free.
+    but: Option<&'static str>,
 }
 
 impl<'a> Pieces<'a> {
     pub(super) fn new(map: &'a MemoryMap, topology: &'a Topology) -> Pieces<'a> {
         let (at, reserved_until) = (PhysAddr::ZERO, LOW_MEMORY.range.end);
-        Pieces { map, topology, usable: 0, reserved: 0, reserved_until, at }
+        Pieces { map, topology, usable: 0, reserved: 0, reserved_until, at, but: None }
+    }
+
+    /// Returns the pieces that are free but for the regions reserved for `name`.
+    pub(super) fn but(map: &'a MemoryMap, topology: &'a Topology, name: &'static str) -> Pieces<'a> {
+        Pieces { but: Some(name), ..Pieces::new(map, topology) }
     }
 
     /// Returns the end of the reserved memory around `start`, or the start of the next: both only
@@ -42,10 +49,13 @@ impl<'a> Pieces<'a> {
     fn reserved_around(&mut self, start: PhysAddr) -> (PhysAddr, Option<PhysAddr>) {
         let regions = self.map.reserved_by_start();
         while let Some(region) = regions.get(self.reserved).filter(|region| region.range.start <= start) {
-            self.reserved_until = self.reserved_until.max(region.range.end);
+            if self.but != Some(region.name) {
+                self.reserved_until = self.reserved_until.max(region.range.end);
+            }
             self.reserved += 1;
         }
-        (self.reserved_until, regions.get(self.reserved).map(|region| region.range.start))
+        let next = regions[self.reserved..].iter().find(|region| self.but != Some(region.name));
+        (self.reserved_until, next.map(|region| region.range.start))
     }
 
     /// Returns the node of the frame at `frame`, and the next frame above it that may have another

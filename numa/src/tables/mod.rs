@@ -4,6 +4,8 @@
 mod bytes;
 mod cedt;
 mod diagnostic;
+#[cfg(feature = "acpi")]
+mod direct_map;
 mod error;
 #[cfg(feature = "acpi")]
 mod find;
@@ -16,6 +18,8 @@ mod structures;
 
 pub use cedt::{Cedt, CedtEntry};
 pub use diagnostic::Diagnostic;
+#[cfg(feature = "acpi")]
+pub use direct_map::DirectMap;
 pub use error::{Table, TableError};
 #[cfg(feature = "acpi")]
 pub use find::{FindTablesError, find_tables};

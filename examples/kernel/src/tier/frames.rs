@@ -1,27 +1,21 @@
-//! Frames: all RAM belongs to topomem's frame allocator.
-
-use core::ptr::NonNull;
+//! Frames: all RAM belongs to topomem's frame allocator, but for the kernel and the page tables it booted with.
 
 use topomem_numa::frames::{Frames, FramesConfig};
 use topomem_numa::{
-    ApicId, BootAllocator, CpuId, MemoryMap, MemoryRange, PhysAddr, Platform, Saved, Topology, find_tables,
+    ApicId, CpuId, DirectMap, EarlyMemory, MemoryRange, PhysAddr, Platform, Saved, TableLevels, find_tables,
 };
+use x86_64::registers::control::Cr3;
 
-use crate::arch::cpu;
-use crate::lock::Lock;
-use crate::machine::{Identity, Machine, at};
-use crate::{must, println};
+use crate::machine::Machine;
+use crate::{arch::cpu, must, println, work};
 
 pub struct Kernel;
 
 // SAFETY: CPUs have dense numbers of their own; with preemption off only interrupt handlers come between; RAM is
-// mapped to itself.
+// mapped to itself, as topomem takes it to be.
 unsafe impl Platform for Kernel {
     fn current_cpu(&self) -> CpuId {
         CpuId::new(cpu::index()).unwrap_or(CpuId::BOOT)
-    }
-    fn phys_to_virt(&self, address: PhysAddr) -> NonNull<u8> {
-        NonNull::new(at(address.as_u64())).unwrap_or(NonNull::dangling())
     }
     fn disable_migration(&self) -> Saved {
         cpu::preemption_off();
@@ -33,24 +27,23 @@ unsafe impl Platform for Kernel {
 }
 
 pub static FRAMES: Frames<Kernel> = Frames::new(Kernel);
-static FIRMWARE: Lock<(MemoryMap, Topology)> = Lock::new((MemoryMap::new(), Topology::new()));
+static EARLY: EarlyMemory = EarlyMemory::new();
 
 pub fn boot(machine: &Machine) {
-    FIRMWARE.with(|(map, topology)| init(machine, map, topology));
-}
-
-fn init(machine: &Machine, map: &mut MemoryMap, topology: &mut Topology) {
-    for range in machine.ram().iter().filter_map(|ram| MemoryRange::from_bounds(ram.start, ram.end)) {
-        must("memory map", map.add_usable(range));
+    let mut early = must("early memory", EARLY.open().ok_or("in use"));
+    for ram in machine.ram() {
+        must("memory map", early.map.add_usable(MemoryRange::from_bounds(ram.start, ram.end)));
     }
-    if let Some(image) = MemoryRange::from_bounds(machine.image().start, machine.image().end) {
-        must("memory map", map.reserve(image, "kernel"));
-    }
+    let image = machine.image();
+    must("memory map", early.map.reserve(MemoryRange::from_bounds(image.start, image.end), "kernel"));
+    let root = Cr3::read().0.start_address();
+    // SAFETY: four levels, as the entry has turned on; nobody changes them yet.
+    must("memory map", unsafe { early.map.reserve_page_tables(&Kernel, root, TableLevels::Four) });
+    work::early(&mut early.allocator());
     // SAFETY: the loader's RSDP; tables lie below 4 GiB, and nobody writes to them.
-    let tables = must("ACPI", unsafe { find_tables(Identity, PhysAddr::new(machine.rsdp())) });
-    let boot = ApicId(machine.apic_ids()[0]);
-    topology.discover(&tables, boot, &mut |diagnostic| println!("{diagnostic}"));
-    must("frames", FRAMES.init(&mut BootAllocator::new(map, topology), &FramesConfig::default()));
+    let tables = must("ACPI", unsafe { find_tables(DirectMap(&Kernel), PhysAddr::new(machine.rsdp())) });
+    early.topology.discover(&tables, ApicId(machine.apic_ids()[0]), &mut |found| println!("{found}"));
+    must("frames", FRAMES.init(&mut early.allocator(), &FramesConfig::default()));
 }
 
 pub fn cpu_online() {

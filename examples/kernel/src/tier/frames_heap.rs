@@ -1,4 +1,5 @@
-//! The heap on top of the frames: what is said here comes on top of `frames.rs`.
+//! The heap on top of the frames: what is said here comes on top of `frames.rs`. The heap serves before there are
+//! frames, from a first area of 128 KiB.
 
 #[path = "frames.rs"]
 mod frames;
@@ -6,12 +7,16 @@ mod frames;
 pub use frames::{FRAMES, Kernel, boot, interrupt};
 use topomem_numa::Platform;
 use topomem_numa::frames::Frames;
-use topomem_percpu::Heap;
+use topomem_percpu::{EarlyArea, EarlyPages, Heap};
 
 use crate::must;
 
+pub const AREA_PAGES: usize = 32;
+pub static AREA: EarlyArea<AREA_PAGES> = EarlyArea::new();
+
 #[global_allocator]
-pub static HEAP: Heap<Kernel, &Frames<Kernel>> = Heap::new(Kernel, &FRAMES);
+pub static HEAP: Heap<Kernel, EarlyPages<AREA_PAGES, &Frames<Kernel>>> =
+    Heap::new(Kernel, EarlyPages::new(&AREA, &FRAMES));
 
 pub fn cpu_online() {
     frames::cpu_online();

@@ -13,14 +13,10 @@ use crate::{must, pages};
 
 pub struct Kernel;
 
-// SAFETY: CPUs have dense numbers of their own; with interrupts off nothing comes between; RAM is
-// mapped to itself.
+// SAFETY: CPUs have dense numbers of their own; with interrupts off nothing comes between.
 unsafe impl Platform for Kernel {
     fn current_cpu(&self) -> CpuId {
         CpuId::new(cpu::index()).unwrap_or(CpuId::BOOT)
-    }
-    fn phys_to_virt(&self, address: PhysAddr) -> NonNull<u8> {
-        NonNull::new(at(address.as_u64())).unwrap_or(NonNull::dangling())
     }
     fn disable_migration(&self) -> Saved {
         let were_on = interrupts::are_enabled();

@@ -1,15 +1,10 @@
 //! Shootdown alone: the page tables are the kernel's own, and so are the frames.
 
-use core::ptr::NonNull;
+use topomem_percpu::{CpuId, CpuPin, CpuSet, Platform, Saved};
+use topomem_shootdown::{CpuState, Invalidation, PageSize, Shootdown, Ticket, Tlb, Unresponsive, VirtAddr};
 
-use topomem_percpu::{CpuId, CpuPin, CpuSet, PhysAddr, Platform, Saved};
-use topomem_shootdown::{
-    CpuState, Invalidation, PageSize, Shootdown, Ticket, Ticks, Tlb, Unresponsive, VirtAddr,
-};
-use x86_64::instructions::tlb;
-
-use crate::arch::{apic, clock, cpu, interrupts};
-use crate::machine::{Machine, at};
+use crate::arch::{apic, cpu, interrupts};
+use crate::machine::Machine;
 use crate::{must, pages};
 
 pub struct Kernel;
@@ -18,9 +13,6 @@ pub struct Kernel;
 unsafe impl Platform for Kernel {
     fn current_cpu(&self) -> CpuId {
         CpuId::new(cpu::index()).unwrap_or(CpuId::BOOT)
-    }
-    fn phys_to_virt(&self, address: PhysAddr) -> NonNull<u8> {
-        NonNull::new(at(address.as_u64())).unwrap_or(NonNull::dangling())
     }
     fn disable_migration(&self) -> Saved {
         cpu::preemption_off();
@@ -31,26 +23,11 @@ unsafe impl Platform for Kernel {
     }
 }
 
-// SAFETY: INVLPG and a CR3 write flush what they name, since no page is global; the write to the interrupt
-// controller comes after all stores, and the handler calls the queue.
+// SAFETY: the flushes are the library's own; the write to the interrupt controller comes after all stores, and the
+// handler calls the queue.
 unsafe impl Tlb for Kernel {
-    fn flush_page(&self, page: VirtAddr, _: PageSize) {
-        tlb::flush(x86_64::VirtAddr::new_truncate(page.as_u64()));
-    }
-    fn flush_non_global(&self) {
-        tlb::flush_all();
-    }
-    fn flush_all(&self) {
-        tlb::flush_all();
-    }
     fn send_ipi(&self, to: &CpuSet) {
         to.iter().for_each(|cpu| apic::send(interrupts::TIER, cpu.index()));
-    }
-    fn now(&self) -> Ticks {
-        Ticks(clock::ticks())
-    }
-    fn patience(&self) -> Ticks {
-        Ticks(20_000_000_000)
     }
     fn on_unresponsive(&self, report: Unresponsive) {
         panic!("{report:?}");

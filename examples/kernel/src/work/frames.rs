@@ -1,11 +1,13 @@
 //! Tasks that allocate and free runs of frames while they are preempted, on all CPUs. Every frame has its owner's
-//! mark in it; the timer's handler allocates and frees, too. At the end no frame is lost.
+//! mark in it; the timer's handler allocates and frees, too. Frames that the kernel took before there was a frame
+//! allocator are freed into it. At the end no frame is lost.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use topomem_numa::frames::FrameRequest;
-use topomem_numa::{NodeId, Order, PhysFrame, Platform};
+use topomem_numa::{BootAllocator, NodeId, Order, PhysFrame, Platform};
 
+use crate::lock::Lock;
 use crate::machine::at;
 use crate::random::Random;
 use crate::tier::{FRAMES, Kernel};
@@ -16,6 +18,13 @@ const ROUNDS: usize = 20_000;
 /// Runs that a task holds at most.
 const HELD: usize = 64;
 
+/// Frames that the kernel takes early.
+const EARLY: usize = 600;
+/// The mark in these.
+const KERNEL: usize = 0xee;
+
+/// The early frames.
+static EARLY_FRAMES: Lock<[Option<PhysFrame>; EARLY]> = Lock::new([None; EARLY]);
 /// Free frames before the first task began.
 static AT_FIRST: AtomicU64 = AtomicU64::new(0);
 /// Frames that handlers allocated.
@@ -53,6 +62,17 @@ fn free((first, order): Run) {
 
 fn all_free() -> u64 {
     (0..).map_while(NodeId::new).map_while(|node| FRAMES.stats(node)).map(|stats| stats.all_free()).sum()
+}
+
+/// Takes frames before the topology is known.
+pub fn early(memory: &mut BootAllocator<'_>) {
+    EARLY_FRAMES.with(|frames| {
+        for place in frames {
+            let frame = must("an early frame", memory.early_frame());
+            mark((frame, Order::FRAME), KERNEL);
+            *place = Some(frame);
+        }
+    });
 }
 
 pub fn begin() {
@@ -110,6 +130,15 @@ pub fn end() {
     let (tasks, handlers) = (BY_TASKS.load(Ordering::Relaxed), BY_HANDLERS.load(Ordering::Relaxed));
     println!("{tasks} runs by tasks, {handlers} frames by handlers; free frames: {first}, then {last}");
     assert_eq!(first, last, "frames are lost");
+    EARLY_FRAMES.with(|frames| {
+        for frame in frames.iter_mut().filter_map(Option::take) {
+            check((frame, Order::FRAME), KERNEL);
+            free((frame, Order::FRAME));
+        }
+    });
+    must("validate", FRAMES.validate());
+    assert_eq!(all_free(), last + EARLY as u64, "early frames are lost");
+    println!("{EARLY} early frames were freed");
     assert_eq!(totals.in_magazines, 0, "a CPU that left holds frames");
     assert!(tasks > 1000 && handlers > 100, "too little was done");
 }
