@@ -7,9 +7,9 @@ use crate::page_table::{Format, Level, Pages, Privilege, Protection};
 /// The kind of a space: the kernel's own, or a program's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpaceKind {
-    /// The upper half, shared by all spaces.
+    /// All addresses that are not programs': shared by all spaces. The upper half, unless boot says otherwise.
     Kernel,
-    /// A lower half of its own.
+    /// Programs' addresses, of its own.
     User,
 }
 
@@ -22,21 +22,25 @@ impl SpaceKind {
     }
 }
 
-/// Returns the lower half without its first page (null pointers fault) and its last page (no
+/// Returns `programs` without the first page (in the lower half: null pointers fault) and the last page (no
 /// instruction may end at the hole, which some processors mistreat on return from a system call).
-pub(crate) fn user_bounds<F: Format>() -> Pages {
-    Pages { first: 1, last: lower_half::<F>().last - 1 }
+pub(crate) fn user_bounds(programs: Pages) -> Pages {
+    Pages { first: programs.first + 1, last: programs.last - 1 }
 }
 
-/// Returns all pages below a user space's own root entries.
+/// Returns the pages that programs have unless boot says otherwise.
 pub(crate) fn lower_half<F: Format>() -> Pages {
     Pages { first: 0, last: (1 << (F::ROOT.address_bits() - 1 - 12)) - 1 }
 }
 
-/// Returns all pages below the kernel's root entries.
-pub(super) fn upper_half<F: Format>() -> Pages {
-    let end: u64 = 1 << (u64::BITS - 12);
-    Pages { first: end - lower_half::<F>().count(), last: end - 1 }
+/// Returns all pages below the kernel's root entries, by address, if programs have `programs` of the lower half.
+pub(super) fn kernel_parts<F: Format>(programs: Pages) -> [Option<Pages>; 3] {
+    let (lower, end) = (lower_half::<F>(), 1 << (u64::BITS - 12));
+    [
+        (programs.first > 0).then(|| Pages { first: 0, last: programs.first - 1 }),
+        (programs.last < lower.last).then(|| Pages { first: programs.last + 1, last: lower.last }),
+        Some(Pages { first: end - lower.count(), last: end - 1 }),
+    ]
 }
 
 #[inline]

@@ -7,7 +7,7 @@ use topomem_percpu::sync::atomic::Ordering;
 use topomem_shootdown::Invalidation;
 
 use super::core::{Collected, SpaceCore, invalidation_of};
-use super::layout::{lower_half, range_of};
+use super::layout::range_of;
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{Chain, Changed, Dismantled, Forgotten, Pages, Swept, Users};
@@ -146,7 +146,7 @@ impl<P: Machine> SpaceCore<P> {
             if complete { Forgotten::Yes } else { Forgotten::No }
         };
         let users = if idle { Users::None } else { Users::Lazy(forgotten) };
-        let outcome = self.table.dismantle(frames, lower_half::<P::Format>(), budget, &mut changed, users);
+        let outcome = self.table.dismantle(frames, self.service.programs(), budget, &mut changed, users);
         let Changed { mut retired, stale, smallest, .. } = changed;
         match stale {
             // No TLB, no page walker and no handle has the space.

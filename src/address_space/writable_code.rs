@@ -6,7 +6,7 @@ use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::VirtAddr;
 
 use super::AddressSpace;
-use super::layout::{SpaceKind, upper_half};
+use super::layout::{SpaceKind, kernel_parts};
 use crate::Machine;
 use crate::page_table::{Leaf, Pages};
 
@@ -47,7 +47,7 @@ impl Run {
 
 impl<P: Machine> AddressSpace<P> {
     /// Searches a frame this space can execute through a page and write through the same page or
-    /// another. In the kernel's space, the search covers all of the upper half: the kernel's image
+    /// another. In the kernel's space, the search covers all that is not programs': the kernel's image
     /// and everything else mapped at boot, the direct map included. For a check after boot.
     ///
     /// Pages permitted by [`WriteExecute`](crate::WriteExecute) are found like all others. Two
@@ -67,13 +67,9 @@ impl<P: Machine> AddressSpace<P> {
     /// ```
     #[must_use]
     pub fn find_writable_code(&self, pin: &CpuPin) -> Option<WritableCode> {
-        let all = match self.kind() {
-            SpaceKind::Kernel => upper_half::<P::Format>(),
-            SpaceKind::User => self.core().bounds,
-        };
         let mut found = None;
         let mut code: Option<Run> = None;
-        self.for_each_leaf(pin, all, |part, leaf| {
+        self.for_each_leaf(pin, |part, leaf| {
             if !leaf.protection.access().executes() {
                 return ControlFlow::Continue(());
             }
@@ -81,16 +77,16 @@ impl<P: Machine> AddressSpace<P> {
                 return ControlFlow::Continue(());
             }
             let former = code.replace(Run { pages: part, frame: leaf.frame });
-            found = former.and_then(|run| self.find_writer(pin, all, run));
+            found = former.and_then(|run| self.find_writer(pin, run));
             if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        found.or_else(|| self.find_writer(pin, all, code?))
+        found.or_else(|| self.find_writer(pin, code?))
     }
 
-    /// Searches a page in `all` through which a frame of `code` may be written.
-    fn find_writer(&self, pin: &CpuPin, all: Pages, code: Run) -> Option<WritableCode> {
+    /// Searches a page through which a frame of `code` may be written.
+    fn find_writer(&self, pin: &CpuPin, code: Run) -> Option<WritableCode> {
         let mut found = None;
-        self.for_each_leaf(pin, all, |part, leaf| {
+        self.for_each_leaf(pin, |part, leaf| {
             if leaf.protection.access().writes() {
                 found = code.common(Run { pages: part, frame: leaf.frame });
             }
@@ -101,13 +97,22 @@ impl<P: Machine> AddressSpace<P> {
         Some(WritableCode { executable: address(executable), writable: address(writable) })
     }
 
-    fn for_each_leaf(
-        &self,
-        pin: &CpuPin,
-        pages: Pages,
-        mut visit: impl FnMut(Pages, &Leaf) -> ControlFlow<()>,
-    ) {
+    /// Calls `visit` with each leaf of the space, by address, until it breaks.
+    fn for_each_leaf(&self, pin: &CpuPin, mut visit: impl FnMut(Pages, &Leaf) -> ControlFlow<()>) {
         let core = self.core();
-        core.table.for_each_leaf(core.service.tables(pin), pages, |part, leaf| visit(part, &leaf));
+        let parts = match self.kind() {
+            SpaceKind::Kernel => kernel_parts::<P::Format>(core.service.programs()),
+            SpaceKind::User => [Some(core.bounds), None, None],
+        };
+        let mut flow = ControlFlow::Continue(());
+        for pages in parts.into_iter().flatten() {
+            core.table.for_each_leaf(core.service.tables(pin), pages, |part, leaf| {
+                flow = visit(part, &leaf);
+                flow
+            });
+            if flow.is_break() {
+                return;
+            }
+        }
     }
 }

@@ -156,17 +156,18 @@ impl<F: Format> PageTable<F> {
         self.had.load(Ordering::Relaxed) != 0
     }
 
-    /// Copies the root's entries `first..` from another table's root. Both roots then share the
-    /// tables below.
+    /// Copies the root's entries from another table's root, except those of `but`. Both roots then share the tables
+    /// below.
     ///
     /// # Safety
     ///
     /// `self` is not in use yet. `from` is the root of a table of this format, and the tables below
     /// its entries outlive `self`.
-    pub unsafe fn share_from<M: TableMemory>(&self, memory: &M, from: PhysFrame, first: usize) {
+    pub unsafe fn share_from<M: TableMemory>(&self, memory: &M, from: PhysFrame, but: Pages) {
         // SAFETY: both are live roots; the caller's promise for `from`.
         let (own, other) = unsafe { (table_at(memory, self.root), table_at(memory, from)) };
-        for index in first..ENTRIES {
+        let left_out = but.indexes(F::ROOT);
+        for index in (0..ENTRIES).filter(|index| !left_out.contains(index)) {
             // The other root's users may be at work. Their claims do not apply to this root.
             own.store(index, other.load(index).unclaimed::<F>());
         }

@@ -8,7 +8,7 @@ use topomem_percpu::sync::atomic::Ordering;
 
 use super::attributes::{Guard, Inheritance, Region, Sharing};
 use crate::Machine;
-use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, lower_half, range_of_pages};
+use crate::address_space::{AddressSpace, CreateError, SpaceKind, Unmapping, range_of_pages};
 use crate::fault::Fault;
 use crate::page_table::{Changed, Copied, CopyError, Inherited, Level, RegionId, Reserve};
 
@@ -105,7 +105,7 @@ impl<P: Machine> AddressSpace<P> {
         let frames = service.frames();
         let mut reserve = Reserve::new(frames, pin);
         let mut changed = Changed::NOTHING;
-        let pages = lower_half::<P::Format>();
+        let pages = service.programs();
         let outcome = loop {
             let mut record = None;
             let keep = |changed: &mut Changed| record = core.record(changed);

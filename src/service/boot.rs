@@ -12,7 +12,7 @@ use super::{MemoryService, OnlineError, stage};
 use crate::Machine;
 use crate::address_space::{SpaceCore, SpaceKind, pages_of};
 use crate::heap::KernelHeap;
-use crate::page_table::{ENTRIES, Format, PageTable, Pages, Reserve, RootEntries};
+use crate::page_table::{Format, PageTable, Pages, Reserve, RootEntries};
 use crate::region::SpaceLayout;
 
 /// The first step, before discovery.
@@ -57,11 +57,12 @@ pub struct WithHeap<P: Machine> {
 /// The position of the kernel's address space.
 #[derive(Debug, Clone, Copy)]
 pub struct KernelLayout {
-    /// The addresses mapped by the service in the kernel's half: whole root entries (512 GiB with 4
-    /// levels) without another user. Each costs a table at boot, since all spaces share it.
+    /// The addresses mapped by the service for the kernel: whole root entries (512 GiB with 4
+    /// levels) without another user, none of them programs'. Each costs a table at boot, since all spaces share it.
     pub window: PageRange,
-    /// The root the kernel booted with, whose upper half (image, direct map) all spaces take over
-    /// unchanged. `None` if only the window is mapped.
+    /// The root the kernel booted with. All spaces take over its entries unchanged (image, direct map), except those of
+    /// programs' addresses: its upper half, unless [`WithHeap::programs`] said otherwise. `None` if only the window is
+    /// mapped.
     pub inherit: Option<PhysFrame>,
 }
 
@@ -79,8 +80,11 @@ pub enum BootError<E> {
     TooMuchMemory,
     /// The boot CPU did not come online.
     Cpu(OnlineError),
-    /// The kernel's window is not in the upper half, or does not consist of whole root entries.
+    /// The kernel's window is in programs' addresses or in the hole between the halves, or does not consist of whole root
+    /// entries.
     MisplacedWindow(PageRange),
+    /// Programs' addresses are not in the lower half, or do not consist of whole root entries.
+    MisplacedPrograms(PageRange),
     /// The inherited root uses an entry of the window.
     WindowInUse(PageRange),
     /// No frame for the kernel's tables.
@@ -96,7 +100,14 @@ impl<E: fmt::Display> fmt::Display for BootError<E> {
             BootError::TooMuchMemory => f.write_str("more than 8 TiB of memory"),
             BootError::Cpu(error) => error.fmt(f),
             BootError::MisplacedWindow(window) => {
-                write!(f, "the window at {} is not whole root entries of the upper half", window.start())
+                write!(f, "the window at {} is not whole root entries of the kernel's", window.start())
+            }
+            BootError::MisplacedPrograms(range) => {
+                write!(
+                    f,
+                    "programs' addresses at {} are not whole root entries of the lower half",
+                    range.start()
+                )
             }
             BootError::WindowInUse(window) => write!(f, "the window at {} is in use", window.start()),
             BootError::OutOfFrames(error) => error.fmt(f),
@@ -208,6 +219,26 @@ impl<P: Machine> WithFrames<P> {
 }
 
 impl<P: Machine> WithHeap<P> {
+    /// Makes `range` the addresses of programs' spaces: whole root entries of the lower half. All others are the
+    /// kernel's, and the same in all spaces. Without this call programs have the lower half.
+    ///
+    /// For a kernel that lies in the lower half itself, identity-mapped for example: its spaces keep the entries of the
+    /// root that it booted with, and its window may lie there, too.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`BootError::MisplacedPrograms`] if the range is not of whole root entries, or not in the lower half.
+    pub fn programs(self, range: PageRange) -> Result<WithHeap<P>, PlainError> {
+        let pages = pages_of(range);
+        if half_of_entries::<P::Format>(pages) != Some(Half::Lower) {
+            return Err(BootError::MisplacedPrograms(range));
+        }
+        // Relaxed: read after the kernel's space was published.
+        self.service.programs.0.store(pages.first, Ordering::Relaxed);
+        self.service.programs.1.store(pages.last + 1, Ordering::Relaxed);
+        Ok(self)
+    }
+
     /// Builds the kernel's page tables, loads them, and brings the boot CPU online for shootdowns.
     /// Boot is then complete: further CPUs may come online.
     ///
@@ -218,8 +249,7 @@ impl<P: Machine> WithHeap<P> {
     ///
     /// # Errors
     ///
-    /// - [`BootError::MisplacedWindow`] if the window is not in the upper half, or does not consist
-    ///   of whole root entries.
+    /// - [`BootError::MisplacedWindow`] if the window is programs', or does not consist of whole root entries.
     /// - [`BootError::WindowInUse`] if the inherited root uses an entry of the window.
     /// - [`BootError::OutOfFrames`] if no frame is left.
     /// - [`BootError::Cpu`] if the boot CPU does not come online.
@@ -231,13 +261,15 @@ impl<P: Machine> WithHeap<P> {
         let service = self.service;
         let frames = &service.frames;
         let window = pages_of(layout.window);
-        if !whole_upper_entries::<P::Format>(window) {
+        let programs = service.programs();
+        let is_apart = window.last < programs.first || programs.last < window.first;
+        if !is_apart || half_of_entries::<P::Format>(window).is_none() {
             return Err(BootError::MisplacedWindow(layout.window));
         }
         let table = PageTable::new(frames, pin, RootEntries::Shared).map_err(BootError::OutOfFrames)?;
         if let Some(root) = layout.inherit {
             // SAFETY: the table is new; the caller's promise for the inherited root.
-            unsafe { table.share_from(frames, root, ENTRIES / 2) };
+            unsafe { table.share_from(frames, root, programs) };
         }
         if !table.root_entries_vacant(frames, window) {
             return Err(BootError::WindowInUse(layout.window));
@@ -259,9 +291,21 @@ impl<P: Machine> WithHeap<P> {
     }
 }
 
-fn whole_upper_entries<F: Format>(window: Pages) -> bool {
-    // The upper half begins with its first canonical address. The hardware ignores the bits above
-    // the root's, and would find a lower window at another address.
-    let upper = (window.first << 12) as i64 >> (F::ROOT.address_bits() - 1) == -1;
-    upper && window.fill_entries(F::ROOT)
+/// One of the two halves of the addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Lower,
+    Upper,
+}
+
+/// Returns the half that `pages`, whole root entries, lie in. Returns `None` if they are no whole entries, or lie in the
+/// hole between the halves or in both: the hardware ignores the bits above the root's, and would find such pages at
+/// another address.
+fn half_of_entries<F: Format>(pages: Pages) -> Option<Half> {
+    let sign = |page: u64| (page << 12) as i64 >> (F::ROOT.address_bits() - 1);
+    match (sign(pages.first), sign(pages.last)) {
+        (0, 0) if pages.fill_entries(F::ROOT) => Some(Half::Lower),
+        (-1, -1) if pages.fill_entries(F::ROOT) => Some(Half::Upper),
+        _ => None,
+    }
 }

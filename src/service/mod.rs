@@ -32,11 +32,11 @@ pub use task::{ServiceTask, Tended};
 pub use wait::Allocation;
 
 use crate::Machine;
-use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, user_bounds};
+use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, lower_half, user_bounds};
 use crate::fault::{Fault, FaultCell};
 use crate::heap::KernelHeap;
 use crate::object::QueuesDue;
-use crate::page_table::{ENTRIES, PageTable, RootEntries, TableAccess, Walks};
+use crate::page_table::{PageTable, Pages, RootEntries, TableAccess, Walks};
 use crate::ranges::KernelRanges;
 use crate::region::SpaceLayout;
 use crate::retire::Due;
@@ -90,6 +90,8 @@ pub struct MemoryService<P: Machine> {
     pagers_due: QueuesDue<P>,
     /// The address of the frame of zeros shared by all spaces.
     zero_frame: AtomicU64,
+    /// The first page of programs' spaces, and the page behind the last; 0 behind: the lower half.
+    programs: (AtomicU64, AtomicU64),
     /// Number of memory objects created so far.
     objects: AtomicU64,
     /// The ranges of kernel addresses, or null.
@@ -120,6 +122,7 @@ impl<P: Machine> MemoryService<P> {
             callbacks_due: Due::new(),
             pagers_due: QueuesDue::new(),
             zero_frame: AtomicU64::new(0),
+            programs: (AtomicU64::new(0), AtomicU64::new(0)),
             objects: AtomicU64::new(0),
             ranges: AtomicPtr::new(core::ptr::null_mut()),
             fault: FaultCell::new(),
@@ -190,6 +193,13 @@ impl<P: Machine> MemoryService<P> {
         unsafe { self.heap.load(Ordering::Acquire).as_ref() }
     }
 
+    /// Returns the pages of programs' spaces; all others are the kernel's.
+    pub(crate) fn programs(&self) -> Pages {
+        // Relaxed: boot stores both before it publishes the kernel's space.
+        let [first, end] = [&self.programs.0, &self.programs.1].map(|page| page.load(Ordering::Relaxed));
+        if end == 0 { lower_half::<P::Format>() } else { Pages { first, last: end - 1 } }
+    }
+
     pub(crate) fn kernel_core(&self) -> Option<&'static SpaceCore<P>> {
         // SAFETY: boot stores the address of a space living for good, with a Release pairing with
         // this Acquire.
@@ -201,7 +211,8 @@ impl<P: Machine> MemoryService<P> {
         self.kernel_core().map(AddressSpace::of)
     }
 
-    /// Creates a user space: an empty lower half, and the kernel's upper half.
+    /// Creates a user space: programs' addresses, empty, and the kernel's as they are. Programs have the lower half
+    /// unless [`WithHeap::programs`] said otherwise.
     ///
     /// Cost: two allocations, and the copying of half a table.
     ///
@@ -248,7 +259,7 @@ impl<P: Machine> MemoryService<P> {
         pin: &CpuPin,
         seed: u64,
     ) -> Result<AddressSpace<P>, CreateError> {
-        self.create(pin, SpaceLayout::below(user_bounds::<P::Format>()).randomized(seed))
+        self.create(pin, SpaceLayout::below(user_bounds(self.programs())).randomized(seed))
     }
 
     /// Creates a user space with regions placed as in `other`.
@@ -265,8 +276,8 @@ impl<P: Machine> MemoryService<P> {
         let new = || PageTable::new(&self.frames, pin, RootEntries::Own);
         let table = new().or_else(|error| self.relieve(pin, error, new)).map_err(CreateError::OutOfFrames)?;
         // SAFETY: the table is new; the kernel's root entries and the tables below stay for good.
-        unsafe { table.share_from(&self.frames, kernel.table.root(), ENTRIES / 2) };
-        let bounds = user_bounds::<P::Format>();
+        unsafe { table.share_from(&self.frames, kernel.table.root(), self.programs()) };
+        let bounds = user_bounds(self.programs());
         match SpaceCore::place(self, pin, table, SpaceKind::User, bounds, layout) {
             Ok(core) => {
                 self.spaces.lock(&self.platform).add(core);

@@ -46,6 +46,13 @@ mod tier;
 #[path = "work/shootdown.rs"]
 mod work;
 
+#[cfg(feature = "everything")]
+#[path = "tier/everything.rs"]
+mod tier;
+#[cfg(feature = "everything")]
+#[path = "work/everything.rs"]
+mod work;
+
 #[cfg(feature = "none")]
 #[path = "tier/none.rs"]
 mod tier;

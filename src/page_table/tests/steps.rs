@@ -119,7 +119,7 @@ fn shared_root_entries_keep_their_tables() {
     kernel.root_tables(&arena, &mut Reserve::new(&arena, &pin), window).unwrap();
     let user = Table::new(&arena, &pin, RootEntries::Own).unwrap();
     // SAFETY: the kernel's table outlives the user's.
-    unsafe { user.share_from(&arena, kernel.root(), ENTRIES / 2) };
+    unsafe { user.share_from(&arena, kernel.root(), pages(0, 256 << 27)) };
     let page = window.first + 12345;
     map(&kernel, &arena, &pin, pages(page, 1), foreign(99), Level::PAGE).unwrap();
     assert_eq!(find(&user, &arena, page).unwrap().0, foreign(99));

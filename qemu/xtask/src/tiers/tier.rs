@@ -25,11 +25,13 @@ pub(crate) enum Tier {
     FramesHeap,
     /// Shootdown alone, over the kernel's own page tables and pages.
     Shootdown,
+    /// Everything, with the kernel in the lower half.
+    Everything,
 }
 
 impl Tier {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::None, Self::Frames, Self::Heap, Self::FramesHeap, Self::Shootdown];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::None, Self::Frames, Self::Heap, Self::FramesHeap, Self::Shootdown, Self::Everything];
 
     /// Its name: of the feature, and of the file with its wiring.
     pub(crate) const fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Tier {
             Self::Heap => "heap",
             Self::FramesHeap => "frames-heap",
             Self::Shootdown => "shootdown",
+            Self::Everything => "everything",
         }
     }
 
