@@ -13,10 +13,10 @@ use frames_support::{Host, MIB, build, number, online, pin};
 use tables_support::model::{Cpu, Machine, Memory};
 use topomem_numa::frames::{DoubleFrees, FrameRequest, Frames, FramesConfig, FreeError, Zeroing};
 use topomem_numa::{
-    ApicId, BootAllocator, EarlyMemory, FirmwareTables, MemoryMap, MemoryRange, NodeId, Order, Topology,
+    ApicId, BootAllocator, EarlyMemory, FirmwareTables, MemoryMap, MemoryRange, NodeId, Order, PhysFrame,
+    Topology,
 };
 use topomem_percpu::{AllocError, EarlyArea, EarlyPages, Heap};
-use x86_64::structures::paging::PhysFrame;
 
 /// Two nodes of 16 MiB from 16 MiB on.
 const END: u64 = 48 * MIB;

@@ -129,7 +129,7 @@ impl<const PAGES: usize> fmt::Debug for EarlyArea<PAGES> {
 /// # struct Kernel;
 /// # unsafe impl Platform for Kernel {
 /// #     fn current_cpu(&self) -> CpuId { CpuId::BOOT }
-/// #     fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> { NonNull::dangling() }
+/// #     fn phys_to_virt(&self, _: topomem_percpu::PhysAddr) -> NonNull<u8> { NonNull::dangling() }
 /// # }
 /// # struct Frames;
 /// # unsafe impl PageSource for Frames {

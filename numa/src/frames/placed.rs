@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-use topomem_percpu::{CpuPin, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use super::alloc::number;
 use super::block::Ownership;
@@ -68,7 +67,7 @@ impl<P: Platform> Frames<P> {
     /// ```
     /// # use topomem_numa::frames::{AllocAtError, Frames};
     /// # use topomem_percpu::{CpuId, Platform};
-    /// # use x86_64::{PhysAddr, structures::paging::PhysFrame};
+    /// # use topomem_percpu::{PhysAddr, PhysFrame};
     /// # struct Kernel;
     /// # unsafe impl Platform for Kernel {
     /// #     fn current_cpu(&self) -> CpuId { CpuId::BOOT }

@@ -62,7 +62,7 @@ impl<P: Platform> Frames<P> {
     /// # struct Kernel;
     /// # unsafe impl Platform for Kernel {
     /// #     fn current_cpu(&self) -> CpuId { CpuId::BOOT }
-    /// #     fn phys_to_virt(&self, _: x86_64::PhysAddr) -> NonNull<u8> { NonNull::dangling() }
+    /// #     fn phys_to_virt(&self, _: topomem_percpu::PhysAddr) -> NonNull<u8> { NonNull::dangling() }
     /// # }
     /// # static FRAMES: Frames<Kernel> = Frames::new(Kernel);
     /// # fn send_ipi(_: CpuId) {}

@@ -3,8 +3,7 @@
 use core::ptr::NonNull;
 
 use acpi::{AcpiHandler, PhysicalMapping};
-use topomem_percpu::Platform;
-use x86_64::PhysAddr;
+use topomem_percpu::{PhysAddr, Platform};
 
 /// A handler for [`find_tables`](super::find_tables) that reads firmware's tables where the platform's direct map
 /// shows them: [`Platform::phys_to_virt`]. A kernel whose direct map lacks them has a handler of its own.
@@ -12,7 +11,7 @@ use x86_64::PhysAddr;
 /// ```no_run
 /// # use core::ptr::NonNull;
 /// # use topomem_numa::{CpuId, DirectMap, Platform, find_tables};
-/// # use x86_64::PhysAddr;
+/// # use topomem_numa::PhysAddr;
 /// # struct Kernel;
 /// # unsafe impl Platform for Kernel {
 /// #     fn current_cpu(&self) -> CpuId { CpuId::BOOT }
@@ -34,7 +33,7 @@ impl<P> Clone for DirectMap<'_, P> {
 
 impl<P: Platform> AcpiHandler for DirectMap<'_, P> {
     unsafe fn map_physical_region<T>(&self, address: usize, bytes: usize) -> PhysicalMapping<Self, T> {
-        let place: NonNull<T> = self.0.phys_to_virt(PhysAddr::new_truncate(address as u64)).cast();
+        let place: NonNull<T> = self.0.phys_to_virt(PhysAddr::new(address as u64)).cast();
         // SAFETY: the direct map shows the tables for good (the promise of the caller of `find_tables`).
         unsafe { PhysicalMapping::new(address, place, bytes, bytes, self.clone()) }
     }

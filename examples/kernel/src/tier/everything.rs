@@ -1,15 +1,16 @@
 //! Everything: frames, heap, page tables, spaces and shootdown. The kernel stays where it is, identity-mapped in the
 //! lower half; programs have the part of that from [`PROGRAMS`] on, and the service maps in [`WINDOW`].
 
-use topomem::numa::{DirectMap, EarlyMemory, Saved, TableLevels, find_tables};
+use core::arch::asm;
+
+use topomem::numa::{DirectMap, EarlyMemory, PhysAddr, PhysFrame, Saved, TableLevels, find_tables};
 use topomem::shootdown::Unresponsive;
 use topomem::{
     ApicId, BootAllocator, CpuId, CpuSet, FramesConfig, KernelHeap, KernelLayout, Machine as Paging,
     MemoryRange, MemoryService, PageRange, PageSize, PerFrameTable, Platform, SwitchFlushed, Tlb, VirtAddr,
     X64,
 };
-use x86_64::registers::control::{Cr3, Cr3Flags, Efer, EferFlags};
-use x86_64::{PhysAddr, structures::paging::PhysFrame};
+use x86_64::registers::control::{Cr3, Efer, EferFlags};
 
 use crate::arch::{apic, cpu, interrupts};
 use crate::machine::Machine;
@@ -57,8 +58,10 @@ unsafe impl Tlb for Kernel {
 unsafe impl Paging for Kernel {
     type Format = X64;
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
-        // SAFETY: the root maps the kernel as the former one did.
-        unsafe { Cr3::write(root, Cr3Flags::empty()) };
+        // SAFETY: the root maps the kernel as the former one did, and is a multiple of 4096: no flag is set.
+        unsafe {
+            asm!("mov cr3, {0}", in(reg) root.start_address().as_u64(), options(nostack, preserves_flags))
+        };
         SwitchFlushed::Yes
     }
 }
@@ -77,7 +80,7 @@ pub fn boot(machine: &Machine) {
     }
     let image = machine.image();
     must("memory map", early.map.reserve(MemoryRange::from_bounds(image.start, image.end), "kernel"));
-    let root = Cr3::read().0;
+    let root = PhysFrame::containing_address(PhysAddr::new(Cr3::read().0.start_address().as_u64()));
     // SAFETY: four levels, as the entry has turned on; nobody changes them.
     let reserved = unsafe { early.map.reserve_page_tables(&Kernel, root.start_address(), TableLevels::Four) };
     must("memory map", reserved);

@@ -36,7 +36,7 @@ pub fn boot(machine: &Machine) {
     }
     let image = machine.image();
     must("memory map", early.map.reserve(MemoryRange::from_bounds(image.start, image.end), "kernel"));
-    let root = Cr3::read().0.start_address();
+    let root = PhysAddr::new(Cr3::read().0.start_address().as_u64());
     // SAFETY: four levels, as the entry has turned on; nobody changes them yet.
     must("memory map", unsafe { early.map.reserve_page_tables(&Kernel, root, TableLevels::Four) });
     work::early(&mut early.allocator());
