@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use topomem_percpu::{
-    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, PhysAddr, Platform, Saved,
+    CpuId, CpuPin, Heap, InvalidFree, NodeId, Order, OutOfMemory, PageSource, Platform, Saved,
 };
 use x86_64::instructions::interrupts;
 
