@@ -1,6 +1,6 @@
-//! What `valgrind --tool=callgrind` counts: bursts of pairs on one thread.
+//! What `valgrind --tool=callgrind` counts on one thread: bursts of pairs, and frees in random order.
 //!
-//! Counting starts and stops with [`counted_bursts`] (`--toggle-collect`). Two runs that differ
+//! Counting of bursts starts and stops with [`counted_bursts`] (`--toggle-collect`). Two runs that differ
 //! only in their number of bursts give the instructions of one, exactly: whatever happens once
 //! cancels out.
 
@@ -8,7 +8,8 @@ use std::hint::black_box;
 
 use topomem_percpu::Order;
 
-use crate::frames::FRAMES;
+use crate::frames::{BULK, FRAMES};
+use crate::random::Random;
 use crate::subject::Subject;
 
 /// Runs in a burst.
@@ -91,5 +92,24 @@ fn burst_loop<S: Subject, const ORDER: u8>(
         for &frame in &*black_box(&mut *held) {
             subject.free(cpu, frame, order);
         }
+    }
+}
+
+/// Allocates 1 GiB in single frames, and frees them shuffled: the frees are counted.
+pub fn run_frees<S: Subject>() {
+    let subject = S::new(FRAMES, 1);
+    let cpu = subject.cpu(0);
+    let mut held: Vec<S::Frame> = (0..BULK).filter_map(|_| subject.alloc(&cpu, Order::FRAME)).collect();
+    assert_eq!(held.len(), BULK, "{}: exhausted", S::NAME);
+    Random::new(0).shuffle(&mut held);
+    counted_frees(&subject, &cpu, &held);
+}
+
+/// The function that is counted, with all that it calls. Beside the allocator's work, a free costs a load and a turn
+/// of the loop.
+#[inline(never)]
+pub fn counted_frees<S: Subject>(subject: &S, cpu: &S::Cpu, held: &[S::Frame]) {
+    for &frame in held {
+        subject.free(cpu, frame, Order::FRAME);
     }
 }

@@ -53,7 +53,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         svg: Option<std::path::PathBuf>,
     },
-    /// Counts topomem's atomic read-modify-writes in pairs that its magazine serves
+    /// Counts topomem's atomic read-modify-writes in pairs that its magazine serves, and cache lines of frees in random
+    /// order
     #[cfg(topomem_count)]
     Hits,
     /// Runs bursts of pairs for callgrind, which counts inside `counted_bursts`
@@ -66,6 +67,11 @@ enum Command {
         /// How many are counted
         #[arg(long)]
         bursts: usize,
+    },
+    /// Frees 1 GiB in random order for callgrind, which counts inside `counted_frees`
+    Frees {
+        #[arg(long)]
+        subject: SubjectName,
     },
     /// Measures all cases of the heap on all subjects, interleaved
     Heap {
@@ -220,13 +226,22 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             }
         }
         #[cfg(topomem_count)]
-        Command::Hits => print(&[contention::read_modify_writes()])?,
+        Command::Hits => {
+            print(&[contention::read_modify_writes(), contention::lines_of_random_frees()])?;
+        }
         Command::Bursts { subject, order, bursts } => match subject {
             SubjectName::Topomem => instructions::run::<Topomem>(order.into(), bursts),
             SubjectName::Paranoid => instructions::run::<Paranoid>(order.into(), bursts),
             SubjectName::Bitmap => instructions::run::<Bitmap>(order.into(), bursts),
             SubjectName::Buddy => instructions::run::<Buddy>(order.into(), bursts),
             SubjectName::Nothing => instructions::run::<Nothing>(order.into(), bursts),
+        },
+        Command::Frees { subject } => match subject {
+            SubjectName::Topomem => instructions::run_frees::<Topomem>(),
+            SubjectName::Paranoid => instructions::run_frees::<Paranoid>(),
+            SubjectName::Bitmap => instructions::run_frees::<Bitmap>(),
+            SubjectName::Buddy => instructions::run_frees::<Buddy>(),
+            SubjectName::Nothing => instructions::run_frees::<Nothing>(),
         },
         Command::Heap { quick } => print(&heap::run(effort(quick))?)?,
         Command::HeapHeld => print(&heap::run_held()?)?,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 /// Bytes in a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// The caches that hold a line, a bit for each CPU.
 #[derive(Debug, Default)]

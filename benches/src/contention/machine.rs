@@ -1,12 +1,13 @@
 //! CPUs that take turns: coroutines on one thread, switched before every access.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use topomem_percpu::sync::observed::{Access, observe};
 
 use super::counts::Counts;
-use super::lines::{Lines, Served, Use};
+use super::lines::{LINE, Lines, Served, Use};
 use crate::random::Random;
 
 /// The machine that the thread is running.
@@ -16,6 +17,8 @@ struct Machine {
     running: Cell<Option<usize>>,
     cpus: RefCell<Vec<Cpu>>,
     lines: RefCell<Lines>,
+    /// The lines used by the operation that is being looked at, if any.
+    looked_at: RefCell<Option<HashSet<usize>>>,
 }
 
 #[derive(Default)]
@@ -68,6 +71,9 @@ pub(super) fn step(access: Access) {
             // SAFETY: the running CPU's own yielder, which lives as long as its coroutine runs.
             unsafe { (*yielder).suspend(()) };
         }
+        if let Some(lines) = &mut *machine.looked_at.borrow_mut() {
+            lines.insert(address / LINE);
+        }
         if machine.lines.borrow_mut().access(cpu, address, access_use) == Served::ByOthers {
             machine.cpus.borrow_mut()[cpu].counts.transfers += 1;
         }
@@ -95,6 +101,13 @@ pub(super) fn run(programs: Vec<Box<dyn FnOnce()>>, seed: u64) -> Counts {
         machine.cpus.borrow().iter().for_each(|cpu| total += cpu.counts);
         total
     })
+}
+
+/// Counts the cache lines that `operation` uses, on a machine of one CPU.
+pub(super) fn distinct_lines(operation: impl FnOnce()) -> usize {
+    MACHINE.with(|machine| machine.looked_at.replace(Some(HashSet::new())));
+    operation();
+    MACHINE.with(|machine| machine.looked_at.take()).map_or(0, |lines| lines.len())
 }
 
 /// Forgets which lines are where: for another allocator.
@@ -134,6 +147,28 @@ mod tests {
         assert!(shared.load(Ordering::Relaxed) < 2000);
         assert!(counts.transfers > 1000, "{counts:?}");
         assert_eq!(counts.modifications, 0);
+    }
+
+    #[test]
+    fn a_line_used_twice_by_an_operation_counts_once() {
+        #[repr(align(64))]
+        struct Line([AtomicU64; 8]);
+        let lines = Rc::new([const { Line([const { AtomicU64::new(0) }; 8]) }; 2]);
+        let counted = Rc::new(Cell::new((0, 0)));
+        let (used, result) = (lines.clone(), counted.clone());
+        let program = move || {
+            used[1].0[0].store(1, Ordering::Relaxed);
+            let first = distinct_lines(|| {
+                used[0].0[0].store(1, Ordering::Relaxed);
+                used[0].0[7].fetch_add(1, Ordering::Relaxed);
+            });
+            let second =
+                distinct_lines(|| used.iter().for_each(|line| _ = line.0[3].load(Ordering::Relaxed)));
+            result.set((first, second));
+        };
+        reset();
+        run(vec![Box::new(program)], 1);
+        assert_eq!(counted.get(), (1, 2));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! if all ran at the same speed.
 
 mod counts;
+mod frees;
 mod heap;
 mod lines;
 mod lock;
@@ -17,6 +18,7 @@ mod subjects;
 mod suite;
 mod workload;
 
+pub use frees::lines_of_random_frees;
 pub use heap::run as run_heap;
 pub use pair::read_modify_writes;
 pub use plot::{draw_frames, draw_heap, draw_spaces};

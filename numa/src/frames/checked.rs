@@ -14,15 +14,6 @@ impl<P: Platform> Frames<P> {
         self.rack.with_checked(pin, |last, magazine| last.take_marked(&magazine.taken)).flatten()
     }
 
-    /// Frees a frame of the CPU's current word, in paranoid mode. Returns false, with nothing
-    /// changed, if the frame is of another word, or is to be cleared first, or is refused.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn give_checked(&self, pin: &CpuPin, frame: PhysFrame) -> bool {
-        self.machine().is_some_and(|machine| machine.zeroing == Zeroing::OnRequest)
-            && self.rack.with_checked(pin, |last, _| last.add_marked(frame)) == Some(Give::Taken)
-    }
-
     /// Takes a run of `order` (1 to 5) of the CPU's near words, in paranoid mode. Returns its
     /// physical address.
     #[cold]

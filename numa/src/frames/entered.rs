@@ -9,9 +9,9 @@ use topomem_percpu::sync::atomic::Ordering;
 
 use super::Zone;
 use super::entry::{Entry, Give, Home, Word, barred};
-use super::held_words::HeldBlock;
+use super::held_words::{BlockHome, HeldBlock};
 use super::huge_slots::HugeBlock;
-use super::magazine::{AWAY, Checked, LEAST_NEAR, MISSED, Magazine, NEAR, UNREPORTED};
+use super::magazine::{AWAY, Checked, LEAST_NEAR, Magazine, NEAR};
 use super::region::Region;
 use super::transit::Transit;
 
@@ -134,16 +134,6 @@ impl Entered {
         self.away.iter().find(|entry| entry.is_of(frame)).map_or(Give::Elsewhere, |entry| entry.add(frame))
     }
 
-    /// Returns true if another frame of this word bypassed the magazine recently, and records this
-    /// one.
-    #[inline]
-    pub(crate) fn freed_before(&self, key: u64) -> bool {
-        let missed = &self.missed[key as usize % MISSED];
-        let before = missed.get();
-        missed.set(key);
-        before == key
-    }
-
     /// Holds a near word, and makes it the current word. Another word in its slot is passed to
     /// `home` first.
     pub(crate) fn hold(&self, word: Word, at: Home, home: impl FnOnce(&Entry)) {
@@ -158,10 +148,25 @@ impl Entered {
         if evicted {
             home(entry);
         }
+        self.note_block(word.key * 64);
         entry.hold(word, at);
         if evicted {
             self.look_at_size(1);
         }
+    }
+
+    /// Holds whole words of a block in its place.
+    pub(super) fn hold_words(&self, place: &HeldBlock, home: BlockHome, mask: u64) {
+        self.note_block(home.first);
+        place.hold(home, mask);
+    }
+
+    /// Records that the magazine is about to have words of the block of a frame.
+    fn note_block(&self, number: u64) {
+        self.blocks.add(number, || {
+            let near = self.near.iter().filter_map(Entry::key).map(|key| key * 64);
+            near.chain(self.held.firsts())
+        });
     }
 
     /// Holds an away word. Another word in its slot is passed to `home` first.
@@ -292,20 +297,6 @@ impl Entered {
     /// Records the owned block, by its first frame.
     pub(crate) fn set_block(&self, first: Option<u64>) {
         self.block.store(first.map_or(0, |frame| frame + 1), Ordering::Relaxed);
-    }
-
-    /// Counts frames gained or lost by its node's `zone`. Returns the sum if it is to be reported
-    /// now.
-    #[inline]
-    pub(crate) fn account(&self, zone: Zone, frames: i64) -> Option<i64> {
-        let count = &self.unreported[zone.index()];
-        let sum = count.get() as i64 + frames;
-        if sum.abs() < UNREPORTED {
-            count.set(sum as u64);
-            return None;
-        }
-        count.set(0);
-        Some(sum)
     }
 
     /// Returns the unreported sum, to be reported now.

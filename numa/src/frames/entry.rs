@@ -242,7 +242,12 @@ impl Entry {
     pub(super) fn add_marked(&self, frame: PhysFrame) -> Give {
         let Some(index) = self.index_of(frame.start_address().as_u64()) else { return Give::Elsewhere };
         match self.mark_of(index) {
-            Some(mark) if take_run_back(mark, Order::FRAME) => self.add_bits(1 << index),
+            Some(mark) if take_run_back(mark, Order::FRAME) => {
+                // The mark says that the frame was handed out, so it is free nowhere.
+                debug_assert!(!self.has_any(1 << index), "a frame with a mark is free");
+                self.merge(1 << index);
+                Give::Taken
+            }
             _ => Give::Elsewhere,
         }
     }

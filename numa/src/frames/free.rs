@@ -7,13 +7,12 @@ use super::entered::Entered;
 use super::entry::{Entry, Give, Word};
 use super::line512::{WORDS, ones};
 use super::machine::Machine;
-use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 use super::region_free::{Refused, by_block};
 use super::transit::Transit;
 use super::zeroed::pooled;
-use super::{Frames, FreeError, Zeroing, Zone};
+use super::{Frames, FreeError, Zone};
 
 /// The maximum number of attempts to flush a word, each without the frames found free.
 const LATE_TRIES: u32 = 64;
@@ -81,51 +80,19 @@ impl<P: Platform> Frames<P> {
             return Ok(());
         }
         match order {
-            Order::FRAME if self.give_checked(pin, frame) => Ok(()),
-            Order::FRAME => self.free_frame(pin, number(frame)),
+            Order::FRAME => self.free_frame(pin, frame),
             Order::HUGE => self.free_block(pin, number(frame)),
             _ => self.free_aligned(pin, number(frame), order),
         }
     }
 
-    /// Frees one frame that the quick path did not take, mostly directly into its bitmap.
     #[inline(never)]
-    fn free_frame(&self, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
-        let Some(machine) = self.machine() else { return Err(FreeError::OutOfRange(frame(number))) };
-        if machine.checked == Checked::No && machine.zeroing == Zeroing::OnRequest {
-            let Some(region) = machine.region_of(number) else {
-                return Err(FreeError::OutOfRange(frame(number)));
-            };
-            if let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter)
-                && entered.node == region.node
-                && region.cached
-                && !entered.wants_attention()
-                && !self.waiters.any()
-                && !entered.has_near(frame(number))
-                && !entered.held.has(number / 64)
-                && !entered.freed_before(number / 64)
-                && pooled(machine, region, number / 64) == 0
-                && !region.retired.touch_block_of(number)
-            {
-                let transit = entered.transit_in(region.zone);
-                if region.free_frame(number) {
-                    entered.straight.add(1);
-                    if let Some(sum) = entered.account(region.zone, 1) {
-                        machine.zone_of(region).add(sum);
-                    }
-                    drop(transit);
-                    self.sweep(machine, region);
-                    self.waiters.note();
-                    return Ok(());
-                }
-                transit.cancel();
-            }
-        }
-        self.free_otherwise(machine, pin, number)
-    }
-
-    #[inline(never)]
-    fn free_otherwise(&self, machine: &Machine, pin: &CpuPin, number: u64) -> Result<(), FreeError> {
+    pub(super) fn free_otherwise(
+        &self,
+        machine: &Machine,
+        pin: &CpuPin,
+        number: u64,
+    ) -> Result<(), FreeError> {
         let given = frame(number);
         let region = machine.region_of(number).ok_or(FreeError::OutOfRange(given))?;
         let refuse = |why: Refused| why.error(Order::FRAME);

@@ -148,6 +148,12 @@ impl HeldWords {
         self.blocks.iter().take(self.places as usize)
     }
 
+    /// Returns the first frame of each block with a place.
+    pub(super) fn firsts(&self) -> impl Iterator<Item = u64> {
+        let bases = self.iter().map(|block| block.base.load(Ordering::Relaxed));
+        bases.filter(|&base| base != VACANT).map(|base| base >> 12)
+    }
+
     /// Returns every held word; an estimate while the owner continues.
     pub(super) fn words(&self) -> impl Iterator<Item = Word> {
         self.iter().flat_map(|block| {

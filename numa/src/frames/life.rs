@@ -15,7 +15,7 @@ impl<P: Platform> Frames<P> {
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
         let machine = self.machine().ok_or(OnlineError::NotReady)?;
         let magazine = machine.magazine(pin.cpu()).ok_or(OnlineError::UnknownCpu(pin.cpu()))?;
-        self.rack.install(magazine, machine.checked);
+        self.rack.install(magazine, machine.checked, machine.zeroing);
         Ok(())
     }
 

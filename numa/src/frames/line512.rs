@@ -35,6 +35,14 @@ pub(crate) struct Change {
     pub(crate) new: u64,
 }
 
+impl Change {
+    /// Returns true if hint and buddy may have to follow: the word was all zeros, or is all ones.
+    #[inline]
+    pub(crate) fn is_to_settle(self) -> bool {
+        self.old == 0 || self.new == u64::MAX
+    }
+}
+
 /// Whether a failed claim of several words left the line unchanged throughout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missed {
@@ -237,20 +245,43 @@ impl Line512 {
     ///
     /// Bound: lock-free; retried only if another CPU changed the word.
     pub(crate) fn release(&self, word: usize, bits: u64) -> Result<Change, Overlap> {
-        let word = &self.words[word % WORDS];
-        let mut seen = word.load(Ordering::Relaxed);
-        loop {
-            if seen & bits != 0 {
-                return Err(Overlap { bits: seen & bits });
-            }
-            let new = seen | bits;
-            // Release pairs with the claims' Acquire: the last writes to the frames come before the
-            // next owner's. SeqCst pairs with the fence of a context about to wait for memory:
-            // either the freeing context sees the waiter, or the waiter sees the frames.
-            match word.compare_exchange_weak(seen, new, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(old) => return Ok(Change { old, new }),
-                Err(now) => seen = now,
-            }
+        release(&self.words[word % WORDS], bits)
+    }
+
+    /// Returns a word of consecutive lines, counted from the first word of the first line.
+    ///
+    /// # Safety
+    ///
+    /// There are more than `word / 8` lines.
+    #[inline(always)]
+    pub(crate) unsafe fn word_of(lines: &[Line512], word: usize) -> &AtomicU64 {
+        // SAFETY: a line is an array of its words, and nothing else, so the words of consecutive
+        // lines are consecutive; the caller vouches for the line.
+        #[cfg(not(loom))]
+        unsafe {
+            &*lines.as_ptr().cast::<AtomicU64>().add(word)
+        }
+        // Loom's words are larger than their line's alignment leaves room for.
+        #[cfg(loom)]
+        &lines[word / WORDS].words[word % WORDS]
+    }
+}
+
+/// Sets bits of a word as [`Line512::release`] does.
+#[inline]
+pub(crate) fn release(word: &AtomicU64, bits: u64) -> Result<Change, Overlap> {
+    let mut seen = word.load(Ordering::Relaxed);
+    loop {
+        if seen & bits != 0 {
+            return Err(Overlap { bits: seen & bits });
+        }
+        let new = seen | bits;
+        // Release pairs with the claims' Acquire: the last writes to the frames come before the
+        // next owner's. SeqCst pairs with the fence of a context about to wait for memory:
+        // either the freeing context sees the waiter, or the waiter sees the frames.
+        match word.compare_exchange_weak(seen, new, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(old) => return Ok(Change { old, new }),
+            Err(now) => seen = now,
         }
     }
 }

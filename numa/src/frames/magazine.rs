@@ -18,7 +18,8 @@ use topomem_percpu::sync::atomic::{
 };
 use topomem_percpu::{CpuId, NodeId, Order, PhysFrame};
 
-use super::Zone;
+use super::block_filter::BlockFilter;
+use super::direct::Direct;
 use super::entered::Entered;
 use super::entry::{Entry, Give, Word, barred, closed};
 use super::held_words::{HeldWords, WORD_ORDER, words_of};
@@ -29,6 +30,7 @@ use super::region::BLOCK;
 use super::transit::{Transits, Watch};
 use super::turns::Turns;
 use super::zeroed_pool::Place;
+use super::{Zeroing, Zone};
 
 /// The maximum number of words of the CPU's own node, by the low bits of the word's number.
 pub(crate) const NEAR: usize = 16;
@@ -117,7 +119,21 @@ pub(crate) struct Magazine {
     pub(super) size: AtomicU32,
     /// In paranoid mode, the near entry used last. Set before the gate first opens.
     last: AtomicPtr<Entry>,
+    /// In paranoid mode, `last` again, or [`closed`] where freed frames are cleared first.
+    given_to: AtomicPtr<Entry>,
+    pub(super) direct: Direct,
+    /// The blocks of the near words and of the whole words.
+    pub(super) blocks: BlockFilter,
     pub(super) near: [Entry; NEAR],
+    /// The words of the last frames freed directly into a bitmap, by the low bits of their numbers.
+    pub(super) missed: [Count; MISSED],
+    /// Frees directly into a bitmap.
+    pub(crate) straight: Count,
+    /// Unreported changes of its node's zones, as two's complement.
+    pub(super) unreported: [Count; Zone::COUNT],
+    /// The CPU's contexts in transit while they use the magazine: by zone of its own node, and
+    /// those moving frames of other nodes or within the magazine.
+    pub(super) transits: [Transits; Zone::COUNT + 1],
     /// The near entry of the last run taken.
     near_run: AtomicU32,
     pub(super) away: [Entry; AWAY],
@@ -127,8 +143,6 @@ pub(crate) struct Magazine {
     pub(super) round: AtomicU16,
     /// Refills and evictions since the last review of the size.
     pub(super) window: [AtomicU16; 2],
-    /// The words of the last frames freed directly into a bitmap, by the low bits of their numbers.
-    pub(super) missed: [Count; MISSED],
     pub(super) huge: HugeSlots,
     /// Whole words, by block.
     pub(super) held: HeldWords,
@@ -136,8 +150,6 @@ pub(crate) struct Magazine {
     runs: [Count; RUN_ORDERS],
     /// The owned block: its first frame + 1; 0 for none.
     pub(super) block: AtomicU64,
-    /// Unreported changes of its node's zones, as two's complement.
-    pub(super) unreported: [Count; Zone::COUNT],
     pub(crate) misses: Count,
     pub(crate) refills: Count,
     pub(crate) flushes: Count,
@@ -145,8 +157,6 @@ pub(crate) struct Magazine {
     pub(super) net_moved: Count,
     /// Whole blocks taken out.
     pub(crate) huge_taken: Count,
-    /// Frees directly into a bitmap.
-    pub(crate) straight: Count,
     /// Written by nested contexts, so it may lose counts, but is never corrupted.
     pub(crate) nested: Count,
     /// As `nested`, like the three below: runs not counted elsewhere.
@@ -157,9 +167,6 @@ pub(crate) struct Magazine {
     pub(crate) zeroed_misses: Count,
     /// Frames freed twice, detected only when their word was flushed.
     pub(crate) late_doubles: Count,
-    /// The CPU's contexts in transit while they use the magazine: by zone of its own node, and
-    /// those moving frames of other nodes or within the magazine.
-    pub(super) transits: [Transits; Zone::COUNT + 1],
     /// The position in its node's pool of zeroed frames.
     pub(super) zeroed_place: Place,
     /// `taken` at the last review for shrinking.
@@ -197,6 +204,9 @@ macro_rules! shut {
             attention: AtomicBool::new(false),
             size: AtomicU32::new(LEAST_NEAR),
             last: AtomicPtr::new(ptr::null_mut()),
+            given_to: AtomicPtr::new(ptr::from_ref(closed()).cast_mut()),
+            direct: Direct::new(),
+            blocks: BlockFilter::new(),
             near: each!(Entry::new(); NEAR),
             near_run: AtomicU32::new(0),
             away: each!(Entry::new(); AWAY),
@@ -244,8 +254,11 @@ impl Magazine {
     }
 
     /// Opens the magazine to its CPU.
-    pub(super) fn open(&'static self, checked: Checked) {
+    pub(super) fn open(&'static self, checked: Checked, zeroing: Zeroing) {
         self.remember(&self.near[0]);
+        if zeroing == Zeroing::OnRequest {
+            self.given_to.store(ptr::from_ref(&self.near[0]).cast_mut(), Ordering::Relaxed);
+        }
         let entry = if checked == Checked::EveryUse { barred() } else { &self.near[0] };
         self.current.store(ptr::from_ref(entry).cast_mut(), Ordering::Relaxed);
     }
@@ -390,6 +403,66 @@ impl Magazine {
         &self.near[key as usize & (self.size.load(Ordering::Relaxed) as usize - 1) & (NEAR - 1)]
     }
 
+    /// Returns true if another frame of this word bypassed the magazine recently, and records this
+    /// one.
+    #[inline]
+    pub(crate) fn freed_before(&self, key: u64) -> bool {
+        let missed = &self.missed[key as usize % MISSED];
+        let before = missed.get();
+        missed.set(key);
+        before == key
+    }
+
+    /// Counts frames gained or lost by its node's `zone`. Returns the sum if it is to be reported
+    /// now.
+    #[inline]
+    pub(crate) fn account(&self, zone: Zone, frames: i64) -> Option<i64> {
+        let count = &self.unreported[zone.index()];
+        let sum = count.get() as i64 + frames;
+        if sum.abs() < UNREPORTED {
+            count.set(sum as u64);
+            return None;
+        }
+        count.set(0);
+        Some(sum)
+    }
+
+    /// Returns the entry at the gate. The caller is pinned to the magazine's CPU.
+    #[inline(always)]
+    pub(super) fn resting(&self) -> &'static Entry {
+        let resting = self.current.load(Ordering::Relaxed);
+        // SAFETY: only `'static` entries are ever stored.
+        unsafe {
+            core::hint::assert_unchecked(!resting.is_null());
+            &*resting
+        }
+    }
+
+    /// Begins a use of a magazine that rests at an entry of its own. The caller is pinned to the
+    /// magazine's CPU, and ends the use by [`Magazine::leave`].
+    #[inline(always)]
+    pub(super) fn begin(&self) {
+        // As in `with_current`.
+        self.current.store(ptr::from_ref(closed()).cast_mut(), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Frees a frame marked as handed out, if it is of the word used last, in paranoid mode, where
+    /// the gate is [`barred`]. Returns false, with nothing changed, if the frame is of another word,
+    /// or is to be cleared first, or is refused, or if a drain is requested. The caller is pinned to
+    /// the magazine's CPU.
+    #[inline(always)]
+    pub(super) fn give_checked(&self, frame: PhysFrame) -> bool {
+        if self.wants_attention() {
+            return false;
+        }
+        self.begin();
+        // SAFETY: only `'static` entries are ever stored.
+        let given = unsafe { &*self.given_to.load(Ordering::Relaxed) }.add_marked(frame);
+        self.leave(barred());
+        given == Give::Taken
+    }
+
     /// Enters the magazine, unless an interrupted context of this CPU uses it. The caller is pinned
     /// to its CPU.
     pub(crate) fn enter(&'static self) -> Option<Entered> {
@@ -412,9 +485,13 @@ impl Magazine {
     /// Stores the entry for [`Magazine::last`].
     pub(super) fn remember(&self, entry: &'static Entry) {
         self.last.store(ptr::from_ref(entry).cast_mut(), Ordering::Relaxed);
+        if !ptr::eq(self.given_to.load(Ordering::Relaxed), closed()) {
+            self.given_to.store(ptr::from_ref(entry).cast_mut(), Ordering::Relaxed);
+        }
     }
 
     /// Ends a use.
+    #[inline]
     pub(super) fn leave(&self, resting: &'static Entry) {
         compiler_fence(Ordering::SeqCst);
         self.current.store(ptr::from_ref(resting).cast_mut(), Ordering::Relaxed);

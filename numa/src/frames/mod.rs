@@ -9,10 +9,12 @@
 mod adapter;
 mod alloc;
 mod block;
+mod block_filter;
 mod bookkeeping;
 mod bulk;
 mod checked;
 mod config;
+mod direct;
 mod directory;
 mod draft;
 mod entered;

@@ -5,6 +5,7 @@ use core::ptr;
 use topomem_percpu::sync::atomic::{AtomicPtr, Ordering};
 use topomem_percpu::{CpuId, CpuPin, MAX_CPUS, NodeId};
 
+use super::Zeroing;
 use super::entry::Entry;
 use super::magazine::{Checked, Magazine, is_open};
 
@@ -38,8 +39,9 @@ impl Rack {
         Rack { magazines: core::array::from_fn(|_| none()) }
     }
 
+    /// Returns the magazine of `cpu`: one whose gate is never open if the CPU has none.
     #[inline]
-    fn slot(&self, cpu: CpuId) -> &'static Magazine {
+    pub(super) fn slot(&self, cpu: CpuId) -> &'static Magazine {
         // Acquire pairs with the Release in `set`: a context that sees the magazine sees its
         // contents.
         let magazine = self.magazines[cpu.index()].load(Ordering::Acquire);
@@ -82,9 +84,9 @@ impl Rack {
         (!ptr::eq(magazine, none())).then_some(magazine)
     }
 
-    pub(crate) fn install(&self, magazine: &'static Magazine, checked: Checked) {
+    pub(crate) fn install(&self, magazine: &'static Magazine, checked: Checked, zeroing: Zeroing) {
         if self.get(magazine.cpu).is_none() {
-            magazine.open(checked);
+            magazine.open(checked, zeroing);
             self.set(magazine.cpu, magazine);
         }
     }

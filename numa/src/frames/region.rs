@@ -264,7 +264,7 @@ impl Region {
     /// Updates hint and buddy after a word of `block` went from `old` to `new`.
     #[inline]
     pub(super) fn settle_change(&self, block: BlockIndex, change: Change) {
-        if change.old == 0 || change.new == u64::MAX {
+        if change.is_to_settle() {
             self.settle(block);
         }
     }

@@ -4,7 +4,7 @@ use topomem_percpu::Order;
 
 use super::block::{Block, BlockState, Ownership};
 use super::huge_slots::HugeBlock;
-use super::line512::masks;
+use super::line512::{Change, Line512, WORDS, masks, release};
 use super::marks::Given;
 use super::region::{BLOCK, BlockIndex, Region};
 
@@ -89,21 +89,29 @@ impl Region {
     /// Frees one frame of a block with a bitmap. Returns false, with nothing changed, if the block
     /// has none, or if the frame is free; [`Region::free_short_run`] returns the reason.
     ///
-    /// Bound: one compare-and-swap, retried only if another CPU changed the word; now and then the
-    /// cost of [`Region::free_word`].
+    /// Bound: as for [`Region::release_frame`]; now and then the cost of [`Region::free_word`].
     #[inline]
     pub(super) fn free_frame(&self, frame: u64) -> bool {
-        let block = self.block_of(frame);
-        if !self.entry(block).load().is_inner_bitmap() {
-            return false;
+        let Some(change) = self.release_frame(frame) else { return false };
+        self.settle_change(self.block_of(frame), change);
+        true
+    }
+
+    /// Frees one frame as [`Region::free_frame`] does, and leaves it to the caller to settle the
+    /// change of the returned word.
+    ///
+    /// Bound: one compare-and-swap, retried only if another CPU changed the word.
+    #[inline(always)]
+    pub(super) fn release_frame(&self, frame: u64) -> Option<Change> {
+        let word = (frame / 64 - self.first_block * WORDS as u64) as usize;
+        // One comparison for both: there is a line for each entry.
+        let entry = self.entries.get(word / WORDS)?;
+        if !entry.load().is_inner_bitmap() {
+            return None;
         }
-        match self.line(block).release((frame % BLOCK / 64) as usize, 1 << (frame % 64)) {
-            Ok(change) => {
-                self.settle_change(block, change);
-                true
-            }
-            Err(_) => false,
-        }
+        // SAFETY: there are as many lines as entries.
+        let home = unsafe { Line512::word_of(self.lines, word) };
+        release(home, 1 << (frame % 64)).ok()
     }
 
     /// Sets the bits of one word of a bitmap block.

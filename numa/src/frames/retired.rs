@@ -89,7 +89,7 @@ impl RetiredFrames {
 
     /// Returns true if any frame is listed. Cost: one load.
     #[inline]
-    fn lists_any(&self) -> bool {
+    pub(super) fn lists_any(&self) -> bool {
         // Acquire pairs with the Release in `add`.
         self.filter.load(Ordering::Acquire) != 0
     }

@@ -126,7 +126,7 @@ impl<P: Platform> Frames<P> {
         if kept == 0 {
             return if claimed == 0 { transit.cancel() } else { drop(transit) };
         }
-        place.hold(home, kept);
+        entered.hold_words(place, home, kept);
         let frames = u64::from(kept.count_ones()) * 64;
         self.account(machine, &entered, region, -(frames as i64));
         entered.net_moved.add(frames);
@@ -214,7 +214,7 @@ impl<P: Platform> Frames<P> {
         }
         self.flush_words(machine, entered, place);
         let mask = mask_of(order) << (keys.start % WORDS as u64);
-        place.hold(BlockHome { first, line, state: region.entry(block) }, mask);
+        entered.hold_words(place, BlockHome { first, line, state: region.entry(block) }, mask);
         true
     }
 

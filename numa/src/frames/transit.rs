@@ -59,6 +59,11 @@ impl Transits {
         Transit { count: self, writers: Writers::One }
     }
 
+    /// Returns a transit begun by [`Transits::begin_alone`], and forgotten.
+    pub(super) fn go_on_alone(&self) -> Transit<'_> {
+        Transit { count: self, writers: Writers::One }
+    }
+
     /// Loads the count. Acquire pairs with the Release of an end: a context that sees the end sees
     /// the frames in their new place.
     pub(super) fn load(&self) -> Seen {

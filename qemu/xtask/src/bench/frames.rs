@@ -25,6 +25,9 @@ pub(super) fn frames(arguments: &BenchTimesArgs) -> Result<bool, Error> {
             results.push(instructions::of_pair(&bench, subject, case)?);
         }
     }
+    for subject in instructions::SUBJECTS {
+        results.push(instructions::of_random_free(&bench, subject)?);
+    }
     results.extend(program::results(&counting, &["hits"])?);
     results.extend(program::results(&bench, &["metadata"])?);
 

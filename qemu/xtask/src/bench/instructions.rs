@@ -14,6 +14,7 @@ pub(super) const SUBJECTS: [&str; 5] =
 
 /// The functions inside which callgrind counts: of frames, and of the heap.
 const COUNTED_BURSTS: &str = "topomem_benches::instructions::counted_bursts*";
+const COUNTED_FREES: &str = "topomem_benches::instructions::counted_frees*";
 const COUNTED_HEAP: &str = "topomem_benches::heap::counted::*";
 
 /// What is counted of frames: the name of the case, and the order of the runs.
@@ -27,6 +28,9 @@ pub(super) const CASES: [(&str, &str); 5] = [
 
 /// Pairs in a burst.
 const BURST: u64 = 32;
+
+/// Frames of 1 GiB, which are freed in random order.
+const FREES: u64 = 256 << 10;
 
 /// Bursts of the two runs whose difference is taken.
 const BURSTS: [u64; 2] = [1000, 3000];
@@ -72,6 +76,14 @@ pub(super) fn of_pair(
     let pairs = (BURSTS[1] - BURSTS[0]) * BURST;
     let figure = count(BURSTS[1])?.saturating_sub(count(BURSTS[0])?) as f64 / pairs as f64;
     Ok(measurement("frames", case, subject, figure))
+}
+
+/// Instructions per free of `subject` where 1 GiB of frames is freed in random order; those of the loop are in it.
+pub(super) fn of_random_free(bench: &Path, subject: &str) -> Result<Measurement, Error> {
+    let total = count(bench, COUNTED_FREES, &["frees", "--subject", subject])?;
+    // The call is less than this.
+    let figure = (total as f64 / FREES as f64 * 100.0).floor() / 100.0;
+    Ok(measurement("frames", "instructions_free_random", subject, figure))
 }
 
 /// Instructions per operation of a case of the heap on `subject`; those of the loop are in it.
