@@ -8,7 +8,7 @@ use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, O
 
 use crate::asid::Asids;
 use crate::domain::{Domain, Kind};
-use crate::halt::AwaitedCpu;
+use crate::halt::AwaitedCpus;
 use crate::stats::Counters;
 use crate::{Generation, Request};
 
@@ -71,8 +71,8 @@ pub struct CpuState {
     pub(crate) asids: CachePadded<Asids>,
     /// Set once the state is a CPU's. Two CPUs must not share a state.
     pub(crate) is_placed: AtomicBool,
-    /// The CPU that this CPU's halted waiter waits for. Written by the owner only.
-    pub(crate) awaited: CachePadded<AwaitedCpu>,
+    /// The CPUs that this CPU's halted waiter waits for.
+    pub(crate) awaited: CachePadded<AwaitedCpus>,
 }
 
 /// Returns the least lazy mode in which the CPU is lazy in domains of `kind`.
@@ -99,7 +99,7 @@ impl CpuState {
             counters: CachePadded::new(Counters::new()),
             asids: CachePadded::new(Asids::new()),
             is_placed: AtomicBool::new(false),
-            awaited: CachePadded::new(AwaitedCpu::nobody()),
+            awaited: CachePadded::new(AwaitedCpus::nobody()),
         }
     }
 
@@ -117,7 +117,7 @@ impl CpuState {
             counters: CachePadded::new(Counters::new()),
             asids: CachePadded::new(Asids::new()),
             is_placed: AtomicBool::new(false),
-            awaited: CachePadded::new(AwaitedCpu::nobody()),
+            awaited: CachePadded::new(AwaitedCpus::nobody()),
         }
     }
 

@@ -248,7 +248,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     }
 
     /// Returns the CPUs not yet done, except the executing CPU.
-    fn late(&self, pin: &CpuPin) -> CpuSet {
+    pub(crate) fn late(&self, pin: &CpuPin) -> CpuSet {
         let is_late =
             |&cpu: &CpuId| cpu != pin.cpu() && !self.queue.is_done_by(self.domain, &self.request, cpu);
         let members = self.domain.members.load(Ordering::Acquire);

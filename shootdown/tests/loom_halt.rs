@@ -64,6 +64,39 @@ fn a_member_that_leaves_wakes() {
     );
 }
 
+/// Two CPUs answer, in any order and at once: the last to answer wakes.
+#[test]
+fn the_last_of_two_answers_wakes() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound.get_or_insert(1);
+    // Three threads that yield to each other take more turns than two.
+    model.max_branches = 10_000;
+    model.check(|| {
+        let queue = queue(3);
+        let_halt(&queue);
+        let domain = Arc::new(Domain::new());
+        let members = [1, 2];
+        for index in members {
+            enter(&queue, index, &domain);
+        }
+        run_as(0);
+        let targets = members.map(|index| {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                while cached(&queue, index, 0) == OLD {
+                    deliver(&queue, index);
+                    thread::yield_now();
+                }
+            })
+        });
+        change(&queue, 0, &domain, 0).wait(&run_as(0));
+        for index in members {
+            assert_ne!(cached(&queue, index, 0), OLD, "a stale translation after completion");
+        }
+        targets.into_iter().for_each(|target| target.join().unwrap());
+    });
+}
+
 #[cfg(feature = "fault-injection")]
 mod caught {
     use topomem_shootdown::Fault;
