@@ -192,3 +192,6 @@ impl<P: Platform, S: PageSource> fmt::Debug for Heap<P, S> {
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod models;

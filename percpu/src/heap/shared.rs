@@ -13,7 +13,9 @@ use crate::{CpuPin, NodeId, Order, OutOfMemory, PageSource, Platform};
 
 /// The number of slabs in an inbox at which a remote freeing CPU collects them. Bounds the memory
 /// held by emptied slabs if no CPU of their node collects, and otherwise spares the lock.
-const INBOX_SLABS: usize = 4;
+///
+/// Fewer for loom's models, which are to come there.
+const INBOX_SLABS: usize = if cfg!(loom) { 2 } else { 4 };
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Returns the heap of `node`, if it has been used.
@@ -210,7 +212,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     /// Collects the inbox of one shelf, and returns emptied slabs' pages.
-    fn collect(&self, pin: &CpuPin, home: &NodeHeap, class: SizeClass, patience: Patience) -> u64 {
+    pub(super) fn collect(&self, pin: &CpuPin, home: &NodeHeap, class: SizeClass, patience: Patience) -> u64 {
         match home.class(class).shelf.lock(&self.platform, pin, patience) {
             Some(locked) => self.release(pin, class, locked.unlock()),
             None => {
