@@ -149,7 +149,8 @@ impl<P: Machine> KernelRanges<P> {
         // A CPU not named by firmware shares the boot CPU's word, so the mark is a
         // read-modify-write.
         let busy = self.busy.get(pin.cpu().index()).unwrap_or(&self.busy[0]);
-        (!busy.swap(true, Ordering::Acquire)).then_some(Inside { busy })
+        // Made only if it was not set: its drop clears the mark.
+        (!busy.swap(true, Ordering::Acquire)).then(|| Inside { busy })
     }
 
     /// Locks the addresses, unless another CPU holds the lock for long. No context of this CPU
@@ -286,5 +287,32 @@ impl<P: Machine> fmt::Debug for KernelRanges<P> {
             .field("last", &VirtAddr::new_truncate(self.bounds.last << 12))
             .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "sim", not(any(loom, miri))))]
+mod tests {
+    use topomem_percpu::CpuId;
+    use topomem_shootdown::PageSize;
+
+    use super::*;
+    use crate::sim::Sim;
+
+    #[test]
+    fn a_context_inside_another_is_refused_each_time() {
+        let sim = Sim::builder().cpus(1).memory(64 << 20).build().unwrap();
+        let service = sim.boot_service().unwrap();
+        let addresses = PageRange::new(Sim::WINDOW, 4, PageSize::Size1GiB).unwrap();
+        sim.on(CpuId::BOOT, |pin| {
+            let ranges = service.add_kernel_ranges(pin, &RangesConfig::of(addresses)).unwrap();
+            drop(ranges.allocate(pin, &RangeRequest::pages(3)).unwrap());
+            let outer = ranges.enter(pin).unwrap();
+            for _ in 0..2 {
+                assert!(ranges.enter(pin).is_none());
+                assert_eq!(ranges.flush(pin), Flushed { frames: 0, waiting: true });
+            }
+            drop(outer);
+            assert!(ranges.flush(pin).frames >= 3);
+        });
     }
 }

@@ -47,7 +47,8 @@ impl<P: Machine> HeldPages<P> {
     pub fn more(core: &'static SpaceCore<P>, region: Region, pages: u64) -> Option<HeldPages<P>> {
         let number = region.record();
         let alive = number.is_none_or(|number| core.records.try_add(number, pages));
-        alive.then_some(HeldPages { core, number, pages })
+        // Made only if the pages were added: its drop subtracts them.
+        alive.then(|| HeldPages { core, number, pages })
     }
 
     /// Returns the record's number, or `None` for a plain record.

@@ -10,9 +10,11 @@ use topomem_percpu::{CpuId, CpuPin};
 use topomem_shootdown::VirtAddr;
 
 use super::RegionName;
+use super::held::HeldPages;
 use super::table::Records;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Access, Found};
+use crate::region::attributes::Region;
 use crate::region::{Advice, FaultAccess, MapRequest, PageFault, Placement, Relocation};
 use crate::service::Tended;
 use crate::sim::{Sim, SimService};
@@ -236,5 +238,29 @@ fn equal_neighbours_are_one_region() {
         tend(sim, service, pin);
         assert_eq!(names(&child, pin), [(FIRST, 4, Some(name(1)))]);
         assert_eq!(counted(&child), walked(&child, pin));
+    });
+}
+
+#[test]
+fn a_dead_record_takes_no_pages_and_loses_none() {
+    let sim = Sim::builder().cpus(1).memory(64 << 20).build().unwrap();
+    let service = sim.boot_service().unwrap();
+    sim.on(CpuId::BOOT, |pin| {
+        let space = service.create_space(pin).unwrap();
+        let request = MapRequest::anonymous(3 << 12).placed(Placement::Fixed(at(FIRST)));
+        space.mmap(pin, &request.named(name(0))).unwrap();
+        let (core, mut region) = (space.core(), None);
+        core.table.visit(core.service.tables(pin), core.bounds, |_, found| {
+            if let Found::Reserved(found) = found {
+                region = Some(found);
+            }
+            ControlFlow::Continue(())
+        });
+        let region = Region::of(region.unwrap());
+        space.munmap(pin, at(FIRST), 3 << 12).unwrap().wait(pin);
+        for _ in 0..2 {
+            assert!(HeldPages::more(core, region, 2).is_none());
+            assert_eq!(core.records.pages_of(region.record().unwrap()), 0);
+        }
     });
 }
