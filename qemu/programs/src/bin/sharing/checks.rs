@@ -65,7 +65,7 @@ impl Mapped {
         // SAFETY: a new mapping concerns nobody.
         let start =
             unsafe { libc::mmap(ptr::null_mut(), length, protection, flags | anonymous, descriptor, offset) };
-        (start != libc::MAP_FAILED).then_some(Mapped { start: start.cast(), pages })
+        (start != libc::MAP_FAILED).then(|| Mapped { start: start.cast(), pages })
     }
 
     /// Maps the first `pages` of a file to be read and written by all.
@@ -141,7 +141,7 @@ impl File {
     fn open(path: &std::ffi::CStr, flags: c_int) -> Option<File> {
         // SAFETY: the path ends with a zero.
         let descriptor = unsafe { libc::open(path.as_ptr(), flags, 0o600) };
-        (descriptor >= 0).then_some(File(descriptor))
+        (descriptor >= 0).then(|| File(descriptor))
     }
 
     fn resize(&self, bytes: usize) -> Result<(), u8> {

@@ -60,7 +60,7 @@ fn remap(mapped: &Mapped, old: usize, new: usize, flags: c_int) -> Option<Mapped
     let anywhere = ptr::null_mut::<c_void>();
     // SAFETY: the pages are the check's own.
     let start = unsafe { libc::mremap(mapped.start.cast(), old * PAGE, new * PAGE, flags, anywhere) };
-    (start != libc::MAP_FAILED).then_some(Mapped { start: start.cast(), pages: new })
+    (start != libc::MAP_FAILED).then(|| Mapped { start: start.cast(), pages: new })
 }
 
 /// A mapping moves with its pages, or leaves the old place empty, or becomes two of the same.
