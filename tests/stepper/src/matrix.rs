@@ -165,10 +165,11 @@ impl<S: Sync> Matrix<'_, S> {
 
         let stride = self.plan.stride(&trace);
         counts.combinations += 1;
-        counts.exhaustive += u64::from(stride == 1);
+        let first = self.plan.first(&trace);
+        counts.exhaustive += u64::from(stride == 1 && first == 0);
         counts.instructions += trace.len();
         // Neighbours in the table begin differently, so that together they stop in more places.
-        let mut at = offset % stride;
+        let mut at = first + offset % stride;
         let (mut on_scene, mut again) = (0, false);
         while at < trace.len() {
             if self.renew == Some(on_scene) {
