@@ -8,6 +8,7 @@ pub mod hardening;
 pub mod heap;
 pub mod instructions;
 pub mod random;
+pub mod ranges;
 pub mod sample;
 pub mod subject;
 pub mod subjects;

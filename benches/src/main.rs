@@ -8,10 +8,11 @@ use topomem_benches::contention;
 #[cfg(feature = "hardening")]
 use topomem_benches::hardening;
 use topomem_benches::instructions::CountedOrder;
+use topomem_benches::ranges::RangeCase;
 use topomem_benches::sample::Summary;
 use topomem_benches::subjects::{Bitmap, Buddy, Nothing, Paranoid, Topomem};
 use topomem_benches::suite::{self, Effort};
-use topomem_benches::{heap, instructions};
+use topomem_benches::{heap, instructions, ranges};
 #[cfg(feature = "hardening")]
 use topomem_percpu::{Hardening, Measure};
 
@@ -103,6 +104,14 @@ enum Command {
         #[arg(long)]
         operations: usize,
     },
+    /// Runs a case of kernel ranges for callgrind, which counts inside `ranges::counted`
+    RangesCounted {
+        #[arg(long)]
+        case: RangeName,
+        /// How many are counted
+        #[arg(long)]
+        operations: usize,
+    },
     /// Runs pairs of 64 bytes on a heap with measures against wrong uses for callgrind, which counts
     /// inside `counted_pairs`; prints the bytes of an object's block
     #[cfg(feature = "hardening")]
@@ -184,6 +193,25 @@ impl From<OrderName> for CountedOrder {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RangeName {
+    Pair,
+    Scattered,
+    Remapped,
+    Copied,
+}
+
+impl From<RangeName> for RangeCase {
+    fn from(name: RangeName) -> RangeCase {
+        match name {
+            RangeName::Pair => RangeCase::Pair,
+            RangeName::Scattered => RangeCase::Scattered,
+            RangeName::Remapped => RangeCase::Remapped,
+            RangeName::Copied => RangeCase::Copied,
+        }
+    }
+}
+
 fn print(summaries: &[Summary]) -> Result<(), Box<dyn Error + Send + Sync>> {
     for summary in summaries {
         println!("{}", serde_json::to_string(summary)?);
@@ -251,6 +279,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         Command::HeapCounted { subject, case, operations } => {
             heap::run_counted(&subject, &case, operations)?;
         }
+        Command::RangesCounted { case, operations } => ranges::run(case.into(), operations)?,
         #[cfg(feature = "hardening")]
         Command::Hardened { measure, pairs } => {
             println!("{}", hardening::run(pairs, measure.hardening()));

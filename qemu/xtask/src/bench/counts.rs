@@ -6,7 +6,7 @@ use super::program::{self, Build};
 use crate::error::Error;
 use crate::record::Measurement;
 
-/// topomem's exact figures: instructions of frames and heap, atomics, bookkeeping, and what the heap holds.
+/// topomem's exact figures: instructions of frames, heap and kernel ranges, atomics, bookkeeping, and what the heap holds.
 fn counts() -> Result<Vec<Measurement>, Error> {
     let bench = program::build(Build::Measuring)?;
     let mut results = Vec::new();
@@ -16,6 +16,9 @@ fn counts() -> Result<Vec<Measurement>, Error> {
     results.push(instructions::of_random_free(&bench, "topomem")?);
     for case in instructions::HEAP {
         results.push(instructions::of_heap(&bench, "topomem", case)?);
+    }
+    for case in instructions::RANGES {
+        results.push(instructions::of_ranges(&bench, case)?);
     }
     results.extend(program::results(&bench, &["metadata"])?);
     results.extend(program::results(&bench, &["heap-held"])?);

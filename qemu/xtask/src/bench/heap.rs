@@ -48,6 +48,9 @@ pub(super) fn heap(arguments: &BenchTimesArgs) -> Result<bool, Error> {
             results.push(instructions::of_heap(&bench, subject, case)?);
         }
     }
+    for case in instructions::RANGES {
+        results.push(instructions::of_ranges(&bench, case)?);
+    }
     for table in [judged(&results, &limits), beside(&results, &LOCKED)] {
         table.lines().iter().for_each(|line| println!("{line}"));
         println!();

@@ -12,9 +12,10 @@ use crate::workspace;
 pub(super) const SUBJECTS: [&str; 5] =
     ["topomem", "topomem paranoid", "bitmap-allocator", "buddy_system_allocator", "(loop)"];
 
-/// The functions inside which callgrind counts: of frames, and of the heap.
+/// The functions inside which callgrind counts: of frames, of kernel ranges, and of the heap.
 const COUNTED_BURSTS: &str = "topomem_benches::instructions::counted_bursts*";
 const COUNTED_FREES: &str = "topomem_benches::instructions::counted_frees*";
+const COUNTED_RANGES: &str = "topomem_benches::ranges::counted*";
 const COUNTED_HEAP: &str = "topomem_benches::heap::counted::*";
 
 /// What is counted of frames: the name of the case, and the order of the runs.
@@ -58,6 +59,15 @@ pub(super) const HEAP: [HeapCase; 9] = [
     HeapCase { case: "zeroed_4k", counted: "instructions_zeroed_4k", operations: 2000 },
 ];
 
+/// What is counted of kernel ranges: the name of the case, and the bench's. Each is done 64 times.
+pub(super) const RANGES: [(&str, &str); 4] = [
+    ("instructions_range_4m", "pair"),
+    ("instructions_range_4m_scattered", "scattered"),
+    ("instructions_realloc_remapped", "remapped"),
+    ("instructions_realloc_copied", "copied"),
+];
+const RANGE_OPERATIONS: u64 = 64;
+
 /// The function inside which callgrind counts a hardened heap, and how many pairs it makes.
 const COUNTED_PAIRS: &str = "topomem_benches::hardening::counted_pairs*";
 const HARDENED_PAIRS: u64 = 20_000;
@@ -94,6 +104,13 @@ pub(super) fn of_heap(bench: &Path, subject: &str, case: HeapCase) -> Result<Mea
     // The call and the loop's ends are less than this.
     let figure = (total as f64 / operations as f64 * 100.0).floor() / 100.0;
     Ok(measurement("heap", counted, subject, figure))
+}
+
+/// Instructions per operation of a case of [`RANGES`].
+pub(super) fn of_ranges(bench: &Path, (counted, case): (&str, &str)) -> Result<Measurement, Error> {
+    let arguments = ["ranges-counted", "--case", case, "--operations", &RANGE_OPERATIONS.to_string()];
+    let figure = count(bench, COUNTED_RANGES, &arguments)? as f64 / RANGE_OPERATIONS as f64;
+    Ok(measurement("heap", counted, "topomem", figure.floor()))
 }
 
 /// Instructions per pair of 64 bytes of the heap with `measure` against wrong uses; those of the loop are
