@@ -127,10 +127,13 @@ pub(in crate::page_table) fn plan<F: Format, M: TableMemory>(
 ) -> Result<u64, (u64, Option<Leaf>)> {
     // SAFETY: the table is linked: the caller has claimed the entries touched by `pages`.
     let table: Option<&Table> = frame.map(|frame| unsafe { table_at(memory, frame) });
+    if level == Level::PAGE {
+        return table.map_or(Ok(0), |table| check_vacant::<F>(table, pages).map(|()| 0));
+    }
     let mut missing = 0;
     let mut large_regions = false;
     for part in pages.by_entry(level) {
-        if level > Level::PAGE && leaf_here::<F>(level, part, backing) {
+        if leaf_here::<F>(level, part, backing) {
             large_regions |= backing.region_of_large(part.first).is_some();
         }
         let raw = table.map_or(RawEntry::EMPTY, |table| table.load(level.index(part.first)));
@@ -154,6 +157,23 @@ pub(in crate::page_table) fn plan<F: Format, M: TableMemory>(
     }
     let keeps_regions = || frame.is_some_and(|frame| regions::has_frame(memory, frame));
     Ok(missing + u64::from(large_regions && !keeps_regions()))
+}
+
+/// Returns the error of [`plan`] if any of `pages`, which the lowest table `table` serves, is in use.
+fn check_vacant<F: Format>(table: &Table, pages: Pages) -> Result<(), (u64, Option<Leaf>)> {
+    for (page, index) in (pages.first..).zip(pages.indexes(Level::PAGE)) {
+        let raw = table.load(index);
+        // Most are empty: only others are decoded.
+        if raw == RawEntry::EMPTY {
+            continue;
+        }
+        match F::decode(raw, Level::PAGE) {
+            Entry::Leaf(leaf) => return Err((page, Some(leaf))),
+            Entry::Mark(_) => return Err((page, None)),
+            Entry::Empty | Entry::Table(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Returns the number of frames needed to keep the regions of the leaves `pages` will have in the
