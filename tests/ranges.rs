@@ -348,3 +348,50 @@ fn the_service_flushes_what_many_frees_left() {
         assert_eq!(ranges.stats().freed_pages, 0);
     });
 }
+
+/// Counts calls.
+#[derive(Default)]
+struct Calls(std::sync::atomic::AtomicUsize);
+
+impl std::task::Wake for Calls {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn many_freed_pages_wake_the_service_task() {
+    let (sim, service, ranges) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        let calls = std::sync::Arc::new(Calls::default());
+        let waker = std::task::Waker::from(calls.clone());
+        let mut task = std::pin::pin!(service.task(pin.cpu()));
+        let few = ranges.allocate(pin, &RangeRequest::pages(10)).unwrap();
+        let many = ranges.allocate(pin, &RangeRequest::pages(1000)).unwrap();
+        let mut context = std::task::Context::from_waker(&waker);
+        while std::future::Future::poll(task.as_mut(), &mut context).is_pending()
+            && calls.0.swap(0, std::sync::atomic::Ordering::Relaxed) > 0
+        {}
+        for (range, woken) in [(few, 0), (many, 1)] {
+            drop(range);
+            service.wake_due(pin);
+            assert_eq!(calls.0.swap(0, std::sync::atomic::Ordering::Relaxed), woken);
+        }
+    });
+}
+
+#[test]
+fn a_range_finds_frames_for_tables_in_freed_ones() {
+    let (sim, service, ranges) = booted(1);
+    sim.on(CpuId::BOOT, |pin| {
+        // At the low end; the high end, where short ranges lie, has no table yet.
+        let long = ranges.allocate(pin, &RangeRequest::pages(3000)).unwrap();
+        let taken = leave_frames(service, pin, 40);
+        drop(long);
+        let range = ranges.allocate(pin, &RangeRequest::pages(40)).unwrap();
+        check_guards(sim, &range);
+        ranges.validate(pin).unwrap();
+        drop(range);
+        give_back(service, pin, taken);
+    });
+}

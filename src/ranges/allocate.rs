@@ -260,7 +260,19 @@ impl<P: Machine> KernelRanges<P> {
             }
             again = false;
             drop(backing);
-            let _ = self.flush_within(pin, &mut Budget::of(AT_ONCE));
+            self.flush_for_frames(pin);
+        }
+    }
+
+    /// Flushes freed ranges until any frame is free again, as far as CPUs answer in time.
+    fn flush_for_frames(&self, pin: &CpuPin) {
+        for _ in 0..LOOKS {
+            // One call unmaps, and a later one frees.
+            let flushed = self.flush_within(pin, &mut Budget::of(AT_ONCE));
+            if flushed.freed > 0 || (!flushed.waiting && !flushed.more) {
+                return;
+            }
+            (0..TURNS).for_each(|_| self.service.platform().relax());
         }
     }
 
