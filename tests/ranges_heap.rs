@@ -13,7 +13,7 @@ use range_support::{
     page,
 };
 use topomem::percpu::{AllocError, InvalidFree};
-use topomem::ranges::RangesConfig;
+use topomem::ranges::{RangeRequest, RangesConfig};
 use topomem::sim::Sim;
 use topomem::{CpuId, NodeId, VirtAddr};
 
@@ -150,5 +150,23 @@ fn realloc_of_a_range_copies_nothing() {
         ranges.validate(pin).unwrap();
         heap.validate().unwrap();
         assert_eq!((ranges.stats().live, ranges.stats().freed_pages), (0, 0));
+    });
+}
+
+#[test]
+fn ranges_lie_on_the_node_that_is_asked_for() {
+    let sim = Sim::builder().nodes(2).cpus(2).memory(64 << 20).build().unwrap();
+    let service = sim.boot_service().unwrap();
+    sim.on(CpuId::BOOT, |pin| {
+        let ranges = service.add_kernel_ranges(pin, &RangesConfig::of(addresses(64))).unwrap();
+        let kernel = service.kernel_space().unwrap();
+        for (node, pages) in [(0, 3), (1, 3), (1, 700), (0, 700)] {
+            let node = NodeId::new(node).unwrap();
+            let range = ranges.allocate(pin, &RangeRequest::pages(pages).node(node)).unwrap();
+            for index in 0..pages {
+                let found = kernel.translate(pin, page(range.start(), index)).unwrap();
+                assert_eq!(service.frames().node_of(found.leaf.frame), Some(node), "page {index}");
+            }
+        }
     });
 }
