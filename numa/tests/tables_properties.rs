@@ -261,7 +261,7 @@ fn one_table_missing_or_broken_costs_only_itself() {
 #[test]
 fn too_many_of_everything() {
     let machine = Machine {
-        cpus: (0..600).map(|i| Cpu { apic: i + 300, proximity: Some(i % 70), enabled: true }).collect(),
+        cpus: (0..4200).map(|i| Cpu { apic: i + 300, proximity: Some(i % 70), enabled: true }).collect(),
         memory: (0..600)
             .map(|i| Memory { proximity: i % 70, base: u64::from(i) * 2 * MIB, bytes: MIB, flags: 1 })
             .collect(),
@@ -274,11 +274,11 @@ fn too_many_of_everything() {
     let too_many_nodes = said.iter().filter(|said| matches!(said, Diagnostic::TooManyNodes { .. }));
     let domains: Vec<_> = (64..70).map(|proximity| Diagnostic::TooManyNodes { proximity }).collect();
     assert_eq!(too_many_nodes.copied().collect::<Vec<_>>(), domains);
-    assert!(said.contains(&Diagnostic::TooManyCpus(ApicId(300 + 512))));
+    assert!(said.contains(&Diagnostic::TooManyCpus(ApicId(300 + 4096))));
     let first = MemoryRange::from_length(256 * 2 * MIB, MIB).unwrap();
     assert!(said.contains(&Diagnostic::TooManyRanges(first)));
-    // 88 CPUs and 344 ranges find no room: 64 of each are named.
-    assert_eq!(said.last(), Some(&Diagnostic::LeftOut { count: 600 - 512 - 64 + 600 - 256 - 64 }));
+    // 104 CPUs and 344 ranges find no room: 64 of each are named.
+    assert_eq!(said.last(), Some(&Diagnostic::LeftOut { count: 4200 - 4096 - 64 + 600 - 256 - 64 }));
     assert_eq!(said.len(), 6 + 64 + 64 + 1);
 }
 

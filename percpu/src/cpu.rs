@@ -2,17 +2,16 @@
 
 use core::fmt;
 
-/// Bounds the number of CPUs: the fixed-size structures have room for this many.
+/// Bounds the numbers of CPUs: a [`CpuId`] and a [`CpuSet`](crate::CpuSet) tell this many apart.
 ///
-/// 512 makes a [`CpuSet`](crate::CpuSet) one 64-byte cache line. Under loom it is 4: a model has no
-/// more threads, and pays for every atomic. Under Miri it is 16: every reference to a structure
-/// costs as much as the structure has fields.
+/// Under loom it is 4: a model has no more threads, and pays for every atomic. Under Miri it is 16: every reference to
+/// a structure costs as much as the structure has fields.
 pub const MAX_CPUS: usize = if cfg!(loom) {
     4
 } else if cfg!(miri) {
     16
 } else {
-    512
+    4096
 };
 
 /// A CPU, numbered densely from 0 in the order in which the kernel counts its CPUs.
@@ -40,14 +39,29 @@ impl CpuId {
         if index < MAX_CPUS { Some(CpuId(index as u16)) } else { None }
     }
 
+    /// Returns the CPU numbered `index`.
+    ///
+    /// # Safety
+    ///
+    /// `index` is below [`MAX_CPUS`].
+    #[inline]
+    pub(crate) const unsafe fn new_unchecked(index: usize) -> CpuId {
+        CpuId(index as u16)
+    }
+
     /// Returns the number, always below [`MAX_CPUS`]: an index into per-CPU arrays.
     #[must_use]
     #[inline]
     pub const fn index(self) -> usize {
-        // SAFETY: `new` and `BOOT`, the only sources, keep the number below `MAX_CPUS`. Asserted
+        // SAFETY: `new`, `new_unchecked` and `BOOT`, the only sources, keep the number below `MAX_CPUS`. Asserted
         // here to spare the bounds check of per-CPU arrays.
         unsafe { core::hint::assert_unchecked((self.0 as usize) < MAX_CPUS) };
         self.0 as usize
+    }
+
+    /// Returns all ids, in order of number.
+    pub fn all() -> impl DoubleEndedIterator<Item = CpuId> {
+        (0..MAX_CPUS).filter_map(CpuId::new)
     }
 }
 

@@ -4,6 +4,7 @@ use topomem_percpu::sync::atomic::{Ordering, fence};
 use topomem_percpu::sync::hint;
 use topomem_percpu::{CpuId, CpuPin, CpuSet};
 
+use crate::cpu::CpuState;
 use crate::domain::{Domain, Kind};
 use crate::handler::Appended;
 use crate::ticket::ALL_DONE;
@@ -80,7 +81,7 @@ impl<T: Tlb> Shootdown<T> {
         // reads our generation after its barrier, or we see the CPU below as a busy member.
         fence(Ordering::SeqCst);
         // Acquire pairs with a leaving CPU's Release: a CPU not seen below has left.
-        let done_below = match self.first_busy(cpu, domain, tables) {
+        let done_below = match self.first_busy(cpu, own, domain, tables) {
             None => ALL_DONE,
             Some(first) => self.tell(cpu, domain, tables, generation, first),
         };
@@ -106,21 +107,18 @@ impl<T: Tlb> Shootdown<T> {
     /// Returns the first other member that is not lazy. Counts the lazy members below that CPU.
     // A pass of its own, so a change beside idle CPUs costs little more than on a lone CPU.
     #[inline(always)]
-    fn first_busy(&self, own: CpuId, domain: &Domain, tables: Tables) -> Option<CpuId> {
-        let mut lazy = 0;
+    fn first_busy(&self, own: CpuId, state: &CpuState, domain: &Domain, tables: Tables) -> Option<CpuId> {
         // Acquire, as in `issue`.
-        let busy = domain.members.find_from(0, Ordering::Acquire, |cpu| {
+        domain.members.find_from(0, Ordering::Acquire, |cpu| {
             if cpu == own {
                 return false;
             }
             let is_lazy = tables == Tables::Kept && self.state(cpu).is_lazy(domain.kind);
-            lazy += u64::from(is_lazy);
+            if is_lazy {
+                state.counters.elided_lazy.add(1);
+            }
             !is_lazy
-        });
-        if lazy > 0 {
-            self.state(own).counters.elided_lazy.add(lazy);
-        }
-        busy
+        })
     }
 
     /// Broadcasts the generations up to `generation` by hardware, or interrupts `first` and the members above
@@ -168,7 +166,7 @@ impl<T: Tlb> Shootdown<T> {
     /// Interrupts several CPUs, as [`Shootdown::interrupt`] does.
     #[inline(never)]
     fn interrupt_all(&self, own: CpuId, domain: &Domain, tables: Tables, first: CpuId) -> usize {
-        let mut send = CpuSet::EMPTY;
+        let mut send = CpuSet::new();
         let (mut targets, mut pending, mut lazy) = (0, 0, 0);
         let kind = domain.kind;
         // Acquire, as in `issue`.
@@ -209,7 +207,7 @@ impl<T: Tlb> Shootdown<T> {
     /// the recorded change may announce late, or keep the change in an open batch.
     #[cold]
     pub(crate) fn interrupt_late(&self, own: CpuId, domain: &Domain, request: &Request) {
-        let mut send = CpuSet::EMPTY;
+        let mut send = CpuSet::new();
         let mut pending = 0;
         // Acquire, as in `issue`.
         domain.members.find_from(0, Ordering::Acquire, |cpu| {

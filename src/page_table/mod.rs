@@ -54,7 +54,7 @@ pub(crate) use mapping::map::{Attributes, Backing, Chained, Contiguous, FillErro
 pub(crate) use mapping::share::{Listed, Unshared};
 #[cfg(feature = "x86_64")]
 pub(crate) use mapping::{edit_single::ClearPageError, single::Mismatch};
-pub use reading::walk::{WalkGuard, Walks};
+pub use reading::walk::{WalkGuard, Walking, Walks};
 pub(crate) use rewrite::leaves::AtOnce;
 pub(crate) use rewrite::relocate::{Expects, Left, MovedRegions, RelocateError};
 pub(crate) use rewrite::{Becomes, Found, Outcome, Rewrite, RewriteError, Rewritten};

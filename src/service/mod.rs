@@ -85,6 +85,8 @@ pub struct MemoryService<P: Machine> {
     /// The user spaces, abandoned spaces included.
     spaces: SpinLock<spaces::Spaces<P>>,
     task_wakers: wake::TaskWakers,
+    /// Held while tables get room for more CPUs.
+    extending: SpinLock<()>,
     callbacks_due: Due,
     /// Queues of pagers with requests answered inside a drop.
     pagers_due: QueuesDue<P>,
@@ -119,6 +121,7 @@ impl<P: Machine> MemoryService<P> {
             kernel_space: AtomicPtr::new(core::ptr::null_mut()),
             spaces: SpinLock::new(spaces::Spaces::NONE),
             task_wakers: wake::TaskWakers::new(),
+            extending: SpinLock::new(()),
             callbacks_due: Due::new(),
             pagers_due: QueuesDue::new(),
             zero_frame: AtomicU64::new(0),

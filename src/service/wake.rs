@@ -11,7 +11,7 @@ use core::task::Waker;
 
 use atomic_waker::AtomicWaker;
 use topomem_percpu::sync::atomic::{AtomicBool, Ordering, fence};
-use topomem_percpu::{AtomicCpuSet, CpuId, CpuPin, CpuSet, CpuTable};
+use topomem_percpu::{AtomicCpuSet, CpuId, CpuPage, CpuPin, CpuSet, PagedCpuTable};
 use topomem_shootdown::WakersDue;
 
 use super::MemoryService;
@@ -47,7 +47,7 @@ static NO_TASK: TaskSlot = TaskSlot::new();
 /// The service tasks' wakers, and which are due.
 pub(super) struct TaskWakers {
     /// A CPU without a slot runs no task yet.
-    slots: CpuTable<TaskSlot>,
+    slots: PagedCpuTable<TaskSlot>,
     /// A task has work, whichever CPU's.
     any_due: AtomicBool,
     /// The CPUs with an abandoned space active: work is due when they leave it.
@@ -58,7 +58,7 @@ impl TaskWakers {
     #[cfg(not(loom))]
     pub const fn new() -> TaskWakers {
         TaskWakers {
-            slots: CpuTable::new(&NO_TASK),
+            slots: PagedCpuTable::new(&NO_TASK),
             any_due: AtomicBool::new(false),
             leavers: AtomicCpuSet::new(),
         }
@@ -71,6 +71,20 @@ impl TaskWakers {
     /// The slot comes back if the CPU has one already.
     pub fn place(&self, cpu: CpuId, slot: &'static TaskSlot) -> Result<(), &'static TaskSlot> {
         self.slots.place(cpu, slot)
+    }
+
+    /// Gives room for the slots of `cpu` and the CPUs that share a page with it, unless there is.
+    pub fn extend(
+        &self,
+        cpu: CpuId,
+        page: &'static CpuPage<TaskSlot>,
+    ) -> Result<(), &'static CpuPage<TaskSlot>> {
+        self.slots.extend(cpu, page)
+    }
+
+    /// Returns whether there is room for the slot of `cpu`.
+    pub fn has_room(&self, cpu: CpuId) -> bool {
+        self.slots.has_room(cpu)
     }
 
     fn slot(&self, cpu: CpuId) -> Option<&'static TaskSlot> {

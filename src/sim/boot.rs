@@ -6,11 +6,14 @@ use std::boxed::Box;
 use std::thread;
 
 use topomem_numa::{BootAllocError, BootAllocator, FirmwareTables, MapFull};
-use topomem_percpu::CpuId;
+use topomem_percpu::{CpuId, CpuPin};
 use topomem_shootdown::{PageRange, PageRangeError, PageSize, VirtAddr};
 
 use super::Sim;
 use crate::{BootError, FramesConfig, KernelHeap, KernelLayout, MemoryService, OnlineError, PerFrameTable};
+
+/// The greatest number of CPUs that come online at the same time, on a thread each.
+const TOGETHER: usize = 64;
 
 /// The memory service of a simulated machine.
 pub type SimService = MemoryService<&'static Sim>;
@@ -91,15 +94,20 @@ impl Sim {
             unsafe { heap.kernel_space(pin, &KernelLayout { window, inherit: None }) }
                 .map_err(SimBootError::Step)
         })?;
-        let online = self.run(|pin| {
+        let bring_up = |pin: &CpuPin| {
             if pin.cpu() == CpuId::BOOT {
                 return Ok(());
             }
             // SAFETY: the CPU takes interrupts, this thread alone brings it up, and what it uses
             // besides the window is the host's.
             unsafe { service.cpu_online(pin) }.map_err(|error| SimBootError::Cpu(pin.cpu(), error))
-        });
-        online.into_iter().collect::<Result<(), SimBootError>>()?;
+        };
+        // All at once, unless that were many threads.
+        if self.cpus().len() <= TOGETHER {
+            self.run(bring_up).into_iter().collect::<Result<(), SimBootError>>()?;
+        } else {
+            self.cpus().try_for_each(|cpu| self.on(cpu, bring_up))?;
+        }
         Ok(service)
     }
 

@@ -8,8 +8,7 @@
 use core::ptr;
 
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use topomem_percpu::{CpuPin, Platform};
-use x86_64::structures::paging::PhysFrame;
+use topomem_percpu::{CpuPin, PhysFrame, Platform};
 
 use super::alloc::number;
 use super::entered::Entered;

@@ -9,7 +9,7 @@ use super::init_regions::{
     Survey, clear_unused, count, count_free, manage, node_count, place_parts, place_table, plan_regions,
     populate, survey,
 };
-use super::machine::{Machine, Metadata, Parts};
+use super::machine::{CpuNode, CpuNodes, Machine, Metadata, Parts};
 use super::magazine::{Checked, Magazine};
 use super::marks::Given;
 use super::node::Node;
@@ -25,6 +25,7 @@ const HELD_BACK: u64 = 16;
 /// Memory for what the machine has once, placed and not yet written.
 struct MachinePlaces {
     machine: Place<Machine>,
+    cpu_nodes: CpuNodes,
     directory: Place<u16>,
     /// Frames in a part of the directory, as a power of two.
     shift: u32,
@@ -73,6 +74,8 @@ fn place_all<P: Platform, G: Ground>(
     let directory = builder.place::<u16>(part_count, NodeId::ZERO, fixed)?;
     let region_room = drafts.iter().map(Draft::region_room).sum();
     let by_address = builder.place::<&'static Region>(region_room, NodeId::ZERO, fixed)?;
+    let cpu_count = builder.ground.cpus().map(|(cpu, _)| cpu.index() + 1).max().unwrap_or(0);
+    let mut cpu_nodes = builder.place::<CpuNode>(cpu_count, NodeId::ZERO, fixed)?;
     for draft in drafts.iter_mut() {
         draft.node = builder.place::<Node>(1, draft.id, fixed)?;
     }
@@ -103,10 +106,23 @@ fn place_all<P: Platform, G: Ground>(
     count_free(&*builder.ground, config, drafts);
     let most = (builder.ground.cpus().count() * size_of::<Magazine>()).div_ceil(4096) as u64;
     set_serving(&*builder.ground, drafts, most);
+    let cpu_nodes = cpu_nodes_of(&*builder.ground, drafts, cpu_nodes.take());
     for index in 0..drafts.len() {
-        drafts[index].magazines = place_magazines(builder, index, drafts, metadata)?;
+        drafts[index].magazines = place_magazines(builder, index, drafts, &cpu_nodes, metadata)?;
     }
-    Ok(MachinePlaces { machine, directory, shift, by_address, part_tables, stretches })
+    Ok(MachinePlaces { machine, cpu_nodes, directory, shift, by_address, part_tables, stretches })
+}
+
+/// Fills `place` with the nodes of each CPU.
+#[inline(never)]
+fn cpu_nodes_of<G: Ground>(ground: &G, drafts: &[Draft], place: Place<CpuNode>) -> CpuNodes {
+    let unknown = CpuNode { home: NodeId::ZERO, serving: drafts[0].serving };
+    let known = place.fill(|_| unknown);
+    for (cpu, home) in ground.cpus() {
+        let serving = drafts.get(home.index()).unwrap_or(&drafts[0]).serving;
+        known[cpu.index()] = CpuNode { home, serving };
+    }
+    CpuNodes { known, unknown }
 }
 
 /// Makes all managed frames free.
@@ -161,7 +177,7 @@ fn finish<G: Ground>(
     places: MachinePlaces,
     metadata: Metadata,
 ) -> &'static Machine {
-    let MachinePlaces { machine, directory, shift, by_address, part_tables, stretches } = places;
+    let MachinePlaces { machine, cpu_nodes, directory, shift, by_address, part_tables, stretches } = places;
     let regions: &'static [&'static Region] = by_address.fill_from(draft::by_address(drafts));
     let first_regions: &'static [u16] = directory.fill(|part| directory::first_region(regions, part, shift));
     let tables: &'static [PartTable] = part_tables.fill(|part| PartTable::of(stretches, part, shift));
@@ -169,7 +185,7 @@ fn finish<G: Ground>(
     let make = |_| {
         Machine::new(Parts {
             drafts,
-            cpus: ground.cpus(),
+            cpu_nodes,
             directory: Directory::new(regions, first_regions, stretches, tables, shift),
             checked: checked(config),
             zeroing: config.zeroing,
@@ -193,11 +209,11 @@ fn place_magazines<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
     index: usize,
     drafts: &[Draft],
+    nodes: &CpuNodes,
     metadata: &mut Metadata,
 ) -> Result<&'static [Magazine], InitError<G::Error>> {
     let node = drafts[index].id;
-    let serving = |home: NodeId| drafts.get(home.index()).unwrap_or(&drafts[0]).serving;
-    let served = |&(_, home): &(CpuId, NodeId)| serving(home) == node;
+    let served = |&(cpu, _): &(CpuId, NodeId)| nodes.of(cpu).serving == node;
     let count = builder.ground.cpus().filter(served).count();
     let place = builder.place(count, node, &mut metadata.magazines)?;
     let blocks: u64 = drafts[index].building.iter().map(|region| region.span.frames() / BLOCK).sum();

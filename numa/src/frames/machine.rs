@@ -1,6 +1,6 @@
 //! The structures built by [`Frames::init`](super::Frames::init), in memory that it takes itself.
 
-use topomem_percpu::{CpuId, MAX_CPUS, MAX_NODES, NodeId};
+use topomem_percpu::{CpuId, MAX_NODES, NodeId};
 
 use super::directory::Directory;
 use super::draft::Draft;
@@ -36,13 +36,29 @@ pub(crate) struct Machine {
     pub(super) metadata: Metadata,
 }
 
+/// The nodes of a CPU.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CpuNode {
+    /// The CPU's own node: other nodes are searched by their distance from it.
+    pub(super) home: NodeId,
+    /// The nearest node with memory.
+    pub(super) serving: NodeId,
+}
+
 /// The nodes of each CPU.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CpuNodes {
-    /// The CPU's own node: other nodes are searched by their distance from it.
-    pub(super) home: [NodeId; MAX_CPUS],
-    /// The nearest node with memory.
-    pub(super) serving: [NodeId; MAX_CPUS],
+    /// By number, up to the greatest number of a CPU.
+    pub(super) known: &'static [CpuNode],
+    /// The nodes of CPUs that the ground does not name.
+    pub(super) unknown: CpuNode,
+}
+
+impl CpuNodes {
+    #[inline]
+    pub(super) fn of(&self, cpu: CpuId) -> CpuNode {
+        self.known.get(cpu.index()).copied().unwrap_or(self.unknown)
+    }
 }
 
 /// Bytes of bookkeeping.
@@ -63,11 +79,11 @@ pub struct Metadata {
 }
 
 /// What a [`Machine`] is made of.
-pub(super) struct Parts<'d, C> {
+pub(super) struct Parts<'d> {
     /// By number, at least one; their nodes are built.
     pub(super) drafts: &'d [Draft],
-    /// The CPUs that may come online, with their nodes.
-    pub(super) cpus: C,
+    /// The nodes of each CPU that may come online.
+    pub(super) cpu_nodes: CpuNodes,
     pub(super) directory: Directory,
     pub(super) checked: Checked,
     pub(super) zeroing: Zeroing,
@@ -92,15 +108,9 @@ impl Machine {
     }
 
     /// Puts the parts together.
-    pub(super) fn new(parts: Parts<'_, impl Iterator<Item = (CpuId, NodeId)>>) -> Machine {
-        let Parts { drafts, cpus, directory, checked, zeroing, metadata } = parts;
+    pub(super) fn new(parts: Parts<'_>) -> Machine {
+        let Parts { drafts, cpu_nodes, directory, checked, zeroing, metadata } = parts;
         let draft = |node: usize| drafts.get(node).unwrap_or(&drafts[0]);
-        let home = [NodeId::ZERO; MAX_CPUS];
-        let mut cpu_nodes = CpuNodes { home, serving: [drafts[0].serving; MAX_CPUS] };
-        for (cpu, home) in cpus {
-            cpu_nodes.home[cpu.index()] = home;
-            cpu_nodes.serving[cpu.index()] = draft(home.index()).serving;
-        }
         Machine {
             nodes: core::array::from_fn(|index| &draft(index).built[0]),
             node_count: drafts.len(),
@@ -135,7 +145,7 @@ impl Machine {
     /// Returns the nearest node with memory: see
     /// [`Frames::node_of_cpu`](super::Frames::node_of_cpu).
     pub(crate) fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
-        self.cpu_nodes.serving[cpu.index()]
+        self.cpu_nodes.of(cpu).serving
     }
 
     /// Records in paranoid mode that the run from `first` on was handed out.
@@ -186,7 +196,7 @@ impl Machine {
         rack: &Rack,
     ) -> Result<Plan, InvalidRequest> {
         let turns = || rack.get(cpu).map_or(&self.turns, |magazine| &magazine.turns);
-        let near = request.node.unwrap_or(self.cpu_nodes.home[cpu.index()]);
+        let near = request.node.unwrap_or(self.cpu_nodes.of(cpu).home);
         let known = |node: NodeId| self.node(node).ok_or(InvalidRequest::UnknownNode(node));
         let members = |set: NodeSet| {
             let members: NodeSet = set.iter().filter(|node| self.node(*node).is_some()).collect();

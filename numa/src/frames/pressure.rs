@@ -46,7 +46,7 @@ impl PressureNotes {
 }
 
 /// The result of [`Frames::reclaim`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reclaimed {
     /// The nodes that were under pressure.
     pub nodes: NodeSet,
@@ -162,7 +162,7 @@ impl<P: Platform> Frames<P> {
         let machine = self.machine().filter(|machine| machine.pressure.any())?;
         // Before the work: pressure noted from here on is for the next call.
         let nodes = machine.pressure.take();
-        let mut reclaimed = Reclaimed { nodes, freed: 0, asked: CpuSet::EMPTY };
+        let mut reclaimed = Reclaimed { nodes, freed: 0, asked: CpuSet::new() };
         for magazine in self.rack.iter().filter(|magazine| nodes.contains(magazine.node)) {
             let held = magazine.cached();
             if magazine.cpu == pin.cpu() {

@@ -28,7 +28,7 @@ impl<P: Platform> Frames<P> {
         let request = FrameRequest::frame();
         // An interrupted use of the magazine may be moving the magazine's words.
         let magazine = self.rack.get(cpu).filter(|magazine| pooled && !magazine.is_busy());
-        let own = magazine.filter(|magazine| magazine.node == machine.cpu_nodes.home[cpu.index()]);
+        let own = magazine.filter(|magazine| magazine.node == machine.cpu_nodes.of(cpu).home);
         let Some((magazine, node)) = own.and_then(|own| Some((own, machine.node(own.node)?))) else {
             return self.alloc_zeroed(pin, &request);
         };

@@ -1,6 +1,6 @@
 //! From firmware's tables to the topology: nodes, memory and CPUs.
 
-use topomem_percpu::{CpuId, CpuSet, NodeId};
+use topomem_percpu::{CpuId, NodeId};
 
 use super::report::Report;
 use super::windows::Claimed;
@@ -88,7 +88,6 @@ impl Topology {
     fn reset(&mut self) {
         self.proximity.clear();
         self.cpus.clear();
-        self.cpus_of.fill(CpuSet::EMPTY);
         for (from, row) in self.distances.iter_mut().enumerate() {
             row.fill(Distance::REMOTE);
             row[from] = Distance::LOCAL;
@@ -214,7 +213,6 @@ impl Topology {
             }
         };
         self.cpus.push(CpuEntry { cpu, apic_id, node });
-        self.cpus_of[node.index()].insert(cpu);
     }
 
     /// Sorts the nodes of each node. Latency breaks the ties left by a SLIT's coarse steps, or by

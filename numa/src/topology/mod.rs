@@ -35,7 +35,7 @@ pub struct CpuEntry {
 
 /// Nodes, CPUs, memory ranges, distances: the description of the machine for the rest of topomem.
 ///
-/// Fixed size (about 62 KiB), no heap: meant for a `static`, filled in place by
+/// Fixed size (about 106 KiB), no heap: meant for a `static`, filled in place by
 /// [`Topology::discover`]. Before that it is a machine of one node with all memory and no known
 /// CPU.
 ///
@@ -53,7 +53,6 @@ pub struct Topology {
     proximity: ArrayVec<u32, MAX_NODES>,
     /// `cpus[i].cpu` is `i`.
     cpus: ArrayVec<CpuEntry, MAX_CPUS>,
-    cpus_of: [CpuSet; MAX_NODES],
     distances: [[Distance; MAX_NODES]; MAX_NODES],
     nearest: NearestNodes,
     ranges: RangeList,
@@ -63,7 +62,7 @@ pub struct Topology {
 }
 
 // Small enough for a static of any kernel, too large for its stacks.
-const _: () = assert!(size_of::<Topology>() <= 64 << 10);
+const _: () = assert!(size_of::<Topology>() <= 112 << 10);
 
 impl Topology {
     /// Creates a topology of one node with all memory, and no known CPU.
@@ -78,7 +77,6 @@ impl Topology {
         Topology {
             proximity: ArrayVec::new_const(),
             cpus: ArrayVec::new_const(),
-            cpus_of: [CpuSet::EMPTY; MAX_NODES],
             distances,
             nearest: NearestNodes::new(),
             ranges: RangeList::new(),
@@ -129,10 +127,10 @@ impl Topology {
         self.cpus.get(cpu.index()).map_or(NodeId::ZERO, |entry| entry.node)
     }
 
-    /// Returns the CPUs of `node`; none for a memory-only node.
+    /// Returns the CPUs of `node`; none for a memory-only node. Cost: linear in the CPUs.
     #[must_use]
     pub fn cpus_of(&self, node: NodeId) -> CpuSet {
-        self.cpus_of[node.index()]
+        self.cpus.iter().filter(|entry| entry.node == node).map(|entry| entry.cpu).collect()
     }
 
     /// Returns the distance from the CPUs of `from` to the memory of `to`; not always symmetric.

@@ -7,7 +7,12 @@ use super::node::NodeHeap;
 use super::{AllocError, Heap};
 use crate::sync::atomic::Ordering;
 use crate::try_lock::Patience;
-use crate::{CpuId, CpuPin, MAX_CPUS, PageSource, Platform, Unavailable};
+use crate::{CpuPage, CpuPin, NodeId, Order, PageSource, Platform, Unavailable};
+
+/// The run that holds the addresses of 512 CPUs' areas.
+const PAGE_ORDER: Order = Order::FRAME;
+
+const _: () = assert!(size_of::<CpuPage<CpuArea>>() as u64 <= PAGE_ORDER.bytes());
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Gives the pinned CPU its magazines, in memory of its node. From here on the CPU uses them. A
@@ -35,6 +40,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             Err(Unavailable::NotInstalled) => {}
         }
         let node = self.source.node_of_cpu(pin.cpu());
+        self.place_page(pin, node)?;
         let run = self.pages(pin, node, CpuArea::ORDER)?;
         // SAFETY: the run is of that order, ours, and goes back when the heap is dropped.
         let area = unsafe { CpuArea::new_in(run, node) };
@@ -43,9 +49,32 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             unsafe { self.source.free(pin, run, CpuArea::ORDER) };
             return Ok(());
         }
-        // Release pairs with the Acquire in `area`.
-        self.areas[pin.cpu().index()].store(run.cast().as_ptr(), Ordering::Release);
+        // Its Release pairs with the Acquire in `area`.
+        self.areas.set(pin.cpu(), run.cast().as_ptr());
         Ok(())
+    }
+
+    /// Sees to it that there is room for the address of the pinned CPU's area: CPUs beyond the first share pages.
+    fn place_page(&self, pin: &CpuPin, node: NodeId) -> Result<(), AllocError> {
+        if !self.areas.has_room(pin.cpu()) {
+            let page = self.pages(pin, node, PAGE_ORDER)?;
+            let place = page.cast::<CpuPage<CpuArea>>();
+            // SAFETY: the run is ours, large and aligned enough, and goes back when the heap is dropped.
+            let new: &'static CpuPage<CpuArea> = unsafe {
+                place.write(CpuPage::new());
+                place.as_ref()
+            };
+            if self.areas.extend(pin.cpu(), new).is_err() {
+                // Another CPU was faster. SAFETY: the page was never published.
+                unsafe { self.source.free(pin, page, PAGE_ORDER) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes of the pages with such addresses.
+    pub(super) fn page_bytes(&self) -> u64 {
+        self.areas.page_count() as u64 * PAGE_ORDER.bytes()
     }
 
     /// Returns the contents of the pinned CPU's magazines to the heap. Until [`Heap::cpu_online`]
@@ -120,10 +149,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Allocates nothing, and waits for no context that it may have interrupted. Cost: a look at
     /// every class of every node.
     pub fn reclaim(&self, pin: &CpuPin) -> u64 {
-        for cpu in (0..MAX_CPUS).filter_map(CpuId::new).filter(|&cpu| cpu != pin.cpu()) {
-            if let Some(area) = self.area(cpu) {
-                area.request_drain();
-            }
+        for (_, area) in self.areas().filter(|&(cpu, _)| cpu != pin.cpu()) {
+            area.request_drain();
         }
         self.drain(pin)
     }
@@ -169,18 +196,22 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 impl<P: Platform, S: PageSource> Drop for Heap<P, S> {
     fn drop(&mut self) {
         let pin = self.platform.pin();
-        for cpu in (0..MAX_CPUS).filter_map(CpuId::new) {
+        for (cpu, _) in self.areas() {
             // SAFETY: the heap has no other users, so this context may stand in for every CPU in
             // its cells; the source receives the true pin.
             let stand_in = unsafe { CpuPin::new(cpu) };
             let _ = self.caches.with(&stand_in, |cache| cache.flush(self, &pin));
         }
         self.drain(&pin);
-        for area in &self.areas {
-            if let Some(area) = NonNull::new(area.swap(ptr::null_mut(), Ordering::Acquire)) {
+        for cpu in self.areas.cpus() {
+            if let Some(area) = NonNull::new(self.areas.get(cpu, Ordering::Acquire)) {
                 // SAFETY: the run is the area's; its cell is not used after this.
                 unsafe { self.source.free(&pin, area.cast(), CpuArea::ORDER) };
             }
+        }
+        for page in self.areas.take_pages() {
+            // SAFETY: `place_page` took the page from the source, and nothing uses it after this.
+            unsafe { self.source.free(&pin, page.cast(), PAGE_ORDER) };
         }
         for node in &self.nodes {
             if let Some(node) = NonNull::new(node.swap(ptr::null_mut(), Ordering::Acquire)) {

@@ -66,9 +66,10 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::{self, NonNull};
 
+use crate::cpu_pointers::CpuPointers;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::try_lock::Patience;
-use crate::{CpuLocal, CpuPin, MAX_CPUS, MAX_NODES, PageSource, Platform, Unavailable};
+use crate::{CpuId, CpuLocal, CpuPin, MAX_NODES, PageSource, Platform, Unavailable};
 use cache::{CpuArea, CpuCache};
 use node::NodeHeap;
 use runs::Runs;
@@ -85,7 +86,7 @@ pub struct Heap<P: Platform, S: PageSource> {
     source: S,
     caches: CpuLocal<CpuCache>,
     /// The areas of the caches, for the fields that remote CPUs may read.
-    areas: [AtomicPtr<CpuArea>; MAX_CPUS],
+    areas: CpuPointers<CpuArea>,
     /// Created at the first use of the node's memory.
     nodes: [AtomicPtr<NodeHeap>; MAX_NODES],
     runs: Runs,
@@ -114,7 +115,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             platform,
             source,
             caches: CpuLocal::new(),
-            areas: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS],
+            areas: CpuPointers::new(ptr::null()),
             nodes: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
             runs: Runs::new(),
             large: large::Counters::new(),
@@ -133,7 +134,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             platform,
             source,
             caches: CpuLocal::new(),
-            areas: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            areas: CpuPointers::new(ptr::null()),
             nodes: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             runs: Runs::new(),
             large: large::Counters::new(),
@@ -165,10 +166,15 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    fn area(&self, cpu: crate::CpuId) -> Option<&CpuArea> {
+    fn area(&self, cpu: CpuId) -> Option<&CpuArea> {
         // Acquire pairs with the Release in `cpu_online`.
         // SAFETY: a non-null address is an area's, which lives until the heap is dropped.
-        unsafe { self.areas[cpu.index()].load(Ordering::Acquire).as_ref() }
+        unsafe { self.areas.get(cpu, Ordering::Acquire).as_ref() }
+    }
+
+    /// Returns the areas of the CPUs that were ever online, each with its CPU.
+    fn areas(&self) -> impl Iterator<Item = (CpuId, &CpuArea)> {
+        self.areas.cpus().filter_map(|cpu| Some((cpu, self.area(cpu)?)))
     }
 
     fn count_nested(&self, pin: &CpuPin) {

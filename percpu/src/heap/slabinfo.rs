@@ -9,7 +9,7 @@ use super::node::NodeHeap;
 use super::{ClassStats, Heap};
 use crate::slab::{SizeClass, SlabShape};
 use crate::try_lock::Patience;
-use crate::{CpuId, MAX_CPUS, NodeId, PageSource, Platform};
+use crate::{NodeId, PageSource, Platform};
 
 /// One size class on one node. Read counter by counter during concurrent uses, so exact only
 /// without concurrent uses.
@@ -112,13 +112,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     #[must_use]
     pub fn stats(&self) -> HeapStats {
         let large = self.large_stats();
-        let areas = (0..MAX_CPUS).filter_map(CpuId::new).filter_map(|cpu| self.area(cpu)).count() as u64;
+        let areas = self.areas().count() as u64;
         let nodes = self.existing_nodes().count() as u64;
         let mut stats = HeapStats {
             live_bytes: large.bytes,
             slab_bytes: 0,
             large_bytes: large.bytes + large.cached_bytes,
             metadata_bytes: areas * CpuArea::ORDER.bytes()
+                + self.page_bytes()
                 + nodes * NodeHeap::ORDER.bytes()
                 + self.record_bytes(),
         };

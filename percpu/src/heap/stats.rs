@@ -3,7 +3,7 @@
 use super::{Corruption, Heap};
 use crate::slab::{ShelfCounts, SizeClass, SlabShape};
 use crate::try_lock::Patience;
-use crate::{CpuId, MAX_CPUS, PageSource, Platform};
+use crate::{CpuId, PageSource, Platform};
 
 /// One size class, over all nodes. Read counter by counter during concurrent uses, so exact only
 /// without concurrent uses.
@@ -91,10 +91,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             }
             live = live.wrapping_add(of_node.ops.live());
         }
-        for cpu in (0..MAX_CPUS).filter_map(CpuId::new) {
-            if let Some(area) = self.area(cpu) {
-                live = live.wrapping_add(area.cache.shared().live(class));
-            }
+        for (_, area) in self.areas() {
+            live = live.wrapping_add(area.cache.shared().live(class));
         }
         // A free counted before its allocation leaves the sum below zero.
         let live = if live > u64::MAX / 2 { 0 } else { live };
@@ -127,7 +125,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     pub fn large_stats(&self) -> LargeStats {
         let (mut live, mut bytes) = self.large.read();
         let (mut cached, mut cached_bytes) = (0, 0);
-        for area in (0..MAX_CPUS).filter_map(CpuId::new).filter_map(|cpu| self.area(cpu)) {
+        for (_, area) in self.areas() {
             for (length, of_cpu, runs) in area.cache.shared().runs.counts() {
                 live = live.wrapping_add(of_cpu);
                 bytes = bytes.wrapping_add(of_cpu.wrapping_mul(length.bytes()));

@@ -365,7 +365,7 @@ unsafe impl Tlb for Machine {
     fn send_ipi(&self, to: &CpuSet) {
         self.interrupt_me();
         assert!(!to.is_empty() && !to.contains(self.current_cpu()));
-        self.sends.lock().unwrap().push(*to);
+        self.sends.lock().unwrap().push(to.clone());
         for target in to.iter() {
             self.raised[target.index()].swap(true, Ordering::AcqRel);
         }

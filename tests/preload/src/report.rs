@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_int};
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
 
-use topomem_percpu::{CpuId, InvalidFree, MAX_CPUS, SizeClass};
+use topomem_percpu::{CpuId, InvalidFree, SizeClass};
 
 use crate::machine::HEAP;
 
@@ -79,7 +79,7 @@ extern "C" fn at_end() {
 /// What the heap did in this process.
 fn counts() -> Line {
     let (mut cpus, mut uses, mut nested) = (0, 0, 0);
-    for stats in (0..MAX_CPUS).filter_map(CpuId::new).filter_map(|cpu| HEAP.cpu_stats(cpu)) {
+    for stats in CpuId::all().filter_map(|cpu| HEAP.cpu_stats(cpu)) {
         cpus += 1;
         uses += stats.hits + stats.misses;
         nested += stats.nested;

@@ -13,13 +13,16 @@ use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
-use topomem_percpu::{CpuId, CpuPin, MAX_CPUS};
+use topomem_percpu::{CpuId, CpuPin};
 
 use crate::machine::{FRAMES, HEAP};
 use crate::{errno, gate, start};
 
+/// Number of CPUs: one for each of as many threads less one at a time.
+const CPUS: usize = 512;
+
 /// The CPU that never comes online.
-const SHARED: usize = MAX_CPUS - 1;
+const SHARED: usize = CPUS - 1;
 
 /// What a thread knows of itself. All zero is a thread that has not allocated yet.
 #[repr(C)]
@@ -90,9 +93,9 @@ struct Entries {
     inside: AtomicU32,
 }
 
-static ENTRIES: [Entries; MAX_CPUS] = [const { Entries { inside: AtomicU32::new(0) } }; MAX_CPUS];
+static ENTRIES: [Entries; CPUS] = [const { Entries { inside: AtomicU32::new(0) } }; CPUS];
 
-const WORDS: usize = MAX_CPUS / 64;
+const WORDS: usize = CPUS / 64;
 /// A bit for each number that a thread has. [`SHARED`] has one from the beginning.
 static CLAIMED: [AtomicU64; WORDS] = {
     let mut words = [const { AtomicU64::new(0) }; WORDS];
@@ -117,7 +120,7 @@ fn cpu_numbered(number: usize) -> CpuId {
 pub(crate) fn enter() {
     let thread = current();
     let Some(number) = thread.number() else { return enter_otherwise(thread) };
-    let inside = &ENTRIES[number % MAX_CPUS].inside;
+    let inside = &ENTRIES[number % CPUS].inside;
     // Relaxed: the thread's own. A signal handler between the two leaves the count as it was.
     let before = inside.load(Ordering::Relaxed);
     inside.store(before + 1, Ordering::Relaxed);
@@ -133,7 +136,7 @@ pub(crate) fn enter() {
 pub(crate) fn leave() {
     let thread = current();
     let Some(number) = thread.number() else { return leave_shared(thread) };
-    let inside = &ENTRIES[number % MAX_CPUS].inside;
+    let inside = &ENTRIES[number % CPUS].inside;
     // Release pairs with the Acquire in `all_outside`.
     inside.store(inside.load(Ordering::Relaxed) - 1, Ordering::Release);
 }

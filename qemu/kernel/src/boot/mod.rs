@@ -10,7 +10,6 @@ use core::arch::asm;
 use core::fmt;
 
 use arrayvec::ArrayVec;
-use topomem::percpu::MAX_CPUS;
 use topomem::{
     ApicId, BootAllocator, CpuId, Discovered, FirmwareTables, MemoryMap, MemoryRange, PhysAddr, Topology,
 };
@@ -25,7 +24,7 @@ use crate::memory::bring_up::bring_up;
 use crate::memory::firmware;
 use crate::memory::platform::{Kernel, pin};
 use crate::memory::service::SERVICE;
-use crate::per_cpu::{self, PerCpu};
+use crate::per_cpu::{self, MAX_CPUS, PerCpu};
 use crate::{log, record, smp};
 #[cfg(feature = "fault-injection")]
 use crate::{memory::distort, scenario::broken};
@@ -156,6 +155,10 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
     let mut memory = BootAllocator::new(memory_map, topology);
     let mut areas = Areas::new();
     for entry in topology.cpus() {
+        if entry.cpu.index() >= MAX_CPUS {
+            left_out(format_args!("{}", entry.cpu), format_args!("this kernel starts {MAX_CPUS} CPUs"));
+            continue;
+        }
         let apic_id = match apic::mode().address(entry.apic_id.0) {
             Ok(apic_id) => apic_id,
             Err(error) if entry.cpu == CpuId::BOOT => return Err(BootError::Unreachable(error)),

@@ -10,10 +10,9 @@ use core::task::{Context, Poll};
 use async_task::Runnable;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 use topomem::CpuId;
-use topomem::percpu::MAX_CPUS;
 use x86_64::instructions::interrupts;
 
-use crate::per_cpu::Polling;
+use crate::per_cpu::{MAX_CPUS, Polling};
 
 /// Tasks that a queue has room for from the first.
 const USUAL: usize = 16;

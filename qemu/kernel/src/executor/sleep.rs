@@ -11,10 +11,9 @@ use core::time::Duration;
 
 use spin::mutex::SpinMutex;
 use topomem::CpuId;
-use topomem::percpu::MAX_CPUS;
 
 use crate::arch::clock::{self, Ticks};
-use crate::per_cpu::{self, Polling};
+use crate::per_cpu::{self, MAX_CPUS, Polling};
 
 /// Sleepers that a CPU has room for from the start.
 const USUAL: usize = 16;

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use async_task::Task;
-use topomem::CpuId;
+use topomem::CpuSet;
 use x86_64::instructions::interrupts;
 
 use super::MeasureError;
@@ -63,7 +63,7 @@ impl Helpers {
         let shared = Arc::new(shared);
         let mut tasks = Vec::new();
         tasks.try_reserve_exact(ipi::running().len()).map_err(|_| OutOfMemory)?;
-        for cpu in others() {
+        for cpu in others().iter() {
             let (measured, shared) = (measured.clone(), shared.clone());
             tasks.push(spawn_on(cpu, move || async move { help(&measured, role, &shared) })?);
         }
@@ -103,7 +103,7 @@ impl Helpers {
 ///
 /// No memory for the tasks.
 pub async fn idle_after_reading(measured: &Measured, count: u64) -> Result<(), MeasureError> {
-    for cpu in others() {
+    for cpu in others().iter() {
         let measured = measured.clone();
         let visit = move || async move {
             measured.activate();
@@ -122,16 +122,16 @@ pub async fn idle_after_reading(measured: &Measured, count: u64) -> Result<(), M
 ///
 /// No memory for the tasks.
 pub async fn all_leave() -> Result<(), MeasureError> {
-    for cpu in others() {
+    for cpu in others().iter() {
         spawn_on(cpu, || async { leave() })?.await;
     }
     Ok(())
 }
 
-fn others() -> impl Iterator<Item = CpuId> {
+fn others() -> CpuSet {
     let mut others = ipi::running();
     others.remove(per_cpu::current().cpu);
-    others.iter()
+    others
 }
 
 fn help(measured: &Measured, role: Role, shared: &Shared) {

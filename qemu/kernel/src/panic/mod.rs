@@ -45,8 +45,8 @@ fn claim() -> Claim {
     match PANICKING.compare_exchange(NONE, me, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             // One by one: a CPU that is still being started has no handler for it.
-            let running = ipi::running().iter().filter_map(per_cpu::of);
-            for area in running.filter(|area| area.cpu.index() as u32 != me) {
+            let running = ipi::running();
+            for area in running.iter().filter_map(per_cpu::of).filter(|area| area.cpu.index() as u32 != me) {
                 apic::send(Message::Nmi, Destination::Physical(area.apic_id));
             }
             Claim::First
@@ -59,7 +59,8 @@ fn claim() -> Claim {
 /// Reports where the others were stopped, and ends the run.
 fn finish() -> ! {
     let me = per_cpu::current().cpu;
-    let others = || ipi::running().iter().filter_map(per_cpu::of).filter(move |area| area.cpu != me);
+    let running = ipi::running();
+    let others = || running.iter().filter_map(per_cpu::of).filter(move |area| area.cpu != me);
     let is_stopped = |area: &per_cpu::PerCpu| area.stopped_at.load(Ordering::Relaxed) != 0;
     let start = clock::now();
     while !others().all(is_stopped) && clock::elapsed(start) < PATIENCE {

@@ -9,7 +9,6 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use topomem::CpuId;
-use topomem::percpu::MAX_CPUS;
 use topomem_boot::{Admission, ApicAddress};
 use x2apic::lapic::LocalApic;
 use x86_64::registers::model_specific::Msr;
@@ -108,6 +107,9 @@ impl PerCpu {
     }
 }
 
+/// Bounds the CPUs that this kernel starts.
+pub const MAX_CPUS: usize = 1024;
+
 /// The areas by CPU; null until the CPU runs.
 static AREAS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
@@ -121,6 +123,7 @@ pub unsafe fn install(area: &'static PerCpu) {
     // SAFETY: from here on `gs:0` is the area, which stays.
     unsafe { Msr::new(GS_BASE).write(ptr::from_ref(area).expose_provenance() as u64) };
     // Release pairs with the Acquire in `of`.
+    // Boot makes no area for a CPU with another number.
     AREAS[area.cpu.index()].store(ptr::from_ref(area).cast_mut(), Ordering::Release);
 }
 
@@ -138,7 +141,7 @@ pub fn current() -> &'static PerCpu {
 /// The area of `cpu`, if it runs.
 pub fn of(cpu: CpuId) -> Option<&'static PerCpu> {
     // SAFETY: non-null addresses come from `install`, and stay valid.
-    unsafe { AREAS[cpu.index()].load(Ordering::Acquire).as_ref() }
+    unsafe { AREAS.get(cpu.index())?.load(Ordering::Acquire).as_ref() }
 }
 
 /// One turn of every spin loop in the kernel: answers shootdowns, so that two CPUs that wait for

@@ -1,9 +1,10 @@
 //! Does the machine work: does each CPU hear interrupts, and wake for tasks?
 
+extern crate alloc;
+
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use arrayvec::ArrayVec;
-use topomem::percpu::MAX_CPUS;
 use topomem::{CpuId, CpuSet};
 use topomem_boot::Leaves;
 
@@ -29,16 +30,16 @@ pub async fn run(leaves: &Leaves) -> Outcome {
         outcome = Outcome::Failures;
     };
     let running = ipi::running();
-    let mut others = running;
+    let mut others = running.clone();
     others.remove(per_cpu::current().cpu);
     let odd: CpuSet = others.iter().filter(|cpu| cpu.index() % 2 == 1).collect();
-    for round in [others, odd].into_iter().chain(others.iter().map(CpuSet::of)) {
+    for round in [others.clone(), odd].into_iter().chain(others.iter().map(CpuSet::of)) {
         let deaf = interrupt(&round);
         for cpu in deaf.iter() {
             fail(format_args!("{cpu} did not hear an interrupt sent to {} CPUs", round.len()));
         }
     }
-    for cpu in relay(running).await.iter() {
+    for cpu in relay(&running).await.iter() {
         fail(format_args!("{cpu} does not take turns with {}", per_cpu::current().cpu));
     }
     if leaves.huge != 0 && !features::has_gigabyte_pages() {
@@ -53,8 +54,8 @@ pub async fn run(leaves: &Leaves) -> Outcome {
 
 /// Awaits, on each CPU in turn, a task that itself takes turns: wakes cross CPUs both ways, and
 /// a lost one hangs the run. Returns the CPUs that took no task.
-async fn relay(running: CpuSet) -> CpuSet {
-    let mut unable = CpuSet::EMPTY;
+async fn relay(running: &CpuSet) -> CpuSet {
+    let mut unable = CpuSet::new();
     for cpu in running.iter() {
         for _ in 0..TURNS {
             let task = spawn_on(cpu, || async {
@@ -93,6 +94,6 @@ fn interrupt(targets: &CpuSet) -> CpuSet {
     }
 }
 
-fn heard_by(targets: &CpuSet, heard: impl Fn(CpuId) -> u64) -> ArrayVec<u64, MAX_CPUS> {
+fn heard_by(targets: &CpuSet, heard: impl Fn(CpuId) -> u64) -> Vec<u64> {
     targets.iter().map(heard).collect()
 }

@@ -77,7 +77,7 @@ pub async fn run(request: Request) {
             }
         );
     }
-    let is_ready = modules::are_intact(&request.start_info, "boot") && all_up(request.cpus).await;
+    let is_ready = modules::are_intact(&request.start_info, "boot") && all_up(&request.cpus).await;
     let mut outcome = if is_ready { by_name(&request).await } else { Outcome::Failures };
     if !modules::are_intact(&request.start_info, "end") {
         outcome = Outcome::Failures;
@@ -124,12 +124,12 @@ async fn by_name(request: &Request) -> Outcome {
 }
 
 /// Waits for the CPUs that were started; false, and reported, where one is missing.
-async fn all_up(started: CpuSet) -> bool {
+async fn all_up(started: &CpuSet) -> bool {
     let start = clock::now();
-    while ipi::running() != started && clock::elapsed(start) < PATIENCE {
+    while ipi::running() != *started && clock::elapsed(start) < PATIENCE {
         sleep(Duration::from_millis(1)).await;
     }
-    let missing = started.difference(&ipi::running());
+    let missing = started.clone().difference(&ipi::running());
     for cpu in missing.iter() {
         failure(format_args!("{cpu} is not running"), "boot");
     }

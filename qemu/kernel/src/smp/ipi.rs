@@ -47,10 +47,8 @@ fn send_to(destination: Destination, vector: Vector, me: &PerCpu) {
 #[inline(never)]
 fn send_to_some(vector: Vector, to: &CpuSet, me: &PerCpu) {
     let send = |destination| send_to(destination, vector, me);
-    let mut to = *to;
-    to.remove(me.cpu);
     let mut gathered: Option<LogicalId> = None;
-    for area in to.iter().filter_map(per_cpu::of) {
+    for area in to.iter().filter(|&cpu| cpu != me.cpu).filter_map(per_cpu::of) {
         let Some(id) = apic::logical_id(area.cpu) else {
             send(Destination::Physical(area.apic_id));
             continue;

@@ -4,12 +4,11 @@ use linux_raw_sys::general::{
     CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_SIGHAND,
     CLONE_THREAD, CLONE_VFORK, CLONE_VM,
 };
-use topomem::percpu::MAX_CPUS;
 use topomem::{CpuId, CpuSet};
 
 use super::{Answer, Errno};
 use crate::executor::{reserve, yield_now};
-use crate::per_cpu;
+use crate::per_cpu::{self, MAX_CPUS};
 use crate::process::{Birth, ChildMemory, Parent, Shared, Task, TaskId, Thread, boxed, fork, run};
 use crate::smp::ipi;
 

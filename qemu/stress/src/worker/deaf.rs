@@ -5,6 +5,7 @@
 //! meanwhile. It then reads the page once more through its old translation: the frame must still
 //! be the page's, whatever the others were handed since.
 
+use alloc::vec::Vec;
 use core::future::{Future, IntoFuture, poll_fn};
 use core::pin::{Pin, pin};
 use core::sync::atomic::Ordering;
@@ -48,7 +49,7 @@ impl<R: Rig> Worker<'_, R> {
         let start = platform.now();
         let longest = platform.patience().0.saturating_mul(LONGEST);
         let others: u64 = self.others().map(|cpu| self.operations_of(cpu)).sum();
-        let mut targets = arrayvec::ArrayVec::<_, { topomem::percpu::MAX_CPUS }>::new();
+        let mut targets = Vec::with_capacity(run.rig.cpus());
         let mut found = run.rig.load(page.address);
         let mut looks = None;
         run.rig.be_deaf(|| {

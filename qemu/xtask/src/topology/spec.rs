@@ -6,8 +6,8 @@ use super::size::Size;
 /// Number of a node, as QEMU and the firmware tables (proximity domain) count it.
 pub(crate) type NodeIndex = usize;
 
-/// What topomem supports.
-pub(crate) const MAX_CPUS: u32 = topomem_numa::MAX_CPUS as u32;
+/// What the reference kernel starts.
+pub(crate) const MAX_CPUS: u32 = 1024;
 /// An xAPIC message can name no more: 255 means all.
 pub(crate) const MAX_XAPIC_CPUS: u32 = 255;
 /// What topomem supports.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use topomem::percpu::{MAX_CPUS, MAX_NODES, SizeClass};
+use topomem::percpu::{MAX_NODES, SizeClass};
 use topomem::{CpuId, NodeId, Platform, Topology};
 
 use super::super::failure;
@@ -15,6 +15,7 @@ use crate::executor::spawn_on;
 use crate::log;
 use crate::memory::platform::Kernel;
 use crate::memory::service::HEAP;
+use crate::per_cpu::MAX_CPUS;
 use crate::smp::ipi;
 
 /// Sizes of the objects: of slabs, and large.
