@@ -25,7 +25,8 @@
 //!
 //! # Wiring
 //!
-//! The README shows the whole wiring, and is compiled with the documentation's tests.
+//! The README shows the whole wiring, and is compiled with the documentation's tests. Its names come
+//! from the [`prelude`].
 #![no_std]
 
 #[cfg(any(test, feature = "sim"))]
@@ -60,23 +61,35 @@ pub use topomem_numa::frames;
 pub use topomem_percpu as percpu;
 pub use topomem_shootdown as shootdown;
 
-#[cfg(feature = "x86_64")]
-pub use address_space::SpaceMapper;
 pub use address_space::{
-    AddressSpace, Batch, MapError, PromoteError, ProtectError, RemapError, ShareError, Translation,
-    UnmapError, Unmapped, Unmapping,
+    AddressSpace, Batch, Callback, Closing, CreateError, MapError, PromoteError, ProtectError, RemapError,
+    ShareError, SpaceKind, TableDump, Translation, UnmapError, Unmapped, Unmapping, WritableCode,
 };
+#[cfg(feature = "x86_64")]
+pub use address_space::{FlagsError, Refusal, SpaceMapper};
 #[cfg(feature = "fault-injection")]
 pub use fault::Fault;
 pub use heap::{KernelHeap, ServicePages};
 pub use machine::Machine;
-pub use page_table::{Access, Cache, PagingFeatures, Privilege, Protection, WriteExecute, X64};
-pub use ranges::{KernelRange, KernelRanges, RangeRequest, RangesConfig};
+pub use page_table::{
+    Access, Cache, Leaf, LockCounters, PagingFeatures, Privilege, Protection, WriteExecute, X64,
+};
+pub use ranges::{
+    Flushed, KernelRange, KernelRanges, RangeCorruption, RangeError, RangeRequest, RangesConfig, RangesError,
+    RangesStats,
+};
+pub use region::{
+    AssignError, CollapseError, CopyRangeError, FaultError, ForkError, HugePages, MadviseError, MapRequest,
+    MappedObject, Maps, MmapError, MoveError, MovedPages, MprotectError, MremapError, MunmapError, NumaMaps,
+    ObjectPart, PageFault, RegionRange, Relocation, Resolved, Smaps, Usage,
+};
 pub use service::{
     Allocation, Boot, BootError, CpuStats, Discovered, KernelLayout, MemInfo, MemoryService, NumaStat,
     OfflineError, OnlineError, ServiceTask, Tended, WithFrames, WithHeap,
 };
-pub use topomem_numa::frames::{FrameRequest, Frames, FramesConfig, PerFrameTable, Policy};
+pub use topomem_numa::frames::{
+    AllocError, FrameRequest, Frames, FramesConfig, FreeError, InitError, Obstacle, PerFrameTable, Policy,
+};
 pub use topomem_numa::{
     AddressBits, ApicId, BootAllocator, FirmwareTables, MemoryMap, MemoryRange, Topology,
 };
@@ -85,6 +98,26 @@ pub use topomem_percpu::{
     Platform,
 };
 pub use topomem_shootdown::{
-    Asid, Domain, Lazy, PageRange, PageSize, RootLoad, SwitchFlushed, Ticks, Tlb, TlbFeatures, VirtAddr,
-    WakersDue,
+    Asid, Domain, Lazy, PageRange, PageSize, RootLoad, Shootdown, SwitchFlushed, Ticks, Tlb, TlbFeatures,
+    VirtAddr, WakersDue,
 };
+
+/// The names that the wiring of a kernel needs, for `use topomem::prelude::*`.
+///
+/// A name that the kernel has itself goes before a name of the prelude.
+///
+/// ```
+/// use topomem::prelude::*;
+///
+/// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+/// assert_eq!(page.bytes(), 4096);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub mod prelude {
+    pub use crate::{
+        AddressSpace, ApicId, BootAllocator, CpuId, CpuPin, CpuSet, FirmwareTables, FrameRequest,
+        FramesConfig, KernelHeap, KernelLayout, Machine, MemoryMap, MemoryService, NodeId, PageRange,
+        PageSize, PagingFeatures, PerFrameTable, PhysAddr, PhysFrame, PinGuard, Platform, Protection,
+        SwitchFlushed, Ticks, Tlb, Unmapping, VirtAddr, WakersDue, X64,
+    };
+}

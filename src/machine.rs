@@ -17,6 +17,19 @@ use crate::page_table::{Format, PagingFeatures};
 ///   says so of that one's.
 /// - `load_tagged_root` loads as its [`RootLoad`] says.
 /// - The hardware reads tables of [`Machine::Format`], and has what [`Machine::paging`] says.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{Machine, PagingFeatures};
+///
+/// // Of the simulated machine:
+/// let features: PagingFeatures = service.platform().paging();
+/// assert!(features.physical_bits() >= 32);
+/// # let _ = pin;
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 pub unsafe trait Machine: Tlb + Copy + Send + 'static {
     /// The layout of page tables.
     type Format: Format;

@@ -33,6 +33,14 @@ pub struct CpuTable<T: 'static> {
 
 impl<T> CpuTable<T> {
     /// Makes a table in which all CPUs share `vacant`.
+    ///
+    /// ```
+    /// use topomem_percpu::{CpuId, CpuTable};
+    ///
+    /// static NONE: u32 = 0;
+    /// static TABLE: CpuTable<u32> = CpuTable::new(&NONE);
+    /// assert_eq!(*TABLE.get(CpuId::BOOT), 0);
+    /// ```
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new(vacant: &'static T) -> CpuTable<T> {
@@ -59,6 +67,17 @@ impl<T> CpuTable<T> {
     /// # Errors
     ///
     /// The part comes back if the CPU has a part already.
+    ///
+    /// ```
+    /// use topomem_percpu::{CpuId, CpuTable};
+    ///
+    /// static NONE: u32 = 0;
+    /// static BOOT_CPU: u32 = 7;
+    /// static TABLE: CpuTable<u32> = CpuTable::new(&NONE);
+    /// assert!(TABLE.place(CpuId::BOOT, &BOOT_CPU).is_ok());
+    /// assert!(TABLE.place(CpuId::BOOT, &BOOT_CPU).is_err()); // a part stays where it is
+    /// assert_eq!(*TABLE.get(CpuId::BOOT), 7);
+    /// ```
     pub fn place(&self, cpu: CpuId, part: &'static T) -> Result<(), &'static T> {
         let [vacant, placed] = [self.vacant, part].map(|part| ptr::from_ref(part).cast_mut());
         // Release pairs with the Acquire in `get`: a CPU that sees the address sees the part.
@@ -77,6 +96,14 @@ impl<T> CpuTable<T> {
     }
 
     /// Returns whether `cpu` has a part of its own.
+    ///
+    /// ```
+    /// use topomem_percpu::{CpuId, CpuTable};
+    ///
+    /// static NONE: u32 = 0;
+    /// static TABLE: CpuTable<u32> = CpuTable::new(&NONE);
+    /// assert!(!TABLE.is_placed(CpuId::BOOT));
+    /// ```
     pub fn is_placed(&self, cpu: CpuId) -> bool {
         !ptr::eq(self.get(cpu), self.vacant)
     }

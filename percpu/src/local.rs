@@ -192,6 +192,13 @@ impl<T> CpuLocal<T> {
     }
 
     /// Returns true if `cpu` has a slot.
+    ///
+    /// ```
+    /// use topomem_percpu::{CpuId, CpuLocal};
+    ///
+    /// static CELLS: CpuLocal<u32> = CpuLocal::new();
+    /// assert!(!CELLS.is_installed(CpuId::BOOT));
+    /// ```
     pub fn is_installed(&self, cpu: CpuId) -> bool {
         self.slots[cpu.index()].load(Ordering::Relaxed) != no_slot()
     }

@@ -64,24 +64,48 @@ impl Order {
     }
 
     /// Returns the exponent, 0 to 18.
+    ///
+    /// ```
+    /// use topomem_percpu::Order;
+    ///
+    /// assert_eq!(Order::HUGE.get(), 9);
+    /// ```
     #[must_use]
     pub const fn get(self) -> u8 {
         self.0
     }
 
     /// Returns the number of frames of a run.
+    ///
+    /// ```
+    /// use topomem_percpu::Order;
+    ///
+    /// assert_eq!(Order::HUGE.frames(), 512);
+    /// ```
     #[must_use]
     pub const fn frames(self) -> u64 {
         1 << self.0
     }
 
     /// Returns the number of bytes of a run.
+    ///
+    /// ```
+    /// use topomem_percpu::Order;
+    ///
+    /// assert_eq!(Order::GIANT.bytes(), 1 << 30);
+    /// ```
     #[must_use]
     pub const fn bytes(self) -> u64 {
         4096 << self.0
     }
 
     /// Returns all orders, from one frame to 1 GiB.
+    ///
+    /// ```
+    /// use topomem_percpu::Order;
+    ///
+    /// assert_eq!(Order::all().map(Order::frames).max(), Some(1 << 18));
+    /// ```
     pub fn all() -> impl DoubleEndedIterator<Item = Order> {
         (0..=Order::GIANT.0).map(Order)
     }

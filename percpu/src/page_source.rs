@@ -10,6 +10,12 @@ use crate::Report;
 use crate::{CpuId, CpuPin, InvalidFree, NodeId, Order, RunLength};
 
 /// No memory is available; nothing has changed.
+///
+/// ```
+/// use topomem_percpu::OutOfMemory;
+///
+/// assert!(!OutOfMemory.to_string().is_empty());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory;
 

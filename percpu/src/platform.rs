@@ -32,6 +32,26 @@ pub struct Saved(pub usize);
 /// - `phys_to_virt` of RAM that the kernel handed to topomem is valid for reads and writes, for
 ///   as long as the platform lives, and maps distinct bytes to distinct addresses.
 /// - `virt_to_phys` inverts `phys_to_virt`.
+///
+/// ```
+/// use std::ptr::NonNull;
+/// use topomem_percpu::{CpuId, Platform};
+/// use topomem_percpu::PhysAddr;
+///
+/// struct Kernel;
+///
+/// // SAFETY: there is one CPU, nothing preempts, and RAM is mapped from there on.
+/// unsafe impl Platform for Kernel {
+///     fn current_cpu(&self) -> CpuId {
+///         CpuId::BOOT
+///     }
+///     fn phys_to_virt(&self, addr: PhysAddr) -> NonNull<u8> {
+///         NonNull::new((0xffff_8000_0000_0000 + addr.as_u64()) as *mut u8).unwrap()
+///     }
+/// }
+///
+/// assert_eq!(Kernel.pin().cpu(), CpuId::BOOT);
+/// ```
 pub unsafe trait Platform: Sync {
     /// Returns the executing CPU; valid with interrupts masked and in interrupt handlers.
     ///

@@ -111,6 +111,12 @@ impl RunLength {
     }
 
     /// Returns the number of pages of a run.
+    ///
+    /// ```
+    /// use topomem_percpu::RunLength;
+    ///
+    /// assert!(RunLength::all().take(32).map(RunLength::pages).eq(1..=32));
+    /// ```
     #[must_use]
     #[inline]
     pub const fn pages(self) -> u64 {
@@ -118,6 +124,12 @@ impl RunLength {
     }
 
     /// Returns the number of bytes of a run.
+    ///
+    /// ```
+    /// use topomem_percpu::RunLength;
+    ///
+    /// assert_eq!(RunLength::all().next().map(RunLength::bytes), Some(4096));
+    /// ```
     #[must_use]
     #[inline]
     pub const fn bytes(self) -> u64 {

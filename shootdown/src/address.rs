@@ -4,6 +4,13 @@ use core::fmt;
 
 /// Number of low bits of a virtual address translated by the page tables. The bits above repeat the
 /// highest translated bit.
+///
+/// ```
+/// use topomem_shootdown::AddressWidth;
+///
+/// let four_levels = AddressWidth::BITS_48;
+/// assert_eq!(four_levels.sign_extend(1 << 47), 0xffff_8000_0000_0000);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct AddressWidth(u8);
 
@@ -16,6 +23,12 @@ impl AddressWidth {
     pub const BITS_57: AddressWidth = AddressWidth(57);
 
     /// Returns the width in bits.
+    ///
+    /// ```
+    /// use topomem_shootdown::AddressWidth;
+    ///
+    /// assert_eq!(AddressWidth::BITS_57.bits(), 57);
+    /// ```
     #[must_use]
     pub const fn bits(self) -> u8 {
         self.0
@@ -37,6 +50,13 @@ impl AddressWidth {
 }
 
 /// The error for an address outside the canonical halves of a page-table format.
+///
+/// ```
+/// use topomem_shootdown::{AddressWidth, NonCanonical, VirtAddr};
+///
+/// let address = 1 << 60;
+/// assert_eq!(VirtAddr::new(address), Err(NonCanonical { address, width: AddressWidth::BITS_57 }));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NonCanonical {
     /// The refused address.
@@ -110,12 +130,25 @@ impl VirtAddr {
     }
 
     /// Returns the address of `pointer`.
+    ///
+    /// ```
+    /// use topomem_shootdown::VirtAddr;
+    ///
+    /// let byte = 7_u8;
+    /// assert_eq!(VirtAddr::from_ptr(&raw const byte).as_u64(), (&raw const byte).addr() as u64);
+    /// ```
     #[must_use]
     pub fn from_ptr<P: ?Sized>(pointer: *const P) -> VirtAddr {
         VirtAddr::new_truncate(pointer.cast::<()>().addr() as u64)
     }
 
     /// Returns the address as a number.
+    ///
+    /// ```
+    /// use topomem_shootdown::VirtAddr;
+    ///
+    /// assert_eq!(VirtAddr::new_truncate(0x1000).as_u64(), 0x1000);
+    /// ```
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
@@ -219,6 +252,12 @@ impl TryFrom<VirtAddr> for x86_64::VirtAddr {
 }
 
 /// The size of one leaf translation.
+///
+/// ```
+/// use topomem_shootdown::PageSize;
+///
+/// assert_eq!(PageSize::ALL.map(PageSize::bytes), [4 << 10, 2 << 20, 1 << 30]);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum PageSize {
@@ -235,6 +274,12 @@ impl PageSize {
     pub const ALL: [PageSize; 3] = [PageSize::Size4KiB, PageSize::Size2MiB, PageSize::Size1GiB];
 
     /// The size in bytes.
+    ///
+    /// ```
+    /// use topomem_shootdown::PageSize;
+    ///
+    /// assert_eq!(PageSize::Size2MiB.bytes(), 512 * PageSize::Size4KiB.bytes());
+    /// ```
     #[must_use]
     pub const fn bytes(self) -> u64 {
         4096 << (9 * self as u32)

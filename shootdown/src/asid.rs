@@ -48,6 +48,12 @@ impl Asid {
     }
 
     /// Returns the number: at most [`TlbFeatures::asids`](crate::TlbFeatures::asids).
+    ///
+    /// ```
+    /// use topomem_shootdown::Asid;
+    ///
+    /// assert_eq!(Asid::KERNEL.get(), 0);
+    /// ```
     #[inline]
     #[must_use]
     pub const fn get(self) -> u16 {

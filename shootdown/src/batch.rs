@@ -60,6 +60,24 @@ pub struct Batch<'s, T: Tlb> {
 
 impl<T: Tlb> Shootdown<T> {
     /// Returns an empty batch for changes of `domain`.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::{Invalidation, PageRange, PageSize, VirtAddr};
+    ///
+    /// let mut batch = QUEUE.batch(&SPACE);
+    /// for page in [0x1000, 0x8000] {
+    ///     // The kernel has cleared the page's entry.
+    ///     let page = PageRange::page(VirtAddr::new_truncate(page), PageSize::Size4KiB);
+    ///     batch.record(Invalidation::pages(page));
+    /// }
+    /// batch.issue(&pin).wait(&pin); // one round of interrupts
+    /// ```
     #[inline]
     pub const fn batch<'s>(&'s self, domain: &'s Domain) -> Batch<'s, T> {
         Batch {

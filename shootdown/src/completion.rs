@@ -120,6 +120,18 @@ impl<T: Tlb> Shootdown<T> {
     /// Any context may ask, with locks held and in interrupt handlers too, to decide whether to
     /// call [`Shootdown::wake_completed`] soon. Also interrupts the CPUs that halt until the executing CPU has
     /// answered ([`Tlb::halt_unless`]). Cost: a full barrier and a load, if no CPU halts.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::WakersDue;
+    ///
+    /// assert_eq!(QUEUE.wakers_due(), WakersDue::No);
+    /// ```
     #[inline]
     pub fn wakers_due(&self) -> WakersDue {
         let expected = self.waiters.any();
@@ -149,6 +161,17 @@ impl<T: Tlb> Shootdown<T> {
     ///
     /// A slow tick must call the function, too, for the reports of late CPUs. Cost: a full barrier
     /// and a load if no future waits, else a look at each slot.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// // Between tasks, with no lock held that wakers take:
+    /// assert_eq!(QUEUE.wake_completed(&pin), 0); // no future waits
+    /// ```
     pub fn wake_completed(&self, pin: &CpuPin) -> usize {
         if !self.waiters.any().has_wakers() {
             return 0;

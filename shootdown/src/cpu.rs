@@ -63,6 +63,20 @@ pub(crate) struct Published {
 /// ([`Shootdown::place`]).
 ///
 /// [`Shootdown::place`]: crate::Shootdown::place
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+/// # use topomem_percpu::Platform;
+/// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+/// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+/// # static SPACE: Domain = Domain::new();
+/// # let pin = QUEUE.tlb().pin();
+/// use topomem_shootdown::CpuState;
+///
+/// static BOOT_CPU: CpuState = CpuState::new(); // or memory of the CPU's node
+/// QUEUE.place(pin.cpu(), &BOOT_CPU).unwrap();
+/// assert!(QUEUE.is_placed(pin.cpu()));
+/// ```
 pub struct CpuState {
     pub(crate) mailbox: CachePadded<Mailbox>,
     pub(crate) published: CachePadded<Published>,

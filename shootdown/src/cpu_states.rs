@@ -18,6 +18,21 @@ loom::lazy_static! {
 }
 
 /// Why a CPU did not get a state.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+/// # use topomem_percpu::Platform;
+/// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+/// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+/// # static SPACE: Domain = Domain::new();
+/// # let pin = QUEUE.tlb().pin();
+/// use topomem_shootdown::CpuState;
+///
+/// static FIRST: CpuState = CpuState::new();
+/// static SECOND: CpuState = CpuState::new();
+/// assert!(QUEUE.place(pin.cpu(), &FIRST).is_ok());
+/// assert!(QUEUE.place(pin.cpu(), &SECOND).is_err()); // a CPU's state stays where it is
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PlaceError {
     /// The CPU has a state already.

@@ -74,6 +74,21 @@ impl<T, const N: usize> Deferred<T, N> {
     /// # Errors
     ///
     /// [`Full`], with `thing` in it, if `N` things wait.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::{Deferred, Full, Invalidation};
+    ///
+    /// let mut frames: Deferred<&str, 1> = Deferred::new();
+    /// let request = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain()).detach();
+    /// assert!(frames.push(request, "frame 1").is_ok());
+    /// assert!(matches!(frames.push(request, "frame 2"), Err(Full("frame 2"))));
+    /// ```
     pub fn push(&mut self, request: Request, thing: T) -> Result<(), Full<T>> {
         self.waiting.try_push((request, thing)).map_err(|error| Full(error.element().1))
     }
@@ -82,12 +97,34 @@ impl<T, const N: usize> Deferred<T, N> {
     /// is none.
     ///
     /// Costs what [`Shootdown::is_done`] costs, for each thing that is looked at.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::{Deferred, Invalidation};
+    ///
+    /// let mut frames: Deferred<&str, 8> = Deferred::new();
+    /// let request = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain()).detach();
+    /// frames.push(request, "frame").unwrap();
+    /// assert_eq!(frames.pop_done(&QUEUE, &SPACE), Some("frame")); // no other CPU uses the space
+    /// assert!(frames.is_empty());
+    /// ```
     pub fn pop_done<B: Tlb>(&mut self, queue: &Shootdown<B>, domain: &Domain) -> Option<T> {
         let done = self.waiting.iter().position(|(request, _)| queue.is_done(domain, *request))?;
         Some(self.waiting.remove(done).1)
     }
 
     /// Returns how many things wait.
+    ///
+    /// ```
+    /// use topomem_shootdown::Deferred;
+    ///
+    /// assert_eq!(Deferred::<u64, 8>::new().len(), 0);
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()

@@ -106,6 +106,12 @@ impl Domain {
     }
 
     /// Returns the CPUs with possible translations of the domain, as of this moment.
+    ///
+    /// ```
+    /// use topomem_shootdown::Domain;
+    ///
+    /// assert!(Domain::new().cpus().is_empty());
+    /// ```
     pub fn cpus(&self) -> CpuSet {
         self.members.load(Ordering::Relaxed)
     }
@@ -113,6 +119,12 @@ impl Domain {
     /// Returns whether every CPU has left the domain. If true, no CPU follows a pointer to the
     /// domain or walks its page tables, and an owner able to prevent further activations may drop
     /// it.
+    ///
+    /// ```
+    /// use topomem_shootdown::Domain;
+    ///
+    /// assert!(Domain::new().is_idle());
+    /// ```
     pub fn is_idle(&self) -> bool {
         // Acquire pairs with the Release of a leaving CPU (switch.rs): the CPU's last use of the
         // domain happened before.

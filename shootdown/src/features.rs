@@ -57,6 +57,12 @@ impl TlbFeatures {
     }
 
     /// Adds the removal of a single page of an ASID not current.
+    ///
+    /// ```
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// assert!(TlbFeatures::NONE.with_selective().is_selective());
+    /// ```
     #[must_use]
     pub const fn with_selective(self) -> TlbFeatures {
         TlbFeatures(self.0 | SELECTIVE)
@@ -72,6 +78,13 @@ impl TlbFeatures {
     /// entries of all levels above the address (`TLBI VALE1` does not).
     ///
     /// [`Tlb::flush_page`]: crate::Tlb::flush_page
+    ///
+    /// ```
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// let riscv = TlbFeatures::NONE.with_leaf_only();
+    /// assert!(riscv.is_leaf_only() && !riscv.is_none());
+    /// ```
     #[must_use]
     pub const fn with_leaf_only(self) -> TlbFeatures {
         TlbFeatures(self.0 | LEAF_ONLY)
@@ -93,6 +106,12 @@ impl TlbFeatures {
     }
 
     /// Returns whether the machine offers no feature.
+    ///
+    /// ```
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// assert!(TlbFeatures::NONE.is_none());
+    /// ```
     #[inline]
     #[must_use]
     pub const fn is_none(self) -> bool {
@@ -123,6 +142,12 @@ impl TlbFeatures {
 
     /// Returns the number of pages removed on all CPUs by one instruction, or `None` without
     /// broadcasts.
+    ///
+    /// ```
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// assert_eq!(TlbFeatures::NONE.broadcast_pages(), None);
+    /// ```
     #[inline]
     #[must_use]
     pub const fn broadcast_pages(self) -> Option<NonZeroU16> {
@@ -143,6 +168,13 @@ impl TlbFeatures {
     }
 
     /// Returns the features in a word from [`TlbFeatures::to_bits`].
+    ///
+    /// ```
+    /// use topomem_shootdown::TlbFeatures;
+    ///
+    /// let features = TlbFeatures::NONE.with_selective();
+    /// assert_eq!(TlbFeatures::from_bits(features.to_bits()), features);
+    /// ```
     #[inline]
     #[must_use]
     pub const fn from_bits(bits: u32) -> TlbFeatures {

@@ -16,6 +16,12 @@ impl Generation {
     pub(crate) const FIRST: Generation = Generation(1);
 
     /// Returns the number.
+    ///
+    /// ```
+    /// use topomem_shootdown::Generation;
+    ///
+    /// assert_eq!(Generation::NONE.get(), 0);
+    /// ```
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0

@@ -70,6 +70,18 @@ impl<T: Tlb> Shootdown<T> {
     /// [`Platform::relax`]. Cost: a load if nothing is pending.
     ///
     /// [`Platform::relax`]: topomem_percpu::Platform::relax
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// // In a spin loop that may run with interrupts masked:
+    /// QUEUE.poll(&pin);
+    /// assert_eq!(QUEUE.stats(pin.cpu()).polls_served, 0); // no request was pending
+    /// ```
     #[inline]
     pub fn poll(&self, pin: &CpuPin) {
         let state = self.state(pin.cpu());

@@ -69,12 +69,24 @@ impl Invalidation {
     }
 
     /// Invalidates all of the domain's translations not global.
+    ///
+    /// ```
+    /// use topomem_shootdown::{Invalidation, Scope};
+    ///
+    /// assert_eq!(Invalidation::non_global().scope(), Scope::NonGlobal);
+    /// ```
     pub const fn non_global() -> Invalidation {
         Invalidation { scope: Scope::NonGlobal, tables: Tables::Kept }
     }
 
     /// Invalidates all of the domain's translations: in the kernel's domain, global translations
     /// too.
+    ///
+    /// ```
+    /// use topomem_shootdown::{Invalidation, Scope};
+    ///
+    /// assert_eq!(Invalidation::domain().scope(), Scope::Domain);
+    /// ```
     pub const fn domain() -> Invalidation {
         Invalidation { scope: Scope::Domain, tables: Tables::Kept }
     }
@@ -94,6 +106,13 @@ impl Invalidation {
     }
 
     /// Adds page-table pages to be freed when the invalidation completes.
+    ///
+    /// ```
+    /// use topomem_shootdown::{Invalidation, Tables};
+    ///
+    /// assert_eq!(Invalidation::domain().tables(), Tables::Kept);
+    /// assert_eq!(Invalidation::domain().with_tables_freed().tables(), Tables::Freed);
+    /// ```
     pub const fn with_tables_freed(mut self) -> Invalidation {
         self.tables = Tables::Freed;
         self

@@ -9,6 +9,7 @@ use crate::{Fault, Generation, Shootdown, Tlb, WakersDue};
 
 /// The reason why a CPU cannot come online.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum OnlineError {
     /// The CPU is online already.
     AlreadyOnline,
@@ -18,6 +19,7 @@ pub enum OnlineError {
 
 /// The reason why a CPU cannot go offline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum OfflineError {
     /// The CPU isn't online.
     NotOnline,

@@ -22,6 +22,13 @@ pub struct PageRange {
 }
 
 /// The reason why a range is invalid.
+///
+/// ```
+/// use topomem_shootdown::{PageRange, PageRangeError, PageSize, VirtAddr};
+///
+/// let (start, size) = (VirtAddr::new_truncate(0x1000), PageSize::Size2MiB);
+/// assert_eq!(PageRange::new(start, 1, size), Err(PageRangeError::Misaligned { start, size }));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageRangeError {
     /// `start` is not the start of a page of `size`.
@@ -143,6 +150,14 @@ impl PageRange {
     }
 
     /// Returns the address of the last byte (the end may be 2^64, beyond every address).
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let range = PageRange::new(VirtAddr::new_truncate(0x4000), 2, PageSize::Size4KiB)?;
+    /// assert_eq!((range.start().as_u64(), range.last_byte().as_u64()), (0x4000, 0x5fff));
+    /// # Ok::<(), topomem_shootdown::PageRangeError>(())
+    /// ```
     #[must_use]
     pub const fn last_byte(self) -> VirtAddr {
         VirtAddr::new_truncate(self.start.as_u64() + (self.bytes() - 1))
@@ -161,18 +176,41 @@ impl PageRange {
     }
 
     /// Returns the length in bytes.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let range = PageRange::new(VirtAddr::new_truncate(0x4000), 2, PageSize::Size4KiB)?;
+    /// assert_eq!((range.pages(), range.bytes()), (2, 0x2000));
+    /// # Ok::<(), topomem_shootdown::PageRangeError>(())
+    /// ```
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.pages * self.size.bytes()
     }
 
     /// Returns whether the two ranges have a byte in common.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let page = |address| PageRange::page(VirtAddr::new_truncate(address), PageSize::Size4KiB);
+    /// let huge = PageRange::page(VirtAddr::new_truncate(0), PageSize::Size2MiB);
+    /// assert!(huge.overlaps(page(0x1f_f000)) && !huge.overlaps(page(0x20_0000)));
+    /// ```
     #[must_use]
     pub fn overlaps(self, other: PageRange) -> bool {
         self.start <= other.last_byte() && other.start <= self.last_byte()
     }
 
     /// Returns whether the range contains `address`.
+    ///
+    /// ```
+    /// use topomem_shootdown::{PageRange, PageSize, VirtAddr};
+    ///
+    /// let page = PageRange::page(VirtAddr::new_truncate(0x1000), PageSize::Size4KiB);
+    /// assert!(page.contains(VirtAddr::new_truncate(0x1fff)));
+    /// ```
     #[must_use]
     pub fn contains(self, address: VirtAddr) -> bool {
         self.start <= address && address <= self.last_byte()

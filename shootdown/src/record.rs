@@ -140,6 +140,17 @@ impl<T: Tlb> Shootdown<T> {
 
     /// Returns a ticket for every recorded change of `domain`, like [`Shootdown::pending_in`]
     /// without the look at the log.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// // The kernel has found no change to make; an earlier change may not be complete everywhere.
+    /// QUEUE.pending(&pin, &SPACE).wait(&pin);
+    /// ```
     pub fn pending<'s>(&'s self, pin: &CpuPin, domain: &'s Domain) -> Ticket<'s, T> {
         self.pending_until(pin, domain, Some)
     }

@@ -8,6 +8,20 @@ use crate::Generation;
 /// to free the frames.
 ///
 /// [`Shootdown::is_done`]: crate::Shootdown::is_done
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+/// # use topomem_percpu::Platform;
+/// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+/// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+/// # static SPACE: Domain = Domain::new();
+/// # let pin = QUEUE.tlb().pin();
+/// use topomem_shootdown::Invalidation;
+///
+/// let request = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain()).detach();
+/// // Later, anywhere:
+/// assert!(QUEUE.is_done(&SPACE, request));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Request {
     /// The newest invalidation of the request.
@@ -28,6 +42,20 @@ impl Request {
     }
 
     /// Merges two requests of the same domain: the result is done when both are.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::Invalidation;
+    ///
+    /// let first = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain()).detach();
+    /// let second = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain()).detach();
+    /// assert_eq!(first.merge(second).generation(), second.generation());
+    /// ```
     #[must_use]
     pub fn merge(self, other: Request) -> Request {
         Request { generation: self.generation.max(other.generation), tables: self.tables.max(other.tables) }

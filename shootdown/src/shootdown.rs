@@ -86,6 +86,16 @@ impl<T: Tlb> Shootdown<T> {
 
     /// Returns the domain of the kernel's half of every address space. Its members are the CPUs
     /// online.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// assert!(QUEUE.kernel().cpus().is_empty()); // no CPU is online
+    /// ```
     pub const fn kernel(&self) -> &Domain {
         &self.kernel
     }
@@ -115,6 +125,18 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Returns the threshold in force, in pages. Relaxed, as in [`Shootdown::set_threshold`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::DEFAULT_THRESHOLD;
+    ///
+    /// assert_eq!(QUEUE.threshold(), DEFAULT_THRESHOLD);
+    /// ```
     #[inline]
     pub fn threshold(&self) -> u64 {
         self.threshold.load(Ordering::Relaxed)
@@ -135,6 +157,22 @@ impl<T: Tlb> Shootdown<T> {
     /// # Errors
     ///
     /// Returns [`PlaceError`], with nothing changed.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::CpuState;
+    ///
+    /// static BOOT_CPU: CpuState = CpuState::new();
+    /// QUEUE.place(pin.cpu(), &BOOT_CPU)?;
+    /// QUEUE.cpu_online(&pin)?;
+    /// assert!(QUEUE.kernel().cpus().contains(pin.cpu()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn place(&self, cpu: CpuId, state: &'static CpuState) -> Result<(), PlaceError> {
         cpu_states::place(&self.cpus, cpu, state)
     }
@@ -145,6 +183,22 @@ impl<T: Tlb> Shootdown<T> {
     }
 
     /// Returns the counts of `cpu`, exact while the CPU is at rest.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::{CpuState, Invalidation};
+    ///
+    /// # static BOOT_CPU: CpuState = CpuState::new();
+    /// # QUEUE.place(pin.cpu(), &BOOT_CPU).unwrap();
+    /// QUEUE.invalidate(&pin, &SPACE, Invalidation::domain()).wait(&pin);
+    /// let stats = QUEUE.stats(pin.cpu());
+    /// assert_eq!((stats.requests, stats.ipis_sent), (1, 0));
+    /// ```
     pub fn stats(&self, cpu: CpuId) -> Stats {
         self.state(cpu).counters.read()
     }

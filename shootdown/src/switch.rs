@@ -129,6 +129,26 @@ impl<T: Tlb> Shootdown<T> {
     ///   [`RootLoad`] names an ASID, in the TLB.
     /// - The function is not called from a context that interrupted another call of this queue on
     ///   the same CPU.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::{CpuState, SwitchFlushed};
+    ///
+    /// # static BOOT_CPU: CpuState = CpuState::new();
+    /// # QUEUE.place(pin.cpu(), &BOOT_CPU).unwrap();
+    /// # QUEUE.cpu_online(&pin).unwrap();
+    /// // SAFETY: the domain lives for ever; the closures would load page tables.
+    /// unsafe {
+    ///     QUEUE.activate(&pin, &SPACE, |_| SwitchFlushed::Yes);
+    ///     QUEUE.deactivate(&pin, |_| SwitchFlushed::Yes);
+    /// }
+    /// assert!(SPACE.is_idle());
+    /// ```
     pub unsafe fn deactivate(
         &self,
         pin: &CpuPin,

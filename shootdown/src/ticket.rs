@@ -138,12 +138,38 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// interrupted switch to or from the same address space, therefore wait for each other for ever
     /// if both wait for a change of the space. They are reported. A kernel with such handlers lets
     /// them [`Ticket::detach`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::Invalidation;
+    ///
+    /// QUEUE.invalidate(&pin, &SPACE, Invalidation::domain()).wait(&pin);
+    /// ```
     #[inline]
     pub fn wait(mut self, pin: &CpuPin) {
         self.block(pin);
     }
 
     /// Waits like [`Ticket::wait`], for a ticket inside a larger value.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::Invalidation;
+    ///
+    /// let mut ticket = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain());
+    /// ticket.block(&pin);
+    /// assert!(ticket.is_complete());
+    /// ```
     #[inline]
     pub fn block(&mut self, pin: &CpuPin) {
         if self.done_below != ALL_DONE {
@@ -290,6 +316,19 @@ impl<'s, T: Tlb> Ticket<'s, T> {
 
     /// Gives up the wait and returns the request, whose completion [`Shootdown::is_done`] tells
     /// later.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::Invalidation;
+    ///
+    /// let request = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain()).detach();
+    /// assert!(QUEUE.is_done(&SPACE, request));
+    /// ```
     #[must_use = "the request tells when the memory may be freed"]
     pub fn detach(self) -> Request {
         self.request()
@@ -300,6 +339,21 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     /// # Errors
     ///
     /// Returns both tickets if they belong to different domains or queues.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_cpu.rs")); }
+    /// # use topomem_percpu::Platform;
+    /// # use topomem_shootdown::{Domain, Shootdown, Tlb};
+    /// # static QUEUE: Shootdown<machine::OneCpu> = Shootdown::new(machine::OneCpu);
+    /// # static SPACE: Domain = Domain::new();
+    /// # let pin = QUEUE.tlb().pin();
+    /// use topomem_shootdown::Invalidation;
+    ///
+    /// let first = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain());
+    /// let second = QUEUE.invalidate(&pin, &SPACE, Invalidation::domain());
+    /// let Ok(both) = first.merge(second) else { unreachable!("the tickets are of one domain") };
+    /// both.wait(&pin);
+    /// ```
     #[allow(clippy::result_large_err)]
     pub fn merge(self, other: Ticket<'s, T>) -> Result<Ticket<'s, T>, (Ticket<'s, T>, Ticket<'s, T>)> {
         if !ptr::eq(self.domain, other.domain) || !ptr::eq(self.queue, other.queue) {

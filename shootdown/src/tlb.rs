@@ -19,6 +19,12 @@ pub struct Ticks(pub u64);
 
 impl Ticks {
     /// Returns the ticks since `earlier`, or zero if the clock stepped back.
+    ///
+    /// ```
+    /// use topomem_shootdown::Ticks;
+    ///
+    /// assert_eq!(Ticks(100).since(Ticks(30)), Ticks(70));
+    /// ```
     #[must_use]
     pub const fn since(self, earlier: Ticks) -> Ticks {
         Ticks(self.0.saturating_sub(earlier.0))
@@ -37,6 +43,14 @@ pub struct Unresponsive {
 }
 
 /// Whether the switch of address spaces itself flushed the non-global translations.
+///
+/// ```
+/// use topomem_shootdown::SwitchFlushed;
+///
+/// // What a CR3 write without PCIDs answers:
+/// let flushed = SwitchFlushed::Yes;
+/// assert_ne!(flushed, SwitchFlushed::No);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SwitchFlushed {
     /// The switch flushed: a CR3 write without PCID.

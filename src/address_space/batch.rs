@@ -55,6 +55,22 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// # Errors
     ///
     /// As for [`AddressSpace::unmap`](super::AddressSpace::unmap); the batch is unchanged then.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let mut batch = space.batch(pin);
+    /// batch.unmap(page)?;
+    /// batch.issue().wait(pin);
+    /// assert_eq!(space.mapped_pages(), 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[inline]
     pub fn unmap(&mut self, range: PageRange) -> Result<(), UnmapError> {
         let records = &mut self.records;
@@ -66,6 +82,21 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// # Errors
     ///
     /// As for [`AddressSpace::protect`](super::AddressSpace::protect); the batch is unchanged then.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let mut batch = space.batch(pin);
+    /// batch.protect(page, Protection::USER_READ_ONLY)?;
+    /// batch.issue().wait(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[inline]
     pub fn protect(&mut self, range: PageRange, protection: Protection) -> Result<(), ProtectError> {
         let records = &mut self.records;
@@ -79,6 +110,22 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
     /// # Errors
     ///
     /// As for [`AddressSpace::remap`](super::AddressSpace::remap); the batch is unchanged then.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let mut batch = space.batch(pin);
+    /// batch.remap(page, VirtAddr::new(0x80_0000)?)?;
+    /// batch.issue().wait(pin);
+    /// assert!(space.translate(pin, VirtAddr::new(0x80_0000)?).is_some());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn remap(&mut self, from: PageRange, to: VirtAddr) -> Result<(), RemapError> {
         let records = &mut self.records;
         let moved = self.core.relocate(self.pin, from, to, MovedRegions::default(), |mut changed, new| {
@@ -98,6 +145,23 @@ impl<'s, 'p, P: Machine> Batch<'s, 'p, P> {
 
     /// Announces all changes: to this CPU's TLB at once, to the remote CPUs by a single round of
     /// interrupts.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let mut batch = space.batch(pin);
+    /// batch.unmap(page)?;
+    /// let unmapping = batch.issue(); // one round of interrupts for all changes
+    /// assert_eq!(unmapping.pages(), 1);
+    /// unmapping.wait(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn issue(mut self) -> Unmapping<'s, P> {
         self.take()
     }

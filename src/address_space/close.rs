@@ -27,6 +27,15 @@ enum Step {
 ///
 /// The caller may wait ([`Closing::wait`]), await, or drop the future. A drop leaves the rest to
 /// the service task.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// let space = service.create_space(pin)?;
+/// space.close().wait(pin); // or `.await`; a drop leaves the rest to the service task
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct Closing<P: Machine> {
     /// `None` if nothing is left to do, or the service task does the rest.
@@ -69,6 +78,14 @@ impl<P: Machine> AddressSpace<P> {
 impl<P: Machine> Closing<P> {
     /// Waits until the space is gone, or left to the service task. Serves remote CPUs' shootdowns
     /// meanwhile.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// service.create_space(pin)?.close().wait(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn wait(mut self, pin: &CpuPin) {
         while self.step(pin) == Step::More {
             if let Some(space) = &self.space {

@@ -7,7 +7,22 @@ use topomem_percpu::{Order, PhysFrame};
 use topomem_shootdown::{PageRange, PageRangeError, PageSize, VirtAddr};
 
 /// The reason why a range was not mapped.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{FrameRequest, MapError, PageRange, PageSize, Protection, VirtAddr};
+///
+/// let space = service.create_space(pin)?;
+/// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+/// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+/// let again = space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA);
+/// assert!(matches!(again, Err(MapError::AlreadyMapped { .. })));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MapError {
     /// The range leaves the part of the address space allowed for mappings: the lower half in a
     /// user space, the window in the kernel's.
@@ -97,10 +112,30 @@ impl fmt::Display for MapError {
     }
 }
 
-impl core::error::Error for MapError {}
+impl core::error::Error for MapError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            MapError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The reason why a range was not unmapped.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{PageRange, PageSize, UnmapError, VirtAddr};
+///
+/// let space = service.create_space(pin)?;
+/// let kernel_half = PageRange::page(VirtAddr::new(0xffff_8000_0000_0000)?, PageSize::Size4KiB);
+/// assert!(matches!(space.unmap(pin, kernel_half), Err(UnmapError::OutsideSpace(_))));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum UnmapError {
     /// The range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
@@ -117,10 +152,31 @@ impl fmt::Display for UnmapError {
     }
 }
 
-impl core::error::Error for UnmapError {}
+impl core::error::Error for UnmapError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            UnmapError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The reason why a range's protection was not changed.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{PageRange, PageSize, ProtectError, Protection, VirtAddr};
+///
+/// let space = service.create_space(pin)?;
+/// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+/// let kernel_only = space.protect(pin, page, Protection::KERNEL_DATA);
+/// assert!(matches!(kernel_only, Err(ProtectError::WrongPrivilege)));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ProtectError {
     /// The range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
@@ -140,10 +196,30 @@ impl fmt::Display for ProtectError {
     }
 }
 
-impl core::error::Error for ProtectError {}
+impl core::error::Error for ProtectError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            ProtectError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The reason why a range was not moved.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{PageRange, PageSize, RemapError, VirtAddr};
+///
+/// let space = service.create_space(pin)?;
+/// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+/// assert!(matches!(space.remap(pin, page, page.start()), Err(RemapError::Overlap { .. })));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RemapError {
     /// A range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
@@ -185,10 +261,19 @@ impl fmt::Display for RemapError {
     }
 }
 
-impl core::error::Error for RemapError {}
+impl core::error::Error for RemapError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            RemapError::Target(error) => Some(error),
+            RemapError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The reason why the frames of a range were not shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ShareError {
     /// The two spaces belong to different services.
     OtherService,
@@ -238,10 +323,31 @@ impl fmt::Display for ShareError {
     }
 }
 
-impl core::error::Error for ShareError {}
+impl core::error::Error for ShareError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            ShareError::Target(error) => Some(error),
+            ShareError::Map(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The reason why a range was not promoted.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{PageRange, PageSize, PromoteError, VirtAddr};
+///
+/// let space = service.create_space(pin)?;
+/// let huge = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size2MiB);
+/// assert!(matches!(space.promote(pin, huge), Err(PromoteError::NotMapped(_))));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PromoteError {
     /// The range leaves the part of the address space allowed for mappings.
     OutsideSpace(PageRange),
@@ -298,10 +404,18 @@ impl fmt::Display for PromoteError {
     }
 }
 
-impl core::error::Error for PromoteError {}
+impl core::error::Error for PromoteError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            PromoteError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The reason why no address space was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CreateError {
     /// The kernel's own space does not exist yet.
     NoKernelSpace,
@@ -318,7 +432,14 @@ impl fmt::Display for CreateError {
     }
 }
 
-impl core::error::Error for CreateError {}
+impl core::error::Error for CreateError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            CreateError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 fn outside(f: &mut fmt::Formatter<'_>, range: &PageRange) -> fmt::Result {
     write!(f, "{}..={} leaves the address space", range.start(), range.last_byte())

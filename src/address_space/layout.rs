@@ -5,6 +5,17 @@ use topomem_shootdown::{PageRange, PageSize, VirtAddr};
 use crate::page_table::{Format, Level, Pages, Privilege, Protection};
 
 /// The kind of a space: the kernel's own, or a program's.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::address_space::SpaceKind;
+///
+/// assert_eq!(service.kernel_space().unwrap().kind(), SpaceKind::Kernel);
+/// # let _ = pin;
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpaceKind {
     /// All addresses that are not programs': shared by all spaces. The upper half, unless boot says otherwise.

@@ -42,6 +42,21 @@ use crate::page_table::{Changed, Format, Leaf, Level, LockCounters, MovedRegions
 use layout::range_of;
 
 /// The translation of an address.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+///
+/// let space = service.create_space(pin)?;
+/// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+/// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+/// let found = space.translate(pin, VirtAddr::new(0x40_0123)?).unwrap();
+/// assert_eq!(found.size, PageSize::Size4KiB);
+/// assert_eq!(found.address.as_u64() & 0xfff, 0x123);
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translation {
     /// The physical address of the byte.
@@ -271,6 +286,22 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Returns a batch of changes to announce together.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let mut batch = space.batch(pin);
+    /// batch.protect(page, Protection::USER_READ_ONLY)?;
+    /// batch.unmap(page)?;
+    /// batch.issue().wait(pin); // one round of interrupts for both changes
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn batch<'s, 'p>(&'s self, pin: &'p CpuPin) -> Batch<'s, 'p, P> {
         Batch::new(self.core, pin)
     }
@@ -341,24 +372,65 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Returns the root of the page table.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// assert_eq!(service.frames().node_of(space.root()), Some(service.node_of_cpu(pin.cpu())));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn root(&self) -> PhysFrame {
         self.core.table.root()
     }
 
     /// Returns the kind of the space: the kernel's, or a user space.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::address_space::SpaceKind;
+    ///
+    /// assert_eq!(service.create_space(pin)?.kind(), SpaceKind::User);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn kind(&self) -> SpaceKind {
         self.core.kind
     }
 
     /// Returns the domain: the CPUs with possible translations, and the generation.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// assert!(space.domain().is_idle()); // no CPU has the space active
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn domain(&self) -> &Domain {
         self.core.domain()
     }
 
     /// Returns the number of 4 KiB pages mapped through the space.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// assert_eq!(space.mapped_pages(), 1);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn mapped_pages(&self) -> u64 {
         self.core.mapped()
@@ -366,6 +438,15 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Returns the number of retired frames waiting for their invalidation, without a waiting
     /// context.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// assert_eq!(space.retired_frames(), 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn retired_frames(&self) -> u64 {
         self.core.retired_frames()

@@ -167,12 +167,42 @@ impl<'s, P: Machine> Unmapping<'s, P> {
     }
 
     /// Returns the number of 4 KiB pages affected by the change.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let unmapping = space.unmap(pin, page)?;
+    /// assert_eq!(unmapping.pages(), 1);
+    /// unmapping.wait(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.parts.pages
     }
 
     /// Returns whether every CPU has dropped the old translations.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let mut unmapping = space.unmap(pin, page)?;
+    /// assert!(unmapping.is_complete()); // no other CPU uses the space
+    /// unmapping.wait(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn is_complete(&mut self) -> bool {
         self.parts.wait.as_mut().is_none_or(Ticket::is_complete)
@@ -208,6 +238,20 @@ impl<'s, P: Machine> Unmapping<'s, P> {
 
     /// Frees the retired memory if every CPU has dropped the old translations, and returns whether
     /// they have. Never waits.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// let mut unmapping = space.unmap(pin, page)?;
+    /// assert!(unmapping.finish(pin)); // the frame is free
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn finish(&mut self, pin: &CpuPin) -> bool {
@@ -221,6 +265,20 @@ impl<'s, P: Machine> Unmapping<'s, P> {
 
     /// Leaves the retired memory to the service task, which frees it when safe. The explicit form
     /// of a drop.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, PageRange, PageSize, Protection, VirtAddr};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
+    /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
+    /// space.unmap(pin, page)?.detach(); // the service task frees the frame
+    /// service.tend(pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn detach(self) {}
 
     /// Detaches like [`Unmapping::detach`], and arranges a call of `callback` after every CPU has

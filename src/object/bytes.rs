@@ -146,6 +146,22 @@ impl<P: Machine> MemoryObject<P> {
     ///
     /// - [`ObjectError::Pager`] if the pager failed.
     /// - [`ObjectError::OutOfFrames`] if no frame for a page is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use std::future::Future;
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// let mut bytes = [1; 16];
+    /// let read = pin!(object.read(0, &mut bytes)).poll(&mut Context::from_waker(Waker::noop()));
+    /// assert_eq!(read, Poll::Ready(Ok(16))); // no pager is asked
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub async fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize, ObjectError> {
         let mut done = 0;
         while done < to.len() {
@@ -164,6 +180,21 @@ impl<P: Machine> MemoryObject<P> {
     /// # Errors
     ///
     /// As for [`MemoryObject::read`]; some bytes may have been written.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use std::future::Future;
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// let written = pin!(object.write(0, b"bytes")).poll(&mut Context::from_waker(Waker::noop()));
+    /// assert_eq!(written, Poll::Ready(Ok(5)));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub async fn write(&self, offset: u64, from: &[u8]) -> Result<usize, ObjectError> {
         let mut done = 0;
         while done < from.len() {

@@ -216,12 +216,35 @@ impl<P: Machine> MemoryObject<P> {
     }
 
     /// Returns the object's number.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// let other = MemoryObject::anonymous(service, pin, 8192)?;
+    /// assert_ne!(object.id(), other.id());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn id(&self) -> ObjectId {
         self.core().id
     }
 
     /// Returns the object's length in bytes.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// assert_eq!(object.size(), 8192);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn size(&self) -> u64 {
         // Acquire pairs with the Release in `set_size`.
@@ -229,6 +252,18 @@ impl<P: Machine> MemoryObject<P> {
     }
 
     /// Returns the number of the object's pages in memory.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// object.try_write(pin, 0, b"one page")?;
+    /// assert_eq!(object.resident_pages(), 1);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn resident_pages(&self) -> u64 {
         self.core().resident.load(Ordering::Relaxed)

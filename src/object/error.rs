@@ -8,6 +8,17 @@ use super::pager::PagerError;
 use super::wait::PageWait;
 
 /// The reason why an operation on an object failed, or stopped before its end.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::object::{MemoryObject, ObjectError};
+///
+/// let object = MemoryObject::anonymous(service, pin, 4096)?;
+/// assert_eq!(object.set_size(pin, u64::MAX), Err(ObjectError::TooLarge));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ObjectError {
@@ -35,4 +46,12 @@ impl fmt::Display for ObjectError {
     }
 }
 
-impl core::error::Error for ObjectError {}
+impl core::error::Error for ObjectError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            ObjectError::Pager(error) => Some(error),
+            ObjectError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -187,6 +187,23 @@ impl<P: Machine> MemoryObject<P> {
     ///
     /// - [`ObjectError::Pager`] if the pager failed.
     /// - [`ObjectError::OutOfFrames`] if no frame is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use std::future::Future;
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// object.try_write(pin, 0, b"bytes")?;
+    /// let done = pin!(object.punch_hole(0..4096)).poll(&mut Context::from_waker(Waker::noop()));
+    /// assert_eq!(done, Poll::Ready(Ok(())));
+    /// assert_eq!(object.resident_pages(), 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub async fn punch_hole(&self, range: Range<u64>) -> Result<(), ObjectError> {
         let core = self.core();
         let (start, end) = (range.start, range.end.min(self.size()));

@@ -24,6 +24,17 @@ use crate::page_table::{Access, Becomes, Found, Leaf, Ownership, Pages, Rewrite}
 const AT_ONCE: usize = 16;
 
 /// The state of an object's page, for mincore(2) and statistics.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::object::{MemoryObject, Residency};
+///
+/// let object = MemoryObject::anonymous(service, pin, 4096)?;
+/// assert_eq!(object.residency(0), Residency::Absent);
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Residency {
     /// Not in memory, or on its way in or out.
@@ -195,6 +206,21 @@ impl<P: Machine> MemoryObject<P> {
     ///   is written.
     /// - [`ObjectError::OutOfFrames`] if no frame is left. Pages from some place on are not written
     ///   then.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use std::future::Future;
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// let synced = pin!(object.sync(0..8192)).poll(&mut Context::from_waker(Waker::noop()));
+    /// assert_eq!(synced, Poll::Ready(Ok(()))); // an anonymous object has no pager
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub async fn sync(&self, range: Range<u64>) -> Result<(), ObjectError> {
         let core = self.core();
         let Source::Pager { requests, .. } = &core.source else { return Ok(()) };
@@ -247,6 +273,17 @@ impl<P: Machine> MemoryObject<P> {
     ///
     /// Waits until no CPU can use the pages, and serves remote CPUs' shootdowns meanwhile. Stops
     /// early if memory for the removal runs out.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::object::MemoryObject;
+    ///
+    /// let object = MemoryObject::anonymous(service, pin, 8192)?;
+    /// assert_eq!(object.evict(pin, 0..8192), 0); // an anonymous object keeps its pages
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn evict(&self, pin: &CpuPin, range: Range<u64>) -> u64 {
         let core = self.core();
         let Some(last) = range.end.checked_sub(1).map(|last| last >> 12) else { return 0 };

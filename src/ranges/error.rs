@@ -8,7 +8,14 @@ use topomem_shootdown::{PageRange, VirtAddr};
 use crate::address_space::MapError;
 
 /// The reason why an operation on ranges failed. Nothing has changed then.
+///
+/// ```
+/// use topomem::ranges::RangeError;
+///
+/// assert!(!RangeError::Busy.to_string().is_empty());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RangeError {
     /// A range without pages, or with more pages than addresses exist.
     Length {
@@ -55,7 +62,15 @@ impl fmt::Display for RangeError {
     }
 }
 
-impl core::error::Error for RangeError {}
+impl core::error::Error for RangeError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            RangeError::OutOfFrames(error) => Some(error),
+            RangeError::Map(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 impl From<MapError> for RangeError {
     fn from(error: MapError) -> RangeError {
@@ -68,6 +83,7 @@ impl From<MapError> for RangeError {
 
 /// The reason why a service got no ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RangesError {
     /// The service's boot is not complete.
     NoKernelSpace,
@@ -91,4 +107,11 @@ impl fmt::Display for RangesError {
     }
 }
 
-impl core::error::Error for RangesError {}
+impl core::error::Error for RangesError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            RangesError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}

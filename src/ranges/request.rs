@@ -29,6 +29,15 @@ impl RangesConfig {
 
     /// Returns a configuration for ranges at `addresses`: whole pages of 2 MiB of the kernel's
     /// window, without another mapping. A few times the machine's memory is enough.
+    ///
+    /// ```
+    /// use topomem::{PageRange, PageSize, RangesConfig, VirtAddr};
+    ///
+    /// let addresses = PageRange::new(VirtAddr::new(0xffff_e000_0000_0000)?, 16, PageSize::Size1GiB)?;
+    /// let config = RangesConfig::of(addresses);
+    /// # let _ = config;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub const fn of(addresses: PageRange) -> RangesConfig {
         RangesConfig { addresses, heap_from: RangesConfig::HEAP_FROM }
@@ -61,12 +70,24 @@ pub struct RangeRequest {
 
 impl RangeRequest {
     /// Requests `pages` pages of 4 KiB, near the requesting CPU, readable and writable.
+    ///
+    /// ```
+    /// use topomem::{Order, RangeRequest};
+    ///
+    /// assert_eq!(RangeRequest::pages(4).align(), Order::FRAME);
+    /// ```
     #[must_use]
     pub const fn pages(pages: u64) -> RangeRequest {
         RangeRequest { pages, node: None, zeroed: false, protection: Protection::KERNEL_DATA }
     }
 
     /// Requests at least `bytes` bytes.
+    ///
+    /// ```
+    /// use topomem::{Order, RangeRequest};
+    ///
+    /// assert_eq!(RangeRequest::bytes(2 << 20).align(), Order::HUGE); // so that large pages fit
+    /// ```
     #[must_use]
     pub const fn bytes(bytes: u64) -> RangeRequest {
         RangeRequest::pages(bytes.div_ceil(Order::FRAME.bytes()))
@@ -79,6 +100,13 @@ impl RangeRequest {
     }
 
     /// Requests zeroed frames.
+    ///
+    /// ```
+    /// use topomem::RangeRequest;
+    ///
+    /// let table = RangeRequest::bytes(1 << 20).zeroed();
+    /// # let _ = table;
+    /// ```
     #[must_use]
     pub const fn zeroed(self) -> RangeRequest {
         RangeRequest { zeroed: true, ..self }
@@ -91,6 +119,13 @@ impl RangeRequest {
     }
 
     /// Returns the least alignment of the range's start.
+    ///
+    /// ```
+    /// use topomem::{Order, RangeRequest};
+    ///
+    /// assert_eq!(RangeRequest::pages(511).align(), Order::FRAME);
+    /// assert_eq!(RangeRequest::pages(512).align(), Order::HUGE);
+    /// ```
     #[must_use]
     pub const fn align(&self) -> Order {
         if self.pages < Order::HUGE.frames() { Order::FRAME } else { Order::HUGE }

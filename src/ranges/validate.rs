@@ -29,6 +29,7 @@ pub struct RangesStats {
 
 /// A contradiction found by [`KernelRanges::validate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RangeCorruption {
     /// The lists of addresses contradict each other.
     Addresses,

@@ -16,6 +16,20 @@ use crate::fault::Fault;
 use crate::page_table::{Becomes, Changed, Found, Leaf, Pages, RegionId, Rewrite, RewriteError, Rewritten};
 
 /// The advice for the pages of a range (madvise(2) of Linux).
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::{Advice, FaultAccess, MapRequest, PageFault};
+///
+/// let space = service.create_space(pin)?;
+/// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+/// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+/// space.madvise(pin, start, 8192, Advice::DontNeed)?.wait(pin);
+/// assert_eq!(space.mapped_pages(), 0); // zero at the next access
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Advice {

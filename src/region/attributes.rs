@@ -97,6 +97,13 @@ pub enum Inheritance {
 }
 
 /// The visibility of writes to a region's pages.
+///
+/// ```
+/// use topomem::Access;
+/// use topomem::region::{Kind, Region, Sharing};
+///
+/// assert_eq!(Region::anonymous(Kind::Anonymous, Access::READ).sharing(), Sharing::Private);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Sharing {
@@ -173,12 +180,26 @@ impl Region {
     }
 
     /// Returns the permitted accesses.
+    ///
+    /// ```
+    /// use topomem::Access;
+    /// use topomem::region::{Kind, Region};
+    ///
+    /// assert_eq!(Region::anonymous(Kind::Stack, Access::WRITE).access(), Access::WRITE);
+    /// ```
     #[must_use]
     pub const fn access(self) -> Access {
         self.access
     }
 
     /// Returns the purpose of the pages.
+    ///
+    /// ```
+    /// use topomem::Access;
+    /// use topomem::region::{Kind, Region};
+    ///
+    /// assert_eq!(Region::anonymous(Kind::Stack, Access::WRITE).kind(), Kind::Stack);
+    /// ```
     #[must_use]
     pub const fn kind(self) -> Kind {
         self.kind

@@ -45,7 +45,14 @@ impl fmt::Display for CollapseError {
     }
 }
 
-impl core::error::Error for CollapseError {}
+impl core::error::Error for CollapseError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            CollapseError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// Greatest number of times rewritten pages are frozen again.
 const MOST_ROUNDS: u32 = 16;

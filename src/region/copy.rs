@@ -66,7 +66,15 @@ impl fmt::Display for CopyRangeError {
     }
 }
 
-impl core::error::Error for CopyRangeError {}
+impl core::error::Error for CopyRangeError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            CopyRangeError::Map(error) => Some(error),
+            CopyRangeError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// A frame for a list, freed on drop.
 struct ListFrame<'a, P: Machine> {

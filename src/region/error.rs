@@ -8,6 +8,17 @@ use topomem_shootdown::{PageSize, VirtAddr};
 use super::record::InternError;
 
 /// The reason why no region was made. Nothing has changed.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::{MapRequest, MmapError};
+///
+/// let space = service.create_space(pin)?;
+/// assert_eq!(space.mmap(pin, &MapRequest::anonymous(0)), Err(MmapError::Empty));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MmapError {
@@ -54,6 +65,18 @@ impl From<InternError> for MmapError {
 }
 
 /// The reason why nothing was unmapped. Nothing has changed.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::{MapRequest, MunmapError};
+///
+/// let space = service.create_space(pin)?;
+/// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+/// assert!(matches!(space.munmap(pin, start, 0), Err(MunmapError::Empty)));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MunmapError {
@@ -68,6 +91,20 @@ pub enum MunmapError {
 }
 
 /// The reason why the access of a range was not changed, or only in part.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{Access, VirtAddr};
+/// use topomem::region::MprotectError;
+///
+/// let space = service.create_space(pin)?;
+/// let nowhere = VirtAddr::new(0x1000)?;
+/// let refused = space.mprotect(pin, nowhere, 4096, Access::READ);
+/// assert!(matches!(refused, Err(MprotectError::NoRegion(page)) if page == nowhere));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MprotectError {
@@ -147,7 +184,14 @@ impl fmt::Display for MremapError {
     }
 }
 
-impl core::error::Error for MremapError {}
+impl core::error::Error for MremapError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            MremapError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 impl fmt::Display for MmapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -210,7 +254,36 @@ impl fmt::Display for MadviseError {
     }
 }
 
-impl core::error::Error for MmapError {}
-impl core::error::Error for MunmapError {}
-impl core::error::Error for MprotectError {}
-impl core::error::Error for MadviseError {}
+impl core::error::Error for MmapError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            MmapError::OutOfFrames(error) => Some(error),
+            MmapError::NoLargePage(_, error) => Some(error),
+            _ => None,
+        }
+    }
+}
+impl core::error::Error for MunmapError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            MunmapError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+impl core::error::Error for MprotectError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            MprotectError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+impl core::error::Error for MadviseError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            MadviseError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -27,6 +27,19 @@ use crate::page_table::{
 use crate::service::frame_memory;
 
 /// The kind of a faulting access.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::{FaultAccess, MapRequest, PageFault};
+///
+/// let space = service.create_space(pin)?;
+/// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+/// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Read))?; // maps the frame of zeros
+/// assert_eq!(space.mapped_pages(), 1);
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultAccess {
     /// A read.
@@ -70,6 +83,19 @@ enum Cause {
 
 impl PageFault {
     /// Returns the fault of an access to the byte at `address`.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+    /// assert_eq!(space.mapped_pages(), 1);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn new(address: VirtAddr, access: FaultAccess) -> PageFault {
         PageFault { address, access, cause: Cause::NotPresent }
@@ -98,6 +124,19 @@ impl PageFault {
 }
 
 /// The handling of a fault: the access may be repeated.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::{FaultAccess, MapRequest, PageFault};
+///
+/// let space = service.create_space(pin)?;
+/// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+/// let resolved = space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+/// println!("{resolved:?}"); // the program makes the access again
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Resolved {
@@ -138,6 +177,20 @@ impl Resolved {
 }
 
 /// The reason why an access is not permitted, or not yet.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::VirtAddr;
+/// use topomem::region::{FaultAccess, FaultError, PageFault};
+///
+/// let space = service.create_space(pin)?;
+/// let wild = PageFault::new(VirtAddr::new(0x1000)?, FaultAccess::Read);
+/// assert!(space.on_page_fault(pin, wild).is_err()); // SIGSEGV
+/// # let _: Option<FaultError> = None;
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultError {
@@ -177,7 +230,15 @@ impl fmt::Display for FaultError {
     }
 }
 
-impl core::error::Error for FaultError {}
+impl core::error::Error for FaultError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            FaultError::OutOfFrames(error) => Some(error),
+            FaultError::NoLargePage(_, error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The reason why a fault cannot be handled yet, or at all.
 pub(super) enum Refusal<P: Machine> {
@@ -640,6 +701,19 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Returns the number of faults handled without a wait for a pager. A fault counts once,
     /// however often it was tried.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+    /// assert_eq!(space.minor_faults(), 1);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn minor_faults(&self) -> u64 {
         self.core().per_cpu.iter().map(|cpu| cpu.minor_faults.load(Ordering::Relaxed)).sum()

@@ -34,7 +34,14 @@ impl fmt::Display for ForkError {
     }
 }
 
-impl core::error::Error for ForkError {}
+impl core::error::Error for ForkError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            ForkError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 fn inherited(region: RegionId) -> Inherited {
     let region = Region::of(region);

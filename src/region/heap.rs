@@ -74,6 +74,20 @@ impl<P: Machine> AddressSpace<P> {
     ///
     /// The end need not be aligned to a page. Cost: as for [`AddressSpace::mmap`] or
     /// [`AddressSpace::munmap`] of the pages in between.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::VirtAddr;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = VirtAddr::new(0x100_0000)?;
+    /// space.set_heap_start(start);
+    /// let end = VirtAddr::new(0x100_1000)?;
+    /// assert_eq!(space.brk(pin, end), end); // the heap has grown by a page
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn brk(&self, pin: &CpuPin, end: VirtAddr) -> VirtAddr {
         let program_break = &self.core().program_break;
         let new = end.as_u64();

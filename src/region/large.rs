@@ -12,6 +12,17 @@ use crate::service::frame_memory;
 
 /// The regions of a space mapped with pages of 2 MiB without having requested a page size
 /// (transparent huge pages).
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::HugePages;
+///
+/// let space = service.create_space(pin)?;
+/// assert_eq!(space.huge_pages(), HugePages::Advised);
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum HugePages {
@@ -84,6 +95,18 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Returns which regions without a requested page size get pages of 2 MiB.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::HugePages;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// space.set_huge_pages(HugePages::Always);
+    /// assert_eq!(space.huge_pages(), HugePages::Always);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn huge_pages(&self) -> HugePages {
         self.core().fault_policy.huge()
@@ -115,6 +138,16 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Returns the number of pages mapped by the fault of a first write.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// space.set_fault_around(16);
+    /// assert_eq!(space.fault_around(), 16);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn fault_around(&self) -> u64 {
         self.core().fault_policy.around()

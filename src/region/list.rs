@@ -14,6 +14,19 @@ use crate::address_space::AddressSpace;
 use crate::page_table::{Found, Pages, RegionId};
 
 /// A region: consecutive pages with equal attributes.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::MapRequest;
+///
+/// let space = service.create_space(pin)?;
+/// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+/// let found = space.next_region(pin, start).unwrap();
+/// assert_eq!((found.start(), found.length()), (start, 8192));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegionRange {
     pages: Pages,
@@ -38,12 +51,38 @@ impl RegionRange {
     }
 
     /// Returns the address of the first byte behind the region.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// let found = space.next_region(pin, start).unwrap();
+    /// assert_eq!(found.end().as_u64(), start.as_u64() + 8192);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn end(&self) -> VirtAddr {
         address(self.pages.last + 1)
     }
 
     /// Returns the common attributes of the pages.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::Access;
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// assert_eq!(space.next_region(pin, start).unwrap().region().access(), Access::WRITE);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn region(&self) -> Region {
         self.region
@@ -69,6 +108,18 @@ impl RegionRange {
     }
 
     /// Returns the number of mapped 4 KiB pages.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// assert_eq!(space.next_region(pin, start).unwrap().resident_pages(), 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn resident_pages(&self) -> u64 {
         self.resident

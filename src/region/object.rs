@@ -23,6 +23,21 @@ use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach, RegionId, 
 use crate::service::frame_memory;
 
 /// The part of an object shown by a region.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::object::MemoryObject;
+/// use topomem::region::{MapRequest, ObjectMapping, Sharing};
+///
+/// let object = MemoryObject::anonymous(service, pin, 4096)?;
+/// let space = service.create_space(pin)?;
+/// let mapping = ObjectMapping::new(&object, 0, Sharing::Shared);
+/// let start = space.mmap_object(pin, &MapRequest::anonymous(4096), mapping)?;
+/// assert!(space.object_at(pin, start).is_some());
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct ObjectMapping<'o, P: Machine> {
     object: &'o MemoryObject<P>,
@@ -219,6 +234,17 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Returns the part of an object shown by the region of `address`, from the page of `address`
     /// on.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::VirtAddr;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// assert!(space.object_at(pin, VirtAddr::new(0x1000)?).is_none());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn object_at(&self, pin: &CpuPin, address: VirtAddr) -> Option<ObjectPart<P>> {
         let page = address.as_u64() >> 12;
@@ -369,6 +395,15 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Returns the number of faults handled after a wait for a pager
     /// ([`PageFault::after_wait`](super::PageFault::after_wait)).
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// assert_eq!(space.major_faults(), 0); // no fault has waited for a pager
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn major_faults(&self) -> u64 {
         self.core().per_cpu.iter().map(|cpu| cpu.major_faults.load(Ordering::Relaxed)).sum()

@@ -8,6 +8,12 @@ use crate::Machine;
 use crate::page_table::Access;
 
 /// The place of a new region.
+///
+/// ```
+/// use topomem::region::{MapRequest, Placement};
+///
+/// assert_eq!(MapRequest::anonymous(4096).placement(), Placement::Anywhere);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Placement {
     /// Anywhere.
@@ -21,6 +27,18 @@ pub enum Placement {
 }
 
 /// The time of mapping the pages of a new region.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::{MapRequest, Populate};
+///
+/// let space = service.create_space(pin)?;
+/// space.mmap(pin, &MapRequest::anonymous(8192).populate(Populate::Now))?;
+/// assert_eq!(space.mapped_pages(), 2);
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Populate {
     /// Each at its first access.
@@ -52,6 +70,13 @@ pub struct MapRequest {
 impl MapRequest {
     /// Requests `length` bytes of private memory, rounded up to pages: zero at first, readable and
     /// writable, anywhere, and mapped on demand.
+    ///
+    /// ```
+    /// use topomem::Access;
+    /// use topomem::region::MapRequest;
+    ///
+    /// assert_eq!(MapRequest::anonymous(4096).region().access(), Access::WRITE);
+    /// ```
     #[must_use]
     pub const fn anonymous(length: u64) -> MapRequest {
         let region = Region::anonymous(Kind::Anonymous, Access::WRITE);
@@ -81,18 +106,46 @@ impl MapRequest {
     }
 
     /// Sets the access.
+    ///
+    /// ```
+    /// use topomem::Access;
+    /// use topomem::region::MapRequest;
+    ///
+    /// let read_only = MapRequest::anonymous(4096).access(Access::READ);
+    /// assert_eq!(read_only.region().access(), Access::READ);
+    /// ```
     #[must_use]
     pub const fn access(self, access: Access) -> MapRequest {
         MapRequest { region: self.region.with_access(access), ..self }
     }
 
     /// Sets the kind.
+    ///
+    /// ```
+    /// use topomem::region::{Kind, MapRequest};
+    ///
+    /// assert_eq!(MapRequest::anonymous(4096).kind(Kind::Stack).region().kind(), Kind::Stack);
+    /// ```
     #[must_use]
     pub const fn kind(self, kind: Kind) -> MapRequest {
         MapRequest { region: self.region.with_kind(kind), ..self }
     }
 
     /// Sets the place.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::VirtAddr;
+    /// use topomem::region::{MapRequest, Placement};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let at = VirtAddr::new(0x1000_0000)?;
+    /// let request = MapRequest::anonymous(4096).placed(Placement::Fixed(at));
+    /// assert_eq!(space.mmap(pin, &request)?, at);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn placed(self, placement: Placement) -> MapRequest {
         MapRequest { placement, ..self }
@@ -105,12 +158,30 @@ impl MapRequest {
     }
 
     /// Sets a name, for people.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{MapRequest, RegionName};
+    ///
+    /// let request = MapRequest::anonymous(4096).named(RegionName::new("cache")?);
+    /// assert_eq!(request.name(), Some(RegionName::new("cache")?));
+    /// # let _ = (service, pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn named(self, name: RegionName) -> MapRequest {
         MapRequest { name: Some(name), ..self }
     }
 
     /// Returns the requested length, in bytes.
+    ///
+    /// ```
+    /// use topomem::region::MapRequest;
+    ///
+    /// assert_eq!(MapRequest::anonymous(4096).length(), 4096);
+    /// ```
     #[must_use]
     pub const fn length(&self) -> u64 {
         self.length
@@ -140,6 +211,12 @@ impl MapRequest {
     }
 
     /// Returns the time of mapping the pages.
+    ///
+    /// ```
+    /// use topomem::region::{MapRequest, Populate};
+    ///
+    /// assert_eq!(MapRequest::anonymous(4096).population(), Populate::OnDemand);
+    /// ```
     #[must_use]
     pub const fn population(&self) -> Populate {
         self.populate

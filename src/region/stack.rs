@@ -81,6 +81,16 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Returns the greatest number of bytes of a stack.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let space = service.create_space(pin)?;
+    /// space.set_stack_limit(1 << 20);
+    /// assert_eq!(space.stack_limit(), 1 << 20);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn stack_limit(&self) -> u64 {
         // Relaxed: a number.
         self.core().stack_limit.load(Ordering::Relaxed) << 12

@@ -55,6 +55,15 @@ pub struct WithHeap<P: Machine> {
 }
 
 /// The position of the kernel's address space.
+///
+/// ```
+/// use topomem::{KernelLayout, PageRange, PageSize, VirtAddr};
+///
+/// let window = PageRange::new(VirtAddr::new(0xffff_c000_0000_0000)?, 512, PageSize::Size1GiB)?;
+/// let layout = KernelLayout { window, inherit: None };
+/// assert_eq!(layout.window.bytes(), 512 << 30);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct KernelLayout {
     /// The addresses mapped by the service for the kernel: whole root entries (512 GiB with 4
@@ -67,7 +76,20 @@ pub struct KernelLayout {
 }
 
 /// The reason why boot failed.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::BootError;
+///
+/// let again = service.boot().map(|_| ());
+/// assert!(matches!(again, Err(BootError::AlreadyBooted)));
+/// # let _ = pin;
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BootError<E> {
     /// Boot has begun before.
     AlreadyBooted,
@@ -115,7 +137,16 @@ impl<E: fmt::Display> fmt::Display for BootError<E> {
     }
 }
 
-impl<E: fmt::Debug + fmt::Display> core::error::Error for BootError<E> {}
+impl<E: core::error::Error + 'static> core::error::Error for BootError<E> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            BootError::Frames(error) => Some(error),
+            BootError::Cpu(error) => Some(error),
+            BootError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// Errors without a boot memory's own errors.
 type PlainError = BootError<core::convert::Infallible>;

@@ -9,6 +9,7 @@ use crate::Machine;
 
 /// The reason why a CPU did not come online.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnlineError {
     /// Boot is not complete.
     NotBooted,
@@ -31,10 +32,19 @@ impl fmt::Display for OnlineError {
     }
 }
 
-impl core::error::Error for OnlineError {}
+impl core::error::Error for OnlineError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            OnlineError::Frames(error) => Some(error),
+            OnlineError::Shootdown(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The reason why a CPU did not go offline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OfflineError {
     /// The heap refused: the CPU never was online, or is inside the heap.
     Heap(Unavailable),
@@ -51,7 +61,14 @@ impl fmt::Display for OfflineError {
     }
 }
 
-impl core::error::Error for OfflineError {}
+impl core::error::Error for OfflineError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            OfflineError::Shootdown(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 impl<P: Machine> MemoryService<P> {
     /// Brings the pinned CPU, not the boot CPU, online: its magazines, its objects, the kernel's
@@ -69,6 +86,18 @@ impl<P: Machine> MemoryService<P> {
     /// - [`OnlineError::NotBooted`] if boot is not complete.
     /// - [`OnlineError::Frames`] or [`OnlineError::Shootdown`] if the CPU is online already.
     /// - [`OnlineError::OutOfMemory`] if no memory for the CPU's area is left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::OnlineError;
+    ///
+    /// // SAFETY: the CPU has the kernel's mappings. It is online already, so nothing happens.
+    /// let again = unsafe { service.cpu_online(pin) };
+    /// assert!(matches!(again, Err(OnlineError::Frames(_) | OnlineError::Shootdown(_))));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub unsafe fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
         let kernel = self.kernel_core().filter(|_| self.reached(stage::READY));
         let kernel = kernel.ok_or(OnlineError::NotBooted)?;

@@ -9,6 +9,15 @@ use super::MemoryService;
 use crate::Machine;
 
 /// The memory of the machine, in the form of `/proc/meminfo`.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// assert!(service.meminfo().to_string().contains("MemTotal"));
+/// # let _ = pin;
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 pub struct MemInfo<'a, P: Machine>(&'a MemoryService<P>);
 
 /// Counts of requests served by nodes, in the form of `numastat`: a column for each node.

@@ -19,7 +19,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 
 use topomem_numa::Topology;
-use topomem_numa::frames::{AllocError, FrameRequest, Frames};
+use topomem_numa::frames::{AllocError, FrameRequest, Frames, FreeError};
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use topomem_percpu::{CpuId, CpuPin, NodeId, Order, PhysAddr, PhysFrame};
 use topomem_shootdown::{Shootdown, WakersDue};
@@ -68,7 +68,7 @@ mod stage {
 ///
 /// let frame = service.alloc(pin, &FrameRequest::frame().zeroed())?;
 /// // SAFETY: the frame was just allocated, and is not used.
-/// unsafe { service.frames().free(pin, frame, Order::FRAME)? };
+/// unsafe { service.free(pin, frame, Order::FRAME)? };
 /// # Ok(())
 /// # }).unwrap();
 /// ```
@@ -133,16 +133,43 @@ impl<P: Machine> MemoryService<P> {
     }
 
     /// Returns the platform passed to [`MemoryService::new`].
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::Platform;
+    ///
+    /// assert_eq!(service.platform().current_cpu(), pin.cpu());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub const fn platform(&self) -> &P {
         &self.platform
     }
 
     /// Returns the frame allocator.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let node = service.node_of_cpu(pin.cpu());
+    /// assert!(service.frames().stats(node).unwrap().free() > 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub const fn frames(&self) -> &Frames<P> {
         &self.frames
     }
 
     /// Returns the shootdown queue.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// assert!(service.shootdown().kernel().cpus().contains(pin.cpu()));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub const fn shootdown(&self) -> &Shootdown<P> {
         &self.shootdown
     }
@@ -163,6 +190,15 @@ impl<P: Machine> MemoryService<P> {
     }
 
     /// Returns the machine's topology after boot has discovered it.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// assert_eq!(service.topology().unwrap().node_count(), 1);
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn topology(&self) -> Option<&Topology> {
         // SAFETY: from this stage on, the topology is never written.
         self.reached(stage::TOPOLOGY).then(|| unsafe { &*self.topology.get() })
@@ -170,6 +206,16 @@ impl<P: Machine> MemoryService<P> {
 
     /// Returns the node `cpu` works on: its own node, or the nearest node with memory
     /// ([`Frames::node_of_cpu`]). Returns node 0 before the frame allocator is built.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::NodeId;
+    ///
+    /// assert_eq!(service.node_of_cpu(pin.cpu()), NodeId::ZERO);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         self.frames.node_of_cpu(cpu)
     }
@@ -190,6 +236,16 @@ impl<P: Machine> MemoryService<P> {
     }
 
     /// Returns the kernel's heap after boot has connected it.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let heap = service.heap().unwrap();
+    /// heap.heap().validate()?;
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn heap(&self) -> Option<&'static KernelHeap<P>> {
         // SAFETY: boot stores the address of a `&'static KernelHeap`, with a Release pairing with
         // this Acquire.
@@ -210,6 +266,15 @@ impl<P: Machine> MemoryService<P> {
     }
 
     /// Returns the kernel's address space after boot has built it.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let kernel = service.kernel_space().unwrap();
+    /// assert!(kernel.domain().cpus().contains(pin.cpu()));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn kernel_space(&self) -> Option<AddressSpace<P>> {
         self.kernel_core().map(AddressSpace::of)
     }
@@ -331,7 +396,7 @@ impl<P: Machine> MemoryService<P> {
     ///
     /// let run = service.alloc(pin, &FrameRequest::order(Order::HUGE))?;
     /// // SAFETY: the run was just allocated, and is not used.
-    /// unsafe { service.frames().free(pin, run, Order::HUGE)? };
+    /// unsafe { service.free(pin, run, Order::HUGE)? };
     /// # Ok(())
     /// # }).unwrap();
     /// ```
@@ -339,6 +404,34 @@ impl<P: Machine> MemoryService<P> {
         self.frames
             .alloc(pin, request)
             .or_else(|error| self.relieve(pin, error, || self.frames.alloc(pin, request)))
+    }
+
+    /// Frees a run allocated by [`MemoryService::alloc`] with `order`.
+    ///
+    /// Any context may call the function, interrupt handlers included. It calls no waker.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`FreeError`] as [`Frames::free`] does. The run is unchanged then.
+    ///
+    /// # Safety
+    ///
+    /// No context uses the run any more.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{FrameRequest, Order};
+    ///
+    /// let frame = service.alloc(pin, &FrameRequest::frame())?;
+    /// // SAFETY: the frame was just allocated, and is not used.
+    /// unsafe { service.free(pin, frame, Order::FRAME)? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub unsafe fn free(&self, pin: &CpuPin, run: PhysFrame, order: Order) -> Result<(), FreeError> {
+        // SAFETY: as the caller promises.
+        unsafe { self.frames.free(pin, run, order) }
     }
 
     /// As [`MemoryService::alloc`], for page tables and other records of the service, and for the heap: if nothing
@@ -365,11 +458,28 @@ impl<P: Machine> MemoryService<P> {
 
     /// The shootdown interrupt's handler: flushes and answers. Takes no lock, allocates
     /// nothing, calls no waker; safe nested and spurious.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// let due = service.on_shootdown_ipi(pin); // from the interrupt handler; a spurious call is harmless
+    /// println!("{due:?}");
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn on_shootdown_ipi(&self, pin: &CpuPin) -> WakersDue {
         self.shootdown.on_ipi(pin)
     }
 
     /// Serves a shootdown whose interrupt is on its way, from a spin loop. Cost: a load if none is.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// service.poll_shootdown(pin); // from spin loops
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn poll_shootdown(&self, pin: &CpuPin) {
         self.shootdown.poll(pin);
     }

@@ -7,6 +7,15 @@ use super::MemoryService;
 use crate::Machine;
 
 /// Counters of a single CPU.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// let stats = service.cpu_stats(pin.cpu());
+/// println!("{stats:?}");
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct CpuStats {
     /// The node the CPU works on ([`MemoryService::node_of_cpu`]).

@@ -14,6 +14,15 @@ use crate::object::PagerQueue;
 use crate::retire::Callbacks;
 
 /// The work left by [`MemoryService::tend`].
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// let tended = service.tend(pin); // in every round of an idle loop
+/// println!("{tended:?}");
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tended {
     /// None: the next call may wait for an event.

@@ -18,6 +18,17 @@ pub struct FrameSource<'f, P: Platform> {
 
 impl<P: Platform> Frames<P> {
     /// Returns an adapter that allocates frames according to `request`, except its order.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let source = frames.source(FrameRequest::frame().zeroed()); // for page tables of the `x86_64` crate
+    /// # let _ = (source, pin);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub const fn source(&self, request: FrameRequest) -> FrameSource<'_, P> {
         FrameSource { frames: self, request }
     }

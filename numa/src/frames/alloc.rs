@@ -83,6 +83,20 @@ impl<P: Platform> Frames<P> {
     /// - [`AllocError::Exhausted`] if at some instant of the call no allowed frames were free,
     ///   wherever free frames are kept.
     /// - [`AllocError::WouldBlock`] if allowed frames may be free, but cannot be taken now.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::Order;
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let run = frames.alloc(pin, &FrameRequest::order(Order::new(3).unwrap()))?;
+    /// assert_eq!(run.start_address().as_u64() % (8 * 4096), 0);
+    /// // SAFETY: the run was just allocated, and is not used.
+    /// unsafe { frames.free(pin, run, Order::new(3).unwrap())? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[inline]
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let hit = |entry: &Entry, magazine: &Magazine| entry.take(&magazine.taken);

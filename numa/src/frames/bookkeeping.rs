@@ -33,6 +33,19 @@ impl<P: Platform> Frames<P> {
     ///
     /// For checks and reports. Costs a few loads for each region. Finds nothing before [`Frames::init`], and
     /// nothing if there is no such node.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::NodeId;
+    ///
+    /// let mut bytes = 0;
+    /// frames.bookkeeping(NodeId::ZERO, |part| bytes += part.bytes);
+    /// assert!(bytes > 0);
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn bookkeeping(&self, node: NodeId, mut visit: impl FnMut(Bookkeeping)) {
         let Some(machine) = self.machine() else { return };
         let Some(state) = machine.node(node) else { return };

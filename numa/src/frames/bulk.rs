@@ -14,6 +14,21 @@ impl<P: Platform> Frames<P> {
     /// # Errors
     ///
     /// As for [`Frames::alloc`]; the runs taken so far are freed.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    /// use topomem_numa::PhysAddr;
+    /// use topomem_numa::PhysFrame;
+    ///
+    /// let mut pages = [PhysFrame::containing_address(PhysAddr::new(0)); 100];
+    /// frames.alloc_bulk(pin, &FrameRequest::frame(), &mut pages)?;
+    /// // SAFETY: the frames were just allocated, and are not used.
+    /// unsafe { frames.free_bulk(pin, &pages)? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn alloc_bulk(
         &self,
         pin: &CpuPin,
@@ -70,6 +85,18 @@ impl<P: Platform> Frames<P> {
     ///
     /// Returns [`AllocError::InvalidRequest`] if `count` is not 1 to 2^18, or if `align` is no
     /// power of two of at most 2^18; otherwise as for [`Frames::alloc`]. Nothing has changed.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let first = frames.alloc_run(pin, &FrameRequest::frame(), 5, 1)?; // five frames in a row
+    /// // SAFETY: the run was just allocated, and is not used.
+    /// unsafe { frames.free_run(pin, first, 5)? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn alloc_run(
         &self,
         pin: &CpuPin,

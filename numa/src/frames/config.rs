@@ -3,6 +3,13 @@
 use super::{Watermarks, ZoneLimits};
 
 /// Whether there is a per-frame table.
+///
+/// ```
+/// use topomem_numa::frames::{FramesConfig, PerFrameTable};
+///
+/// let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() };
+/// assert_ne!(config.table, PerFrameTable::default());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PerFrameTable {
     /// No table. Copy-on-write and page-table locks need a table; a frames-only kernel does not.
@@ -13,6 +20,14 @@ pub enum PerFrameTable {
 }
 
 /// The time at which a double free, or a free with a wrong order, is detected.
+///
+/// ```
+/// use topomem_numa::frames::{DoubleFrees, FramesConfig};
+///
+/// let paranoid = FramesConfig { double_frees: DoubleFrees::FoundAtOnce, ..FramesConfig::default() };
+/// assert_eq!(FramesConfig::default().double_frees, DoubleFrees::FoundLate);
+/// # let _ = paranoid;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DoubleFrees {
     /// At once if the frame is free in its bitmap or in the freeing CPU's magazine, otherwise when
@@ -146,7 +161,7 @@ mod tests {
         [min * 4, low * 4, high * 4]
     }
 
-    /// What Linux 6.12 computes.
+    /// Compares with the watermarks of Linux 6.12.
     #[test]
     fn shares_are_those_of_linux() {
         let gib = 1 << 30;

@@ -67,7 +67,7 @@ pub(super) fn parts(end: u64) -> (usize, u32) {
     (end.div_ceil(1 << shift) as usize, shift)
 }
 
-/// What the part numbered `part` says: the number of a region.
+/// Returns the number of the region with which a search in the part numbered `part` begins.
 pub(super) fn first_region(regions: &[&'static Region], part: usize, shift: u32) -> u16 {
     let start = (part as u64) << shift;
     regions.partition_point(|region| region.span.end <= start) as u16

@@ -7,6 +7,18 @@ use topomem_percpu::{CpuId, NodeId, Order, PhysFrame};
 use super::Zone;
 
 /// An error of an allocation.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+/// # machine::run(|frames, pin| {
+/// use topomem_numa::Order;
+/// use topomem_numa::frames::{AllocError, FrameRequest};
+///
+/// let huge = frames.alloc(pin, &FrameRequest::order(Order::GIANT)); // 1 GiB of a machine of 8 MiB
+/// assert!(matches!(huge, Err(AllocError::Exhausted { order: Order::GIANT, .. })));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllocError {
     /// The allocator has no memory yet: [`super::Frames::init`] has not run.
@@ -52,7 +64,19 @@ pub enum Obstacle {
 }
 
 /// The fault of an invalid request.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+/// # machine::run(|frames, pin| {
+/// use topomem_numa::frames::{AllocError, FrameRequest, InvalidRequest};
+///
+/// let none = frames.alloc_run(pin, &FrameRequest::frame(), 0, 1);
+/// assert_eq!(none, Err(AllocError::InvalidRequest(InvalidRequest::Count(0))));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InvalidRequest {
     /// The policy's node set names no node of this machine.
     NoNode,
@@ -103,7 +127,24 @@ impl fmt::Display for InvalidRequest {
 impl core::error::Error for AllocError {}
 
 /// An error of a free.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+/// # machine::run(|frames, pin| {
+/// use topomem_numa::Order;
+/// use topomem_numa::frames::FrameRequest;
+///
+/// let frame = frames.alloc(pin, &FrameRequest::frame())?;
+/// // SAFETY: the frame was just allocated, and is not used; the second free is refused.
+/// unsafe {
+///     frames.free(pin, frame, Order::FRAME)?;
+///     assert!(frames.free(pin, frame, Order::FRAME).is_err());
+/// }
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FreeError {
     /// A frame of the run is free already, in the bitmap or in this CPU's magazine, or is retired
     /// ([`super::Frames::retire`]).
@@ -161,6 +202,7 @@ impl core::error::Error for FreeError {}
 
 /// An error of building the allocator. No frames were handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InitError<E> {
     /// The allocator was built before, or is being built by another CPU.
     AlreadyDone,
@@ -194,10 +236,18 @@ impl<E: fmt::Display> fmt::Display for InitError<E> {
     }
 }
 
-impl<E: fmt::Debug + fmt::Display> core::error::Error for InitError<E> {}
+impl<E: core::error::Error + 'static> core::error::Error for InitError<E> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            InitError::Metadata(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// An error of enabling a CPU's magazine. The CPU still allocates, on the shared path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnlineError {
     /// [`super::Frames::init`] has not run.
     NotReady,

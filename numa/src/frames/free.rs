@@ -71,6 +71,19 @@ impl<P: Platform> Frames<P> {
     /// # Safety
     ///
     /// The caller owns the run, which is not used or mapped any more.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::Order;
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let frame = frames.alloc(pin, &FrameRequest::frame())?;
+    /// // SAFETY: the frame was just allocated, and is not used.
+    /// unsafe { frames.free(pin, frame, Order::FRAME)? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[inline]
     pub unsafe fn free(&self, pin: &CpuPin, frame: PhysFrame, order: Order) -> Result<(), FreeError> {
         if order == Order::FRAME && self.rack.with_current(pin, |entry, _| entry.add(frame)) == Give::Taken {
@@ -382,6 +395,18 @@ impl<P: Platform> Frames<P> {
     /// # Safety
     ///
     /// As for [`Frames::free`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let first = frames.alloc_run(pin, &FrameRequest::frame(), 3, 1)?;
+    /// // SAFETY: the run was just allocated, and is not used.
+    /// unsafe { frames.free_run(pin, first, 3)? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub unsafe fn free_run(&self, pin: &CpuPin, first: PhysFrame, count: u64) -> Result<(), FreeError> {
         if count > 0 && count < BLOCK && self.give_frames(pin, first, count as u32) {
             return Ok(());

@@ -12,6 +12,14 @@ impl<P: Platform> Frames<P> {
     ///
     /// Returns [`OnlineError::NotReady`] if [`Frames::init`] has not run, and
     /// [`OnlineError::UnknownCpu`] if the topology passed to it does not name this CPU.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// assert!(frames.cpu_stats(pin.cpu()).is_some()); // the boot CPU is online
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn cpu_online(&self, pin: &CpuPin) -> Result<(), OnlineError> {
         let machine = self.machine().ok_or(OnlineError::NotReady)?;
         let magazine = machine.magazine(pin.cpu()).ok_or(OnlineError::UnknownCpu(pin.cpu()))?;
@@ -25,6 +33,16 @@ impl<P: Platform> Frames<P> {
     /// Handlers that run meanwhile take the shared path, so nothing is left in the magazine. If
     /// called by a handler that interrupted a use of the magazine, the function leaves the magazine
     /// in place, requests a drain, and returns [`Drained::Later`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::Drained;
+    ///
+    /// assert_eq!(frames.cpu_offline(pin), Drained::Everything); // the CPU allocates on the shared path now
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn cpu_offline(&self, pin: &CpuPin) -> Drained {
         let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
             return Drained::Everything;
@@ -43,6 +61,19 @@ impl<P: Platform> Frames<P> {
     /// Drains the pinned CPU's magazine.
     ///
     /// Bound: 148 words of up to 64 frames, and 9 blocks.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::NodeId;
+    /// use topomem_numa::frames::{Drained, FrameRequest};
+    ///
+    /// drop(frames.alloc_owned(&FrameRequest::frame())?); // the magazine has a word now
+    /// assert_eq!(frames.drain(pin), Drained::Everything);
+    /// assert_eq!(frames.stats(NodeId::ZERO).unwrap().in_magazines, 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn drain(&self, pin: &CpuPin) -> Drained {
         let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu())) else {
             return Drained::Everything;
@@ -63,6 +94,14 @@ impl<P: Platform> Frames<P> {
     /// the last review, and frees the frames without room. Also frees the held whole words if the
     /// CPU took no run of whole words. For each round of a service task or idle loop: magazines
     /// grow by themselves.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// frames.trim(pin); // in every round of a service task
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn trim(&self, pin: &CpuPin) {
         if let (Some(machine), Some(magazine)) = (self.machine(), self.rack.get(pin.cpu()))
             && let Some(entered) = magazine.enter()
@@ -76,6 +115,15 @@ impl<P: Platform> Frames<P> {
 
     /// Asks `cpu` to drain its magazine at its next use, of any order, that is no quick hit, or at
     /// its next [`Frames::service`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// frames.request_drain(pin.cpu());
+    /// frames.service(pin); // the CPU answers
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn request_drain(&self, cpu: CpuId) {
         if let Some(magazine) = self.rack.get(cpu) {
             magazine.request_drain();

@@ -202,6 +202,21 @@ impl<P: Platform> Frames<P> {
     /// - [`InitError::TooManyRegions`] or [`InitError::TooManyPieces`] if the memory has more
     ///   separate stretches than supported.
     /// - [`InitError::Metadata`] if there is no memory for the bookkeeping.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::{FramesConfig, InitError};
+    /// use topomem_numa::{BootAllocator, MemoryMap, Topology};
+    ///
+    /// // The allocator of the example was built before.
+    /// let (mut map, topology) = (Box::new(MemoryMap::new()), Box::new(Topology::new()));
+    /// let again = frames.init(&mut BootAllocator::new(&mut map, &topology), &FramesConfig::default());
+    /// assert!(matches!(again, Err(InitError::AlreadyDone)));
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn init<G: Ground>(&self, ground: &mut G, config: &FramesConfig) -> Result<(), InitError<G::Error>> {
         // Relaxed: the swap only selects the builder.
         if self.building.swap(true, Ordering::Relaxed) {
@@ -229,6 +244,19 @@ impl<P: Platform> Frames<P> {
     /// Returns the node of a frame, or `None` if no node has it.
     ///
     /// Cost: one load and a search of the regions of 16 MiB: mostly one.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::NodeId;
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let run = frames.alloc_owned(&FrameRequest::frame())?;
+    /// assert_eq!(frames.node_of(run.first()), Some(NodeId::ZERO));
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn node_of(&self, frame: PhysFrame) -> Option<NodeId> {
         Some(self.machine()?.region_of(alloc::number(frame))?.node)
     }
@@ -238,6 +266,16 @@ impl<P: Platform> Frames<P> {
     /// node 0 before [`Frames::init`].
     ///
     /// Cost: two loads; the result was computed by [`Frames::init`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::NodeId;
+    ///
+    /// assert_eq!(frames.node_of_cpu(pin.cpu()), NodeId::ZERO);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
         self.machine().map_or(NodeId::ZERO, |machine| machine.node_of_cpu(cpu))
     }
@@ -246,6 +284,17 @@ impl<P: Platform> Frames<P> {
     /// `None` if the machine has no such node, if no node has memory, and before [`Frames::init`].
     ///
     /// Cost: a few loads for each node checked.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::NodeId;
+    ///
+    /// assert_eq!(frames.node_with_memory(NodeId::ZERO), Some(NodeId::ZERO));
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn node_with_memory(&self, node: NodeId) -> Option<NodeId> {
         let machine = self.machine()?;
         let nearest = machine.node(node)?.nearest().iter().copied();
@@ -253,6 +302,18 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Returns the zone of a frame, or `None` if no node has it.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::{FrameRequest, Zone};
+    ///
+    /// let run = frames.alloc_owned(&FrameRequest::frame())?;
+    /// assert_eq!(frames.zone_of(run.first()), Some(Zone::Dma32)); // between 16 MiB and 4 GiB
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn zone_of(&self, frame: PhysFrame) -> Option<Zone> {
         Some(self.machine()?.region_of(alloc::number(frame))?.zone)
     }
@@ -261,6 +322,18 @@ impl<P: Platform> Frames<P> {
     /// memory.
     ///
     /// Cost: logarithmic in the stretches of memory.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let run = frames.alloc_owned(&FrameRequest::frame())?;
+    /// assert!(frames.info(run.first()).is_some());
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn info(&self, frame: PhysFrame) -> Option<&FrameInfo> {
         self.machine()?.directory.find_info(alloc::number(frame))
     }

@@ -8,6 +8,20 @@ use topomem_percpu::{Order, PhysFrame, Platform};
 use super::{AllocError, FrameRequest, Frames};
 
 /// A run of frames that is freed when dropped.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+/// # machine::run(|frames, pin| {
+/// use topomem_numa::Order;
+/// use topomem_numa::frames::FrameRequest;
+///
+/// let run = frames.alloc_owned(&FrameRequest::order(Order::HUGE))?;
+/// assert_eq!(run.order(), Order::HUGE);
+/// drop(run); // frees the run
+/// # let _ = pin;
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 pub struct OwnedFrames<'f, P: Platform> {
     frames: &'f Frames<P>,
     first: PhysFrame,
@@ -37,6 +51,18 @@ impl<'f, P: Platform> OwnedFrames<'f, P> {
     }
 
     /// Releases the run: the holder of the frame frees it.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let (first, order) = frames.alloc_owned(&FrameRequest::frame())?.into_raw();
+    /// // SAFETY: the run is the caller's, and is not used.
+    /// unsafe { frames.free(pin, first, order)? };
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use = "the run leaks unless it is freed"]
     pub fn into_raw(self) -> (PhysFrame, Order) {
         let this = ManuallyDrop::new(self);
@@ -65,6 +91,18 @@ impl<P: Platform> Frames<P> {
     /// # Errors
     ///
     /// As for [`Frames::alloc`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let page = frames.alloc_owned(&FrameRequest::frame().zeroed())?;
+    /// assert!(frames.node_of(page.first()).is_some());
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn alloc_owned(&self, request: &FrameRequest) -> Result<OwnedFrames<'_, P>, AllocError> {
         let pin = self.platform().pin();
         let first = self.alloc(&pin, request)?;

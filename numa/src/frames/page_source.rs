@@ -32,7 +32,7 @@ impl<P: Platform> Frames<P> {
             Some(_) => self.alloc(pin, request),
             None => self.alloc_run(pin, request, length.pages(), align.frames()),
         };
-        // What frees memory may need some of the heap: it may use the reserve.
+        // Freeing memory may need some of the heap: the heap may use the reserve.
         let first = take(request).or_else(|_| take(&request.emergency()));
         Ok(self.platform().phys_to_virt(first.map_err(|_| OutOfMemory)?.start_address()))
     }
@@ -99,7 +99,7 @@ unsafe impl<P: Platform> PageSource for Frames<P> {
     unsafe fn free_run(&self, pin: &CpuPin, run: NonNull<u8>, length: RunLength) {
         let first = self.frame_at(run);
         // A run whose length was changed to an order's is none of that order for an allocator that checks
-        // each free, nor if it isn't aligned to its size. What is refused has changed nothing.
+        // each free, nor if it isn't aligned to its size. A refused free has changed nothing.
         let aligned = |order: &Order| first.start_address().is_aligned(order.bytes());
         if let Some(order) = length.order().filter(aligned)
             // SAFETY: `allocate_run` took it from the allocator, and it has this length; the caller's

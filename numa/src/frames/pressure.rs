@@ -125,6 +125,15 @@ impl Machine {
 impl<P: Platform> Frames<P> {
     /// Returns whether a node is under pressure: an allocation has left less than [`low`](super::Watermarks::low)
     /// frames of a zone since the last [`Frames::reclaim`]. Cost: two loads.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// assert!(!frames.is_pressed()); // no zone is below its low watermark
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[inline]
     pub fn is_pressed(&self) -> bool {
         self.machine().is_some_and(|machine| machine.pressure.any())

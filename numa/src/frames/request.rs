@@ -46,6 +46,13 @@ pub(super) enum Caller {
 
 impl FrameRequest {
     /// Creates a request for one frame, near the requesting CPU.
+    ///
+    /// ```
+    /// use topomem_numa::Order;
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// assert_eq!(FrameRequest::frame().get_order(), Order::FRAME);
+    /// ```
     pub const fn frame() -> FrameRequest {
         FrameRequest::order(Order::FRAME)
     }
@@ -75,6 +82,14 @@ impl FrameRequest {
 
     /// Places the run near `node` instead of the requesting CPU; farther nodes still serve if it is
     /// exhausted (for `node` only, use [`Policy::Bind`]).
+    ///
+    /// ```
+    /// use topomem_numa::NodeId;
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let near = FrameRequest::frame().node(NodeId::ZERO);
+    /// assert_ne!(near, FrameRequest::frame());
+    /// ```
     pub const fn node(mut self, node: NodeId) -> FrameRequest {
         self.node = Some(node);
         self.plain = false;
@@ -98,6 +113,13 @@ impl FrameRequest {
     }
 
     /// Restricts the run to `zone` or a lower zone.
+    ///
+    /// ```
+    /// use topomem_numa::frames::{FrameRequest, Zone};
+    ///
+    /// let for_32_bits = FrameRequest::frame().zone(Zone::Dma32);
+    /// # let _ = for_32_bits;
+    /// ```
     pub const fn zone(mut self, zone: Zone) -> FrameRequest {
         self.zone = zone;
         self.plain = self.plain && matches!(zone, Zone::Normal);
@@ -111,6 +133,20 @@ impl FrameRequest {
     ///
     /// Cost: a search of 512 bits per partial block if the limit is inside a stretch of memory;
     /// nothing if the limit is at a zone's end.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    /// use topomem_numa::PhysAddr;
+    ///
+    /// let limit = PhysAddr::new(20 << 20);
+    /// let run = frames.alloc_owned(&FrameRequest::frame().below(limit))?;
+    /// assert!(run.first().start_address() < limit);
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub const fn below(mut self, limit: PhysAddr) -> FrameRequest {
         self.limit = limit.as_u64() >> 12;
         self.plain = false;
@@ -120,12 +156,27 @@ impl FrameRequest {
     /// Fills the run with zeros. Cost: a write of the whole run; for one frame only two atomic
     /// read-modify-writes while its node has zeroed frames ahead
     /// ([`Frames::refill_zeroed`](super::Frames::refill_zeroed)).
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::Platform;
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let page = frames.alloc_owned(&FrameRequest::frame().zeroed())?;
+    /// let bytes = frames.platform().phys_to_virt(page.first().start_address()).cast::<[u8; 4096]>();
+    /// // SAFETY: the frame is ours, and mapped.
+    /// assert!(unsafe { bytes.as_ref() }.iter().all(|&byte| byte == 0));
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub const fn zeroed(mut self) -> FrameRequest {
         self.zeroed = true;
         self
     }
 
-    /// May dip into the reserve below the minimum watermark: for what frees memory by using some.
+    /// Permits the reserve below the minimum watermark: for work that frees memory by using some.
     ///
     /// Magazines have none of the reserve, so such a request is not quick: ask without first, and with it if that
     /// fails.

@@ -101,6 +101,21 @@ impl<P: Platform> Frames<P> {
     ///
     /// As for [`Frames::free`], for the freed frames; the caller owns the run of `count` frames,
     /// from [`Frames::alloc_run`] or [`Frames::alloc`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let first = frames.alloc_run(pin, &FrameRequest::frame(), 8, 1)?;
+    /// // SAFETY: the run is ours, and its end is not used.
+    /// unsafe {
+    ///     frames.shrink_run(pin, first, 8, 3)?;
+    ///     frames.free_run(pin, first, 3)?;
+    /// }
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub unsafe fn shrink_run(
         &self,
         pin: &CpuPin,

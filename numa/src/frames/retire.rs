@@ -89,6 +89,21 @@ impl<P: Platform> Frames<P> {
     /// - [`RetireError::Reserved`] if the memory map reserves the frame.
     /// - [`RetireError::AlreadyRetired`] if the frame was retired before.
     /// - [`RetireError::Full`] if 64 frames of the frame's stretch of memory were retired before.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let (bad, order) = frames.alloc_owned(&FrameRequest::frame())?.into_raw();
+    /// frames.retire(pin, bad)?; // the frame is in use: it is retired when it comes home
+    /// // SAFETY: the frame is ours, and is not used.
+    /// unsafe { frames.free(pin, bad, order)? };
+    /// frames.drain(pin);
+    /// assert!(frames.is_retired(bad));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn retire(&self, pin: &CpuPin, frame: PhysFrame) -> Result<Retired, RetireError> {
         let number = number(frame);
         let machine = self.machine().ok_or(RetireError::OutOfRange(frame))?;
@@ -138,6 +153,15 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Returns every frame passed to [`Frames::retire`], with the state of its retirement.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// assert_eq!(frames.retired().count(), 0);
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn retired(&self) -> impl Iterator<Item = (PhysFrame, Retirement)> {
         let regions = self.machine().map_or(&[][..], |machine| machine.directory.regions);
         let listed = regions.iter().flat_map(|&region| region.retired.iter());

@@ -5,6 +5,18 @@ use topomem_percpu::Order;
 use super::{Pressure, ZeroedStats, Zone};
 
 /// One CPU's magazine, counted by its owner alone: reading the counters costs the owner nothing.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+/// # machine::run(|frames, pin| {
+/// use topomem_numa::frames::FrameRequest;
+///
+/// drop(frames.alloc_owned(&FrameRequest::frame())?); // takes a word of the bitmap
+/// drop(frames.alloc_owned(&FrameRequest::frame())?); // a hit
+/// assert!(frames.cpu_stats(pin.cpu()).unwrap().hits >= 1);
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MagazineStats {
     /// Runs up to order 9 handed out by the magazine without lock or atomic
@@ -46,6 +58,18 @@ pub struct ZoneStats {
 }
 
 /// One node.
+///
+/// ```
+/// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+/// # machine::run(|frames, pin| {
+/// use topomem_numa::NodeId;
+///
+/// let stats = frames.stats(NodeId::ZERO).unwrap();
+/// assert!(stats.free() <= stats.managed());
+/// # let _ = pin;
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeStats {
     /// By [`Zone::index`].

@@ -14,6 +14,18 @@ impl<P: Platform> Frames<P> {
     /// only without concurrent allocations.
     ///
     /// Cost: linear in the node's blocks; for the cheap estimate see [`Frames::free_estimate`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::NodeId;
+    ///
+    /// assert!(frames.stats(NodeId::ZERO).unwrap().all_free() > 1000);
+    /// assert!(frames.stats(NodeId::new(1).unwrap()).is_none());
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn stats(&self, node: NodeId) -> Option<NodeStats> {
         let machine = self.machine()?;
         let state = machine.node(node)?;
@@ -59,6 +71,14 @@ impl<P: Platform> Frames<P> {
 
     /// Returns the counters of one CPU's magazine, or `None` if it has none. May be called on any
     /// CPU at any time.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// assert_eq!(frames.cpu_stats(pin.cpu()).unwrap().hits, 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn cpu_stats(&self, cpu: CpuId) -> Option<MagazineStats> {
         let magazine = self.rack.get(cpu)?;
         let (taken, refills) = (magazine.taken.get() + magazine.runs_taken(), magazine.refills.get());

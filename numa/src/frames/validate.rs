@@ -74,6 +74,16 @@ impl<P: Platform> Frames<P> {
     ///
     /// Returns the first [`Corruption`] found, and [`Corruption::NotReady`] before
     /// [`Frames::init`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// frames.drain(pin);
+    /// let totals = frames.validate()?;
+    /// # let _ = totals;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn validate(&self) -> Result<Totals, Corruption> {
         let machine = self.machine().ok_or(Corruption::NotReady)?;
         let mut totals = Totals::default();

@@ -33,6 +33,22 @@ impl<P: Platform> Frames<P> {
     /// returns them. It may be dropped in any context, also in an interrupt handler: dropping
     /// neither waits nor calls or drops a waker. Poll it in tasks: a poll clones and drops wakers,
     /// with no lock held.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let future = pin!(frames.alloc_async(FrameRequest::frame()));
+    /// let frame = future.poll(&mut Context::from_waker(Waker::noop()));
+    /// assert!(matches!(frame, Poll::Ready(Ok(_)))); // a frame was free
+    /// # use std::future::Future;
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub const fn alloc_async(&self, request: FrameRequest) -> AllocFuture<'_, P> {
         AllocFuture { frames: self, request, place: None }
     }

@@ -143,6 +143,15 @@ impl<P: Platform> Frames<P> {
     /// Cost: for each frame the zeroing and three atomic read-modify-writes; a check of each slot
     /// of the pool (64 by default) if it is full. Lock-free; may be called on all CPUs at once,
     /// which may overfill the pool, at most fourfold.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// let added = frames.refill_zeroed(pin, 16); // from an idle loop
+    /// assert!(added <= 16);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn refill_zeroed(&self, pin: &CpuPin, budget: usize) -> usize {
         let Some(machine) = self.machine() else { return 0 };
         let Some(node) = machine.node(machine.node_of_cpu(pin.cpu())) else { return 0 };

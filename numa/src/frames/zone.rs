@@ -5,6 +5,12 @@ use core::fmt;
 use topomem_percpu::PhysAddr;
 
 /// A band of physical addresses, lowest first. Lower zones also serve a request for a zone.
+///
+/// ```
+/// use topomem_numa::frames::Zone;
+///
+/// assert!(Zone::Dma < Zone::Dma32 && Zone::Dma32 < Zone::Normal);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Zone {
     /// The reach of ISA DMA: below 16 MiB by default.
@@ -47,6 +53,12 @@ impl fmt::Display for Zone {
 }
 
 /// The ends of the zones. Any address works, rounded down to 4 KiB; a limit of 0 leaves a zone out.
+///
+/// ```
+/// use topomem_numa::frames::ZoneLimits;
+///
+/// assert_eq!(ZoneLimits::PC.dma_end.as_u64(), 16 << 20);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ZoneLimits {
     /// The end of [`Zone::Dma`].
@@ -116,6 +128,14 @@ impl Watermarks {
     pub const NONE: Watermarks = Watermarks { min: 0, low: 0, high: 0 };
 
     /// How `free` frames stand against them.
+    ///
+    /// ```
+    /// use topomem_numa::frames::{Pressure, Watermarks};
+    ///
+    /// let marks = Watermarks { min: 10, low: 20, high: 30 };
+    /// assert_eq!(marks.pressure(100), Watermarks::NONE.pressure(0));
+    /// # let _: Pressure = marks.pressure(15);
+    /// ```
     #[must_use]
     pub const fn pressure(&self, free: u64) -> Pressure {
         if self.min > 0 && free <= self.min {

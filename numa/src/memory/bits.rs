@@ -7,6 +7,13 @@ use topomem_percpu::PhysAddr;
 use super::{ADDRESS_END, MemoryRange};
 
 /// The number of bits of a CPU's physical addresses: at most 52.
+///
+/// ```
+/// use topomem_numa::AddressBits;
+///
+/// assert_eq!(AddressBits::new(46).unwrap().get(), 46);
+/// assert_eq!(AddressBits::MOST.get(), 52);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressBits(u8);
 

@@ -101,6 +101,14 @@ impl<'a> BootAllocator<'a> {
     /// - [`BootAllocError::Empty`] if `bytes` is 0.
     /// - [`BootAllocError::Exhausted`] if no node has that much free memory in one piece.
     /// - [`BootAllocError::MapFull`] if the map has no room to record the allocation.
+    ///
+    /// ```
+    /// use topomem_numa::{BootAllocError, BootAllocator, MemoryMap, NodeId, Topology};
+    ///
+    /// let (mut map, topology) = (MemoryMap::new(), Topology::new()); // no memory
+    /// let none = BootAllocator::new(&mut map, &topology).alloc(4096, 4096, NodeId::ZERO);
+    /// assert!(matches!(none, Err(BootAllocError::Exhausted { .. })));
+    /// ```
     pub fn alloc(&mut self, bytes: u64, align: u64, node: NodeId) -> Result<PhysAddr, BootAllocError> {
         self.alloc_below(bytes, align, node, MemoryRange::EVERYTHING.end)
     }

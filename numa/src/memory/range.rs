@@ -80,6 +80,12 @@ impl MemoryRange {
     }
 
     /// Returns the number of bytes; 0 if `end` is not above `start`.
+    ///
+    /// ```
+    /// use topomem_numa::MemoryRange;
+    ///
+    /// assert_eq!(MemoryRange::from_bounds(0x1000, 0x3000).unwrap().bytes(), 0x2000);
+    /// ```
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.end.as_u64().saturating_sub(self.start.as_u64())
@@ -92,6 +98,14 @@ impl MemoryRange {
     }
 
     /// Returns true if `addr` lies in the range.
+    ///
+    /// ```
+    /// use topomem_numa::MemoryRange;
+    /// use topomem_numa::PhysAddr;
+    ///
+    /// let range = MemoryRange::from_bounds(0x1000, 0x2000).unwrap();
+    /// assert!(range.contains(PhysAddr::new(0x1fff)) && !range.contains(PhysAddr::new(0x2000)));
+    /// ```
     #[must_use]
     pub fn contains(&self, addr: PhysAddr) -> bool {
         self.start <= addr && addr < self.end
@@ -113,6 +127,12 @@ impl MemoryRange {
     }
 
     /// Returns the frames inside the range: both ends rounded inwards.
+    ///
+    /// ```
+    /// use topomem_numa::MemoryRange;
+    ///
+    /// assert_eq!(MemoryRange::from_bounds(0x1001, 0x1fff).unwrap().whole_frames(), None);
+    /// ```
     #[must_use]
     pub const fn whole_frames(&self) -> Option<MemoryRange> {
         let start = align_up(self.start.as_u64(), FRAME_SIZE);

@@ -8,6 +8,15 @@ use super::{Table, TableError};
 use crate::{ApicId, MemoryRange};
 
 /// A fault in the tables; each variant tells its treatment by discovery.
+///
+/// ```
+/// use topomem_numa::{ApicId, FirmwareTables, Topology};
+///
+/// let tables = FirmwareTables { srat: Some(b"SRAT, but too short"), ..FirmwareTables::default() };
+/// let mut errors = Vec::new();
+/// Box::new(Topology::new()).discover(&tables, ApicId(0), &mut |error| errors.push(error.to_string()));
+/// assert!(!errors.is_empty());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Diagnostic {
     /// A malformed table or structure: the unreadable part is ignored.

@@ -7,6 +7,12 @@ use super::{Table, TableError};
 use crate::ApicId;
 
 /// A verified MADT.
+///
+/// ```
+/// use topomem_numa::tables::Madt;
+///
+/// assert!(Madt::parse(b"no table").is_err());
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Madt<'a>(Verified<'a>);
 
@@ -103,7 +109,7 @@ impl<'a> Madt<'a> {
     }
 }
 
-/// What addresses a CPU by its local SAPIC's id and extended id.
+/// Returns the number that addresses a CPU, of its local SAPIC's id and extended id.
 pub(super) fn sapic_id(id: u8, extended: u8) -> ApicId {
     ApicId(u32::from(id) << 8 | u32::from(extended))
 }

@@ -31,6 +31,14 @@ pub use srat::{MemoryAffinity, Srat, SratEntry};
 /// The tables that describe topology, whole, including their headers.
 ///
 /// Bytes beyond the length stated by a table's header are ignored.
+///
+/// ```
+/// use topomem_numa::FirmwareTables;
+///
+/// let slit: &[u8] = &[]; // where firmware has mapped the table
+/// let tables = FirmwareTables { slit: Some(slit), ..FirmwareTables::default() };
+/// assert!(tables.srat.is_none());
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FirmwareTables<'a> {
     /// Interrupt controllers, so CPUs ("APIC").

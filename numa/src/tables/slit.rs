@@ -7,6 +7,12 @@ use super::{Table, TableError};
 use crate::Distance;
 
 /// A verified SLIT of any size: rows and columns are numbered by proximity domain.
+///
+/// ```
+/// use topomem_numa::tables::Slit;
+///
+/// assert!(Slit::parse(b"no table").is_err());
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Slit<'a> {
     localities: usize,

@@ -92,6 +92,12 @@ impl Topology {
     }
 
     /// Returns the nodes, in order of number.
+    ///
+    /// ```
+    /// use topomem_numa::{NodeId, Topology};
+    ///
+    /// assert!(Topology::new().nodes().eq([NodeId::ZERO]));
+    /// ```
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.node_count()).filter_map(NodeId::new)
     }
@@ -116,6 +122,15 @@ impl Topology {
     }
 
     /// Returns the CPU with the interrupt number `apic_id`. Cost: linear in the CPUs.
+    ///
+    /// ```
+    /// use topomem_numa::{ApicId, CpuId, FirmwareTables, Topology};
+    ///
+    /// let mut topology = Box::new(Topology::new());
+    /// topology.discover(&FirmwareTables::default(), ApicId(3), &mut |_| {});
+    /// assert_eq!(topology.cpu_of_apic(ApicId(3)), Some(CpuId::BOOT));
+    /// assert_eq!(topology.cpu_of_apic(ApicId(4)), None);
+    /// ```
     #[must_use]
     pub fn cpu_of_apic(&self, apic_id: ApicId) -> Option<CpuId> {
         self.cpus.iter().find(|entry| entry.apic_id == apic_id).map(|entry| entry.cpu)
@@ -134,6 +149,12 @@ impl Topology {
     }
 
     /// Returns the distance from the CPUs of `from` to the memory of `to`; not always symmetric.
+    ///
+    /// ```
+    /// use topomem_numa::{Distance, NodeId, Topology};
+    ///
+    /// assert_eq!(Topology::new().distance(NodeId::ZERO, NodeId::ZERO), Distance::LOCAL);
+    /// ```
     #[must_use]
     pub fn distance(&self, from: NodeId, to: NodeId) -> Distance {
         self.distances[from.index()][to.index()]
@@ -143,6 +164,13 @@ impl Topology {
     /// by distance, then by latency if the HMAT gives one, then by number. Nodes called unreachable
     /// by the SLIT come last: firmware that does so for working memory is more common than memory
     /// without a path. Precomputed.
+    ///
+    /// ```
+    /// use topomem_numa::{NodeId, Topology};
+    ///
+    /// let topology = Topology::new();
+    /// assert_eq!(topology.nearest(NodeId::ZERO).first(), Some(&NodeId::ZERO)); // itself first
+    /// ```
     #[must_use]
     pub fn nearest(&self, node: NodeId) -> &[NodeId] {
         self.nearest.of(node)
@@ -157,6 +185,13 @@ impl Topology {
 
     /// Returns the node of the memory at `addr`. A hole between two ranges of one node belongs to
     /// that node; node 0 has everything else without a node. Cost: logarithmic in the ranges.
+    ///
+    /// ```
+    /// use topomem_numa::{NodeId, Topology};
+    /// use topomem_numa::PhysAddr;
+    ///
+    /// assert_eq!(Topology::new().node_of_addr(PhysAddr::new(1 << 30)), NodeId::ZERO);
+    /// ```
     #[must_use]
     pub fn node_of_addr(&self, addr: PhysAddr) -> NodeId {
         self.ranges.span_at(addr).0
@@ -173,6 +208,12 @@ impl Topology {
 
     /// Returns the read latency from `initiator`'s CPUs to `target`'s memory, if the HMAT gives
     /// one.
+    ///
+    /// ```
+    /// use topomem_numa::{NodeId, Topology};
+    ///
+    /// assert_eq!(Topology::new().latency(NodeId::ZERO, NodeId::ZERO), None); // there is no HMAT
+    /// ```
     #[must_use]
     pub fn latency(&self, initiator: NodeId, target: NodeId) -> Option<Picoseconds> {
         self.performance.latency(initiator, target)

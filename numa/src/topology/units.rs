@@ -4,6 +4,13 @@ use core::fmt;
 
 /// Relative cost of reaching one node's memory from another, in the units of ACPI's SLIT: 10 is a
 /// node's own memory, 20 twice as far.
+///
+/// ```
+/// use topomem_numa::Distance;
+///
+/// assert_eq!(Distance::LOCAL.get(), 10);
+/// assert!(Distance::LOCAL < Distance::REMOTE);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Distance(u8);
 
@@ -36,6 +43,12 @@ impl Distance {
     }
 
     /// Returns true if there is a path.
+    ///
+    /// ```
+    /// use topomem_numa::Distance;
+    ///
+    /// assert!(Distance::LOCAL.is_reachable() && !Distance::UNREACHABLE.is_reachable());
+    /// ```
     #[must_use]
     pub const fn is_reachable(self) -> bool {
         self.0 != Distance::UNREACHABLE.0

@@ -4,8 +4,7 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use topomem_numa::frames::{Frames, FramesConfig, PerFrameTable};
-use topomem_numa::{BootAllocator, CpuId, CpuPin, MemoryMap, MemoryRange, Platform, Topology};
-use x86_64::PhysAddr;
+use topomem_numa::{ApicId, BootAllocator, CpuId, CpuPin, FirmwareTables, MemoryMap, MemoryRange, PhysAddr, Platform, Topology};
 
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -43,7 +42,8 @@ pub fn run(example: impl FnOnce(&'static Frames<Host>, &CpuPin) -> Outcome) -> O
     let frames: &'static Frames<Host> = Box::leak(Box::new(Frames::new(Host { ram })));
     let mut map = Box::new(MemoryMap::new());
     map.add_usable(MemoryRange::from_length(START, BYTES).ok_or("no range")?)?;
-    let topology = Box::new(Topology::new());
+    let mut topology = Box::new(Topology::new());
+    topology.discover(&FirmwareTables::default(), ApicId(0), &mut |_| {});
     let config = FramesConfig { table: PerFrameTable::Present, ..FramesConfig::default() };
     frames.init(&mut BootAllocator::new(&mut map, &topology), &config)?;
     let pin = frames.platform().pin();

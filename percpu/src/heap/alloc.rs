@@ -22,6 +22,23 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Errors
     ///
     /// [`AllocError`].
+    ///
+    /// ```
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// # let pin = Host.pin();
+    /// # HEAP.cpu_online(&pin)?;
+    /// use std::alloc::Layout;
+    ///
+    /// let layout = Layout::new::<[u32; 4]>();
+    /// let memory = HEAP.alloc(layout)?;
+    /// assert_eq!(memory.addr().get() % layout.align(), 0);
+    /// // SAFETY: the memory was allocated with this layout, and is not used any more.
+    /// unsafe { HEAP.dealloc(memory, layout)? };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
@@ -43,6 +60,25 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Errors
     ///
     /// [`AllocError`].
+    ///
+    /// ```
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// # let pin = Host.pin();
+    /// # HEAP.cpu_online(&pin)?;
+    /// use std::alloc::Layout;
+    ///
+    /// let layout = Layout::new::<u64>();
+    /// let memory = HEAP.alloc_zeroed(layout)?;
+    /// // SAFETY: the memory holds a `u64`; after that it is not used any more.
+    /// unsafe {
+    ///     assert_eq!(memory.cast::<u64>().read(), 0);
+    ///     HEAP.dealloc(memory, layout)?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if layout.size() > MAX_CLASS_SIZE && !self.is_hardened() {

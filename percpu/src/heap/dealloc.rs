@@ -23,6 +23,22 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// [`InvalidFree`], with everything unchanged. Every build detects wrong frees of large objects
     /// and frees with the layout of another class; those builds detect double frees, and addresses
     /// inside objects, too.
+    ///
+    /// ```
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// # let pin = Host.pin();
+    /// # HEAP.cpu_online(&pin)?;
+    /// use std::alloc::Layout;
+    ///
+    /// let layout = Layout::from_size_align(100, 8)?;
+    /// let memory = HEAP.alloc(layout)?;
+    /// // SAFETY: the memory was allocated with this layout, and is not used any more.
+    /// unsafe { HEAP.dealloc(memory, layout)? };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub unsafe fn dealloc(&self, memory: NonNull<u8>, layout: Layout) -> Result<(), InvalidFree> {
         // SAFETY: the caller's promise.

@@ -5,6 +5,21 @@ use core::fmt;
 use crate::{CpuId, NodeId, Order, OutOfMemory, RunLength, SizeClass};
 
 /// An error of [`Heap::alloc`](crate::Heap::alloc). Nothing has changed.
+///
+/// ```
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+/// # use topomem_percpu::{Heap, Platform};
+/// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+/// # let pin = Host.pin();
+/// # HEAP.cpu_online(&pin)?;
+/// use std::alloc::Layout;
+/// use topomem_percpu::AllocError;
+///
+/// let huge = HEAP.alloc(Layout::from_size_align(1 << 40, 8)?);
+/// assert!(matches!(huge, Err(AllocError::TooLarge { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllocError {
     /// This context can reach no free memory: the page source has no pages, and no slab has a free

@@ -148,6 +148,18 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// For a page source without free memory, also inside an allocation or a free of this heap.
     /// Allocates nothing, and waits for no context that it may have interrupted. Cost: a look at
     /// every class of every node.
+    ///
+    /// ```
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// # let pin = Host.pin();
+    /// # HEAP.cpu_online(&pin)?;
+    /// let pages = HEAP.reclaim(&pin); // when memory is short
+    /// assert_eq!(pages, 0); // the heap holds nothing
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reclaim(&self, pin: &CpuPin) -> u64 {
         for (_, area) in self.areas().filter(|&(cpu, _)| cpu != pin.cpu()) {
             area.request_drain();

@@ -27,6 +27,25 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     ///
     /// [`ReallocError`], with `memory` as it was. Wrong addresses and layouts are detected where
     /// [`Heap::dealloc`] detects them.
+    ///
+    /// ```
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// # let pin = Host.pin();
+    /// # HEAP.cpu_online(&pin)?;
+    /// use std::alloc::Layout;
+    ///
+    /// let small = Layout::from_size_align(64, 8)?;
+    /// let memory = HEAP.alloc(small)?;
+    /// // SAFETY: the memory was allocated with `small`, and `grown` with its new layout.
+    /// unsafe {
+    ///     let grown = HEAP.realloc(memory, small, 4096)?;
+    ///     HEAP.dealloc(grown, Layout::from_size_align(4096, 8)?)?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg_attr(feature = "leak-tracking", track_caller)]
     pub unsafe fn realloc(
         &self,

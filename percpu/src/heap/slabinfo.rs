@@ -41,6 +41,17 @@ pub struct HeapStats {
 
 impl HeapStats {
     /// Returns the bytes taken from the page source.
+    ///
+    /// ```
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// # let pin = Host.pin();
+    /// # HEAP.cpu_online(&pin)?;
+    /// assert!(HEAP.stats().held_bytes() > 0); // the CPU's cell
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub const fn held_bytes(&self) -> u64 {
         self.slab_bytes + self.large_bytes + self.metadata_bytes

@@ -7,6 +7,20 @@ use crate::{CpuId, PageSource, Platform};
 
 /// One size class, over all nodes. Read counter by counter during concurrent uses, so exact only
 /// without concurrent uses.
+///
+/// ```
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+/// # use topomem_percpu::{Heap, Platform};
+/// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+/// # let pin = Host.pin();
+/// # HEAP.cpu_online(&pin)?;
+/// use topomem_percpu::SizeClass;
+///
+/// let class = SizeClass::all().next().unwrap();
+/// assert_eq!(HEAP.class_stats(class).slabs, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClassStats {
     /// Bytes of an object.
@@ -47,6 +61,18 @@ pub struct LargeStats {
 }
 
 /// One CPU's use of its magazines since it came online.
+///
+/// ```
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+/// # use topomem_percpu::{Heap, Platform};
+/// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+/// # let pin = Host.pin();
+/// # HEAP.cpu_online(&pin)?;
+/// let stats = HEAP.cpu_stats(pin.cpu()).unwrap();
+/// assert_eq!(stats.hits, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuHeapStats {
     /// Allocations and frees served by the CPU's own magazines.

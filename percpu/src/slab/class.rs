@@ -50,6 +50,12 @@ impl SizeClass {
     }
 
     /// Returns all classes, by size.
+    ///
+    /// ```
+    /// use topomem_percpu::{CLASS_COUNT, SizeClass};
+    ///
+    /// assert_eq!(SizeClass::all().count(), CLASS_COUNT);
+    /// ```
     pub fn all() -> impl Iterator<Item = SizeClass> {
         // For loom the two largest only: a look at a class has a dozen places to switch threads.
         let first = if cfg!(loom) { CLASS_COUNT - 2 } else { 0 };
@@ -142,6 +148,12 @@ impl SizeClass {
     }
 
     /// Returns the bytes of an object.
+    ///
+    /// ```
+    /// use topomem_percpu::{MAX_CLASS_SIZE, SizeClass};
+    ///
+    /// assert_eq!(SizeClass::all().map(SizeClass::size).max(), Some(MAX_CLASS_SIZE));
+    /// ```
     #[must_use]
     #[inline]
     pub const fn size(self) -> usize {

@@ -11,6 +11,7 @@ use crate::page_table::{Access, Cache, Privilege, Protection, Reach};
 
 /// The reason why flags are not a valid [`Protection`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FlagsError {
     /// `PRESENT` is missing. Entries are either mappings or empty.
     NotPresent,

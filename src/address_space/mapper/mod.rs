@@ -104,6 +104,7 @@ pub struct SpaceMapper<'s, 'p, P: Machine> {
 
 /// The exact reason for a refusal by [`SpaceMapper`], if the `x86_64` crate's error says less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The flags are not a valid protection.
     Flags(FlagsError),
@@ -129,10 +130,34 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl core::error::Error for Refusal {}
+impl core::error::Error for Refusal {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Refusal::Flags(error) => Some(error),
+            Refusal::Map(error) => Some(error),
+            Refusal::Protect(error) => Some(error),
+            Refusal::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 impl<P: Machine> AddressSpace<P> {
     /// Returns the space as the `x86_64` crate's [`Mapper`], for use on the pinned CPU.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::VirtAddr;
+    /// use x86_64::structures::paging::Translate;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let mapper = space.mapper(pin);
+    /// assert_eq!(mapper.translate_addr(x86_64::VirtAddr::new(0x40_0000)), None);
+    /// # let _: Option<VirtAddr> = None;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn mapper<'s, 'p>(&'s self, pin: &'p CpuPin) -> SpaceMapper<'s, 'p, P> {
         SpaceMapper { space: self, pin, refusal: None }
     }

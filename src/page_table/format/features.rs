@@ -25,6 +25,13 @@ impl PagingFeatures {
     pub const BASIC: PagingFeatures = PagingFeatures { largest_leaf: Level::HUGE, physical_bits: MOST_BITS };
 
     /// Adds pages of 1 GiB: x86 CPUs with CPUID 8000_0001 EDX bit 26.
+    ///
+    /// ```
+    /// use topomem::PagingFeatures;
+    /// use topomem::page_table::Level;
+    ///
+    /// assert_eq!(PagingFeatures::BASIC.with_giant_pages().largest_leaf(), Level::GIANT);
+    /// ```
     #[must_use]
     pub const fn with_giant_pages(self) -> PagingFeatures {
         PagingFeatures { largest_leaf: Level::GIANT, ..self }
@@ -32,6 +39,12 @@ impl PagingFeatures {
 
     /// Limits physical addresses to `bits` bits, at most 52: x86's MAXPHYADDR, CPUID 8000_0008 EAX
     /// bits 0 to 7. A walk finding a higher address faults, since the bits above are reserved.
+    ///
+    /// ```
+    /// use topomem::PagingFeatures;
+    ///
+    /// assert_eq!(PagingFeatures::BASIC.with_physical_bits(46).physical_bits(), 46);
+    /// ```
     #[must_use]
     pub const fn with_physical_bits(self, bits: u8) -> PagingFeatures {
         let physical_bits = if bits < MOST_BITS { bits } else { MOST_BITS };
@@ -39,12 +52,25 @@ impl PagingFeatures {
     }
 
     /// Returns the highest level with leaves.
+    ///
+    /// ```
+    /// use topomem::PagingFeatures;
+    /// use topomem::page_table::Level;
+    ///
+    /// assert_eq!(PagingFeatures::BASIC.largest_leaf(), Level::HUGE);
+    /// ```
     #[must_use]
     pub const fn largest_leaf(self) -> Level {
         self.largest_leaf
     }
 
     /// Returns the number of bits of a physical address.
+    ///
+    /// ```
+    /// use topomem::PagingFeatures;
+    ///
+    /// assert_eq!(PagingFeatures::BASIC.physical_bits(), 52);
+    /// ```
     #[must_use]
     pub const fn physical_bits(self) -> u8 {
         self.physical_bits

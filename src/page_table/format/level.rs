@@ -36,6 +36,12 @@ impl Level {
     pub const FIFTH: Level = Level(5);
 
     /// Returns the number, 1 to 5.
+    ///
+    /// ```
+    /// use topomem::page_table::Level;
+    ///
+    /// assert_eq!(Level::PAGE.get(), 1);
+    /// ```
     #[inline]
     #[must_use]
     pub const fn get(self) -> u8 {
@@ -43,6 +49,13 @@ impl Level {
     }
 
     /// Returns the level of the tables under this level's entries, or `None` for 4 KiB leaves.
+    ///
+    /// ```
+    /// use topomem::page_table::Level;
+    ///
+    /// assert_eq!(Level::HUGE.below(), Some(Level::PAGE));
+    /// assert_eq!(Level::PAGE.below(), None);
+    /// ```
     #[must_use]
     #[inline]
     pub const fn below(self) -> Option<Level> {
@@ -50,6 +63,12 @@ impl Level {
     }
 
     /// Returns the number of 4 KiB pages covered by an entry of this level.
+    ///
+    /// ```
+    /// use topomem::page_table::Level;
+    ///
+    /// assert_eq!(Level::HUGE.pages(), 512);
+    /// ```
     #[must_use]
     #[inline]
     pub const fn pages(self) -> u64 {

@@ -54,18 +54,36 @@ impl Access {
     }
 
     /// Returns whether reads are permitted.
+    ///
+    /// ```
+    /// use topomem::Access;
+    ///
+    /// assert!(Access::READ.reads() && !Access::NONE.reads());
+    /// ```
     #[must_use]
     pub const fn reads(self) -> bool {
         self.0 & Access::READ_BIT != 0
     }
 
     /// Returns whether writes are permitted.
+    ///
+    /// ```
+    /// use topomem::Access;
+    ///
+    /// assert!(Access::WRITE.writes() && !Access::READ.writes());
+    /// ```
     #[must_use]
     pub const fn writes(self) -> bool {
         self.0 & Access::WRITE_BIT != 0
     }
 
     /// Returns whether execution is permitted.
+    ///
+    /// ```
+    /// use topomem::Access;
+    ///
+    /// assert!(Access::EXECUTE.executes() && !Access::WRITE.executes());
+    /// ```
     #[must_use]
     pub const fn executes(self) -> bool {
         self.0 & Access::EXECUTE_BIT != 0
@@ -116,6 +134,14 @@ impl fmt::Debug for Access {
 }
 
 /// The capability to map pages writable and executable at once.
+///
+/// ```
+/// use topomem::WriteExecute;
+///
+/// // SAFETY: the pages hold a just-in-time compiler's code, which it vouches for.
+/// let capability = unsafe { WriteExecute::new() };
+/// # let _ = capability;
+/// ```
 #[derive(Debug)]
 pub struct WriteExecute(());
 
@@ -133,6 +159,12 @@ impl WriteExecute {
 }
 
 /// The modes allowed to use a page.
+///
+/// ```
+/// use topomem::{Privilege, Protection};
+///
+/// assert_eq!(Protection::USER_DATA.privilege(), Privilege::User);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Privilege {
     /// Kernel mode only.
@@ -142,6 +174,12 @@ pub enum Privilege {
 }
 
 /// The caching of a page.
+///
+/// ```
+/// use topomem::{Cache, Protection};
+///
+/// assert_eq!(Protection::DEVICE.cache(), Cache::Uncached);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cache {
     /// Ordinary memory.
@@ -191,12 +229,24 @@ impl Protection {
     pub const FRAME_BUFFER: Protection = Protection::kernel(Access::WRITE).cached(Cache::WriteCombining);
 
     /// Returns a protection of ordinary memory for kernel mode only.
+    ///
+    /// ```
+    /// use topomem::{Access, Protection};
+    ///
+    /// assert_eq!(Protection::kernel(Access::WRITE), Protection::KERNEL_DATA);
+    /// ```
     #[must_use]
     pub const fn kernel(access: Access) -> Protection {
         Protection { access, privilege: Privilege::Kernel, cache: Cache::WriteBack }
     }
 
     /// Returns a protection of ordinary memory for user mode, too.
+    ///
+    /// ```
+    /// use topomem::{Access, Protection};
+    ///
+    /// assert_eq!(Protection::user(Access::EXECUTE), Protection::USER_CODE);
+    /// ```
     #[must_use]
     pub const fn user(access: Access) -> Protection {
         Protection { access, privilege: Privilege::User, cache: Cache::WriteBack }
@@ -204,30 +254,61 @@ impl Protection {
 
     /// Sets the caching. All mappings of a frame must have the same caching: processors don't keep
     /// two memory types of an address coherent (Intel SDM vol. 3, 13.12.4).
+    ///
+    /// ```
+    /// use topomem::{Cache, Protection};
+    ///
+    /// let screen = Protection::KERNEL_DATA.cached(Cache::WriteCombining);
+    /// assert_eq!(screen, Protection::FRAME_BUFFER);
+    /// ```
     #[must_use]
     pub const fn cached(self, cache: Cache) -> Protection {
         Protection { cache, ..self }
     }
 
     /// Returns the permitted accesses.
+    ///
+    /// ```
+    /// use topomem::{Access, Protection};
+    ///
+    /// assert_eq!(Protection::KERNEL_CODE.access(), Access::EXECUTE);
+    /// ```
     #[must_use]
     pub const fn access(self) -> Access {
         self.access
     }
 
     /// Returns the modes allowed.
+    ///
+    /// ```
+    /// use topomem::{Privilege, Protection};
+    ///
+    /// assert_eq!(Protection::KERNEL_CODE.privilege(), Privilege::Kernel);
+    /// ```
     #[must_use]
     pub const fn privilege(self) -> Privilege {
         self.privilege
     }
 
     /// Returns the caching.
+    ///
+    /// ```
+    /// use topomem::{Cache, Protection};
+    ///
+    /// assert_eq!(Protection::FRAME_BUFFER.cache(), Cache::WriteCombining);
+    /// ```
     #[must_use]
     pub const fn cache(self) -> Cache {
         self.cache
     }
 
     /// Returns the protection with another access.
+    ///
+    /// ```
+    /// use topomem::{Access, Protection};
+    ///
+    /// assert_eq!(Protection::USER_DATA.with_access(Access::READ), Protection::USER_READ_ONLY);
+    /// ```
     #[must_use]
     pub const fn with_access(self, access: Access) -> Protection {
         Protection { access, ..self }

@@ -18,6 +18,21 @@ pub(super) const BATCH: usize = 64;
 const TRIES: usize = 10;
 
 /// The reason why a page did not move.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::{NodeId, VirtAddr};
+/// use topomem::region::{MoveError, PageMove};
+///
+/// let space = service.create_space(pin)?;
+/// let mut moves = [PageMove::new(VirtAddr::new(0x1000)?, NodeId::ZERO)];
+/// space.move_pages(pin, &mut moves);
+/// assert!(matches!(moves[0].outcome(), Some(Err(_)))); // nothing is mapped there
+/// # let _: Option<MoveError> = None;
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MoveError {
@@ -48,7 +63,14 @@ impl fmt::Display for MoveError {
     }
 }
 
-impl core::error::Error for MoveError {}
+impl core::error::Error for MoveError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            MoveError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// A page to be moved to a node, and the outcome.
 ///
@@ -187,6 +209,20 @@ impl<P: Machine> AddressSpace<P> {
     /// - [`MoveError::NotMovable`] if the page belongs to no region or is mapped to the frame of
     ///   zeros.
     /// - [`MoveError::NotPresent`] if the page is not mapped yet.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::NodeId;
+    /// use topomem::region::{FaultAccess, MapRequest, PageFault};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// space.on_page_fault(pin, PageFault::new(start, FaultAccess::Write))?;
+    /// assert_eq!(space.node_of_page(pin, start), Ok(NodeId::ZERO));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn node_of_page(&self, pin: &CpuPin, address: VirtAddr) -> Result<NodeId, MoveError> {
         let page = address.as_u64() >> 12;
         let core = self.core();

@@ -210,6 +210,21 @@ impl<P: Machine> AddressSpace<P> {
     /// - [`AssignError::NoRegion`] if a page belongs to no region. All regions have changed.
     /// - [`AssignError::OutOfFrames`] or [`AssignError::TooManyRecords`] if no memory or number is
     ///   left.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::{NodeId, Policy};
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// let policy = Some(Policy::Preferred(NodeId::ZERO));
+    /// space.set_region_policy(pin, start, 8192, policy)?;
+    /// assert_eq!(space.region_policy(pin, start), Ok(policy));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_region_policy(
         &self,
         pin: &CpuPin,
@@ -225,6 +240,18 @@ impl<P: Machine> AddressSpace<P> {
     /// # Errors
     ///
     /// Returns [`AssignError::NoRegion`] if the page belongs to no region.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// assert_eq!(space.region_policy(pin, start), Ok(None)); // as the space has it
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn region_policy(&self, pin: &CpuPin, address: VirtAddr) -> Result<Option<Policy>, AssignError> {
         let core = self.core();
         let page = address.as_u64() >> 12;
@@ -241,6 +268,14 @@ impl<P: Machine> AddressSpace<P> {
     }
 
     /// Returns the policy last set by [`AddressSpace::set_policy`].
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// assert_eq!(service.create_space(pin)?.policy(), None);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn policy(&self) -> Option<Policy> {
         self.core().policy.get()

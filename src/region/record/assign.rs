@@ -46,7 +46,14 @@ impl fmt::Display for AssignError {
     }
 }
 
-impl core::error::Error for AssignError {}
+impl core::error::Error for AssignError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            AssignError::OutOfFrames(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 impl From<InternError> for AssignError {
     fn from(error: InternError) -> AssignError {

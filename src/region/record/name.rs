@@ -18,7 +18,15 @@ pub struct RegionName {
 }
 
 /// The reason why a text is not a region's name.
+///
+/// ```
+/// use topomem::region::RegionName;
+///
+/// let error = RegionName::new(&"long".repeat(30)).unwrap_err();
+/// assert!(!error.to_string().is_empty());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NameError {
     /// The text is longer than [`RegionName::MAX_LENGTH`] bytes.
     TooLong,
@@ -47,6 +55,13 @@ impl RegionName {
     ///
     /// - [`NameError::TooLong`] if the text has more than [`RegionName::MAX_LENGTH`] bytes.
     /// - [`NameError::BadByte`] if the text has a byte not allowed in names.
+    ///
+    /// ```
+    /// use topomem::region::RegionName;
+    ///
+    /// assert!(RegionName::new("cache of pages").is_ok());
+    /// assert!(RegionName::new(&"long".repeat(30)).is_err());
+    /// ```
     pub fn new(name: &str) -> Result<RegionName, NameError> {
         let bad = |byte: &u8| !matches!(byte, b' '..=b'~') || br"\`$[]".contains(byte);
         if let Some(byte) = name.bytes().find(bad) {
@@ -58,6 +73,12 @@ impl RegionName {
     }
 
     /// Returns the name as text.
+    ///
+    /// ```
+    /// use topomem::region::RegionName;
+    ///
+    /// assert_eq!(RegionName::new("cache").unwrap().as_str(), "cache");
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
         core::str::from_utf8(&self.bytes[..self.length.into()]).unwrap_or_default()

@@ -50,6 +50,19 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Returns a list like [`AddressSpace::maps`] with the use of each region, in the form of
     /// `/proc/self/smaps`.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// let text = space.smaps(pin).to_string();
+    /// assert!(text.contains(&format!("{:x}-", start.as_u64())));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn smaps<'a>(&'a self, pin: &'a CpuPin) -> Smaps<'a, P> {
         Smaps(self.maps(pin))
@@ -57,6 +70,19 @@ impl<P: Machine> AddressSpace<P> {
 
     /// Returns a list like [`AddressSpace::maps`] with the policies and the nodes of the frames, in
     /// the form of `/proc/self/numa_maps`.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(8192))?;
+    /// assert!(!space.numa_maps(pin).to_string().is_empty());
+    /// # let _ = start;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub const fn numa_maps<'a>(&'a self, pin: &'a CpuPin) -> NumaMaps<'a, P> {
         NumaMaps(self.maps(pin))

@@ -15,6 +15,19 @@ use crate::page_table::{Found, Level, Ownership, Pages};
 use crate::service::shares;
 
 /// Memory use of regions, in pages of 4 KiB.
+///
+/// ```
+/// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+/// # booted::run(|service, pin| {
+/// use topomem::region::{MapRequest, Populate};
+///
+/// let space = service.create_space(pin)?;
+/// space.mmap(pin, &MapRequest::anonymous(8192).populate(Populate::Now))?;
+/// let usage = space.usage(pin);
+/// assert_eq!((usage.total, usage.on_node(service.node_of_cpu(pin.cpu()))), (2, 2));
+/// # Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Pages of regions, mapped or not.

@@ -195,6 +195,22 @@ impl<'h, P: Platform, S: PageSource> Arena<'h, P, S> {
     }
 
     /// Returns the arena's current position.
+    ///
+    /// ```
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::Host;
+    /// # use topomem_percpu::{Heap, Platform};
+    /// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+    /// # let pin = Host.pin();
+    /// # HEAP.cpu_online(&pin)?;
+    /// use topomem_percpu::Arena;
+    ///
+    /// let mut arena = Arena::new(&HEAP);
+    /// let start = arena.checkpoint();
+    /// arena.alloc(7_u32)?;
+    /// arena.rewind(start)?; // the word is free again
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint { chunk: self.chunk.get(), next: self.next.get() }
     }

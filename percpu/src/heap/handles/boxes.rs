@@ -11,6 +11,19 @@ use crate::heap::{AllocError, Heap};
 use crate::{PageSource, Platform};
 
 /// A value returned for lack of memory.
+///
+/// ```
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+/// # use topomem_percpu::{Heap, Platform};
+/// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+/// # let pin = Host.pin();
+/// # HEAP.cpu_online(&pin)?;
+/// // `try_box` gives the value back if there is no memory.
+/// let number = HEAP.try_box(7_u32).unwrap_or_else(|no_room| panic!("{no_room}"));
+/// assert_eq!(*number, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom<T> {
     /// The value, unchanged.

@@ -13,6 +13,19 @@ use crate::slab::{CHECKED, SizeClass};
 use crate::{CpuPin, MAX_CLASS_SIZE, NodeId, PageSource, Platform};
 
 /// The machine does not have the node.
+///
+/// ```
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+/// # use topomem_percpu::{Heap, Platform};
+/// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+/// # let pin = Host.pin();
+/// # HEAP.cpu_online(&pin)?;
+/// use topomem_percpu::NodeId;
+///
+/// assert!(HEAP.on(NodeId::new(60).unwrap()).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownNode {
     /// The requested node.

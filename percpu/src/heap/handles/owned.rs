@@ -38,6 +38,18 @@ unsafe impl<P: Platform, S: PageSource> Owner for &Heap<P, S> {
 ///
 /// Created by [`Heap::try_box`] and its relatives. None of them panics: a shortage of memory is an
 /// error.
+///
+/// ```
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+/// # use topomem_percpu::{Heap, Platform};
+/// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+/// # let pin = Host.pin();
+/// # HEAP.cpu_online(&pin)?;
+/// let number = HEAP.try_box(7_u32)?;
+/// assert_eq!(*number, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct HeapBox<T: ?Sized, O: Owner> {
     /// Points to memory of the owner, allocated for the layout of the value, with the box as its
     /// only user.

@@ -27,6 +27,22 @@ pub type PoolBox<'p, T, P, S> = HeapBox<T, &'p Pool<'p, T, P, S>>;
 ///
 /// Objects in the reserve are live objects in the heap's statistics. A free object keeps nothing of
 /// its value: the heap links free objects through their first word.
+///
+/// ```
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+/// # use topomem_percpu::{Heap, Platform};
+/// # static HEAP: Heap<Host, Host> = Heap::new(Host, Host);
+/// # let pin = Host.pin();
+/// # HEAP.cpu_online(&pin)?;
+/// use topomem_percpu::Pool;
+///
+/// let pool: Pool<'_, [u64; 4], _, _> = Pool::new(&HEAP);
+/// pool.reserve(2)?; // two allocations are certain to succeed
+/// let object = pool.alloc([1; 4])?;
+/// assert_eq!(object[0], 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Pool<'h, T, P: Platform, S: PageSource> {
     heap: &'h Heap<P, S>,
     reserve: Reserve,
