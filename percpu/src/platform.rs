@@ -8,8 +8,8 @@ use crate::PhysAddr;
 
 use crate::CpuId;
 
-/// An address that is neither zero nor the last: the difference between the direct map and memory is that of
-/// any.
+/// An address, neither zero nor the last: all addresses have the same difference between the direct map and
+/// memory.
 const SOME: u64 = 0x1000;
 
 /// State that a kernel hands from [`Platform::disable_migration`] to the matching [`Platform::enable_migration`]: an
@@ -17,7 +17,7 @@ const SOME: u64 = 0x1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Saved(pub usize);
 
-/// What a kernel supplies: which CPU runs, how to stay on it, and its direct map.
+/// The interface that a kernel supplies: which CPU runs, how to stay on a CPU, and the direct map.
 ///
 /// Everything is monomorphised; nothing is resolved at link time. A kernel whose contexts never
 /// migrate between CPUs keeps the default implementations of the two migration methods.
@@ -25,11 +25,11 @@ pub struct Saved(pub usize);
 /// # Safety
 ///
 /// - While migration is disabled, `current_cpu` returns the same id to the calling context, and no
-///   other CPU is given that id.
+///   other CPU is given the id.
 /// - While migration is disabled, another context of the same CPU runs only nested: like an
-///   interrupt handler, it ends before the interrupted context goes on. (A kernel that
-///   preempts threads disables preemption, not just migration.)
-/// - `phys_to_virt` of RAM that the kernel handed to topomem is valid for reads and writes, for
+///   interrupt handler, the nested context ends before the interrupted context goes on. (A kernel
+///   with preempted threads disables preemption, not just migration.)
+/// - `phys_to_virt` of RAM handed to topomem by the kernel is valid for reads and writes, for
 ///   as long as the platform lives, and maps distinct bytes to distinct addresses.
 /// - `virt_to_phys` inverts `phys_to_virt`.
 ///
@@ -55,8 +55,8 @@ pub struct Saved(pub usize);
 pub unsafe trait Platform: Sync {
     /// Returns the executing CPU; valid with interrupts masked and in interrupt handlers.
     ///
-    /// Before the kernel knows the number, the boot CPU is [`CpuId::BOOT`]. Any other CPU uses nothing of topomem
-    /// before it knows its number.
+    /// Before the kernel knows the number, the boot CPU is [`CpuId::BOOT`]. Further CPUs use nothing of topomem
+    /// before the kernel knows their numbers.
     fn current_cpu(&self) -> CpuId;
 
     /// Returns the address of the RAM byte at `addr` in the direct map, readable and writable.
@@ -68,11 +68,11 @@ pub unsafe trait Platform: Sync {
         NonNull::new(place).unwrap_or(NonNull::dangling())
     }
 
-    /// Returns the address of the RAM byte that the direct map shows at `address`.
+    /// Returns the physical address of the RAM byte shown by the direct map at `address`.
     ///
-    /// By default for direct maps with one difference between addresses, as most kernels' are; others
-    /// replace it: it asks [`Platform::phys_to_virt`] about address 4096, whatever is there. A heap over frames calls it
-    /// for each run of pages that it gives back.
+    /// The default is for direct maps with a single difference between addresses, as in most kernels: the method asks
+    /// [`Platform::phys_to_virt`] about address 4096, with RAM there or not. Kernels with further differences
+    /// replace the method. A heap over frames calls the method for each returned run of pages.
     #[inline]
     fn virt_to_phys(&self, address: NonNull<u8>) -> PhysAddr {
         let shown = self.phys_to_virt(PhysAddr::new(SOME)).addr().get() as u64;
@@ -82,27 +82,28 @@ pub unsafe trait Platform: Sync {
     /// Keeps the calling context on its CPU until the matching [`Platform::enable_migration`];
     /// calls nest. The guard of [`Platform::pin`] keeps the returned value for that call.
     ///
-    /// A kernel that preempts threads either counts, by one instruction on a count of the CPU's own that the handler
-    /// which preempts looks at; interrupts stay on. Or it masks interrupts, and returns the flag that it found.
+    /// A kernel with preempted threads has two ways. Either the kernel changes a count of the CPU by a single
+    /// instruction, and the preempting handler looks at the count; interrupts stay on. Or the kernel masks
+    /// interrupts, and returns the former interrupt flag.
     fn disable_migration(&self) -> Saved {
         Saved::default()
     }
 
-    /// Ends the effect of the last [`Platform::disable_migration`] of this context, which returned `saved`.
+    /// Ends the effect of the context's last [`Platform::disable_migration`], with `saved` as returned there.
     fn enable_migration(&self, saved: Saved) {
         let _ = saved;
     }
 
     /// Runs one turn of a spin loop; every lock and wait of topomem spins through here.
     ///
-    /// A kernel polls its shootdown queue here, so that a CPU spinning with interrupts masked still
-    /// answers the CPU that it waits for. It may be called with locks of topomem held by a caller,
-    /// so it must not wait for anything itself.
+    /// A kernel polls the shootdown queue here: a CPU spinning with interrupts masked still answers
+    /// the awaited CPU. Callers may hold locks of topomem. The method must therefore not wait for
+    /// anything.
     fn relax(&self) {
         core::hint::spin_loop();
     }
 
-    /// Pins the calling context to its CPU until the guard is dropped.
+    /// Pins the calling context to the CPU until the guard is dropped.
     ///
     /// # Examples
     ///
@@ -115,13 +116,13 @@ pub unsafe trait Platform: Sync {
     /// ```
     fn pin(&self) -> PinGuard<'_, Self> {
         let saved = self.disable_migration();
-        // SAFETY: migration was just disabled, and stays so until the guard enables it.
+        // SAFETY: migration was just disabled, until the guard enables migration again.
         let pin = unsafe { CpuPin::new(self.current_cpu()) };
         PinGuard { platform: self, saved, pin }
     }
 }
 
-// SAFETY: every method is the referenced platform's own.
+// SAFETY: every method is a method of the referenced platform.
 unsafe impl<P: Platform + ?Sized> Platform for &P {
     fn current_cpu(&self) -> CpuId {
         (**self).current_cpu()
@@ -150,7 +151,7 @@ unsafe impl<P: Platform + ?Sized> Platform for &P {
 
 /// Proof that the holder cannot migrate: every borrower runs on [`CpuPin::cpu`].
 ///
-/// Not `Send`. It proves nothing about interrupts: a handler on the same CPU can nest.
+/// Not `Send`. The proof says nothing about interrupts: a handler on the same CPU can nest.
 #[derive(Debug)]
 pub struct CpuPin {
     cpu: CpuId,
@@ -162,7 +163,7 @@ impl CpuPin {
     ///
     /// # Safety
     ///
-    /// The caller runs on `cpu`, and stays there for as long as the value lives.
+    /// The caller runs on `cpu`, and stays on `cpu` for as long as the value lives.
     #[must_use]
     pub const unsafe fn new(cpu: CpuId) -> CpuPin {
         CpuPin { cpu, not_send: PhantomData }

@@ -1,27 +1,28 @@
 //! Frames in transit: free, and for some instructions in no place covered by searches.
 //!
-//! A request may fail for lack of free frames only if there were none at some instant of it. Frames
-//! move all the time, so a search of one place after the other can miss frames that are free
-//! throughout. One rule prevents that:
+//! A request may fail for lack of free frames only if at some instant of the request no frame was
+//! free. Frames move all the time, and a search of one place after another can miss frames that are
+//! free throughout. A rule prevents the miss:
 //!
-//! **Every context that puts free frames into a searched place, or moves them from one such place
-//! to another, is counted in transit from before its first write until after its last.** While it
-//! has exclusive use of its CPU's magazine it counts in the magazine, by plain stores. Other
-//! contexts (nested contexts, CPUs without a magazine, changes within a region) count in the
-//! region, by read-modify-writes. Claims, which only take frames away, need not count, but release:
-//! a context that sees their effect sees every count that the claimer has seen.
+//! **Every context that puts free frames into a searched place, or moves frames between searched
+//! places, is counted in transit from before the first write until after the last.** A context with
+//! exclusive use of the CPU's magazine counts in the magazine, by plain stores. All further contexts
+//! (nested contexts, CPUs without a magazine, changes within a region) count in the region, by
+//! read-modify-writes. Claims only take frames away. Claims need not count, but release: a context
+//! that sees the effect of a claim sees every count seen by the claimer.
 //!
-//! Quick hits are not counted in transit, as they must cost nothing. A hit that takes a frame is
-//! counted as taken, before it takes the frame; a hit that frees a frame is not counted at all.
+//! Quick hits are not counted in transit, and cost nothing for transits. A hit that takes a frame is
+//! counted as taken, before the frame is taken; a hit that frees a frame is not counted at all.
 //!
-//! **A search that found nothing is conclusive** under two conditions. First, no count of its zones
-//! and nodes changed, and none was in transit, from before it began until it had searched bitmaps,
-//! buddies and pools, and then the magazines. Second, no magazine counted a frame as taken during
-//! the search of the magazines ([`Watch`]). For then nothing came into the bitmaps after their
-//! search, so they were empty when the search of the magazines began; and nothing left the
-//! magazines before their search, so they were empty then, too.
+//! **A search that found nothing is conclusive** under two conditions. First, no count of the
+//! searched zones and nodes changed, and no context was in transit, from before the search began
+//! until the bitmaps, buddies and pools, and then the magazines were searched. Second, no magazine
+//! counted a frame as taken during the search of the magazines ([`Watch`]). For then nothing came
+//! into the bitmaps after the bitmaps were searched: the bitmaps were empty when the search of the
+//! magazines began. And nothing left the magazines before the magazines were searched: the
+//! magazines were empty then, too.
 //!
-//! A nested context finds the counts of the context that it interrupted, and never waits for it.
+//! A nested context finds the counts of the interrupted context, and never waits for that context.
 
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,12 +47,12 @@ impl Transits {
 
     /// Counts a context, with concurrent writers of the count.
     pub(super) fn begin(&self) -> Transit<'_> {
-        // Acquire keeps the following claims behind it; they publish it by their own Release.
+        // Acquire keeps the following claims behind the count; the Release of a claim publishes the count.
         self.0.fetch_add(1, Ordering::AcqRel);
         Transit { count: self, writers: Writers::Many }
     }
 
-    /// Counts a context that is the only writer of the count.
+    /// Counts a context, the only writer of the count.
     #[inline]
     pub(super) fn begin_alone(&self) -> Transit<'_> {
         // Relaxed: every later write by which frames appear or vanish is a Release.
@@ -65,7 +66,7 @@ impl Transits {
     }
 
     /// Loads the count. Acquire pairs with the Release of an end: a context that sees the end sees
-    /// the frames in their new place.
+    /// the frames in the new place.
     pub(super) fn load(&self) -> Seen {
         Seen(self.0.load(Ordering::Acquire))
     }
@@ -78,7 +79,7 @@ enum Writers {
     Many,
 }
 
-/// Counts its holder in transit, and when dropped, as ended.
+/// Counts the holder in transit, and when dropped, as ended.
 #[derive(Debug)]
 pub(super) struct Transit<'t> {
     count: &'t Transits,
@@ -86,7 +87,7 @@ pub(super) struct Transit<'t> {
 }
 
 impl Transit<'_> {
-    /// Ends it without a trace: its holder changed nothing.
+    /// Ends the transit without a trace: the holder changed nothing.
     pub(super) fn cancel(self) {
         self.end(u64::MAX);
         core::mem::forget(self);
@@ -120,7 +121,7 @@ impl Seen {
         self.0 as u32 != 0
     }
 
-    /// Returns the reading without `own` transits of the reader itself.
+    /// Returns the reading without the reader's `own` transits.
     pub(super) fn without(self, own: u64) -> Seen {
         Seen(self.0 - own)
     }
@@ -129,7 +130,7 @@ impl Seen {
 /// All counts relevant for a search, read at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Watch {
-    /// The sum of ended transits. It only grows, so it is equal only if each count is.
+    /// The sum of ended transits. Counts only grow: sums are equal only if all counts are.
     ended: u64,
     under_way: bool,
     /// Frames and blocks that magazines have handed out.

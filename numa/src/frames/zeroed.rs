@@ -1,4 +1,4 @@
-//! Zeroed frames: from the node's pool, which is filled in the background, or cleared on demand.
+//! Zeroed frames: from the node's pool, filled in the background, or cleared on demand.
 
 use core::ptr;
 
@@ -19,7 +19,7 @@ impl<P: Platform> Frames<P> {
     /// Serves a plain request for one zeroed frame: from the pool of the CPU's node, or from the
     /// magazine.
     ///
-    /// Bound: one compare-and-swap while the pool's last used slot has more frames. Counts in the
+    /// Bound: a compare-and-swap while the pool's last used slot has more frames. Counts in the
     /// CPU's own lines.
     #[inline(never)]
     pub(super) fn alloc_zeroed_frame(&self, pin: &CpuPin) -> Result<PhysFrame, AllocError> {
@@ -61,13 +61,13 @@ impl<P: Platform> Frames<P> {
     ) -> Option<(u64, &'static Region)> {
         loop {
             let number = pop()?;
-            // Freed although already free: the magazine has it, so the pool does not hand it out.
+            // Freed although already free: the magazine has the frame, and the pool does not hand the frame out.
             if is_cached(number) {
                 node.zeroed.count_doubles(1);
                 continue;
             }
             let region = machine.region_of(number)?;
-            // No zone counts the pool's frames, so none loses the frame.
+            // No zone counts the pool's frames, and no zone loses the frame.
             let retires = region.retired.any_pending()
                 && region.retired.complete_held(number / 64, 1 << (number % 64)) != 0;
             if !retires {
@@ -78,8 +78,8 @@ impl<P: Platform> Frames<P> {
 
     /// Serves a request for zeroed frames.
     ///
-    /// One frame comes from the pool of the node that serves the request, if the pool has any and
-    /// every frame of the node is in an allowed zone. All other frames are cleared here.
+    /// A single frame comes from the pool of the serving node, if the pool has any and every frame of
+    /// the node is in an allowed zone. All further frames are cleared here.
     pub(super) fn alloc_zeroed(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         let machine = self.machine().ok_or(AllocError::NotReady)?;
         let mut request = FrameRequest { zeroed: false, ..*request };
@@ -128,12 +128,12 @@ impl<P: Platform> Frames<P> {
 
     pub(super) fn zero(&self, first: PhysFrame, bytes: u64) {
         let address = self.platform.phys_to_virt(first.start_address());
-        // SAFETY: the run was just allocated, so it is RAM in the direct map without users.
+        // SAFETY: the run was just allocated: RAM in the direct map without users.
         unsafe { ptr::write_bytes(address.as_ptr(), 0, bytes as usize) };
     }
 
-    /// Zeroes up to `budget` free frames of the pinned CPU's node ahead of need. Returns their
-    /// number. [`FrameRequest::zeroed`] takes them first; they stay free for every other use.
+    /// Zeroes up to `budget` free frames of the pinned CPU's node ahead of need. Returns the number of
+    /// frames. [`FrameRequest::zeroed`] takes zeroed frames first; the frames stay free for every use.
     ///
     /// For service tasks and idle loops. Stops if the pool is full
     /// ([`FramesConfig::zeroed`](super::FramesConfig::zeroed)), if the zones cached by magazines
@@ -141,8 +141,8 @@ impl<P: Platform> Frames<P> {
     /// waits for memory.
     ///
     /// Cost: for each frame the zeroing and three atomic read-modify-writes; a check of each slot
-    /// of the pool (64 by default) if it is full. Lock-free; may be called on all CPUs at once,
-    /// which may overfill the pool, at most fourfold.
+    /// of the pool (64 by default) if the pool is full. Lock-free. Calls on all CPUs at once are
+    /// allowed, and may overfill the pool, at most fourfold.
     ///
     /// ```
     /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
@@ -160,7 +160,7 @@ impl<P: Platform> Frames<P> {
         (0..wanted).take_while(|_| self.add_zeroed(machine, node)).count()
     }
 
-    /// Moves one frame into the pool. Returns false if that is impossible or unwise.
+    /// Moves a frame into the pool. Returns false if the move is impossible or unwise.
     fn add_zeroed(&self, machine: &Machine, node: &Node) -> bool {
         if self.waiters.any() {
             return false;
@@ -175,7 +175,7 @@ impl<P: Platform> Frames<P> {
             // The frame was free twice, and is free once now.
             Pushed::Twice => node.zeroed.count_doubles(1),
             Pushed::Full => {
-                // It cannot be free already: this context has just taken it.
+                // The frame cannot be free already: the context has just taken the frame.
                 let freed = region.free(number, Order::FRAME);
                 debug_assert!(freed.is_ok(), "{freed:?}");
                 self.account_shared(machine, region, 1);
@@ -183,7 +183,7 @@ impl<P: Platform> Frames<P> {
             }
         }
         drop(moving);
-        // A waiter that began to wait meanwhile has missed the frame in transit.
+        // A waiter since then has missed the frame in transit.
         self.waiters.note();
         pushed == Pushed::Kept
     }
@@ -200,16 +200,16 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Returns the frames of a node's pool to the bitmaps, where every request finds them. Returns
-    /// their number. Allocations short of memory do so themselves.
+    /// Returns the frames of a node's pool to the bitmaps, for every request. Returns the number of
+    /// frames. Allocations short of memory drain the pool by themselves.
     ///
-    /// Bound: one check of each slot of the pool, and one compare-and-swap for up to 16 frames.
+    /// Bound: a check of each slot of the pool, and a compare-and-swap for up to 16 frames.
     pub fn drain_zeroed(&self, node: NodeId) -> u64 {
         let Some(machine) = self.machine() else { return 0 };
         machine.node(node).map_or(0, |node| self.spill_zeroed(machine, node))
     }
 
-    /// Returns the pool's frames to the bitmaps. Returns their number.
+    /// Returns the pool's frames to the bitmaps. Returns the number of frames.
     pub(super) fn spill_zeroed(&self, machine: &Machine, node: &Node) -> u64 {
         if node.zeroed.words().next().is_none() {
             return 0;
@@ -224,8 +224,8 @@ impl<P: Platform> Frames<P> {
         spilled
     }
 
-    /// Returns frames of one bitmap word. Zones and nodes may end inside a word, so its frames may
-    /// be of several regions: each gets its own.
+    /// Returns frames of a bitmap word. Zones and nodes may end inside a word, and the frames may be
+    /// of several regions: each region gets the region's own frames.
     fn send_home(&self, machine: &Machine, node: &Node, word: Word) {
         let mut left = word;
         while left.mask != 0 {
@@ -239,8 +239,7 @@ impl<P: Platform> Frames<P> {
 
     fn send_part_home(&self, machine: &Machine, node: &Node, region: &Region, word: Word) {
         let (block, at) = (region.block_of(word.first()), word.key as usize % WORDS);
-        // Frames already free there, or retired, were freed while they were in the pool, and are
-        // free once now.
+        // Frames already free there, or retired, were freed while in the pool, and are free once now.
         let mut bits = word.mask & !region.retired.complete_in_word(word.key);
         while bits != 0 && region.free_word(block, at, bits).is_err() {
             bits &= !region.line(block).load(at);
@@ -250,7 +249,7 @@ impl<P: Platform> Frames<P> {
         self.sweep(machine, region);
     }
 
-    /// A frame of a zone that magazines cache too, and that has plenty.
+    /// A frame of a zone cached by magazines, too, with plenty of frames.
     fn spare_frame(&self, machine: &Machine, node: &Node) -> Option<(u64, &'static Region)> {
         let mut spare = Zone::ALL.into_iter().rev().filter_map(|zone| {
             let state = &node.zones[zone.index()];
@@ -264,7 +263,7 @@ impl<P: Platform> Frames<P> {
         })
     }
 
-    /// Refuses frames of one block that are in their node's pool: they are free already.
+    /// Refuses frames of a block in the node's pool: such frames are free already.
     ///
     /// Cost: [`ZeroedPool::held`](super::zeroed_pool::ZeroedPool::held) for each bitmap word.
     pub(super) fn check_not_pooled(
@@ -284,7 +283,7 @@ impl<P: Platform> Frames<P> {
     }
 }
 
-/// Returns the frames of a bitmap word held by its node's pool.
+/// Returns the frames of a bitmap word held by the node's pool.
 #[inline]
 pub(super) fn pooled(machine: &Machine, region: &Region, key: u64) -> u64 {
     match machine.node(region.node) {

@@ -7,7 +7,7 @@ use topomem_percpu::{MAX_CPUS, MAX_NODES};
 use super::{Table, TableError};
 use crate::{ApicId, MemoryRange};
 
-/// A fault in the tables; each variant tells its treatment by discovery.
+/// A fault in the tables; each variant tells the treatment by discovery.
 ///
 /// ```
 /// use topomem_numa::{ApicId, FirmwareTables, Topology};
@@ -21,66 +21,66 @@ use crate::{ApicId, MemoryRange};
 pub enum Diagnostic {
     /// A malformed table or structure: the unreadable part is ignored.
     Table(TableError),
-    /// A table's bytes do not add up to 0, but its structures are whole: it is used.
+    /// A table's bytes do not add up to 0, but the structures are whole: the table is used.
     Checksum {
         /// The table.
         table: Table,
-        /// The sum of its bytes, modulo 256.
+        /// The sum of the table's bytes, modulo 256.
         sum: u8,
     },
-    /// The bytes of the table of tables (XSDT or RSDT) do not add up to 0: it is used.
+    /// The bytes of the table of tables (XSDT or RSDT) do not add up to 0: the table is used.
     RootChecksum {
-        /// The sum of its bytes, modulo 256.
+        /// The sum of the bytes, modulo 256.
         sum: u8,
     },
-    /// No enabled CPU has the boot CPU's id: it was added.
+    /// No enabled CPU has the boot CPU's id: the boot CPU was added.
     BootCpuMissing(ApicId),
     /// A CPU occurs twice: the first entry counts.
     DuplicateCpu(ApicId),
-    /// More than [`MAX_CPUS`] CPUs: this one is left out.
+    /// More than [`MAX_CPUS`] CPUs: the named CPU is left out.
     TooManyCpus(ApicId),
-    /// The SRAT does not place this CPU: it is on node 0.
+    /// The SRAT does not place the named CPU: the CPU is on node 0.
     CpuWithoutAffinity(ApicId),
-    /// More than [`MAX_NODES`] nodes: this domain is left out, its CPUs and memory are node 0's.
+    /// More than [`MAX_NODES`] nodes: the domain is left out; CPUs and memory of the domain are node 0's.
     TooManyNodes {
         /// The domain.
         proximity: u32,
     },
-    /// More ranges than supported: this one, or some of it, belongs to node 0 or to its neighbours'
-    /// nodes.
+    /// More ranges than supported: the named range, or a part of the range, belongs to node 0 or to
+    /// the neighbours' nodes.
     TooManyRanges(MemoryRange),
-    /// More than [`MAX_NODES`] nodes: this CXL window is node 0's.
+    /// More than [`MAX_NODES`] nodes: the CXL window is node 0's.
     TooManyWindows(MemoryRange),
-    /// A range that reaches the end of the 52-bit physical address space or beyond: the part below the
+    /// A range reaches the end of the 52-bit physical address space or beyond: the part below the
     /// last frame is kept.
     ClampedRange {
         /// The table.
         table: Table,
-        /// Its first address.
+        /// The first address of the range.
         base: u64,
-        /// Its bytes.
+        /// The bytes of the range.
         bytes: u64,
         /// The kept part.
         kept: MemoryRange,
     },
-    /// Without memory in the SRAT, a CXL window lies below 4 GiB, where boot memory is: this part
-    /// of the window is node 0's.
+    /// Without memory in the SRAT, a CXL window lies below 4 GiB, where boot memory is: the named
+    /// part of the window is node 0's.
     WindowOverBootMemory(MemoryRange),
-    /// An empty range, or one outside the 52-bit physical address space: left out.
+    /// An empty range, or a range outside the 52-bit physical address space: left out.
     ImpossibleRange {
         /// The table.
         table: Table,
-        /// Its first address.
+        /// The first address of the range.
         base: u64,
-        /// Its bytes.
+        /// The bytes of the range.
         bytes: u64,
     },
-    /// Two domains claim memory: it goes to the domain with the smaller, so more specific, range,
-    /// or to the first one if both are of one size.
+    /// Two domains claim memory: the domain with the smaller, more specific range gets the memory,
+    /// or the first domain if both ranges have the same size.
     OverlappingRanges {
-        /// The domain that gets it.
+        /// The domain with the memory.
         owner: u32,
-        /// The domain that does not get it.
+        /// The domain without the memory.
         other: u32,
         /// The memory claimed by both.
         range: MemoryRange,
@@ -94,15 +94,15 @@ pub enum Diagnostic {
         /// The value.
         found: u8,
     },
-    /// The SLIT lacks this domain: its distances are 20.
+    /// The SLIT lacks the domain: all distances of the domain are 20.
     NoDistances {
         /// The domain.
         proximity: u32,
         /// The number of the SLIT's domains, numbered from 0.
         localities: usize,
     },
-    /// The SLIT calls all memory of other nodes unreachable from this domain: it still falls back
-    /// to all nodes.
+    /// The SLIT calls all memory of other nodes unreachable from the domain: the domain still falls
+    /// back to all nodes.
     ReachesNobody {
         /// The domain.
         proximity: u32,
@@ -115,7 +115,7 @@ pub enum Diagnostic {
         /// The domain.
         proximity: u32,
     },
-    /// An HMAT figure beyond 32 bits of its unit: ignored.
+    /// An HMAT figure beyond 32 bits of the unit: ignored.
     FigureTooLarge {
         /// The initiator's domain.
         initiator: u32,
@@ -126,7 +126,7 @@ pub enum Diagnostic {
         /// The unit of the entry.
         base_unit: u64,
     },
-    /// The number of omitted diagnostics, since there are many of their kind. Reported last.
+    /// The number of diagnostics omitted as too many of a kind. Reported last.
     LeftOut {
         /// The number.
         count: u32,
@@ -137,7 +137,7 @@ impl Diagnostic {
     /// The number of kinds.
     pub(crate) const KINDS: usize = 20;
 
-    /// Returns the number of its kind, below [`Diagnostic::KINDS`].
+    /// Returns the number of the kind, below [`Diagnostic::KINDS`].
     pub(crate) const fn kind(&self) -> usize {
         match self {
             Diagnostic::Table(_) => 0,

@@ -2,24 +2,23 @@
 //!
 //! # Frees without the lock
 //!
-//! The shelf's lists are under a lock, and no context waits for it without bound. A context that
-//! does not get the lock, or frees from another node and should not take it, pushes the object onto
-//! the *remote stack* in its slab's header: one compare-and-swap, no lock. The push onto an empty
-//! stack also puts the slab into the shelf's *inbox*. The holder of the lock takes the inbox as a
-//! whole, and with each slab its whole remote stack. Taking both as a whole by swap keeps them free
-//! of ABA.
+//! The shelf's lists are under a lock, and no context waits for the lock without bound. A context
+//! without the lock, or on a CPU of another node, pushes the object onto the *remote stack* in the
+//! header of the slab: one compare-and-swap, no lock. The push onto an empty stack also puts the
+//! slab into the shelf's *inbox*. The holder of the lock takes the whole inbox, and the whole remote
+//! stack of each slab. Inbox and stacks are taken whole, by swap, and are therefore free of ABA.
 //!
 //! The invariants:
-//! - A slab is in the inbox, or about to be put there by one context, exactly while its remote
-//!   stack is not empty. So it is in the inbox at most once, and only the context that took it out
-//!   of there takes its remote stack.
-//! - An object on the remote stack counts as live, so its slab is not dissolved: a context that
-//!   still has to put the slab into the inbox finds it alive.
-//! - A new slab also enters through the inbox: its free objects are its first remote stack. Thus
-//!   growing the heap, and an allocation that could not get the lock, need no lock.
-//! - A context that does not get the lock takes a single object out of the inbox instead: it takes
-//!   the inbox as a whole, pops one object off one slab's remote stack, and puts back every slab
-//!   with objects left.
+//! - A slab is in the inbox, or about to be put there by one context, exactly while the slab's
+//!   remote stack is not empty. A slab is therefore in the inbox at most once, and only the context
+//!   that took the slab out of the inbox takes the remote stack.
+//! - An object on the remote stack counts as live, and keeps the slab from being dissolved: a
+//!   context that still has to put the slab into the inbox finds the slab alive.
+//! - A new slab also enters through the inbox: the free objects are the first remote stack. Thus
+//!   growing the heap, and an allocation without the lock, need no lock.
+//! - An allocation without the lock takes a single object out of the inbox: the context takes the
+//!   whole inbox, pops one object off the remote stack of one slab, and puts back every slab with
+//!   objects left.
 
 use core::ptr::NonNull;
 
@@ -37,7 +36,7 @@ use crate::{CpuPin, NodeId, Platform};
 /// The slabs of one class on one node.
 pub(crate) struct Shelf {
     lists: CachePadded<TryLock<Lists>>,
-    /// On its own line: CPUs of other nodes push here while this node's CPUs use the lists.
+    /// On a separate line: CPUs of remote nodes push here while the node's CPUs use the lists.
     inbox: CachePadded<Inbox>,
 }
 
@@ -84,28 +83,28 @@ impl Shelf {
         taken
     }
 
-    /// Returns an object to its slab without the lock. If the slab was put into the inbox by that,
-    /// returns the state of the inbox.
+    /// Returns an object to the slab without the lock. Returns the state of the inbox if the slab was
+    /// put there.
     ///
     /// # Safety
     ///
-    /// The caller owns `object`, an object of `slab`, which belongs to this shelf.
+    /// The caller owns `object`, an object of `slab`, a slab of the shelf.
     pub(crate) unsafe fn send_home(&self, slab: Slab, object: NonNull<u8>) -> Option<Arrival> {
         // SAFETY: the caller's promise.
         match unsafe { slab.push_remote(object) } {
-            // SAFETY: this push was the first, so this context has the duty; the object on the
-            // stack keeps the slab alive until it has been in the inbox.
+            // SAFETY: the push was the first, and the context has the duty; the object on the
+            // stack keeps the slab alive until the slab has been in the inbox.
             Pushed::First => Some(unsafe { self.inbox.push(slab) }),
             Pushed::Later => None,
         }
     }
 
-    /// Shelves a new slab with its remaining objects.
+    /// Shelves a new slab with the remaining objects.
     ///
     /// # Safety
     ///
-    /// The slab was made for this shelf; `rest` holds at least one of its objects, and all those
-    /// without another holder.
+    /// The slab was made for the shelf; `rest` holds at least one object of the slab, and all
+    /// objects without another holder.
     pub(crate) unsafe fn add(&self, slab: Slab, rest: Chain) -> Arrival {
         // SAFETY: the slab is not published yet, and is put into the inbox once, here.
         unsafe {
@@ -116,7 +115,7 @@ impl Shelf {
 }
 
 /// A shelf's locked lists. [`LockedShelf::unlock`] hands over emptied slabs, since no page is
-/// returned under a lock; after a plain drop they wait for the next unlock.
+/// returned under a lock; after a plain drop emptied slabs wait for the next unlock.
 #[must_use]
 pub(crate) struct LockedShelf<'a> {
     lists: Guard<'a, Lists>,
@@ -128,7 +127,7 @@ impl LockedShelf<'_> {
         self.lists.take(wanted, onto);
     }
 
-    /// Returns an object to its slab.
+    /// Returns an object to the slab.
     ///
     /// # Safety
     ///
@@ -143,7 +142,7 @@ impl LockedShelf<'_> {
         self.lists.release_spares();
     }
 
-    /// Returns the number of slabs, and of free objects in them.
+    /// Returns the number of slabs, and of free objects in slabs.
     pub(crate) fn counts(&self) -> ShelfCounts {
         self.lists.counts()
     }
@@ -165,15 +164,15 @@ impl LockedShelf<'_> {
     }
 }
 
-/// Slabs without a live object, removed from their shelf. Dropping them loses their pages.
+/// Slabs without a live object, removed from the shelf. A drop loses the pages of the slabs.
 #[must_use]
 pub(crate) struct Emptied(SlabList);
 
 impl Emptied {
-    /// Dissolves one slab. Returns its run.
+    /// Dissolves one slab. Returns the run of the slab.
     pub(crate) fn pop_run(&mut self) -> Option<NonNull<u8>> {
-        // SAFETY: the slabs left their shelf with all objects free, so no other context can reach
-        // them.
+        // SAFETY: the slabs left the shelf with all objects free, and no other context can reach
+        // the slabs.
         unsafe { self.0.pop().map(|slab| slab.into_run()) }
     }
 }
