@@ -2,6 +2,7 @@
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
+use std::sync::Mutex;
 
 use topomem_numa::frames::{Frames, FramesConfig, PerFrameTable};
 use topomem_numa::{ApicId, BootAllocator, CpuId, CpuPin, FirmwareTables, MemoryMap, MemoryRange, PhysAddr, Platform, Topology};
@@ -34,12 +35,16 @@ unsafe impl Platform for Host {
     }
 }
 
+/// Machines live for ever, where Miri finds them.
+static KEPT: Mutex<Vec<&'static Frames<Host>>> = Mutex::new(Vec::new());
+
 /// Builds an allocator with a per-frame table, brings the CPU online, and runs `example`.
 pub fn run(example: impl FnOnce(&'static Frames<Host>, &CpuPin) -> Outcome) -> Outcome {
     let layout = Layout::from_size_align(BYTES as usize, 4096)?;
     // SAFETY: the size is not 0.
     let ram = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or("no memory")?;
     let frames: &'static Frames<Host> = Box::leak(Box::new(Frames::new(Host { ram })));
+    KEPT.lock().map_err(|_| "poisoned")?.push(frames);
     let mut map = Box::new(MemoryMap::new());
     map.add_usable(MemoryRange::from_length(START, BYTES).ok_or("no range")?)?;
     let mut topology = Box::new(Topology::new());
