@@ -23,7 +23,7 @@ use crate::{CpuPin, MAX_CLASS_SIZE, NodeId, PageSource, Platform};
 /// # HEAP.cpu_online(&pin)?;
 /// use topomem_percpu::NodeId;
 ///
-/// assert!(HEAP.on(NodeId::new(60).unwrap()).is_err());
+/// assert!(HEAP.on(NodeId::new(2).unwrap()).is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
