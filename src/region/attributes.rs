@@ -166,6 +166,13 @@ mod bits {
 
 impl Region {
     /// Returns a region of private memory, zero at first.
+    ///
+    /// ```
+    /// use topomem::Access;
+    /// use topomem::region::{Kind, Region};
+    ///
+    /// assert_eq!(Region::anonymous(Kind::Stack, Access::WRITE).kind(), Kind::Stack);
+    /// ```
     #[must_use]
     pub const fn anonymous(kind: Kind, access: Access) -> Region {
         Region {
@@ -206,6 +213,13 @@ impl Region {
     }
 
     /// Returns the treatment of the pages by a fork.
+    ///
+    /// ```
+    /// use topomem::Access;
+    /// use topomem::region::{Inheritance, Kind, Region};
+    ///
+    /// assert_eq!(Region::anonymous(Kind::Anonymous, Access::WRITE).inheritance(), Inheritance::Copied);
+    /// ```
     #[must_use]
     pub const fn inheritance(self) -> Inheritance {
         self.inheritance
@@ -213,6 +227,13 @@ impl Region {
 
     /// Returns whether the pages are guards, made by
     /// [`Advice::GuardInstall`](super::Advice::GuardInstall).
+    ///
+    /// ```
+    /// use topomem::Access;
+    /// use topomem::region::{Kind, Region};
+    ///
+    /// assert!(!Region::anonymous(Kind::Anonymous, Access::WRITE).is_guard());
+    /// ```
     #[must_use]
     pub fn is_guard(self) -> bool {
         self.guard == Guard::Installed

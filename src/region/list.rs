@@ -45,6 +45,18 @@ impl RegionRange {
     }
 
     /// Returns the length in bytes.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(5000))?; // rounded up to pages
+    /// assert_eq!(space.next_region(pin, start).unwrap().length(), 8192);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn length(&self) -> u64 {
         self.pages.count() << 12
@@ -89,12 +101,37 @@ impl RegionRange {
     }
 
     /// Returns the part of a memory object shown by the region, if any.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::MapRequest;
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(4096))?;
+    /// assert!(space.next_region(pin, start).unwrap().object().is_none());
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn object(&self) -> Option<MappedObject> {
         self.object
     }
 
     /// Returns the name, for people.
+    ///
+    /// ```
+    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
+    /// # booted::run(|service, pin| {
+    /// use topomem::region::{MapRequest, RegionName};
+    ///
+    /// let space = service.create_space(pin)?;
+    /// let name = RegionName::new("cache")?;
+    /// let start = space.mmap(pin, &MapRequest::anonymous(4096).named(name))?;
+    /// assert_eq!(space.next_region(pin, start).unwrap().name(), Some(name));
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn name(&self) -> Option<RegionName> {
         self.name

@@ -33,6 +33,12 @@ impl Access {
     /// No access: the page keeps its contents, invisible to every CPU in every mode.
     pub const NONE: Access = Access(0);
     /// Read only.
+    ///
+    /// ```
+    /// use topomem::Access;
+    ///
+    /// assert!(Access::READ.reads() && !Access::READ.writes());
+    /// ```
     pub const READ: Access = Access(Access::READ_BIT);
     /// Read and write.
     pub const WRITE: Access = Access(Access::READ_BIT | Access::WRITE_BIT);
@@ -214,10 +220,24 @@ impl Protection {
     /// The kernel's code.
     pub const KERNEL_CODE: Protection = Protection::kernel(Access::EXECUTE);
     /// The kernel's writable data.
+    ///
+    /// ```
+    /// use topomem::Protection;
+    ///
+    /// assert!(Protection::KERNEL_DATA.access().writes());
+    /// assert!(!Protection::KERNEL_DATA.access().executes());
+    /// ```
     pub const KERNEL_DATA: Protection = Protection::kernel(Access::WRITE);
     /// The kernel's constants.
     pub const KERNEL_READ_ONLY: Protection = Protection::kernel(Access::READ);
     /// A program's code.
+    ///
+    /// ```
+    /// use topomem::Protection;
+    ///
+    /// assert!(Protection::USER_CODE.access().executes());
+    /// assert!(!Protection::USER_CODE.access().writes());
+    /// ```
     pub const USER_CODE: Protection = Protection::user(Access::EXECUTE);
     /// A program's writable data.
     pub const USER_DATA: Protection = Protection::user(Access::WRITE);

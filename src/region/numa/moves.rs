@@ -115,6 +115,14 @@ impl PageMove {
     }
 
     /// Returns the start of the page.
+    ///
+    /// ```
+    /// use topomem::region::PageMove;
+    /// use topomem::{NodeId, VirtAddr};
+    ///
+    /// let address = VirtAddr::new(0x1000).unwrap();
+    /// assert_eq!(PageMove::new(address, NodeId::ZERO).address(), address);
+    /// ```
     #[must_use]
     pub fn address(&self) -> VirtAddr {
         VirtAddr::new_truncate(self.page << 12)
