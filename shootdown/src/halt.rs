@@ -59,7 +59,7 @@ impl AwaitedCpus {
     fn replace(&self, cpus: &CpuSet) -> CpuSet {
         // Relaxed: the owner alone adds names, and the barriers of both sides order it.
         let before = self.0.load(Ordering::Relaxed);
-        before.difference(cpus).iter().for_each(|cpu| _ = self.0.remove(cpu, Ordering::Relaxed));
+        before.clone().difference(cpus).iter().for_each(|cpu| _ = self.0.remove(cpu, Ordering::Relaxed));
         cpus.iter().for_each(|cpu| _ = self.0.insert(cpu, Ordering::Relaxed));
         before
     }

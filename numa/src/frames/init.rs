@@ -55,7 +55,7 @@ pub(super) fn build<P: Platform, G: Ground>(
     release(platform, ground, config, drafts);
     build_nodes(ground, config, drafts);
     take_allocated(ground, drafts);
-    Ok(finish(ground, config, drafts, places, metadata))
+    Ok(finish(config, drafts, places, metadata))
 }
 
 /// Places all bookkeeping. What is the machine's is near the boot CPU, and is read only from here on; what is a
@@ -170,8 +170,7 @@ fn take_allocated<G: Ground>(ground: &G, drafts: &[Draft]) {
 
 /// Builds the machine in its place.
 #[inline(never)]
-fn finish<G: Ground>(
-    ground: &G,
+fn finish(
     config: &FramesConfig,
     drafts: &mut [Draft],
     places: MachinePlaces,

@@ -60,7 +60,7 @@ unsafe impl Paging for Kernel {
     fn load_root(&self, root: PhysFrame) -> SwitchFlushed {
         // SAFETY: the root maps the kernel as the former one did, and is a multiple of 4096: no flag is set.
         unsafe {
-            asm!("mov cr3, {0}", in(reg) root.start_address().as_u64(), options(nostack, preserves_flags))
+            asm!("mov cr3, {0}", in(reg) root.start_address().as_u64(), options(nostack, preserves_flags));
         };
         SwitchFlushed::Yes
     }

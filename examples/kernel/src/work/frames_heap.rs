@@ -27,6 +27,7 @@ const PAGES: usize = 512;
 const EARLY: usize = 100;
 
 /// The early frames. Each entry is an object of its own.
+#[allow(clippy::vec_box, reason = "the list is to have many objects in the heap's first area")]
 static EARLY_FRAMES: Lock<Vec<Box<u64>>> = Lock::new(Vec::new());
 
 /// Takes frames before the topology is known, and lists them in the heap before that has frames.
