@@ -27,11 +27,11 @@ type Ranges = KernelRanges<&'static Sim>;
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RangeCase {
-    /// A range of [`BYTES`] allocated and freed; one flush for [`FLUSHED`] of them.
+    /// A range of `BYTES` allocated and freed; one flush for `FLUSHED` of them.
     Pair,
     /// The same on a machine without two consecutive free frames.
     Scattered,
-    /// An object of [`BYTES`] that grows to twice as much elsewhere, by mapping its frames there; and the flush.
+    /// An object of `BYTES` that grows to twice as much elsewhere, by mapping its frames there; and the flush.
     Remapped,
     /// The same growth of a run of frames, which is copied.
     Copied,
