@@ -4,7 +4,7 @@
 //! - [`Topology`]: nodes, CPUs, memory ranges, distances; one node if firmware describes none, or
 //!   describes them wrongly.
 //! - [`MemoryMap`] and [`BootAllocator`]: usable RAM less reserved regions, and the allocator used
-//!   before the frame allocator. [`EarlyMemory`] is a place for what both need.
+//!   before the frame allocator. [`EarlyMemory`] is a place for the map and the topology.
 //! - [`frames::Frames`]: the frame allocator.
 //!
 //! The crate stands alone and uses no heap.

@@ -59,11 +59,11 @@ pub(crate) struct CpuPointers<T: 'static> {
     near: [AtomicPtr<T>; NEAR_CPUS],
     /// Null until placed. Within a page, null stands for `vacant`.
     pages: [AtomicPtr<CpuPage<T>>; PAGES],
-    /// What stands for a CPU without a pointer.
+    /// The pointer of a CPU without a pointer of its own.
     vacant: *const T,
 }
 
-// SAFETY: the pointers are atomic, and `vacant` is never written; what they point to is up to the users.
+// SAFETY: the pointers are atomic, and `vacant` is never written; their targets are up to the users.
 unsafe impl<T> Sync for CpuPointers<T> {}
 // SAFETY: as above.
 unsafe impl<T> Send for CpuPointers<T> {}

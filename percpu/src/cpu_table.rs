@@ -3,7 +3,7 @@
 use core::fmt;
 use core::ptr;
 
-use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::{CpuId, MAX_CPUS};
 
 /// References to each CPU's part of a structure, placed in memory of the CPU's own node.
@@ -29,6 +29,9 @@ pub struct CpuTable<T: 'static> {
     /// Never null.
     parts: [AtomicPtr<T>; MAX_CPUS],
     vacant: &'static T,
+    /// No CPU with this number or a greater one has a part. Relaxed: raised before the part is placed, so that a
+    /// context that sees the part by other means sees the reach, too.
+    reach: AtomicUsize,
 }
 
 impl<T> CpuTable<T> {
@@ -51,7 +54,7 @@ impl<T> CpuTable<T> {
             parts[index] = AtomicPtr::new(ptr::from_ref(vacant).cast_mut());
             index += 1;
         }
-        CpuTable { parts, vacant }
+        CpuTable { parts, vacant, reach: AtomicUsize::new(0) }
     }
 
     /// Makes a table in which all CPUs share `vacant` (loom's atomics have no `const` constructor).
@@ -59,7 +62,7 @@ impl<T> CpuTable<T> {
     #[must_use]
     pub fn new(vacant: &'static T) -> CpuTable<T> {
         let part = || AtomicPtr::new(ptr::from_ref(vacant).cast_mut());
-        CpuTable { parts: core::array::from_fn(|_| part()), vacant }
+        CpuTable { parts: core::array::from_fn(|_| part()), vacant, reach: AtomicUsize::new(0) }
     }
 
     /// Gives `cpu` its part, for good.
@@ -80,6 +83,7 @@ impl<T> CpuTable<T> {
     /// ```
     pub fn place(&self, cpu: CpuId, part: &'static T) -> Result<(), &'static T> {
         let [vacant, placed] = [self.vacant, part].map(|part| ptr::from_ref(part).cast_mut());
+        self.reach.fetch_max(cpu.index() + 1, Ordering::Relaxed);
         // Release pairs with the Acquire in `get`: a CPU that sees the address sees the part.
         let exchange =
             self.parts[cpu.index()].compare_exchange(vacant, placed, Ordering::Release, Ordering::Relaxed);
@@ -108,9 +112,10 @@ impl<T> CpuTable<T> {
         !ptr::eq(self.get(cpu), self.vacant)
     }
 
-    /// Returns the CPUs that have a part of their own, each with its part.
+    /// Returns the CPUs that have a part of their own, each with its part. Costs a load for each CPU up to the one with
+    /// the greatest number.
     pub fn iter(&self) -> impl Iterator<Item = (CpuId, &'static T)> {
-        (0..MAX_CPUS)
+        (0..self.reach.load(Ordering::Relaxed))
             .filter_map(CpuId::new)
             .map(|cpu| (cpu, self.get(cpu)))
             .filter(|(_, part)| !ptr::eq(*part, self.vacant))

@@ -26,7 +26,7 @@ const MIN_PLACES: usize = PLACES / 2;
 /// keeps about 20 KiB, and may keep several times as much in slabs from being freed.
 const PLACES_OF_LARGE: usize = MIN_PLACES / 2;
 
-/// Returns the number of places that magazines of `class` may take, a power of two.
+/// Returns the number of places that magazines of `class` may take.
 pub(crate) const fn places_of(class: SizeClass) -> usize {
     let rounds = class.rounds();
     if rounds < MAX_ROUNDS {
@@ -52,8 +52,9 @@ impl Depot {
     fn places_from(&self, class: SizeClass, cpu: CpuId) -> impl Iterator<Item = &AtomicPtr<u8>> {
         let places = places_of(class);
         // The bits of the number, the lowest first: 0, a half, a quarter, three quarters, and so on.
-        let first = (cpu.index() as u32).reverse_bits().checked_shr(u32::BITS - places.ilog2()).unwrap_or(0);
-        (first as usize..).take(places).map(move |place| &self.places[place & (places - 1)])
+        let part = (cpu.index() as u32).reverse_bits() as u64;
+        let (others, own) = self.places[..places].split_at(((part * places as u64) >> u32::BITS) as usize);
+        own.iter().chain(others)
     }
 
     /// Takes a magazine of `class` for `cpu`.

@@ -117,7 +117,7 @@ impl<const PAGES: usize> fmt::Debug for EarlyArea<PAGES> {
 /// A page source for a heap that serves before its own source has memory: what that source refuses comes from an
 /// [`EarlyArea`].
 ///
-/// So the heap moves over by itself as soon as the source behind has pages. What was allocated before stays where it
+/// So the heap moves over by itself as soon as the source behind has pages. Memory allocated before stays where it
 /// is, until it is freed or grows; its pages go back to the area, which serves again when memory is short. Runs of up
 /// to 64 pages fit.
 ///
@@ -156,7 +156,7 @@ pub struct EarlyPages<const PAGES: usize, S> {
 }
 
 impl<const PAGES: usize, S: PageSource> EarlyPages<PAGES, S> {
-    /// Creates a source of what `source` serves, and of what `area` does where that serves nothing.
+    /// Creates a source that asks `source` first, and `area` if `source` has no pages.
     pub const fn new(area: &'static EarlyArea<PAGES>, source: S) -> EarlyPages<PAGES, S> {
         EarlyPages { area, source }
     }

@@ -2,7 +2,7 @@
 //!
 //! A frame freed in no order that gathers in words costs one compare-and-swap, and little else: the
 //! magazine knows the region of the last such frame, so that the next frame of that region needs no
-//! search for it, and no look at what the region's place in the machine decides. What is rarely due
+//! search for it, and no look at what the region's place in the machine decides. Work that is rarely due
 //! after a free is a call at the end, so that a free saves no registers for it.
 
 use core::ptr;
@@ -219,7 +219,7 @@ impl<P: Platform> Frames<P> {
         }
     }
 
-    /// Does what is rarely due after a direct free, and ends the caller's transit and its use of
+    /// Does the work that is rarely due after a direct free, and ends the caller's transit and its use of
     /// the magazine.
     #[cold]
     #[inline(never)]

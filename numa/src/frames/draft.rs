@@ -1,6 +1,6 @@
 //! A node while the allocator is built.
 //!
-//! What is known of the nodes meanwhile lies in memory from the ground, by node: `Frames::init` runs on a boot stack.
+//! Facts about the nodes lie in memory from the ground meanwhile, by node: `Frames::init` runs on a boot stack.
 
 use topomem_percpu::NodeId;
 

@@ -22,7 +22,7 @@ use super::{DoubleFrees, FramesConfig, Ground, InitError, PerFrameTable, Zeroing
 /// The share of blocks that CPUs may hold: one in this many.
 const HELD_BACK: u64 = 16;
 
-/// Memory for what the machine has once, placed and not yet written.
+/// Memory for the parts that the machine has once, placed and not yet written.
 struct MachinePlaces {
     machine: Place<Machine>,
     cpu_nodes: CpuNodes,
@@ -36,7 +36,7 @@ struct MachinePlaces {
 
 /// Builds everything; the memory of `ground` belongs to the result.
 ///
-/// What there is of each node lies in memory from the ground meanwhile, and no step is inlined: so the stack that is
+/// The draft of each node lies in memory from the ground meanwhile, and no step is inlined: so the stack that is
 /// in use at a time is that of one step.
 pub(super) fn build<P: Platform, G: Ground>(
     platform: &P,
@@ -58,8 +58,8 @@ pub(super) fn build<P: Platform, G: Ground>(
     Ok(finish(config, drafts, places, metadata))
 }
 
-/// Places all bookkeeping. What is the machine's is near the boot CPU, and is read only from here on; what is a
-/// node's is there.
+/// Places all bookkeeping. The machine's parts are near the boot CPU, and are read only from here on; a
+/// node's parts are on the node.
 #[inline(never)]
 fn place_all<P: Platform, G: Ground>(
     builder: &mut Builder<'_, P, G>,
@@ -102,7 +102,7 @@ fn place_all<P: Platform, G: Ground>(
     for draft in drafts.iter_mut() {
         place_pool(builder, config, draft, metadata)?;
     }
-    // Only magazines are left to be placed: what a node has more than they can take stays free.
+    // Only magazines are left to be placed: frames beyond those that magazines can take stay free.
     count_free(&*builder.ground, config, drafts);
     let most = (builder.ground.cpus().count() * size_of::<Magazine>()).div_ceil(4096) as u64;
     set_serving(&*builder.ground, drafts, most);
@@ -150,7 +150,7 @@ fn build_nodes<G: Ground>(ground: &G, config: &FramesConfig, drafts: &mut [Draft
     }
 }
 
-/// Takes the frames that have users already out of what is free.
+/// Takes the frames that have users already out of the free frames.
 #[inline(never)]
 fn take_allocated<G: Ground>(ground: &G, drafts: &[Draft]) {
     for frame in ground.allocated().map(Span::of).flat_map(|span| span.start..span.end) {

@@ -116,7 +116,7 @@ pub(super) fn count_free<G: Ground>(ground: &G, config: &FramesConfig, drafts: &
     sites(ground, config, |site| drafts[site.node.index()].free += site.span.frames());
 }
 
-/// Builds the regions of what is free now in their places, without any bookkeeping.
+/// Builds the regions of the memory that is free now in their places, without any bookkeeping.
 #[inline(never)]
 pub(super) fn plan_regions<G: Ground>(
     ground: &G,
@@ -165,7 +165,7 @@ fn region(site: Site) -> Region {
     }
 }
 
-/// The stretches of the per-frame table that what is free now makes, without their entries.
+/// The stretches of the per-frame table for the memory that is free now, without their entries.
 fn stretches<G: Ground>(ground: &G, drafts: &[Draft], config: &FramesConfig, mut visit: impl FnMut(Span)) {
     let mut last: Option<((NodeId, usize), Span)> = None;
     sites(ground, config, |site| {
@@ -250,7 +250,7 @@ pub(super) fn place_parts<P: Platform, G: Ground>(
     Ok(())
 }
 
-/// Notes which frames are managed: what is still free, once all bookkeeping is placed.
+/// Notes which frames are managed: those still free, once all bookkeeping is placed.
 #[inline(never)]
 pub(super) fn manage<G: Ground>(
     ground: &G,

@@ -17,7 +17,7 @@ use super::{FrameRequest, InvalidRequest, NodeSet, Policy, Zeroing, Zone};
 /// The allocator's memory: nodes, regions, and a magazine for each CPU that may come online.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    /// By number; the first `node_count` of them are meant, and what is behind repeats the first.
+    /// By number; the first `node_count` entries count, and the entries behind repeat the first.
     nodes: [&'static Node; MAX_NODES],
     node_count: usize,
     pub(super) directory: Directory,
@@ -74,11 +74,11 @@ pub struct Metadata {
     pub magazines: u64,
     /// Pools of zeroed frames.
     pub pools: u64,
-    /// What there is once, or once for each node and region: nodes, regions, the directory, pieces.
+    /// Parts that exist once, or once for each node and region: nodes, regions, the directory, pieces.
     pub fixed: u64,
 }
 
-/// What a [`Machine`] is made of.
+/// The parts of a [`Machine`].
 pub(super) struct Parts<'d> {
     /// By number, at least one; their nodes are built.
     pub(super) drafts: &'d [Draft],

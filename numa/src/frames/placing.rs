@@ -62,12 +62,12 @@ struct Rest {
 pub(super) struct Builder<'b, P, G> {
     pub(super) platform: &'b P,
     pub(super) ground: &'b mut G,
-    /// What is left of the last place that was taken for each node.
+    /// The rest of the last place that was taken for each node.
     rests: &'static mut [Rest],
 }
 
 impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
-    /// Creates a builder for `nodes` nodes, and adds what that takes to `bytes`.
+    /// Creates a builder for `nodes` nodes, and adds the bytes taken for it to `bytes`.
     pub(super) fn new(
         platform: &'b P,
         ground: &'b mut G,
@@ -84,7 +84,7 @@ impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
         Ok(builder)
     }
 
-    /// Takes `size` bytes for good from the ground. Returns their address, and what is left behind them.
+    /// Takes `size` bytes for good from the ground. Returns their address, and the rest behind them.
     fn take_new(
         &mut self,
         size: u64,
@@ -97,7 +97,7 @@ impl<'b, P: Platform, G: Ground> Builder<'b, P, G> {
         Ok((address, Rest { next: start + size, end: start + taken }))
     }
 
-    /// Takes `size` bytes for good, on `node`, or near it if it has no room: from what is left of another place if
+    /// Takes `size` bytes for good, on `node`, or near it if it has no room: from the rest of another place if
     /// they fit, else from the ground.
     fn take(&mut self, size: u64, align: u64, node: NodeId) -> Result<PhysAddr, InitError<G::Error>> {
         let rest = &mut self.rests[node.index()];

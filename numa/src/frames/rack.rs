@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use topomem_percpu::sync::atomic::{AtomicPtr, Ordering};
+use topomem_percpu::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use topomem_percpu::{CpuId, CpuPin, MAX_CPUS, NodeId};
 
 use super::Zeroing;
@@ -24,19 +24,25 @@ loom::lazy_static! {
 pub(crate) struct Rack {
     /// By CPU; never null, so that a hit needs no check.
     magazines: [AtomicPtr<Magazine>; MAX_CPUS],
+    /// No CPU with this number or a greater one has had a magazine. Relaxed: raised before the magazine is installed,
+    /// so that a context that sees the magazine by other means sees the reach, too.
+    reach: AtomicUsize,
 }
 
 impl Rack {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Rack {
-        Rack { magazines: [const { AtomicPtr::new(ptr::from_ref(&NONE).cast_mut()) }; MAX_CPUS] }
+        Rack {
+            magazines: [const { AtomicPtr::new(ptr::from_ref(&NONE).cast_mut()) }; MAX_CPUS],
+            reach: AtomicUsize::new(0),
+        }
     }
 
     /// Creates a rack without magazines (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     pub(crate) fn new() -> Rack {
         let none = || AtomicPtr::new(ptr::from_ref::<Magazine>(&NONE).cast_mut());
-        Rack { magazines: core::array::from_fn(|_| none()) }
+        Rack { magazines: core::array::from_fn(|_| none()), reach: AtomicUsize::new(0) }
     }
 
     /// Returns the magazine of `cpu`: one whose gate is never open if the CPU has none.
@@ -86,6 +92,7 @@ impl Rack {
 
     pub(crate) fn install(&self, magazine: &'static Magazine, checked: Checked, zeroing: Zeroing) {
         if self.get(magazine.cpu).is_none() {
+            self.reach.fetch_max(magazine.cpu.index() + 1, Ordering::Relaxed);
             magazine.open(checked, zeroing);
             self.set(magazine.cpu, magazine);
         }
@@ -96,8 +103,9 @@ impl Rack {
         self.set(cpu, none());
     }
 
+    /// Returns the magazines of the CPUs that have one. Costs a load for each CPU up to the one with the greatest number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'static Magazine> {
-        (0..MAX_CPUS).filter_map(CpuId::new).filter_map(|cpu| self.get(cpu))
+        (0..self.reach.load(Ordering::Relaxed)).filter_map(CpuId::new).filter_map(|cpu| self.get(cpu))
     }
 }
 

@@ -13,7 +13,7 @@ const NAME: &str = "boot allocations";
 const EARLY_FRAMES: &str = "early frames";
 /// The limit of ISA DMA: boot data avoids the scarce memory below it if there is other memory.
 const DMA_END: PhysAddr = PhysAddr::new(16 << 20);
-/// Devices with 32 address bits reach no higher: of a node's memory, boot data takes what is above first.
+/// Devices with 32 address bits reach no higher: of a node's memory, boot data takes the part above first.
 const DMA32_END: PhysAddr = PhysAddr::new(4 << 30);
 
 /// An error of the boot allocator. The map is unchanged.
@@ -181,7 +181,7 @@ impl<'a> BootAllocator<'a> {
         self.map.reserved().filter(|region| region.name == EARLY_FRAMES).map(|region| region.range)
     }
 
-    /// Returns the memory of the frame allocator to be: what is free, and the early frames.
+    /// Returns the memory of the frame allocator to be: the free memory, and the early frames.
     pub(crate) fn memory(&self) -> Pieces<'_> {
         Pieces::but(self.map, self.topology, EARLY_FRAMES)
     }

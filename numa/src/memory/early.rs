@@ -1,4 +1,4 @@
-//! A place for what a kernel knows of its memory before there is a frame allocator.
+//! A place for a kernel's knowledge of its memory before there is a frame allocator.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use super::{BootAllocator, MemoryMap};
 use crate::Topology;
 
-/// What is known of the machine's memory before there is a frame allocator: the map, and the topology.
+/// The knowledge of the machine's memory before there is a frame allocator: the map, and the topology.
 #[derive(Debug)]
 pub struct Early {
     /// The memory map.
@@ -58,7 +58,7 @@ impl EarlyMemory {
         EarlyMemory { is_open: AtomicBool::new(false), early: UnsafeCell::new(early) }
     }
 
-    /// Gives access to what the place holds until the guard is dropped; `None` while another guard does.
+    /// Gives access to the map and the topology until the guard is dropped; `None` while another guard does.
     pub fn open(&self) -> Option<EarlyGuard<'_>> {
         // Acquire pairs with the Release of the last guard's drop.
         let was_open = self.is_open.swap(true, Ordering::Acquire);

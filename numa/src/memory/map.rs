@@ -93,7 +93,7 @@ pub struct MemoryMap {
     usable: ArrayVec<MemoryRange, USABLE>,
     /// Sorted by start, on frame boundaries; may overlap if the names differ.
     reserved: ArrayVec<ReservedRegion, RESERVED>,
-    /// What [`MemoryMap::limit_addresses`] set. `None` for the most that there can be, so that a new map is all
+    /// The limit set by [`MemoryMap::limit_addresses`]. `None` for the most that there can be, so that a new map is all
     /// zero and lies in `.bss`.
     address_bits: Option<AddressBits>,
     beyond: Option<BeyondAddressBits>,
@@ -293,7 +293,7 @@ mod tests {
         let full = MapFull::Usable { range: place(USABLE), capacity: USABLE };
         assert_eq!(map.add_usable(place(USABLE)), Err(full));
         assert_eq!((map.usable().len(), map.reserved().count()), (USABLE, RESERVED + 1));
-        // What merges needs no room.
+        // A range that merges needs no room.
         map.add_usable(range(0x1000, 0x2000)).unwrap();
         map.reserve(range(0x1000, 0x2000), "hole").unwrap();
     }

@@ -1,6 +1,6 @@
 //! Names of addresses, from the program's debug information.
 
-use addr2line::Loader;
+use addr2line::{Loader, Location};
 
 /// The functions at `address`, innermost first, each with file and line.
 pub(crate) fn describe(address: usize) -> String {
@@ -40,18 +40,25 @@ fn find(loader: &Loader, base: usize, address: usize) -> Vec<String> {
     if let Ok(mut frames) = loader.find_frames(address) {
         while let Ok(Some(frame)) = frames.next() {
             let Some(Ok(name)) = frame.function.as_ref().map(|name| name.demangle()) else { continue };
-            let place = frame.location.and_then(|place| {
-                let file = place.file?.rsplit('/').next()?;
-                Some(format!("{file}:{}", place.line?))
-            });
+            let place = frame.location.as_ref().and_then(place);
             found.push(format!("{name} ({})", place.as_deref().unwrap_or("?")));
         }
     }
-    if found.is_empty() {
-        let symbol = loader.find_symbol(address);
-        found.extend(symbol.map(|name| addr2line::demangle_auto(name.into(), None).into_owned()));
+    // A program with line tables alone has places, and symbols in place of functions.
+    if found.is_empty()
+        && let Some(name) = loader.find_symbol(address)
+    {
+        let name = addr2line::demangle_auto(name.into(), None);
+        let location = loader.find_location(address).ok().flatten();
+        found.push(format!("{name} ({})", location.as_ref().and_then(place).as_deref().unwrap_or("?")));
     }
     found
+}
+
+/// File and line of a location.
+fn place(location: &Location<'_>) -> Option<String> {
+    let file = location.file?.rsplit('/').next()?;
+    Some(format!("{file}:{}", location.line?))
 }
 
 /// The program's file, and its first address.
