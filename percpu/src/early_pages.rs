@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn runs_are_apart_aligned_and_come_back() {
-        let area: &EarlyArea<70> = Box::leak(Box::new(EarlyArea::new()));
+        let area = Box::new(EarlyArea::<70>::new());
         for order in (0..7).filter_map(Order::new) {
             let bytes = order.bytes() as usize;
             let runs: Vec<NonNull<u8>> = std::iter::from_fn(|| area.take(order)).collect();
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn orders_mix() {
-        let area: &EarlyArea<32> = Box::leak(Box::new(EarlyArea::new()));
+        let area = Box::new(EarlyArea::<32>::new());
         let four = Order::new(2).unwrap();
         let (one, run) = (area.take(Order::FRAME).unwrap(), area.take(four).unwrap());
         let offset = run.addr().get().wrapping_sub(one.addr().get());
