@@ -10,7 +10,7 @@ const GIB: u64 = 1 << 30;
 
 /// What `.ci/run` writes below cargo's target folder on a fresh clone, and room for what it downloads and for the
 /// files of running machines.
-const ALL_TESTS: u64 = 9 * GIB;
+const ALL_TESTS: u64 = 8 * GIB;
 
 /// What one step of the tests may write.
 const ONE_STEP: u64 = GIB;
