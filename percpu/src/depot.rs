@@ -101,3 +101,42 @@ impl Depot {
 
 #[cfg(all(test, loom))]
 mod model;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::alloc::Layout;
+
+    use super::*;
+
+    #[test]
+    fn a_cpu_gets_the_magazines_back_that_it_left() {
+        let cpus = [CpuId::BOOT, CpuId::new(1).unwrap()];
+        for class in
+            [8, 64, 256, 4096].map(|size| SizeClass::of(Layout::from_size_align(size, 8).unwrap()).unwrap())
+        {
+            let mut objects = [[0_u64; PLACES]; 2];
+            let mut addresses = objects.each_mut().map(|of_cpu| of_cpu.each_mut().map(NonNull::from));
+            let depot = Depot::new();
+            let each = (places_of(class) / 2).max(1);
+            // The CPUs take turns, afterwards the other way round.
+            for round in 0..each {
+                for (cpu, of_cpu) in cpus.into_iter().zip(&mut addresses) {
+                    // SAFETY: nobody follows the links of what a depot holds.
+                    let magazine = unsafe { Magazine::new(of_cpu[round].cast()) };
+                    let left = depot.put(class, cpu, magazine);
+                    assert!(left.is_ok() || places_of(class) == 1);
+                }
+            }
+            if places_of(class) == 1 {
+                continue;
+            }
+            for _ in 0..each {
+                for (cpu, of_cpu) in cpus.into_iter().zip(&addresses).rev() {
+                    let first = depot.take(class, cpu).unwrap().into_first();
+                    assert!(of_cpu.iter().any(|object| object.cast() == first), "another CPU's, {class:?}");
+                }
+            }
+            assert_eq!(depot.magazines(), 0);
+        }
+    }
+}
