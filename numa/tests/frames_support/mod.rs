@@ -15,6 +15,8 @@ pub const MIB: u64 = 1 << 20;
 pub struct Host {
     base: NonNull<u8>,
     bytes: u64,
+    /// The block that the arena lies in, and its layout.
+    block: (NonNull<u8>, Layout),
 }
 
 impl Host {
@@ -29,7 +31,7 @@ impl Host {
         let skip = block.as_ptr().align_offset(align);
         // SAFETY: there are so many bytes more than needed.
         let base = unsafe { block.add(skip) };
-        Host { base, bytes }
+        Host { base, bytes, block: (block, layout) }
     }
 
     /// The address of a byte of the arena.
@@ -38,12 +40,19 @@ impl Host {
     }
 }
 
-// SAFETY: the arena is plain memory, and lives for ever.
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: the block was allocated with that layout, and the allocator that used it is gone.
+        unsafe { std::alloc::dealloc(self.block.0.as_ptr(), self.block.1) };
+    }
+}
+
+// SAFETY: the arena is plain memory, which lives as long as the host.
 unsafe impl Send for Host {}
 // SAFETY: as above.
 unsafe impl Sync for Host {}
 
-// SAFETY: the arena is never unmapped, and addresses map to distinct bytes; tests that use
+// SAFETY: the arena is mapped as long as the host lives, and addresses map to distinct bytes; tests that use
 // `pin()` of the platform do so on one thread, CPU 0.
 unsafe impl Platform for Host {
     fn current_cpu(&self) -> CpuId {
@@ -57,8 +66,14 @@ unsafe impl Platform for Host {
     }
 }
 
-/// Machines live for ever, where Miri finds them.
-static KEPT: Mutex<Vec<&'static Frames<Host>>> = Mutex::new(Vec::new());
+/// Machines live for ever, where Miri finds them, unless a test gives them to [`end`].
+static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+/// An allocator that was boxed.
+struct Kept(NonNull<Frames<Host>>);
+
+// SAFETY: allocators are shared between threads.
+unsafe impl Send for Kept {}
 
 /// The machine: who has which memory, and what is taken of it.
 pub struct Machine {
@@ -111,10 +126,26 @@ pub fn build<G: Ground<Error: std::fmt::Debug>>(
     ground: &mut G,
     config: &FramesConfig,
 ) -> &'static Frames<Host> {
-    let frames: &'static _ = Box::leak(Box::new(Frames::new(host)));
+    let kept = NonNull::from(Box::leak(Box::new(Frames::new(host))));
+    KEPT.lock().unwrap().push(Kept(kept));
+    // SAFETY: the box lives until `end`, whose caller promises that no reference is used after.
+    let frames: &'static _ = unsafe { kept.as_ref() };
     frames.init(ground, config).unwrap();
-    KEPT.lock().unwrap().push(frames);
     frames
+}
+
+/// Frees the machine of an allocator, and the allocator: a test that makes thousands of them has no room for all.
+///
+/// # Safety
+///
+/// The machine was made by [`build`], and no reference to the allocator or its arena is used any more.
+pub unsafe fn end(frames: &'static Frames<Host>) {
+    let mut kept = KEPT.lock().unwrap();
+    let place = kept.iter().position(|kept| std::ptr::eq(kept.0.as_ptr(), frames)).unwrap();
+    let Kept(frames) = kept.swap_remove(place);
+    drop(kept);
+    // SAFETY: `build` leaked a box, to which no other reference is used by the caller's promise.
+    drop(unsafe { Box::from_raw(frames.as_ptr()) });
 }
 
 struct Placed<'m> {

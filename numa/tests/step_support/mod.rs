@@ -7,7 +7,7 @@ use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, FrameRequest, Frames, FramesConfig, NodeSet, Policy};
 use topomem_percpu::{Order, PhysFrame};
 
-use crate::frames_support::{Host, MIB, Machine, frame, number, online, pin};
+use crate::frames_support::{Host, MIB, Machine, end, frame, number, online, pin};
 
 /// A run of frames that somebody holds, and how to give it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,13 @@ pub fn request(level: u8) -> FrameRequest {
 
 pub fn bound(node: usize) -> FrameRequest {
     FrameRequest::frame().policy(Policy::Bind(NodeSet::of(NodeId::new(node).unwrap())))
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // SAFETY: operations and contexts get the scene by reference, and keep nothing of it.
+        unsafe { end(self.frames) };
+    }
 }
 
 impl Scene {

@@ -5,10 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use super::Outcome;
 use super::commands::{CargoCommand, Load};
 use super::stepped::Stepped;
 use super::tally::Tally;
+use super::{Outcome, memory};
 use crate::error::Error;
 use crate::report::Screen;
 use crate::shell;
@@ -38,6 +38,7 @@ fn follow(
     let program = command.get_program().to_string_lossy().into_owned();
     let typed = shell::typed(command);
     let start = Instant::now();
+    let memory = memory::Before::now();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| Error::Start { program: program.clone(), error })?;
     let (sender, lines) = mpsc::channel();
@@ -67,6 +68,10 @@ fn follow(
     screen.erase();
     if stepped != Stepped::default() {
         screen.line(&format!("    {stepped}"));
+    }
+    if let Some(objection) = memory.objection() {
+        output.push(format!("error: {objection}"));
+        tally += Tally::FAILED;
     }
     if !status.success() {
         output.push(format!("ended with {status}"));

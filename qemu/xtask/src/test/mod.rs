@@ -6,9 +6,11 @@ mod cargo_step;
 mod commands;
 #[cfg(test)]
 mod coverage;
+mod failures;
 #[cfg(test)]
 mod guide;
 mod machine_step;
+mod memory;
 mod programs;
 mod stepped;
 mod steps;
@@ -23,6 +25,7 @@ use crate::kernel::Variant;
 use crate::report::Screen;
 use crate::tools;
 
+use failures::Failure;
 use programs::Programs;
 use steps::{Step, Work};
 use tally::Tally;
@@ -101,7 +104,7 @@ struct Report {
     steps: usize,
     titles: usize,
     total: Tally,
-    failed: Vec<String>,
+    failed: Vec<Failure>,
 }
 
 impl Report {
@@ -127,7 +130,7 @@ impl Report {
             println!("---- everything that {} wrote ----", step.name);
             outcome.output.iter().for_each(|line| println!("{line}"));
             println!("---- end of {} ----", step.name);
-            self.failed.push(step.name.clone());
+            self.failed.push(Failure::of(&step.name, &outcome.output));
         }
         println!("    {verdict}: {}, {:.1} s", outcome.tally, took.as_secs_f64());
         self.total += outcome.tally;
@@ -137,7 +140,8 @@ impl Report {
     fn end(self) -> bool {
         println!("{} steps in {:.0} s", self.steps, self.start.elapsed().as_secs_f64());
         if !self.failed.is_empty() {
-            println!("failed: {}", self.failed.join(", "));
+            println!("failed:");
+            self.failed.iter().for_each(|failure| print!("{failure}"));
         }
         println!("{}", self.total);
         self.total.failed == 0
