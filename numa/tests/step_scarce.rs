@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{self, Poll, Wake, Waker};
 
-use frames_support::{Host, MIB, Machine, frame, number, online, pin};
+use frames_support::{Host, MIB, Machine, end, frame, number, online, pin};
 use step_support::{Held, Run, bound, request};
 use topomem_numa::NodeId;
 use topomem_numa::frames::{AllocError, AllocFuture, FrameRequest, Frames, FramesConfig, ZeroedFrames};
@@ -48,6 +48,15 @@ struct Scene {
     woken: Arc<Count>,
     waiting: Mutex<Option<Waiting>>,
     free: u64,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // A future that waits uses the allocator when it is dropped.
+        *self.waiting.lock().unwrap() = None;
+        // SAFETY: each scene has an allocator of its own, and nothing keeps what operations and contexts get of it.
+        unsafe { end(self.frames) };
+    }
 }
 
 impl Scene {
