@@ -7,7 +7,8 @@ use x86_64::structures::paging::{
     self, FrameAllocator, FrameDeallocator, PageSize, Size1GiB, Size2MiB, Size4KiB,
 };
 
-use super::{FrameRequest, Frames};
+use super::Frames;
+use super::types::FrameRequest;
 
 /// Lends a [`Frames`] to code with a `&mut impl FrameAllocator` parameter. Cheap: create one
 /// wherever needed.

@@ -8,92 +8,42 @@
 #[cfg(feature = "x86_64")]
 mod adapter;
 mod alloc;
-mod block;
-mod block_filter;
-mod bookkeeping;
-mod bulk;
-mod checked;
-mod config;
-mod direct;
-mod directory;
-mod draft;
-mod entered;
-mod entry;
-mod error;
-#[cfg(feature = "fault-injection")]
-mod fault;
+mod build;
+mod diag;
 mod free;
-mod ground;
-mod held_words;
-mod huge;
-mod huge_slots;
-mod init;
-mod init_nodes;
-mod init_regions;
-mod interleave;
-mod life;
-mod line512;
-mod machine;
 mod magazine;
-mod marks;
+mod maintenance;
 mod node;
-mod owned;
 mod page_source;
-mod placed;
-mod placing;
-mod policy;
-mod pressure;
-mod rack;
+mod per_cpu;
 mod region;
-mod region_across;
-mod region_alloc;
-mod region_below;
-mod region_free;
-mod region_retire;
-mod request;
-mod resize;
-mod retire;
-mod retired;
-mod runs;
-mod search;
-mod stats;
-mod survey;
-mod table;
-mod transit;
-mod turns;
-mod validate;
-mod validate_pools;
-mod wait;
-mod waiters;
-mod zeroed;
-mod zeroed_pool;
-mod zeroing;
-mod zone;
+mod state;
+mod types;
 
 #[cfg(feature = "x86_64")]
 pub use adapter::FrameSource;
-pub use bookkeeping::Bookkeeping;
-pub use config::{DoubleFrees, FramesConfig, PerFrameTable, ZeroedFrames, Zeroing, ZoneWatermarks};
-pub use error::{AllocError, FreeError, InitError, InvalidRequest, Obstacle, OnlineError};
+pub use alloc::owned::OwnedFrames;
+pub use alloc::placed::AllocAtError;
+pub use alloc::resize::ResizeError;
+pub use alloc::wait::AllocFuture;
+pub use build::ground::Ground;
+pub use diag::bookkeeping::Bookkeeping;
 #[cfg(feature = "fault-injection")]
-pub use fault::Fault;
-pub use ground::Ground;
-pub use life::Drained;
-pub use machine::Metadata;
-pub use owned::OwnedFrames;
-pub use placed::AllocAtError;
-pub use policy::{NodeSet, Policy};
-pub use pressure::Reclaimed;
-pub use request::FrameRequest;
-pub use resize::ResizeError;
-pub use retire::{RetireError, Retired};
-pub use retired::Retirement;
-pub use stats::{MagazineStats, NodeStats, Totals, ZoneStats};
-pub use table::FrameInfo;
-pub use validate::Corruption;
-pub use wait::AllocFuture;
-pub use zeroed_pool::ZeroedStats;
-pub use zone::{Pressure, Watermarks, Zone, ZoneLimits};
+pub use diag::fault::Fault;
+pub use diag::stats::{MagazineStats, NodeStats, Totals, ZoneStats};
+pub use diag::validate::Corruption;
+pub use maintenance::pressure::Reclaimed;
+pub use maintenance::retire::{RetireError, Retired};
+pub use node::zeroed_pool::ZeroedStats;
+pub use per_cpu::cpu_hotplug::Drained;
+pub use region::retired::Retirement;
+pub use state::Metadata;
+pub use state::frame_table::FrameInfo;
+pub use types::{
+    AllocError, DoubleFrees, FrameRequest, FramesConfig, FreeError, InitError, InvalidRequest, NodeSet,
+    Obstacle, OnlineError, PerFrameTable, Policy, Pressure, Watermarks, ZeroedFrames, Zeroing, Zone,
+    ZoneLimits, ZoneWatermarks,
+};
 
 use core::fmt;
 use core::ptr;
@@ -101,9 +51,9 @@ use core::ptr;
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use topomem_percpu::{CpuId, NodeId, PhysFrame, Platform};
 
-use machine::Machine;
-use rack::Rack;
-use waiters::Waiters;
+use magazine::table::MagazineTable;
+use state::Machine;
+use state::waiters::Waiters;
 
 /// All nodes' frame allocators, with a magazine per CPU in front.
 ///
@@ -136,26 +86,26 @@ use waiters::Waiters;
 /// ```
 pub struct Frames<P: Platform> {
     platform: P,
-    rack: Rack,
+    rack: MagazineTable,
     /// Null until built.
     machine: AtomicPtr<Machine>,
     /// True once a CPU has begun to build.
     building: AtomicBool,
     waiters: Waiters,
     #[cfg(feature = "fault-injection")]
-    faults: fault::Faults,
+    faults: diag::fault::Faults,
 }
 
 macro_rules! empty {
     ($platform:expr) => {
         Frames {
             platform: $platform,
-            rack: Rack::new(),
+            rack: MagazineTable::new(),
             machine: AtomicPtr::new(ptr::null_mut()),
             building: AtomicBool::new(false),
             waiters: Waiters::new(),
             #[cfg(feature = "fault-injection")]
-            faults: fault::Faults::new(),
+            faults: diag::fault::Faults::new(),
         }
     };
 }
@@ -222,7 +172,7 @@ impl<P: Platform> Frames<P> {
         if self.building.swap(true, Ordering::Relaxed) {
             return Err(InitError::AlreadyDone);
         }
-        match init::build(&self.platform, ground, config) {
+        match build::build(&self.platform, ground, config) {
             Ok(machine) => {
                 // Release pairs with the Acquire in `machine`.
                 self.machine.store(ptr::from_ref(machine).cast_mut(), Ordering::Release);

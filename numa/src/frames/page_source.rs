@@ -7,7 +7,8 @@ use topomem_percpu::{
     RunLength,
 };
 
-use super::{FrameRequest, Frames};
+use super::Frames;
+use super::types::FrameRequest;
 
 impl<P: Platform> Frames<P> {
     /// Returns a request of a heap on the pinned CPU for a run of `order` near `node`.

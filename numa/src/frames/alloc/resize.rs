@@ -1,0 +1,168 @@
+//! Runs of less than 2 MiB made longer or shorter in place.
+
+use core::fmt;
+
+use topomem_percpu::{CpuPin, PhysFrame, Platform};
+
+use super::number;
+use crate::frames::Frames;
+use crate::frames::magazine::Magazine;
+use crate::frames::magazine::entry::Word;
+use crate::frames::region::bitmap::{Missed, WORDS, ones};
+use crate::frames::region::marks::Given;
+use crate::frames::region::{BLOCK, Region};
+use crate::frames::state::Machine;
+use crate::frames::types::{FrameRequest, FreeError};
+
+/// An error of a change of length. The run is unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResizeError {
+    /// The run is longer than 511 frames, would be, or would cross a boundary of 2 MiB; or the new
+    /// length is zero, or not on the right side of the old length.
+    Length,
+    /// Not all frames behind the run are free, or some are free in another CPU's magazine, or the
+    /// zone is down to its reserve, or frames are about to be retired.
+    NotFree,
+    /// The free of the run's end was refused.
+    Refused(FreeError),
+}
+
+impl fmt::Display for ResizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResizeError::Length => f.write_str("a run of such a length is not changed in place"),
+            ResizeError::NotFree => f.write_str("the frames behind the run are not free"),
+            ResizeError::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ResizeError {}
+
+impl<P: Platform> Frames<P> {
+    /// Makes the run of `count` frames from `first` on a run of `longer` frames, by the free frames
+    /// directly behind it. From here on it is a run like those of [`Frames::alloc_run`], to be
+    /// freed by [`Frames::free_run`]. Frames behind it in the pinned CPU's magazine are flushed for
+    /// this.
+    ///
+    /// Bound: two compare-and-swaps per 64 frames.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ResizeError::Length`] if the run cannot have the new length, and
+    /// [`ResizeError::NotFree`] if the frames behind it cannot be taken now. Nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the run of `count` frames, from [`Frames::alloc_run`] or [`Frames::alloc`].
+    pub unsafe fn extend_run(
+        &self,
+        pin: &CpuPin,
+        first: PhysFrame,
+        count: u64,
+        longer: u64,
+    ) -> Result<(), ResizeError> {
+        let (machine, region, start) = self.resizable(first, count, longer).ok_or(ResizeError::Length)?;
+        if longer <= count {
+            return Err(ResizeError::Length);
+        }
+        let more = longer - count;
+        let request = FrameRequest::frame();
+        // A frame retired since this check was allocated first.
+        let retiring = region.retired.any_pending();
+        if retiring || !machine.may_take(region.node, region.zone, &request, more) {
+            return Err(ResizeError::NotFree);
+        }
+        let block = region.block_of(start);
+        // The run's own frames keep a block in the bitmap state.
+        if !region.entry(block).load().has_bitmap() {
+            return Err(ResizeError::NotFree);
+        }
+        let end = ((start + count) % BLOCK) as usize;
+        self.flush_words_of(machine, pin, region, start + count, more);
+        region
+            .tentative(block, |line| line.claim_run(end, more as usize))
+            .map_err(|_: Missed| ResizeError::NotFree)?;
+        self.account_shared(machine, region, -(more as i64));
+        machine.mark_given(start, Given::Run(longer));
+        Ok(())
+    }
+
+    /// Frees the end of the run of `count` frames from `first` on. From here on it is a run of
+    /// `shorter` frames, like those of [`Frames::alloc_run`], to be freed by [`Frames::free_run`].
+    ///
+    /// Bound: one compare-and-swap per 64 frames.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ResizeError::Length`] if the run cannot have the new length, and
+    /// [`ResizeError::Refused`] if the free of its end was refused. Nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Frames::free`], for the freed frames; the caller owns the run of `count` frames,
+    /// from [`Frames::alloc_run`] or [`Frames::alloc`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::frames::FrameRequest;
+    ///
+    /// let first = frames.alloc_run(pin, &FrameRequest::frame(), 8, 1)?;
+    /// // SAFETY: the run is ours, and its end is not used.
+    /// unsafe {
+    ///     frames.shrink_run(pin, first, 8, 3)?;
+    ///     frames.free_run(pin, first, 3)?;
+    /// }
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub unsafe fn shrink_run(
+        &self,
+        pin: &CpuPin,
+        first: PhysFrame,
+        count: u64,
+        shorter: u64,
+    ) -> Result<(), ResizeError> {
+        let (machine, region, start) = self.resizable(first, count, count).ok_or(ResizeError::Length)?;
+        if shorter == 0 || shorter >= count {
+            return Err(ResizeError::Length);
+        }
+        self.give_end(machine, pin, region, start + shorter, count - shorter)
+            .map_err(ResizeError::Refused)?;
+        machine.mark_given(start, Given::Run(shorter));
+        Ok(())
+    }
+
+    /// Flushes the words in the CPU's magazine of `more` frames from the frame numbered `from` on,
+    /// if all of these frames are free there or in the bitmap. Does nothing if an interrupted
+    /// context of the CPU uses the magazine.
+    fn flush_words_of(&self, machine: &Machine, pin: &CpuPin, region: &Region, from: u64, more: u64) {
+        let Some(entered) = self.rack.get(pin.cpu()).and_then(Magazine::enter) else { return };
+        let line = region.line(region.block_of(from));
+        let words = (from / 64..=(from + more - 1) / 64).map(|key| {
+            let below = |end: u64| ones(end.saturating_sub(key * 64).min(64) as u32);
+            Word { key, mask: below(from + more) & !below(from) }
+        });
+        if words
+            .clone()
+            .all(|word| word.mask & !(line.load(word.key as usize % WORDS) | entered.held_of(word.key)) == 0)
+        {
+            for word in words {
+                self.flush_key(machine, &entered, word.key);
+            }
+        }
+    }
+
+    /// Returns the region of a run of `count` frames to be resized to `most`, and its first frame.
+    /// Returns `None` unless all of that lies in one block that may hold a shorter run.
+    fn resizable(&self, first: PhysFrame, count: u64, most: u64) -> Option<(&Machine, &'static Region, u64)> {
+        let machine = self.machine()?;
+        let start = number(first);
+        let region = machine.region_of(start)?;
+        let end = start.checked_add(most)?;
+        let inside =
+            count > 0 && most < BLOCK && start / BLOCK == (end - 1) / BLOCK && end <= region.span.end;
+        inside.then_some((machine, region, start))
+    }
+}

@@ -1,0 +1,128 @@
+//! Statistics of nodes and CPUs.
+
+use topomem_percpu::{CpuId, NodeId, Platform};
+
+use super::stats::{MagazineStats, NodeStats, ZoneStats};
+use crate::frames::Frames;
+use crate::frames::magazine::entry::Word;
+use crate::frames::node::Node;
+use crate::frames::region::bitmap::maximal_runs;
+use crate::frames::region::block::BlockState;
+use crate::frames::region::{BLOCK, BlockIndex, Region};
+use crate::frames::types::{Pressure, Zone};
+
+impl<P: Platform> Frames<P> {
+    /// Returns one node's memory and counters, or `None` if the machine has no such node. Exact
+    /// only without concurrent allocations.
+    ///
+    /// Cost: linear in the node's blocks; for the cheap estimate see [`Frames::free_estimate`].
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// use topomem_numa::NodeId;
+    ///
+    /// assert!(frames.stats(NodeId::ZERO).unwrap().all_free() > 1000);
+    /// assert!(frames.stats(NodeId::new(1).unwrap()).is_none());
+    /// # let _ = pin;
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn stats(&self, node: NodeId) -> Option<NodeStats> {
+        let machine = self.machine()?;
+        let state = machine.node(node)?;
+        let zones = Zone::ALL.map(|zone| zone_stats(state, zone));
+        let (mut local, remote, foreign) = state.counters.load();
+        let (mut in_magazines, mut zeroed) = (0, state.zeroed.stats());
+        // Including offline CPUs: their counts stay.
+        for magazine in machine.magazines[node.index()] {
+            // Runs from magazines are always local.
+            local += magazine.taken.get() + magazine.huge_taken.get() + magazine.zeroed_hits.get();
+            local += magazine.runs_taken();
+            zeroed.misses += magazine.zeroed_misses.get();
+        }
+        for magazine in self.rack.iter() {
+            if magazine.node == node {
+                in_magazines += magazine.blocks().count() as u64 * BLOCK;
+            }
+            let here = magazine.words().filter(|word| {
+                machine
+                    .region_of(word.key * 64 + 63)
+                    .or_else(|| machine.region_of(word.key * 64))
+                    .is_some_and(|region| region.node == node)
+            });
+            in_magazines += here.map(Word::frames).sum::<u64>();
+        }
+        let pressure = Zone::ALL
+            .into_iter()
+            .map(|zone| (&state.zones[zone.index()], zones[zone.index()].free))
+            .filter(|(zone, _)| zone.managed > 0)
+            .map(|(zone, free)| zone.watermarks.pressure(free))
+            .min()
+            .unwrap_or(Pressure::None);
+        Some(NodeStats { zones, in_magazines, zeroed, local, remote, foreign, pressure })
+    }
+
+    /// Free frames of a zone, those in magazines and pools left out, to within 256 per CPU of the node.
+    ///
+    /// Cost: one load.
+    pub fn free_estimate(&self, node: NodeId, zone: Zone) -> u64 {
+        let state = self.machine().and_then(|machine| machine.node(node));
+        state.map_or(0, |state| state.zones[zone.index()].free().max(0) as u64)
+    }
+
+    /// Returns the counters of one CPU's magazine, or `None` if it has none. May be called on any
+    /// CPU at any time.
+    ///
+    /// ```
+    /// # mod machine { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/machine.rs")); }
+    /// # machine::run(|frames, pin| {
+    /// assert_eq!(frames.cpu_stats(pin.cpu()).unwrap().hits, 0);
+    /// # Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn cpu_stats(&self, cpu: CpuId) -> Option<MagazineStats> {
+        let magazine = self.rack.get(cpu)?;
+        let (taken, refills) = (magazine.taken.get() + magazine.runs_taken(), magazine.refills.get());
+        let blocks = magazine.huge_taken.get();
+        Some(MagazineStats {
+            hits: taken.saturating_sub(refills) + blocks,
+            misses: magazine.misses.get(),
+            refills,
+            frees: magazine.frees(),
+            straight: magazine.straight.get(),
+            flushes: magazine.flushes.get(),
+            nested: magazine.nested.get(),
+            local: taken + blocks + magazine.local.get() + magazine.zeroed_hits.get(),
+            remote: magazine.remote.get(),
+            late_doubles: magazine.late_doubles.get(),
+            cached: magazine.cached(),
+        })
+    }
+}
+
+fn zone_stats(node: &Node, zone: Zone) -> ZoneStats {
+    let state = &node.zones[zone.index()];
+    let mut stats = ZoneStats { managed: state.managed, ..ZoneStats::default() };
+    for region in state.regions.iter() {
+        add_runs(region, &mut stats);
+        stats.retired += region.retired.complete_count();
+    }
+    stats
+}
+
+/// Adds a region's free runs.
+fn add_runs(region: &Region, stats: &mut ZoneStats) {
+    for index in 0..region.blocks() {
+        let block = BlockIndex(index);
+        if matches!(region.entry(block).load().state(), BlockState::Bitmap | BlockState::Promoting) {
+            let runs = maximal_runs(&region.line(block).snapshot());
+            stats.runs.iter_mut().zip(runs).for_each(|(sum, more)| *sum += more);
+        }
+    }
+    for chunk in region.chunks {
+        let runs = maximal_runs(&chunk.whole.snapshot());
+        stats.runs[9..].iter_mut().zip(runs).for_each(|(sum, more)| *sum += more);
+    }
+    stats.free = stats.runs.iter().enumerate().map(|(order, runs)| runs << order).sum();
+}

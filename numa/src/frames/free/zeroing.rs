@@ -1,0 +1,64 @@
+//! Zeroing when frames are freed.
+//!
+//! With [`Zeroing::OnFree`] every free frame is zero, from the start on. Frames are cleared before
+//! searches can find them, but after the free was checked: a run that will be refused is not
+//! written to, since it may belong to another owner, or not to the allocator.
+
+use topomem_percpu::{Order, Platform};
+
+use crate::frames::Frames;
+use crate::frames::alloc::frame;
+use crate::frames::region::bitmap::masks;
+use crate::frames::region::{BLOCK, Region};
+use crate::frames::state::Machine;
+use crate::frames::types::Zeroing;
+
+impl<P: Platform> Frames<P> {
+    /// Zeroes a run to be freed, if the configuration is [`Zeroing::OnFree`].
+    #[inline]
+    pub(in crate::frames) fn clear_freed(
+        &self,
+        machine: &Machine,
+        region: &Region,
+        first: u64,
+        order: Order,
+    ) {
+        if machine.zeroing == Zeroing::OnFree {
+            self.clear_sound(region, first, order);
+        }
+    }
+
+    /// Zeroes a part of a block as [`Frames::clear_freed`] does.
+    #[inline]
+    pub(super) fn clear_freed_part(&self, machine: &Machine, region: &Region, first: u64, count: u64) {
+        if machine.zeroing == Zeroing::OnFree {
+            self.clear_sound_part(region, first, count);
+        }
+    }
+
+    #[inline(never)]
+    fn clear_sound(&self, region: &Region, first: u64, order: Order) {
+        if order < Order::HUGE {
+            self.clear_sound_part(region, first, order.frames());
+        } else if region.check_head(first, order).is_ok() {
+            self.zero(frame(first), order.bytes());
+        }
+    }
+
+    #[inline(never)]
+    fn clear_sound_part(&self, region: &Region, first: u64, count: u64) {
+        if region.looks_allocated(first, count) {
+            self.zero(frame(first), count * 4096);
+        }
+    }
+}
+
+impl Region {
+    /// Returns true if the frames of one block may be freed, as far as the block's state and bits
+    /// tell.
+    fn looks_allocated(&self, first: u64, count: u64) -> bool {
+        let line = self.line(self.block_of(first));
+        let mut words = masks((first % BLOCK) as usize, count as usize);
+        self.check_small(first, count).is_ok() && words.all(|(word, mask)| line.load(word) & mask == 0)
+    }
+}

@@ -1,0 +1,66 @@
+//! The blocks of which a magazine may have words, in one word.
+
+use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
+
+use crate::frames::region::BLOCK;
+
+/// The number of bits above which a new block has the filter built anew.
+const CROWDED: u32 = 16;
+
+/// A bit for each block of which the magazine has near words or whole words, by the low bits of the
+/// block's number; and for blocks of which it had some.
+///
+/// Written and read by the magazine's CPU alone, in one context at a time: Relaxed.
+#[derive(Debug)]
+pub(super) struct BlockFilter(AtomicU64);
+
+impl BlockFilter {
+    #[cfg(not(loom))]
+    pub(super) const fn new() -> BlockFilter {
+        BlockFilter(AtomicU64::new(0))
+    }
+
+    /// Creates an empty filter (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    pub(super) fn new() -> BlockFilter {
+        BlockFilter(AtomicU64::new(0))
+    }
+
+    /// Returns false if the magazine has no words of the block of the frame numbered `number`.
+    #[inline(always)]
+    pub(super) fn may_have(&self, number: u64) -> bool {
+        self.0.load(Ordering::Relaxed) >> (number / BLOCK % 64) & 1 != 0
+    }
+
+    /// Adds the block of the frame numbered `number`. Forgets blocks of which the magazine has no
+    /// words any more if there are many: `held` names a frame of each block of which it has some.
+    pub(super) fn add<I: Iterator<Item = u64>>(&self, number: u64, held: impl FnOnce() -> I) {
+        if self.may_have(number) {
+            return;
+        }
+        let bit = |number: u64| 1 << (number / BLOCK % 64);
+        let mut blocks = self.0.load(Ordering::Relaxed);
+        if blocks.count_ones() >= CROWDED {
+            blocks = held().fold(0, |blocks, number| blocks | bit(number));
+        }
+        self.0.store(blocks | bit(number), Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_that_is_held_is_never_forgotten() {
+        let filter = BlockFilter::new();
+        for block in 0..1000_u64 {
+            let held = || (block.saturating_sub(5)..block).map(|block| block * BLOCK);
+            filter.add(block * BLOCK, held);
+            assert!(filter.may_have(block * BLOCK));
+            assert!(held().all(|number| filter.may_have(number + 511)), "{block}");
+            assert!(filter.0.load(Ordering::Relaxed).count_ones() <= CROWDED);
+        }
+        assert!((0..64).any(|block| !filter.may_have(block * BLOCK)));
+    }
+}

@@ -1,0 +1,332 @@
+//! A word of frames held by a magazine, and its place there.
+//!
+//! Written by the magazine's CPU alone, read by all CPUs: so every field is an atomic, used
+//! Relaxed.
+
+use core::ptr;
+
+use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use topomem_percpu::{Order, PhysAddr, PhysFrame};
+
+use super::Count;
+use crate::frames::region::bitmap::{aligned_runs, ones};
+use crate::frames::region::block::BlockEntry;
+use crate::frames::region::marks::{WordMarks, give_run, take_run_back};
+
+/// The base of no word: bases are multiples of [`SPAN`].
+const VACANT: u64 = u64::MAX;
+
+/// Bytes of memory that a word's 64 frames cover.
+pub(super) const SPAN: u64 = 64 << 12;
+
+#[cfg(not(loom))]
+static CLOSED: Entry = Entry::new();
+#[cfg(not(loom))]
+static BARRED: Entry = Entry::new();
+
+// loom's atomics live in one run of a model.
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref CLOSED: Entry = Entry::new();
+    static ref BARRED: Entry = Entry::new();
+}
+
+/// Returns the placeholder for the current entry of a magazine in use, or of no CPU: it never has
+/// frames nor a word.
+#[cfg(not(loom))]
+#[inline]
+pub(super) const fn closed() -> &'static Entry {
+    &CLOSED
+}
+
+/// Returns the same placeholder (loom's statics are created at their first use).
+#[cfg(loom)]
+pub(super) fn closed() -> &'static Entry {
+    &CLOSED
+}
+
+/// Returns the placeholder for the current entry of a magazine that must not be used quickly.
+pub(super) fn barred() -> &'static Entry {
+    &BARRED
+}
+
+/// One word of a bitmap with frames held by the magazine.
+///
+/// It stores an address and not a frame number, so that a hit need not convert.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The physical address of the word's first frame.
+    base: AtomicU64,
+    /// The frames held.
+    mask: AtomicU64,
+    /// The word itself.
+    home: AtomicPtr<AtomicU64>,
+    /// The state of its block.
+    state: AtomicPtr<BlockEntry>,
+    /// Its frames' marks; null unless in paranoid mode.
+    marks: AtomicPtr<WordMarks>,
+}
+
+/// A word taken out of a magazine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// Frame number / 64.
+    pub(crate) key: u64,
+    pub(crate) mask: u64,
+}
+
+/// The permanent places of a word's frames.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    pub(crate) word: &'static AtomicU64,
+    /// Of its block.
+    pub(crate) state: &'static BlockEntry,
+    /// In paranoid mode.
+    pub(crate) marks: Option<&'static WordMarks>,
+}
+
+impl Word {
+    pub(crate) fn frames(self) -> u64 {
+        u64::from(self.mask.count_ones())
+    }
+
+    /// Returns the number of one of its frames.
+    pub(crate) fn first(self) -> u64 {
+        self.key * 64 + u64::from(self.mask.trailing_zeros())
+    }
+}
+
+macro_rules! vacant {
+    () => {
+        Entry {
+            base: AtomicU64::new(VACANT),
+            mask: AtomicU64::new(0),
+            home: AtomicPtr::new(ptr::null_mut()),
+            state: AtomicPtr::new(ptr::null_mut()),
+            marks: AtomicPtr::new(ptr::null_mut()),
+        }
+    };
+}
+
+impl Entry {
+    #[cfg(not(loom))]
+    pub(super) const fn new() -> Entry {
+        vacant!()
+    }
+
+    /// Creates a vacant entry (loom's atomics have no `const` constructor).
+    #[cfg(loom)]
+    pub(super) fn new() -> Entry {
+        vacant!()
+    }
+
+    pub(super) fn hold(&self, word: Word, home: Home) {
+        self.base.store(word.key * SPAN, Ordering::Relaxed);
+        self.home.store(ptr::from_ref(home.word).cast_mut(), Ordering::Relaxed);
+        self.state.store(ptr::from_ref(home.state).cast_mut(), Ordering::Relaxed);
+        let marks = home.marks.map_or(ptr::null(), ptr::from_ref);
+        self.marks.store(marks.cast_mut(), Ordering::Relaxed);
+        // Release pairs with the Acquire in `read`: a reader that finds the frames here finds them
+        // nowhere else.
+        self.mask.store(word.mask, Ordering::Release);
+    }
+
+    /// Empties the entry. The caller is in transit if it has frames.
+    pub(in crate::frames) fn vacate(&self) {
+        // Release pairs with the Acquire in `read`: a reader that finds the frames gone sees the
+        // caller in transit.
+        self.mask.store(0, Ordering::Release);
+        self.base.store(VACANT, Ordering::Relaxed);
+    }
+
+    /// Takes over the word of `other`, dropping the previous word. The caller is in transit.
+    pub(super) fn take_over(&self, other: &Entry) {
+        self.base.store(other.base.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.home.store(other.home.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.state.store(other.state.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.marks.store(other.marks.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.mask.store(other.mask.load(Ordering::Relaxed), Ordering::Release);
+        other.vacate();
+    }
+
+    pub(in crate::frames) fn read(&self) -> Option<Word> {
+        // Acquire pairs with the Release of each store: a reader that finds frames gone sees that
+        // they were counted as taken, or as in transit.
+        let (base, mask) = (self.base.load(Ordering::Relaxed), self.mask.load(Ordering::Acquire));
+        // Another CPU may see the base of one moment and the mask of another.
+        (mask != 0 && base != VACANT).then_some(Word { key: base / SPAN, mask })
+    }
+
+    /// Returns the number of the entry's word, with or without frames.
+    pub(super) fn key(&self) -> Option<u64> {
+        let base = self.base.load(Ordering::Relaxed);
+        (base != VACANT).then_some(base / SPAN)
+    }
+
+    /// Returns true if the entry has the word numbered `key`.
+    #[inline]
+    pub(super) fn has_key(&self, key: u64) -> bool {
+        self.base.load(Ordering::Relaxed) == key * SPAN
+    }
+
+    /// Returns the index of the frame at the physical address in the entry's word.
+    #[inline(always)]
+    fn index_of(&self, address: u64) -> Option<u32> {
+        // Bases are aligned to the span, so the address of a frame within it differs in the bit
+        // number only.
+        let index = (address ^ self.base.load(Ordering::Relaxed)) >> 12;
+        (index < 64).then_some(index as u32)
+    }
+
+    /// Returns the bit of `frame` in the entry's word.
+    #[inline]
+    fn bit_of(&self, frame: PhysFrame) -> Option<u64> {
+        self.index_of(frame.start_address().as_u64()).map(|index| 1 << index)
+    }
+
+    /// Returns true if the entry has the word of `frame`.
+    pub(super) fn is_of(&self, frame: PhysFrame) -> bool {
+        self.bit_of(frame).is_some()
+    }
+
+    /// Adds frames to the entry's word.
+    pub(super) fn merge(&self, mask: u64) {
+        self.mask.store(self.mask.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
+    }
+
+    /// Takes a frame out, counted in `taken`.
+    #[inline]
+    pub(in crate::frames) fn take(&self, taken: &Count) -> Option<PhysFrame> {
+        let mask = self.mask.load(Ordering::Relaxed);
+        let rest = mask & mask.checked_sub(1)?;
+        taken.add(1);
+        // Release pairs with the Acquire in `read`: a reader that finds the frame gone sees it
+        // counted. A plain store on common machines.
+        self.mask.store(rest, Ordering::Release);
+        let address = self.address_of(mask.trailing_zeros());
+        // SAFETY: a held word's base is the address of managed frames, so below 2^52; base and
+        // offset are multiples of 4096.
+        Some(unsafe { PhysFrame::from_start_address_unchecked(PhysAddr::new(address)) })
+    }
+
+    /// Returns the physical address of the frame of bit `bit` of the entry's word.
+    #[inline]
+    fn address_of(&self, bit: u32) -> u64 {
+        self.base.load(Ordering::Relaxed) | u64::from(bit) << 12
+    }
+
+    /// Takes an aligned run of `order` (1 to 5) out, counted in `taken`. Returns its physical
+    /// address. The highest run is taken, since single frames are taken from below.
+    #[inline(always)]
+    pub(super) fn take_run(&self, order: Order, taken: &Count) -> Option<u64> {
+        let mask = self.mask.load(Ordering::Relaxed);
+        let bit = aligned_runs(mask, order.get().into()).checked_ilog2()?;
+        taken.add(1);
+        // Release: as in `take`.
+        self.mask.store(mask & !(ones(order.frames() as u32) << bit), Ordering::Release);
+        Some(self.address_of(bit))
+    }
+
+    /// Takes a frame out, marked as handed out and counted in `taken`, in paranoid mode. Returns
+    /// its physical address.
+    #[inline(always)]
+    pub(in crate::frames) fn take_marked(&self, taken: &Count) -> Option<u64> {
+        let index = self.mask.load(Ordering::Relaxed).trailing_zeros();
+        self.take(taken)?;
+        self.mark_of(index).into_iter().for_each(|mark| give_run(mark, Order::FRAME));
+        Some(self.address_of(index))
+    }
+
+    /// Adds a frame marked as handed out, if it is of the entry's word, in paranoid mode.
+    #[inline(always)]
+    pub(super) fn add_marked(&self, frame: PhysFrame) -> Give {
+        let Some(index) = self.index_of(frame.start_address().as_u64()) else { return Give::Elsewhere };
+        match self.mark_of(index) {
+            Some(mark) if take_run_back(mark, Order::FRAME) => {
+                // The mark says that the frame was handed out, so it is free nowhere.
+                debug_assert!(!self.has_any(1 << index), "a frame with a mark is free");
+                self.merge(1 << index);
+                Give::Taken
+            }
+            _ => Give::Elsewhere,
+        }
+    }
+
+    /// Returns the mark of the frame at the physical address, if it is of the entry's word, in
+    /// paranoid mode.
+    #[inline(always)]
+    pub(super) fn mark_at(&self, address: u64) -> Option<&'static AtomicU8> {
+        self.mark_of(self.index_of(address)?)
+    }
+
+    /// Returns the mark of a frame of the entry's word, in paranoid mode.
+    #[inline(always)]
+    fn mark_of(&self, index: u32) -> Option<&'static AtomicU8> {
+        // SAFETY: null or from a `&'static` in `hold`.
+        let marks = unsafe { self.marks.load(Ordering::Relaxed).as_ref() }?;
+        Some(&marks[index as usize % marks.len()])
+    }
+
+    /// Adds a frame, if it is of the entry's word.
+    #[inline]
+    pub(in crate::frames) fn add(&self, frame: PhysFrame) -> Give {
+        self.bit_of(frame).map_or(Give::Elsewhere, |bit| self.add_bits(bit))
+    }
+
+    /// Returns the bits of a run of `count` frames, or `None` if the run is not within the entry's
+    /// word, or the block has no bitmap.
+    #[inline(always)]
+    fn bits_of(&self, first: PhysFrame, count: u32) -> Option<u64> {
+        let bit = self.bit_of(first)?;
+        if bit.trailing_zeros() + count > u64::BITS {
+            return None;
+        }
+        // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
+        let state = unsafe { &*self.state.load(Ordering::Relaxed) };
+        // A block that left the bitmap keeps no bits there. It cannot leave while frames are held.
+        if self.mask.load(Ordering::Relaxed) == 0 && !state.load().has_bitmap() {
+            return None;
+        }
+        Some(ones(count) << bit.trailing_zeros())
+    }
+
+    /// Adds a run of `count` frames, if it is within the entry's word, and the block has a bitmap.
+    #[inline(always)]
+    pub(super) fn add_run(&self, first: PhysFrame, count: u32) -> Give {
+        self.bits_of(first, count).map_or(Give::Elsewhere, |bits| self.add_bits(bits))
+    }
+
+    /// Returns true if [`Entry::add_run`] would take the run.
+    pub(super) fn has_room_for(&self, first: PhysFrame, count: u32) -> bool {
+        self.bits_of(first, count).is_some_and(|bits| !self.has_any(bits))
+    }
+
+    /// Returns true if any of these frames of the word is free here or in the bitmap.
+    #[inline]
+    fn has_any(&self, bits: u64) -> bool {
+        // SAFETY: the entry has a word, so `hold` stored the address of a `&'static`.
+        let home = unsafe { &*self.home.load(Ordering::Relaxed) };
+        // Relaxed: a free ordered before this one, on any CPU, is seen.
+        (self.mask.load(Ordering::Relaxed) | home.load(Ordering::Relaxed)) & bits != 0
+    }
+
+    /// Adds frames of the entry's word.
+    #[inline]
+    fn add_bits(&self, bits: u64) -> Give {
+        if self.has_any(bits) {
+            return Give::Double;
+        }
+        self.merge(bits);
+        Give::Taken
+    }
+}
+
+/// The outcome of a free into a magazine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Give {
+    Taken,
+    /// The frame is free already.
+    Double,
+    /// The magazine does not have its word.
+    Elsewhere,
+}

@@ -1,0 +1,155 @@
+//! The allocator's state per node: zones, distance order and counters.
+
+pub(super) mod turns;
+pub(super) mod zeroed_pool;
+
+use topomem_percpu::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use topomem_percpu::{MAX_NODES, NodeId};
+
+use crate::frames::magazine::UNREPORTED;
+use crate::frames::region::Region;
+use crate::frames::types::{Watermarks, Zone};
+use zeroed_pool::ZeroedPool;
+
+/// The maximum number of regions: their numbers have 16 bits, and each costs about a KiB.
+pub(crate) const MAX_REGIONS: usize = 1 << 13;
+
+/// The regions of one zone of a node, by address.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RegionSet(pub(super) &'static [Region]);
+
+impl RegionSet {
+    /// Members, the lowest address first.
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'static Region> {
+        self.0.iter()
+    }
+
+    /// Members, the highest address first.
+    pub(crate) fn descending(self) -> impl Iterator<Item = &'static Region> {
+        self.0.iter().rev()
+    }
+}
+
+/// One zone of one node. On its own line: CPUs of other nodes count here too.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct NodeZone {
+    /// Free frames, without the unreported changes of the node's CPUs (see
+    /// [`crate::frames::magazine::Magazine::account`]). Wraps: a CPU may report frames freed before another
+    /// CPU reports them allocated.
+    free: AtomicU64,
+    pub(crate) managed: u64,
+    pub(crate) watermarks: Watermarks,
+    /// With so many free frames as reported, and as many more as a request is for, no watermark is near, whatever
+    /// CPUs have not reported yet.
+    pub(super) ample: i64,
+    /// The same for a word of a magazine.
+    pub(super) ample_to_refill: i64,
+    /// An allocation that leaves less notes that the node is under pressure: `low`, or less after a reclaim that
+    /// freed nothing.
+    pub(super) alarm: AtomicU64,
+    /// Requests refused for the reserve's sake since a reclaim last freed something.
+    pub(super) refusals: AtomicU32,
+    pub(crate) regions: RegionSet,
+    /// Whether magazines of the node's CPUs may hold its frames. False for the scarce lowest zone,
+    /// unless the node has no other zone.
+    pub(crate) cached: bool,
+}
+
+impl NodeZone {
+    /// A zone of a node with so many magazines.
+    pub(super) fn new(
+        managed: u64,
+        watermarks: Watermarks,
+        regions: RegionSet,
+        magazines: usize,
+    ) -> NodeZone {
+        let ample = |refills: i64| match watermarks {
+            Watermarks::NONE => i64::MIN,
+            Watermarks { min, low, high: _ } => {
+                min.max(low) as i64 + (UNREPORTED + refills) * magazines as i64
+            }
+        };
+        NodeZone {
+            free: AtomicU64::new(managed),
+            managed,
+            watermarks,
+            ample: ample(0),
+            ample_to_refill: ample(64),
+            alarm: AtomicU64::new(watermarks.low),
+            refusals: AtomicU32::new(0),
+            regions,
+            cached: true,
+        }
+    }
+
+    /// Returns the free frames as reported. Relaxed: a statistic.
+    pub(crate) fn free(&self) -> i64 {
+        self.free.load(Ordering::Relaxed) as i64
+    }
+
+    /// Counts frames freed (or, negative, allocated). Relaxed: it orders nothing.
+    pub(crate) fn add(&self, frames: i64) {
+        self.free.fetch_add(frames as u64, Ordering::Relaxed);
+    }
+}
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    /// By [`Zone::index`].
+    pub(crate) zones: [NodeZone; Zone::COUNT],
+    /// Every node by distance, itself first; `count` of them.
+    pub(super) nearest: [NodeId; MAX_NODES],
+    pub(super) count: usize,
+    /// Its share in weighted interleaving, at least 1.
+    pub(crate) weight: u64,
+    pub(crate) counters: NodeCounters,
+    pub(crate) zeroed: ZeroedPool,
+}
+
+impl Node {
+    /// Returns true if the allocator manages any frame of the node.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.zones.iter().any(|zone| zone.managed > 0)
+    }
+
+    /// Returns every node by distance, itself first.
+    pub(crate) fn nearest(&self) -> &[NodeId] {
+        &self.nearest[..self.count]
+    }
+}
+
+/// Counted on shared paths only; statistics, so Relaxed.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct NodeCounters {
+    local: AtomicU64,
+    remote: AtomicU64,
+    foreign: AtomicU64,
+}
+
+impl NodeCounters {
+    pub(super) fn new() -> NodeCounters {
+        NodeCounters { local: AtomicU64::new(0), remote: AtomicU64::new(0), foreign: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn count_local(&self) {
+        self.local.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_remote(&self) {
+        self.remote.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_foreign(&self) {
+        self.foreign.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the counts (local, remote, foreign).
+    pub(crate) fn load(&self) -> (u64, u64, u64) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (read(&self.local), read(&self.remote), read(&self.foreign))
+    }
+}

@@ -1,0 +1,36 @@
+//! The usual paths of paranoid mode: a magazine hit, plus the mark of the frame or run.
+
+use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
+
+use crate::frames::Frames;
+use crate::frames::magazine::entry::Give;
+use crate::frames::types::Zeroing;
+
+// Cold, so that in the usual mode a hit's registers are not reserved for these calls.
+impl<P: Platform> Frames<P> {
+    /// Takes a frame of the CPU's current word, in paranoid mode. Returns its physical address.
+    #[cold]
+    #[inline(never)]
+    pub(in crate::frames) fn take_checked(&self, pin: &CpuPin) -> Option<u64> {
+        self.rack.with_checked(pin, |last, magazine| last.take_marked(&magazine.taken)).flatten()
+    }
+
+    /// Takes a run of `order` (1 to 5) of the CPU's near words, in paranoid mode. Returns its
+    /// physical address.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn take_checked_run(&self, pin: &CpuPin, order: Order) -> Option<u64> {
+        self.rack.with_checked(pin, |_, magazine| magazine.take_marked_run(order)).flatten()
+    }
+
+    /// Frees a run of `order` (1 to 5) of the CPU's near words, in paranoid mode. Returns false,
+    /// with nothing changed, if the run is of another word, or is to be cleared first, or is
+    /// refused.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn give_checked_run(&self, pin: &CpuPin, first: PhysFrame, order: Order) -> bool {
+        self.machine().is_some_and(|machine| machine.zeroing == Zeroing::OnRequest)
+            && self.rack.with_checked(pin, |_, magazine| magazine.give_marked_run(first, order))
+                == Some(Give::Taken)
+    }
+}

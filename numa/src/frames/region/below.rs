@@ -1,0 +1,105 @@
+//! Allocation from a region below a limit inside it: for devices that reach only part of a zone.
+//!
+//! The search takes the lowest fitting run of each block or GiB: if it ends above the limit, so do
+//! all other runs there.
+
+use topomem_percpu::Order;
+
+use super::alloc::Among;
+use super::bitmap::{Missed, find_run};
+use super::block::Ownership;
+use super::{BLOCK, BlockIndex, Miss, Region};
+use crate::frames::alloc::Shape;
+
+impl Region {
+    /// Allocates the run of `shape`, with every frame below `limit`. Returns the first frame.
+    ///
+    /// Bound: 64 searches, each linear in the partial blocks and chunks of the region.
+    pub(in crate::frames) fn alloc_below(&self, shape: Shape, limit: u64) -> Result<u64, Miss> {
+        match shape {
+            Shape::Block(_) => self.alloc_below(Shape::Aligned(Order::HUGE), limit),
+            Shape::Aligned(order) if order < Order::HUGE => {
+                self.alloc_short_below(order.frames(), order.frames(), limit)
+            }
+            Shape::Aligned(order) => self.conclusive(|| {
+                let blocks = order.frames() / BLOCK;
+                let mark = |first| self.mark_run(first, order);
+                let first = self.claim_whole_below(blocks, blocks, order.frames(), limit, mark)?;
+                Some(self.first_frame(first))
+            }),
+            Shape::Short { count, align } => self.alloc_short_below(count, align, limit),
+            Shape::Long { count, align } => {
+                let (blocks, align) = (count.div_ceil(BLOCK), align.div_ceil(BLOCK));
+                let mark = |first| self.mark_long_run(first, count);
+                let first = self.conclusive(|| self.claim_whole_below(blocks, align, count, limit, mark))?;
+                Ok(self.first_frame(first))
+            }
+        }
+    }
+
+    fn alloc_short_below(&self, count: u64, align: u64, limit: u64) -> Result<u64, Miss> {
+        let claim_partial = |among: Among| {
+            self.find_partial(|block| {
+                let entry = self.entry(block).load();
+                let wanted = entry.has_bitmap() && (among == Among::All || !entry.is_owned());
+                wanted.then(|| self.claim_line_below(block, count, align, limit)).flatten()
+            })
+        };
+        let open = |block| self.open(block, count as usize, Ownership::Shared);
+        self.conclusive(|| {
+            claim_partial(Among::Shared)
+                .or_else(|| Some(self.first_frame(self.claim_whole_below(1, 1, count, limit, open)?)))
+                .or_else(|| claim_partial(Among::All))
+        })
+    }
+
+    /// Claims a run of a partial block's line.
+    fn claim_line_below(&self, block: BlockIndex, count: u64, align: u64, limit: u64) -> Option<u64> {
+        let (line, base) = (self.line(block), self.first_frame(block));
+        loop {
+            if base + count > limit || u64::from(line.count()) < count {
+                return None;
+            }
+            let start = find_run(&line.snapshot(), count as usize, align as usize)?;
+            let first = base + start as u64;
+            if first + count > limit {
+                return None;
+            }
+            // If another CPU was faster, there may be a further run.
+            if self.tentative(block, |line| line.claim_run(start, count as usize)).is_ok() {
+                // As in `claim_partial`: bits in a block without a bitmap represent no frames.
+                return self.entry(block).load().has_bitmap().then_some(first);
+            }
+        }
+    }
+
+    /// Claims whole blocks whose first `frames` frames lie below the limit. `mark` stores their
+    /// states, in transit.
+    pub(super) fn claim_whole_below(
+        &self,
+        blocks: u64,
+        align: u64,
+        frames: u64,
+        limit: u64,
+        mark: impl Fn(BlockIndex),
+    ) -> Option<BlockIndex> {
+        self.chunks.iter().enumerate().find_map(|(index, chunk)| {
+            loop {
+                let start = find_run(&chunk.whole.snapshot(), blocks as usize, align as usize)?;
+                let first = self.block_at(index, start);
+                if self.first_frame(first) + frames > limit {
+                    return None;
+                }
+                let transit = self.transit();
+                match chunk.whole.claim_run(start, blocks as usize) {
+                    Ok(()) => {
+                        mark(first);
+                        return Some(first);
+                    }
+                    Err(Missed::RolledBack) => {}
+                    Err(Missed::Untouched) => transit.cancel(),
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,238 @@
+//! Frees into a region.
+
+use topomem_percpu::Order;
+
+use super::bitmap::{AtomicBitmap512, Change, WORDS, masks, release};
+use super::block::{Block, BlockState, Ownership};
+use super::marks::Given;
+use super::{BLOCK, BlockIndex, Region};
+use crate::frames::magazine::huge_slots::HugeBlock;
+
+/// The refusal of a free, with the first frame in error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    DoubleFree(u64),
+    NotAllocated(u64),
+    WrongOrder { frame: u64, actual: Order },
+    Reserved(u64),
+}
+
+impl Region {
+    /// Refuses in paranoid mode frames not allocated like that; in other modes accepts everything.
+    #[inline]
+    pub(crate) fn take_mark_back(&self, first: u64, given: Given) -> Result<(), Refused> {
+        if self.marks.0.is_empty() { Ok(()) } else { self.compare_mark(first, given) }
+    }
+
+    /// Checks as [`Region::take_mark_back`] does, for a run of whole blocks: the errors found by
+    /// their states take precedence.
+    pub(crate) fn take_block_mark_back(&self, first: u64, order: Order) -> Result<(), Refused> {
+        if self.marks.0.is_empty() {
+            return Ok(());
+        }
+        self.check_head(first, order)?;
+        self.compare_mark(first, Given::Aligned(order)).map_err(|refused| match refused {
+            // The frame is allocated: part of a run of any length.
+            Refused::DoubleFree(frame) => Refused::NotAllocated(frame),
+            other => other,
+        })
+    }
+
+    fn compare_mark(&self, first: u64, given: Given) -> Result<(), Refused> {
+        let start = self.span.start;
+        self.marks.take_back(start, first - start, given).map_err(|refused| match refused {
+            Refused::DoubleFree(frame) if !self.manages(frame, 1) => Refused::Reserved(frame),
+            other => other,
+        })
+    }
+
+    /// Frees a naturally aligned run.
+    ///
+    /// Bound: one word for orders 0 to 6, 8 words up to 8, 512 blocks up to 18; lock-free.
+    pub(crate) fn free(&self, frame: u64, order: Order) -> Result<(), Refused> {
+        if order >= Order::HUGE {
+            return self.free_blocks(frame, order);
+        }
+        self.free_short_run(frame, order.frames())
+    }
+
+    /// Frees frames of one block.
+    pub(crate) fn free_short_run(&self, frame: u64, count: u64) -> Result<(), Refused> {
+        let block = self.block_of(frame);
+        let start = (frame % BLOCK) as usize;
+        self.check_small(frame, count)?;
+        let line = self.line(block);
+        if start % 64 + count as usize > 64 {
+            // Refuses before anything is changed.
+            for (word, mask) in masks(start, count as usize) {
+                self.double(block, word, line.load(word) & mask)?;
+            }
+        }
+        for (word, mask) in masks(start, count as usize) {
+            self.free_word(block, word, mask)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses frames that are not all allocated, of one block or of two; changes nothing.
+    pub(crate) fn check_run(&self, frame: u64, count: u64) -> Result<(), Refused> {
+        for (frame, count) in by_block(frame, count) {
+            let block = self.block_of(frame);
+            self.check_small(frame, count)?;
+            for (word, mask) in masks((frame % BLOCK) as usize, count as usize) {
+                self.double(block, word, self.line(block).load(word) & mask)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees one frame of a block with a bitmap. Returns false, with nothing changed, if the block
+    /// has none, or if the frame is free; [`Region::free_short_run`] returns the reason.
+    ///
+    /// Bound: as for [`Region::release_frame`]; now and then the cost of [`Region::free_word`].
+    #[inline]
+    pub(in crate::frames) fn free_frame(&self, frame: u64) -> bool {
+        let Some(change) = self.release_frame(frame) else { return false };
+        self.settle_change(self.block_of(frame), change);
+        true
+    }
+
+    /// Frees one frame as [`Region::free_frame`] does, and leaves it to the caller to settle the
+    /// change of the returned word.
+    ///
+    /// Bound: one compare-and-swap, retried only if another CPU changed the word.
+    #[inline(always)]
+    pub(in crate::frames) fn release_frame(&self, frame: u64) -> Option<Change> {
+        let word = (frame / 64 - self.first_block * WORDS as u64) as usize;
+        // One comparison for both: there is a line for each entry.
+        let entry = self.entries.get(word / WORDS)?;
+        if !entry.load().is_inner_bitmap() {
+            return None;
+        }
+        // SAFETY: there are as many lines as entries.
+        let home = unsafe { AtomicBitmap512::word_of(self.lines, word) };
+        release(home, 1 << (frame % 64)).ok()
+    }
+
+    /// Sets the bits of one word of a bitmap block.
+    ///
+    /// The caller has checked that the block has a bitmap (`check_small`), and owns the frames, so
+    /// the block still has it. A double free racing with the first free may set bits of a block
+    /// that has left the bitmap meanwhile. They have no meaning there, and a context that claims
+    /// them detects it (`claim_partial`).
+    ///
+    /// Bound: lock-free; one compare-and-swap. If the word was all zeros or becomes all ones, hint
+    /// and buddy are updated.
+    pub(crate) fn free_word(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
+        let change = match self.line(block).release(word, bits) {
+            Ok(change) => change,
+            Err(overlap) => return self.double(block, word, overlap.bits),
+        };
+        self.settle_change(block, change);
+        Ok(())
+    }
+
+    /// Checks that `count` frames of one block may be freed singly, as far as the block's state
+    /// tells.
+    pub(crate) fn check_small(&self, frame: u64, count: u64) -> Result<Block, Refused> {
+        let index = self.block_of(frame);
+        let block = self.entry(index).load();
+        if block.is_edge() && !self.manages(frame, count) {
+            return Err(Refused::Reserved(frame));
+        }
+        if let Some(gone) = self.retired.complete_among(frame, count) {
+            return Err(Refused::DoubleFree(gone));
+        }
+        match block.state() {
+            BlockState::Bitmap | BlockState::Promoting => Ok(block),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
+            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
+            BlockState::Tail => match self.head_of(index) {
+                Some(actual) => Err(Refused::WrongOrder { frame, actual }),
+                None => Err(Refused::NotAllocated(frame)),
+            },
+        }
+    }
+
+    /// Returns the order of the allocated run around a tail.
+    fn head_of(&self, tail: BlockIndex) -> Option<Order> {
+        Order::all().skip(10).find(|order| {
+            let blocks = 1_u64 << (order.get() - 9);
+            let head = (self.first_block + tail.0 as u64) & !(blocks - 1);
+            head.checked_sub(self.first_block).is_some_and(|head| {
+                self.entry(BlockIndex(head as usize)).load().state() == BlockState::Head(*order)
+            })
+        })
+    }
+
+    /// Refuses if `bits` of a word are set.
+    fn double(&self, block: BlockIndex, word: usize, bits: u64) -> Result<(), Refused> {
+        if bits == 0 {
+            return Ok(());
+        }
+        let offset = word as u64 * 64 + u64::from(bits.trailing_zeros());
+        Err(Refused::DoubleFree(self.first_frame(block) + offset))
+    }
+
+    /// Checks that the block is allocated as a separate run.
+    pub(crate) fn check_whole(&self, block: BlockIndex) -> Result<(), Refused> {
+        let frame = self.first_frame(block);
+        match self.entry(block).load().state() {
+            BlockState::Head(Order::HUGE) => Ok(()),
+            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
+            _ => Err(Refused::NotAllocated(frame)),
+        }
+    }
+
+    /// Frees an aligned run of whole blocks.
+    fn free_blocks(&self, frame: u64, order: Order) -> Result<(), Refused> {
+        let first = self.block_of(frame);
+        self.check_head(frame, order)?;
+        if !self.entry(first).begin_free(order) {
+            return Err(Refused::DoubleFree(frame));
+        }
+        self.release_blocks(first, 1 << (order.get() - 9));
+        Ok(())
+    }
+
+    /// Checks that the block at `frame` is the first of an allocated run of `order`.
+    pub(in crate::frames) fn check_head(&self, frame: u64, order: Order) -> Result<(), Refused> {
+        let block = self.entry(self.block_of(frame)).load();
+        match block.state() {
+            BlockState::Head(actual) if actual == order => Ok(()),
+            BlockState::Head(actual) => Err(Refused::WrongOrder { frame, actual }),
+            BlockState::Whole | BlockState::Freeing | BlockState::Cached => Err(Refused::DoubleFree(frame)),
+            _ if block.is_edge() && !self.manages(frame, BLOCK) => Err(Refused::Reserved(frame)),
+            _ => Err(Refused::NotAllocated(frame)),
+        }
+    }
+
+    /// Frees a run of order 9 into the cache of the freeing CPU. Returns `None` if the block is no
+    /// such run; [`Region::free`] returns the reason.
+    ///
+    /// Bound: one compare-and-swap.
+    #[inline]
+    pub(crate) fn cache_block(&self, frame: u64) -> Option<HugeBlock> {
+        let entry = self.entry(self.block_of(frame));
+        entry.cache().then_some(HugeBlock { first: frame, entry })
+    }
+
+    /// Returns blocks under the caller's exclusive control to the buddy.
+    pub(crate) fn release_blocks(&self, first: BlockIndex, blocks: usize) {
+        for offset in (0..blocks).rev() {
+            self.entry(BlockIndex(first.0 + offset)).set(BlockState::Whole, Ownership::Shared);
+        }
+        let (chunk, bit) = self.chunk_of(first);
+        for (word, mask) in masks(bit, blocks) {
+            let released = chunk.whole.release(word, mask);
+            debug_assert!(released.is_ok(), "block in the buddy twice: {released:?}");
+        }
+    }
+}
+
+/// Returns the parts of a run of fewer than 512 frames by block.
+pub(in crate::frames) fn by_block(first: u64, count: u64) -> impl Iterator<Item = (u64, u64)> {
+    let own = count.min(BLOCK - first % BLOCK);
+    [(first, own), (first + own, count - own)].into_iter().filter(|&(_, count)| count > 0)
+}

@@ -1,0 +1,112 @@
+//! Removal of retired frames from a region's bitmaps and buddy.
+//!
+//! **Visibility.** A frame is put on the list first; then its retirer enters transit and does a
+//! read-modify-write on the words of bitmap and buddy with the frame. So a context that claims or
+//! sets these bits later, or ends a transit later, sees the list. Claimers check their frames
+//! against the list and withhold listed frames ([`Region::withhold`]). A context that freed frames
+//! or moved a block takes listed frames out again ([`Region::sweep`]). The retirer itself finds
+//! everything done earlier. Because claimers check too, a frame may be in the bitmap for a moment
+//! between a release and the sweep.
+
+use super::bitmap::{WORDS, masks};
+use super::block::{BlockState, Ownership};
+use super::{BLOCK, BlockIndex, Region};
+
+impl Region {
+    /// Takes out a pending frame that is free in the bitmap or buddy. Returns true if it was.
+    ///
+    /// Bound: constant; lock-free.
+    pub(crate) fn take_out(&self, frame: u64) -> bool {
+        let taken = self.claim_frame(frame);
+        if taken {
+            self.retired.complete(frame);
+        }
+        taken
+    }
+
+    /// Claims a frame that is free in the bitmap or buddy. Returns true if it was.
+    ///
+    /// Bound: constant; lock-free.
+    pub(in crate::frames) fn claim_frame(&self, frame: u64) -> bool {
+        let block = self.block_of(frame);
+        let (chunk, bit) = self.chunk_of(block);
+        // Before the bits are checked: a context in transit with a frame that is to be retired now finds it listed
+        // when it ends its transit.
+        let transit = self.transit();
+        if chunk.whole.take(bit) {
+            self.open(block, 0, Ownership::Shared);
+        }
+        drop(transit);
+        // As in `claim_partial`: bits in a block without a bitmap represent no frames.
+        self.line(block).take((frame % BLOCK) as usize) && self.entry(block).load().has_bitmap()
+    }
+
+    /// Takes out every pending frame that is free in the bitmap or buddy. Returns their number.
+    ///
+    /// Bound: lock-free; an attempt fails only if another CPU claims the frame or its block at the
+    /// same time.
+    pub(crate) fn sweep(&self) -> u64 {
+        let mut taken = 0;
+        // Only the bits tell: a state may be ahead of them, stored by an interrupted context.
+        let home = |&frame: &u64| {
+            let block = self.block_of(frame);
+            let (chunk, bit) = self.chunk_of(block);
+            let listed = self.line(block).test((frame % BLOCK) as usize);
+            chunk.whole.test(bit) || (listed && self.entry(block).load().has_bitmap())
+        };
+        while let Some(frame) = self.retired.pending().find(home) {
+            taken += u64::from(self.take_out(frame));
+        }
+        taken
+    }
+
+    /// Withholds the pending frames of a claimed run, and frees all other frames of it. Returns the
+    /// number withheld. If it is 0, the run stays claimed.
+    pub(crate) fn withhold(&self, first: u64, count: u64) -> u64 {
+        let run = first..first + count;
+        if !self.retired.any_pending() || !self.retired.pending().any(|frame| run.contains(&frame)) {
+            return 0;
+        }
+        let _transit = self.transit();
+        let mut kept = 0;
+        let mut at = first;
+        while at < run.end {
+            let block = self.block_of(at);
+            let end = run.end.min(self.first_frame(block) + BLOCK);
+            kept += if self.entry(block).load().has_bitmap() {
+                masks((at % BLOCK) as usize, (end - at) as usize)
+                    .map(|(word, bits)| self.give_back_word(block, word, bits))
+                    .sum::<u64>()
+            } else {
+                self.give_back_block(block)
+            };
+            at = end;
+        }
+        kept
+    }
+
+    /// Frees the claimed frames of one word, except pending frames. Returns the number of these.
+    pub(crate) fn give_back_word(&self, block: BlockIndex, word: usize, bits: u64) -> u64 {
+        let kept = self.retired.complete_held(self.first_frame(block) / 64 + word as u64, bits);
+        if let Ok(change) = self.line(block).release(word, bits & !kept) {
+            self.settle_change(block, change);
+        }
+        kept.count_ones().into()
+    }
+
+    /// Frees a claimed whole block, except its pending frames. Returns the number of these.
+    fn give_back_block(&self, block: BlockIndex) -> u64 {
+        let key = self.first_frame(block) / 64;
+        let words = core::array::from_fn(|word| !self.retired.complete_held(key + word as u64, u64::MAX));
+        if words == [u64::MAX; WORDS] {
+            let (chunk, bit) = self.chunk_of(block);
+            self.entry(block).set(BlockState::Whole, Ownership::Shared);
+            chunk.whole.set(bit);
+            return 0;
+        }
+        self.entry(block).set(BlockState::Bitmap, Ownership::Shared);
+        self.line(block).fill(words);
+        self.settle(block);
+        words.iter().map(|word| u64::from(word.count_zeros())).sum()
+    }
+}
