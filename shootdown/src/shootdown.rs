@@ -5,13 +5,13 @@ use core::fmt;
 use topomem_percpu::sync::atomic::{AtomicU64, Ordering};
 use topomem_percpu::{CpuId, CpuPin, CpuTable};
 
-use crate::asid::Asids;
 use crate::cpu::CpuState;
-use crate::cpu_states::{self, PlaceError, no_states};
+use crate::cpu::asid::Asids;
+use crate::cpu::states::{self, PlaceError, no_states};
 use crate::domain::{Domain, Kind};
 use crate::fault::FaultCell;
-use crate::halt::Halted;
-use crate::waiters::Waiters;
+use crate::waiting::halt::Halted;
+use crate::waiting::waiters::Waiters;
 use crate::{Fault, Stats, Tlb};
 
 /// Default number of pages flushed singly before a full flush is cheaper.
@@ -174,7 +174,7 @@ impl<T: Tlb> Shootdown<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn place(&self, cpu: CpuId, state: &'static CpuState) -> Result<(), PlaceError> {
-        cpu_states::place(&self.cpus, cpu, state)
+        states::place(&self.cpus, cpu, state)
     }
 
     /// Returns whether `cpu` has a state.

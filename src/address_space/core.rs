@@ -22,7 +22,8 @@ use crate::region::{
     DEFAULT_STACK_LIMIT, FaultPolicy, GrownStack, ProgramBreak, Records, SpaceLayout, SpacePolicy,
 };
 use crate::retire::{Parked, RetireList};
-use crate::service::{MemoryService, frame_memory};
+use crate::service::MemoryService;
+use crate::service::memory::frame_memory;
 use crate::spin_lock::SpinLock;
 
 /// Counts and hints of a CPU about a space. Remote CPUs may read and write them, too.

@@ -13,7 +13,7 @@ use crate::page_table::{
     Reserve,
 };
 use crate::retire::Retired;
-use crate::service::frame_memory;
+use crate::service::memory::frame_memory;
 
 impl<P: Machine> AddressSpace<P> {
     /// Maps `range` to fresh frames, each allocated by `request`, whose order must match the

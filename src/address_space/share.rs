@@ -10,7 +10,7 @@ use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{Chain, Gather, Level, Listed, Ownership, Pages, Protection, Reserve, Unshared};
 use crate::retire::drop_shares;
-use crate::service::frame_memory;
+use crate::service::memory::frame_memory;
 
 impl<P: Machine> AddressSpace<P> {
     /// Maps the frames of `from` at `to` in the space `into` as well, with `protection`. Both

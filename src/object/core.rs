@@ -8,13 +8,14 @@ use topomem_numa::frames::{AllocError, FrameRequest};
 use topomem_percpu::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use topomem_percpu::{CpuPin, Order, PhysFrame};
 
-use super::index::Index;
 use super::mappings::Mappings;
-use super::queue::PagerQueue;
-use super::word::{State, Word};
+use super::pages::index::Index;
+use super::pages::word::{State, Word};
+use super::paging::queue::PagerQueue;
 use crate::Machine;
 use crate::page_table::{Leaf, Ownership, Protection, Reach};
-use crate::service::{MemoryService, frame_memory};
+use crate::service::MemoryService;
+use crate::service::memory::frame_memory;
 use crate::spin_lock::SpinLock;
 
 /// The number of an object, not 0. Numbers are unique on a machine, and never reused.

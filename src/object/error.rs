@@ -4,8 +4,8 @@ use core::fmt;
 
 use topomem_numa::frames::AllocError;
 
-use super::pager::PagerError;
-use super::wait::PageWait;
+use super::paging::pager::PagerError;
+use super::paging::wait::PageWait;
 
 /// The reason why an operation on an object failed, or stopped before its end.
 ///

@@ -5,23 +5,14 @@
 //! outside memory are read in and written back by a [`Pager`], in tasks of the kernel serving
 //! requests of a [`PagerQueue`].
 
-mod answered;
-mod bytes;
 mod claim;
 mod core;
 mod error;
-mod index;
 mod mappings;
-mod pager;
-mod present;
-mod queue;
+mod pages;
+mod paging;
 mod resize;
-mod serve;
-mod wait;
-mod word;
-mod writeback;
 
-pub(crate) use self::answered::QueuesDue;
 pub(crate) use self::claim::{Claim, Conflict};
 pub(crate) use self::core::share_of;
 pub use self::core::{MemoryObject, ObjectId};
@@ -29,10 +20,11 @@ pub use crate::region::{MappedObject, ObjectMapping, ObjectPart};
 pub use error::ObjectError;
 pub use mappings::SharedWrites;
 pub(crate) use mappings::{Mapped, MappingNode};
-pub use pager::{Pager, PagerError};
-pub(crate) use present::{Missing, PageFrame, Use, Writable};
-pub use queue::PagerQueue;
-pub use wait::PageWait;
+pub(crate) use pages::present::{Missing, PageFrame, Use, Writable};
 #[cfg(all(loom, test))]
-pub(crate) use word::{PageWord, State, Word, WriteBack};
-pub use writeback::Residency;
+pub(crate) use pages::word::{PageWord, State, Word, WriteBack};
+pub(crate) use paging::answered::QueuesDue;
+pub use paging::pager::{Pager, PagerError};
+pub use paging::queue::PagerQueue;
+pub use paging::wait::PageWait;
+pub use paging::writeback::Residency;

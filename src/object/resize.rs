@@ -12,10 +12,10 @@ use topomem_percpu::sync::atomic::Ordering;
 
 use super::ObjectError;
 use super::core::{MemoryObject, ObjectCore, Source};
-use super::index::MOST_PAGES;
 use super::mappings::Mapping;
-use super::queue::Wanted;
-use super::word::{State, Word};
+use super::pages::index::MOST_PAGES;
+use super::pages::word::{State, Word};
+use super::paging::queue::Wanted;
 use crate::Machine;
 use crate::page_table::{Becomes, Found, Ownership, Pages, Rewrite};
 
@@ -117,7 +117,7 @@ impl<P: Machine> ObjectCore<P> {
         // A page being read in was requested with another end.
         word.update(|now| matches!(now.state(), State::Loading(_)).then_some(Word::ABSENT));
         if let Some(used) = self.use_page(word) {
-            super::bytes::fill(self.service, used.frame(), within, 4096 - within);
+            super::pages::bytes::fill(self.service, used.frame(), within, 4096 - within);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::budget::Budget;
 use crate::page_table::{Attributes, Backing, Chain, Level, Ownership, Pages, Protection, Runs};
-use crate::service::frame_memory;
+use crate::service::memory::frame_memory;
 
 /// Number of looks at awaited CPUs by an allocation, and of turns of a spin loop between two looks.
 /// The CPUs may be waiting for the context interrupted by this one; the allocation therefore gives

@@ -6,7 +6,7 @@ use topomem_numa::frames::Frames;
 use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::page_table::{Attributes, Backing, Chain, Format, Leaf, Level, RawEntry, Runs};
-use crate::service::frame_memory;
+use crate::service::memory::frame_memory;
 
 /// Frames allocated for a range: runs of 2 MiB for some of its pages, single frames for the rest.
 /// Unused frames return to the allocator on drop.

@@ -14,7 +14,8 @@ use super::node::{CHUNK, CHUNKS, Node, Nodes};
 use super::{KernelRanges, RangesConfig, RangesError};
 use crate::Machine;
 use crate::page_table::{Level, Pages};
-use crate::service::{MemoryService, frame_memory};
+use crate::service::MemoryService;
+use crate::service::memory::frame_memory;
 use crate::spin_lock::SpinLock;
 
 /// The part of the machine's frames waiting to be unmapped before the service task is told: one in

@@ -6,7 +6,7 @@ use topomem_percpu::CpuPin;
 use topomem_shootdown::VirtAddr;
 
 use super::attributes::Region;
-use super::mmap::address;
+use super::calls::mmap::address;
 use super::object::MappedObject;
 use super::record::{FaultCounter, FaultCounts, Record, RegionName};
 use crate::Machine;

@@ -8,11 +8,11 @@ use topomem_percpu::{CpuPin, PhysFrame};
 use topomem_shootdown::VirtAddr;
 
 use super::attributes::{Kind, Region, Sharing};
-use super::error::MmapError;
-use super::fault::{FaultAccess, FaultError, Refusal, Resolved, Spare, Zeroed};
-use super::mmap::{address, pages_from, pages_in};
+use super::calls::error::MmapError;
+use super::calls::mmap::{address, pages_from, pages_in};
+use super::calls::request::MapRequest;
+use super::faults::fault::{FaultAccess, FaultError, Refusal, Resolved, Spare, Zeroed};
 use super::record::Record;
-use super::request::MapRequest;
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore};
 use crate::object::{
@@ -20,7 +20,7 @@ use crate::object::{
     share_of,
 };
 use crate::page_table::{Answer, Found, Leaf, Level, Ownership, Reach, RegionId, TableMemory};
-use crate::service::frame_memory;
+use crate::service::memory::frame_memory;
 
 /// The part of an object shown by a region.
 ///

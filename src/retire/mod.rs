@@ -20,7 +20,7 @@ use topomem_percpu::{CpuPin, Order, PhysFrame, Platform};
 
 use crate::budget::Budget;
 use crate::page_table::{Chain, Gather, Level, Runs, TableMemory, Walks};
-use crate::service::frame_memory;
+use crate::service::memory::frame_memory;
 
 /// Unlinked tables and owned frames, not yet free, and shares, not yet dropped.
 #[derive(Debug)]

@@ -1,18 +1,10 @@
 //! The service: the entry point to everything.
 
 mod boot;
-mod cpu_area;
-pub(crate) mod frame_memory;
-mod lifecycle;
-mod meminfo;
-mod pressure;
-mod references;
-mod relieve;
-pub(crate) mod shares;
+mod cpu;
+pub(crate) mod memory;
 mod spaces;
-mod stats;
 mod task;
-mod wait;
 mod wake;
 
 use core::cell::UnsafeCell;
@@ -25,11 +17,11 @@ use topomem_percpu::{CpuId, CpuPin, NodeId, Order, PhysAddr, PhysFrame};
 use topomem_shootdown::{Shootdown, WakersDue};
 
 pub use boot::{Boot, BootError, Discovered, KernelLayout, WithFrames, WithHeap};
-pub use lifecycle::{OfflineError, OnlineError};
-pub use meminfo::{MemInfo, NumaStat};
-pub use stats::CpuStats;
+pub use cpu::lifecycle::{OfflineError, OnlineError};
+pub use cpu::stats::CpuStats;
+pub use memory::meminfo::{MemInfo, NumaStat};
+pub use memory::wait::Allocation;
 pub use task::{ServiceTask, Tended};
-pub use wait::Allocation;
 
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, lower_half, user_bounds};
@@ -353,7 +345,7 @@ impl<P: Machine> MemoryService<P> {
             }
             Err((error, table)) => {
                 // SAFETY: the root was never used.
-                unsafe { frame_memory::release_own(&self.frames, pin, table.root(), Order::FRAME) };
+                unsafe { memory::frame_memory::release_own(&self.frames, pin, table.root(), Order::FRAME) };
                 Err(CreateError::OutOfFrames(error))
             }
         }
@@ -453,7 +445,7 @@ impl<P: Machine> MemoryService<P> {
         attempt: impl FnOnce() -> Result<T, AllocError>,
     ) -> Result<T, AllocError> {
         // What the first attempts said of memory to come holds, if the reserve is empty, too.
-        if relieve::is_short(&error) { attempt().map_err(|_| error) } else { Err(error) }
+        if memory::relieve::is_short(&error) { attempt().map_err(|_| error) } else { Err(error) }
     }
 
     /// The shootdown interrupt's handler: flushes and answers. Takes no lock, allocates

@@ -5,7 +5,8 @@ use core::ptr;
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_percpu::{CpuPin, Order};
 
-use super::{MemoryService, frame_memory};
+use super::MemoryService;
+use super::memory::frame_memory;
 use crate::Machine;
 use crate::address_space::{Collected, SpaceCore};
 use crate::budget::Budget;

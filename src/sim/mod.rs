@@ -18,20 +18,11 @@
 //! ```
 
 mod arena;
-mod blueprint;
 mod boot;
-mod broadcast;
-mod builder;
 mod cpu;
-mod executor;
-mod firmware;
-mod interrupt;
-mod memory;
+mod description;
 mod mmu;
 mod platform;
-mod run;
-mod tables;
-mod tlb;
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -44,18 +35,18 @@ use std::vec::Vec;
 use topomem_percpu::{CpuId, CpuPin, CpuSet, InvalidFree, Platform};
 use topomem_shootdown::Unresponsive;
 
-pub use blueprint::{Blueprint, BlueprintError, Node};
 pub use boot::{SimBootError, SimService};
-pub use builder::Builder;
-pub use interrupt::{Delivery, Vector};
+pub use cpu::interrupt::{Delivery, Vector};
+pub use description::blueprint::{Blueprint, BlueprintError, Node};
+pub use description::builder::Builder;
+pub use description::tables::Tables;
 pub use mmu::{Access, Fault, Privilege};
-pub use tables::Tables;
 
 use arena::Arena;
-use broadcast::Inbox;
+use cpu::interrupt::Mailbox;
+use cpu::run::Crew;
 use cpu::{State, with_state};
-use interrupt::Mailbox;
-use run::Crew;
+use mmu::broadcast::Inbox;
 
 type Handler = Box<dyn Fn(&CpuPin) + Send + Sync>;
 

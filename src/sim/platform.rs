@@ -12,8 +12,8 @@ use topomem_shootdown::{
 use crate::Machine;
 use crate::page_table::{PagingFeatures, X64};
 
-use super::broadcast::Removal;
 use super::cpu::role;
+use super::mmu::broadcast::Removal;
 use super::{Sim, Vector, not_a_cpu};
 
 /// How long a waiter waits before it reports a CPU, in nanoseconds: the host may be busy.

@@ -65,7 +65,7 @@ fn work() -> ! {
         Ok(task) => task.detach(),
         Err(error) => log!("no service task: {error}"),
     }
-    arch::apic::start_timer();
+    arch::interrupt::apic::start_timer();
     interrupts::enable();
     executor::run()
 }

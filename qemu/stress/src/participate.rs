@@ -3,7 +3,7 @@
 use topomem::{CpuId, CpuPin};
 
 use crate::Text;
-use crate::account::{self, Account};
+use crate::outcome::account::{self, Account};
 use crate::worker::Worker;
 use crate::{Course, Failure, Rig, Run, Share};
 

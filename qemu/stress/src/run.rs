@@ -11,20 +11,21 @@ use topomem::address_space::CreateError;
 use topomem::object::PagerQueue;
 use topomem::{AddressSpace, CpuId, Platform};
 
-use crate::account::Account;
-use crate::barrier::Barrier;
 #[cfg(feature = "fault-injection")]
 use crate::breakage::Break;
-use crate::deafness::Deafness;
-use crate::failure_log::KEPT;
-use crate::file::SharedFile;
-use crate::mailbox::PostOffice;
 use crate::oracle::{Ownership, Space, Truth};
-use crate::rendezvous::Rendezvous;
+use crate::outcome::account::Account;
+use crate::outcome::failure_log::KEPT;
+use crate::outcome::summary;
 use crate::rig::Window;
 use crate::scenario::{Course, Limit, Scenario};
-use crate::shared_space::SharedSpace;
-use crate::{Failure, FailureLog, Progress, Record, Rig, summary};
+use crate::shared::barrier::Barrier;
+use crate::shared::deafness::Deafness;
+use crate::shared::file::SharedFile;
+use crate::shared::mailbox::PostOffice;
+use crate::shared::rendezvous::Rendezvous;
+use crate::shared::shared_space::SharedSpace;
+use crate::{Failure, FailureLog, Progress, Record, Rig};
 
 /// What to run.
 #[derive(Debug, Clone, Copy)]

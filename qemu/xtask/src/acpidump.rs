@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::boot::failed_early;
 use crate::cli::{AcpidumpArgs, Levels, ScenarioOptions};
 use crate::error::Error;
-use crate::kernel::{Kernel, Variant};
-use crate::matrix::PLAIN_EMULATION;
+use crate::machines::boot::failed_early;
+use crate::machines::kernel::{Kernel, Variant};
+use crate::machines::matrix::PLAIN_EMULATION;
 use crate::qemu::{self, Job};
-use crate::record::TablePiece;
 use crate::report::Screen;
+use crate::run::record::TablePiece;
 use crate::tools::{self, Tool};
 use crate::workspace;
 

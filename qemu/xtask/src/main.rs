@@ -2,31 +2,24 @@
 
 mod acpidump;
 mod bench;
-mod boot;
 mod checks;
 mod cli;
-mod description;
 mod error;
 mod firmware;
-mod kernel;
-mod matrix;
+mod machines;
 mod preload;
 mod programs;
 mod qemu;
-mod record;
 mod report;
-mod session;
+mod run;
 mod shell;
-mod sim;
 /// Shared with the program that simulates, which is a package of its own, without a library.
 #[path = "../../sim/src/job.rs"]
 mod sim_job;
-mod symbolize;
 mod test;
 mod tiers;
 mod tools;
 mod topology;
-mod verdict;
 mod words;
 mod workspace;
 
@@ -52,11 +45,11 @@ fn main() -> ExitCode {
 /// Did what the command ran succeed?
 fn run(command: Command) -> Result<bool, Error> {
     match command {
-        Command::Qemu(arguments) => boot::boot(&arguments),
+        Command::Qemu(arguments) => machines::boot::boot(&arguments),
         Command::Doctor => Ok(tools::doctor()),
         Command::Prepare => tools::prepare().map(|()| true),
-        Command::Sim(arguments) => sim::sim(&arguments),
-        Command::Matrix(arguments) => matrix::matrix(&arguments),
+        Command::Sim(arguments) => machines::sim::sim(&arguments),
+        Command::Matrix(arguments) => machines::matrix::matrix(&arguments),
         Command::Test(arguments) => test::test(&arguments),
         Command::Tiers => tiers::tiers(),
         Command::Preload(arguments) => preload::preload(&arguments),

@@ -15,14 +15,14 @@ use topomem_numa::frames::{FrameRequest, Policy};
 use topomem_percpu::{CpuPin, NodeId, Order, PhysFrame};
 
 use super::super::attributes::Region;
-use super::super::protect::protection_of;
 use super::moves::{MoveError, PageMove, Stage};
 use super::policy::{conforms, placed};
 use crate::Machine;
 use crate::address_space::{SpaceCore, Unmapping, invalidation_of, range_of_pages};
 use crate::fault::Fault;
 use crate::page_table::{Access, Changed, ExchangeError, Found, Leaf, Level, Ownership, Pages, TableMemory};
-use crate::service::frame_memory;
+use crate::region::calls::protect::protection_of;
+use crate::service::memory::frame_memory;
 
 /// Pages on their way. A drop gives them back unchanged.
 pub(super) struct Transfer<'m, P: Machine> {

@@ -14,7 +14,7 @@ use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore, Unmapping, range_of_pages};
 use crate::page_table::{Becomes, Changed, Found, Pages, RecordNumber, Rewrite, RewriteError, Rewritten};
 use crate::region::Region;
-use crate::region::mmap::{is_aligned, range_at};
+use crate::region::calls::mmap::{is_aligned, range_at};
 
 /// The reason why pages did not get another name or policy, or why their faults are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

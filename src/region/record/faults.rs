@@ -14,7 +14,8 @@ use super::{AssignError, Record};
 use crate::Machine;
 use crate::address_space::{AddressSpace, SpaceCore};
 use crate::page_table::RecordNumber;
-use crate::service::{MemoryService, frame_memory};
+use crate::service::MemoryService;
+use crate::service::memory::frame_memory;
 
 /// Whether faults are counted for each region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,7 +11,8 @@ use super::Record;
 use crate::Machine;
 use crate::object::MappingNode;
 use crate::page_table::RecordNumber;
-use crate::service::{MemoryService, frame_memory};
+use crate::service::MemoryService;
+use crate::service::memory::frame_memory;
 
 /// A record, and its references.
 pub(super) struct Slot<P: Machine> {

@@ -29,7 +29,8 @@ use crate::address_space::SpaceCore;
 use crate::budget::Budget;
 use crate::object::Conflict;
 use crate::page_table::RecordNumber;
-use crate::service::{MemoryService, frame_memory};
+use crate::service::MemoryService;
+use crate::service::memory::frame_memory;
 use crate::spin_lock::{SpinGuard, SpinLock};
 
 /// The reason why a record got no number.

@@ -7,11 +7,11 @@ use topomem_percpu::{CpuPin, MAX_NODES, NodeId};
 
 use super::super::attributes::{Kind, Sharing};
 use super::super::list::RegionRange;
-use super::super::mmap::address;
 use super::Usage;
 use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::Pages;
+use crate::region::calls::mmap::address;
 
 /// The column of a region's name in its line.
 const NAME_AT: usize = 73;

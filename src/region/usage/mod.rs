@@ -12,7 +12,7 @@ pub use maps::{Maps, NumaMaps, Smaps};
 use crate::Machine;
 use crate::address_space::{AddressSpace, pages_of, range_of_pages};
 use crate::page_table::{Found, Level, Ownership, Pages};
-use crate::service::shares;
+use crate::service::memory::shares;
 
 /// Memory use of regions, in pages of 4 KiB.
 ///

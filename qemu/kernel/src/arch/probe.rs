@@ -5,8 +5,8 @@
 
 use core::arch::global_asm;
 
+use super::interrupt::trap::TrapFrame;
 use super::paging::LEVELS;
-use super::trap::TrapFrame;
 use super::user::allow_access;
 
 /// The probed address has no translation that allows the access.

@@ -12,7 +12,7 @@ use x86_64::VirtAddr;
 use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
 
 use crate::arch::gdt::{Segments, TrapStack};
-use crate::arch::idt;
+use crate::arch::interrupt::idt;
 use crate::per_cpu::stacks::StackTops;
 use crate::per_cpu::{self, PerCpu};
 

@@ -6,8 +6,8 @@ use topomem::address_space::WritableCode;
 use topomem::numa::{BootAllocError, MapFull};
 use topomem_boot::{MapError, NoEarlyMemory, StartInfoError, Unreachable};
 
-use crate::arch::apic::SetUpError;
 use crate::arch::exit::{self, Outcome};
+use crate::arch::interrupt::apic::SetUpError;
 use crate::log::Json;
 use crate::memory::bring_up::BringUpError;
 use crate::{log, record};

@@ -17,8 +17,9 @@ use topomem_boot::{EarlyFrames, Leaves, Placed, StartInfo, StartUpPage, memory_m
 #[cfg(feature = "fault-injection")]
 use topomem_stress::Break;
 
+use crate::arch::interrupt::{apic, pic};
 use crate::arch::paging::KernelTables;
-use crate::arch::{apic, clock, features, paging, pic, serial, tlb, user};
+use crate::arch::{clock, features, paging, serial, tlb, user};
 use crate::log::Json;
 use crate::memory::bring_up::bring_up;
 use crate::memory::firmware;

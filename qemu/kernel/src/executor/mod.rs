@@ -16,7 +16,7 @@ use async_task::Task;
 use topomem::CpuId;
 use x86_64::instructions::interrupts;
 
-use crate::arch::{apic, vector};
+use crate::arch::interrupt::{apic, vector};
 use crate::log;
 use crate::memory::service;
 use crate::per_cpu;

@@ -7,7 +7,8 @@ use super::{queue, sleep};
 use x86_64::instructions::interrupts;
 
 use crate::arch::clock::{self, Ticks};
-use crate::arch::{apic, user};
+use crate::arch::interrupt::apic;
+use crate::arch::user;
 use crate::per_cpu;
 
 /// How long a user thread runs if others of its CPU are runnable.

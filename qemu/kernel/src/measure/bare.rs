@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::MeasureError;
 use super::samples::Samples;
 use super::unit::Unit;
-use crate::arch::apic;
-use crate::arch::vector;
+use crate::arch::interrupt::apic;
+use crate::arch::interrupt::vector;
 use crate::smp::ipi;
 use topomem_boot::{Destination, Message};
 

@@ -11,7 +11,8 @@ use topomem::{
 use topomem_stress::Report;
 use x86_64::instructions::interrupts;
 
-use crate::arch::{clock, features, paging, tlb, vector};
+use crate::arch::interrupt::vector;
+use crate::arch::{clock, features, paging, tlb};
 use crate::smp::ipi;
 use crate::{log, per_cpu};
 

@@ -3,8 +3,8 @@
 use core::arch::asm;
 use core::fmt;
 
+use crate::arch::interrupt::trap::TrapFrame;
 use crate::arch::probe;
-use crate::arch::trap::TrapFrame;
 use crate::{log, record};
 
 /// The longest backtrace.

@@ -11,10 +11,10 @@ use topomem::CpuId;
 use topomem_boot::{Destination, Message};
 use x86_64::instructions::interrupts;
 
-use crate::arch::apic;
 use crate::arch::clock;
 use crate::arch::exit::{self, Outcome};
-use crate::arch::trap::TrapFrame;
+use crate::arch::interrupt::apic;
+use crate::arch::interrupt::trap::TrapFrame;
 use crate::log::Json;
 use crate::smp::ipi;
 use crate::{log, per_cpu, record};

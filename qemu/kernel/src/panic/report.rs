@@ -5,7 +5,7 @@ use core::fmt;
 use super::backtrace::Backtrace;
 use super::{Claim, claim, finish};
 use crate::arch::exit::{self, Outcome};
-use crate::arch::trap::TrapFrame;
+use crate::arch::interrupt::trap::TrapFrame;
 use crate::log::Json;
 use crate::{log, per_cpu, record};
 

@@ -4,17 +4,9 @@
 //! program asks for. Waiting is awaiting, so a thread that waits has no stack of the kernel's. Other tasks
 //! reach it through its [`Thread`].
 
-mod access;
-mod delivery;
 mod event;
-mod exec;
-mod fork;
 mod futex;
-mod load;
-mod locking;
-mod mapping;
 mod memory;
-mod placement;
 mod shared;
 mod signal;
 mod start;
@@ -22,17 +14,17 @@ mod table;
 mod task;
 mod thread;
 
-pub use delivery::Cause;
 pub use event::{Event, with_limit};
-pub use exec::exec;
-pub use fork::{Birth, ChildMemory, Parent, fork};
 pub use futex::{FutexKey, requeue, wake};
-pub use load::STACK;
-pub use locking::Locking;
-pub use mapping::WriteBack;
+pub use memory::locking::Locking;
+pub use memory::mapping::WriteBack;
 pub use memory::{Announced, Memory, Refusal, fixed, leave_spaces};
 pub use shared::{OutOfMemory, Shared, boxed};
+pub use signal::delivery::Cause;
 pub use signal::{Action, ActionTable, AlternateStack, Signal, SignalSet};
+pub use start::exec::exec;
+pub use start::fork::{Birth, ChildMemory, Parent, fork};
+pub use start::load::STACK;
 pub use start::{Program, StartError, start};
 pub use table::{Children, Ended, find, take_ended, wait_for_child};
 pub use task::{Task, run};

@@ -4,8 +4,8 @@ extern crate alloc;
 
 use alloc::boxed::Box;
 
-use super::delivery::Cause;
-use super::fork::Loan;
+use super::signal::delivery::Cause;
+use super::start::fork::Loan;
 use super::{AlternateStack, FutexKey, Shared, SignalSet, Thread, futex, table};
 use crate::arch::user::{Exit, UserState};
 use crate::executor::{Reserved, Slice, reserve, yield_now};

@@ -8,7 +8,7 @@ use spin::mutex::SpinMutex;
 use topomem::CpuId;
 
 use super::{Memory, Process, Shared, Signal, SignalSet, TaskId};
-use crate::arch::vector;
+use crate::arch::interrupt::vector;
 use crate::per_cpu::{self, Polling};
 use crate::smp::ipi;
 

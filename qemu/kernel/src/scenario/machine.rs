@@ -10,7 +10,8 @@ use topomem_boot::Leaves;
 
 use super::{PATIENCE, failure};
 use crate::arch::exit::Outcome;
-use crate::arch::{clock, features, probe, vector};
+use crate::arch::interrupt::vector;
+use crate::arch::{clock, features, probe};
 use crate::executor::{spawn_on, yield_now};
 use crate::smp::ipi;
 use crate::{log, per_cpu};

@@ -21,8 +21,9 @@ use topomem::{CpuSet, MemoryMap, Platform as _, Topology};
 use topomem_boot::{KernelScenario, Leaves, StartInfo};
 use topomem_stress::{Record, Scenario};
 
+use crate::arch::clock;
 use crate::arch::exit::{self, Outcome};
-use crate::arch::{apic, clock};
+use crate::arch::interrupt::apic;
 use crate::boot::Booted;
 use crate::boot::command_line::CommandLine;
 use crate::executor::sleep;

@@ -6,8 +6,8 @@ use topomem::percpu::AtomicCpuSet;
 use topomem::{CpuId, CpuSet};
 use topomem_boot::{Destination, LogicalId, Message};
 
-use crate::arch::apic;
-use crate::arch::vector::Vector;
+use crate::arch::interrupt::apic;
+use crate::arch::interrupt::vector::Vector;
 use crate::memory::service;
 use crate::per_cpu::{self, PerCpu};
 

@@ -4,7 +4,8 @@ use core::time::Duration;
 
 use x86_64::instructions::interrupts;
 
-use crate::arch::{apic, clock};
+use crate::arch::clock;
+use crate::arch::interrupt::apic;
 
 /// Halts the executing CPU, which is offline in the memory service, for about `time`. It takes
 /// interrupts, whose handlers touch nothing whose mapping changes, but runs no task.

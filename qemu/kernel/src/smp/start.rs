@@ -11,9 +11,10 @@ use topomem::{CpuId, PhysAddr};
 use topomem_boot::{ApicAddress, Destination, Message, StartUpPage};
 
 use super::trampoline;
-use crate::arch::apic::{self, SetUpError};
 use crate::arch::gdt::Segments;
-use crate::arch::{clock, features, idt, user};
+use crate::arch::interrupt::apic::{self, SetUpError};
+use crate::arch::interrupt::idt;
+use crate::arch::{clock, features, user};
 use crate::log;
 use crate::per_cpu::{self, PerCpu};
 

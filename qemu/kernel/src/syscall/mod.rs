@@ -3,14 +3,8 @@
 mod errno;
 mod files;
 mod futexes;
-mod locks;
-mod map;
 mod memory;
-mod paths;
-mod pipes;
-mod placement;
 mod processes;
-mod residence;
 mod signals;
 mod system;
 mod threads;
@@ -22,7 +16,7 @@ pub use errno::Errno;
 use linux_raw_sys::general as linux;
 use topomem::{CpuId, Unmapping};
 
-use crate::arch::trap::TrapFrame;
+use crate::arch::interrupt::trap::TrapFrame;
 use crate::memory::platform::Kernel;
 use crate::process::{Task, Thread};
 
@@ -87,10 +81,10 @@ pub async fn call(task: &mut Task) -> Flow {
     let answer = match number {
         linux::__NR_read => files::read(task, a, b, c, None).await,
         linux::__NR_write => files::write(task, a, b, c, None).await,
-        linux::__NR_open => paths::open(task, a, b).await,
+        linux::__NR_open => files::paths::open(task, a, b).await,
         linux::__NR_close => files::close(task, a),
         linux::__NR_fstat => files::status(task, a, b).await,
-        linux::__NR_poll => pipes::poll(task, a, b, c).await,
+        linux::__NR_poll => files::pipes::poll(task, a, b, c).await,
         linux::__NR_lseek => files::seek(task, a, b, c),
         linux::__NR_ioctl => files::control(task, a, b, c).await,
         linux::__NR_pread64 => files::read(task, a, b, c, Some(d)).await,
@@ -100,42 +94,42 @@ pub async fn call(task: &mut Task) -> Flow {
         linux::__NR_dup => files::duplicate(task, a),
         linux::__NR_dup2 => files::duplicate_to(task, a, b),
         linux::__NR_dup3 => files::duplicate_elsewhere(task, a, b, c),
-        linux::__NR_pipe => pipes::pipe(task, a, 0).await,
-        linux::__NR_pipe2 => pipes::pipe(task, a, b).await,
+        linux::__NR_pipe => files::pipes::pipe(task, a, 0).await,
+        linux::__NR_pipe2 => files::pipes::pipe(task, a, b).await,
         linux::__NR_fcntl => files::settings(task, a, b, c),
         linux::__NR_ftruncate => files::resize(task, a, b),
-        linux::__NR_fsync | linux::__NR_fdatasync => residence::sync_file(task, a).await,
-        linux::__NR_fadvise64 => residence::advise_file(task, a, b, c, d),
-        linux::__NR_openat => paths::open(task, b, c).await,
-        linux::__NR_readlink => paths::read_link(task, a, b, c).await,
-        linux::__NR_readlinkat => paths::read_link(task, b, c, d).await,
-        linux::__NR_unlink => paths::remove(task, a).await,
-        linux::__NR_unlinkat => paths::remove(task, b).await,
-        linux::__NR_memfd_create => paths::create_in_memory(task, a, b).await,
-        linux::__NR_stat | linux::__NR_lstat => paths::status(task, a, b).await,
-        linux::__NR_newfstatat => paths::status_at(task, a, b, c, d).await,
-        linux::__NR_access => paths::check(task, a, b).await,
-        linux::__NR_faccessat => paths::check(task, b, c).await,
-        linux::__NR_getcwd => paths::current_folder(task, a, b).await,
+        linux::__NR_fsync | linux::__NR_fdatasync => memory::residence::sync_file(task, a).await,
+        linux::__NR_fadvise64 => memory::residence::advise_file(task, a, b, c, d),
+        linux::__NR_openat => files::paths::open(task, b, c).await,
+        linux::__NR_readlink => files::paths::read_link(task, a, b, c).await,
+        linux::__NR_readlinkat => files::paths::read_link(task, b, c, d).await,
+        linux::__NR_unlink => files::paths::remove(task, a).await,
+        linux::__NR_unlinkat => files::paths::remove(task, b).await,
+        linux::__NR_memfd_create => files::paths::create_in_memory(task, a, b).await,
+        linux::__NR_stat | linux::__NR_lstat => files::paths::status(task, a, b).await,
+        linux::__NR_newfstatat => files::paths::status_at(task, a, b, c, d).await,
+        linux::__NR_access => files::paths::check(task, a, b).await,
+        linux::__NR_faccessat => files::paths::check(task, b, c).await,
+        linux::__NR_getcwd => files::paths::current_folder(task, a, b).await,
 
-        linux::__NR_mmap => map::map(task, [a, b, c, d, e, f]),
+        linux::__NR_mmap => memory::map::map(task, [a, b, c, d, e, f]),
         linux::__NR_brk => Ok(task.memory().set_break(a)),
         linux::__NR_mremap => memory::relocate(task, [a, b, c, d, e]),
         linux::__NR_prctl => memory::settings(task, a, b),
         linux::__NR_madvise => memory::advise_and_wait(task, a, b, c).await,
-        linux::__NR_msync => residence::sync_memory(task, a, b, c).await,
-        linux::__NR_mlock => locks::lock(task, a, b, 0).await,
-        linux::__NR_mlock2 => locks::lock(task, a, b, c).await,
-        linux::__NR_munlock => locks::unlock(task, a, b).await,
-        linux::__NR_mlockall => locks::lock_all(task, a).await,
-        linux::__NR_munlockall => locks::unlock_all(task),
-        linux::__NR_mincore => residence::in_core(task, a, b, c).await,
+        linux::__NR_msync => memory::residence::sync_memory(task, a, b, c).await,
+        linux::__NR_mlock => memory::locks::lock(task, a, b, 0).await,
+        linux::__NR_mlock2 => memory::locks::lock(task, a, b, c).await,
+        linux::__NR_munlock => memory::locks::unlock(task, a, b).await,
+        linux::__NR_mlockall => memory::locks::lock_all(task, a).await,
+        linux::__NR_munlockall => memory::locks::unlock_all(task),
+        linux::__NR_mincore => memory::residence::in_core(task, a, b, c).await,
 
-        linux::__NR_set_mempolicy => placement::set_policy(task, a, b, c).await,
-        linux::__NR_get_mempolicy => placement::policy_at(task, [a, b, c, d, e]).await,
-        linux::__NR_mbind => placement::bind(task, arguments).await,
-        linux::__NR_move_pages => placement::move_pages(task, arguments).await,
-        linux::__NR_migrate_pages => placement::move_between(task, a, b, c, d).await,
+        linux::__NR_set_mempolicy => memory::placement::set_policy(task, a, b, c).await,
+        linux::__NR_get_mempolicy => memory::placement::policy_at(task, [a, b, c, d, e]).await,
+        linux::__NR_mbind => memory::placement::bind(task, arguments).await,
+        linux::__NR_move_pages => memory::placement::move_pages(task, arguments).await,
+        linux::__NR_migrate_pages => memory::placement::move_between(task, a, b, c, d).await,
 
         linux::__NR_rt_sigaction => signals::action(task, a, b, c, d).await,
         linux::__NR_rt_sigprocmask => signals::mask(task, a, b, c, d).await,

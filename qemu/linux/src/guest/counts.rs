@@ -1,8 +1,8 @@
 //! What changes cost the machine, counted.
 
+use super::system::interrupts::Interrupts;
+use super::system::traces::{Traced, Traces};
 use crate::guest::error::GuestError;
-use crate::guest::interrupts::Interrupts;
-use crate::guest::traces::{Traced, Traces};
 
 /// Where the counts come from.
 #[derive(Debug)]

@@ -4,10 +4,10 @@ use std::fmt;
 
 use rustix::io::Errno;
 
-use crate::guest::cpu::CpuNumber;
-use crate::guest::interrupts::InterruptsError;
+use super::system::cpu::CpuNumber;
+use super::system::interrupts::InterruptsError;
+use super::system::traces::TracesError;
 use crate::guest::request::RequestError;
-use crate::guest::traces::TracesError;
 
 /// Why there are no results.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::guest::cpu::{self, CpuNumber};
+use super::system::cpu::{self, CpuNumber};
 use crate::guest::error::GuestError;
 use crate::guest::pages::{Pages, Places};
 

@@ -1,22 +1,15 @@
 //! What happens in the guest.
 
 mod cases;
-mod child;
-mod clock;
 mod counts;
-mod cpu;
 mod error;
-mod file;
 mod helpers;
-mod interrupts;
-mod machine;
 mod pages;
-mod pseudo_file;
 mod record;
 mod request;
 mod shapes;
 mod spread;
-mod traces;
+mod system;
 mod vm;
 
 use std::process::ExitCode;
@@ -25,7 +18,7 @@ use error::GuestError;
 use record::Record;
 use request::{Request, Subject, Suite};
 
-pub(crate) use machine::is_ours;
+pub(crate) use system::machine::is_ours;
 
 /// Measures, and turns the machine off if the kernel does not.
 pub(crate) fn run() -> ExitCode {
@@ -39,12 +32,12 @@ pub(crate) fn run() -> ExitCode {
         return if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     Record::End { ok: outcome.is_ok() }.write();
-    machine::power_off()
+    system::machine::power_off()
 }
 
 fn measure(request: Request) -> Result<(), GuestError> {
     if request.subject == Subject::Linux {
-        machine::prepare()?;
+        system::machine::prepare()?;
     }
     match request.suite {
         Suite::Shootdown(samples) => cases::run(request.subject, request.metric, samples),

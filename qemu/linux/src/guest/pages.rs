@@ -8,8 +8,8 @@ use rustix::mm::{
     Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
 };
 
+use super::system::file::File;
 use crate::guest::error::GuestError;
-use crate::guest::file::File;
 
 /// Bytes in a page: of the smallest size, as the guest's kernel is told to use no other.
 pub(crate) const PAGE: usize = 4096;

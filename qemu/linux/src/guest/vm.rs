@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::getppid;
 
-use crate::guest::child::{self, Child};
-use crate::guest::clock::{Stopwatch, ticks_per_microsecond};
-use crate::guest::cpu::{self, CpuNumber};
+use super::system::child::{self, Child};
+use super::system::clock::{Stopwatch, ticks_per_microsecond};
+use super::system::cpu::{self, CpuNumber};
 use crate::guest::error::GuestError;
 use crate::guest::pages::{self, Layout, Pages};
 use crate::guest::record::{Measured, Origin, Record};

@@ -15,7 +15,7 @@ use topomem::shootdown::Tlb;
 use topomem::{CpuId, FrameRequest, Order, PageSize};
 
 use super::{KERNEL, Worker};
-use crate::deafness::Stage;
+use crate::shared::deafness::Stage;
 use crate::{Failure, Record, Report, Rig, Text};
 
 /// Operations that each other CPU has to finish after the report: several times what its magazine

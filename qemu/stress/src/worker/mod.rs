@@ -1,23 +1,11 @@
 //! One CPU's part of a run.
 
 mod absences;
-mod bad_frames;
-mod bursts;
-mod changes;
 mod deaf;
 mod frames;
-#[cfg(feature = "fault-injection")]
-mod leaks;
-mod objects;
-mod pairs;
-mod placement;
-mod policies;
-mod probes;
+mod mappings;
 mod regions;
-mod reserve;
-mod sizes;
 mod spaces;
-mod waits;
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -28,10 +16,10 @@ use topomem::{CpuId, CpuPin, Order};
 
 use crate::Text;
 use crate::oracle::{Holder, Space};
-use crate::parcel::{HeldFrames, HeldObject, Parcel};
 use crate::random::Random;
+use crate::shared::parcel::{HeldFrames, HeldObject, Parcel};
 use crate::{Failure, Rig, Run};
-use changes::Poisoned;
+use mappings::changes::Poisoned;
 use regions::{Child, LastWrite};
 
 /// How many runs of frames, and how many objects, a CPU holds at most.
@@ -93,7 +81,7 @@ impl<'r, R: Rig> Worker<'r, R> {
             holding: 0,
             filling: Order::HUGE,
             serial: 0,
-            retirements: bad_frames::RETIREMENTS,
+            retirements: frames::bad_frames::RETIREMENTS,
             next_absence: 0,
             active: KERNEL,
             last_writes: LastWrite::room(run.spaces.len())?,

@@ -1,8 +1,8 @@
 //! topomem beside its peers, a row for each case.
 
 use super::limits::Limits;
-use crate::record::Measurement;
 use crate::report::Table;
+use crate::run::record::Measurement;
 
 /// Who is beside it: itself with every double free found at once, and its peers.
 const OTHERS: [&str; 3] = ["topomem paranoid", "bitmap-allocator", "buddy_system_allocator"];

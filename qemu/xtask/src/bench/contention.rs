@@ -6,8 +6,8 @@ use super::comparison::cell;
 use super::program::{self, Build};
 use crate::cli::BenchContentionArgs;
 use crate::error::Error;
-use crate::record::Measurement;
 use crate::report::Table;
+use crate::run::record::Measurement;
 use crate::workspace;
 
 /// A suite of counts.

@@ -4,7 +4,7 @@ use super::instructions;
 use super::limits::{Limits, Suite};
 use super::program::{self, Build};
 use crate::error::Error;
-use crate::record::Measurement;
+use crate::run::record::Measurement;
 
 /// topomem's exact figures: instructions of frames, heap and kernel ranges, atomics, bookkeeping, and what the heap holds.
 fn counts() -> Result<Vec<Measurement>, Error> {

@@ -1,6 +1,6 @@
 //! What comes of one boot that measures.
 
-use crate::record::{Absent, Distribution, Measurement};
+use crate::run::record::{Absent, Distribution, Measurement};
 
 /// Results, how the samples of some are spread, and what there are no results of.
 #[derive(Clone, Debug, Default, PartialEq)]

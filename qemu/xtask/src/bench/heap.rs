@@ -8,8 +8,8 @@ use super::limits::{Limits, Suite, Target};
 use super::program::{self, Build};
 use crate::cli::BenchTimesArgs;
 use crate::error::Error;
-use crate::record::Measurement;
 use crate::report::Table;
+use crate::run::record::Measurement;
 use crate::tools::{self, Tool};
 
 const TOPOMEM: &str = "topomem";

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::program;
 use crate::error::Error;
-use crate::record::Measurement;
+use crate::run::record::Measurement;
 use crate::workspace;
 
 /// Who is counted, the empty loop last.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::record::Measurement;
+use crate::run::record::Measurement;
 use crate::workspace;
 
 /// A bench that has a file of limits.

@@ -1,7 +1,7 @@
 //! What the guests of a boot count.
 
 use crate::cli::EmulationOptions;
-use crate::matrix::PLAIN_EMULATION;
+use crate::machines::matrix::PLAIN_EMULATION;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,10 +22,10 @@ use std::path::Path;
 use serde_json::Map;
 
 use crate::cli::BenchCommand;
-use crate::description;
 use crate::error::Error;
-use crate::record::{Failure, Measurement};
 use crate::report::{self, Document};
+use crate::run::description;
+use crate::run::record::{Failure, Measurement};
 
 pub(crate) use counts::failures as counts_failures;
 pub(crate) use shootdown::counts_failures as shootdown_counts_failures;

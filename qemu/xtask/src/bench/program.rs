@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::Error;
-use crate::record::Measurement;
+use crate::run::record::Measurement;
 use crate::shell;
 use crate::workspace;
 

@@ -10,9 +10,9 @@ use topomem_numa::tables::{CpuState, Madt, MadtEntry};
 use topomem_numa::{ApicId, Diagnostic, MapFull, MemoryMap, MemoryRange, Topology};
 
 use crate::cli::TopologyArgs;
-use crate::description;
 use crate::error::Error;
 use crate::report::{self, Document};
+use crate::run::description;
 use input::Input;
 
 /// Why a machine's files say nothing.

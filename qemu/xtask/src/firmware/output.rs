@@ -5,7 +5,7 @@ use topomem_numa::NodeId;
 
 use super::Discovery;
 use super::input::Input;
-use crate::record::{DiscoveredCache, DiscoveredNode, DiscoveredTopology};
+use crate::run::record::{DiscoveredCache, DiscoveredNode, DiscoveredTopology};
 
 /// The topology as the kernel logs it, then the memory map by node, then the diagnostics.
 pub(super) fn lines(discovery: &Discovery, input: &Input) -> Vec<String> {

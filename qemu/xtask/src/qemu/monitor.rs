@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::symbolize::Symbols;
+use crate::run::symbolize::Symbols;
 use crate::workspace;
 
 const PROMPT: &str = "(qemu) ";

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::cli::{Accelerator, EmulationOptions, ScenarioOptions};
 use crate::error::Error;
-use crate::kernel::Kernel;
+use crate::machines::kernel::Kernel;
 use crate::report::{Finished, Report, Screen};
-use crate::session::{self, Limits};
+use crate::run::session::{self, Limits};
+use crate::run::symbolize::Symbols;
+use crate::run::verdict;
 use crate::shell;
-use crate::symbolize::Symbols;
 use crate::topology::TopologySpec;
-use crate::verdict;
 
 use super::command::{self, command};
 use super::monitor;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::screen::Screen;
 use super::topology;
-use crate::record::{
+use crate::run::record::{
     Absent, CpuCounters, DiscoveredTopology, Distribution, Failure, LeftOut, Line, Measurement, NodeCounters,
     Panic, Progress, Record, Running, TablePiece,
 };
-use crate::symbolize::Symbols;
+use crate::run::symbolize::Symbols;
 
 /// A run's records so far.
 pub(crate) struct Report<'a> {

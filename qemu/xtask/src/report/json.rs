@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::collect::Finished;
 use super::spread::over_cpus;
 use crate::error::Error;
-use crate::record::{Failure, Measurement};
+use crate::run::record::{Failure, Measurement};
 
 /// `{"run": {…}, "results": […], "failures": […]}`.
 #[derive(Debug, Serialize)]

@@ -1,6 +1,6 @@
 //! A scenario's counters as results: each over the CPUs, so that runs can be compared.
 
-use crate::record::{CpuCounters, Measurement};
+use crate::run::record::{CpuCounters, Measurement};
 
 type Counter = fn(&CpuCounters) -> u64;
 

@@ -2,7 +2,7 @@
 
 use super::collect::Finished;
 use super::table::{Table, grouped, percent};
-use crate::record::CpuCounters;
+use crate::run::record::CpuCounters;
 
 /// The summary, as lines.
 pub(crate) fn summary(run: &Finished) -> Vec<String> {

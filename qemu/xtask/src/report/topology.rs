@@ -1,7 +1,7 @@
 //! The discovered topology for people.
 
 use super::table::{Table, grouped};
-use crate::record::{DiscoveredNode, DiscoveredTopology};
+use crate::run::record::{DiscoveredNode, DiscoveredTopology};
 
 /// Nodes with their CPUs and memory, and the distances between them.
 pub(super) fn render(topology: &DiscoveredTopology) -> Vec<String> {

@@ -5,7 +5,7 @@ use super::Outcome;
 use super::tally::Tally;
 use crate::bench;
 use crate::error::Error;
-use crate::kernel::Kernel;
+use crate::machines::kernel::Kernel;
 use crate::preload;
 
 /// The frame allocator's.

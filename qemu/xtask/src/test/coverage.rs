@@ -1,7 +1,10 @@
-//! Does `docs/src/testing/coverage.md` name what Miri leaves out, and what has loom models?
+//! Does `docs/src/testing/coverage.md` name what Miri leaves out, and what has loom models? Does Cargo run every test?
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
 
 use crate::workspace;
 
@@ -61,4 +64,33 @@ fn the_page_names_every_file_that_miri_leaves_out_or_that_has_models() {
     }
     assert!(missing.is_empty(), "docs/src/testing/coverage.md does not name {missing:?}");
     assert!(named > 80, "{named} files");
+}
+
+/// Cargo finds a test program by itself only if its file stands in `tests` directly.
+#[test]
+fn every_test_in_a_folder_of_tests_is_a_program_of_its_manifest() {
+    let mut strays = Vec::new();
+    let mut programs = 0;
+    for package in ["", "percpu", "numa", "shootdown"] {
+        let root = workspace::root().join(package);
+        let manifest: Table = fs::read_to_string(root.join("Cargo.toml")).unwrap().parse().unwrap();
+        let entries = manifest.get("test").and_then(Value::as_array).into_iter().flatten();
+        let listed: BTreeSet<PathBuf> =
+            entries.filter_map(|entry| Some(root.join(entry.get("path")?.as_str()?))).collect();
+        let mut files = Vec::new();
+        sources(&root.join("tests"), &mut files);
+        for file in files {
+            if file.parent() == Some(&root.join("tests"))
+                || !fs::read_to_string(&file).unwrap().contains("#[test]")
+            {
+                continue;
+            }
+            programs += 1;
+            if !listed.contains(&file) {
+                strays.push(file);
+            }
+        }
+    }
+    assert!(strays.is_empty(), "Cargo does not run {strays:?}");
+    assert!(programs > 70, "{programs} programs");
 }

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::steps::{Expected, MachineRun};
 use super::tally::Tally;
 use crate::error::Error;
-use crate::kernel::Kernel;
-use crate::matrix::{outcome_line, run_one};
+use crate::machines::kernel::Kernel;
+use crate::machines::matrix::{outcome_line, run_one};
+use crate::machines::sim;
 use crate::report::{self, Finished, Screen};
-use crate::sim;
 use crate::topology::{self, TopologySpec};
 use crate::workspace;
 
@@ -70,7 +70,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::record::Failure;
+    use crate::run::record::Failure;
 
     fn finished(what: &[&str], backtrace: &[&str]) -> Finished {
         Finished {

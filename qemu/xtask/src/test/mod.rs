@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::TestArgs;
 use crate::error::Error;
-use crate::kernel::Variant;
+use crate::machines::kernel::Variant;
 use crate::report::Screen;
 use crate::tools;
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::kernel::{Kernel, Variant};
-use crate::sim;
+use crate::machines::kernel::{Kernel, Variant};
+use crate::machines::sim;
 
 /// The kernels and the simulation.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use super::commands::{CargoCommand, Load, MIRI, counting, host, loom, miri, stepper, unchecked_heap};
 use crate::cli::{Accelerator, EmulationOptions, Levels, ScenarioOptions, Tlb};
-use crate::matrix::PLAIN_EMULATION;
+use crate::machines::matrix::PLAIN_EMULATION;
 use crate::programs;
 use crate::qemu::{self, Apic};
 use crate::tiers::Tier;

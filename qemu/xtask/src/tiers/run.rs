@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::Tier;
 use crate::error::Error;
-use crate::matrix::PLAIN_EMULATION;
+use crate::machines::matrix::PLAIN_EMULATION;
 use crate::qemu;
-use crate::session::{self, Ended, Limits};
+use crate::run::session::{self, Ended, Limits};
 use crate::topology;
 use crate::workspace;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::error::Error;
-use crate::kernel::TARGET;
+use crate::machines::kernel::TARGET;
 use crate::shell;
 use crate::workspace;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::bench::linux;
-use crate::kernel;
+use crate::machines::kernel;
 use crate::qemu;
 use crate::shell;
 

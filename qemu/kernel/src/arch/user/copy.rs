@@ -5,7 +5,7 @@
 use core::arch::global_asm;
 
 use super::{USER_END, allow_access};
-use crate::arch::trap::TrapFrame;
+use crate::arch::interrupt::trap::TrapFrame;
 
 /// A user's address that cannot be accessed so now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

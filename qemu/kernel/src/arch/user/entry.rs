@@ -11,8 +11,8 @@ use x86_64::registers::rflags::RFlags;
 
 use super::UserState;
 use crate::arch::gdt::{KERNEL_CODE, Segments, USER_CODE, USER_DATA};
-use crate::arch::trap::{self, TrapFrame, pop_registers, push_registers};
-use crate::arch::vector::PAGE_FAULT;
+use crate::arch::interrupt::trap::{self, TrapFrame, pop_registers, push_registers};
+use crate::arch::interrupt::vector::PAGE_FAULT;
 use crate::per_cpu::PerCpu;
 
 /// What [`TrapFrame::vector`] says of a thread that has made a system call. It is no interrupt's vector.

@@ -8,8 +8,8 @@ use x86_64::registers::rflags::RFlags;
 use super::entry::{SYSTEM_CALL, enter_user};
 use super::{FloatingPoint, USER_END};
 use crate::arch::gdt::{USER_CODE, USER_DATA};
-use crate::arch::trap::TrapFrame;
-use crate::arch::vector::{self, Vector};
+use crate::arch::interrupt::trap::TrapFrame;
+use crate::arch::interrupt::vector::{self, Vector};
 use crate::per_cpu;
 
 const FS_BASE: u32 = 0xc000_0100;

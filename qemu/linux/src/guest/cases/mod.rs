@@ -3,8 +3,8 @@
 mod instructions;
 mod time;
 
-use crate::guest::clock::Stopwatch;
-use crate::guest::cpu::{self, CpuNumber};
+use super::system::clock::Stopwatch;
+use super::system::cpu::{self, CpuNumber};
 use crate::guest::error::GuestError;
 use crate::guest::record::{Distributed, Measured, Origin, Record};
 use crate::guest::request::{Metric, Samples, Subject};

@@ -6,13 +6,13 @@
 use rustix::process::getppid;
 
 use super::{Bench, SMALL_BURST, sample};
-use crate::guest::clock::ticks_per_microsecond;
 use crate::guest::counts::{Counters, Counts};
-use crate::guest::cpu::CpuNumber;
 use crate::guest::error::GuestError;
 use crate::guest::helpers::{Afterwards, Helpers};
 use crate::guest::pages::{Layout, Pages};
 use crate::guest::request::Samples;
+use crate::guest::system::clock::ticks_per_microsecond;
+use crate::guest::system::cpu::CpuNumber;
 
 /// Pages of the larger burst.
 const LARGE_BURST: usize = 64;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-use crate::guest::clock::Ticks;
 use crate::guest::error::GuestError;
 use crate::guest::pages::mapping;
+use crate::guest::system::clock::Ticks;
 
 /// The highest number of rounds.
 const ROUNDS: usize = 1024;

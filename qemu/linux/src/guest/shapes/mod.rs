@@ -7,7 +7,7 @@ mod board;
 mod operation;
 mod workers;
 
-use crate::guest::clock::Stopwatch;
+use super::system::clock::Stopwatch;
 use crate::guest::error::GuestError;
 use operation::Operation;
 pub(crate) use workers::Party;

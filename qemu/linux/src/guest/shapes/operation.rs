@@ -6,8 +6,8 @@ use rustix::io::Errno;
 use rustix::mm::MapFlags;
 
 use crate::guest::error::GuestError;
-use crate::guest::file::{File, Whole};
 use crate::guest::pages::PAGE;
+use crate::guest::system::file::{File, Whole};
 
 /// Pages of a mapping each of which is written to: 4 MiB.
 pub(super) const TOUCHED: usize = 1024;

@@ -4,10 +4,10 @@ use std::thread;
 
 use super::Shape;
 use super::board::{Board, SharedBoard};
-use crate::guest::child::Child;
-use crate::guest::clock::Stopwatch;
-use crate::guest::cpu::{self, CpuNumber};
 use crate::guest::error::GuestError;
+use crate::guest::system::child::Child;
+use crate::guest::system::clock::Stopwatch;
+use crate::guest::system::cpu::{self, CpuNumber};
 
 /// What workers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use rustix::mm::MapFlags;
 
 use super::{Bench, Case, MANY, case};
 use crate::guest::error::GuestError;
-use crate::guest::file::File;
 use crate::guest::pages::{Layout, Pages};
+use crate::guest::system::file::File;
 
 /// An access to the page of a number.
 type Access = fn(&Pages, usize);

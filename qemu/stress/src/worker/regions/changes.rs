@@ -9,7 +9,7 @@ use topomem::region::{
 
 use super::{TAG_WORDS, word};
 use crate::oracle::{Contents, PageState, Permits, Refusal};
-use crate::region_pages::{GROUP, LockedPages, REGION_PAGES};
+use crate::shared::region_pages::{GROUP, LockedPages, REGION_PAGES};
 use crate::worker::Worker;
 use crate::{Rig, Text};
 

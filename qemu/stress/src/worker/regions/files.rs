@@ -10,9 +10,9 @@ use topomem::{CpuId, VirtAddr};
 
 use super::TRIES;
 use super::meetings::{MeetingKind, RegionMeeting};
-use crate::file::{FILE_PAGES, FILE_WORDS, SharedFile};
 use crate::oracle::Space;
-use crate::rendezvous::Stage;
+use crate::shared::file::{FILE_PAGES, FILE_WORDS, SharedFile};
+use crate::shared::rendezvous::Stage;
 use crate::worker::Worker;
 use crate::{Failure, Rig, Text};
 

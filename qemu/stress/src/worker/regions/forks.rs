@@ -6,8 +6,8 @@ use topomem::region::ForkError;
 use super::meetings::RegionMeeting;
 use super::{TAG_WORDS, WITNESS_WORD, word};
 use crate::oracle::{PageState, Permits, Refusal, RegionPage, RegionTag, Space};
-use crate::region_pages::REGION_PAGES;
-use crate::rendezvous::Stage;
+use crate::shared::region_pages::REGION_PAGES;
+use crate::shared::rendezvous::Stage;
 use crate::worker::Worker;
 use crate::{Failure, Rig, Text};
 

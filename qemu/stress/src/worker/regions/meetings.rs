@@ -5,8 +5,8 @@ use topomem::Platform;
 
 use super::{TAG_WORDS, WITNESS_WORD, word};
 use crate::Rig;
-use crate::region_pages::REGION_PAGES;
-use crate::rendezvous::{Agreement, Stage};
+use crate::shared::region_pages::REGION_PAGES;
+use crate::shared::rendezvous::{Agreement, Stage};
 use crate::worker::Worker;
 
 /// What the witness does.

@@ -6,7 +6,7 @@ use topomem::{NodeId, VirtAddr};
 
 use super::word;
 use crate::Rig;
-use crate::region_pages::{GROUP, REGION_PAGES};
+use crate::shared::region_pages::{GROUP, REGION_PAGES};
 use crate::worker::Worker;
 
 /// How many pages move at once.

@@ -21,7 +21,7 @@ use topomem::{AddressSpace, VirtAddr, WakersDue};
 
 use super::{KERNEL, Worker};
 use crate::oracle::{Refusal, Shown, Space};
-use crate::region_pages::{REGION_PAGES, RegionPages};
+use crate::shared::region_pages::{REGION_PAGES, RegionPages};
 use crate::{Failure, Rig, Text};
 
 /// How often an access that faults is tried again: others may take the page away in between.

@@ -7,8 +7,8 @@ use topomem::region::{Advice, MremapError, Relocation};
 use super::meetings::{MeetingKind, RegionMeeting};
 use super::{TAG_WORDS, word};
 use crate::oracle::{Contents, PageState, Permits, RegionPage};
-use crate::region_pages::{LockedPages, REGION_PAGES};
-use crate::rendezvous::Stage;
+use crate::shared::region_pages::{LockedPages, REGION_PAGES};
+use crate::shared::rendezvous::Stage;
 use crate::worker::Worker;
 use crate::{Failure, Rig, Text};
 

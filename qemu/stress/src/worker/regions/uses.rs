@@ -6,7 +6,7 @@ use super::{TAG_WORDS, word};
 use crate::Failure;
 use crate::Rig;
 use crate::oracle::{PageState, Permits, RegionPage};
-use crate::region_pages::REGION_PAGES;
+use crate::shared::region_pages::REGION_PAGES;
 use crate::worker::Worker;
 
 /// How often a page is used while nothing changes there.

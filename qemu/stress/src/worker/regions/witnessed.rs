@@ -5,7 +5,7 @@ use topomem::Access;
 use super::meetings::{MeetingKind, RegionMeeting};
 use crate::Rig;
 use crate::oracle::{Contents, Permits};
-use crate::rendezvous::Stage;
+use crate::shared::rendezvous::Stage;
 use crate::worker::Worker;
 
 impl<R: Rig> Worker<'_, R> {

@@ -11,10 +11,10 @@ use crate::bench::linux::Linux;
 use crate::bench::metric::Metric;
 use crate::cli::{Levels, ScenarioOptions};
 use crate::error::Error;
-use crate::kernel::Kernel;
+use crate::machines::kernel::Kernel;
 use crate::qemu::{self, Job};
-use crate::record::{Absent, Distribution, Failure, Measurement};
 use crate::report::Screen;
+use crate::run::record::{Absent, Distribution, Failure, Measurement};
 use crate::topology::{MachineOptions, Size, TopologySpec};
 use crate::workspace;
 

@@ -4,7 +4,7 @@ use super::boots::{self, Measuring};
 use crate::bench::limits::Limits;
 use crate::bench::metric::Metric;
 use crate::error::Error;
-use crate::kernel::Kernel;
+use crate::machines::kernel::Kernel;
 use crate::topology::TopologySpec;
 
 /// What is said of figures, and how many are refused.

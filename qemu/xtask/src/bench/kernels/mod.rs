@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::limits::Limits;
 use crate::error::Error;
-use crate::record::{Distribution, Measurement};
+use crate::run::record::{Distribution, Measurement};
 
 use boots::Boots;
 

@@ -1,6 +1,6 @@
 //! The same figure of several boots, as one.
 
-use crate::record::Measurement;
+use crate::run::record::Measurement;
 
 /// The unit of times.
 pub(super) const TIME: &str = "us";

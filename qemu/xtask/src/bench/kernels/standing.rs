@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::pool::Pooled;
 use crate::bench::limits::{Limits, Target, Yardstick};
-use crate::record::Measurement;
+use crate::run::record::Measurement;
 
 /// How a figure stands to its target.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use crate::bench::figures::Figures;
 use crate::cli::EmulationOptions;
 use crate::error::Error;
 use crate::qemu;
-use crate::session::{self, Limits};
+use crate::run::session::{self, Limits};
 use crate::shell;
 use crate::topology::TopologySpec;
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::error::LinuxError;
 use crate::bench::figures::Figures;
-use crate::record::{Line, Record};
-use crate::session::{Ended, SessionEnd};
+use crate::run::record::{Line, Record};
+use crate::run::session::{Ended, SessionEnd};
 
 /// Messages that are kept, to be shown when the guest fails: a panic with its backtrace.
 const KEPT: usize = 30;
@@ -83,7 +83,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::record::Failure;
+    use crate::run::record::Failure;
 
     const RESULT: &str = r#"@@{"t":"result","suite":"shootdown","case":"unmap_1","subject":"linux","cpus":2,"unit":"us","median":2.5,"low":1.0,"high":4.0,"n":9}"#;
     const DISTRIBUTION: &str = r#"@@{"t":"distribution","case":"unmap_1","subject":"linux","cpus":2,"unit":"us","n":9,"percentiles":[1.0]}"#;

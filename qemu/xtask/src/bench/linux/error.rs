@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::record::Failure;
-use crate::session::Ended;
+use crate::run::record::Failure;
+use crate::run::session::Ended;
 
 /// Why Linux could not be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]

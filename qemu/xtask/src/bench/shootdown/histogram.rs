@@ -7,7 +7,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::error::Error;
-use crate::record::Distribution;
+use crate::run::record::Distribution;
 
 /// What is drawn, with what it is called there.
 const PANELS: [(&str, &str); 2] =

@@ -16,7 +16,7 @@ use super::linux::{self, Linux};
 use super::metric::Metric;
 use crate::cli::BenchShootdownArgs;
 use crate::error::Error;
-use crate::kernel::{Kernel, Variant};
+use crate::machines::kernel::{Kernel, Variant};
 use crate::qemu;
 use crate::shell;
 use crate::tools::{self, Tool};

@@ -14,7 +14,7 @@ use super::linux::{self, Linux};
 use super::metric::Metric;
 use crate::cli::BenchVmArgs;
 use crate::error::Error;
-use crate::kernel::{Kernel, Variant};
+use crate::machines::kernel::{Kernel, Variant};
 use crate::tools::{self, Tool};
 
 /// topomem's scenario that runs one program.

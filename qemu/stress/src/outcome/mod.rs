@@ -1,0 +1,8 @@
+//! What a run reports: its records, what the oracle saw go wrong, and whether every frame is back.
+
+pub(super) mod account;
+pub(super) mod failure;
+pub(super) mod failure_log;
+pub(super) mod record;
+pub(super) mod summary;
+pub(super) mod text;
