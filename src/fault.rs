@@ -40,7 +40,7 @@ pub enum Fault {
     RangesReusedEarly,
 }
 
-/// The fraction of [`Tlb::patience`](topomem_shootdown::Tlb::patience) for which a context stops in
+/// The fraction of [`Tlb::unresponsive_timeout`](topomem_shootdown::Tlb::unresponsive_timeout) for which a context stops in
 /// the gap left by a fault: about a millisecond.
 #[cfg(feature = "fault-injection")]
 const GAP: u64 = 1024;
@@ -67,7 +67,7 @@ impl FaultCell {
     /// Lets remote CPUs into the gap left by a fault.
     pub(crate) fn gap(platform: &impl crate::Machine) {
         let begun = platform.now();
-        while platform.now().since(begun).0 < platform.patience().0 / GAP {
+        while platform.now().since(begun).0 < platform.unresponsive_timeout().0 / GAP {
             platform.relax();
         }
     }

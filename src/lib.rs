@@ -85,7 +85,7 @@ pub use region::{
 };
 pub use service::{
     Allocation, Boot, BootError, CpuStats, Discovered, KernelLayout, MemInfo, MemoryService, NumaStat,
-    OfflineError, OnlineError, ServiceTask, Tended, WithFrames, WithHeap,
+    OfflineError, OnlineError, PendingWork, ServiceTask, WithFrames, WithHeap,
 };
 pub use topomem_numa::frames::{
     AllocError, FrameRequest, Frames, FramesConfig, FreeError, InitError, Obstacle, PerFrameTable, Policy,

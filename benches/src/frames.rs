@@ -130,9 +130,9 @@ enum Side<S: Subject> {
     Frees(S::Cpu, Receiver<Vec<S::Frame>>),
 }
 
-/// Nanoseconds per frame that one thread allocates and another frees, in parcels of 256.
+/// Nanoseconds per frame that one thread allocates and another frees, in batches of 256.
 pub fn cross_free<S: Subject>(subject: &S, frames: usize) -> f64 {
-    const PARCEL: usize = 256;
+    const BATCH: usize = 256;
     let (send, receive) = mpsc::sync_channel(64);
     let ends = (Mutex::new(Some(send)), Mutex::new(Some(receive)));
     let take = |cpu: usize| match cpu {
@@ -144,18 +144,18 @@ pub fn cross_free<S: Subject>(subject: &S, frames: usize) -> f64 {
         take,
         |side| match side.take() {
             Some(Side::Allocates(cpu, send)) => {
-                for _ in 0..frames / PARCEL {
-                    let parcel: Vec<_> =
-                        (0..PARCEL).filter_map(|_| subject.alloc(&cpu, Order::FRAME)).collect();
-                    assert_eq!(parcel.len(), PARCEL, "{}: exhausted across CPUs", S::NAME);
-                    if send.send(parcel).is_err() {
+                for _ in 0..frames / BATCH {
+                    let batch: Vec<_> =
+                        (0..BATCH).filter_map(|_| subject.alloc(&cpu, Order::FRAME)).collect();
+                    assert_eq!(batch.len(), BATCH, "{}: exhausted across CPUs", S::NAME);
+                    if send.send(batch).is_err() {
                         return;
                     }
                 }
             }
             Some(Side::Frees(cpu, receive)) => {
-                for parcel in receive {
-                    parcel.into_iter().for_each(|frame| subject.free(&cpu, frame, Order::FRAME));
+                for batch in receive {
+                    batch.into_iter().for_each(|frame| subject.free(&cpu, frame, Order::FRAME));
                 }
             }
             None => {}

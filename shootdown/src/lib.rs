@@ -79,7 +79,7 @@
 //!     fn now(&self) -> Ticks {
 //!         Ticks(0) // rdtsc
 //!     }
-//!     fn patience(&self) -> Ticks {
+//!     fn unresponsive_timeout(&self) -> Ticks {
 //!         Ticks(1 << 32)
 //!     }
 //! }

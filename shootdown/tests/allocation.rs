@@ -96,7 +96,7 @@ unsafe impl Tlb for Machine {
         Ticks(self.clock.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(8)
     }
 }

@@ -254,7 +254,7 @@ fn silent_cpu(prepare: fn(&Queue)) {
     assert_eq!(queue.wake_completed(&run_as(0)), 0, "a silent CPU was counted as done");
     {
         let reports = queue.tlb().reports.lock().unwrap();
-        assert_eq!(reports.len(), 1, "once a doubling of the patience");
+        assert_eq!(reports.len(), 1, "once a doubling of the timeout");
         assert_eq!((reports[0].cpu, reports[0].generation), (cpu(1), domain.generation()));
         assert!(reports[0].waited.0 >= 1000);
     }
@@ -298,7 +298,7 @@ fn a_blocked_waiter_sends_again_and_reports() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while queue.tlb().reports.lock().unwrap().is_empty() {
-                // The waiter's own looks at the clock take long to add up to its patience.
+                // The waiter's own looks at the clock take long to add up to its timeout.
                 queue.tlb().clock.fetch_add(100, Ordering::Relaxed);
                 std::thread::yield_now();
             }
@@ -335,7 +335,7 @@ mod broken {
     }
 
     #[test]
-    #[should_panic(expected = "once a doubling of the patience")]
+    #[should_panic(expected = "once a doubling of the timeout")]
     fn reporting_nobody() {
         silent_cpu(|queue| queue.inject(Some(Fault::NeverReport)));
     }

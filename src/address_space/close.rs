@@ -106,9 +106,9 @@ impl<P: Machine> Closing<P> {
             if !collected.waiting {
                 // The end is noted here, without a task.
                 mem::forget(self.space.take());
-                // Release pairs with the Acquire in `MemoryService::bury_if`.
+                // Release pairs with the Acquire in `MemoryService::free_abandoned_if`.
                 core.abandoned.store(true, Ordering::Release);
-                core.service.bury_one(pin, core);
+                core.service.free_abandoned_space(pin, core);
                 return Step::Done;
             }
         }

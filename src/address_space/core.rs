@@ -236,7 +236,7 @@ impl<P: Machine> SpaceCore<P> {
                     return Ok(recorded);
                 }
                 Err(error) => {
-                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    let refilled = self.service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(UnmapError::OutOfFrames)?;
                 }
             }
@@ -272,7 +272,7 @@ impl<P: Machine> SpaceCore<P> {
             ) {
                 Ok(recorded) => return Ok(recorded),
                 Err(error) => {
-                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    let refilled = self.service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(ProtectError::OutOfFrames)?;
                 }
             }
@@ -314,7 +314,7 @@ impl<P: Machine> SpaceCore<P> {
                 }
                 Err(RelocateError::Changed) => break Err(Unmoved::Changed),
             };
-            if let Err(error) = self.service.relieve(pin, error, || reserve.refill()) {
+            if let Err(error) = self.service.reclaim_and_retry(pin, error, || reserve.refill()) {
                 break Err(RemapError::OutOfFrames(error).into());
             }
         };
@@ -374,7 +374,7 @@ impl<P: Machine> SpaceCore<P> {
             match self.table.rewrite(self.service.tables(pin), &mut reserve, pages, rewrite, changed, record)
             {
                 Err(RewriteError::Tables(error)) => {
-                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    let refilled = self.service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(RewriteError::Tables)?;
                 }
                 done => {
@@ -414,7 +414,7 @@ impl<P: Machine> SpaceCore<P> {
                 record,
             ) {
                 Err(RewriteError::Tables(error)) => {
-                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    let refilled = self.service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(RewriteError::Tables)?;
                 }
                 done => return done,
@@ -427,7 +427,7 @@ impl<P: Machine> SpaceCore<P> {
         let mut reserve = Reserve::new(self.service.frames(), pin);
         loop {
             match self.table.cut_leaves(self.service.tables(pin), &mut reserve, pages, to) {
-                Err(error) => self.service.relieve(pin, error, || reserve.refill())?,
+                Err(error) => self.service.reclaim_and_retry(pin, error, || reserve.refill())?,
                 Ok(()) => return Ok(()),
             }
         }

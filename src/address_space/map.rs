@@ -189,7 +189,7 @@ impl<P: Machine> AddressSpace<P> {
             match core.table.fill(core.service.tables(pin), &mut reserve, pages, backing, record) {
                 Ok(filled) => break filled,
                 Err(FillError::Tables(error)) => {
-                    let refilled = core.service.relieve(pin, error, || reserve.refill());
+                    let refilled = core.service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(MapError::OutOfFrames)?;
                 }
                 Err(FillError::Occupied { page, leaf }) => {

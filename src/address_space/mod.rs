@@ -93,7 +93,7 @@ pub struct Translation {
 /// pages. Pages unmapped in a still open batch are stale on the CPU of the batch, too.
 ///
 /// A drop only marks a user space, in any context. The space is freed when no CPU has it active, by
-/// the service task ([`MemoryService::tend`](crate::MemoryService::tend)) or when memory is short.
+/// the service task ([`MemoryService::run_pending_work`](crate::MemoryService::run_pending_work)) or when memory is short.
 /// The kernel's space lives for good.
 ///
 /// ```

@@ -65,7 +65,7 @@ impl<P: Machine> AddressSpace<P> {
                 Ok(promoted) => break Ok(promoted),
                 Err(Unpromoted::Unfit(unfit)) => break Err(unfit),
                 Err(Unpromoted::Tables(error)) => {
-                    let refilled = core.service.relieve(pin, error, || reserve.refill());
+                    let refilled = core.service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(PromoteError::OutOfFrames)?;
                 }
             }

@@ -170,7 +170,7 @@ impl<P: Machine> SpaceCore<P> {
             outcome => outcome,
         };
         if outcome == Dismantled::Whole {
-            // Release pairs with the Acquire in `bury_if`.
+            // Release pairs with the Acquire in `free_abandoned_if`.
             self.dismantled.store(true, Ordering::Release);
         }
         outcome

@@ -122,7 +122,7 @@ impl<P: Machine> SpaceCore<P> {
                     return Err(ShareError::OtherSize { page: address(page), size: size_of_level(level) });
                 }
             };
-            let refilled = self.service.relieve(pin, error, || reserve.refill());
+            let refilled = self.service.reclaim_and_retry(pin, error, || reserve.refill());
             refilled.map_err(|error| ShareError::Map(MapError::OutOfFrames(error)))?;
         }
     }

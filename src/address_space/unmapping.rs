@@ -275,14 +275,14 @@ impl<'s, P: Machine> Unmapping<'s, P> {
     /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
     /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
     /// space.unmap(pin, page)?.detach(); // the service task frees the frame
-    /// service.tend(pin);
+    /// service.run_pending_work(pin);
     /// # Ok(())
     /// # }).unwrap();
     /// ```
     pub fn detach(self) {}
 
     /// Detaches like [`Unmapping::detach`], and arranges a call of `callback` after every CPU has
-    /// dropped the old translations and the retired memory is free. [`MemoryService::tend`] calls
+    /// dropped the old translations and the retired memory is free. [`MemoryService::run_pending_work`] calls
     /// it, never before the return of this function.
     ///
     /// # Errors
@@ -301,13 +301,13 @@ impl<'s, P: Machine> Unmapping<'s, P> {
     /// let page = PageRange::page(VirtAddr::new(0x40_0000)?, PageSize::Size4KiB);
     /// space.map(pin, page, FrameRequest::frame(), Protection::USER_DATA)?;
     /// space.unmap(pin, page)?.detach_then(&UNMAPPED).expect("the callback is not in use");
-    /// service.tend(pin);
+    /// service.run_pending_work(pin);
     /// assert!(!UNMAPPED.is_pending());
     /// # Ok(())
     /// # }).unwrap();
     /// ```
     ///
-    /// [`MemoryService::tend`]: crate::MemoryService::tend
+    /// [`MemoryService::run_pending_work`]: crate::MemoryService::run_pending_work
     #[allow(clippy::result_large_err)]
     pub fn detach_then(mut self, callback: &'static Callback) -> Result<(), Unmapping<'s, P>> {
         match Callbacks::of(callback) {

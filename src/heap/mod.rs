@@ -33,7 +33,7 @@ impl<P: Machine> ServicePages<P> {
             None => self.service.frames().alloc_run(pin, request, length.pages(), align.frames()),
         };
         let attempt = || take(&request);
-        let first = attempt().or_else(|error| self.service.relieve(pin, error, attempt));
+        let first = attempt().or_else(|error| self.service.reclaim_and_retry(pin, error, attempt));
         let first = first.or_else(|error| self.service.or_of_reserve(error, || take(&request.emergency())));
         let first = first.map_err(|_| OutOfMemory)?;
         Ok(self.service.platform().phys_to_virt(first.start_address()))
@@ -211,7 +211,7 @@ impl<P: Machine> fmt::Debug for ServicePages<P> {
 /// [`Machine::on_heap_misuse`].
 ///
 /// The heap passed to boot ([`WithFrames::heap`](crate::WithFrames::heap)) is part of the service:
-/// memory pressure and [`MemoryService::tend`] collect from it.
+/// memory pressure and [`MemoryService::run_pending_work`] collect from it.
 ///
 /// ```
 /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }

@@ -52,7 +52,7 @@ impl Retiring {
 impl<P: Machine> KernelRanges<P> {
     /// Unmaps all freed ranges with a single round of interrupts, and frees the frames and
     /// addresses of ranges dropped by every CPU. Waits for no CPU: the rest is freed by a later
-    /// call, by [`MemoryService::tend`](crate::MemoryService::tend), or when memory runs short.
+    /// call, by [`MemoryService::run_pending_work`](crate::MemoryService::run_pending_work), or when memory runs short.
     ///
     /// Any context may call the function. Cost: a claim of each 2 MiB touched by freed ranges.
     ///

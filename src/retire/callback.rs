@@ -9,7 +9,7 @@ use topomem_percpu::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 /// mappings: every CPU has dropped the old translations, and the retired frames are free.
 ///
 /// [`Unmapping::detach_then`](crate::Unmapping::detach_then) takes the callback.
-/// [`MemoryService::tend`](crate::MemoryService::tend) calls it once, with no lock held. From the
+/// [`MemoryService::run_pending_work`](crate::MemoryService::run_pending_work) calls it once, with no lock held. From the
 /// beginning of the call on, the callback can be used again. A callback needs no allocation.
 ///
 /// ```

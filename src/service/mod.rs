@@ -21,7 +21,7 @@ pub use cpu::lifecycle::{OfflineError, OnlineError};
 pub use cpu::stats::CpuStats;
 pub use memory::meminfo::{MemInfo, NumaStat};
 pub use memory::wait::Allocation;
-pub use task::{ServiceTask, Tended};
+pub use task::{PendingWork, ServiceTask};
 
 use crate::Machine;
 use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, lower_half, user_bounds};
@@ -50,7 +50,7 @@ mod stage {
 /// [`MemoryService::cpu_online`] adds a CPU. The kernel calls [`MemoryService::on_shootdown_ipi`]
 /// from its interrupt handler, and [`MemoryService::poll_shootdown`] from its spin loops and from
 /// [`Platform::relax`](topomem_percpu::Platform::relax). On each CPU the kernel spawns
-/// [`MemoryService::task`] or calls [`MemoryService::tend`] now and then. It calls
+/// [`MemoryService::task`] or calls [`MemoryService::run_pending_work`] now and then. It calls
 /// [`MemoryService::wake_due`] wherever wakers may run.
 ///
 /// ```
@@ -334,7 +334,9 @@ impl<P: Machine> MemoryService<P> {
     fn create(&'static self, pin: &CpuPin, layout: SpaceLayout) -> Result<AddressSpace<P>, CreateError> {
         let kernel = self.kernel_core().ok_or(CreateError::NoKernelSpace)?;
         let new = || PageTable::new(&self.frames, pin, RootEntries::Own);
-        let table = new().or_else(|error| self.relieve(pin, error, new)).map_err(CreateError::OutOfFrames)?;
+        let table = new()
+            .or_else(|error| self.reclaim_and_retry(pin, error, new))
+            .map_err(CreateError::OutOfFrames)?;
         // SAFETY: the table is new; the kernel's root entries and the tables below stay for good.
         unsafe { table.share_from(&self.frames, kernel.table.root(), self.programs()) };
         let bounds = user_bounds(self.programs());
@@ -395,7 +397,7 @@ impl<P: Machine> MemoryService<P> {
     pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
         self.frames
             .alloc(pin, request)
-            .or_else(|error| self.relieve(pin, error, || self.frames.alloc(pin, request)))
+            .or_else(|error| self.reclaim_and_retry(pin, error, || self.frames.alloc(pin, request)))
     }
 
     /// Frees a run allocated by [`MemoryService::alloc`] with `order`.
@@ -445,7 +447,7 @@ impl<P: Machine> MemoryService<P> {
         attempt: impl FnOnce() -> Result<T, AllocError>,
     ) -> Result<T, AllocError> {
         // What the first attempts said of memory to come holds, if the reserve is empty, too.
-        if memory::relieve::is_short(&error) { attempt().map_err(|_| error) } else { Err(error) }
+        if memory::reclaim::is_short(&error) { attempt().map_err(|_| error) } else { Err(error) }
     }
 
     /// The shootdown interrupt's handler: flushes and answers. Takes no lock, allocates

@@ -69,7 +69,7 @@ impl<P: Machine> Visit<P> {
 
 impl<P: Machine> Drop for Visit<P> {
     fn drop(&mut self) {
-        // Release pairs with the Acquire in `bury_if`: this use of the space happened before.
+        // Release pairs with the Acquire in `free_abandoned_if`: this use of the space happened before.
         self.core.visitors.fetch_sub(1, Ordering::Release);
     }
 }
@@ -146,15 +146,15 @@ impl<P: Machine> MemoryService<P> {
             }
             if budget.is_spent() { Enough::Yes } else { Enough::No }
         });
-        collected.freed += self.bury(pin);
+        collected.freed += self.free_abandoned_spaces(pin);
         collected.and(end.collected())
     }
 
     /// Frees the bookkeeping and the roots of spaces abandoned, empty, and active on no CPU.
     /// Returns the number of frames freed.
-    fn bury(&self, pin: &CpuPin) -> u64 {
+    fn free_abandoned_spaces(&self, pin: &CpuPin) -> u64 {
         let mut freed = 0;
-        while let Some(frames) = self.bury_if(pin, |_| true) {
+        while let Some(frames) = self.free_abandoned_if(pin, |_| true) {
             freed += frames;
         }
         freed
@@ -162,15 +162,15 @@ impl<P: Machine> MemoryService<P> {
 
     /// Frees the space `core`, abandoned just now, or leaves it to the service task if it cannot be
     /// freed yet.
-    pub(crate) fn bury_one(&self, pin: &CpuPin, core: *const SpaceCore<P>) {
-        if self.bury_if(pin, |listed| ptr::eq(listed, core)).is_none() {
+    pub(crate) fn free_abandoned_space(&self, pin: &CpuPin, core: *const SpaceCore<P>) {
+        if self.free_abandoned_if(pin, |listed| ptr::eq(listed, core)).is_none() {
             self.note_work_anywhere();
         }
     }
 
     /// Frees the bookkeeping and the root of the first space accepted by `wanted` and abandoned,
     /// empty, and active on no CPU. Returns the number of frames freed.
-    fn bury_if(&self, pin: &CpuPin, wanted: impl Fn(&SpaceCore<P>) -> bool) -> Option<u64> {
+    fn free_abandoned_if(&self, pin: &CpuPin, wanted: impl Fn(&SpaceCore<P>) -> bool) -> Option<u64> {
         let gone = |core: &SpaceCore<P>| {
             wanted(core)
                 && core.abandoned.load(Ordering::Acquire)

@@ -13,38 +13,29 @@ use crate::budget::Budget;
 use crate::object::PagerQueue;
 use crate::retire::Callbacks;
 
-/// The work left by [`MemoryService::tend`].
+/// The work left after [`MemoryService::run_pending_work`].
 ///
 /// ```
 /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
 /// # booted::run(|service, pin| {
-/// let tended = service.tend(pin); // in every round of an idle loop
-/// println!("{tended:?}");
+/// let left = service.run_pending_work(pin); // in every round of an idle loop
+/// println!("{left:?}");
 /// # Ok(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tended {
+pub enum PendingWork {
     /// None: the next call may wait for an event.
     Done,
     /// Retired frames wait for answers of CPUs.
     Waiting,
 }
 
-/// Greatest number of frames zeroed by a call of [`MemoryService::tend`]: 32 KiB.
+/// Greatest number of frames zeroed by a call of [`MemoryService::run_pending_work`]: 32 KiB.
 const ZEROED_AT_ONCE: usize = 8;
 
 impl<P: Machine> MemoryService<P> {
-    /// Does the service's work on the pinned CPU once: drains magazines, of frames and of objects,
-    /// where other CPUs asked for it or the CPU has little use for them, collects objects that other
-    /// nodes' CPUs freed, frees what has retired, takes apart abandoned spaces, calls the callbacks of
-    /// what is complete, wakes whoever waits for a pager whose task was dropped, zeroes a few frames ahead, and calls the wakers that are due
-    /// ([`MemoryService::wake_due`]). Where a node is short of frames ([`Watermarks::low`]) or a future waits for
-    /// some, it also frees what the heap holds in reserve, and empty page tables; on such a node until each zone
-    /// has its [`Watermarks::high`], as far as anything can be freed.
-    ///
-    /// [`Watermarks::low`]: topomem_numa::frames::Watermarks::low
-    /// [`Watermarks::high`]: topomem_numa::frames::Watermarks::high
+    /// Does the service's pending work on the pinned CPU once.
     ///
     /// The call:
     ///
@@ -52,7 +43,9 @@ impl<P: Machine> MemoryService<P> {
     ///   uses them;
     /// - collects objects freed by CPUs of other nodes;
     /// - frees retired frames, and dismantles abandoned spaces;
-    /// - if a future waits for frames, also frees the heap's reserves and empty page tables;
+    /// - if a future waits for frames, also frees the heap's reserves and empty page tables; if a
+    ///   node has fewer frames than [`Watermarks::low`], frees them until each of the node's zones
+    ///   has [`Watermarks::high`], or nothing more can be freed;
     /// - calls the callbacks of complete changes, and wakes the waiters of pagers with a dropped
     ///   task;
     /// - zeroes a few frames ahead, and calls due wakers ([`MemoryService::wake_due`]).
@@ -62,19 +55,22 @@ impl<P: Machine> MemoryService<P> {
     /// frames. The call zeroes at most 8 frames. An idle loop can fill the pool by calling
     /// [`Frames::refill_zeroed`](topomem_numa::frames::Frames::refill_zeroed) until it returns 0.
     ///
+    /// [`Watermarks::low`]: topomem_numa::frames::Watermarks::low
+    /// [`Watermarks::high`]: topomem_numa::frames::Watermarks::high
+    ///
     /// ```
     /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
     /// # booted::run(|service, pin| {
-    /// use topomem::Tended;
+    /// use topomem::PendingWork;
     ///
     /// // In the idle loop:
-    /// while service.tend(pin) == Tended::Waiting {
+    /// while service.run_pending_work(pin) == PendingWork::Waiting {
     ///     core::hint::spin_loop();
     /// }
     /// # Ok(())
     /// # }).unwrap();
     /// ```
-    pub fn tend(&self, pin: &CpuPin) -> Tended {
+    pub fn run_pending_work(&self, pin: &CpuPin) -> PendingWork {
         // Before the work: later notes are for the next call.
         self.task_wakers.take(pin.cpu());
         self.frames.service(pin);
@@ -96,23 +92,23 @@ impl<P: Machine> MemoryService<P> {
         self.pagers_due.wake();
         self.frames.refill_zeroed(pin, ZEROED_AT_ONCE);
         self.wake_due(pin);
-        if collected.waiting | collected.more { Tended::Waiting } else { Tended::Done }
+        if collected.waiting | collected.more { PendingWork::Waiting } else { PendingWork::Done }
     }
 
-    /// Lets the next [`MemoryService::tend`] call `callbacks`. The caller may hold locks, or be in
+    /// Lets the next [`MemoryService::run_pending_work`] call `callbacks`. The caller may hold locks, or be in
     /// the middle of an allocation.
     pub(crate) fn call_soon(&self, callbacks: Callbacks) {
         self.callbacks_due.add(callbacks);
     }
 
-    /// Lets the next [`MemoryService::tend`] wake the waiters for requests of `queue` answered
+    /// Lets the next [`MemoryService::run_pending_work`] wake the waiters for requests of `queue` answered
     /// inside a drop.
     pub(crate) fn wake_pager_queue(&self, queue: &'static PagerQueue<P>) {
         self.pagers_due.add(queue);
         self.note_work_anywhere();
     }
 
-    /// Returns `cpu`'s service task, which calls [`MemoryService::tend`] whenever work is due. A
+    /// Returns `cpu`'s service task, which calls [`MemoryService::run_pending_work`] whenever work is due. A
     /// kernel spawns the task on each CPU's executor. The task never ends; dropping it is safe.
     ///
     /// ```
@@ -144,7 +140,7 @@ impl<P: Machine> Future for ServiceTask<P> {
         let pin = service.platform.pin();
         // Before the work: later retirements wake the task.
         service.task_wakers.register(self.cpu, context.waker());
-        if service.tend(&pin) == Tended::Waiting {
+        if service.run_pending_work(&pin) == PendingWork::Waiting {
             // No interrupt announces the last CPU's answer: look again after the other tasks.
             context.waker().wake_by_ref();
         }

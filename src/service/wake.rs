@@ -193,7 +193,7 @@ impl<P: Machine> MemoryService<P> {
     /// Calls due wakers, and returns the number of wakers called: wakers of futures waiting for
     /// shootdowns or for frames, and of the pinned CPU's service task if it has work.
     ///
-    /// Apart from [`MemoryService::tend`] and the polls of the service's futures, nothing else
+    /// Apart from [`MemoryService::run_pending_work`] and the polls of the service's futures, nothing else
     /// calls a waker. A kernel calls the function with no lock held that a waker could need, and
     /// soon after wakers may have become due: at the end of interrupt handlers in which the
     /// kernel's wakers may run, in the executor between tasks and after each switch of address

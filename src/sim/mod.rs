@@ -68,7 +68,7 @@ pub struct Sim {
     #[cfg(feature = "hardening")]
     on_heap_report: OnceLock<OnReport>,
     /// In nanoseconds.
-    patience: AtomicU64,
+    unresponsive_timeout: AtomicU64,
     power_on: Instant,
 }
 
@@ -117,7 +117,7 @@ impl Sim {
             on_heap_misuse: OnceLock::new(),
             #[cfg(feature = "hardening")]
             on_heap_report: OnceLock::new(),
-            patience: AtomicU64::new(platform::PATIENCE),
+            unresponsive_timeout: AtomicU64::new(platform::UNRESPONSIVE_TIMEOUT),
             power_on: Instant::now(),
         })))
     }
@@ -172,9 +172,10 @@ impl Sim {
     }
 
     /// Sets how long a CPU waits for another before it reports it; 5 s unless set.
-    pub fn set_patience(&self, patience: Duration) {
+    pub fn set_unresponsive_timeout(&self, unresponsive_timeout: Duration) {
         // Relaxed: any value is good at any time.
-        self.patience.store(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.unresponsive_timeout
+            .store(u64::try_from(unresponsive_timeout.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Sends `vector` to each of `to`; CPUs that the machine lacks are ignored.

@@ -17,7 +17,7 @@ use super::mmu::broadcast::Removal;
 use super::{Sim, Vector, not_a_cpu};
 
 /// How long a waiter waits before it reports a CPU, in nanoseconds: the host may be busy.
-pub(super) const PATIENCE: u64 = 5_000_000_000;
+pub(super) const UNRESPONSIVE_TIMEOUT: u64 = 5_000_000_000;
 
 // SAFETY: the walk reads four-level x86-64 tables, from the root loaded here; the load flushes
 // what is not global, as a CR3 write without PCID does, even if it is the same root. The arena
@@ -150,8 +150,8 @@ unsafe impl Tlb for Sim {
         Ticks(u64::try_from(self.uptime().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    fn patience(&self) -> Ticks {
-        Ticks(self.patience.load(Ordering::Relaxed))
+    fn unresponsive_timeout(&self) -> Ticks {
+        Ticks(self.unresponsive_timeout.load(Ordering::Relaxed))
     }
 
     fn on_unresponsive(&self, report: Unresponsive) {

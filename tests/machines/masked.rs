@@ -25,7 +25,7 @@ enum Turn {
 fn spin_for_a_foreign_lock(turn: Turn) -> Vec<CpuId> {
     let sim = Sim::builder().cpus(2).memory(64 << 20).build().unwrap();
     let service = sim.boot_service().unwrap();
-    sim.set_patience(match turn {
+    sim.set_unresponsive_timeout(match turn {
         // However long a busy host takes: if nobody answers, the test stands still.
         Turn::Polling => Duration::MAX,
         Turn::Bare => Duration::from_millis(50),
@@ -37,13 +37,13 @@ fn spin_for_a_foreign_lock(turn: Turn) -> Vec<CpuId> {
     sim.on(CpuId::BOOT, |pin| {
         space.map(pin, page, FrameRequest::frame(), Protection::KERNEL_DATA).unwrap();
     });
-    let (lock, deaf) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (lock, masked) = (AtomicBool::new(false), AtomicBool::new(false));
     sim.run(|pin| {
         let taken = || lock.swap(true, Ordering::Acquire);
         if pin.cpu() == CpuId::BOOT {
             assert!(!taken());
             sim.barrier();
-            while !deaf.load(Ordering::Acquire) {
+            while !masked.load(Ordering::Acquire) {
                 sim.relax();
             }
             space.unmap(pin, page).unwrap().wait(pin);
@@ -52,7 +52,7 @@ fn spin_for_a_foreign_lock(turn: Turn) -> Vec<CpuId> {
             sim.load(page.start()).unwrap();
             sim.mask_interrupts();
             // The unmapping begins only now, however late this thread goes on.
-            deaf.store(true, Ordering::Release);
+            masked.store(true, Ordering::Release);
             while taken() {
                 match turn {
                     Turn::Polling => sim.relax(),

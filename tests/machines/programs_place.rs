@@ -112,12 +112,12 @@ fn the_kernel_is_in_every_space_and_programs_are_in_their_own() {
             assert_eq!(kernel.find_writable_code(pin), None);
             drop((space, child));
             for _ in 0..100 {
-                service.tend(pin);
+                service.run_pending_work(pin);
             }
             // The kernel's page and its tables stay when programs' spaces go.
             assert_eq!(sim.load(VirtAddr::new_truncate(first)), Ok(11));
             kernel.unmap(pin, page(first)).unwrap().wait(pin);
-            service.tend(pin);
+            service.run_pending_work(pin);
             service.frames().drain(pin);
             let after = service.frames().validate().unwrap();
             assert!(before.allocated + 4 >= after.allocated, "{before:?}, then {after:?}");

@@ -53,7 +53,7 @@ fn an_unmapping_that_has_completed_is_seen_by_all() {
         sim.barrier();
         if pin.cpu() == CpuId::BOOT {
             sim.block_on(space.unmap(pin, page()).unwrap().into_future(), || {
-                service.tend(&sim.pin());
+                service.run_pending_work(&sim.pin());
             });
         }
         sim.barrier();

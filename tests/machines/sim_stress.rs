@@ -275,7 +275,7 @@ fn copies_that_no_tlb_is_told_of_are_found() {
 }
 
 #[test]
-fn memory_freed_before_a_deaf_cpu_answers_is_found() {
+fn memory_freed_before_an_unresponsive_cpu_answers_is_found() {
     // On a busy host the frame may be overwritten too late to be read: then the CPU that freed it
     // says that it has not waited.
     let builder = Sim::builder().nodes(2).cpus(4).memory(128 * MIB);
@@ -284,12 +284,12 @@ fn memory_freed_before_a_deaf_cpu_answers_is_found() {
 }
 
 #[test]
-fn a_deaf_cpu_that_holds_up_others_is_found() {
+fn an_unresponsive_cpu_that_holds_up_others_is_found() {
     fails_in("unresponsive", Break::Serial, &[FailureKind::Service]);
 }
 
 #[test]
-fn a_deaf_cpu_that_nobody_reports_is_found() {
+fn an_unresponsive_cpu_that_nobody_reports_is_found() {
     fails_in("unresponsive", Break::Unreported, &[FailureKind::Service]);
 }
 

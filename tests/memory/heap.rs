@@ -68,10 +68,10 @@ fn frames_of_objects_freed_on_another_node_come_back() {
     let left = allocated(service) - before;
     assert!(left < full / 4, "{left} of {full} frames are allocated, with no object live");
     sim.run(|pin| {
-        service.tend(pin);
+        service.run_pending_work(pin);
     });
-    let tended = allocated(service) - before;
-    assert!(tended < 300, "{tended}");
+    let kept = allocated(service) - before;
+    assert!(kept < 300, "{kept}");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn memory_pressure_takes_what_the_heap_caches() {
     // CPU 0 takes all, magazines of other CPUs are asked for, and answered by their tasks.
     let taken = sim.on(CpuId::BOOT, |pin| take_all(service, pin));
     sim.run(|pin| {
-        service.tend(pin);
+        service.run_pending_work(pin);
     });
     let more = sim.on(CpuId::BOOT, |pin| take_all(service, pin));
     let heap = service.heap().unwrap().heap();

@@ -158,7 +158,7 @@ fn the_reserve_is_for_page_tables_and_the_heap() {
         assert!(map(2).is_err());
         // The reserve fills first.
         free(service, layout, objects);
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert!(home(service, 0) < MARKS.min);
         assert!(service.alloc(pin, &FrameRequest::frame()).is_err());
         space.unmap(pin, page_1).unwrap().wait(pin);

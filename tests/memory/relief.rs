@@ -15,8 +15,8 @@ use topomem::address_space::MapError;
 use topomem::frames::AllocError;
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, PhysFrame, Platform,
-    Protection, Tended, VirtAddr,
+    AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, PendingWork, PhysFrame,
+    Platform, Protection, VirtAddr,
 };
 
 const BASE: u64 = 0x10_0000_0000;
@@ -249,20 +249,24 @@ fn a_lazy_cpu_keeps_no_frames_of_a_dropped_space() {
     sim.on(CpuId::BOOT, |pin| {
         let taken = take_all(service, pin);
         service.alloc(pin, &FrameRequest::order(Order::HUGE)).unwrap();
-        assert_eq!(service.tend(pin), Tended::Waiting, "its page walker may be in the tables");
+        assert_eq!(
+            service.run_pending_work(pin),
+            PendingWork::Waiting,
+            "its page walker may be in the tables"
+        );
         for frame in taken {
             // SAFETY: `take_all` allocated it.
             unsafe { service.frames().free(pin, frame, Order::FRAME) }.unwrap();
         }
     });
     sim.on(second(), |_| sim.take_interrupts());
-    sim.on(CpuId::BOOT, |pin| assert_eq!(service.tend(pin), Tended::Done));
+    sim.on(CpuId::BOOT, |pin| assert_eq!(service.run_pending_work(pin), PendingWork::Done));
     // The root, the bookkeeping, and the run taken above.
     assert!(allocated(service) <= before + 8 + 512, "{} frames", allocated(service) - before);
     sim.on(second(), |pin| {
         service.shootdown().leave_lazy(pin);
         activate(&service.kernel_space().unwrap(), pin);
-        assert_eq!(service.tend(pin), Tended::Done);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Done);
     });
     assert_eq!(allocated(service), before + 512);
 }
@@ -281,7 +285,7 @@ fn what_every_cpu_has_answered_is_freed_whatever_is_under_way() {
                 map(&space, pin, pages(page, 1));
                 space.unmap(pin, pages(page, 1)).unwrap().detach();
             }
-            assert_eq!(service.tend(pin), Tended::Waiting);
+            assert_eq!(service.run_pending_work(pin), PendingWork::Waiting);
         });
         sim.on(second(), |_| sim.take_interrupts());
         most = most.max(space.retired_frames());
@@ -319,7 +323,7 @@ fn what_a_frames_last_owner_left_in_its_word_is_not_believed() {
                 // SAFETY: `take_all` allocated it.
                 unsafe { frames.free(pin, frame, Order::FRAME) }.unwrap();
             }
-            service.tend(pin);
+            service.run_pending_work(pin);
             // The tables of the first round stay.
             assert!(allocated(service) <= before + 2, "{left:#x}: {}", allocated(service) - before);
         }

@@ -145,7 +145,7 @@ fn a_dropped_space_is_seen_to() {
         assert!(task.as_mut().poll(&mut context).is_pending());
         assert_eq!(service.frames().validate().unwrap().allocated, before);
         activate(&service.create_space(pin).unwrap(), pin);
-        service.tend(pin);
+        service.run_pending_work(pin);
         activate(&service.kernel_space().unwrap(), pin);
     });
 }
@@ -285,7 +285,7 @@ fn a_future_gets_what_has_to_be_freed_first() {
         let kept = mapped(service, pin, 512);
         kept.unmap(pin, PageRange::new(BASE, 512, PageSize::Size4KiB).unwrap()).unwrap().wait(pin);
         let dropped = mapped(service, pin, 16);
-        service.tend(pin);
+        service.run_pending_work(pin);
         // An empty table, and then the space.
         let mut spaces = [None, Some(dropped)];
         for space in &mut spaces {
@@ -301,6 +301,6 @@ fn a_future_gets_what_has_to_be_freed_first() {
             assert!(waiting.as_mut().poll(&mut contexts[1]).is_ready());
         }
         drop(kept);
-        service.tend(pin);
+        service.run_pending_work(pin);
     });
 }

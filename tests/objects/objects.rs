@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Wake, Waker};
 
-use object_support::{Bench, PagerFile, at, tend, touch};
+use object_support::{Bench, PagerFile, at, run_pending_work, touch};
 use topomem::object::{MemoryObject, ObjectError, ObjectMapping, PageWait, PagerError, Residency};
 use topomem::region::{
     CollapseError, FaultAccess, FaultError, HugePages, MapRequest, PageFault, Placement, RegionName,
@@ -274,7 +274,7 @@ fn a_dropped_task_of_a_pager_calls_no_waker() {
         let answers: Vec<_> = waits.iter_mut().map(PageWait::try_answer).collect();
         assert!(answers.contains(&Some(Err(PagerError::Stopped))) && answers.contains(&None));
         assert!(bench.service.wake_is_due(pin));
-        tend(bench.sim, bench.service, pin);
+        run_pending_work(bench.sim, bench.service, pin);
         assert_eq!(calls.0.load(Ordering::SeqCst), 1);
         file.hold(false);
         let mut serve = Box::pin(file.requests.serve(bench.service, &file));
@@ -313,7 +313,7 @@ fn a_pager_that_fails_or_stops_loses_nothing() {
         drop(waits);
         drop(space);
         drop(object);
-        tend(bench.sim, bench.service, pin);
+        run_pending_work(bench.sim, bench.service, pin);
     });
     bench.serve_while(&file, |pin| {
         // The request is answered now, and gives its frame back.

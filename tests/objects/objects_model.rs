@@ -11,7 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Waker};
 
-use object_support::{Bench, Object, PagerFile, Space, at, tend};
+use object_support::{Bench, Object, PagerFile, Space, at, run_pending_work};
 use proptest::prelude::*;
 use topomem::object::{MemoryObject, ObjectMapping, Residency};
 use topomem::region::{
@@ -372,7 +372,7 @@ fn a_mapping_that_fails_keeps_no_object() {
         // From now on the space has what it needs for records.
         let first = make();
         bench.map(pin, &space, &first, FIRST, 1, 0, Sharing::Shared);
-        tend(bench.sim, bench.service, pin);
+        run_pending_work(bench.sim, bench.service, pin);
         let before = bench.allocated();
         let object = make();
         let taken = take_all_but(&bench, pin, 0);
@@ -382,7 +382,7 @@ fn a_mapping_that_fails_keeps_no_object() {
         assert!(matches!(refused, Err(MmapError::OutOfFrames(_))), "{refused:?}");
         give_back(&bench, pin, taken);
         drop(object);
-        tend(bench.sim, bench.service, pin);
+        run_pending_work(bench.sim, bench.service, pin);
         assert_eq!(bench.allocated(), before);
         bench.finish(pin, [space], [first]);
     });

@@ -7,7 +7,7 @@ mod object_support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use object_support::{Bench, Object, Space, at, tend, touch};
+use object_support::{Bench, Object, Space, at, run_pending_work, touch};
 use topomem::address_space::WritableCode;
 use topomem::object::{MemoryObject, ObjectMapping, SharedWrites};
 use topomem::region::{
@@ -189,7 +189,7 @@ fn copies_and_moved_mappings_count_too() {
         let grandchild = parent.fork(pin).unwrap();
         unmap(pin, &parent, FIRST);
         drop(grandchild);
-        tend(bench.sim, bench.service, pin);
+        run_pending_work(bench.sim, bench.service, pin);
         map(pin, &parent, &object, FIRST, (Access::WRITE, Shared)).unwrap();
         bench.finish(pin, [parent, child], [object]);
     });

@@ -324,7 +324,7 @@ fn cpus_allocate_and_free_at_the_same_time() {
                     }
                 }
                 if step % 50 == 0 {
-                    service.tend(pin);
+                    service.run_pending_work(pin);
                 }
             }
         });
@@ -341,10 +341,10 @@ fn the_service_flushes_what_many_frees_left() {
     let (sim, service, ranges) = booted(1);
     sim.on(CpuId::BOOT, |pin| {
         drop(ranges.allocate(pin, &RangeRequest::pages(10)).unwrap());
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert_eq!(ranges.stats().freed_pages, 10, "few pages wait");
         drop(ranges.allocate(pin, &RangeRequest::pages(1000)).unwrap());
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert_eq!(ranges.stats().freed_pages, 0);
     });
 }

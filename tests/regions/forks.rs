@@ -14,7 +14,7 @@ use topomem::sim::{Sim, SimService};
 use topomem::{CpuId, CpuPin, Order};
 
 mod space_support;
-use space_support::{Space, activate, allocated, at, deactivate, tend, touch, write_fault};
+use space_support::{Space, activate, allocated, at, deactivate, run_pending_work, touch, write_fault};
 
 fn booted(cpus: usize, megabytes: u64) -> (&'static Sim, &'static SimService) {
     let sim = Sim::builder().nodes(1).cpus(cpus).memory(megabytes << 20).build().unwrap();
@@ -38,7 +38,7 @@ fn check(sim: &'static Sim, pin: &CpuPin, space: &Space, pages: impl Iterator<It
 fn fork_and_end(pages: &[u64]) {
     let (sim, service) = booted(1, 160);
     sim.on(CpuId::BOOT, |pin| {
-        tend(sim, service, pin);
+        run_pending_work(sim, service, pin);
         let before = allocated(service);
         let parent = service.create_space(pin).unwrap();
         activate(&parent, pin);
@@ -107,7 +107,7 @@ fn forks_of_forks_end_in_any_order() {
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
         let (sim, service) = booted(1, 64);
         sim.on(CpuId::BOOT, |pin| {
-            tend(sim, service, pin);
+            run_pending_work(sim, service, pin);
             let before = allocated(service);
             let mut spaces = vec![Some(service.create_space(pin).unwrap())];
             map(spaces[0].as_ref().unwrap(), pin, 512, PAGES);
@@ -225,7 +225,7 @@ fn memory_that_runs_out_in_a_fork() {
             map(&parent, pin, page, 1);
             touch(sim, pin, &parent, page, Some(page)).unwrap();
         }
-        tend(sim, service, pin);
+        run_pending_work(sim, service, pin);
         let mut taken = Vec::new();
         while let Ok(frame) = service.alloc(pin, &FrameRequest::frame()) {
             taken.push(frame);
@@ -238,7 +238,7 @@ fn memory_that_runs_out_in_a_fork() {
                 Err(ForkError::OutOfFrames(_)) => refused += 1,
                 Err(other) => panic!("{other}"),
             }
-            tend(sim, service, pin);
+            run_pending_work(sim, service, pin);
             assert_eq!(allocated(service), before, "frames leaked");
             for &page in &pages {
                 assert_eq!(touch(sim, pin, &parent, page, Some(page)).unwrap(), page);
@@ -277,7 +277,7 @@ fn poll(closing: &mut Closing<&'static Sim>) -> bool {
 fn an_end_goes_in_steps_and_may_be_given_up() {
     let (sim, service) = booted(1, 160);
     sim.on(CpuId::BOOT, |pin| {
-        tend(sim, service, pin);
+        run_pending_work(sim, service, pin);
         let before = allocated(service);
         for given_up in [false, true] {
             let space = service.create_space(pin).unwrap();
@@ -293,7 +293,7 @@ fn an_end_goes_in_steps_and_may_be_given_up() {
             assert!(given_up || polls > 3, "{polls} polls: no bounded steps");
             assert!(given_up == (allocated(service) > before));
             drop(closing);
-            tend(sim, service, pin);
+            run_pending_work(sim, service, pin);
             assert_eq!(allocated(service), before);
         }
     });
@@ -305,7 +305,7 @@ fn a_space_in_use_is_left_to_the_service_task() {
     let other = CpuId::new(1).unwrap();
     for lazy in [false, true] {
         let before = sim.on(CpuId::BOOT, |pin| {
-            tend(sim, service, pin);
+            run_pending_work(sim, service, pin);
             allocated(service)
         });
         let space = sim.on(CpuId::BOOT, |pin| {
@@ -335,7 +335,7 @@ fn a_space_in_use_is_left_to_the_service_task() {
             deactivate(service, pin);
         });
         sim.on(CpuId::BOOT, |pin| {
-            tend(sim, service, pin);
+            run_pending_work(sim, service, pin);
             assert_eq!(allocated(service), before);
         });
     }

@@ -10,7 +10,7 @@ use topomem::region::{
     Populate, Relocation, Resolved, Transparent,
 };
 use topomem::sim::{Fault, Sim, SimService};
-use topomem::{Access, CpuId, CpuPin, Order, PageSize, PhysFrame, Tended, VirtAddr};
+use topomem::{Access, CpuId, CpuPin, Order, PageSize, PendingWork, PhysFrame, VirtAddr};
 
 mod space_support;
 use space_support::{Space, activate, allocated, at, deactivate, touch};
@@ -42,7 +42,7 @@ fn size_of(space: &Space, pin: &CpuPin, page: u64) -> Option<PageSize> {
 fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
     deactivate(service, pin);
     drop(space);
-    while service.tend(pin) != Tended::Done {
+    while service.run_pending_work(pin) != PendingWork::Done {
         sim.take_interrupts();
     }
     assert_eq!(allocated(service), before, "frames leaked");
@@ -158,7 +158,7 @@ fn more_pages_of_a_size_than_there_are_leave_nothing() {
         assert!(matches!(refused, Err(MmapError::NoLargePage(PageSize::Size2MiB, _))), "{refused:?}");
         assert_eq!(space.next_region(pin, at(1)), None);
         assert_eq!(space.mapped_pages(), 0);
-        while service.tend(pin) != Tended::Done {}
+        while service.run_pending_work(pin) != PendingWork::Done {}
         assert!(allocated(service) <= before + 4, "tables alone stay");
     });
 }
@@ -260,7 +260,7 @@ fn a_fork_shares_large_pages_and_their_last_holder_reuses_them() {
         activate(parent, pin);
         assert_eq!(read(sim, pin, parent, FIRST), FIRST);
         drop(child);
-        while service.tend(pin) != Tended::Done {}
+        while service.run_pending_work(pin) != PendingWork::Done {}
         // All of each page is the parent's alone.
         for page in [FIRST, FIRST + HUGE] {
             assert_eq!(parent.on_page_fault(pin, fault(page)).unwrap(), Resolved::Reused);
@@ -597,7 +597,7 @@ fn no_write_is_lost_while_pages_change_their_size() {
                         Err(error) => panic!("{error}"),
                     },
                 }
-                let _ = service.tend(pin);
+                let _ = service.run_pending_work(pin);
             }
             done.store(true, Ordering::Relaxed);
             deactivate(service, pin);

@@ -10,7 +10,7 @@ use topomem::region::{
     Advice, FaultAccess, FaultError, Kind, MapRequest, PageFault, Placement, Relocation, Resolved,
 };
 use topomem::sim::{self, Sim, SimService};
-use topomem::{Access, CpuId, CpuPin, Fault, PageSize, Tended};
+use topomem::{Access, CpuId, CpuPin, Fault, PageSize, PendingWork};
 
 mod space_support;
 use space_support::{Space, activate, at};
@@ -118,7 +118,7 @@ fn check(fault: Fault, rounds: usize, finds: impl Fn(&World) -> bool) {
         assert!(!finds(&world), "round {round}");
     }
     boot(&|pin| {
-        while world.service.tend(pin) != Tended::Done {
+        while world.service.run_pending_work(pin) != PendingWork::Done {
             world.sim.take_interrupts();
         }
         0

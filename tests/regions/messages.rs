@@ -10,7 +10,7 @@ use topomem::region::{
     Advice, CopyRangeError, HugePages, MapRequest, MmapError, Placement, Resolved, Sharing,
 };
 use topomem::sim::{Sim, SimService};
-use topomem::{Access, CpuId, CpuPin, Order, PageSize, Tended, VirtAddr};
+use topomem::{Access, CpuId, CpuPin, Order, PageSize, PendingWork, VirtAddr};
 
 mod space_support;
 use space_support::{Space, activate, allocated, at, touch, write_fault};
@@ -29,7 +29,7 @@ fn end(service: &'static SimService, pin: &CpuPin, space: Space) {
     // SAFETY: as above.
     unsafe { service.kernel_space().unwrap().activate(pin) };
     space.close().wait(pin);
-    while service.tend(pin) != Tended::Done {}
+    while service.run_pending_work(pin) != PendingWork::Done {}
 }
 
 fn request(pages: u64, page: u64) -> MapRequest {
@@ -59,7 +59,7 @@ fn each_space_writes_its_own_copy() {
     const COUNT: u64 = 1100;
     let (sim, service) = booted(1, 64);
     sim.on(CpuId::BOOT, |pin| {
-        while service.tend(pin) != Tended::Done {}
+        while service.run_pending_work(pin) != PendingWork::Done {}
         let before = allocated(service);
         let from = sender(sim, service, pin, COUNT);
         let to = service.create_space(pin).unwrap();
@@ -247,7 +247,7 @@ fn what_cannot_be_sent_is_refused_and_leaves_nothing() {
 fn memory_runs_out_at_each_allocation() {
     let (sim, service) = booted(1, 16);
     sim.on(CpuId::BOOT, |pin| {
-        while service.tend(pin) != Tended::Done {}
+        while service.run_pending_work(pin) != PendingWork::Done {}
         let before = allocated(service);
         let mut refusals = 0;
         // Whole 2 MiB, for which tables are made when the first page is mapped.

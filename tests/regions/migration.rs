@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 use topomem::region::{FaultError, MapRequest, MoveError, PageMove, Placement};
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    Access, CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Protection, Tended, VirtAddr,
+    Access, CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, PendingWork, Policy, Protection,
+    VirtAddr,
 };
 use topomem_numa::frames::NodeSet;
 
@@ -103,7 +104,7 @@ fn what_cannot_move_says_why() {
         assert_eq!(moved(&space, pin, 1, other), [Err(MoveError::Shared)]);
         assert_eq!(moved(&space, pin, 1, own), [Ok(own)], "it is there");
         drop(child);
-        while service.tend(pin) != Tended::Done {}
+        while service.run_pending_work(pin) != PendingWork::Done {}
         assert_eq!(moved(&space, pin, 1, other), [Ok(other)]);
         assert_eq!(touch_at(sim, pin, &space, at(FIRST), None), Ok(7));
         // A page without access.
@@ -271,7 +272,7 @@ fn moves_meet_other_operations() {
                     }
                     activate(&space, pin);
                     drop(child);
-                    service.tend(pin);
+                    service.run_pending_work(pin);
                     number += 2;
                 }
             }

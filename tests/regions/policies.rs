@@ -4,7 +4,7 @@
 
 use topomem::region::{AssignError, FaultAccess, FaultError, MapRequest, MovedPages, PageFault, Placement};
 use topomem::sim::{Sim, SimService};
-use topomem::{CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, Policy, Tended};
+use topomem::{CpuId, CpuPin, FrameRequest, NodeId, PageRange, PageSize, PendingWork, Policy};
 use topomem_numa::frames::NodeSet;
 
 mod space_support;
@@ -55,7 +55,7 @@ fn range() -> PageRange {
 
 fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
     drop(space);
-    while service.tend(pin) != Tended::Done {
+    while service.run_pending_work(pin) != PendingWork::Done {
         sim.take_interrupts();
     }
     assert_eq!(service.frames().validate().unwrap().allocated, before, "frames leaked");
@@ -150,7 +150,7 @@ fn ranges_move_to_where_they_should_be() {
         assert_eq!(child.move_range(pin, range(), Policy::Bind(nodes([1]))), moved(1, 119));
         drop(child);
         let future = space.move_range_async(range(), Policy::Bind(nodes([1])));
-        while service.tend(pin) != Tended::Done {}
+        while service.run_pending_work(pin) != PendingWork::Done {}
         assert_eq!(sim.block_on(future, || _ = service.wake_due(pin)), moved(120, 0));
         // Nothing that is not there, and no 2 MiB by halves.
         let huge = MapRequest::huge(2 << 20, PageSize::Size2MiB);

@@ -12,7 +12,7 @@ use topomem::{Access, CpuId, CpuPin, FrameRequest, Order, Policy};
 
 #[path = "../objects/object_support/mod.rs"]
 mod object_support;
-use object_support::{Bench, PagerFile, Space, at, tend};
+use object_support::{Bench, PagerFile, Space, at, run_pending_work};
 
 const FIRST: u64 = (1 << 18) - 4;
 
@@ -79,7 +79,7 @@ fn regions_count_their_own_faults() {
         expect(&child, 0, 1);
         expect(&space, 4, 1);
         drop(child);
-        tend(bench.sim, bench.service, pin);
+        run_pending_work(bench.sim, bench.service, pin);
         // As people read it, for regions that count alone.
         let smaps = space.smaps(pin).to_string();
         assert!(smaps.contains("\nMinor_Faults:          4\nMajor_Faults:          0\n"), "{smaps}");
@@ -218,7 +218,7 @@ fn without_memory_nothing_is_counted_and_nothing_lost() {
     let service = sim.boot_service().unwrap();
     sim.on(CpuId::BOOT, |pin| {
         let allocated = || {
-            tend(sim, service, pin);
+            run_pending_work(sim, service, pin);
             service.frames().validate().unwrap().allocated
         };
         let at_first = allocated();

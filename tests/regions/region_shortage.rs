@@ -13,7 +13,7 @@ use topomem::region::{
 };
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    Access, CpuId, CpuPin, FrameRequest, Order, PhysFrame, Platform, Protection, Tended, VirtAddr,
+    Access, CpuId, CpuPin, FrameRequest, Order, PendingWork, PhysFrame, Platform, Protection, VirtAddr,
 };
 
 mod space_support;
@@ -130,7 +130,7 @@ fn run_short_of_memory(name: &str, operation: Operation) -> usize {
     let service = sim.boot_service().unwrap();
     sim.on(CpuId::BOOT, |pin| {
         let allocated = || service.frames().validate().unwrap().allocated;
-        let settle = || assert_eq!(service.tend(pin), Tended::Done);
+        let settle = || assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         let at_first = allocated();
         for left in 0..64 {
             let world = World::new(service, pin);

@@ -9,7 +9,7 @@ use topomem::region::{
     Placement, Relocation, Resolved,
 };
 use topomem::sim::{Fault, Sim, SimService};
-use topomem::{Access, CpuId, CpuPin, Tended, VirtAddr};
+use topomem::{Access, CpuId, CpuPin, PendingWork, VirtAddr};
 
 mod space_support;
 use space_support::{Space, activate, allocated, at, deactivate, finish, touch};
@@ -387,7 +387,7 @@ fn a_fork_is_consistent_while_another_cpu_writes() {
                 }
                 activate(&space, pin);
                 drop(child);
-                service.tend(pin);
+                service.run_pending_work(pin);
             }
         } else {
             let mut number = 1;
@@ -437,7 +437,7 @@ fn large_regions_keep_no_tables_that_say_the_same_everywhere() {
         let request = MapRequest::anonymous(BYTES);
         let map = || space.mmap(pin, &request).unwrap();
         let settled = || {
-            while service.tend(pin) != Tended::Done {
+            while service.run_pending_work(pin) != PendingWork::Done {
                 sim.take_interrupts();
             }
             allocated(service)

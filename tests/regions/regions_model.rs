@@ -10,7 +10,7 @@ use topomem::region::{
     MprotectError, MremapError, Placement, Populate, Relocation,
 };
 use topomem::sim::{Sim, SimService};
-use topomem::{Access, CpuId, CpuPin, Tended};
+use topomem::{Access, CpuId, CpuPin, PendingWork};
 
 mod space_support;
 use space_support::{Space, activate, allocated, at, deactivate, touch};
@@ -304,7 +304,7 @@ proptest! {
                 }
                 deactivate(service, pin);
             }
-            while service.tend(pin) != Tended::Done {}
+            while service.run_pending_work(pin) != PendingWork::Done {}
             assert_eq!(allocated(service), before, "frames leaked");
         });
     }

@@ -305,12 +305,12 @@ fn parked_frames_wait_for_the_newest_unmapping_that_they_share_a_place_with() {
     sim.on(OTHER, |_| assert!(missing(sim, page(0))));
     sim.on(CpuId::BOOT, |pin| {
         space.unmap(pin, last).unwrap().detach();
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert!(space.retired_frames() >= 1, "its frame is free, and CPU 1 has the translation");
     });
     sim.on(OTHER, |_| assert!(missing(sim, last)));
     sim.on(CpuId::BOOT, |pin| {
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert_eq!(space.retired_frames(), 0);
     });
 }

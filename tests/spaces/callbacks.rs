@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use topomem::address_space::Callback;
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, PageRange, PageSize, Platform, Protection, Tended, VirtAddr,
+    AddressSpace, CpuId, CpuPin, FrameRequest, PageRange, PageSize, PendingWork, Platform, Protection,
+    VirtAddr,
 };
 
 type Space = AddressSpace<&'static Sim>;
@@ -70,17 +71,17 @@ fn it_is_called_once_everything_is_free() {
     let callback = counting(counter);
     let before = sim.on(CpuId::BOOT, |pin| {
         unmap_then(&space, pin, 5, callback);
-        assert_eq!(service.tend(pin), Tended::Waiting);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Waiting);
         assert_eq!((calls.load(Ordering::SeqCst), callback.is_pending()), (0, true));
         allocated(service)
     });
     answer(sim);
     sim.on(CpuId::BOOT, |pin| {
         assert_eq!((calls.load(Ordering::SeqCst), callback.is_pending()), (0, true));
-        assert_eq!(service.tend(pin), Tended::Done);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         assert_eq!((calls.load(Ordering::SeqCst), callback.is_pending()), (1, false));
         assert_eq!(allocated(service), before - 1);
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert_eq!(calls.load(Ordering::SeqCst), 1);
     });
 }
@@ -100,14 +101,14 @@ fn one_that_is_pending_is_refused_and_its_unmapping_comes_back() {
     });
     answer(sim);
     sim.on(CpuId::BOOT, |pin| {
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert_eq!((calls.load(Ordering::SeqCst), space.retired_frames()), (1, 0));
         // It can be used again; nothing retires with a change of protection.
         let protecting = space.protect(pin, pages(9, 1), Protection::USER_READ_ONLY).unwrap();
         assert!(protecting.detach_then(callback).is_ok());
     });
     answer(sim);
-    sim.on(CpuId::BOOT, |pin| service.tend(pin));
+    sim.on(CpuId::BOOT, |pin| service.run_pending_work(pin));
     assert_eq!(calls.load(Ordering::SeqCst), 2);
 }
 
@@ -117,11 +118,11 @@ fn more_than_there_are_places_are_all_called() {
     let (calls, counter) = counted();
     sim.on(CpuId::BOOT, |pin| {
         (0..40).for_each(|page| unmap_then(&space, pin, page, counting(counter)));
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert_eq!(calls.load(Ordering::SeqCst), 0);
     });
     answer(sim);
-    sim.on(CpuId::BOOT, |pin| service.tend(pin));
+    sim.on(CpuId::BOOT, |pin| service.run_pending_work(pin));
     assert_eq!(calls.load(Ordering::SeqCst), 40);
 }
 
@@ -142,7 +143,7 @@ fn one_may_unmap_and_give_itself_again() {
     sim.on(CpuId::BOOT, |pin| unmap_then(space, pin, 60, &AGAIN));
     for _ in 0..4 {
         answer(sim);
-        sim.on(CpuId::BOOT, |pin| service.tend(pin));
+        sim.on(CpuId::BOOT, |pin| service.run_pending_work(pin));
     }
     assert_eq!((NEXT.load(Ordering::SeqCst), AGAIN.is_pending()), (4, false));
 }
@@ -157,6 +158,6 @@ fn a_space_that_is_dropped_calls_what_it_owes() {
         // SAFETY: as in `two_in_a_space`.
         unsafe { service.kernel_space().unwrap().activate(pin) };
     });
-    sim.on(CpuId::BOOT, |pin| service.tend(pin));
+    sim.on(CpuId::BOOT, |pin| service.run_pending_work(pin));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }

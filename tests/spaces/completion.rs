@@ -53,19 +53,19 @@ impl Machine {
     }
 
     /// CPU 1 uses a page with its interrupts held up for as long.
-    fn deaf<T>(&self, body: impl FnOnce(&Sim) -> T) -> T {
+    fn uninterrupted<T>(&self, body: impl FnOnce(&Sim) -> T) -> T {
         self.sim.on(cpu(1), |_| {
             self.sim.mask_interrupts();
             body(self.sim)
         })
     }
 
-    fn deaf_load(&self, page: PageRange) -> Result<u64, Fault> {
-        self.deaf(|sim| sim.load(page.start()))
+    fn load_uninterrupted(&self, page: PageRange) -> Result<u64, Fault> {
+        self.uninterrupted(|sim| sim.load(page.start()))
     }
 
-    fn deaf_store(&self, page: PageRange) -> Result<(), Fault> {
-        self.deaf(|sim| sim.store(page.start(), OLD))
+    fn store_uninterrupted(&self, page: PageRange) -> Result<(), Fault> {
+        self.uninterrupted(|sim| sim.store(page.start(), OLD))
     }
 
     /// CPU 1 takes the interrupts that wait for it.
@@ -89,10 +89,10 @@ fn the_same_protection_waits_for_the_first() {
         |by| machine.sim.on(cpu(by), |pin| space.protect(pin, page(0), Protection::USER_READ_ONLY).unwrap());
     let (mut first, mut second) = (protect(0), protect(2));
     assert!(!first.is_complete() && !second.is_complete());
-    assert_eq!(machine.deaf_store(page(0)), Ok(()), "CPU 1 has not heard of it");
+    assert_eq!(machine.store_uninterrupted(page(0)), Ok(()), "CPU 1 has not heard of it");
     machine.answer();
     assert!(first.is_complete() && second.is_complete());
-    assert!(machine.deaf_store(page(0)).is_err());
+    assert!(machine.store_uninterrupted(page(0)).is_err());
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn the_same_unmapping_waits_for_the_first_though_that_was_left_to_the_service_ta
     let frame = machine.sim.on(cpu(0), |pin| machine.frame(pin, page(0)));
     // SAFETY: the frame is the space's, and in the arena; no CPU is running.
     unsafe { machine.sim.phys_to_virt(frame.start_address()).cast::<u64>().write(NEW) };
-    assert_eq!(machine.deaf_load(page(0)), Ok(NEW));
+    assert_eq!(machine.load_uninterrupted(page(0)), Ok(NEW));
 }
 
 #[test]
@@ -161,11 +161,11 @@ fn the_mapper_returns_when_the_change_of_another_cpu_is_complete() {
             });
         });
         // It returns once CPU 1 has answered, which is after this.
-        assert!(machine.deaf_store(page(0)).is_ok());
+        assert!(machine.store_uninterrupted(page(0)).is_ok());
         assert!(!returned.load(Ordering::Acquire));
         machine.answer();
     });
-    assert!(machine.deaf_store(page(0)).is_err());
+    assert!(machine.store_uninterrupted(page(0)).is_err());
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_change_of_an_open_batch_counts() {
         assert!(!plain.is_complete() && !pending.is_complete());
         machine.answer();
         assert!(plain.is_complete() && pending.is_complete(), "they wait for no batch to be issued");
-        assert!(machine.deaf_store(page(0)).is_err());
+        assert!(machine.store_uninterrupted(page(0)).is_err());
         machine.answer();
         let mut issued = batch.issue();
         machine.answer();
@@ -230,12 +230,12 @@ fn a_moved_frame_is_freed_when_its_old_place_is_gone() {
             let before = allocated();
             let mut unmapping = machine.space.unmap(pin, page(9)).unwrap();
             assert!(!unmapping.is_complete());
-            assert_eq!(machine.deaf_load(page(0)), Ok(OLD), "the frame is still there");
+            assert_eq!(machine.load_uninterrupted(page(0)), Ok(OLD), "the frame is still there");
             machine.answer();
             assert!(unmapping.is_complete());
             unmapping.wait(pin);
             assert_eq!(allocated(), before - 1);
-            assert!(machine.deaf_load(page(0)).is_err());
+            assert!(machine.load_uninterrupted(page(0)).is_err());
         });
     }
 }
@@ -246,10 +246,13 @@ fn a_moved_page_is_protected_when_its_old_place_is_gone() {
         moved(open, |machine, pin| {
             let mut protected = machine.space.protect(pin, page(9), Protection::USER_READ_ONLY).unwrap();
             assert!(!protected.is_complete());
-            assert_eq!(machine.deaf_store(page(0)), Ok(()));
+            assert_eq!(machine.store_uninterrupted(page(0)), Ok(()));
             machine.answer();
             assert!(protected.is_complete());
-            assert!(machine.deaf_store(page(0)).is_err() && machine.deaf_store(page(9)).is_err());
+            assert!(
+                machine.store_uninterrupted(page(0)).is_err()
+                    && machine.store_uninterrupted(page(9)).is_err()
+            );
         });
     }
 }
@@ -270,12 +273,12 @@ fn a_page_that_is_mapped_again_is_new_when_what_was_pending_is_complete() {
         sim.store(page(0).start(), NEW).unwrap();
         assert_ne!(machine.frame(pin, page(0)), old, "the old frame is not free yet");
     });
-    assert_eq!(machine.deaf_load(page(0)), Ok(OLD));
+    assert_eq!(machine.load_uninterrupted(page(0)), Ok(OLD));
     let mut pending = sim.on(cpu(2), |pin| space.pending(pin, page(0)).unwrap());
     assert!(!pending.is_complete());
     machine.answer();
     assert!(pending.is_complete());
-    assert_eq!(machine.deaf_load(page(0)), Ok(NEW));
+    assert_eq!(machine.load_uninterrupted(page(0)), Ok(NEW));
 }
 
 /// A CPU with a cached way to an unlinked table of the kernel's finds nothing at a page that is mapped
@@ -299,14 +302,14 @@ fn a_page_that_is_mapped_below_an_unlinked_table_is_there_when_what_was_pending_
         map(pin, 7);
         assert!(sim.load(page(7).start()).is_ok(), "the CPU that unmapped finds the page at once");
     });
-    assert!(machine.deaf_load(page(7)).is_err());
+    assert!(machine.load_uninterrupted(page(7)).is_err());
     let mut pending = sim.on(cpu(0), |pin| kernel.pending(pin, page(7)).unwrap());
     assert!(!pending.is_complete());
     machine.answer();
     // CPU 2 is idle: it answers, too.
     sim.on(cpu(2), |_| sim.take_interrupts());
     assert!(pending.is_complete());
-    assert!(machine.deaf_load(page(7)).is_ok());
+    assert!(machine.load_uninterrupted(page(7)).is_ok());
 }
 
 /// CPU 0 moves a page, CPU 1 unmaps the new place as soon as it finds the page there, and CPU 2 reads the

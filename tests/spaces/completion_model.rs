@@ -330,7 +330,7 @@ fn play(sim: &'static Sim, service: &'static SimService, ops: &[Op]) -> Result<(
     }
     drop(space);
     sim.on(cpu(0), |pin| {
-        service.tend(pin);
+        service.run_pending_work(pin);
         for frame in frames {
             // SAFETY: no space maps it any more.
             unsafe { service.frames().free(pin, frame, topomem::Order::FRAME).unwrap() };

@@ -5,8 +5,8 @@
 
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, PhysFrame, PromoteError,
-    Protection, Tended, VirtAddr,
+    AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, PendingWork, PhysFrame,
+    PromoteError, Protection, VirtAddr,
 };
 
 const BASE: u64 = 0x10_0000_0000;
@@ -88,7 +88,7 @@ fn small_translations_go_before_the_large_page_changes() {
         assert_eq!(space.retired_frames(), 1, "page walkers may be in the table");
         // It is told to TLBs as one large page.
         space.unmap(pin, huge(0, 1)).unwrap().detach();
-        assert_eq!(service.tend(pin), Tended::Waiting);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Waiting);
         assert_eq!(allocated(service), before);
         before
     });
@@ -99,7 +99,7 @@ fn small_translations_go_before_the_large_page_changes() {
         }
     });
     sim.on(CpuId::BOOT, |pin| {
-        assert_eq!(service.tend(pin), Tended::Done);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         assert_eq!(allocated(service), before - 512 - 1);
     });
 }
@@ -159,7 +159,7 @@ fn frames_of_a_promoted_page_are_freed_once() {
         map_in_a_row(service, &space, pin);
         space.promote(pin, huge(0, 1)).unwrap().wait(pin);
         drop(space);
-        assert_eq!(service.tend(pin), Tended::Done);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         assert_eq!(allocated(service), clean);
         // They can be had again, as runs too.
         let run = service.alloc(pin, &FrameRequest::order(Order::HUGE)).unwrap();

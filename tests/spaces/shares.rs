@@ -8,8 +8,8 @@ use topomem::page_table::Ownership;
 use topomem::region::{Advice, FaultAccess, MapRequest, PageFault, Placement, Resolved};
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, PhysFrame,
-    Protection, Tended, UnmapError, VirtAddr,
+    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Lazy, Order, PageRange, PageSize, PendingWork,
+    PhysFrame, Protection, UnmapError, VirtAddr,
 };
 
 const BASE: u64 = 0x10_0000_0000;
@@ -98,7 +98,7 @@ fn with_two(test: impl Fn(&'static Sim, &'static SimService, &CpuPin, &Space, &S
         test(sim, service, pin, &first, &second);
         activate(&service.kernel_space().unwrap(), pin);
         drop((first, second));
-        assert_eq!(service.tend(pin), Tended::Done);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         assert_eq!(allocated(service), before, "frames leaked");
     });
 }
@@ -209,7 +209,7 @@ fn a_share_counts_until_the_ticket_is_complete() {
         assert_eq!(first.retired_frames(), 2);
         assert!(!is_told_sole(&other, pin, pages(0, 1)), "a TLB has it by the first space");
         unmap(&other, pin, pages(1, 1));
-        assert_eq!(service.tend(pin), Tended::Waiting);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Waiting);
         assert_eq!(allocated(service), mapped + 1, "nothing is free, and a gather page more");
     });
     let stale = sim.on(second(), |_| sim.load(pages(0, 1).start()));
@@ -217,7 +217,7 @@ fn a_share_counts_until_the_ticket_is_complete() {
     sim.on(CpuId::BOOT, |pin| {
         let mapped = allocated(service);
         assert!(!is_told_sole(&other, pin, pages(0, 1)));
-        assert_eq!(service.tend(pin), Tended::Done);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         assert!(is_told_sole(&other, pin, pages(0, 1)));
         assert_eq!(allocated(service), mapped - 2, "the gather page, and the frame of the other page");
     });
@@ -251,8 +251,8 @@ fn two_spaces_retire_one_frame_at_once() {
         for (answered, number) in [first_answers, 3 - first_answers].into_iter().enumerate() {
             sim.on(cpu(number), |_| assert!(sim.load(pages(1, 1).start()).is_err()));
             sim.on(CpuId::BOOT, |pin| {
-                let tended = service.tend(pin);
-                assert_eq!(tended, if answered == 0 { Tended::Waiting } else { Tended::Done });
+                let left = service.run_pending_work(pin);
+                assert_eq!(left, if answered == 0 { PendingWork::Waiting } else { PendingWork::Done });
                 let left = if answered == 0 { 3 + 1 } else { 0 };
                 assert_eq!(allocated(service), before + tables + left);
             });
@@ -299,7 +299,7 @@ fn the_sole_holder_of_a_run_has_it_as_before() {
         share(first, pin, huge(0, 1), second);
         unmap(second, pin, pages(3, 1));
         drop(second.unmap(pin, huge(0, 1)).unwrap());
-        service.tend(pin);
+        service.run_pending_work(pin);
         assert!(is_told_sole(first, pin, huge(0, 1)));
         // It is cut while it is owned: its parts are freed apart, and can be shared apart.
         unmap(first, pin, pages(7, 1));
@@ -514,7 +514,7 @@ fn out_of_memory_changes_nothing() {
                 }
                 give_back(service, pin, taken);
                 drop((first, other));
-                service.tend(pin);
+                service.run_pending_work(pin);
                 assert_eq!(allocated(service), start, "frames leaked, with {left} frames");
                 done
             });
@@ -573,8 +573,8 @@ fn a_dropped_space_holds_no_shares() {
         drop(dropped);
         sim.on(CpuId::BOOT, |pin| {
             // Tables wait for the lazy CPU.
-            let expected = if lazy { Tended::Waiting } else { Tended::Done };
-            assert_eq!(service.tend(pin), expected);
+            let expected = if lazy { PendingWork::Waiting } else { PendingWork::Done };
+            assert_eq!(service.run_pending_work(pin), expected);
             assert!(is_told_sole(&first, pin, pages(50, 1)));
             assert!(is_told_sole(&first, pin, huge(4, 1)));
             assert!(is_told_sole(&first, pin, huge(5, 1)));
@@ -587,7 +587,7 @@ fn a_dropped_space_holds_no_shares() {
             }
         });
         sim.on(CpuId::BOOT, |pin| {
-            assert_eq!(service.tend(pin), Tended::Done);
+            assert_eq!(service.run_pending_work(pin), PendingWork::Done);
             assert_eq!(allocated(service), before - 10);
         });
     }
@@ -631,7 +631,7 @@ fn no_cpu_ever_reads_what_a_frame_became_later() {
                     _ => unmapping.wait(pin),
                 }
                 if me == 0 {
-                    service.tend(pin);
+                    service.run_pending_work(pin);
                 }
             }
         }
@@ -640,7 +640,7 @@ fn no_cpu_ever_reads_what_a_frame_became_later() {
     });
     drop(spaces);
     sim.on(CpuId::BOOT, |pin| {
-        while service.tend(pin) != Tended::Done {}
+        while service.run_pending_work(pin) != PendingWork::Done {}
         assert_eq!(allocated(service), before);
     });
 }

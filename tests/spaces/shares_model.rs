@@ -13,7 +13,7 @@ use topomem::address_space::{MapError, ShareError};
 use topomem::page_table::Ownership;
 use topomem::sim::{Sim, SimService};
 use topomem::{
-    AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, Platform, Protection, Tended,
+    AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, PendingWork, Platform, Protection,
     VirtAddr,
 };
 
@@ -230,7 +230,7 @@ impl World<'_> {
             }
             Step::Drop { space } => {
                 self.spaces[space] = self.service.create_space(pin).unwrap();
-                assert_eq!(self.service.tend(pin), Tended::Done);
+                assert_eq!(self.service.run_pending_work(pin), PendingWork::Done);
                 self.maps[space].clear();
             }
         }
@@ -281,7 +281,7 @@ fn agrees_with_plain_maps() {
                 world.check();
             }
             drop(world);
-            prop_assert_eq!(service.tend(pin), Tended::Done);
+            prop_assert_eq!(service.run_pending_work(pin), PendingWork::Done);
             prop_assert_eq!(allocated(), before, "frames leaked");
             Ok(())
         });

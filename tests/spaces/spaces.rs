@@ -10,7 +10,7 @@ use topomem::address_space::{CreateError, MapError, ProtectError, RemapError};
 use topomem::page_table::Ownership;
 use topomem::sim::{Fault, Sim, SimService};
 use topomem::{
-    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, Protection, Tended,
+    Access, AddressSpace, CpuId, CpuPin, FrameRequest, Order, PageRange, PageSize, PendingWork, Protection,
     UnmapError, VirtAddr,
 };
 
@@ -61,7 +61,7 @@ fn a_dropped_space_gives_everything_back() {
         space.unmap(pin, pages(3, 9)).unwrap().wait(pin);
         assert_eq!(space.mapped_pages(), 691 + 1024);
         drop(space);
-        assert_eq!(service.tend(pin), Tended::Done);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         assert_eq!(allocated(service), before);
     });
 }
@@ -79,13 +79,13 @@ fn a_space_that_is_active_elsewhere_is_freed_once_it_is_left() {
         }
     });
     drop(space);
-    sim.on(CpuId::BOOT, |pin| service.tend(pin));
+    sim.on(CpuId::BOOT, |pin| service.run_pending_work(pin));
     assert!(allocated(service) > before);
     sim.run(|pin| {
         if pin.cpu() != CpuId::BOOT {
             assert_eq!(sim.load(pages(0, 1).start()), Ok(1), "the tables are still there");
             activate(&service.kernel_space().unwrap(), pin);
-            assert_eq!(service.tend(pin), Tended::Done);
+            assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         }
     });
     assert_eq!(allocated(service), before);
@@ -114,14 +114,14 @@ fn outlives_the_ticket(abandon: impl Fn(topomem::Unmapping<'_, &'static Sim>) + 
         assert!(!unmapping.is_complete());
         abandon(unmapping);
         assert_eq!(space.retired_frames(), 4);
-        assert_eq!(service.tend(pin), Tended::Waiting);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Waiting);
         assert_eq!(allocated(service), before);
     });
     let stale = sim.on(other, |_| sim.load(pages(5, 1).start()));
     assert!(matches!(stale, Err(Fault::NotPresent { .. })), "the load takes the interrupt first: {stale:?}");
     sim.on(CpuId::BOOT, |pin| {
         let before = allocated(service);
-        assert_eq!(service.tend(pin), Tended::Done);
+        assert_eq!(service.run_pending_work(pin), PendingWork::Done);
         assert_eq!(allocated(service), before - 4);
         assert_eq!(space.retired_frames(), 0);
     });
@@ -298,7 +298,7 @@ fn a_shortage_of_memory_frees_abandoned_spaces() {
     sim.on(CpuId::BOOT, |pin| {
         let frame = FrameRequest::frame();
         let mut mapped = 0;
-        // Several times what the machine has, each space dropped and never tended.
+        // Several times what the machine has, each space dropped and the service task never runs.
         while mapped < 4 * (64 << 20) / 4096 {
             let space = service.create_space(pin).unwrap();
             space.map(pin, pages(0, 3000), frame, Protection::USER_DATA).unwrap();

@@ -87,7 +87,7 @@ const FLUSHES: &[Operation<Scene>] = &[
         },
         |scene| scene.flush(0),
     ),
-    operation("tend", freed, |scene| on(0, |pin| _ = scene.service.tend(pin))),
+    operation("pending work", freed, |scene| on(0, |pin| _ = scene.service.run_pending_work(pin))),
 ];
 
 const RESIZES: &[Operation<Scene>] = &[
@@ -160,7 +160,7 @@ const CONTEXTS: &[Context<Scene>] = &[
     context("all answer, and another CPU tends", |scene| {
         scene.computer.deliver(1);
         scene.computer.deliver(2);
-        on(1, |pin| _ = scene.service.tend(pin));
+        on(1, |pin| _ = scene.service.run_pending_work(pin));
         scene.hold(1);
         (1..3).for_each(|cpu| scene.access(cpu));
     }),

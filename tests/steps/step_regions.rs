@@ -186,7 +186,7 @@ const CONTEXTS: &[Context<Scene>] = &[
         let copy = on(1, |pin| scene.sibling().fork(pin).unwrap());
         scene.write_in_sibling();
         drop(copy);
-        on(1, |pin| _ = scene.service.tend(pin));
+        on(1, |pin| _ = scene.service.run_pending_work(pin));
     }),
 ];
 

@@ -204,9 +204,11 @@ const SERVICE: &[Operation<Scene>] = &[
         (0..CPUS).for_each(|cpu| scene.computer.deliver(cpu));
         on(0, |pin| _ = scene.service.wake_due(pin));
     }),
-    operation("tend", Scene::fill_pending, |scene| on(0, |pin| _ = scene.service.tend(pin))),
+    operation("pending work", Scene::fill_pending, |scene| {
+        on(0, |pin| _ = scene.service.run_pending_work(pin))
+    }),
     operation(
-        "tend with retired frames",
+        "pending work with retired frames",
         |scene| {
             scene.fill();
             on(1, |pin| scene.space().unmap(pin, at(SMALL)).unwrap().detach());
@@ -214,9 +216,11 @@ const SERVICE: &[Operation<Scene>] = &[
             scene.count_pages(-4);
             (0..CPUS).for_each(|cpu| scene.computer.deliver(cpu));
         },
-        |scene| on(0, |pin| _ = scene.service.tend(pin)),
+        |scene| on(0, |pin| _ = scene.service.run_pending_work(pin)),
     ),
-    operation("tend with an abandoned space", ABANDONED, |scene| on(0, |pin| _ = scene.service.tend(pin))),
+    operation("pending work with an abandoned space", ABANDONED, |scene| {
+        on(0, |pin| _ = scene.service.run_pending_work(pin))
+    }),
 ];
 
 const fn context(name: &'static str, run: fn(&Scene)) -> Context<Scene> {
@@ -301,7 +305,7 @@ const CONTEXTS: &[Context<Scene>] = &[
     }),
     context("another CPU tends", |scene| {
         scene.computer.deliver(1);
-        scene.aloud(|| on(1, |pin| _ = scene.service.tend(pin)));
+        scene.aloud(|| on(1, |pin| _ = scene.service.run_pending_work(pin)));
         scene.hold(1);
     }),
     context("another CPU wakes, and a frame of its node goes", |scene| {

@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::threads::timed;
 
 /// Objects that are handed over at a time.
-pub const PARCEL: usize = 256;
+pub const BATCH: usize = 256;
 
 /// How large the objects are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +34,9 @@ impl Sizes {
     }
 }
 
-/// How many parcels are handed over.
+/// How many batches are handed over.
 #[derive(Debug, Clone, Copy)]
-pub struct Parcels {
+pub struct Batches {
     /// Before any is counted.
     pub before: usize,
     /// Afterwards.
@@ -45,19 +45,19 @@ pub struct Parcels {
     pub at_once: usize,
 }
 
-/// What a thread does, with its ends of the two channels: full parcels go one way, empty ones come back.
+/// What a thread does, with its ends of the two channels: full batches go one way, empty ones come back.
 enum Side {
     Allocates(Sender<Vec<Object>>, Receiver<Vec<Object>>),
     Frees(Receiver<Vec<Object>>, Sender<Vec<Object>>),
 }
 
 /// The time of the slower thread.
-pub fn hand_over<A: Subject>(heap: &A, sizes: Sizes, parcels: Parcels) -> Duration {
+pub fn hand_over<A: Subject>(heap: &A, sizes: Sizes, batches: Batches) -> Duration {
     let (send, receive) = mpsc::channel();
     let (send_back, receive_back) = mpsc::channel();
-    for _ in 0..parcels.at_once {
+    for _ in 0..batches.at_once {
         // Both ends are still here.
-        let _ = send_back.send(Vec::with_capacity(PARCEL));
+        let _ = send_back.send(Vec::with_capacity(BATCH));
     }
     let sides = [Side::Allocates(send, receive_back), Side::Frees(receive, send_back)];
     let sides = Mutex::new(sides.map(Some));
@@ -70,25 +70,25 @@ pub fn hand_over<A: Subject>(heap: &A, sizes: Sizes, parcels: Parcels) -> Durati
         |side| match side.take() {
             Some(Side::Allocates(full, empty)) => {
                 let mut random = Random::new(5);
-                for number in 0..parcels.before + parcels.counted {
-                    let Ok(mut parcel) = empty.recv() else { return };
-                    match number < parcels.before {
-                        true => fill(heap, sizes, &mut random, &mut parcel),
-                        false => counted::fill(heap, sizes, &mut random, &mut parcel),
+                for number in 0..batches.before + batches.counted {
+                    let Ok(mut batch) = empty.recv() else { return };
+                    match number < batches.before {
+                        true => fill(heap, sizes, &mut random, &mut batch),
+                        false => counted::fill(heap, sizes, &mut random, &mut batch),
                     }
-                    if full.send(parcel).is_err() {
+                    if full.send(batch).is_err() {
                         return;
                     }
                 }
             }
             Some(Side::Frees(full, empty)) => {
-                for (number, mut parcel) in full.into_iter().enumerate() {
-                    match number < parcels.before {
-                        true => clear(heap, &mut parcel),
-                        false => counted::clear(heap, &mut parcel),
+                for (number, mut batch) in full.into_iter().enumerate() {
+                    match number < batches.before {
+                        true => clear(heap, &mut batch),
+                        false => counted::clear(heap, &mut batch),
                     }
                     // The other thread may have filled all that it was to fill.
-                    let _ = empty.send(parcel);
+                    let _ = empty.send(batch);
                 }
             }
             None => {}
@@ -97,18 +97,18 @@ pub fn hand_over<A: Subject>(heap: &A, sizes: Sizes, parcels: Parcels) -> Durati
     )
 }
 
-/// Allocates a parcel of objects, and writes to them.
+/// Allocates a batch of objects, and writes to them.
 #[inline(always)]
-pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, parcel: &mut Vec<Object>) {
-    for _ in 0..PARCEL {
-        parcel.push(Object::new(heap, sizes.next(random)));
+pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, batch: &mut Vec<Object>) {
+    for _ in 0..BATCH {
+        batch.push(Object::new(heap, sizes.next(random)));
     }
 }
 
-/// Reads a parcel of objects, and frees them.
+/// Reads a batch of objects, and frees them.
 #[inline(always)]
-pub fn clear<A: Subject>(heap: &A, parcel: &mut Vec<Object>) {
-    for object in parcel.drain(..) {
+pub fn clear<A: Subject>(heap: &A, batch: &mut Vec<Object>) {
+    for object in batch.drain(..) {
         // SAFETY: the object's first word was written by whoever allocated it.
         black_box(unsafe { object.memory.cast::<u64>().read() });
         object.free(heap);

@@ -1,6 +1,6 @@
 //! The cases, in the order of their rows.
 
-use super::across::{PARCEL, Parcels, Sizes, hand_over};
+use super::across::{BATCH, Batches, Sizes, hand_over};
 use super::churn::{Churn, LargeChurn};
 use super::counted;
 use super::held::{self, held};
@@ -137,10 +137,10 @@ impl Case {
             vec![nanoseconds::<A, W>(&A::new(cpus), cpus, turns.max(1))]
         },
         What::Across(sizes) => {
-            let counted = operations / PARCEL;
-            let parcels = Parcels { before: 0, counted, at_once: 64 };
-            let elapsed = hand_over(&A::new(cpus), sizes, parcels);
-            vec![elapsed.as_nanos() as f64 / (counted * PARCEL) as f64]
+            let counted = operations / BATCH;
+            let batches = Batches { before: 0, counted, at_once: 64 };
+            let elapsed = hand_over(&A::new(cpus), sizes, batches);
+            vec![elapsed.as_nanos() as f64 / (counted * BATCH) as f64]
         },
         What::Held => held::<A>(cpus).figures(),
         other => unreachable!("no case measures {other:?}"))
@@ -158,8 +158,8 @@ impl Case {
             work.end(&heap);
         },
         What::Across(sizes) => {
-            let parcels = Parcels { before: 64, counted: operations / PARCEL, at_once: 1 };
-            hand_over(&A::new(2), sizes, parcels);
+            let batches = Batches { before: 64, counted: operations / BATCH, at_once: 1 };
+            hand_over(&A::new(2), sizes, batches);
         },
         other => panic!("nothing is counted of {other:?}"));
     }

@@ -16,12 +16,12 @@ pub fn turns<A: Subject, W: Work<A>>(heap: &A, work: &mut W, turns: usize) {
 
 /// [`across::fill`].
 #[inline(never)]
-pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, parcel: &mut Vec<Object>) {
-    across::fill(heap, sizes, random, parcel);
+pub fn fill<A: Subject>(heap: &A, sizes: Sizes, random: &mut Random, batch: &mut Vec<Object>) {
+    across::fill(heap, sizes, random, batch);
 }
 
 /// [`across::clear`].
 #[inline(never)]
-pub fn clear<A: Subject>(heap: &A, parcel: &mut Vec<Object>) {
-    across::clear(heap, parcel);
+pub fn clear<A: Subject>(heap: &A, batch: &mut Vec<Object>) {
+    across::clear(heap, batch);
 }

@@ -107,8 +107,8 @@ impl Scene {
         self.counter.inside.store(false, Relaxed);
     }
 
-    /// Every CPU does what it was asked to do, and the executor wakes who is to be woken.
-    fn tend(&self) {
+    /// Every CPU does what it was asked to do, and the executor wakes the due waiters.
+    fn run_requested_work(&self) {
         for cpu in 0..3 {
             self.frames.service(&pin(cpu));
             self.frames.wake_waiters(&pin(cpu));
@@ -131,7 +131,7 @@ impl Scene {
         for node in 0..2 {
             self.frames.drain_zeroed(NodeId::new(node).unwrap());
         }
-        self.tend();
+        self.run_requested_work();
         assert!(!self.counter.misplaced.load(Relaxed), "a waker was called inside an operation");
         assert_eq!(self.frames.validate().unwrap().free, self.free);
     }
@@ -176,7 +176,7 @@ impl Scene {
         let mut waiting = self.waiting.lock().unwrap();
         let Some(mut future) = waiting.take() else { return };
         for _ in 0..8 {
-            self.tend();
+            self.run_requested_work();
             if self.counter.woken.swap(0, Relaxed) == 0 {
                 break;
             }

@@ -170,7 +170,7 @@ impl Break {
     }
 
     /// Can it make a CPU wait for another in vain, which the run has to notice soon? Other faults have waiters
-    /// with more patience: on a busy host a thread that plays a CPU may get no time for half a second.
+    /// with a longer timeout: on a busy host a thread that plays a CPU may get no time for half a second.
     #[cfg(feature = "sim")]
     pub(crate) const fn stops_cpus(self) -> bool {
         matches!(self, Break::Flag | Break::Poll | Break::Unreported | Break::GiveUp | Break::Serial)

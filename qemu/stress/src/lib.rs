@@ -43,4 +43,4 @@ pub use random::Random;
 pub use rig::{Rig, Window};
 pub use run::{Options, Run, SetupError};
 pub use scenario::{Course, Limit, SCENARIOS, Scenario, Share, Weights};
-pub use shared::deafness::Report;
+pub use shared::unresponsive::Report;

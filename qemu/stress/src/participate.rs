@@ -25,7 +25,7 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
             error: Text::display(&"out of memory"),
         });
         // The others would wait for this CPU.
-        for _ in 0..MEETINGS {
+        for _ in 0..BARRIERS {
             run.barrier.wait(&run.rig).await;
         }
         return;
@@ -51,7 +51,7 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
     run.barrier.wait(&run.rig).await;
 
     match run.options.scenario.course {
-        Course::OneIsDeaf => worker.work_beside_a_deaf_cpu().await,
+        Course::OneIsUnresponsive => worker.work_beside_an_unresponsive_cpu().await,
         Course::Stay | Course::ComeAndGo => worker.work().await,
     }
 
@@ -70,7 +70,7 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
     }
     run.barrier.wait(&run.rig).await;
     if !run.has_failed() {
-        worker.open_letters();
+        worker.receive_transfers();
         worker.give_back();
         settle(run, &worker).await;
     }
@@ -87,15 +87,15 @@ pub async unsafe fn participate<R: Rig>(run: &Run<R>, cpu: CpuId) {
 }
 
 /// How many barriers a participant passes.
-const MEETINGS: usize = 10;
+const BARRIERS: usize = 10;
 
 /// Returns what this CPU caches, and lets what has retired go.
 async fn settle<R: Rig>(run: &Run<R>, worker: &Worker<'_, R>) {
-    const PATIENCE: u32 = 1000;
+    const TIMEOUT: u32 = 1000;
     let service = run.rig.service();
-    for _ in 0..PATIENCE {
+    for _ in 0..TIMEOUT {
         account::drain(service, &worker.pin);
-        if service.tend(&worker.pin) == topomem::Tended::Done {
+        if service.run_pending_work(&worker.pin) == topomem::PendingWork::Done {
             break;
         }
         run.rig.rest(1).await;

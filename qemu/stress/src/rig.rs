@@ -52,7 +52,7 @@ pub trait Rig: Send + Sync {
 
     /// With interrupts masked, and answering no shootdown, calls `turn` until it says that it is
     /// enough.
-    fn be_deaf(&self, turn: impl FnMut() -> bool);
+    fn ignore_shootdowns(&self, turn: impl FnMut() -> bool);
 
     /// The service's first report of a CPU that does not answer.
     fn reported(&self) -> Option<Report>;

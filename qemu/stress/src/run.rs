@@ -20,11 +20,11 @@ use crate::outcome::summary;
 use crate::rig::Window;
 use crate::scenario::{Course, Limit, Scenario};
 use crate::shared::barrier::Barrier;
-use crate::shared::deafness::Deafness;
 use crate::shared::file::SharedFile;
-use crate::shared::mailbox::PostOffice;
 use crate::shared::rendezvous::Rendezvous;
+use crate::shared::ring::TransferQueues;
 use crate::shared::shared_space::SharedSpace;
+use crate::shared::unresponsive::UnresponsiveCpu;
 use crate::{Failure, FailureLog, Progress, Record, Rig};
 
 /// What to run.
@@ -90,12 +90,12 @@ pub struct Run<R: Rig> {
     pub(crate) options: Options,
     pub(crate) truth: Truth,
     pub(crate) ownership: Ownership,
-    pub(crate) office: PostOffice,
+    pub(crate) transfers: TransferQueues,
     pub(crate) barrier: Barrier,
     pub(crate) spaces: ArrayVec<SharedSpace<R::Machine>, SPACES>,
     pub(crate) counters: Vec<Counters>,
     pub(crate) baseline: Mutex<Option<Account>>,
-    pub(crate) deafness: Deafness,
+    pub(crate) unresponsive: UnresponsiveCpu,
     pub(crate) rendezvous: Rendezvous,
     /// The same for regions.
     pub(crate) witnessed: Rendezvous,
@@ -129,7 +129,7 @@ impl<R: Rig> Run<R> {
         let cpus = rig.cpus();
         let frames = truth.frames().iter().map(|run| (run.first, run.count));
         let ownership = Ownership::new(frames).ok_or(SetupError::OutOfMemory)?;
-        let office = PostOffice::new(cpus).ok_or(SetupError::OutOfMemory)?;
+        let transfers = TransferQueues::new(cpus).ok_or(SetupError::OutOfMemory)?;
         let mut counters = Vec::new();
         counters.try_reserve_exact(cpus).map_err(|_| SetupError::OutOfMemory)?;
         counters.resize_with(cpus, Counters::default);
@@ -139,11 +139,11 @@ impl<R: Rig> Run<R> {
             options,
             truth,
             ownership,
-            office,
+            transfers,
             spaces: ArrayVec::new(),
             counters,
             baseline: Mutex::new(None),
-            deafness: Deafness::default(),
+            unresponsive: UnresponsiveCpu::default(),
             rendezvous: Rendezvous::default(),
             witnessed: Rendezvous::default(),
             requests: None,
@@ -295,7 +295,7 @@ impl<R: Rig> Run<R> {
 
     /// Is a CPU that has finished `operations` done?
     pub(crate) fn is_over(&self, operations: u64) -> bool {
-        if self.options.scenario.course == Course::OneIsDeaf {
+        if self.options.scenario.course == Course::OneIsUnresponsive {
             return self.is_stopped();
         }
         let limit_reached = match self.options.limit {

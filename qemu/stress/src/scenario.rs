@@ -77,7 +77,7 @@ pub enum Course {
     ComeAndGo,
     /// The last one answers no shootdown until it has been reported, while the boot CPU waits for
     /// it and the others go on.
-    OneIsDeaf,
+    OneIsUnresponsive,
 }
 
 /// What all CPUs run.
@@ -227,7 +227,7 @@ pub static SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "unresponsive",
-        summary: "one CPU is deaf for a while: it is reported, memory waits, the others go on",
+        summary: "one CPU is unresponsive for a while: it is reported, memory waits, the others go on",
         weights: Weights {
             frames: 45,
             waits: 0,
@@ -240,7 +240,7 @@ pub static SCENARIOS: &[Scenario] = &[
             rests: 2,
         },
         share: Share::Half,
-        course: Course::OneIsDeaf,
+        course: Course::OneIsUnresponsive,
         limit: Limit::Milliseconds(5_000),
     },
     Scenario {

@@ -60,8 +60,8 @@ impl Report {
 }
 
 /// How long CPUs of a broken machine wait before they report another.
-const SHORT_PATIENCE: Duration = Duration::from_millis(150);
-/// After how long a wait the fault is mended: the first report after the deaf CPU has given up, and
+const SHORT_TIMEOUT: Duration = Duration::from_millis(150);
+/// After how long a wait the fault is mended: the first report after the unresponsive CPU has given up, and
 /// after what counts as a wait in vain.
 const MENDED_AFTER: Duration = Duration::from_millis(1000);
 
@@ -125,7 +125,7 @@ fn drive(
     let reports = unresponsive.clone();
     if options.fault.is_some_and(Break::stops_cpus) {
         // Who waits in vain shall find out soon.
-        sim.set_patience(SHORT_PATIENCE);
+        sim.set_unresponsive_timeout(SHORT_TIMEOUT);
     }
     sim.on_unresponsive(move |Unresponsive { cpu, generation, waited }| {
         if waited.0 >= MENDED_AFTER.as_nanos() as u64 {
@@ -158,7 +158,7 @@ fn drive(
         let future = unsafe { participate(&run, pin.cpu()) };
         let part = AssertUnwindSafe(|| {
             sim.block_on(future, || {
-                service.tend(pin);
+                service.run_pending_work(pin);
             });
         });
         if let Err(panic) = catch_unwind(part) {
@@ -288,7 +288,7 @@ impl Rig for SimRig<'_> {
         }
     }
 
-    fn be_deaf(&self, mut turn: impl FnMut() -> bool) {
+    fn ignore_shootdowns(&self, mut turn: impl FnMut() -> bool) {
         self.sim.mask_interrupts();
         while !turn() {
             std::thread::sleep(Duration::from_millis(1));

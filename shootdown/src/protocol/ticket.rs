@@ -59,8 +59,8 @@ struct Reminders {
 }
 
 impl Reminders {
-    const fn first(patience: Ticks) -> Reminders {
-        Reminders { resend_after: Ticks(patience.0 / 16), report_after: patience }
+    const fn first(timeout: Ticks) -> Reminders {
+        Reminders { resend_after: Ticks(timeout.0 / 16), report_after: timeout }
     }
 }
 
@@ -286,7 +286,7 @@ impl<'s, T: Tlb> Ticket<'s, T> {
     #[cold]
     fn remind(&mut self, pin: &CpuPin, reminders: Option<Reminders>) -> Reminders {
         let waited = self.queue.tlb.now().since(self.issued);
-        let mut next = reminders.unwrap_or_else(|| Reminders::first(self.queue.tlb.patience()));
+        let mut next = reminders.unwrap_or_else(|| Reminders::first(self.queue.tlb.unresponsive_timeout()));
         if waited > next.resend_after {
             next.resend_after = Ticks(waited.0.saturating_mul(2));
             self.queue.send_again(pin, self.late(pin));

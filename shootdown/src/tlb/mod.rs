@@ -34,7 +34,7 @@ impl Ticks {
     }
 }
 
-/// A report of a CPU without an answer for longer than [`Tlb::patience`].
+/// A report of a CPU without an answer for longer than [`Tlb::unresponsive_timeout`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unresponsive {
     /// The unresponsive CPU.
@@ -200,7 +200,7 @@ pub unsafe trait Tlb: Platform {
         let _ = done;
     }
 
-    /// Returns the time since an arbitrary start, for latencies and for [`Tlb::patience`]. The
+    /// Returns the time since an arbitrary start, for latencies and for [`Tlb::unresponsive_timeout`]. The
     /// clock is monotonic across CPUs up to small steps.
     ///
     /// On x86-64 the default is the time-stamp counter, for machines that keep the CPUs' counters together; elsewhere
@@ -210,7 +210,7 @@ pub unsafe trait Tlb: Platform {
         x86::now()
     }
 
-    /// Returns the time since an arbitrary start, for latencies and for [`Tlb::patience`]. The
+    /// Returns the time since an arbitrary start, for latencies and for [`Tlb::unresponsive_timeout`]. The
     /// clock is monotonic across CPUs up to small steps.
     #[cfg(not(target_arch = "x86_64"))]
     fn now(&self) -> Ticks;
@@ -218,11 +218,11 @@ pub unsafe trait Tlb: Platform {
     /// Returns the time after which a waiter reports a CPU as unresponsive.
     ///
     /// The default is 2^34 ticks: 5 seconds of a time-stamp counter of 3.4 GHz.
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(1 << 34)
     }
 
-    /// Reports a CPU without an answer for [`Tlb::patience`], or for a further power of two of it.
+    /// Reports a CPU without an answer for [`Tlb::unresponsive_timeout`], or for a further power of two of it.
     /// The request stays incomplete, memory therefore safe, and the waiter continues to wait.
     fn on_unresponsive(&self, report: Unresponsive) {
         let _ = report;
@@ -290,8 +290,8 @@ unsafe impl<T: Tlb + ?Sized> Tlb for &T {
         (**self).now()
     }
 
-    fn patience(&self) -> Ticks {
-        (**self).patience()
+    fn unresponsive_timeout(&self) -> Ticks {
+        (**self).unresponsive_timeout()
     }
 
     fn on_unresponsive(&self, report: Unresponsive) {

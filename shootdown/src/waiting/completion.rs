@@ -41,7 +41,7 @@ pub enum WakersDue {
 pub struct Completion<'s, T: Tlb> {
     ticket: Ticket<'s, T>,
     registration: Option<Registration>,
-    /// The wait after which the late CPU is next reported; at first below [`Tlb::patience`]. The
+    /// The wait after which the late CPU is next reported; at first below [`Tlb::unresponsive_timeout`]. The
     /// value is kept across registrations, or each poll would report the CPU again.
     report_after: Ticks,
 }
@@ -81,7 +81,7 @@ impl<T: Tlb> Future for Completion<'_, T> {
                 request: this.ticket.request,
                 issued: this.ticket.issued,
             };
-            let report_after = this.report_after.max(queue.tlb.patience());
+            let report_after = this.report_after.max(queue.tlb.unresponsive_timeout());
             match queue.waiters.register(awaited, report_after, context.waker().clone()) {
                 Ok(registration) => this.registration = Some(registration),
                 Err(waker) => {

@@ -27,7 +27,7 @@ use crate::{Domain, Request, Shootdown, Tlb};
 /// #     fn flush_all(&self) {}
 /// #     fn send_ipi(&self, _: &CpuSet) {}
 /// #     fn now(&self) -> Ticks { Ticks(0) }
-/// #     fn patience(&self) -> Ticks { Ticks(1 << 32) }
+/// #     fn unresponsive_timeout(&self) -> Ticks { Ticks(1 << 32) }
 /// # }
 /// static QUEUE: Shootdown<Kernel> = Shootdown::new(Kernel);
 /// # fn free(_frame: PhysAddr) {}

@@ -290,7 +290,7 @@ impl Waiters {
     }
 
     /// Returns whether to report the CPU `registration` has waited for, for a time of `waited`.
-    /// True once at each doubling of the patience.
+    /// True once at each doubling of the timeout.
     pub(crate) fn report_due(&self, registration: Registration, waited: Ticks) -> bool {
         let after = &self.slots[registration.slot].report_after;
         let due = after.load(Ordering::Relaxed);

@@ -25,7 +25,7 @@ unsafe impl Tlb for OneCpu {
     fn now(&self) -> Ticks {
         Ticks(0)
     }
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(1 << 32)
     }
 }

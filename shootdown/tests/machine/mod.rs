@@ -375,7 +375,7 @@ unsafe impl Tlb for Machine {
         Ticks(self.clock.fetch_add(self.tick, Ordering::Relaxed))
     }
 
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(1000)
     }
 

@@ -106,7 +106,7 @@ unsafe impl Tlb for Machine {
         Ticks(self.clock.fetch_add(1, Relaxed))
     }
 
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(100_000)
     }
 }

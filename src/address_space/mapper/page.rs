@@ -28,7 +28,7 @@ impl<P: Machine> SpaceCore<P> {
                     return Ok(cleared);
                 }
                 Err(ClearPageError::Gather(error)) => {
-                    let refilled = self.service.relieve(pin, error, || reserve.refill());
+                    let refilled = self.service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(ClearPageError::Gather)?;
                 }
                 Err(mismatch) => return Err(mismatch),

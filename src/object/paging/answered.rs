@@ -20,7 +20,7 @@ impl<P: Machine> Link<P> {
     }
 }
 
-/// The queues whose waiters [`MemoryService::tend`](crate::MemoryService::tend) has to wake.
+/// The queues whose waiters [`MemoryService::run_pending_work`](crate::MemoryService::run_pending_work) has to wake.
 pub(crate) struct QueuesDue<P: Machine> {
     first: AtomicPtr<PagerQueue<P>>,
 }

@@ -46,7 +46,7 @@ const FIRST: usize = if cfg!(loom) { topomem_percpu::MAX_CPUS } else { 16 };
 static UNKNOWN: Walking = CachePadded::new(AtomicU32::new(0));
 
 /// Number of looks at a CPU before [`Walks::wait_for_others`] gives up.
-const PATIENCE: u32 = if cfg!(loom) { 2 } else { 10_000 };
+const LONGEST_SPIN: u32 = if cfg!(loom) { 2 } else { 10_000 };
 
 impl Walks {
     /// Returns the state without walks.
@@ -153,7 +153,7 @@ impl Walks {
         let mut words = words;
         words.all(|word| {
             // Acquire pairs with the Release in the guard's drop: the walk's loads are done.
-            (0..PATIENCE).any(|turn| {
+            (0..LONGEST_SPIN).any(|turn| {
                 if turn > 0 {
                     relax();
                 }

@@ -186,7 +186,7 @@ impl<P: Machine> AddressSpace<P> {
                 }
                 Err(Unpromoted::Unfit(_)) => return Err(CollapseError::Unfit(at)),
                 Err(Unpromoted::Tables(error)) => {
-                    let refilled = core.service.relieve(pin, error, || reserve.refill());
+                    let refilled = core.service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(CollapseError::OutOfFrames)?;
                 }
             }

@@ -120,7 +120,7 @@ impl<P: Machine> AddressSpace<P> {
             let copied = core.table.copy_to(service.tables(pin), &mut reserve, copy, &mut changed, keep);
             match copied {
                 Err(CopyError::Tables(error)) => {
-                    let refilled = service.relieve(pin, error, || reserve.refill());
+                    let refilled = service.reclaim_and_retry(pin, error, || reserve.refill());
                     refilled.map_err(ForkError::OutOfFrames)?;
                 }
                 Err(CopyError::Giant) => {

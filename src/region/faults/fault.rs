@@ -262,9 +262,9 @@ pub(in crate::region) enum Refusal<P: Machine> {
 }
 
 /// The time a fault waits for a page on its way to another node, as a part of
-/// [`Tlb::patience`](topomem_shootdown::Tlb::patience). The fault then takes the page back, since
+/// [`Tlb::unresponsive_timeout`](topomem_shootdown::Tlb::unresponsive_timeout). The fault then takes the page back, since
 /// the moving task may not run before this context proceeds.
-const PART_OF_PATIENCE: u64 = 2048;
+const PART_OF_TIMEOUT: u64 = 2048;
 
 /// Number of turns between two looks at the page.
 const TURNS: u32 = 16;
@@ -661,7 +661,7 @@ impl<P: Machine> AddressSpace<P> {
         let platform = core.service.platform();
         let begin = platform.now();
         while moves(&core.table.look(core.service.tables(pin), page).0)
-            && platform.now().since(begin).0 < platform.patience().0 / PART_OF_PATIENCE
+            && platform.now().since(begin).0 < platform.unresponsive_timeout().0 / PART_OF_TIMEOUT
         {
             (0..TURNS).for_each(|_| platform.relax());
         }

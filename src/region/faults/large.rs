@@ -221,7 +221,7 @@ impl<'a, P: Machine> SparePage<'a, P> {
                 let count = level.pages();
                 let request = placed(service.blank(FrameRequest::frame()));
                 let attempt = || frames.alloc_run(self.pin, &request, count, count);
-                let page = attempt().or_else(|error| service.relieve(self.pin, error, attempt))?;
+                let page = attempt().or_else(|error| service.reclaim_and_retry(self.pin, error, attempt))?;
                 frames.divide_run(page, count);
                 page
             }

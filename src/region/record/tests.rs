@@ -16,7 +16,7 @@ use crate::address_space::AddressSpace;
 use crate::page_table::{Access, Found};
 use crate::region::attributes::Region;
 use crate::region::{Advice, FaultAccess, MapRequest, PageFault, Placement, Relocation};
-use crate::service::Tended;
+use crate::service::PendingWork;
 use crate::sim::{Sim, SimService};
 
 type Space = AddressSpace<&'static Sim>;
@@ -97,8 +97,8 @@ fn names(space: &Space, pin: &CpuPin) -> Vec<(u64, u64, Option<RegionName>)> {
     names
 }
 
-fn tend(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
-    while service.tend(pin) != Tended::Done {
+fn run_pending_work(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
+    while service.run_pending_work(pin) != PendingWork::Done {
         sim.take_interrupts();
     }
 }
@@ -176,10 +176,10 @@ fn run(steps: &[Step]) {
                 }
             }
             assert_eq!(joined, expected, "after {step:?}");
-            tend(sim, service, pin);
+            run_pending_work(sim, service, pin);
         }
         drop(space);
-        tend(sim, service, pin);
+        run_pending_work(sim, service, pin);
         assert_eq!(service.frames().validate().unwrap().allocated, before, "frames leaked");
     });
 }
@@ -206,7 +206,7 @@ fn numbers_are_used_again() {
             space.mmap(pin, &request).unwrap();
             assert_eq!(names(&space, pin), [(FIRST, 2, Some(named))]);
             most = most.max(walked(&space, pin).into_keys().max().unwrap());
-            tend(sim, service, pin);
+            run_pending_work(sim, service, pin);
         }
         assert!(most < 8, "{most} numbers for two records at a time");
     });
@@ -235,7 +235,7 @@ fn equal_neighbours_are_one_region() {
         assert_eq!(names(&space, pin), [(FIRST, 4, Some(name(1)))]);
         let child = space.fork(pin).unwrap();
         space.munmap(pin, at(FIRST), 4 << 12).unwrap().wait(pin);
-        tend(sim, service, pin);
+        run_pending_work(sim, service, pin);
         assert_eq!(names(&child, pin), [(FIRST, 4, Some(name(1)))]);
         assert_eq!(counted(&child), walked(&child, pin));
     });

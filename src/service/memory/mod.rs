@@ -4,7 +4,7 @@
 pub(crate) mod frame_memory;
 pub(super) mod meminfo;
 pub(super) mod pressure;
+pub(super) mod reclaim;
 pub(super) mod references;
-pub(super) mod relieve;
 pub(crate) mod shares;
 pub(super) mod wait;

@@ -15,7 +15,7 @@ use topomem::{CpuId, CpuPin, VirtAddr};
 
 #[path = "../../regions/space_support/mod.rs"]
 mod spaces;
-pub use spaces::{Space, at, tend};
+pub use spaces::{Space, at, run_pending_work};
 
 pub type Machine = &'static Sim;
 pub type Object = MemoryObject<Machine>;
@@ -129,13 +129,13 @@ impl Bench {
         self.leave(pin);
         drop(spaces);
         drop(objects);
-        tend(self.sim, self.service, pin);
+        run_pending_work(self.sim, self.service, pin);
     }
 
     /// Waits until all frames are back.
     pub fn wait_for_frames(&self, pin: &CpuPin) {
         for _ in 0..100_000 {
-            tend(self.sim, self.service, pin);
+            run_pending_work(self.sim, self.service, pin);
             if self.allocated() <= self.before + 1 {
                 return;
             }
@@ -172,14 +172,14 @@ impl Bench {
                 self.serve_until(file, &done);
             }
         });
-        self.on(|pin| tend(self.sim, self.service, pin));
+        self.on(|pin| run_pending_work(self.sim, self.service, pin));
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.on(|pin| tend(self.sim, self.service, pin));
+            self.on(|pin| run_pending_work(self.sim, self.service, pin));
             assert_eq!(self.allocated(), self.before, "frames leaked");
         }
     }

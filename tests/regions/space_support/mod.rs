@@ -3,7 +3,7 @@
 
 use topomem::region::{FaultAccess, FaultError, PageFault, Resolved};
 use topomem::sim::{Fault, Sim, SimService};
-use topomem::{AddressSpace, CpuPin, Tended, VirtAddr};
+use topomem::{AddressSpace, CpuPin, PendingWork, VirtAddr};
 
 pub type Space = AddressSpace<&'static Sim>;
 
@@ -25,8 +25,8 @@ pub fn deactivate(service: &'static SimService, pin: &CpuPin) {
     unsafe { service.kernel_space().unwrap().activate(pin) };
 }
 
-pub fn tend(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
-    while service.tend(pin) != Tended::Done {
+pub fn run_pending_work(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
+    while service.run_pending_work(pin) != PendingWork::Done {
         sim.take_interrupts();
     }
 }
@@ -35,7 +35,7 @@ pub fn tend(sim: &'static Sim, service: &'static SimService, pin: &CpuPin) {
 pub fn finish(sim: &'static Sim, service: &'static SimService, pin: &CpuPin, space: Space, before: u64) {
     deactivate(service, pin);
     drop(space);
-    tend(sim, service, pin);
+    run_pending_work(sim, service, pin);
     assert_eq!(allocated(service), before, "frames leaked");
 }
 

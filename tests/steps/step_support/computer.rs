@@ -257,7 +257,7 @@ unsafe impl Tlb for Computer {
         Ticks(self.clock.fetch_add(1, Relaxed))
     }
 
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(1_000_000)
     }
 }

@@ -95,7 +95,7 @@ impl Machine {
         for cpu in (0..CPUS).chain(0..CPUS) {
             self.computer.deliver(cpu);
             on(cpu, |pin| {
-                self.service.tend(pin);
+                self.service.run_pending_work(pin);
                 self.service.heap().unwrap().heap().reclaim(pin);
             });
         }

@@ -52,7 +52,7 @@ unsafe impl Tlb for Turns {
         Ticks(0)
     }
 
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(u64::MAX)
     }
 

@@ -29,7 +29,7 @@ static BY_HANDLERS: AtomicU64 = AtomicU64::new(0);
 fn free_frames() -> u64 {
     let pin = Kernel.pin();
     HEAP.heap().drain(&pin);
-    SERVICE.tend(&pin);
+    SERVICE.run_pending_work(&pin);
     SERVICE.frames().drain(&pin);
     must("validate", SERVICE.frames().validate()).free
 }

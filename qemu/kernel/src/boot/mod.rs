@@ -39,7 +39,7 @@ pub type Areas = ArrayVec<&'static PerCpu, MAX_CPUS>;
 /// What the boot CPU's two halves pass on: from the boot stack, which nobody uses again, to its
 /// own.
 #[derive(Debug)]
-struct HalfWay {
+struct PreparedBoot {
     start_info: StartInfo,
     tables: KernelTables,
     discovered: Discovered<Kernel>,
@@ -83,11 +83,11 @@ pub unsafe fn start(start_info: PhysAddr) -> ! {
     clock::start();
     pic::disable();
     // SAFETY: the address is the loader's.
-    let mut half_way = unsafe { prepare(start_info) }.unwrap_or_else(|error| fail(&error));
-    match half_way.areas.first().map(|area| area.stacks.work.as_u64()) {
-        // SAFETY: the area's stack is mapped and unused; `half_way` stays where it is, since
+    let mut prepared = unsafe { prepare(start_info) }.unwrap_or_else(|error| fail(&error));
+    match prepared.areas.first().map(|area| area.stacks.work.as_u64()) {
+        // SAFETY: the area's stack is mapped and unused; `prepared` stays where it is, since
         // this frame is never left.
-        Some(stack) => unsafe { switch_stack(&mut half_way, stack) },
+        Some(stack) => unsafe { switch_stack(&mut prepared, stack) },
         None => fail(&BootError::NoCpus),
     }
 }
@@ -95,7 +95,7 @@ pub unsafe fn start(start_info: PhysAddr) -> ! {
 /// # Safety
 ///
 /// As for [`start`].
-unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
+unsafe fn prepare(start_info: PhysAddr) -> Result<PreparedBoot, BootError> {
     let at = start_info;
     // SAFETY: the caller's promise; the entry's tables are active, and show the first GiB.
     let start_info = unsafe { StartInfo::read(at, paging::BOOT_WINDOW) }.map_err(BootError::StartInfo)?;
@@ -177,7 +177,7 @@ unsafe fn prepare(start_info: PhysAddr) -> Result<HalfWay, BootError> {
         // SAFETY: fresh memory of sufficient size, aligned to a frame, for this CPU alone.
         areas.push(unsafe { PerCpu::place(place, entry.cpu, apic_id, stacks) });
     }
-    Ok(HalfWay { start_info, tables, discovered, memory, areas, start_up_page, leaves, truth })
+    Ok(PreparedBoot { start_info, tables, discovered, memory, areas, start_up_page, leaves, truth })
 }
 
 /// The kernel's own place in memory.
@@ -209,9 +209,9 @@ fn told(
 
 /// # Safety
 ///
-/// `stack` is the top of a mapped stack that nothing uses; `half_way` is valid, and nobody uses it
+/// `stack` is the top of a mapped stack that nothing uses; `prepared` is valid, and nobody uses it
 /// afterwards.
-unsafe fn switch_stack(half_way: *mut HalfWay, stack: u64) -> ! {
+unsafe fn switch_stack(prepared: *mut PreparedBoot, stack: u64) -> ! {
     // SAFETY: nothing on the old stack is returned to; a zero frame pointer ends backtraces.
     unsafe {
         asm!(
@@ -221,16 +221,16 @@ unsafe fn switch_stack(half_way: *mut HalfWay, stack: u64) -> ! {
             "ud2",
             stack = in(reg) stack,
             second = sym second_half,
-            in("rdi") half_way,
+            in("rdi") prepared,
             options(noreturn),
         );
     }
 }
 
-extern "sysv64" fn second_half(half_way: *mut HalfWay) -> ! {
+extern "sysv64" fn second_half(prepared: *mut PreparedBoot) -> ! {
     // SAFETY: `switch_stack` hands on the only pointer to it.
-    let HalfWay { start_info, tables, discovered, mut memory, areas, start_up_page, leaves, truth } =
-        unsafe { half_way.read() };
+    let PreparedBoot { start_info, tables, discovered, mut memory, areas, start_up_page, leaves, truth } =
+        unsafe { prepared.read() };
     if let Some(area) = areas.first() {
         // SAFETY: the boot CPU's area, not installed yet; the kernel's tables are active.
         unsafe { smp::start::set_up_cpu(area) }.unwrap_or_else(|error| fail(&BootError::Apic(error)));

@@ -79,7 +79,7 @@ impl Reserved {
         let future = Counted::new(async move { make().await }, place);
         let schedule = move |runnable| {
             queue::of(cpu).push(runnable);
-            nudge(cpu);
+            wake_cpu(cpu);
         };
         // SAFETY: until its first poll the task holds nothing but `make`, which is `Send`. Its
         // runnable is run, and its future so polled and dropped, by the loop of `cpu` alone: nothing
@@ -97,7 +97,7 @@ pub fn room(cpu: CpuId) -> usize {
 }
 
 /// Makes `cpu` look at its queue, which something was just put into, if it halts or is in user mode.
-fn nudge(cpu: CpuId) {
+fn wake_cpu(cpu: CpuId) {
     if cpu == per_cpu::current().cpu {
         return;
     }
@@ -137,7 +137,7 @@ fn turn() {
 fn idle(area: &PerCpu) {
     interrupts::disable();
     area.halted.store(true, Ordering::Relaxed);
-    // Pairs with the fence in `nudge`: who queues something here after we have looked finds the
+    // Pairs with the fence in `wake_cpu`: who queues something here after we have looked finds the
     // flag, and interrupts.
     fence(Ordering::SeqCst);
     service::enter_idle();

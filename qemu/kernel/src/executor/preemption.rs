@@ -64,7 +64,7 @@ impl Slice {
         let area = per_cpu::current();
         interrupts::disable();
         area.halted.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `nudge`: if a CPU queues something here after we have looked, it finds the
+        // Pairs with the fence in `wake_cpu`: if a CPU queues something here after we have looked, it finds the
         // flag, and interrupts.
         fence(Ordering::SeqCst);
         let needed = if others_are_runnable() { Timed::Others } else { Timed::Sleepers };

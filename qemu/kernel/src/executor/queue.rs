@@ -89,7 +89,7 @@ impl RunQueue {
     /// Is nothing runnable? Takes no lock: a CPU asks on each way to user mode.
     pub fn is_empty(&self) -> bool {
         // Relaxed: a CPU that must not miss a task has a full barrier before, which pairs with the one in
-        // `nudge`, after the task was queued.
+        // `wake_cpu`, after the task was queued.
         self.queued.load(Ordering::Relaxed) == 0
     }
 }

@@ -16,5 +16,5 @@ pub use disk::{find, forget_disk_files, open_disk_file, set_ram_disk};
 pub use memory_file::MemoryFile;
 pub use named::{Creation, open_named, remove_named};
 pub use open::{Content, Mode, OpenFile, Whence};
-pub use pipe::{Patience, pipe, pipes_changed};
+pub use pipe::{Blocking, pipe, pipes_changed};
 pub use proc::{OWN_PROGRAM, content};

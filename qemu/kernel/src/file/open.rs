@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use spin::mutex::SpinMutex;
 use topomem::object::MemoryObject;
 
-use super::pipe::{Patience, PipeReader, PipeWriter};
+use super::pipe::{Blocking, PipeReader, PipeWriter};
 use super::{Console, MemoryFile};
 use crate::memory::platform::Kernel;
 use crate::per_cpu::Polling;
@@ -100,14 +100,14 @@ impl OpenFile {
     }
 
     /// Says whether what would have to wait for another program waits.
-    pub fn set_patience(&self, patience: Patience) {
+    pub fn set_blocking(&self, blocking: Blocking) {
         // Relaxed here and below: nothing else depends on it.
-        self.is_impatient.store(patience == Patience::Fail, Ordering::Relaxed);
+        self.is_impatient.store(blocking == Blocking::Fail, Ordering::Relaxed);
     }
 
     /// Returns whether what would have to wait for another program waits.
-    pub fn patience(&self) -> Patience {
-        if self.is_impatient.load(Ordering::Relaxed) { Patience::Fail } else { Patience::Wait }
+    pub fn blocking(&self) -> Blocking {
+        if self.is_impatient.load(Ordering::Relaxed) { Blocking::Fail } else { Blocking::Wait }
     }
 
     /// Tells whether a program may have to wait for another one here.
@@ -187,7 +187,7 @@ impl OpenFile {
                 return Err(Errno::SEEK);
             }
             Content::Console(_) => return Ok(0),
-            Content::PipeReader(end) => return end.read(to, self.patience()).await,
+            Content::PipeReader(end) => return end.read(to, self.unresponsive_timeout()).await,
             Content::PipeWriter(_) => return Err(Errno::BAD_FILE),
             Content::Disk(object) => object,
             Content::Memory(file) => file.object(),
@@ -215,7 +215,7 @@ impl OpenFile {
         }
         match (&self.content, offset) {
             (Content::Console(_) | Content::PipeWriter(_), Some(_)) => Err(Errno::SEEK),
-            (Content::PipeWriter(end), None) => end.write(from, self.patience()).await,
+            (Content::PipeWriter(end), None) => end.write(from, self.unresponsive_timeout()).await,
             (Content::Console(console), None) => {
                 console.write(from);
                 Ok(())

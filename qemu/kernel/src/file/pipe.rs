@@ -29,7 +29,7 @@ struct State {
 
 /// Whether something that cannot be done now is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum Blocking {
     /// Until it can be done.
     Wait,
     /// It fails at once.
@@ -64,7 +64,7 @@ impl PipeReader {
     /// # Errors
     ///
     /// [`Errno::AGAIN`] if it would have to wait.
-    pub async fn read(&self, to: &mut [u8], patience: Patience) -> Result<usize, Errno> {
+    pub async fn read(&self, to: &mut [u8], blocking: Blocking) -> Result<usize, Errno> {
         let mut read = || {
             let mut state = self.0.state.lock();
             let count = to.len().min(state.bytes.len());
@@ -73,9 +73,9 @@ impl PipeReader {
             }
             (count > 0 || !state.has_writer || to.is_empty()).then_some(count)
         };
-        let count = match patience {
-            Patience::Wait => CHANGED.wait(read).await,
-            Patience::Fail => read().ok_or(Errno::AGAIN)?,
+        let count = match blocking {
+            Blocking::Wait => CHANGED.wait(read).await,
+            Blocking::Fail => read().ok_or(Errno::AGAIN)?,
         };
         CHANGED.notify();
         Ok(count)
@@ -95,7 +95,7 @@ impl PipeWriter {
     ///
     /// [`Errno::PIPE`] if nobody reads any more, [`Errno::AGAIN`] if it would have to wait,
     /// [`Errno::NO_MEMORY`].
-    pub async fn write(&self, from: &[u8], patience: Patience) -> Result<(), Errno> {
+    pub async fn write(&self, from: &[u8], blocking: Blocking) -> Result<(), Errno> {
         let write = || {
             let mut state = self.0.state.lock();
             if !state.has_reader {
@@ -110,9 +110,9 @@ impl PipeWriter {
             state.bytes.extend(from);
             Some(Ok(()))
         };
-        let written = match patience {
-            Patience::Wait => CHANGED.wait(write).await,
-            Patience::Fail => write().ok_or(Errno::AGAIN)?,
+        let written = match blocking {
+            Blocking::Wait => CHANGED.wait(write).await,
+            Blocking::Fail => write().ok_or(Errno::AGAIN)?,
         };
         CHANGED.notify();
         written

@@ -116,7 +116,7 @@ unsafe impl Tlb for Kernel {
         Ticks(clock::now().0)
     }
 
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(clock::ticks_per_ms() * PATIENCE_MS)
     }
 

@@ -21,7 +21,7 @@ use crate::{log, per_cpu, record};
 
 const NONE: u32 = u32::MAX;
 /// How long the others may take to stop; the host may run them late.
-const PATIENCE: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_millis(200);
 /// The CPU that panics, or `NONE`. Claimed once; who loses stops.
 static PANICKING: AtomicU32 = AtomicU32::new(NONE);
 
@@ -63,7 +63,7 @@ fn finish() -> ! {
     let others = || running.iter().filter_map(per_cpu::of).filter(move |area| area.cpu != me);
     let is_stopped = |area: &per_cpu::PerCpu| area.stopped_at.load(Ordering::Relaxed) != 0;
     let start = clock::now();
-    while !others().all(is_stopped) && clock::elapsed(start) < PATIENCE {
+    while !others().all(is_stopped) && clock::elapsed(start) < TIMEOUT {
         core::hint::spin_loop();
     }
     for area in others() {

@@ -59,7 +59,7 @@ impl Rig for Hardware {
         park(Duration::from_millis(u64::from(milliseconds)));
     }
 
-    fn be_deaf(&self, mut turn: impl FnMut() -> bool) {
+    fn ignore_shootdowns(&self, mut turn: impl FnMut() -> bool) {
         interrupts::without_interrupts(|| {
             while !turn() {
                 // Not `per_cpu::relax`, which answers.

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use topomem::{CpuId, CpuSet};
 use topomem_boot::Leaves;
 
-use super::{PATIENCE, failure};
+use super::{TIMEOUT, failure};
 use crate::arch::exit::Outcome;
 use crate::arch::interrupt::vector;
 use crate::arch::{clock, features, probe};
@@ -35,8 +35,8 @@ pub async fn run(leaves: &Leaves) -> Outcome {
     others.remove(per_cpu::current().cpu);
     let odd: CpuSet = others.iter().filter(|cpu| cpu.index() % 2 == 1).collect();
     for round in [others.clone(), odd].into_iter().chain(others.iter().map(CpuSet::of)) {
-        let deaf = interrupt(&round);
-        for cpu in deaf.iter() {
+        let unanswered = interrupt(&round);
+        for cpu in unanswered.iter() {
             fail(format_args!("{cpu} did not hear an interrupt sent to {} CPUs", round.len()));
         }
     }
@@ -82,14 +82,14 @@ fn interrupt(targets: &CpuSet) -> CpuSet {
     ipi::send(vector::RESCHEDULE, targets);
     let start = clock::now();
     loop {
-        let deaf: CpuSet = targets
+        let unanswered: CpuSet = targets
             .iter()
             .zip(before.iter())
             .filter(|&(cpu, &count)| heard(cpu) == count)
             .map(|(cpu, _)| cpu)
             .collect();
-        if deaf.is_empty() || clock::elapsed(start) > PATIENCE {
-            return deaf;
+        if unanswered.is_empty() || clock::elapsed(start) > TIMEOUT {
+            return unanswered;
         }
         per_cpu::relax();
     }

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 
-use topomem::{CpuId, Tended, Topology};
+use topomem::{CpuId, PendingWork, Topology};
 use topomem_stress::{Account, Failure, Record, drain, inconsistencies};
 
 use crate::executor::sleep;
@@ -85,7 +85,7 @@ async fn settle(give_up: &impl Fn()) {
     give_up();
     for _ in 0..LOOKS {
         drain(&SERVICE, &pin());
-        if SERVICE.tend(&pin()) == Tended::Done {
+        if SERVICE.run_pending_work(&pin()) == PendingWork::Done {
             break;
         }
         sleep(REST).await;

@@ -35,7 +35,7 @@ use crate::{log, measure, record};
 
 /// How long anything may take that must come to an end: a busy host may run CPUs late. The runner waits for longer,
 /// so a failure has its name.
-const PATIENCE: Duration = Duration::from_secs(45);
+const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What to run, and on what.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ async fn by_name(request: &Request) -> Outcome {
 /// Waits for the CPUs that were started; false, and reported, where one is missing.
 async fn all_up(started: &CpuSet) -> bool {
     let start = clock::now();
-    while ipi::running() != *started && clock::elapsed(start) < PATIENCE {
+    while ipi::running() != *started && clock::elapsed(start) < TIMEOUT {
         sleep(Duration::from_millis(1)).await;
     }
     let missing = started.clone().difference(&ipi::running());

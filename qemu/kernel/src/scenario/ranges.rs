@@ -14,7 +14,7 @@ use topomem::{CpuId, KernelRange, KernelRanges, RangeRequest, RangesConfig, Virt
 use topomem_stress::Break;
 use x86_64::instructions::interrupts;
 
-use super::{PATIENCE, failure};
+use super::{TIMEOUT, failure};
 use crate::arch::clock;
 use crate::arch::exit::Outcome;
 use crate::executor::{sleep, spawn_on, yield_now};
@@ -88,7 +88,7 @@ async fn ranges(fault: Option<Break>) -> Result<(), &'static str> {
 async fn settle(ranges: &Ranges) -> Result<(), &'static str> {
     let start = clock::now();
     while ranges.flush(&pin()).waiting {
-        if clock::elapsed(start) > PATIENCE {
+        if clock::elapsed(start) > TIMEOUT {
             return Err("freed ranges wait for ever");
         }
         sleep(Duration::from_millis(1)).await;

@@ -14,7 +14,7 @@ use core::time::Duration;
 
 use topomem::{CpuId, FrameRequest, PageRange, PageSize, PhysFrame, Protection};
 
-use super::{PATIENCE, failure};
+use super::{TIMEOUT, failure};
 use crate::arch::clock;
 use crate::arch::exit::Outcome;
 use crate::executor::{room, sleep, spawn_on, yield_now};
@@ -85,7 +85,7 @@ async fn shortage() -> Result<(), &'static str> {
     }
     let start = clock::now();
     while SERVED.load(Ordering::Relaxed) == before {
-        if clock::elapsed(start) > PATIENCE {
+        if clock::elapsed(start) > TIMEOUT {
             return Err("the task that waits for memory was not woken");
         }
         yield_now().await;

@@ -88,9 +88,9 @@ pub unsafe fn start_all(
     for area in areas {
         let PerCpu { cpu, apic_id, .. } = **area;
         trampoline::prepare(area);
-        let arrived = [AFTER_FIRST, AFTER_SECOND].into_iter().any(|patience| {
+        let arrived = [AFTER_FIRST, AFTER_SECOND].into_iter().any(|blocking| {
             apic::send(Message::StartUp(page), Destination::Physical(apic_id));
-            wait_for(area, patience)
+            wait_for(area, blocking)
         });
         // It may have been admitted since the last look.
         if !arrived && area.admission.give_up() {
@@ -99,10 +99,10 @@ pub unsafe fn start_all(
     }
 }
 
-fn wait_for(area: &PerCpu, patience: Duration) -> bool {
+fn wait_for(area: &PerCpu, blocking: Duration) -> bool {
     let start = clock::now();
     while !area.admission.is_admitted() {
-        if clock::elapsed(start) > patience {
+        if clock::elapsed(start) > blocking {
             return false;
         }
         per_cpu::relax();

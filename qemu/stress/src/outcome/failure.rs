@@ -231,12 +231,12 @@ pub enum Failure {
         /// Slabs without an object that the heap has kept.
         slabs: u64,
     },
-    /// A CPU did not get on while another was deaf, although nothing it does concerns that one.
+    /// A CPU did not get on while another was unresponsive, although nothing it does concerns that one.
     HeldUp {
         /// The CPU.
         cpu: CpuId,
-        /// The deaf one.
-        deaf: CpuId,
+        /// The unresponsive one.
+        unresponsive: CpuId,
         /// Operations that it should have finished in addition.
         missing: u64,
     },
@@ -244,12 +244,12 @@ pub enum Failure {
     WaitedInVain {
         /// The waiting CPU.
         cpu: CpuId,
-        /// How long, in times of the queue's patience.
-        patiences: u64,
+        /// How long, in multiples of `Tlb::unresponsive_timeout`.
+        timeouts: u64,
     },
-    /// A CPU was deaf and waited for, and nobody was told.
+    /// A CPU was unresponsive and waited for, and nobody was told.
     Unreported {
-        /// The deaf CPU.
+        /// The unresponsive CPU.
         cpu: CpuId,
     },
     /// The service refused what it should have done.
@@ -451,11 +451,14 @@ impl fmt::Display for Failure {
             Failure::ObjectMisaligned { cpu, address, alignment } => {
                 write!(f, "heap object at {address} for {cpu} is not aligned to {alignment}")
             }
-            Failure::HeldUp { cpu, deaf, missing } => {
-                write!(f, "{cpu} was held up by {deaf}, which is deaf: {missing} operations too few")
+            Failure::HeldUp { cpu, unresponsive, missing } => {
+                write!(
+                    f,
+                    "{cpu} was held up by {unresponsive}, which is unresponsive: {missing} operations too few"
+                )
             }
-            Failure::WaitedInVain { cpu, patiences } => {
-                write!(f, "{cpu} waited for a shootdown for {patiences} times the patience: in vain")
+            Failure::WaitedInVain { cpu, timeouts } => {
+                write!(f, "{cpu} waited for a shootdown for {timeouts} timeouts: in vain")
             }
             Failure::Unreported { cpu } => write!(f, "nobody was told that {cpu} does not answer"),
             Failure::Refused { operation, error, .. } => write!(f, "{operation} refused: {error}"),

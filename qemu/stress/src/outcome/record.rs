@@ -32,7 +32,7 @@ pub enum Record<'a> {
     Node(NodeSummary),
     /// What a CPU did.
     Cpu(CpuSummary),
-    /// A CPU was deaf and reported.
+    /// A CPU was unresponsive and reported.
     Unresponsive {
         /// What the service reported.
         report: Report,

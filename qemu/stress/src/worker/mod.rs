@@ -1,11 +1,11 @@
 //! One CPU's part of a run.
 
 mod absences;
-mod deaf;
 mod frames;
 mod mappings;
 mod regions;
 mod spaces;
+mod unresponsive;
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use topomem::{CpuId, CpuPin, Order};
 use crate::Text;
 use crate::oracle::{Holder, Space};
 use crate::random::Random;
-use crate::shared::parcel::{HeldFrames, HeldObject, Parcel};
+use crate::shared::transfer::{HeldFrames, HeldObject, Transfer};
 use crate::{Failure, Rig, Run};
 use mappings::changes::Poisoned;
 use regions::{Child, LastWrite};
@@ -53,7 +53,7 @@ pub(crate) struct Worker<'r, R: Rig> {
     child: Option<Child<R>>,
 }
 
-/// After how many times the patience of a shootdown's waiter a step counts as one that would never
+/// After how many timeouts of a shootdown's waiter a step counts as one that would never
 /// have ended.
 const LONGEST_STEP: u64 = 4;
 
@@ -97,10 +97,10 @@ impl<'r, R: Rig> Worker<'r, R> {
         while !self.run.is_over(operations) {
             let begun = platform.now();
             self.step().await;
-            let (took, patience) = (platform.now().since(begun), platform.patience());
-            if took.0 > patience.0.saturating_mul(LONGEST_STEP) {
-                let patiences = took.0 / patience.0.max(1);
-                self.run.fail(Failure::WaitedInVain { cpu: self.cpu, patiences });
+            let (took, timeout) = (platform.now().since(begun), platform.unresponsive_timeout());
+            if took.0 > timeout.0.saturating_mul(LONGEST_STEP) {
+                let timeouts = took.0 / timeout.0.max(1);
+                self.run.fail(Failure::WaitedInVain { cpu: self.cpu, timeouts });
             }
             operations += 1;
             self.run.counters(self.cpu).operations.fetch_add(1, Ordering::Relaxed);
@@ -160,29 +160,29 @@ impl<'r, R: Rig> Worker<'r, R> {
             self.run.rig.rest(2).await;
             self.look_around(KERNEL);
         }
-        self.open_letters();
+        self.receive_transfers();
     }
 
     /// Takes in, checks and frees what other CPUs have sent.
-    pub(crate) fn open_letters(&mut self) {
+    pub(crate) fn receive_transfers(&mut self) {
         for sender in 0..self.run.rig.cpus() {
-            while let Some(letter) = self.run.office.ring(sender, self.cpu.index()).take() {
-                match Parcel::decode(letter) {
-                    Some(Parcel::Frames(held)) => self.free_frames(held),
-                    Some(Parcel::Object(held)) => self.free_object(held),
-                    None => self.refused("decoding a letter", Text::debug(&letter)),
+            while let Some(message) = self.run.transfers.ring(sender, self.cpu.index()).take() {
+                match Transfer::decode(message) {
+                    Some(Transfer::Frames(held)) => self.free_frames(held),
+                    Some(Transfer::Object(held)) => self.free_object(held),
+                    None => self.refused("decoding a message", Text::debug(&message)),
                 }
             }
         }
     }
 
-    /// Sends `parcel` to another CPU, or gives it back where that is impossible.
-    fn send(&mut self, parcel: Parcel) -> Result<(), Parcel> {
+    /// Sends `transfer` to another CPU, or gives it back where that is impossible.
+    fn send(&mut self, transfer: Transfer) -> Result<(), Transfer> {
         let to = self.random.index(self.run.rig.cpus());
-        self.run.office.ring(self.cpu.index(), to).post(parcel.encode()).map_err(|_| parcel)
+        self.run.transfers.ring(self.cpu.index(), to).push(transfer.encode()).map_err(|_| transfer)
     }
 
-    /// Gives back everything that this CPU holds, but for letters and slots.
+    /// Gives back everything that this CPU holds, but for messages and slots.
     pub(crate) fn give_back(&mut self) {
         self.activate(KERNEL);
         self.drop_child();

@@ -13,7 +13,7 @@ const DEVICE: &str = "/dev/kvm";
 /// host withstands.
 pub(super) const CPU: &str = "host,arch-capabilities=off";
 /// How long a machine that does nothing may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Returns what keeps machines from running under KVM, if something does.
@@ -24,12 +24,12 @@ pub(crate) fn obstacle() -> Option<String> {
     let mut command = Command::new(PROGRAM);
     command.args(["-nodefaults", "-display", "none", "-M", "pc", "-m", "8M", "-S"]);
     command.args(["-accel", "kvm", "-cpu", CPU, "-monitor", "stdio"]);
-    answer(command, PATIENCE).err().map(|said| format!("{DEVICE} gives no machine: {said}"))
+    answer(command, TIMEOUT).err().map(|said| format!("{DEVICE} gives no machine: {said}"))
 }
 
 /// Starts a machine whose monitor reads from its standard input, and tells it to quit. If it doesn't end well within
-/// `patience`, the error is what QEMU said last.
-fn answer(mut command: Command, patience: Duration) -> Result<(), String> {
+/// `timeout`, the error is what QEMU said last.
+fn answer(mut command: Command, timeout: Duration) -> Result<(), String> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut machine = command.spawn().map_err(|error| error.to_string())?;
     if let Some(mut monitor) = machine.stdin.take() {
@@ -40,12 +40,12 @@ fn answer(mut command: Command, patience: Duration) -> Result<(), String> {
     let status = loop {
         match machine.try_wait().map_err(|error| error.to_string())? {
             Some(status) => break status,
-            None if start.elapsed() < patience => std::thread::sleep(POLL),
+            None if start.elapsed() < timeout => std::thread::sleep(POLL),
             None => {
                 // Fails only when it has just ended by itself.
                 let _ = machine.kill();
                 let _ = machine.wait();
-                return Err(format!("no end after {} s", patience.as_secs()));
+                return Err(format!("no end after {} s", timeout.as_secs()));
             }
         }
     };
@@ -71,9 +71,9 @@ mod tests {
 
     #[test]
     fn only_a_machine_that_quits_answers() {
-        assert_eq!(answer(shell("read word; test \"$word\" = quit"), PATIENCE), Ok(()));
-        assert_eq!(answer(shell("echo first >&2; echo last >&2; exit 1"), PATIENCE), Err("last".to_owned()));
-        assert!(answer(Command::new("/nonexistent/qemu"), PATIENCE).is_err());
+        assert_eq!(answer(shell("read word; test \"$word\" = quit"), TIMEOUT), Ok(()));
+        assert_eq!(answer(shell("echo first >&2; echo last >&2; exit 1"), TIMEOUT), Err("last".to_owned()));
+        assert!(answer(Command::new("/nonexistent/qemu"), TIMEOUT).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::workspace;
 
 const PROMPT: &str = "(qemu) ";
 /// Of a monitor that doesn't answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// CPUs and calls shown.
 const MOST_CPUS: usize = 16;
 const MOST_CALLS: usize = 12;
@@ -46,7 +46,7 @@ struct Monitor {
 impl Monitor {
     fn connect(socket: &Path) -> Option<Self> {
         let stream = UnixStream::connect(socket).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_read_timeout(Some(TIMEOUT)).ok()?;
         let mut monitor = Self { stream };
         monitor.answer()?;
         Some(monitor)

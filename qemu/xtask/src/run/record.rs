@@ -200,7 +200,7 @@ pub(crate) struct Unresponsive {
     pub(crate) generation: u64,
     /// How long it had been waited for by then.
     pub(crate) ms: u64,
-    /// Operations that others finished while it was deaf.
+    /// Operations that others finished while it was unresponsive.
     pub(crate) meanwhile: u64,
 }
 

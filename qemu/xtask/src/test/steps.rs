@@ -158,7 +158,7 @@ const PROGRAM_FAULTS: [Fault; 4] = [
 ];
 
 /// Faults that are shown on simulated machines only: where everything stops, only they mend the
-/// fault so that the run ends, their waiters' patience can be made short, and their idle CPUs walk
+/// fault so that the run ends, their waiters' timeout can be made short, and their idle CPUs walk
 /// page tables ahead, which TCG does not.
 const SIM_FAULTS: [Fault; 6] = [
     // A flag that is set for an older request ends a wait too early; a flag that a later request

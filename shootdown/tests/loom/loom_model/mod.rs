@@ -121,7 +121,7 @@ unsafe impl Tlb for Machine {
         Ticks(0)
     }
 
-    fn patience(&self) -> Ticks {
+    fn unresponsive_timeout(&self) -> Ticks {
         Ticks(u64::MAX)
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use topomem::region::HugePages;
 use topomem::sim::{Sim, SimService};
-use topomem::{AddressSpace, CpuId, CpuPin, NodeId, Tended};
+use topomem::{AddressSpace, CpuId, CpuPin, NodeId, PendingWork};
 
 use crate::answer::{Answer, Errno};
 use crate::log::{Log, Step};
@@ -123,7 +123,7 @@ impl SimSystem {
 
     /// Finishes what is due, and returns how many frames are free.
     fn settle(&self, pin: &CpuPin) -> u64 {
-        while self.service.tend(pin) != Tended::Done {
+        while self.service.run_pending_work(pin) != PendingWork::Done {
             self.sim.take_interrupts();
         }
         let nodes = (0..NODES).filter_map(NodeId::new);

@@ -15,7 +15,7 @@ use linux_raw_sys::general::{
 use topomem::object::MemoryObject;
 
 use super::{Answer, Errno};
-use crate::file::{Content, LEAST_FREE, Mode, OnExec, OpenFile, Patience, Whence};
+use crate::file::{Blocking, Content, LEAST_FREE, Mode, OnExec, OpenFile, Whence};
 use crate::memory::platform::Kernel;
 use crate::process::{Shared, Signal, Task};
 
@@ -217,7 +217,7 @@ pub(super) async fn control(task: &Task, descriptor: u64, request: u64, argument
     }
     let mut value = [0; 4];
     task.memory().read(argument, &mut value).await?;
-    file.set_patience(if value == [0; 4] { Patience::Wait } else { Patience::Fail });
+    file.set_blocking(if value == [0; 4] { Blocking::Wait } else { Blocking::Fail });
     Ok(0)
 }
 
@@ -279,11 +279,15 @@ pub(super) fn settings(task: &Task, descriptor: u64, command: u64, argument: u64
                 Mode::Write => O_WRONLY,
                 Mode::ReadWrite => O_RDWR,
             };
-            Ok(u64::from(if file.patience() == Patience::Fail { mode | O_NONBLOCK } else { mode }))
+            Ok(u64::from(if file.unresponsive_timeout() == Blocking::Fail {
+                mode | O_NONBLOCK
+            } else {
+                mode
+            }))
         }
         F_SETFL => {
             let fails = argument as u32 & O_NONBLOCK != 0;
-            file.set_patience(if fails { Patience::Fail } else { Patience::Wait });
+            file.set_blocking(if fails { Blocking::Fail } else { Blocking::Wait });
             Ok(0)
         }
         _ => Err(Errno::INVALID),

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT};
 
-use crate::file::{Content, LEAST_FREE, Mode, OnExec, OpenFile, Patience, pipe as new_pipe, pipes_changed};
+use crate::file::{Blocking, Content, LEAST_FREE, Mode, OnExec, OpenFile, pipe as new_pipe, pipes_changed};
 use crate::process::{Shared, Task, with_limit};
 use crate::syscall::{Answer, Errno};
 
@@ -25,8 +25,8 @@ pub(in crate::syscall) async fn pipe(task: &Task, to: u64, flags: u64) -> Answer
     let reader = Shared::new(OpenFile::new(Content::PipeReader(reader), Mode::Read))?;
     let writer = Shared::new(OpenFile::new(Content::PipeWriter(writer), Mode::Write))?;
     if flags & O_NONBLOCK != 0 {
-        reader.set_patience(Patience::Fail);
-        writer.set_patience(Patience::Fail);
+        reader.set_blocking(Blocking::Fail);
+        writer.set_blocking(Blocking::Fail);
     }
     let files = &task.thread.process.files;
     let close = |descriptor| drop(files.lock().close(descriptor));

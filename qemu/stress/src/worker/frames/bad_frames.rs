@@ -3,7 +3,7 @@
 use topomem::{Order, PhysFrame};
 
 use crate::oracle::Conflict;
-use crate::shared::parcel::HeldFrames;
+use crate::shared::transfer::HeldFrames;
 use crate::worker::Worker;
 use crate::{Failure, Rig, Text};
 
@@ -33,7 +33,7 @@ impl<R: Rig> Worker<'_, R> {
 
     /// Keeps a retired frame on the account for good, now that it was freed: whoever is handed it
     /// finds it taken.
-    pub(super) fn bury(&mut self, bad: PhysFrame) {
+    pub(super) fn keep_retired(&mut self, bad: PhysFrame) {
         let holder = self.next_holder(Order::FRAME);
         if let Err(Conflict::Held { frame, by }) = self.run.ownership.claim(bad, Order::FRAME, holder) {
             self.run.fail(Failure::FrameTwice { frame, first: holder, second: by });

@@ -17,7 +17,7 @@ use topomem::{NodeId, Order, PhysFrame, Platform as _};
 use super::{HELD, Worker};
 use crate::Text;
 use crate::oracle::{Conflict, Holder, stamp};
-use crate::shared::parcel::{HeldFrames, Parcel};
+use crate::shared::transfer::{HeldFrames, Transfer};
 use crate::{Failure, Rig, Share};
 
 /// What the oracle expects of where a run comes from.
@@ -193,9 +193,12 @@ impl<R: Rig> Worker<'_, R> {
     }
 
     fn part_with(&mut self, held: HeldFrames) {
-        let rest =
-            if self.random.one_in(3) { self.send(Parcel::Frames(held)) } else { Err(Parcel::Frames(held)) };
-        if let Err(Parcel::Frames(held)) = rest {
+        let rest = if self.random.one_in(3) {
+            self.send(Transfer::Frames(held))
+        } else {
+            Err(Transfer::Frames(held))
+        };
+        if let Err(Transfer::Frames(held)) = rest {
             self.free_frames(held);
         }
     }
@@ -216,7 +219,7 @@ impl<R: Rig> Worker<'_, R> {
         // holder, and nothing maps it.
         let freed = unsafe { self.run.rig.service().frames().free(&self.pin, held.frame, held.order) };
         match freed {
-            Ok(()) => bad.into_iter().for_each(|bad| self.bury(bad)),
+            Ok(()) => bad.into_iter().for_each(|bad| self.keep_retired(bad)),
             Err(FreeError::DoubleFree(frame)) => {
                 self.run.fail(Failure::FreeWhileHeld { frame, holder: held.holder });
             }

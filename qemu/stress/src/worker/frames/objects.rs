@@ -8,7 +8,7 @@ use topomem::percpu::SizeClass;
 
 use crate::Text;
 use crate::oracle::pattern;
-use crate::shared::parcel::{HeldObject, Parcel};
+use crate::shared::transfer::{HeldObject, Transfer};
 use crate::worker::{HELD, Worker};
 use crate::{Failure, Rig};
 
@@ -19,11 +19,11 @@ impl<R: Rig> Worker<'_, R> {
             let index = self.random.index(self.objects.len());
             let held = self.objects.swap_remove(index);
             let rest = if self.random.one_in(3) {
-                self.send(Parcel::Object(held))
+                self.send(Transfer::Object(held))
             } else {
-                Err(Parcel::Object(held))
+                Err(Transfer::Object(held))
             };
-            if let Err(Parcel::Object(held)) = rest {
+            if let Err(Transfer::Object(held)) = rest {
                 self.free_object(held);
             }
         } else {

@@ -11,7 +11,7 @@ use topomem::frames::FrameRequest;
 use topomem::{NodeId, Order};
 
 use crate::Text;
-use crate::shared::parcel::HeldFrames;
+use crate::shared::transfer::HeldFrames;
 use crate::worker::Worker;
 use crate::{Failure, Rig};
 

@@ -13,7 +13,7 @@ use crate::{Rig, Text};
 
 /// How many milliseconds a future is polled for before it is given up: some time slices of a host
 /// that runs several CPUs on one of its own.
-const PATIENCE: u64 = 20;
+const TIMEOUT: u64 = 20;
 
 impl<R: Rig> Worker<'_, R> {
     /// Awaits a frame. Where memory stays exhausted the future is dropped in the middle of its
@@ -24,7 +24,7 @@ impl<R: Rig> Worker<'_, R> {
         }
         let future = pin!(self.run.rig.service().frames().alloc_async(FrameRequest::frame()));
         let start = self.run.elapsed();
-        match unless(future, || self.run.elapsed() - start > PATIENCE).await {
+        match unless(future, || self.run.elapsed() - start > TIMEOUT).await {
             Some((Ok(frame), pending)) => {
                 if let Some(held) = self.take_in(frame, Order::FRAME) {
                     self.keep(held);

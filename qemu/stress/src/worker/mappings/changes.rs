@@ -8,8 +8,8 @@ use topomem::{FrameRequest, Order, PageRange, PageSize, PhysFrame, VirtAddr};
 
 use crate::Text;
 use crate::oracle::{Holder, Phase, SlotChange, Space, Tag};
-use crate::shared::parcel::HeldFrames;
 use crate::shared::shared_space::{Backing, FrameOwner, SharedSpace, SlotPage};
+use crate::shared::transfer::HeldFrames;
 use crate::worker::{KERNEL, Worker};
 use crate::{Course, Failure, Rig};
 
@@ -47,8 +47,9 @@ impl<R: Rig> Worker<'_, R> {
 
     pub(in crate::worker) async fn change_step(&mut self) {
         let run = self.run;
-        // A deaf CPU keeps changes of the kernel's space waiting, but of no other.
-        let first = if run.options.scenario.course == Course::OneIsDeaf { KERNEL + 1 } else { KERNEL };
+        // An unresponsive CPU keeps changes of the kernel's space waiting, but of no other.
+        let first =
+            if run.options.scenario.course == Course::OneIsUnresponsive { KERNEL + 1 } else { KERNEL };
         let number = first + self.random.index(run.spaces.len() - first);
         let space = &run.spaces[number];
         if self.random.one_in(16) {
@@ -153,7 +154,7 @@ impl<R: Rig> Worker<'_, R> {
             Unmap::Waited => unmapping.wait(&self.pin),
             Unmap::Masked => {
                 let mut unmapping = Some(unmapping);
-                self.run.rig.be_deaf(|| {
+                self.run.rig.ignore_shootdowns(|| {
                     unmapping.take().into_iter().for_each(|unmapping| unmapping.wait(&self.pin));
                     true
                 });

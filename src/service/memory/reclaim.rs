@@ -43,7 +43,7 @@ impl<P: Machine> MemoryService<P> {
     /// Calls no foreign code, waits for no interrupted context, and does a bounded amount of work.
     /// The rest is noted for the service task, and the returned error means that more may come.
     #[cold]
-    pub(crate) fn relieve<T>(
+    pub(crate) fn reclaim_and_retry<T>(
         &self,
         pin: &CpuPin,
         error: AllocError,

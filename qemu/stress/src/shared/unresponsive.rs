@@ -1,4 +1,4 @@
-//! What the CPUs of a run with a deaf CPU share.
+//! What the CPUs of a run with an unresponsive CPU share.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,19 +23,19 @@ pub(crate) enum Stage {
     /// The boot CPU has mapped a page.
     Mapped = 1,
     /// The last CPU has its translation, and answers no interrupt.
-    Deaf,
+    Unresponsive,
     /// The last CPU has used the page for the last time, and answers again.
-    Hearing,
+    Responsive,
 }
 
 /// The stage, and how often the boot CPU has looked whether it still has to wait.
 #[derive(Debug, Default)]
-pub(crate) struct Deafness {
+pub(crate) struct UnresponsiveCpu {
     stage: AtomicU32,
     looks: AtomicU32,
 }
 
-impl Deafness {
+impl UnresponsiveCpu {
     /// Enters `stage`.
     pub(crate) fn enter(&self, stage: Stage) {
         // Release pairs with the Acquire in `has`: what was done before is seen.

@@ -1,7 +1,7 @@
 //! One CPU answers no shootdown for a while.
 //!
 //! The boot CPU unmaps a page that the last CPU has a translation to, and awaits it. The last CPU
-//! is deaf until it has been reported and the others have finished a good number of operations
+//! is unresponsive until it has been reported and the others have finished a good number of operations
 //! meanwhile. It then reads the page once more through its old translation: the frame must still
 //! be the page's, whatever the others were handed since.
 
@@ -15,45 +15,45 @@ use topomem::shootdown::Tlb;
 use topomem::{CpuId, FrameRequest, Order, PageSize};
 
 use super::{KERNEL, Worker};
-use crate::shared::deafness::Stage;
+use crate::shared::unresponsive::Stage;
 use crate::{Failure, Record, Report, Rig, Text};
 
 /// Operations that each other CPU has to finish after the report: several times what its magazine
 /// and its heap hold, so that a frame that was freed early is handed out again.
 const OPERATIONS: u64 = 500;
-/// After how many times the waiters' patience the deaf CPU gives up.
+/// After how many timeouts of the waiters the unresponsive CPU gives up.
 const LONGEST: u64 = 6;
 
 impl<R: Rig> Worker<'_, R> {
-    pub(crate) async fn work_beside_a_deaf_cpu(&mut self) {
+    pub(crate) async fn work_beside_an_unresponsive_cpu(&mut self) {
         let last = self.run.rig.cpus() - 1;
         if last == 0 {
-            return self.refused("being deaf", Text::display(&"nobody else is there to notice"));
+            return self.refused("ignoring shootdowns", Text::display(&"nobody else is there to notice"));
         }
         if self.cpu.index() == last {
-            self.be_deaf().await;
+            self.ignore_shootdowns().await;
         } else if self.cpu == CpuId::BOOT {
-            self.unmap_beside_a_deaf_cpu().await;
+            self.unmap_beside_an_unresponsive_cpu().await;
             self.run.stop();
         } else {
             self.work().await;
         }
     }
 
-    async fn be_deaf(&mut self) {
+    async fn ignore_shootdowns(&mut self) {
         let run = self.run;
         self.reach(Stage::Mapped).await;
         let page = &run.spaces[KERNEL].pages[0];
         let expected = page.slot.tag(page.slot.state().version).encode();
         let platform = *run.rig.service().platform();
         let start = platform.now();
-        let longest = platform.patience().0.saturating_mul(LONGEST);
+        let longest = platform.unresponsive_timeout().0.saturating_mul(LONGEST);
         let others: u64 = self.others().map(|cpu| self.operations_of(cpu)).sum();
         let mut targets = Vec::with_capacity(run.rig.cpus());
         let mut found = run.rig.load(page.address);
         let mut looks = None;
-        run.rig.be_deaf(|| {
-            run.deafness.enter(Stage::Deaf);
+        run.rig.ignore_shootdowns(|| {
+            run.unresponsive.enter(Stage::Unresponsive);
             let reported = run.rig.reported().is_some();
             // From the report on: whoever takes that for an answer shall be seen to.
             if reported && targets.is_empty() {
@@ -62,16 +62,17 @@ impl<R: Rig> Worker<'_, R> {
             let went_on = targets.iter().all(|&(cpu, target)| self.operations_of(cpu) >= target);
             // However late the boot CPU's thread runs: it looks once more.
             if reported && went_on {
-                looks.get_or_insert(run.deafness.looks() + 2);
+                looks.get_or_insert(run.unresponsive.looks() + 2);
             }
-            let enough = looks.is_some_and(|looks| run.deafness.looks() >= looks) || found != Some(expected);
+            let enough =
+                looks.is_some_and(|looks| run.unresponsive.looks() >= looks) || found != Some(expected);
             if found == Some(expected) {
                 found = run.rig.load(page.address);
             }
             if !(enough || run.is_stopped() || platform.now().since(start).0 > longest) {
                 return false;
             }
-            run.deafness.enter(Stage::Hearing);
+            run.unresponsive.enter(Stage::Responsive);
             true
         });
         if found != Some(expected) {
@@ -86,7 +87,7 @@ impl<R: Rig> Worker<'_, R> {
         for (cpu, target) in targets {
             let missing = target.saturating_sub(self.operations_of(cpu));
             if missing > 0 {
-                run.fail(Failure::HeldUp { cpu, deaf: self.cpu, missing });
+                run.fail(Failure::HeldUp { cpu, unresponsive: self.cpu, missing });
             }
         }
         let meanwhile = self.others().map(|cpu| self.operations_of(cpu)).sum::<u64>() - others;
@@ -96,9 +97,9 @@ impl<R: Rig> Worker<'_, R> {
         }
     }
 
-    async fn unmap_beside_a_deaf_cpu(&mut self) {
+    async fn unmap_beside_an_unresponsive_cpu(&mut self) {
         let run = self.run;
-        let deaf = CpuId::new(run.rig.cpus() - 1);
+        let unresponsive = CpuId::new(run.rig.cpus() - 1);
         let space = &run.spaces[KERNEL];
         let page = &space.pages[0];
         let Ok(frame) = run.rig.service().alloc(&self.pin, &FrameRequest::frame()) else {
@@ -114,8 +115,8 @@ impl<R: Rig> Worker<'_, R> {
         if let Err(error) = mapped {
             return self.refused("mapping a page", Text::display(&error));
         }
-        run.deafness.enter(Stage::Mapped);
-        self.reach(Stage::Deaf).await;
+        run.unresponsive.enter(Stage::Mapped);
+        self.reach(Stage::Unresponsive).await;
         let before = run.rig.service().shootdown().kernel().generation();
         // The space may free it from here on.
         self.release(frame, Order::FRAME, held.holder);
@@ -123,38 +124,38 @@ impl<R: Rig> Worker<'_, R> {
             Ok(unmapping) => self.look_until(pin!(unmapping.into_future())).await,
             Err(error) => return self.refused("unmapping a page", Text::display(&error)),
         }
-        if !run.deafness.has(Stage::Hearing) {
-            // The frame is this CPU's to hand out now: the deaf one shall see it change.
-            while !run.deafness.has(Stage::Hearing) && !run.is_stopped() {
+        if !run.unresponsive.has(Stage::Responsive) {
+            // The frame is this CPU's to hand out now: the unresponsive one shall see it change.
+            while !run.unresponsive.has(Stage::Responsive) && !run.is_stopped() {
                 self.frames_step();
                 super::yield_now().await;
             }
-            return self.refused("waiting for a deaf CPU", Text::display(&"it was not waited for"));
+            return self.refused("waiting for an unresponsive CPU", Text::display(&"it was not waited for"));
         }
         let now = run.rig.service().shootdown().kernel().generation();
         if let Some(Report { cpu, generation, .. }) = run.rig.reported()
-            && (Some(cpu) != deaf || generation <= before || generation > now)
+            && (Some(cpu) != unresponsive || generation <= before || generation > now)
         {
-            self.refused("reporting the deaf CPU", Text::debug(&(cpu, generation, before, now)));
+            self.refused("reporting the unresponsive CPU", Text::debug(&(cpu, generation, before, now)));
         }
     }
 
     /// Awaits `done`, and notes each look at it.
     async fn look_until(&self, mut done: Pin<&mut impl Future<Output = ()>>) {
         while !poll_fn(|context| Poll::Ready(done.as_mut().poll(context).is_ready())).await {
-            self.run.deafness.look();
+            self.run.unresponsive.look();
             self.run.rig.rest(1).await;
         }
     }
 
     /// Idles until another CPU has entered `stage`.
     async fn reach(&self, stage: Stage) {
-        while !self.run.deafness.has(stage) && !self.run.is_stopped() {
+        while !self.run.unresponsive.has(stage) && !self.run.is_stopped() {
             self.run.rig.rest(1).await;
         }
     }
 
-    /// The CPUs that neither are deaf nor wait for the one that is.
+    /// The CPUs that neither are unresponsive nor wait for the one that is.
     fn others(&self) -> impl Iterator<Item = CpuId> + use<R> {
         (1..self.run.rig.cpus() - 1).filter_map(CpuId::new)
     }

@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 
 use topomem::{Order, PhysAddr, PhysFrame};
 
-use super::mailbox::Letter;
+use super::ring::Message;
 use crate::oracle::Holder;
 
 /// A run of frames that the scenario holds.
@@ -28,7 +28,7 @@ pub(crate) struct HeldObject {
 
 /// Something to hand over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parcel {
+pub(crate) enum Transfer {
     Frames(HeldFrames),
     Object(HeldObject),
 }
@@ -36,15 +36,15 @@ pub(crate) enum Parcel {
 const FRAMES: u64 = 0;
 const OBJECT: u64 = 1;
 
-impl Parcel {
-    pub(crate) fn encode(self) -> Letter {
+impl Transfer {
+    pub(crate) fn encode(self) -> Message {
         match self {
-            Parcel::Frames(held) => Letter {
+            Transfer::Frames(held) => Message {
                 head: FRAMES | u64::from(held.order.get()) << 8 | u64::from(held.holder.bits()) << 32,
                 pointer: ptr::null_mut(),
                 tail: held.frame.start_address().as_u64(),
             },
-            Parcel::Object(held) => Letter {
+            Transfer::Object(held) => Message {
                 head: OBJECT
                     | u64::from(held.layout.align().trailing_zeros()) << 8
                     | u64::from(held.seed) << 32,
@@ -54,18 +54,18 @@ impl Parcel {
         }
     }
 
-    /// `None` where `letter` is none of [`Parcel::encode`]'s.
-    pub(crate) fn decode(letter: Letter) -> Option<Parcel> {
-        let Letter { head, pointer, tail } = letter;
+    /// `None` where `message` is none of [`Transfer::encode`]'s.
+    pub(crate) fn decode(message: Message) -> Option<Transfer> {
+        let Message { head, pointer, tail } = message;
         let (size, id) = ((head >> 8) as u8, (head >> 32) as u32);
         if head & 0xff == FRAMES {
             let frame = PhysFrame::containing_address(PhysAddr::new(tail));
             let (order, holder) = (Order::new(size)?, Holder::from_bits(id)?);
-            return Some(Parcel::Frames(HeldFrames { frame, order, holder }));
+            return Some(Transfer::Frames(HeldFrames { frame, order, holder }));
         }
         let align = 1usize.checked_shl(u32::from(size))?;
         let layout = Layout::from_size_align(usize::try_from(tail).ok()?, align).ok()?;
-        Some(Parcel::Object(HeldObject { memory: NonNull::new(pointer)?, layout, seed: id }))
+        Some(Transfer::Object(HeldObject { memory: NonNull::new(pointer)?, layout, seed: id }))
     }
 }
 
@@ -76,17 +76,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parcels_survive_the_mail() {
+    fn transfers_survive_their_encoding() {
         let order = Order::new(3).unwrap();
-        let frames = Parcel::Frames(HeldFrames {
+        let frames = Transfer::Frames(HeldFrames {
             frame: PhysFrame::containing_address(PhysAddr::new(0x12_3000)),
             order,
             holder: Holder::new(CpuId::new(7).unwrap(), order, 99),
         });
         let layout = Layout::from_size_align(24, 64).unwrap();
-        let object = Parcel::Object(HeldObject { memory: NonNull::dangling(), layout, seed: u32::MAX });
-        for parcel in [frames, object] {
-            assert_eq!(Parcel::decode(parcel.encode()), Some(parcel));
+        let object = Transfer::Object(HeldObject { memory: NonNull::dangling(), layout, seed: u32::MAX });
+        for transfer in [frames, object] {
+            assert_eq!(Transfer::decode(transfer.encode()), Some(transfer));
         }
     }
 }
