@@ -5,9 +5,10 @@ use core::fmt;
 use topomem_percpu::CpuPin;
 use topomem_shootdown::{PageRange, VirtAddr};
 
-use super::core::{SpaceCore, invalidation_of};
+use super::changes::invalidation_of;
+use super::core::SpaceCore;
 use super::error::{ProtectError, RemapError, UnmapError};
-use super::replaced_tables;
+use super::unmap::replaced_tables;
 use super::unmapping::Unmapping;
 use crate::Machine;
 use crate::page_table::{Changed, MovedRegions, Protection};

@@ -6,8 +6,10 @@ use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 use topomem_shootdown::Invalidation;
 
-use super::core::{Collected, SpaceCore, invalidation_of};
+use super::changes::invalidation_of;
+use super::core::SpaceCore;
 use super::layout::range_of;
+use super::retired::Collected;
 use crate::Machine;
 use crate::budget::Budget;
 use crate::page_table::{Chain, Changed, Dismantled, Forgotten, Pages, Swept, Users};

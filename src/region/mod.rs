@@ -13,6 +13,7 @@
 
 mod attributes;
 mod calls;
+mod encoding;
 mod faults;
 mod gap;
 mod layout;

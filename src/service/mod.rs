@@ -2,6 +2,7 @@
 
 mod boot;
 mod cpu;
+mod create;
 pub(crate) mod memory;
 mod spaces;
 mod task;
@@ -11,10 +12,20 @@ use core::cell::UnsafeCell;
 use core::fmt;
 
 use topomem_numa::Topology;
-use topomem_numa::frames::{AllocError, FrameRequest, Frames, FreeError};
+use topomem_numa::frames::Frames;
 use topomem_percpu::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
-use topomem_percpu::{CpuId, CpuPin, NodeId, Order, PhysAddr, PhysFrame};
+use topomem_percpu::{CpuId, CpuPin, NodeId, PhysAddr, PhysFrame};
 use topomem_shootdown::{Shootdown, WakersDue};
+
+use crate::Machine;
+use crate::address_space::{AddressSpace, SpaceCore, lower_half};
+use crate::fault::{Fault, FaultCell};
+use crate::heap::KernelHeap;
+use crate::object::QueuesDue;
+use crate::page_table::{Pages, TableAccess, Walks};
+use crate::ranges::KernelRanges;
+use crate::retire::Due;
+use crate::spin_lock::SpinLock;
 
 pub use boot::{Boot, BootError, Discovered, KernelLayout, WithFrames, WithHeap};
 pub use cpu::lifecycle::{OfflineError, OnlineError};
@@ -22,17 +33,6 @@ pub use cpu::stats::CpuStats;
 pub use memory::meminfo::{MemInfo, NumaStat};
 pub use memory::wait::Allocation;
 pub use task::{PendingWork, ServiceTask};
-
-use crate::Machine;
-use crate::address_space::{AddressSpace, CreateError, SpaceCore, SpaceKind, lower_half, user_bounds};
-use crate::fault::{Fault, FaultCell};
-use crate::heap::KernelHeap;
-use crate::object::QueuesDue;
-use crate::page_table::{PageTable, Pages, RootEntries, TableAccess, Walks};
-use crate::ranges::KernelRanges;
-use crate::region::SpaceLayout;
-use crate::retire::Due;
-use crate::spin_lock::SpinLock;
 
 /// The stages of boot. Each stage is stored (Release) after its result is complete, pairing with
 /// the Acquire in `reached`.
@@ -271,183 +271,16 @@ impl<P: Machine> MemoryService<P> {
         self.kernel_core().map(AddressSpace::of)
     }
 
-    /// Creates a user space: programs' addresses, empty, and the kernel's as they are. Programs have the lower half
-    /// unless [`WithHeap::programs`] said otherwise.
-    ///
-    /// Cost: two allocations, and the copying of half a table.
-    ///
-    /// # Errors
-    ///
-    /// Nothing has changed on an error:
-    ///
-    /// - [`CreateError::NoKernelSpace`] if boot is not complete.
-    /// - [`CreateError::OutOfFrames`] if no frame for the root or for the bookkeeping is left.
-    ///
-    /// ```
-    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
-    /// # booted::run(|service, pin| {
-    /// let space = service.create_space(pin)?;
-    /// // SAFETY: the CPU is online, and no call of the service is interrupted.
-    /// unsafe { space.activate(pin) };
-    /// assert!(space.domain().cpus().contains(pin.cpu()));
-    /// # Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub fn create_space(&'static self, pin: &CpuPin) -> Result<AddressSpace<P>, CreateError> {
-        self.create_randomized_space(pin, 0)
-    }
-
-    /// Creates a user space like [`MemoryService::create_space`], with regions placed according to
-    /// `seed`. The low [`SpaceLayout::ENTROPY_BITS`] bits are the number of pages by which regions
-    /// without a fixed place lie lower.
-    ///
-    /// # Errors
-    ///
-    /// As for [`MemoryService::create_space`].
-    ///
-    /// ```
-    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
-    /// # booted::run(|service, pin| {
-    /// let random = 0x5eed; // from the kernel's random numbers
-    /// let space = service.create_randomized_space(pin, random)?;
-    /// assert_eq!(space.mapped_pages(), 0);
-    /// # Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub fn create_randomized_space(
-        &'static self,
-        pin: &CpuPin,
-        seed: u64,
-    ) -> Result<AddressSpace<P>, CreateError> {
-        self.create(pin, SpaceLayout::below(user_bounds(self.programs())).randomized(seed))
-    }
-
-    /// Creates a user space with regions placed as in `other`.
-    pub(crate) fn create_space_like(
-        &'static self,
-        pin: &CpuPin,
-        other: &SpaceCore<P>,
-    ) -> Result<AddressSpace<P>, CreateError> {
-        self.create(pin, other.layout)
-    }
-
-    fn create(&'static self, pin: &CpuPin, layout: SpaceLayout) -> Result<AddressSpace<P>, CreateError> {
-        let kernel = self.kernel_core().ok_or(CreateError::NoKernelSpace)?;
-        let new = || PageTable::new(&self.frames, pin, RootEntries::Own);
-        let table = new()
-            .or_else(|error| self.reclaim_and_retry(pin, error, new))
-            .map_err(CreateError::OutOfFrames)?;
-        // SAFETY: the table is new; the kernel's root entries and the tables below stay for good.
-        unsafe { table.share_from(&self.frames, kernel.table.root(), self.programs()) };
-        let bounds = user_bounds(self.programs());
-        match SpaceCore::place(self, pin, table, SpaceKind::User, bounds, layout) {
-            Ok(core) => {
-                self.spaces.lock(&self.platform).add(core);
-                Ok(AddressSpace::of(core))
-            }
-            Err((error, table)) => {
-                // SAFETY: the root was never used.
-                unsafe { memory::frame_memory::release_own(&self.frames, pin, table.root(), Order::FRAME) };
-                Err(CreateError::OutOfFrames(error))
-            }
-        }
-    }
-
     /// Breaks one rule of address spaces, or restores all, for tests expected to fail.
     #[cfg(feature = "fault-injection")]
     pub fn inject(&self, fault: Option<Fault>) {
         self.fault.set(fault);
     }
 
-    /// Returns `request` for memory visible to programs: with zeros in it.
-    #[inline(always)]
-    pub(crate) fn blank(&self, request: FrameRequest) -> FrameRequest {
-        if self.broken(Fault::UnzeroedMemory) { request } else { request.zeroed() }
-    }
-
     /// Returns whether `fault` is injected: always false without the feature `fault-injection`.
     #[inline(always)]
     pub(crate) fn broken(&self, fault: Fault) -> bool {
         self.fault.is(fault)
-    }
-
-    /// Allocates a run of frames. If memory is short, first frees retired frames, abandoned spaces,
-    /// and page tables without mappings.
-    ///
-    /// Any context may call the function, interrupt handlers included. It calls no waker, and does
-    /// a bounded amount of work if memory is short (about a millisecond).
-    ///
-    /// # Errors
-    ///
-    /// Returns [`AllocError`] as [`Frames::alloc`] does. Returns [`AllocError::WouldBlock`] also if
-    /// frames become free after remote CPUs have answered, or after the next round of the service
-    /// task.
-    ///
-    /// ```
-    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
-    /// # booted::run(|service, pin| {
-    /// use topomem::{FrameRequest, Order};
-    ///
-    /// let run = service.alloc(pin, &FrameRequest::order(Order::HUGE))?;
-    /// // SAFETY: the run was just allocated, and is not used.
-    /// unsafe { service.free(pin, run, Order::HUGE)? };
-    /// # Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub fn alloc(&self, pin: &CpuPin, request: &FrameRequest) -> Result<PhysFrame, AllocError> {
-        self.frames
-            .alloc(pin, request)
-            .or_else(|error| self.reclaim_and_retry(pin, error, || self.frames.alloc(pin, request)))
-    }
-
-    /// Frees a run allocated by [`MemoryService::alloc`] with `order`.
-    ///
-    /// Any context may call the function, interrupt handlers included. It calls no waker.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`FreeError`] as [`Frames::free`] does. The run is unchanged then.
-    ///
-    /// # Safety
-    ///
-    /// No context uses the run any more.
-    ///
-    /// ```
-    /// # mod booted { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/booted.rs")); }
-    /// # booted::run(|service, pin| {
-    /// use topomem::{FrameRequest, Order};
-    ///
-    /// let frame = service.alloc(pin, &FrameRequest::frame())?;
-    /// // SAFETY: the frame was just allocated, and is not used.
-    /// unsafe { service.free(pin, frame, Order::FRAME)? };
-    /// # Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub unsafe fn free(&self, pin: &CpuPin, run: PhysFrame, order: Order) -> Result<(), FreeError> {
-        // SAFETY: as the caller promises.
-        unsafe { self.frames.free(pin, run, order) }
-    }
-
-    /// As [`MemoryService::alloc`], for page tables and other records of the service, and for the heap: if nothing
-    /// else can be had, the frames come from the reserve below the minimum watermark.
-    pub(crate) fn alloc_from_reserve(
-        &self,
-        pin: &CpuPin,
-        request: &FrameRequest,
-    ) -> Result<PhysFrame, AllocError> {
-        self.alloc(pin, request)
-            .or_else(|error| self.or_of_reserve(error, || self.frames.alloc(pin, &request.emergency())))
-    }
-
-    /// Makes `attempt`, which may use the reserve, if `error` says that there is no frame.
-    #[cold]
-    pub(crate) fn or_of_reserve<T>(
-        &self,
-        error: AllocError,
-        attempt: impl FnOnce() -> Result<T, AllocError>,
-    ) -> Result<T, AllocError> {
-        // What the first attempts said of memory to come holds, if the reserve is empty, too.
-        if memory::reclaim::is_short(&error) { attempt().map_err(|_| error) } else { Err(error) }
     }
 
     /// The shootdown interrupt's handler: flushes and answers. Takes no lock, allocates

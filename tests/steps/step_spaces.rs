@@ -205,7 +205,7 @@ const SERVICE: &[Operation<Scene>] = &[
         on(0, |pin| _ = scene.service.wake_due(pin));
     }),
     operation("pending work", Scene::fill_pending, |scene| {
-        on(0, |pin| _ = scene.service.run_pending_work(pin))
+        on(0, |pin| _ = scene.service.run_pending_work(pin));
     }),
     operation(
         "pending work with retired frames",
@@ -219,7 +219,7 @@ const SERVICE: &[Operation<Scene>] = &[
         |scene| on(0, |pin| _ = scene.service.run_pending_work(pin)),
     ),
     operation("pending work with an abandoned space", ABANDONED, |scene| {
-        on(0, |pin| _ = scene.service.run_pending_work(pin))
+        on(0, |pin| _ = scene.service.run_pending_work(pin));
     }),
 ];
 

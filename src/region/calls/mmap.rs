@@ -1,19 +1,15 @@
 //! Making and removing regions.
 
-use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
 use topomem_shootdown::VirtAddr;
 
 use super::error::{MmapError, MunmapError};
 use super::request::{MapRequest, Placement, Populate};
+use super::reserve::{Extend, Replace, Take, Unextended};
 use crate::Machine;
-use crate::address_space::{
-    AddressSpace, SpaceCore, SpaceKind, UnmapError, Unmapping, range_of_pages, size_of_level,
-};
-use crate::page_table::{
-    Becomes, Changed, Format, Found, Level, Pages, RegionId, Rewrite, RewriteError, Rewritten,
-};
-use crate::region::attributes::{Guard, Region};
+use crate::address_space::{AddressSpace, SpaceKind, UnmapError, Unmapping, range_of_pages, size_of_level};
+use crate::page_table::{Changed, Format, Level, Pages, RegionId, RewriteError, Rewritten};
+use crate::region::attributes::Region;
 use crate::region::faults::fault::FaultError;
 use crate::region::gap::Alignment;
 use crate::region::record::{HeldPages, Record};
@@ -21,127 +17,6 @@ use crate::region::record::{HeldPages, Record};
 /// Returns whether large leaves may map pages of the region. They need marks of the same level.
 pub(super) fn may_be_large(region: RegionId) -> bool {
     Region::of(region).largest_level() > Level::PAGE
-}
-
-/// Gives vacant pages to a region.
-struct Take(RegionId);
-
-impl Rewrite for Take {
-    /// A page in use.
-    type Stop = u64;
-    const CHECKS: bool = true;
-    const UNMAPS: bool = false;
-    const JOINS: bool = true;
-
-    #[inline]
-    fn gives_regions(&self) -> bool {
-        false
-    }
-
-    #[inline]
-    fn check(&self, found: Found, pages: Pages) -> Result<bool, u64> {
-        if found == Found::Vacant { Ok(true) } else { Err(pages.first) }
-    }
-
-    fn joins(&self, region: RegionId) -> bool {
-        may_be_large(region)
-    }
-
-    #[inline(always)]
-    fn rewrite(&mut self, _: Found, _: Pages) -> Result<Becomes, u64> {
-        Ok(Becomes::Reserved(self.0))
-    }
-}
-
-/// The reason why a region did not get more pages; nothing has changed.
-#[derive(Debug)]
-pub(in crate::region) enum Unextended {
-    /// The adjacent page does not belong to the region any more.
-    Changed,
-    /// A page is in use.
-    Occupied,
-    OutOfFrames(AllocError),
-}
-
-/// Gives vacant pages to the region of the adjacent page. The adjacent page is checked with all
-/// pages claimed: if another context has changed the region before, the pages do not get the old
-/// region.
-struct Extend {
-    /// The region, without guards.
-    region: RegionId,
-    beside: u64,
-}
-
-impl Rewrite for Extend {
-    type Stop = Unextended;
-    const CHECKS: bool = true;
-    const UNMAPS: bool = false;
-    const JOINS: bool = true;
-
-    #[inline]
-    fn gives_regions(&self) -> bool {
-        false
-    }
-
-    fn check(&self, found: Found, pages: Pages) -> Result<bool, Unextended> {
-        let is_free = found == Found::Vacant;
-        if !(pages.first..=pages.last).contains(&self.beside) {
-            return if is_free { Ok(true) } else { Err(Unextended::Occupied) };
-        }
-        let Some(id) = found.region() else { return Err(Unextended::Changed) };
-        if Region::of(id).with_guard(Guard::None).id() != self.region {
-            return Err(Unextended::Changed);
-        }
-        // The region has all pages of the entry.
-        if pages.count() == 1 { Ok(false) } else { Err(Unextended::Occupied) }
-    }
-
-    fn joins(&self, region: RegionId) -> bool {
-        may_be_large(region)
-    }
-
-    fn rewrite(&mut self, _: Found, pages: Pages) -> Result<Becomes, Unextended> {
-        Ok(if pages.first == self.beside { Becomes::Same } else { Becomes::Reserved(self.region) })
-    }
-}
-
-/// Gives pages to a region, whatever their state.
-struct Replace<P: Machine> {
-    core: &'static SpaceCore<P>,
-    region: RegionId,
-}
-
-impl<P: Machine> Rewrite for Replace<P> {
-    type Stop = core::convert::Infallible;
-    const CHECKS: bool = false;
-    const UNMAPS: bool = true;
-    const JOINS: bool = true;
-    const RECORDS: bool = true;
-
-    #[inline]
-    fn gives_regions(&self) -> bool {
-        false
-    }
-
-    #[inline]
-    fn check(&self, _: Found, _: Pages) -> Result<bool, Self::Stop> {
-        Ok(true)
-    }
-
-    // The tables of the former mappings go: a fork would copy them.
-    fn joins(&self, _: RegionId) -> bool {
-        true
-    }
-
-    #[inline(always)]
-    fn rewrite(&mut self, found: Found, pages: Pages) -> Result<Becomes, Self::Stop> {
-        if let Found::Reserved(old) | Found::Mapped(_, Some(old)) = found
-            && let Some(record) = old.record()
-        {
-            self.core.leave_record(record, pages.count());
-        }
-        Ok(Becomes::Reserved(self.region))
-    }
 }
 
 /// Returns the address of a page.

@@ -10,4 +10,6 @@ pub(super) mod mmap;
 pub(super) mod mremap;
 pub(super) mod protect;
 pub(super) mod protect_object;
+pub(super) mod relocate;
 pub(super) mod request;
+pub(super) mod reserve;

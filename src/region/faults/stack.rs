@@ -10,7 +10,7 @@ use crate::Machine;
 use crate::address_space::AddressSpace;
 use crate::page_table::{Access, Found, Pages};
 use crate::region::attributes::{Guard, Kind, Region};
-use crate::region::calls::mmap::Unextended;
+use crate::region::calls::reserve::Unextended;
 
 /// Number of pages between a growing stack and an accessible region below, as in Linux: 1 MiB.
 const GUARD_GAP: u64 = 256;

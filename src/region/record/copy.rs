@@ -6,7 +6,8 @@ use topomem_numa::frames::AllocError;
 use topomem_percpu::CpuPin;
 use topomem_percpu::sync::atomic::Ordering;
 
-use super::table::{BUCKETS, Index, Records};
+use super::index::{BUCKETS, Index};
+use super::table::Records;
 use crate::Machine;
 use crate::address_space::SpaceCore;
 use crate::page_table::{Found, Pages, RegionId};

@@ -4,6 +4,7 @@ mod assign;
 mod copy;
 mod faults;
 mod held;
+mod index;
 mod name;
 mod slot;
 mod table;

@@ -34,7 +34,8 @@ struct Message {
     words: Vec<u64>,
 }
 
-static MAILBOX_SLOTS: [AtomicPtr<Message>; MAILBOXES] = [const { AtomicPtr::new(ptr::null_mut()) }; MAILBOXES];
+static MAILBOX_SLOTS: [AtomicPtr<Message>; MAILBOXES] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAILBOXES];
 
 impl Message {
     fn new(sender: usize, random: &mut Random) -> Message {
@@ -102,7 +103,9 @@ pub fn tick() {
 
 /// Checks that all pages are free again, but for those of the heap and `elsewhere`.
 pub fn end(elsewhere: u64, free_pages: impl Fn() -> u64) {
-    (0..MAILBOXES).filter_map(|mailbox| exchange(mailbox, None)).for_each(|message| message.check(usize::MAX));
+    (0..MAILBOXES)
+        .filter_map(|mailbox| exchange(mailbox, None))
+        .for_each(|message| message.check(usize::MAX));
     HEAP.drain(&Kernel.pin());
     must("validate", HEAP.validate());
     let stats = HEAP.stats();

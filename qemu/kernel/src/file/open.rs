@@ -187,7 +187,7 @@ impl OpenFile {
                 return Err(Errno::SEEK);
             }
             Content::Console(_) => return Ok(0),
-            Content::PipeReader(end) => return end.read(to, self.unresponsive_timeout()).await,
+            Content::PipeReader(end) => return end.read(to, self.blocking()).await,
             Content::PipeWriter(_) => return Err(Errno::BAD_FILE),
             Content::Disk(object) => object,
             Content::Memory(file) => file.object(),
@@ -215,7 +215,7 @@ impl OpenFile {
         }
         match (&self.content, offset) {
             (Content::Console(_) | Content::PipeWriter(_), Some(_)) => Err(Errno::SEEK),
-            (Content::PipeWriter(end), None) => end.write(from, self.unresponsive_timeout()).await,
+            (Content::PipeWriter(end), None) => end.write(from, self.blocking()).await,
             (Content::Console(console), None) => {
                 console.write(from);
                 Ok(())

@@ -166,7 +166,7 @@ impl<'r, R: Rig> Worker<'r, R> {
     /// Takes in, checks and frees what other CPUs have sent.
     pub(crate) fn receive_transfers(&mut self) {
         for sender in 0..self.run.rig.cpus() {
-            while let Some(message) = self.run.transfers.ring(sender, self.cpu.index()).take() {
+            while let Some(message) = self.run.transfers.ring(sender, self.cpu.index()).pop() {
                 match Transfer::decode(message) {
                     Some(Transfer::Frames(held)) => self.free_frames(held),
                     Some(Transfer::Object(held)) => self.free_object(held),

@@ -279,11 +279,7 @@ pub(super) fn settings(task: &Task, descriptor: u64, command: u64, argument: u64
                 Mode::Write => O_WRONLY,
                 Mode::ReadWrite => O_RDWR,
             };
-            Ok(u64::from(if file.unresponsive_timeout() == Blocking::Fail {
-                mode | O_NONBLOCK
-            } else {
-                mode
-            }))
+            Ok(u64::from(if file.blocking() == Blocking::Fail { mode | O_NONBLOCK } else { mode }))
         }
         F_SETFL => {
             let fails = argument as u32 & O_NONBLOCK != 0;
