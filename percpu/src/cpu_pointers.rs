@@ -3,17 +3,9 @@
 use core::fmt;
 use core::ptr::{self, NonNull};
 
+use crate::cpu::NEAR_CPUS;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::{CpuId, MAX_CPUS};
-
-/// Number of CPUs whose pointers are in place: the *near* CPUs. The others are *far*.
-const NEAR_CPUS: usize = if cfg!(loom) {
-    4
-} else if cfg!(miri) {
-    8
-} else {
-    64
-};
 
 /// Number of CPUs with pointers in one page.
 const PAGE_CPUS: usize = if cfg!(any(loom, miri)) { 8 } else { 512 };
@@ -56,7 +48,8 @@ impl<T> fmt::Debug for CpuPage<T> {
 
 /// A pointer per CPU.
 pub(crate) struct CpuPointers<T: 'static> {
-    near: [AtomicPtr<T>; NEAR_CPUS],
+    /// The pointers of the near CPUs, and behind them `vacant` for all others.
+    near: [AtomicPtr<T>; NEAR_CPUS + 1],
     /// Null until placed. Within a page, null stands for `vacant`.
     pages: [AtomicPtr<CpuPage<T>>; PAGES],
     /// The pointer of a CPU without a pointer of its own.
@@ -73,9 +66,9 @@ impl<T> CpuPointers<T> {
     #[cfg(not(loom))]
     pub(crate) const fn new(vacant: *const T) -> CpuPointers<T> {
         // A constant expression is repeated for each element; the address is the same for all.
-        let mut near = [const { AtomicPtr::new(ptr::null_mut()) }; NEAR_CPUS];
+        let mut near = [const { AtomicPtr::new(ptr::null_mut()) }; NEAR_CPUS + 1];
         let mut index = 0;
-        while index < NEAR_CPUS {
+        while index <= NEAR_CPUS {
             near[index] = AtomicPtr::new(vacant.cast_mut());
             index += 1;
         }
@@ -95,10 +88,13 @@ impl<T> CpuPointers<T> {
     /// Returns the pointer of `cpu`. Costs a comparison and a load for a near CPU, two loads for a far one.
     #[inline]
     pub(crate) fn get(&self, cpu: CpuId, order: Ordering) -> *mut T {
-        match self.near.get(cpu.index()) {
-            Some(pointer) => pointer.load(order),
-            None => self.get_far(cpu, order),
-        }
+        if cpu.is_near() { self.get_near(cpu, order) } else { self.get_far(cpu, order) }
+    }
+
+    /// Returns the pointer of a near `cpu`, and `vacant` for a far CPU. Costs a load.
+    #[inline(always)]
+    pub(crate) fn get_near(&self, cpu: CpuId, order: Ordering) -> *mut T {
+        self.near[cpu.place()].load(order)
     }
 
     #[inline(never)]
@@ -116,9 +112,14 @@ impl<T> CpuPointers<T> {
         Some(&page.0[cpu.index() % PAGE_CPUS])
     }
 
+    /// Returns the place of a near CPU's pointer.
+    fn near(&self, cpu: CpuId) -> Option<&AtomicPtr<T>> {
+        if cpu.is_near() { self.near.get(cpu.place()) } else { None }
+    }
+
     /// Returns true if `cpu` can get a pointer.
     pub(crate) fn has_room(&self, cpu: CpuId) -> bool {
-        is_near(cpu) || self.far(cpu).is_some()
+        cpu.is_near() || self.far(cpu).is_some()
     }
 
     /// Gives the far CPUs that share a page with `cpu` their page.
@@ -127,7 +128,7 @@ impl<T> CpuPointers<T> {
     ///
     /// The page comes back if it is not needed: `cpu` is near, or has a page.
     pub(crate) fn extend(&self, cpu: CpuId, page: &'static CpuPage<T>) -> Result<(), &'static CpuPage<T>> {
-        let place = self.pages.get(cpu.index() / PAGE_CPUS).filter(|_| !is_near(cpu)).ok_or(page)?;
+        let place = self.pages.get(cpu.index() / PAGE_CPUS).filter(|_| !cpu.is_near()).ok_or(page)?;
         let new = ptr::from_ref(page).cast_mut();
         // Release pairs with the Acquire in `far`.
         let placed = place.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed);
@@ -136,17 +137,10 @@ impl<T> CpuPointers<T> {
 
     /// Gives `cpu` its pointer, if it has none and there is room. Returns whether it has it now. Release.
     pub(crate) fn place(&self, cpu: CpuId, pointer: *mut T) -> bool {
-        let near = self.near.get(cpu.index()).map(|place| (place, self.vacant.cast_mut()));
+        let near = self.near(cpu).map(|place| (place, self.vacant.cast_mut()));
         let far = || self.far(cpu).map(|place| (place, ptr::null_mut()));
         let Some((place, free)) = near.or_else(far) else { return false };
         place.compare_exchange(free, pointer, Ordering::Release, Ordering::Relaxed).is_ok()
-    }
-
-    /// Replaces the pointer of `cpu`, which has room. Release.
-    pub(crate) fn set(&self, cpu: CpuId, pointer: *mut T) {
-        if let Some(place) = self.near.get(cpu.index()).or_else(|| self.far(cpu)) {
-            place.store(pointer, Ordering::Release);
-        }
     }
 
     /// Returns the CPUs that may have a pointer: those near, and those with a page.
@@ -165,8 +159,4 @@ impl<T> CpuPointers<T> {
     pub(crate) fn take_pages(&mut self) -> impl Iterator<Item = NonNull<CpuPage<T>>> {
         self.pages.iter().filter_map(|page| NonNull::new(page.swap(ptr::null_mut(), Ordering::Acquire)))
     }
-}
-
-fn is_near(cpu: CpuId) -> bool {
-    cpu.index() < NEAR_CPUS
 }

@@ -5,13 +5,18 @@
 //! interrupted context to hold, no half-done push for a handler to wait for, and no next pointer
 //! for an ABA to corrupt. The number of places bounds the node's stock; a magazine without a place
 //! goes back to its slabs.
+//!
+//! The stock is for CPUs that allocate. When many magazines in a row have found no place and none
+//! was asked for, the CPUs free more than they will allocate soon: then the depot takes no more
+//! magazines, and gives up those that it has ([`Depot::shed`]), since each of their objects keeps
+//! a slab. The next request for a magazine ends this.
 
 use core::ptr::{self, NonNull};
 
 use crate::CpuId;
-use crate::magazine::{MAX_ROUNDS, Magazine};
+use crate::magazine::Magazine;
 use crate::slab::SizeClass;
-use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// The number of places for magazines: two cache lines of pointers. (Models need fewer, to end.)
 pub(crate) const PLACES: usize = if cfg!(any(loom, miri)) { 2 } else { 16 };
@@ -19,17 +24,20 @@ pub(crate) const PLACES: usize = if cfg!(any(loom, miri)) { 2 } else { 16 };
 /// The bytes of objects in a depot, about.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// The least number of places for magazines of [`MAX_ROUNDS`] objects.
+/// The least number of places for magazines of many objects.
 const MIN_PLACES: usize = PLACES / 2;
 
-/// The number of places for magazines of fewer than [`MAX_ROUNDS`] objects. Each of these magazines
+/// The least number of objects of a magazine of many.
+const MANY: usize = 64;
+
+/// The number of places for magazines of fewer than [`MANY`] objects. Each of these magazines
 /// keeps about 20 KiB, and may keep several times as much in slabs from being freed.
 const PLACES_OF_LARGE: usize = MIN_PLACES / 2;
 
 /// Returns the number of places that magazines of `class` may take.
 pub(crate) const fn places_of(class: SizeClass) -> usize {
     let rounds = class.rounds();
-    if rounds < MAX_ROUNDS {
+    if rounds < MANY {
         return if PLACES_OF_LARGE == 0 { 1 } else { PLACES_OF_LARGE };
     }
     if KEPT_BYTES / (rounds * class.size()) < PLACES { MIN_PLACES } else { PLACES }
@@ -39,12 +47,23 @@ pub(crate) const fn places_of(class: SizeClass) -> usize {
 pub(crate) struct Depot {
     /// Null, or the first object of a magazine that belongs to the place.
     places: [AtomicPtr<u8>; PLACES],
+    /// Magazines refused since one was last asked for. Relaxed, and without read-modify-writes: it
+    /// decides where free objects wait, and nothing else.
+    refused: AtomicU32,
+}
+
+/// Returns the number of magazines that a depot refuses before it sheds its own.
+const fn patience(class: SizeClass) -> u32 {
+    2 * places_of(class) as u32
 }
 
 impl Depot {
     /// Creates a depot without magazines.
     pub(crate) fn new() -> Depot {
-        Depot { places: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
+        Depot {
+            places: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            refused: AtomicU32::new(0),
+        }
     }
 
     /// Returns the places for magazines of `class`, those first that `cpu` looks at first. CPUs begin far from each
@@ -57,8 +76,23 @@ impl Depot {
         own.iter().chain(others)
     }
 
-    /// Takes a magazine of `class` for `cpu`.
+    /// Takes a magazine of `class` for `cpu`, to be used.
     pub(crate) fn take(&self, class: SizeClass, cpu: CpuId) -> Option<Magazine> {
+        if self.refused.load(Ordering::Relaxed) != 0 {
+            self.refused.store(0, Ordering::Relaxed);
+        }
+        self.take_any(class, cpu)
+    }
+
+    /// Takes a magazine of `class` to be returned to its slabs, if many were refused since one was asked for.
+    pub(crate) fn shed(&self, class: SizeClass, cpu: CpuId) -> Option<Magazine> {
+        if self.refused.load(Ordering::Relaxed) < patience(class) {
+            return None;
+        }
+        self.take_any(class, cpu)
+    }
+
+    fn take_any(&self, class: SizeClass, cpu: CpuId) -> Option<Magazine> {
         self.places_from(class, cpu).find_map(|place| {
             // A load first: a swap would pull the line away from its other users.
             if place.load(Ordering::Relaxed).is_null() {
@@ -81,8 +115,12 @@ impl Depot {
     ///
     /// # Errors
     ///
-    /// Returns the magazine if every place is taken.
+    /// Returns the magazine if every place is taken, or if the depot sheds its magazines.
     pub(crate) fn put(&self, class: SizeClass, cpu: CpuId, magazine: Magazine) -> Result<(), Magazine> {
+        let refused = self.refused.load(Ordering::Relaxed);
+        if refused >= patience(class) {
+            return Err(magazine);
+        }
         let first = magazine.into_first();
         for place in self.places_from(class, cpu) {
             // Release pairs with the Acquire in `take`.
@@ -94,6 +132,7 @@ impl Depot {
                 return Ok(());
             }
         }
+        self.refused.store(refused + 1, Ordering::Relaxed);
         // SAFETY: no place took the magazine, so this context still owns it.
         Err(unsafe { Magazine::new(first) })
     }
@@ -138,5 +177,36 @@ mod tests {
             }
             assert_eq!(depot.magazines(), 0);
         }
+    }
+
+    #[test]
+    fn a_depot_that_nobody_takes_from_gives_its_magazines_up() {
+        let class = SizeClass::of(Layout::new::<[u64; 8]>()).unwrap();
+        let places = places_of(class);
+        let mut objects = [0_u64; 3 * PLACES];
+        // SAFETY: nobody follows the links of what a depot holds.
+        let mut magazines =
+            objects.iter_mut().map(|object| unsafe { Magazine::new(NonNull::from(object).cast()) });
+        let depot = Depot::new();
+        for _ in 0..places {
+            depot.put(class, CpuId::BOOT, magazines.next().unwrap()).unwrap();
+        }
+        let mut refused = depot.put(class, CpuId::BOOT, magazines.next().unwrap()).unwrap_err();
+        for _ in 1..patience(class) {
+            assert!(depot.shed(class, CpuId::BOOT).is_none(), "too soon");
+            refused = depot.put(class, CpuId::BOOT, refused).unwrap_err();
+        }
+        // The first that is shed leaves its place empty: it is not filled again.
+        for left in (0..places).rev() {
+            assert!(depot.shed(class, CpuId::BOOT).is_some());
+            assert_eq!(depot.magazines(), left);
+            refused = depot.put(class, CpuId::BOOT, refused).unwrap_err();
+        }
+        assert!(depot.shed(class, CpuId::BOOT).is_none());
+        // Asked for one, it has none, and takes some again.
+        assert!(depot.take(class, CpuId::BOOT).is_none());
+        depot.put(class, CpuId::BOOT, refused).unwrap();
+        assert!(depot.shed(class, CpuId::BOOT).is_none());
+        assert_eq!(depot.magazines(), 1);
     }
 }

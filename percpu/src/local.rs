@@ -2,10 +2,12 @@
 
 use core::fmt;
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 
-use crate::sync::atomic::{AtomicBool, AtomicPtr, Ordering, compiler_fence};
+use crate::cpu_pointers::{CpuPage, CpuPointers};
+use crate::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use crate::sync::cell::UnsafeCell;
-use crate::{CpuId, CpuPin, MAX_CPUS};
+use crate::{CpuId, CpuPin};
 
 /// The storage of one CPU's value: place it on that CPU's node.
 ///
@@ -98,7 +100,7 @@ impl<T> fmt::Debug for Slot<T> {
 /// A reason why a CPU's value is unavailable. Callers take their shared path instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
-    /// The CPU has no slot: it is not online yet.
+    /// The CPU has no slot, for example because it is not online yet.
     NotInstalled,
     /// An interrupted context of the same CPU is using the value.
     Busy,
@@ -106,10 +108,13 @@ pub enum Unavailable {
 
 /// A value per CPU; slots are installed as CPUs come online.
 ///
+/// The first 64 CPUs' pointers are in place. CPUs with higher numbers need a page, which serves 512 CPUs
+/// ([`CpuLocal::extend`]).
+///
 /// The value is used through a shared reference, by one context at a time. Its mutable parts are in
 /// `Cell`s, or in atomics if remote CPUs may read them ([`Slot::shared`]).
 ///
-/// [`CpuLocal::with`] costs a load of the slot's address and plain accesses to the slot's own line.
+/// [`CpuLocal::with`] costs a comparison, a load of the slot's address and plain accesses to the slot's own line.
 /// It is safe in interrupt and NMI handlers without masking anything: a nested use of the same
 /// CPU's value returns [`Unavailable::Busy`].
 ///
@@ -134,8 +139,8 @@ pub enum Unavailable {
 /// ```
 pub struct CpuLocal<T: 'static> {
     /// A CPU without a slot has [`no_slot`].
-    slots: [AtomicPtr<Slot<T>>; MAX_CPUS],
-    /// `AtomicPtr` is `Sync` for any pointee: only a `T: Send` may be left for another CPU.
+    slots: CpuPointers<Slot<T>>,
+    /// The pointers are `Sync` for any pointee: only a `T: Send` may be left for another CPU.
     shares: PhantomData<&'static Slot<T>>,
 }
 
@@ -144,21 +149,61 @@ impl<T> CpuLocal<T> {
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> CpuLocal<T> {
-        CpuLocal { slots: [const { AtomicPtr::new(no_slot()) }; MAX_CPUS], shares: PhantomData }
+        CpuLocal { slots: CpuPointers::new(no_slot()), shares: PhantomData }
     }
 
     /// Creates a value without slots (loom's atomics have no `const` constructor).
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> CpuLocal<T> {
-        CpuLocal { slots: core::array::from_fn(|_| AtomicPtr::new(no_slot())), shares: PhantomData }
+        CpuLocal { slots: CpuPointers::new(no_slot()), shares: PhantomData }
+    }
+
+    /// Returns true if there is room for the slot of `cpu`: always for the first 64 CPUs.
+    pub fn has_room(&self, cpu: CpuId) -> bool {
+        self.slots.has_room(cpu)
+    }
+
+    /// Makes room for `cpu` and the CPUs that share a page with it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the page if there is room for `cpu` already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use topomem_percpu::{CpuId, CpuLocal, CpuPage, CpuPin, Slot};
+    /// static VALUES: CpuLocal<u32> = CpuLocal::new();
+    /// static SLOT: Slot<u32> = Slot::new(7);
+    /// static PAGE: CpuPage<Slot<u32>> = CpuPage::new();
+    ///
+    /// # // There are fewer CPUs under Miri.
+    /// # let Some(cpu) = CpuId::new(300) else { return };
+    /// # /*
+    /// let cpu = CpuId::new(300).unwrap();
+    /// # */
+    /// assert!(VALUES.install(cpu, &SLOT).is_err());
+    /// VALUES.extend(cpu, &PAGE).unwrap();
+    /// VALUES.install(cpu, &SLOT).unwrap();
+    /// // SAFETY: this example has one CPU.
+    /// let pin = unsafe { CpuPin::new(cpu) };
+    /// assert_eq!(VALUES.with(&pin, |value| *value), Ok(7));
+    /// ```
+    pub fn extend(
+        &self,
+        cpu: CpuId,
+        page: &'static CpuPage<Slot<T>>,
+    ) -> Result<(), &'static CpuPage<Slot<T>>> {
+        self.slots.extend(cpu, page)
     }
 
     /// Gives `cpu` its slot, for good.
     ///
     /// # Errors
     ///
-    /// Returns the slot if `cpu` already has a slot, or if the slot already belongs to a CPU.
+    /// Returns the slot if `cpu` already has a slot, if the slot already belongs to a CPU, or if there is no room
+    /// ([`CpuLocal::has_room`]).
     ///
     /// # Examples
     ///
@@ -172,23 +217,49 @@ impl<T> CpuLocal<T> {
     /// assert!(VALUES.install(CpuId::BOOT, &SLOT).is_err());
     /// ```
     pub fn install(&self, cpu: CpuId, slot: &'static Slot<T>) -> Result<(), &'static Slot<T>> {
+        // SAFETY: a reference to a slot, valid for good.
+        if unsafe { self.install_at(cpu, NonNull::from(slot)) } { Ok(()) } else { Err(slot) }
+    }
+
+    /// Gives `cpu` its slot, as [`CpuLocal::install`] does. Returns whether the CPU has it now.
+    ///
+    /// # Safety
+    ///
+    /// The address is that of a slot, and stays so for as long as anything here is used.
+    pub(crate) unsafe fn install_at(&self, cpu: CpuId, place: NonNull<Slot<T>>) -> bool {
+        // SAFETY: the caller's promise.
+        let head = unsafe { &place.as_ref().head };
         // Relaxed: the flag selects one installer, and orders nothing.
-        if slot.head.installed.swap(true, Ordering::Relaxed) {
-            return Err(slot);
+        if head.installed.swap(true, Ordering::Relaxed) {
+            return false;
         }
-        // Release pairs with the Acquire in `with`: a context that sees the address sees the value.
-        match self.slots[cpu.index()].compare_exchange(
-            no_slot(),
-            core::ptr::from_ref(slot).cast_mut(),
-            Ordering::Release,
-            Ordering::Relaxed,
-        ) {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                slot.head.installed.store(false, Ordering::Relaxed);
-                Err(slot)
-            }
+        // Its Release pairs with the Acquire in `with`: a context that sees the address sees the value.
+        let placed = self.slots.place(cpu, place.as_ptr());
+        if !placed {
+            head.installed.store(false, Ordering::Relaxed);
         }
+        placed
+    }
+
+    /// Returns the address of the slot of `cpu`, as it was given to [`CpuLocal::install_at`].
+    pub(crate) fn slot(&self, cpu: CpuId) -> Option<NonNull<Slot<T>>> {
+        // Acquire pairs with the Release in `install_at`.
+        NonNull::new(self.slots.get(cpu, Ordering::Acquire)).filter(|slot| slot.as_ptr() != no_slot())
+    }
+
+    /// Returns the CPUs that have a slot, each with its slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (CpuId, NonNull<Slot<T>>)> {
+        self.slots.cpus().filter_map(|cpu| Some((cpu, self.slot(cpu)?)))
+    }
+
+    /// Returns the number of pages given to [`CpuLocal::extend`].
+    pub(crate) fn page_count(&self) -> usize {
+        self.slots.page_count()
+    }
+
+    /// Takes those pages away, for whoever gave them.
+    pub(crate) fn take_pages(&mut self) -> impl Iterator<Item = NonNull<CpuPage<Slot<T>>>> {
+        self.slots.take_pages()
     }
 
     /// Returns true if `cpu` has a slot.
@@ -200,7 +271,7 @@ impl<T> CpuLocal<T> {
     /// assert!(!CELLS.is_installed(CpuId::BOOT));
     /// ```
     pub fn is_installed(&self, cpu: CpuId) -> bool {
-        self.slots[cpu.index()].load(Ordering::Relaxed) != no_slot()
+        self.slot(cpu).is_some()
     }
 
     /// Uses the pinned CPU's value.
@@ -221,14 +292,34 @@ impl<T> CpuLocal<T> {
     /// ```
     #[inline(always)]
     pub fn with<R>(&self, pin: &CpuPin, f: impl FnOnce(&T) -> R) -> Result<R, Unavailable> {
-        // Acquire pairs with the Release in `install`.
-        let slot = self.slots[pin.cpu().index()].load(Ordering::Acquire);
+        // Acquire pairs with the Release in `install_at`.
+        let slot = self.slots.get(pin.cpu(), Ordering::Acquire);
+        // SAFETY: the slot is the pinned CPU's.
+        unsafe { CpuLocal::with_slot(slot, f) }
+    }
+
+    /// Does as [`CpuLocal::with`] does on one of the first 64 CPUs, without the comparison. Returns
+    /// [`Unavailable::NotInstalled`] on the others: `with` then tells.
+    #[inline(always)]
+    pub(crate) fn with_near<R>(&self, pin: &CpuPin, f: impl FnOnce(&T) -> R) -> Result<R, Unavailable> {
+        // Acquire pairs with the Release in `install_at`.
+        let slot = self.slots.get_near(pin.cpu(), Ordering::Acquire);
+        // SAFETY: the slot is the pinned CPU's, or that of no CPU.
+        unsafe { CpuLocal::with_slot(slot, f) }
+    }
+
+    /// Uses the value in `slot`.
+    ///
+    /// # Safety
+    ///
+    /// `slot` is that of the CPU on which this context is pinned, or [`no_slot`].
+    #[inline(always)]
+    unsafe fn with_slot<R>(slot: *mut Slot<T>, f: impl FnOnce(&T) -> R) -> Result<R, Unavailable> {
         #[cfg(loom)]
         if slot == no_slot() {
             return Err(Unavailable::NotInstalled);
         }
-        // SAFETY: the address is that of a `&'static Slot` passed to `install`, or of `NO_SLOT`;
-        // both begin with a header.
+        // SAFETY: the address is that of a slot passed to `install_at`, or of `NO_SLOT`; both begin with a header.
         let head = unsafe { &*slot.cast::<Head>() };
         if head.busy.load(Ordering::Relaxed) {
             return Err(if slot == no_slot() { Unavailable::NotInstalled } else { Unavailable::Busy });
@@ -274,10 +365,14 @@ impl<T> fmt::Debug for CpuLocal<T> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::boxed::Box;
     use std::cell::Cell;
     use std::panic::AssertUnwindSafe;
+    use std::vec::Vec;
 
     use super::*;
+    use crate::MAX_CPUS;
+    use crate::cpu::NEAR_CPUS;
 
     fn cpu(index: usize) -> CpuId {
         CpuId::new(index).unwrap()
@@ -300,6 +395,32 @@ mod tests {
         assert_eq!(local.with(&pin(1), |value| value.get()), Ok(2));
         assert_eq!(local.with(&pin(2), |value| value.get()), Err(Unavailable::NotInstalled));
         assert!(local.install(cpu(0), &SLOTS[2]).is_err());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "all far CPUs share a page")]
+    fn a_far_cpu_has_a_value_of_its_own_in_a_page() {
+        // One number behind a near CPU's in its page, and one that has the last place of a page.
+        let numbers = [NEAR_CPUS, MAX_CPUS - 1];
+        let local = CpuLocal::new();
+        for (number, value) in (1..).zip(numbers) {
+            let slot: &'static Slot<Cell<u32>> = Box::leak(Box::new(Slot::new(Cell::new(number))));
+            assert!(!local.has_room(cpu(value)) && local.install(cpu(value), slot).is_err());
+            let page = || -> &'static CpuPage<_> { Box::leak(Box::new(CpuPage::new())) };
+            local.extend(cpu(value), page()).unwrap();
+            assert!(local.extend(cpu(value), page()).is_err(), "there is room already");
+            assert!(local.extend(cpu(0), page()).is_err(), "a near CPU needs none");
+            assert_eq!(local.with(&pin(value), |value| value.get()), Err(Unavailable::NotInstalled));
+            local.install(cpu(value), slot).unwrap();
+        }
+        for (number, value) in (1..).zip(numbers) {
+            let nested = local.with(&pin(value), |it| (it.get(), local.with(&pin(value), |_| ())));
+            assert_eq!(nested, Ok((number, Err(Unavailable::Busy))));
+            assert_eq!(local.with_near(&pin(value), |_| ()), Err(Unavailable::NotInstalled));
+        }
+        assert_eq!(local.with(&pin(NEAR_CPUS - 1), |_| ()), Err(Unavailable::NotInstalled));
+        assert_eq!(local.iter().map(|(cpu, _)| cpu.index()).collect::<Vec<_>>(), numbers);
+        assert_eq!(local.page_count(), 2);
     }
 
     #[test]

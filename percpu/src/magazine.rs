@@ -14,8 +14,8 @@ use core::ptr::NonNull;
 
 use crate::slab::{Chain, SizeClass};
 
-/// The maximum number of objects in a magazine.
-pub(crate) const MAX_ROUNDS: usize = 64;
+/// The maximum number of objects in a magazine: a batch of twice as many takes no way to the depot.
+pub(crate) const MAX_ROUNDS: usize = 256;
 
 /// A full magazine: [`SizeClass::rounds`] free objects of one class and one node, represented by
 /// the first of them. Dropping it loses the objects.

@@ -150,6 +150,37 @@ fn each_figure_is_exact_while_nobody_uses_the_heap() {
     assert_eq!((heap.stats().slab_bytes, heap.stats().large_bytes), (0, 0));
 }
 
+/// Tables of CPUs have pointers for the first 64 in place. The others are served as well as these.
+#[test]
+#[cfg_attr(miri, ignore = "there are fewer CPUs")]
+fn cpus_beyond_the_first_64_have_magazines_and_runs() {
+    let machine = Machine::new(1, 701, 4 << 20);
+    let heap = Heap::new(&machine, &machine);
+    let [small, large] = [64, 32 << 10].map(|bytes| Layout::from_size_align(bytes, 8).unwrap());
+    let pair = |layout| {
+        let memory = heap.alloc(layout).unwrap();
+        // SAFETY: allocated with that layout, and not used any more.
+        unsafe { heap.dealloc(memory, layout) }.unwrap();
+        memory
+    };
+    let metadata = [0, 63, 64, 511, 700].map(|cpu| {
+        become_cpu(cpu);
+        heap.cpu_online(&pin()).unwrap();
+        (0..100).for_each(|_| drop(pair(small)));
+        assert_eq!(pair(large), pair(large), "CPU {cpu} keeps no run");
+        let stats = heap.cpu_stats(pin().cpu()).unwrap();
+        assert!(stats.hits >= 198 && stats.misses <= 2 && stats.nested == 0, "CPU {cpu}: {stats:?}");
+        heap.stats().metadata_bytes
+    });
+    // The pages with addresses: one for CPUs up to 511, and one for those up to 1023.
+    let more: Vec<_> = metadata.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(more.iter().map(|bytes| bytes - more[0]).collect::<Vec<_>>(), [0, PAGE, 0, PAGE]);
+    become_cpu(0);
+    heap.validate().unwrap();
+    drop(heap);
+    assert_eq!(machine.outstanding(), 0);
+}
+
 #[test]
 fn each_node_counts_its_own_objects() {
     let machine = Machine::new(2, CPUS_PER_NODE, 2 << 20);

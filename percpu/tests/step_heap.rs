@@ -35,11 +35,17 @@ fn drained<const BYTES: usize>(scene: &Scene) {
     scene.drain();
 }
 
-/// More than two magazines full, all free again: the depot has some.
+/// Four magazines full, all free again: the depot has some.
 fn stocked(scene: &Scene) {
-    (0..150).for_each(|_| scene.take(SMALL, &scene.ours));
-    (0..150).for_each(|_| scene.give(&scene.ours));
-    holds::<SMALL>(scene);
+    (0..40).for_each(|_| scene.take(MIDDLE, &scene.ours));
+    (0..40).for_each(|_| scene.give(&scene.ours));
+    holds::<MIDDLE>(scene);
+}
+
+/// So many magazines came to the depot that it gives up those that it has.
+fn sheds(scene: &Scene) {
+    (0..40).for_each(|_| scene.take(LARGEST_CLASS, &scene.ready));
+    (0..34).for_each(|_| free(scene));
 }
 
 /// The CPU keeps some runs, and the one of the operation's last object is not among them.
@@ -77,7 +83,7 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
     operation("alloc 64 B, a hit", holds::<SMALL>, alloc::<SMALL>),
     operation("alloc 64 B, from a slab", drained::<SMALL>, alloc::<SMALL>),
     operation("alloc 64 B, a new slab", NOTHING, alloc::<SMALL>),
-    operation("70 of 64 B, from the depot", stocked, |scene| (0..70).for_each(|_| alloc::<SMALL>(scene))),
+    operation("24 of 2 KiB, from the depot", stocked, |scene| (0..24).for_each(|_| alloc::<MIDDLE>(scene))),
     operation("alloc 2 KiB, a new slab", NOTHING, alloc::<MIDDLE>),
     operation("alloc 16 KiB, from a slab", drained::<LARGEST_CLASS>, alloc::<LARGEST_CLASS>),
     operation("alloc 20 KiB", NOTHING, alloc::<LARGE>),
@@ -113,10 +119,11 @@ const ALLOCATIONS: &[Operation<Scene>] = &[
 const FREES: &[Operation<Scene>] = &[
     operation("free 64 B, a hit", holds::<SMALL>, free),
     operation(
-        "70 frees of 64 B, to the depot",
-        |scene| (0..70).for_each(|_| scene.take(SMALL, &scene.ready)),
-        |scene| (0..70).for_each(|_| free(scene)),
+        "24 frees of 2 KiB, to the depot",
+        |scene| (0..24).for_each(|_| scene.take(MIDDLE, &scene.ready)),
+        |scene| (0..24).for_each(|_| free(scene)),
     ),
+    operation("5 frees of 16 KiB, while the depot sheds", sheds, |scene| (0..5).for_each(|_| free(scene))),
     operation("3 frees of 64 B at once", holds::<SMALL>, |scene| {
         let objects = [(); 3].map(|()| scene.ready.pop().unwrap().0);
         objects.iter().for_each(|&object| Scene::check(object, SMALL));

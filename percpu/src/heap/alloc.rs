@@ -90,7 +90,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         Ok(memory)
     }
 
-    /// Takes an object of `class` out of the loaded magazine, if that has any.
+    /// Takes an object of `class` out of the loaded magazine, if that has any, and the CPU is one of the first 64: the
+    /// others' hits are behind [`Heap::alloc_otherwise`].
     #[inline(always)]
     pub(super) fn pop(&self, class: SizeClass) -> Option<NonNull<u8>> {
         #[cfg(feature = "hardening")]
@@ -98,7 +99,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return None;
         }
         let pin = self.platform.pin();
-        let Ok(Some(object)) = self.caches.with(&pin, |cache| cache.pop(class)) else { return None };
+        let Ok(Some(object)) = self.caches.with_near(&pin, |cache| cache.pop(class)) else { return None };
         if CHECKED {
             mark_live(class, object);
         }

@@ -15,7 +15,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::try_lock::Patience;
 use crate::{CpuPin, NodeId, Order, PageSource, Platform, Slot};
 
-/// The per-CPU state of a heap, in one run of pages on the CPU's node.
+/// The per-CPU state of a heap, in one run of pages on the CPU's node. The slot is first: its address is the area's.
 #[repr(C)]
 pub(super) struct CpuArea {
     pub(super) cache: Slot<CpuCache>,
@@ -36,16 +36,14 @@ impl CpuArea {
     ///
     /// # Safety
     ///
-    /// `run` is a run of [`CpuArea::ORDER`] owned by the caller, and stays allocated for as long as
-    /// the area is used.
-    pub(super) unsafe fn new_in(run: NonNull<u8>, node: NodeId) -> &'static CpuArea {
+    /// `run` is a run of [`CpuArea::ORDER`] owned by the caller.
+    pub(super) unsafe fn new_in(run: NonNull<u8>, node: NodeId) {
         let area = run.cast::<CpuArea>();
         // SAFETY: the run is large and aligned enough, and ours; every field is written.
         unsafe {
             (&raw mut (*area.as_ptr()).cache).write(Slot::new(CpuCache::new(node)));
             (&raw mut (*area.as_ptr()).node).write(node);
             (&raw mut (*area.as_ptr()).drain_requested).write(AtomicBool::new(false));
-            area.as_ref()
         }
     }
 
@@ -151,7 +149,9 @@ impl ClassCache {
     fn pop(&self) -> Option<NonNull<u8>> {
         let object = self.loaded.get()?;
         // SAFETY: the magazine owns its objects, each linked to the next.
-        self.loaded.set(unsafe { slab::next(object) });
+        let next = unsafe { slab::next(object) };
+        slab::prefetch(next);
+        self.loaded.set(next);
         self.room.set(self.room.get().wrapping_add(1));
         bump(&self.allocations);
         Some(object)
@@ -376,9 +376,12 @@ impl CpuCache {
         bump(&self.misses);
         // A slab is made only if its home's heap exists.
         let node = heap.existing(self.node).ok_or(Declined::NotOurs)?;
-        if let Err(surplus) = node.class(class).depot.put(class, pin.cpu(), surplus) {
-            // SAFETY: the magazine is of this class.
-            heap.flush(pin, node, class, Patience::Bounded, unsafe { surplus.into_chain(class) });
+        let depot = &node.class(class).depot;
+        if let Err(surplus) = depot.put(class, pin.cpu(), surplus) {
+            for full in [Some(surplus), depot.shed(class, pin.cpu())].into_iter().flatten() {
+                // SAFETY: the magazine is of this class.
+                heap.flush(pin, node, class, Patience::Bounded, unsafe { full.into_chain(class) });
+            }
         }
         Ok(())
     }

@@ -54,8 +54,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
     }
 
-    /// Puts an object of `class` into the loaded magazine. False if that has no room, or if something about the
-    /// object is to be checked or refused; then nothing has changed.
+    /// Puts an object of `class` into the loaded magazine. False if that has no room, if something about the
+    /// object is to be checked or refused, or if the CPU is not one of the first 64; then nothing has changed.
     ///
     /// # Safety
     ///
@@ -67,7 +67,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
         let pin = self.platform.pin();
         // SAFETY: the caller's promise.
-        matches!(self.caches.with(&pin, |cache| unsafe { cache.push(class, memory) }), Ok(true))
+        matches!(self.caches.with_near(&pin, |cache| unsafe { cache.push(class, memory) }), Ok(true))
     }
 
     /// Serves [`Heap::dealloc`] of sizes unknown to [`SizeClass::of_small_size`].

@@ -8,6 +8,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
+use super::cache::CpuCache;
 use super::place::Room;
 use super::run_cache::Evicted;
 use super::runs::{LargeRun, Run};
@@ -99,7 +100,8 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             return None;
         }
         let length = RunLength::of_common(layout)?;
-        self.pop_run(&self.platform.pin(), length, layout.align())
+        let pop = |cache: &CpuCache| cache.runs.pop(length, layout.align());
+        self.caches.with_near(&self.platform.pin(), pop).ok().flatten()
     }
 
     /// Frees memory of a common large `layout` into the CPU's cache of runs. Returns false, with
@@ -116,11 +118,11 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         }
         let Some(length) = RunLength::of_common(layout) else { return false };
         // SAFETY: the caller's promise.
-        unsafe { self.push_run(&self.platform.pin(), memory, length) }
+        let push = |cache: &CpuCache| unsafe { cache.runs.push(memory, length) };
+        self.caches.with_near(&self.platform.pin(), push) == Ok(true)
     }
 
     /// Takes a run out of the CPU's cache.
-    #[inline(always)]
     fn pop_run(&self, pin: &CpuPin, length: RunLength, align: usize) -> Option<NonNull<u8>> {
         self.caches.with(pin, |cache| cache.runs.pop(length, align)).ok().flatten()
     }
@@ -131,7 +133,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     /// # Safety
     ///
     /// As for [`Heap::dealloc`], with a layout of that length.
-    #[inline(always)]
     unsafe fn push_run(&self, pin: &CpuPin, memory: NonNull<u8>, length: RunLength) -> bool {
         // SAFETY: the caller's promise.
         let pushed = self.caches.with(pin, |cache| unsafe { cache.runs.push(memory, length) });

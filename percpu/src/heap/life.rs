@@ -2,17 +2,20 @@
 
 use core::ptr::{self, NonNull};
 
-use super::cache::CpuArea;
+use super::cache::{CpuArea, CpuCache};
 use super::node::NodeHeap;
 use super::{AllocError, Heap};
 use crate::sync::atomic::Ordering;
 use crate::try_lock::Patience;
-use crate::{CpuPage, CpuPin, NodeId, Order, PageSource, Platform, Unavailable};
+use crate::{CpuPage, CpuPin, NodeId, Order, PageSource, Platform, Slot, Unavailable};
 
-/// The run that holds the addresses of 512 CPUs' areas.
+/// The addresses of 512 CPUs' magazines.
+type Page = CpuPage<Slot<CpuCache>>;
+
+/// The run that holds a [`Page`].
 const PAGE_ORDER: Order = Order::FRAME;
 
-const _: () = assert!(size_of::<CpuPage<CpuArea>>() as u64 <= PAGE_ORDER.bytes());
+const _: () = assert!(size_of::<Page>() as u64 <= PAGE_ORDER.bytes());
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Gives the pinned CPU its magazines, in memory of its node. From here on the CPU uses them. A
@@ -43,28 +46,26 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         self.place_page(pin, node)?;
         let run = self.pages(pin, node, CpuArea::ORDER)?;
         // SAFETY: the run is of that order, ours, and goes back when the heap is dropped.
-        let area = unsafe { CpuArea::new_in(run, node) };
-        if self.caches.install(pin.cpu(), &area.cache).is_err() {
+        unsafe { CpuArea::new_in(run, node) };
+        // SAFETY: the area begins with the slot, and the address is that of all of the area.
+        if !unsafe { self.caches.install_at(pin.cpu(), run.cast()) } {
             // An interrupt handler of this CPU was faster. SAFETY: the area was never published.
             unsafe { self.source.free(pin, run, CpuArea::ORDER) };
-            return Ok(());
         }
-        // Its Release pairs with the Acquire in `area`.
-        self.areas.set(pin.cpu(), run.cast().as_ptr());
         Ok(())
     }
 
-    /// Sees to it that there is room for the address of the pinned CPU's area: CPUs beyond the first share pages.
+    /// Sees to it that there is room for the address of the pinned CPU's area: CPUs from the 65th on share pages.
     fn place_page(&self, pin: &CpuPin, node: NodeId) -> Result<(), AllocError> {
-        if !self.areas.has_room(pin.cpu()) {
+        if !self.caches.has_room(pin.cpu()) {
             let page = self.pages(pin, node, PAGE_ORDER)?;
-            let place = page.cast::<CpuPage<CpuArea>>();
+            let place = page.cast::<Page>();
             // SAFETY: the run is ours, large and aligned enough, and goes back when the heap is dropped.
-            let new: &'static CpuPage<CpuArea> = unsafe {
-                place.write(CpuPage::new());
+            let new: &'static Page = unsafe {
+                place.write(Page::new());
                 place.as_ref()
             };
-            if self.areas.extend(pin.cpu(), new).is_err() {
+            if self.caches.extend(pin.cpu(), new).is_err() {
                 // Another CPU was faster. SAFETY: the page was never published.
                 unsafe { self.source.free(pin, page, PAGE_ORDER) };
             }
@@ -74,7 +75,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
 
     /// Returns the bytes of the pages with such addresses.
     pub(super) fn page_bytes(&self) -> u64 {
-        self.areas.page_count() as u64 * PAGE_ORDER.bytes()
+        self.caches.page_count() as u64 * PAGE_ORDER.bytes()
     }
 
     /// Returns the contents of the pinned CPU's magazines to the heap. Until [`Heap::cpu_online`]
@@ -215,20 +216,18 @@ impl<P: Platform, S: PageSource> Drop for Heap<P, S> {
             let _ = self.caches.with(&stand_in, |cache| cache.flush(self, &pin));
         }
         self.drain(&pin);
-        for cpu in self.areas.cpus() {
-            if let Some(area) = NonNull::new(self.areas.get(cpu, Ordering::Acquire)) {
-                // SAFETY: the run is the area's; its cell is not used after this.
-                unsafe { self.source.free(&pin, area.cast(), CpuArea::ORDER) };
-            }
+        for (_, area) in self.caches.iter() {
+            // SAFETY: the run is the area's; its cell is not used after this.
+            unsafe { self.source.free(&pin, area.cast(), CpuArea::ORDER) };
         }
-        for page in self.areas.take_pages() {
+        for page in self.caches.take_pages() {
             // SAFETY: `place_page` took the page from the source, and nothing uses it after this.
             unsafe { self.source.free(&pin, page.cast(), PAGE_ORDER) };
         }
         for node in &self.nodes {
             if let Some(node) = NonNull::new(node.swap(ptr::null_mut(), Ordering::Acquire)) {
                 // SAFETY: the run is the node heap's, which is not used after this.
-                unsafe { self.source.free(&pin, node.cast(), NodeHeap::ORDER) };
+                unsafe { self.source.free_run(&pin, node.cast(), NodeHeap::LENGTH) };
             }
         }
         // SAFETY: the heap has no other users.

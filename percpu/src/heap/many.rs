@@ -30,7 +30,7 @@ impl<E: core::error::Error> core::error::Error for Partial<E> {}
 
 /// The maximum number of uses of a cell at once: contexts that interrupt them take the shared path
 /// meanwhile.
-const AT_ONCE: usize = crate::magazine::MAX_ROUNDS;
+const AT_ONCE: usize = 64;
 
 impl<P: Platform, S: PageSource> Heap<P, S> {
     /// Allocates memory for `layout` into every entry of `into`, as [`Heap::alloc`] does. Previous

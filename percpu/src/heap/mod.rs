@@ -66,8 +66,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-use crate::cpu_pointers::CpuPointers;
-use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::atomic::AtomicPtr;
 use crate::try_lock::Patience;
 use crate::{CpuId, CpuLocal, CpuPin, MAX_NODES, PageSource, Platform, Unavailable};
 use cache::{CpuArea, CpuCache};
@@ -84,9 +83,8 @@ use runs::Runs;
 pub struct Heap<P: Platform, S: PageSource> {
     platform: P,
     source: S,
+    /// Each slot is the first field of a [`CpuArea`].
     caches: CpuLocal<CpuCache>,
-    /// The areas of the caches, for the fields that remote CPUs may read.
-    areas: CpuPointers<CpuArea>,
     /// Created at the first use of the node's memory.
     nodes: [AtomicPtr<NodeHeap>; MAX_NODES],
     runs: Runs,
@@ -115,7 +113,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             platform,
             source,
             caches: CpuLocal::new(),
-            areas: CpuPointers::new(ptr::null()),
             nodes: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
             runs: Runs::new(),
             large: large::Counters::new(),
@@ -134,7 +131,6 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             platform,
             source,
             caches: CpuLocal::new(),
-            areas: CpuPointers::new(ptr::null()),
             nodes: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             runs: Runs::new(),
             large: large::Counters::new(),
@@ -167,14 +163,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
     }
 
     fn area(&self, cpu: CpuId) -> Option<&CpuArea> {
-        // Acquire pairs with the Release in `cpu_online`.
-        // SAFETY: a non-null address is an area's, which lives until the heap is dropped.
-        unsafe { self.areas.get(cpu, Ordering::Acquire).as_ref() }
+        // SAFETY: `cpu_online` gave the address of a whole area, which lives until the heap is dropped.
+        self.caches.slot(cpu).map(|area| unsafe { area.cast().as_ref() })
     }
 
     /// Returns the areas of the CPUs that were ever online, each with its CPU.
     fn areas(&self) -> impl Iterator<Item = (CpuId, &CpuArea)> {
-        self.areas.cpus().filter_map(|cpu| Some((cpu, self.area(cpu)?)))
+        // SAFETY: as above.
+        self.caches.iter().map(|(cpu, area)| (cpu, unsafe { area.cast().as_ref() }))
     }
 
     fn count_nested(&self, pin: &CpuPin) {

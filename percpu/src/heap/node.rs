@@ -9,7 +9,7 @@ use super::arrivals::Arrivals;
 use super::counters::SharedOps;
 use crate::depot::Depot;
 use crate::slab::{CLASS_COUNT, Shelf, SizeClass};
-use crate::{NodeId, Order};
+use crate::{NodeId, Order, RunLength};
 
 /// One node's shelves and depots.
 pub(super) struct NodeHeap {
@@ -28,17 +28,18 @@ pub(super) struct NodeClass {
 }
 
 impl NodeHeap {
-    /// The order of the run that holds the node heap.
-    pub(super) const ORDER: Order = match Order::for_bytes(mem::size_of::<NodeHeap>() as u64) {
-        Some(order) => order,
-        None => Order::GIANT,
-    };
+    /// The length of the run that holds the node heap.
+    pub(super) const LENGTH: RunLength =
+        match RunLength::for_pages((mem::size_of::<NodeHeap>() as u64).div_ceil(Order::FRAME.bytes())) {
+            Some(length) => length,
+            None => RunLength::of_order(Order::GIANT),
+        };
 
     /// Creates a node heap in `run`, field by field, since it is too large for a kernel stack.
     ///
     /// # Safety
     ///
-    /// `run` is a run of [`NodeHeap::ORDER`] owned by the caller alone.
+    /// `run` is a run of [`NodeHeap::LENGTH`] owned by the caller alone.
     pub(super) unsafe fn new_in(run: NonNull<u8>, node: NodeId) -> NonNull<NodeHeap> {
         let heap = run.cast::<NodeHeap>();
         // SAFETY: the run is large and aligned enough, and owned; every field is written.

@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 
 use super::node::NodeHeap;
-use super::runs::Run;
+use super::runs::{Run, is_page};
 use super::{AllocError, Heap};
 use crate::slab::{Chain, Emptied, SizeClass, Slab, SlabShape};
 use crate::sync::atomic::Ordering;
@@ -49,8 +49,14 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
         if let Some(heap) = self.existing(node) {
             return Ok(heap);
         }
-        let run = self.pages(pin, node, NodeHeap::ORDER)?;
-        // SAFETY: the run is of that order, and owned.
+        let run = self.source.allocate_run(pin, node, NodeHeap::LENGTH, Order::FRAME)?;
+        let address = run.addr().get();
+        if !is_page(address) {
+            // SAFETY: the run just came from the source, with this length.
+            unsafe { self.source.free_run(pin, run, NodeHeap::LENGTH) };
+            return Err(AllocError::MisalignedRun { address, order: Order::FRAME });
+        }
+        // SAFETY: the run is of that length, and owned.
         let fresh = unsafe { NodeHeap::new_in(run, node) };
         // Release pairs with the Acquire here and in `existing`: a context that sees the address
         // sees the node heap.
@@ -64,7 +70,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             Ok(_) => fresh,
             Err(first) => {
                 // SAFETY: the node heap was never published.
-                unsafe { self.source.free(pin, run, NodeHeap::ORDER) };
+                unsafe { self.source.free_run(pin, run, NodeHeap::LENGTH) };
                 NonNull::new(first).ok_or(OutOfMemory)?
             }
         };

@@ -131,7 +131,7 @@ impl<P: Platform, S: PageSource> Heap<P, S> {
             large_bytes: large.bytes + large.cached_bytes,
             metadata_bytes: areas * CpuArea::ORDER.bytes()
                 + self.page_bytes()
-                + nodes * NodeHeap::ORDER.bytes()
+                + nodes * NodeHeap::LENGTH.bytes()
                 + self.record_bytes(),
         };
         for class in SizeClass::all().map(|class| self.class_stats(class)) {

@@ -173,7 +173,7 @@ impl SizeClass {
         unsafe { Layout::from_size_align_unchecked(self.size(), WORD) }
     }
 
-    /// Returns the number of objects in a magazine of this class: about 20 KiB worth, 2 to 64.
+    /// Returns the number of objects in a magazine of this class: about 20 KiB worth, 2 to 256.
     #[must_use]
     pub const fn rounds(self) -> usize {
         ROUNDS[self.0 as usize] as usize
@@ -214,11 +214,11 @@ const fn by_multiples<const COUNT: usize>(step: usize) -> [SizeClass; COUNT] {
 }
 
 /// [`SizeClass::rounds`] of each class, as a table: a free compares with it, and should not divide.
-const ROUNDS: [u8; CLASS_COUNT] = {
+const ROUNDS: [u16; CLASS_COUNT] = {
     let mut rounds = [0; CLASS_COUNT];
     let mut index = 0;
     while index < CLASS_COUNT {
-        rounds[index] = SizeClass(index as u8).computed_rounds() as u8;
+        rounds[index] = SizeClass(index as u8).computed_rounds() as u16;
         index += 1;
     }
     rounds

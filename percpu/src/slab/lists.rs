@@ -31,7 +31,7 @@ pub(super) struct Lists {
     /// caller that frees and allocates at a slab's edge from returning and requesting its pages
     /// again and again.
     spare: SlabList,
-    spares: usize,
+    spares: u32,
     /// Further slabs without a live object, to be returned.
     emptied: SlabList,
     counts: ShelfCounts,
@@ -58,8 +58,8 @@ impl Lists {
     }
 
     /// Returns the number of slabs without a live object to keep.
-    fn kept(&self) -> usize {
-        SlabShape::ALL[self.class.index()].spares
+    fn kept(&self) -> u32 {
+        SlabShape::ALL[self.class.index()].spares as u32
     }
 
     pub(super) fn counts(&self) -> ShelfCounts {

@@ -19,7 +19,7 @@ pub(crate) use class::{SlabShape, is_aligned_to_words};
 #[cfg(feature = "encoded-free-lists")]
 pub(crate) use encoding::take_broken;
 pub(crate) use header::{Arrival, Slab, SlabTag, WasFirst};
-pub(crate) use links::{link, next};
+pub(crate) use links::{link, next, prefetch};
 pub(crate) use lists::ShelfCounts;
 pub(crate) use live::{CHECKED, WasLive};
 #[cfg(feature = "leak-tracking")]

@@ -33,6 +33,9 @@ use crate::heap::Corruption;
 use crate::try_lock::{Guard, Patience, TryLock};
 use crate::{CpuPin, NodeId, Platform};
 
+// With the lock's word, the lists are one aligned pair of cache lines.
+const _: () = assert!(cfg!(loom) || size_of::<TryLock<Lists>>() <= 128);
+
 /// The slabs of one class on one node.
 pub(crate) struct Shelf {
     lists: CachePadded<TryLock<Lists>>,
