@@ -8,7 +8,8 @@
 //! allocating and freeing at a magazine's edge does not use the depot.
 //!
 //! A magazine needs no memory of its own: its objects are linked through their first words. So a
-//! hit reads only the CPU's own line and the object's line, which its owner uses anyway.
+//! hit reads only the CPU's own line and the object's line, which its owner uses anyway. It also
+//! prepares the cache for the next object's line, which the next hit reads.
 
 use core::ptr::NonNull;
 

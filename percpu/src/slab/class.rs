@@ -28,12 +28,22 @@ const SIZES: [u16; 48] = [
 
 /// A size served by slabs: 8, 16, ... 64 bytes, then 40 more up to 16 KiB. A request of more than
 /// 64 bytes wastes under a fifth of its object, and a request of 513 to 4096 bytes under a sixth.
+// Holds the class's number times 64, which is where the class's cache line is in a CPU's cell: a hit shifts nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SizeClass(u8);
+pub struct SizeClass(u16);
+
+/// The number of bits by which a [`SizeClass`] holds its number shifted.
+const SHIFT: u32 = 6;
+const _: () = assert!(CLASS_COUNT << SHIFT <= u16::MAX as usize);
 
 impl SizeClass {
     /// The class of [`MAX_CLASS_SIZE`] bytes.
-    pub(crate) const LARGEST: SizeClass = SizeClass(CLASS_COUNT as u8 - 1);
+    pub(crate) const LARGEST: SizeClass = SizeClass::numbered(CLASS_COUNT - 1);
+
+    /// Returns the class numbered `index`, which is below [`CLASS_COUNT`].
+    const fn numbered(index: usize) -> SizeClass {
+        SizeClass((index << SHIFT) as u16)
+    }
 
     /// Returns the class numbered `index`, or `None` if `index` is not below [`CLASS_COUNT`].
     ///
@@ -46,7 +56,7 @@ impl SizeClass {
     /// ```
     #[must_use]
     pub const fn new(index: usize) -> Option<SizeClass> {
-        if index < CLASS_COUNT { Some(SizeClass(index as u8)) } else { None }
+        if index < CLASS_COUNT { Some(SizeClass::numbered(index)) } else { None }
     }
 
     /// Returns all classes, by size.
@@ -59,7 +69,7 @@ impl SizeClass {
     pub fn all() -> impl Iterator<Item = SizeClass> {
         // For loom the two largest only: a look at a class has a dozen places to switch threads.
         let first = if cfg!(loom) { CLASS_COUNT - 2 } else { 0 };
-        (first as u8..CLASS_COUNT as u8).map(SizeClass)
+        (first..CLASS_COUNT).map(SizeClass::numbered)
     }
 
     /// Returns the smallest class whose objects have the size and the alignment of `layout`, or
@@ -94,7 +104,7 @@ impl SizeClass {
         }
         let mut class = SizeClass::for_size(size);
         while class.align() < align {
-            class = SizeClass(class.0 + 1);
+            class = SizeClass::numbered(class.index() + 1);
         }
         Some(class)
     }
@@ -133,18 +143,22 @@ impl SizeClass {
         while (SIZES[class] as usize) < size {
             class += 1;
         }
-        SizeClass(class as u8)
+        SizeClass::numbered(class)
     }
 
     /// Returns the number, always below [`CLASS_COUNT`].
     #[must_use]
     #[inline]
     pub const fn index(self) -> usize {
-        // SAFETY: `new`, `all` and `find`, the only sources, keep the number below `CLASS_COUNT`
+        let shifted = self.0 as usize;
+        // SAFETY: `numbered`, the only source, shifts the number, which its callers keep below `CLASS_COUNT`
         // (`find` is called with at most `MAX_CLASS_SIZE`). Asserted here to spare the bounds check
-        // of arrays of classes.
-        unsafe { core::hint::assert_unchecked((self.0 as usize) < CLASS_COUNT) };
-        self.0 as usize
+        // of arrays of classes, and the shifts where an element has the shift's size.
+        unsafe {
+            core::hint::assert_unchecked(shifted < CLASS_COUNT << SHIFT);
+            core::hint::assert_unchecked(shifted % (1 << SHIFT) == 0);
+        }
+        shifted >> SHIFT
     }
 
     /// Returns the bytes of an object.
@@ -176,7 +190,7 @@ impl SizeClass {
     /// Returns the number of objects in a magazine of this class: about 20 KiB worth, 2 to 256.
     #[must_use]
     pub const fn rounds(self) -> usize {
-        ROUNDS[self.0 as usize] as usize
+        ROUNDS[self.index()] as usize
     }
 
     const fn computed_rounds(self) -> usize {
@@ -204,7 +218,7 @@ static BY_WORDS: [SizeClass; SMALL / WORD] = by_multiples::<{ SMALL / WORD }>(WO
 static BY_STEPS: [SizeClass; MAX_CLASS_SIZE / STEP] = by_multiples::<{ MAX_CLASS_SIZE / STEP }>(STEP);
 
 const fn by_multiples<const COUNT: usize>(step: usize) -> [SizeClass; COUNT] {
-    let mut classes = [SizeClass(0); COUNT];
+    let mut classes = [SizeClass::numbered(0); COUNT];
     let mut index = 0;
     while index < COUNT {
         classes[index] = SizeClass::find((index + 1) * step);
@@ -218,7 +232,7 @@ const ROUNDS: [u16; CLASS_COUNT] = {
     let mut rounds = [0; CLASS_COUNT];
     let mut index = 0;
     while index < CLASS_COUNT {
-        rounds[index] = SizeClass(index as u8).computed_rounds() as u16;
+        rounds[index] = SizeClass::numbered(index).computed_rounds() as u16;
         index += 1;
     }
     rounds
@@ -307,7 +321,7 @@ impl SlabShape {
         let mut shapes = [SlabShape { order: Order::FRAME, first: 0, capacity: 0, spares: 0 }; CLASS_COUNT];
         let mut index = 0;
         while index < CLASS_COUNT {
-            shapes[index] = SlabShape::of(SizeClass(index as u8));
+            shapes[index] = SlabShape::of(SizeClass::numbered(index));
             index += 1;
         }
         shapes

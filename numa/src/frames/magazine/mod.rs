@@ -119,7 +119,6 @@ pub(crate) struct Magazine {
     current: AtomicPtr<Entry>,
     /// Single frames taken out.
     pub(crate) taken: Count,
-    pub(crate) cpu: CpuId,
     pub(crate) node: NodeId,
     /// Another CPU requested a drain.
     attention: AtomicBool,
@@ -144,6 +143,8 @@ pub(crate) struct Magazine {
     pub(super) transits: [Transits; Zone::COUNT + 1],
     /// The near entry of the last run taken.
     near_run: AtomicU32,
+    // Here, in room that was free: what frees use is on two lines.
+    pub(crate) cpu: CpuId,
     pub(super) away: [Entry; AWAY],
     /// The away entry that is replaced next.
     pub(super) next_away: AtomicU16,
