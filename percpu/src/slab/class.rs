@@ -156,7 +156,7 @@ impl SizeClass {
         // of arrays of classes, and the shifts where an element has the shift's size.
         unsafe {
             core::hint::assert_unchecked(shifted < CLASS_COUNT << SHIFT);
-            core::hint::assert_unchecked(shifted % (1 << SHIFT) == 0);
+            core::hint::assert_unchecked(shifted.is_multiple_of(1 << SHIFT));
         }
         shifted >> SHIFT
     }

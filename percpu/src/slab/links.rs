@@ -26,12 +26,12 @@ pub(crate) fn prefetch(object: Option<NonNull<u8>>) {
     #[cfg(all(target_arch = "x86_64", not(any(miri, loom))))]
     // SAFETY: a hint, which faults at no address. Processors without it do nothing (AMD64 manual 3, PREFETCHW).
     unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("prefetchw [{}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
     }
     #[cfg(all(target_arch = "aarch64", not(any(miri, loom))))]
     // SAFETY: a hint, which faults at no address (Arm ARM, PRFM).
     unsafe {
-        core::arch::asm!("prfm pstl1keep, [{}]", in(reg) address, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("prfm pstl1keep, [{}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
     }
     #[cfg(any(not(any(target_arch = "x86_64", target_arch = "aarch64")), miri, loom))]
     let _ = address;
