@@ -166,7 +166,7 @@ fn cpus_beyond_the_first_64_have_magazines_and_runs() {
     let metadata = [0, 63, 64, 511, 700].map(|cpu| {
         become_cpu(cpu);
         heap.cpu_online(&pin()).unwrap();
-        (0..100).for_each(|_| drop(pair(small)));
+        (0..100).for_each(|_| _ = pair(small));
         assert_eq!(pair(large), pair(large), "CPU {cpu} keeps no run");
         let stats = heap.cpu_stats(pin().cpu()).unwrap();
         assert!(stats.hits >= 198 && stats.misses <= 2 && stats.nested == 0, "CPU {cpu}: {stats:?}");
